@@ -1,0 +1,226 @@
+//! One opaque [`Error`] for the whole crate, and [`Refusal`], what the pure protocol functions say of bad octets.
+//!
+//! An error says what was being done, on which side, what came instead, and what to do. Its kinds are private so that
+//! they can grow; ask with predicates.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// Whose fault an [`Error`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The caller of this library, or the visitor whose request it was.
+    Caller,
+    /// The device: its message was faulty, late or missing.
+    Device,
+    /// The gateway: its message was faulty, late or missing, or it refused.
+    Gateway,
+    /// The network between, or the operating system.
+    Network,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Usage,
+    Malformed,
+    Timeout,
+    Closed,
+    Refused,
+    Full,
+    NotConnected,
+    Stopped,
+    Io,
+}
+
+/// What went wrong. Display text: what was being done, what came instead, and what to do about it.
+///
+/// ```
+/// let error = reverse_http::Device::builder("ftp://gw.example/lamp").build().unwrap_err();
+/// assert!(error.is_usage());
+/// assert!(error.to_string().contains("http://"));
+/// ```
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: Kind,
+    fault: Fault,
+    status: Option<u16>,
+    text: Cow<'static, str>,
+    retry_after: Option<Duration>,
+    source: Option<io::Error>,
+}
+
+impl Error {
+    fn new(kind: Kind, fault: Fault, status: Option<u16>, text: impl Into<Cow<'static, str>>) -> Self {
+        Error(Box::new(Inner { kind, fault, status, text: text.into(), retry_after: None, source: None }))
+    }
+
+    /// The library was called in a way that cannot work (bad URL, bad name, limits out of range).
+    pub(crate) fn usage(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::Usage, Fault::Caller, None, text)
+    }
+
+    /// A peer's octets break the protocol. `status` is what a gateway would tell its visitor.
+    pub(crate) fn malformed(fault: Fault, status: u16, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::Malformed, fault, Some(status), text)
+    }
+
+    /// A deadline passed; `text` names it.
+    pub(crate) fn timeout(fault: Fault, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::Timeout, fault, Some(if fault == Fault::Caller { 408 } else { 504 }), text)
+    }
+
+    /// The connection ended before the exchange did.
+    pub(crate) fn closed(fault: Fault, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::Closed, fault, Some(502), text)
+    }
+
+    /// The other side said no, with this status.
+    pub(crate) fn refused(fault: Fault, status: u16, text: impl Into<Cow<'static, str>>, retry_after: Option<Duration>) -> Self {
+        let mut error = Self::new(Kind::Refused, fault, Some(status), text);
+        error.0.retry_after = retry_after;
+        error
+    }
+
+    /// A bound was reached; trying again later may work.
+    pub(crate) fn full(text: impl Into<Cow<'static, str>>) -> Self {
+        let mut error = Self::new(Kind::Full, Fault::Gateway, Some(503), text);
+        error.0.retry_after = Some(Duration::from_secs(1));
+        error
+    }
+
+    /// The device has no connection to this gateway.
+    pub(crate) fn not_connected(status: u16, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::NotConnected, Fault::Device, Some(status), text)
+    }
+
+    /// This gateway or device was stopped.
+    pub(crate) fn stopped(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::Stopped, Fault::Caller, Some(503), text)
+    }
+
+    /// An input/output error while doing `what`.
+    pub(crate) fn io(fault: Fault, what: impl fmt::Display, source: io::Error) -> Self {
+        let kind = match source.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Kind::Timeout,
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted => Kind::Closed,
+            _ => Kind::Io,
+        };
+        let status = if kind == Kind::Timeout { 504 } else { 502 };
+        let mut error = Self::new(kind, fault, Some(status), format!("{what}: {source}"));
+        error.0.source = Some(source);
+        error
+    }
+
+    /// The library was used in a way that cannot work; mend the program or its configuration.
+    pub fn is_usage(&self) -> bool {
+        self.0.kind == Kind::Usage
+    }
+    /// A peer's octets broke the protocol.
+    pub fn is_malformed(&self) -> bool {
+        self.0.kind == Kind::Malformed
+    }
+    /// A deadline passed; the text names it.
+    pub fn is_timeout(&self) -> bool {
+        self.0.kind == Kind::Timeout
+    }
+    /// The connection ended before the exchange did.
+    pub fn is_closed(&self) -> bool {
+        self.0.kind == Kind::Closed
+    }
+    /// The other side refused; [`status_hint`](Self::status_hint) is its status.
+    pub fn is_refused(&self) -> bool {
+        self.0.kind == Kind::Refused
+    }
+    /// A bound of this process was reached; later may work.
+    pub fn is_full(&self) -> bool {
+        self.0.kind == Kind::Full
+    }
+    /// The device is not connected.
+    pub fn is_not_connected(&self) -> bool {
+        self.0.kind == Kind::NotConnected
+    }
+    /// The gateway or device was stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.0.kind == Kind::Stopped
+    }
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        self.0.fault
+    }
+    /// The status a gateway would give its visitor for this (400 to 599), or the one the peer refused with. `None` for usage errors.
+    pub fn status_hint(&self) -> Option<u16> {
+        self.0.status
+    }
+    /// How long the refusing side asked to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.text)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { kind, fault, status, text, .. } = &*self.0;
+        f.debug_struct("Error").field("kind", kind).field("fault", fault).field("status", status).field("text", text).finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_ref().map(|e| e as _)
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> io::Error {
+        let kind = match error.0.kind {
+            Kind::Usage => io::ErrorKind::InvalidInput,
+            Kind::Malformed => io::ErrorKind::InvalidData,
+            Kind::Timeout => io::ErrorKind::TimedOut,
+            Kind::Closed => io::ErrorKind::UnexpectedEof,
+            Kind::Refused => io::ErrorKind::ConnectionRefused,
+            Kind::NotConnected => io::ErrorKind::NotConnected,
+            Kind::Full | Kind::Stopped | Kind::Io => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// Why octets were not taken: the status to answer them with, and one short reason. The pure functions of [`proto`](crate::proto) return this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// 4xx or 5xx: what to answer where an answer is possible.
+    pub status: u16,
+    /// One sentence without a line end, fit for a `text/plain` body: what came, and what would have been right.
+    pub reason: Cow<'static, str>,
+}
+
+impl Refusal {
+    /// A refusal with this status and reason.
+    pub fn new(status: u16, reason: impl Into<Cow<'static, str>>) -> Self {
+        Refusal { status, reason: reason.into() }
+    }
+    /// The same as an [`Error`], `fault` being the sender of the octets and `doing` what was being read.
+    pub(crate) fn into_error(self, fault: Fault, doing: &str) -> Error {
+        let status = if fault == Fault::Caller { self.status } else { 502 };
+        Error::malformed(fault, status, format!("{doing}: {}", self.reason))
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.status, self.reason)
+    }
+}

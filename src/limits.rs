@@ -1,0 +1,168 @@
+//! Every bound and every timeout, in one place: name with its unit, default, precedent, and what happens at the bound.
+//!
+//! Nothing else in the crate holds a number that a peer could push against. A [`Limits`] is checked once, when a
+//! gateway or a device is built, and then shared.
+
+use std::time::Duration;
+
+use crate::error::Error;
+
+macro_rules! limits {
+    ($( $(#[$doc:meta])* $name:ident : $type:ty = $default:expr ; )*) => {
+        /// Bounds and timeouts of one gateway, device or link. Start from [`Limits::default`] and change fields.
+        ///
+        /// ```
+        /// let mut limits = reverse_http::Limits::default();
+        /// limits.head_bytes_max = 8 * 1024;
+        /// limits.first_octet_timeout = std::time::Duration::from_secs(20);
+        /// ```
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Limits { $( $(#[$doc])* pub $name: $type, )* }
+
+        impl Default for Limits {
+            fn default() -> Self {
+                Limits { $( $name: $default, )* }
+            }
+        }
+    };
+}
+
+limits! {
+    /// Longest message head in octets, start line and empty line included; a chunk line and a trailer section count
+    /// against the same bound. Default 16 KiB (nginx 4 × 8 KiB, HAProxy 16 KiB). Beyond: 431 to a request, 502 for a response.
+    head_bytes_max: usize = 16 * 1024;
+    /// Most fields in a head or trailer section. Default 100 (httparse's usual array, Apache's `LimitRequestFields`). Beyond: 431 or 502.
+    fields_max: usize = 100;
+    /// Longest request target in octets. Default 8,000 (RFC 9112 §3 recommends at least that). Beyond: 414.
+    target_bytes_max: usize = 8_000;
+    /// Most 1xx responses before a final one. Default 8. Beyond: the link is closed, a visitor gets 502.
+    informational_max: usize = 8;
+    /// Most 307/308 redirects of an offer in a row. Default 5. Beyond: the device backs off and starts again at its own URL.
+    redirects_max: usize = 5;
+    /// Octets of an abandoned body that are read and dropped so that the connection can be used again. Default 64 KiB. Beyond: closed.
+    drain_bytes_max: usize = 64 * 1024;
+    /// Octets of an answer that a relay reads ahead of its visitor, so that a slow visitor does not hold the link. Default 32 KiB. Beyond: the link waits.
+    read_ahead_bytes_max: usize = 32 * 1024;
+    /// Connections in all that one event loop owns. Default 65,000. Beyond: accepting pauses until one closes.
+    connections_max: usize = 65_000;
+    /// Links of one device name at a gateway. Default 1,024. Beyond: the offer gets 503 with `Retry-After`.
+    links_per_device_max: usize = 1_024;
+    /// Callers (visitors and `send()`) that wait for a link of one device. Default 1,024. Beyond: 503 with `Retry-After: 1`.
+    waiting_per_device_max: usize = 1_024;
+    /// Device names held at once. Default 65,000. Beyond: the offer gets 503 with `Retry-After`.
+    devices_max: usize = 65_000;
+    /// Names remembered after their last link went, and sessions remembered after they were replaced. Default 65,536. Beyond: the oldest are forgotten.
+    remembered_max: usize = 65_536;
+    /// How long those are remembered. Default 10 minutes.
+    remember: Duration = Duration::from_secs(600);
+    /// Links that `on_link` handlers hold at once, each on a worker thread. Default 256. Beyond: the offer gets 503 with `Retry-After`.
+    on_link_max: usize = 256;
+    /// Threads that decide offers (`authorize`) or resolve names at once. Default 8. Beyond: they queue.
+    helpers_max: usize = 8;
+    /// Offers that wait for `authorize`. Default 1,024. Beyond: 503 with `Retry-After`.
+    authorize_queue_max: usize = 1_024;
+    /// Events kept for a subscriber that does not read them. Default 1,024. Beyond: dropped, and counted in the next one.
+    events_max: usize = 1_024;
+
+    /// Whole time for a request head to arrive, from its first octet (from the accept for the first one). Default 10 s
+    /// (slowhttptest's slow heads end here). Then: 408, close.
+    head_timeout: Duration = Duration::from_secs(10);
+    /// How long a kept-alive visitor may stay silent between requests. Default 75 s (nginx `keepalive_timeout`). Then: closed.
+    idle_visitor_timeout: Duration = Duration::from_secs(75);
+    /// How long a caller waits for a link of a known device. Default 5 s. Then: 503 with `Retry-After: 1`.
+    wait_for_link: Duration = Duration::from_secs(5);
+    /// From the request's last octet to the response's first. Default 60 s (nginx `proxy_read_timeout`). Then: 504, link closed.
+    first_octet_timeout: Duration = Duration::from_secs(60);
+    /// Longest silence within a body, while it is this peer's turn to move. Default 60 s. Then: the exchange is aborted; 408 or 504 where no response has begun.
+    body_silence_timeout: Duration = Duration::from_secs(60);
+    /// Fewest octets per second a visitor takes of what lies ready, over [`min_rate_window`](Self::min_rate_window), while callers wait
+    /// for a link. Default 1,024; 0 turns it off. Below: the exchange is ended.
+    min_rate_bytes_per_s: u64 = 1_024;
+    /// The time over which that rate is taken. Default 10 s.
+    min_rate_window: Duration = Duration::from_secs(10);
+    /// How long a closed connection is read from after its last answer, so that the answer is not lost to a reset. Default 2 s, at most 64 KiB.
+    linger_timeout: Duration = Duration::from_secs(2);
+    /// TCP connect, per address. Default 10 s.
+    connect_timeout: Duration = Duration::from_secs(10);
+    /// From an offer to its answer, at the device. Default 90 s (three times a held poll). Then: closed and dialled again.
+    offer_timeout: Duration = Duration::from_secs(90);
+    /// Silence on an idle link before the gateway sends a heartbeat (`OPTIONS *`). Default 25 s (below the 30 s of impatient NATs); zero turns it off.
+    heartbeat: Duration = Duration::from_secs(25);
+    /// From a heartbeat to its whole answer. Default 10 s. Then: link closed.
+    heartbeat_timeout: Duration = Duration::from_secs(10);
+    /// Silence after which a device gives up a link on which it has seen a heartbeat before. Default 120 s; zero turns it off.
+    silence: Duration = Duration::from_secs(120);
+    /// How long a gateway holds an on-demand offer before it answers 204. Default 25 s.
+    poll_hold: Duration = Duration::from_secs(25);
+    /// What the busy links of a replaced session get to finish. Default 10 s. Then: closed, their callers get 502.
+    take_over_grace: Duration = Duration::from_secs(10);
+    /// From the wish to stop to the end: exchanges in progress may finish. Default 10 s.
+    drain_timeout: Duration = Duration::from_secs(10);
+    /// First pause before a device dials again; doubles with each failure, with full jitter. Default 1 s.
+    backoff_min: Duration = Duration::from_secs(1);
+    /// Longest such pause. Default 60 s. A `Retry-After` may ask for up to an hour.
+    backoff_max: Duration = Duration::from_secs(60);
+    /// How long a worker stays on a link it has answered, reading the next request itself, before the event loop watches
+    /// the link again. Default 20 ms.
+    worker_linger: Duration = Duration::from_millis(20);
+    /// How long a worker thread without work lives on. Default 10 s.
+    worker_idle_timeout: Duration = Duration::from_secs(10);
+}
+
+impl Limits {
+    /// Whether every bound can work: no bound of zero where zero is not "off", a head that holds a request line.
+    ///
+    /// # Errors
+    /// Names the first field that cannot work, and the least value that can.
+    pub fn check(&self) -> Result<(), Error> {
+        let at_least: [(&str, usize, usize); 12] = [
+            ("head_bytes_max", self.head_bytes_max, 256),
+            ("fields_max", self.fields_max, 8),
+            ("target_bytes_max", self.target_bytes_max, 1),
+            ("read_ahead_bytes_max", self.read_ahead_bytes_max, 1024),
+            ("connections_max", self.connections_max, 4),
+            ("links_per_device_max", self.links_per_device_max, 1),
+            ("devices_max", self.devices_max, 1),
+            ("remembered_max", self.remembered_max, 1),
+            ("on_link_max", self.on_link_max, 1),
+            ("helpers_max", self.helpers_max, 1),
+            ("authorize_queue_max", self.authorize_queue_max, 1),
+            ("events_max", self.events_max, 1),
+        ];
+        for (name, value, least) in at_least {
+            if value < least {
+                return Err(Error::usage(format!("limits: {name} is {value}; the least that works is {least}")));
+            }
+        }
+        if self.fields_max > FIELDS_CEILING {
+            return Err(Error::usage(format!("limits: fields_max is {}; the most that works is {FIELDS_CEILING}", self.fields_max)));
+        }
+        let never_zero: [(&str, Duration); 12] = [
+            ("head_timeout", self.head_timeout),
+            ("idle_visitor_timeout", self.idle_visitor_timeout),
+            ("first_octet_timeout", self.first_octet_timeout),
+            ("body_silence_timeout", self.body_silence_timeout),
+            ("connect_timeout", self.connect_timeout),
+            ("offer_timeout", self.offer_timeout),
+            ("heartbeat_timeout", self.heartbeat_timeout),
+            ("poll_hold", self.poll_hold),
+            ("min_rate_window", self.min_rate_window),
+            ("backoff_min", self.backoff_min),
+            ("backoff_max", self.backoff_max),
+            ("worker_linger", self.worker_linger),
+        ];
+        for (name, value) in never_zero {
+            if value.is_zero() {
+                return Err(Error::usage(format!("limits: {name} is zero; it has to be some time")));
+            }
+        }
+        if self.backoff_min > self.backoff_max {
+            return Err(Error::usage("limits: backoff_min is longer than backoff_max".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// The parser's array of fields lives on the stack; this is its size and the ceiling of [`Limits::fields_max`].
+pub(crate) const FIELDS_CEILING: usize = 256;

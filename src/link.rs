@@ -1,0 +1,1 @@
+//! Layer 2: one turned connection over anything that is `Read + Write`.
