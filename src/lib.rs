@@ -1,5 +1,35 @@
-//! Reverse HTTP (PTTH).
-#![allow(missing_docs)]
+//! Reverse HTTP (PTTH): a device behind NAT or a firewall dials out to a gateway and offers `Upgrade: PTTH/1.0`; the
+//! gateway answers 101, and the connection turns around: now the gateway asks and the device answers.
+//!
+//! Synchronous: no async runtime. A mio event loop owns the sockets, reads heads and moves octets; programs' own code
+//! (handlers, whoever calls `send()`) is plain blocking `Read`/`Write` code on worker threads or on the caller's.
+//!
+//! ```
+//! use std::time::Duration;
+//! use reverse_http::{Body, Device, Gateway};
+//!
+//! let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+//!
+//! // On the device, behind NAT:
+//! let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build()?;
+//! let running = device.spawn(|_request| http::Response::new(Body::from("on")))?;
+//!
+//! // At the gateway, a program asks:
+//! let lamp = gateway.device("lamp");
+//! lamp.wait(Duration::from_secs(5))?;
+//! let response = lamp.send(http::Request::get("/status").body(Body::empty())?)?;
+//! assert_eq!(response.into_body().read_to_text(100)?, "on");
+//! # running.stop();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Layers, each usable without the one above: [`proto`] (the protocol as pure functions), [`link`] (one turned connection
+//! over anything that is `Read + Write`), the event loop and its relay (inside), [`Gateway`] and [`Device`], and the
+//! command `ptth` (feature `cli`).
+//!
+//! When not to use it: for more than one request at a time over one connection (HTTP/2 has streams; here each takes a
+//! link of its own), or for traffic that is not HTTP.
+
 #[cfg(not(unix))]
 compile_error!("reverse-http works on Unix only: its event loop registers raw descriptors");
 
@@ -9,6 +39,14 @@ pub mod proto;
 pub mod stream;
 pub mod message;
 pub mod link;
+mod engine;
+mod relay;
+pub mod gateway;
+pub mod device;
 
+pub use device::{Device, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange, Listener, OnRefusal};
 pub use error::{Error, Fault, Refusal};
+pub use gateway::{DeviceRef, Event, EventKind, Gateway, GatewayStats, Grant, Offer, Reject, Routes, TurnMode};
 pub use limits::Limits;
+pub use link::{DeviceLink, GatewayLink};
+pub use message::Body;

@@ -1,1 +1,51 @@
-//! Layer 2: one turned connection over anything that is `Read + Write`.
+//! Layer 2: one turned connection over anything that is `Read + Write`, blocking, without the event loop.
+//!
+//! [`GatewayLink`] asks, [`DeviceLink`] answers; after the turn the two never change places. [`offer`] and [`accept`] do the turn
+//! itself over a bare stream. Below them one `Wire` holds the stream, the octets that were read but not used yet, and the list of
+//! reasons why it may not carry another exchange; a message's [`Body`](crate::Body) reads from the same wire.
+//!
+//! ```text
+//!   GatewayLink::ask ──request──►           ──► DeviceLink::next_request
+//!                                 the wire
+//!   Response<Body>  ◄──response──           ◄── DeviceLink::respond
+//! ```
+//! Never starts a thread, never retries, never reads for somebody else: an exchange that is over gives its leftover `Body` an error.
+//!
+//! ```
+//! use std::os::unix::net::UnixStream;
+//! use std::sync::Arc;
+//! use reverse_http::{Body, DeviceLink, GatewayLink, Limits};
+//!
+//! let (gateway_end, device_end) = UnixStream::pair()?;
+//! let limits = Arc::new(Limits::default());
+//! let mut device = DeviceLink::new(device_end, Vec::new(), limits.clone());
+//! let device = std::thread::spawn(move || {
+//!     while let Some(request) = device.next_request()? {
+//!         device.respond(http::Response::new(Body::from(format!("you asked for {}", request.uri()))))?;
+//!     }
+//!     Ok::<(), reverse_http::Error>(())
+//! });
+//!
+//! let mut gateway = GatewayLink::new(gateway_end, Vec::new(), limits);
+//! let response = gateway.ask(http::Request::get("/status").body(Body::empty())?)?;
+//! assert_eq!(response.into_body().read_to_text(100)?, "you asked for /status");
+//! drop(gateway);
+//! device.join().unwrap()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod device;
+mod gateway;
+mod send;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod turn;
+mod wire;
+
+pub use device::DeviceLink;
+pub(crate) use device::heartbeat_answer;
+pub(crate) use device::{Lingered, Next};
+pub use gateway::GatewayLink;
+pub(crate) use gateway::NothingArrived;
+pub use turn::{Offered, Offering, accept, offer, receive};

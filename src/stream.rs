@@ -3,9 +3,10 @@
 //! Never speaks HTTP, never waits for anything but its own socket.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{IpAddr, Shutdown, TcpStream};
-use std::os::fd::{AsRawFd, RawFd};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -57,6 +58,11 @@ impl<T: Read + Write + Send> Transport for Untimed<T> {
     }
 }
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const EINPROGRESS: i32 = 115;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const EINPROGRESS: i32 = 36;
+
 /// A connected socket of one of the kinds that a gateway or a device can own.
 #[derive(Debug)]
 pub struct Stream(Kind);
@@ -80,6 +86,51 @@ impl From<UnixStream> for Stream {
 }
 
 impl Stream {
+    /// Begins a TCP connection without waiting for it. Not blocking; tuned.
+    ///
+    /// # Errors
+    /// No descriptor is left, or the address can be seen at once to be unreachable.
+    pub(crate) fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        if let Err(e) = socket.connect(&address.into())
+            && e.kind() != io::ErrorKind::WouldBlock
+            && e.raw_os_error() != Some(EINPROGRESS)
+        {
+            return Err(e);
+        }
+        let stream = Stream::from(TcpStream::from(socket));
+        stream.tune()?;
+        Ok(stream)
+    }
+
+    /// Connects to a Unix socket. Not blocking.
+    ///
+    /// # Errors
+    /// Nobody listens there, or its backlog is full.
+    pub(crate) fn connect_unix(path: &Path) -> io::Result<Stream> {
+        let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&socket2::SockAddr::unix(path)?)?;
+        Ok(Stream::from(UnixStream::from(OwnedFd::from(socket))))
+    }
+
+    /// After an event on a connecting socket: whether it is connected now.
+    ///
+    /// # Errors
+    /// The connect failed.
+    pub(crate) fn connected(&self) -> io::Result<bool> {
+        if let Some(e) = self.take_error()? {
+            return Err(e);
+        }
+        let Kind::Tcp(stream) = &self.0 else { return Ok(true) };
+        match stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Sets what every leg has: `TCP_NODELAY`, keepalive 30 s / 10 s / 3, `TCP_USER_TIMEOUT` 60 s (Linux). Nothing on a Unix socket.
     ///
     /// # Errors
@@ -116,6 +167,17 @@ impl Stream {
         match &self.0 {
             Kind::Tcp(s) => s.shutdown(how),
             Kind::Unix(s) => s.shutdown(how),
+        }
+    }
+
+    /// Closes the connection with a reset (TCP): what the other side has not read yet is lost, and it can tell.
+    ///
+    /// # Errors
+    /// The operating system refused.
+    pub fn abort(self) -> io::Result<()> {
+        match &self.0 {
+            Kind::Tcp(s) => SockRef::from(s).set_linger(Some(Duration::ZERO)),
+            Kind::Unix(_) => Ok(()),
         }
     }
 
@@ -226,17 +288,67 @@ macro_rules! timed_transport {
 }
 timed_transport!(TcpStream, UnixStream);
 
-impl Transport for Stream {
-    fn limit_read(&mut self, time: Option<Duration>) -> io::Result<()> {
-        match &mut self.0 {
+impl Stream {
+    pub(crate) fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        match &self.0 {
             Kind::Tcp(s) => s.set_read_timeout(time),
             Kind::Unix(s) => s.set_read_timeout(time),
         }
     }
-    fn limit_write(&mut self, time: Option<Duration>) -> io::Result<()> {
-        match &mut self.0 {
+    pub(crate) fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        match &self.0 {
             Kind::Tcp(s) => s.set_write_timeout(time),
             Kind::Unix(s) => s.set_write_timeout(time),
         }
+    }
+}
+
+impl Transport for Stream {
+    fn limit_read(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.set_read_timeout(time)
+    }
+    fn limit_write(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.set_write_timeout(time)
+    }
+}
+
+/// A stream that two own: the thread that uses it and, weakly, the loop that may have to end it.
+#[derive(Debug)]
+pub(crate) struct Shared(std::sync::Arc<Stream>);
+
+impl Shared {
+    pub(crate) fn new(stream: std::sync::Arc<Stream>) -> Self {
+        Shared(stream)
+    }
+    /// The stream itself; `None` while somebody looks at it through a weak handle.
+    pub(crate) fn into_inner(self) -> Option<Stream> {
+        std::sync::Arc::into_inner(self.0)
+    }
+}
+
+impl Read for Shared {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        (&*self.0).read(buf)
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        (&*self.0).write(buf)
+    }
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self.0).write_vectored(bufs)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Transport for Shared {
+    fn limit_read(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.0.set_read_timeout(time)
+    }
+    fn limit_write(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.0.set_write_timeout(time)
     }
 }

@@ -1,2 +1,461 @@
-//! The command line.
-fn main() {}
+//! The command `ptth`: a gateway, a device, and a demonstration, on the public API of the library alone.
+//!
+//! Ready lines go to standard output, one each, flushed; logs go to standard error, level by `RUST_LOG` (default `info`).
+//! Exit codes: 0 stopped, 1 failed, 2 wrong usage, 3 refused by the gateway (401, 403, 404, 410).
+
+use std::fmt::Display;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
+use std::ops::RangeInclusive;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use reverse_http::proto::turn::Dialect;
+use reverse_http::{Body, Device, DeviceEventKind, Error, Gateway, Limits, OnRefusal, Routes, TurnMode};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+#[derive(Parser)]
+#[command(
+    name = "ptth",
+    version,
+    about = "Reverse HTTP: reach devices behind NAT over connections that they dialled themselves",
+    after_help = "Three terminals and any HTTP server on port 3000:\n  \
+        ptth gateway --devices 127.0.0.1:9999 --visitors 127.0.0.1:8080\n  \
+        ptth device http://127.0.0.1:9999/lamp --to http://127.0.0.1:3000\n  \
+        curl -i http://127.0.0.1:8080/lamp/anything\n\n\
+        Every option can also be set as an environment variable: --wait-for-link as PTTH_WAIT_FOR_LINK.\n\
+        Durations are written 500ms, 10s, 5m, 1h. Logs go to standard error; RUST_LOG=debug shows more."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take devices' connections and let visitors reach them over plain HTTP
+    Gateway(GatewayArgs),
+    /// Connect to a gateway and answer what comes
+    Device(DeviceArgs),
+    /// Gateway, device and one request in this process: the transcript, live; then exit
+    Demo,
+}
+
+#[derive(Args)]
+struct GatewayArgs {
+    /// Where devices connect (port 0: any free one)
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9999", env = "PTTH_DEVICES")]
+    devices: String,
+    /// Where visitors come in
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "PTTH_VISITORS")]
+    visitors: String,
+    /// How a visitor names a device: `path` (/NAME/rest) or `host=SUFFIX` (NAME.SUFFIX); may be given several times
+    #[arg(long, value_name = "path|host=SUFFIX", default_value = "path", value_delimiter = ',', env = "PTTH_ROUTE")]
+    route: Vec<String>,
+    /// When an offer is answered: at once, or when somebody asks for the device
+    #[arg(long, value_enum, default_value_t = Turn::Now, env = "PTTH_TURN")]
+    turn: Turn,
+    /// Let --devices listen beyond loopback although every peer can register any name
+    #[arg(long, env = "PTTH_INSECURE_ANYONE_MAY_REGISTER")]
+    insecure_anyone_may_register: bool,
+    /// Take offers without a Host field (AirPlay senders)
+    #[arg(long, env = "PTTH_MISSING_HOST")]
+    missing_host: bool,
+    /// Refuse offers whose Connection field does not list `upgrade`
+    #[arg(long, env = "PTTH_STRICT_CONNECTION")]
+    strict_connection: bool,
+    /// Forward visitors' fields whose names have an underscore
+    #[arg(long, env = "PTTH_KEEP_UNDERSCORE")]
+    keep_underscore: bool,
+    /// Silence on an idle link before the device is asked for a sign of life (0s: never)
+    #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, env = "PTTH_HEARTBEAT")]
+    heartbeat: Duration,
+    /// How long that sign of life may take
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_HEARTBEAT_TIMEOUT")]
+    heartbeat_timeout: Duration,
+    /// With --turn on-demand: how long an offer is held before it is answered 204
+    #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, env = "PTTH_POLL_HOLD")]
+    poll_hold: Duration,
+    /// How long a request waits for a link of a known device, then 503
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, env = "PTTH_WAIT_FOR_LINK")]
+    wait_for_link: Duration,
+    /// How long a device may take to begin its response, then 504
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, env = "PTTH_FIRST_OCTET")]
+    first_octet: Duration,
+    /// Octets per second that a visitor has to take while others wait for its link (0: any)
+    #[arg(long, value_name = "OCTETS", default_value_t = 1024, env = "PTTH_MIN_RATE")]
+    min_rate: u64,
+    /// On SIGTERM: how long requests in progress may take to finish
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_DRAIN_TIMEOUT")]
+    drain_timeout: Duration,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Turn {
+    Now,
+    OnDemand,
+}
+
+#[derive(Args)]
+struct DeviceArgs {
+    /// The gateway, and this device's name as first path segment: http://gw.example:9999/lamp
+    url: String,
+    #[command(flatten)]
+    service: ServiceArgs,
+    /// Idle links wanted, and links in all
+    #[arg(long, value_name = "MIN..MAX", default_value = "1..8", value_parser = links, env = "PTTH_LINKS")]
+    links: RangeInclusive<usize>,
+    /// The protocol to offer
+    #[arg(long, value_enum, default_value = "PTTH/1.0", env = "PTTH_PROTOCOL")]
+    protocol: Protocol,
+    /// With --protocol ptth: an origin to register, like https://lamp.example; may be given several times
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',', env = "PTTH_ORIGIN")]
+    origin: Vec<String>,
+    /// With --to: send this Host instead of the visitor's
+    #[arg(long, value_name = "HOST", env = "PTTH_HOST_HEADER")]
+    host_header: Option<String>,
+    /// A file with the bearer token for the gateway (`-`: standard input); or set PTTH_TOKEN
+    #[arg(long, value_name = "FILE|-", env = "PTTH_TOKEN_FILE")]
+    token_file: Option<String>,
+    /// Pauses between attempts: the first, and the longest; each is random up to its bound
+    #[arg(long, value_name = "MIN..MAX", default_value = "1s..60s", value_parser = pauses, env = "PTTH_BACKOFF")]
+    backoff: (Duration, Duration),
+    /// Silence after which a link is given up, once a heartbeat was seen on it (0s: never)
+    #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = duration, env = "PTTH_SILENCE")]
+    silence: Duration,
+    /// On SIGTERM: how long requests in progress may take to finish
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_DRAIN_TIMEOUT")]
+    drain_timeout: Duration,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct ServiceArgs {
+    /// Forward requests to this local HTTP server: http://127.0.0.1:3000 or unix:/run/app.sock
+    #[arg(long, value_name = "URL", env = "PTTH_TO")]
+    to: Option<String>,
+    /// Answer every request with this text
+    #[arg(long, value_name = "STRING", env = "PTTH_TEXT")]
+    text: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Protocol {
+    #[value(name = "PTTH/1.0")]
+    Classic,
+    #[value(name = "PTTH/0.9")]
+    Classic09,
+    #[value(name = "ptth")]
+    Ietf,
+}
+
+/// Why the command ends: what to say, and the exit code.
+struct Failure {
+    text: String,
+    code: u8,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = match () {
+            () if error.is_usage() => 2,
+            () if error.is_refused() => 3,
+            () => 1,
+        };
+        Failure { text: error.to_string(), code }
+    }
+}
+
+fn usage(text: impl Into<String>) -> Failure {
+    Failure { text: text.into(), code: 2 }
+}
+
+fn failed(text: impl Display) -> Failure {
+    Failure { text: text.to_string(), code: 1 }
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    if let Err(e) = rlimit::increase_nofile_limit(u64::MAX) {
+        log::debug!("the limit of open files stays as it is: {e}");
+    }
+    let done = match Cli::parse().command {
+        Command::Gateway(args) => gateway(args),
+        Command::Device(args) => device(args),
+        Command::Demo => demo(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { text, code }) => {
+            eprintln!("ptth: {text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// A line for whoever started us. A closed standard output is no reason to stop serving.
+fn say(line: impl Display) {
+    let mut out = io::stdout().lock();
+    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+        log::debug!("standard output is closed; not said there: {line}");
+    }
+}
+
+fn gateway(args: GatewayArgs) -> Result<(), Failure> {
+    if !args.insecure_anyone_may_register && !is_loopback(&args.devices)? {
+        return Err(usage(format!(
+            "--devices {}: beyond loopback every peer could register any name. Listen on a loopback address (127.0.0.1:9999) behind a proxy that \
+             checks who connects, or accept it with --insecure-anyone-may-register",
+            args.devices
+        )));
+    }
+    if same_address(&args.devices, &args.visitors)? {
+        return Err(usage(format!("--devices and --visitors are both {}; they need two addresses", args.devices)));
+    }
+    let mut routes = Routes::default();
+    for route in &args.route {
+        routes = match route.split_once('=') {
+            None if route == "path" => routes.and_path(),
+            Some(("host", suffix)) => routes.and_host(suffix)?,
+            _ => return Err(usage(format!("--route {route}: write path, or host=SUFFIX"))),
+        };
+    }
+    let mut limits = Limits::default();
+    (limits.heartbeat, limits.heartbeat_timeout, limits.poll_hold) = (args.heartbeat, args.heartbeat_timeout, args.poll_hold);
+    (limits.wait_for_link, limits.first_octet_timeout) = (args.wait_for_link, args.first_octet);
+    limits.min_rate_bytes_per_s = args.min_rate;
+    let turn = match args.turn {
+        Turn::Now => TurnMode::Now,
+        Turn::OnDemand => TurnMode::OnDemand,
+    };
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
+    let gateway = Gateway::builder()
+        .listen(&args.devices)
+        .limits(limits)
+        .turn(turn)
+        .missing_host(args.missing_host)
+        .strict_connection(args.strict_connection)
+        .keep_underscore(args.keep_underscore)
+        .start()?;
+    let visitors = gateway.relay(&args.visitors, routes)?;
+    say(format_args!("devices http://{}", gateway.devices_addr()));
+    say(format_args!("visitors http://{visitors}"));
+    for signal in signals.forever() {
+        if signal != SIGHUP {
+            break;
+        }
+        log::info!("SIGHUP: a gateway without tokens and certificates has nothing to reload");
+    }
+    log::info!("stopping; requests in progress have {:?} to finish", args.drain_timeout);
+    exit_on_second(signals);
+    gateway.stop(args.drain_timeout);
+    Ok(())
+}
+
+/// A second SIGTERM or SIGINT ends the process at once.
+fn exit_on_second(mut signals: Signals) {
+    std::thread::spawn(move || {
+        if signals.forever().any(|signal| signal != SIGHUP) {
+            std::process::exit(1);
+        }
+    });
+}
+
+fn addresses(address: &str) -> Result<Vec<std::net::SocketAddr>, Failure> {
+    let found = address.to_socket_addrs().map_err(|e| usage(format!("{address}: write an address like 127.0.0.1:9999 ({e})")))?;
+    Ok(found.collect())
+}
+
+fn is_loopback(address: &str) -> Result<bool, Failure> {
+    Ok(addresses(address)?.iter().all(|a| a.ip().to_canonical().is_loopback()))
+}
+
+fn same_address(a: &str, b: &str) -> Result<bool, Failure> {
+    let b = addresses(b)?;
+    Ok(addresses(a)?.iter().any(|a| a.port() != 0 && b.contains(a)))
+}
+
+fn device(args: DeviceArgs) -> Result<(), Failure> {
+    let dialect = match args.protocol {
+        Protocol::Classic => Dialect::classic(),
+        Protocol::Classic09 => Dialect::classic_0_9(),
+        Protocol::Ietf => Dialect::ietf(),
+    };
+    let mut limits = Limits::default();
+    limits.silence = args.silence;
+    let mut builder =
+        Device::builder(&args.url).links(args.links).protocol(dialect).limits(limits).backoff(args.backoff.0..args.backoff.1).on_refusal(OnRefusal::Stop);
+    for origin in args.origin {
+        builder = builder.origin(origin);
+    }
+    if let Some(token) = token(args.token_file.as_deref())? {
+        builder = builder.bearer_token(token);
+    }
+    if let Some(host) = args.host_header {
+        builder = builder.host_header(host);
+    }
+    let device = builder.build()?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
+    let events = device.events();
+    let handle = match (args.service.to, args.service.text) {
+        (Some(target), _) => device.spawn_forward(&target)?,
+        (None, text) => device.spawn(answer_with_text(text.unwrap_or_default()))?,
+    };
+    let reporter = std::thread::spawn(move || {
+        for event in events {
+            match event.kind {
+                DeviceEventKind::Connected => say(format_args!("connected {} via {} ({})", event.name, event.url, event.detail)),
+                DeviceEventKind::Waiting => say(format_args!("waiting {} via {}", event.name, event.url)),
+                DeviceEventKind::Disconnected => log::warn!("disconnected {} from {}: {}", event.name, event.url, event.detail),
+                _ => {} // the library has logged it
+            }
+        }
+    });
+    let (running, drain) = (handle.clone(), args.drain_timeout);
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            match signal {
+                SIGHUP => running.retry_now(),
+                _ => {
+                    log::info!("stopping; requests in progress have {drain:?} to finish");
+                    exit_on_second(signals);
+                    return running.drain(drain);
+                }
+            }
+        }
+    });
+    let ended = handle.wait();
+    drop(reporter.join()); // its last lines are out
+    Ok(ended?)
+}
+
+fn answer_with_text(text: String) -> impl Fn(http::Request<Body>) -> http::Response<Body> {
+    let text: Arc<[u8]> = text.into_bytes().into();
+    move |_| {
+        let mut response = http::Response::new(Body::from(text.to_vec()));
+        response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
+        response
+    }
+}
+
+fn token(file: Option<&str>) -> Result<Option<String>, Failure> {
+    let mut text = String::new();
+    match file {
+        Some("-") => {
+            io::stdin().take(64 * 1024).read_to_string(&mut text).map_err(|e| usage(format!("--token-file -: {e}")))?;
+        }
+        Some(path) => text = std::fs::read_to_string(path).map_err(|e| usage(format!("--token-file {path}: {e}")))?,
+        None => match std::env::var("PTTH_TOKEN") {
+            Ok(token) => text = token,
+            Err(std::env::VarError::NotPresent) => return Ok(None),
+            Err(e) => return Err(usage(format!("PTTH_TOKEN: {e}"))),
+        },
+    }
+    match text.trim() {
+        "" => Err(usage("the token is empty; leave it away, or give one")),
+        token => Ok(Some(token.to_owned())),
+    }
+}
+
+/// `500ms`, `10s`, `5m`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or("write a unit: 500ms, 10s, 5m, 1h")?;
+    let number: u64 = text[..unit_at].parse().map_err(|_| "write a whole number and a unit: 500ms, 10s, 5m, 1h")?;
+    let millis = match &text[unit_at..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("the unit is ms, s, m or h".to_owned()),
+    };
+    number.checked_mul(millis).filter(|ms| *ms <= 1000 * 3_600_000).map(Duration::from_millis).ok_or_else(|| "at most 1000h".to_owned())
+}
+
+/// `MIN..MAX`.
+fn range(text: &str) -> Result<(&str, &str), String> {
+    text.split_once("..").ok_or_else(|| "write MIN..MAX, like 1..8".to_owned())
+}
+
+fn links(text: &str) -> Result<RangeInclusive<usize>, String> {
+    let (min, max) = range(text)?;
+    let number = |n: &str| n.parse::<usize>().map_err(|_| format!("{n:?} is no number; write MIN..MAX, like 1..8"));
+    let (min, max) = (number(min)?, number(max)?);
+    if min == 0 || min > max || max > 1024 {
+        return Err("it takes 1 <= MIN <= MAX <= 1024".to_owned());
+    }
+    Ok(min..=max)
+}
+
+fn pauses(text: &str) -> Result<(Duration, Duration), String> {
+    let (min, max) = range(text)?;
+    let (min, max) = (duration(min)?, duration(max)?);
+    if min.is_zero() || min > max {
+        return Err("it takes 0 < MIN <= MAX, like 1s..60s".to_owned());
+    }
+    Ok((min, max))
+}
+
+/// The seed's transcript, live: what is printed are the octets that pass between the device and the gateway.
+fn demo() -> Result<(), Failure> {
+    say("A device that nobody can dial connects to its gateway and offers to turn the connection around.\n");
+    let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+    let visitors = gateway.relay("127.0.0.1:0", Routes::path())?;
+    let (said, transcript) = mpsc::channel();
+    let tap = tap(gateway.devices_addr(), said).map_err(failed)?;
+    let device = Device::builder(format!("http://{tap}/lamp")).links(1..=1).build()?;
+    let handle = device.spawn(answer_with_text("!dlrow ,olleH\r\n".to_owned()))?;
+    gateway.device("lamp").wait(Duration::from_secs(5))?;
+    let print = |pieces: usize| {
+        for (who, octets) in transcript.iter().take(pieces) {
+            say(format_args!("{who}"));
+            for line in String::from_utf8_lossy(&octets).lines() {
+                say(format_args!("    {line}"));
+            }
+            say("");
+        }
+    };
+    print(2);
+    say(format_args!("From here on the gateway asks and the device answers. A visitor runs: curl http://{visitors}/lamp/status\n"));
+    let mut visitor = TcpStream::connect(visitors).map_err(failed)?;
+    visitor.set_read_timeout(Some(Duration::from_secs(10))).map_err(failed)?;
+    write!(visitor, "GET /lamp/status HTTP/1.1\r\nHost: {visitors}\r\nAccept: text/plain\r\nConnection: close\r\n\r\n").map_err(failed)?;
+    let mut answer = String::new();
+    visitor.read_to_string(&mut answer).map_err(failed)?;
+    print(2);
+    say("The visitor got:");
+    answer.lines().for_each(|line| say(format_args!("    {line}")));
+    handle.stop();
+    match answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("!dlrow ,olleH\r\n") {
+        true => Ok(()),
+        false => Err(failed("the visitor did not get the device's answer")),
+    }
+}
+
+/// A wire to listen in on: what comes to its address goes on to `to`, and both directions are told.
+fn tap(to: std::net::SocketAddr, said: mpsc::Sender<(&'static str, Vec<u8>)>) -> io::Result<std::net::SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let at = listener.local_addr()?;
+    std::thread::spawn(move || {
+        let both = listener.accept().and_then(|(device, _)| Ok((device, TcpStream::connect(to)?)));
+        let Ok((device, gateway)) = both else { return };
+        for (who, from, to) in [("device:", device.try_clone(), gateway.try_clone()), ("gateway:", Ok(gateway), Ok(device))] {
+            let (Ok(from), Ok(to), said) = (from, to, said.clone()) else { return };
+            std::thread::spawn(move || copy(who, from, to, said));
+        }
+    });
+    Ok(at)
+}
+
+fn copy(who: &'static str, mut from: TcpStream, mut to: TcpStream, said: mpsc::Sender<(&'static str, Vec<u8>)>) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(n) = from.read(&mut buffer) {
+        if n == 0 || said.send((who, buffer[..n].to_vec())).is_err() || to.write_all(&buffer[..n]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write); // the demonstration is over
+}

@@ -1,7 +1,19 @@
 //! Where a message ends: the framing decision for both roles, one function each; the decoder and the encoder.
+//!
+//! The decoder keeps its place within a chunk line as state, not as octets, so that it takes input cut anywhere and owns no
+//! buffer; only a trailer section is collected, up to the bound for heads.
+//!
+//! ```text
+//!             ┌───────────────────────── DataLf ◄─ DataCr ◄─┐
+//!             ▼                                             │
+//!   Chunked: Size ─► (Extension) ─► SizeLf ─► Data ─────────┘
+//!                                     └ 0 ─► TrailerStart ─► (Trailer | TrailerLf) ─► Done
+//! ```
+//! It never reads a chunk size with `from_str_radix` (which takes `+5`) nor with `httparse::parse_chunk_size` (which takes an
+//! empty size, an LF in an extension, and 2^64-1).
 use crate::error::Refusal;
 use crate::limits::Limits;
-use crate::proto::head::{RequestHead, ResponseHead};
+use crate::proto::head::{Fields, LineEnds, Part, RequestHead, ResponseHead, same_name, section, trim, write_field};
 
 /// How the end of a body is found (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,13 +32,95 @@ pub enum Framing {
 ///
 /// # Errors
 /// 400 or 501 with the reason; the connection has to be closed.
-pub fn of_request(head: &RequestHead<'_>) -> Result<Framing, Refusal> { let _ = head; todo!() }
+pub fn of_request(head: &RequestHead<'_>) -> Result<Framing, Refusal> {
+    Ok(stated(head.minor, &head.fields)?.unwrap_or(Framing::Empty))
+}
 
 /// Framing of the response to a request of `method`.
 ///
 /// # Errors
 /// 502 with the reason; the link has to be closed.
-pub fn of_response(head: &ResponseHead<'_>, method: &str) -> Result<Framing, Refusal> { let _ = (head, method); todo!() }
+pub fn of_response(head: &ResponseHead<'_>, method: &str) -> Result<Framing, Refusal> {
+    if head.status == 101 {
+        return Ok(Framing::Empty); // protocol.md §1.4: framing fields in a 101 are ignored (the seed's has Content-Length)
+    }
+    let stated = stated(head.minor, &head.fields).map_err(|refusal| Refusal { status: 502, ..refusal })?;
+    if method == "HEAD" || matches!(head.status, 100..=199 | 204 | 304) {
+        return Ok(Framing::Empty);
+    }
+    Ok(stated.unwrap_or(Framing::UntilClose))
+}
+
+/// What the framing fields say, the same in both roles. `None`: there are none.
+fn stated(minor: u8, fields: &Fields<'_>) -> Result<Option<Framing>, Refusal> {
+    // One look at the fields, by length first: this runs for every message.
+    let (mut lengths, mut codings) = (0, 0);
+    for field in fields {
+        match field.name.len() {
+            14 => lengths += usize::from(same_name(field.name, "content-length")),
+            17 => codings += usize::from(same_name(field.name, "transfer-encoding")),
+            _ => {}
+        }
+    }
+    if codings > 0 {
+        if lengths > 0 {
+            return Err(Refusal::new(400, "Content-Length and Transfer-Encoding came together"));
+        }
+        return coding(minor, fields).map(Some);
+    }
+    Ok(content_length(fields)?.map(|length| if length == 0 { Framing::Empty } else { Framing::Length(length) }))
+}
+
+/// `Transfer-Encoding` is exactly one `chunked`, in one line, in HTTP/1.1 (RFC 9112 §6.1).
+fn coding(minor: u8, fields: &Fields<'_>) -> Result<Framing, Refusal> {
+    if minor == 0 {
+        return Err(Refusal::new(400, "Transfer-Encoding came in HTTP/1.0"));
+    }
+    let mut lines = fields.all("transfer-encoding");
+    if let (Some(only), None) = (lines.next(), lines.next()) {
+        if only.eq_ignore_ascii_case(b"chunked") {
+            return Ok(Framing::Chunked);
+        }
+    }
+    let unknown = |member: &[u8]| crate::proto::head::is_token(member) && !member.eq_ignore_ascii_case(b"chunked");
+    if fields.list("transfer-encoding").any(unknown) {
+        return Err(Refusal::new(501, "Transfer-Encoding names a coding other than chunked"));
+    }
+    Err(Refusal::new(400, "Transfer-Encoding has to be chunked, once, and nothing else"))
+}
+
+/// Octets that one `Content-Length` or chunk may announce: what also fits a signed 64-bit number, which is what most peers keep it in.
+const LENGTH_MAX: u64 = i64::MAX as u64;
+
+/// The value of `Content-Length`, equal repeats being one (RFC 9110 §8.6).
+///
+/// # Errors
+/// 400: anything but digits, a number above 2^63-1, values that differ.
+pub(crate) fn content_length(fields: &Fields<'_>) -> Result<Option<u64>, Refusal> {
+    let mut length = None;
+    for line in fields.all("content-length") {
+        // Not `list`: that leaves out empty members, and an empty one is as wrong as a word.
+        for member in line.split(|&octet| octet == b',') {
+            let Some(value) = number(trim(member)) else {
+                return Err(Refusal::new(400, "Content-Length is not a number in digits, up to 2^63-1"));
+            };
+            if length.is_some_and(|length| length != value) {
+                return Err(Refusal::new(400, "Content-Length came with different values"));
+            }
+            length = Some(value);
+        }
+    }
+    Ok(length)
+}
+
+/// Up to 19 digits and nothing else. By hand, since `parse` takes a `+`.
+fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let value = digits.iter().fold(0u64, |value, digit| value * 10 + u64::from(digit - b'0')); // 19 digits fit
+    (value <= LENGTH_MAX).then_some(value)
+}
 
 /// What [`Decoder::decode`] found at the front of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,41 +135,280 @@ pub enum Piece<'a> {
 
 /// Finds the octets of a body in what comes from the wire. Never allocates by what the wire says.
 #[derive(Debug)]
-pub struct Decoder { _p: () }
+pub struct Decoder {
+    state: State,
+    /// Octets that chunk extensions, over the whole body, may still have.
+    extension_left: usize,
+    head_bytes_max: usize,
+    fields_max: usize,
+    /// Only while a trailer section that is not empty arrives.
+    section: Vec<u8>,
+    trailers: Vec<(String, Vec<u8>)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// So many octets of a `Length` body to come; never 0.
+    Length(u64),
+    UntilClose,
+    /// In the digits of a chunk size.
+    Size {
+        size: u64,
+        digits: u8,
+    },
+    Extension {
+        size: u64,
+    },
+    /// Behind the CR of a chunk line.
+    SizeLf {
+        size: u64,
+    },
+    /// So many octets of a chunk to come; never 0.
+    Data(u64),
+    DataCr,
+    DataLf,
+    /// At the start of the first line behind the last chunk.
+    TrailerStart,
+    /// Behind a CR there: the section is empty.
+    TrailerLf,
+    Trailer,
+    Done,
+    /// It was wrong once and stays wrong.
+    Broken,
+}
+
+const NEXT_CHUNK: State = State::Size { size: 0, digits: 0 };
+
+/// Most digits of a chunk size: those of 2^64-1. More could only be zeros, which nobody sends.
+const SIZE_DIGITS_MAX: u8 = 16;
+
+fn malformed(reason: &'static str) -> Refusal {
+    Refusal::new(400, reason)
+}
 
 impl Decoder {
     /// A decoder for a body with this framing. `limits` bounds chunk lines and trailers (`head_bytes_max`, `fields_max`).
-    pub fn new(framing: Framing, limits: &Limits) -> Self { let _ = (framing, limits); todo!() }
+    pub fn new(framing: Framing, limits: &Limits) -> Self {
+        let state = match framing {
+            Framing::Empty | Framing::Length(0) => State::Done,
+            Framing::Length(length) => State::Length(length),
+            Framing::Chunked => NEXT_CHUNK,
+            Framing::UntilClose => State::UntilClose,
+        };
+        Decoder {
+            state,
+            extension_left: limits.head_bytes_max,
+            head_bytes_max: limits.head_bytes_max,
+            fields_max: limits.fields_max,
+            section: Vec::new(),
+            trailers: Vec::new(),
+        }
+    }
+
     /// Takes from the front of `input`: how many octets were consumed (the piece's own octets included), and the piece.
     /// With `Data` or `End` there may be more in what is left of `input`; after `More` every octet of `input` was consumed
     /// (the decoder keeps its own state across chunk lines; it needs no octets back). After `End`, always `(0, End)`.
     ///
     /// # Errors
-    /// 400: a malformed chunk line, data without its CRLF, a trailer section that is malformed or too large.
-    pub fn decode<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Piece<'a>), Refusal> { let _ = input; todo!() }
+    /// 400: a malformed chunk line, data without its CRLF, a trailer section that is malformed or too large. Then always.
+    pub fn decode<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Piece<'a>), Refusal> {
+        let mut used = 0;
+        loop {
+            let rest = &input[used..];
+            match self.state {
+                State::Done => return Ok((used, Piece::End)),
+                State::Broken => return Err(malformed("the body was malformed before")),
+                _ if rest.is_empty() => return Ok((used, Piece::More)),
+                State::UntilClose => return Ok((input.len(), Piece::Data(rest))),
+                State::Length(left) | State::Data(left) => {
+                    // Both are at most `rest.len()`, so the casts lose nothing.
+                    let taken = left.min(rest.len() as u64);
+                    self.moved(taken);
+                    return Ok((used + taken as usize, Piece::Data(&rest[..taken as usize])));
+                }
+                State::Trailer => used += self.trailer_line(rest).inspect_err(|_| self.state = State::Broken)?,
+                _ => {
+                    self.state = self.chunk_octet(rest[0]).inspect_err(|_| self.state = State::Broken)?;
+                    used += usize::from(self.state != State::Trailer); // its first octet is read again, as part of the section
+                }
+            }
+        }
+    }
+
+    /// Octets of data went by: where that leaves a `Length` body or a chunk.
+    fn moved(&mut self, n: u64) {
+        self.state = match self.state {
+            State::Length(left) if left > n => State::Length(left - n),
+            State::Data(left) if left > n => State::Data(left - n),
+            State::Length(_) => State::Done,
+            State::Data(_) => State::DataCr,
+            state => state,
+        };
+    }
+
+    /// One octet between the data of two chunks: the grammar of RFC 9112 §7.1, without white space, with bounds.
+    fn chunk_octet(&mut self, octet: u8) -> Result<State, Refusal> {
+        match (self.state, octet) {
+            (State::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                let digit = if octet.is_ascii_digit() { octet - b'0' } else { (octet | 0x20) - b'a' + 10 };
+                if digits == SIZE_DIGITS_MAX || size > LENGTH_MAX >> 4 {
+                    return Err(malformed("a chunk size has more than 16 digits or is above 2^63-1"));
+                }
+                Ok(State::Size { size: size << 4 | u64::from(digit), digits: digits + 1 })
+            }
+            (State::Size { digits: 0, .. }, _) => Err(malformed("a chunk does not begin with its size in hex digits")),
+            (State::Size { size, .. }, b';') | (State::Extension { size }, 0x20..=0x7E | b'\t' | 0x80..) => {
+                let left = self.extension_left.checked_sub(1);
+                self.extension_left = left.ok_or_else(|| malformed("chunk extensions are longer than head_bytes_max allows"))?;
+                Ok(State::Extension { size })
+            }
+            (State::Size { size, .. } | State::Extension { size }, b'\r') => Ok(State::SizeLf { size }),
+            (State::Size { .. } | State::Extension { .. }, _) => Err(malformed("a chunk line has an octet that does not belong there")),
+            (State::SizeLf { size: 0 }, b'\n') => Ok(State::TrailerStart),
+            (State::SizeLf { size }, b'\n') => Ok(State::Data(size)),
+            (State::DataCr, b'\r') => Ok(State::DataLf),
+            (State::DataLf, b'\n') => Ok(NEXT_CHUNK),
+            (State::DataCr | State::DataLf, _) => Err(malformed("the data of a chunk is not followed by CRLF: its size is wrong")),
+            (State::TrailerStart, b'\r') => Ok(State::TrailerLf),
+            (State::TrailerStart, _) => Ok(State::Trailer),
+            (State::TrailerLf, b'\n') => Ok(State::Done),
+            (State::SizeLf { .. } | State::TrailerLf, _) => Err(malformed("a CR stands without its LF")),
+            (state, _) => Ok(state), // those with data, which decode() took
+        }
+    }
+
+    /// Collects up to the end of one line, and reads the section when it is whole. How many octets were taken.
+    fn trailer_line(&mut self, rest: &[u8]) -> Result<usize, Refusal> {
+        let line = rest.iter().position(|&octet| octet == b'\n').map_or(rest.len(), |lf| lf + 1);
+        if self.section.len() + line > self.head_bytes_max {
+            return Err(malformed("the trailer section is longer than head_bytes_max allows"));
+        }
+        self.section.extend_from_slice(&rest[..line]);
+        let Some((fields, _)) = section(&self.section, self.fields_max, LineEnds::Crlf, Part::Trailers)? else { return Ok(line) };
+        let allowed = fields.iter().filter(|field| may_trail(field.name));
+        self.trailers = allowed.map(|field| (field.name.to_owned(), field.value.to_vec())).collect();
+        self.section = Vec::new();
+        self.state = State::Done;
+        Ok(line)
+    }
+
     /// The peer ended the connection here. Right only for `UntilClose` (or when the body was whole).
     ///
     /// # Errors
     /// The message is incomplete, and has to be treated as failed (RFC 9112 §8).
-    pub fn finish_at_eof(&mut self) -> Result<(), Refusal> { todo!() }
+    pub fn finish_at_eof(&mut self) -> Result<(), Refusal> {
+        match self.state {
+            State::UntilClose | State::Done => {
+                self.state = State::Done;
+                Ok(())
+            }
+            _ => Err(malformed("the connection ended in the middle of the body")),
+        }
+    }
+
     /// Whether the body is whole.
-    pub fn is_done(&self) -> bool { todo!() }
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
     /// Octets still to come, where the framing tells.
-    pub fn remaining(&self) -> Option<u64> { todo!() }
+    pub fn remaining(&self) -> Option<u64> {
+        match self.state {
+            State::Length(left) => Some(left),
+            State::Done => Some(0),
+            _ => None,
+        }
+    }
+
     /// Trailer fields of a chunked body, after its end; framing, routing and forbidden ones are left out (RFC 9110 §6.5.1).
-    pub fn trailers(&self) -> &[(String, Vec<u8>)] { todo!() }
-    /// For a `Length` body: counts `n` octets that the caller moved itself without `decode`.
+    pub fn trailers(&self) -> &[(String, Vec<u8>)] {
+        &self.trailers
+    }
+
+    /// For a `Length` body: counts `n` octets that the caller moved itself without `decode`. No more than a count of 0 for a body that is
+    /// whole, and any for one that lasts until close.
     ///
     /// # Panics
     /// When fewer than `n` octets were left, or the framing is `Chunked`: a caller's defect.
-    pub fn advance(&mut self, n: u64) { let _ = n; todo!() }
+    pub fn advance(&mut self, n: u64) {
+        match self.state {
+            State::Length(left) => assert!(n <= left, "the caller moved {n} octets of a body that had {left} left"),
+            State::Done => assert!(n == 0, "the caller moved {n} octets of a body that was whole"),
+            State::UntilClose => {}
+            _ => panic!("the caller moved octets of a body whose ends it cannot know"),
+        }
+        if n > 0 {
+            self.moved(n);
+        }
+    }
+}
+
+/// Whether a field of this name may stand in a trailer section: not those of framing, routing, authentication, request modifiers, control data or
+/// content (RFC 9110 §6.5.1), nor those of a proxy, nor names with `_`.
+pub fn may_trail(name: &str) -> bool {
+    const NEVER: [&str; 31] = [
+        "transfer-encoding",
+        "host",
+        "connection",
+        "keep-alive",
+        "upgrade",
+        "te",
+        "trailer",
+        "authorization",
+        "www-authenticate",
+        "set-cookie",
+        "cookie",
+        "cache-control",
+        "expect",
+        "range",
+        "max-forwards",
+        "pragma",
+        "if-match",
+        "if-none-match",
+        "if-modified-since",
+        "if-unmodified-since",
+        "if-range",
+        "age",
+        "expires",
+        "date",
+        "location",
+        "retry-after",
+        "vary",
+        "warning",
+        "via",
+        "forwarded",
+        "http2-settings",
+    ];
+    const NEVER_BEGINS: [&str; 3] = ["content-", "proxy-", "x-forwarded-"];
+    let begins = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    !name.contains('_') && !NEVER.iter().any(|never| same_name(name, never)) && !NEVER_BEGINS.iter().any(|prefix| begins(prefix))
 }
 
 /// Appends the line that opens a chunk of `len` octets. After the data comes CRLF. `len` must not be 0.
-pub fn open_chunk(out: &mut Vec<u8>, len: usize) { let _ = (out, len); todo!() }
+pub fn open_chunk(out: &mut Vec<u8>, len: usize) {
+    debug_assert!(len > 0, "a chunk of no octets ends the body");
+    let mut digits = [0; size_of::<usize>() * 2];
+    let mut first = digits.len();
+    let mut left = len;
+    while left > 0 {
+        first -= 1;
+        digits[first] = b"0123456789abcdef"[left & 0xF];
+        left >>= 4;
+    }
+    out.extend_from_slice(&digits[first..]);
+    out.extend_from_slice(b"\r\n");
+}
 
 /// Appends the last chunk, trailers, and the empty line.
 ///
 /// # Errors
-/// Those of [`write_field`](super::head::write_field).
-pub fn last_chunk(out: &mut Vec<u8>, trailers: &[(String, Vec<u8>)]) -> Result<(), Refusal> { let _ = (out, trailers); todo!() }
+/// Those of [`write_field`](super::head::write_field). Nothing is appended then.
+pub fn last_chunk(out: &mut Vec<u8>, trailers: &[(String, Vec<u8>)]) -> Result<(), Refusal> {
+    let start = out.len();
+    out.extend_from_slice(b"0\r\n");
+    for (name, value) in trailers {
+        write_field(out, name, value).inspect_err(|_| out.truncate(start))?;
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}

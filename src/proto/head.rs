@@ -1,4 +1,19 @@
-//! Request and response heads: parsed by httparse after our own strict pass over the line ends, raw octets kept.
+//! Request and response heads: our own strict pass over start line and line ends, httparse for the fields, raw octets kept.
+//!
+//! ```text
+//!   octets ──► window of head_bytes_max ──► start line, by hand ──► line ends, by hand ──► fields, httparse
+//!                                           (refuses at the first     (finds the empty      (names, values)
+//!                                            octet that is wrong)      line, counts lines)
+//! ```
+//! What this file never does: look at what a field means. Framing is [`body`](super::body), `Host` and target are
+//! [`forward`](super::forward) and [`turn`](super::turn); only the grammar of `Host` stands here, since both need it.
+//!
+//! httparse alone is not enough: it takes a lone LF as a line end, any number of leading empty lines, octets above 0x7F in a
+//! target and statuses below 100. Hence the pass before it.
+use core::net::Ipv6Addr;
+use std::borrow::Cow;
+use std::fmt;
+
 use crate::error::Refusal;
 use crate::limits::Limits;
 
@@ -14,25 +29,113 @@ pub enum LineEnds {
 /// One field: name as it came, value without surrounding white space.
 pub type Field<'a> = httparse::Header<'a>;
 
-/// The fields of a head in their order, duplicates and spelling kept.
-#[derive(Clone, Debug, Default)]
+/// The fields of a head in their order, duplicates and spelling kept. `Debug` shows no credentials (T23).
+#[derive(Clone, Default)]
 pub struct Fields<'a>(Vec<Field<'a>>);
 
 impl<'a> Fields<'a> {
     /// All fields in order.
-    pub fn iter(&self) -> std::slice::Iter<'_, Field<'a>> { self.0.iter() }
+    pub fn iter(&self) -> std::slice::Iter<'_, Field<'a>> {
+        self.0.iter()
+    }
     /// How many lines.
-    pub fn len(&self) -> usize { self.0.len() }
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool { self.0.is_empty() }
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
     /// Value of the first line of this name (compared without case).
-    pub fn get(&self, name: &str) -> Option<&'a [u8]> { let _ = name; todo!() }
+    pub fn get(&self, name: &str) -> Option<&'a [u8]> {
+        self.0.iter().find(|field| same_name(field.name, name)).map(|field| field.value)
+    }
     /// Values of all lines of this name.
-    pub fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's { let _ = name; std::iter::empty() }
+    pub fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
+        self.0.iter().filter(move |field| same_name(field.name, name)).map(|field| field.value)
+    }
     /// Members of the comma list over all lines of this name, trimmed, empty ones left out. Quoted strings are not split.
-    pub fn list<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's { let _ = name; std::iter::empty() }
+    pub fn list<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
+        self.all(name).flat_map(|value| Members { rest: value })
+    }
     /// Whether that list has this token (compared without case).
-    pub fn lists(&self, name: &str, token: &str) -> bool { let _ = (name, token); todo!() }
+    pub fn lists(&self, name: &str, token: &str) -> bool {
+        self.list(name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
+    }
+}
+
+impl<'s, 'a> IntoIterator for &'s Fields<'a> {
+    type Item = &'s Field<'a>;
+    type IntoIter = std::slice::Iter<'s, Field<'a>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Debug for Fields<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter().map(|field| (field.name, shown(field.name, field.value)))).finish()
+    }
+}
+
+/// Members of one comma list (RFC 9110 §5.6.1), quoted strings kept whole.
+struct Members<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        while !self.rest.is_empty() {
+            let end = comma(self.rest);
+            let member = trim(&self.rest[..end]);
+            self.rest = self.rest.get(end + 1..).unwrap_or_default();
+            if !member.is_empty() {
+                return Some(member);
+            }
+        }
+        None
+    }
+}
+
+/// Where the first comma outside a quoted string is, or the end.
+fn comma(list: &[u8]) -> usize {
+    let (mut quoted, mut escaped) = (false, false);
+    for (i, &octet) in list.iter().enumerate() {
+        match octet {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' if !quoted => return i,
+            _ => {}
+        }
+    }
+    list.len()
+}
+
+/// Without the optional white space around it (RFC 9110 §5.6.3).
+pub(crate) fn trim(mut octets: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = octets {
+        octets = rest;
+    }
+    octets
+}
+
+/// Names of fields are compared without case (RFC 9110 §5.1).
+pub(crate) fn same_name(a: &str, b: &str) -> bool {
+    a.len() == b.len() && a.eq_ignore_ascii_case(b)
+}
+
+/// Whether fields of this name carry credentials, which no log and no `Debug` may show (T23).
+pub(crate) fn is_secret(name: &str) -> bool {
+    ["authorization", "proxy-authorization", "cookie", "set-cookie"].iter().any(|secret| same_name(name, secret))
+}
+
+/// A value as `Debug` may show it.
+pub(crate) fn shown<'v>(name: &str, value: &'v [u8]) -> Cow<'v, str> {
+    if is_secret(name) { "(not shown)".into() } else { String::from_utf8_lossy(value) }
 }
 
 /// A request head. Borrowed from the octets it was read from.
@@ -67,13 +170,101 @@ pub struct ResponseHead<'a> {
     pub len: usize,
 }
 
-/// Reads a request head from the front of `octets`. `Ok(None)`: not whole yet.
+/// What is being read, and so which status refuses it.
+#[derive(Clone, Copy)]
+pub(crate) enum Part {
+    /// The head of a request: 400 and 431.
+    Request,
+    /// The head of a response: always 502.
+    Response,
+    /// The trailer section of a chunked body: always 400.
+    Trailers,
+}
+
+impl Part {
+    fn malformed(self, reason: &'static str) -> Refusal {
+        Refusal::new(if let Part::Response = self { 502 } else { 400 }, reason)
+    }
+    fn too_large(self, reason: &'static str) -> Refusal {
+        let status = match self {
+            Part::Request => 431,
+            Part::Response => 502,
+            Part::Trailers => 400,
+        };
+        Refusal::new(status, reason)
+    }
+    /// There are as many octets as may be, and no end among them.
+    fn endless(self) -> Refusal {
+        self.too_large("the message head, or the trailer section, is longer than head_bytes_max allows")
+    }
+}
+
+/// Longest method that is read: those in use have up to 17 octets (`UPDATEREDIRECTREF`). Beyond: 501 (RFC 9112 §3).
+const METHOD_BYTES_MAX: usize = 64;
+
+/// Reads a request head from the front of `octets`. `Ok(None)`: not whole yet. One empty line before it is skipped.
 ///
 /// # Errors
 /// 400, 414, 431, 501 or 505, as soon as the octets at hand cannot become a right head.
 pub fn request<'a>(octets: &'a [u8], limits: &Limits, ends: LineEnds) -> Result<Option<RequestHead<'a>>, Refusal> {
-    let _ = (octets, limits, ends);
-    todo!()
+    let window = &octets[..octets.len().min(limits.head_bytes_max)];
+    match whole_request(window, limits, ends) {
+        Ok(None) if window.len() == limits.head_bytes_max => Err(Part::Request.endless()),
+        Err(refusal) => Err(name_foreign(octets, refusal)),
+        read => read,
+    }
+}
+
+fn whole_request<'a>(window: &'a [u8], limits: &Limits, ends: LineEnds) -> Result<Option<RequestHead<'a>>, Refusal> {
+    // RFC 9112 §2.2: old clients append CRLF to a body. One is skipped; a stream of them is not HTTP.
+    let skipped = match window {
+        [b'\r', ..] => line_end(window, ends, Part::Request)?,
+        [b'\n', ..] if ends == LineEnds::CrlfOrLf => Some(1),
+        _ => Some(0),
+    };
+    let Some(skipped) = skipped else { return Ok(None) };
+    let Some((line, line_len)) = request_line(&window[skipped..], limits, ends)? else { return Ok(None) };
+    let start = skipped + line_len;
+    let Some((fields, len)) = section(&window[start..], limits.fields_max, ends, Part::Request)? else { return Ok(None) };
+    let RequestLine { method, target, minor } = line;
+    Ok(Some(RequestHead { method, target, minor, fields, len: start + len }))
+}
+
+struct RequestLine<'a> {
+    method: &'a str,
+    target: &'a str,
+    minor: u8,
+}
+
+/// The request line and its length with line end.
+fn request_line<'a>(octets: &'a [u8], limits: &Limits, ends: LineEnds) -> Result<Option<(RequestLine<'a>, usize)>, Refusal> {
+    const PART: Part = Part::Request;
+    let method_end = octets.iter().position(|&octet| !is_tchar(octet));
+    if method_end.unwrap_or(octets.len()) > METHOD_BYTES_MAX {
+        return Err(Refusal::new(501, "the method is longer than any that is known"));
+    }
+    let Some(method_end) = method_end else { return Ok(None) };
+    if method_end == 0 || octets[method_end] != b' ' {
+        return Err(PART.malformed("what came does not begin like an HTTP request: a method of token characters, then one space"));
+    }
+    let rest = &octets[method_end + 1..];
+    let target_end = rest.iter().position(|octet| !matches!(octet, 0x21..=0x7E));
+    if target_end.unwrap_or(rest.len()) > limits.target_bytes_max {
+        return Err(Refusal::new(414, "the request target is longer than target_bytes_max allows"));
+    }
+    let Some(target_end) = target_end else { return Ok(None) };
+    match rest[target_end] {
+        b' ' if target_end > 0 => {}
+        b' ' => return Err(PART.malformed("the request line has more than one space before its target, or no target")),
+        b'\r' | b'\n' => return Err(PART.malformed("the request line has no HTTP version; only HTTP/1.1 and HTTP/1.0 are spoken here")),
+        _ => return Err(PART.malformed("the request target has a control octet or one above 0x7E; percent-encode it")),
+    }
+    let version_at = method_end + 1 + target_end + 1;
+    let Some(minor) = version(&octets[version_at..], PART)? else { return Ok(None) };
+    let Some(end_len) = line_end(&octets[version_at + VERSION_LEN..], ends, PART)? else { return Ok(None) };
+    let method = text(&octets[..method_end], PART)?;
+    let target = text(&rest[..target_end], PART)?;
+    Ok(Some((RequestLine { method, target, minor }, version_at + VERSION_LEN + end_len)))
 }
 
 /// Reads a response head from the front of `octets`. `Ok(None)`: not whole yet.
@@ -81,8 +272,203 @@ pub fn request<'a>(octets: &'a [u8], limits: &Limits, ends: LineEnds) -> Result<
 /// # Errors
 /// As soon as the octets at hand cannot become a right head; the status is 502.
 pub fn response<'a>(octets: &'a [u8], limits: &Limits, ends: LineEnds) -> Result<Option<ResponseHead<'a>>, Refusal> {
-    let _ = (octets, limits, ends);
-    todo!()
+    let window = &octets[..octets.len().min(limits.head_bytes_max)];
+    match whole_response(window, limits, ends) {
+        Ok(None) if window.len() == limits.head_bytes_max => Err(Part::Response.endless()),
+        Err(refusal) => Err(name_foreign(octets, refusal)),
+        read => read,
+    }
+}
+
+fn whole_response<'a>(window: &'a [u8], limits: &Limits, ends: LineEnds) -> Result<Option<ResponseHead<'a>>, Refusal> {
+    let Some((line, start)) = status_line(window, ends)? else { return Ok(None) };
+    let Some((fields, len)) = section(&window[start..], limits.fields_max, ends, Part::Response)? else { return Ok(None) };
+    let StatusLine { minor, status, reason } = line;
+    Ok(Some(ResponseHead { minor, status, reason, fields, len: start + len }))
+}
+
+struct StatusLine<'a> {
+    minor: u8,
+    status: u16,
+    reason: &'a [u8],
+}
+
+/// The status line and its length with line end. The reason phrase may be missing, with its space or without (Yaler's relays).
+fn status_line(octets: &[u8], ends: LineEnds) -> Result<Option<(StatusLine<'_>, usize)>, Refusal> {
+    const PART: Part = Part::Response;
+    const REASON_AT: usize = VERSION_LEN + 4;
+    let Some(minor) = version(octets, PART)? else { return Ok(None) };
+    for (i, &octet) in octets[VERSION_LEN..].iter().take(4).enumerate() {
+        let right = match i {
+            0 => octet == b' ',
+            1 => matches!(octet, b'1'..=b'9'),
+            _ => octet.is_ascii_digit(),
+        };
+        if !right {
+            return Err(PART.malformed("the status line has no status from 100 to 999 after one space"));
+        }
+    }
+    let Some((code, rest)) = octets.get(VERSION_LEN + 1..REASON_AT).zip(octets.get(REASON_AT..)) else { return Ok(None) };
+    let status = code.iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'));
+    let reason = match rest.first() {
+        None => return Ok(None),
+        Some(b' ') => &rest[1..],
+        Some(b'\r' | b'\n') => rest,
+        Some(_) => return Err(PART.malformed("the status has more than three digits, or no space after it")),
+    };
+    let Some(reason_len) = reason.iter().position(|&octet| !is_text(octet)) else { return Ok(None) };
+    let Some(end_len) = line_end(&reason[reason_len..], ends, PART)? else { return Ok(None) };
+    let len = octets.len() - reason.len() + reason_len + end_len;
+    Ok(Some((StatusLine { minor, status, reason: &reason[..reason_len] }, len)))
+}
+
+const VERSION_LEN: usize = 8;
+
+/// The minor version of the `HTTP/1.x` at the front. The first wrong octet decides, so the verdict does not depend on how the octets were cut.
+fn version(octets: &[u8], part: Part) -> Result<Option<u8>, Refusal> {
+    let other = || {
+        let status = if let Part::Response = part { 502 } else { 505 };
+        Refusal::new(status, "this is another version of HTTP; only HTTP/1.1 and HTTP/1.0 are spoken here")
+    };
+    let wrong = || part.malformed("where HTTP/1.1 or HTTP/1.0 has to stand is something else");
+    for (&octet, (i, &expected)) in octets.iter().zip(b"HTTP/1.".iter().enumerate()) {
+        if octet != expected {
+            return Err(if i == 5 && octet.is_ascii_digit() { other() } else { wrong() });
+        }
+    }
+    match octets.get(VERSION_LEN - 1) {
+        None => Ok(None),
+        Some(b'0') => Ok(Some(0)),
+        Some(b'1') => Ok(Some(1)),
+        Some(b'2'..=b'9') => Err(other()),
+        Some(_) => Err(wrong()),
+    }
+}
+
+/// Length of the line end that has to stand at the front.
+fn line_end(octets: &[u8], ends: LineEnds, part: Part) -> Result<Option<usize>, Refusal> {
+    match octets {
+        [] | [b'\r'] => Ok(None),
+        [b'\r', b'\n', ..] => Ok(Some(2)),
+        [b'\n', ..] if ends == LineEnds::CrlfOrLf => Ok(Some(1)),
+        [b'\r', ..] => Err(part.malformed("a CR stands without its LF")),
+        [b'\n', ..] => Err(part.malformed("an LF stands without its CR; lines end with CRLF")),
+        _ => Err(part.malformed("the first line of the message has something behind its end, or a control octet")),
+    }
+}
+
+/// Field lines up to and with the empty line, and their length. `octets` begins at the start of a line.
+pub(crate) fn section<'a>(
+    octets: &'a [u8],
+    fields_max: usize,
+    ends: LineEnds,
+    part: Part,
+) -> Result<Option<(Fields<'a>, usize)>, Refusal> {
+    let (lines, end) = lines(octets, fields_max, ends, part)?;
+    let Some(end) = end else {
+        // Not whole: read what is here all the same, so that what is wrong is refused now and not at the deadline.
+        let mut fields = vec![httparse::EMPTY_HEADER; lines + 1];
+        return match httparse::parse_headers(octets, &mut fields) {
+            Ok(httparse::Status::Partial) => Ok(None),
+            Ok(httparse::Status::Complete(_)) => Err(part.malformed("the head ends in a way that is no empty line")),
+            Err(e) => Err(part.malformed(fields_reason(e))),
+        };
+    };
+    if lines == 0 {
+        return Ok(Some((Fields::default(), end)));
+    }
+    let mut fields = vec![httparse::EMPTY_HEADER; lines];
+    match httparse::parse_headers(&octets[..end], &mut fields) {
+        Ok(httparse::Status::Complete((len, parsed))) if len == end && parsed.len() == lines => Ok(Some((Fields(fields), end))),
+        Ok(_) => Err(part.malformed("the lines of the head are not one field each")),
+        Err(e) => Err(part.malformed(fields_reason(e))),
+    }
+}
+
+/// How many field lines are whole, and where the section ends behind its empty line, if that is here.
+fn lines(octets: &[u8], fields_max: usize, ends: LineEnds, part: Part) -> Result<(usize, Option<usize>), Refusal> {
+    let (mut lines, mut at) = (0, 0);
+    while let Some(len) = find_lf(&octets[at..]) {
+        let line = match &octets[at..at + len] {
+            [line @ .., b'\r'] => line,
+            line if ends == LineEnds::CrlfOrLf => line,
+            _ => return Err(part.malformed("an LF stands without its CR; lines end with CRLF")),
+        };
+        at += len + 1;
+        if line.is_empty() {
+            return Ok((lines, Some(at)));
+        }
+        lines += 1;
+        if lines > fields_max {
+            return Err(part.too_large("there are more fields than fields_max allows"));
+        }
+        if hides_framing(line) {
+            return Err(part.malformed("a tab stands in Content-Length or Transfer-Encoding"));
+        }
+    }
+    Ok((lines, None))
+}
+
+/// A tab around the value of a framing field is legal white space, and a classic of smuggling: some parsers do not trim it (T2).
+fn hides_framing(line: &[u8]) -> bool {
+    let name: &[u8] = match line.first() {
+        Some(b'c' | b'C') => b"content-length:",
+        Some(b't' | b'T') => b"transfer-encoding:",
+        _ => return false,
+    };
+    line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)) && line.contains(&b'\t')
+}
+
+fn fields_reason(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => "a field name is empty or no token, has white space before its colon, or a line is folded",
+        httparse::Error::HeaderValue => "a field value has a CR, an LF, a NUL or another control octet",
+        httparse::Error::NewLine => "a CR stands without its LF",
+        _ => "the fields of the head are malformed",
+    }
+}
+
+/// Position of the first LF, eight octets at a time: heads are short lines, and this runs for each of them.
+fn find_lf(octets: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let mut rest = octets;
+    while let Some((word, tail)) = rest.split_first_chunk::<8>() {
+        let word = u64::from_le_bytes(*word) ^ (ONES * b'\n' as u64); // LF is now 0
+        let zero = word.wrapping_sub(ONES) & !word & (ONES << 7); // its lowest bit marks the first 0
+        if zero != 0 {
+            return Some(octets.len() - rest.len() + zero.trailing_zeros() as usize / 8);
+        }
+        rest = tail;
+    }
+    rest.iter().position(|&octet| octet == b'\n').map(|i| octets.len() - rest.len() + i)
+}
+
+/// Octets that were found to be ASCII, as text.
+fn text(octets: &[u8], part: Part) -> Result<&str, Refusal> {
+    std::str::from_utf8(octets).map_err(|_| part.malformed("the first line of the message is not ASCII"))
+}
+
+/// Names what the first octets are when they are not HTTP/1: "an HTTP/2 preface", "a TLS hello", "an SSH banner"; `None` when they may be HTTP/1.
+pub fn foreign_protocol(octets: &[u8]) -> Option<&'static str> {
+    match octets {
+        [0x16] | [0x16, 0x03, ..] => Some("a TLS hello"),
+        [0x15, 0x03, ..] => Some("a TLS alert"),
+        // A frame of type SETTINGS on stream 0, the first that an HTTP/2 server sends: a length below 64 Ki in three octets.
+        [0, _, _, 4, _, 0, 0, 0, 0, ..] => Some("HTTP/2 frames"),
+        [b'P', b'R', b'I', b' ', b'*', b' ', b'H', b'T', b'T', b'P', b'/', b'2', ..] => Some("an HTTP/2 preface"),
+        [b'S', b'S', b'H', b'-', b'1' | b'2', ..] => Some("an SSH banner"),
+        [b'R', b'T', b'S', b'P', b'/', ..] => Some("an RTSP response"),
+        _ => None,
+    }
+}
+
+/// Says what came, where that is known: whoever reads the log should not have to guess that TLS was spoken on a plain port.
+#[cold]
+fn name_foreign(octets: &[u8], refusal: Refusal) -> Refusal {
+    match foreign_protocol(octets) {
+        Some(what) => Refusal::new(refusal.status, format!("{what} came where HTTP/1.1 is spoken")),
+        None => refusal,
+    }
 }
 
 /// Appends `Name: value CRLF`, the one function through which every field we build goes (T10).
@@ -90,40 +476,240 @@ pub fn response<'a>(octets: &'a [u8], limits: &Limits, ends: LineEnds) -> Result
 /// # Errors
 /// A name that is no token, or CR, LF, NUL or another control octet (but HTAB) in the value. Nothing is appended then.
 pub fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) -> Result<(), Refusal> {
-    let _ = (out, name, value);
-    todo!()
+    if !is_token(name.as_bytes()) {
+        return Err(Refusal::new(400, "a field name is empty or has an octet that no token has"));
+    }
+    if !value.iter().all(|&octet| is_text(octet)) {
+        return Err(Refusal::new(400, "a field value has a CR, an LF, a NUL or another control octet"));
+    }
+    push_field(out, name, value);
+    Ok(())
+}
+
+/// Appends a field that was parsed, and so is right.
+pub(crate) fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(if value.is_empty() { b":" } else { b": " }); // `Host:` as in draft-lentczner's sample
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends `METHOD target HTTP/1.1 CRLF`.
 ///
 /// # Errors
-/// A method that is no token; a target that is empty or has octets outside 0x21 to 0x7E.
+/// A method that is no token; a target that is empty or has octets outside 0x21 to 0x7E. Nothing is appended then.
 pub fn write_request_line(out: &mut Vec<u8>, method: &str, target: &str) -> Result<(), Refusal> {
-    let _ = (out, method, target);
-    todo!()
+    if !is_token(method.as_bytes()) {
+        return Err(Refusal::new(400, "the method is empty or has an octet that no token has"));
+    }
+    if target.is_empty() || !target.bytes().all(|octet| matches!(octet, 0x21..=0x7E)) {
+        return Err(Refusal::new(400, "the request target is empty, or has white space, a control octet or one above 0x7E"));
+    }
+    for part in [method, " ", target, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    Ok(())
 }
 
-/// Appends `HTTP/1.1 status reason CRLF`.
+/// Appends `HTTP/1.1 status reason CRLF`; the space stays where there is no reason (RFC 9112 §4).
 ///
 /// # Errors
-/// A status outside 100 to 999; a reason with control octets.
+/// A status outside 100 to 999; a reason with control octets. Nothing is appended then.
 pub fn write_status_line(out: &mut Vec<u8>, status: u16, reason: &[u8]) -> Result<(), Refusal> {
-    let _ = (out, status, reason);
-    todo!()
+    if !(100..=999).contains(&status) {
+        return Err(Refusal::new(502, "a status is not from 100 to 999"));
+    }
+    if !reason.iter().all(|&octet| is_text(octet)) {
+        return Err(Refusal::new(502, "a reason phrase has a CR, an LF, a NUL or another control octet"));
+    }
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_decimal(out, u64::from(status));
+    out.push(b' ');
+    out.extend_from_slice(reason);
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+/// Appends a number in digits.
+pub(crate) fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20]; // 2^64 has 20
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[first..]);
 }
 
 /// `content-type` as `Content-Type`: how the names of heads we build are written (heads we relay keep theirs).
-pub fn title_case(name: &str, out: &mut Vec<u8>) { let _ = (name, out); todo!() }
+pub fn title_case(name: &str, out: &mut Vec<u8>) {
+    let mut begins = true;
+    for octet in name.bytes() {
+        out.push(if begins { octet.to_ascii_uppercase() } else { octet });
+        begins = octet == b'-';
+    }
+}
 
 /// The registered reason phrase of a status, or "".
-pub fn reason_phrase(status: u16) -> &'static str { let _ = status; todo!() }
+pub fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        101 => "Switching Protocols",
+        102 => "Processing",
+        103 => "Early Hints",
+        104 => "Upload Resumption Supported",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        203 => "Non-Authoritative Information",
+        204 => "No Content",
+        205 => "Reset Content",
+        206 => "Partial Content",
+        207 => "Multi-Status",
+        208 => "Already Reported",
+        226 => "IM Used",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        305 => "Use Proxy",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        423 => "Locked",
+        424 => "Failed Dependency",
+        425 => "Too Early",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        506 => "Variant Also Negotiates",
+        507 => "Insufficient Storage",
+        508 => "Loop Detected",
+        511 => "Network Authentication Required",
+        _ => "",
+    }
+}
 
 /// Whether the connection may carry another exchange after this message, as far as its head says (RFC 9112 §9.3):
 /// HTTP/1.1 without `Connection: close`, or HTTP/1.0 with `keep-alive`.
-pub fn keeps_alive(minor: u8, fields: &Fields<'_>) -> bool { let _ = (minor, fields); todo!() }
+pub fn keeps_alive(minor: u8, fields: &Fields<'_>) -> bool {
+    !fields.lists("connection", "close") && (minor >= 1 || fields.lists("connection", "keep-alive"))
+}
 
 /// Whether a request of this method may be sent again unasked (RFC 9110 §9.2.2).
-pub fn is_idempotent(method: &str) -> bool { let _ = method; todo!() }
+pub fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+}
 
 /// Whether every octet is a `tchar` and there is at least one (RFC 9110 §5.6.2).
-pub fn is_token(octets: &[u8]) -> bool { let _ = octets; todo!() }
+pub fn is_token(octets: &[u8]) -> bool {
+    !octets.is_empty() && octets.iter().all(|&octet| is_tchar(octet))
+}
+
+const fn is_tchar(octet: u8) -> bool {
+    const TABLE: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut octet = 0;
+        while octet < 256 {
+            table[octet] = matches!(octet as u8, b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'
+                | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~');
+            octet += 1;
+        }
+        table
+    };
+    TABLE[octet as usize]
+}
+
+/// What values and reason phrases are made of: HTAB, SP, visible octets and those above 0x7F (RFC 9110 §5.5).
+pub(crate) const fn is_text(octet: u8) -> bool {
+    octet == b'\t' || (octet >= 0x20 && octet != 0x7F)
+}
+
+/// The parts of a `Host` value or of the authority in an absolute target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Authority<'a> {
+    /// As it came.
+    pub(crate) whole: &'a str,
+    /// Host as it came, without one trailing dot; an IPv6 address with its brackets.
+    pub(crate) host: &'a str,
+    /// Port, where given.
+    pub(crate) port: Option<u16>,
+}
+
+/// Reads `host[:port]`: a DNS name or IPv4 address of letters, digits, `-`, `.` and `_`, or an IPv6 address in brackets. Narrower than RFC 3986
+/// (`reg-name` may have `,` and `%`): what no host has is what confuses the next parser (T11).
+///
+/// # Errors
+/// 400: empty, userinfo, white space, a list, a bad port, an empty label.
+pub(crate) fn authority(octets: &[u8]) -> Result<Authority<'_>, Refusal> {
+    let wrong = |reason| Refusal::new(400, reason);
+    let whole = std::str::from_utf8(octets).map_err(|_| wrong("the host has octets above 0x7F; write it in its ASCII form"))?;
+    if whole.contains('@') {
+        return Err(wrong("the host has userinfo before it"));
+    }
+    let (host, after) = match whole.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
+        Some((address, after)) if address.parse::<Ipv6Addr>().is_ok() => (&whole[..address.len() + 2], after),
+        Some(_) => return Err(wrong("the host has brackets around what is no IPv6 address")),
+        None => whole.split_at(whole.find(':').unwrap_or(whole.len())),
+    };
+    let port = match after.strip_prefix(':') {
+        None if after.is_empty() => None,
+        Some(port) if (1..=5).contains(&port.len()) && port.bytes().all(|digit| digit.is_ascii_digit()) => {
+            Some(port.parse().map_err(|_| wrong("the port of the host is above 65535"))?)
+        }
+        _ => return Err(wrong("behind the host stands something that is no port")),
+    };
+    if host.starts_with('[') {
+        return Ok(Authority { whole, host, port });
+    }
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let plain = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    if host.len() > 253 || !host.split('.').all(plain) {
+        return Err(wrong("the host is empty, or no host name or address"));
+    }
+    Ok(Authority { whole, host, port })
+}
+
+/// The one `Host` value, if there is one.
+///
+/// # Errors
+/// 400: more than one line.
+pub(crate) fn one_host<'a>(fields: &Fields<'a>) -> Result<Option<&'a [u8]>, Refusal> {
+    let mut hosts = fields.all("host");
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => Err(Refusal::new(400, "there is more than one Host field")),
+        (host, None) => Ok(host),
+    }
+}

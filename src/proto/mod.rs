@@ -6,4 +6,5 @@
 pub mod body;
 pub mod forward;
 pub mod head;
+pub mod heartbeat;
 pub mod turn;

@@ -1,0 +1,249 @@
+//! The device's forwarder: requests from a link go to one local HTTP server, in the event loop, over a keep-alive pool.
+//!
+//! The target is fixed: neither `Host` nor an absolute-form target chooses another server (T25).
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use crate::engine::peers::{Fetched, Id, Peers};
+use crate::engine::slab::Key;
+use crate::error::Error;
+use crate::device::dial::Url;
+use crate::device::role::{DeviceRole, State};
+use crate::proto::body;
+use crate::proto::forward::{self, RequestRules};
+use crate::proto::head::RequestHead;
+use crate::relay::{self, Exchange, LocalAnswer};
+use crate::stream::Stream;
+use crate::error::Refusal;
+use crate::limits::Limits;
+use std::time::Instant;
+
+/// Connections that idle for the next request; more are closed when they become free.
+const POOL_MAX: usize = 256;
+
+/// A local server.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    place: Place,
+    /// `Host` where the gateway's request has none.
+    authority: String,
+    /// `Host` to send instead of the visitor's.
+    host_header: Option<String>,
+    text: String,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Tcp(Vec<SocketAddr>),
+    Unix(PathBuf),
+}
+
+impl Target {
+    /// Reads `http://HOST[:PORT]` or `unix:/path`, and looks the host up.
+    pub(crate) fn parse(text: &str, host_header: Option<String>) -> Result<Self, Error> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            if !path.starts_with('/') {
+                return Err(Error::usage(format!("local server {text}: write an absolute path, like unix:/run/app.sock")));
+            }
+            return Ok(Target { place: Place::Unix(path.into()), authority: "localhost".to_owned(), host_header, text: text.to_owned() });
+        }
+        let url = Url::parse(text, "local server")?;
+        if url.target != "/" {
+            return Err(Error::usage(format!("local server {text}: leave the path {} away; requests keep their own", url.target)));
+        }
+        let addresses: Vec<SocketAddr> = (url.host.as_str(), url.port)
+            .to_socket_addrs()
+            .map_err(|e| Error::usage(format!("local server {text}: its host cannot be looked up: {e}")))?
+            .collect();
+        if addresses.is_empty() {
+            return Err(Error::usage(format!("local server {text}: its host has no address")));
+        }
+        Ok(Target { place: Place::Tcp(addresses), authority: url.authority, host_header, text: text.to_owned() })
+    }
+
+    fn connect(&self, attempt: usize) -> Option<io::Result<Stream>> {
+        match &self.place {
+            Place::Tcp(addresses) => addresses.get(attempt).map(|a| Stream::connect_tcp(*a)),
+            Place::Unix(path) => (attempt == 0).then(|| Stream::connect_unix(path)),
+        }
+    }
+}
+
+/// A connection to the local server.
+pub(crate) enum Local {
+    /// `attempt`: which of the host's addresses it is.
+    Connecting { key: Key, attempt: usize },
+    Busy(Key),
+    Idle,
+}
+
+/// What a gateway's request becomes for the local server.
+pub(super) fn plan(
+    asking: Id,
+    request: &RequestHead<'_>,
+    target: &Target,
+    limits: &Limits,
+    now: Instant,
+) -> Result<Exchange, Refusal> {
+    let framing = body::of_request(request)?;
+    let came = request.fields.get("Host").and_then(|h| std::str::from_utf8(h).ok()).filter(|h| !h.is_empty());
+    let host = target.host_header.as_deref().or(came).unwrap_or(&target.authority);
+    let rules = RequestRules {
+        target: origin_form(request.target)?,
+        host,
+        prefix: None,
+        forwarded: None,
+        via: None,
+        keep_underscore: true, // the gateway has dropped what it does not trust
+    };
+    let mut head = Vec::with_capacity(request.len + 64);
+    forward::request(&mut head, request, framing, &rules)?;
+    Ok(Exchange::new(asking, request, framing, head, limits, now))
+}
+
+fn origin_form(target: &str) -> Result<&str, Refusal> {
+    if target.starts_with('/') || target == "*" {
+        return Ok(target);
+    }
+    let rest = target.split_once("://").map(|(_, rest)| rest).ok_or(Refusal::new(400, "the target is neither a path nor a URL"))?;
+    Ok(rest.find('/').map_or("/", |at| &rest[at..]))
+}
+
+impl DeviceRole {
+    /// Gives an exchange a connection to the local server: an idle one, or a new one.
+    pub(super) fn find_local(&mut self, cx: &mut Peers<State>, key: Key) {
+        while let Some(id) = self.pool.pop() {
+            if self.still_idle(cx, id) {
+                if let Some(peer) = cx.get_mut(id) {
+                    peer.state = State::Local(Local::Busy(key));
+                }
+                return relay::attach(self, cx, key, id);
+            }
+            cx.close(id);
+        }
+        self.connect_local(cx, key, 0, None);
+    }
+
+    fn connect_local(&mut self, cx: &mut Peers<State>, key: Key, mut attempt: usize, mut failed: Option<io::Error>) {
+        let Some(target) = self.target().cloned() else { return };
+        while let Some(connecting) = target.connect(attempt) {
+            match connecting.and_then(|stream| cx.insert_connecting(stream, State::Local(Local::Connecting { key, attempt }))) {
+                Ok(_) => {
+                    let asking = self.exchanges.get(key).and_then(|e| e.asking);
+                    let at = cx.now() + self.limits.connect_timeout;
+                    if let Some(asking) = asking {
+                        cx.set_deadline(asking, Some(at));
+                    }
+                    return;
+                }
+                Err(e) => failed = Some(e),
+            }
+            attempt += 1;
+        }
+        let why = failed.map_or_else(|| "it has no address".to_owned(), |e| e.to_string());
+        self.local_failed(cx, key, &why);
+    }
+
+    fn local_failed(&mut self, cx: &mut Peers<State>, key: Key, why: &str) {
+        let text = self.target().map_or(String::new(), |t| t.text.clone());
+        let reason = format!("the device cannot reach its local server {text}: {why}; is it running?");
+        log::warn!("{reason}");
+        let Some(exchange) = self.exchanges.remove(key) else { return };
+        let Some(asking) = exchange.asking else { return };
+        let answer = LocalAnswer {
+            error: Some("connection_refused"),
+            to_head: exchange.is_head(),
+            keep: exchange.may_keep_asker(),
+            ..LocalAnswer::new(502, &reason)
+        };
+        self.answer_link(cx, asking, &answer);
+    }
+
+    pub(super) fn local_waited(&mut self, cx: &mut Peers<State>, key: Key) {
+        for id in cx.ids() {
+            if matches!(cx.get(id).map(|p| &p.state), Some(State::Local(Local::Connecting { key: k, .. })) if *k == key) {
+                cx.close(id);
+            }
+        }
+        self.local_failed(cx, key, "it did not accept the connection within connect_timeout");
+    }
+
+    pub(super) fn local_ready(&mut self, cx: &mut Peers<State>, id: Id) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        let State::Local(local) = &mut peer.state else { return };
+        match *local {
+            Local::Busy(key) => relay::advance(self, cx, key),
+            Local::Idle => {
+                if !self.still_idle(cx, id) {
+                    self.pool.retain(|x| *x != id);
+                    cx.close(id);
+                }
+            }
+            Local::Connecting { key, attempt } => match peer.stream().connected() {
+                Ok(false) => {}
+                Ok(true) => {
+                    peer.state = State::Local(Local::Busy(key));
+                    if self.exchanges.get(key).is_none() {
+                        return cx.close(id);
+                    }
+                    relay::attach(self, cx, key, id);
+                }
+                Err(e) => {
+                    cx.close(id);
+                    self.connect_local(cx, key, attempt + 1, Some(e));
+                }
+            },
+        }
+    }
+
+    /// Whether an idle local connection is silent and open. What it says unasked, or its end, closes it.
+    fn still_idle(&mut self, cx: &mut Peers<State>, id: Id) -> bool {
+        let mut scratch = cx.take_scratch();
+        let quiet = cx.get_mut(id).is_some_and(|peer| matches!(peer.fetch(&mut scratch, 64), Ok(Fetched::Nothing)) && !peer.is_broken());
+        cx.put_scratch(scratch);
+        quiet
+    }
+
+    pub(super) fn local_free(&mut self, cx: &mut Peers<State>, id: Id, reusable: Result<(), &'static str>) {
+        if reusable.is_err() || self.pool.len() >= POOL_MAX {
+            return cx.close(id);
+        }
+        let Some(peer) = cx.get_mut(id) else { return };
+        peer.state = State::Local(Local::Idle);
+        peer.settle();
+        self.pool.push(id);
+        cx.set_deadline(id, None);
+    }
+
+    /// The asking link's request is planned; `None`: it was refused and answered.
+    pub(super) fn begin_forward(&mut self, cx: &mut Peers<State>, id: Id, exchange: Exchange) {
+        let key = self.exchanges.insert(exchange);
+        self.relaying(cx, id, key);
+        self.find_local(cx, key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_a_server_and_nothing_else() {
+        assert!(Target::parse("http://127.0.0.1:3000", None).is_ok());
+        assert!(Target::parse("http://127.0.0.1:3000/", None).is_ok());
+        assert!(Target::parse("unix:/run/app.sock", None).is_ok());
+        for text in ["unix:app.sock", "http://127.0.0.1:3000/app", "https://127.0.0.1/", "127.0.0.1:3000"] {
+            assert!(Target::parse(text, None).unwrap_err().is_usage(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_absolute_form_chooses_no_server() {
+        assert_eq!(origin_form("/x?y"), Ok("/x?y"));
+        assert_eq!(origin_form("http://elsewhere.example/x?y"), Ok("/x?y"));
+        assert_eq!(origin_form("http://elsewhere.example"), Ok("/"));
+        assert_eq!(origin_form("x").unwrap_err().status, 400);
+    }
+}

@@ -1,0 +1,597 @@
+//! Layer 5, the answering side: a [`Device`] dials a gateway, turns the connection, and answers what comes.
+//!
+//! One thread runs the event loop; handlers are plain blocking code on worker threads, which exist only while there is work.
+
+mod dial;
+mod forward;
+mod role;
+
+use std::fmt;
+use std::io::{self, IoSlice, Read, Write};
+use std::ops::{RangeInclusive, Range};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use http::{Request, Response, StatusCode};
+
+use crate::device::dial::Url;
+use crate::device::forward::Target;
+use crate::device::role::{Busy, Command, Counters, DeviceRole, Loan, Plan, Service, Ticket};
+use crate::engine::event_loop::{EventLoop, Remote};
+use crate::error::{Error, Fault};
+use crate::limits::Limits;
+use crate::link::DeviceLink;
+use crate::message::Body;
+use crate::proto::head;
+use crate::proto::turn::{self, Dialect, Name, Naming, OfferPlan};
+use crate::stream::{Shared, Stream, Transport};
+
+type Handler = Arc<dyn Fn(Request<Body>) -> Response<Body> + Send + Sync>;
+
+/// What a device does when its very first offer is answered 401, 403, 404 or 410.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnRefusal {
+    /// Come back later, at about the longest back-off: the gateway's operator may still be setting things up.
+    #[default]
+    Retry,
+    /// Stop, with the refusal as the error.
+    Stop,
+}
+
+/// What a [`DeviceEvent`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceEventKind {
+    /// The first link is up; `detail` says how (`PTTH/1.0 turn`).
+    Connected,
+    /// The gateway holds the offer (204): it turns when somebody asks.
+    Waiting,
+    /// The last link is gone; `detail` says why. The device dials again.
+    Disconnected,
+    /// An attempt failed; `detail` says why. The device tries again after its back-off.
+    Failed,
+    /// The gateway refused with this status.
+    Refused {
+        /// 401, 403, 404 or 410.
+        status: u16,
+    },
+}
+
+/// Something happened between a device and its gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceEvent {
+    /// What.
+    pub kind: DeviceEventKind,
+    /// The name the device registers.
+    pub name: String,
+    /// The gateway's URL.
+    pub url: String,
+    /// More, in words.
+    pub detail: String,
+}
+
+/// Counters of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceStats {
+    /// Turned connections now.
+    pub links: usize,
+    /// Those with a request in progress.
+    pub busy: usize,
+    /// Connections on their way.
+    pub dialing: usize,
+    /// Requests taken since the start.
+    pub exchanges: usize,
+}
+
+/// Sets a [`Device`] up.
+pub struct DeviceBuilder {
+    url: String,
+    links: RangeInclusive<usize>,
+    dialect: Dialect,
+    origins: Vec<String>,
+    limits: Limits,
+    token: Option<String>,
+    fields: Vec<(String, String)>,
+    on_refusal: OnRefusal,
+    host_header: Option<String>,
+}
+
+impl fmt::Debug for DeviceBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceBuilder").field("links", &self.links).field("dialect", &self.dialect).finish_non_exhaustive()
+    }
+}
+
+impl DeviceBuilder {
+    /// Sends `Authorization: Bearer TOKEN` with the offer, to this URL's origin only.
+    pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+    /// Idle links wanted, and links in all, pending dials counted. Default `1..=8`. A link carries one request at a time.
+    pub fn links(mut self, links: RangeInclusive<usize>) -> Self {
+        self.links = links;
+        self
+    }
+    /// The dialect of the offer. Default [`Dialect::classic`], `PTTH/1.0`.
+    pub fn protocol(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
+        self
+    }
+    /// An origin to register with an IETF offer ([`Dialect::ietf`]), like `https://lamp.example`. May be called several times.
+    pub fn origin(mut self, origin: impl Into<String>) -> Self {
+        self.origins.push(origin.into());
+        self
+    }
+    /// Another field of the offer, sent to this URL's origin only.
+    pub fn field(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.fields.push((name.into(), value.into()));
+        self
+    }
+    /// Bounds and timeouts, the back-off among them.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+    /// Pauses between attempts: the first, and the longest. Default 1 s to 60 s, with full jitter.
+    pub fn backoff(mut self, pauses: Range<Duration>) -> Self {
+        (self.limits.backoff_min, self.limits.backoff_max) = (pauses.start, pauses.end);
+        self
+    }
+    /// What a refusal of the first offer ever does. Default: come back later.
+    pub fn on_refusal(mut self, what: OnRefusal) -> Self {
+        self.on_refusal = what;
+        self
+    }
+    /// For [`Device::forward_to`]: this `Host` instead of the visitor's.
+    pub fn host_header(mut self, host: impl Into<String>) -> Self {
+        self.host_header = Some(host.into());
+        self
+    }
+
+    /// Checks everything; dials nothing yet.
+    ///
+    /// # Errors
+    /// A URL that is not `http://HOST[:PORT][/NAME]` or holds a secret, a name that is no DNS label, links that are not `1 <= MIN <= MAX`,
+    /// a limit or field that cannot work, an IETF offer without an origin.
+    pub fn build(self) -> Result<Device, Error> {
+        self.limits.check()?;
+        let (min, max) = (*self.links.start(), *self.links.end());
+        if min == 0 || min > max || max > LINKS_CEILING {
+            return Err(Error::usage(format!("links {min}..{max}: it takes 1 <= MIN <= MAX <= {LINKS_CEILING}")));
+        }
+        let mut url = Url::parse(&self.url, "gateway")?;
+        let mut names = Vec::new();
+        match self.dialect.naming {
+            Naming::Origins => {
+                for origin in &self.origins {
+                    names.push(Name::origin(origin).map_err(|e| Error::usage(format!("origin {origin}: {}", e.reason)))?);
+                }
+                if names.is_empty() {
+                    return Err(Error::usage("an IETF offer registers origins: name at least one, like https://lamp.example"));
+                }
+                if url.target == "/" {
+                    url.target = turn::ietf_target(&names);
+                }
+            }
+            _ => names.push(path_name(&url)?),
+        }
+        let mut session = [0; 16];
+        getrandom::fill(&mut session).map_err(|e| Error::io(Fault::Network, "drawing a session id", io::Error::other(e.to_string())))?;
+        let mut offer = OfferPlan::new(url.authority.clone(), url.target.clone(), self.dialect);
+        offer.session = Some(session);
+        let mut secrets = self.fields;
+        if let Some(token) = self.token {
+            secrets.push(("Authorization".to_owned(), format!("Bearer {token}")));
+        }
+        for (name, value) in &secrets {
+            head::write_field(&mut Vec::new(), name, value.as_bytes()).map_err(|e| Error::usage(format!("field {name} of the offer: {}", e.reason)))?;
+        }
+        let name = names.first().map_or_else(String::new, Name::to_string);
+        let plan = Plan { url, offer, secrets, name, on_refusal: self.on_refusal };
+        let (events, events_out) = bounded(self.limits.events_max);
+        let parts = Parts { plan, events, shared: Arc::new(Counters::new(min, max)), host_header: self.host_header };
+        Ok(Device {
+            limits: Arc::new(self.limits),
+            parts: Mutex::new(Some(parts)),
+            events: events_out,
+            queue: OnceLock::new(),
+        })
+    }
+}
+
+/// More links than this no device needs, and no gateway's default takes.
+const LINKS_CEILING: usize = 1024;
+
+fn path_name(url: &Url) -> Result<Name, Error> {
+    let path = url.target.split('?').next().unwrap_or("/");
+    let segment = path.trim_start_matches('/').split('/').next().unwrap_or("");
+    let name = if segment.is_empty() { "default" } else { segment };
+    Name::label(name).map_err(|e| Error::usage(format!("gateway URL {}: the device's name {name:?}: {}", url.text, e.reason)))
+}
+
+struct Parts {
+    plan: Plan,
+    events: Sender<DeviceEvent>,
+    shared: Arc<Counters>,
+    host_header: Option<String>,
+}
+
+/// A device that is set up. One of [`serve`](Device::serve), [`spawn`](Device::spawn), [`recv`](Device::recv),
+/// [`listen`](Device::listen) and [`forward_to`](Device::forward_to) starts it.
+///
+/// ```no_run
+/// use reverse_http::{Body, Device};
+/// let device = Device::builder("http://gw.example:9999/lamp").links(1..=8).build()?;
+/// device.serve(|request| http::Response::new(Body::from(format!("you asked for {}\n", request.uri()))))?; // blocks
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+pub struct Device {
+    limits: Arc<Limits>,
+    parts: Mutex<Option<Parts>>,
+    events: Receiver<DeviceEvent>,
+    queue: OnceLock<(Receiver<Loan>, DeviceHandle)>,
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device").field("started", &self.lock().is_none()).finish_non_exhaustive()
+    }
+}
+
+impl Device {
+    /// A builder for a device of the gateway at this URL: `http://gw.example:9999/lamp` registers the name `lamp`; without a path it is `default`.
+    pub fn builder(url: impl Into<String>) -> DeviceBuilder {
+        DeviceBuilder {
+            url: url.into(),
+            links: 1..=8,
+            dialect: Dialect::classic(),
+            origins: Vec::new(),
+            limits: Limits::default(),
+            token: None,
+            fields: Vec::new(),
+            on_refusal: OnRefusal::default(),
+            host_header: None,
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Parts>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, service: impl FnOnce(&Parts) -> Result<Service, Error>) -> Result<DeviceHandle, Error> {
+        let mut slot = self.lock();
+        let parts = slot.as_ref().ok_or_else(|| Error::usage("this device was started already, in another way; build a second one"))?;
+        let service = service(parts)?;
+        let failed = |e: io::Error| Error::io(Fault::Network, "starting the device's event loop", e);
+        let (event_loop, remote) = EventLoop::<DeviceRole>::new(self.limits.connections_max).map_err(failed)?;
+        let outcome = Arc::new(Mutex::new(None));
+        let Some(parts) = slot.take() else { return Err(Error::usage("this device was started already")) };
+        let shared = parts.shared;
+        let role = DeviceRole::new(self.limits.clone(), parts.plan, service, remote.clone(), shared.clone(), parts.events, outcome.clone());
+        remote.send(Command::TopUp);
+        let thread = std::thread::Builder::new()
+            .name("ptth-device".to_owned())
+            .spawn(move || {
+                if let Err(e) = event_loop.run(role) {
+                    log::error!("the device's event loop ended: {e}");
+                }
+            })
+            .map_err(failed)?;
+        Ok(DeviceHandle(Arc::new(Running { remote, shared, outcome, thread: Mutex::new(Some(thread)) })))
+    }
+
+    /// Answers requests with `handler`, on worker threads, up to MAX links at once, until the process ends or the gateway refuses
+    /// ([`OnRefusal::Stop`]). A handler that panics costs one exchange: it is answered 500.
+    ///
+    /// # Errors
+    /// Started before; no thread or descriptor; refused.
+    pub fn serve(&self, handler: impl Fn(Request<Body>) -> Response<Body> + Send + Sync + 'static) -> Result<(), Error> {
+        self.spawn(handler)?.wait()
+    }
+
+    /// Like [`serve`](Self::serve), in the background. Dropping the handle does not stop the device; [`DeviceHandle::stop`] does.
+    ///
+    /// # Errors
+    /// Started before; no thread or descriptor.
+    pub fn spawn(&self, handler: impl Fn(Request<Body>) -> Response<Body> + Send + Sync + 'static) -> Result<DeviceHandle, Error> {
+        self.start(|_| Ok(Service::Handler(Arc::new(handler))))
+    }
+
+    /// Forwards requests to a local HTTP server, `http://127.0.0.1:3000` or `unix:/run/app.sock`, until the process ends or the gateway
+    /// refuses. No thread per request, however slow.
+    ///
+    /// # Errors
+    /// A target that is none; those of [`serve`](Self::serve).
+    pub fn forward_to(&self, target: &str) -> Result<(), Error> {
+        self.spawn_forward(target)?.wait()
+    }
+
+    /// Like [`forward_to`](Self::forward_to), in the background.
+    ///
+    /// # Errors
+    /// A target that is none; those of [`spawn`](Self::spawn).
+    pub fn spawn_forward(&self, target: &str) -> Result<DeviceHandle, Error> {
+        self.start(|parts| Ok(Service::Forward(Target::parse(target, parts.host_header.clone())?)))
+    }
+
+    /// What happens between this device and its gateway. At most [`Limits::events_max`] wait to be read; more are dropped.
+    pub fn events(&self) -> Receiver<DeviceEvent> {
+        self.events.clone()
+    }
+
+    fn queue(&self, service: fn(Sender<Loan>) -> Service) -> Result<&(Receiver<Loan>, DeviceHandle), Error> {
+        if let Some(queue) = self.queue.get() {
+            return Ok(queue);
+        }
+        let mut incoming = None;
+        let handle = self.start(|parts| {
+            let (sender, receiver) = bounded(parts.shared.max);
+            incoming = Some(receiver);
+            Ok(service(sender))
+        })?;
+        match incoming {
+            Some(receiver) => Ok(self.queue.get_or_init(|| (receiver, handle))),
+            None => Err(Error::usage("this device was started already")),
+        }
+    }
+
+    /// The next request, for programs that keep the loop themselves. The first call starts the device.
+    ///
+    /// # Errors
+    /// Started in another way; refused by the gateway; stopped.
+    pub fn recv(&self) -> Result<Exchange, Error> {
+        loop {
+            let (queue, handle) = self.queue(Service::Receive)?;
+            let loan = queue.recv().map_err(|_| handle.ended())?;
+            if let Some(exchange) = Exchange::begin(loan, &self.limits) {
+                return Ok(exchange);
+            }
+        }
+    }
+
+    /// The next request, or `None` when there is none within `time`.
+    ///
+    /// # Errors
+    /// Those of [`recv`](Self::recv).
+    pub fn recv_timeout(&self, time: Duration) -> Result<Option<Exchange>, Error> {
+        let end = std::time::Instant::now() + time;
+        loop {
+            let (queue, handle) = self.queue(Service::Receive)?;
+            let left = end.saturating_duration_since(std::time::Instant::now());
+            match queue.recv_timeout(left) {
+                Ok(loan) => {
+                    if let Some(exchange) = Exchange::begin(loan, &self.limits) {
+                        return Ok(Some(exchange));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Err(RecvTimeoutError::Disconnected) => return Err(handle.ended()),
+            }
+        }
+    }
+
+    /// Turned connections one by one, as `std::net` gives TCP connections: MIN wait in a queue, MAX exist at once.
+    ///
+    /// # Errors
+    /// Started in another way; no thread or descriptor.
+    pub fn listen(&self) -> Result<Listener, Error> {
+        let (queue, handle) = self.queue(Service::Listen)?;
+        Ok(Listener { queue: queue.clone(), handle: handle.clone(), limits: self.limits.clone() })
+    }
+}
+
+/// A running device. Clones are handles on the same one.
+#[derive(Clone)]
+pub struct DeviceHandle(Arc<Running>);
+
+struct Running {
+    remote: Remote<Command>,
+    shared: Arc<Counters>,
+    outcome: Arc<Mutex<Option<Error>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for DeviceHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceHandle").field("stats", &self.stats()).finish()
+    }
+}
+
+impl DeviceHandle {
+    /// Ends the device now: requests in progress are cut. Returns when all is over.
+    pub fn stop(&self) {
+        self.drain(Duration::ZERO);
+    }
+
+    /// Takes nothing new, lets requests in progress finish within `time`, then ends. Returns when all is over.
+    pub fn drain(&self, time: Duration) {
+        self.0.remote.send(Command::Drain(time));
+        self.join();
+    }
+
+    /// Dials now, whatever the back-off says.
+    pub fn retry_now(&self) {
+        self.0.remote.send(Command::Retry);
+    }
+
+    /// Waits until the device has ended: stopped, or refused.
+    ///
+    /// # Errors
+    /// The gateway refused the first offer ([`OnRefusal::Stop`]).
+    pub fn wait(&self) -> Result<(), Error> {
+        self.join();
+        match self.outcome().take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> DeviceStats {
+        let shared = &self.0.shared;
+        DeviceStats {
+            links: shared.links.load(Relaxed),
+            busy: shared.busy.load(Relaxed),
+            dialing: shared.dialing.load(Relaxed),
+            exchanges: shared.exchanges.load(Relaxed),
+        }
+    }
+
+    fn join(&self) {
+        let mut thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the device's event loop had panicked");
+        }
+    }
+
+    fn outcome(&self) -> std::sync::MutexGuard<'_, Option<Error>> {
+        self.0.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ended(&self) -> Error {
+        self.outcome().take().unwrap_or_else(|| Error::stopped("this device was stopped"))
+    }
+}
+
+/// One request and the way to answer it. Dropped unanswered, it closes its link.
+pub struct Exchange {
+    request: Request<Body>,
+    link: DeviceLink<Shared>,
+    ticket: Ticket,
+    _busy: Busy,
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("method", self.request.method()).field("uri", self.request.uri()).finish_non_exhaustive()
+    }
+}
+
+impl Exchange {
+    fn begin(loan: Loan, limits: &Arc<Limits>) -> Option<Self> {
+        let Loan { stream, unread, ticket } = loan;
+        let busy = ticket.busy();
+        let mut link = DeviceLink::new(Shared::new(stream), unread, limits.clone());
+        match link.next_request() {
+            Ok(Some(request)) => {
+                ticket.shared.exchanges.fetch_add(1, Relaxed);
+                Some(Exchange { request, link, ticket, _busy: busy })
+            }
+            Ok(None) => None,
+            Err(e) => {
+                log::info!("a link ended: {e}");
+                None
+            }
+        }
+    }
+
+    /// The request; its body streams from the link.
+    pub fn request(&self) -> &Request<Body> {
+        &self.request
+    }
+
+    /// The request, to read its body.
+    pub fn request_mut(&mut self) -> &mut Request<Body> {
+        &mut self.request
+    }
+
+    /// Sends the response and gives the link back.
+    ///
+    /// # Errors
+    /// The gateway is gone or took nothing for too long, or the response's own body failed; the link is closed then.
+    pub fn respond(self, response: Response<Body>) -> Result<(), Error> {
+        let Exchange { request, mut link, ticket, _busy } = self;
+        link.respond(response)?;
+        drop(request);
+        if !link.is_reusable() {
+            link.close();
+            return Ok(());
+        }
+        let heartbeat = link.has_seen_heartbeat();
+        let (stream, unread) = link.into_parts();
+        ticket.give_back(stream.into_inner(), unread, heartbeat);
+        Ok(())
+    }
+}
+
+/// Gives out turned connections; see [`Device::listen`].
+#[derive(Debug)]
+pub struct Listener {
+    queue: Receiver<Loan>,
+    handle: DeviceHandle,
+    limits: Arc<Limits>,
+}
+
+impl Listener {
+    /// The next turned connection. When it is dropped the device dials another in its place, if it is needed.
+    ///
+    /// # Errors
+    /// Refused by the gateway; stopped.
+    pub fn accept(&self) -> Result<DeviceLink<Accepted>, Error> {
+        let Loan { stream, unread, ticket } = self.queue.recv().map_err(|_| self.handle.ended())?;
+        let busy = ticket.busy();
+        Ok(DeviceLink::new(Accepted { stream, _ticket: ticket, _busy: busy }, unread, self.limits.clone()))
+    }
+
+    /// Ends the device and with it all its links.
+    pub fn stop(&self) {
+        self.handle.stop();
+    }
+}
+
+/// The stream under a link that [`Listener::accept`] gave out.
+pub struct Accepted {
+    stream: Arc<Stream>,
+    _ticket: Ticket,
+    _busy: Busy,
+}
+
+impl fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Accepted").field(&self.stream).finish()
+    }
+}
+
+impl Read for Accepted {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        (&*self.stream).read(buf)
+    }
+}
+
+impl Write for Accepted {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        (&*self.stream).write(buf)
+    }
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self.stream).write_vectored(bufs)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Transport for Accepted {
+    fn limit_read(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.stream.set_read_timeout(time)
+    }
+    fn limit_write(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.stream.set_write_timeout(time)
+    }
+}
+
+/// What a handler's panic is answered with.
+fn internal_error() -> Response<Body> {
+    let mut response = Response::new(Body::from("the device's handler failed\n"));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

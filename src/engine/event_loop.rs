@@ -1,0 +1,276 @@
+//! The loop itself: wait, read flags, step connections, accept, obey commands, expire. In that order, every turn.
+//!
+//! Never blocks but in `poll`, never runs a user's code. A pause of more than a second (SIGSTOP, suspend) is taken off its
+//! clock, so that deadlines shift by it, and what has arrived is read before anything expires.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::engine::Role;
+use crate::engine::peers::{Id, Peers};
+use crate::engine::timers::Timer;
+use crate::stream::Stream;
+
+const WAKER: Token = Token(usize::MAX);
+/// Listeners count down from here; connection keys stay below (`Slab::CEILING`).
+const LISTENERS: usize = usize::MAX - 1;
+const LISTENERS_MAX: usize = 64;
+const ACCEPTS_PER_TURN: usize = 64;
+const COMMANDS_PER_TURN: usize = 1024;
+/// How long accepting pauses when descriptors or places have run out, unless a connection closes before.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// A longer absence is not counted by the loop's clock.
+const AWAY: Duration = Duration::from_secs(1);
+
+/// The way for other threads to ask something of a loop. Clones share it.
+///
+/// The queue needs no bound of its own: a command is sent by somebody who then waits for its answer, or gives back
+/// something that was handed out, so there are never more of them than callers, links and jobs, which are bounded.
+pub(crate) struct Remote<C> {
+    sender: Sender<C>,
+    waker: Arc<Waker>,
+    awake: Arc<AtomicBool>,
+}
+
+impl<C> Clone for Remote<C> {
+    fn clone(&self) -> Self {
+        Remote { sender: self.sender.clone(), waker: self.waker.clone(), awake: self.awake.clone() }
+    }
+}
+
+impl<C> Remote<C> {
+    /// Hands a command over. False: the loop has ended.
+    pub(crate) fn send(&self, command: C) -> bool {
+        if self.sender.send(command).is_err() {
+            return false;
+        }
+        if !self.awake.swap(true, Ordering::AcqRel)
+            && let Err(e) = self.waker.wake()
+        {
+            log::error!("the event loop could not be woken: {e}");
+        }
+        true
+    }
+}
+
+struct Listening {
+    listener: TcpListener,
+    pending: bool,
+}
+
+/// A loop that is not running yet.
+pub(crate) struct EventLoop<R: Role> {
+    poll: Poll,
+    peers: Peers<R::State>,
+    listeners: Vec<Listening>,
+    paused_until: Option<Instant>,
+    pause_logged: bool,
+    commands: Receiver<R::Command>,
+    awake: Arc<AtomicBool>,
+}
+
+impl<R: Role> EventLoop<R> {
+    /// A loop without listeners, and the way to it.
+    pub(crate) fn new(connections_max: usize) -> io::Result<(Self, Remote<R::Command>)> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let (sender, commands) = unbounded();
+        let awake = Arc::new(AtomicBool::new(false));
+        let peers = Peers::new(poll.registry().try_clone()?, connections_max);
+        let remote = Remote { sender, waker, awake: awake.clone() };
+        Ok((EventLoop { poll, peers, listeners: Vec::new(), paused_until: None, pause_logged: false, commands, awake }, remote))
+    }
+
+    /// Adds a bound listener before the loop runs; the number it is known by.
+    pub(crate) fn listen(&mut self, listener: TcpListener) -> usize {
+        self.peers.listen(listener)
+    }
+
+    /// Sets an alarm before the loop runs.
+    pub(crate) fn alarm(&mut self, after: Duration, key: u64) {
+        let at = self.peers.now() + after;
+        self.peers.alarm(at, key);
+    }
+
+    /// Runs until the role is finished.
+    ///
+    /// # Errors
+    /// The operating system's poll failed for another reason than a signal.
+    pub(crate) fn run(mut self, mut role: R) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        let mut last = Instant::now();
+        while !role.finished(&self.peers) {
+            self.change_listeners();
+            let timeout = self.timeout();
+            let before = Instant::now();
+            match self.poll.poll(&mut events, timeout) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            let now = Instant::now();
+            self.set_clock(last, before, now, timeout);
+            last = now;
+            self.step_ready(&mut role);
+            for event in &events {
+                self.note(&mut role, event);
+            }
+            self.accept(&mut role);
+            self.obey(&mut role);
+            self.expire(&mut role);
+        }
+        Ok(())
+    }
+
+    /// How long `poll` may wait; `None`: until something happens.
+    fn timeout(&self) -> Option<Duration> {
+        if !self.peers.again.is_empty() || !self.commands.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let mut at = self.peers.timers.next();
+        if self.listeners.iter().any(|l| l.pending) {
+            match self.paused_until {
+                Some(paused) => at = Some(at.map_or(paused, |at| at.min(paused))),
+                None => return Some(Duration::ZERO),
+            }
+        }
+        // `poll` counts in milliseconds, and what is due in half of one is not due yet.
+        at.map(|at| at.saturating_duration_since(self.peers.now()) + Duration::from_millis(1))
+    }
+
+    fn change_listeners(&mut self) {
+        for listener in std::mem::take(&mut self.peers.new_listeners) {
+            let token = Token(LISTENERS - self.listeners.len());
+            let watched = listener
+                .set_nonblocking(true)
+                .and_then(|()| self.poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE));
+            if let Err(e) = watched {
+                log::error!("a listener cannot be watched, nothing will be accepted on it: {e}");
+            }
+            self.listeners.push(Listening { listener, pending: true });
+        }
+        if !self.peers.listening {
+            self.listeners.clear(); // closing a descriptor takes it off epoll and kqueue
+        }
+    }
+
+    fn set_clock(&mut self, last: Instant, before: Instant, now: Instant, timeout: Option<Duration>) {
+        let mut away = Duration::ZERO;
+        let worked = before - last;
+        if worked > AWAY {
+            away += worked;
+        }
+        if let Some(timeout) = timeout {
+            let overslept = (now - before).saturating_sub(timeout);
+            if overslept > AWAY {
+                away += overslept;
+            }
+        }
+        if !away.is_zero() {
+            log::warn!("the event loop stood still for {:.1} s; deadlines shift by that time", away.as_secs_f64());
+        }
+        self.peers.set_clock(now, away);
+    }
+
+    fn step_ready(&mut self, role: &mut R) {
+        for _ in 0..self.peers.again.len() {
+            let Some(id) = self.peers.again.pop_front() else { break };
+            if self.peers.unqueue(id) {
+                role.ready(&mut self.peers, id);
+            }
+        }
+    }
+
+    fn note(&mut self, role: &mut R, event: &mio::event::Event) {
+        let token = event.token();
+        if token == WAKER {
+            return; // its commands are obeyed below, every turn
+        }
+        if token.0 > LISTENERS - LISTENERS_MAX {
+            if let Some(listening) = self.listeners.get_mut(LISTENERS - token.0) {
+                listening.pending = true;
+            }
+            return;
+        }
+        let id = Id::from_bits(token.0);
+        if self.peers.note(id, event) {
+            role.ready(&mut self.peers, id);
+        }
+    }
+
+    fn accept(&mut self, role: &mut R) {
+        if self.paused_until.is_some_and(|until| until > self.peers.now() && !self.peers.closed_some) {
+            return;
+        }
+        self.paused_until = None;
+        self.peers.closed_some = false;
+        for n in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS_PER_TURN {
+                if !self.listeners[n].pending || !self.accept_one(role, n) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// False: nothing more to accept here for now.
+    fn accept_one(&mut self, role: &mut R, n: usize) -> bool {
+        if self.peers.is_full() {
+            self.pause_accepting("the event loop holds as many connections as connections_max allows");
+            return false;
+        }
+        let accepted: io::Result<(Stream, SocketAddr)> = self.listeners[n].listener.accept().and_then(|(stream, from)| {
+            stream.set_nonblocking(true)?;
+            let stream = Stream::from(stream);
+            stream.tune()?;
+            Ok((stream, from))
+        });
+        match accepted {
+            Ok((stream, from)) => {
+                self.pause_logged = false;
+                role.accepted(&mut self.peers, n, stream, from);
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.listeners[n].pending = false,
+            // EMFILE, ENFILE, ENOBUFS, ENOMEM: wait until something closes instead of spinning on a listener that stays ready.
+            Err(e) if matches!(e.raw_os_error(), Some(23 | 24 | 105 | 12)) => self.pause_accepting(&e.to_string()),
+            Err(e) => log::debug!("accepting a connection failed: {e}"), // it was aborted before we came to it; the next one is another
+        }
+        self.listeners[n].pending && self.paused_until.is_none()
+    }
+
+    fn pause_accepting(&mut self, why: &str) {
+        if !self.pause_logged {
+            log::warn!("accepting pauses until a connection closes: {why}");
+            self.pause_logged = true;
+        }
+        self.paused_until = Some(self.peers.now() + ACCEPT_PAUSE);
+    }
+
+    fn obey(&mut self, role: &mut R) {
+        self.awake.store(false, Ordering::Release);
+        for command in self.commands.try_iter().take(COMMANDS_PER_TURN) {
+            role.command(&mut self.peers, command);
+        }
+    }
+
+    fn expire(&mut self, role: &mut R) {
+        while let Some((at, timer)) = self.peers.timers.pop_due(self.peers.now()) {
+            match timer {
+                Timer::Peer(bits) => {
+                    let id = Id::from_bits(bits);
+                    if self.peers.due(id, at) {
+                        role.expired(&mut self.peers, id);
+                    }
+                }
+                Timer::Alarm(key) => role.alarm(&mut self.peers, key),
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Layer 3: the event loop, its table of connections, its timers, and the elastic pool of worker threads.
+//!
+//! One thread runs the loop and owns every socket that no program code is using. What it drives upwards (visitors,
+//! offers, relays) it reaches through one statically dispatched [`Role`]; it never runs a user's code and never blocks.
+//!
+//! ```text
+//! mio events ─► Peers (slots, flags, buffers) ─► Role::ready / expired / alarm / command
+//!                  ▲                                   │
+//!                  └── insert, send, close, deadline ──┘        remove() ─► a worker, blocking
+//! ```
+
+pub(crate) mod event_loop;
+pub(crate) mod peers;
+pub(crate) mod slab;
+pub(crate) mod timers;
+pub(crate) mod workers;
+
+use std::net::SocketAddr;
+
+use crate::engine::peers::{Id, Peers};
+use crate::stream::Stream;
+
+/// What a gateway or a device does with what happens on its loop. Every method is one short, bounded step.
+pub(crate) trait Role: Sized {
+    /// What the role keeps for each connection.
+    type State;
+    /// What other threads ask of the loop.
+    type Command: Send + 'static;
+
+    /// A listener (numbered as it was given to the loop) accepted a connection.
+    fn accepted(&mut self, cx: &mut Peers<Self::State>, listener: usize, stream: Stream, from: SocketAddr);
+    /// A connection may be read or written, or [`Peers::again`] asked for another step.
+    fn ready(&mut self, cx: &mut Peers<Self::State>, id: Id);
+    /// A connection's deadline passed; it is unset now.
+    fn expired(&mut self, cx: &mut Peers<Self::State>, id: Id);
+    /// An alarm that [`Peers::alarm`] set.
+    fn alarm(&mut self, cx: &mut Peers<Self::State>, key: u64);
+    /// Another thread asked for something.
+    fn command(&mut self, cx: &mut Peers<Self::State>, command: Self::Command);
+    /// Whether the loop may end (asked after every turn of it).
+    fn finished(&self, cx: &Peers<Self::State>) -> bool;
+}

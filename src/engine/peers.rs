@@ -1,0 +1,470 @@
+//! The loop's table of connections: readiness flags, what was read and not used, what is to be written, one deadline each.
+//!
+//! mio is edge-triggered: a flag stays set until a system call said otherwise, so a step may stop at any point and go on
+//! when the other side is ready. On epoll and kqueue a read or write shorter than asked means "no more for now"
+//! (epoll(7), question 9), which saves the call that would only return `WouldBlock`.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant, SystemTime};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+
+use crate::engine::slab::{Key, Slab};
+use crate::engine::timers::{Timer, Timers};
+use crate::stream::Stream;
+
+/// Names a connection of the loop.
+pub(crate) type Id = Key;
+
+/// Size of the one buffer that the loop reads into. A reader that stalls keeps at most this much of its exchange in memory.
+const SCRATCH: usize = 64 * 1024;
+
+/// What a connection's last read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fetched {
+    /// So many octets lie at the front of the scratch buffer (kept ones first).
+    Octets(usize),
+    /// None, and none will come before the next event.
+    Nothing,
+    /// None, and none will ever come.
+    End,
+}
+
+/// One connection that the loop owns.
+pub(crate) struct Peer<T> {
+    pub(crate) state: T,
+    stream: Stream,
+    readable: bool,
+    writable: bool,
+    /// The other side ended its direction; reading goes on until that end is reached.
+    closing: bool,
+    /// The connection is gone in both directions (reset, or an error).
+    broken: bool,
+    ended: bool,
+    queued: bool,
+    /// Read and not used: a half-read head, or what was pipelined behind it.
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// Octets of `output` that are written already.
+    sent: usize,
+    written: u64,
+    read: u64,
+    deadline: Option<Instant>,
+    wake_up: Option<Instant>,
+}
+
+impl<T> Peer<T> {
+    fn new(stream: Stream, state: T) -> Self {
+        Peer {
+            state,
+            stream,
+            readable: true,
+            writable: true,
+            closing: false,
+            broken: false,
+            ended: false,
+            queued: false,
+            input: Vec::new(),
+            output: Vec::new(),
+            sent: 0,
+            written: 0,
+            read: 0,
+            deadline: None,
+            wake_up: None,
+        }
+    }
+
+    pub(crate) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Puts kept octets, then new ones, to the front of `scratch`, at most `most` in all. What is not used is to be given back with [`keep`](Self::keep).
+    pub(crate) fn fetch(&mut self, scratch: &mut [u8], most: usize) -> io::Result<Fetched> {
+        let kept = self.input.len();
+        let most = most.max(kept).min(scratch.len());
+        scratch[..kept].copy_from_slice(&self.input);
+        self.input = Vec::new();
+        let mut filled = kept;
+        while self.readable && !self.ended && filled < most {
+            match (&self.stream).read(&mut scratch[filled..most]) {
+                Ok(0) => {
+                    self.ended = true;
+                    self.readable = false;
+                }
+                Ok(n) => {
+                    let whole = filled + n == most;
+                    filled += n;
+                    self.read += n as u64;
+                    if !whole && !self.closing {
+                        self.readable = false;
+                    }
+                    break;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(match filled {
+            0 if self.ended => Fetched::End,
+            0 => Fetched::Nothing,
+            n => Fetched::Octets(n),
+        })
+    }
+
+    /// Keeps octets that were fetched and not used, for the next [`fetch`](Self::fetch).
+    pub(crate) fn keep(&mut self, octets: &[u8]) {
+        debug_assert!(self.input.is_empty());
+        self.input.extend_from_slice(octets);
+    }
+
+    /// Whether a fetch can bring anything.
+    pub(crate) fn has_input(&self) -> bool {
+        !self.input.is_empty() || self.readable
+    }
+
+    /// Lets the next fetch ask the operating system even without an event.
+    pub(crate) fn look_again(&mut self) {
+        self.readable = !self.ended;
+    }
+
+    /// Octets that were read and kept.
+    pub(crate) fn kept(&self) -> usize {
+        self.input.len()
+    }
+
+    /// Whether the other side has ended its direction and all it sent was fetched.
+    pub(crate) fn at_end(&self) -> bool {
+        self.ended && self.input.is_empty()
+    }
+
+    /// Whether the other side has ended its direction (kept octets aside).
+    pub(crate) fn at_end_of_stream(&self) -> bool {
+        self.ended
+    }
+
+    /// Octets moved in both directions so far: tells progress from silence.
+    pub(crate) fn traffic(&self) -> u64 {
+        self.written + self.read
+    }
+
+    /// Whether it is gone in both directions: what is written now nobody will read.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// What a head is written to; [`flush`](Self::flush) sends it.
+    pub(crate) fn output(&mut self) -> &mut Vec<u8> {
+        if self.sent > 0 && self.sent == self.output.len() {
+            self.output.clear();
+            self.sent = 0;
+        }
+        &mut self.output
+    }
+
+    /// Octets that wait to be written.
+    pub(crate) fn pending(&self) -> usize {
+        self.output.len() - self.sent
+    }
+
+    /// Octets the operating system has taken in all.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Writes what waits and then `octets`, without copying what can go at once; the rest waits.
+    pub(crate) fn send(&mut self, octets: &[u8]) -> io::Result<()> {
+        const SMALL: usize = 4096;
+        if octets.len() <= SMALL || !self.writable {
+            self.output().extend_from_slice(octets);
+            return Ok(());
+        }
+        let mut octets = octets;
+        while self.writable && !octets.is_empty() {
+            let waiting = self.output.len() - self.sent;
+            let slices = [IoSlice::new(&self.output[self.sent..]), IoSlice::new(octets)];
+            let wrote = if waiting == 0 { (&self.stream).write(octets) } else { (&self.stream).write_vectored(&slices) };
+            let Some(n) = self.took(wrote)? else { continue };
+            if n < waiting + octets.len() {
+                self.writable = false;
+            }
+            let of_output = n.min(waiting);
+            self.sent += of_output;
+            octets = &octets[n - of_output..];
+        }
+        self.output().extend_from_slice(octets);
+        Ok(())
+    }
+
+    /// Writes what waits, as far as the socket takes it. True: nothing waits any more.
+    pub(crate) fn flush(&mut self) -> io::Result<bool> {
+        while self.writable && self.sent < self.output.len() {
+            let wrote = (&self.stream).write(&self.output[self.sent..]);
+            let Some(n) = self.took(wrote)? else { continue };
+            self.sent += n;
+            if self.sent < self.output.len() {
+                self.writable = false;
+            }
+        }
+        if self.sent == self.output.len() {
+            self.sent = 0;
+            if self.output.capacity() > 1024 { self.output = Vec::new() } else { self.output.clear() }
+            return Ok(true);
+        }
+        if self.sent > 16 * 1024 && self.sent > self.output.len() / 2 {
+            self.output.drain(..self.sent);
+            self.output.shrink_to_fit();
+            self.sent = 0;
+        }
+        Ok(false)
+    }
+
+    fn took(&mut self, wrote: io::Result<usize>) -> io::Result<Option<usize>> {
+        match wrote {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                self.written += n as u64;
+                Ok(Some(n))
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.writable = false;
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Gives the memory of empty buffers back: what idles has none.
+    pub(crate) fn settle(&mut self) {
+        if self.output.is_empty() && self.output.capacity() > 0 {
+            self.output = Vec::new();
+        }
+        if self.input.is_empty() && self.input.capacity() > 0 {
+            self.input = Vec::new();
+        }
+    }
+}
+
+/// All connections of one loop, its clock, timers and list of those that want another step.
+pub(crate) struct Peers<T> {
+    slab: Slab<Peer<T>>,
+    registry: Registry,
+    pub(super) timers: Timers,
+    pub(super) again: VecDeque<Id>,
+    now: Instant,
+    /// Time the loop was stopped (SIGSTOP, suspend); its clock leaves it out.
+    away: Duration,
+    scratch: Vec<u8>,
+    connections_max: usize,
+    pub(super) closed_some: bool,
+    pub(super) new_listeners: Vec<TcpListener>,
+    listeners: usize,
+    pub(super) listening: bool,
+    date: (u64, String),
+}
+
+impl<T> Peers<T> {
+    pub(super) fn new(registry: Registry, connections_max: usize) -> Self {
+        Peers {
+            slab: Slab::new(),
+            registry,
+            timers: Timers::default(),
+            again: VecDeque::new(),
+            now: Instant::now(),
+            away: Duration::ZERO,
+            scratch: vec![0; SCRATCH],
+            connections_max: connections_max.min(Slab::<T>::CEILING),
+            closed_some: false,
+            new_listeners: Vec::new(),
+            listeners: 0,
+            listening: true,
+            date: (u64::MAX, String::new()),
+        }
+    }
+
+    /// The loop's clock: monotonic, read once per turn, without the time the loop was stopped.
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
+    pub(super) fn set_clock(&mut self, real: Instant, away: Duration) {
+        self.away += away;
+        self.now = real.checked_sub(self.away).unwrap_or(real);
+    }
+
+    /// Takes a bound listener into the loop; the number it will be known by.
+    pub(crate) fn listen(&mut self, listener: TcpListener) -> usize {
+        self.new_listeners.push(listener);
+        self.listeners += 1;
+        self.listeners - 1
+    }
+
+    /// Closes all listeners: nothing new comes in.
+    pub(crate) fn stop_listening(&mut self) {
+        self.listening = false;
+    }
+
+    /// The time of day as an IMF-fixdate.
+    pub(crate) fn date(&mut self) -> &str {
+        let second = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        if self.date.0 != second {
+            self.date = (second, httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(second)));
+        }
+        &self.date.1
+    }
+
+    /// The buffer that heads and bodies are read into; to be put back.
+    pub(crate) fn take_scratch(&mut self) -> Vec<u8> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        if scratch.len() < SCRATCH {
+            scratch.resize(SCRATCH, 0); // only after a step that did not put it back
+        }
+        scratch
+    }
+    pub(crate) fn put_scratch(&mut self, scratch: Vec<u8>) {
+        self.scratch = scratch;
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
+    }
+    pub(crate) fn is_full(&self) -> bool {
+        self.slab.len() >= self.connections_max
+    }
+    pub(crate) fn ids(&self) -> Vec<Id> {
+        self.slab.keys()
+    }
+
+    /// Takes a connection into the loop. It must not be blocking. `unread` octets count as kept.
+    ///
+    /// # Errors
+    /// The loop is full, or the operating system will not watch the socket; the stream is dropped, which closes it.
+    pub(crate) fn insert(&mut self, stream: Stream, unread: &[u8], state: T) -> io::Result<Id> {
+        if self.is_full() {
+            return Err(io::Error::other("the event loop holds as many connections as connections_max allows"));
+        }
+        let fd = stream.as_raw_fd();
+        let mut peer = Peer::new(stream, state);
+        peer.input.extend_from_slice(unread);
+        let id = self.slab.insert(peer);
+        let watched = self.registry.register(&mut SourceFd(&fd), Token(id.bits()), Interest::READABLE | Interest::WRITABLE);
+        if let Err(e) = watched {
+            self.slab.remove(id);
+            return Err(e);
+        }
+        Ok(id)
+    }
+
+    /// Takes a socket into the loop whose connect is still in progress: nothing is tried on it before its first event.
+    ///
+    /// # Errors
+    /// Those of [`insert`](Self::insert).
+    pub(crate) fn insert_connecting(&mut self, stream: Stream, state: T) -> io::Result<Id> {
+        let id = self.insert(stream, &[], state)?;
+        if let Some(peer) = self.slab.get_mut(id) {
+            (peer.readable, peer.writable) = (false, false);
+        }
+        Ok(id)
+    }
+
+    /// The one hand-over: the loop forgets the connection and gives its stream, still not blocking, and the kept octets away.
+    pub(crate) fn remove(&mut self, id: Id) -> Option<(Stream, Vec<u8>, T)> {
+        let peer = self.slab.remove(id)?;
+        if let Err(e) = self.registry.deregister(&mut SourceFd(&peer.stream.as_raw_fd())) {
+            log::warn!("a connection could not be taken off the event loop: {e}");
+        }
+        self.closed_some = true;
+        Some((peer.stream, peer.input, peer.state))
+    }
+
+    /// Closes a connection. What waits to be written is lost.
+    pub(crate) fn close(&mut self, id: Id) {
+        drop(self.remove(id)); // closing the descriptor; `deregister` first, as a worker may hold a second handle on it
+    }
+
+    /// Closes a connection with a reset: the other side sees that what it has is not whole.
+    pub(crate) fn reset(&mut self, id: Id) {
+        if let Some((stream, _, _)) = self.remove(id)
+            && let Err(e) = stream.abort()
+        {
+            log::debug!("a connection could not be reset: {e}");
+        }
+    }
+
+    pub(crate) fn get(&self, id: Id) -> Option<&Peer<T>> {
+        self.slab.get(id)
+    }
+    pub(crate) fn get_mut(&mut self, id: Id) -> Option<&mut Peer<T>> {
+        self.slab.get_mut(id)
+    }
+    pub(crate) fn pair_mut(&mut self, a: Id, b: Id) -> Option<(&mut Peer<T>, &mut Peer<T>)> {
+        self.slab.pair_mut(a, b)
+    }
+
+    /// Sets or unsets a connection's one deadline; what it means the role knows.
+    pub(crate) fn set_deadline(&mut self, id: Id, at: Option<Instant>) {
+        let Some(peer) = self.slab.get_mut(id) else { return };
+        peer.deadline = at;
+        let Some(at) = at else { return };
+        if peer.wake_up.is_none_or(|wake_up| at < wake_up) {
+            peer.wake_up = Some(at);
+            self.timers.push(at, Timer::Peer(id.bits()));
+        }
+    }
+
+    /// Calls [`Role::alarm`](super::Role::alarm) with `key` at `at`. Alarms are not taken back: the role ignores those it does not want any more.
+    pub(crate) fn alarm(&mut self, at: Instant, key: u64) {
+        self.timers.push(at, Timer::Alarm(key));
+    }
+
+    /// Asks for another step of this connection in the next turn of the loop.
+    pub(crate) fn again(&mut self, id: Id) {
+        if let Some(peer) = self.slab.get_mut(id)
+            && !peer.queued
+        {
+            peer.queued = true;
+            self.again.push_back(id);
+        }
+    }
+
+    pub(super) fn unqueue(&mut self, id: Id) -> bool {
+        self.slab.get_mut(id).map(|peer| peer.queued = false).is_some()
+    }
+
+    /// Notes what an event said. False: the connection is gone.
+    pub(super) fn note(&mut self, id: Id, event: &mio::event::Event) -> bool {
+        let Some(peer) = self.slab.get_mut(id) else { return false };
+        peer.readable |= event.is_readable() || event.is_error();
+        peer.writable |= event.is_writable() || event.is_error();
+        peer.closing |= event.is_read_closed() || event.is_error();
+        peer.broken |= event.is_error() || event.is_write_closed();
+        true
+    }
+
+    /// Whether a timer's connection really is due; moves the timer on when its deadline has moved.
+    pub(super) fn due(&mut self, id: Id, fired: Instant) -> bool {
+        let now = self.now;
+        let Some(peer) = self.slab.get_mut(id) else { return false };
+        if peer.wake_up != Some(fired) {
+            return false; // an earlier entry of the same connection took over
+        }
+        peer.wake_up = None;
+        match peer.deadline {
+            Some(at) if at <= now => {
+                peer.deadline = None;
+                true
+            }
+            Some(at) => {
+                peer.wake_up = Some(at);
+                self.timers.push(at, Timer::Peer(id.bits()));
+                false
+            }
+            None => false,
+        }
+    }
+}

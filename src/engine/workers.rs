@@ -1,0 +1,165 @@
+//! The elastic pool: threads for programs' code, started when needed, gone when idle.
+//!
+//! A job never waits while a thread may still be started; at the bound it queues; at the queue's bound it is handed back.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A handle on the pool; clones share it. Threads end by themselves when they had nothing to do for `idle_timeout`.
+#[derive(Clone)]
+pub(crate) struct Workers(Arc<Shared>);
+
+struct Shared {
+    name: String,
+    threads_max: usize,
+    queue_max: usize,
+    idle_timeout: Duration,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    waiting: usize,
+    threads: usize,
+}
+
+impl Workers {
+    pub(crate) fn new(name: &str, threads_max: usize, queue_max: usize, idle_timeout: Duration) -> Self {
+        Workers(Arc::new(Shared {
+            name: name.to_owned(),
+            threads_max,
+            queue_max,
+            idle_timeout,
+            state: Mutex::default(),
+            wake: Condvar::new(),
+        }))
+    }
+
+    /// Runs `job` on a thread of the pool. False: pool and queue are full, or no thread could be started; nothing ran.
+    pub(crate) fn submit(&self, job: impl FnOnce() + Send + 'static) -> bool {
+        let mut state = self.0.lock();
+        if state.waiting > state.queue.len() {
+            state.queue.push_back(Box::new(job));
+            self.0.wake.notify_one();
+            return true;
+        }
+        if state.threads < self.0.threads_max {
+            let shared = self.0.clone();
+            let thread = std::thread::Builder::new().name(self.0.name.clone());
+            state.queue.push_back(Box::new(job));
+            state.threads += 1;
+            if thread.spawn(move || shared.work()).is_ok() {
+                return true;
+            }
+            state.threads -= 1;
+            if state.threads > 0 {
+                return true; // no thread to be had; one of those that live takes it later
+            }
+            state.queue.pop_back();
+            return false;
+        }
+        if state.queue.len() >= self.0.queue_max {
+            return false;
+        }
+        state.queue.push_back(Box::new(job));
+        true
+    }
+
+    /// Threads alive now.
+    #[cfg(test)]
+    pub(crate) fn threads(&self) -> usize {
+        self.0.lock().threads
+    }
+
+    /// Whether jobs wait for a thread: then no worker lingers.
+    pub(crate) fn is_pressed(&self) -> bool {
+        let state = self.0.lock();
+        state.queue.len() > state.waiting
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        let mut state = self.lock();
+        loop {
+            while let Some(job) = state.queue.pop_front() {
+                drop(state);
+                if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                    log::error!("a worker's job panicked; the thread goes on");
+                }
+                state = self.lock();
+            }
+            state.waiting += 1;
+            let (guard, waited) = self.wake.wait_timeout(state, self.idle_timeout).unwrap_or_else(PoisonError::into_inner);
+            state = guard;
+            state.waiting -= 1;
+            if waited.timed_out() && state.queue.is_empty() {
+                state.threads -= 1;
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::{bounded, unbounded};
+
+    #[test]
+    fn grows_to_its_bound_then_queues_then_refuses() {
+        let workers = Workers::new("test", 2, 1, Duration::from_secs(5));
+        let (release, gate) = bounded::<()>(0);
+        let (done, finished) = unbounded();
+        for n in 0..3 {
+            let (gate, done) = (gate.clone(), done.clone());
+            assert!(workers.submit(move || {
+                let _ = gate.recv();
+                let _ = done.send(n);
+            }));
+        }
+        assert_eq!(workers.threads(), 2);
+        assert!(!workers.submit(|| ()), "the queue holds one");
+        assert!(workers.is_pressed());
+        drop(release);
+        let mut ran: Vec<i32> = finished.iter().take(3).collect();
+        ran.sort_unstable();
+        assert_eq!(ran, [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_panic_costs_one_job() {
+        let workers = Workers::new("test", 1, 8, Duration::from_secs(5));
+        let (done, finished) = unbounded();
+        assert!(workers.submit(|| panic!("on purpose")));
+        assert!(workers.submit(move || {
+            let _ = done.send(());
+        }));
+        assert!(finished.recv_timeout(Duration::from_secs(10)).is_ok());
+    }
+
+    #[test]
+    fn idle_threads_end() {
+        let workers = Workers::new("test", 4, 4, Duration::from_millis(10));
+        let (done, finished) = unbounded();
+        assert!(workers.submit(move || {
+            let _ = done.send(());
+        }));
+        assert!(finished.recv_timeout(Duration::from_secs(10)).is_ok());
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while workers.threads() > 0 {
+            assert!(std::time::Instant::now() < deadline, "the thread is still there");
+            std::thread::yield_now();
+        }
+    }
+}

@@ -1,0 +1,550 @@
+//! Layer 5, the asking side: devices connect to a [`Gateway`], programs and visitors ask them.
+//!
+//! One thread runs the event loop; `send()` and `on_link` handlers are plain blocking code on the caller's or a worker's thread.
+
+mod offers;
+mod role;
+mod roster;
+mod visitors;
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use http::{Request, Response};
+
+use crate::engine::event_loop::{EventLoop, Remote};
+use crate::error::{Error, Fault};
+use crate::gateway::role::{Command, GatewayRole, Loan, Settings};
+use crate::limits::Limits;
+use crate::link::{GatewayLink, NothingArrived};
+use crate::message::Body;
+use crate::proto::turn::{self, Dialect, Name, OfferRules};
+use crate::stream::{Shared, Stream};
+
+pub use visitors::Routes;
+
+/// Our pseudonym in `Via` (RFC 9110 §7.6.3) and `Proxy-Status`.
+const VIA: &str = "ptth";
+
+type Authorize = Arc<dyn Fn(&Offer) -> Result<Grant, Reject> + Send + Sync>;
+type OnLink = Arc<dyn Fn(GatewayLink) + Send + Sync>;
+
+/// A device's offer as the program's `authorize` sees it. Its `Debug` shows no secret.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    wire: turn::Offer,
+    peer: Option<IpAddr>,
+}
+
+impl Offer {
+    fn new(wire: turn::Offer, peer: Option<IpAddr>) -> Self {
+        Offer { wire, peer }
+    }
+
+    /// An offer that another server has read; for [`Gateway::adopt`].
+    pub fn from_wire(wire: turn::Offer, peer: Option<IpAddr>) -> Self {
+        Offer { wire, peer }
+    }
+
+    /// The names it wants to register: device names, or origins for an IETF offer. At least one.
+    pub fn names(&self) -> &[Name] {
+        &self.wire.names
+    }
+    /// The upgrade token as offered: `PTTH/1.0`, `PTTH/0.9`, `ptth`.
+    pub fn token(&self) -> &str {
+        &self.wire.token
+    }
+    /// Path and query of the offer.
+    pub fn target(&self) -> &str {
+        &self.wire.target
+    }
+    /// Address of the device, or of the proxy before this gateway; `None` over a Unix socket.
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+    /// Value of the first field of this name, compared without case.
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        self.wire.fields.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
+    }
+    /// The token of `Authorization: Bearer …` (RFC 6750 §2.1).
+    pub fn bearer_token(&self) -> Option<&str> {
+        let value = std::str::from_utf8(self.field("Authorization")?).ok()?;
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    }
+    fn label(&self) -> String {
+        self.wire.names.iter().map(Name::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What `authorize` grants.
+#[derive(Clone, Debug, Default)]
+pub struct Grant {
+    names: Option<Vec<String>>,
+    credential: Option<String>,
+}
+
+impl Grant {
+    /// The names that were offered, for nobody in particular.
+    pub fn offered() -> Self {
+        Grant::default()
+    }
+    /// Other names than those offered (device names, or origins).
+    ///
+    /// # Errors
+    /// One of them is neither.
+    pub fn names<I: IntoIterator<Item = S>, S: AsRef<str>>(names: I) -> Result<Self, Error> {
+        let checked: Result<Vec<String>, Error> = names
+            .into_iter()
+            .map(|name| {
+                let name = name.as_ref();
+                let parsed = if name.contains("://") { Name::origin(name) } else { Name::label(name) };
+                parsed.map(|n| n.to_string()).map_err(|e| Error::usage(format!("granting the name {name:?}: {}", e.reason)))
+            })
+            .collect();
+        Ok(Grant { names: Some(checked?), credential: None })
+    }
+    /// Who it is: an opaque identity. Only the same identity may join or take over a name while it is held; another gets 409.
+    pub fn to(mut self, credential: impl Into<String>) -> Self {
+        self.credential = Some(credential.into());
+        self
+    }
+}
+
+/// Why `authorize` says no: what the device is answered.
+#[derive(Clone, Debug)]
+pub struct Reject {
+    status: u16,
+    reason: String,
+    retry_after: Option<u64>,
+    location: Option<String>,
+}
+
+impl Reject {
+    /// A refusal with this status (401 no or wrong credential, 403 not for this name, 404, 410, 429, 503 …) and one line of reason.
+    /// A status outside 400 to 599 is answered as 403.
+    pub fn new(status: u16, reason: impl Into<String>) -> Self {
+        let status = if (400..600).contains(&status) { status } else { 403 };
+        Reject { status, reason: reason.into(), retry_after: None, location: None }
+    }
+    /// Another gateway has this device: 307 with this `Location`.
+    pub fn elsewhere(location: impl Into<String>) -> Self {
+        Reject { status: 307, reason: "another gateway has this device".to_owned(), retry_after: None, location: Some(location.into()) }
+    }
+    /// Asks the device to stay away for so long (whole seconds).
+    pub fn retry_after(mut self, time: Duration) -> Self {
+        self.retry_after = Some(time.as_secs());
+        self
+    }
+}
+
+/// What an [`Event`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// The name has its first link.
+    Up,
+    /// The name's last link is gone.
+    Down,
+    /// A newer session took the name over.
+    Replaced,
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            EventKind::Up => "up",
+            EventKind::Down => "down",
+            EventKind::Replaced => "replaced",
+        })
+    }
+}
+
+/// Something happened to a device name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Event {
+    /// What.
+    pub kind: EventKind,
+    /// To whom.
+    pub name: String,
+    /// Why, in words; for `Up` the token that was turned with.
+    pub reason: String,
+    /// Events this subscriber lost before this one because it did not read them in time.
+    pub missed: u64,
+}
+
+#[derive(Debug, Default)]
+struct Stats {
+    devices: AtomicUsize,
+    turns: AtomicU64,
+    exchanges: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// Counters of a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GatewayStats {
+    /// Names with at least one link now.
+    pub devices: usize,
+    /// Offers turned since the start.
+    pub turns: u64,
+    /// Requests begun since the start, visitors' and programs'.
+    pub exchanges: u64,
+    /// Requests and offers answered by the gateway itself, refusals mostly.
+    pub refused: u64,
+}
+
+/// When a gateway answers an offer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TurnMode {
+    /// At once: the link idles until somebody asks.
+    #[default]
+    Now,
+    /// When there is a request: 101 and request go out in one write; 204 after [`Limits::poll_hold`] without one.
+    OnDemand,
+}
+
+/// Sets a [`Gateway`] up.
+pub struct GatewayBuilder {
+    addresses: Vec<String>,
+    limits: Limits,
+    offer_rules: OfferRules,
+    turn: TurnMode,
+    keep_underscore: bool,
+    authorize: Option<Authorize>,
+    on_link: Option<OnLink>,
+}
+
+impl GatewayBuilder {
+    /// Listens for devices on this address (`127.0.0.1:9999`; port 0: any free one). May be called several times.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.addresses.push(address.into());
+        self
+    }
+    /// Bounds and timeouts.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+    /// Adds a row to the dialect table (protocol.md §1.2).
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.offer_rules.dialects.push(dialect);
+        self
+    }
+    /// Takes offers without `Host` (AirPlay senders). Default: 400.
+    pub fn missing_host(mut self, take: bool) -> Self {
+        self.offer_rules.missing_host = take;
+        self
+    }
+    /// Insists on `Connection: upgrade`. Default: the seed's own form, which omits it, is taken where nothing shows an intermediary.
+    pub fn strict_connection(mut self, strict: bool) -> Self {
+        self.offer_rules.strict_connection = strict;
+        self
+    }
+    /// When offers are answered. Default: at once.
+    pub fn turn(mut self, mode: TurnMode) -> Self {
+        self.turn = mode;
+        self
+    }
+    /// Forwards visitors' fields whose names have an underscore. Default: dropped, since many servers take `_` for `-`.
+    pub fn keep_underscore(mut self, keep: bool) -> Self {
+        self.keep_underscore = keep;
+        self
+    }
+    /// Decides about each offer, on a worker thread, before the 101. Without it everybody may register.
+    pub fn authorize(mut self, decide: impl Fn(&Offer) -> Result<Grant, Reject> + Send + Sync + 'static) -> Self {
+        self.authorize = Some(Arc::new(decide));
+        self
+    }
+    /// Hands each turned connection to this handler, on a worker thread that it then holds: plain blocking code. Such a
+    /// gateway serves nothing else: `send()`, `relay()` and `adopt()` are refused.
+    pub fn on_link(mut self, handler: impl Fn(GatewayLink) + Send + Sync + 'static) -> Self {
+        self.on_link = Some(Arc::new(handler));
+        self
+    }
+
+    /// Binds, and starts the event loop on a thread of its own.
+    ///
+    /// # Errors
+    /// A limit that cannot work; `on_link` together with on-demand turns; an address that cannot be bound (taken, not ours).
+    pub fn start(self) -> Result<Gateway, Error> {
+        self.limits.check()?;
+        if self.on_link.is_some() && self.turn == TurnMode::OnDemand {
+            return Err(Error::usage("on_link and on-demand turns exclude each other: a held offer waits for a request, and on_link has none"));
+        }
+        let limits = Arc::new(self.limits);
+        let failed = |e: io::Error| Error::io(Fault::Network, "starting the gateway's event loop", e);
+        let (mut event_loop, remote) = EventLoop::<GatewayRole>::new(limits.connections_max).map_err(failed)?;
+        let mut addresses = Vec::new();
+        for address in &self.addresses {
+            let (listener, at) = bind(address, "devices")?;
+            event_loop.listen(listener);
+            addresses.push(at);
+        }
+        event_loop.alarm(role::TICK, role::FIRST_ALARM);
+        let stats = Arc::new(Stats::default());
+        let only_links = self.on_link.is_some();
+        let settings = Settings {
+            limits: limits.clone(),
+            offer_rules: self.offer_rules,
+            on_demand: self.turn == TurnMode::OnDemand,
+            keep_underscore: self.keep_underscore,
+            authorize: self.authorize,
+            on_link: self.on_link,
+        };
+        let role = GatewayRole::new(settings, remote.clone(), stats.clone(), addresses.len());
+        let thread = std::thread::Builder::new()
+            .name("ptth-gateway".to_owned())
+            .spawn(move || {
+                if let Err(e) = event_loop.run(role) {
+                    log::error!("the gateway's event loop ended: {e}");
+                }
+            })
+            .map_err(failed)?;
+        Ok(Gateway { remote, limits, stats, addresses, only_links, thread: Mutex::new(Some(thread)) })
+    }
+}
+
+/// A running gateway. Dropping it ends it at once; [`stop`](Gateway::stop) lets exchanges in progress finish.
+///
+/// ```
+/// use reverse_http::{Body, Device, Gateway};
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+/// let url = format!("http://{}/lamp", gateway.devices_addr());
+/// let device = Device::builder(&url).build()?.spawn(|_request| http::Response::new(Body::from("on")))?;
+/// gateway.device("lamp").wait(std::time::Duration::from_secs(5))?;
+/// let mut response = gateway.device("lamp").send(http::Request::get("/status").body(Body::empty()).unwrap())?;
+/// assert_eq!(response.body_mut().read_to_text(100)?, "on");
+/// device.stop();
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+pub struct Gateway {
+    remote: Remote<Command>,
+    limits: Arc<Limits>,
+    stats: Arc<Stats>,
+    addresses: Vec<SocketAddr>,
+    only_links: bool,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway").field("addresses", &self.addresses).field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl Gateway {
+    /// A builder with every default.
+    pub fn builder() -> GatewayBuilder {
+        GatewayBuilder {
+            addresses: Vec::new(),
+            limits: Limits::default(),
+            offer_rules: role::default_rules(),
+            turn: TurnMode::Now,
+            keep_underscore: false,
+            authorize: None,
+            on_link: None,
+        }
+    }
+
+    /// Where devices connect: the first address.
+    ///
+    /// # Panics
+    /// When the builder was given no address to listen on.
+    pub fn devices_addr(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// Lets visitors in over plain HTTP on this address; the address that was bound.
+    ///
+    /// # Errors
+    /// It cannot be bound; the gateway has `on_link`; it was stopped.
+    pub fn relay(&self, address: &str, routes: Routes) -> Result<SocketAddr, Error> {
+        self.refuse_on_link("relay()")?;
+        let (listener, at) = bind(address, "visitors")?;
+        self.command(Command::Relay { listener, routes })?;
+        Ok(at)
+    }
+
+    /// A device by its name (or by an origin it registered). It need not be connected.
+    pub fn device<'g>(&'g self, name: &str) -> DeviceRef<'g> {
+        DeviceRef { gateway: self, name: name.to_owned() }
+    }
+
+    /// Takes a connection that another server has already turned (it read the offer and wrote the 101). `unread`: octets it read beyond the offer (none, from a right device).
+    ///
+    /// # Errors
+    /// The name is held by another credential, or full; the gateway has `on_link` or was stopped. The connection is closed then.
+    pub fn adopt(&self, stream: impl Into<Stream>, unread: Vec<u8>, offer: Offer, grant: Grant) -> Result<(), Error> {
+        self.refuse_on_link("adopt()")?;
+        let stream = stream.into();
+        let failed = |e| Error::io(Fault::Network, "adopting a connection", e);
+        stream.tune().map_err(failed)?;
+        stream.set_nonblocking(true).map_err(failed)?;
+        let (reply, answer) = bounded(1);
+        self.command(Command::Adopt { stream, unread, offer: Box::new(offer), grant, reply })?;
+        answer.recv().map_err(|_| stopped())?
+    }
+
+    /// What happens to names from now on. At most [`Limits::events_max`] wait to be read.
+    pub fn events(&self) -> Receiver<Event> {
+        let (subscriber, events) = role::subscription(&self.limits);
+        self.remote.send(Command::Subscribe(subscriber));
+        events
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> GatewayStats {
+        GatewayStats {
+            devices: self.stats.devices.load(Relaxed),
+            turns: self.stats.turns.load(Relaxed),
+            exchanges: self.stats.exchanges.load(Relaxed),
+            refused: self.stats.refused.load(Relaxed),
+        }
+    }
+
+    /// Stops: nothing new comes in, idle links and visitors are closed, exchanges in progress may finish within `time`. Returns when all is over.
+    pub fn stop(&self, time: Duration) {
+        self.remote.send(Command::Drain(time));
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            log::error!("the gateway's event loop had panicked");
+        }
+    }
+
+    fn refuse_on_link(&self, what: &str) -> Result<(), Error> {
+        if self.only_links {
+            return Err(Error::usage(format!("{what} on a gateway with on_link: its links belong to that handler; start another gateway")));
+        }
+        Ok(())
+    }
+
+    fn command(&self, command: Command) -> Result<(), Error> {
+        if self.remote.send(command) { Ok(()) } else { Err(stopped()) }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+fn stopped() -> Error {
+    Error::stopped("this gateway was stopped")
+}
+
+/// One device of a gateway, by name.
+#[derive(Clone, Debug)]
+pub struct DeviceRef<'g> {
+    gateway: &'g Gateway,
+    name: String,
+}
+
+impl DeviceRef<'_> {
+    /// Asks the device, over a turned link. Blocks until the response's head is here; its body streams.
+    ///
+    /// Waits up to [`Limits::wait_for_link`] for a link when none is idle. A request without a body and with an idempotent method is sent once more on a
+    /// fresh link when the first was closed before an octet of the response came (RFC 9110 §9.2.2); others never.
+    ///
+    /// # Errors
+    /// Not connected (404 never seen, 503 no link in time), full, timed out (504), closed or broken by the device (502), stopped.
+    pub fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
+        self.gateway.refuse_on_link("send()")?;
+        let (parts, body) = request.into_parts();
+        let again = (body.length() == Some(0) && crate::proto::head::is_idempotent(parts.method.as_str())).then(|| parts.clone());
+        match (self.send_once(Request::from_parts(parts, body)), again) {
+            (Err((_, true)), Some(parts)) => self.send_once(Request::from_parts(parts, Body::empty())).map_err(|(e, _)| e),
+            (other, _) => other.map_err(|(e, _)| e),
+        }
+    }
+
+    /// The error comes with whether nothing of a response had arrived.
+    fn send_once(&self, request: Request<Body>) -> Result<Response<Body>, (Error, bool)> {
+        let Loan { stream, unread, ticket } = self.borrow().map_err(|e| (e, false))?;
+        let remote = self.gateway.remote.clone();
+        let done = move |link: Option<(Shared, Vec<u8>)>| {
+            let stream = link.and_then(|(stream, unread)| {
+                let stream = stream.into_inner()?;
+                stream.set_nonblocking(true).ok()?;
+                Some((stream, unread))
+            });
+            remote.send(Command::Return { ticket, stream });
+        };
+        if let Err(e) = stream.set_nonblocking(false) {
+            done(None);
+            return Err((Error::io(Fault::Network, "making a link blocking", e), false));
+        }
+        let link = GatewayLink::new(Shared::new(stream), unread, self.gateway.limits.clone());
+        link.ask_owned(request, None, Box::new(done)).map_err(|(e, NothingArrived(nothing))| (e, nothing))
+    }
+
+    fn borrow(&self) -> Result<Loan, Error> {
+        let (reply, answer) = bounded(1);
+        let wait = self.gateway.limits.wait_for_link;
+        self.gateway.command(Command::Borrow { name: self.name.clone(), wait, reply })?;
+        answer.recv().map_err(|_| stopped())?
+    }
+
+    /// Waits until the device has a link.
+    ///
+    /// # Errors
+    /// It has none within `time`; the gateway was stopped.
+    pub fn wait(&self, time: Duration) -> Result<(), Error> {
+        let (reply, answer) = bounded(1);
+        self.gateway.command(Command::Wait { name: self.name.clone(), time, reply })?;
+        match answer.recv_timeout(time.saturating_add(Duration::from_secs(5))) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => Err(Error::timeout(Fault::Gateway, "the gateway's event loop did not answer")),
+            Err(RecvTimeoutError::Disconnected) => Err(stopped()),
+        }
+    }
+
+    /// How many links the device has: in all, and idle.
+    ///
+    /// # Errors
+    /// The gateway was stopped.
+    pub fn links(&self) -> Result<(usize, usize), Error> {
+        let (reply, answer) = bounded(1);
+        self.gateway.command(Command::Links { name: self.name.clone(), reply })?;
+        answer.recv().map_err(|_| stopped())
+    }
+}
+
+/// Binds with a real backlog (std and mio fix 128: a fleet that comes back at once overflows that).
+fn bind(address: &str, whose: &str) -> Result<(TcpListener, SocketAddr), Error> {
+    let doing = |e: io::Error| {
+        let hint = match e.kind() {
+            io::ErrorKind::AddrInUse => "; another program has this port: stop it or choose another port",
+            io::ErrorKind::PermissionDenied => "; ports below 1024 need privileges: choose another port",
+            io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+            _ => "",
+        };
+        Error::io(Fault::Network, format_args!("listening for {whose} on {address}{hint}"), e)
+    };
+    let candidates: Vec<SocketAddr> = address.to_socket_addrs().map_err(doing)?.collect();
+    let Some(at) = candidates.first() else {
+        return Err(Error::usage(format!("listening for {whose}: {address} names no address")));
+    };
+    let socket = socket2::Socket::new(socket2::Domain::for_address(*at), socket2::Type::STREAM, None).map_err(doing)?;
+    socket.set_reuse_address(true).map_err(doing)?;
+    socket.bind(&(*at).into()).map_err(doing)?;
+    socket.listen(BACKLOG).map_err(doing)?;
+    let listener = TcpListener::from(socket);
+    let at = listener.local_addr().map_err(doing)?;
+    Ok((listener, at))
+}
+
+/// The kernel cuts it to `net.core.somaxconn` (4,096 on Linux since 5.4).
+const BACKLOG: i32 = 4096;

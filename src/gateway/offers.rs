@@ -1,0 +1,519 @@
+//! The devices' face: offers are read and decided, links are parked, watched and given out.
+//!
+//! ```text
+//!   Head ─► Deciding ─► Link (idle ⇄ busy) ─► closed          --turn now
+//!                  └──► Held (204 after poll_hold) ─► Link     --turn on-demand
+//! ```
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::engine::peers::{Fetched, Id, Peers};
+use crate::engine::slab::Key;
+use crate::error::{Error, Refusal};
+use crate::gateway::role::{Command, GatewayRole, Handle, LentOut, State};
+use crate::gateway::roster::{Denied, Holder, Registered, Waiter};
+use crate::gateway::{EventKind, Grant, Offer, Reject};
+use crate::link::GatewayLink;
+use crate::proto::body::{self, Framing};
+use crate::proto::head::{self, LineEnds};
+use crate::proto::heartbeat;
+use crate::proto::turn::{self, Decision, Name};
+use crate::relay::{self, Exchange, LocalAnswer};
+use crate::stream::Stream;
+
+/// Where a device's connection stands.
+pub(crate) enum Device {
+    /// Its offer is being read.
+    Head,
+    /// `authorize` is looking at its offer.
+    Deciding,
+    /// On-demand turn: the offer waits for a request.
+    Held {
+        registered: Arc<Registered>,
+        switch: Vec<u8>,
+    },
+    /// Turned.
+    Link(Link),
+}
+
+pub(crate) struct Link {
+    pub(super) registered: Arc<Registered>,
+    /// What it is busy with.
+    pub(super) exchange: Option<Key>,
+    /// It was told to go; after its answer it is closed.
+    leaving: bool,
+}
+
+impl Device {
+    pub(super) fn link(registered: Arc<Registered>) -> Self {
+        Device::Link(Link { registered, exchange: None, leaving: false })
+    }
+}
+
+const PORT_PURPOSE: &str = "this is the port where devices connect to be reached (reverse HTTP, PTTH/1.0): they POST with Upgrade: PTTH/1.0; visitors use another port";
+
+/// What came on the devices' port.
+enum Arrived {
+    NotYet,
+    Closed,
+    Offer(Box<turn::Offer>),
+    Refused(Refusal),
+}
+
+impl GatewayRole {
+    pub(super) fn device_head(&mut self, cx: &mut Peers<State>, id: Id) {
+        let mut scratch = cx.take_scratch();
+        let arrived = self.read_offer(cx, id, &mut scratch);
+        cx.put_scratch(scratch);
+        match arrived {
+            Arrived::NotYet => {}
+            Arrived::Closed => cx.close(id),
+            Arrived::Refused(refusal) => self.refuse_offer(cx, id, &refusal),
+            Arrived::Offer(offer) => self.consider(cx, id, *offer),
+        }
+    }
+
+    fn read_offer(&mut self, cx: &mut Peers<State>, id: Id, scratch: &mut [u8]) -> Arrived {
+        let Some(peer) = cx.get_mut(id) else { return Arrived::NotYet };
+        let filled = match peer.fetch(scratch, self.limits.head_bytes_max + 1024) {
+            Ok(Fetched::Octets(n)) => n,
+            Ok(Fetched::Nothing) => return Arrived::NotYet,
+            Ok(Fetched::End) | Err(_) => return Arrived::Closed,
+        };
+        let octets = &scratch[..filled];
+        match head::request(octets, &self.limits, LineEnds::Crlf) {
+            Err(refusal) => Arrived::Refused(refusal),
+            Ok(None) if peer.at_end_of_stream() => Arrived::Closed,
+            Ok(None) => {
+                peer.keep(octets);
+                Arrived::NotYet
+            }
+            Ok(Some(request)) => match self.judge(&request, filled) {
+                Ok(offer) => Arrived::Offer(offer),
+                Err(refusal) => Arrived::Refused(refusal),
+            },
+        }
+    }
+
+    /// protocol.md §1.3, in this order: the page's `Origin`, what the request is, its body, what came behind it.
+    fn judge(&self, request: &head::RequestHead<'_>, filled: usize) -> Result<Box<turn::Offer>, Refusal> {
+        if request.fields.get("Origin").is_some() {
+            return Err(Refusal::new(403, "a web page may not use this port: its Origin is not listed by the operator"));
+        }
+        let framing = body::of_request(request)?;
+        match turn::decide(request, &self.offer_rules)? {
+            Decision::Poll(_) => Err(Refusal::new(
+                426,
+                "this gateway only takes devices that turn their connection: send Upgrade: PTTH/1.0 and Connection: Upgrade with HTTP/1.1",
+            )),
+            Decision::Turn(_) if framing != Framing::Empty => {
+                Err(Refusal::new(400, "an offer has to come without a body; send Content-Length: 0"))
+            }
+            Decision::Turn(_) if filled > request.len => {
+                Err(Refusal::new(400, "octets came after the offer and before the 101; wait for the 101"))
+            }
+            Decision::Turn(offer) => Ok(offer),
+        }
+    }
+
+    fn refuse_offer(&mut self, cx: &mut Peers<State>, id: Id, refusal: &Refusal) {
+        if let Some(peer) = cx.get(id) {
+            log::info!("an offer from {} was refused: {refusal}", peer.stream().peer_label());
+        }
+        let purpose = format!("{}; {PORT_PURPOSE}", refusal.reason);
+        let (reason, fields): (&str, &[(&str, &str)]) = match refusal.status {
+            405 => (&purpose, &[("Allow", "POST")]),
+            426 => (&refusal.reason, &[("Upgrade", "PTTH/1.0"), ("Connection", "Upgrade")]),
+            401 => (&refusal.reason, &[("WWW-Authenticate", "Bearer")]),
+            _ => (&refusal.reason, &[]),
+        };
+        self.refuse(cx, id, &LocalAnswer { fields, ..LocalAnswer::new(refusal.status, reason) });
+    }
+
+    pub(super) fn device_head_expired(&mut self, cx: &mut Peers<State>, id: Id) {
+        let began = cx.get(id).is_some_and(|p| p.kept() > 0);
+        match began {
+            true => self.refuse(cx, id, &LocalAnswer::new(408, "the offer was not whole within head_timeout")),
+            false => cx.close(id),
+        }
+    }
+
+    /// Asks `authorize`, on a thread of its own, or nobody.
+    fn consider(&mut self, cx: &mut Peers<State>, id: Id, wire: turn::Offer) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        let peer_ip: Option<IpAddr> = peer.stream().peer_ip();
+        peer.state = State::Device(Device::Deciding);
+        let offer = Offer::new(wire, peer_ip);
+        if self.draining {
+            return self.refuse(cx, id, &LocalAnswer { retry_after: Some(5), ..LocalAnswer::new(503, "this gateway is stopping; dial again") });
+        }
+        let Some(authorize) = self.authorize.clone() else {
+            return self.decided(cx, id, offer, Ok(Grant::offered()));
+        };
+        let at = cx.now() + self.limits.head_timeout;
+        cx.set_deadline(id, Some(at));
+        let remote = self.remote.clone();
+        let submitted = self.helpers.submit(move || {
+            let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| authorize(&offer)));
+            let verdict = judged.unwrap_or_else(|_| {
+                log::error!("authorize panicked; the offer is refused");
+                Err(Reject::new(500, "the gateway could not decide about this offer"))
+            });
+            remote.send(Command::Decided { id, offer: Box::new(offer), verdict });
+        });
+        if !submitted {
+            self.refuse(cx, id, &LocalAnswer { retry_after: Some(5), ..LocalAnswer::new(503, "too many offers wait to be decided") });
+        }
+    }
+
+    pub(super) fn decided(&mut self, cx: &mut Peers<State>, id: Id, offer: Offer, verdict: Result<Grant, Reject>) {
+        if !matches!(cx.get(id).map(|p| &p.state), Some(State::Device(Device::Deciding))) {
+            return; // it was closed meanwhile
+        }
+        let grant = match verdict {
+            Ok(grant) => grant,
+            Err(reject) => {
+                log::info!("an offer for {} was rejected: {} {}", offer.label(), reject.status, reject.reason);
+                let bearer = [("WWW-Authenticate", "Bearer")];
+                let location = reject.location.as_deref().map(|l| [("Location", l)]);
+                let fields: &[_] = match (&location, reject.status) {
+                    (Some(location), _) => location,
+                    (None, 401) => &bearer,
+                    _ => &[],
+                };
+                return self.refuse(cx, id, &LocalAnswer { fields, retry_after: reject.retry_after, ..LocalAnswer::new(reject.status, &reject.reason) });
+            }
+        };
+        let registered = match self.admit(cx, &offer, &grant) {
+            Ok(registered) => registered,
+            Err(denied) => {
+                log::info!("an offer for {} was refused: {} {}", offer.label(), denied.status, denied.reason);
+                return self.refuse(cx, id, &LocalAnswer { retry_after: denied.retry_after, ..LocalAnswer::new(denied.status, denied.reason) });
+            }
+        };
+        self.turn(cx, id, &offer, registered);
+    }
+
+    /// Reserves the place in the roster, tells who was replaced, and closes their links.
+    fn admit(&mut self, cx: &mut Peers<State>, offer: &Offer, grant: &Grant) -> Result<Arc<Registered>, Denied> {
+        let names: Vec<String> = match &grant.names {
+            Some(names) => names.clone(),
+            None => offer.wire.names.iter().map(Name::to_string).collect(),
+        };
+        if names.is_empty() {
+            return Err(Denied { status: 403, reason: "the credential is not for this name", retry_after: None });
+        }
+        let holder = Holder { credential: grant.credential.as_deref().map(Arc::from), session: offer.wire.session };
+        let claimed = self.roster.claim(&names, &holder, cx.now())?;
+        self.origins |= names.iter().any(|n| n.contains("://"));
+        for name in &claimed.replaced {
+            self.tell(EventKind::Replaced, name, "a newer session of the device took the name over");
+        }
+        for name in &claimed.up {
+            self.tell(EventKind::Up, name, offer.token());
+        }
+        let replaced_lent = self.lent.iter().filter(|(_, l)| !self.roster.in_force(&l.registered)).map(|(t, _)| *t).collect();
+        for id in claimed.idle {
+            self.part(cx, id);
+        }
+        self.evict_later(cx, claimed.busy, replaced_lent);
+        self.stats.devices.store(self.roster.connected(), Relaxed);
+        self.announce(&claimed.up);
+        Ok(claimed.registered)
+    }
+
+    fn turn(&mut self, cx: &mut Peers<State>, id: Id, offer: &Offer, registered: Arc<Registered>) {
+        let mut switch = Vec::with_capacity(96);
+        if offer.wire.expects_continue {
+            switch.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"); // RFC 9110 §7.8: before the 101
+        }
+        turn::write_switch(&mut switch, &offer.wire.token, &self.offer_rules.dialects[offer.wire.dialect]);
+        self.stats.turns.fetch_add(1, Relaxed);
+        if self.on_link.is_some() {
+            return self.hand_to_worker(cx, id, registered, &switch);
+        }
+        let Some(peer) = cx.get_mut(id) else { return };
+        if self.on_demand {
+            peer.state = State::Device(Device::Held { registered: registered.clone(), switch });
+            self.roster.place(&registered, id);
+            let at = cx.now() + self.limits.poll_hold;
+            match self.roster.next_waiter(&registered) {
+                Some(waiter) => {
+                    self.switch_held(cx, id);
+                    self.serve(cx, id, waiter);
+                }
+                None => {
+                    self.roster.set_idle(&registered, id);
+                    cx.set_deadline(id, Some(at));
+                }
+            }
+            return;
+        }
+        peer.output().extend_from_slice(&switch);
+        peer.state = State::Device(Device::link(registered.clone()));
+        self.roster.place(&registered, id);
+        // A waiting request follows in the same write; with none the 101 goes out alone.
+        match self.roster.next_waiter(&registered) {
+            Some(waiter) => self.serve(cx, id, waiter),
+            None if peer_flush(cx, id) => self.link_free(cx, id, Ok(())),
+            None => self.drop_link(cx, id, "it was closed before the 101 was written"),
+        }
+    }
+
+    /// `on_link`: the worker was reserved by the count of lent links; the link is its own until the handler returns.
+    fn hand_to_worker(&mut self, cx: &mut Peers<State>, id: Id, registered: Arc<Registered>, switch: &[u8]) {
+        let Some(handler) = self.on_link.clone() else { return };
+        let give_up = |role: &mut Self, cx: &mut Peers<State>| {
+            let down = role.roster.lend_ends(&registered, cx.now());
+            role.gone(&down, "no worker for its link");
+        };
+        if self.lent.len() >= self.limits.on_link_max {
+            give_up(self, cx);
+            return self.refuse(cx, id, &LocalAnswer { retry_after: Some(10), ..LocalAnswer::new(503, "as many links are served as on_link_max allows") });
+        }
+        if let Some(peer) = cx.get_mut(id) {
+            peer.output().extend_from_slice(switch);
+        }
+        let turned = peer_flush(cx, id);
+        let Some((stream, unread, _)) = cx.remove(id).filter(|_| turned) else { return give_up(self, cx) };
+        let handle = stream.try_clone().map_or(Handle::None, Handle::Own);
+        let ticket = self.number();
+        self.lent.insert(ticket, LentOut { registered: registered.clone(), handle });
+        let (limits, remote) = (self.limits.clone(), self.remote.clone());
+        let submitted = self.link_workers.submit(move || {
+            let _back = Returning { remote, ticket };
+            match stream.set_nonblocking(false) {
+                Ok(()) => handler(GatewayLink::new(stream, unread, limits)),
+                Err(e) => log::error!("a turned connection cannot be made blocking: {e}"),
+            }
+        });
+        if !submitted {
+            self.lent.remove(&ticket);
+            give_up(self, cx);
+        }
+    }
+
+    /// Gives an idle link of `name` out, busy; a held offer is turned with it.
+    pub(super) fn take_link(&mut self, cx: &mut Peers<State>, name: &str) -> Option<Id> {
+        let id = self.roster.newest_idle(name)?;
+        let registered = self.registered(cx, id)?;
+        self.roster.set_busy(&registered, id);
+        self.switch_held(cx, id);
+        Some(id)
+    }
+
+    fn switch_held(&mut self, cx: &mut Peers<State>, id: Id) {
+        cx.set_deadline(id, None);
+        let Some(peer) = cx.get_mut(id) else { return };
+        if let State::Device(Device::Held { registered, switch }) = &mut peer.state {
+            let (registered, switch) = (registered.clone(), std::mem::take(switch));
+            peer.state = State::Device(Device::link(registered));
+            peer.output().extend_from_slice(&switch);
+        }
+    }
+
+    /// Gives a busy link to whoever waited.
+    fn serve(&mut self, cx: &mut Peers<State>, id: Id, waiter: Waiter) {
+        match waiter {
+            Waiter::Exchange(key) => self.assign(cx, key, id),
+            Waiter::Caller(number) => {
+                if !peer_flush(cx, id) {
+                    self.drop_link(cx, id, "it was closed before the 101 was written");
+                } else if !self.lend(cx, number, id) {
+                    self.link_free(cx, id, Ok(()));
+                }
+            }
+        }
+    }
+
+    /// Ties a busy link to an exchange.
+    pub(super) fn assign(&mut self, cx: &mut Peers<State>, key: Key, id: Id) {
+        if let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) {
+            link.exchange = Some(key);
+        }
+        relay::attach(self, cx, key, id);
+    }
+
+    pub(super) fn link_free(&mut self, cx: &mut Peers<State>, id: Id, reusable: Result<(), &'static str>) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        let State::Device(Device::Link(link)) = &mut peer.state else { return };
+        link.exchange = None;
+        let (registered, leaving) = (link.registered.clone(), link.leaving);
+        if let Err(why) = reusable {
+            return self.drop_link(cx, id, why);
+        }
+        if leaving {
+            return self.drop_link(cx, id, "replaced or drained");
+        }
+        if !self.roster.in_force(&registered) {
+            return self.part(cx, id);
+        }
+        if let Some(waiter) = self.roster.next_waiter(&registered) {
+            return self.serve(cx, id, waiter);
+        }
+        if self.draining {
+            return self.part(cx, id);
+        }
+        self.roster.set_idle(&registered, id);
+        let Some(peer) = cx.get_mut(id) else { return };
+        peer.settle();
+        let noisy = peer.has_input();
+        let heartbeat = self.limits.heartbeat;
+        let at = (!heartbeat.is_zero()).then(|| cx.now() + heartbeat);
+        cx.set_deadline(id, at);
+        if noisy {
+            cx.again(id);
+        }
+    }
+
+    /// Something happened on an idle link: its end, stray line ends, or octets nobody asked for.
+    pub(super) fn idle_ready(&mut self, cx: &mut Peers<State>, id: Id) {
+        if let Err(why) = self.is_quiet(cx, id) {
+            self.drop_link(cx, id, why);
+        }
+    }
+
+    fn is_quiet(&mut self, cx: &mut Peers<State>, id: Id) -> Result<(), &'static str> {
+        let mut scratch = cx.take_scratch();
+        let quiet = cx.get_mut(id).map_or(Ok(()), |peer| match peer.fetch(&mut scratch, 64) {
+            Ok(Fetched::Nothing) if peer.is_broken() => Err("reset"),
+            Ok(Fetched::Nothing) => Ok(()),
+            Ok(Fetched::Octets(n)) if scratch[..n].iter().all(|o| matches!(o, b'\r' | b'\n')) => Ok(()),
+            Ok(Fetched::Octets(_)) => Err("it sent octets that nobody asked for"),
+            Ok(Fetched::End) => Err("closed by device"),
+            Err(_) => Err("reset"),
+        });
+        cx.put_scratch(scratch);
+        if quiet.is_ok() && cx.get(id).is_some_and(|p| p.has_input()) {
+            cx.again(id);
+        }
+        quiet
+    }
+
+    /// Looks once more whether a link that is to carry an unsafe request is still there: such a request is not sent twice.
+    pub(super) fn is_alive(&mut self, cx: &mut Peers<State>, id: Id) -> bool {
+        if let Some(peer) = cx.get_mut(id) {
+            peer.look_again();
+        }
+        match self.is_quiet(cx, id) {
+            Ok(()) => true,
+            Err(why) => {
+                self.drop_link(cx, id, why);
+                false
+            }
+        }
+    }
+
+    /// The idle time of a link is over: ask for a sign of life (protocol.md §1.5).
+    pub(super) fn beat(&mut self, cx: &mut Peers<State>, id: Id) {
+        let Some(registered) = self.registered(cx, id) else { return };
+        self.roster.set_busy(&registered, id);
+        self.ask_options(cx, id, heartbeat::REQUEST);
+    }
+
+    /// Tells a link to go: replaced, or the gateway stops. An offer that is held is refused.
+    pub(super) fn part(&mut self, cx: &mut Peers<State>, id: Id) {
+        let Some(registered) = self.registered(cx, id) else { return };
+        let Some(peer) = cx.get_mut(id) else { return };
+        match &mut peer.state {
+            State::Device(Device::Link(link)) => {
+                link.leaving = true;
+                self.roster.set_busy(&registered, id);
+                self.ask_options(cx, id, heartbeat::FAREWELL);
+            }
+            State::Device(Device::Held { .. }) => {
+                let down = self.roster.leave(&registered, id, cx.now());
+                self.gone(&down, "replaced or drained");
+                let (status, reason, retry) = if self.draining { (503, "this gateway is stopping; dial again", 5) } else { (409, "a newer session of this device holds the name", 60) };
+                self.refuse(cx, id, &LocalAnswer { retry_after: Some(retry), ..LocalAnswer::new(status, reason) });
+            }
+            _ => {}
+        }
+    }
+
+    fn ask_options(&mut self, cx: &mut Peers<State>, id: Id, request: &'static [u8]) {
+        let exchange = Exchange::heartbeat(request.to_vec(), self.limits.heartbeat_timeout, &self.limits, cx.now());
+        let key = self.exchanges.insert(exchange);
+        if let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) {
+            link.exchange = Some(key);
+        }
+        relay::attach(self, cx, key, id);
+    }
+
+    pub(super) fn drop_link(&mut self, cx: &mut Peers<State>, id: Id, why: &str) {
+        let Some(registered) = self.registered(cx, id) else { return };
+        log::debug!("{}: a link is closed: {why}", registered.name());
+        let down = self.roster.leave(&registered, id, cx.now());
+        cx.close(id);
+        self.gone(&down, why);
+    }
+
+    /// Octets, or the end, where neither may be: while the offer is decided or held.
+    pub(super) fn early_octets(&mut self, cx: &mut Peers<State>, id: Id) {
+        let Err(why) = self.is_quiet(cx, id) else { return };
+        let held = self.registered(cx, id);
+        if let Some(registered) = held {
+            let down = self.roster.leave(&registered, id, cx.now());
+            self.gone(&down, why);
+        }
+        match why {
+            "closed by device" | "reset" => cx.close(id),
+            _ => self.refuse(cx, id, &LocalAnswer::new(400, "octets came after the offer and before the 101; wait for the 101")),
+        }
+    }
+
+    /// Nobody asked for a held offer: 204, and the device offers again on the same connection.
+    pub(super) fn hold_expired(&mut self, cx: &mut Peers<State>, id: Id) {
+        let Some(registered) = self.registered(cx, id) else { return };
+        let Some(peer) = cx.get_mut(id) else { return };
+        peer.output().extend_from_slice(b"HTTP/1.1 204 No Content\r\n\r\n");
+        peer.state = State::Device(Device::Head);
+        let sent = peer.flush().is_ok();
+        let down = self.roster.leave(&registered, id, cx.now());
+        self.gone(&down, "its offer was held for poll_hold; it offers again");
+        let at = cx.now() + self.limits.head_timeout;
+        cx.set_deadline(id, Some(at));
+        if !sent {
+            cx.close(id);
+        }
+    }
+
+    pub(super) fn adopt(&mut self, cx: &mut Peers<State>, stream: Stream, unread: &[u8], offer: &Offer, grant: &Grant) -> Result<(), Error> {
+        if self.draining {
+            return Err(Error::stopped("this gateway is stopping; the connection is not adopted"));
+        }
+        let registered = self
+            .admit(cx, offer, grant)
+            .map_err(|d| Error::refused(crate::Fault::Gateway, d.status, format!("adopting a connection: {}", d.reason), None))?;
+        match cx.insert(stream, unread, State::Device(Device::link(registered.clone()))) {
+            Ok(id) => {
+                self.roster.place(&registered, id);
+                self.link_free(cx, id, Ok(()));
+                Ok(())
+            }
+            Err(e) => {
+                let down = self.roster.lend_ends(&registered, cx.now());
+                self.gone(&down, "it could not be adopted");
+                Err(Error::io(crate::Fault::Gateway, "adopting a connection", e))
+            }
+        }
+    }
+}
+
+fn peer_flush(cx: &mut Peers<State>, id: Id) -> bool {
+    cx.get_mut(id).is_some_and(|peer| matches!(peer.flush(), Ok(true)))
+}
+
+/// Tells the loop, also when the handler panics, that an `on_link` worker is done.
+struct Returning {
+    remote: crate::engine::event_loop::Remote<Command>,
+    ticket: u64,
+}
+
+impl Drop for Returning {
+    fn drop(&mut self) {
+        self.remote.send(Command::Return { ticket: self.ticket, stream: None });
+    }
+}

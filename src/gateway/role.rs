@@ -1,0 +1,600 @@
+//! The gateway on its event loop: state of every connection, commands from other threads, and the two faces tied together.
+//!
+//! [`offers`](super::offers) has the devices' connections, [`visitors`](super::visitors) the visitors'; here is what they share.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use crate::engine::Role;
+use crate::engine::event_loop::Remote;
+use crate::engine::peers::{Id, Peers};
+use crate::engine::slab::{Key, Slab};
+use crate::engine::workers::Workers;
+use crate::error::Error;
+use crate::gateway::offers::Device;
+use crate::gateway::roster::{Registered, Roster, Waiter};
+use crate::gateway::visitors::{Routes, Visitor};
+use crate::gateway::{Authorize, Event, EventKind, Grant, Offer, OnLink, Reject, Stats};
+use crate::limits::Limits;
+use crate::proto::turn::{Dialect, OfferRules};
+use crate::relay::{self, Exchange, Lingering, LocalAnswer, Relaying, Rules};
+use crate::stream::Stream;
+
+/// What the gateway keeps for a connection.
+pub(crate) enum State {
+    Visitor(Visitor),
+    Device(Device),
+    /// Answered and being closed gently.
+    Lingering(Lingering),
+}
+
+/// What other threads ask of the gateway's loop.
+pub(crate) enum Command {
+    /// A link for a program's `send()`.
+    Borrow { name: String, wait: Duration, reply: Sender<Result<Loan, Error>> },
+    /// The link comes back (`None`: it has to be closed).
+    Return { ticket: u64, stream: Option<(Stream, Vec<u8>)> },
+    /// Tell when a name has a link.
+    Wait { name: String, time: Duration, reply: Sender<Result<(), Error>> },
+    /// How many links a name has: in all, and idle.
+    Links { name: String, reply: Sender<(usize, usize)> },
+    /// `authorize` has decided.
+    Decided { id: Id, offer: Box<Offer>, verdict: Result<Grant, Reject> },
+    /// Another server did the 101.
+    Adopt { stream: Stream, unread: Vec<u8>, offer: Box<Offer>, grant: Grant, reply: Sender<Result<(), Error>> },
+    /// A listener for visitors.
+    Relay { listener: TcpListener, routes: Routes },
+    /// A subscriber for events.
+    Subscribe(Sender<Event>),
+    /// Nothing new; what is in progress may finish for so long.
+    Drain(Duration),
+}
+
+/// A link in the hands of program code. The loop keeps a weak handle, to end it when its session is replaced.
+pub(crate) struct Loan {
+    pub(crate) stream: Arc<Stream>,
+    pub(crate) unread: Vec<u8>,
+    pub(crate) ticket: u64,
+}
+
+/// What is left in the loop of a link that was lent.
+pub(super) struct LentOut {
+    pub(super) registered: Arc<Registered>,
+    pub(super) handle: Handle,
+}
+
+pub(super) enum Handle {
+    Weak(Weak<Stream>),
+    Own(Stream),
+    None,
+}
+
+/// A program's thread that waits for the loop.
+struct Caller {
+    name: String,
+    want: Want,
+}
+
+enum Want {
+    Link(Sender<Result<Loan, Error>>),
+    Name(Sender<Result<(), Error>>),
+}
+
+/// What an alarm is for.
+enum Alarm {
+    /// A caller's time is up.
+    Caller(u64),
+    /// The grace of replaced links is over.
+    Evict { links: Vec<Id>, lent: Vec<u64> },
+    /// Time to forget old names.
+    Tick,
+    /// The drain's time is up.
+    Stop,
+}
+
+#[derive(Clone)]
+pub(super) enum Face {
+    Devices,
+    Visitors(Arc<Routes>, u16),
+}
+
+pub(crate) struct GatewayRole {
+    pub(super) limits: Arc<Limits>,
+    pub(super) offer_rules: OfferRules,
+    pub(super) on_demand: bool,
+    pub(super) keep_underscore: bool,
+    pub(super) authorize: Option<Authorize>,
+    pub(super) on_link: Option<OnLink>,
+    pub(super) helpers: Workers,
+    pub(super) link_workers: Workers,
+    pub(super) remote: Remote<Command>,
+    pub(super) stats: Arc<Stats>,
+    rules: Arc<Rules>,
+    faces: Vec<Face>,
+    pub(super) exchanges: Slab<Exchange>,
+    pub(super) roster: Roster,
+    /// Some link is registered under an origin: visitors' hosts are looked up.
+    pub(super) origins: bool,
+    pub(super) lent: HashMap<u64, LentOut>,
+    callers: HashMap<u64, Caller>,
+    alarms: HashMap<u64, Alarm>,
+    numbers: u64,
+    subscribers: Vec<(Sender<Event>, u64)>,
+    pub(super) draining: bool,
+    stopped: bool,
+}
+
+pub(super) struct Settings {
+    pub(super) limits: Arc<Limits>,
+    pub(super) offer_rules: OfferRules,
+    pub(super) on_demand: bool,
+    pub(super) keep_underscore: bool,
+    pub(super) authorize: Option<Authorize>,
+    pub(super) on_link: Option<OnLink>,
+}
+
+/// The alarm that `new` puts into the table; whoever starts the loop sets it.
+pub(super) const FIRST_ALARM: u64 = 0;
+/// How often old names are forgotten.
+pub(super) const TICK: Duration = Duration::from_secs(30);
+
+impl GatewayRole {
+    pub(super) fn new(settings: Settings, remote: Remote<Command>, stats: Arc<Stats>, device_listeners: usize) -> Self {
+        let Settings { limits, offer_rules, on_demand, keep_underscore, authorize, on_link } = settings;
+        let idle = limits.worker_idle_timeout;
+        let rules = Rules {
+            limits: limits.clone(),
+            ends: crate::proto::head::LineEnds::CrlfOrLf,
+            via: Some(super::VIA),
+            add_date: false,
+            answerer: "the device",
+        };
+        let mut alarms = HashMap::new();
+        alarms.insert(FIRST_ALARM, Alarm::Tick);
+        GatewayRole {
+            helpers: Workers::new("ptth-authorize", limits.helpers_max, limits.authorize_queue_max, idle),
+            link_workers: Workers::new("ptth-link", limits.on_link_max, 0, idle),
+            rules: Arc::new(rules),
+            roster: Roster::new(limits.clone()),
+            faces: vec![Face::Devices; device_listeners],
+            limits,
+            offer_rules,
+            on_demand,
+            keep_underscore,
+            authorize,
+            on_link,
+            remote,
+            stats,
+            exchanges: Slab::new(),
+            origins: false,
+            lent: HashMap::new(),
+            callers: HashMap::new(),
+            alarms,
+            numbers: 0,
+            subscribers: Vec::new(),
+            draining: false,
+            stopped: false,
+        }
+    }
+
+    pub(super) fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    fn set_alarm(&mut self, cx: &mut Peers<State>, at: Instant, alarm: Alarm) {
+        let number = self.number();
+        self.alarms.insert(number, alarm);
+        cx.alarm(at, number);
+    }
+
+    pub(super) fn evict_later(&mut self, cx: &mut Peers<State>, links: Vec<Id>, lent: Vec<u64>) {
+        if !links.is_empty() || !lent.is_empty() {
+            let at = cx.now() + self.limits.take_over_grace;
+            self.set_alarm(cx, at, Alarm::Evict { links, lent });
+        }
+    }
+
+    pub(super) fn tell(&mut self, kind: EventKind, name: &str, reason: &str) {
+        log::info!("{name}: {kind}{}{reason}", if reason.is_empty() { "" } else { ": " });
+        self.subscribers.retain_mut(|(subscriber, missed)| {
+            let event = Event { kind, name: name.to_owned(), reason: reason.to_owned(), missed: *missed };
+            match subscriber.try_send(event) {
+                Ok(()) => *missed = 0,
+                Err(TrySendError::Full(_)) => *missed += 1,
+                Err(TrySendError::Disconnected(_)) => return false,
+            }
+            true
+        });
+    }
+
+    /// Wakes the callers of `wait()` that asked for one of these names.
+    pub(super) fn announce(&mut self, names: &[Arc<str>]) {
+        let found: Vec<u64> = self
+            .callers
+            .iter()
+            .filter(|(_, c)| matches!(c.want, Want::Name(_)) && names.iter().any(|n| **n == *c.name))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in found {
+            if let Some(Caller { want: Want::Name(reply), .. }) = self.callers.remove(&number) {
+                let _ = reply.send(Ok(())); // the caller may have gone
+            }
+        }
+    }
+
+    /// Hands a busy link to a program's thread. False: that thread has gone, the link is free.
+    pub(super) fn lend(&mut self, cx: &mut Peers<State>, caller: u64, id: Id) -> bool {
+        let Some(Caller { want: Want::Link(reply), .. }) = self.callers.remove(&caller) else { return false };
+        self.lend_to(cx, &reply, id)
+    }
+
+    fn lend_to(&mut self, cx: &mut Peers<State>, reply: &Sender<Result<Loan, Error>>, id: Id) -> bool {
+        let Some(registered) = self.registered(cx, id) else { return true };
+        let Some((stream, unread, _)) = cx.remove(id) else { return true };
+        let (stream, ticket) = (Arc::new(stream), self.number());
+        self.roster.lend(&registered, id);
+        self.lent.insert(ticket, LentOut { registered, handle: Handle::Weak(Arc::downgrade(&stream)) });
+        self.stats.exchanges.fetch_add(1, Relaxed);
+        if let Err(unsent) = reply.send(Ok(Loan { stream, unread, ticket })) {
+            let Ok(Loan { stream, unread, ticket }) = unsent.0 else { return true };
+            self.take_back(cx, ticket, Arc::into_inner(stream).map(|stream| (stream, unread)));
+        }
+        true
+    }
+
+    fn take_back(&mut self, cx: &mut Peers<State>, ticket: u64, stream: Option<(Stream, Vec<u8>)>) {
+        let Some(LentOut { registered, .. }) = self.lent.remove(&ticket) else { return };
+        let device = Device::link(registered.clone());
+        let inserted = stream.and_then(|(stream, unread)| match cx.insert(stream, &unread, State::Device(device)) {
+            Ok(id) => Some(id),
+            Err(e) => {
+                log::warn!("a link could not come back to the event loop: {e}");
+                None
+            }
+        });
+        match inserted {
+            Some(id) => {
+                self.roster.place(&registered, id);
+                self.free(cx, id, Ok(()));
+            }
+            None => {
+                let down = self.roster.lend_ends(&registered, cx.now());
+                self.gone(&down, "its exchange ended without a message boundary");
+            }
+        }
+    }
+
+    pub(super) fn gone(&mut self, names: &[Arc<str>], reason: &str) {
+        for name in names {
+            self.tell(EventKind::Down, name, reason);
+        }
+        self.stats.devices.store(self.roster.connected(), Relaxed);
+    }
+
+    fn borrow(&mut self, cx: &mut Peers<State>, name: String, wait: Duration, reply: Sender<Result<Loan, Error>>) {
+        if self.draining {
+            let _ = reply.send(Err(Error::stopped("this gateway is stopping; nothing new is sent")));
+            return;
+        }
+        if let Some(link) = self.take_link(cx, &name) {
+            self.lend_to(cx, &reply, link);
+            return;
+        }
+        if !self.roster.knows(&name) {
+            let _ = reply.send(Err(Error::not_connected(404, format!("no device {name} is or was lately connected to this gateway"))));
+            return;
+        }
+        let number = self.number();
+        if !self.roster.line_up(&name, Waiter::Caller(number)) {
+            let _ = reply.send(Err(Error::full(format!("as many callers wait for {name} as waiting_per_device_max allows; try again later"))));
+            return;
+        }
+        self.callers.insert(number, Caller { name, want: Want::Link(reply) });
+        let at = cx.now() + wait;
+        self.set_alarm(cx, at, Alarm::Caller(number));
+    }
+
+    fn await_name(&mut self, cx: &mut Peers<State>, name: String, time: Duration, reply: Sender<Result<(), Error>>) {
+        if self.roster.links(&name).0 > 0 {
+            let _ = reply.send(Ok(()));
+            return;
+        }
+        let number = self.number();
+        self.callers.insert(number, Caller { name, want: Want::Name(reply) });
+        let at = cx.now() + time;
+        self.set_alarm(cx, at, Alarm::Caller(number));
+    }
+
+    fn caller_expired(&mut self, number: u64) {
+        let Some(Caller { name, want }) = self.callers.remove(&number) else { return };
+        let (links, _) = self.roster.links(&name);
+        match want {
+            Want::Link(reply) => {
+                self.roster.step_out(&name, Waiter::Caller(number));
+                let text = if links == 0 {
+                    format!("device {name} is not connected; it did not come back within wait_for_link")
+                } else {
+                    format!("all {links} links of device {name} stayed busy for wait_for_link; let it dial more links or ask later")
+                };
+                let _ = reply.send(Err(Error::not_connected(503, text)));
+            }
+            Want::Name(reply) => {
+                let _ = reply.send(Err(Error::not_connected(503, format!("device {name} did not connect in the time given"))));
+            }
+        }
+    }
+
+    fn evict(&mut self, cx: &mut Peers<State>, links: Vec<Id>, lent: Vec<u64>) {
+        for id in links {
+            let Some(State::Device(Device::Link(link))) = cx.get(id).map(|p| &p.state) else { continue };
+            match (self.roster.in_force(&link.registered), link.exchange) {
+                (true, _) => {}
+                (false, Some(key)) => self.end_exchange(cx, key, "the device's session was replaced and take_over_grace is over"),
+                (false, None) => self.drop_link(cx, id, "replaced"),
+            }
+        }
+        for ticket in lent {
+            self.cut_lent(ticket);
+        }
+    }
+
+    /// Wakes a program's thread that is blocked on a lent link: its next read or write fails.
+    fn cut_lent(&mut self, ticket: u64) {
+        let Some(lent) = self.lent.get(&ticket) else { return };
+        let cut = match &lent.handle {
+            Handle::Weak(stream) => stream.upgrade().map(|s| s.shutdown(std::net::Shutdown::Both)),
+            Handle::Own(stream) => Some(stream.shutdown(std::net::Shutdown::Both)),
+            Handle::None => None,
+        };
+        if let Some(Err(e)) = cut {
+            log::debug!("a lent link was already closed: {e}");
+        }
+    }
+
+    fn drain(&mut self, cx: &mut Peers<State>, time: Duration) {
+        if self.draining {
+            return;
+        }
+        self.draining = true;
+        cx.stop_listening();
+        let at = cx.now() + time;
+        self.set_alarm(cx, at, Alarm::Stop);
+        for id in cx.ids() {
+            let Some(peer) = cx.get(id) else { continue };
+            match &peer.state {
+                State::Visitor(Visitor::Head { .. }) => cx.close(id),
+                State::Device(Device::Link(link)) if link.exchange.is_none() => self.part(cx, id),
+                State::Device(Device::Held { .. }) => self.part(cx, id),
+                State::Device(Device::Head) => cx.close(id),
+                _ => {}
+            }
+        }
+    }
+
+    fn stop(&mut self, cx: &mut Peers<State>) {
+        self.stopped = true;
+        let lent: Vec<u64> = self.lent.keys().copied().collect();
+        for ticket in lent {
+            self.cut_lent(ticket);
+        }
+        for id in cx.ids() {
+            cx.close(id);
+        }
+    }
+
+    /// Answers on a connection that then closes gently.
+    pub(super) fn refuse(&mut self, cx: &mut Peers<State>, id: Id, answer: &LocalAnswer<'_>) {
+        let date = cx.date().to_owned();
+        self.stats.refused.fetch_add(1, Relaxed);
+        let Some(peer) = cx.get_mut(id) else { return };
+        answer.write(peer.output(), &date);
+        self.linger(cx, id);
+    }
+
+    pub(super) fn linger(&mut self, cx: &mut Peers<State>, id: Id) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        peer.state = State::Lingering(Lingering::default());
+        let at = cx.now() + self.limits.linger_timeout;
+        cx.set_deadline(id, Some(at));
+        self.step_lingering(cx, id);
+    }
+
+    fn step_lingering(&mut self, cx: &mut Peers<State>, id: Id) {
+        let mut scratch = cx.take_scratch();
+        let over = cx.get_mut(id).is_none_or(|peer| {
+            let State::Lingering(mut lingering) = std::mem::replace(&mut peer.state, State::Lingering(Lingering::default())) else { return true };
+            let over = lingering.step(peer, &mut scratch, &self.limits);
+            peer.state = State::Lingering(lingering);
+            over
+        });
+        cx.put_scratch(scratch);
+        if over {
+            cx.close(id);
+        }
+    }
+
+    pub(super) fn registered(&self, cx: &Peers<State>, id: Id) -> Option<Arc<Registered>> {
+        match &cx.get(id)?.state {
+            State::Device(Device::Link(link)) => Some(link.registered.clone()),
+            State::Device(Device::Held { registered, .. }) => Some(registered.clone()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn end_exchange(&mut self, cx: &mut Peers<State>, key: Key, why: &'static str) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        match (exchange.asking, exchange.answered) {
+            (Some(asking), false) => {
+                let link = exchange.answering.take();
+                self.exchanges.remove(key);
+                if let Some(link) = link {
+                    self.free(cx, link, Err(why));
+                }
+                self.answer(cx, asking, &LocalAnswer { error: Some("connection_terminated"), ..LocalAnswer::new(502, why) });
+            }
+            _ => relay::abort(self, cx, key, why),
+        }
+    }
+}
+
+impl Role for GatewayRole {
+    type State = State;
+    type Command = Command;
+
+    fn accepted(&mut self, cx: &mut Peers<State>, listener: usize, stream: Stream, from: SocketAddr) {
+        let Some(face) = self.faces.get(listener).cloned() else { return };
+        let state = match face {
+            Face::Devices => State::Device(Device::Head),
+            Face::Visitors(routes, port) => State::Visitor(Visitor::fresh(routes, port, from.ip())),
+        };
+        match cx.insert(stream, &[], state) {
+            Ok(id) => {
+                let at = cx.now() + self.limits.head_timeout;
+                cx.set_deadline(id, Some(at));
+                self.ready(cx, id); // the request often is there already
+            }
+            Err(e) => log::warn!("a connection from {from} was dropped: {e}"),
+        }
+    }
+
+    fn ready(&mut self, cx: &mut Peers<State>, id: Id) {
+        let Some(peer) = cx.get(id) else { return };
+        match &peer.state {
+            State::Visitor(Visitor::Head { .. }) => self.visitor_head(cx, id),
+            State::Visitor(Visitor::Exchange { key, .. }) => {
+                let key = *key;
+                relay::advance(self, cx, key);
+            }
+            State::Device(Device::Link(link)) => match link.exchange {
+                Some(key) => relay::advance(self, cx, key),
+                None => self.idle_ready(cx, id),
+            },
+            State::Device(Device::Head) => self.device_head(cx, id),
+            State::Device(Device::Deciding | Device::Held { .. }) => self.early_octets(cx, id),
+            State::Lingering(_) => self.step_lingering(cx, id),
+        }
+    }
+
+    fn expired(&mut self, cx: &mut Peers<State>, id: Id) {
+        let Some(peer) = cx.get(id) else { return };
+        match &peer.state {
+            State::Visitor(Visitor::Head { .. }) => self.visitor_head_expired(cx, id),
+            State::Visitor(Visitor::Exchange { key, .. }) => {
+                let key = *key;
+                match self.exchanges.get(key).is_some_and(Exchange::is_waiting) {
+                    true => self.visitor_waited(cx, id, key),
+                    false => relay::expired(self, cx, key),
+                }
+            }
+            State::Device(Device::Link(link)) => match link.exchange {
+                Some(key) => relay::expired(self, cx, key),
+                None => self.beat(cx, id),
+            },
+            State::Device(Device::Head) => self.device_head_expired(cx, id),
+            State::Device(Device::Deciding) => {
+                self.refuse(cx, id, &LocalAnswer { retry_after: Some(10), ..LocalAnswer::new(503, "the offer was not decided in time") });
+            }
+            State::Device(Device::Held { .. }) => self.hold_expired(cx, id),
+            State::Lingering(_) => cx.close(id),
+        }
+    }
+
+    fn alarm(&mut self, cx: &mut Peers<State>, number: u64) {
+        match self.alarms.remove(&number) {
+            None => {}
+            Some(Alarm::Caller(caller)) => self.caller_expired(caller),
+            Some(Alarm::Evict { links, lent }) => self.evict(cx, links, lent),
+            Some(Alarm::Stop) => self.stop(cx),
+            Some(Alarm::Tick) => {
+                self.roster.tick(cx.now());
+                let at = cx.now() + TICK;
+                self.set_alarm(cx, at, Alarm::Tick);
+            }
+        }
+    }
+
+    fn command(&mut self, cx: &mut Peers<State>, command: Command) {
+        match command {
+            Command::Borrow { name, wait, reply } => self.borrow(cx, name, wait, reply),
+            Command::Return { ticket, stream } => self.take_back(cx, ticket, stream),
+            Command::Wait { name, time, reply } => self.await_name(cx, name, time, reply),
+            Command::Links { name, reply } => {
+                let _ = reply.send(self.roster.links(&name));
+            }
+            Command::Decided { id, offer, verdict } => self.decided(cx, id, *offer, verdict),
+            Command::Adopt { stream, unread, offer, grant, reply } => {
+                let adopted = self.adopt(cx, stream, &unread, &offer, &grant);
+                let _ = reply.send(adopted);
+            }
+            Command::Relay { listener, routes } => {
+                let port = listener.local_addr().map_or(0, |a| a.port());
+                if !self.draining {
+                    cx.listen(listener);
+                    self.faces.push(Face::Visitors(Arc::new(routes), port));
+                }
+            }
+            Command::Subscribe(subscriber) => self.subscribers.push((subscriber, 0)),
+            Command::Drain(time) => self.drain(cx, time),
+        }
+    }
+
+    fn finished(&self, cx: &Peers<State>) -> bool {
+        self.stopped || (self.draining && cx.len() == 0 && self.lent.is_empty())
+    }
+}
+
+impl Relaying for GatewayRole {
+    fn exchanges(&mut self) -> &mut Slab<Exchange> {
+        &mut self.exchanges
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        self.rules.clone()
+    }
+
+    fn free(&mut self, cx: &mut Peers<State>, link: Id, reusable: Result<(), &'static str>) {
+        self.link_free(cx, link, reusable);
+    }
+
+    fn retry(&mut self, cx: &mut Peers<State>, key: Key) {
+        let Some(asking) = self.exchanges.get(key).and_then(|e| e.asking) else { return };
+        self.find_link(cx, asking, key);
+    }
+
+    fn next(&mut self, cx: &mut Peers<State>, asking: Id, keep: bool) {
+        self.visitor_next(cx, asking, keep);
+    }
+
+    fn answer(&mut self, cx: &mut Peers<State>, asking: Id, answer: &LocalAnswer<'_>) {
+        self.answer_visitor(cx, asking, answer);
+    }
+
+    fn asker_gone(&mut self, cx: &mut Peers<State>, asking: Id, reset: bool) {
+        match reset {
+            true => cx.reset(asking),
+            false => cx.close(asking),
+        }
+    }
+
+    fn callers_wait(&self, cx: &Peers<State>, link: Id) -> bool {
+        self.registered(cx, link).is_some_and(|registered| self.roster.callers_wait(&registered))
+    }
+}
+
+/// A subscriber's two ends.
+pub(super) fn subscription(limits: &Limits) -> (Sender<Event>, Receiver<Event>) {
+    bounded(limits.events_max)
+}
+
+/// The dialect rows a gateway has when nothing else is said.
+pub(super) fn default_rules() -> OfferRules {
+    let mut rules = OfferRules::default();
+    rules.dialects = Dialect::table();
+    rules
+}

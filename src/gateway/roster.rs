@@ -1,0 +1,507 @@
+//! Who is connected: names, the sessions that hold them, their idle links, and who waits for one. Pure data, no socket.
+//!
+//! The rules of protocol.md §1.2 (*who belongs together*) and §1.5 (*take-over*) are here and nowhere else.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::engine::peers::Id;
+use crate::engine::slab::Key;
+use crate::limits::Limits;
+
+/// 16 octets that name one run of a device.
+pub(crate) type Session = [u8; 16];
+
+/// Who holds a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    /// Identity that the operator's `authorize` gave; `None`: nobody asked for one.
+    pub(crate) credential: Option<Arc<str>>,
+    /// `None`: the group of all offers without a session.
+    pub(crate) session: Option<Session>,
+}
+
+/// What one or more links are registered under. Shared by all links of one registration.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Registered {
+    /// Names, each with the epoch of its holder: a take-over starts a new one.
+    names: Vec<(Arc<str>, u64)>,
+}
+
+impl Registered {
+    /// The first name, for logs and events.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.names[0].0 // `claim` makes none without a name
+    }
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names.iter().map(|(name, _)| name)
+    }
+}
+
+/// Who waits for a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiter {
+    /// A visitor's exchange.
+    Exchange(Key),
+    /// A program's `send()`, by its number.
+    Caller(u64),
+}
+
+struct Entry {
+    holder: Holder,
+    epoch: u64,
+    registered: Option<Arc<Registered>>,
+    /// Idle links, newest last.
+    idle: Vec<Id>,
+    /// Links in the loop that are not idle.
+    busy: Vec<Id>,
+    /// Links that program code has, outside the loop, and places reserved.
+    lent: usize,
+    waiting: VecDeque<Waiter>,
+    since: Instant,
+}
+
+impl Entry {
+    fn links(&self) -> usize {
+        self.idle.len() + self.busy.len() + self.lent
+    }
+}
+
+/// What a successful claim brought.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) registered: Arc<Registered>,
+    /// Names that had no link before.
+    pub(crate) up: Vec<Arc<str>>,
+    /// Names taken over from another session.
+    pub(crate) replaced: Vec<Arc<str>>,
+    /// Idle links of replaced sessions: to be told and closed.
+    pub(crate) idle: Vec<Id>,
+    /// Busy ones: to be closed when their grace is over.
+    pub(crate) busy: Vec<Id>,
+}
+
+/// Why a claim failed: what to answer the offer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Denied {
+    pub(crate) status: u16,
+    pub(crate) reason: &'static str,
+    pub(crate) retry_after: Option<u64>,
+}
+
+pub(crate) struct Roster {
+    limits: Arc<Limits>,
+    entries: HashMap<Arc<str>, Entry>,
+    connected: usize,
+    /// Names whose last link went, oldest first; those that came back are skipped when their turn comes.
+    departed: VecDeque<(Instant, Arc<str>)>,
+    /// Sessions that were replaced, per name.
+    replaced: HashMap<(Arc<str>, Session), Instant>,
+    replaced_order: VecDeque<(Instant, Arc<str>, Session)>,
+    epochs: u64,
+}
+
+impl Roster {
+    pub(crate) fn new(limits: Arc<Limits>) -> Self {
+        Roster {
+            limits,
+            entries: HashMap::new(),
+            connected: 0,
+            departed: VecDeque::new(),
+            replaced: HashMap::new(),
+            replaced_order: VecDeque::new(),
+            epochs: 0,
+        }
+    }
+
+    /// Names with at least one link.
+    pub(crate) fn connected(&self) -> usize {
+        self.connected
+    }
+
+    /// Links of a name: in all, and idle.
+    pub(crate) fn links(&self, name: &str) -> (usize, usize) {
+        self.entries.get(name).map_or((0, 0), |e| (e.links(), e.idle.len()))
+    }
+
+    /// Reserves a place for one link under all `names`, or says what to answer. The place counts as lent until
+    /// [`place`](Self::place) or [`lend_ends`](Self::lend_ends).
+    pub(crate) fn claim(&mut self, names: &[String], holder: &Holder, now: Instant) -> Result<Claimed, Denied> {
+        self.forget(now);
+        for name in names {
+            self.may_claim(name, holder)?;
+        }
+        let new = names.iter().filter(|n| self.entries.get(n.as_str()).is_none_or(|e| e.links() == 0)).count();
+        if self.connected + new > self.limits.devices_max {
+            return Err(Denied { status: 503, reason: "this gateway holds as many device names as devices_max allows", retry_after: Some(30) });
+        }
+        let mut claimed = Claimed {
+            registered: Arc::new(Registered { names: Vec::new() }),
+            up: Vec::new(),
+            replaced: Vec::new(),
+            idle: Vec::new(),
+            busy: Vec::new(),
+        };
+        let mut registered = Vec::with_capacity(names.len());
+        for name in names {
+            let name: Arc<str> = self.entries.get_key_value(name.as_str()).map_or_else(|| name.as_str().into(), |(known, _)| known.clone());
+            let epoch = self.take(&name, holder, now, &mut claimed);
+            if !registered.iter().any(|(n, _)| *n == name) {
+                registered.push((name, epoch));
+            }
+        }
+        claimed.registered = self.share(Registered { names: registered });
+        for (name, _) in &claimed.registered.names {
+            if let Some(entry) = self.entries.get_mut(name) {
+                entry.lent += 1;
+            }
+        }
+        Ok(claimed)
+    }
+
+    fn may_claim(&self, name: &str, holder: &Holder) -> Result<(), Denied> {
+        let Some(entry) = self.entries.get(name).filter(|e| e.links() > 0) else { return Ok(()) };
+        if entry.holder.credential != holder.credential {
+            return Err(Denied { status: 409, reason: "another credential holds this name", retry_after: Some(60) });
+        }
+        if entry.holder.session != holder.session {
+            let key = holder.session.map(|session| (Arc::from(name), session));
+            if key.is_some_and(|key| self.replaced.contains_key(&key)) {
+                return Err(Denied { status: 409, reason: "a newer session of this device holds the name", retry_after: Some(60) });
+            }
+        } else if entry.links() >= self.limits.links_per_device_max {
+            return Err(Denied { status: 503, reason: "this device has as many links as links_per_device_max allows", retry_after: Some(10) });
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, name: &Arc<str>, holder: &Holder, now: Instant, claimed: &mut Claimed) -> u64 {
+        self.epochs += 1;
+        let fresh = self.epochs;
+        let entry = self.entries.entry(name.clone()).or_insert_with(|| Entry {
+            holder: holder.clone(),
+            epoch: fresh,
+            registered: None,
+            idle: Vec::new(),
+            busy: Vec::new(),
+            lent: 0,
+            waiting: VecDeque::new(),
+            since: now,
+        });
+        if entry.links() == 0 {
+            self.connected += 1;
+            entry.since = now;
+            entry.epoch = fresh;
+            entry.registered = None;
+            entry.holder = holder.clone();
+            claimed.up.push(name.clone());
+        } else if entry.holder != *holder {
+            entry.epoch = fresh;
+            entry.registered = None;
+            claimed.replaced.push(name.clone());
+            claimed.idle.append(&mut entry.idle);
+            claimed.busy.append(&mut entry.busy);
+            entry.lent = 0;
+            let old = std::mem::replace(&mut entry.holder, holder.clone());
+            if let Some(session) = old.session {
+                self.replaced.insert((name.clone(), session), now);
+                self.replaced_order.push_back((now, name.clone(), session));
+            }
+        }
+        if let Some(session) = holder.session {
+            self.replaced.remove(&(name.clone(), session));
+        }
+        self.entries.get(name).map_or(fresh, |e| e.epoch)
+    }
+
+    /// One `Registered` for all links that are registered alike.
+    fn share(&mut self, registered: Registered) -> Arc<Registered> {
+        let Some(entry) = self.entries.get_mut(registered.name()) else { return Arc::new(registered) };
+        match &entry.registered {
+            Some(known) if **known == registered => known.clone(),
+            _ => entry.registered.insert(Arc::new(registered)).clone(),
+        }
+    }
+
+    /// Whether a registration is still in force under at least one of its names.
+    pub(crate) fn in_force(&self, registered: &Registered) -> bool {
+        registered.names.iter().any(|(name, epoch)| self.entries.get(name).is_some_and(|e| e.epoch == *epoch && e.links() > 0))
+    }
+
+    fn each(&mut self, registered: &Registered, mut f: impl FnMut(&mut Entry)) {
+        for (name, epoch) in &registered.names {
+            if let Some(entry) = self.entries.get_mut(name).filter(|e| e.epoch == *epoch) {
+                f(entry);
+            }
+        }
+    }
+
+    /// A reserved or lent link comes (back) into the loop, busy.
+    pub(crate) fn place(&mut self, registered: &Registered, id: Id) {
+        self.each(registered, |entry| {
+            entry.lent = entry.lent.saturating_sub(1);
+            entry.busy.push(id);
+        });
+    }
+
+    /// A busy link is idle.
+    pub(crate) fn set_idle(&mut self, registered: &Registered, id: Id) {
+        self.each(registered, |entry| {
+            take_out(&mut entry.busy, id);
+            entry.idle.push(id);
+        });
+    }
+
+    /// An idle link is busy.
+    pub(crate) fn set_busy(&mut self, registered: &Registered, id: Id) {
+        self.each(registered, |entry| {
+            take_out(&mut entry.idle, id);
+            entry.busy.push(id);
+        });
+    }
+
+    /// A busy link leaves the loop for program code.
+    pub(crate) fn lend(&mut self, registered: &Registered, id: Id) {
+        self.each(registered, |entry| {
+            take_out(&mut entry.busy, id);
+            entry.lent += 1;
+        });
+    }
+
+    /// A lent link, or a reserved place, is gone. The names that have no link any more.
+    pub(crate) fn lend_ends(&mut self, registered: &Registered, now: Instant) -> Vec<Arc<str>> {
+        self.each(registered, |entry| entry.lent = entry.lent.saturating_sub(1));
+        self.departures(registered, now)
+    }
+
+    /// A link of the loop is gone. The names that have no link any more.
+    pub(crate) fn leave(&mut self, registered: &Registered, id: Id, now: Instant) -> Vec<Arc<str>> {
+        self.each(registered, |entry| {
+            if !take_out(&mut entry.idle, id) {
+                take_out(&mut entry.busy, id);
+            }
+        });
+        self.departures(registered, now)
+    }
+
+    fn departures(&mut self, registered: &Registered, now: Instant) -> Vec<Arc<str>> {
+        let mut down = Vec::new();
+        for (name, epoch) in &registered.names {
+            let Some(entry) = self.entries.get_mut(name).filter(|e| e.epoch == *epoch && e.links() == 0) else { continue };
+            // The epoch ends with its last link, so that nothing of it is counted twice.
+            self.epochs += 1;
+            entry.epoch = self.epochs;
+            entry.since = now;
+            self.connected -= 1;
+            self.departed.push_back((now, name.clone()));
+            down.push(name.clone());
+        }
+        down
+    }
+
+    /// The newest idle link of a name; the caller makes it busy.
+    pub(crate) fn newest_idle(&self, name: &str) -> Option<Id> {
+        self.entries.get(name)?.idle.last().copied()
+    }
+
+    /// Whether the name has, or within the last `remember` had, a link.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// Lines up for a link. False: as many wait as `waiting_per_device_max` allows, or nobody knows the name.
+    pub(crate) fn line_up(&mut self, name: &str, waiter: Waiter) -> bool {
+        let most = self.limits.waiting_per_device_max;
+        let Some(entry) = self.entries.get_mut(name).filter(|e| e.waiting.len() < most) else { return false };
+        entry.waiting.push_back(waiter);
+        true
+    }
+
+    /// Whoever waits longest under one of the names.
+    pub(crate) fn next_waiter(&mut self, registered: &Registered) -> Option<Waiter> {
+        let mut found = None;
+        self.each(registered, |entry| {
+            if found.is_none() {
+                found = entry.waiting.pop_front();
+            }
+        });
+        found
+    }
+
+    pub(crate) fn callers_wait(&self, registered: &Registered) -> bool {
+        registered.names().any(|name| self.entries.get(name).is_some_and(|e| !e.waiting.is_empty()))
+    }
+
+    /// A waiter waits no longer.
+    pub(crate) fn step_out(&mut self, name: &str, waiter: Waiter) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.waiting.retain(|w| *w != waiter);
+        }
+    }
+
+    /// Drops what is older than `remember`, and the oldest beyond `remembered_max`.
+    fn forget(&mut self, now: Instant) {
+        let old = |at: Instant| now.saturating_duration_since(at) >= self.limits.remember;
+        while let Some((at, _)) = self.departed.front().filter(|(at, _)| old(*at) || self.departed.len() > self.limits.remembered_max) {
+            let at = *at;
+            let Some((_, name)) = self.departed.pop_front() else { break };
+            if self.entries.get(&name).is_some_and(|e| e.links() == 0 && e.waiting.is_empty() && e.since <= at) {
+                self.entries.remove(&name);
+            }
+        }
+        while let Some((at, ..)) = self.replaced_order.front().filter(|(at, ..)| old(*at) || self.replaced_order.len() > self.limits.remembered_max) {
+            let at = *at;
+            let Some((_, name, session)) = self.replaced_order.pop_front() else { break };
+            let key = (name, session);
+            if self.replaced.get(&key) == Some(&at) {
+                self.replaced.remove(&key);
+            }
+        }
+    }
+
+    /// Called now and then so that a quiet gateway forgets, too.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        self.forget(now);
+    }
+}
+
+/// Removes an element, looking from the end, where the newest are.
+fn take_out(list: &mut Vec<Id>, id: Id) -> bool {
+    let Some(at) = list.iter().rposition(|x| *x == id) else { return false };
+    list.remove(at);
+    if list.is_empty() {
+        *list = Vec::new();
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::slab::Slab;
+    use std::time::Duration;
+
+    fn roster(change: impl FnOnce(&mut Limits)) -> Roster {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        Roster::new(Arc::new(limits))
+    }
+    fn holder(session: Option<u8>) -> Holder {
+        Holder { credential: None, session: session.map(|n| [n; 16]) }
+    }
+    fn lamp() -> Vec<String> {
+        vec!["lamp".to_owned()]
+    }
+    fn ids(n: usize) -> Vec<Id> {
+        let mut slab = Slab::new();
+        (0..n).map(|_| slab.insert(())).collect()
+    }
+
+    #[test]
+    fn the_newest_idle_link_is_asked_first() {
+        let (mut roster, now, ids) = (roster(|_| ()), Instant::now(), ids(2));
+        for id in &ids {
+            let claimed = roster.claim(&lamp(), &holder(Some(1)), now).unwrap();
+            roster.place(&claimed.registered, *id);
+            roster.set_idle(&claimed.registered, *id);
+        }
+        assert_eq!(roster.newest_idle("lamp"), Some(ids[1]));
+        assert_eq!((roster.links("lamp"), roster.connected()), ((2, 2), 1));
+    }
+
+    #[test]
+    fn a_new_session_takes_the_name_and_the_old_one_does_not_fight() {
+        let (mut roster, now, ids) = (roster(|_| ()), Instant::now(), ids(3));
+        let old = roster.claim(&lamp(), &holder(Some(1)), now).unwrap();
+        assert_eq!(old.up.len(), 1);
+        roster.place(&old.registered, ids[0]);
+        roster.set_idle(&old.registered, ids[0]);
+        let busy = roster.claim(&lamp(), &holder(Some(1)), now).unwrap();
+        assert!(Arc::ptr_eq(&busy.registered, &old.registered), "links of one registration share it");
+        roster.place(&busy.registered, ids[1]);
+
+        let new = roster.claim(&lamp(), &holder(Some(2)), now).unwrap();
+        assert_eq!((new.idle.as_slice(), new.busy.as_slice(), new.replaced.len(), new.up.len()), (&ids[..1], &ids[1..2], 1, 0));
+        assert!(!roster.in_force(&old.registered) && roster.in_force(&new.registered));
+        let denied = roster.claim(&lamp(), &holder(Some(1)), now).unwrap_err();
+        assert_eq!((denied.status, denied.retry_after), (409, Some(60)));
+
+        // A link of the old epoch that ends later changes nothing.
+        assert!(roster.leave(&old.registered, ids[1], now).is_empty());
+        // When the successor is gone, the old session may come back.
+        assert_eq!(roster.lend_ends(&new.registered, now).len(), 1);
+        assert!(roster.claim(&lamp(), &holder(Some(1)), now).is_ok());
+    }
+
+    #[test]
+    fn offers_without_a_session_join_and_are_replaced_like_one() {
+        let (mut roster, now, ids) = (roster(|_| ()), Instant::now(), ids(2));
+        for id in &ids {
+            let claimed = roster.claim(&lamp(), &holder(None), now).unwrap();
+            roster.place(&claimed.registered, *id);
+        }
+        assert_eq!(roster.links("lamp").0, 2);
+        let claimed = roster.claim(&lamp(), &holder(Some(1)), now).unwrap();
+        assert_eq!(claimed.busy.len(), 2);
+        let claimed = roster.claim(&lamp(), &holder(None), now).unwrap();
+        assert_eq!(claimed.replaced.len(), 1, "an offer without a session replaces a session");
+    }
+
+    #[test]
+    fn another_credential_is_refused_while_the_name_is_held() {
+        let (mut roster, now) = (roster(|_| ()), Instant::now());
+        let mine = Holder { credential: Some("mine".into()), session: None };
+        let other = Holder { credential: Some("other".into()), session: None };
+        let claimed = roster.claim(&lamp(), &mine, now).unwrap();
+        assert_eq!(roster.claim(&lamp(), &other, now).unwrap_err().status, 409);
+        roster.lend_ends(&claimed.registered, now);
+        assert!(roster.claim(&lamp(), &other, now).is_ok());
+    }
+
+    #[test]
+    fn bounds_are_met_exactly() {
+        let (mut roster, now) = (
+            roster(|l| {
+                (l.links_per_device_max, l.devices_max, l.waiting_per_device_max) = (2, 1, 1);
+            }),
+            Instant::now(),
+        );
+        assert!(roster.claim(&lamp(), &holder(None), now).is_ok());
+        assert!(roster.claim(&lamp(), &holder(None), now).is_ok());
+        assert_eq!(roster.claim(&lamp(), &holder(None), now).unwrap_err().status, 503);
+        assert_eq!(roster.claim(&["door".to_owned()], &holder(None), now).unwrap_err().status, 503);
+        assert!(roster.line_up("lamp", Waiter::Caller(1)));
+        assert!(!roster.line_up("lamp", Waiter::Caller(2)));
+        roster.step_out("lamp", Waiter::Caller(1));
+        assert!(roster.line_up("lamp", Waiter::Caller(2)));
+        assert!(!roster.line_up("door", Waiter::Caller(3)), "nobody knows it");
+    }
+
+    #[test]
+    fn a_name_is_known_for_ten_minutes_after_its_last_link() {
+        let (mut roster, now) = (roster(|_| ()), Instant::now());
+        let claimed = roster.claim(&lamp(), &holder(None), now).unwrap();
+        roster.lend_ends(&claimed.registered, now);
+        roster.tick(now + Duration::from_secs(599));
+        assert!(roster.knows("lamp"));
+        roster.tick(now + Duration::from_secs(600));
+        assert!(!roster.knows("lamp"));
+    }
+
+    #[test]
+    fn several_names_share_their_links() {
+        let (mut roster, now, ids) = (roster(|_| ()), Instant::now(), ids(1));
+        let names = vec!["https://a.example".to_owned(), "https://b.example".to_owned()];
+        let claimed = roster.claim(&names, &holder(None), now).unwrap();
+        roster.place(&claimed.registered, ids[0]);
+        roster.set_idle(&claimed.registered, ids[0]);
+        assert_eq!(roster.newest_idle("https://b.example"), Some(ids[0]));
+        roster.set_busy(&claimed.registered, ids[0]);
+        assert_eq!(roster.newest_idle("https://a.example"), None);
+        // One name is taken over; the link lives on under the other.
+        roster.claim(&names[..1], &holder(Some(1)), now).unwrap();
+        assert!(roster.in_force(&claimed.registered));
+        assert_eq!(roster.leave(&claimed.registered, ids[0], now).len(), 1);
+    }
+}

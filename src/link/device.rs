@@ -1,0 +1,417 @@
+//! The answering side of a link.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+
+use crate::error::{Error, Fault, Refusal};
+use crate::limits::Limits;
+use crate::link::send::{Pen, SendFault, WireBody};
+use crate::link::wire::{Expectation, HeadFault, Line, Patience, Side, Wire, header_map, is_timeout};
+use crate::message::{Asked, Body, write_refusal, write_response_head};
+use crate::proto::body::{self, Framing};
+use crate::proto::head::{self, LineEnds, RequestHead};
+use crate::proto::turn::foreign_protocol;
+use crate::stream::{Stream, Transport};
+
+/// The device's side of a turned connection: answers, one exchange at a time.
+///
+/// ```no_run
+/// # fn serve(mut link: reverse_http::DeviceLink) -> Result<(), reverse_http::Error> {
+/// while let Some(request) = link.next_request()? {
+///     // The request's own body may go back as the response's: it is streamed.
+///     link.respond(http::Response::new(request.into_body()))?;
+/// }
+/// # Ok(()) }
+/// ```
+pub struct DeviceLink<S: Transport + 'static = Stream> {
+    line: Arc<Line<S>>,
+    pen: Pen,
+    pending: Option<Pending>,
+    seen_heartbeat: bool,
+    /// This side ends the link and has not taken leave yet: half-close, and read on for a moment.
+    farewell: bool,
+}
+
+/// A request that waits for its response.
+#[derive(Clone, Copy)]
+struct Pending {
+    asked: Asked,
+    /// It offers to switch to another protocol, so that a 101 is an answer.
+    upgrade: bool,
+}
+
+/// What [`DeviceLink::linger`] saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lingered {
+    /// Octets of the next request are here.
+    Ready,
+    /// Nothing came; the link is as good as before.
+    Quiet,
+    /// The link is over.
+    Closed,
+}
+
+/// What [`DeviceLink::next_head`] read.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// A request, which waits for its response.
+    Request(Request<Body>),
+    /// A heartbeat; it was answered.
+    Heartbeat,
+    /// Nothing more will come.
+    Closed,
+}
+
+/// What a request's head says, owned.
+struct Question {
+    request: Request<()>,
+    framing: Framing,
+    pending: Pending,
+    expects_continue: bool,
+}
+
+impl<S: Transport + 'static> DeviceLink<S> {
+    /// A link over a stream whose turn is done. `unread`: octets that were read behind the 101; they are the first request's (RFC 9931), never lost.
+    pub fn new(stream: S, unread: Vec<u8>, limits: Arc<Limits>) -> Self {
+        let line = Line::new(Wire::new(stream, unread, limits, Side::Device));
+        DeviceLink { line, pen: Pen::default(), pending: None, seen_heartbeat: false, farewell: false }
+    }
+
+    /// Waits for the next request. `None`: the gateway closed the link between two requests, or the last exchange ended it
+    /// ([`why_not_reusable`](Self::why_not_reusable)).
+    ///
+    /// Heartbeats (`OPTIONS *`) are answered here with 204 and never returned. A missing or empty `Host` is taken. With `Expect: 100-continue` the 100
+    /// goes out at the first read of the body. The wait for a first octet has no end until a heartbeat was seen, and is `silence` from then on.
+    ///
+    /// # Errors
+    /// The last request was not answered yet (`is_usage()`), the request is malformed (it was answered with its status and a short reason, and the link
+    /// is closed), or the connection failed or was too slow.
+    pub fn next_request(&mut self) -> Result<Option<Request<Body>>, Error> {
+        loop {
+            match self.next_head()? {
+                Next::Request(request) => return Ok(Some(request)),
+                Next::Heartbeat => {}
+                Next::Closed => return Ok(None),
+            }
+        }
+    }
+
+    /// As [`next_request`](Self::next_request), but returns after a heartbeat too, so that a worker need not wait for what may come much later.
+    pub(crate) fn next_head(&mut self) -> Result<Next, Error> {
+        if self.pending.is_some() {
+            return Err(Error::usage("waiting for a request while one is unanswered; call respond() first"));
+        }
+        if self.line.lock().is_spoilt() {
+            self.take_leave();
+            return Ok(Next::Closed);
+        }
+        let Some(question) = self.read_question()? else { return Ok(Next::Closed) };
+        let is_heartbeat = question.request.method() == Method::OPTIONS && question.request.uri() == "*";
+        let request = self.begin(question);
+        if !is_heartbeat {
+            return Ok(Next::Request(request));
+        }
+        self.seen_heartbeat = true;
+        drop(request);
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        self.respond(response)?;
+        Ok(Next::Heartbeat)
+    }
+
+    /// Answers the request that [`next_request`](Self::next_request) returned last.
+    ///
+    /// Framing is ours: whatever the response says in `Content-Length`, `Transfer-Encoding` or `Connection` (but its `close`) is replaced. `Date` is added
+    /// when missing. With 204, 205 and 304 and to HEAD no body is sent. A 1xx (not 101) goes out as it is, and the final response
+    /// has still to come; a 101 is for requests that offered an `Upgrade`, keeps the response's own `Upgrade` field, and afterwards the stream is to be
+    /// had with [`into_parts`](Self::into_parts).
+    ///
+    /// What is left of the request's body is drained up to `drain_bytes_max`; where that will not do, the response says `Connection: close` and the link ends.
+    ///
+    /// # Errors
+    /// No request waits (`is_usage()`), the response cannot be written as HTTP (the gateway got a 500), its body could not be read (the connection is
+    /// cut so that the gateway cannot take the response for whole), or the gateway does not take it. The link is over after all but the first.
+    pub fn respond(&mut self, response: Response<Body>) -> Result<(), Error> {
+        let Some(pending) = self.pending else {
+            return Err(Error::usage("responding although no request waits for a response; call next_request() first"));
+        };
+        if response.status().is_informational() {
+            return self.respond_informational(pending, response);
+        }
+        self.pending = None;
+        self.respond_finally(pending, response)
+    }
+
+    /// Whether another request may come.
+    pub fn is_reusable(&self) -> bool {
+        self.why_not_reusable().is_empty()
+    }
+
+    /// Why this link may not carry another exchange; empty when it may. An exchange in progress is no reason, a body that is not read yet is one and goes away.
+    pub fn why_not_reusable(&self) -> Vec<&'static str> {
+        self.line.lock().reasons()
+    }
+
+    /// The stream, and the octets that were read from it and not used: for whoever wants to speak something else on it (after a 101, say). A
+    /// request's body that somebody still holds is cut off; what it had not read yet is in the stream or among the octets.
+    ///
+    /// # Panics
+    /// Never: the stream leaves a link in this way only.
+    pub fn into_parts(self) -> (S, Vec<u8>) {
+        self.line.end_exchange();
+        #[allow(clippy::expect_used, reason = "only the methods that take the link by value take the stream out")]
+        self.line.lock().take().expect("a link has its stream until it is taken apart")
+    }
+
+    /// Closes the link so that the last answer is not lost to a reset: half-closes (sockets only), then reads for at most `linger_timeout` and
+    /// `drain_bytes_max`. Just dropping the link closes it at once.
+    pub fn close(self) {
+        self.line.end_exchange();
+        self.line.lock().finish();
+    }
+
+    /// Waits up to `time` for the first octets of the next request, and keeps them.
+    pub(crate) fn linger(&mut self, time: Duration) -> Lingered {
+        let mut wire = self.line.lock();
+        if wire.is_spoilt() || self.pending.is_some() {
+            return Lingered::Closed;
+        }
+        if !wire.inbox.is_blank() {
+            return Lingered::Ready;
+        }
+        match wire.fill(Some(time), 8 * 1024) {
+            Ok(0) => {
+                wire.spoil("the peer closed the connection");
+                Lingered::Closed
+            }
+            Ok(_) if wire.inbox.is_blank() => Lingered::Quiet,
+            Ok(_) => Lingered::Ready,
+            Err(error) if is_timeout(&error) => Lingered::Quiet,
+            Err(error) => {
+                log::debug!("a link failed while it was idle: {error}");
+                wire.spoil("reading from the connection failed");
+                Lingered::Closed
+            }
+        }
+    }
+
+    /// Whether this link has carried a heartbeat, so that silence is suspicious from now on.
+    pub(crate) fn has_seen_heartbeat(&self) -> bool {
+        self.seen_heartbeat
+    }
+
+    /// Reads a head; answers what is not one.
+    fn read_question(&mut self) -> Result<Option<Question>, Error> {
+        let mut wire = self.line.lock();
+        let silence = wire.limits.silence;
+        let patience = Patience { name: "silence", time: (self.seen_heartbeat && !silence.is_zero()).then_some(silence) };
+        let (error, refusal) = match wire.read_head(patience, read_request) {
+            Ok(Some(question)) => return Ok(Some(question)),
+            Ok(None) => {
+                wire.spoil("the peer closed the connection");
+                return Ok(None);
+            }
+            Err(HeadFault::Failed(error)) => return Err(error),
+            Err(HeadFault::Late(error)) => (error, Refusal::new(408, "the request's head did not arrive in time")),
+            Err(HeadFault::Refused(refusal)) => {
+                wire.spoil("a request was malformed");
+                if let Some(what) = foreign_protocol(wire.inbox.octets()) {
+                    return Err(Error::malformed(Fault::Gateway, 400, format!("reading a request's head: this is not HTTP/1, but {what}")));
+                }
+                (refusal.clone().into_error(Fault::Gateway, "reading a request's head"), refusal)
+            }
+        };
+        drop(wire);
+        self.refuse(&refusal);
+        Err(error)
+    }
+
+    /// Starts the exchange: its body, and what the response will have to heed.
+    fn begin(&mut self, question: Question) -> Request<Body> {
+        self.pending = Some(question.pending);
+        let mut wire = self.line.lock();
+        let body = match wire.begin_body(question.framing) {
+            Some(octets) => octets.into(),
+            None => {
+                wire.expectation = if question.expects_continue { Expectation::Waiting } else { Expectation::None };
+                Body::from_streamed(WireBody::new(&self.line, &wire, None))
+            }
+        };
+        question.request.map(|()| body)
+    }
+
+    fn respond_informational(&mut self, pending: Pending, response: Response<Body>) -> Result<(), Error> {
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if switches && !(pending.upgrade && response.headers().contains_key(http::header::UPGRADE)) {
+            return Err(Error::usage(
+                "responding with 101: it needs a request that offers an Upgrade, and an Upgrade field that names one of its protocols",
+            ));
+        }
+        // HTTP/1.0 has no 1xx (RFC 9110 §15.2).
+        if pending.asked.minor == 0 {
+            return Ok(());
+        }
+        let (parts, body) = response.into_parts();
+        self.pen.out.clear();
+        write_response_head(&mut self.pen.out, &parts, &body, &pending.asked)
+            .map_err(|refusal| Error::usage(format!("writing a 1xx response: {}; nothing was sent", refusal.reason)))?;
+        let mut wire = self.line.lock();
+        if parts.status == StatusCode::CONTINUE {
+            wire.expectation = Expectation::None;
+        }
+        wire.write_all(&self.pen.out, &[]).map_err(|e| wire.write_failed("writing a 1xx response", e))?;
+        if switches {
+            wire.spoil("the link was switched to another protocol");
+            drop(wire);
+            self.pending = None;
+        }
+        Ok(())
+    }
+
+    fn respond_finally(&mut self, pending: Pending, response: Response<Body>) -> Result<(), Error> {
+        let (parts, mut body) = response.into_parts();
+        let (close, read_first) = self.settle_request();
+        let asked = Asked { close: pending.asked.close || close, ..pending.asked };
+        self.pen.out.clear();
+        let sending = match write_response_head(&mut self.pen.out, &parts, &body, &asked) {
+            Ok(sending) => sending,
+            Err(refusal) => {
+                self.refuse(&Refusal::new(500, "the device's answer cannot be written as HTTP"));
+                return Err(Error::usage(format!("writing a response's head: {}; a 500 was sent instead", refusal.reason)));
+            }
+        };
+        let sent = self.pen.send(&self.line, &mut body, sending.framing, read_first);
+        if let Err(SendFault::Body(error)) = sent {
+            self.line.lock().abort(sending.framing);
+            self.line.end_exchange();
+            return Err(error);
+        }
+        // The response's body may be the request's own: it is let go before what is left of that is looked at.
+        drop(body);
+        self.line.end_exchange();
+        if let Err(SendFault::Wire(error)) = sent {
+            return Err(error);
+        }
+        self.end_of_response(sending.close);
+        Ok(())
+    }
+
+    /// What to do about a request's body that is not read to its end, decided before the response's head goes out (T4): whether the head
+    /// has to say `Connection: close`, and whether the response's body has to be read before the head is sent.
+    fn settle_request(&mut self) -> (bool, bool) {
+        let mut wire = self.line.lock();
+        if !wire.is_body_unread() {
+            return (wire.is_spoilt(), false);
+        }
+        if self.line.is_held() {
+            // Perhaps this very response reads it; then its first read has to bring about the 100, which must not come behind the head.
+            return (wire.is_spoilt(), wire.expectation == Expectation::Waiting);
+        }
+        let mut left = wire.limits.drain_bytes_max;
+        let drained = wire.drain_inbox(&mut left).unwrap_or(false);
+        // After `Expect: 100-continue` and a final response the gateway may send the body or not: there is no telling.
+        let drainable = wire.expectation == Expectation::None && wire.body_remaining().is_some_and(|n| n <= left as u64);
+        if !drained && !drainable {
+            wire.spoil("the request's body was not read");
+            wire.more_may_come = true;
+        }
+        (wire.is_spoilt(), false)
+    }
+
+    fn end_of_response(&mut self, close: bool) {
+        let mut wire = self.line.lock();
+        if close {
+            wire.spoil("the exchange was the last by its Connection: close or by its version");
+        } else if wire.is_body_unread() && wire.expectation != Expectation::None {
+            wire.spoil("the request's body was not asked for");
+            wire.more_may_come = true;
+        } else if let Err(error) = wire.drain() {
+            log::debug!("a link ends after its response: {error}");
+        }
+        self.farewell |= wire.is_spoilt();
+    }
+
+    /// Answers with a status and a short reason, and ends the link. That it cannot be written changes nothing.
+    fn refuse(&mut self, refusal: &Refusal) {
+        self.pen.out.clear();
+        write_refusal(&mut self.pen.out, refusal, &[]);
+        self.line.end_exchange();
+        let mut wire = self.line.lock();
+        wire.spoil("a message was refused");
+        wire.more_may_come = true;
+        if let Err(error) = wire.write_all(&self.pen.out, &[]) {
+            log::debug!("a refusal could not be written: {error}");
+        }
+        drop(wire);
+        self.farewell = true;
+        self.take_leave();
+    }
+
+    fn take_leave(&mut self) {
+        if std::mem::take(&mut self.farewell) {
+            self.line.lock().finish();
+        }
+    }
+}
+
+impl<S: Transport + 'static> std::fmt::Debug for DeviceLink<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeviceLink")
+            .field("pending", &self.pending.is_some())
+            .field("seen_heartbeat", &self.seen_heartbeat)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Appends the answer to a heartbeat, for whoever answers it without a link (protocol.md §1.5). `date`: an IMF-fixdate, or empty.
+pub(crate) fn heartbeat_answer(out: &mut Vec<u8>, date: &str, close: bool) {
+    out.extend_from_slice(b"HTTP/1.1 204 No Content\r\n");
+    // A date is ours and has no octet that a field cannot have.
+    if !date.is_empty() && head::write_field(out, "Date", date.as_bytes()).is_err() {
+        log::error!("a date that cannot be written was left out");
+    }
+    out.extend_from_slice(if close { b"Connection: close\r\n\r\n" } else { b"\r\n" });
+}
+
+fn read_request(octets: &[u8], limits: &Limits) -> Result<Option<(Question, usize)>, Refusal> {
+    let Some(head) = head::request(octets, limits, LineEnds::Crlf)? else { return Ok(None) };
+    Ok(Some((question(&head)?, head.len)))
+}
+
+fn question(head: &RequestHead<'_>) -> Result<Question, Refusal> {
+    if head.fields.all("host").count() > 1 {
+        return Err(Refusal::new(400, "several Host fields; a request has one (RFC 9112 §3.2)"));
+    }
+    let framing = body::of_request(head)?;
+    let mut request = Request::new(());
+    *request.method_mut() = method(head.method)?;
+    *request.uri_mut() = uri(head)?;
+    *request.version_mut() = if head.minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    *request.headers_mut() = if head.fields.is_empty() { HeaderMap::new() } else { header_map(&head.fields, 400)? };
+    let asked =
+        Asked { is_head: head.method == "HEAD", minor: head.minor, close: head.minor == 0 || !head::keeps_alive(head.minor, &head.fields) };
+    let upgrade = head.minor > 0 && head.fields.lists("connection", "upgrade") && head.fields.get("upgrade").is_some();
+    let expects_continue = head.minor > 0 && head.fields.lists("expect", "100-continue");
+    Ok(Question { request, framing, pending: Pending { asked, upgrade }, expects_continue })
+}
+
+fn method(text: &str) -> Result<Method, Refusal> {
+    match Method::from_bytes(text.as_bytes()) {
+        // Its answer would have a framing of its own (RFC 9110 §9.3.6), and a device is no proxy.
+        Ok(Method::CONNECT) => Err(Refusal::new(501, "a device opens no tunnels: CONNECT is not for it")),
+        Ok(method) => Ok(method),
+        Err(_) => Err(Refusal::new(400, "the method is not a token")),
+    }
+}
+
+fn uri(head: &RequestHead<'_>) -> Result<Uri, Refusal> {
+    let target = head.target;
+    let is_form = target.starts_with('/') || (target == "*" && head.method == "OPTIONS") || target.contains("://");
+    // `Uri` would drop a fragment without a word; no client sends one (RFC 9112 §3.2).
+    if !is_form || target.contains('#') {
+        return Err(Refusal::new(400, "the request's target is no path, no http URL and not the * of OPTIONS"));
+    }
+    target.parse().map_err(|_| Refusal::new(400, "the request's target has characters that a URL cannot have"))
+}

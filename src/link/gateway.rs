@@ -1,0 +1,292 @@
+//! The asking side of a link.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+
+use crate::error::{Error, Fault, Refusal};
+use crate::limits::Limits;
+use crate::link::send::{Done, Pen, SendFault, Settlement, WireBody};
+use crate::link::wire::{HeadFault, Line, Patience, Side, Wire, header_map};
+use crate::message::{Body, write_request_head};
+use crate::proto::body::{self, Framing};
+use crate::proto::head::{self, LineEnds, ResponseHead};
+use crate::proto::turn::foreign_protocol;
+use crate::stream::{Stream, Transport};
+
+/// The gateway's side of a turned connection: asks, one exchange at a time.
+///
+/// Blocking: [`ask`](Self::ask) returns when the response's head is here, and the response's [`Body`] is read from the connection as the
+/// program reads it. The request is written whole before the response is read; a peer that sends much before it has taken the request
+/// stalls both until `body_silence_timeout`. Every wait has a deadline from [`Limits`], named in its error (over a
+/// [`Transport`] that keeps deadlines).
+pub struct GatewayLink<S: Transport + 'static = Stream> {
+    line: Arc<Line<S>>,
+    pen: Pen,
+}
+
+/// Of a failed exchange: no octet of the response had arrived, so that another link may try, where the request allows that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NothingArrived(pub(crate) bool);
+
+/// What a response's head says, owned.
+struct Answer {
+    response: Response<()>,
+    framing: Framing,
+    /// Why its connection ends, where the head says so.
+    last: Option<&'static str>,
+}
+
+impl<S: Transport + 'static> GatewayLink<S> {
+    /// A link over a stream whose turn is done. `unread`: octets that were read behind the offer; there should be none, for a device speaks
+    /// only when asked, and any but a stray line end make the first [`ask`](Self::ask) fail.
+    pub fn new(stream: S, unread: Vec<u8>, limits: Arc<Limits>) -> Self {
+        GatewayLink { line: Line::new(Wire::new(stream, unread, limits, Side::Gateway)), pen: Pen::default() }
+    }
+
+    /// Asks, and waits for the head of the final response; up to `informational_max` 1xx before it are skipped.
+    ///
+    /// The request gets a `Host` (its own, else its URI's authority, else empty), and our own framing: a body of known length has
+    /// `Content-Length`, any other is chunked. A response's body that was dropped half-read is drained first, up to `drain_bytes_max`.
+    /// A body of an earlier response that somebody still holds is cut off.
+    ///
+    /// # Errors
+    /// The link may not carry another exchange ([`why_not_reusable`](Self::why_not_reusable)), octets came that nobody asked for, the request cannot be
+    /// written as HTTP, its body could not be read, or the response was malformed, late, or cut off. After all but the second last of these
+    /// the link is closed; `is_usage()` errors leave it as it was.
+    pub fn ask(&mut self, request: Request<Body>) -> Result<Response<Body>, Error> {
+        self.make_ready()?;
+        let answer = self.exchange(request, None)?;
+        let mut wire = self.line.lock();
+        let whole = begin(&mut wire, &answer);
+        let body = whole.map_or_else(|| Body::from_streamed(WireBody::new(&self.line, &wire, None)), Body::from);
+        Ok(answer.response.map(|()| body))
+    }
+
+    /// As [`ask`](Self::ask), for a link that belongs to this one exchange. `done` is called exactly once: with the stream and its unread octets when the exchange
+    /// ended at a message boundary and the stream can be used again (before this returns, where the response is whole by then), else with `None`.
+    /// Dropping the response's body never blocks. `deadline` is for the response's first octet; `None`: `first_octet_timeout`.
+    pub(crate) fn ask_owned(
+        mut self,
+        request: Request<Body>,
+        deadline: Option<Instant>,
+        done: Done<S>,
+    ) -> Result<Response<Body>, (Error, NothingArrived)> {
+        let settlement = Settlement::new(done);
+        let answer = match self.exchange(request, deadline) {
+            Ok(answer) => answer,
+            Err(error) => {
+                let nothing = NothingArrived(!self.response_began());
+                let stream = self.line.lock().take_reusable();
+                settlement.settle(stream);
+                return Err((error, nothing));
+            }
+        };
+        let mut wire = self.line.lock();
+        let body = match begin(&mut wire, &answer) {
+            None => Body::from_streamed(WireBody::new(&self.line, &wire, Some(settlement))),
+            Some(octets) => {
+                let stream = wire.take_reusable();
+                drop(wire);
+                settlement.settle(stream);
+                octets.into()
+            }
+        };
+        Ok(answer.response.map(|()| body))
+    }
+
+    /// Whether an octet of a response to the last request has arrived. When it failed and none has, an idempotent request may be asked again on another link.
+    pub fn response_began(&self) -> bool {
+        self.line.lock().arrived
+    }
+
+    /// Whether another request may be asked: the last response's body was read to its end, and nothing speaks against it.
+    pub fn is_reusable(&self) -> bool {
+        self.why_not_reusable().is_empty()
+    }
+
+    /// Why this link may not carry another request; empty when it may. A body that is not read to its end yet is such a reason, and goes away.
+    pub fn why_not_reusable(&self) -> Vec<&'static str> {
+        self.line.lock().reasons()
+    }
+
+    /// The stream, and the octets that were read from it and not used: for whoever wants to speak something else on it. A response's body that
+    /// somebody still holds is cut off; what it had not read yet is in the stream or among the octets.
+    ///
+    /// # Panics
+    /// Never: the stream leaves a link in this way only.
+    pub fn into_parts(self) -> (S, Vec<u8>) {
+        self.line.end_exchange();
+        #[allow(clippy::expect_used, reason = "only the methods that take the link by value take the stream out")]
+        self.line.lock().take().expect("a link has its stream until it is taken apart")
+    }
+
+    /// Brings the wire to a message boundary, or says why it cannot be there.
+    fn make_ready(&mut self) -> Result<(), Error> {
+        self.line.end_exchange();
+        let mut wire = self.line.lock();
+        wire.drain()?;
+        if !wire.is_spoilt() {
+            look_for_unasked(&mut wire)?;
+        }
+        if wire.is_spoilt() {
+            let reasons = wire.reasons().join("; ");
+            return Err(Error::closed(Fault::Network, format!("asking on a link that is to be closed ({reasons}); ask on another one")));
+        }
+        Ok(())
+    }
+
+    fn exchange(&mut self, request: Request<Body>, deadline: Option<Instant>) -> Result<Answer, Error> {
+        refuse_unasked(&mut self.line.lock())?;
+        let (parts, mut body) = request.into_parts();
+        self.pen.out.clear();
+        let sending = write_request_head(&mut self.pen.out, &parts, &body)
+            .map_err(|refusal| Error::usage(format!("writing a request's head: {}; nothing was sent", refusal.reason)))?;
+        self.line.lock().forget_arrivals();
+        match self.pen.send(&self.line, &mut body, sending.framing, false) {
+            Ok(()) => {}
+            Err(SendFault::Body(error)) => {
+                self.line.lock().abort(sending.framing);
+                return Err(error);
+            }
+            Err(SendFault::Wire(error)) => return self.early_answer(&parts.method).ok_or(error),
+        }
+        drop(body);
+        let answer = self.read_answer(&parts.method, deadline)?;
+        if sending.close {
+            self.line.lock().spoil("the request said Connection: close");
+        }
+        Ok(answer)
+    }
+
+    /// A device may answer (413, say) and close before it has taken the whole request: such an answer may be here although writing failed.
+    fn early_answer(&mut self, method: &Method) -> Option<Answer> {
+        let wait = self.line.lock().limits.linger_timeout;
+        self.read_answer(method, Some(Instant::now() + wait)).ok()
+    }
+
+    fn read_answer(&mut self, method: &Method, deadline: Option<Instant>) -> Result<Answer, Error> {
+        let mut wire = self.line.lock();
+        for _ in 0..=wire.limits.informational_max {
+            let first = first_octet(&wire.limits, deadline);
+            let got = wire.read_head(first, |octets, limits| read_response(octets, limits, method));
+            let answer = match got {
+                Ok(Some(answer)) => answer,
+                Ok(None) => return Err(ended_before_response(&mut wire)),
+                Err(HeadFault::Refused(refusal)) => return Err(refused(&mut wire, refusal)),
+                Err(HeadFault::Late(error) | HeadFault::Failed(error)) => return Err(error),
+            };
+            if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                wire.spoil("the device switched protocols unasked");
+                return Err(Error::malformed(
+                    Fault::Device,
+                    502,
+                    "reading a response: the device sent 101 to a request that offered no protocol",
+                ));
+            }
+            if !answer.response.status().is_informational() {
+                return Ok(answer);
+            }
+        }
+        wire.spoil("too many 1xx responses");
+        let text = format!(
+            "reading a response: more than {} 1xx responses before the final one (informational_max)",
+            wire.limits.informational_max
+        );
+        Err(Error::malformed(Fault::Device, 502, text))
+    }
+}
+
+impl<S: Transport + 'static> std::fmt::Debug for GatewayLink<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GatewayLink").finish_non_exhaustive()
+    }
+}
+
+/// Starts the response's body, and notes what its head says of the connection. The body, where it is whole already.
+fn begin<S: Transport + 'static>(wire: &mut Wire<S>, answer: &Answer) -> Option<Vec<u8>> {
+    if let Some(reason) = answer.last {
+        wire.spoil(reason);
+    }
+    wire.begin_body(answer.framing)
+}
+
+fn first_octet(limits: &Limits, deadline: Option<Instant>) -> Patience {
+    match deadline {
+        None => Patience::new("first_octet_timeout", limits.first_octet_timeout),
+        Some(deadline) => Patience::new("the deadline for the first octet", deadline.saturating_duration_since(Instant::now())),
+    }
+}
+
+fn read_response(octets: &[u8], limits: &Limits, method: &Method) -> Result<Option<(Answer, usize)>, Refusal> {
+    // A line end too many behind the last response (RFC 9112 §2.2 knows it of requests) is not the beginning of this one.
+    let stray = if octets.starts_with(b"\r\n") { 2 } else { 0 };
+    let Some(head) = head::response(&octets[stray..], limits, LineEnds::CrlfOrLf)? else { return Ok(None) };
+    let len = head.len + stray;
+    Ok(Some((answer(&head, method)?, len)))
+}
+
+fn answer(head: &ResponseHead<'_>, method: &Method) -> Result<Answer, Refusal> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(head.status).map_err(|_| Refusal::new(502, "a status outside 100 to 999"))?;
+    *response.version_mut() = if head.minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    if response.status().is_informational() {
+        *response.headers_mut() = HeaderMap::new();
+        return Ok(Answer { response, framing: Framing::Empty, last: None });
+    }
+    *response.headers_mut() = header_map(&head.fields, 502)?;
+    let framing = body::of_response(head, method.as_str())?;
+    let last = match framing {
+        Framing::UntilClose => Some("the response's body ends with the connection"),
+        _ if head.minor == 0 => Some("the device answered in HTTP/1.0"),
+        _ if !head::keeps_alive(head.minor, &head.fields) => Some("the response said Connection: close"),
+        _ => None,
+    };
+    Ok(Answer { response, framing, last })
+}
+
+/// What lies in the socket before anybody asked: an end, or octets that must not become the answer to what is asked now (T16).
+fn look_for_unasked<S: Transport + 'static>(wire: &mut Wire<S>) -> Result<(), Error> {
+    if !wire.inbox.is_blank() {
+        return refuse_unasked(wire);
+    }
+    wire.inbox.clear();
+    match wire.fill_arrived() {
+        None => Ok(()),
+        Some(Ok(0)) => {
+            wire.spoil("the peer closed the connection");
+            Err(Error::closed(Fault::Device, "asking on an idle link: the device has closed it; nothing was sent, ask on another one"))
+        }
+        Some(Ok(_)) => refuse_unasked(wire),
+        Some(Err(error)) => Err(wire.read_failed("looking at an idle link", Patience { name: "", time: None }, error)),
+    }
+}
+
+fn refuse_unasked<S: Transport + 'static>(wire: &mut Wire<S>) -> Result<(), Error> {
+    if wire.inbox.is_blank() {
+        wire.inbox.clear();
+        return Ok(());
+    }
+    wire.spoil("octets came that nobody asked for");
+    Err(Error::malformed(
+        Fault::Device,
+        502,
+        "asking on an idle link: octets came that nobody asked for; nothing was sent, ask on another one",
+    ))
+}
+
+fn ended_before_response<S: Transport + 'static>(wire: &mut Wire<S>) -> Error {
+    wire.spoil("the peer closed the connection");
+    let source = io::Error::from(io::ErrorKind::UnexpectedEof);
+    Error::io(Fault::Device, "waiting for the response: the device closed the connection", source)
+}
+
+fn refused<S: Transport + 'static>(wire: &mut Wire<S>, refusal: Refusal) -> Error {
+    wire.spoil("a response was malformed");
+    match foreign_protocol(wire.inbox.octets()) {
+        Some(what) => Error::malformed(Fault::Device, 502, format!("reading the response's head: this is not HTTP/1, but {what}")),
+        None => refusal.into_error(Fault::Device, "reading the response's head"),
+    }
+}

@@ -1,0 +1,712 @@
+//! The inside of a link: the stream, the octets read but not used, the body in progress, and why it may not be reused.
+//!
+//! A [`Body`](crate::Body) and its link share one wire. The lock is held for one read or one write (or the reading of one
+//! head); what has to be asked without waiting (whose exchange it is, whether a body is still held) stands beside it.
+
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::error::{Error, Fault, Refusal};
+use crate::limits::Limits;
+use crate::link::socket;
+use crate::message::STEP;
+use crate::proto::body::{Decoder, Framing, Piece};
+use crate::proto::head::Fields;
+use crate::stream::Transport;
+
+/// What a link and its bodies share.
+pub(super) struct Line<S> {
+    wire: Mutex<Wire<S>>,
+    /// Number of the exchange in progress; a body of an earlier one is cut off.
+    exchange: AtomicU64,
+    /// The exchange whose body somebody still holds, or 0.
+    held: AtomicU64,
+}
+
+impl<S> Line<S> {
+    pub(super) fn new(wire: Wire<S>) -> Arc<Self> {
+        Arc::new(Line { wire: Mutex::new(wire), exchange: AtomicU64::new(1), held: AtomicU64::new(0) })
+    }
+
+    /// A panic of whoever held the lock leaves the wire as consistent as an IO error does.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Wire<S>> {
+        self.wire.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Wire<S>>> {
+        self.wire.try_lock().ok()
+    }
+
+    pub(super) fn exchange(&self) -> u64 {
+        self.exchange.load(Ordering::Acquire)
+    }
+
+    /// Ends the exchange for whoever holds its body.
+    pub(super) fn end_exchange(&self) {
+        self.exchange.fetch_add(1, Ordering::AcqRel);
+        self.held.store(0, Ordering::Release);
+    }
+
+    pub(super) fn hold(&self) -> u64 {
+        let exchange = self.exchange();
+        self.held.store(exchange, Ordering::Release);
+        exchange
+    }
+
+    pub(super) fn release(&self, exchange: u64) {
+        // An Err means that the exchange was over before its body was dropped.
+        let _ = self.held.compare_exchange(exchange, 0, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire) != 0
+    }
+}
+
+/// Which end of the link this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Gateway,
+    Device,
+}
+
+impl Side {
+    pub(super) fn peer(self) -> Fault {
+        match self {
+            Side::Gateway => Fault::Device,
+            Side::Device => Fault::Gateway,
+        }
+    }
+
+    pub(super) fn peer_name(self) -> &'static str {
+        match self {
+            Side::Gateway => "the device",
+            Side::Device => "the gateway",
+        }
+    }
+
+    /// What the peer sends.
+    pub(super) fn message(self) -> &'static str {
+        match self {
+            Side::Gateway => "response",
+            Side::Device => "request",
+        }
+    }
+}
+
+/// One deadline: its name in [`Limits`] and its length, as the error repeats them. `None`: for ever.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) name: &'static str,
+    pub(super) time: Option<Duration>,
+}
+
+impl Patience {
+    pub(super) fn new(name: &'static str, time: Duration) -> Self {
+        Patience { name, time: Some(time) }
+    }
+}
+
+/// What became of reading a head.
+pub(super) enum HeadFault {
+    /// The octets are not a right head; they are still in the inbox.
+    Refused(Refusal),
+    /// The head did not arrive in time, although it had begun.
+    Late(Error),
+    /// The connection failed, or nothing came in time.
+    Failed(Error),
+}
+
+pub(super) struct Wire<S> {
+    /// `None` once somebody took it: whoever still holds a body of it is cut off.
+    stream: Option<S>,
+    pub(super) inbox: Inbox,
+    pub(super) limits: Arc<Limits>,
+    pub(super) side: Side,
+    reasons: Vec<&'static str>,
+    /// What the transport was last told; the outer `None`: nothing yet.
+    read_limit: Option<Option<Duration>>,
+    write_limit: Option<Option<Duration>>,
+    incoming: Option<Incoming>,
+    /// What is to be done about the peer's `Expect: 100-continue`.
+    pub(super) expectation: Expectation,
+    /// The peer may be sending what nobody will use: closing at once could cost it our last answer (a reset).
+    pub(super) more_may_come: bool,
+    /// An octet arrived since [`Wire::forget_arrivals`].
+    pub(super) arrived: bool,
+}
+
+/// What is to be done about `Expect: 100-continue` (RFC 9110 §10.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expectation {
+    /// Nothing: it was not said, was met, or the body is whole.
+    None,
+    /// The peer waits for `100 Continue` before it sends its body.
+    Waiting,
+    /// The final response began without it: whether the peer will send its body, nobody can tell.
+    Disappointed,
+}
+
+/// The body that is being read from the wire.
+struct Incoming {
+    decoder: Decoder,
+    /// The octets on the wire are the body's own: they can be read straight into the caller's buffer.
+    plain: bool,
+}
+
+/// Octets a head is read in; the buffer grows to [`STEP`] for bodies.
+const HEAD_STEP: usize = 8 * 1024;
+/// Below this, reading straight into the caller's buffer would cost more system calls than it saves copying.
+const PLAIN_MIN: usize = 4 * 1024;
+
+impl<S: Transport + 'static> Wire<S> {
+    pub(super) fn new(stream: S, unread: Vec<u8>, limits: Arc<Limits>, side: Side) -> Self {
+        Wire {
+            stream: Some(stream),
+            inbox: Inbox::new(unread),
+            limits,
+            side,
+            reasons: Vec::new(),
+            read_limit: None,
+            write_limit: None,
+            incoming: None,
+            expectation: Expectation::None,
+            more_may_come: false,
+            arrived: false,
+        }
+    }
+
+    /// Takes stream and unread octets out. `None`: that was done before.
+    pub(super) fn take(&mut self) -> Option<(S, Vec<u8>)> {
+        Some((self.stream.take()?, self.inbox.take()))
+    }
+
+    /// The same, where another exchange may follow; else the stream is dropped here, so that the descriptor is gone before anybody is told.
+    pub(super) fn take_reusable(&mut self) -> Option<(S, Vec<u8>)> {
+        let reusable = !self.is_spoilt() && !self.is_body_unread();
+        self.take().filter(|_| reusable)
+    }
+
+    /// Adds a reason why this connection may not carry another exchange.
+    pub(super) fn spoil(&mut self, reason: &'static str) {
+        if !self.reasons.contains(&reason) {
+            log::debug!("a link to {} will be closed: {reason}", self.side.peer_name());
+            self.reasons.push(reason);
+        }
+    }
+
+    pub(super) fn is_spoilt(&self) -> bool {
+        !self.reasons.is_empty()
+    }
+
+    pub(super) fn reasons(&self) -> Vec<&'static str> {
+        let mut reasons = self.reasons.clone();
+        if self.is_body_unread() {
+            reasons.push("the body of the message in progress was not read to its end");
+        }
+        reasons
+    }
+
+    pub(super) fn forget_arrivals(&mut self) {
+        self.arrived = !self.inbox.is_empty();
+    }
+
+    // --- reading ---
+
+    /// One read into the inbox. `Ok(0)`: the peer closed.
+    pub(super) fn fill(&mut self, limit: Option<Duration>, step: usize) -> io::Result<usize> {
+        self.limit_read(limit)?;
+        let stream = self.stream.as_mut().ok_or_else(taken)?;
+        let n = retry(|| stream.read(self.inbox.room(step)))?;
+        self.inbox.filled(n);
+        self.arrived |= n > 0;
+        Ok(n)
+    }
+
+    /// What has arrived while nobody read, where the transport can tell without waiting.
+    pub(super) fn fill_arrived(&mut self) -> Option<io::Result<usize>> {
+        let got = socket::read_arrived(self.stream.as_ref()?, self.inbox.room(HEAD_STEP))?;
+        if let Ok(n) = got {
+            self.inbox.filled(n);
+        }
+        Some(got)
+    }
+
+    /// Reads until `parse` has found a whole head; `first` is how long its first octet may take, `head_timeout` the time from there.
+    /// `Ok(None)`: the peer closed before one began.
+    pub(super) fn read_head<T>(
+        &mut self,
+        first: Patience,
+        parse: impl Fn(&[u8], &Limits) -> Result<Option<(T, usize)>, Refusal>,
+    ) -> Result<Option<T>, HeadFault> {
+        let mut deadline = None;
+        let mut worth_parsing = !self.inbox.is_blank();
+        loop {
+            if worth_parsing {
+                if let Some((head, len)) = parse(self.inbox.octets(), &self.limits).map_err(HeadFault::Refused)? {
+                    self.inbox.consume(len);
+                    return Ok(Some(head));
+                }
+                if self.inbox.len() > self.limits.head_bytes_max + 2 {
+                    return Err(HeadFault::Refused(Refusal::new(431, "the head is longer than head_bytes_max allows")));
+                }
+            }
+            let seen = self.inbox.len();
+            let begun = !self.inbox.is_blank();
+            let n = if begun {
+                self.fill_rest_of_head(&mut deadline)?
+            } else {
+                let doing = if self.side == Side::Gateway { "waiting for the response" } else { "waiting for a request" };
+                self.fill(first.time, HEAD_STEP).map_err(|e| HeadFault::Failed(self.read_failed(doing, first, e)))?
+            };
+            if n == 0 {
+                return if begun { Err(HeadFault::Failed(self.ended_in_head())) } else { Ok(None) };
+            }
+            // A head that drips in must not be parsed once per octet.
+            let new = &self.inbox.octets()[seen..];
+            worth_parsing = !begun || new.contains(&b'\n') || self.inbox.len() >= self.limits.head_bytes_max;
+        }
+    }
+
+    fn fill_rest_of_head(&mut self, deadline: &mut Option<Instant>) -> Result<usize, HeadFault> {
+        let whole = self.limits.head_timeout;
+        let now = Instant::now();
+        let left = deadline.get_or_insert(now + whole).saturating_duration_since(now);
+        let late = |wire: &mut Self, error| {
+            let error = wire.read_failed(&format!("reading a {}'s head", wire.side.message()), Patience::new("head_timeout", whole), error);
+            if error.is_timeout() { HeadFault::Late(error) } else { HeadFault::Failed(error) }
+        };
+        if left.is_zero() {
+            return Err(late(self, io::ErrorKind::TimedOut.into()));
+        }
+        self.fill(Some(left), HEAD_STEP).map_err(|e| late(self, e))
+    }
+
+    fn ended_in_head(&mut self) -> Error {
+        self.spoil("the peer closed within a head");
+        let text = format!(
+            "reading a {}'s head: {} closed the connection after {} octets of it",
+            self.side.message(),
+            self.side.peer_name(),
+            self.inbox.len()
+        );
+        Error::closed(self.side.peer(), text)
+    }
+
+    /// An error of a read, with the deadline's name where it was one.
+    pub(super) fn read_failed(&mut self, doing: &str, patience: Patience, error: io::Error) -> Error {
+        if !is_timeout(&error) {
+            self.spoil("reading from the connection failed");
+            return Error::io(Fault::Network, doing, error);
+        }
+        self.spoil("a deadline passed");
+        let time = patience.time.unwrap_or_default();
+        let text = format!("{doing}: {} sent nothing more within {} ({time:?})", self.side.peer_name(), patience.name);
+        Error::timeout(self.side.peer(), text)
+    }
+
+    // --- the body that comes in ---
+
+    /// Starts a body. Returns it whole where it is short, of known length and here already.
+    pub(super) fn begin_body(&mut self, framing: Framing) -> Option<Vec<u8>> {
+        self.incoming = None;
+        if framing == Framing::Empty {
+            self.body_ended();
+            return Some(Vec::new());
+        }
+        if let Framing::Length(length) = framing {
+            if length <= self.inbox.len() as u64 {
+                // Bounded by what is in memory already.
+                let octets = self.inbox.octets()[..length as usize].to_vec();
+                self.inbox.consume(octets.len());
+                self.body_ended();
+                return Some(octets);
+            }
+        }
+        let decoder = Decoder::new(framing, &self.limits);
+        self.incoming = Some(Incoming { decoder, plain: framing != Framing::Chunked });
+        None
+    }
+
+    pub(super) fn is_body_unread(&self) -> bool {
+        self.incoming.is_some()
+    }
+
+    pub(super) fn body_remaining(&self) -> Option<u64> {
+        self.incoming.as_ref().map_or(Some(0), |incoming| incoming.decoder.remaining())
+    }
+
+    /// Reads octets of the body into `buf` (not empty). `Ok(0)`: it is whole; `trailers` was filled.
+    pub(super) fn read_body(&mut self, buf: &mut [u8], trailers: &mut Option<HeaderMap>) -> Result<usize, Error> {
+        if self.expectation == Expectation::Waiting {
+            self.expectation = Expectation::None;
+            // A peer whose body is on its way already does not wait (RFC 9110 §10.1.1).
+            if self.inbox.is_empty() {
+                self.write_all(b"HTTP/1.1 100 Continue\r\n\r\n", &[])
+                    .map_err(|e| self.body_failed(|wire| wire.write_failed("writing 100 Continue", e)))?;
+            }
+        }
+        loop {
+            if self.incoming.is_none() {
+                return Ok(0);
+            }
+            if !self.inbox.is_empty() {
+                let copied = self.decode_into(buf, trailers)?;
+                if copied > 0 || self.incoming.is_none() {
+                    return Ok(copied);
+                }
+                continue;
+            }
+            let patience = Patience::new("body_silence_timeout", self.limits.body_silence_timeout);
+            if let Some(n) = self.read_plain(buf, patience)? {
+                return Ok(n);
+            }
+            let doing = self.reading_body();
+            match self.fill(patience.time, STEP) {
+                Ok(0) => return self.eof_in_body().map(|()| 0),
+                Ok(_) => {}
+                Err(error) => return Err(self.body_failed(|wire| wire.read_failed(doing, patience, error))),
+            }
+        }
+    }
+
+    /// Straight from the stream into a large buffer, where no decoding is needed. `None`: not now.
+    fn read_plain(&mut self, buf: &mut [u8], patience: Patience) -> Result<Option<usize>, Error> {
+        let Some(incoming) = self.incoming.as_ref().filter(|incoming| incoming.plain && buf.len() >= PLAIN_MIN) else { return Ok(None) };
+        let left = incoming.decoder.remaining().map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
+        let room = buf.len().min(left);
+        let doing = self.reading_body();
+        let got = self.limit_read(patience.time).and_then(|()| {
+            let stream = self.stream.as_mut().ok_or_else(taken)?;
+            retry(|| stream.read(&mut buf[..room]))
+        });
+        match got {
+            Ok(0) => self.eof_in_body().map(|()| Some(0)),
+            Ok(n) => {
+                self.arrived = true;
+                self.count_plain(n.min(room));
+                Ok(Some(n.min(room)))
+            }
+            Err(error) => Err(self.body_failed(|wire| wire.read_failed(doing, patience, error))),
+        }
+    }
+
+    fn count_plain(&mut self, n: usize) {
+        let Some(incoming) = &mut self.incoming else { return };
+        incoming.decoder.advance(n as u64);
+        if incoming.decoder.is_done() {
+            self.body_ended();
+        }
+    }
+
+    /// Moves what is in the inbox through the decoder into `buf`.
+    fn decode_into(&mut self, buf: &mut [u8], trailers: &mut Option<HeaderMap>) -> Result<usize, Error> {
+        let mut copied = 0;
+        while copied < buf.len() && !self.inbox.is_empty() {
+            let Some(incoming) = &mut self.incoming else { break };
+            // Never more than fits: a decoder gives data out of its input.
+            let octets = self.inbox.octets();
+            let window = &octets[..octets.len().min(buf.len() - copied)];
+            let consumed = match incoming.decoder.decode(window) {
+                Ok((consumed, Piece::Data(data))) => {
+                    buf[copied..copied + data.len()].copy_from_slice(data);
+                    copied += data.len();
+                    consumed
+                }
+                Ok((consumed, Piece::More | Piece::End)) => consumed,
+                Err(refusal) => {
+                    let doing = self.reading_body();
+                    return Err(self.body_failed(|wire| {
+                        wire.spoil("a body was malformed");
+                        refusal.into_error(wire.side.peer(), doing)
+                    }));
+                }
+            };
+            let done = incoming.decoder.is_done();
+            if done && trailers.is_none() {
+                *trailers = trailer_map(incoming.decoder.trailers());
+            }
+            self.inbox.consume(consumed);
+            if done {
+                self.body_ended();
+            }
+        }
+        Ok(copied)
+    }
+
+    fn eof_in_body(&mut self) -> Result<(), Error> {
+        let doing = self.reading_body();
+        let Some(incoming) = &mut self.incoming else { return Ok(()) };
+        match incoming.decoder.finish_at_eof() {
+            Ok(()) => {
+                self.spoil("the peer closed the connection");
+                self.body_ended();
+                Ok(())
+            }
+            Err(refusal) => Err(self.body_failed(|wire| {
+                wire.spoil("the peer closed within a body");
+                Error::closed(
+                    wire.side.peer(),
+                    format!("{doing}: {} closed the connection too early: {}", wire.side.peer_name(), refusal.reason),
+                )
+            })),
+        }
+    }
+
+    fn body_failed(&mut self, error: impl FnOnce(&mut Self) -> Error) -> Error {
+        let error = error(self);
+        // Nothing that may still come is this body's, nor anybody's.
+        self.incoming = None;
+        self.spoil("a body was not read to its end");
+        error
+    }
+
+    fn body_ended(&mut self) {
+        self.incoming = None;
+        self.expectation = Expectation::None;
+        // A request may be behind a request; nothing may be behind a response (T16).
+        if self.side == Side::Gateway && !self.inbox.is_blank() {
+            self.spoil("octets came after the response's end");
+        }
+    }
+
+    fn reading_body(&self) -> &'static str {
+        match self.side {
+            Side::Gateway => "reading the response's body",
+            Side::Device => "reading the request's body",
+        }
+    }
+
+    /// Drops what is in the inbox of an abandoned body, at most `max` octets. Whether the body is whole now.
+    pub(super) fn drain_inbox(&mut self, max: &mut usize) -> Result<bool, Error> {
+        let mut scratch = [0; 2048];
+        let mut none = Some(HeaderMap::new());
+        while *max > 0 && self.incoming.is_some() && !self.inbox.is_empty() {
+            let before = self.inbox.len();
+            self.decode_into(&mut scratch, &mut none)?;
+            *max = max.saturating_sub(before - self.inbox.len());
+        }
+        Ok(self.incoming.is_none())
+    }
+
+    /// Reads an abandoned body to its end, within `drain_bytes_max` and, in all, `body_silence_timeout`. Where that does not do, the wire is spoilt.
+    pub(super) fn drain(&mut self) -> Result<(), Error> {
+        let patience = Patience::new("body_silence_timeout", self.limits.body_silence_timeout);
+        let deadline = Instant::now() + self.limits.body_silence_timeout;
+        let mut left = self.limits.drain_bytes_max;
+        while !self.drain_inbox(&mut left)? {
+            let time = deadline.saturating_duration_since(Instant::now());
+            if left == 0 || self.body_remaining().is_some_and(|n| n > left as u64) {
+                let text = format!("dropping the rest of an unread {} body: it is longer than drain_bytes_max allows", self.side.message());
+                return Err(self.body_failed(|wire| Error::closed(wire.side.peer(), text)));
+            }
+            let got = if time.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { self.fill(Some(time), STEP) };
+            match got {
+                Ok(0) => self.eof_in_body()?,
+                Ok(_) => {}
+                Err(error) => return Err(self.body_failed(|wire| wire.read_failed("dropping the rest of an unread body", patience, error))),
+            }
+        }
+        Ok(())
+    }
+
+    // --- writing ---
+
+    /// Writes both slices, in as few calls as the transport allows, and flushes.
+    pub(super) fn write_all(&mut self, mut first: &[u8], mut second: &[u8]) -> io::Result<()> {
+        let limit = Some(self.limits.body_silence_timeout);
+        let stream = self.stream.as_mut().ok_or_else(taken)?;
+        if self.write_limit != Some(limit) {
+            stream.limit_write(limit)?;
+            self.write_limit = Some(limit);
+        }
+        while !first.is_empty() || !second.is_empty() {
+            let n = retry(|| match (first, second) {
+                (octets, []) | ([], octets) => stream.write(octets),
+                _ => stream.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]),
+            })?;
+            if n == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            let of_first = n.min(first.len());
+            first = &first[of_first..];
+            second = &second[(n - of_first).min(second.len())..];
+        }
+        retry(|| stream.flush())
+    }
+
+    /// An error of a write, with the deadline's name where it was one.
+    pub(super) fn write_failed(&mut self, doing: &str, error: io::Error) -> Error {
+        self.spoil("writing to the connection failed");
+        if is_timeout(&error) {
+            let time = self.limits.body_silence_timeout;
+            let text = format!("{doing}: {} took nothing within body_silence_timeout ({time:?})", self.side.peer_name());
+            return Error::timeout(self.side.peer(), text);
+        }
+        Error::io(Fault::Network, doing, error)
+    }
+
+    // --- ending ---
+
+    /// Half-closes and reads on for a bounded while, so that the last answer is not lost to a reset. Over a transport that cannot half-close
+    /// only where more may come, for the peer could be waiting for an end that only the drop brings.
+    pub(super) fn finish(&mut self) {
+        let closed = self.stream.as_ref().is_some_and(socket::half_close);
+        if !closed && !self.more_may_come {
+            return;
+        }
+        let deadline = Instant::now() + self.limits.linger_timeout;
+        let mut left = self.limits.drain_bytes_max;
+        while left > 0 {
+            let time = deadline.saturating_duration_since(Instant::now());
+            self.inbox.clear();
+            match self.fill(Some(time), STEP) {
+                Ok(n) if n > 0 && !time.is_zero() => left = left.saturating_sub(n),
+                _ => break,
+            }
+        }
+        self.inbox.clear();
+    }
+
+    /// Ends the connection in the middle of a message, so that the peer cannot take it for the message's end (T17).
+    pub(super) fn abort(&mut self, framing: Framing) {
+        self.spoil("a message was cut short");
+        match self.stream.as_ref() {
+            Some(stream) if framing == Framing::UntilClose => socket::reset_when_dropped(stream),
+            Some(stream) => socket::cut(stream),
+            None => {}
+        }
+    }
+
+    /// Tells the transport how long a read may take, but only where that differs by more than a tenth from what it knows.
+    fn limit_read(&mut self, wanted: Option<Duration>) -> io::Result<()> {
+        let near = match (self.read_limit, wanted) {
+            (Some(None), None) => true,
+            (Some(Some(set)), Some(wanted)) => set.abs_diff(wanted) <= wanted / 10,
+            _ => false,
+        };
+        if near {
+            return Ok(());
+        }
+        let stream = self.stream.as_mut().ok_or_else(taken)?;
+        // A socket takes no zero.
+        stream.limit_read(wanted.map(|time| time.max(Duration::from_millis(1))))?;
+        self.read_limit = Some(wanted);
+        Ok(())
+    }
+}
+
+/// Octets read from the stream and not used yet.
+pub(super) struct Inbox {
+    /// Initialised to its whole length; `start..end` is unread.
+    buf: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Inbox {
+    fn new(unread: Vec<u8>) -> Self {
+        let end = unread.len();
+        Inbox { buf: unread, start: 0, end }
+    }
+
+    pub(super) fn octets(&self) -> &[u8] {
+        &self.buf[self.start..self.end]
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Nothing, or a stray line end (RFC 9112 §2.2) or its beginning.
+    pub(super) fn is_blank(&self) -> bool {
+        b"\r\n".starts_with(self.octets())
+    }
+
+    pub(super) fn consume(&mut self, n: usize) {
+        self.start += n;
+        if self.start == self.end {
+            self.clear();
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.start = 0;
+        self.end = 0;
+    }
+
+    fn take(&mut self) -> Vec<u8> {
+        let unread = self.octets().to_vec();
+        *self = Inbox::new(Vec::new());
+        unread
+    }
+
+    /// Room behind the unread octets: as much as the buffer has, at least half of `step`.
+    fn room(&mut self, step: usize) -> &mut [u8] {
+        if self.buf.len() - self.end < step / 2 && self.start > 0 {
+            self.buf.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.buf.len() - self.end < step / 2 {
+            self.buf.resize(self.end + step, 0);
+        }
+        &mut self.buf[self.end..]
+    }
+
+    fn filled(&mut self, n: usize) {
+        // A transport that claims more than it was given room for must not make us read beyond the buffer.
+        self.end = (self.end + n).min(self.buf.len());
+    }
+}
+
+pub(super) fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+fn taken() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the stream was taken out of this link")
+}
+
+/// A signal is no error (T41).
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// The fields of a head as a program sees them.
+pub(super) fn header_map(fields: &Fields<'_>, status: u16) -> Result<HeaderMap, Refusal> {
+    let mut map = HeaderMap::with_capacity(fields.len());
+    for field in fields.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes());
+        let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(field.value)) else {
+            return Err(Refusal::new(status, "a field whose name or value is not one (RFC 9110 §5)"));
+        };
+        map.append(name, value);
+    }
+    Ok(map)
+}
+
+fn trailer_map(trailers: &[(String, Vec<u8>)]) -> Option<HeaderMap> {
+    let fields = trailers.iter().filter_map(|(name, value)| {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        Some((name, HeaderValue::from_bytes(value).ok()?))
+    });
+    let mut map = HeaderMap::new();
+    for (name, value) in fields {
+        map.append(name, value);
+    }
+    (!map.is_empty()).then_some(map)
+}

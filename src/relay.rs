@@ -1,0 +1,780 @@
+//! Layer 4: one exchange from an asking connection to an answering one, streamed, in the event loop.
+//!
+//! The same code carries a visitor's request to a device's link and, inside the device, a link's request to a local
+//! server. It costs no thread, keeps both sockets registered, and reads from nobody while the other side has not taken
+//! what was read before; of an answer it reads a little ahead, so that a slow visitor does not hold the link.
+//!
+//! ```text
+//!   asking ──head, body──► answering        pump_request: nothing is read while the answering side has octets waiting
+//!   asking ◄──head, body── answering        pump_response: up to read_ahead_bytes_max may wait for the asking side
+//! ```
+//! Heads are rewritten by [`proto::forward`](crate::proto::forward), bodies are decoded and framed anew: what goes on is
+//! exactly what was understood.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::engine::Role;
+use crate::engine::peers::{Fetched, Id, Peer, Peers};
+use crate::engine::slab::{Key, Slab};
+use crate::error::Refusal;
+use crate::limits::Limits;
+use crate::proto::body::{self, Decoder, Framing, Piece};
+use crate::proto::forward::{self, ResponseRules};
+use crate::proto::head::{self, LineEnds, RequestHead, ResponseHead};
+
+/// What differs between the gateway's relay and the device's.
+#[derive(Clone)]
+pub(crate) struct Rules {
+    pub(crate) limits: Arc<Limits>,
+    /// How line ends of the answering side are read.
+    pub(crate) ends: LineEnds,
+    /// Pseudonym for `Via`.
+    pub(crate) via: Option<&'static str>,
+    /// Add `Date` to answers that lack one.
+    pub(crate) add_date: bool,
+    /// The answering side in error texts: `the device`, `the local server`.
+    pub(crate) answerer: &'static str,
+}
+
+/// Steps of one `advance` before the other connections of the loop get their turn.
+const STEPS_MAX: usize = 16;
+
+/// One exchange in progress.
+pub(crate) struct Exchange {
+    pub(crate) asking: Option<Id>,
+    pub(crate) answering: Option<Id>,
+    /// The head as forwarded: kept until the response begins, in case it has to be sent again.
+    head: Vec<u8>,
+    is_head: bool,
+    pub(crate) idempotent: bool,
+    asker_minor: u8,
+    asker_keeps: bool,
+    request: Decoder,
+    request_chunked: bool,
+    /// Octets of the request's body went to the answering side: it cannot be sent again.
+    body_moved: bool,
+    /// The answering side takes no more of the request, yet its answer may still come.
+    request_cut: bool,
+    response: Option<Decoder>,
+    response_chunked: bool,
+    response_until_close: bool,
+    informational: usize,
+    /// An octet of a response arrived.
+    began: bool,
+    /// A response head is on its way to the asking side.
+    pub(crate) answered: bool,
+    pub(crate) retried: bool,
+    answerer_keeps: bool,
+    progress: Instant,
+    seen: u64,
+    rate_from: Option<(Instant, u64)>,
+    drained: usize,
+    /// Instead of the limits' deadlines, for a heartbeat.
+    whole_within: Option<Duration>,
+}
+
+/// How a step left an exchange.
+enum Step {
+    /// It waits for one of its connections.
+    Pending,
+    /// It could go on; others first.
+    Again,
+    /// The response was read to its end; `Err` says why the answering connection cannot be used again.
+    LinkDone(Result<(), &'static str>),
+    /// The asking side has everything.
+    Finished,
+}
+
+/// Why an exchange failed.
+enum Lost {
+    /// The asking side is gone, or cut its request short.
+    Asker,
+    /// The asking side's octets are malformed.
+    Refused(Refusal),
+    /// The answering side failed; nothing of a response had arrived.
+    Silent(Cow<'static, str>),
+    /// The answering side failed or broke the protocol.
+    Broken(Cow<'static, str>),
+}
+
+/// What a role adds so that exchanges can be driven on its loop.
+pub(crate) trait Relaying: Role {
+    fn exchanges(&mut self) -> &mut Slab<Exchange>;
+    fn rules(&self) -> Arc<Rules>;
+    /// The answering connection is free: at a message boundary and fit for reuse, or (`Err`, why) to be closed.
+    fn free(&mut self, cx: &mut Peers<Self::State>, link: Id, reusable: Result<(), &'static str>);
+    /// Find another answering connection: nothing of a response came and the request may be sent again.
+    fn retry(&mut self, cx: &mut Peers<Self::State>, key: Key);
+    /// The exchange is over and gone: the asking connection is at a message boundary (`keep`) or is to be closed gently.
+    fn next(&mut self, cx: &mut Peers<Self::State>, asking: Id, keep: bool);
+    /// The exchange failed before its response began; tell the asking side, and end its connection unless the answer keeps it.
+    fn answer(&mut self, cx: &mut Peers<Self::State>, asking: Id, answer: &LocalAnswer<'_>);
+    /// The exchange cannot end well for the asking connection: close it, with a reset where its end has to be seen as a failure.
+    fn asker_gone(&mut self, cx: &mut Peers<Self::State>, asking: Id, reset: bool);
+    /// Whether callers wait for a connection like this exchange's.
+    fn callers_wait(&self, cx: &Peers<Self::State>, link: Id) -> bool;
+}
+
+impl Exchange {
+    /// An exchange for a request whose forwarded head is `head`. The asking connection keeps the octets behind its own head.
+    pub(crate) fn new(asking: Id, request: &RequestHead<'_>, framing: Framing, head: Vec<u8>, limits: &Limits, now: Instant) -> Self {
+        Exchange {
+            asking: Some(asking),
+            is_head: request.method == "HEAD",
+            idempotent: head::is_idempotent(request.method),
+            asker_minor: request.minor,
+            asker_keeps: head::keeps_alive(request.minor, &request.fields),
+            request: Decoder::new(framing, limits),
+            request_chunked: framing == Framing::Chunked,
+            retried: false,
+            whole_within: None,
+            ..Self::heartbeat(head, Duration::ZERO, limits, now)
+        }
+    }
+
+    /// A request of the loop's own, without a body and with nobody who wants the answer: a heartbeat. Its answer has to be
+    /// whole within `deadline`; any will do.
+    pub(crate) fn heartbeat(head: Vec<u8>, deadline: Duration, limits: &Limits, now: Instant) -> Self {
+        Exchange {
+            asking: None,
+            answering: None,
+            head,
+            is_head: false,
+            idempotent: false,
+            asker_minor: 1,
+            asker_keeps: true,
+            request: Decoder::new(Framing::Empty, limits),
+            request_chunked: false,
+            body_moved: false,
+            request_cut: false,
+            response: None,
+            response_chunked: false,
+            response_until_close: false,
+            informational: 0,
+            began: false,
+            answered: false,
+            retried: true,
+            answerer_keeps: false,
+            progress: now,
+            seen: 0,
+            rate_from: None,
+            drained: 0,
+            whole_within: Some(deadline),
+        }
+    }
+
+    /// Whether it may be sent on another connection: protocol.md §3, *retry on a fresh link*.
+    fn may_retry(&self) -> bool {
+        !self.began && !self.retried && !self.body_moved && self.idempotent && self.asking.is_some()
+    }
+
+    /// Whether it has no answering connection yet.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.answering.is_none() && self.response.is_none()
+    }
+
+    /// Whether the asking connection can be used again if the exchange ends here, before its response.
+    pub(crate) fn may_keep_asker(&self) -> bool {
+        self.asker_keeps && self.request.is_done()
+    }
+
+    /// Whether the request is HEAD.
+    pub(crate) fn is_head(&self) -> bool {
+        self.is_head
+    }
+
+    fn method(&self) -> &'static str {
+        if self.is_head { "HEAD" } else { "GET" } // all that framing wants to know of a method
+    }
+
+    fn response_is_whole(&self) -> bool {
+        self.response.as_ref().is_some_and(Decoder::is_done)
+    }
+
+    fn step<T>(
+        &mut self,
+        mut asking: Option<&mut Peer<T>>,
+        mut answering: Option<&mut Peer<T>>,
+        scratch: &mut [u8],
+        rules: &Rules,
+        date: &str,
+    ) -> Result<Step, Lost> {
+        for _ in 0..STEPS_MAX {
+            let mut moved = false;
+            if let Some(link) = answering.as_deref_mut() {
+                if let Some(asking) = asking.as_deref_mut() {
+                    moved |= self.pump_request(asking, link, scratch)?;
+                }
+                moved |= self.pump_response(asking.as_deref_mut(), link, scratch, rules, date)?;
+            }
+            if let Some(asking) = asking.as_deref_mut() {
+                let written = asking.written();
+                if asking.is_broken() || asking.flush().is_err() {
+                    return Err(Lost::Asker);
+                }
+                moved |= asking.written() != written;
+            }
+            if self.response_is_whole() {
+                if let Some(link) = answering.as_deref() {
+                    return Ok(Step::LinkDone(self.reusable(link)));
+                }
+                if asking.is_none_or(|asking| asking.pending() == 0) {
+                    return Ok(Step::Finished);
+                }
+                return Ok(Step::Pending);
+            }
+            if !moved {
+                return Ok(Step::Pending);
+            }
+        }
+        Ok(Step::Again)
+    }
+
+    fn reusable<T>(&self, link: &Peer<T>) -> Result<(), &'static str> {
+        if !self.answerer_keeps {
+            Err("its response said so")
+        } else if !self.request.is_done() || self.request_cut {
+            Err("it answered before it had the whole request")
+        } else if link.kept() > 0 {
+            Err("octets came after a complete response")
+        } else if link.pending() > 0 {
+            Err("it answered before it had taken the whole request")
+        } else {
+            Ok(())
+        }
+    }
+
+    fn pump_request<T>(&mut self, asking: &mut Peer<T>, link: &mut Peer<T>, scratch: &mut [u8]) -> Result<bool, Lost> {
+        let written = link.written();
+        while !self.request.is_done() && link.pending() <= self.head.len() && !self.request_cut && asking.has_input() {
+            let filled = match asking.fetch(scratch, scratch.len()) {
+                Ok(Fetched::Octets(n)) => n,
+                Ok(Fetched::Nothing) => break,
+                Ok(Fetched::End) | Err(_) => return Err(Lost::Asker),
+            };
+            let used = self.take_request(&scratch[..filled], link)?;
+            asking.keep(&scratch[used..filled]);
+        }
+        if link.flush().is_err() {
+            self.cut_request(link)?;
+        }
+        Ok(link.written() != written)
+    }
+
+    /// The answering side takes no more. It may have answered already (a 413, then close), so reading goes on.
+    fn cut_request<T>(&mut self, link: &Peer<T>) -> Result<(), Lost> {
+        self.request_cut = true;
+        if !self.began && !link.has_input() {
+            return Err(Lost::Silent("closed the connection while the request was written".into()));
+        }
+        Ok(())
+    }
+
+    fn take_request<T>(&mut self, octets: &[u8], link: &mut Peer<T>) -> Result<usize, Lost> {
+        let mut used = 0;
+        loop {
+            let (n, piece) = self.request.decode(&octets[used..]).map_err(Lost::Refused)?;
+            used += n;
+            let sent = match piece {
+                Piece::More => return Ok(used),
+                Piece::Data(data) => {
+                    self.body_moved = true;
+                    send_piece(link, data, self.request_chunked)
+                }
+                Piece::End => {
+                    if self.request_chunked {
+                        self.body_moved = true;
+                        body::last_chunk(link.output(), self.request.trailers()).map_err(Lost::Refused)?;
+                    }
+                    return Ok(used);
+                }
+            };
+            if sent.is_err() {
+                self.cut_request(link)?;
+                return Ok(used);
+            }
+        }
+    }
+
+    fn pump_response<T>(
+        &mut self,
+        mut asking: Option<&mut Peer<T>>,
+        link: &mut Peer<T>,
+        scratch: &mut [u8],
+        rules: &Rules,
+        date: &str,
+    ) -> Result<bool, Lost> {
+        let mut moved = false;
+        while !self.response_is_whole() && link.has_input() {
+            if asking.as_deref().is_some_and(|asking| asking.pending() >= rules.limits.read_ahead_bytes_max) {
+                break;
+            }
+            let kept = link.kept();
+            let filled = match link.fetch(scratch, scratch.len()) {
+                Ok(Fetched::Octets(n)) if n > kept => n,
+                Ok(Fetched::Octets(n)) => {
+                    link.keep(&scratch[..n]);
+                    if link.at_end_of_stream() {
+                        return self.response_ended().map(|()| true);
+                    }
+                    break;
+                }
+                Ok(Fetched::Nothing) => break,
+                Ok(Fetched::End) => return self.response_ended().map(|()| true),
+                Err(e) => return Err(self.lost(format!("reset the connection: {e}").into())),
+            };
+            self.began = true;
+            moved = true;
+            let used = self.take_response(&scratch[..filled], asking.as_deref_mut(), rules, date)?;
+            link.keep(&scratch[used..filled]);
+        }
+        Ok(moved)
+    }
+
+    fn lost(&self, why: Cow<'static, str>) -> Lost {
+        if self.began { Lost::Broken(why) } else { Lost::Silent(why) }
+    }
+
+    fn response_ended(&mut self) -> Result<(), Lost> {
+        match &mut self.response {
+            None => Err(self.lost("closed the connection before it answered".into())),
+            Some(decoder) => decoder.finish_at_eof().map_err(|_| Lost::Broken("closed the connection in the middle of its response".into())),
+        }
+    }
+
+    fn take_response<T>(
+        &mut self,
+        octets: &[u8],
+        mut asking: Option<&mut Peer<T>>,
+        rules: &Rules,
+        date: &str,
+    ) -> Result<usize, Lost> {
+        let mut used = 0;
+        while self.response.is_none() {
+            let parsed = head::response(&octets[used..], &rules.limits, rules.ends).map_err(|e| Lost::Broken(e.reason))?;
+            let Some(response) = parsed else { return Ok(used) };
+            used += response.len;
+            self.take_head(&response, asking.as_deref_mut(), rules, date)?;
+        }
+        let Some(decoder) = &mut self.response else { return Ok(used) };
+        loop {
+            let (n, piece) = decoder.decode(&octets[used..]).map_err(|e| Lost::Broken(e.reason))?;
+            used += n;
+            match (piece, asking.as_deref_mut()) {
+                (Piece::More, _) => return Ok(used),
+                (Piece::Data(data), Some(asking)) => send_piece(asking, data, self.response_chunked).map_err(|_| Lost::Asker)?,
+                (Piece::Data(data), None) => {
+                    self.drained += data.len();
+                    if self.drained > rules.limits.drain_bytes_max {
+                        return Err(Lost::Broken("had more of an abandoned response than is drained".into()));
+                    }
+                }
+                (Piece::End, asking) => {
+                    if let (true, Some(asking)) = (self.response_chunked, asking) {
+                        let trailers = decoder.trailers();
+                        body::last_chunk(asking.output(), trailers).map_err(|e| Lost::Broken(e.reason))?;
+                    }
+                    return Ok(used);
+                }
+            }
+        }
+    }
+
+    fn take_head<T>(
+        &mut self,
+        response: &ResponseHead<'_>,
+        asking: Option<&mut Peer<T>>,
+        rules: &Rules,
+        date: &str,
+    ) -> Result<(), Lost> {
+        if response.status == 101 {
+            return Err(Lost::Broken("switched protocols without being asked".into()));
+        }
+        let interim = response.status < 200;
+        if interim {
+            self.informational += 1;
+            if self.informational > rules.limits.informational_max {
+                return Err(Lost::Broken("sent more interim responses than informational_max".into()));
+            }
+        }
+        let framing = body::of_response(response, self.method()).map_err(|e| Lost::Broken(e.reason))?;
+        let old_asker = self.asker_minor == 0;
+        if interim && (old_asker || asking.is_none()) {
+            return Ok(()); // RFC 9110 §15.2: an HTTP/1.0 client is never sent a 1xx
+        }
+        let outgoing = match framing {
+            Framing::Chunked | Framing::UntilClose if old_asker => Framing::UntilClose,
+            Framing::UntilClose => Framing::Chunked,
+            other => other,
+        };
+        if !interim {
+            self.answerer_keeps = head::keeps_alive(response.minor, &response.fields) && framing != Framing::UntilClose;
+            self.asker_keeps &= outgoing != Framing::UntilClose;
+            self.response_chunked = outgoing == Framing::Chunked;
+            self.response_until_close = outgoing == Framing::UntilClose;
+            self.response = Some(Decoder::new(framing, &rules.limits));
+        }
+        let Some(asking) = asking else { return Ok(()) };
+        let rules = ResponseRules {
+            via: rules.via,
+            close: !interim && !self.asker_keeps,
+            keep_alive: !interim && old_asker && self.asker_keeps,
+            date: (rules.add_date && !interim).then_some(date),
+        };
+        self.answered |= !interim;
+        forward::response(asking.output(), response, outgoing, self.method(), &rules).map_err(|e| Lost::Broken(e.reason))
+    }
+
+    /// When this exchange is next to be looked at, if nothing happens before.
+    fn deadline<T>(&self, asking: Option<&Peer<T>>, now: Instant, limits: &Limits) -> Instant {
+        let blocked = asking.is_some_and(|a| a.pending() > 0);
+        if blocked && self.answering.is_some() && limits.min_rate_bytes_per_s > 0 {
+            return now + limits.min_rate_window.min(limits.body_silence_timeout);
+        }
+        now + self.patience(limits)
+    }
+
+    fn patience(&self, limits: &Limits) -> Duration {
+        if let Some(time) = self.whole_within {
+            return time;
+        }
+        if self.request.is_done() && self.response.is_none() { limits.first_octet_timeout } else { limits.body_silence_timeout }
+    }
+}
+
+/// Writes one piece of a body, as a chunk where the message is chunked.
+fn send_piece<T>(to: &mut Peer<T>, data: &[u8], chunked: bool) -> std::io::Result<()> {
+    if !chunked {
+        return to.send(data);
+    }
+    body::open_chunk(to.output(), data.len());
+    to.send(data)?;
+    to.output().extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+/// Gives an exchange its answering connection and sends the request's head on it.
+pub(crate) fn attach<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, link: Id) {
+    let now = cx.now();
+    let Some(exchange) = role.exchanges().get_mut(key) else { return };
+    exchange.answering = Some(link);
+    exchange.progress = now;
+    if let Some(peer) = cx.get_mut(link) {
+        peer.output().extend_from_slice(&exchange.head);
+    }
+    advance(role, cx, key);
+}
+
+/// Moves an exchange as far as its connections allow.
+pub(crate) fn advance<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key) {
+    loop {
+        let rules = role.rules();
+        let Some(exchange) = role.exchanges().get_mut(key) else { return };
+        let date = if rules.add_date { cx.date().to_owned() } else { String::new() };
+        let mut scratch = cx.take_scratch();
+        let step = match (exchange.asking, exchange.answering) {
+            (Some(a), Some(l)) => match cx.pair_mut(a, l) {
+                Some((a, l)) => exchange.step(Some(a), Some(l), &mut scratch, &rules, &date),
+                None => Err(Lost::Broken("is gone".into())),
+            },
+            (Some(a), None) => exchange.step(cx.get_mut(a), None, &mut scratch, &rules, &date),
+            (None, Some(l)) => exchange.step(None, cx.get_mut(l), &mut scratch, &rules, &date),
+            (None, None) => Ok(Step::Finished),
+        };
+        cx.put_scratch(scratch);
+        match step {
+            Ok(Step::Pending) => return wait(role, cx, key, &rules),
+            Ok(Step::Again) => {
+                if let Some(id) = exchange.asking.or(exchange.answering) {
+                    cx.again(id);
+                }
+                return wait(role, cx, key, &rules);
+            }
+            Ok(Step::LinkDone(reusable)) => {
+                if let Some(link) = exchange.answering.take() {
+                    cx.set_deadline(link, None);
+                    role.free(cx, link, reusable);
+                }
+            }
+            Ok(Step::Finished) => return finish(role, cx, key),
+            Err(lost) => {
+                if !fail(role, cx, key, lost) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn wait<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, rules: &Rules) {
+    let Some(exchange) = role.exchanges().get_mut(key) else { return };
+    let now = cx.now();
+    if exchange.asking.is_some() && exchange.is_waiting() {
+        return; // it waits for a connection; the role has set that deadline
+    }
+    let (asking, answering) = (exchange.asking, exchange.answering);
+    let moved = [asking, answering].iter().flatten().filter_map(|id| cx.get(*id)).map(Peer::traffic).sum();
+    if exchange.seen != moved && exchange.whole_within.is_none() {
+        (exchange.seen, exchange.progress) = (moved, now);
+    }
+    let peer = asking.and_then(|a| cx.get(a));
+    let blocked = peer.is_some_and(|a| a.pending() > 0) && answering.is_some();
+    let taken = peer.map_or(0, Peer::written);
+    exchange.rate_from = if blocked { exchange.rate_from.or(Some((now, taken))) } else { None };
+    let at = match exchange.whole_within {
+        Some(time) => exchange.progress + time,
+        None => exchange.deadline(peer, now, &rules.limits),
+    };
+    if let Some(owner) = asking.or(answering) {
+        cx.set_deadline(owner, Some(at));
+    }
+}
+
+/// The deadline of an exchange's connection passed.
+pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key) {
+    let rules = role.rules();
+    let now = cx.now();
+    let Some(exchange) = role.exchanges().get_mut(key) else { return };
+    let (asking, answering) = (exchange.asking, exchange.answering);
+    let patience = exchange.patience(&rules.limits);
+    let silent = now.saturating_duration_since(exchange.progress) >= patience;
+    if let (Some((from, taken)), Some(link), false) = (exchange.rate_from, answering, silent) {
+        let written = asking.and_then(|a| cx.get(a)).map_or(0, Peer::written);
+        let window = now.saturating_duration_since(from);
+        let slow = window >= rules.limits.min_rate_window
+            && (written - taken) as f64 / window.as_secs_f64() < rules.limits.min_rate_bytes_per_s as f64;
+        exchange.rate_from = Some((now, written));
+        if slow && role.callers_wait(cx, link) {
+            log::info!("an answer was ended: its reader takes less than min_rate_bytes_per_s while callers wait for the link");
+            return abort(role, cx, key, "its reader was slower than min_rate_bytes_per_s while callers waited");
+        }
+        return wait(role, cx, key, &rules);
+    }
+    if !silent {
+        if let Some(owner) = asking.or(answering) {
+            cx.set_deadline(owner, Some(exchange.progress + patience));
+        }
+        return;
+    }
+    let whole = exchange.request.is_done();
+    let unread = answering.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
+    let (answered, to_head, keep) = (exchange.answered, exchange.is_head, exchange.may_keep_asker());
+    let waited = patience.as_secs_f32();
+    let (status, error, reason) = if whole && !unread {
+        (504, "http_response_timeout", format!("{} did not begin its response within {waited} s (first_octet_timeout)", rules.answerer))
+    } else if unread {
+        (504, "connection_timeout", format!("{} took nothing of the request for {waited} s (body_silence_timeout)", rules.answerer))
+    } else {
+        (408, "http_request_error", format!("nothing of the request's body arrived for {waited} s (body_silence_timeout)"))
+    };
+    match asking {
+        Some(asking) if !answered => {
+            let link = detach(role, key);
+            role.exchanges().remove(key);
+            if let Some(link) = link {
+                role.free(cx, link, Err("a deadline of its exchange passed"));
+            }
+            role.answer(cx, asking, &LocalAnswer { error: Some(error), to_head, keep, ..LocalAnswer::new(status, &reason) });
+        }
+        _ => abort(role, cx, key, "nothing moved for body_silence_timeout"),
+    }
+}
+
+fn detach<R: Relaying>(role: &mut R, key: Key) -> Option<Id> {
+    role.exchanges().get_mut(key).and_then(|exchange| exchange.answering.take())
+}
+
+/// Ends an exchange at once, both ways: what the asking side has of its answer is seen to be incomplete.
+pub(crate) fn abort<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, why: &'static str) {
+    let Some(exchange) = role.exchanges().remove(key) else { return };
+    if let Some(asking) = exchange.asking {
+        role.asker_gone(cx, asking, exchange.response_until_close); // a plain end would look like the end of the body
+    }
+    if let Some(link) = exchange.answering {
+        role.free(cx, link, Err(why));
+    }
+}
+
+fn finish<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key) {
+    let Some(exchange) = role.exchanges().remove(key) else { return };
+    if let Some(asking) = exchange.asking {
+        cx.set_deadline(asking, None);
+        role.next(cx, asking, exchange.asker_keeps && exchange.request.is_done());
+    }
+}
+
+/// True: the exchange goes on (its asker is gone, the rest of a small response is drained).
+fn fail<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, lost: Lost) -> bool {
+    let rules = role.rules();
+    let Some(exchange) = role.exchanges().get_mut(key) else { return false };
+    let reason = match lost {
+        Lost::Asker => return asker_left(role, cx, key),
+        Lost::Refused(refusal) => {
+            let answered = exchange.answered;
+            let asking = exchange.asking;
+            if answered {
+                abort(role, cx, key, "its request broke the protocol half-way");
+                return false;
+            }
+            let link = detach(role, key);
+            role.exchanges().remove(key);
+            if let Some(link) = link {
+                role.free(cx, link, Err("its request broke the protocol half-way"));
+            }
+            if let Some(asking) = asking {
+                role.answer(cx, asking, &LocalAnswer::new(refusal.status, &refusal.reason));
+            }
+            return false;
+        }
+        Lost::Silent(reason) if exchange.may_retry() => {
+            exchange.retried = true;
+            exchange.request_cut = false;
+            log::debug!("{} {reason}; the request is sent on another connection", rules.answerer);
+            if let Some(link) = detach(role, key) {
+                role.free(cx, link, Err("it was closed by the other side"));
+            }
+            role.retry(cx, key);
+            return false;
+        }
+        Lost::Silent(reason) | Lost::Broken(reason) => reason,
+    };
+    let (asking, answered) = (exchange.asking, exchange.answered);
+    let (to_head, keep) = (exchange.is_head, exchange.may_keep_asker());
+    log::info!("an exchange failed: {} {reason}", rules.answerer);
+    match asking {
+        Some(asking) if !answered => {
+            let error = if exchange.began { "http_protocol_error" } else { "connection_terminated" };
+            let link = detach(role, key);
+            role.exchanges().remove(key);
+            if let Some(link) = link {
+                role.free(cx, link, Err("it broke the protocol or was closed during an exchange"));
+            }
+            let text = format!("{} {reason}", rules.answerer);
+            role.answer(cx, asking, &LocalAnswer { error: Some(error), to_head, keep, ..LocalAnswer::new(502, &text) });
+        }
+        _ => abort(role, cx, key, "it broke the protocol or was closed during an exchange"),
+    }
+    false
+}
+
+/// The asking side is gone. A whole request's answer is drained, within bounds, to save the link; else the link ends.
+fn asker_left<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key) -> bool {
+    let rules = role.rules();
+    let Some(exchange) = role.exchanges().get_mut(key) else { return false };
+    let asking = exchange.asking.take();
+    let unsent = exchange.answering.and_then(|l| cx.get(l)).is_none_or(|l| l.pending() > 0);
+    let too_long = exchange
+        .response
+        .as_ref()
+        .is_some_and(|r| r.remaining().is_some_and(|left| left > rules.limits.drain_bytes_max as u64) || exchange.response_until_close);
+    let drains = exchange.answering.is_some() && exchange.request.is_done() && !exchange.request_cut && !unsent && !too_long;
+    if let Some(asking) = asking {
+        role.asker_gone(cx, asking, false);
+    }
+    if !drains {
+        abort(role, cx, key, "its caller gave up half-way");
+    }
+    drains
+}
+
+/// An answer that no peer gave: a refusal or a failure, told by this end.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalAnswer<'a> {
+    pub(crate) status: u16,
+    pub(crate) reason: &'a str,
+    /// `Proxy-Status` error type (RFC 9209 §2.3).
+    pub(crate) error: Option<&'static str>,
+    pub(crate) retry_after: Option<u64>,
+    pub(crate) fields: &'a [(&'a str, &'a str)],
+    /// The answer is to a HEAD request: no body.
+    pub(crate) to_head: bool,
+    /// The connection goes on.
+    pub(crate) keep: bool,
+}
+
+impl<'a> LocalAnswer<'a> {
+    /// An answer with this status and reason that closes the connection.
+    pub(crate) fn new(status: u16, reason: &'a str) -> Self {
+        LocalAnswer { status, reason, error: None, retry_after: None, fields: &[], to_head: false, keep: false }
+    }
+
+    /// Appends it: head and a `text/plain` body of one line.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, date: &str) {
+        let length = (self.reason.len() + 1).to_string();
+        let retry_after = self.retry_after.map(|s| s.to_string());
+        let proxy_status = self.error.map(|error| format!("ptth; error={error}; details=\"{}\"", quoted(self.reason)));
+        let fields = [("Date", Some(date)), ("Content-Type", Some("text/plain; charset=utf-8")), ("Content-Length", Some(&length))];
+        let more = [
+            ("Retry-After", retry_after.as_deref()),
+            ("Proxy-Status", proxy_status.as_deref()),
+            ("Connection", (!self.keep).then_some("close")),
+        ];
+        let built = fields.iter().chain(&more).filter_map(|(name, value)| value.map(|v| (*name, v)));
+        if head::write_status_line(out, self.status, head::reason_phrase(self.status).as_bytes()).is_err() {
+            return;
+        }
+        for (name, value) in built.chain(self.fields.iter().copied()) {
+            if let Err(refusal) = head::write_field(out, name, value.as_bytes()) {
+                log::error!("field {name} of an answer was left out: {refusal}");
+            }
+        }
+        out.extend_from_slice(b"\r\n");
+        if !self.to_head {
+            out.extend_from_slice(self.reason.as_bytes());
+            out.push(b'\n');
+        }
+    }
+}
+
+/// Text fit for a quoted string of a structured field (RFC 9651 §3.3.3): visible ASCII, escapes for `"` and `\`.
+fn quoted(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| match c {
+            '"' | '\\' => vec!['\\', c],
+            ' '..='~' => vec![c],
+            _ => vec!['?'],
+        })
+        .collect()
+}
+
+/// Ends a connection gently: what waits is written, the sending direction closed, and a bounded rest read and dropped,
+/// so that the last answer is not lost to a reset (RFC 9112 §9.6).
+#[derive(Debug, Default)]
+pub(crate) struct Lingering {
+    dropped: usize,
+    shut: bool,
+}
+
+impl Lingering {
+    /// One step; true when the connection is to be closed now.
+    pub(crate) fn step<T>(&mut self, peer: &mut Peer<T>, scratch: &mut [u8], limits: &Limits) -> bool {
+        match peer.flush() {
+            Err(_) => return true,
+            Ok(false) => return peer.is_broken(),
+            Ok(true) => {}
+        }
+        if !self.shut {
+            self.shut = true;
+            if peer.stream().shutdown(std::net::Shutdown::Write).is_err() {
+                return true;
+            }
+        }
+        loop {
+            match peer.fetch(scratch, scratch.len()) {
+                Ok(Fetched::Octets(n)) => {
+                    self.dropped += n;
+                    if self.dropped > limits.drain_bytes_max {
+                        return true;
+                    }
+                    if !peer.has_input() {
+                        return false;
+                    }
+                }
+                Ok(Fetched::Nothing) => return false,
+                Ok(Fetched::End) | Err(_) => return true,
+            }
+        }
+    }
+}

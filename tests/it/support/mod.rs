@@ -1,0 +1,208 @@
+//! What the black-box tests share: started programs, raw peers with deadlines, a small local HTTP server.
+//!
+//! Nothing here waits without a deadline, and nothing is waited for by sleeping: a condition is polled, or octets are read.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+pub mod local;
+pub mod process;
+pub mod raw;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+pub use local::{Conversation, LocalServer};
+pub use process::{Gateway, Process, Ptth};
+pub use raw::{Answer, Head, RawGateway, RawPeer};
+
+/// How long anything that should happen may take. What takes longer counts as failed.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The draft's 101, octet for octet what the gateway has to send for `PTTH/1.0`.
+pub const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n";
+
+/// A sample message of tests/vectors.
+pub fn vector(name: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(format!("{name}.http"));
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Polls `condition` until it gives something, at most for [`DEADLINE`].
+#[track_caller]
+pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    eventually_within(DEADLINE, what, condition)
+}
+
+/// Polls `condition` until it gives something, at most for `time`.
+#[track_caller]
+pub fn eventually_within<T>(time: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + time;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < end, "not within {time:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Whether `program` is installed. Where it is not, says so past the test harness's capture; under CI that is a failure.
+pub fn need(program: &str) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]).any(|dir| dir.join(program).is_file());
+    found || skipped(&format!("{program} is not installed"))
+}
+
+/// Reports a peer that is absent; always false. Under CI that is a failure.
+pub fn skipped(why: &str) -> bool {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}, and under CI nothing may be skipped");
+    say(&format!("SKIPPED: {why}"));
+    false
+}
+
+/// Writes a line to the real standard error, which the test harness does not capture: figures and skipped peers.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "\n{line}"); // a closed standard error is no reason to fail
+}
+
+/// Runs every row of a table, then fails with all rows that failed, not only the first.
+#[track_caller]
+pub fn each_row<R>(rows: &[R], name: impl Fn(&R) -> String, mut check: impl FnMut(&R)) {
+    let mut failures = String::new();
+    let mut failed = 0;
+    for row in rows {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(row))) {
+            let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a text");
+            failed += 1;
+            let _ = writeln!(failures, "- {}: {text}", name(row)); // writing to a String cannot fail
+        }
+    }
+    assert!(failed == 0, "{failed} of {} rows failed:\n{failures}", rows.len());
+}
+
+/// A port of 127.0.0.1 on which nothing listens at this moment. Only for programs that cannot tell the port they got.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A directory of its own under the system's temporary one, removed when dropped.
+pub struct TempDir(pub PathBuf);
+
+impl TempDir {
+    pub fn new(name: &str) -> TempDir {
+        static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("ptth-test-{name}-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        TempDir(path)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0); // what is left behind in /tmp harms nobody
+    }
+}
+
+/// `len` octets that repeat with an odd period, so that a lost, repeated or exchanged block changes their hash.
+pub fn pattern(len: usize) -> Vec<u8> {
+    let mut octets = vec![0; len];
+    fill_pattern(0, &mut octets);
+    octets
+}
+
+/// The octets of the pattern from `offset` on.
+pub fn fill_pattern(offset: u64, octets: &mut [u8]) {
+    const PERIOD: usize = 65_521;
+    static BLOCK: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    let block = BLOCK.get_or_init(|| (0..PERIOD as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect());
+    let mut from = (offset % PERIOD as u64) as usize;
+    let mut filled = 0;
+    while filled < octets.len() {
+        let n = (PERIOD - from).min(octets.len() - filled);
+        octets[filled..filled + n].copy_from_slice(&block[from..from + n]);
+        (filled, from) = (filled + n, 0);
+    }
+}
+
+/// FNV-1a over words of eight octets, with the position of every octet: a streaming check sum for bodies.
+#[derive(Clone)]
+pub struct Hash {
+    state: u64,
+    word: u64,
+    pub len: u64,
+}
+
+impl Default for Hash {
+    fn default() -> Self {
+        Hash { state: 0xcbf2_9ce4_8422_2325, word: 0, len: 0 }
+    }
+}
+
+impl Hash {
+    pub fn of(octets: &[u8]) -> String {
+        let mut hash = Hash::default();
+        hash.update(octets);
+        hash.finish()
+    }
+
+    /// The hash of the first `len` octets of the pattern.
+    pub fn of_pattern(len: u64) -> String {
+        let (mut hash, mut block) = (Hash::default(), vec![0; 1 << 16]);
+        while hash.len < len {
+            let n = (block.len() as u64).min(len - hash.len) as usize;
+            fill_pattern(hash.len, &mut block[..n]);
+            hash.update(&block[..n]);
+        }
+        hash.finish()
+    }
+
+    pub fn update(&mut self, mut octets: &[u8]) {
+        while !octets.is_empty() {
+            if self.len % 8 == 0 && octets.len() >= 8 {
+                let (words, rest) = octets.split_at(octets.len() / 8 * 8);
+                for word in words.chunks_exact(8) {
+                    self.mix(u64::from_le_bytes(word.try_into().unwrap()));
+                }
+                self.len += words.len() as u64;
+                octets = rest;
+                continue;
+            }
+            self.word = self.word << 8 | u64::from(octets[0]);
+            self.len += 1;
+            octets = &octets[1..];
+            if self.len % 8 == 0 {
+                self.mix(self.word.swap_bytes());
+                self.word = 0;
+            }
+        }
+    }
+
+    fn mix(&mut self, word: u64) {
+        self.state = (self.state ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+    }
+
+    /// Length and hash, as one word.
+    pub fn finish(mut self) -> String {
+        self.mix(self.word);
+        self.mix(self.len);
+        format!("{}-{:016x}", self.len, self.state)
+    }
+}
+
+#[test]
+fn the_check_sum_does_not_depend_on_how_octets_are_cut() {
+    let octets = pattern(70_003);
+    let whole = Hash::of(&octets);
+    assert_eq!(whole, Hash::of_pattern(70_003));
+    for step in [1, 3, 7, 8, 13, 4096] {
+        let mut hash = Hash::default();
+        octets.chunks(step).for_each(|piece| hash.update(piece));
+        assert_eq!(hash.finish(), whole, "in steps of {step}");
+    }
+    let mut changed = octets;
+    changed.swap(5_000, 5_001);
+    assert_ne!(Hash::of(&changed), whole);
+}

@@ -1,0 +1,290 @@
+//! Started programs: their lines of output with a deadline, their end by SIGTERM and, where that does not help, by SIGKILL.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::raw::{Answer, RawPeer};
+use super::{DEADLINE, SWITCH, eventually, eventually_within};
+
+/// A program that runs until the test is over.
+pub struct Process {
+    child: Child,
+    name: String,
+    lines: Receiver<String>,
+    stderr: Arc<Mutex<Vec<u8>>>,
+    ended: Option<ExitStatus>,
+}
+
+impl Process {
+    /// Starts it with both outputs captured and no input.
+    #[track_caller]
+    pub fn start(command: &mut Command) -> Process {
+        let name = format!("{command:?}");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("starting {name}: {e}"));
+        let (stdout, mut errors) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let (send, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let stderr = Arc::new(Mutex::new(Vec::new()));
+        let kept = stderr.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = errors.read(&mut buffer) {
+                let mut kept = kept.lock().unwrap();
+                if kept.len() < 1 << 20 {
+                    kept.extend_from_slice(&buffer[..n]);
+                }
+            }
+        });
+        Process { child, name, lines, stderr, ended: None }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr.lock().unwrap()).into_owned()
+    }
+
+    /// The next line on standard output; `None` when it closed its output, or wrote none within `time`.
+    pub fn line_within(&self, time: Duration) -> Option<String> {
+        match self.lines.recv_timeout(time) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    /// The next line on standard output.
+    #[track_caller]
+    pub fn line(&self) -> String {
+        self.line_within(DEADLINE).unwrap_or_else(|| panic!("{}: no line on standard output; standard error:\n{}", self.name, self.stderr()))
+    }
+
+    /// Every line to the end of its output.
+    #[track_caller]
+    pub fn all_lines(&self) -> Vec<String> {
+        std::iter::from_fn(|| self.line_within(DEADLINE)).collect()
+    }
+
+    /// Waits until standard error has `text` (compared without case).
+    #[track_caller]
+    pub fn expect_stderr(&self, text: &str) {
+        eventually(&format!("{}: {text:?} on standard error; there is:\n{}", self.name, self.stderr()), || {
+            self.stderr().to_lowercase().contains(&text.to_lowercase()).then_some(())
+        });
+    }
+
+    /// Sends a signal by name (`TERM`, `INT`, `HUP`).
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.id())]).stderr(Stdio::null()).status().unwrap();
+        let _ = status; // it may have ended by itself
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.poll().is_some()
+    }
+
+    fn poll(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().unwrap();
+        }
+        self.ended
+    }
+
+    /// Its exit code; an end by a signal is a failure, and so is no end by `time`.
+    #[track_caller]
+    pub fn exit_code_within(&mut self, time: Duration) -> i32 {
+        let name = self.name.clone();
+        let status = eventually_within(time, &format!("{name} ends; standard error:\n{}", self.stderr()), || self.poll());
+        status.code().unwrap_or_else(|| panic!("{name} ended by a signal: {status}; standard error:\n{}", self.stderr()))
+    }
+
+    #[track_caller]
+    pub fn exit_code(&mut self) -> i32 {
+        self.exit_code_within(DEADLINE)
+    }
+
+    /// A number from /proc/PID/status: `Threads`, `VmRSS` (KiB).
+    #[track_caller]
+    pub fn status_number(&self, field: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        let line = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
+        line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or_else(|| panic!("no {field} in {text}"))
+    }
+
+    pub fn threads(&self) -> u64 {
+        self.status_number("Threads")
+    }
+
+    /// Resident memory in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        self.status_number("VmRSS")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- standard error of {}:\n{}", self.name, self.stderr());
+        }
+        if self.poll().is_some() {
+            return;
+        }
+        self.signal("TERM");
+        for _ in 0..100 {
+            if self.poll().is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let _ = self.child.kill(); // by its own id, which is not free before `wait`
+        let _ = self.child.wait();
+    }
+}
+
+/// The binary under test.
+pub struct Ptth;
+
+impl Ptth {
+    /// `ptth` with these arguments, without anything of this process's environment that would change it.
+    pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ptth"));
+        let ours = std::env::vars_os().map(|(name, _)| name).filter(|n| n.to_string_lossy().starts_with("PTTH_") || n == "RUST_LOG");
+        ours.for_each(|name| {
+            command.env_remove(name);
+        });
+        command.args(arguments);
+        command
+    }
+
+    #[track_caller]
+    pub fn start<S: AsRef<OsStr>>(arguments: &[S]) -> Process {
+        Process::start(&mut Ptth::command(arguments))
+    }
+
+    /// Runs it to its end: exit code, standard output, standard error.
+    #[track_caller]
+    pub fn run<S: AsRef<OsStr>>(arguments: &[S]) -> (i32, String, String) {
+        Ptth::finish(&mut Ptth::command(arguments))
+    }
+
+    #[track_caller]
+    pub fn finish(command: &mut Command) -> (i32, String, String) {
+        let mut process = Process::start(command);
+        let code = process.exit_code();
+        let stdout = process.all_lines().join("\n");
+        // The reader thread may still be on its way to the end of the pipe.
+        let mut stderr = process.stderr();
+        for _ in 0..100 {
+            std::thread::sleep(Duration::from_millis(1));
+            let now = process.stderr();
+            if !now.is_empty() && now == stderr {
+                break;
+            }
+            stderr = now;
+        }
+        (code, stdout, stderr)
+    }
+
+    /// `ptth device` for `gateway`, with a short back-off; returns when it says `connected`.
+    #[track_caller]
+    pub fn device(gateway: &Gateway, name: &str, more: &[&str]) -> Process {
+        let url = gateway.device_url(name);
+        let process = Ptth::start(&[&["device", &url, "--backoff", "10ms..200ms"], more].concat());
+        assert_eq!(process.line(), format!("connected {name} via {url} (PTTH/1.0 turn)"), "{}", process.stderr());
+        process
+    }
+}
+
+/// `ptth gateway` on ports of its own.
+pub struct Gateway {
+    pub process: Process,
+    pub devices: SocketAddr,
+    pub visitors: SocketAddr,
+}
+
+impl Gateway {
+    #[track_caller]
+    pub fn start(more: &[&str]) -> Gateway {
+        let process = Ptth::start(&[&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"], more].concat());
+        let devices = listener(&process.line(), "devices http://");
+        let visitors = listener(&process.line(), "visitors http://");
+        Gateway { process, devices, visitors }
+    }
+
+    pub fn device_url(&self, name: &str) -> String {
+        format!("http://{}/{name}", self.devices)
+    }
+
+    /// A raw connection to the visitors' port.
+    #[track_caller]
+    pub fn visitor(&self) -> RawPeer {
+        let mut peer = RawPeer::connect(self.visitors);
+        peer.who = "visitor".to_owned();
+        peer
+    }
+
+    /// A raw connection to the devices' port.
+    #[track_caller]
+    pub fn dial(&self) -> RawPeer {
+        let mut peer = RawPeer::connect(self.devices);
+        peer.who = "device".to_owned();
+        peer
+    }
+
+    /// A turned link of a device without a session.
+    #[track_caller]
+    pub fn link(&self, name: &str) -> RawPeer {
+        self.link_with(name, "")
+    }
+
+    /// A turned link; `fields` are further lines of the offer, each with its CRLF.
+    #[track_caller]
+    pub fn link_with(&self, name: &str, fields: &str) -> RawPeer {
+        let mut peer = self.dial();
+        peer.who = format!("device {name}");
+        peer.write(offer(name, fields));
+        assert_eq!(String::from_utf8_lossy(&peer.read_exact(SWITCH.len())), String::from_utf8_lossy(SWITCH));
+        peer
+    }
+
+    /// One GET on a connection of its own.
+    #[track_caller]
+    pub fn get(&self, target: &str) -> Answer {
+        self.visitor().ask(&get(target))
+    }
+}
+
+/// The offer of the draft's kind, `Content-Length: 0` included.
+pub fn offer(name: &str, fields: &str) -> String {
+    format!("POST /{name} HTTP/1.1\r\nHost: gw.example\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nContent-Length: 0\r\n{fields}\r\n")
+}
+
+/// A plain request.
+pub fn get(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: visitors.example\r\n\r\n")
+}
+
+#[track_caller]
+fn listener(line: &str, prefix: &str) -> SocketAddr {
+    let addr = line.strip_prefix(prefix).unwrap_or_else(|| panic!("{line:?} where a line {prefix}ADDR was expected"));
+    addr.parse().unwrap_or_else(|_| panic!("no address in {line:?}"))
+}
