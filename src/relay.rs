@@ -561,6 +561,7 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
     let whole = exchange.request.is_done();
     let unread = answering.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
     let (answered, to_head, keep) = (exchange.answered, exchange.is_head, exchange.may_keep_asker());
+    let heartbeat = exchange.whole_within.is_some();
     let waited = patience.as_secs_f32();
     let (status, error, reason) = if whole && !unread {
         (504, "http_response_timeout", format!("{} did not begin its response within {waited} s (first_octet_timeout)", rules.answerer))
@@ -578,6 +579,7 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
             }
             role.answer(cx, asking, &LocalAnswer { error: Some(error), to_head, keep, ..LocalAnswer::new(status, &reason) });
         }
+        None if heartbeat => abort(role, cx, key, "heartbeat missed"),
         _ => abort(role, cx, key, "nothing moved for body_silence_timeout"),
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError};
+use http::{Request, Response};
 
 use crate::device::dial::{Backoff, Url, random};
 use crate::device::forward::{self, Local, Target};
@@ -23,7 +24,8 @@ use crate::engine::slab::{Key, Slab};
 use crate::engine::workers::Workers;
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
-use crate::link::{DeviceLink, Lingered};
+use crate::link::{DeviceLink, Lingered, Next};
+use crate::message::Body;
 use crate::proto::head::{self, LineEnds};
 use crate::proto::heartbeat;
 use crate::proto::turn::{self, OfferPlan, Verdict};
@@ -839,20 +841,16 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
     let mut link = DeviceLink::new(Shared::new(stream), unread, limits.clone());
     loop {
         let busy = ticket.busy();
-        let request = match link.next_request() {
-            Ok(Some(request)) => request,
-            Ok(None) => return,
+        match link.next_head() {
+            Ok(Next::Heartbeat) => {}
+            Ok(Next::Closed) => return,
             Err(e) => return log::info!("a link ended: {e}"),
-        };
-        ticket.shared.exchanges.fetch_add(1, Relaxed);
-        let method = request.method().clone();
-        let answered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(request)));
-        let response = answered.unwrap_or_else(|_| {
-            log::error!("the handler panicked at a {method} request; it is answered with 500");
-            super::internal_error()
-        });
-        if let Err(e) = link.respond(response) {
-            return log::info!("a response could not be sent: {e}");
+            Ok(Next::Request(request)) => {
+                ticket.shared.exchanges.fetch_add(1, Relaxed);
+                if let Err(e) = link.respond(ask_handler(handler, request)) {
+                    return log::info!("a response could not be sent: {e}");
+                }
+            }
         }
         drop(busy);
         if !link.is_reusable() || ticket.shared.stopping.load(Relaxed) {
@@ -870,6 +868,14 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
     let seen = link.has_seen_heartbeat();
     let (stream, unread) = link.into_parts();
     ticket.give_back(stream.into_inner(), unread, seen);
+}
+
+/// A panic costs this exchange: it is answered 500.
+fn ask_handler(handler: &Handler, request: Request<Body>) -> Response<Body> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(request))).unwrap_or_else(|_| {
+        log::error!("a handler panicked; its request is answered with 500");
+        super::internal_error()
+    })
 }
 
 impl Role for DeviceRole {

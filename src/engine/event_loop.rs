@@ -15,14 +15,13 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::engine::Role;
-use crate::engine::peers::{Id, Peers};
+use crate::engine::peers::{Id, LISTENERS_MAX, Peers};
 use crate::engine::timers::Timer;
 use crate::stream::Stream;
 
 const WAKER: Token = Token(usize::MAX);
 /// Listeners count down from here; connection keys stay below (`Slab::CEILING`).
 const LISTENERS: usize = usize::MAX - 1;
-const LISTENERS_MAX: usize = 64;
 const ACCEPTS_PER_TURN: usize = 64;
 const COMMANDS_PER_TURN: usize = 1024;
 /// How long accepting pauses when descriptors or places have run out, unless a connection closes before.
@@ -89,9 +88,9 @@ impl<R: Role> EventLoop<R> {
         Ok((EventLoop { poll, peers, listeners: Vec::new(), paused_until: None, pause_logged: false, commands, awake }, remote))
     }
 
-    /// Adds a bound listener before the loop runs; the number it is known by.
-    pub(crate) fn listen(&mut self, listener: TcpListener) -> usize {
-        self.peers.listen(listener)
+    /// Adds a bound listener before the loop runs. False: it has as many as it takes.
+    pub(crate) fn listen(&mut self, listener: TcpListener) -> bool {
+        self.peers.listen(listener).is_some()
     }
 
     /// Sets an alarm before the loop runs.

@@ -23,6 +23,12 @@ pub(crate) type Id = Key;
 /// Size of the one buffer that the loop reads into. A reader that stalls keeps at most this much of its exchange in memory.
 const SCRATCH: usize = 64 * 1024;
 
+/// Most listeners of one loop.
+pub(super) const LISTENERS_MAX: usize = 64;
+
+/// What a first write reserves: a head and a small body.
+const FIRST_OUTPUT: usize = 1024;
+
 /// What a connection's last read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fetched {
@@ -137,10 +143,6 @@ impl<T> Peer<T> {
         self.input.len()
     }
 
-    /// Whether the other side has ended its direction and all it sent was fetched.
-    pub(crate) fn at_end(&self) -> bool {
-        self.ended && self.input.is_empty()
-    }
 
     /// Whether the other side has ended its direction (kept octets aside).
     pub(crate) fn at_end_of_stream(&self) -> bool {
@@ -162,6 +164,9 @@ impl<T> Peer<T> {
         if self.sent > 0 && self.sent == self.output.len() {
             self.output.clear();
             self.sent = 0;
+        }
+        if self.output.capacity() == 0 {
+            self.output.reserve(FIRST_OUTPUT);
         }
         &mut self.output
     }
@@ -212,7 +217,7 @@ impl<T> Peer<T> {
         }
         if self.sent == self.output.len() {
             self.sent = 0;
-            if self.output.capacity() > 1024 { self.output = Vec::new() } else { self.output.clear() }
+            if self.output.capacity() > 8 * FIRST_OUTPUT { self.output = Vec::new() } else { self.output.clear() }
             return Ok(true);
         }
         if self.sent > 16 * 1024 && self.sent > self.output.len() / 2 {
@@ -297,11 +302,14 @@ impl<T> Peers<T> {
         self.now = real.checked_sub(self.away).unwrap_or(real);
     }
 
-    /// Takes a bound listener into the loop; the number it will be known by.
-    pub(crate) fn listen(&mut self, listener: TcpListener) -> usize {
+    /// Takes a bound listener into the loop; the number it will be known by. `None`: the loop has as many as it takes.
+    pub(crate) fn listen(&mut self, listener: TcpListener) -> Option<usize> {
+        if self.listeners == LISTENERS_MAX {
+            return None;
+        }
         self.new_listeners.push(listener);
         self.listeners += 1;
-        self.listeners - 1
+        Some(self.listeners - 1)
     }
 
     /// Closes all listeners: nothing new comes in.

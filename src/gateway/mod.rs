@@ -287,7 +287,9 @@ impl GatewayBuilder {
         let mut addresses = Vec::new();
         for address in &self.addresses {
             let (listener, at) = bind(address, "devices")?;
-            event_loop.listen(listener);
+            if !event_loop.listen(listener) {
+                return Err(Error::usage("a gateway listens on as many addresses as one event loop takes"));
+            }
             addresses.push(at);
         }
         event_loop.alarm(role::TICK, role::FIRST_ALARM);
@@ -371,7 +373,9 @@ impl Gateway {
     pub fn relay(&self, address: &str, routes: Routes) -> Result<SocketAddr, Error> {
         self.refuse_on_link("relay()")?;
         let (listener, at) = bind(address, "visitors")?;
-        self.command(Command::Relay { listener, routes })?;
+        let (reply, answer) = bounded(1);
+        self.command(Command::Relay { listener, routes, reply })?;
+        answer.recv().map_err(|_| stopped())??;
         Ok(at)
     }
 

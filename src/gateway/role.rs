@@ -48,7 +48,7 @@ pub(crate) enum Command {
     /// Another server did the 101.
     Adopt { stream: Stream, unread: Vec<u8>, offer: Box<Offer>, grant: Grant, reply: Sender<Result<(), Error>> },
     /// A listener for visitors.
-    Relay { listener: TcpListener, routes: Routes },
+    Relay { listener: TcpListener, routes: Routes, reply: Sender<Result<(), Error>> },
     /// A subscriber for events.
     Subscribe(Sender<Event>),
     /// Nothing new; what is in progress may finish for so long.
@@ -357,6 +357,18 @@ impl GatewayRole {
         }
     }
 
+    fn add_visitors(&mut self, cx: &mut Peers<State>, listener: TcpListener, routes: Routes) -> Result<(), Error> {
+        if self.draining {
+            return Err(Error::stopped("this gateway is stopping; nothing new is listened on"));
+        }
+        let port = listener.local_addr().map_or(0, |a| a.port());
+        if cx.listen(listener).is_none() {
+            return Err(Error::usage("this gateway listens on as many addresses as one event loop takes"));
+        }
+        self.faces.push(Face::Visitors(Arc::new(routes), port));
+        Ok(())
+    }
+
     fn drain(&mut self, cx: &mut Peers<State>, time: Duration) {
         if self.draining {
             return;
@@ -532,12 +544,8 @@ impl Role for GatewayRole {
                 let adopted = self.adopt(cx, stream, &unread, &offer, &grant);
                 let _ = reply.send(adopted);
             }
-            Command::Relay { listener, routes } => {
-                let port = listener.local_addr().map_or(0, |a| a.port());
-                if !self.draining {
-                    cx.listen(listener);
-                    self.faces.push(Face::Visitors(Arc::new(routes), port));
-                }
+            Command::Relay { listener, routes, reply } => {
+                let _ = reply.send(self.add_visitors(cx, listener, routes));
             }
             Command::Subscribe(subscriber) => self.subscribers.push((subscriber, 0)),
             Command::Drain(time) => self.drain(cx, time),

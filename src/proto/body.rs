@@ -13,7 +13,7 @@
 //! empty size, an LF in an extension, and 2^64-1).
 use crate::error::Refusal;
 use crate::limits::Limits;
-use crate::proto::head::{Fields, LineEnds, Part, RequestHead, ResponseHead, same_name, section, trim, write_field};
+use crate::proto::head::{Fields, LineEnds, Part, RequestHead, ResponseHead, begins, is_token, same_name, section, trim, write_field};
 
 /// How the end of a body is found (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ fn coding(minor: u8, fields: &Fields<'_>) -> Result<Framing, Refusal> {
             return Ok(Framing::Chunked);
         }
     }
-    let unknown = |member: &[u8]| crate::proto::head::is_token(member) && !member.eq_ignore_ascii_case(b"chunked");
+    let unknown = |member: &[u8]| is_token(member) && !member.eq_ignore_ascii_case(b"chunked");
     if fields.list("transfer-encoding").any(unknown) {
         return Err(Refusal::new(501, "Transfer-Encoding names a coding other than chunked"));
     }
@@ -344,7 +344,7 @@ impl Decoder {
 }
 
 /// Whether a field of this name may stand in a trailer section: not those of framing, routing, authentication, request modifiers, control data or
-/// content (RFC 9110 §6.5.1), nor those of a proxy, nor names with `_`.
+/// content (RFC 9110 §6.5.1), nor those of a proxy, nor names with `_`. `Content-Digest` may: trailers are where RFC 9530 puts it.
 pub fn may_trail(name: &str) -> bool {
     const NEVER: [&str; 31] = [
         "transfer-encoding",
@@ -380,8 +380,9 @@ pub fn may_trail(name: &str) -> bool {
         "http2-settings",
     ];
     const NEVER_BEGINS: [&str; 3] = ["content-", "proxy-", "x-forwarded-"];
-    let begins = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    !name.contains('_') && !NEVER.iter().any(|never| same_name(name, never)) && !NEVER_BEGINS.iter().any(|prefix| begins(prefix))
+    let named = NEVER.iter().any(|never| same_name(name, never)) || name.contains('_');
+    let begun = NEVER_BEGINS.iter().any(|prefix| begins(name, prefix)) && !same_name(name, "content-digest");
+    !named && !begun
 }
 
 /// Appends the line that opens a chunk of `len` octets. After the data comes CRLF. `len` must not be 0.

@@ -1,9 +1,17 @@
 //! What a relay changes in a head on its way: hop-by-hop fields, `Via`, forwarding fields, target and `Host`.
-use std::net::IpAddr;
+//!
+//! Everything else keeps its octets, its spelling and its order. What is understood once is written anew and nothing else
+//! of its kind goes on: framing, `Host`, target, the forwarding fields. So the next parser has nothing left to read
+//! differently (T1, T11, T12).
+use core::net::IpAddr;
+use std::fmt::{self, Write};
 
 use crate::error::Refusal;
-use crate::proto::body::Framing;
-use crate::proto::head::{RequestHead, ResponseHead};
+use crate::proto::body::{Framing, content_length};
+use crate::proto::head::{
+    Authority, Field, Fields, RequestHead, ResponseHead, authority, begins, is_token, one_host, push_decimal, push_field, same_name,
+    write_field, write_request_line, write_status_line,
+};
 
 /// How a request is forwarded.
 #[derive(Clone, Copy, Debug)]
@@ -38,11 +46,185 @@ pub struct Forwarded<'a> {
 /// Hop-by-hop fields and those named in `Connection` go, but never framing, `Host` or end-to-end ones that must survive (T12: content-length, host,
 /// authorization, x-forwarded-*, via). Framing fields are written anew from `framing`; `Expect: 100-continue` is forwarded. `Upgrade`, `HTTP2-Settings`, `TE` (but `TE: trailers`) go.
 ///
+/// With [`RequestRules::forwarded`] every `X-Forwarded-*` and `Forwarded` of the visitor goes; `X-Real-IP` is no forwarding field of ours and stays.
+///
 /// # Errors
-/// 400 where something cannot be written.
+/// 400 where something cannot be written, or `Connection` names more fields than anyone has. Nothing is appended then.
 pub fn request(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Framing, rules: &RequestRules<'_>) -> Result<(), Refusal> {
-    let _ = (out, head, framing, rules);
-    todo!()
+    let start = out.len();
+    request_lines(out, head, framing, rules).inspect_err(|_| out.truncate(start))
+}
+
+fn request_lines(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Framing, rules: &RequestRules<'_>) -> Result<(), Refusal> {
+    let named = Named::by_connection(&head.fields).ok_or_else(|| Refusal::new(400, TOO_MANY_NAMED))?;
+    write_request_line(out, head.method, rules.target)?;
+    write_field(out, "Host", rules.host.as_bytes())?;
+    let (mut had_length, mut takes_trailers) = (false, false);
+    for field in &head.fields {
+        match fate(field, &named) {
+            Fate::Stays => {}
+            Fate::Forwarding if rules.forwarded.is_none() => {}
+            Fate::Length => {
+                had_length = true;
+                continue;
+            }
+            Fate::Te => {
+                takes_trailers = true;
+                continue;
+            }
+            Fate::Forwarding | Fate::Host | Fate::Goes => continue,
+        }
+        if rules.prefix.is_some() && same_name(field.name, "x-forwarded-prefix") {
+            continue;
+        }
+        if rules.keep_underscore || !field.name.contains('_') {
+            push_field(out, field.name, field.value);
+        }
+    }
+    if takes_trailers && head.fields.lists("te", "trailers") {
+        push_field(out, "TE", b"trailers");
+    }
+    match framing {
+        // RFC 9110 §8.6: a method that usually has content says that it has none; some old servers insist (411).
+        Framing::Empty if had_length || matches!(head.method, "POST" | "PUT" | "PATCH") => push_length(out, 0),
+        Framing::Empty | Framing::UntilClose => {}
+        Framing::Length(length) => push_length(out, length),
+        Framing::Chunked => push_field(out, "Transfer-Encoding", b"chunked"),
+    }
+    if let Some(Forwarded { peer, proto, host }) = rules.forwarded {
+        if let Some(peer) = peer {
+            push_shown(out, "X-Forwarded-For", peer.to_canonical());
+        }
+        write_field(out, "X-Forwarded-Proto", proto.as_bytes())?;
+        write_field(out, "X-Forwarded-Host", host.as_bytes())?;
+    }
+    if let Some(prefix) = rules.prefix {
+        write_field(out, "X-Forwarded-Prefix", prefix.as_bytes())?;
+    }
+    end_head(out, head.minor, rules.via)
+}
+
+/// `Via`, then the empty line. RFC 9110 §7.6.3: the protocol in `Via` is the one the message came in.
+fn end_head(out: &mut Vec<u8>, minor: u8, via: Option<&str>) -> Result<(), Refusal> {
+    if let Some(via) = via {
+        if !is_token(via.as_bytes()) {
+            return Err(Refusal::new(400, "the pseudonym for Via is no token"));
+        }
+        out.extend_from_slice(if minor == 0 { b"Via: 1.0 " } else { b"Via: 1.1 " });
+        out.extend_from_slice(via.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+fn push_length(out: &mut Vec<u8>, length: u64) {
+    out.extend_from_slice(b"Content-Length: ");
+    push_decimal(out, length);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a field whose value shows as plain ASCII, without a `String` in between.
+fn push_shown(out: &mut Vec<u8>, name: &str, value: impl fmt::Display) {
+    struct Octets<'o>(&'o mut Vec<u8>);
+    impl Write for Octets<'_> {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0.extend_from_slice(text.as_bytes());
+            Ok(())
+        }
+    }
+    let _ = write!(Octets(out), "{name}: {value}\r\n"); // Octets never fails
+}
+
+/// What becomes of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Forwarded as it is.
+    Stays,
+    /// Hop-by-hop, or named in `Connection`.
+    Goes,
+    Host,
+    /// `Content-Length`: written anew.
+    Length,
+    /// `TE`: only `trailers` of it goes on.
+    Te,
+    /// `Forwarded` and `X-Forwarded-*`.
+    Forwarding,
+}
+
+fn fate(field: &Field<'_>, named: &Named<'_>) -> Fate {
+    let name = field.name;
+    // By length first: most names differ there, and this runs for every field of every message.
+    let is = |other: &str| same_name(name, other);
+    match name.len() {
+        2 if is("te") => Fate::Te,
+        4 if is("host") => Fate::Host,
+        7 if is("upgrade") => Fate::Goes,
+        9 if is("forwarded") => Fate::Forwarding,
+        10 if is("connection") || is("keep-alive") => Fate::Goes,
+        14 if is("content-length") => Fate::Length,
+        14 if is("http2-settings") => Fate::Goes,
+        16 if is("proxy-connection") => Fate::Goes,
+        17 if is("transfer-encoding") => Fate::Goes,
+        13.. if begins(name, "x-forwarded-") => Fate::Forwarding,
+        _ if named.has(name) && !survives(name) => Fate::Goes,
+        _ => Fate::Stays,
+    }
+}
+
+/// End-to-end fields that `Connection` may not remove (RFC 9110 §7.6.1: an option never names a field meant for all recipients). A visitor
+/// who could strip these would reach the device as somebody else, or past its cache and its checks (T12).
+fn survives(name: &str) -> bool {
+    const END_TO_END: [&str; 17] = [
+        "authorization",
+        "proxy-authorization",
+        "www-authenticate",
+        "cookie",
+        "set-cookie",
+        "cache-control",
+        "via",
+        "origin",
+        "date",
+        "expect",
+        "range",
+        "location",
+        "retry-after",
+        "vary",
+        "etag",
+        "x-real-ip",
+        "trailer",
+    ];
+    END_TO_END.iter().any(|kept| same_name(name, kept)) || begins(name, "content-") || begins(name, "if-")
+}
+
+/// Most fields that `Connection` may name besides the usual options. So many times every name is compared, so it is small.
+const NAMED_MAX: usize = 16;
+
+const TOO_MANY_NAMED: &str = "Connection names more than 16 fields";
+
+/// The options of `Connection` that name fields.
+struct Named<'a> {
+    names: [&'a [u8]; NAMED_MAX],
+    len: usize,
+}
+
+impl<'a> Named<'a> {
+    /// `None`: more than [`NAMED_MAX`].
+    fn by_connection(fields: &Fields<'a>) -> Option<Self> {
+        let mut named = Named { names: [b""; NAMED_MAX], len: 0 };
+        let usual: [&[u8]; 4] = [b"close", b"keep-alive", b"upgrade", b"te"];
+        for option in fields.list("connection") {
+            if !usual.iter().any(|usual| option.eq_ignore_ascii_case(usual)) {
+                *named.names.get_mut(named.len)? = option;
+                named.len += 1;
+            }
+        }
+        Some(named)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.names[..self.len].iter().any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
+    }
 }
 
 /// How a response is forwarded.
@@ -63,10 +245,62 @@ pub struct ResponseRules<'a> {
 /// fields' `Content-Length` is kept as metadata (one, digits; not with 204 or 1xx). Never both. `method` is the request's.
 ///
 /// # Errors
-/// 502 where something cannot be written.
-pub fn response(out: &mut Vec<u8>, head: &ResponseHead<'_>, framing: Framing, method: &str, rules: &ResponseRules<'_>) -> Result<(), Refusal> {
-    let _ = (out, head, framing, method, rules);
-    todo!()
+/// 502 where something cannot be written, or `Connection` names more fields than anyone has. Nothing is appended then.
+pub fn response(
+    out: &mut Vec<u8>,
+    head: &ResponseHead<'_>,
+    framing: Framing,
+    method: &str,
+    rules: &ResponseRules<'_>,
+) -> Result<(), Refusal> {
+    let start = out.len();
+    response_lines(out, head, framing, method, rules).map_err(|refusal| {
+        out.truncate(start);
+        Refusal { status: 502, ..refusal }
+    })
+}
+
+fn response_lines(
+    out: &mut Vec<u8>,
+    head: &ResponseHead<'_>,
+    framing: Framing,
+    method: &str,
+    rules: &ResponseRules<'_>,
+) -> Result<(), Refusal> {
+    let named = Named::by_connection(&head.fields).ok_or_else(|| Refusal::new(502, TOO_MANY_NAMED))?;
+    write_status_line(out, head.status, head.reason)?;
+    let mut dated = false;
+    for field in &head.fields {
+        match fate(field, &named) {
+            Fate::Stays | Fate::Forwarding | Fate::Host => {}
+            Fate::Goes | Fate::Length | Fate::Te => continue,
+        }
+        dated |= same_name(field.name, "date");
+        push_field(out, field.name, field.value);
+    }
+    match framing {
+        Framing::Length(length) => push_length(out, length),
+        Framing::Chunked => push_field(out, "Transfer-Encoding", b"chunked"),
+        Framing::UntilClose => {}
+        // RFC 9110 §8.6: never in a 1xx or a 204.
+        Framing::Empty if matches!(head.status, 100..=199 | 204) => {}
+        Framing::Empty if method == "HEAD" || head.status == 304 => {
+            if let Some(length) = content_length(&head.fields)? {
+                push_length(out, length);
+            }
+        }
+        Framing::Empty => push_length(out, 0),
+    }
+    let interim = head.status < 200;
+    if let Some(date) = rules.date.filter(|_| !dated && !interim) {
+        write_field(out, "Date", date.as_bytes())?;
+    }
+    if rules.close {
+        push_field(out, "Connection", b"close");
+    } else if rules.keep_alive {
+        push_field(out, "Connection", b"keep-alive");
+    }
+    end_head(out, head.minor, rules.via)
 }
 
 /// Where a visitor wants to go: host and target of a request, normalised once (T11).
@@ -86,17 +320,120 @@ pub struct Destination<'a> {
 ///
 /// # Errors
 /// 400: no, several or invalid `Host`; userinfo; authority form; a target that is none of the forms; a `#` fragment; a path segment `..` or `.` (raw or
-/// encoded `%2e`), a backslash. 405 for CONNECT.
+/// encoded `%2e`), a backslash, a `%` without two hex digits, `%00`. 405 for CONNECT.
 pub fn destination<'a>(head: &RequestHead<'a>) -> Result<Destination<'a>, Refusal> {
-    let _ = head;
-    todo!()
+    let (named, target) = split_target(head)?;
+    let host = match one_host(&head.fields)? {
+        Some(host) if head.minor == 1 || !host.is_empty() => Some(authority(host)?),
+        None if head.minor == 1 => return Err(Refusal::new(400, "there is no Host field")),
+        _ => None,
+    };
+    if let (Some((scheme_port, named)), Some(host)) = (named, host) {
+        let port = |authority: Authority<'_>| authority.port.unwrap_or(scheme_port);
+        if !named.host.eq_ignore_ascii_case(host.host) || port(named) != port(host) {
+            return Err(Refusal::new(400, "the absolute target and Host name different hosts"));
+        }
+    }
+    Ok(match named.map(|(_, named)| named).or(host) {
+        Some(Authority { whole, host, port }) => Destination { host: host.to_ascii_lowercase(), port, authority: whole, target },
+        None => Destination { host: String::new(), port: None, authority: "", target },
+    })
+}
+
+/// The target of a request in origin form (or `*` with OPTIONS), whatever host an absolute form names: for whoever has but one place to
+/// forward to, and does not let a request choose another (T25).
+///
+/// # Errors
+/// As [`destination`], but for what it says of `Host`.
+pub fn origin_form<'a>(head: &RequestHead<'a>) -> Result<&'a str, Refusal> {
+    split_target(head).map(|(_, target)| target)
+}
+
+/// The scheme's port and the authority of an absolute form, and the origin form.
+type Split<'a> = (Option<(u16, Authority<'a>)>, &'a str);
+
+fn split_target<'a>(head: &RequestHead<'a>) -> Result<Split<'a>, Refusal> {
+    let wrong = |reason| Err(Refusal::new(400, reason));
+    let target = head.target;
+    if head.method == "CONNECT" {
+        return Err(Refusal::new(405, "CONNECT is not served: this is no forward proxy"));
+    }
+    if target.starts_with('/') {
+        check_path(target)?;
+        return Ok((None, target));
+    }
+    if target == "*" {
+        return if head.method == "OPTIONS" { Ok((None, target)) } else { wrong("the target * goes with OPTIONS only") };
+    }
+    let (scheme_port, rest) = match (strip_scheme(target, "http://"), strip_scheme(target, "https://")) {
+        (Some(rest), _) => (80, rest),
+        (_, Some(rest)) => (443, rest),
+        _ => return wrong("the target is neither a path nor an http or https URL"),
+    };
+    let (named, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let named = authority(named.as_bytes())?;
+    let path = match path {
+        "" if head.method == "OPTIONS" => "*", // RFC 9112 §3.2.4
+        "" => "/",
+        path if path.starts_with('/') => path,
+        _ => return wrong("the absolute target has no path; write / before ?"),
+    };
+    if path != "*" {
+        check_path(path)?;
+    }
+    Ok((Some((scheme_port, named)), path))
+}
+
+fn strip_scheme<'t>(target: &'t str, scheme: &str) -> Option<&'t str> {
+    begins(target, scheme).then(|| &target[scheme.len()..])
+}
+
+/// Refuses what servers behind us read in different ways. `//` and `%2f` are data and stay; a backslash in a query is what browsers send, and stays.
+fn check_path(target: &str) -> Result<(), Refusal> {
+    let wrong = |reason| Err(Refusal::new(400, reason));
+    if target.contains('#') {
+        return wrong("the target has a fragment");
+    }
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    if !path.bytes().any(|octet| matches!(octet, b'.' | b'%' | b'\\')) {
+        return Ok(()); // the usual path has none of these
+    }
+    if path.contains('\\') {
+        return wrong("the path has a backslash");
+    }
+    for (at, _) in path.match_indices('%') {
+        match path.as_bytes().get(at + 1..at + 3) {
+            Some(b"00") => return wrong("the path has an encoded NUL"),
+            Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) => {}
+            _ => return wrong("the path has a % without two hex digits"),
+        }
+    }
+    if path.split('/').any(is_dots) {
+        return wrong("the path has a segment . or .., which a client has to resolve itself");
+    }
+    Ok(())
+}
+
+/// `.` or `..`, each dot raw or encoded.
+fn is_dots(segment: &str) -> bool {
+    let mut rest = segment;
+    let mut dots = 0;
+    while let Some(tail) = rest.strip_prefix('.').or_else(|| begins(rest, "%2e").then(|| &rest[3..])) {
+        rest = tail;
+        dots += 1;
+    }
+    rest.is_empty() && (1..=2).contains(&dots)
 }
 
 /// The first path segment of an origin-form target and the rest: `/lamp/status?x` is `("lamp", Some("/status?x"))`, `/lamp?x` is `("lamp", None)` with the query in `.2`.
 /// `/` is `("", …)`.
 pub fn split_first_segment(target: &str) -> FirstSegment<'_> {
-    let _ = target;
-    todo!()
+    let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
+    let Some(inner) = path.strip_prefix('/') else { return FirstSegment { segment: "", rest: "", query } };
+    match inner.find('/') {
+        Some(end) => FirstSegment { segment: &inner[..end], rest: &target[1 + end..], query: "" },
+        None => FirstSegment { segment: inner, rest: "", query },
+    }
 }
 
 /// What [`split_first_segment`] finds.

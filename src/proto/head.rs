@@ -128,6 +128,11 @@ pub(crate) fn same_name(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.eq_ignore_ascii_case(b)
 }
 
+/// Whether a name, scheme or segment begins with `prefix`, compared without case.
+pub(crate) fn begins(text: &str, prefix: &str) -> bool {
+    text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
 /// Whether fields of this name carry credentials, which no log and no `Debug` may show (T23).
 pub(crate) fn is_secret(name: &str) -> bool {
     ["authorization", "proxy-authorization", "cookie", "set-cookie"].iter().any(|secret| same_name(name, secret))
@@ -358,12 +363,7 @@ fn line_end(octets: &[u8], ends: LineEnds, part: Part) -> Result<Option<usize>, 
 }
 
 /// Field lines up to and with the empty line, and their length. `octets` begins at the start of a line.
-pub(crate) fn section<'a>(
-    octets: &'a [u8],
-    fields_max: usize,
-    ends: LineEnds,
-    part: Part,
-) -> Result<Option<(Fields<'a>, usize)>, Refusal> {
+pub(crate) fn section<'a>(octets: &'a [u8], fields_max: usize, ends: LineEnds, part: Part) -> Result<Option<(Fields<'a>, usize)>, Refusal> {
     let (lines, end) = lines(octets, fields_max, ends, part)?;
     let Some(end) = end else {
         // Not whole: read what is here all the same, so that what is wrong is refused now and not at the deadline.

@@ -1,9 +1,20 @@
 //! The handshake as pure functions: dialect table, offer, the gateway's decision and answer, the device's check.
+//!
+//! ```text
+//!   device   write_offer ──► decide   gateway
+//!            check       ◄── write_switch
+//! ```
+//! Nothing here knows who may register what, nor whether there is room: the gateway settles that between `decide` and
+//! `write_switch`, since behind the 101 there is no way to refuse.
 use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use crate::error::Refusal;
-use crate::proto::head::{RequestHead, ResponseHead};
+pub use crate::proto::head::foreign_protocol;
+use crate::proto::head::{
+    Fields, RequestHead, ResponseHead, authority, is_token, one_host, same_name, shown, trim, write_field, write_request_line,
+};
 
 /// One row of the dialect table (protocol.md §1.2). Names of tokens compare without case, versions exactly.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,20 +40,64 @@ pub enum Naming {
     Origins,
 }
 
+/// `http/1.1` as the `ALPN` field writes it (RFC 7639 §2.2).
+const ALPN_HTTP_1_1: &str = "http%2F1.1";
+
 impl Dialect {
+    fn row(token: impl Into<Cow<'static, str>>) -> Self {
+        Dialect { token: token.into(), method: None, naming: Naming::PathSegment, answer_fields: Vec::new() }
+    }
+
     /// `PTTH/1.0`, any method.
-    pub fn classic() -> Self { todo!() }
+    pub fn classic() -> Self {
+        Self::row("PTTH/1.0")
+    }
+
     /// `PTTH/0.9`, any method (the seed).
-    pub fn classic_0_9() -> Self { todo!() }
+    pub fn classic_0_9() -> Self {
+        Self::row("PTTH/0.9")
+    }
+
     /// `ptth`, GET, origins, `ALPN: http%2F1.1` in the 101.
-    pub fn ietf() -> Self { todo!() }
+    pub fn ietf() -> Self {
+        Dialect {
+            method: Some("GET".into()),
+            naming: Naming::Origins,
+            answer_fields: vec![("ALPN".into(), ALPN_HTTP_1_1.into())],
+            ..Self::row("ptth")
+        }
+    }
+
     /// A classic row with a token of one's own.
     ///
     /// # Errors
     /// The token is not `name` or `name/version` of token characters, or is one that must never turn (`h2c`, `HTTP/2.0`, `TLS/1.0`, `websocket`).
-    pub fn custom(token: &str) -> Result<Self, Refusal> { let _ = token; todo!() }
+    pub fn custom(token: &str) -> Result<Self, Refusal> {
+        let (name, version) = name_and_version(token);
+        if !is_token(name.as_bytes()) || version.is_some_and(|version| !is_token(version.as_bytes())) {
+            return Err(Refusal::new(400, "an upgrade token is a name, or a name, a slash and a version, of token characters"));
+        }
+        // Registered for something else: a peer that names one of these does not mean to turn.
+        const NEVER: [&str; 7] = ["h2c", "h2", "HTTP", "TLS", "websocket", "connect-udp", "connect-ip"];
+        if NEVER.iter().any(|never| same_name(name, never)) {
+            return Err(Refusal::new(400, format!("the upgrade token {name} stands for another protocol and never turns a connection")));
+        }
+        Ok(Self::row(token.to_owned()))
+    }
+
     /// The three rows every gateway starts with.
-    pub fn table() -> Vec<Dialect> { todo!() }
+    pub fn table() -> Vec<Dialect> {
+        vec![Self::classic(), Self::classic_0_9(), Self::ietf()]
+    }
+
+    fn is_offered_by(&self, token: &str) -> bool {
+        let (ours, theirs) = (name_and_version(&self.token), name_and_version(token));
+        same_name(ours.0, theirs.0) && ours.1 == theirs.1
+    }
+}
+
+fn name_and_version(token: &str) -> (&str, Option<&str>) {
+    token.split_once('/').map_or((token, None), |(name, version)| (name, Some(version)))
 }
 
 /// A name a link can be registered under: a device name (DNS label) or an origin.
@@ -61,19 +116,59 @@ pub enum Name {
         port: Option<u16>,
     },
 }
-// Display: the label, or the origin's serialisation.
+
+/// The label, or the origin's serialisation.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Name::Label(label) => f.write_str(label),
+            Name::Origin { scheme, host, port: None } => write!(f, "{scheme}://{host}"),
+            Name::Origin { scheme, host, port: Some(port) } => write!(f, "{scheme}://{host}:{port}"),
+        }
+    }
+}
+
+/// What `/` registers.
+const DEFAULT_LABEL: &str = "default";
 
 impl Name {
     /// A device name.
     ///
     /// # Errors
     /// 400 and the rule that it breaks.
-    pub fn label(text: &str) -> Result<Self, Refusal> { let _ = text; todo!() }
-    /// An origin's ASCII serialisation.
+    pub fn label(text: &str) -> Result<Self, Refusal> {
+        let broken = if text.is_empty() || text.len() > 63 {
+            "a device's name has 1 to 63 octets"
+        } else if !text.bytes().all(|octet| matches!(octet, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
+            "a device's name has only a to z, 0 to 9 and hyphens (lower case, nothing percent-encoded)"
+        } else if text.starts_with('-') || text.ends_with('-') {
+            "a device's name has no hyphen at its start or end"
+        } else {
+            return Ok(Name::Label(text.to_owned()));
+        };
+        Err(Refusal::new(400, broken))
+    }
+
+    /// An origin's ASCII serialisation (RFC 6454 §6.2), its default port left out or not.
     ///
     /// # Errors
-    /// 400; `null`, other schemes, a path, userinfo.
-    pub fn origin(text: &str) -> Result<Self, Refusal> { let _ = text; todo!() }
+    /// 400; `null`, other schemes, upper case, a path, userinfo, a trailing dot.
+    pub fn origin(text: &str) -> Result<Self, Refusal> {
+        let wrong = || Refusal::new(400, "an origin is https://host or http://host, with or without :port, in lower case");
+        let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
+        let default_port = match scheme {
+            "https" => 443,
+            "http" => 80,
+            _ => return Err(wrong()),
+        };
+        let authority = authority(rest.as_bytes())?;
+        let dotted = authority.whole[authority.host.len()..].starts_with('.'); // `host` is the front of `whole`, but for that dot
+        if dotted || text.bytes().any(|octet| octet.is_ascii_uppercase()) {
+            return Err(wrong());
+        }
+        let port = authority.port.filter(|&port| port != default_port);
+        Ok(Name::Origin { scheme: scheme.to_owned(), host: authority.host.to_owned(), port })
+    }
 }
 
 /// What the gateway's operator allows in an offer.
@@ -87,7 +182,12 @@ pub struct OfferRules {
     /// Insist on `Connection: upgrade`, also from the seed's own kind of device. Default false.
     pub strict_connection: bool,
 }
-// Default: Dialect::table(), false, false.
+
+impl Default for OfferRules {
+    fn default() -> Self {
+        OfferRules { dialects: Dialect::table(), missing_host: false, strict_connection: false }
+    }
+}
 
 /// A well-formed offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,8 +213,10 @@ pub struct Offer {
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct OfferFields(pub Vec<(String, Vec<u8>)>);
 
-impl std::fmt::Debug for OfferFields {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { let _ = f; todo!() }
+impl fmt::Debug for OfferFields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.0.iter().map(|(name, value)| (name, shown(name, value)))).finish()
+    }
 }
 
 /// What a request on the devices' port is.
@@ -132,14 +234,165 @@ pub enum Decision {
 /// # Errors
 /// 400 (malformed offer, bad name, missing `Host`, ALPN without `http/1.1`, offer whose `Connection` does not list
 /// `upgrade`, where that is asked), 405 (a method that neither polls nor offers; the caller adds `Allow: POST`). Framing and body are the caller's business.
-pub fn decide(head: &RequestHead<'_>, rules: &OfferRules) -> Result<Decision, Refusal> { let _ = (head, rules); todo!() }
+pub fn decide(head: &RequestHead<'_>, rules: &OfferRules) -> Result<Decision, Refusal> {
+    // RFC 9110 §7.8: Upgrade in an HTTP/1.0 request is ignored.
+    let offered = if head.minor == 0 { None } else { offered(&head.fields, &rules.dialects) };
+    let Some((token, row, dialect)) = offered else {
+        if head.method != "POST" {
+            return Err(Refusal::new(405, "this port takes offers of devices (Upgrade: PTTH/1.0, Connection: Upgrade) and polls (POST)"));
+        }
+        check_host(head, rules)?;
+        return Ok(Decision::Poll(name_of_path(head.target)?));
+    };
+    if let Some(method) = dialect.method.as_deref().filter(|&method| method != head.method) {
+        return Err(Refusal::new(400, format!("an offer of {token} has the method {method}")));
+    }
+    check_connection(&head.fields, rules.strict_connection)?;
+    check_host(head, rules)?;
+    let names = match dialect.naming {
+        Naming::PathSegment => vec![name_of_path(head.target)?],
+        Naming::Origins => origins_of_path(head.target)?,
+    };
+    if dialect.naming == Naming::Origins && !head.fields.list("alpn").any(is_http_1_1) {
+        return Err(Refusal::new(400, "the offer has no ALPN field that lists http%2F1.1, the only protocol spoken behind the turn"));
+    }
+    Ok(Decision::Turn(Box::new(Offer {
+        names,
+        token: token.to_owned(),
+        dialect: row,
+        target: head.target.to_owned(),
+        session: session(&head.fields)?,
+        fields: OfferFields(head.fields.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect()),
+        expects_continue: head.fields.lists("expect", "100-continue"),
+    })))
+}
+
+/// The first offered token that a dialect has: the device's preference counts (RFC 9110 §7.8).
+fn offered<'a, 'd>(fields: &Fields<'a>, dialects: &'d [Dialect]) -> Option<(&'a str, usize, &'d Dialect)> {
+    fields.list("upgrade").filter_map(|token| std::str::from_utf8(token).ok()).find_map(|token| {
+        let (row, dialect) = dialects.iter().enumerate().find(|(_, dialect)| dialect.is_offered_by(token))?;
+        Some((token, row, dialect))
+    })
+}
+
+/// `Connection` lists `upgrade`, or this is the seed's own form, which omits it, and no intermediary shows.
+fn check_connection(fields: &Fields<'_>, strict: bool) -> Result<(), Refusal> {
+    if fields.lists("connection", "upgrade") {
+        return Ok(());
+    }
+    if strict {
+        return Err(Refusal::new(400, "the offer has Upgrade, but Connection does not list upgrade; send Connection: Upgrade"));
+    }
+    if ["via", "forwarded", "x-forwarded-for"].iter().any(|name| fields.get(name).is_some()) {
+        return Err(Refusal::new(400, "the offer came through an intermediary that forwarded Upgrade without Connection: Upgrade"));
+    }
+    Ok(())
+}
+
+/// Exactly one valid `Host` in HTTP/1.1; the operator may allow that there is none, or an empty one.
+fn check_host(head: &RequestHead<'_>, rules: &OfferRules) -> Result<(), Refusal> {
+    match one_host(&head.fields)? {
+        Some(host) if !host.is_empty() => authority(host).map(drop),
+        _ if head.minor == 0 || rules.missing_host => Ok(()),
+        _ => Err(Refusal::new(400, "the offer or poll has no Host")),
+    }
+}
+
+/// The name that a classic offer or a poll registers: the first segment of its path.
+fn name_of_path(target: &str) -> Result<Name, Refusal> {
+    let path = target.strip_prefix('/').filter(|_| !target.contains('#'));
+    let path = path.ok_or_else(|| Refusal::new(400, "the target of an offer or poll is a path, /NAME"))?;
+    let end = path.find('?').unwrap_or(path.len());
+    match &path[..end] {
+        "" => Ok(Name::Label(DEFAULT_LABEL.to_owned())),
+        path => Name::label(path.split_once('/').map_or(path, |(first, _)| first)),
+    }
+}
+
+/// Before and behind the list of origins.
+const WELL_KNOWN: (&str, &str) = ("/.well-known/ptth/", "/");
+
+/// The names that an IETF offer registers, each once.
+fn origins_of_path(target: &str) -> Result<Vec<Name>, Refusal> {
+    let list = target.strip_prefix(WELL_KNOWN.0).and_then(|rest| rest.strip_suffix(WELL_KNOWN.1));
+    let list = list.ok_or_else(|| Refusal::new(400, "the target of an offer of ptth is not /.well-known/ptth/ORIGINS/"))?;
+    let mut names = Vec::new();
+    for member in list.split(',') {
+        let origin = percent_decoded(member.as_bytes()).and_then(|octets| String::from_utf8(octets).ok());
+        let origin = origin.ok_or_else(|| Refusal::new(400, "an origin in the target is not percent-encoded ASCII"))?;
+        names.push(Name::origin(&origin)?);
+    }
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
+}
+
+/// `None`: a `%` without two hex digits behind it.
+fn percent_decoded(octets: &[u8]) -> Option<Vec<u8>> {
+    let hex = |octet: u8| char::from(octet).to_digit(16);
+    let mut decoded = Vec::with_capacity(octets.len());
+    let mut rest = octets;
+    while let [octet, tail @ ..] = rest {
+        rest = tail;
+        decoded.push(match (octet, tail) {
+            (b'%', [high, low, tail @ ..]) => {
+                rest = tail;
+                (hex(*high)? << 4 | hex(*low)?) as u8 // two digits: below 256
+            }
+            (b'%', _) => return None,
+            _ => *octet,
+        });
+    }
+    Some(decoded)
+}
+
+/// Whether an ALPN id, percent-encoded as RFC 7639 wants it or not, is `http/1.1`.
+fn is_http_1_1(id: &[u8]) -> bool {
+    percent_decoded(id).is_some_and(|id| id == b"http/1.1")
+}
+
+/// `PTTH-Session`: one line of 32 hex digits.
+fn session(fields: &Fields<'_>) -> Result<Option<[u8; 16]>, Refusal> {
+    let mut lines = fields.all("ptth-session");
+    let (Some(value), second) = (lines.next(), lines.next()) else { return Ok(None) };
+    let wrong = || Refusal::new(400, "PTTH-Session is not one value of 32 hex digits");
+    if second.is_some() || value.len() != 32 {
+        return Err(wrong());
+    }
+    let mut session = [0; 16];
+    for (octet, digits) in session.iter_mut().zip(value.chunks_exact(2)) {
+        for &digit in digits {
+            let digit = char::from(digit).to_digit(16).ok_or_else(wrong)?;
+            *octet = *octet << 4 | digit as u8; // below 16
+        }
+    }
+    Ok(Some(session))
+}
 
 /// Appends the 101: `Upgrade` with the offered token's octets, `Connection: Upgrade`, the dialect's own fields, nothing else.
 /// For the classic rows exactly the 76 octets of draft-lentczner's sample (with PTTH/1.0).
-pub fn write_switch(out: &mut Vec<u8>, token: &str, dialect: &Dialect) { let _ = (out, token, dialect); todo!() }
+///
+/// A field of the dialect that cannot be written, or is one of framing (RFC 9110 §8.6) or of the switch itself, is left out.
+pub fn write_switch(out: &mut Vec<u8>, token: &str, dialect: &Dialect) {
+    out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+    // decide() takes a token from a parsed head: it can be written. Whatever else a program passes here, no line is split.
+    let _ = write_field(out, "Upgrade", token.as_bytes());
+    out.extend_from_slice(b"Connection: Upgrade\r\n");
+    for (name, value) in &dialect.answer_fields {
+        if !is_ours(name) {
+            let _ = write_field(out, name, value.as_bytes());
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
 
-/// What a device offers.
-#[derive(Clone, Debug)]
+/// Fields of offer and 101 that only this file writes.
+fn is_ours(name: &str) -> bool {
+    ["host", "upgrade", "connection", "content-length", "transfer-encoding"].iter().any(|ours| same_name(name, ours))
+}
+
+/// What a device offers. `Debug` shows no credentials (T23).
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct OfferPlan {
     /// `Host` of the offer.
@@ -156,18 +409,77 @@ pub struct OfferPlan {
 
 impl OfferPlan {
     /// A plan with no session and no further fields.
-    pub fn new(authority: impl Into<String>, target: impl Into<String>, dialect: Dialect) -> Self { let _ = (authority.into(), target.into(), dialect); todo!() }
+    pub fn new(authority: impl Into<String>, target: impl Into<String>, dialect: Dialect) -> Self {
+        OfferPlan { authority: authority.into(), target: target.into(), dialect, session: None, fields: Vec::new() }
+    }
+}
+
+impl fmt::Debug for OfferPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let OfferPlan { authority, target, dialect, session, fields } = self;
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (name, shown(name, value.as_bytes()))).collect();
+        f.debug_struct("OfferPlan")
+            .field("authority", authority)
+            .field("target", target)
+            .field("dialect", dialect)
+            .field("session", session)
+            .field("fields", &fields)
+            .finish()
+    }
 }
 
 /// Appends the offer (protocol.md §1.1): `Host`, `Upgrade`, `Connection: Upgrade`, `Content-Length: 0` (not with GET),
 /// `ALPN: http%2F1.1` for the IETF row, `PTTH-Session`, the further fields. `Accept: message/http, application/json` comes with the COMET fallback, not yet.
 ///
 /// # Errors
-/// A further field that cannot be written.
-pub fn write_offer(out: &mut Vec<u8>, plan: &OfferPlan) -> Result<(), Refusal> { let _ = (out, plan); todo!() }
+/// A target or field that cannot be written, or a further field that is one of those above. Nothing is appended then.
+pub fn write_offer(out: &mut Vec<u8>, plan: &OfferPlan) -> Result<(), Refusal> {
+    let start = out.len();
+    write_offer_lines(out, plan).inspect_err(|_| out.truncate(start))
+}
+
+fn write_offer_lines(out: &mut Vec<u8>, plan: &OfferPlan) -> Result<(), Refusal> {
+    let method = plan.dialect.method.as_deref().unwrap_or("POST");
+    write_request_line(out, method, &plan.target)?;
+    write_field(out, "Host", plan.authority.as_bytes())?;
+    write_field(out, "Upgrade", plan.dialect.token.as_bytes())?;
+    write_field(out, "Connection", b"Upgrade")?;
+    if method != "GET" {
+        write_field(out, "Content-Length", b"0")?;
+    }
+    if plan.dialect.naming == Naming::Origins {
+        write_field(out, "ALPN", ALPN_HTTP_1_1.as_bytes())?;
+    }
+    if let Some(session) = plan.session {
+        let digits = session.map(|octet| [octet >> 4, octet & 0xF].map(|digit| b"0123456789abcdef"[usize::from(digit)]));
+        write_field(out, "PTTH-Session", digits.as_flattened())?;
+    }
+    for (name, value) in &plan.fields {
+        if is_ours(name) || same_name(name, "ptth-session") || same_name(name, "alpn") {
+            return Err(Refusal::new(400, format!("the offer's own field {name} cannot be given as a further one")));
+        }
+        write_field(out, name, value.as_bytes())?;
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
 
 /// The well-known target of an IETF offer for these origins: each percent-encoded, joined with `,`.
-pub fn ietf_target(origins: &[Name]) -> String { let _ = origins; todo!() }
+pub fn ietf_target(origins: &[Name]) -> String {
+    let mut target = WELL_KNOWN.0.to_owned();
+    for (i, origin) in origins.iter().enumerate() {
+        if i > 0 {
+            target.push(',');
+        }
+        for octet in origin.to_string().bytes() {
+            match octet {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => target.push(char::from(octet)),
+                _ => target.push_str(&format!("%{octet:02X}")),
+            }
+        }
+    }
+    target + WELL_KNOWN.1
+}
 
 /// What a device makes of one response to its offer (protocol.md §1.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,7 +513,77 @@ pub enum Verdict {
 }
 
 /// Judges the response to an offer of `token`.
-pub fn check(head: &ResponseHead<'_>, token: &str) -> Verdict { let _ = (head, token); todo!() }
+pub fn check(head: &ResponseHead<'_>, token: &str) -> Verdict {
+    let status = head.status;
+    match status {
+        101 => check_switch(head, token),
+        100..=199 => Verdict::Informational,
+        200 if fell_back(&head.fields) => Verdict::FellBack,
+        204 => Verdict::Nothing,
+        307 | 308 => redirect(head),
+        // 301 to 303 change the method, the others mean nothing here.
+        300..=399 => Verdict::Wrong(format!("the gateway answered {status}; a redirect of an offer has to be 307 or 308")),
+        401 | 403 | 404 | 410 => Verdict::Refused(status),
+        // RFC 9110 §15: a status from 600 on counts as 5xx.
+        400 | 408 | 409 | 426 | 429 | 500 | 502.. => Verdict::Later { status, retry_after: retry_after(&head.fields) },
+        _ => Verdict::NoTurn(status),
+    }
+}
 
-/// Names what the first octets are when they are not HTTP/1: "an HTTP/2 preface", "a TLS hello", "an SSH banner"; `None` when they may be HTTP/1.
-pub fn foreign_protocol(octets: &[u8]) -> Option<&'static str> { let _ = octets; todo!() }
+fn check_switch(head: &ResponseHead<'_>, token: &str) -> Verdict {
+    let fields = &head.fields;
+    let name = |token: &[u8]| token.split(|&octet| octet == b'/').next().unwrap_or_default().to_ascii_lowercase();
+    let Some(answered) = fields.list("upgrade").find(|answered| name(answered) == name(token.as_bytes())) else {
+        return Verdict::Wrong(match fields.get("upgrade") {
+            None => "the gateway answered 101 without Upgrade: something on the way removed it, or this is no PTTH gateway".to_owned(),
+            Some(other) => {
+                format!("the gateway answered 101 for {} where {token} was offered", String::from_utf8_lossy(other).escape_debug())
+            }
+        });
+    };
+    if head.minor == 0 {
+        return Verdict::Wrong("the gateway answered 101 in HTTP/1.0, which has no upgrade".to_owned());
+    }
+    let mut protocols = fields.list("alpn").peekable();
+    let alpn_missing = protocols.peek().is_none();
+    if !alpn_missing && !protocols.all(is_http_1_1) {
+        return Verdict::Wrong("the gateway chose another protocol than the offered http/1.1 (ALPN)".to_owned());
+    }
+    let other_version = name_and_version(&String::from_utf8_lossy(answered)).1 != name_and_version(token).1;
+    let warning = if other_version {
+        Some("the 101 names another version of PTTH than was offered")
+    } else if !fields.lists("connection", "upgrade") {
+        Some("the 101 has no Connection: Upgrade")
+    } else if alpn_missing && Dialect::ietf().is_offered_by(token) {
+        Some("the 101 has no ALPN; http/1.1 is assumed")
+    } else {
+        None
+    };
+    Verdict::Turned { warning }
+}
+
+fn fell_back(fields: &Fields<'_>) -> bool {
+    let Some(value) = fields.get("content-type") else { return false };
+    let media_type = trim(value.split(|&octet| octet == b';').next().unwrap_or_default());
+    media_type.eq_ignore_ascii_case(b"application/json") || media_type.eq_ignore_ascii_case(b"message/http")
+}
+
+fn redirect(head: &ResponseHead<'_>) -> Verdict {
+    let mut locations = head.fields.all("location");
+    match (locations.next().map(std::str::from_utf8), locations.next()) {
+        (Some(Ok(location)), None) if !location.is_empty() => Verdict::Redirect(location.to_owned()),
+        _ => Verdict::Wrong(format!("the gateway answered {} without one Location to go to", head.status)),
+    }
+}
+
+/// No peer may send a device away for longer.
+const RETRY_AFTER_MAX_S: u64 = 3600;
+
+fn retry_after(fields: &Fields<'_>) -> Option<Duration> {
+    let value = fields.get("retry-after")?;
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let seconds = value.iter().fold(0, |seconds, digit| RETRY_AFTER_MAX_S.min(seconds * 10 + u64::from(digit - b'0')));
+    Some(Duration::from_secs(seconds))
+}

@@ -92,7 +92,7 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (device(&[]), "--text"),
         (device(&["--to", "http://127.0.0.1:1", "--text", "x"]), "--text"),
         (device(&["--to", "ftp://127.0.0.1:1"]), "ftp"),
-        (device(&["--text", "x", "--links", "3"]), "3"),
+        (device(&["--text", "x", "--links", "3"]), "--links"),
         (device(&["--text", "x", "--links", "5..2"]), "5..2"),
         (device(&["--text", "x", "--links", "0..0"]), "0..0"),
         (device(&["--text", "x", "--links", "a..b"]), "a..b"),
@@ -382,11 +382,16 @@ fn an_idle_device_asked_to_stop_exits_with_0() {
 
 #[test]
 fn a_closed_standard_output_does_not_end_the_gateway() {
-    let mut command = Ptth::command(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"]);
-    let mut child = command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-    let pid = child.id();
-    std::process::Command::new("sh").args(["-c", &format!("kill -TERM {pid}")]).status().unwrap();
-    let status = eventually("it ends", || child.try_wait().unwrap());
-    // Before its handlers are in place a SIGTERM ends it at once; after that it drains and exits with 0.
-    assert!(status.success() || status.code().is_none(), "{status}");
+    let devices = format!("127.0.0.1:{}", crate::support::free_port());
+    let mut command = Ptth::command(&["gateway", "--devices", &devices, "--visitors", "127.0.0.1:0"]);
+    let mut gateway = Process::start_deaf(&mut command);
+    let mut link = eventually("the gateway listens", || match std::net::TcpStream::connect(&devices) {
+        Ok(stream) => Some(crate::support::RawPeer::adopt(stream, "device")),
+        Err(_) => None,
+    });
+    link.write(vector("draft-1-offer"));
+    assert_eq!(link.read_head().status(), 101);
+    assert!(!gateway.has_ended());
+    gateway.signal("TERM");
+    assert_eq!(gateway.exit_code_within(Duration::from_secs(15)), 0, "{}", gateway.stderr());
 }

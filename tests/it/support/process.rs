@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -32,9 +32,24 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("starting {name}: {e}"));
-        let (stdout, mut errors) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let stdout = child.stdout.take().unwrap();
+        Process::watch(child, name, Some(stdout))
+    }
+
+    /// The same with a standard output that nobody reads and whose other end is closed.
+    #[track_caller]
+    pub fn start_deaf(command: &mut Command) -> Process {
+        let name = format!("{command:?}");
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|e| panic!("starting {name}: {e}"));
+        drop(child.stdout.take());
+        Process::watch(child, name, None)
+    }
+
+    fn watch(mut child: Child, name: String, stdout: Option<ChildStdout>) -> Process {
+        let mut errors = child.stderr.take().unwrap();
         let (send, lines) = channel();
         std::thread::spawn(move || {
+            let Some(stdout) = stdout else { return };
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if send.send(line).is_err() {
                     return;
