@@ -36,15 +36,16 @@
 
 mod device;
 mod gateway;
+mod inbox;
 mod send;
 mod socket;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod upload;
 mod wire;
 
 pub use device::DeviceLink;
-pub(crate) use device::heartbeat_answer;
 pub(crate) use device::{Lingered, Next};
 pub use gateway::GatewayLink;
 pub(crate) use gateway::NothingArrived;

@@ -707,11 +707,18 @@ impl<'a> LocalAnswer<'a> {
         let length = (self.reason.len() + 1).to_string();
         let retry_after = self.retry_after.map(|s| s.to_string());
         let proxy_status = self.error.map(|error| format!("ptth; error={error}; details=\"{}\"", quoted(self.reason)));
+        let upgrades = self.fields.iter().any(|(name, _)| *name == "Upgrade"); // RFC 9110 §7.8: then `Connection` has to list it
+        let connection = match (self.keep, upgrades) {
+            (true, true) => Some("Upgrade"),
+            (true, false) => None,
+            (false, true) => Some("close, Upgrade"),
+            (false, false) => Some("close"),
+        };
         let fields = [("Date", Some(date)), ("Content-Type", Some("text/plain; charset=utf-8")), ("Content-Length", Some(&length))];
         let more = [
             ("Retry-After", retry_after.as_deref()),
             ("Proxy-Status", proxy_status.as_deref()),
-            ("Connection", (!self.keep).then_some("close")),
+            ("Connection", connection),
         ];
         let built = fields.iter().chain(&more).filter_map(|(name, value)| value.map(|v| (*name, v)));
         if head::write_status_line(out, self.status, head::reason_phrase(self.status).as_bytes()).is_err() {

@@ -52,7 +52,7 @@ impl Device {
     }
 }
 
-const PORT_PURPOSE: &str = "this is the port where devices connect to be reached (reverse HTTP, PTTH/1.0): they POST with Upgrade: PTTH/1.0; visitors use another port";
+const PORT_PURPOSE: &str = "devices connect here to be reached (reverse HTTP); visitors use another port";
 
 /// What came on the devices' port.
 enum Arrived {
@@ -125,7 +125,7 @@ impl GatewayRole {
         let purpose = format!("{}; {PORT_PURPOSE}", refusal.reason);
         let (reason, fields): (&str, &[(&str, &str)]) = match refusal.status {
             405 => (&purpose, &[("Allow", "POST")]),
-            426 => (&refusal.reason, &[("Upgrade", "PTTH/1.0"), ("Connection", "Upgrade")]),
+            426 => (&refusal.reason, &[("Upgrade", "PTTH/1.0")]),
             401 => (&refusal.reason, &[("WWW-Authenticate", "Bearer")]),
             _ => (&refusal.reason, &[]),
         };

@@ -12,6 +12,7 @@ use crate::link::wire::{Expectation, HeadFault, Line, Patience, Side, Wire, head
 use crate::message::{Asked, Body, write_refusal, write_response_head};
 use crate::proto::body::{self, Framing};
 use crate::proto::head::{self, LineEnds, RequestHead};
+use crate::proto::heartbeat::is_heartbeat;
 use crate::proto::turn::foreign_protocol;
 use crate::stream::{Stream, Transport};
 
@@ -55,6 +56,7 @@ pub(crate) enum Lingered {
 
 /// What [`DeviceLink::next_head`] read.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "it is looked at once, and mostly a request")]
 pub(crate) enum Next {
     /// A request, which waits for its response.
     Request(Request<Body>),
@@ -70,6 +72,7 @@ struct Question {
     framing: Framing,
     pending: Pending,
     expects_continue: bool,
+    is_heartbeat: bool,
 }
 
 impl<S: Transport + 'static> DeviceLink<S> {
@@ -108,7 +111,7 @@ impl<S: Transport + 'static> DeviceLink<S> {
             return Ok(Next::Closed);
         }
         let Some(question) = self.read_question()? else { return Ok(Next::Closed) };
-        let is_heartbeat = question.request.method() == Method::OPTIONS && question.request.uri() == "*";
+        let is_heartbeat = question.is_heartbeat;
         let request = self.begin(question);
         if !is_heartbeat {
             return Ok(Next::Request(request));
@@ -365,16 +368,6 @@ impl<S: Transport + 'static> std::fmt::Debug for DeviceLink<S> {
     }
 }
 
-/// Appends the answer to a heartbeat, for whoever answers it without a link (protocol.md §1.5). `date`: an IMF-fixdate, or empty.
-pub(crate) fn heartbeat_answer(out: &mut Vec<u8>, date: &str, close: bool) {
-    out.extend_from_slice(b"HTTP/1.1 204 No Content\r\n");
-    // A date is ours and has no octet that a field cannot have.
-    if !date.is_empty() && head::write_field(out, "Date", date.as_bytes()).is_err() {
-        log::error!("a date that cannot be written was left out");
-    }
-    out.extend_from_slice(if close { b"Connection: close\r\n\r\n" } else { b"\r\n" });
-}
-
 fn read_request(octets: &[u8], limits: &Limits) -> Result<Option<(Question, usize)>, Refusal> {
     let Some(head) = head::request(octets, limits, LineEnds::Crlf)? else { return Ok(None) };
     Ok(Some((question(&head)?, head.len)))
@@ -394,7 +387,8 @@ fn question(head: &RequestHead<'_>) -> Result<Question, Refusal> {
         Asked { is_head: head.method == "HEAD", minor: head.minor, close: head.minor == 0 || !head::keeps_alive(head.minor, &head.fields) };
     let upgrade = head.minor > 0 && head.fields.lists("connection", "upgrade") && head.fields.get("upgrade").is_some();
     let expects_continue = head.minor > 0 && head.fields.lists("expect", "100-continue");
-    Ok(Question { request, framing, pending: Pending { asked, upgrade }, expects_continue })
+    let pending = Pending { asked, upgrade };
+    Ok(Question { request, framing, pending, expects_continue, is_heartbeat: is_heartbeat(head) })
 }
 
 fn method(text: &str) -> Result<Method, Refusal> {

@@ -8,7 +8,8 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::Limits;
-use crate::link::send::{Done, Pen, SendFault, Settlement, WireBody};
+use crate::link::send::{COPY_MAX, Done, Pen, SendFault, Settlement, WireBody};
+use crate::link::upload::{EARLY, Step, Upload};
 use crate::link::wire::{HeadFault, Line, Patience, Side, Wire, header_map};
 use crate::message::{Body, write_request_head};
 use crate::proto::body::{self, Framing};
@@ -19,8 +20,8 @@ use crate::stream::{Stream, Transport};
 /// The gateway's side of a turned connection: asks, one exchange at a time.
 ///
 /// Blocking: [`ask`](Self::ask) returns when the response's head is here, and the response's [`Body`] is read from the connection as the
-/// program reads it. The request is written whole before the response is read; a peer that sends much before it has taken the request
-/// stalls both until `body_silence_timeout`. Every wait has a deadline from [`Limits`], named in its error (over a
+/// program reads it. Where the device answers before it has taken the whole request (an echo), the rest of the request is written as the response is
+/// read; that needs a transport with deadlines. Every wait has a deadline from [`Limits`], named in its error (over a
 /// [`Transport`] that keeps deadlines).
 pub struct GatewayLink<S: Transport + 'static = Stream> {
     line: Arc<Line<S>>,
@@ -58,10 +59,18 @@ impl<S: Transport + 'static> GatewayLink<S> {
     /// the link is closed; `is_usage()` errors leave it as it was.
     pub fn ask(&mut self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.make_ready()?;
-        let answer = self.exchange(request, None)?;
+        let (answer, upload) = self.exchange(request, None)?;
         let mut wire = self.line.lock();
-        let whole = begin(&mut wire, &answer);
-        let body = whole.map_or_else(|| Body::from_streamed(WireBody::new(&self.line, &wire, None)), Body::from);
+        let body = match begin(&mut wire, &answer) {
+            None => Body::from_streamed(WireBody::new(&self.line, &wire, None).with_upload(upload)),
+            Some(octets) => {
+                // The answer is whole before the request was: the device is told that no more will come.
+                if upload.is_some() {
+                    wire.abort(Framing::Chunked);
+                }
+                octets.into()
+            }
+        };
         Ok(answer.response.map(|()| body))
     }
 
@@ -75,8 +84,8 @@ impl<S: Transport + 'static> GatewayLink<S> {
         done: Done<S>,
     ) -> Result<Response<Body>, (Error, NothingArrived)> {
         let settlement = Settlement::new(done);
-        let answer = match self.exchange(request, deadline) {
-            Ok(answer) => answer,
+        let (answer, upload) = match self.exchange(request, deadline) {
+            Ok(exchanged) => exchanged,
             Err(error) => {
                 let nothing = NothingArrived(!self.response_began());
                 let stream = self.line.lock().take_reusable();
@@ -86,7 +95,7 @@ impl<S: Transport + 'static> GatewayLink<S> {
         };
         let mut wire = self.line.lock();
         let body = match begin(&mut wire, &answer) {
-            None => Body::from_streamed(WireBody::new(&self.line, &wire, Some(settlement))),
+            None => Body::from_streamed(WireBody::new(&self.line, &wire, Some(settlement)).with_upload(upload)),
             Some(octets) => {
                 let stream = wire.take_reusable();
                 drop(wire);
@@ -138,66 +147,82 @@ impl<S: Transport + 'static> GatewayLink<S> {
         Ok(())
     }
 
-    fn exchange(&mut self, request: Request<Body>, deadline: Option<Instant>) -> Result<Answer, Error> {
+    fn exchange(&mut self, request: Request<Body>, deadline: Option<Instant>) -> Result<Exchanged, Error> {
         refuse_unasked(&mut self.line.lock())?;
-        let (parts, mut body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         self.pen.out.clear();
         let sending = write_request_head(&mut self.pen.out, &parts, &body)
             .map_err(|refusal| Error::usage(format!("writing a request's head: {}; nothing was sent", refusal.reason)))?;
         self.line.lock().forget_arrivals();
-        match self.pen.send(&self.line, &mut body, sending.framing, false) {
-            Ok(()) => {}
+        let exchanged = match self.send(body, sending.framing, &parts.method, deadline) {
+            Ok(Some(early)) => early?,
+            Ok(None) => (self.read_answer(&parts.method, deadline)?, None),
             Err(SendFault::Body(error)) => {
                 self.line.lock().abort(sending.framing);
                 return Err(error);
             }
-            Err(SendFault::Wire(error)) => return self.early_answer(&parts.method).ok_or(error),
-        }
-        drop(body);
-        let answer = self.read_answer(&parts.method, deadline)?;
+            // A device may answer (413, say) and close before it has taken the whole request: such an answer may be here.
+            Err(SendFault::Wire(error)) => {
+                let soon = Instant::now() + self.line.lock().limits.linger_timeout;
+                (self.read_answer(&parts.method, Some(soon)).map_err(|_| error)?, None)
+            }
+        };
         if sending.close {
             self.line.lock().spoil("the request said Connection: close");
         }
-        Ok(answer)
+        Ok(exchanged)
     }
 
-    /// A device may answer (413, say) and close before it has taken the whole request: such an answer may be here although writing failed.
-    fn early_answer(&mut self, method: &Method) -> Option<Answer> {
-        let wait = self.line.lock().limits.linger_timeout;
-        self.read_answer(method, Some(Instant::now() + wait)).ok()
+    /// Writes the request. Where the device answers instead of taking it all: the response's head, and what is left of the request.
+    fn send(
+        &mut self,
+        mut body: Body,
+        framing: Framing,
+        method: &Method,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Result<Exchanged, Error>>, SendFault> {
+        if framing == Framing::Empty || body.in_memory().is_some_and(|octets| octets.len() <= COPY_MAX && framing != Framing::Chunked) {
+            return self.pen.send(&self.line, &mut body, framing, false).map(|()| None);
+        }
+        let mut interim = 0;
+        let mut upload = Upload::new(std::mem::take(&mut self.pen), body, framing);
+        while upload.load()? {
+            let mut wire = self.line.lock();
+            if upload.write(&mut wire)? == Step::Moved {
+                continue;
+            }
+            match if wire.inbox.is_blank() { upload.look(&mut wire)? } else { Step::Moved } {
+                Step::Moved => {}
+                Step::Nothing => continue,
+                Step::End => return Ok(Some(Err(ended_before_response(&mut wire)))),
+            }
+            match read_one_answer(&mut wire, method, deadline, &mut interim) {
+                Ok(None) => {}
+                Ok(Some(answer)) => {
+                    wire.spoil(EARLY);
+                    upload.take_turns();
+                    return Ok(Some(Ok((answer, Some(Box::new(upload))))));
+                }
+                Err(error) => return Ok(Some(Err(error))),
+            }
+        }
+        self.pen = upload.into_pen();
+        Ok(None)
     }
 
     fn read_answer(&mut self, method: &Method, deadline: Option<Instant>) -> Result<Answer, Error> {
         let mut wire = self.line.lock();
-        for _ in 0..=wire.limits.informational_max {
-            let first = first_octet(&wire.limits, deadline);
-            let got = wire.read_head(first, |octets, limits| read_response(octets, limits, method));
-            let answer = match got {
-                Ok(Some(answer)) => answer,
-                Ok(None) => return Err(ended_before_response(&mut wire)),
-                Err(HeadFault::Refused(refusal)) => return Err(refused(&mut wire, refusal)),
-                Err(HeadFault::Late(error) | HeadFault::Failed(error)) => return Err(error),
-            };
-            if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                wire.spoil("the device switched protocols unasked");
-                return Err(Error::malformed(
-                    Fault::Device,
-                    502,
-                    "reading a response: the device sent 101 to a request that offered no protocol",
-                ));
-            }
-            if !answer.response.status().is_informational() {
+        let mut interim = 0;
+        loop {
+            if let Some(answer) = read_one_answer(&mut wire, method, deadline, &mut interim)? {
                 return Ok(answer);
             }
         }
-        wire.spoil("too many 1xx responses");
-        let text = format!(
-            "reading a response: more than {} 1xx responses before the final one (informational_max)",
-            wire.limits.informational_max
-        );
-        Err(Error::malformed(Fault::Device, 502, text))
     }
 }
+
+/// A final response's head, and what is left of the request where that was not written whole by then.
+type Exchanged = (Answer, Option<Box<Upload>>);
 
 impl<S: Transport + 'static> std::fmt::Debug for GatewayLink<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -211,6 +236,37 @@ fn begin<S: Transport + 'static>(wire: &mut Wire<S>, answer: &Answer) -> Option<
         wire.spoil(reason);
     }
     wire.begin_body(answer.framing)
+}
+
+/// Reads one head. `None`: it was a 1xx, and `interim` counts it.
+fn read_one_answer<S: Transport + 'static>(
+    wire: &mut Wire<S>,
+    method: &Method,
+    deadline: Option<Instant>,
+    interim: &mut usize,
+) -> Result<Option<Answer>, Error> {
+    let first = first_octet(&wire.limits, deadline);
+    let answer = match wire.read_head(first, |octets, limits| read_response(octets, limits, method)) {
+        Ok(Some(answer)) => answer,
+        Ok(None) => return Err(ended_before_response(wire)),
+        Err(HeadFault::Refused(refusal)) => return Err(refused(wire, refusal)),
+        Err(HeadFault::Late(error) | HeadFault::Failed(error)) => return Err(error),
+    };
+    if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        wire.spoil("the device switched protocols unasked");
+        return Err(Error::malformed(Fault::Device, 502, "reading a response: the device sent 101 to a request that offered no protocol"));
+    }
+    if !answer.response.status().is_informational() {
+        return Ok(Some(answer));
+    }
+    *interim += 1;
+    if *interim <= wire.limits.informational_max {
+        return Ok(None);
+    }
+    wire.spoil("too many 1xx responses");
+    let text =
+        format!("reading a response: more than {} 1xx responses before the final one (informational_max)", wire.limits.informational_max);
+    Err(Error::malformed(Fault::Device, 502, text))
 }
 
 fn first_octet(limits: &Limits, deadline: Option<Instant>) -> Patience {

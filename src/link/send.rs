@@ -7,13 +7,14 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::error::{Error, Fault};
+use crate::link::upload::{EARLY, Step, Upload};
 use crate::link::wire::{Expectation, Line, Wire};
 use crate::message::{Body, STEP, Streamed, from_io, trailers_to_send};
 use crate::proto::body::{Framing, last_chunk, open_chunk};
 use crate::stream::Transport;
 
 /// Bodies in memory up to this go out in one buffer with their head; copying them costs less than a second slice.
-const COPY_MAX: usize = 16 * 1024;
+pub(super) const COPY_MAX: usize = 16 * 1024;
 /// Most octets of one write, so that the lock is not held for ever.
 const WRITE_MAX: usize = 256 * 1024;
 /// Room before a piece for the line that opens its chunk.
@@ -74,26 +75,43 @@ impl Pen {
         if body.may_wait() && !read_first {
             self.flush_out(line)?;
         }
-        self.bulk.resize(BULK, 0);
         let mut promised = if let Framing::Length(length) = framing { Some(length) } else { None };
         let mut ended = false;
-        while !ended && promised != Some(0) {
-            let room = promised.map_or(STEP, |left| left.min(STEP as u64) as usize);
-            let n = read(body, &mut self.bulk[CHUNK_LINE_MAX..CHUNK_LINE_MAX + room])?;
-            // What is known to be the last piece goes out with the end behind it.
-            ended = n == 0 || body.length() == Some(0);
-            if let Some(left) = &mut promised {
-                *left -= n as u64;
-                if n == 0 {
-                    let text = format!("reading a body: it ended {left} octets before its length");
-                    return Err(SendFault::Body(Error::closed(Fault::Caller, text)));
-                }
-            }
-            let piece = self.frame(body, framing, n, ended)?;
+        while !ended {
+            let piece;
+            (piece, ended) = self.next_piece(body, framing, &mut promised)?;
             write(line, &self.out, &self.bulk[piece])?;
             self.out.clear();
         }
         Ok(())
+    }
+
+    /// Reads the next piece of a body and puts the coding around it; whether it is the last. `promised`: what of a known length is still to come.
+    pub(super) fn next_piece(
+        &mut self,
+        body: &mut Body,
+        framing: Framing,
+        promised: &mut Option<u64>,
+    ) -> Result<(Range<usize>, bool), SendFault> {
+        self.bulk.resize(BULK, 0);
+        let room = promised.map_or(STEP, |left| left.min(STEP as u64) as usize);
+        let n = read(body, &mut self.bulk[CHUNK_LINE_MAX..CHUNK_LINE_MAX + room])?;
+        // What is known to be the last piece goes out with the end behind it.
+        let mut ended = n == 0 || body.length() == Some(0);
+        if let Some(left) = promised {
+            if n == 0 {
+                let text = format!("reading a body: it ended {left} octets before its length");
+                return Err(SendFault::Body(Error::closed(Fault::Caller, text)));
+            }
+            *left -= n as u64;
+            ended = *left == 0;
+        }
+        Ok((self.frame(body, framing, n, ended)?, ended))
+    }
+
+    /// Octets of the last piece.
+    pub(super) fn piece(&self, range: Range<usize>) -> &[u8] {
+        &self.bulk[range]
     }
 
     /// Puts the coding around the `n` octets in `bulk`; where in it the piece to be written stands.
@@ -174,63 +192,121 @@ impl<S> Drop for Settlement<S> {
 
 /// A message's body as it comes in: shares the wire with its link, or owns it together with a [`Settlement`].
 pub(super) struct WireBody<S: Transport + 'static> {
-    line: Arc<Line<S>>,
+    /// `None` when the body is whole: then it keeps no connection open.
+    line: Option<Arc<Line<S>>>,
     exchange: u64,
     fault: Fault,
-    ended: bool,
     /// A read failed: what comes after it is not this body's, and not an end.
     failed: bool,
     remaining: Option<u64>,
     trailers: Option<HeaderMap>,
     settlement: Option<Settlement<S>>,
+    /// What is left of the request, where the response began before it was written whole.
+    upload: Option<Box<Upload>>,
 }
 
 impl<S: Transport + 'static> WireBody<S> {
     /// Of the exchange in progress.
     pub(super) fn new(line: &Arc<Line<S>>, wire: &Wire<S>, settlement: Option<Settlement<S>>) -> Self {
-        let (fault, remaining) = (wire.side.peer(), wire.body_remaining());
-        WireBody { line: line.clone(), exchange: line.hold(), fault, ended: false, failed: false, remaining, trailers: None, settlement }
+        WireBody {
+            exchange: line.hold(),
+            line: Some(line.clone()),
+            fault: wire.side.peer(),
+            failed: false,
+            remaining: wire.body_remaining(),
+            trailers: None,
+            settlement,
+            upload: None,
+        }
     }
 
-    fn step(&mut self, buf: &mut [u8]) -> Result<usize, Error> {
+    /// With the rest of the request, which is written while this is read.
+    pub(super) fn with_upload(mut self, upload: Option<Box<Upload>>) -> Self {
+        self.upload = upload;
+        self
+    }
+
+    fn step(&mut self, line: &Line<S>, buf: &mut [u8]) -> Result<usize, Error> {
         // Asked before and after waiting for the lock: whoever holds it may be ending this exchange.
-        self.check_current()?;
-        let line = self.line.clone();
+        self.check_current(line)?;
         let mut wire = line.lock();
-        self.check_current()?;
-        let n = wire.read_body(buf, &mut self.trailers)?;
-        self.ended = !wire.is_body_unread();
-        self.remaining = if self.ended { Some(0) } else { wire.body_remaining() };
+        self.check_current(line)?;
+        let n = match self.upload.take() {
+            Some(upload) => self.step_both(upload, &mut wire, buf)?,
+            None => wire.read_body(buf, &mut self.trailers)?,
+        };
+        self.remaining = if wire.is_body_unread() { wire.body_remaining() } else { Some(0) };
         Ok(n)
     }
 
-    fn check_current(&self) -> Result<(), Error> {
-        if self.line.exchange() == self.exchange {
+    /// A step while the request is still being written: writes and reads in turns.
+    fn step_both(&mut self, mut upload: Box<Upload>, wire: &mut Wire<S>, buf: &mut [u8]) -> Result<usize, Error> {
+        loop {
+            let copied = wire.decode_into(buf, &mut self.trailers)?;
+            if copied > 0 || !wire.is_body_unread() {
+                if wire.is_body_unread() {
+                    self.upload = Some(upload);
+                } else if upload.is_done() {
+                    wire.forgive(EARLY);
+                } else {
+                    // The answer is whole before the request was: the device is told that no more will come.
+                    wire.abort(Framing::Chunked);
+                }
+                return Ok(copied);
+            }
+            let looked = match upload.load() {
+                Ok(false) => {
+                    wire.forgive(EARLY);
+                    return wire.read_body(buf, &mut self.trailers);
+                }
+                Ok(true) => upload.write(wire).and_then(|_| upload.look(wire)),
+                Err(fault) => Err(fault),
+            };
+            match looked {
+                Ok(Step::End) => return wire.eof_in_body().map(|()| 0),
+                Ok(Step::Moved | Step::Nothing) => {}
+                // The device takes no more, yet what it answers may be whole.
+                Err(SendFault::Wire(_)) => return wire.read_body(buf, &mut self.trailers),
+                Err(SendFault::Body(error)) => {
+                    wire.abort(Framing::Chunked);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn check_current(&self, line: &Line<S>) -> Result<(), Error> {
+        if line.exchange() == self.exchange {
             return Ok(());
         }
         Err(Error::usage("reading a body: the exchange it belonged to is over; read a body before the next message"))
     }
 
-    /// Gives an owned stream back (where it can be used again), or drops it; then tells.
-    fn settle(&mut self) {
-        let Some(settlement) = self.settlement.take() else { return };
-        let stream = self.line.lock().take_reusable();
-        settlement.settle(stream);
+    /// Lets go of the line: gives an owned stream back (where it can be used again) or drops it, and tells.
+    fn settle(&mut self, line: &Line<S>) {
+        line.release(self.exchange);
+        if let Some(settlement) = self.settlement.take() {
+            let stream = line.lock().take_reusable();
+            settlement.settle(stream);
+        }
     }
 }
 
 impl<S: Transport + 'static> Streamed for WireBody<S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.ended || buf.is_empty() {
-            return Ok(0);
-        }
         if self.failed {
             return Err(Error::closed(self.fault, "reading a body: an earlier read of it failed").into());
         }
-        let got = self.step(buf);
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let Some(line) = self.line.take() else { return Ok(0) };
+        let got = self.step(&line, buf);
         self.failed = got.is_err();
-        if self.ended || self.failed {
-            self.settle();
+        if self.failed || self.remaining == Some(0) {
+            self.settle(&line);
+        } else {
+            self.line = Some(line);
         }
         got.map_err(io::Error::from)
     }
@@ -240,11 +316,11 @@ impl<S: Transport + 'static> Streamed for WireBody<S> {
     }
 
     fn trailers(&self) -> Option<HeaderMap> {
-        self.trailers.clone().filter(|_| self.ended)
+        self.trailers.clone().filter(|_| self.line.is_none() && !self.failed)
     }
 
     fn may_wait(&self) -> bool {
-        self.line.try_lock().is_none_or(|wire| wire.inbox.is_empty())
+        self.line.as_ref().is_some_and(|line| line.try_lock().is_none_or(|wire| wire.inbox.is_empty()))
     }
 
     fn fault(&self) -> Fault {
@@ -254,15 +330,15 @@ impl<S: Transport + 'static> Streamed for WireBody<S> {
 
 impl<S: Transport + 'static> Drop for WireBody<S> {
     fn drop(&mut self) {
-        self.line.release(self.exchange);
+        let Some(line) = self.line.take() else { return };
         if self.settlement.is_some() {
             // Nobody else has this wire, so the lock is free, and only what has arrived already is drained: no waiting.
-            let mut wire = self.line.lock();
+            let mut wire = line.lock();
             let mut left = wire.limits.drain_bytes_max;
-            // A failure is among the wire's reasons then, and the stream is closed.
-            let _ = wire.drain_inbox(&mut left);
-            drop(wire);
-            self.settle();
+            if let Err(error) = wire.drain_inbox(&mut left) {
+                log::debug!("a response that was dropped half-read: {error}");
+            }
         }
+        self.settle(&line);
     }
 }

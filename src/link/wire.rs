@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::Limits;
+use crate::link::inbox::Inbox;
 use crate::link::socket;
 use crate::message::STEP;
 use crate::proto::body::{Decoder, Framing, Piece};
@@ -128,9 +129,9 @@ pub(super) struct Wire<S> {
     pub(super) limits: Arc<Limits>,
     pub(super) side: Side,
     reasons: Vec<&'static str>,
-    /// What the transport was last told; the outer `None`: nothing yet.
+    /// What the transport was last told; the outer (or only) `None`: nothing yet.
     read_limit: Option<Option<Duration>>,
-    write_limit: Option<Option<Duration>>,
+    write_limit: Option<Duration>,
     incoming: Option<Incoming>,
     /// What is to be done about the peer's `Expect: 100-continue`.
     pub(super) expectation: Expectation,
@@ -197,6 +198,11 @@ impl<S: Transport + 'static> Wire<S> {
             log::debug!("a link to {} will be closed: {reason}", self.side.peer_name());
             self.reasons.push(reason);
         }
+    }
+
+    /// Takes a reason back that holds no longer.
+    pub(super) fn forgive(&mut self, reason: &'static str) {
+        self.reasons.retain(|known| *known != reason);
     }
 
     pub(super) fn is_spoilt(&self) -> bool {
@@ -404,7 +410,7 @@ impl<S: Transport + 'static> Wire<S> {
     }
 
     /// Moves what is in the inbox through the decoder into `buf`.
-    fn decode_into(&mut self, buf: &mut [u8], trailers: &mut Option<HeaderMap>) -> Result<usize, Error> {
+    pub(super) fn decode_into(&mut self, buf: &mut [u8], trailers: &mut Option<HeaderMap>) -> Result<usize, Error> {
         let mut copied = 0;
         while copied < buf.len() && !self.inbox.is_empty() {
             let Some(incoming) = &mut self.incoming else { break };
@@ -438,7 +444,7 @@ impl<S: Transport + 'static> Wire<S> {
         Ok(copied)
     }
 
-    fn eof_in_body(&mut self) -> Result<(), Error> {
+    pub(super) fn eof_in_body(&mut self) -> Result<(), Error> {
         let doing = self.reading_body();
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
         match incoming.decoder.finish_at_eof() {
@@ -518,17 +524,8 @@ impl<S: Transport + 'static> Wire<S> {
 
     /// Writes both slices, in as few calls as the transport allows, and flushes.
     pub(super) fn write_all(&mut self, mut first: &[u8], mut second: &[u8]) -> io::Result<()> {
-        let limit = Some(self.limits.body_silence_timeout);
-        let stream = self.stream.as_mut().ok_or_else(taken)?;
-        if self.write_limit != Some(limit) {
-            stream.limit_write(limit)?;
-            self.write_limit = Some(limit);
-        }
         while !first.is_empty() || !second.is_empty() {
-            let n = retry(|| match (first, second) {
-                (octets, []) | ([], octets) => stream.write(octets),
-                _ => stream.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]),
-            })?;
+            let n = self.write_some(first, second, self.limits.body_silence_timeout)?;
             if n == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -536,7 +533,22 @@ impl<S: Transport + 'static> Wire<S> {
             first = &first[of_first..];
             second = &second[(n - of_first).min(second.len())..];
         }
-        retry(|| stream.flush())
+        Ok(())
+    }
+
+    /// One write, of at most both slices, and a flush.
+    pub(super) fn write_some(&mut self, first: &[u8], second: &[u8], limit: Duration) -> io::Result<usize> {
+        let stream = self.stream.as_mut().ok_or_else(taken)?;
+        if self.write_limit != Some(limit) {
+            stream.limit_write(Some(limit.max(Duration::from_millis(1))))?;
+            self.write_limit = Some(limit);
+        }
+        let n = retry(|| match (first, second) {
+            (octets, []) | ([], octets) => stream.write(octets),
+            _ => stream.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]),
+        })?;
+        retry(|| stream.flush())?;
+        Ok(n)
     }
 
     /// An error of a write, with the deadline's name where it was one.
@@ -597,74 +609,6 @@ impl<S: Transport + 'static> Wire<S> {
         stream.limit_read(wanted.map(|time| time.max(Duration::from_millis(1))))?;
         self.read_limit = Some(wanted);
         Ok(())
-    }
-}
-
-/// Octets read from the stream and not used yet.
-pub(super) struct Inbox {
-    /// Initialised to its whole length; `start..end` is unread.
-    buf: Vec<u8>,
-    start: usize,
-    end: usize,
-}
-
-impl Inbox {
-    fn new(unread: Vec<u8>) -> Self {
-        let end = unread.len();
-        Inbox { buf: unread, start: 0, end }
-    }
-
-    pub(super) fn octets(&self) -> &[u8] {
-        &self.buf[self.start..self.end]
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.end - self.start
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.start == self.end
-    }
-
-    /// Nothing, or a stray line end (RFC 9112 §2.2) or its beginning.
-    pub(super) fn is_blank(&self) -> bool {
-        b"\r\n".starts_with(self.octets())
-    }
-
-    pub(super) fn consume(&mut self, n: usize) {
-        self.start += n;
-        if self.start == self.end {
-            self.clear();
-        }
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.start = 0;
-        self.end = 0;
-    }
-
-    fn take(&mut self) -> Vec<u8> {
-        let unread = self.octets().to_vec();
-        *self = Inbox::new(Vec::new());
-        unread
-    }
-
-    /// Room behind the unread octets: as much as the buffer has, at least half of `step`.
-    fn room(&mut self, step: usize) -> &mut [u8] {
-        if self.buf.len() - self.end < step / 2 && self.start > 0 {
-            self.buf.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-        if self.buf.len() - self.end < step / 2 {
-            self.buf.resize(self.end + step, 0);
-        }
-        &mut self.buf[self.end..]
-    }
-
-    fn filled(&mut self, n: usize) {
-        // A transport that claims more than it was given room for must not make us read beyond the buffer.
-        self.end = (self.end + n).min(self.buf.len());
     }
 }
 

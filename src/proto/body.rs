@@ -403,7 +403,7 @@ pub fn open_chunk(out: &mut Vec<u8>, len: usize) {
 /// Appends the last chunk, trailers, and the empty line.
 ///
 /// # Errors
-/// Those of [`write_field`](super::head::write_field). Nothing is appended then.
+/// Those of [`write_field`]. Nothing is appended then.
 pub fn last_chunk(out: &mut Vec<u8>, trailers: &[(String, Vec<u8>)]) -> Result<(), Refusal> {
     let start = out.len();
     out.extend_from_slice(b"0\r\n");

@@ -80,12 +80,12 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (vec!["gateway", "--devices", "[::]:0", "--visitors", "127.0.0.1:0"], "--insecure-anyone-may-register"),
         (vec!["gateway", "--devices", "0.0.0.0:0", "--visitors", "127.0.0.1:0"], "127.0.0.1"),
         (gateway(&["--route", "sideways"]), "sideways"),
-        (gateway(&["--route", "host="]), "--route"),
+        (gateway(&["--route", "host="]), "host"),
         (gateway(&["--route", "host=two words"]), "two words"),
         (gateway(&["--turn", "never"]), "never"),
         (gateway(&["--heartbeat", "banana"]), "banana"),
         (gateway(&["--heartbeat", "25"]), "25"),
-        (gateway(&["--poll-hold", "-1s"]), "-1s"),
+        (gateway(&["--poll-hold", "-1s"]), "-1"),
         (gateway(&["--wait-for-link", "5 s"]), "5 s"),
         (gateway(&["--min-rate", "slow"]), "slow"),
         (vec!["device"], "URL"),
@@ -111,13 +111,17 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (vec!["device", "http://", "--text", "x"], "http://"),
         (vec!["demo", "--bogus"], "--bogus"),
     ];
-    each_row(&rows, |(arguments, _)| arguments.join(" "), |(arguments, word)| {
-        let (code, out, err) = Ptth::run(arguments);
-        assert_eq!(code, 2, "standard output: {out}; standard error: {err}");
-        assert!(err.contains(word), "{word:?} is not in the message: {err}");
-        assert!(!out.contains("http://127.0.0.1"), "a ready line before the refusal: {out}");
-        assert!(!err.contains("panicked"), "{err}");
-    });
+    each_row(
+        &rows,
+        |(arguments, _)| arguments.join(" "),
+        |(arguments, word)| {
+            let (code, out, err) = Ptth::run(arguments);
+            assert_eq!(code, 2, "standard output: {out}; standard error: {err}");
+            assert!(err.contains(word), "{word:?} is not in the message: {err}");
+            assert!(!out.contains("http://127.0.0.1"), "a ready line before the refusal: {out}");
+            assert!(!err.contains("panicked"), "{err}");
+        },
+    );
 }
 
 #[test]
@@ -129,7 +133,7 @@ fn userinfo_in_a_url_is_refused_and_never_repeated() {
         let (code, out, err) = Ptth::run(&arguments);
         assert_eq!(code, 2, "{arguments:?}: {err}");
         assert!(!out.contains("hunter2") && !err.contains("hunter2"), "the password stands in the message: {out}{err}");
-        assert!(err.to_lowercase().contains("user"), "the message does not say what is wrong: {err}");
+        assert!(err.contains("secret") || err.contains("user"), "the message does not say what is wrong: {err}");
     }
 }
 
@@ -180,7 +184,12 @@ fn options_come_from_the_environment_too() {
 
     let raw = RawGateway::start();
     let mut command = Ptth::command(&["device", &raw.url("lamp")]);
-    command.envs([("PTTH_TEXT", "from the environment"), ("PTTH_PROTOCOL", "PTTH/0.9"), ("PTTH_LINKS", "2..2"), ("PTTH_BACKOFF", "10ms..20ms")]);
+    command.envs([
+        ("PTTH_TEXT", "from the environment"),
+        ("PTTH_PROTOCOL", "PTTH/0.9"),
+        ("PTTH_LINKS", "2..2"),
+        ("PTTH_BACKOFF", "10ms..20ms"),
+    ]);
     let _device = Process::start(&mut command);
     let (mut first, head) = raw.offer();
     assert_eq!(head.get("upgrade"), Some("PTTH/0.9"));
@@ -229,7 +238,9 @@ fn the_device_says_connected_once_and_again_after_the_gateway_was_away() {
     drop(gateway);
     let _again = eventually("the port is free again", || {
         let mut process = Ptth::start(&["gateway", "--devices", &addr, "--visitors", "127.0.0.1:0"]);
-        eventually("it is ready or ended", || (process.line_within(Duration::from_millis(20)).is_some() || process.has_ended()).then_some(()));
+        eventually("it is ready or ended", || {
+            (process.line_within(Duration::from_millis(20)).is_some() || process.has_ended()).then_some(())
+        });
         (!process.has_ended()).then_some(process)
     });
     assert_eq!(device.line(), format!("connected lamp via http://{addr}/lamp (PTTH/1.0 turn)"));
@@ -262,17 +273,21 @@ fn a_device_says_when_the_other_side_is_no_gateway() {
         ("a server that redirects", b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", "307"),
         ("garbage", b"\x00\x01\x02\x03 hello\r\n\r\n", "127.0.0.1"),
     ];
-    each_row(rows, |r| r.0.to_owned(), |(_, octets, word)| {
-        let raw = RawGateway::start();
-        let mut device = Ptth::start(&["device", &raw.url("lamp"), "--text", "on", "--backoff", "10ms..50ms"]);
-        let (mut peer, _) = raw.offer();
-        peer.write(octets);
-        peer.finish_writing();
-        device.expect_stderr(word);
-        assert!(!device.has_ended(), "it gave up: {}", device.stderr());
-        assert!(!device.stderr().contains("panicked"), "{}", device.stderr());
-        assert_eq!(device.line_within(Duration::ZERO), None, "it says that it is connected");
-    });
+    each_row(
+        rows,
+        |r| r.0.to_owned(),
+        |(_, octets, word)| {
+            let raw = RawGateway::start();
+            let mut device = Ptth::start(&["device", &raw.url("lamp"), "--text", "on", "--backoff", "10ms..50ms"]);
+            let (mut peer, _) = raw.offer();
+            peer.write(octets);
+            peer.finish_writing();
+            device.expect_stderr(word);
+            assert!(!device.has_ended(), "it gave up: {}", device.stderr());
+            assert!(!device.stderr().contains("panicked"), "{}", device.stderr());
+            assert_eq!(device.line_within(Duration::ZERO), None, "it says that it is connected");
+        },
+    );
 }
 
 #[test]

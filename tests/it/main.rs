@@ -1,1 +1,21 @@
 //! The integration tests, one binary.
+
+mod link;
+mod proto;
+mod tidy;
+
+// From outside, against the binary.
+#[cfg(feature = "cli")]
+mod cli;
+#[cfg(feature = "cli")]
+mod device_wire;
+#[cfg(feature = "cli")]
+mod gateway_wire;
+#[cfg(feature = "cli")]
+mod peers;
+#[cfg(feature = "cli")]
+mod scale;
+#[cfg(feature = "cli")]
+mod support;
+#[cfg(feature = "cli")]
+mod visitors;

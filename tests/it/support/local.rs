@@ -126,7 +126,12 @@ impl LocalServer {
 
     /// The same as a device: `links` turned links at `gateway` under `name`, no listener.
     #[track_caller]
-    pub fn device(gateway: &Gateway, name: &str, links: usize, handler: impl Fn(&mut Conversation<'_>) + Send + Sync + 'static) -> LocalServer {
+    pub fn device(
+        gateway: &Gateway,
+        name: &str,
+        links: usize,
+        handler: impl Fn(&mut Conversation<'_>) + Send + Sync + 'static,
+    ) -> LocalServer {
         let stop = Stop { addr: None, flag: Arc::default() };
         let server = LocalServer { addr: gateway.devices, requests: Arc::default(), handler: Arc::new(handler), _stop: Arc::new(stop) };
         for _ in 0..links {

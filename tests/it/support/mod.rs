@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-pub use local::{Conversation, LocalServer};
+pub use local::LocalServer;
 pub use process::{Gateway, Process, Ptth};
 pub use raw::{Answer, Head, RawGateway, RawPeer};
 
@@ -74,7 +74,11 @@ pub fn each_row<R>(rows: &[R], name: impl Fn(&R) -> String, mut check: impl FnMu
     let mut failed = 0;
     for row in rows {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(row))) {
-            let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a text");
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("a panic without a text");
             failed += 1;
             let _ = writeln!(failures, "- {}: {text}", name(row)); // writing to a String cannot fail
         }

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,7 +40,12 @@ impl Process {
     #[track_caller]
     pub fn start_deaf(command: &mut Command) -> Process {
         let name = format!("{command:?}");
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|e| panic!("starting {name}: {e}"));
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("starting {name}: {e}"));
         drop(child.stdout.take());
         Process::watch(child, name, None)
     }
@@ -81,16 +86,14 @@ impl Process {
 
     /// The next line on standard output; `None` when it closed its output, or wrote none within `time`.
     pub fn line_within(&self, time: Duration) -> Option<String> {
-        match self.lines.recv_timeout(time) {
-            Ok(line) => Some(line),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.lines.recv_timeout(time).ok()
     }
 
     /// The next line on standard output.
     #[track_caller]
     pub fn line(&self) -> String {
-        self.line_within(DEADLINE).unwrap_or_else(|| panic!("{}: no line on standard output; standard error:\n{}", self.name, self.stderr()))
+        self.line_within(DEADLINE)
+            .unwrap_or_else(|| panic!("{}: no line on standard output; standard error:\n{}", self.name, self.stderr()))
     }
 
     /// Every line to the end of its output.

@@ -169,15 +169,19 @@ impl RawPeer {
         RawPeer::adopt(stream, &format!("peer of {to}"))
     }
 
+    /// With the smallest receive buffer that the kernel allows, so that what is not read stays with the sender.
+    #[track_caller]
+    pub fn connect_narrow(to: SocketAddr) -> RawPeer {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(1).unwrap();
+        socket.connect_timeout(&to.into(), DEADLINE).unwrap_or_else(|e| panic!("connecting to {to}: {e}"));
+        RawPeer::adopt(socket.into(), &format!("slow peer of {to}"))
+    }
+
     pub fn adopt(stream: TcpStream, who: &str) -> RawPeer {
         stream.set_nodelay(true).unwrap();
         stream.set_nonblocking(false).unwrap();
         RawPeer { stream, unread: Vec::new(), who: who.to_owned(), deadline: DEADLINE }
-    }
-
-    /// A second handle, without what was read and not used.
-    pub fn second(&self) -> RawPeer {
-        RawPeer { stream: self.stream.try_clone().unwrap(), unread: Vec::new(), who: self.who.clone(), deadline: self.deadline }
     }
 
     #[track_caller]
@@ -209,7 +213,12 @@ impl RawPeer {
             }
             Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted) => More::Reset,
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                panic!("{}: {doing}: nothing for {:?}; so far {:?}", self.who, self.deadline, latin1(&self.unread[..self.unread.len().min(2000)]))
+                panic!(
+                    "{}: {doing}: nothing for {:?}; so far {:?}",
+                    self.who,
+                    self.deadline,
+                    latin1(&self.unread[..self.unread.len().min(2000)])
+                )
             }
             Err(e) => panic!("{}: {doing}: {e}", self.who),
         }
@@ -241,6 +250,18 @@ impl RawPeer {
         std::mem::take(&mut self.unread)
     }
 
+    /// One octet, and no more is taken from the socket.
+    #[track_caller]
+    pub fn read_octet(&mut self) -> u8 {
+        if !self.unread.is_empty() {
+            return self.unread.remove(0);
+        }
+        let mut octet = [0];
+        self.stream.set_read_timeout(Some(self.deadline)).unwrap();
+        self.stream.read_exact(&mut octet).unwrap_or_else(|e| panic!("{}: reading an octet: {e}", self.who));
+        octet[0]
+    }
+
     /// The next head; `None` when the connection ended before its first octet.
     #[track_caller]
     pub fn try_read_head(&mut self) -> Option<Head> {
@@ -257,6 +278,13 @@ impl RawPeer {
     #[track_caller]
     pub fn read_head(&mut self) -> Head {
         self.try_read_head().unwrap_or_else(|| panic!("{}: the connection was closed where a head was expected", self.who))
+    }
+
+    /// The rest of a head whose first octets (`taken`) were read before.
+    #[track_caller]
+    pub fn read_head_after(&mut self, taken: &str) -> Head {
+        self.unread.splice(..0, taken.bytes());
+        self.read_head()
     }
 
     #[track_caller]
@@ -290,6 +318,13 @@ impl RawPeer {
         assert!(self.unread.is_empty(), "{}: octets where a close was expected: {:?}", self.who, latin1(&self.unread));
     }
 
+    /// Drops what still comes until the other side closes.
+    #[track_caller]
+    pub fn expect_no_more(&mut self) {
+        let _ = self.until("waiting for the end", |_| None::<()>); // ends with the stream or a reset
+        self.unread.clear();
+    }
+
     /// Fails when anything comes, the end of the stream too, within `time`. Only for what must never come.
     #[track_caller]
     pub fn expect_quiet(&mut self, time: Duration) {
@@ -317,7 +352,8 @@ impl RawPeer {
     pub fn read_through(&mut self, mut n: u64, mut take: impl FnMut(&[u8])) {
         while n > 0 {
             if self.unread.is_empty() {
-                self.until("reading a body", |o| (!o.is_empty()).then_some(())).unwrap_or_else(|how| panic!("{}: {how}, {n} octets before the end", self.who));
+                self.until("reading a body", |o| (!o.is_empty()).then_some(()))
+                    .unwrap_or_else(|how| panic!("{}: {how}, {n} octets before the end", self.who));
             }
             let now = (self.unread.len() as u64).min(n) as usize;
             take(&self.unread[..now]);
@@ -331,7 +367,12 @@ impl RawPeer {
     pub fn read_answer(&mut self, method: &str) -> Answer {
         match self.read_answer_or_cut(method) {
             Ok(answer) => answer,
-            Err(cut) => panic!("{}: the answer is not whole: {} and {} octets of body", self.who, cut.head.map_or("no head".to_owned(), |h| h.text()), cut.body.len()),
+            Err(cut) => panic!(
+                "{}: the answer is not whole: {} and {} octets of body",
+                self.who,
+                cut.head.map_or("no head".to_owned(), |h| h.text()),
+                cut.body.len()
+            ),
         }
     }
 
@@ -387,7 +428,11 @@ impl RawPeer {
         loop {
             let line = self.read_line()?;
             let size = line.split(';').next().unwrap_or_default();
-            assert!(!size.is_empty() && size.len() <= 16 && size.bytes().all(|o| o.is_ascii_hexdigit()), "{}: chunk size {line:?}", self.who);
+            assert!(
+                !size.is_empty() && size.len() <= 16 && size.bytes().all(|o| o.is_ascii_hexdigit()),
+                "{}: chunk size {line:?}",
+                self.who
+            );
             let size = usize::from_str_radix(size, 16).unwrap();
             if size == 0 {
                 break;

@@ -1,0 +1,73 @@
+//! `Body` by itself: what it gives, what it knows of its length, and what it never shows.
+
+use std::io::{self, Read, Seek, SeekFrom, Write};
+
+use http::{HeaderMap, HeaderValue};
+use reverse_http::Body;
+
+#[test]
+fn bodies_from_memory_know_their_length() {
+    let bodies = [Body::from("four"), Body::from(String::from("four")), Body::from(vec![b'f', b'o', b'u', b'r']), Body::from(&b"four"[..])];
+    for mut body in bodies {
+        assert_eq!(body.length(), Some(4));
+        body.read_exact(&mut [0; 1]).unwrap();
+        assert_eq!(body.length(), Some(3));
+        assert_eq!(body.read_to_text(3).unwrap(), "our");
+        assert_eq!((body.length(), body.read(&mut [0; 8]).unwrap()), (Some(0), 0));
+    }
+    assert_eq!(Body::empty().length(), Some(0));
+    assert_eq!(Body::default().read_to_vec(0).unwrap(), b"");
+}
+
+#[test]
+fn a_file_is_sent_from_its_position() {
+    let path = std::env::temp_dir().join(format!("ptth-body-{}", std::process::id()));
+    let mut file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+    file.write_all(b"0123456789").unwrap();
+    file.seek(SeekFrom::Start(4)).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let mut body = Body::from_file(file).unwrap();
+    assert_eq!(body.length(), Some(6));
+    assert_eq!(body.read_to_text(6).unwrap(), "456789");
+}
+
+#[test]
+fn a_reader_gives_what_was_promised_or_fails() {
+    let mut body = Body::from_reader_with_length(io::repeat(b'x'), 5);
+    assert_eq!(body.read_to_text(10).unwrap(), "xxxxx");
+    let mut body = Body::from_reader_with_length(io::Cursor::new("abc"), 5);
+    let mut octets = Vec::new();
+    assert_eq!(body.read_to_end(&mut octets).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    let mut body = Body::from_reader(io::Cursor::new("abc"));
+    assert_eq!(body.length(), None);
+    assert_eq!(body.read_to_text(3).unwrap(), "abc");
+    assert_eq!(body.length(), Some(0));
+}
+
+#[test]
+fn collecting_is_bounded() {
+    assert!(Body::from("12345").read_to_vec(4).unwrap_err().to_string().contains("4 octets"));
+    assert_eq!(Body::from("12345").read_to_vec(5).unwrap(), b"12345");
+    assert!(Body::from_reader(io::repeat(0)).read_to_vec(1_000_000).is_err());
+    let error = Body::from(vec![0xff]).read_to_text(10).unwrap_err();
+    assert!(error.is_malformed() && error.to_string().contains("UTF-8"), "{error}");
+    assert!(Body::from_reader_with_length(io::empty(), u64::MAX).read_to_vec(usize::MAX).is_err());
+}
+
+#[test]
+fn trailers_come_after_the_end() {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x", HeaderValue::from_static("y"));
+    let mut body = Body::from("ab").with_trailers(trailers);
+    assert!(body.trailers().is_none());
+    body.read_to_vec(2).unwrap();
+    assert_eq!(body.trailers().unwrap()["x"], "y");
+}
+
+#[test]
+fn debug_shows_no_content_and_bodies_can_move() {
+    let shown = format!("{:?}", Body::from("secret"));
+    assert!(!shown.contains("secret") && shown.contains('6'), "{shown}");
+    fn is_send<T: Send + 'static>() {}
+    is_send::<Body>();
+}

@@ -1,0 +1,225 @@
+//! Many at once: what waits costs no thread and little memory. Counts shrink to what the limit on descriptors allows, and say so.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::support::local::routes;
+use crate::support::process::{get, offer};
+use crate::support::{DEADLINE, Gateway, Hash, LocalServer, Ptth, RawPeer, SWITCH, eventually, eventually_within, say, vector};
+
+/// Connections of this process that a test may open: the wish, or what its limit leaves beside the other tests.
+fn affordable(wish: usize) -> usize {
+    let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let soft =
+        text.lines().find_map(|l| l.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<usize>().ok()).unwrap_or(1024);
+    let most = soft.saturating_sub(600) / 2;
+    if most < wish {
+        say(&format!("SCALED DOWN: {most} connections instead of {wish}, for the limit on open files is {soft}"));
+    }
+    wish.min(most)
+}
+
+/// A turned link that this process keeps for the price of its descriptor.
+fn bare_link(gateway: &Gateway, name: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(gateway.devices).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(offer(name, "").as_bytes()).unwrap();
+    let mut switch = vec![0; SWITCH.len()];
+    stream.read_exact(&mut switch).unwrap_or_else(|e| panic!("link {name}: {e}"));
+    assert_eq!(switch, SWITCH, "{}", String::from_utf8_lossy(&switch));
+    stream
+}
+
+fn descriptors(gateway: &Gateway) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", gateway.process.id())).unwrap().count()
+}
+
+#[test]
+fn idle_links_idle_visitors_and_half_heads_cost_no_thread() {
+    let wish = affordable(5_000);
+    // No heartbeat: these devices do not answer, and what is counted are idle links.
+    let gateway = Gateway::start(&["--heartbeat", "0s", "--wait-for-link", "100ms"]);
+    let few: Vec<TcpStream> = (0..5).map(|i| bare_link(&gateway, &format!("few-{i}"))).collect();
+    gateway.get("/nobody/").expect_refusal(404);
+    let (threads, memory, open) =
+        eventually("the gateway is at rest", || Some((gateway.process.threads(), gateway.process.resident_kib(), descriptors(&gateway))));
+
+    let links: Vec<TcpStream> = (0..wish).map(|i| bare_link(&gateway, &format!("many-{i}"))).collect();
+    let with_links = (gateway.process.threads(), gateway.process.resident_kib());
+    assert_eq!(with_links.0, threads, "threads with {wish} idle links, and with five");
+    let each = (with_links.1.saturating_sub(memory) * 1024) as f64 / wish as f64;
+    say(&format!(
+        "idle links: {wish} links, {} threads (5 links: {threads}), resident {} KiB (5 links: {memory} KiB): {each:.0} octets each",
+        with_links.0, with_links.1
+    ));
+    assert!(each < 4096.0, "{each:.0} octets of resident memory for each idle link");
+
+    let others = wish / 5;
+    let visitors: Vec<RawPeer> = (0..others)
+        .map(|_| {
+            let mut visitor = gateway.visitor();
+            visitor.ask(&get("/nobody/")).expect_refusal(404);
+            visitor
+        })
+        .collect();
+    let halves: Vec<RawPeer> = (0..others)
+        .map(|i| {
+            let mut half = if i % 2 == 0 { gateway.dial() } else { gateway.visitor() };
+            half.write("POST /lamp HTTP/1.1\r\nHost: a\r\nUpgr");
+            half
+        })
+        .collect();
+    assert_eq!(gateway.process.threads(), threads, "threads with {others} idle visitors and {others} half heads");
+
+    // Every link is one that works.
+    for i in [0, wish / 2, wish - 1] {
+        let mut visitor = gateway.visitor();
+        visitor.write(get(&format!("/many-{i}/x")));
+        let mut link = RawPeer::adopt(links[i].try_clone().unwrap(), "device");
+        assert_eq!(link.read_head().target(), "/x");
+        link.write(vector("draft-4-response"));
+        visitor.read_answer("GET").expect_ok("Good");
+    }
+    drop((links, visitors, halves));
+    eventually_within(Duration::from_secs(30), "the descriptors are given back", || (descriptors(&gateway) <= open).then_some(()));
+    assert_eq!(gateway.process.threads(), threads);
+    drop(few);
+}
+
+#[test]
+fn slow_visitors_of_small_answers_cost_no_thread_and_hold_no_link() {
+    const ANSWER: u64 = 32_000;
+    let count = affordable(2_000);
+    let gateway = Gateway::start(&[]);
+    let device = LocalServer::device(&gateway, "lamp", 4, routes);
+    gateway.get("/lamp/x").expect_ok("hello\n");
+    let (threads, memory) = (gateway.process.threads(), gateway.process.resident_kib());
+
+    let request = get(&format!("/lamp/big?n={ANSWER}"));
+    let mut slow: Vec<RawPeer> = (0..count)
+        .map(|_| {
+            let mut visitor = RawPeer::connect_narrow(gateway.visitors);
+            visitor.write(&request);
+            assert_eq!(visitor.read_octet(), b'H'); // one at a time: no more than four wait for a link
+            visitor
+        })
+        .collect();
+    assert_eq!(device.count(), count + 1, "four links carried all the answers, and none of them has been read");
+    let quick = |number: usize| {
+        let mut visitor = gateway.visitor();
+        for _ in 0..number {
+            visitor.ask(&get("/lamp/x")).expect_ok("hello\n");
+        }
+    };
+    quick(50);
+    for expected in *b"TTP/1" {
+        // Once a second or so, each of them takes an octet.
+        std::thread::sleep(Duration::from_millis(200));
+        slow.iter_mut().for_each(|v| assert_eq!(v.read_octet(), expected));
+        quick(50);
+        assert_eq!(gateway.process.threads(), threads, "threads with {count} slow visitors");
+    }
+    let grown = gateway.process.resident_kib().saturating_sub(memory);
+    say(&format!(
+        "slow visitors: {count} with {ANSWER} octets each, {} threads (none: {threads}), {:.1} KiB of resident memory each",
+        gateway.process.threads(),
+        grown as f64 / count as f64
+    ));
+    assert!(grown as usize <= count * 48, "{grown} KiB for {count} slow visitors");
+    // What they were promised is what they get.
+    for visitor in slow.iter_mut().step_by(100) {
+        visitor.read_head_after("HTTP/1");
+        assert_eq!(Hash::of(&visitor.read_exact(ANSWER as usize)), Hash::of_pattern(ANSWER));
+    }
+    drop(slow);
+    quick(10);
+}
+
+#[test]
+fn slow_uploads_and_slow_devices_cost_no_thread() {
+    let count = affordable(500);
+    let gateway = Gateway::start(&["--wait-for-link", "30s"]);
+    let mut links: Vec<RawPeer> = (0..count).map(|_| gateway.link("lamp")).collect();
+    let threads = gateway.process.threads();
+    let mut visitors: Vec<RawPeer> = (0..count).map(|_| gateway.visitor()).collect();
+    for visitor in &mut visitors {
+        visitor.write("POST /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab");
+    }
+    for link in &mut links {
+        assert_eq!(link.read_head().target(), "/x");
+        assert_eq!(link.read_exact(2), b"ab");
+    }
+    assert_eq!(gateway.process.threads(), threads, "threads with {count} uploads in progress");
+    visitors.iter_mut().for_each(|v| v.write("cd"));
+    for link in &mut links {
+        assert_eq!(link.read_exact(2), b"cd");
+        link.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no");
+    }
+    for visitor in &mut visitors {
+        assert_eq!(visitor.read_head().status(), 200);
+        assert_eq!(visitor.read_exact(1), b"o");
+    }
+    assert_eq!(gateway.process.threads(), threads, "threads with {count} answers in progress");
+    links.iter_mut().for_each(|l| l.write("k"));
+    visitors.iter_mut().for_each(|v| assert_eq!(v.read_exact(1), b"k"));
+}
+
+#[test]
+fn a_device_forwards_many_slow_answers_without_a_thread_for_each() {
+    let gateway = Gateway::start(&["--wait-for-link", "30s"]);
+    let (release, hold) = crossbeam_channel::bounded::<()>(0);
+    let local = LocalServer::with(move |c| {
+        let _ = hold.recv_timeout(DEADLINE * 2); // closed when the test lets them go
+        c.text("done");
+    });
+    let device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--links", "4..300"]);
+    let before = device.threads();
+    let mut visitors: Vec<RawPeer> = (0..200).map(|_| gateway.visitor()).collect();
+    for visitor in &mut visitors {
+        visitor.deadline = Duration::from_secs(30);
+        visitor.write(get("/lamp/x"));
+    }
+    eventually_within(Duration::from_secs(25), "200 requests at the local server", || (local.count() == 200).then_some(()));
+    assert_eq!(device.threads(), before, "threads of the device with 200 requests in progress");
+    drop(release);
+    visitors.iter_mut().for_each(|v| v.read_answer("GET").expect_ok("done"));
+}
+
+#[test]
+fn connections_beyond_the_limit_on_descriptors_do_not_end_the_gateway() {
+    // T27: 64 descriptors, 200 clients; what is established works, and it accepts again after a release.
+    let mut command = std::process::Command::new("sh");
+    let binary = Ptth::command::<&str>(&[]).get_program().to_string_lossy().into_owned();
+    command.args(["-c", &format!("ulimit -n 64 && exec '{binary}' gateway --devices 127.0.0.1:0 --visitors 127.0.0.1:0")]);
+    let mut process = crate::support::Process::start(&mut command);
+    let addr = |prefix: &str| process.line().strip_prefix(prefix).unwrap().parse().unwrap();
+    let (devices, visitors) = (addr("devices http://"), addr("visitors http://"));
+    let mut link = RawPeer::connect(devices);
+    link.write(offer("lamp", ""));
+    link.read_exact(SWITCH.len());
+    let mut early = RawPeer::connect(visitors);
+    let crowd: Vec<RawPeer> = (0..200).map(|_| RawPeer::connect(visitors)).collect();
+    let ask = |visitor: &mut RawPeer, link: &mut RawPeer| {
+        visitor.write(get("/lamp/x"));
+        assert_eq!(link.read_head().target(), "/x");
+        link.write(vector("draft-4-response"));
+        visitor.read_answer("GET").expect_ok("Good");
+    };
+    ask(&mut early, &mut link);
+    let spent = cpu_ticks(process.id());
+    std::thread::sleep(Duration::from_millis(500)); // the span over which a spin would show
+    let spent = cpu_ticks(process.id()) - spent;
+    assert!(spent < 25, "it spins: {spent} ticks of CPU in half a second");
+    drop(crowd);
+    ask(&mut RawPeer::connect(visitors), &mut link);
+    assert!(!process.has_ended());
+}
+
+/// User and system time in hundredths of a second.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}

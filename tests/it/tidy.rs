@@ -1,0 +1,140 @@
+//! The layers, proved from the sources: `proto/` names no socket, clock or thread; every file says what it is for; a file names only files above it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on has failed
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All Rust files below a folder of the crate: path from there, text.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let top = root().join(folder);
+    let mut folders = vec![top.clone()];
+    let mut files: Vec<PathBuf> = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    let relative = |path: &Path| path.strip_prefix(&top).unwrap().to_string_lossy().into_owned();
+    files.iter().map(|path| (relative(path), fs::read_to_string(path).unwrap())).collect()
+}
+
+/// Lines with their number, without comments.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().map(|(i, line)| (i + 1, line.split("//").next().unwrap_or_default()))
+}
+
+#[test]
+fn proto_names_no_socket_clock_or_thread() {
+    const NEVER: [&str; 18] = [
+        "std::net",
+        "std::io",
+        "std::fs",
+        "std::env",
+        "std::process",
+        "std::sync",
+        "std::thread",
+        "std::os",
+        "Instant",
+        "SystemTime",
+        "mio",
+        "socket2",
+        "TcpStream",
+        "UnixStream",
+        "crossbeam",
+        "getrandom",
+        "httpdate",
+        "log::",
+    ];
+    for (file, text) in sources("src/proto") {
+        for (number, line) in code(&text) {
+            for never in NEVER {
+                assert!(!names(line, never), "src/proto/{file}:{number} names {never}: {line}");
+            }
+            // `use std::{io, …}` would hide from the above.
+            assert!(!line.contains("std::{"), "src/proto/{file}:{number}: write each use of std on its own line");
+        }
+    }
+}
+
+/// Whether the line has this path or word, not as a part of a longer word.
+fn names(line: &str, word: &str) -> bool {
+    line.match_indices(word).any(|(at, _)| {
+        let part = |c: char| c.is_alphanumeric() || c == '_';
+        !line[..at].ends_with(part) && (word.ends_with(':') || !line[at + word.len()..].starts_with(part))
+    })
+}
+
+#[test]
+fn every_file_says_first_what_it_is_for() {
+    for folder in ["src", "tests/it"] {
+        for (file, text) in sources(folder) {
+            assert!(text.starts_with("//!"), "{folder}/{file} does not open with //!");
+        }
+    }
+}
+
+/// From the top down; a folder stands for its files. What is not here may name anything (it is new: give it a place).
+const ORDER: [&str; 15] = [
+    "limits",
+    "error",
+    "proto/head",
+    "proto/body",
+    "proto/turn",
+    "proto/comet",
+    "proto/forward",
+    "proto/heartbeat",
+    "stream",
+    "message",
+    "link",
+    "engine",
+    "relay",
+    "gateway",
+    "device",
+];
+
+/// Place of a path like `proto/head` or `engine/peers`, or of a file without its `.rs`.
+fn place(path: &str) -> Option<usize> {
+    ORDER.iter().position(|above| path == *above || path.strip_prefix(above).is_some_and(|rest| rest.starts_with('/')))
+}
+
+#[test]
+fn a_file_names_only_files_above_it() {
+    for (file, text) in sources("src") {
+        let module = file.trim_end_matches(".rs").trim_end_matches("/mod");
+        let Some(own) = place(module) else { continue };
+        for (number, line) in code(&text) {
+            assert!(
+                !line.contains("crate::{"),
+                "src/{file}:{number}: write each use of crate on its own line, so that it can be read here"
+            );
+            for (at, _) in line.match_indices("crate::") {
+                let path = &line[at + "crate::".len()..];
+                let end = path.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap_or(path.len());
+                let path = path[..end].replace("::", "/");
+                let Some(named) = place(&path) else { continue };
+                // limits and error are one layer: a bound that cannot work is an error, and errors are bounded.
+                let allowed = named <= own || (own < 2 && named < 2);
+                assert!(allowed, "src/{file}:{number} names {path}, which stands below it: {}", line.trim());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_order_is_the_one_that_is_meant() {
+    assert!(place("limits") < place("proto/head") && place("proto/forward") < place("stream") && place("engine/peers") < place("relay"));
+    assert_eq!((place("proto/head/Part"), place("lib"), place("proto")), (Some(2), None, None));
+    assert!(names("use std::net::IpAddr;", "std::net") && !names("use core::net::IpAddr;", "std::net"));
+    assert!(names("mio::Poll", "mio") && !names("premiom", "mio") && !names("an_mio", "mio"));
+}
