@@ -108,7 +108,9 @@ mod tests {
         assert_eq!(slab.remove(old), Some("old"));
         let new = slab.insert("new");
         assert_eq!(new.slot(), old.slot());
-        assert_eq!((slab.get(old), slab.get_mut(old), slab.remove(old)), (None, None, None));
+        assert_eq!(slab.get(old), None);
+        assert_eq!(slab.get_mut(old), None);
+        assert_eq!(slab.remove(old), None);
         assert_eq!((slab.get(new), slab.len()), (Some(&"new"), 1));
         assert_eq!(Key::from_bits(new.bits()), new);
     }

@@ -167,7 +167,7 @@ impl Drop for Process {
             return;
         }
         self.signal("TERM");
-        for _ in 0..100 {
+        for _ in 0..30 {
             if self.poll().is_some() {
                 return;
             }

@@ -451,14 +451,19 @@ impl RawPeer {
         }
     }
 
-    /// The next chunk of a chunked body, without its framing.
+    /// The data of the next chunk; empty at the end of the body, behind its trailers.
     #[track_caller]
     pub fn read_chunk(&mut self) -> Vec<u8> {
         let line = self.read_line().unwrap_or_else(|how| panic!("{}: {how} where a chunk was expected", self.who));
         let size = usize::from_str_radix(line.split(';').next().unwrap_or_default(), 16).unwrap_or_else(|_| panic!("chunk size {line:?}"));
         let data = self.read_exact(size);
-        assert_eq!(self.read_exact(2), b"\r\n");
-        data
+        loop {
+            let line = self.read_line().unwrap_or_else(|how| panic!("{}: {how} behind a chunk", self.who));
+            assert!(size == 0 || line.is_empty(), "{}: {line:?} behind a chunk's data", self.who);
+            if line.is_empty() {
+                return data;
+            }
+        }
     }
 
     /// One request, one answer.
