@@ -204,8 +204,10 @@ impl Exchange {
         for _ in 0..STEPS_MAX {
             let mut moved = false;
             if let Some(link) = answering.as_deref_mut() {
-                if let Some(asking) = asking.as_deref_mut() {
-                    moved |= self.pump_request(asking, link, scratch)?;
+                match asking.as_deref_mut() {
+                    Some(asking) => moved |= self.pump_request(asking, link, scratch)?,
+                    None if link.flush().is_err() => self.cut_request(link)?,
+                    None => {}
                 }
                 moved |= self.pump_response(asking.as_deref_mut(), link, scratch, rules, date)?;
             }
@@ -317,12 +319,12 @@ impl Exchange {
                 Ok(Fetched::Octets(n)) => {
                     link.keep(&scratch[..n]);
                     if link.at_end_of_stream() {
-                        return self.response_ended().map(|()| true);
+                        return self.response_ended(asking).map(|()| true);
                     }
                     break;
                 }
                 Ok(Fetched::Nothing) => break,
-                Ok(Fetched::End) => return self.response_ended().map(|()| true),
+                Ok(Fetched::End) => return self.response_ended(asking).map(|()| true),
                 Err(e) => return Err(self.lost(format!("reset the connection: {e}").into())),
             };
             self.began = true;
@@ -337,10 +339,12 @@ impl Exchange {
         if self.began { Lost::Broken(why) } else { Lost::Silent(why) }
     }
 
-    fn response_ended(&mut self) -> Result<(), Lost> {
-        match &mut self.response {
-            None => Err(self.lost("closed the connection before it answered".into())),
-            Some(decoder) => decoder.finish_at_eof().map_err(|_| Lost::Broken("closed the connection in the middle of its response".into())),
+    fn response_ended<T>(&mut self, asking: Option<&mut Peer<T>>) -> Result<(), Lost> {
+        let Some(decoder) = &mut self.response else { return Err(self.lost("closed the connection before it answered".into())) };
+        decoder.finish_at_eof().map_err(|_| Lost::Broken("closed the connection in the middle of its response".into()))?;
+        match asking {
+            Some(asking) if self.response_chunked => body::last_chunk(asking.output(), &[]).map_err(|e| Lost::Broken(e.reason)),
+            _ => Ok(()),
         }
     }
 
@@ -544,7 +548,7 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
         let written = asking.and_then(|a| cx.get(a)).map_or(0, Peer::written);
         let window = now.saturating_duration_since(from);
         let slow = window >= rules.limits.min_rate_window
-            && (written - taken) as f64 / window.as_secs_f64() < rules.limits.min_rate_bytes_per_s as f64;
+            && ((written - taken) as f64) < rules.limits.min_rate_bytes_per_s as f64 * window.as_secs_f64();
         exchange.rate_from = Some((now, written));
         if slow && role.callers_wait(cx, link) {
             log::info!("an answer was ended: its reader takes less than min_rate_bytes_per_s while callers wait for the link");
@@ -592,6 +596,7 @@ fn detach<R: Relaying>(role: &mut R, key: Key) -> Option<Id> {
 pub(crate) fn abort<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, why: &'static str) {
     let Some(exchange) = role.exchanges().remove(key) else { return };
     if let Some(asking) = exchange.asking {
+        let _ = cx.get_mut(asking).map(Peer::flush); // what was read of the answer goes out before its cut is seen
         role.asker_gone(cx, asking, exchange.response_until_close); // a plain end would look like the end of the body
     }
     if let Some(link) = exchange.answering {

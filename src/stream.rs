@@ -4,7 +4,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -25,6 +25,10 @@ pub trait Transport: Read + Write + Send {
     /// # Errors
     /// The operating system refused.
     fn limit_write(&mut self, time: Option<Duration>) -> io::Result<()>;
+    /// The socket under it, where there is one: then a link can look without waiting, half-close, and reset.
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// Any `Read + Write` as a [`Transport`] without deadlines: its reads and writes block as long as they like.
@@ -93,11 +97,9 @@ impl Stream {
     pub(crate) fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
         let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
-        if let Err(e) = socket.connect(&address.into())
-            && e.kind() != io::ErrorKind::WouldBlock
-            && e.raw_os_error() != Some(EINPROGRESS)
-        {
-            return Err(e);
+        match socket.connect(&address.into()) {
+            Err(e) if e.kind() != io::ErrorKind::WouldBlock && e.raw_os_error() != Some(EINPROGRESS) => return Err(e),
+            _ => {}
         }
         let stream = Stream::from(TcpStream::from(socket));
         stream.tune()?;
@@ -229,6 +231,15 @@ impl AsRawFd for Stream {
     }
 }
 
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0 {
+            Kind::Tcp(s) => s.as_fd(),
+            Kind::Unix(s) => s.as_fd(),
+        }
+    }
+}
+
 impl Read for &Stream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match &self.0 {
@@ -283,6 +294,9 @@ macro_rules! timed_transport {
             fn limit_write(&mut self, time: Option<Duration>) -> io::Result<()> {
                 self.set_write_timeout(time)
             }
+            fn socket(&self) -> Option<BorrowedFd<'_>> {
+                Some(self.as_fd())
+            }
         }
     )* };
 }
@@ -309,6 +323,9 @@ impl Transport for Stream {
     }
     fn limit_write(&mut self, time: Option<Duration>) -> io::Result<()> {
         self.set_write_timeout(time)
+    }
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
     }
 }
 
@@ -350,5 +367,8 @@ impl Transport for Shared {
     }
     fn limit_write(&mut self, time: Option<Duration>) -> io::Result<()> {
         self.0.set_write_timeout(time)
+    }
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
     }
 }

@@ -43,6 +43,12 @@ enum Place {
 impl Target {
     /// Reads `http://HOST[:PORT]` or `unix:/path`, and looks the host up.
     pub(crate) fn parse(text: &str, host_header: Option<String>) -> Result<Self, Error> {
+        if let Some(host) = &host_header {
+            let valid = host.parse::<http::uri::Authority>().is_ok_and(|a| !a.host().is_empty() && !host.contains('@'));
+            if !valid {
+                return Err(Error::usage(format!("host header {host:?} is no host; write it like app.example or app.example:8080")));
+            }
+        }
         if let Some(path) = text.strip_prefix("unix:") {
             if !path.starts_with('/') {
                 return Err(Error::usage(format!("local server {text}: write an absolute path, like unix:/run/app.sock")));
@@ -91,7 +97,7 @@ pub(super) fn plan(
     let came = request.fields.get("Host").and_then(|h| std::str::from_utf8(h).ok()).filter(|h| !h.is_empty());
     let host = target.host_header.as_deref().or(came).unwrap_or(&target.authority);
     let rules = RequestRules {
-        target: origin_form(request.target)?,
+        target: forward::origin_form(request)?,
         host,
         prefix: None,
         forwarded: None,
@@ -101,14 +107,6 @@ pub(super) fn plan(
     let mut head = Vec::with_capacity(request.len + 64);
     forward::request(&mut head, request, framing, &rules)?;
     Ok(Exchange::new(asking, request, framing, head, limits, now))
-}
-
-fn origin_form(target: &str) -> Result<&str, Refusal> {
-    if target.starts_with('/') || target == "*" {
-        return Ok(target);
-    }
-    let rest = target.split_once("://").map(|(_, rest)| rest).ok_or(Refusal::new(400, "the target is neither a path nor a URL"))?;
-    Ok(rest.find('/').map_or("/", |at| &rest[at..]))
 }
 
 impl DeviceRole {
@@ -237,13 +235,5 @@ mod tests {
         for text in ["unix:app.sock", "http://127.0.0.1:3000/app", "https://127.0.0.1/", "127.0.0.1:3000"] {
             assert!(Target::parse(text, None).unwrap_err().is_usage(), "{text}");
         }
-    }
-
-    #[test]
-    fn an_absolute_form_chooses_no_server() {
-        assert_eq!(origin_form("/x?y"), Ok("/x?y"));
-        assert_eq!(origin_form("http://elsewhere.example/x?y"), Ok("/x?y"));
-        assert_eq!(origin_form("http://elsewhere.example"), Ok("/"));
-        assert_eq!(origin_form("x").unwrap_err().status, 400);
     }
 }

@@ -8,7 +8,8 @@ mod role;
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
-use std::ops::{RangeInclusive, Range};
+use std::ops::{Range, RangeInclusive};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -446,9 +447,7 @@ impl DeviceHandle {
 
     fn join(&self) {
         let mut thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = thread.take()
-            && thread.join().is_err()
-        {
+        if thread.take().is_some_and(|thread| thread.join().is_err()) {
             log::error!("the device's event loop had panicked");
         }
     }
@@ -585,6 +584,9 @@ impl Transport for Accepted {
     }
     fn limit_write(&mut self, time: Option<Duration>) -> io::Result<()> {
         self.stream.set_write_timeout(time)
+    }
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.stream.as_fd())
     }
 }
 

@@ -714,9 +714,8 @@ impl DeviceRole {
 
     /// An exchange that this loop relayed is over.
     fn relayed(&mut self, cx: &mut Peers<State>, id: Id) {
-        if let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state)
-            && link.exchange.take().is_some()
-        {
+        let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
+        if link.exchange.take().is_some() {
             self.shared.busy.fetch_sub(1, Relaxed);
         }
     }

@@ -51,10 +51,10 @@ impl<C> Remote<C> {
         if self.sender.send(command).is_err() {
             return false;
         }
-        if !self.awake.swap(true, Ordering::AcqRel)
-            && let Err(e) = self.waker.wake()
-        {
-            log::error!("the event loop could not be woken: {e}");
+        if !self.awake.swap(true, Ordering::AcqRel) {
+            if let Err(e) = self.waker.wake() {
+                log::error!("the event loop could not be woken: {e}");
+            }
         }
         true
     }

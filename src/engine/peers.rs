@@ -102,13 +102,11 @@ impl<T> Peer<T> {
                     self.readable = false;
                 }
                 Ok(n) => {
-                    let whole = filled + n == most;
                     filled += n;
                     self.read += n as u64;
-                    if !whole && !self.closing {
-                        self.readable = false;
+                    if filled < most && !self.closing {
+                        self.readable = false; // a short read; where the end is known to be near, it is read up to it
                     }
-                    break;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
@@ -128,9 +126,9 @@ impl<T> Peer<T> {
         self.input.extend_from_slice(octets);
     }
 
-    /// Whether a fetch can bring anything.
+    /// Whether a fetch can bring anything: octets, or word of the end.
     pub(crate) fn has_input(&self) -> bool {
-        !self.input.is_empty() || self.readable
+        !self.input.is_empty() || self.readable || self.ended
     }
 
     /// Lets the next fetch ask the operating system even without an event.
@@ -397,9 +395,8 @@ impl<T> Peers<T> {
 
     /// Closes a connection with a reset: the other side sees that what it has is not whole.
     pub(crate) fn reset(&mut self, id: Id) {
-        if let Some((stream, _, _)) = self.remove(id)
-            && let Err(e) = stream.abort()
-        {
+        let Some((stream, _, _)) = self.remove(id) else { return };
+        if let Err(e) = stream.abort() {
             log::debug!("a connection could not be reset: {e}");
         }
     }
@@ -432,9 +429,7 @@ impl<T> Peers<T> {
 
     /// Asks for another step of this connection in the next turn of the loop.
     pub(crate) fn again(&mut self, id: Id) {
-        if let Some(peer) = self.slab.get_mut(id)
-            && !peer.queued
-        {
+        if let Some(peer) = self.slab.get_mut(id).filter(|peer| !peer.queued) {
             peer.queued = true;
             self.again.push_back(id);
         }

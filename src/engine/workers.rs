@@ -25,6 +25,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Job>,
+    /// Threads that wait for a job, or were started and have not looked for one yet.
     waiting: usize,
     threads: usize,
 }
@@ -53,18 +54,18 @@ impl Workers {
             let shared = self.0.clone();
             let thread = std::thread::Builder::new().name(self.0.name.clone());
             state.queue.push_back(Box::new(job));
-            state.threads += 1;
+            (state.threads, state.waiting) = (state.threads + 1, state.waiting + 1);
             if thread.spawn(move || shared.work()).is_ok() {
                 return true;
             }
-            state.threads -= 1;
+            (state.threads, state.waiting) = (state.threads - 1, state.waiting - 1);
             if state.threads > 0 {
                 return true; // no thread to be had; one of those that live takes it later
             }
             state.queue.pop_back();
             return false;
         }
-        if state.queue.len() >= self.0.queue_max {
+        if state.queue.len() - state.waiting >= self.0.queue_max {
             return false;
         }
         state.queue.push_back(Box::new(job));
@@ -91,6 +92,7 @@ impl Shared {
 
     fn work(&self) {
         let mut state = self.lock();
+        state.waiting -= 1;
         loop {
             while let Some(job) = state.queue.pop_front() {
                 drop(state);

@@ -420,9 +420,7 @@ impl Gateway {
     pub fn stop(&self, time: Duration) {
         self.remote.send(Command::Drain(time));
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
+        if thread.is_some_and(|thread| thread.join().is_err()) {
             log::error!("the gateway's event loop had panicked");
         }
     }

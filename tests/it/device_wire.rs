@@ -457,6 +457,47 @@ fn a_gateway_that_hangs_up_is_dialled_again() {
 }
 
 #[test]
+fn the_backoff_is_what_its_option_says() {
+    let raw = RawGateway::start();
+    let _device = Ptth::start(&["device", &raw.url("lamp"), "--text", "x", "--links", "1..1", "--backoff", "1ms..5ms"]);
+    let then = Instant::now();
+    for _ in 0..30 {
+        let (mut peer, _) = raw.offer();
+        peer.write("HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    }
+    assert!(then.elapsed() < Duration::from_secs(5), "30 attempts took {:?}", then.elapsed());
+    // Full jitter between nothing and the pause, which doubles up to its bound: 30 attempts of the default would take minutes.
+    let raw = RawGateway::start();
+    let _device = Ptth::start(&["device", &raw.url("lamp"), "--text", "x", "--links", "1..1", "--backoff", "60m..60m"]);
+    drop(raw.offer());
+    let then = Instant::now();
+    while then.elapsed() < Duration::from_millis(500) {
+        assert!(raw.try_accept().is_none(), "it came back at once, with pauses of up to an hour");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn what_a_gateway_says_is_no_terminal_control() {
+    // T32: neither field, reason nor body of a refusal brings an escape sequence to the terminal or a forged log line.
+    for answer in [
+        "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nContent-Length: 24\r\n\r\n\x1b]0;evil\x07\x1b[31mred\nline\n\n",
+        "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\u{9b}31m\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 503 \x1b[31mBusy\r\nContent-Length: 0\r\n\r\n",
+        "\x1b[2J\r\n\r\n",
+    ] {
+        let raw = RawGateway::start();
+        let mut device = text_device(&raw, &["--links", "1..1"]);
+        let (mut peer, _) = raw.offer();
+        peer.write(answer);
+        peer.finish_writing();
+        eventually("a word on standard error, or the end", || (!device.stderr().is_empty() || device.has_ended()).then_some(()));
+        let said = device.stderr();
+        assert!(!said.contains(['\x1b', '\x07', '\u{9b}']) && !said.contains("\nline"), "{said:?}");
+    }
+}
+
+#[test]
 fn spare_links_are_dialled_when_one_gets_busy_and_never_more_than_the_most() {
     let (release, hold) = std::sync::mpsc::channel::<()>();
     let hold = std::sync::Mutex::new(hold);

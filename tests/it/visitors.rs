@@ -625,8 +625,10 @@ fn bad_requests_of_visitors_are_refused_and_never_reach_the_device() {
             let _ = visitor.try_write(&row.octets); // it may be refused before all is written
             let answer = visitor.read_answer("GET");
             answer.expect_refusal_among(row.statuses);
-            assert!(answer.head.closes(), "no Connection: close in {}", answer.head.text());
-            visitor.expect_closed();
+            if answer.status() != 404 {
+                assert!(answer.head.closes(), "no Connection: close in {}", answer.head.text());
+                visitor.expect_closed();
+            }
             // The device has one link: had it been asked, it would have been before this.
             gateway.get("/lamp/fence").expect_ok("hello\n");
             fences += 1;
@@ -885,9 +887,9 @@ fn hostile_devices_are_502_or_cut_and_lose_their_link() {
                 Cut => match visitor.read_answer_or_cut(method) {
                     Ok(answer) => answer.expect_refusal(502),
                     Err(cut) => {
-                    assert!(cut.body.len() <= 5, "{:?}", cut.body);
-                    assert!(cut.head.is_some(), "closed without an octet: neither what came of the answer nor a 502");
-                }
+                        assert!(cut.body.len() <= 5, "{:?}", cut.body);
+                        assert!(cut.head.is_some(), "closed without an octet: neither what came of the answer nor a 502");
+                    }
                 },
                 Whole(said) => assert_eq!(visitor.read_answer(method).text(), *said),
             }
