@@ -33,16 +33,16 @@
 #[cfg(not(unix))]
 compile_error!("reverse-http works on Unix only: its event loop registers raw descriptors");
 
-pub mod limits;
-pub mod error;
-pub mod proto;
-pub mod stream;
-pub mod message;
-pub mod link;
-mod engine;
-mod relay;
-pub mod gateway;
 pub mod device;
+mod engine;
+pub mod error;
+pub mod gateway;
+pub mod limits;
+pub mod link;
+pub mod message;
+pub mod proto;
+mod relay;
+pub mod stream;
 
 pub use device::{Device, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange, Listener, OnRefusal};
 pub use error::{Error, Fault, Refusal};

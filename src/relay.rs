@@ -348,13 +348,7 @@ impl Exchange {
         }
     }
 
-    fn take_response<T>(
-        &mut self,
-        octets: &[u8],
-        mut asking: Option<&mut Peer<T>>,
-        rules: &Rules,
-        date: &str,
-    ) -> Result<usize, Lost> {
+    fn take_response<T>(&mut self, octets: &[u8], mut asking: Option<&mut Peer<T>>, rules: &Rules, date: &str) -> Result<usize, Lost> {
         let mut used = 0;
         while self.response.is_none() {
             let parsed = head::response(&octets[used..], &rules.limits, rules.ends).map_err(|e| Lost::Broken(e.reason))?;
@@ -386,13 +380,7 @@ impl Exchange {
         }
     }
 
-    fn take_head<T>(
-        &mut self,
-        response: &ResponseHead<'_>,
-        asking: Option<&mut Peer<T>>,
-        rules: &Rules,
-        date: &str,
-    ) -> Result<(), Lost> {
+    fn take_head<T>(&mut self, response: &ResponseHead<'_>, asking: Option<&mut Peer<T>>, rules: &Rules, date: &str) -> Result<(), Lost> {
         if response.status == 101 {
             return Err(Lost::Broken("switched protocols without being asked".into()));
         }
@@ -720,11 +708,7 @@ impl<'a> LocalAnswer<'a> {
             (false, false) => Some("close"),
         };
         let fields = [("Date", Some(date)), ("Content-Type", Some("text/plain; charset=utf-8")), ("Content-Length", Some(&length))];
-        let more = [
-            ("Retry-After", retry_after.as_deref()),
-            ("Proxy-Status", proxy_status.as_deref()),
-            ("Connection", connection),
-        ];
+        let more = [("Retry-After", retry_after.as_deref()), ("Proxy-Status", proxy_status.as_deref()), ("Connection", connection)];
         let built = fields.iter().chain(&more).filter_map(|(name, value)| value.map(|v| (*name, v)));
         if head::write_status_line(out, self.status, head::reason_phrase(self.status).as_bytes()).is_err() {
             return;

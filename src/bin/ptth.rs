@@ -290,8 +290,12 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
     }
     let mut limits = Limits::default();
     limits.silence = args.silence;
-    let mut builder =
-        Device::builder(&args.url).links(args.links).protocol(dialect).limits(limits).backoff(args.backoff.0..args.backoff.1).on_refusal(OnRefusal::Stop);
+    let mut builder = Device::builder(&args.url)
+        .links(args.links)
+        .protocol(dialect)
+        .limits(limits)
+        .backoff(args.backoff.0..args.backoff.1)
+        .on_refusal(OnRefusal::Stop);
     for origin in args.origin {
         builder = builder.origin(origin);
     }

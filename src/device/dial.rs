@@ -23,10 +23,17 @@ impl Url {
     /// Reads `http://HOST[:PORT][/PATH][?QUERY]`.
     pub(crate) fn parse(text: &str, whose: &str) -> Result<Self, Error> {
         let bad = |why: &str| Error::usage(format!("{whose} URL {}: {why}", shown(text)));
+        if !text.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(bad("it has to be visible ASCII; write anything else percent-encoded")); // it goes into logs, and may come from a redirect
+        }
         let uri: http::Uri = text.parse().map_err(|_| bad("it is no URL; write it like http://gw.example:9999/lamp"))?;
         match uri.scheme_str() {
             Some("http") => {}
-            Some("https") => return Err(bad("https needs TLS, which this build does not have; use http:// on a trusted network, or a TLS proxy on the way")),
+            Some("https") => {
+                return Err(bad(
+                    "https needs TLS, which this build does not have; use http:// on a trusted network, or a TLS proxy on the way",
+                ));
+            }
             _ => return Err(bad("it has to begin with http://")),
         }
         let authority = uri.authority().ok_or_else(|| bad("it names no host"))?;
@@ -70,7 +77,7 @@ impl Url {
 fn shown(text: &str) -> String {
     match (text.find("://"), text.rfind('@')) {
         (Some(scheme), Some(at)) if at > scheme => format!("{}://…{}", &text[..scheme], &text[at..]),
-        _ => text.chars().filter(|c| !c.is_control()).take(200).collect(),
+        _ => text.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).take(200).collect(),
     }
 }
 
@@ -128,13 +135,17 @@ pub(crate) fn random() -> f64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
     #[test]
     fn urls_are_taken_apart_or_refused_with_a_remedy() {
         let url = Url::parse("http://gw.example:9999/lamp?x=1", "gateway").unwrap();
-        assert_eq!((url.host.as_str(), url.port, url.authority.as_str(), url.target.as_str()), ("gw.example", 9999, "gw.example:9999", "/lamp?x=1"));
+        assert_eq!(
+            (url.host.as_str(), url.port, url.authority.as_str(), url.target.as_str()),
+            ("gw.example", 9999, "gw.example:9999", "/lamp?x=1")
+        );
         assert_eq!(Url::parse("http://gw.example", "gateway").unwrap().target, "/");
         assert_eq!(Url::parse("http://[::1]:99/x", "gateway").unwrap().literal().unwrap().to_string(), "[::1]:99");
         for (text, part) in [
@@ -143,7 +154,9 @@ mod tests {
             ("https://gw.example/", "TLS"),
             ("http://me:hunter2@gw.example/", "PTTH_TOKEN"),
             ("http://gw.example:99999/", "port"),
-            ("http:// /", "no URL"),
+            ("http:// /", "ASCII"),
+            ("http://gw.example/\u{9b}31m", "ASCII"),
+            ("http://", "no URL"),
         ] {
             let error = Url::parse(text, "gateway").unwrap_err().to_string();
             assert!(error.contains(part) && !error.contains("hunter2"), "{text}: {error}");

@@ -6,18 +6,18 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
+use crate::device::dial::Url;
+use crate::device::role::{DeviceRole, State};
 use crate::engine::peers::{Fetched, Id, Peers};
 use crate::engine::slab::Key;
 use crate::error::Error;
-use crate::device::dial::Url;
-use crate::device::role::{DeviceRole, State};
+use crate::error::Refusal;
+use crate::limits::Limits;
 use crate::proto::body;
 use crate::proto::forward::{self, RequestRules};
 use crate::proto::head::RequestHead;
 use crate::relay::{self, Exchange, LocalAnswer};
 use crate::stream::Stream;
-use crate::error::Refusal;
-use crate::limits::Limits;
 use std::time::Instant;
 
 /// Connections that idle for the next request; more are closed when they become free.
@@ -80,19 +80,16 @@ impl Target {
 /// A connection to the local server.
 pub(crate) enum Local {
     /// `attempt`: which of the host's addresses it is.
-    Connecting { key: Key, attempt: usize },
+    Connecting {
+        key: Key,
+        attempt: usize,
+    },
     Busy(Key),
     Idle,
 }
 
 /// What a gateway's request becomes for the local server.
-pub(super) fn plan(
-    asking: Id,
-    request: &RequestHead<'_>,
-    target: &Target,
-    limits: &Limits,
-    now: Instant,
-) -> Result<Exchange, Refusal> {
+pub(super) fn plan(asking: Id, request: &RequestHead<'_>, target: &Target, limits: &Limits, now: Instant) -> Result<Exchange, Refusal> {
     let framing = body::of_request(request)?;
     let came = request.fields.get("Host").and_then(|h| std::str::from_utf8(h).ok()).filter(|h| !h.is_empty());
     let host = target.host_header.as_deref().or(came).unwrap_or(&target.authority);
@@ -205,7 +202,7 @@ impl DeviceRole {
     }
 
     pub(super) fn local_free(&mut self, cx: &mut Peers<State>, id: Id, reusable: Result<(), &'static str>) {
-        if reusable.is_err() || self.pool.len() >= POOL_MAX {
+        if reusable.is_err() || self.pool.len() >= POOL_MAX || self.draining() {
             return cx.close(id);
         }
         let Some(peer) = cx.get_mut(id) else { return };
@@ -224,6 +221,7 @@ impl DeviceRole {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

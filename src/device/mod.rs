@@ -192,18 +192,14 @@ impl DeviceBuilder {
             secrets.push(("Authorization".to_owned(), format!("Bearer {token}")));
         }
         for (name, value) in &secrets {
-            head::write_field(&mut Vec::new(), name, value.as_bytes()).map_err(|e| Error::usage(format!("field {name} of the offer: {}", e.reason)))?;
+            head::write_field(&mut Vec::new(), name, value.as_bytes())
+                .map_err(|e| Error::usage(format!("field {name} of the offer: {}", e.reason)))?;
         }
         let name = names.first().map_or_else(String::new, Name::to_string);
         let plan = Plan { url, offer, secrets, name, on_refusal: self.on_refusal };
         let (events, events_out) = bounded(self.limits.events_max);
         let parts = Parts { plan, events, shared: Arc::new(Counters::new(min, max)), host_header: self.host_header };
-        Ok(Device {
-            limits: Arc::new(self.limits),
-            parts: Mutex::new(Some(parts)),
-            events: events_out,
-            queue: OnceLock::new(),
-        })
+        Ok(Device { limits: Arc::new(self.limits), parts: Mutex::new(Some(parts)), events: events_out, queue: OnceLock::new() })
     }
 }
 

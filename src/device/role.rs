@@ -52,9 +52,15 @@ pub(crate) struct Dial {
 enum Stage {
     Connecting,
     /// The offer was written then; so many 1xx came, so many quick 204.
-    Offered { at: Instant, informational: usize, quick: usize },
+    Offered {
+        at: Instant,
+        informational: usize,
+        quick: usize,
+    },
     /// A gateway that answers 204 at once is not asked again at once.
-    Pausing { quick: usize },
+    Pausing {
+        quick: usize,
+    },
 }
 
 /// A turned connection in the loop.
@@ -160,9 +166,18 @@ impl Counters {
 
 /// What other threads ask of the device's loop.
 pub(crate) enum Command {
-    Resolved { dial: Box<Dial>, found: io::Result<Vec<SocketAddr>> },
-    Back { number: u64, back: Box<(Stream, Vec<u8>, Link)> },
-    Gone { number: u64, link: Link },
+    Resolved {
+        dial: Box<Dial>,
+        found: io::Result<Vec<SocketAddr>>,
+    },
+    Back {
+        number: u64,
+        back: Box<(Stream, Vec<u8>, Link)>,
+    },
+    Gone {
+        number: u64,
+        link: Link,
+    },
     TopUp,
     /// Dial now, whatever the back-off says.
     Retry,
@@ -227,7 +242,8 @@ impl DeviceRole {
         events: Sender<DeviceEvent>,
         outcome: Arc<Mutex<Option<Error>>>,
     ) -> Self {
-        let rules = Rules { limits: limits.clone(), ends: LineEnds::Crlf, via: None, add_date: true, answerer: "the device's local server" };
+        let rules =
+            Rules { limits: limits.clone(), ends: LineEnds::Crlf, via: None, add_date: true, answerer: "the device's local server" };
         let idle = limits.worker_idle_timeout;
         DeviceRole {
             home: Arc::new(plan.url.clone()),
@@ -253,6 +269,10 @@ impl DeviceRole {
             stopped: false,
             outcome,
         }
+    }
+
+    pub(super) fn draining(&self) -> bool {
+        self.draining
     }
 
     pub(super) fn target(&self) -> Option<&Target> {
@@ -288,7 +308,7 @@ impl DeviceRole {
     fn resolve(&mut self, cx: &mut Peers<State>, mut dial: Box<Dial>) {
         if let Some(address) = dial.url.literal() {
             dial.addresses = vec![address];
-            return self.connect(cx, dial, None);
+            return self.connect(cx, *dial, None);
         }
         let remote = self.remote.clone();
         let submitted = self.resolvers.submit(move || {
@@ -300,11 +320,16 @@ impl DeviceRole {
         }
     }
 
-    fn connect(&mut self, cx: &mut Peers<State>, mut dial: Box<Dial>, mut failed: Option<io::Error>) {
+    fn connect(&mut self, cx: &mut Peers<State>, mut dial: Dial, mut failed: Option<io::Error>) {
         let url = dial.url.clone();
         while !dial.addresses.is_empty() {
             let address = dial.addresses.remove(0);
-            let state = State::Dial(Box::new(Dial { url: url.clone(), redirects: dial.redirects, addresses: std::mem::take(&mut dial.addresses), stage: Stage::Connecting }));
+            let state = State::Dial(Box::new(Dial {
+                url: url.clone(),
+                redirects: dial.redirects,
+                addresses: std::mem::take(&mut dial.addresses),
+                stage: Stage::Connecting,
+            }));
             match Stream::connect_tcp(address) {
                 Ok(stream) => match cx.insert_connecting(stream, state) {
                     Ok(id) => {
@@ -316,7 +341,7 @@ impl DeviceRole {
                 Err(e) => {
                     failed = Some(e);
                     if let State::Dial(rest) = state {
-                        dial = rest;
+                        dial = *rest;
                     }
                 }
             }
@@ -344,7 +369,7 @@ impl DeviceRole {
 
     fn next_address(&mut self, cx: &mut Peers<State>, id: Id, failed: io::Error) {
         if let Some((_, _, State::Dial(dial))) = cx.remove(id) {
-            self.connect(cx, dial, Some(failed));
+            self.connect(cx, *dial, Some(failed));
         }
     }
 
@@ -805,7 +830,9 @@ impl DeviceRole {
     fn step_lingering(&mut self, cx: &mut Peers<State>, id: Id) {
         let mut scratch = cx.take_scratch();
         let over = cx.get_mut(id).is_none_or(|peer| {
-            let State::Lingering(mut lingering) = std::mem::replace(&mut peer.state, State::Lingering(Lingering::default())) else { return true };
+            let State::Lingering(mut lingering) = std::mem::replace(&mut peer.state, State::Lingering(Lingering::default())) else {
+                return true;
+            };
             let over = lingering.step(peer, &mut scratch, &self.limits);
             peer.state = State::Lingering(lingering);
             over
@@ -827,7 +854,9 @@ fn dial_stage(cx: &mut Peers<State>, id: Id, stage: Stage) {
 enum Came {
     NotYet,
     Gone(String),
-    Heartbeat { close: bool },
+    Heartbeat {
+        close: bool,
+    },
     Refused(crate::error::Refusal),
     /// A whole head (so many octets of the scratch buffer) for program code.
     Request(usize),
@@ -914,7 +943,9 @@ impl Role for DeviceRole {
                     false => relay::expired(self, cx, key),
                 }
             }
-            State::Link(Link { began: true, .. }) => self.answer_link(cx, id, &LocalAnswer::new(408, "the request head was not whole within head_timeout")),
+            State::Link(Link { began: true, .. }) => {
+                self.answer_link(cx, id, &LocalAnswer::new(408, "the request head was not whole within head_timeout"))
+            }
             State::Link(_) => self.link_gone(cx, id, "nothing came for as long as silence allows"),
             State::Local(_) | State::Lingering(_) => cx.close(id),
         }
@@ -939,7 +970,7 @@ impl Role for DeviceRole {
                 _ if self.draining => {}
                 Ok(addresses) => {
                     dial.addresses = addresses;
-                    self.connect(cx, dial, None);
+                    self.connect(cx, *dial, None);
                 }
                 Err(e) => self.dial_failed(cx, &format!("the host of {} cannot be looked up: {e}", dial.url.text), None),
             },

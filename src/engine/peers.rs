@@ -141,7 +141,6 @@ impl<T> Peer<T> {
         self.input.len()
     }
 
-
     /// Whether the other side has ended its direction (kept octets aside).
     pub(crate) fn at_end_of_stream(&self) -> bool {
         self.ended
@@ -215,7 +214,11 @@ impl<T> Peer<T> {
         }
         if self.sent == self.output.len() {
             self.sent = 0;
-            if self.output.capacity() > 8 * FIRST_OUTPUT { self.output = Vec::new() } else { self.output.clear() }
+            if self.output.capacity() > 8 * FIRST_OUTPUT {
+                self.output = Vec::new()
+            } else {
+                self.output.clear()
+            }
             return Ok(true);
         }
         if self.sent > 16 * 1024 && self.sent > self.output.len() / 2 {

@@ -279,7 +279,9 @@ impl GatewayBuilder {
     pub fn start(self) -> Result<Gateway, Error> {
         self.limits.check()?;
         if self.on_link.is_some() && self.turn == TurnMode::OnDemand {
-            return Err(Error::usage("on_link and on-demand turns exclude each other: a held offer waits for a request, and on_link has none"));
+            return Err(Error::usage(
+                "on_link and on-demand turns exclude each other: a held offer waits for a request, and on_link has none",
+            ));
         }
         let limits = Arc::new(self.limits);
         let failed = |e: io::Error| Error::io(Fault::Network, "starting the gateway's event loop", e);
@@ -350,7 +352,7 @@ impl Gateway {
         GatewayBuilder {
             addresses: Vec::new(),
             limits: Limits::default(),
-            offer_rules: role::default_rules(),
+            offer_rules: OfferRules::default(),
             turn: TurnMode::Now,
             keep_underscore: false,
             authorize: None,

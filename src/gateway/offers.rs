@@ -30,10 +30,7 @@ pub(crate) enum Device {
     /// `authorize` is looking at its offer.
     Deciding,
     /// On-demand turn: the offer waits for a request.
-    Held {
-        registered: Arc<Registered>,
-        switch: Vec<u8>,
-    },
+    Held { registered: Arc<Registered>, switch: Vec<u8> },
     /// Turned.
     Link(Link),
 }
@@ -147,7 +144,11 @@ impl GatewayRole {
         peer.state = State::Device(Device::Deciding);
         let offer = Offer::new(wire, peer_ip);
         if self.draining {
-            return self.refuse(cx, id, &LocalAnswer { retry_after: Some(5), ..LocalAnswer::new(503, "this gateway is stopping; dial again") });
+            return self.refuse(
+                cx,
+                id,
+                &LocalAnswer { retry_after: Some(5), ..LocalAnswer::new(503, "this gateway is stopping; dial again") },
+            );
         }
         let Some(authorize) = self.authorize.clone() else {
             return self.decided(cx, id, offer, Ok(Grant::offered()));
@@ -183,14 +184,22 @@ impl GatewayRole {
                     (None, 401) => &bearer,
                     _ => &[],
                 };
-                return self.refuse(cx, id, &LocalAnswer { fields, retry_after: reject.retry_after, ..LocalAnswer::new(reject.status, &reject.reason) });
+                return self.refuse(
+                    cx,
+                    id,
+                    &LocalAnswer { fields, retry_after: reject.retry_after, ..LocalAnswer::new(reject.status, &reject.reason) },
+                );
             }
         };
         let registered = match self.admit(cx, &offer, &grant) {
             Ok(registered) => registered,
             Err(denied) => {
                 log::info!("an offer for {} was refused: {} {}", offer.label(), denied.status, denied.reason);
-                return self.refuse(cx, id, &LocalAnswer { retry_after: denied.retry_after, ..LocalAnswer::new(denied.status, denied.reason) });
+                return self.refuse(
+                    cx,
+                    id,
+                    &LocalAnswer { retry_after: denied.retry_after, ..LocalAnswer::new(denied.status, denied.reason) },
+                );
             }
         };
         self.turn(cx, id, &offer, registered);
@@ -271,7 +280,11 @@ impl GatewayRole {
         };
         if self.lent.len() >= self.limits.on_link_max {
             give_up(self, cx);
-            return self.refuse(cx, id, &LocalAnswer { retry_after: Some(10), ..LocalAnswer::new(503, "as many links are served as on_link_max allows") });
+            return self.refuse(
+                cx,
+                id,
+                &LocalAnswer { retry_after: Some(10), ..LocalAnswer::new(503, "as many links are served as on_link_max allows") },
+            );
         }
         if let Some(peer) = cx.get_mut(id) {
             peer.output().extend_from_slice(switch);
@@ -426,7 +439,11 @@ impl GatewayRole {
             State::Device(Device::Held { .. }) => {
                 let down = self.roster.leave(&registered, id, cx.now());
                 self.gone(&down, "replaced or drained");
-                let (status, reason, retry) = if self.draining { (503, "this gateway is stopping; dial again", 5) } else { (409, "a newer session of this device holds the name", 60) };
+                let (status, reason, retry) = if self.draining {
+                    (503, "this gateway is stopping; dial again", 5)
+                } else {
+                    (409, "a newer session of this device holds the name", 60)
+                };
                 self.refuse(cx, id, &LocalAnswer { retry_after: Some(retry), ..LocalAnswer::new(status, reason) });
             }
             _ => {}
@@ -480,7 +497,14 @@ impl GatewayRole {
         }
     }
 
-    pub(super) fn adopt(&mut self, cx: &mut Peers<State>, stream: Stream, unread: &[u8], offer: &Offer, grant: &Grant) -> Result<(), Error> {
+    pub(super) fn adopt(
+        &mut self,
+        cx: &mut Peers<State>,
+        stream: Stream,
+        unread: &[u8],
+        offer: &Offer,
+        grant: &Grant,
+    ) -> Result<(), Error> {
         if self.draining {
             return Err(Error::stopped("this gateway is stopping; the connection is not adopted"));
         }

@@ -21,7 +21,7 @@ use crate::gateway::roster::{Registered, Roster, Waiter};
 use crate::gateway::visitors::{Routes, Visitor};
 use crate::gateway::{Authorize, Event, EventKind, Grant, Offer, OnLink, Reject, Stats};
 use crate::limits::Limits;
-use crate::proto::turn::{Dialect, OfferRules};
+use crate::proto::turn::OfferRules;
 use crate::relay::{self, Exchange, Lingering, LocalAnswer, Relaying, Rules};
 use crate::stream::Stream;
 
@@ -292,7 +292,8 @@ impl GatewayRole {
         }
         let number = self.number();
         if !self.roster.line_up(&name, Waiter::Caller(number)) {
-            let _ = reply.send(Err(Error::full(format!("as many callers wait for {name} as waiting_per_device_max allows; try again later"))));
+            let _ =
+                reply.send(Err(Error::full(format!("as many callers wait for {name} as waiting_per_device_max allows; try again later"))));
             return;
         }
         self.callers.insert(number, Caller { name, want: Want::Link(reply) });
@@ -420,7 +421,9 @@ impl GatewayRole {
     fn step_lingering(&mut self, cx: &mut Peers<State>, id: Id) {
         let mut scratch = cx.take_scratch();
         let over = cx.get_mut(id).is_none_or(|peer| {
-            let State::Lingering(mut lingering) = std::mem::replace(&mut peer.state, State::Lingering(Lingering::default())) else { return true };
+            let State::Lingering(mut lingering) = std::mem::replace(&mut peer.state, State::Lingering(Lingering::default())) else {
+                return true;
+            };
             let over = lingering.step(peer, &mut scratch, &self.limits);
             peer.state = State::Lingering(lingering);
             over
@@ -598,11 +601,4 @@ impl Relaying for GatewayRole {
 /// A subscriber's two ends.
 pub(super) fn subscription(limits: &Limits) -> (Sender<Event>, Receiver<Event>) {
     bounded(limits.events_max)
-}
-
-/// The dialect rows a gateway has when nothing else is said.
-pub(super) fn default_rules() -> OfferRules {
-    let mut rules = OfferRules::default();
-    rules.dialects = Dialect::table();
-    rules
 }

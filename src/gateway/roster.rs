@@ -134,7 +134,11 @@ impl Roster {
         }
         let new = names.iter().filter(|n| self.entries.get(n.as_str()).is_none_or(|e| e.links() == 0)).count();
         if self.connected + new > self.limits.devices_max {
-            return Err(Denied { status: 503, reason: "this gateway holds as many device names as devices_max allows", retry_after: Some(30) });
+            return Err(Denied {
+                status: 503,
+                reason: "this gateway holds as many device names as devices_max allows",
+                retry_after: Some(30),
+            });
         }
         let mut claimed = Claimed {
             registered: Arc::new(Registered { names: Vec::new() }),
@@ -171,7 +175,11 @@ impl Roster {
                 return Err(Denied { status: 409, reason: "a newer session of this device holds the name", retry_after: Some(60) });
             }
         } else if entry.links() >= self.limits.links_per_device_max {
-            return Err(Denied { status: 503, reason: "this device has as many links as links_per_device_max allows", retry_after: Some(10) });
+            return Err(Denied {
+                status: 503,
+                reason: "this device has as many links as links_per_device_max allows",
+                retry_after: Some(10),
+            });
         }
         Ok(())
     }
@@ -350,7 +358,9 @@ impl Roster {
                 self.entries.remove(&name);
             }
         }
-        while let Some((at, ..)) = self.replaced_order.front().filter(|(at, ..)| old(*at) || self.replaced_order.len() > self.limits.remembered_max) {
+        while let Some((at, ..)) =
+            self.replaced_order.front().filter(|(at, ..)| old(*at) || self.replaced_order.len() > self.limits.remembered_max)
+        {
             let at = *at;
             let Some((_, name, session)) = self.replaced_order.pop_front() else { break };
             let key = (name, session);
@@ -377,6 +387,7 @@ fn take_out(list: &mut Vec<Id>, id: Id) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
     use crate::engine::slab::Slab;

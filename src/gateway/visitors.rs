@@ -67,7 +67,11 @@ impl Routes {
 /// Where a request goes.
 #[derive(Debug, PartialEq, Eq)]
 enum Route<'a> {
-    Device { name: String, target: std::borrow::Cow<'a, str>, prefix: Option<String> },
+    Device {
+        name: String,
+        target: std::borrow::Cow<'a, str>,
+        prefix: Option<String>,
+    },
     /// `/NAME` alone, asked with GET or HEAD.
     AddSlash(String),
 }
@@ -139,12 +143,17 @@ impl GatewayRole {
             Asked::Closed => cx.close(id),
             Asked::Refused { refusal, to_head, keep } => {
                 log::debug!("a visitor's request was refused: {refusal}");
-                let answer = LocalAnswer { error: proxy_error(refusal.status), to_head, keep, ..LocalAnswer::new(refusal.status, &refusal.reason) };
+                let answer =
+                    LocalAnswer { error: proxy_error(refusal.status), to_head, keep, ..LocalAnswer::new(refusal.status, &refusal.reason) };
                 self.answer_visitor(cx, id, &answer);
             }
             Asked::Redirect { location, to_head, keep } => {
                 let fields = [("Location", location.as_str())];
-                self.answer_visitor(cx, id, &LocalAnswer { fields: &fields, to_head, keep, ..LocalAnswer::new(308, "add a slash behind the device's name") });
+                self.answer_visitor(
+                    cx,
+                    id,
+                    &LocalAnswer { fields: &fields, to_head, keep, ..LocalAnswer::new(308, "add a slash behind the device's name") },
+                );
             }
             Asked::Forward { exchange, name } => self.begin(cx, id, *exchange, &name),
         }
@@ -269,7 +278,9 @@ impl GatewayRole {
                 let at = cx.now() + self.limits.wait_for_link;
                 cx.set_deadline(id, Some(at));
             }
-            Some((status, reason, error, retry_after)) => self.give_up(cx, id, key, &LocalAnswer { error: Some(error), retry_after, ..LocalAnswer::new(status, &reason) }),
+            Some((status, reason, error, retry_after)) => {
+                self.give_up(cx, id, key, &LocalAnswer { error: Some(error), retry_after, ..LocalAnswer::new(status, &reason) })
+            }
         }
     }
 
@@ -343,6 +354,7 @@ fn proxy_error(status: u16) -> Option<&'static str> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
@@ -362,7 +374,9 @@ mod tests {
         assert_eq!(route("GET", "/lamp?x"), Ok(Route::AddSlash("/lamp/?x".to_owned())));
         assert_eq!(route("HEAD", "/lamp"), Ok(Route::AddSlash("/lamp/".to_owned())));
         assert_eq!(route("POST", "/lamp?x"), Ok(device("lamp", "/?x", Some("/lamp"))));
-        for (target, status) in [("/", 404), ("/?x", 404), ("*", 404), ("/Lamp/", 400), ("/l%61mp/", 400), ("/-lamp/", 400), ("//lamp/", 404)] {
+        for (target, status) in
+            [("/", 404), ("/?x", 404), ("*", 404), ("/Lamp/", 400), ("/l%61mp/", 400), ("/-lamp/", 400), ("//lamp/", 404)]
+        {
             assert_eq!(route("GET", target), Err(status), "{target}");
         }
     }

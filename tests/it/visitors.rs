@@ -734,8 +734,31 @@ fn malformed_chunks_of_a_visitor_never_make_a_whole_body() {
 }
 
 #[test]
-fn ten_megabytes_in_chunks_of_one_octet_arrive() {
-    // T5: bounded work per octet. Two megabytes here, in debug builds; the shape is what counts.
+fn a_request_cut_short_is_never_whole() {
+    let gateway = Gateway::start(&["--wait-for-link", "100ms"]);
+    for (framing, body, seen) in
+        [("Content-Length: 10", "hello", "hello"), ("Transfer-Encoding: chunked", "5\r\nhello\r\n", "5\r\nhello\r\n")]
+    {
+        for vanish in [false, true] {
+            let mut device = gateway.link("lamp");
+            let mut visitor = gateway.visitor();
+            visitor.write(format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{body}"));
+            device.read_head();
+            assert_eq!(device.read_exact(seen.len()), seen.as_bytes());
+            if vanish {
+                drop(visitor);
+            } else {
+                visitor.finish_writing();
+            }
+            device.expect_closed(); // without another octet: it cannot take the body for whole
+            gateway.get("/lamp/next").expect_refusal(503);
+        }
+    }
+}
+
+#[test]
+fn millions_of_chunks_of_one_octet_arrive() {
+    // T5: bounded work per octet. Two million of them here, for debug builds; the shape is what counts.
     const N: usize = 2_000_000;
     let gateway = Gateway::start(&[]);
     let _device = LocalServer::device(&gateway, "lamp", 1, |c| {

@@ -58,7 +58,8 @@ fn informational_answers_are_skipped_but_not_for_ever() {
 
 #[test]
 fn what_is_no_turn_is_handed_back_with_its_stream() {
-    let cases: [(&str, fn(&Verdict) -> bool, bool); 6] = [
+    type Case = (&'static str, fn(&Verdict) -> bool, bool);
+    let cases: [Case; 6] = [
         ("HTTP/1.1 204 No Content\r\n\r\n", |v| *v == Verdict::Nothing, true),
         ("HTTP/1.1 204 \r\nConnection: close\r\n\r\n", |v| *v == Verdict::Nothing, false),
         ("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", |v| *v == Verdict::Refused(403), false),
