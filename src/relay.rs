@@ -38,6 +38,10 @@ pub(crate) struct Rules {
     pub(crate) answerer: &'static str,
 }
 
+/// What all exchanges of a loop may read at once without each being held to `read_ahead_bytes_max`: a few fast ones move large
+/// pieces, thousands of slow ones keep little.
+const READ_BUDGET: usize = 16 * 1024 * 1024;
+
 /// Steps of one `advance` before the other connections of the loop get their turn.
 const STEPS_MAX: usize = 16;
 
@@ -251,7 +255,9 @@ impl Exchange {
     fn pump_request<T>(&mut self, asking: &mut Peer<T>, link: &mut Peer<T>, scratch: &mut [u8]) -> Result<bool, Lost> {
         let written = link.written();
         while !self.request.is_done() && link.pending() <= self.head.len() && !self.request_cut && asking.has_input() {
-            let filled = match asking.fetch(scratch, scratch.len()) {
+            // What is pipelined behind a body of known length stays in the socket, where it is bounded.
+            let most = self.request.remaining().map_or(scratch.len(), |left| left.min(scratch.len() as u64) as usize);
+            let filled = match asking.fetch(scratch, most) {
                 Ok(Fetched::Octets(n)) => n,
                 Ok(Fetched::Nothing) => break,
                 Ok(Fetched::End) | Err(_) => return Err(Lost::Asker),
@@ -463,19 +469,22 @@ pub(crate) fn attach<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: K
 pub(crate) fn advance<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key) {
     loop {
         let rules = role.rules();
+        let in_progress = role.exchanges().len().max(1);
         let Some(exchange) = role.exchanges().get_mut(key) else { return };
         let date = if rules.add_date { cx.date().to_owned() } else { String::new() };
-        let mut scratch = cx.take_scratch();
+        let mut buffer = cx.take_scratch();
+        let piece = (READ_BUDGET / in_progress).clamp(rules.limits.read_ahead_bytes_max.min(buffer.len()), buffer.len());
+        let scratch = &mut buffer[..piece];
         let step = match (exchange.asking, exchange.answering) {
             (Some(a), Some(l)) => match cx.pair_mut(a, l) {
-                Some((a, l)) => exchange.step(Some(a), Some(l), &mut scratch, &rules, &date),
+                Some((a, l)) => exchange.step(Some(a), Some(l), scratch, &rules, &date),
                 None => Err(Lost::Broken("is gone".into())),
             },
-            (Some(a), None) => exchange.step(cx.get_mut(a), None, &mut scratch, &rules, &date),
-            (None, Some(l)) => exchange.step(None, cx.get_mut(l), &mut scratch, &rules, &date),
+            (Some(a), None) => exchange.step(cx.get_mut(a), None, scratch, &rules, &date),
+            (None, Some(l)) => exchange.step(None, cx.get_mut(l), scratch, &rules, &date),
             (None, None) => Ok(Step::Finished),
         };
-        cx.put_scratch(scratch);
+        cx.put_scratch(buffer);
         match step {
             Ok(Step::Pending) => return wait(role, cx, key, &rules),
             Ok(Step::Again) => {

@@ -3,6 +3,8 @@
 //! Ready lines go to standard output, one each, flushed; logs go to standard error, level by `RUST_LOG` (default `info`).
 //! Exit codes: 0 stopped, 1 failed, 2 wrong usage, 3 refused by the gateway (401, 403, 404, 410).
 
+#![allow(rustdoc::bare_urls, reason = "the doc comments of the arguments are the text of --help")]
+
 use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};

@@ -374,7 +374,8 @@ impl Device {
         }
     }
 
-    /// Turned connections one by one, as `std::net` gives TCP connections: MIN wait in a queue, MAX exist at once.
+    /// Turned connections one by one, as `std::net` gives TCP connections: MIN wait in a queue, MAX exist at once. The gateway may use a link that
+    /// waits here at once, so accept in a loop and serve each link on a thread of its own; a program that serves one at a time sets `links(1..=1)`.
     ///
     /// # Errors
     /// Started in another way; no thread or descriptor.

@@ -20,8 +20,8 @@ use crate::stream::Stream;
 /// Names a connection of the loop.
 pub(crate) type Id = Key;
 
-/// Size of the one buffer that the loop reads into. A reader that stalls keeps at most this much of its exchange in memory.
-const SCRATCH: usize = 64 * 1024;
+/// Size of the one buffer that the loop reads into.
+pub(crate) const SCRATCH: usize = 256 * 1024;
 
 /// Most listeners of one loop.
 pub(super) const LISTENERS_MAX: usize = 64;
@@ -90,12 +90,16 @@ impl<T> Peer<T> {
 
     /// Puts kept octets, then new ones, to the front of `scratch`, at most `most` in all. What is not used is to be given back with [`keep`](Self::keep).
     pub(crate) fn fetch(&mut self, scratch: &mut [u8], most: usize) -> io::Result<Fetched> {
-        let kept = self.input.len();
+        let kept = self.input.len().min(scratch.len());
         let most = most.max(kept).min(scratch.len());
-        scratch[..kept].copy_from_slice(&self.input);
-        self.input = Vec::new();
+        scratch[..kept].copy_from_slice(&self.input[..kept]);
+        if kept == self.input.len() {
+            self.input = Vec::new()
+        } else {
+            drop(self.input.drain(..kept))
+        }
         let mut filled = kept;
-        while self.readable && !self.ended && filled < most {
+        while self.readable && !self.ended && filled < most && self.input.is_empty() {
             match (&self.stream).read(&mut scratch[filled..most]) {
                 Ok(0) => {
                     self.ended = true;
@@ -114,7 +118,7 @@ impl<T> Peer<T> {
             }
         }
         Ok(match filled {
-            0 if self.ended => Fetched::End,
+            0 if self.ended => Fetched::End, // `filled` is 0 only when nothing was kept
             0 => Fetched::Nothing,
             n => Fetched::Octets(n),
         })
@@ -122,8 +126,11 @@ impl<T> Peer<T> {
 
     /// Keeps octets that were fetched and not used, for the next [`fetch`](Self::fetch).
     pub(crate) fn keep(&mut self, octets: &[u8]) {
-        debug_assert!(self.input.is_empty());
-        self.input.extend_from_slice(octets);
+        if self.input.is_empty() {
+            self.input.extend_from_slice(octets);
+        } else {
+            self.input.splice(..0, octets.iter().copied());
+        }
     }
 
     /// Whether a fetch can bring anything: octets, or word of the end.

@@ -469,7 +469,7 @@ impl DeviceRef<'_> {
         let (parts, body) = request.into_parts();
         let again = (body.length() == Some(0) && crate::proto::head::is_idempotent(parts.method.as_str())).then(|| parts.clone());
         match (self.send_once(Request::from_parts(parts, body)), again) {
-            (Err((_, true)), Some(parts)) => self.send_once(Request::from_parts(parts, Body::empty())).map_err(|(e, _)| e),
+            (Err((e, true)), Some(parts)) if e.is_closed() => self.send_once(Request::from_parts(parts, Body::empty())).map_err(|(e, _)| e),
             (other, _) => other.map_err(|(e, _)| e),
         }
     }

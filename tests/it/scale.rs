@@ -223,3 +223,57 @@ fn cpu_ticks(pid: u32) -> u64 {
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
+
+#[test]
+fn callers_beyond_the_bound_are_told_at_once() {
+    // T29: a stalled device; 1,024 may wait for a link of it, whoever comes then hears so.
+    const WAITING: usize = 1_024;
+    if affordable(WAITING + 50) < WAITING + 50 {
+        return;
+    }
+    let gateway = Gateway::start(&["--wait-for-link", "60s"]);
+    let mut link = gateway.link("lamp");
+    let mut served = gateway.visitor();
+    served.write(get("/lamp/stalled"));
+    link.read_head();
+    let threads = gateway.process.threads();
+    let waiting: Vec<RawPeer> = (0..WAITING + 20)
+        .map(|_| {
+            let mut visitor = gateway.visitor();
+            visitor.write(get("/lamp/x"));
+            visitor
+        })
+        .collect();
+    // Only a full queue answers this one before its minute is over.
+    gateway.get("/lamp/late").expect_refusal(503);
+    let mut told: Vec<RawPeer> = waiting.into_iter().filter_map(|mut v| v.stirs_within(Duration::from_millis(1)).then_some(v)).collect();
+    assert_eq!(told.len(), 20, "1,024 wait, 20 are told");
+    for visitor in &mut told {
+        let answer = visitor.read_answer("GET");
+        answer.expect_refusal(503);
+        assert_eq!(answer.head.get("retry-after"), Some("1"));
+    }
+    assert_eq!(gateway.process.threads(), threads);
+}
+
+#[test]
+fn links_beyond_the_bound_of_a_name_are_refused() {
+    const LINKS: usize = 1_024;
+    if affordable(LINKS + 50) < LINKS + 50 {
+        return;
+    }
+    let gateway = Gateway::start(&["--heartbeat", "0s"]);
+    let links: Vec<TcpStream> = (0..LINKS).map(|_| bare_link(&gateway, "lamp")).collect();
+    let mut late = gateway.dial();
+    late.write(offer("lamp", ""));
+    let answer = late.read_answer("POST");
+    answer.expect_refusal(503);
+    assert!(answer.head.get("retry-after").is_some(), "{}", answer.head.text());
+    bare_link(&gateway, "desk"); // another name is another matter
+    drop(links);
+    eventually("a place is free again", || {
+        let mut device = gateway.dial();
+        device.write(offer("lamp", ""));
+        (device.read_head().status() == 101).then_some(())
+    });
+}

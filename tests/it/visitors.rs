@@ -889,7 +889,7 @@ fn hostile_devices_are_502_or_cut_and_lose_their_link() {
     rows.push(("T19 a body after 304".into(), "GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 6\r\n\r\nforged".to_vec(), Whole("")));
     rows.push(("an answer in HTTP/1.0".into(), "GET", b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), Whole("ok")));
 
-    let gateway = Gateway::start(&["--wait-for-link", "100ms"]);
+    let gateway = Gateway::start(&["--wait-for-link", "20ms"]);
     each_row(
         &rows,
         |r| r.0.clone(),

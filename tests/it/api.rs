@@ -1,0 +1,454 @@
+//! Gateway and device as a program uses them: no binary, no raw octets, both ends in this process.
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use http::{Method, Request, Response, StatusCode};
+use reverse_http::link::{self, Offered};
+use reverse_http::proto::turn::{Dialect, OfferPlan, OfferRules};
+use reverse_http::{
+    Body, Device, DeviceEventKind, DeviceHandle, EventKind, Gateway, Grant, Limits, Offer, OnRefusal, Reject, Routes, TurnMode,
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn gateway(change: impl FnOnce(&mut Limits)) -> Gateway {
+    let mut limits = Limits::default();
+    change(&mut limits);
+    Gateway::builder().listen("127.0.0.1:0").limits(limits).start().unwrap()
+}
+
+fn device(gateway: &Gateway, name: &str, links: std::ops::RangeInclusive<usize>) -> Device {
+    let url = format!("http://{}/{name}", gateway.devices_addr());
+    Device::builder(url).links(links).backoff(Duration::from_millis(5)..Duration::from_millis(50)).build().unwrap()
+}
+
+fn get(path: &str) -> Request<Body> {
+    Request::get(path).body(Body::empty()).unwrap()
+}
+
+fn ask(gateway: &Gateway, name: &str, request: Request<Body>) -> (StatusCode, String) {
+    let response = gateway.device(name).send(request).unwrap();
+    (response.status(), response.into_body().read_to_text(1 << 20).unwrap())
+}
+
+/// Polls a condition that nothing announces.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A device that says what it was asked.
+fn parrot(gateway: &Gateway, name: &str, links: std::ops::RangeInclusive<usize>) -> DeviceHandle {
+    let handle =
+        device(gateway, name, links).spawn(|request| Response::new(Body::from(format!("{} {}", request.method(), request.uri())))).unwrap();
+    gateway.device(name).wait(PATIENCE).unwrap();
+    handle
+}
+
+#[test]
+fn a_program_asks_a_device() {
+    let gateway = gateway(|_| ());
+    let handle = parrot(&gateway, "lamp", 1..=4);
+    for n in 0..20 {
+        assert_eq!(ask(&gateway, "lamp", get(&format!("/{n}"))), (StatusCode::OK, format!("GET /{n}")));
+    }
+    assert!(handle.stats().exchanges >= 20 && gateway.stats().devices == 1);
+    handle.stop();
+    until("the gateway sees the device go", || gateway.stats().devices == 0);
+}
+
+#[test]
+fn bodies_stream_both_ways() {
+    let gateway = gateway(|_| ());
+    let handle = device(&gateway, "echo", 1..=2).spawn(|request| Response::new(request.into_body())).unwrap();
+    gateway.device("echo").wait(PATIENCE).unwrap();
+    let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+    for body in [Body::from(sent.clone()), Body::from_reader(std::io::Cursor::new(sent.clone()))] {
+        let request = Request::post("/").body(body).unwrap();
+        let mut response = gateway.device("echo").send(request).unwrap();
+        assert!(response.body_mut().read_to_vec(4_000_000).unwrap() == sent);
+    }
+    handle.stop();
+}
+
+#[test]
+fn a_panic_costs_one_exchange_and_no_link() {
+    let gateway = gateway(|_| ());
+    let handle = device(&gateway, "lamp", 1..=1)
+        .spawn(|request| {
+            assert!(request.uri() != "/panic", "on purpose");
+            Response::new(Body::from("fine"))
+        })
+        .unwrap();
+    gateway.device("lamp").wait(PATIENCE).unwrap();
+    assert_eq!(ask(&gateway, "lamp", get("/panic")).0, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(ask(&gateway, "lamp", get("/")).1, "fine");
+    assert_eq!(gateway.stats().turns, 1, "the link lived on");
+    handle.stop();
+}
+
+#[test]
+fn slow_handlers_take_links_of_their_own_up_to_max() {
+    let gateway = gateway(|l| l.wait_for_link = Duration::from_millis(100));
+    let (release, gate) = mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let at_once = Arc::new(AtomicUsize::new(0));
+    let counted = at_once.clone();
+    let handle = device(&gateway, "slow", 1..=3)
+        .spawn(move |_| {
+            counted.fetch_add(1, SeqCst);
+            let _ = gate.lock().unwrap().recv();
+            Response::new(Body::from("done"))
+        })
+        .unwrap();
+    gateway.device("slow").wait(PATIENCE).unwrap();
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..3).map(|_| scope.spawn(|| gateway.device("slow").send(get("/")).map(|r| r.status()))).collect();
+        // One handler holds the lock and waits, the others wait for the lock: three links are busy.
+        until("three links", || handle.stats().busy == 3);
+        let error = gateway.device("slow").send(get("/")).unwrap_err();
+        assert!(error.is_not_connected() && error.status_hint() == Some(503), "{error:?}");
+        assert!(error.to_string().contains("3 links"), "{error}");
+        drop(release);
+        for caller in callers {
+            assert_eq!(caller.join().unwrap().unwrap(), StatusCode::OK);
+        }
+    });
+    assert_eq!(at_once.load(SeqCst), 3);
+    assert_eq!(handle.stats().links, 3, "MAX is not passed");
+    handle.stop();
+}
+
+#[test]
+fn errors_tell_what_is_missing() {
+    let gateway = gateway(|_| ());
+    let unknown = gateway.device("nobody").send(get("/")).unwrap_err();
+    assert!(unknown.is_not_connected() && unknown.status_hint() == Some(404), "{unknown:?}");
+    let late = gateway.device("nobody").wait(Duration::from_millis(20)).unwrap_err();
+    assert!(late.is_not_connected(), "{late:?}");
+    gateway.stop(Duration::from_secs(1));
+    assert!(gateway.device("nobody").send(get("/")).unwrap_err().is_stopped());
+    assert!(gateway.relay("127.0.0.1:0", Routes::path()).unwrap_err().is_stopped());
+}
+
+#[test]
+fn a_device_that_does_not_answer_in_time_is_a_504() {
+    let gateway = gateway(|l| l.first_octet_timeout = Duration::from_millis(100));
+    let (release, gate) = mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let handle = device(&gateway, "late", 1..=1)
+        .spawn(move |_| {
+            let _ = gate.lock().unwrap().recv();
+            Response::new(Body::empty())
+        })
+        .unwrap();
+    gateway.device("late").wait(PATIENCE).unwrap();
+    let error = gateway.device("late").send(get("/")).unwrap_err();
+    assert!(error.is_timeout() && error.status_hint() == Some(504) && error.to_string().contains("first_octet"), "{error:?}");
+    drop(release);
+    handle.stop();
+}
+
+#[test]
+fn a_program_may_keep_the_loop_itself() {
+    let gateway = gateway(|_| ());
+    let device = device(&gateway, "lamp", 1..=2);
+    assert!(device.recv_timeout(Duration::from_millis(10)).unwrap().is_none());
+    gateway.device("lamp").wait(PATIENCE).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..3 {
+                let exchange = device.recv().unwrap();
+                let text = format!("got {}", exchange.request().uri());
+                exchange.respond(Response::new(Body::from(text))).unwrap();
+            }
+            drop(device.recv().unwrap()); // unanswered: its link is closed
+        });
+        for n in 0..3 {
+            assert_eq!(ask(&gateway, "lamp", get(&format!("/{n}"))).1, format!("got /{n}"));
+        }
+        let error = gateway.device("lamp").send(Request::post("/").body(Body::empty()).unwrap()).unwrap_err();
+        assert!(error.is_closed(), "{error:?}");
+    });
+    let twice = device.spawn(|_| Response::new(Body::empty())).unwrap_err();
+    assert!(twice.is_usage(), "{twice:?}");
+}
+
+#[test]
+fn a_program_may_accept_links_like_connections() {
+    let gateway = gateway(|_| ());
+    let listener = device(&gateway, "lamp", 1..=1).listen().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut link = listener.accept().unwrap();
+            while let Some(request) = link.next_request().unwrap() {
+                link.respond(Response::new(Body::from(request.uri().to_string()))).unwrap();
+            }
+        });
+        gateway.device("lamp").wait(PATIENCE).unwrap();
+        assert_eq!(ask(&gateway, "lamp", get("/a")).1, "/a");
+        assert_eq!(ask(&gateway, "lamp", get("/b")).1, "/b");
+        gateway.stop(Duration::from_secs(5));
+    });
+    listener.stop();
+}
+
+#[test]
+fn each_link_may_have_a_handler_at_the_gateway() {
+    let (tell, told) = mpsc::channel();
+    let tell = std::sync::Mutex::new(tell);
+    let gateway = Gateway::builder()
+        .listen("127.0.0.1:0")
+        .on_link(move |mut link| {
+            let mut answers = Vec::new();
+            for n in 0..3 {
+                answers.push(link.ask(get(&format!("/{n}"))).unwrap().into_body().read_to_text(100).unwrap());
+            }
+            tell.lock().unwrap().send(answers).unwrap();
+        })
+        .start()
+        .unwrap();
+    let handle = device(&gateway, "lamp", 1..=1).spawn(|request| Response::new(Body::from(request.uri().to_string()))).unwrap();
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), ["/0", "/1", "/2"]);
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), ["/0", "/1", "/2"], "the device dials again when the handler returns");
+    assert!(gateway.relay("127.0.0.1:0", Routes::path()).unwrap_err().is_usage());
+    assert!(gateway.device("lamp").send(get("/")).unwrap_err().is_usage());
+    handle.stop();
+    let both = Gateway::builder().listen("127.0.0.1:0").on_link(|_| ()).turn(TurnMode::OnDemand).start();
+    assert!(both.unwrap_err().is_usage());
+}
+
+#[test]
+fn beyond_on_link_max_an_offer_is_503() {
+    let mut limits = Limits::default();
+    limits.on_link_max = 1;
+    let (entered, inside) = mpsc::channel();
+    let entered = std::sync::Mutex::new(entered);
+    let (release, gate) = mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let gateway = Gateway::builder()
+        .listen("127.0.0.1:0")
+        .limits(limits)
+        .on_link(move |_| {
+            entered.lock().unwrap().send(()).unwrap();
+            let _ = gate.lock().unwrap().recv();
+        })
+        .start()
+        .unwrap();
+    let first = parked(&gateway, "one");
+    assert!(matches!(first, Offered::Turned(_)));
+    inside.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(parked(&gateway, "two"), Offered::Answered { status: StatusCode::SERVICE_UNAVAILABLE, .. }));
+    drop(release);
+}
+
+fn parked(gateway: &Gateway, name: &str) -> Offered<TcpStream> {
+    let stream = TcpStream::connect(gateway.devices_addr()).unwrap();
+    let plan = OfferPlan::new(gateway.devices_addr().to_string(), format!("/{name}"), Dialect::classic());
+    link::offer(stream, &plan, Arc::new(Limits::default())).unwrap()
+}
+
+#[test]
+fn another_server_may_do_the_101() {
+    let gateway = Gateway::builder().start().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/lamp", listener.local_addr().unwrap());
+    let handle = Device::builder(url).links(1..=1).build().unwrap().spawn(|_| Response::new(Body::from("adopted"))).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    let (link, offer) = link::accept(stream, &OfferRules::default(), Arc::new(Limits::default())).unwrap();
+    let (stream, unread) = link.into_parts();
+    gateway.adopt(stream, unread, Offer::from_wire(offer, None), Grant::offered()).unwrap();
+    assert_eq!(ask(&gateway, "lamp", get("/")).1, "adopted");
+    handle.stop();
+}
+
+#[test]
+fn events_tell_up_replaced_and_down() {
+    let gateway = gateway(|_| ());
+    let events = gateway.events();
+    let next = || events.recv_timeout(PATIENCE).map(|e| (e.kind, e.name)).unwrap();
+    let first = parrot(&gateway, "lamp", 1..=1);
+    assert_eq!(next(), (EventKind::Up, "lamp".to_owned()));
+    let second = device(&gateway, "lamp", 1..=1);
+    let second_events = second.events();
+    let second = second.spawn(|_| Response::new(Body::from("second"))).unwrap();
+    assert_eq!(next(), (EventKind::Replaced, "lamp".to_owned()));
+    let connected = second_events.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((connected.kind, connected.detail.as_str()), (DeviceEventKind::Connected, "PTTH/1.0 turn"));
+    assert_eq!(ask(&gateway, "lamp", get("/")).1, "second", "the newest session answers");
+    first.stop();
+    second.stop();
+    assert_eq!(next(), (EventKind::Down, "lamp".to_owned()));
+}
+
+#[test]
+fn authorize_names_rejects_and_redirects() {
+    let elsewhere = gateway(|_| ());
+    let there = format!("http://{}/lamp", elsewhere.devices_addr());
+    let gateway = Gateway::builder()
+        .listen("127.0.0.1:0")
+        .authorize(move |offer| match (offer.names()[0].to_string().as_str(), offer.bearer_token()) {
+            ("lamp", _) => Err(Reject::elsewhere(there.clone())),
+            (_, None) => Err(Reject::new(401, "show a token")),
+            (_, Some("right")) => Ok(Grant::names(["renamed"]).unwrap().to("somebody")),
+            ("panic", _) => panic!("on purpose"),
+            _ => Err(Reject::new(403, "not for this name")),
+        })
+        .start()
+        .unwrap();
+    let build = |name: &str, token: Option<&str>| {
+        let builder = Device::builder(format!("http://{}/{name}", gateway.devices_addr())).on_refusal(OnRefusal::Stop);
+        token
+            .map_or(builder.field("X-Colour", "blue"), |t| {
+                Device::builder(format!("http://{}/{name}", gateway.devices_addr())).on_refusal(OnRefusal::Stop).bearer_token(t)
+            })
+            .build()
+            .unwrap()
+    };
+    for (name, token, status) in [("door", None, 401), ("door", Some("hunter2"), 403)] {
+        let error = build(name, token).serve(|_| Response::new(Body::empty())).unwrap_err();
+        assert!(error.is_refused() && error.status_hint() == Some(status), "{error:?}");
+        assert!(!format!("{error:?}").contains("hunter2"), "no token in an error: {error:?}");
+    }
+    let named = build("door", Some("right")).spawn(|_| Response::new(Body::from("named"))).unwrap();
+    gateway.device("renamed").wait(PATIENCE).unwrap();
+    assert_eq!(ask(&gateway, "renamed", get("/")).1, "named");
+    let redirected = build("lamp", None).spawn(|_| Response::new(Body::from("over there"))).unwrap();
+    elsewhere.device("lamp").wait(PATIENCE).unwrap();
+    assert_eq!(ask(&elsewhere, "lamp", get("/")).1, "over there");
+    assert!(
+        matches!(parked_with(&gateway, "panic", "any"), Offered::Answered { status: StatusCode::INTERNAL_SERVER_ERROR, .. }),
+        "a panic refuses"
+    );
+    named.stop();
+    redirected.stop();
+}
+
+fn parked_with(gateway: &Gateway, name: &str, token: &str) -> Offered<TcpStream> {
+    let stream = TcpStream::connect(gateway.devices_addr()).unwrap();
+    let mut plan = OfferPlan::new(gateway.devices_addr().to_string(), format!("/{name}"), Dialect::classic());
+    plan.fields.push(("Authorization".to_owned(), format!("Bearer {token}")));
+    link::offer(stream, &plan, Arc::new(Limits::default())).unwrap()
+}
+
+#[test]
+fn another_credential_does_not_take_a_name_and_the_same_one_does() {
+    let gateway = Gateway::builder()
+        .listen("127.0.0.1:0")
+        .authorize(|offer| Ok(Grant::offered().to(offer.bearer_token().unwrap_or("nobody"))))
+        .start()
+        .unwrap();
+    let held = parked_with(&gateway, "lamp", "a");
+    assert!(matches!(held, Offered::Turned(_)));
+    assert!(matches!(parked_with(&gateway, "lamp", "b"), Offered::Answered { status: StatusCode::CONFLICT, .. }));
+    assert!(matches!(parked_with(&gateway, "lamp", "a"), Offered::Turned(_)));
+}
+
+#[test]
+fn stopping_lets_what_is_in_progress_finish_and_cuts_what_does_not() {
+    for (time, finishes) in [(PATIENCE, true), (Duration::from_millis(50), false)] {
+        let gateway = gateway(|_| ());
+        let (entered, inside) = mpsc::channel();
+        let entered = std::sync::Mutex::new(entered);
+        let (release, gate) = mpsc::channel::<()>();
+        let gate = std::sync::Mutex::new(gate);
+        let handle = device(&gateway, "slow", 1..=1)
+            .spawn(move |_| {
+                entered.lock().unwrap().send(()).unwrap();
+                let _ = gate.lock().unwrap().recv();
+                Response::new(Body::from("done"))
+            })
+            .unwrap();
+        gateway.device("slow").wait(PATIENCE).unwrap();
+        std::thread::scope(|scope| {
+            let caller = scope.spawn(|| gateway.device("slow").send(get("/")).map(|r| r.status()));
+            inside.recv_timeout(PATIENCE).unwrap();
+            let stopping = scope.spawn(|| gateway.stop(time));
+            if finishes {
+                release.send(()).unwrap();
+            }
+            assert_eq!(caller.join().unwrap().ok(), finishes.then_some(StatusCode::OK));
+            stopping.join().unwrap();
+        });
+        drop(release);
+        handle.stop();
+    }
+}
+
+#[test]
+fn a_lost_link_is_replaced_and_an_idempotent_request_survives_it() {
+    let gateway = gateway(|_| ());
+    // A link that looks idle and is closed by the device just as the gateway uses it: each exchange is the last on its link.
+    let handle = device(&gateway, "lamp", 1..=2)
+        .spawn(|_| Response::builder().header("Connection", "close").body(Body::from("once")).unwrap())
+        .unwrap();
+    gateway.device("lamp").wait(PATIENCE).unwrap();
+    for _ in 0..50 {
+        assert_eq!(ask(&gateway, "lamp", get("/")).1, "once");
+    }
+    handle.stop();
+}
+
+#[test]
+fn a_limit_that_cannot_work_is_named() {
+    let mut limits = Limits::default();
+    limits.head_bytes_max = 10;
+    let error = Gateway::builder().listen("127.0.0.1:0").limits(limits.clone()).start().unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("head_bytes_max"), "{error}");
+    let error = Device::builder("http://127.0.0.1:1/lamp").limits(limits).build().unwrap_err();
+    assert!(error.to_string().contains("head_bytes_max"), "{error}");
+    let error = Device::builder("http://127.0.0.1:1/Lamp").build().unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("name"), "{error}");
+    assert!(Device::builder("http://127.0.0.1:1/lamp").links(0..=1).build().unwrap_err().is_usage());
+}
+
+#[test]
+fn visitors_and_programs_share_the_links() {
+    let gateway = gateway(|_| ());
+    let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+    let handle = parrot(&gateway, "lamp", 1..=1);
+    std::thread::scope(|scope| {
+        for n in 0..4 {
+            let gateway = &gateway;
+            scope.spawn(move || {
+                for _ in 0..25 {
+                    let request = Request::builder().method(Method::PUT).uri(format!("/{n}")).body(Body::from("x")).unwrap();
+                    assert_eq!(ask(gateway, "lamp", request).1, format!("PUT /{n}"));
+                }
+            });
+            scope.spawn(move || {
+                let mut visitor = TcpStream::connect(visitors).unwrap();
+                for _ in 0..25 {
+                    write!(visitor, "GET /lamp/v{n} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+                    let answer = read_answer(&mut visitor);
+                    assert!(answer.ends_with(&format!("GET /v{n}")), "{answer}");
+                }
+            });
+        }
+    });
+    handle.stop();
+}
+
+/// Reads a response whose body is as long as `GET /vN`.
+fn read_answer(visitor: &mut TcpStream) -> String {
+    use std::io::Read;
+    visitor.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut octets = Vec::new();
+    while !octets.ends_with(b"\r\n\r\n") {
+        let mut one = [0];
+        visitor.read_exact(&mut one).unwrap();
+        octets.push(one[0]);
+    }
+    let mut body = [0; 7];
+    visitor.read_exact(&mut body).unwrap();
+    octets.extend_from_slice(&body);
+    String::from_utf8(octets).unwrap()
+}
