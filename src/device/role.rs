@@ -298,7 +298,11 @@ impl DeviceRole {
             return;
         }
         self.not_before = None;
-        while self.shared.is_short() && (self.backoff.failures() == 0 || self.shared.dialing.load(Relaxed) == 0) {
+        // A dial may fail at once (no route): then `not_before` is set again, and the rest waits.
+        while self.not_before.is_none()
+            && self.shared.is_short()
+            && (self.backoff.failures() == 0 || self.shared.dialing.load(Relaxed) == 0)
+        {
             self.shared.dialing.fetch_add(1, Relaxed);
             let dial = Dial { url: self.home.clone(), redirects: 0, addresses: Vec::new(), stage: Stage::Connecting };
             self.resolve(cx, Box::new(dial));

@@ -537,7 +537,7 @@ fn refusals_that_are_malformed_end_the_connection() {
             let _ = device.try_write(&r.octets); // it may be closed before all is written
             let answer = device.read_answer("POST");
             assert!(answer.head.closes(), "no Connection: close in {}", answer.head.text());
-            device.expect_closed();
+            device.expect_end();
         },
     );
 }

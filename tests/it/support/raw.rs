@@ -318,6 +318,14 @@ impl RawPeer {
         assert!(self.unread.is_empty(), "{}: octets where a close was expected: {:?}", self.who, latin1(&self.unread));
     }
 
+    /// Fails unless the other side ends the stream without another octet and without a reset.
+    #[track_caller]
+    pub fn expect_end(&mut self) {
+        let ended = self.until("waiting for the end of the stream", |o| (!o.is_empty()).then_some(()));
+        assert!(self.unread.is_empty(), "{}: octets where the end was expected: {:?}", self.who, latin1(&self.unread));
+        assert_eq!(ended, Err("end of stream"), "{}: an answer can be lost to a reset", self.who);
+    }
+
     /// Drops what still comes until the other side closes.
     #[track_caller]
     pub fn expect_no_more(&mut self) {
