@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::FalseyValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use reverse_http::proto::turn::Dialect;
 use reverse_http::{Body, Device, DeviceEventKind, Error, Gateway, Limits, OnRefusal, Routes, TurnMode};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -62,16 +63,16 @@ struct GatewayArgs {
     #[arg(long, value_enum, default_value_t = Turn::Now, env = "PTTH_TURN")]
     turn: Turn,
     /// Let --devices listen beyond loopback although every peer can register any name
-    #[arg(long, env = "PTTH_INSECURE_ANYONE_MAY_REGISTER")]
+    #[arg(long, env = "PTTH_INSECURE_ANYONE_MAY_REGISTER", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     insecure_anyone_may_register: bool,
     /// Take offers without a Host field (AirPlay senders)
-    #[arg(long, env = "PTTH_MISSING_HOST")]
+    #[arg(long, env = "PTTH_MISSING_HOST", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     missing_host: bool,
     /// Refuse offers whose Connection field does not list `upgrade`
-    #[arg(long, env = "PTTH_STRICT_CONNECTION")]
+    #[arg(long, env = "PTTH_STRICT_CONNECTION", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     strict_connection: bool,
     /// Forward visitors' fields whose names have an underscore
-    #[arg(long, env = "PTTH_KEEP_UNDERSCORE")]
+    #[arg(long, env = "PTTH_KEEP_UNDERSCORE", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     keep_underscore: bool,
     /// Silence on an idle link before the device is asked for a sign of life (0s: never)
     #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, env = "PTTH_HEARTBEAT")]
@@ -246,14 +247,21 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     let visitors = gateway.relay(&args.visitors, routes)?;
     say(format_args!("devices http://{}", gateway.devices_addr()));
     say(format_args!("visitors http://{visitors}"));
-    for signal in signals.forever() {
-        if signal != SIGHUP {
-            break;
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        for signal in signals.forever().filter(|signal| *signal != SIGHUP) {
+            if tell.send(signal).is_err() {
+                std::process::exit(1); // a second SIGTERM or SIGINT while the first is being obeyed
+            }
         }
-        log::info!("SIGHUP: a gateway without tokens and certificates has nothing to reload");
+    });
+    while told.recv_timeout(Duration::from_secs(1)).is_err() {
+        if !gateway.is_running() {
+            return Err(failed("the gateway's event loop ended; the log says why"));
+        }
     }
+    drop(told);
     log::info!("stopping; requests in progress have {:?} to finish", args.drain_timeout);
-    exit_on_second(signals);
     gateway.stop(args.drain_timeout);
     Ok(())
 }

@@ -75,10 +75,14 @@ impl Url {
 
 /// A URL for an error text: without what may be a password.
 fn shown(text: &str) -> String {
-    match (text.find("://"), text.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => format!("{}://…{}", &text[..scheme], &text[at..]),
-        _ => text.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).take(200).collect(),
-    }
+    let visible = match text.rfind('@') {
+        Some(at) => {
+            let scheme = text.find("://").filter(|scheme| *scheme < at).map_or("", |scheme| &text[..scheme + 3]);
+            format!("{scheme}...{}", &text[at..])
+        }
+        None => text.to_owned(),
+    };
+    visible.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).take(200).collect()
 }
 
 /// Exponential back-off with full jitter: the n-th pause is random between nothing and MIN·2ⁿ, at most MAX, so that a
@@ -113,7 +117,7 @@ impl Backoff {
         let pause = ceiling.mul_f64(random.clamp(0.0, 1.0));
         match at_least {
             // Those who were told the same time should not come at the same time.
-            Some(asked) => asked.min(RETRY_AFTER_MAX) + self.min.mul_f64(random.clamp(0.0, 1.0)),
+            Some(asked) => (asked.min(RETRY_AFTER_MAX) + self.min.mul_f64(random.clamp(0.0, 1.0))).max(pause),
             None => pause,
         }
     }
@@ -153,13 +157,15 @@ mod tests {
             ("ftp://gw.example/", "http://"),
             ("https://gw.example/", "TLS"),
             ("http://me:hunter2@gw.example/", "PTTH_TOKEN"),
+            ("me:hunter2@gw.example", "http://"),
+            ("http://a@\u{9b}31m", "ASCII"),
             ("http://gw.example:99999/", "port"),
             ("http:// /", "ASCII"),
             ("http://gw.example/\u{9b}31m", "ASCII"),
             ("http://", "no URL"),
         ] {
             let error = Url::parse(text, "gateway").unwrap_err().to_string();
-            assert!(error.contains(part) && !error.contains("hunter2"), "{text}: {error}");
+            assert!(error.contains(part) && !error.contains("hunter2") && error.is_ascii(), "{text}: {error}");
         }
     }
 

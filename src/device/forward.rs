@@ -109,8 +109,9 @@ pub(super) fn plan(asking: Id, request: &RequestHead<'_>, target: &Target, limit
 impl DeviceRole {
     /// Gives an exchange a connection to the local server: an idle one, or a new one.
     pub(super) fn find_local(&mut self, cx: &mut Peers<State>, key: Key) {
+        let unsafe_twice = self.exchanges.get(key).is_some_and(|e| !e.idempotent);
         while let Some(id) = self.pool.pop() {
-            if self.still_idle(cx, id) {
+            if self.still_idle(cx, id, unsafe_twice) {
                 if let Some(peer) = cx.get_mut(id) {
                     peer.state = State::Local(Local::Busy(key));
                 }
@@ -171,18 +172,16 @@ impl DeviceRole {
         match *local {
             Local::Busy(key) => relay::advance(self, cx, key),
             Local::Idle => {
-                if !self.still_idle(cx, id) {
+                if !self.still_idle(cx, id, false) {
                     self.pool.retain(|x| *x != id);
                     cx.close(id);
                 }
             }
+            Local::Connecting { key, .. } if self.exchanges.get(key).is_none() => cx.close(id), // its link is gone
             Local::Connecting { key, attempt } => match peer.stream().connected() {
                 Ok(false) => {}
                 Ok(true) => {
                     peer.state = State::Local(Local::Busy(key));
-                    if self.exchanges.get(key).is_none() {
-                        return cx.close(id);
-                    }
                     relay::attach(self, cx, key, id);
                 }
                 Err(e) => {
@@ -193,10 +192,16 @@ impl DeviceRole {
         }
     }
 
-    /// Whether an idle local connection is silent and open. What it says unasked, or its end, closes it.
-    fn still_idle(&mut self, cx: &mut Peers<State>, id: Id) -> bool {
+    /// Whether an idle local connection is silent and open; what it says unasked, or its end, makes it useless. `look`: ask the
+    /// operating system also without an event, since a request that is unsafe to repeat must not go to a server that has hung up.
+    fn still_idle(&mut self, cx: &mut Peers<State>, id: Id, look: bool) -> bool {
         let mut scratch = cx.take_scratch();
-        let quiet = cx.get_mut(id).is_some_and(|peer| matches!(peer.fetch(&mut scratch, 64), Ok(Fetched::Nothing)) && !peer.is_broken());
+        let quiet = cx.get_mut(id).is_some_and(|peer| {
+            if look {
+                peer.look_again();
+            }
+            matches!(peer.fetch(&mut scratch, 64), Ok(Fetched::Nothing)) && !peer.is_broken()
+        });
         cx.put_scratch(scratch);
         quiet
     }

@@ -26,7 +26,6 @@ use crate::error::{Error, Fault};
 use crate::limits::Limits;
 use crate::link::DeviceLink;
 use crate::message::Body;
-use crate::proto::head;
 use crate::proto::turn::{self, Dialect, Name, Naming, OfferPlan};
 use crate::stream::{Shared, Stream, Transport};
 
@@ -179,6 +178,8 @@ impl DeviceBuilder {
                 }
                 if url.target == "/" {
                     url.target = turn::ietf_target(&names);
+                } else if !url.target.starts_with("/.well-known/ptth/") {
+                    return Err(Error::usage("an IETF offer's path is made from its origins: leave the path of the gateway's URL away"));
                 }
             }
             _ => names.push(path_name(&url)?),
@@ -191,15 +192,20 @@ impl DeviceBuilder {
         if let Some(token) = self.token {
             secrets.push(("Authorization".to_owned(), format!("Bearer {token}")));
         }
-        for (name, value) in &secrets {
-            head::write_field(&mut Vec::new(), name, value.as_bytes())
-                .map_err(|e| Error::usage(format!("field {name} of the offer: {}", e.reason)))?;
-        }
+        let mut whole = offer.clone();
+        whole.fields.extend(secrets.iter().cloned());
+        turn::write_offer(&mut Vec::new(), &whole).map_err(|e| Error::usage(format!("the offer cannot be written: {}", e.reason)))?;
         let name = names.first().map_or_else(String::new, Name::to_string);
         let plan = Plan { url, offer, secrets, name, on_refusal: self.on_refusal };
         let (events, events_out) = bounded(self.limits.events_max);
         let parts = Parts { plan, events, shared: Arc::new(Counters::new(min, max)), host_header: self.host_header };
-        Ok(Device { limits: Arc::new(self.limits), parts: Mutex::new(Some(parts)), events: events_out, queue: OnceLock::new() })
+        Ok(Device {
+            limits: Arc::new(self.limits),
+            parts: Mutex::new(Some(parts)),
+            events: events_out,
+            queue: OnceLock::new(),
+            starting: Mutex::new(()),
+        })
     }
 }
 
@@ -208,8 +214,8 @@ const LINKS_CEILING: usize = 1024;
 
 fn path_name(url: &Url) -> Result<Name, Error> {
     let path = url.target.split('?').next().unwrap_or("/");
-    let segment = path.trim_start_matches('/').split('/').next().unwrap_or("");
-    let name = if segment.is_empty() { "default" } else { segment };
+    let segment = path.strip_prefix('/').unwrap_or(path).split('/').next().unwrap_or("");
+    let name = if path == "/" { "default" } else { segment };
     Name::label(name).map_err(|e| Error::usage(format!("gateway URL {}: the device's name {name:?}: {}", url.text, e.reason)))
 }
 
@@ -233,7 +239,31 @@ pub struct Device {
     limits: Arc<Limits>,
     parts: Mutex<Option<Parts>>,
     events: Receiver<DeviceEvent>,
-    queue: OnceLock<(Receiver<Loan>, DeviceHandle)>,
+    queue: OnceLock<Queue>,
+    starting: Mutex<()>,
+}
+
+/// What `recv()` and `listen()` share: links that wait for the program.
+struct Queue {
+    kind: Kind,
+    links: Receiver<Loan>,
+    running: Arc<StopOnDrop>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Receive,
+    Listen,
+}
+
+/// Ends the device when nobody is left who could take its requests.
+#[derive(Debug)]
+struct StopOnDrop(DeviceHandle);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.0.remote.send(Command::Drain(Duration::ZERO));
+    }
 }
 
 impl fmt::Debug for Device {
@@ -267,17 +297,19 @@ impl Device {
         let parts = slot.as_ref().ok_or_else(|| Error::usage("this device was started already, in another way; build a second one"))?;
         let service = service(parts)?;
         let failed = |e: io::Error| Error::io(Fault::Network, "starting the device's event loop", e);
-        let (event_loop, remote) = EventLoop::<DeviceRole>::new(self.limits.connections_max).map_err(failed)?;
+        let (event_loop, remote) = EventLoop::<DeviceRole>::new(&self.limits).map_err(failed)?;
         let outcome = Arc::new(Mutex::new(None));
         let Some(parts) = slot.take() else { return Err(Error::usage("this device was started already")) };
         let shared = parts.shared;
         let role = DeviceRole::new(self.limits.clone(), parts.plan, service, remote.clone(), shared.clone(), parts.events, outcome.clone());
         remote.send(Command::TopUp);
+        let failure = outcome.clone();
         let thread = std::thread::Builder::new()
             .name("ptth-device".to_owned())
             .spawn(move || {
                 if let Err(e) = event_loop.run(role) {
-                    log::error!("the device's event loop ended: {e}");
+                    let error = Error::io(Fault::Network, "running the device's event loop", e);
+                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 }
             })
             .map_err(failed)?;
@@ -323,30 +355,36 @@ impl Device {
         self.events.clone()
     }
 
-    fn queue(&self, service: fn(Sender<Loan>) -> Service) -> Result<&(Receiver<Loan>, DeviceHandle), Error> {
+    fn queue(&self, kind: Kind) -> Result<&Queue, Error> {
+        let _one_starts = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(queue) = self.queue.get() {
-            return Ok(queue);
+            return match queue.kind == kind {
+                true => Ok(queue),
+                false => Err(Error::usage("this device is used with recv() and with listen(); build one for each")),
+            };
         }
         let mut incoming = None;
         let handle = self.start(|parts| {
             let (sender, receiver) = bounded(parts.shared.max);
             incoming = Some(receiver);
-            Ok(service(sender))
+            Ok(match kind {
+                Kind::Receive => Service::Receive(sender),
+                Kind::Listen => Service::Listen(sender),
+            })
         })?;
-        match incoming {
-            Some(receiver) => Ok(self.queue.get_or_init(|| (receiver, handle))),
-            None => Err(Error::usage("this device was started already")),
-        }
+        let Some(links) = incoming else { return Err(Error::usage("this device was started already")) };
+        Ok(self.queue.get_or_init(|| Queue { kind, links, running: Arc::new(StopOnDrop(handle)) }))
     }
 
-    /// The next request, for programs that keep the loop themselves. The first call starts the device.
+    /// The next request, for programs that keep the loop themselves, on one thread or on several. The first call starts the device, dropping the
+    /// `Device` ends it: exchanges in hand are cut.
     ///
     /// # Errors
     /// Started in another way; refused by the gateway; stopped.
     pub fn recv(&self) -> Result<Exchange, Error> {
         loop {
-            let (queue, handle) = self.queue(Service::Receive)?;
-            let loan = queue.recv().map_err(|_| handle.ended())?;
+            let queue = self.queue(Kind::Receive)?;
+            let loan = queue.links.recv().map_err(|_| queue.running.0.ended())?;
             if let Some(exchange) = Exchange::begin(loan, &self.limits) {
                 return Ok(exchange);
             }
@@ -360,16 +398,16 @@ impl Device {
     pub fn recv_timeout(&self, time: Duration) -> Result<Option<Exchange>, Error> {
         let end = std::time::Instant::now() + time;
         loop {
-            let (queue, handle) = self.queue(Service::Receive)?;
+            let queue = self.queue(Kind::Receive)?;
             let left = end.saturating_duration_since(std::time::Instant::now());
-            match queue.recv_timeout(left) {
+            match queue.links.recv_timeout(left) {
                 Ok(loan) => {
                     if let Some(exchange) = Exchange::begin(loan, &self.limits) {
                         return Ok(Some(exchange));
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => return Ok(None),
-                Err(RecvTimeoutError::Disconnected) => return Err(handle.ended()),
+                Err(RecvTimeoutError::Disconnected) => return Err(queue.running.0.ended()),
             }
         }
     }
@@ -380,8 +418,8 @@ impl Device {
     /// # Errors
     /// Started in another way; no thread or descriptor.
     pub fn listen(&self) -> Result<Listener, Error> {
-        let (queue, handle) = self.queue(Service::Listen)?;
-        Ok(Listener { queue: queue.clone(), handle: handle.clone(), limits: self.limits.clone() })
+        let queue = self.queue(Kind::Listen)?;
+        Ok(Listener { queue: queue.links.clone(), running: queue.running.clone(), limits: self.limits.clone() })
     }
 }
 
@@ -445,7 +483,7 @@ impl DeviceHandle {
     fn join(&self) {
         let mut thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.take().is_some_and(|thread| thread.join().is_err()) {
-            log::error!("the device's event loop had panicked");
+            self.outcome().get_or_insert(Error::stopped("the device's event loop panicked; please report it"));
         }
     }
 
@@ -462,8 +500,8 @@ impl DeviceHandle {
 pub struct Exchange {
     request: Request<Body>,
     link: DeviceLink<Shared>,
+    _busy: Busy, // before the ticket: the loop counts when it hears of the link's end
     ticket: Ticket,
-    _busy: Busy,
 }
 
 impl fmt::Debug for Exchange {
@@ -505,6 +543,9 @@ impl Exchange {
     /// # Errors
     /// The gateway is gone or took nothing for too long, or the response's own body failed; the link is closed then.
     pub fn respond(self, response: Response<Body>) -> Result<(), Error> {
+        if response.status().is_informational() {
+            return Err(Error::usage(format!("responding with {}: an exchange takes one final response", response.status())));
+        }
         let Exchange { request, mut link, ticket, _busy } = self;
         link.respond(response)?;
         drop(request);
@@ -523,7 +564,7 @@ impl Exchange {
 #[derive(Debug)]
 pub struct Listener {
     queue: Receiver<Loan>,
-    handle: DeviceHandle,
+    running: Arc<StopOnDrop>,
     limits: Arc<Limits>,
 }
 
@@ -533,22 +574,22 @@ impl Listener {
     /// # Errors
     /// Refused by the gateway; stopped.
     pub fn accept(&self) -> Result<DeviceLink<Accepted>, Error> {
-        let Loan { stream, unread, ticket } = self.queue.recv().map_err(|_| self.handle.ended())?;
+        let Loan { stream, unread, ticket } = self.queue.recv().map_err(|_| self.running.0.ended())?;
         let busy = ticket.busy();
         Ok(DeviceLink::new(Accepted { stream, _ticket: ticket, _busy: busy }, unread, self.limits.clone()))
     }
 
     /// Ends the device and with it all its links.
     pub fn stop(&self) {
-        self.handle.stop();
+        self.running.0.stop();
     }
 }
 
 /// The stream under a link that [`Listener::accept`] gave out.
 pub struct Accepted {
     stream: Arc<Stream>,
+    _busy: Busy, // before the ticket: the loop counts when it hears of the link's end
     _ticket: Ticket,
-    _busy: Busy,
 }
 
 impl fmt::Debug for Accepted {

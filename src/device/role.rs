@@ -464,7 +464,14 @@ impl DeviceRole {
             Verdict::Redirect(location) => self.redirected(cx, id, &location),
             Verdict::Refused(status) => self.refused(cx, id, status),
             Verdict::Later { status, retry_after } => {
-                self.end_dial(cx, id, &format!("the gateway answered the offer with {status}"), retry_after);
+                let hint = match status {
+                    400 => "it takes this offer for malformed; check the URL",
+                    409 => "another device, or a newer run of this one, holds the name; stop it or choose another name",
+                    426 => "it does not turn this protocol; choose another with --protocol",
+                    429 | 503 => "it is full or stopping",
+                    _ => "it cannot take devices just now",
+                };
+                self.end_dial(cx, id, &format!("the gateway answered the offer with {status}: {hint}"), retry_after);
             }
             Verdict::FellBack => self.end_dial(cx, id, "the gateway, or a proxy on the way, does not turn connections: it fell back to polling, which this device does not speak yet", None),
             Verdict::NoTurn(status) => {
@@ -492,6 +499,7 @@ impl DeviceRole {
         if self.draining {
             return self.end_dial(cx, id, "the device stops", None);
         }
+        self.top_up(cx); // after an outage the other offers are wanted, too
         if quick > QUICK_MAX {
             dial_stage(cx, id, Stage::Pausing { quick });
             return cx.set_deadline(id, Some(now + PACE));
@@ -519,12 +527,16 @@ impl DeviceRole {
         let why = match status {
             401 => "401: no or a wrong credential; check the token",
             403 => "403: the credential is not for this name",
-            404 => "404: the gateway does not know this name or path",
+            404 => "404: it knows no such name, or this is the port of its visitors; devices use another (9999 unless changed)",
             _ => "410: the name is gone for good",
         };
-        let text = format!("gateway {} refused the offer with {why}", self.home.text);
+        let asked = match cx.get(id).map(|p| &p.state) {
+            Some(State::Dial(dial)) => dial.url.text.clone(),
+            _ => return,
+        };
+        let text = format!("gateway {asked} refused the offer with {why}");
         cx.close(id);
-        self.shared.dialing.fetch_sub(1, Relaxed);
+        self.undialed();
         self.tell(DeviceEventKind::Refused { status }, &self.home.text, text.clone());
         if !self.welcomed && self.plan.on_refusal == OnRefusal::Stop {
             self.end_with(Error::refused(Fault::Gateway, status, text, None));
@@ -550,7 +562,7 @@ impl DeviceRole {
     }
 
     fn dial_failed(&mut self, cx: &mut Peers<State>, why: &str, retry_after: Option<Duration>) {
-        self.shared.dialing.fetch_sub(1, Relaxed);
+        self.undialed();
         if self.draining {
             return;
         }
@@ -558,6 +570,13 @@ impl DeviceRole {
         log::warn!("{why}; next attempt in {:.1} s", pause.as_secs_f32());
         self.tell(DeviceEventKind::Failed, &self.home.text, why.to_owned());
         self.dial_later(cx, pause);
+    }
+
+    /// A dial is over without a link; with the last one goes what a held offer had told.
+    fn undialed(&mut self) {
+        if self.shared.dialing.fetch_sub(1, Relaxed) == 1 {
+            self.waiting = false;
+        }
     }
 
     fn dial_later(&mut self, cx: &mut Peers<State>, pause: Duration) {
@@ -580,7 +599,6 @@ impl DeviceRole {
         cx.set_deadline(id, None);
         self.shared.dialing.fetch_sub(1, Relaxed);
         self.shared.links.fetch_add(1, Relaxed);
-        self.backoff.succeed();
         (self.welcomed, self.waiting) = (true, false);
         if !self.connected {
             self.connected = true;
@@ -624,10 +642,14 @@ impl DeviceRole {
             self.connected = false;
             self.tell(DeviceEventKind::Disconnected, &self.home.text, why.to_owned());
         }
+        let short = !link.used && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
+        if !short {
+            self.backoff.succeed();
+        }
         if self.draining {
             return;
         }
-        if !link.used && cx.now().saturating_duration_since(link.since) < SHORT_LIFE {
+        if short {
             let pause = self.backoff.fail(random(), None);
             self.dial_later(cx, pause);
         }
@@ -752,6 +774,7 @@ impl DeviceRole {
     pub(super) fn relaying(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
         if let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state) {
             (link.exchange, link.used) = (Some(key), true);
+            self.backoff.succeed();
             self.shared.busy.fetch_add(1, Relaxed);
             self.shared.exchanges.fetch_add(1, Relaxed);
         }
@@ -763,7 +786,10 @@ impl DeviceRole {
     /// Hands a link to program code: a handler on a worker, or a queue that the program reads.
     fn lend(&mut self, cx: &mut Peers<State>, id: Id, octets: &[u8]) {
         let Some((stream, kept, State::Link(mut link))) = cx.remove(id) else { return };
-        link.used |= !octets.is_empty();
+        if !octets.is_empty() {
+            link.used = true;
+            self.backoff.succeed(); // the gateway not only turns, it asks
+        }
         if let Err(e) = stream.set_nonblocking(false) {
             return self.count_out(cx, &link, &format!("it cannot be made blocking: {e}"));
         }
@@ -782,8 +808,10 @@ impl DeviceRole {
                 }
             }
             Service::Receive(queue) | Service::Listen(queue) => {
-                if let Err(TrySendError::Full(_)) = queue.try_send(loan) {
-                    log::error!("more links than links_max; one is closed");
+                match queue.try_send(loan) {
+                    Ok(()) => {}
+                    Err(TrySendError::Full(_)) => log::error!("more links than MAX; one is closed"),
+                    Err(TrySendError::Disconnected(_)) => self.stopped = true, // the program has dropped the device
                 }
             }
             Service::Forward(_) => {}
@@ -884,10 +912,10 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
                 }
             }
         }
-        drop(busy);
         if !link.is_reusable() || ticket.shared.stopping.load(Relaxed) {
-            return link.close();
+            return link.close(); // still busy: it takes a moment, and is no idle link meanwhile
         }
+        drop(busy);
         if workers.is_pressed() {
             break;
         }
@@ -904,10 +932,17 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
 
 /// A panic costs this exchange: it is answered 500.
 fn ask_handler(handler: &Handler, request: Request<Body>) -> Response<Body> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(request))).unwrap_or_else(|_| {
-        log::error!("a handler panicked; its request is answered with 500");
-        super::internal_error()
-    })
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(request))) {
+        Ok(response) if response.status().is_informational() => {
+            log::error!("a handler returned the interim status {}; its request is answered with 500", response.status());
+            super::internal_error()
+        }
+        Ok(response) => response,
+        Err(_) => {
+            log::error!("a handler panicked; its request is answered with 500");
+            super::internal_error()
+        }
+    }
 }
 
 impl Role for DeviceRole {
@@ -988,7 +1023,10 @@ impl Role for DeviceRole {
                 }
             }
             Command::Drain(time) if !self.draining => self.drain(cx, time),
-            Command::Drain(_) => {}
+            Command::Drain(time) => {
+                let at = cx.now() + time; // the earlier end holds
+                cx.alarm(at, STOP);
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::engine::Role;
 use crate::engine::peers::{Id, LISTENERS_MAX, Peers};
 use crate::engine::timers::Timer;
+use crate::limits::Limits;
 use crate::stream::Stream;
 
 const WAKER: Token = Token(usize::MAX);
@@ -60,6 +61,47 @@ impl<C> Remote<C> {
     }
 }
 
+/// Looking for events instead of sleeping, as long as it pays.
+struct Spinning {
+    time: Duration,
+    misses: u32,
+    /// Sleeps to come before the next try.
+    skip: u32,
+}
+
+impl Spinning {
+    fn new(time: Duration) -> Self {
+        Spinning { time, misses: 0, skip: 0 }
+    }
+
+    /// Whether events came. After each time in vain twice as many sleeps go by before the next try, up to 255: an idle or slow loop
+    /// does not spin, a busy one goes on at once.
+    fn find(&mut self, poll: &mut Poll, events: &mut Events) -> io::Result<bool> {
+        if self.time.is_zero() || self.skip > 0 {
+            self.skip = self.skip.saturating_sub(1);
+            return Ok(false);
+        }
+        let end = Instant::now() + self.time;
+        loop {
+            match poll.poll(events, Some(Duration::ZERO)) {
+                Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
+                _ => {}
+            }
+            if !events.is_empty() {
+                self.misses = 0;
+                return Ok(true);
+            }
+            if Instant::now() >= end {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        self.misses = (self.misses + 1).min(8);
+        self.skip = (1 << self.misses) - 1;
+        Ok(false)
+    }
+}
+
 struct Listening {
     listener: TcpListener,
     pending: bool,
@@ -71,6 +113,7 @@ pub(crate) struct EventLoop<R: Role> {
     peers: Peers<R::State>,
     listeners: Vec<Listening>,
     paused_until: Option<Instant>,
+    spinning: Spinning,
     pause_logged: bool,
     commands: Receiver<R::Command>,
     awake: Arc<AtomicBool>,
@@ -78,14 +121,26 @@ pub(crate) struct EventLoop<R: Role> {
 
 impl<R: Role> EventLoop<R> {
     /// A loop without listeners, and the way to it.
-    pub(crate) fn new(connections_max: usize) -> io::Result<(Self, Remote<R::Command>)> {
+    pub(crate) fn new(limits: &Limits) -> io::Result<(Self, Remote<R::Command>)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, commands) = unbounded();
         let awake = Arc::new(AtomicBool::new(false));
-        let peers = Peers::new(poll.registry().try_clone()?, connections_max);
+        let peers = Peers::new(poll.registry().try_clone()?, limits.connections_max);
         let remote = Remote { sender, waker, awake: awake.clone() };
-        Ok((EventLoop { poll, peers, listeners: Vec::new(), paused_until: None, pause_logged: false, commands, awake }, remote))
+        Ok((
+            EventLoop {
+                poll,
+                peers,
+                listeners: Vec::new(),
+                paused_until: None,
+                spinning: Spinning::new(limits.spin),
+                pause_logged: false,
+                commands,
+                awake,
+            },
+            remote,
+        ))
     }
 
     /// Adds a bound listener before the loop runs. False: it has as many as it takes.
@@ -108,11 +163,16 @@ impl<R: Role> EventLoop<R> {
         let mut last = Instant::now();
         while !role.finished(&self.peers) {
             self.change_listeners();
-            let timeout = self.timeout();
+            let mut timeout = self.timeout();
             let before = Instant::now();
-            match self.poll.poll(&mut events, timeout) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                other => other?,
+            let found = timeout != Some(Duration::ZERO) && self.spinning.find(&mut self.poll, &mut events)?;
+            if found {
+                timeout = Some(Duration::ZERO);
+            } else {
+                match self.poll.poll(&mut events, timeout) {
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                    other => other?,
+                }
             }
             let now = Instant::now();
             self.set_clock(last, before, now, timeout);

@@ -285,7 +285,7 @@ impl GatewayBuilder {
         }
         let limits = Arc::new(self.limits);
         let failed = |e: io::Error| Error::io(Fault::Network, "starting the gateway's event loop", e);
-        let (mut event_loop, remote) = EventLoop::<GatewayRole>::new(limits.connections_max).map_err(failed)?;
+        let (mut event_loop, remote) = EventLoop::<GatewayRole>::new(&limits).map_err(failed)?;
         let mut addresses = Vec::new();
         for address in &self.addresses {
             let (listener, at) = bind(address, "devices")?;
@@ -425,6 +425,11 @@ impl Gateway {
         if thread.is_some_and(|thread| thread.join().is_err()) {
             log::error!("the gateway's event loop had panicked");
         }
+    }
+
+    /// Whether its event loop still runs. False after [`stop`](Self::stop), or when the operating system failed it.
+    pub fn is_running(&self) -> bool {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     fn refuse_on_link(&self, what: &str) -> Result<(), Error> {

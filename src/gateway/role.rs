@@ -371,13 +371,12 @@ impl GatewayRole {
     }
 
     fn drain(&mut self, cx: &mut Peers<State>, time: Duration) {
-        if self.draining {
+        let at = cx.now() + time;
+        self.set_alarm(cx, at, Alarm::Stop); // of several, the earliest holds
+        if std::mem::replace(&mut self.draining, true) {
             return;
         }
-        self.draining = true;
         cx.stop_listening();
-        let at = cx.now() + time;
-        self.set_alarm(cx, at, Alarm::Stop);
         for id in cx.ids() {
             let Some(peer) = cx.get(id) else { continue };
             match &peer.state {

@@ -1,4 +1,5 @@
 //! Gateway and device as a program uses them: no binary, no raw octets, both ends in this process.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -451,4 +452,55 @@ fn read_answer(visitor: &mut TcpStream) -> String {
     visitor.read_exact(&mut body).unwrap();
     octets.extend_from_slice(&body);
     String::from_utf8(octets).unwrap()
+}
+
+#[test]
+fn several_threads_may_receive_from_one_device_and_its_drop_ends_it() {
+    let gateway = gateway(|_| ());
+    let device = device(&gateway, "lamp", 2..=4);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    device.recv().unwrap().respond(Response::new(Body::from("one of four"))).unwrap();
+                }
+            });
+        }
+        until("the device is known", || gateway.device("lamp").wait(Duration::from_millis(100)).is_ok());
+        for _ in 0..20 {
+            assert_eq!(ask(&gateway, "lamp", get("/")).1, "one of four");
+        }
+    });
+    assert!(device.listen().unwrap_err().is_usage(), "it is used with recv()");
+    drop(device);
+    until("the gateway sees the device go", || gateway.stats().devices == 0);
+}
+
+#[test]
+fn an_interim_status_is_no_response_of_a_program() {
+    let gateway = gateway(|_| ());
+    let handle = device(&gateway, "lamp", 1..=1).spawn(|_| Response::builder().status(103).body(Body::empty()).unwrap()).unwrap();
+    gateway.device("lamp").wait(PATIENCE).unwrap();
+    assert_eq!(ask(&gateway, "lamp", get("/")).0, StatusCode::INTERNAL_SERVER_ERROR);
+    handle.stop();
+}
+
+#[test]
+fn a_gateway_that_turns_and_closes_is_not_dialled_in_a_circle() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/lamp", listener.local_addr().unwrap());
+    let device = Device::builder(url).links(1..=1).backoff(Duration::from_millis(1)..Duration::from_secs(60)).build().unwrap();
+    let handle = device.spawn(|_| Response::new(Body::empty())).unwrap();
+    // The pauses are random up to 1, 2, 4 … ms: after 20 of them they are of the order of minutes.
+    let mut turns = 0;
+    listener.set_nonblocking(true).unwrap();
+    let end = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < end {
+        let Ok((stream, _)) = listener.accept() else { continue };
+        stream.set_nonblocking(false).unwrap();
+        drop(link::accept(stream, &OfferRules::default(), Arc::new(Limits::default())).unwrap());
+        turns += 1;
+    }
+    assert!((2..60).contains(&turns), "{turns} dials in a second");
+    handle.stop();
 }
