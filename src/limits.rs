@@ -160,12 +160,18 @@ impl Limits {
                 return Err(Error::usage(format!("limits: {name} is zero; it has to be some time")));
             }
         }
+        if self.head_bytes_max > HEAD_CEILING {
+            return Err(Error::usage(format!("limits: head_bytes_max is {}; the most that works is {HEAD_CEILING}", self.head_bytes_max)));
+        }
         if self.backoff_min > self.backoff_max {
             return Err(Error::usage("limits: backoff_min is longer than backoff_max".to_owned()));
         }
         Ok(())
     }
 }
+
+/// A head is read in one piece of the loop's buffer; this is the ceiling of [`Limits::head_bytes_max`].
+const HEAD_CEILING: usize = 128 * 1024;
 
 /// The parser's array of fields lives on the stack; this is its size and the ceiling of [`Limits::fields_max`].
 pub(crate) const FIELDS_CEILING: usize = 256;

@@ -43,7 +43,7 @@ pub(crate) struct Rules {
 const READ_BUDGET: usize = 16 * 1024 * 1024;
 
 /// Steps of one `advance` before the other connections of the loop get their turn.
-const STEPS_MAX: usize = 16;
+const STEPS_MAX: usize = 4;
 
 /// One exchange in progress.
 pub(crate) struct Exchange {
@@ -243,6 +243,8 @@ impl Exchange {
             Err("its response said so")
         } else if !self.request.is_done() || self.request_cut {
             Err("it answered before it had the whole request")
+        } else if link.at_end_of_stream() || link.is_broken() || link.has_failed() {
+            Err("the other side closed it behind its response")
         } else if link.kept() > 0 {
             Err("octets came after a complete response")
         } else if link.pending() > 0 {
@@ -254,21 +256,23 @@ impl Exchange {
 
     fn pump_request<T>(&mut self, asking: &mut Peer<T>, link: &mut Peer<T>, scratch: &mut [u8]) -> Result<bool, Lost> {
         let written = link.written();
-        while !self.request.is_done() && link.pending() <= self.head.len() && !self.request_cut && asking.has_input() {
+        let mut moved = false;
+        if !self.request.is_done() && link.pending() <= self.head.len() && !self.request_cut && asking.has_input() {
             // What is pipelined behind a body of known length stays in the socket, where it is bounded.
             let most = self.request.remaining().map_or(scratch.len(), |left| left.min(scratch.len() as u64) as usize);
             let filled = match asking.fetch(scratch, most) {
                 Ok(Fetched::Octets(n)) => n,
-                Ok(Fetched::Nothing) => break,
+                Ok(Fetched::Nothing) => 0,
                 Ok(Fetched::End) | Err(_) => return Err(Lost::Asker),
             };
+            moved = filled > 0;
             let used = self.take_request(&scratch[..filled], link)?;
             asking.keep(&scratch[used..filled]);
         }
         if link.flush().is_err() {
             self.cut_request(link)?;
         }
-        Ok(link.written() != written)
+        Ok(moved || link.written() != written)
     }
 
     /// The answering side takes no more. It may have answered already (a 413, then close), so reading goes on.
@@ -308,37 +312,35 @@ impl Exchange {
 
     fn pump_response<T>(
         &mut self,
-        mut asking: Option<&mut Peer<T>>,
+        asking: Option<&mut Peer<T>>,
         link: &mut Peer<T>,
         scratch: &mut [u8],
         rules: &Rules,
         date: &str,
     ) -> Result<bool, Lost> {
-        let mut moved = false;
-        while !self.response_is_whole() && link.has_input() {
-            if asking.as_deref().is_some_and(|asking| asking.pending() >= rules.limits.read_ahead_bytes_max) {
-                break;
-            }
-            let kept = link.kept();
-            let filled = match link.fetch(scratch, scratch.len()) {
-                Ok(Fetched::Octets(n)) if n > kept => n,
-                Ok(Fetched::Octets(n)) => {
-                    link.keep(&scratch[..n]);
-                    if link.at_end_of_stream() {
-                        return self.response_ended(asking).map(|()| true);
-                    }
-                    break;
-                }
-                Ok(Fetched::Nothing) => break,
-                Ok(Fetched::End) => return self.response_ended(asking).map(|()| true),
-                Err(e) => return Err(self.lost(format!("reset the connection: {e}").into())),
-            };
-            self.began = true;
-            moved = true;
-            let used = self.take_response(&scratch[..filled], asking.as_deref_mut(), rules, date)?;
-            link.keep(&scratch[used..filled]);
+        let ahead = asking.as_deref().map_or(0, Peer::pending);
+        if self.response_is_whole() || !link.has_input() || ahead >= rules.limits.read_ahead_bytes_max {
+            return Ok(false);
         }
-        Ok(moved)
+        let kept = link.kept();
+        let filled = match link.fetch(scratch, scratch.len()) {
+            Ok(Fetched::Octets(n)) if n > kept => n,
+            Ok(Fetched::Octets(n)) => {
+                link.keep(&scratch[..n]);
+                return match (link.at_end_of_stream(), link.has_failed()) {
+                    (true, _) => self.response_ended(asking).map(|()| true),
+                    (_, true) => Err(self.lost("reset the connection".into())),
+                    _ => Ok(false),
+                };
+            }
+            Ok(Fetched::Nothing) => return Ok(false),
+            Ok(Fetched::End) => return self.response_ended(asking).map(|()| true),
+            Err(e) => return Err(self.lost(format!("reset the connection: {e}").into())),
+        };
+        self.began = true;
+        let used = self.take_response(&scratch[..filled], asking, rules, date)?;
+        link.keep(&scratch[used..filled]);
+        Ok(true)
     }
 
     fn lost(&self, why: Cow<'static, str>) -> Lost {
@@ -408,7 +410,9 @@ impl Exchange {
             other => other,
         };
         if !interim {
-            self.answerer_keeps = head::keeps_alive(response.minor, &response.fields) && framing != Framing::UntilClose;
+            // An HTTP/1.0 answer ends the link, whatever it says (protocol.md §3).
+            self.answerer_keeps =
+                response.minor > 0 && head::keeps_alive(response.minor, &response.fields) && framing != Framing::UntilClose;
             self.asker_keeps &= outgoing != Framing::UntilClose;
             self.response_chunked = outgoing == Framing::Chunked;
             self.response_until_close = outgoing == Framing::UntilClose;
@@ -425,13 +429,30 @@ impl Exchange {
         forward::response(asking.output(), response, outgoing, self.method(), &rules).map_err(|e| Lost::Broken(e.reason))
     }
 
-    /// When this exchange is next to be looked at, if nothing happens before.
-    fn deadline<T>(&self, asking: Option<&Peer<T>>, now: Instant, limits: &Limits) -> Instant {
-        let blocked = asking.is_some_and(|a| a.pending() > 0);
-        if blocked && self.answering.is_some() && limits.min_rate_bytes_per_s > 0 {
-            return now + limits.min_rate_window.min(limits.body_silence_timeout);
+    /// When this exchange is next to be looked at, if nothing happens before. Counted from the last progress, not from the last
+    /// event: events that move nothing postpone nothing.
+    fn left(&self, now: Instant, limits: &Limits) -> Duration {
+        let silent = self.patience(limits).saturating_sub(now.saturating_duration_since(self.progress));
+        match self.rate_from {
+            Some((from, _)) => silent.min(limits.min_rate_window.saturating_sub(now.saturating_duration_since(from))),
+            None => silent,
         }
-        now + self.patience(limits)
+    }
+
+    /// Whether the asking side took too little over a whole window of the minimum rate; begins the next window.
+    fn is_slow(&mut self, written: u64, now: Instant, limits: &Limits) -> bool {
+        let Some((from, taken)) = self.rate_from else { return false };
+        let window = now.saturating_duration_since(from);
+        if window < limits.min_rate_window {
+            return false;
+        }
+        self.rate_from = Some((now, written));
+        ((written - taken) as f64) < limits.min_rate_bytes_per_s as f64 * window.as_secs_f64()
+    }
+
+    /// No other request follows on the asking connection; its answer says so where it has not begun.
+    pub(crate) fn last_of_asker(&mut self) {
+        self.asker_keeps &= self.answered;
     }
 
     fn patience(&self, limits: &Limits) -> Duration {
@@ -521,13 +542,10 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, rules: &R
         (exchange.seen, exchange.progress) = (moved, now);
     }
     let peer = asking.and_then(|a| cx.get(a));
-    let blocked = peer.is_some_and(|a| a.pending() > 0) && answering.is_some();
+    let blocked = peer.is_some_and(|a| a.pending() > 0) && answering.is_some() && rules.limits.min_rate_bytes_per_s > 0;
     let taken = peer.map_or(0, Peer::written);
     exchange.rate_from = if blocked { exchange.rate_from.or(Some((now, taken))) } else { None };
-    let at = match exchange.whole_within {
-        Some(time) => exchange.progress + time,
-        None => exchange.deadline(peer, now, &rules.limits),
-    };
+    let at = cx.after(exchange.left(now, &rules.limits));
     if let Some(owner) = asking.or(answering) {
         cx.set_deadline(owner, Some(at));
     }
@@ -539,25 +557,26 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
     let now = cx.now();
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
     let (asking, answering) = (exchange.asking, exchange.answering);
+    // A socket says that it has room only when a third of its buffer is free: before anybody is called slow, it is tried.
+    for id in [asking, answering].into_iter().flatten() {
+        if let Some(peer) = cx.get_mut(id).filter(|p| p.pending() > 0) {
+            peer.try_to_write();
+            let _ = peer.flush(); // a failure shows in the step below
+        }
+    }
+    let moved = [asking, answering].iter().flatten().filter_map(|id| cx.get(*id)).map(Peer::traffic).sum();
+    if exchange.seen != moved && exchange.whole_within.is_none() {
+        (exchange.seen, exchange.progress) = (moved, now);
+    }
     let patience = exchange.patience(&rules.limits);
     let silent = now.saturating_duration_since(exchange.progress) >= patience;
-    if let (Some((from, taken)), Some(link), false) = (exchange.rate_from, answering, silent) {
+    if !silent {
         let written = asking.and_then(|a| cx.get(a)).map_or(0, Peer::written);
-        let window = now.saturating_duration_since(from);
-        let slow = window >= rules.limits.min_rate_window
-            && ((written - taken) as f64) < rules.limits.min_rate_bytes_per_s as f64 * window.as_secs_f64();
-        exchange.rate_from = Some((now, written));
-        if slow && role.callers_wait(cx, link) {
+        if exchange.is_slow(written, now, &rules.limits) && answering.is_some_and(|link| role.callers_wait(cx, link)) {
             log::info!("an answer was ended: its reader takes less than min_rate_bytes_per_s while callers wait for the link");
             return abort(role, cx, key, "its reader was slower than min_rate_bytes_per_s while callers waited");
         }
-        return wait(role, cx, key, &rules);
-    }
-    if !silent {
-        if let Some(owner) = asking.or(answering) {
-            cx.set_deadline(owner, Some(exchange.progress + patience));
-        }
-        return;
+        return advance(role, cx, key);
     }
     let whole = exchange.request.is_done();
     let unread = answering.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
@@ -580,7 +599,7 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
             }
             role.answer(cx, asking, &LocalAnswer { error: Some(error), to_head, keep, ..LocalAnswer::new(status, &reason) });
         }
-        None if heartbeat => abort(role, cx, key, "heartbeat missed"),
+        None if heartbeat => abort(role, cx, key, "its answer was not whole in time (a heartbeat, or one whose caller gave up)"),
         _ => abort(role, cx, key, "nothing moved for body_silence_timeout"),
     }
 }
@@ -679,6 +698,9 @@ fn asker_left<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key) -> 
     }
     if !drains {
         abort(role, cx, key, "its caller gave up half-way");
+    } else if let Some(exchange) = role.exchanges().get_mut(key) {
+        // A stream that trickles on must not hold the link for nobody.
+        (exchange.whole_within, exchange.progress, exchange.rate_from) = (Some(rules.limits.linger_timeout), cx.now(), None);
     }
     drains
 }

@@ -295,9 +295,6 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
         Protocol::Classic09 => Dialect::classic_0_9(),
         Protocol::Ietf => Dialect::ietf(),
     };
-    if matches!(args.protocol, Protocol::Ietf) && args.origin.is_empty() {
-        return Err(usage("--protocol ptth registers origins: give at least one with --origin, like --origin https://lamp.example"));
-    }
     let mut limits = Limits::default();
     limits.silence = args.silence;
     let mut builder = Device::builder(&args.url)

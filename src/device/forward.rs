@@ -128,7 +128,7 @@ impl DeviceRole {
             match connecting.and_then(|stream| cx.insert_connecting(stream, State::Local(Local::Connecting { key, attempt }))) {
                 Ok(_) => {
                     let asking = self.exchanges.get(key).and_then(|e| e.asking);
-                    let at = cx.now() + self.limits.connect_timeout;
+                    let at = cx.after(self.limits.connect_timeout);
                     if let Some(asking) = asking {
                         cx.set_deadline(asking, Some(at));
                     }

@@ -174,13 +174,15 @@ impl DeviceBuilder {
                     names.push(Name::origin(origin).map_err(|e| Error::usage(format!("origin {origin}: {}", e.reason)))?);
                 }
                 if names.is_empty() {
-                    return Err(Error::usage("an IETF offer registers origins: name at least one, like https://lamp.example"));
+                    names = turn::origins_of_path(&url.target).map_err(|_| {
+                        Error::usage("an IETF offer registers origins: name at least one (--origin), like https://lamp.example")
+                    })?;
                 }
-                if url.target == "/" {
-                    url.target = turn::ietf_target(&names);
-                } else if !url.target.starts_with("/.well-known/ptth/") {
-                    return Err(Error::usage("an IETF offer's path is made from its origins: leave the path of the gateway's URL away"));
+                let target = turn::ietf_target(&names);
+                if url.target != "/" && url.target != target {
+                    log::warn!("an IETF offer's path is made from its origins: {target} instead of {}", url.target);
                 }
+                url.target = target;
             }
             _ => names.push(path_name(&url)?),
         }

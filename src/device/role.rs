@@ -337,7 +337,7 @@ impl DeviceRole {
             match Stream::connect_tcp(address) {
                 Ok(stream) => match cx.insert_connecting(stream, state) {
                     Ok(id) => {
-                        let at = cx.now() + self.limits.connect_timeout;
+                        let at = cx.after(self.limits.connect_timeout);
                         return cx.set_deadline(id, Some(at));
                     }
                     Err(e) => failed = Some(e),
@@ -580,7 +580,7 @@ impl DeviceRole {
     }
 
     fn dial_later(&mut self, cx: &mut Peers<State>, pause: Duration) {
-        let at = cx.now() + pause;
+        let at = cx.after(pause);
         if self.not_before.is_none_or(|before| before < at) {
             self.not_before = Some(at);
             cx.alarm(at, DIAL);
@@ -702,7 +702,7 @@ impl DeviceRole {
                 peer.keep(octets);
                 let State::Link(link) = &mut peer.state else { return Came::NotYet };
                 if !std::mem::replace(&mut link.began, true) {
-                    cx.set_deadline(id, Some(now + self.limits.head_timeout));
+                    cx.set_deadline(id, Some(cx.after(self.limits.head_timeout)));
                 }
                 Came::NotYet
             }
@@ -743,7 +743,7 @@ impl DeviceRole {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Link(link) = peer.state else { return };
         peer.state = State::Lingering(Lingering::default());
-        let at = cx.now() + self.limits.linger_timeout;
+        let at = cx.after(self.limits.linger_timeout);
         cx.set_deadline(id, Some(at));
         self.step_lingering(cx, id);
         self.count_out(cx, &link, why);
@@ -832,7 +832,7 @@ impl DeviceRole {
     fn drain(&mut self, cx: &mut Peers<State>, time: Duration) {
         self.draining = true;
         self.shared.stopping.store(true, Relaxed);
-        let at = cx.now() + time;
+        let at = cx.after(time);
         cx.alarm(at, STOP);
         for id in cx.ids() {
             match cx.get(id).map(|p| &p.state) {
@@ -1024,7 +1024,7 @@ impl Role for DeviceRole {
             }
             Command::Drain(time) if !self.draining => self.drain(cx, time),
             Command::Drain(time) => {
-                let at = cx.now() + time; // the earlier end holds
+                let at = cx.after(time); // the earlier end holds
                 cx.alarm(at, STOP);
             }
         }

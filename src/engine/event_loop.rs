@@ -150,7 +150,7 @@ impl<R: Role> EventLoop<R> {
 
     /// Sets an alarm before the loop runs.
     pub(crate) fn alarm(&mut self, after: Duration, key: u64) {
-        let at = self.peers.now() + after;
+        let at = self.peers.after(after);
         self.peers.alarm(at, key);
     }
 
@@ -169,9 +169,13 @@ impl<R: Role> EventLoop<R> {
             if found {
                 timeout = Some(Duration::ZERO);
             } else {
-                match self.poll.poll(&mut events, timeout) {
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                    other => other?,
+                let mut wait = timeout;
+                loop {
+                    match self.poll.poll(&mut events, wait) {
+                        // A signal is no event; what has arrived meanwhile is.
+                        Err(e) if e.kind() == io::ErrorKind::Interrupted => wait = Some(Duration::ZERO),
+                        other => break other?,
+                    }
                 }
             }
             let now = Instant::now();
@@ -268,7 +272,9 @@ impl<R: Role> EventLoop<R> {
         if self.paused_until.is_some_and(|until| until > self.peers.now() && !self.peers.closed_some) {
             return;
         }
-        self.paused_until = None;
+        if self.paused_until.take().is_none() {
+            self.pause_logged = false; // a whole turn without a pause: the next one is news
+        }
         self.peers.closed_some = false;
         for n in 0..self.listeners.len() {
             for _ in 0..ACCEPTS_PER_TURN {
@@ -293,7 +299,6 @@ impl<R: Role> EventLoop<R> {
         });
         match accepted {
             Ok((stream, from)) => {
-                self.pause_logged = false;
                 role.accepted(&mut self.peers, n, stream, from);
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.listeners[n].pending = false,

@@ -51,6 +51,8 @@ pub(crate) struct Peer<T> {
     /// The connection is gone in both directions (reset, or an error).
     broken: bool,
     ended: bool,
+    /// Reading failed behind octets that were still delivered; the next fetch says so.
+    failed: Option<io::ErrorKind>,
     queued: bool,
     /// Read and not used: a half-read head, or what was pipelined behind it.
     input: Vec<u8>,
@@ -73,6 +75,7 @@ impl<T> Peer<T> {
             closing: false,
             broken: false,
             ended: false,
+            failed: None,
             queued: false,
             input: Vec::new(),
             output: Vec::new(),
@@ -99,7 +102,10 @@ impl<T> Peer<T> {
             drop(self.input.drain(..kept))
         }
         let mut filled = kept;
-        while self.readable && !self.ended && filled < most && self.input.is_empty() {
+        if let (0, Some(kind)) = (filled, self.failed) {
+            return Err(kind.into());
+        }
+        while self.readable && !self.ended && self.failed.is_none() && filled < most && self.input.is_empty() {
             match (&self.stream).read(&mut scratch[filled..most]) {
                 Ok(0) => {
                     self.ended = true;
@@ -114,6 +120,10 @@ impl<T> Peer<T> {
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(e) if filled > 0 => {
+                    self.failed = Some(e.kind()); // a whole answer may stand before a reset
+                    self.readable = false;
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -135,7 +145,7 @@ impl<T> Peer<T> {
 
     /// Whether a fetch can bring anything: octets, or word of the end.
     pub(crate) fn has_input(&self) -> bool {
-        !self.input.is_empty() || self.readable || self.ended
+        !self.input.is_empty() || self.readable || self.ended || self.failed.is_some()
     }
 
     /// Lets the next fetch ask the operating system even without an event.
@@ -151,6 +161,16 @@ impl<T> Peer<T> {
     /// Whether the other side has ended its direction (kept octets aside).
     pub(crate) fn at_end_of_stream(&self) -> bool {
         self.ended
+    }
+
+    /// Whether reading has failed (kept octets aside).
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// Lets the next flush ask the operating system even without an event: a socket has room long before it says so.
+    pub(crate) fn try_to_write(&mut self) {
+        self.writable = true;
     }
 
     /// Octets moved in both directions so far: tells progress from silence.
@@ -303,6 +323,11 @@ impl<T> Peers<T> {
     /// The loop's clock: monotonic, read once per turn, without the time the loop was stopped.
     pub(crate) fn now(&self) -> Instant {
         self.now
+    }
+
+    /// The instant so long from now; a time beyond all reason counts as a year.
+    pub(crate) fn after(&self, time: Duration) -> Instant {
+        self.now.checked_add(time).unwrap_or_else(|| self.now + Duration::from_secs(365 * 86_400))
     }
 
     pub(super) fn set_clock(&mut self, real: Instant, away: Duration) {

@@ -153,7 +153,7 @@ impl GatewayRole {
         let Some(authorize) = self.authorize.clone() else {
             return self.decided(cx, id, offer, Ok(Grant::offered()));
         };
-        let at = cx.now() + self.limits.head_timeout;
+        let at = cx.after(self.limits.head_timeout);
         cx.set_deadline(id, Some(at));
         let remote = self.remote.clone();
         let submitted = self.helpers.submit(move || {
@@ -172,6 +172,14 @@ impl GatewayRole {
     pub(super) fn decided(&mut self, cx: &mut Peers<State>, id: Id, offer: Offer, verdict: Result<Grant, Reject>) {
         if !matches!(cx.get(id).map(|p| &p.state), Some(State::Device(Device::Deciding))) {
             return; // it was closed meanwhile
+        }
+        if self.draining {
+            let answer = LocalAnswer { retry_after: Some(5), ..LocalAnswer::new(503, "this gateway is stopping; dial again") };
+            return self.refuse(cx, id, &answer);
+        }
+        if self.on_link.is_some() && self.lent.len() >= self.limits.on_link_max {
+            let answer = LocalAnswer { retry_after: Some(10), ..LocalAnswer::new(503, "as many links are served as on_link_max allows") };
+            return self.refuse(cx, id, &answer);
         }
         let grant = match verdict {
             Ok(grant) => grant,
@@ -225,7 +233,10 @@ impl GatewayRole {
         }
         let replaced_lent = self.lent.iter().filter(|(_, l)| !self.roster.in_force(&l.registered)).map(|(t, _)| *t).collect();
         for id in claimed.idle {
-            self.part(cx, id);
+            // A link with several names stays while one of them is its own.
+            if self.registered(cx, id).is_some_and(|registered| !self.roster.in_force(&registered)) {
+                self.part(cx, id);
+            }
         }
         self.evict_later(cx, claimed.busy, replaced_lent);
         self.stats.devices.store(self.roster.connected(), Relaxed);
@@ -247,7 +258,7 @@ impl GatewayRole {
         if self.on_demand {
             peer.state = State::Device(Device::Held { registered: registered.clone(), switch });
             self.roster.place(&registered, id);
-            let at = cx.now() + self.limits.poll_hold;
+            let at = cx.after(self.limits.poll_hold);
             match self.roster.next_waiter(&registered) {
                 Some(waiter) => {
                     self.switch_held(cx, id);
@@ -330,7 +341,13 @@ impl GatewayRole {
     /// Gives a busy link to whoever waited.
     fn serve(&mut self, cx: &mut Peers<State>, id: Id, waiter: Waiter) {
         match waiter {
-            Waiter::Exchange(key) => self.assign(cx, key, id),
+            Waiter::Exchange(key) => match self.exchanges.get(key).filter(|e| e.is_waiting()).map(|e| (e.asking, e.idempotent)) {
+                None => self.link_free(cx, id, Ok(())), // its visitor has gone
+                Some((_, true)) => self.assign(cx, key, id),
+                Some((_, false)) if self.is_alive(cx, id) => self.assign(cx, key, id),
+                Some((Some(asking), false)) => self.find_link(cx, asking, key), // the link is gone; it lines up again
+                Some((None, false)) => {}
+            },
             Waiter::Caller(number) => {
                 if !peer_flush(cx, id) {
                     self.drop_link(cx, id, "it was closed before the 101 was written");
@@ -363,6 +380,13 @@ impl GatewayRole {
         if !self.roster.in_force(&registered) {
             return self.part(cx, id);
         }
+        // Octets sent before they were asked for must not become the next caller's answer.
+        if cx.get(id).is_some_and(|p| p.has_input()) {
+            let quiet = self.is_quiet(cx, id);
+            if quiet.is_err() || cx.get(id).is_some_and(|p| p.has_input()) {
+                return self.drop_link(cx, id, quiet.err().unwrap_or("it sent octets that nobody asked for"));
+            }
+        }
         if let Some(waiter) = self.roster.next_waiter(&registered) {
             return self.serve(cx, id, waiter);
         }
@@ -372,13 +396,9 @@ impl GatewayRole {
         self.roster.set_idle(&registered, id);
         let Some(peer) = cx.get_mut(id) else { return };
         peer.settle();
-        let noisy = peer.has_input();
         let heartbeat = self.limits.heartbeat;
-        let at = (!heartbeat.is_zero()).then(|| cx.now() + heartbeat);
+        let at = (!heartbeat.is_zero()).then(|| cx.after(heartbeat));
         cx.set_deadline(id, at);
-        if noisy {
-            cx.again(id);
-        }
     }
 
     /// Something happened on an idle link: its end, stray line ends, or octets nobody asked for.
@@ -431,6 +451,7 @@ impl GatewayRole {
         let Some(registered) = self.registered(cx, id) else { return };
         let Some(peer) = cx.get_mut(id) else { return };
         match &mut peer.state {
+            State::Device(Device::Link(link)) if link.leaving || link.exchange.is_some() => {}
             State::Device(Device::Link(link)) => {
                 link.leaving = true;
                 self.roster.set_busy(&registered, id);
@@ -490,7 +511,7 @@ impl GatewayRole {
         let sent = peer.flush().is_ok();
         let down = self.roster.leave(&registered, id, cx.now());
         self.gone(&down, "its offer was held for poll_hold; it offers again");
-        let at = cx.now() + self.limits.head_timeout;
+        let at = cx.after(self.limits.head_timeout);
         cx.set_deadline(id, Some(at));
         if !sent {
             cx.close(id);
@@ -526,7 +547,7 @@ impl GatewayRole {
     }
 }
 
-fn peer_flush(cx: &mut Peers<State>, id: Id) -> bool {
+pub(super) fn peer_flush(cx: &mut Peers<State>, id: Id) -> bool {
     cx.get_mut(id).is_some_and(|peer| matches!(peer.flush(), Ok(true)))
 }
 

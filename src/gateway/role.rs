@@ -16,7 +16,7 @@ use crate::engine::peers::{Id, Peers};
 use crate::engine::slab::{Key, Slab};
 use crate::engine::workers::Workers;
 use crate::error::Error;
-use crate::gateway::offers::Device;
+use crate::gateway::offers::{Device, peer_flush};
 use crate::gateway::roster::{Registered, Roster, Waiter};
 use crate::gateway::visitors::{Routes, Visitor};
 use crate::gateway::{Authorize, Event, EventKind, Grant, Offer, OnLink, Reject, Stats};
@@ -158,7 +158,7 @@ impl GatewayRole {
         alarms.insert(FIRST_ALARM, Alarm::Tick);
         GatewayRole {
             helpers: Workers::new("ptth-authorize", limits.helpers_max, limits.authorize_queue_max, idle),
-            link_workers: Workers::new("ptth-link", limits.on_link_max, 0, idle),
+            link_workers: Workers::new("ptth-link", limits.on_link_max, limits.on_link_max, idle),
             rules: Arc::new(rules),
             roster: Roster::new(limits.clone()),
             faces: vec![Face::Devices; device_listeners],
@@ -195,7 +195,7 @@ impl GatewayRole {
 
     pub(super) fn evict_later(&mut self, cx: &mut Peers<State>, links: Vec<Id>, lent: Vec<u64>) {
         if !links.is_empty() || !lent.is_empty() {
-            let at = cx.now() + self.limits.take_over_grace;
+            let at = cx.after(self.limits.take_over_grace);
             self.set_alarm(cx, at, Alarm::Evict { links, lent });
         }
     }
@@ -282,7 +282,14 @@ impl GatewayRole {
             let _ = reply.send(Err(Error::stopped("this gateway is stopping; nothing new is sent")));
             return;
         }
-        if let Some(link) = self.take_link(cx, &name) {
+        while let Some(link) = self.take_link(cx, &name) {
+            if !self.is_alive(cx, link) {
+                continue;
+            }
+            if !peer_flush(cx, link) {
+                self.drop_link(cx, link, "it was closed before the 101 was written");
+                continue;
+            }
             self.lend_to(cx, &reply, link);
             return;
         }
@@ -297,7 +304,7 @@ impl GatewayRole {
             return;
         }
         self.callers.insert(number, Caller { name, want: Want::Link(reply) });
-        let at = cx.now() + wait;
+        let at = cx.after(wait);
         self.set_alarm(cx, at, Alarm::Caller(number));
     }
 
@@ -308,7 +315,7 @@ impl GatewayRole {
         }
         let number = self.number();
         self.callers.insert(number, Caller { name, want: Want::Name(reply) });
-        let at = cx.now() + time;
+        let at = cx.after(time);
         self.set_alarm(cx, at, Alarm::Caller(number));
     }
 
@@ -371,7 +378,7 @@ impl GatewayRole {
     }
 
     fn drain(&mut self, cx: &mut Peers<State>, time: Duration) {
-        let at = cx.now() + time;
+        let at = cx.after(time);
         self.set_alarm(cx, at, Alarm::Stop); // of several, the earliest holds
         if std::mem::replace(&mut self.draining, true) {
             return;
@@ -380,7 +387,19 @@ impl GatewayRole {
         for id in cx.ids() {
             let Some(peer) = cx.get(id) else { continue };
             match &peer.state {
-                State::Visitor(Visitor::Head { .. }) => cx.close(id),
+                // What has arrived is still served; what has not begun ends here.
+                State::Visitor(Visitor::Head { .. }) => {
+                    self.visitor_head(cx, id);
+                    if matches!(cx.get(id).map(|p| &p.state), Some(State::Visitor(Visitor::Head { began: false, .. }))) {
+                        cx.close(id);
+                    }
+                }
+                State::Visitor(Visitor::Exchange { key, .. }) => {
+                    let key = *key;
+                    if let Some(exchange) = self.exchanges.get_mut(key) {
+                        exchange.last_of_asker();
+                    }
+                }
                 State::Device(Device::Link(link)) if link.exchange.is_none() => self.part(cx, id),
                 State::Device(Device::Held { .. }) => self.part(cx, id),
                 State::Device(Device::Head) => cx.close(id),
@@ -391,6 +410,12 @@ impl GatewayRole {
 
     fn stop(&mut self, cx: &mut Peers<State>) {
         self.stopped = true;
+        for id in cx.ids() {
+            if let Some(State::Visitor(Visitor::Exchange { key, .. })) = cx.get(id).map(|p| &p.state) {
+                let key = *key;
+                self.end_exchange(cx, key, "this gateway stopped");
+            }
+        }
         let lent: Vec<u64> = self.lent.keys().copied().collect();
         for ticket in lent {
             self.cut_lent(ticket);
@@ -412,7 +437,7 @@ impl GatewayRole {
     pub(super) fn linger(&mut self, cx: &mut Peers<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
         peer.state = State::Lingering(Lingering::default());
-        let at = cx.now() + self.limits.linger_timeout;
+        let at = cx.after(self.limits.linger_timeout);
         cx.set_deadline(id, Some(at));
         self.step_lingering(cx, id);
     }
@@ -469,7 +494,7 @@ impl Role for GatewayRole {
         };
         match cx.insert(stream, &[], state) {
             Ok(id) => {
-                let at = cx.now() + self.limits.head_timeout;
+                let at = cx.after(self.limits.head_timeout);
                 cx.set_deadline(id, Some(at));
                 self.ready(cx, id); // the request often is there already
             }
@@ -527,7 +552,7 @@ impl Role for GatewayRole {
             Some(Alarm::Stop) => self.stop(cx),
             Some(Alarm::Tick) => {
                 self.roster.tick(cx.now());
-                let at = cx.now() + TICK;
+                let at = cx.after(TICK);
                 self.set_alarm(cx, at, Alarm::Tick);
             }
         }
@@ -586,6 +611,9 @@ impl Relaying for GatewayRole {
     }
 
     fn asker_gone(&mut self, cx: &mut Peers<State>, asking: Id, reset: bool) {
+        if let Some(State::Visitor(Visitor::Exchange { key, name, .. })) = cx.get(asking).map(|p| &p.state) {
+            self.roster.step_out(name, Waiter::Exchange(*key)); // it may have gone while it waited in line
+        }
         match reset {
             true => cx.reset(asking),
             false => cx.close(asking),

@@ -264,8 +264,9 @@ impl Roster {
     /// An idle link is busy.
     pub(crate) fn set_busy(&mut self, registered: &Registered, id: Id) {
         self.each(registered, |entry| {
-            take_out(&mut entry.idle, id);
-            entry.busy.push(id);
+            if take_out(&mut entry.idle, id) {
+                entry.busy.push(id);
+            }
         });
     }
 
@@ -351,13 +352,17 @@ impl Roster {
     /// Drops what is older than `remember`, and the oldest beyond `remembered_max`.
     fn forget(&mut self, now: Instant) {
         let old = |at: Instant| now.saturating_duration_since(at) >= self.limits.remember;
+        let mut awaited = Vec::new();
         while let Some((at, _)) = self.departed.front().filter(|(at, _)| old(*at) || self.departed.len() > self.limits.remembered_max) {
             let at = *at;
             let Some((_, name)) = self.departed.pop_front() else { break };
-            if self.entries.get(&name).is_some_and(|e| e.links() == 0 && e.waiting.is_empty() && e.since <= at) {
-                self.entries.remove(&name);
+            match self.entries.get(&name).filter(|e| e.links() == 0 && e.since <= at) {
+                Some(entry) if !entry.waiting.is_empty() => awaited.push((now, name)), // looked at again later
+                Some(_) => drop(self.entries.remove(&name)),
+                None => {}
             }
         }
+        self.departed.extend(awaited);
         while let Some((at, ..)) =
             self.replaced_order.front().filter(|(at, ..)| old(*at) || self.replaced_order.len() > self.limits.remembered_max)
         {

@@ -181,7 +181,7 @@ impl GatewayRole {
             Ok(None) => {
                 peer.keep(octets);
                 if !had_begun && !first {
-                    cx.set_deadline(id, Some(now + self.limits.head_timeout)); // in all, from the first octet on
+                    cx.set_deadline(id, Some(cx.after(self.limits.head_timeout))); // in all, from the first octet on
                 }
                 Asked::NotYet
             }
@@ -257,9 +257,9 @@ impl GatewayRole {
     pub(super) fn find_link(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
         let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(id).map(|p| &p.state) else { return };
         let name = name.clone();
-        let idempotent = self.exchanges.get(key).is_some_and(|e| e.idempotent);
+        let (idempotent, retried) = self.exchanges.get(key).map_or((false, false), |e| (e.idempotent, e.retried));
         while let Some(link) = self.take_link(cx, &name) {
-            if idempotent || self.is_alive(cx, link) {
+            if (idempotent && !retried) || self.is_alive(cx, link) {
                 return self.assign(cx, key, link);
             }
         }
@@ -275,7 +275,7 @@ impl GatewayRole {
         };
         match refusal {
             None => {
-                let at = cx.now() + self.limits.wait_for_link;
+                let at = cx.after(self.limits.wait_for_link);
                 cx.set_deadline(id, Some(at));
             }
             Some((status, reason, error, retry_after)) => {
@@ -315,7 +315,7 @@ impl GatewayRole {
         peer.state = State::Visitor(Visitor::Head { began: false, first: false, face });
         peer.settle();
         let more = peer.has_input();
-        let at = cx.now() + self.limits.idle_visitor_timeout;
+        let at = cx.after(self.limits.idle_visitor_timeout);
         cx.set_deadline(id, Some(at));
         if more {
             cx.again(id);

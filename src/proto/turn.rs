@@ -313,7 +313,7 @@ fn name_of_path(target: &str) -> Result<Name, Refusal> {
 const WELL_KNOWN: (&str, &str) = ("/.well-known/ptth/", "/");
 
 /// The names that an IETF offer registers, each once.
-fn origins_of_path(target: &str) -> Result<Vec<Name>, Refusal> {
+pub(crate) fn origins_of_path(target: &str) -> Result<Vec<Name>, Refusal> {
     let list = target.strip_prefix(WELL_KNOWN.0).and_then(|rest| rest.strip_suffix(WELL_KNOWN.1));
     let list = list.ok_or_else(|| Refusal::new(400, "the target of an offer of ptth is not /.well-known/ptth/ORIGINS/"))?;
     let mut names = Vec::new();
