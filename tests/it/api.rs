@@ -504,3 +504,57 @@ fn a_gateway_that_turns_and_closes_is_not_dialled_in_a_circle() {
     assert!((2..60).contains(&turns), "{turns} dials in a second");
     handle.stop();
 }
+
+#[test]
+fn an_on_demand_gateway_turns_for_a_program_too() {
+    let gateway = Gateway::builder().listen("127.0.0.1:0").turn(TurnMode::OnDemand).start().unwrap();
+    let device = device(&gateway, "lamp", 1..=2);
+    let events = device.events();
+    let handle = device.spawn(|request| Response::new(Body::from(request.method().to_string()))).unwrap();
+    gateway.device("lamp").wait(PATIENCE).unwrap();
+    for method in [Method::GET, Method::POST] {
+        let request = Request::builder().method(method.clone()).uri("/").body(Body::empty()).unwrap();
+        assert_eq!(ask(&gateway, "lamp", request).1, method.as_str());
+    }
+    assert_eq!(events.recv_timeout(PATIENCE).unwrap().kind, DeviceEventKind::Connected);
+    handle.stop();
+}
+
+#[test]
+fn a_wait_for_ever_is_only_a_long_wait() {
+    let gateway = gateway(|l| l.idle_visitor_timeout = Duration::MAX);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| gateway.device("lamp").wait(Duration::MAX));
+        let handle = parrot(&gateway, "lamp", 1..=1);
+        waiter.join().unwrap().unwrap();
+        handle.stop();
+    });
+    gateway.stop(Duration::MAX);
+}
+
+#[test]
+fn a_visitor_that_resets_while_it_waits_costs_no_link() {
+    let gateway = gateway(|_| ());
+    let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+    let Offered::Turned(mut link) = parked(&gateway, "lamp") else { panic!("no turn") };
+    let mut first = TcpStream::connect(visitors).unwrap();
+    write!(first, "GET /lamp/v0 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    assert_eq!(link.next_request().unwrap().unwrap().uri(), "/v0"); // the only link is busy
+    for _ in 0..20 {
+        let before = gateway.stats().exchanges;
+        let mut gone = TcpStream::connect(visitors).unwrap();
+        write!(gone, "GET /lamp/gone HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        until("the request is in line", || gateway.stats().exchanges > before);
+        socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(gone); // with a reset
+    }
+    let before = gateway.stats().exchanges;
+    let mut last = TcpStream::connect(visitors).unwrap();
+    write!(last, "GET /lamp/v9 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    until("the last one is in line", || gateway.stats().exchanges > before);
+    link.respond(Response::new(Body::from("GET /v0"))).unwrap();
+    assert!(read_answer(&mut first).starts_with("HTTP/1.1 200"));
+    assert_eq!(link.next_request().unwrap().unwrap().uri(), "/v9", "those that went are asked for no more");
+    link.respond(Response::new(Body::from("GET /v9"))).unwrap();
+    assert!(read_answer(&mut last).starts_with("HTTP/1.1 200"));
+}
