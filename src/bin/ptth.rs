@@ -297,6 +297,12 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
     };
     let mut limits = Limits::default();
     limits.silence = args.silence;
+    if !args.origin.is_empty() && !matches!(args.protocol, Protocol::Ietf) {
+        return Err(usage("--origin goes with --protocol ptth; other devices are named by the URL's path"));
+    }
+    if args.host_header.is_some() && args.service.to.is_none() {
+        return Err(usage("--host-header goes with --to"));
+    }
     let mut builder = Device::builder(&args.url)
         .links(args.links)
         .protocol(dialect)

@@ -10,8 +10,8 @@ use crate::device::dial::Url;
 use crate::device::role::{DeviceRole, State};
 use crate::engine::peers::{Fetched, Id, Peers};
 use crate::engine::slab::Key;
-use crate::error::Error;
 use crate::error::Refusal;
+use crate::error::{Error, Fault};
 use crate::limits::Limits;
 use crate::proto::body;
 use crate::proto::forward::{self, RequestRules};
@@ -61,7 +61,7 @@ impl Target {
         }
         let addresses: Vec<SocketAddr> = (url.host.as_str(), url.port)
             .to_socket_addrs()
-            .map_err(|e| Error::usage(format!("local server {text}: its host cannot be looked up: {e}")))?
+            .map_err(|e| Error::io(Fault::Network, format_args!("looking up the host of the local server {text}"), e))?
             .collect();
         if addresses.is_empty() {
             return Err(Error::usage(format!("local server {text}: its host has no address")));

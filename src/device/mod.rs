@@ -514,8 +514,8 @@ impl fmt::Debug for Exchange {
 
 impl Exchange {
     fn begin(loan: Loan, limits: &Arc<Limits>) -> Option<Self> {
-        let Loan { stream, unread, ticket } = loan;
-        let busy = ticket.busy();
+        let Loan { stream, unread, busy, ticket } = loan;
+        let busy = busy.unwrap_or_else(|| ticket.busy());
         let mut link = DeviceLink::new(Shared::new(stream), unread, limits.clone());
         match link.next_request() {
             Ok(Some(request)) => {
@@ -576,7 +576,7 @@ impl Listener {
     /// # Errors
     /// Refused by the gateway; stopped.
     pub fn accept(&self) -> Result<DeviceLink<Accepted>, Error> {
-        let Loan { stream, unread, ticket } = self.queue.recv().map_err(|_| self.running.0.ended())?;
+        let Loan { stream, unread, ticket, .. } = self.queue.recv().map_err(|_| self.running.0.ended())?;
         let busy = ticket.busy();
         Ok(DeviceLink::new(Accepted { stream, _ticket: ticket, _busy: busy }, unread, self.limits.clone()))
     }

@@ -90,6 +90,8 @@ pub(crate) enum Service {
 pub(crate) struct Loan {
     pub(crate) stream: Arc<Stream>,
     pub(crate) unread: Vec<u8>,
+    /// It carries a request that waits for `recv()`: no idle link.
+    pub(crate) busy: Option<Busy>,
     pub(crate) ticket: Ticket,
 }
 
@@ -798,7 +800,8 @@ impl DeviceRole {
         self.lent.insert(self.numbers, Arc::downgrade(&stream));
         let ticket = Ticket { remote: self.remote.clone(), number: self.numbers, link, shared: self.shared.clone() };
         let unread = if octets.is_empty() { kept } else { octets.to_vec() };
-        let loan = Loan { stream, unread, ticket };
+        let busy = matches!(self.service, Service::Receive(_)).then(|| ticket.busy());
+        let loan = Loan { stream, unread, busy, ticket };
         // What cannot be handed over is dropped: its ticket tells the loop.
         match &self.service {
             Service::Handler(handler) => {
@@ -897,7 +900,7 @@ enum Came {
 
 /// A worker's part: plain blocking code. It lingers on the link while nobody else needs the thread.
 fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Workers) {
-    let Loan { stream, unread, ticket } = loan;
+    let Loan { stream, unread, ticket, .. } = loan;
     let mut link = DeviceLink::new(Shared::new(stream), unread, limits.clone());
     loop {
         let busy = ticket.busy();

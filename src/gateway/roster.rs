@@ -129,7 +129,9 @@ impl Roster {
     /// [`place`](Self::place) or [`lend_ends`](Self::lend_ends).
     pub(crate) fn claim(&mut self, names: &[String], holder: &Holder, now: Instant) -> Result<Claimed, Denied> {
         self.forget(now);
-        for name in names {
+        let mut names = names.to_vec();
+        names.dedup();
+        for name in &names {
             self.may_claim(name, holder)?;
         }
         let new = names.iter().filter(|n| self.entries.get(n.as_str()).is_none_or(|e| e.links() == 0)).count();
@@ -148,7 +150,7 @@ impl Roster {
             busy: Vec::new(),
         };
         let mut registered = Vec::with_capacity(names.len());
-        for name in names {
+        for name in &names {
             let name: Arc<str> = self.entries.get_key_value(name.as_str()).map_or_else(|| name.as_str().into(), |(known, _)| known.clone());
             let epoch = self.take(&name, holder, now, &mut claimed);
             if !registered.iter().any(|(n, _)| *n == name) {

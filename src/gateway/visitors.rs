@@ -234,12 +234,13 @@ impl GatewayRole {
         }
         let usual = to.port.is_none_or(|p| p == 80 || p == 443 || p == listener);
         let schemes = ["https", "http"].into_iter();
-        let mut candidates = schemes.flat_map(|scheme| {
+        let candidates = schemes.flat_map(|scheme| {
             let bare = usual.then(|| format!("{scheme}://{}", to.host));
             let exact = to.port.map(|p| format!("{scheme}://{}:{p}", to.host));
             [bare, exact].into_iter().flatten()
         });
-        candidates.find(|name| self.roster.knows(name))
+        let known: Vec<String> = candidates.filter(|name| self.roster.knows(name)).collect();
+        known.iter().find(|name| self.roster.links(name).0 > 0).or(known.first()).cloned()
     }
 
     fn begin(&mut self, cx: &mut Peers<State>, id: Id, exchange: Exchange, name: &str) {
