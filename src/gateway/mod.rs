@@ -404,7 +404,9 @@ impl Gateway {
     /// What happens to names from now on. At most [`Limits::events_max`] wait to be read.
     pub fn events(&self) -> Receiver<Event> {
         let (subscriber, events) = role::subscription(&self.limits);
-        self.remote.send(Command::Subscribe(subscriber));
+        let (reply, subscribed) = bounded(1);
+        // A gateway that was stopped has no events; then the receiver says at once that it is disconnected.
+        let _ = self.remote.send(Command::Subscribe { subscriber, reply }) && subscribed.recv().is_ok();
         events
     }
 

@@ -49,8 +49,8 @@ pub(crate) enum Command {
     Adopt { stream: Stream, unread: Vec<u8>, offer: Box<Offer>, grant: Grant, reply: Sender<Result<(), Error>> },
     /// A listener for visitors.
     Relay { listener: TcpListener, routes: Routes, reply: Sender<Result<(), Error>> },
-    /// A subscriber for events.
-    Subscribe(Sender<Event>),
+    /// A subscriber for events; the answer comes when it is on the list.
+    Subscribe { subscriber: Sender<Event>, reply: Sender<()> },
     /// Nothing new; what is in progress may finish for so long.
     Drain(Duration),
 }
@@ -574,7 +574,10 @@ impl Role for GatewayRole {
             Command::Relay { listener, routes, reply } => {
                 let _ = reply.send(self.add_visitors(cx, listener, routes));
             }
-            Command::Subscribe(subscriber) => self.subscribers.push((subscriber, 0)),
+            Command::Subscribe { subscriber, reply } => {
+                self.subscribers.push((subscriber, 0));
+                let _ = reply.send(());
+            }
             Command::Drain(time) => self.drain(cx, time),
         }
     }
