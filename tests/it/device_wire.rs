@@ -1030,3 +1030,25 @@ fn a_device_that_holds_many_idle_links_has_no_thread_for_each() {
     eventually("no more threads than with five links", || (many.threads() <= few.threads()).then_some(()));
     assert!(find(links[299].ask(&get("/")).body.as_slice(), b"x").is_some());
 }
+
+#[test]
+fn a_token_comes_from_a_file_or_the_environment_and_is_never_shown() {
+    let raw = RawGateway::start();
+    let folder = crate::support::TempDir::new("token");
+    let file = folder.0.join("token");
+    std::fs::write(&file, "hunter2\n").unwrap();
+    let url = raw.url("lamp");
+    let mut by_file = Ptth::command(&["device", &url, "--text", "x", "--token-file", file.to_str().unwrap()]);
+    let mut by_environment = Ptth::command(&["device", &url, "--text", "x"]);
+    by_environment.env("PTTH_TOKEN", "hunter2");
+    for command in [&mut by_file, &mut by_environment] {
+        let mut device = Process::start(command);
+        let (mut peer, offer) = raw.offer();
+        assert_eq!(offer.get("authorization"), Some("Bearer hunter2"));
+        peer.write("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(device.exit_code(), 3);
+        assert!(!device.stderr().contains("hunter2"), "{}", device.stderr());
+    }
+    let (code, _, stderr) = Ptth::run(&["device", &url, "--text", "x", "--token-file", "/dev/null"]);
+    assert!(code == 2 && stderr.contains("token"), "{code}: {stderr}");
+}
