@@ -807,3 +807,18 @@ impl Lingering {
         }
     }
 }
+
+/// One step of a connection that is being closed gently; closes it when that is over. `find`: where its state keeps the rest.
+pub(crate) fn step_lingering<T>(cx: &mut Peers<T>, id: Id, limits: &Limits, find: fn(&mut T) -> Option<&mut Lingering>) {
+    let mut scratch = cx.take_scratch();
+    let over = cx.get_mut(id).is_none_or(|peer| {
+        let Some(mut lingering) = find(&mut peer.state).map(std::mem::take) else { return false };
+        let over = lingering.step(peer, &mut scratch, limits);
+        find(&mut peer.state).into_iter().for_each(|place| *place = std::mem::take(&mut lingering));
+        over
+    });
+    cx.put_scratch(scratch);
+    if over {
+        cx.close(id);
+    }
+}

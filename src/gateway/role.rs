@@ -443,19 +443,10 @@ impl GatewayRole {
     }
 
     fn step_lingering(&mut self, cx: &mut Peers<State>, id: Id) {
-        let mut scratch = cx.take_scratch();
-        let over = cx.get_mut(id).is_none_or(|peer| {
-            let State::Lingering(mut lingering) = std::mem::replace(&mut peer.state, State::Lingering(Lingering::default())) else {
-                return true;
-            };
-            let over = lingering.step(peer, &mut scratch, &self.limits);
-            peer.state = State::Lingering(lingering);
-            over
+        relay::step_lingering(cx, id, &self.limits, |state| match state {
+            State::Lingering(lingering) => Some(lingering),
+            _ => None,
         });
-        cx.put_scratch(scratch);
-        if over {
-            cx.close(id);
-        }
     }
 
     pub(super) fn registered(&self, cx: &Peers<State>, id: Id) -> Option<Arc<Registered>> {
