@@ -62,6 +62,17 @@ limits! {
     helpers_max: usize = 8;
     /// Offers that wait for `authorize`. Default 1,024. Beyond: 503 with `Retry-After`.
     authorize_queue_max: usize = 1_024;
+    /// Longest message of the COMET fallback that is held whole, in octets: an upload to a device without a link, and any message in JSON. Default
+    /// 8 MiB. Beyond: 413 to the visitor, 502 where a device's answer is too large. An answer in `message/http` streams and has no such bound.
+    message_bytes_max: usize = 8 * 1024 * 1024;
+    /// Octets of all such messages that one gateway holds at once. Default 256 MiB. Beyond: 503 with `Retry-After`, to visitors and to devices.
+    messages_bytes_max: usize = 256 * 1024 * 1024;
+    /// Longest answer that a device keeps until the gateway has acknowledged it, so that it can be posted again. Default 1 MiB. A longer
+    /// one is not repeated: its visitor sees an aborted message.
+    answer_keep_bytes_max: usize = 1024 * 1024;
+    /// Octets of acknowledged answers that a device keeps, in case their events come again. Default 4 MiB. Beyond: the oldest are forgotten, and a
+    /// copy of their event gets 502.
+    answer_cache_bytes_max: usize = 4 * 1024 * 1024;
     /// Events kept for a subscriber that does not read them. Default 1,024. Beyond: dropped, and counted in the next one.
     events_max: usize = 1_024;
 
@@ -93,8 +104,14 @@ limits! {
     heartbeat_timeout: Duration = Duration::from_secs(10);
     /// Silence after which a device gives up a link on which it has seen a heartbeat before. Default 120 s; zero turns it off.
     silence: Duration = Duration::from_secs(120);
-    /// How long a gateway holds an on-demand offer before it answers 204. Default 25 s.
+    /// How long a gateway holds an on-demand offer, or a poll, before it answers that there is nothing. Default 25 s (below nginx's `proxy_read_timeout` of 60 s).
     poll_hold: Duration = Duration::from_secs(25);
+    /// How long a device that polls counts as connected after its last poll ended. Default 5 s.
+    poll_gap: Duration = Duration::from_secs(5);
+    /// Silence after an event was handed out before the same event, under the same id, is handed out once more. Default 10 s; zero turns it off.
+    redeliver_after: Duration = Duration::from_secs(10);
+    /// How long a device polls without `Upgrade` where something on the way does not stand it, before it offers the turn again. Default 10 minutes.
+    turn_retry: Duration = Duration::from_secs(600);
     /// What the busy links of a replaced session get to finish. Default 10 s. Then: closed, their callers get 502.
     take_over_grace: Duration = Duration::from_secs(10);
     /// From the wish to stop to the end: exchanges in progress may finish. Default 10 s.
@@ -119,7 +136,7 @@ impl Limits {
     /// # Errors
     /// Names the first field that cannot work, and the least value that can.
     pub fn check(&self) -> Result<(), Error> {
-        let at_least: [(&str, usize, usize); 12] = [
+        let at_least: [(&str, usize, usize); 14] = [
             ("head_bytes_max", self.head_bytes_max, 256),
             ("fields_max", self.fields_max, 8),
             ("target_bytes_max", self.target_bytes_max, 1),
@@ -132,6 +149,8 @@ impl Limits {
             ("helpers_max", self.helpers_max, 1),
             ("authorize_queue_max", self.authorize_queue_max, 1),
             ("events_max", self.events_max, 1),
+            ("message_bytes_max", self.message_bytes_max, 1024),
+            ("messages_bytes_max", self.messages_bytes_max, self.message_bytes_max),
         ];
         for (name, value, least) in at_least {
             if value < least {

@@ -475,7 +475,7 @@ impl DeviceRole {
                 };
                 self.end_dial(cx, id, &format!("the gateway answered the offer with {status}: {hint}"), retry_after);
             }
-            Verdict::FellBack => self.end_dial(cx, id, "the gateway, or a proxy on the way, does not turn connections: it fell back to polling, which this device does not speak yet", None),
+            Verdict::FellBack(_) => self.end_dial(cx, id, "the gateway, or a proxy on the way, does not turn connections: it fell back to polling, which this device does not speak yet", None),
             Verdict::NoTurn(status) => {
                 self.end_dial(cx, id, &format!("no gateway that turns connections answers here: status {status}; check the URL, port included"), None);
             }

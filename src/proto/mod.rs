@@ -4,6 +4,7 @@
 //! A parser here answers *done, not yet, wrong*: `Ok(Some(..))`, `Ok(None)`, `Err(Refusal)`. The caller keeps octets and socket.
 
 pub mod body;
+pub mod comet;
 pub mod forward;
 pub mod head;
 pub mod heartbeat;

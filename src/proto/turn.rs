@@ -100,6 +100,68 @@ fn name_and_version(token: &str) -> (&str, Option<&str>) {
     token.split_once('/').map_or((token, None), |(name, version)| (name, Some(version)))
 }
 
+/// The field that carries an event's id beside `message/http` (protocol.md §2.2); allowed beside JSON.
+pub const MESSAGE_ID: &str = "PTTH-Message-ID";
+
+/// How the fallback's messages are written (protocol.md §2.1, §2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Encoding {
+    /// `application/json` (RFC 8259): whole messages. Needs the feature `comet`.
+    Json,
+    /// `message/http` (RFC 9112 §10.1): HTTP/1.1 text, octet for octet; answers stream.
+    Message,
+}
+
+impl Encoding {
+    /// For `Content-Type` and `Accept`.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Encoding::Json => "application/json",
+            Encoding::Message => "message/http",
+        }
+    }
+
+    /// What a `Content-Type` names, parameters aside. `text/plain` stands for `message/http`, as seed-style peers write it.
+    pub fn of_type(content_type: &[u8]) -> Option<Self> {
+        let media_type = trim(content_type.split(|&octet| octet == b';').next().unwrap_or_default());
+        let is = |other: &str| media_type.eq_ignore_ascii_case(other.as_bytes());
+        match () {
+            () if is("application/json") => Some(Encoding::Json),
+            () if is("message/http") || is("text/plain") => Some(Encoding::Message),
+            () => None,
+        }
+    }
+
+    /// What a poll's `Accept` asks for: the first of the two types with a q other than 0; without one JSON.
+    pub fn accepted(fields: &Fields<'_>) -> Self {
+        let wanted = fields.list("accept").find_map(|member| {
+            let mut parts = member.split(|&octet| octet == b';').map(trim);
+            let encoding = match parts.next() {
+                Some(name) if name.eq_ignore_ascii_case(b"application/json") => Encoding::Json,
+                Some(name) if name.eq_ignore_ascii_case(b"message/http") => Encoding::Message,
+                _ => return None,
+            };
+            let refused = parts.any(|part| match part {
+                [b'q' | b'Q', b'=', weight @ ..] => !weight.is_empty() && weight.iter().all(|&octet| matches!(octet, b'0' | b'.')),
+                _ => false,
+            });
+            (!refused).then_some(encoding)
+        });
+        wanted.unwrap_or(Encoding::Json)
+    }
+}
+
+/// `COMET json` or `COMET message/http`: the way in, as events and the `connected` line tell it.
+impl fmt::Display for Encoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Encoding::Json => "COMET json",
+            Encoding::Message => "COMET message/http",
+        })
+    }
+}
+
 /// A name a link can be registered under: a device name (DNS label) or an origin.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -189,15 +251,15 @@ impl Default for OfferRules {
     }
 }
 
-/// A well-formed offer.
+/// A well-formed offer, or a poll of the fallback, which registers a name in the same way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Offer {
     /// The names it registers, at least one.
     pub names: Vec<Name>,
-    /// The token octets as offered, echoed in the 101.
+    /// The token octets as offered, echoed in the 101. Empty for a poll.
     pub token: String,
-    /// Row of [`OfferRules::dialects`].
+    /// Row of [`OfferRules::dialects`]. 0 for a poll.
     pub dialect: usize,
     /// Target of the offer as it came (path and query).
     pub target: String,
@@ -207,6 +269,13 @@ pub struct Offer {
     pub fields: OfferFields,
     /// The offer asked for `100-continue`.
     pub expects_continue: bool,
+}
+
+impl Offer {
+    /// Whether this is a poll of the COMET fallback: nothing was offered that could be turned.
+    pub fn is_poll(&self) -> bool {
+        self.token.is_empty()
+    }
 }
 
 /// The fields of an offer, with a `Debug` that shows no secret.
@@ -224,8 +293,8 @@ impl fmt::Debug for OfferFields {
 pub enum Decision {
     /// An offer that may turn.
     Turn(Box<Offer>),
-    /// POST that offers nothing we know, in HTTP/1.1 or 1.0: a poll of the COMET fallback.
-    Poll(Name),
+    /// POST that offers nothing we know, in HTTP/1.1 or 1.0: a poll of the COMET fallback ([`Offer::is_poll`]).
+    Poll(Box<Offer>),
 }
 
 /// Decides about a request on the devices' port: order of checks as protocol.md §1.2 and §1.3.
@@ -242,7 +311,8 @@ pub fn decide(head: &RequestHead<'_>, rules: &OfferRules) -> Result<Decision, Re
             return Err(Refusal::new(405, "this port takes offers of devices (Upgrade: PTTH/1.0, Connection: Upgrade) and polls (POST)"));
         }
         check_host(head, rules)?;
-        return Ok(Decision::Poll(name_of_path(head.target)?));
+        let names = vec![name_of_path(head.target)?];
+        return Ok(Decision::Poll(Box::new(registration(head, names, "", 0)?)));
     };
     if let Some(method) = dialect.method.as_deref().filter(|&method| method != head.method) {
         return Err(Refusal::new(400, format!("an offer of {token} has the method {method}")));
@@ -256,15 +326,19 @@ pub fn decide(head: &RequestHead<'_>, rules: &OfferRules) -> Result<Decision, Re
     if dialect.naming == Naming::Origins && !head.fields.list("alpn").any(is_http_1_1) {
         return Err(Refusal::new(400, "the offer has no ALPN field that lists http%2F1.1, the only protocol spoken behind the turn"));
     }
-    Ok(Decision::Turn(Box::new(Offer {
+    Ok(Decision::Turn(Box::new(registration(head, names, token, row)?)))
+}
+
+fn registration(head: &RequestHead<'_>, names: Vec<Name>, token: &str, dialect: usize) -> Result<Offer, Refusal> {
+    Ok(Offer {
         names,
         token: token.to_owned(),
-        dialect: row,
+        dialect,
         target: head.target.to_owned(),
         session: session(&head.fields)?,
         fields: OfferFields(head.fields.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect()),
-        expects_continue: head.fields.lists("expect", "100-continue"),
-    })))
+        expects_continue: head.minor > 0 && head.fields.lists("expect", "100-continue"), // RFC 9110 §10.1.1: 1.0 has no 100
+    })
 }
 
 /// The first offered token that a dialect has: the device's preference counts (RFC 9110 §7.8).
@@ -401,6 +475,10 @@ pub struct OfferPlan {
     pub target: String,
     /// The row it offers.
     pub dialect: Dialect,
+    /// Offer the turn. False: a poll of the fallback, always POST, without `Upgrade`.
+    pub upgrade: bool,
+    /// `Accept`: the encodings of the fallback it takes, the preferred one first. `None`: it takes no fallback, and says nothing of it.
+    pub accept: Option<Cow<'static, str>>,
     /// This run's session.
     pub session: Option<[u8; 16]>,
     /// Further fields (`Authorization` …).
@@ -408,60 +486,109 @@ pub struct OfferPlan {
 }
 
 impl OfferPlan {
-    /// A plan with no session and no further fields.
+    /// A plan that offers the turn, takes no fallback, and has no session and no further fields.
     pub fn new(authority: impl Into<String>, target: impl Into<String>, dialect: Dialect) -> Self {
-        OfferPlan { authority: authority.into(), target: target.into(), dialect, session: None, fields: Vec::new() }
+        let (authority, target) = (authority.into(), target.into());
+        OfferPlan { authority, target, dialect, upgrade: true, accept: None, session: None, fields: Vec::new() }
     }
 }
 
 impl fmt::Debug for OfferPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let OfferPlan { authority, target, dialect, session, fields } = self;
+        let OfferPlan { authority, target, dialect, upgrade, accept, session, fields } = self;
         let fields: Vec<_> = fields.iter().map(|(name, value)| (name, shown(name, value.as_bytes()))).collect();
         f.debug_struct("OfferPlan")
             .field("authority", authority)
             .field("target", target)
             .field("dialect", dialect)
+            .field("upgrade", upgrade)
+            .field("accept", accept)
             .field("session", session)
             .field("fields", &fields)
             .finish()
     }
 }
 
+/// What a POST of the fallback brings: the answer to an earlier event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brought<'a> {
+    /// The encoding of the answer, for `Content-Type`.
+    pub encoding: Encoding,
+    /// The event's id, for `PTTH-Message-ID`.
+    pub id: &'a str,
+    /// Octets of the body; `None`: it is chunked.
+    pub length: Option<u64>,
+}
+
 /// Appends the offer (protocol.md §1.1): `Host`, `Upgrade`, `Connection: Upgrade`, `Content-Length: 0` (not with GET),
-/// `ALPN: http%2F1.1` for the IETF row, `PTTH-Session`, the further fields. `Accept: message/http, application/json` comes with the COMET fallback, not yet.
+/// `ALPN: http%2F1.1` for the IETF row, `Accept`, `PTTH-Session`, the further fields.
 ///
 /// # Errors
 /// A target or field that cannot be written, or a further field that is one of those above. Nothing is appended then.
 pub fn write_offer(out: &mut Vec<u8>, plan: &OfferPlan) -> Result<(), Refusal> {
-    let start = out.len();
-    write_offer_lines(out, plan).inspect_err(|_| out.truncate(start))
+    write_post(out, plan, None)
 }
 
-fn write_offer_lines(out: &mut Vec<u8>, plan: &OfferPlan) -> Result<(), Refusal> {
-    let method = plan.dialect.method.as_deref().unwrap_or("POST");
+/// Appends the head of a POST to the mailbox (protocol.md §2): the offer, or a poll where [`OfferPlan::upgrade`] is off, with what
+/// frames the answer that it brings.
+///
+/// # Errors
+/// Those of [`write_offer`]; an answer with a dialect whose offers are no POST.
+pub fn write_post(out: &mut Vec<u8>, plan: &OfferPlan, brought: Option<&Brought<'_>>) -> Result<(), Refusal> {
+    let start = out.len();
+    write_post_lines(out, plan, brought).inspect_err(|_| out.truncate(start))
+}
+
+fn write_post_lines(out: &mut Vec<u8>, plan: &OfferPlan, brought: Option<&Brought<'_>>) -> Result<(), Refusal> {
+    let method = plan.dialect.method.as_deref().filter(|_| plan.upgrade).unwrap_or("POST");
     write_request_line(out, method, &plan.target)?;
     write_field(out, "Host", plan.authority.as_bytes())?;
-    write_field(out, "Upgrade", plan.dialect.token.as_bytes())?;
-    write_field(out, "Connection", b"Upgrade")?;
-    if method != "GET" {
-        write_field(out, "Content-Length", b"0")?;
+    if plan.upgrade {
+        write_field(out, "Upgrade", plan.dialect.token.as_bytes())?;
+        write_field(out, "Connection", b"Upgrade")?;
     }
-    if plan.dialect.naming == Naming::Origins {
+    match brought {
+        None if method == "GET" => {}
+        None => write_field(out, "Content-Length", b"0")?,
+        Some(_) if method == "GET" => return Err(Refusal::new(400, "an offer with GET brings no answer")),
+        Some(Brought { encoding, id, length }) => {
+            write_field(out, "Content-Type", encoding.media_type().as_bytes())?;
+            write_field(out, MESSAGE_ID, id.as_bytes())?;
+            match length {
+                Some(length) => write_field(out, "Content-Length", length.to_string().as_bytes())?,
+                None => write_field(out, "Transfer-Encoding", b"chunked")?,
+            }
+        }
+    }
+    if plan.upgrade && plan.dialect.naming == Naming::Origins {
         write_field(out, "ALPN", ALPN_HTTP_1_1.as_bytes())?;
     }
+    if let Some(accept) = &plan.accept {
+        write_field(out, "Accept", accept.as_bytes())?;
+    }
     if let Some(session) = plan.session {
-        let digits = session.map(|octet| [octet >> 4, octet & 0xF].map(|digit| b"0123456789abcdef"[usize::from(digit)]));
-        write_field(out, "PTTH-Session", digits.as_flattened())?;
+        write_field(out, "PTTH-Session", &hex(&session))?;
     }
     for (name, value) in &plan.fields {
-        if is_ours(name) || same_name(name, "ptth-session") || same_name(name, "alpn") {
+        let reserved = ["ptth-session", MESSAGE_ID, "alpn", "content-type"];
+        let accepts = plan.accept.is_some() && same_name(name, "accept");
+        if is_ours(name) || accepts || reserved.iter().any(|ours| same_name(name, ours)) {
             return Err(Refusal::new(400, format!("the offer's own field {name} cannot be given as a further one")));
         }
         write_field(out, name, value.as_bytes())?;
     }
     out.extend_from_slice(b"\r\n");
     Ok(())
+}
+
+/// Two lower-case digits an octet, as sessions and message ids are written.
+pub(crate) fn hex(octets: &[u8; 16]) -> [u8; 32] {
+    let mut digits = [0; 32];
+    for (pair, octet) in digits.chunks_exact_mut(2).zip(octets) {
+        let digit = |n: u8| b"0123456789abcdef"[usize::from(n)];
+        (pair[0], pair[1]) = (digit(octet >> 4), digit(octet & 0xF));
+    }
+    digits
 }
 
 /// The well-known target of an IETF offer for these origins: each percent-encoded, joined with `,`.
@@ -493,8 +620,9 @@ pub enum Verdict {
     Informational,
     /// 204: nothing yet; offer again on this connection.
     Nothing,
-    /// 200 whose type is `application/json` or `message/http`: the gateway fell back (section 2).
-    FellBack,
+    /// 200 whose type is `application/json` or `message/http`, an empty 200, or a 204 with one of these types: the gateway fell back
+    /// (section 2). The encoding, where the type tells it.
+    FellBack(Option<Encoding>),
     /// 307 or 308: offer there. The `Location` as it came.
     Redirect(String),
     /// 401, 403, 404, 410: stop when it is the first offer ever.
@@ -518,8 +646,12 @@ pub fn check(head: &ResponseHead<'_>, token: &str) -> Verdict {
     match status {
         101 => check_switch(head, token),
         100..=199 => Verdict::Informational,
-        200 if fell_back(&head.fields) => Verdict::FellBack,
-        204 => Verdict::Nothing,
+        200 | 204 => match fallback(&head.fields) {
+            Some(encoding) => Verdict::FellBack(Some(encoding)),
+            None if status == 204 => Verdict::Nothing,
+            None if head.fields.get("content-length") == Some(b"0") => Verdict::FellBack(None),
+            None => Verdict::NoTurn(status),
+        },
         307 | 308 => redirect(head),
         // 301 to 303 change the method, the others mean nothing here.
         300..=399 => Verdict::Wrong(format!("the gateway answered {status}; a redirect of an offer has to be 307 or 308")),
@@ -562,10 +694,11 @@ fn check_switch(head: &ResponseHead<'_>, token: &str) -> Verdict {
     Verdict::Turned { warning }
 }
 
-fn fell_back(fields: &Fields<'_>) -> bool {
-    let Some(value) = fields.get("content-type") else { return false };
-    let media_type = trim(value.split(|&octet| octet == b';').next().unwrap_or_default());
-    media_type.eq_ignore_ascii_case(b"application/json") || media_type.eq_ignore_ascii_case(b"message/http")
+/// The encoding of the fallback that the type tells. `text/plain` alone is any web server's; with an id it is a seed-style event.
+fn fallback(fields: &Fields<'_>) -> Option<Encoding> {
+    let content_type = fields.get("content-type")?;
+    let plain = trim(content_type.split(|&octet| octet == b';').next().unwrap_or_default()).eq_ignore_ascii_case(b"text/plain");
+    Encoding::of_type(content_type).filter(|_| !plain || fields.get(MESSAGE_ID).is_some())
 }
 
 fn redirect(head: &ResponseHead<'_>) -> Verdict {

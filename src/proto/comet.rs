@@ -1,0 +1,221 @@
+//! The COMET fallback's messages (protocol.md §2): events and answers, in `message/http` and in JSON, as pure functions.
+//!
+//! ```text
+//!   gateway   event_to_json  ──► event_from_json    device
+//!             (its text)     ──► event_from_text
+//!             answer_from_json ◄── answer_to_json
+//!             answer_start     ◄── (its text)
+//! ```
+//! Both ends hold a message as *text*: one whole HTTP/1.1 message, which is what `message/http` carries as it is. So an event
+//! or an answer is read by the same code as what comes over a link, whatever it travelled in. JSON is one step beside that text
+//! (feature `comet`).
+use std::borrow::Cow;
+
+use crate::error::Refusal;
+use crate::limits::Limits;
+use crate::proto::body::{Decoder, Framing, Piece, last_chunk, of_request, of_response, open_chunk};
+use crate::proto::head::{self, Fields, LineEnds, RequestHead, push_field, same_name, write_request_line};
+
+#[cfg(feature = "comet")]
+mod json;
+#[cfg(feature = "comet")]
+pub use json::{answer_from_json, answer_to_json, event_from_json, event_to_json};
+#[cfg(not(feature = "comet"))]
+mod no_json;
+#[cfg(not(feature = "comet"))]
+pub use no_json::{answer_from_json, answer_to_json, event_from_json, event_to_json};
+
+/// The protocol tag of our events (`http-version` in JSON); a device echoes what its event said.
+pub const PROTOCOL: &str = "PTTH/1.0";
+
+/// Longest message id that is read, in octets. Ours have 32; others' are opaque.
+pub const ID_BYTES_MAX: usize = 256;
+
+/// An event as a device reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Event {
+    /// Names it; to be echoed in its answer.
+    pub id: String,
+    /// The protocol tag; to be echoed in an answer in JSON.
+    pub protocol: String,
+    /// The request: one whole HTTP/1.1 message.
+    pub text: Vec<u8>,
+    /// The request is HEAD: its answer has no body.
+    pub is_head: bool,
+}
+
+/// An answer in JSON as a gateway reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Answer {
+    /// The event it answers.
+    pub id: String,
+    /// Final, 200 to 999.
+    status: u16,
+    /// Status line and fields, without those that frame, and without the empty line.
+    head: Vec<u8>,
+    /// `Content-Length` as it stood among the fields: metadata for HEAD and 304.
+    stated: Option<u64>,
+    body: Vec<u8>,
+    trailers: Vec<(String, Vec<u8>)>,
+}
+
+impl Answer {
+    /// The answer as one whole HTTP/1.1 message, framed by us. `is_head`: to a HEAD request.
+    pub fn into_text(self, is_head: bool) -> Vec<u8> {
+        let Answer { mut head, .. } = self;
+        let bodiless = is_head || matches!(self.status, 204 | 304);
+        let length = match self.status {
+            204 => None,
+            _ if bodiless => self.stated,
+            _ => Some(self.body.len() as u64),
+        };
+        if !self.trailers.is_empty() && !bodiless {
+            end_chunked(&mut head, &self.body, &self.trailers);
+            return head;
+        }
+        if let Some(length) = length {
+            push_field(&mut head, "Content-Length", length.to_string().as_bytes());
+        }
+        head.extend_from_slice(b"\r\n");
+        if !bodiless {
+            head.extend_from_slice(&self.body);
+        }
+        head
+    }
+}
+
+/// Appends framing, end of head, body and trailers in the chunked coding.
+fn end_chunked(out: &mut Vec<u8>, body: &[u8], trailers: &[(String, Vec<u8>)]) {
+    out.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+    if !body.is_empty() {
+        open_chunk(out, body.len());
+        out.extend_from_slice(body);
+        out.extend_from_slice(b"\r\n");
+    }
+    if last_chunk(out, trailers).is_err() {
+        out.extend_from_slice(b"0\r\n\r\n"); // trailers come from a decoder or from `json`, which let none through that cannot be written
+    }
+}
+
+/// An id as it stands in a `PTTH-Message-ID` field or in JSON.
+///
+/// # Errors
+/// 400: empty, longer than [`ID_BYTES_MAX`], or with other octets than visible ASCII.
+pub fn check_id(id: &[u8]) -> Result<&str, Refusal> {
+    let visible = (1..=ID_BYTES_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
+    let text = std::str::from_utf8(id).ok().filter(|_| visible);
+    text.ok_or_else(|| Refusal::new(400, "a message id has 1 to 256 octets of visible ASCII"))
+}
+
+/// The one `PTTH-Message-ID` of a head.
+///
+/// # Errors
+/// 400: more than one, or none that is right.
+pub fn id_of<'a>(fields: &Fields<'a>) -> Result<Option<&'a str>, Refusal> {
+    let mut ids = fields.all(crate::proto::turn::MESSAGE_ID);
+    match (ids.next(), ids.next()) {
+        (None, _) => Ok(None),
+        (Some(id), None) => check_id(id).map(Some),
+        _ => Err(Refusal::new(400, "there is more than one PTTH-Message-ID")),
+    }
+}
+
+/// Appends a request as one whole message: the head's lines but those that frame it and `Expect`, our own framing, the body.
+///
+/// # Errors
+/// 400 where a line cannot be written.
+pub fn write_request(out: &mut Vec<u8>, head: &RequestHead<'_>, body: &[u8], trailers: &[(String, Vec<u8>)]) -> Result<(), Refusal> {
+    write_request_line(out, head.method, head.target)?;
+    for field in head.fields.iter().filter(|field| !frames(field.name) && !same_name(field.name, "expect")) {
+        push_field(out, field.name, field.value);
+    }
+    if !trailers.is_empty() {
+        end_chunked(out, body, trailers);
+        return Ok(());
+    }
+    if !body.is_empty() || head.fields.iter().any(|field| frames(field.name)) {
+        push_field(out, "Content-Length", body.len().to_string().as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(body);
+    Ok(())
+}
+
+/// Reads an event in `message/http`: the text has to be exactly one request.
+///
+/// # Errors
+/// The request is malformed, or the text is shorter or longer than it.
+pub fn event_from_text(id: &str, text: Vec<u8>, limits: &Limits) -> Result<Event, Refusal> {
+    let head = head::request(&text, limits, LineEnds::Crlf)?.ok_or_else(|| Refusal::new(400, "the text ends within the request's head"))?;
+    let is_head = head.method == "HEAD";
+    whole_body(&text[head.len..], of_request(&head)?, limits)?;
+    Ok(Event { id: id.to_owned(), protocol: PROTOCOL.to_owned(), text, is_head })
+}
+
+/// Where, in the first octets of an answer in `message/http`, its final response begins: interim ones before it are skipped, at most `informational_max`.
+/// `Ok(None)`: its head is not whole yet.
+///
+/// # Errors
+/// 400: no response, a 101, or one whose framing does not tell its end.
+pub fn answer_start(octets: &[u8], is_head: bool, limits: &Limits) -> Result<Option<usize>, Refusal> {
+    let mut start = 0;
+    for _ in 0..=limits.informational_max {
+        let read = head::response(&octets[start..], limits, LineEnds::CrlfOrLf).map_err(|e| Refusal { status: 400, ..e })?;
+        let Some(response) = read else { return Ok(None) };
+        if (100..200).contains(&response.status) && response.status != 101 {
+            start += response.len;
+            continue;
+        }
+        if response.status == 101 {
+            return Err(Refusal::new(400, "an answer of the fallback cannot switch protocols"));
+        }
+        let framing = of_response(&response, method(is_head)).map_err(|e| Refusal { status: 400, ..e })?;
+        if framing == Framing::UntilClose {
+            return Err(Refusal::new(
+                400,
+                "the response in an answer needs a Content-Length or the chunked coding: its end has to be seen",
+            ));
+        }
+        return Ok(Some(start));
+    }
+    Err(Refusal::new(400, "more interim responses came than informational_max allows"))
+}
+
+/// All that framing wants to know of a method.
+fn method(is_head: bool) -> &'static str {
+    if is_head { "HEAD" } else { "GET" }
+}
+
+/// Fields that frame a message.
+fn frames(name: &str) -> bool {
+    same_name(name, "content-length") || same_name(name, "transfer-encoding")
+}
+
+/// A body that lies whole in memory, and its trailers.
+type Whole<'t> = (Cow<'t, [u8]>, Vec<(String, Vec<u8>)>);
+
+/// The body that `octets` are to the last one.
+fn whole_body<'t>(octets: &'t [u8], framing: Framing, limits: &Limits) -> Result<Whole<'t>, Refusal> {
+    let disagree = || Refusal::new(400, "the message is shorter or longer than its own framing says");
+    match framing {
+        Framing::Length(length) if length == octets.len() as u64 => return Ok((octets.into(), Vec::new())),
+        Framing::Empty if octets.is_empty() => return Ok((octets.into(), Vec::new())),
+        Framing::Chunked => {}
+        Framing::UntilClose => return Err(Refusal::new(400, "the message does not say where it ends")),
+        _ => return Err(disagree()),
+    }
+    let mut decoder = Decoder::new(framing, limits);
+    let (mut body, mut used) = (Vec::new(), 0);
+    loop {
+        let (n, piece) = decoder.decode(&octets[used..])?;
+        used += n;
+        match piece {
+            Piece::Data(data) => body.extend_from_slice(data),
+            Piece::More => return Err(disagree()),
+            Piece::End if used < octets.len() => return Err(disagree()),
+            Piece::End => return Ok((body.into(), decoder.trailers().to_vec())),
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Events and answers in JSON (RFC 8259; protocol.md §2.1): written by hand in the seed's order, read strictly.
+//!
+//! What is never taken: a member twice, a wrong type, a lone surrogate, nesting deeper than serde_json's 128, octets behind the
+//! message, a header that would split a line. Header octets above 0x7F travel as the ISO-8859-1 characters of the same number.
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use crate::error::Refusal;
+use crate::limits::Limits;
+use crate::proto::body::{may_trail, of_request, of_response};
+use crate::proto::comet::{Answer, Event, PROTOCOL, check_id, frames, method, whole_body};
+use crate::proto::head::{self, LineEnds, reason_phrase, same_name, trim, write_field, write_status_line};
+
+/// Appends an event: the request that `text` is.
+///
+/// # Errors
+/// 400 where the text is not one whole request.
+pub fn event_to_json(out: &mut Vec<u8>, id: &str, text: &[u8], limits: &Limits) -> Result<(), Refusal> {
+    let head = head::request(text, limits, LineEnds::Crlf)?.ok_or_else(|| Refusal::new(400, "the text ends within the request's head"))?;
+    let (body, trailers) = whole_body(&text[head.len..], of_request(&head)?, limits)?;
+    out.reserve(body.len() + body.len() / 4 + head.len + 256);
+    push(out, "{\"message-id\": ", id);
+    push(out, ", \"method\": ", head.method);
+    push(out, ", \"request-uri\": ", head.target);
+    push(out, ", \"http-version\": ", PROTOCOL);
+    push_fields(out, ", \"headers\": ", head.fields.iter().filter(|field| is_carried(field.name)).map(|field| (field.name, field.value)));
+    push_rest(out, &body, &trailers);
+    Ok(())
+}
+
+/// Appends an answer: the response that `text` is. `protocol`: the tag of its event, echoed. `is_head`: the event was a HEAD request.
+///
+/// # Errors
+/// 502 where the text is not one whole response, or its body does not tell its end.
+pub fn answer_to_json(out: &mut Vec<u8>, id: &str, protocol: &str, text: &[u8], is_head: bool, limits: &Limits) -> Result<(), Refusal> {
+    let head =
+        head::response(text, limits, LineEnds::Crlf)?.ok_or_else(|| Refusal::new(502, "the text ends within the response's head"))?;
+    let framing = of_response(&head, method(is_head))?;
+    let (body, trailers) = whole_body(&text[head.len..], framing, limits).map_err(|e| Refusal { status: 502, ..e })?;
+    out.reserve(body.len() + body.len() / 4 + head.len + 256);
+    push(out, "{\"message-id\": ", id);
+    push(out, ", \"http-version\": ", protocol);
+    out.extend_from_slice(b", \"status\": ");
+    head::push_decimal(out, u64::from(head.status));
+    push(out, ", \"reason\": ", &latin1(head.reason));
+    // The length of what HEAD or a 304 leaves out is said nowhere else.
+    let metadata = is_head || head.status == 304;
+    let fields = head.fields.iter().filter(|field| is_carried(field.name) || (metadata && same_name(field.name, "content-length")));
+    push_fields(out, ", \"headers\": ", fields.map(|field| (field.name, field.value)));
+    push_rest(out, &body, &trailers);
+    Ok(())
+}
+
+fn push_rest(out: &mut Vec<u8>, body: &[u8], trailers: &[(String, Vec<u8>)]) {
+    match std::str::from_utf8(body) {
+        Ok(text) => push(out, ", \"body\": ", text),
+        Err(_) => {
+            push(out, ", \"body\": ", &STANDARD.encode(body));
+            push(out, ", \"body-encoding\": ", "base64");
+        }
+    }
+    if !trailers.is_empty() {
+        push_fields(out, ", \"trailers\": ", trailers.iter().map(|(name, value)| (name.as_str(), value.as_slice())));
+    }
+    out.push(b'}');
+}
+
+/// Appends a member's opening and its string.
+fn push(out: &mut Vec<u8>, opening: &str, text: &str) {
+    out.extend_from_slice(opening.as_bytes());
+    // Writing to a Vec cannot fail, and a string always is JSON.
+    let _ = serde_json::to_writer(out, text);
+}
+
+fn push_fields<'f>(out: &mut Vec<u8>, opening: &str, fields: impl Iterator<Item = (&'f str, &'f [u8])>) {
+    out.extend_from_slice(opening.as_bytes());
+    out.push(b'[');
+    for (i, (name, value)) in fields.enumerate() {
+        push(out, if i == 0 { "[" } else { ", [" }, name);
+        push(out, ", ", &latin1(value));
+        out.push(b']');
+    }
+    out.push(b']');
+}
+
+/// Whether a field travels: those that frame, and those of one connection, do not.
+fn is_carried(name: &str) -> bool {
+    const NEVER: [&str; 6] = ["connection", "keep-alive", "proxy-connection", "upgrade", "te", "expect"];
+    !frames(name) && !NEVER.iter().any(|never| same_name(name, never))
+}
+
+fn latin1(octets: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(octets) {
+        Ok(text) if octets.is_ascii() => text.into(),
+        _ => octets.iter().map(|&octet| char::from(octet)).collect::<String>().into(),
+    }
+}
+
+/// The octets of a header's characters.
+fn octets(text: &str) -> Result<Vec<u8>, Refusal> {
+    let octets: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
+    octets.ok_or_else(|| Refusal::new(400, "a header has a character above U+00FF; header octets are written as ISO-8859-1"))
+}
+
+/// Reads an event. `Ok(None)`: there is none (`{}`, `null`, nothing at all). `id`: of the `PTTH-Message-ID` field.
+///
+/// # Errors
+/// 400 and the rule that it breaks.
+pub fn event_from_json(octets: &[u8], id: Option<&str>, limits: &Limits) -> Result<Option<Event>, Refusal> {
+    let Some((id, members)) = read(octets, id)? else { return Ok(None) };
+    let method = members.method.as_deref().ok_or_else(|| Refusal::new(400, "the event has no method"))?;
+    let target = members.uri.as_deref().ok_or_else(|| Refusal::new(400, "the event has no request-uri"))?;
+    let mut lines = Vec::new();
+    head::write_request_line(&mut lines, method, target)?;
+    write_lines(&mut lines, &members.headers)?;
+    lines.extend_from_slice(b"\r\n");
+    let head = head::request(&lines, limits, LineEnds::Crlf)?.ok_or_else(|| Refusal::new(400, "the event is no request"))?;
+    let is_head = method == "HEAD";
+    let (body, trailers) = (members.body()?, members.trailers()?);
+    let mut text = Vec::with_capacity(lines.len() + body.len() + 64);
+    super::write_request(&mut text, &head, &body, &trailers)?;
+    Ok(Some(Event { id, protocol: members.version.unwrap_or_else(|| PROTOCOL.to_owned()), text, is_head }))
+}
+
+/// Reads an answer. `Ok(None)`: it is a poll (`{}`, `null`, nothing at all). `id`: of the `PTTH-Message-ID` field.
+///
+/// # Errors
+/// 400 and the rule that it breaks.
+pub fn answer_from_json(octets: &[u8], id: Option<&str>, limits: &Limits) -> Result<Option<Answer>, Refusal> {
+    let Some((id, members)) = read(octets, id)? else { return Ok(None) };
+    let status = members.status.unwrap_or(200);
+    if !(200..=999).contains(&status) {
+        return Err(Refusal::new(400, "the answer's status is not a final one, from 200 to 999"));
+    }
+    let reason = match &members.reason {
+        Some(reason) => self::octets(reason)?,
+        None => reason_phrase(status).as_bytes().to_vec(),
+    };
+    let mut head = Vec::new();
+    write_status_line(&mut head, status, &reason).map_err(|e| Refusal { status: 400, ..e })?;
+    write_lines(&mut head, &members.headers)?;
+    let (len, stated) = (head.len(), stated_length(&members.headers));
+    head.extend_from_slice(b"\r\n");
+    match head::response(&head, limits, LineEnds::Crlf) {
+        Ok(Some(read)) if read.len == head.len() => {}
+        Ok(_) => return Err(Refusal::new(400, "the answer's fields are not one response head")),
+        Err(e) => return Err(Refusal { status: 400, ..e }),
+    }
+    head.truncate(len);
+    let (body, trailers) = (members.body()?, members.trailers()?);
+    Ok(Some(Answer { id, status, head, stated, body, trailers }))
+}
+
+/// The fields that travel; others are left out, whatever they say.
+fn write_lines(out: &mut Vec<u8>, fields: &[(String, String)]) -> Result<(), Refusal> {
+    for (name, value) in fields {
+        let value = octets(value)?;
+        // Also what is left out has to be a field: nothing splits, and nothing is let pass unread.
+        let start = out.len();
+        write_field(out, name, trim(&value))?;
+        if !is_carried(name) {
+            out.truncate(start);
+        }
+    }
+    Ok(())
+}
+
+fn stated_length(fields: &[(String, String)]) -> Option<u64> {
+    let mut values = fields.iter().filter(|(name, _)| frames(name) && same_name(name, "content-length")).map(|(_, value)| value.trim());
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let digits = (1..=18).contains(&value.len()) && value.bytes().all(|octet| octet.is_ascii_digit());
+    value.parse().ok().filter(|_| digits)
+}
+
+/// The members that mean something, as they came.
+#[derive(Default)]
+struct Members {
+    id: Option<String>,
+    method: Option<String>,
+    uri: Option<String>,
+    version: Option<String>,
+    status: Option<u16>,
+    reason: Option<String>,
+    headers: Vec<(String, String)>,
+    body: Option<String>,
+    body_encoding: Option<String>,
+    trailers: Vec<(String, String)>,
+    any: bool,
+}
+
+impl Members {
+    fn body(&self) -> Result<Vec<u8>, Refusal> {
+        let body = self.body.as_deref().unwrap_or_default();
+        match self.body_encoding.as_deref() {
+            None => Ok(body.as_bytes().to_vec()),
+            Some("base64") => STANDARD.decode(body).map_err(|_| Refusal::new(400, "the body is not base64 (RFC 4648 §4)")),
+            Some(_) => Err(Refusal::new(400, "the only body-encoding is base64; without it the body is text")),
+        }
+    }
+
+    fn trailers(&self) -> Result<Vec<(String, Vec<u8>)>, Refusal> {
+        let mut trailers = Vec::new();
+        for (name, value) in &self.trailers {
+            let value = octets(value)?;
+            write_field(&mut Vec::new(), name, &value)?;
+            if may_trail(name) {
+                trailers.push((name.clone(), value));
+            }
+        }
+        Ok(trailers)
+    }
+}
+
+/// Id and members of a message; `None`: it says nothing.
+fn read(octets: &[u8], id: Option<&str>) -> Result<Option<(String, Members)>, Refusal> {
+    if octets.iter().all(u8::is_ascii_whitespace) {
+        return match id {
+            None => Ok(None),
+            Some(_) => Err(Refusal::new(400, "there is a PTTH-Message-ID, but no message")),
+        };
+    }
+    let mut reader = serde_json::Deserializer::from_slice(octets);
+    let members: Option<Members> = Option::deserialize(&mut reader).and_then(|members| reader.end().map(|()| members)).map_err(|e| {
+        let text = e.to_string();
+        Refusal::new(
+            400,
+            format!("this is no JSON message: {}", text.chars().filter(|c| matches!(c, ' '..='~')).take(120).collect::<String>()),
+        )
+    })?;
+    let (own, members) = match members {
+        Some(mut members) if members.any => (members.id.take(), members),
+        _ if id.is_some() => return Err(Refusal::new(400, "there is a PTTH-Message-ID, but no message")),
+        _ => return Ok(None),
+    };
+    let id = match (own, id) {
+        (Some(own), Some(id)) if own != id => return Err(Refusal::new(400, "message-id and PTTH-Message-ID differ")),
+        (Some(own), _) => own,
+        (None, Some(id)) => id.to_owned(),
+        (None, None) => return Err(Refusal::new(400, "the message has no message-id")),
+    };
+    check_id(id.as_bytes())?;
+    Ok(Some((id, members)))
+}
+
+/// More members than this no message has.
+const MEMBERS_MAX: usize = 64;
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with message-id")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let (mut members, mut seen) = (Members::default(), BTreeSet::new());
+                while let Some(name) = map.next_key::<String>()? {
+                    members.any = true;
+                    match name.as_str() {
+                        "message-id" => members.id = Some(map.next_value()?),
+                        "method" => members.method = Some(map.next_value()?),
+                        "request-uri" => members.uri = Some(map.next_value()?),
+                        "http-version" => members.version = Some(map.next_value()?),
+                        "status" => members.status = Some(map.next_value::<Status>()?.0),
+                        "reason" => members.reason = Some(map.next_value()?),
+                        "headers" => members.headers = map.next_value()?,
+                        "body" => members.body = map.next_value()?,
+                        "body-encoding" => members.body_encoding = Some(map.next_value()?),
+                        "trailers" => members.trailers = map.next_value()?,
+                        _ => {
+                            map.next_value::<Skipped>()?;
+                        }
+                    }
+                    if seen.len() == MEMBERS_MAX {
+                        return Err(de::Error::custom("more members than any message has"));
+                    }
+                    if !seen.insert(name) {
+                        return Err(de::Error::custom("a member stands there twice"));
+                    }
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// A number, or its digits in a string.
+struct Status(u16);
+
+impl<'de> Deserialize<'de> for Status {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = Status;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a status: three digits")
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Status, E> {
+                u16::try_from(number).map(Status).map_err(|_| E::custom("a status has three digits"))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Status, E> {
+                let digits = text.len() == 3 && text.bytes().all(|octet| octet.is_ascii_digit());
+                text.parse().ok().filter(|_| digits).map(Status).ok_or_else(|| E::custom("a status has three digits"))
+            }
+        }
+        deserializer.deserialize_any(Number)
+    }
+}
+
+/// A value that means nothing to us: checked like any other (depth, surrogates), and dropped as it is read.
+struct Skipped;
+
+impl<'de> Deserialize<'de> for Skipped {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Anything;
+        impl<'de> Visitor<'de> for Anything {
+            type Value = Skipped;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any value")
+            }
+            fn visit_bool<E: de::Error>(self, _: bool) -> Result<Skipped, E> {
+                Ok(Skipped)
+            }
+            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Skipped, E> {
+                Ok(Skipped)
+            }
+            fn visit_u64<E: de::Error>(self, _: u64) -> Result<Skipped, E> {
+                Ok(Skipped)
+            }
+            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Skipped, E> {
+                Ok(Skipped)
+            }
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<Skipped, E> {
+                Ok(Skipped)
+            }
+            fn visit_unit<E: de::Error>(self) -> Result<Skipped, E> {
+                Ok(Skipped)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Skipped, A::Error> {
+                while seq.next_element::<Skipped>()?.is_some() {}
+                Ok(Skipped)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Skipped, A::Error> {
+                while map.next_entry::<Skipped, Skipped>()?.is_some() {}
+                Ok(Skipped)
+            }
+        }
+        deserializer.deserialize_any(Anything)
+    }
+}
