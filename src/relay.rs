@@ -8,11 +8,15 @@
 //!   asking ──head, body──► answering        pump_request: nothing is read while the answering side has octets waiting
 //!   asking ◄──head, body── answering        pump_response: up to read_ahead_bytes_max may wait for the asking side
 //! ```
+//! A device that polls (protocol.md §2) has no answering connection while it works: the request is *collected* into memory and handed out by the
+//! role, and the answer comes whole ([`deliver`]) or as the body of a POST, which then is the answering connection ([`attach_enclosed`]).
+//!
 //! Heads are rewritten by [`proto::forward`](crate::proto::forward), bodies are decoded and framed anew: what goes on is
 //! exactly what was understood.
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::engine::Role;
@@ -21,6 +25,7 @@ use crate::engine::slab::{Key, Slab};
 use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::body::{self, Decoder, Framing, Piece};
+use crate::proto::comet;
 use crate::proto::forward::{self, ResponseRules};
 use crate::proto::head::{self, LineEnds, RequestHead, ResponseHead};
 
@@ -77,6 +82,75 @@ pub(crate) struct Exchange {
     drained: usize,
     /// Instead of the limits' deadlines, for a heartbeat.
     whole_within: Option<Duration>,
+    /// The request offers to switch to another protocol.
+    pub(crate) wants_upgrade: bool,
+    /// The asking side waits for `100 Continue` before it sends its body.
+    expects_continue: bool,
+    /// The request's body so far, while it is collected; with its share of the budget.
+    collected: Option<(Vec<u8>, Held)>,
+    /// The response comes as the body of this message.
+    enclosing: Option<Enclosing>,
+    /// What its whole messages take of the budget.
+    held: Option<Held>,
+}
+
+/// The message that a response is the body of: a device's POST.
+struct Enclosing {
+    decoder: Decoder,
+    /// Octets of the response that were read before the exchange got the connection.
+    first: Vec<u8>,
+}
+
+/// What all whole messages in memory may take together; clones share it.
+#[derive(Clone)]
+pub(crate) struct Budget {
+    taken: Arc<AtomicUsize>,
+    most: usize,
+}
+
+impl Budget {
+    pub(crate) fn new(most: usize) -> Self {
+        Budget { taken: Arc::default(), most }
+    }
+
+    /// A share of nothing yet.
+    pub(crate) fn share(&self) -> Held {
+        Held { budget: self.clone(), octets: 0 }
+    }
+}
+
+/// A share of a [`Budget`], given back when dropped.
+pub(crate) struct Held {
+    budget: Budget,
+    octets: usize,
+}
+
+impl Held {
+    /// Takes more. False: the budget has no more, and nothing was taken.
+    pub(crate) fn grow(&mut self, octets: usize) -> bool {
+        let fits = |taken: usize| taken.checked_add(octets).filter(|sum| *sum <= self.budget.most);
+        let grown = self.budget.taken.fetch_update(Relaxed, Relaxed, fits).is_ok();
+        self.octets += if grown { octets } else { 0 };
+        grown
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.budget.taken.fetch_sub(self.octets, Relaxed);
+    }
+}
+
+/// How far a request's body is collected.
+pub(crate) enum Collected {
+    NotYet,
+    /// Whole: the exchange's head has the body behind it now, and can be sent or handed out.
+    Whole,
+    /// The asking side is gone.
+    Gone,
+    Refused(Refusal),
+    /// The budget for whole messages is used up.
+    Full,
 }
 
 /// How a step left an exchange.
@@ -134,6 +208,8 @@ impl Exchange {
             request_chunked: framing == Framing::Chunked,
             retried: false,
             whole_within: None,
+            wants_upgrade: request.minor > 0 && request.fields.get("Upgrade").is_some() && request.fields.lists("Connection", "upgrade"),
+            expects_continue: request.minor > 0 && request.fields.lists("Expect", "100-continue"),
             ..Self::heartbeat(head, Duration::ZERO, limits, now)
         }
     }
@@ -166,7 +242,85 @@ impl Exchange {
             rate_from: None,
             drained: 0,
             whole_within: Some(deadline),
+            wants_upgrade: false,
+            expects_continue: false,
+            collected: None,
+            enclosing: None,
+            held: None,
         }
+    }
+
+    /// The request as it is sent: its head, and its body where that was collected.
+    pub(crate) fn request(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// Whether the request is whole in memory.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.request.is_done()
+    }
+
+    /// Whether its request's body is being collected.
+    pub(crate) fn is_collecting(&self) -> bool {
+        self.collected.is_some()
+    }
+
+    /// Begins to read the request's body into memory; an asking side that waits for a 100 gets it from here.
+    pub(crate) fn begin_collecting<T>(&mut self, asking: &mut Peer<T>, budget: &Budget) {
+        self.collected = Some((Vec::new(), budget.share()));
+        if self.expects_continue && asking.kept() == 0 {
+            asking.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+    }
+
+    /// Reads what has come of the request's body, at most `limits.message_bytes_max` in all.
+    pub(crate) fn collect<T>(&mut self, asking: &mut Peer<T>, scratch: &mut [u8], limits: &Limits) -> Collected {
+        let Some((body, held)) = &mut self.collected else { return Collected::NotYet };
+        let most = self.request.remaining().map_or(scratch.len(), |left| left.min(scratch.len() as u64) as usize);
+        if asking.is_broken() || asking.flush().is_err() {
+            return Collected::Gone;
+        }
+        let filled = match asking.fetch(scratch, most) {
+            Ok(Fetched::Octets(n)) => n,
+            Ok(Fetched::Nothing) => return Collected::NotYet,
+            Ok(Fetched::End) | Err(_) => return Collected::Gone,
+        };
+        let announced = self.request.remaining().unwrap_or(0);
+        if body.len() as u64 + announced > limits.message_bytes_max as u64 {
+            return Collected::Refused(too_large());
+        }
+        let mut used = 0;
+        loop {
+            let (n, piece) = match self.request.decode(&scratch[used..filled]) {
+                Ok(decoded) => decoded,
+                Err(refusal) => return Collected::Refused(refusal),
+            };
+            used += n;
+            match piece {
+                Piece::More => return Collected::NotYet,
+                Piece::Data(data) if body.len() + data.len() > limits.message_bytes_max => return Collected::Refused(too_large()),
+                Piece::Data(data) if !held.grow(data.len()) => return Collected::Full,
+                Piece::Data(data) => body.extend_from_slice(data),
+                Piece::End => {
+                    asking.keep(&scratch[used..filled]);
+                    return self.enclose_request(limits);
+                }
+            }
+        }
+    }
+
+    /// The collected request as one message, framed by us.
+    fn enclose_request(&mut self, limits: &Limits) -> Collected {
+        let Some((body, held)) = self.collected.take() else { return Collected::NotYet };
+        let parsed = head::request(&self.head, limits, LineEnds::Crlf);
+        let Ok(Some(request)) = parsed else { return Collected::Refused(Refusal::new(400, "the request cannot be forwarded as it is")) };
+        let mut text = Vec::with_capacity(request.len + body.len() + 64);
+        if let Err(refusal) = comet::write_request(&mut text, &request, &body, self.request.trailers()) {
+            return Collected::Refused(refusal);
+        }
+        self.request = Decoder::new(Framing::Empty, limits);
+        (self.head, self.held, self.request_chunked) = (text, Some(held), false);
+        Collected::Whole
     }
 
     /// Whether it may be sent on another connection: protocol.md §3, *retry on a fresh link*.
@@ -189,12 +343,17 @@ impl Exchange {
         self.is_head
     }
 
+    /// A request that was handed out whole, and is being answered, is not sent again.
+    fn forget_request(&mut self) {
+        (self.head, self.held, self.retried) = (Vec::new(), None, true);
+    }
+
     fn method(&self) -> &'static str {
         if self.is_head { "HEAD" } else { "GET" } // all that framing wants to know of a method
     }
 
     fn response_is_whole(&self) -> bool {
-        self.response.as_ref().is_some_and(Decoder::is_done)
+        self.response.as_ref().is_some_and(Decoder::is_done) && self.enclosing.as_ref().is_none_or(Enclosing::is_done)
     }
 
     fn step<T>(
@@ -239,6 +398,9 @@ impl Exchange {
     }
 
     fn reusable<T>(&self, link: &Peer<T>) -> Result<(), &'static str> {
+        if self.enclosing.is_some() {
+            return Ok(()); // the POST is whole; what its connection is good for is said in its own head
+        }
         if !self.answerer_keeps {
             Err("its response said so")
         } else if !self.request.is_done() || self.request_cut {
@@ -319,7 +481,15 @@ impl Exchange {
         date: &str,
     ) -> Result<bool, Lost> {
         let ahead = asking.as_deref().map_or(0, Peer::pending);
-        if self.response_is_whole() || !link.has_input() || ahead >= rules.limits.read_ahead_bytes_max {
+        if self.response_is_whole() || ahead >= rules.limits.read_ahead_bytes_max {
+            return Ok(false);
+        }
+        if let Some(mut enclosing) = self.enclosing.take() {
+            let pumped = self.pump_enclosed(&mut enclosing, asking, link, scratch, rules, date);
+            self.enclosing = Some(enclosing);
+            return pumped;
+        }
+        if !link.has_input() {
             return Ok(false);
         }
         let kept = link.kept();
@@ -341,6 +511,61 @@ impl Exchange {
         let used = self.take_response(&scratch[..filled], asking, rules, date)?;
         link.keep(&scratch[used..filled]);
         Ok(true)
+    }
+
+    /// The same for a response that is the body of a POST: its framing comes off first.
+    fn pump_enclosed<T>(
+        &mut self,
+        enclosing: &mut Enclosing,
+        mut asking: Option<&mut Peer<T>>,
+        link: &mut Peer<T>,
+        scratch: &mut [u8],
+        rules: &Rules,
+        date: &str,
+    ) -> Result<bool, Lost> {
+        self.began = true;
+        if !enclosing.first.is_empty() {
+            let first = std::mem::take(&mut enclosing.first);
+            self.take_enclosed(&first, asking, rules, date)?;
+            return self.ends_with(enclosing).map(|()| true);
+        }
+        if !link.has_input() {
+            return Ok(false);
+        }
+        let filled = match link.fetch(scratch, scratch.len()) {
+            Ok(Fetched::Octets(n)) => n,
+            Ok(Fetched::Nothing) => return Ok(false),
+            Ok(Fetched::End) => return Err(Lost::Broken("closed the connection in the middle of its answer".into())),
+            Err(e) => return Err(Lost::Broken(format!("reset the connection in the middle of its answer: {e}").into())),
+        };
+        let mut used = 0;
+        loop {
+            let (n, piece) = enclosing.decoder.decode(&scratch[used..filled]).map_err(|e| Lost::Broken(e.reason))?;
+            used += n;
+            match piece {
+                Piece::Data(data) => self.take_enclosed(data, asking.as_deref_mut(), rules, date)?,
+                Piece::More => return Ok(true),
+                Piece::End => {
+                    link.keep(&scratch[used..filled]);
+                    return self.ends_with(enclosing).map(|()| true);
+                }
+            }
+        }
+    }
+
+    fn take_enclosed<T>(&mut self, octets: &[u8], asking: Option<&mut Peer<T>>, rules: &Rules, date: &str) -> Result<(), Lost> {
+        match self.take_response(octets, asking, rules, date)? {
+            used if used == octets.len() => Ok(()),
+            _ => Err(Lost::Broken("posted more octets than its response has".into())),
+        }
+    }
+
+    /// A POST that is whole has brought a whole response.
+    fn ends_with(&self, enclosing: &Enclosing) -> Result<(), Lost> {
+        match enclosing.is_done() && !self.response.as_ref().is_some_and(Decoder::is_done) {
+            true => Err(Lost::Broken("posted fewer octets than its response has".into())),
+            false => Ok(()),
+        }
     }
 
     fn lost(&self, why: Cow<'static, str>) -> Lost {
@@ -463,6 +688,16 @@ impl Exchange {
     }
 }
 
+impl Enclosing {
+    fn is_done(&self) -> bool {
+        self.first.is_empty() && self.decoder.is_done()
+    }
+}
+
+fn too_large() -> Refusal {
+    Refusal::new(413, "the device is reached by polling, and the body is longer than message_bytes_max allows for that")
+}
+
 /// Writes one piece of a body, as a chunk where the message is chunked.
 fn send_piece<T>(to: &mut Peer<T>, data: &[u8], chunked: bool) -> std::io::Result<()> {
     if !chunked {
@@ -484,6 +719,39 @@ pub(crate) fn attach<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: K
         peer.output().extend_from_slice(&exchange.head);
     }
     advance(role, cx, key);
+}
+
+/// Gives an exchange the connection whose POST brings its response. `decoder`: of the POST's body; `first`: what was taken out of it already, from the
+/// final response's first octet on, its whole head included.
+pub(crate) fn attach_enclosed<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, post: Id, decoder: Decoder, first: Vec<u8>) {
+    let now = cx.now();
+    let Some(exchange) = role.exchanges().get_mut(key) else { return };
+    exchange.answering = Some(post);
+    exchange.enclosing = Some(Enclosing { decoder, first });
+    exchange.progress = now;
+    exchange.forget_request();
+    cx.set_deadline(post, None); // the exchange keeps the time
+    advance(role, cx, key);
+}
+
+/// Gives an exchange its whole response, which no connection holds any more. `held`: its share of the budget, until the asking side has taken it.
+pub(crate) fn deliver<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, text: &[u8], held: Held) {
+    let rules = role.rules();
+    let date = cx.date().to_owned();
+    let now = cx.now();
+    let Some(exchange) = role.exchanges().get_mut(key) else { return };
+    exchange.forget_request();
+    (exchange.held, exchange.began, exchange.progress) = (Some(held), true, now);
+    let asking = exchange.asking.and_then(|asking| cx.get_mut(asking));
+    let taken = match exchange.take_response(text, asking, &rules, &date) {
+        Ok(_) if exchange.response_is_whole() => Ok(()),
+        Ok(_) => Err(Lost::Broken("gave an answer that is not whole".into())),
+        Err(lost) => Err(lost),
+    };
+    match taken {
+        Ok(()) => advance(role, cx, key),
+        Err(lost) => drop(fail(role, cx, key, lost)),
+    }
 }
 
 /// Moves an exchange as far as its connections allow.

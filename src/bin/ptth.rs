@@ -17,7 +17,7 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use reverse_http::proto::turn::Dialect;
-use reverse_http::{Body, Device, DeviceEventKind, Error, Gateway, Limits, OnRefusal, Routes, TurnMode};
+use reverse_http::{Body, Device, DeviceEventKind, Error, Fallback, Gateway, Limits, OnRefusal, Routes, TurnMode};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -62,6 +62,12 @@ struct GatewayArgs {
     /// When an offer is answered: at once, or when somebody asks for the device
     #[arg(long, value_enum, default_value_t = Turn::Now, env = "PTTH_TURN")]
     turn: Turn,
+    /// Whether devices may poll: where no upgrade gets through, never, or always and nothing is turned
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "auto", env = "PTTH_FALLBACK")]
+    fallback: FallbackArg,
+    /// Let web pages of this origin use --devices, so that a browser tab can be a device; may be given several times
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',', env = "PTTH_CORS_ORIGIN")]
+    cors_origin: Vec<String>,
     /// Let --devices listen beyond loopback although every peer can register any name
     #[arg(long, env = "PTTH_INSECURE_ANYONE_MAY_REGISTER", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     insecure_anyone_may_register: bool,
@@ -80,7 +86,7 @@ struct GatewayArgs {
     /// How long that sign of life may take
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_HEARTBEAT_TIMEOUT")]
     heartbeat_timeout: Duration,
-    /// With --turn on-demand: how long an offer is held before it is answered 204
+    /// How long a poll (and, with --turn on-demand, an offer) is held before it is answered that there is nothing
     #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, env = "PTTH_POLL_HOLD")]
     poll_hold: Duration,
     /// How long a request waits for a link of a known device, then 503
@@ -95,6 +101,23 @@ struct GatewayArgs {
     /// On SIGTERM: how long requests in progress may take to finish
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_DRAIN_TIMEOUT")]
     drain_timeout: Duration,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FallbackArg {
+    Auto,
+    Never,
+    Only,
+}
+
+impl From<FallbackArg> for Fallback {
+    fn from(when: FallbackArg) -> Self {
+        match when {
+            FallbackArg::Auto => Fallback::Auto,
+            FallbackArg::Never => Fallback::Never,
+            FallbackArg::Only => Fallback::Only,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -236,10 +259,11 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         Turn::OnDemand => TurnMode::OnDemand,
     };
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
-    let gateway = Gateway::builder()
-        .listen(&args.devices)
-        .limits(limits)
-        .turn(turn)
+    let builder = Gateway::builder().listen(&args.devices).limits(limits).turn(turn).fallback(args.fallback.into());
+    let gateway = args
+        .cors_origin
+        .iter()
+        .fold(builder, |builder, origin| builder.cors_origin(origin))
         .missing_host(args.missing_host)
         .strict_connection(args.strict_connection)
         .keep_underscore(args.keep_underscore)

@@ -1,7 +1,10 @@
 //! Layer 5, the asking side: devices connect to a [`Gateway`], programs and visitors ask them.
 //!
+//! Devices turn their connections, or poll where that does not get through; whoever asks does not notice.
+//!
 //! One thread runs the event loop; `send()` and `on_link` handlers are plain blocking code on the caller's or a worker's thread.
 
+mod mailbox;
 mod offers;
 mod role;
 mod roster;
@@ -20,11 +23,11 @@ use http::{Request, Response};
 
 use crate::engine::event_loop::{EventLoop, Remote};
 use crate::error::{Error, Fault};
-use crate::gateway::role::{Command, GatewayRole, Loan, Settings};
+use crate::gateway::role::{Command, GatewayRole, Loan, NO_TICKET, Settings};
 use crate::limits::Limits;
 use crate::link::{GatewayLink, NothingArrived};
 use crate::message::Body;
-use crate::proto::turn::{self, Dialect, Name, OfferRules};
+use crate::proto::turn::{self, Dialect, Fallback, Name, OfferRules, Way};
 use crate::stream::{Shared, Stream};
 
 pub use visitors::Routes;
@@ -35,7 +38,7 @@ const VIA: &str = "ptth";
 type Authorize = Arc<dyn Fn(&Offer) -> Result<Grant, Reject> + Send + Sync>;
 type OnLink = Arc<dyn Fn(GatewayLink) + Send + Sync>;
 
-/// A device's offer as the program's `authorize` sees it. Its `Debug` shows no secret.
+/// A device's offer, or a poll of the fallback, as the program's `authorize` sees it. Its `Debug` shows no secret.
 #[derive(Clone, Debug)]
 pub struct Offer {
     wire: turn::Offer,
@@ -56,9 +59,13 @@ impl Offer {
     pub fn names(&self) -> &[Name] {
         &self.wire.names
     }
-    /// The upgrade token as offered: `PTTH/1.0`, `PTTH/0.9`, `ptth`.
+    /// The upgrade token as offered: `PTTH/1.0`, `PTTH/0.9`, `ptth`. Empty for a poll.
     pub fn token(&self) -> &str {
         &self.wire.token
+    }
+    /// Whether it is a poll of the fallback. Each poll of a device is decided anew; `authorize` had better be quick.
+    pub fn is_poll(&self) -> bool {
+        self.wire.is_poll()
     }
     /// Path and query of the offer.
     pub fn target(&self) -> &str {
@@ -148,10 +155,12 @@ impl Reject {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EventKind {
-    /// The name has its first link.
+    /// The name is connected: its first link, or its first poll.
     Up,
-    /// The name's last link is gone.
+    /// The name is connected no longer: its last link is gone, and it has not polled for `poll_gap`.
     Down,
+    /// The name is connected in another way than before: from polls to links, or back.
+    Moved,
     /// A newer session took the name over.
     Replaced,
 }
@@ -161,6 +170,7 @@ impl fmt::Display for EventKind {
         f.write_str(match self {
             EventKind::Up => "up",
             EventKind::Down => "down",
+            EventKind::Moved => "moved",
             EventKind::Replaced => "replaced",
         })
     }
@@ -174,8 +184,10 @@ pub struct Event {
     pub kind: EventKind,
     /// To whom.
     pub name: String,
-    /// Why, in words; for `Up` the token that was turned with.
+    /// Why, in words; for `Up` and `Moved` the token that was turned with, or the encoding of the polls.
     pub reason: String,
+    /// How the name is connected; `None` for `Down`.
+    pub way: Option<Way>,
     /// Events this subscriber lost before this one because it did not read them in time.
     pub missed: u64,
 }
@@ -183,7 +195,9 @@ pub struct Event {
 #[derive(Debug, Default)]
 struct Stats {
     devices: AtomicUsize,
+    polls: AtomicUsize,
     turns: AtomicU64,
+    events: AtomicU64,
     exchanges: AtomicU64,
     refused: AtomicU64,
 }
@@ -192,10 +206,14 @@ struct Stats {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GatewayStats {
-    /// Names with at least one link now.
+    /// Names connected now.
     pub devices: usize,
+    /// Polls held now.
+    pub polls: usize,
     /// Offers turned since the start.
     pub turns: u64,
+    /// Requests handed out as events of the fallback since the start; one that was handed out again counts once.
+    pub events: u64,
     /// Requests begun since the start, visitors' and programs'.
     pub exchanges: u64,
     /// Requests and offers answered by the gateway itself, refusals mostly.
@@ -219,6 +237,8 @@ pub struct GatewayBuilder {
     limits: Limits,
     offer_rules: OfferRules,
     turn: TurnMode,
+    fallback: Fallback,
+    cors_origins: Vec<String>,
     keep_underscore: bool,
     authorize: Option<Authorize>,
     on_link: Option<OnLink>,
@@ -255,6 +275,17 @@ impl GatewayBuilder {
         self.turn = mode;
         self
     }
+    /// Whether devices may poll where no upgrade gets through (protocol.md §2). Default: [`Fallback::Auto`].
+    pub fn fallback(mut self, fallback: Fallback) -> Self {
+        self.fallback = fallback;
+        self
+    }
+    /// Lets pages of this origin (`https://app.example`, as browsers write it in `Origin`) use the devices' port, so that a browser's tab can be a
+    /// device. May be called several times. Default: none; a request with another `Origin` gets 403.
+    pub fn cors_origin(mut self, origin: impl Into<String>) -> Self {
+        self.cors_origins.push(origin.into());
+        self
+    }
     /// Forwards visitors' fields whose names have an underscore. Default: dropped, since many servers take `_` for `-`.
     pub fn keep_underscore(mut self, keep: bool) -> Self {
         self.keep_underscore = keep;
@@ -275,9 +306,16 @@ impl GatewayBuilder {
     /// Binds, and starts the event loop on a thread of its own.
     ///
     /// # Errors
-    /// A limit that cannot work; `on_link` together with on-demand turns; an address that cannot be bound (taken, not ours).
+    /// A limit that cannot work; `on_link` together with on-demand turns or a fallback that is always used; an origin that is none; an address that
+    /// cannot be bound (taken, not ours).
     pub fn start(self) -> Result<Gateway, Error> {
         self.limits.check()?;
+        for origin in &self.cors_origins {
+            check_origin(origin)?;
+        }
+        if self.on_link.is_some() && self.fallback == Fallback::Only {
+            return Err(Error::usage("on_link and a fallback that is always used exclude each other: a device that polls has no link"));
+        }
         if self.on_link.is_some() && self.turn == TurnMode::OnDemand {
             return Err(Error::usage(
                 "on_link and on-demand turns exclude each other: a held offer waits for a request, and on_link has none",
@@ -301,6 +339,9 @@ impl GatewayBuilder {
             limits: limits.clone(),
             offer_rules: self.offer_rules,
             on_demand: self.turn == TurnMode::OnDemand,
+            // Such a gateway asks nothing itself, so a poll would wait for nothing.
+            fallback: if only_links { Fallback::Never } else { self.fallback },
+            cors_origins: self.cors_origins,
             keep_underscore: self.keep_underscore,
             authorize: self.authorize,
             on_link: self.on_link,
@@ -354,6 +395,8 @@ impl Gateway {
             limits: Limits::default(),
             offer_rules: OfferRules::default(),
             turn: TurnMode::Now,
+            fallback: Fallback::Auto,
+            cors_origins: Vec::new(),
             keep_underscore: false,
             authorize: None,
             on_link: None,
@@ -414,7 +457,9 @@ impl Gateway {
     pub fn stats(&self) -> GatewayStats {
         GatewayStats {
             devices: self.stats.devices.load(Relaxed),
+            polls: self.stats.polls.load(Relaxed),
             turns: self.stats.turns.load(Relaxed),
+            events: self.stats.events.load(Relaxed),
             exchanges: self.stats.exchanges.load(Relaxed),
             refused: self.stats.refused.load(Relaxed),
         }
@@ -464,13 +509,15 @@ pub struct DeviceRef<'g> {
 }
 
 impl DeviceRef<'_> {
-    /// Asks the device, over a turned link. Blocks until the response's head is here; its body streams.
+    /// Asks the device, over a turned link, or by mailbox where it polls. Blocks until the response's head is here; its body streams.
     ///
     /// Waits up to [`Limits::wait_for_link`] for a link when none is idle. A request without a body and with an idempotent method is sent once more on a
-    /// fresh link when the first was closed before an octet of the response came (RFC 9110 §9.2.2); others never.
+    /// fresh link when the first was closed before an octet of the response came (RFC 9110 §9.2.2); others never. To a device that polls a
+    /// request goes whole: its body is read into memory first, up to [`Limits::message_bytes_max`].
     ///
     /// # Errors
-    /// Not connected (404 never seen, 503 no link in time), full, timed out (504), closed or broken by the device (502), stopped.
+    /// Not connected (404 never seen, 503 no link in time), full, timed out (504), closed or broken by the device (502), stopped; for a device that polls also
+    /// refused (413 the body is too long, 501 the request offers an upgrade).
     pub fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.gateway.refuse_on_link("send()")?;
         let (parts, body) = request.into_parts();
@@ -483,9 +530,12 @@ impl DeviceRef<'_> {
 
     /// The error comes with whether nothing of a response had arrived.
     fn send_once(&self, request: Request<Body>) -> Result<Response<Body>, (Error, bool)> {
-        let Loan { stream, unread, ticket } = self.borrow().map_err(|e| (e, false))?;
+        let Loan { stream, unread, ticket, fate } = self.borrow().map_err(|e| (e, false))?;
         let remote = self.gateway.remote.clone();
         let done = move |link: Option<(Shared, Vec<u8>)>| {
+            if ticket == NO_TICKET {
+                return; // dropping it ends it
+            }
             let stream = link.and_then(|(stream, unread)| {
                 let stream = stream.into_inner()?;
                 stream.set_nonblocking(true).ok()?;
@@ -498,7 +548,12 @@ impl DeviceRef<'_> {
             return Err((Error::io(Fault::Network, "making a link blocking", e), false));
         }
         let link = GatewayLink::new(Shared::new(stream), unread, self.gateway.limits.clone());
-        link.ask_owned(request, None, Box::new(done)).map_err(|(e, NothingArrived(nothing))| (e, nothing))
+        link.ask_owned(request, None, Box::new(done)).map_err(|(e, NothingArrived(nothing))| {
+            match fate.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                Some(error) => (error, false), // the loop has said why, and has tried again where that was allowed
+                None => (e, nothing && ticket != NO_TICKET),
+            }
+        })
     }
 
     fn borrow(&self) -> Result<Loan, Error> {
@@ -508,10 +563,10 @@ impl DeviceRef<'_> {
         answer.recv().map_err(|_| stopped())?
     }
 
-    /// Waits until the device has a link.
+    /// Waits until the device is connected: it has a link, or polls.
     ///
     /// # Errors
-    /// It has none within `time`; the gateway was stopped.
+    /// It is not within `time`; the gateway was stopped.
     pub fn wait(&self, time: Duration) -> Result<(), Error> {
         let (reply, answer) = bounded(1);
         self.gateway.command(Command::Wait { name: self.name.clone(), time, reply })?;
@@ -527,10 +582,33 @@ impl DeviceRef<'_> {
     /// # Errors
     /// The gateway was stopped.
     pub fn links(&self) -> Result<(usize, usize), Error> {
+        self.connection().map(|(all, idle, _)| (all, idle))
+    }
+
+    /// How the device is connected: over links, or by polls in one of two encodings; `None`: it is not.
+    ///
+    /// # Errors
+    /// The gateway was stopped.
+    pub fn way(&self) -> Result<Option<Way>, Error> {
+        self.connection().map(|(_, _, way)| way)
+    }
+
+    fn connection(&self) -> Result<(usize, usize, Option<Way>), Error> {
         let (reply, answer) = bounded(1);
         self.gateway.command(Command::Links { name: self.name.clone(), reply })?;
         answer.recv().map_err(|_| stopped())
     }
+}
+
+/// An origin as browsers write it (RFC 6454 §6.2), of any scheme: it is only compared.
+fn check_origin(origin: &str) -> Result<(), Error> {
+    let serialised = origin.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty() && !rest.contains('/'));
+    if serialised && origin.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'*' && !octet.is_ascii_uppercase()) {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "CORS origin {origin:?}: write one origin as browsers do, like https://app.example or http://127.0.0.1:8080, without a path"
+    )))
 }
 
 /// Binds with a real backlog (std and mio fix 128: a fleet that comes back at once overflows that).

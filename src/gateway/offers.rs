@@ -1,8 +1,9 @@
-//! The devices' face: offers are read and decided, links are parked, watched and given out.
+//! The devices' face: offers and polls are read and decided, links are parked, watched and given out.
 //!
 //! ```text
-//!   Head ─► Deciding ─► Link (idle ⇄ busy) ─► closed          --turn now
-//!                  └──► Held (204 after poll_hold) ─► Link     --turn on-demand
+//!   Head ─► Deciding ─┬─► (Posting: its body is an answer) ─┬─► Link (idle ⇄ busy) ─► closed          an offer, --turn now
+//!     ▲               └─────────────────────────────────────┼─► Held (204 after poll_hold) ─► Link     an offer, --turn on-demand
+//!     └── Telling ◄─────────────────────────────────────────┴─► Held (nothing after poll_hold)         a poll: mailbox.rs
 //! ```
 
 use std::net::IpAddr;
@@ -12,6 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::engine::peers::{Fetched, Id, Peers};
 use crate::engine::slab::Key;
 use crate::error::{Error, Refusal};
+use crate::gateway::mailbox::{Knock, Parked, Posting, Telling};
 use crate::gateway::role::{Command, GatewayRole, Handle, LentOut, State};
 use crate::gateway::roster::{Denied, Holder, Registered, Waiter};
 use crate::gateway::{EventKind, Grant, Offer, Reject};
@@ -19,20 +21,32 @@ use crate::link::GatewayLink;
 use crate::proto::body::{self, Framing};
 use crate::proto::head::{self, LineEnds};
 use crate::proto::heartbeat;
-use crate::proto::turn::{self, Decision, Name};
+use crate::proto::turn::{self, Decision, Fallback, Name, Way};
 use crate::relay::{self, Exchange, LocalAnswer};
 use crate::stream::Stream;
 
 /// Where a device's connection stands.
 pub(crate) enum Device {
-    /// Its offer is being read.
-    Head,
-    /// `authorize` is looking at its offer.
-    Deciding,
-    /// On-demand turn: the offer waits for a request.
-    Held { registered: Arc<Registered>, switch: Vec<u8> },
+    /// An offer or a poll is being read (`began`: some of it is here; `polled`: it is not the first on this connection).
+    Head { began: bool, polled: bool },
+    /// `authorize` is looking at it.
+    Deciding(Box<Knock>),
+    /// The answer that it brings is being read.
+    Posting(Box<Posting>),
+    /// It waits for a request.
+    Held { registered: Arc<Registered>, hold: Hold },
+    /// A poll is being answered.
+    Telling(Box<Telling>),
     /// Turned.
     Link(Link),
+}
+
+/// What becomes of a held connection when somebody asks.
+pub(crate) enum Hold {
+    /// On-demand turn: these octets, then the request.
+    Offer(Vec<u8>),
+    /// The request as an event.
+    Poll(Box<Parked>),
 }
 
 pub(crate) struct Link {
@@ -49,14 +63,21 @@ impl Device {
     }
 }
 
+const HEAD: State = State::Device(Device::Head { began: false, polled: false });
+
+pub(super) const STOPPING: &str = "this gateway is stopping; dial again";
+
 const PORT_PURPOSE: &str = "devices connect here to be reached (reverse HTTP); visitors use another port";
 
 /// What came on the devices' port.
 enum Arrived {
     NotYet,
     Closed,
-    Offer(Box<turn::Offer>),
-    Refused(Refusal),
+    Knock(Box<turn::Offer>, Box<Knock>),
+    /// A page asks whether it may post (CORS).
+    Preflight(String),
+    /// With the page's origin, where the operator lists it.
+    Refused(Refusal, Option<String>),
 }
 
 impl GatewayRole {
@@ -67,8 +88,9 @@ impl GatewayRole {
         match arrived {
             Arrived::NotYet => {}
             Arrived::Closed => cx.close(id),
-            Arrived::Refused(refusal) => self.refuse_offer(cx, id, &refusal),
-            Arrived::Offer(offer) => self.consider(cx, id, *offer),
+            Arrived::Refused(refusal, origin) => self.refuse_offer(cx, id, &refusal, origin.as_deref()),
+            Arrived::Preflight(origin) => self.answer_preflight(cx, id, &origin),
+            Arrived::Knock(offer, knock) => self.consider(cx, id, *offer, knock),
         }
     }
 
@@ -76,57 +98,92 @@ impl GatewayRole {
         let Some(peer) = cx.get_mut(id) else { return Arrived::NotYet };
         let filled = match peer.fetch(scratch, self.limits.head_bytes_max + 1024) {
             Ok(Fetched::Octets(n)) => n,
+            Ok(Fetched::Nothing) if peer.is_broken() => return Arrived::Closed,
             Ok(Fetched::Nothing) => return Arrived::NotYet,
             Ok(Fetched::End) | Err(_) => return Arrived::Closed,
         };
         let octets = &scratch[..filled];
         match head::request(octets, &self.limits, LineEnds::Crlf) {
-            Err(refusal) => Arrived::Refused(refusal),
+            Err(refusal) => Arrived::Refused(refusal, None),
             Ok(None) if peer.at_end_of_stream() => Arrived::Closed,
             Ok(None) => {
                 peer.keep(octets);
+                if let State::Device(Device::Head { began, polled: true }) = &mut peer.state {
+                    if !std::mem::replace(began, true) {
+                        cx.set_deadline(id, Some(cx.after(self.limits.head_timeout))); // in all, from its first octet on
+                    }
+                }
                 Arrived::NotYet
             }
-            Ok(Some(request)) => match self.judge(&request, filled) {
-                Ok(offer) => Arrived::Offer(offer),
-                Err(refusal) => Arrived::Refused(refusal),
-            },
+            Ok(Some(request)) => {
+                peer.keep(&octets[request.len..]);
+                self.admit_page(&request, filled)
+            }
         }
     }
 
     /// protocol.md §1.3, in this order: the page's `Origin`, what the request is, its body, what came behind it.
-    fn judge(&self, request: &head::RequestHead<'_>, filled: usize) -> Result<Box<turn::Offer>, Refusal> {
-        if request.fields.get("Origin").is_some() {
-            return Err(Refusal::new(403, "a web page may not use this port: its Origin is not listed by the operator"));
+    fn admit_page(&self, request: &head::RequestHead<'_>, filled: usize) -> Arrived {
+        let mut origins = request.fields.all("Origin");
+        let origin = match (origins.next(), origins.next()) {
+            (None, _) => None,
+            (Some(origin), None) => self.cors_origins.iter().find(|listed| listed.as_bytes() == origin),
+            _ => None,
+        };
+        if origin.is_none() && request.fields.get("Origin").is_some() {
+            return Arrived::Refused(
+                Refusal::new(403, "a web page may not use this port: its Origin is not listed by the operator (--cors-origin)"),
+                None,
+            );
         }
-        let framing = body::of_request(request)?;
-        match turn::decide(request, &self.offer_rules)? {
-            Decision::Poll(_) => Err(Refusal::new(
-                426,
-                "this gateway only takes devices that turn their connection: send Upgrade: PTTH/1.0 and Connection: Upgrade with HTTP/1.1",
-            )),
-            Decision::Turn(_) if framing != Framing::Empty => {
-                Err(Refusal::new(400, "an offer has to come without a body; send Content-Length: 0"))
+        let origin = origin.cloned();
+        match origin {
+            Some(origin) if request.method == "OPTIONS" && request.fields.get("Access-Control-Request-Method").is_some() => {
+                Arrived::Preflight(origin)
             }
-            Decision::Turn(_) if filled > request.len => {
-                Err(Refusal::new(400, "octets came after the offer and before the 101; wait for the 101"))
-            }
-            Decision::Turn(offer) => Ok(offer),
+            origin => match self.judge(request, filled, origin.clone()) {
+                Ok((offer, knock)) => Arrived::Knock(offer, Box::new(knock)),
+                Err(refusal) => Arrived::Refused(refusal, origin),
+            },
         }
     }
 
-    fn refuse_offer(&mut self, cx: &mut Peers<State>, id: Id, refusal: &Refusal) {
+    fn judge(&self, request: &head::RequestHead<'_>, filled: usize, origin: Option<String>) -> Result<(Box<turn::Offer>, Knock), Refusal> {
+        let framing = body::of_request(request)?;
+        let decided = turn::decide(request, &self.offer_rules)?;
+        let (offer, turns) = match decided {
+            Decision::Turn(offer) => (offer, self.fallback != Fallback::Only),
+            Decision::Poll(offer) => (offer, false),
+        };
+        if self.fallback == Fallback::Never {
+            if !turns {
+                return Err(Refusal::new(
+                    426,
+                    "this gateway only takes devices that turn their connection: send Upgrade: PTTH/1.0 and Connection: Upgrade with HTTP/1.1",
+                ));
+            }
+            if framing != Framing::Empty {
+                return Err(Refusal::new(400, "an offer has to come without a body; send Content-Length: 0"));
+            }
+        }
+        if framing == Framing::Empty && filled > request.len {
+            return Err(Refusal::new(400, "octets came after the offer or poll and before its answer; wait for the answer"));
+        }
+        let knock = Knock::read(request, framing, turns, origin)?;
+        Ok((offer, knock))
+    }
+
+    fn refuse_offer(&mut self, cx: &mut Peers<State>, id: Id, refusal: &Refusal, origin: Option<&str>) {
         if let Some(peer) = cx.get(id) {
-            log::info!("an offer from {} was refused: {refusal}", peer.stream().peer_label());
+            log::info!("an offer or poll from {} was refused: {refusal}", peer.stream().peer_label());
         }
         let purpose = format!("{}; {PORT_PURPOSE}", refusal.reason);
         let (reason, fields): (&str, &[(&str, &str)]) = match refusal.status {
             405 => (&purpose, &[("Allow", "POST")]),
             426 => (&refusal.reason, &[("Upgrade", "PTTH/1.0")]),
-            401 => (&refusal.reason, &[("WWW-Authenticate", "Bearer")]),
             _ => (&refusal.reason, &[]),
         };
-        self.refuse(cx, id, &LocalAnswer { fields, ..LocalAnswer::new(refusal.status, reason) });
+        self.deny(cx, id, origin, &LocalAnswer { fields, ..LocalAnswer::new(refusal.status, reason) });
     }
 
     pub(super) fn device_head_expired(&mut self, cx: &mut Peers<State>, id: Id) {
@@ -138,18 +195,11 @@ impl GatewayRole {
     }
 
     /// Asks `authorize`, on a thread of its own, or nobody.
-    fn consider(&mut self, cx: &mut Peers<State>, id: Id, wire: turn::Offer) {
+    fn consider(&mut self, cx: &mut Peers<State>, id: Id, wire: turn::Offer, knock: Box<Knock>) {
         let Some(peer) = cx.get_mut(id) else { return };
         let peer_ip: Option<IpAddr> = peer.stream().peer_ip();
-        peer.state = State::Device(Device::Deciding);
+        peer.state = State::Device(Device::Deciding(knock));
         let offer = Offer::new(wire, peer_ip);
-        if self.draining {
-            return self.refuse(
-                cx,
-                id,
-                &LocalAnswer { retry_after: Some(5), ..LocalAnswer::new(503, "this gateway is stopping; dial again") },
-            );
-        }
         let Some(authorize) = self.authorize.clone() else {
             return self.decided(cx, id, offer, Ok(Grant::offered()));
         };
@@ -165,56 +215,53 @@ impl GatewayRole {
             remote.send(Command::Decided { id, offer: Box::new(offer), verdict });
         });
         if !submitted {
-            self.refuse(cx, id, &LocalAnswer { retry_after: Some(5), ..LocalAnswer::new(503, "too many offers wait to be decided") });
+            self.deny_knock(cx, id, 503, "too many offers wait to be decided", Some(5));
         }
     }
 
     pub(super) fn decided(&mut self, cx: &mut Peers<State>, id: Id, offer: Offer, verdict: Result<Grant, Reject>) {
-        if !matches!(cx.get(id).map(|p| &p.state), Some(State::Device(Device::Deciding))) {
-            return; // it was closed meanwhile
-        }
-        if self.draining {
-            let answer = LocalAnswer { retry_after: Some(5), ..LocalAnswer::new(503, "this gateway is stopping; dial again") };
-            return self.refuse(cx, id, &answer);
+        let Some(State::Device(Device::Deciding(knock))) = cx.get(id).map(|p| &p.state) else { return }; // it was closed meanwhile
+        let (turns, way, answers) = (knock.turns, knock.way(), knock.has_body());
+        // What is in hand may still be answered; nothing new is taken.
+        if self.draining && !answers {
+            return self.deny_knock(cx, id, 503, STOPPING, Some(5));
         }
         if self.on_link.is_some() && self.lent.len() >= self.limits.on_link_max {
-            let answer = LocalAnswer { retry_after: Some(10), ..LocalAnswer::new(503, "as many links are served as on_link_max allows") };
-            return self.refuse(cx, id, &answer);
+            return self.deny_knock(cx, id, 503, "as many links are served as on_link_max allows", Some(10));
         }
         let grant = match verdict {
             Ok(grant) => grant,
-            Err(reject) => {
-                log::info!("an offer for {} was rejected: {} {}", offer.label(), reject.status, reject.reason);
-                let bearer = [("WWW-Authenticate", "Bearer")];
-                let location = reject.location.as_deref().map(|l| [("Location", l)]);
-                let fields: &[_] = match (&location, reject.status) {
-                    (Some(location), _) => location,
-                    (None, 401) => &bearer,
-                    _ => &[],
-                };
-                return self.refuse(
-                    cx,
-                    id,
-                    &LocalAnswer { fields, retry_after: reject.retry_after, ..LocalAnswer::new(reject.status, &reject.reason) },
-                );
-            }
+            Err(reject) => return self.rejected(cx, id, &offer, &reject),
         };
-        let registered = match self.admit(cx, &offer, &grant) {
-            Ok(registered) => registered,
+        let (registered, holder) = match self.admit(cx, &offer, &grant, way) {
+            Ok(admitted) => admitted,
             Err(denied) => {
                 log::info!("an offer for {} was refused: {} {}", offer.label(), denied.status, denied.reason);
-                return self.refuse(
-                    cx,
-                    id,
-                    &LocalAnswer { retry_after: denied.retry_after, ..LocalAnswer::new(denied.status, denied.reason) },
-                );
+                return self.deny_knock(cx, id, denied.status, denied.reason, denied.retry_after);
             }
         };
-        self.turn(cx, id, &offer, registered);
+        let switch = turns.then(|| self.switch(&offer, !answers));
+        let Some(State::Device(Device::Deciding(knock))) = cx.get_mut(id).map(|p| std::mem::replace(&mut p.state, HEAD)) else { return };
+        let posting = Posting::new(*knock, registered, holder, switch, &self.limits);
+        if answers { self.begin_posting(cx, id, posting, offer.wire.expects_continue) } else { self.settle(cx, id, posting) }
+    }
+
+    fn rejected(&mut self, cx: &mut Peers<State>, id: Id, offer: &Offer, reject: &Reject) {
+        log::info!("an offer for {} was rejected: {} {}", offer.label(), reject.status, reject.reason);
+        let bearer = [("WWW-Authenticate", "Bearer")];
+        let location = reject.location.as_deref().map(|l| [("Location", l)]);
+        let fields: &[_] = match (&location, reject.status) {
+            (Some(location), _) => location,
+            (None, 401) => &bearer,
+            _ => &[],
+        };
+        let origin = self.origin_of(cx, id);
+        let answer = LocalAnswer { fields, retry_after: reject.retry_after, ..LocalAnswer::new(reject.status, &reject.reason) };
+        self.deny(cx, id, origin.as_deref(), &answer);
     }
 
     /// Reserves the place in the roster, tells who was replaced, and closes their links.
-    fn admit(&mut self, cx: &mut Peers<State>, offer: &Offer, grant: &Grant) -> Result<Arc<Registered>, Denied> {
+    fn admit(&mut self, cx: &mut Peers<State>, offer: &Offer, grant: &Grant, way: Way) -> Result<(Arc<Registered>, Holder), Denied> {
         let names: Vec<String> = match &grant.names {
             Some(names) => names.clone(),
             None => offer.wire.names.iter().map(Name::to_string).collect(),
@@ -223,40 +270,55 @@ impl GatewayRole {
             return Err(Denied { status: 403, reason: "the credential is not for this name", retry_after: None });
         }
         let holder = Holder { credential: grant.credential.as_deref().map(Arc::from), session: offer.wire.session };
-        let claimed = self.roster.claim(&names, &holder, cx.now())?;
+        let claimed = self.roster.claim(&names, &holder, way, cx.now())?;
         self.origins |= names.iter().any(|n| n.contains("://"));
+        let by = match way {
+            Way::Turn => offer.token().to_owned(),
+            way => way.to_string(),
+        };
         for name in &claimed.replaced {
-            self.tell(EventKind::Replaced, name, "a newer session of the device took the name over");
+            self.tell(EventKind::Replaced, name, "a newer session of the device took the name over", Some(way));
         }
         for name in &claimed.up {
-            self.tell(EventKind::Up, name, offer.token());
+            self.tell(EventKind::Up, name, &by, Some(way));
         }
-        let replaced_lent = self.lent.iter().filter(|(_, l)| !self.roster.in_force(&l.registered)).map(|(t, _)| *t).collect();
-        for id in claimed.idle {
-            // A link with several names stays while one of them is its own.
-            if self.registered(cx, id).is_some_and(|registered| !self.roster.in_force(&registered)) {
-                self.part(cx, id);
+        for name in &claimed.moved {
+            self.tell(EventKind::Moved, name, &by, Some(way));
+        }
+        if !claimed.replaced.is_empty() {
+            self.fail_events_of(cx, &claimed.replaced, &holder);
+            let replaced_lent = self.lent.iter().filter(|(_, l)| !self.roster.in_force(&l.registered)).map(|(t, _)| *t).collect();
+            for id in claimed.idle.into_iter().chain(claimed.polls) {
+                // A link with several names stays while one of them is its own.
+                if self.registered(cx, id).is_some_and(|registered| !self.roster.in_force(&registered)) {
+                    self.part(cx, id);
+                }
             }
+            self.evict_later(cx, claimed.busy, replaced_lent);
         }
-        self.evict_later(cx, claimed.busy, replaced_lent);
         self.stats.devices.store(self.roster.connected(), Relaxed);
         self.announce(&claimed.up);
-        Ok(claimed.registered)
+        Ok((claimed.registered, holder))
     }
 
-    fn turn(&mut self, cx: &mut Peers<State>, id: Id, offer: &Offer, registered: Arc<Registered>) {
+    /// The octets that turn a connection. `may_continue`: a 100 that was asked for has not gone out yet.
+    fn switch(&self, offer: &Offer, may_continue: bool) -> Vec<u8> {
         let mut switch = Vec::with_capacity(96);
-        if offer.wire.expects_continue {
+        if offer.wire.expects_continue && may_continue {
             switch.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"); // RFC 9110 §7.8: before the 101
         }
         turn::write_switch(&mut switch, &offer.wire.token, &self.offer_rules.dialects[offer.wire.dialect]);
+        switch
+    }
+
+    pub(super) fn turn(&mut self, cx: &mut Peers<State>, id: Id, switch: Vec<u8>, registered: Arc<Registered>) {
         self.stats.turns.fetch_add(1, Relaxed);
         if self.on_link.is_some() {
             return self.hand_to_worker(cx, id, registered, &switch);
         }
         let Some(peer) = cx.get_mut(id) else { return };
         if self.on_demand {
-            peer.state = State::Device(Device::Held { registered: registered.clone(), switch });
+            peer.state = State::Device(Device::Held { registered: registered.clone(), hold: Hold::Offer(switch) });
             self.roster.place(&registered, id);
             let at = cx.after(self.limits.poll_hold);
             match self.roster.next_waiter(&registered) {
@@ -286,8 +348,8 @@ impl GatewayRole {
     fn hand_to_worker(&mut self, cx: &mut Peers<State>, id: Id, registered: Arc<Registered>, switch: &[u8]) {
         let Some(handler) = self.on_link.clone() else { return };
         let give_up = |role: &mut Self, cx: &mut Peers<State>| {
-            let down = role.roster.lend_ends(&registered, cx.now());
-            role.gone(&down, "no worker for its link");
+            let left = role.roster.lend_ends(&registered, cx.now());
+            role.gone(&left, "no worker for its link");
         };
         if self.lent.len() >= self.limits.on_link_max {
             give_up(self, cx);
@@ -331,7 +393,7 @@ impl GatewayRole {
     fn switch_held(&mut self, cx: &mut Peers<State>, id: Id) {
         cx.set_deadline(id, None);
         let Some(peer) = cx.get_mut(id) else { return };
-        if let State::Device(Device::Held { registered, switch }) = &mut peer.state {
+        if let State::Device(Device::Held { registered, hold: Hold::Offer(switch) }) = &mut peer.state {
             let (registered, switch) = (registered.clone(), std::mem::take(switch));
             peer.state = State::Device(Device::link(registered));
             peer.output().extend_from_slice(&switch);
@@ -458,14 +520,10 @@ impl GatewayRole {
                 self.ask_options(cx, id, heartbeat::FAREWELL);
             }
             State::Device(Device::Held { .. }) => {
-                let down = self.roster.leave(&registered, id, cx.now());
-                self.gone(&down, "replaced or drained");
-                let (status, reason, retry) = if self.draining {
-                    (503, "this gateway is stopping; dial again", 5)
-                } else {
-                    (409, "a newer session of this device holds the name", 60)
-                };
-                self.refuse(cx, id, &LocalAnswer { retry_after: Some(retry), ..LocalAnswer::new(status, reason) });
+                self.unhold(cx, id, "replaced or drained");
+                let (status, reason, retry) =
+                    if self.draining { (503, STOPPING, 5) } else { (409, "a newer session of this device holds the name", 60) };
+                self.deny_knock(cx, id, status, reason, Some(retry));
             }
             _ => {}
         }
@@ -483,34 +541,52 @@ impl GatewayRole {
     pub(super) fn drop_link(&mut self, cx: &mut Peers<State>, id: Id, why: &str) {
         let Some(registered) = self.registered(cx, id) else { return };
         log::debug!("{}: a link is closed: {why}", registered.name());
-        let down = self.roster.leave(&registered, id, cx.now());
+        let left = self.roster.leave(&registered, id, cx.now());
         cx.close(id);
-        self.gone(&down, why);
+        self.gone(&left, why);
     }
 
-    /// Octets, or the end, where neither may be: while the offer is decided or held.
-    pub(super) fn early_octets(&mut self, cx: &mut Peers<State>, id: Id) {
-        let Err(why) = self.is_quiet(cx, id) else { return };
-        let held = self.registered(cx, id);
-        if let Some(registered) = held {
-            let down = self.roster.leave(&registered, id, cx.now());
-            self.gone(&down, why);
+    /// A held connection is held no longer.
+    pub(super) fn unhold(&mut self, cx: &mut Peers<State>, id: Id, why: &str) {
+        match cx.get(id).map(|p| &p.state) {
+            Some(State::Device(Device::Held { registered, hold: Hold::Offer(_) })) => {
+                let left = self.roster.leave(&registered.clone(), id, cx.now());
+                self.gone(&left, why);
+            }
+            Some(State::Device(Device::Held { registered, hold: Hold::Poll(_) })) => self.unpark(cx, id, &registered.clone()),
+            _ => {}
         }
+    }
+
+    /// Octets, or the end, where neither may be: while the offer is decided, or it or a poll is held.
+    pub(super) fn early_octets(&mut self, cx: &mut Peers<State>, id: Id) {
+        // What a POST brings stays where it is until its sender is known.
+        if let Some(peer) = cx.get(id) {
+            if matches!(&peer.state, State::Device(Device::Deciding(knock)) if knock.has_body()) {
+                if peer.is_broken() {
+                    cx.close(id);
+                }
+                return;
+            }
+        }
+        let Err(why) = self.is_quiet(cx, id) else { return };
+        self.unhold(cx, id, why);
         match why {
             "closed by device" | "reset" => cx.close(id),
-            _ => self.refuse(cx, id, &LocalAnswer::new(400, "octets came after the offer and before the 101; wait for the 101")),
+            _ => self.deny_knock(cx, id, 400, "octets came after the offer or poll and before its answer; wait for the answer", None),
         }
     }
 
     /// Nobody asked for a held offer: 204, and the device offers again on the same connection.
     pub(super) fn hold_expired(&mut self, cx: &mut Peers<State>, id: Id) {
-        let Some(registered) = self.registered(cx, id) else { return };
+        if let Some(State::Device(Device::Held { hold: Hold::Poll(_), .. })) = cx.get(id).map(|p| &p.state) {
+            return self.poll_expired(cx, id);
+        }
+        self.unhold(cx, id, "its offer was held for poll_hold; it offers again");
         let Some(peer) = cx.get_mut(id) else { return };
         peer.output().extend_from_slice(b"HTTP/1.1 204 No Content\r\n\r\n");
-        peer.state = State::Device(Device::Head);
+        peer.state = State::Device(Device::Head { began: false, polled: false });
         let sent = peer.flush().is_ok();
-        let down = self.roster.leave(&registered, id, cx.now());
-        self.gone(&down, "its offer was held for poll_hold; it offers again");
         let at = cx.after(self.limits.head_timeout);
         cx.set_deadline(id, Some(at));
         if !sent {
@@ -529,8 +605,8 @@ impl GatewayRole {
         if self.draining {
             return Err(Error::stopped("this gateway is stopping; the connection is not adopted"));
         }
-        let registered = self
-            .admit(cx, offer, grant)
+        let (registered, _) = self
+            .admit(cx, offer, grant, Way::Turn)
             .map_err(|d| Error::refused(crate::Fault::Gateway, d.status, format!("adopting a connection: {}", d.reason), None))?;
         match cx.insert(stream, unread, State::Device(Device::link(registered.clone()))) {
             Ok(id) => {
@@ -539,8 +615,8 @@ impl GatewayRole {
                 Ok(())
             }
             Err(e) => {
-                let down = self.roster.lend_ends(&registered, cx.now());
-                self.gone(&down, "it could not be adopted");
+                let left = self.roster.lend_ends(&registered, cx.now());
+                self.gone(&left, "it could not be adopted");
                 Err(Error::io(crate::Fault::Gateway, "adopting a connection", e))
             }
         }

@@ -1,11 +1,13 @@
 //! The gateway on its event loop: state of every connection, commands from other threads, and the two faces tied together.
 //!
-//! [`offers`](super::offers) has the devices' connections, [`visitors`](super::visitors) the visitors'; here is what they share.
+//! [`offers`](super::offers) has the devices' connections, [`mailbox`](super::mailbox) those that poll, [`visitors`](super::visitors) the visitors';
+//! here is what they share.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -15,14 +17,16 @@ use crate::engine::event_loop::Remote;
 use crate::engine::peers::{Id, Peers};
 use crate::engine::slab::{Key, Slab};
 use crate::engine::workers::Workers;
-use crate::error::Error;
+use crate::error::{Error, Refusal};
+use crate::gateway::mailbox::Events;
 use crate::gateway::offers::{Device, peer_flush};
-use crate::gateway::roster::{Registered, Roster, Waiter};
-use crate::gateway::visitors::{Routes, Visitor};
+use crate::gateway::roster::{Left, Registered, Roster, Waiter};
+use crate::gateway::visitors::{Face, Routes, Visitor};
 use crate::gateway::{Authorize, Event, EventKind, Grant, Offer, OnLink, Reject, Stats};
 use crate::limits::Limits;
-use crate::proto::turn::OfferRules;
-use crate::relay::{self, Exchange, Lingering, LocalAnswer, Relaying, Rules};
+use crate::proto::comet::Answer;
+use crate::proto::turn::{Fallback, OfferRules, Way};
+use crate::relay::{self, Budget, Exchange, Held, Lingering, LocalAnswer, Relaying, Rules};
 use crate::stream::Stream;
 
 /// What the gateway keeps for a connection.
@@ -41,8 +45,10 @@ pub(crate) enum Command {
     Return { ticket: u64, stream: Option<(Stream, Vec<u8>)> },
     /// Tell when a name has a link.
     Wait { name: String, time: Duration, reply: Sender<Result<(), Error>> },
-    /// How many links a name has: in all, and idle.
-    Links { name: String, reply: Sender<(usize, usize)> },
+    /// How many links a name has (in all, and idle), and how it is connected.
+    Links { name: String, reply: Sender<(usize, usize, Option<Way>)> },
+    /// A helper has read a long message in JSON.
+    Parsed { id: Id, answer: Box<Result<Option<Answer>, Refusal>>, held: Held },
     /// `authorize` has decided.
     Decided { id: Id, offer: Box<Offer>, verdict: Result<Grant, Reject> },
     /// Another server did the 101.
@@ -59,8 +65,17 @@ pub(crate) enum Command {
 pub(crate) struct Loan {
     pub(crate) stream: Arc<Stream>,
     pub(crate) unread: Vec<u8>,
+    /// 0: one end of a socket pair, whose other end the loop serves like a visitor, for a device that polls.
     pub(crate) ticket: u64,
+    /// Why that device did not answer.
+    pub(crate) fate: Fate,
 }
+
+/// Where the loop leaves the error of a program's request that went by mailbox.
+pub(crate) type Fate = Arc<Mutex<Option<Error>>>;
+
+/// The ticket of what is not a link.
+pub(crate) const NO_TICKET: u64 = 0;
 
 /// What is left in the loop of a link that was lent.
 pub(super) struct LentOut {
@@ -86,11 +101,15 @@ enum Want {
 }
 
 /// What an alarm is for.
-enum Alarm {
+pub(super) enum Alarm {
     /// A caller's time is up.
     Caller(u64),
     /// The grace of replaced links is over.
     Evict { links: Vec<Id>, lent: Vec<u64> },
+    /// A device that polls may have stayed away.
+    PollGap(Arc<str>),
+    /// Events were handed out long ago.
+    Redeliver,
     /// Time to forget old names.
     Tick,
     /// The drain's time is up.
@@ -98,7 +117,7 @@ enum Alarm {
 }
 
 #[derive(Clone)]
-pub(super) enum Face {
+enum Listening {
     Devices,
     Visitors(Arc<Routes>, u16),
 }
@@ -107,6 +126,9 @@ pub(crate) struct GatewayRole {
     pub(super) limits: Arc<Limits>,
     pub(super) offer_rules: OfferRules,
     pub(super) on_demand: bool,
+    pub(super) fallback: Fallback,
+    /// Origins of pages that may use the devices' port.
+    pub(super) cors_origins: Vec<String>,
     pub(super) keep_underscore: bool,
     pub(super) authorize: Option<Authorize>,
     pub(super) on_link: Option<OnLink>,
@@ -115,9 +137,12 @@ pub(crate) struct GatewayRole {
     pub(super) remote: Remote<Command>,
     pub(super) stats: Arc<Stats>,
     rules: Arc<Rules>,
-    faces: Vec<Face>,
+    listeners: Vec<Listening>,
     pub(super) exchanges: Slab<Exchange>,
     pub(super) roster: Roster,
+    pub(super) events: Events,
+    /// For whole messages in memory.
+    pub(super) budget: Budget,
     /// Some link is registered under an origin: visitors' hosts are looked up.
     pub(super) origins: bool,
     pub(super) lent: HashMap<u64, LentOut>,
@@ -133,6 +158,8 @@ pub(super) struct Settings {
     pub(super) limits: Arc<Limits>,
     pub(super) offer_rules: OfferRules,
     pub(super) on_demand: bool,
+    pub(super) fallback: Fallback,
+    pub(super) cors_origins: Vec<String>,
     pub(super) keep_underscore: bool,
     pub(super) authorize: Option<Authorize>,
     pub(super) on_link: Option<OnLink>,
@@ -145,7 +172,7 @@ pub(super) const TICK: Duration = Duration::from_secs(30);
 
 impl GatewayRole {
     pub(super) fn new(settings: Settings, remote: Remote<Command>, stats: Arc<Stats>, device_listeners: usize) -> Self {
-        let Settings { limits, offer_rules, on_demand, keep_underscore, authorize, on_link } = settings;
+        let Settings { limits, offer_rules, on_demand, fallback, cors_origins, keep_underscore, authorize, on_link } = settings;
         let idle = limits.worker_idle_timeout;
         let rules = Rules {
             limits: limits.clone(),
@@ -161,10 +188,14 @@ impl GatewayRole {
             link_workers: Workers::new("ptth-link", limits.on_link_max, limits.on_link_max, idle),
             rules: Arc::new(rules),
             roster: Roster::new(limits.clone()),
-            faces: vec![Face::Devices; device_listeners],
+            listeners: vec![Listening::Devices; device_listeners],
+            events: Events::default(),
+            budget: Budget::new(limits.messages_bytes_max),
             limits,
             offer_rules,
             on_demand,
+            fallback,
+            cors_origins,
             keep_underscore,
             authorize,
             on_link,
@@ -187,7 +218,7 @@ impl GatewayRole {
         self.numbers
     }
 
-    fn set_alarm(&mut self, cx: &mut Peers<State>, at: Instant, alarm: Alarm) {
+    pub(super) fn set_alarm(&mut self, cx: &mut Peers<State>, at: Instant, alarm: Alarm) {
         let number = self.number();
         self.alarms.insert(number, alarm);
         cx.alarm(at, number);
@@ -200,10 +231,10 @@ impl GatewayRole {
         }
     }
 
-    pub(super) fn tell(&mut self, kind: EventKind, name: &str, reason: &str) {
+    pub(super) fn tell(&mut self, kind: EventKind, name: &str, reason: &str, way: Option<Way>) {
         log::info!("{name}: {kind}{}{reason}", if reason.is_empty() { "" } else { ": " });
         self.subscribers.retain_mut(|(subscriber, missed)| {
-            let event = Event { kind, name: name.to_owned(), reason: reason.to_owned(), missed: *missed };
+            let event = Event { kind, name: name.to_owned(), reason: reason.to_owned(), way, missed: *missed };
             match subscriber.try_send(event) {
                 Ok(()) => *missed = 0,
                 Err(TrySendError::Full(_)) => *missed += 1,
@@ -241,11 +272,37 @@ impl GatewayRole {
         self.roster.lend(&registered, id);
         self.lent.insert(ticket, LentOut { registered, handle: Handle::Weak(Arc::downgrade(&stream)) });
         self.stats.exchanges.fetch_add(1, Relaxed);
-        if let Err(unsent) = reply.send(Ok(Loan { stream, unread, ticket })) {
-            let Ok(Loan { stream, unread, ticket }) = unsent.0 else { return true };
+        if let Err(unsent) = reply.send(Ok(Loan { stream, unread, ticket, fate: Fate::default() })) {
+            let Ok(Loan { stream, unread, ticket, .. }) = unsent.0 else { return true };
             self.take_back(cx, ticket, Arc::into_inner(stream).map(|stream| (stream, unread)));
         }
         true
+    }
+
+    /// Gives a program's thread, whose device polls, a socket of which the loop has the other end: what is asked there goes the
+    /// way of a visitor's request.
+    pub(super) fn lend_mailbox(&mut self, cx: &mut Peers<State>, caller: u64) {
+        if let Some(Caller { name, want: Want::Link(reply) }) = self.callers.remove(&caller) {
+            self.lend_mailbox_to(cx, &name, &reply);
+        }
+    }
+
+    fn lend_mailbox_to(&mut self, cx: &mut Peers<State>, name: &str, reply: &Sender<Result<Loan, Error>>) {
+        let fate = Fate::default();
+        let opened = UnixStream::pair().and_then(|(ours, theirs)| {
+            ours.set_nonblocking(true)?;
+            let id = cx.insert(ours.into(), &[], State::Visitor(Visitor::fresh(Face::program(name, fate.clone()))))?;
+            Ok((id, theirs))
+        });
+        let answer = match opened {
+            Ok((id, theirs)) => {
+                let at = cx.after(self.limits.head_timeout);
+                cx.set_deadline(id, Some(at));
+                Ok(Loan { stream: Arc::new(theirs.into()), unread: Vec::new(), ticket: NO_TICKET, fate })
+            }
+            Err(e) => Err(Error::io(crate::Fault::Gateway, format_args!("opening a way to device {name}, which polls"), e)),
+        };
+        let _ = reply.send(answer); // where the caller has gone, its end is dropped here, and the loop sees that
     }
 
     fn take_back(&mut self, cx: &mut Peers<State>, ticket: u64, stream: Option<(Stream, Vec<u8>)>) {
@@ -264,15 +321,18 @@ impl GatewayRole {
                 self.free(cx, id, Ok(()));
             }
             None => {
-                let down = self.roster.lend_ends(&registered, cx.now());
-                self.gone(&down, "its exchange ended without a message boundary");
+                let left = self.roster.lend_ends(&registered, cx.now());
+                self.gone(&left, "its exchange ended without a message boundary");
             }
         }
     }
 
-    pub(super) fn gone(&mut self, names: &[Arc<str>], reason: &str) {
-        for name in names {
-            self.tell(EventKind::Down, name, reason);
+    pub(super) fn gone(&mut self, left: &Left, reason: &str) {
+        for name in &left.down {
+            self.tell(EventKind::Down, name, reason, None);
+        }
+        for (name, way) in &left.moved {
+            self.tell(EventKind::Moved, name, &way.to_string(), Some(*way));
         }
         self.stats.devices.store(self.roster.connected(), Relaxed);
     }
@@ -293,6 +353,9 @@ impl GatewayRole {
             self.lend_to(cx, &reply, link);
             return;
         }
+        if self.roster.is_polling(&name) {
+            return self.lend_mailbox_to(cx, &name, &reply);
+        }
         if !self.roster.knows(&name) {
             let _ = reply.send(Err(Error::not_connected(404, format!("no device {name} is or was lately connected to this gateway"))));
             return;
@@ -309,7 +372,7 @@ impl GatewayRole {
     }
 
     fn await_name(&mut self, cx: &mut Peers<State>, name: String, time: Duration, reply: Sender<Result<(), Error>>) {
-        if self.roster.links(&name).0 > 0 {
+        if self.roster.way(&name).is_some() {
             let _ = reply.send(Ok(()));
             return;
         }
@@ -373,7 +436,7 @@ impl GatewayRole {
         if cx.listen(listener).is_none() {
             return Err(Error::usage("this gateway listens on as many addresses as one event loop takes"));
         }
-        self.faces.push(Face::Visitors(Arc::new(routes), port));
+        self.listeners.push(Listening::Visitors(Arc::new(routes), port));
         Ok(())
     }
 
@@ -402,7 +465,8 @@ impl GatewayRole {
                 }
                 State::Device(Device::Link(link)) if link.exchange.is_none() => self.part(cx, id),
                 State::Device(Device::Held { .. }) => self.part(cx, id),
-                State::Device(Device::Head) => cx.close(id),
+                // What is in hand may still be answered on a connection that is kept.
+                State::Device(Device::Head { polled, .. }) if !polled || !self.events.are_in_hand() => cx.close(id),
                 _ => {}
             }
         }
@@ -478,10 +542,10 @@ impl Role for GatewayRole {
     type Command = Command;
 
     fn accepted(&mut self, cx: &mut Peers<State>, listener: usize, stream: Stream, from: SocketAddr) {
-        let Some(face) = self.faces.get(listener).cloned() else { return };
-        let state = match face {
-            Face::Devices => State::Device(Device::Head),
-            Face::Visitors(routes, port) => State::Visitor(Visitor::fresh(routes, port, from.ip())),
+        let Some(listening) = self.listeners.get(listener).cloned() else { return };
+        let state = match listening {
+            Listening::Devices => State::Device(Device::Head { began: false, polled: false }),
+            Listening::Visitors(routes, port) => State::Visitor(Visitor::fresh(Face::visitors(routes, port, from.ip()))),
         };
         match cx.insert(stream, &[], state) {
             Ok(id) => {
@@ -499,14 +563,19 @@ impl Role for GatewayRole {
             State::Visitor(Visitor::Head { .. }) => self.visitor_head(cx, id),
             State::Visitor(Visitor::Exchange { key, .. }) => {
                 let key = *key;
-                relay::advance(self, cx, key);
+                match self.exchanges.get(key).is_some_and(Exchange::is_collecting) {
+                    true => self.collect(cx, id, key),
+                    false => relay::advance(self, cx, key),
+                }
             }
             State::Device(Device::Link(link)) => match link.exchange {
                 Some(key) => relay::advance(self, cx, key),
                 None => self.idle_ready(cx, id),
             },
-            State::Device(Device::Head) => self.device_head(cx, id),
-            State::Device(Device::Deciding | Device::Held { .. }) => self.early_octets(cx, id),
+            State::Device(Device::Head { .. }) => self.device_head(cx, id),
+            State::Device(Device::Deciding(_) | Device::Held { .. }) => self.early_octets(cx, id),
+            State::Device(Device::Posting(_)) => self.post_ready(cx, id),
+            State::Device(Device::Telling(_)) => self.tell_ready(cx, id),
             State::Lingering(_) => self.step_lingering(cx, id),
         }
     }
@@ -515,22 +584,24 @@ impl Role for GatewayRole {
         let Some(peer) = cx.get(id) else { return };
         match &peer.state {
             State::Visitor(Visitor::Head { .. }) => self.visitor_head_expired(cx, id),
-            State::Visitor(Visitor::Exchange { key, .. }) => {
-                let key = *key;
-                match self.exchanges.get(key).is_some_and(Exchange::is_waiting) {
-                    true => self.visitor_waited(cx, id, key),
-                    false => relay::expired(self, cx, key),
+            State::Visitor(Visitor::Exchange { key, event, .. }) => {
+                let (key, event) = (*key, *event);
+                match (self.exchanges.get(key), event) {
+                    (Some(exchange), _) if exchange.is_collecting() => self.collect_expired(cx, id, key),
+                    (Some(exchange), None) if exchange.is_waiting() => self.visitor_waited(cx, id, key),
+                    (Some(exchange), Some(event)) if exchange.is_waiting() => self.event_expired(cx, id, key, event),
+                    _ => relay::expired(self, cx, key),
                 }
             }
             State::Device(Device::Link(link)) => match link.exchange {
                 Some(key) => relay::expired(self, cx, key),
                 None => self.beat(cx, id),
             },
-            State::Device(Device::Head) => self.device_head_expired(cx, id),
-            State::Device(Device::Deciding) => {
-                self.refuse(cx, id, &LocalAnswer { retry_after: Some(10), ..LocalAnswer::new(503, "the offer was not decided in time") });
-            }
+            State::Device(Device::Head { .. }) => self.device_head_expired(cx, id),
+            State::Device(Device::Deciding(_)) => self.deny_knock(cx, id, 503, "the offer was not decided in time", Some(10)),
             State::Device(Device::Held { .. }) => self.hold_expired(cx, id),
+            State::Device(Device::Posting(_)) => self.post_expired(cx, id),
+            State::Device(Device::Telling(_)) => self.tell_expired(cx, id),
             State::Lingering(_) => cx.close(id),
         }
     }
@@ -540,6 +611,8 @@ impl Role for GatewayRole {
             None => {}
             Some(Alarm::Caller(caller)) => self.caller_expired(caller),
             Some(Alarm::Evict { links, lent }) => self.evict(cx, links, lent),
+            Some(Alarm::PollGap(name)) => self.poll_gap(cx, name),
+            Some(Alarm::Redeliver) => self.redeliver(cx),
             Some(Alarm::Stop) => self.stop(cx),
             Some(Alarm::Tick) => {
                 self.roster.tick(cx.now());
@@ -555,8 +628,10 @@ impl Role for GatewayRole {
             Command::Return { ticket, stream } => self.take_back(cx, ticket, stream),
             Command::Wait { name, time, reply } => self.await_name(cx, name, time, reply),
             Command::Links { name, reply } => {
-                let _ = reply.send(self.roster.links(&name));
+                let (all, idle) = self.roster.links(&name);
+                let _ = reply.send((all, idle, self.roster.way(&name)));
             }
+            Command::Parsed { id, answer, held } => self.parsed(cx, id, *answer, held),
             Command::Decided { id, offer, verdict } => self.decided(cx, id, *offer, verdict),
             Command::Adopt { stream, unread, offer, grant, reply } => {
                 let adopted = self.adopt(cx, stream, &unread, &offer, &grant);
@@ -588,7 +663,10 @@ impl Relaying for GatewayRole {
     }
 
     fn free(&mut self, cx: &mut Peers<State>, link: Id, reusable: Result<(), &'static str>) {
-        self.link_free(cx, link, reusable);
+        match cx.get(link).map(|p| &p.state) {
+            Some(State::Device(Device::Posting(_))) => self.post_free(cx, link, reusable),
+            _ => self.link_free(cx, link, reusable),
+        }
     }
 
     fn retry(&mut self, cx: &mut Peers<State>, key: Key) {
@@ -601,10 +679,12 @@ impl Relaying for GatewayRole {
     }
 
     fn answer(&mut self, cx: &mut Peers<State>, asking: Id, answer: &LocalAnswer<'_>) {
+        self.forget_event(cx, asking);
         self.answer_visitor(cx, asking, answer);
     }
 
     fn asker_gone(&mut self, cx: &mut Peers<State>, asking: Id, reset: bool) {
+        self.forget_event(cx, asking);
         if let Some(State::Visitor(Visitor::Exchange { key, name, .. })) = cx.get(asking).map(|p| &p.state) {
             self.roster.step_out(name, Waiter::Exchange(*key)); // it may have gone while it waited in line
         }

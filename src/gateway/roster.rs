@@ -1,6 +1,6 @@
-//! Who is connected: names, the sessions that hold them, their idle links, and who waits for one. Pure data, no socket.
+//! Who is connected: names, the sessions that hold them, their idle links and held polls, and who waits for one. Pure data, no socket.
 //!
-//! The rules of protocol.md §1.2 (*who belongs together*) and §1.5 (*take-over*) are here and nowhere else.
+//! The rules of protocol.md §1.2 (*who belongs together*), §1.5 (*take-over*) and §2.1 (*connected*) are here and nowhere else.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::time::Instant;
 use crate::engine::peers::Id;
 use crate::engine::slab::Key;
 use crate::limits::Limits;
+use crate::proto::turn::{Encoding, Way};
 
 /// 16 octets that name one run of a device.
 pub(crate) type Session = [u8; 16];
@@ -48,6 +49,19 @@ pub(crate) enum Waiter {
     Caller(u64),
 }
 
+/// A name's mailbox: there from its first poll until `poll_gap` after the last one.
+struct Mailbox {
+    encoding: Encoding,
+    /// Held polls, newest last.
+    polls: Vec<Id>,
+    /// When the last one ended.
+    left: Instant,
+    /// The session whose first poll was answered at once.
+    greeted: Option<Session>,
+    /// The role's alarm for its end is set.
+    alarm: bool,
+}
+
 struct Entry {
     holder: Holder,
     epoch: u64,
@@ -58,7 +72,12 @@ struct Entry {
     busy: Vec<Id>,
     /// Links that program code has, outside the loop, and places reserved.
     lent: usize,
+    mailbox: Option<Mailbox>,
     waiting: VecDeque<Waiter>,
+    /// Exchanges whose event goes to the next poll, and to no link: it was handed out before.
+    again: VecDeque<Key>,
+    /// How it was last told to be connected.
+    way: Way,
     since: Instant,
 }
 
@@ -66,20 +85,53 @@ impl Entry {
     fn links(&self) -> usize {
         self.idle.len() + self.busy.len() + self.lent
     }
+
+    /// What `links_per_device_max` bounds.
+    fn places(&self) -> usize {
+        self.links() + self.mailbox.as_ref().map_or(0, |m| m.polls.len())
+    }
+
+    fn is_connected(&self) -> bool {
+        self.links() > 0 || self.mailbox.is_some()
+    }
 }
 
 /// What a successful claim brought.
 #[derive(Debug)]
 pub(crate) struct Claimed {
     pub(crate) registered: Arc<Registered>,
-    /// Names that had no link before.
+    /// Names that were not connected before.
     pub(crate) up: Vec<Arc<str>>,
+    /// Names that were, in another way.
+    pub(crate) moved: Vec<Arc<str>>,
     /// Names taken over from another session.
     pub(crate) replaced: Vec<Arc<str>>,
     /// Idle links of replaced sessions: to be told and closed.
     pub(crate) idle: Vec<Id>,
     /// Busy ones: to be closed when their grace is over.
     pub(crate) busy: Vec<Id>,
+    /// Held polls of replaced sessions: to be refused.
+    pub(crate) polls: Vec<Id>,
+}
+
+/// What the end of a link or of a mailbox changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Left {
+    /// Names that are not connected any more.
+    pub(crate) down: Vec<Arc<str>>,
+    /// Names whose last link went while they poll.
+    pub(crate) moved: Vec<(Arc<str>, Way)>,
+}
+
+/// What is to be done about a mailbox that may have ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Gap {
+    /// Look again then.
+    Until(Instant),
+    /// Nothing: a poll is held, or the mailbox is gone already.
+    None,
+    /// It has ended now.
+    Over(Left),
 }
 
 /// Why a claim failed: what to answer the offer.
@@ -115,7 +167,7 @@ impl Roster {
         }
     }
 
-    /// Names with at least one link.
+    /// Names that are connected.
     pub(crate) fn connected(&self) -> usize {
         self.connected
     }
@@ -125,16 +177,25 @@ impl Roster {
         self.entries.get(name).map_or((0, 0), |e| (e.links(), e.idle.len()))
     }
 
-    /// Reserves a place for one link under all `names`, or says what to answer. The place counts as lent until
-    /// [`place`](Self::place) or [`lend_ends`](Self::lend_ends).
-    pub(crate) fn claim(&mut self, names: &[String], holder: &Holder, now: Instant) -> Result<Claimed, Denied> {
+    /// How a name is connected.
+    pub(crate) fn way(&self, name: &str) -> Option<Way> {
+        let entry = self.entries.get(name).filter(|e| e.is_connected())?;
+        match &entry.mailbox {
+            Some(mailbox) if entry.links() == 0 => Some(Way::Comet(mailbox.encoding)),
+            _ => Some(entry.way),
+        }
+    }
+
+    /// Reserves a place for one link or poll under all `names`, or says what to answer. The place counts as lent until
+    /// [`place`](Self::place), [`park`](Self::park) or [`lend_ends`](Self::lend_ends).
+    pub(crate) fn claim(&mut self, names: &[String], holder: &Holder, way: Way, now: Instant) -> Result<Claimed, Denied> {
         self.forget(now);
         let mut names = names.to_vec();
         names.dedup();
         for name in &names {
             self.may_claim(name, holder)?;
         }
-        let new = names.iter().filter(|n| self.entries.get(n.as_str()).is_none_or(|e| e.links() == 0)).count();
+        let new = names.iter().filter(|n| self.entries.get(n.as_str()).is_none_or(|e| !e.is_connected())).count();
         if self.connected + new > self.limits.devices_max {
             return Err(Denied {
                 status: 503,
@@ -145,14 +206,16 @@ impl Roster {
         let mut claimed = Claimed {
             registered: Arc::new(Registered { names: Vec::new() }),
             up: Vec::new(),
+            moved: Vec::new(),
             replaced: Vec::new(),
             idle: Vec::new(),
             busy: Vec::new(),
+            polls: Vec::new(),
         };
         let mut registered = Vec::with_capacity(names.len());
         for name in &names {
             let name: Arc<str> = self.entries.get_key_value(name.as_str()).map_or_else(|| name.as_str().into(), |(known, _)| known.clone());
-            let epoch = self.take(&name, holder, now, &mut claimed);
+            let epoch = self.take(&name, holder, way, now, &mut claimed);
             if !registered.iter().any(|(n, _)| *n == name) {
                 registered.push((name, epoch));
             }
@@ -167,7 +230,7 @@ impl Roster {
     }
 
     fn may_claim(&self, name: &str, holder: &Holder) -> Result<(), Denied> {
-        let Some(entry) = self.entries.get(name).filter(|e| e.links() > 0) else { return Ok(()) };
+        let Some(entry) = self.entries.get(name).filter(|e| e.is_connected()) else { return Ok(()) };
         if entry.holder.credential != holder.credential {
             return Err(Denied { status: 409, reason: "another credential holds this name", retry_after: Some(60) });
         }
@@ -176,17 +239,17 @@ impl Roster {
             if key.is_some_and(|key| self.replaced.contains_key(&key)) {
                 return Err(Denied { status: 409, reason: "a newer session of this device holds the name", retry_after: Some(60) });
             }
-        } else if entry.links() >= self.limits.links_per_device_max {
+        } else if entry.places() >= self.limits.links_per_device_max {
             return Err(Denied {
                 status: 503,
-                reason: "this device has as many links as links_per_device_max allows",
+                reason: "this device has as many links and polls as links_per_device_max allows",
                 retry_after: Some(10),
             });
         }
         Ok(())
     }
 
-    fn take(&mut self, name: &Arc<str>, holder: &Holder, now: Instant, claimed: &mut Claimed) -> u64 {
+    fn take(&mut self, name: &Arc<str>, holder: &Holder, way: Way, now: Instant, claimed: &mut Claimed) -> u64 {
         self.epochs += 1;
         let fresh = self.epochs;
         let entry = self.entries.entry(name.clone()).or_insert_with(|| Entry {
@@ -196,15 +259,19 @@ impl Roster {
             idle: Vec::new(),
             busy: Vec::new(),
             lent: 0,
+            mailbox: None,
             waiting: VecDeque::new(),
+            again: VecDeque::new(),
+            way,
             since: now,
         });
-        if entry.links() == 0 {
+        if !entry.is_connected() {
             self.connected += 1;
             entry.since = now;
             entry.epoch = fresh;
             entry.registered = None;
             entry.holder = holder.clone();
+            entry.way = way;
             claimed.up.push(name.clone());
         } else if entry.holder != *holder {
             entry.epoch = fresh;
@@ -212,12 +279,17 @@ impl Roster {
             claimed.replaced.push(name.clone());
             claimed.idle.append(&mut entry.idle);
             claimed.busy.append(&mut entry.busy);
+            claimed.polls.extend(entry.mailbox.take().into_iter().flat_map(|m| m.polls));
             entry.lent = 0;
+            entry.way = way;
             let old = std::mem::replace(&mut entry.holder, holder.clone());
             if let Some(session) = old.session {
                 self.replaced.insert((name.clone(), session), now);
                 self.replaced_order.push_back((now, name.clone(), session));
             }
+        } else if entry.way != way && (way == Way::Turn || entry.links() == 0) {
+            entry.way = way;
+            claimed.moved.push(name.clone());
         }
         if let Some(session) = holder.session {
             self.replaced.remove(&(name.clone(), session));
@@ -236,7 +308,7 @@ impl Roster {
 
     /// Whether a registration is still in force under at least one of its names.
     pub(crate) fn in_force(&self, registered: &Registered) -> bool {
-        registered.names.iter().any(|(name, epoch)| self.entries.get(name).is_some_and(|e| e.epoch == *epoch && e.links() > 0))
+        registered.names.iter().any(|(name, epoch)| self.entries.get(name).is_some_and(|e| e.epoch == *epoch && e.is_connected()))
     }
 
     fn each(&mut self, registered: &Registered, mut f: impl FnMut(&mut Entry)) {
@@ -280,14 +352,89 @@ impl Roster {
         });
     }
 
-    /// A lent link, or a reserved place, is gone. The names that have no link any more.
-    pub(crate) fn lend_ends(&mut self, registered: &Registered, now: Instant) -> Vec<Arc<str>> {
+    /// A reserved place is a held poll's now. True: it is the first poll of its session, which is to be answered at once.
+    pub(crate) fn park(&mut self, registered: &Registered, id: Id, encoding: Encoding, session: Option<Session>, now: Instant) -> bool {
+        let mut first = false;
+        self.each(registered, |entry| {
+            entry.lent = entry.lent.saturating_sub(1);
+            let mailbox = entry.mailbox.get_or_insert(Mailbox { encoding, polls: Vec::new(), left: now, greeted: None, alarm: false });
+            mailbox.encoding = encoding;
+            mailbox.polls.push(id);
+            first |= session.is_some() && mailbox.greeted != session;
+            mailbox.greeted = session;
+        });
+        first
+    }
+
+    /// A held poll is answered or gone. The names for which the role has to look at `poll_gap` from now.
+    pub(crate) fn unpark(&mut self, registered: &Registered, id: Id, now: Instant) -> Vec<Arc<str>> {
+        let mut alarms = Vec::new();
+        for (name, epoch) in &registered.names {
+            let mailbox = self.entries.get_mut(name).filter(|e| e.epoch == *epoch).and_then(|e| e.mailbox.as_mut());
+            let Some(mailbox) = mailbox else { continue };
+            take_out(&mut mailbox.polls, id);
+            mailbox.left = now;
+            if mailbox.polls.is_empty() && !std::mem::replace(&mut mailbox.alarm, true) {
+                alarms.push(name.clone());
+            }
+        }
+        alarms
+    }
+
+    /// Whether a mailbox has been without a poll for `poll_gap`; then it ends.
+    pub(crate) fn poll_gap(&mut self, name: &Arc<str>, now: Instant) -> Gap {
+        let gap = self.limits.poll_gap;
+        let Some(entry) = self.entries.get_mut(name) else { return Gap::None };
+        let Some(mailbox) = &mut entry.mailbox else { return Gap::None };
+        if !mailbox.polls.is_empty() {
+            mailbox.alarm = false;
+            return Gap::None;
+        }
+        let until = mailbox.left + gap;
+        if until > now {
+            return Gap::Until(until);
+        }
+        entry.mailbox = None;
+        let registered = Registered { names: vec![(name.clone(), entry.epoch)] };
+        Gap::Over(self.departures(&registered, now))
+    }
+
+    /// The newest held poll of a name.
+    pub(crate) fn newest_poll(&self, name: &str) -> Option<Id> {
+        self.entries.get(name)?.mailbox.as_ref()?.polls.last().copied()
+    }
+
+    /// Whether a name has a mailbox: a poll is held, or was less than `poll_gap` ago.
+    pub(crate) fn is_polling(&self, name: &str) -> bool {
+        self.entries.get(name).is_some_and(|e| e.mailbox.is_some())
+    }
+
+    /// An event that was handed out before goes to the next poll.
+    pub(crate) fn line_up_again(&mut self, name: &str, key: Key) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.again.push_back(key);
+        }
+    }
+
+    /// The event that has waited longest to be handed out once more, under one of the names.
+    pub(crate) fn next_again(&mut self, registered: &Registered) -> Option<Key> {
+        let mut found = None;
+        self.each(registered, |entry| {
+            if found.is_none() {
+                found = entry.again.pop_front();
+            }
+        });
+        found
+    }
+
+    /// A lent link, or a reserved place, is gone.
+    pub(crate) fn lend_ends(&mut self, registered: &Registered, now: Instant) -> Left {
         self.each(registered, |entry| entry.lent = entry.lent.saturating_sub(1));
         self.departures(registered, now)
     }
 
-    /// A link of the loop is gone. The names that have no link any more.
-    pub(crate) fn leave(&mut self, registered: &Registered, id: Id, now: Instant) -> Vec<Arc<str>> {
+    /// A link of the loop is gone.
+    pub(crate) fn leave(&mut self, registered: &Registered, id: Id, now: Instant) -> Left {
         self.each(registered, |entry| {
             if !take_out(&mut entry.idle, id) {
                 take_out(&mut entry.busy, id);
@@ -296,19 +443,26 @@ impl Roster {
         self.departures(registered, now)
     }
 
-    fn departures(&mut self, registered: &Registered, now: Instant) -> Vec<Arc<str>> {
-        let mut down = Vec::new();
+    fn departures(&mut self, registered: &Registered, now: Instant) -> Left {
+        let mut left = Left::default();
         for (name, epoch) in &registered.names {
             let Some(entry) = self.entries.get_mut(name).filter(|e| e.epoch == *epoch && e.links() == 0) else { continue };
+            if let Some(mailbox) = &entry.mailbox {
+                let way = Way::Comet(mailbox.encoding);
+                if std::mem::replace(&mut entry.way, way) != way {
+                    left.moved.push((name.clone(), way));
+                }
+                continue;
+            }
             // The epoch ends with its last link, so that nothing of it is counted twice.
             self.epochs += 1;
             entry.epoch = self.epochs;
             entry.since = now;
             self.connected -= 1;
             self.departed.push_back((now, name.clone()));
-            down.push(name.clone());
+            left.down.push(name.clone());
         }
-        down
+        left
     }
 
     /// The newest idle link of a name; the caller makes it busy.
@@ -348,6 +502,9 @@ impl Roster {
     pub(crate) fn step_out(&mut self, name: &str, waiter: Waiter) {
         if let Some(entry) = self.entries.get_mut(name) {
             entry.waiting.retain(|w| *w != waiter);
+            if let Waiter::Exchange(key) = waiter {
+                entry.again.retain(|again| *again != key);
+            }
         }
     }
 
@@ -358,8 +515,8 @@ impl Roster {
         while let Some((at, _)) = self.departed.front().filter(|(at, _)| old(*at) || self.departed.len() > self.limits.remembered_max) {
             let at = *at;
             let Some((_, name)) = self.departed.pop_front() else { break };
-            match self.entries.get(&name).filter(|e| e.links() == 0 && e.since <= at) {
-                Some(entry) if !entry.waiting.is_empty() => awaited.push((now, name)), // looked at again later
+            match self.entries.get(&name).filter(|e| !e.is_connected() && e.since <= at) {
+                Some(entry) if !entry.waiting.is_empty() || !entry.again.is_empty() => awaited.push((now, name)), // looked at again later
                 Some(_) => drop(self.entries.remove(&name)),
                 None => {}
             }
@@ -420,7 +577,7 @@ mod tests {
     fn the_newest_idle_link_is_asked_first() {
         let (mut roster, now, ids) = (roster(|_| ()), Instant::now(), ids(2));
         for id in &ids {
-            let claimed = roster.claim(&lamp(), &holder(Some(1)), now).unwrap();
+            let claimed = roster.claim(&lamp(), &holder(Some(1)), Way::Turn, now).unwrap();
             roster.place(&claimed.registered, *id);
             roster.set_idle(&claimed.registered, *id);
         }
@@ -431,38 +588,38 @@ mod tests {
     #[test]
     fn a_new_session_takes_the_name_and_the_old_one_does_not_fight() {
         let (mut roster, now, ids) = (roster(|_| ()), Instant::now(), ids(3));
-        let old = roster.claim(&lamp(), &holder(Some(1)), now).unwrap();
+        let old = roster.claim(&lamp(), &holder(Some(1)), Way::Turn, now).unwrap();
         assert_eq!(old.up.len(), 1);
         roster.place(&old.registered, ids[0]);
         roster.set_idle(&old.registered, ids[0]);
-        let busy = roster.claim(&lamp(), &holder(Some(1)), now).unwrap();
+        let busy = roster.claim(&lamp(), &holder(Some(1)), Way::Turn, now).unwrap();
         assert!(Arc::ptr_eq(&busy.registered, &old.registered), "links of one registration share it");
         roster.place(&busy.registered, ids[1]);
 
-        let new = roster.claim(&lamp(), &holder(Some(2)), now).unwrap();
+        let new = roster.claim(&lamp(), &holder(Some(2)), Way::Turn, now).unwrap();
         assert_eq!((new.idle.as_slice(), new.busy.as_slice(), new.replaced.len(), new.up.len()), (&ids[..1], &ids[1..2], 1, 0));
         assert!(!roster.in_force(&old.registered) && roster.in_force(&new.registered));
-        let denied = roster.claim(&lamp(), &holder(Some(1)), now).unwrap_err();
+        let denied = roster.claim(&lamp(), &holder(Some(1)), Way::Turn, now).unwrap_err();
         assert_eq!((denied.status, denied.retry_after), (409, Some(60)));
 
         // A link of the old epoch that ends later changes nothing.
-        assert!(roster.leave(&old.registered, ids[1], now).is_empty());
+        assert_eq!(roster.leave(&old.registered, ids[1], now), Left::default());
         // When the successor is gone, the old session may come back.
-        assert_eq!(roster.lend_ends(&new.registered, now).len(), 1);
-        assert!(roster.claim(&lamp(), &holder(Some(1)), now).is_ok());
+        assert_eq!(roster.lend_ends(&new.registered, now).down.len(), 1);
+        assert!(roster.claim(&lamp(), &holder(Some(1)), Way::Turn, now).is_ok());
     }
 
     #[test]
     fn offers_without_a_session_join_and_are_replaced_like_one() {
         let (mut roster, now, ids) = (roster(|_| ()), Instant::now(), ids(2));
         for id in &ids {
-            let claimed = roster.claim(&lamp(), &holder(None), now).unwrap();
+            let claimed = roster.claim(&lamp(), &holder(None), Way::Turn, now).unwrap();
             roster.place(&claimed.registered, *id);
         }
         assert_eq!(roster.links("lamp").0, 2);
-        let claimed = roster.claim(&lamp(), &holder(Some(1)), now).unwrap();
+        let claimed = roster.claim(&lamp(), &holder(Some(1)), Way::Turn, now).unwrap();
         assert_eq!(claimed.busy.len(), 2);
-        let claimed = roster.claim(&lamp(), &holder(None), now).unwrap();
+        let claimed = roster.claim(&lamp(), &holder(None), Way::Turn, now).unwrap();
         assert_eq!(claimed.replaced.len(), 1, "an offer without a session replaces a session");
     }
 
@@ -471,10 +628,10 @@ mod tests {
         let (mut roster, now) = (roster(|_| ()), Instant::now());
         let mine = Holder { credential: Some("mine".into()), session: None };
         let other = Holder { credential: Some("other".into()), session: None };
-        let claimed = roster.claim(&lamp(), &mine, now).unwrap();
-        assert_eq!(roster.claim(&lamp(), &other, now).unwrap_err().status, 409);
+        let claimed = roster.claim(&lamp(), &mine, Way::Turn, now).unwrap();
+        assert_eq!(roster.claim(&lamp(), &other, Way::Turn, now).unwrap_err().status, 409);
         roster.lend_ends(&claimed.registered, now);
-        assert!(roster.claim(&lamp(), &other, now).is_ok());
+        assert!(roster.claim(&lamp(), &other, Way::Turn, now).is_ok());
     }
 
     #[test]
@@ -485,10 +642,10 @@ mod tests {
             }),
             Instant::now(),
         );
-        assert!(roster.claim(&lamp(), &holder(None), now).is_ok());
-        assert!(roster.claim(&lamp(), &holder(None), now).is_ok());
-        assert_eq!(roster.claim(&lamp(), &holder(None), now).unwrap_err().status, 503);
-        assert_eq!(roster.claim(&["door".to_owned()], &holder(None), now).unwrap_err().status, 503);
+        assert!(roster.claim(&lamp(), &holder(None), Way::Turn, now).is_ok());
+        assert!(roster.claim(&lamp(), &holder(None), Way::Turn, now).is_ok());
+        assert_eq!(roster.claim(&lamp(), &holder(None), Way::Turn, now).unwrap_err().status, 503);
+        assert_eq!(roster.claim(&["door".to_owned()], &holder(None), Way::Turn, now).unwrap_err().status, 503);
         assert!(roster.line_up("lamp", Waiter::Caller(1)));
         assert!(!roster.line_up("lamp", Waiter::Caller(2)));
         roster.step_out("lamp", Waiter::Caller(1));
@@ -499,7 +656,7 @@ mod tests {
     #[test]
     fn a_name_is_known_for_ten_minutes_after_its_last_link() {
         let (mut roster, now) = (roster(|_| ()), Instant::now());
-        let claimed = roster.claim(&lamp(), &holder(None), now).unwrap();
+        let claimed = roster.claim(&lamp(), &holder(None), Way::Turn, now).unwrap();
         roster.lend_ends(&claimed.registered, now);
         roster.tick(now + Duration::from_secs(599));
         assert!(roster.knows("lamp"));
@@ -511,15 +668,15 @@ mod tests {
     fn several_names_share_their_links() {
         let (mut roster, now, ids) = (roster(|_| ()), Instant::now(), ids(1));
         let names = vec!["https://a.example".to_owned(), "https://b.example".to_owned()];
-        let claimed = roster.claim(&names, &holder(None), now).unwrap();
+        let claimed = roster.claim(&names, &holder(None), Way::Turn, now).unwrap();
         roster.place(&claimed.registered, ids[0]);
         roster.set_idle(&claimed.registered, ids[0]);
         assert_eq!(roster.newest_idle("https://b.example"), Some(ids[0]));
         roster.set_busy(&claimed.registered, ids[0]);
         assert_eq!(roster.newest_idle("https://a.example"), None);
         // One name is taken over; the link lives on under the other.
-        roster.claim(&names[..1], &holder(Some(1)), now).unwrap();
+        roster.claim(&names[..1], &holder(Some(1)), Way::Turn, now).unwrap();
         assert!(roster.in_force(&claimed.registered));
-        assert_eq!(roster.leave(&claimed.registered, ids[0], now).len(), 1);
+        assert_eq!(roster.leave(&claimed.registered, ids[0], now).down.len(), 1);
     }
 }

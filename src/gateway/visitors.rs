@@ -1,13 +1,14 @@
 //! The visitors' face: whom a request is for, and what a visitor is told when it cannot be had.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 
 use crate::engine::peers::{Fetched, Id, Peers};
 use crate::engine::slab::Key;
-use crate::error::{Error, Refusal};
-use crate::gateway::role::{GatewayRole, State};
+use crate::error::{Error, Fault, Refusal};
+use crate::gateway::mailbox::MessageId;
+use crate::gateway::role::{Fate, GatewayRole, State};
 use crate::gateway::roster::Waiter;
 use crate::proto::body::{self, Framing};
 use crate::proto::forward::{self, Destination, FirstSegment, Forwarded, RequestRules};
@@ -106,21 +107,36 @@ impl Routes {
 pub(crate) enum Visitor {
     /// A request head is awaited (`began`: some of it is here).
     Head { began: bool, first: bool, face: Face },
-    /// A request for the device of this name is being served, or waits for a link.
-    Exchange { key: Key, name: Box<str>, face: Face },
+    /// A request for the device of this name is being served, or waits for a link or a poll. `event`: under which id a poll took it.
+    Exchange { key: Key, name: Box<str>, event: Option<MessageId>, face: Face },
 }
 
 /// What a visitor's connection came through.
 #[derive(Clone)]
-pub(crate) struct Face {
-    routes: Arc<Routes>,
-    port: u16,
-    from: IpAddr,
+pub(crate) enum Face {
+    /// A listener.
+    Visitors { routes: Arc<Routes>, port: u16, from: IpAddr },
+    /// A program of this process, for one device; its errors are left at `fate`.
+    Program { name: Arc<str>, fate: Fate },
+}
+
+impl Face {
+    pub(super) fn visitors(routes: Arc<Routes>, port: u16, from: IpAddr) -> Self {
+        Face::Visitors { routes, port, from: from.to_canonical() }
+    }
+    pub(super) fn program(name: &str, fate: Fate) -> Self {
+        Face::Program { name: name.into(), fate }
+    }
 }
 
 impl Visitor {
-    pub(super) fn fresh(routes: Arc<Routes>, port: u16, from: IpAddr) -> Self {
-        Visitor::Head { began: false, first: true, face: Face { routes, port, from: from.to_canonical() } }
+    pub(super) fn fresh(face: Face) -> Self {
+        Visitor::Head { began: false, first: true, face }
+    }
+    fn face(&self) -> &Face {
+        match self {
+            Visitor::Head { face, .. } | Visitor::Exchange { face, .. } => face,
+        }
     }
 }
 
@@ -198,11 +214,15 @@ impl GatewayRole {
             Ok(framing) => framing,
             Err(refusal) => return Asked::Refused { refusal, to_head, keep: false },
         };
+        let (routes, port, from) = match face {
+            Face::Visitors { routes, port, from } => (routes, *port, *from),
+            Face::Program { name, .. } => return self.plan_for_program(id, request, framing, name, now),
+        };
         let keep = framing == Framing::Empty && head::keeps_alive(request.minor, &request.fields) && !self.draining;
         let planned = forward::destination(request).map_err(|r| (r, false)).and_then(|to| {
-            let route = match self.origin(&to, face.port) {
+            let route = match self.origin(&to, port) {
                 Some(name) => Ok(Route::Device { name, target: to.target.into(), prefix: None }),
-                None => face.routes.route(request.method, &to),
+                None => routes.route(request.method, &to),
             };
             Ok((route.map_err(|r| (r, keep))?, to))
         });
@@ -215,7 +235,7 @@ impl GatewayRole {
             target: &target,
             host: to.authority,
             prefix: prefix.as_deref(),
-            forwarded: Some(Forwarded { peer: Some(face.from), proto: "http", host: to.authority }),
+            forwarded: Some(Forwarded { peer: Some(from), proto: "http", host: to.authority }),
             via: Some(super::VIA),
             keep_underscore: self.keep_underscore,
         };
@@ -223,6 +243,22 @@ impl GatewayRole {
         match forward::request(&mut head, request, framing, &rules) {
             Err(refusal) => Asked::Refused { refusal, to_head, keep: false },
             Ok(()) => Asked::Forward { exchange: Box::new(Exchange::new(id, request, framing, head, &self.limits, now)), name },
+        }
+    }
+
+    /// A program's own request: it goes on as it was written.
+    fn plan_for_program(&self, id: Id, request: &RequestHead<'_>, framing: Framing, name: &str, now: std::time::Instant) -> Asked {
+        let host = request.fields.get("Host").and_then(|host| std::str::from_utf8(host).ok()).unwrap_or_default();
+        let mut head = Vec::with_capacity(request.len + 16);
+        let planned = forward::origin_form(request).and_then(|target| {
+            let rules = RequestRules { target, host, prefix: None, forwarded: None, via: None, keep_underscore: true };
+            forward::request(&mut head, request, framing, &rules)
+        });
+        match planned {
+            Err(refusal) => Asked::Refused { refusal, to_head: false, keep: false },
+            Ok(()) => {
+                Asked::Forward { exchange: Box::new(Exchange::new(id, request, framing, head, &self.limits, now)), name: name.to_owned() }
+            }
         }
     }
 
@@ -249,12 +285,12 @@ impl GatewayRole {
         let Some(peer) = cx.get_mut(id) else { return };
         if let State::Visitor(Visitor::Head { face, .. }) = &peer.state {
             let face = face.clone();
-            peer.state = State::Visitor(Visitor::Exchange { key, name: name.into(), face });
+            peer.state = State::Visitor(Visitor::Exchange { key, name: name.into(), event: None, face });
         }
         self.find_link(cx, id, key);
     }
 
-    /// Gives the exchange an idle link of its device, or lines it up for one.
+    /// Gives the exchange an idle link of its device, else a poll, or lines it up for whichever comes first.
     pub(super) fn find_link(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
         let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(id).map(|p| &p.state) else { return };
         let name = name.clone();
@@ -264,6 +300,17 @@ impl GatewayRole {
                 return self.assign(cx, key, link);
             }
         }
+        if self.roster.is_polling(&name) && !self.draining {
+            self.by_mailbox(cx, id, key);
+        } else {
+            self.wait_in_line(cx, id, key);
+        }
+    }
+
+    /// Lines a request up for a link or a poll of its device, where it may.
+    pub(super) fn wait_in_line(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
+        let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(id).map(|p| &p.state) else { return };
+        let name = name.clone();
         let refusal = if !self.roster.knows(&name) {
             Some((404, format!("no device {name} is or was lately connected to this gateway"), "destination_not_found", None))
         } else if self.draining {
@@ -286,7 +333,8 @@ impl GatewayRole {
     }
 
     /// Ends an exchange that never had a link.
-    fn give_up(&mut self, cx: &mut Peers<State>, id: Id, key: Key, answer: &LocalAnswer<'_>) {
+    pub(super) fn give_up(&mut self, cx: &mut Peers<State>, id: Id, key: Key, answer: &LocalAnswer<'_>) {
+        self.forget_event(cx, id);
         let Some(exchange) = self.exchanges.remove(key) else { return };
         let answer = LocalAnswer { to_head: exchange.is_head(), keep: exchange.may_keep_asker() && !self.draining, ..answer.clone() };
         self.answer_visitor(cx, id, &answer);
@@ -298,7 +346,10 @@ impl GatewayRole {
         self.roster.step_out(&name, Waiter::Exchange(key));
         let (links, _) = self.roster.links(&name);
         let waited = self.limits.wait_for_link.as_secs_f32();
-        let (reason, error) = if links == 0 {
+        let (reason, error) = if links == 0 && self.roster.is_polling(&name) {
+            let reason = format!("device {name} polls, and did not come for this request within {waited} s (wait_for_link)");
+            (reason, "connection_limit_reached")
+        } else if links == 0 {
             (format!("device {name} is not connected; it did not come back within {waited} s (wait_for_link)"), "destination_unavailable")
         } else {
             (format!("all {links} links of device {name} stayed busy for {waited} s (wait_for_link)"), "connection_limit_reached")
@@ -308,11 +359,11 @@ impl GatewayRole {
 
     pub(super) fn visitor_next(&mut self, cx: &mut Peers<State>, id: Id, keep: bool) {
         let Some(peer) = cx.get_mut(id) else { return };
-        let State::Visitor(Visitor::Exchange { face, .. } | Visitor::Head { face, .. }) = &peer.state else { return };
+        let State::Visitor(visitor) = &peer.state else { return };
+        let face = visitor.face().clone();
         if !keep || self.draining {
             return self.linger(cx, id);
         }
-        let face = face.clone();
         peer.state = State::Visitor(Visitor::Head { began: false, first: false, face });
         peer.settle();
         let more = peer.has_input();
@@ -323,8 +374,14 @@ impl GatewayRole {
         }
     }
 
-    /// Answers a visitor from here; the connection goes on where the answer says so.
+    /// Answers a visitor from here; the connection goes on where the answer says so. A program is told by an error.
     pub(super) fn answer_visitor(&mut self, cx: &mut Peers<State>, id: Id, answer: &LocalAnswer<'_>) {
+        if let Some(State::Visitor(visitor)) = cx.get(id).map(|p| &p.state) {
+            if let Face::Program { fate, .. } = visitor.face() {
+                *fate.lock().unwrap_or_else(PoisonError::into_inner) = Some(program_error(answer));
+                return cx.close(id);
+            }
+        }
         if !answer.keep {
             return self.refuse(cx, id, answer);
         }
@@ -344,6 +401,21 @@ impl GatewayRole {
             true => self.refuse(cx, id, &LocalAnswer::new(408, "the request head was not whole within head_timeout")),
             false => cx.close(id),
         }
+    }
+}
+
+/// What a visitor would be answered, as `send()` returns it.
+fn program_error(answer: &LocalAnswer<'_>) -> Error {
+    let text = answer.reason.to_owned();
+    match answer.status {
+        503 if answer.error == Some("destination_unavailable") => Error::not_connected(503, text),
+        503 => Error::full(text),
+        504 => Error::timeout(Fault::Device, text),
+        404 => Error::not_connected(404, text),
+        408 => Error::timeout(Fault::Caller, text),
+        502 if answer.error == Some("connection_terminated") => Error::closed(Fault::Device, text),
+        502 => Error::malformed(Fault::Device, 502, text),
+        status => Error::refused(Fault::Gateway, status, text, None),
     }
 }
 

@@ -162,6 +162,39 @@ impl fmt::Display for Encoding {
     }
 }
 
+/// How a device is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Way {
+    /// Over turned links.
+    Turn,
+    /// By polls of the COMET fallback, in this encoding.
+    Comet(Encoding),
+}
+
+/// `turn`, `COMET json`, `COMET message/http`.
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Way::Turn => f.write_str("turn"),
+            Way::Comet(encoding) => encoding.fmt(f),
+        }
+    }
+}
+
+/// Whether the COMET fallback is used (protocol.md §2.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fallback {
+    /// Where the turn does not get through.
+    #[default]
+    Auto,
+    /// Not at all.
+    Never,
+    /// Always; nothing is turned.
+    Only,
+}
+
 /// A name a link can be registered under: a device name (DNS label) or an origin.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]

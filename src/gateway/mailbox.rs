@@ -1,0 +1,991 @@
+//! The COMET fallback at the gateway (protocol.md §2): polls are held, requests handed out as events, answers given to who asked.
+//!
+//! ```text
+//!   visitor ─► exchange ─► collected ─┬─► a held poll: Telling ─► handed out ─► answered by a POST ─► visitor
+//!                                     └─► in line, until a poll (or a link) comes      │
+//!                                         ▲── written half-way, or 10 s of silence ◄───┘ the same id
+//! ```
+//! An event is the exchange's own request as it would go over a link; its answer is read by the code that reads a link. A held poll
+//! is a parked connection: no thread, no buffer.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use crate::engine::peers::{Fetched, Id, Peers};
+use crate::engine::slab::Key;
+use crate::error::Refusal;
+use crate::gateway::offers::{Device, Hold, STOPPING};
+use crate::gateway::role::{Alarm, Command, GatewayRole, State};
+use crate::gateway::roster::{Gap, Holder, Registered, Waiter};
+use crate::gateway::visitors::Visitor;
+use crate::limits::Limits;
+use crate::proto::body::{Decoder, Framing, Piece};
+use crate::proto::comet::{self, Answer};
+use crate::proto::head::{self, RequestHead, reason_phrase, write_field, write_status_line};
+use crate::proto::turn::{Encoding, MESSAGE_ID, Way, hex};
+use crate::relay::{self, Collected, Exchange, Held, LocalAnswer};
+
+/// Names an event: 16 random octets, in hex on the wire.
+pub(crate) type MessageId = [u8; 16];
+
+/// Messages in JSON longer than this are read on a helper's thread: the loop has others to serve.
+const JSON_INLINE_MAX: usize = 128 * 1024;
+
+/// What the head of a device's request said: an offer or a poll.
+pub(crate) struct Knock {
+    /// It is to be turned.
+    pub(super) turns: bool,
+    framing: Framing,
+    /// What an event goes out in.
+    accepts: Encoding,
+    /// What its own body is in.
+    content: Option<Encoding>,
+    /// The event that it answers, where a field says so.
+    id: Option<String>,
+    minor: u8,
+    keep: bool,
+    /// The page it comes from.
+    origin: Option<String>,
+}
+
+impl Knock {
+    pub(super) fn read(request: &RequestHead<'_>, framing: Framing, turns: bool, origin: Option<String>) -> Result<Self, Refusal> {
+        let id = comet::id_of(&request.fields)?.map(str::to_owned);
+        let content =
+            match request.fields.get("Content-Type") {
+                _ if framing == Framing::Empty => None,
+                None => None,
+                Some(content_type) => Some(Encoding::of_type(content_type).ok_or_else(|| {
+                    Refusal::new(415, "an answer is application/json or message/http; its Content-Type says something else")
+                })?),
+            };
+        if framing != Framing::Empty && content != Some(Encoding::Json) && id.is_none() && content.is_some() {
+            return Err(Refusal::new(400, "an answer in message/http names its event in PTTH-Message-ID; this one does not"));
+        }
+        if framing == Framing::Empty && id.is_some() {
+            return Err(Refusal::new(400, "there is a PTTH-Message-ID, but no answer in the body"));
+        }
+        let accepts = Encoding::accepted(&request.fields);
+        if accepts == Encoding::Json && !cfg!(feature = "comet") && !turns {
+            return Err(Refusal::new(406, "this gateway has no JSON (feature comet); send Accept: message/http"));
+        }
+        let keep = head::keeps_alive(request.minor, &request.fields);
+        Ok(Knock { turns, framing, accepts, content, id, minor: request.minor, keep, origin })
+    }
+
+    pub(super) fn way(&self) -> Way {
+        if self.turns { Way::Turn } else { Way::Comet(self.accepts) }
+    }
+
+    pub(super) fn has_body(&self) -> bool {
+        self.framing != Framing::Empty
+    }
+}
+
+/// A request on the devices' port whose sender is known and registered, while the answer that it brings is read.
+pub(crate) struct Posting {
+    knock: Knock,
+    registered: Arc<Registered>,
+    holder: Holder,
+    /// The octets that turn the connection.
+    switch: Option<Vec<u8>>,
+    decoder: Decoder,
+    reading: Reading,
+}
+
+enum Reading {
+    /// JSON, or nothing that has a type: whole.
+    Whole(Vec<u8>, Held),
+    /// The response's head.
+    Head(Vec<u8>),
+    /// A helper reads the JSON.
+    Elsewhere,
+    /// The exchange that it answers has the connection.
+    Exchange(Key),
+    /// Nobody wants it; so many octets were dropped.
+    Dropped(usize),
+}
+
+impl Posting {
+    pub(super) fn new(knock: Knock, registered: Arc<Registered>, holder: Holder, switch: Option<Vec<u8>>, limits: &Limits) -> Box<Self> {
+        let decoder = Decoder::new(knock.framing, limits);
+        Box::new(Posting { knock, registered, holder, switch, decoder, reading: Reading::Dropped(0) })
+    }
+}
+
+/// A poll that is held.
+pub(crate) struct Parked {
+    knock: Knock,
+    holder: Holder,
+}
+
+/// The reply to a poll while it is being written.
+pub(crate) struct Telling {
+    /// The event in it.
+    event: Option<MessageId>,
+    keep: bool,
+    /// What the connection had written before.
+    written: u64,
+}
+
+/// An event that a device has, or is being given.
+pub(super) struct Handed {
+    key: Key,
+    asking: Id,
+    name: Box<str>,
+    /// Whom it was given to last.
+    holder: Holder,
+    /// When it has to be answered.
+    until: Instant,
+    /// It was written whole at least once: the device may be at work.
+    told: bool,
+    /// It was handed out once more after a silence.
+    repeated: bool,
+}
+
+/// What the gateway knows of events on their way.
+#[derive(Default)]
+pub(super) struct Events {
+    handed: HashMap<MessageId, Handed>,
+    /// When each was written whole, oldest first; those that were answered are skipped.
+    unanswered: VecDeque<(Instant, MessageId)>,
+    alarm: bool,
+    random: Vec<u8>,
+}
+
+impl Events {
+    pub(super) fn are_in_hand(&self) -> bool {
+        !self.handed.is_empty()
+    }
+
+    /// Whether this event was given to whoever is registered like this (protocol.md §2.1, *identity*).
+    fn is_for(&self, event: &MessageId, registered: &Registered, holder: &Holder) -> bool {
+        let mine = |handed: &Handed| handed.holder == *holder && registered.names().any(|name| **name == *handed.name);
+        self.handed.get(event).is_some_and(mine)
+    }
+
+    fn draw_id(&mut self) -> Option<MessageId> {
+        if self.random.is_empty() {
+            let mut octets = vec![0; 1024];
+            if let Err(e) = getrandom::fill(&mut octets) {
+                log::error!("no message id can be drawn: {e}");
+                return None;
+            }
+            self.random = octets;
+        }
+        let id = *self.random.last_chunk::<16>()?;
+        self.random.truncate(self.random.len() - 16);
+        Some(id)
+    }
+}
+
+/// An id of ours as it stands on the wire.
+fn read_id(text: &str) -> Option<MessageId> {
+    let mut id = [0; 16];
+    if text.len() != 32 {
+        return None;
+    }
+    for (octet, digits) in id.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        for digit in digits {
+            let digit = char::from(*digit).to_digit(16).filter(|_| !digit.is_ascii_uppercase())?;
+            *octet = *octet << 4 | digit as u8; // below 16
+        }
+    }
+    Some(id)
+}
+
+/// What a POST has brought so far.
+enum Came {
+    NotYet,
+    More,
+    Closed,
+    Refused(Refusal),
+    Whole(Vec<u8>, Held),
+    /// The head of a response to this event, and what came behind it.
+    Response {
+        event: MessageId,
+        key: Key,
+        first: Vec<u8>,
+    },
+    /// All of what nobody wants.
+    Dropped,
+}
+
+impl Reading {
+    fn take(&mut self, data: &[u8], announced: u64, limits: &Limits) -> Result<(), Refusal> {
+        let too_long = || Refusal::new(413, "the answer is longer than message_bytes_max allows; in message/http it could stream");
+        match self {
+            Reading::Whole(octets, held) => {
+                let coming = announced.max(data.len() as u64);
+                if octets.len() as u64 + coming > limits.message_bytes_max as u64 {
+                    return Err(too_long());
+                }
+                if !held.grow(data.len()) {
+                    return Err(Refusal::new(503, "this gateway holds as many octets of whole messages as messages_bytes_max allows"));
+                }
+                octets.extend_from_slice(data);
+            }
+            Reading::Head(octets) => octets.extend_from_slice(data),
+            Reading::Dropped(dropped) if *dropped + data.len() > limits.message_bytes_max => return Err(too_long()),
+            Reading::Dropped(dropped) => *dropped += data.len(),
+            Reading::Elsewhere | Reading::Exchange(_) => {}
+        }
+        Ok(())
+    }
+}
+
+fn log_dropped(id: &str, name: &str) {
+    log::info!("{name}: an answer was dropped: no event of this device with the id {id} waits for one");
+}
+
+/// A device's connection between two requests.
+fn idle() -> State {
+    State::Device(Device::Head { began: false, polled: true })
+}
+
+/// Fields that let a listed page read what it is told (Fetch standard, *CORS protocol*).
+fn cors_fields(origin: Option<&str>) -> Vec<(&'static str, &str)> {
+    match origin {
+        None => Vec::new(),
+        Some(origin) => vec![
+            ("Access-Control-Allow-Origin", origin),
+            ("Vary", "Origin"),
+            ("Access-Control-Expose-Headers", "PTTH-Message-ID, Retry-After"),
+        ],
+    }
+}
+
+/// Appends the head of a reply to a poll: an event (length of its message, and its id), or nothing.
+fn write_reply(out: &mut Vec<u8>, knock: &Knock, event: Option<(usize, &str)>, date: &str) {
+    let streams = knock.accepts == Encoding::Message;
+    let status = if event.is_none() && streams { 204 } else { 200 };
+    let length = match event {
+        Some((length, _)) => Some(length),
+        None if streams => None,
+        None => Some(2),
+    };
+    let length = length.map(|length| length.to_string());
+    let id = event.filter(|_| streams).map(|(_, id)| id);
+    let connection = match (knock.minor, knock.keep) {
+        (_, false) => Some("close"),
+        (0, true) => Some("keep-alive"),
+        _ => None,
+    };
+    let mut fields = vec![("Date", date), ("Content-Type", knock.accepts.media_type()), ("Cache-Control", "no-store")];
+    fields.extend(id.map(|id| (MESSAGE_ID, id)));
+    fields.extend(length.as_deref().map(|length| ("Content-Length", length)));
+    fields.extend(cors_fields(knock.origin.as_deref()));
+    fields.extend(connection.map(|connection| ("Connection", connection)));
+    write_head(out, status, &fields);
+    if event.is_none() && !streams {
+        out.extend_from_slice(b"{}");
+    }
+}
+
+fn write_head(out: &mut Vec<u8>, status: u16, fields: &[(&str, &str)]) {
+    let written = write_status_line(out, status, reason_phrase(status).as_bytes())
+        .and_then(|()| fields.iter().try_for_each(|(name, value)| write_field(out, name, value.as_bytes())));
+    if let Err(refusal) = written {
+        log::error!("a line of a reply was left out: {refusal}"); // ours all, and the operator's origins were checked
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn id_text(id: &MessageId) -> String {
+    String::from_utf8_lossy(&hex(id)).into_owned()
+}
+
+impl GatewayRole {
+    // --- answers that come in ---
+
+    /// Begins to read what a POST brings.
+    pub(super) fn begin_posting(&mut self, cx: &mut Peers<State>, id: Id, mut posting: Box<Posting>, expects_continue: bool) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        if expects_continue && peer.kept() == 0 {
+            peer.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        posting.reading = match posting.knock.content {
+            Some(Encoding::Message) => Reading::Head(Vec::new()),
+            _ => Reading::Whole(Vec::new(), self.budget.share()),
+        };
+        peer.state = State::Device(Device::Posting(posting));
+        let at = cx.after(self.limits.body_silence_timeout);
+        cx.set_deadline(id, Some(at));
+        self.post_ready(cx, id);
+    }
+
+    /// Reads on. What came decides: a whole message, the head of a response, or what is dropped.
+    pub(super) fn post_ready(&mut self, cx: &mut Peers<State>, id: Id) {
+        if let Some(State::Device(Device::Posting(posting))) = cx.get(id).map(|p| &p.state) {
+            if let Reading::Exchange(key) = posting.reading {
+                return relay::advance(self, cx, key);
+            }
+        }
+        let mut scratch = cx.take_scratch();
+        let came = self.read_post(cx, id, &mut scratch);
+        cx.put_scratch(scratch);
+        match came {
+            Came::NotYet => {}
+            Came::More => {
+                let at = cx.after(self.limits.body_silence_timeout);
+                cx.set_deadline(id, Some(at));
+                if cx.get(id).is_some_and(|p| p.has_input()) {
+                    cx.again(id);
+                }
+            }
+            Came::Closed => self.post_gone(cx, id),
+            Came::Refused(refusal) => self.refuse_post(cx, id, &refusal),
+            Came::Whole(octets, held) => self.read_message(cx, id, octets, held),
+            Came::Response { event, key, first } => self.stream_answer(cx, id, event, key, first),
+            Came::Dropped => self.post_done(cx, id),
+        }
+    }
+
+    fn read_post(&mut self, cx: &mut Peers<State>, id: Id, scratch: &mut [u8]) -> Came {
+        let limits = self.limits.clone();
+        let Some(peer) = cx.get_mut(id) else { return Came::NotYet };
+        if peer.flush().is_err() {
+            return Came::Closed;
+        }
+        if matches!(&peer.state, State::Device(Device::Posting(posting)) if matches!(posting.reading, Reading::Elsewhere)) {
+            return if peer.is_broken() { Came::Closed } else { Came::NotYet };
+        }
+        let filled = match peer.fetch(scratch, scratch.len()) {
+            Ok(Fetched::Octets(n)) => n,
+            Ok(Fetched::Nothing) => return Came::NotYet,
+            Ok(Fetched::End) | Err(_) => return Came::Closed,
+        };
+        let State::Device(Device::Posting(posting)) = &mut peer.state else { return Came::NotYet };
+        let announced = posting.decoder.remaining().unwrap_or(0);
+        let mut used = 0;
+        let ended = loop {
+            let (n, piece) = match posting.decoder.decode(&scratch[used..filled]) {
+                Ok(decoded) => decoded,
+                Err(refusal) => return Came::Refused(refusal),
+            };
+            used += n;
+            let taken = match piece {
+                Piece::More => break false,
+                Piece::End => break true,
+                Piece::Data(data) => posting.reading.take(data, announced, &limits),
+            };
+            if let Err(refusal) = taken {
+                return Came::Refused(refusal);
+            }
+        };
+        let rest = scratch[used..filled].to_vec();
+        let came = self.judge_post(cx, id, ended);
+        if !rest.is_empty() {
+            cx.get_mut(id).into_iter().for_each(|peer| peer.keep(&rest));
+        }
+        came
+    }
+
+    /// What has come so far, and whether that decides.
+    fn judge_post(&mut self, cx: &mut Peers<State>, id: Id, ended: bool) -> Came {
+        let Some(State::Device(Device::Posting(posting))) = cx.get_mut(id).map(|p| &mut p.state) else { return Came::NotYet };
+        let (octets, text) = match (&mut posting.reading, posting.knock.id.as_deref()) {
+            (Reading::Dropped(_), _) => return if ended { Came::Dropped } else { Came::More },
+            (Reading::Whole(octets, held), _) if ended => {
+                let held = std::mem::replace(held, self.budget.share());
+                let octets = std::mem::take(octets);
+                posting.reading = Reading::Elsewhere;
+                return Came::Whole(octets, held);
+            }
+            (Reading::Head(octets), Some(text)) => (octets, text),
+            _ => return Came::More,
+        };
+        let known = read_id(text).filter(|event| self.events.is_for(event, &posting.registered, &posting.holder));
+        let live = known.and_then(|event| Some((event, self.events.handed.get(&event)?.key)));
+        let found = live.and_then(|(event, key)| Some((event, key, self.exchanges.get(key).filter(|e| e.is_waiting())?.is_head())));
+        let Some((event, key, is_head)) = found else {
+            log_dropped(text, posting.registered.name());
+            posting.reading = Reading::Dropped(octets.len());
+            return if ended { Came::Dropped } else { Came::More };
+        };
+        match comet::answer_start(octets, is_head, &self.limits) {
+            Ok(Some(start)) => Came::Response { event, key, first: octets.split_off(start) },
+            Ok(None) if ended => Came::Refused(Refusal::new(400, "the answer ends within the head of its response")),
+            Ok(None) => Came::More,
+            Err(refusal) => Came::Refused(refusal),
+        }
+    }
+
+    /// An answer in `message/http` begins: it streams to whoever asked.
+    fn stream_answer(&mut self, cx: &mut Peers<State>, id: Id, event: MessageId, key: Key, first: Vec<u8>) {
+        self.answered(cx, &event);
+        let Some(State::Device(Device::Posting(posting))) = cx.get_mut(id).map(|p| &mut p.state) else { return };
+        posting.reading = Reading::Exchange(key);
+        let decoder = std::mem::replace(&mut posting.decoder, Decoder::new(Framing::Empty, &self.limits));
+        relay::attach_enclosed(self, cx, key, id, decoder, first);
+    }
+
+    /// A whole message that is JSON, or has no type.
+    fn read_message(&mut self, cx: &mut Peers<State>, id: Id, octets: Vec<u8>, held: Held) {
+        let Some(State::Device(Device::Posting(posting))) = cx.get_mut(id).map(|p| &mut p.state) else { return };
+        if posting.knock.content.is_none() && !matches!(octets.trim_ascii(), b"" | b"{}" | b"null") {
+            let refusal = Refusal::new(415, "an answer has the Content-Type application/json or message/http; this body has none");
+            return self.refuse_post(cx, id, &refusal);
+        }
+        let field = posting.knock.id.clone();
+        if octets.len() <= JSON_INLINE_MAX {
+            let answer = comet::answer_from_json(&octets, field.as_deref(), &self.limits);
+            return self.parsed(cx, id, answer, held);
+        }
+        let (limits, remote) = (self.limits.clone(), self.remote.clone());
+        let at = cx.after(self.limits.body_silence_timeout);
+        cx.set_deadline(id, Some(at));
+        let submitted = self.helpers.submit(move || {
+            let answer = comet::answer_from_json(&octets, field.as_deref(), &limits);
+            drop(octets);
+            remote.send(Command::Parsed { id, answer: Box::new(answer), held });
+        });
+        if !submitted {
+            self.refuse_post(cx, id, &Refusal::new(503, "too many long answers are being read; post it again"));
+        }
+    }
+
+    /// A message in JSON has been read.
+    pub(super) fn parsed(&mut self, cx: &mut Peers<State>, id: Id, answer: Result<Option<Answer>, Refusal>, held: Held) {
+        let Some(State::Device(Device::Posting(posting))) = cx.get(id).map(|p| &p.state) else { return }; // the connection is gone
+        if !matches!(posting.reading, Reading::Elsewhere) {
+            return;
+        }
+        let answer = match answer {
+            Ok(None) => return self.post_done(cx, id),
+            Ok(Some(answer)) => answer,
+            Err(refusal) => return self.refuse_post(cx, id, &refusal),
+        };
+        let registered = posting.registered.clone();
+        let event = read_id(&answer.id).filter(|event| self.events.is_for(event, &registered, &posting.holder));
+        match event.and_then(|event| self.answered(cx, &event)) {
+            None => log_dropped(&answer.id, registered.name()),
+            Some(key) => {
+                let is_head = self.exchanges.get(key).is_some_and(Exchange::is_head);
+                relay::deliver(self, cx, key, &answer.into_text(is_head), held);
+            }
+        }
+        self.post_done(cx, id);
+    }
+
+    /// An event's answer is here: nothing of the event is left. The exchange that asked, where it still waits.
+    fn answered(&mut self, cx: &mut Peers<State>, event: &MessageId) -> Option<Key> {
+        let Handed { key, asking, name, .. } = self.events.handed.remove(event)?;
+        while self.events.unanswered.front().is_some_and(|(_, id)| !self.events.handed.contains_key(id)) {
+            self.events.unanswered.pop_front();
+        }
+        self.roster.step_out(&name, Waiter::Exchange(key));
+        if let Some(State::Visitor(Visitor::Exchange { event, .. })) = cx.get_mut(asking).map(|p| &mut p.state) {
+            *event = None;
+        }
+        self.exchanges.get(key).filter(|e| e.is_waiting()).map(|_| key)
+    }
+
+    /// The exchange that had the connection of a POST is done with it.
+    pub(super) fn post_free(&mut self, cx: &mut Peers<State>, id: Id, whole: Result<(), &'static str>) {
+        match whole {
+            Ok(()) => self.post_done(cx, id),
+            Err(why) => self.refuse_post(cx, id, &Refusal::new(400, format!("the answer was not taken to its end: {why}"))),
+        }
+    }
+
+    /// What a POST brought is dealt with; now it asks for the next event, or is turned.
+    fn post_done(&mut self, cx: &mut Peers<State>, id: Id) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        let State::Device(Device::Posting(posting)) = &mut peer.state else { return };
+        posting.knock.framing = Framing::Empty;
+        if peer.kept() > 0 {
+            let refusal = Refusal::new(400, "octets came after the answer and before its reply; wait for the reply");
+            return self.refuse_post(cx, id, &refusal);
+        }
+        let Some(State::Device(Device::Posting(posting))) = cx.get_mut(id).map(|p| std::mem::replace(&mut p.state, idle())) else {
+            return;
+        };
+        self.settle(cx, id, posting);
+    }
+
+    /// Turns a connection, or takes it for a poll.
+    pub(super) fn settle(&mut self, cx: &mut Peers<State>, id: Id, posting: Box<Posting>) {
+        let Posting { knock, registered, holder, switch, .. } = *posting;
+        match switch {
+            _ if self.draining => {
+                let left = self.roster.lend_ends(&registered, cx.now());
+                self.gone(&left, "this gateway is stopping");
+                let origin = knock.origin.as_deref();
+                self.deny(cx, id, origin, &LocalAnswer { retry_after: Some(5), ..LocalAnswer::new(503, STOPPING) });
+            }
+            Some(switch) => self.turn(cx, id, switch, registered),
+            None => self.park(cx, id, registered, holder, knock),
+        }
+    }
+
+    fn refuse_post(&mut self, cx: &mut Peers<State>, id: Id, refusal: &Refusal) {
+        let Some(State::Device(Device::Posting(posting))) = cx.get(id).map(|p| &p.state) else { return };
+        let (registered, origin) = (posting.registered.clone(), posting.knock.origin.clone());
+        log::info!("{}: an answer was refused: {refusal}", registered.name());
+        if refusal.status == 413 {
+            self.answer_is_too_large(cx, id);
+        }
+        let left = self.roster.lend_ends(&registered, cx.now());
+        self.gone(&left, "its answer was refused");
+        let retry_after = (refusal.status == 503).then_some(1);
+        self.deny(cx, id, origin.as_deref(), &LocalAnswer { retry_after, ..LocalAnswer::new(refusal.status, &refusal.reason) });
+    }
+
+    /// Where a field names the event of an answer that is too large to be read, who asked need not wait.
+    fn answer_is_too_large(&mut self, cx: &mut Peers<State>, id: Id) {
+        let Some(State::Device(Device::Posting(posting))) = cx.get(id).map(|p| &p.state) else { return };
+        let event = posting.knock.id.as_deref().and_then(read_id);
+        let event = event.filter(|event| self.events.is_for(event, &posting.registered, &posting.holder));
+        if let Some(key) = event.and_then(|event| self.answered(cx, &event)) {
+            self.end_exchange(cx, key, "the device's answer is longer than message_bytes_max allows for one in JSON");
+        }
+    }
+
+    fn post_gone(&mut self, cx: &mut Peers<State>, id: Id) {
+        let Some(State::Device(Device::Posting(posting))) = cx.get(id).map(|p| &p.state) else { return };
+        let registered = posting.registered.clone();
+        cx.close(id);
+        let left = self.roster.lend_ends(&registered, cx.now());
+        self.gone(&left, "its connection ended in the middle of an answer");
+    }
+
+    pub(super) fn post_expired(&mut self, cx: &mut Peers<State>, id: Id) {
+        self.refuse_post(cx, id, &Refusal::new(408, "nothing of the answer arrived for body_silence_timeout"));
+    }
+
+    // --- polls ---
+
+    /// A poll takes what waits, or is held.
+    fn park(&mut self, cx: &mut Peers<State>, id: Id, registered: Arc<Registered>, holder: Holder, knock: Knock) {
+        let (encoding, session, now) = (knock.accepts, holder.session, cx.now());
+        let Some(peer) = cx.get_mut(id) else { return };
+        peer.settle();
+        peer.state = State::Device(Device::Held { registered: registered.clone(), hold: Hold::Poll(Box::new(Parked { knock, holder })) });
+        let first = self.roster.park(&registered, id, encoding, session, now);
+        self.stats.polls.fetch_add(1, Relaxed);
+        let at = cx.after(self.limits.poll_hold);
+        cx.set_deadline(id, Some(at));
+        if !self.feed(cx, &registered) && first {
+            self.poll_expired(cx, id);
+        }
+    }
+
+    /// Gives a newly held poll to whoever waits longest. True: somebody took one.
+    fn feed(&mut self, cx: &mut Peers<State>, registered: &Arc<Registered>) -> bool {
+        while let Some(key) = self.roster.next_again(registered) {
+            if self.hand_out(cx, key) {
+                return true;
+            }
+        }
+        while let Some(waiter) = self.roster.next_waiter(registered) {
+            match waiter {
+                Waiter::Caller(number) => self.lend_mailbox(cx, number),
+                Waiter::Exchange(key) => {
+                    let asking = self.exchanges.get(key).filter(|e| e.is_waiting()).and_then(|e| e.asking);
+                    if asking.is_some_and(|asking| self.by_mailbox(cx, asking, key)) {
+                        return true;
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    /// A request for a device that polls. True: a poll took it. Else it is being collected, lined up, or refused.
+    pub(super) fn by_mailbox(&mut self, cx: &mut Peers<State>, asking: Id, key: Key) -> bool {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return false };
+        if exchange.wants_upgrade {
+            let reason = "the device is reached by polling, and no other protocol can pass there (Upgrade)";
+            self.give_up(cx, asking, key, &LocalAnswer { error: Some("http_upgrade_failed"), ..LocalAnswer::new(501, reason) });
+            return false;
+        }
+        if !exchange.is_whole() {
+            if !exchange.is_collecting() {
+                if let Some(peer) = cx.get_mut(asking) {
+                    exchange.begin_collecting(peer, &self.budget);
+                }
+                let at = cx.after(self.limits.body_silence_timeout);
+                cx.set_deadline(asking, Some(at));
+            }
+            cx.again(asking);
+            return false;
+        }
+        if self.hand_out(cx, key) {
+            return true;
+        }
+        self.wait_in_line(cx, asking, key);
+        false
+    }
+
+    /// Reads on of a request that is collected; when it is whole it looks for its device anew.
+    pub(super) fn collect(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
+        let limits = self.limits.clone();
+        let mut scratch = cx.take_scratch();
+        let collected = match (self.exchanges.get_mut(key), cx.get_mut(id)) {
+            (Some(exchange), Some(peer)) => exchange.collect(peer, &mut scratch, &limits),
+            _ => Collected::NotYet,
+        };
+        cx.put_scratch(scratch);
+        let answer = match collected {
+            Collected::NotYet => {
+                let at = cx.after(limits.body_silence_timeout);
+                cx.set_deadline(id, Some(at));
+                if cx.get(id).is_some_and(|p| p.has_input()) {
+                    cx.again(id);
+                }
+                return;
+            }
+            Collected::Whole => return self.find_link(cx, id, key),
+            Collected::Gone => {
+                self.exchanges.remove(key);
+                return cx.close(id);
+            }
+            Collected::Refused(refusal) => refusal,
+            Collected::Full => Refusal::new(503, "this gateway holds as many octets of whole messages as messages_bytes_max allows"),
+        };
+        let retry_after = (answer.status == 503).then_some(1);
+        self.give_up(cx, id, key, &LocalAnswer { retry_after, ..LocalAnswer::new(answer.status, &answer.reason) });
+    }
+
+    pub(super) fn collect_expired(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
+        self.give_up(cx, id, key, &LocalAnswer::new(408, "nothing of the request's body arrived for body_silence_timeout"));
+    }
+
+    /// Hands a whole request to a held poll of its device. False: there is none, or nobody asks any more.
+    fn hand_out(&mut self, cx: &mut Peers<State>, key: Key) -> bool {
+        loop {
+            let Some(asking) = self.exchanges.get(key).filter(|e| e.is_waiting()).and_then(|e| e.asking) else { return false };
+            let Some(State::Visitor(Visitor::Exchange { name, event, .. })) = cx.get(asking).map(|p| &p.state) else { return false };
+            let (name, event) = (name.clone(), *event);
+            let Some(poll) = self.roster.newest_poll(&name) else {
+                if event.is_some() {
+                    self.roster.line_up_again(&name, key);
+                }
+                return false;
+            };
+            let Some(event) = event.or_else(|| self.events.draw_id()) else { return false };
+            if self.tell_event(cx, poll, event, key, asking, &name) {
+                return true;
+            }
+        }
+    }
+
+    /// Writes an event to a held poll. False: the poll is gone, or cannot carry it.
+    fn tell_event(&mut self, cx: &mut Peers<State>, poll: Id, event: MessageId, key: Key, asking: Id, name: &str) -> bool {
+        let (Some(parked), Some(exchange)) = (self.take_poll(cx, poll), self.exchanges.get(key)) else { return false };
+        let Parked { knock, holder } = *parked;
+        let text = id_text(&event);
+        let mut json = Vec::new();
+        let body: &[u8] = match knock.accepts {
+            Encoding::Message => exchange.request(),
+            Encoding::Json => match comet::event_to_json(&mut json, &text, exchange.request(), &self.limits) {
+                Ok(()) => &json,
+                Err(refusal) => {
+                    log::warn!("{name}: a request cannot be written as an event: {refusal}");
+                    self.deny(cx, poll, knock.origin.as_deref(), &LocalAnswer::new(406, &refusal.reason));
+                    return false;
+                }
+            },
+        };
+        let date = cx.date().to_owned();
+        let Some(peer) = cx.get_mut(poll) else { return false };
+        let written = peer.written();
+        write_reply(peer.output(), &knock, Some((body.len(), &text)), &date);
+        let sent = peer.send(body).and_then(|()| peer.flush());
+        peer.state = State::Device(Device::Telling(Box::new(Telling { event: Some(event), keep: knock.keep, written })));
+        let until = cx.after(self.limits.first_octet_timeout);
+        let handed = self.events.handed.entry(event).or_insert_with(|| {
+            self.stats.events.fetch_add(1, Relaxed);
+            Handed { key, asking, name: name.into(), holder: holder.clone(), until, told: false, repeated: false }
+        });
+        handed.holder = holder;
+        let until = handed.until;
+        if let Some(State::Visitor(Visitor::Exchange { event: place, .. })) = cx.get_mut(asking).map(|p| &mut p.state) {
+            *place = Some(event);
+        }
+        cx.set_deadline(asking, Some(until));
+        self.told(cx, poll, sent);
+        true
+    }
+
+    /// Takes a held poll out of line; whoever takes it answers it.
+    fn take_poll(&mut self, cx: &mut Peers<State>, id: Id) -> Option<Box<Parked>> {
+        let peer = cx.get_mut(id)?;
+        let registered = match &peer.state {
+            State::Device(Device::Held { registered, hold: Hold::Poll(_) }) => registered.clone(),
+            _ => return None,
+        };
+        let taken = std::mem::replace(&mut peer.state, idle());
+        self.unpark(cx, id, &registered);
+        match taken {
+            State::Device(Device::Held { hold: Hold::Poll(parked), .. }) => Some(parked),
+            _ => None,
+        }
+    }
+
+    pub(super) fn unpark(&mut self, cx: &mut Peers<State>, id: Id, registered: &Registered) {
+        self.stats.polls.fetch_sub(1, Relaxed);
+        for name in self.roster.unpark(registered, id, cx.now()) {
+            let at = cx.after(self.limits.poll_gap);
+            self.set_alarm(cx, at, Alarm::PollGap(name));
+        }
+    }
+
+    /// A mailbox may have been without a poll for too long.
+    pub(super) fn poll_gap(&mut self, cx: &mut Peers<State>, name: Arc<str>) {
+        match self.roster.poll_gap(&name, cx.now()) {
+            Gap::None => {}
+            Gap::Until(at) => self.set_alarm(cx, at, Alarm::PollGap(name)),
+            Gap::Over(left) => self.gone(&left, "it did not poll again within poll_gap"),
+        }
+    }
+
+    /// Nothing came for as long as a poll is held.
+    pub(super) fn poll_expired(&mut self, cx: &mut Peers<State>, id: Id) {
+        if let Some(parked) = self.take_poll(cx, id) {
+            self.tell_nothing(cx, id, &parked.knock);
+        }
+    }
+
+    fn tell_nothing(&mut self, cx: &mut Peers<State>, id: Id, knock: &Knock) {
+        let date = cx.date().to_owned();
+        let Some(peer) = cx.get_mut(id) else { return };
+        let written = peer.written();
+        write_reply(peer.output(), knock, None, &date);
+        peer.state = State::Device(Device::Telling(Box::new(Telling { event: None, keep: knock.keep, written })));
+        let sent = peer.flush();
+        self.told(cx, id, sent);
+    }
+
+    /// A page that the operator lists asks whether it may post.
+    pub(super) fn answer_preflight(&mut self, cx: &mut Peers<State>, id: Id, origin: &str) {
+        let date = cx.date().to_owned();
+        let Some(peer) = cx.get_mut(id) else { return };
+        let written = peer.written();
+        let mut fields = vec![
+            ("Date", date.as_str()),
+            ("Access-Control-Allow-Methods", "POST"),
+            ("Access-Control-Allow-Headers", "Accept, Authorization, Content-Type, PTTH-Message-ID, PTTH-Session"),
+            ("Access-Control-Allow-Private-Network", "true"),
+            ("Access-Control-Max-Age", "600"),
+            ("Cache-Control", "no-store"),
+        ];
+        fields.extend(cors_fields(Some(origin)));
+        write_head(peer.output(), 204, &fields);
+        peer.state = State::Device(Device::Telling(Box::new(Telling { event: None, keep: true, written })));
+        let sent = peer.flush();
+        self.told(cx, id, sent);
+    }
+
+    /// Goes on writing a reply.
+    pub(super) fn tell_ready(&mut self, cx: &mut Peers<State>, id: Id) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        let sent = if peer.is_broken() { Err(std::io::ErrorKind::BrokenPipe.into()) } else { peer.flush() };
+        self.told(cx, id, sent);
+    }
+
+    pub(super) fn tell_expired(&mut self, cx: &mut Peers<State>, id: Id) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        peer.try_to_write(); // a socket says only late that it has room
+        match peer.flush() {
+            Ok(false) => self.told(cx, id, Err(std::io::ErrorKind::TimedOut.into())),
+            sent => self.told(cx, id, sent),
+        }
+    }
+
+    /// How far a reply is written.
+    fn told(&mut self, cx: &mut Peers<State>, id: Id, sent: std::io::Result<bool>) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        let State::Device(Device::Telling(telling)) = &peer.state else { return };
+        let (event, keep, began) = (telling.event, telling.keep, peer.written() > telling.written);
+        match sent {
+            Ok(false) => {
+                let at = cx.after(self.limits.body_silence_timeout);
+                cx.set_deadline(id, Some(at));
+            }
+            Ok(true) => {
+                self.go_on(cx, id, keep);
+                if let Some(event) = event {
+                    self.event_told(cx, event);
+                }
+            }
+            Err(e) => {
+                log::debug!("a poll could not be answered: {e}");
+                cx.close(id);
+                if let Some(event) = event {
+                    self.event_not_told(cx, event, began);
+                }
+            }
+        }
+    }
+
+    /// A device's connection after a reply.
+    fn go_on(&mut self, cx: &mut Peers<State>, id: Id, keep: bool) {
+        if !keep || (self.draining && !self.events.are_in_hand()) {
+            return self.linger(cx, id);
+        }
+        let Some(peer) = cx.get_mut(id) else { return };
+        peer.state = idle();
+        peer.settle();
+        let more = peer.has_input();
+        let at = cx.after(self.limits.idle_visitor_timeout);
+        cx.set_deadline(id, Some(at));
+        if more {
+            cx.again(id);
+        }
+    }
+
+    fn event_told(&mut self, cx: &mut Peers<State>, event: MessageId) {
+        let Some(handed) = self.events.handed.get_mut(&event) else { return };
+        handed.told = true;
+        let after = self.limits.redeliver_after;
+        if after.is_zero() {
+            return;
+        }
+        let now = cx.now();
+        self.events.unanswered.push_back((now, event));
+        if !std::mem::replace(&mut self.events.alarm, true) {
+            let at = cx.after(after);
+            self.set_alarm(cx, at, Alarm::Redeliver);
+        }
+    }
+
+    /// An event did not reach its poll whole. `began`: some of it may have.
+    fn event_not_told(&mut self, cx: &mut Peers<State>, event: MessageId, began: bool) {
+        let Some(handed) = self.events.handed.get(&event) else { return };
+        let (key, asking, told, until) = (handed.key, handed.asking, handed.told, handed.until);
+        if began && !self.may_repeat(handed) {
+            self.answered(cx, &event);
+            return self.end_exchange(cx, key, "the device's connection ended while the request was written, and it may not be sent twice");
+        }
+        if !self.hand_out(cx, key) && !told {
+            let at = cx.after(self.limits.wait_for_link).min(until);
+            cx.set_deadline(asking, Some(at));
+        }
+    }
+
+    /// Whether an event may be handed out again: a device with a session knows its id, else the method has to allow it.
+    fn may_repeat(&self, handed: &Handed) -> bool {
+        handed.holder.session.is_some() || self.exchanges.get(handed.key).is_some_and(|e| e.idempotent)
+    }
+
+    /// Events that were handed out `redeliver_after` ago and are not answered go to the next poll once more.
+    pub(super) fn redeliver(&mut self, cx: &mut Peers<State>) {
+        let (now, after) = (cx.now(), self.limits.redeliver_after);
+        self.events.alarm = false;
+        while let Some((at, event)) = self.events.unanswered.front().copied() {
+            if at + after > now {
+                self.events.alarm = true;
+                return self.set_alarm(cx, at + after, Alarm::Redeliver);
+            }
+            self.events.unanswered.pop_front();
+            let Some(handed) = self.events.handed.get(&event).filter(|handed| !handed.repeated && self.may_repeat(handed)) else {
+                continue;
+            };
+            let (key, name) = (handed.key, handed.name.clone());
+            log::debug!("{name}: an event is handed out once more, after {} s without an answer", after.as_secs_f32());
+            if let Some(handed) = self.events.handed.get_mut(&event) {
+                handed.repeated = true;
+            }
+            self.hand_out(cx, key);
+        }
+    }
+
+    /// Nobody asks for an event's answer any more.
+    pub(super) fn forget_event(&mut self, cx: &mut Peers<State>, asking: Id) {
+        let Some(State::Visitor(Visitor::Exchange { event: Some(event), .. })) = cx.get(asking).map(|p| &p.state) else { return };
+        let event = *event;
+        self.answered(cx, &event);
+        if self.draining && !self.events.are_in_hand() {
+            self.close_idle_devices(cx);
+        }
+    }
+
+    /// Connections that were kept for the answers to what was in hand.
+    fn close_idle_devices(&mut self, cx: &mut Peers<State>) {
+        for id in cx.ids() {
+            if matches!(cx.get(id).map(|p| &p.state), Some(State::Device(Device::Head { .. }))) {
+                cx.close(id);
+            }
+        }
+    }
+
+    /// An event was not answered in time.
+    pub(super) fn event_expired(&mut self, cx: &mut Peers<State>, id: Id, key: Key, event: MessageId) {
+        let told = self.events.handed.get(&event).is_some_and(|handed| handed.told);
+        let (status, error, reason) = match told {
+            true => {
+                let waited = self.limits.first_octet_timeout.as_secs_f32();
+                (
+                    504,
+                    "http_response_timeout",
+                    format!("the device took the request and did not answer it within {waited} s (first_octet_timeout)"),
+                )
+            }
+            false => (503, "destination_unavailable", "the device did not poll again in time to take the request".to_owned()),
+        };
+        let retry_after = (status == 503).then_some(1);
+        self.give_up(cx, id, key, &LocalAnswer { error: Some(error), retry_after, ..LocalAnswer::new(status, &reason) });
+    }
+
+    /// What the old session of these names had in hand has failed.
+    pub(super) fn fail_events_of(&mut self, cx: &mut Peers<State>, names: &[Arc<str>], now_held_by: &Holder) {
+        let replaced = |handed: &Handed| handed.holder != *now_held_by && names.iter().any(|name| **name == *handed.name);
+        let failed: Vec<MessageId> = self.events.handed.iter().filter(|(_, handed)| replaced(handed)).map(|(id, _)| *id).collect();
+        for event in failed {
+            if let Some(key) = self.answered(cx, &event) {
+                self.end_exchange(cx, key, "the device's session was replaced before it answered");
+            }
+        }
+    }
+
+    // --- refusals on the devices' port ---
+
+    /// Refuses, in a way that a listed page may read, and that nobody keeps.
+    pub(super) fn deny(&mut self, cx: &mut Peers<State>, id: Id, origin: Option<&str>, answer: &LocalAnswer<'_>) {
+        let mut fields = answer.fields.to_vec();
+        fields.push(("Cache-Control", "no-store"));
+        fields.extend(cors_fields(origin));
+        self.refuse(cx, id, &LocalAnswer { fields: &fields, ..answer.clone() });
+    }
+
+    /// Refuses what was read as an offer or a poll.
+    pub(super) fn deny_knock(&mut self, cx: &mut Peers<State>, id: Id, status: u16, reason: &str, retry_after: Option<u64>) {
+        let origin = self.origin_of(cx, id);
+        self.deny(cx, id, origin.as_deref(), &LocalAnswer { retry_after, ..LocalAnswer::new(status, reason) });
+    }
+
+    pub(super) fn origin_of(&self, cx: &Peers<State>, id: Id) -> Option<String> {
+        match &cx.get(id)?.state {
+            State::Device(Device::Deciding(knock)) => knock.origin.clone(),
+            State::Device(Device::Held { hold: Hold::Poll(parked), .. }) => parked.knock.origin.clone(),
+            State::Device(Device::Posting(posting)) => posting.knock.origin.clone(),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ids_of_our_own_form_are_read() {
+        let id = [0x0F; 16];
+        assert_eq!(read_id(&id_text(&id)), Some(id));
+        for text in ["", "xxx", &"0F".repeat(16), &"0f".repeat(15), &"0f".repeat(17), &"0g".repeat(16), &"é".repeat(16)] {
+            assert_eq!(read_id(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_differ() {
+        let mut events = Events::default();
+        let ids: std::collections::HashSet<MessageId> = (0..1000).map(|_| events.draw_id().unwrap()).collect();
+        assert_eq!(ids.len(), 1000);
+    }
+}
