@@ -426,7 +426,7 @@ impl GatewayRole {
     fn read_message(&mut self, cx: &mut Peers<State>, id: Id, octets: Vec<u8>, held: Held) {
         let Some(State::Device(Device::Posting(posting))) = cx.get_mut(id).map(|p| &mut p.state) else { return };
         if posting.knock.content.is_none() && !matches!(octets.trim_ascii(), b"" | b"{}" | b"null") {
-            let refusal = Refusal::new(415, "an answer has the Content-Type application/json or message/http; this body has none");
+            let refusal = Refusal::new(400, "an answer has the Content-Type application/json or message/http; this body has none");
             return self.refuse_post(cx, id, &refusal);
         }
         let field = posting.knock.id.clone();
