@@ -218,7 +218,7 @@ impl Members {
 
 /// Id and members of a message; `None`: it says nothing.
 fn read(octets: &[u8], id: Option<&str>) -> Result<Option<(String, Members)>, Refusal> {
-    if octets.iter().all(u8::is_ascii_whitespace) {
+    if octets.is_empty() {
         return match id {
             None => Ok(None),
             Some(_) => Err(Refusal::new(400, "there is a PTTH-Message-ID, but no message")),
