@@ -121,9 +121,10 @@ pub fn event_from_json(octets: &[u8], id: Option<&str>, limits: &Limits) -> Resu
     lines.extend_from_slice(b"\r\n");
     let head = head::request(&lines, limits, LineEnds::Crlf)?.ok_or_else(|| Refusal::new(400, "the event is no request"))?;
     let is_head = method == "HEAD";
-    let (body, trailers) = (members.body()?, members.trailers()?);
+    let (body, trailers) = (members.body()?, members.trailers(limits)?);
     let mut text = Vec::with_capacity(lines.len() + body.len() + 64);
     super::write_request(&mut text, &head, &body, &trailers)?;
+    head::request(&text, limits, LineEnds::Crlf)?; // our framing counts too: what is taken here has to be read under the same bounds
     Ok(Some(Event { id, protocol: members.version.unwrap_or_else(|| PROTOCOL.to_owned()), text, is_head }))
 }
 
@@ -145,14 +146,15 @@ pub fn answer_from_json(octets: &[u8], id: Option<&str>, limits: &Limits) -> Res
     write_status_line(&mut head, status, &reason).map_err(|e| Refusal { status: 400, ..e })?;
     write_lines(&mut head, &members.headers)?;
     let (len, stated) = (head.len(), stated_length(&members.headers));
-    head.extend_from_slice(b"\r\n");
+    // With the longest line that into_text() adds: what is taken here has to be read under the same bounds.
+    head.extend_from_slice(b"Content-Length: 999999999999999999\r\n\r\n");
     match head::response(&head, limits, LineEnds::Crlf) {
         Ok(Some(read)) if read.len == head.len() => {}
         Ok(_) => return Err(Refusal::new(400, "the answer's fields are not one response head")),
         Err(e) => return Err(Refusal { status: 400, ..e }),
     }
     head.truncate(len);
-    let (body, trailers) = (members.body()?, members.trailers()?);
+    let (body, trailers) = (members.body()?, members.trailers(limits)?);
     Ok(Some(Answer { id, status, head, stated, body, trailers }))
 }
 
@@ -203,14 +205,18 @@ impl Members {
         }
     }
 
-    fn trailers(&self) -> Result<Vec<(String, Vec<u8>)>, Refusal> {
-        let mut trailers = Vec::new();
+    fn trailers(&self, limits: &Limits) -> Result<Vec<(String, Vec<u8>)>, Refusal> {
+        let (mut trailers, mut lines) = (Vec::new(), Vec::new());
         for (name, value) in &self.trailers {
             let value = octets(value)?;
-            write_field(&mut Vec::new(), name, &value)?;
+            write_field(&mut lines, name, &value)?;
             if may_trail(name) {
                 trailers.push((name.clone(), value));
             }
+        }
+        // As the decoder of the chunked coding bounds them, the empty line included.
+        if self.trailers.len() > limits.fields_max || lines.len() + 2 > limits.head_bytes_max {
+            return Err(Refusal::new(400, "there are more trailers, or longer ones, than fields_max and head_bytes_max allow"));
         }
         Ok(trailers)
     }
