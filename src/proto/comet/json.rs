@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::error::Refusal;
-use crate::limits::Limits;
+use crate::limits::{FIELDS_CEILING, Limits};
 use crate::proto::body::{may_trail, of_request, of_response};
 use crate::proto::comet::{Answer, Event, PROTOCOL, check_id, frames, method, whole_body};
 use crate::proto::head::{self, LineEnds, reason_phrase, same_name, trim, write_field, write_status_line};
@@ -277,10 +277,10 @@ impl<'de> Deserialize<'de> for Members {
                         "http-version" => members.version = Some(map.next_value()?),
                         "status" => members.status = Some(map.next_value::<Status>()?.0),
                         "reason" => members.reason = Some(map.next_value()?),
-                        "headers" => members.headers = map.next_value()?,
+                        "headers" => members.headers = map.next_value::<Pairs>()?.0,
                         "body" => members.body = map.next_value()?,
                         "body-encoding" => members.body_encoding = Some(map.next_value()?),
-                        "trailers" => members.trailers = map.next_value()?,
+                        "trailers" => members.trailers = map.next_value::<Pairs>()?.0,
                         _ => {
                             map.next_value::<Skipped>()?;
                         }
@@ -296,6 +296,33 @@ impl<'de> Deserialize<'de> for Members {
             }
         }
         deserializer.deserialize_map(Object)
+    }
+}
+
+/// Names and values, at most as many as any head may have: a list without end would take many times its octets before it is counted.
+struct Pairs(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of [name, value]")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = seq.next_element()? {
+                    if pairs.len() == FIELDS_CEILING {
+                        return Err(de::Error::custom("more fields than any head has"));
+                    }
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_seq(List)
     }
 }
 
