@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use reverse_http::Limits;
-use reverse_http::proto::body::{Decoder, Piece, of_request, of_response};
+use reverse_http::proto::body::{Decoder, Piece, of_request};
 use reverse_http::proto::comet::{self, ID_BYTES_MAX, answer_start, check_id, event_from_text, id_of};
 use reverse_http::proto::head::{LineEnds, request, response};
 use reverse_http::proto::turn::{
@@ -30,10 +30,6 @@ impl Parts {
         self.fields.retain(|(name, _)| !["content-length", "transfer-encoding"].contains(&name.to_lowercase().as_str()));
         self
     }
-
-    fn get(&self, name: &str) -> Vec<&[u8]> {
-        self.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice()).collect()
-    }
 }
 
 #[track_caller]
@@ -58,16 +54,6 @@ fn request_parts(text: &[u8]) -> Parts {
     let (body, trailers) = body_of(Decoder::new(of_request(&head).unwrap(), &limits()), &text[head.len..]);
     let fields = head.fields.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect();
     Parts { start: vec![head.method.to_owned(), head.target.to_owned()], fields, body, trailers }
-}
-
-#[track_caller]
-fn response_parts(text: &[u8], is_head: bool) -> Parts {
-    let head = answered(text);
-    let framing = of_response(&head, if is_head { "HEAD" } else { "GET" }).unwrap();
-    let (body, trailers) = body_of(Decoder::new(framing, &limits()), &text[head.len..]);
-    let fields = head.fields.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect();
-    let reason = head.reason.iter().map(|octet| char::from(*octet)).collect();
-    Parts { start: vec![head.status.to_string(), reason], fields, body, trailers }
 }
 
 fn pair(name: &str, value: impl AsRef<[u8]>) -> (String, Vec<u8>) {
@@ -106,6 +92,16 @@ fn a_message_has_at_most_one_id_field() {
         assert_eq!(id(lines), Err(400), "{lines}");
     }
     assert_eq!(id(&format!("PTTH-Message-ID: {}\r\n", "x".repeat(ID_BYTES_MAX + 1))), Err(400));
+}
+
+#[cfg(not(feature = "comet"))]
+#[test]
+fn a_build_without_json_says_so() {
+    use comet::{answer_from_json, answer_to_json, event_from_json, event_to_json};
+    assert_eq!(status(answer_from_json(b"{}", None, &limits())), Err(415));
+    assert_eq!(status(event_from_json(b"{}", None, &limits())), Err(415));
+    assert_eq!(status(event_to_json(&mut Vec::new(), "x", b"GET / HTTP/1.1\r\n\r\n", &limits())), Err(415));
+    assert_eq!(status(answer_to_json(&mut Vec::new(), "x", "PTTH/1.0", b"HTTP/1.1 204 \r\n\r\n", false, &limits())), Err(415));
 }
 
 // ── Requests, written ──
