@@ -231,13 +231,9 @@ fn read(octets: &[u8], id: Option<&str>) -> Result<Option<(String, Members)>, Re
         };
     }
     let mut reader = serde_json::Deserializer::from_slice(octets);
-    let members: Option<Members> = Option::deserialize(&mut reader).and_then(|members| reader.end().map(|()| members)).map_err(|e| {
-        let text = e.to_string();
-        Refusal::new(
-            400,
-            format!("this is no JSON message: {}", text.chars().filter(|c| matches!(c, ' '..='~')).take(120).collect::<String>()),
-        )
-    })?;
+    let members: Option<Members> = Option::deserialize(&mut reader)
+        .and_then(|members| reader.end().map(|()| members))
+        .map_err(|e| Refusal::new(400, format!("this is no JSON message: {}", without_value(&e.to_string()))))?;
     let (own, members) = match members {
         Some(mut members) if members.any => (members.id.take(), members),
         _ if id.is_some() => return Err(Refusal::new(400, "there is a PTTH-Message-ID, but no message")),
@@ -251,6 +247,13 @@ fn read(octets: &[u8], id: Option<&str>) -> Result<Option<(String, Members)>, Re
     };
     check_id(id.as_bytes())?;
     Ok(Some((id, members)))
+}
+
+/// An error's text without the string that it quotes: what a message says is nobody's business who reads a log (T23), and may be long.
+fn without_value(text: &str) -> String {
+    let (start, end) = text.find('"').zip(text.rfind('"')).map_or((text.len(), text.len()), |(first, last)| (first, last + 1));
+    let plain = |part: &str| part.chars().filter(|c| matches!(c, ' '..='~')).take(120).collect::<String>();
+    format!("{}{}{}", plain(&text[..start]), if start < end { "(not shown)" } else { "" }, plain(&text[end..]))
 }
 
 /// More members than this no message has.

@@ -378,6 +378,25 @@ fn so_many_members_and_no_more() {
     refused(members(100_000));
 }
 
+#[test]
+fn a_refusal_quotes_nothing_of_the_message() {
+    // T23: a refusal is answered to the device and logged; what its message says is for its visitor.
+    for (members, says) in [
+        ("\"headers\": \"Set-Cookie: s3cret\"", "expected a list"),
+        ("\"headers\": [[\"Set-Cookie\", \"a\", \"s3cret\"]]", "column"),
+        ("\"headers\": [\"s3cret\"]", "expected a tuple"),
+        ("\"status\": \"s3cret\"", "three digits"),
+        ("\"body\": [\"s3cret\"]", "expected a string"),
+        ("\"body\": \"s3cret \\\"quoted\\\" s3cret\", \"headers\": \"\\\"s3cret\\\"\"", "expected a list"),
+        ("\"reason\": \"s3cret\\n\"", ""),
+        ("\"body\": \"s3cret\", \"body-encoding\": \"base64\"", "base64"),
+        ("\"body-encoding\": \"s3cret\"", "base64"),
+    ] {
+        let refusal = answer_from_json(with(members).as_bytes(), None, &limits()).unwrap_err();
+        assert!(!refusal.reason.contains("s3cret") && refusal.reason.contains(says), "{members}: {refusal}");
+    }
+}
+
 // ── Fields ──
 
 #[test]
