@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::error::Refusal;
-use crate::limits::Limits;
+use crate::limits::{FIELDS_CEILING, Limits};
 use crate::proto::body::{may_trail, of_request, of_response};
 use crate::proto::comet::{Answer, Event, PROTOCOL, check_id, frames, method, whole_body};
 use crate::proto::head::{self, LineEnds, reason_phrase, same_name, trim, write_field, write_status_line};
@@ -121,9 +121,10 @@ pub fn event_from_json(octets: &[u8], id: Option<&str>, limits: &Limits) -> Resu
     lines.extend_from_slice(b"\r\n");
     let head = head::request(&lines, limits, LineEnds::Crlf)?.ok_or_else(|| Refusal::new(400, "the event is no request"))?;
     let is_head = method == "HEAD";
-    let (body, trailers) = (members.body()?, members.trailers()?);
+    let (body, trailers) = (members.body()?, members.trailers(limits)?);
     let mut text = Vec::with_capacity(lines.len() + body.len() + 64);
     super::write_request(&mut text, &head, &body, &trailers)?;
+    head::request(&text, limits, LineEnds::Crlf)?; // our framing counts too: what is taken here has to be read under the same bounds
     Ok(Some(Event { id, protocol: members.version.unwrap_or_else(|| PROTOCOL.to_owned()), text, is_head }))
 }
 
@@ -145,14 +146,15 @@ pub fn answer_from_json(octets: &[u8], id: Option<&str>, limits: &Limits) -> Res
     write_status_line(&mut head, status, &reason).map_err(|e| Refusal { status: 400, ..e })?;
     write_lines(&mut head, &members.headers)?;
     let (len, stated) = (head.len(), stated_length(&members.headers));
-    head.extend_from_slice(b"\r\n");
+    // With the longest line that into_text() adds: what is taken here has to be read under the same bounds.
+    head.extend_from_slice(b"Content-Length: 999999999999999999\r\n\r\n");
     match head::response(&head, limits, LineEnds::Crlf) {
         Ok(Some(read)) if read.len == head.len() => {}
         Ok(_) => return Err(Refusal::new(400, "the answer's fields are not one response head")),
         Err(e) => return Err(Refusal { status: 400, ..e }),
     }
     head.truncate(len);
-    let (body, trailers) = (members.body()?, members.trailers()?);
+    let (body, trailers) = (members.body()?, members.trailers(limits)?);
     Ok(Some(Answer { id, status, head, stated, body, trailers }))
 }
 
@@ -203,14 +205,18 @@ impl Members {
         }
     }
 
-    fn trailers(&self) -> Result<Vec<(String, Vec<u8>)>, Refusal> {
-        let mut trailers = Vec::new();
+    fn trailers(&self, limits: &Limits) -> Result<Vec<(String, Vec<u8>)>, Refusal> {
+        let (mut trailers, mut lines) = (Vec::new(), Vec::new());
         for (name, value) in &self.trailers {
             let value = octets(value)?;
-            write_field(&mut Vec::new(), name, &value)?;
+            write_field(&mut lines, name, &value)?;
             if may_trail(name) {
                 trailers.push((name.clone(), value));
             }
+        }
+        // As the decoder of the chunked coding bounds them, the empty line included.
+        if self.trailers.len() > limits.fields_max || lines.len() + 2 > limits.head_bytes_max {
+            return Err(Refusal::new(400, "there are more trailers, or longer ones, than fields_max and head_bytes_max allow"));
         }
         Ok(trailers)
     }
@@ -218,20 +224,16 @@ impl Members {
 
 /// Id and members of a message; `None`: it says nothing.
 fn read(octets: &[u8], id: Option<&str>) -> Result<Option<(String, Members)>, Refusal> {
-    if octets.iter().all(u8::is_ascii_whitespace) {
+    if octets.is_empty() {
         return match id {
             None => Ok(None),
             Some(_) => Err(Refusal::new(400, "there is a PTTH-Message-ID, but no message")),
         };
     }
     let mut reader = serde_json::Deserializer::from_slice(octets);
-    let members: Option<Members> = Option::deserialize(&mut reader).and_then(|members| reader.end().map(|()| members)).map_err(|e| {
-        let text = e.to_string();
-        Refusal::new(
-            400,
-            format!("this is no JSON message: {}", text.chars().filter(|c| matches!(c, ' '..='~')).take(120).collect::<String>()),
-        )
-    })?;
+    let members: Option<Members> = Option::deserialize(&mut reader)
+        .and_then(|members| reader.end().map(|()| members))
+        .map_err(|e| Refusal::new(400, format!("this is no JSON message: {}", without_value(&e.to_string()))))?;
     let (own, members) = match members {
         Some(mut members) if members.any => (members.id.take(), members),
         _ if id.is_some() => return Err(Refusal::new(400, "there is a PTTH-Message-ID, but no message")),
@@ -245,6 +247,13 @@ fn read(octets: &[u8], id: Option<&str>) -> Result<Option<(String, Members)>, Re
     };
     check_id(id.as_bytes())?;
     Ok(Some((id, members)))
+}
+
+/// An error's text without the string that it quotes: what a message says is nobody's business who reads a log (T23), and may be long.
+fn without_value(text: &str) -> String {
+    let (start, end) = text.find('"').zip(text.rfind('"')).map_or((text.len(), text.len()), |(first, last)| (first, last + 1));
+    let plain = |part: &str| part.chars().filter(|c| matches!(c, ' '..='~')).take(120).collect::<String>();
+    format!("{}{}{}", plain(&text[..start]), if start < end { "(not shown)" } else { "" }, plain(&text[end..]))
 }
 
 /// More members than this no message has.
@@ -271,10 +280,10 @@ impl<'de> Deserialize<'de> for Members {
                         "http-version" => members.version = Some(map.next_value()?),
                         "status" => members.status = Some(map.next_value::<Status>()?.0),
                         "reason" => members.reason = Some(map.next_value()?),
-                        "headers" => members.headers = map.next_value()?,
+                        "headers" => members.headers = map.next_value::<Pairs>()?.0,
                         "body" => members.body = map.next_value()?,
                         "body-encoding" => members.body_encoding = Some(map.next_value()?),
-                        "trailers" => members.trailers = map.next_value()?,
+                        "trailers" => members.trailers = map.next_value::<Pairs>()?.0,
                         _ => {
                             map.next_value::<Skipped>()?;
                         }
@@ -290,6 +299,33 @@ impl<'de> Deserialize<'de> for Members {
             }
         }
         deserializer.deserialize_map(Object)
+    }
+}
+
+/// Names and values, at most as many as any head may have: a list without end would take many times its octets before it is counted.
+struct Pairs(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of [name, value]")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = seq.next_element()? {
+                    if pairs.len() == FIELDS_CEILING {
+                        return Err(de::Error::custom("more fields than any head has"));
+                    }
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_seq(List)
     }
 }
 

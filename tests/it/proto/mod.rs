@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on has failed
 
 mod body;
+mod comet;
 mod forward;
 mod head;
 mod turn;
