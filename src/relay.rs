@@ -208,7 +208,7 @@ impl Exchange {
             request_chunked: framing == Framing::Chunked,
             retried: false,
             whole_within: None,
-            wants_upgrade: request.minor > 0 && request.fields.get("Upgrade").is_some() && request.fields.lists("Connection", "upgrade"),
+            wants_upgrade: wants_upgrade(request),
             expects_continue: request.minor > 0 && request.fields.lists("Expect", "100-continue"),
             ..Self::heartbeat(head, Duration::ZERO, limits, now)
         }
@@ -692,6 +692,12 @@ impl Enclosing {
     fn is_done(&self) -> bool {
         self.first.is_empty() && self.decoder.is_done()
     }
+}
+
+/// Whether a request offers another protocol. `h2c` does not count: it is never honoured and never forwarded, as if it were absent.
+fn wants_upgrade(request: &RequestHead<'_>) -> bool {
+    let offers = request.fields.list("Upgrade").any(|token| !token.eq_ignore_ascii_case(b"h2c"));
+    request.minor > 0 && offers && request.fields.lists("Connection", "upgrade")
 }
 
 fn too_large() -> Refusal {

@@ -16,7 +16,7 @@ use std::time::Instant;
 use crate::engine::peers::{Fetched, Id, Peers};
 use crate::engine::slab::Key;
 use crate::error::Refusal;
-use crate::gateway::offers::{Device, Hold, STOPPING};
+use crate::gateway::offers::{Device, Hold, REPLACED, STOPPING};
 use crate::gateway::role::{Alarm, Command, GatewayRole, State};
 use crate::gateway::roster::{Gap, Holder, Registered, Waiter};
 use crate::gateway::visitors::Visitor;
@@ -515,8 +515,14 @@ impl GatewayRole {
                 self.gone(&left, "this gateway is stopping");
                 let origin = knock.origin.as_deref();
                 self.deny(cx, id, origin, &LocalAnswer { retry_after: Some(5), ..LocalAnswer::new(503, STOPPING) });
+                self.close_idle_devices(cx);
             }
             Some(switch) => self.turn(cx, id, switch, registered),
+            // Its session was replaced while its answer was read.
+            None if !self.roster.in_force(&registered) => {
+                let origin = knock.origin.as_deref();
+                self.deny(cx, id, origin, &LocalAnswer { retry_after: Some(60), ..LocalAnswer::new(409, REPLACED) });
+            }
             None => self.park(cx, id, registered, holder, knock),
         }
     }
@@ -899,13 +905,14 @@ impl GatewayRole {
         let Some(State::Visitor(Visitor::Exchange { event: Some(event), .. })) = cx.get(asking).map(|p| &p.state) else { return };
         let event = *event;
         self.answered(cx, &event);
-        if self.draining && !self.events.are_in_hand() {
-            self.close_idle_devices(cx);
-        }
+        self.close_idle_devices(cx);
     }
 
-    /// Connections that were kept for the answers to what was in hand.
+    /// Connections that a stopping gateway kept for the answers to what was in hand, when nothing is any more.
     fn close_idle_devices(&mut self, cx: &mut Peers<State>) {
+        if !self.draining || self.events.are_in_hand() {
+            return;
+        }
         for id in cx.ids() {
             if matches!(cx.get(id).map(|p| &p.state), Some(State::Device(Device::Head { .. }))) {
                 cx.close(id);

@@ -66,6 +66,7 @@ impl Device {
 const HEAD: State = State::Device(Device::Head { began: false, polled: false });
 
 pub(super) const STOPPING: &str = "this gateway is stopping; dial again";
+pub(super) const REPLACED: &str = "a newer session of this device holds the name";
 
 const PORT_PURPOSE: &str = "devices connect here to be reached (reverse HTTP); visitors use another port";
 

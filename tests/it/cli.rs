@@ -23,6 +23,8 @@ const GATEWAY_OPTIONS: &[&str] = &[
     "--heartbeat",
     "--heartbeat-timeout",
     "--poll-hold",
+    "--fallback",
+    "--cors-origin",
     "--drain-timeout",
     "--keep-underscore",
 ];
