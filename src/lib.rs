@@ -50,3 +50,4 @@ pub use gateway::{DeviceRef, Event, EventKind, Gateway, GatewayStats, Grant, Off
 pub use limits::Limits;
 pub use link::{DeviceLink, GatewayLink};
 pub use message::Body;
+pub use proto::turn::{Encoding, Fallback, Way};

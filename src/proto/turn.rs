@@ -162,6 +162,39 @@ impl fmt::Display for Encoding {
     }
 }
 
+/// How device and gateway reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Way {
+    /// Connections that turned.
+    Turn,
+    /// The COMET fallback: polls, in this encoding.
+    Comet(Encoding),
+}
+
+/// `turn`, `COMET json` or `COMET message/http`.
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Way::Turn => f.write_str("turn"),
+            Way::Comet(encoding) => encoding.fmt(f),
+        }
+    }
+}
+
+/// Whether the COMET fallback may be used (protocol.md §2.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fallback {
+    /// Each reply decides: a connection that can turn does, and where none can, polls carry the messages.
+    #[default]
+    Auto,
+    /// Connections turn, or there is none.
+    Never,
+    /// Nothing turns; polls alone.
+    Only,
+}
+
 /// A name a link can be registered under: a device name (DNS label) or an origin.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
