@@ -9,6 +9,8 @@ mod tidy;
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
+mod comet_device;
+#[cfg(feature = "cli")]
 mod device_wire;
 #[cfg(feature = "cli")]
 mod gateway_wire;
