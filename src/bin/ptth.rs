@@ -17,7 +17,7 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use reverse_http::proto::turn::Dialect;
-use reverse_http::{Body, Device, DeviceEventKind, Error, Fallback, Gateway, Limits, OnRefusal, Routes, TurnMode};
+use reverse_http::{Body, Device, DeviceEventKind, Encoding, Error, Fallback, Gateway, Limits, OnRefusal, Routes, TurnMode};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -64,7 +64,7 @@ struct GatewayArgs {
     turn: Turn,
     /// Whether devices may poll: where no upgrade gets through, never, or always and nothing is turned
     #[arg(long, value_name = "WHEN", value_enum, default_value = "auto", env = "PTTH_FALLBACK")]
-    fallback: FallbackArg,
+    fallback: Polling,
     /// Let web pages of this origin use --devices, so that a browser tab can be a device; may be given several times
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', env = "PTTH_CORS_ORIGIN")]
     cors_origin: Vec<String>,
@@ -104,23 +104,6 @@ struct GatewayArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum FallbackArg {
-    Auto,
-    Never,
-    Only,
-}
-
-impl From<FallbackArg> for Fallback {
-    fn from(when: FallbackArg) -> Self {
-        match when {
-            FallbackArg::Auto => Fallback::Auto,
-            FallbackArg::Never => Fallback::Never,
-            FallbackArg::Only => Fallback::Only,
-        }
-    }
-}
-
-#[derive(Clone, Copy, ValueEnum)]
 enum Turn {
     Now,
     OnDemand,
@@ -147,6 +130,18 @@ struct DeviceArgs {
     /// A file with the bearer token for the gateway (`-`: standard input); or set PTTH_TOKEN
     #[arg(long, value_name = "FILE|-", env = "PTTH_TOKEN_FILE")]
     token_file: Option<String>,
+    /// Polls instead of connections that turn, where one or the other does not get through: auto finds out
+    #[arg(long, value_enum, default_value_t = Polling::Auto, env = "PTTH_FALLBACK")]
+    fallback: Polling,
+    /// Polls in parallel, where they are needed; each carries one request at a time
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64), env = "PTTH_POLLS")]
+    polls: u64,
+    /// The one encoding of polls to ask for, instead of both
+    #[arg(long, value_enum, env = "PTTH_COMET")]
+    comet: Option<Comet>,
+    /// Where something on the way does not stand an Upgrade: how long to poll without it (0s: one poll)
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, env = "PTTH_TURN_RETRY")]
+    turn_retry: Duration,
     /// Pauses between attempts: the first, and the longest; each is random up to its bound
     #[arg(long, value_name = "MIN..MAX", default_value = "1s..60s", value_parser = pauses, env = "PTTH_BACKOFF")]
     backoff: (Duration, Duration),
@@ -156,6 +151,29 @@ struct DeviceArgs {
     /// On SIGTERM: how long requests in progress may take to finish
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_DRAIN_TIMEOUT")]
     drain_timeout: Duration,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Polling {
+    Auto,
+    Never,
+    Only,
+}
+
+impl From<Polling> for Fallback {
+    fn from(polling: Polling) -> Self {
+        match polling {
+            Polling::Auto => Fallback::Auto,
+            Polling::Never => Fallback::Never,
+            Polling::Only => Fallback::Only,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Comet {
+    Json,
+    Message,
 }
 
 #[derive(Args)]
@@ -320,7 +338,7 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
         Protocol::Ietf => Dialect::ietf(),
     };
     let mut limits = Limits::default();
-    limits.silence = args.silence;
+    (limits.silence, limits.turn_retry) = (args.silence, args.turn_retry);
     if !args.origin.is_empty() && !matches!(args.protocol, Protocol::Ietf) {
         return Err(usage("--origin goes with --protocol ptth; other devices are named by the URL's path"));
     }
@@ -332,7 +350,14 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
         .protocol(dialect)
         .limits(limits)
         .backoff(args.backoff.0..args.backoff.1)
+        .fallback(args.fallback.into())
+        .polls(args.polls as usize) // 64 at most
         .on_refusal(OnRefusal::Stop);
+    match args.comet {
+        Some(Comet::Json) => builder = builder.comet(Encoding::Json),
+        Some(Comet::Message) => builder = builder.comet(Encoding::Message),
+        None => {}
+    }
     for origin in args.origin {
         builder = builder.origin(origin);
     }

@@ -2,6 +2,8 @@
 //!
 //! One thread runs the event loop; handlers are plain blocking code on worker threads, which exist only while there is work.
 
+mod answer;
+mod comet;
 mod dial;
 mod forward;
 mod role;
@@ -26,7 +28,7 @@ use crate::error::{Error, Fault};
 use crate::limits::Limits;
 use crate::link::DeviceLink;
 use crate::message::Body;
-use crate::proto::turn::{self, Dialect, Name, Naming, OfferPlan};
+use crate::proto::turn::{self, Dialect, Encoding, Fallback, Name, Naming, OfferPlan, Way};
 use crate::stream::{Shared, Stream, Transport};
 
 type Handler = Arc<dyn Fn(Request<Body>) -> Response<Body> + Send + Sync>;
@@ -46,11 +48,11 @@ pub enum OnRefusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DeviceEventKind {
-    /// The first link is up; `detail` says how (`PTTH/1.0 turn`).
+    /// The gateway reaches this device, or reaches it in another way than before; `detail` says how (`PTTH/1.0 turn`, `COMET json`).
     Connected,
     /// The gateway holds the offer (204): it turns when somebody asks.
     Waiting,
-    /// The last link is gone; `detail` says why. The device dials again.
+    /// The last link or poll is gone; `detail` says why. The device dials again.
     Disconnected,
     /// An attempt failed; `detail` says why. The device tries again after its back-off.
     Failed,
@@ -73,17 +75,23 @@ pub struct DeviceEvent {
     pub url: String,
     /// More, in words.
     pub detail: String,
+    /// How the gateway reaches the device, with [`Connected`](DeviceEventKind::Connected).
+    pub way: Option<Way>,
 }
 
 /// Counters of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceStats {
+    /// How the gateway reaches the device now; `None`: it does not.
+    pub way: Option<Way>,
     /// Turned connections now.
     pub links: usize,
-    /// Those with a request in progress.
+    /// Polls of the fallback now, those with a request in progress included.
+    pub polls: usize,
+    /// Links with a request in progress.
     pub busy: usize,
-    /// Connections on their way.
+    /// Connections on their way to be links.
     pub dialing: usize,
     /// Requests taken since the start.
     pub exchanges: usize,
@@ -100,6 +108,9 @@ pub struct DeviceBuilder {
     fields: Vec<(String, String)>,
     on_refusal: OnRefusal,
     host_header: Option<String>,
+    fallback: Fallback,
+    polls: usize,
+    comet: Option<Encoding>,
 }
 
 impl fmt::Debug for DeviceBuilder {
@@ -117,6 +128,22 @@ impl DeviceBuilder {
     /// Idle links wanted, and links in all, pending dials counted. Default `1..=8`. A link carries one request at a time.
     pub fn links(mut self, links: RangeInclusive<usize>) -> Self {
         self.links = links;
+        self
+    }
+    /// Whether to poll where no connection turns (the COMET fallback). Default [`Fallback::Auto`]: each reply of the gateway decides, at no cost where
+    /// connections turn. An IETF offer ([`Dialect::ietf`]) cannot poll: with it `Auto` counts as `Never`.
+    pub fn fallback(mut self, fallback: Fallback) -> Self {
+        self.fallback = fallback;
+        self
+    }
+    /// Polls in parallel where the gateway falls back; each takes one request at a time. 1 to 64, default 2.
+    pub fn polls(mut self, polls: usize) -> Self {
+        self.polls = polls;
+        self
+    }
+    /// The one encoding of the fallback that is asked for. Default: both, `message/http` before JSON (feature `comet`).
+    pub fn comet(mut self, encoding: Encoding) -> Self {
+        self.comet = Some(encoding);
         self
     }
     /// The dialect of the offer. Default [`Dialect::classic`], `PTTH/1.0`.
@@ -159,12 +186,28 @@ impl DeviceBuilder {
     ///
     /// # Errors
     /// A URL that is not `http://HOST[:PORT][/NAME]` or holds a secret, a name that is no DNS label, links that are not `1 <= MIN <= MAX`,
-    /// a limit or field that cannot work, an IETF offer without an origin.
+    /// polls that are not 1 to 64, a limit or field that cannot work, an IETF offer without an origin or with [`Fallback::Only`], JSON in a build
+    /// without the feature `comet`.
     pub fn build(self) -> Result<Device, Error> {
         self.limits.check()?;
         let (min, max) = (*self.links.start(), *self.links.end());
         if min == 0 || min > max || max > LINKS_CEILING {
             return Err(Error::usage(format!("links {min}..{max}: it takes 1 <= MIN <= MAX <= {LINKS_CEILING}")));
+        }
+        if self.polls == 0 || self.polls > POLLS_CEILING {
+            return Err(Error::usage(format!("{} polls: it takes 1 to {POLLS_CEILING}", self.polls)));
+        }
+        let fallback = match self.fallback {
+            Fallback::Only if !comet::can_poll(&self.dialect) => {
+                return Err(Error::usage(
+                    "a device with this protocol cannot poll (fallback only); choose PTTH/1.0, or let its connections turn",
+                ));
+            }
+            Fallback::Auto if !comet::can_poll(&self.dialect) => Fallback::Never,
+            fallback => fallback,
+        };
+        if self.comet == Some(Encoding::Json) && !HAS_JSON {
+            return Err(Error::usage("this build has no JSON (feature comet); poll in message/http"));
         }
         let mut url = Url::parse(&self.url, "gateway")?;
         let mut names = Vec::new();
@@ -190,6 +233,13 @@ impl DeviceBuilder {
         getrandom::fill(&mut session).map_err(|e| Error::io(Fault::Network, "drawing a session id", io::Error::other(e.to_string())))?;
         let mut offer = OfferPlan::new(url.authority.clone(), url.target.clone(), self.dialect);
         offer.session = Some(session);
+        offer.upgrade = fallback != Fallback::Only;
+        offer.accept = match self.comet {
+            _ if fallback == Fallback::Never => None,
+            Some(encoding) => Some(encoding.media_type().into()),
+            None if HAS_JSON => Some("message/http, application/json".into()),
+            None => Some(Encoding::Message.media_type().into()),
+        };
         let mut secrets = self.fields;
         if let Some(token) = self.token {
             secrets.push(("Authorization".to_owned(), format!("Bearer {token}")));
@@ -198,7 +248,8 @@ impl DeviceBuilder {
         whole.fields.extend(secrets.iter().cloned());
         turn::write_offer(&mut Vec::new(), &whole).map_err(|e| Error::usage(format!("the offer cannot be written: {}", e.reason)))?;
         let name = names.first().map_or_else(String::new, Name::to_string);
-        let plan = Plan { url, offer, secrets, name, on_refusal: self.on_refusal };
+        let encoding = self.comet.unwrap_or(Encoding::Message);
+        let plan = Plan { url, offer, secrets, name, on_refusal: self.on_refusal, fallback, polls: self.polls, encoding };
         let (events, events_out) = bounded(self.limits.events_max);
         let parts = Parts { plan, events, shared: Arc::new(Counters::new(min, max)), host_header: self.host_header };
         Ok(Device {
@@ -213,6 +264,9 @@ impl DeviceBuilder {
 
 /// More links than this no device needs, and no gateway's default takes.
 const LINKS_CEILING: usize = 1024;
+/// More polls in parallel than this are no fallback any more.
+const POLLS_CEILING: usize = 64;
+const HAS_JSON: bool = cfg!(feature = "comet");
 
 fn path_name(url: &Url) -> Result<Name, Error> {
     let path = url.target.split('?').next().unwrap_or("/");
@@ -287,6 +341,9 @@ impl Device {
             fields: Vec::new(),
             on_refusal: OnRefusal::default(),
             host_header: None,
+            fallback: Fallback::default(),
+            polls: 2,
+            comet: None,
         }
     }
 
@@ -367,7 +424,8 @@ impl Device {
         }
         let mut incoming = None;
         let handle = self.start(|parts| {
-            let (sender, receiver) = bounded(parts.shared.max);
+            // Offers that were on their way when the gateway fell back may be polls beyond those wanted, for one event each.
+            let (sender, receiver) = bounded(2 * parts.shared.max + parts.plan.polls);
             incoming = Some(receiver);
             Ok(match kind {
                 Kind::Receive => Service::Receive(sender),
@@ -416,6 +474,8 @@ impl Device {
 
     /// Turned connections one by one, as `std::net` gives TCP connections: MIN wait in a queue, MAX exist at once. The gateway may use a link that
     /// waits here at once, so accept in a loop and serve each link on a thread of its own; a program that serves one at a time sets `links(1..=1)`.
+    ///
+    /// Where the gateway falls back, each poll brings its requests over a link of its own, made when the first one comes; such a program sets `polls(1)`, too.
     ///
     /// # Errors
     /// Started in another way; no thread or descriptor.
@@ -475,7 +535,9 @@ impl DeviceHandle {
     pub fn stats(&self) -> DeviceStats {
         let shared = &self.0.shared;
         DeviceStats {
+            way: shared.way(),
             links: shared.links.load(Relaxed),
+            polls: shared.polls.load(Relaxed),
             busy: shared.busy.load(Relaxed),
             dialing: shared.dialing.load(Relaxed),
             exchanges: shared.exchanges.load(Relaxed),

@@ -2,18 +2,21 @@
 //!
 //! ```text
 //!   Dial (connect ─► offer ─► verdict) ─► Link (idle ⇄ at a worker, or relayed to the local server) ─► gone ─► Dial
+//!          └─ the gateway fell back ─► a poll slot keeps it (comet.rs)
 //! ```
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError};
 use http::{Request, Response};
 
+use crate::device::answer::Past;
+use crate::device::comet::{Reply, Slot};
 use crate::device::dial::{Backoff, Url, random};
 use crate::device::forward::{self, Local, Target};
 use crate::device::{DeviceEvent, DeviceEventKind, Handler, OnRefusal};
@@ -26,9 +29,11 @@ use crate::error::{Error, Fault};
 use crate::limits::Limits;
 use crate::link::{DeviceLink, Lingered, Next};
 use crate::message::Body;
-use crate::proto::head::{self, LineEnds};
+use crate::proto::body::{self, Framing};
+use crate::proto::comet;
+use crate::proto::head::{self, LineEnds, ResponseHead};
 use crate::proto::heartbeat;
-use crate::proto::turn::{self, OfferPlan, Verdict};
+use crate::proto::turn::{self, Encoding, Fallback, OfferPlan, Verdict, Way};
 use crate::relay::{self, Exchange, Lingering, LocalAnswer, Relaying, Rules};
 use crate::stream::{Shared, Stream};
 
@@ -36,37 +41,69 @@ use crate::stream::{Shared, Stream};
 pub(crate) enum State {
     Dial(Box<Dial>),
     Link(Link),
+    /// This end of a virtual link, of the poll slot that it belongs to.
+    Bridge(Key),
     Local(Local),
     Lingering(Lingering),
 }
 
-/// A connection on its way to be a link.
+/// A connection on its way to be a link, or one that polls.
 pub(crate) struct Dial {
-    url: Arc<Url>,
-    redirects: usize,
+    pub(super) url: Arc<Url>,
+    pub(super) redirects: usize,
     /// Addresses not tried yet.
     addresses: Vec<SocketAddr>,
-    stage: Stage,
+    pub(super) stage: Stage,
+    /// The poll slot whose connection it is.
+    pub(super) slot: Option<Key>,
+    /// Replies of nothing that came at once, in a row.
+    pub(super) quick: usize,
+    /// Nothing has been answered on this connection yet.
+    pub(super) fresh: bool,
 }
 
-enum Stage {
+impl Dial {
+    pub(super) fn new(url: Arc<Url>, redirects: usize, slot: Option<Key>) -> Self {
+        Dial { url, redirects, addresses: Vec::new(), stage: Stage::Connecting, slot, quick: 0, fresh: true }
+    }
+}
+
+pub(super) enum Stage {
     Connecting,
-    /// The offer was written then; so many 1xx came, so many quick 204.
+    /// The offer or poll was written then, with `Upgrade` or without; so many 1xx came.
     Offered {
         at: Instant,
+        upgrade: bool,
         informational: usize,
-        quick: usize,
     },
-    /// A gateway that answers 204 at once is not asked again at once.
-    Pausing {
-        quick: usize,
-    },
+    /// The body of a reply of the fallback is on its way.
+    Reading(Box<Reply>),
+    /// A gateway that answers at once that there is nothing is not asked again at once.
+    Pausing,
+    /// Its slot works on an event; nothing is asked meanwhile.
+    Resting,
+}
+
+/// What a reply's head says beside its verdict.
+pub(super) struct ReplyHead {
+    pub(super) status: u16,
+    /// Another request may follow on the connection, once the body is read.
+    pub(super) keep: bool,
+    /// What it answers had gone out whole.
+    pub(super) sent: bool,
+    /// How the body of a reply of the fallback ends.
+    pub(super) framing: Result<Framing, crate::error::Refusal>,
+    pub(super) id: Result<Option<String>, crate::error::Refusal>,
+    /// A short text in its body, where that came with the head.
+    pub(super) said: String,
 }
 
 /// A turned connection in the loop.
 #[derive(Clone, Copy)]
 pub(crate) struct Link {
     pub(super) exchange: Option<Key>,
+    /// It is the virtual link of this poll slot: no link of the gateway's, and not counted as one.
+    pub(super) slot: Option<Key>,
     since: Instant,
     /// A heartbeat came on it: silence is watched from then on.
     watched: bool,
@@ -74,6 +111,12 @@ pub(crate) struct Link {
     began: bool,
     /// A request came on it: it was of use.
     used: bool,
+}
+
+impl Link {
+    pub(super) fn new(slot: Option<Key>, since: Instant) -> Self {
+        Link { exchange: None, slot, since, watched: false, began: false, used: false }
+    }
 }
 
 /// Who answers what comes over the links.
@@ -116,11 +159,14 @@ impl Ticket {
 
     /// One link more is busy, until the guard is dropped. Asks for another link when too few idle ones are left.
     pub(crate) fn busy(&self) -> Busy {
+        if self.link.slot.is_some() {
+            return Busy(None);
+        }
         self.shared.busy.fetch_add(1, Relaxed);
         if self.shared.is_short() && !self.shared.asked.swap(true, Relaxed) {
             self.remote.send(Command::TopUp);
         }
-        Busy(self.shared.clone())
+        Busy(Some(self.shared.clone()))
     }
 }
 
@@ -132,11 +178,14 @@ impl Drop for Ticket {
     }
 }
 
-pub(crate) struct Busy(Arc<Counters>);
+/// A link's busy time; a virtual link's is not counted.
+pub(crate) struct Busy(Option<Arc<Counters>>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.busy.fetch_sub(1, Relaxed);
+        if let Some(shared) = &self.0 {
+            shared.busy.fetch_sub(1, Relaxed);
+        }
     }
 }
 
@@ -148,6 +197,10 @@ pub(crate) struct Counters {
     /// Links with a request in progress.
     pub(crate) busy: AtomicUsize,
     pub(crate) exchanges: AtomicUsize,
+    /// Poll slots.
+    pub(crate) polls: AtomicUsize,
+    /// 0: none; else one more than its place in [`WAYS`].
+    way: AtomicU8,
     pub(crate) min: usize,
     pub(crate) max: usize,
     asked: AtomicBool,
@@ -161,10 +214,22 @@ impl Counters {
 
     /// Whether another link is to be dialled: fewer idle ones (and ones on the way) than MIN, fewer in all than MAX.
     fn is_short(&self) -> bool {
-        let (links, dialing, busy) = (self.links.load(Relaxed), self.dialing.load(Relaxed), self.busy.load(Relaxed));
+        self.is_short_with(self.dialing.load(Relaxed))
+    }
+
+    /// The same with so many on the way.
+    pub(super) fn is_short_with(&self, dialing: usize) -> bool {
+        let (links, busy) = (self.links.load(Relaxed), self.busy.load(Relaxed));
         links + dialing < self.max && links.saturating_sub(busy) + dialing < self.min
     }
+
+    /// How the gateway reaches this device now.
+    pub(crate) fn way(&self) -> Option<Way> {
+        usize::from(self.way.load(Relaxed)).checked_sub(1).and_then(|place| WAYS.get(place).copied())
+    }
 }
+
+const WAYS: [Way; 3] = [Way::Turn, Way::Comet(Encoding::Json), Way::Comet(Encoding::Message)];
 
 /// What other threads ask of the device's loop.
 pub(crate) enum Command {
@@ -194,15 +259,20 @@ pub(crate) struct Plan {
     pub(crate) secrets: Vec<(String, String)>,
     pub(crate) name: String,
     pub(crate) on_refusal: OnRefusal,
+    pub(crate) fallback: Fallback,
+    /// Poll slots wanted while the gateway falls back.
+    pub(crate) polls: usize,
+    /// The encoding of the fallback that is asked for first.
+    pub(crate) encoding: Encoding,
 }
 
 pub(crate) struct DeviceRole {
     pub(super) limits: Arc<Limits>,
-    plan: Plan,
-    home: Arc<Url>,
-    service: Service,
+    pub(super) plan: Plan,
+    pub(super) home: Arc<Url>,
+    pub(super) service: Service,
     remote: Remote<Command>,
-    shared: Arc<Counters>,
+    pub(super) shared: Arc<Counters>,
     workers: Workers,
     resolvers: Workers,
     rules: Arc<Rules>,
@@ -211,13 +281,23 @@ pub(crate) struct DeviceRole {
     pub(super) pool: Vec<Id>,
     lent: HashMap<u64, Weak<Stream>>,
     numbers: u64,
-    backoff: Backoff,
+    pub(super) backoff: Backoff,
     /// No dial before this.
     not_before: Option<Instant>,
-    /// An offer was turned, or held, some time.
-    welcomed: bool,
+    /// An offer was turned, or held, or answered by the fallback, some time.
+    pub(super) welcomed: bool,
     waiting: bool,
-    connected: bool,
+    way: Option<Way>,
+    pub(super) slots: Slab<Slot>,
+    pub(super) past: Past,
+    /// The latest decisive reply was the fallback's, not a 101.
+    pub(super) fell_back: bool,
+    /// The encoding that the fallback's replies showed.
+    pub(super) encoding: Option<Encoding>,
+    /// Polls go without `Upgrade` until then: something on the way does not stand it.
+    pub(super) plain_until: Option<Instant>,
+    /// When an offer was last ended without an octet of an answer, with no answer to any since.
+    pub(super) hung_up: Option<Instant>,
     events: Sender<DeviceEvent>,
     draining: bool,
     stopped: bool,
@@ -225,14 +305,14 @@ pub(crate) struct DeviceRole {
 }
 
 /// Alarms of the device.
-const DIAL: u64 = 1;
+pub(super) const DIAL: u64 = 1;
 const STOP: u64 = 2;
 
 /// A link that lived shorter than this counts as a failed attempt: a gateway that turns and closes is not dialled in a circle.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// 204 answers that may come at once before the next offer is paced.
-const QUICK_MAX: usize = 3;
-const PACE: Duration = Duration::from_secs(1);
+pub(super) const QUICK_MAX: usize = 3;
+pub(super) const PACE: Duration = Duration::from_secs(1);
 
 impl DeviceRole {
     pub(super) fn new(
@@ -249,8 +329,8 @@ impl DeviceRole {
         let idle = limits.worker_idle_timeout;
         DeviceRole {
             home: Arc::new(plan.url.clone()),
-            workers: Workers::new("ptth-handler", shared.max, shared.max, idle),
-            resolvers: Workers::new("ptth-resolve", 1, shared.max, idle),
+            workers: Workers::new("ptth-handler", shared.max + plan.polls, 2 * shared.max + plan.polls, idle),
+            resolvers: Workers::new("ptth-resolve", 1, shared.max + plan.polls, idle),
             rules: Arc::new(rules),
             backoff: Backoff::new(limits.backoff_min, limits.backoff_max),
             limits,
@@ -265,7 +345,13 @@ impl DeviceRole {
             not_before: None,
             welcomed: false,
             waiting: false,
-            connected: false,
+            way: None,
+            slots: Slab::new(),
+            past: Past::default(),
+            fell_back: false,
+            encoding: None,
+            plain_until: None,
+            hung_up: None,
             events,
             draining: false,
             stopped: false,
@@ -285,7 +371,8 @@ impl DeviceRole {
     }
 
     fn tell(&self, kind: DeviceEventKind, url: &str, detail: String) {
-        let event = DeviceEvent { kind, name: self.plan.name.clone(), url: url.to_owned(), detail };
+        let way = self.way.filter(|_| kind == DeviceEventKind::Connected);
+        let event = DeviceEvent { kind, name: self.plan.name.clone(), url: url.to_owned(), detail, way };
         if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
             log::debug!("nobody reads the device's events; dropped: {event:?}");
         }
@@ -293,52 +380,61 @@ impl DeviceRole {
 
     // --- dialling ---
 
-    /// Dials as many links as are wanted; one at a time while the gateway does not answer.
-    fn top_up(&mut self, cx: &mut Peers<State>) {
+    /// Dials as many links or polls as are wanted; one at a time while the gateway does not answer. Answers that wait to be posted come first.
+    pub(super) fn top_up(&mut self, cx: &mut Peers<State>) {
         self.shared.asked.store(false, Relaxed);
-        if self.draining || self.not_before.is_some_and(|at| at > cx.now()) {
+        self.give_up_late_answers(cx);
+        let now = cx.now();
+        if self.not_before.is_some_and(|at| at > now) {
             return;
         }
         self.not_before = None;
         // A dial may fail at once (no route): then `not_before` is set again, and the rest waits.
-        while self.not_before.is_none()
-            && self.shared.is_short()
-            && (self.backoff.failures() == 0 || self.shared.dialing.load(Relaxed) == 0)
-        {
-            self.shared.dialing.fetch_add(1, Relaxed);
-            let dial = Dial { url: self.home.clone(), redirects: 0, addresses: Vec::new(), stage: Stage::Connecting };
-            self.resolve(cx, Box::new(dial));
+        while self.not_before.is_none() && (self.backoff.failures() == 0 || self.attempts() == 0) {
+            if let Some(key) = self.slot_to_dial(now) {
+                self.dial_slot(cx, key);
+            } else if self.draining {
+                return;
+            } else if self.is_polling(now) {
+                if self.slots.len() + self.shared.dialing.load(Relaxed) >= self.plan.polls {
+                    return;
+                }
+                let key = self.new_slot(self.home.clone());
+                self.dial_slot(cx, key);
+            } else if self.shared.is_short() {
+                self.shared.dialing.fetch_add(1, Relaxed);
+                self.resolve(cx, Box::new(Dial::new(self.home.clone(), 0, None)));
+            } else {
+                return;
+            }
         }
     }
 
-    fn resolve(&mut self, cx: &mut Peers<State>, mut dial: Box<Dial>) {
+    pub(super) fn resolve(&mut self, cx: &mut Peers<State>, mut dial: Box<Dial>) {
         if let Some(address) = dial.url.literal() {
             dial.addresses = vec![address];
             return self.connect(cx, *dial, None);
         }
-        let remote = self.remote.clone();
+        let (remote, slot) = (self.remote.clone(), dial.slot);
         let submitted = self.resolvers.submit(move || {
             let found = (dial.url.host.as_str(), dial.url.port).to_socket_addrs().map(Iterator::collect);
             remote.send(Command::Resolved { dial, found });
         });
         if !submitted {
-            self.dial_failed(cx, "no thread to look up its name", None);
+            self.dial_failed(cx, slot, "no thread to look up its name", None);
         }
     }
 
     fn connect(&mut self, cx: &mut Peers<State>, mut dial: Dial, mut failed: Option<io::Error>) {
-        let url = dial.url.clone();
+        let (url, slot) = (dial.url.clone(), dial.slot);
         while !dial.addresses.is_empty() {
             let address = dial.addresses.remove(0);
-            let state = State::Dial(Box::new(Dial {
-                url: url.clone(),
-                redirects: dial.redirects,
-                addresses: std::mem::take(&mut dial.addresses),
-                stage: Stage::Connecting,
-            }));
+            let mut next = Dial::new(url.clone(), dial.redirects, slot);
+            next.addresses = std::mem::take(&mut dial.addresses);
             match Stream::connect_tcp(address) {
-                Ok(stream) => match cx.insert_connecting(stream, state) {
+                Ok(stream) => match cx.insert_connecting(stream, State::Dial(Box::new(next))) {
                     Ok(id) => {
+                        self.has_connection(slot, id);
                         let at = cx.after(self.limits.connect_timeout);
                         return cx.set_deadline(id, Some(at));
                     }
@@ -346,14 +442,12 @@ impl DeviceRole {
                 },
                 Err(e) => {
                     failed = Some(e);
-                    if let State::Dial(rest) = state {
-                        dial = *rest;
-                    }
+                    dial = next;
                 }
             }
         }
         let why = failed.map_or_else(|| "its name has no address".to_owned(), |e| e.to_string());
-        self.dial_failed(cx, &format!("gateway {} cannot be reached: {why}", url.text), None);
+        self.dial_failed(cx, slot, &format!("gateway {} cannot be reached: {why}", url.text), None);
     }
 
     fn dial_ready(&mut self, cx: &mut Peers<State>, id: Id) {
@@ -362,14 +456,44 @@ impl DeviceRole {
         match dial.stage {
             Stage::Connecting => match peer.stream().connected() {
                 Ok(false) => {}
-                Ok(true) => self.offer(cx, id, 0),
+                Ok(true) => self.offer(cx, id),
                 Err(e) => self.next_address(cx, id, e),
             },
-            Stage::Offered { .. } => self.read_verdict(cx, id),
-            Stage::Pausing { .. } => {
-                // The gateway speaks or ends although nothing was asked: either way this connection is of no use.
-                self.end_dial(cx, id, "the gateway ended the connection while the offer was paused", None);
+            Stage::Offered { .. } => {
+                if let Some(key) = dial.slot {
+                    flush(cx, id); // then there may be room for more of an answer
+                    self.pump(cx, key);
+                }
+                self.read_verdict(cx, id);
             }
+            Stage::Reading(_) => self.read_reply(cx, id),
+            Stage::Pausing | Stage::Resting => {
+                if !self.is_quiet(cx, id, false) {
+                    self.spoke_unasked(cx, id);
+                }
+            }
+        }
+    }
+
+    /// Whether a connection on which nothing is asked is silent and open. `look`: ask the operating system also without an event.
+    pub(super) fn is_quiet(&mut self, cx: &mut Peers<State>, id: Id, look: bool) -> bool {
+        let mut scratch = cx.take_scratch();
+        let quiet = cx.get_mut(id).is_some_and(|peer| {
+            if look {
+                peer.look_again();
+            }
+            matches!(peer.fetch(&mut scratch, 64), Ok(Fetched::Nothing)) && !peer.is_broken()
+        });
+        cx.put_scratch(scratch);
+        quiet
+    }
+
+    /// The gateway speaks or ends although nothing was asked: either way this connection is of no use.
+    fn spoke_unasked(&mut self, cx: &mut Peers<State>, id: Id) {
+        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
+        match dial.slot {
+            Some(key) => self.lost_between(cx, key),
+            None => self.end_dial(cx, id, "the gateway ended the connection while the offer was paused", None),
         }
     }
 
@@ -379,24 +503,39 @@ impl DeviceRole {
         }
     }
 
-    /// Writes the offer. Secrets go to the configured origin only.
-    fn offer(&mut self, cx: &mut Peers<State>, id: Id, quick: usize) {
+    /// Writes the offer, or the poll, and begins the answer that it brings. Secrets go to the configured origin only.
+    pub(super) fn offer(&mut self, cx: &mut Peers<State>, id: Id) {
         let now = cx.now();
-        let Some(peer) = cx.get_mut(id) else { return };
-        let State::Dial(dial) = &mut peer.state else { return };
-        dial.stage = Stage::Offered { at: now, informational: 0, quick };
-        let mut offer = self.plan.offer.clone();
-        offer.authority.clone_from(&dial.url.authority);
-        offer.target.clone_from(&dial.url.target);
-        if dial.url.same_origin(&self.home) {
-            offer.fields.extend(self.plan.secrets.iter().cloned());
+        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
+        let (url, mut slot) = (dial.url.clone(), dial.slot);
+        let upgrade = self.offers_turn(slot, now);
+        if !upgrade && slot.is_none() {
+            slot = self.adopt(cx, id, false);
+            if slot.is_none() {
+                return; // others poll already
+            }
         }
-        if let Err(refusal) = turn::write_offer(peer.output(), &offer) {
+        let mut plan = self.plan.offer.clone();
+        plan.upgrade = upgrade;
+        plan.authority.clone_from(&url.authority);
+        plan.target.clone_from(&url.target);
+        if url.same_origin(&self.home) {
+            plan.fields.extend(self.plan.secrets.iter().cloned());
+        }
+        let brought = self.brought(slot);
+        let Some(peer) = cx.get_mut(id) else { return };
+        let written = turn::write_post(peer.output(), &plan, brought.as_ref());
+        let posts = brought.is_some();
+        if let State::Dial(dial) = &mut peer.state {
+            dial.stage = Stage::Offered { at: now, upgrade, informational: 0 };
+        }
+        if let Err(refusal) = written {
             return self.end_dial(cx, id, &format!("the offer cannot be written: {}", refusal.reason), None);
         }
-        match peer.flush() {
-            Err(e) => self.end_dial(cx, id, &format!("the gateway closed the connection while the offer was written: {e}"), None),
-            Ok(_) => {
+        match slot {
+            Some(key) if posts => self.begin_post(cx, key),
+            _ => {
+                flush(cx, id);
                 let at = now + self.limits.offer_timeout;
                 cx.set_deadline(id, Some(at));
             }
@@ -409,92 +548,136 @@ impl DeviceRole {
         cx.put_scratch(scratch);
         match verdict {
             Ok(None) => {}
-            Ok(Some(verdict)) => self.obey(cx, id, verdict),
-            Err(why) => self.end_dial(cx, id, &why, None),
+            Ok(Some((verdict, reply))) => self.obey(cx, id, verdict, reply),
+            Err(Unanswered { silent: true, .. }) if self.dislikes_upgrade(cx, id) => {
+                self.poll_instead(cx, id, "offers of a turn are hung up on");
+            }
+            Err(Unanswered { why, .. }) => self.end_dial(cx, id, &why, None),
         }
     }
 
     /// `Ok(None)`: not here yet. Octets behind the answer are kept: behind a 101 they are the first request.
-    fn next_verdict(&mut self, cx: &mut Peers<State>, id: Id, scratch: &mut [u8]) -> Result<Option<Verdict>, String> {
+    fn next_verdict(&mut self, cx: &mut Peers<State>, id: Id, scratch: &mut [u8]) -> Result<Option<(Verdict, ReplyHead)>, Unanswered> {
         let Some(peer) = cx.get_mut(id) else { return Ok(None) };
+        let State::Dial(dial) = &peer.state else { return Ok(None) };
+        let Stage::Offered { mut informational, .. } = dial.stage else { return Ok(None) };
         let _ = peer.flush(); // a failure shows in the next read
-        let filled = match peer.fetch(scratch, self.limits.head_bytes_max + 1024) {
+        let fetched = peer.fetch(scratch, self.limits.head_bytes_max + 1024);
+        let silent = informational == 0;
+        let filled = match fetched {
             Ok(Fetched::Octets(n)) => n,
             Ok(Fetched::Nothing) => return Ok(None),
-            Ok(Fetched::End) => return Err("the gateway closed the connection instead of answering the offer".to_owned()),
-            Err(e) => return Err(format!("the connection to the gateway broke before the offer was answered: {e}")),
+            Ok(Fetched::End) => {
+                return Err(Unanswered { silent, why: "the gateway closed the connection instead of answering the offer".to_owned() });
+            }
+            Err(e) => {
+                return Err(Unanswered { silent, why: format!("the connection to the gateway broke before the offer was answered: {e}") });
+            }
         };
         let octets = &scratch[..filled];
         let mut used = 0;
         loop {
             let parsed = head::response(&octets[used..], &self.limits, LineEnds::CrlfOrLf)
-                .map_err(|e| format!("this is not a gateway's answer: {}", e.reason))?;
+                .map_err(|e| Unanswered::from(format!("this is not a gateway's answer: {}", e.reason)))?;
             let Some(response) = parsed else {
                 if peer.at_end_of_stream() {
-                    return Err("the gateway closed the connection in the middle of its answer to the offer".to_owned());
+                    return Err("the gateway closed the connection in the middle of its answer to the offer".to_owned().into());
                 }
                 peer.keep(&octets[used..]);
                 return Ok(None);
             };
             used += response.len;
-            match turn::check(&response, &self.plan.offer.dialect.token) {
-                Verdict::Informational => {
-                    let State::Dial(dial) = &mut peer.state else { return Ok(None) };
-                    let Stage::Offered { informational, .. } = &mut dial.stage else { return Ok(None) };
-                    *informational += 1;
-                    if *informational > self.limits.informational_max {
-                        return Err("the gateway sent more interim responses than informational_max".to_owned());
-                    }
-                }
-                verdict => {
-                    peer.keep(&octets[used..]);
-                    return Ok(Some(verdict));
-                }
+            let verdict = turn::check(&response, &self.plan.offer.dialect.token);
+            if verdict != Verdict::Informational {
+                peer.keep(&octets[used..]);
+                let sent = peer.pending() == 0 && self.has_posted(peer);
+                return Ok(Some((verdict, reply_head(&response, sent, &octets[used..]))));
+            }
+            informational += 1;
+            if informational > self.limits.informational_max {
+                return Err("the gateway sent more interim responses than informational_max".to_owned().into());
+            }
+            let State::Dial(dial) = &mut peer.state else { return Ok(None) };
+            if let Stage::Offered { informational: counted, .. } = &mut dial.stage {
+                *counted = informational;
             }
         }
     }
 
-    fn obey(&mut self, cx: &mut Peers<State>, id: Id, verdict: Verdict) {
-        match verdict {
-            Verdict::Turned { warning } => {
+    fn obey(&mut self, cx: &mut Peers<State>, id: Id, verdict: Verdict, reply: ReplyHead) {
+        let now = cx.now();
+        let Some(State::Dial(dial)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
+        let Stage::Offered { at, upgrade, .. } = dial.stage else { return };
+        dial.fresh = false;
+        let (slot, took) = (dial.slot, now.saturating_duration_since(at));
+        if upgrade {
+            self.hung_up = None;
+        }
+        let verdict = match verdict {
+            Verdict::Turned { .. } if !upgrade => Verdict::Wrong("the gateway answered 101 to a poll that offered no turn".to_owned()),
+            other => other,
+        };
+        let Some(verdict) = self.settle_answer(cx, id, verdict, &reply) else { return };
+        let may_poll = self.plan.fallback != Fallback::Never;
+        match (verdict, slot) {
+            (Verdict::Turned { warning }, _) => {
                 if let Some(warning) = warning {
                     log::warn!("the gateway's 101 is tolerated: {warning}");
                 }
                 self.turned(cx, id);
             }
-            Verdict::Nothing => self.nothing_yet(cx, id),
-            Verdict::Redirect(location) => self.redirected(cx, id, &location),
-            Verdict::Refused(status) => self.refused(cx, id, status),
-            Verdict::Later { status, retry_after } => {
-                let hint = match status {
-                    400 => "it takes this offer for malformed; check the URL",
-                    409 => "another device, or a newer run of this one, holds the name; stop it or choose another name",
-                    426 => "it does not turn this protocol; choose another with --protocol",
-                    429 | 503 => "it is full or stopping",
-                    _ => "it cannot take devices just now",
-                };
-                self.end_dial(cx, id, &format!("the gateway answered the offer with {status}: {hint}"), retry_after);
+            (Verdict::Nothing, Some(_)) if !upgrade => self.fell_back(cx, id, None, reply, took < PACE),
+            (Verdict::Nothing, Some(key)) => {
+                self.welcomed = true;
+                self.backoff.succeed();
+                self.nothing(cx, key, reply.keep, took < PACE);
             }
-            Verdict::FellBack(_) => self.end_dial(cx, id, "the gateway, or a proxy on the way, does not turn connections: it fell back to polling, which this device does not speak yet", None),
-            Verdict::NoTurn(status) => {
-                self.end_dial(cx, id, &format!("no gateway that turns connections answers here: status {status}; check the URL, port included"), None);
+            (Verdict::Nothing, None) => self.nothing_yet(cx, id, reply.keep, took < PACE),
+            (Verdict::FellBack(encoding), _) if may_poll => self.fell_back(cx, id, encoding, reply, took < PACE),
+            (Verdict::FellBack(_), _) => {
+                let why = "the gateway, or a proxy on the way, does not turn connections: it fell back to polling, \
+                           and this device may not poll (fallback never)";
+                self.end_dial(cx, id, why, None);
             }
-            Verdict::Wrong(why) => self.end_dial(cx, id, &why, None),
-            Verdict::Informational => {}
+            (Verdict::Redirect(location), _) => self.redirected(cx, id, &location),
+            (Verdict::Refused(status), _) => self.refused(cx, id, status),
+            (Verdict::Later { status: 502 | 504, .. }, Some(key)) if took > PACE => self.pause_poll(cx, key),
+            (Verdict::Later { status, retry_after }, _) => self.later(cx, id, status, retry_after),
+            (Verdict::NoTurn(status), _) if upgrade && may_poll => {
+                self.poll_instead(cx, id, &format!("status {status} answers an offer of a turn"));
+            }
+            (Verdict::NoTurn(status), _) => {
+                let what = if may_poll { "no gateway" } else { "no gateway that turns connections" };
+                self.end_dial(cx, id, &format!("{what} answers here: status {status}; check the URL, port included"), None);
+            }
+            (Verdict::Wrong(why), _) => self.end_dial(cx, id, &why, None),
+            (Verdict::Informational, _) => {}
         }
     }
 
-    fn nothing_yet(&mut self, cx: &mut Peers<State>, id: Id) {
+    fn later(&mut self, cx: &mut Peers<State>, id: Id, status: u16, retry_after: Option<Duration>) {
+        let hint = match status {
+            400 => "it takes this offer for malformed; check the URL",
+            409 => "another device, or a newer run of this one, holds the name; stop it or choose another name",
+            426 if self.plan.fallback == Fallback::Only => "it takes no polls, only devices that turn; allow it with --fallback auto",
+            426 => "it does not turn this protocol; choose another with --protocol",
+            429 | 503 => "it is full or stopping",
+            _ => "it cannot take devices just now",
+        };
+        self.end_dial(cx, id, &format!("the gateway answered the offer with {status}: {hint}"), retry_after);
+    }
+
+    /// 204: the gateway holds offers until somebody asks.
+    fn nothing_yet(&mut self, cx: &mut Peers<State>, id: Id, keep: bool, quick: bool) {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Dial(dial) = &mut peer.state else { return };
-        let Stage::Offered { at, quick, .. } = dial.stage else { return };
         let url = dial.url.clone();
-        let is_quick = now.saturating_duration_since(at) < PACE;
-        let quick = if is_quick { quick + 1 } else { 0 };
+        dial.quick = if quick { dial.quick + 1 } else { 0 };
+        let pauses = dial.quick > QUICK_MAX;
         self.welcomed = true;
         self.backoff.succeed();
-        if !self.waiting && !self.connected {
+        if !self.waiting && self.way.is_none() {
             self.waiting = true;
             self.tell(DeviceEventKind::Waiting, &url.text, String::new());
         }
@@ -502,24 +685,37 @@ impl DeviceRole {
             return self.end_dial(cx, id, "the device stops", None);
         }
         self.top_up(cx); // after an outage the other offers are wanted, too
-        if quick > QUICK_MAX {
-            dial_stage(cx, id, Stage::Pausing { quick });
-            return cx.set_deadline(id, Some(now + PACE));
+        match (keep, pauses) {
+            (_, true) => {
+                dial_stage(cx, id, Stage::Pausing);
+                cx.set_deadline(id, Some(now + PACE));
+            }
+            (true, false) => self.offer(cx, id),
+            (false, false) => {
+                let Some((_, _, State::Dial(dial))) = cx.remove(id) else { return };
+                let next = Dial { quick: dial.quick, ..Dial::new(dial.url, dial.redirects, None) };
+                self.resolve(cx, Box::new(next));
+            }
         }
-        self.offer(cx, id, quick);
     }
 
     fn redirected(&mut self, cx: &mut Peers<State>, id: Id, location: &str) {
         let Some((_, _, State::Dial(dial))) = cx.remove(id) else { return };
+        self.has_no_connection(dial.slot);
         if dial.redirects >= self.limits.redirects_max {
-            return self.dial_failed(cx, &format!("gateway {} redirects in a circle: {} times", self.home.text, dial.redirects), None);
+            let why = format!("gateway {} redirects in a circle: {} times", self.home.text, dial.redirects);
+            return self.dial_failed(cx, dial.slot, &why, None);
         }
         match dial.url.follow(location) {
-            Err(e) => self.dial_failed(cx, &format!("gateway {} redirects to where this device cannot go: {e}", dial.url.text), None),
+            Err(e) => {
+                let why = format!("gateway {} redirects to where this device cannot go: {e}", dial.url.text);
+                self.dial_failed(cx, dial.slot, &why, None);
+            }
             Ok(url) => {
                 log::info!("gateway {} redirects to {}", dial.url.text, url.text);
-                let dial = Dial { url: Arc::new(url), redirects: dial.redirects + 1, addresses: Vec::new(), stage: Stage::Connecting };
-                self.resolve(cx, Box::new(dial));
+                let url = Arc::new(url);
+                self.goes_to(cx, dial.slot, &url);
+                self.resolve(cx, Box::new(Dial::new(url, dial.redirects + 1, dial.slot)));
             }
         }
     }
@@ -532,13 +728,11 @@ impl DeviceRole {
             404 => "404: it knows no such name, or this is the port of its visitors; devices use another (9999 unless changed)",
             _ => "410: the name is gone for good",
         };
-        let asked = match cx.get(id).map(|p| &p.state) {
-            Some(State::Dial(dial)) => dial.url.text.clone(),
-            _ => return,
-        };
-        let text = format!("gateway {asked} refused the offer with {why}");
+        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
+        let slot = dial.slot;
+        let text = format!("gateway {} refused the offer with {why}", dial.url.text);
         cx.close(id);
-        self.undialed();
+        self.attempt_over(cx, slot, &text);
         self.tell(DeviceEventKind::Refused { status }, &self.home.text, text.clone());
         if !self.welcomed && self.plan.on_refusal == OnRefusal::Stop {
             self.end_with(Error::refused(Fault::Gateway, status, text, None));
@@ -554,18 +748,17 @@ impl DeviceRole {
         self.stopped = true;
     }
 
-    fn end_dial(&mut self, cx: &mut Peers<State>, id: Id, why: &str, retry_after: Option<Duration>) {
-        let url = match cx.get(id).map(|p| &p.state) {
-            Some(State::Dial(dial)) => dial.url.text.clone(),
-            _ => return,
-        };
+    pub(super) fn end_dial(&mut self, cx: &mut Peers<State>, id: Id, why: &str, retry_after: Option<Duration>) {
+        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
+        let (url, slot) = (dial.url.clone(), dial.slot);
         cx.close(id);
-        self.dial_failed(cx, &format!("{url}: {why}"), retry_after);
+        self.dial_failed(cx, slot, &format!("{}: {why}", url.text), retry_after);
     }
 
-    fn dial_failed(&mut self, cx: &mut Peers<State>, why: &str, retry_after: Option<Duration>) {
-        self.undialed();
-        if self.draining {
+    /// An attempt to offer or poll failed, and its connection is closed.
+    pub(super) fn dial_failed(&mut self, cx: &mut Peers<State>, slot: Option<Key>, why: &str, retry_after: Option<Duration>) {
+        self.attempt_over(cx, slot, why);
+        if self.draining && self.slots.len() == 0 {
             return;
         }
         let pause = self.backoff.fail(random(), retry_after);
@@ -574,8 +767,15 @@ impl DeviceRole {
         self.dial_later(cx, pause);
     }
 
+    fn attempt_over(&mut self, cx: &mut Peers<State>, slot: Option<Key>, why: &str) {
+        match slot {
+            Some(key) => self.poll_failed(cx, key, why),
+            None => self.undialed(),
+        }
+    }
+
     /// A dial is over without a link; with the last one goes what a held offer had told.
-    fn undialed(&mut self) {
+    pub(super) fn undialed(&mut self) {
         if self.shared.dialing.fetch_sub(1, Relaxed) == 1 {
             self.waiting = false;
         }
@@ -589,23 +789,50 @@ impl DeviceRole {
         }
     }
 
+    /// Tells when the way in changed: there is none any more (`why`), or there is one, or another, through the gateway at `url`.
+    pub(super) fn settle_way(&mut self, url: &str, why: &str) {
+        let way = match (self.shared.links.load(Relaxed), self.polls_with()) {
+            (0, None) => None,
+            (0, Some(encoding)) => Some(Way::Comet(encoding)),
+            _ => Some(Way::Turn),
+        };
+        if way == self.way {
+            return;
+        }
+        self.way = way;
+        let place = way.and_then(|way| WAYS.iter().position(|known| *known == way));
+        self.shared.way.store(place.map_or(0, |place| place as u8 + 1), Relaxed); // below WAYS.len()
+        match way {
+            None => self.tell(DeviceEventKind::Disconnected, &self.home.text, why.to_owned()),
+            Some(Way::Turn) => self.tell(DeviceEventKind::Connected, url, format!("{} turn", self.plan.offer.dialect.token)),
+            Some(way) => self.tell(DeviceEventKind::Connected, url, way.to_string()),
+        }
+    }
+
     // --- links ---
 
     fn turned(&mut self, cx: &mut Peers<State>, id: Id) {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Dial(dial) = &peer.state else { return };
-        let url = dial.url.clone();
-        let link = Link { exchange: None, since: now, watched: false, began: false, used: false };
-        peer.state = State::Link(link);
-        cx.set_deadline(id, None);
-        self.shared.dialing.fetch_sub(1, Relaxed);
-        self.shared.links.fetch_add(1, Relaxed);
-        (self.welcomed, self.waiting) = (true, false);
-        if !self.connected {
-            self.connected = true;
-            self.tell(DeviceEventKind::Connected, &url.text, format!("{} turn", self.plan.offer.dialect.token));
+        let (url, slot) = (dial.url.clone(), dial.slot);
+        if let (Some(key), true) = (slot, self.shared.links.load(Relaxed) >= self.shared.max) {
+            self.fell_back = false;
+            return self.drop_slot(cx, key, "its connection turned, and there are as many links as may be"); // closes it, too
         }
+        peer.state = State::Link(Link::new(None, now));
+        cx.set_deadline(id, None);
+        self.shared.links.fetch_add(1, Relaxed);
+        (self.welcomed, self.fell_back) = (true, false);
+        self.settle_way(&url.text, "");
+        match slot {
+            None => _ = self.shared.dialing.fetch_sub(1, Relaxed),
+            Some(key) => {
+                self.has_no_connection(slot); // it is the link's now
+                self.drop_slot(cx, key, "its connection turned");
+            }
+        }
+        self.waiting = false;
         self.top_up(cx);
         if self.draining {
             return self.link_gone(cx, id, "the device stops");
@@ -617,7 +844,7 @@ impl DeviceRole {
     }
 
     /// The loop watches the link; what is there already is read.
-    fn link_idle(&mut self, cx: &mut Peers<State>, id: Id) {
+    pub(super) fn link_idle(&mut self, cx: &mut Peers<State>, id: Id) {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Link(link) = &mut peer.state else { return };
@@ -638,12 +865,12 @@ impl DeviceRole {
     }
 
     fn count_out(&mut self, cx: &mut Peers<State>, link: &Link, why: &str) {
-        log::debug!("a link ended: {why}");
-        let left = self.shared.links.fetch_sub(1, Relaxed) - 1;
-        if left == 0 && self.connected {
-            self.connected = false;
-            self.tell(DeviceEventKind::Disconnected, &self.home.text, why.to_owned());
+        if link.slot.is_some() {
+            return log::debug!("a virtual link ended: {why}"); // its slot sees the end at the bridge
         }
+        log::debug!("a link ended: {why}");
+        self.shared.links.fetch_sub(1, Relaxed);
+        self.settle_way(&self.home.clone().text, why);
         let short = !link.used && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
         if !short {
             self.backoff.succeed();
@@ -768,7 +995,7 @@ impl DeviceRole {
     /// An exchange that this loop relayed is over.
     fn relayed(&mut self, cx: &mut Peers<State>, id: Id) {
         let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
-        if link.exchange.take().is_some() {
+        if link.exchange.take().is_some() && link.slot.is_none() {
             self.shared.busy.fetch_sub(1, Relaxed);
         }
     }
@@ -777,7 +1004,9 @@ impl DeviceRole {
         if let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state) {
             (link.exchange, link.used) = (Some(key), true);
             self.backoff.succeed();
-            self.shared.busy.fetch_add(1, Relaxed);
+            if link.slot.is_none() {
+                self.shared.busy.fetch_add(1, Relaxed);
+            }
             self.shared.exchanges.fetch_add(1, Relaxed);
         }
         if self.shared.is_short() {
@@ -786,7 +1015,7 @@ impl DeviceRole {
     }
 
     /// Hands a link to program code: a handler on a worker, or a queue that the program reads.
-    fn lend(&mut self, cx: &mut Peers<State>, id: Id, octets: &[u8]) {
+    pub(super) fn lend(&mut self, cx: &mut Peers<State>, id: Id, octets: &[u8]) {
         let Some((stream, kept, State::Link(mut link))) = cx.remove(id) else { return };
         if !octets.is_empty() {
             link.used = true;
@@ -837,13 +1066,14 @@ impl DeviceRole {
         self.shared.stopping.store(true, Relaxed);
         let at = cx.after(time);
         cx.alarm(at, STOP);
+        self.drain_slots(cx);
         for id in cx.ids() {
             match cx.get(id).map(|p| &p.state) {
-                Some(State::Dial(_)) => {
+                Some(State::Dial(dial)) if dial.slot.is_none() => {
                     cx.close(id);
                     self.shared.dialing.fetch_sub(1, Relaxed);
                 }
-                Some(State::Link(Link { exchange: None, .. })) => self.link_gone(cx, id, "the device stops"),
+                Some(State::Link(Link { exchange: None, slot, .. })) if !self.works(*slot) => self.link_gone(cx, id, "the device stops"),
                 Some(State::Local(Local::Idle)) => cx.close(id),
                 _ => {}
             }
@@ -870,7 +1100,47 @@ impl DeviceRole {
     }
 }
 
-fn dial_stage(cx: &mut Peers<State>, id: Id, stage: Stage) {
+/// Writes what waits. Where that fails the next read says why.
+pub(super) fn flush(cx: &mut Peers<State>, id: Id) {
+    let Some(peer) = cx.get_mut(id) else { return };
+    if peer.flush().is_err() {
+        peer.look_again();
+        cx.again(id);
+    }
+}
+
+/// An offer that got no answer. `silent`: not one octet of it.
+struct Unanswered {
+    silent: bool,
+    why: String,
+}
+
+impl From<String> for Unanswered {
+    fn from(why: String) -> Self {
+        Unanswered { silent: false, why }
+    }
+}
+
+/// `sent`: the request went out whole. `behind`: the octets that came with the head.
+fn reply_head(response: &ResponseHead<'_>, sent: bool, behind: &[u8]) -> ReplyHead {
+    const SAID_MAX: u64 = 200;
+    let framing = body::of_response(response, "POST");
+    let said = match framing {
+        Ok(Framing::Length(n)) if n <= SAID_MAX && behind.len() as u64 >= n => &behind[..n as usize],
+        _ => &[],
+    };
+    let keep = sent && framing != Ok(Framing::UntilClose) && head::keeps_alive(response.minor, &response.fields);
+    ReplyHead {
+        status: response.status,
+        keep,
+        sent,
+        framing,
+        id: comet::id_of(&response.fields).map(|id| id.map(str::to_owned)),
+        said: said.iter().map(|&octet| if matches!(octet, b' '..=b'~') { char::from(octet) } else { ' ' }).collect(),
+    }
+}
+
+pub(super) fn dial_stage(cx: &mut Peers<State>, id: Id, stage: Stage) {
     if let Some(State::Dial(dial)) = cx.get_mut(id).map(|p| &mut p.state) {
         dial.stage = stage;
     }
@@ -956,6 +1226,7 @@ impl Role for DeviceRole {
                 relay::advance(self, cx, key);
             }
             State::Link(_) => self.link_ready(cx, id),
+            State::Bridge(slot) => self.bridge_ready(cx, *slot, id),
             State::Local(_) => self.local_ready(cx, id),
             State::Lingering(_) => self.step_lingering(cx, id),
         }
@@ -966,8 +1237,10 @@ impl Role for DeviceRole {
         match &peer.state {
             State::Dial(dial) => match dial.stage {
                 Stage::Connecting => self.next_address(cx, id, io::ErrorKind::TimedOut.into()),
-                Stage::Offered { .. } => self.end_dial(cx, id, "the gateway did not answer the offer within offer_timeout", None),
-                Stage::Pausing { quick } => self.offer(cx, id, quick),
+                Stage::Offered { .. } => self.reply_is_late(cx, id),
+                Stage::Reading(_) => self.end_dial(cx, id, "the gateway's reply stopped half-way for body_silence_timeout", None),
+                Stage::Pausing => self.offer(cx, id),
+                Stage::Resting => {}
             },
             State::Link(Link { exchange: Some(key), .. }) => {
                 let key = *key;
@@ -980,6 +1253,7 @@ impl Role for DeviceRole {
                 self.answer_link(cx, id, &LocalAnswer::new(408, "the request head was not whole within head_timeout"))
             }
             State::Link(_) => self.link_gone(cx, id, "nothing came for as long as silence allows"),
+            State::Bridge(_) => {}
             State::Local(_) | State::Lingering(_) => cx.close(id),
         }
     }
@@ -997,15 +1271,20 @@ impl Role for DeviceRole {
             Command::Retry => {
                 self.not_before = None;
                 self.backoff.succeed();
+                self.hurry_slots(cx.now());
                 self.top_up(cx);
             }
             Command::Resolved { mut dial, found } => match found {
-                _ if self.draining => {}
+                _ if self.draining && dial.slot.is_none() => {}
+                _ if dial.slot.is_some_and(|key| self.slots.get(key).is_none()) => {} // given up meanwhile
                 Ok(addresses) => {
                     dial.addresses = addresses;
                     self.connect(cx, *dial, None);
                 }
-                Err(e) => self.dial_failed(cx, &format!("the host of {} cannot be looked up: {e}", dial.url.text), None),
+                Err(e) => {
+                    let why = format!("the host of {} cannot be looked up: {e}", dial.url.text);
+                    self.dial_failed(cx, dial.slot, &why, None);
+                }
             },
             Command::Back { number, back } => {
                 let (stream, unread, link) = *back;
@@ -1025,7 +1304,7 @@ impl Role for DeviceRole {
     }
 
     fn finished(&self, cx: &Peers<State>) -> bool {
-        self.stopped || (self.draining && cx.len() == 0 && self.lent.is_empty())
+        self.stopped || (self.draining && cx.len() == 0 && self.slots.len() == 0 && self.lent.is_empty())
     }
 }
 

@@ -162,17 +162,17 @@ impl fmt::Display for Encoding {
     }
 }
 
-/// How a device is connected.
+/// How device and gateway reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Way {
-    /// Over turned links.
+    /// Connections that turned.
     Turn,
-    /// By polls of the COMET fallback, in this encoding.
+    /// The COMET fallback: polls, in this encoding.
     Comet(Encoding),
 }
 
-/// `turn`, `COMET json`, `COMET message/http`.
+/// `turn`, `COMET json` or `COMET message/http`.
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -182,16 +182,16 @@ impl fmt::Display for Way {
     }
 }
 
-/// Whether the COMET fallback is used (protocol.md §2.3).
+/// Whether the COMET fallback may be used (protocol.md §2.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fallback {
-    /// Where the turn does not get through.
+    /// Each reply decides: a connection that can turn does, and where none can, polls carry the messages.
     #[default]
     Auto,
-    /// Not at all.
+    /// Connections turn, or there is none.
     Never,
-    /// Always; nothing is turned.
+    /// Nothing turns; polls alone.
     Only,
 }
 

@@ -1,6 +1,7 @@
 //! The integration tests, one binary.
 
 mod api;
+mod comet_api;
 mod link;
 mod proto;
 mod tidy;
@@ -8,6 +9,8 @@ mod tidy;
 // From outside, against the binary.
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "cli")]
+mod comet_device;
 #[cfg(feature = "cli")]
 mod comet_peers;
 #[cfg(feature = "cli")]

@@ -195,6 +195,11 @@ impl RawPeer {
         self.stream.write_all(octets.as_ref())
     }
 
+    /// Ends the connection with a reset.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
     /// No more octets from here; reading goes on.
     pub fn finish_writing(&self) {
         let _ = self.stream.shutdown(Shutdown::Write); // the other side may have closed already

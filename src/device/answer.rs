@@ -1,0 +1,365 @@
+//! An event in a device's hand and the answer it becomes: read off the virtual link, kept until a reply acknowledges it, remembered afterwards.
+//!
+//! ```text
+//!   Head ─► Body ─► Done       what was read of the handler's response; its octets are the answer's text, as they are
+//! ```
+//! Names no socket and no clock but the instant of a first failure: `comet.rs` moves the octets.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::device::dial::Url;
+use crate::error::Refusal;
+use crate::limits::Limits;
+use crate::proto::body::{self, Decoder, Framing, Piece};
+use crate::proto::comet::{self, Event};
+use crate::proto::head::{self, LineEnds};
+use crate::proto::turn::{Brought, Encoding};
+use crate::relay::LocalAnswer;
+
+/// An event and its answer, until the answer is acknowledged or given up.
+pub(super) struct Work {
+    pub(super) id: String,
+    protocol: String,
+    pub(super) encoding: Encoding,
+    is_head: bool,
+    /// The gateway it came from: its answer goes nowhere else.
+    pub(super) from: Arc<Url>,
+    reading: Reading,
+    /// The virtual link carries another request after this response.
+    keeps: bool,
+    /// The answer as it is posted. Of one that is too long to be kept, what no connection was given yet.
+    text: Vec<u8>,
+    /// It was too long to be kept: it cannot be posted again.
+    pub(super) lost: bool,
+    /// Something on the way wants to know its length first (411).
+    pub(super) needs_length: bool,
+    /// The text tells of a failure, in the handler's place.
+    pub(super) replaced: bool,
+    pub(super) failing_since: Option<Instant>,
+    pub(super) post: Option<Post>,
+}
+
+/// Where the handler's response stands.
+enum Reading {
+    Head { informational: usize },
+    Body(Decoder),
+    Done,
+}
+
+/// The POST that brings the answer now.
+pub(super) struct Post {
+    pub(super) chunked: bool,
+    /// Octets of the text that it was given.
+    given: usize,
+    pub(super) ended: bool,
+    /// What its deadline was last set by.
+    pub(super) seen: Option<(u64, bool, bool, bool)>,
+}
+
+/// Of a response that no POST carries yet, so much is read at least, however little may be kept: its head has to fit.
+const FIRST_READ: usize = 256 * 1024;
+
+impl Work {
+    pub(super) fn new(event: &Event, encoding: Encoding, from: Arc<Url>) -> Self {
+        Work {
+            id: event.id.clone(),
+            protocol: event.protocol.clone(),
+            encoding,
+            is_head: event.is_head,
+            from,
+            reading: Reading::Head { informational: 0 },
+            keeps: false,
+            text: Vec::new(),
+            lost: false,
+            needs_length: false,
+            replaced: false,
+            failing_since: None,
+            post: None,
+        }
+    }
+
+    /// An answer that was given before, for its event came again.
+    pub(super) fn again(event: &Event, encoding: Encoding, from: Arc<Url>, text: Vec<u8>) -> Self {
+        Work { reading: Reading::Done, text, ..Work::new(event, encoding, from) }
+    }
+
+    /// Whether the response was read to its end.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(self.reading, Reading::Done)
+    }
+
+    /// Whether all of the answer is at hand.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_read() && !self.lost
+    }
+
+    /// Whether a POST may begin: JSON is one message, `message/http` streams.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_whole() || (self.encoding == Encoding::Message && !self.needs_length && !self.text.is_empty())
+    }
+
+    /// Whether the virtual link carries another request.
+    pub(super) fn keeps_link(&self) -> bool {
+        self.keeps && self.is_read()
+    }
+
+    /// Octets of the response that may be read before a POST carries it.
+    pub(super) fn room(&self, limits: &Limits) -> usize {
+        let most = match self.encoding {
+            Encoding::Json => limits.message_bytes_max.saturating_add(1), // one more shows that it is too long
+            _ => limits.answer_keep_bytes_max.max(FIRST_READ),
+        };
+        most.saturating_sub(self.text.len())
+    }
+
+    /// Takes what came over the virtual link: how many octets it used.
+    ///
+    /// # Errors
+    /// It is no response, or none that an answer can carry.
+    pub(super) fn take(&mut self, octets: &[u8], limits: &Limits) -> Result<usize, Refusal> {
+        let mut used = 0;
+        while let Reading::Head { informational } = self.reading {
+            let Some(response) = head::response(&octets[used..], limits, LineEnds::Crlf)? else { return Ok(used) };
+            match response.status {
+                101 => return Err(Refusal::new(502, "the device wants to switch protocols, which no poll can")),
+                100..=199 if informational >= limits.informational_max => {
+                    return Err(Refusal::new(502, "the device sent more interim responses than informational_max"));
+                }
+                100..=199 => self.reading = Reading::Head { informational: informational + 1 },
+                _ => {
+                    let framing = body::of_response(&response, if self.is_head { "HEAD" } else { "GET" })?;
+                    if framing == Framing::UntilClose {
+                        return Err(Refusal::new(502, "the device's response does not say where it ends"));
+                    }
+                    self.keeps = response.minor > 0 && head::keeps_alive(response.minor, &response.fields);
+                    self.text.extend_from_slice(&octets[used..used + response.len]);
+                    self.reading = Reading::Body(Decoder::new(framing, limits));
+                }
+            }
+            used += response.len;
+        }
+        while let Reading::Body(decoder) = &mut self.reading {
+            let (n, piece) = decoder.decode(&octets[used..])?;
+            self.text.extend_from_slice(&octets[used..used + n]);
+            used += n;
+            match piece {
+                Piece::Data(_) => {}
+                Piece::More => break,
+                Piece::End => self.reading = Reading::Done,
+            }
+        }
+        if self.encoding == Encoding::Json {
+            self.write_json(limits)?;
+        }
+        Ok(used)
+    }
+
+    fn write_json(&mut self, limits: &Limits) -> Result<(), Refusal> {
+        if self.text.len() > limits.message_bytes_max {
+            return Err(Refusal::new(502, "the device's answer is larger than message_bytes_max, and JSON carries whole messages only"));
+        }
+        if !self.is_read() {
+            return Ok(());
+        }
+        let mut json = Vec::new();
+        comet::answer_to_json(&mut json, &self.id, &self.protocol, &self.text, self.is_head, limits)?;
+        self.text = json;
+        Ok(())
+    }
+
+    /// Puts a short 502 in the place of the answer.
+    pub(super) fn replace(&mut self, reason: &str, date: &str, limits: &Limits) {
+        self.text = Vec::new();
+        let answer = LocalAnswer { keep: true, to_head: self.is_head, ..LocalAnswer::new(502, reason) };
+        answer.write(&mut self.text, date);
+        (self.reading, self.keeps, self.post) = (Reading::Done, false, None);
+        (self.lost, self.replaced) = (false, true);
+        if self.encoding == Encoding::Json {
+            if let Err(refusal) = self.write_json(limits) {
+                log::error!("a 502 cannot be written in JSON: {refusal}"); // cannot be: we have just written it
+            }
+        }
+    }
+
+    /// What the head of the POST says of the answer that it brings.
+    pub(super) fn brought(&self) -> Brought<'_> {
+        Brought { encoding: self.encoding, id: &self.id, length: self.is_whole().then_some(self.text.len() as u64) }
+    }
+
+    /// A POST begins, from the answer's first octet.
+    pub(super) fn begin_post(&mut self) {
+        let whole = self.is_whole();
+        self.post = Some(Post { chunked: !whole, given: 0, ended: whole, seen: None });
+    }
+
+    /// What the POST has not been given yet.
+    pub(super) fn fresh(&self) -> &[u8] {
+        self.post.as_ref().and_then(|post| self.text.get(post.given..)).unwrap_or_default()
+    }
+
+    /// All of that was given to it: it is kept for another try, or let go.
+    pub(super) fn given(&mut self, limits: &Limits) {
+        let Some(post) = &mut self.post else { return };
+        self.lost |= self.text.len() > limits.answer_keep_bytes_max;
+        if self.lost {
+            self.text = Vec::new();
+        }
+        post.given = self.text.len();
+        post.ended |= matches!(self.reading, Reading::Done);
+    }
+
+    /// The answer, where it is whole and kept.
+    fn into_text(self) -> Option<Vec<u8>> {
+        self.is_whole().then_some(self.text)
+    }
+}
+
+/// Ids of events that were answered, and the answers as far as they are kept: an event that comes again is not run again.
+#[derive(Default)]
+pub(super) struct Past {
+    entries: VecDeque<Answered>,
+    octets: usize,
+}
+
+struct Answered {
+    id: String,
+    from: Arc<Url>,
+    encoding: Encoding,
+    text: Option<Vec<u8>>,
+}
+
+/// More ids than this are not remembered: a gateway hands an event out again within seconds, or not at all.
+const PAST_MAX: usize = 256;
+
+impl Past {
+    /// Remembers an event, and its answer where that is whole and to be `kept`. The oldest go first: their texts, then their ids.
+    pub(super) fn remember(&mut self, work: Work, kept: bool, limits: &Limits) {
+        let (id, from, encoding) = (work.id.clone(), work.from.clone(), work.encoding);
+        let text = kept.then_some(work).and_then(Work::into_text);
+        self.entries.retain(|known| known.id != id);
+        self.entries.push_back(Answered { id, from, encoding, text });
+        while self.entries.len() > PAST_MAX {
+            self.entries.pop_front();
+        }
+        let len = |entry: &Answered| entry.text.as_ref().map_or(0, Vec::len);
+        self.octets = self.entries.iter().map(len).sum();
+        for entry in &mut self.entries {
+            if self.octets <= limits.answer_cache_bytes_max {
+                break;
+            }
+            self.octets -= len(entry);
+            entry.text = None;
+        }
+    }
+
+    /// Whether this event was answered, and with what: the inner `None` is an answer that was not kept, or not in this encoding.
+    pub(super) fn recall(&self, id: &str, from: &Url, encoding: Encoding) -> Option<Option<&[u8]>> {
+        let found = self.entries.iter().find(|known| known.id == id && known.from.same_origin(from));
+        found.map(|known| known.text.as_deref().filter(|_| known.encoding == encoding))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn url() -> Arc<Url> {
+        Arc::new(Url::parse("http://gw.example/lamp", "gateway").unwrap())
+    }
+
+    fn work(encoding: Encoding, request: &str) -> Work {
+        let event = comet::event_from_text("id", request.as_bytes().to_vec(), &Limits::default()).unwrap();
+        Work::new(&event, encoding, url())
+    }
+
+    const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x\r\nhello\r\n0\r\nX: y\r\n\r\n";
+
+    #[test]
+    fn the_text_is_the_responses_own_octets_wherever_they_are_cut() {
+        let limits = Limits::default();
+        let octets = [b"HTTP/1.1 100 Continue\r\n\r\n", RESPONSE].concat();
+        for at in 0..octets.len() {
+            let mut work = work(Encoding::Message, GET);
+            let used = work.take(&octets[..at], &limits).unwrap();
+            assert!(!work.is_read());
+            assert_eq!(used + work.take(&octets[used..], &limits).unwrap(), octets.len(), "cut at {at}");
+            assert!(work.is_whole() && work.keeps_link());
+            assert_eq!(work.text, RESPONSE);
+        }
+    }
+
+    #[test]
+    fn what_no_answer_can_carry_is_an_error() {
+        let limits = Limits::default();
+        for octets in [
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n\r\nuntil close",
+            "hello\r\n\r\n",
+            &"HTTP/1.1 102 Processing\r\n\r\n".repeat(9),
+        ] {
+            assert!(work(Encoding::Message, GET).take(octets.as_bytes(), &limits).is_err(), "{octets}");
+        }
+        let head = "HEAD / HTTP/1.1\r\n\r\n";
+        let mut work = work(Encoding::Message, head);
+        assert!(work.take(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", &limits).is_ok() && work.is_whole());
+    }
+
+    #[test]
+    fn a_long_answer_is_let_go_while_it_streams() {
+        let limits = Limits { answer_keep_bytes_max: 100, ..Limits::default() };
+        let mut work = work(Encoding::Message, GET);
+        work.take(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nx", &limits).unwrap();
+        work.begin_post();
+        assert_eq!((work.brought().length, work.fresh().len()), (None, 41));
+        work.given(&limits);
+        assert!(!work.lost && work.fresh().is_empty());
+        work.take(&[b'x'; 99], &limits).unwrap();
+        assert_eq!(work.fresh(), [b'x'; 99]);
+        work.given(&limits);
+        assert!(work.lost && !work.is_ready() && work.fresh().is_empty() && work.into_text().is_none());
+    }
+
+    fn answered(id: &str) -> Work {
+        let event = comet::event_from_text(id, GET.as_bytes().to_vec(), &Limits::default()).unwrap();
+        Work::again(&event, Encoding::Message, url(), vec![b'x'; 5])
+    }
+
+    #[test]
+    fn the_past_forgets_texts_then_ids_oldest_first() {
+        let limits = Limits { answer_cache_bytes_max: 10, ..Limits::default() };
+        let (mut past, here) = (Past::default(), url());
+        for id in ["a", "b", "c"] {
+            past.remember(answered(id), true, &limits);
+        }
+        assert_eq!(past.recall("a", &here, Encoding::Message), Some(None));
+        assert_eq!(past.recall("b", &here, Encoding::Message), Some(Some(&[b'x'; 5][..])));
+        assert_eq!(past.recall("b", &here, Encoding::Json), Some(None), "it was written in another encoding");
+        assert_eq!(past.recall("d", &here, Encoding::Message), None);
+        let elsewhere = Url::parse("http://other.example/lamp", "gateway").unwrap();
+        assert_eq!(past.recall("b", &elsewhere, Encoding::Message), None, "another gateway is told nothing");
+        past.remember(answered("b"), false, &limits);
+        for n in 0..PAST_MAX - 1 {
+            past.remember(answered(&n.to_string()), false, &limits);
+        }
+        assert_eq!((past.recall("a", &here, Encoding::Message), past.recall("b", &here, Encoding::Message)), (None, Some(None)));
+        assert_eq!(past.octets, 0);
+    }
+
+    #[cfg(feature = "comet")]
+    #[test]
+    fn an_answer_in_json_is_one_message_within_its_bound() {
+        let limits = Limits { message_bytes_max: 1024, ..Limits::default() };
+        let mut fits = work(Encoding::Json, GET);
+        fits.take(RESPONSE, &limits).unwrap();
+        assert!(fits.is_ready() && fits.text.starts_with(b"{\"message-id\": \"id\", \"http-version\": \"PTTH/1.0\", \"status\": 200"));
+        let mut long = work(Encoding::Json, GET);
+        let refusal = long.take(&[b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", &[b'x'; 1000][..]].concat(), &limits).unwrap_err();
+        long.replace(&refusal.reason, "now", &limits);
+        let text = String::from_utf8(long.into_text().unwrap()).unwrap();
+        assert!(text.contains("\"status\": 502") && text.contains("larger than message_bytes_max"), "{text}");
+    }
+}
