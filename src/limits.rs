@@ -87,6 +87,9 @@ limits! {
     first_octet_timeout: Duration = Duration::from_secs(60);
     /// Longest silence within a body, while it is this peer's turn to move. Default 60 s. Then: the exchange is aborted; 408 or 504 where no response has begun.
     body_silence_timeout: Duration = Duration::from_secs(60);
+    /// Longest silence in both directions of a tunnel (a WebSocket, say). Default 1 hour (HAProxy's usual `timeout tunnel`); zero turns it off. Then: closed.
+    /// Once one direction has ended, the other has `body_silence_timeout`.
+    tunnel_silence_timeout: Duration = Duration::from_secs(3600);
     /// Fewest octets per second a visitor takes of what lies ready, over [`min_rate_window`](Self::min_rate_window), while callers wait
     /// for a link. Default 1,024; 0 turns it off. Below: the exchange is ended.
     min_rate_bytes_per_s: u64 = 1_024;

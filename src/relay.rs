@@ -11,6 +11,9 @@
 //! A device that polls (protocol.md §2) has no answering connection while it works: the request is *collected* into memory and handed out by the
 //! role, and the answer comes whole ([`deliver`]) or as the body of a POST, which then is the answering connection ([`attach_enclosed`]).
 //!
+//! A request that offers another protocol (WebSocket) and is answered with 101 becomes a *tunnel*: octets go both ways as they come, each
+//! direction ends by itself, and the answering connection is never used for anything else.
+//!
 //! Heads are rewritten by [`proto::forward`](crate::proto::forward), bodies are decoded and framed anew: what goes on is
 //! exactly what was understood.
 
@@ -82,8 +85,10 @@ pub(crate) struct Exchange {
     drained: usize,
     /// Instead of the limits' deadlines, for a heartbeat.
     whole_within: Option<Duration>,
-    /// The request offers to switch to another protocol.
+    /// The request offers to switch to another protocol, and says so on its way.
     pub(crate) wants_upgrade: bool,
+    /// It has been switched.
+    tunnel: Option<Tunnel>,
     /// The asking side waits for `100 Continue` before it sends its body.
     expects_continue: bool,
     /// The request's body so far, while it is collected; with its share of the budget.
@@ -92,6 +97,14 @@ pub(crate) struct Exchange {
     enclosing: Option<Enclosing>,
     /// What its whole messages take of the budget.
     held: Option<Held>,
+}
+
+/// A connection that was switched to another protocol.
+#[derive(Default)]
+struct Tunnel {
+    /// The asking side has been told that no more will come.
+    asking_shut: bool,
+    answering_shut: bool,
 }
 
 /// The message that a response is the body of: a device's POST.
@@ -163,6 +176,8 @@ enum Step {
     LinkDone(Result<(), &'static str>),
     /// The asking side has everything.
     Finished,
+    /// A tunnel has ended, in both directions or by a failure.
+    TunnelEnds(&'static str),
 }
 
 /// Why an exchange failed.
@@ -208,7 +223,7 @@ impl Exchange {
             request_chunked: framing == Framing::Chunked,
             retried: false,
             whole_within: None,
-            wants_upgrade: wants_upgrade(request),
+            wants_upgrade: wants_upgrade(request, framing),
             expects_continue: request.minor > 0 && request.fields.lists("Expect", "100-continue"),
             ..Self::heartbeat(head, Duration::ZERO, limits, now)
         }
@@ -243,6 +258,7 @@ impl Exchange {
             drained: 0,
             whole_within: Some(deadline),
             wants_upgrade: false,
+            tunnel: None,
             expects_continue: false,
             collected: None,
             enclosing: None,
@@ -366,6 +382,14 @@ impl Exchange {
     ) -> Result<Step, Lost> {
         for _ in 0..STEPS_MAX {
             let mut moved = false;
+            if let (Some(tunnel), Some(asking), Some(link)) = (&mut self.tunnel, asking.as_deref_mut(), answering.as_deref_mut()) {
+                match tunnel.step(asking, link, scratch, rules) {
+                    Ok(true) => continue,
+                    Ok(false) if tunnel.asking_shut && tunnel.answering_shut => return Ok(Step::TunnelEnds("its tunnel ended")),
+                    Ok(false) => return Ok(Step::Pending),
+                    Err(why) => return Ok(Step::TunnelEnds(why)),
+                }
+            }
             if let Some(link) = answering.as_deref_mut() {
                 match asking.as_deref_mut() {
                     Some(asking) => moved |= self.pump_request(asking, link, scratch)?,
@@ -380,6 +404,9 @@ impl Exchange {
                     return Err(Lost::Asker);
                 }
                 moved |= asking.written() != written;
+            }
+            if self.tunnel.is_some() {
+                continue;
             }
             if self.response_is_whole() {
                 if let Some(link) = answering.as_deref() {
@@ -589,6 +616,9 @@ impl Exchange {
             used += response.len;
             self.take_head(&response, asking.as_deref_mut(), rules, date)?;
         }
+        if self.tunnel.is_some() {
+            return Ok(used); // what follows is another protocol's
+        }
         let Some(decoder) = &mut self.response else { return Ok(used) };
         loop {
             let (n, piece) = decoder.decode(&octets[used..]).map_err(|e| Lost::Broken(e.reason))?;
@@ -615,7 +645,7 @@ impl Exchange {
 
     fn take_head<T>(&mut self, response: &ResponseHead<'_>, asking: Option<&mut Peer<T>>, rules: &Rules, date: &str) -> Result<(), Lost> {
         if response.status == 101 {
-            return Err(Lost::Broken("switched protocols without being asked".into()));
+            return self.switch(response, asking, rules);
         }
         let interim = response.status < 200;
         if interim {
@@ -649,9 +679,26 @@ impl Exchange {
             close: !interim && !self.asker_keeps,
             keep_alive: !interim && old_asker && self.asker_keeps,
             date: (rules.add_date && !interim).then_some(date),
+            upgrade: false,
         };
         self.answered |= !interim;
         forward::response(asking.output(), response, outgoing, self.method(), &rules).map_err(|e| Lost::Broken(e.reason))
+    }
+
+    /// 101: from here on the octets are another protocol's, both ways.
+    fn switch<T>(&mut self, response: &ResponseHead<'_>, asking: Option<&mut Peer<T>>, rules: &Rules) -> Result<(), Lost> {
+        let Some(asking) = asking.filter(|_| self.wants_upgrade && self.enclosing.is_none()) else {
+            return Err(Lost::Broken("switched protocols without being asked".into()));
+        };
+        if response.minor == 0 || response.fields.get("Upgrade").is_none() {
+            return Err(Lost::Broken("switched protocols without saying to which".into()));
+        }
+        let rules = ResponseRules { via: rules.via, close: false, keep_alive: false, date: None, upgrade: true };
+        forward::response(asking.output(), response, Framing::Empty, self.method(), &rules).map_err(|e| Lost::Broken(e.reason))?;
+        (self.answered, self.tunnel) = (true, Some(Tunnel::default()));
+        self.response = Some(Decoder::new(Framing::Empty, &Limits::default()));
+        self.forget_request();
+        Ok(())
     }
 
     /// When this exchange is next to be looked at, if nothing happens before. Counted from the last progress, not from the last
@@ -684,8 +731,52 @@ impl Exchange {
         if let Some(time) = self.whole_within {
             return time;
         }
+        if let Some(tunnel) = &self.tunnel {
+            let half_closed = tunnel.asking_shut || tunnel.answering_shut;
+            return if half_closed { limits.body_silence_timeout } else { limits.tunnel_silence_timeout };
+        }
         if self.request.is_done() && self.response.is_none() { limits.first_octet_timeout } else { limits.body_silence_timeout }
     }
+}
+
+impl Tunnel {
+    /// Moves what has come, both ways. False: nothing moved.
+    fn step<T>(&mut self, asking: &mut Peer<T>, link: &mut Peer<T>, scratch: &mut [u8], rules: &Rules) -> Result<bool, &'static str> {
+        let moved =
+            pour(asking, link, &mut self.answering_shut, scratch, rules)? | pour(link, asking, &mut self.asking_shut, scratch, rules)?;
+        if !moved {
+            asking.settle();
+            link.settle();
+        }
+        Ok(moved)
+    }
+}
+
+/// One direction of a tunnel. `shut`: the receiving side has been told its end.
+fn pour<T>(from: &mut Peer<T>, to: &mut Peer<T>, shut: &mut bool, scratch: &mut [u8], rules: &Rules) -> Result<bool, &'static str> {
+    const BROKEN: &str = "its tunnel broke";
+    let written = to.written();
+    let mut moved = false;
+    if to.pending() < rules.limits.read_ahead_bytes_max && from.has_input() {
+        match from.fetch(scratch, scratch.len()) {
+            Ok(Fetched::Octets(n)) => {
+                to.send(&scratch[..n]).map_err(|_| BROKEN)?;
+                moved = true;
+            }
+            Ok(Fetched::Nothing | Fetched::End) => {}
+            Err(_) => return Err(BROKEN),
+        }
+    }
+    if to.flush().map_err(|_| BROKEN)? && from.at_end_of_stream() && from.kept() == 0 && !*shut {
+        // A direction that ends leaves the other one open.
+        to.stream().shutdown(std::net::Shutdown::Write).map_err(|_| BROKEN)?;
+        *shut = true;
+        moved = true;
+    }
+    if to.is_broken() && !*shut {
+        return Err(BROKEN);
+    }
+    Ok(moved || to.written() != written)
 }
 
 impl Enclosing {
@@ -694,8 +785,12 @@ impl Enclosing {
     }
 }
 
-/// Whether a request offers another protocol. `h2c` does not count: it is never honoured and never forwarded, as if it were absent.
-fn wants_upgrade(request: &RequestHead<'_>) -> bool {
+/// Whether a request offers another protocol that may pass. `h2c` does not count: it is never honoured and never forwarded, as if it were
+/// absent. Nor does an offer with a body (T9): where the body ends and the other protocol begins, two parsers may see differently.
+pub(crate) fn wants_upgrade(request: &RequestHead<'_>, framing: Framing) -> bool {
+    if framing != Framing::Empty {
+        return false;
+    }
     let offers = request.fields.list("Upgrade").any(|token| !token.eq_ignore_ascii_case(b"h2c"));
     request.minor > 0 && offers && request.fields.lists("Connection", "upgrade")
 }
@@ -795,6 +890,7 @@ pub(crate) fn advance<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
                 }
             }
             Ok(Step::Finished) => return finish(role, cx, key),
+            Ok(Step::TunnelEnds(why)) => return abort(role, cx, key, why),
             Err(lost) => {
                 if !fail(role, cx, key, lost) {
                     return;
@@ -817,11 +913,13 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, rules: &R
     }
     let peer = asking.and_then(|a| cx.get(a));
     let blocked = peer.is_some_and(|a| a.pending() > 0) && answering.is_some() && rules.limits.min_rate_bytes_per_s > 0;
+    let blocked = blocked && exchange.tunnel.is_none();
     let taken = peer.map_or(0, Peer::written);
     exchange.rate_from = if blocked { exchange.rate_from.or(Some((now, taken))) } else { None };
-    let at = cx.after(exchange.left(now, &rules.limits));
+    let endless = exchange.tunnel.is_some() && exchange.patience(&rules.limits).is_zero();
+    let at = (!endless).then(|| cx.after(exchange.left(now, &rules.limits)));
     if let Some(owner) = asking.or(answering) {
-        cx.set_deadline(owner, Some(at));
+        cx.set_deadline(owner, at);
     }
 }
 

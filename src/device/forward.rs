@@ -100,6 +100,7 @@ pub(super) fn plan(asking: Id, request: &RequestHead<'_>, target: &Target, limit
         forwarded: None,
         via: None,
         keep_underscore: true, // the gateway has dropped what it does not trust
+        upgrade: relay::wants_upgrade(request, framing),
     };
     let mut head = Vec::with_capacity(request.len + 64);
     forward::request(&mut head, request, framing, &rules)?;

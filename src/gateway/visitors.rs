@@ -14,7 +14,7 @@ use crate::proto::body::{self, Framing};
 use crate::proto::forward::{self, Destination, FirstSegment, Forwarded, RequestRules};
 use crate::proto::head::{self, LineEnds, RequestHead};
 use crate::proto::turn::Name;
-use crate::relay::{Exchange, LocalAnswer};
+use crate::relay::{self, Exchange, LocalAnswer};
 
 /// How visitors' requests find their device. Origins that devices registered (IETF offers) come first, then host suffixes, then paths.
 ///
@@ -238,6 +238,7 @@ impl GatewayRole {
             forwarded: Some(Forwarded { peer: Some(from), proto: "http", host: to.authority }),
             via: Some(super::VIA),
             keep_underscore: self.keep_underscore,
+            upgrade: relay::wants_upgrade(request, framing),
         };
         let mut head = Vec::with_capacity(request.len + 192);
         match forward::request(&mut head, request, framing, &rules) {
@@ -251,7 +252,7 @@ impl GatewayRole {
         let host = request.fields.get("Host").and_then(|host| std::str::from_utf8(host).ok()).unwrap_or_default();
         let mut head = Vec::with_capacity(request.len + 16);
         let planned = forward::origin_form(request).and_then(|target| {
-            let rules = RequestRules { target, host, prefix: None, forwarded: None, via: None, keep_underscore: true };
+            let rules = RequestRules { target, host, prefix: None, forwarded: None, via: None, keep_underscore: true, upgrade: false };
             forward::request(&mut head, request, framing, &rules)
         });
         match planned {

@@ -29,6 +29,8 @@ pub struct RequestRules<'a> {
     pub via: Option<&'a str>,
     /// Keep fields whose name has an underscore. Default: dropped.
     pub keep_underscore: bool,
+    /// The request's offer of another protocol goes on: `Upgrade`, without `h2c`, and `Connection: Upgrade`. Default: both go.
+    pub upgrade: bool,
 }
 
 /// Who asked, for the forwarding fields.
@@ -44,7 +46,8 @@ pub struct Forwarded<'a> {
 
 /// Appends the head of the request as it is forwarded, in HTTP/1.1. Order, spelling and octets of forwarded fields are kept.
 /// Hop-by-hop fields and those named in `Connection` go, but never framing, `Host` or end-to-end ones that must survive (T12: content-length, host,
-/// authorization, x-forwarded-*, via). Framing fields are written anew from `framing`; `Expect: 100-continue` is forwarded. `Upgrade`, `HTTP2-Settings`, `TE` (but `TE: trailers`) go.
+/// authorization, x-forwarded-*, via). Framing fields are written anew from `framing`; `Expect: 100-continue` is forwarded. `Upgrade` (but where
+/// [`RequestRules::upgrade`] says otherwise), `HTTP2-Settings`, `TE` (but `TE: trailers`) go.
 ///
 /// With [`RequestRules::forwarded`] every `X-Forwarded-*` and `Forwarded` of the visitor goes; `X-Real-IP` is no forwarding field of ours and stays.
 ///
@@ -84,6 +87,9 @@ fn request_lines(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Framing, ru
     if takes_trailers && head.fields.lists("te", "trailers") {
         push_field(out, "TE", b"trailers");
     }
+    if rules.upgrade {
+        push_upgrade(out, &head.fields);
+    }
     match framing {
         // RFC 9110 §8.6: a method that usually has content says that it has none; some old servers insist (411).
         Framing::Empty if had_length || matches!(head.method, "POST" | "PUT" | "PATCH") => push_length(out, 0),
@@ -102,6 +108,20 @@ fn request_lines(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Framing, ru
         write_field(out, "X-Forwarded-Prefix", prefix.as_bytes())?;
     }
     end_head(out, head.minor, rules.via)
+}
+
+/// What a message says of the protocols that it offers, or was switched to.
+fn push_upgrade(out: &mut Vec<u8>, fields: &Fields<'_>) {
+    let mut first = true;
+    for token in fields.list("upgrade").filter(|token| !token.eq_ignore_ascii_case(b"h2c")) {
+        out.extend_from_slice(if first { b"Upgrade: " } else { b", " });
+        out.extend_from_slice(token);
+        first = false;
+    }
+    if !first {
+        out.extend_from_slice(b"\r\n");
+        push_field(out, "Connection", b"Upgrade");
+    }
 }
 
 /// `Via`, then the empty line. RFC 9110 §7.6.3: the protocol in `Via` is the one the message came in.
@@ -238,6 +258,8 @@ pub struct ResponseRules<'a> {
     pub keep_alive: bool,
     /// `Date` to add (an IMF-fixdate) to a final response that has none; `None`: none is added. Never to 1xx.
     pub date: Option<&'a str>,
+    /// It is a 101 that was asked for: `Upgrade` and `Connection: Upgrade` go on.
+    pub upgrade: bool,
 }
 
 /// Appends the head of a response as it is forwarded, in HTTP/1.1, framed as `framing` says: `Length` keeps one `Content-Length`; `Chunked` writes
@@ -295,7 +317,9 @@ fn response_lines(
     if let Some(date) = rules.date.filter(|_| !dated && !interim) {
         write_field(out, "Date", date.as_bytes())?;
     }
-    if rules.close {
+    if rules.upgrade {
+        push_upgrade(out, &head.fields);
+    } else if rules.close {
         push_field(out, "Connection", b"close");
     } else if rules.keep_alive {
         push_field(out, "Connection", b"keep-alive");

@@ -9,8 +9,15 @@ use reverse_http::proto::forward::{
 
 use super::{answered, asked, show, status};
 
-const RULES: RequestRules<'_> =
-    RequestRules { target: "/status", host: "gw.example", prefix: None, forwarded: None, via: None, keep_underscore: false };
+const RULES: RequestRules<'_> = RequestRules {
+    target: "/status",
+    host: "gw.example",
+    prefix: None,
+    forwarded: None,
+    via: None,
+    keep_underscore: false,
+    upgrade: false,
+};
 
 /// The field lines of `octets`, forwarded by `rules`.
 #[track_caller]
@@ -89,7 +96,7 @@ fn connection_may_name_sixteen_fields() {
     assert_eq!(with(16), (Ok(()), true));
     assert_eq!(with(17), (Err(400), false));
     let octets = format!("HTTP/1.1 200 OK\r\nConnection: {}\r\n\r\n", (0..17).map(|i| format!("x{i},")).collect::<String>());
-    let rules = ResponseRules { via: None, close: false, keep_alive: false, date: None };
+    let rules = ResponseRules { via: None, close: false, keep_alive: false, date: None, upgrade: false };
     assert_eq!(status(response(&mut Vec::new(), &answered(&octets), Framing::Empty, "GET", &rules)), Err(502));
 }
 
@@ -159,7 +166,7 @@ fn what_cannot_be_written_is_refused_and_leaves_nothing() {
     }
 }
 
-const PLAIN: ResponseRules<'_> = ResponseRules { via: None, close: false, keep_alive: false, date: None };
+const PLAIN: ResponseRules<'_> = ResponseRules { via: None, close: false, keep_alive: false, date: None, upgrade: false };
 
 #[track_caller]
 fn relayed_response(octets: &str, method: &str, framing: Option<Framing>, rules: &ResponseRules<'_>) -> Vec<String> {
@@ -199,7 +206,8 @@ fn responses_lose_hop_by_hop_fields_and_gain_what_the_rules_say() {
                   Set-Cookie: a=1\r\nset-cookie: b=2\r\nx_y: kept\r\nVia: 1.1 a\r\nContent-Length: 2\r\n\r\n";
     let kept = ["HTTP/1.1 200 OK", "server: x", "Set-Cookie: a=1", "set-cookie: b=2", "x_y: kept", "Via: 1.1 a", "Content-Length: 2"];
     assert_eq!(relayed_response(octets, "GET", None, &PLAIN), kept);
-    let rules = ResponseRules { via: Some("ptth"), close: true, keep_alive: true, date: Some("Tue, 13 May 2008 20:14:45 GMT") };
+    let rules =
+        ResponseRules { via: Some("ptth"), close: true, keep_alive: true, date: Some("Tue, 13 May 2008 20:14:45 GMT"), upgrade: false };
     let added = ["Date: Tue, 13 May 2008 20:14:45 GMT", "Connection: close", "Via: 1.1 ptth"];
     assert_eq!(relayed_response(octets, "GET", None, &rules), [&kept[..], &added].concat());
 
