@@ -48,6 +48,8 @@ limits! {
     connections_max: usize = 65_000;
     /// Links of one device name at a gateway. Default 1,024. Beyond: the offer gets 503 with `Retry-After`.
     links_per_device_max: usize = 1_024;
+    /// Requests in flight to one device name, over links and as events. Default 1,024. Beyond: they wait in line.
+    in_flight_per_device_max: usize = 1_024;
     /// Callers (visitors and `send()`) that wait for a link of one device. Default 1,024. Beyond: 503 with `Retry-After: 1`.
     waiting_per_device_max: usize = 1_024;
     /// Device names held at once. Default 65,000. Beyond: the offer gets 503 with `Retry-After`.
@@ -83,6 +85,8 @@ limits! {
     idle_visitor_timeout: Duration = Duration::from_secs(75);
     /// How long a caller waits for a link of a known device. Default 5 s. Then: 503 with `Retry-After: 1`.
     wait_for_link: Duration = Duration::from_secs(5);
+    /// Longest time in which a device takes nothing of a request that is being written to it. Default 60 s (nginx `proxy_send_timeout`). Then: 504, link closed.
+    request_write_timeout: Duration = Duration::from_secs(60);
     /// From the request's last octet to the response's first. Default 60 s (nginx `proxy_read_timeout`). Then: 504, link closed.
     first_octet_timeout: Duration = Duration::from_secs(60);
     /// Longest silence within a body, while it is this peer's turn to move. Default 60 s. Then: the exchange is aborted; 408 or 504 where no response has begun.
@@ -139,13 +143,14 @@ impl Limits {
     /// # Errors
     /// Names the first field that cannot work, and the least value that can.
     pub fn check(&self) -> Result<(), Error> {
-        let at_least: [(&str, usize, usize); 14] = [
+        let at_least: [(&str, usize, usize); 15] = [
             ("head_bytes_max", self.head_bytes_max, 256),
             ("fields_max", self.fields_max, 8),
             ("target_bytes_max", self.target_bytes_max, 1),
             ("read_ahead_bytes_max", self.read_ahead_bytes_max, 1024),
             ("connections_max", self.connections_max, 4),
             ("links_per_device_max", self.links_per_device_max, 1),
+            ("in_flight_per_device_max", self.in_flight_per_device_max, 1),
             ("devices_max", self.devices_max, 1),
             ("remembered_max", self.remembered_max, 1),
             ("on_link_max", self.on_link_max, 1),
@@ -163,9 +168,10 @@ impl Limits {
         if self.fields_max > FIELDS_CEILING {
             return Err(Error::usage(format!("limits: fields_max is {}; the most that works is {FIELDS_CEILING}", self.fields_max)));
         }
-        let never_zero: [(&str, Duration); 12] = [
+        let never_zero: [(&str, Duration); 13] = [
             ("head_timeout", self.head_timeout),
             ("idle_visitor_timeout", self.idle_visitor_timeout),
+            ("request_write_timeout", self.request_write_timeout),
             ("first_octet_timeout", self.first_octet_timeout),
             ("body_silence_timeout", self.body_silence_timeout),
             ("connect_timeout", self.connect_timeout),

@@ -703,8 +703,8 @@ impl Exchange {
 
     /// When this exchange is next to be looked at, if nothing happens before. Counted from the last progress, not from the last
     /// event: events that move nothing postpone nothing.
-    fn left(&self, now: Instant, limits: &Limits) -> Duration {
-        let silent = self.patience(limits).saturating_sub(now.saturating_duration_since(self.progress));
+    fn left(&self, now: Instant, limits: &Limits, writing: bool) -> Duration {
+        let silent = self.patience(limits, writing).saturating_sub(now.saturating_duration_since(self.progress));
         match self.rate_from {
             Some((from, _)) => silent.min(limits.min_rate_window.saturating_sub(now.saturating_duration_since(from))),
             None => silent,
@@ -727,7 +727,8 @@ impl Exchange {
         self.asker_keeps &= self.answered;
     }
 
-    fn patience(&self, limits: &Limits) -> Duration {
+    /// `writing`: the answering side has not taken all that there is of the request.
+    fn patience(&self, limits: &Limits, writing: bool) -> Duration {
         if let Some(time) = self.whole_within {
             return time;
         }
@@ -735,7 +736,11 @@ impl Exchange {
             let half_closed = tunnel.asking_shut || tunnel.answering_shut;
             return if half_closed { limits.body_silence_timeout } else { limits.tunnel_silence_timeout };
         }
-        if self.request.is_done() && self.response.is_none() { limits.first_octet_timeout } else { limits.body_silence_timeout }
+        match (writing, self.request.is_done() && self.response.is_none()) {
+            (true, _) => limits.request_write_timeout,
+            (false, true) => limits.first_octet_timeout,
+            (false, false) => limits.body_silence_timeout,
+        }
     }
 }
 
@@ -916,8 +921,9 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, rules: &R
     let blocked = blocked && exchange.tunnel.is_none();
     let taken = peer.map_or(0, Peer::written);
     exchange.rate_from = if blocked { exchange.rate_from.or(Some((now, taken))) } else { None };
-    let endless = exchange.tunnel.is_some() && exchange.patience(&rules.limits).is_zero();
-    let at = (!endless).then(|| cx.after(exchange.left(now, &rules.limits)));
+    let writing = answering.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
+    let endless = exchange.tunnel.is_some() && exchange.patience(&rules.limits, writing).is_zero();
+    let at = (!endless).then(|| cx.after(exchange.left(now, &rules.limits, writing)));
     if let Some(owner) = asking.or(answering) {
         cx.set_deadline(owner, at);
     }
@@ -940,7 +946,8 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
     if exchange.seen != moved && exchange.whole_within.is_none() {
         (exchange.seen, exchange.progress) = (moved, now);
     }
-    let patience = exchange.patience(&rules.limits);
+    let unread = answering.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
+    let patience = exchange.patience(&rules.limits, unread);
     let silent = now.saturating_duration_since(exchange.progress) >= patience;
     if !silent {
         let written = asking.and_then(|a| cx.get(a)).map_or(0, Peer::written);
@@ -951,14 +958,13 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
         return advance(role, cx, key);
     }
     let whole = exchange.request.is_done();
-    let unread = answering.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
     let (answered, to_head, keep) = (exchange.answered, exchange.is_head, exchange.may_keep_asker());
     let heartbeat = exchange.whole_within.is_some();
     let waited = patience.as_secs_f32();
     let (status, error, reason) = if whole && !unread {
         (504, "http_response_timeout", format!("{} did not begin its response within {waited} s (first_octet_timeout)", rules.answerer))
     } else if unread {
-        (504, "connection_timeout", format!("{} took nothing of the request for {waited} s (body_silence_timeout)", rules.answerer))
+        (504, "connection_timeout", format!("{} took nothing of the request for {waited} s (request_write_timeout)", rules.answerer))
     } else {
         (408, "http_request_error", format!("nothing of the request's body arrived for {waited} s (body_silence_timeout)"))
     };

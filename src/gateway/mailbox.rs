@@ -137,6 +137,7 @@ pub(super) struct Handed {
     name: Box<str>,
     /// Whom it was given to last.
     holder: Holder,
+    registered: Arc<Registered>,
     /// When it has to be answered.
     until: Instant,
     /// It was written whole at least once: the device may be at work.
@@ -472,13 +473,16 @@ impl GatewayRole {
 
     /// An event's answer is here: nothing of the event is left. The exchange that asked, where it still waits.
     fn answered(&mut self, cx: &mut Peers<State>, event: &MessageId) -> Option<Key> {
-        let Handed { key, asking, name, .. } = self.events.handed.remove(event)?;
+        let Handed { key, asking, name, registered, .. } = self.events.handed.remove(event)?;
         while self.events.unanswered.front().is_some_and(|(_, id)| !self.events.handed.contains_key(id)) {
             self.events.unanswered.pop_front();
         }
         self.roster.step_out(&name, Waiter::Exchange(key));
         if let Some(State::Visitor(Visitor::Exchange { event, .. })) = cx.get_mut(asking).map(|p| &mut p.state) {
             *event = None;
+        }
+        if self.roster.event_ends(&name) {
+            self.feed(cx, &registered);
         }
         self.exchanges.get(key).filter(|e| e.is_waiting()).map(|_| key)
     }
@@ -579,17 +583,20 @@ impl GatewayRole {
         }
     }
 
-    /// Gives a newly held poll to whoever waits longest. True: somebody took one.
+    /// Gives held polls to whoever waits longest. True: somebody took one.
     fn feed(&mut self, cx: &mut Peers<State>, registered: &Arc<Registered>) -> bool {
-        while let Some(key) = self.roster.next_again(registered) {
+        if let Some(key) = self.roster.next_again(registered) {
             if self.hand_out(cx, key) {
                 return true;
             }
         }
-        while let Some(waiter) = self.roster.next_waiter(registered) {
+        // Whoever cannot be served yet (a body is to be collected first) makes room for the next one.
+        for _ in 0..self.limits.waiting_per_device_max {
+            let waiter = self.roster.holds_poll(registered).then(|| self.roster.next_waiter(registered, true)).flatten();
             match waiter {
-                Waiter::Caller(number) => self.lend_mailbox(cx, number),
-                Waiter::Exchange(key) => {
+                None => return false,
+                Some(Waiter::Caller(number)) => self.lend_mailbox(cx, number),
+                Some(Waiter::Exchange(key)) => {
                     let asking = self.exchanges.get(key).filter(|e| e.is_waiting()).and_then(|e| e.asking);
                     if asking.is_some_and(|asking| self.by_mailbox(cx, asking, key)) {
                         return true;
@@ -666,7 +673,7 @@ impl GatewayRole {
             let Some(asking) = self.exchanges.get(key).filter(|e| e.is_waiting()).and_then(|e| e.asking) else { return false };
             let Some(State::Visitor(Visitor::Exchange { name, event, .. })) = cx.get(asking).map(|p| &p.state) else { return false };
             let (name, event) = (name.clone(), *event);
-            let Some(poll) = self.roster.newest_poll(&name) else {
+            let Some(poll) = self.roster.next_poll(&name) else {
                 if event.is_some() {
                     self.roster.line_up_again(&name, key);
                 }
@@ -681,6 +688,7 @@ impl GatewayRole {
 
     /// Writes an event to a held poll. False: the poll is gone, or cannot carry it.
     fn tell_event(&mut self, cx: &mut Peers<State>, poll: Id, event: MessageId, key: Key, asking: Id, name: &str) -> bool {
+        let Some(registered) = self.registered(cx, poll) else { return false };
         let (Some(parked), Some(exchange)) = (self.take_poll(cx, poll), self.exchanges.get(key)) else { return false };
         let Parked { knock, holder } = *parked;
         let text = id_text(&event);
@@ -703,11 +711,21 @@ impl GatewayRole {
         let sent = peer.send(body).and_then(|()| peer.flush());
         peer.state = State::Device(Device::Telling(Box::new(Telling { event: Some(event), keep: knock.keep, written })));
         let until = cx.after(self.limits.first_octet_timeout);
-        let handed = self.events.handed.entry(event).or_insert_with(|| {
+        if !self.events.handed.contains_key(&event) {
             self.stats.events.fetch_add(1, Relaxed);
-            Handed { key, asking, name: name.into(), holder: holder.clone(), until, told: false, repeated: false }
+            self.roster.event_begins(name);
+        }
+        let handed = self.events.handed.entry(event).or_insert_with(|| Handed {
+            key,
+            asking,
+            name: name.into(),
+            holder: holder.clone(),
+            registered: registered.clone(),
+            until,
+            told: false,
+            repeated: false,
         });
-        handed.holder = holder;
+        (handed.holder, handed.registered) = (holder, registered);
         let until = handed.until;
         if let Some(State::Visitor(Visitor::Exchange { event: place, .. })) = cx.get_mut(asking).map(|p| &mut p.state) {
             *place = Some(event);

@@ -239,6 +239,7 @@ pub struct GatewayBuilder {
     turn: TurnMode,
     fallback: Fallback,
     cors_origins: Vec<String>,
+    shared_names: bool,
     keep_underscore: bool,
     authorize: Option<Authorize>,
     on_link: Option<OnLink>,
@@ -284,6 +285,12 @@ impl GatewayBuilder {
     /// device. May be called several times. Default: none; a request with another `Origin` gets 403.
     pub fn cors_origin(mut self, origin: impl Into<String>) -> Self {
         self.cors_origins.push(origin.into());
+        self
+    }
+    /// Lets several devices with the same credential have one name at the same time: requests go round robin over those that are connected. Default: a
+    /// new device takes the name over.
+    pub fn shared_names(mut self, shared: bool) -> Self {
+        self.shared_names = shared;
         self
     }
     /// Forwards visitors' fields whose names have an underscore. Default: dropped, since many servers take `_` for `-`.
@@ -339,6 +346,7 @@ impl GatewayBuilder {
             limits: limits.clone(),
             offer_rules: self.offer_rules,
             on_demand: self.turn == TurnMode::OnDemand,
+            shared_names: self.shared_names,
             // Such a gateway asks nothing itself, so a poll would wait for nothing.
             fallback: if only_links { Fallback::Never } else { self.fallback },
             cors_origins: self.cors_origins,
@@ -397,6 +405,7 @@ impl Gateway {
             turn: TurnMode::Now,
             fallback: Fallback::Auto,
             cors_origins: Vec::new(),
+            shared_names: false,
             keep_underscore: false,
             authorize: None,
             on_link: None,

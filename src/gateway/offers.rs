@@ -322,7 +322,7 @@ impl GatewayRole {
             peer.state = State::Device(Device::Held { registered: registered.clone(), hold: Hold::Offer(switch) });
             self.roster.place(&registered, id);
             let at = cx.after(self.limits.poll_hold);
-            match self.roster.next_waiter(&registered) {
+            match self.roster.next_waiter(&registered, false) {
                 Some(waiter) => {
                     self.switch_held(cx, id);
                     self.serve(cx, id, waiter);
@@ -338,7 +338,7 @@ impl GatewayRole {
         peer.state = State::Device(Device::link(registered.clone()));
         self.roster.place(&registered, id);
         // A waiting request follows in the same write; with none the 101 goes out alone.
-        match self.roster.next_waiter(&registered) {
+        match self.roster.next_waiter(&registered, false) {
             Some(waiter) => self.serve(cx, id, waiter),
             None if peer_flush(cx, id) => self.link_free(cx, id, Ok(())),
             None => self.drop_link(cx, id, "it was closed before the 101 was written"),
@@ -382,9 +382,9 @@ impl GatewayRole {
         }
     }
 
-    /// Gives an idle link of `name` out, busy; a held offer is turned with it.
+    /// Gives the idle link of `name` out whose turn it is, busy; a held offer is turned with it.
     pub(super) fn take_link(&mut self, cx: &mut Peers<State>, name: &str) -> Option<Id> {
-        let id = self.roster.newest_idle(name)?;
+        let id = self.roster.next_idle(name)?;
         let registered = self.registered(cx, id)?;
         self.roster.set_busy(&registered, id);
         self.switch_held(cx, id);
@@ -450,7 +450,7 @@ impl GatewayRole {
                 return self.drop_link(cx, id, quiet.err().unwrap_or("it sent octets that nobody asked for"));
             }
         }
-        if let Some(waiter) = self.roster.next_waiter(&registered) {
+        if let Some(waiter) = self.roster.next_waiter(&registered, false) {
             return self.serve(cx, id, waiter);
         }
         if self.draining {

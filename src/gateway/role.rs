@@ -158,6 +158,7 @@ pub(super) struct Settings {
     pub(super) limits: Arc<Limits>,
     pub(super) offer_rules: OfferRules,
     pub(super) on_demand: bool,
+    pub(super) shared_names: bool,
     pub(super) fallback: Fallback,
     pub(super) cors_origins: Vec<String>,
     pub(super) keep_underscore: bool,
@@ -172,7 +173,8 @@ pub(super) const TICK: Duration = Duration::from_secs(30);
 
 impl GatewayRole {
     pub(super) fn new(settings: Settings, remote: Remote<Command>, stats: Arc<Stats>, device_listeners: usize) -> Self {
-        let Settings { limits, offer_rules, on_demand, fallback, cors_origins, keep_underscore, authorize, on_link } = settings;
+        let Settings { limits, offer_rules, on_demand, shared_names, fallback, cors_origins, keep_underscore, authorize, on_link } =
+            settings;
         let idle = limits.worker_idle_timeout;
         let rules = Rules {
             limits: limits.clone(),
@@ -187,7 +189,7 @@ impl GatewayRole {
             helpers: Workers::new("ptth-authorize", limits.helpers_max, limits.authorize_queue_max, idle),
             link_workers: Workers::new("ptth-link", limits.on_link_max, limits.on_link_max, idle),
             rules: Arc::new(rules),
-            roster: Roster::new(limits.clone()),
+            roster: Roster::new(limits.clone(), shared_names),
             listeners: vec![Listening::Devices; device_listeners],
             events: Events::default(),
             budget: Budget::new(limits.messages_bytes_max),

@@ -28,6 +28,8 @@ pub(crate) struct Holder {
 pub(crate) struct Registered {
     /// Names, each with the epoch of its holder: a take-over starts a new one.
     names: Vec<(Arc<str>, u64)>,
+    /// Which of the devices that share its names it is.
+    session: Option<Session>,
 }
 
 impl Registered {
@@ -49,11 +51,43 @@ pub(crate) enum Waiter {
     Caller(u64),
 }
 
+/// Links or polls that are free, newest last.
+#[derive(Debug, Default)]
+struct Pool(Vec<(Id, Option<Session>)>);
+
+impl Pool {
+    /// The newest; or, where devices share a name, the newest of the device whose turn it is: the next one behind `last`, in the order of their sessions.
+    fn pick(&self, shared: bool, last: Option<Session>) -> Option<(Id, Option<Session>)> {
+        if !shared {
+            return self.0.last().copied();
+        }
+        let next = |after: &dyn Fn(Option<Session>) -> bool| {
+            let theirs = self.0.iter().filter(|(_, session)| after(*session)).map(|(_, session)| *session).min()?;
+            self.0.iter().rfind(|(_, session)| *session == theirs).copied()
+        };
+        next(&|session| session > last).or_else(|| next(&|_| true))
+    }
+
+    fn ids(self) -> impl Iterator<Item = Id> {
+        self.0.into_iter().map(|(id, _)| id)
+    }
+
+    /// Removes one, looking from the end, where the newest are.
+    fn take_out(&mut self, id: Id) -> bool {
+        let Some(at) = self.0.iter().rposition(|(x, _)| *x == id) else { return false };
+        self.0.remove(at);
+        if self.0.is_empty() {
+            self.0 = Vec::new();
+        }
+        true
+    }
+}
+
 /// A name's mailbox: there from its first poll until `poll_gap` after the last one.
 struct Mailbox {
     encoding: Encoding,
-    /// Held polls, newest last.
-    polls: Vec<Id>,
+    /// Held polls.
+    polls: Pool,
     /// When the last one ended.
     left: Instant,
     /// The session whose first poll was answered at once.
@@ -66,8 +100,8 @@ struct Entry {
     holder: Holder,
     epoch: u64,
     registered: Option<Arc<Registered>>,
-    /// Idle links, newest last.
-    idle: Vec<Id>,
+    /// Idle links.
+    idle: Pool,
     /// Links in the loop that are not idle.
     busy: Vec<Id>,
     /// Links that program code has, outside the loop, and places reserved.
@@ -76,6 +110,10 @@ struct Entry {
     waiting: VecDeque<Waiter>,
     /// Exchanges whose event goes to the next poll, and to no link: it was handed out before.
     again: VecDeque<Key>,
+    /// Events that were handed out and are not answered yet.
+    events: usize,
+    /// Which of the devices that share the name was asked last.
+    last: Option<Session>,
     /// How it was last told to be connected.
     way: Way,
     since: Instant,
@@ -83,12 +121,17 @@ struct Entry {
 
 impl Entry {
     fn links(&self) -> usize {
-        self.idle.len() + self.busy.len() + self.lent
+        self.idle.0.len() + self.busy.len() + self.lent
+    }
+
+    /// Requests in flight, as `in_flight_per_device_max` bounds them. A heartbeat counts while it lasts.
+    fn in_flight(&self) -> usize {
+        self.busy.len() + self.lent + self.events
     }
 
     /// What `links_per_device_max` bounds.
     fn places(&self) -> usize {
-        self.links() + self.mailbox.as_ref().map_or(0, |m| m.polls.len())
+        self.links() + self.mailbox.as_ref().map_or(0, |m| m.polls.0.len())
     }
 
     fn is_connected(&self) -> bool {
@@ -144,6 +187,8 @@ pub(crate) struct Denied {
 
 pub(crate) struct Roster {
     limits: Arc<Limits>,
+    /// Sessions of one credential share a name instead of taking it over.
+    shared: bool,
     entries: HashMap<Arc<str>, Entry>,
     connected: usize,
     /// Names whose last link went, oldest first; those that came back are skipped when their turn comes.
@@ -155,9 +200,10 @@ pub(crate) struct Roster {
 }
 
 impl Roster {
-    pub(crate) fn new(limits: Arc<Limits>) -> Self {
+    pub(crate) fn new(limits: Arc<Limits>, shared: bool) -> Self {
         Roster {
             limits,
+            shared,
             entries: HashMap::new(),
             connected: 0,
             departed: VecDeque::new(),
@@ -174,7 +220,7 @@ impl Roster {
 
     /// Links of a name: in all, and idle.
     pub(crate) fn links(&self, name: &str) -> (usize, usize) {
-        self.entries.get(name).map_or((0, 0), |e| (e.links(), e.idle.len()))
+        self.entries.get(name).map_or((0, 0), |e| (e.links(), e.idle.0.len()))
     }
 
     /// How a name is connected.
@@ -204,7 +250,7 @@ impl Roster {
             });
         }
         let mut claimed = Claimed {
-            registered: Arc::new(Registered { names: Vec::new() }),
+            registered: Arc::new(Registered { names: Vec::new(), session: None }),
             up: Vec::new(),
             moved: Vec::new(),
             replaced: Vec::new(),
@@ -220,7 +266,7 @@ impl Roster {
                 registered.push((name, epoch));
             }
         }
-        claimed.registered = self.share(Registered { names: registered });
+        claimed.registered = self.share(Registered { names: registered, session: holder.session });
         for (name, _) in &claimed.registered.names {
             if let Some(entry) = self.entries.get_mut(name) {
                 entry.lent += 1;
@@ -234,7 +280,7 @@ impl Roster {
         if entry.holder.credential != holder.credential {
             return Err(Denied { status: 409, reason: "another credential holds this name", retry_after: Some(60) });
         }
-        if entry.holder.session != holder.session {
+        if !self.shared && entry.holder.session != holder.session {
             let key = holder.session.map(|session| (Arc::from(name), session));
             if key.is_some_and(|key| self.replaced.contains_key(&key)) {
                 return Err(Denied { status: 409, reason: "a newer session of this device holds the name", retry_after: Some(60) });
@@ -256,10 +302,12 @@ impl Roster {
             holder: holder.clone(),
             epoch: fresh,
             registered: None,
-            idle: Vec::new(),
+            idle: Pool::default(),
             busy: Vec::new(),
             lent: 0,
             mailbox: None,
+            events: 0,
+            last: None,
             waiting: VecDeque::new(),
             again: VecDeque::new(),
             way,
@@ -273,13 +321,13 @@ impl Roster {
             entry.holder = holder.clone();
             entry.way = way;
             claimed.up.push(name.clone());
-        } else if entry.holder != *holder {
+        } else if !self.shared && entry.holder != *holder {
             entry.epoch = fresh;
             entry.registered = None;
             claimed.replaced.push(name.clone());
-            claimed.idle.append(&mut entry.idle);
+            claimed.idle.extend(std::mem::take(&mut entry.idle).ids());
             claimed.busy.append(&mut entry.busy);
-            claimed.polls.extend(entry.mailbox.take().into_iter().flat_map(|m| m.polls));
+            claimed.polls.extend(entry.mailbox.take().into_iter().flat_map(|m| m.polls.ids()));
             entry.lent = 0;
             entry.way = way;
             let old = std::mem::replace(&mut entry.holder, holder.clone());
@@ -331,14 +379,14 @@ impl Roster {
     pub(crate) fn set_idle(&mut self, registered: &Registered, id: Id) {
         self.each(registered, |entry| {
             take_out(&mut entry.busy, id);
-            entry.idle.push(id);
+            entry.idle.0.push((id, registered.session));
         });
     }
 
     /// An idle link is busy.
     pub(crate) fn set_busy(&mut self, registered: &Registered, id: Id) {
         self.each(registered, |entry| {
-            if take_out(&mut entry.idle, id) {
+            if entry.idle.take_out(id) {
                 entry.busy.push(id);
             }
         });
@@ -357,9 +405,9 @@ impl Roster {
         let mut first = false;
         self.each(registered, |entry| {
             entry.lent = entry.lent.saturating_sub(1);
-            let mailbox = entry.mailbox.get_or_insert(Mailbox { encoding, polls: Vec::new(), left: now, greeted: None, alarm: false });
+            let mailbox = entry.mailbox.get_or_insert(Mailbox { encoding, polls: Pool::default(), left: now, greeted: None, alarm: false });
             mailbox.encoding = encoding;
-            mailbox.polls.push(id);
+            mailbox.polls.0.push((id, registered.session));
             first |= session.is_some() && mailbox.greeted != session;
             mailbox.greeted = session;
         });
@@ -372,9 +420,9 @@ impl Roster {
         for (name, epoch) in &registered.names {
             let mailbox = self.entries.get_mut(name).filter(|e| e.epoch == *epoch).and_then(|e| e.mailbox.as_mut());
             let Some(mailbox) = mailbox else { continue };
-            take_out(&mut mailbox.polls, id);
+            mailbox.polls.take_out(id);
             mailbox.left = now;
-            if mailbox.polls.is_empty() && !std::mem::replace(&mut mailbox.alarm, true) {
+            if mailbox.polls.0.is_empty() && !std::mem::replace(&mut mailbox.alarm, true) {
                 alarms.push(name.clone());
             }
         }
@@ -386,7 +434,7 @@ impl Roster {
         let gap = self.limits.poll_gap;
         let Some(entry) = self.entries.get_mut(name) else { return Gap::None };
         let Some(mailbox) = &mut entry.mailbox else { return Gap::None };
-        if !mailbox.polls.is_empty() {
+        if !mailbox.polls.0.is_empty() {
             mailbox.alarm = false;
             return Gap::None;
         }
@@ -395,13 +443,40 @@ impl Roster {
             return Gap::Until(until);
         }
         entry.mailbox = None;
-        let registered = Registered { names: vec![(name.clone(), entry.epoch)] };
+        let registered = Registered { names: vec![(name.clone(), entry.epoch)], session: None };
         Gap::Over(self.departures(&registered, now))
     }
 
-    /// The newest held poll of a name.
-    pub(crate) fn newest_poll(&self, name: &str) -> Option<Id> {
-        self.entries.get(name)?.mailbox.as_ref()?.polls.last().copied()
+    /// The held poll of a name that is next to be answered, where another request may be in flight there.
+    pub(crate) fn next_poll(&mut self, name: &str) -> Option<Id> {
+        let (shared, most) = (self.shared, self.limits.in_flight_per_device_max);
+        let entry = self.entries.get_mut(name).filter(|e| e.in_flight() < most)?;
+        let (id, session) = entry.mailbox.as_ref()?.polls.pick(shared, entry.last)?;
+        entry.last = session;
+        Some(id)
+    }
+
+    /// Whether a poll is held under one of the names.
+    pub(crate) fn holds_poll(&self, registered: &Registered) -> bool {
+        registered.names.iter().any(|(name, epoch)| {
+            let entry = self.entries.get(name).filter(|e| e.epoch == *epoch);
+            entry.and_then(|e| e.mailbox.as_ref()).is_some_and(|mailbox| !mailbox.polls.0.is_empty())
+        })
+    }
+
+    /// An event was handed out under this name.
+    pub(crate) fn event_begins(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.events += 1;
+        }
+    }
+
+    /// It is answered, or given up. True: callers may have waited for just that.
+    pub(crate) fn event_ends(&mut self, name: &str) -> bool {
+        let Some(entry) = self.entries.get_mut(name) else { return false };
+        let was_full = entry.in_flight() >= self.limits.in_flight_per_device_max;
+        entry.events = entry.events.saturating_sub(1);
+        was_full && !entry.waiting.is_empty()
     }
 
     /// Whether a name has a mailbox: a poll is held, or was less than `poll_gap` ago.
@@ -436,7 +511,7 @@ impl Roster {
     /// A link of the loop is gone.
     pub(crate) fn leave(&mut self, registered: &Registered, id: Id, now: Instant) -> Left {
         self.each(registered, |entry| {
-            if !take_out(&mut entry.idle, id) {
+            if !entry.idle.take_out(id) {
                 take_out(&mut entry.busy, id);
             }
         });
@@ -465,9 +540,13 @@ impl Roster {
         left
     }
 
-    /// The newest idle link of a name; the caller makes it busy.
-    pub(crate) fn newest_idle(&self, name: &str) -> Option<Id> {
-        self.entries.get(name)?.idle.last().copied()
+    /// The idle link of a name that is next to be asked, where another request may be in flight there; the caller makes it busy.
+    pub(crate) fn next_idle(&mut self, name: &str) -> Option<Id> {
+        let (shared, most) = (self.shared, self.limits.in_flight_per_device_max);
+        let entry = self.entries.get_mut(name).filter(|e| e.in_flight() < most)?;
+        let (id, session) = entry.idle.pick(shared, entry.last)?;
+        entry.last = session;
+        Some(id)
     }
 
     /// Whether the name has, or within the last `remember` had, a link.
@@ -483,11 +562,12 @@ impl Roster {
         true
     }
 
-    /// Whoever waits longest under one of the names.
-    pub(crate) fn next_waiter(&mut self, registered: &Registered) -> Option<Waiter> {
+    /// Whoever waits longest under one of the names for what has just become free: a link, which still counts as busy, or (`poll`) a poll, which does not.
+    pub(crate) fn next_waiter(&mut self, registered: &Registered, poll: bool) -> Option<Waiter> {
+        let most = self.limits.in_flight_per_device_max;
         let mut found = None;
         self.each(registered, |entry| {
-            if found.is_none() {
+            if found.is_none() && entry.in_flight() + usize::from(poll) <= most {
                 found = entry.waiting.pop_front();
             }
         });
@@ -560,7 +640,7 @@ mod tests {
     fn roster(change: impl FnOnce(&mut Limits)) -> Roster {
         let mut limits = Limits::default();
         change(&mut limits);
-        Roster::new(Arc::new(limits))
+        Roster::new(Arc::new(limits), false)
     }
     fn holder(session: Option<u8>) -> Holder {
         Holder { credential: None, session: session.map(|n| [n; 16]) }
@@ -581,7 +661,7 @@ mod tests {
             roster.place(&claimed.registered, *id);
             roster.set_idle(&claimed.registered, *id);
         }
-        assert_eq!(roster.newest_idle("lamp"), Some(ids[1]));
+        assert_eq!(roster.next_idle("lamp"), Some(ids[1]));
         assert_eq!((roster.links("lamp"), roster.connected()), ((2, 2), 1));
     }
 
@@ -621,6 +701,51 @@ mod tests {
         assert_eq!(claimed.busy.len(), 2);
         let claimed = roster.claim(&lamp(), &holder(None), Way::Turn, now).unwrap();
         assert_eq!(claimed.replaced.len(), 1, "an offer without a session replaces a session");
+    }
+
+    #[test]
+    fn devices_that_share_a_name_are_asked_in_turn() {
+        let (now, ids) = (Instant::now(), ids(4));
+        let mut roster = Roster::new(Arc::new(Limits::default()), true);
+        let mut links = Vec::new();
+        for (id, session) in ids.iter().zip([1, 1, 2, 3]) {
+            let claimed = roster.claim(&lamp(), &holder(Some(session)), Way::Turn, now).unwrap();
+            assert!(claimed.replaced.is_empty());
+            roster.place(&claimed.registered, *id);
+            roster.set_idle(&claimed.registered, *id);
+            links.push(claimed.registered);
+        }
+        assert_eq!(roster.links("lamp"), (4, 4));
+        let turns: Vec<Id> = (0..6).map(|_| roster.next_idle("lamp").unwrap()).collect();
+        assert_eq!(turns, [ids[1], ids[2], ids[3], ids[1], ids[2], ids[3]], "the newest link of each device in turn");
+        // One goes: the others go on.
+        roster.leave(&links[2], ids[2], now);
+        let turns: Vec<Id> = (0..3).map(|_| roster.next_idle("lamp").unwrap()).collect();
+        assert_eq!(turns, [ids[1], ids[3], ids[1]]);
+        // Another credential is still another one.
+        let other = Holder { credential: Some("other".into()), session: Some([4; 16]) };
+        assert_eq!(roster.claim(&lamp(), &other, Way::Turn, now).unwrap_err().status, 409);
+    }
+
+    #[test]
+    fn requests_in_flight_are_bounded_per_device() {
+        let (mut roster, now, ids) = (roster(|l| l.in_flight_per_device_max = 1), Instant::now(), ids(2));
+        let mut registered = None;
+        for id in &ids {
+            let claimed = roster.claim(&lamp(), &holder(Some(1)), Way::Turn, now).unwrap();
+            roster.place(&claimed.registered, *id);
+            roster.set_idle(&claimed.registered, *id);
+            registered = Some(claimed.registered);
+        }
+        let registered = registered.unwrap();
+        let id = roster.next_idle("lamp").unwrap();
+        roster.set_busy(&registered, id);
+        assert_eq!(roster.next_idle("lamp"), None, "one is in flight");
+        assert!(roster.line_up("lamp", Waiter::Caller(1)));
+        assert_eq!(roster.next_waiter(&registered, true), None, "a poll would be a second one");
+        assert_eq!(roster.next_waiter(&registered, false), Some(Waiter::Caller(1)), "the link that is free now serves the next one");
+        roster.set_idle(&registered, id);
+        assert!(roster.next_idle("lamp").is_some());
     }
 
     #[test]
@@ -671,9 +796,9 @@ mod tests {
         let claimed = roster.claim(&names, &holder(None), Way::Turn, now).unwrap();
         roster.place(&claimed.registered, ids[0]);
         roster.set_idle(&claimed.registered, ids[0]);
-        assert_eq!(roster.newest_idle("https://b.example"), Some(ids[0]));
+        assert_eq!(roster.next_idle("https://b.example"), Some(ids[0]));
         roster.set_busy(&claimed.registered, ids[0]);
-        assert_eq!(roster.newest_idle("https://a.example"), None);
+        assert_eq!(roster.next_idle("https://a.example"), None);
         // One name is taken over; the link lives on under the other.
         roster.claim(&names[..1], &holder(Some(1)), Way::Turn, now).unwrap();
         assert!(roster.in_force(&claimed.registered));
