@@ -19,6 +19,8 @@ const GATEWAY_OPTIONS: &[&str] = &[
     "--insecure-anyone-may-register",
     "--wait-for-link",
     "--first-octet",
+    "--fallback",
+    "--cors-origin",
     "--min-rate",
     "--heartbeat",
     "--heartbeat-timeout",
@@ -58,7 +60,7 @@ fn help_names_every_option_and_exits_with_0() {
             assert!(out.contains(&variable), "{variable} is not in the help of {command}:\n{out}");
         }
     }
-    for dead in ["--tokens", "--fallback", "--cors-origin", "--token "] {
+    for dead in ["--tokens", "--token "] {
         assert!(!Ptth::run(&["gateway", "--help"]).1.contains(dead), "{dead} stands in the help and does not work yet");
     }
 }
@@ -83,6 +85,9 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (gateway(&["--route", "host="]), "host"),
         (gateway(&["--route", "host=two words"]), "two words"),
         (gateway(&["--turn", "never"]), "never"),
+        (gateway(&["--fallback", "sideways"]), "sideways"),
+        (gateway(&["--cors-origin", "nonsense"]), "nonsense"),
+        (gateway(&["--cors-origin", "https://a.example/path"]), "https://a.example/path"),
         (gateway(&["--heartbeat", "banana"]), "banana"),
         (gateway(&["--heartbeat", "25"]), "25"),
         (gateway(&["--poll-hold", "-1s"]), "-1"),
