@@ -203,6 +203,14 @@ fn offers_that_turn() -> Vec<Row> {
         lamp("a query with a slash", path("/lamp?to=/other")),
         lamp("a session", offer("lamp", SESSION_A)),
         lamp("equal Content-Lengths", framed("Content-Length: 0\r\nContent-Length: 0\r\n")),
+        // A body that is a message of the fallback (protocol.md 1.3): it says nothing, or answers what nobody asked.
+        lamp("a body that says nothing", framed("Content-Type: application/json\r\nContent-Length: 2\r\n") + "{}"),
+        lamp("null", framed("Content-Type: application/json\r\nContent-Length: 4\r\n") + "null"),
+        lamp("an empty chunked body", framed("Transfer-Encoding: chunked\r\n") + "0\r\n\r\n"),
+        lamp(
+            "an answer to an event that is not known",
+            framed("Content-Type: application/json\r\nContent-Length: 36\r\n") + "{\"message-id\": \"xxx\", \"status\": 200}",
+        ),
         lamp("unknown fields", offer("lamp", "X-Relay-Security: transport\r\nAuthorization: Bearer x\r\nCookie: a=b\r\n")),
         row("/", path("/"), Turn("PTTH/1.0", "default")),
         row("/?query", path("/?x"), Turn("PTTH/1.0", "default")),
@@ -212,8 +220,6 @@ fn offers_that_turn() -> Vec<Row> {
 }
 
 fn offers_refused() -> Vec<Row> {
-    let upgrade =
-        |value: &str| format!("POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: {value}\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n");
     let without_connection = |lines: &str| format!("POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\n{lines}\r\n");
     let ietf = |path: &str, lines: &str| format!("GET {path} HTTP/1.1\r\nHost: gw\r\nUpgrade: ptth\r\nConnection: upgrade\r\n{lines}\r\n");
     let session = |value: &str| offer("lamp", &format!("PTTH-Session: {value}\r\n"));
@@ -230,16 +236,21 @@ fn offers_refused() -> Vec<Row> {
         row("origin with userinfo", ietf("/.well-known/ptth/https%3A%2F%2Fu%40a.example/", "ALPN: http%2F1.1\r\n"), Refused(&[400])),
         row("origin of another scheme", ietf("/.well-known/ptth/ftp%3A%2F%2Fa.example/", "ALPN: http%2F1.1\r\n"), Refused(&[400])),
         row("no origin", ietf("/.well-known/ptth//", "ALPN: http%2F1.1\r\n"), Refused(&[400])),
-        row("the IETF's token with a method that is not its own", upgrade("ptth"), Refused(&[400])),
+        row("the IETF's token with a method that is not its own", framed("").replace("PTTH/1.0", "ptth"), Refused(&[400])),
         row("a session too short", session("0123456789abcdef"), Refused(&[400])),
         row("a session that is no hex", session("0123456789abcdef0123456789abcdeg"), Refused(&[400])),
         row("a session too long", session("0123456789abcdef0123456789abcdef0"), Refused(&[400])),
         row("two sessions", offer("lamp", &format!("{SESSION_A}{SESSION_B}")), Refused(&[400])),
-        // T6, and protocol.md 1.3: a body is a message of the fallback, which does not exist yet
-        row("a body", framed("Content-Length: 5\r\n") + "hello", Refused(&[400])),
-        row("a JSON body", framed("Content-Type: application/json\r\nContent-Length: 2\r\n") + "{}", Refused(&[400])),
-        row("a chunked body", framed("Transfer-Encoding: chunked\r\n") + "5\r\nhello\r\n0\r\n\r\n", Refused(&[400])),
-        row("an empty chunked body", framed("Transfer-Encoding: chunked\r\n") + "0\r\n\r\n", Refused(&[400])),
+        // T6, and protocol.md 1.3: a body that is no message of the fallback
+        row("a body", framed("Content-Length: 5\r\n") + "hello", Refused(&[400, 415])),
+        row("a body that is no JSON", framed("Content-Type: application/json\r\nContent-Length: 5\r\n") + "hello", Refused(&[400])),
+        row(
+            "JSON without an id",
+            framed("Content-Type: application/json\r\nContent-Length: 15\r\n") + "{\"status\": 200}",
+            Refused(&[400]),
+        ),
+        row("a body of another type", framed("Content-Type: text/html\r\nContent-Length: 5\r\n") + "hello", Refused(&[400, 415])),
+        row("a chunked body", framed("Transfer-Encoding: chunked\r\n") + "5\r\nhello\r\n0\r\n\r\n", Refused(&[400, 415])),
         row("octets behind it", offer("lamp", "") + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Refused(&[400])),
         row("one octet behind it", offer("lamp", "") + "X", Refused(&[400])),
         row("a second offer behind it", offer("lamp", "") + &offer("lamp", ""), Refused(&[400])),
@@ -258,19 +269,7 @@ fn offers_refused() -> Vec<Row> {
         ),
         row("a page's GET", "GET /lamp HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: https://evil.example\r\n\r\n", Refused(&[403])),
     ];
-    // No offer: only a turn will do, or this is no port for such a method.
-    for (name, octets) in [
-        ("a poll", "POST /lamp HTTP/1.1\r\nHost: gw\r\n\r\n".to_owned()),
-        ("a poll with a length", "POST /lamp HTTP/1.1\r\nHost: gw\r\nContent-Length: 0\r\n\r\n".to_owned()),
-        ("another version", upgrade("PTTH/2.0")),
-        ("version with white space", upgrade("PTTH / 1.0")),
-        ("h2c", upgrade("h2c")),
-        ("websocket", upgrade("websocket")),
-        ("an empty Upgrade", upgrade("")),
-        ("HTTP/1.0", "POST /lamp HTTP/1.0\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n".to_owned()),
-    ] {
-        rows.push(row(name, octets, Refused(&[426])));
-    }
+    // No offer and no poll: this is no port for such a method.
     for method in ["GET", "HEAD", "PUT", "DELETE", "PATCH", "TRACE", "BREW"] {
         rows.push(row(format!("{method} without an offer"), format!("{method} /lamp HTTP/1.1\r\nHost: gw\r\n\r\n"), Refused(&[405])));
     }
@@ -309,6 +308,49 @@ fn offers_refused() -> Vec<Row> {
     rows.push(row("a name of 64 KiB", offer(&"a".repeat(65_536), ""), Refused(&[414, 431])));
     rows.push(row("NUL in the name", offer("la\0mp", ""), Refused(&[400])));
     rows
+}
+
+/// POSTs that offer nothing that could be turned; with these fields.
+fn polls(fields: &str) -> Vec<(&'static str, String)> {
+    let upgrade = |value: &str| {
+        format!("POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: {value}\r\nConnection: Upgrade\r\nContent-Length: 0\r\n{fields}\r\n")
+    };
+    vec![
+        ("a poll", format!("POST /lamp HTTP/1.1\r\nHost: gw\r\n{fields}\r\n")),
+        ("a poll with a length", format!("POST /lamp HTTP/1.1\r\nHost: gw\r\nContent-Length: 0\r\n{fields}\r\n")),
+        ("another version", upgrade("PTTH/2.0")),
+        ("version with white space", upgrade("PTTH / 1.0")),
+        ("h2c", upgrade("h2c")),
+        ("websocket", upgrade("websocket")),
+        ("an empty Upgrade", upgrade("")),
+        (
+            "HTTP/1.0",
+            format!("POST /lamp HTTP/1.0\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nContent-Length: 0\r\n{fields}\r\n"),
+        ),
+    ]
+}
+
+#[test]
+fn what_offers_nothing_that_is_known_is_a_poll() {
+    // The first poll of a session is answered at once, and not with a 101.
+    let gateway = Gateway::start(&["--wait-for-link", "100ms"]);
+    for number in 0..polls("").len() {
+        let (name, octets) = polls(&format!("PTTH-Session: {number:032x}\r\n")).swap_remove(number);
+        let mut device = gateway.dial();
+        device.write(octets);
+        let reply = device.read_answer("POST");
+        assert_eq!((reply.status(), reply.text().as_str()), (200, "{}"), "{name}: {}", reply.head.text());
+        gateway.get("/lamp/").expect_refusal(503); // known, and not connected
+    }
+}
+
+#[test]
+fn where_only_a_turn_will_do_a_poll_hears_so() {
+    let gateway = Gateway::start(&["--fallback", "never", "--wait-for-link", "100ms"]);
+    let rows: Vec<Row> =
+        ["", SESSION_A].iter().flat_map(|fields| polls(fields)).map(|(name, octets)| row(name, octets, Refused(&[426]))).collect();
+    each_row(&rows, |r| r.name.clone(), |r| check(&gateway, r));
+    gateway.get("/lamp/").expect_refusal(404);
 }
 
 fn messages_that_are_wrong() -> Vec<Row> {
@@ -564,7 +606,7 @@ fn expect_100_continue_gets_its_100_before_the_101() {
 #[test]
 fn a_refused_offer_whose_message_is_whole_may_be_followed_by_a_right_one() {
     // 426 ends no connection where the message was well-formed: RFC 9931, the connection stays usable. A close is right too.
-    let gateway = Gateway::start(&[]);
+    let gateway = Gateway::start(&["--fallback", "never"]);
     let mut device = gateway.dial();
     device.write("POST /lamp HTTP/1.1\r\nHost: gw\r\nContent-Length: 0\r\n\r\n");
     let answer = device.read_answer("POST");

@@ -9,6 +9,8 @@ mod tidy;
 // From outside, against the binary.
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(all(feature = "cli", feature = "comet"))]
+mod comet_gateway;
 #[cfg(feature = "cli")]
 mod comet_device;
 #[cfg(feature = "cli")]

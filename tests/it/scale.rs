@@ -10,7 +10,7 @@ use crate::support::process::{get, offer};
 use crate::support::{DEADLINE, Gateway, Hash, LocalServer, Ptth, RawPeer, SWITCH, eventually, eventually_within, say, vector};
 
 /// Connections of this process that a test may open: the wish, or what its limit leaves beside the other tests.
-fn affordable(wish: usize) -> usize {
+pub fn affordable(wish: usize) -> usize {
     let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let soft =
         text.lines().find_map(|l| l.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<usize>().ok()).unwrap_or(1024);

@@ -242,7 +242,14 @@ pub struct Gateway {
 impl Gateway {
     #[track_caller]
     pub fn start(more: &[&str]) -> Gateway {
-        let process = Ptth::start(&[&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"], more].concat());
+        Gateway::start_with_env(more, &[])
+    }
+
+    /// The same with variables of the environment.
+    #[track_caller]
+    pub fn start_with_env(more: &[&str], variables: &[(&str, &str)]) -> Gateway {
+        let mut command = Ptth::command(&[&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"], more].concat());
+        let process = Process::start(command.envs(variables.iter().copied()));
         let devices = listener(&process.line(), "devices http://");
         let visitors = listener(&process.line(), "visitors http://");
         Gateway { process, devices, visitors }
