@@ -1082,6 +1082,9 @@ impl DeviceRole {
 
     fn stop(&mut self, cx: &mut Peers<State>) {
         self.stopped = true;
+        for key in self.slots.keys() {
+            self.drop_slot(cx, key, "the device stops");
+        }
         for stream in self.lent.values().filter_map(Weak::upgrade) {
             if let Err(e) = stream.shutdown(std::net::Shutdown::Both) {
                 log::debug!("a lent link was already closed: {e}");

@@ -11,6 +11,7 @@ use reverse_http::proto::turn::Dialect;
 use reverse_http::{Body, Device, DeviceEventKind, Encoding, Fallback, Limits, Way};
 
 use crate::support::process::{Process, get};
+use crate::support::raw::find;
 use crate::support::{DEADLINE, Hash, Head, LocalServer, Ptth, RawGateway, RawPeer, SWITCH, each_row, eventually, pattern, vector};
 
 const TEXT: &str = "!dlrow ,olleH\r\n";
@@ -24,6 +25,12 @@ const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\
 #[track_caller]
 fn text_device(raw: &RawGateway, more: &[&str]) -> Process {
     Ptth::start(&[&["device", &raw.url("lamp"), "--text", TEXT, "--polls", "1"], QUICK, more].concat())
+}
+
+/// The same with pauses of up to an hour, which would show.
+#[track_caller]
+fn patient_device(raw: &RawGateway) -> Process {
+    Ptth::start(&["device", &raw.url("lamp"), "--text", TEXT, "--polls", "1", "--links", "1..1", "--backoff", "60m..60m"])
 }
 
 /// A device before a local server, with one poll.
@@ -338,7 +345,7 @@ fn a_long_answer_streams_as_it_is_made() {
     assert!(text.starts_with(b"HTTP/1.1 200 OK\r\n"), "the head comes before there is a body");
     for line in ["data: 1\n\n", "data: 2\n\n", "last"] {
         said.send(line).unwrap();
-        while !text.ends_with(format!("{line}\r\n").as_bytes()) {
+        while find(&text, format!("{line}\r\n").as_bytes()).is_none() {
             text.extend(peer.read_chunk()); // each arrives before the next is said
         }
     }
@@ -386,7 +393,8 @@ fn an_answer_of_any_length_arrives_whole_and_is_not_hoarded() {
 #[test]
 fn polls_in_parallel_take_an_event_each_and_answer_in_any_order() {
     let raw = RawGateway::start();
-    let gates: Arc<Mutex<Vec<(String, mpsc::Sender<()>)>>> = Arc::default();
+    type Gate = (String, mpsc::Sender<()>);
+    let gates: Arc<Mutex<Vec<Gate>>> = Arc::default();
     let local = LocalServer::with({
         let gates = gates.clone();
         move |c| {
@@ -430,7 +438,7 @@ fn a_connection_that_carries_nothing_else_is_kept_and_one_that_may_not_is_dialle
     let (mut peer, head) = raw.offer();
     is_poll(&head, true);
     peer.write("HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n");
-    peer.write(&json_event("e", "GET", "/", "").split(|o| *o == b'\n').next_back().unwrap()[..]);
+    peer.write(json_event("e", "GET", "/", "").split(|o| *o == b'\n').next_back().unwrap());
     drop(peer);
     let (mut peer, head) = raw.offer();
     assert!(String::from_utf8(read_body(&mut peer, &head)).unwrap().contains("\"message-id\": \"e\""));
@@ -879,8 +887,7 @@ fn what_does_not_turn_is_polled_without_upgrade_and_at_once() {
         |r| r.0.to_owned(),
         |(_, answered)| {
             let raw = RawGateway::start();
-            // A pause of up to an hour would show.
-            let device = text_device(&raw, &["--backoff", "60m..60m"]);
+            let device = patient_device(&raw);
             let (mut peer, head) = raw.offer();
             is_poll(&head, true);
             peer.write(answered);
@@ -986,6 +993,7 @@ fn a_101_turns_a_poll_and_an_answers_post() {
     assert_eq!(device.line(), format!("connected lamp via {} (COMET json)", raw.url("lamp")));
     peer.write(event("e", get("/")));
     expect_answer(&mut peer, "e", TEXT);
+    assert_eq!(device.line(), format!("connected lamp via {} (COMET message/http)", raw.url("lamp")));
     peer.write(SWITCH);
     peer.ask(&get("/")).expect_ok(TEXT);
     assert_eq!(device.line(), format!("connected lamp via {} (PTTH/1.0 turn)", raw.url("lamp")));
@@ -1032,7 +1040,7 @@ fn an_event_on_an_offer_beyond_the_polls_is_served_all_the_same() {
 #[test]
 fn time_outs_of_proxies_are_no_failures() {
     let raw = RawGateway::start();
-    let device = text_device(&raw, &["--backoff", "60m..60m"]);
+    let device = patient_device(&raw);
     let mut peer = fall_back(&raw);
     for status in ["504 Gateway Time-out", "502 Bad Gateway"] {
         let then = Instant::now();
@@ -1277,7 +1285,7 @@ fn handlers_serve_polls_as_they_serve_links() {
     ask_three(&mut peer);
     let stats = running.stats();
     assert_eq!((stats.links, stats.busy, stats.dialing, stats.polls, stats.exchanges), (0, 0, 0, 1, 3));
-    assert_eq!(stats.way, Some(Way::Comet(Encoding::Message)));
+    assert_eq!(stats.way, Some(Way::Comet(Encoding::Json)), "as the last reply");
     peer.write(event("panic", get("/panic")));
     assert_eq!(answer(&mut peer, "panic").0, "HTTP/1.1 500 Internal Server Error");
     for id in ["closing", "closing2"] {
@@ -1293,7 +1301,7 @@ fn handlers_serve_polls_as_they_serve_links() {
     running.stop();
     let ways: Vec<_> = events.try_iter().filter(|e| e.kind == DeviceEventKind::Connected).map(|e| (e.way, e.detail)).collect();
     let comet = |encoding: Encoding| (Some(Way::Comet(encoding)), encoding.to_string());
-    assert_eq!(ways, [comet(Encoding::Json), comet(Encoding::Message)]);
+    assert_eq!(ways, [Encoding::Json, Encoding::Message, Encoding::Json, Encoding::Message].map(comet));
     assert_eq!((running.stats().polls, running.stats().way), (0, None));
 }
 
