@@ -922,6 +922,14 @@ fn offers_that_are_hung_up_on_twice_become_polls() {
         is_poll(&peer.read_head(), false);
         assert!(device.line().ends_with(" (COMET json)"));
     }
+    // A gateway that takes no polls says so: it had hung up for another reason.
+    let raw = RawGateway::start();
+    let _device = text_device(&raw, &[]);
+    (0..2).for_each(|_| is_poll(&raw.offer().1, true));
+    let (mut peer, head) = raw.offer();
+    is_poll(&head, false);
+    peer.write("HTTP/1.1 426 Upgrade Required\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n");
+    is_poll(&raw.offer().1, true);
     // An answer between them, of whatever kind, breaks the row; so does a 1xx.
     let raw = RawGateway::start();
     let _device = text_device(&raw, &[]);
@@ -1214,6 +1222,104 @@ fn a_gateway_that_goes_and_comes_is_told_apart() {
     let line = format!("connected lamp via {} (COMET json)", raw.url("lamp"));
     assert_eq!((device.line(), device.line()), (line.clone(), line));
     assert_eq!(device.line_within(Duration::ZERO), None);
+}
+
+#[test]
+fn every_wait_has_its_end_but_the_handlers() {
+    let raw = RawGateway::start();
+    let mut limits = Limits::default();
+    (limits.offer_timeout, limits.body_silence_timeout) = (Duration::from_millis(200), Duration::from_millis(200));
+    let device = quick(&raw).limits(limits).build().unwrap();
+    let running = device
+        .spawn(|request| match request.uri().path() {
+            "/late" => {
+                std::thread::sleep(Duration::from_millis(600)); // the work of a handler
+                Response::new(Body::from("late"))
+            }
+            _ => Response::new(Body::from(pattern(30_000_000))),
+        })
+        .unwrap();
+    let mut unanswered = fall_back(&raw);
+    let (mut stuck, head) = raw.offer(); // no reply within offer_timeout
+    is_poll(&head, true);
+    unanswered.expect_closed();
+    stuck.write(&event("e", get("/"))[..100]);
+    let (mut peer, head) = raw.offer(); // no end of the reply within body_silence_timeout
+    is_poll(&head, true);
+    stuck.expect_closed();
+    peer.write(event("late", get("/late")));
+    expect_answer(&mut peer, "late", "late");
+    peer.write(event("big", get("/big")));
+    let (mut again, head) = raw.offer(); // nobody took the answer for body_silence_timeout
+    is_poll(&head, true);
+    again.write(event("big", get("/big")));
+    assert_eq!(answer(&mut again, "big").0, "HTTP/1.1 502 Bad Gateway");
+    running.stop();
+}
+
+#[test]
+fn through_bad_weather_every_event_runs_once_and_is_answered() {
+    const EVENTS: usize = 150;
+    let raw = RawGateway::start();
+    let runs: Arc<Mutex<Vec<usize>>> = Arc::new(Mutex::new(vec![0; EVENTS]));
+    let counted = runs.clone();
+    let device = quick(&raw).polls(3).backoff(Duration::from_millis(1)..Duration::from_millis(3)).build().unwrap();
+    let running = device
+        .spawn(move |request| {
+            let n: usize = request.uri().path()[1..].parse().unwrap();
+            counted.lock().unwrap()[n] += 1;
+            Response::new(Body::from(pattern(n * 300))) // some at once, some streamed; all are kept
+        })
+        .unwrap();
+    let (mut answered, mut next, mut dice) = (vec![false; EVENTS], 0, 1u32);
+    let mut conns: Vec<RawPeer> = Vec::new();
+    while !answered.iter().all(|done| *done) {
+        dice = dice.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+        let roll = dice >> 16;
+        while let Some(peer) = raw.try_accept() {
+            conns.push(peer);
+        }
+        if conns.is_empty() {
+            conns.push(raw.accept());
+        }
+        let at = roll as usize % conns.len();
+        let peer = &mut conns[at];
+        if !peer.stirs_within(Duration::from_millis(20)) {
+            continue;
+        }
+        let Some(head) = peer.try_read_head() else {
+            conns.remove(at);
+            continue;
+        };
+        if roll % 11 == 0 {
+            conns.remove(at); // within a POST, or before its reply
+            continue;
+        }
+        let text = read_body(peer, &head);
+        if let Some(id) = head.get("ptth-message-id") {
+            let n: usize = id.parse().unwrap();
+            assert_eq!(Hash::of(Head::split(&text).1), Hash::of_pattern(n as u64 * 300), "event {n}");
+            answered[n] = true;
+        }
+        match roll % 5 {
+            0 => drop(conns.remove(at)), // the reply is lost
+            1 if next > 0 => {
+                // One that was handed out before, answered or not.
+                let n = roll as usize / 7 % next;
+                peer.write(event(&n.to_string(), get(&format!("/{n}"))));
+            }
+            _ if next < EVENTS => {
+                peer.write(event(&next.to_string(), get(&format!("/{next}"))));
+                next += 1;
+            }
+            _ => {
+                let n = answered.iter().position(|done| !done).unwrap_or(0);
+                peer.write(event(&n.to_string(), get(&format!("/{n}"))));
+            }
+        }
+    }
+    assert!(runs.lock().unwrap().iter().all(|runs| *runs == 1), "{:?}", runs.lock().unwrap());
+    running.stop();
 }
 
 // ── The end ──

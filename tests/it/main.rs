@@ -8,7 +8,7 @@ mod tidy;
 // From outside, against the binary.
 #[cfg(feature = "cli")]
 mod cli;
-#[cfg(feature = "cli")]
+#[cfg(all(feature = "cli", feature = "comet"))]
 mod comet_device;
 #[cfg(feature = "cli")]
 mod device_wire;
