@@ -753,8 +753,11 @@ impl DeviceRole {
         };
         let used = work.take(&scratch[..filled], &self.limits).map_err(|e| e.reason.into_owned())?;
         peer.keep(&scratch[used..filled]);
-        if work.is_read() && (!work.keeps_link() || used < filled || peer.pending() > 0) {
-            self.close_bridge(cx, key);
+        if work.is_read() {
+            peer.settle(); // an idle pair has no buffer
+            if !work.keeps_link() || used < filled || peer.pending() > 0 {
+                self.close_bridge(cx, key);
+            }
         }
         Ok(true)
     }

@@ -451,6 +451,24 @@ fn a_connection_that_carries_nothing_else_is_kept_and_one_that_may_not_is_dialle
 }
 
 #[test]
+fn a_gateway_with_a_name_is_looked_up_for_each_connection() {
+    let raw = RawGateway::start();
+    let url = format!("http://localhost:{}/lamp", raw.addr.port());
+    let _device = Ptth::start(&[&["device", &url, "--text", TEXT, "--polls", "1"], QUICK].concat());
+    for _ in 0..2 {
+        let (mut peer, head) = raw.offer();
+        is_poll(&head, true);
+        peer.write(NOTHING.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
+    }
+    let (mut peer, _) = raw.offer();
+    peer.write(event("e", get("/")));
+    peer.finish_writing(); // the answer needs another connection
+    let (mut peer, head) = raw.offer();
+    assert_eq!(head.get("ptth-message-id"), Some("e"));
+    assert!(read_body(&mut peer, &head).ends_with(TEXT.as_bytes()));
+}
+
+#[test]
 fn nothing_at_once_again_and_again_is_paced() {
     let raw = RawGateway::start();
     let _device = text_device(&raw, &[]);
