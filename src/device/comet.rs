@@ -475,6 +475,8 @@ impl DeviceRole {
         let decoder = Decoder::new(framing, &self.limits);
         let reply = Reply { decoder, body: Vec::new(), encoding, id: message, keep: reply.keep, quick, surplus: false };
         dial_stage(cx, id, Stage::Reading(Box::new(reply)));
+        let at = cx.after(self.limits.body_silence_timeout);
+        cx.set_deadline(id, Some(at));
         self.read_reply(cx, id);
     }
 
@@ -516,7 +518,9 @@ impl DeviceRole {
         }
         reply.keep &= !ended && !reply.surplus;
         let whole = reply.decoder.is_done();
-        cx.set_deadline(id, Some(at));
+        if matches!(fetched, Ok(Fetched::Octets(_))) {
+            cx.set_deadline(id, Some(at)); // an event that brought nothing postpones nothing
+        }
         Ok(whole)
     }
 
@@ -749,8 +753,11 @@ impl DeviceRole {
         };
         let used = work.take(&scratch[..filled], &self.limits).map_err(|e| e.reason.into_owned())?;
         peer.keep(&scratch[used..filled]);
-        if work.is_read() && (!work.keeps_link() || used < filled || peer.pending() > 0) {
-            self.close_bridge(cx, key);
+        if work.is_read() {
+            peer.settle(); // an idle pair has no buffer
+            if !work.keeps_link() || used < filled || peer.pending() > 0 {
+                self.close_bridge(cx, key);
+            }
         }
         Ok(true)
     }
@@ -772,7 +779,7 @@ impl DeviceRole {
         let Some(slot) = self.slots.get(key) else { return };
         let Some(work) = &slot.work else { return };
         if work.post.is_none() {
-            log::warn!("an event is answered with 502: the device {why}");
+            log::info!("an event is answered with 502: the device {why}");
             return self.answer_502(cx, key, &format!("the device {why}"));
         }
         // The gateway has some of it: it has to see that there is no more, as on a link.

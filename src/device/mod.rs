@@ -194,21 +194,7 @@ impl DeviceBuilder {
         if min == 0 || min > max || max > LINKS_CEILING {
             return Err(Error::usage(format!("links {min}..{max}: it takes 1 <= MIN <= MAX <= {LINKS_CEILING}")));
         }
-        if self.polls == 0 || self.polls > POLLS_CEILING {
-            return Err(Error::usage(format!("{} polls: it takes 1 to {POLLS_CEILING}", self.polls)));
-        }
-        let fallback = match self.fallback {
-            Fallback::Only if !comet::can_poll(&self.dialect) => {
-                return Err(Error::usage(
-                    "a device with this protocol cannot poll (fallback only); choose PTTH/1.0, or let its connections turn",
-                ));
-            }
-            Fallback::Auto if !comet::can_poll(&self.dialect) => Fallback::Never,
-            fallback => fallback,
-        };
-        if self.comet == Some(Encoding::Json) && !HAS_JSON {
-            return Err(Error::usage("this build has no JSON (feature comet); poll in message/http"));
-        }
+        let fallback = self.check_fallback()?;
         let mut url = Url::parse(&self.url, "gateway")?;
         let mut names = Vec::new();
         match self.dialect.naming {
@@ -234,12 +220,7 @@ impl DeviceBuilder {
         let mut offer = OfferPlan::new(url.authority.clone(), url.target.clone(), self.dialect);
         offer.session = Some(session);
         offer.upgrade = fallback != Fallback::Only;
-        offer.accept = match self.comet {
-            _ if fallback == Fallback::Never => None,
-            Some(encoding) => Some(encoding.media_type().into()),
-            None if HAS_JSON => Some("message/http, application/json".into()),
-            None => Some(Encoding::Message.media_type().into()),
-        };
+        offer.accept = accepted(fallback, self.comet).map(Into::into);
         let mut secrets = self.fields;
         if let Some(token) = self.token {
             secrets.push(("Authorization".to_owned(), format!("Bearer {token}")));
@@ -259,6 +240,33 @@ impl DeviceBuilder {
             queue: OnceLock::new(),
             starting: Mutex::new(()),
         })
+    }
+
+    /// How this device may fall back, if its offers can be polls at all.
+    fn check_fallback(&self) -> Result<Fallback, Error> {
+        if self.polls == 0 || self.polls > POLLS_CEILING {
+            return Err(Error::usage(format!("{} polls: it takes 1 to {POLLS_CEILING}", self.polls)));
+        }
+        if self.comet == Some(Encoding::Json) && !HAS_JSON {
+            return Err(Error::usage("this build has no JSON (feature comet); poll in message/http"));
+        }
+        match self.fallback {
+            fallback if comet::can_poll(&self.dialect) => Ok(fallback),
+            Fallback::Only => {
+                Err(Error::usage("a device with this protocol cannot poll (fallback only); choose PTTH/1.0, or let its connections turn"))
+            }
+            _ => Ok(Fallback::Never),
+        }
+    }
+}
+
+/// `Accept` of offers and polls.
+fn accepted(fallback: Fallback, only: Option<Encoding>) -> Option<&'static str> {
+    match only {
+        _ if fallback == Fallback::Never => None,
+        Some(encoding) => Some(encoding.media_type()),
+        None if HAS_JSON => Some("message/http, application/json"),
+        None => Some(Encoding::Message.media_type()),
     }
 }
 

@@ -642,7 +642,12 @@ impl DeviceRole {
             (Verdict::Redirect(location), _) => self.redirected(cx, id, &location),
             (Verdict::Refused(status), _) => self.refused(cx, id, status),
             (Verdict::Later { status: 502 | 504, .. }, Some(key)) if took > PACE => self.pause_poll(cx, key),
-            (Verdict::Later { status, retry_after }, _) => self.later(cx, id, status, retry_after),
+            (Verdict::Later { status, retry_after }, _) => {
+                if status == 426 && !upgrade {
+                    self.plain_until = None; // it takes offers alone: what hung up on them was something else
+                }
+                self.later(cx, id, status, retry_after);
+            }
             (Verdict::NoTurn(status), _) if upgrade && may_poll => {
                 self.poll_instead(cx, id, &format!("status {status} answers an offer of a turn"));
             }
@@ -1082,6 +1087,9 @@ impl DeviceRole {
 
     fn stop(&mut self, cx: &mut Peers<State>) {
         self.stopped = true;
+        for key in self.slots.keys() {
+            self.drop_slot(cx, key, "the device stops");
+        }
         for stream in self.lent.values().filter_map(Weak::upgrade) {
             if let Err(e) = stream.shutdown(std::net::Shutdown::Both) {
                 log::debug!("a lent link was already closed: {e}");

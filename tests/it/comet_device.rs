@@ -11,6 +11,7 @@ use reverse_http::proto::turn::Dialect;
 use reverse_http::{Body, Device, DeviceEventKind, Encoding, Fallback, Limits, Way};
 
 use crate::support::process::{Process, get};
+use crate::support::raw::find;
 use crate::support::{DEADLINE, Hash, Head, LocalServer, Ptth, RawGateway, RawPeer, SWITCH, each_row, eventually, pattern, vector};
 
 const TEXT: &str = "!dlrow ,olleH\r\n";
@@ -24,6 +25,12 @@ const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\
 #[track_caller]
 fn text_device(raw: &RawGateway, more: &[&str]) -> Process {
     Ptth::start(&[&["device", &raw.url("lamp"), "--text", TEXT, "--polls", "1"], QUICK, more].concat())
+}
+
+/// The same with pauses of up to an hour, which would show.
+#[track_caller]
+fn patient_device(raw: &RawGateway) -> Process {
+    Ptth::start(&["device", &raw.url("lamp"), "--text", TEXT, "--polls", "1", "--links", "1..1", "--backoff", "60m..60m"])
 }
 
 /// A device before a local server, with one poll.
@@ -338,7 +345,7 @@ fn a_long_answer_streams_as_it_is_made() {
     assert!(text.starts_with(b"HTTP/1.1 200 OK\r\n"), "the head comes before there is a body");
     for line in ["data: 1\n\n", "data: 2\n\n", "last"] {
         said.send(line).unwrap();
-        while !text.ends_with(format!("{line}\r\n").as_bytes()) {
+        while find(&text, format!("{line}\r\n").as_bytes()).is_none() {
             text.extend(peer.read_chunk()); // each arrives before the next is said
         }
     }
@@ -386,7 +393,8 @@ fn an_answer_of_any_length_arrives_whole_and_is_not_hoarded() {
 #[test]
 fn polls_in_parallel_take_an_event_each_and_answer_in_any_order() {
     let raw = RawGateway::start();
-    let gates: Arc<Mutex<Vec<(String, mpsc::Sender<()>)>>> = Arc::default();
+    type Gate = (String, mpsc::Sender<()>);
+    let gates: Arc<Mutex<Vec<Gate>>> = Arc::default();
     let local = LocalServer::with({
         let gates = gates.clone();
         move |c| {
@@ -430,7 +438,7 @@ fn a_connection_that_carries_nothing_else_is_kept_and_one_that_may_not_is_dialle
     let (mut peer, head) = raw.offer();
     is_poll(&head, true);
     peer.write("HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n");
-    peer.write(&json_event("e", "GET", "/", "").split(|o| *o == b'\n').next_back().unwrap()[..]);
+    peer.write(json_event("e", "GET", "/", "").split(|o| *o == b'\n').next_back().unwrap());
     drop(peer);
     let (mut peer, head) = raw.offer();
     assert!(String::from_utf8(read_body(&mut peer, &head)).unwrap().contains("\"message-id\": \"e\""));
@@ -440,6 +448,24 @@ fn a_connection_that_carries_nothing_else_is_kept_and_one_that_may_not_is_dialle
     is_poll(&head, true);
     peer.write(NOTHING.replace("HTTP/1.1", "HTTP/1.0").replace("\r\n\r\n", "\r\nConnection: keep-alive\r\n\r\n"));
     expect_poll(&mut peer);
+}
+
+#[test]
+fn a_gateway_with_a_name_is_looked_up_for_each_connection() {
+    let raw = RawGateway::start();
+    let url = format!("http://localhost:{}/lamp", raw.addr.port());
+    let _device = Ptth::start(&[&["device", &url, "--text", TEXT, "--polls", "1"], QUICK].concat());
+    for _ in 0..2 {
+        let (mut peer, head) = raw.offer();
+        is_poll(&head, true);
+        peer.write(NOTHING.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
+    }
+    let (mut peer, _) = raw.offer();
+    peer.write(event("e", get("/")));
+    peer.finish_writing(); // the answer needs another connection
+    let (mut peer, head) = raw.offer();
+    assert_eq!(head.get("ptth-message-id"), Some("e"));
+    assert!(read_body(&mut peer, &head).ends_with(TEXT.as_bytes()));
 }
 
 #[test]
@@ -879,8 +905,7 @@ fn what_does_not_turn_is_polled_without_upgrade_and_at_once() {
         |r| r.0.to_owned(),
         |(_, answered)| {
             let raw = RawGateway::start();
-            // A pause of up to an hour would show.
-            let device = text_device(&raw, &["--backoff", "60m..60m"]);
+            let device = patient_device(&raw);
             let (mut peer, head) = raw.offer();
             is_poll(&head, true);
             peer.write(answered);
@@ -915,6 +940,14 @@ fn offers_that_are_hung_up_on_twice_become_polls() {
         is_poll(&peer.read_head(), false);
         assert!(device.line().ends_with(" (COMET json)"));
     }
+    // A gateway that takes no polls says so: it had hung up for another reason.
+    let raw = RawGateway::start();
+    let _device = text_device(&raw, &[]);
+    (0..2).for_each(|_| is_poll(&raw.offer().1, true));
+    let (mut peer, head) = raw.offer();
+    is_poll(&head, false);
+    peer.write("HTTP/1.1 426 Upgrade Required\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n");
+    is_poll(&raw.offer().1, true);
     // An answer between them, of whatever kind, breaks the row; so does a 1xx.
     let raw = RawGateway::start();
     let _device = text_device(&raw, &[]);
@@ -986,6 +1019,7 @@ fn a_101_turns_a_poll_and_an_answers_post() {
     assert_eq!(device.line(), format!("connected lamp via {} (COMET json)", raw.url("lamp")));
     peer.write(event("e", get("/")));
     expect_answer(&mut peer, "e", TEXT);
+    assert_eq!(device.line(), format!("connected lamp via {} (COMET message/http)", raw.url("lamp")));
     peer.write(SWITCH);
     peer.ask(&get("/")).expect_ok(TEXT);
     assert_eq!(device.line(), format!("connected lamp via {} (PTTH/1.0 turn)", raw.url("lamp")));
@@ -1032,7 +1066,7 @@ fn an_event_on_an_offer_beyond_the_polls_is_served_all_the_same() {
 #[test]
 fn time_outs_of_proxies_are_no_failures() {
     let raw = RawGateway::start();
-    let device = text_device(&raw, &["--backoff", "60m..60m"]);
+    let device = patient_device(&raw);
     let mut peer = fall_back(&raw);
     for status in ["504 Gateway Time-out", "502 Bad Gateway"] {
         let then = Instant::now();
@@ -1208,6 +1242,104 @@ fn a_gateway_that_goes_and_comes_is_told_apart() {
     assert_eq!(device.line_within(Duration::ZERO), None);
 }
 
+#[test]
+fn every_wait_has_its_end_but_the_handlers() {
+    let raw = RawGateway::start();
+    let mut limits = Limits::default();
+    (limits.offer_timeout, limits.body_silence_timeout) = (Duration::from_millis(200), Duration::from_millis(200));
+    let device = quick(&raw).limits(limits).build().unwrap();
+    let running = device
+        .spawn(|request| match request.uri().path() {
+            "/late" => {
+                std::thread::sleep(Duration::from_millis(600)); // the work of a handler
+                Response::new(Body::from("late"))
+            }
+            _ => Response::new(Body::from(pattern(30_000_000))),
+        })
+        .unwrap();
+    let mut unanswered = fall_back(&raw);
+    let (mut stuck, head) = raw.offer(); // no reply within offer_timeout
+    is_poll(&head, true);
+    unanswered.expect_closed();
+    stuck.write(&event("e", get("/"))[..100]);
+    let (mut peer, head) = raw.offer(); // no end of the reply within body_silence_timeout
+    is_poll(&head, true);
+    stuck.expect_closed();
+    peer.write(event("late", get("/late")));
+    expect_answer(&mut peer, "late", "late");
+    peer.write(event("big", get("/big")));
+    let (mut again, head) = raw.offer(); // nobody took the answer for body_silence_timeout
+    is_poll(&head, true);
+    again.write(event("big", get("/big")));
+    assert_eq!(answer(&mut again, "big").0, "HTTP/1.1 502 Bad Gateway");
+    running.stop();
+}
+
+#[test]
+fn through_bad_weather_every_event_runs_once_and_is_answered() {
+    const EVENTS: usize = 150;
+    let raw = RawGateway::start();
+    let runs: Arc<Mutex<Vec<usize>>> = Arc::new(Mutex::new(vec![0; EVENTS]));
+    let counted = runs.clone();
+    let device = quick(&raw).polls(3).backoff(Duration::from_millis(1)..Duration::from_millis(3)).build().unwrap();
+    let running = device
+        .spawn(move |request| {
+            let n: usize = request.uri().path()[1..].parse().unwrap();
+            counted.lock().unwrap()[n] += 1;
+            Response::new(Body::from(pattern(n * 300))) // some at once, some streamed; all are kept
+        })
+        .unwrap();
+    let (mut answered, mut next, mut dice) = (vec![false; EVENTS], 0, 1u32);
+    let mut conns: Vec<RawPeer> = Vec::new();
+    while !answered.iter().all(|done| *done) {
+        dice = dice.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+        let roll = dice >> 16;
+        while let Some(peer) = raw.try_accept() {
+            conns.push(peer);
+        }
+        if conns.is_empty() {
+            conns.push(raw.accept());
+        }
+        let at = roll as usize % conns.len();
+        let peer = &mut conns[at];
+        if !peer.stirs_within(Duration::from_millis(20)) {
+            continue;
+        }
+        let Some(head) = peer.try_read_head() else {
+            conns.remove(at);
+            continue;
+        };
+        if roll % 11 == 0 {
+            conns.remove(at); // within a POST, or before its reply
+            continue;
+        }
+        let text = read_body(peer, &head);
+        if let Some(id) = head.get("ptth-message-id") {
+            let n: usize = id.parse().unwrap();
+            assert_eq!(Hash::of(Head::split(&text).1), Hash::of_pattern(n as u64 * 300), "event {n}");
+            answered[n] = true;
+        }
+        match roll % 5 {
+            0 => drop(conns.remove(at)), // the reply is lost
+            1 if next > 0 => {
+                // One that was handed out before, answered or not.
+                let n = roll as usize / 7 % next;
+                peer.write(event(&n.to_string(), get(&format!("/{n}"))));
+            }
+            _ if next < EVENTS => {
+                peer.write(event(&next.to_string(), get(&format!("/{next}"))));
+                next += 1;
+            }
+            _ => {
+                let n = answered.iter().position(|done| !done).unwrap_or(0);
+                peer.write(event(&n.to_string(), get(&format!("/{n}"))));
+            }
+        }
+    }
+    assert!(runs.lock().unwrap().iter().all(|runs| *runs == 1), "{:?}", runs.lock().unwrap());
+    running.stop();
+}
+
 // ── The end ──
 
 #[test]
@@ -1277,7 +1409,7 @@ fn handlers_serve_polls_as_they_serve_links() {
     ask_three(&mut peer);
     let stats = running.stats();
     assert_eq!((stats.links, stats.busy, stats.dialing, stats.polls, stats.exchanges), (0, 0, 0, 1, 3));
-    assert_eq!(stats.way, Some(Way::Comet(Encoding::Message)));
+    assert_eq!(stats.way, Some(Way::Comet(Encoding::Json)), "as the last reply");
     peer.write(event("panic", get("/panic")));
     assert_eq!(answer(&mut peer, "panic").0, "HTTP/1.1 500 Internal Server Error");
     for id in ["closing", "closing2"] {
@@ -1293,7 +1425,7 @@ fn handlers_serve_polls_as_they_serve_links() {
     running.stop();
     let ways: Vec<_> = events.try_iter().filter(|e| e.kind == DeviceEventKind::Connected).map(|e| (e.way, e.detail)).collect();
     let comet = |encoding: Encoding| (Some(Way::Comet(encoding)), encoding.to_string());
-    assert_eq!(ways, [comet(Encoding::Json), comet(Encoding::Message)]);
+    assert_eq!(ways, [Encoding::Json, Encoding::Message, Encoding::Json, Encoding::Message].map(comet));
     assert_eq!((running.stats().polls, running.stats().way), (0, None));
 }
 

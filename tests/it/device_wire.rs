@@ -31,6 +31,8 @@ fn is_offer(head: &Head, raw: &RawGateway, token: &str) {
     assert!(head.fields.contains(&("Connection".to_owned(), "Upgrade".to_owned())), "some peers compare octet for octet: {}", head.text());
     assert!(head.fields.contains(&("Content-Length".to_owned(), "0".to_owned())), "{}", head.text());
     assert_eq!(head.all("connection").len(), 1, "{}", head.text());
+    let accept = if cfg!(feature = "comet") { "message/http, application/json" } else { "message/http" };
+    assert_eq!(head.get("accept"), Some(accept), "an event may come in the answer: {}", head.text());
     let session = head.get("ptth-session").unwrap_or_else(|| panic!("no session in {}", head.text()));
     assert!(session.len() == 32 && session.bytes().all(|o| o.is_ascii_hexdigit()), "{session}");
     for name in ["transfer-encoding", "alpn", "authorization", "origin", "expect"] {

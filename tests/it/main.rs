@@ -10,9 +10,9 @@ mod tidy;
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(all(feature = "cli", feature = "comet"))]
-mod comet_gateway;
-#[cfg(feature = "cli")]
 mod comet_device;
+#[cfg(all(feature = "cli", feature = "comet"))]
+mod comet_gateway;
 #[cfg(feature = "cli")]
 mod comet_peers;
 #[cfg(feature = "cli")]
