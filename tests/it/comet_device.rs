@@ -218,7 +218,7 @@ fn every_way_to_say_nothing_is_understood() {
     let rows: &[(&str, &str)] = &[
         ("{}", NOTHING),
         ("null", "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\nnull"),
-        ("white space", "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 3\r\n\r\n \r\n"),
+        ("with a charset", "HTTP/1.1 200 OK\r\nContent-Type: Application/JSON; charset=utf-8\r\nContent-Length: 2\r\n\r\n{}"),
         ("no JSON at all", "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n"),
         ("chunked", "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n"),
         ("an empty 200", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
