@@ -198,6 +198,13 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// For heads that this process wrote itself: what came within the bounds has got fields of ours since then.
+    pub(crate) fn for_own_heads(&self) -> Limits {
+        Limits { head_bytes_max: HEAD_CEILING, fields_max: FIELDS_CEILING, target_bytes_max: HEAD_CEILING, ..self.clone() }
+    }
+}
+
 /// A head is read in one piece of the loop's buffer; this is the ceiling of [`Limits::head_bytes_max`].
 const HEAD_CEILING: usize = 128 * 1024;
 

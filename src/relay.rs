@@ -282,11 +282,18 @@ impl Exchange {
     }
 
     /// Begins to read the request's body into memory; an asking side that waits for a 100 gets it from here.
-    pub(crate) fn begin_collecting<T>(&mut self, asking: &mut Peer<T>, budget: &Budget) {
+    ///
+    /// # Errors
+    /// 413: it is announced to be longer than is collected.
+    pub(crate) fn begin_collecting<T>(&mut self, asking: &mut Peer<T>, budget: &Budget, limits: &Limits) -> Result<(), Refusal> {
+        if self.request.remaining().is_some_and(|length| length > limits.message_bytes_max as u64) {
+            return Err(too_large());
+        }
         self.collected = Some((Vec::new(), budget.share()));
         if self.expects_continue && asking.kept() == 0 {
             asking.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
+        Ok(())
     }
 
     /// Reads what has come of the request's body, at most `limits.message_bytes_max` in all.
@@ -301,10 +308,6 @@ impl Exchange {
             Ok(Fetched::Nothing) => return Collected::NotYet,
             Ok(Fetched::End) | Err(_) => return Collected::Gone,
         };
-        let announced = self.request.remaining().unwrap_or(0);
-        if body.len() as u64 + announced > limits.message_bytes_max as u64 {
-            return Collected::Refused(too_large());
-        }
         let mut used = 0;
         loop {
             let (n, piece) = match self.request.decode(&scratch[used..filled]) {
@@ -328,7 +331,8 @@ impl Exchange {
     /// The collected request as one message, framed by us.
     fn enclose_request(&mut self, limits: &Limits) -> Collected {
         let Some((body, held)) = self.collected.take() else { return Collected::NotYet };
-        let parsed = head::request(&self.head, limits, LineEnds::Crlf);
+        let own = limits.for_own_heads();
+        let parsed = head::request(&self.head, &own, LineEnds::Crlf);
         let Ok(Some(request)) = parsed else { return Collected::Refused(Refusal::new(400, "the request cannot be forwarded as it is")) };
         let mut text = Vec::with_capacity(request.len + body.len() + 64);
         if let Err(refusal) = comet::write_request(&mut text, &request, &body, self.request.trailers()) {

@@ -16,7 +16,7 @@ use std::time::Instant;
 use crate::engine::peers::{Fetched, Id, Peers};
 use crate::engine::slab::Key;
 use crate::error::Refusal;
-use crate::gateway::offers::{Device, Hold, REPLACED, STOPPING};
+use crate::gateway::offers::{Admitted, Device, Hold, REPLACED, STOPPING};
 use crate::gateway::role::{Alarm, Command, GatewayRole, State};
 use crate::gateway::roster::{Gap, Holder, Registered, Waiter};
 use crate::gateway::visitors::Visitor;
@@ -53,15 +53,19 @@ pub(crate) struct Knock {
 impl Knock {
     pub(super) fn read(request: &RequestHead<'_>, framing: Framing, turns: bool, origin: Option<String>) -> Result<Self, Refusal> {
         let id = comet::id_of(&request.fields)?.map(str::to_owned);
-        let content =
-            match request.fields.get("Content-Type") {
-                _ if framing == Framing::Empty => None,
-                None => None,
-                Some(content_type) => Some(Encoding::of_type(content_type).ok_or_else(|| {
-                    Refusal::new(415, "an answer is application/json or message/http; its Content-Type says something else")
-                })?),
-            };
-        if framing != Framing::Empty && content != Some(Encoding::Json) && id.is_none() && content.is_some() {
+        if request.fields.all("Content-Type").count() > 1 {
+            return Err(Refusal::new(400, "there is more than one Content-Type"));
+        }
+        // protocol.md §1.3: whatever is wrong with the body of an offer, it is 400.
+        let wrong_type = || {
+            let status = if turns { 400 } else { 415 };
+            Refusal::new(status, "an answer is application/json or message/http; its Content-Type says something else")
+        };
+        let content = match request.fields.get("Content-Type").filter(|_| framing != Framing::Empty) {
+            None => None,
+            Some(content_type) => Some(Encoding::of_type(content_type).ok_or_else(wrong_type)?),
+        };
+        if content == Some(Encoding::Message) && id.is_none() {
             return Err(Refusal::new(400, "an answer in message/http names its event in PTTH-Message-ID; this one does not"));
         }
         if framing == Framing::Empty && id.is_some() {
@@ -89,6 +93,8 @@ pub(crate) struct Posting {
     knock: Knock,
     registered: Arc<Registered>,
     holder: Holder,
+    /// It brought its name in.
+    fresh: bool,
     /// The octets that turn the connection.
     switch: Option<Vec<u8>>,
     decoder: Decoder,
@@ -109,9 +115,10 @@ enum Reading {
 }
 
 impl Posting {
-    pub(super) fn new(knock: Knock, registered: Arc<Registered>, holder: Holder, switch: Option<Vec<u8>>, limits: &Limits) -> Box<Self> {
+    pub(super) fn new(knock: Knock, admitted: Admitted, switch: Option<Vec<u8>>, limits: &Limits) -> Box<Self> {
+        let Admitted { registered, holder, fresh } = admitted;
         let decoder = Decoder::new(knock.framing, limits);
-        Box::new(Posting { knock, registered, holder, switch, decoder, reading: Reading::Dropped(0) })
+        Box::new(Posting { knock, registered, holder, fresh, switch, decoder, reading: Reading::Dropped(0) })
     }
 }
 
@@ -215,14 +222,10 @@ enum Came {
 }
 
 impl Reading {
-    fn take(&mut self, data: &[u8], announced: u64, limits: &Limits) -> Result<(), Refusal> {
-        let too_long = || Refusal::new(413, "the answer is longer than message_bytes_max allows; in message/http it could stream");
+    fn take(&mut self, data: &[u8], limits: &Limits) -> Result<(), Refusal> {
         match self {
+            Reading::Whole(octets, _) if octets.len() + data.len() > limits.message_bytes_max => return Err(too_long()),
             Reading::Whole(octets, held) => {
-                let coming = announced.max(data.len() as u64);
-                if octets.len() as u64 + coming > limits.message_bytes_max as u64 {
-                    return Err(too_long());
-                }
                 if !held.grow(data.len()) {
                     return Err(Refusal::new(503, "this gateway holds as many octets of whole messages as messages_bytes_max allows"));
                 }
@@ -235,6 +238,14 @@ impl Reading {
         }
         Ok(())
     }
+}
+
+fn disagrees() -> Refusal {
+    Refusal::new(400, "the response in the answer is shorter or longer than the answer's body")
+}
+
+fn too_long() -> Refusal {
+    Refusal::new(413, "the answer is longer than message_bytes_max allows; in message/http it could stream")
 }
 
 fn log_dropped(id: &str, name: &str) {
@@ -304,6 +315,11 @@ impl GatewayRole {
     /// Begins to read what a POST brings.
     pub(super) fn begin_posting(&mut self, cx: &mut Peers<State>, id: Id, mut posting: Box<Posting>, expects_continue: bool) {
         let Some(peer) = cx.get_mut(id) else { return };
+        let announced = posting.decoder.remaining().unwrap_or(0);
+        if posting.knock.content != Some(Encoding::Message) && announced > self.limits.message_bytes_max as u64 {
+            peer.state = State::Device(Device::Posting(posting));
+            return self.refuse_post(cx, id, &too_long());
+        }
         if expects_continue && peer.kept() == 0 {
             peer.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
@@ -359,7 +375,6 @@ impl GatewayRole {
             Ok(Fetched::End) | Err(_) => return Came::Closed,
         };
         let State::Device(Device::Posting(posting)) = &mut peer.state else { return Came::NotYet };
-        let announced = posting.decoder.remaining().unwrap_or(0);
         let mut used = 0;
         let ended = loop {
             let (n, piece) = match posting.decoder.decode(&scratch[used..filled]) {
@@ -370,7 +385,7 @@ impl GatewayRole {
             let taken = match piece {
                 Piece::More => break false,
                 Piece::End => break true,
-                Piece::Data(data) => posting.reading.take(data, announced, &limits),
+                Piece::Data(data) => posting.reading.take(data, &limits),
             };
             if let Err(refusal) = taken {
                 return Came::Refused(refusal);
@@ -407,7 +422,17 @@ impl GatewayRole {
             return if ended { Came::Dropped } else { Came::More };
         };
         match comet::answer_start(octets, is_head, &self.limits) {
-            Ok(Some(start)) => Came::Response { event, key, first: octets.split_off(start) },
+            Ok(Some(start)) => {
+                // What is told by then has to agree, so that nothing of a message that does not is passed on.
+                let here = octets.len() - start;
+                let whole = posting.decoder.remaining().map(|left| here as u64 + left);
+                let stated = comet::answer_length(&octets[start..], is_head, &self.limits);
+                match (stated, whole) {
+                    (Some(stated), Some(whole)) if stated != whole => Came::Refused(disagrees()),
+                    (Some(stated), None) if stated < here as u64 => Came::Refused(disagrees()),
+                    _ => Came::Response { event, key, first: octets.split_off(start) },
+                }
+            }
             Ok(None) if ended => Came::Refused(Refusal::new(400, "the answer ends within the head of its response")),
             Ok(None) => Came::More,
             Err(refusal) => Came::Refused(refusal),
@@ -533,13 +558,16 @@ impl GatewayRole {
 
     fn refuse_post(&mut self, cx: &mut Peers<State>, id: Id, refusal: &Refusal) {
         let Some(State::Device(Device::Posting(posting))) = cx.get(id).map(|p| &p.state) else { return };
-        let (registered, origin) = (posting.registered.clone(), posting.knock.origin.clone());
+        let (registered, fresh, origin) = (posting.registered.clone(), posting.fresh, posting.knock.origin.clone());
         log::info!("{}: an answer was refused: {refusal}", registered.name());
         if refusal.status == 413 {
             self.answer_is_too_large(cx, id);
         }
         let left = self.roster.lend_ends(&registered, cx.now());
         self.gone(&left, "its answer was refused");
+        if fresh {
+            self.roster.forget_names(&registered); // nobody knew them before, and nothing right has come
+        }
         let retry_after = (refusal.status == 503).then_some(1);
         self.deny(cx, id, origin.as_deref(), &LocalAnswer { retry_after, ..LocalAnswer::new(refusal.status, &refusal.reason) });
     }
@@ -617,8 +645,10 @@ impl GatewayRole {
         }
         if !exchange.is_whole() {
             if !exchange.is_collecting() {
-                if let Some(peer) = cx.get_mut(asking) {
-                    exchange.begin_collecting(peer, &self.budget);
+                let begun = cx.get_mut(asking).map_or(Ok(()), |peer| exchange.begin_collecting(peer, &self.budget, &self.limits));
+                if let Err(refusal) = begun {
+                    self.give_up(cx, asking, key, &LocalAnswer::new(refusal.status, &refusal.reason));
+                    return false;
                 }
                 let at = cx.after(self.limits.body_silence_timeout);
                 cx.set_deadline(asking, Some(at));
@@ -680,10 +710,19 @@ impl GatewayRole {
                 return false;
             };
             let Some(event) = event.or_else(|| self.events.draw_id()) else { return false };
-            if self.tell_event(cx, poll, event, key, asking, &name) {
+            if self.is_held_still(cx, poll) && self.tell_event(cx, poll, event, key, asking, &name) {
                 return true;
             }
         }
+    }
+
+    /// Looks once more whether a held poll is there: an event that is written to one that has gone is missed only after `redeliver_after`.
+    fn is_held_still(&mut self, cx: &mut Peers<State>, poll: Id) -> bool {
+        if let Some(peer) = cx.get_mut(poll) {
+            peer.look_again();
+        }
+        self.early_octets(cx, poll);
+        matches!(cx.get(poll).map(|p| &p.state), Some(State::Device(Device::Held { .. })))
     }
 
     /// Writes an event to a held poll. False: the poll is gone, or cannot carry it.
@@ -695,7 +734,7 @@ impl GatewayRole {
         let mut json = Vec::new();
         let body: &[u8] = match knock.accepts {
             Encoding::Message => exchange.request(),
-            Encoding::Json => match comet::event_to_json(&mut json, &text, exchange.request(), &self.limits) {
+            Encoding::Json => match comet::event_to_json(&mut json, &text, exchange.request(), &self.own_limits) {
                 Ok(()) => &json,
                 Err(refusal) => {
                     log::warn!("{name}: a request cannot be written as an event: {refusal}");

@@ -41,6 +41,14 @@ pub(crate) enum Device {
     Link(Link),
 }
 
+/// Who was let in.
+pub(crate) struct Admitted {
+    pub(super) registered: Arc<Registered>,
+    pub(super) holder: Holder,
+    /// Nobody knew its name before.
+    pub(super) fresh: bool,
+}
+
 /// What becomes of a held connection when somebody asks.
 pub(crate) enum Hold {
     /// On-demand turn: these octets, then the request.
@@ -234,7 +242,7 @@ impl GatewayRole {
             Ok(grant) => grant,
             Err(reject) => return self.rejected(cx, id, &offer, &reject),
         };
-        let (registered, holder) = match self.admit(cx, &offer, &grant, way) {
+        let admitted = match self.admit(cx, &offer, &grant, way) {
             Ok(admitted) => admitted,
             Err(denied) => {
                 log::info!("an offer for {} was refused: {} {}", offer.label(), denied.status, denied.reason);
@@ -243,7 +251,7 @@ impl GatewayRole {
         };
         let switch = turns.then(|| self.switch(&offer, !answers));
         let Some(State::Device(Device::Deciding(knock))) = cx.get_mut(id).map(|p| std::mem::replace(&mut p.state, HEAD)) else { return };
-        let posting = Posting::new(*knock, registered, holder, switch, &self.limits);
+        let posting = Posting::new(*knock, admitted, switch, &self.limits);
         if answers { self.begin_posting(cx, id, posting, offer.wire.expects_continue) } else { self.settle(cx, id, posting) }
     }
 
@@ -262,7 +270,7 @@ impl GatewayRole {
     }
 
     /// Reserves the place in the roster, tells who was replaced, and closes their links.
-    fn admit(&mut self, cx: &mut Peers<State>, offer: &Offer, grant: &Grant, way: Way) -> Result<(Arc<Registered>, Holder), Denied> {
+    fn admit(&mut self, cx: &mut Peers<State>, offer: &Offer, grant: &Grant, way: Way) -> Result<Admitted, Denied> {
         let names: Vec<String> = match &grant.names {
             Some(names) => names.clone(),
             None => offer.wire.names.iter().map(Name::to_string).collect(),
@@ -299,7 +307,7 @@ impl GatewayRole {
         }
         self.stats.devices.store(self.roster.connected(), Relaxed);
         self.announce(&claimed.up);
-        Ok((claimed.registered, holder))
+        Ok(Admitted { registered: claimed.registered, holder, fresh: claimed.fresh })
     }
 
     /// The octets that turn a connection. `may_continue`: a 100 that was asked for has not gone out yet.
@@ -606,7 +614,7 @@ impl GatewayRole {
         if self.draining {
             return Err(Error::stopped("this gateway is stopping; the connection is not adopted"));
         }
-        let (registered, _) = self
+        let Admitted { registered, .. } = self
             .admit(cx, offer, grant, Way::Turn)
             .map_err(|d| Error::refused(crate::Fault::Gateway, d.status, format!("adopting a connection: {}", d.reason), None))?;
         match cx.insert(stream, unread, State::Device(Device::link(registered.clone()))) {

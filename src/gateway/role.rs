@@ -124,6 +124,8 @@ enum Listening {
 
 pub(crate) struct GatewayRole {
     pub(super) limits: Arc<Limits>,
+    /// For heads that were written here.
+    pub(super) own_limits: Limits,
     pub(super) offer_rules: OfferRules,
     pub(super) on_demand: bool,
     pub(super) fallback: Fallback,
@@ -193,6 +195,7 @@ impl GatewayRole {
             listeners: vec![Listening::Devices; device_listeners],
             events: Events::default(),
             budget: Budget::new(limits.messages_bytes_max),
+            own_limits: limits.for_own_heads(),
             limits,
             offer_rules,
             on_demand,

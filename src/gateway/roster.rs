@@ -145,7 +145,9 @@ pub(crate) struct Claimed {
     pub(crate) registered: Arc<Registered>,
     /// Names that were not connected before.
     pub(crate) up: Vec<Arc<str>>,
-    /// Names that were, in another way.
+    /// None of the names was known before.
+    pub(crate) fresh: bool,
+    /// Names that were connected, in another way.
     pub(crate) moved: Vec<Arc<str>>,
     /// Names taken over from another session.
     pub(crate) replaced: Vec<Arc<str>>,
@@ -252,6 +254,7 @@ impl Roster {
         let mut claimed = Claimed {
             registered: Arc::new(Registered { names: Vec::new(), session: None }),
             up: Vec::new(),
+            fresh: names.iter().all(|name| !self.entries.contains_key(name.as_str())),
             moved: Vec::new(),
             replaced: Vec::new(),
             idle: Vec::new(),
@@ -506,6 +509,15 @@ impl Roster {
     pub(crate) fn lend_ends(&mut self, registered: &Registered, now: Instant) -> Left {
         self.each(registered, |entry| entry.lent = entry.lent.saturating_sub(1));
         self.departures(registered, now)
+    }
+
+    /// Forgets names at once that are not connected and for which nobody waits.
+    pub(crate) fn forget_names(&mut self, registered: &Registered) {
+        for name in registered.names() {
+            if self.entries.get(name).is_some_and(|e| !e.is_connected() && e.waiting.is_empty() && e.again.is_empty()) {
+                self.entries.remove(name);
+            }
+        }
     }
 
     /// A link of the loop is gone.

@@ -183,6 +183,17 @@ pub fn answer_start(octets: &[u8], is_head: bool, limits: &Limits) -> Result<Opt
     Err(Refusal::new(400, "more interim responses came than informational_max allows"))
 }
 
+/// How long the whole final response at the front of `octets` is by its own framing; `None`: its framing does not tell before its end, or it is
+/// no whole head.
+pub fn answer_length(octets: &[u8], is_head: bool, limits: &Limits) -> Option<u64> {
+    let response = head::response(octets, limits, LineEnds::CrlfOrLf).ok()??;
+    match of_response(&response, method(is_head)).ok()? {
+        Framing::Empty => Some(response.len as u64),
+        Framing::Length(length) => Some(response.len as u64 + length),
+        Framing::Chunked | Framing::UntilClose => None,
+    }
+}
+
 /// All that framing wants to know of a method.
 fn method(is_head: bool) -> &'static str {
     if is_head { "HEAD" } else { "GET" }

@@ -1477,7 +1477,7 @@ fn what_is_neither_poll_nor_answer_is_refused_and_costs_no_event() {
     .map(|(name, content_type, body)| (name.to_owned(), post("NAME", "FIELDS\r\n", content_type, body), &[400, 415][..]))
     .into();
     let raw = |lines: &str, body: &str| format!("POST /NAME HTTP/1.1\r\nHost: gw\r\n{lines}FIELDS\r\n\r\n{body}").into_bytes();
-    rows.push(("a body without a type".to_owned(), raw("Content-Length: 2\r\n", "{}"), &[400, 415]));
+    rows.push(("a body without a type".to_owned(), raw("Content-Length: 2\r\n", "hi"), &[400, 415]));
     let two = "Content-Type: application/json\r\nContent-Type: message/http\r\nContent-Length: 2\r\n";
     rows.push(("two types".to_owned(), raw(two, "{}"), &[400, 415]));
     rows.push((
