@@ -44,7 +44,7 @@ pub mod proto;
 mod relay;
 pub mod stream;
 
-pub use device::{Device, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange, Listener, OnRefusal};
+pub use device::{Device, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange, Listener, OnRefusal, Upgraded, upgrade};
 pub use error::{Error, Fault, Refusal};
 pub use gateway::{DeviceRef, Event, EventKind, Gateway, GatewayStats, Grant, Offer, Reject, Routes, TurnMode};
 pub use limits::Limits;

@@ -337,6 +337,9 @@ impl Shared {
     pub(crate) fn new(stream: std::sync::Arc<Stream>) -> Self {
         Shared(stream)
     }
+    pub(crate) fn stream(&self) -> &Stream {
+        &self.0
+    }
     /// The stream itself; `None` while somebody looks at it through a weak handle.
     pub(crate) fn into_inner(self) -> Option<Stream> {
         std::sync::Arc::into_inner(self.0)

@@ -7,6 +7,7 @@ mod comet;
 mod dial;
 mod forward;
 mod role;
+mod upgrade;
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
@@ -30,6 +31,8 @@ use crate::link::DeviceLink;
 use crate::message::Body;
 use crate::proto::turn::{self, Dialect, Encoding, Fallback, Name, Naming, OfferPlan, Way};
 use crate::stream::{Shared, Stream, Transport};
+
+pub use upgrade::{Upgraded, upgrade};
 
 type Handler = Arc<dyn Fn(Request<Body>) -> Response<Body> + Send + Sync>;
 
@@ -608,6 +611,20 @@ impl Exchange {
     /// The request, to read its body.
     pub fn request_mut(&mut self) -> &mut Request<Body> {
         &mut self.request
+    }
+
+    /// Answers a request that offers another protocol with this 101 (its `Upgrade` names the protocol), and gives the stream out.
+    ///
+    /// # Errors
+    /// The request offered none, or the response is no 101 with `Upgrade` (then nothing was sent, and the link is closed); the gateway is gone.
+    pub fn upgrade(self, response: Response<Body>) -> Result<Upgraded, Error> {
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Error::usage(format!("switching protocols with the status {}: it takes 101", response.status())));
+        }
+        let Exchange { request, mut link, ticket, _busy } = self;
+        link.respond(response)?;
+        drop(request);
+        Upgraded::new(link, ticket, _busy).map_err(|e| Error::io(Fault::Network, "switching a link to another protocol", e))
     }
 
     /// Sends the response and gives the link back.

@@ -13,12 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 
 use crate::device::answer::Past;
 use crate::device::comet::{Reply, Slot};
 use crate::device::dial::{Backoff, Url, random};
 use crate::device::forward::{self, Local, Target};
+use crate::device::upgrade::{self, Taker, Upgraded};
 use crate::device::{DeviceEvent, DeviceEventKind, Handler, OnRefusal};
 use crate::engine::Role;
 use crate::engine::event_loop::Remote;
@@ -1179,7 +1180,16 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
             Err(e) => return log::info!("a link ended: {e}"),
             Ok(Next::Request(request)) => {
                 ticket.shared.exchanges.fetch_add(1, Relaxed);
-                if let Err(e) = link.respond(ask_handler(handler, request)) {
+                let (response, taker) = ask_handler(handler, request);
+                let sent = match link.respond(response) {
+                    Err(e) if e.is_usage() && taker.is_some() => {
+                        log::error!("a handler returned 101, which was not asked for; its request is answered with 500");
+                        link.respond(super::internal_error())
+                    }
+                    Ok(()) if taker.is_some() => return take_over(link, ticket, busy, taker),
+                    sent => sent,
+                };
+                if let Err(e) = sent {
                     return log::info!("a response could not be sent: {e}");
                 }
             }
@@ -1202,17 +1212,29 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
     ticket.give_back(stream.into_inner(), unread, seen);
 }
 
-/// A panic costs this exchange: it is answered 500.
-fn ask_handler(handler: &Handler, request: Request<Body>) -> Response<Body> {
+/// Behind a 101 the stream is the handler's, on this thread.
+fn take_over(link: DeviceLink<Shared>, ticket: Ticket, busy: Busy, taker: Option<Taker>) {
+    match (Upgraded::new(link, ticket, busy), taker) {
+        (Ok(upgraded), Some(taker)) => taker(upgraded),
+        (Err(e), _) => log::info!("a link that was switched to another protocol ended: {e}"),
+        (Ok(_), None) => {}
+    }
+}
+
+/// The response, and what is to be done behind its 101. A panic costs this exchange: it is answered 500.
+fn ask_handler(handler: &Handler, request: Request<Body>) -> (Response<Body>, Option<Taker>) {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(request))) {
-        Ok(response) if response.status().is_informational() => {
-            log::error!("a handler returned the interim status {}; its request is answered with 500", response.status());
-            super::internal_error()
+        Ok(mut response) => {
+            let taker = upgrade::taker(&mut response).filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);
+            if response.status().is_informational() && taker.is_none() {
+                log::error!("a handler returned the interim status {}; its request is answered with 500", response.status());
+                return (super::internal_error(), None);
+            }
+            (response, taker)
         }
-        Ok(response) => response,
         Err(_) => {
             log::error!("a handler panicked; its request is answered with 500");
-            super::internal_error()
+            (super::internal_error(), None)
         }
     }
 }

@@ -26,4 +26,6 @@ mod scale;
 #[cfg(feature = "cli")]
 mod support;
 #[cfg(feature = "cli")]
+mod upgrades;
+#[cfg(feature = "cli")]
 mod visitors;
