@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
@@ -567,20 +567,24 @@ impl DateText {
 }
 
 /// Now, formatted once per second and thread. `None` where the clock is before 1970 or after 9999: a device without a clock
-/// must not send `Date` (RFC 9110 §6.6.1), and the formatter would panic.
+/// must not send `Date` (RFC 9110 §6.6.1).
 pub(crate) fn date_now() -> Option<DateText> {
     thread_local!(static CACHED: Cell<(u64, DateText)> = const { Cell::new((u64::MAX, DateText([b' '; 29]))) });
-    const YEAR_10000: u64 = 253_402_300_800;
-    let now = SystemTime::now();
-    let second = now.duration_since(UNIX_EPOCH).ok()?.as_secs();
+    let second = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
     let (cached_second, cached) = CACHED.get();
     if cached_second == second {
         return Some(cached);
     }
+    let date = date_of(second)?;
+    CACHED.set((second, date));
+    Some(date)
+}
+
+/// This second since 1970, formatted. `None` after 9999, where the formatter would panic.
+pub(crate) fn date_of(second: u64) -> Option<DateText> {
+    const YEAR_10000: u64 = 253_402_300_800;
     if second >= YEAR_10000 {
         return None;
     }
-    let date = DateText(httpdate::fmt_http_date(now).into_bytes().try_into().ok()?);
-    CACHED.set((second, date));
-    Some(date)
+    Some(DateText(httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second)).into_bytes().try_into().ok()?))
 }

@@ -9,6 +9,7 @@ use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -185,6 +186,9 @@ struct ServiceArgs {
     /// Answer every request with this text
     #[arg(long, value_name = "STRING", env = "PTTH_TEXT")]
     text: Option<String>,
+    /// Serve the files of this directory, index.html for a folder; nothing outside it, no hidden files, no listings
+    #[arg(long, value_name = "PATH", env = "PTTH_DIR")]
+    dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -370,9 +374,10 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
     let device = builder.build()?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
     let events = device.events();
-    let handle = match (args.service.to, args.service.text) {
-        (Some(target), _) => device.spawn_forward(&target)?,
-        (None, text) => device.spawn(answer_with_text(text.unwrap_or_default()))?,
+    let handle = match (args.service.to, args.service.dir, args.service.text) {
+        (Some(target), ..) => device.spawn_forward(&target)?,
+        (None, Some(dir), _) => device.spawn_dir(dir)?,
+        (None, None, text) => device.spawn(answer_with_text(text.unwrap_or_default()))?,
     };
     let reporter = std::thread::spawn(move || {
         for event in events {

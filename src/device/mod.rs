@@ -5,6 +5,8 @@
 mod answer;
 mod comet;
 mod dial;
+#[cfg(feature = "files")]
+mod files;
 mod forward;
 mod role;
 mod upgrade;
@@ -13,6 +15,8 @@ use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::ops::{Range, RangeInclusive};
 use std::os::fd::{AsFd, BorrowedFd};
+#[cfg(feature = "files")]
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -294,7 +298,7 @@ struct Parts {
 }
 
 /// A device that is set up. One of [`serve`](Device::serve), [`spawn`](Device::spawn), [`recv`](Device::recv),
-/// [`listen`](Device::listen) and [`forward_to`](Device::forward_to) starts it.
+/// [`listen`](Device::listen), [`forward_to`](Device::forward_to) and (feature `files`) `serve_dir` starts it.
 ///
 /// ```no_run
 /// use reverse_http::{Body, Device};
@@ -418,6 +422,36 @@ impl Device {
     /// A target that is none; those of [`spawn`](Self::spawn).
     pub fn spawn_forward(&self, target: &str) -> Result<DeviceHandle, Error> {
         self.start(|parts| Ok(Service::Forward(Target::parse(target, parts.host_header.clone())?)))
+    }
+
+    /// Serves the files of a directory, until the process ends or the gateway refuses (feature `files`).
+    ///
+    /// GET and HEAD, with validators, conditional requests and single ranges (RFC 9110). A folder is its `index.html`; there are no listings. Symbolic
+    /// links are followed as long as they stay inside; nothing outside is reachable, nor a name that begins with a dot (but `/.well-known`),
+    /// nor what is no regular file: all of it is 404. A file that may not be read is 403. The directory is opened once, here: one
+    /// that is put in its place later is another. What stands in it may change at any time.
+    ///
+    /// ```no_run
+    /// use reverse_http::Device;
+    /// Device::builder("http://gw.example:9999/lamp").build()?.serve_dir("/srv/lamp")?; // blocks
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A path that is no directory, or one that cannot be opened (`is_usage()`); those of [`serve`](Self::serve).
+    #[cfg(feature = "files")]
+    pub fn serve_dir(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        self.spawn_dir(path)?.wait()
+    }
+
+    /// Like [`serve_dir`](Self::serve_dir), in the background.
+    ///
+    /// # Errors
+    /// A path that is no directory, or one that cannot be opened (`is_usage()`); those of [`spawn`](Self::spawn).
+    #[cfg(feature = "files")]
+    pub fn spawn_dir(&self, path: impl AsRef<Path>) -> Result<DeviceHandle, Error> {
+        let files = files::Files::open(path.as_ref())?;
+        self.spawn(move |request| files.answer(&request))
     }
 
     /// What happens between this device and its gateway. At most [`Limits::events_max`] wait to be read; more are dropped.

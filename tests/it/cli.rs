@@ -30,7 +30,8 @@ const GATEWAY_OPTIONS: &[&str] = &[
     "--drain-timeout",
     "--keep-underscore",
 ];
-const DEVICE_OPTIONS: &[&str] = &["--to", "--text", "--links", "--protocol", "--silence", "--origin", "--host-header", "--backoff"];
+const DEVICE_OPTIONS: &[&str] =
+    &["--to", "--text", "--dir", "--links", "--protocol", "--silence", "--origin", "--host-header", "--backoff"];
 
 #[test]
 fn the_gateway_prints_one_ready_line_per_listener() {
@@ -98,6 +99,12 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (vec!["device"], "URL"),
         (device(&[]), "--text"),
         (device(&["--to", "http://127.0.0.1:1", "--text", "x"]), "--text"),
+        (device(&["--to", "http://127.0.0.1:1", "--dir", "/"]), "--dir"),
+        (device(&["--dir", "/", "--text", "x"]), "--dir"),
+        (device(&["--dir", "/no/such/directory"]), "/no/such/directory"),
+        (device(&["--dir", "/dev/null"]), "/dev/null"),
+        (device(&["--dir", ""]), "--dir"),
+        (device(&["--dir", "/", "--host-header", "a"]), "--host-header"),
         (device(&["--to", "ftp://127.0.0.1:1"]), "ftp"),
         (device(&["--text", "x", "--links", "3"]), "--links"),
         (device(&["--text", "x", "--links", "5..2"]), "5..2"),

@@ -18,6 +18,8 @@ mod comet_peers;
 #[cfg(feature = "cli")]
 mod device_wire;
 #[cfg(feature = "cli")]
+mod files;
+#[cfg(feature = "cli")]
 mod gateway_wire;
 #[cfg(feature = "cli")]
 mod peers;

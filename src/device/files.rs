@@ -1,0 +1,462 @@
+//! The files of one directory as a device's answers: what [`Device::serve_dir`](crate::Device::serve_dir) runs, on worker threads.
+//!
+//! Never lists, never leaves the directory (`beneath.rs` sees to that, whatever a path or a link says), never opens what could block.
+//!
+//! ```text
+//! target ─► names, decoded once ─► file, opened beneath the root ─► conditions (RFC 9110 §13) ─► range (§14) ─► body
+//! ```
+
+mod beneath;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{File, Metadata};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use rustix::io::Errno;
+
+use crate::device::files::beneath::{Found, Root, STEPS_MAX};
+use crate::error::{Error, Refusal};
+use crate::message::{Body, date_of};
+
+/// A directory that is served.
+#[derive(Debug)]
+pub(super) struct Files {
+    root: Root,
+}
+
+impl Files {
+    /// # Errors
+    /// A path that is no directory, or that cannot be opened.
+    pub(super) fn open(path: &Path) -> Result<Files, Error> {
+        match Root::open(path) {
+            Ok(root) => Ok(Files { root }),
+            Err(e) => Err(Error::usage(format!("directory {}: {e}; name one that is there and may be entered", path.display()))),
+        }
+    }
+
+    pub(super) fn answer(&self, request: &Request<Body>) -> Response<Body> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = refuse(&Refusal::new(405, "these are files: they can be asked for with GET and HEAD only"));
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        self.try_answer(request).unwrap_or_else(|refusal| refuse(&refusal))
+    }
+
+    fn try_answer(&self, request: &Request<Body>) -> Result<Response<Body>, Refusal> {
+        let path = request.uri().path();
+        let Wanted { mut names, is_folder } = wanted(path)?;
+        if is_folder {
+            names.push(INDEX.to_vec());
+        }
+        let kind = content_type(names.last().map_or(&[], Vec::as_slice));
+        match self.root.find(&names) {
+            Ok(Found::File(file)) => answer_file(file, kind, request).map_err(|e| unreadable(path, &e)),
+            Ok(Found::Directory) if !is_folder => Ok(to_the_folder(&names, request.uri().query())),
+            Ok(Found::Directory) => Err(absent()),
+            Err(e) => Err(not_found(path, e)),
+        }
+    }
+}
+
+/// What a folder shows.
+const INDEX: &[u8] = b"index.html";
+
+// ── which file ──
+
+/// The file or folder that a path names.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    names: Vec<Vec<u8>>,
+    /// The path ends with a slash.
+    is_folder: bool,
+}
+
+/// Decodes a path, once. Segments that no name here can have are as absent as any other: dots (clients resolve those themselves), nothing between
+/// two slashes, hidden names, and encoded slashes, which decoded would be another path than the one a proxy on the way has judged. So is a
+/// backslash, which Unix takes for a letter but a file system from elsewhere (CIFS) may take for a slash. A link with a visible name may lead to a
+/// hidden one: whoever made it meant it.
+fn wanted(path: &str) -> Result<Wanted, Refusal> {
+    let inside = path.strip_prefix('/').ok_or_else(absent)?;
+    let is_folder = inside.is_empty() || inside.ends_with('/');
+    let inside = inside.strip_suffix('/').unwrap_or(inside);
+    let mut names = Vec::new();
+    if !inside.is_empty() || path.len() > 1 {
+        for segment in inside.split('/') {
+            let name = decoded(segment)?;
+            let is_hidden = name.starts_with(b".") && !(names.is_empty() && name == b".well-known"); // RFC 8615
+            if name.is_empty() || is_hidden || name.iter().any(|octet| matches!(octet, b'/' | b'\\' | 0)) {
+                return Err(absent());
+            }
+            names.push(name);
+        }
+    }
+    if names.len() >= STEPS_MAX {
+        return Err(absent());
+    }
+    Ok(Wanted { names, is_folder })
+}
+
+fn decoded(segment: &str) -> Result<Vec<u8>, Refusal> {
+    let mut octets = segment.bytes();
+    let mut name = Vec::with_capacity(segment.len());
+    while let Some(octet) = octets.next() {
+        name.push(match octet {
+            b'%' => {
+                let mut digit = || octets.next().and_then(|o| char::from(o).to_digit(16)).map(|digit| digit as u8);
+                let (Some(high), Some(low)) = (digit(), digit()) else {
+                    return Err(Refusal::new(400, "the path has a % without two hex digits behind it"));
+                };
+                high << 4 | low
+            }
+            octet => octet,
+        });
+    }
+    Ok(name)
+}
+
+/// To a folder without its slash. The reference is relative, since a gateway may have taken a prefix off the path; it begins with `./`, since a name
+/// may have a colon and would be read as a scheme (RFC 3986 §4.2).
+fn to_the_folder(names: &[Vec<u8>], query: Option<&str>) -> Response<Body> {
+    let mut location = String::from("./");
+    for octet in names.last().map_or(&[][..], Vec::as_slice) {
+        match octet {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => location.push(char::from(*octet)),
+            octet => location.push_str(&format!("%{octet:02X}")),
+        }
+    }
+    location.push('/');
+    if let Some(query) = query {
+        location.push('?');
+        location.push_str(query);
+    }
+    let mut response = refuse(&Refusal::new(301, "this is a folder; its address ends with a slash"));
+    put(response.headers_mut(), header::LOCATION, location);
+    response
+}
+
+/// By the name's ending. Text is said to be UTF-8, XML and JSON say themselves what they are; what is not known may be anything, and `nosniff` keeps
+/// browsers from guessing.
+fn content_type(name: &[u8]) -> &'static str {
+    let Some(dot) = name.iter().rposition(|octet| *octet == b'.') else { return UNKNOWN };
+    let ending = name[dot + 1..].to_ascii_lowercase();
+    let is_it = |(endings, _): &&(&str, &str)| endings.split(' ').any(|known| known.as_bytes() == ending);
+    TYPES.iter().find(is_it).map_or(UNKNOWN, |(_, kind)| kind)
+}
+
+const UNKNOWN: &str = "application/octet-stream";
+const TYPES: [(&str, &str); 45] = [
+    ("html htm", "text/html; charset=utf-8"),
+    ("css", "text/css; charset=utf-8"),
+    ("js mjs", "text/javascript; charset=utf-8"), // RFC 9239
+    ("json map", "application/json"),
+    ("webmanifest", "application/manifest+json"),
+    ("svg", "image/svg+xml"),
+    ("png", "image/png"),
+    ("apng", "image/apng"),
+    ("jpg jpeg", "image/jpeg"),
+    ("gif", "image/gif"),
+    ("webp", "image/webp"),
+    ("avif", "image/avif"),
+    ("bmp", "image/bmp"),
+    ("tif tiff", "image/tiff"),
+    ("ico", "image/x-icon"),
+    ("txt text log conf ini", "text/plain; charset=utf-8"),
+    ("md markdown", "text/markdown; charset=utf-8"),
+    ("csv", "text/csv; charset=utf-8"),
+    ("ics", "text/calendar; charset=utf-8"),
+    ("vtt", "text/vtt; charset=utf-8"),
+    ("xml xsl", "application/xml"),
+    ("xhtml", "application/xhtml+xml"),
+    ("atom", "application/atom+xml"),
+    ("rss", "application/rss+xml"),
+    ("yaml yml", "application/yaml"),
+    ("toml", "application/toml"),
+    ("wasm", "application/wasm"),
+    ("pdf", "application/pdf"),
+    ("epub", "application/epub+zip"),
+    ("mp4 m4v", "video/mp4"),
+    ("webm", "video/webm"),
+    ("ogv", "video/ogg"),
+    ("mov", "video/quicktime"),
+    ("mp3", "audio/mpeg"),
+    ("m4a", "audio/mp4"),
+    ("ogg oga opus", "audio/ogg"),
+    ("wav", "audio/wav"),
+    ("flac", "audio/flac"),
+    ("woff", "font/woff"),
+    ("woff2", "font/woff2"),
+    ("ttf", "font/ttf"),
+    ("otf", "font/otf"),
+    ("zip", "application/zip"),
+    ("gz tgz", "application/gzip"),
+    ("tar", "application/x-tar"),
+];
+
+// ── what of it ──
+
+/// Answers with an open file: as much of it as there is at this moment. One that grows later is cut there; one that shrinks aborts the message
+/// (the body ends before its length).
+fn answer_file(mut file: File, kind: &'static str, request: &Request<Body>) -> io::Result<Response<Body>> {
+    let (metadata, now) = (file.metadata()?, SystemTime::now());
+    let size = metadata.len();
+    let validators = Validators::new(&metadata, now);
+    let mut response = Response::new(Body::empty());
+    match validators.judge(request.headers()) {
+        Condition::Holds => {}
+        Condition::NotModified => {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            validators.write(response.headers_mut());
+            return Ok(response);
+        }
+        Condition::Fails => return Ok(refuse(&Refusal::new(412, "the file is not the one that the request's conditions are for"))),
+    }
+    let length = match validators.wanted_range(request, size, now) {
+        Ranged::Whole => size,
+        Ranged::Part { first, last } => {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            put(response.headers_mut(), header::CONTENT_RANGE, format!("bytes {first}-{last}/{size}"));
+            file.seek(SeekFrom::Start(first))?;
+            last - first + 1
+        }
+        Ranged::Beyond => {
+            let mut response = refuse(&Refusal::new(416, format!("the range is none of the file's {size} octets")));
+            put(response.headers_mut(), header::CONTENT_RANGE, format!("bytes */{size}"));
+            return Ok(response);
+        }
+    };
+    validators.write(response.headers_mut());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    *response.body_mut() = Body::from_reader_with_length(file, length);
+    Ok(response)
+}
+
+/// How a file is told from what it was (RFC 9110 §8.8).
+#[derive(Clone, Debug)]
+struct Validators {
+    /// Strong: a write moves the modification time (in steps of the kernel's clock, some milliseconds), and a file that is put in another's place is
+    /// another inode.
+    tag: String,
+    /// In seconds since 1970; `None` where no date can say it.
+    modified: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Condition {
+    Holds,
+    NotModified,
+    Fails,
+}
+
+impl Validators {
+    fn new(metadata: &Metadata, now: SystemTime) -> Validators {
+        let nanoseconds = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+        let tag = format!("\"{:x}-{:x}-{nanoseconds:x}\"", metadata.ino(), metadata.len());
+        // Not later than this answer's own Date (RFC 9110 §8.8.2.1).
+        let modified = u64::try_from(metadata.mtime()).ok().map(|at| at.min(seconds(now)));
+        Validators { tag, modified }
+    }
+
+    fn write(&self, headers: &mut HeaderMap) {
+        put(headers, header::ETAG, self.tag.clone());
+        if let Some(date) = self.modified.and_then(date_of) {
+            put(headers, header::LAST_MODIFIED, date.as_str().to_owned());
+        }
+    }
+
+    /// RFC 9110 §13.2.2, in its order. A field with a tag makes the one with a date moot, matching or not.
+    fn judge(&self, headers: &HeaderMap) -> Condition {
+        let fulfilled = match self.matches(headers, &header::IF_MATCH, Comparison::Strong) {
+            Some(matches) => matches,
+            None => !self.moved(headers, &header::IF_UNMODIFIED_SINCE).unwrap_or(false),
+        };
+        if !fulfilled {
+            return Condition::Fails;
+        }
+        let changed = match self.matches(headers, &header::IF_NONE_MATCH, Comparison::Weak) {
+            Some(matches) => !matches,
+            None => self.moved(headers, &header::IF_MODIFIED_SINCE).unwrap_or(true),
+        };
+        if changed { Condition::Holds } else { Condition::NotModified }
+    }
+
+    /// Whether this field lists our tag, or is `*`; `None` where there is no such field.
+    fn matches(&self, headers: &HeaderMap, name: &HeaderName, comparison: Comparison) -> Option<bool> {
+        let mut lines = headers.get_all(name).iter().peekable();
+        lines.peek()?;
+        Some(lines.any(|line| line.as_bytes().trim_ascii() == b"*" || lists_tag(line.as_bytes(), self.tag.as_bytes(), comparison)))
+    }
+
+    /// Whether the file is younger than the date in this field; `None` where there is no (valid) date, or the file has none.
+    fn moved(&self, headers: &HeaderMap, name: &HeaderName) -> Option<bool> {
+        Some(self.modified? > date(one(headers, name)?)?)
+    }
+
+    /// The range to send, of a file of this size. Only GET has ranges (RFC 9110 §14.2).
+    fn wanted_range(&self, request: &Request<Body>, size: u64, now: SystemTime) -> Ranged {
+        match one(request.headers(), &header::RANGE) {
+            Some(value) if *request.method() == Method::GET && self.allow_range(request.headers(), now) => range(value, size),
+            _ => Ranged::Whole,
+        }
+    }
+
+    /// `If-Range`: whether the part that the client has is a part of this file, so that the rest will do.
+    fn allow_range(&self, headers: &HeaderMap, now: SystemTime) -> bool {
+        if !headers.contains_key(header::IF_RANGE) {
+            return true;
+        }
+        let Some(value) = one(headers, &header::IF_RANGE) else { return false };
+        match (date(value), self.modified) {
+            // In the second of a change another may follow, and the date would not tell (RFC 9110 §8.8.2.2).
+            (Some(date), Some(modified)) => date == modified && modified < seconds(now),
+            _ => value.trim_ascii() == self.tag.as_bytes(),
+        }
+    }
+}
+
+/// RFC 9110 §8.8.3.2. Ours is strong, so it equals a weak one in the weak comparison alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comparison {
+    Strong,
+    Weak,
+}
+
+/// Reads a list of entity tags, which may hold commas themselves. What is no list has no tags behind the fault.
+fn lists_tag(mut list: &[u8], tag: &[u8], comparison: Comparison) -> bool {
+    loop {
+        let skip = list.iter().take_while(|octet| matches!(octet, b' ' | b'\t' | b',')).count();
+        list = &list[skip..];
+        let (is_weak, quoted) = list.strip_prefix(b"W/").map_or((false, list), |rest| (true, rest));
+        if quoted.first() != Some(&b'"') {
+            return false;
+        }
+        let Some(end) = quoted[1..].iter().position(|octet| *octet == b'"') else { return false };
+        let (theirs, rest) = quoted.split_at(end + 2);
+        if theirs == tag && !(is_weak && comparison == Comparison::Strong) {
+            return true;
+        }
+        list = rest;
+    }
+}
+
+/// What `Range` asks for, of a file of some size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ranged {
+    Whole,
+    Part { first: u64, last: u64 },
+    Beyond,
+}
+
+/// One range of octets. A field that is not one is ignored (RFC 9110 §14.2), and so are several ranges in one, which the RFC leaves to
+/// the server: what asks for them is rare and takes the whole file too, while `multipart/byteranges` can cost more than the file (its overlaps and
+/// its heads) and is one more format in which to be wrong.
+fn range(value: &[u8], size: u64) -> Ranged {
+    let Some((unit, set)) = split_at_octet(value, b'=') else { return Ranged::Whole };
+    if !unit.eq_ignore_ascii_case(b"bytes") {
+        return Ranged::Whole;
+    }
+    let mut ranges = set.split(|octet| *octet == b',').map(<[u8]>::trim_ascii).filter(|range| !range.is_empty());
+    let (Some(range), None) = (ranges.next(), ranges.next()) else { return Ranged::Whole };
+    let Some((from, to)) = split_at_octet(range, b'-') else { return Ranged::Whole };
+    match (number(from), number(to)) {
+        (None, Some(suffix)) if from.is_empty() => match size {
+            _ if suffix == 0 => Ranged::Beyond,
+            0 => Ranged::Whole, // all there is, and Content-Range cannot say it
+            _ => Ranged::Part { first: size.saturating_sub(suffix), last: size - 1 },
+        },
+        (Some(first), last) if to.is_empty() || last.is_some_and(|last| last >= first) => match size {
+            _ if first >= size => Ranged::Beyond,
+            _ => Ranged::Part { first, last: last.map_or(size - 1, |last| last.min(size - 1)) },
+        },
+        _ => Ranged::Whole,
+    }
+}
+
+fn split_at_octet(octets: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let place = octets.iter().position(|octet| *octet == at)?;
+    Some((&octets[..place], &octets[place + 1..]))
+}
+
+/// Digits only. What is larger than any file is just that.
+fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(digits.iter().fold(0u64, |number, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))))
+}
+
+// ── small things ──
+
+/// The value of a field that has to stand once; several are as good as none.
+fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
+    let mut values = headers.get_all(name).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    Some(value.as_bytes())
+}
+
+/// An HTTP-date in any of its three forms, in seconds since 1970.
+fn date(value: &[u8]) -> Option<u64> {
+    Some(seconds(httpdate::parse_http_date(std::str::from_utf8(value).ok()?).ok()?))
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since: Duration| since.as_secs())
+}
+
+/// A field whose value is made here, of visible ASCII.
+fn put(headers: &mut HeaderMap, name: HeaderName, value: String) {
+    match HeaderValue::try_from(value) {
+        Ok(value) => drop(headers.insert(name, value)),
+        Err(_) => log::debug!("a field {name} could not be written and is left out"),
+    }
+}
+
+fn absent() -> Refusal {
+    Refusal::new(404, "there is no such file here")
+}
+
+/// What is not there, or not for visitors, looks the same to them. Only what the owner has to mend is told apart: a file that is there and
+/// may not be read (403), and a system that is out of something.
+fn not_found(path: &str, error: Errno) -> Refusal {
+    match error {
+        Errno::ACCESS | Errno::PERM => {
+            log::debug!("files: {path:?} may not be read: {error}");
+            Refusal::new(403, "this file may not be read")
+        }
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM => {
+            log::warn!("files: {path:?} could not be opened: {error}");
+            Refusal::new(503, "too many files are open here; try again")
+        }
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::XDEV | Errno::INVAL | Errno::ILSEQ | Errno::NXIO => {
+            log::debug!("files: {path:?} is not served: {error}");
+            absent()
+        }
+        error => unreadable(path, &error.into()),
+    }
+}
+
+fn unreadable(path: &str, error: &io::Error) -> Refusal {
+    log::warn!("files: {path:?} could not be read: {error}");
+    Refusal::new(500, "the file could not be read")
+}
+
+fn refuse(refusal: &Refusal) -> Response<Body> {
+    let mut response = Response::new(Body::from(format!("{}\n", refusal.reason)));
+    *response.status_mut() = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if refusal.status == 503 {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
