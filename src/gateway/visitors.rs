@@ -235,7 +235,7 @@ impl GatewayRole {
             target: &target,
             host: to.authority,
             prefix: prefix.as_deref(),
-            forwarded: Some(Forwarded { peer: Some(from), proto: "http", host: to.authority }),
+            forwarded: Some(Forwarded { peer: Some(from), proto: "http", host: to.authority, ..Forwarded::default() }),
             via: Some(super::VIA),
             keep_underscore: self.keep_underscore,
             upgrade: relay::wants_upgrade(request, framing),
