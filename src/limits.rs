@@ -83,7 +83,8 @@ limits! {
     head_timeout: Duration = Duration::from_secs(10);
     /// How long a kept-alive visitor may stay silent between requests. Default 75 s (nginx `keepalive_timeout`). Then: closed.
     idle_visitor_timeout: Duration = Duration::from_secs(75);
-    /// How long a caller waits for a link of a known device. Default 5 s. Then: 503 with `Retry-After: 1`.
+    /// How long a caller waits for a link of a known device. Default 5 s. Then: 503 with `Retry-After: 1`. A route may have its own, as
+    /// it may of the next two.
     wait_for_link: Duration = Duration::from_secs(5);
     /// Longest time in which a device takes nothing of a request that is being written to it. Default 60 s (nginx `proxy_send_timeout`). Then: 504, link closed.
     request_write_timeout: Duration = Duration::from_secs(60);

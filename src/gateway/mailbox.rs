@@ -650,7 +650,7 @@ impl GatewayRole {
                     self.give_up(cx, asking, key, &LocalAnswer::new(refusal.status, &refusal.reason));
                     return false;
                 }
-                let at = cx.after(self.limits.body_silence_timeout);
+                let at = cx.after(exchange.waits.body_silence.time);
                 cx.set_deadline(asking, Some(at));
             }
             cx.again(asking);
@@ -674,7 +674,7 @@ impl GatewayRole {
         cx.put_scratch(scratch);
         let answer = match collected {
             Collected::NotYet => {
-                let at = cx.after(limits.body_silence_timeout);
+                let at = cx.after(self.waits(key).body_silence.time);
                 cx.set_deadline(id, Some(at));
                 if cx.get(id).is_some_and(|p| p.has_input()) {
                     cx.again(id);
@@ -694,7 +694,8 @@ impl GatewayRole {
     }
 
     pub(super) fn collect_expired(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
-        self.give_up(cx, id, key, &LocalAnswer::new(408, "nothing of the request's body arrived for body_silence_timeout"));
+        let reason = format!("nothing of the request's body arrived for {}", self.waits(key).body_silence);
+        self.give_up(cx, id, key, &LocalAnswer::new(408, &reason));
     }
 
     /// Hands a whole request to a held poll of its device. False: there is none, or nobody asks any more.
@@ -749,7 +750,7 @@ impl GatewayRole {
         write_reply(peer.output(), &knock, Some((body.len(), &text)), &date);
         let sent = peer.send(body).and_then(|()| peer.flush());
         peer.state = State::Device(Device::Telling(Box::new(Telling { event: Some(event), keep: knock.keep, written })));
-        let until = cx.after(self.limits.first_octet_timeout);
+        let until = cx.after(self.waits(key).first_octet.time);
         if !self.events.handed.contains_key(&event) {
             self.stats.events.fetch_add(1, Relaxed);
             self.roster.event_begins(name);
@@ -925,7 +926,7 @@ impl GatewayRole {
             return self.end_exchange(cx, key, "the device's connection ended while the request was written, and it may not be sent twice");
         }
         if !self.hand_out(cx, key) && !told {
-            let at = cx.after(self.limits.wait_for_link).min(until);
+            let at = cx.after(self.waits(key).link.time).min(until);
             cx.set_deadline(asking, Some(at));
         }
     }
@@ -982,12 +983,8 @@ impl GatewayRole {
         let told = self.events.handed.get(&event).is_some_and(|handed| handed.told);
         let (status, error, reason) = match told {
             true => {
-                let waited = self.limits.first_octet_timeout.as_secs_f32();
-                (
-                    504,
-                    "http_response_timeout",
-                    format!("the device took the request and did not answer it within {waited} s (first_octet_timeout)"),
-                )
+                let wait = self.waits(key).first_octet;
+                (504, "http_response_timeout", format!("the device took the request and did not answer it within {wait}"))
             }
             false => (503, "destination_unavailable", "the device did not poll again in time to take the request".to_owned()),
         };

@@ -120,6 +120,24 @@ struct Entry {
 }
 
 impl Entry {
+    fn new(holder: Holder, epoch: u64, way: Way, since: Instant) -> Self {
+        Entry {
+            holder,
+            epoch,
+            registered: None,
+            idle: Pool::default(),
+            busy: Vec::new(),
+            lent: 0,
+            mailbox: None,
+            events: 0,
+            last: None,
+            waiting: VecDeque::new(),
+            again: VecDeque::new(),
+            way,
+            since,
+        }
+    }
+
     fn links(&self) -> usize {
         self.idle.0.len() + self.busy.len() + self.lent
     }
@@ -301,21 +319,7 @@ impl Roster {
     fn take(&mut self, name: &Arc<str>, holder: &Holder, way: Way, now: Instant, claimed: &mut Claimed) -> u64 {
         self.epochs += 1;
         let fresh = self.epochs;
-        let entry = self.entries.entry(name.clone()).or_insert_with(|| Entry {
-            holder: holder.clone(),
-            epoch: fresh,
-            registered: None,
-            idle: Pool::default(),
-            busy: Vec::new(),
-            lent: 0,
-            mailbox: None,
-            events: 0,
-            last: None,
-            waiting: VecDeque::new(),
-            again: VecDeque::new(),
-            way,
-            since: now,
-        });
+        let entry = self.entries.entry(name.clone()).or_insert_with(|| Entry::new(holder.clone(), fresh, way, now));
         if !entry.is_connected() {
             self.connected += 1;
             entry.since = now;
@@ -561,9 +565,18 @@ impl Roster {
         Some(id)
     }
 
-    /// Whether the name has, or within the last `remember` had, a link.
+    /// Whether the name has, or within the last `remember` had, a link, or was expected to have one.
     pub(crate) fn knows(&self, name: &str) -> bool {
         self.entries.contains_key(name)
+    }
+
+    /// Makes a name known that was not: as if it had been connected until now.
+    pub(crate) fn expect(&mut self, name: &str, now: Instant) {
+        self.epochs += 1;
+        let entry = Entry::new(Holder { credential: None, session: None }, self.epochs, Way::Turn, now);
+        let name: Arc<str> = name.into();
+        self.entries.insert(name.clone(), entry);
+        self.departed.push_back((now, name));
     }
 
     /// Lines up for a link. False: as many wait as `waiting_per_device_max` allows, or nobody knows the name.
@@ -799,6 +812,29 @@ mod tests {
         assert!(roster.knows("lamp"));
         roster.tick(now + Duration::from_secs(600));
         assert!(!roster.knows("lamp"));
+    }
+
+    #[test]
+    fn a_name_that_is_expected_is_known_for_as_long_and_anybody_may_claim_it() {
+        let (mut roster, now) = (roster(|_| ()), Instant::now());
+        assert!(!roster.line_up("lamp", Waiter::Caller(1)));
+        roster.expect("lamp", now);
+        assert!(roster.knows("lamp") && roster.line_up("lamp", Waiter::Caller(1)));
+        assert_eq!((roster.links("lamp"), roster.way("lamp"), roster.connected()), ((0, 0), None, 0));
+        roster.tick(now + Duration::from_secs(600));
+        assert!(roster.knows("lamp"), "somebody waits");
+        roster.step_out("lamp", Waiter::Caller(1));
+        roster.tick(now + Duration::from_secs(1200));
+        assert!(!roster.knows("lamp"));
+
+        roster.expect("lamp", now);
+        roster.line_up("lamp", Waiter::Caller(2));
+        let mine = Holder { credential: Some("mine".into()), session: Some([7; 16]) };
+        let claimed = roster.claim(&lamp(), &mine, Way::Turn, now).unwrap();
+        assert_eq!((claimed.up.len(), claimed.replaced.len(), roster.connected()), (1, 0, 1));
+        assert_eq!(roster.next_waiter(&claimed.registered, false), Some(Waiter::Caller(2)));
+        roster.tick(now + Duration::from_secs(600));
+        assert!(roster.knows("lamp"), "it is connected");
     }
 
     #[test]
