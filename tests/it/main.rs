@@ -24,6 +24,8 @@ mod gateway_wire;
 #[cfg(feature = "cli")]
 mod peers;
 #[cfg(feature = "cli")]
+mod routes;
+#[cfg(feature = "cli")]
 mod scale;
 #[cfg(feature = "cli")]
 mod support;
