@@ -92,6 +92,9 @@ limits! {
     first_octet_timeout: Duration = Duration::from_secs(60);
     /// Longest silence within a body, while it is this peer's turn to move. Default 60 s. Then: the exchange is aborted; 408 or 504 where no response has begun.
     body_silence_timeout: Duration = Duration::from_secs(60);
+    /// Whole exchange, from the visitor's head to the last octet of the answer; a tunnel's ends with its 101. Default zero: off (nginx, HAProxy; Envoy's is 15 s,
+    /// which cuts event streams). Then: 504, or the answer is aborted.
+    exchange_timeout: Duration = Duration::ZERO;
     /// Longest silence in both directions of a tunnel (a WebSocket, say). Default 1 hour (HAProxy's usual `timeout tunnel`); zero turns it off. Then: closed.
     /// Once one direction has ended, the other has `body_silence_timeout`.
     tunnel_silence_timeout: Duration = Duration::from_secs(3600);

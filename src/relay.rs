@@ -123,6 +123,8 @@ pub(crate) struct Waits {
     pub(crate) link: Wait,
     pub(crate) first_octet: Wait,
     pub(crate) body_silence: Wait,
+    /// The whole exchange; zero: no such wait.
+    pub(crate) exchange: Wait,
 }
 
 impl Waits {
@@ -131,6 +133,7 @@ impl Waits {
             link: Wait { time: limits.wait_for_link, name: "wait_for_link" },
             first_octet: Wait { time: limits.first_octet_timeout, name: "first_octet_timeout" },
             body_silence: Wait { time: limits.body_silence_timeout, name: "body_silence_timeout" },
+            exchange: Wait { time: limits.exchange_timeout, name: "exchange_timeout" },
         }
     }
 }
@@ -396,6 +399,11 @@ impl Exchange {
     /// Whether it may be sent on another connection: protocol.md §3, *retry on a fresh link*.
     fn may_retry(&self) -> bool {
         !self.began && !self.retried && !self.body_moved && self.idempotent && self.asking.is_some()
+    }
+
+    /// Whether it was switched to another protocol.
+    pub(crate) fn is_tunnel(&self) -> bool {
+        self.tunnel.is_some()
     }
 
     /// Whether it has no answering connection yet.

@@ -114,6 +114,8 @@ pub(super) enum Alarm {
     PollGap(Arc<str>),
     /// Events were handed out long ago.
     Redeliver,
+    /// An exchange has taken all the time that it may.
+    Overdue(Key),
     /// Time to forget old names.
     Tick,
     /// The drain's time is up.
@@ -581,19 +583,38 @@ impl GatewayRole {
         }
     }
 
+    /// Ends an exchange: with a 502 where its visitor has heard nothing yet, else by cutting the answer.
     pub(super) fn end_exchange(&mut self, cx: &mut Peers<State>, key: Key, why: &'static str) {
+        self.end_exchange_with(cx, key, why, &LocalAnswer { error: Some("connection_terminated"), ..LocalAnswer::new(502, why) });
+    }
+
+    fn end_exchange_with(&mut self, cx: &mut Peers<State>, key: Key, why: &'static str, answer: &LocalAnswer<'_>) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         match (exchange.asking, exchange.answered) {
             (Some(asking), false) => {
+                if let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(asking).map(|p| &p.state) {
+                    self.roster.step_out(name, Waiter::Exchange(key));
+                }
+                let (to_head, keep) = (exchange.is_head(), exchange.may_keep_asker() && answer.status == 504);
                 let link = exchange.answering.take();
                 self.exchanges.remove(key);
                 if let Some(link) = link {
                     self.free(cx, link, Err(why));
                 }
-                self.answer(cx, asking, &LocalAnswer { error: Some("connection_terminated"), ..LocalAnswer::new(502, why) });
+                self.answer(cx, asking, &LocalAnswer { to_head, keep, ..answer.clone() });
             }
             _ => relay::abort(self, cx, key, why),
         }
+    }
+
+    /// An exchange has taken all the time that it may. A tunnel is none any more.
+    fn overdue(&mut self, cx: &mut Peers<State>, key: Key) {
+        if self.exchanges.get(key).is_none_or(Exchange::is_tunnel) {
+            return;
+        }
+        let reason = format!("the exchange was not over within {}", self.waits(key).exchange);
+        let answer = LocalAnswer { error: Some("http_response_timeout"), ..LocalAnswer::new(504, &reason) };
+        self.end_exchange_with(cx, key, "its exchange was not over within exchange_timeout", &answer);
     }
 }
 
@@ -676,6 +697,7 @@ impl Role for GatewayRole {
             Some(Alarm::Evict { links, lent }) => self.evict(cx, links, lent),
             Some(Alarm::PollGap(name)) => self.poll_gap(cx, name),
             Some(Alarm::Redeliver) => self.redeliver(cx),
+            Some(Alarm::Overdue(key)) => self.overdue(cx, key),
             Some(Alarm::Stop) => self.stop(cx),
             Some(Alarm::Tick) => {
                 self.roster.tick(cx.now());

@@ -142,6 +142,7 @@ pub struct Route {
     wait_for_link: Option<Duration>,
     first_octet: Option<Duration>,
     body_silence: Option<Duration>,
+    exchange: Option<Duration>,
     in_flight: Option<usize>,
 }
 
@@ -219,6 +220,12 @@ impl Route {
         Ok(self)
     }
 
+    /// Instead of [`Limits::exchange_timeout`]; zero: no such bound.
+    pub fn exchange(mut self, time: Duration) -> Self {
+        self.exchange = Some(time);
+        self
+    }
+
     /// Most requests of this route at once, those that wait for a link included, at one listener. Default: no bound of its own. Beyond: 503 with
     /// `Retry-After: 1`.
     ///
@@ -239,6 +246,7 @@ impl Route {
             link: own(self.wait_for_link, "wait_for_link of its route", usual.link),
             first_octet: own(self.first_octet, "first_octet of its route", usual.first_octet),
             body_silence: own(self.body_silence, "body_silence of its route", usual.body_silence),
+            exchange: own(self.exchange, "exchange of its route", usual.exchange),
         }
     }
 }

@@ -61,9 +61,10 @@ impl File<'_> {
                 "wait_for_link" => Ok(route.wait_for_link(entry.time()?)),
                 "first_octet" => route.first_octet(entry.time()?),
                 "body_silence" => route.body_silence(entry.time()?),
+                "exchange" => Ok(route.exchange(entry.time()?)),
                 "in_flight" => route.in_flight(entry.number()?),
                 other => {
-                    let known = "host, path, device, strip, wait_for_link, first_octet, body_silence and in_flight";
+                    let known = "host, path, device, strip, wait_for_link, first_octet, body_silence, exchange and in_flight";
                     return Err(self.mistake(key.span(), format_args!("a route has no {other}; it has {known}")));
                 }
             };

@@ -108,6 +108,33 @@ struct GatewayArgs {
     /// How long a device may take to begin its response, then 504
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, env = "PTTH_FIRST_OCTET")]
     first_octet: Duration,
+    /// How long a request's head may take to arrive, in all, then 408
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_HEAD")]
+    head: Duration,
+    /// How long a kept-alive visitor may stay silent between requests
+    #[arg(long, value_name = "DURATION", default_value = "75s", value_parser = some_time, env = "PTTH_IDLE_VISITOR")]
+    idle_visitor: Duration,
+    /// How long a device may take nothing of a request that is written to it, then 504
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_time, env = "PTTH_REQUEST_WRITE")]
+    request_write: Duration,
+    /// Longest silence within a request's or an answer's body, then 408 or an abort
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_time, env = "PTTH_BODY_SILENCE")]
+    body_silence: Duration,
+    /// Whole exchange, from the visitor's head to the answer's last octet, then 504 or an abort (0s: no bound)
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration, env = "PTTH_EXCHANGE")]
+    exchange: Duration,
+    /// Longest silence on a tunnel (a WebSocket, say) before it is closed (0s: no bound)
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration, env = "PTTH_TUNNEL_SILENCE")]
+    tunnel_silence: Duration,
+    /// Requests in flight to one device; others wait in line
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = some_number, env = "PTTH_IN_FLIGHT")]
+    in_flight: usize,
+    /// Requests that wait in line for one device, then 503
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = some_number, env = "PTTH_WAITING")]
+    waiting: usize,
+    /// Let several devices with the same credential have one name; requests go to them in turn
+    #[arg(long, env = "PTTH_SHARED_NAMES", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    shared_names: bool,
     /// Octets per second that a visitor has to take while others wait for its link (0: any)
     #[arg(long, value_name = "OCTETS", default_value_t = 1024, env = "PTTH_MIN_RATE")]
     min_rate: u64,
@@ -286,12 +313,17 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     (limits.heartbeat, limits.heartbeat_timeout, limits.poll_hold) = (args.heartbeat, args.heartbeat_timeout, args.poll_hold);
     (limits.wait_for_link, limits.first_octet_timeout) = (args.wait_for_link, args.first_octet);
     limits.min_rate_bytes_per_s = args.min_rate;
+    (limits.head_timeout, limits.idle_visitor_timeout) = (args.head, args.idle_visitor);
+    (limits.request_write_timeout, limits.body_silence_timeout) = (args.request_write, args.body_silence);
+    (limits.exchange_timeout, limits.tunnel_silence_timeout) = (args.exchange, args.tunnel_silence);
+    (limits.in_flight_per_device_max, limits.waiting_per_device_max) = (args.in_flight, args.waiting);
     let turn = match args.turn {
         Turn::Now => TurnMode::Now,
         Turn::OnDemand => TurnMode::OnDemand,
     };
     let told = watch(Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?);
-    let builder = Gateway::builder().listen(&args.devices).limits(limits).turn(turn).fallback(args.fallback.into());
+    let builder =
+        Gateway::builder().listen(&args.devices).limits(limits).turn(turn).fallback(args.fallback.into()).shared_names(args.shared_names);
     let gateway = args
         .cors_origin
         .iter()
@@ -491,6 +523,15 @@ fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err("the unit is ms, s, m or h".to_owned()),
     };
     number.checked_mul(millis).filter(|ms| *ms <= 1000 * 3_600_000).map(Duration::from_millis).ok_or_else(|| "at most 1000h".to_owned())
+}
+
+/// A duration that is not zero.
+fn some_time(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|time| if time.is_zero() { Err("it has to be some time".to_owned()) } else { Ok(time) })
+}
+
+fn some_number(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "write a whole number from 1 on".to_owned())
 }
 
 /// `MIN..MAX`.
