@@ -22,6 +22,8 @@ mod files;
 #[cfg(feature = "cli")]
 mod gateway_wire;
 #[cfg(feature = "cli")]
+mod options;
+#[cfg(feature = "cli")]
 mod peers;
 #[cfg(feature = "cli")]
 mod routes;
