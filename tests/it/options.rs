@@ -172,7 +172,7 @@ fn requests_in_flight_and_in_line_have_their_bounds() {
     let (mut first, mut second) = (gateway.link("lamp"), gateway.link("lamp"));
     let mut visitors: Vec<RawPeer> = (0..3).map(|_| gateway.visitor()).collect();
     visitors[0].write(get("/lamp/0"));
-    let mut served = |link: &mut RawPeer, n: usize| {
+    let served = |link: &mut RawPeer, n: usize| {
         assert_eq!(link.read_head().target(), format!("/{n}"));
     };
     served(&mut second, 0); // the newest link is asked first
@@ -185,12 +185,12 @@ fn requests_in_flight_and_in_line_have_their_bounds() {
     let refused = gateway.get("/lamp/3");
     names(&refused, 503, "waiting_per_device_max");
     assert_eq!(refused.head.get("retry-after"), Some("1"));
-    for n in 0..3 {
+    for (n, visitor) in visitors.iter_mut().enumerate() {
         if n > 0 {
             served(&mut second, n);
         }
         second.write(OK);
-        visitors[n].read_answer("GET").expect_ok("ok");
+        visitor.read_answer("GET").expect_ok("ok");
     }
     first.expect_quiet(Duration::from_millis(50));
 }
