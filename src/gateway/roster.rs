@@ -92,8 +92,6 @@ struct Mailbox {
     left: Instant,
     /// The session whose first poll was answered at once.
     greeted: Option<Session>,
-    /// The role's alarm for its end is set.
-    alarm: bool,
 }
 
 struct Entry {
@@ -107,6 +105,8 @@ struct Entry {
     /// Links that program code has, outside the loop, and places reserved.
     lent: usize,
     mailbox: Option<Mailbox>,
+    /// The role's alarm for the mailbox's end is set. Of the name, not of the mailbox: whoever takes the name over again and again gets no second one.
+    gap_alarm: bool,
     waiting: VecDeque<Waiter>,
     /// Exchanges whose event goes to the next poll, and to no link: it was handed out before.
     again: VecDeque<Key>,
@@ -309,6 +309,7 @@ impl Roster {
             busy: Vec::new(),
             lent: 0,
             mailbox: None,
+            gap_alarm: false,
             events: 0,
             last: None,
             waiting: VecDeque::new(),
@@ -408,7 +409,7 @@ impl Roster {
         let mut first = false;
         self.each(registered, |entry| {
             entry.lent = entry.lent.saturating_sub(1);
-            let mailbox = entry.mailbox.get_or_insert(Mailbox { encoding, polls: Pool::default(), left: now, greeted: None, alarm: false });
+            let mailbox = entry.mailbox.get_or_insert(Mailbox { encoding, polls: Pool::default(), left: now, greeted: None });
             mailbox.encoding = encoding;
             mailbox.polls.0.push((id, registered.session));
             first |= session.is_some() && mailbox.greeted != session;
@@ -421,11 +422,11 @@ impl Roster {
     pub(crate) fn unpark(&mut self, registered: &Registered, id: Id, now: Instant) -> Vec<Arc<str>> {
         let mut alarms = Vec::new();
         for (name, epoch) in &registered.names {
-            let mailbox = self.entries.get_mut(name).filter(|e| e.epoch == *epoch).and_then(|e| e.mailbox.as_mut());
-            let Some(mailbox) = mailbox else { continue };
+            let Some(entry) = self.entries.get_mut(name).filter(|e| e.epoch == *epoch) else { continue };
+            let Some(mailbox) = &mut entry.mailbox else { continue };
             mailbox.polls.take_out(id);
             mailbox.left = now;
-            if mailbox.polls.0.is_empty() && !std::mem::replace(&mut mailbox.alarm, true) {
+            if mailbox.polls.0.is_empty() && !std::mem::replace(&mut entry.gap_alarm, true) {
                 alarms.push(name.clone());
             }
         }
@@ -436,14 +437,13 @@ impl Roster {
     pub(crate) fn poll_gap(&mut self, name: &Arc<str>, now: Instant) -> Gap {
         let gap = self.limits.poll_gap;
         let Some(entry) = self.entries.get_mut(name) else { return Gap::None };
-        let Some(mailbox) = &mut entry.mailbox else { return Gap::None };
-        if !mailbox.polls.0.is_empty() {
-            mailbox.alarm = false;
-            return Gap::None;
-        }
-        let until = mailbox.left + gap;
-        if until > now {
+        let left = entry.mailbox.as_ref().filter(|mailbox| mailbox.polls.0.is_empty()).map(|mailbox| mailbox.left);
+        if let Some(until) = left.map(|left| left + gap).filter(|until| *until > now) {
             return Gap::Until(until);
+        }
+        entry.gap_alarm = false;
+        if left.is_none() {
+            return Gap::None;
         }
         entry.mailbox = None;
         let registered = Registered { names: vec![(name.clone(), entry.epoch)], session: None };
@@ -758,6 +758,25 @@ mod tests {
         assert_eq!(roster.next_waiter(&registered, false), Some(Waiter::Caller(1)), "the link that is free now serves the next one");
         roster.set_idle(&registered, id);
         assert!(roster.next_idle("lamp").is_some());
+    }
+
+    #[test]
+    fn a_name_has_one_alarm_for_its_mailboxes_end_however_often_it_is_taken_over() {
+        let (mut roster, now, ids) = (roster(|_| ()), Instant::now(), ids(100));
+        let mut alarms = Vec::new();
+        for (n, id) in ids.iter().enumerate() {
+            let claimed = roster.claim(&lamp(), &holder(Some(n as u8)), Way::Comet(Encoding::Json), now).unwrap();
+            assert!(roster.park(&claimed.registered, *id, Encoding::Json, Some([n as u8; 16]), now));
+            alarms.extend(roster.unpark(&claimed.registered, *id, now));
+        }
+        assert_eq!(alarms.len(), 1);
+        let (gap, lamp) = (Limits::default().poll_gap, alarms.pop().unwrap());
+        assert_eq!(roster.poll_gap(&lamp, now), Gap::Until(now + gap));
+        assert!(matches!(roster.poll_gap(&lamp, now + gap), Gap::Over(left) if left.down.len() == 1));
+        // The next mailbox has its own again.
+        let claimed = roster.claim(&[lamp.to_string()], &holder(None), Way::Comet(Encoding::Json), now).unwrap();
+        roster.park(&claimed.registered, ids[0], Encoding::Json, None, now);
+        assert_eq!(roster.unpark(&claimed.registered, ids[0], now).len(), 1);
     }
 
     #[test]
