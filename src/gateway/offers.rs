@@ -294,8 +294,10 @@ impl GatewayRole {
         for name in &claimed.moved {
             self.tell(EventKind::Moved, name, &by, Some(way));
         }
+        if !claimed.inherited.is_empty() {
+            self.fail_events_of(cx, &claimed.inherited, &holder);
+        }
         if !claimed.replaced.is_empty() {
-            self.fail_events_of(cx, &claimed.replaced, &holder);
             let replaced_lent = self.lent.iter().filter(|(_, l)| !self.roster.in_force(&l.registered)).map(|(t, _)| *t).collect();
             for id in claimed.idle.into_iter().chain(claimed.polls) {
                 // A link with several names stays while one of them is its own.

@@ -151,6 +151,8 @@ pub(crate) struct Claimed {
     pub(crate) moved: Vec<Arc<str>>,
     /// Names taken over from another session.
     pub(crate) replaced: Vec<Arc<str>>,
+    /// Names that another session or credential had before, connected still or not: what that one has in hand has failed.
+    pub(crate) inherited: Vec<Arc<str>>,
     /// Idle links of replaced sessions: to be told and closed.
     pub(crate) idle: Vec<Id>,
     /// Busy ones: to be closed when their grace is over.
@@ -257,6 +259,7 @@ impl Roster {
             fresh: names.iter().all(|name| !self.entries.contains_key(name.as_str())),
             moved: Vec::new(),
             replaced: Vec::new(),
+            inherited: Vec::new(),
             idle: Vec::new(),
             busy: Vec::new(),
             polls: Vec::new(),
@@ -317,6 +320,9 @@ impl Roster {
             way,
             since: now,
         });
+        if !self.shared && entry.holder != *holder {
+            claimed.inherited.push(name.clone());
+        }
         if !entry.is_connected() {
             self.connected += 1;
             entry.since = now;

@@ -1888,6 +1888,20 @@ fn a_new_session_replaces_the_old_one() {
     }
 }
 
+/// The old one need not be connected still when the new one comes: its request was handed out, and may have been obeyed.
+#[test]
+fn what_an_old_session_had_in_hand_goes_to_no_other_one_after_it_has_gone() {
+    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
+    let mut old = Device::polling(&gateway, "lamp", Json);
+    let mut visitor = asks(&gateway, "POST /lamp/order HTTP/1.1\r\nHost: v\r\nContent-Length: 3\r\n\r\none");
+    old.event();
+    drop(old);
+    gateway.process.expect_stderr("lamp: down");
+    let mut new = Device::polling(&gateway, "lamp", Json);
+    visitor.read_answer("POST").expect_refusal(502);
+    new.serves(&gateway, "the-new-one");
+}
+
 #[test]
 fn what_was_never_handed_out_goes_to_the_new_session() {
     let gateway = Gateway::start(&["--wait-for-link", "9s"]);
