@@ -824,7 +824,7 @@ impl GatewayRole {
     }
 
     /// A page that the operator lists asks whether it may post.
-    pub(super) fn answer_preflight(&mut self, cx: &mut Peers<State>, id: Id, origin: &str) {
+    pub(super) fn answer_preflight(&mut self, cx: &mut Peers<State>, id: Id, origin: &str, keep: bool) {
         let date = cx.date().to_owned();
         let Some(peer) = cx.get_mut(id) else { return };
         let written = peer.written();
@@ -837,8 +837,9 @@ impl GatewayRole {
             ("Cache-Control", "no-store"),
         ];
         fields.extend(cors_fields(Some(origin)));
+        fields.extend((!keep).then_some(("Connection", "close")));
         write_head(peer.output(), 204, &fields);
-        peer.state = State::Device(Device::Telling(Box::new(Telling { event: None, keep: true, written })));
+        peer.state = State::Device(Device::Telling(Box::new(Telling { event: None, keep, written })));
         let sent = peer.flush();
         self.told(cx, id, sent);
     }

@@ -2316,6 +2316,34 @@ fn an_origin_that_is_not_listed_touches_no_mailbox() {
 }
 
 #[test]
+fn a_preflight_with_a_body_is_refused_and_its_body_is_no_request() {
+    let gateway = Gateway::start(&["--cors-origin", APP]);
+    let inner = poll("smuggled", &session());
+    let chunked = format!("{:x}\r\n{inner}\r\n0\r\n\r\n", inner.len());
+    for (framing, body) in [
+        (format!("Content-Length: {}\r\n", inner.len()), inner.as_str()),
+        ("Transfer-Encoding: chunked\r\n".to_owned(), &chunked),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n".to_owned(), &inner),
+    ] {
+        let mut page = gateway.dial();
+        page.write(preflight("lamp", APP).replacen("\r\n", &format!("\r\n{framing}"), 1) + body);
+        let reply = page.read_answer("OPTIONS");
+        is_refused(&reply, &[400]);
+        is_for(&reply.head, APP);
+        page.expect_end();
+    }
+    gateway.get("/smuggled/").expect_refusal(404);
+    // A connection ends where its request says so.
+    for (of, is) in [("HTTP/1.1\r\n", "HTTP/1.1\r\nConnection: close\r\n"), ("HTTP/1.1\r\n", "HTTP/1.0\r\n")] {
+        let mut page = gateway.dial();
+        page.write(preflight("lamp", APP).replacen(of, is, 1));
+        let answer = page.read_answer("OPTIONS");
+        assert_eq!((answer.status(), answer.head.closes()), (204, true), "{}", answer.head.text());
+        page.expect_end();
+    }
+}
+
+#[test]
 fn other_methods_are_405() {
     let gateway = Gateway::start(&["--cors-origin", APP]);
     for (method, fields) in [("OPTIONS", ""), ("GET", ""), ("PUT", ""), ("DELETE", ""), ("GET", "Origin: https://app.example\r\n")] {
