@@ -591,6 +591,11 @@ impl GatewayRole {
     }
 
     pub(super) fn post_expired(&mut self, cx: &mut Peers<State>, id: Id) {
+        if let Some(State::Device(Device::Posting(posting))) = cx.get(id).map(|p| &p.state) {
+            if let Reading::Exchange(key) = posting.reading {
+                return relay::expired(self, cx, key); // its visitor has gone, so the exchange keeps its time here
+            }
+        }
         self.refuse_post(cx, id, &Refusal::new(408, "nothing of the answer arrived for body_silence_timeout"));
     }
 

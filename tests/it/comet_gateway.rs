@@ -1069,6 +1069,22 @@ fn an_answer_that_is_cut_is_an_aborted_message() {
     }
 }
 
+/// The rest of a short answer is read for the sake of the connection, as on a link, and not for ever.
+#[test]
+fn an_answer_whose_visitor_has_left_is_given_up_when_it_stalls() {
+    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
+    let mut device = Device::polling(&gateway, "lamp", Text);
+    let (mut visitor, event) = in_hand(&gateway, &mut device);
+    let text = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello";
+    let fields = format!("{}PTTH-Message-ID: {}\r\n", device.fields, event.id);
+    let whole = post("lamp", &fields, "message/http", [text.as_bytes(), &[b'x'; 95]].concat());
+    device.peer.write(&whole[..whole.len() - 95]);
+    assert!(visitor.stirs_within(DEADLINE));
+    visitor.reset();
+    let reply = device.refused(&[400]);
+    assert!(reply.text().contains("was not taken to its end"), "the exchange did not end with its POST: {}", reply.text());
+}
+
 /// After an answer that was refused: its visitor saw a message cut, or nothing of it, and a right answer reaches them. `device` polls behind it.
 #[track_caller]
 fn cut_or_answerable(gateway: &Gateway, device: &mut Device, visitor: &mut RawPeer, event: &Event) {
