@@ -614,6 +614,10 @@ impl GatewayRole {
         if !self.feed(cx, &registered) && first {
             self.poll_expired(cx, id);
         }
+        // What came while the answer was parsed, its end above all, was not looked at, and no event tells of it again.
+        if cx.get(id).is_some_and(|p| p.has_input()) {
+            cx.again(id);
+        }
     }
 
     /// Gives held polls to whoever waits longest. True: somebody took one.

@@ -1919,6 +1919,18 @@ fn what_an_old_session_had_in_hand_goes_to_no_other_one_after_it_has_gone() {
 }
 
 #[test]
+fn a_device_that_leaves_behind_a_long_answer_is_gone_after_poll_gap() {
+    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
+    let mut device = Device::polling(&gateway, "lamp", Json);
+    let (mut visitor, event) = in_hand(&gateway, &mut device);
+    let body = vec![b'x'; 4_000_000]; // parsed on another thread, while the end of the connection comes
+    device.answer(&event, &ok(&body));
+    drop(device);
+    visitor.read_answer("GET").expect_ok(&body);
+    gateway.process.expect_stderr("lamp: down"); // 5 s later, not poll_hold and 5 s
+}
+
+#[test]
 fn what_was_never_handed_out_goes_to_the_new_session() {
     let gateway = Gateway::start(&["--wait-for-link", "9s"]);
     let _old = Device::known(&gateway, "lamp", Json);
