@@ -115,6 +115,11 @@ enum Reading {
 }
 
 impl Posting {
+    /// Whose POST it is.
+    pub(super) fn registered(&self) -> &Registered {
+        &self.registered
+    }
+
     pub(super) fn new(knock: Knock, admitted: Admitted, switch: Option<Vec<u8>>, limits: &Limits) -> Box<Self> {
         let Admitted { registered, holder, fresh } = admitted;
         let decoder = Decoder::new(knock.framing, limits);

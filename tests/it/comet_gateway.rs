@@ -1085,6 +1085,31 @@ fn an_answer_whose_visitor_has_left_is_given_up_when_it_stalls() {
     assert!(reply.text().contains("was not taken to its end"), "the exchange did not end with its POST: {}", reply.text());
 }
 
+/// A device that has one poll answers nobody else while it streams: its reader is held to the rate as the reader of a link is.
+#[test]
+fn a_visitor_below_the_least_rate_loses_a_poll_that_others_wait_for() {
+    let gateway = Gateway::start(&["--min-rate", "1024", "--wait-for-link", "28s"]);
+    let mut device = Device::polling(&gateway, "lamp", Text);
+    let mut slow = RawPeer::connect_narrow(gateway.visitors);
+    slow.write(get("/lamp/x"));
+    let event = device.event();
+    device.peer.write(streamed(&device, &event));
+    device.peer.write(chunk("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n"));
+    let mut waiting = asks(&gateway, get("/lamp/y"));
+    waiting.deadline = Duration::from_secs(25);
+    let then = Instant::now();
+    device.peer.deadline = Duration::from_secs(60);
+    while device.peer.try_write(chunk([b'x'; 50_000])).is_ok() {}
+    let took = then.elapsed();
+    assert!((8..25).contains(&took.as_secs()), "the rate is taken over 10 s, and it was ended after {took:?}");
+    let mut fresh = device.again();
+    fresh.poll();
+    let event = fresh.event();
+    fresh.answer(&event, &ok("y"));
+    waiting.read_answer("GET").expect_ok("y");
+    drop(slow);
+}
+
 /// After an answer that was refused: its visitor saw a message cut, or nothing of it, and a right answer reaches them. `device` polls behind it.
 #[track_caller]
 fn cut_or_answerable(gateway: &Gateway, device: &mut Device, visitor: &mut RawPeer, event: &Event) {
