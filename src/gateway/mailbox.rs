@@ -717,9 +717,14 @@ impl GatewayRole {
             let Some(asking) = self.exchanges.get(key).filter(|e| e.is_waiting()).and_then(|e| e.asking) else { return false };
             let Some(State::Visitor(Visitor::Exchange { name, event, .. })) = cx.get(asking).map(|p| &p.state) else { return false };
             let (name, event) = (name.clone(), *event);
-            let Some(poll) = self.roster.next_poll(&name) else {
-                if event.is_some() {
-                    self.roster.line_up_again(&name, key);
+            let given_to = event.and_then(|event| self.events.handed.get(&event)).map(|handed| handed.holder.session);
+            let poll = match given_to {
+                Some(session) => self.roster.poll_again(&name, session),
+                None => self.roster.next_poll(&name),
+            };
+            let Some(poll) = poll else {
+                if let Some(session) = given_to {
+                    self.roster.line_up_again(&name, key, session);
                 }
                 return false;
             };

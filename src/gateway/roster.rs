@@ -108,8 +108,8 @@ struct Entry {
     /// The role's alarm for the mailbox's end is set. Of the name, not of the mailbox: whoever takes the name over again and again gets no second one.
     gap_alarm: bool,
     waiting: VecDeque<Waiter>,
-    /// Exchanges whose event goes to the next poll, and to no link: it was handed out before.
-    again: VecDeque<Key>,
+    /// Exchanges whose event goes to the next poll of the session that was given it before, and to no link.
+    again: VecDeque<(Key, Option<Session>)>,
     /// Events that were handed out and are not answered yet.
     events: usize,
     /// Which of the devices that share the name was asked last.
@@ -465,6 +465,13 @@ impl Roster {
         Some(id)
     }
 
+    /// The newest held poll of the session that was given an event before: devices that share a name know nothing of each other's. The event
+    /// is in flight already, so the bound is not asked.
+    pub(crate) fn poll_again(&self, name: &str, session: Option<Session>) -> Option<Id> {
+        let polls = &self.entries.get(name)?.mailbox.as_ref()?.polls.0;
+        polls.iter().rfind(|(_, theirs)| *theirs == session).map(|(id, _)| *id)
+    }
+
     /// Whether a poll is held under one of the names.
     pub(crate) fn holds_poll(&self, registered: &Registered) -> bool {
         registered.names.iter().any(|(name, epoch)| {
@@ -493,19 +500,20 @@ impl Roster {
         self.entries.get(name).is_some_and(|e| e.mailbox.is_some())
     }
 
-    /// An event that was handed out before goes to the next poll.
-    pub(crate) fn line_up_again(&mut self, name: &str, key: Key) {
+    /// An event that was handed out before goes to the next poll of that session.
+    pub(crate) fn line_up_again(&mut self, name: &str, key: Key, session: Option<Session>) {
         if let Some(entry) = self.entries.get_mut(name) {
-            entry.again.push_back(key);
+            entry.again.push_back((key, session));
         }
     }
 
-    /// The event that has waited longest to be handed out once more, under one of the names.
+    /// The event that has waited longest to be handed out once more to this session, under one of the names.
     pub(crate) fn next_again(&mut self, registered: &Registered) -> Option<Key> {
         let mut found = None;
         self.each(registered, |entry| {
             if found.is_none() {
-                found = entry.again.pop_front();
+                let at = entry.again.iter().position(|(_, session)| *session == registered.session);
+                found = at.and_then(|at| entry.again.remove(at)).map(|(key, _)| key);
             }
         });
         found
@@ -601,7 +609,7 @@ impl Roster {
         if let Some(entry) = self.entries.get_mut(name) {
             entry.waiting.retain(|w| *w != waiter);
             if let Waiter::Exchange(key) = waiter {
-                entry.again.retain(|again| *again != key);
+                entry.again.retain(|(again, _)| *again != key);
             }
         }
     }
@@ -783,6 +791,32 @@ mod tests {
         let claimed = roster.claim(&[lamp.to_string()], &holder(None), Way::Comet(Encoding::Json), now).unwrap();
         roster.park(&claimed.registered, ids[0], Encoding::Json, None, now);
         assert_eq!(roster.unpark(&claimed.registered, ids[0], now).len(), 1);
+    }
+
+    #[test]
+    fn an_event_goes_again_to_the_session_that_was_given_it_whatever_is_in_flight() {
+        let (now, ids, events) = (Instant::now(), ids(3), ids(2));
+        let limits = Limits { in_flight_per_device_max: 1, ..Limits::default() };
+        let mut roster = Roster::new(Arc::new(limits), true);
+        let park = |roster: &mut Roster, id, session| {
+            let claimed = roster.claim(&lamp(), &holder(Some(session)), Way::Comet(Encoding::Json), now).unwrap();
+            roster.park(&claimed.registered, id, Encoding::Json, Some([session; 16]), now);
+            claimed.registered
+        };
+        let (one, _) = (park(&mut roster, ids[0], 1), park(&mut roster, ids[1], 2));
+        roster.event_begins("lamp"); // in the hand of session 1, whose poll carried it
+        roster.unpark(&one, ids[0], now);
+        assert_eq!(roster.next_poll("lamp"), None, "one is in flight");
+        assert_eq!(roster.poll_again("lamp", Some([1; 16])), None, "session 2 knows nothing of it");
+        roster.line_up_again("lamp", events[0], Some([1; 16]));
+        let two = park(&mut roster, ids[2], 2);
+        assert_eq!(roster.next_again(&two), None);
+        let one = park(&mut roster, ids[0], 1);
+        assert_eq!((roster.next_again(&one), roster.next_again(&one)), (Some(events[0]), None));
+        assert_eq!(roster.poll_again("lamp", Some([1; 16])), Some(ids[0]), "it is the one that is in flight");
+        roster.line_up_again("lamp", events[1], Some([1; 16]));
+        roster.step_out("lamp", Waiter::Exchange(events[1]));
+        assert_eq!(roster.next_again(&one), None);
     }
 
     #[test]

@@ -112,6 +112,32 @@ fn an_upload_has_its_bound_and_its_error() {
 }
 
 #[test]
+fn devices_that_share_a_name_do_not_run_each_others_events() {
+    for encoding in ENCODINGS {
+        let mut limits = Limits::default();
+        limits.redeliver_after = Duration::from_millis(50);
+        let gateway = gateway(|b| b.limits(limits).shared_names(true));
+        let runs = Arc::new(AtomicUsize::new(0));
+        let handles: Vec<_> = (0..2)
+            .map(|_| {
+                let runs = runs.clone();
+                let device = poller(&gateway, "lamp", *encoding).build().unwrap();
+                let handle = device.spawn(move |_| {
+                    runs.fetch_add(1, SeqCst);
+                    std::thread::sleep(Duration::from_millis(400));
+                    Response::new(Body::from("done"))
+                });
+                handle.unwrap()
+            })
+            .collect();
+        until("both poll", || gateway.stats().polls == 4);
+        assert_eq!(ask(&gateway, "lamp", Request::post("/order").body(Body::from("one")).unwrap()), (StatusCode::OK, b"done".to_vec()));
+        assert_eq!(runs.load(SeqCst), 1, "the event came again while it was in progress, and another device ran it");
+        handles.iter().for_each(|handle| handle.stop());
+    }
+}
+
+#[test]
 fn an_answer_streams_in_message_http() {
     let gateway = gateway(|b| b);
     let (release, gate) = mpsc::channel::<()>();
