@@ -90,8 +90,8 @@ struct Mailbox {
     polls: Pool,
     /// When the last one ended.
     left: Instant,
-    /// The session whose first poll was answered at once.
-    greeted: Option<Session>,
+    /// The sessions whose first poll was answered at once: one, or those that share the name, the latest `links_per_device_max` of them.
+    greeted: VecDeque<Session>,
 }
 
 struct Entry {
@@ -412,14 +412,17 @@ impl Roster {
 
     /// A reserved place is a held poll's now. True: it is the first poll of its session, which is to be answered at once.
     pub(crate) fn park(&mut self, registered: &Registered, id: Id, encoding: Encoding, session: Option<Session>, now: Instant) -> bool {
-        let mut first = false;
+        let (mut first, most) = (false, self.limits.links_per_device_max);
         self.each(registered, |entry| {
             entry.lent = entry.lent.saturating_sub(1);
-            let mailbox = entry.mailbox.get_or_insert(Mailbox { encoding, polls: Pool::default(), left: now, greeted: None });
+            let mailbox = entry.mailbox.get_or_insert(Mailbox { encoding, polls: Pool::default(), left: now, greeted: VecDeque::new() });
             mailbox.encoding = encoding;
             mailbox.polls.0.push((id, registered.session));
-            first |= session.is_some() && mailbox.greeted != session;
-            mailbox.greeted = session;
+            if let Some(session) = session.filter(|session| !mailbox.greeted.contains(session)) {
+                first = true;
+                mailbox.greeted.truncate(most.saturating_sub(1));
+                mailbox.greeted.push_front(session);
+            }
         });
         first
     }
@@ -791,6 +794,20 @@ mod tests {
         let claimed = roster.claim(&[lamp.to_string()], &holder(None), Way::Comet(Encoding::Json), now).unwrap();
         roster.park(&claimed.registered, ids[0], Encoding::Json, None, now);
         assert_eq!(roster.unpark(&claimed.registered, ids[0], now).len(), 1);
+    }
+
+    #[test]
+    fn each_session_is_answered_at_once_once_however_many_share_the_name() {
+        let (now, ids) = (Instant::now(), ids(1));
+        let mut roster = Roster::new(Arc::new(Limits { links_per_device_max: 2, ..Limits::default() }), true);
+        let mut is_first = |session: u8| {
+            let claimed = roster.claim(&lamp(), &holder(Some(session)), Way::Comet(Encoding::Json), now).unwrap();
+            let first = roster.park(&claimed.registered, ids[0], Encoding::Json, Some([session; 16]), now);
+            roster.unpark(&claimed.registered, ids[0], now);
+            first
+        };
+        assert_eq!([1, 2, 1, 2, 1].map(&mut is_first), [true, true, false, false, false]);
+        assert_eq!([3, 2, 1].map(is_first), [true, false, true], "only the latest are remembered");
     }
 
     #[test]
