@@ -514,6 +514,7 @@ impl GatewayRole {
         if self.roster.event_ends(&name) {
             self.feed(cx, &registered);
         }
+        self.close_idle_devices(cx);
         self.exchanges.get(key).filter(|e| e.is_waiting()).map(|_| key)
     }
 
@@ -549,7 +550,6 @@ impl GatewayRole {
                 self.gone(&left, "this gateway is stopping");
                 let origin = knock.origin.as_deref();
                 self.deny(cx, id, origin, &LocalAnswer { retry_after: Some(5), ..LocalAnswer::new(503, STOPPING) });
-                self.close_idle_devices(cx);
             }
             Some(switch) => self.turn(cx, id, switch, registered),
             // Its session was replaced while its answer was read.
@@ -982,7 +982,6 @@ impl GatewayRole {
         let Some(State::Visitor(Visitor::Exchange { event: Some(event), .. })) = cx.get(asking).map(|p| &p.state) else { return };
         let event = *event;
         self.answered(cx, &event);
-        self.close_idle_devices(cx);
     }
 
     /// Connections that a stopping gateway kept for the answers to what was in hand, when nothing is any more.

@@ -2529,3 +2529,26 @@ fn sigterm_ends_held_polls_and_lets_exchanges_finish() {
     }
     assert_eq!(gateway.process.exit_code_within(Duration::from_secs(15)), 0);
 }
+
+/// However the last event in hand ends: connections that were kept for answers are waited for no longer.
+#[test]
+fn sigterm_waits_for_no_answer_that_nobody_wants() {
+    let mut gateway = Gateway::start(&["--wait-for-link", "9s", "--drain-timeout", "30s"]);
+    let mut one = Device::polling(&gateway, "lamp", Json);
+    let (mut visitor, event) = in_hand(&gateway, &mut one);
+    let mut other = one.again();
+    other.poll();
+    let (left, _) = in_hand(&gateway, &mut other);
+    gateway.process.signal("TERM");
+    gateway.process.expect_stderr("stopping");
+    left.reset();
+    // The other answer is too long to be taken, so its visitor is told, and nothing is in hand any more.
+    one.peer.write(format!(
+        "POST /lamp HTTP/1.1\r\nHost: gw\r\nContent-Type: application/json\r\nPTTH-Message-ID: {}\r\nContent-Length: 9000000\r\n{}\r\n",
+        event.id, one.fields
+    ));
+    visitor.read_answer("GET").expect_refusal(502);
+    one.refused(&[413]);
+    other.peer.expect_end();
+    assert_eq!(gateway.process.exit_code_within(Duration::from_secs(8)), 0);
+}
