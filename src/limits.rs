@@ -65,7 +65,8 @@ limits! {
     /// Offers that wait for `authorize`. Default 1,024. Beyond: 503 with `Retry-After`.
     authorize_queue_max: usize = 1_024;
     /// Longest message of the COMET fallback that is held whole, in octets: an upload to a device without a link, and any message in JSON. Default
-    /// 8 MiB. Beyond: 413 to the visitor, 502 where a device's answer is too large. An answer in `message/http` streams and has no such bound.
+    /// 8 MiB. Beyond: 413 to the visitor, 502 where a device's answer is too large. An answer in `message/http` streams and has no such bound. Of an upload
+    /// its body counts; the event that it becomes is longer (a head, base64, escapes), and a device takes it so.
     message_bytes_max: usize = 8 * 1024 * 1024;
     /// Octets of all such messages that one gateway holds at once. Default 256 MiB. Beyond: 503 with `Retry-After`, to visitors and to devices.
     messages_bytes_max: usize = 256 * 1024 * 1024;
@@ -206,6 +207,11 @@ impl Limits {
     /// For heads that this process wrote itself: what came within the bounds has got fields of ours since then.
     pub(crate) fn for_own_heads(&self) -> Limits {
         Limits { head_bytes_max: HEAD_CEILING, fields_max: FIELDS_CEILING, target_bytes_max: HEAD_CEILING, ..self.clone() }
+    }
+
+    /// Longest reply that can be an event: the longest upload, were it all control characters (six octets each in JSON), and its head.
+    pub(crate) fn event_bytes_max(&self) -> usize {
+        self.message_bytes_max.saturating_mul(6).saturating_add(HEAD_CEILING)
     }
 }
 

@@ -115,6 +115,11 @@ enum Reading {
 }
 
 impl Posting {
+    /// Whose POST it is.
+    pub(super) fn registered(&self) -> &Registered {
+        &self.registered
+    }
+
     pub(super) fn new(knock: Knock, admitted: Admitted, switch: Option<Vec<u8>>, limits: &Limits) -> Box<Self> {
         let Admitted { registered, holder, fresh } = admitted;
         let decoder = Decoder::new(knock.framing, limits);
@@ -509,6 +514,7 @@ impl GatewayRole {
         if self.roster.event_ends(&name) {
             self.feed(cx, &registered);
         }
+        self.close_idle_devices(cx);
         self.exchanges.get(key).filter(|e| e.is_waiting()).map(|_| key)
     }
 
@@ -544,7 +550,6 @@ impl GatewayRole {
                 self.gone(&left, "this gateway is stopping");
                 let origin = knock.origin.as_deref();
                 self.deny(cx, id, origin, &LocalAnswer { retry_after: Some(5), ..LocalAnswer::new(503, STOPPING) });
-                self.close_idle_devices(cx);
             }
             Some(switch) => self.turn(cx, id, switch, registered),
             // Its session was replaced while its answer was read.
@@ -591,6 +596,11 @@ impl GatewayRole {
     }
 
     pub(super) fn post_expired(&mut self, cx: &mut Peers<State>, id: Id) {
+        if let Some(State::Device(Device::Posting(posting))) = cx.get(id).map(|p| &p.state) {
+            if let Reading::Exchange(key) = posting.reading {
+                return relay::expired(self, cx, key); // its visitor has gone, so the exchange keeps its time here
+            }
+        }
         self.refuse_post(cx, id, &Refusal::new(408, "nothing of the answer arrived for body_silence_timeout"));
     }
 
@@ -608,6 +618,10 @@ impl GatewayRole {
         cx.set_deadline(id, Some(at));
         if !self.feed(cx, &registered) && first {
             self.poll_expired(cx, id);
+        }
+        // What came while the answer was parsed, its end above all, was not looked at, and no event tells of it again.
+        if cx.get(id).is_some_and(|p| p.has_input()) {
+            cx.again(id);
         }
     }
 
@@ -704,9 +718,14 @@ impl GatewayRole {
             let Some(asking) = self.exchanges.get(key).filter(|e| e.is_waiting()).and_then(|e| e.asking) else { return false };
             let Some(State::Visitor(Visitor::Exchange { name, event, .. })) = cx.get(asking).map(|p| &p.state) else { return false };
             let (name, event) = (name.clone(), *event);
-            let Some(poll) = self.roster.next_poll(&name) else {
-                if event.is_some() {
-                    self.roster.line_up_again(&name, key);
+            let given_to = event.and_then(|event| self.events.handed.get(&event)).map(|handed| handed.holder.session);
+            let poll = match given_to {
+                Some(session) => self.roster.poll_again(&name, session),
+                None => self.roster.next_poll(&name),
+            };
+            let Some(poll) = poll else {
+                if let Some(session) = given_to {
+                    self.roster.line_up_again(&name, key, session);
                 }
                 return false;
             };
@@ -825,7 +844,7 @@ impl GatewayRole {
     }
 
     /// A page that the operator lists asks whether it may post.
-    pub(super) fn answer_preflight(&mut self, cx: &mut Peers<State>, id: Id, origin: &str) {
+    pub(super) fn answer_preflight(&mut self, cx: &mut Peers<State>, id: Id, origin: &str, keep: bool) {
         let date = cx.date().to_owned();
         let Some(peer) = cx.get_mut(id) else { return };
         let written = peer.written();
@@ -838,8 +857,9 @@ impl GatewayRole {
             ("Cache-Control", "no-store"),
         ];
         fields.extend(cors_fields(Some(origin)));
+        fields.extend((!keep).then_some(("Connection", "close")));
         write_head(peer.output(), 204, &fields);
-        peer.state = State::Device(Device::Telling(Box::new(Telling { event: None, keep: true, written })));
+        peer.state = State::Device(Device::Telling(Box::new(Telling { event: None, keep, written })));
         let sent = peer.flush();
         self.told(cx, id, sent);
     }
@@ -963,7 +983,6 @@ impl GatewayRole {
         let Some(State::Visitor(Visitor::Exchange { event: Some(event), .. })) = cx.get(asking).map(|p| &p.state) else { return };
         let event = *event;
         self.answered(cx, &event);
-        self.close_idle_devices(cx);
     }
 
     /// Connections that a stopping gateway kept for the answers to what was in hand, when nothing is any more.

@@ -783,7 +783,11 @@ impl Relaying for GatewayRole {
     }
 
     fn callers_wait(&self, cx: &Peers<State>, link: Id) -> bool {
-        self.registered(cx, link).is_some_and(|registered| self.roster.callers_wait(&registered))
+        match cx.get(link).map(|p| &p.state) {
+            // The device polls with it again only behind its answer.
+            Some(State::Device(Device::Posting(posting))) => self.roster.callers_wait(posting.registered()),
+            _ => self.registered(cx, link).is_some_and(|registered| self.roster.callers_wait(&registered)),
+        }
     }
 }
 
