@@ -28,6 +28,10 @@ mod scale;
 #[cfg(feature = "cli")]
 mod support;
 #[cfg(feature = "cli")]
+mod threats_links;
+#[cfg(feature = "cli")]
+mod threats_visitors;
+#[cfg(feature = "cli")]
 mod upgrades;
 #[cfg(feature = "cli")]
 mod visitors;
