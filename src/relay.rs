@@ -685,8 +685,9 @@ impl Exchange {
             date: (rules.add_date && !interim).then_some(date),
             upgrade: false,
         };
+        forward::response(asking.output(), response, outgoing, self.method(), &rules).map_err(|e| Lost::Broken(e.reason))?;
         self.answered |= !interim;
-        forward::response(asking.output(), response, outgoing, self.method(), &rules).map_err(|e| Lost::Broken(e.reason))
+        Ok(())
     }
 
     /// 101: from here on the octets are another protocol's, both ways.

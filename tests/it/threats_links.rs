@@ -53,6 +53,10 @@ fn no_answer_that_is_malformed_reaches_a_visitor() {
     rows.push(("T10 DEL in the reason".into(), b"HTTP/1.1 200 O\x7fK\r\nContent-Length: 0\r\n\r\n".to_vec()));
     rows.push(("T10 a status line that is folded".into(), b"HTTP/1.1 200 OK\r\n more\r\nContent-Length: 0\r\n\r\n".to_vec()));
     rows.push((
+        "T12 Connection names seventeen fields".into(),
+        answer(&format!("Connection: {}\r\nContent-Length: 0\r\n", ["x"; 17].join(",")), ""),
+    ));
+    rows.push((
         "T18 eight 1xx, then what is none".into(),
         ["HTTP/1.1 102 Processing\r\n\r\n".repeat(8).as_str(), "HTTP/1.1 0\r\n\r\n"].concat().into(),
     ));
