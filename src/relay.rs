@@ -192,6 +192,11 @@ enum Lost {
     Broken(Cow<'static, str>),
 }
 
+/// What the answering side sent cannot be read, or not be passed on.
+fn malformed(refusal: Refusal) -> Lost {
+    Lost::Broken(format!("sent a malformed response: {}", refusal.reason).into())
+}
+
 /// What a role adds so that exchanges can be driven on its loop.
 pub(crate) trait Relaying: Role {
     fn exchanges(&mut self) -> &mut Slab<Exchange>;
@@ -571,7 +576,7 @@ impl Exchange {
         };
         let mut used = 0;
         loop {
-            let (n, piece) = enclosing.decoder.decode(&scratch[used..filled]).map_err(|e| Lost::Broken(e.reason))?;
+            let (n, piece) = enclosing.decoder.decode(&scratch[used..filled]).map_err(malformed)?;
             used += n;
             match piece {
                 Piece::Data(data) => self.take_enclosed(data, asking.as_deref_mut(), rules, date)?,
@@ -607,7 +612,7 @@ impl Exchange {
         let Some(decoder) = &mut self.response else { return Err(self.lost("closed the connection before it answered".into())) };
         decoder.finish_at_eof().map_err(|_| Lost::Broken("closed the connection in the middle of its response".into()))?;
         match asking {
-            Some(asking) if self.response_chunked => body::last_chunk(asking.output(), &[]).map_err(|e| Lost::Broken(e.reason)),
+            Some(asking) if self.response_chunked => body::last_chunk(asking.output(), &[]).map_err(malformed),
             _ => Ok(()),
         }
     }
@@ -615,7 +620,7 @@ impl Exchange {
     fn take_response<T>(&mut self, octets: &[u8], mut asking: Option<&mut Peer<T>>, rules: &Rules, date: &str) -> Result<usize, Lost> {
         let mut used = 0;
         while self.response.is_none() {
-            let parsed = head::response(&octets[used..], &rules.limits, rules.ends).map_err(|e| Lost::Broken(e.reason))?;
+            let parsed = head::response(&octets[used..], &rules.limits, rules.ends).map_err(malformed)?;
             let Some(response) = parsed else { return Ok(used) };
             used += response.len;
             self.take_head(&response, asking.as_deref_mut(), rules, date)?;
@@ -625,7 +630,7 @@ impl Exchange {
         }
         let Some(decoder) = &mut self.response else { return Ok(used) };
         loop {
-            let (n, piece) = decoder.decode(&octets[used..]).map_err(|e| Lost::Broken(e.reason))?;
+            let (n, piece) = decoder.decode(&octets[used..]).map_err(malformed)?;
             used += n;
             match (piece, asking.as_deref_mut()) {
                 (Piece::More, _) => return Ok(used),
@@ -639,7 +644,7 @@ impl Exchange {
                 (Piece::End, asking) => {
                     if let (true, Some(asking)) = (self.response_chunked, asking) {
                         let trailers = decoder.trailers();
-                        body::last_chunk(asking.output(), trailers).map_err(|e| Lost::Broken(e.reason))?;
+                        body::last_chunk(asking.output(), trailers).map_err(malformed)?;
                     }
                     return Ok(used);
                 }
@@ -658,7 +663,7 @@ impl Exchange {
                 return Err(Lost::Broken("sent more interim responses than informational_max".into()));
             }
         }
-        let framing = body::of_response(response, self.method()).map_err(|e| Lost::Broken(e.reason))?;
+        let framing = body::of_response(response, self.method()).map_err(malformed)?;
         let old_asker = self.asker_minor == 0;
         if interim && (old_asker || asking.is_none()) {
             return Ok(()); // RFC 9110 §15.2: an HTTP/1.0 client is never sent a 1xx
@@ -685,7 +690,7 @@ impl Exchange {
             date: (rules.add_date && !interim).then_some(date),
             upgrade: false,
         };
-        forward::response(asking.output(), response, outgoing, self.method(), &rules).map_err(|e| Lost::Broken(e.reason))?;
+        forward::response(asking.output(), response, outgoing, self.method(), &rules).map_err(malformed)?;
         self.answered |= !interim;
         Ok(())
     }
@@ -699,7 +704,7 @@ impl Exchange {
             return Err(Lost::Broken("switched protocols without saying to which".into()));
         }
         let rules = ResponseRules { via: rules.via, close: false, keep_alive: false, date: None, upgrade: true };
-        forward::response(asking.output(), response, Framing::Empty, self.method(), &rules).map_err(|e| Lost::Broken(e.reason))?;
+        forward::response(asking.output(), response, Framing::Empty, self.method(), &rules).map_err(malformed)?;
         (self.answered, self.tunnel) = (true, Some(Tunnel::default()));
         self.response = Some(Decoder::new(Framing::Empty, &Limits::default()));
         self.forget_request();

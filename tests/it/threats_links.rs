@@ -77,6 +77,7 @@ fn no_answer_that_is_malformed_reaches_a_visitor() {
             let _ = device.try_write(octets); // and the device leaves its end open: nothing but the octets decides
             let told = visitor.read_answer("POST");
             told.expect_refusal(502);
+            assert!(told.text().starts_with("the device sent "), "{}", told.text());
             device.expect_closed();
             // The visitor's connection is as good as before; the link is gone.
             visitor.ask(&get("/lamp/next")).expect_refusal(503);
