@@ -446,6 +446,7 @@ fn what_gateways_may_not_say_is_refused_and_nobody_is_asked() {
         ("T10 lone LFs", "GET /x HTTP/1.1\nHost: a\n\n", &[400]),
         ("T10 space before the first field", "GET /x HTTP/1.1\r\n Host: a\r\n\r\n", &[400]),
         ("T13 two empty lines", "\r\n\r\nGET /x HTTP/1.1\r\n\r\n", &[400]),
+        ("T11 two Hosts", "GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", &[400]),
         ("a fragment", "GET /x#y HTTP/1.1\r\n\r\n", &[400]),
     ] {
         rows.push((name.into(), octets.into(), statuses));
