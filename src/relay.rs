@@ -44,6 +44,9 @@ pub(crate) struct Rules {
     pub(crate) add_date: bool,
     /// The answering side in error texts: `the device`, `the local server`.
     pub(crate) answerer: &'static str,
+    /// An asking side that has ended its direction may still want its answer, however long that takes: a visitor may (RFC 9112 §9.6). Else only octets
+    /// that move within `linger_timeout` say so.
+    pub(crate) asker_may_half_close: bool,
 }
 
 /// What all exchanges of a loop may read at once without each being held to `read_ahead_bytes_max`: a few fast ones move large
@@ -85,6 +88,8 @@ pub(crate) struct Exchange {
     drained: usize,
     /// Instead of the limits' deadlines, for a heartbeat.
     whole_within: Option<Duration>,
+    /// The asking side has ended its direction, and is most likely gone.
+    asker_ended: bool,
     /// The request offers to switch to another protocol, and says so on its way.
     pub(crate) wants_upgrade: bool,
     /// It has been switched.
@@ -262,6 +267,7 @@ impl Exchange {
             rate_from: None,
             drained: 0,
             whole_within: Some(deadline),
+            asker_ended: false,
             wants_upgrade: false,
             tunnel: None,
             expects_continue: false,
@@ -746,11 +752,12 @@ impl Exchange {
             let half_closed = tunnel.asking_shut || tunnel.answering_shut;
             return if half_closed { limits.body_silence_timeout } else { limits.tunnel_silence_timeout };
         }
-        match (writing, self.request.is_done() && self.response.is_none()) {
+        let time = match (writing, self.request.is_done() && self.response.is_none()) {
             (true, _) => limits.request_write_timeout,
             (false, true) => limits.first_octet_timeout,
             (false, false) => limits.body_silence_timeout,
-        }
+        };
+        if self.asker_ended { time.min(limits.linger_timeout) } else { time }
     }
 }
 
@@ -927,6 +934,9 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, rules: &R
         (exchange.seen, exchange.progress) = (moved, now);
     }
     let peer = asking.and_then(|a| cx.get(a));
+    if !rules.asker_may_half_close && !exchange.asker_ended && peer.is_some_and(Peer::is_ending) {
+        (exchange.asker_ended, exchange.progress) = (true, now);
+    }
     let blocked = peer.is_some_and(|a| a.pending() > 0) && answering.is_some() && rules.limits.min_rate_bytes_per_s > 0;
     let blocked = blocked && exchange.tunnel.is_none();
     let taken = peer.map_or(0, Peer::written);
@@ -966,6 +976,9 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
             return abort(role, cx, key, "its reader was slower than min_rate_bytes_per_s while callers waited");
         }
         return advance(role, cx, key);
+    }
+    if exchange.asker_ended {
+        return abort(role, cx, key, "who asked has gone");
     }
     let whole = exchange.request.is_done();
     let (answered, to_head, keep) = (exchange.answered, exchange.is_head, exchange.may_keep_asker());

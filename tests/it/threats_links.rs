@@ -579,6 +579,32 @@ fn trailers_of_a_gateway_arrive_without_those_that_frame_or_route() {
 }
 
 #[test]
+fn a_gateway_that_has_gone_holds_neither_a_link_nor_the_local_server() {
+    let raw = RawGateway::start();
+    let (tell, told) = mpsc::channel::<bool>();
+    let local = LocalServer::with(move |c| {
+        if c.head.target() != "/hang" {
+            return c.text("done");
+        }
+        c.peer.deadline = Duration::from_secs(30);
+        c.peer.read_to_any_end(); // no answer: what comes is the end that the device makes
+        let _ = tell.send(true); // the test may be over
+        c.close = true;
+    });
+    let _device = forwarder(&raw, &local, &["--links", "1..1"]);
+    let mut link = raw.turn();
+    link.write(get("/hang"));
+    eventually("the local server has the request", || (local.count() == 1).then_some(()));
+    drop(link); // as a gateway does whose visitor has gone, or whose deadline has passed
+    told.recv_timeout(DEADLINE).expect("the local server is let go");
+    let mut link = raw.turn(); // the one link that there may be
+    // One that ends its own direction alone, and stays for its answer, gets it.
+    link.write(get("/x"));
+    link.finish_writing();
+    link.read_answer("GET").expect_ok("done");
+}
+
+#[test]
 fn idle_links_cost_a_device_little() {
     // T30, the device's end: what a link keeps while nobody asks.
     let count = affordable(1_000);

@@ -397,6 +397,38 @@ fn a_large_body_to_a_slow_reader_keeps_memory_flat_at_both_ends() {
     assert!(grown.0 < 4 * 1024 && grown.1 < 4 * 1024, "{grown:?} KiB more, gateway and device");
 }
 
+// ── T31 through a local server ──
+
+#[test]
+fn a_local_server_that_never_answers_costs_504s_and_its_pool_recovers() {
+    let gateway = Gateway::start(&["--first-octet", "300ms", "--wait-for-link", "5s"]);
+    let hung = Arc::new(AtomicUsize::new(0));
+    let (release, gate) = crossbeam_channel::bounded::<()>(0);
+    let local = LocalServer::with({
+        let hung = hung.clone();
+        move |c| {
+            if c.head.target() == "/hang" {
+                hung.fetch_add(1, SeqCst);
+                let _ = gate.recv_timeout(Duration::from_secs(30)); // closed when the test lets them go
+            }
+            c.text("done");
+        }
+    });
+    let device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--links", "1..2"]);
+    for round in 0..2 {
+        let mut hanging: Vec<RawPeer> = (0..2).map(|_| gateway.visitor()).collect();
+        hanging.iter_mut().for_each(|v| v.write(get("/lamp/hang")));
+        for visitor in &mut hanging {
+            visitor.read_answer("GET").expect_refusal(504);
+            visitor.ask(&get("/lamp/x")).expect_ok("done"); // on a link that came instead
+        }
+        assert!(hung.load(SeqCst) >= 2 * (round + 1));
+    }
+    drop(release);
+    gateway.get("/lamp/x").expect_ok("done");
+    assert!(!device.stderr().contains("panicked"), "{}", device.stderr());
+}
+
 // ── T5, from a visitor ──
 
 #[test]
