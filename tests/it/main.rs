@@ -2,6 +2,7 @@
 
 mod api;
 mod comet_api;
+mod defaults;
 mod link;
 mod proto;
 mod tidy;
