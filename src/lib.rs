@@ -46,7 +46,7 @@ pub mod stream;
 
 pub use device::{Device, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange, Listener, OnRefusal, Upgraded, upgrade};
 pub use error::{Error, Fault, Refusal};
-pub use gateway::{DeviceRef, Event, EventKind, Gateway, GatewayStats, Grant, Offer, Reject, Routes, TurnMode};
+pub use gateway::{DeviceRef, Event, EventKind, Gateway, GatewayStats, Grant, Offer, Reject, Route, Routes, TurnMode};
 pub use limits::Limits;
 pub use link::{DeviceLink, GatewayLink};
 pub use message::Body;

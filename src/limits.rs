@@ -65,7 +65,8 @@ limits! {
     /// Offers that wait for `authorize`. Default 1,024. Beyond: 503 with `Retry-After`.
     authorize_queue_max: usize = 1_024;
     /// Longest message of the COMET fallback that is held whole, in octets: an upload to a device without a link, and any message in JSON. Default
-    /// 8 MiB. Beyond: 413 to the visitor, 502 where a device's answer is too large. An answer in `message/http` streams and has no such bound.
+    /// 8 MiB. Beyond: 413 to the visitor, 502 where a device's answer is too large. An answer in `message/http` streams and has no such bound. Of an upload
+    /// its body counts; the event that it becomes is longer (a head, base64, escapes), and a device takes it so.
     message_bytes_max: usize = 8 * 1024 * 1024;
     /// Octets of all such messages that one gateway holds at once. Default 256 MiB. Beyond: 503 with `Retry-After`, to visitors and to devices.
     messages_bytes_max: usize = 256 * 1024 * 1024;
@@ -83,7 +84,8 @@ limits! {
     head_timeout: Duration = Duration::from_secs(10);
     /// How long a kept-alive visitor may stay silent between requests. Default 75 s (nginx `keepalive_timeout`). Then: closed.
     idle_visitor_timeout: Duration = Duration::from_secs(75);
-    /// How long a caller waits for a link of a known device. Default 5 s. Then: 503 with `Retry-After: 1`.
+    /// How long a caller waits for a link of a known device. Default 5 s. Then: 503 with `Retry-After: 1`. A route may have its own, as
+    /// it may of the next two.
     wait_for_link: Duration = Duration::from_secs(5);
     /// Longest time in which a device takes nothing of a request that is being written to it. Default 60 s (nginx `proxy_send_timeout`). Then: 504, link closed.
     request_write_timeout: Duration = Duration::from_secs(60);
@@ -91,6 +93,9 @@ limits! {
     first_octet_timeout: Duration = Duration::from_secs(60);
     /// Longest silence within a body, while it is this peer's turn to move. Default 60 s. Then: the exchange is aborted; 408 or 504 where no response has begun.
     body_silence_timeout: Duration = Duration::from_secs(60);
+    /// Whole exchange, from the visitor's head to the last octet of the answer; a tunnel's ends with its 101. Default zero: off (nginx, HAProxy; Envoy's is 15 s,
+    /// which cuts event streams). Then: 504, or the answer is aborted.
+    exchange_timeout: Duration = Duration::ZERO;
     /// Longest silence in both directions of a tunnel (a WebSocket, say). Default 1 hour (HAProxy's usual `timeout tunnel`); zero turns it off. Then: closed.
     /// Once one direction has ended, the other has `body_silence_timeout`.
     tunnel_silence_timeout: Duration = Duration::from_secs(3600);
@@ -203,6 +208,11 @@ impl Limits {
     /// For heads that this process wrote itself: what came within the bounds has got fields of ours since then.
     pub(crate) fn for_own_heads(&self) -> Limits {
         Limits { head_bytes_max: HEAD_CEILING, fields_max: FIELDS_CEILING, target_bytes_max: HEAD_CEILING, ..self.clone() }
+    }
+
+    /// Longest reply that can be an event: the longest upload, were it all control characters (six octets each in JSON), and its head.
+    pub(crate) fn event_bytes_max(&self) -> usize {
+        self.message_bytes_max.saturating_mul(6).saturating_add(HEAD_CEILING)
     }
 }
 

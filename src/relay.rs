@@ -18,6 +18,7 @@
 //! exactly what was understood.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -86,10 +87,14 @@ pub(crate) struct Exchange {
     seen: u64,
     rate_from: Option<(Instant, u64)>,
     drained: usize,
-    /// Instead of the limits' deadlines, for a heartbeat.
+    /// Instead of all other deadlines, for a heartbeat.
     whole_within: Option<Duration>,
     /// The asking side has ended its direction, and is most likely gone.
     asker_ended: bool,
+    /// The limits' waits, or those of its route.
+    pub(crate) waits: Waits,
+    /// Its place among the requests that its route lets be in flight.
+    pub(crate) place: Option<Held>,
     /// The request offers to switch to another protocol, and says so on its way.
     pub(crate) wants_upgrade: bool,
     /// It has been switched.
@@ -102,6 +107,40 @@ pub(crate) struct Exchange {
     enclosing: Option<Enclosing>,
     /// What its whole messages take of the budget.
     held: Option<Held>,
+}
+
+/// How long something is waited for, and how that wait is called; it shows as an error repeats it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wait {
+    pub(crate) time: Duration,
+    pub(crate) name: &'static str,
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} s ({})", self.time.as_secs_f32(), self.name)
+    }
+}
+
+/// The waits that a route may have of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Waits {
+    pub(crate) link: Wait,
+    pub(crate) first_octet: Wait,
+    pub(crate) body_silence: Wait,
+    /// The whole exchange; zero: no such wait.
+    pub(crate) exchange: Wait,
+}
+
+impl Waits {
+    pub(crate) fn of(limits: &Limits) -> Self {
+        Waits {
+            link: Wait { time: limits.wait_for_link, name: "wait_for_link" },
+            first_octet: Wait { time: limits.first_octet_timeout, name: "first_octet_timeout" },
+            body_silence: Wait { time: limits.body_silence_timeout, name: "body_silence_timeout" },
+            exchange: Wait { time: limits.exchange_timeout, name: "exchange_timeout" },
+        }
+    }
 }
 
 /// A connection that was switched to another protocol.
@@ -119,8 +158,8 @@ struct Enclosing {
     first: Vec<u8>,
 }
 
-/// What all whole messages in memory may take together; clones share it.
-#[derive(Clone)]
+/// A bound on what many take together, clones share it: the octets of whole messages in memory, the requests of a route.
+#[derive(Clone, Debug)]
 pub(crate) struct Budget {
     taken: Arc<AtomicUsize>,
     most: usize,
@@ -135,9 +174,21 @@ impl Budget {
     pub(crate) fn share(&self) -> Held {
         Held { budget: self.clone(), octets: 0 }
     }
+
+    /// One of what is counted, where that is no octets. `None`: the budget has no more.
+    pub(crate) fn one(&self) -> Option<Held> {
+        let mut held = self.share();
+        held.grow(1).then_some(held)
+    }
+
+    /// Goes on with what is taken of another one, under the own bound.
+    pub(crate) fn succeed(&mut self, other: &Budget) {
+        self.taken = other.taken.clone();
+    }
 }
 
 /// A share of a [`Budget`], given back when dropped.
+#[derive(Debug)]
 pub(crate) struct Held {
     budget: Budget,
     octets: usize,
@@ -268,6 +319,8 @@ impl Exchange {
             drained: 0,
             whole_within: Some(deadline),
             asker_ended: false,
+            waits: Waits::of(limits),
+            place: None,
             wants_upgrade: false,
             tunnel: None,
             expects_continue: false,
@@ -357,6 +410,11 @@ impl Exchange {
     /// Whether it may be sent on another connection: protocol.md §3, *retry on a fresh link*.
     fn may_retry(&self) -> bool {
         !self.began && !self.retried && !self.body_moved && self.idempotent && self.asking.is_some()
+    }
+
+    /// Whether it was switched to another protocol.
+    pub(crate) fn is_tunnel(&self) -> bool {
+        self.tunnel.is_some()
     }
 
     /// Whether it has no answering connection yet.
@@ -720,7 +778,7 @@ impl Exchange {
     /// When this exchange is next to be looked at, if nothing happens before. Counted from the last progress, not from the last
     /// event: events that move nothing postpone nothing.
     fn left(&self, now: Instant, limits: &Limits, writing: bool) -> Duration {
-        let silent = self.patience(limits, writing).saturating_sub(now.saturating_duration_since(self.progress));
+        let silent = self.patience(limits, writing).time.saturating_sub(now.saturating_duration_since(self.progress));
         match self.rate_from {
             Some((from, _)) => silent.min(limits.min_rate_window.saturating_sub(now.saturating_duration_since(from))),
             None => silent,
@@ -744,20 +802,18 @@ impl Exchange {
     }
 
     /// `writing`: the answering side has not taken all that there is of the request.
-    fn patience(&self, limits: &Limits, writing: bool) -> Duration {
+    fn patience(&self, limits: &Limits, writing: bool) -> Wait {
         if let Some(time) = self.whole_within {
-            return time;
+            return Wait { time, name: "a heartbeat's, or that of a caller who gave up" };
         }
-        if let Some(tunnel) = &self.tunnel {
-            let half_closed = tunnel.asking_shut || tunnel.answering_shut;
-            return if half_closed { limits.body_silence_timeout } else { limits.tunnel_silence_timeout };
-        }
-        let time = match (writing, self.request.is_done() && self.response.is_none()) {
-            (true, _) => limits.request_write_timeout,
-            (false, true) => limits.first_octet_timeout,
-            (false, false) => limits.body_silence_timeout,
+        let wait = match &self.tunnel {
+            Some(tunnel) if tunnel.asking_shut || tunnel.answering_shut => return self.waits.body_silence,
+            Some(_) => return Wait { time: limits.tunnel_silence_timeout, name: "tunnel_silence_timeout" },
+            None if writing => Wait { time: limits.request_write_timeout, name: "request_write_timeout" },
+            None if self.request.is_done() && self.response.is_none() => self.waits.first_octet,
+            None => self.waits.body_silence,
         };
-        if self.asker_ended { time.min(limits.linger_timeout) } else { time }
+        if self.asker_ended { Wait { time: wait.time.min(limits.linger_timeout), name: "linger_timeout" } } else { wait }
     }
 }
 
@@ -942,7 +998,7 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, rules: &R
     let taken = peer.map_or(0, Peer::written);
     exchange.rate_from = if blocked { exchange.rate_from.or(Some((now, taken))) } else { None };
     let writing = answering.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
-    let endless = exchange.tunnel.is_some() && exchange.patience(&rules.limits, writing).is_zero();
+    let endless = exchange.tunnel.is_some() && exchange.patience(&rules.limits, writing).time.is_zero();
     let at = (!endless).then(|| cx.after(exchange.left(now, &rules.limits, writing)));
     if let Some(owner) = asking.or(answering) {
         cx.set_deadline(owner, at);
@@ -968,7 +1024,7 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
     }
     let unread = answering.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
     let patience = exchange.patience(&rules.limits, unread);
-    let silent = now.saturating_duration_since(exchange.progress) >= patience;
+    let silent = now.saturating_duration_since(exchange.progress) >= patience.time;
     if !silent {
         let written = asking.and_then(|a| cx.get(a)).map_or(0, Peer::written);
         if exchange.is_slow(written, now, &rules.limits) && answering.is_some_and(|link| role.callers_wait(cx, link)) {
@@ -983,13 +1039,12 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
     let whole = exchange.request.is_done();
     let (answered, to_head, keep) = (exchange.answered, exchange.is_head, exchange.may_keep_asker());
     let heartbeat = exchange.whole_within.is_some();
-    let waited = patience.as_secs_f32();
     let (status, error, reason) = if whole && !unread {
-        (504, "http_response_timeout", format!("{} did not begin its response within {waited} s (first_octet_timeout)", rules.answerer))
+        (504, "http_response_timeout", format!("{} did not begin its response within {patience}", rules.answerer))
     } else if unread {
-        (504, "connection_timeout", format!("{} took nothing of the request for {waited} s (request_write_timeout)", rules.answerer))
+        (504, "connection_timeout", format!("{} took nothing of the request for {patience}", rules.answerer))
     } else {
-        (408, "http_request_error", format!("nothing of the request's body arrived for {waited} s (body_silence_timeout)"))
+        (408, "http_request_error", format!("nothing of the request's body arrived for {patience}"))
     };
     match asking {
         Some(asking) if !answered => {

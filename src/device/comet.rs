@@ -72,8 +72,8 @@ impl Reply {
             used += n;
             match piece {
                 Piece::More | Piece::End => return Ok(used),
-                Piece::Data(data) if self.body.len() + data.len() > limits.message_bytes_max => {
-                    return Err(Refusal::new(502, "it is longer than message_bytes_max"));
+                Piece::Data(data) if self.body.len() + data.len() > limits.event_bytes_max() => {
+                    return Err(Refusal::new(502, "it is longer than any event within message_bytes_max"));
                 }
                 Piece::Data(data) => self.body.extend_from_slice(data),
             }

@@ -115,6 +115,11 @@ enum Reading {
 }
 
 impl Posting {
+    /// Whose POST it is.
+    pub(super) fn registered(&self) -> &Registered {
+        &self.registered
+    }
+
     pub(super) fn new(knock: Knock, admitted: Admitted, switch: Option<Vec<u8>>, limits: &Limits) -> Box<Self> {
         let Admitted { registered, holder, fresh } = admitted;
         let decoder = Decoder::new(knock.framing, limits);
@@ -509,6 +514,7 @@ impl GatewayRole {
         if self.roster.event_ends(&name) {
             self.feed(cx, &registered);
         }
+        self.close_idle_devices(cx);
         self.exchanges.get(key).filter(|e| e.is_waiting()).map(|_| key)
     }
 
@@ -544,7 +550,6 @@ impl GatewayRole {
                 self.gone(&left, "this gateway is stopping");
                 let origin = knock.origin.as_deref();
                 self.deny(cx, id, origin, &LocalAnswer { retry_after: Some(5), ..LocalAnswer::new(503, STOPPING) });
-                self.close_idle_devices(cx);
             }
             Some(switch) => self.turn(cx, id, switch, registered),
             // Its session was replaced while its answer was read.
@@ -591,6 +596,11 @@ impl GatewayRole {
     }
 
     pub(super) fn post_expired(&mut self, cx: &mut Peers<State>, id: Id) {
+        if let Some(State::Device(Device::Posting(posting))) = cx.get(id).map(|p| &p.state) {
+            if let Reading::Exchange(key) = posting.reading {
+                return relay::expired(self, cx, key); // its visitor has gone, so the exchange keeps its time here
+            }
+        }
         self.refuse_post(cx, id, &Refusal::new(408, "nothing of the answer arrived for body_silence_timeout"));
     }
 
@@ -608,6 +618,10 @@ impl GatewayRole {
         cx.set_deadline(id, Some(at));
         if !self.feed(cx, &registered) && first {
             self.poll_expired(cx, id);
+        }
+        // What came while the answer was parsed, its end above all, was not looked at, and no event tells of it again.
+        if cx.get(id).is_some_and(|p| p.has_input()) {
+            cx.again(id);
         }
     }
 
@@ -650,7 +664,7 @@ impl GatewayRole {
                     self.give_up(cx, asking, key, &LocalAnswer::new(refusal.status, &refusal.reason));
                     return false;
                 }
-                let at = cx.after(self.limits.body_silence_timeout);
+                let at = cx.after(exchange.waits.body_silence.time);
                 cx.set_deadline(asking, Some(at));
             }
             cx.again(asking);
@@ -674,7 +688,7 @@ impl GatewayRole {
         cx.put_scratch(scratch);
         let answer = match collected {
             Collected::NotYet => {
-                let at = cx.after(limits.body_silence_timeout);
+                let at = cx.after(self.waits(key).body_silence.time);
                 cx.set_deadline(id, Some(at));
                 if cx.get(id).is_some_and(|p| p.has_input()) {
                     cx.again(id);
@@ -694,7 +708,8 @@ impl GatewayRole {
     }
 
     pub(super) fn collect_expired(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
-        self.give_up(cx, id, key, &LocalAnswer::new(408, "nothing of the request's body arrived for body_silence_timeout"));
+        let reason = format!("nothing of the request's body arrived for {}", self.waits(key).body_silence);
+        self.give_up(cx, id, key, &LocalAnswer::new(408, &reason));
     }
 
     /// Hands a whole request to a held poll of its device. False: there is none, or nobody asks any more.
@@ -703,9 +718,14 @@ impl GatewayRole {
             let Some(asking) = self.exchanges.get(key).filter(|e| e.is_waiting()).and_then(|e| e.asking) else { return false };
             let Some(State::Visitor(Visitor::Exchange { name, event, .. })) = cx.get(asking).map(|p| &p.state) else { return false };
             let (name, event) = (name.clone(), *event);
-            let Some(poll) = self.roster.next_poll(&name) else {
-                if event.is_some() {
-                    self.roster.line_up_again(&name, key);
+            let given_to = event.and_then(|event| self.events.handed.get(&event)).map(|handed| handed.holder.session);
+            let poll = match given_to {
+                Some(session) => self.roster.poll_again(&name, session),
+                None => self.roster.next_poll(&name),
+            };
+            let Some(poll) = poll else {
+                if let Some(session) = given_to {
+                    self.roster.line_up_again(&name, key, session);
                 }
                 return false;
             };
@@ -749,7 +769,7 @@ impl GatewayRole {
         write_reply(peer.output(), &knock, Some((body.len(), &text)), &date);
         let sent = peer.send(body).and_then(|()| peer.flush());
         peer.state = State::Device(Device::Telling(Box::new(Telling { event: Some(event), keep: knock.keep, written })));
-        let until = cx.after(self.limits.first_octet_timeout);
+        let until = cx.after(self.waits(key).first_octet.time);
         if !self.events.handed.contains_key(&event) {
             self.stats.events.fetch_add(1, Relaxed);
             self.roster.event_begins(name);
@@ -824,7 +844,7 @@ impl GatewayRole {
     }
 
     /// A page that the operator lists asks whether it may post.
-    pub(super) fn answer_preflight(&mut self, cx: &mut Peers<State>, id: Id, origin: &str) {
+    pub(super) fn answer_preflight(&mut self, cx: &mut Peers<State>, id: Id, origin: &str, keep: bool) {
         let date = cx.date().to_owned();
         let Some(peer) = cx.get_mut(id) else { return };
         let written = peer.written();
@@ -837,8 +857,9 @@ impl GatewayRole {
             ("Cache-Control", "no-store"),
         ];
         fields.extend(cors_fields(Some(origin)));
+        fields.extend((!keep).then_some(("Connection", "close")));
         write_head(peer.output(), 204, &fields);
-        peer.state = State::Device(Device::Telling(Box::new(Telling { event: None, keep: true, written })));
+        peer.state = State::Device(Device::Telling(Box::new(Telling { event: None, keep, written })));
         let sent = peer.flush();
         self.told(cx, id, sent);
     }
@@ -925,7 +946,7 @@ impl GatewayRole {
             return self.end_exchange(cx, key, "the device's connection ended while the request was written, and it may not be sent twice");
         }
         if !self.hand_out(cx, key) && !told {
-            let at = cx.after(self.limits.wait_for_link).min(until);
+            let at = cx.after(self.waits(key).link.time).min(until);
             cx.set_deadline(asking, Some(at));
         }
     }
@@ -962,7 +983,6 @@ impl GatewayRole {
         let Some(State::Visitor(Visitor::Exchange { event: Some(event), .. })) = cx.get(asking).map(|p| &p.state) else { return };
         let event = *event;
         self.answered(cx, &event);
-        self.close_idle_devices(cx);
     }
 
     /// Connections that a stopping gateway kept for the answers to what was in hand, when nothing is any more.
@@ -982,12 +1002,8 @@ impl GatewayRole {
         let told = self.events.handed.get(&event).is_some_and(|handed| handed.told);
         let (status, error, reason) = match told {
             true => {
-                let waited = self.limits.first_octet_timeout.as_secs_f32();
-                (
-                    504,
-                    "http_response_timeout",
-                    format!("the device took the request and did not answer it within {waited} s (first_octet_timeout)"),
-                )
+                let wait = self.waits(key).first_octet;
+                (504, "http_response_timeout", format!("the device took the request and did not answer it within {wait}"))
             }
             false => (503, "destination_unavailable", "the device did not poll again in time to take the request".to_owned()),
         };

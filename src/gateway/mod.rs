@@ -8,6 +8,7 @@ mod mailbox;
 mod offers;
 mod role;
 mod roster;
+mod routes;
 mod visitors;
 
 use std::fmt;
@@ -22,15 +23,17 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use http::{Request, Response};
 
 use crate::engine::event_loop::{EventLoop, Remote};
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, Refusal};
 use crate::gateway::role::{Command, GatewayRole, Loan, NO_TICKET, Settings};
+use crate::gateway::routes::Table;
 use crate::limits::Limits;
 use crate::link::{GatewayLink, NothingArrived};
 use crate::message::Body;
+use crate::proto::forwarded::Network;
 use crate::proto::turn::{self, Dialect, Fallback, Name, OfferRules, Way};
 use crate::stream::{Shared, Stream};
 
-pub use visitors::Routes;
+pub use routes::{Route, Routes};
 
 /// Our pseudonym in `Via` (RFC 9110 §7.6.3) and `Proxy-Status`.
 const VIA: &str = "ptth";
@@ -241,6 +244,8 @@ pub struct GatewayBuilder {
     cors_origins: Vec<String>,
     shared_names: bool,
     keep_underscore: bool,
+    trusted: Vec<Network>,
+    forwarded: bool,
     authorize: Option<Authorize>,
     on_link: Option<OnLink>,
 }
@@ -298,6 +303,25 @@ impl GatewayBuilder {
         self.keep_underscore = keep;
         self
     }
+    /// Takes the word of visitors' peers in these networks (addresses, or CIDR blocks such as `10.0.0.0/8`): they are proxies that asked for
+    /// somebody else. What they say in `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `-Prefix` and `Forwarded` goes on, written anew, with what this
+    /// gateway adds behind it; and `X-Forwarded-Proto` is the scheme that an IETF origin is compared with. May be called several times. Default:
+    /// nobody; what comes in these fields is overwritten.
+    ///
+    /// # Errors
+    /// One of them is no network.
+    pub fn trusted_proxies<I: IntoIterator<Item = S>, S: AsRef<str>>(mut self, networks: I) -> Result<Self, Error> {
+        for network in networks {
+            self.trusted.push(network.as_ref().parse().map_err(|e: Refusal| Error::usage(format!("trusted proxies: {}", e.reason)))?);
+        }
+        Ok(self)
+    }
+    /// Tells devices in `Forwarded` (RFC 7239), too, who asked: `for=…;host=…;proto=…`. A visitor's own field is replaced, a trusted proxy's
+    /// gets one more element. Default: only `X-Forwarded-*` is written.
+    pub fn forwarded(mut self, write: bool) -> Self {
+        self.forwarded = write;
+        self
+    }
     /// Decides about each offer, on a worker thread, before the 101. Without it everybody may register.
     pub fn authorize(mut self, decide: impl Fn(&Offer) -> Result<Grant, Reject> + Send + Sync + 'static) -> Self {
         self.authorize = Some(Arc::new(decide));
@@ -351,6 +375,8 @@ impl GatewayBuilder {
             fallback: if only_links { Fallback::Never } else { self.fallback },
             cors_origins: self.cors_origins,
             keep_underscore: self.keep_underscore,
+            trusted: self.trusted,
+            forwarded_element: self.forwarded,
             authorize: self.authorize,
             on_link: self.on_link,
         };
@@ -407,6 +433,8 @@ impl Gateway {
             cors_origins: Vec::new(),
             shared_names: false,
             keep_underscore: false,
+            trusted: Vec::new(),
+            forwarded: false,
             authorize: None,
             on_link: None,
         }
@@ -428,9 +456,21 @@ impl Gateway {
         self.refuse_on_link("relay()")?;
         let (listener, at) = bind(address, "visitors")?;
         let (reply, answer) = bounded(1);
-        self.command(Command::Relay { listener, routes, reply })?;
+        self.command(Command::Relay { listener, table: Box::new(Table::new(routes)), reply })?;
         answer.recv().map_err(|_| stopped())??;
         Ok(at)
+    }
+
+    /// Replaces the routes of a visitors' listener, at the address that [`relay`](Self::relay) returned. Connections stay; requests in progress keep the
+    /// device and the waits that they began with, and the next request of every connection finds the new routes. What is in flight by a route
+    /// counts on where the new one has the same host and path.
+    ///
+    /// # Errors
+    /// Visitors do not come in at this address; the gateway was stopped.
+    pub fn set_routes(&self, visitors: SocketAddr, routes: Routes) -> Result<(), Error> {
+        let (reply, answer) = bounded(1);
+        self.command(Command::SetRoutes { at: visitors, table: Box::new(Table::new(routes)), reply })?;
+        answer.recv().map_err(|_| stopped())?.map(drop)
     }
 
     /// A device by its name (or by an origin it registered). It need not be connected.

@@ -83,8 +83,11 @@ enum Arrived {
     NotYet,
     Closed,
     Knock(Box<turn::Offer>, Box<Knock>),
-    /// A page asks whether it may post (CORS).
-    Preflight(String),
+    /// A page asks whether it may post (CORS). `keep`: another request may follow.
+    Preflight {
+        origin: String,
+        keep: bool,
+    },
     /// With the page's origin, where the operator lists it.
     Refused(Refusal, Option<String>),
 }
@@ -98,7 +101,7 @@ impl GatewayRole {
             Arrived::NotYet => {}
             Arrived::Closed => cx.close(id),
             Arrived::Refused(refusal, origin) => self.refuse_offer(cx, id, &refusal, origin.as_deref()),
-            Arrived::Preflight(origin) => self.answer_preflight(cx, id, &origin),
+            Arrived::Preflight { origin, keep } => self.answer_preflight(cx, id, &origin, keep),
             Arrived::Knock(offer, knock) => self.consider(cx, id, *offer, knock),
         }
     }
@@ -148,7 +151,12 @@ impl GatewayRole {
         let origin = origin.cloned();
         match origin {
             Some(origin) if request.method == "OPTIONS" && request.fields.get("Access-Control-Request-Method").is_some() => {
-                Arrived::Preflight(origin)
+                match body::of_request(request) {
+                    Ok(Framing::Empty) => Arrived::Preflight { origin, keep: head::keeps_alive(request.minor, &request.fields) },
+                    // Nobody reads it, so its octets would be taken for the next request.
+                    Ok(_) => Arrived::Refused(Refusal::new(400, "a preflight request (OPTIONS) has no body"), Some(origin)),
+                    Err(refusal) => Arrived::Refused(refusal, Some(origin)),
+                }
             }
             origin => match self.judge(request, filled, origin.clone()) {
                 Ok((offer, knock)) => Arrived::Knock(offer, Box::new(knock)),
@@ -294,8 +302,10 @@ impl GatewayRole {
         for name in &claimed.moved {
             self.tell(EventKind::Moved, name, &by, Some(way));
         }
+        if !claimed.inherited.is_empty() {
+            self.fail_events_of(cx, &claimed.inherited, &holder);
+        }
         if !claimed.replaced.is_empty() {
-            self.fail_events_of(cx, &claimed.replaced, &holder);
             let replaced_lent = self.lent.iter().filter(|(_, l)| !self.roster.in_force(&l.registered)).map(|(t, _)| *t).collect();
             for id in claimed.idle.into_iter().chain(claimed.polls) {
                 // A link with several names stays while one of them is its own.

@@ -4,7 +4,7 @@
 //! here is what they share.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, Weak};
@@ -21,10 +21,12 @@ use crate::error::{Error, Refusal};
 use crate::gateway::mailbox::Events;
 use crate::gateway::offers::{Device, peer_flush};
 use crate::gateway::roster::{Left, Registered, Roster, Waiter};
-use crate::gateway::visitors::{Face, Routes, Visitor};
+use crate::gateway::routes::Table;
+use crate::gateway::visitors::{Face, Visitor};
 use crate::gateway::{Authorize, Event, EventKind, Grant, Offer, OnLink, Reject, Stats};
 use crate::limits::Limits;
 use crate::proto::comet::Answer;
+use crate::proto::forwarded::Network;
 use crate::proto::turn::{Fallback, OfferRules, Way};
 use crate::relay::{self, Budget, Exchange, Held, Lingering, LocalAnswer, Relaying, Rules};
 use crate::stream::Stream;
@@ -54,7 +56,9 @@ pub(crate) enum Command {
     /// Another server did the 101.
     Adopt { stream: Stream, unread: Vec<u8>, offer: Box<Offer>, grant: Grant, reply: Sender<Result<(), Error>> },
     /// A listener for visitors.
-    Relay { listener: TcpListener, routes: Routes, reply: Sender<Result<(), Error>> },
+    Relay { listener: TcpListener, table: Box<Table>, reply: Sender<Result<(), Error>> },
+    /// Other routes for the listener at this address. The old ones come back: to free a long table is not the loop's work.
+    SetRoutes { at: SocketAddr, table: Box<Table>, reply: Sender<Result<Box<Table>, Error>> },
     /// A subscriber for events; the answer comes when it is on the list.
     Subscribe { subscriber: Sender<Event>, reply: Sender<()> },
     /// Nothing new; what is in progress may finish for so long.
@@ -110,16 +114,17 @@ pub(super) enum Alarm {
     PollGap(Arc<str>),
     /// Events were handed out long ago.
     Redeliver,
+    /// An exchange has taken all the time that it may.
+    Overdue(Key),
     /// Time to forget old names.
     Tick,
     /// The drain's time is up.
     Stop,
 }
 
-#[derive(Clone)]
 enum Listening {
     Devices,
-    Visitors(Arc<Routes>, u16),
+    Visitors { table: Box<Table>, at: Option<SocketAddr> },
 }
 
 pub(crate) struct GatewayRole {
@@ -132,6 +137,10 @@ pub(crate) struct GatewayRole {
     /// Origins of pages that may use the devices' port.
     pub(super) cors_origins: Vec<String>,
     pub(super) keep_underscore: bool,
+    /// Proxies whose word is taken.
+    trusted: Vec<Network>,
+    /// Requests get our element of `Forwarded`.
+    pub(super) forwarded_element: bool,
     pub(super) authorize: Option<Authorize>,
     pub(super) on_link: Option<OnLink>,
     pub(super) helpers: Workers,
@@ -164,6 +173,8 @@ pub(super) struct Settings {
     pub(super) fallback: Fallback,
     pub(super) cors_origins: Vec<String>,
     pub(super) keep_underscore: bool,
+    pub(super) trusted: Vec<Network>,
+    pub(super) forwarded_element: bool,
     pub(super) authorize: Option<Authorize>,
     pub(super) on_link: Option<OnLink>,
 }
@@ -175,8 +186,19 @@ pub(super) const TICK: Duration = Duration::from_secs(30);
 
 impl GatewayRole {
     pub(super) fn new(settings: Settings, remote: Remote<Command>, stats: Arc<Stats>, device_listeners: usize) -> Self {
-        let Settings { limits, offer_rules, on_demand, shared_names, fallback, cors_origins, keep_underscore, authorize, on_link } =
-            settings;
+        let Settings {
+            limits,
+            offer_rules,
+            on_demand,
+            shared_names,
+            fallback,
+            cors_origins,
+            keep_underscore,
+            trusted,
+            forwarded_element,
+            authorize,
+            on_link,
+        } = settings;
         let idle = limits.worker_idle_timeout;
         let rules = Rules {
             limits: limits.clone(),
@@ -193,7 +215,7 @@ impl GatewayRole {
             link_workers: Workers::new("ptth-link", limits.on_link_max, limits.on_link_max, idle),
             rules: Arc::new(rules),
             roster: Roster::new(limits.clone(), shared_names),
-            listeners: vec![Listening::Devices; device_listeners],
+            listeners: std::iter::repeat_with(|| Listening::Devices).take(device_listeners).collect(),
             events: Events::default(),
             budget: Budget::new(limits.messages_bytes_max),
             own_limits: limits.for_own_heads(),
@@ -203,6 +225,8 @@ impl GatewayRole {
             fallback,
             cors_origins,
             keep_underscore,
+            trusted,
+            forwarded_element,
             authorize,
             on_link,
             remote,
@@ -362,7 +386,7 @@ impl GatewayRole {
         if self.roster.is_polling(&name) {
             return self.lend_mailbox_to(cx, &name, &reply);
         }
-        if !self.roster.knows(&name) {
+        if !self.is_known(cx, &name) {
             let _ = reply.send(Err(Error::not_connected(404, format!("no device {name} is or was lately connected to this gateway"))));
             return;
         }
@@ -395,7 +419,7 @@ impl GatewayRole {
             Want::Link(reply) => {
                 self.roster.step_out(&name, Waiter::Caller(number));
                 let text = if links == 0 {
-                    format!("device {name} is not connected; it did not come back within wait_for_link")
+                    format!("device {name} is not connected; it did not come within wait_for_link")
                 } else {
                     format!("all {links} links of device {name} stayed busy for wait_for_link; let it dial more links or ask later")
                 };
@@ -434,16 +458,49 @@ impl GatewayRole {
         }
     }
 
-    fn add_visitors(&mut self, cx: &mut Peers<State>, listener: TcpListener, routes: Routes) -> Result<(), Error> {
+    fn add_visitors(&mut self, cx: &mut Peers<State>, listener: TcpListener, table: Box<Table>) -> Result<(), Error> {
         if self.draining {
             return Err(Error::stopped("this gateway is stopping; nothing new is listened on"));
         }
-        let port = listener.local_addr().map_or(0, |a| a.port());
+        let at = listener.local_addr().ok();
         if cx.listen(listener).is_none() {
             return Err(Error::usage("this gateway listens on as many addresses as one event loop takes"));
         }
-        self.listeners.push(Listening::Visitors(Arc::new(routes), port));
+        self.listeners.push(Listening::Visitors { table, at });
         Ok(())
+    }
+
+    fn set_routes(&mut self, at: SocketAddr, mut new: Box<Table>) -> Result<Box<Table>, Error> {
+        let found = self.listeners.iter_mut().find_map(|listening| match listening {
+            Listening::Visitors { table, at: own } if *own == Some(at) => Some(table),
+            _ => None,
+        });
+        let Some(table) = found else {
+            return Err(Error::usage(format!("this gateway does not let visitors in at {at}; give the address that relay() returned")));
+        };
+        new.succeed(table);
+        Ok(std::mem::replace(table, new))
+    }
+
+    /// The routes and the port of a visitors' listener.
+    pub(super) fn visitors_listener(&self, listener: usize) -> Option<(&Table, u16)> {
+        match self.listeners.get(listener)? {
+            Listening::Visitors { table, at } => Some((table, at.map_or(0, |at| at.port()))),
+            Listening::Devices => None,
+        }
+    }
+
+    /// Whether a request for this device is worth waiting: it is connected, or was lately, or a route names it.
+    pub(super) fn is_known(&mut self, cx: &Peers<State>, name: &str) -> bool {
+        let named = |listening: &Listening| matches!(listening, Listening::Visitors { table, .. } if table.names(name));
+        if !self.roster.knows(name) && self.listeners.iter().any(named) {
+            self.roster.expect(name, cx.now());
+        }
+        self.roster.knows(name)
+    }
+
+    fn is_trusted(&self, from: IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(from))
     }
 
     fn drain(&mut self, cx: &mut Peers<State>, time: Duration) {
@@ -527,19 +584,38 @@ impl GatewayRole {
         }
     }
 
+    /// Ends an exchange: with a 502 where its visitor has heard nothing yet, else by cutting the answer.
     pub(super) fn end_exchange(&mut self, cx: &mut Peers<State>, key: Key, why: &'static str) {
+        self.end_exchange_with(cx, key, why, &LocalAnswer { error: Some("connection_terminated"), ..LocalAnswer::new(502, why) });
+    }
+
+    fn end_exchange_with(&mut self, cx: &mut Peers<State>, key: Key, why: &'static str, answer: &LocalAnswer<'_>) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         match (exchange.asking, exchange.answered) {
             (Some(asking), false) => {
+                if let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(asking).map(|p| &p.state) {
+                    self.roster.step_out(name, Waiter::Exchange(key));
+                }
+                let (to_head, keep) = (exchange.is_head(), exchange.may_keep_asker() && answer.status == 504);
                 let link = exchange.answering.take();
                 self.exchanges.remove(key);
                 if let Some(link) = link {
                     self.free(cx, link, Err(why));
                 }
-                self.answer(cx, asking, &LocalAnswer { error: Some("connection_terminated"), ..LocalAnswer::new(502, why) });
+                self.answer(cx, asking, &LocalAnswer { to_head, keep, ..answer.clone() });
             }
             _ => relay::abort(self, cx, key, why),
         }
+    }
+
+    /// An exchange has taken all the time that it may. A tunnel is none any more.
+    fn overdue(&mut self, cx: &mut Peers<State>, key: Key) {
+        if self.exchanges.get(key).is_none_or(Exchange::is_tunnel) {
+            return;
+        }
+        let reason = format!("the exchange was not over within {}", self.waits(key).exchange);
+        let answer = LocalAnswer { error: Some("http_response_timeout"), ..LocalAnswer::new(504, &reason) };
+        self.end_exchange_with(cx, key, "its exchange was not over within exchange_timeout", &answer);
     }
 }
 
@@ -548,10 +624,13 @@ impl Role for GatewayRole {
     type Command = Command;
 
     fn accepted(&mut self, cx: &mut Peers<State>, listener: usize, stream: Stream, from: SocketAddr) {
-        let Some(listening) = self.listeners.get(listener).cloned() else { return };
-        let state = match listening {
-            Listening::Devices => State::Device(Device::Head { began: false, polled: false }),
-            Listening::Visitors(routes, port) => State::Visitor(Visitor::fresh(Face::visitors(routes, port, from.ip()))),
+        let state = match self.listeners.get(listener) {
+            None => return,
+            Some(Listening::Devices) => State::Device(Device::Head { began: false, polled: false }),
+            Some(Listening::Visitors { .. }) => {
+                let face = Face::Visitors { listener, from: from.ip().to_canonical(), trusted: self.is_trusted(from.ip()) };
+                State::Visitor(Visitor::fresh(face))
+            }
         };
         match cx.insert(stream, &[], state) {
             Ok(id) => {
@@ -619,6 +698,7 @@ impl Role for GatewayRole {
             Some(Alarm::Evict { links, lent }) => self.evict(cx, links, lent),
             Some(Alarm::PollGap(name)) => self.poll_gap(cx, name),
             Some(Alarm::Redeliver) => self.redeliver(cx),
+            Some(Alarm::Overdue(key)) => self.overdue(cx, key),
             Some(Alarm::Stop) => self.stop(cx),
             Some(Alarm::Tick) => {
                 self.roster.tick(cx.now());
@@ -643,8 +723,11 @@ impl Role for GatewayRole {
                 let adopted = self.adopt(cx, stream, &unread, &offer, &grant);
                 let _ = reply.send(adopted);
             }
-            Command::Relay { listener, routes, reply } => {
-                let _ = reply.send(self.add_visitors(cx, listener, routes));
+            Command::Relay { listener, table, reply } => {
+                let _ = reply.send(self.add_visitors(cx, listener, table));
+            }
+            Command::SetRoutes { at, table, reply } => {
+                let _ = reply.send(self.set_routes(at, table));
             }
             Command::Subscribe { subscriber, reply } => {
                 self.subscribers.push((subscriber, 0));
@@ -701,7 +784,11 @@ impl Relaying for GatewayRole {
     }
 
     fn callers_wait(&self, cx: &Peers<State>, link: Id) -> bool {
-        self.registered(cx, link).is_some_and(|registered| self.roster.callers_wait(&registered))
+        match cx.get(link).map(|p| &p.state) {
+            // The device polls with it again only behind its answer.
+            Some(State::Device(Device::Posting(posting))) => self.roster.callers_wait(posting.registered()),
+            _ => self.registered(cx, link).is_some_and(|registered| self.roster.callers_wait(&registered)),
+        }
     }
 }
 

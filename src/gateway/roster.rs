@@ -90,10 +90,8 @@ struct Mailbox {
     polls: Pool,
     /// When the last one ended.
     left: Instant,
-    /// The session whose first poll was answered at once.
-    greeted: Option<Session>,
-    /// The role's alarm for its end is set.
-    alarm: bool,
+    /// The sessions whose first poll was answered at once: one, or those that share the name, the latest `links_per_device_max` of them.
+    greeted: VecDeque<Session>,
 }
 
 struct Entry {
@@ -107,9 +105,11 @@ struct Entry {
     /// Links that program code has, outside the loop, and places reserved.
     lent: usize,
     mailbox: Option<Mailbox>,
+    /// The role's alarm for the mailbox's end is set. Of the name, not of the mailbox: whoever takes the name over again and again gets no second one.
+    gap_alarm: bool,
     waiting: VecDeque<Waiter>,
-    /// Exchanges whose event goes to the next poll, and to no link: it was handed out before.
-    again: VecDeque<Key>,
+    /// Exchanges whose event goes to the next poll of the session that was given it before, and to no link.
+    again: VecDeque<(Key, Option<Session>)>,
     /// Events that were handed out and are not answered yet.
     events: usize,
     /// Which of the devices that share the name was asked last.
@@ -120,6 +120,25 @@ struct Entry {
 }
 
 impl Entry {
+    fn new(holder: Holder, epoch: u64, way: Way, since: Instant) -> Self {
+        Entry {
+            holder,
+            epoch,
+            registered: None,
+            idle: Pool::default(),
+            busy: Vec::new(),
+            lent: 0,
+            mailbox: None,
+            gap_alarm: false,
+            events: 0,
+            last: None,
+            waiting: VecDeque::new(),
+            again: VecDeque::new(),
+            way,
+            since,
+        }
+    }
+
     fn links(&self) -> usize {
         self.idle.0.len() + self.busy.len() + self.lent
     }
@@ -151,6 +170,8 @@ pub(crate) struct Claimed {
     pub(crate) moved: Vec<Arc<str>>,
     /// Names taken over from another session.
     pub(crate) replaced: Vec<Arc<str>>,
+    /// Names that another session or credential had before, connected still or not: what that one has in hand has failed.
+    pub(crate) inherited: Vec<Arc<str>>,
     /// Idle links of replaced sessions: to be told and closed.
     pub(crate) idle: Vec<Id>,
     /// Busy ones: to be closed when their grace is over.
@@ -257,6 +278,7 @@ impl Roster {
             fresh: names.iter().all(|name| !self.entries.contains_key(name.as_str())),
             moved: Vec::new(),
             replaced: Vec::new(),
+            inherited: Vec::new(),
             idle: Vec::new(),
             busy: Vec::new(),
             polls: Vec::new(),
@@ -301,21 +323,10 @@ impl Roster {
     fn take(&mut self, name: &Arc<str>, holder: &Holder, way: Way, now: Instant, claimed: &mut Claimed) -> u64 {
         self.epochs += 1;
         let fresh = self.epochs;
-        let entry = self.entries.entry(name.clone()).or_insert_with(|| Entry {
-            holder: holder.clone(),
-            epoch: fresh,
-            registered: None,
-            idle: Pool::default(),
-            busy: Vec::new(),
-            lent: 0,
-            mailbox: None,
-            events: 0,
-            last: None,
-            waiting: VecDeque::new(),
-            again: VecDeque::new(),
-            way,
-            since: now,
-        });
+        let entry = self.entries.entry(name.clone()).or_insert_with(|| Entry::new(holder.clone(), fresh, way, now));
+        if !self.shared && entry.holder != *holder {
+            claimed.inherited.push(name.clone());
+        }
         if !entry.is_connected() {
             self.connected += 1;
             entry.since = now;
@@ -405,14 +416,17 @@ impl Roster {
 
     /// A reserved place is a held poll's now. True: it is the first poll of its session, which is to be answered at once.
     pub(crate) fn park(&mut self, registered: &Registered, id: Id, encoding: Encoding, session: Option<Session>, now: Instant) -> bool {
-        let mut first = false;
+        let (mut first, most) = (false, self.limits.links_per_device_max);
         self.each(registered, |entry| {
             entry.lent = entry.lent.saturating_sub(1);
-            let mailbox = entry.mailbox.get_or_insert(Mailbox { encoding, polls: Pool::default(), left: now, greeted: None, alarm: false });
+            let mailbox = entry.mailbox.get_or_insert(Mailbox { encoding, polls: Pool::default(), left: now, greeted: VecDeque::new() });
             mailbox.encoding = encoding;
             mailbox.polls.0.push((id, registered.session));
-            first |= session.is_some() && mailbox.greeted != session;
-            mailbox.greeted = session;
+            if let Some(session) = session.filter(|session| !mailbox.greeted.contains(session)) {
+                first = true;
+                mailbox.greeted.truncate(most.saturating_sub(1));
+                mailbox.greeted.push_front(session);
+            }
         });
         first
     }
@@ -421,11 +435,11 @@ impl Roster {
     pub(crate) fn unpark(&mut self, registered: &Registered, id: Id, now: Instant) -> Vec<Arc<str>> {
         let mut alarms = Vec::new();
         for (name, epoch) in &registered.names {
-            let mailbox = self.entries.get_mut(name).filter(|e| e.epoch == *epoch).and_then(|e| e.mailbox.as_mut());
-            let Some(mailbox) = mailbox else { continue };
+            let Some(entry) = self.entries.get_mut(name).filter(|e| e.epoch == *epoch) else { continue };
+            let Some(mailbox) = &mut entry.mailbox else { continue };
             mailbox.polls.take_out(id);
             mailbox.left = now;
-            if mailbox.polls.0.is_empty() && !std::mem::replace(&mut mailbox.alarm, true) {
+            if mailbox.polls.0.is_empty() && !std::mem::replace(&mut entry.gap_alarm, true) {
                 alarms.push(name.clone());
             }
         }
@@ -436,14 +450,13 @@ impl Roster {
     pub(crate) fn poll_gap(&mut self, name: &Arc<str>, now: Instant) -> Gap {
         let gap = self.limits.poll_gap;
         let Some(entry) = self.entries.get_mut(name) else { return Gap::None };
-        let Some(mailbox) = &mut entry.mailbox else { return Gap::None };
-        if !mailbox.polls.0.is_empty() {
-            mailbox.alarm = false;
-            return Gap::None;
-        }
-        let until = mailbox.left + gap;
-        if until > now {
+        let left = entry.mailbox.as_ref().filter(|mailbox| mailbox.polls.0.is_empty()).map(|mailbox| mailbox.left);
+        if let Some(until) = left.map(|left| left + gap).filter(|until| *until > now) {
             return Gap::Until(until);
+        }
+        entry.gap_alarm = false;
+        if left.is_none() {
+            return Gap::None;
         }
         entry.mailbox = None;
         let registered = Registered { names: vec![(name.clone(), entry.epoch)], session: None };
@@ -457,6 +470,13 @@ impl Roster {
         let (id, session) = entry.mailbox.as_ref()?.polls.pick(shared, entry.last)?;
         entry.last = session;
         Some(id)
+    }
+
+    /// The newest held poll of the session that was given an event before: devices that share a name know nothing of each other's. The event
+    /// is in flight already, so the bound is not asked.
+    pub(crate) fn poll_again(&self, name: &str, session: Option<Session>) -> Option<Id> {
+        let polls = &self.entries.get(name)?.mailbox.as_ref()?.polls.0;
+        polls.iter().rfind(|(_, theirs)| *theirs == session).map(|(id, _)| *id)
     }
 
     /// Whether a poll is held under one of the names.
@@ -487,19 +507,20 @@ impl Roster {
         self.entries.get(name).is_some_and(|e| e.mailbox.is_some())
     }
 
-    /// An event that was handed out before goes to the next poll.
-    pub(crate) fn line_up_again(&mut self, name: &str, key: Key) {
+    /// An event that was handed out before goes to the next poll of that session.
+    pub(crate) fn line_up_again(&mut self, name: &str, key: Key, session: Option<Session>) {
         if let Some(entry) = self.entries.get_mut(name) {
-            entry.again.push_back(key);
+            entry.again.push_back((key, session));
         }
     }
 
-    /// The event that has waited longest to be handed out once more, under one of the names.
+    /// The event that has waited longest to be handed out once more to this session, under one of the names.
     pub(crate) fn next_again(&mut self, registered: &Registered) -> Option<Key> {
         let mut found = None;
         self.each(registered, |entry| {
             if found.is_none() {
-                found = entry.again.pop_front();
+                let at = entry.again.iter().position(|(_, session)| *session == registered.session);
+                found = at.and_then(|at| entry.again.remove(at)).map(|(key, _)| key);
             }
         });
         found
@@ -561,9 +582,18 @@ impl Roster {
         Some(id)
     }
 
-    /// Whether the name has, or within the last `remember` had, a link.
+    /// Whether the name has, or within the last `remember` had, a link, or was expected to have one.
     pub(crate) fn knows(&self, name: &str) -> bool {
         self.entries.contains_key(name)
+    }
+
+    /// Makes a name known that was not: as if it had been connected until now.
+    pub(crate) fn expect(&mut self, name: &str, now: Instant) {
+        self.epochs += 1;
+        let entry = Entry::new(Holder { credential: None, session: None }, self.epochs, Way::Turn, now);
+        let name: Arc<str> = name.into();
+        self.entries.insert(name.clone(), entry);
+        self.departed.push_back((now, name));
     }
 
     /// Lines up for a link. False: as many wait as `waiting_per_device_max` allows, or nobody knows the name.
@@ -595,7 +625,7 @@ impl Roster {
         if let Some(entry) = self.entries.get_mut(name) {
             entry.waiting.retain(|w| *w != waiter);
             if let Waiter::Exchange(key) = waiter {
-                entry.again.retain(|again| *again != key);
+                entry.again.retain(|(again, _)| *again != key);
             }
         }
     }
@@ -761,6 +791,65 @@ mod tests {
     }
 
     #[test]
+    fn a_name_has_one_alarm_for_its_mailboxes_end_however_often_it_is_taken_over() {
+        let (mut roster, now, ids) = (roster(|_| ()), Instant::now(), ids(100));
+        let mut alarms = Vec::new();
+        for (n, id) in ids.iter().enumerate() {
+            let claimed = roster.claim(&lamp(), &holder(Some(n as u8)), Way::Comet(Encoding::Json), now).unwrap();
+            assert!(roster.park(&claimed.registered, *id, Encoding::Json, Some([n as u8; 16]), now));
+            alarms.extend(roster.unpark(&claimed.registered, *id, now));
+        }
+        assert_eq!(alarms.len(), 1);
+        let (gap, lamp) = (Limits::default().poll_gap, alarms.pop().unwrap());
+        assert_eq!(roster.poll_gap(&lamp, now), Gap::Until(now + gap));
+        assert!(matches!(roster.poll_gap(&lamp, now + gap), Gap::Over(left) if left.down.len() == 1));
+        // The next mailbox has its own again.
+        let claimed = roster.claim(&[lamp.to_string()], &holder(None), Way::Comet(Encoding::Json), now).unwrap();
+        roster.park(&claimed.registered, ids[0], Encoding::Json, None, now);
+        assert_eq!(roster.unpark(&claimed.registered, ids[0], now).len(), 1);
+    }
+
+    #[test]
+    fn each_session_is_answered_at_once_once_however_many_share_the_name() {
+        let (now, ids) = (Instant::now(), ids(1));
+        let mut roster = Roster::new(Arc::new(Limits { links_per_device_max: 2, ..Limits::default() }), true);
+        let mut is_first = |session: u8| {
+            let claimed = roster.claim(&lamp(), &holder(Some(session)), Way::Comet(Encoding::Json), now).unwrap();
+            let first = roster.park(&claimed.registered, ids[0], Encoding::Json, Some([session; 16]), now);
+            roster.unpark(&claimed.registered, ids[0], now);
+            first
+        };
+        assert_eq!([1, 2, 1, 2, 1].map(&mut is_first), [true, true, false, false, false]);
+        assert_eq!([3, 2, 1].map(is_first), [true, false, true], "only the latest are remembered");
+    }
+
+    #[test]
+    fn an_event_goes_again_to_the_session_that_was_given_it_whatever_is_in_flight() {
+        let (now, ids, events) = (Instant::now(), ids(3), ids(2));
+        let limits = Limits { in_flight_per_device_max: 1, ..Limits::default() };
+        let mut roster = Roster::new(Arc::new(limits), true);
+        let park = |roster: &mut Roster, id, session| {
+            let claimed = roster.claim(&lamp(), &holder(Some(session)), Way::Comet(Encoding::Json), now).unwrap();
+            roster.park(&claimed.registered, id, Encoding::Json, Some([session; 16]), now);
+            claimed.registered
+        };
+        let (one, _) = (park(&mut roster, ids[0], 1), park(&mut roster, ids[1], 2));
+        roster.event_begins("lamp"); // in the hand of session 1, whose poll carried it
+        roster.unpark(&one, ids[0], now);
+        assert_eq!(roster.next_poll("lamp"), None, "one is in flight");
+        assert_eq!(roster.poll_again("lamp", Some([1; 16])), None, "session 2 knows nothing of it");
+        roster.line_up_again("lamp", events[0], Some([1; 16]));
+        let two = park(&mut roster, ids[2], 2);
+        assert_eq!(roster.next_again(&two), None);
+        let one = park(&mut roster, ids[0], 1);
+        assert_eq!((roster.next_again(&one), roster.next_again(&one)), (Some(events[0]), None));
+        assert_eq!(roster.poll_again("lamp", Some([1; 16])), Some(ids[0]), "it is the one that is in flight");
+        roster.line_up_again("lamp", events[1], Some([1; 16]));
+        roster.step_out("lamp", Waiter::Exchange(events[1]));
+        assert_eq!(roster.next_again(&one), None);
+    }
+
+    #[test]
     fn another_credential_is_refused_while_the_name_is_held() {
         let (mut roster, now) = (roster(|_| ()), Instant::now());
         let mine = Holder { credential: Some("mine".into()), session: None };
@@ -799,6 +888,29 @@ mod tests {
         assert!(roster.knows("lamp"));
         roster.tick(now + Duration::from_secs(600));
         assert!(!roster.knows("lamp"));
+    }
+
+    #[test]
+    fn a_name_that_is_expected_is_known_for_as_long_and_anybody_may_claim_it() {
+        let (mut roster, now) = (roster(|_| ()), Instant::now());
+        assert!(!roster.line_up("lamp", Waiter::Caller(1)));
+        roster.expect("lamp", now);
+        assert!(roster.knows("lamp") && roster.line_up("lamp", Waiter::Caller(1)));
+        assert_eq!((roster.links("lamp"), roster.way("lamp"), roster.connected()), ((0, 0), None, 0));
+        roster.tick(now + Duration::from_secs(600));
+        assert!(roster.knows("lamp"), "somebody waits");
+        roster.step_out("lamp", Waiter::Caller(1));
+        roster.tick(now + Duration::from_secs(1200));
+        assert!(!roster.knows("lamp"));
+
+        roster.expect("lamp", now);
+        roster.line_up("lamp", Waiter::Caller(2));
+        let mine = Holder { credential: Some("mine".into()), session: Some([7; 16]) };
+        let claimed = roster.claim(&lamp(), &mine, Way::Turn, now).unwrap();
+        assert_eq!((claimed.up.len(), claimed.replaced.len(), roster.connected()), (1, 0, 1));
+        assert_eq!(roster.next_waiter(&claimed.registered, false), Some(Waiter::Caller(2)));
+        roster.tick(now + Duration::from_secs(600));
+        assert!(roster.knows("lamp"), "it is connected");
     }
 
     #[test]

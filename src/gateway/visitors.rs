@@ -1,107 +1,23 @@
-//! The visitors' face: whom a request is for, and what a visitor is told when it cannot be had.
+//! The visitors' face: their requests are read, planned and begun, and a visitor is told why a device cannot be had. Whom a request is
+//! for is [`routes`](super::routes)' business.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use crate::engine::peers::{Fetched, Id, Peers};
 use crate::engine::slab::Key;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::mailbox::MessageId;
-use crate::gateway::role::{Fate, GatewayRole, State};
+use crate::gateway::role::{Alarm, Fate, GatewayRole, State};
 use crate::gateway::roster::Waiter;
+use crate::gateway::routes::{Found, Terms, ToDevice};
 use crate::proto::body::{self, Framing};
-use crate::proto::forward::{self, Destination, FirstSegment, Forwarded, RequestRules};
+use crate::proto::forward::{self, Destination, Forwarded, RequestRules};
+use crate::proto::forwarded::Said;
 use crate::proto::head::{self, LineEnds, RequestHead};
-use crate::proto::turn::Name;
-use crate::relay::{self, Exchange, LocalAnswer};
-
-/// How visitors' requests find their device. Origins that devices registered (IETF offers) come first, then host suffixes, then paths.
-///
-/// ```
-/// use reverse_http::Routes;
-/// let routes = Routes::path();                                    // /lamp/status → device lamp, /status
-/// let routes = Routes::path().and_host("devices.example")?;       // also lamp.devices.example
-/// # Ok::<(), reverse_http::Error>(())
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Routes {
-    path: bool,
-    suffixes: Vec<String>,
-}
-
-impl Routes {
-    /// By path: `/NAME/rest` reaches device NAME as `/rest`, with `X-Forwarded-Prefix: /NAME`.
-    pub fn path() -> Self {
-        Routes { path: true, suffixes: Vec::new() }
-    }
-
-    /// By host: `NAME.suffix` reaches device NAME, the request unchanged; case is ignored.
-    ///
-    /// # Errors
-    /// `suffix` is no host name.
-    pub fn host(suffix: &str) -> Result<Self, Error> {
-        Routes::default().and_host(suffix)
-    }
-
-    /// Also by host.
-    ///
-    /// # Errors
-    /// `suffix` is no host name.
-    pub fn and_host(mut self, suffix: &str) -> Result<Self, Error> {
-        let suffix = suffix.trim_start_matches('.').trim_end_matches('.').to_ascii_lowercase();
-        let label = |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        if suffix.is_empty() || suffix.len() > 253 || !suffix.split('.').all(label) {
-            return Err(Error::usage(format!("host suffix {suffix:?} is no host name; give one like devices.example")));
-        }
-        self.suffixes.push(format!(".{suffix}"));
-        Ok(self)
-    }
-
-    /// Also by path.
-    pub fn and_path(mut self) -> Self {
-        self.path = true;
-        self
-    }
-}
-
-/// Where a request goes.
-#[derive(Debug, PartialEq, Eq)]
-enum Route<'a> {
-    Device {
-        name: String,
-        target: std::borrow::Cow<'a, str>,
-        prefix: Option<String>,
-    },
-    /// `/NAME` alone, asked with GET or HEAD.
-    AddSlash(String),
-}
-
-impl Routes {
-    fn route<'a>(&self, method: &str, to: &Destination<'a>) -> Result<Route<'a>, Refusal> {
-        for suffix in &self.suffixes {
-            if let Some(label) = to.host.strip_suffix(suffix.as_str()) {
-                let name = Name::label(label).map_err(|e| Refusal::new(404, e.reason))?;
-                return Ok(Route::Device { name: name.to_string(), target: to.target.into(), prefix: None });
-            }
-        }
-        if !self.path {
-            return Err(Refusal::new(404, "no route: no device has this host"));
-        }
-        let FirstSegment { segment, rest, query } = forward::split_first_segment(to.target);
-        if segment.is_empty() || to.target == "*" {
-            return Err(Refusal::new(404, "no route: ask for /NAME/…, NAME being a device's"));
-        }
-        let name = Name::label(segment)?.to_string();
-        if !rest.is_empty() {
-            return Ok(Route::Device { prefix: Some(format!("/{name}")), name, target: rest.into() });
-        }
-        if matches!(method, "GET" | "HEAD") {
-            return Ok(Route::AddSlash(format!("/{name}/{query}")));
-        }
-        Ok(Route::Device { prefix: Some(format!("/{name}")), name, target: format!("/{query}").into() })
-    }
-}
+use crate::relay::{self, Exchange, LocalAnswer, Waits};
 
 /// Where a visitor's connection stands.
 pub(crate) enum Visitor {
@@ -114,16 +30,13 @@ pub(crate) enum Visitor {
 /// What a visitor's connection came through.
 #[derive(Clone)]
 pub(crate) enum Face {
-    /// A listener.
-    Visitors { routes: Arc<Routes>, port: u16, from: IpAddr },
+    /// A listener, by its number: its routes may be replaced. `trusted`: what the peer says of those before it is believed.
+    Visitors { listener: usize, from: IpAddr, trusted: bool },
     /// A program of this process, for one device; its errors are left at `fate`.
     Program { name: Arc<str>, fate: Fate },
 }
 
 impl Face {
-    pub(super) fn visitors(routes: Arc<Routes>, port: u16, from: IpAddr) -> Self {
-        Face::Visitors { routes, port, from: from.to_canonical() }
-    }
     pub(super) fn program(name: &str, fate: Fate) -> Self {
         Face::Program { name: name.into(), fate }
     }
@@ -159,8 +72,9 @@ impl GatewayRole {
             Asked::Closed => cx.close(id),
             Asked::Refused { refusal, to_head, keep } => {
                 log::debug!("a visitor's request was refused: {refusal}");
-                let answer =
-                    LocalAnswer { error: proxy_error(refusal.status), to_head, keep, ..LocalAnswer::new(refusal.status, &refusal.reason) };
+                let retry_after = (refusal.status == 503).then_some(1);
+                let error = proxy_error(refusal.status);
+                let answer = LocalAnswer { error, retry_after, to_head, keep, ..LocalAnswer::new(refusal.status, &refusal.reason) };
                 self.answer_visitor(cx, id, &answer);
             }
             Asked::Redirect { location, to_head, keep } => {
@@ -208,34 +122,33 @@ impl GatewayRole {
         }
     }
 
-    fn plan(&self, id: Id, request: &RequestHead<'_>, face: &Face, now: std::time::Instant) -> Asked {
+    fn plan(&self, id: Id, request: &RequestHead<'_>, face: &Face, now: Instant) -> Asked {
         let to_head = request.method == "HEAD";
         let framing = match body::of_request(request) {
             Ok(framing) => framing,
             Err(refusal) => return Asked::Refused { refusal, to_head, keep: false },
         };
-        let (routes, port, from) = match face {
-            Face::Visitors { routes, port, from } => (routes, *port, *from),
+        let (listener, from, trusted) = match face {
+            Face::Visitors { listener, from, trusted } => (*listener, *from, *trusted),
             Face::Program { name, .. } => return self.plan_for_program(id, request, framing, name, now),
         };
         let keep = framing == Framing::Empty && head::keeps_alive(request.minor, &request.fields) && !self.draining;
-        let planned = forward::destination(request).map_err(|r| (r, false)).and_then(|to| {
-            let route = match self.origin(&to, port) {
-                Some(name) => Ok(Route::Device { name, target: to.target.into(), prefix: None }),
-                None => routes.route(request.method, &to),
-            };
-            Ok((route.map_err(|r| (r, keep))?, to))
-        });
-        let (name, target, prefix, to) = match planned {
-            Err((refusal, keep)) => return Asked::Refused { keep: keep && refusal.status == 404, refusal, to_head },
-            Ok((Route::AddSlash(location), _)) => return Asked::Redirect { location, to_head, keep },
-            Ok((Route::Device { name, target, prefix }, to)) => (name, target, prefix, to),
+        let said = trusted.then(|| Said::read(&request.fields));
+        let planned = forward::destination(request)
+            .map_err(|r| (r, false))
+            .and_then(|to| Ok((self.route(request.method, &to, listener, said.as_ref()).map_err(|r| (r, keep))?, to)));
+        let (ToDevice { name, target, prefix, terms }, to) = match planned {
+            Err((refusal, keep)) => return Asked::Refused { keep: keep && matches!(refusal.status, 404 | 503), refusal, to_head },
+            Ok((Found::AddSlash(location), _)) => return Asked::Redirect { location, to_head, keep },
+            Ok((Found::Device(device), to)) => (device, to),
         };
+        let forwarded =
+            Forwarded { peer: Some(from), proto: "http", host: to.authority, said: said.as_ref(), element: self.forwarded_element };
         let rules = RequestRules {
             target: &target,
             host: to.authority,
             prefix: prefix.as_deref(),
-            forwarded: Some(Forwarded { peer: Some(from), proto: "http", host: to.authority }),
+            forwarded: Some(forwarded),
             via: Some(super::VIA),
             keep_underscore: self.keep_underscore,
             upgrade: relay::wants_upgrade(request, framing),
@@ -243,12 +156,33 @@ impl GatewayRole {
         let mut head = Vec::with_capacity(request.len + 192);
         match forward::request(&mut head, request, framing, &rules) {
             Err(refusal) => Asked::Refused { refusal, to_head, keep: false },
-            Ok(()) => Asked::Forward { exchange: Box::new(Exchange::new(id, request, framing, head, &self.limits, now)), name },
+            Ok(()) => {
+                let mut exchange = Box::new(Exchange::new(id, request, framing, head, &self.limits, now));
+                if let Some(Terms { waits, place }) = terms {
+                    (exchange.waits, exchange.place) = (waits, Some(place));
+                }
+                Asked::Forward { exchange, name }
+            }
         }
     }
 
+    /// Registered origins first, then the listener's routes.
+    fn route<'a>(&self, method: &str, to: &Destination<'a>, listener: usize, said: Option<&Said<'_>>) -> Result<Found<'a>, Refusal> {
+        let Some((table, port)) = self.visitors_listener(listener) else {
+            return Err(Refusal::new(404, "no route: this listener has none"));
+        };
+        if let Some(name) = self.origin(to, port, said.and_then(Said::scheme)) {
+            return Ok(Found::Device(ToDevice::whole(name, to)));
+        }
+        Ok(match table.find(method, to, &self.limits)? {
+            // What the proxy took off stands before the path that its client knows.
+            Found::AddSlash(location) => Found::AddSlash([said.map_or("", Said::prefix), &location].concat()),
+            found => found,
+        })
+    }
+
     /// A program's own request: it goes on as it was written.
-    fn plan_for_program(&self, id: Id, request: &RequestHead<'_>, framing: Framing, name: &str, now: std::time::Instant) -> Asked {
+    fn plan_for_program(&self, id: Id, request: &RequestHead<'_>, framing: Framing, name: &str, now: Instant) -> Asked {
         let host = request.fields.get("Host").and_then(|host| std::str::from_utf8(host).ok()).unwrap_or_default();
         let mut head = Vec::with_capacity(request.len + 16);
         let planned = forward::origin_form(request).and_then(|target| {
@@ -263,14 +197,17 @@ impl GatewayRole {
         }
     }
 
-    /// The registered origin that a visitor's host names. On a plain listener the scheme is not known: the host decides, with
-    /// the port absent, 80, 443 or the listener's own.
-    fn origin(&self, to: &Destination<'_>, listener: u16) -> Option<String> {
+    /// The registered origin that a visitor's host names. `scheme`: as a trusted proxy told it. On a plain listener the scheme is not known: the host
+    /// decides. The port may be absent, the scheme's, or the listener's own (proxies send `Host` with that).
+    fn origin(&self, to: &Destination<'_>, listener: u16, scheme: Option<&str>) -> Option<String> {
         if !self.origins || to.host.is_empty() {
             return None;
         }
-        let usual = to.port.is_none_or(|p| p == 80 || p == 443 || p == listener);
-        let schemes = ["https", "http"].into_iter();
+        let usual = to.port.is_none_or(|port| match (port, scheme) {
+            (443, Some("https") | None) | (80, Some("http") | None) => true,
+            (port, _) => port == listener,
+        });
+        let schemes = ["https", "http"].into_iter().filter(|candidate| scheme.is_none_or(|scheme| scheme == *candidate));
         let candidates = schemes.flat_map(|scheme| {
             let bare = usual.then(|| format!("{scheme}://{}", to.host));
             let exact = to.port.map(|p| format!("{scheme}://{}:{p}", to.host));
@@ -280,9 +217,19 @@ impl GatewayRole {
         known.iter().find(|name| self.roster.links(name).0 > 0).or(known.first()).cloned()
     }
 
+    /// The waits of an exchange.
+    pub(super) fn waits(&self, key: Key) -> Waits {
+        self.exchanges.get(key).map_or_else(|| Waits::of(&self.limits), |exchange| exchange.waits)
+    }
+
     fn begin(&mut self, cx: &mut Peers<State>, id: Id, exchange: Exchange, name: &str) {
         self.stats.exchanges.fetch_add(1, Relaxed);
+        let whole = exchange.waits.exchange.time;
         let key = self.exchanges.insert(exchange);
+        if !whole.is_zero() {
+            let at = cx.after(whole);
+            self.set_alarm(cx, at, Alarm::Overdue(key));
+        }
         let Some(peer) = cx.get_mut(id) else { return };
         if let State::Visitor(Visitor::Head { face, .. }) = &peer.state {
             let face = face.clone();
@@ -312,7 +259,7 @@ impl GatewayRole {
     pub(super) fn wait_in_line(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
         let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(id).map(|p| &p.state) else { return };
         let name = name.clone();
-        let refusal = if !self.roster.knows(&name) {
+        let refusal = if !self.is_known(cx, &name) {
             Some((404, format!("no device {name} is or was lately connected to this gateway"), "destination_not_found", None))
         } else if self.draining {
             Some((503, "this gateway is stopping".to_owned(), "destination_unavailable", Some(1)))
@@ -324,7 +271,7 @@ impl GatewayRole {
         };
         match refusal {
             None => {
-                let at = cx.after(self.limits.wait_for_link);
+                let at = cx.after(self.waits(key).link.time);
                 cx.set_deadline(id, Some(at));
             }
             Some((status, reason, error, retry_after)) => {
@@ -346,14 +293,14 @@ impl GatewayRole {
         let name = name.clone();
         self.roster.step_out(&name, Waiter::Exchange(key));
         let (links, _) = self.roster.links(&name);
-        let waited = self.limits.wait_for_link.as_secs_f32();
+        let wait = self.waits(key).link;
         let (reason, error) = if links == 0 && self.roster.is_polling(&name) {
-            let reason = format!("device {name} polls, and did not come for this request within {waited} s (wait_for_link)");
+            let reason = format!("device {name} polls, and did not come for this request within {wait}");
             (reason, "connection_limit_reached")
         } else if links == 0 {
-            (format!("device {name} is not connected; it did not come back within {waited} s (wait_for_link)"), "destination_unavailable")
+            (format!("device {name} is not connected; it did not come within {wait}"), "destination_unavailable")
         } else {
-            (format!("all {links} links of device {name} stayed busy for {waited} s (wait_for_link)"), "connection_limit_reached")
+            (format!("all {links} links of device {name} stayed busy for {wait}"), "connection_limit_reached")
         };
         self.give_up(cx, id, key, &LocalAnswer { error: Some(error), retry_after: Some(1), ..LocalAnswer::new(503, &reason) });
     }
@@ -423,45 +370,7 @@ fn program_error(answer: &LocalAnswer<'_>) -> Error {
 fn proxy_error(status: u16) -> Option<&'static str> {
     match status {
         404 => Some("destination_not_found"),
+        503 => Some("connection_limit_reached"), // of a route
         _ => Some("http_request_error"),
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-mod tests {
-    use super::*;
-
-    fn to<'a>(host: &str, target: &'a str) -> Destination<'a> {
-        Destination { host: host.to_owned(), port: None, authority: "x", target }
-    }
-    fn device<'a>(name: &str, target: &'a str, prefix: Option<&str>) -> Route<'a> {
-        Route::Device { name: name.to_owned(), target: target.into(), prefix: prefix.map(str::to_owned) }
-    }
-
-    #[test]
-    fn a_path_names_its_device() {
-        let routes = Routes::path();
-        let route = |method, target| routes.route(method, &to("gw.example", target)).map_err(|r| r.status);
-        assert_eq!(route("GET", "/lamp/status?x=1"), Ok(device("lamp", "/status?x=1", Some("/lamp"))));
-        assert_eq!(route("GET", "/lamp/"), Ok(device("lamp", "/", Some("/lamp"))));
-        assert_eq!(route("GET", "/lamp?x"), Ok(Route::AddSlash("/lamp/?x".to_owned())));
-        assert_eq!(route("HEAD", "/lamp"), Ok(Route::AddSlash("/lamp/".to_owned())));
-        assert_eq!(route("POST", "/lamp?x"), Ok(device("lamp", "/?x", Some("/lamp"))));
-        for (target, status) in
-            [("/", 404), ("/?x", 404), ("*", 404), ("/Lamp/", 400), ("/l%61mp/", 400), ("/-lamp/", 400), ("//lamp/", 404)]
-        {
-            assert_eq!(route("GET", target), Err(status), "{target}");
-        }
-    }
-
-    #[test]
-    fn a_host_names_its_device_before_any_path() {
-        let routes = Routes::path().and_host("Devices.Example.").unwrap();
-        assert_eq!(routes.route("GET", &to("lamp.devices.example", "/door/x")), Ok(device("lamp", "/door/x", None)));
-        assert_eq!(routes.route("GET", &to("devices.example", "/door/x")), Ok(device("door", "/x", Some("/door"))));
-        assert_eq!(routes.route("GET", &to("a.lamp.devices.example", "/")).unwrap_err().status, 404);
-        assert_eq!(Routes::host("devices.example").unwrap().route("GET", &to("gw.example", "/lamp/")).unwrap_err().status, 404);
-        assert!(Routes::host("").is_err() && Routes::host("a b").is_err());
     }
 }

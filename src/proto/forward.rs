@@ -3,15 +3,14 @@
 //! Everything else keeps its octets, its spelling and its order. What is understood once is written anew and nothing else
 //! of its kind goes on: framing, `Host`, target, the forwarding fields. So the next parser has nothing left to read
 //! differently (T1, T11, T12).
-use core::net::IpAddr;
-use std::fmt::{self, Write};
-
 use crate::error::Refusal;
 use crate::proto::body::{Framing, content_length};
 use crate::proto::head::{
-    Authority, Field, Fields, RequestHead, ResponseHead, authority, begins, is_token, one_host, push_decimal, push_field, same_name,
-    write_field, write_request_line, write_status_line,
+    Authority, Field, Fields, RequestHead, ResponseHead, authority, begins, is_dots, is_token, one_host, push_decimal, push_field,
+    same_name, write_field, write_request_line, write_status_line,
 };
+
+pub use crate::proto::forwarded::Forwarded;
 
 /// How a request is forwarded.
 #[derive(Clone, Copy, Debug)]
@@ -20,10 +19,10 @@ pub struct RequestRules<'a> {
     pub target: &'a str,
     /// Value of the forwarded `Host`; it replaces what came.
     pub host: &'a str,
-    /// `X-Forwarded-Prefix`, where a path prefix was taken off.
+    /// `X-Forwarded-Prefix`, where a path prefix was taken off; behind that of a trusted proxy.
     pub prefix: Option<&'a str>,
-    /// `X-Forwarded-For`, `X-Forwarded-Proto`, `X-Forwarded-Host` are overwritten with these; `None`: they are forwarded untouched
-    /// (the device's forwarder, which trusts its gateway).
+    /// `X-Forwarded-*` and `Forwarded` are written anew from these; `None`: they are forwarded untouched (the device's forwarder, which trusts
+    /// its gateway).
     pub forwarded: Option<Forwarded<'a>>,
     /// Pseudonym in `Via`, `ptth` by default; `None`: no `Via` added.
     pub via: Option<&'a str>,
@@ -33,23 +32,13 @@ pub struct RequestRules<'a> {
     pub upgrade: bool,
 }
 
-/// Who asked, for the forwarding fields.
-#[derive(Clone, Copy, Debug)]
-pub struct Forwarded<'a> {
-    /// The visitor's address.
-    pub peer: Option<IpAddr>,
-    /// `http` or `https`.
-    pub proto: &'a str,
-    /// The `Host` the visitor sent.
-    pub host: &'a str,
-}
-
 /// Appends the head of the request as it is forwarded, in HTTP/1.1. Order, spelling and octets of forwarded fields are kept.
 /// Hop-by-hop fields and those named in `Connection` go, but never framing, `Host` or end-to-end ones that must survive (T12: content-length, host,
 /// authorization, x-forwarded-*, via). Framing fields are written anew from `framing`; `Expect: 100-continue` is forwarded. `Upgrade` (but where
 /// [`RequestRules::upgrade`] says otherwise), `HTTP2-Settings`, `TE` (but `TE: trailers`) go.
 ///
-/// With [`RequestRules::forwarded`] every `X-Forwarded-*` and `Forwarded` of the visitor goes; `X-Real-IP` is no forwarding field of ours and stays.
+/// With [`RequestRules::forwarded`] every `X-Forwarded-*` and `Forwarded` that came goes, but for what [`Forwarded::said`] took from them; `X-Real-IP` is
+/// no forwarding field of ours and stays.
 ///
 /// # Errors
 /// 400 where something cannot be written, or `Connection` names more fields than anyone has. Nothing is appended then.
@@ -97,15 +86,10 @@ fn request_lines(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Framing, ru
         Framing::Length(length) => push_length(out, length),
         Framing::Chunked => push_field(out, "Transfer-Encoding", b"chunked"),
     }
-    if let Some(Forwarded { peer, proto, host }) = rules.forwarded {
-        if let Some(peer) = peer {
-            push_shown(out, "X-Forwarded-For", peer.to_canonical());
-        }
-        write_field(out, "X-Forwarded-Proto", proto.as_bytes())?;
-        write_field(out, "X-Forwarded-Host", host.as_bytes())?;
-    }
-    if let Some(prefix) = rules.prefix {
-        write_field(out, "X-Forwarded-Prefix", prefix.as_bytes())?;
+    match (rules.forwarded, rules.prefix) {
+        (Some(forwarded), prefix) => forwarded.write(out, prefix)?,
+        (None, Some(prefix)) => write_field(out, "X-Forwarded-Prefix", prefix.as_bytes())?,
+        (None, None) => {}
     }
     end_head(out, head.minor, rules.via)
 }
@@ -142,18 +126,6 @@ fn push_length(out: &mut Vec<u8>, length: u64) {
     out.extend_from_slice(b"Content-Length: ");
     push_decimal(out, length);
     out.extend_from_slice(b"\r\n");
-}
-
-/// Appends a field whose value shows as plain ASCII, without a `String` in between.
-fn push_shown(out: &mut Vec<u8>, name: &str, value: impl fmt::Display) {
-    struct Octets<'o>(&'o mut Vec<u8>);
-    impl Write for Octets<'_> {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            self.0.extend_from_slice(text.as_bytes());
-            Ok(())
-        }
-    }
-    let _ = write!(Octets(out), "{name}: {value}\r\n"); // Octets never fails
 }
 
 /// What becomes of a field.
@@ -436,17 +408,6 @@ fn check_path(target: &str) -> Result<(), Refusal> {
         return wrong("the path has a segment . or .., which a client has to resolve itself");
     }
     Ok(())
-}
-
-/// `.` or `..`, each dot raw or encoded.
-fn is_dots(segment: &str) -> bool {
-    let mut rest = segment;
-    let mut dots = 0;
-    while let Some(tail) = rest.strip_prefix('.').or_else(|| begins(rest, "%2e").then(|| &rest[3..])) {
-        rest = tail;
-        dots += 1;
-    }
-    rest.is_empty() && (1..=2).contains(&dots)
 }
 
 /// The first path segment of an origin-form target and the rest: `/lamp/status?x` is `("lamp", Some("/status?x"))`, `/lamp?x` is `("lamp", None)` with the query in `.2`.

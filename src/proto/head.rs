@@ -702,6 +702,17 @@ pub(crate) fn authority(octets: &[u8]) -> Result<Authority<'_>, Refusal> {
     Ok(Authority { whole, host, port })
 }
 
+/// Whether a path segment is `.` or `..`, each dot raw or encoded.
+pub(crate) fn is_dots(segment: &str) -> bool {
+    let mut rest = segment;
+    let mut dots = 0;
+    while let Some(tail) = rest.strip_prefix('.').or_else(|| begins(rest, "%2e").then(|| &rest[3..])) {
+        rest = tail;
+        dots += 1;
+    }
+    rest.is_empty() && (1..=2).contains(&dots)
+}
+
 /// The one `Host` value, if there is one.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use http::{Method, Request, Response, StatusCode};
 use reverse_http::link::{self, Offered};
 use reverse_http::proto::turn::{Dialect, OfferPlan, OfferRules};
 use reverse_http::{
-    Body, Device, DeviceEventKind, DeviceHandle, EventKind, Gateway, Grant, Limits, Offer, OnRefusal, Reject, Routes, TurnMode,
+    Body, Device, DeviceEventKind, DeviceHandle, EventKind, Gateway, Grant, Limits, Offer, OnRefusal, Reject, Route, Routes, TurnMode,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -436,6 +436,44 @@ fn visitors_and_programs_share_the_links() {
         }
     });
     handle.stop();
+}
+
+#[test]
+fn routes_of_a_running_listener_are_replaced() {
+    let gateway = gateway(|l| l.wait_for_link = Duration::from_millis(50));
+    let api = |device: &str| Routes::table([Route::new().path("/api").unwrap().device(device).unwrap()]).unwrap();
+    let visitors = gateway.relay("127.0.0.1:0", api("lamp")).unwrap();
+    let others = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+    let lamp = parrot(&gateway, "lamp", 1..=1);
+    let mut visitor = TcpStream::connect(visitors).unwrap();
+    let mut ask = |target: &str, status: &str| {
+        write!(visitor, "GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let answer = read_answer(&mut visitor);
+        assert!(answer.starts_with(status) && answer.ends_with("GET /v1"), "{answer}");
+    };
+    ask("/api/v1", "HTTP/1.1 200");
+    let second = Route::new().path("/second").unwrap().device("lamp").unwrap();
+    gateway.set_routes(visitors, api("desk").and_route(second).unwrap()).unwrap();
+    ask("/second/v1", "HTTP/1.1 200");
+    let mut visitor = TcpStream::connect(others).unwrap();
+    write!(visitor, "GET /lamp/v1 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    assert!(read_answer(&mut visitor).ends_with("GET /v1"), "another listener keeps its own");
+
+    // A device that a route names is known to programs, too.
+    let send = |name: &str| gateway.device(name).send(Request::get("/").body(Body::empty()).unwrap()).unwrap_err().status_hint();
+    assert_eq!((send("desk"), send("nobody")), (Some(503), Some(404)));
+    let nobody = gateway.set_routes(gateway.devices_addr(), Routes::path()).unwrap_err();
+    assert!(nobody.is_usage() && nobody.to_string().contains("relay()"), "{nobody}");
+    lamp.stop();
+    gateway.stop(Duration::ZERO);
+    assert!(gateway.set_routes(visitors, Routes::path()).unwrap_err().is_stopped());
+}
+
+#[test]
+fn a_trusted_proxy_is_an_address_or_a_network() {
+    assert!(Gateway::builder().trusted_proxies(["127.0.0.1", "2001:db8::/32"]).is_ok());
+    let error = Gateway::builder().trusted_proxies(["127.0.0.1".to_owned(), "10.0.0.1/8".to_owned()]).err().unwrap();
+    assert!(error.is_usage() && error.to_string().contains("write 10.0.0.0/8"), "{error}");
 }
 
 /// Reads a response whose body is as long as `GET /vN`.

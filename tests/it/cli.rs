@@ -25,10 +25,22 @@ const GATEWAY_OPTIONS: &[&str] = &[
     "--heartbeat",
     "--heartbeat-timeout",
     "--poll-hold",
+    "--head",
+    "--idle-visitor",
+    "--request-write",
+    "--body-silence",
+    "--exchange",
+    "--tunnel-silence",
+    "--in-flight",
+    "--waiting",
+    "--shared-names",
     "--fallback",
     "--cors-origin",
     "--drain-timeout",
     "--keep-underscore",
+    "--trusted-proxies",
+    "--forwarded",
+    "--config",
 ];
 const DEVICE_OPTIONS: &[&str] =
     &["--to", "--text", "--dir", "--links", "--protocol", "--silence", "--origin", "--host-header", "--backoff"];
@@ -87,6 +99,9 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (gateway(&["--route", "sideways"]), "sideways"),
         (gateway(&["--route", "host="]), "host"),
         (gateway(&["--route", "host=two words"]), "two words"),
+        (gateway(&["--route", "none=x"]), "none"),
+        (gateway(&["--trusted-proxies", "10.0.0.0/40"]), "10.0.0.0/40"),
+        (gateway(&["--config", "/nowhere/at/all.toml"]), "/nowhere/at/all.toml"),
         (gateway(&["--turn", "never"]), "never"),
         (gateway(&["--fallback", "sideways"]), "sideways"),
         (gateway(&["--cors-origin", "nonsense"]), "nonsense"),
@@ -182,6 +197,7 @@ fn options_come_from_the_environment_too() {
         ("PTTH_MISSING_HOST", "true"),
         ("PTTH_ROUTE", "host=devices.example"),
         ("PTTH_WAIT_FOR_LINK", "50ms"),
+        ("PTTH_CONFIG", "/dev/null"),
     ]);
     let process = Process::start(&mut command);
     let addr = |prefix: &str| -> SocketAddr { process.line().strip_prefix(prefix).unwrap().parse().unwrap() };

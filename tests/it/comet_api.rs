@@ -111,6 +111,52 @@ fn an_upload_has_its_bound_and_its_error() {
     handle.stop();
 }
 
+/// What is written as an event is longer than what was uploaded: by its head, by escapes, by base64.
+#[test]
+fn an_upload_at_the_bound_reaches_a_device_with_the_same_bound() {
+    let mut limits = Limits::default();
+    (limits.message_bytes_max, limits.messages_bytes_max) = (1_000_000, 4_000_000);
+    for encoding in ENCODINGS {
+        let gateway = gateway(|b| b.limits(limits.clone()));
+        let device = poller(&gateway, "lamp", *encoding).limits(limits.clone()).build().unwrap();
+        let handle =
+            device.spawn(|request| Response::new(Body::from(request.into_body().read_to_vec(2_000_000).unwrap().len().to_string())));
+        let handle = handle.unwrap();
+        gateway.device("lamp").wait(PATIENCE).unwrap();
+        for octet in [b'x', b'"', b'\n', 0x01, 0xFF] {
+            let request = Request::post("/").body(Body::from(vec![octet; 1_000_000])).unwrap();
+            assert_eq!(ask(&gateway, "lamp", request), (StatusCode::OK, b"1000000".to_vec()), "{encoding}, octet {octet:#x}");
+        }
+        handle.stop();
+    }
+}
+
+#[test]
+fn devices_that_share_a_name_do_not_run_each_others_events() {
+    for encoding in ENCODINGS {
+        let mut limits = Limits::default();
+        limits.redeliver_after = Duration::from_millis(50);
+        let gateway = gateway(|b| b.limits(limits).shared_names(true));
+        let runs = Arc::new(AtomicUsize::new(0));
+        let handles: Vec<_> = (0..2)
+            .map(|_| {
+                let runs = runs.clone();
+                let device = poller(&gateway, "lamp", *encoding).build().unwrap();
+                let handle = device.spawn(move |_| {
+                    runs.fetch_add(1, SeqCst);
+                    std::thread::sleep(Duration::from_millis(400));
+                    Response::new(Body::from("done"))
+                });
+                handle.unwrap()
+            })
+            .collect();
+        until("both poll", || gateway.stats().polls == 4);
+        assert_eq!(ask(&gateway, "lamp", Request::post("/order").body(Body::from("one")).unwrap()), (StatusCode::OK, b"done".to_vec()));
+        assert_eq!(runs.load(SeqCst), 1, "the event came again while it was in progress, and another device ran it");
+        handles.iter().for_each(|handle| handle.stop());
+    }
+}
+
 #[test]
 fn an_answer_streams_in_message_http() {
     let gateway = gateway(|b| b);

@@ -1069,6 +1069,47 @@ fn an_answer_that_is_cut_is_an_aborted_message() {
     }
 }
 
+/// The rest of a short answer is read for the sake of the connection, as on a link, and not for ever.
+#[test]
+fn an_answer_whose_visitor_has_left_is_given_up_when_it_stalls() {
+    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
+    let mut device = Device::polling(&gateway, "lamp", Text);
+    let (mut visitor, event) = in_hand(&gateway, &mut device);
+    let text = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello";
+    let fields = format!("{}PTTH-Message-ID: {}\r\n", device.fields, event.id);
+    let whole = post("lamp", &fields, "message/http", [text.as_bytes(), &[b'x'; 95]].concat());
+    device.peer.write(&whole[..whole.len() - 95]);
+    assert!(visitor.stirs_within(DEADLINE));
+    visitor.reset();
+    let reply = device.refused(&[400]);
+    assert!(reply.text().contains("was not taken to its end"), "the exchange did not end with its POST: {}", reply.text());
+}
+
+/// A device that has one poll answers nobody else while it streams: its reader is held to the rate as the reader of a link is.
+#[test]
+fn a_visitor_below_the_least_rate_loses_a_poll_that_others_wait_for() {
+    let gateway = Gateway::start(&["--min-rate", "1024", "--wait-for-link", "28s"]);
+    let mut device = Device::polling(&gateway, "lamp", Text);
+    let mut slow = RawPeer::connect_narrow(gateway.visitors);
+    slow.write(get("/lamp/x"));
+    let event = device.event();
+    device.peer.write(streamed(&device, &event));
+    device.peer.write(chunk("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n"));
+    let mut waiting = asks(&gateway, get("/lamp/y"));
+    waiting.deadline = Duration::from_secs(25);
+    let then = Instant::now();
+    device.peer.deadline = Duration::from_secs(60);
+    while device.peer.try_write(chunk([b'x'; 50_000])).is_ok() {}
+    let took = then.elapsed();
+    assert!((8..25).contains(&took.as_secs()), "the rate is taken over 10 s, and it was ended after {took:?}");
+    let mut fresh = device.again();
+    fresh.poll();
+    let event = fresh.event();
+    fresh.answer(&event, &ok("y"));
+    waiting.read_answer("GET").expect_ok("y");
+    drop(slow);
+}
+
 /// After an answer that was refused: its visitor saw a message cut, or nothing of it, and a right answer reaches them. `device` polls behind it.
 #[track_caller]
 fn cut_or_answerable(gateway: &Gateway, device: &mut Device, visitor: &mut RawPeer, event: &Event) {
@@ -1888,6 +1929,32 @@ fn a_new_session_replaces_the_old_one() {
     }
 }
 
+/// The old one need not be connected still when the new one comes: its request was handed out, and may have been obeyed.
+#[test]
+fn what_an_old_session_had_in_hand_goes_to_no_other_one_after_it_has_gone() {
+    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
+    let mut old = Device::polling(&gateway, "lamp", Json);
+    let mut visitor = asks(&gateway, "POST /lamp/order HTTP/1.1\r\nHost: v\r\nContent-Length: 3\r\n\r\none");
+    old.event();
+    drop(old);
+    gateway.process.expect_stderr("lamp: down");
+    let mut new = Device::polling(&gateway, "lamp", Json);
+    visitor.read_answer("POST").expect_refusal(502);
+    new.serves(&gateway, "the-new-one");
+}
+
+#[test]
+fn a_device_that_leaves_behind_a_long_answer_is_gone_after_poll_gap() {
+    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
+    let mut device = Device::polling(&gateway, "lamp", Json);
+    let (mut visitor, event) = in_hand(&gateway, &mut device);
+    let body = vec![b'x'; 4_000_000]; // parsed on another thread, while the end of the connection comes
+    device.answer(&event, &ok(&body));
+    drop(device);
+    visitor.read_answer("GET").expect_ok(&body);
+    gateway.process.expect_stderr("lamp: down"); // 5 s later, not poll_hold and 5 s
+}
+
 #[test]
 fn what_was_never_handed_out_goes_to_the_new_session() {
     let gateway = Gateway::start(&["--wait-for-link", "9s"]);
@@ -2302,6 +2369,34 @@ fn an_origin_that_is_not_listed_touches_no_mailbox() {
 }
 
 #[test]
+fn a_preflight_with_a_body_is_refused_and_its_body_is_no_request() {
+    let gateway = Gateway::start(&["--cors-origin", APP]);
+    let inner = poll("smuggled", &session());
+    let chunked = format!("{:x}\r\n{inner}\r\n0\r\n\r\n", inner.len());
+    for (framing, body) in [
+        (format!("Content-Length: {}\r\n", inner.len()), inner.as_str()),
+        ("Transfer-Encoding: chunked\r\n".to_owned(), &chunked),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n".to_owned(), &inner),
+    ] {
+        let mut page = gateway.dial();
+        page.write(preflight("lamp", APP).replacen("\r\n", &format!("\r\n{framing}"), 1) + body);
+        let reply = page.read_answer("OPTIONS");
+        is_refused(&reply, &[400]);
+        is_for(&reply.head, APP);
+        page.expect_end();
+    }
+    gateway.get("/smuggled/").expect_refusal(404);
+    // A connection ends where its request says so.
+    for (of, is) in [("HTTP/1.1\r\n", "HTTP/1.1\r\nConnection: close\r\n"), ("HTTP/1.1\r\n", "HTTP/1.0\r\n")] {
+        let mut page = gateway.dial();
+        page.write(preflight("lamp", APP).replacen(of, is, 1));
+        let answer = page.read_answer("OPTIONS");
+        assert_eq!((answer.status(), answer.head.closes()), (204, true), "{}", answer.head.text());
+        page.expect_end();
+    }
+}
+
+#[test]
 fn other_methods_are_405() {
     let gateway = Gateway::start(&["--cors-origin", APP]);
     for (method, fields) in [("OPTIONS", ""), ("GET", ""), ("PUT", ""), ("DELETE", ""), ("GET", "Origin: https://app.example\r\n")] {
@@ -2433,4 +2528,27 @@ fn sigterm_ends_held_polls_and_lets_exchanges_finish() {
         assert!(reply.head.get("retry-after").is_some(), "{}", reply.head.text());
     }
     assert_eq!(gateway.process.exit_code_within(Duration::from_secs(15)), 0);
+}
+
+/// However the last event in hand ends: connections that were kept for answers are waited for no longer.
+#[test]
+fn sigterm_waits_for_no_answer_that_nobody_wants() {
+    let mut gateway = Gateway::start(&["--wait-for-link", "9s", "--drain-timeout", "30s"]);
+    let mut one = Device::polling(&gateway, "lamp", Json);
+    let (mut visitor, event) = in_hand(&gateway, &mut one);
+    let mut other = one.again();
+    other.poll();
+    let (left, _) = in_hand(&gateway, &mut other);
+    gateway.process.signal("TERM");
+    gateway.process.expect_stderr("stopping");
+    left.reset();
+    // The other answer is too long to be taken, so its visitor is told, and nothing is in hand any more.
+    one.peer.write(format!(
+        "POST /lamp HTTP/1.1\r\nHost: gw\r\nContent-Type: application/json\r\nPTTH-Message-ID: {}\r\nContent-Length: 9000000\r\n{}\r\n",
+        event.id, one.fields
+    ));
+    visitor.read_answer("GET").expect_refusal(502);
+    one.refused(&[413]);
+    other.peer.expect_end();
+    assert_eq!(gateway.process.exit_code_within(Duration::from_secs(8)), 0);
 }

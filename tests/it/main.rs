@@ -23,7 +23,11 @@ mod files;
 #[cfg(feature = "cli")]
 mod gateway_wire;
 #[cfg(feature = "cli")]
+mod options;
+#[cfg(feature = "cli")]
 mod peers;
+#[cfg(feature = "cli")]
+mod routes;
 #[cfg(feature = "cli")]
 mod scale;
 #[cfg(feature = "cli")]

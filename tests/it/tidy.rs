@@ -85,13 +85,14 @@ fn every_file_says_first_what_it_is_for() {
 }
 
 /// From the top down; a folder stands for its files. What is not here may name anything (it is new: give it a place).
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 16] = [
     "limits",
     "error",
     "proto/head",
     "proto/body",
     "proto/turn",
     "proto/comet",
+    "proto/forwarded",
     "proto/forward",
     "proto/heartbeat",
     "stream",

@@ -121,7 +121,7 @@ fn forwarding_fields_are_overwritten_for_visitors_and_kept_for_the_forwarder() {
     let octets = "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 6.6.6.6\r\nx-forwarded-proto: https\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Prefix: /evil\r\n\
                   X-Forwarded-Port: 1\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 7.7.7.7\r\nVia: 1.1 theirs\r\n\r\n";
     let peer = |text: &str| Some(text.parse::<IpAddr>().unwrap());
-    let by = |peer| Some(Forwarded { peer, proto: "http", host: "gw.example:80" });
+    let by = |peer| Some(Forwarded { peer, proto: "http", host: "gw.example:80", ..Forwarded::default() });
     let rules = RequestRules { prefix: Some("/lamp"), forwarded: by(peer("192.0.2.7")), via: Some("ptth"), ..RULES };
     let expected = [
         "X-Real-IP: 7.7.7.7",
@@ -150,7 +150,7 @@ fn forwarding_fields_are_overwritten_for_visitors_and_kept_for_the_forwarder() {
 #[test]
 fn what_cannot_be_written_is_refused_and_leaves_nothing() {
     let octets = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
-    let forwarded = |host| Some(Forwarded { peer: None, proto: "http", host });
+    let forwarded = |host| Some(Forwarded { proto: "http", host, ..Forwarded::default() });
     for rules in [
         RequestRules { target: "", ..RULES },
         RequestRules { target: "/a b", ..RULES },

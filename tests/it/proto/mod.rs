@@ -5,6 +5,7 @@
 mod body;
 mod comet;
 mod forward;
+mod forwarded;
 mod head;
 mod turn;
 

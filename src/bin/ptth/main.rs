@@ -5,6 +5,8 @@
 
 #![allow(rustdoc::bare_urls, reason = "the doc comments of the arguments are the text of --help")]
 
+mod config;
+
 use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
@@ -57,9 +59,19 @@ struct GatewayArgs {
     /// Where visitors come in
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "PTTH_VISITORS")]
     visitors: String,
-    /// How a visitor names a device: `path` (/NAME/rest) or `host=SUFFIX` (NAME.SUFFIX); may be given several times
-    #[arg(long, value_name = "path|host=SUFFIX", default_value = "path", value_delimiter = ',', env = "PTTH_ROUTE")]
+    /// How a visitor names a device, behind the table of --config: `path` (/NAME/rest), `host=SUFFIX` (NAME.SUFFIX) or `none`; may be given several
+    /// times
+    #[arg(long, value_name = "path|host=SUFFIX|none", default_value = "path", value_delimiter = ',', env = "PTTH_ROUTE")]
     route: Vec<String>,
+    /// A file (TOML) with a table of routes, from host and path to device; read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "PTTH_CONFIG")]
+    config: Option<PathBuf>,
+    /// Proxies before this gateway whose X-Forwarded-* and Forwarded fields are believed: addresses or networks, like 10.0.0.0/8
+    #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_TRUSTED_PROXIES")]
+    trusted_proxies: Vec<String>,
+    /// Tell devices in Forwarded (RFC 7239), too, who asked
+    #[arg(long, env = "PTTH_FORWARDED", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    forwarded: bool,
     /// When an offer is answered: at once, or when somebody asks for the device
     #[arg(long, value_enum, default_value_t = Turn::Now, env = "PTTH_TURN")]
     turn: Turn,
@@ -96,6 +108,33 @@ struct GatewayArgs {
     /// How long a device may take to begin its response, then 504
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, env = "PTTH_FIRST_OCTET")]
     first_octet: Duration,
+    /// How long a request's head may take to arrive, in all, then 408
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_HEAD")]
+    head: Duration,
+    /// How long a kept-alive visitor may stay silent between requests
+    #[arg(long, value_name = "DURATION", default_value = "75s", value_parser = some_time, env = "PTTH_IDLE_VISITOR")]
+    idle_visitor: Duration,
+    /// How long a device may take nothing of a request that is written to it, then 504
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_time, env = "PTTH_REQUEST_WRITE")]
+    request_write: Duration,
+    /// Longest silence within a request's or an answer's body, then 408 or an abort
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_time, env = "PTTH_BODY_SILENCE")]
+    body_silence: Duration,
+    /// Whole exchange, from the visitor's head to the answer's last octet, then 504 or an abort (0s: no bound)
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration, env = "PTTH_EXCHANGE")]
+    exchange: Duration,
+    /// Longest silence on a tunnel (a WebSocket, say) before it is closed (0s: no bound)
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration, env = "PTTH_TUNNEL_SILENCE")]
+    tunnel_silence: Duration,
+    /// Requests in flight to one device; others wait in line
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = some_number, env = "PTTH_IN_FLIGHT")]
+    in_flight: usize,
+    /// Requests that wait in line for one device, then 503
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = some_number, env = "PTTH_WAITING")]
+    waiting: usize,
+    /// Let several devices with the same credential have one name; requests go to them in turn
+    #[arg(long, env = "PTTH_SHARED_NAMES", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    shared_names: bool,
     /// Octets per second that a visitor has to take while others wait for its link (0: any)
     #[arg(long, value_name = "OCTETS", default_value_t = 1024, env = "PTTH_MIN_RATE")]
     min_rate: u64,
@@ -264,24 +303,27 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     if same_address(&args.devices, &args.visitors)? {
         return Err(usage(format!("--devices and --visitors are both {}; they need two addresses", args.devices)));
     }
-    let mut routes = Routes::default();
-    for route in &args.route {
-        routes = match route.split_once('=') {
-            None if route == "path" => routes.and_path(),
-            Some(("host", suffix)) => routes.and_host(suffix)?,
-            _ => return Err(usage(format!("--route {route}: write path, or host=SUFFIX"))),
-        };
-    }
+    let fixed = routes(&args.route)?;
+    let with_table = |fixed: Routes| match &args.config {
+        Some(file) => config::routes_of(file, fixed).map_err(|e| format!("--config {e}")),
+        None => Ok(fixed),
+    };
+    let table = with_table(fixed.clone()).map_err(usage)?;
     let mut limits = Limits::default();
     (limits.heartbeat, limits.heartbeat_timeout, limits.poll_hold) = (args.heartbeat, args.heartbeat_timeout, args.poll_hold);
     (limits.wait_for_link, limits.first_octet_timeout) = (args.wait_for_link, args.first_octet);
     limits.min_rate_bytes_per_s = args.min_rate;
+    (limits.head_timeout, limits.idle_visitor_timeout) = (args.head, args.idle_visitor);
+    (limits.request_write_timeout, limits.body_silence_timeout) = (args.request_write, args.body_silence);
+    (limits.exchange_timeout, limits.tunnel_silence_timeout) = (args.exchange, args.tunnel_silence);
+    (limits.in_flight_per_device_max, limits.waiting_per_device_max) = (args.in_flight, args.waiting);
     let turn = match args.turn {
         Turn::Now => TurnMode::Now,
         Turn::OnDemand => TurnMode::OnDemand,
     };
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
-    let builder = Gateway::builder().listen(&args.devices).limits(limits).turn(turn).fallback(args.fallback.into());
+    let told = watch(Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?);
+    let builder =
+        Gateway::builder().listen(&args.devices).limits(limits).turn(turn).fallback(args.fallback.into()).shared_names(args.shared_names);
     let gateway = args
         .cors_origin
         .iter()
@@ -289,27 +331,61 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         .missing_host(args.missing_host)
         .strict_connection(args.strict_connection)
         .keep_underscore(args.keep_underscore)
+        .trusted_proxies(&args.trusted_proxies)?
+        .forwarded(args.forwarded)
         .start()?;
-    let visitors = gateway.relay(&args.visitors, routes)?;
+    let visitors = gateway.relay(&args.visitors, table)?;
     say(format_args!("devices http://{}", gateway.devices_addr()));
     say(format_args!("visitors http://{visitors}"));
-    let (tell, told) = mpsc::channel();
-    std::thread::spawn(move || {
-        for signal in signals.forever().filter(|signal| *signal != SIGHUP) {
-            if tell.send(signal).is_err() {
-                std::process::exit(1); // a second SIGTERM or SIGINT while the first is being obeyed
-            }
+    until_stopped(&gateway, told, || {
+        let reloaded = with_table(fixed.clone()).and_then(|routes| {
+            let length = routes.table_len();
+            gateway.set_routes(visitors, routes).map(|()| length).map_err(|e| e.to_string())
+        });
+        match (reloaded, &args.config) {
+            (Err(e), _) => log::error!("{e}; the routes stay as they were"),
+            (Ok(length), Some(file)) => log::info!("{length} routes were read from {}", file.display()),
+            (Ok(_), None) => log::info!("SIGHUP: there is no --config to read again"),
         }
-    });
-    while told.recv_timeout(Duration::from_secs(1)).is_err() {
-        if !gateway.is_running() {
-            return Err(failed("the gateway's event loop ended; the log says why"));
-        }
-    }
-    drop(told);
+    })?;
     log::info!("stopping; requests in progress have {:?} to finish", args.drain_timeout);
     gateway.stop(args.drain_timeout);
     Ok(())
+}
+
+/// What `--route` says.
+fn routes(given: &[String]) -> Result<Routes, Failure> {
+    given.iter().try_fold(Routes::default(), |routes, route| match route.split_once('=') {
+        None if route == "path" => Ok(routes.and_path()),
+        None if route == "none" => Ok(routes),
+        Some(("host", suffix)) => Ok(routes.and_host(suffix)?),
+        _ => Err(usage(format!("--route {route}: write path, host=SUFFIX, or none"))),
+    })
+}
+
+/// Tells of signals, as long as somebody listens; SIGTERM or SIGINT then ends the process at once.
+fn watch(mut signals: Signals) -> mpsc::Receiver<i32> {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if tell.send(signal).is_err() && signal != SIGHUP {
+                std::process::exit(1);
+            }
+        }
+    });
+    told
+}
+
+/// Returns on SIGTERM or SIGINT.
+fn until_stopped(gateway: &Gateway, told: mpsc::Receiver<i32>, reload: impl Fn()) -> Result<(), Failure> {
+    loop {
+        match told.recv_timeout(Duration::from_secs(1)) {
+            Ok(SIGHUP) => reload(),
+            Ok(_) => return Ok(()),
+            Err(_) if !gateway.is_running() => return Err(failed("the gateway's event loop ended; the log says why")),
+            Err(_) => {}
+        }
+    }
 }
 
 /// A second SIGTERM or SIGINT ends the process at once.
@@ -447,6 +523,15 @@ fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err("the unit is ms, s, m or h".to_owned()),
     };
     number.checked_mul(millis).filter(|ms| *ms <= 1000 * 3_600_000).map(Duration::from_millis).ok_or_else(|| "at most 1000h".to_owned())
+}
+
+/// A duration that is not zero.
+fn some_time(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|time| if time.is_zero() { Err("it has to be some time".to_owned()) } else { Ok(time) })
+}
+
+fn some_number(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "write a whole number from 1 on".to_owned())
 }
 
 /// `MIN..MAX`.

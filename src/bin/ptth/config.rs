@@ -1,0 +1,104 @@
+//! The file of `ptth gateway --config`: TOML to routes, each mistake told with its line and with what would be right.
+
+use std::fmt::Display;
+use std::ops::Range;
+use std::path::Path;
+
+use reverse_http::{Error, Route, Routes};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::duration;
+
+/// Adds the routes of a file to those that are there.
+///
+/// # Errors
+/// One line: the file, the line in it, what is wrong, what is right.
+pub(crate) fn routes_of(file: &Path, mut routes: Routes) -> Result<Routes, String> {
+    let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let file = File { name: file.display().to_string(), text: &text };
+    let table = DeTable::parse(&text).map_err(|e| file.mistake(e.span().unwrap_or_default(), e.message()))?;
+    for (key, value) in in_order(table.get_ref()) {
+        if key.get_ref() != "route" {
+            return Err(file.mistake(key.span(), format_args!("there is no {}; the file has [[route]] tables alone", key.get_ref())));
+        }
+        let written = value.get_ref().as_array().ok_or_else(|| file.mistake(key.span(), "write [[route]], with two brackets"))?;
+        for value in written {
+            let table = value.get_ref().as_table().ok_or_else(|| file.mistake(value.span(), "a route is a table: [[route]]"))?;
+            let route = file.route(table)?;
+            routes = routes.and_route(route).map_err(|e| file.mistake(value.span(), e))?;
+        }
+    }
+    Ok(routes)
+}
+
+/// The entries as they stand in the file, so that its first mistake is the one that is told.
+fn in_order<'t, 'i>(table: &'t DeTable<'i>) -> Vec<(&'t Spanned<std::borrow::Cow<'i, str>>, &'t Spanned<DeValue<'i>>)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    entries
+}
+
+struct File<'t> {
+    name: String,
+    text: &'t str,
+}
+
+impl File<'_> {
+    fn mistake(&self, at: Range<usize>, what: impl Display) -> String {
+        let line = 1 + self.text.bytes().take(at.start).filter(|octet| *octet == b'\n').count();
+        format!("{}, line {line}: {what}", self.name)
+    }
+
+    fn route(&self, table: &DeTable<'_>) -> Result<Route, String> {
+        in_order(table).into_iter().try_fold(Route::new(), |route, (key, value)| {
+            let entry = Entry { file: self, key: key.get_ref(), value };
+            let set = match entry.key {
+                "host" => route.host(entry.text("\"lamp.example\" or \"*.devices.example\"")?),
+                "path" => route.path(entry.text("\"/api\"")?),
+                "device" => route.device(entry.text("\"lamp\"")?),
+                "strip" => Ok(route.keep_prefix(!entry.yes_or_no()?)),
+                "wait_for_link" => Ok(route.wait_for_link(entry.time()?)),
+                "first_octet" => route.first_octet(entry.time()?),
+                "body_silence" => route.body_silence(entry.time()?),
+                "exchange" => Ok(route.exchange(entry.time()?)),
+                "in_flight" => route.in_flight(entry.number()?),
+                other => {
+                    let known = "host, path, device, strip, wait_for_link, first_octet, body_silence, exchange and in_flight";
+                    return Err(self.mistake(key.span(), format_args!("a route has no {other}; it has {known}")));
+                }
+            };
+            set.map_err(|e: Error| self.mistake(value.span(), e))
+        })
+    }
+}
+
+/// One line of a route.
+struct Entry<'t, 'i> {
+    file: &'t File<'t>,
+    key: &'t str,
+    value: &'t Spanned<DeValue<'i>>,
+}
+
+impl<'t> Entry<'t, '_> {
+    fn wrong(&self, what: impl Display) -> String {
+        self.file.mistake(self.value.span(), format_args!("{}: {what}", self.key))
+    }
+
+    fn text(&self, like: &str) -> Result<&'t str, String> {
+        self.value.get_ref().as_str().ok_or_else(|| self.wrong(format_args!("write it in quotes, like {like}")))
+    }
+
+    fn time(&self) -> Result<std::time::Duration, String> {
+        duration(self.text("\"10s\"")?).map_err(|what| self.wrong(what))
+    }
+
+    fn yes_or_no(&self) -> Result<bool, String> {
+        self.value.get_ref().as_bool().ok_or_else(|| self.wrong("write true or false"))
+    }
+
+    fn number(&self) -> Result<usize, String> {
+        let number = self.value.get_ref().as_integer().and_then(|n| usize::from_str_radix(n.as_str(), n.radix()).ok());
+        number.ok_or_else(|| self.wrong("write a whole number, like 64"))
+    }
+}

@@ -1,0 +1,744 @@
+//! Whom a visitor's request is for: the table of routes, then host suffixes, then paths. Pure data; nothing here moves an octet.
+//!
+//! ```text
+//!   registered origins (visitors.rs) ─► table: exact host ─► *.suffix ─► any host ─► --route host=SUFFIX ─► --route path ─► 404
+//!                                              └── of each, the longest path that matches, by whole segments
+//! ```
+//! A path is compared as [`forward::destination`] leaves it: octet for octet. Nothing is decoded a second time, so `/%61pi` is not `/api`, and
+//! `%2f` is neither a slash nor `%2F` (T11).
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::time::Duration;
+
+use crate::error::{Error, Refusal};
+use crate::limits::Limits;
+use crate::proto::forward::{self, Destination, FirstSegment};
+use crate::proto::forwarded::path_prefix;
+use crate::proto::head::authority;
+use crate::proto::turn::Name;
+use crate::relay::{Budget, Held, Wait, Waits};
+
+/// How visitors' requests find their device. Origins that devices registered (IETF offers) come first, then the table's routes, then host suffixes,
+/// then paths.
+///
+/// ```
+/// use reverse_http::{Route, Routes};
+/// let routes = Routes::path();                                    // /lamp/status → device lamp, /status
+/// let routes = Routes::path().and_host("devices.example")?;       // also lamp.devices.example
+/// let routes = routes.and_route(Route::new().path("/api")?.device("lamp")?)?; // also /api/status → device lamp, /status
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routes {
+    path: bool,
+    suffixes: Vec<String>,
+    table: BTreeMap<(Host, String), Route>,
+}
+
+impl Routes {
+    /// By path: `/NAME/rest` reaches device NAME as `/rest`, with `X-Forwarded-Prefix: /NAME`.
+    pub fn path() -> Self {
+        Routes::default().and_path()
+    }
+
+    /// By host: `NAME.suffix` reaches device NAME, the request unchanged; case is ignored.
+    ///
+    /// # Errors
+    /// `suffix` is no host name.
+    pub fn host(suffix: &str) -> Result<Self, Error> {
+        Routes::default().and_host(suffix)
+    }
+
+    /// By a table of routes alone.
+    ///
+    /// # Errors
+    /// As [`and_route`](Self::and_route).
+    pub fn table(routes: impl IntoIterator<Item = Route>) -> Result<Self, Error> {
+        routes.into_iter().try_fold(Routes::default(), Routes::and_route)
+    }
+
+    /// Also by host.
+    ///
+    /// # Errors
+    /// `suffix` is no host name.
+    pub fn and_host(mut self, suffix: &str) -> Result<Self, Error> {
+        let suffix = host_name(suffix.trim_start_matches('.'))
+            .ok_or_else(|| Error::usage(format!("host suffix {suffix:?} is no host name; give one like devices.example")))?;
+        self.suffixes.push(format!(".{suffix}"));
+        Ok(self)
+    }
+
+    /// Also by path.
+    pub fn and_path(mut self) -> Self {
+        self.path = true;
+        self
+    }
+
+    /// Also by this route.
+    ///
+    /// # Errors
+    /// It has neither host nor path; it names no device, and has no `*.suffix` to take one from; its host and path are those of another route.
+    pub fn and_route(mut self, route: Route) -> Result<Self, Error> {
+        if route.host == Host::Any && route.path.is_none() {
+            return Err(Error::usage("a route has a host, a path, or both; the path / takes every request"));
+        }
+        if route.device.is_none() && !matches!(route.host, Host::Wildcard(_)) {
+            return Err(Error::usage(format!("route {route} names no device; only a host like *.devices.example names one by itself")));
+        }
+        let key = (route.host.clone(), route.path.clone().unwrap_or_default());
+        if self.table.contains_key(&key) {
+            return Err(Error::usage(format!("there is another route {route}; a host and path go to one device")));
+        }
+        self.table.insert(key, route);
+        Ok(self)
+    }
+
+    /// How many routes its table has.
+    pub fn table_len(&self) -> usize {
+        self.table.len()
+    }
+}
+
+/// Labels of letters, digits and hyphens, in lower case, without a dot at the end.
+fn host_name(text: &str) -> Option<String> {
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let label = |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    (name.len() <= 253 && name.split('.').all(label)).then_some(name)
+}
+
+/// The hosts that a route is for; the order is that of [`BTreeMap`] alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Host {
+    #[default]
+    Any,
+    /// What stands behind the first label and its dot.
+    Wildcard(String),
+    Exact(String),
+}
+
+/// One route of a table: a host, a path prefix or both, and the device that such requests are for.
+///
+/// An exact host wins over `*.suffix`, that over no host, and a longer path over a shorter one. A device that a route names is *known*: a request waits
+/// for it ([`Limits::wait_for_link`]) and then gets 503, also where it was never connected.
+///
+/// ```
+/// use std::time::Duration;
+/// use reverse_http::{Route, Routes};
+/// let routes = Routes::table([
+///     Route::new().host("lamp.example")?.path("/api")?.device("lamp")?.first_octet(Duration::from_secs(120))?.in_flight(64)?,
+///     Route::new().host("*.devices.example")?, // desk.devices.example → device desk
+/// ])?;
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    host: Host,
+    /// Without a slash at its end: `/` is empty.
+    path: Option<String>,
+    device: Option<String>,
+    keeps_prefix: bool,
+    wait_for_link: Option<Duration>,
+    first_octet: Option<Duration>,
+    body_silence: Option<Duration>,
+    exchange: Option<Duration>,
+    in_flight: Option<usize>,
+}
+
+impl Route {
+    /// A route without anything.
+    pub fn new() -> Self {
+        Route::default()
+    }
+
+    /// For this host (`lamp.example`), or for every host with one label before a suffix (`*.devices.example`). Case is ignored, and so is the port.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn host(mut self, host: &str) -> Result<Self, Error> {
+        let wrong =
+            || Error::usage(format!("host {host:?}: write a host like lamp.example, or *.devices.example, without scheme, port or path"));
+        self.host = match host.strip_prefix("*.") {
+            Some(suffix) => Host::Wildcard(host_name(suffix).ok_or_else(wrong)?),
+            None => {
+                let parsed = authority(host.as_bytes()).ok().filter(|authority| authority.port.is_none()).ok_or_else(wrong)?;
+                Host::Exact(parsed.host.to_ascii_lowercase())
+            }
+        };
+        Ok(self)
+    }
+
+    /// For paths that begin with these segments: `/api` is for `/api`, `/api/` and `/api/x`, not for `/apix`. `/` is for all. It is compared octet for
+    /// octet: with case, and percent-encoded octets as they stand.
+    ///
+    /// # Errors
+    /// No path could match: it does not begin with `/`, has an empty segment, one of dots, a query, a fragment.
+    pub fn path(mut self, path: &str) -> Result<Self, Error> {
+        let prefix = path_prefix(path).map_err(|why| Error::usage(format!("path {path:?}: {why}; write it like /api")))?;
+        self.path = Some(prefix.to_owned());
+        Ok(self)
+    }
+
+    /// The device's name, or an origin that it registers. Left out with `*.suffix`: the label before the suffix is the name.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn device(mut self, name: &str) -> Result<Self, Error> {
+        let parsed = if name.contains("://") { Name::origin(name) } else { Name::label(name) };
+        self.device = Some(parsed.map_err(|e| Error::usage(format!("device {name:?}: {}", e.reason)))?.to_string());
+        Ok(self)
+    }
+
+    /// Whether the path goes on whole. Default: the route's prefix is taken off and told in `X-Forwarded-Prefix`.
+    pub fn keep_prefix(mut self, keep: bool) -> Self {
+        self.keeps_prefix = keep;
+        self
+    }
+
+    /// Instead of [`Limits::wait_for_link`]; zero: a request does not wait.
+    pub fn wait_for_link(mut self, time: Duration) -> Self {
+        self.wait_for_link = Some(time);
+        self
+    }
+
+    /// Instead of [`Limits::first_octet_timeout`].
+    ///
+    /// # Errors
+    /// It is zero.
+    pub fn first_octet(mut self, time: Duration) -> Result<Self, Error> {
+        self.first_octet = Some(some_time("first_octet", time)?);
+        Ok(self)
+    }
+
+    /// Instead of [`Limits::body_silence_timeout`].
+    ///
+    /// # Errors
+    /// It is zero.
+    pub fn body_silence(mut self, time: Duration) -> Result<Self, Error> {
+        self.body_silence = Some(some_time("body_silence", time)?);
+        Ok(self)
+    }
+
+    /// Instead of [`Limits::exchange_timeout`]; zero: no such bound.
+    pub fn exchange(mut self, time: Duration) -> Self {
+        self.exchange = Some(time);
+        self
+    }
+
+    /// Most requests of this route at once, those that wait for a link included, at one listener. Default: no bound of its own. Beyond: 503 with
+    /// `Retry-After: 1`.
+    ///
+    /// # Errors
+    /// It is zero.
+    pub fn in_flight(mut self, most: usize) -> Result<Self, Error> {
+        if most == 0 {
+            return Err(Error::usage("in_flight is 0; the least that lets a request through is 1"));
+        }
+        self.in_flight = Some(most);
+        Ok(self)
+    }
+
+    fn waits(&self, limits: &Limits) -> Waits {
+        let own = |time: Option<Duration>, name, usual| time.map_or(usual, |time| Wait { time, name });
+        let usual = Waits::of(limits);
+        Waits {
+            link: own(self.wait_for_link, "wait_for_link of its route", usual.link),
+            first_octet: own(self.first_octet, "first_octet of its route", usual.first_octet),
+            body_silence: own(self.body_silence, "body_silence of its route", usual.body_silence),
+            exchange: own(self.exchange, "exchange of its route", usual.exchange),
+        }
+    }
+}
+
+fn some_time(name: &str, time: Duration) -> Result<Duration, Error> {
+    if time.is_zero() { Err(Error::usage(format!("{name} is zero; it has to be some time"))) } else { Ok(time) }
+}
+
+/// What it is for: `lamp.example/api`, `*.devices.example`, `/api`.
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Any => {}
+            Host::Wildcard(suffix) => write!(f, "*.{suffix}")?,
+            Host::Exact(host) => f.write_str(host)?,
+        }
+        match self.path.as_deref() {
+            None => Ok(()),
+            Some("") => f.write_str("/"),
+            Some(path) => f.write_str(path),
+        }
+    }
+}
+
+/// Where a request goes.
+#[derive(Debug)]
+pub(super) enum Found<'a> {
+    Device(ToDevice<'a>),
+    /// `/NAME` alone, asked with GET or HEAD.
+    AddSlash(String),
+}
+
+/// A device, and the request as it goes there.
+#[derive(Debug)]
+pub(super) struct ToDevice<'a> {
+    pub(super) name: String,
+    pub(super) target: Cow<'a, str>,
+    /// What was taken off the path.
+    pub(super) prefix: Option<String>,
+    /// Of a route of the table.
+    pub(super) terms: Option<Terms>,
+}
+
+impl<'a> ToDevice<'a> {
+    /// The request unchanged.
+    pub(super) fn whole(name: String, to: &Destination<'a>) -> Self {
+        ToDevice { name, target: to.target.into(), prefix: None, terms: None }
+    }
+}
+
+/// What a route of the table grants a request.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) waits: Waits,
+    pub(super) place: Held,
+}
+
+/// [`Routes`] as a listener has them: made for looking up, and with what is in flight.
+#[derive(Debug)]
+pub(crate) struct Table {
+    path: bool,
+    suffixes: Vec<String>,
+    exact: HashMap<String, Paths>,
+    /// By what stands behind the host's first label and its dot.
+    wildcard: HashMap<String, Paths>,
+    any: Paths,
+    /// Devices that routes name.
+    devices: HashSet<String>,
+}
+
+/// The routes of one host, by their paths.
+#[derive(Debug, Default)]
+struct Paths {
+    routes: HashMap<String, Row>,
+    /// Octets of the longest path, and most segments: no more of a request's path is looked up.
+    longest: usize,
+    deepest: usize,
+}
+
+#[derive(Debug)]
+struct Row {
+    route: Route,
+    /// Requests in flight.
+    places: Budget,
+}
+
+impl Paths {
+    fn add(&mut self, path: String, route: Route) {
+        (self.longest, self.deepest) = (self.longest.max(path.len()), self.deepest.max(path.matches('/').count()));
+        let places = Budget::new(route.in_flight.unwrap_or(usize::MAX));
+        self.routes.insert(path, Row { route, places });
+    }
+
+    /// The route with the longest path that the given one begins with, by whole segments.
+    fn longest(&self, path: &str) -> Option<&Row> {
+        let ends = path.match_indices('/').skip(1).map(|(at, _)| at).chain([path.len()]);
+        let within = ends.take(self.deepest).take_while(|end| *end <= self.longest);
+        within.filter_map(|end| self.routes.get(&path[..end])).last().or_else(|| self.routes.get(""))
+    }
+
+    fn succeed(&mut self, old: &Paths) {
+        for (path, row) in &mut self.routes {
+            if let Some(old) = old.routes.get(path) {
+                row.places.succeed(&old.places);
+            }
+        }
+    }
+}
+
+impl Table {
+    pub(super) fn new(routes: Routes) -> Self {
+        let mut table = Table {
+            path: routes.path,
+            suffixes: routes.suffixes,
+            exact: HashMap::new(),
+            wildcard: HashMap::new(),
+            any: Paths::default(),
+            devices: routes.table.values().filter_map(|route| route.device.clone()).collect(),
+        };
+        for ((host, path), route) in routes.table {
+            let paths = match host {
+                Host::Any => &mut table.any,
+                Host::Wildcard(suffix) => table.wildcard.entry(suffix).or_default(),
+                Host::Exact(host) => table.exact.entry(host).or_default(),
+            };
+            paths.add(path, route);
+        }
+        table
+    }
+
+    /// Takes the place of another table: what is in flight there by a route of the same host and path counts here.
+    pub(super) fn succeed(&mut self, old: &Table) {
+        self.any.succeed(&old.any);
+        for (paths, old) in [(&mut self.exact, &old.exact), (&mut self.wildcard, &old.wildcard)] {
+            for (host, paths) in paths {
+                old.get(host).into_iter().for_each(|old| paths.succeed(old));
+            }
+        }
+    }
+
+    /// Whether a route names this device.
+    pub(super) fn names(&self, device: &str) -> bool {
+        self.devices.contains(device)
+    }
+
+    fn row(&self, to: &Destination<'_>) -> Option<&Row> {
+        let path = to.target.split_once('?').map_or(to.target, |(path, _)| path);
+        let suffix = to.host.split_once('.').map(|(_, suffix)| suffix);
+        let wildcard = suffix.and_then(|suffix| self.wildcard.get(suffix));
+        [self.exact.get(&to.host), wildcard, Some(&self.any)].into_iter().flatten().find_map(|paths| paths.longest(path))
+    }
+
+    /// Where a request goes.
+    ///
+    /// # Errors
+    /// 404 no route, or a label that can be no device's; 400 a first segment that can be none; 503 as many are in flight as the route allows.
+    pub(super) fn find<'a>(&self, method: &str, to: &Destination<'a>, limits: &Limits) -> Result<Found<'a>, Refusal> {
+        if let Some(row) = self.row(to) {
+            return row.admit(to, limits).map(Found::Device);
+        }
+        for suffix in &self.suffixes {
+            if let Some(label) = to.host.strip_suffix(suffix.as_str()) {
+                let name = Name::label(label).map_err(|e| Refusal::new(404, e.reason))?;
+                return Ok(Found::Device(ToDevice::whole(name.to_string(), to)));
+            }
+        }
+        match self.path {
+            true => by_path(method, to),
+            false if self.devices.is_empty() && self.wildcard.is_empty() => Err(Refusal::new(404, "no route: no device has this host")),
+            false => Err(Refusal::new(404, "no route has this host and path")),
+        }
+    }
+}
+
+impl Row {
+    fn admit<'a>(&self, to: &Destination<'a>, limits: &Limits) -> Result<ToDevice<'a>, Refusal> {
+        let Row { route, places } = self;
+        let name = match &route.device {
+            Some(name) => name.clone(),
+            None => Name::label(to.host.split('.').next().unwrap_or_default()).map_err(|e| Refusal::new(404, e.reason))?.to_string(),
+        };
+        let place = places.one().ok_or_else(|| {
+            let most = route.in_flight.unwrap_or(usize::MAX);
+            Refusal::new(503, format!("as many requests of route {route} are in flight as its in_flight allows: {most}"))
+        })?;
+        let terms = Some(Terms { waits: route.waits(limits), place });
+        let path = route.path.as_deref().filter(|path| !path.is_empty() && !route.keeps_prefix);
+        let Some(rest) = path.and_then(|path| to.target.strip_prefix(path)) else {
+            return Ok(ToDevice { terms, ..ToDevice::whole(name, to) });
+        };
+        let target = if rest.starts_with('/') { rest.into() } else { format!("/{rest}").into() };
+        Ok(ToDevice { name, target, prefix: path.map(str::to_owned), terms })
+    }
+}
+
+/// `/NAME/rest`.
+fn by_path<'a>(method: &str, to: &Destination<'a>) -> Result<Found<'a>, Refusal> {
+    let FirstSegment { segment, rest, query } = forward::split_first_segment(to.target);
+    if segment.is_empty() || to.target == "*" {
+        return Err(Refusal::new(404, "no route: ask for /NAME/…, NAME being a device's"));
+    }
+    let name = Name::label(segment)?.to_string();
+    if rest.is_empty() && matches!(method, "GET" | "HEAD") {
+        return Ok(Found::AddSlash(format!("/{name}/{query}")));
+    }
+    let target = if rest.is_empty() { format!("/{query}").into() } else { rest.into() };
+    Ok(Found::Device(ToDevice { prefix: Some(format!("/{name}")), name, target, terms: None }))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn to<'a>(host: &str, target: &'a str) -> Destination<'a> {
+        Destination { host: host.to_owned(), port: None, authority: "x", target }
+    }
+
+    /// What [`Table::find`] gives, as a row of a table has it: name, target and prefix, or `AddSlash` as its location alone.
+    fn find(table: &Table, method: &str, to: &Destination<'_>) -> Result<(String, String, Option<String>), u16> {
+        match table.find(method, to, &Limits::default()) {
+            Ok(Found::Device(ToDevice { name, target, prefix, .. })) => Ok((name, target.into_owned(), prefix)),
+            Ok(Found::AddSlash(location)) => Ok(("308".to_owned(), location, None)),
+            Err(refusal) => Err(refusal.status),
+        }
+    }
+    fn device(name: &str, target: &str, prefix: Option<&str>) -> Result<(String, String, Option<String>), u16> {
+        Ok((name.to_owned(), target.to_owned(), prefix.map(str::to_owned)))
+    }
+    fn add_slash(location: &str) -> Result<(String, String, Option<String>), u16> {
+        device("308", location, None)
+    }
+
+    #[test]
+    fn a_path_names_its_device() {
+        let table = Table::new(Routes::path());
+        let route = |method, target| find(&table, method, &to("gw.example", target));
+        assert_eq!(route("GET", "/lamp/status?x=1"), device("lamp", "/status?x=1", Some("/lamp")));
+        assert_eq!(route("GET", "/lamp/"), device("lamp", "/", Some("/lamp")));
+        assert_eq!(route("GET", "/lamp?x"), add_slash("/lamp/?x"));
+        assert_eq!(route("HEAD", "/lamp"), add_slash("/lamp/"));
+        assert_eq!(route("POST", "/lamp?x"), device("lamp", "/?x", Some("/lamp")));
+        for (target, status) in
+            [("/", 404), ("/?x", 404), ("*", 404), ("/Lamp/", 400), ("/l%61mp/", 400), ("/-lamp/", 400), ("//lamp/", 404)]
+        {
+            assert_eq!(route("GET", target), Err(status), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_host_names_its_device_before_any_path() {
+        let table = Table::new(Routes::path().and_host("Devices.Example.").unwrap());
+        assert_eq!(find(&table, "GET", &to("lamp.devices.example", "/door/x")), device("lamp", "/door/x", None));
+        assert_eq!(find(&table, "GET", &to("devices.example", "/door/x")), device("door", "/x", Some("/door")));
+        assert_eq!(find(&table, "GET", &to("a.lamp.devices.example", "/")), Err(404));
+        let table = Table::new(Routes::host("devices.example").unwrap());
+        assert_eq!(find(&table, "GET", &to("gw.example", "/lamp/")), Err(404));
+        assert!(Routes::host("").is_err() && Routes::host("a b").is_err());
+    }
+
+    fn route(host: &str, path: &str, device: &str) -> Route {
+        let mut route = Route::new();
+        if !host.is_empty() {
+            route = route.host(host).unwrap();
+        }
+        if !path.is_empty() {
+            route = route.path(path).unwrap();
+        }
+        if device.is_empty() { route } else { route.device(device).unwrap() }
+    }
+
+    #[test]
+    fn segments_are_compared_whole_and_octet_for_octet() {
+        let table = Table::new(Routes::table([route("", "/api", "lamp"), route("", "/a%2Fb/c", "door")]).unwrap());
+        for (target, expected) in [
+            ("/api", device("lamp", "/", Some("/api"))),
+            ("/api?q=/x", device("lamp", "/?q=/x", Some("/api"))),
+            ("/api/", device("lamp", "/", Some("/api"))),
+            ("/api/x?y", device("lamp", "/x?y", Some("/api"))),
+            ("/api//x", device("lamp", "//x", Some("/api"))),
+            ("/api/api", device("lamp", "/api", Some("/api"))),
+            ("/apix", Err(404)),
+            ("/ap", Err(404)),
+            ("/api;x", Err(404)),
+            ("/api%2Fx", Err(404)),
+            ("/%61pi", Err(404)),
+            ("/API", Err(404)),
+            ("//api", Err(404)),
+            ("/x/api", Err(404)),
+            ("/", Err(404)),
+            ("/?/api", Err(404)),
+            ("*", Err(404)),
+            ("/a%2Fb/c/d", device("door", "/d", Some("/a%2Fb/c"))),
+            ("/a%2fb/c/d", Err(404)),
+            ("/a/b/c/d", Err(404)),
+            ("/a%2Fb", Err(404)),
+        ] {
+            assert_eq!(find(&table, "GET", &to("any.example", target)), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn the_most_exact_host_wins_and_then_the_longest_path() {
+        let rows = [
+            ("", "/", "any"),
+            ("", "/a/b/c", "any-abc"),
+            ("", "/a", "any-a"),
+            ("*.example", "/a", "wild-a"),
+            ("*.example", "", "wild"),
+            ("x.example", "/a/b", "x-ab"),
+            ("X.example.", "/a", "x-a"),
+            ("[2001:DB8::1]", "", "v6"),
+            ("192.0.2.7", "", "v4"),
+        ];
+        let table = Table::new(Routes::table(rows.map(|(host, path, device)| route(host, path, device))).unwrap());
+        for (host, target, name) in [
+            ("x.example", "/a/b/c/d", "x-ab"),
+            ("x.example", "/a/b", "x-ab"),
+            ("x.example", "/a/bc", "x-a"),
+            ("x.example", "/b", "wild"),
+            ("y.example", "/a/b/c", "wild-a"),
+            ("y.example", "/ab", "wild"),
+            ("y.example", "*", "wild"),
+            ("z.y.example", "/a/b/c", "any-abc"),
+            ("example", "/a/b", "any-a"),
+            ("x.example.evil", "/q", "any"),
+            ("", "/q", "any"),
+            ("[2001:db8::1]", "/", "v6"),
+            ("192.0.2.7", "/", "v4"),
+        ] {
+            assert_eq!(find(&table, "GET", &to(host, target)).map(|found| found.0), Ok(name.to_owned()), "{host}{target}");
+        }
+    }
+
+    #[test]
+    fn a_route_may_keep_its_prefix_and_a_wildcard_may_name_the_device() {
+        let routes = [
+            route("*.devices.example", "", ""),
+            route("*.devices.example", "/v1", "").keep_prefix(false),
+            route("*.other.example", "/v1", "fixed").keep_prefix(true),
+        ];
+        let table = Table::new(Routes::table(routes).unwrap());
+        for (host, target, expected) in [
+            ("lamp.devices.example", "/v1/x", device("lamp", "/x", Some("/v1"))),
+            ("lamp.devices.example", "/v2/x", device("lamp", "/v2/x", None)),
+            ("la_mp.devices.example", "/v2/x", Err(404)),
+            ("a.lamp.devices.example", "/v2/x", Err(404)),
+            ("devices.example", "/v2/x", Err(404)),
+            ("x_y.other.example", "/v1?q", device("fixed", "/v1?q", None)),
+            ("x.other.example", "/v2", Err(404)),
+        ] {
+            assert_eq!(find(&table, "GET", &to(host, target)), expected, "{host}{target}");
+        }
+        assert!(table.names("fixed") && !table.names("lamp"), "a label is a visitor's word");
+    }
+
+    #[test]
+    fn the_table_comes_before_suffixes_and_paths() {
+        let routes = Routes::path().and_host("devices.example").unwrap().and_route(route("", "/lamp", "desk")).unwrap();
+        let table = Table::new(routes.and_route(route("door.devices.example", "/x", "gate")).unwrap());
+        for (host, target, expected) in [
+            ("gw.example", "/lamp/y", device("desk", "/y", Some("/lamp"))),
+            ("gw.example", "/lamps/y", device("lamps", "/y", Some("/lamps"))),
+            ("door.devices.example", "/x/y", device("gate", "/y", Some("/x"))),
+            ("door.devices.example", "/z", device("door", "/z", None)),
+            ("door.devices.example", "/lamp/y", device("desk", "/y", Some("/lamp"))),
+        ] {
+            assert_eq!(find(&table, "GET", &to(host, target)), expected, "{host}{target}");
+        }
+    }
+
+    #[test]
+    fn what_no_request_could_match_is_refused() {
+        for (host, right) in [
+            ("lamp.example", true),
+            ("LAMP.example.", true),
+            ("a_b.example", true),
+            ("[::1]", true),
+            ("*.example", true),
+            ("*.a-b.example.", true),
+            ("", false),
+            ("*", false),
+            ("*.", false),
+            ("*.*.example", false),
+            ("a.*.example", false),
+            ("*lamp.example", false),
+            ("lamp.example:80", false),
+            ("http://lamp.example", false),
+            ("lamp.example/x", false),
+            ("u@lamp.example", false),
+            ("two words", false),
+            ("a..b", false),
+            ("[::1", false),
+        ] {
+            assert_eq!(Route::new().host(host).is_ok(), right, "{host}");
+        }
+        let long = format!("/{}", "x".repeat(1023));
+        for (path, right) in [
+            ("/", true),
+            ("/api", true),
+            ("/api/", true),
+            ("/a/%2F/b", true),
+            ("/a...b/...", true),
+            ("/a,b;c=d", true),
+            (long.as_str(), true),
+            (&format!("{long}x"), false),
+            ("", false),
+            ("api", false),
+            ("*", false),
+            ("//", false),
+            ("/a//b", false),
+            ("/api//", false),
+            ("/a/../b", false),
+            ("/a/.", false),
+            ("/%2e%2E/a", false),
+            ("/a?b", false),
+            ("/a#b", false),
+            ("/a b", false),
+            ("/a\\b", false),
+            ("/ä", false),
+            ("/%", false),
+            ("/%4", false),
+            ("/%zz", false),
+            ("/%00", false),
+        ] {
+            assert_eq!(Route::new().path(path).is_ok(), right, "{path}");
+        }
+        for (name, right) in
+            [("lamp", true), ("https://a.example", true), ("Lamp", false), ("", false), ("a.b", false), ("ftp://a.example", false)]
+        {
+            assert_eq!(Route::new().device(name).is_ok(), right, "{name}");
+        }
+        let second = Duration::from_secs(1);
+        assert!(Route::new().first_octet(second).is_ok() && Route::new().first_octet(Duration::ZERO).is_err());
+        assert!(Route::new().body_silence(second).is_ok() && Route::new().body_silence(Duration::ZERO).is_err());
+        assert!(Route::new().in_flight(1).is_ok() && Route::new().in_flight(0).is_err());
+    }
+
+    #[test]
+    fn a_route_without_a_place_or_a_device_or_a_second_time_is_refused() {
+        let refused = |routes: &[Route]| Routes::table(routes.iter().cloned()).err().map(|e| e.to_string()).unwrap_or_default();
+        let lamp = Route::new().device("lamp").unwrap();
+        assert!(refused(std::slice::from_ref(&lamp)).contains("host, a path, or both"));
+        assert!(refused(&[route("lamp.example", "", "")]).contains("lamp.example names no device"));
+        assert!(refused(&[route("", "/api", "")]).contains("/api names no device"));
+        for (one, other) in [
+            (route("a.example", "/api", "lamp"), route("A.example.", "/api/", "door")),
+            (route("a.example", "", "lamp"), route("a.example", "/", "lamp")),
+            (route("*.example", "", ""), route("*.Example", "", "lamp")),
+            (route("", "/", "lamp"), route("", "/", "lamp")),
+        ] {
+            let text = refused(&[one, other.clone()]);
+            assert!(text.contains("another route") && text.contains(&other.to_string()), "{text}");
+        }
+        assert_eq!(refused(&[route("a.example", "", "lamp"), route("*.example", "", "lamp"), route("", "/", "lamp")]), "");
+    }
+
+    #[test]
+    fn a_bound_is_met_exactly_and_is_kept_by_the_tables_successor() {
+        let bounded = |most| Routes::table([route("", "/api", "lamp").in_flight(most).unwrap(), route("", "/free", "lamp")]).unwrap();
+        let (table, limits) = (Table::new(bounded(2)), Limits::default());
+        let ask = |table: &Table, target| match table.find("GET", &to("a", target), &limits) {
+            Ok(Found::Device(found)) => Ok(found.terms.unwrap().place),
+            Ok(found) => panic!("{found:?}"),
+            Err(refusal) => Err(refusal.status),
+        };
+        let first = ask(&table, "/api/1").unwrap();
+        let _second = ask(&table, "/api").unwrap();
+        assert_eq!(ask(&table, "/api/3").err(), Some(503));
+        let free: Vec<Held> = (0..100).map(|_| ask(&table, "/free").unwrap()).collect();
+        assert_eq!(free.len(), 100, "a route without a bound of its own");
+
+        let mut successor = Table::new(bounded(3));
+        successor.succeed(&table);
+        let third = ask(&successor, "/api").unwrap();
+        assert_eq!(ask(&successor, "/api").err(), Some(503), "two are in flight by the old table");
+        drop(first);
+        assert!(ask(&successor, "/api").is_ok());
+        drop(third);
+        let mut narrow = Table::new(bounded(1));
+        narrow.succeed(&successor);
+        assert_eq!(ask(&narrow, "/api").err(), Some(503));
+    }
+
+    #[test]
+    fn a_routes_own_waits_have_names_of_their_own() {
+        let limits = Limits::default();
+        let own = route("", "/a", "lamp").first_octet(Duration::from_millis(1500)).unwrap().wait_for_link(Duration::ZERO);
+        let waits = own.waits(&limits);
+        assert_eq!(waits.first_octet.to_string(), "1.5 s (first_octet of its route)");
+        assert_eq!(waits.link.to_string(), "0 s (wait_for_link of its route)");
+        assert_eq!(waits.body_silence, Waits::of(&limits).body_silence);
+        assert_eq!(waits.body_silence.to_string(), "60 s (body_silence_timeout)");
+    }
+}

@@ -1,0 +1,439 @@
+//! What proxies say of those before them, `X-Forwarded-*` and `Forwarded` (RFC 7239), and the networks whose word is taken.
+//!
+//! ```text
+//!   the peer's address ─┬─ in no trusted network ─► whatever came goes, and our own word is written
+//!                       └─ in one ─► Said::read: what is understood ─► written anew, our own word behind it
+//! ```
+//! Lists are read from the end, where the nearest proxy wrote: what stands before a member that is not understood was vouched for by nobody, and goes
+//! with it. Nothing here says where a request goes; but for the scheme that an origin is compared with, it is all for whoever answers.
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::fmt::{self, Write};
+
+use crate::error::Refusal;
+use crate::proto::head::{Fields, authority, is_dots, is_token, push_field, trim, write_field};
+
+/// Members of a list that are kept, those nearest to us. A chain of that many proxies is a loop.
+const HOPS_MAX: usize = 32;
+
+/// Longest prefix that is taken from a proxy or a route, in octets: far more than a path prefix has, far less than a head.
+const PREFIX_BYTES_MAX: usize = 1024;
+
+/// A network: an address, or a block of them in CIDR notation (RFC 4632 §3.1, RFC 4291 §2.3).
+///
+/// ```
+/// use reverse_http::proto::forwarded::Network;
+/// let network: Network = "10.0.0.0/8".parse()?;
+/// assert!(network.contains("10.1.2.3".parse().unwrap()) && !network.contains("11.0.0.0".parse().unwrap()));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Without bits behind the prefix.
+    base: IpAddr,
+    prefix: u32,
+}
+
+impl Network {
+    /// Whether the address is one of this network's. An IPv4 address is the same where it comes as `::ffff:a.b.c.d`; it is in no IPv6 network,
+    /// not even in `::/0`.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.base, address.to_canonical()) {
+            (IpAddr::V4(base), IpAddr::V4(address)) => u32::from(base) == u32::from(address) & v4_mask(self.prefix),
+            (IpAddr::V6(base), IpAddr::V6(address)) => u128::from(base) == u128::from(address) & v6_mask(self.prefix),
+            _ => false,
+        }
+    }
+}
+
+fn v4_mask(prefix: u32) -> u32 {
+    u32::MAX.checked_shl(32 - prefix).unwrap_or(0)
+}
+
+fn v6_mask(prefix: u32) -> u128 {
+    u128::MAX.checked_shl(128 - prefix).unwrap_or(0)
+}
+
+impl std::str::FromStr for Network {
+    type Err = Refusal;
+
+    /// Reads `10.0.0.0/8`, `2001:db8::/32`, or an address alone.
+    ///
+    /// # Errors
+    /// It is neither; the prefix is longer than the address; bits are set behind the prefix (`10.0.0.1/8`), where nobody can tell what was meant.
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        let wrong = || {
+            Refusal::new(400, format!("{text:?} is no address and no network; write 10.0.0.7, 10.0.0.0/8, 2001:db8::7 or 2001:db8::/32"))
+        };
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let written: IpAddr = address.parse().map_err(|_| wrong())?;
+        let most = if written.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            None => most,
+            Some(digits) => digits.parse().ok().filter(|n: &u32| *n <= most && n.to_string() == digits).ok_or_else(wrong)?,
+        };
+        // `::ffff:10.0.0.0/104` is 10.0.0.0/8.
+        let (base, prefix) = match written.to_canonical() {
+            canonical if canonical.is_ipv4() && written.is_ipv6() && prefix >= 96 => (canonical, prefix - 96),
+            _ => (written, prefix),
+        };
+        let masked = match base {
+            IpAddr::V4(base) => IpAddr::V4(Ipv4Addr::from(u32::from(base) & v4_mask(prefix))),
+            IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from(u128::from(base) & v6_mask(prefix))),
+        };
+        if masked != base {
+            return Err(Refusal::new(400, format!("{text:?} has address bits behind its prefix; write {masked}/{prefix}")));
+        }
+        Ok(Network { base, prefix })
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.base, self.prefix)
+    }
+}
+
+/// Who asked, for the forwarding fields: our own word, and where the peer is a trusted proxy, what it said.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Forwarded<'a> {
+    /// The peer's address: the visitor's, or its proxy's.
+    pub peer: Option<IpAddr>,
+    /// `http` or `https`: how the peer asked.
+    pub proto: &'a str,
+    /// The `Host` the peer sent.
+    pub host: &'a str,
+    /// What a trusted proxy said of those before it; `None`: nobody is believed.
+    pub said: Option<&'a Said<'a>>,
+    /// Write our element of `Forwarded`, too.
+    pub element: bool,
+}
+
+impl Forwarded<'_> {
+    /// Appends the forwarding fields, with `prefix` taken off the path.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, prefix: Option<&str>) -> Result<(), Refusal> {
+        let nothing = Said::default();
+        let said = self.said.unwrap_or(&nothing);
+        let peer = self.peer.map(|peer| peer.to_canonical());
+        match peer {
+            Some(peer) if said.hops.is_empty() => push_shown(out, "X-Forwarded-For", peer),
+            Some(peer) => push_shown(out, "X-Forwarded-For", format_args!("{}, {peer}", said.hops)),
+            None if said.hops.is_empty() => {}
+            None => push_field(out, "X-Forwarded-For", said.hops.as_bytes()),
+        }
+        write_field(out, "X-Forwarded-Proto", said.proto.as_deref().unwrap_or(self.proto).as_bytes())?;
+        write_field(out, "X-Forwarded-Host", said.host.unwrap_or(self.host).as_bytes())?;
+        if let Some(port) = said.port {
+            push_shown(out, "X-Forwarded-Port", port);
+        }
+        match (said.prefix, prefix) {
+            ("", None) => {}
+            ("", Some(ours)) => write_field(out, "X-Forwarded-Prefix", ours.as_bytes())?,
+            (outer, ours) => write_field(out, "X-Forwarded-Prefix", [outer, ours.unwrap_or_default()].concat().as_bytes())?,
+        }
+        let elements = match self.element {
+            false => said.elements.clone(),
+            true if said.elements.is_empty() => self.own_element(peer),
+            true => [&said.elements, ", ", &self.own_element(peer)].concat(),
+        };
+        if !elements.is_empty() {
+            write_field(out, "Forwarded", elements.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// What this hop knows (RFC 7239 §4): who asked us, in which way. Our own address and all ports are nobody's business.
+    fn own_element(&self, peer: Option<IpAddr>) -> String {
+        let mut element = String::new();
+        push_pair(&mut element, "for", &peer.map_or_else(|| UNKNOWN.to_owned(), node));
+        if !self.host.is_empty() {
+            push_pair(&mut element, "host", self.host);
+        }
+        push_pair(&mut element, "proto", self.proto);
+        element
+    }
+}
+
+/// Appends a field whose value shows as plain ASCII, without a `String` in between.
+fn push_shown(out: &mut Vec<u8>, name: &str, value: impl fmt::Display) {
+    struct Octets<'o>(&'o mut Vec<u8>);
+    impl Write for Octets<'_> {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0.extend_from_slice(text.as_bytes());
+            Ok(())
+        }
+    }
+    let _ = write!(Octets(out), "{name}: {value}\r\n"); // Octets never fails
+}
+
+/// What a proxy said of those before it, as far as it is understood.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said<'a> {
+    /// `X-Forwarded-For`: addresses, the farthest first; empty where there are none.
+    hops: String,
+    /// `X-Forwarded-Proto`, lower case.
+    proto: Option<String>,
+    host: Option<&'a str>,
+    port: Option<u16>,
+    /// `X-Forwarded-Prefix` without a slash at its end.
+    prefix: &'a str,
+    /// `Forwarded`; empty where there is none.
+    elements: String,
+}
+
+impl<'a> Said<'a> {
+    /// Reads the forwarding fields of a request that came from a trusted proxy. What is malformed is left out, and the request is served.
+    ///
+    /// - `X-Forwarded-For`, all its lines: addresses, or `unknown`; a port is left out. What stands before a malformed member goes with it.
+    /// - `-Proto`, `-Host`, `-Port`, `-Prefix`: one line with one value: a scheme, an authority, a port, a path of plain segments.
+    /// - `Forwarded`, all its lines: elements as of RFC 7239 §4, blanks around `;` allowed. A malformed line, and those before it, become `for=unknown`.
+    ///
+    /// Of both lists the last 32 members are kept. Any other `X-Forwarded-*` is not understood, and goes.
+    pub fn read(fields: &Fields<'a>) -> Self {
+        let one = |name| one_line(fields, name);
+        Said {
+            hops: hops(fields),
+            proto: one("x-forwarded-proto").filter(|proto| is_scheme(proto)).map(str::to_ascii_lowercase),
+            host: one("x-forwarded-host").filter(|host| authority(host.as_bytes()).is_ok()),
+            port: one("x-forwarded-port").and_then(port),
+            prefix: one("x-forwarded-prefix").and_then(outer_prefix).unwrap_or_default(),
+            elements: elements(fields),
+        }
+    }
+
+    /// The scheme that the visitor used, where that is known and HTTP's: an origin is compared with it.
+    pub fn scheme(&self) -> Option<&'static str> {
+        match self.proto.as_deref()? {
+            "https" | "wss" => Some("https"), // some proxies name a WebSocket's scheme
+            "http" | "ws" => Some("http"),
+            _ => None,
+        }
+    }
+
+    /// The path prefix that the proxy has taken off; empty: none.
+    pub fn prefix(&self) -> &'a str {
+        self.prefix
+    }
+}
+
+/// The value of a field that has exactly one line.
+fn one_line<'a>(fields: &Fields<'a>, name: &str) -> Option<&'a str> {
+    let mut lines = fields.all(name);
+    match (lines.next(), lines.next()) {
+        (Some(line), None) => std::str::from_utf8(line).ok(),
+        _ => None,
+    }
+}
+
+/// RFC 3986 §3.1, of a length that schemes have.
+fn is_scheme(text: &str) -> bool {
+    let rest = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'-' | b'.');
+    text.len() <= 16 && text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.bytes().all(rest)
+}
+
+fn port(digits: &str) -> Option<u16> {
+    digits.parse().ok().filter(|port: &u16| *port > 0 && port.to_string() == digits)
+}
+
+/// A proxy's prefix ends up in links and redirects: only what is no more than a path, and one path, is taken.
+fn outer_prefix(text: &str) -> Option<&str> {
+    let plain = |octet: u8| octet.is_ascii_alphanumeric() || b"/-._~!$&'()*+;=:@%".contains(&octet);
+    path_prefix(text).ok().filter(|prefix| prefix.bytes().all(plain))
+}
+
+/// A path prefix of whole segments, without the slash at its end: `/api` of `/api` and `/api/`; empty of `/`.
+///
+/// # Errors
+/// It does not begin with `/`, or has an empty segment, one of dots, a query, a fragment, a backslash, an octet that no target has, a `%` without two hex
+/// digits: no request's path would match it.
+pub(crate) fn path_prefix(text: &str) -> Result<&str, &'static str> {
+    let prefix = text.strip_suffix('/').unwrap_or(text);
+    if !text.starts_with('/') {
+        return Err("a path begins with /");
+    }
+    if text.len() > PREFIX_BYTES_MAX {
+        return Err("a path prefix has at most 1024 octets");
+    }
+    if !text.bytes().all(|octet| matches!(octet, 0x21..=0x7E) && !matches!(octet, b'?' | b'#' | b'\\')) {
+        return Err("a path has no query, fragment, backslash or blank, and no octet above 0x7E; percent-encode those");
+    }
+    let encoded =
+        |at: usize| prefix.as_bytes().get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit) && hex != b"00");
+    if !prefix.match_indices('%').all(|(at, _)| encoded(at)) {
+        return Err("a % in a path has two hex digits behind it, and not 00");
+    }
+    if !prefix.is_empty() && prefix[1..].split('/').any(|segment| segment.is_empty() || is_dots(segment)) {
+        return Err("a path has no empty segment, and none that is . or ..");
+    }
+    Ok(prefix)
+}
+
+const UNKNOWN: &str = "unknown";
+
+/// The members of `X-Forwarded-For` that are understood, from the last one backwards.
+fn hops(fields: &Fields<'_>) -> String {
+    // Quotes mean nothing in this field: one that is not closed must not hide what a proxy wrote behind it.
+    let members = fields.all("x-forwarded-for").flat_map(|line| line.split(|octet| *octet == b',')).map(trim);
+    let members: Vec<&[u8]> = members.filter(|member| !member.is_empty()).collect();
+    let known: Vec<String> = members.iter().rev().take(HOPS_MAX).map_while(|member| hop(std::str::from_utf8(member).ok()?)).collect();
+    known.iter().rev().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn hop(member: &str) -> Option<String> {
+    if member.eq_ignore_ascii_case(UNKNOWN) {
+        return Some(UNKNOWN.to_owned());
+    }
+    if let Ok(address) = member.parse::<IpAddr>() {
+        return Some(address.to_canonical().to_string());
+    }
+    let (name, behind) = name_and_port(member)?;
+    behind.is_none_or(|digits| port(digits).is_some()).then(|| address(name).map(|address| address.to_string()))?
+}
+
+/// A node's name, an IPv6 address in its brackets, and what stands behind the colon (RFC 7239 §6).
+fn name_and_port(text: &str) -> Option<(&str, Option<&str>)> {
+    let end = if text.starts_with('[') { text.find(']')? + 1 } else { text.find(':').unwrap_or(text.len()) };
+    match text.split_at(end) {
+        (name, "") => Some((name, None)),
+        (name, behind) => Some((name, Some(behind.strip_prefix(':')?))),
+    }
+}
+
+/// `192.0.2.7`, `[2001:db8::7]`.
+fn address(name: &str) -> Option<IpAddr> {
+    let address = match name.strip_prefix('[') {
+        Some(inner) => IpAddr::V6(inner.strip_suffix(']')?.parse().ok()?),
+        None => IpAddr::V4(name.parse().ok()?),
+    };
+    Some(address.to_canonical())
+}
+
+/// An address as a node of `Forwarded`.
+fn node(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}
+
+/// The elements of `Forwarded` that are understood, over all its lines.
+fn elements(fields: &Fields<'_>) -> String {
+    let mut known: Vec<String> = Vec::new();
+    for line in fields.all("forwarded") {
+        match line_of_elements(line) {
+            Some(elements) => known.extend(elements),
+            // RFC 7239 §6.2: somebody was there, and it is not known who. Left out, whoever wrote it would look like the proxy itself.
+            None => known = vec![format!("for={UNKNOWN}")],
+        }
+    }
+    known[known.len().saturating_sub(HOPS_MAX)..].join(", ")
+}
+
+fn line_of_elements(line: &[u8]) -> Option<Vec<String>> {
+    let mut rest = std::str::from_utf8(line).ok()?;
+    let mut elements = Vec::new();
+    loop {
+        let element = element(&mut rest)?;
+        elements.extend((!element.is_empty()).then_some(element));
+        match rest.strip_prefix(',') {
+            Some(behind) => rest = behind,
+            None => return rest.is_empty().then_some(elements),
+        }
+    }
+}
+
+/// One element, written anew; `rest` then begins with what ended it. `None`: it is malformed.
+fn element(rest: &mut &str) -> Option<String> {
+    let mut element = String::new();
+    let mut names: Vec<String> = Vec::new();
+    loop {
+        *rest = rest.trim_start_matches([' ', '\t']);
+        if let Some(behind) = rest.strip_prefix(';') {
+            *rest = behind;
+            continue;
+        }
+        if rest.is_empty() || rest.starts_with(',') {
+            return Some(element);
+        }
+        let (name, behind) = rest.split_once('=')?;
+        let name = name.to_ascii_lowercase();
+        if !is_token(name.as_bytes()) || names.contains(&name) {
+            return None;
+        }
+        let (value, behind) = value(behind)?;
+        push_pair(&mut element, &name, &understood(&name, value)?);
+        names.push(name);
+        *rest = behind.trim_start_matches([' ', '\t']);
+        if !(rest.is_empty() || rest.starts_with([';', ','])) {
+            return None;
+        }
+    }
+}
+
+/// A token or a quoted string, and what stands behind it.
+fn value(text: &str) -> Option<(String, &str)> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find([';', ',', ' ', '\t']).unwrap_or(text.len());
+        return is_token(&text.as_bytes()[..end]).then(|| (text[..end].to_owned(), &text[end..]));
+    };
+    let mut value = String::new();
+    let mut chars = quoted.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return Some((value, &quoted[at + 1..])),
+            '\\' => value.push(chars.next().map(|(_, escaped)| escaped).filter(|c| matches!(c, ' '..='~'))?),
+            ' '..='~' => value.push(c),
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// A node as it goes on: an address, `unknown` or an obfuscated name (RFC 7239 §6.3), with a port or without.
+fn known_node(text: &str) -> Option<String> {
+    let obfuscated = |text: &str| {
+        let rest = text.strip_prefix('_').unwrap_or_default();
+        !rest.is_empty() && rest.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'_' | b'-'))
+    };
+    let (name, behind) = name_and_port(text)?;
+    let name = match address(name) {
+        Some(address) => node(address),
+        None if name.eq_ignore_ascii_case(UNKNOWN) => UNKNOWN.to_owned(),
+        None if obfuscated(name) => name.to_owned(),
+        None => return None,
+    };
+    match behind {
+        None => Some(name),
+        Some(text) if port(text).is_some() || obfuscated(text) => Some(format!("{name}:{text}")),
+        Some(_) => None,
+    }
+}
+
+/// The value of a pair as it goes on, where it is one of its kind.
+fn understood(name: &str, value: String) -> Option<String> {
+    match name {
+        "for" | "by" => known_node(&value),
+        "host" => authority(value.as_bytes()).is_ok().then_some(value),
+        "proto" => is_scheme(&value).then(|| value.to_ascii_lowercase()),
+        _ => Some(value),
+    }
+}
+
+/// Appends `name=value`, in quotes where it has to be.
+fn push_pair(element: &mut String, name: &str, value: &str) {
+    if !element.is_empty() {
+        element.push(';');
+    }
+    element.push_str(name);
+    element.push('=');
+    if is_token(value.as_bytes()) {
+        return element.push_str(value);
+    }
+    element.push('"');
+    for c in value.chars() {
+        if matches!(c, '"' | '\\') {
+            element.push('\\');
+        }
+        element.push(c);
+    }
+    element.push('"');
+}
