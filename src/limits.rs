@@ -104,7 +104,8 @@ limits! {
     min_rate_bytes_per_s: u64 = 1_024;
     /// The time over which that rate is taken. Default 10 s.
     min_rate_window: Duration = Duration::from_secs(10);
-    /// How long a closed connection is read from after its last answer, so that the answer is not lost to a reset. Default 2 s, at most 64 KiB.
+    /// How long a closed connection is read from after its last answer, so that the answer is not lost to a reset. Default 2 s, at most 64 KiB. Also how
+    /// long a device that forwards works on for a gateway that has ended its link, while no octet moves. Then: link and local connection are closed.
     linger_timeout: Duration = Duration::from_secs(2);
     /// TCP connect, per address. Default 10 s.
     connect_timeout: Duration = Duration::from_secs(10);

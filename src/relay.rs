@@ -45,6 +45,9 @@ pub(crate) struct Rules {
     pub(crate) add_date: bool,
     /// The answering side in error texts: `the device`, `the local server`.
     pub(crate) answerer: &'static str,
+    /// An asking side that has ended its direction may still want its answer, however long that takes: a visitor may (RFC 9112 §9.6). Else only octets
+    /// that move within `linger_timeout` say so.
+    pub(crate) asker_may_half_close: bool,
 }
 
 /// What all exchanges of a loop may read at once without each being held to `read_ahead_bytes_max`: a few fast ones move large
@@ -86,6 +89,8 @@ pub(crate) struct Exchange {
     drained: usize,
     /// Instead of all other deadlines, for a heartbeat.
     whole_within: Option<Duration>,
+    /// The asking side has ended its direction, and is most likely gone.
+    asker_ended: bool,
     /// The limits' waits, or those of its route.
     pub(crate) waits: Waits,
     /// Its place among the requests that its route lets be in flight.
@@ -243,6 +248,11 @@ enum Lost {
     Broken(Cow<'static, str>),
 }
 
+/// What the answering side sent cannot be read, or not be passed on.
+fn malformed(refusal: Refusal) -> Lost {
+    Lost::Broken(format!("sent a malformed response: {}", refusal.reason).into())
+}
+
 /// What a role adds so that exchanges can be driven on its loop.
 pub(crate) trait Relaying: Role {
     fn exchanges(&mut self) -> &mut Slab<Exchange>;
@@ -308,6 +318,7 @@ impl Exchange {
             rate_from: None,
             drained: 0,
             whole_within: Some(deadline),
+            asker_ended: false,
             waits: Waits::of(limits),
             place: None,
             wants_upgrade: false,
@@ -629,7 +640,7 @@ impl Exchange {
         };
         let mut used = 0;
         loop {
-            let (n, piece) = enclosing.decoder.decode(&scratch[used..filled]).map_err(|e| Lost::Broken(e.reason))?;
+            let (n, piece) = enclosing.decoder.decode(&scratch[used..filled]).map_err(malformed)?;
             used += n;
             match piece {
                 Piece::Data(data) => self.take_enclosed(data, asking.as_deref_mut(), rules, date)?,
@@ -665,7 +676,7 @@ impl Exchange {
         let Some(decoder) = &mut self.response else { return Err(self.lost("closed the connection before it answered".into())) };
         decoder.finish_at_eof().map_err(|_| Lost::Broken("closed the connection in the middle of its response".into()))?;
         match asking {
-            Some(asking) if self.response_chunked => body::last_chunk(asking.output(), &[]).map_err(|e| Lost::Broken(e.reason)),
+            Some(asking) if self.response_chunked => body::last_chunk(asking.output(), &[]).map_err(malformed),
             _ => Ok(()),
         }
     }
@@ -673,7 +684,7 @@ impl Exchange {
     fn take_response<T>(&mut self, octets: &[u8], mut asking: Option<&mut Peer<T>>, rules: &Rules, date: &str) -> Result<usize, Lost> {
         let mut used = 0;
         while self.response.is_none() {
-            let parsed = head::response(&octets[used..], &rules.limits, rules.ends).map_err(|e| Lost::Broken(e.reason))?;
+            let parsed = head::response(&octets[used..], &rules.limits, rules.ends).map_err(malformed)?;
             let Some(response) = parsed else { return Ok(used) };
             used += response.len;
             self.take_head(&response, asking.as_deref_mut(), rules, date)?;
@@ -683,7 +694,7 @@ impl Exchange {
         }
         let Some(decoder) = &mut self.response else { return Ok(used) };
         loop {
-            let (n, piece) = decoder.decode(&octets[used..]).map_err(|e| Lost::Broken(e.reason))?;
+            let (n, piece) = decoder.decode(&octets[used..]).map_err(malformed)?;
             used += n;
             match (piece, asking.as_deref_mut()) {
                 (Piece::More, _) => return Ok(used),
@@ -697,7 +708,7 @@ impl Exchange {
                 (Piece::End, asking) => {
                     if let (true, Some(asking)) = (self.response_chunked, asking) {
                         let trailers = decoder.trailers();
-                        body::last_chunk(asking.output(), trailers).map_err(|e| Lost::Broken(e.reason))?;
+                        body::last_chunk(asking.output(), trailers).map_err(malformed)?;
                     }
                     return Ok(used);
                 }
@@ -716,7 +727,7 @@ impl Exchange {
                 return Err(Lost::Broken("sent more interim responses than informational_max".into()));
             }
         }
-        let framing = body::of_response(response, self.method()).map_err(|e| Lost::Broken(e.reason))?;
+        let framing = body::of_response(response, self.method()).map_err(malformed)?;
         let old_asker = self.asker_minor == 0;
         if interim && (old_asker || asking.is_none()) {
             return Ok(()); // RFC 9110 §15.2: an HTTP/1.0 client is never sent a 1xx
@@ -743,8 +754,9 @@ impl Exchange {
             date: (rules.add_date && !interim).then_some(date),
             upgrade: false,
         };
+        forward::response(asking.output(), response, outgoing, self.method(), &rules).map_err(malformed)?;
         self.answered |= !interim;
-        forward::response(asking.output(), response, outgoing, self.method(), &rules).map_err(|e| Lost::Broken(e.reason))
+        Ok(())
     }
 
     /// 101: from here on the octets are another protocol's, both ways.
@@ -756,7 +768,7 @@ impl Exchange {
             return Err(Lost::Broken("switched protocols without saying to which".into()));
         }
         let rules = ResponseRules { via: rules.via, close: false, keep_alive: false, date: None, upgrade: true };
-        forward::response(asking.output(), response, Framing::Empty, self.method(), &rules).map_err(|e| Lost::Broken(e.reason))?;
+        forward::response(asking.output(), response, Framing::Empty, self.method(), &rules).map_err(malformed)?;
         (self.answered, self.tunnel) = (true, Some(Tunnel::default()));
         self.response = Some(Decoder::new(Framing::Empty, &Limits::default()));
         self.forget_request();
@@ -794,13 +806,14 @@ impl Exchange {
         if let Some(time) = self.whole_within {
             return Wait { time, name: "a heartbeat's, or that of a caller who gave up" };
         }
-        match &self.tunnel {
-            Some(tunnel) if tunnel.asking_shut || tunnel.answering_shut => self.waits.body_silence,
-            Some(_) => Wait { time: limits.tunnel_silence_timeout, name: "tunnel_silence_timeout" },
+        let wait = match &self.tunnel {
+            Some(tunnel) if tunnel.asking_shut || tunnel.answering_shut => return self.waits.body_silence,
+            Some(_) => return Wait { time: limits.tunnel_silence_timeout, name: "tunnel_silence_timeout" },
             None if writing => Wait { time: limits.request_write_timeout, name: "request_write_timeout" },
             None if self.request.is_done() && self.response.is_none() => self.waits.first_octet,
             None => self.waits.body_silence,
-        }
+        };
+        if self.asker_ended { Wait { time: wait.time.min(limits.linger_timeout), name: "linger_timeout" } } else { wait }
     }
 }
 
@@ -977,6 +990,9 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, rules: &R
         (exchange.seen, exchange.progress) = (moved, now);
     }
     let peer = asking.and_then(|a| cx.get(a));
+    if !rules.asker_may_half_close && !exchange.asker_ended && peer.is_some_and(Peer::is_ending) {
+        (exchange.asker_ended, exchange.progress) = (true, now);
+    }
     let blocked = peer.is_some_and(|a| a.pending() > 0) && answering.is_some() && rules.limits.min_rate_bytes_per_s > 0;
     let blocked = blocked && exchange.tunnel.is_none();
     let taken = peer.map_or(0, Peer::written);
@@ -1016,6 +1032,9 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
             return abort(role, cx, key, "its reader was slower than min_rate_bytes_per_s while callers waited");
         }
         return advance(role, cx, key);
+    }
+    if exchange.asker_ended {
+        return abort(role, cx, key, "who asked has gone");
     }
     let whole = exchange.request.is_done();
     let (answered, to_head, keep) = (exchange.answered, exchange.is_head, exchange.may_keep_asker());

@@ -15,7 +15,7 @@ use crate::error::{Error, Fault};
 use crate::limits::Limits;
 use crate::proto::body;
 use crate::proto::forward::{self, RequestRules};
-use crate::proto::head::RequestHead;
+use crate::proto::head::{self, RequestHead};
 use crate::relay::{self, Exchange, LocalAnswer};
 use crate::stream::Stream;
 use std::time::Instant;
@@ -91,7 +91,7 @@ pub(crate) enum Local {
 /// What a gateway's request becomes for the local server.
 pub(super) fn plan(asking: Id, request: &RequestHead<'_>, target: &Target, limits: &Limits, now: Instant) -> Result<Exchange, Refusal> {
     let framing = body::of_request(request)?;
-    let came = request.fields.get("Host").and_then(|h| std::str::from_utf8(h).ok()).filter(|h| !h.is_empty());
+    let came = head::one_host(&request.fields)?.and_then(|h| std::str::from_utf8(h).ok()).filter(|h| !h.is_empty());
     let host = target.host_header.as_deref().or(came).unwrap_or(&target.authority);
     let rules = RequestRules {
         target: forward::origin_form(request)?,
@@ -102,9 +102,9 @@ pub(super) fn plan(asking: Id, request: &RequestHead<'_>, target: &Target, limit
         keep_underscore: true, // the gateway has dropped what it does not trust
         upgrade: relay::wants_upgrade(request, framing),
     };
-    let mut head = Vec::with_capacity(request.len + 64);
-    forward::request(&mut head, request, framing, &rules)?;
-    Ok(Exchange::new(asking, request, framing, head, limits, now))
+    let mut text = Vec::with_capacity(request.len + 64);
+    forward::request(&mut text, request, framing, &rules)?;
+    Ok(Exchange::new(asking, request, framing, text, limits, now))
 }
 
 impl DeviceRole {

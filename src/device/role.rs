@@ -325,8 +325,15 @@ impl DeviceRole {
         events: Sender<DeviceEvent>,
         outcome: Arc<Mutex<Option<Error>>>,
     ) -> Self {
-        let rules =
-            Rules { limits: limits.clone(), ends: LineEnds::Crlf, via: None, add_date: true, answerer: "the device's local server" };
+        let rules = Rules {
+            limits: limits.clone(),
+            ends: LineEnds::Crlf,
+            via: None,
+            add_date: true,
+            answerer: "the device's local server",
+            // A gateway that closes a link gives its request up; the link, and the local connection, are wanted for others.
+            asker_may_half_close: false,
+        };
         let idle = limits.worker_idle_timeout;
         DeviceRole {
             home: Arc::new(plan.url.clone()),

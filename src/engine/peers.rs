@@ -163,6 +163,11 @@ impl<T> Peer<T> {
         self.ended
     }
 
+    /// Whether the other side has ended its direction, as far as is known: what it sent before may not be read yet.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.closing || self.ended
+    }
+
     /// Whether reading has failed (kept octets aside).
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.is_some()

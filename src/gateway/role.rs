@@ -206,6 +206,7 @@ impl GatewayRole {
             via: Some(super::VIA),
             add_date: false,
             answerer: "the device",
+            asker_may_half_close: true,
         };
         let mut alarms = HashMap::new();
         alarms.insert(FIRST_ALARM, Alarm::Tick);

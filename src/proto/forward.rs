@@ -316,7 +316,7 @@ pub struct Destination<'a> {
 ///
 /// # Errors
 /// 400: no, several or invalid `Host`; userinfo; authority form; a target that is none of the forms; a `#` fragment; a path segment `..` or `.` (raw or
-/// encoded `%2e`), a backslash, a `%` without two hex digits, `%00`. 405 for CONNECT.
+/// encoded `%2e`), a backslash, a `%` without two hex digits, `%00`. 501 for CONNECT.
 pub fn destination<'a>(head: &RequestHead<'a>) -> Result<Destination<'a>, Refusal> {
     let (named, target) = split_target(head)?;
     let host = match one_host(&head.fields)? {
@@ -352,7 +352,7 @@ fn split_target<'a>(head: &RequestHead<'a>) -> Result<Split<'a>, Refusal> {
     let wrong = |reason| Err(Refusal::new(400, reason));
     let target = head.target;
     if head.method == "CONNECT" {
-        return Err(Refusal::new(405, "CONNECT is not served: this is no forward proxy"));
+        return Err(Refusal::new(501, "CONNECT is not served: this is no forward proxy"));
     }
     if target.starts_with('/') {
         check_path(target)?;

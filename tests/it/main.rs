@@ -2,6 +2,7 @@
 
 mod api;
 mod comet_api;
+mod defaults;
 mod link;
 mod proto;
 mod tidy;
@@ -31,6 +32,10 @@ mod routes;
 mod scale;
 #[cfg(feature = "cli")]
 mod support;
+#[cfg(feature = "cli")]
+mod threats_links;
+#[cfg(feature = "cli")]
+mod threats_visitors;
 #[cfg(feature = "cli")]
 mod upgrades;
 #[cfg(feature = "cli")]

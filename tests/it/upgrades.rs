@@ -134,7 +134,7 @@ fn what_may_not_pass_is_stripped_or_refused() {
     // CONNECT is no way in.
     let mut visitor = gateway.visitor();
     visitor.write("CONNECT lamp:80 HTTP/1.1\r\nHost: lamp:80\r\n\r\n");
-    visitor.read_answer("GET").expect_refusal(405);
+    visitor.read_answer("GET").expect_refusal(501);
 }
 
 #[test]

@@ -514,6 +514,46 @@ fn more_informational_answers_than_the_bound_are_502_and_end_the_link() {
 
 // ── Bad input, face V ──
 
+/// T10: field lines, each refused wherever lines end with CRLF.
+pub const WRONG_LINES: &[(&str, &str)] = &[
+    ("NUL in a value", "X: a\0b\r\n"),
+    ("CR in a value", "X: a\rb\r\n"),
+    ("control octet in a value", "X: a\x01b\r\n"),
+    ("DEL in a value", "X: a\x7fb\r\n"),
+    ("a lone LF", "X: a\nY: b\r\n"),
+    ("space before the colon", "X : a\r\n"),
+    ("tab before the colon", "X\t: a\r\n"),
+    ("an empty name", ": a\r\n"),
+    ("a name that is no token", "X(Y): a\r\n"),
+    ("NUL in a name", "X\0: a\r\n"),
+    ("obs-text in a name", "X\u{e4}: a\r\n"),
+    ("a line without a colon", "no colon\r\n"),
+    ("obs-fold", "X: a\r\n b\r\n"),
+    ("obs-fold with a tab", "X: a\r\n\tb\r\n"),
+];
+
+/// T5: chunked bodies that are none. LONG stands for more octets than a head may have, END for the end of the stream.
+pub const WRONG_CHUNKS: &[(&str, &str)] = &[
+    ("0x before a size", "0x2\r\nab\r\n0\r\n\r\n"),
+    ("LF after an extension", "2;\nab\r\n0\r\n\r\n"),
+    ("space before a size", " 2\r\nab\r\n0\r\n\r\n"),
+    ("space behind a size", "2 \r\nab\r\n0\r\n\r\n"),
+    ("a sign", "-2\r\nab\r\n0\r\n\r\n"),
+    ("17 hex digits", "00000000000000002\r\nab\r\n0\r\n\r\n"),
+    ("2^64-1", "ffffffffffffffff\r\nab\r\n0\r\n\r\n"),
+    ("an empty size", "\r\nab\r\n0\r\n\r\n"),
+    ("no CRLF behind the data", "2\r\nabX0\r\n\r\n"),
+    ("more data than its size", "2\r\nabc\r\n0\r\n\r\n"),
+    ("lone LFs", "2\nab\n0\n\n"),
+    ("bare CR in the size line", "2\rab\r\n0\r\n\r\n"),
+    ("a trailer that is no field", "2\r\nab\r\n0\r\nno colon\r\n\r\n"),
+    ("trailers without end", "2\r\nab\r\n0\r\nX: LONG"),
+    ("an extension without end", "2;x=LONG"),
+    ("a size without end", "LONG0"),
+    ("no last chunk", "2\r\nab\r\nEND"),
+    ("half a chunk", "5\r\nabEND"),
+];
+
 struct Row {
     name: String,
     octets: Vec<u8>,
@@ -543,22 +583,7 @@ fn bad_requests() -> Vec<Row> {
     }
     add("T3 two lengths".into(), (with("Content-Length: 2\r\nContent-Length: 5\r\n") + "hello").into(), &[400]);
     add("T3 a list of two lengths".into(), (with("Content-Length: 2, 5\r\n") + "hello").into(), &[400]);
-    for (name, line) in [
-        ("NUL in a value", "X: a\0b\r\n"),
-        ("CR in a value", "X: a\rb\r\n"),
-        ("control octet in a value", "X: a\x01b\r\n"),
-        ("DEL in a value", "X: a\x7fb\r\n"),
-        ("a lone LF", "X: a\nY: b\r\n"),
-        ("space before the colon", "X : a\r\n"),
-        ("tab before the colon", "X\t: a\r\n"),
-        ("an empty name", ": a\r\n"),
-        ("a name that is no token", "X(Y): a\r\n"),
-        ("NUL in a name", "X\0: a\r\n"),
-        ("obs-text in a name", "X\u{e4}: a\r\n"),
-        ("a line without a colon", "no colon\r\n"),
-        ("obs-fold", "X: a\r\n b\r\n"),
-        ("obs-fold with a tab", "X: a\r\n\tb\r\n"),
-    ] {
+    for (name, line) in WRONG_LINES {
         add(format!("T10 {name}"), with(line).into(), &[400]);
     }
     add("T10 lone LFs".into(), "GET /lamp/x HTTP/1.1\nHost: a\n\n".into(), &[400]);
@@ -710,28 +735,8 @@ fn malformed_chunks_of_a_visitor_never_make_a_whole_body() {
         counted.fetch_add(1, Ordering::SeqCst);
         c.text(Hash::of(&body));
     });
-    let rows: &[(&str, &str)] = &[
-        ("0x before a size", "0x2\r\nab\r\n0\r\n\r\n"),
-        ("LF after an extension", "2;\nab\r\n0\r\n\r\n"),
-        ("space before a size", " 2\r\nab\r\n0\r\n\r\n"),
-        ("space behind a size", "2 \r\nab\r\n0\r\n\r\n"),
-        ("a sign", "-2\r\nab\r\n0\r\n\r\n"),
-        ("17 hex digits", "00000000000000002\r\nab\r\n0\r\n\r\n"),
-        ("2^64-1", "ffffffffffffffff\r\nab\r\n0\r\n\r\n"),
-        ("an empty size", "\r\nab\r\n0\r\n\r\n"),
-        ("no CRLF behind the data", "2\r\nabX0\r\n\r\n"),
-        ("more data than its size", "2\r\nabc\r\n0\r\n\r\n"),
-        ("lone LFs", "2\nab\n0\n\n"),
-        ("bare CR in the size line", "2\rab\r\n0\r\n\r\n"),
-        ("a trailer that is no field", "2\r\nab\r\n0\r\nno colon\r\n\r\n"),
-        ("trailers without end", "2\r\nab\r\n0\r\nX: LONG"),
-        ("an extension without end", "2;x=LONG"),
-        ("a size without end", "LONG0"),
-        ("no last chunk", "2\r\nab\r\nEND"),
-        ("half a chunk", "5\r\nabEND"),
-    ];
     each_row(
-        rows,
+        WRONG_CHUNKS,
         |r| r.0.to_owned(),
         |(_, body)| {
             device.answer_on(gateway.link("lamp"));
@@ -775,27 +780,6 @@ fn a_request_cut_short_is_never_whole() {
             gateway.get("/lamp/next").expect_refusal(503);
         }
     }
-}
-
-#[test]
-fn millions_of_chunks_of_one_octet_arrive() {
-    // T5: bounded work per octet. A million of them here, for debug builds; the shape is what counts.
-    const N: usize = 1_000_000;
-    let gateway = Gateway::start(&[]);
-    let _device = LocalServer::device(&gateway, "lamp", 1, |c| {
-        let mut n = 0;
-        c.each_piece(|piece| n += piece.len());
-        c.text(n.to_string());
-    });
-    let mut visitor = gateway.visitor();
-    visitor.deadline = Duration::from_secs(60);
-    visitor.write("POST /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
-    let block = "1\r\nx\r\n".repeat(N / 100);
-    for _ in 0..100 {
-        visitor.write(&block);
-    }
-    visitor.write("0\r\n\r\n");
-    visitor.read_answer("POST").expect_ok(N.to_string());
 }
 
 #[test]

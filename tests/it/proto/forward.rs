@@ -371,7 +371,7 @@ fn targets_that_servers_read_differently_are_refused() {
     assert_eq!(target("OPTIONS", "*"), Ok("*".to_owned()));
     assert_eq!((target("OPTIONS", "**"), target("options", "*")), (Err(400), Err(400)));
     for t in ["a:443", "/", "*", "http://a/"] {
-        assert_eq!(target("CONNECT", t), Err(405), "{t}");
+        assert_eq!(target("CONNECT", t), Err(501), "{t}");
     }
 }
 
@@ -382,7 +382,7 @@ fn a_forwarder_with_one_place_to_go_wants_the_path_only() {
         ("GET http://evil:81/x?y HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", Ok("/x?y")),
         ("OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n", Ok("*")),
         ("GET /../x HTTP/1.1\r\n\r\n", Err(400)),
-        ("CONNECT a:1 HTTP/1.1\r\n\r\n", Err(405)),
+        ("CONNECT a:1 HTTP/1.1\r\n\r\n", Err(501)),
     ] {
         assert_eq!(status(origin_form(&asked(octets))), expected, "{octets}");
     }

@@ -316,6 +316,13 @@ impl RawPeer {
         std::mem::take(&mut self.unread)
     }
 
+    /// Everything to the end, and whether that was a reset.
+    #[track_caller]
+    pub fn read_to_any_end(&mut self) -> (Vec<u8>, bool) {
+        let Err(how) = self.until("reading to the end", |_| None::<()>) else { unreachable!("the condition never holds") };
+        (std::mem::take(&mut self.unread), how == "reset")
+    }
+
     /// Fails unless the other side closes without another octet. A reset is a close.
     #[track_caller]
     pub fn expect_closed(&mut self) {
