@@ -95,7 +95,7 @@ struct GatewayArgs {
     /// How long a device may take to begin its response, then 504
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, env = "PTTH_FIRST_OCTET")]
     first_octet: Duration,
-    /// Octets per second that a visitor has to take while others wait for its link (0: any)
+    /// Octets per second that a visitor has to take while others wait for its link, or for the room that its answer takes (0: any)
     #[arg(long, value_name = "OCTETS", default_value_t = 1024, env = "PTTH_MIN_RATE")]
     min_rate: u64,
     /// On SIGTERM: how long requests in progress may take to finish
