@@ -202,6 +202,11 @@ impl Held {
         self.octets += if grown { octets } else { 0 };
         grown
     }
+
+    /// Whether it is of use to others that it is given back soon: more than half of the budget is taken.
+    fn is_wanted(&self) -> bool {
+        self.octets > 0 && self.budget.taken.load(Relaxed) > self.budget.most / 2
+    }
 }
 
 impl Drop for Held {
@@ -993,7 +998,8 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, rules: &R
     if !rules.asker_may_half_close && !exchange.asker_ended && peer.is_some_and(Peer::is_ending) {
         (exchange.asker_ended, exchange.progress) = (true, now);
     }
-    let blocked = peer.is_some_and(|a| a.pending() > 0) && answering.is_some() && rules.limits.min_rate_bytes_per_s > 0;
+    let holds = answering.is_some() || exchange.held.is_some();
+    let blocked = peer.is_some_and(|a| a.pending() > 0) && holds && rules.limits.min_rate_bytes_per_s > 0;
     let blocked = blocked && exchange.tunnel.is_none();
     let taken = peer.map_or(0, Peer::written);
     exchange.rate_from = if blocked { exchange.rate_from.or(Some((now, taken))) } else { None };
@@ -1027,8 +1033,10 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
     let silent = now.saturating_duration_since(exchange.progress) >= patience.time;
     if !silent {
         let written = asking.and_then(|a| cx.get(a)).map_or(0, Peer::written);
-        if exchange.is_slow(written, now, &rules.limits) && answering.is_some_and(|link| role.callers_wait(cx, link)) {
-            log::info!("an answer was ended: its reader takes less than min_rate_bytes_per_s while callers wait for the link");
+        let slow = exchange.is_slow(written, now, &rules.limits);
+        let fills = exchange.held.as_ref().is_some_and(Held::is_wanted);
+        if slow && (fills || answering.is_some_and(|link| role.callers_wait(cx, link))) {
+            log::info!("an answer was ended: its reader takes less than min_rate_bytes_per_s while others wait for what it holds");
             return abort(role, cx, key, "its reader was slower than min_rate_bytes_per_s while callers waited");
         }
         return advance(role, cx, key);

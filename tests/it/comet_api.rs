@@ -131,6 +131,43 @@ fn an_upload_at_the_bound_reaches_a_device_with_the_same_bound() {
     }
 }
 
+/// What lies whole in memory takes its share of what all devices of the gateway have, until its visitor has read it.
+#[cfg(feature = "comet")]
+#[test]
+fn a_visitor_who_does_not_read_keeps_no_room_that_others_want() {
+    let mut limits = Limits::default();
+    (limits.message_bytes_max, limits.messages_bytes_max) = (12_000_000, 12_000_000);
+    limits.min_rate_window = Duration::from_millis(300);
+    let gateway = gateway(|b| b.limits(limits));
+    let at = gateway.relay("127.0.0.1:0", reverse_http::Routes::path()).unwrap();
+    // More than any socket takes.
+    let lamp =
+        poller(&gateway, "lamp", Encoding::Json).build().unwrap().spawn(|_| Response::new(Body::from(vec![b'x'; 8_000_000]))).unwrap();
+    let echo = poller(&gateway, "echo", Encoding::Json).build().unwrap().spawn(|request| Response::new(request.into_body())).unwrap();
+    gateway.device("lamp").wait(PATIENCE).unwrap();
+    gateway.device("echo").wait(PATIENCE).unwrap();
+    let slow = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    slow.set_recv_buffer_size(4096).unwrap();
+    slow.connect(&at.into()).unwrap();
+    slow.send(b"GET /lamp/ HTTP/1.1\r\nHost: v\r\n\r\n").unwrap();
+    let mut first = [std::mem::MaybeUninit::uninit(); 1];
+    slow.recv(&mut first).unwrap(); // its answer is there
+    let upload = || gateway.device("echo").send(Request::post("/").body(Body::from(pattern(5_000_000))).unwrap());
+    let mut full = 0;
+    until("the slow visitor's room is free", || match upload() {
+        Ok(response) => response.status() == 200,
+        Err(e) => {
+            assert!(e.is_full(), "{e:?}");
+            full += 1;
+            std::thread::sleep(Duration::from_millis(50));
+            false
+        }
+    });
+    assert!(full > 0, "there was room all the time");
+    lamp.stop();
+    echo.stop();
+}
+
 #[test]
 fn devices_that_share_a_name_do_not_run_each_others_events() {
     for encoding in ENCODINGS {
