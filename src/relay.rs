@@ -353,9 +353,10 @@ impl Exchange {
         self.answering.is_none() && self.response.is_none()
     }
 
-    /// Whether the asking connection can be used again if the exchange ends here, before its response.
+    /// Whether the asking connection can be used again if the exchange ends here, before its response. Not in HTTP/1.0, which would have to be
+    /// told `keep-alive`.
     pub(crate) fn may_keep_asker(&self) -> bool {
-        self.asker_keeps && self.request.is_done()
+        self.asker_keeps && self.asker_minor > 0 && self.request.is_done()
     }
 
     /// Whether the request is HEAD.

@@ -218,7 +218,8 @@ impl GatewayRole {
             Face::Visitors { routes, port, from } => (routes, *port, *from),
             Face::Program { name, .. } => return self.plan_for_program(id, request, framing, name, now),
         };
-        let keep = framing == Framing::Empty && head::keeps_alive(request.minor, &request.fields) && !self.draining;
+        // For HTTP/1.0 only a relayed answer says `keep-alive`; without that word it ends the connection (RFC 9112 appendix C.2.2).
+        let keep = framing == Framing::Empty && request.minor > 0 && head::keeps_alive(request.minor, &request.fields) && !self.draining;
         let planned = forward::destination(request).map_err(|r| (r, false)).and_then(|to| {
             let route = match self.origin(&to, port) {
                 Some(name) => Ok(Route::Device { name, target: to.target.into(), prefix: None }),

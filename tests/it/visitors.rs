@@ -303,6 +303,25 @@ fn http_1_0_visitors_are_served_without_chunks() {
 }
 
 #[test]
+fn the_gateways_own_answer_ends_a_connection_of_http_1_0() {
+    // It does not say keep-alive, so an HTTP/1.0 visitor takes it as the last (RFC 9112 appendix C.2.2).
+    let gateway = Gateway::start(&[]);
+    let mut link = gateway.link("lamp");
+    for (target, status) in [("/nobody/x", 404), ("/lamp", 308), ("/lamp/broken", 502)] {
+        let mut visitor = gateway.visitor();
+        visitor.write(format!("GET {target} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").repeat(2));
+        if status == 502 {
+            link.read_head();
+            link.write("no HTTP\r\n\r\n");
+        }
+        let octets = visitor.read_to_end();
+        let (head, body) = Head::split(&octets);
+        assert_eq!((head.status(), head.get("connection")), (status, Some("close")), "{}", head.text());
+        assert_eq!(head.get("content-length"), Some(body.len().to_string().as_str()), "one answer, then the end");
+    }
+}
+
+#[test]
 fn every_framing_arrives_whole_and_leaves_the_link_usable() {
     let gateway = Gateway::start(&[]);
     let _device = LocalServer::device(&gateway, "lamp", 2, routes);
