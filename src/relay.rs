@@ -1018,8 +1018,7 @@ fn fail<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, lost: Los
     let reason = match lost {
         Lost::Asker => return asker_left(role, cx, key),
         Lost::Refused(refusal) => {
-            let answered = exchange.answered;
-            let asking = exchange.asking;
+            let (asking, answered, to_head) = (exchange.asking, exchange.answered, exchange.is_head);
             if answered {
                 abort(role, cx, key, "its request broke the protocol half-way");
                 return false;
@@ -1030,7 +1029,7 @@ fn fail<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, lost: Los
                 role.free(cx, link, Err("its request broke the protocol half-way"));
             }
             if let Some(asking) = asking {
-                role.answer(cx, asking, &LocalAnswer::new(refusal.status, &refusal.reason));
+                role.answer(cx, asking, &LocalAnswer { to_head, ..LocalAnswer::new(refusal.status, &refusal.reason) });
             }
             return false;
         }

@@ -818,6 +818,17 @@ fn millions_of_chunks_of_one_octet_arrive() {
 }
 
 #[test]
+fn a_refusal_in_the_middle_of_a_body_has_none_itself_when_it_answers_head() {
+    let gateway = Gateway::start(&[]);
+    let _link = gateway.link("lamp");
+    let mut visitor = gateway.visitor();
+    visitor.write("HEAD /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n");
+    let octets = visitor.read_to_end();
+    let (head, body) = Head::split(&octets);
+    assert_eq!((head.status(), body), (400, b"".as_slice()), "RFC 9110 §9.3.2");
+}
+
+#[test]
 fn trailers_with_framing_or_routing_fields_do_not_arrive() {
     let gateway = Gateway::start(&[]);
     let mut device = gateway.link("lamp");
