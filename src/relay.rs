@@ -192,6 +192,13 @@ enum Lost {
     Broken(Cow<'static, str>),
 }
 
+impl Lost {
+    /// The answering side's octets are no response, or none that can go on.
+    fn malformed(refusal: Refusal) -> Self {
+        Lost::Broken(format!("sent a malformed response: {}", refusal.reason).into())
+    }
+}
+
 /// What a role adds so that exchanges can be driven on its loop.
 pub(crate) trait Relaying: Role {
     fn exchanges(&mut self) -> &mut Slab<Exchange>;
@@ -572,7 +579,7 @@ impl Exchange {
         };
         let mut used = 0;
         loop {
-            let (n, piece) = enclosing.decoder.decode(&scratch[used..filled]).map_err(|e| Lost::Broken(e.reason))?;
+            let (n, piece) = enclosing.decoder.decode(&scratch[used..filled]).map_err(Lost::malformed)?;
             used += n;
             match piece {
                 Piece::Data(data) => self.take_enclosed(data, asking.as_deref_mut(), rules, date)?,
@@ -608,7 +615,7 @@ impl Exchange {
         let Some(decoder) = &mut self.response else { return Err(self.lost("closed the connection before it answered".into())) };
         decoder.finish_at_eof().map_err(|_| Lost::Broken("closed the connection in the middle of its response".into()))?;
         match asking {
-            Some(asking) if self.response_chunked => body::last_chunk(asking.output(), &[]).map_err(|e| Lost::Broken(e.reason)),
+            Some(asking) if self.response_chunked => body::last_chunk(asking.output(), &[]).map_err(Lost::malformed),
             _ => Ok(()),
         }
     }
@@ -616,7 +623,7 @@ impl Exchange {
     fn take_response<T>(&mut self, octets: &[u8], mut asking: Option<&mut Peer<T>>, rules: &Rules, date: &str) -> Result<usize, Lost> {
         let mut used = 0;
         while self.response.is_none() {
-            let parsed = head::response(&octets[used..], &rules.limits, rules.ends).map_err(|e| Lost::Broken(e.reason))?;
+            let parsed = head::response(&octets[used..], &rules.limits, rules.ends).map_err(Lost::malformed)?;
             let Some(response) = parsed else { return Ok(used) };
             used += response.len;
             self.take_head(&response, asking.as_deref_mut(), rules, date)?;
@@ -626,7 +633,7 @@ impl Exchange {
         }
         let Some(decoder) = &mut self.response else { return Ok(used) };
         loop {
-            let (n, piece) = decoder.decode(&octets[used..]).map_err(|e| Lost::Broken(e.reason))?;
+            let (n, piece) = decoder.decode(&octets[used..]).map_err(Lost::malformed)?;
             used += n;
             match (piece, asking.as_deref_mut()) {
                 (Piece::More, _) => return Ok(used),
@@ -640,7 +647,7 @@ impl Exchange {
                 (Piece::End, asking) => {
                     if let (true, Some(asking)) = (self.response_chunked, asking) {
                         let trailers = decoder.trailers();
-                        body::last_chunk(asking.output(), trailers).map_err(|e| Lost::Broken(e.reason))?;
+                        body::last_chunk(asking.output(), trailers).map_err(Lost::malformed)?;
                     }
                     return Ok(used);
                 }
@@ -659,7 +666,7 @@ impl Exchange {
                 return Err(Lost::Broken("sent more interim responses than informational_max".into()));
             }
         }
-        let framing = body::of_response(response, self.method()).map_err(|e| Lost::Broken(e.reason))?;
+        let framing = body::of_response(response, self.method()).map_err(Lost::malformed)?;
         let old_asker = self.asker_minor == 0;
         if interim && (old_asker || asking.is_none()) {
             return Ok(()); // RFC 9110 §15.2: an HTTP/1.0 client is never sent a 1xx
@@ -687,7 +694,7 @@ impl Exchange {
             upgrade: false,
         };
         self.answered |= !interim;
-        forward::response(asking.output(), response, outgoing, self.method(), &rules).map_err(|e| Lost::Broken(e.reason))
+        forward::response(asking.output(), response, outgoing, self.method(), &rules).map_err(Lost::malformed)
     }
 
     /// 101: from here on the octets are another protocol's, both ways.
@@ -699,7 +706,7 @@ impl Exchange {
             return Err(Lost::Broken("switched protocols without saying to which".into()));
         }
         let rules = ResponseRules { via: rules.via, close: false, keep_alive: false, date: None, upgrade: true };
-        forward::response(asking.output(), response, Framing::Empty, self.method(), &rules).map_err(|e| Lost::Broken(e.reason))?;
+        forward::response(asking.output(), response, Framing::Empty, self.method(), &rules).map_err(Lost::malformed)?;
         (self.answered, self.tunnel) = (true, Some(Tunnel::default()));
         self.response = Some(Decoder::new(Framing::Empty, &Limits::default()));
         self.forget_request();
