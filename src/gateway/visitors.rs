@@ -193,7 +193,7 @@ impl GatewayRole {
         let octets = &scratch[..filled];
         match head::request(octets, &self.limits, LineEnds::Crlf) {
             Err(refusal) => Asked::Refused { refusal, to_head: false, keep: false },
-            Ok(None) if peer.at_end_of_stream() => Asked::Closed,
+            Ok(None) if peer.is_over() => Asked::Closed,
             Ok(None) => {
                 peer.keep(octets);
                 if !had_begun && !first {

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use crate::gateway_wire::{FOREIGN, VERSIONS, WRONG_CODINGS, WRONG_LENGTHS};
 use crate::support::local::routes;
 use crate::support::process::get;
-use crate::support::{Answer, DEADLINE, Gateway, Hash, Head, LocalServer, Ptth, RawPeer, each_row, eventually, fill_pattern, vector};
+use crate::support::{
+    Answer, DEADLINE, Gateway, Hash, Head, LocalServer, Ptth, RawPeer, each_row, eventually, eventually_within, fill_pattern, vector,
+};
 
 /// The head that the device saw, from an answer of `/echo`.
 #[track_caller]
@@ -1074,6 +1076,20 @@ fn visitors_who_vanish_do_not_shift_anybodys_answer() {
         })
         .collect();
     threads.into_iter().for_each(|t| t.join().unwrap());
+}
+
+#[test]
+fn a_reset_in_the_middle_of_a_head_is_noticed_at_once_on_both_ports() {
+    let gateway = Gateway::start(&[]);
+    let before = gateway.process.descriptors();
+    let half = [("GET /lamp/x HTTP/1.1\r\nHo", gateway.visitors), ("POST /lamp HTTP/1.1\r\nUpgra", gateway.devices)];
+    for (octets, port) in half.repeat(10) {
+        let mut peer = RawPeer::connect(port);
+        peer.write(octets);
+        peer.reset();
+    }
+    // Much sooner than the 10 s of head_timeout.
+    eventually_within(Duration::from_secs(3), "their descriptors are back", || (gateway.process.descriptors() <= before).then_some(()));
 }
 
 #[test]
