@@ -18,7 +18,11 @@ mod comet_peers;
 #[cfg(feature = "cli")]
 mod device_wire;
 #[cfg(feature = "cli")]
+mod differential;
+#[cfg(feature = "cli")]
 mod gateway_wire;
+#[cfg(feature = "cli")]
+mod nonces;
 #[cfg(feature = "cli")]
 mod peers;
 #[cfg(feature = "cli")]
