@@ -26,6 +26,8 @@ mod nonces;
 #[cfg(feature = "cli")]
 mod peers;
 #[cfg(feature = "cli")]
+mod relay_peers;
+#[cfg(feature = "cli")]
 mod scale;
 #[cfg(feature = "cli")]
 mod support;
