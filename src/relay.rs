@@ -427,9 +427,10 @@ impl Exchange {
         self.answering.is_none() && self.response.is_none()
     }
 
-    /// Whether the asking connection can be used again if the exchange ends here, before its response.
+    /// Whether the asking connection can be used again if the exchange ends here, before its response. Not in HTTP/1.0, which would have to be
+    /// told `keep-alive`.
     pub(crate) fn may_keep_asker(&self) -> bool {
-        self.asker_keeps && self.request.is_done()
+        self.asker_keeps && self.asker_minor > 0 && self.request.is_done()
     }
 
     /// Whether the request is HEAD.
@@ -1099,8 +1100,7 @@ fn fail<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, lost: Los
     let reason = match lost {
         Lost::Asker => return asker_left(role, cx, key),
         Lost::Refused(refusal) => {
-            let answered = exchange.answered;
-            let asking = exchange.asking;
+            let (asking, answered, to_head) = (exchange.asking, exchange.answered, exchange.is_head);
             if answered {
                 abort(role, cx, key, "its request broke the protocol half-way");
                 return false;
@@ -1111,7 +1111,7 @@ fn fail<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, lost: Los
                 role.free(cx, link, Err("its request broke the protocol half-way"));
             }
             if let Some(asking) = asking {
-                role.answer(cx, asking, &LocalAnswer::new(refusal.status, &refusal.reason));
+                role.answer(cx, asking, &LocalAnswer { to_head, ..LocalAnswer::new(refusal.status, &refusal.reason) });
             }
             return false;
         }

@@ -746,8 +746,7 @@ impl DeviceRole {
             Ok(Fetched::Octets(n)) if n > kept => n,
             Ok(Fetched::Octets(n)) => {
                 peer.keep(&scratch[..n]);
-                let ended = peer.at_end_of_stream() || peer.has_failed();
-                return if ended { Err("closed its link in the middle of its answer".to_owned()) } else { Ok(false) };
+                return if peer.is_over() { Err("closed its link in the middle of its answer".to_owned()) } else { Ok(false) };
             }
             Ok(Fetched::End) | Err(_) => return Err("closed its link without a whole answer".to_owned()),
         };

@@ -588,7 +588,7 @@ impl DeviceRole {
             let parsed = head::response(&octets[used..], &self.limits, LineEnds::CrlfOrLf)
                 .map_err(|e| Unanswered::from(format!("this is not a gateway's answer: {}", e.reason)))?;
             let Some(response) = parsed else {
-                if peer.at_end_of_stream() {
+                if peer.is_over() {
                     return Err("the gateway closed the connection in the middle of its answer to the offer".to_owned().into());
                 }
                 peer.keep(&octets[used..]);
@@ -939,7 +939,7 @@ impl DeviceRole {
                 log::warn!("the gateway sent what is no request: {refusal}");
                 Came::Refused(refusal)
             }
-            Ok(None) if peer.at_end_of_stream() => Came::Gone("closed by the gateway in the middle of a request".into()),
+            Ok(None) if peer.is_over() => Came::Gone("closed by the gateway in the middle of a request".into()),
             Ok(None) => {
                 peer.keep(octets);
                 let State::Link(link) = &mut peer.state else { return Came::NotYet };

@@ -168,6 +168,11 @@ impl<T> Peer<T> {
         self.closing || self.ended
     }
 
+    /// Whether no more octets will come, by an end or by a reset (kept octets aside).
+    pub(crate) fn is_over(&self) -> bool {
+        self.ended || self.failed.is_some()
+    }
+
     /// Whether reading has failed (kept octets aside).
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.is_some()

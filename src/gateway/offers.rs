@@ -117,7 +117,7 @@ impl GatewayRole {
         let octets = &scratch[..filled];
         match head::request(octets, &self.limits, LineEnds::Crlf) {
             Err(refusal) => Arrived::Refused(refusal, None),
-            Ok(None) if peer.at_end_of_stream() => Arrived::Closed,
+            Ok(None) if peer.is_over() => Arrived::Closed,
             Ok(None) => {
                 peer.keep(octets);
                 if let State::Device(Device::Head { began, polled: true }) = &mut peer.state {

@@ -107,7 +107,7 @@ impl GatewayRole {
         let octets = &scratch[..filled];
         match head::request(octets, &self.limits, LineEnds::Crlf) {
             Err(refusal) => Asked::Refused { refusal, to_head: false, keep: false },
-            Ok(None) if peer.at_end_of_stream() => Asked::Closed,
+            Ok(None) if peer.is_over() => Asked::Closed,
             Ok(None) => {
                 peer.keep(octets);
                 if !had_begun && !first {
@@ -132,7 +132,8 @@ impl GatewayRole {
             Face::Visitors { listener, from, trusted } => (*listener, *from, *trusted),
             Face::Program { name, .. } => return self.plan_for_program(id, request, framing, name, now),
         };
-        let keep = framing == Framing::Empty && head::keeps_alive(request.minor, &request.fields) && !self.draining;
+        // For HTTP/1.0 only a relayed answer says `keep-alive`; without that word it ends the connection (RFC 9112 appendix C.2.2).
+        let keep = framing == Framing::Empty && request.minor > 0 && head::keeps_alive(request.minor, &request.fields) && !self.draining;
         let said = trusted.then(|| Said::read(&request.fields));
         let planned = forward::destination(request)
             .map_err(|r| (r, false))

@@ -158,7 +158,7 @@ fn fate(field: &Field<'_>, named: &Named<'_>) -> Fate {
         14 if is("http2-settings") => Fate::Goes,
         16 if is("proxy-connection") => Fate::Goes,
         17 if is("transfer-encoding") => Fate::Goes,
-        13.. if begins(name, "x-forwarded-") => Fate::Forwarding,
+        12.. if begins(name, "x-forwarded-") => Fate::Forwarding,
         _ if named.has(name) && !survives(name) => Fate::Goes,
         _ => Fate::Stays,
     }

@@ -259,6 +259,22 @@ fn only_a_right_101_turns_and_no_request_is_answered_before_it() {
 // ── Other answers to an offer ──
 
 #[test]
+fn a_reset_in_the_middle_of_a_head_makes_the_device_dial_again_at_once() {
+    let raw = RawGateway::start();
+    let _device = text_device(&raw, &["--links", "1..1"]);
+    let soon = Duration::from_secs(3); // an answer to an offer may take 90 s, a request's head 10 s
+    let (mut peer, _) = raw.offer();
+    peer.write(&SWITCH[..40]);
+    peer.reset();
+    let mut link = raw.accept_within(soon);
+    link.read_head();
+    link.write(SWITCH);
+    link.write("GET / HTTP/1.1\r\nHo");
+    link.reset();
+    raw.accept_within(soon);
+}
+
+#[test]
 fn a_204_means_offer_again_on_the_same_connection() {
     let raw = RawGateway::start();
     let device = text_device(&raw, &["--links", "1..1"]);

@@ -19,13 +19,19 @@ mod comet_peers;
 #[cfg(feature = "cli")]
 mod device_wire;
 #[cfg(feature = "cli")]
+mod differential;
+#[cfg(feature = "cli")]
 mod files;
 #[cfg(feature = "cli")]
 mod gateway_wire;
 #[cfg(feature = "cli")]
+mod nonces;
+#[cfg(feature = "cli")]
 mod options;
 #[cfg(feature = "cli")]
 mod peers;
+#[cfg(feature = "cli")]
+mod relay_peers;
 #[cfg(feature = "cli")]
 mod routes;
 #[cfg(feature = "cli")]

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use crate::gateway_wire::{FOREIGN, VERSIONS, WRONG_CODINGS, WRONG_LENGTHS};
 use crate::support::local::routes;
 use crate::support::process::get;
-use crate::support::{Answer, DEADLINE, Gateway, Hash, Head, LocalServer, Ptth, RawPeer, each_row, eventually, fill_pattern, vector};
+use crate::support::{
+    Answer, DEADLINE, Gateway, Hash, Head, LocalServer, Ptth, RawPeer, each_row, eventually, eventually_within, fill_pattern, vector,
+};
 
 /// The head that the device saw, from an answer of `/echo`.
 #[track_caller]
@@ -300,6 +302,25 @@ fn http_1_0_visitors_are_served_without_chunks() {
     let answer = visitor.read_answer("GET");
     answer.expect_ok("ok");
     assert!(answer.interim.is_empty());
+}
+
+#[test]
+fn the_gateways_own_answer_ends_a_connection_of_http_1_0() {
+    // It does not say keep-alive, so an HTTP/1.0 visitor takes it as the last (RFC 9112 appendix C.2.2).
+    let gateway = Gateway::start(&[]);
+    let mut link = gateway.link("lamp");
+    for (target, status) in [("/nobody/x", 404), ("/lamp", 308), ("/lamp/broken", 502)] {
+        let mut visitor = gateway.visitor();
+        visitor.write(format!("GET {target} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").repeat(2));
+        if status == 502 {
+            link.read_head();
+            link.write("no HTTP\r\n\r\n");
+        }
+        let octets = visitor.read_to_end();
+        let (head, body) = Head::split(&octets);
+        assert_eq!((head.status(), head.get("connection")), (status, Some("close")), "{}", head.text());
+        assert_eq!(head.get("content-length"), Some(body.len().to_string().as_str()), "one answer, then the end");
+    }
 }
 
 #[test]
@@ -783,6 +804,17 @@ fn a_request_cut_short_is_never_whole() {
 }
 
 #[test]
+fn a_refusal_in_the_middle_of_a_body_has_none_itself_when_it_answers_head() {
+    let gateway = Gateway::start(&[]);
+    let _link = gateway.link("lamp");
+    let mut visitor = gateway.visitor();
+    visitor.write("HEAD /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n");
+    let octets = visitor.read_to_end();
+    let (head, body) = Head::split(&octets);
+    assert_eq!((head.status(), body), (400, b"".as_slice()), "RFC 9110 §9.3.2");
+}
+
+#[test]
 fn trailers_with_framing_or_routing_fields_do_not_arrive() {
     let gateway = Gateway::start(&[]);
     let mut device = gateway.link("lamp");
@@ -1028,6 +1060,20 @@ fn visitors_who_vanish_do_not_shift_anybodys_answer() {
         })
         .collect();
     threads.into_iter().for_each(|t| t.join().unwrap());
+}
+
+#[test]
+fn a_reset_in_the_middle_of_a_head_is_noticed_at_once_on_both_ports() {
+    let gateway = Gateway::start(&[]);
+    let before = gateway.process.descriptors();
+    let half = [("GET /lamp/x HTTP/1.1\r\nHo", gateway.visitors), ("POST /lamp HTTP/1.1\r\nUpgra", gateway.devices)];
+    for (octets, port) in half.repeat(10) {
+        let mut peer = RawPeer::connect(port);
+        peer.write(octets);
+        peer.reset();
+    }
+    // Much sooner than the 10 s of head_timeout.
+    eventually_within(Duration::from_secs(3), "their descriptors are back", || (gateway.process.descriptors() <= before).then_some(()));
 }
 
 #[test]

@@ -152,6 +152,11 @@ impl Process {
         self.status_number("Threads")
     }
 
+    /// Open descriptors.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap_or_else(|e| panic!("{}: {e}", self.name)).count()
+    }
+
     /// Resident memory in KiB.
     pub fn resident_kib(&self) -> u64 {
         self.status_number("VmRSS")
