@@ -1047,7 +1047,7 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
     }
     let whole = exchange.request.is_done();
     let (answered, to_head, keep) = (exchange.answered, exchange.is_head, exchange.may_keep_asker());
-    let heartbeat = exchange.whole_within.is_some();
+    let (heartbeat, tunnel) = (exchange.whole_within.is_some(), exchange.is_tunnel());
     let (status, error, reason) = if whole && !unread {
         (504, "http_response_timeout", format!("{} did not begin its response within {patience}", rules.answerer))
     } else if unread {
@@ -1065,6 +1065,7 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
             role.answer(cx, asking, &LocalAnswer { error: Some(error), to_head, keep, ..LocalAnswer::new(status, &reason) });
         }
         None if heartbeat => abort(role, cx, key, "its answer was not whole in time (a heartbeat, or one whose caller gave up)"),
+        _ if tunnel => abort(role, cx, key, "nothing moved on its tunnel for tunnel_silence_timeout"),
         _ => abort(role, cx, key, "nothing moved for body_silence_timeout"),
     }
 }

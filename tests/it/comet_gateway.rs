@@ -880,7 +880,7 @@ const BOUND: usize = 8 * 1024 * 1024;
 
 #[test]
 fn an_upload_at_the_bound_passes_and_one_above_it_is_413() {
-    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
+    let gateway = Gateway::start(&["--wait-for-link", "9s", "--poll-hold", "80s"]); // 8 MiB may take their time
     for kind in BOTH {
         let mut device = Device::polling(&gateway, "lamp", kind);
         device.peer.deadline = Duration::from_secs(60);
@@ -911,7 +911,7 @@ fn an_upload_at_the_bound_passes_and_one_above_it_is_413() {
 
 #[test]
 fn an_answer_in_json_above_the_bound_is_413_and_502() {
-    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
+    let gateway = Gateway::start(&["--wait-for-link", "9s", "--poll-hold", "80s"]);
     let mut device = Device::polling(&gateway, "lamp", Json);
     device.peer.deadline = Duration::from_secs(60);
     // At the bound it passes.

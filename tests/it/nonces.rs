@@ -115,9 +115,9 @@ fn play(what: &str, gateway: &Gateway, device: &Process, spare: usize) {
         }
     });
     assert_eq!(checked.into_inner(), 200);
-    // Much sooner than any deadline of a connection. A helper that has parsed long JSON lives on for 10 s.
+    // Sooner than any deadline of a connection. Helpers that have parsed long JSON live on for 10 s.
     let helpers = u64::from(what.contains("json"));
-    eventually_within(Duration::from_secs(3), "descriptors and threads of the gateway are back", || {
+    eventually_within(Duration::from_secs(20), "descriptors and threads of the gateway are back", || {
         let now = (gateway.process.descriptors(), gateway.process.threads());
         (now.0 <= before.0 + spare && now.1 <= before.1 + helpers).then_some(())
     });

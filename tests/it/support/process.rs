@@ -26,12 +26,7 @@ impl Process {
     #[track_caller]
     pub fn start(command: &mut Command) -> Process {
         let name = format!("{command:?}");
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|e| panic!("starting {name}: {e}"));
+        let mut child = spawn(command, &name);
         let stdout = child.stdout.take().unwrap();
         Process::watch(child, name, Some(stdout))
     }
@@ -40,12 +35,7 @@ impl Process {
     #[track_caller]
     pub fn start_deaf(command: &mut Command) -> Process {
         let name = format!("{command:?}");
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|e| panic!("starting {name}: {e}"));
+        let mut child = spawn(command, &name);
         drop(child.stdout.take());
         Process::watch(child, name, None)
     }
@@ -181,6 +171,17 @@ impl Drop for Process {
         let _ = self.child.kill(); // by its own id, which is not free before `wait`
         let _ = self.child.wait();
     }
+}
+
+/// A program that was copied a moment ago may be *busy*: another thread's child had the copy's descriptor until it was executed.
+#[track_caller]
+fn spawn(command: &mut Command, name: &str) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    eventually("the program is not busy", || match command.spawn() {
+        Ok(child) => Some(child),
+        Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => None,
+        Err(e) => panic!("starting {name}: {e}"),
+    })
 }
 
 /// The binary under test.
