@@ -261,8 +261,10 @@ fn an_answer_after_the_deadline_finds_nobody() {
         assert_eq!(fresh.read_head().target(), "/next");
         fresh.write(answer("Content-Length: 5\r\n", "fresh"));
         next.read_answer("GET").expect_ok("fresh");
-        drop(fresh);
-        first.ask(&get("/lamp/fence")).expect_refusal_among(&[502, 503, 504]);
+        first.write(get("/lamp/fence"));
+        assert_eq!(fresh.read_head().target(), "/fence");
+        fresh.write(answer("Content-Length: 5\r\n", "fence"));
+        first.read_answer("GET").expect_ok("fence"); // and nothing before it
     }
 }
 
@@ -742,15 +744,15 @@ fn framing_trailers() -> Body {
 #[test]
 fn handlers_that_sleep_panic_or_never_return_cost_themselves_alone() {
     let mut limits = Limits::default();
-    limits.first_octet_timeout = Duration::from_millis(300);
-    limits.wait_for_link = Duration::from_secs(5);
+    limits.first_octet_timeout = Duration::from_secs(2);
+    limits.wait_for_link = Duration::from_secs(9);
     let gateway = LibGateway::builder().listen("127.0.0.1:0").limits(limits).start().unwrap();
     let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
     let released = Arc::new(AtomicBool::new(false));
     let (release, gate) = crossbeam_channel::bounded::<()>(0);
     let back = released.clone();
     let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr()))
-        .links(1..=6)
+        .links(1..=3)
         .backoff(Duration::from_millis(5)..Duration::from_millis(20))
         .build()
         .unwrap()
@@ -762,7 +764,7 @@ fn handlers_that_sleep_panic_or_never_return_cost_themselves_alone() {
             }
             "/panic" => panic!("on purpose"),
             "/sleep" => {
-                std::thread::sleep(Duration::from_millis(100)); // what is tested: a handler that takes its time
+                std::thread::sleep(Duration::from_millis(50)); // what is tested: a handler that takes its time
                 Response::new(Body::from("slept"))
             }
             _ => Response::new(Body::from("fine")),
@@ -770,8 +772,8 @@ fn handlers_that_sleep_panic_or_never_return_cost_themselves_alone() {
         .unwrap();
     gateway.device("lamp").wait(DEADLINE).unwrap();
     let ask = |path: &str| RawPeer::connect(visitors).ask(&get(&format!("/lamp{path}")));
-    // Five of six links go to handlers that never return, one after the other; each caller is told in time, and the rest goes on.
-    for _ in 0..5 {
+    // Two of three links go to handlers that never return, one after the other; each caller is told in time, and the rest goes on.
+    for _ in 0..2 {
         ask("/never").expect_refusal(504);
         ask("/").expect_ok("fine");
         ask("/panic").expect_refusal(500);
