@@ -28,6 +28,7 @@ use crate::engine::peers::{Fetched, Id, Peer, Peers};
 use crate::engine::slab::{Key, Slab};
 use crate::error::Refusal;
 use crate::limits::Limits;
+use crate::message::{DateText, date_now};
 use crate::proto::body::{self, Decoder, Framing, Piece};
 use crate::proto::comet;
 use crate::proto::forward::{self, ResponseRules};
@@ -757,7 +758,7 @@ impl Exchange {
             via: rules.via,
             close: !interim && !self.asker_keeps,
             keep_alive: !interim && old_asker && self.asker_keeps,
-            date: (rules.add_date && !interim).then_some(date),
+            date: Some(date).filter(|date| !interim && !date.is_empty()),
             upgrade: false,
         };
         forward::response(asking.output(), response, outgoing, self.method(), &rules).map_err(malformed)?;
@@ -922,13 +923,14 @@ pub(crate) fn attach_enclosed<R: Relaying>(role: &mut R, cx: &mut Peers<R::State
 /// Gives an exchange its whole response, which no connection holds any more. `held`: its share of the budget, until the asking side has taken it.
 pub(crate) fn deliver<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, text: &[u8], held: Held) {
     let rules = role.rules();
-    let date = cx.date().to_owned();
+    let date = date_now().filter(|_| rules.add_date);
+    let date = date.as_ref().map_or("", DateText::as_str);
     let now = cx.now();
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
     exchange.forget_request();
     (exchange.held, exchange.began, exchange.progress) = (Some(held), true, now);
     let asking = exchange.asking.and_then(|asking| cx.get_mut(asking));
-    let taken = match exchange.take_response(text, asking, &rules, &date) {
+    let taken = match exchange.take_response(text, asking, &rules, date) {
         Ok(_) if exchange.response_is_whole() => Ok(()),
         Ok(_) => Err(Lost::Broken("gave an answer that is not whole".into())),
         Err(lost) => Err(lost),
@@ -945,17 +947,18 @@ pub(crate) fn advance<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
         let rules = role.rules();
         let in_progress = role.exchanges().len().max(1);
         let Some(exchange) = role.exchanges().get_mut(key) else { return };
-        let date = if rules.add_date { cx.date().to_owned() } else { String::new() };
+        let now = date_now().filter(|_| rules.add_date);
+        let date = now.as_ref().map_or("", DateText::as_str);
         let mut buffer = cx.take_scratch();
         let piece = (READ_BUDGET / in_progress).clamp(rules.limits.read_ahead_bytes_max.min(buffer.len()), buffer.len());
         let scratch = &mut buffer[..piece];
         let step = match (exchange.asking, exchange.answering) {
             (Some(a), Some(l)) => match cx.pair_mut(a, l) {
-                Some((a, l)) => exchange.step(Some(a), Some(l), scratch, &rules, &date),
+                Some((a, l)) => exchange.step(Some(a), Some(l), scratch, &rules, date),
                 None => Err(Lost::Broken("is gone".into())),
             },
-            (Some(a), None) => exchange.step(cx.get_mut(a), None, scratch, &rules, &date),
-            (None, Some(l)) => exchange.step(None, cx.get_mut(l), scratch, &rules, &date),
+            (Some(a), None) => exchange.step(cx.get_mut(a), None, scratch, &rules, date),
+            (None, Some(l)) => exchange.step(None, cx.get_mut(l), scratch, &rules, date),
             (None, None) => Ok(Step::Finished),
         };
         cx.put_scratch(buffer);

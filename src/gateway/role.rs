@@ -204,7 +204,7 @@ impl GatewayRole {
             limits: limits.clone(),
             ends: crate::proto::head::LineEnds::CrlfOrLf,
             via: Some(super::VIA),
-            add_date: false,
+            add_date: true, // RFC 9110 §6.6.1: whoever forwards a response without one
             answerer: "the device",
             asker_may_half_close: true,
         };

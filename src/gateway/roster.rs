@@ -104,7 +104,8 @@ struct Entry {
     busy: Vec<Id>,
     /// Links that program code has, outside the loop, and places reserved.
     lent: usize,
-    mailbox: Option<Mailbox>,
+    /// Boxed, since most names have links.
+    mailbox: Option<Box<Mailbox>>,
     /// The role's alarm for the mailbox's end is set. Of the name, not of the mailbox: whoever takes the name over again and again gets no second one.
     gap_alarm: bool,
     waiting: VecDeque<Waiter>,
@@ -419,7 +420,9 @@ impl Roster {
         let (mut first, most) = (false, self.limits.links_per_device_max);
         self.each(registered, |entry| {
             entry.lent = entry.lent.saturating_sub(1);
-            let mailbox = entry.mailbox.get_or_insert(Mailbox { encoding, polls: Pool::default(), left: now, greeted: VecDeque::new() });
+            let mailbox = entry
+                .mailbox
+                .get_or_insert_with(|| Box::new(Mailbox { encoding, polls: Pool::default(), left: now, greeted: VecDeque::new() }));
             mailbox.encoding = encoding;
             mailbox.polls.0.push((id, registered.session));
             if let Some(session) = session.filter(|session| !mailbox.greeted.contains(session)) {
