@@ -231,7 +231,7 @@ struct Answered {
 }
 
 /// More ids than this are not remembered: a gateway hands an event out again within seconds, or not at all.
-const PAST_MAX: usize = 256;
+const PAST_MAX: usize = 1024;
 
 impl Past {
     /// Remembers an event, and its answer where that is whole and to be `kept`. The oldest go first: their texts, then their ids.

@@ -544,7 +544,7 @@ impl DeviceRole {
             Some(key) if posts => self.begin_post(cx, key),
             _ => {
                 flush(cx, id);
-                let at = now + self.limits.offer_timeout;
+                let at = cx.after(self.limits.offer_timeout);
                 cx.set_deadline(id, Some(at));
             }
         }
@@ -858,14 +858,14 @@ impl DeviceRole {
 
     /// The loop watches the link; what is there already is read.
     pub(super) fn link_idle(&mut self, cx: &mut Peers<State>, id: Id) {
-        let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Link(link) = &mut peer.state else { return };
         (link.exchange, link.began) = (None, false);
         let silence = self.limits.silence;
-        let at = (link.watched && !silence.is_zero()).then(|| now + silence);
+        let watched = link.watched && !silence.is_zero();
         peer.settle();
         let more = peer.has_input();
+        let at = watched.then(|| cx.after(silence));
         cx.set_deadline(id, at);
         if more {
             cx.again(id);

@@ -44,6 +44,8 @@ pub(crate) struct Knock {
     content: Option<Encoding>,
     /// The event that it answers, where a field says so.
     id: Option<String>,
+    /// It brings something.
+    brings: bool,
     minor: u8,
     keep: bool,
     /// The page it comes from.
@@ -76,7 +78,7 @@ impl Knock {
             return Err(Refusal::new(406, "this gateway has no JSON (feature comet); send Accept: message/http"));
         }
         let keep = head::keeps_alive(request.minor, &request.fields);
-        Ok(Knock { turns, framing, accepts, content, id, minor: request.minor, keep, origin })
+        Ok(Knock { turns, framing, accepts, content, id, brings: framing != Framing::Empty, minor: request.minor, keep, origin })
     }
 
     pub(super) fn way(&self) -> Way {
@@ -570,7 +572,7 @@ impl GatewayRole {
         }
         let left = self.roster.lend_ends(&registered, cx.now());
         self.gone(&left, "its answer was refused");
-        if fresh {
+        if fresh && refusal.status != 503 {
             self.roster.forget_names(&registered); // nobody knew them before, and nothing right has come
         }
         let retry_after = (refusal.status == 503).then_some(1);
@@ -608,7 +610,7 @@ impl GatewayRole {
 
     /// A poll takes what waits, or is held.
     fn park(&mut self, cx: &mut Peers<State>, id: Id, registered: Arc<Registered>, holder: Holder, knock: Knock) {
-        let (encoding, session, now) = (knock.accepts, holder.session, cx.now());
+        let (encoding, session, brings, now) = (knock.accepts, holder.session, knock.brings, cx.now());
         let Some(peer) = cx.get_mut(id) else { return };
         peer.settle();
         peer.state = State::Device(Device::Held { registered: registered.clone(), hold: Hold::Poll(Box::new(Parked { knock, holder })) });
@@ -616,7 +618,8 @@ impl GatewayRole {
         self.stats.polls.fetch_add(1, Relaxed);
         let at = cx.after(self.limits.poll_hold);
         cx.set_deadline(id, Some(at));
-        if !self.feed(cx, &registered) && first {
+        // Who brings an answer knows already where it stands.
+        if !self.feed(cx, &registered) && first && !brings {
             self.poll_expired(cx, id);
         }
         // What came while the answer was parsed, its end above all, was not looked at, and no event tells of it again.
@@ -822,7 +825,9 @@ impl GatewayRole {
         match self.roster.poll_gap(&name, cx.now()) {
             Gap::None => {}
             Gap::Until(at) => self.set_alarm(cx, at, Alarm::PollGap(name)),
-            Gap::Over(left) => self.gone(&left, "it did not poll again within poll_gap"),
+            Gap::Over(left, 0) => self.gone(&left, "it did not poll again within poll_gap"),
+            // All its polls may be at work for longer than that; whoever reads the log wants to know.
+            Gap::Over(left, n) => self.gone(&left, &format!("it did not poll again within poll_gap; requests in its hand: {n}")),
         }
     }
 

@@ -197,8 +197,8 @@ pub(crate) enum Gap {
     Until(Instant),
     /// Nothing: a poll is held, or the mailbox is gone already.
     None,
-    /// It has ended now.
-    Over(Left),
+    /// It has ended now; the device had so many events in hand.
+    Over(Left, usize),
 }
 
 /// Why a claim failed: what to answer the offer.
@@ -462,8 +462,9 @@ impl Roster {
             return Gap::None;
         }
         entry.mailbox = None;
+        let in_hand = entry.events;
         let registered = Registered { names: vec![(name.clone(), entry.epoch)], session: None };
-        Gap::Over(self.departures(&registered, now))
+        Gap::Over(self.departures(&registered, now), in_hand)
     }
 
     /// The held poll of a name that is next to be answered, where another request may be in flight there.
@@ -805,7 +806,7 @@ mod tests {
         assert_eq!(alarms.len(), 1);
         let (gap, lamp) = (Limits::default().poll_gap, alarms.pop().unwrap());
         assert_eq!(roster.poll_gap(&lamp, now), Gap::Until(now + gap));
-        assert!(matches!(roster.poll_gap(&lamp, now + gap), Gap::Over(left) if left.down.len() == 1));
+        assert!(matches!(roster.poll_gap(&lamp, now + gap), Gap::Over(left, 0) if left.down.len() == 1));
         // The next mailbox has its own again.
         let claimed = roster.claim(&[lamp.to_string()], &holder(None), Way::Comet(Encoding::Json), now).unwrap();
         roster.park(&claimed.registered, ids[0], Encoding::Json, None, now);

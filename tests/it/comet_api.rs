@@ -315,6 +315,27 @@ fn as_many_requests_are_in_hand_as_there_are_polls() {
 }
 
 #[test]
+fn a_device_whose_polls_are_all_at_work_is_said_to_be_so() {
+    let mut limits = Limits::default();
+    limits.poll_gap = Duration::from_millis(50);
+    let gateway = gateway(|b| b.limits(limits));
+    let events = gateway.events();
+    let device = poller(&gateway, "lamp", Encoding::Message).polls(1).build().unwrap();
+    let handle = device
+        .spawn(|_| {
+            std::thread::sleep(Duration::from_millis(300)); // the work
+            Response::new(Body::from("done"))
+        })
+        .unwrap();
+    gateway.device("lamp").wait(PATIENCE).unwrap();
+    assert_eq!(ask(&gateway, "lamp", get("/")).1, b"done");
+    let told: Vec<_> = (0..3).map(|_| events.recv_timeout(PATIENCE).unwrap()).collect();
+    assert_eq!(told.iter().map(|event| event.kind).collect::<Vec<_>>(), [EventKind::Up, EventKind::Down, EventKind::Up]);
+    assert!(told[1].reason.contains("in its hand: 1"), "{:?}", told[1]);
+    handle.stop();
+}
+
+#[test]
 fn the_errors_of_send_say_what_happened() {
     let mut limits = Limits::default();
     (limits.first_octet_timeout, limits.wait_for_link, limits.poll_gap) =
