@@ -214,6 +214,7 @@ fn main() {
     println!("{:<20} {:>14} {:>16} {:>12} {:>14} {:>14}", "", "exchanges/s", "latency, median", "p99", "100 MiB", "grown by");
     for (figures, (name, _)) in figures.iter().zip(WAYS) {
         let [rate, half, most, speed, grown] = std::array::from_fn(|i| median(figures.iter().map(|row: &[f64; 5]| row[i]).collect()));
-        println!("{name:<20} {rate:>14.0} {half:>13.0} us {most:>9.0} us {speed:>9.0} MB/s {grown:>10.1} MiB");
+        print!("{name:<20} {rate:>14.0} {half:>13.0} us {most:>9.0} us");
+        if speed.is_nan() { println!(" {:>14} {:>14}", "-", "-") } else { println!(" {speed:>9.0} MB/s {grown:>10.1} MiB") }
     }
 }

@@ -44,8 +44,8 @@ pub(crate) struct Knock {
     content: Option<Encoding>,
     /// The event that it answers, where a field says so.
     id: Option<String>,
-    /// It brings something.
-    brings: bool,
+    /// It brought the answer to an event of its mailbox: it knows where it stands.
+    knows: bool,
     minor: u8,
     keep: bool,
     /// The page it comes from.
@@ -78,7 +78,7 @@ impl Knock {
             return Err(Refusal::new(406, "this gateway has no JSON (feature comet); send Accept: message/http"));
         }
         let keep = head::keeps_alive(request.minor, &request.fields);
-        Ok(Knock { turns, framing, accepts, content, id, brings: framing != Framing::Empty, minor: request.minor, keep, origin })
+        Ok(Knock { turns, framing, accepts, content, id, knows: false, minor: request.minor, keep, origin })
     }
 
     pub(super) fn way(&self) -> Way {
@@ -450,7 +450,7 @@ impl GatewayRole {
     fn stream_answer(&mut self, cx: &mut Peers<State>, id: Id, event: MessageId, key: Key, first: Vec<u8>) {
         self.answered(cx, &event);
         let Some(State::Device(Device::Posting(posting))) = cx.get_mut(id).map(|p| &mut p.state) else { return };
-        posting.reading = Reading::Exchange(key);
+        (posting.reading, posting.knock.knows) = (Reading::Exchange(key), true);
         let decoder = std::mem::replace(&mut posting.decoder, Decoder::new(Framing::Empty, &self.limits));
         relay::attach_enclosed(self, cx, key, id, decoder, first);
     }
@@ -496,6 +496,9 @@ impl GatewayRole {
         match event.and_then(|event| self.answered(cx, &event)) {
             None => log_dropped(&answer.id, registered.name()),
             Some(key) => {
+                if let Some(State::Device(Device::Posting(posting))) = cx.get_mut(id).map(|p| &mut p.state) {
+                    posting.knock.knows = true;
+                }
                 let is_head = self.exchanges.get(key).is_some_and(Exchange::is_head);
                 relay::deliver(self, cx, key, &answer.into_text(is_head), held);
             }
@@ -610,7 +613,7 @@ impl GatewayRole {
 
     /// A poll takes what waits, or is held.
     fn park(&mut self, cx: &mut Peers<State>, id: Id, registered: Arc<Registered>, holder: Holder, knock: Knock) {
-        let (encoding, session, brings, now) = (knock.accepts, holder.session, knock.brings, cx.now());
+        let (encoding, session, knows, now) = (knock.accepts, holder.session, knock.knows, cx.now());
         let Some(peer) = cx.get_mut(id) else { return };
         peer.settle();
         peer.state = State::Device(Device::Held { registered: registered.clone(), hold: Hold::Poll(Box::new(Parked { knock, holder })) });
@@ -618,8 +621,7 @@ impl GatewayRole {
         self.stats.polls.fetch_add(1, Relaxed);
         let at = cx.after(self.limits.poll_hold);
         cx.set_deadline(id, Some(at));
-        // Who brings an answer knows already where it stands.
-        if !self.feed(cx, &registered) && first && !brings {
+        if !self.feed(cx, &registered) && first && !knows {
             self.poll_expired(cx, id);
         }
         // What came while the answer was parsed, its end above all, was not looked at, and no event tells of it again.

@@ -2114,6 +2114,23 @@ fn an_offer_that_brings_nothing_or_an_answer_to_nothing_turns() {
     }
 }
 
+/// A gateway that was started anew gets the answer that the one before it had asked for; the device must not wait a hold long to
+/// learn that it is connected again.
+#[test]
+fn a_first_post_with_an_old_answer_is_told_at_once_and_the_next_poll_is_held() {
+    let gateway = Gateway::start(&[]);
+    let mut device = Device::with(&gateway, "lamp", Json, &session());
+    let old = json!({"message-id": "0".repeat(32), "status": 200, "body": "x"}).to_string();
+    device.post("application/json", "", old);
+    device.nothing();
+    device.poll();
+    device.peer.expect_quiet(Duration::from_millis(50));
+    let (mut visitor, event) = in_hand(&gateway, &mut device);
+    device.post("application/json", "", latin1(&answer_json(&event, &ok("right"))));
+    visitor.read_answer("GET").expect_ok("right");
+    device.peer.expect_quiet(Duration::from_millis(50));
+}
+
 #[test]
 fn an_offer_that_brings_anything_else_does_not_turn() {
     let gateway = Gateway::start(&["--wait-for-link", "9s"]);
