@@ -792,15 +792,16 @@ impl Exchange {
         }
     }
 
-    /// Whether the asking side took too little over a whole window of the minimum rate; begins the next window.
-    fn is_slow(&mut self, written: u64, now: Instant, limits: &Limits) -> bool {
+    /// Whether the asking side, which has `unread` octets waiting for it, took too little over a whole window of the minimum
+    /// rate. The next window begins when all has been written that can be: what its socket had room for is no sign of reading.
+    fn is_slow(&mut self, written: u64, unread: bool, now: Instant, limits: &Limits) -> bool {
         let Some((from, taken)) = self.rate_from else { return false };
         let window = now.saturating_duration_since(from);
         if window < limits.min_rate_window {
             return false;
         }
-        self.rate_from = Some((now, written));
-        ((written - taken) as f64) < limits.min_rate_bytes_per_s as f64 * window.as_secs_f64()
+        self.rate_from = None;
+        unread && ((written - taken) as f64) < limits.min_rate_bytes_per_s as f64 * window.as_secs_f64()
     }
 
     /// No other request follows on the asking connection; its answer says so where it has not begun.
@@ -1036,8 +1037,8 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
     let patience = exchange.patience(&rules.limits, unread);
     let silent = now.saturating_duration_since(exchange.progress) >= patience.time;
     if !silent {
-        let written = asking.and_then(|a| cx.get(a)).map_or(0, Peer::written);
-        let slow = exchange.is_slow(written, now, &rules.limits);
+        let (written, left) = asking.and_then(|a| cx.get(a)).map_or((0, false), |a| (a.written(), a.pending() > 0));
+        let slow = exchange.is_slow(written, left, now, &rules.limits);
         let fills = exchange.held.as_ref().is_some_and(Held::is_wanted);
         if slow && (fills || answering.is_some_and(|link| role.callers_wait(cx, link))) {
             log::info!("an answer was ended: its reader takes less than min_rate_bytes_per_s while others wait for what it holds");
