@@ -654,7 +654,7 @@ impl DeviceRole {
     fn hand_over(&mut self, cx: &mut Peers<State>, key: Key, mut text: Vec<u8>) {
         speak_1_1(&mut text);
         let bridge = self.slots.get(key).and_then(|slot| slot.bridge);
-        if let Some(id) = bridge.filter(|id| self.is_quiet(cx, *id, true)) {
+        if let Some(id) = bridge.filter(|id| cx.is_quiet(*id, true)) {
             if let Some(peer) = cx.get_mut(id) {
                 peer.output().extend_from_slice(&text);
             }
@@ -691,7 +691,7 @@ impl DeviceRole {
             flush(cx, id);
             return self.pump(cx, key);
         }
-        if !self.is_quiet(cx, id, false) {
+        if !cx.is_quiet(id, false) {
             self.close_bridge(cx, key); // the link ended between two events; the next one gets a new pair
         }
     }
@@ -802,7 +802,7 @@ impl DeviceRole {
                 if !resting {
                     return; // still connecting
                 }
-                if self.is_quiet(cx, id, true) {
+                if cx.is_quiet(id, true) {
                     return self.offer(cx, id);
                 }
                 self.close_connection(cx, key);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use crate::device::dial::Url;
 use crate::device::role::{DeviceRole, State};
-use crate::engine::peers::{Fetched, Id, Peers};
+use crate::engine::peers::{Id, Peers};
 use crate::engine::slab::Key;
 use crate::error::Refusal;
 use crate::error::{Error, Fault};
@@ -112,7 +112,8 @@ impl DeviceRole {
     pub(super) fn find_local(&mut self, cx: &mut Peers<State>, key: Key) {
         let unsafe_twice = self.exchanges.get(key).is_some_and(|e| !e.idempotent);
         while let Some(id) = self.pool.pop() {
-            if self.still_idle(cx, id, unsafe_twice) {
+            // What is unsafe to repeat must not go to a server that has hung up.
+            if cx.is_quiet(id, unsafe_twice) {
                 if let Some(peer) = cx.get_mut(id) {
                     peer.state = State::Local(Local::Busy(key));
                 }
@@ -173,7 +174,7 @@ impl DeviceRole {
         match *local {
             Local::Busy(key) => relay::advance(self, cx, key),
             Local::Idle => {
-                if !self.still_idle(cx, id, false) {
+                if !cx.is_quiet(id, false) {
                     self.pool.retain(|x| *x != id);
                     cx.close(id);
                 }
@@ -191,20 +192,6 @@ impl DeviceRole {
                 }
             },
         }
-    }
-
-    /// Whether an idle local connection is silent and open; what it says unasked, or its end, makes it useless. `look`: ask the
-    /// operating system also without an event, since a request that is unsafe to repeat must not go to a server that has hung up.
-    fn still_idle(&mut self, cx: &mut Peers<State>, id: Id, look: bool) -> bool {
-        let mut scratch = cx.take_scratch();
-        let quiet = cx.get_mut(id).is_some_and(|peer| {
-            if look {
-                peer.look_again();
-            }
-            matches!(peer.fetch(&mut scratch, 64), Ok(Fetched::Nothing)) && !peer.is_broken()
-        });
-        cx.put_scratch(scratch);
-        quiet
     }
 
     pub(super) fn local_free(&mut self, cx: &mut Peers<State>, id: Id, reusable: Result<(), &'static str>) {

@@ -27,7 +27,7 @@ use http::{Request, Response, StatusCode};
 
 use crate::device::dial::Url;
 use crate::device::forward::Target;
-use crate::device::role::{Busy, Command, Counters, DeviceRole, Loan, Plan, Service, Ticket};
+use crate::device::role::{Busy, CLOSED, Command, Counters, DeviceRole, Loan, Plan, Service, Ticket};
 use crate::engine::event_loop::{EventLoop, Remote};
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
@@ -629,9 +629,13 @@ impl Exchange {
                 ticket.shared.exchanges.fetch_add(1, Relaxed);
                 Some(Exchange { request, link, ticket, _busy: busy })
             }
-            Ok(None) => None,
+            Ok(None) => {
+                ticket.end(CLOSED);
+                None
+            }
             Err(e) => {
                 log::info!("a link ended: {e}");
+                ticket.end(e.to_string());
                 None
             }
         }

@@ -5,6 +5,7 @@
 //!          └─ the gateway fell back ─► a poll slot keeps it (comet.rs)
 //! ```
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -139,15 +140,25 @@ pub(crate) struct Loan {
     pub(crate) ticket: Ticket,
 }
 
+/// Why a link ended that its gateway closed between two requests.
+pub(crate) const CLOSED: &str = "closed by the gateway";
+
 /// Gives a link, or word of its end, back to the loop.
 pub(crate) struct Ticket {
     remote: Remote<Command>,
     number: u64,
     link: Link,
+    /// What the end of the link is put down to, if it is not given back.
+    why: Cow<'static, str>,
     pub(crate) shared: Arc<Counters>,
 }
 
 impl Ticket {
+    /// The link is over, and not by the doing of its exchange.
+    pub(crate) fn end(mut self, why: impl Into<Cow<'static, str>>) {
+        self.why = why.into();
+    }
+
     /// The link may be watched by the loop again.
     pub(crate) fn give_back(mut self, stream: Option<Stream>, unread: Vec<u8>, seen_heartbeat: bool) {
         self.link.watched |= seen_heartbeat;
@@ -174,7 +185,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if self.number != 0 {
-            self.remote.send(Command::Gone { number: self.number, link: self.link });
+            self.remote.send(Command::Gone { number: self.number, link: self.link, why: std::mem::take(&mut self.why) });
         }
     }
 }
@@ -245,6 +256,7 @@ pub(crate) enum Command {
     Gone {
         number: u64,
         link: Link,
+        why: Cow<'static, str>,
     },
     TopUp,
     /// Dial now, whatever the back-off says.
@@ -476,24 +488,11 @@ impl DeviceRole {
             }
             Stage::Reading(_) => self.read_reply(cx, id),
             Stage::Pausing | Stage::Resting => {
-                if !self.is_quiet(cx, id, false) {
+                if !cx.is_quiet(id, false) {
                     self.spoke_unasked(cx, id);
                 }
             }
         }
-    }
-
-    /// Whether a connection on which nothing is asked is silent and open. `look`: ask the operating system also without an event.
-    pub(super) fn is_quiet(&mut self, cx: &mut Peers<State>, id: Id, look: bool) -> bool {
-        let mut scratch = cx.take_scratch();
-        let quiet = cx.get_mut(id).is_some_and(|peer| {
-            if look {
-                peer.look_again();
-            }
-            matches!(peer.fetch(&mut scratch, 64), Ok(Fetched::Nothing)) && !peer.is_broken()
-        });
-        cx.put_scratch(scratch);
-        quiet
     }
 
     /// The gateway speaks or ends although nothing was asked: either way this connection is of no use.
@@ -927,7 +926,7 @@ impl DeviceRole {
             Ok(Fetched::Octets(n)) => n,
             Ok(Fetched::Nothing) if peer.is_broken() => return Came::Gone("reset".into()),
             Ok(Fetched::Nothing) => return Came::NotYet,
-            Ok(Fetched::End) => return Came::Gone("closed by the gateway".into()),
+            Ok(Fetched::End) => return Came::Gone(CLOSED.into()),
             Err(e) => return Came::Gone(format!("broken: {e}")),
         };
         let octets = &scratch[..filled];
@@ -1040,7 +1039,8 @@ impl DeviceRole {
         self.numbers += 1;
         let stream = Arc::new(stream);
         self.lent.insert(self.numbers, Arc::downgrade(&stream));
-        let ticket = Ticket { remote: self.remote.clone(), number: self.numbers, link, shared: self.shared.clone() };
+        let (why, shared) = ("its exchange ended it".into(), self.shared.clone());
+        let ticket = Ticket { remote: self.remote.clone(), number: self.numbers, link, why, shared };
         let unread = if octets.is_empty() { kept } else { octets.to_vec() };
         let busy = matches!(self.service, Service::Receive(_)).then(|| ticket.busy());
         let loan = Loan { stream, unread, busy, ticket };
@@ -1183,8 +1183,11 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
         let busy = ticket.busy();
         match link.next_head() {
             Ok(Next::Heartbeat) => {}
-            Ok(Next::Closed) => return,
-            Err(e) => return log::info!("a link ended: {e}"),
+            Ok(Next::Closed) => return ticket.end(CLOSED),
+            Err(e) => {
+                log::info!("a link ended: {e}");
+                return ticket.end(e.to_string());
+            }
             Ok(Next::Request(request)) => {
                 ticket.shared.exchanges.fetch_add(1, Relaxed);
                 let (response, taker) = ask_handler(handler, request);
@@ -1197,7 +1200,8 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
                     sent => sent,
                 };
                 if let Err(e) = sent {
-                    return log::info!("a response could not be sent: {e}");
+                    log::info!("a response could not be sent: {e}");
+                    return ticket.end(e.to_string());
                 }
             }
         }
@@ -1211,7 +1215,7 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
         match link.linger(limits.worker_linger) {
             Lingered::Ready => {}
             Lingered::Quiet => break,
-            Lingered::Closed => return,
+            Lingered::Closed => return ticket.end(CLOSED),
         }
     }
     let seen = link.has_seen_heartbeat();
@@ -1327,9 +1331,9 @@ impl Role for DeviceRole {
                 let (stream, unread, link) = *back;
                 self.back(cx, number, stream, &unread, link);
             }
-            Command::Gone { number, link } => {
+            Command::Gone { number, link, why } => {
                 if self.lent.remove(&number).is_some() {
-                    self.count_out(cx, &link, "its exchange ended it");
+                    self.count_out(cx, &link, &why);
                 }
             }
             Command::Drain(time) if !self.draining => self.drain(cx, time),

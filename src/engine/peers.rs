@@ -381,6 +381,20 @@ impl<T> Peers<T> {
         self.scratch = scratch;
     }
 
+    /// Whether a connection on which nothing is asked is silent and open: what it says unasked, or its end, makes it useless. `look`: ask the
+    /// operating system also without an event.
+    pub(crate) fn is_quiet(&mut self, id: Id, look: bool) -> bool {
+        let mut scratch = self.take_scratch();
+        let quiet = self.get_mut(id).is_some_and(|peer| {
+            if look {
+                peer.look_again();
+            }
+            matches!(peer.fetch(&mut scratch, 64), Ok(Fetched::Nothing)) && !peer.is_broken()
+        });
+        self.put_scratch(scratch);
+        quiet
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.slab.len()
     }

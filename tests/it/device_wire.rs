@@ -212,6 +212,24 @@ fn switch_and_first_request_are_served_exactly_once_wherever_they_are_cut() {
     }
 }
 
+/// Whoever has the link when it is closed, a worker that lingers on it or the event loop: an operator reads the same reason.
+#[test]
+fn a_link_closed_behind_an_answer_is_put_down_to_the_gateway() {
+    let raw = RawGateway::start();
+    let device = text_device(&raw, &[]);
+    for closed in 1..=8 {
+        let mut peer = raw.turn();
+        peer.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        seeds_answer(&mut peer);
+        drop(peer);
+        let said = || device.stderr().matches("disconnected lamp from ").count() == closed;
+        eventually("the end of a link on standard error", || said().then_some(()));
+    }
+    let log = device.stderr();
+    let ends: Vec<_> = log.lines().filter(|line| line.contains("disconnected lamp from ")).collect();
+    assert!(ends.iter().all(|line| line.ends_with(": closed by the gateway")), "{ends:#?}");
+}
+
 #[test]
 fn only_a_right_101_turns_and_no_request_is_answered_before_it() {
     // T8: each of these, with a request behind it, on the first connection; the local server must not be asked.
