@@ -220,7 +220,6 @@ impl Work {
 #[derive(Default)]
 pub(super) struct Past {
     entries: VecDeque<Answered>,
-    octets: usize,
 }
 
 struct Answered {
@@ -238,18 +237,18 @@ impl Past {
     pub(super) fn remember(&mut self, work: Work, kept: bool, limits: &Limits) {
         let (id, from, encoding) = (work.id.clone(), work.from.clone(), work.encoding);
         let text = kept.then_some(work).and_then(Work::into_text);
-        self.entries.retain(|known| known.id != id);
+        self.entries.retain(|known| known.id != id || !known.from.same_origin(&from));
         self.entries.push_back(Answered { id, from, encoding, text });
         while self.entries.len() > PAST_MAX {
             self.entries.pop_front();
         }
         let len = |entry: &Answered| entry.text.as_ref().map_or(0, Vec::len);
-        self.octets = self.entries.iter().map(len).sum();
+        let mut octets: usize = self.entries.iter().map(len).sum();
         for entry in &mut self.entries {
-            if self.octets <= limits.answer_cache_bytes_max {
+            if octets <= limits.answer_cache_bytes_max {
                 break;
             }
-            self.octets -= len(entry);
+            octets -= len(entry);
             entry.text = None;
         }
     }
@@ -339,14 +338,18 @@ mod tests {
         assert_eq!(past.recall("b", &here, Encoding::Message), Some(Some(&[b'x'; 5][..])));
         assert_eq!(past.recall("b", &here, Encoding::Json), Some(None), "it was written in another encoding");
         assert_eq!(past.recall("d", &here, Encoding::Message), None);
-        let elsewhere = Url::parse("http://other.example/lamp", "gateway").unwrap();
+        let elsewhere = Arc::new(Url::parse("http://other.example/lamp", "gateway").unwrap());
         assert_eq!(past.recall("b", &elsewhere, Encoding::Message), None, "another gateway is told nothing");
+        let mut same_id = answered("b");
+        same_id.from = elsewhere.clone();
+        past.remember(same_id, false, &limits);
+        assert_eq!(past.recall("b", &here, Encoding::Message), Some(Some(&[b'x'; 5][..])), "nor may it make another's event new again");
         past.remember(answered("b"), false, &limits);
         for n in 0..PAST_MAX - 1 {
             past.remember(answered(&n.to_string()), false, &limits);
         }
         assert_eq!((past.recall("a", &here, Encoding::Message), past.recall("b", &here, Encoding::Message)), (None, Some(None)));
-        assert_eq!(past.octets, 0);
+        assert!(past.entries.iter().all(|entry| entry.text.is_none()), "what nobody can ask for any more is not kept");
     }
 
     #[cfg(feature = "comet")]

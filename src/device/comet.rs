@@ -73,19 +73,23 @@ impl Reply {
             match piece {
                 Piece::More | Piece::End => return Ok(used),
                 Piece::Data(data) if self.body.len() + data.len() > limits.event_bytes_max() => {
-                    return Err(Refusal::new(502, "it is longer than any event within message_bytes_max"));
+                    return Err(Refusal::new(
+                        502,
+                        "it is longer than any event within message_bytes_max; raise that bound here to the gateway's",
+                    ));
                 }
                 Piece::Data(data) => self.body.extend_from_slice(data),
             }
         }
     }
 
+    /// The head has its bounds where the event is asked as a request: who breaks them gets a 431, as on a link.
     fn into_event(self, limits: &Limits) -> Result<Option<Event>, Refusal> {
         match (self.encoding, self.id.as_deref()) {
             (Some(Encoding::Json), id) => comet::event_from_json(&self.body, id, limits),
             (_, None) if self.body.is_empty() => Ok(None),
             (_, Some(id)) => comet::event_from_text(id, self.body, limits).map(Some),
-            (_, None) => Err(Refusal::new(400, "it has no PTTH-Message-ID")),
+            (_, None) => Err(Refusal::new(400, "it is message/http and names no event: PTTH-Message-ID is missing")),
         }
     }
 }
@@ -533,7 +537,7 @@ impl DeviceRole {
         dial.redirects = 0;
         cx.set_deadline(id, None);
         let Reply { encoding, keep, quick, surplus, .. } = *reply;
-        let event = match reply.into_event(&self.limits) {
+        let event = match reply.into_event(&self.limits.for_own_heads()) {
             Ok(None) if surplus => return self.end_dial(cx, id, "octets came behind the gateway's reply", None),
             Ok(event) => event,
             Err(refusal) => return self.end_dial(cx, id, &format!("the gateway sent what is no event: {}", refusal.reason), None),
@@ -633,20 +637,21 @@ impl DeviceRole {
             self.close_connection(cx, key);
         }
         let encoding = encoding.unwrap_or(Encoding::Message);
-        let past = self.past.recall(&event.id, &from, encoding).map(|text| text.map(<[u8]>::to_vec));
-        let work = match &past {
-            Some(Some(text)) => Work::again(&event, encoding, from, text.clone()),
-            _ => Work::new(&event, encoding, from),
+        let past = self.past.recall(&event.id, &from, encoding);
+        let (is_new, is_kept) = (past.is_none(), past.is_some_and(|text| text.is_some()));
+        let work = match past.flatten() {
+            Some(text) => Work::again(&event, encoding, from, text.to_vec()),
+            None => Work::new(&event, encoding, from),
         };
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.work = Some(Box::new(work));
-        if past.is_none() {
+        if is_new {
             slot.quick = 0;
         }
-        match past {
-            Some(Some(_)) => self.deliver(cx, key),
-            Some(None) => self.answer_502(cx, key, "the device answered this event before, and did not keep its answer"),
-            None => self.hand_over(cx, key, event.text),
+        match (is_new, is_kept) {
+            (false, true) => self.deliver(cx, key),
+            (false, false) => self.answer_502(cx, key, "the device answered this event before, and did not keep its answer"),
+            (true, _) => self.hand_over(cx, key, event.text),
         }
     }
 

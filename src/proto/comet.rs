@@ -104,9 +104,13 @@ fn end_chunked(out: &mut Vec<u8>, body: &[u8], trailers: &[(String, Vec<u8>)]) {
 /// # Errors
 /// 400: empty, longer than [`ID_BYTES_MAX`], or with other octets than visible ASCII.
 pub fn check_id(id: &[u8]) -> Result<&str, Refusal> {
-    let visible = (1..=ID_BYTES_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
-    let text = std::str::from_utf8(id).ok().filter(|_| visible);
+    let text = std::str::from_utf8(id).ok().filter(|text| is_short_and_visible(text));
     text.ok_or_else(|| Refusal::new(400, "a message id has 1 to 256 octets of visible ASCII"))
+}
+
+/// What is sent back as it came: ids and protocol tags have 1 to [`ID_BYTES_MAX`] octets of visible ASCII.
+fn is_short_and_visible(text: &str) -> bool {
+    (1..=ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(|o| o.is_ascii_graphic())
 }
 
 /// The one `PTTH-Message-ID` of a head.

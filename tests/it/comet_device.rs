@@ -824,6 +824,41 @@ fn what_comes_unasked_during_an_event_ends_the_connection_and_not_the_event() {
     assert!(read_body(&mut peer, &head).ends_with(b"done"));
 }
 
+/// What a gateway lets through with its own fields may be more than the device takes: the visitor is told so, as on a link, and the
+/// device neither hangs up nor pauses.
+#[test]
+fn a_request_beyond_the_devices_bounds_is_refused_and_not_the_gateway() {
+    let raw = RawGateway::start();
+    let _device = patient_device(&raw);
+    let mut peer = fall_back(&raw);
+    let fields = |n: usize, value: &str| (0..n).map(|i| format!("x-{i}: {value}\r\n")).collect::<String>();
+    for (number, fields) in [fields(99, "v"), fields(100, "v"), fields(200, "v"), fields(3, &"v".repeat(8000))].iter().enumerate() {
+        let members: Vec<_> =
+            fields.lines().map(|line| line.split_once(": ").unwrap()).map(|(n, v)| format!("[\"{n}\", \"{v}\"]")).collect();
+        let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let json = format!(
+            "{{\"message-id\": \"j{number}\", \"method\": \"GET\", \"request-uri\": \"/\", \"headers\": [[\"Host\", \"a\"], {}]}}",
+            members.join(", ")
+        );
+        let expected = if number == 0 { "200" } else { "431" };
+        peer.write(event(&format!("m{number}"), text));
+        let (start, _) = answer(&mut peer, &format!("m{number}"));
+        assert_eq!(start.split(' ').nth(1), Some(expected), "{number}: {start}");
+        if cfg!(feature = "comet") {
+            peer.write(reply("application/json", "", json));
+            let (head, body) = read_post(&mut peer);
+            assert_eq!(head.get("content-type"), Some("application/json"), "{}", head.text());
+            assert!(
+                String::from_utf8_lossy(&body).contains(&format!("\"status\": {expected}")),
+                "{number}: {}",
+                String::from_utf8_lossy(&body)
+            );
+        }
+    }
+    peer.write(NOTHING);
+    expect_poll(&mut peer);
+}
+
 #[test]
 fn a_malformed_event_costs_one_attempt() {
     let id = "PTTH-Message-ID: e\r\n";
@@ -846,6 +881,17 @@ fn a_malformed_event_costs_one_attempt() {
         ("a split line", json_event("e", "GET", "/", ", \"trailers\": [[\"X\", \"a\\r\\nb\"]]")),
         ("a target with a space", json_event("e", "GET", "/ HTTP/1.1\\r\\nX: y", "")),
         ("deep", reply("application/json", "", "[".repeat(10_000))),
+        (
+            "a protocol tag that nobody could send back",
+            reply(
+                "application/json",
+                "",
+                format!(
+                    "{{\"message-id\": \"e\", \"method\": \"GET\", \"request-uri\": \"/\", \"http-version\": \"{}\"}}",
+                    "x".repeat(257)
+                ),
+            ),
+        ),
         ("message without id", reply("message/http", "", get("/"))),
         ("no request", reply("message/http", id, "hello")),
         ("a head without end", reply("message/http", id, "GET / HTTP/1.1\r\nHost: a\r\n")),

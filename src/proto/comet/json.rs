@@ -115,6 +115,9 @@ pub fn event_from_json(octets: &[u8], id: Option<&str>, limits: &Limits) -> Resu
     let Some((id, members)) = read(octets, id)? else { return Ok(None) };
     let method = members.method.as_deref().ok_or_else(|| Refusal::new(400, "the event has no method"))?;
     let target = members.uri.as_deref().ok_or_else(|| Refusal::new(400, "the event has no request-uri"))?;
+    if !members.version.as_deref().is_none_or(super::is_short_and_visible) {
+        return Err(Refusal::new(400, "the event's http-version has more than 256 octets, none, or others than visible ASCII"));
+    }
     let mut lines = Vec::new();
     head::write_request_line(&mut lines, method, target)?;
     write_lines(&mut lines, &members.headers)?;
