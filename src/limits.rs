@@ -128,8 +128,6 @@ limits! {
     turn_retry: Duration = Duration::from_secs(600);
     /// What the busy links of a replaced session get to finish. Default 10 s. Then: closed, their callers get 502.
     take_over_grace: Duration = Duration::from_secs(10);
-    /// From the wish to stop to the end: exchanges in progress may finish. Default 10 s.
-    drain_timeout: Duration = Duration::from_secs(10);
     /// First pause before a device dials again; doubles with each failure, with full jitter. Default 1 s.
     backoff_min: Duration = Duration::from_secs(1);
     /// Longest such pause. Default 60 s. A `Retry-After` may ask for up to an hour.

@@ -615,7 +615,7 @@ impl GatewayRole {
         }
         let reason = format!("the exchange was not over within {}", self.waits(key).exchange);
         let answer = LocalAnswer { error: Some("http_response_timeout"), ..LocalAnswer::new(504, &reason) };
-        self.end_exchange_with(cx, key, "its exchange was not over within exchange_timeout", &answer);
+        self.end_exchange_with(cx, key, "its exchange took longer than exchange_timeout, or than exchange of its route, lets it", &answer);
     }
 }
 

@@ -8,16 +8,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::support::process::get;
-use crate::support::{Gateway, Hash, LocalServer, Process, Ptth, RawPeer, TempDir, eventually, free_port, need, skipped};
-
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-fn program(name: &str) -> String {
-    let places = ["/usr/sbin", "/usr/local/sbin", "/usr/bin"].map(|dir| format!("{dir}/{name}"));
-    places.into_iter().find(|path| Path::new(path).exists()).unwrap_or_else(|| name.to_owned())
-}
+use crate::support::{
+    Gateway, Hash, LocalServer, Process, Ptth, RawPeer, TempDir, eventually, free_port, need, program, repository, skipped,
+};
 
 /// A proxy on the way from a device to its gateway.
 struct Proxy {

@@ -1,10 +1,11 @@
 //! Each wait and each bound of the relay has an option that changes what it says (T24), and its error names it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::process::get;
-use crate::support::{Gateway, Ptth, RawPeer, eventually};
+use crate::support::{Gateway, LocalServer, Ptth, RawPeer, eventually};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -195,21 +196,40 @@ fn requests_in_flight_and_in_line_have_their_bounds() {
     first.expect_quiet(Duration::from_millis(50));
 }
 
-#[test]
-fn polls_have_the_same_bound_of_requests_in_flight() {
-    let gateway = Gateway::start(&["--in-flight", "1", "--wait-for-link", "9s"]);
-    let url = gateway.device_url("lamp");
-    let device = Ptth::start(&["device", &url, "--text", "on", "--fallback", "only", "--polls", "4"]);
+/// How many requests are ever at once at a device with four polls. Each is held until another is beside it, or for 100 ms.
+fn most_at_once(in_flight: &str) -> usize {
+    let gateway = Gateway::start(&["--in-flight", in_flight, "--wait-for-link", "9s"]);
+    let state = Arc::new((Mutex::new((0, 0)), Condvar::new())); // now, and at most so far
+    let inside = state.clone();
+    let local = LocalServer::with(move |c| {
+        let (state, changed) = &*inside;
+        let mut now = state.lock().unwrap();
+        now.0 += 1;
+        now.1 = now.1.max(now.0);
+        changed.notify_all();
+        let (mut now, _) = changed.wait_timeout_while(now, Duration::from_millis(100), |now| now.0 < 2).unwrap();
+        now.0 -= 1;
+        drop(now);
+        c.text("on");
+    });
+    let device = Ptth::start(&["device", &gateway.device_url("lamp"), "--to", &local.url(), "--fallback", "only", "--polls", "4"]);
     assert!(device.line().starts_with("connected lamp"));
     let visitors = gateway.visitors;
     std::thread::scope(|scope| {
-        for _ in 0..8 {
+        for _ in 0..6 {
             scope.spawn(move || {
                 let mut visitor = RawPeer::connect(visitors);
-                (0..20).for_each(|_| visitor.ask(&get("/lamp/x")).expect_ok("on"));
+                (0..4).for_each(|_| visitor.ask(&get("/lamp/x")).expect_ok("on"));
             });
         }
     });
+    state.0.lock().unwrap().1
+}
+
+#[test]
+fn polls_have_the_same_bound_of_requests_in_flight() {
+    assert_eq!(most_at_once("1"), 1);
+    assert_eq!(most_at_once("2"), 2); // it was not the polls that made them wait
 }
 
 #[test]

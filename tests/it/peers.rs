@@ -11,11 +11,9 @@ use std::time::Duration;
 use crate::support::local::routes;
 use crate::support::process::get;
 use crate::support::raw::find;
-use crate::support::{Gateway, Hash, Head, LocalServer, Process, Ptth, RawPeer, TempDir, eventually, free_port, need, pattern, skipped};
-
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
+use crate::support::{
+    Gateway, Hash, Head, LocalServer, Process, Ptth, RawPeer, TempDir, eventually, free_port, need, pattern, program, repository, skipped,
+};
 
 /// The whole way of a real request: visitor, gateway, device, local server.
 struct Way {
@@ -197,7 +195,7 @@ fn start_nginx(dir: &Path) -> Option<(Process, u16)> {
     );
     let path = dir.join("nginx.conf");
     std::fs::write(&path, config).unwrap();
-    let binary = ["/usr/sbin/nginx", "/usr/local/sbin/nginx"].iter().find(|p| Path::new(p).exists()).copied().unwrap_or("nginx");
+    let binary = program("nginx");
     let mut process = Process::start(Command::new(binary).arg("-p").arg(dir).arg("-c").arg(&path).arg("-e").arg(dir.join("error.log")));
     eventually("nginx is ready or has ended", || {
         (process.has_ended() || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).then_some(())

@@ -4,18 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use crate::support::local::Conversation;
-use crate::support::{Gateway, LocalServer, Process, Ptth, RawPeer, need, say, skipped};
-
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
+use crate::support::{Gateway, LocalServer, Process, Ptth, RawPeer, need, program, repository, say, skipped};
 
 /// A device for `local`, over links or over polls.
 fn forwarder(gateway: &Gateway, local: &str, polls: bool) -> Process {
@@ -139,12 +134,8 @@ fn a_page_of_chromium_behind_the_relay_has_all_it_needs() {
     let gateway = Gateway::start(&["--route", "path", "--route", "host=localhost"]);
     let _device = forwarder(&gateway, &local, false);
     let port = gateway.visitors.port();
-    let mut driver = Process::start(Command::new("node").arg(&script).args([
-        "visit",
-        "/usr/bin/chromium",
-        &format!("http://127.0.0.1:{port}/lamp/"),
-        &format!("http://lamp.localhost:{port}/"),
-    ]));
+    let pages = [format!("http://127.0.0.1:{port}/lamp/"), format!("http://lamp.localhost:{port}/")];
+    let mut driver = Process::start(Command::new("node").arg(&script).arg("visit").arg(program("chromium")).args(pages));
     let code = driver.exit_code_within(Duration::from_secs(60));
     assert_eq!((code, driver.all_lines().join(" ")), (0, "path host ok".to_owned()), "{}{}", driver.stderr(), server.stderr());
 }

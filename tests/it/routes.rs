@@ -467,6 +467,34 @@ fn a_route_has_its_own_waits_and_errors_say_so() {
 }
 
 #[test]
+fn a_route_has_its_own_time_for_the_whole_exchange() {
+    let config = Config::new(
+        "[[route]]\npath = \"/short\"\ndevice = \"lamp\"\nexchange = \"200ms\"\n\
+         [[route]]\npath = \"/free\"\ndevice = \"lamp\"\nexchange = \"0s\"\n\
+         [[route]]\npath = \"/usual\"\ndevice = \"lamp\"\n",
+    );
+    let gateway = config.gateway(&["--exchange", "300ms"]);
+    for (target, text) in [
+        ("/short/x", "the exchange was not over within 0.2 s (exchange of its route)"),
+        ("/usual/x", "the exchange was not over within 0.3 s (exchange_timeout)"),
+    ] {
+        let mut device = gateway.link("lamp");
+        let mut visitor = gateway.visitor();
+        visitor.write(get(target));
+        device.read_head();
+        assert_eq!(reason(&visitor.read_answer("GET"), 504, "http_response_timeout"), text);
+        device.expect_closed();
+    }
+    let mut device = gateway.link("lamp");
+    let mut visitor = gateway.visitor();
+    visitor.write(get("/free/x"));
+    device.read_head();
+    visitor.expect_quiet(Duration::from_millis(600)); // twice what any other may take
+    device.write(vector("draft-4-response"));
+    visitor.read_answer("GET").expect_ok("Good");
+}
+
+#[test]
 fn a_polling_device_is_waited_for_as_its_route_says() {
     let config = Config::new("[[route]]\npath = \"/slow\"\ndevice = \"lamp\"\nfirst_octet = \"200ms\"\nbody_silence = \"150ms\"\n");
     let gateway = config.gateway(&["--first-octet", "1h", "--poll-hold", "1h"]);

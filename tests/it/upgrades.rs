@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use http::{HeaderValue, Request, Response};
 use reverse_http::{Body, Device, Gateway as LibGateway, Routes, upgrade};
 
 use crate::support::process::get;
-use crate::support::{Gateway, LocalServer, Process, Ptth, RawPeer, each_row, eventually, need, say, skipped};
+use crate::support::{Gateway, LocalServer, Process, Ptth, RawPeer, each_row, eventually, need, repository, say, skipped};
 
 const OFFER: &str = "GET /lamp/chat HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n";
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n";
@@ -252,10 +251,6 @@ fn through_a_mailbox_there_is_no_upgrade() {
 }
 
 // ── WebSocket, with the npm package ws at both ends ──
-
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
 
 fn have_ws() -> bool {
     need("node")

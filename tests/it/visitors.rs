@@ -717,7 +717,11 @@ fn foreign_protocols_on_the_visitors_port_are_closed() {
             visitor.write(octets);
             if let Some(head) = visitor.try_read_head() {
                 assert!(matches!(head.status(), 400 | 501 | 505), "{}", head.text());
+                assert!(head.closes(), "{}", head.text());
+                let length = head.get("content-length").unwrap().parse().unwrap();
+                visitor.read_exact(length);
             }
+            visitor.expect_closed();
         },
     );
     gateway.get("/lamp/x").expect_ok("hello\n");

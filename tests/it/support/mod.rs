@@ -10,7 +10,7 @@ pub mod raw;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use local::LocalServer;
@@ -23,9 +23,14 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 /// The draft's 101, octet for octet what the gateway has to send for `PTTH/1.0`.
 pub const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n";
 
+/// A file of this repository.
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
 /// A sample message of tests/vectors.
 pub fn vector(name: &str) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(format!("{name}.http"));
+    let path = repository("tests/vectors").join(format!("{name}.http"));
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
@@ -48,11 +53,21 @@ pub fn eventually_within<T>(time: Duration, what: &str, mut condition: impl FnMu
     }
 }
 
+/// Where `name` is installed: on the PATH, or where servers are and users' PATHs are not.
+fn installed(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    places.map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+/// The path of a program that is [`need`]ed; its bare name where it is not installed.
+pub fn program(name: &str) -> PathBuf {
+    installed(name).unwrap_or_else(|| name.into())
+}
+
 /// Whether `program` is installed. Where it is not, says so past the test harness's capture; under CI that is a failure.
 pub fn need(program: &str) -> bool {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]).any(|dir| dir.join(program).is_file());
-    found || skipped(&format!("{program} is not installed"))
+    installed(program).is_some() || skipped(&format!("{program} is not installed"))
 }
 
 /// Reports a peer that is absent; always false. Under CI that is a failure.
