@@ -100,8 +100,8 @@ limits! {
     /// Once one direction has ended, the other has `body_silence_timeout`.
     tunnel_silence_timeout: Duration = Duration::from_secs(3600);
     /// Fewest octets per second a visitor takes of what lies ready, over [`min_rate_window`](Self::min_rate_window), while callers wait
-    /// for a link or a poll, or, where the answer lies whole in memory, while more than half of `messages_bytes_max` is taken. Default 1,024; 0 turns it
-    /// off. Below: the exchange is ended.
+    /// for a link or a poll, or, where the answer lies whole in memory, while more than half of `messages_bytes_max` is taken. The same rate is asked of whoever
+    /// sends a message that is held whole, while that much is taken. Default 1,024; 0 turns it off. Below: the exchange is ended, a sender gets 408.
     min_rate_bytes_per_s: u64 = 1_024;
     /// The time over which that rate is taken. Default 10 s.
     min_rate_window: Duration = Duration::from_secs(10);

@@ -102,8 +102,8 @@ pub(crate) struct Exchange {
     tunnel: Option<Tunnel>,
     /// The asking side waits for `100 Continue` before it sends its body.
     expects_continue: bool,
-    /// The request's body so far, while it is collected; with its share of the budget.
-    collected: Option<(Vec<u8>, Held)>,
+    /// The request's body so far, while it is collected.
+    collected: Option<Gathering>,
     /// The response comes as the body of this message.
     enclosing: Option<Enclosing>,
     /// What its whole messages take of the budget.
@@ -216,6 +216,77 @@ impl Drop for Held {
     }
 }
 
+/// A message that is read whole into memory: its octets, what they take of the budget, and how they come.
+pub(crate) struct Gathering {
+    octets: Vec<u8>,
+    held: Held,
+    /// When the last octet came, of the message or of its framing.
+    progress: Instant,
+    /// The window of the least rate: since when, and how much there was then.
+    window: (Instant, usize),
+}
+
+impl Gathering {
+    pub(crate) fn new(budget: &Budget, now: Instant) -> Self {
+        Gathering { octets: Vec::new(), held: budget.share(), progress: now, window: (now, 0) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.octets.len()
+    }
+
+    /// Something came.
+    pub(crate) fn came(&mut self, now: Instant) {
+        self.progress = now;
+    }
+
+    /// Takes more of the message.
+    ///
+    /// # Errors
+    /// 503: the budget has no more.
+    pub(crate) fn take(&mut self, data: &[u8]) -> Result<(), Refusal> {
+        if !self.held.grow(data.len()) {
+            return Err(Refusal::new(
+                503,
+                "this gateway holds as many octets of whole messages as messages_bytes_max allows; try again later",
+            ));
+        }
+        self.octets.extend_from_slice(data);
+        Ok(())
+    }
+
+    pub(crate) fn finish(self) -> (Vec<u8>, Held) {
+        (self.octets, self.held)
+    }
+
+    /// When it is next to be looked at, if nothing comes before: `silence` is counted from the last octet, the window of the least rate is fixed.
+    pub(crate) fn left(&self, now: Instant, silence: Duration, limits: &Limits) -> Duration {
+        let silent = silence.saturating_sub(now.saturating_duration_since(self.progress));
+        if limits.min_rate_bytes_per_s == 0 {
+            return silent;
+        }
+        silent.min(limits.min_rate_window.saturating_sub(now.saturating_duration_since(self.window.0)))
+    }
+
+    /// Why `what` is waited for no longer, where that is so: silence, or, while others want its room, a sender below the least rate over a whole
+    /// window. Begins the next window.
+    pub(crate) fn overdue(&mut self, what: &str, now: Instant, silence: Wait, limits: &Limits) -> Option<String> {
+        if now.saturating_duration_since(self.progress) >= silence.time {
+            return Some(format!("nothing of {what} arrived for {silence}"));
+        }
+        let (from, had) = self.window;
+        let window = now.saturating_duration_since(from);
+        if window < limits.min_rate_window {
+            return None;
+        }
+        self.window = (now, self.octets.len());
+        let slow = ((self.octets.len() - had) as f64) < limits.min_rate_bytes_per_s as f64 * window.as_secs_f64();
+        (slow && self.held.is_wanted()).then(|| {
+            format!("{what} came slower than min_rate_bytes_per_s while others want the memory that it takes; send it faster, or later")
+        })
+    }
+}
+
 /// How far a request's body is collected.
 pub(crate) enum Collected {
     NotYet,
@@ -224,8 +295,6 @@ pub(crate) enum Collected {
     /// The asking side is gone.
     Gone,
     Refused(Refusal),
-    /// The budget for whole messages is used up.
-    Full,
 }
 
 /// How a step left an exchange.
@@ -355,20 +424,25 @@ impl Exchange {
     ///
     /// # Errors
     /// 413: it is announced to be longer than is collected.
-    pub(crate) fn begin_collecting<T>(&mut self, asking: &mut Peer<T>, budget: &Budget, limits: &Limits) -> Result<(), Refusal> {
+    pub(crate) fn begin_collecting<T>(&mut self, asking: &mut Peer<T>, gathering: Gathering, limits: &Limits) -> Result<(), Refusal> {
         if self.request.remaining().is_some_and(|length| length > limits.message_bytes_max as u64) {
             return Err(too_large());
         }
-        self.collected = Some((Vec::new(), budget.share()));
+        self.collected = Some(gathering);
         if self.expects_continue && asking.kept() == 0 {
             asking.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         Ok(())
     }
 
+    /// The request's body as far as it is collected.
+    pub(crate) fn gathering(&mut self) -> Option<&mut Gathering> {
+        self.collected.as_mut()
+    }
+
     /// Reads what has come of the request's body, at most `limits.message_bytes_max` in all.
-    pub(crate) fn collect<T>(&mut self, asking: &mut Peer<T>, scratch: &mut [u8], limits: &Limits) -> Collected {
-        let Some((body, held)) = &mut self.collected else { return Collected::NotYet };
+    pub(crate) fn collect<T>(&mut self, asking: &mut Peer<T>, scratch: &mut [u8], now: Instant, limits: &Limits) -> Collected {
+        let Some(body) = &mut self.collected else { return Collected::NotYet };
         let most = self.request.remaining().map_or(scratch.len(), |left| left.min(scratch.len() as u64) as usize);
         if asking.is_broken() || asking.flush().is_err() {
             return Collected::Gone;
@@ -378,6 +452,7 @@ impl Exchange {
             Ok(Fetched::Nothing) => return Collected::NotYet,
             Ok(Fetched::End) | Err(_) => return Collected::Gone,
         };
+        body.came(now);
         let mut used = 0;
         loop {
             let (n, piece) = match self.request.decode(&scratch[used..filled]) {
@@ -388,8 +463,11 @@ impl Exchange {
             match piece {
                 Piece::More => return Collected::NotYet,
                 Piece::Data(data) if body.len() + data.len() > limits.message_bytes_max => return Collected::Refused(too_large()),
-                Piece::Data(data) if !held.grow(data.len()) => return Collected::Full,
-                Piece::Data(data) => body.extend_from_slice(data),
+                Piece::Data(data) => {
+                    if let Err(refusal) = body.take(data) {
+                        return Collected::Refused(refusal);
+                    }
+                }
                 Piece::End => {
                     asking.keep(&scratch[used..filled]);
                     return self.enclose_request(limits);
@@ -400,7 +478,7 @@ impl Exchange {
 
     /// The collected request as one message, framed by us.
     fn enclose_request(&mut self, limits: &Limits) -> Collected {
-        let Some((body, held)) = self.collected.take() else { return Collected::NotYet };
+        let Some((body, held)) = self.collected.take().map(Gathering::finish) else { return Collected::NotYet };
         let own = limits.for_own_heads();
         let parsed = head::request(&self.head, &own, LineEnds::Crlf);
         let Ok(Some(request)) = parsed else { return Collected::Refused(Refusal::new(400, "the request cannot be forwarded as it is")) };
@@ -1069,8 +1147,10 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
             role.answer(cx, asking, &LocalAnswer { error: Some(error), to_head, keep, ..LocalAnswer::new(status, &reason) });
         }
         None if heartbeat => abort(role, cx, key, "its answer was not whole in time (a heartbeat, or one whose caller gave up)"),
-        _ if tunnel => abort(role, cx, key, "nothing moved on its tunnel for tunnel_silence_timeout"),
-        _ => abort(role, cx, key, "nothing moved for body_silence_timeout"),
+        _ => {
+            log::info!("an exchange was cut: nothing moved for {patience}");
+            abort(role, cx, key, if tunnel { "nothing moved on its tunnel for too long" } else { "nothing moved for too long" });
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::proto::body::{Decoder, Framing, Piece};
 use crate::proto::comet::{self, Answer};
 use crate::proto::head::{self, RequestHead, reason_phrase, write_field, write_status_line};
 use crate::proto::turn::{Encoding, MESSAGE_ID, Way, hex};
-use crate::relay::{self, Collected, Exchange, Held, LocalAnswer};
+use crate::relay::{self, Collected, Exchange, Gathering, Held, LocalAnswer, Waits};
 
 /// Names an event: 16 random octets, in hex on the wire.
 pub(crate) type MessageId = [u8; 16];
@@ -105,7 +105,7 @@ pub(crate) struct Posting {
 
 enum Reading {
     /// JSON, or nothing that has a type: whole.
-    Whole(Vec<u8>, Held),
+    Whole(Gathering),
     /// The response's head.
     Head(Vec<u8>),
     /// A helper reads the JSON.
@@ -231,13 +231,8 @@ enum Came {
 impl Reading {
     fn take(&mut self, data: &[u8], limits: &Limits) -> Result<(), Refusal> {
         match self {
-            Reading::Whole(octets, _) if octets.len() + data.len() > limits.message_bytes_max => return Err(too_long()),
-            Reading::Whole(octets, held) => {
-                if !held.grow(data.len()) {
-                    return Err(Refusal::new(503, "this gateway holds as many octets of whole messages as messages_bytes_max allows"));
-                }
-                octets.extend_from_slice(data);
-            }
+            Reading::Whole(message) if message.len() + data.len() > limits.message_bytes_max => return Err(too_long()),
+            Reading::Whole(message) => return message.take(data),
             Reading::Head(octets) => octets.extend_from_slice(data),
             Reading::Dropped(dropped) if *dropped + data.len() > limits.message_bytes_max => return Err(too_long()),
             Reading::Dropped(dropped) => *dropped += data.len(),
@@ -321,6 +316,7 @@ impl GatewayRole {
 
     /// Begins to read what a POST brings.
     pub(super) fn begin_posting(&mut self, cx: &mut Peers<State>, id: Id, mut posting: Box<Posting>, expects_continue: bool) {
+        let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return };
         let announced = posting.decoder.remaining().unwrap_or(0);
         if posting.knock.content != Some(Encoding::Message) && announced > self.limits.message_bytes_max as u64 {
@@ -332,12 +328,23 @@ impl GatewayRole {
         }
         posting.reading = match posting.knock.content {
             Some(Encoding::Message) => Reading::Head(Vec::new()),
-            _ => Reading::Whole(Vec::new(), self.budget.share()),
+            _ => Reading::Whole(Gathering::new(&self.budget, now)),
         };
         peer.state = State::Device(Device::Posting(posting));
-        let at = cx.after(self.limits.body_silence_timeout);
-        cx.set_deadline(id, Some(at));
+        self.await_post(cx, id);
         self.post_ready(cx, id);
+    }
+
+    /// When the next octets of a POST have to be there.
+    fn await_post(&self, cx: &mut Peers<State>, id: Id) {
+        let (now, mut wait) = (cx.now(), self.limits.body_silence_timeout);
+        if let Some(State::Device(Device::Posting(posting))) = cx.get(id).map(|p| &p.state) {
+            if let Reading::Whole(message) = &posting.reading {
+                wait = message.left(now, wait, &self.limits);
+            }
+        }
+        let at = cx.after(wait);
+        cx.set_deadline(id, Some(at));
     }
 
     /// Reads on. What came decides: a whole message, the head of a response, or what is dropped.
@@ -353,8 +360,7 @@ impl GatewayRole {
         match came {
             Came::NotYet => {}
             Came::More => {
-                let at = cx.after(self.limits.body_silence_timeout);
-                cx.set_deadline(id, Some(at));
+                self.await_post(cx, id);
                 if cx.get(id).is_some_and(|p| p.has_input()) {
                     cx.again(id);
                 }
@@ -368,7 +374,7 @@ impl GatewayRole {
     }
 
     fn read_post(&mut self, cx: &mut Peers<State>, id: Id, scratch: &mut [u8]) -> Came {
-        let limits = self.limits.clone();
+        let (limits, now) = (self.limits.clone(), cx.now());
         let Some(peer) = cx.get_mut(id) else { return Came::NotYet };
         if peer.flush().is_err() {
             return Came::Closed;
@@ -382,6 +388,9 @@ impl GatewayRole {
             Ok(Fetched::End) | Err(_) => return Came::Closed,
         };
         let State::Device(Device::Posting(posting)) = &mut peer.state else { return Came::NotYet };
+        if let Reading::Whole(message) = &mut posting.reading {
+            message.came(now);
+        }
         let mut used = 0;
         let ended = loop {
             let (n, piece) = match posting.decoder.decode(&scratch[used..filled]) {
@@ -411,10 +420,9 @@ impl GatewayRole {
         let Some(State::Device(Device::Posting(posting))) = cx.get_mut(id).map(|p| &mut p.state) else { return Came::NotYet };
         let (octets, text) = match (&mut posting.reading, posting.knock.id.as_deref()) {
             (Reading::Dropped(_), _) => return if ended { Came::Dropped } else { Came::More },
-            (Reading::Whole(octets, held), _) if ended => {
-                let held = std::mem::replace(held, self.budget.share());
-                let octets = std::mem::take(octets);
-                posting.reading = Reading::Elsewhere;
+            (Reading::Whole(_), _) if ended => {
+                let Reading::Whole(message) = std::mem::replace(&mut posting.reading, Reading::Elsewhere) else { return Came::More };
+                let (octets, held) = message.finish();
                 return Came::Whole(octets, held);
             }
             (Reading::Head(octets), Some(text)) => (octets, text),
@@ -601,12 +609,17 @@ impl GatewayRole {
     }
 
     pub(super) fn post_expired(&mut self, cx: &mut Peers<State>, id: Id) {
-        if let Some(State::Device(Device::Posting(posting))) = cx.get(id).map(|p| &p.state) {
-            if let Reading::Exchange(key) = posting.reading {
-                return relay::expired(self, cx, key); // its visitor has gone, so the exchange keeps its time here
-            }
+        let (now, silence) = (cx.now(), Waits::of(&self.limits).body_silence);
+        let Some(State::Device(Device::Posting(posting))) = cx.get_mut(id).map(|p| &mut p.state) else { return };
+        let why = match &mut posting.reading {
+            &mut Reading::Exchange(key) => return relay::expired(self, cx, key), // its visitor has gone, so the exchange keeps its time here
+            Reading::Whole(message) => message.overdue("the answer", now, silence, &self.limits),
+            _ => Some(format!("nothing of the answer arrived for {silence}")),
+        };
+        match why {
+            Some(why) => self.refuse_post(cx, id, &Refusal::new(408, why)),
+            None => self.await_post(cx, id),
         }
-        self.refuse_post(cx, id, &Refusal::new(408, "nothing of the answer arrived for body_silence_timeout"));
     }
 
     // --- polls ---
@@ -664,13 +677,13 @@ impl GatewayRole {
         }
         if !exchange.is_whole() {
             if !exchange.is_collecting() {
-                let begun = cx.get_mut(asking).map_or(Ok(()), |peer| exchange.begin_collecting(peer, &self.budget, &self.limits));
+                let gathering = Gathering::new(&self.budget, cx.now());
+                let begun = cx.get_mut(asking).map_or(Ok(()), |peer| exchange.begin_collecting(peer, gathering, &self.limits));
                 if let Err(refusal) = begun {
                     self.give_up(cx, asking, key, &LocalAnswer::new(refusal.status, &refusal.reason));
                     return false;
                 }
-                let at = cx.after(exchange.waits.body_silence.time);
-                cx.set_deadline(asking, Some(at));
+                self.await_body(cx, asking, key);
             }
             cx.again(asking);
             return false;
@@ -684,17 +697,16 @@ impl GatewayRole {
 
     /// Reads on of a request that is collected; when it is whole it looks for its device anew.
     pub(super) fn collect(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
-        let limits = self.limits.clone();
+        let (limits, now) = (self.limits.clone(), cx.now());
         let mut scratch = cx.take_scratch();
         let collected = match (self.exchanges.get_mut(key), cx.get_mut(id)) {
-            (Some(exchange), Some(peer)) => exchange.collect(peer, &mut scratch, &limits),
+            (Some(exchange), Some(peer)) => exchange.collect(peer, &mut scratch, now, &limits),
             _ => Collected::NotYet,
         };
         cx.put_scratch(scratch);
         let answer = match collected {
             Collected::NotYet => {
-                let at = cx.after(self.waits(key).body_silence.time);
-                cx.set_deadline(id, Some(at));
+                self.await_body(cx, id, key);
                 if cx.get(id).is_some_and(|p| p.has_input()) {
                     cx.again(id);
                 }
@@ -706,15 +718,26 @@ impl GatewayRole {
                 return cx.close(id);
             }
             Collected::Refused(refusal) => refusal,
-            Collected::Full => Refusal::new(503, "this gateway holds as many octets of whole messages as messages_bytes_max allows"),
         };
         let retry_after = (answer.status == 503).then_some(1);
         self.give_up(cx, id, key, &LocalAnswer { retry_after, ..LocalAnswer::new(answer.status, &answer.reason) });
     }
 
+    /// When the next octets of a body that is collected have to be there.
+    fn await_body(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
+        let (now, silence) = (cx.now(), self.waits(key).body_silence.time);
+        let Some(body) = self.exchanges.get_mut(key).and_then(Exchange::gathering) else { return };
+        let at = cx.after(body.left(now, silence, &self.limits));
+        cx.set_deadline(id, Some(at));
+    }
+
     pub(super) fn collect_expired(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
-        let reason = format!("nothing of the request's body arrived for {}", self.waits(key).body_silence);
-        self.give_up(cx, id, key, &LocalAnswer::new(408, &reason));
+        let (now, silence) = (cx.now(), self.waits(key).body_silence);
+        let body = self.exchanges.get_mut(key).and_then(Exchange::gathering);
+        match body.and_then(|body| body.overdue("the request's body", now, silence, &self.limits)) {
+            Some(why) => self.give_up(cx, id, key, &LocalAnswer::new(408, &why)),
+            None => self.await_body(cx, id, key),
+        }
     }
 
     /// Hands a whole request to a held poll of its device. False: there is none, or nobody asks any more.

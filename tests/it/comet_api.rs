@@ -168,6 +168,55 @@ fn a_visitor_who_does_not_read_keeps_no_room_that_others_want() {
     echo.stop();
 }
 
+/// The same for those who send slowly what has to be whole: a visitor's upload, a device's answer in JSON.
+#[cfg(feature = "comet")]
+#[test]
+fn a_slow_sender_keeps_no_room_that_others_want() {
+    use std::io::Write;
+    use std::net::TcpStream;
+    let mut limits = Limits::default();
+    (limits.message_bytes_max, limits.messages_bytes_max) = (8_000_000, 12_000_000);
+    limits.min_rate_window = Duration::from_millis(300);
+    let gateway = gateway(|b| b.limits(limits));
+    let visitors = gateway.relay("127.0.0.1:0", reverse_http::Routes::path()).unwrap();
+    let echo = poller(&gateway, "echo", Encoding::Json).build().unwrap().spawn(|_| Response::new(Body::from("taken"))).unwrap();
+    gateway.device("echo").wait(PATIENCE).unwrap();
+    let upload = |octets| gateway.device("echo").send(Request::post("/").body(Body::from(pattern(octets))).unwrap());
+    let upload_head = "POST /echo/ HTTP/1.1\r\nHost: v\r\nContent-Length: 8000000\r\n\r\n";
+    let answer_head = "POST /lamp HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\nContent-Length: 8000000\r\n\r\n";
+    for (at, head) in [(visitors, upload_head), (gateway.devices_addr(), answer_head)] {
+        let mut slow = TcpStream::connect(at).unwrap();
+        slow.write_all(head.as_bytes()).unwrap();
+        slow.write_all(&vec![b' '; 5_000_000]).unwrap();
+        // Nobody wants its room: half of it is free. Another octet now and then is enough.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(1000) {
+            assert_eq!(upload(1000).unwrap().status(), 200);
+            slow.write_all(b" ").unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        slow.write_all(&vec![b' '; 2_000_000]).unwrap();
+        until("the slow sender takes its room", || upload(6_000_000).is_err_and(|e| e.is_full()));
+        until("the slow sender's room is free", || {
+            let _ = slow.write_all(b" "); // it is never silent
+            match upload(6_000_000) {
+                Ok(response) => response.status() == 200,
+                Err(e) => {
+                    assert!(e.is_full(), "{e:?}");
+                    std::thread::sleep(Duration::from_millis(20));
+                    false
+                }
+            }
+        });
+        slow.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut answer = [0; 1024];
+        let n = slow.read(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer[..n]);
+        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("min_rate_bytes_per_s"), "{answer}");
+    }
+    echo.stop();
+}
+
 #[test]
 fn devices_that_share_a_name_do_not_run_each_others_events() {
     for encoding in ENCODINGS {

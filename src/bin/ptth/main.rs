@@ -135,7 +135,8 @@ struct GatewayArgs {
     /// Let several devices with the same credential have one name; requests go to them in turn
     #[arg(long, env = "PTTH_SHARED_NAMES", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     shared_names: bool,
-    /// Octets per second that a visitor has to take while others wait for its link, or for the room that its answer takes (0: any)
+    /// Octets per second that a visitor has to take while others wait for its link, or for the room that its answer takes; and that the sender of a
+    /// message has to bring while others wait for the room that it takes (0: any)
     #[arg(long, value_name = "OCTETS", default_value_t = 1024, env = "PTTH_MIN_RATE")]
     min_rate: u64,
     /// On SIGTERM: how long requests in progress may take to finish
