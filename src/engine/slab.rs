@@ -1,7 +1,7 @@
 //! A table with generations: a key of a reused slot never finds its successor (T42).
 
 /// Names one entry of a [`Slab`]. Fits a mio token: half its bits are the slot, half the generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key(usize);
 
 const HALF: u32 = usize::BITS / 2;

@@ -3,7 +3,7 @@
 //! [`offers`](super::offers) has the devices' connections, [`mailbox`](super::mailbox) those that poll, [`visitors`](super::visitors) the visitors';
 //! here is what they share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering::Relaxed;
@@ -114,12 +114,47 @@ pub(super) enum Alarm {
     PollGap(Arc<str>),
     /// Events were handed out long ago.
     Redeliver,
-    /// An exchange has taken all the time that it may.
-    Overdue(Key),
+    /// Exchanges may have taken all the time that they may.
+    Overdue,
     /// Time to forget old names.
     Tick,
     /// The drain's time is up.
     Stop,
+}
+
+/// When exchanges have to be over. It holds about as many entries as there are exchanges: those that ended earlier are swept out as it grows, and an
+/// alarm is set only for what no earlier one finds, so that a busy connection with a long bound leaves nothing behind for each of its requests.
+#[derive(Default)]
+struct Ends {
+    at: BTreeSet<(Instant, Key)>,
+    alarms: BTreeSet<Instant>,
+}
+
+impl Ends {
+    fn add(&mut self, key: Key, at: Instant, living: &Slab<Exchange>) {
+        const SPARE: usize = 64;
+        if self.at.len() > 2 * living.len() + SPARE {
+            self.at.retain(|(_, key)| living.get(*key).is_some());
+        }
+        self.at.insert((at, key));
+    }
+
+    /// Takes out one that is due.
+    fn pop_due(&mut self, now: Instant) -> Option<Key> {
+        self.at.first().filter(|(at, _)| *at <= now)?;
+        self.at.pop_first().map(|(_, key)| key)
+    }
+
+    /// The alarm to set, where none goes off early enough.
+    fn next_alarm(&mut self, now: Instant, living: &Slab<Exchange>) -> Option<Instant> {
+        self.alarms.retain(|alarm| *alarm > now);
+        while self.at.first().is_some_and(|(_, key)| living.get(*key).is_none()) {
+            self.at.pop_first();
+        }
+        let (first, _) = *self.at.first()?;
+        let covered = self.alarms.first().is_some_and(|alarm| *alarm <= first);
+        (!covered && self.alarms.insert(first)).then_some(first)
+    }
 }
 
 enum Listening {
@@ -150,6 +185,7 @@ pub(crate) struct GatewayRole {
     rules: Arc<Rules>,
     listeners: Vec<Listening>,
     pub(super) exchanges: Slab<Exchange>,
+    ends: Ends,
     pub(super) roster: Roster,
     pub(super) events: Events,
     /// For whole messages in memory.
@@ -232,6 +268,7 @@ impl GatewayRole {
             remote,
             stats,
             exchanges: Slab::new(),
+            ends: Ends::default(),
             origins: false,
             lent: HashMap::new(),
             callers: HashMap::new(),
@@ -608,6 +645,25 @@ impl GatewayRole {
         }
     }
 
+    /// This exchange has to be over by then.
+    pub(super) fn ends_by(&mut self, cx: &mut Peers<State>, key: Key, at: Instant) {
+        self.ends.add(key, at, &self.exchanges);
+        self.set_ends_alarm(cx);
+    }
+
+    fn end_overdue(&mut self, cx: &mut Peers<State>) {
+        while let Some(key) = self.ends.pop_due(cx.now()) {
+            self.overdue(cx, key);
+        }
+        self.set_ends_alarm(cx);
+    }
+
+    fn set_ends_alarm(&mut self, cx: &mut Peers<State>) {
+        if let Some(alarm) = self.ends.next_alarm(cx.now(), &self.exchanges) {
+            self.set_alarm(cx, alarm, Alarm::Overdue);
+        }
+    }
+
     /// An exchange has taken all the time that it may. A tunnel is none any more.
     fn overdue(&mut self, cx: &mut Peers<State>, key: Key) {
         if self.exchanges.get(key).is_none_or(Exchange::is_tunnel) {
@@ -698,7 +754,7 @@ impl Role for GatewayRole {
             Some(Alarm::Evict { links, lent }) => self.evict(cx, links, lent),
             Some(Alarm::PollGap(name)) => self.poll_gap(cx, name),
             Some(Alarm::Redeliver) => self.redeliver(cx),
-            Some(Alarm::Overdue(key)) => self.overdue(cx, key),
+            Some(Alarm::Overdue) => self.end_overdue(cx),
             Some(Alarm::Stop) => self.stop(cx),
             Some(Alarm::Tick) => {
                 self.roster.tick(cx.now());
@@ -795,4 +851,49 @@ impl Relaying for GatewayRole {
 /// A subscriber's two ends.
 pub(super) fn subscription(limits: &Limits) -> (Sender<Event>, Receiver<Event>) {
     bounded(limits.events_max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exchange(now: Instant) -> Exchange {
+        Exchange::heartbeat(Vec::new(), Duration::ZERO, &Limits::default(), now)
+    }
+
+    #[test]
+    fn a_hundred_thousand_short_exchanges_leave_few_ends_and_one_alarm() {
+        let (mut ends, mut living, now) = (Ends::default(), Slab::new(), Instant::now());
+        let (mut most, mut alarms) = (0, 0);
+        for n in 0..100_000 {
+            let key = living.insert(exchange(now));
+            ends.add(key, now + Duration::from_secs(60) + Duration::from_micros(n), &living);
+            alarms += usize::from(ends.next_alarm(now, &living).is_some());
+            living.remove(key);
+            most = most.max(ends.at.len());
+        }
+        assert!(most <= 70 && alarms == 1, "{most} entries, {alarms} alarms");
+    }
+
+    #[test]
+    fn every_exchange_is_found_when_its_time_is_up_whatever_the_order() {
+        let (mut ends, mut living, now) = (Ends::default(), Slab::new(), Instant::now());
+        let at = |second| now + Duration::from_secs(second);
+        let mut alarms = BTreeSet::new();
+        for second in [10, 3, 7, 3, 20, 1] {
+            let key = living.insert(exchange(now));
+            ends.add(key, at(second), &living);
+            alarms.extend(ends.next_alarm(now, &living));
+        }
+        let mut found = Vec::new();
+        while let Some(alarm) = alarms.pop_first() {
+            while let Some(key) = ends.pop_due(alarm) {
+                living.remove(key);
+                found.push(alarm);
+            }
+            alarms.extend(ends.next_alarm(alarm, &living));
+        }
+        assert_eq!(found, [1, 3, 3, 7, 10, 20].map(at));
+        assert!(ends.alarms.is_empty() && ends.at.is_empty());
+    }
 }

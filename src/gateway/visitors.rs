@@ -10,7 +10,7 @@ use crate::engine::peers::{Fetched, Id, Peers};
 use crate::engine::slab::Key;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::mailbox::MessageId;
-use crate::gateway::role::{Alarm, Fate, GatewayRole, State};
+use crate::gateway::role::{Fate, GatewayRole, State};
 use crate::gateway::roster::Waiter;
 use crate::gateway::routes::{Found, Terms, ToDevice};
 use crate::proto::body::{self, Framing};
@@ -229,7 +229,7 @@ impl GatewayRole {
         let key = self.exchanges.insert(exchange);
         if !whole.is_zero() {
             let at = cx.after(whole);
-            self.set_alarm(cx, at, Alarm::Overdue(key));
+            self.ends_by(cx, key, at);
         }
         let Some(peer) = cx.get_mut(id) else { return };
         if let State::Visitor(Visitor::Head { face, .. }) = &peer.state {
