@@ -34,6 +34,7 @@
 compile_error!("reverse-http works on Unix only: its event loop registers raw descriptors");
 
 pub mod device;
+pub mod ends;
 mod engine;
 pub mod error;
 pub mod gateway;
@@ -45,6 +46,7 @@ mod relay;
 pub mod stream;
 
 pub use device::{Device, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange, Listener, OnRefusal, Upgraded, upgrade};
+pub use ends::{End, EndCounts};
 pub use error::{Error, Fault, Refusal};
 pub use gateway::{DeviceRef, Event, EventKind, Gateway, GatewayStats, Grant, Offer, Reject, Route, Routes, TurnMode};
 pub use limits::Limits;

@@ -17,12 +17,12 @@
 //! Heads are rewritten by [`proto::forward`](crate::proto::forward), bodies are decoded and framed anew: what goes on is
 //! exactly what was understood.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::ends::{End, Why};
 use crate::engine::Role;
 use crate::engine::peers::{Fetched, Id, Peer, Peers};
 use crate::engine::slab::{Key, Slab};
@@ -88,8 +88,10 @@ pub(crate) struct Exchange {
     seen: u64,
     rate_from: Option<(Instant, u64)>,
     drained: usize,
-    /// Instead of all other deadlines, for a heartbeat.
+    /// Instead of all other deadlines: of a heartbeat, or of a small rest that is drained for nobody.
     whole_within: Option<Duration>,
+    /// A request of the loop's own, which asks for a sign of life.
+    is_probe: bool,
     /// The asking side has ended its direction, and is most likely gone.
     asker_ended: bool,
     /// The limits' waits, or those of its route.
@@ -304,11 +306,11 @@ enum Step {
     /// It could go on; others first.
     Again,
     /// The response was read to its end; `Err` says why the answering connection cannot be used again.
-    LinkDone(Result<(), &'static str>),
+    LinkDone(Result<(), Why>),
     /// The asking side has everything.
     Finished,
     /// A tunnel has ended, in both directions or by a failure.
-    TunnelEnds(&'static str),
+    TunnelEnds(Why),
 }
 
 /// Why an exchange failed.
@@ -318,14 +320,14 @@ enum Lost {
     /// The asking side's octets are malformed.
     Refused(Refusal),
     /// The answering side failed; nothing of a response had arrived.
-    Silent(Cow<'static, str>),
+    Silent(Why),
     /// The answering side failed or broke the protocol.
-    Broken(Cow<'static, str>),
+    Broken(Why),
 }
 
 /// What the answering side sent cannot be read, or not be passed on.
 fn malformed(refusal: Refusal) -> Lost {
-    Lost::Broken(format!("sent a malformed response: {}", refusal.reason).into())
+    Lost::Broken(Why::new(End::ProtocolError, format!("sent a malformed response: {}", refusal.reason)))
 }
 
 /// What a role adds so that exchanges can be driven on its loop.
@@ -333,7 +335,7 @@ pub(crate) trait Relaying: Role {
     fn exchanges(&mut self) -> &mut Slab<Exchange>;
     fn rules(&self) -> Arc<Rules>;
     /// The answering connection is free: at a message boundary and fit for reuse, or (`Err`, why) to be closed.
-    fn free(&mut self, cx: &mut Peers<Self::State>, link: Id, reusable: Result<(), &'static str>);
+    fn free(&mut self, cx: &mut Peers<Self::State>, link: Id, reusable: Result<(), Why>);
     /// Find another answering connection: nothing of a response came and the request may be sent again.
     fn retry(&mut self, cx: &mut Peers<Self::State>, key: Key);
     /// The exchange is over and gone: the asking connection is at a message boundary (`keep`) or is to be closed gently.
@@ -359,6 +361,7 @@ impl Exchange {
             request_chunked: framing == Framing::Chunked,
             retried: false,
             whole_within: None,
+            is_probe: false,
             wants_upgrade: wants_upgrade(request, framing),
             expects_continue: request.minor > 0 && request.fields.lists("Expect", "100-continue"),
             ..Self::heartbeat(head, Duration::ZERO, limits, now)
@@ -393,6 +396,7 @@ impl Exchange {
             rate_from: None,
             drained: 0,
             whole_within: Some(deadline),
+            is_probe: true,
             asker_ended: false,
             waits: Waits::of(limits),
             place: None,
@@ -543,7 +547,9 @@ impl Exchange {
             if let (Some(tunnel), Some(asking), Some(link)) = (&mut self.tunnel, asking.as_deref_mut(), answering.as_deref_mut()) {
                 match tunnel.step(asking, link, scratch, rules) {
                     Ok(true) => continue,
-                    Ok(false) if tunnel.asking_shut && tunnel.answering_shut => return Ok(Step::TunnelEnds("its tunnel ended")),
+                    Ok(false) if tunnel.asking_shut && tunnel.answering_shut => {
+                        return Ok(Step::TunnelEnds(End::Tunnel.because("its tunnel ended in both directions")));
+                    }
                     Ok(false) => return Ok(Step::Pending),
                     Err(why) => return Ok(Step::TunnelEnds(why)),
                 }
@@ -582,20 +588,20 @@ impl Exchange {
         Ok(Step::Again)
     }
 
-    fn reusable<T>(&self, link: &Peer<T>) -> Result<(), &'static str> {
+    fn reusable<T>(&self, link: &Peer<T>) -> Result<(), Why> {
         if self.enclosing.is_some() {
             return Ok(()); // the POST is whole; what its connection is good for is said in its own head
         }
         if !self.answerer_keeps {
-            Err("its response said so")
+            Err(End::LastMessage.because("its response said so"))
         } else if !self.request.is_done() || self.request_cut {
-            Err("it answered before it had the whole request")
+            Err(End::LastMessage.because("it answered before it had the whole request"))
         } else if link.at_end_of_stream() || link.is_broken() || link.has_failed() {
-            Err("the other side closed it behind its response")
+            Err(End::Closed.because("behind its response"))
         } else if link.kept() > 0 {
-            Err("octets came after a complete response")
+            Err(End::ProtocolError.because("octets came after a complete response"))
         } else if link.pending() > 0 {
-            Err("it answered before it had taken the whole request")
+            Err(End::LastMessage.because("it answered before it had taken the whole request"))
         } else {
             Ok(())
         }
@@ -626,7 +632,7 @@ impl Exchange {
     fn cut_request<T>(&mut self, link: &Peer<T>) -> Result<(), Lost> {
         self.request_cut = true;
         if !self.began && !link.has_input() {
-            return Err(Lost::Silent("closed the connection while the request was written".into()));
+            return Err(Lost::Silent(End::Cut.because("closed the connection while the request was written")));
         }
         Ok(())
     }
@@ -684,13 +690,13 @@ impl Exchange {
                 link.keep(&scratch[..n]);
                 return match (link.at_end_of_stream(), link.has_failed()) {
                     (true, _) => self.response_ended(asking).map(|()| true),
-                    (_, true) => Err(self.lost("reset the connection".into())),
+                    (_, true) => Err(self.lost(End::Reset.because("reset the connection"))),
                     _ => Ok(false),
                 };
             }
             Ok(Fetched::Nothing) => return Ok(false),
             Ok(Fetched::End) => return self.response_ended(asking).map(|()| true),
-            Err(e) => return Err(self.lost(format!("reset the connection: {e}").into())),
+            Err(e) => return Err(self.lost(Why::new(End::of_io(&e), format!("lost the connection: {e}")))),
         };
         self.began = true;
         let used = self.take_response(&scratch[..filled], asking, rules, date)?;
@@ -720,8 +726,8 @@ impl Exchange {
         let filled = match link.fetch(scratch, scratch.len()) {
             Ok(Fetched::Octets(n)) => n,
             Ok(Fetched::Nothing) => return Ok(false),
-            Ok(Fetched::End) => return Err(Lost::Broken("closed the connection in the middle of its answer".into())),
-            Err(e) => return Err(Lost::Broken(format!("reset the connection in the middle of its answer: {e}").into())),
+            Ok(Fetched::End) => return Err(Lost::Broken(End::Cut.because("closed the connection in the middle of its answer"))),
+            Err(e) => return Err(Lost::Broken(Why::new(End::of_io(&e), format!("lost the connection in the middle of its answer: {e}")))),
         };
         let mut used = 0;
         loop {
@@ -741,25 +747,25 @@ impl Exchange {
     fn take_enclosed<T>(&mut self, octets: &[u8], asking: Option<&mut Peer<T>>, rules: &Rules, date: &str) -> Result<(), Lost> {
         match self.take_response(octets, asking, rules, date)? {
             used if used == octets.len() => Ok(()),
-            _ => Err(Lost::Broken("posted more octets than its response has".into())),
+            _ => Err(Lost::Broken(End::ProtocolError.because("posted more octets than its response has"))),
         }
     }
 
     /// A POST that is whole has brought a whole response.
     fn ends_with(&self, enclosing: &Enclosing) -> Result<(), Lost> {
         match enclosing.is_done() && !self.response.as_ref().is_some_and(Decoder::is_done) {
-            true => Err(Lost::Broken("posted fewer octets than its response has".into())),
+            true => Err(Lost::Broken(End::ProtocolError.because("posted fewer octets than its response has"))),
             false => Ok(()),
         }
     }
 
-    fn lost(&self, why: Cow<'static, str>) -> Lost {
+    fn lost(&self, why: Why) -> Lost {
         if self.began { Lost::Broken(why) } else { Lost::Silent(why) }
     }
 
     fn response_ended<T>(&mut self, asking: Option<&mut Peer<T>>) -> Result<(), Lost> {
-        let Some(decoder) = &mut self.response else { return Err(self.lost("closed the connection before it answered".into())) };
-        decoder.finish_at_eof().map_err(|_| Lost::Broken("closed the connection in the middle of its response".into()))?;
+        let Some(decoder) = &mut self.response else { return Err(self.lost(End::Cut.because("closed the connection before it answered"))) };
+        decoder.finish_at_eof().map_err(|_| Lost::Broken(End::Cut.because("closed the connection in the middle of its response")))?;
         match asking {
             Some(asking) if self.response_chunked => body::last_chunk(asking.output(), &[]).map_err(malformed),
             _ => Ok(()),
@@ -787,7 +793,7 @@ impl Exchange {
                 (Piece::Data(data), None) => {
                     self.drained += data.len();
                     if self.drained > rules.limits.drain_bytes_max {
-                        return Err(Lost::Broken("had more of an abandoned response than is drained".into()));
+                        return Err(Lost::Broken(End::AskerGone.because("had more of an abandoned response than is drained")));
                     }
                 }
                 (Piece::End, asking) => {
@@ -809,7 +815,7 @@ impl Exchange {
         if interim {
             self.informational += 1;
             if self.informational > rules.limits.informational_max {
-                return Err(Lost::Broken("sent more interim responses than informational_max".into()));
+                return Err(Lost::Broken(End::ProtocolError.because("sent more interim responses than informational_max")));
             }
         }
         let framing = body::of_response(response, self.method()).map_err(malformed)?;
@@ -847,10 +853,10 @@ impl Exchange {
     /// 101: from here on the octets are another protocol's, both ways.
     fn switch<T>(&mut self, response: &ResponseHead<'_>, asking: Option<&mut Peer<T>>, rules: &Rules) -> Result<(), Lost> {
         let Some(asking) = asking.filter(|_| self.wants_upgrade && self.enclosing.is_none()) else {
-            return Err(Lost::Broken("switched protocols without being asked".into()));
+            return Err(Lost::Broken(End::ProtocolError.because("switched protocols without being asked")));
         };
         if response.minor == 0 || response.fields.get("Upgrade").is_none() {
-            return Err(Lost::Broken("switched protocols without saying to which".into()));
+            return Err(Lost::Broken(End::ProtocolError.because("switched protocols without saying to which")));
         }
         let rules = ResponseRules { via: rules.via, close: false, keep_alive: false, date: None, upgrade: true };
         forward::response(asking.output(), response, Framing::Empty, self.method(), &rules).map_err(malformed)?;
@@ -858,6 +864,14 @@ impl Exchange {
         self.response = Some(Decoder::new(Framing::Empty, &Limits::default()));
         self.forget_request();
         Ok(())
+    }
+
+    /// Whether something has moved since the last look.
+    fn note_progress<T>(&mut self, cx: &Peers<T>) {
+        let moved = [self.asking, self.answering].iter().flatten().filter_map(|id| cx.get(*id)).map(Peer::traffic).sum();
+        if self.seen != moved && self.whole_within.is_none() {
+            (self.seen, self.progress) = (moved, cx.now());
+        }
     }
 
     /// When this exchange is next to be looked at, if nothing happens before. Counted from the last progress, not from the last
@@ -890,7 +904,7 @@ impl Exchange {
     /// `writing`: the answering side has not taken all that there is of the request.
     fn patience(&self, limits: &Limits, writing: bool) -> Wait {
         if let Some(time) = self.whole_within {
-            return Wait { time, name: "a heartbeat's, or that of a caller who gave up" };
+            return Wait { time, name: if self.is_probe { "heartbeat_timeout" } else { "linger_timeout" } };
         }
         let wait = match &self.tunnel {
             Some(tunnel) if tunnel.asking_shut || tunnel.answering_shut => return self.waits.body_silence,
@@ -905,7 +919,7 @@ impl Exchange {
 
 impl Tunnel {
     /// Moves what has come, both ways. False: nothing moved.
-    fn step<T>(&mut self, asking: &mut Peer<T>, link: &mut Peer<T>, scratch: &mut [u8], rules: &Rules) -> Result<bool, &'static str> {
+    fn step<T>(&mut self, asking: &mut Peer<T>, link: &mut Peer<T>, scratch: &mut [u8], rules: &Rules) -> Result<bool, Why> {
         let moved =
             pour(asking, link, &mut self.answering_shut, scratch, rules)? | pour(link, asking, &mut self.asking_shut, scratch, rules)?;
         if !moved {
@@ -917,8 +931,8 @@ impl Tunnel {
 }
 
 /// One direction of a tunnel. `shut`: the receiving side has been told its end.
-fn pour<T>(from: &mut Peer<T>, to: &mut Peer<T>, shut: &mut bool, scratch: &mut [u8], rules: &Rules) -> Result<bool, &'static str> {
-    const BROKEN: &str = "its tunnel broke";
+fn pour<T>(from: &mut Peer<T>, to: &mut Peer<T>, shut: &mut bool, scratch: &mut [u8], rules: &Rules) -> Result<bool, Why> {
+    const BROKEN: Why = End::Reset.because("its tunnel broke");
     let written = to.written();
     let mut moved = false;
     if to.pending() < rules.limits.read_ahead_bytes_max && from.has_input() {
@@ -1011,7 +1025,7 @@ pub(crate) fn deliver<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
     let asking = exchange.asking.and_then(|asking| cx.get_mut(asking));
     let taken = match exchange.take_response(text, asking, &rules, date) {
         Ok(_) if exchange.response_is_whole() => Ok(()),
-        Ok(_) => Err(Lost::Broken("gave an answer that is not whole".into())),
+        Ok(_) => Err(Lost::Broken(End::ProtocolError.because("gave an answer that is not whole"))),
         Err(lost) => Err(lost),
     };
     match taken {
@@ -1034,7 +1048,7 @@ pub(crate) fn advance<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
         let step = match (exchange.asking, exchange.answering) {
             (Some(a), Some(l)) => match cx.pair_mut(a, l) {
                 Some((a, l)) => exchange.step(Some(a), Some(l), scratch, &rules, date),
-                None => Err(Lost::Broken("is gone".into())),
+                None => Err(Lost::Broken(End::Failed.because("is gone"))),
             },
             (Some(a), None) => exchange.step(cx.get_mut(a), None, scratch, &rules, date),
             (None, Some(l)) => exchange.step(None, cx.get_mut(l), scratch, &rules, date),
@@ -1073,10 +1087,7 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, rules: &R
         return; // it waits for a connection; the role has set that deadline
     }
     let (asking, answering) = (exchange.asking, exchange.answering);
-    let moved = [asking, answering].iter().flatten().filter_map(|id| cx.get(*id)).map(Peer::traffic).sum();
-    if exchange.seen != moved && exchange.whole_within.is_none() {
-        (exchange.seen, exchange.progress) = (moved, now);
-    }
+    exchange.note_progress(cx);
     let peer = asking.and_then(|a| cx.get(a));
     if !rules.asker_may_half_close && !exchange.asker_ended && peer.is_some_and(Peer::is_ending) {
         (exchange.asker_ended, exchange.progress) = (true, now);
@@ -1107,10 +1118,7 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
             let _ = peer.flush(); // a failure shows in the step below
         }
     }
-    let moved = [asking, answering].iter().flatten().filter_map(|id| cx.get(*id)).map(Peer::traffic).sum();
-    if exchange.seen != moved && exchange.whole_within.is_none() {
-        (exchange.seen, exchange.progress) = (moved, now);
-    }
+    exchange.note_progress(cx);
     let unread = answering.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
     let patience = exchange.patience(&rules.limits, unread);
     let silent = now.saturating_duration_since(exchange.progress) >= patience.time;
@@ -1120,16 +1128,24 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
         let fills = exchange.held.as_ref().is_some_and(Held::is_wanted);
         if slow && (fills || answering.is_some_and(|link| role.callers_wait(cx, link))) {
             log::info!("an answer was ended: its reader takes less than min_rate_bytes_per_s while others wait for what it holds");
-            return abort(role, cx, key, "its reader was slower than min_rate_bytes_per_s while callers waited");
+            return abort(role, cx, key, End::SlowReader.because("slower than min_rate_bytes_per_s while callers waited"));
         }
         return advance(role, cx, key);
     }
     if exchange.asker_ended {
-        return abort(role, cx, key, "who asked has gone");
+        return abort(role, cx, key, End::AskerGone.because("who asked has gone"));
     }
     let whole = exchange.request.is_done();
-    let (answered, to_head, keep) = (exchange.answered, exchange.is_head, exchange.may_keep_asker());
-    let (heartbeat, tunnel) = (exchange.whole_within.is_some(), exchange.is_tunnel());
+    let (answered, heartbeat, tunnel) = (exchange.answered, exchange.whole_within.is_some(), exchange.is_tunnel());
+    if asking.is_none() && heartbeat {
+        let what = if exchange.is_probe { End::HeartbeatMissed } else { End::AskerGone };
+        return abort(role, cx, key, Why::new(what, format!("the answer was not whole within {patience}")));
+    }
+    if asking.is_none() || answered {
+        let what = if tunnel { "nothing moved on its tunnel for" } else { "nothing moved for" };
+        log::info!("an exchange was cut: {what} {patience}");
+        return abort(role, cx, key, Why::new(End::Late, format!("{what} {patience}")));
+    }
     let (status, error, reason) = if whole && !unread {
         (504, "http_response_timeout", format!("{} did not begin its response within {patience}", rules.answerer))
     } else if unread {
@@ -1137,20 +1153,20 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
     } else {
         (408, "http_request_error", format!("nothing of the request's body arrived for {patience}"))
     };
-    match asking {
-        Some(asking) if !answered => {
-            let link = detach(role, key);
-            role.exchanges().remove(key);
-            if let Some(link) = link {
-                role.free(cx, link, Err("a deadline of its exchange passed"));
-            }
-            role.answer(cx, asking, &LocalAnswer { error: Some(error), to_head, keep, ..LocalAnswer::new(status, &reason) });
-        }
-        None if heartbeat => abort(role, cx, key, "its answer was not whole in time (a heartbeat, or one whose caller gave up)"),
-        _ => {
-            log::info!("an exchange was cut: nothing moved for {patience}");
-            abort(role, cx, key, if tunnel { "nothing moved on its tunnel for too long" } else { "nothing moved for too long" });
-        }
+    let end = if status == 408 { End::AskerGone } else { End::Late };
+    let answer = LocalAnswer { error: Some(error), keep: true, ..LocalAnswer::new(status, &reason) };
+    answer_instead(role, cx, key, Why::new(end, reason.clone()), &answer);
+}
+
+/// Ends an exchange whose response has not begun: its link is freed, the asking side told. `answer.keep`: where the asking side may go on, it does.
+pub(crate) fn answer_instead<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, why: Why, answer: &LocalAnswer<'_>) {
+    let Some(exchange) = role.exchanges().remove(key) else { return };
+    let (to_head, keep) = (exchange.is_head, answer.keep && exchange.may_keep_asker());
+    if let Some(link) = exchange.answering {
+        role.free(cx, link, Err(why));
+    }
+    if let Some(asking) = exchange.asking {
+        role.answer(cx, asking, &LocalAnswer { to_head, keep, ..answer.clone() });
     }
 }
 
@@ -1159,7 +1175,7 @@ fn detach<R: Relaying>(role: &mut R, key: Key) -> Option<Id> {
 }
 
 /// Ends an exchange at once, both ways: what the asking side has of its answer is seen to be incomplete.
-pub(crate) fn abort<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, why: &'static str) {
+pub(crate) fn abort<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, why: Why) {
     let Some(exchange) = role.exchanges().remove(key) else { return };
     if let Some(asking) = exchange.asking {
         let _ = cx.get_mut(asking).map(Peer::flush); // what was read of the answer goes out before its cut is seen
@@ -1182,52 +1198,36 @@ fn finish<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key) {
 fn fail<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, lost: Lost) -> bool {
     let rules = role.rules();
     let Some(exchange) = role.exchanges().get_mut(key) else { return false };
-    let reason = match lost {
+    let why = match lost {
         Lost::Asker => return asker_left(role, cx, key),
         Lost::Refused(refusal) => {
-            let (asking, answered, to_head) = (exchange.asking, exchange.answered, exchange.is_head);
-            if answered {
-                abort(role, cx, key, "its request broke the protocol half-way");
-                return false;
-            }
-            let link = detach(role, key);
-            role.exchanges().remove(key);
-            if let Some(link) = link {
-                role.free(cx, link, Err("its request broke the protocol half-way"));
-            }
-            if let Some(asking) = asking {
-                role.answer(cx, asking, &LocalAnswer { to_head, ..LocalAnswer::new(refusal.status, &refusal.reason) });
+            let why = End::AskerGone.because("its request broke the protocol half-way");
+            match exchange.answered {
+                true => abort(role, cx, key, why),
+                false => answer_instead(role, cx, key, why, &LocalAnswer::new(refusal.status, &refusal.reason)),
             }
             return false;
         }
-        Lost::Silent(reason) if exchange.may_retry() => {
+        Lost::Silent(why) if exchange.may_retry() => {
             exchange.retried = true;
             exchange.request_cut = false;
-            log::debug!("{} {reason}; the request is sent on another connection", rules.answerer);
+            log::debug!("{} {}; the request is sent on another connection", rules.answerer, why.text);
             if let Some(link) = detach(role, key) {
-                role.free(cx, link, Err("it was closed by the other side"));
+                role.free(cx, link, Err(why));
             }
             role.retry(cx, key);
             return false;
         }
-        Lost::Silent(reason) | Lost::Broken(reason) => reason,
+        Lost::Silent(why) | Lost::Broken(why) => why,
     };
-    let (asking, answered) = (exchange.asking, exchange.answered);
-    let (to_head, keep) = (exchange.is_head, exchange.may_keep_asker());
-    log::info!("an exchange failed: {} {reason}", rules.answerer);
-    match asking {
-        Some(asking) if !answered => {
-            let error = if exchange.began { "http_protocol_error" } else { "connection_terminated" };
-            let link = detach(role, key);
-            role.exchanges().remove(key);
-            if let Some(link) = link {
-                role.free(cx, link, Err("it broke the protocol or was closed during an exchange"));
-            }
-            let text = format!("{} {reason}", rules.answerer);
-            role.answer(cx, asking, &LocalAnswer { error: Some(error), to_head, keep, ..LocalAnswer::new(502, &text) });
-        }
-        _ => abort(role, cx, key, "it broke the protocol or was closed during an exchange"),
+    let text = format!("{} {}", rules.answerer, why.text);
+    log::info!("an exchange failed: {text}");
+    if exchange.asking.is_none() || exchange.answered {
+        abort(role, cx, key, why);
+        return false;
     }
+    let error = if exchange.began { "http_protocol_error" } else { "connection_terminated" };
+    answer_instead(role, cx, key, why, &LocalAnswer { error: Some(error), keep: true, ..LocalAnswer::new(502, &text) });
     false
 }
 
@@ -1246,7 +1246,7 @@ fn asker_left<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key) -> 
         role.asker_gone(cx, asking, false);
     }
     if !drains {
-        abort(role, cx, key, "its caller gave up half-way");
+        abort(role, cx, key, End::AskerGone.because("its caller gave up half-way"));
     } else if let Some(exchange) = role.exchanges().get_mut(key) {
         // A stream that trickles on must not hold the link for nobody.
         (exchange.whole_within, exchange.progress, exchange.rate_from) = (Some(rules.limits.linger_timeout), cx.now(), None);

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::device::answer::Work;
 use crate::device::dial::{Url, random};
 use crate::device::role::{DIAL, DeviceRole, Dial, Link, PACE, QUICK_MAX, ReplyHead, Service, Stage, State, dial_stage, flush};
+use crate::ends::{End, Why};
 use crate::engine::peers::{Fetched, Id, Peer, Peers};
 use crate::engine::slab::Key;
 use crate::error::Refusal;
@@ -189,7 +190,7 @@ impl DeviceRole {
         if self.slots.remove(key).is_some() {
             log::debug!("a poll ended: {why}");
             self.shared.polls.fetch_sub(1, Relaxed);
-            self.settle_way(&self.home.clone().text, why);
+            self.settle_polls(why);
         }
     }
 
@@ -286,7 +287,13 @@ impl DeviceRole {
         if work.is_ready() {
             slot.redial = Some(now);
         }
-        self.settle_way(&self.home.clone().text, why);
+        self.settle_polls(why);
+    }
+
+    /// A poll slot ended, or has no connection: perhaps the device had no other way in.
+    fn settle_polls(&mut self, why: &str) {
+        let end = if self.draining() { End::Drained } else { End::Cut };
+        self.settle_way(&self.home.clone().text, Some(&Why::new(end, why.to_owned())));
     }
 
     /// A POST ended without an acknowledgement. True: its answer cannot be posted again.
@@ -562,7 +569,7 @@ impl DeviceRole {
         let Some(slot) = self.slots.get_mut(key) else { return };
         (slot.connected, slot.plain, slot.url) = (true, false, url.clone());
         self.encoding = encoding.or(self.encoding);
-        self.settle_way(&url.text, "");
+        self.settle_way(&url.text, None);
         match event {
             Some(event) => self.take_event(cx, key, event, encoding, (keep, quick)),
             None => self.nothing(cx, key, keep, quick),

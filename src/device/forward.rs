@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use crate::device::dial::Url;
 use crate::device::role::{DeviceRole, State};
+use crate::ends::Why;
 use crate::engine::peers::{Id, Peers};
 use crate::engine::slab::Key;
 use crate::error::Refusal;
@@ -194,7 +195,7 @@ impl DeviceRole {
         }
     }
 
-    pub(super) fn local_free(&mut self, cx: &mut Peers<State>, id: Id, reusable: Result<(), &'static str>) {
+    pub(super) fn local_free(&mut self, cx: &mut Peers<State>, id: Id, reusable: Result<(), Why>) {
         if reusable.is_err() || self.pool.len() >= POOL_MAX || self.draining() {
             return cx.close(id);
         }

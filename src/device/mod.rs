@@ -28,6 +28,7 @@ use http::{Request, Response, StatusCode};
 use crate::device::dial::Url;
 use crate::device::forward::Target;
 use crate::device::role::{Busy, CLOSED, Command, Counters, DeviceRole, Loan, Plan, Service, Ticket};
+use crate::ends::{End, EndCounts};
 use crate::engine::event_loop::{EventLoop, Remote};
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
@@ -63,6 +64,8 @@ pub enum DeviceEventKind {
     Disconnected,
     /// An attempt failed; `detail` says why. The device tries again after its back-off.
     Failed,
+    /// A link ended; the device dials another where one is wanted. With the last one `Disconnected` follows.
+    Ended,
     /// The gateway refused with this status.
     Refused {
         /// 401, 403, 404 or 410.
@@ -84,6 +87,8 @@ pub struct DeviceEvent {
     pub detail: String,
     /// How the gateway reaches the device, with [`Connected`](DeviceEventKind::Connected).
     pub way: Option<Way>,
+    /// The reason as one of a closed list, with [`Ended`](DeviceEventKind::Ended) and [`Disconnected`](DeviceEventKind::Disconnected).
+    pub end: Option<End>,
 }
 
 /// Counters of a device.
@@ -102,6 +107,8 @@ pub struct DeviceStats {
     pub dialing: usize,
     /// Requests taken since the start.
     pub exchanges: usize,
+    /// Links that ended since the start, by reason.
+    pub ends: EndCounts,
 }
 
 /// Sets a [`Device`] up.
@@ -586,6 +593,7 @@ impl DeviceHandle {
             busy: shared.busy.load(Relaxed),
             dialing: shared.dialing.load(Relaxed),
             exchanges: shared.exchanges.load(Relaxed),
+            ends: shared.ends.read(),
         }
     }
 
@@ -634,8 +642,7 @@ impl Exchange {
                 None
             }
             Err(e) => {
-                log::info!("a link ended: {e}");
-                ticket.end(e.to_string());
+                ticket.failed(&e);
                 None
             }
         }

@@ -5,7 +5,6 @@
 //!          └─ the gateway fell back ─► a poll slot keeps it (comet.rs)
 //! ```
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -22,6 +21,7 @@ use crate::device::dial::{Backoff, Url, random};
 use crate::device::forward::{self, Local, Target};
 use crate::device::upgrade::{self, Taker, Upgraded};
 use crate::device::{DeviceEvent, DeviceEventKind, Handler, OnRefusal};
+use crate::ends::{self, End, Why};
 use crate::engine::Role;
 use crate::engine::event_loop::Remote;
 use crate::engine::peers::{Fetched, Id, Peers};
@@ -141,7 +141,8 @@ pub(crate) struct Loan {
 }
 
 /// Why a link ended that its gateway closed between two requests.
-pub(crate) const CLOSED: &str = "closed by the gateway";
+pub(crate) const CLOSED: Why = End::Closed.because("by the gateway");
+const STOPS: Why = End::Drained.because("the device stops");
 
 /// Gives a link, or word of its end, back to the loop.
 pub(crate) struct Ticket {
@@ -149,14 +150,25 @@ pub(crate) struct Ticket {
     number: u64,
     link: Link,
     /// What the end of the link is put down to, if it is not given back.
-    why: Cow<'static, str>,
+    why: Why,
     pub(crate) shared: Arc<Counters>,
 }
 
 impl Ticket {
     /// The link is over, and not by the doing of its exchange.
-    pub(crate) fn end(mut self, why: impl Into<Cow<'static, str>>) {
-        self.why = why.into();
+    pub(crate) fn end(mut self, why: Why) {
+        self.why = why;
+    }
+
+    /// The same, after an error on it.
+    pub(crate) fn failed(self, error: &Error) {
+        let end = match () {
+            () if error.is_timeout() => End::Late,
+            () if error.is_closed() => End::Cut,
+            () if error.fault() == Fault::Gateway => End::ProtocolError,
+            () => End::Failed,
+        };
+        self.end(Why::new(end, error.to_string()));
     }
 
     /// The link may be watched by the loop again.
@@ -185,7 +197,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if self.number != 0 {
-            self.remote.send(Command::Gone { number: self.number, link: self.link, why: std::mem::take(&mut self.why) });
+            self.remote.send(Command::Gone { number: self.number, link: self.link, why: self.why.clone() });
         }
     }
 }
@@ -216,6 +228,8 @@ pub(crate) struct Counters {
     pub(crate) min: usize,
     pub(crate) max: usize,
     asked: AtomicBool,
+    /// Links that ended.
+    pub(crate) ends: ends::Counters,
     pub(crate) stopping: AtomicBool,
 }
 
@@ -256,7 +270,7 @@ pub(crate) enum Command {
     Gone {
         number: u64,
         link: Link,
-        why: Cow<'static, str>,
+        why: Why,
     },
     TopUp,
     /// Dial now, whatever the back-off says.
@@ -391,8 +405,12 @@ impl DeviceRole {
     }
 
     fn tell(&self, kind: DeviceEventKind, url: &str, detail: String) {
+        self.publish(kind, url, detail, None);
+    }
+
+    fn publish(&self, kind: DeviceEventKind, url: &str, detail: String, end: Option<End>) {
         let way = self.way.filter(|_| kind == DeviceEventKind::Connected);
-        let event = DeviceEvent { kind, name: self.plan.name.clone(), url: url.to_owned(), detail, way };
+        let event = DeviceEvent { kind, name: self.plan.name.clone(), url: url.to_owned(), detail, way, end };
         if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
             log::debug!("nobody reads the device's events; dropped: {event:?}");
         }
@@ -802,7 +820,7 @@ impl DeviceRole {
     }
 
     /// Tells when the way in changed: there is none any more (`why`), or there is one, or another, through the gateway at `url`.
-    pub(super) fn settle_way(&mut self, url: &str, why: &str) {
+    pub(super) fn settle_way(&mut self, url: &str, why: Option<&Why>) {
         let way = match (self.shared.links.load(Relaxed), self.polls_with()) {
             (0, None) => None,
             (0, Some(encoding)) => Some(Way::Comet(encoding)),
@@ -815,7 +833,16 @@ impl DeviceRole {
         let place = way.and_then(|way| WAYS.iter().position(|known| *known == way));
         self.shared.way.store(place.map_or(0, |place| place as u8 + 1), Relaxed); // below WAYS.len()
         match way {
-            None => self.tell(DeviceEventKind::Disconnected, &self.home.text, why.to_owned()),
+            None => {
+                let text = why.map_or(String::new(), |why| why.text.to_string());
+                log::info!(
+                    "disconnected {} from {}{}",
+                    self.plan.name,
+                    self.home.text,
+                    why.map_or(String::new(), |why| format!(": {why}"))
+                );
+                self.publish(DeviceEventKind::Disconnected, &self.home.text, text, why.map(|why| why.end));
+            }
             Some(Way::Turn) => self.tell(DeviceEventKind::Connected, url, format!("{} turn", self.plan.offer.dialect.token)),
             Some(way) => self.tell(DeviceEventKind::Connected, url, way.to_string()),
         }
@@ -836,7 +863,7 @@ impl DeviceRole {
         cx.set_deadline(id, None);
         self.shared.links.fetch_add(1, Relaxed);
         (self.welcomed, self.fell_back) = (true, false);
-        self.settle_way(&url.text, "");
+        self.settle_way(&url.text, None);
         match slot {
             None => _ = self.shared.dialing.fetch_sub(1, Relaxed),
             Some(key) => {
@@ -847,7 +874,7 @@ impl DeviceRole {
         self.waiting = false;
         self.top_up(cx);
         if self.draining {
-            return self.link_gone(cx, id, "the device stops");
+            return self.link_gone(cx, id, STOPS);
         }
         match &self.service {
             Service::Listen(_) => self.lend(cx, id, &[]),
@@ -871,18 +898,25 @@ impl DeviceRole {
         }
     }
 
-    fn link_gone(&mut self, cx: &mut Peers<State>, id: Id, why: &str) {
+    fn link_gone(&mut self, cx: &mut Peers<State>, id: Id, why: Why) {
         let Some((_, _, State::Link(link))) = cx.remove(id) else { return };
         self.count_out(cx, &link, why);
     }
 
-    fn count_out(&mut self, cx: &mut Peers<State>, link: &Link, why: &str) {
+    /// A link has ended: its reason goes into one line of the log, into the events, and into the counters.
+    fn count_out(&mut self, cx: &mut Peers<State>, link: &Link, why: Why) {
         if link.slot.is_some() {
             return log::debug!("a virtual link ended: {why}"); // its slot sees the end at the bridge
         }
-        log::debug!("a link ended: {why}");
-        self.shared.links.fetch_sub(1, Relaxed);
-        self.settle_way(&self.home.clone().text, why);
+        let last = self.shared.links.fetch_sub(1, Relaxed) == 1 && self.polls_with().is_none();
+        match (last, why.end.is_usual()) {
+            (true, _) => {} // the line of the way in says it
+            (false, true) => log::debug!("a link to {} ended: {why}", self.home.text),
+            (false, false) => log::info!("a link to {} ended: {why}", self.home.text),
+        }
+        self.shared.ends.count(why.end);
+        self.publish(DeviceEventKind::Ended, &self.home.text, why.text.to_string(), Some(why.end));
+        self.settle_way(&self.home.clone().text, Some(&why));
         let short = !link.used && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
         if !short {
             self.backoff.succeed();
@@ -910,7 +944,7 @@ impl DeviceRole {
         cx.put_scratch(scratch);
         match step {
             None | Some(Came::Request(_) | Came::NotYet) => {}
-            Some(Came::Gone(why)) => self.link_gone(cx, id, &why),
+            Some(Came::Gone(why)) => self.link_gone(cx, id, why),
             Some(Came::Heartbeat { close }) => self.answer_heartbeat(cx, id, close),
             Some(Came::Refused(refusal)) => {
                 self.answer_link(cx, id, &LocalAnswer::new(refusal.status, &refusal.reason));
@@ -924,10 +958,10 @@ impl DeviceRole {
         let Some(peer) = cx.get_mut(id) else { return Came::NotYet };
         let filled = match peer.fetch(scratch, self.limits.head_bytes_max + 1024) {
             Ok(Fetched::Octets(n)) => n,
-            Ok(Fetched::Nothing) if peer.is_broken() => return Came::Gone("reset".into()),
+            Ok(Fetched::Nothing) if peer.is_broken() => return Came::Gone(End::Reset.because("while it idled")),
             Ok(Fetched::Nothing) => return Came::NotYet,
-            Ok(Fetched::End) => return Came::Gone(CLOSED.into()),
-            Err(e) => return Came::Gone(format!("broken: {e}")),
+            Ok(Fetched::End) => return Came::Gone(CLOSED),
+            Err(e) => return Came::Gone(Why::new(End::of_io(&e), format!("while it idled: {e}"))),
         };
         let octets = &scratch[..filled];
         if octets == b"\r\n" {
@@ -938,7 +972,7 @@ impl DeviceRole {
                 log::warn!("the gateway sent what is no request: {refusal}");
                 Came::Refused(refusal)
             }
-            Ok(None) if peer.is_over() => Came::Gone("closed by the gateway in the middle of a request".into()),
+            Ok(None) if peer.is_over() => Came::Gone(End::Cut.because("closed by the gateway in the middle of a request")),
             Ok(None) => {
                 peer.keep(octets);
                 let State::Link(link) = &mut peer.state else { return Came::NotYet };
@@ -974,13 +1008,13 @@ impl DeviceRole {
             link.watched = true;
         }
         if close || !sent {
-            return self.link_ends(cx, id, "the gateway told it to go");
+            return self.link_ends(cx, id, End::Drained.because("the gateway told it to go"));
         }
         self.link_idle(cx, id);
     }
 
     /// Closes a link gently; another may be dialled at once.
-    fn link_ends(&mut self, cx: &mut Peers<State>, id: Id, why: &str) {
+    fn link_ends(&mut self, cx: &mut Peers<State>, id: Id, why: Why) {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Link(link) = peer.state else { return };
         peer.state = State::Lingering(Lingering::default());
@@ -999,7 +1033,7 @@ impl DeviceRole {
             (true, Ok(true)) => self.next(cx, id, true),
             _ => {
                 self.relayed(cx, id);
-                self.link_ends(cx, id, "after an answer that closes it");
+                self.link_ends(cx, id, End::ProtocolError.because("its request was refused"));
             }
         }
     }
@@ -1034,12 +1068,12 @@ impl DeviceRole {
             self.backoff.succeed(); // the gateway not only turns, it asks
         }
         if let Err(e) = stream.set_nonblocking(false) {
-            return self.count_out(cx, &link, &format!("it cannot be made blocking: {e}"));
+            return self.count_out(cx, &link, Why::new(End::Failed, format!("it cannot be made blocking: {e}")));
         }
         self.numbers += 1;
         let stream = Arc::new(stream);
         self.lent.insert(self.numbers, Arc::downgrade(&stream));
-        let (why, shared) = ("its exchange ended it".into(), self.shared.clone());
+        let (why, shared) = (End::Program.because("its exchange ended it"), self.shared.clone());
         let ticket = Ticket { remote: self.remote.clone(), number: self.numbers, link, why, shared };
         let unread = if octets.is_empty() { kept } else { octets.to_vec() };
         let busy = matches!(self.service, Service::Receive(_)).then(|| ticket.busy());
@@ -1066,11 +1100,11 @@ impl DeviceRole {
     fn back(&mut self, cx: &mut Peers<State>, number: u64, stream: Stream, unread: &[u8], link: Link) {
         self.lent.remove(&number);
         if self.draining {
-            return self.count_out(cx, &link, "the device stops");
+            return self.count_out(cx, &link, STOPS);
         }
         match cx.insert(stream, unread, State::Link(link)) {
             Ok(id) => self.link_idle(cx, id),
-            Err(e) => self.count_out(cx, &link, &format!("it could not come back to the event loop: {e}")),
+            Err(e) => self.count_out(cx, &link, Why::new(End::Failed, format!("it could not come back to the event loop: {e}"))),
         }
     }
 
@@ -1086,7 +1120,7 @@ impl DeviceRole {
                     cx.close(id);
                     self.shared.dialing.fetch_sub(1, Relaxed);
                 }
-                Some(State::Link(Link { exchange: None, slot, .. })) if !self.works(*slot) => self.link_gone(cx, id, "the device stops"),
+                Some(State::Link(Link { exchange: None, slot, .. })) if !self.works(*slot) => self.link_gone(cx, id, STOPS),
                 Some(State::Local(Local::Idle)) => cx.close(id),
                 _ => {}
             }
@@ -1165,7 +1199,7 @@ pub(super) fn dial_stage(cx: &mut Peers<State>, id: Id, stage: Stage) {
 /// What an idle link brought.
 enum Came {
     NotYet,
-    Gone(String),
+    Gone(Why),
     Heartbeat {
         close: bool,
     },
@@ -1184,10 +1218,7 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
         match link.next_head() {
             Ok(Next::Heartbeat) => {}
             Ok(Next::Closed) => return ticket.end(CLOSED),
-            Err(e) => {
-                log::info!("a link ended: {e}");
-                return ticket.end(e.to_string());
-            }
+            Err(e) => return ticket.failed(&e),
             Ok(Next::Request(request)) => {
                 ticket.shared.exchanges.fetch_add(1, Relaxed);
                 let (response, taker) = ask_handler(handler, request);
@@ -1200,8 +1231,7 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
                     sent => sent,
                 };
                 if let Err(e) = sent {
-                    log::info!("a response could not be sent: {e}");
-                    return ticket.end(e.to_string());
+                    return ticket.failed(&e);
                 }
             }
         }
@@ -1293,7 +1323,7 @@ impl Role for DeviceRole {
             State::Link(Link { began: true, .. }) => {
                 self.answer_link(cx, id, &LocalAnswer::new(408, "the request head was not whole within head_timeout"))
             }
-            State::Link(_) => self.link_gone(cx, id, "nothing came for as long as silence allows"),
+            State::Link(_) => self.link_gone(cx, id, End::Silent.because("nothing came for as long as silence allows")),
             State::Bridge(_) => {}
             State::Local(_) | State::Lingering(_) => cx.close(id),
         }
@@ -1333,7 +1363,7 @@ impl Role for DeviceRole {
             }
             Command::Gone { number, link, why } => {
                 if self.lent.remove(&number).is_some() {
-                    self.count_out(cx, &link, &why);
+                    self.count_out(cx, &link, why);
                 }
             }
             Command::Drain(time) if !self.draining => self.drain(cx, time),
@@ -1358,7 +1388,7 @@ impl Relaying for DeviceRole {
         self.rules.clone()
     }
 
-    fn free(&mut self, cx: &mut Peers<State>, link: Id, reusable: Result<(), &'static str>) {
+    fn free(&mut self, cx: &mut Peers<State>, link: Id, reusable: Result<(), Why>) {
         self.local_free(cx, link, reusable);
     }
 
@@ -1370,7 +1400,7 @@ impl Relaying for DeviceRole {
         self.relayed(cx, asking);
         match keep && !self.draining {
             true => self.link_idle(cx, asking),
-            false => self.link_ends(cx, asking, "its last message said so"),
+            false => self.link_ends(cx, asking, End::LastMessage.because("its last message said so")),
         }
     }
 
@@ -1386,7 +1416,7 @@ impl Relaying for DeviceRole {
             true => cx.reset(asking),
             false => cx.close(asking),
         }
-        self.count_out(cx, &link, "an exchange on it failed half-way");
+        self.count_out(cx, &link, End::Cut.because("an exchange on it failed half-way"));
     }
 
     fn callers_wait(&self, _: &Peers<State>, _: Id) -> bool {

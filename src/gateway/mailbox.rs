@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use crate::ends::{End, Why};
 use crate::engine::peers::{Fetched, Id, Peers};
 use crate::engine::slab::Key;
 use crate::error::Refusal;
@@ -532,10 +533,10 @@ impl GatewayRole {
     }
 
     /// The exchange that had the connection of a POST is done with it.
-    pub(super) fn post_free(&mut self, cx: &mut Peers<State>, id: Id, whole: Result<(), &'static str>) {
+    pub(super) fn post_free(&mut self, cx: &mut Peers<State>, id: Id, whole: Result<(), Why>) {
         match whole {
             Ok(()) => self.post_done(cx, id),
-            Err(why) => self.refuse_post(cx, id, &Refusal::new(400, format!("the answer was not taken to its end: {why}"))),
+            Err(why) => self.refuse_post(cx, id, &Refusal::new(400, format!("the answer was not taken to its end: {}", why.text))),
         }
     }
 
@@ -560,7 +561,7 @@ impl GatewayRole {
         match switch {
             _ if self.draining => {
                 let left = self.roster.lend_ends(&registered, cx.now());
-                self.gone(&left, "this gateway is stopping");
+                self.gone(&left, &End::Drained.because("this gateway stops"));
                 let origin = knock.origin.as_deref();
                 self.deny(cx, id, origin, &LocalAnswer { retry_after: Some(5), ..LocalAnswer::new(503, STOPPING) });
             }
@@ -582,7 +583,7 @@ impl GatewayRole {
             self.answer_is_too_large(cx, id);
         }
         let left = self.roster.lend_ends(&registered, cx.now());
-        self.gone(&left, "its answer was refused");
+        self.gone(&left, &Why::new(End::ProtocolError, format!("its answer was refused: {refusal}")));
         if fresh && refusal.status != 503 {
             self.roster.forget_names(&registered); // nobody knew them before, and nothing right has come
         }
@@ -596,7 +597,7 @@ impl GatewayRole {
         let event = posting.knock.id.as_deref().and_then(read_id);
         let event = event.filter(|event| self.events.is_for(event, &posting.registered, &posting.holder));
         if let Some(key) = event.and_then(|event| self.answered(cx, &event)) {
-            self.end_exchange(cx, key, "the device's answer is longer than message_bytes_max allows for one in JSON");
+            self.end_exchange(cx, key, End::Limit, "the device's answer is longer than message_bytes_max allows for one in JSON");
         }
     }
 
@@ -605,7 +606,7 @@ impl GatewayRole {
         let registered = posting.registered.clone();
         cx.close(id);
         let left = self.roster.lend_ends(&registered, cx.now());
-        self.gone(&left, "its connection ended in the middle of an answer");
+        self.gone(&left, &End::Cut.because("in the middle of an answer"));
     }
 
     pub(super) fn post_expired(&mut self, cx: &mut Peers<State>, id: Id) {
@@ -850,9 +851,12 @@ impl GatewayRole {
         match self.roster.poll_gap(&name, cx.now()) {
             Gap::None => {}
             Gap::Until(at) => self.set_alarm(cx, at, Alarm::PollGap(name)),
-            Gap::Over(left, 0) => self.gone(&left, "it did not poll again within poll_gap"),
+            Gap::Over(left, 0) => self.gone(&left, &End::Absent.because("it did not poll again within poll_gap")),
             // All its polls may be at work for longer than that; whoever reads the log wants to know.
-            Gap::Over(left, n) => self.gone(&left, &format!("it did not poll again within poll_gap; requests in its hand: {n}")),
+            Gap::Over(left, n) => {
+                let text = format!("it did not poll again within poll_gap; requests in its hand: {n}");
+                self.gone(&left, &Why::new(End::Absent, text));
+            }
         }
     }
 
@@ -973,7 +977,12 @@ impl GatewayRole {
         let (key, asking, told, until) = (handed.key, handed.asking, handed.told, handed.until);
         if began && !self.may_repeat(handed) {
             self.answered(cx, &event);
-            return self.end_exchange(cx, key, "the device's connection ended while the request was written, and it may not be sent twice");
+            return self.end_exchange(
+                cx,
+                key,
+                End::Cut,
+                "the device's connection ended while the request was written, and it may not be sent twice",
+            );
         }
         if !self.hand_out(cx, key) && !told {
             let at = cx.after(self.waits(key).link.time).min(until);
@@ -1047,7 +1056,7 @@ impl GatewayRole {
         let failed: Vec<MessageId> = self.events.handed.iter().filter(|(_, handed)| replaced(handed)).map(|(id, _)| *id).collect();
         for event in failed {
             if let Some(key) = self.answered(cx, &event) {
-                self.end_exchange(cx, key, "the device's session was replaced before it answered");
+                self.end_exchange(cx, key, End::Replaced, "the device's session was replaced before it answered");
             }
         }
     }

@@ -22,6 +22,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use http::{Request, Response};
 
+use crate::ends::{Counters, End, EndCounts};
 use crate::engine::event_loop::{EventLoop, Remote};
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::role::{Command, GatewayRole, Loan, NO_TICKET, Settings};
@@ -166,6 +167,8 @@ pub enum EventKind {
     Moved,
     /// A newer session took the name over.
     Replaced,
+    /// One of its links ended. With the last one the name goes, too: `Down` follows.
+    Ended,
 }
 
 impl fmt::Display for EventKind {
@@ -175,6 +178,7 @@ impl fmt::Display for EventKind {
             EventKind::Down => "down",
             EventKind::Moved => "moved",
             EventKind::Replaced => "replaced",
+            EventKind::Ended => "ended",
         })
     }
 }
@@ -189,8 +193,10 @@ pub struct Event {
     pub name: String,
     /// Why, in words; for `Up` and `Moved` the token that was turned with, or the encoding of the polls.
     pub reason: String,
-    /// How the name is connected; `None` for `Down`.
+    /// How the name is connected; `None` where it is no more.
     pub way: Option<Way>,
+    /// The reason as one of a closed list, with `Ended` and `Down`.
+    pub end: Option<End>,
     /// Events this subscriber lost before this one because it did not read them in time.
     pub missed: u64,
 }
@@ -203,6 +209,7 @@ struct Stats {
     events: AtomicU64,
     exchanges: AtomicU64,
     refused: AtomicU64,
+    ends: Counters,
 }
 
 /// Counters of a gateway.
@@ -221,6 +228,8 @@ pub struct GatewayStats {
     pub exchanges: u64,
     /// Requests and offers answered by the gateway itself, refusals mostly.
     pub refused: u64,
+    /// Links that ended since the start, by reason.
+    pub ends: EndCounts,
 }
 
 /// When a gateway answers an offer.
@@ -511,6 +520,7 @@ impl Gateway {
             events: self.stats.events.load(Relaxed),
             exchanges: self.stats.exchanges.load(Relaxed),
             refused: self.stats.refused.load(Relaxed),
+            ends: self.stats.ends.read(),
         }
     }
 
@@ -590,6 +600,7 @@ impl DeviceRef<'_> {
                 stream.set_nonblocking(true).ok()?;
                 Some((stream, unread))
             });
+            let stream = stream.ok_or(End::Program.because("a program's exchange on it ended without a message boundary"));
             remote.send(Command::Return { ticket, stream });
         };
         if let Err(e) = stream.set_nonblocking(false) {

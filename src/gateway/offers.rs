@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::ends::{End, Why};
 use crate::engine::peers::{Fetched, Id, Peers};
 use crate::engine::slab::Key;
 use crate::error::{Error, Refusal};
@@ -74,6 +75,10 @@ impl Device {
 const HEAD: State = State::Device(Device::Head { began: false, polled: false });
 
 pub(super) const STOPPING: &str = "this gateway is stopping; dial again";
+/// Why a link never came to be.
+pub(super) const UNTURNED: Why = End::Cut.because("it was closed before the 101 was written");
+const EARLY: &str = "octets came after the offer or poll and before its answer; wait for the answer";
+const UNASKED: &str = "octets came that nobody asked for";
 pub(super) const REPLACED: &str = "a newer session of this device holds the name";
 
 const PORT_PURPOSE: &str = "devices connect here to be reached (reverse HTTP); visitors use another port";
@@ -184,7 +189,7 @@ impl GatewayRole {
             }
         }
         if framing == Framing::Empty && filled > request.len {
-            return Err(Refusal::new(400, "octets came after the offer or poll and before its answer; wait for the answer"));
+            return Err(Refusal::new(400, EARLY));
         }
         let knock = Knock::read(request, framing, turns, origin)?;
         Ok((offer, knock))
@@ -359,7 +364,7 @@ impl GatewayRole {
         match self.roster.next_waiter(&registered, false) {
             Some(waiter) => self.serve(cx, id, waiter),
             None if peer_flush(cx, id) => self.link_free(cx, id, Ok(())),
-            None => self.drop_link(cx, id, "it was closed before the 101 was written"),
+            None => self.drop_link(cx, id, UNTURNED),
         }
     }
 
@@ -367,8 +372,7 @@ impl GatewayRole {
     fn hand_to_worker(&mut self, cx: &mut Peers<State>, id: Id, registered: Arc<Registered>, switch: &[u8]) {
         let Some(handler) = self.on_link.clone() else { return };
         let give_up = |role: &mut Self, cx: &mut Peers<State>| {
-            let left = role.roster.lend_ends(&registered, cx.now());
-            role.gone(&left, "no worker for its link");
+            role.lent_ended(cx, &registered, &End::Limit.because("no worker for its link"));
         };
         if self.lent.len() >= self.limits.on_link_max {
             give_up(self, cx);
@@ -431,7 +435,7 @@ impl GatewayRole {
             },
             Waiter::Caller(number) => {
                 if !peer_flush(cx, id) {
-                    self.drop_link(cx, id, "it was closed before the 101 was written");
+                    self.drop_link(cx, id, UNTURNED);
                 } else if !self.lend(cx, number, id) {
                     self.link_free(cx, id, Ok(()));
                 }
@@ -447,16 +451,17 @@ impl GatewayRole {
         relay::attach(self, cx, key, id);
     }
 
-    pub(super) fn link_free(&mut self, cx: &mut Peers<State>, id: Id, reusable: Result<(), &'static str>) {
+    pub(super) fn link_free(&mut self, cx: &mut Peers<State>, id: Id, reusable: Result<(), Why>) {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Device(Device::Link(link)) = &mut peer.state else { return };
         link.exchange = None;
         let (registered, leaving) = (link.registered.clone(), link.leaving);
+        if leaving {
+            let end = if self.roster.in_force(&registered) { End::Drained } else { End::Replaced };
+            return self.drop_link(cx, id, end.because("it was told to go"));
+        }
         if let Err(why) = reusable {
             return self.drop_link(cx, id, why);
-        }
-        if leaving {
-            return self.drop_link(cx, id, "replaced or drained");
         }
         if !self.roster.in_force(&registered) {
             return self.part(cx, id);
@@ -465,7 +470,7 @@ impl GatewayRole {
         if cx.get(id).is_some_and(|p| p.has_input()) {
             let quiet = self.is_quiet(cx, id);
             if quiet.is_err() || cx.get(id).is_some_and(|p| p.has_input()) {
-                return self.drop_link(cx, id, quiet.err().unwrap_or("it sent octets that nobody asked for"));
+                return self.drop_link(cx, id, quiet.err().unwrap_or(End::ProtocolError.because(UNASKED)));
             }
         }
         if let Some(waiter) = self.roster.next_waiter(&registered, false) {
@@ -489,15 +494,15 @@ impl GatewayRole {
         }
     }
 
-    fn is_quiet(&mut self, cx: &mut Peers<State>, id: Id) -> Result<(), &'static str> {
+    fn is_quiet(&mut self, cx: &mut Peers<State>, id: Id) -> Result<(), Why> {
         let mut scratch = cx.take_scratch();
         let quiet = cx.get_mut(id).map_or(Ok(()), |peer| match peer.fetch(&mut scratch, 64) {
-            Ok(Fetched::Nothing) if peer.is_broken() => Err("reset"),
+            Ok(Fetched::Nothing) if peer.is_broken() => Err(End::Reset.because("while it idled")),
             Ok(Fetched::Nothing) => Ok(()),
             Ok(Fetched::Octets(n)) if scratch[..n].iter().all(|o| matches!(o, b'\r' | b'\n')) => Ok(()),
-            Ok(Fetched::Octets(_)) => Err("it sent octets that nobody asked for"),
-            Ok(Fetched::End) => Err("closed by device"),
-            Err(_) => Err("reset"),
+            Ok(Fetched::Octets(_)) => Err(End::ProtocolError.because(UNASKED)),
+            Ok(Fetched::End) => Err(End::Closed.because("by the device, while it idled")),
+            Err(e) => Err(Why::new(End::of_io(&e), format!("while it idled: {e}"))),
         });
         cx.put_scratch(scratch);
         if quiet.is_ok() && cx.get(id).is_some_and(|p| p.has_input()) {
@@ -539,9 +544,9 @@ impl GatewayRole {
                 self.ask_options(cx, id, heartbeat::FAREWELL);
             }
             State::Device(Device::Held { .. }) => {
-                self.unhold(cx, id, "replaced or drained");
-                let (status, reason, retry) =
-                    if self.draining { (503, STOPPING, 5) } else { (409, "a newer session of this device holds the name", 60) };
+                let (end, status, reason, retry) =
+                    if self.draining { (End::Drained, 503, STOPPING, 5) } else { (End::Replaced, 409, REPLACED, 60) };
+                self.unhold(cx, id, &end.because(reason));
                 self.deny_knock(cx, id, status, reason, Some(retry));
             }
             _ => {}
@@ -557,16 +562,15 @@ impl GatewayRole {
         relay::attach(self, cx, key, id);
     }
 
-    pub(super) fn drop_link(&mut self, cx: &mut Peers<State>, id: Id, why: &str) {
+    pub(super) fn drop_link(&mut self, cx: &mut Peers<State>, id: Id, why: Why) {
         let Some(registered) = self.registered(cx, id) else { return };
-        log::debug!("{}: a link is closed: {why}", registered.name());
         let left = self.roster.leave(&registered, id, cx.now());
         cx.close(id);
-        self.gone(&left, why);
+        self.link_ended(&registered, &left, &why);
     }
 
     /// A held connection is held no longer.
-    pub(super) fn unhold(&mut self, cx: &mut Peers<State>, id: Id, why: &str) {
+    pub(super) fn unhold(&mut self, cx: &mut Peers<State>, id: Id, why: &Why) {
         match cx.get(id).map(|p| &p.state) {
             Some(State::Device(Device::Held { registered, hold: Hold::Offer(_) })) => {
                 let left = self.roster.leave(&registered.clone(), id, cx.now());
@@ -589,10 +593,10 @@ impl GatewayRole {
             }
         }
         let Err(why) = self.is_quiet(cx, id) else { return };
-        self.unhold(cx, id, why);
-        match why {
-            "closed by device" | "reset" => cx.close(id),
-            _ => self.deny_knock(cx, id, 400, "octets came after the offer or poll and before its answer; wait for the answer", None),
+        self.unhold(cx, id, &why);
+        match why.end {
+            End::Closed | End::Reset | End::Unreachable => cx.close(id),
+            _ => self.deny_knock(cx, id, 400, EARLY, None),
         }
     }
 
@@ -601,7 +605,7 @@ impl GatewayRole {
         if let Some(State::Device(Device::Held { hold: Hold::Poll(_), .. })) = cx.get(id).map(|p| &p.state) {
             return self.poll_expired(cx, id);
         }
-        self.unhold(cx, id, "its offer was held for poll_hold; it offers again");
+        self.unhold(cx, id, &End::Lapsed.because("its offer was held for poll_hold; it offers again"));
         let Some(peer) = cx.get_mut(id) else { return };
         peer.output().extend_from_slice(b"HTTP/1.1 204 No Content\r\n\r\n");
         peer.state = State::Device(Device::Head { began: false, polled: false });
@@ -634,8 +638,7 @@ impl GatewayRole {
                 Ok(())
             }
             Err(e) => {
-                let left = self.roster.lend_ends(&registered, cx.now());
-                self.gone(&left, "it could not be adopted");
+                self.lent_ended(cx, &registered, &End::Failed.because("it could not be adopted"));
                 Err(Error::io(crate::Fault::Gateway, "adopting a connection", e))
             }
         }
@@ -654,6 +657,6 @@ struct Returning {
 
 impl Drop for Returning {
     fn drop(&mut self) {
-        self.remote.send(Command::Return { ticket: self.ticket, stream: None });
+        self.remote.send(Command::Return { ticket: self.ticket, stream: Err(End::Program.because("its handler is done with it")) });
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use crate::ends::{End, Why};
 use crate::engine::Role;
 use crate::engine::event_loop::Remote;
 use crate::engine::peers::{Id, Peers};
@@ -19,7 +20,7 @@ use crate::engine::slab::{Key, Slab};
 use crate::engine::workers::Workers;
 use crate::error::{Error, Refusal};
 use crate::gateway::mailbox::Events;
-use crate::gateway::offers::{Device, peer_flush};
+use crate::gateway::offers::{Device, UNTURNED, peer_flush};
 use crate::gateway::roster::{Left, Registered, Roster, Waiter};
 use crate::gateway::routes::Table;
 use crate::gateway::visitors::{Face, Visitor};
@@ -43,8 +44,8 @@ pub(crate) enum State {
 pub(crate) enum Command {
     /// A link for a program's `send()`.
     Borrow { name: String, wait: Duration, reply: Sender<Result<Loan, Error>> },
-    /// The link comes back (`None`: it has to be closed).
-    Return { ticket: u64, stream: Option<(Stream, Vec<u8>)> },
+    /// The link comes back, or has ended.
+    Return { ticket: u64, stream: Result<(Stream, Vec<u8>), Why> },
     /// Tell when a name has a link.
     Wait { name: String, time: Duration, reply: Sender<Result<(), Error>> },
     /// How many links a name has (in all, and idle), and how it is connected.
@@ -300,8 +301,12 @@ impl GatewayRole {
 
     pub(super) fn tell(&mut self, kind: EventKind, name: &str, reason: &str, way: Option<Way>) {
         log::info!("{name}: {kind}{}{reason}", if reason.is_empty() { "" } else { ": " });
+        self.publish(kind, name, reason, way, None);
+    }
+
+    fn publish(&mut self, kind: EventKind, name: &str, reason: &str, way: Option<Way>, end: Option<End>) {
         self.subscribers.retain_mut(|(subscriber, missed)| {
-            let event = Event { kind, name: name.to_owned(), reason: reason.to_owned(), way, missed: *missed };
+            let event = Event { kind, name: name.to_owned(), reason: reason.to_owned(), way, end, missed: *missed };
             match subscriber.try_send(event) {
                 Ok(()) => *missed = 0,
                 Err(TrySendError::Full(_)) => *missed += 1,
@@ -341,7 +346,8 @@ impl GatewayRole {
         self.stats.exchanges.fetch_add(1, Relaxed);
         if let Err(unsent) = reply.send(Ok(Loan { stream, unread, ticket, fate: Fate::default() })) {
             let Ok(Loan { stream, unread, ticket, .. }) = unsent.0 else { return true };
-            self.take_back(cx, ticket, Arc::into_inner(stream).map(|stream| (stream, unread)));
+            let stream = Arc::into_inner(stream).map(|stream| (stream, unread));
+            self.take_back(cx, ticket, stream.ok_or(End::Failed.because("its caller went while it was lent")));
         }
         true
     }
@@ -372,31 +378,45 @@ impl GatewayRole {
         let _ = reply.send(answer); // where the caller has gone, its end is dropped here, and the loop sees that
     }
 
-    fn take_back(&mut self, cx: &mut Peers<State>, ticket: u64, stream: Option<(Stream, Vec<u8>)>) {
+    fn take_back(&mut self, cx: &mut Peers<State>, ticket: u64, stream: Result<(Stream, Vec<u8>), Why>) {
         let Some(LentOut { registered, .. }) = self.lent.remove(&ticket) else { return };
         let device = Device::link(registered.clone());
-        let inserted = stream.and_then(|(stream, unread)| match cx.insert(stream, &unread, State::Device(device)) {
-            Ok(id) => Some(id),
-            Err(e) => {
-                log::warn!("a link could not come back to the event loop: {e}");
-                None
-            }
+        let inserted = stream.and_then(|(stream, unread)| {
+            let inserted = cx.insert(stream, &unread, State::Device(device));
+            inserted.map_err(|e| Why::new(End::Failed, format!("it could not come back to the event loop: {e}")))
         });
         match inserted {
-            Some(id) => {
+            Ok(id) => {
                 self.roster.place(&registered, id);
                 self.free(cx, id, Ok(()));
             }
-            None => {
-                let left = self.roster.lend_ends(&registered, cx.now());
-                self.gone(&left, "its exchange ended without a message boundary");
-            }
+            Err(why) => self.lent_ended(cx, &registered, &why),
         }
     }
 
-    pub(super) fn gone(&mut self, left: &Left, reason: &str) {
+    /// A link that was lent, or whose place was reserved, is gone.
+    pub(super) fn lent_ended(&mut self, cx: &Peers<State>, registered: &Registered, why: &Why) {
+        let left = self.roster.lend_ends(registered, cx.now());
+        self.link_ended(registered, &left, why);
+    }
+
+    /// A link has ended: its reason goes into one line of the log, into the events, and into the counters.
+    pub(super) fn link_ended(&mut self, registered: &Registered, left: &Left, why: &Why) {
+        self.stats.ends.count(why.end);
+        let (name, last) = (registered.name(), !left.down.is_empty());
+        match (last, why.end.is_usual()) {
+            (true, _) => {} // the line of its name says it
+            (false, true) => log::debug!("{name}: a link ended: {why}"),
+            (false, false) => log::info!("{name}: a link ended: {why}"),
+        }
+        self.publish(EventKind::Ended, name, &why.text, self.roster.way(name), Some(why.end));
+        self.gone(left, why);
+    }
+
+    pub(super) fn gone(&mut self, left: &Left, why: &Why) {
         for name in &left.down {
-            self.tell(EventKind::Down, name, reason, None);
+            log::info!("{name}: {}: {why}", EventKind::Down);
+            self.publish(EventKind::Down, name, &why.text, None, Some(why.end));
         }
         for (name, way) in &left.moved {
             self.tell(EventKind::Moved, name, &way.to_string(), Some(*way));
@@ -414,7 +434,7 @@ impl GatewayRole {
                 continue;
             }
             if !peer_flush(cx, link) {
-                self.drop_link(cx, link, "it was closed before the 101 was written");
+                self.drop_link(cx, link, UNTURNED);
                 continue;
             }
             self.lend_to(cx, &reply, link);
@@ -473,8 +493,10 @@ impl GatewayRole {
             let Some(State::Device(Device::Link(link))) = cx.get(id).map(|p| &p.state) else { continue };
             match (self.roster.in_force(&link.registered), link.exchange) {
                 (true, _) => {}
-                (false, Some(key)) => self.end_exchange(cx, key, "the device's session was replaced and take_over_grace is over"),
-                (false, None) => self.drop_link(cx, id, "replaced"),
+                (false, Some(key)) => {
+                    self.end_exchange(cx, key, End::Replaced, "the device's session was replaced and take_over_grace is over")
+                }
+                (false, None) => self.drop_link(cx, id, End::Replaced.because("take_over_grace is over")),
             }
         }
         for ticket in lent {
@@ -577,7 +599,7 @@ impl GatewayRole {
         for id in cx.ids() {
             if let Some(State::Visitor(Visitor::Exchange { key, .. })) = cx.get(id).map(|p| &p.state) {
                 let key = *key;
-                self.end_exchange(cx, key, "this gateway stopped");
+                self.end_exchange(cx, key, End::Stopped, "this gateway stopped");
             }
         }
         let lent: Vec<u64> = self.lent.keys().copied().collect();
@@ -622,24 +644,19 @@ impl GatewayRole {
     }
 
     /// Ends an exchange: with a 502 where its visitor has heard nothing yet, else by cutting the answer.
-    pub(super) fn end_exchange(&mut self, cx: &mut Peers<State>, key: Key, why: &'static str) {
-        self.end_exchange_with(cx, key, why, &LocalAnswer { error: Some("connection_terminated"), ..LocalAnswer::new(502, why) });
+    pub(super) fn end_exchange(&mut self, cx: &mut Peers<State>, key: Key, end: End, why: &'static str) {
+        let answer = LocalAnswer { error: Some("connection_terminated"), ..LocalAnswer::new(502, why) };
+        self.end_exchange_with(cx, key, end.because(why), &answer);
     }
 
-    fn end_exchange_with(&mut self, cx: &mut Peers<State>, key: Key, why: &'static str, answer: &LocalAnswer<'_>) {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+    fn end_exchange_with(&mut self, cx: &mut Peers<State>, key: Key, why: Why, answer: &LocalAnswer<'_>) {
+        let Some(exchange) = self.exchanges.get(key) else { return };
         match (exchange.asking, exchange.answered) {
             (Some(asking), false) => {
                 if let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(asking).map(|p| &p.state) {
                     self.roster.step_out(name, Waiter::Exchange(key));
                 }
-                let (to_head, keep) = (exchange.is_head(), exchange.may_keep_asker() && answer.status == 504);
-                let link = exchange.answering.take();
-                self.exchanges.remove(key);
-                if let Some(link) = link {
-                    self.free(cx, link, Err(why));
-                }
-                self.answer(cx, asking, &LocalAnswer { to_head, keep, ..answer.clone() });
+                relay::answer_instead(self, cx, key, why, answer);
             }
             _ => relay::abort(self, cx, key, why),
         }
@@ -670,8 +687,8 @@ impl GatewayRole {
             return;
         }
         let reason = format!("the exchange was not over within {}", self.waits(key).exchange);
-        let answer = LocalAnswer { error: Some("http_response_timeout"), ..LocalAnswer::new(504, &reason) };
-        self.end_exchange_with(cx, key, "its exchange took longer than exchange_timeout, or than exchange of its route, lets it", &answer);
+        let answer = LocalAnswer { error: Some("http_response_timeout"), keep: true, ..LocalAnswer::new(504, &reason) };
+        self.end_exchange_with(cx, key, Why::new(End::Late, reason.clone()), &answer);
     }
 }
 
@@ -807,7 +824,7 @@ impl Relaying for GatewayRole {
         self.rules.clone()
     }
 
-    fn free(&mut self, cx: &mut Peers<State>, link: Id, reusable: Result<(), &'static str>) {
+    fn free(&mut self, cx: &mut Peers<State>, link: Id, reusable: Result<(), Why>) {
         match cx.get(link).map(|p| &p.state) {
             Some(State::Device(Device::Posting(_))) => self.post_free(cx, link, reusable),
             _ => self.link_free(cx, link, reusable),

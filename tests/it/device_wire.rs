@@ -227,7 +227,7 @@ fn a_link_closed_behind_an_answer_is_put_down_to_the_gateway() {
     }
     let log = device.stderr();
     let ends: Vec<_> = log.lines().filter(|line| line.contains("disconnected lamp from ")).collect();
-    assert!(ends.iter().all(|line| line.ends_with(": closed by the gateway")), "{ends:#?}");
+    assert!(ends.iter().all(|line| line.ends_with(": closed: by the gateway")), "{ends:#?}");
 }
 
 #[test]

@@ -461,7 +461,6 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
             match event.kind {
                 DeviceEventKind::Connected => say(format_args!("connected {} via {} ({})", event.name, event.url, event.detail)),
                 DeviceEventKind::Waiting => say(format_args!("waiting {} via {}", event.name, event.url)),
-                DeviceEventKind::Disconnected => log::warn!("disconnected {} from {}: {}", event.name, event.url, event.detail),
                 _ => {} // the library has logged it
             }
         }

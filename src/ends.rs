@@ -1,0 +1,182 @@
+//! Why links end: a closed list, so that logs, events and counters say the same.
+//!
+//! Names no socket and no role: both roles, and the relay between them, give their reasons from here.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! ends {
+    ($( $(#[$doc:meta])* $name:ident = $text:literal, )*) => {
+        /// Why a link, or a name's last way in, ended. Shown as one word, `heartbeat-missed`, the same in logs, events and counters.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        pub enum End { $( $(#[$doc])* $name, )* }
+
+        impl End {
+            /// All of them, in the order of this list.
+            pub const ALL: &'static [End] = &[ $( End::$name, )* ];
+
+            /// Its name: `closed`, `heartbeat-missed`.
+            pub fn as_str(self) -> &'static str {
+                match self { $( End::$name => $text, )* }
+            }
+        }
+    };
+}
+
+ends! {
+    /// The other side closed it between two exchanges.
+    Closed = "closed",
+    /// The other side closed it in the middle of an exchange.
+    Cut = "cut",
+    /// The connection was reset.
+    Reset = "reset",
+    /// The network did not get anything across any more: TCP's keepalive, or `TCP_USER_TIMEOUT`, gave it up.
+    Unreachable = "unreachable",
+    /// At the gateway: a heartbeat was not answered within [`heartbeat_timeout`](crate::Limits::heartbeat_timeout).
+    HeartbeatMissed = "heartbeat-missed",
+    /// At the device: nothing came for [`silence`](crate::Limits::silence), on a link that had seen heartbeats.
+    Silent = "silent",
+    /// What came is not what the protocol lets come: a malformed message, or octets that nobody asked for.
+    ProtocolError = "protocol-error",
+    /// An exchange on it took longer than one of its waits.
+    Late = "late",
+    /// Whoever asked gave up in the middle of an exchange that could not be brought to its end.
+    AskerGone = "asker-gone",
+    /// Whoever asked read slower than [`min_rate_bytes_per_s`](crate::Limits::min_rate_bytes_per_s) while others waited.
+    SlowReader = "slow-reader",
+    /// A message on it said that it was the last one, or could end only with the connection.
+    LastMessage = "last-message",
+    /// It was switched to another protocol, and that is over.
+    Tunnel = "tunnel",
+    /// A newer session of the device took the name over.
+    Replaced = "replaced",
+    /// One of the two sides stops, and lets what is in progress finish.
+    Drained = "drained",
+    /// One of the two sides has stopped.
+    Stopped = "stopped",
+    /// A bound of this side.
+    Limit = "limit",
+    /// Program code had it, and ended it.
+    Program = "program",
+    /// This side's operating system would not go on with it.
+    Failed = "failed",
+    /// A device that polls did not come again within [`poll_gap`](crate::Limits::poll_gap).
+    Absent = "absent",
+    /// An offer that was held for [`poll_hold`](crate::Limits::poll_hold) without being asked for; the device offers again.
+    Lapsed = "lapsed",
+}
+
+impl End {
+    /// What an error of the connection says of its end.
+    pub(crate) fn of_io(error: &io::Error) -> End {
+        use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut, UnexpectedEof};
+        match error.kind() {
+            TimedOut | HostUnreachable | NetworkUnreachable => End::Unreachable,
+            UnexpectedEof => End::Cut,
+            _ => End::Reset,
+        }
+    }
+
+    /// Whether it is part of a link's usual life, and nothing that an operator looks for.
+    pub fn is_usual(self) -> bool {
+        matches!(self, End::LastMessage | End::Tunnel | End::Program | End::Lapsed)
+    }
+
+    /// With what is to be said about it.
+    pub(crate) const fn because(self, text: &'static str) -> Why {
+        Why { end: self, text: Cow::Borrowed(text) }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A reason with its circumstances. Shown as `heartbeat-missed: no answer within 10 s`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Why {
+    pub(crate) end: End,
+    pub(crate) text: Cow<'static, str>,
+}
+
+impl Why {
+    pub(crate) fn new(end: End, text: impl Into<Cow<'static, str>>) -> Self {
+        Why { end, text: text.into() }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.end, self.text)
+    }
+}
+
+/// Links that ended, by their reasons.
+#[derive(Debug)]
+pub(crate) struct Counters([AtomicU64; End::ALL.len()]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl Counters {
+    pub(crate) fn count(&self, end: End) {
+        self.0[end as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> EndCounts {
+        EndCounts(std::array::from_fn(|n| self.0[n].load(Relaxed)))
+    }
+}
+
+/// How many links ended since the start, by their reasons.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct EndCounts([u64; End::ALL.len()]);
+
+impl EndCounts {
+    /// Those that ended for this reason.
+    pub fn of(&self, end: End) -> u64 {
+        self.0[end as usize]
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Each reason with its count, those without any included.
+    pub fn iter(&self) -> impl Iterator<Item = (End, u64)> + '_ {
+        End::ALL.iter().map(|end| (*end, self.of(*end)))
+    }
+}
+
+/// Only reasons that occurred: `{closed: 3, heartbeat-missed: 1}`.
+impl fmt::Debug for EndCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter().filter(|(_, n)| *n > 0).map(|(end, n)| (format_args!("{end}").to_string(), n))).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_word_and_a_place_of_its_own() {
+        let counters = Counters::default();
+        for (n, end) in End::ALL.iter().enumerate() {
+            assert_eq!(*end as usize, n);
+            assert!(end.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{end}");
+            assert_eq!(End::ALL.iter().filter(|other| other.as_str() == end.as_str()).count(), 1);
+            counters.count(*end);
+            assert_eq!((counters.read().of(*end), counters.read().total()), (1, n as u64 + 1));
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Every end of a link has one reason of the closed list, in one event, one counter, and one line of the log.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use http::Response;
+use reverse_http::{Body, Device, DeviceEventKind, End, EventKind, Gateway, Limits, Routes};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const SESSIONS: [&str; 2] = ["00000000000000000000000000000001", "00000000000000000000000000000002"];
+
+fn connect(at: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(at).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Reads one head, octet for octet.
+fn head(stream: &mut TcpStream) -> String {
+    let mut octets = Vec::new();
+    while !octets.ends_with(b"\r\n\r\n") {
+        let mut one = [0];
+        match stream.read(&mut one) {
+            Ok(1) => octets.push(one[0]),
+            other => panic!("{other:?} behind {:?}", String::from_utf8_lossy(&octets)),
+        }
+    }
+    String::from_utf8(octets).unwrap()
+}
+
+/// A turned connection of the device `lamp`.
+fn turned(gateway: &Gateway, session: &str) -> TcpStream {
+    let mut stream = connect(gateway.devices_addr());
+    let offer = format!(
+        "POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nPTTH-Session: {session}\r\nContent-Length: 0\r\n\r\n"
+    );
+    stream.write_all(offer.as_bytes()).unwrap();
+    assert!(head(&mut stream).starts_with("HTTP/1.1 101 "));
+    stream
+}
+
+fn gateway(change: impl FnOnce(&mut Limits)) -> (Gateway, SocketAddr) {
+    let mut limits = Limits::default();
+    change(&mut limits);
+    let gateway = Gateway::builder().listen("127.0.0.1:0").limits(limits).start().unwrap();
+    let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+    (gateway, visitors)
+}
+
+/// The device's link has a visitor's request.
+fn asked(device: &mut TcpStream, visitors: SocketAddr) -> TcpStream {
+    let mut visitor = connect(visitors);
+    visitor.write_all(b"GET /lamp/ HTTP/1.1\r\nHost: v\r\n\r\n").unwrap();
+    assert!(head(device).starts_with("GET / "));
+    visitor
+}
+
+fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+type Play = fn(&Gateway, SocketAddr, TcpStream) -> Option<TcpStream>;
+
+/// How a link ends, and what that is called. What a play returns stays open until the end was seen.
+const GATEWAY: &[(&str, End, Play)] = &[
+    ("closed while it idles", End::Closed, |_, _, _| None),
+    ("reset while it idles", End::Reset, |_, _, device| {
+        reset(device);
+        None
+    }),
+    ("octets that nobody asked for", End::ProtocolError, |_, _, mut device| {
+        device.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        Some(device)
+    }),
+    ("closed in the middle of an exchange", End::Cut, |_, visitors, mut device| Some(asked(&mut device, visitors))),
+    ("reset in the middle of an exchange", End::Reset, |_, visitors, mut device| {
+        let visitor = asked(&mut device, visitors);
+        device.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab").unwrap();
+        head(&mut visitor.try_clone().unwrap());
+        reset(device);
+        Some(visitor)
+    }),
+    ("a malformed response", End::ProtocolError, |_, visitors, mut device| {
+        let _visitor = asked(&mut device, visitors);
+        device.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n").unwrap();
+        Some(device)
+    }),
+    ("a response that says close", End::LastMessage, |_, visitors, mut device| {
+        let visitor = asked(&mut device, visitors);
+        device.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
+        Some(visitor)
+    }),
+    ("no response in time", End::Late, |_, visitors, mut device| {
+        let mut visitor = asked(&mut device, visitors);
+        assert!(head(&mut visitor).starts_with("HTTP/1.1 504 "));
+        Some(device)
+    }),
+    ("a caller that gives up", End::AskerGone, |_, visitors, mut device| {
+        let visitor = asked(&mut device, visitors);
+        device.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nab").unwrap();
+        reset(visitor);
+        Some(device)
+    }),
+    ("a newer session", End::Replaced, |gateway, _, mut device| {
+        let newer = turned(gateway, SESSIONS[1]);
+        assert!(head(&mut device).starts_with("OPTIONS * "));
+        device.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").unwrap();
+        Some(newer)
+    }),
+    ("no answer to a heartbeat", End::HeartbeatMissed, |_, _, mut device| {
+        assert!(head(&mut device).starts_with("OPTIONS * "));
+        Some(device)
+    }),
+    ("a gateway that drains", End::Drained, |gateway, _, mut device| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| gateway.stop(PATIENCE));
+            assert!(head(&mut device).starts_with("OPTIONS * "));
+            device.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").unwrap();
+        });
+        Some(device)
+    }),
+];
+
+#[test]
+fn every_end_of_a_link_has_its_reason_in_one_event_and_one_counter() {
+    for (what, end, play) in GATEWAY {
+        let (gateway, visitors) = gateway(|limits| {
+            (limits.heartbeat, limits.heartbeat_timeout) = (Duration::ZERO, Duration::from_millis(200));
+            if *end == End::HeartbeatMissed {
+                limits.heartbeat = Duration::from_millis(50);
+            }
+            limits.first_octet_timeout = if *end == End::Late { Duration::from_millis(100) } else { PATIENCE };
+        });
+        let events = gateway.events();
+        let device = turned(&gateway, SESSIONS[0]);
+        assert_eq!(events.recv_timeout(PATIENCE).unwrap().kind, EventKind::Up, "{what}");
+        let held = play(&gateway, visitors, device);
+        let ended = loop {
+            let event = events.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("{what}: {e}"));
+            match event.kind {
+                EventKind::Ended => break event,
+                EventKind::Replaced => {}
+                other => panic!("{what}: {other} came before the link's end"),
+            }
+        };
+        assert_eq!((ended.end, ended.name.as_str()), (Some(*end), "lamp"), "{what}: {}", ended.reason);
+        if *end != End::Replaced {
+            let down = events.recv_timeout(PATIENCE).unwrap();
+            assert_eq!((down.kind, down.end, down.way), (EventKind::Down, Some(*end), None), "{what}");
+            assert_eq!((gateway.stats().ends.of(*end), gateway.stats().ends.total()), (1, 1), "{what}: {:?}", gateway.stats().ends);
+        }
+        drop(held);
+    }
+}
+
+/// A gateway of the test's own that turns each offer.
+fn turns(listener: &TcpListener) -> TcpStream {
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    head(&mut stream);
+    stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n").unwrap();
+    stream
+}
+
+type Served = fn(&mut TcpStream);
+
+const DEVICE: &[(&str, End, Served)] = &[
+    ("closed while it idles", End::Closed, |_| ()),
+    ("nothing behind a heartbeat", End::Silent, |stream| {
+        stream.write_all(b"OPTIONS * HTTP/1.1\r\nHost: \r\n\r\n").unwrap();
+        assert!(head(stream).starts_with("HTTP/1.1 204 "));
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "the device closes it");
+    }),
+    ("told to go", End::Drained, |stream| {
+        stream.write_all(b"OPTIONS * HTTP/1.1\r\nHost: \r\nConnection: close\r\n\r\n").unwrap();
+        assert!(head(stream).starts_with("HTTP/1.1 204 "));
+    }),
+    ("no request", End::ProtocolError, |stream| {
+        stream.write_all(b"GET / HTTP/9.9\r\n\r\n").unwrap();
+        assert!(head(stream).contains("505 "));
+    }),
+    ("closed in the middle of a request", End::Cut, |stream| {
+        stream.write_all(b"GET / HTTP/1.1\r\nHo").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    }),
+];
+
+#[test]
+fn a_device_tells_why_its_links_ended() {
+    for (what, end, play) in DEVICE {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut limits = Limits::default();
+        limits.silence = Duration::from_millis(100);
+        let url = format!("http://{}/lamp", listener.local_addr().unwrap());
+        let device = Device::builder(url).limits(limits).build().unwrap();
+        let events = device.events();
+        let running = device.spawn(|_| Response::new(Body::empty())).unwrap();
+        play(&mut turns(&listener));
+        let mut seen = Vec::new();
+        while seen.last().is_none_or(|(kind, _)| *kind != DeviceEventKind::Disconnected) {
+            let event = events.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("{what}: {e}, after {seen:?}"));
+            seen.push((event.kind, event.end));
+        }
+        let expected =
+            [(DeviceEventKind::Connected, None), (DeviceEventKind::Ended, Some(*end)), (DeviceEventKind::Disconnected, Some(*end))];
+        assert_eq!(seen, expected, "{what}");
+        assert_eq!((running.stats().ends.of(*end), running.stats().ends.total()), (1, 1), "{what}");
+        running.stop();
+    }
+}
+
+/// What operators read: one line for each link.
+#[cfg(feature = "cli")]
+#[test]
+fn the_log_says_each_end_once() {
+    use crate::support::Gateway;
+
+    let gateway = Gateway::start(&["--heartbeat", "0s"]);
+    let at = gateway.devices;
+    let open = |session: &str| {
+        let mut stream = connect(at);
+        let offer = format!(
+            "POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nPTTH-Session: {session}\r\nContent-Length: 0\r\n\r\n"
+        );
+        stream.write_all(offer.as_bytes()).unwrap();
+        head(&mut stream);
+        stream
+    };
+    let (first, mut second) = (open(SESSIONS[0]), open(SESSIONS[0]));
+    drop(first);
+    gateway.process.expect_stderr("lamp: a link ended: closed: ");
+    second.write_all(b"?").unwrap();
+    gateway.process.expect_stderr("lamp: down: protocol-error: ");
+    let log = gateway.process.stderr();
+    let lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+    assert_eq!((lines("ended: "), lines("down: ")), (1, 1), "{log}");
+    let end = Instant::now();
+    drop(gateway);
+    assert!(end.elapsed() < PATIENCE);
+}
