@@ -850,7 +850,10 @@ impl GatewayRole {
     pub(super) fn poll_gap(&mut self, cx: &mut Peers<State>, name: Arc<str>) {
         match self.roster.poll_gap(&name, cx.now()) {
             Gap::None => {}
-            Gap::Until(at) => self.set_alarm(cx, at, Alarm::PollGap(name)),
+            Gap::In(rest) => {
+                let at = cx.after(rest);
+                self.set_alarm(cx, at, Alarm::PollGap(name));
+            }
             Gap::Over(left, 0) => self.gone(&left, &End::Absent.because("it did not poll again within poll_gap")),
             // All its polls may be at work for longer than that; whoever reads the log wants to know.
             Gap::Over(left, n) => {
@@ -1000,9 +1003,11 @@ impl GatewayRole {
         let (now, after) = (cx.now(), self.limits.redeliver_after);
         self.events.alarm = false;
         while let Some((at, event)) = self.events.unanswered.front().copied() {
-            if at + after > now {
+            let rest = after.saturating_sub(now.saturating_duration_since(at));
+            if !rest.is_zero() {
                 self.events.alarm = true;
-                return self.set_alarm(cx, at + after, Alarm::Redeliver);
+                let at = cx.after(rest);
+                return self.set_alarm(cx, at, Alarm::Redeliver);
             }
             self.events.unanswered.pop_front();
             let Some(handed) = self.events.handed.get(&event).filter(|handed| !handed.repeated && self.may_repeat(handed)) else {

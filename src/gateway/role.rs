@@ -29,7 +29,7 @@ use crate::limits::Limits;
 use crate::proto::comet::Answer;
 use crate::proto::forwarded::Network;
 use crate::proto::turn::{Fallback, OfferRules, Way};
-use crate::relay::{self, Budget, Exchange, Held, Lingering, LocalAnswer, Relaying, Rules};
+use crate::relay::{self, Budget, Exchange, Held, Lingering, LocalAnswer, Relaying, Rules, Wait, Waits};
 use crate::stream::Stream;
 
 /// What the gateway keeps for a connection.
@@ -416,6 +416,7 @@ impl GatewayRole {
     pub(super) fn gone(&mut self, left: &Left, why: &Why) {
         for name in &left.down {
             log::info!("{name}: {}: {why}", EventKind::Down);
+            self.roster.note_end(name, why.end);
             self.publish(EventKind::Down, name, &why.text, None, Some(why.end));
         }
         for (name, way) in &left.moved {
@@ -469,22 +470,35 @@ impl GatewayRole {
         self.set_alarm(cx, at, Alarm::Caller(number));
     }
 
-    fn caller_expired(&mut self, number: u64) {
+    fn caller_expired(&mut self, number: u64, now: Instant) {
         let Some(Caller { name, want }) = self.callers.remove(&number) else { return };
-        let (links, _) = self.roster.links(&name);
         match want {
             Want::Link(reply) => {
                 self.roster.step_out(&name, Waiter::Caller(number));
-                let text = if links == 0 {
-                    format!("device {name} is not connected; it did not come within wait_for_link")
-                } else {
-                    format!("all {links} links of device {name} stayed busy for wait_for_link; let it dial more links or ask later")
-                };
+                let text = self.waited_in_vain(&name, Waits::of(&self.limits).link, now);
                 let _ = reply.send(Err(Error::not_connected(503, text)));
             }
             Want::Name(reply) => {
                 let _ = reply.send(Err(Error::not_connected(503, format!("device {name} did not connect in the time given"))));
             }
+        }
+    }
+
+    /// Why nobody answers who has waited for a link or a poll of `name`: who asks reads the same as the log said.
+    pub(super) fn waited_in_vain(&self, name: &str, wait: Wait, now: Instant) -> String {
+        let (links, _) = self.roster.links(name);
+        if links > 0 {
+            return format!("all {links} links of device {name} stayed busy for {wait}; let it dial more links or ask later");
+        }
+        if self.roster.is_polling(name) {
+            return format!("device {name} polls, and did not come for this request within {wait}");
+        }
+        match self.roster.last_end(name) {
+            Some((end, at)) => {
+                let ago = now.saturating_duration_since(at).as_secs();
+                format!("device {name} is not connected; its last connection ended {ago} s ago ({end}), and it did not come within {wait}")
+            }
+            None => format!("device {name} is not connected, and was not lately; it did not come within {wait}"),
         }
     }
 
@@ -767,7 +781,7 @@ impl Role for GatewayRole {
     fn alarm(&mut self, cx: &mut Peers<State>, number: u64) {
         match self.alarms.remove(&number) {
             None => {}
-            Some(Alarm::Caller(caller)) => self.caller_expired(caller),
+            Some(Alarm::Caller(caller)) => self.caller_expired(caller, cx.now()),
             Some(Alarm::Evict { links, lent }) => self.evict(cx, links, lent),
             Some(Alarm::PollGap(name)) => self.poll_gap(cx, name),
             Some(Alarm::Redeliver) => self.redeliver(cx),

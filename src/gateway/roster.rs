@@ -4,8 +4,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::ends::End;
 use crate::engine::peers::Id;
 use crate::engine::slab::Key;
 use crate::limits::Limits;
@@ -117,7 +118,10 @@ struct Entry {
     last: Option<Session>,
     /// How it was last told to be connected.
     way: Way,
+    /// When it was connected first, or not any more.
     since: Instant,
+    /// Why it is not any more.
+    end: Option<End>,
 }
 
 impl Entry {
@@ -137,6 +141,7 @@ impl Entry {
             again: VecDeque::new(),
             way,
             since,
+            end: None,
         }
     }
 
@@ -193,8 +198,8 @@ pub(crate) struct Left {
 /// What is to be done about a mailbox that may have ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Gap {
-    /// Look again then.
-    Until(Instant),
+    /// Look again after so long.
+    In(Duration),
     /// Nothing: a poll is held, or the mailbox is gone already.
     None,
     /// It has ended now; the device had so many events in hand.
@@ -454,8 +459,9 @@ impl Roster {
         let gap = self.limits.poll_gap;
         let Some(entry) = self.entries.get_mut(name) else { return Gap::None };
         let left = entry.mailbox.as_ref().filter(|mailbox| mailbox.polls.0.is_empty()).map(|mailbox| mailbox.left);
-        if let Some(until) = left.map(|left| left + gap).filter(|until| *until > now) {
-            return Gap::Until(until);
+        let rest = left.map_or(Duration::ZERO, |left| gap.saturating_sub(now.saturating_duration_since(left)));
+        if !rest.is_zero() {
+            return Gap::In(rest);
         }
         entry.gap_alarm = false;
         if left.is_none() {
@@ -577,6 +583,19 @@ impl Roster {
         left
     }
 
+    /// Why a name is not connected any more.
+    pub(crate) fn note_end(&mut self, name: &str, end: End) {
+        if let Some(entry) = self.entries.get_mut(name).filter(|e| !e.is_connected()) {
+            entry.end = Some(end);
+        }
+    }
+
+    /// Why, and since when, a name that was connected is not any more.
+    pub(crate) fn last_end(&self, name: &str) -> Option<(End, Instant)> {
+        let entry = self.entries.get(name).filter(|e| !e.is_connected())?;
+        Some((entry.end?, entry.since))
+    }
+
     /// The idle link of a name that is next to be asked, where another request may be in flight there; the caller makes it busy.
     pub(crate) fn next_idle(&mut self, name: &str) -> Option<Id> {
         let (shared, most) = (self.shared, self.limits.in_flight_per_device_max);
@@ -681,7 +700,6 @@ fn take_out(list: &mut Vec<Id>, id: Id) -> bool {
 mod tests {
     use super::*;
     use crate::engine::slab::Slab;
-    use std::time::Duration;
 
     fn roster(change: impl FnOnce(&mut Limits)) -> Roster {
         let mut limits = Limits::default();
@@ -805,7 +823,7 @@ mod tests {
         }
         assert_eq!(alarms.len(), 1);
         let (gap, lamp) = (Limits::default().poll_gap, alarms.pop().unwrap());
-        assert_eq!(roster.poll_gap(&lamp, now), Gap::Until(now + gap));
+        assert_eq!(roster.poll_gap(&lamp, now), Gap::In(gap));
         assert!(matches!(roster.poll_gap(&lamp, now + gap), Gap::Over(left, 0) if left.down.len() == 1));
         // The next mailbox has its own again.
         let claimed = roster.claim(&[lamp.to_string()], &holder(None), Way::Comet(Encoding::Json), now).unwrap();

@@ -293,16 +293,8 @@ impl GatewayRole {
         let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(id).map(|p| &p.state) else { return };
         let name = name.clone();
         self.roster.step_out(&name, Waiter::Exchange(key));
-        let (links, _) = self.roster.links(&name);
-        let wait = self.waits(key).link;
-        let (reason, error) = if links == 0 && self.roster.is_polling(&name) {
-            let reason = format!("device {name} polls, and did not come for this request within {wait}");
-            (reason, "connection_limit_reached")
-        } else if links == 0 {
-            (format!("device {name} is not connected; it did not come within {wait}"), "destination_unavailable")
-        } else {
-            (format!("all {links} links of device {name} stayed busy for {wait}"), "connection_limit_reached")
-        };
+        let reason = self.waited_in_vain(&name, self.waits(key).link, cx.now());
+        let error = if self.roster.way(&name).is_some() { "connection_limit_reached" } else { "destination_unavailable" };
         self.give_up(cx, id, key, &LocalAnswer { error: Some(error), retry_after: Some(1), ..LocalAnswer::new(503, &reason) });
     }
 

@@ -218,7 +218,7 @@ fn a_device_tells_why_its_links_ended() {
 fn the_log_says_each_end_once() {
     use crate::support::Gateway;
 
-    let gateway = Gateway::start(&["--heartbeat", "0s"]);
+    let gateway = Gateway::start(&["--heartbeat", "0s", "--wait-for-link", "100ms"]);
     let at = gateway.devices;
     let open = |session: &str| {
         let mut stream = connect(at);
@@ -237,6 +237,12 @@ fn the_log_says_each_end_once() {
     let log = gateway.process.stderr();
     let lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
     assert_eq!((lines("ended: "), lines("down: ")), (1, 1), "{log}");
+    // Whoever asks for the device reads the same reason.
+    let mut visitor = connect(gateway.visitors);
+    visitor.write_all(b"GET /lamp/ HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    visitor.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("ago (protocol-error), and it did not come"), "{answer}");
     let end = Instant::now();
     drop(gateway);
     assert!(end.elapsed() < PATIENCE);

@@ -415,7 +415,7 @@ fn a_device_that_a_route_names_is_known_before_it_was_ever_there() {
         let answer = gateway.visitor().ask(&ask_host(host, target, ""));
         let reason = reason(&answer, 503, "destination_unavailable");
         assert!(then.elapsed() >= Duration::from_millis(250), "{host}: it did not wait");
-        assert_eq!(reason, "device lamp is not connected; it did not come within 0.3 s (wait_for_link)");
+        assert_eq!(reason, "device lamp is not connected, and was not lately; it did not come within 0.3 s (wait_for_link)");
         assert_eq!(answer.head.get("retry-after"), Some("1"));
     }
     // A label that a visitor made up is not.
@@ -439,7 +439,7 @@ fn a_route_has_its_own_waits_and_errors_say_so() {
     let gateway = config.gateway(&["--first-octet", "1h", "--wait-for-link", "1h"]);
     let answer = gateway.get("/slow/x");
     let text = reason(&answer, 503, "destination_unavailable");
-    assert_eq!(text, "device lamp is not connected; it did not come within 0.1 s (wait_for_link of its route)");
+    assert_eq!(text, "device lamp is not connected, and was not lately; it did not come within 0.1 s (wait_for_link of its route)");
 
     let mut device = gateway.link("lamp");
     let mut usual = gateway.visitor();
