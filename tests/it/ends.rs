@@ -212,6 +212,14 @@ fn a_device_tells_why_its_links_ended() {
     }
 }
 
+#[test]
+fn the_operators_page_explains_every_reason() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reasons.md")).unwrap();
+    let explained: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let reasons: Vec<&str> = End::ALL.iter().map(|end| end.as_str()).collect();
+    assert_eq!(explained, reasons);
+}
+
 /// What operators read: one line for each link.
 #[cfg(feature = "cli")]
 #[test]
