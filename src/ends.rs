@@ -141,6 +141,10 @@ impl Counters {
 pub struct EndCounts([u64; End::ALL.len()]);
 
 impl EndCounts {
+    pub(crate) fn sum(counts: impl Iterator<Item = EndCounts>) -> EndCounts {
+        counts.fold(EndCounts([0; End::ALL.len()]), |sum, more| EndCounts(std::array::from_fn(|n| sum.0[n] + more.0[n])))
+    }
+
     /// Those that ended for this reason.
     pub fn of(&self, end: End) -> u64 {
         self.0[end as usize]

@@ -97,6 +97,11 @@ impl Error {
         Self::new(Kind::NotConnected, Fault::Device, Some(status), text)
     }
 
+    /// A device ends without a way in, after as many failed attempts as it may make.
+    pub(crate) fn gave_up(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::NotConnected, Fault::Network, None, text)
+    }
+
     /// This gateway or device was stopped.
     pub(crate) fn stopped(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::Stopped, Fault::Caller, Some(503), text)

@@ -60,7 +60,8 @@ limits! {
     remember: Duration = Duration::from_secs(600);
     /// Links that `on_link` handlers hold at once, each on a worker thread. Default 256. Beyond: the offer gets 503 with `Retry-After`.
     on_link_max: usize = 256;
-    /// Threads that decide offers (`authorize`) or resolve names at once. Default 8. Beyond: they queue.
+    /// Threads that decide offers (`authorize`), or that look names up for one gateway of a device, at once. Default 8. Beyond: offers queue, a look-up
+    /// fails and is tried again.
     helpers_max: usize = 8;
     /// Offers that wait for `authorize`. Default 1,024. Beyond: 503 with `Retry-After`.
     authorize_queue_max: usize = 1_024;
@@ -110,6 +111,11 @@ limits! {
     linger_timeout: Duration = Duration::from_secs(2);
     /// TCP connect, per address. Default 10 s.
     connect_timeout: Duration = Duration::from_secs(10);
+    /// A name's look-up, at the device. Default 10 s (two tries of 5 s at one name server, as glibc makes them). Then: the attempt failed; a resolver that
+    /// hangs costs a thread until it returns, `helpers_max` of them at most.
+    resolve_timeout: Duration = Duration::from_secs(10);
+    /// From a CONNECT to the proxy's answer, at the device. Default 30 s (the proxy looks up and connects meanwhile). Then: the attempt failed.
+    proxy_timeout: Duration = Duration::from_secs(30);
     /// From an offer to its answer, at the device. Default 90 s (three times a held poll). Then: closed and dialled again.
     offer_timeout: Duration = Duration::from_secs(90);
     /// Silence on an idle link before the gateway sends a heartbeat (`OPTIONS *`). Default 25 s (below the 30 s of impatient NATs); zero turns it off.
@@ -173,13 +179,15 @@ impl Limits {
         if self.fields_max > FIELDS_CEILING {
             return Err(Error::usage(format!("limits: fields_max is {}; the most that works is {FIELDS_CEILING}", self.fields_max)));
         }
-        let never_zero: [(&str, Duration); 13] = [
+        let never_zero: [(&str, Duration); 15] = [
             ("head_timeout", self.head_timeout),
             ("idle_visitor_timeout", self.idle_visitor_timeout),
             ("request_write_timeout", self.request_write_timeout),
             ("first_octet_timeout", self.first_octet_timeout),
             ("body_silence_timeout", self.body_silence_timeout),
             ("connect_timeout", self.connect_timeout),
+            ("resolve_timeout", self.resolve_timeout),
+            ("proxy_timeout", self.proxy_timeout),
             ("offer_timeout", self.offer_timeout),
             ("heartbeat_timeout", self.heartbeat_timeout),
             ("poll_hold", self.poll_hold),

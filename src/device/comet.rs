@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::device::answer::Work;
-use crate::device::dial::{Url, random};
+use crate::device::dial::{Home, Url, random};
 use crate::device::role::{DIAL, DeviceRole, Dial, Link, PACE, QUICK_MAX, ReplyHead, Service, Stage, State, dial_stage, flush};
 use crate::ends::{End, Why};
 use crate::engine::peers::{Fetched, Id, Peer, Peers};
@@ -29,6 +29,8 @@ use crate::stream::Stream;
 pub(crate) struct Slot {
     /// Where it polls: the configured gateway, or where that sent it.
     url: Arc<Url>,
+    /// The configured gateway that led there.
+    home: Arc<Home>,
     conn: Conn,
     /// It wants a connection, not before this.
     redial: Option<Instant>,
@@ -151,15 +153,16 @@ impl DeviceRole {
         }
     }
 
-    pub(super) fn new_slot(&mut self, url: Arc<Url>) -> Key {
+    pub(super) fn new_slot(&mut self, url: Arc<Url>, home: Arc<Home>) -> Key {
         self.shared.polls.fetch_add(1, Relaxed);
-        self.slots.insert(Slot { url, conn: Conn::None, redial: None, connected: false, plain: false, quick: 0, bridge: None, work: None })
+        let conn = Conn::None;
+        self.slots.insert(Slot { url, home, conn, redial: None, connected: false, plain: false, quick: 0, bridge: None, work: None })
     }
 
     pub(super) fn dial_slot(&mut self, cx: &mut Peers<State>, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         (slot.conn, slot.redial) = (Conn::Resolving, None);
-        let dial = Dial::new(slot.url.clone(), 0, Some(key));
+        let dial = Dial::new(slot.url.clone(), slot.home.clone(), 0, Some(key));
         self.resolve(cx, Box::new(dial));
     }
 
@@ -169,13 +172,13 @@ impl DeviceRole {
         if dial.slot.is_some() {
             return dial.slot;
         }
-        let url = dial.url.clone();
+        let (url, home) = (dial.url.clone(), dial.home.clone());
         self.undialed();
         if !force && self.slots.len() >= self.plan.polls {
             cx.close(id);
             return None;
         }
-        let key = self.new_slot(url);
+        let key = self.new_slot(url, home);
         self.has_connection(Some(key), id);
         if let Some(State::Dial(dial)) = cx.get_mut(id).map(|p| &mut p.state) {
             dial.slot = Some(key);
@@ -190,7 +193,7 @@ impl DeviceRole {
         if self.slots.remove(key).is_some() {
             log::debug!("a poll ended: {why}");
             self.shared.polls.fetch_sub(1, Relaxed);
-            self.settle_polls(why);
+            self.settle_polls(cx, why);
         }
     }
 
@@ -287,13 +290,13 @@ impl DeviceRole {
         if work.is_ready() {
             slot.redial = Some(now);
         }
-        self.settle_polls(why);
+        self.settle_polls(cx, why);
     }
 
     /// A poll slot ended, or has no connection: perhaps the device had no other way in.
-    fn settle_polls(&mut self, why: &str) {
+    fn settle_polls(&mut self, cx: &mut Peers<State>, why: &str) {
         let end = if self.draining() { End::Drained } else { End::Cut };
-        self.settle_way(&self.home.clone().text, Some(&Why::new(end, why.to_owned())));
+        self.settle_way(cx, "", Some(&Why::new(end, why.to_owned())));
     }
 
     /// A POST ended without an acknowledgement. True: its answer cannot be posted again.
@@ -539,7 +542,7 @@ impl DeviceRole {
     fn replied(&mut self, cx: &mut Peers<State>, id: Id) {
         let now = cx.now();
         let Some(State::Dial(dial)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
-        let (url, slot) = (dial.url.clone(), dial.slot);
+        let (url, home, slot) = (dial.url.clone(), dial.home.clone(), dial.slot);
         let Stage::Reading(reply) = std::mem::replace(&mut dial.stage, Stage::Resting) else { return };
         dial.redirects = 0;
         cx.set_deadline(id, None);
@@ -550,10 +553,10 @@ impl DeviceRole {
             Err(refusal) => return self.end_dial(cx, id, &format!("the gateway sent what is no event: {}", refusal.reason), None),
         };
         self.welcomed = true;
-        self.backoff.succeed();
+        self.succeeded();
         let own = usize::from(slot.is_none());
         let short = self.shared.is_short_with(self.shared.dialing.load(Relaxed).saturating_sub(own));
-        let wanted = (self.is_polling(now) || short) && self.slots.len() + own <= self.plan.polls && !self.draining();
+        let wanted = self.takes(&home) && (self.is_polling(now) || short) && self.slots.len() + own <= self.plan.polls && !self.draining();
         self.fell_back |= wanted;
         if event.is_none() && !wanted {
             match slot {
@@ -569,7 +572,7 @@ impl DeviceRole {
         let Some(slot) = self.slots.get_mut(key) else { return };
         (slot.connected, slot.plain, slot.url) = (true, false, url.clone());
         self.encoding = encoding.or(self.encoding);
-        self.settle_way(&url.text, None);
+        self.settle_way(cx, &url.text, None);
         match event {
             Some(event) => self.take_event(cx, key, event, encoding, (keep, quick)),
             None => self.nothing(cx, key, keep, quick),
@@ -612,7 +615,7 @@ impl DeviceRole {
 
     /// Dials for this slot; where the gateway does not answer, in its turn.
     fn dial_at_once(&mut self, cx: &mut Peers<State>, key: Key) {
-        if self.backoff.failures() == 0 {
+        if !self.is_failing() {
             return self.dial_slot(cx, key);
         }
         self.redial_after(cx, key, Duration::ZERO);

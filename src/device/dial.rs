@@ -1,7 +1,7 @@
 //! Where to dial and when: the gateway's URL, redirects, and the pause between attempts.
 
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
 
@@ -66,11 +66,6 @@ impl Url {
     pub(crate) fn same_origin(&self, other: &Url) -> bool {
         self.port == other.port && self.host.eq_ignore_ascii_case(&other.host)
     }
-
-    /// The address, where the host is one and need not be looked up.
-    pub(crate) fn literal(&self) -> Option<SocketAddr> {
-        self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.port))
-    }
 }
 
 /// A URL for an error text: without what may be a password.
@@ -85,6 +80,103 @@ fn shown(text: &str) -> String {
     visible.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).take(200).collect()
 }
 
+/// A gateway as it was configured: where it is, and the name it knows this device by.
+#[derive(Debug)]
+pub(crate) struct Home {
+    pub(crate) url: Arc<Url>,
+    pub(crate) name: String,
+}
+
+/// The gateways that one event loop may go to, one at a time, in their order: one, or with failover all.
+#[derive(Debug)]
+pub(crate) struct Homes {
+    list: Vec<Entry>,
+    current: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    home: Arc<Home>,
+    /// It asked to be left alone until then.
+    not_before: Option<Instant>,
+    /// It refused the device for good.
+    refused: bool,
+}
+
+impl Homes {
+    /// `homes` has at least one.
+    pub(crate) fn new(homes: Vec<Home>) -> Option<Self> {
+        let list: Vec<Entry> = homes.into_iter().map(|home| Entry { home: Arc::new(home), not_before: None, refused: false }).collect();
+        (!list.is_empty()).then_some(Homes { list, current: 0 })
+    }
+
+    pub(crate) fn current(&self) -> &Arc<Home> {
+        &self.list[self.current].home
+    }
+
+    pub(crate) fn is_current(&self, home: &Arc<Home>) -> bool {
+        Arc::ptr_eq(self.current(), home)
+    }
+
+    pub(crate) fn any_has_origin(&self, url: &Url) -> bool {
+        self.list.iter().any(|entry| entry.home.url.same_origin(url))
+    }
+
+    pub(crate) fn is_list(&self) -> bool {
+        self.list.len() > 1
+    }
+
+    /// The way in goes through this one.
+    pub(crate) fn settle_on(&mut self, home: &Arc<Home>) {
+        self.current = self.place(home).unwrap_or(self.current);
+    }
+
+    /// Nobody is asked to wait any more.
+    pub(crate) fn hurry(&mut self) {
+        self.list.iter_mut().for_each(|entry| entry.not_before = None);
+    }
+
+    /// It will not be dialled before `at`; nor ever, where it `refused` for good.
+    pub(crate) fn rest(&mut self, home: &Arc<Home>, at: Option<Instant>, refused: bool) {
+        if let Some(place) = self.place(home) {
+            let entry = &mut self.list[place];
+            entry.not_before = at.max(entry.not_before);
+            entry.refused |= refused;
+        }
+    }
+
+    pub(crate) fn all_refused(&self) -> bool {
+        self.list.iter().all(|entry| entry.refused)
+    }
+
+    /// Goes on to the next that may be dialled at `now`. False: there is none behind the current one.
+    pub(crate) fn advance(&mut self, now: Instant) -> bool {
+        match (self.current + 1..self.list.len()).find(|place| self.list[*place].may(now)) {
+            Some(place) => self.current = place,
+            None => return false,
+        }
+        true
+    }
+
+    /// Begins again: the first that may be dialled at `at`, or whichever may be dialled soonest. When that is.
+    pub(crate) fn start_over(&mut self, at: Instant) -> Instant {
+        let first = (0..self.list.len()).find(|place| self.list[*place].may(at));
+        let soonest = || (0..self.list.len()).filter(|place| !self.list[*place].refused).min_by_key(|place| self.list[*place].not_before);
+        self.current = first.or_else(soonest).unwrap_or(self.current);
+        self.list[self.current].not_before.map_or(at, |not_before| not_before.max(at))
+    }
+
+    fn place(&self, home: &Arc<Home>) -> Option<usize> {
+        self.list.iter().position(|entry| Arc::ptr_eq(&entry.home, home))
+    }
+}
+
+impl Entry {
+    fn may(&self, at: Instant) -> bool {
+        !self.refused && self.not_before.is_none_or(|not_before| not_before <= at)
+    }
+}
+
 /// Exponential back-off with full jitter: the n-th pause is random between nothing and MIN·2ⁿ, at most MAX, so that a
 /// fleet that lost its gateway together does not come back together.
 #[derive(Debug)]
@@ -95,7 +187,7 @@ pub(crate) struct Backoff {
 }
 
 /// Longest `Retry-After` that is obeyed (protocol.md §1.4).
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 impl Backoff {
     pub(crate) fn new(min: Duration, max: Duration) -> Self {
@@ -122,9 +214,14 @@ impl Backoff {
         }
     }
 
-    /// The pause after a refusal that will hardly change soon: about the longest.
+    /// The pause after a refusal that will hardly change soon.
     pub(crate) fn fail_for_long(&mut self, random: f64) -> Duration {
         self.failures = self.failures.saturating_add(1);
+        self.long(random)
+    }
+
+    /// About the longest pause.
+    pub(crate) fn long(&self, random: f64) -> Duration {
         self.max.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
     }
 }
@@ -151,7 +248,7 @@ mod tests {
             ("gw.example", 9999, "gw.example:9999", "/lamp?x=1")
         );
         assert_eq!(Url::parse("http://gw.example", "gateway").unwrap().target, "/");
-        assert_eq!(Url::parse("http://[::1]:99/x", "gateway").unwrap().literal().unwrap().to_string(), "[::1]:99");
+        assert_eq!(Url::parse("http://[::1]:99/x", "gateway").unwrap().host, "::1");
         for (text, part) in [
             ("gw.example/lamp", "http://"),
             ("ftp://gw.example/", "http://"),
@@ -176,6 +273,79 @@ mod tests {
         assert!(near.same_origin(&url) && near.target == "/other");
         assert!(!url.follow("http://gw2.example:9999/lamp").unwrap().same_origin(&url));
         assert!(url.follow("https://gw2.example/").is_err());
+    }
+
+    fn homes(n: usize) -> (Homes, Vec<Arc<Home>>) {
+        let home =
+            |n: usize| Home { url: Arc::new(Url::parse(&format!("http://gw{n}/lamp"), "gateway").unwrap()), name: "lamp".to_owned() };
+        let homes = Homes::new((0..n).map(home).collect()).unwrap();
+        let list = homes.list.iter().map(|entry| entry.home.clone()).collect();
+        (homes, list)
+    }
+
+    #[test]
+    fn a_failovers_list_is_gone_through_in_order_and_begins_again_with_its_first() {
+        let now = Instant::now();
+        let (mut homes, list) = homes(3);
+        assert!(homes.is_current(&list[0]) && homes.advance(now) && homes.is_current(&list[1]) && homes.advance(now));
+        assert!(homes.is_current(&list[2]) && !homes.advance(now) && homes.is_current(&list[2]));
+        assert_eq!(homes.start_over(now), now);
+        assert!(homes.is_current(&list[0]));
+        // One that asked to be left alone is left alone.
+        let later = now + Duration::from_secs(60);
+        homes.rest(&list[0], Some(later), false);
+        homes.rest(&list[1], Some(now + Duration::from_secs(90)), false);
+        assert_eq!(homes.start_over(now), now);
+        assert!(homes.is_current(&list[2]));
+        homes.rest(&list[2], Some(now + Duration::from_secs(61)), false);
+        assert_eq!(homes.start_over(now), later);
+        assert!(homes.is_current(&list[0]) && !homes.advance(now));
+        // One that refused for good is not dialled again.
+        homes.rest(&list[0], None, true);
+        assert_eq!(homes.start_over(now), now + Duration::from_secs(61));
+        assert!(homes.is_current(&list[2]) && !homes.all_refused());
+        homes.hurry();
+        assert_eq!(homes.start_over(now), now);
+        assert!(homes.is_current(&list[1]));
+    }
+
+    /// A fleet that lost its gateway together, each device on its own clock: when they come, in seconds since then.
+    #[test]
+    fn two_hundred_devices_do_not_come_back_together() {
+        let mut came = Vec::new();
+        let mut pauses = vec![Vec::new(); 7];
+        for _ in 0..200 {
+            let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+            let mut at = 0.0;
+            for pauses in &mut pauses {
+                let pause = backoff.fail(random(), None).as_secs_f64();
+                pauses.push(pause);
+                at += pause;
+                came.push(at);
+            }
+        }
+        for (n, pauses) in pauses.iter().enumerate() {
+            let ceiling = 60f64.min(f64::from(1 << n));
+            let mean = pauses.iter().sum::<f64>() / 200.0;
+            let (least, most) = pauses.iter().fold((f64::MAX, 0f64), |(a, b), pause| (a.min(*pause), b.max(*pause)));
+            println!("pause {n}: {least:.2} to {most:.2} s, mean {mean:.2} of {ceiling}");
+            // Full jitter: uniform from nothing to the ceiling. Each bound fails by chance less than once in 10^7 runs.
+            assert!(most <= ceiling && most > 0.9 * ceiling && least < 0.1 * ceiling, "{n}");
+            assert!((0.38..0.62).contains(&(mean / ceiling)), "{n}");
+        }
+        let busiest = |width: f64| (0..200).map(|n| came.iter().filter(|at| (**at / width) as i32 == n).count()).max().unwrap();
+        println!("busiest tenth of a second: {} of 200", busiest(0.1));
+        assert!(busiest(0.1) < 80);
+    }
+
+    #[test]
+    fn devices_that_were_told_the_same_time_do_not_come_at_the_same_time() {
+        let asked = Duration::from_secs(30);
+        let pauses: Vec<f64> = (0..200)
+            .map(|_| Backoff::new(Duration::from_secs(1), Duration::from_secs(60)).fail(random(), Some(asked)).as_secs_f64())
+            .collect();
+        assert!(pauses.iter().all(|pause| (30.0..=31.0).contains(pause)));
+        assert!(pauses.iter().any(|pause| *pause < 30.2) && pauses.iter().any(|pause| *pause > 30.8));
     }
 
     #[test]

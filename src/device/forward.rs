@@ -3,16 +3,17 @@
 //! The target is fixed: neither `Host` nor an absolute-form target chooses another server (T25).
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::device::dial::Url;
+use crate::device::resolve::{Found, Waiter};
 use crate::device::role::{DeviceRole, State};
 use crate::ends::Why;
 use crate::engine::peers::{Id, Peers};
 use crate::engine::slab::Key;
+use crate::error::Error;
 use crate::error::Refusal;
-use crate::error::{Error, Fault};
 use crate::limits::Limits;
 use crate::proto::body;
 use crate::proto::forward::{self, RequestRules};
@@ -37,12 +38,13 @@ pub(crate) struct Target {
 
 #[derive(Clone, Debug)]
 enum Place {
-    Tcp(Vec<SocketAddr>),
+    /// The host is looked up for every connection.
+    Tcp(String, u16),
     Unix(PathBuf),
 }
 
 impl Target {
-    /// Reads `http://HOST[:PORT]` or `unix:/path`, and looks the host up.
+    /// Reads `http://HOST[:PORT]` or `unix:/path`.
     pub(crate) fn parse(text: &str, host_header: Option<String>) -> Result<Self, Error> {
         if let Some(host) = &host_header {
             let valid = host.parse::<http::uri::Authority>().is_ok_and(|a| !a.host().is_empty() && !host.contains('@'));
@@ -60,30 +62,16 @@ impl Target {
         if url.target != "/" {
             return Err(Error::usage(format!("local server {text}: leave the path {} away; requests keep their own", url.target)));
         }
-        let addresses: Vec<SocketAddr> = (url.host.as_str(), url.port)
-            .to_socket_addrs()
-            .map_err(|e| Error::io(Fault::Network, format_args!("looking up the host of the local server {text}"), e))?
-            .collect();
-        if addresses.is_empty() {
-            return Err(Error::usage(format!("local server {text}: its host has no address")));
-        }
-        Ok(Target { place: Place::Tcp(addresses), authority: url.authority, host_header, text: text.to_owned() })
-    }
-
-    fn connect(&self, attempt: usize) -> Option<io::Result<Stream>> {
-        match &self.place {
-            Place::Tcp(addresses) => addresses.get(attempt).map(|a| Stream::connect_tcp(*a)),
-            Place::Unix(path) => (attempt == 0).then(|| Stream::connect_unix(path)),
-        }
+        Ok(Target { place: Place::Tcp(url.host, url.port), authority: url.authority, host_header, text: text.to_owned() })
     }
 }
 
 /// A connection to the local server.
 pub(crate) enum Local {
-    /// `attempt`: which of the host's addresses it is.
+    /// `rest`: the host's addresses that are not tried yet.
     Connecting {
         key: Key,
-        attempt: usize,
+        rest: Vec<SocketAddr>,
     },
     Busy(Key),
     Idle,
@@ -122,27 +110,58 @@ impl DeviceRole {
             }
             cx.close(id);
         }
-        self.connect_local(cx, key, 0, None);
+        let Some(target) = self.target() else { return };
+        match target.place.clone() {
+            Place::Unix(path) => {
+                let connected = Stream::connect_unix(&path);
+                let failed = self.try_local(cx, key, connected, Vec::new()).err();
+                if let Some(e) = failed {
+                    self.local_failed(cx, key, &e.to_string());
+                }
+            }
+            Place::Tcp(host, port) => match host.parse::<IpAddr>() {
+                Ok(ip) => self.connect_local(cx, key, vec![SocketAddr::new(ip, port)], None),
+                Err(_) => {
+                    if let Some(asking) = self.exchanges.get(key).and_then(|e| e.asking) {
+                        cx.set_deadline(asking, None); // the look-up has its own
+                    }
+                    self.look_up(cx, &host, port, Waiter::Local(key));
+                }
+            },
+        }
     }
 
-    fn connect_local(&mut self, cx: &mut Peers<State>, key: Key, mut attempt: usize, mut failed: Option<io::Error>) {
-        let Some(target) = self.target().cloned() else { return };
-        while let Some(connecting) = target.connect(attempt) {
-            match connecting.and_then(|stream| cx.insert_connecting(stream, State::Local(Local::Connecting { key, attempt }))) {
-                Ok(_) => {
-                    let asking = self.exchanges.get(key).and_then(|e| e.asking);
-                    let at = cx.after(self.limits.connect_timeout);
-                    if let Some(asking) = asking {
-                        cx.set_deadline(asking, Some(at));
-                    }
-                    return;
-                }
+    /// The addresses of the local server are found, or there are none.
+    pub(super) fn local_found(&mut self, cx: &mut Peers<State>, key: Key, found: Found) {
+        if self.exchanges.get(key).is_none_or(|e| e.asking.is_none()) {
+            self.exchanges.remove(key); // its link is gone
+            return;
+        }
+        match found {
+            Ok(addresses) => self.connect_local(cx, key, addresses, None),
+            Err(why) => self.local_failed(cx, key, &why),
+        }
+    }
+
+    fn connect_local(&mut self, cx: &mut Peers<State>, key: Key, addresses: Vec<SocketAddr>, mut failed: Option<io::Error>) {
+        let mut rest = addresses.into_iter();
+        while let Some(address) = rest.next() {
+            match self.try_local(cx, key, Stream::connect_tcp(address), rest.as_slice().to_vec()) {
+                Ok(()) => return,
                 Err(e) => failed = Some(e),
             }
-            attempt += 1;
         }
         let why = failed.map_or_else(|| "it has no address".to_owned(), |e| e.to_string());
         self.local_failed(cx, key, &why);
+    }
+
+    fn try_local(&mut self, cx: &mut Peers<State>, key: Key, connecting: io::Result<Stream>, rest: Vec<SocketAddr>) -> io::Result<()> {
+        cx.insert_connecting(connecting?, State::Local(Local::Connecting { key, rest }))?;
+        let at = cx.after(self.limits.connect_timeout);
+        if let Some(asking) = self.exchanges.get(key).and_then(|e| e.asking) {
+            cx.set_deadline(asking, Some(at));
+        }
+        Ok(())
     }
 
     fn local_failed(&mut self, cx: &mut Peers<State>, key: Key, why: &str) {
@@ -160,36 +179,47 @@ impl DeviceRole {
         self.answer_link(cx, asking, &answer);
     }
 
+    /// An address did not accept within its time: the next one is tried.
     pub(super) fn local_waited(&mut self, cx: &mut Peers<State>, key: Key) {
+        let mut left = Vec::new();
         for id in cx.ids() {
-            if matches!(cx.get(id).map(|p| &p.state), Some(State::Local(Local::Connecting { key: k, .. })) if *k == key) {
-                cx.close(id);
+            if let Some(State::Local(Local::Connecting { key: k, rest })) = cx.get_mut(id).map(|p| &mut p.state) {
+                if *k == key {
+                    left = std::mem::take(rest);
+                    cx.close(id);
+                }
             }
         }
-        self.local_failed(cx, key, "it did not accept the connection within connect_timeout");
+        let late = io::Error::new(io::ErrorKind::TimedOut, "it did not accept the connection within connect_timeout");
+        self.connect_local(cx, key, left, Some(late));
     }
 
     pub(super) fn local_ready(&mut self, cx: &mut Peers<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
-        let State::Local(local) = &mut peer.state else { return };
-        match *local {
-            Local::Busy(key) => relay::advance(self, cx, key),
+        let State::Local(local) = &peer.state else { return };
+        match local {
+            Local::Busy(key) => {
+                let key = *key;
+                relay::advance(self, cx, key);
+            }
             Local::Idle => {
                 if !cx.is_quiet(id, false) {
                     self.pool.retain(|x| *x != id);
                     cx.close(id);
                 }
             }
-            Local::Connecting { key, .. } if self.exchanges.get(key).is_none() => cx.close(id), // its link is gone
-            Local::Connecting { key, attempt } => match peer.stream().connected() {
+            Local::Connecting { key, .. } if self.exchanges.get(*key).is_none() => cx.close(id), // its link is gone
+            Local::Connecting { key, rest } => match peer.stream().connected() {
                 Ok(false) => {}
                 Ok(true) => {
+                    let key = *key;
                     peer.state = State::Local(Local::Busy(key));
                     relay::attach(self, cx, key, id);
                 }
                 Err(e) => {
+                    let (key, rest) = (*key, rest.clone());
                     cx.close(id);
-                    self.connect_local(cx, key, attempt + 1, Some(e));
+                    self.connect_local(cx, key, rest, Some(e));
                 }
             },
         }
@@ -223,6 +253,7 @@ mod tests {
     fn a_target_is_a_server_and_nothing_else() {
         assert!(Target::parse("http://127.0.0.1:3000", None).is_ok());
         assert!(Target::parse("http://127.0.0.1:3000/", None).is_ok());
+        assert!(Target::parse("http://nowhere.invalid:3000", None).is_ok(), "it is looked up when it is wanted");
         assert!(Target::parse("unix:/run/app.sock", None).is_ok());
         for text in ["unix:app.sock", "http://127.0.0.1:3000/app", "https://127.0.0.1/", "127.0.0.1:3000"] {
             assert!(Target::parse(text, None).unwrap_err().is_usage(), "{text}");

@@ -7,7 +7,10 @@ mod comet;
 mod dial;
 #[cfg(feature = "files")]
 mod files;
+mod fleet;
 mod forward;
+mod proxy;
+mod resolve;
 mod role;
 mod upgrade;
 
@@ -25,11 +28,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use http::{Request, Response, StatusCode};
 
-use crate::device::dial::Url;
+use crate::device::dial::{Home, Homes, Url};
+use crate::device::fleet::Fleet;
 use crate::device::forward::Target;
+use crate::device::proxy::Proxy;
 use crate::device::role::{Busy, CLOSED, Command, Counters, DeviceRole, Loan, Plan, Service, Ticket};
 use crate::ends::{End, EndCounts};
-use crate::engine::event_loop::{EventLoop, Remote};
+use crate::engine::event_loop::EventLoop;
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
 use crate::link::DeviceLink;
@@ -81,7 +86,7 @@ pub struct DeviceEvent {
     pub kind: DeviceEventKind,
     /// The name the device registers.
     pub name: String,
-    /// The gateway's URL.
+    /// The URL of the gateway concerned.
     pub url: String,
     /// More, in words.
     pub detail: String,
@@ -91,11 +96,11 @@ pub struct DeviceEvent {
     pub end: Option<End>,
 }
 
-/// Counters of a device.
+/// Counters of a device, over all its gateways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceStats {
-    /// How the gateway reaches the device now; `None`: it does not.
+    /// How the first of its gateways that reaches the device does so now; `None`: none does.
     pub way: Option<Way>,
     /// Turned connections now.
     pub links: usize,
@@ -114,6 +119,12 @@ pub struct DeviceStats {
 /// Sets a [`Device`] up.
 pub struct DeviceBuilder {
     url: String,
+    others: Vec<String>,
+    failover: bool,
+    proxy: Option<String>,
+    proxy_credentials: Option<(String, String)>,
+    no_proxy: String,
+    max_retries: Option<u32>,
     links: RangeInclusive<usize>,
     dialect: Dialect,
     origins: Vec<String>,
@@ -134,9 +145,43 @@ impl fmt::Debug for DeviceBuilder {
 }
 
 impl DeviceBuilder {
-    /// Sends `Authorization: Bearer TOKEN` with the offer, to this URL's origin only.
+    /// Sends `Authorization: Bearer TOKEN` with the offer, to the gateways' own origins only.
     pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
+        self
+    }
+    /// Another gateway, where this device is reached, too: it has links to all of them at once, MIN..MAX to each, with a back-off and a fallback for each. May
+    /// be called several times; 16 gateways at most. The token and the fields go to each of them.
+    pub fn gateway(mut self, url: impl Into<String>) -> Self {
+        self.others.push(url.into());
+        self
+    }
+    /// Several gateways one at a time, in their order, instead of all at once: the next when an attempt at the current one fails, after the last one a
+    /// pause, and when the way in is lost the first again. Default off.
+    pub fn failover(mut self, failover: bool) -> Self {
+        self.failover = failover;
+        self
+    }
+    /// A proxy that everything is dialled through, by CONNECT: `http://HOST:PORT` (1080 unless given). Default none; the environment is not read.
+    pub fn proxy(mut self, url: impl Into<String>) -> Self {
+        self.proxy = Some(url.into());
+        self
+    }
+    /// User and password for the proxy (`Proxy-Authorization: Basic`). They are never logged.
+    pub fn proxy_credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
+        self.proxy_credentials = Some((user.into(), password.into()));
+        self
+    }
+    /// Hosts that are dialled without the proxy, as curl reads `no_proxy`: names, with all names below them, addresses and networks, separated by
+    /// commas; `*` for all. An entry that ends in `:PORT` is for that port alone.
+    pub fn no_proxy(mut self, hosts: impl Into<String>) -> Self {
+        self.no_proxy = hosts.into();
+        self
+    }
+    /// Ends the device ([`Error::is_not_connected`]) after so many failed attempts in a row without a way in; with several gateways, when that is
+    /// so at each of them. A link that ended within a second, unused, is a failed attempt, too. Default: it never gives up.
+    pub fn max_retries(mut self, attempts: u32) -> Self {
+        self.max_retries = Some(attempts);
         self
     }
     /// Idle links wanted, and links in all, pending dials counted. Default `1..=8`. A link carries one request at a time.
@@ -170,7 +215,7 @@ impl DeviceBuilder {
         self.origins.push(origin.into());
         self
     }
-    /// Another field of the offer, sent to this URL's origin only.
+    /// Another field of the offer, sent to the gateways' own origins only.
     pub fn field(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.fields.push((name.into(), value.into()));
         self
@@ -199,39 +244,24 @@ impl DeviceBuilder {
     /// Checks everything; dials nothing yet.
     ///
     /// # Errors
-    /// A URL that is not `http://HOST[:PORT][/NAME]` or holds a secret, a name that is no DNS label, links that are not `1 <= MIN <= MAX`,
-    /// polls that are not 1 to 64, a limit or field that cannot work, an IETF offer without an origin or with [`Fallback::Only`], JSON in a build
-    /// without the feature `comet`.
+    /// A URL that is not `http://HOST[:PORT][/NAME]` or holds a secret, one that is given twice or more than 16, a name that is no DNS label, links that are
+    /// not `1 <= MIN <= MAX`, polls that are not 1 to 64, a limit or field that cannot work, an IETF offer without an origin or with [`Fallback::Only`],
+    /// JSON in a build without the feature `comet`; credentials without a proxy, no retries at all.
     pub fn build(self) -> Result<Device, Error> {
         self.limits.check()?;
         let (min, max) = (*self.links.start(), *self.links.end());
         if min == 0 || min > max || max > LINKS_CEILING {
             return Err(Error::usage(format!("links {min}..{max}: it takes 1 <= MIN <= MAX <= {LINKS_CEILING}")));
         }
-        let fallback = self.check_fallback()?;
-        let mut url = Url::parse(&self.url, "gateway")?;
-        let mut names = Vec::new();
-        match self.dialect.naming {
-            Naming::Origins => {
-                for origin in &self.origins {
-                    names.push(Name::origin(origin).map_err(|e| Error::usage(format!("origin {origin}: {}", e.reason)))?);
-                }
-                if names.is_empty() {
-                    names = turn::origins_of_path(&url.target).map_err(|_| {
-                        Error::usage("an IETF offer registers origins: name at least one (--origin), like https://lamp.example")
-                    })?;
-                }
-                let target = turn::ietf_target(&names);
-                if url.target != "/" && url.target != target {
-                    log::warn!("an IETF offer's path is made from its origins: {target} instead of {}", url.target);
-                }
-                url.target = target;
-            }
-            _ => names.push(path_name(&url)?),
+        if self.max_retries == Some(0) {
+            return Err(Error::usage("max retries 0: the device would never dial; leave it away, or give 1 or more"));
         }
+        let fallback = self.check_fallback()?;
+        let (proxy, homes) = (self.check_proxy()?, self.check_gateways()?);
         let mut session = [0; 16];
         getrandom::fill(&mut session).map_err(|e| Error::io(Fault::Network, "drawing a session id", io::Error::other(e.to_string())))?;
-        let mut offer = OfferPlan::new(url.authority.clone(), url.target.clone(), self.dialect);
+        let first = homes.first().map_or(("", ""), |home| (&home.url.authority, &home.url.target));
+        let mut offer = OfferPlan::new(first.0, first.1, self.dialect);
         offer.session = Some(session);
         offer.upgrade = fallback != Fallback::Only;
         offer.accept = accepted(fallback, self.comet).map(Into::into);
@@ -242,11 +272,21 @@ impl DeviceBuilder {
         let mut whole = offer.clone();
         whole.fields.extend(secrets.iter().cloned());
         turn::write_offer(&mut Vec::new(), &whole).map_err(|e| Error::usage(format!("the offer cannot be written: {}", e.reason)))?;
-        let name = names.first().map_or_else(String::new, Name::to_string);
-        let encoding = self.comet.unwrap_or(Encoding::Message);
-        let plan = Plan { url, offer, secrets, name, on_refusal: self.on_refusal, fallback, polls: self.polls, encoding };
+        let plan = |homes: Homes| Plan {
+            homes,
+            offer: offer.clone(),
+            secrets: secrets.clone(),
+            on_refusal: self.on_refusal,
+            proxy: proxy.clone(),
+            max_retries: self.max_retries,
+            fallback,
+            polls: self.polls,
+            encoding: self.comet.unwrap_or(Encoding::Message),
+        };
+        let groups = if self.failover { vec![homes] } else { homes.into_iter().map(|home| vec![home]).collect() };
+        let members = groups.into_iter().filter_map(Homes::new).map(|homes| (plan(homes), Arc::new(Counters::new(min, max)))).collect();
         let (events, events_out) = bounded(self.limits.events_max);
-        let parts = Parts { plan, events, shared: Arc::new(Counters::new(min, max)), host_header: self.host_header };
+        let parts = Parts { members, events, host_header: self.host_header };
         Ok(Device {
             limits: Arc::new(self.limits),
             parts: Mutex::new(Some(parts)),
@@ -254,6 +294,52 @@ impl DeviceBuilder {
             queue: OnceLock::new(),
             starting: Mutex::new(()),
         })
+    }
+
+    /// The gateways' URLs, each with the name that it will know this device by.
+    fn check_gateways(&self) -> Result<Vec<Home>, Error> {
+        let mut homes: Vec<Home> = Vec::new();
+        for text in std::iter::once(&self.url).chain(&self.others) {
+            let mut url = Url::parse(text, "gateway")?;
+            let name = match self.dialect.naming {
+                Naming::Origins => self.register_origins(&mut url)?,
+                _ => path_name(&url)?,
+            };
+            if homes.iter().any(|home| home.url.same_origin(&url) && home.url.target == url.target) {
+                return Err(Error::usage(format!("gateway URL {}: it is given twice", url.text)));
+            }
+            homes.push(Home { url: Arc::new(url), name: name.to_string() });
+        }
+        if homes.len() > GATEWAYS_CEILING {
+            return Err(Error::usage(format!("{} gateways: it takes {GATEWAYS_CEILING} at most", homes.len())));
+        }
+        Ok(homes)
+    }
+
+    /// Sets an IETF offer's path; the first origin.
+    fn register_origins(&self, url: &mut Url) -> Result<Name, Error> {
+        let mut names = Vec::new();
+        for origin in &self.origins {
+            names.push(Name::origin(origin).map_err(|e| Error::usage(format!("origin {origin}: {}", e.reason)))?);
+        }
+        let needed = || Error::usage("an IETF offer registers origins: name at least one (--origin), like https://lamp.example");
+        if names.is_empty() {
+            names = turn::origins_of_path(&url.target).map_err(|_| needed())?;
+        }
+        let target = turn::ietf_target(&names);
+        if url.target != "/" && url.target != target {
+            log::warn!("an IETF offer's path is made from its origins: {target} instead of {}", url.target);
+        }
+        url.target = target;
+        names.into_iter().next().ok_or_else(needed)
+    }
+
+    fn check_proxy(&self) -> Result<Option<Proxy>, Error> {
+        match &self.proxy {
+            Some(url) => Proxy::new(url, self.proxy_credentials.as_ref(), &self.no_proxy).map(Some),
+            None if self.proxy_credentials.is_some() => Err(Error::usage("credentials for a proxy, but there is no proxy")),
+            None => Ok(None),
+        }
     }
 
     /// How this device may fall back, if its offers can be polls at all.
@@ -286,6 +372,8 @@ fn accepted(fallback: Fallback, only: Option<Encoding>) -> Option<&'static str> 
 
 /// More links than this no device needs, and no gateway's default takes.
 const LINKS_CEILING: usize = 1024;
+/// More gateways than this are a mistake.
+const GATEWAYS_CEILING: usize = 16;
 /// More polls in parallel than this are no fallback any more.
 const POLLS_CEILING: usize = 64;
 const HAS_JSON: bool = cfg!(feature = "comet");
@@ -298,9 +386,9 @@ fn path_name(url: &Url) -> Result<Name, Error> {
 }
 
 struct Parts {
-    plan: Plan,
+    /// One event loop each.
+    members: Vec<(Plan, Arc<Counters>)>,
     events: Sender<DeviceEvent>,
-    shared: Arc<Counters>,
     host_header: Option<String>,
 }
 
@@ -340,7 +428,7 @@ struct StopOnDrop(DeviceHandle);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.0.remote.send(Command::Drain(Duration::ZERO));
+        self.0.0.fleet.send(|| Command::Drain(Duration::ZERO));
     }
 }
 
@@ -355,6 +443,12 @@ impl Device {
     pub fn builder(url: impl Into<String>) -> DeviceBuilder {
         DeviceBuilder {
             url: url.into(),
+            others: Vec::new(),
+            failover: false,
+            proxy: None,
+            proxy_credentials: None,
+            no_proxy: String::new(),
+            max_retries: None,
             links: 1..=8,
             dialect: Dialect::classic(),
             origins: Vec::new(),
@@ -378,26 +472,39 @@ impl Device {
         let parts = slot.as_ref().ok_or_else(|| Error::usage("this device was started already, in another way; build a second one"))?;
         let service = service(parts)?;
         let failed = |e: io::Error| Error::io(Fault::Network, "starting the device's event loop", e);
-        let (event_loop, remote) = EventLoop::<DeviceRole>::new(&self.limits).map_err(failed)?;
-        let outcome = Arc::new(Mutex::new(None));
+        let loops =
+            parts.members.iter().map(|_| EventLoop::<DeviceRole>::new(&self.limits).map_err(failed)).collect::<Result<Vec<_>, _>>()?;
         let Some(parts) = slot.take() else { return Err(Error::usage("this device was started already")) };
-        let shared = parts.shared;
-        let role = DeviceRole::new(self.limits.clone(), parts.plan, service, remote.clone(), shared.clone(), parts.events, outcome.clone());
-        remote.send(Command::TopUp);
-        let failure = outcome.clone();
-        let thread = std::thread::Builder::new()
-            .name("ptth-device".to_owned())
-            .spawn(move || {
+        let fleet = Arc::new(Fleet::default());
+        let (mut shared, mut threads) = (Vec::new(), Vec::new());
+        let mut waiting = Vec::new();
+        for ((plan, counters), (event_loop, remote)) in parts.members.into_iter().zip(loops) {
+            let place = (fleet.clone(), fleet.join(remote.clone()));
+            let (limits, service, events) = (self.limits.clone(), service.clone(), parts.events.clone());
+            shared.push(counters.clone());
+            waiting.push((event_loop, DeviceRole::new(limits, plan, service, remote, counters, events, place)));
+        }
+        // All are of the fleet before the first of them can give up.
+        for (event_loop, role) in waiting {
+            let failure = fleet.clone();
+            let run = move || {
                 if let Err(e) = event_loop.run(role) {
-                    let error = Error::io(Fault::Network, "running the device's event loop", e);
-                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    failure.fail(Error::io(Fault::Network, "running the device's event loop", e));
                 }
-            })
-            .map_err(failed)?;
-        Ok(DeviceHandle(Arc::new(Running { remote, shared, outcome, thread: Mutex::new(Some(thread)) })))
+            };
+            match std::thread::Builder::new().name("ptth-device".to_owned()).spawn(run) {
+                Ok(thread) => threads.push(thread),
+                Err(e) => {
+                    fleet.send(|| Command::Drain(Duration::ZERO));
+                    return Err(failed(e));
+                }
+            }
+        }
+        fleet.send(|| Command::TopUp);
+        Ok(DeviceHandle(Arc::new(Running { fleet, shared, threads: Mutex::new(threads) })))
     }
 
-    /// Answers requests with `handler`, on worker threads, up to MAX links at once, until the process ends or the gateway refuses
+    /// Answers requests with `handler`, on worker threads, up to MAX links at once at each gateway, until the process ends or the gateway refuses
     /// ([`OnRefusal::Stop`]). A handler that panics costs one exchange: it is answered 500.
     ///
     /// # Errors
@@ -477,7 +584,7 @@ impl Device {
         let mut incoming = None;
         let handle = self.start(|parts| {
             // Offers that were on their way when the gateway fell back may be polls beyond those wanted, for one event each.
-            let (sender, receiver) = bounded(2 * parts.shared.max + parts.plan.polls);
+            let (sender, receiver) = bounded(parts.members.iter().map(|(plan, shared)| 2 * shared.max + plan.polls).sum());
             incoming = Some(receiver);
             Ok(match kind {
                 Kind::Receive => Service::Receive(sender),
@@ -542,10 +649,9 @@ impl Device {
 pub struct DeviceHandle(Arc<Running>);
 
 struct Running {
-    remote: Remote<Command>,
-    shared: Arc<Counters>,
-    outcome: Arc<Mutex<Option<Error>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    fleet: Arc<Fleet>,
+    shared: Vec<Arc<Counters>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl fmt::Debug for DeviceHandle {
@@ -562,54 +668,49 @@ impl DeviceHandle {
 
     /// Takes nothing new, lets requests in progress finish within `time`, then ends. Returns when all is over.
     pub fn drain(&self, time: Duration) {
-        self.0.remote.send(Command::Drain(time));
+        self.0.fleet.send(|| Command::Drain(time));
         self.join();
     }
 
-    /// Dials now, whatever the back-off says.
+    /// Dials now, whatever the back-off or a gateway's `Retry-After` says.
     pub fn retry_now(&self) {
-        self.0.remote.send(Command::Retry);
+        self.0.fleet.send(|| Command::Retry);
     }
 
-    /// Waits until the device has ended: stopped, or refused.
+    /// Waits until the device has ended: stopped, or refused, or out of retries.
     ///
     /// # Errors
-    /// The gateway refused the first offer ([`OnRefusal::Stop`]).
+    /// The gateway, or each of them, refused the first offer ([`OnRefusal::Stop`]); [`max_retries`](DeviceBuilder::max_retries) attempts failed.
     pub fn wait(&self) -> Result<(), Error> {
         self.join();
-        match self.outcome().take() {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        self.0.fleet.take_outcome().map_or(Ok(()), Err)
     }
 
     /// Counters.
     pub fn stats(&self) -> DeviceStats {
-        let shared = &self.0.shared;
+        let sum = |count: fn(&Counters) -> usize| self.0.shared.iter().map(|shared| count(shared)).sum();
         DeviceStats {
-            way: shared.way(),
-            links: shared.links.load(Relaxed),
-            polls: shared.polls.load(Relaxed),
-            busy: shared.busy.load(Relaxed),
-            dialing: shared.dialing.load(Relaxed),
-            exchanges: shared.exchanges.load(Relaxed),
-            ends: shared.ends.read(),
+            way: self.0.shared.iter().find_map(|shared| shared.way()),
+            links: sum(|shared| shared.links.load(Relaxed)),
+            polls: sum(|shared| shared.polls.load(Relaxed)),
+            busy: sum(|shared| shared.busy.load(Relaxed)),
+            dialing: sum(|shared| shared.dialing.load(Relaxed)),
+            exchanges: sum(|shared| shared.exchanges.load(Relaxed)),
+            ends: EndCounts::sum(self.0.shared.iter().map(|shared| shared.ends.read())),
         }
     }
 
     fn join(&self) {
-        let mut thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if thread.take().is_some_and(|thread| thread.join().is_err()) {
-            self.outcome().get_or_insert(Error::stopped("the device's event loop panicked; please report it"));
+        let mut threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
+            if thread.join().is_err() {
+                self.0.fleet.fail(Error::stopped("the device's event loop panicked; please report it"));
+            }
         }
     }
 
-    fn outcome(&self) -> std::sync::MutexGuard<'_, Option<Error>> {
-        self.0.outcome.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn ended(&self) -> Error {
-        self.outcome().take().unwrap_or_else(|| Error::stopped("this device was stopped"))
+        self.0.fleet.take_outcome().unwrap_or_else(|| Error::stopped("this device was stopped"))
     }
 }
 

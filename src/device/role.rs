@@ -7,9 +7,9 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::*};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError};
@@ -17,8 +17,11 @@ use http::{Request, Response, StatusCode};
 
 use crate::device::answer::Past;
 use crate::device::comet::{Reply, Slot};
-use crate::device::dial::{Backoff, Url, random};
+use crate::device::dial::{Backoff, Home, Homes, RETRY_AFTER_MAX, Url, random};
+use crate::device::fleet::{Fleet, Standing};
 use crate::device::forward::{self, Local, Target};
+use crate::device::proxy::Proxy;
+use crate::device::resolve::{Found, Lookups, Waiter};
 use crate::device::upgrade::{self, Taker, Upgraded};
 use crate::device::{DeviceEvent, DeviceEventKind, Handler, OnRefusal};
 use crate::ends::{self, End, Why};
@@ -52,6 +55,8 @@ pub(crate) enum State {
 /// A connection on its way to be a link, or one that polls.
 pub(crate) struct Dial {
     pub(super) url: Arc<Url>,
+    /// The configured gateway that it began with.
+    pub(super) home: Arc<Home>,
     pub(super) redirects: usize,
     /// Addresses not tried yet.
     addresses: Vec<SocketAddr>,
@@ -65,13 +70,17 @@ pub(crate) struct Dial {
 }
 
 impl Dial {
-    pub(super) fn new(url: Arc<Url>, redirects: usize, slot: Option<Key>) -> Self {
-        Dial { url, redirects, addresses: Vec::new(), stage: Stage::Connecting, slot, quick: 0, fresh: true }
+    pub(super) fn new(url: Arc<Url>, home: Arc<Home>, redirects: usize, slot: Option<Key>) -> Self {
+        Dial { url, home, redirects, addresses: Vec::new(), stage: Stage::Connecting, slot, quick: 0, fresh: true }
     }
 }
 
 pub(super) enum Stage {
     Connecting,
+    /// A proxy was asked for a tunnel; so many 1xx came.
+    Tunnelling {
+        informational: usize,
+    },
     /// The offer or poll was written then, with `Upgrade` or without; so many 1xx came.
     Offered {
         at: Instant,
@@ -122,6 +131,7 @@ impl Link {
 }
 
 /// Who answers what comes over the links.
+#[derive(Clone)]
 pub(crate) enum Service {
     Handler(Handler),
     /// `recv()`: exchanges wait in a channel.
@@ -260,8 +270,8 @@ const WAYS: [Way; 3] = [Way::Turn, Way::Comet(Encoding::Json), Way::Comet(Encodi
 /// What other threads ask of the device's loop.
 pub(crate) enum Command {
     Resolved {
-        dial: Box<Dial>,
-        found: io::Result<Vec<SocketAddr>>,
+        number: u64,
+        found: Found,
     },
     Back {
         number: u64,
@@ -279,13 +289,17 @@ pub(crate) enum Command {
     Drain(Duration),
 }
 
+/// What one event loop goes by.
 pub(crate) struct Plan {
-    pub(crate) url: Url,
+    /// The gateway; with failover all of them.
+    pub(crate) homes: Homes,
     pub(crate) offer: OfferPlan,
-    /// Fields that go only to the configured gateway's origin.
+    /// Fields that go only to a configured gateway's origin.
     pub(crate) secrets: Vec<(String, String)>,
-    pub(crate) name: String,
     pub(crate) on_refusal: OnRefusal,
+    pub(crate) proxy: Option<Proxy>,
+    /// Failed attempts in a row, without a way in, after which the device ends.
+    pub(crate) max_retries: Option<u32>,
     pub(crate) fallback: Fallback,
     /// Poll slots wanted while the gateway falls back.
     pub(crate) polls: usize,
@@ -296,19 +310,22 @@ pub(crate) struct Plan {
 pub(crate) struct DeviceRole {
     pub(super) limits: Arc<Limits>,
     pub(super) plan: Plan,
-    pub(super) home: Arc<Url>,
     pub(super) service: Service,
     remote: Remote<Command>,
     pub(super) shared: Arc<Counters>,
     workers: Workers,
-    resolvers: Workers,
+    pub(super) lookups: Lookups,
     rules: Arc<Rules>,
     pub(super) exchanges: Slab<Exchange>,
     /// Idle connections to the local server, newest last.
     pub(super) pool: Vec<Id>,
     lent: HashMap<u64, Weak<Stream>>,
     numbers: u64,
-    pub(super) backoff: Backoff,
+    backoff: Backoff,
+    /// Attempts that failed since the last that did not.
+    failed: u32,
+    /// Farewells in a row on links that had hardly begun.
+    quick_farewells: usize,
     /// No dial before this.
     not_before: Option<Instant>,
     /// An offer was turned, or held, or answered by the fallback, some time.
@@ -328,16 +345,19 @@ pub(crate) struct DeviceRole {
     events: Sender<DeviceEvent>,
     draining: bool,
     stopped: bool,
-    outcome: Arc<Mutex<Option<Error>>>,
+    fleet: Arc<Fleet>,
+    /// Its number in the fleet.
+    member: usize,
 }
 
 /// Alarms of the device.
 pub(super) const DIAL: u64 = 1;
 const STOP: u64 = 2;
+pub(super) const LOOKUP: u64 = 3;
 
 /// A link that lived shorter than this counts as a failed attempt: a gateway that turns and closes is not dialled in a circle.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
-/// 204 answers that may come at once before the next offer is paced.
+/// 204 answers, or farewells, that may come at once before the next offer is paced.
 pub(super) const QUICK_MAX: usize = 3;
 pub(super) const PACE: Duration = Duration::from_secs(1);
 
@@ -349,7 +369,7 @@ impl DeviceRole {
         remote: Remote<Command>,
         shared: Arc<Counters>,
         events: Sender<DeviceEvent>,
-        outcome: Arc<Mutex<Option<Error>>>,
+        (fleet, member): (Arc<Fleet>, usize),
     ) -> Self {
         let rules = Rules {
             limits: limits.clone(),
@@ -362,11 +382,12 @@ impl DeviceRole {
         };
         let idle = limits.worker_idle_timeout;
         DeviceRole {
-            home: Arc::new(plan.url.clone()),
             workers: Workers::new("ptth-handler", shared.max + plan.polls, 2 * shared.max + plan.polls, idle),
-            resolvers: Workers::new("ptth-resolve", 1, shared.max + plan.polls, idle),
+            lookups: Lookups::new(&limits),
             rules: Arc::new(rules),
             backoff: Backoff::new(limits.backoff_min, limits.backoff_max),
+            failed: 0,
+            quick_farewells: 0,
             limits,
             plan,
             service,
@@ -389,12 +410,22 @@ impl DeviceRole {
             events,
             draining: false,
             stopped: false,
-            outcome,
+            fleet,
+            member,
         }
     }
 
     pub(super) fn draining(&self) -> bool {
         self.draining
+    }
+
+    pub(super) fn remote(&self) -> Remote<Command> {
+        self.remote.clone()
+    }
+
+    /// The gateway that is dialled now.
+    pub(super) fn home(&self) -> Arc<Home> {
+        self.plan.homes.current().clone()
     }
 
     pub(super) fn target(&self) -> Option<&Target> {
@@ -404,13 +435,14 @@ impl DeviceRole {
         }
     }
 
-    fn tell(&self, kind: DeviceEventKind, url: &str, detail: String) {
-        self.publish(kind, url, detail, None);
+    /// `url`: where `home` has led to.
+    fn tell(&self, kind: DeviceEventKind, home: &Home, url: &str, detail: String) {
+        self.publish(kind, home, url, detail, None);
     }
 
-    fn publish(&self, kind: DeviceEventKind, url: &str, detail: String, end: Option<End>) {
+    fn publish(&self, kind: DeviceEventKind, home: &Home, url: &str, detail: String, end: Option<End>) {
         let way = self.way.filter(|_| kind == DeviceEventKind::Connected);
-        let event = DeviceEvent { kind, name: self.plan.name.clone(), url: url.to_owned(), detail, way, end };
+        let event = DeviceEvent { kind, name: home.name.clone(), url: url.to_owned(), detail, way, end };
         if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
             log::debug!("nobody reads the device's events; dropped: {event:?}");
         }
@@ -437,38 +469,61 @@ impl DeviceRole {
                 if self.slots.len() + self.shared.dialing.load(Relaxed) >= self.plan.polls {
                     return;
                 }
-                let key = self.new_slot(self.home.clone());
+                let home = self.home();
+                let key = self.new_slot(home.url.clone(), home);
                 self.dial_slot(cx, key);
             } else if self.shared.is_short() {
                 self.shared.dialing.fetch_add(1, Relaxed);
-                self.resolve(cx, Box::new(Dial::new(self.home.clone(), 0, None)));
+                let home = self.home();
+                self.resolve(cx, Box::new(Dial::new(home.url.clone(), home, 0, None)));
             } else {
                 return;
             }
         }
     }
 
+    /// Finds the addresses of the gateway, or of the proxy on the way to it, and dials them one by one.
     pub(super) fn resolve(&mut self, cx: &mut Peers<State>, mut dial: Box<Dial>) {
-        if let Some(address) = dial.url.literal() {
-            dial.addresses = vec![address];
-            return self.connect(cx, *dial, None);
-        }
-        let (remote, slot) = (self.remote.clone(), dial.slot);
-        let submitted = self.resolvers.submit(move || {
-            let found = (dial.url.host.as_str(), dial.url.port).to_socket_addrs().map(Iterator::collect);
-            remote.send(Command::Resolved { dial, found });
-        });
-        if !submitted {
-            self.dial_failed(cx, slot, "no thread to look up its name", None);
+        let (host, port) = match self.proxy_to(&dial.url) {
+            Some(proxy) => (proxy.host.clone(), proxy.port),
+            None => (dial.url.host.clone(), dial.url.port),
+        };
+        match host.parse::<IpAddr>() {
+            Ok(ip) => {
+                dial.addresses = vec![SocketAddr::new(ip, port)];
+                self.connect(cx, *dial, None);
+            }
+            Err(_) => self.look_up(cx, &host, port, Waiter::Dial(dial)),
         }
     }
 
+    /// The addresses of a dial are found, or there are none.
+    pub(super) fn dial_found(&mut self, cx: &mut Peers<State>, mut dial: Box<Dial>, found: Found) {
+        match found {
+            _ if self.draining && dial.slot.is_none() => self.undialed(),
+            _ if dial.slot.is_some_and(|key| self.slots.get(key).is_none()) => {} // given up meanwhile
+            Ok(addresses) => {
+                dial.addresses = addresses;
+                self.connect(cx, *dial, None);
+            }
+            Err(why) => self.cannot_reach(cx, &dial, &why),
+        }
+    }
+
+    fn cannot_reach(&mut self, cx: &mut Peers<State>, dial: &Dial, why: &str) {
+        let why = match self.proxy_to(&dial.url) {
+            Some(proxy) => format!("proxy {} on the way to gateway {} cannot be reached: {why}", proxy.text, dial.url.text),
+            None => format!("gateway {} cannot be reached: {why}", dial.url.text),
+        };
+        self.dial_failed(cx, &dial.home, dial.slot, &why, None);
+    }
+
     fn connect(&mut self, cx: &mut Peers<State>, mut dial: Dial, mut failed: Option<io::Error>) {
-        let (url, slot) = (dial.url.clone(), dial.slot);
+        let slot = dial.slot;
         while !dial.addresses.is_empty() {
             let address = dial.addresses.remove(0);
-            let mut next = Dial::new(url.clone(), dial.redirects, slot);
-            next.addresses = std::mem::take(&mut dial.addresses);
+            let mut next = Dial::new(dial.url.clone(), dial.home.clone(), dial.redirects, slot);
+            (next.addresses, next.quick) = (std::mem::take(&mut dial.addresses), dial.quick);
             match Stream::connect_tcp(address) {
                 Ok(stream) => match cx.insert_connecting(stream, State::Dial(Box::new(next))) {
                     Ok(id) => {
@@ -484,8 +539,8 @@ impl DeviceRole {
                 }
             }
         }
-        let why = failed.map_or_else(|| "its name has no address".to_owned(), |e| e.to_string());
-        self.dial_failed(cx, slot, &format!("gateway {} cannot be reached: {why}", url.text), None);
+        let why = failed.map_or_else(|| "it has no address".to_owned(), |e| e.to_string());
+        self.cannot_reach(cx, &dial, &why);
     }
 
     fn dial_ready(&mut self, cx: &mut Peers<State>, id: Id) {
@@ -494,9 +549,10 @@ impl DeviceRole {
         match dial.stage {
             Stage::Connecting => match peer.stream().connected() {
                 Ok(false) => {}
-                Ok(true) => self.offer(cx, id),
+                Ok(true) => self.connected(cx, id),
                 Err(e) => self.next_address(cx, id, e),
             },
+            Stage::Tunnelling { .. } => self.read_tunnel(cx, id),
             Stage::Offered { .. } => {
                 if let Some(key) = dial.slot {
                     flush(cx, id); // then there may be room for more of an answer
@@ -528,7 +584,7 @@ impl DeviceRole {
         }
     }
 
-    /// Writes the offer, or the poll, and begins the answer that it brings. Secrets go to the configured origin only.
+    /// Writes the offer, or the poll, and begins the answer that it brings. Secrets go to configured origins only.
     pub(super) fn offer(&mut self, cx: &mut Peers<State>, id: Id) {
         let now = cx.now();
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
@@ -544,7 +600,7 @@ impl DeviceRole {
         plan.upgrade = upgrade;
         plan.authority.clone_from(&url.authority);
         plan.target.clone_from(&url.target);
-        if url.same_origin(&self.home) {
+        if self.plan.homes.any_has_origin(&url) {
             plan.fields.extend(self.plan.secrets.iter().cloned());
         }
         let brought = self.brought(slot);
@@ -654,7 +710,7 @@ impl DeviceRole {
             (Verdict::Nothing, Some(_)) if !upgrade => self.fell_back(cx, id, None, reply, took < PACE),
             (Verdict::Nothing, Some(key)) => {
                 self.welcomed = true;
-                self.backoff.succeed();
+                self.succeeded();
                 self.nothing(cx, key, reply.keep, took < PACE);
             }
             (Verdict::Nothing, None) => self.nothing_yet(cx, id, reply.keep, took < PACE),
@@ -702,14 +758,14 @@ impl DeviceRole {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Dial(dial) = &mut peer.state else { return };
-        let url = dial.url.clone();
+        let (url, home) = (dial.url.clone(), dial.home.clone());
         dial.quick = if quick { dial.quick + 1 } else { 0 };
         let pauses = dial.quick > QUICK_MAX;
         self.welcomed = true;
-        self.backoff.succeed();
+        self.succeeded();
         if !self.waiting && self.way.is_none() {
             self.waiting = true;
-            self.tell(DeviceEventKind::Waiting, &url.text, String::new());
+            self.tell(DeviceEventKind::Waiting, &home, &url.text, String::new());
         }
         if self.draining {
             return self.end_dial(cx, id, "the device stops", None);
@@ -723,7 +779,7 @@ impl DeviceRole {
             (true, false) => self.offer(cx, id),
             (false, false) => {
                 let Some((_, _, State::Dial(dial))) = cx.remove(id) else { return };
-                let next = Dial { quick: dial.quick, ..Dial::new(dial.url, dial.redirects, None) };
+                let next = Dial { quick: dial.quick, ..Dial::new(dial.url, dial.home, dial.redirects, None) };
                 self.resolve(cx, Box::new(next));
             }
         }
@@ -733,19 +789,19 @@ impl DeviceRole {
         let Some((_, _, State::Dial(dial))) = cx.remove(id) else { return };
         self.has_no_connection(dial.slot);
         if dial.redirects >= self.limits.redirects_max {
-            let why = format!("gateway {} redirects in a circle: {} times", self.home.text, dial.redirects);
-            return self.dial_failed(cx, dial.slot, &why, None);
+            let why = format!("gateway {} redirects in a circle: {} times", dial.home.url.text, dial.redirects);
+            return self.dial_failed(cx, &dial.home, dial.slot, &why, None);
         }
         match dial.url.follow(location) {
             Err(e) => {
                 let why = format!("gateway {} redirects to where this device cannot go: {e}", dial.url.text);
-                self.dial_failed(cx, dial.slot, &why, None);
+                self.dial_failed(cx, &dial.home, dial.slot, &why, None);
             }
             Ok(url) => {
                 log::info!("gateway {} redirects to {}", dial.url.text, url.text);
                 let url = Arc::new(url);
                 self.goes_to(cx, dial.slot, &url);
-                self.resolve(cx, Box::new(Dial::new(url, dial.redirects + 1, dial.slot)));
+                self.resolve(cx, Box::new(Dial::new(url, dial.home, dial.redirects + 1, dial.slot)));
             }
         }
     }
@@ -759,42 +815,108 @@ impl DeviceRole {
             _ => "410: the name is gone for good",
         };
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
-        let slot = dial.slot;
+        let (slot, home) = (dial.slot, dial.home.clone());
         let text = format!("gateway {} refused the offer with {why}", dial.url.text);
         cx.close(id);
         self.attempt_over(cx, slot, &text);
-        self.tell(DeviceEventKind::Refused { status }, &self.home.text, text.clone());
-        if !self.welcomed && self.plan.on_refusal == OnRefusal::Stop {
-            self.end_with(Error::refused(Fault::Gateway, status, text, None));
+        self.tell(DeviceEventKind::Refused { status }, &home, &home.url.text, text.clone());
+        let for_good = !self.welcomed && self.plan.on_refusal == OnRefusal::Stop;
+        if for_good {
+            self.plan.homes.rest(&home, None, true);
+        }
+        if for_good && self.plan.homes.all_refused() {
+            log::warn!("{text}");
+            self.fleet.report(self.member, Standing::Refused, Error::refused(Fault::Gateway, status, text, None));
+            self.stopped = true;
             return;
+        }
+        if self.may_go_on(&home) {
+            let long = self.backoff.long(random());
+            return self.failed_at(cx, &home, &text, Some(long));
         }
         let pause = self.backoff.fail_for_long(random());
         log::warn!("{text}; next attempt in {:.0} s", pause.as_secs_f32());
         self.dial_later(cx, pause);
-    }
-
-    fn end_with(&mut self, error: Error) {
-        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        self.stopped = true;
+        self.count_failure(&text);
     }
 
     pub(super) fn end_dial(&mut self, cx: &mut Peers<State>, id: Id, why: &str, retry_after: Option<Duration>) {
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
-        let (url, slot) = (dial.url.clone(), dial.slot);
+        let (url, home, slot) = (dial.url.clone(), dial.home.clone(), dial.slot);
         cx.close(id);
-        self.dial_failed(cx, slot, &format!("{}: {why}", url.text), retry_after);
+        self.dial_failed(cx, &home, slot, &format!("{}: {why}", url.text), retry_after);
     }
 
-    /// An attempt to offer or poll failed, and its connection is closed.
-    pub(super) fn dial_failed(&mut self, cx: &mut Peers<State>, slot: Option<Key>, why: &str, retry_after: Option<Duration>) {
+    /// An attempt to offer or poll at `home` failed, and its connection is closed.
+    pub(super) fn dial_failed(
+        &mut self,
+        cx: &mut Peers<State>,
+        home: &Arc<Home>,
+        slot: Option<Key>,
+        why: &str,
+        retry_after: Option<Duration>,
+    ) {
         self.attempt_over(cx, slot, why);
         if self.draining && self.slots.len() == 0 {
             return;
         }
-        let pause = self.backoff.fail(random(), retry_after);
-        log::warn!("{why}; next attempt in {:.1} s", pause.as_secs_f32());
-        self.tell(DeviceEventKind::Failed, &self.home.text, why.to_owned());
-        self.dial_later(cx, pause);
+        self.tell(DeviceEventKind::Failed, home, &home.url.text, why.to_owned());
+        self.failed_at(cx, home, why, retry_after);
+    }
+
+    /// Whether a failure at `home` moves a failover's list on: it is the one whose turn it is, and there is no way in.
+    fn may_go_on(&self, home: &Arc<Home>) -> bool {
+        self.plan.homes.is_list() && self.way.is_none() && self.plan.homes.is_current(home)
+    }
+
+    /// Sets the next attempt after one that failed: with failover at the next gateway at once, else here, or at the first again, after a pause.
+    fn failed_at(&mut self, cx: &mut Peers<State>, home: &Arc<Home>, why: &str, asked: Option<Duration>) {
+        let asked = asked.map(|asked| asked.min(RETRY_AFTER_MAX));
+        let listed = self.may_go_on(home);
+        if listed {
+            self.plan.homes.rest(home, asked.map(|asked| cx.after(asked)), false);
+        }
+        if listed && self.plan.homes.advance(cx.now()) {
+            log::warn!("{why}; next is {}", self.home().url.text);
+            self.dial_later(cx, Duration::ZERO);
+        } else {
+            let pause = self.backoff.fail(random(), asked.filter(|_| !listed));
+            let mut at = cx.after(pause);
+            if listed {
+                at = self.plan.homes.start_over(at);
+            }
+            log::warn!("{why}; next attempt in {:.1} s", at.saturating_duration_since(cx.now()).as_secs_f32());
+            self.dial_at(cx, at);
+        }
+        if listed {
+            self.forget_mode();
+        }
+        self.count_failure(why);
+    }
+
+    /// One failed attempt more; with as many as may be, and no way in, this gateway is given up, and with the last one the device.
+    fn count_failure(&mut self, why: &str) {
+        self.failed = self.failed.saturating_add(1);
+        let Some(max) = self.plan.max_retries.filter(|max| self.failed >= *max && self.way.is_none()) else { return };
+        let text = format!("gave up after {max} failed attempts in a row (max_retries); the last one: {why}");
+        self.stopped |= self.fleet.report(self.member, Standing::GaveUp, Error::gave_up(text));
+    }
+
+    /// An attempt came to something, or a link was of use.
+    pub(super) fn succeeded(&mut self) {
+        self.backoff.succeed();
+        if std::mem::take(&mut self.failed) > 0 {
+            self.fleet.hopes(self.member);
+        }
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        self.backoff.failures() > 0
+    }
+
+    /// What was found out about one gateway says nothing of the next.
+    fn forget_mode(&mut self) {
+        (self.fell_back, self.encoding, self.plain_until, self.hung_up) = (false, None, None, None);
     }
 
     fn attempt_over(&mut self, cx: &mut Peers<State>, slot: Option<Key>, why: &str) {
@@ -813,6 +935,10 @@ impl DeviceRole {
 
     fn dial_later(&mut self, cx: &mut Peers<State>, pause: Duration) {
         let at = cx.after(pause);
+        self.dial_at(cx, at);
+    }
+
+    fn dial_at(&mut self, cx: &mut Peers<State>, at: Instant) {
         if self.not_before.is_none_or(|before| before < at) {
             self.not_before = Some(at);
             cx.alarm(at, DIAL);
@@ -820,7 +946,7 @@ impl DeviceRole {
     }
 
     /// Tells when the way in changed: there is none any more (`why`), or there is one, or another, through the gateway at `url`.
-    pub(super) fn settle_way(&mut self, url: &str, why: Option<&Why>) {
+    pub(super) fn settle_way(&mut self, cx: &mut Peers<State>, url: &str, why: Option<&Why>) {
         let way = match (self.shared.links.load(Relaxed), self.polls_with()) {
             (0, None) => None,
             (0, Some(encoding)) => Some(Way::Comet(encoding)),
@@ -832,20 +958,38 @@ impl DeviceRole {
         self.way = way;
         let place = way.and_then(|way| WAYS.iter().position(|known| *known == way));
         self.shared.way.store(place.map_or(0, |place| place as u8 + 1), Relaxed); // below WAYS.len()
+        let home = self.home();
         match way {
             None => {
                 let text = why.map_or(String::new(), |why| why.text.to_string());
-                log::info!(
-                    "disconnected {} from {}{}",
-                    self.plan.name,
-                    self.home.text,
-                    why.map_or(String::new(), |why| format!(": {why}"))
-                );
-                self.publish(DeviceEventKind::Disconnected, &self.home.text, text, why.map(|why| why.end));
+                let because = why.map_or(String::new(), |why| format!(": {why}"));
+                log::info!("disconnected {} from {}{because}", home.name, home.url.text);
+                self.publish(DeviceEventKind::Disconnected, &home, &home.url.text, text, why.map(|why| why.end));
+                self.begin_again(cx);
             }
-            Some(Way::Turn) => self.tell(DeviceEventKind::Connected, url, format!("{} turn", self.plan.offer.dialect.token)),
-            Some(way) => self.tell(DeviceEventKind::Connected, url, way.to_string()),
+            Some(Way::Turn) => self.tell(DeviceEventKind::Connected, &home, url, format!("{} turn", self.plan.offer.dialect.token)),
+            Some(way) => self.tell(DeviceEventKind::Connected, &home, url, way.to_string()),
         }
+    }
+
+    /// The way in is lost: a failover's list begins again with its first.
+    fn begin_again(&mut self, cx: &mut Peers<State>) {
+        if self.plan.homes.is_list() && !self.draining {
+            let now = cx.now();
+            let at = self.plan.homes.start_over(now);
+            self.forget_mode();
+            if at > now {
+                self.dial_at(cx, at);
+            }
+        }
+    }
+
+    /// Whether what came through `home` may be the way in: there is none, or that is the one.
+    pub(super) fn takes(&mut self, home: &Arc<Home>) -> bool {
+        if self.way.is_none() {
+            self.plan.homes.settle_on(home);
+        }
+        self.plan.homes.is_current(home)
     }
 
     // --- links ---
@@ -854,7 +998,14 @@ impl DeviceRole {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Dial(dial) = &peer.state else { return };
-        let (url, slot) = (dial.url.clone(), dial.slot);
+        let (url, home, slot) = (dial.url.clone(), dial.home.clone(), dial.slot);
+        if !self.takes(&home) {
+            let Some(key) = slot else {
+                cx.close(id);
+                return self.undialed();
+            };
+            return self.drop_slot(cx, key, "the way in leads through another gateway of the list");
+        }
         if let (Some(key), true) = (slot, self.shared.links.load(Relaxed) >= self.shared.max) {
             self.fell_back = false;
             return self.drop_slot(cx, key, "its connection turned, and there are as many links as may be"); // closes it, too
@@ -863,7 +1014,7 @@ impl DeviceRole {
         cx.set_deadline(id, None);
         self.shared.links.fetch_add(1, Relaxed);
         (self.welcomed, self.fell_back) = (true, false);
-        self.settle_way(&url.text, None);
+        self.settle_way(cx, &url.text, None);
         match slot {
             None => _ = self.shared.dialing.fetch_sub(1, Relaxed),
             Some(key) => {
@@ -908,25 +1059,28 @@ impl DeviceRole {
         if link.slot.is_some() {
             return log::debug!("a virtual link ended: {why}"); // its slot sees the end at the bridge
         }
+        let home = self.home();
         let last = self.shared.links.fetch_sub(1, Relaxed) == 1 && self.polls_with().is_none();
         match (last, why.end.is_usual()) {
             (true, _) => {} // the line of the way in says it
-            (false, true) => log::debug!("a link to {} ended: {why}", self.home.text),
-            (false, false) => log::info!("a link to {} ended: {why}", self.home.text),
+            (false, true) => log::debug!("a link to {} ended: {why}", home.url.text),
+            (false, false) => log::info!("a link to {} ended: {why}", home.url.text),
         }
         self.shared.ends.count(why.end);
-        self.publish(DeviceEventKind::Ended, &self.home.text, why.text.to_string(), Some(why.end));
-        self.settle_way(&self.home.clone().text, Some(&why));
+        self.publish(DeviceEventKind::Ended, &home, &home.url.text, why.text.to_string(), Some(why.end));
+        self.settle_way(cx, "", Some(&why));
         let short = !link.used && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
         if !short {
-            self.backoff.succeed();
+            self.succeeded();
         }
         if self.draining {
             return;
         }
         if short {
-            let pause = self.backoff.fail(random(), None);
-            self.dial_later(cx, pause);
+            if self.way.is_none() {
+                self.plan.homes.settle_on(&home);
+            }
+            self.failed_at(cx, &home, &format!("{}: a link ended as soon as it was turned: {why}", home.url.text), None);
         }
         self.top_up(cx);
     }
@@ -1000,28 +1154,55 @@ impl DeviceRole {
     }
 
     fn answer_heartbeat(&mut self, cx: &mut Peers<State>, id: Id, close: bool) {
+        if close {
+            return self.farewell(cx, id);
+        }
         let date = cx.date().to_owned();
         let Some(peer) = cx.get_mut(id) else { return };
-        heartbeat::write_answer(peer.output(), &date, close);
+        heartbeat::write_answer(peer.output(), &date, false);
         let sent = peer.flush().is_ok();
         if let State::Link(link) = &mut peer.state {
             link.watched = true;
         }
-        if close || !sent {
-            return self.link_ends(cx, id, End::Drained.because("the gateway told it to go"));
+        match sent {
+            true => self.link_idle(cx, id),
+            false => self.link_ends(cx, id, End::Reset.because("it broke under a heartbeat")),
         }
-        self.link_idle(cx, id);
+    }
+
+    /// The gateway tells a link to go: its replacement is dialled first, then it is answered and closed. That is no failed attempt, but a gateway that says
+    /// so on every new link is not dialled in a circle.
+    fn farewell(&mut self, cx: &mut Peers<State>, id: Id) {
+        const WHY: Why = End::Drained.because("the gateway told it to go");
+        let (now, date) = (cx.now(), cx.date().to_owned());
+        let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
+        link.used = true;
+        let (link, old) = (*link, now.saturating_duration_since(link.since) >= SHORT_LIFE);
+        self.quick_farewells = if old { 0 } else { self.quick_farewells + 1 };
+        if self.quick_farewells > QUICK_MAX {
+            self.dial_later(cx, PACE.mul_f64(0.5 + random()));
+        }
+        self.count_out(cx, &link, WHY);
+        let Some(peer) = cx.get_mut(id) else { return };
+        heartbeat::write_answer(peer.output(), &date, true);
+        let _ = peer.flush(); // what is left goes out while it lingers
+        self.linger(cx, id);
     }
 
     /// Closes a link gently; another may be dialled at once.
     fn link_ends(&mut self, cx: &mut Peers<State>, id: Id, why: Why) {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Link(link) = peer.state else { return };
-        peer.state = State::Lingering(Lingering::default());
+        self.linger(cx, id);
+        self.count_out(cx, &link, why);
+    }
+
+    fn linger(&mut self, cx: &mut Peers<State>, id: Id) {
         let at = cx.after(self.limits.linger_timeout);
+        let Some(peer) = cx.get_mut(id) else { return };
+        peer.state = State::Lingering(Lingering::default());
         cx.set_deadline(id, Some(at));
         self.step_lingering(cx, id);
-        self.count_out(cx, &link, why);
     }
 
     pub(super) fn answer_link(&mut self, cx: &mut Peers<State>, id: Id, answer: &LocalAnswer<'_>) {
@@ -1049,7 +1230,7 @@ impl DeviceRole {
     pub(super) fn relaying(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
         if let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state) {
             (link.exchange, link.used) = (Some(key), true);
-            self.backoff.succeed();
+            self.succeeded();
             if link.slot.is_none() {
                 self.shared.busy.fetch_add(1, Relaxed);
             }
@@ -1065,7 +1246,7 @@ impl DeviceRole {
         let Some((stream, kept, State::Link(mut link))) = cx.remove(id) else { return };
         if !octets.is_empty() {
             link.used = true;
-            self.backoff.succeed(); // the gateway not only turns, it asks
+            self.succeeded(); // the gateway not only turns, it asks
         }
         if let Err(e) = stream.set_nonblocking(false) {
             return self.count_out(cx, &link, Why::new(End::Failed, format!("it cannot be made blocking: {e}")));
@@ -1308,6 +1489,7 @@ impl Role for DeviceRole {
         match &peer.state {
             State::Dial(dial) => match dial.stage {
                 Stage::Connecting => self.next_address(cx, id, io::ErrorKind::TimedOut.into()),
+                Stage::Tunnelling { .. } => self.tunnel_is_late(cx, id),
                 Stage::Offered { .. } => self.reply_is_late(cx, id),
                 Stage::Reading(_) => self.end_dial(cx, id, "the gateway's reply stopped half-way for body_silence_timeout", None),
                 Stage::Pausing => self.offer(cx, id),
@@ -1332,6 +1514,7 @@ impl Role for DeviceRole {
     fn alarm(&mut self, cx: &mut Peers<State>, key: u64) {
         match key {
             DIAL => self.top_up(cx),
+            LOOKUP => self.lookups_are_late(cx),
             _ => self.stop(cx),
         }
     }
@@ -1341,22 +1524,12 @@ impl Role for DeviceRole {
             Command::TopUp => self.top_up(cx),
             Command::Retry => {
                 self.not_before = None;
-                self.backoff.succeed();
+                self.succeeded();
+                self.plan.homes.hurry();
                 self.hurry_slots(cx.now());
                 self.top_up(cx);
             }
-            Command::Resolved { mut dial, found } => match found {
-                _ if self.draining && dial.slot.is_none() => {}
-                _ if dial.slot.is_some_and(|key| self.slots.get(key).is_none()) => {} // given up meanwhile
-                Ok(addresses) => {
-                    dial.addresses = addresses;
-                    self.connect(cx, *dial, None);
-                }
-                Err(e) => {
-                    let why = format!("the host of {} cannot be looked up: {e}", dial.url.text);
-                    self.dial_failed(cx, dial.slot, &why, None);
-                }
-            },
+            Command::Resolved { number, found } => self.resolved(cx, number, &found),
             Command::Back { number, back } => {
                 let (stream, unread, link) = *back;
                 self.back(cx, number, stream, &unread, link);

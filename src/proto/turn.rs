@@ -745,7 +745,7 @@ fn redirect(head: &ResponseHead<'_>) -> Verdict {
 /// No peer may send a device away for longer.
 const RETRY_AFTER_MAX_S: u64 = 3600;
 
-fn retry_after(fields: &Fields<'_>) -> Option<Duration> {
+pub(crate) fn retry_after(fields: &Fields<'_>) -> Option<Duration> {
     let value = fields.get("retry-after")?;
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;

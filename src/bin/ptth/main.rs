@@ -6,6 +6,7 @@
 #![allow(rustdoc::bare_urls, reason = "the doc comments of the arguments are the text of --help")]
 
 mod config;
+mod proxy;
 
 use std::fmt::Display;
 use std::io::{self, Read, Write};
@@ -156,6 +157,18 @@ struct DeviceArgs {
     url: String,
     #[command(flatten)]
     service: ServiceArgs,
+    /// Another gateway to be connected to at the same time, with this device's name there; may be given several times
+    #[arg(long, value_name = "URL", value_delimiter = ',', env = "PTTH_GATEWAY")]
+    gateway: Vec<String>,
+    /// With --gateway: one gateway at a time in their order, the next when an attempt fails, the first again when the way in is lost
+    #[arg(long, env = "PTTH_FAILOVER", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    failover: bool,
+    /// Dial through this proxy, by CONNECT: http://HOST:PORT; or none. Else the environment counts, as for curl: http_proxy, all_proxy, no_proxy
+    #[arg(long, value_name = "URL|none", env = "PTTH_PROXY", hide_env_values = true)]
+    proxy: Option<String>,
+    /// End with exit code 1 after so many failed attempts in a row without a way in (default: never)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), env = "PTTH_MAX_RETRIES")]
+    max_retries: Option<u32>,
     /// Idle links wanted, and links in all
     #[arg(long, value_name = "MIN..MAX", default_value = "1..8", value_parser = links, env = "PTTH_LINKS")]
     links: RangeInclusive<usize>,
@@ -186,6 +199,15 @@ struct DeviceArgs {
     /// Pauses between attempts: the first, and the longest; each is random up to its bound
     #[arg(long, value_name = "MIN..MAX", default_value = "1s..60s", value_parser = pauses, env = "PTTH_BACKOFF")]
     backoff: (Duration, Duration),
+    /// How long the look-up of a name may take, the gateway's, the proxy's or the local server's, before the attempt counts as failed
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_RESOLVE_TIMEOUT")]
+    resolve_timeout: Duration,
+    /// How long each address may take to accept a connection, before the next one is tried
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_CONNECT_TIMEOUT")]
+    connect_timeout: Duration,
+    /// How long a proxy may take to open a tunnel
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = some_time, env = "PTTH_PROXY_TIMEOUT")]
+    proxy_timeout: Duration,
     /// Silence after which a link is given up, once a heartbeat was seen on it (0s: never)
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = duration, env = "PTTH_SILENCE")]
     silence: Duration,
@@ -420,11 +442,16 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
     };
     let mut limits = Limits::default();
     (limits.silence, limits.turn_retry) = (args.silence, args.turn_retry);
+    (limits.resolve_timeout, limits.connect_timeout, limits.proxy_timeout) =
+        (args.resolve_timeout, args.connect_timeout, args.proxy_timeout);
     if !args.origin.is_empty() && !matches!(args.protocol, Protocol::Ietf) {
         return Err(usage("--origin goes with --protocol ptth; other devices are named by the URL's path"));
     }
     if args.host_header.is_some() && args.service.to.is_none() {
         return Err(usage("--host-header goes with --to"));
+    }
+    if args.failover && args.gateway.is_empty() {
+        return Err(usage("--failover goes with --gateway: it takes a second gateway to go to"));
     }
     let mut builder = Device::builder(&args.url)
         .links(args.links)
@@ -433,7 +460,15 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
         .backoff(args.backoff.0..args.backoff.1)
         .fallback(args.fallback.into())
         .polls(args.polls as usize) // 64 at most
+        .failover(args.failover)
         .on_refusal(OnRefusal::Stop);
+    for url in &args.gateway {
+        builder = builder.gateway(url);
+    }
+    if let Some(attempts) = args.max_retries {
+        builder = builder.max_retries(attempts);
+    }
+    builder = proxy::set(builder, args.proxy.as_deref(), &args.url)?;
     match args.comet {
         Some(Comet::Json) => builder = builder.comet(Encoding::Json),
         Some(Comet::Message) => builder = builder.comet(Encoding::Message),

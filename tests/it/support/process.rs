@@ -191,7 +191,10 @@ impl Ptth {
     /// `ptth` with these arguments, without anything of this process's environment that would change it.
     pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ptth"));
-        let ours = std::env::vars_os().map(|(name, _)| name).filter(|n| n.to_string_lossy().starts_with("PTTH_") || n == "RUST_LOG");
+        let ours = std::env::vars_os().map(|(name, _)| name).filter(|name| {
+            let name = name.to_string_lossy();
+            name.starts_with("PTTH_") || name == "RUST_LOG" || name.to_lowercase().ends_with("_proxy")
+        });
         ours.for_each(|name| {
             command.env_remove(name);
         });

@@ -502,7 +502,12 @@ pub struct RawGateway {
 
 impl RawGateway {
     pub fn start() -> RawGateway {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        RawGateway::at("127.0.0.1:0".parse().unwrap())
+    }
+
+    /// At this address.
+    pub fn at(addr: SocketAddr) -> RawGateway {
+        let listener = TcpListener::bind(addr).unwrap_or_else(|e| panic!("{addr}: {e}"));
         listener.set_nonblocking(true).unwrap();
         RawGateway { addr: listener.local_addr().unwrap(), listener }
     }

@@ -1,0 +1,97 @@
+//! The event loops of one device, one for each gateway: how they end together.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::device::role::Command;
+use crate::engine::event_loop::Remote;
+use crate::error::Error;
+
+/// Where one gateway's loop stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is connected, or tries to be.
+    Hopes,
+    /// It failed as often as it may; it goes on trying while another one hopes.
+    GaveUp,
+    /// Its gateway refused the device for good; it has ended.
+    Refused,
+}
+
+/// What the loops of one device share.
+#[derive(Default)]
+pub(crate) struct Fleet(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    members: Vec<Member>,
+    outcome: Option<Error>,
+}
+
+struct Member {
+    remote: Remote<Command>,
+    standing: Standing,
+    /// Why it does not hope.
+    why: Option<Error>,
+}
+
+impl Fleet {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(state: &State) {
+        for member in &state.members {
+            member.remote.send(Command::Drain(Duration::ZERO)); // one that has ended does not mind
+        }
+    }
+
+    /// One more; its number.
+    pub(crate) fn join(&self, remote: Remote<Command>) -> usize {
+        let mut state = self.lock();
+        state.members.push(Member { remote, standing: Standing::Hopes, why: None });
+        state.members.len() - 1
+    }
+
+    /// To all loops.
+    pub(crate) fn send(&self, mut command: impl FnMut() -> Command) {
+        for member in &self.lock().members {
+            member.remote.send(command());
+        }
+    }
+
+    pub(crate) fn hopes(&self, number: usize) {
+        if let Some(member) = self.lock().members.get_mut(number) {
+            (member.standing, member.why) = (Standing::Hopes, None);
+        }
+    }
+
+    /// A member gives up hope. True: it was the last, and the device ends. Its error is a refusal only where all gateways refused.
+    pub(crate) fn report(&self, number: usize, standing: Standing, why: Error) -> bool {
+        let mut state = self.lock();
+        if let Some(member) = state.members.get_mut(number) {
+            (member.standing, member.why) = (standing, Some(why));
+        }
+        if state.members.iter().any(|member| member.standing == Standing::Hopes) {
+            return false;
+        }
+        let last = state.members.iter_mut().max_by_key(|member| member.standing == Standing::GaveUp);
+        let error = last.and_then(|member| member.why.take());
+        if state.outcome.is_none() {
+            state.outcome = error;
+        }
+        Fleet::end(&state);
+        true
+    }
+
+    /// A loop broke: the device ends.
+    pub(crate) fn fail(&self, error: Error) {
+        let mut state = self.lock();
+        state.outcome.get_or_insert(error);
+        Fleet::end(&state);
+    }
+
+    pub(crate) fn take_outcome(&self) -> Option<Error> {
+        self.lock().outcome.take()
+    }
+}
