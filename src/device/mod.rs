@@ -559,6 +559,21 @@ impl DeviceHandle {
         self.join();
     }
 
+    /// Waits until the event loop has made a turn: for supervisors.
+    ///
+    /// # Errors
+    /// It has not within `time`; the device has ended.
+    pub fn ping(&self, time: Duration) -> Result<(), Error> {
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        if !self.0.remote.send(Command::Ping(reply)) {
+            return Err(Error::stopped("this device has ended"));
+        }
+        answer.recv_timeout(time).map_err(|e| match e {
+            RecvTimeoutError::Timeout => Error::timeout(Fault::Device, format!("the device's event loop made no turn within {time:?}")),
+            RecvTimeoutError::Disconnected => Error::stopped("this device has ended"),
+        })
+    }
+
     /// Dials now, whatever the back-off says.
     pub fn retry_now(&self) {
         self.0.remote.send(Command::Retry);
