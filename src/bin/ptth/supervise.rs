@@ -60,7 +60,12 @@ impl Supervisor {
 
     /// Gives a sign of life at half of `WATCHDOG_USEC`, each after `ping` came back within that time.
     pub(crate) fn watch(&self, ping: impl Fn(Duration) -> bool + Send + 'static) {
-        let Some(interval) = watchdog_interval().filter(|_| self.0.is_some()) else { return };
+        if let Some(interval) = watchdog_interval().filter(|_| self.0.is_some()) {
+            self.watch_every(interval, ping);
+        }
+    }
+
+    fn watch_every(&self, interval: Duration, ping: impl Fn(Duration) -> bool + Send + 'static) {
         let supervisor = self.clone();
         let watched = std::thread::Builder::new().name("ptth-watchdog".to_owned()).spawn(move || {
             loop {
@@ -107,5 +112,43 @@ fn watchdog_interval() -> Option<Duration> {
             log::warn!("WATCHDOG_USEC is no number of microseconds; no sign of life will be given");
             None
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    #[test]
+    fn a_loop_that_makes_no_turn_gives_no_sign_of_life() {
+        let (near, far) = (UnixDatagram::unbound().unwrap(), std::env::temp_dir().join(format!("ptth-watchdog-{}", std::process::id())));
+        let _ = std::fs::remove_file(&far);
+        let supervisor = UnixDatagram::bind(&far).unwrap();
+        supervisor.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let way = Supervisor(Some(Arc::new((near, address(far.as_os_str().as_encoded_bytes()).unwrap()))));
+        let turns = Arc::new(AtomicBool::new(true));
+        let looked = turns.clone();
+        way.watch_every(Duration::from_millis(20), move |_| looked.load(SeqCst));
+        let mut message = [0; 64];
+        let mut hear = || supervisor.recv(&mut message).map(|n| message[..n].to_vec());
+        assert_eq!(hear().unwrap(), b"WATCHDOG=1");
+        turns.store(false, SeqCst);
+        let end = std::time::Instant::now() + Duration::from_secs(5);
+        while hear().is_ok() {
+            assert!(std::time::Instant::now() < end, "signs of life of a loop that hangs");
+        }
+        turns.store(true, SeqCst);
+        assert_eq!(hear().unwrap(), b"WATCHDOG=1");
+        std::fs::remove_file(&far).unwrap();
+    }
+
+    #[test]
+    fn only_names_that_systemd_gives_are_addresses() {
+        assert!(address(b"/run/systemd/notify").unwrap().as_pathname().is_some());
+        assert!(address(b"vsock:2:1234").is_err() && address(b"relative").is_err());
+        #[cfg(target_os = "linux")]
+        assert_eq!(std::os::linux::net::SocketAddrExt::as_abstract_name(&address(b"@ptth").unwrap()), Some(&b"ptth"[..]));
     }
 }
