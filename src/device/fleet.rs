@@ -53,11 +53,9 @@ impl Fleet {
         state.members.len() - 1
     }
 
-    /// To all loops.
-    pub(crate) fn send(&self, mut command: impl FnMut() -> Command) {
-        for member in &self.lock().members {
-            member.remote.send(command());
-        }
+    /// To all loops; how many run still.
+    pub(crate) fn send(&self, mut command: impl FnMut() -> Command) -> usize {
+        self.lock().members.iter().filter(|member| member.remote.send(command())).count()
     }
 
     pub(crate) fn hopes(&self, number: usize) {

@@ -672,6 +672,34 @@ impl DeviceHandle {
         self.join();
     }
 
+    /// Waits until every event loop of the device (one for each gateway) has made a turn: for supervisors.
+    ///
+    /// # Errors
+    /// One has not within `time`; the device has ended.
+    pub fn ping(&self, time: Duration) -> Result<(), Error> {
+        let (reply, answers) = crossbeam_channel::unbounded();
+        let asked = self.0.fleet.send(|| Command::Ping(reply.clone()));
+        drop(reply);
+        if asked == 0 {
+            return Err(Error::stopped("this device has ended"));
+        }
+        let end = std::time::Instant::now().checked_add(time);
+        for _ in 0..asked {
+            let answer = match end {
+                Some(end) => answers.recv_deadline(end),
+                None => answers.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match answer {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Disconnected) => break, // a loop that ended meanwhile
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(Error::timeout(Fault::Device, format!("the device's event loop made no turn within {time:?}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Dials now, whatever the back-off or a gateway's `Retry-After` says.
     pub fn retry_now(&self) {
         self.0.fleet.send(|| Command::Retry);

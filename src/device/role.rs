@@ -287,6 +287,8 @@ pub(crate) enum Command {
     Retry,
     /// Nothing new; what is in progress may finish for so long.
     Drain(Duration),
+    /// Whether the loop turns.
+    Ping(crossbeam_channel::Sender<()>),
 }
 
 /// What one event loop goes by.
@@ -1539,6 +1541,7 @@ impl Role for DeviceRole {
                     self.count_out(cx, &link, why);
                 }
             }
+            Command::Ping(reply) => drop(reply.send(())), // whoever asked may have given up
             Command::Drain(time) if !self.draining => self.drain(cx, time),
             Command::Drain(time) => {
                 let at = cx.after(time); // the earlier end holds

@@ -360,6 +360,11 @@ impl<T> Peers<T> {
         self.listening = false;
     }
 
+    /// Whether anything may still come in.
+    pub(crate) fn is_listening(&self) -> bool {
+        self.listening
+    }
+
     /// The time of day as an IMF-fixdate.
     pub(crate) fn date(&mut self) -> &str {
         let second = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());

@@ -11,7 +11,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::ends::{End, Why};
 use crate::engine::peers::{Fetched, Id, Peers};
@@ -51,6 +51,8 @@ pub(crate) struct Knock {
     keep: bool,
     /// The page it comes from.
     origin: Option<String>,
+    /// Where it was sent, for a redirect.
+    target: Box<str>,
 }
 
 impl Knock {
@@ -79,7 +81,7 @@ impl Knock {
             return Err(Refusal::new(406, "this gateway has no JSON (feature comet); send Accept: message/http"));
         }
         let keep = head::keeps_alive(request.minor, &request.fields);
-        Ok(Knock { turns, framing, accepts, content, id, knows: false, minor: request.minor, keep, origin })
+        Ok(Knock { turns, framing, accepts, content, id, knows: false, minor: request.minor, keep, origin, target: request.target.into() })
     }
 
     pub(super) fn way(&self) -> Way {
@@ -1030,8 +1032,8 @@ impl GatewayRole {
     }
 
     /// Connections that a stopping gateway kept for the answers to what was in hand, when nothing is any more.
-    fn close_idle_devices(&mut self, cx: &mut Peers<State>) {
-        if !self.draining || self.events.are_in_hand() {
+    pub(super) fn close_idle_devices(&mut self, cx: &mut Peers<State>) {
+        if !self.draining || cx.is_listening() || self.events.are_in_hand() {
             return;
         }
         for id in cx.ids() {
@@ -1089,6 +1091,28 @@ impl GatewayRole {
             State::Device(Device::Posting(posting)) => posting.knock.origin.clone(),
             _ => None,
         }
+    }
+
+    /// A device that cannot stay, since this gateway stops: to the gateway that the operator named, or for later.
+    pub(super) fn send_away(&mut self, cx: &mut Peers<State>, id: Id) {
+        let target = match cx.get(id).map(|p| &p.state) {
+            Some(State::Device(Device::Deciding(knock))) => Some(&knock.target),
+            Some(State::Device(Device::Held { hold: Hold::Poll(parked), .. })) => Some(&parked.knock.target),
+            _ => None, // of an offer that was held only its 101 is kept
+        };
+        let Some(location) = self.drain_to.as_ref().zip(target).map(|(origin, target)| format!("{origin}{target}")) else {
+            return self.deny_knock(cx, id, 503, STOPPING, Some(self.away_for(cx.now())));
+        };
+        let origin = self.origin_of(cx, id);
+        let fields = [("Location", location.as_str())];
+        let answer = LocalAnswer { fields: &fields, ..LocalAnswer::new(307, "this gateway is stopping; another one takes this device") };
+        self.deny(cx, id, origin.as_deref(), &answer);
+    }
+
+    /// Whole seconds in which it is no use to dial a gateway that stops: while it gives notice, and then some for its successor to start.
+    fn away_for(&self, now: Instant) -> u64 {
+        let left = self.notice.map_or(Duration::ZERO, |ends| ends.saturating_duration_since(now));
+        if left.is_zero() { 5 } else { left.as_secs() + 1 }
     }
 }
 

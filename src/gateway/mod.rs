@@ -31,6 +31,7 @@ use crate::limits::Limits;
 use crate::link::{GatewayLink, NothingArrived};
 use crate::message::Body;
 use crate::proto::forwarded::Network;
+use crate::proto::head::authority;
 use crate::proto::turn::{self, Dialect, Fallback, Name, OfferRules, Way};
 use crate::stream::{Shared, Stream};
 
@@ -255,6 +256,7 @@ pub struct GatewayBuilder {
     keep_underscore: bool,
     trusted: Vec<Network>,
     forwarded: bool,
+    drain_to: Option<String>,
     authorize: Option<Authorize>,
     on_link: Option<OnLink>,
 }
@@ -331,6 +333,21 @@ impl GatewayBuilder {
         self.forwarded = write;
         self
     }
+    /// Where a gateway that stops sends the devices that come to it: the origin of another gateway (`http://b.example:9999`). New ones get 307 with it
+    /// and their own path from the first moment of a [`drain`](Gateway::drain) on; those that were connected, and dial again, for
+    /// [`Limits::linger_timeout`] after its notice. Default: none, they get 503 with `Retry-After`.
+    ///
+    /// # Errors
+    /// It is no origin of an `http` or `https` URL.
+    pub fn drain_to(mut self, origin: &str) -> Result<Self, Error> {
+        let bare = origin.strip_suffix('/').unwrap_or(origin);
+        let host = bare.strip_prefix("http://").or_else(|| bare.strip_prefix("https://"));
+        if host.is_none_or(|host| authority(host.as_bytes()).is_err()) {
+            return Err(Error::usage(format!("drain to {origin:?}: write another gateway like http://b.example:9999, without a path")));
+        }
+        self.drain_to = Some(bare.to_owned());
+        Ok(self)
+    }
     /// Decides about each offer, on a worker thread, before the 101. Without it everybody may register.
     pub fn authorize(mut self, decide: impl Fn(&Offer) -> Result<Grant, Reject> + Send + Sync + 'static) -> Self {
         self.authorize = Some(Arc::new(decide));
@@ -386,6 +403,7 @@ impl GatewayBuilder {
             keep_underscore: self.keep_underscore,
             trusted: self.trusted,
             forwarded_element: self.forwarded,
+            drain_to: self.drain_to,
             authorize: self.authorize,
             on_link: self.on_link,
         };
@@ -444,6 +462,7 @@ impl Gateway {
             keep_underscore: false,
             trusted: Vec::new(),
             forwarded: false,
+            drain_to: None,
             authorize: None,
             on_link: None,
         }
@@ -525,12 +544,36 @@ impl Gateway {
     }
 
     /// Stops: nothing new comes in, idle links and visitors are closed, exchanges in progress may finish within `time`. Returns when all is over.
+    /// It is a [`drain`](Self::drain) without notice.
     pub fn stop(&self, time: Duration) {
-        self.remote.send(Command::Drain(time));
+        self.drain(Duration::ZERO, time);
+    }
+
+    /// Stops so that a load balancer, or another gateway's devices, can be ahead of it. Returns when all is over.
+    ///
+    /// For the time of `notice` everything is served as ever, but the [health path](Routes::health_path) says 503, every answer ends its visitor's
+    /// connection, and devices that come are sent away ([`GatewayBuilder::drain_to`]); one that polls here goes on. Then nothing new comes in, idle
+    /// links and visitors are closed, devices that poll are let go, and exchanges in progress may finish within `time`; what is left then is ended: 502
+    /// where no answer has begun, else it is cut, and so are tunnels. Called again (from another thread), the earlier ends hold.
+    pub fn drain(&self, notice: Duration, time: Duration) {
+        self.remote.send(Command::Drain { notice, time });
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             log::error!("the gateway's event loop had panicked");
         }
+    }
+
+    /// Waits until the event loop has made a turn: for supervisors.
+    ///
+    /// # Errors
+    /// It has not within `time`; the gateway was stopped.
+    pub fn ping(&self, time: Duration) -> Result<(), Error> {
+        let (reply, answer) = bounded(1);
+        self.command(Command::Ping { reply })?;
+        answer.recv_timeout(time).map_err(|e| match e {
+            RecvTimeoutError::Timeout => Error::timeout(Fault::Gateway, format!("the gateway's event loop made no turn within {time:?}")),
+            RecvTimeoutError::Disconnected => stopped(),
+        })
     }
 
     /// Whether its event loop still runs. False after [`stop`](Self::stop), or when the operating system failed it.

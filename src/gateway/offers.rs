@@ -244,10 +244,6 @@ impl GatewayRole {
     pub(super) fn decided(&mut self, cx: &mut Peers<State>, id: Id, offer: Offer, verdict: Result<Grant, Reject>) {
         let Some(State::Device(Device::Deciding(knock))) = cx.get(id).map(|p| &p.state) else { return }; // it was closed meanwhile
         let (turns, way, answers) = (knock.turns, knock.way(), knock.has_body());
-        // What is in hand may still be answered; nothing new is taken.
-        if self.draining && !answers {
-            return self.deny_knock(cx, id, 503, STOPPING, Some(5));
-        }
         if self.on_link.is_some() && self.lent.len() >= self.limits.on_link_max {
             return self.deny_knock(cx, id, 503, "as many links are served as on_link_max allows", Some(10));
         }
@@ -255,6 +251,11 @@ impl GatewayRole {
             Ok(grant) => grant,
             Err(reject) => return self.rejected(cx, id, &offer, &reject),
         };
+        // What is in hand may still be answered; nobody new is taken. A device that polls here does so as long as links serve.
+        let polls_here = || !turns && granted_names(&offer, &grant).iter().all(|name| self.roster.is_polling(name));
+        if self.notice.is_some() && !answers && (self.draining || !polls_here()) {
+            return self.send_away(cx, id);
+        }
         let admitted = match self.admit(cx, &offer, &grant, way) {
             Ok(admitted) => admitted,
             Err(denied) => {
@@ -284,10 +285,7 @@ impl GatewayRole {
 
     /// Reserves the place in the roster, tells who was replaced, and closes their links.
     fn admit(&mut self, cx: &mut Peers<State>, offer: &Offer, grant: &Grant, way: Way) -> Result<Admitted, Denied> {
-        let names: Vec<String> = match &grant.names {
-            Some(names) => names.clone(),
-            None => offer.wire.names.iter().map(Name::to_string).collect(),
-        };
+        let names = granted_names(offer, grant);
         if names.is_empty() {
             return Err(Denied { status: 403, reason: "the credential is not for this name", retry_after: None });
         }
@@ -544,10 +542,12 @@ impl GatewayRole {
                 self.ask_options(cx, id, heartbeat::FAREWELL);
             }
             State::Device(Device::Held { .. }) => {
-                let (end, status, reason, retry) =
-                    if self.draining { (End::Drained, 503, STOPPING, 5) } else { (End::Replaced, 409, REPLACED, 60) };
+                let (end, reason) = if self.draining { (End::Drained, STOPPING) } else { (End::Replaced, REPLACED) };
                 self.unhold(cx, id, &end.because(reason));
-                self.deny_knock(cx, id, status, reason, Some(retry));
+                match self.draining {
+                    true => self.send_away(cx, id),
+                    false => self.deny_knock(cx, id, 409, REPLACED, Some(60)),
+                }
             }
             _ => {}
         }
@@ -642,6 +642,13 @@ impl GatewayRole {
                 Err(Error::io(crate::Fault::Gateway, "adopting a connection", e))
             }
         }
+    }
+}
+
+fn granted_names(offer: &Offer, grant: &Grant) -> Vec<String> {
+    match &grant.names {
+        Some(names) => names.clone(),
+        None => offer.wire.names.iter().map(Name::to_string).collect(),
     }
 }
 

@@ -62,8 +62,10 @@ pub(crate) enum Command {
     SetRoutes { at: SocketAddr, table: Box<Table>, reply: Sender<Result<Box<Table>, Error>> },
     /// A subscriber for events; the answer comes when it is on the list.
     Subscribe { subscriber: Sender<Event>, reply: Sender<()> },
-    /// Nothing new; what is in progress may finish for so long.
-    Drain(Duration),
+    /// Say so for the time of notice; then nothing new, and what is in progress may finish for so long.
+    Drain { notice: Duration, time: Duration },
+    /// Whether the loop turns.
+    Ping { reply: Sender<()> },
 }
 
 /// A link in the hands of program code. The loop keeps a weak handle, to end it when its session is replaced.
@@ -119,6 +121,10 @@ pub(super) enum Alarm {
     Overdue,
     /// Time to forget old names.
     Tick,
+    /// The notice of a drain is over: what is in progress may finish for so long.
+    Drain(Duration),
+    /// Devices that dialled again have heard of the other gateway.
+    StopListening,
     /// The drain's time is up.
     Stop,
 }
@@ -198,7 +204,12 @@ pub(crate) struct GatewayRole {
     alarms: HashMap<u64, Alarm>,
     numbers: u64,
     subscribers: Vec<(Sender<Event>, u64)>,
+    /// It is known that this gateway stops: when the notice ends. From then on answers end their visitors' connections, and new devices are sent away.
+    pub(super) notice: Option<Instant>,
+    /// The notice is over, too: nothing new is taken.
     pub(super) draining: bool,
+    /// The origin of the gateway that takes the devices of a stopping one.
+    pub(super) drain_to: Option<String>,
     stopped: bool,
 }
 
@@ -212,6 +223,7 @@ pub(super) struct Settings {
     pub(super) keep_underscore: bool,
     pub(super) trusted: Vec<Network>,
     pub(super) forwarded_element: bool,
+    pub(super) drain_to: Option<String>,
     pub(super) authorize: Option<Authorize>,
     pub(super) on_link: Option<OnLink>,
 }
@@ -233,6 +245,7 @@ impl GatewayRole {
             keep_underscore,
             trusted,
             forwarded_element,
+            drain_to,
             authorize,
             on_link,
         } = settings;
@@ -276,7 +289,9 @@ impl GatewayRole {
             alarms,
             numbers: 0,
             subscribers: Vec::new(),
+            notice: None,
             draining: false,
+            drain_to,
             stopped: false,
         }
     }
@@ -576,13 +591,44 @@ impl GatewayRole {
         self.trusted.iter().any(|network| network.contains(from))
     }
 
+    /// The first half of a drain: everything is served as ever, and everybody is told that it ends.
+    fn give_notice(&mut self, cx: &mut Peers<State>, notice: Duration, time: Duration) {
+        let ends = cx.after(notice);
+        self.notice = Some(self.notice.map_or(ends, |earlier| earlier.min(ends)));
+        if notice.is_zero() {
+            return self.drain(cx, time);
+        }
+        self.set_alarm(cx, ends, Alarm::Drain(time)); // of several, the earliest holds
+        for id in cx.ids() {
+            if let Some(State::Visitor(Visitor::Exchange { key, .. })) = cx.get(id).map(|p| &p.state) {
+                let key = *key;
+                if let Some(exchange) = self.exchanges.get_mut(key) {
+                    exchange.last_of_asker();
+                }
+            }
+        }
+    }
+
+    /// No listener takes anything any more, and whoever has connected and not asked is let go.
+    fn stop_listening(&mut self, cx: &mut Peers<State>) {
+        cx.stop_listening();
+        self.close_idle_devices(cx);
+    }
+
     fn drain(&mut self, cx: &mut Peers<State>, time: Duration) {
         let at = cx.after(time);
         self.set_alarm(cx, at, Alarm::Stop); // of several, the earliest holds
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
-        cx.stop_listening();
+        match self.drain_to {
+            None => cx.stop_listening(),
+            // A device hears where to go when it dials again, which it does as soon as its link has gone.
+            Some(_) => {
+                let at = cx.after(time.min(self.limits.linger_timeout));
+                self.set_alarm(cx, at, Alarm::StopListening);
+            }
+        }
         for id in cx.ids() {
             let Some(peer) = cx.get(id) else { continue };
             match &peer.state {
@@ -602,7 +648,9 @@ impl GatewayRole {
                 State::Device(Device::Link(link)) if link.exchange.is_none() => self.part(cx, id),
                 State::Device(Device::Held { .. }) => self.part(cx, id),
                 // What is in hand may still be answered on a connection that is kept.
-                State::Device(Device::Head { polled, .. }) if !polled || !self.events.are_in_hand() => cx.close(id),
+                State::Device(Device::Head { polled, .. }) if self.drain_to.is_none() && (!polled || !self.events.are_in_hand()) => {
+                    cx.close(id)
+                }
                 _ => {}
             }
         }
@@ -714,6 +762,7 @@ impl Role for GatewayRole {
         let state = match self.listeners.get(listener) {
             None => return,
             Some(Listening::Devices) => State::Device(Device::Head { began: false, polled: false }),
+            Some(Listening::Visitors { .. }) if self.draining => return,
             Some(Listening::Visitors { .. }) => {
                 let face = Face::Visitors { listener, from: from.ip().to_canonical(), trusted: self.is_trusted(from.ip()) };
                 State::Visitor(Visitor::fresh(face))
@@ -786,6 +835,8 @@ impl Role for GatewayRole {
             Some(Alarm::PollGap(name)) => self.poll_gap(cx, name),
             Some(Alarm::Redeliver) => self.redeliver(cx),
             Some(Alarm::Overdue) => self.end_overdue(cx),
+            Some(Alarm::Drain(time)) => self.drain(cx, time),
+            Some(Alarm::StopListening) => self.stop_listening(cx),
             Some(Alarm::Stop) => self.stop(cx),
             Some(Alarm::Tick) => {
                 self.roster.tick(cx.now());
@@ -820,12 +871,13 @@ impl Role for GatewayRole {
                 self.subscribers.push((subscriber, 0));
                 let _ = reply.send(());
             }
-            Command::Drain(time) => self.drain(cx, time),
+            Command::Drain { notice, time } => self.give_notice(cx, notice, time),
+            Command::Ping { reply } => drop(reply.send(())), // whoever asked may have given up
         }
     }
 
     fn finished(&self, cx: &Peers<State>) -> bool {
-        self.stopped || (self.draining && cx.len() == 0 && self.lent.is_empty())
+        self.stopped || (self.draining && !cx.is_listening() && cx.len() == 0 && self.lent.is_empty())
     }
 }
 

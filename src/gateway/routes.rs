@@ -1,7 +1,7 @@
 //! Whom a visitor's request is for: the table of routes, then host suffixes, then paths. Pure data; nothing here moves an octet.
 //!
 //! ```text
-//!   registered origins (visitors.rs) ─► table: exact host ─► *.suffix ─► any host ─► --route host=SUFFIX ─► --route path ─► 404
+//!   health path ─► registered origins (visitors.rs) ─► table: exact host ─► *.suffix ─► any host ─► --route host=SUFFIX ─► --route path ─► 404
 //!                                              └── of each, the longest path that matches, by whole segments
 //! ```
 //! A path is compared as [`forward::destination`] leaves it: octet for octet. Nothing is decoded a second time, so `/%61pi` is not `/api`, and
@@ -35,6 +35,7 @@ pub struct Routes {
     path: bool,
     suffixes: Vec<String>,
     table: BTreeMap<(Host, String), Route>,
+    health: Option<String>,
 }
 
 impl Routes {
@@ -92,6 +93,17 @@ impl Routes {
             return Err(Error::usage(format!("there is another route {route}; a host and path go to one device")));
         }
         self.table.insert(key, route);
+        Ok(self)
+    }
+
+    /// Answers GET and HEAD of exactly this path (a query aside, whatever the host) from the gateway itself, before any route: 200 while it serves, 503 from
+    /// the first moment of a [`drain`](crate::Gateway::drain) on. For load balancers. Default: none.
+    ///
+    /// # Errors
+    /// No path could match: it does not begin with `/`, has an empty segment, one of dots, a query, a fragment.
+    pub fn health_path(mut self, path: &str) -> Result<Self, Error> {
+        path_prefix(path).map_err(|why| Error::usage(format!("health path {path:?}: {why}; write it like /health")))?;
+        self.health = Some(path.to_owned());
         Ok(self)
     }
 
@@ -275,6 +287,8 @@ impl fmt::Display for Route {
 #[derive(Debug)]
 pub(super) enum Found<'a> {
     Device(ToDevice<'a>),
+    /// The gateway itself: whether it serves.
+    Health,
     /// `/NAME` alone, asked with GET or HEAD.
     AddSlash(String),
 }
@@ -315,6 +329,7 @@ pub(crate) struct Table {
     any: Paths,
     /// Devices that routes name.
     devices: HashSet<String>,
+    health: Option<String>,
 }
 
 /// The routes of one host, by their paths.
@@ -365,6 +380,7 @@ impl Table {
             wildcard: HashMap::new(),
             any: Paths::default(),
             devices: routes.table.values().filter_map(|route| route.device.clone()).collect(),
+            health: routes.health,
         };
         for ((host, path), route) in routes.table {
             let paths = match host {
@@ -392,8 +408,13 @@ impl Table {
         self.devices.contains(device)
     }
 
+    /// Whether a request asks for the gateway's own state.
+    pub(super) fn is_health(&self, to: &Destination<'_>) -> bool {
+        self.health.as_deref().is_some_and(|path| path == path_of(to))
+    }
+
     fn row(&self, to: &Destination<'_>) -> Option<&Row> {
-        let path = to.target.split_once('?').map_or(to.target, |(path, _)| path);
+        let path = path_of(to);
         let suffix = to.host.split_once('.').map(|(_, suffix)| suffix);
         let wildcard = suffix.and_then(|suffix| self.wildcard.get(suffix));
         [self.exact.get(&to.host), wildcard, Some(&self.any)].into_iter().flatten().find_map(|paths| paths.longest(path))
@@ -419,6 +440,10 @@ impl Table {
             false => Err(Refusal::new(404, "no route has this host and path")),
         }
     }
+}
+
+fn path_of<'a>(to: &Destination<'a>) -> &'a str {
+    to.target.split_once('?').map_or(to.target, |(path, _)| path)
 }
 
 impl Row {
@@ -470,6 +495,7 @@ mod tests {
         match table.find(method, to, &Limits::default()) {
             Ok(Found::Device(ToDevice { name, target, prefix, .. })) => Ok((name, target.into_owned(), prefix)),
             Ok(Found::AddSlash(location)) => Ok(("308".to_owned(), location, None)),
+            Ok(Found::Health) => Ok(("health".to_owned(), String::new(), None)),
             Err(refusal) => Err(refusal.status),
         }
     }

@@ -57,9 +57,26 @@ impl Visitor {
 enum Asked {
     NotYet,
     Closed,
-    Refused { refusal: Refusal, to_head: bool, keep: bool },
-    Redirect { location: String, to_head: bool, keep: bool },
-    Forward { exchange: Box<Exchange>, name: String },
+    Refused {
+        refusal: Refusal,
+        to_head: bool,
+        keep: bool,
+    },
+    Redirect {
+        location: String,
+        to_head: bool,
+        keep: bool,
+    },
+    /// A load balancer asks whether this gateway serves.
+    Health {
+        allowed: bool,
+        to_head: bool,
+        keep: bool,
+    },
+    Forward {
+        exchange: Box<Exchange>,
+        name: String,
+    },
 }
 
 impl GatewayRole {
@@ -84,6 +101,16 @@ impl GatewayRole {
                     id,
                     &LocalAnswer { fields: &fields, to_head, keep, ..LocalAnswer::new(308, "add a slash behind the device's name") },
                 );
+            }
+            Asked::Health { allowed, to_head, keep } => {
+                let (status, text) = match (allowed, self.notice) {
+                    (false, _) => (405, "this path tells whether the gateway serves; ask with GET or HEAD"),
+                    (true, None) => (200, "ok"),
+                    (true, Some(_)) => (503, "this gateway is stopping"),
+                };
+                let fields = [("Cache-Control", "no-store"), ("Allow", "GET, HEAD")];
+                let fields = if allowed { &fields[..1] } else { &fields };
+                self.answer_visitor(cx, id, &LocalAnswer { fields, to_head, keep, ..LocalAnswer::new(status, text) });
             }
             Asked::Forward { exchange, name } => self.begin(cx, id, *exchange, &name),
         }
@@ -133,13 +160,15 @@ impl GatewayRole {
             Face::Program { name, .. } => return self.plan_for_program(id, request, framing, name, now),
         };
         // For HTTP/1.0 only a relayed answer says `keep-alive`; without that word it ends the connection (RFC 9112 appendix C.2.2).
-        let keep = framing == Framing::Empty && request.minor > 0 && head::keeps_alive(request.minor, &request.fields) && !self.draining;
+        let keep =
+            framing == Framing::Empty && request.minor > 0 && head::keeps_alive(request.minor, &request.fields) && self.notice.is_none();
         let said = trusted.then(|| Said::read(&request.fields));
         let planned = forward::destination(request)
             .map_err(|r| (r, false))
             .and_then(|to| Ok((self.route(request.method, &to, listener, said.as_ref()).map_err(|r| (r, keep))?, to)));
         let (ToDevice { name, target, prefix, terms }, to) = match planned {
             Err((refusal, keep)) => return Asked::Refused { keep: keep && matches!(refusal.status, 404 | 503), refusal, to_head },
+            Ok((Found::Health, _)) => return Asked::Health { allowed: matches!(request.method, "GET" | "HEAD"), to_head, keep },
             Ok((Found::AddSlash(location), _)) => return Asked::Redirect { location, to_head, keep },
             Ok((Found::Device(device), to)) => (device, to),
         };
@@ -162,16 +191,22 @@ impl GatewayRole {
                 if let Some(Terms { waits, place }) = terms {
                     (exchange.waits, exchange.place) = (waits, Some(place));
                 }
+                if self.notice.is_some() {
+                    exchange.last_of_asker();
+                }
                 Asked::Forward { exchange, name }
             }
         }
     }
 
-    /// Registered origins first, then the listener's routes.
+    /// The health path first, then registered origins, then the listener's routes.
     fn route<'a>(&self, method: &str, to: &Destination<'a>, listener: usize, said: Option<&Said<'_>>) -> Result<Found<'a>, Refusal> {
         let Some((table, port)) = self.visitors_listener(listener) else {
             return Err(Refusal::new(404, "no route: this listener has none"));
         };
+        if table.is_health(to) {
+            return Ok(Found::Health);
+        }
         if let Some(name) = self.origin(to, port, said.and_then(Said::scheme)) {
             return Ok(Found::Device(ToDevice::whole(name, to)));
         }
@@ -285,7 +320,8 @@ impl GatewayRole {
     pub(super) fn give_up(&mut self, cx: &mut Peers<State>, id: Id, key: Key, answer: &LocalAnswer<'_>) {
         self.forget_event(cx, id);
         let Some(exchange) = self.exchanges.remove(key) else { return };
-        let answer = LocalAnswer { to_head: exchange.is_head(), keep: exchange.may_keep_asker() && !self.draining, ..answer.clone() };
+        let answer =
+            LocalAnswer { to_head: exchange.is_head(), keep: exchange.may_keep_asker() && self.notice.is_none(), ..answer.clone() };
         self.answer_visitor(cx, id, &answer);
     }
 

@@ -37,6 +37,9 @@ const GATEWAY_OPTIONS: &[&str] = &[
     "--fallback",
     "--cors-origin",
     "--drain-timeout",
+    "--drain-notice",
+    "--drain-to",
+    "--health-path",
     "--keep-underscore",
     "--trusted-proxies",
     "--forwarded",
@@ -432,7 +435,8 @@ fn an_idle_device_asked_to_stop_exits_with_0() {
 #[test]
 fn a_closed_standard_output_does_not_end_the_gateway() {
     let devices = format!("127.0.0.1:{}", crate::support::free_port());
-    let mut command = Ptth::command(&["gateway", "--devices", &devices, "--visitors", "127.0.0.1:0", "--drain-timeout", "1s"]);
+    let mut command =
+        Ptth::command(&["gateway", "--devices", &devices, "--visitors", "127.0.0.1:0", "--drain-notice", "0s", "--drain-timeout", "1s"]);
     let mut gateway = Process::start_deaf(&mut command);
     let mut link = eventually("the gateway listens", || match std::net::TcpStream::connect(&devices) {
         Ok(stream) => Some(crate::support::RawPeer::adopt(stream, "device")),

@@ -22,6 +22,8 @@ mod device_wire;
 #[cfg(feature = "cli")]
 mod differential;
 #[cfg(feature = "cli")]
+mod drain;
+#[cfg(feature = "cli")]
 mod files;
 #[cfg(feature = "cli")]
 mod gateway_wire;
@@ -34,11 +36,17 @@ mod peers;
 #[cfg(feature = "cli")]
 mod relay_peers;
 #[cfg(feature = "cli")]
+mod rolling;
+#[cfg(feature = "cli")]
 mod routes;
 #[cfg(feature = "cli")]
 mod scale;
 #[cfg(feature = "cli")]
+mod supervised;
+#[cfg(feature = "cli")]
 mod support;
+#[cfg(feature = "cli")]
+mod survival;
 #[cfg(feature = "cli")]
 mod threats_links;
 #[cfg(feature = "cli")]

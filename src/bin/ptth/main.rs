@@ -6,7 +6,9 @@
 #![allow(rustdoc::bare_urls, reason = "the doc comments of the arguments are the text of --help")]
 
 mod config;
+mod output;
 mod proxy;
+mod supervise;
 
 use std::fmt::Display;
 use std::io::{self, Read, Write};
@@ -16,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -24,6 +26,9 @@ use reverse_http::proto::turn::Dialect;
 use reverse_http::{Body, Device, DeviceEventKind, Encoding, Error, Fallback, Gateway, Limits, OnRefusal, Routes, TurnMode};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+
+use crate::output::say;
+use crate::supervise::Supervisor;
 
 #[derive(Parser)]
 #[command(
@@ -140,7 +145,16 @@ struct GatewayArgs {
     /// message has to bring while others wait for the room that it takes (0: any)
     #[arg(long, value_name = "OCTETS", default_value_t = 1024, env = "PTTH_MIN_RATE")]
     min_rate: u64,
-    /// On SIGTERM: how long requests in progress may take to finish
+    /// A path on --visitors that this gateway answers itself: 200 while it serves, 503 from SIGTERM on (for load balancers; default: none)
+    #[arg(long, value_name = "PATH", env = "PTTH_HEALTH_PATH")]
+    health_path: Option<String>,
+    /// On SIGTERM: how long to serve on, so that load balancers see it coming, before --drain-timeout begins (0s: not; a second signal ends it)
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, env = "PTTH_DRAIN_NOTICE")]
+    drain_notice: Duration,
+    /// On SIGTERM: the gateway that devices are sent to, like http://b.example:9999
+    #[arg(long, value_name = "URL", env = "PTTH_DRAIN_TO")]
+    drain_to: Option<String>,
+    /// On SIGTERM, after --drain-notice: how long requests in progress may take to finish
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_DRAIN_TIMEOUT")]
     drain_timeout: Duration,
 }
@@ -289,29 +303,28 @@ fn failed(text: impl Display) -> Failure {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let done = output::start().map_err(|e| failed(format_args!("starting a thread for standard output: {e}"))).and_then(run);
+    let code = match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { text, code }) => {
+            output::complain(format_args!("ptth: {text}"));
+            ExitCode::from(code)
+        }
+    };
+    output::finish();
+    code
+}
+
+fn run(errors: Box<dyn Write + Send>) -> Result<(), Failure> {
+    let level = env_logger::Env::default().default_filter_or("info");
+    env_logger::Builder::from_env(level).target(env_logger::Target::Pipe(errors)).init();
     if let Err(e) = rlimit::increase_nofile_limit(u64::MAX) {
         log::debug!("the limit of open files stays as it is: {e}");
     }
-    let done = match Cli::parse().command {
+    match Cli::parse().command {
         Command::Gateway(args) => gateway(args),
         Command::Device(args) => device(args),
         Command::Demo => demo(),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure { text, code }) => {
-            eprintln!("ptth: {text}");
-            ExitCode::from(code)
-        }
-    }
-}
-
-/// A line for whoever started us. A closed standard output is no reason to stop serving.
-fn say(line: impl Display) {
-    let mut out = io::stdout().lock();
-    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
-        log::debug!("standard output is closed; not said there: {line}");
     }
 }
 
@@ -327,6 +340,10 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         return Err(usage(format!("--devices and --visitors are both {}; they need two addresses", args.devices)));
     }
     let fixed = routes(&args.route)?;
+    let fixed = match &args.health_path {
+        Some(path) => fixed.health_path(path)?,
+        None => fixed,
+    };
     let with_table = |fixed: Routes| match &args.config {
         Some(file) => config::routes_of(file, fixed).map_err(|e| format!("--config {e}")),
         None => Ok(fixed),
@@ -347,7 +364,7 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     let told = watch(Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?);
     let builder =
         Gateway::builder().listen(&args.devices).limits(limits).turn(turn).fallback(args.fallback.into()).shared_names(args.shared_names);
-    let gateway = args
+    let builder = args
         .cors_origin
         .iter()
         .fold(builder, |builder, origin| builder.cors_origin(origin))
@@ -355,12 +372,22 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         .strict_connection(args.strict_connection)
         .keep_underscore(args.keep_underscore)
         .trusted_proxies(&args.trusted_proxies)?
-        .forwarded(args.forwarded)
-        .start()?;
+        .forwarded(args.forwarded);
+    let builder = match &args.drain_to {
+        Some(origin) => builder.drain_to(origin)?,
+        None => builder,
+    };
+    let gateway = Arc::new(builder.start()?);
     let visitors = gateway.relay(&args.visitors, table)?;
     say(format_args!("devices http://{}", gateway.devices_addr()));
     say(format_args!("visitors http://{visitors}"));
-    until_stopped(&gateway, told, || {
+    let supervisor = Supervisor::of_environment();
+    let serving = format!("devices http://{}, visitors http://{visitors}", gateway.devices_addr());
+    supervisor.ready(&serving);
+    let watched = gateway.clone();
+    supervisor.watch(move |time| watched.ping(time).is_ok());
+    let signal = until_stopped(&gateway, &told, || {
+        supervisor.reloading();
         let reloaded = with_table(fixed.clone()).and_then(|routes| {
             let length = routes.table_len();
             gateway.set_routes(visitors, routes).map(|()| length).map_err(|e| e.to_string())
@@ -370,10 +397,33 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
             (Ok(length), Some(file)) => log::info!("{length} routes were read from {}", file.display()),
             (Ok(_), None) => log::info!("SIGHUP: there is no --config to read again"),
         }
+        supervisor.ready(&serving);
     })?;
-    log::info!("stopping; requests in progress have {:?} to finish", args.drain_timeout);
-    gateway.stop(args.drain_timeout);
+    // Somebody at a keyboard waits for no load balancer.
+    let notice = if signal == SIGINT { Duration::ZERO } else { args.drain_notice };
+    drain(&gateway, told, &supervisor, notice, args.drain_timeout);
     Ok(())
+}
+
+/// Stops the gateway; returns when all is over. A signal within the notice ends that, a later one the process.
+fn drain(gateway: &Arc<Gateway>, told: mpsc::Receiver<i32>, supervisor: &Supervisor, notice: Duration, time: Duration) {
+    let says = match notice.is_zero() {
+        true => format!("stopping; requests in progress have {time:?} to finish"),
+        false => format!("stopping; it serves on for {notice:?}, then requests in progress have {time:?} to finish"),
+    };
+    log::info!("{says}");
+    supervisor.stopping(says);
+    let (hurried, ends) = (gateway.clone(), Instant::now() + notice);
+    std::thread::spawn(move || {
+        while let Ok(signal) = told.recv_timeout(ends.saturating_duration_since(Instant::now())) {
+            if signal != SIGHUP {
+                log::info!("stopping without further notice");
+                drop(told); // from here on a signal ends the process
+                return hurried.stop(time);
+            }
+        }
+    });
+    gateway.drain(notice, time);
 }
 
 /// What `--route` says.
@@ -399,12 +449,12 @@ fn watch(mut signals: Signals) -> mpsc::Receiver<i32> {
     told
 }
 
-/// Returns on SIGTERM or SIGINT.
-fn until_stopped(gateway: &Gateway, told: mpsc::Receiver<i32>, reload: impl Fn()) -> Result<(), Failure> {
+/// Returns on SIGTERM or SIGINT: which it was.
+fn until_stopped(gateway: &Gateway, told: &mpsc::Receiver<i32>, reload: impl Fn()) -> Result<i32, Failure> {
     loop {
         match told.recv_timeout(Duration::from_secs(1)) {
             Ok(SIGHUP) => reload(),
-            Ok(_) => return Ok(()),
+            Ok(signal) => return Ok(signal),
             Err(_) if !gateway.is_running() => return Err(failed("the gateway's event loop ended; the log says why")),
             Err(_) => {}
         }
@@ -491,11 +541,22 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
         (None, Some(dir), _) => device.spawn_dir(dir)?,
         (None, None, text) => device.spawn(answer_with_text(text.unwrap_or_default()))?,
     };
+    // Ready at once: a gateway that is away is no fault of this process, and what is ordered behind it need not wait.
+    let supervisor = Supervisor::of_environment();
+    supervisor.ready(format_args!("connecting to {}", args.url));
+    let (watched, reports) = (handle.clone(), supervisor.clone());
+    supervisor.watch(move |time| watched.ping(time).is_ok());
     let reporter = std::thread::spawn(move || {
         for event in events {
             match event.kind {
-                DeviceEventKind::Connected => say(format_args!("connected {} via {} ({})", event.name, event.url, event.detail)),
-                DeviceEventKind::Waiting => say(format_args!("waiting {} via {}", event.name, event.url)),
+                DeviceEventKind::Connected => {
+                    reports.status(format_args!("connected {} via {}", event.name, event.url));
+                    say(format_args!("connected {} via {} ({})", event.name, event.url, event.detail));
+                }
+                DeviceEventKind::Waiting => {
+                    reports.status(format_args!("waiting for {}", event.url));
+                    say(format_args!("waiting {} via {}", event.name, event.url));
+                }
                 _ => {} // the library has logged it
             }
         }
@@ -504,9 +565,15 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
     std::thread::spawn(move || {
         for signal in signals.forever() {
             match signal {
-                SIGHUP => running.retry_now(),
+                SIGHUP => {
+                    supervisor.reloading();
+                    running.retry_now();
+                    supervisor.reloaded();
+                }
                 _ => {
-                    log::info!("stopping; requests in progress have {drain:?} to finish");
+                    let says = format!("stopping; requests in progress have {drain:?} to finish");
+                    log::info!("{says}");
+                    supervisor.stopping(says);
                     exit_on_second(signals);
                     return running.drain(drain);
                 }

@@ -258,6 +258,8 @@ impl Gateway {
     #[track_caller]
     pub fn start_with_env(more: &[&str], variables: &[(&str, &str)]) -> Gateway {
         let mut command = Ptth::command(&[&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"], more].concat());
+        // Most tests that stop a gateway are about what happens behind the notice.
+        command.env("PTTH_DRAIN_NOTICE", "0s");
         let process = Process::start(command.envs(variables.iter().copied()));
         let devices = listener(&process.line(), "devices http://");
         let visitors = listener(&process.line(), "visitors http://");

@@ -1,0 +1,100 @@
+//! Standard output and standard error, each written by a thread of its own: whoever has something to say never waits for whoever reads it.
+//!
+//! A full disk, a closed pipe, a terminal that was paused or a log collector that hangs costs lines, and no request.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// Lines that wait to be written, of each output. Beyond: they are lost, and their number is told when writing goes on.
+const LINES_MAX: usize = 1024;
+/// How long the end of the process waits for lines that are not written yet.
+const FINISH: Duration = Duration::from_secs(1);
+
+static STDOUT: OnceLock<Output> = OnceLock::new();
+static STDERR: OnceLock<Output> = OnceLock::new();
+
+/// One of the two; clones write to the same.
+#[derive(Clone)]
+struct Output {
+    lines: SyncSender<Vec<u8>>,
+    unwritten: Arc<AtomicUsize>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Output {
+    fn start(name: &'static str, to: impl Write + Send + 'static) -> io::Result<Output> {
+        let (lines, queue) = sync_channel(LINES_MAX);
+        let output = Output { lines, unwritten: Arc::default(), lost: Arc::default() };
+        let (unwritten, lost) = (output.unwritten.clone(), output.lost.clone());
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || write_lines(to, &queue, &unwritten, &lost))?;
+        Ok(output)
+    }
+
+    fn put(&self, line: Vec<u8>) {
+        self.unwritten.fetch_add(1, SeqCst);
+        if self.lines.try_send(line).is_err() {
+            self.unwritten.fetch_sub(1, SeqCst);
+            self.lost.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+/// What cannot be written is gone: there is nowhere to say so.
+fn write_lines(mut to: impl Write, queue: &Receiver<Vec<u8>>, unwritten: &AtomicUsize, lost: &AtomicU64) {
+    for line in queue {
+        let missed = lost.swap(0, SeqCst);
+        if missed > 0 {
+            let _ = writeln!(to, "ptth: {missed} lines were lost: they could not be written as fast as they came");
+        }
+        let _ = to.write_all(&line).and_then(|()| to.flush());
+        unwritten.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.put(octets.to_vec());
+        Ok(octets.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Starts both threads; what is written to the result goes to standard error.
+///
+/// # Errors
+/// No thread could be started.
+pub(crate) fn start() -> io::Result<Box<dyn Write + Send>> {
+    let (out, err) = (Output::start("ptth-stdout", io::stdout())?, Output::start("ptth-stderr", io::stderr())?);
+    let errors = Box::new(STDERR.get_or_init(|| err).clone());
+    let _ = STDOUT.set(out);
+    Ok(errors)
+}
+
+/// A line for whoever started us.
+pub(crate) fn say(line: impl Display) {
+    if let Some(out) = STDOUT.get() {
+        out.put(format!("{line}\n").into_bytes());
+    }
+}
+
+/// A line for whoever has to mend something.
+pub(crate) fn complain(line: impl Display) {
+    if let Some(err) = STDERR.get() {
+        err.put(format!("{line}\n").into_bytes());
+    }
+}
+
+/// Waits until everything is written, as long as that is worth while.
+pub(crate) fn finish() {
+    let end = Instant::now() + FINISH;
+    let waits = || [&STDOUT, &STDERR].into_iter().filter_map(OnceLock::get).any(|output| output.unwritten.load(SeqCst) > 0);
+    while waits() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

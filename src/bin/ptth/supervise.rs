@@ -1,0 +1,154 @@
+//! What a supervisor is told (sd_notify(3), without its library): ready, reloading, stopping, a line of status, and a sign of life.
+//!
+//! One datagram each to the Unix socket that `NOTIFY_SOCKET` names. Nobody is told where it is not set. A message that cannot be sent is told in the
+//! log and is no reason to stop.
+
+use std::fmt::Display;
+use std::io;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a supervisor may take nothing of what it is told. Then that is lost.
+const SEND_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The way to whoever supervises this process, if anybody does. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Supervisor(Option<Arc<(UnixDatagram, SocketAddr)>>);
+
+impl Supervisor {
+    /// As the environment says.
+    pub(crate) fn of_environment() -> Self {
+        let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return Supervisor(None) };
+        let opened = address(name.as_encoded_bytes()).and_then(|address| {
+            let socket = UnixDatagram::unbound()?;
+            socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+            Ok((socket, address))
+        });
+        match opened {
+            Ok(way) => Supervisor(Some(Arc::new(way))),
+            Err(e) => {
+                log::warn!("NOTIFY_SOCKET={}: the supervisor will not be told anything: {e}", name.to_string_lossy());
+                Supervisor(None)
+            }
+        }
+    }
+
+    /// It serves, or tries to.
+    pub(crate) fn ready(&self, status: impl Display) {
+        self.tell(&format!("READY=1\nMAINPID={}\nSTATUS={status}", std::process::id()));
+    }
+
+    pub(crate) fn status(&self, status: impl Display) {
+        self.tell(&format!("STATUS={status}"));
+    }
+
+    /// What [`reloading`](Self::reloading) began is done, and the status is what it was.
+    pub(crate) fn reloaded(&self) {
+        self.tell("READY=1");
+    }
+
+    /// It reads its configuration again; [`ready`](Self::ready) or [`reloaded`](Self::reloaded) follows.
+    pub(crate) fn reloading(&self) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000));
+    }
+
+    pub(crate) fn stopping(&self, status: impl Display) {
+        self.tell(&format!("STOPPING=1\nSTATUS={status}"));
+    }
+
+    /// Gives a sign of life at half of `WATCHDOG_USEC`, each after `ping` came back within that time.
+    pub(crate) fn watch(&self, ping: impl Fn(Duration) -> bool + Send + 'static) {
+        if let Some(interval) = watchdog_interval().filter(|_| self.0.is_some()) {
+            self.watch_every(interval, ping);
+        }
+    }
+
+    fn watch_every(&self, interval: Duration, ping: impl Fn(Duration) -> bool + Send + 'static) {
+        let supervisor = self.clone();
+        let watched = std::thread::Builder::new().name("ptth-watchdog".to_owned()).spawn(move || {
+            loop {
+                if ping(interval) {
+                    supervisor.tell("WATCHDOG=1");
+                }
+                std::thread::sleep(interval);
+            }
+        });
+        if let Err(e) = watched {
+            log::error!("no thread for the supervisor's watchdog, which will think that this process hangs: {e}");
+        }
+    }
+
+    fn tell(&self, message: &str) {
+        let Some((socket, address)) = self.0.as_deref() else { return };
+        if let Err(e) = socket.send_to_addr(message.as_bytes(), address) {
+            log::warn!("the supervisor was not told {:?}: {e}", message.lines().next().unwrap_or_default());
+        }
+    }
+}
+
+/// A path, or with `@` in front a name of Linux's abstract namespace.
+fn address(name: &[u8]) -> io::Result<SocketAddr> {
+    use std::os::unix::ffi::OsStrExt;
+    match name {
+        [b'/', ..] => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(name)),
+        #[cfg(target_os = "linux")]
+        [b'@', name @ ..] => <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name),
+        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "it is neither an absolute path nor, on Linux, an abstract name after @")),
+    }
+}
+
+/// Half of the time after which a supervisor takes this process for hung; `None`: it does not look, or looks at another.
+fn watchdog_interval() -> Option<Duration> {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>());
+    match number("WATCHDOG_PID") {
+        Some(pid) if pid != Ok(u64::from(std::process::id())) => return None,
+        _ => {}
+    }
+    match number("WATCHDOG_USEC")? {
+        Ok(microseconds @ 1..) => Some(Duration::from_micros(microseconds) / 2),
+        _ => {
+            log::warn!("WATCHDOG_USEC is no number of microseconds; no sign of life will be given");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    #[test]
+    fn a_loop_that_makes_no_turn_gives_no_sign_of_life() {
+        let (near, far) = (UnixDatagram::unbound().unwrap(), std::env::temp_dir().join(format!("ptth-watchdog-{}", std::process::id())));
+        let _ = std::fs::remove_file(&far);
+        let supervisor = UnixDatagram::bind(&far).unwrap();
+        supervisor.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let way = Supervisor(Some(Arc::new((near, address(far.as_os_str().as_encoded_bytes()).unwrap()))));
+        let turns = Arc::new(AtomicBool::new(true));
+        let looked = turns.clone();
+        way.watch_every(Duration::from_millis(20), move |_| looked.load(SeqCst));
+        let mut message = [0; 64];
+        let mut hear = || supervisor.recv(&mut message).map(|n| message[..n].to_vec());
+        assert_eq!(hear().unwrap(), b"WATCHDOG=1");
+        turns.store(false, SeqCst);
+        let end = std::time::Instant::now() + Duration::from_secs(5);
+        while hear().is_ok() {
+            assert!(std::time::Instant::now() < end, "signs of life of a loop that hangs");
+        }
+        turns.store(true, SeqCst);
+        assert_eq!(hear().unwrap(), b"WATCHDOG=1");
+        std::fs::remove_file(&far).unwrap();
+    }
+
+    #[test]
+    fn only_names_that_systemd_gives_are_addresses() {
+        assert!(address(b"/run/systemd/notify").unwrap().as_pathname().is_some());
+        assert!(address(b"vsock:2:1234").is_err() && address(b"relative").is_err());
+        #[cfg(target_os = "linux")]
+        assert_eq!(std::os::linux::net::SocketAddrExt::as_abstract_name(&address(b"@ptth").unwrap()), Some(&b"ptth"[..]));
+    }
+}
