@@ -24,6 +24,8 @@ mod differential;
 mod files;
 #[cfg(feature = "cli")]
 mod gateway_wire;
+#[cfg(all(feature = "cli", target_os = "linux"))]
+mod netns;
 #[cfg(feature = "cli")]
 mod nonces;
 #[cfg(feature = "cli")]

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod local;
+#[cfg(target_os = "linux")]
+pub mod netns;
 pub mod process;
 pub mod raw;
 

@@ -255,7 +255,12 @@ impl Gateway {
     #[track_caller]
     pub fn start_with_env(more: &[&str], variables: &[(&str, &str)]) -> Gateway {
         let mut command = Ptth::command(&[&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"], more].concat());
-        let process = Process::start(command.envs(variables.iter().copied()));
+        Gateway::of(Process::start(command.envs(variables.iter().copied())))
+    }
+
+    /// A gateway that was started in another way.
+    #[track_caller]
+    pub fn of(process: Process) -> Gateway {
         let devices = listener(&process.line(), "devices http://");
         let visitors = listener(&process.line(), "visitors http://");
         Gateway { process, devices, visitors }
