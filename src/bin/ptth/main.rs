@@ -186,7 +186,7 @@ struct DeviceArgs {
     /// Pauses between attempts: the first, and the longest; each is random up to its bound
     #[arg(long, value_name = "MIN..MAX", default_value = "1s..60s", value_parser = pauses, env = "PTTH_BACKOFF")]
     backoff: (Duration, Duration),
-    /// Silence after which a link is given up, once a heartbeat was seen on it (0s: never)
+    /// Silence after which a link is given up, once the gateway has sent a heartbeat on any (0s: never)
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = duration, env = "PTTH_SILENCE")]
     silence: Duration,
     /// On SIGTERM: how long requests in progress may take to finish
