@@ -112,7 +112,8 @@ limits! {
     connect_timeout: Duration = Duration::from_secs(10);
     /// From an offer to its answer, at the device. Default 90 s (three times a held poll). Then: closed and dialled again.
     offer_timeout: Duration = Duration::from_secs(90);
-    /// Silence on an idle link before the gateway sends a heartbeat (`OPTIONS *`). Default 25 s (below the 30 s of impatient NATs); zero turns it off.
+    /// Silence on an idle link before the gateway sends a heartbeat (`OPTIONS *`), up to a 256th later. Default 25 s (below the 30 s of impatient NATs);
+    /// zero turns it off.
     heartbeat: Duration = Duration::from_secs(25);
     /// From a heartbeat to its whole answer. Default 10 s. Then: link closed.
     heartbeat_timeout: Duration = Duration::from_secs(10);
