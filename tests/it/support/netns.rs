@@ -241,3 +241,15 @@ fn succeed(command: &mut Command, input: &str) -> String {
     assert!(done.status.success(), "{command:?}: {}\n{input}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8_lossy(&done.stdout).into_owned()
 }
+
+#[test]
+fn what_a_killed_test_left_behind_is_swept_away() {
+    let Some(own) = Net::new() else { return };
+    let mut child = Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    let name = format!("{PREFIX}{}-0-device", child.id());
+    succeed(Command::new(program("ip")).args(["netns", "add", &name]), "");
+    sweep();
+    assert!(!Path::new(MOUNTED).join(&name).exists());
+    assert!(Path::new(MOUNTED).join(own.name(Place::Router)).exists(), "those in use stay");
+}
