@@ -118,11 +118,13 @@ limits! {
     proxy_timeout: Duration = Duration::from_secs(30);
     /// From an offer to its answer, at the device. Default 90 s (three times a held poll). Then: closed and dialled again.
     offer_timeout: Duration = Duration::from_secs(90);
-    /// Silence on an idle link before the gateway sends a heartbeat (`OPTIONS *`). Default 25 s (below the 30 s of impatient NATs); zero turns it off.
+    /// Silence on an idle link before the gateway sends a heartbeat (`OPTIONS *`), up to a 256th later. Default 25 s (below the 30 s of impatient NATs);
+    /// zero turns it off.
     heartbeat: Duration = Duration::from_secs(25);
     /// From a heartbeat to its whole answer. Default 10 s. Then: link closed.
     heartbeat_timeout: Duration = Duration::from_secs(10);
-    /// Silence after which a device gives up a link on which it has seen a heartbeat before. Default 120 s; zero turns it off.
+    /// Silence after which a device gives up an idle link, once its gateway has sent a heartbeat on any (before that gateways may be met that never
+    /// ask). Default 120 s; zero turns it off.
     silence: Duration = Duration::from_secs(120);
     /// How long a gateway holds an on-demand offer, or a poll, before it answers that there is nothing. Default 25 s (below nginx's `proxy_read_timeout` of 60 s).
     poll_hold: Duration = Duration::from_secs(25);

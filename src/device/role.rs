@@ -116,8 +116,8 @@ pub(crate) struct Link {
     /// It is the virtual link of this poll slot: no link of the gateway's, and not counted as one.
     pub(super) slot: Option<Key>,
     since: Instant,
-    /// A heartbeat came on it: silence is watched from then on.
-    watched: bool,
+    /// A heartbeat came on it while it was lent.
+    beaten: bool,
     /// Some of a head is here.
     began: bool,
     /// A request came on it: it was of use.
@@ -126,7 +126,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(super) fn new(slot: Option<Key>, since: Instant) -> Self {
-        Link { exchange: None, slot, since, watched: false, began: false, used: false }
+        Link { exchange: None, slot, since, beaten: false, began: false, used: false }
     }
 }
 
@@ -183,7 +183,7 @@ impl Ticket {
 
     /// The link may be watched by the loop again.
     pub(crate) fn give_back(mut self, stream: Option<Stream>, unread: Vec<u8>, seen_heartbeat: bool) {
-        self.link.watched |= seen_heartbeat;
+        self.link.beaten |= seen_heartbeat;
         let back = stream.and_then(|stream| stream.set_nonblocking(true).ok().map(|()| (stream, unread, self.link)));
         if let Some(back) = back {
             self.remote.send(Command::Back { number: self.number, back: Box::new(back) });
@@ -333,6 +333,8 @@ pub(crate) struct DeviceRole {
     /// An offer was turned, or held, or answered by the fallback, some time.
     pub(super) welcomed: bool,
     waiting: bool,
+    /// A heartbeat came, on whichever link: from then on silence is watched on all, for a link may be lost before its first.
+    beaten: bool,
     way: Option<Way>,
     pub(super) slots: Slab<Slot>,
     pub(super) past: Past,
@@ -402,6 +404,7 @@ impl DeviceRole {
             not_before: None,
             welcomed: false,
             waiting: false,
+            beaten: false,
             way: None,
             slots: Slab::new(),
             past: Past::default(),
@@ -918,7 +921,7 @@ impl DeviceRole {
 
     /// What was found out about one gateway says nothing of the next.
     fn forget_mode(&mut self) {
-        (self.fell_back, self.encoding, self.plain_until, self.hung_up) = (false, None, None, None);
+        (self.fell_back, self.encoding, self.plain_until, self.hung_up, self.beaten) = (false, None, None, None, false);
     }
 
     fn attempt_over(&mut self, cx: &mut Peers<State>, slot: Option<Key>, why: &str) {
@@ -1041,7 +1044,7 @@ impl DeviceRole {
         let State::Link(link) = &mut peer.state else { return };
         (link.exchange, link.began) = (None, false);
         let silence = self.limits.silence;
-        let watched = link.watched && !silence.is_zero();
+        let watched = self.beaten && link.slot.is_none() && !silence.is_zero();
         peer.settle();
         let more = peer.has_input();
         let at = watched.then(|| cx.after(silence));
@@ -1163,9 +1166,7 @@ impl DeviceRole {
         let Some(peer) = cx.get_mut(id) else { return };
         heartbeat::write_answer(peer.output(), &date, false);
         let sent = peer.flush().is_ok();
-        if let State::Link(link) = &mut peer.state {
-            link.watched = true;
-        }
+        self.beaten = true;
         match sent {
             true => self.link_idle(cx, id),
             false => self.link_ends(cx, id, End::Reset.because("it broke under a heartbeat")),
@@ -1282,6 +1283,7 @@ impl DeviceRole {
 
     fn back(&mut self, cx: &mut Peers<State>, number: u64, stream: Stream, unread: &[u8], link: Link) {
         self.lent.remove(&number);
+        self.beaten |= link.beaten;
         if self.draining {
             return self.count_out(cx, &link, STOPS);
         }

@@ -299,6 +299,7 @@ pub(crate) struct Peers<T> {
     registry: Registry,
     pub(super) timers: Timers,
     pub(super) again: VecDeque<Id>,
+    began: Instant,
     now: Instant,
     /// Time the loop was stopped (SIGSTOP, suspend); its clock leaves it out.
     away: Duration,
@@ -313,12 +314,14 @@ pub(crate) struct Peers<T> {
 
 impl<T> Peers<T> {
     pub(super) fn new(registry: Registry, connections_max: usize) -> Self {
+        let began = Instant::now();
         Peers {
             slab: Slab::new(),
             registry,
             timers: Timers::default(),
             again: VecDeque::new(),
-            now: Instant::now(),
+            began,
+            now: began,
             away: Duration::ZERO,
             scratch: vec![0; SCRATCH],
             connections_max: connections_max.min(Slab::<T>::CEILING),
@@ -338,6 +341,14 @@ impl<T> Peers<T> {
     /// The instant so long from now; a time beyond all reason counts as a year.
     pub(crate) fn after(&self, time: Duration) -> Instant {
         self.now.checked_add(time).unwrap_or_else(|| self.now + Duration::from_secs(365 * 86_400))
+    }
+
+    /// The same, up to a 256th later (100 ms in 25 s): what many connections wait for falls together, and costs one wake-up of the loop, not one each.
+    pub(crate) fn after_about(&self, time: Duration) -> Instant {
+        let (at, grain) = (self.after(time), (time / 256).as_nanos());
+        let over = at.saturating_duration_since(self.began).as_nanos().checked_rem(grain).unwrap_or(0);
+        let rest = if over == 0 { 0 } else { grain - over };
+        at + Duration::from_nanos(rest.try_into().unwrap_or(0)) // below a 256th of what fits an Instant
     }
 
     pub(super) fn set_clock(&mut self, real: Instant, away: Duration) {
@@ -533,5 +544,28 @@ impl<T> Peers<T> {
             }
             None => false,
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_at_about_the_same_time_falls_together_and_never_early() {
+        let poll = mio::Poll::new().unwrap();
+        let mut peers = Peers::<()>::new(poll.registry().try_clone().unwrap(), 1);
+        let (began, wait) = (peers.now(), Duration::from_millis(25_600));
+        let mut instants = Vec::new();
+        for ms in 0..1_000 {
+            peers.set_clock(began + Duration::from_millis(ms), Duration::ZERO);
+            let (exact, about) = (peers.after(wait), peers.after_about(wait));
+            assert!(about >= exact && about < exact + wait / 256, "{:?}", about - exact);
+            instants.push(about);
+        }
+        instants.dedup();
+        assert_eq!(instants.len(), 11, "a thousand waits, begun within a second, end at eleven instants");
+        assert_eq!(peers.after_about(Duration::ZERO), peers.now());
     }
 }

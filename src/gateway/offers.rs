@@ -481,7 +481,7 @@ impl GatewayRole {
         let Some(peer) = cx.get_mut(id) else { return };
         peer.settle();
         let heartbeat = self.limits.heartbeat;
-        let at = (!heartbeat.is_zero()).then(|| cx.after(heartbeat));
+        let at = (!heartbeat.is_zero()).then(|| cx.after_about(heartbeat));
         cx.set_deadline(id, at);
     }
 

@@ -27,6 +27,8 @@ mod drain;
 mod files;
 #[cfg(feature = "cli")]
 mod gateway_wire;
+#[cfg(all(feature = "cli", target_os = "linux"))]
+mod netns;
 #[cfg(feature = "cli")]
 mod nonces;
 #[cfg(feature = "cli")]

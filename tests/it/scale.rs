@@ -3,8 +3,9 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::support::idle::IdleDevices;
 use crate::support::local::routes;
 use crate::support::process::{get, offer};
 use crate::support::{DEADLINE, Gateway, Hash, LocalServer, Ptth, RawPeer, SWITCH, eventually, eventually_within, say, vector};
@@ -86,6 +87,38 @@ fn idle_links_idle_visitors_and_half_heads_cost_no_thread() {
     eventually_within(Duration::from_secs(30), "the descriptors are given back", || (descriptors(&gateway) <= open).then_some(()));
     assert_eq!(gateway.process.threads(), threads);
     drop(few);
+}
+
+#[test]
+fn heartbeats_of_many_idle_links_are_answered_and_counted() {
+    // What they cost is measured by benches/liveness.rs, with more links over a longer time.
+    let links = affordable(2_000);
+    let interval = Duration::from_secs(2);
+    let gateway = Gateway::start(&["--heartbeat", "2s", "--heartbeat-timeout", "5s"]);
+    let mut devices = IdleDevices::new();
+    let began = Instant::now();
+    while devices.count() < links {
+        devices.connect(gateway.devices);
+        devices.answer(Duration::ZERO);
+    }
+    let connected = began.elapsed();
+    let (ticks, answered, began) = (cpu_ticks(gateway.process.id()), devices.answered, Instant::now());
+    while devices.answered < answered + 2 * links as u64 {
+        assert!(began.elapsed() < 2 * interval + connected + DEADLINE, "{} heartbeats of {links} links", devices.answered - answered);
+        devices.answer(Duration::from_millis(100));
+    }
+    let (ticks, time) = (cpu_ticks(gateway.process.id()) - ticks, began.elapsed());
+    // No link is asked before it was idle for as long as is configured.
+    assert!(time >= interval, "two heartbeats of {links} links in {time:?}");
+    let beats = devices.answered - answered;
+    say(&format!(
+        "heartbeats: {links} idle links, {beats} heartbeats in {:.1} s, {:.1} % of a core at the gateway, {:.0} µs each (unoptimised)",
+        time.as_secs_f64(),
+        ticks as f64 / time.as_secs_f64(),
+        ticks as f64 * 10_000.0 / beats as f64
+    ));
+    let log = gateway.process.stderr();
+    assert_eq!((log.matches(": up").count(), log.contains(": down")), (links, false));
 }
 
 #[test]

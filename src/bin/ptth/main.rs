@@ -222,7 +222,7 @@ struct DeviceArgs {
     /// How long a proxy may take to open a tunnel
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = some_time, env = "PTTH_PROXY_TIMEOUT")]
     proxy_timeout: Duration,
-    /// Silence after which a link is given up, once a heartbeat was seen on it (0s: never)
+    /// Silence after which a link is given up, once the gateway has sent a heartbeat on any (0s: never)
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = duration, env = "PTTH_SILENCE")]
     silence: Duration,
     /// On SIGTERM: how long requests in progress may take to finish

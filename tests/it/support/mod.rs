@@ -3,7 +3,10 @@
 //! Nothing here waits without a deadline, and nothing is waited for by sleeping: a condition is polled, or octets are read.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod idle;
 pub mod local;
+#[cfg(target_os = "linux")]
+pub mod netns;
 pub mod process;
 pub mod raw;
 

@@ -260,7 +260,12 @@ impl Gateway {
         let mut command = Ptth::command(&[&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"], more].concat());
         // Most tests that stop a gateway are about what happens behind the notice.
         command.env("PTTH_DRAIN_NOTICE", "0s");
-        let process = Process::start(command.envs(variables.iter().copied()));
+        Gateway::of(Process::start(command.envs(variables.iter().copied())))
+    }
+
+    /// A gateway that was started in another way.
+    #[track_caller]
+    pub fn of(process: Process) -> Gateway {
         let devices = listener(&process.line(), "devices http://");
         let visitors = listener(&process.line(), "visitors http://");
         Gateway { process, devices, visitors }

@@ -216,6 +216,8 @@ impl RawPeer {
                 self.unread.extend_from_slice(&buffer[..n]);
                 More::Octets
             }
+            // A read with a time-out is not taken up again after the machine stood still.
+            Err(e) if e.kind() == ErrorKind::Interrupted => self.more(by, doing),
             Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted) => More::Reset,
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 panic!(
