@@ -56,7 +56,8 @@ impl Seat {
             "--drain-timeout",
             "5s",
         ]);
-        (process.line(), process.line());
+        process.line();
+        process.line();
         process
     }
 

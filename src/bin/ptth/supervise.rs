@@ -28,7 +28,7 @@ impl Supervisor {
         match opened {
             Ok(way) => Supervisor(Some(Arc::new(way))),
             Err(e) => {
-                log::warn!("NOTIFY_SOCKET={}: the supervisor will not be told anything: {e}", name.display());
+                log::warn!("NOTIFY_SOCKET={}: the supervisor will not be told anything: {e}", name.to_string_lossy());
                 Supervisor(None)
             }
         }
