@@ -58,6 +58,7 @@ impl IdleDevices {
                 match link.read(&mut octets) {
                     Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                     Err(e) => panic!("a link was lost: {e}"),
+                    Ok(0) => panic!("a link was closed by its gateway: no answer within heartbeat_timeout?"),
                     Ok(n) => {
                         let head = String::from_utf8_lossy(&octets[..n]);
                         assert!(head.starts_with("OPTIONS * ") && head.ends_with("\r\n\r\n"), "no heartbeat: {head:?}");
