@@ -297,6 +297,7 @@ pub(crate) struct DeviceRole {
     pub(super) backoff: Backoff,
     /// No dial before this.
     not_before: Option<Instant>,
+    burst: Burst,
     /// An offer was turned, or held, or answered by the fallback, some time.
     pub(super) welcomed: bool,
     waiting: bool,
@@ -326,6 +327,27 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// 204 answers that may come at once before the next offer is paced.
 pub(super) const QUICK_MAX: usize = 3;
 pub(super) const PACE: Duration = Duration::from_secs(1);
+
+/// Links are dialled so many at a time. A gateway's accept queue has 4,096 places and often fewer, and devices with a thousand links each that come back
+/// together would overflow it; connections that overflow hang for seconds.
+struct Burst {
+    ends: Instant,
+    dials: usize,
+}
+
+impl Burst {
+    const DIALS: usize = 64;
+    const TIME: Duration = Duration::from_millis(50);
+
+    /// Whether one more may be dialled now, or only when the burst [`ends`](Self::ends).
+    fn takes(&mut self, now: Instant) -> bool {
+        if self.ends <= now {
+            (self.ends, self.dials) = (now + Self::TIME, 0);
+        }
+        self.dials += 1;
+        self.dials <= Self::DIALS
+    }
+}
 
 impl DeviceRole {
     pub(super) fn new(
@@ -363,6 +385,7 @@ impl DeviceRole {
             lent: HashMap::new(),
             numbers: 0,
             not_before: None,
+            burst: Burst { ends: Instant::now(), dials: 0 },
             welcomed: false,
             waiting: false,
             way: None,
@@ -422,6 +445,12 @@ impl DeviceRole {
                 let key = self.new_slot(self.home.clone());
                 self.dial_slot(cx, key);
             } else if self.shared.is_short() {
+                if !self.burst.takes(now) {
+                    if self.burst.dials == Burst::DIALS + 1 {
+                        cx.alarm(self.burst.ends, DIAL); // once for each
+                    }
+                    return;
+                }
                 self.shared.dialing.fetch_add(1, Relaxed);
                 self.resolve(cx, Box::new(Dial::new(self.home.clone(), 0, None)));
             } else {
@@ -773,10 +802,22 @@ impl DeviceRole {
         if self.draining && self.slots.len() == 0 {
             return;
         }
-        let pause = self.backoff.fail(random(), retry_after);
+        let pause = self.back_off(cx, retry_after);
         log::warn!("{why}; next attempt in {:.1} s", pause.as_secs_f32());
         self.tell(DeviceEventKind::Failed, &self.home.text, why.to_owned());
+    }
+
+    /// How long nothing is dialled after a failure. Attempts that fail together are one failure, else a device that lost many links at once would
+    /// wait for the longest of as many pauses: about the cap, and at the same time as every other such device.
+    fn back_off(&mut self, cx: &mut Peers<State>, retry_after: Option<Duration>) -> Duration {
+        let left = self.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(cx.now()));
+        let pause = match retry_after {
+            _ if left.is_zero() => self.backoff.fail(random(), retry_after),
+            Some(asked) if asked > left => self.backoff.obey(random(), asked),
+            _ => return left,
+        };
         self.dial_later(cx, pause);
+        pause
     }
 
     fn attempt_over(&mut self, cx: &mut Peers<State>, slot: Option<Key>, why: &str) {
@@ -891,8 +932,7 @@ impl DeviceRole {
             return;
         }
         if short {
-            let pause = self.backoff.fail(random(), None);
-            self.dial_later(cx, pause);
+            self.back_off(cx, None);
         }
         self.top_up(cx);
     }
