@@ -37,6 +37,8 @@ mod routes;
 #[cfg(feature = "cli")]
 mod scale;
 #[cfg(feature = "cli")]
+mod storm;
+#[cfg(feature = "cli")]
 mod support;
 #[cfg(feature = "cli")]
 mod threats_links;
