@@ -328,24 +328,36 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 pub(super) const QUICK_MAX: usize = 3;
 pub(super) const PACE: Duration = Duration::from_secs(1);
 
-/// Links are dialled so many at a time. A gateway's accept queue has 4,096 places and often fewer, and devices with a thousand links each that come back
-/// together would overflow it; connections that overflow hang for seconds.
+/// At most so many dials wait for their answers at a time. A gateway's accept queue has 4,096 places and often fewer, and devices with a thousand links
+/// each that come back together would overflow it; connections that overflow hang for seconds. Those that were not answered in time do not count any more:
+/// a gateway may hold offers.
 struct Burst {
     ends: Instant,
     dials: usize,
+    /// An alarm is set for its end.
+    alarmed: bool,
 }
 
 impl Burst {
     const DIALS: usize = 64;
-    const TIME: Duration = Duration::from_millis(50);
+    const TIME: Duration = Duration::from_secs(1);
 
-    /// Whether one more may be dialled now, or only when the burst [`ends`](Self::ends).
+    fn until(ends: Instant) -> Self {
+        Burst { ends, dials: 0, alarmed: false }
+    }
+
+    /// Whether one more may be dialled now, or only after an answer, or when the burst [`ends`](Self::ends).
     fn takes(&mut self, now: Instant) -> bool {
         if self.ends <= now {
-            (self.ends, self.dials) = (now + Self::TIME, 0);
+            *self = Burst::until(now + Self::TIME);
         }
-        self.dials += 1;
-        self.dials <= Self::DIALS
+        let takes = self.dials < Self::DIALS;
+        self.dials += usize::from(takes);
+        takes
+    }
+
+    fn answered(&mut self) {
+        self.dials = self.dials.saturating_sub(1);
     }
 }
 
@@ -385,7 +397,7 @@ impl DeviceRole {
             lent: HashMap::new(),
             numbers: 0,
             not_before: None,
-            burst: Burst { ends: Instant::now(), dials: 0 },
+            burst: Burst::until(Instant::now()),
             welcomed: false,
             waiting: false,
             way: None,
@@ -446,8 +458,8 @@ impl DeviceRole {
                 self.dial_slot(cx, key);
             } else if self.shared.is_short() {
                 if !self.burst.takes(now) {
-                    if self.burst.dials == Burst::DIALS + 1 {
-                        cx.alarm(self.burst.ends, DIAL); // once for each
+                    if !std::mem::replace(&mut self.burst.alarmed, true) {
+                        cx.alarm(self.burst.ends, DIAL);
                     }
                     return;
                 }
@@ -879,7 +891,10 @@ impl DeviceRole {
         (self.welcomed, self.fell_back) = (true, false);
         self.settle_way(&url.text, "");
         match slot {
-            None => _ = self.shared.dialing.fetch_sub(1, Relaxed),
+            None => {
+                self.shared.dialing.fetch_sub(1, Relaxed);
+                self.burst.answered();
+            }
             Some(key) => {
                 self.has_no_connection(slot); // it is the link's now
                 self.drop_slot(cx, key, "its connection turned");
