@@ -62,11 +62,13 @@ pub(crate) struct Dial {
     pub(super) quick: usize,
     /// Nothing has been answered on this connection yet.
     pub(super) fresh: bool,
+    /// When the connection was begun.
+    pub(super) begun: Option<Instant>,
 }
 
 impl Dial {
     pub(super) fn new(url: Arc<Url>, redirects: usize, slot: Option<Key>) -> Self {
-        Dial { url, redirects, addresses: Vec::new(), stage: Stage::Connecting, slot, quick: 0, fresh: true }
+        Dial { url, redirects, addresses: Vec::new(), stage: Stage::Connecting, slot, quick: 0, fresh: true, begun: None }
     }
 }
 
@@ -491,7 +493,7 @@ impl DeviceRole {
         while !dial.addresses.is_empty() {
             let address = dial.addresses.remove(0);
             let mut next = Dial::new(url.clone(), dial.redirects, slot);
-            next.addresses = std::mem::take(&mut dial.addresses);
+            (next.addresses, next.begun) = (std::mem::take(&mut dial.addresses), Some(cx.now()));
             match Stream::connect_tcp(address) {
                 Ok(stream) => match cx.insert_connecting(stream, State::Dial(Box::new(next))) {
                     Ok(id) => {
