@@ -238,16 +238,17 @@ impl DeviceRole {
 // --- attempts that bring nothing, or fail ---
 
 impl DeviceRole {
-    /// Whether offers that are hung up on should become polls: the second in a row, the later one begun after the earlier one had ended.
+    /// Whether offers that are hung up on should become polls: the second in a row, the later one's connection begun after the earlier one had ended.
     pub(super) fn dislikes_upgrade(&mut self, cx: &mut Peers<State>, id: Id) -> bool {
         let now = cx.now();
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return false };
-        let Stage::Offered { at, upgrade: true, .. } = dial.stage else { return false };
+        let (Stage::Offered { upgrade: true, .. }, Some(begun)) = (&dial.stage, dial.begun) else { return false };
         if self.plan.fallback != Fallback::Auto || !dial.fresh || self.draining() {
             return false; // a connection on which a poll was answered before ended for another reason
         }
         match self.hung_up {
-            Some(before) if at >= before => {
+            // Not when it was offered: a connection may have been on its way while a gateway died, and ended the others.
+            Some(before) if begun > before => {
                 self.hung_up = None;
                 true
             }

@@ -208,10 +208,14 @@ impl Backoff {
         self.failures = self.failures.saturating_add(1);
         let pause = ceiling.mul_f64(random.clamp(0.0, 1.0));
         match at_least {
-            // Those who were told the same time should not come at the same time.
-            Some(asked) => (asked.min(RETRY_AFTER_MAX) + self.min.mul_f64(random.clamp(0.0, 1.0))).max(pause),
+            Some(asked) => self.obey(random, asked).max(pause),
             None => pause,
         }
+    }
+
+    /// What the gateway asked for, and some more: those who were told the same time should not come at the same time.
+    pub(crate) fn obey(&self, random: f64, asked: Duration) -> Duration {
+        asked.min(RETRY_AFTER_MAX) + self.min.mul_f64(random.clamp(0.0, 1.0))
     }
 
     /// The pause after a refusal that will hardly change soon.

@@ -67,11 +67,13 @@ pub(crate) struct Dial {
     pub(super) quick: usize,
     /// Nothing has been answered on this connection yet.
     pub(super) fresh: bool,
+    /// When the connection was begun.
+    pub(super) begun: Option<Instant>,
 }
 
 impl Dial {
     pub(super) fn new(url: Arc<Url>, home: Arc<Home>, redirects: usize, slot: Option<Key>) -> Self {
-        Dial { url, home, redirects, addresses: Vec::new(), stage: Stage::Connecting, slot, quick: 0, fresh: true }
+        Dial { url, home, redirects, addresses: Vec::new(), stage: Stage::Connecting, slot, quick: 0, fresh: true, begun: None }
     }
 }
 
@@ -330,6 +332,7 @@ pub(crate) struct DeviceRole {
     quick_farewells: usize,
     /// No dial before this.
     not_before: Option<Instant>,
+    burst: Burst,
     /// An offer was turned, or held, or answered by the fallback, some time.
     pub(super) welcomed: bool,
     waiting: bool,
@@ -364,6 +367,39 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// 204 answers, or farewells, that may come at once before the next offer is paced.
 pub(super) const QUICK_MAX: usize = 3;
 pub(super) const PACE: Duration = Duration::from_secs(1);
+
+/// At most so many dials wait for their answers at a time. A gateway's accept queue has 4,096 places and often fewer, and devices with a thousand links
+/// each that come back together would overflow it; connections that overflow hang for seconds. Those that were not answered in time do not count any more:
+/// a gateway may hold offers.
+struct Burst {
+    ends: Instant,
+    dials: usize,
+    /// An alarm is set for its end.
+    alarmed: bool,
+}
+
+impl Burst {
+    const DIALS: usize = 64;
+    const TIME: Duration = Duration::from_secs(1);
+
+    fn until(ends: Instant) -> Self {
+        Burst { ends, dials: 0, alarmed: false }
+    }
+
+    /// Whether one more may be dialled now, or only after an answer, or when the burst [`ends`](Self::ends).
+    fn takes(&mut self, now: Instant) -> bool {
+        if self.ends <= now {
+            *self = Burst::until(now + Self::TIME);
+        }
+        let takes = self.dials < Self::DIALS;
+        self.dials += usize::from(takes);
+        takes
+    }
+
+    fn answered(&mut self) {
+        self.dials = self.dials.saturating_sub(1);
+    }
+}
 
 impl DeviceRole {
     pub(super) fn new(
@@ -402,6 +438,7 @@ impl DeviceRole {
             lent: HashMap::new(),
             numbers: 0,
             not_before: None,
+            burst: Burst::until(Instant::now()),
             welcomed: false,
             waiting: false,
             beaten: false,
@@ -478,6 +515,12 @@ impl DeviceRole {
                 let key = self.new_slot(home.url.clone(), home);
                 self.dial_slot(cx, key);
             } else if self.shared.is_short() {
+                if !self.burst.takes(now) {
+                    if !std::mem::replace(&mut self.burst.alarmed, true) {
+                        cx.alarm(self.burst.ends, DIAL);
+                    }
+                    return;
+                }
                 self.shared.dialing.fetch_add(1, Relaxed);
                 let home = self.home();
                 self.resolve(cx, Box::new(Dial::new(home.url.clone(), home, 0, None)));
@@ -528,7 +571,7 @@ impl DeviceRole {
         while !dial.addresses.is_empty() {
             let address = dial.addresses.remove(0);
             let mut next = Dial::new(dial.url.clone(), dial.home.clone(), dial.redirects, slot);
-            (next.addresses, next.quick) = (std::mem::take(&mut dial.addresses), dial.quick);
+            (next.addresses, next.quick, next.begun) = (std::mem::take(&mut dial.addresses), dial.quick, Some(cx.now()));
             match Stream::connect_tcp(address) {
                 Ok(stream) => match cx.insert_connecting(stream, State::Dial(Box::new(next))) {
                     Ok(id) => {
@@ -877,26 +920,26 @@ impl DeviceRole {
     /// Sets the next attempt after one that failed: with failover at the next gateway at once, else here, or at the first again, after a pause.
     fn failed_at(&mut self, cx: &mut Peers<State>, home: &Arc<Home>, why: &str, asked: Option<Duration>) {
         let asked = asked.map(|asked| asked.min(RETRY_AFTER_MAX));
-        let listed = self.may_go_on(home);
-        if listed {
+        let together = self.not_before.is_some_and(|at| at > cx.now());
+        if self.may_go_on(home) {
             self.plan.homes.rest(home, asked.map(|asked| cx.after(asked)), false);
-        }
-        if listed && self.plan.homes.advance(cx.now()) {
-            log::warn!("{why}; next is {}", self.home().url.text);
-            self.dial_later(cx, Duration::ZERO);
-        } else {
-            let pause = self.backoff.fail(random(), asked.filter(|_| !listed));
-            let mut at = cx.after(pause);
-            if listed {
-                at = self.plan.homes.start_over(at);
+            if self.plan.homes.advance(cx.now()) {
+                log::warn!("{why}; next is {}", self.home().url.text);
+                self.dial_later(cx, Duration::ZERO);
+            } else {
+                let pause = self.backoff.fail(random(), None);
+                let at = self.plan.homes.start_over(cx.after(pause));
+                log::warn!("{why}; next attempt in {:.1} s", at.saturating_duration_since(cx.now()).as_secs_f32());
+                self.dial_at(cx, at);
             }
-            log::warn!("{why}; next attempt in {:.1} s", at.saturating_duration_since(cx.now()).as_secs_f32());
-            self.dial_at(cx, at);
-        }
-        if listed {
             self.forget_mode();
+        } else {
+            let pause = self.back_off(cx, asked);
+            log::warn!("{why}; next attempt in {:.1} s", pause.as_secs_f32());
         }
-        self.count_failure(why);
+        if !together {
+            self.count_failure(why);
+        }
     }
 
     /// One failed attempt more; with as many as may be, and no way in, this gateway is given up, and with the last one the device.
@@ -922,6 +965,19 @@ impl DeviceRole {
     /// What was found out about one gateway says nothing of the next.
     fn forget_mode(&mut self) {
         (self.fell_back, self.encoding, self.plain_until, self.hung_up, self.beaten) = (false, None, None, None, false);
+    }
+
+    /// How long nothing is dialled after a failure. Attempts that fail together are one failure, else a device that lost many links at once would
+    /// wait for the longest of as many pauses: about the cap, and at the same time as every other such device.
+    fn back_off(&mut self, cx: &mut Peers<State>, retry_after: Option<Duration>) -> Duration {
+        let left = self.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(cx.now()));
+        let pause = match retry_after {
+            _ if left.is_zero() => self.backoff.fail(random(), retry_after),
+            Some(asked) if asked > left => self.backoff.obey(random(), asked),
+            _ => return left,
+        };
+        self.dial_later(cx, pause);
+        pause
     }
 
     fn attempt_over(&mut self, cx: &mut Peers<State>, slot: Option<Key>, why: &str) {
@@ -1021,7 +1077,10 @@ impl DeviceRole {
         (self.welcomed, self.fell_back) = (true, false);
         self.settle_way(cx, &url.text, None);
         match slot {
-            None => _ = self.shared.dialing.fetch_sub(1, Relaxed),
+            None => {
+                self.shared.dialing.fetch_sub(1, Relaxed);
+                self.burst.answered();
+            }
             Some(key) => {
                 self.has_no_connection(slot); // it is the link's now
                 self.drop_slot(cx, key, "its connection turned");

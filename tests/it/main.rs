@@ -44,6 +44,8 @@ mod routes;
 #[cfg(feature = "cli")]
 mod scale;
 #[cfg(feature = "cli")]
+mod storm;
+#[cfg(feature = "cli")]
 mod supervised;
 #[cfg(feature = "cli")]
 mod support;

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use reverse_http::{Body, Device, DeviceHandle, Gateway as LibGateway, Limits, Routes};
 
 use crate::gateway_wire::{FOREIGN, VERSIONS, WRONG_CODINGS, WRONG_LENGTHS};
-use crate::scale::{affordable, cpu_ticks};
+use crate::scale::affordable;
 use crate::support::process::{Process, get};
 use crate::support::{DEADLINE, Gateway, Hash, LocalServer, Ptth, RawGateway, RawPeer, each_row, eventually, say};
 use crate::threats_visitors::ONE_OCTET_CHUNKS;
@@ -194,7 +194,7 @@ fn an_answer_in_chunks_of_one_octet_arrives_in_time_and_flat_memory() {
 
 /// What a process has spent so far: CPU time in hundredths of a second, and its resident memory in KiB.
 pub fn spent(process: &Process) -> (u64, u64) {
-    (cpu_ticks(process.id()), process.resident_kib())
+    (process.cpu_ticks(), process.resident_kib())
 }
 
 /// Fails unless chunks of one octet cost a bounded time each, whatever else this machine is doing, and no memory.

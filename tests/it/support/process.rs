@@ -16,7 +16,8 @@ use super::{DEADLINE, SWITCH, eventually, eventually_within};
 pub struct Process {
     child: Child,
     name: String,
-    lines: Receiver<String>,
+    /// Behind a lock, so that threads may share the process.
+    lines: Mutex<Receiver<String>>,
     stderr: Arc<Mutex<Vec<u8>>>,
     ended: Option<ExitStatus>,
 }
@@ -62,7 +63,7 @@ impl Process {
                 }
             }
         });
-        Process { child, name, lines, stderr, ended: None }
+        Process { child, name, lines: Mutex::new(lines), stderr, ended: None }
     }
 
     pub fn id(&self) -> u32 {
@@ -76,7 +77,7 @@ impl Process {
 
     /// The next line on standard output; `None` when it closed its output, or wrote none within `time`.
     pub fn line_within(&self, time: Duration) -> Option<String> {
-        self.lines.recv_timeout(time).ok()
+        self.lines.lock().unwrap().recv_timeout(time).ok()
     }
 
     /// The next line on standard output.
@@ -145,6 +146,13 @@ impl Process {
     /// Open descriptors.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap_or_else(|e| panic!("{}: {e}", self.name)).count()
+    }
+
+    /// User and system time in hundredths of a second.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
     /// Resident memory in KiB.
@@ -263,7 +271,14 @@ impl Gateway {
         Gateway::of(Process::start(command.envs(variables.iter().copied())))
     }
 
-    /// A gateway that was started in another way.
+    /// `ptth gateway` on these addresses: those of one that was there before.
+    #[track_caller]
+    pub fn start_at(devices: &str, visitors: &str, more: &[&str]) -> Gateway {
+        let mut command = Ptth::command(&[&["gateway", "--devices", devices, "--visitors", visitors], more].concat());
+        Gateway::of(Process::start(command.env("PTTH_DRAIN_NOTICE", "0s")))
+    }
+
+    /// One that was started in another way, when it says where it listens.
     #[track_caller]
     pub fn of(process: Process) -> Gateway {
         let devices = listener(&process.line(), "devices http://");

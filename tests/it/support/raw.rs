@@ -496,6 +496,35 @@ impl RawPeer {
     }
 }
 
+/// For servers whose callers may leave at any octet.
+#[allow(dead_code, reason = "the soak uses it")]
+impl RawPeer {
+    /// The next head; `None` when there is none, for whatever reason: what peers that are cut short look like to a server.
+    pub fn read_message_head(&mut self) -> Option<Head> {
+        let len = self.until("reading a head", |o| find(o, b"\r\n\r\n").map(|at| at + 4)).ok()?;
+        let octets: Vec<u8> = self.unread.drain(..len).collect();
+        Some(Head::parse(&octets))
+    }
+
+    /// Hands `n` octets of a body on; `None` when they end before.
+    pub fn read_some_through(&mut self, mut n: usize, mut take: impl FnMut(&[u8])) -> Option<()> {
+        while n > 0 {
+            self.until("reading a body", |o| (!o.is_empty()).then_some(())).ok()?;
+            let now = self.unread.len().min(n);
+            take(&self.unread[..now]);
+            self.unread.drain(..now);
+            n -= now;
+        }
+        Some(())
+    }
+
+    /// What there is, as soon as there is some; `None` at the end.
+    pub fn read_any(&mut self) -> Option<Vec<u8>> {
+        self.until("reading", |o| (!o.is_empty()).then_some(())).ok()?;
+        Some(std::mem::take(&mut self.unread))
+    }
+}
+
 /// A gateway played by the test: a listener and whoever dials it.
 pub struct RawGateway {
     listener: TcpListener,
