@@ -1119,7 +1119,7 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
         let slow = exchange.is_slow(written, left, now, &rules.limits);
         let fills = exchange.held.as_ref().is_some_and(Held::is_wanted);
         if slow && (fills || answering.is_some_and(|link| role.callers_wait(cx, link))) {
-            log::info!("an answer was ended: its reader takes less than min_rate_bytes_per_s while others wait for what it holds");
+            log_peers!(Info, "an answer was ended: its reader takes less than min_rate_bytes_per_s while others wait for what it holds");
             return abort(role, cx, key, "its reader was slower than min_rate_bytes_per_s while callers waited");
         }
         return advance(role, cx, key);
@@ -1148,7 +1148,7 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
         }
         None if heartbeat => abort(role, cx, key, "its answer was not whole in time (a heartbeat, or one whose caller gave up)"),
         _ => {
-            log::info!("an exchange was cut: nothing moved for {patience}");
+            log_peers!(Info, "an exchange was cut: nothing moved for {patience}");
             abort(role, cx, key, if tunnel { "nothing moved on its tunnel for too long" } else { "nothing moved for too long" });
         }
     }
@@ -1203,7 +1203,7 @@ fn fail<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, lost: Los
         Lost::Silent(reason) if exchange.may_retry() => {
             exchange.retried = true;
             exchange.request_cut = false;
-            log::debug!("{} {reason}; the request is sent on another connection", rules.answerer);
+            log_peers!(Debug, "{} {reason}; the request is sent on another connection", rules.answerer);
             if let Some(link) = detach(role, key) {
                 role.free(cx, link, Err("it was closed by the other side"));
             }
@@ -1214,7 +1214,7 @@ fn fail<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, lost: Los
     };
     let (asking, answered) = (exchange.asking, exchange.answered);
     let (to_head, keep) = (exchange.is_head, exchange.may_keep_asker());
-    log::info!("an exchange failed: {} {reason}", rules.answerer);
+    log_peers!(Info, "an exchange failed: {} {reason}", rules.answerer);
     match asking {
         Some(asking) if !answered => {
             let error = if exchange.began { "http_protocol_error" } else { "connection_terminated" };

@@ -216,7 +216,7 @@ impl DeviceBuilder {
                 }
                 let target = turn::ietf_target(&names);
                 if url.target != "/" && url.target != target {
-                    log::warn!("an IETF offer's path is made from its origins: {target} instead of {}", url.target);
+                    log_peers!(Warn, "an IETF offer's path is made from its origins: {target} instead of {}", url.target);
                 }
                 url.target = target;
             }
@@ -634,7 +634,7 @@ impl Exchange {
                 None
             }
             Err(e) => {
-                log::info!("a link ended: {e}");
+                log_peers!(Info, "a link ended: {e}");
                 ticket.end(e.to_string());
                 None
             }

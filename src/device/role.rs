@@ -394,7 +394,7 @@ impl DeviceRole {
         let way = self.way.filter(|_| kind == DeviceEventKind::Connected);
         let event = DeviceEvent { kind, name: self.plan.name.clone(), url: url.to_owned(), detail, way };
         if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
-            log::debug!("nobody reads the device's events; dropped: {event:?}");
+            log_peers!(Debug, "nobody reads the device's events; dropped: {event:?}");
         }
     }
 
@@ -629,7 +629,7 @@ impl DeviceRole {
         match (verdict, slot) {
             (Verdict::Turned { warning }, _) => {
                 if let Some(warning) = warning {
-                    log::warn!("the gateway's 101 is tolerated: {warning}");
+                    log_peers!(Warn, "the gateway's 101 is tolerated: {warning}");
                 }
                 self.turned(cx, id);
             }
@@ -724,7 +724,7 @@ impl DeviceRole {
                 self.dial_failed(cx, dial.slot, &why, None);
             }
             Ok(url) => {
-                log::info!("gateway {} redirects to {}", dial.url.text, url.text);
+                log_peers!(Info, "gateway {} redirects to {}", dial.url.text, url.text);
                 let url = Arc::new(url);
                 self.goes_to(cx, dial.slot, &url);
                 self.resolve(cx, Box::new(Dial::new(url, dial.redirects + 1, dial.slot)));
@@ -751,7 +751,7 @@ impl DeviceRole {
             return;
         }
         let pause = self.backoff.fail_for_long(random());
-        log::warn!("{text}; next attempt in {:.0} s", pause.as_secs_f32());
+        log_peers!(Warn, "{text}; next attempt in {:.0} s", pause.as_secs_f32());
         self.dial_later(cx, pause);
     }
 
@@ -774,7 +774,7 @@ impl DeviceRole {
             return;
         }
         let pause = self.backoff.fail(random(), retry_after);
-        log::warn!("{why}; next attempt in {:.1} s", pause.as_secs_f32());
+        log_peers!(Warn, "{why}; next attempt in {:.1} s", pause.as_secs_f32());
         self.tell(DeviceEventKind::Failed, &self.home.text, why.to_owned());
         self.dial_later(cx, pause);
     }
@@ -878,9 +878,9 @@ impl DeviceRole {
 
     fn count_out(&mut self, cx: &mut Peers<State>, link: &Link, why: &str) {
         if link.slot.is_some() {
-            return log::debug!("a virtual link ended: {why}"); // its slot sees the end at the bridge
+            return log_peers!(Debug, "a virtual link ended: {why}"); // its slot sees the end at the bridge
         }
-        log::debug!("a link ended: {why}");
+        log_peers!(Debug, "a link ended: {why}");
         self.shared.links.fetch_sub(1, Relaxed);
         self.settle_way(&self.home.clone().text, why);
         let short = !link.used && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
@@ -935,7 +935,7 @@ impl DeviceRole {
         }
         match head::request(octets, &self.limits, LineEnds::Crlf) {
             Err(refusal) => {
-                log::warn!("the gateway sent what is no request: {refusal}");
+                log_peers!(Warn, "the gateway sent what is no request: {refusal}");
                 Came::Refused(refusal)
             }
             Ok(None) if peer.is_over() => Came::Gone("closed by the gateway in the middle of a request".into()),
@@ -1100,7 +1100,7 @@ impl DeviceRole {
         }
         for stream in self.lent.values().filter_map(Weak::upgrade) {
             if let Err(e) = stream.shutdown(std::net::Shutdown::Both) {
-                log::debug!("a lent link was already closed: {e}");
+                log_peers!(Debug, "a lent link was already closed: {e}");
             }
         }
         for id in cx.ids() {
@@ -1185,7 +1185,7 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
             Ok(Next::Heartbeat) => {}
             Ok(Next::Closed) => return ticket.end(CLOSED),
             Err(e) => {
-                log::info!("a link ended: {e}");
+                log_peers!(Info, "a link ended: {e}");
                 return ticket.end(e.to_string());
             }
             Ok(Next::Request(request)) => {
@@ -1200,7 +1200,7 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
                     sent => sent,
                 };
                 if let Err(e) = sent {
-                    log::info!("a response could not be sent: {e}");
+                    log_peers!(Info, "a response could not be sent: {e}");
                     return ticket.end(e.to_string());
                 }
             }
@@ -1227,7 +1227,7 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
 fn take_over(link: DeviceLink<Shared>, ticket: Ticket, busy: Busy, taker: Option<Taker>) {
     match (Upgraded::new(link, ticket, busy), taker) {
         (Ok(upgraded), Some(taker)) => taker(upgraded),
-        (Err(e), _) => log::info!("a link that was switched to another protocol ended: {e}"),
+        (Err(e), _) => log_peers!(Info, "a link that was switched to another protocol ended: {e}"),
         (Ok(_), None) => {}
     }
 }

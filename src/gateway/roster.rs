@@ -8,19 +8,28 @@ use std::time::Instant;
 
 use crate::engine::peers::Id;
 use crate::engine::slab::Key;
+use crate::gateway::tokens::Digest;
 use crate::limits::Limits;
 use crate::proto::turn::{Encoding, Way};
 
 /// 16 octets that name one run of a device.
 pub(crate) type Session = [u8; 16];
 
-/// Who holds a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Who holds a name. Two are the same by credential and session, by whichever token they came in.
+#[derive(Clone, Debug)]
 pub(crate) struct Holder {
     /// Identity that the operator's `authorize` gave; `None`: nobody asked for one.
     pub(crate) credential: Option<Arc<str>>,
     /// `None`: the group of all offers without a session.
     pub(crate) session: Option<Session>,
+    /// The token that let it in.
+    pub(crate) token: Option<Digest>,
+}
+
+impl PartialEq for Holder {
+    fn eq(&self, other: &Self) -> bool {
+        self.credential == other.credential && self.session == other.session
+    }
 }
 
 /// What one or more links are registered under. Shared by all links of one registration.
@@ -30,12 +39,17 @@ pub(crate) struct Registered {
     names: Vec<(Arc<str>, u64)>,
     /// Which of the devices that share its names it is.
     session: Option<Session>,
+    /// The token that let it in.
+    token: Option<Digest>,
 }
 
 impl Registered {
     /// The first name, for logs and events.
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.names[0].0 // `claim` makes none without a name
+    }
+    pub(crate) fn token(&self) -> Option<&Digest> {
+        self.token.as_ref()
     }
     pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.names.iter().map(|(name, _)| name)
@@ -274,7 +288,7 @@ impl Roster {
             });
         }
         let mut claimed = Claimed {
-            registered: Arc::new(Registered { names: Vec::new(), session: None }),
+            registered: Arc::new(Registered { names: Vec::new(), session: None, token: None }),
             up: Vec::new(),
             fresh: names.iter().all(|name| !self.entries.contains_key(name.as_str())),
             moved: Vec::new(),
@@ -292,7 +306,7 @@ impl Roster {
                 registered.push((name, epoch));
             }
         }
-        claimed.registered = self.share(Registered { names: registered, session: holder.session });
+        claimed.registered = self.share(Registered { names: registered, session: holder.session, token: holder.token });
         for (name, _) in &claimed.registered.names {
             if let Some(entry) = self.entries.get_mut(name) {
                 entry.lent += 1;
@@ -463,7 +477,7 @@ impl Roster {
         }
         entry.mailbox = None;
         let in_hand = entry.events;
-        let registered = Registered { names: vec![(name.clone(), entry.epoch)], session: None };
+        let registered = Registered { names: vec![(name.clone(), entry.epoch)], session: None, token: None };
         Gap::Over(self.departures(&registered, now), in_hand)
     }
 
@@ -594,7 +608,7 @@ impl Roster {
     /// Makes a name known that was not: as if it had been connected until now.
     pub(crate) fn expect(&mut self, name: &str, now: Instant) {
         self.epochs += 1;
-        let entry = Entry::new(Holder { credential: None, session: None }, self.epochs, Way::Turn, now);
+        let entry = Entry::new(Holder { credential: None, session: None, token: None }, self.epochs, Way::Turn, now);
         let name: Arc<str> = name.into();
         self.entries.insert(name.clone(), entry);
         self.departed.push_back((now, name));
@@ -689,7 +703,7 @@ mod tests {
         Roster::new(Arc::new(limits), false)
     }
     fn holder(session: Option<u8>) -> Holder {
-        Holder { credential: None, session: session.map(|n| [n; 16]) }
+        Holder { credential: None, session: session.map(|n| [n; 16]), token: None }
     }
     fn lamp() -> Vec<String> {
         vec!["lamp".to_owned()]
@@ -769,7 +783,7 @@ mod tests {
         let turns: Vec<Id> = (0..3).map(|_| roster.next_idle("lamp").unwrap()).collect();
         assert_eq!(turns, [ids[1], ids[3], ids[1]]);
         // Another credential is still another one.
-        let other = Holder { credential: Some("other".into()), session: Some([4; 16]) };
+        let other = Holder { credential: Some("other".into()), session: Some([4; 16]), token: None };
         assert_eq!(roster.claim(&lamp(), &other, Way::Turn, now).unwrap_err().status, 409);
     }
 
@@ -856,8 +870,8 @@ mod tests {
     #[test]
     fn another_credential_is_refused_while_the_name_is_held() {
         let (mut roster, now) = (roster(|_| ()), Instant::now());
-        let mine = Holder { credential: Some("mine".into()), session: None };
-        let other = Holder { credential: Some("other".into()), session: None };
+        let mine = Holder { credential: Some("mine".into()), session: None, token: None };
+        let other = Holder { credential: Some("other".into()), session: None, token: None };
         let claimed = roster.claim(&lamp(), &mine, Way::Turn, now).unwrap();
         assert_eq!(roster.claim(&lamp(), &other, Way::Turn, now).unwrap_err().status, 409);
         roster.lend_ends(&claimed.registered, now);
@@ -909,7 +923,7 @@ mod tests {
 
         roster.expect("lamp", now);
         roster.line_up("lamp", Waiter::Caller(2));
-        let mine = Holder { credential: Some("mine".into()), session: Some([7; 16]) };
+        let mine = Holder { credential: Some("mine".into()), session: Some([7; 16]), token: None };
         let claimed = roster.claim(&lamp(), &mine, Way::Turn, now).unwrap();
         assert_eq!((claimed.up.len(), claimed.replaced.len(), roster.connected()), (1, 0, 1));
         assert_eq!(roster.next_waiter(&claimed.registered, false), Some(Waiter::Caller(2)));

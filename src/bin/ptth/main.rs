@@ -6,6 +6,7 @@
 #![allow(rustdoc::bare_urls, reason = "the doc comments of the arguments are the text of --help")]
 
 mod config;
+mod tokens;
 
 use std::fmt::Display;
 use std::io::{self, Read, Write};
@@ -20,7 +21,7 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use reverse_http::proto::turn::Dialect;
-use reverse_http::{Body, Device, DeviceEventKind, Encoding, Error, Fallback, Gateway, Limits, OnRefusal, Routes, TurnMode};
+use reverse_http::{Body, Device, DeviceEventKind, Encoding, Error, Fallback, Gateway, Limits, OnRefusal, Routes, Tokens, TurnMode};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -47,6 +48,11 @@ enum Command {
     Gateway(GatewayArgs),
     /// Connect to a gateway and answer what comes
     Device(DeviceArgs),
+    /// Make a token for devices or visitors: prints it, then the line for the gateway's file of tokens
+    Token {
+        /// What it is for: device names, origins, `*` (any device), https://*.example (any host one label below)
+        names: String,
+    },
     /// Gateway, device and one request in this process: the transcript, live; then exit
     Demo,
 }
@@ -81,6 +87,27 @@ struct GatewayArgs {
     /// Let web pages of this origin use --devices, so that a browser tab can be a device; may be given several times
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', env = "PTTH_CORS_ORIGIN")]
     cors_origin: Vec<String>,
+    /// A file with the devices' tokens, a line each: SHA-256 in hex, then the names it is for (see ptth token); read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "PTTH_TOKENS")]
+    tokens: Option<PathBuf>,
+    /// A file like that of --tokens with the visitors' tokens, and which devices each may ask; read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "PTTH_VISITOR_TOKENS")]
+    visitor_tokens: Option<PathBuf>,
+    /// Take devices' connections only from these addresses or networks, like 10.0.0.0/8 (a proxy's own address counts)
+    #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_DEVICES_ALLOW")]
+    devices_allow: Vec<String>,
+    /// Take visitors' connections only from these addresses or networks; others get 403 (a proxy's own address counts)
+    #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_VISITORS_ALLOW")]
+    visitors_allow: Vec<String>,
+    /// Connections in all, then accepting pauses; lowered to what the limit of open files allows
+    #[arg(long, value_name = "N", default_value = "65000", value_parser = some_number, env = "PTTH_CONNECTIONS")]
+    connections: usize,
+    /// Connections from one peer address (IPv6: one /64), trusted proxies aside; more are closed at once
+    #[arg(long, value_name = "N", default_value = "16384", value_parser = some_number, env = "PTTH_CONNECTIONS_PER_ADDRESS")]
+    connections_per_address: usize,
+    /// Connections to --devices of which no offer or poll was let in yet; of more the oldest is closed
+    #[arg(long, value_name = "N", default_value = "8192", value_parser = some_number, env = "PTTH_UNAUTHENTICATED")]
+    unauthenticated: usize,
     /// Let --devices listen beyond loopback although every peer can register any name
     #[arg(long, env = "PTTH_INSECURE_ANYONE_MAY_REGISTER", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     insecure_anyone_may_register: bool,
@@ -274,6 +301,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Gateway(args) => gateway(args),
         Command::Device(args) => device(args),
+        Command::Token { names } => tokens::print_new(&names),
         Command::Demo => demo(),
     };
     match done {
@@ -294,10 +322,10 @@ fn say(line: impl Display) {
 }
 
 fn gateway(args: GatewayArgs) -> Result<(), Failure> {
-    if !args.insecure_anyone_may_register && !is_loopback(&args.devices)? {
+    if args.tokens.is_none() && !args.insecure_anyone_may_register && !is_loopback(&args.devices)? {
         return Err(usage(format!(
-            "--devices {}: beyond loopback every peer could register any name. Listen on a loopback address (127.0.0.1:9999) behind a proxy that \
-             checks who connects, or accept it with --insecure-anyone-may-register",
+            "--devices {}: beyond loopback every peer could register any name. Say who may with --tokens FILE (ptth token NAME makes its lines), \
+             or accept it with --insecure-anyone-may-register",
             args.devices
         )));
     }
@@ -310,7 +338,12 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         None => Ok(fixed),
     };
     let table = with_table(fixed.clone()).map_err(usage)?;
+    let read_tokens = |option: &str, file: &PathBuf| tokens::read(file).map_err(|e| format!("{option} {e}"));
+    let tokens = args.tokens.as_ref().map(|file| read_tokens("--tokens", file)).transpose().map_err(usage)?;
+    let visitor_tokens = args.visitor_tokens.as_ref().map(|file| read_tokens("--visitor-tokens", file)).transpose().map_err(usage)?;
     let mut limits = Limits::default();
+    limits.connections_max = affordable(args.connections)?;
+    (limits.connections_per_address_max, limits.unauthenticated_max) = (args.connections_per_address, args.unauthenticated);
     (limits.heartbeat, limits.heartbeat_timeout, limits.poll_hold) = (args.heartbeat, args.heartbeat_timeout, args.poll_hold);
     (limits.wait_for_link, limits.first_octet_timeout) = (args.wait_for_link, args.first_octet);
     limits.min_rate_bytes_per_s = args.min_rate;
@@ -323,8 +356,16 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         Turn::OnDemand => TurnMode::OnDemand,
     };
     let told = watch(Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?);
-    let builder =
+    let mut builder =
         Gateway::builder().listen(&args.devices).limits(limits).turn(turn).fallback(args.fallback.into()).shared_names(args.shared_names);
+    if let Some(tokens) = tokens {
+        log::info!("devices are let in with one of {} tokens", tokens.len());
+        builder = builder.tokens(tokens);
+    }
+    if let Some(tokens) = visitor_tokens {
+        log::info!("visitors are let in with one of {} tokens", tokens.len());
+        builder = builder.visitor_tokens(tokens);
+    }
     let gateway = args
         .cors_origin
         .iter()
@@ -333,6 +374,8 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         .strict_connection(args.strict_connection)
         .keep_underscore(args.keep_underscore)
         .trusted_proxies(&args.trusted_proxies)?
+        .devices_allow(&args.devices_allow)?
+        .visitors_allow(&args.visitors_allow)?
         .forwarded(args.forwarded)
         .start()?;
     let visitors = gateway.relay(&args.visitors, table)?;
@@ -346,12 +389,47 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         match (reloaded, &args.config) {
             (Err(e), _) => log::error!("{e}; the routes stay as they were"),
             (Ok(length), Some(file)) => log::info!("{length} routes were read from {}", file.display()),
-            (Ok(_), None) => log::info!("SIGHUP: there is no --config to read again"),
+            (Ok(_), None) if args.tokens.is_none() && args.visitor_tokens.is_none() => {
+                log::info!("SIGHUP: there is neither a --config nor a file of tokens to read again");
+            }
+            (Ok(_), None) => {}
         }
+        let reload = |option: &str, file: &Option<PathBuf>, set: &dyn Fn(Tokens) -> Result<(), Error>| {
+            let Some(file) = file else { return };
+            let replaced = read_tokens(option, file).and_then(|tokens| {
+                let length = tokens.len();
+                set(tokens).map(|()| length).map_err(|e| e.to_string())
+            });
+            match replaced {
+                Ok(length) => log::info!("{length} tokens were read from {}", file.display()),
+                Err(e) => log::error!("{e}; the tokens stay as they were"),
+            }
+        };
+        reload("--tokens", &args.tokens, &|tokens| gateway.set_tokens(tokens));
+        reload("--visitor-tokens", &args.visitor_tokens, &|tokens| gateway.set_visitor_tokens(tokens));
     })?;
     log::info!("stopping; requests in progress have {:?} to finish", args.drain_timeout);
     gateway.stop(args.drain_timeout);
     Ok(())
+}
+
+/// Descriptors that are no connections: listeners, the loop's own, standard streams, files that are read again.
+const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// So many connections, or as many as there are descriptors for, which is said once: those in hand are served then, and only accepting waits.
+fn affordable(wanted: usize) -> Result<usize, Failure> {
+    let descriptors = rlimit::Resource::NOFILE.get_soft().map_err(failed)?;
+    let most = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_RESERVED)).unwrap_or(usize::MAX);
+    if most < 16 {
+        return Err(failed(format_args!(
+            "the limit of open files is {descriptors}; raise it (ulimit -n) to at least {}",
+            DESCRIPTORS_RESERVED + 16
+        )));
+    }
+    if most < wanted {
+        log::warn!("the limit of open files ({descriptors}) allows {most} connections, not {wanted}; raise it (ulimit -n) for more");
+    }
+    Ok(wanted.min(most))
 }
 
 /// What `--route` says.
