@@ -110,6 +110,8 @@ struct Mailbox {
 
 struct Entry {
     holder: Holder,
+    /// The token of its holder is valid no longer: whoever comes may take the name.
+    revoked: bool,
     epoch: u64,
     registered: Option<Arc<Registered>>,
     /// Idle links.
@@ -138,6 +140,7 @@ impl Entry {
     fn new(holder: Holder, epoch: u64, way: Way, since: Instant) -> Self {
         Entry {
             holder,
+            revoked: false,
             epoch,
             registered: None,
             idle: Pool::default(),
@@ -317,6 +320,9 @@ impl Roster {
 
     fn may_claim(&self, name: &str, holder: &Holder) -> Result<(), Denied> {
         let Some(entry) = self.entries.get(name).filter(|e| e.is_connected()) else { return Ok(()) };
+        if entry.revoked && entry.holder != *holder {
+            return Ok(());
+        }
         if entry.holder.credential != holder.credential {
             return Err(Denied { status: 409, reason: "another credential holds this name", retry_after: Some(60) });
         }
@@ -339,7 +345,7 @@ impl Roster {
         self.epochs += 1;
         let fresh = self.epochs;
         let entry = self.entries.entry(name.clone()).or_insert_with(|| Entry::new(holder.clone(), fresh, way, now));
-        if !self.shared && entry.holder != *holder {
+        if (!self.shared || entry.revoked) && entry.holder != *holder {
             claimed.inherited.push(name.clone());
         }
         if !entry.is_connected() {
@@ -350,7 +356,7 @@ impl Roster {
             entry.holder = holder.clone();
             entry.way = way;
             claimed.up.push(name.clone());
-        } else if !self.shared && entry.holder != *holder {
+        } else if (!self.shared || entry.revoked) && entry.holder != *holder {
             entry.epoch = fresh;
             entry.registered = None;
             claimed.replaced.push(name.clone());
@@ -368,10 +374,20 @@ impl Roster {
             entry.way = way;
             claimed.moved.push(name.clone());
         }
+        if std::mem::take(&mut entry.revoked) {
+            entry.holder.token = holder.token;
+        }
         if let Some(session) = holder.session {
             self.replaced.remove(&(name.clone(), session));
         }
         self.entries.get(name).map_or(fresh, |e| e.epoch)
+    }
+
+    /// Lets go of the names whose holders came in with a token that is valid no longer. What they have is the role's to end; nobody has to wait for that.
+    pub(crate) fn revoke(&mut self, revoked: impl Fn(&str, &Digest) -> bool) {
+        for (name, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.is_connected()) {
+            entry.revoked |= entry.holder.token.is_some_and(|token| revoked(name, &token));
+        }
     }
 
     /// One `Registered` for all links that are registered alike.

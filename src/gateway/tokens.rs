@@ -310,12 +310,13 @@ impl GatewayRole {
     /// Ends what came in with a token that is valid no longer: at once where nothing is in progress, else after `take_over_grace`.
     fn end_revoked(&mut self, cx: &mut Peers<State>) {
         let (mut busy, mut idle) = (Vec::new(), Vec::new());
+        let mut kept: HashSet<Arc<str>> = HashSet::new(); // names under which others, by an identity of `authorize`, may stay
         for id in cx.ids() {
             let Some(peer) = cx.get_mut(id) else { continue };
             let State::Device(device) = &mut peer.state else { continue };
             let revoked = device.registered().is_some_and(|registered| self.is_revoked(registered));
             match device {
-                _ if !revoked => {}
+                device if !revoked => kept.extend(device.registered().into_iter().flat_map(Registered::names).cloned()),
                 Device::Link(link) if link.exchange.is_some() => {
                     link.leaving = true;
                     busy.push(id);
@@ -325,6 +326,12 @@ impl GatewayRole {
             }
         }
         let lent: Vec<u64> = self.lent.iter().filter(|(_, lent)| self.is_revoked(&lent.registered)).map(|(ticket, _)| *ticket).collect();
+        for lent in self.lent.values().filter(|lent| !self.is_revoked(&lent.registered)) {
+            kept.extend(lent.registered.names().cloned());
+        }
+        if let Some(tokens) = &self.tokens {
+            self.roster.revoke(|name, token| !tokens.allows(token, name) && !kept.contains(name));
+        }
         let ended = busy.len() + idle.len() + lent.len();
         if ended > 0 {
             log::info!("{ended} links and polls are ended: {REVOKED}");

@@ -21,6 +21,8 @@ mod device_wire;
 #[cfg(feature = "cli")]
 mod differential;
 #[cfg(feature = "cli")]
+mod doors;
+#[cfg(feature = "cli")]
 mod files;
 #[cfg(feature = "cli")]
 mod gateway_wire;
@@ -42,6 +44,8 @@ mod support;
 mod threats_links;
 #[cfg(feature = "cli")]
 mod threats_visitors;
+#[cfg(feature = "cli")]
+mod tokens;
 #[cfg(feature = "cli")]
 mod upgrades;
 #[cfg(feature = "cli")]
