@@ -27,6 +27,8 @@ mod files;
 #[cfg(feature = "cli")]
 mod gateway_wire;
 #[cfg(feature = "cli")]
+mod identity;
+#[cfg(feature = "cli")]
 mod nonces;
 #[cfg(feature = "cli")]
 mod options;
