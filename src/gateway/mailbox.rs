@@ -803,7 +803,7 @@ impl GatewayRole {
             Encoding::Json => match comet::event_to_json(&mut json, &text, exchange.request(), &self.own_limits) {
                 Ok(()) => &json,
                 Err(refusal) => {
-                    log::warn!("{name}: a request cannot be written as an event: {refusal}");
+                    log_peers!(Warn, "{name}: a request cannot be written as an event: {refusal}");
                     self.deny(cx, poll, knock.origin.as_deref(), &LocalAnswer::new(406, &refusal.reason));
                     return false;
                 }

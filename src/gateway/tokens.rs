@@ -26,8 +26,15 @@ use crate::gateway::{Offer, Reject};
 use crate::proto::turn::Name;
 use crate::relay::LocalAnswer;
 
-/// SHA-256 of a token.
-pub(crate) type Digest = [u8; 32];
+/// SHA-256 of a token. Whoever has it has no token, yet no `Debug` needs to show it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Digest([u8; 32]);
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Digest(not shown)")
+    }
+}
 
 /// What a visitor without a right token is told to bring; browsers ask for it (RFC 7617 §2, RFC 6750 §3).
 pub(super) const CHALLENGES: [(&str, &str); 2] =
@@ -199,11 +206,11 @@ impl Line {
 }
 
 fn digest(token: &[u8]) -> Digest {
-    Sha256::digest(token).into()
+    Digest(Sha256::digest(token).into())
 }
 
 fn hex(digest: &Digest) -> String {
-    digest.iter().map(|octet| format!("{octet:02x}")).collect()
+    digest.0.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
 fn digest_of_hex(digits: &str) -> Result<Digest, String> {
@@ -219,7 +226,7 @@ fn digest_of_hex(digits: &str) -> Result<Digest, String> {
     for (octet, pair) in digest.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
         *octet = pair.iter().fold(0, |octet, digit| octet << 4 | char::from(*digit).to_digit(16).unwrap_or(0) as u8);
     }
-    Ok(digest)
+    Ok(Digest(digest))
 }
 
 /// Basic's base64, with and without its padding.

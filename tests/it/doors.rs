@@ -173,11 +173,11 @@ fn the_limit_of_open_files_lowers_the_bound_of_connections() {
         let script = format!("ulimit -n {files}; exec {} {arguments}", env!("CARGO_BIN_EXE_ptth"));
         Process::start(Command::new("sh").args(["-c", &script]).env_remove("RUST_LOG"))
     };
-    let process = start(150);
+    let process = start(256);
     let visitors = process.line_like("visitors http://");
     let visitors = visitors.strip_prefix("visitors http://").unwrap().parse().unwrap();
     assert_eq!(process.stderr().matches("limit of open files").count(), 1, "{}", process.stderr());
-    let many: Vec<RawPeer> = (0..86).map(|_| RawPeer::connect(visitors)).collect();
+    let many: Vec<RawPeer> = (0..192).map(|_| RawPeer::connect(visitors)).collect();
     let mut served: Vec<RawPeer> = many;
     for visitor in &mut served {
         visitor.ask(&get("/nobody/")).expect_refusal(404);
@@ -187,9 +187,9 @@ fn the_limit_of_open_files_lowers_the_bound_of_connections() {
     waits.expect_quiet(Duration::from_millis(200));
     let err = process.stderr();
     assert!(err.contains("connections_max") && !err.contains("Too many open files"), "{err}");
-    served.truncate(85);
+    served.truncate(191);
     waits.read_answer("GET").expect_refusal(404);
-    let mut process = start(70);
+    let mut process = start(18);
     assert_eq!(process.exit_code(), 1);
     assert!(process.stderr().contains("ulimit"), "{}", process.stderr());
 }

@@ -33,7 +33,7 @@ impl TokenFile {
     /// Other lines: tokens and their names.
     pub fn set(&self, lines: &[(&str, &str)]) {
         let lines: Vec<String> = lines.iter().map(|(token, names)| Tokens::line(token, names).unwrap()).collect();
-        self.write(&lines.join("\n"));
+        self.write(lines.join("\n"));
     }
 
     pub fn write(&self, text: impl AsRef<[u8]>) {

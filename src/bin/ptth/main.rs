@@ -338,19 +338,7 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         None => Ok(fixed),
     };
     let table = with_table(fixed.clone()).map_err(usage)?;
-    let read_tokens = |option: &str, file: &PathBuf| tokens::read(file).map_err(|e| format!("{option} {e}"));
-    let tokens = args.tokens.as_ref().map(|file| read_tokens("--tokens", file)).transpose().map_err(usage)?;
-    let visitor_tokens = args.visitor_tokens.as_ref().map(|file| read_tokens("--visitor-tokens", file)).transpose().map_err(usage)?;
-    let mut limits = Limits::default();
-    limits.connections_max = affordable(args.connections)?;
-    (limits.connections_per_address_max, limits.unauthenticated_max) = (args.connections_per_address, args.unauthenticated);
-    (limits.heartbeat, limits.heartbeat_timeout, limits.poll_hold) = (args.heartbeat, args.heartbeat_timeout, args.poll_hold);
-    (limits.wait_for_link, limits.first_octet_timeout) = (args.wait_for_link, args.first_octet);
-    limits.min_rate_bytes_per_s = args.min_rate;
-    (limits.head_timeout, limits.idle_visitor_timeout) = (args.head, args.idle_visitor);
-    (limits.request_write_timeout, limits.body_silence_timeout) = (args.request_write, args.body_silence);
-    (limits.exchange_timeout, limits.tunnel_silence_timeout) = (args.exchange, args.tunnel_silence);
-    (limits.in_flight_per_device_max, limits.waiting_per_device_max) = (args.in_flight, args.waiting);
+    let limits = limits_of(&args)?;
     let turn = match args.turn {
         Turn::Now => TurnMode::Now,
         Turn::OnDemand => TurnMode::OnDemand,
@@ -358,13 +346,11 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     let told = watch(Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?);
     let mut builder =
         Gateway::builder().listen(&args.devices).limits(limits).turn(turn).fallback(args.fallback.into()).shared_names(args.shared_names);
-    if let Some(tokens) = tokens {
-        log::info!("devices are let in with one of {} tokens", tokens.len());
-        builder = builder.tokens(tokens);
+    if let Some(file) = &args.tokens {
+        builder = builder.tokens(read_tokens("--tokens", file).map_err(usage)?);
     }
-    if let Some(tokens) = visitor_tokens {
-        log::info!("visitors are let in with one of {} tokens", tokens.len());
-        builder = builder.visitor_tokens(tokens);
+    if let Some(file) = &args.visitor_tokens {
+        builder = builder.visitor_tokens(read_tokens("--visitor-tokens", file).map_err(usage)?);
     }
     let gateway = args
         .cors_origin
@@ -390,41 +376,61 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
             (Err(e), _) => log::error!("{e}; the routes stay as they were"),
             (Ok(length), Some(file)) => log::info!("{length} routes were read from {}", file.display()),
             (Ok(_), None) if args.tokens.is_none() && args.visitor_tokens.is_none() => {
-                log::info!("SIGHUP: there is neither a --config nor a file of tokens to read again");
+                log::info!("SIGHUP: there is no --config to read again, nor a file of tokens");
             }
             (Ok(_), None) => {}
         }
-        let reload = |option: &str, file: &Option<PathBuf>, set: &dyn Fn(Tokens) -> Result<(), Error>| {
-            let Some(file) = file else { return };
-            let replaced = read_tokens(option, file).and_then(|tokens| {
-                let length = tokens.len();
-                set(tokens).map(|()| length).map_err(|e| e.to_string())
-            });
-            match replaced {
-                Ok(length) => log::info!("{length} tokens were read from {}", file.display()),
-                Err(e) => log::error!("{e}; the tokens stay as they were"),
-            }
-        };
-        reload("--tokens", &args.tokens, &|tokens| gateway.set_tokens(tokens));
-        reload("--visitor-tokens", &args.visitor_tokens, &|tokens| gateway.set_visitor_tokens(tokens));
+        reload_tokens("--tokens", &args.tokens, |tokens| gateway.set_tokens(tokens));
+        reload_tokens("--visitor-tokens", &args.visitor_tokens, |tokens| gateway.set_visitor_tokens(tokens));
     })?;
     log::info!("stopping; requests in progress have {:?} to finish", args.drain_timeout);
     gateway.stop(args.drain_timeout);
     Ok(())
 }
 
-/// Descriptors that are no connections: listeners, the loop's own, standard streams, files that are read again.
-const DESCRIPTORS_RESERVED: u64 = 64;
+/// What the options say of bounds and times.
+fn limits_of(args: &GatewayArgs) -> Result<Limits, Failure> {
+    let mut limits = Limits::default();
+    limits.connections_max = affordable(args.connections)?;
+    (limits.connections_per_address_max, limits.unauthenticated_max) = (args.connections_per_address, args.unauthenticated);
+    (limits.heartbeat, limits.heartbeat_timeout, limits.poll_hold) = (args.heartbeat, args.heartbeat_timeout, args.poll_hold);
+    (limits.wait_for_link, limits.first_octet_timeout) = (args.wait_for_link, args.first_octet);
+    limits.min_rate_bytes_per_s = args.min_rate;
+    (limits.head_timeout, limits.idle_visitor_timeout) = (args.head, args.idle_visitor);
+    (limits.request_write_timeout, limits.body_silence_timeout) = (args.request_write, args.body_silence);
+    (limits.exchange_timeout, limits.tunnel_silence_timeout) = (args.exchange, args.tunnel_silence);
+    (limits.in_flight_per_device_max, limits.waiting_per_device_max) = (args.in_flight, args.waiting);
+    Ok(limits)
+}
+
+/// The table in the file of an option.
+fn read_tokens(option: &str, file: &std::path::Path) -> Result<Tokens, String> {
+    tokens::read(file).map_err(|e| format!("{option} {e}"))
+}
+
+/// Reads the file of an option again; a mistake in it changes nothing.
+fn reload_tokens(option: &str, file: &Option<PathBuf>, set: impl FnOnce(Tokens) -> Result<(), Error>) {
+    let Some(file) = file else { return };
+    let replaced = read_tokens(option, file).and_then(|tokens| {
+        let length = tokens.len();
+        set(tokens).map(|()| length).map_err(|e| e.to_string())
+    });
+    match replaced {
+        Ok(length) => log::info!("{length} tokens were read from {}", file.display()), // and are in force
+        Err(e) => log::error!("{e}; the tokens stay as they were"),
+    }
+}
+
+/// Descriptors that are no connections: listeners, the loop's own, standard streams, files that are read again. A quarter, within these bounds.
+const DESCRIPTORS_RESERVED: std::ops::RangeInclusive<u64> = 16..=64;
 
 /// So many connections, or as many as there are descriptors for, which is said once: those in hand are served then, and only accepting waits.
 fn affordable(wanted: usize) -> Result<usize, Failure> {
     let descriptors = rlimit::Resource::NOFILE.get_soft().map_err(failed)?;
-    let most = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_RESERVED)).unwrap_or(usize::MAX);
-    if most < 16 {
-        return Err(failed(format_args!(
-            "the limit of open files is {descriptors}; raise it (ulimit -n) to at least {}",
-            DESCRIPTORS_RESERVED + 16
-        )));
+    let reserved = (descriptors / 4).clamp(*DESCRIPTORS_RESERVED.start(), *DESCRIPTORS_RESERVED.end());
+    let most = usize::try_from(descriptors.saturating_sub(reserved)).unwrap_or(usize::MAX);
+    if most < 4 {
+        return Err(failed(format_args!("the limit of open files is {descriptors}, too low to serve anybody; raise it (ulimit -n)")));
     }
     if most < wanted {
         log::warn!("the limit of open files ({descriptors}) allows {most} connections, not {wanted}; raise it (ulimit -n) for more");
