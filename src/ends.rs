@@ -53,6 +53,8 @@ ends! {
     Tunnel = "tunnel",
     /// A newer session of the device took the name over.
     Replaced = "replaced",
+    /// The token that the device came in with is valid no longer.
+    Revoked = "revoked",
     /// One of the two sides stops, and lets what is in progress finish.
     Drained = "drained",
     /// One of the two sides has stopped.

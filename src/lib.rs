@@ -33,6 +33,9 @@
 #[cfg(not(unix))]
 compile_error!("reverse-http works on Unix only: its event loop registers raw descriptors");
 
+#[macro_use]
+mod logs;
+
 pub mod device;
 pub mod ends;
 mod engine;
@@ -48,7 +51,7 @@ pub mod stream;
 pub use device::{Device, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange, Listener, OnRefusal, Upgraded, upgrade};
 pub use ends::{End, EndCounts};
 pub use error::{Error, Fault, Refusal};
-pub use gateway::{DeviceRef, Event, EventKind, Gateway, GatewayStats, Grant, Offer, Reject, Route, Routes, TurnMode};
+pub use gateway::{DeviceRef, Event, EventKind, Gateway, GatewayStats, Grant, Offer, Reject, Route, Routes, Tokens, TurnMode};
 pub use limits::Limits;
 pub use link::{DeviceLink, GatewayLink};
 pub use message::Body;

@@ -46,6 +46,14 @@ limits! {
     read_ahead_bytes_max: usize = 32 * 1024;
     /// Connections in all that one event loop owns. Default 65,000. Beyond: accepting pauses until one closes.
     connections_max: usize = 65_000;
+    /// Connections from one peer address at a gateway's ports in all; with IPv6 from one /64. Default 16,384 (a quarter of `connections_max`: one peer
+    /// cannot take all, and a fleet behind one NAT has room). Trusted proxies have no such bound. Beyond: closed at once.
+    connections_per_address_max: usize = 16_384;
+    /// Connections on the devices' port that have not shown who they are: no offer or poll of theirs was let in yet. Default 8,192. Beyond: the oldest
+    /// of them is closed.
+    unauthenticated_max: usize = 8_192;
+    /// Longest token in octets. Default 1,024. A longer one is nobody's: 401.
+    token_bytes_max: usize = 1_024;
     /// Links of one device name at a gateway. Default 1,024. Beyond: the offer gets 503 with `Retry-After`.
     links_per_device_max: usize = 1_024;
     /// Requests in flight to one device name, over links and as events. Default 1,024. Beyond: they wait in line.
@@ -156,12 +164,15 @@ impl Limits {
     /// # Errors
     /// Names the first field that cannot work, and the least value that can.
     pub fn check(&self) -> Result<(), Error> {
-        let at_least: [(&str, usize, usize); 15] = [
+        let at_least: [(&str, usize, usize); 18] = [
             ("head_bytes_max", self.head_bytes_max, 256),
             ("fields_max", self.fields_max, 8),
             ("target_bytes_max", self.target_bytes_max, 1),
             ("read_ahead_bytes_max", self.read_ahead_bytes_max, 1024),
             ("connections_max", self.connections_max, 4),
+            ("connections_per_address_max", self.connections_per_address_max, 1),
+            ("unauthenticated_max", self.unauthenticated_max, 1),
+            ("token_bytes_max", self.token_bytes_max, 1),
             ("links_per_device_max", self.links_per_device_max, 1),
             ("in_flight_per_device_max", self.in_flight_per_device_max, 1),
             ("devices_max", self.devices_max, 1),
@@ -224,6 +235,16 @@ impl Limits {
         self.message_bytes_max.saturating_mul(6).saturating_add(HEAD_CEILING)
     }
 }
+
+/// Log lines of one kind that peers can cause, per second; beyond, they are counted, and the count is logged. The logger is the process's, so no gateway
+/// has its own bound.
+pub(crate) const LOG_LINES_PER_SECOND: u32 = 50;
+
+/// The same for lines that say what became of a device: a whole fleet that goes at once is still told name by name, within reason.
+pub(crate) const LOG_NAMES_PER_SECOND: u32 = 1_000;
+
+/// Longest such line, in characters.
+pub(crate) const LOG_LINE_CHARS_MAX: usize = 1_000;
 
 /// A head is read in one piece of the loop's buffer; this is the ceiling of [`Limits::head_bytes_max`].
 const HEAD_CEILING: usize = 128 * 1024;

@@ -389,7 +389,11 @@ pub(crate) fn write_response_head(
 fn response_framing(parts: &http::response::Parts, body: &Body, asked: &Asked) -> Framing {
     if matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED) {
         if !body.is_at_end() && !asked.is_head {
-            log::warn!("a response with status {} cannot have a body (RFC 9110 §6.4.1); the handler's is dropped", parts.status.as_u16());
+            log_peers!(
+                Warn,
+                "a response with status {} cannot have a body (RFC 9110 §6.4.1); the handler's is dropped",
+                parts.status.as_u16()
+            );
         }
         return Framing::Empty;
     }
@@ -455,7 +459,7 @@ pub(crate) fn trailers_to_send(trailers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     let mut kept = Vec::with_capacity(trailers.len());
     for (name, value) in trailers {
         if is_ours(name) || is_unfit_for_trailers(name) {
-            log::warn!("the trailer field {name} is left out: it frames, routes or authenticates, and has to stand in the head");
+            log_peers!(Warn, "the trailer field {name} is left out: it frames, routes or authenticates, and has to stand in the head");
             continue;
         }
         let mut spelled = Vec::new();

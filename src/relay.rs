@@ -1127,7 +1127,7 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
         let slow = exchange.is_slow(written, left, now, &rules.limits);
         let fills = exchange.held.as_ref().is_some_and(Held::is_wanted);
         if slow && (fills || answering.is_some_and(|link| role.callers_wait(cx, link))) {
-            log::info!("an answer was ended: its reader takes less than min_rate_bytes_per_s while others wait for what it holds");
+            log_peers!(Info, "an answer was ended: its reader takes less than min_rate_bytes_per_s while others wait for what it holds");
             return abort(role, cx, key, End::SlowReader.because("slower than min_rate_bytes_per_s while callers waited"));
         }
         return advance(role, cx, key);
@@ -1143,7 +1143,7 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
     }
     if asking.is_none() || answered {
         let what = if tunnel { "nothing moved on its tunnel for" } else { "nothing moved for" };
-        log::info!("an exchange was cut: {what} {patience}");
+        log_peers!(Info, "an exchange was cut: {what} {patience}");
         return abort(role, cx, key, Why::new(End::Late, format!("{what} {patience}")));
     }
     let (status, error, reason) = if whole && !unread {
@@ -1211,7 +1211,7 @@ fn fail<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, lost: Los
         Lost::Silent(why) if exchange.may_retry() => {
             exchange.retried = true;
             exchange.request_cut = false;
-            log::debug!("{} {}; the request is sent on another connection", rules.answerer, why.text);
+            log_peers!(Debug, "{} {}; the request is sent on another connection", rules.answerer, why.text);
             if let Some(link) = detach(role, key) {
                 role.free(cx, link, Err(why));
             }
@@ -1221,7 +1221,7 @@ fn fail<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, lost: Los
         Lost::Silent(why) | Lost::Broken(why) => why,
     };
     let text = format!("{} {}", rules.answerer, why.text);
-    log::info!("an exchange failed: {text}");
+    log_peers!(Info, "an exchange failed: {text}");
     if exchange.asking.is_none() || exchange.answered {
         abort(role, cx, key, why);
         return false;

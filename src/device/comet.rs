@@ -191,7 +191,7 @@ impl DeviceRole {
         self.close_connection(cx, key);
         self.close_bridge(cx, key);
         if self.slots.remove(key).is_some() {
-            log::debug!("a poll ended: {why}");
+            log_peers!(Debug, "a poll ended: {why}");
             self.shared.polls.fetch_sub(1, Relaxed);
             self.settle_polls(cx, why);
         }
@@ -264,7 +264,7 @@ impl DeviceRole {
     pub(super) fn poll_instead(&mut self, cx: &mut Peers<State>, id: Id, why: &str) {
         let now = cx.now();
         if self.plain_until.is_none_or(|until| now >= until) {
-            log::info!("{why}: polling without Upgrade for {} s (turn_retry)", self.limits.turn_retry.as_secs_f32());
+            log_peers!(Info, "{why}: polling without Upgrade for {} s (turn_retry)", self.limits.turn_retry.as_secs_f32());
         }
         self.plain_until = Some(cx.after(self.limits.turn_retry));
         let Some(key) = self.adopt(cx, id, false) else { return };
@@ -328,7 +328,7 @@ impl DeviceRole {
     /// An answer is dropped. Its event is remembered: should it come again, it gets a 502 and no second run.
     fn give_up(&mut self, cx: &mut Peers<State>, key: Key, why: &str) {
         let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.take()) else { return };
-        log::warn!("the answer to event {} is dropped: {why}", work.id);
+        log_peers!(Warn, "the answer to event {} is dropped: {why}", work.id);
         if !work.keeps_link() {
             self.close_bridge(cx, key);
         }
@@ -353,7 +353,7 @@ impl DeviceRole {
 
     /// A proxy's time-out: no failure of the gateway's. The poll comes again after about a second.
     pub(super) fn pause_poll(&mut self, cx: &mut Peers<State>, key: Key) {
-        log::debug!("a poll was answered with a proxy's time-out; it comes again");
+        log_peers!(Debug, "a poll was answered with a proxy's time-out; it comes again");
         self.close_connection(cx, key);
         if self.post_broke(cx, key) {
             self.give_up(cx, key, "a proxy on the way gave up its POST, and it was too long to be kept");
@@ -452,7 +452,7 @@ impl DeviceRole {
 
     /// Posts a 502 for the same event instead, on a new connection: the reply's body was not read.
     fn answer_otherwise(&mut self, cx: &mut Peers<State>, key: Key, reason: &str) {
-        log::warn!("{reason}; a 502 is posted instead");
+        log_peers!(Warn, "{reason}; a 502 is posted instead");
         self.close_connection(cx, key);
         self.answer_502(cx, key, reason);
     }
@@ -631,7 +631,7 @@ impl DeviceRole {
     fn take_event(&mut self, cx: &mut Peers<State>, key: Key, event: Event, encoding: Option<Encoding>, (keep, quick): (bool, bool)) {
         let Some(from) = self.slots.get(key).map(|slot| slot.url.clone()) else { return };
         if self.draining() {
-            log::info!("event {} came while the device stops; it is not taken", event.id);
+            log_peers!(Info, "event {} came while the device stops; it is not taken", event.id);
             return self.drop_slot(cx, key, "the device stops");
         }
         let is_copy = |work: &Work| work.id == event.id && work.from.same_origin(&from);
@@ -641,7 +641,7 @@ impl DeviceRole {
             .into_iter()
             .any(|key| self.slots.get(key).and_then(|slot| slot.work.as_ref()).is_some_and(|work| is_copy(work)))
         {
-            log::debug!("event {} came again while it is in progress", event.id);
+            log_peers!(Debug, "event {} came again while it is in progress", event.id);
             return self.nothing(cx, key, keep, quick);
         }
         if !keep {
@@ -794,7 +794,7 @@ impl DeviceRole {
         let Some(slot) = self.slots.get(key) else { return };
         let Some(work) = &slot.work else { return };
         if work.post.is_none() {
-            log::info!("an event is answered with 502: the device {why}");
+            log_peers!(Info, "an event is answered with 502: the device {why}");
             return self.answer_502(cx, key, &format!("the device {why}"));
         }
         // The gateway has some of it: it has to see that there is no more, as on a link.

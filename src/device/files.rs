@@ -416,7 +416,7 @@ fn seconds(time: SystemTime) -> u64 {
 fn put(headers: &mut HeaderMap, name: HeaderName, value: String) {
     match HeaderValue::try_from(value) {
         Ok(value) => drop(headers.insert(name, value)),
-        Err(_) => log::debug!("a field {name} could not be written and is left out"),
+        Err(_) => log_peers!(Debug, "a field {name} could not be written and is left out"),
     }
 }
 
@@ -429,15 +429,15 @@ fn absent() -> Refusal {
 fn not_found(path: &str, error: Errno) -> Refusal {
     match error {
         Errno::ACCESS | Errno::PERM => {
-            log::debug!("files: {path:?} may not be read: {error}");
+            log_peers!(Debug, "files: {path:?} may not be read: {error}");
             Refusal::new(403, "this file may not be read")
         }
         Errno::MFILE | Errno::NFILE | Errno::NOMEM => {
-            log::warn!("files: {path:?} could not be opened: {error}");
+            log_peers!(Warn, "files: {path:?} could not be opened: {error}");
             Refusal::new(503, "too many files are open here; try again")
         }
         Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::XDEV | Errno::INVAL | Errno::ILSEQ | Errno::NXIO => {
-            log::debug!("files: {path:?} is not served: {error}");
+            log_peers!(Debug, "files: {path:?} is not served: {error}");
             absent()
         }
         error => unreadable(path, &error.into()),
@@ -445,7 +445,7 @@ fn not_found(path: &str, error: Errno) -> Refusal {
 }
 
 fn unreadable(path: &str, error: &io::Error) -> Refusal {
-    log::warn!("files: {path:?} could not be read: {error}");
+    log_peers!(Warn, "files: {path:?} could not be read: {error}");
     Refusal::new(500, "the file could not be read")
 }
 

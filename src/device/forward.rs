@@ -88,7 +88,8 @@ pub(super) fn plan(asking: Id, request: &RequestHead<'_>, target: &Target, limit
         prefix: None,
         forwarded: None,
         via: None,
-        keep_underscore: true, // the gateway has dropped what it does not trust
+        keep_underscore: true,
+        drop_authorization: false, // the gateway has dropped what it does not trust
         upgrade: relay::wants_upgrade(request, framing),
     };
     let mut text = Vec::with_capacity(request.len + 64);
@@ -167,7 +168,7 @@ impl DeviceRole {
     fn local_failed(&mut self, cx: &mut Peers<State>, key: Key, why: &str) {
         let text = self.target().map_or(String::new(), |t| t.text.clone());
         let reason = format!("the device cannot reach its local server {text}: {why}; is it running?");
-        log::warn!("{reason}");
+        log_peers!(Warn, "{reason}");
         let Some(exchange) = self.exchanges.remove(key) else { return };
         let Some(asking) = exchange.asking else { return };
         let answer = LocalAnswer {

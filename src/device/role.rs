@@ -486,7 +486,7 @@ impl DeviceRole {
         let way = self.way.filter(|_| kind == DeviceEventKind::Connected);
         let event = DeviceEvent { kind, name: home.name.clone(), url: url.to_owned(), detail, way, end };
         if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
-            log::debug!("nobody reads the device's events; dropped: {event:?}");
+            log_peers!(Debug, "nobody reads the device's events; dropped: {event:?}");
         }
     }
 
@@ -751,7 +751,7 @@ impl DeviceRole {
         match (verdict, slot) {
             (Verdict::Turned { warning }, _) => {
                 if let Some(warning) = warning {
-                    log::warn!("the gateway's 101 is tolerated: {warning}");
+                    log_peers!(Warn, "the gateway's 101 is tolerated: {warning}");
                 }
                 self.turned(cx, id);
             }
@@ -846,7 +846,7 @@ impl DeviceRole {
                 self.dial_failed(cx, &dial.home, dial.slot, &why, None);
             }
             Ok(url) => {
-                log::info!("gateway {} redirects to {}", dial.url.text, url.text);
+                log_peers!(Info, "gateway {} redirects to {}", dial.url.text, url.text);
                 let url = Arc::new(url);
                 self.goes_to(cx, dial.slot, &url);
                 self.resolve(cx, Box::new(Dial::new(url, dial.home, dial.redirects + 1, dial.slot)));
@@ -883,7 +883,7 @@ impl DeviceRole {
             return self.failed_at(cx, &home, &text, Some(long));
         }
         let pause = self.backoff.fail_for_long(random());
-        log::warn!("{text}; next attempt in {:.0} s", pause.as_secs_f32());
+        log_peers!(Warn, "{text}; next attempt in {:.0} s", pause.as_secs_f32());
         self.dial_later(cx, pause);
         self.count_failure(&text);
     }
@@ -924,18 +924,18 @@ impl DeviceRole {
         if self.may_go_on(home) {
             self.plan.homes.rest(home, asked.map(|asked| cx.after(asked)), false);
             if self.plan.homes.advance(cx.now()) {
-                log::warn!("{why}; next is {}", self.home().url.text);
+                log_peers!(Warn, "{why}; next is {}", self.home().url.text);
                 self.dial_later(cx, Duration::ZERO);
             } else {
                 let pause = self.backoff.fail(random(), None);
                 let at = self.plan.homes.start_over(cx.after(pause));
-                log::warn!("{why}; next attempt in {:.1} s", at.saturating_duration_since(cx.now()).as_secs_f32());
+                log_peers!(Warn, "{why}; next attempt in {:.1} s", at.saturating_duration_since(cx.now()).as_secs_f32());
                 self.dial_at(cx, at);
             }
             self.forget_mode();
         } else {
             let pause = self.back_off(cx, asked);
-            log::warn!("{why}; next attempt in {:.1} s", pause.as_secs_f32());
+            log_peers!(Warn, "{why}; next attempt in {:.1} s", pause.as_secs_f32());
         }
         if !together {
             self.count_failure(why);
@@ -1024,7 +1024,7 @@ impl DeviceRole {
             None => {
                 let text = why.map_or(String::new(), |why| why.text.to_string());
                 let because = why.map_or(String::new(), |why| format!(": {why}"));
-                log::info!("disconnected {} from {}{because}", home.name, home.url.text);
+                log_peers!(Info, "disconnected {} from {}{because}", home.name, home.url.text);
                 self.publish(DeviceEventKind::Disconnected, &home, &home.url.text, text, why.map(|why| why.end));
                 self.begin_again(cx);
             }
@@ -1121,14 +1121,14 @@ impl DeviceRole {
     /// A link has ended: its reason goes into one line of the log, into the events, and into the counters.
     fn count_out(&mut self, cx: &mut Peers<State>, link: &Link, why: Why) {
         if link.slot.is_some() {
-            return log::debug!("a virtual link ended: {why}"); // its slot sees the end at the bridge
+            return log_peers!(Debug, "a virtual link ended: {why}"); // its slot sees the end at the bridge
         }
         let home = self.home();
         let last = self.shared.links.fetch_sub(1, Relaxed) == 1 && self.polls_with().is_none();
         match (last, why.end.is_usual()) {
             (true, _) => {} // the line of the way in says it
-            (false, true) => log::debug!("a link to {} ended: {why}", home.url.text),
-            (false, false) => log::info!("a link to {} ended: {why}", home.url.text),
+            (false, true) => log_peers!(Debug, "a link to {} ended: {why}", home.url.text),
+            (false, false) => log_peers!(Info, "a link to {} ended: {why}", home.url.text),
         }
         self.shared.ends.count(why.end);
         self.publish(DeviceEventKind::Ended, &home, &home.url.text, why.text.to_string(), Some(why.end));
@@ -1187,7 +1187,7 @@ impl DeviceRole {
         }
         match head::request(octets, &self.limits, LineEnds::Crlf) {
             Err(refusal) => {
-                log::warn!("the gateway sent what is no request: {refusal}");
+                log_peers!(Warn, "the gateway sent what is no request: {refusal}");
                 Came::Refused(refusal)
             }
             Ok(None) if peer.is_over() => Came::Gone(End::Cut.because("closed by the gateway in the middle of a request")),
@@ -1378,7 +1378,7 @@ impl DeviceRole {
         }
         for stream in self.lent.values().filter_map(Weak::upgrade) {
             if let Err(e) = stream.shutdown(std::net::Shutdown::Both) {
-                log::debug!("a lent link was already closed: {e}");
+                log_peers!(Debug, "a lent link was already closed: {e}");
             }
         }
         for id in cx.ids() {
@@ -1501,7 +1501,7 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
 fn take_over(link: DeviceLink<Shared>, ticket: Ticket, busy: Busy, taker: Option<Taker>) {
     match (Upgraded::new(link, ticket, busy), taker) {
         (Ok(upgraded), Some(taker)) => taker(upgraded),
-        (Err(e), _) => log::info!("a link that was switched to another protocol ended: {e}"),
+        (Err(e), _) => log_peers!(Info, "a link that was switched to another protocol ended: {e}"),
         (Ok(_), None) => {}
     }
 }

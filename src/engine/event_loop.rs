@@ -311,7 +311,7 @@ impl<R: Role> EventLoop<R> {
 
     fn pause_accepting(&mut self, why: &str) {
         if !self.pause_logged {
-            log::warn!("accepting pauses until a connection closes: {why}");
+            log_peers!(Warn, "accepting pauses until a connection closes: {why}");
             self.pause_logged = true;
         }
         self.paused_until = Some(self.peers.now() + ACCEPT_PAUSE);

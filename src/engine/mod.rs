@@ -11,6 +11,7 @@
 
 pub(crate) mod event_loop;
 pub(crate) mod peers;
+pub(crate) mod places;
 pub(crate) mod slab;
 pub(crate) mod timers;
 pub(crate) mod workers;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
+use crate::engine::places::Place;
 use crate::engine::slab::{Key, Slab};
 use crate::engine::timers::{Timer, Timers};
 use crate::stream::Stream;
@@ -63,6 +64,8 @@ pub(crate) struct Peer<T> {
     read: u64,
     deadline: Option<Instant>,
     wake_up: Option<Instant>,
+    /// Counted as long as it is here.
+    place: Option<Place>,
 }
 
 impl<T> Peer<T> {
@@ -84,6 +87,7 @@ impl<T> Peer<T> {
             read: 0,
             deadline: None,
             wake_up: None,
+            place: None,
         }
     }
 
@@ -305,6 +309,8 @@ pub(crate) struct Peers<T> {
     away: Duration,
     scratch: Vec<u8>,
     connections_max: usize,
+    /// Connections that are in other hands and will come back, or end there.
+    lent: usize,
     pub(super) closed_some: bool,
     pub(super) new_listeners: Vec<TcpListener>,
     listeners: usize,
@@ -325,6 +331,7 @@ impl<T> Peers<T> {
             away: Duration::ZERO,
             scratch: vec![0; SCRATCH],
             connections_max: connections_max.min(Slab::<T>::CEILING),
+            lent: 0,
             closed_some: false,
             new_listeners: Vec::new(),
             listeners: 0,
@@ -415,7 +422,31 @@ impl<T> Peers<T> {
         self.slab.len()
     }
     pub(crate) fn is_full(&self) -> bool {
-        self.slab.len() >= self.connections_max
+        self.slab.len() + self.lent >= self.connections_max
+    }
+    /// So many connections are in other hands now. They count in `connections_max`: their descriptors are open.
+    pub(crate) fn set_lent(&mut self, lent: usize) {
+        self.closed_some |= lent < self.lent;
+        self.lent = lent;
+    }
+    /// Gives a connection its place.
+    pub(crate) fn seat(&mut self, id: Id, place: Option<Place>) {
+        if let Some(peer) = self.slab.get_mut(id) {
+            peer.place = place;
+        }
+    }
+    /// Takes it, before the connection leaves the loop for other hands.
+    pub(crate) fn unseat(&mut self, id: Id) -> Option<Place> {
+        self.slab.get_mut(id)?.place.take()
+    }
+    /// The connection has shown who it is.
+    pub(crate) fn seen(&mut self, id: Id) {
+        if let Some(place) = self.slab.get_mut(id).and_then(|peer| peer.place.as_mut()) {
+            place.seen();
+        }
+    }
+    pub(crate) fn is_unseen(&self, id: Id) -> bool {
+        self.slab.get(id).and_then(|peer| peer.place.as_ref()).is_some_and(Place::is_unseen)
     }
     pub(crate) fn ids(&self) -> Vec<Id> {
         self.slab.keys()

@@ -125,6 +125,14 @@ impl Posting {
         &self.registered
     }
 
+    /// The exchange that its answer streams to.
+    pub(super) fn exchange(&self) -> Option<Key> {
+        match self.reading {
+            Reading::Exchange(key) => Some(key),
+            _ => None,
+        }
+    }
+
     pub(super) fn new(knock: Knock, admitted: Admitted, switch: Option<Vec<u8>>, limits: &Limits) -> Box<Self> {
         let Admitted { registered, holder, fresh } = admitted;
         let decoder = Decoder::new(knock.framing, limits);
@@ -254,7 +262,7 @@ fn too_long() -> Refusal {
 }
 
 fn log_dropped(id: &str, name: &str) {
-    log::info!("{name}: an answer was dropped: no event of this device with the id {id} waits for one");
+    log_peers!(Info, "{name}: an answer was dropped: no event of this device with the id {id} waits for one");
 }
 
 /// A device's connection between two requests.
@@ -561,6 +569,16 @@ impl GatewayRole {
     pub(super) fn settle(&mut self, cx: &mut Peers<State>, id: Id, posting: Box<Posting>) {
         let Posting { knock, registered, holder, switch, .. } = *posting;
         match switch {
+            _ if self.is_revoked(&registered) => {
+                let left = self.roster.lend_ends(&registered, cx.now());
+                self.gone(&left, &End::Revoked.because("its token was taken out of the file"));
+                self.deny_credential(
+                    cx,
+                    id,
+                    knock.origin.as_deref(),
+                    &LocalAnswer::new(401, "the token that it came in with is valid no longer"),
+                );
+            }
             _ if self.draining => {
                 let left = self.roster.lend_ends(&registered, cx.now());
                 self.gone(&left, &End::Drained.because("this gateway stops"));
@@ -580,7 +598,7 @@ impl GatewayRole {
     fn refuse_post(&mut self, cx: &mut Peers<State>, id: Id, refusal: &Refusal) {
         let Some(State::Device(Device::Posting(posting))) = cx.get(id).map(|p| &p.state) else { return };
         let (registered, fresh, origin) = (posting.registered.clone(), posting.fresh, posting.knock.origin.clone());
-        log::info!("{}: an answer was refused: {refusal}", registered.name());
+        log_peers!(Info, "{}: an answer was refused: {refusal}", registered.name());
         if refusal.status == 413 {
             self.answer_is_too_large(cx, id);
         }
@@ -788,7 +806,7 @@ impl GatewayRole {
             Encoding::Json => match comet::event_to_json(&mut json, &text, exchange.request(), &self.own_limits) {
                 Ok(()) => &json,
                 Err(refusal) => {
-                    log::warn!("{name}: a request cannot be written as an event: {refusal}");
+                    log_peers!(Warn, "{name}: a request cannot be written as an event: {refusal}");
                     self.deny(cx, poll, knock.origin.as_deref(), &LocalAnswer::new(406, &refusal.reason));
                     return false;
                 }
@@ -936,7 +954,7 @@ impl GatewayRole {
                 }
             }
             Err(e) => {
-                log::debug!("a poll could not be answered: {e}");
+                log_peers!(Debug, "a poll could not be answered: {e}");
                 cx.close(id);
                 if let Some(event) = event {
                     self.event_not_told(cx, event, began);
@@ -1016,7 +1034,7 @@ impl GatewayRole {
                 continue;
             };
             let (key, name) = (handed.key, handed.name.clone());
-            log::debug!("{name}: an event is handed out once more, after {} s without an answer", after.as_secs_f32());
+            log_peers!(Debug, "{name}: an event is handed out once more, after {} s without an answer", after.as_secs_f32());
             if let Some(handed) = self.events.handed.get_mut(&event) {
                 handed.repeated = true;
             }
@@ -1061,9 +1079,20 @@ impl GatewayRole {
     pub(super) fn fail_events_of(&mut self, cx: &mut Peers<State>, names: &[Arc<str>], now_held_by: &Holder) {
         let replaced = |handed: &Handed| handed.holder != *now_held_by && names.iter().any(|name| **name == *handed.name);
         let failed: Vec<MessageId> = self.events.handed.iter().filter(|(_, handed)| replaced(handed)).map(|(id, _)| *id).collect();
+        self.fail_events(cx, failed, End::Replaced, "the device's session was replaced before it answered");
+    }
+
+    /// Fails what devices have in hand whose token was revoked: nobody will take their answers.
+    pub(super) fn fail_events_of_revoked(&mut self, cx: &mut Peers<State>) {
+        let handed = self.events.handed.iter();
+        let failed: Vec<MessageId> = handed.filter(|(_, handed)| self.is_revoked(&handed.registered)).map(|(id, _)| *id).collect();
+        self.fail_events(cx, failed, End::Revoked, "the device's token was revoked before it answered");
+    }
+
+    fn fail_events(&mut self, cx: &mut Peers<State>, failed: Vec<MessageId>, end: End, why: &'static str) {
         for event in failed {
             if let Some(key) = self.answered(cx, &event) {
-                self.end_exchange(cx, key, End::Replaced, "the device's session was replaced before it answered");
+                self.end_exchange(cx, key, end, why);
             }
         }
     }

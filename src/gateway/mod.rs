@@ -4,11 +4,13 @@
 //!
 //! One thread runs the event loop; `send()` and `on_link` handlers are plain blocking code on the caller's or a worker's thread.
 
+mod doors;
 mod mailbox;
 mod offers;
 mod role;
 mod roster;
 mod routes;
+mod tokens;
 mod visitors;
 
 use std::fmt;
@@ -27,6 +29,7 @@ use crate::engine::event_loop::{EventLoop, Remote};
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::role::{Command, GatewayRole, Loan, NO_TICKET, Settings};
 use crate::gateway::routes::Table;
+use crate::gateway::tokens::{Digest, Whose};
 use crate::limits::Limits;
 use crate::link::{GatewayLink, NothingArrived};
 use crate::message::Body;
@@ -36,6 +39,7 @@ use crate::proto::turn::{self, Dialect, Fallback, Name, OfferRules, Way};
 use crate::stream::{Shared, Stream};
 
 pub use routes::{Route, Routes};
+pub use tokens::Tokens;
 
 /// Our pseudonym in `Via` (RFC 9110 §7.6.3) and `Proxy-Status`.
 const VIA: &str = "ptth";
@@ -48,16 +52,18 @@ type OnLink = Arc<dyn Fn(GatewayLink) + Send + Sync>;
 pub struct Offer {
     wire: turn::Offer,
     peer: Option<IpAddr>,
+    /// Its token, where the gateway has a table of them and this is one of it.
+    token: Option<Digest>,
 }
 
 impl Offer {
     fn new(wire: turn::Offer, peer: Option<IpAddr>) -> Self {
-        Offer { wire, peer }
+        Offer { wire, peer, token: None }
     }
 
     /// An offer that another server has read; for [`Gateway::adopt`].
     pub fn from_wire(wire: turn::Offer, peer: Option<IpAddr>) -> Self {
-        Offer { wire, peer }
+        Offer { wire, peer, token: None }
     }
 
     /// The names it wants to register: device names, or origins for an IETF offer. At least one.
@@ -257,6 +263,10 @@ pub struct GatewayBuilder {
     trusted: Vec<Network>,
     forwarded: bool,
     drain_to: Option<String>,
+    tokens: Option<Box<Tokens>>,
+    visitor_tokens: Option<Box<Tokens>>,
+    devices_allow: Vec<Network>,
+    visitors_allow: Vec<Network>,
     authorize: Option<Authorize>,
     on_link: Option<OnLink>,
 }
@@ -322,9 +332,7 @@ impl GatewayBuilder {
     /// # Errors
     /// One of them is no network.
     pub fn trusted_proxies<I: IntoIterator<Item = S>, S: AsRef<str>>(mut self, networks: I) -> Result<Self, Error> {
-        for network in networks {
-            self.trusted.push(network.as_ref().parse().map_err(|e: Refusal| Error::usage(format!("trusted proxies: {}", e.reason)))?);
-        }
+        read_networks("trusted proxies", networks, &mut self.trusted)?;
         Ok(self)
     }
     /// Tells devices in `Forwarded` (RFC 7239), too, who asked: `for=…;host=…;proto=…`. A visitor's own field is replaced, a trusted proxy's
@@ -346,6 +354,39 @@ impl GatewayBuilder {
             return Err(Error::usage(format!("drain to {origin:?}: write another gateway like http://b.example:9999, without a path")));
         }
         self.drain_to = Some(bare.to_owned());
+        Ok(self)
+    }
+    /// Lets in only devices that show one of these tokens on every offer and poll, as `Authorization: Bearer TOKEN` or as the password of `Basic`, whose user is
+    /// not looked at; and only under names that the token is for. Without a known one: 401; with one for other names: 403, whoever else there is. The token is also
+    /// who the device is: another token gets 409 while the name is held. With [`authorize`](Self::authorize), which is asked after this, both have to agree, also
+    /// about names that it grants; an identity that it gives ([`Grant::to`]) stands in the token's place. A connection that is
+    /// [adopted](Gateway::adopt) is its program's to check. Default: no token is asked for.
+    pub fn tokens(mut self, tokens: Tokens) -> Self {
+        self.tokens = Some(Box::new(tokens));
+        self
+    }
+    /// Lets visitors ask only with one of these tokens, shown as devices show theirs, and only devices that it is for. Without a known one: 401, whatever was asked
+    /// for; with one for other devices: 403. That `Authorization` is this gateway's and does not go on to the device. Default: whoever reaches the
+    /// address may ask.
+    pub fn visitor_tokens(mut self, tokens: Tokens) -> Self {
+        self.visitor_tokens = Some(Box::new(tokens));
+        self
+    }
+    /// Takes connections of devices only from these networks (addresses, or CIDR blocks); others are closed at once. What counts is the address of the
+    /// connection, a proxy's where there is one. May be called several times. Default: from everywhere.
+    ///
+    /// # Errors
+    /// One of them is no network.
+    pub fn devices_allow<I: IntoIterator<Item = S>, S: AsRef<str>>(mut self, networks: I) -> Result<Self, Error> {
+        read_networks("networks of devices", networks, &mut self.devices_allow)?;
+        Ok(self)
+    }
+    /// Takes connections of visitors only from these networks; others get 403 and are closed. The rest as with [`devices_allow`](Self::devices_allow).
+    ///
+    /// # Errors
+    /// One of them is no network.
+    pub fn visitors_allow<I: IntoIterator<Item = S>, S: AsRef<str>>(mut self, networks: I) -> Result<Self, Error> {
+        read_networks("networks of visitors", networks, &mut self.visitors_allow)?;
         Ok(self)
     }
     /// Decides about each offer, on a worker thread, before the 101. Without it everybody may register.
@@ -404,6 +445,10 @@ impl GatewayBuilder {
             trusted: self.trusted,
             forwarded_element: self.forwarded,
             drain_to: self.drain_to,
+            tokens: self.tokens,
+            visitor_tokens: self.visitor_tokens,
+            devices_allow: self.devices_allow,
+            visitors_allow: self.visitors_allow,
             authorize: self.authorize,
             on_link: self.on_link,
         };
@@ -463,6 +508,10 @@ impl Gateway {
             trusted: Vec::new(),
             forwarded: false,
             drain_to: None,
+            tokens: None,
+            visitor_tokens: None,
+            devices_allow: Vec::new(),
+            visitors_allow: Vec::new(),
             authorize: None,
             on_link: None,
         }
@@ -498,6 +547,30 @@ impl Gateway {
     pub fn set_routes(&self, visitors: SocketAddr, routes: Routes) -> Result<(), Error> {
         let (reply, answer) = bounded(1);
         self.command(Command::SetRoutes { at: visitors, table: Box::new(Table::new(routes)), reply })?;
+        answer.recv().map_err(|_| stopped())?.map(drop)
+    }
+
+    /// Replaces the devices' [tokens](GatewayBuilder::tokens), for the next offer and the next poll. Links and polls that came in with a token that is gone, or
+    /// has lost one of their names, are ended: at once where they idle (polls with 401), else behind what they have in hand, and in any case after
+    /// [`Limits::take_over_grace`].
+    ///
+    /// # Errors
+    /// The gateway was started without tokens, or was stopped.
+    pub fn set_tokens(&self, tokens: Tokens) -> Result<(), Error> {
+        self.replace_tokens(Whose::Devices, tokens)
+    }
+
+    /// Replaces the visitors' [tokens](GatewayBuilder::visitor_tokens), for the next request. What is in progress goes on.
+    ///
+    /// # Errors
+    /// The gateway was started without visitors' tokens, or was stopped.
+    pub fn set_visitor_tokens(&self, tokens: Tokens) -> Result<(), Error> {
+        self.replace_tokens(Whose::Visitors, tokens)
+    }
+
+    fn replace_tokens(&self, whose: Whose, tokens: Tokens) -> Result<(), Error> {
+        let (reply, answer) = bounded(1);
+        self.command(Command::SetTokens { whose, tokens: Box::new(tokens), reply })?;
         answer.recv().map_err(|_| stopped())?.map(drop)
     }
 
@@ -701,6 +774,13 @@ impl DeviceRef<'_> {
         self.gateway.command(Command::Links { name: self.name.clone(), reply })?;
         answer.recv().map_err(|_| stopped())
     }
+}
+
+fn read_networks<I: IntoIterator<Item = S>, S: AsRef<str>>(whose: &str, networks: I, into: &mut Vec<Network>) -> Result<(), Error> {
+    for network in networks {
+        into.push(network.as_ref().parse().map_err(|e: Refusal| Error::usage(format!("{whose}: {}", e.reason)))?);
+    }
+    Ok(())
 }
 
 /// An origin as browsers write it (RFC 6454 §6.2), of any scheme: it is only compared.

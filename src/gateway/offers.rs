@@ -62,13 +62,23 @@ pub(crate) struct Link {
     pub(super) registered: Arc<Registered>,
     /// What it is busy with.
     pub(super) exchange: Option<Key>,
-    /// It was told to go; after its answer it is closed.
-    leaving: bool,
+    /// It was told to go, or has to; after its answer it is closed.
+    pub(super) leaving: bool,
 }
 
 impl Device {
     pub(super) fn link(registered: Arc<Registered>) -> Self {
         Device::Link(Link { registered, exchange: None, leaving: false })
+    }
+
+    /// What it is registered under, where it is.
+    pub(super) fn registered(&self) -> Option<&Registered> {
+        match self {
+            Device::Link(link) => Some(&link.registered),
+            Device::Held { registered, .. } => Some(registered),
+            Device::Posting(posting) => Some(posting.registered()),
+            Device::Head { .. } | Device::Deciding(_) | Device::Telling(_) => None,
+        }
     }
 }
 
@@ -197,7 +207,7 @@ impl GatewayRole {
 
     fn refuse_offer(&mut self, cx: &mut Peers<State>, id: Id, refusal: &Refusal, origin: Option<&str>) {
         if let Some(peer) = cx.get(id) {
-            log::info!("an offer or poll from {} was refused: {refusal}", peer.stream().peer_label());
+            log_peers!(Info, "an offer or poll from {} was refused: {refusal}", peer.stream().peer_label());
         }
         let purpose = format!("{}; {PORT_PURPOSE}", refusal.reason);
         let (reason, fields): (&str, &[(&str, &str)]) = match refusal.status {
@@ -221,7 +231,10 @@ impl GatewayRole {
         let Some(peer) = cx.get_mut(id) else { return };
         let peer_ip: Option<IpAddr> = peer.stream().peer_ip();
         peer.state = State::Device(Device::Deciding(knock));
-        let offer = Offer::new(wire, peer_ip);
+        let mut offer = Offer::new(wire, peer_ip);
+        if let Err(reject) = self.check_token(&mut offer) {
+            return self.rejected(cx, id, &offer, &reject);
+        }
         let Some(authorize) = self.authorize.clone() else {
             return self.decided(cx, id, offer, Ok(Grant::offered()));
         };
@@ -259,10 +272,13 @@ impl GatewayRole {
         let admitted = match self.admit(cx, &offer, &grant, way) {
             Ok(admitted) => admitted,
             Err(denied) => {
-                log::info!("an offer for {} was refused: {} {}", offer.label(), denied.status, denied.reason);
-                return self.deny_knock(cx, id, denied.status, denied.reason, denied.retry_after);
+                log_peers!(Info, "an offer for {} was refused: {} {}", offer.label(), denied.status, denied.reason);
+                let origin = self.origin_of(cx, id);
+                let answer = LocalAnswer { retry_after: denied.retry_after, ..LocalAnswer::new(denied.status, denied.reason) };
+                return self.deny_credential(cx, id, origin.as_deref(), &answer);
             }
         };
+        cx.seen(id);
         let switch = turns.then(|| self.switch(&offer, !answers));
         let Some(State::Device(Device::Deciding(knock))) = cx.get_mut(id).map(|p| std::mem::replace(&mut p.state, HEAD)) else { return };
         let posting = Posting::new(*knock, admitted, switch, &self.limits);
@@ -270,17 +286,12 @@ impl GatewayRole {
     }
 
     fn rejected(&mut self, cx: &mut Peers<State>, id: Id, offer: &Offer, reject: &Reject) {
-        log::info!("an offer for {} was rejected: {} {}", offer.label(), reject.status, reject.reason);
-        let bearer = [("WWW-Authenticate", "Bearer")];
+        log_peers!(Info, "an offer for {} was rejected: {} {}", offer.label(), reject.status, reject.reason);
         let location = reject.location.as_deref().map(|l| [("Location", l)]);
-        let fields: &[_] = match (&location, reject.status) {
-            (Some(location), _) => location,
-            (None, 401) => &bearer,
-            _ => &[],
-        };
+        let fields: &[_] = location.as_ref().map_or(&[], |location| location);
         let origin = self.origin_of(cx, id);
         let answer = LocalAnswer { fields, retry_after: reject.retry_after, ..LocalAnswer::new(reject.status, &reject.reason) };
-        self.deny(cx, id, origin.as_deref(), &answer);
+        self.deny_credential(cx, id, origin.as_deref(), &answer);
     }
 
     /// Reserves the place in the roster, tells who was replaced, and closes their links.
@@ -289,7 +300,9 @@ impl GatewayRole {
         if names.is_empty() {
             return Err(Denied { status: 403, reason: "the credential is not for this name", retry_after: None });
         }
-        let holder = Holder { credential: grant.credential.as_deref().map(Arc::from), session: offer.wire.session };
+        let by_token = self.identity(offer, &names)?;
+        let credential = grant.credential.as_deref().map(Arc::from).or(by_token);
+        let holder = Holder { credential, session: offer.wire.session, token: offer.token };
         let claimed = self.roster.claim(&names, &holder, way, cx.now())?;
         self.origins |= names.iter().any(|n| n.contains("://"));
         let by = match way {
@@ -384,10 +397,12 @@ impl GatewayRole {
             peer.output().extend_from_slice(switch);
         }
         let turned = peer_flush(cx, id);
+        let place = cx.unseat(id);
         let Some((stream, unread, _)) = cx.remove(id).filter(|_| turned) else { return give_up(self, cx) };
         let handle = stream.try_clone().map_or(Handle::None, Handle::Own);
         let ticket = self.number();
-        self.lent.insert(ticket, LentOut { registered: registered.clone(), handle });
+        self.lent.insert(ticket, LentOut { registered: registered.clone(), handle, place });
+        cx.set_lent(self.lent.len());
         let (limits, remote) = (self.limits.clone(), self.remote.clone());
         let submitted = self.link_workers.submit(move || {
             let _back = Returning { remote, ticket };
@@ -398,6 +413,7 @@ impl GatewayRole {
         });
         if !submitted {
             self.lent.remove(&ticket);
+            cx.set_lent(self.lent.len());
             give_up(self, cx);
         }
     }
@@ -455,7 +471,11 @@ impl GatewayRole {
         link.exchange = None;
         let (registered, leaving) = (link.registered.clone(), link.leaving);
         if leaving {
-            let end = if self.roster.in_force(&registered) { End::Drained } else { End::Replaced };
+            let end = match () {
+                () if self.is_revoked(&registered) => End::Revoked,
+                () if self.roster.in_force(&registered) => End::Drained,
+                () => End::Replaced,
+            };
             return self.drop_link(cx, id, end.because("it was told to go"));
         }
         if let Err(why) = reusable {

@@ -16,13 +16,16 @@ use crate::ends::{End, Why};
 use crate::engine::Role;
 use crate::engine::event_loop::Remote;
 use crate::engine::peers::{Id, Peers};
+use crate::engine::places::Place;
 use crate::engine::slab::{Key, Slab};
 use crate::engine::workers::Workers;
 use crate::error::{Error, Refusal};
+use crate::gateway::doors::Doors;
 use crate::gateway::mailbox::Events;
 use crate::gateway::offers::{Device, UNTURNED, peer_flush};
 use crate::gateway::roster::{Left, Registered, Roster, Waiter};
 use crate::gateway::routes::Table;
+use crate::gateway::tokens::{REVOKED, Tokens, Whose};
 use crate::gateway::visitors::{Face, Visitor};
 use crate::gateway::{Authorize, Event, EventKind, Grant, Offer, OnLink, Reject, Stats};
 use crate::limits::Limits;
@@ -60,6 +63,8 @@ pub(crate) enum Command {
     Relay { listener: TcpListener, table: Box<Table>, reply: Sender<Result<(), Error>> },
     /// Other routes for the listener at this address. The old ones come back: to free a long table is not the loop's work.
     SetRoutes { at: SocketAddr, table: Box<Table>, reply: Sender<Result<Box<Table>, Error>> },
+    /// Other tokens. The old ones come back, as routes do.
+    SetTokens { whose: Whose, tokens: Box<Tokens>, reply: Sender<Result<Box<Tokens>, Error>> },
     /// A subscriber for events; the answer comes when it is on the list.
     Subscribe { subscriber: Sender<Event>, reply: Sender<()> },
     /// Say so for the time of notice; then nothing new, and what is in progress may finish for so long.
@@ -88,6 +93,8 @@ pub(crate) const NO_TICKET: u64 = 0;
 pub(super) struct LentOut {
     pub(super) registered: Arc<Registered>,
     pub(super) handle: Handle,
+    /// Counted until it comes back or ends.
+    pub(super) place: Option<Place>,
 }
 
 pub(super) enum Handle {
@@ -183,6 +190,10 @@ pub(crate) struct GatewayRole {
     trusted: Vec<Network>,
     /// Requests get our element of `Forwarded`.
     pub(super) forwarded_element: bool,
+    /// Tokens of devices, and of visitors; `None`: they need none.
+    pub(super) tokens: Option<Box<Tokens>>,
+    pub(super) visitor_tokens: Option<Box<Tokens>>,
+    pub(super) doors: Doors,
     pub(super) authorize: Option<Authorize>,
     pub(super) on_link: Option<OnLink>,
     pub(super) helpers: Workers,
@@ -224,6 +235,10 @@ pub(super) struct Settings {
     pub(super) trusted: Vec<Network>,
     pub(super) forwarded_element: bool,
     pub(super) drain_to: Option<String>,
+    pub(super) tokens: Option<Box<Tokens>>,
+    pub(super) visitor_tokens: Option<Box<Tokens>>,
+    pub(super) devices_allow: Vec<Network>,
+    pub(super) visitors_allow: Vec<Network>,
     pub(super) authorize: Option<Authorize>,
     pub(super) on_link: Option<OnLink>,
 }
@@ -246,6 +261,10 @@ impl GatewayRole {
             trusted,
             forwarded_element,
             drain_to,
+            tokens,
+            visitor_tokens,
+            devices_allow,
+            visitors_allow,
             authorize,
             on_link,
         } = settings;
@@ -277,13 +296,16 @@ impl GatewayRole {
             keep_underscore,
             trusted,
             forwarded_element,
+            origins: tokens.as_ref().is_some_and(|tokens| tokens.have_origins()),
+            tokens,
+            visitor_tokens,
+            doors: Doors::new(devices_allow, visitors_allow),
             authorize,
             on_link,
             remote,
             stats,
             exchanges: Slab::new(),
             ends: Ends::default(),
-            origins: false,
             lent: HashMap::new(),
             callers: HashMap::new(),
             alarms,
@@ -315,7 +337,7 @@ impl GatewayRole {
     }
 
     pub(super) fn tell(&mut self, kind: EventKind, name: &str, reason: &str, way: Option<Way>) {
-        log::info!("{name}: {kind}{}{reason}", if reason.is_empty() { "" } else { ": " });
+        log_peers!(Info of names, "{name}: {kind}{}{reason}", if reason.is_empty() { "" } else { ": " });
         self.publish(kind, name, reason, way, None);
     }
 
@@ -354,10 +376,12 @@ impl GatewayRole {
 
     fn lend_to(&mut self, cx: &mut Peers<State>, reply: &Sender<Result<Loan, Error>>, id: Id) -> bool {
         let Some(registered) = self.registered(cx, id) else { return true };
+        let place = cx.unseat(id);
         let Some((stream, unread, _)) = cx.remove(id) else { return true };
         let (stream, ticket) = (Arc::new(stream), self.number());
         self.roster.lend(&registered, id);
-        self.lent.insert(ticket, LentOut { registered, handle: Handle::Weak(Arc::downgrade(&stream)) });
+        self.lent.insert(ticket, LentOut { registered, handle: Handle::Weak(Arc::downgrade(&stream)), place });
+        cx.set_lent(self.lent.len());
         self.stats.exchanges.fetch_add(1, Relaxed);
         if let Err(unsent) = reply.send(Ok(Loan { stream, unread, ticket, fate: Fate::default() })) {
             let Ok(Loan { stream, unread, ticket, .. }) = unsent.0 else { return true };
@@ -394,7 +418,8 @@ impl GatewayRole {
     }
 
     fn take_back(&mut self, cx: &mut Peers<State>, ticket: u64, stream: Result<(Stream, Vec<u8>), Why>) {
-        let Some(LentOut { registered, .. }) = self.lent.remove(&ticket) else { return };
+        let Some(LentOut { registered, place, .. }) = self.lent.remove(&ticket) else { return };
+        cx.set_lent(self.lent.len());
         let device = Device::link(registered.clone());
         let inserted = stream.and_then(|(stream, unread)| {
             let inserted = cx.insert(stream, &unread, State::Device(device));
@@ -402,8 +427,10 @@ impl GatewayRole {
         });
         match inserted {
             Ok(id) => {
+                cx.seat(id, place);
                 self.roster.place(&registered, id);
-                self.free(cx, id, Ok(()));
+                let revoked = if self.is_revoked(&registered) { Err(End::Revoked.because(REVOKED)) } else { Ok(()) };
+                self.free(cx, id, revoked);
             }
             Err(why) => self.lent_ended(cx, &registered, &why),
         }
@@ -421,8 +448,8 @@ impl GatewayRole {
         let (name, last) = (registered.name(), !left.down.is_empty());
         match (last, why.end.is_usual()) {
             (true, _) => {} // the line of its name says it
-            (false, true) => log::debug!("{name}: a link ended: {why}"),
-            (false, false) => log::info!("{name}: a link ended: {why}"),
+            (false, true) => log_peers!(Debug of names, "{name}: a link ended: {why}"),
+            (false, false) => log_peers!(Info of names, "{name}: a link ended: {why}"),
         }
         self.publish(EventKind::Ended, name, &why.text, self.roster.way(name), Some(why.end));
         self.gone(left, why);
@@ -430,7 +457,7 @@ impl GatewayRole {
 
     pub(super) fn gone(&mut self, left: &Left, why: &Why) {
         for name in &left.down {
-            log::info!("{name}: {}: {why}", EventKind::Down);
+            log_peers!(Info of names, "{name}: {}: {why}", EventKind::Down);
             self.roster.note_end(name, why.end);
             self.publish(EventKind::Down, name, &why.text, None, Some(why.end));
         }
@@ -519,13 +546,26 @@ impl GatewayRole {
 
     fn evict(&mut self, cx: &mut Peers<State>, links: Vec<Id>, lent: Vec<u64>) {
         for id in links {
-            let Some(State::Device(Device::Link(link))) = cx.get(id).map(|p| &p.state) else { continue };
-            match (self.roster.in_force(&link.registered), link.exchange) {
-                (true, _) => {}
-                (false, Some(key)) => {
-                    self.end_exchange(cx, key, End::Replaced, "the device's session was replaced and take_over_grace is over")
+            let Some(State::Device(device)) = cx.get(id).map(|p| &p.state) else { continue };
+            let exchange = match device {
+                Device::Link(link) => link.exchange,
+                Device::Posting(posting) => posting.exchange(),
+                _ => continue,
+            };
+            let Some(registered) = device.registered() else { continue };
+            let (revoked, in_force) = (self.is_revoked(registered), self.roster.in_force(registered));
+            match exchange {
+                _ if in_force && !revoked => {}
+                Some(key) if revoked => {
+                    self.end_exchange(cx, key, End::Revoked, "the device's token was revoked and take_over_grace is over")
                 }
-                (false, None) => self.drop_link(cx, id, End::Replaced.because("take_over_grace is over")),
+                Some(key) => {
+                    self.end_exchange(cx, key, End::Replaced, "the device's session was replaced and take_over_grace is over");
+                }
+                None => {
+                    let end = if revoked { End::Revoked } else { End::Replaced };
+                    self.drop_link(cx, id, end.because("take_over_grace is over"));
+                }
             }
         }
         for ticket in lent {
@@ -542,7 +582,7 @@ impl GatewayRole {
             Handle::None => None,
         };
         if let Some(Err(e)) = cut {
-            log::debug!("a lent link was already closed: {e}");
+            log_peers!(Debug, "a lent link was already closed: {e}");
         }
     }
 
@@ -578,10 +618,10 @@ impl GatewayRole {
         }
     }
 
-    /// Whether a request for this device is worth waiting: it is connected, or was lately, or a route names it.
+    /// Whether a request for this device is worth waiting: it is connected, or was lately, or a route or a token names it.
     pub(super) fn is_known(&mut self, cx: &Peers<State>, name: &str) -> bool {
         let named = |listening: &Listening| matches!(listening, Listening::Visitors { table, .. } if table.names(name));
-        if !self.roster.knows(name) && self.listeners.iter().any(named) {
+        if !self.roster.knows(name) && (self.has_token(name) || self.listeners.iter().any(named)) {
             self.roster.expect(name, cx.now());
         }
         self.roster.knows(name)
@@ -759,22 +799,27 @@ impl Role for GatewayRole {
     type Command = Command;
 
     fn accepted(&mut self, cx: &mut Peers<State>, listener: usize, stream: Stream, from: SocketAddr) {
-        let state = match self.listeners.get(listener) {
+        let trusted = self.is_trusted(from.ip());
+        let (state, side) = match self.listeners.get(listener) {
             None => return,
-            Some(Listening::Devices) => State::Device(Device::Head { began: false, polled: false }),
+            Some(Listening::Devices) => (State::Device(Device::Head { began: false, polled: false }), Whose::Devices),
             Some(Listening::Visitors { .. }) if self.draining => return,
             Some(Listening::Visitors { .. }) => {
-                let face = Face::Visitors { listener, from: from.ip().to_canonical(), trusted: self.is_trusted(from.ip()) };
-                State::Visitor(Visitor::fresh(face))
+                let face = Face::Visitors { listener, from: from.ip().to_canonical(), trusted };
+                (State::Visitor(Visitor::fresh(face)), Whose::Visitors)
             }
         };
+        let Some(place) = self.doors.open(side, from, trusted, &self.limits) else { return };
         match cx.insert(stream, &[], state) {
             Ok(id) => {
+                if !self.come_in(cx, id, side, from, place) {
+                    return;
+                }
                 let at = cx.after(self.limits.head_timeout);
                 cx.set_deadline(id, Some(at));
                 self.ready(cx, id); // the request often is there already
             }
-            Err(e) => log::warn!("a connection from {from} was dropped: {e}"),
+            Err(e) => log_peers!(Warn, "a connection from {from} was dropped: {e}"),
         }
     }
 
@@ -840,6 +885,7 @@ impl Role for GatewayRole {
             Some(Alarm::Stop) => self.stop(cx),
             Some(Alarm::Tick) => {
                 self.roster.tick(cx.now());
+                crate::logs::settle();
                 let at = cx.after(TICK);
                 self.set_alarm(cx, at, Alarm::Tick);
             }
@@ -866,6 +912,9 @@ impl Role for GatewayRole {
             }
             Command::SetRoutes { at, table, reply } => {
                 let _ = reply.send(self.set_routes(at, table));
+            }
+            Command::SetTokens { whose, tokens, reply } => {
+                let _ = reply.send(self.set_tokens(cx, whose, tokens));
             }
             Command::Subscribe { subscriber, reply } => {
                 self.subscribers.push((subscriber, 0));

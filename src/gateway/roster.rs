@@ -9,19 +9,28 @@ use std::time::{Duration, Instant};
 use crate::ends::End;
 use crate::engine::peers::Id;
 use crate::engine::slab::Key;
+use crate::gateway::tokens::Digest;
 use crate::limits::Limits;
 use crate::proto::turn::{Encoding, Way};
 
 /// 16 octets that name one run of a device.
 pub(crate) type Session = [u8; 16];
 
-/// Who holds a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Who holds a name. Two are the same by credential and session, by whichever token they came in.
+#[derive(Clone, Debug)]
 pub(crate) struct Holder {
     /// Identity that the operator's `authorize` gave; `None`: nobody asked for one.
     pub(crate) credential: Option<Arc<str>>,
     /// `None`: the group of all offers without a session.
     pub(crate) session: Option<Session>,
+    /// The token that let it in.
+    pub(crate) token: Option<Digest>,
+}
+
+impl PartialEq for Holder {
+    fn eq(&self, other: &Self) -> bool {
+        self.credential == other.credential && self.session == other.session
+    }
 }
 
 /// What one or more links are registered under. Shared by all links of one registration.
@@ -31,12 +40,17 @@ pub(crate) struct Registered {
     names: Vec<(Arc<str>, u64)>,
     /// Which of the devices that share its names it is.
     session: Option<Session>,
+    /// The token that let it in.
+    token: Option<Digest>,
 }
 
 impl Registered {
     /// The first name, for logs and events.
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.names[0].0 // `claim` makes none without a name
+    }
+    pub(crate) fn token(&self) -> Option<&Digest> {
+        self.token.as_ref()
     }
     pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.names.iter().map(|(name, _)| name)
@@ -97,6 +111,8 @@ struct Mailbox {
 
 struct Entry {
     holder: Holder,
+    /// The token of its holder is valid no longer: whoever comes may take the name.
+    revoked: bool,
     epoch: u64,
     registered: Option<Arc<Registered>>,
     /// Idle links.
@@ -128,6 +144,7 @@ impl Entry {
     fn new(holder: Holder, epoch: u64, way: Way, since: Instant) -> Self {
         Entry {
             holder,
+            revoked: false,
             epoch,
             registered: None,
             idle: Pool::default(),
@@ -279,7 +296,7 @@ impl Roster {
             });
         }
         let mut claimed = Claimed {
-            registered: Arc::new(Registered { names: Vec::new(), session: None }),
+            registered: Arc::new(Registered { names: Vec::new(), session: None, token: None }),
             up: Vec::new(),
             fresh: names.iter().all(|name| !self.entries.contains_key(name.as_str())),
             moved: Vec::new(),
@@ -297,7 +314,7 @@ impl Roster {
                 registered.push((name, epoch));
             }
         }
-        claimed.registered = self.share(Registered { names: registered, session: holder.session });
+        claimed.registered = self.share(Registered { names: registered, session: holder.session, token: holder.token });
         for (name, _) in &claimed.registered.names {
             if let Some(entry) = self.entries.get_mut(name) {
                 entry.lent += 1;
@@ -308,6 +325,9 @@ impl Roster {
 
     fn may_claim(&self, name: &str, holder: &Holder) -> Result<(), Denied> {
         let Some(entry) = self.entries.get(name).filter(|e| e.is_connected()) else { return Ok(()) };
+        if entry.revoked && entry.holder != *holder {
+            return Ok(());
+        }
         if entry.holder.credential != holder.credential {
             return Err(Denied { status: 409, reason: "another credential holds this name", retry_after: Some(60) });
         }
@@ -330,7 +350,7 @@ impl Roster {
         self.epochs += 1;
         let fresh = self.epochs;
         let entry = self.entries.entry(name.clone()).or_insert_with(|| Entry::new(holder.clone(), fresh, way, now));
-        if !self.shared && entry.holder != *holder {
+        if (!self.shared || entry.revoked) && entry.holder != *holder {
             claimed.inherited.push(name.clone());
         }
         if !entry.is_connected() {
@@ -341,7 +361,7 @@ impl Roster {
             entry.holder = holder.clone();
             entry.way = way;
             claimed.up.push(name.clone());
-        } else if !self.shared && entry.holder != *holder {
+        } else if (!self.shared || entry.revoked) && entry.holder != *holder {
             entry.epoch = fresh;
             entry.registered = None;
             claimed.replaced.push(name.clone());
@@ -359,10 +379,20 @@ impl Roster {
             entry.way = way;
             claimed.moved.push(name.clone());
         }
+        if std::mem::take(&mut entry.revoked) {
+            entry.holder.token = holder.token;
+        }
         if let Some(session) = holder.session {
             self.replaced.remove(&(name.clone(), session));
         }
         self.entries.get(name).map_or(fresh, |e| e.epoch)
+    }
+
+    /// Lets go of the names whose holders came in with a token that is valid no longer. What they have is the role's to end; nobody has to wait for that.
+    pub(crate) fn revoke(&mut self, revoked: impl Fn(&str, &Digest) -> bool) {
+        for (name, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.is_connected()) {
+            entry.revoked |= entry.holder.token.is_some_and(|token| revoked(name, &token));
+        }
     }
 
     /// One `Registered` for all links that are registered alike.
@@ -469,7 +499,7 @@ impl Roster {
         }
         entry.mailbox = None;
         let in_hand = entry.events;
-        let registered = Registered { names: vec![(name.clone(), entry.epoch)], session: None };
+        let registered = Registered { names: vec![(name.clone(), entry.epoch)], session: None, token: None };
         Gap::Over(self.departures(&registered, now), in_hand)
     }
 
@@ -613,7 +643,7 @@ impl Roster {
     /// Makes a name known that was not: as if it had been connected until now.
     pub(crate) fn expect(&mut self, name: &str, now: Instant) {
         self.epochs += 1;
-        let entry = Entry::new(Holder { credential: None, session: None }, self.epochs, Way::Turn, now);
+        let entry = Entry::new(Holder { credential: None, session: None, token: None }, self.epochs, Way::Turn, now);
         let name: Arc<str> = name.into();
         self.entries.insert(name.clone(), entry);
         self.departed.push_back((now, name));
@@ -707,7 +737,7 @@ mod tests {
         Roster::new(Arc::new(limits), false)
     }
     fn holder(session: Option<u8>) -> Holder {
-        Holder { credential: None, session: session.map(|n| [n; 16]) }
+        Holder { credential: None, session: session.map(|n| [n; 16]), token: None }
     }
     fn lamp() -> Vec<String> {
         vec!["lamp".to_owned()]
@@ -787,7 +817,7 @@ mod tests {
         let turns: Vec<Id> = (0..3).map(|_| roster.next_idle("lamp").unwrap()).collect();
         assert_eq!(turns, [ids[1], ids[3], ids[1]]);
         // Another credential is still another one.
-        let other = Holder { credential: Some("other".into()), session: Some([4; 16]) };
+        let other = Holder { credential: Some("other".into()), session: Some([4; 16]), token: None };
         assert_eq!(roster.claim(&lamp(), &other, Way::Turn, now).unwrap_err().status, 409);
     }
 
@@ -874,8 +904,8 @@ mod tests {
     #[test]
     fn another_credential_is_refused_while_the_name_is_held() {
         let (mut roster, now) = (roster(|_| ()), Instant::now());
-        let mine = Holder { credential: Some("mine".into()), session: None };
-        let other = Holder { credential: Some("other".into()), session: None };
+        let mine = Holder { credential: Some("mine".into()), session: None, token: None };
+        let other = Holder { credential: Some("other".into()), session: None, token: None };
         let claimed = roster.claim(&lamp(), &mine, Way::Turn, now).unwrap();
         assert_eq!(roster.claim(&lamp(), &other, Way::Turn, now).unwrap_err().status, 409);
         roster.lend_ends(&claimed.registered, now);
@@ -927,7 +957,7 @@ mod tests {
 
         roster.expect("lamp", now);
         roster.line_up("lamp", Waiter::Caller(2));
-        let mine = Holder { credential: Some("mine".into()), session: Some([7; 16]) };
+        let mine = Holder { credential: Some("mine".into()), session: Some([7; 16]), token: None };
         let claimed = roster.claim(&lamp(), &mine, Way::Turn, now).unwrap();
         assert_eq!((claimed.up.len(), claimed.replaced.len(), roster.connected()), (1, 0, 1));
         assert_eq!(roster.next_waiter(&claimed.registered, false), Some(Waiter::Caller(2)));

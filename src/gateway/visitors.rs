@@ -13,11 +13,15 @@ use crate::gateway::mailbox::MessageId;
 use crate::gateway::role::{Fate, GatewayRole, State};
 use crate::gateway::roster::Waiter;
 use crate::gateway::routes::{Found, Terms, ToDevice};
+use crate::gateway::tokens::CHALLENGES;
 use crate::proto::body::{self, Framing};
 use crate::proto::forward::{self, Destination, Forwarded, RequestRules};
 use crate::proto::forwarded::Said;
 use crate::proto::head::{self, LineEnds, RequestHead};
 use crate::relay::{self, Exchange, LocalAnswer, Waits};
+
+const NO_VISITOR_TOKEN: &str =
+    "this gateway answers visitors with a token alone; send it as Authorization: Bearer, or as the password of Basic";
 
 /// Where a visitor's connection stands.
 pub(crate) enum Visitor {
@@ -88,10 +92,11 @@ impl GatewayRole {
             Asked::NotYet => {}
             Asked::Closed => cx.close(id),
             Asked::Refused { refusal, to_head, keep } => {
-                log::debug!("a visitor's request was refused: {refusal}");
+                log_peers!(Debug, "a visitor's request was refused: {refusal}");
                 let retry_after = (refusal.status == 503).then_some(1);
                 let error = proxy_error(refusal.status);
-                let answer = LocalAnswer { error, retry_after, to_head, keep, ..LocalAnswer::new(refusal.status, &refusal.reason) };
+                let fields = if refusal.status == 401 { &CHALLENGES[..] } else { &[] };
+                let answer = LocalAnswer { error, retry_after, fields, to_head, keep, ..LocalAnswer::new(refusal.status, &refusal.reason) };
                 self.answer_visitor(cx, id, &answer);
             }
             Asked::Redirect { location, to_head, keep } => {
@@ -162,6 +167,11 @@ impl GatewayRole {
         // For HTTP/1.0 only a relayed answer says `keep-alive`; without that word it ends the connection (RFC 9112 appendix C.2.2).
         let keep =
             framing == Framing::Empty && request.minor > 0 && head::keeps_alive(request.minor, &request.fields) && self.notice.is_none();
+        // Before a route is looked for: who has no token learns nothing of what there is.
+        let digest = match self.visitor_digest(request.fields.all("Authorization")) {
+            Some(None) => return Asked::Refused { refusal: Refusal::new(401, NO_VISITOR_TOKEN), to_head, keep },
+            known => known.flatten(),
+        };
         let said = trusted.then(|| Said::read(&request.fields));
         let planned = forward::destination(request)
             .map_err(|r| (r, false))
@@ -172,6 +182,9 @@ impl GatewayRole {
             Ok((Found::AddSlash(location), _)) => return Asked::Redirect { location, to_head, keep },
             Ok((Found::Device(device), to)) => (device, to),
         };
+        if digest.is_some_and(|digest| !self.visitor_may(&digest, &name)) {
+            return Asked::Refused { refusal: Refusal::new(403, "this token is not for this device"), to_head, keep };
+        }
         let forwarded =
             Forwarded { peer: Some(from), proto: "http", host: to.authority, said: said.as_ref(), element: self.forwarded_element };
         let rules = RequestRules {
@@ -181,6 +194,7 @@ impl GatewayRole {
             forwarded: Some(forwarded),
             via: Some(super::VIA),
             keep_underscore: self.keep_underscore,
+            drop_authorization: digest.is_some(),
             upgrade: relay::wants_upgrade(request, framing),
         };
         let mut head = Vec::with_capacity(request.len + 192);
@@ -222,7 +236,16 @@ impl GatewayRole {
         let host = request.fields.get("Host").and_then(|host| std::str::from_utf8(host).ok()).unwrap_or_default();
         let mut head = Vec::with_capacity(request.len + 16);
         let planned = forward::origin_form(request).and_then(|target| {
-            let rules = RequestRules { target, host, prefix: None, forwarded: None, via: None, keep_underscore: true, upgrade: false };
+            let rules = RequestRules {
+                target,
+                host,
+                prefix: None,
+                forwarded: None,
+                via: None,
+                keep_underscore: true,
+                drop_authorization: false,
+                upgrade: false,
+            };
             forward::request(&mut head, request, framing, &rules)
         });
         match planned {
@@ -249,7 +272,7 @@ impl GatewayRole {
             let exact = to.port.map(|p| format!("{scheme}://{}:{p}", to.host));
             [bare, exact].into_iter().flatten()
         });
-        let known: Vec<String> = candidates.filter(|name| self.roster.knows(name)).collect();
+        let known: Vec<String> = candidates.filter(|name| self.roster.knows(name) || self.has_token(name)).collect();
         known.iter().find(|name| self.roster.links(name).0 > 0).or(known.first()).cloned()
     }
 
@@ -398,6 +421,7 @@ fn program_error(answer: &LocalAnswer<'_>) -> Error {
 
 fn proxy_error(status: u16) -> Option<&'static str> {
     match status {
+        401 | 403 => Some("http_request_denied"),
         404 => Some("destination_not_found"),
         503 => Some("connection_limit_reached"), // of a route
         _ => Some("http_request_error"),

@@ -61,7 +61,7 @@ pub fn offer<S: Transport + 'static>(stream: S, plan: &OfferPlan, limits: Arc<Li
     let (stream, unread) = wire.take().ok_or_else(|| Error::usage("the stream was taken during the offer"))?;
     if let Verdict::Turned { warning } = &judged.verdict {
         if let Some(warning) = warning {
-            log::warn!("the gateway turned the connection, but {warning}");
+            log_peers!(Warn, "the gateway turned the connection, but {warning}");
         }
         return Ok(Offered::Turned(DeviceLink::new(stream, unread, limits)));
     }

@@ -28,6 +28,8 @@ pub struct RequestRules<'a> {
     pub via: Option<&'a str>,
     /// Keep fields whose name has an underscore. Default: dropped.
     pub keep_underscore: bool,
+    /// `Authorization` was for the gateway and does not go on.
+    pub drop_authorization: bool,
     /// The request's offer of another protocol goes on: `Upgrade`, without `h2c`, and `Connection: Upgrade`. Default: both go.
     pub upgrade: bool,
 }
@@ -67,6 +69,9 @@ fn request_lines(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Framing, ru
             Fate::Forwarding | Fate::Host | Fate::Goes => continue,
         }
         if rules.prefix.is_some() && same_name(field.name, "x-forwarded-prefix") {
+            continue;
+        }
+        if rules.drop_authorization && same_name(field.name, "authorization") {
             continue;
         }
         if rules.keep_underscore || !field.name.contains('_') {

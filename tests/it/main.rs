@@ -22,11 +22,15 @@ mod device_wire;
 #[cfg(feature = "cli")]
 mod differential;
 #[cfg(feature = "cli")]
+mod doors;
+#[cfg(feature = "cli")]
 mod drain;
 #[cfg(feature = "cli")]
 mod files;
 #[cfg(feature = "cli")]
 mod gateway_wire;
+#[cfg(feature = "cli")]
+mod identity;
 #[cfg(all(feature = "cli", target_os = "linux"))]
 mod netns;
 #[cfg(feature = "cli")]
@@ -55,6 +59,8 @@ mod survival;
 mod threats_links;
 #[cfg(feature = "cli")]
 mod threats_visitors;
+#[cfg(feature = "cli")]
+mod tokens;
 #[cfg(feature = "cli")]
 mod upgrades;
 #[cfg(feature = "cli")]

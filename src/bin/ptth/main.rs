@@ -9,6 +9,7 @@ mod config;
 mod output;
 mod proxy;
 mod supervise;
+mod tokens;
 
 use std::fmt::Display;
 use std::io::{self, Read, Write};
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use reverse_http::proto::turn::Dialect;
-use reverse_http::{Body, Device, DeviceEventKind, Encoding, Error, Fallback, Gateway, Limits, OnRefusal, Routes, TurnMode};
+use reverse_http::{Body, Device, DeviceEventKind, Encoding, Error, Fallback, Gateway, Limits, OnRefusal, Routes, Tokens, TurnMode};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -53,6 +54,11 @@ enum Command {
     Gateway(GatewayArgs),
     /// Connect to a gateway and answer what comes
     Device(DeviceArgs),
+    /// Make a token for devices or visitors: prints it, then the line for the gateway's file of tokens
+    Token {
+        /// What it is for: device names, origins, `*` (any device), https://*.example (any host one label below)
+        names: String,
+    },
     /// Gateway, device and one request in this process: the transcript, live; then exit
     Demo,
 }
@@ -87,6 +93,27 @@ struct GatewayArgs {
     /// Let web pages of this origin use --devices, so that a browser tab can be a device; may be given several times
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', env = "PTTH_CORS_ORIGIN")]
     cors_origin: Vec<String>,
+    /// A file with the devices' tokens, a line each: SHA-256 in hex, then the names it is for (see ptth token); read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "PTTH_TOKENS")]
+    tokens: Option<PathBuf>,
+    /// A file like that of --tokens with the visitors' tokens, and which devices each may ask; read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "PTTH_VISITOR_TOKENS")]
+    visitor_tokens: Option<PathBuf>,
+    /// Take devices' connections only from these addresses or networks, like 10.0.0.0/8 (a proxy's own address counts)
+    #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_DEVICES_ALLOW")]
+    devices_allow: Vec<String>,
+    /// Take visitors' connections only from these addresses or networks; others get 403 (a proxy's own address counts)
+    #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_VISITORS_ALLOW")]
+    visitors_allow: Vec<String>,
+    /// Connections in all, then accepting pauses; lowered to what the limit of open files allows
+    #[arg(long, value_name = "N", default_value = "65000", value_parser = some_number, env = "PTTH_CONNECTIONS")]
+    connections: usize,
+    /// Connections from one peer address (IPv6: one /64), trusted proxies aside; more are closed at once
+    #[arg(long, value_name = "N", default_value = "16384", value_parser = some_number, env = "PTTH_CONNECTIONS_PER_ADDRESS")]
+    connections_per_address: usize,
+    /// Connections to --devices of which no offer or poll was let in yet; of more the oldest is closed
+    #[arg(long, value_name = "N", default_value = "8192", value_parser = some_number, env = "PTTH_UNAUTHENTICATED")]
+    unauthenticated: usize,
     /// Let --devices listen beyond loopback although every peer can register any name
     #[arg(long, env = "PTTH_INSECURE_ANYONE_MAY_REGISTER", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     insecure_anyone_may_register: bool,
@@ -324,15 +351,16 @@ fn run(errors: Box<dyn Write + Send>) -> Result<(), Failure> {
     match Cli::parse().command {
         Command::Gateway(args) => gateway(args),
         Command::Device(args) => device(args),
+        Command::Token { names } => tokens::print_new(&names),
         Command::Demo => demo(),
     }
 }
 
 fn gateway(args: GatewayArgs) -> Result<(), Failure> {
-    if !args.insecure_anyone_may_register && !is_loopback(&args.devices)? {
+    if args.tokens.is_none() && !args.insecure_anyone_may_register && !is_loopback(&args.devices)? {
         return Err(usage(format!(
-            "--devices {}: beyond loopback every peer could register any name. Listen on a loopback address (127.0.0.1:9999) behind a proxy that \
-             checks who connects, or accept it with --insecure-anyone-may-register",
+            "--devices {}: beyond loopback every peer could register any name. Say who may with --tokens FILE (ptth token NAME makes its lines), \
+             or accept it with --insecure-anyone-may-register",
             args.devices
         )));
     }
@@ -349,21 +377,20 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         None => Ok(fixed),
     };
     let table = with_table(fixed.clone()).map_err(usage)?;
-    let mut limits = Limits::default();
-    (limits.heartbeat, limits.heartbeat_timeout, limits.poll_hold) = (args.heartbeat, args.heartbeat_timeout, args.poll_hold);
-    (limits.wait_for_link, limits.first_octet_timeout) = (args.wait_for_link, args.first_octet);
-    limits.min_rate_bytes_per_s = args.min_rate;
-    (limits.head_timeout, limits.idle_visitor_timeout) = (args.head, args.idle_visitor);
-    (limits.request_write_timeout, limits.body_silence_timeout) = (args.request_write, args.body_silence);
-    (limits.exchange_timeout, limits.tunnel_silence_timeout) = (args.exchange, args.tunnel_silence);
-    (limits.in_flight_per_device_max, limits.waiting_per_device_max) = (args.in_flight, args.waiting);
+    let limits = limits_of(&args)?;
     let turn = match args.turn {
         Turn::Now => TurnMode::Now,
         Turn::OnDemand => TurnMode::OnDemand,
     };
     let told = watch(Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?);
-    let builder =
+    let mut builder =
         Gateway::builder().listen(&args.devices).limits(limits).turn(turn).fallback(args.fallback.into()).shared_names(args.shared_names);
+    if let Some(file) = &args.tokens {
+        builder = builder.tokens(read_tokens("--tokens", file).map_err(usage)?);
+    }
+    if let Some(file) = &args.visitor_tokens {
+        builder = builder.visitor_tokens(read_tokens("--visitor-tokens", file).map_err(usage)?);
+    }
     let builder = args
         .cors_origin
         .iter()
@@ -372,6 +399,8 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         .strict_connection(args.strict_connection)
         .keep_underscore(args.keep_underscore)
         .trusted_proxies(&args.trusted_proxies)?
+        .devices_allow(&args.devices_allow)?
+        .visitors_allow(&args.visitors_allow)?
         .forwarded(args.forwarded);
     let builder = match &args.drain_to {
         Some(origin) => builder.drain_to(origin)?,
@@ -395,8 +424,13 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         match (reloaded, &args.config) {
             (Err(e), _) => log::error!("{e}; the routes stay as they were"),
             (Ok(length), Some(file)) => log::info!("{length} routes were read from {}", file.display()),
-            (Ok(_), None) => log::info!("SIGHUP: there is no --config to read again"),
+            (Ok(_), None) if args.tokens.is_none() && args.visitor_tokens.is_none() => {
+                log::info!("SIGHUP: there is no --config to read again, nor a file of tokens");
+            }
+            (Ok(_), None) => {}
         }
+        reload_tokens("--tokens", &args.tokens, |tokens| gateway.set_tokens(tokens));
+        reload_tokens("--visitor-tokens", &args.visitor_tokens, |tokens| gateway.set_visitor_tokens(tokens));
         supervisor.ready(&serving);
     })?;
     // Somebody at a keyboard waits for no load balancer.
@@ -424,6 +458,58 @@ fn drain(gateway: &Arc<Gateway>, told: mpsc::Receiver<i32>, supervisor: &Supervi
         }
     });
     gateway.drain(notice, time);
+}
+
+/// What the options say of bounds and times.
+fn limits_of(args: &GatewayArgs) -> Result<Limits, Failure> {
+    let mut limits = Limits::default();
+    limits.connections_max = affordable(args.connections)?;
+    (limits.connections_per_address_max, limits.unauthenticated_max) = (args.connections_per_address, args.unauthenticated);
+    (limits.heartbeat, limits.heartbeat_timeout, limits.poll_hold) = (args.heartbeat, args.heartbeat_timeout, args.poll_hold);
+    (limits.wait_for_link, limits.first_octet_timeout) = (args.wait_for_link, args.first_octet);
+    limits.min_rate_bytes_per_s = args.min_rate;
+    (limits.head_timeout, limits.idle_visitor_timeout) = (args.head, args.idle_visitor);
+    (limits.request_write_timeout, limits.body_silence_timeout) = (args.request_write, args.body_silence);
+    (limits.exchange_timeout, limits.tunnel_silence_timeout) = (args.exchange, args.tunnel_silence);
+    (limits.in_flight_per_device_max, limits.waiting_per_device_max) = (args.in_flight, args.waiting);
+    Ok(limits)
+}
+
+/// The table in the file of an option.
+fn read_tokens(option: &str, file: &std::path::Path) -> Result<Tokens, String> {
+    tokens::read(file).map_err(|e| format!("{option} {e}"))
+}
+
+/// Reads the file of an option again; a mistake in it changes nothing.
+fn reload_tokens(option: &str, file: &Option<PathBuf>, set: impl FnOnce(Tokens) -> Result<(), Error>) {
+    let Some(file) = file else { return };
+    let replaced = read_tokens(option, file).and_then(|tokens| {
+        let length = tokens.len();
+        set(tokens).map(|()| length).map_err(|e| e.to_string())
+    });
+    match replaced {
+        Ok(length) => log::info!("{length} tokens were read from {}", file.display()), // and are in force
+        Err(e) => log::error!("{e}; the tokens stay as they were"),
+    }
+}
+
+/// Descriptors that are no connections: listeners, the loop's own, standard streams, files that are read again. A quarter, within these bounds.
+const DESCRIPTORS_RESERVED: std::ops::RangeInclusive<u64> = 16..=64;
+
+/// So many connections, or as many as there are descriptors for, which is said once: those in hand are served then, and only accepting waits.
+fn affordable(wanted: usize) -> Result<usize, Failure> {
+    let descriptors = rlimit::Resource::NOFILE.get_soft().map_err(failed)?;
+    let reserved = (descriptors / 4).clamp(*DESCRIPTORS_RESERVED.start(), *DESCRIPTORS_RESERVED.end());
+    let most = usize::try_from(descriptors.saturating_sub(reserved)).unwrap_or(usize::MAX);
+    if most < 4 {
+        return Err(failed(format_args!("the limit of open files is {descriptors}, too low to serve anybody; raise it (ulimit -n)")));
+    }
+    if most < wanted {
+        // Nobody asked for the default; whoever has thousands of descriptors lacks nothing.
+        let level = if wanted == Limits::default().connections_max && most >= 4_096 { log::Level::Debug } else { log::Level::Warn };
+        log::log!(level, "the limit of open files ({descriptors}) allows {most} connections, not {wanted}; raise it (ulimit -n) for more");
+    }
+    Ok(wanted.min(most))
 }
 
 /// What `--route` says.

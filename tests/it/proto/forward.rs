@@ -16,6 +16,7 @@ const RULES: RequestRules<'_> = RequestRules {
     forwarded: None,
     via: None,
     keep_underscore: false,
+    drop_authorization: false,
     upgrade: false,
 };
 

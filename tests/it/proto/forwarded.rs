@@ -99,7 +99,16 @@ fn told(lines: &str, prefix: Option<&str>, element: bool) -> Vec<String> {
     let said = Said::read(&head.fields);
     let peer = Some("::ffff:127.0.0.1".parse::<IpAddr>().unwrap());
     let forwarded = Some(Forwarded { peer, proto: "http", host: "gw.example:8080", said: Some(&said), element });
-    let rules = RequestRules { target: "/x", host: "x", prefix, forwarded, via: None, keep_underscore: false, upgrade: false };
+    let rules = RequestRules {
+        target: "/x",
+        host: "x",
+        prefix,
+        forwarded,
+        via: None,
+        keep_underscore: false,
+        drop_authorization: false,
+        upgrade: false,
+    };
     let mut out = Vec::new();
     request(&mut out, &head, Framing::Empty, &rules).unwrap();
     let text = String::from_utf8(out).unwrap();
@@ -289,7 +298,16 @@ fn our_own_element_names_the_peer_the_host_and_the_scheme() {
     let own = |peer: Option<&str>, host: &str, said: Option<&Said<'_>>| {
         let peer = peer.map(|text| text.parse::<IpAddr>().unwrap());
         let forwarded = Some(Forwarded { peer, proto: "http", host, said, element: true });
-        let rules = RequestRules { target: "/", host: "x", prefix: None, forwarded, via: None, keep_underscore: false, upgrade: false };
+        let rules = RequestRules {
+            target: "/",
+            host: "x",
+            prefix: None,
+            forwarded,
+            via: None,
+            keep_underscore: false,
+            drop_authorization: false,
+            upgrade: false,
+        };
         let octets = "GET / HTTP/1.1\r\nHost: x\r\nForwarded: for=6.6.6.6\r\n\r\n";
         let mut out = Vec::new();
         request(&mut out, &asked(octets), Framing::Empty, &rules).unwrap();

@@ -87,6 +87,17 @@ impl Process {
             .unwrap_or_else(|| panic!("{}: no line on standard output; standard error:\n{}", self.name, self.stderr()))
     }
 
+    /// The next line that begins like this.
+    #[track_caller]
+    pub fn line_like(&self, prefix: &str) -> String {
+        loop {
+            let line = self.line();
+            if line.starts_with(prefix) {
+                return line;
+            }
+        }
+    }
+
     /// Every line to the end of its output.
     #[track_caller]
     pub fn all_lines(&self) -> Vec<String> {

@@ -1,0 +1,122 @@
+//! Places that connections take: how many of one peer address there are, and how many have not shown who they are.
+//!
+//! A [`Place`] belongs to one connection and goes where it goes, also out of the loop; dropping it is the one way to give it back.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Counts places.
+#[derive(Clone, Default)]
+pub(crate) struct Places(Arc<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    of_address: Mutex<HashMap<IpAddr, usize>>,
+    unseen: AtomicUsize,
+}
+
+/// One connection's place.
+#[derive(Default)]
+pub(crate) struct Place {
+    /// Here for its drop alone.
+    _address: Option<OfAddress>,
+    unseen: Option<Unseen>,
+}
+
+struct OfAddress(Places, IpAddr);
+
+struct Unseen(Places);
+
+impl Places {
+    /// A place for a connection from this address; `None`: it has as many as `most`.
+    pub(crate) fn take(&self, address: IpAddr, most: usize) -> Option<Place> {
+        let address = household(address);
+        let mut counts = self.0.of_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= most {
+            return None; // it is not 0, so no empty entry stays behind
+        }
+        *count += 1;
+        drop(counts);
+        Some(Place { _address: Some(OfAddress(self.clone(), address)), unseen: None })
+    }
+
+    /// Connections that have not shown who they are.
+    pub(crate) fn unseen(&self) -> usize {
+        self.0.unseen.load(Relaxed)
+    }
+}
+
+impl Place {
+    /// Counts as one that has not shown who it is, until [`seen`](Self::seen).
+    pub(crate) fn unseen(mut self, places: &Places) -> Self {
+        places.0.unseen.fetch_add(1, Relaxed);
+        self.unseen = Some(Unseen(places.clone()));
+        self
+    }
+
+    pub(crate) fn is_unseen(&self) -> bool {
+        self.unseen.is_some()
+    }
+
+    pub(crate) fn seen(&mut self) {
+        self.unseen = None;
+    }
+}
+
+impl Drop for OfAddress {
+    fn drop(&mut self) {
+        let mut counts = self.0.0.of_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.1);
+            }
+        }
+    }
+}
+
+impl Drop for Unseen {
+    fn drop(&mut self) {
+        self.0.0.unseen.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What counts as one address: with IPv6 the /64, all of which any subscriber has.
+fn household(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_given_back_when_it_is_dropped() {
+        let places = Places::default();
+        let one: IpAddr = "192.0.2.1".parse().unwrap();
+        let (first, second) = (places.take(one, 2).unwrap(), places.take("::ffff:192.0.2.1".parse().unwrap(), 2).unwrap());
+        assert!(places.take(one, 2).is_none() && places.take("192.0.2.2".parse().unwrap(), 2).is_some());
+        drop(first);
+        let mut third = places.take(one, 2).unwrap().unseen(&places);
+        assert_eq!(places.unseen(), 1);
+        third.seen();
+        assert_eq!(places.unseen(), 0);
+        drop((second, third));
+        assert!(places.0.of_address.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn one_network_of_ipv6_is_one_address() {
+        let places = Places::default();
+        let _place = places.take("2001:db8:0:1::1".parse().unwrap(), 1).unwrap();
+        assert!(places.take("2001:db8:0:1:ffff::2".parse().unwrap(), 1).is_none());
+        assert!(places.take("2001:db8:0:2::1".parse().unwrap(), 1).is_some());
+    }
+}

@@ -1,0 +1,444 @@
+//! Credentials bound to names: the table of tokens, what an `Authorization` field shows, and what becomes of those whose token goes.
+//!
+//! ```text
+//!   Authorization ─► digest ─► a line of the table? ─► are these names of that line? ─► (authorize) ─► the roster: held by another? 409
+//!                     │ none, malformed: 401   │ no: 401                │ no: 403
+//! ```
+//! The table holds SHA-256 of tokens, no token. Looking a digest up is no oracle: who sends tokens cannot choose their digests, the table's own hash has a random
+//! key, and to know a digest is not to know a token of 32 random octets. The names are looked at only behind a known digest, so that nobody learns without one
+//! which names there are.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
+use sha2::{Digest as _, Sha256};
+
+use crate::ends::End;
+use crate::engine::peers::{Id, Peers};
+use crate::error::{Error, Fault};
+use crate::gateway::offers::Device;
+use crate::gateway::role::{GatewayRole, State};
+use crate::gateway::roster::{Denied, Registered};
+use crate::gateway::{Offer, Reject};
+use crate::proto::turn::Name;
+use crate::relay::LocalAnswer;
+
+/// SHA-256 of a token. Whoever has it has no token, yet no `Debug` needs to show it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Digest([u8; 32]);
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Digest(not shown)")
+    }
+}
+
+/// What a visitor without a right token is told to bring; browsers ask for it (RFC 7617 §2, RFC 6750 §3).
+pub(super) const CHALLENGES: [(&str, &str); 2] =
+    [("WWW-Authenticate", "Basic realm=\"ptth\", charset=\"UTF-8\""), ("WWW-Authenticate", "Bearer realm=\"ptth\"")];
+
+pub(super) const REVOKED: &str = "the token that it came in with is valid no longer";
+const NO_TOKEN: &str = "this gateway takes devices with a token alone, and this is none that it knows; send Authorization: Bearer";
+const OTHER_NAME: &str = "the credential is not for this name";
+
+/// A random token: so many octets, in base64url.
+const TOKEN_OCTETS: usize = 32;
+
+/// Which token is for which names. Only the tokens' SHA-256 is here.
+///
+/// ```
+/// use reverse_http::Tokens;
+/// let token = Tokens::draw()?;
+/// let tokens = Tokens::parse(&Tokens::line(&token, "lamp, https://*.example")?)?;
+/// assert!(tokens.permits(&token, "lamp") && tokens.permits(&token, "https://porch.example"));
+/// assert!(!tokens.permits(&token, "door") && !tokens.permits("guessed", "lamp"));
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct Tokens {
+    lines: HashMap<Digest, Line>,
+    /// Every name that is written out: a device of this name is known before it has ever come.
+    names: HashSet<Box<str>>,
+}
+
+/// One line of the table.
+#[derive(Clone, Default)]
+struct Line {
+    /// Its number in the text.
+    number: usize,
+    names: HashSet<Box<str>>,
+    /// Every device name.
+    any: bool,
+    /// Every host one label below: what stands before that label, and what behind it.
+    below: Vec<(Box<str>, Box<str>)>,
+    /// Who it is, for take-overs.
+    identity: Arc<str>,
+}
+
+/// Shows how many there are.
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").field("lines", &self.lines.len()).finish_non_exhaustive()
+    }
+}
+
+impl Tokens {
+    /// Reads a table: on each line the SHA-256 of a token in hex, white space, and the names it is for, with commas between. A name is a device's
+    /// (`lamp`), an origin (`https://lamp.example`), `*` (any device name), or an origin whose first label is `*` (`https://*.example`: any host one label below).
+    /// What stands behind `#` is a comment; empty lines do not count. Without a line nobody has a token.
+    ///
+    /// # Errors
+    /// One line: the number of the first line that is wrong, and what is wrong with it. No error repeats what stands for a token.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let mut tokens = Tokens::default();
+        for (number, line) in text.strip_prefix('\u{feff}').unwrap_or(text).lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default().trim();
+            if !line.is_empty() {
+                tokens.add(number + 1, line).map_err(|what| Error::usage(format!("line {}: {what}", number + 1)))?;
+            }
+        }
+        Ok(tokens)
+    }
+
+    fn add(&mut self, number: usize, text: &str) -> Result<(), String> {
+        let (digits, names) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+        let digest = digest_of_hex(digits)?;
+        if let Some(first) = self.lines.get(&digest) {
+            return Err(format!("this token stands in line {} already; write all its names there", first.number));
+        }
+        let mut line = Line::read(names)?;
+        line.number = number;
+        line.identity = hex(&digest).into();
+        self.names.extend(line.names.iter().cloned());
+        self.lines.insert(digest, line);
+        Ok(())
+    }
+
+    /// How many tokens there are.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether there is none, so that nobody is let in.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Whether this token is for this name: a device's, or an origin as it is registered.
+    pub fn permits(&self, token: &str, name: &str) -> bool {
+        self.allows(&digest(token.as_bytes()), name)
+    }
+
+    /// A new token: 32 random octets in base64url, 43 characters.
+    ///
+    /// # Errors
+    /// The operating system has no randomness.
+    pub fn draw() -> Result<String, Error> {
+        let mut octets = [0; TOKEN_OCTETS];
+        getrandom::fill(&mut octets).map_err(|e| Error::io(Fault::Caller, "drawing a token", std::io::Error::other(e)))?;
+        Ok(URL_SAFE_NO_PAD.encode(octets))
+    }
+
+    /// The line of a table that lets this token have these names.
+    ///
+    /// # Errors
+    /// One of the names is none that a line may have.
+    pub fn line(token: &str, names: &str) -> Result<String, Error> {
+        Line::read(names).map_err(Error::usage)?;
+        let names: Vec<&str> = names.split(',').map(str::trim).collect();
+        Ok(format!("{} {}", hex(&digest(token.as_bytes())), names.join(",")))
+    }
+
+    pub(super) fn knows(&self, digest: &Digest) -> bool {
+        self.lines.contains_key(digest)
+    }
+
+    pub(super) fn allows(&self, digest: &Digest, name: &str) -> bool {
+        self.lines.get(digest).is_some_and(|line| line.allows(name))
+    }
+
+    /// Whether a line has this name, written out.
+    pub(super) fn names(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
+    pub(super) fn have_origins(&self) -> bool {
+        self.names.iter().any(|name| name.contains("://"))
+    }
+}
+
+impl Line {
+    fn read(text: &str) -> Result<Self, String> {
+        if text.trim().is_empty() {
+            return Err("there is no name behind the hash; write HASH NAME[,NAME...]".to_owned());
+        }
+        let mut line = Line::default();
+        for name in text.split(',').map(str::trim) {
+            let wrong = |what: &str| format!("{name:?} is no name: {what}");
+            match name.split_once("://*.") {
+                _ if name.is_empty() => return Err("a name is missing beside a comma".to_owned()),
+                _ if name == "*" => line.any = true,
+                Some((scheme, domain)) => {
+                    let like = Name::origin(&format!("{scheme}://x.{domain}")).map_err(|e| wrong(&e.reason))?.to_string();
+                    let Some((before, behind)) = like.split_once("://x") else { return Err(wrong("there is no host behind *.")) };
+                    line.below.push((format!("{before}://").into(), behind.into()));
+                }
+                None if name.contains('*') => return Err(wrong("* stands alone, or for the whole first label: https://*.example")),
+                None => {
+                    let parsed = if name.contains("://") { Name::origin(name) } else { Name::label(name) };
+                    line.names.insert(parsed.map_err(|e| wrong(&e.reason))?.to_string().into());
+                }
+            }
+        }
+        Ok(line)
+    }
+
+    fn allows(&self, name: &str) -> bool {
+        let below = |(before, behind): &(Box<str>, Box<str>)| {
+            let label = name.strip_prefix(&**before).and_then(|rest| rest.strip_suffix(&**behind));
+            label.is_some_and(|label| !label.is_empty() && !label.contains(['.', ':', '/']))
+        };
+        self.names.contains(name) || (self.any && !name.contains("://")) || self.below.iter().any(below)
+    }
+}
+
+fn digest(token: &[u8]) -> Digest {
+    Digest(Sha256::digest(token).into())
+}
+
+fn hex(digest: &Digest) -> String {
+    digest.0.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+fn digest_of_hex(digits: &str) -> Result<Digest, String> {
+    let mut digest = [0; 32];
+    if !digits.bytes().all(|octet| octet.is_ascii_hexdigit()) {
+        return Err(
+            "it begins with something else than hex digits; write the SHA-256 of the token (ptth token NAME makes a line)".to_owned()
+        );
+    }
+    if digits.len() != 64 {
+        return Err(format!("there are {} hex digits; a SHA-256 has 64", digits.len()));
+    }
+    for (octet, pair) in digest.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+        *octet = pair.iter().fold(0, |octet, digit| octet << 4 | char::from(*digit).to_digit(16).unwrap_or(0) as u8);
+    }
+    Ok(Digest(digest))
+}
+
+/// Basic's base64, with and without its padding.
+const BASIC: GeneralPurpose =
+    GeneralPurpose::new(&base64::alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
+
+/// The digest of the token that `Authorization` fields show: that of the only one, `Bearer` (RFC 6750 §2.1), or the password of `Basic` (RFC 7617 §2), whose user is
+/// not looked at. `None`: there is none, or more than one, or it is malformed, or longer than `most`.
+pub(super) fn shown<'a>(mut fields: impl Iterator<Item = &'a [u8]>, most: usize) -> Option<Digest> {
+    let (value, None) = (fields.next()?, fields.next()) else { return None };
+    let blank = value.iter().position(|octet| *octet == b' ')?;
+    let (scheme, rest) = value.split_at(blank);
+    let rest = rest.trim_ascii();
+    let of = |token: &[u8]| (!token.is_empty() && token.len() <= most).then(|| digest(token));
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        let bare = rest.iter().all(|octet| octet.is_ascii_alphanumeric() || b"-._~+/=".contains(octet));
+        return if bare { of(rest) } else { None };
+    }
+    if !scheme.eq_ignore_ascii_case(b"basic") || rest.len() > most.saturating_mul(2).saturating_add(1024) {
+        return None;
+    }
+    let pair = BASIC.decode(rest).ok()?;
+    let colon = pair.iter().position(|octet| *octet == b':')?;
+    of(&pair[colon + 1..])
+}
+
+/// Whose tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Whose {
+    Devices,
+    Visitors,
+}
+
+impl GatewayRole {
+    /// Whether the offer shows a token that may have its names; notes whose it is.
+    pub(super) fn check_token(&self, offer: &mut Offer) -> Result<(), Reject> {
+        let Some(tokens) = &self.tokens else { return Ok(()) };
+        let fields = offer.wire.fields.0.iter().filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+        let shown = shown(fields.map(|(_, value)| value.as_slice()), self.limits.token_bytes_max);
+        let Some(digest) = shown.filter(|digest| tokens.knows(digest)) else { return Err(Reject::new(401, NO_TOKEN)) };
+        if !offer.wire.names.iter().all(|name| tokens.allows(&digest, &name.to_string())) {
+            return Err(Reject::new(403, OTHER_NAME));
+        }
+        offer.token = Some(digest);
+        Ok(())
+    }
+
+    /// Who the offer's token makes it, for take-overs, where the table (another one, maybe, than when the token was checked) lets it have these names.
+    pub(super) fn identity(&self, offer: &Offer, names: &[String]) -> Result<Option<Arc<str>>, Denied> {
+        let (Some(tokens), Some(digest)) = (&self.tokens, &offer.token) else { return Ok(None) };
+        match tokens.lines.get(digest) {
+            Some(line) if names.iter().all(|name| line.allows(name)) => Ok(Some(line.identity.clone())),
+            Some(_) => Err(Denied { status: 403, reason: OTHER_NAME, retry_after: None }),
+            None => Err(Denied { status: 401, reason: REVOKED, retry_after: None }),
+        }
+    }
+
+    /// Whether a device's token is for just this name.
+    pub(super) fn has_token(&self, name: &str) -> bool {
+        self.tokens.as_ref().is_some_and(|tokens| tokens.names(name))
+    }
+
+    pub(super) fn is_revoked(&self, registered: &Registered) -> bool {
+        let (Some(tokens), Some(digest)) = (&self.tokens, registered.token()) else { return false };
+        !registered.names().all(|name| tokens.allows(digest, name))
+    }
+
+    /// Puts another table in force; the old one comes back.
+    ///
+    /// # Errors
+    /// The gateway was started without one: those who are connected have shown nothing that could be checked now.
+    pub(super) fn set_tokens(&mut self, cx: &mut Peers<State>, whose: Whose, new: Box<Tokens>) -> Result<Box<Tokens>, Error> {
+        let table = match whose {
+            Whose::Devices => &mut self.tokens,
+            Whose::Visitors => &mut self.visitor_tokens,
+        };
+        let Some(table) = table else {
+            return Err(Error::usage("this gateway was started without such tokens; give them to its builder, then they can be replaced"));
+        };
+        let old = std::mem::replace(table, new);
+        if let Whose::Devices = whose {
+            self.origins |= self.tokens.as_ref().is_some_and(|tokens| tokens.have_origins());
+            self.end_revoked(cx);
+        }
+        Ok(old)
+    }
+
+    /// Ends what came in with a token that is valid no longer: at once where nothing is in progress, else after `take_over_grace`.
+    fn end_revoked(&mut self, cx: &mut Peers<State>) {
+        let (mut busy, mut idle) = (Vec::new(), Vec::new());
+        let mut kept: HashSet<Arc<str>> = HashSet::new(); // names under which others, by an identity of `authorize`, may stay
+        for id in cx.ids() {
+            let Some(peer) = cx.get_mut(id) else { continue };
+            let State::Device(device) = &mut peer.state else { continue };
+            let revoked = device.registered().is_some_and(|registered| self.is_revoked(registered));
+            match device {
+                device if !revoked => kept.extend(device.registered().into_iter().flat_map(Registered::names).cloned()),
+                Device::Link(link) if link.exchange.is_some() => {
+                    link.leaving = true;
+                    busy.push(id);
+                }
+                Device::Posting(_) => busy.push(id),
+                _ => idle.push(id),
+            }
+        }
+        let lent: Vec<u64> = self.lent.iter().filter(|(_, lent)| self.is_revoked(&lent.registered)).map(|(ticket, _)| *ticket).collect();
+        for lent in self.lent.values().filter(|lent| !self.is_revoked(&lent.registered)) {
+            kept.extend(lent.registered.names().cloned());
+        }
+        if let Some(tokens) = &self.tokens {
+            self.roster.revoke(|name, token| !tokens.allows(token, name) && !kept.contains(name));
+        }
+        let ended = busy.len() + idle.len() + lent.len();
+        if ended > 0 {
+            log::info!("{ended} links and polls are ended: {REVOKED}");
+        }
+        for id in idle {
+            self.end_idle_revoked(cx, id);
+        }
+        self.fail_events_of_revoked(cx);
+        self.evict_later(cx, busy, lent);
+    }
+
+    fn end_idle_revoked(&mut self, cx: &mut Peers<State>, id: Id) {
+        match cx.get(id).map(|p| &p.state) {
+            Some(State::Device(Device::Held { .. })) => {
+                let origin = self.origin_of(cx, id);
+                self.unhold(cx, id, &End::Revoked.because(REVOKED));
+                self.deny_credential(cx, id, origin.as_deref(), &LocalAnswer::new(401, REVOKED));
+            }
+            _ => self.part(cx, id),
+        }
+    }
+
+    /// A refusal of a device's credential: a 401 says what to bring.
+    pub(super) fn deny_credential(&mut self, cx: &mut Peers<State>, id: Id, origin: Option<&str>, answer: &LocalAnswer<'_>) {
+        let fields = if answer.status == 401 { &[("WWW-Authenticate", "Bearer")][..] } else { answer.fields };
+        self.deny(cx, id, origin, &LocalAnswer { fields, ..answer.clone() });
+    }
+
+    /// What a visitor's token is for: `None` where visitors need none, `Some(None)` where it is none that is known.
+    pub(super) fn visitor_digest<'a>(&self, fields: impl Iterator<Item = &'a [u8]>) -> Option<Option<Digest>> {
+        let tokens = self.visitor_tokens.as_ref()?;
+        Some(shown(fields, self.limits.token_bytes_max).filter(|digest| tokens.knows(digest)))
+    }
+
+    /// Whether a visitor with this token may ask this device.
+    pub(super) fn visitor_may(&self, digest: &Digest, name: &str) -> bool {
+        self.visitor_tokens.as_ref().is_none_or(|tokens| tokens.allows(digest, name))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_is_sha_256() {
+        // FIPS 180-4's example, as sha256sum prints it.
+        let known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(digest_of_hex(known).unwrap(), digest(b"abc"));
+        assert_eq!(Tokens::line("abc", " lamp , * ").unwrap(), format!("{known} lamp,*"));
+    }
+
+    #[test]
+    fn names_of_a_line() {
+        let tokens =
+            Tokens::parse(&Tokens::line("t", "lamp,https://a.example:443,https://*.b.example:8443,http://*.c.example").unwrap()).unwrap();
+        for name in ["lamp", "https://a.example", "https://x.b.example:8443", "http://x.c.example"] {
+            assert!(tokens.permits("t", name), "{name}");
+        }
+        let others =
+            ["lam", "lamp2", "https://b.example:8443", "https://x.b.example", "https://y.x.b.example:8443", "http://x.b.example:8443"];
+        for name in others.into_iter().chain(["https://.b.example:8443", "http://x.c.example:80", "http://xc.example", "x", ""]) {
+            assert!(!tokens.permits("t", name), "{name}");
+        }
+        let any = Tokens::parse(&Tokens::line("t", "*").unwrap()).unwrap();
+        assert!(any.permits("t", "lamp") && !any.permits("t", "https://lamp.example") && !any.permits("T", "lamp"));
+        assert!(any.names.is_empty(), "a wildcard makes nobody known");
+    }
+
+    #[test]
+    fn credentials_that_are_shown() {
+        let of = |values: &[&str]| shown(values.iter().map(|v| v.as_bytes()), 16);
+        let basic = |pair: &[u8]| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
+        let right = Some(digest(b"abc"));
+        assert_eq!(of(&["Bearer abc"]), right);
+        assert_eq!(of(&["bEARER   abc "]), right);
+        assert_eq!(of(&[&basic(b"anybody:abc")]), right);
+        assert_eq!(of(&[&basic(b":abc")]), right);
+        assert_eq!(of(&[basic(b":abc").trim_end_matches('=')]), right);
+        assert_eq!(of(&[&basic("é:é:x".as_bytes())]), Some(digest("é:x".as_bytes())));
+        for wrong in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "abc",
+            "Bearer a b",
+            "Bearer a,b",
+            "Bearer \u{e9}",
+            "Digest abc",
+            "Basic abc",
+            "Basic YWJj",
+            "Basic !",
+        ] {
+            assert_eq!(of(&[wrong]), None, "{wrong}");
+        }
+        assert_eq!(of(&["Bearer abc", "Bearer abc"]), None);
+        assert_eq!(of(&["Bearer 12345678901234567"]), None, "longer than the bound");
+        assert_eq!(of(&[&basic(&[b'a'; 40_000])]), None);
+        assert_eq!(of(&[]), None);
+    }
+}

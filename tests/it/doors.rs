@@ -1,0 +1,268 @@
+//! Who may come in before a word is said (`--devices-allow`, `--visitors-allow`), how many may (`--connections…`, `--unauthenticated`), and what of it all is
+//! logged (T32).
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use reverse_http::Limits;
+
+use crate::support::process::{get, offer};
+use crate::support::{Gateway, Process, RawPeer, SWITCH, eventually, say};
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Fails unless the connection is closed without a word; a reset counts, too.
+#[track_caller]
+fn is_dropped(mut peer: RawPeer) {
+    let (octets, _) = peer.read_to_any_end();
+    assert_eq!(String::from_utf8_lossy(&octets), "");
+}
+
+#[test]
+fn devices_come_from_allowed_networks_alone() {
+    let gateway = Gateway::start(&["--devices-allow", "10.0.0.0/8,2001:db8::/32"]);
+    for _ in 0..3 {
+        is_dropped(gateway.dial());
+    }
+    gateway.process.expect_stderr("--devices-allow");
+    gateway.get("/lamp/").expect_refusal(404); // visitors are others
+    let gateway = Gateway::start_with_env(&[], &[("PTTH_DEVICES_ALLOW", "10.0.0.0/8,127.0.0.0/8")]);
+    drop(gateway.link("lamp"));
+}
+
+#[test]
+fn visitors_come_from_allowed_networks_alone() {
+    let gateway = Gateway::start(&["--visitors-allow", "10.0.0.0/8"]);
+    let _link = gateway.link("lamp");
+    let mut told = None;
+    for request in [
+        "GET /lamp/x HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 10.0.0.1\r\n\r\n",
+        "GET /nobody/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "nonsense\r\n\r\n",
+    ] {
+        let mut visitor = gateway.visitor();
+        let _ = visitor.try_write(request); // it may be answered already
+        let answer = visitor.read_answer("GET");
+        answer.expect_refusal(403);
+        assert!(answer.head.closes(), "{}", answer.head.text());
+        visitor.expect_end();
+        assert_eq!(told.get_or_insert(answer.text()), &answer.text());
+    }
+    // A proxy's word does not count, not even a trusted one's: it is the connection that is let in.
+    let gateway = Gateway::start(&["--visitors-allow", "10.0.0.0/8", "--trusted-proxies", "127.0.0.1"]);
+    gateway.visitor().read_answer("GET").expect_refusal(403);
+    let gateway = Gateway::start_with_env(&[], &[("PTTH_VISITORS_ALLOW", "127.0.0.1")]);
+    gateway.get("/lamp/").expect_refusal(404);
+}
+
+#[test]
+fn one_address_has_so_many_connections() {
+    let gateway = Gateway::start(&["--connections-per-address", "4", "--wait-for-link", "9s"]);
+    let (mut link, idle) = (gateway.link("lamp"), gateway.link("lamp"));
+    let (mut visitor, second) = (gateway.visitor(), gateway.visitor());
+    visitor.ask(&get("/nobody/")).expect_refusal(404);
+    is_dropped(gateway.visitor());
+    is_dropped(gateway.dial());
+    gateway.process.expect_stderr("connections_per_address_max");
+    // Those that are in are served.
+    drop(idle);
+    visitor.write(get("/lamp/x"));
+    link.read_head();
+    link.write(OK);
+    visitor.read_answer("GET").expect_ok("ok");
+    // A place that was left is free again, as often as one likes.
+    drop(second);
+    for _ in 0..20 {
+        eventually("there is a place", || {
+            let mut next = gateway.visitor();
+            next.try_write(get("/nobody/")).ok()?;
+            (next.try_read_head()?.status() == 404).then_some(())
+        });
+    }
+    // Trusted proxies bring many.
+    let gateway = Gateway::start(&["--connections-per-address", "1", "--trusted-proxies", "127.0.0.1"]);
+    let many: Vec<RawPeer> = (0..10).map(|_| gateway.visitor()).collect();
+    for mut visitor in many {
+        visitor.ask(&get("/nobody/")).expect_refusal(404);
+    }
+}
+
+#[test]
+fn of_those_who_have_shown_nothing_the_oldest_goes() {
+    let gateway = Gateway::start(&["--unauthenticated", "3"]);
+    let _links: Vec<RawPeer> = (0..10).map(|n| gateway.link(&format!("lamp-{n}"))).collect(); // they were let in
+    let mut waiting: Vec<RawPeer> = (0..3)
+        .map(|_| {
+            let mut peer = gateway.dial();
+            peer.write("POST /slow HTTP/1.1\r\nHo");
+            peer
+        })
+        .collect();
+    waiting[0].expect_quiet(Duration::from_millis(100));
+    // Whoever shows something gets in, while slow ones stand in the door.
+    for n in 0..20 {
+        drop(gateway.link(&format!("door-{n}")));
+    }
+    is_dropped(waiting.remove(0)); // it made room for the first of them, and the others for nobody
+    let more: Vec<RawPeer> = (0..3).map(|_| gateway.dial()).collect();
+    waiting.into_iter().for_each(is_dropped);
+    drop(more);
+    gateway.process.expect_stderr("unauthenticated_max");
+}
+
+#[test]
+fn connections_have_a_bound_in_all() {
+    let gateway = Gateway::start(&["--connections", "4"]);
+    let mut link = gateway.link("lamp");
+    let mut visitors: Vec<RawPeer> = (0..3).map(|_| gateway.visitor()).collect();
+    for visitor in &mut visitors {
+        visitor.write(get("/lamp/x"));
+        link.read_head();
+        link.write(OK);
+        visitor.read_answer("GET").expect_ok("ok");
+    }
+    let mut waits = gateway.visitor();
+    waits.write(get("/nobody/"));
+    waits.expect_quiet(Duration::from_millis(300));
+    // What is in is served meanwhile, and the next one comes in when one goes.
+    visitors[0].write(get("/lamp/x"));
+    link.read_head();
+    link.write(OK);
+    visitors[0].read_answer("GET").expect_ok("ok");
+    drop(visitors.pop());
+    waits.read_answer("GET").expect_refusal(404);
+}
+
+#[test]
+fn links_in_other_hands_count() {
+    let mut limits = Limits::default();
+    (limits.connections_max, limits.connections_per_address_max) = (4, 100);
+    let (hold, held) = mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let gateway = reverse_http::Gateway::builder()
+        .listen("127.0.0.1:0")
+        .limits(limits)
+        .on_link(move |link| {
+            let _ = held.lock().unwrap().recv(); // until the test says so, or is over
+            drop(link);
+        })
+        .start()
+        .unwrap();
+    let dial = |name: &str| {
+        let mut peer = RawPeer::connect(gateway.devices_addr());
+        peer.write(offer(name, ""));
+        peer
+    };
+    let mut links: Vec<RawPeer> = (0..4).map(|n| dial(&format!("lamp-{n}"))).collect();
+    for link in &mut links {
+        assert_eq!(link.read_exact(SWITCH.len()), SWITCH);
+    }
+    let mut fifth = dial("door");
+    fifth.expect_quiet(Duration::from_millis(300));
+    hold.send(()).unwrap();
+    assert_eq!(fifth.read_exact(SWITCH.len()), SWITCH);
+    drop(hold);
+}
+
+#[test]
+fn the_limit_of_open_files_lowers_the_bound_of_connections() {
+    let start = |files: u32| {
+        let arguments = "gateway --devices 127.0.0.1:0 --visitors 127.0.0.1:0";
+        let script = format!("ulimit -n {files}; exec {} {arguments}", env!("CARGO_BIN_EXE_ptth"));
+        Process::start(Command::new("sh").args(["-c", &script]).env_remove("RUST_LOG"))
+    };
+    let process = start(256);
+    let visitors = process.line_like("visitors http://");
+    let visitors = visitors.strip_prefix("visitors http://").unwrap().parse().unwrap();
+    assert_eq!(process.stderr().matches("limit of open files").count(), 1, "{}", process.stderr());
+    let many: Vec<RawPeer> = (0..192).map(|_| RawPeer::connect(visitors)).collect();
+    let mut served: Vec<RawPeer> = many;
+    for visitor in &mut served {
+        visitor.ask(&get("/nobody/")).expect_refusal(404);
+    }
+    let mut waits = RawPeer::connect(visitors);
+    waits.write(get("/nobody/"));
+    waits.expect_quiet(Duration::from_millis(200));
+    let err = process.stderr();
+    assert!(err.contains("connections_max") && !err.contains("Too many open files"), "{err}");
+    served.truncate(191);
+    waits.read_answer("GET").expect_refusal(404);
+    let mut process = start(18);
+    assert_eq!(process.exit_code(), 1);
+    assert!(process.stderr().contains("ulimit"), "{}", process.stderr());
+}
+
+// ── Logs (T32) ──
+
+#[test]
+fn nothing_that_a_terminal_obeys_gets_into_the_log() {
+    let gateway = Gateway::start_with_env(&["--cors-origin", "https://app.example"], &[("RUST_LOG", "trace")]);
+    let _link = gateway.link("lamp");
+    for evil in ["\x1b[31m\x1b]0;owned\x07", "\u{9b}2J", "\u{202e}evil", "\x08\x08\x08", "\x7f", "%1b[2J", "%0d%0aforged"] {
+        for (devices, request) in [
+            (true, offer(evil, "")),
+            (true, offer("lamp", &format!("X-{evil}: {evil}\r\n"))),
+            (true, offer("lamp", &format!("PTTH-Session: {evil}\r\n"))),
+            (true, offer("lamp", &format!("Origin: {evil}\r\n"))),
+            (true, offer("lamp", "").replace("POST", evil)),
+            (true, offer("lamp", "").replace("PTTH/1.0", evil)),
+            (
+                true,
+                format!(
+                    "POST /lamp HTTP/1.1\r\nHost: a\r\nPTTH-Message-ID: {evil}\r\nContent-Type: message/http\r\nContent-Length: 2\r\n\r\n{{}}"
+                ),
+            ),
+            (
+                true,
+                format!(
+                    "POST /lamp HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{{\"message-id\":\"{evil:>30}\"}}"
+                ),
+            ),
+            (false, get(&format!("/lamp/{evil}"))),
+            (false, get(&format!("/{evil}/"))),
+            (false, get("/lamp/").replace("visitors.example", evil)),
+            (false, get("/lamp/").replace("HTTP/1.1\r\n", &format!("HTTP/1.1\r\nCookie: {evil}\r\n{evil}: x\r\n"))),
+        ] {
+            let mut peer = if devices { gateway.dial() } else { gateway.visitor() };
+            peer.deadline = Duration::from_millis(100); // some of it is right, and waits
+            let _ = peer.try_write(request);
+            let _ = peer.try_write("\r\n\r\n");
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| peer.try_read_head())).ok();
+        }
+    }
+    gateway.get("/nobody/").expect_refusal(404);
+    let err = gateway.process.stderr();
+    let bad: Vec<char> = err.chars().filter(|c| (c.is_control() && *c != '\n') || *c == '\u{202e}').collect();
+    assert!(bad.is_empty(), "{bad:?} in {err:?}");
+    assert!(!err.lines().any(|line| line.starts_with("forged") || line.is_empty()), "{err}");
+    assert!(err.lines().count() > 10, "nothing was logged: {err}");
+}
+
+#[test]
+fn a_flood_is_logged_in_few_lines_and_counted() {
+    let gateway = Gateway::start(&[]);
+    let began = Instant::now();
+    let mut peers = 0;
+    while peers < 3_000 {
+        let mut peer = gateway.dial();
+        peer.write("GET /lamp HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(peer.read_head().status(), 405);
+        peers += 1;
+    }
+    let seconds = began.elapsed().as_secs() + 1;
+    let lines = || gateway.process.stderr().lines().filter(|line| line.contains("was refused")).count() as u64;
+    eventually("a line", || (lines() > 0).then_some(()));
+    say(&format!("{peers} refused offers in {seconds} s are {} lines of log", lines()));
+    assert!(lines() <= 50 * (seconds + 1) && lines() < peers, "{} lines", lines());
+    // The next one of the kind, a second later, says how many there were: nobody is lost from the count.
+    let counted = |line: &str| line.split("… and ").nth(1)?.split(' ').next()?.replace(',', "").parse::<u64>().ok();
+    eventually("the count", || {
+        let mut peer = gateway.dial();
+        peer.write("GET /lamp HTTP/1.1\r\nHost: a\r\n\r\n");
+        peer.read_head();
+        let more: u64 = gateway.process.stderr().lines().filter_map(counted).sum();
+        (more + lines() >= peers).then_some(())
+    });
+}
