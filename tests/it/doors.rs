@@ -92,7 +92,7 @@ fn one_address_has_so_many_connections() {
 #[test]
 fn of_those_who_have_shown_nothing_the_oldest_goes() {
     let gateway = Gateway::start(&["--unauthenticated", "3"]);
-    let _links: Vec<RawPeer> = (0..10).map(|n| gateway.link(&format!("lamp-{n}"))).collect(); // they were let in
+    let mut links: Vec<RawPeer> = (0..10).map(|n| gateway.link(&format!("lamp-{n}"))).collect(); // they were let in
     let mut waiting: Vec<RawPeer> = (0..3)
         .map(|_| {
             let mut peer = gateway.dial();
@@ -109,6 +109,14 @@ fn of_those_who_have_shown_nothing_the_oldest_goes() {
     let more: Vec<RawPeer> = (0..3).map(|_| gateway.dial()).collect();
     waiting.into_iter().for_each(is_dropped);
     drop(more);
+    // Those that were let in are in, the oldest of all, too.
+    for (n, link) in links.iter_mut().enumerate() {
+        let mut visitor = gateway.visitor();
+        visitor.write(get(&format!("/lamp-{n}/x")));
+        link.read_head();
+        link.write(OK);
+        visitor.read_answer("GET").expect_ok("ok");
+    }
     gateway.process.expect_stderr("unauthenticated_max");
 }
 
