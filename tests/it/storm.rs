@@ -20,7 +20,7 @@ const fn ms(ms: u64) -> Duration {
 fn a_fleet_is_back_soon_after_its_gateway_was_killed() {
     // Away for longer than the longest pause: every device has backed off as far as it goes.
     fleet::killed_and_started_again(
-        &Fleet { processes: 4, links_each: 60, singles: 40, backoff: (ms(50), ms(1_500)), away: ms(3_000), within: ms(3_000) },
+        &Fleet { processes: 4, links_each: 60, singles: 40, backoff: (ms(50), ms(2_500)), away: ms(3_000), within: ms(5_000) },
         false,
     );
 }
