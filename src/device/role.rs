@@ -1186,10 +1186,7 @@ impl DeviceRole {
             return Came::NotYet; // a stray line end behind an earlier message
         }
         match head::request(octets, &self.limits, LineEnds::Crlf) {
-            Err(refusal) => {
-                log_peers!(Warn, "the gateway sent what is no request: {refusal}");
-                Came::Refused(refusal)
-            }
+            Err(refusal) => Came::Refused(refusal),
             Ok(None) if peer.is_over() => Came::Gone(End::Cut.because("closed by the gateway in the middle of a request")),
             Ok(None) => {
                 peer.keep(octets);
@@ -1276,7 +1273,9 @@ impl DeviceRole {
             (true, Ok(true)) => self.next(cx, id, true),
             _ => {
                 self.relayed(cx, id);
-                self.link_ends(cx, id, End::ProtocolError.because("its request was refused"));
+                let end = if matches!(answer.status, 400..=499 | 501 | 505) { End::ProtocolError } else { End::LastMessage };
+                let text = format!("its request was answered {} by this device, which closes it: {}", answer.status, answer.reason);
+                self.link_ends(cx, id, Why::new(end, text));
             }
         }
     }

@@ -137,7 +137,7 @@ fn a_file_names_only_files_above_it() {
 #[test]
 fn the_order_is_the_one_that_is_meant() {
     assert!(place("limits") < place("proto/head") && place("proto/forward") < place("stream") && place("engine/peers") < place("relay"));
-    assert_eq!((place("proto/head/Part"), place("lib"), place("proto")), (Some(3), None, None));
+    assert_eq!((place("proto/head/Part"), place("lib"), place("proto")), (Some(4), None, None));
     assert!(names("use std::net::IpAddr;", "std::net") && !names("use core::net::IpAddr;", "std::net"));
     assert!(names("mio::Poll", "mio") && !names("premiom", "mio") && !names("an_mio", "mio"));
 }
