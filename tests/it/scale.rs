@@ -118,7 +118,7 @@ fn heartbeats_of_many_idle_links_are_answered_and_counted() {
         ticks as f64 * 10_000.0 / beats as f64
     ));
     let log = gateway.process.stderr();
-    assert_eq!((log.matches(": up").count(), log.contains(": down")), (links, false));
+    assert!(!log.contains(": down") && !log.contains("a link ended"), "{log}");
 }
 
 #[test]
