@@ -161,12 +161,14 @@ fn ten_rolling_restarts_of_two_gateways_fail_no_request() {
     let routes: String = DEVICES.iter().map(|name| format!("[[route]]\npath = \"/{name}\"\ndevice = \"{name}\"\n")).collect();
     let config = write(&dir.0, "routes.toml", &routes);
     let mut seats = [Seat::new(1, &config), Seat::new(2, &config)];
-    let devices: Vec<Process> = seats
-        .iter()
-        .flat_map(|seat| DEVICES.map(|name| format!("http://{}/{name}", seat.devices)))
-        .map(|url| Ptth::start(&["device", &url, "--to", &local.url(), "--links", "2..8", "--backoff", "10ms..200ms"]))
-        .collect();
-    devices.iter().for_each(|device| assert!(device.line().starts_with("connected"), "{}", device.stderr()));
+    let devices = DEVICES.map(|name| {
+        let [a, b] = [0, 1].map(|n| format!("http://{}/{name}", seats[n].devices));
+        Ptth::start(&["device", &a, "--gateway", &b, "--to", &local.url(), "--links", "2..8", "--backoff", "10ms..200ms"])
+    });
+    for device in &devices {
+        let lines = [device.line(), device.line()];
+        assert!(lines.iter().all(|line| line.starts_with("connected")), "{lines:?}; {}", device.stderr());
+    }
     let front: SocketAddr = format!("127.39.2.1:{}", free_port()).parse().unwrap();
     let file = write(&dir.0, "haproxy.cfg", &haproxy_config(&dir.0, front, &seats));
     let balancer = Process::start(Command::new(program("haproxy")).arg("-db").arg("-f").arg(file));
