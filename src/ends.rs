@@ -65,10 +65,8 @@ ends! {
     Program = "program",
     /// This side's operating system would not go on with it.
     Failed = "failed",
-    /// A device that polls did not come again within [`poll_gap`](crate::Limits::poll_gap).
+    /// A device that polls, or whose offers are held, did not come again within [`poll_gap`](crate::Limits::poll_gap).
     Absent = "absent",
-    /// An offer that was held for [`poll_hold`](crate::Limits::poll_hold) without being asked for; the device offers again.
-    Lapsed = "lapsed",
 }
 
 impl End {
@@ -84,7 +82,7 @@ impl End {
 
     /// Whether it is part of a link's usual life, and nothing that an operator looks for.
     pub fn is_usual(self) -> bool {
-        matches!(self, End::LastMessage | End::Tunnel | End::Program | End::Lapsed)
+        matches!(self, End::LastMessage | End::Tunnel | End::Program)
     }
 
     /// With what is to be said about it.

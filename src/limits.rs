@@ -136,7 +136,7 @@ limits! {
     silence: Duration = Duration::from_secs(120);
     /// How long a gateway holds an on-demand offer, or a poll, before it answers that there is nothing. Default 25 s (below nginx's `proxy_read_timeout` of 60 s).
     poll_hold: Duration = Duration::from_secs(25);
-    /// How long a device that polls counts as connected after its last poll ended. Default 5 s.
+    /// How long a device that polls, or whose offers are held, counts as connected after its last poll or offer was answered. Default 5 s.
     poll_gap: Duration = Duration::from_secs(5);
     /// Silence after an event was handed out before the same event, under the same id, is handed out once more. Default 10 s; zero turns it off.
     redeliver_after: Duration = Duration::from_secs(10);

@@ -874,10 +874,10 @@ impl GatewayRole {
                 let at = cx.after(rest);
                 self.set_alarm(cx, at, Alarm::PollGap(name));
             }
-            Gap::Over(left, 0) => self.gone(&left, &End::Absent.because("it did not poll again within poll_gap")),
+            Gap::Over(left, 0) => self.gone(&left, &End::Absent.because("it did not come again within poll_gap")),
             // All its polls may be at work for longer than that; whoever reads the log wants to know.
             Gap::Over(left, n) => {
-                let text = format!("it did not poll again within poll_gap; requests in its hand: {n}");
+                let text = format!("it did not come again within poll_gap; requests in its hand: {n}");
                 self.gone(&left, &Why::new(End::Absent, text));
             }
         }

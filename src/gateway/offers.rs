@@ -15,7 +15,7 @@ use crate::engine::peers::{Fetched, Id, Peers};
 use crate::engine::slab::Key;
 use crate::error::{Error, Refusal};
 use crate::gateway::mailbox::{Knock, Parked, Posting, Telling};
-use crate::gateway::role::{Command, GatewayRole, Handle, LentOut, State};
+use crate::gateway::role::{Alarm, Command, GatewayRole, Handle, LentOut, State};
 use crate::gateway::roster::{Denied, Holder, Registered, Waiter};
 use crate::gateway::{EventKind, Grant, Offer, Reject};
 use crate::link::GatewayLink;
@@ -625,7 +625,12 @@ impl GatewayRole {
         if let Some(State::Device(Device::Held { hold: Hold::Poll(_), .. })) = cx.get(id).map(|p| &p.state) {
             return self.poll_expired(cx, id);
         }
-        self.unhold(cx, id, &End::Lapsed.because("its offer was held for poll_hold; it offers again"));
+        if let Some(registered) = self.registered(cx, id) {
+            for name in self.roster.lapse(&registered, id, cx.now()) {
+                let at = cx.after(self.limits.poll_gap);
+                self.set_alarm(cx, at, Alarm::PollGap(name));
+            }
+        }
         let Some(peer) = cx.get_mut(id) else { return };
         peer.output().extend_from_slice(b"HTTP/1.1 204 No Content\r\n\r\n");
         peer.state = State::Device(Device::Head { began: false, polled: false });

@@ -123,6 +123,8 @@ struct Entry {
     lent: usize,
     /// Boxed, since most names have links.
     mailbox: Option<Box<Mailbox>>,
+    /// A held offer was answered that there is nothing, then, and the device is to offer again: it counts as connected for `poll_gap`, too.
+    lapsed: Option<Instant>,
     /// The role's alarm for the mailbox's end is set. Of the name, not of the mailbox: whoever takes the name over again and again gets no second one.
     gap_alarm: bool,
     waiting: VecDeque<Waiter>,
@@ -151,6 +153,7 @@ impl Entry {
             busy: Vec::new(),
             lent: 0,
             mailbox: None,
+            lapsed: None,
             gap_alarm: false,
             events: 0,
             last: None,
@@ -177,7 +180,7 @@ impl Entry {
     }
 
     fn is_connected(&self) -> bool {
-        self.links() > 0 || self.mailbox.is_some()
+        self.links() > 0 || self.mailbox.is_some() || self.lapsed.is_some()
     }
 }
 
@@ -318,6 +321,7 @@ impl Roster {
         for (name, _) in &claimed.registered.names {
             if let Some(entry) = self.entries.get_mut(name) {
                 entry.lent += 1;
+                entry.lapsed = None;
             }
         }
         Ok(claimed)
@@ -368,7 +372,7 @@ impl Roster {
             claimed.idle.extend(std::mem::take(&mut entry.idle).ids());
             claimed.busy.append(&mut entry.busy);
             claimed.polls.extend(entry.mailbox.take().into_iter().flat_map(|m| m.polls.ids()));
-            entry.lent = 0;
+            (entry.lent, entry.lapsed) = (0, None);
             entry.way = way;
             let old = std::mem::replace(&mut entry.holder, holder.clone());
             if let Some(session) = old.session {
@@ -484,11 +488,26 @@ impl Roster {
         alarms
     }
 
-    /// Whether a mailbox has been without a poll for `poll_gap`; then it ends.
+    /// A held offer was answered that there is nothing. The names for which the role has to look at `poll_gap` from now.
+    pub(crate) fn lapse(&mut self, registered: &Registered, id: Id, now: Instant) -> Vec<Arc<str>> {
+        let mut alarms = Vec::new();
+        for (name, epoch) in &registered.names {
+            let Some(entry) = self.entries.get_mut(name).filter(|e| e.epoch == *epoch) else { continue };
+            entry.idle.take_out(id);
+            entry.lapsed = Some(now);
+            if !std::mem::replace(&mut entry.gap_alarm, true) {
+                alarms.push(name.clone());
+            }
+        }
+        alarms
+    }
+
+    /// Whether a mailbox has been without a poll, or a device without an offer, for `poll_gap`; then it ends.
     pub(crate) fn poll_gap(&mut self, name: &Arc<str>, now: Instant) -> Gap {
         let gap = self.limits.poll_gap;
         let Some(entry) = self.entries.get_mut(name) else { return Gap::None };
-        let left = entry.mailbox.as_ref().filter(|mailbox| mailbox.polls.0.is_empty()).map(|mailbox| mailbox.left);
+        let polled = entry.mailbox.as_ref().filter(|mailbox| mailbox.polls.0.is_empty()).map(|mailbox| mailbox.left);
+        let left = polled.max(entry.lapsed);
         let rest = left.map_or(Duration::ZERO, |left| gap.saturating_sub(now.saturating_duration_since(left)));
         if !rest.is_zero() {
             return Gap::In(rest);
@@ -497,7 +516,10 @@ impl Roster {
         if left.is_none() {
             return Gap::None;
         }
-        entry.mailbox = None;
+        entry.lapsed = None;
+        if polled.is_some() {
+            entry.mailbox = None;
+        }
         let in_hand = entry.events;
         let registered = Registered { names: vec![(name.clone(), entry.epoch)], session: None, token: None };
         Gap::Over(self.departures(&registered, now), in_hand)
@@ -594,7 +616,8 @@ impl Roster {
     fn departures(&mut self, registered: &Registered, now: Instant) -> Left {
         let mut left = Left::default();
         for (name, epoch) in &registered.names {
-            let Some(entry) = self.entries.get_mut(name).filter(|e| e.epoch == *epoch && e.links() == 0) else { continue };
+            let there = |e: &&mut Entry| e.epoch == *epoch && e.links() == 0 && e.lapsed.is_none();
+            let Some(entry) = self.entries.get_mut(name).filter(there) else { continue };
             if let Some(mailbox) = &entry.mailbox {
                 let way = Way::Comet(mailbox.encoding);
                 if std::mem::replace(&mut entry.way, way) != way {
@@ -899,6 +922,28 @@ mod tests {
         roster.line_up_again("lamp", events[1], Some([1; 16]));
         roster.step_out("lamp", Waiter::Exchange(events[1]));
         assert_eq!(roster.next_again(&one), None);
+    }
+
+    #[test]
+    fn a_device_whose_held_offer_lapsed_is_there_for_as_long_as_one_that_polls() {
+        let (mut roster, now, ids) = (roster(|_| ()), Instant::now(), ids(2));
+        let gap = Limits::default().poll_gap;
+        let held = |roster: &mut Roster, id| {
+            let claimed = roster.claim(&lamp(), &holder(Some(1)), Way::Turn, now).unwrap();
+            roster.place(&claimed.registered, id);
+            roster.set_idle(&claimed.registered, id);
+            (claimed.registered, claimed.up.len())
+        };
+        let (first, up) = held(&mut roster, ids[0]);
+        let alarms = roster.lapse(&first, ids[0], now);
+        assert_eq!((up, alarms.len(), roster.connected(), roster.links("lamp")), (1, 1, 1, (0, 0)));
+        assert_eq!(roster.poll_gap(&alarms[0], now), Gap::In(gap));
+        let (second, up) = held(&mut roster, ids[1]);
+        assert_eq!((up, Arc::ptr_eq(&first, &second)), (0, true), "nobody was told that it went");
+        assert_eq!(roster.poll_gap(&alarms[0], now + gap), Gap::None);
+        roster.lapse(&second, ids[1], now);
+        assert!(matches!(roster.poll_gap(&alarms[0], now + gap), Gap::Over(left, 0) if left.down.len() == 1));
+        assert_eq!((roster.connected(), roster.way("lamp")), (0, None));
     }
 
     #[test]

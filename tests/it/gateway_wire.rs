@@ -711,6 +711,11 @@ fn on_demand_answers_204_when_nobody_asked_and_the_device_offers_again_on_the_sa
     assert_eq!(device.read_head().target(), "/now");
     device.write(vector("draft-4-response"));
     visitor.read_answer("GET").expect_ok("Good");
+    // An operator reads once that it came, and once that it went.
+    let said = |what: &str| gateway.process.stderr().matches(what).count();
+    assert_eq!((said("lamp: up"), said("lamp: down")), (1, 0), "{}", gateway.process.stderr());
+    drop(device);
+    gateway.process.expect_stderr("lamp: down: closed: ");
 }
 
 #[test]
@@ -751,6 +756,13 @@ fn a_device_that_leaves_while_its_offer_is_held_is_not_asked() {
     device.expect_quiet(Duration::from_millis(50));
     drop(device);
     eventually("the gateway noticed", || (gateway.get("/lamp/").status() == 503).then_some(()));
+    // Nor is one that leaves where it should offer again.
+    let gateway = Gateway::start(&["--turn", "on-demand", "--poll-hold", "100ms", "--wait-for-link", "100ms"]);
+    let mut device = gateway.dial();
+    device.write(offer("lamp", ""));
+    assert_eq!(device.read_head().status(), 204);
+    drop(device);
+    gateway.process.expect_stderr("lamp: down: absent: ");
 }
 
 // ── Two devices, one name ──
