@@ -46,6 +46,8 @@ pub mod link;
 pub mod message;
 pub mod proto;
 mod relay;
+#[cfg(test)]
+mod sim;
 pub mod stream;
 
 pub use device::{Device, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange, Listener, OnRefusal, Upgraded, upgrade};

@@ -574,7 +574,7 @@ impl DateText {
 /// must not send `Date` (RFC 9110 §6.6.1).
 pub(crate) fn date_now() -> Option<DateText> {
     thread_local!(static CACHED: Cell<(u64, DateText)> = const { Cell::new((u64::MAX, DateText([b' '; 29]))) });
-    let second = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
+    let second = second_now()?;
     let (cached_second, cached) = CACHED.get();
     if cached_second == second {
         return Some(cached);
@@ -582,6 +582,15 @@ pub(crate) fn date_now() -> Option<DateText> {
     let date = date_of(second)?;
     CACHED.set((second, date));
     Some(date)
+}
+
+/// Seconds since 1970 by the system's clock; `None` before that. Always the same in the simulation, whose stories would differ else.
+pub(crate) fn second_now() -> Option<u64> {
+    #[cfg(test)]
+    if let Some(second) = crate::sim::net::second() {
+        return Some(second);
+    }
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
 
 /// This second since 1970, formatted. `None` after 9999, where the formatter would panic.

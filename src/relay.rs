@@ -178,6 +178,11 @@ impl Budget {
         Held { budget: self.clone(), octets: 0 }
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_taken(&self) -> usize {
+        self.taken.load(Relaxed)
+    }
+
     /// One of what is counted, where that is no octets. `None`: the budget has no more.
     pub(crate) fn one(&self) -> Option<Held> {
         let mut held = self.share();

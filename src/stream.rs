@@ -75,6 +75,15 @@ pub struct Stream(Kind);
 enum Kind {
     Tcp(TcpStream),
     Unix(UnixStream),
+    #[cfg(test)]
+    Sim(crate::sim::net::Socket),
+}
+
+#[cfg(test)]
+impl From<crate::sim::net::Socket> for Stream {
+    fn from(socket: crate::sim::net::Socket) -> Self {
+        Stream(Kind::Sim(socket))
+    }
 }
 
 impl From<TcpStream> for Stream {
@@ -95,6 +104,10 @@ impl Stream {
     /// # Errors
     /// No descriptor is left, or the address can be seen at once to be unreachable.
     pub(crate) fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
+        #[cfg(test)]
+        if let Some(socket) = crate::sim::net::connect(address) {
+            return Ok(Stream::from(socket));
+        }
         let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         match socket.connect(&address.into()) {
@@ -117,6 +130,27 @@ impl Stream {
         Ok(Stream::from(UnixStream::from(OwnedFd::from(socket))))
     }
 
+    /// Two ends of a connection within this process.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn pair() -> io::Result<(Stream, Stream)> {
+        #[cfg(test)]
+        if let Some((one, other)) = crate::sim::net::pair() {
+            return Ok((Stream::from(one), Stream::from(other)));
+        }
+        let (one, other) = UnixStream::pair()?;
+        Ok((Stream::from(one), Stream::from(other)))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn simulated(&self) -> &crate::sim::net::Socket {
+        match &self.0 {
+            Kind::Sim(socket) => socket,
+            _ => panic!("a real socket in a simulated loop"),
+        }
+    }
+
     /// After an event on a connecting socket: whether it is connected now.
     ///
     /// # Errors
@@ -124,6 +158,10 @@ impl Stream {
     pub(crate) fn connected(&self) -> io::Result<bool> {
         if let Some(e) = self.take_error()? {
             return Err(e);
+        }
+        #[cfg(test)]
+        if let Kind::Sim(socket) = &self.0 {
+            return Ok(socket.is_connected());
         }
         let Kind::Tcp(stream) = &self.0 else { return Ok(true) };
         match stream.peer_addr() {
@@ -158,6 +196,8 @@ impl Stream {
         match &self.0 {
             Kind::Tcp(s) => s.set_nonblocking(nonblocking),
             Kind::Unix(s) => s.set_nonblocking(nonblocking),
+            #[cfg(test)]
+            Kind::Sim(_) => Ok(()), // it never blocks
         }
     }
 
@@ -169,6 +209,8 @@ impl Stream {
         match &self.0 {
             Kind::Tcp(s) => s.shutdown(how),
             Kind::Unix(s) => s.shutdown(how),
+            #[cfg(test)]
+            Kind::Sim(s) => s.shutdown(how),
         }
     }
 
@@ -180,6 +222,8 @@ impl Stream {
         match &self.0 {
             Kind::Tcp(s) => SockRef::from(s).set_linger(Some(Duration::ZERO)),
             Kind::Unix(_) => Ok(()),
+            #[cfg(test)]
+            Kind::Sim(s) => s.abort(),
         }
     }
 
@@ -191,6 +235,8 @@ impl Stream {
         Ok(Stream(match &self.0 {
             Kind::Tcp(s) => Kind::Tcp(s.try_clone()?),
             Kind::Unix(s) => Kind::Unix(s.try_clone()?),
+            #[cfg(test)]
+            Kind::Sim(s) => Kind::Sim(s.try_clone()),
         }))
     }
 
@@ -202,6 +248,8 @@ impl Stream {
         match &self.0 {
             Kind::Tcp(s) => s.take_error(),
             Kind::Unix(s) => s.take_error(),
+            #[cfg(test)]
+            Kind::Sim(s) => Ok(s.take_error()),
         }
     }
 
@@ -210,6 +258,8 @@ impl Stream {
         match &self.0 {
             Kind::Tcp(s) => s.peer_addr().ok().map(|a| a.ip().to_canonical()),
             Kind::Unix(_) => None,
+            #[cfg(test)]
+            Kind::Sim(s) => s.peer_ip(),
         }
     }
 
@@ -218,6 +268,8 @@ impl Stream {
         match &self.0 {
             Kind::Tcp(s) => s.peer_addr().map_or_else(|_| "unconnected".to_owned(), |a| a.to_string()),
             Kind::Unix(_) => "unix socket".to_owned(),
+            #[cfg(test)]
+            Kind::Sim(s) => s.label(),
         }
     }
 }
@@ -227,6 +279,8 @@ impl AsRawFd for Stream {
         match &self.0 {
             Kind::Tcp(s) => s.as_raw_fd(),
             Kind::Unix(s) => s.as_raw_fd(),
+            #[cfg(test)]
+            Kind::Sim(s) => s.descriptor(),
         }
     }
 }
@@ -236,6 +290,8 @@ impl AsFd for Stream {
         match &self.0 {
             Kind::Tcp(s) => s.as_fd(),
             Kind::Unix(s) => s.as_fd(),
+            #[cfg(test)]
+            Kind::Sim(s) => s.descriptor(),
         }
     }
 }
@@ -245,6 +301,8 @@ impl Read for &Stream {
         match &self.0 {
             Kind::Tcp(s) => (&*s).read(buf),
             Kind::Unix(s) => (&*s).read(buf),
+            #[cfg(test)]
+            Kind::Sim(s) => s.read(buf),
         }
     }
 }
@@ -254,12 +312,16 @@ impl Write for &Stream {
         match &self.0 {
             Kind::Tcp(s) => (&*s).write(buf),
             Kind::Unix(s) => (&*s).write(buf),
+            #[cfg(test)]
+            Kind::Sim(s) => s.write(buf),
         }
     }
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         match &self.0 {
             Kind::Tcp(s) => (&*s).write_vectored(bufs),
             Kind::Unix(s) => (&*s).write_vectored(bufs),
+            #[cfg(test)]
+            Kind::Sim(s) => s.write_vectored(bufs),
         }
     }
     fn flush(&mut self) -> io::Result<()> {
@@ -307,12 +369,16 @@ impl Stream {
         match &self.0 {
             Kind::Tcp(s) => s.set_read_timeout(time),
             Kind::Unix(s) => s.set_read_timeout(time),
+            #[cfg(test)]
+            Kind::Sim(s) => s.descriptor(),
         }
     }
     pub(crate) fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
         match &self.0 {
             Kind::Tcp(s) => s.set_write_timeout(time),
             Kind::Unix(s) => s.set_write_timeout(time),
+            #[cfg(test)]
+            Kind::Sim(s) => s.descriptor(),
         }
     }
 }

@@ -7,7 +7,6 @@
 //! link serves polls unchanged. A slot outlives its connection while it has an event in progress or an answer that no reply has
 //! acknowledged. Every poll carries the offer, and each reply decides for itself: there is no mode but the count of polls wanted.
 
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -290,6 +289,7 @@ impl DeviceRole {
         let Some(work) = &mut slot.work else { return self.drop_slot(cx, key, why) };
         if work.is_ready() {
             slot.redial = Some(now);
+            self.answer_fails(cx, key); // its POST may not even have found a connection
         }
         self.settle_polls(cx, why);
     }
@@ -302,14 +302,22 @@ impl DeviceRole {
 
     /// A POST ended without an acknowledgement. True: its answer cannot be posted again.
     fn post_broke(&mut self, cx: &mut Peers<State>, key: Key) -> bool {
-        let now = cx.now();
         let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else { return false };
-        if work.post.take().is_some() && work.failing_since.is_none() {
+        let (had_post, lost) = (work.post.take().is_some(), work.lost);
+        if had_post {
+            self.answer_fails(cx, key);
+        }
+        lost
+    }
+
+    /// An answer could not be posted: it is tried again for so long as somebody may wait for it, counted from the first failure.
+    fn answer_fails(&mut self, cx: &mut Peers<State>, key: Key) {
+        let (now, at) = (cx.now(), cx.after(self.limits.first_octet_timeout));
+        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else { return };
+        if work.failing_since.is_none() {
             work.failing_since = Some(now);
-            let at = cx.after(self.limits.first_octet_timeout);
             cx.alarm(at, DIAL);
         }
-        work.lost
     }
 
     /// Lets go of answers that could not be posted for `first_octet_timeout`: nobody waits for them any more.
@@ -683,10 +691,10 @@ impl DeviceRole {
     }
 
     fn bridge_over(&mut self, cx: &mut Peers<State>, key: Key, text: &[u8]) -> std::io::Result<()> {
-        let (near, far) = UnixStream::pair()?;
+        let (near, far) = Stream::pair()?;
         near.set_nonblocking(true)?;
         far.set_nonblocking(true)?;
-        let id = cx.insert(Stream::from(near), &[], State::Bridge(key))?;
+        let id = cx.insert(near, &[], State::Bridge(key))?;
         if let Some(slot) = self.slots.get_mut(key) {
             slot.bridge = Some(id);
         }
@@ -694,7 +702,7 @@ impl DeviceRole {
             peer.output().extend_from_slice(text);
         }
         flush(cx, id);
-        let link = cx.insert(Stream::from(far), &[], State::Link(Link::new(Some(key), cx.now())))?;
+        let link = cx.insert(far, &[], State::Link(Link::new(Some(key), cx.now())))?;
         match &self.service {
             Service::Listen(_) => self.lend(cx, link, &[]),
             _ => self.link_idle(cx, link),
@@ -896,6 +904,20 @@ impl DeviceRole {
         };
         let at = time.map(|time| cx.after(time));
         cx.set_deadline(id, at);
+    }
+}
+
+/// For the simulation.
+#[cfg(test)]
+impl DeviceRole {
+    /// Where the slots stand, in words.
+    pub(super) fn slots_told(&self) -> Vec<String> {
+        let slots = self.slots.keys().into_iter().filter_map(|key| self.slots.get(key));
+        let told = |slot: &Slot| {
+            let work = slot.work.as_ref().map(|work| (work.is_read(), work.is_ready(), work.post.is_some(), work.lost));
+            format!("a slot: {:?}, dials again {}, bridge {:?}, work {work:?}", slot.conn, slot.redial.is_some(), slot.bridge)
+        };
+        slots.map(told).collect()
     }
 }
 

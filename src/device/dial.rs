@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::engine::random;
 use crate::error::Error;
 
 /// A gateway's URL, taken apart.
@@ -233,7 +234,7 @@ impl Backoff {
 /// A random number in 0..1.
 pub(crate) fn random() -> f64 {
     let mut octets = [0; 4];
-    match getrandom::fill(&mut octets) {
+    match random::fill(&mut octets) {
         Ok(()) => f64::from(u32::from_le_bytes(octets)) / f64::from(u32::MAX),
         Err(_) => 0.5, // without entropy at boot a fixed jitter is better than no device
     }

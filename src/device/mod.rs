@@ -12,6 +12,8 @@ mod forward;
 mod proxy;
 mod resolve;
 mod role;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod upgrade;
 
 use std::fmt;
@@ -35,6 +37,7 @@ use crate::device::proxy::Proxy;
 use crate::device::role::{Busy, CLOSED, Command, Counters, DeviceRole, Loan, Plan, Service, Ticket};
 use crate::ends::{End, EndCounts};
 use crate::engine::event_loop::EventLoop;
+use crate::engine::random;
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
 use crate::link::DeviceLink;
@@ -259,7 +262,7 @@ impl DeviceBuilder {
         let fallback = self.check_fallback()?;
         let (proxy, homes) = (self.check_proxy()?, self.check_gateways()?);
         let mut session = [0; 16];
-        getrandom::fill(&mut session).map_err(|e| Error::io(Fault::Network, "drawing a session id", io::Error::other(e.to_string())))?;
+        random::fill(&mut session).map_err(|e| Error::io(Fault::Network, "drawing a session id", io::Error::other(e.to_string())))?;
         let first = homes.first().map_or(("", ""), |home| (&home.url.authority, &home.url.target));
         let mut offer = OfferPlan::new(first.0, first.1, self.dialect);
         offer.session = Some(session);

@@ -1368,6 +1368,7 @@ impl DeviceRole {
                 _ => {}
             }
         }
+        self.top_up(cx); // an answer may have waited for a dial that has just ended
     }
 
     fn stop(&mut self, cx: &mut Peers<State>) {
@@ -1390,6 +1391,21 @@ impl DeviceRole {
             State::Lingering(lingering) => Some(lingering),
             _ => None,
         });
+    }
+}
+
+/// For the simulation.
+#[cfg(test)]
+impl DeviceRole {
+    /// What is left though all is over: `connections` of the loop, and whatever the tables hold.
+    pub(super) fn leftovers(&self, connections: usize) -> Vec<String> {
+        let Counters { links, dialing, busy, polls, .. } = &*self.shared;
+        let counted = [("links", links), ("dials", dialing), ("busy links", busy), ("polls", polls)];
+        let tables =
+            [("connections", connections), ("exchanges", self.exchanges.len()), ("slots", self.slots.len()), ("lent", self.lent.len())];
+        let counted = counted.iter().map(|(what, n)| (*what, n.load(Relaxed)));
+        let left = counted.chain(tables).filter(|(_, n)| *n > 0).map(|(what, n)| format!("{what}: {n}"));
+        left.chain(self.slots_told()).collect()
     }
 }
 
@@ -1569,6 +1585,11 @@ impl Role for DeviceRole {
             }
             State::Link(_) => self.link_gone(cx, id, End::Silent.because("nothing came for as long as silence allows")),
             State::Bridge(_) => {}
+            // Whoever asked has gone, so the exchange keeps its time here.
+            State::Local(Local::Busy(key)) => {
+                let key = *key;
+                relay::expired(self, cx, key);
+            }
             State::Local(_) | State::Lingering(_) => cx.close(id),
         }
     }

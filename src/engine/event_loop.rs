@@ -15,7 +15,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::engine::Role;
-use crate::engine::peers::{Id, LISTENERS_MAX, Peers};
+use crate::engine::peers::{Id, LISTENERS_MAX, Peers, Watcher};
 use crate::engine::timers::Timer;
 use crate::limits::Limits;
 use crate::stream::Stream;
@@ -36,7 +36,8 @@ const AWAY: Duration = Duration::from_secs(1);
 /// something that was handed out, so there are never more of them than callers, links and jobs, which are bounded.
 pub(crate) struct Remote<C> {
     sender: Sender<C>,
-    waker: Arc<Waker>,
+    /// `None` in the simulation, which looks at every loop's commands by itself.
+    waker: Option<Arc<Waker>>,
     awake: Arc<AtomicBool>,
 }
 
@@ -53,11 +54,18 @@ impl<C> Remote<C> {
             return false;
         }
         if !self.awake.swap(true, Ordering::AcqRel) {
-            if let Err(e) = self.waker.wake() {
+            if let Some(Err(e)) = self.waker.as_ref().map(|waker| waker.wake()) {
                 log::error!("the event loop could not be woken: {e}");
             }
         }
         true
+    }
+
+    /// The way to a loop that is driven by hand.
+    #[cfg(test)]
+    pub(super) fn simulated() -> (Self, Receiver<C>) {
+        let (sender, commands) = unbounded();
+        (Remote { sender, waker: None, awake: Arc::default() }, commands)
     }
 }
 
@@ -126,8 +134,8 @@ impl<R: Role> EventLoop<R> {
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, commands) = unbounded();
         let awake = Arc::new(AtomicBool::new(false));
-        let peers = Peers::new(poll.registry().try_clone()?, limits.connections_max);
-        let remote = Remote { sender, waker, awake: awake.clone() };
+        let peers = Peers::new(Watcher::System(poll.registry().try_clone()?), limits.connections_max);
+        let remote = Remote { sender, waker: Some(waker), awake: awake.clone() };
         Ok((
             EventLoop {
                 poll,
@@ -181,13 +189,14 @@ impl<R: Role> EventLoop<R> {
             let now = Instant::now();
             self.set_clock(last, before, now, timeout);
             last = now;
-            self.step_ready(&mut role);
+            step_ready(&mut self.peers, &mut role);
             for event in &events {
                 self.note(&mut role, event);
             }
             self.accept(&mut role);
-            self.obey(&mut role);
-            self.expire(&mut role);
+            self.awake.store(false, Ordering::Release);
+            obey(&mut self.peers, &mut role, &self.commands);
+            expire(&mut self.peers, &mut role);
         }
         Ok(())
     }
@@ -242,15 +251,6 @@ impl<R: Role> EventLoop<R> {
         self.peers.set_clock(now, away);
     }
 
-    fn step_ready(&mut self, role: &mut R) {
-        for _ in 0..self.peers.again.len() {
-            let Some(id) = self.peers.again.pop_front() else { break };
-            if self.peers.unqueue(id) {
-                role.ready(&mut self.peers, id);
-            }
-        }
-    }
-
     fn note(&mut self, role: &mut R, event: &mio::event::Event) {
         let token = event.token();
         if token == WAKER {
@@ -263,7 +263,7 @@ impl<R: Role> EventLoop<R> {
             return;
         }
         let id = Id::from_bits(token.0);
-        if self.peers.note(id, event) {
+        if self.peers.note(id, event.into()) {
             role.ready(&mut self.peers, id);
         }
     }
@@ -316,25 +316,35 @@ impl<R: Role> EventLoop<R> {
         }
         self.paused_until = Some(self.peers.now() + ACCEPT_PAUSE);
     }
+}
 
-    fn obey(&mut self, role: &mut R) {
-        self.awake.store(false, Ordering::Release);
-        for command in self.commands.try_iter().take(COMMANDS_PER_TURN) {
-            role.command(&mut self.peers, command);
+// The parts of a turn that need no operating system: the simulation drives the roles by them, too.
+
+pub(super) fn step_ready<R: Role>(peers: &mut Peers<R::State>, role: &mut R) {
+    for _ in 0..peers.again.len() {
+        let Some(id) = peers.again.pop_front() else { break };
+        if peers.unqueue(id) {
+            role.ready(peers, id);
         }
     }
+}
 
-    fn expire(&mut self, role: &mut R) {
-        while let Some((at, timer)) = self.peers.timers.pop_due(self.peers.now()) {
-            match timer {
-                Timer::Peer(bits) => {
-                    let id = Id::from_bits(bits);
-                    if self.peers.due(id, at) {
-                        role.expired(&mut self.peers, id);
-                    }
+pub(super) fn obey<R: Role>(peers: &mut Peers<R::State>, role: &mut R, commands: &Receiver<R::Command>) {
+    for command in commands.try_iter().take(COMMANDS_PER_TURN) {
+        role.command(peers, command);
+    }
+}
+
+pub(super) fn expire<R: Role>(peers: &mut Peers<R::State>, role: &mut R) {
+    while let Some((at, timer)) = peers.timers.pop_due(peers.now()) {
+        match timer {
+            Timer::Peer(bits) => {
+                let id = Id::from_bits(bits);
+                if peers.due(id, at) {
+                    role.expired(peers, id);
                 }
-                Timer::Alarm(key) => role.alarm(&mut self.peers, key),
             }
+            Timer::Alarm(key) => role.alarm(peers, key),
         }
     }
 }

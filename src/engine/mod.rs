@@ -12,6 +12,9 @@
 pub(crate) mod event_loop;
 pub(crate) mod peers;
 pub(crate) mod places;
+pub(crate) mod random;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub(crate) mod slab;
 pub(crate) mod timers;
 pub(crate) mod workers;

@@ -16,6 +16,7 @@ use mio::{Interest, Registry, Token};
 use crate::engine::places::Place;
 use crate::engine::slab::{Key, Slab};
 use crate::engine::timers::{Timer, Timers};
+use crate::message::second_now;
 use crate::stream::Stream;
 
 /// Names a connection of the loop.
@@ -29,6 +30,57 @@ pub(super) const LISTENERS_MAX: usize = 64;
 
 /// What a first write reserves: a head and a small body.
 const FIRST_OUTPUT: usize = 1024;
+
+/// Who tells a loop what its connections are ready for.
+pub(super) enum Watcher {
+    /// The operating system.
+    System(Registry),
+    /// The simulated network, for the loop of this node.
+    #[cfg(test)]
+    Simulated(usize),
+}
+
+impl Watcher {
+    fn watch(&self, stream: &Stream, id: Id) -> io::Result<()> {
+        match self {
+            Watcher::System(registry) => {
+                registry.register(&mut SourceFd(&stream.as_raw_fd()), Token(id.bits()), Interest::READABLE | Interest::WRITABLE)
+            }
+            #[cfg(test)]
+            Watcher::Simulated(node) => stream.simulated().watch(Some((*node, id.bits()))),
+        }
+    }
+
+    fn forget(&self, stream: &Stream) -> io::Result<()> {
+        match self {
+            Watcher::System(registry) => registry.deregister(&mut SourceFd(&stream.as_raw_fd())),
+            #[cfg(test)]
+            Watcher::Simulated(_) => stream.simulated().watch(None),
+        }
+    }
+}
+
+/// What an event says of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    pub(crate) read_closed: bool,
+    pub(crate) write_closed: bool,
+    pub(crate) error: bool,
+}
+
+impl From<&mio::event::Event> for Readiness {
+    fn from(event: &mio::event::Event) -> Self {
+        Readiness {
+            readable: event.is_readable(),
+            writable: event.is_writable(),
+            read_closed: event.is_read_closed(),
+            write_closed: event.is_write_closed(),
+            error: event.is_error(),
+        }
+    }
+}
 
 /// What a connection's last read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,7 +352,7 @@ impl<T> Peer<T> {
 /// All connections of one loop, its clock, timers and list of those that want another step.
 pub(crate) struct Peers<T> {
     slab: Slab<Peer<T>>,
-    registry: Registry,
+    watcher: Watcher,
     pub(super) timers: Timers,
     pub(super) again: VecDeque<Id>,
     began: Instant,
@@ -319,11 +371,11 @@ pub(crate) struct Peers<T> {
 }
 
 impl<T> Peers<T> {
-    pub(super) fn new(registry: Registry, connections_max: usize) -> Self {
+    pub(super) fn new(watcher: Watcher, connections_max: usize) -> Self {
         let began = Instant::now();
         Peers {
             slab: Slab::new(),
-            registry,
+            watcher,
             timers: Timers::default(),
             again: VecDeque::new(),
             began,
@@ -338,6 +390,11 @@ impl<T> Peers<T> {
             listening: true,
             date: (u64::MAX, String::new()),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn begin_at(&mut self, now: Instant) {
+        (self.began, self.now) = (now, now);
     }
 
     /// The loop's clock: monotonic, read once per turn, without the time the loop was stopped.
@@ -385,7 +442,7 @@ impl<T> Peers<T> {
 
     /// The time of day as an IMF-fixdate.
     pub(crate) fn date(&mut self) -> &str {
-        let second = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let second = second_now().unwrap_or(0);
         if self.date.0 != second {
             self.date = (second, httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(second)));
         }
@@ -460,11 +517,10 @@ impl<T> Peers<T> {
         if self.is_full() {
             return Err(io::Error::other("the event loop holds as many connections as connections_max allows"));
         }
-        let fd = stream.as_raw_fd();
         let mut peer = Peer::new(stream, state);
         peer.input.extend_from_slice(unread);
         let id = self.slab.insert(peer);
-        let watched = self.registry.register(&mut SourceFd(&fd), Token(id.bits()), Interest::READABLE | Interest::WRITABLE);
+        let watched = self.slab.get(id).map_or(Ok(()), |peer| self.watcher.watch(&peer.stream, id));
         if let Err(e) = watched {
             self.slab.remove(id);
             return Err(e);
@@ -487,7 +543,7 @@ impl<T> Peers<T> {
     /// The one hand-over: the loop forgets the connection and gives its stream, still not blocking, and the kept octets away.
     pub(crate) fn remove(&mut self, id: Id) -> Option<(Stream, Vec<u8>, T)> {
         let peer = self.slab.remove(id)?;
-        if let Err(e) = self.registry.deregister(&mut SourceFd(&peer.stream.as_raw_fd())) {
+        if let Err(e) = self.watcher.forget(&peer.stream) {
             log::warn!("a connection could not be taken off the event loop: {e}");
         }
         self.closed_some = true;
@@ -546,12 +602,12 @@ impl<T> Peers<T> {
     }
 
     /// Notes what an event said. False: the connection is gone.
-    pub(super) fn note(&mut self, id: Id, event: &mio::event::Event) -> bool {
+    pub(super) fn note(&mut self, id: Id, news: Readiness) -> bool {
         let Some(peer) = self.slab.get_mut(id) else { return false };
-        peer.readable |= event.is_readable() || event.is_error();
-        peer.writable |= event.is_writable() || event.is_error();
-        peer.closing |= event.is_read_closed() || event.is_error();
-        peer.broken |= event.is_error() || event.is_write_closed();
+        peer.readable |= news.readable || news.error;
+        peer.writable |= news.writable || news.error;
+        peer.closing |= news.read_closed || news.error;
+        peer.broken |= news.error || news.write_closed;
         true
     }
 
@@ -586,7 +642,7 @@ mod tests {
     #[test]
     fn what_is_due_at_about_the_same_time_falls_together_and_never_early() {
         let poll = mio::Poll::new().unwrap();
-        let mut peers = Peers::<()>::new(poll.registry().try_clone().unwrap(), 1);
+        let mut peers = Peers::<()>::new(Watcher::System(poll.registry().try_clone().unwrap()), 1);
         let (began, wait) = (peers.now(), Duration::from_millis(25_600));
         let mut instants = Vec::new();
         for ms in 0..1_000 {

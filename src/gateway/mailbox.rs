@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::ends::{End, Why};
 use crate::engine::peers::{Fetched, Id, Peers};
+use crate::engine::random;
 use crate::engine::slab::Key;
 use crate::error::Refusal;
 use crate::gateway::offers::{Admitted, Device, Hold, REPLACED, STOPPING};
@@ -186,6 +187,11 @@ impl Events {
         !self.handed.is_empty()
     }
 
+    #[cfg(test)]
+    pub(super) fn in_hand(&self) -> usize {
+        self.handed.len()
+    }
+
     /// Whether this event was given to whoever is registered like this (protocol.md §2.1, *identity*).
     fn is_for(&self, event: &MessageId, registered: &Registered, holder: &Holder) -> bool {
         let mine = |handed: &Handed| handed.holder == *holder && registered.names().any(|name| **name == *handed.name);
@@ -195,7 +201,7 @@ impl Events {
     fn draw_id(&mut self) -> Option<MessageId> {
         if self.random.is_empty() {
             let mut octets = vec![0; 1024];
-            if let Err(e) = getrandom::fill(&mut octets) {
+            if let Err(e) = random::fill(&mut octets) {
                 log::error!("no message id can be drawn: {e}");
                 return None;
             }
@@ -1089,7 +1095,8 @@ impl GatewayRole {
         self.fail_events(cx, failed, End::Revoked, "the device's token was revoked before it answered");
     }
 
-    fn fail_events(&mut self, cx: &mut Peers<State>, failed: Vec<MessageId>, end: End, why: &'static str) {
+    fn fail_events(&mut self, cx: &mut Peers<State>, mut failed: Vec<MessageId>, end: End, why: &'static str) {
+        failed.sort_unstable(); // not in a table's order, so that a simulated run can be repeated
         for event in failed {
             if let Some(key) = self.answered(cx, &event) {
                 self.end_exchange(cx, key, end, why);

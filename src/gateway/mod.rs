@@ -10,6 +10,8 @@ mod offers;
 mod role;
 mod roster;
 mod routes;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod tokens;
 mod visitors;
 

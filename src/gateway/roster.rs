@@ -267,6 +267,12 @@ impl Roster {
         self.connected
     }
 
+    /// Names that are connected or remembered.
+    #[cfg(test)]
+    pub(crate) fn known(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Links of a name: in all, and idle.
     pub(crate) fn links(&self, name: &str) -> (usize, usize) {
         self.entries.get(name).map_or((0, 0), |e| (e.links(), e.idle.0.len()))

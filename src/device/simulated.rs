@@ -1,0 +1,46 @@
+//! A device without sockets, for the simulation: how it is made, and what must be left of it when all is over.
+
+#![allow(clippy::expect_used)] // tests alone; a device that cannot be built has failed them
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+
+use crate::device::fleet::Fleet;
+use crate::device::forward::Target;
+use crate::device::role::{Command, DeviceRole, Service};
+use crate::device::{Device, DeviceBuilder, DeviceEvent, Parts};
+use crate::engine::simulated::Loop;
+
+/// A device and what it tells, which nobody reads.
+pub(crate) struct Simulated {
+    pub(crate) event_loop: Loop<DeviceRole>,
+    _events: Receiver<DeviceEvent>,
+}
+
+/// The builder's device on the loop of this node, forwarding to this server.
+pub(crate) fn start(builder: DeviceBuilder, node: usize, now: Instant, target: &str) -> Simulated {
+    let Device { limits, parts, events, .. } = builder.build().expect("the simulation's device can be built");
+    let Parts { mut members, events: sender, .. } = parts.into_inner().ok().flatten().expect("it was not started");
+    let (plan, shared) = members.pop().expect("it has one gateway");
+    let service = Service::Forward(Target::parse(target, None).expect("the simulation's server has an address"));
+    let for_role = limits.clone();
+    let event_loop = Loop::new(node, now, &limits, None, |remote| {
+        let fleet = Arc::new(Fleet::default());
+        let member = fleet.join(remote.clone());
+        DeviceRole::new(for_role, plan, service, remote, shared, sender, (fleet, member))
+    });
+    event_loop.remote.send(Command::TopUp);
+    Simulated { event_loop, _events: events }
+}
+
+/// Asks it to stop.
+pub(crate) fn drain(device: &Simulated, time: Duration) {
+    device.event_loop.remote.send(Command::Drain(time));
+}
+
+/// What is left of a device that was asked to stop, and has; empty where all is well.
+pub(crate) fn leftovers(device: &Simulated) -> Vec<String> {
+    device.event_loop.role.leftovers(device.event_loop.peers.len())
+}

@@ -1,0 +1,73 @@
+//! A role's loop driven by hand: the turn of [`event_loop`](super::event_loop) on the simulated network and its clock.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+
+use crate::engine::Role;
+use crate::engine::event_loop::{Remote, expire, obey, step_ready};
+use crate::engine::peers::{Id, Peers, Watcher};
+use crate::limits::Limits;
+use crate::sim::net;
+use crate::stream::Stream;
+
+/// A loop that takes one turn when it is told to.
+pub(crate) struct Loop<R: Role> {
+    pub(crate) role: R,
+    pub(crate) peers: Peers<R::State>,
+    pub(crate) remote: Remote<R::Command>,
+    commands: Receiver<R::Command>,
+    node: usize,
+}
+
+impl<R: Role> Loop<R> {
+    /// The loop of this node. `alarm`: one that is set before it begins.
+    pub(crate) fn new(
+        node: usize,
+        now: Instant,
+        limits: &Limits,
+        alarm: Option<(Duration, u64)>,
+        role: impl FnOnce(Remote<R::Command>) -> R,
+    ) -> Self {
+        let (remote, commands) = Remote::simulated();
+        let mut peers = Peers::new(Watcher::Simulated(node), limits.connections_max);
+        peers.begin_at(now);
+        if let Some((after, key)) = alarm {
+            let at = peers.after(after);
+            peers.alarm(at, key);
+        }
+        Loop { role: role(remote.clone()), peers, remote, commands, node }
+    }
+
+    /// One turn, in the order of the real loop. False: the role is finished.
+    pub(crate) fn turn(&mut self, now: Instant) -> bool {
+        if self.role.finished(&self.peers) {
+            return false;
+        }
+        let events = net::with(|net| net.take_ready(self.node));
+        self.peers.set_clock(now, Duration::ZERO);
+        step_ready(&mut self.peers, &mut self.role);
+        for (token, news) in events {
+            let id = Id::from_bits(token);
+            if self.peers.note(id, news) {
+                self.role.ready(&mut self.peers, id);
+            }
+        }
+        while let Some((listener, socket, from)) = net::with(|net| net.accept(self.node)).filter(|_| self.peers.listening) {
+            self.role.accepted(&mut self.peers, listener, Stream::from(socket), from);
+        }
+        obey(&mut self.peers, &mut self.role, &self.commands);
+        expire(&mut self.peers, &mut self.role);
+        !self.role.finished(&self.peers)
+    }
+
+    /// Whether it has something to do without an event.
+    pub(crate) fn is_eager(&self) -> bool {
+        !self.peers.again.is_empty() || !self.commands.is_empty()
+    }
+
+    /// When its next timer is due, as its wait would end for it.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.peers.timers.next().map(|at| at + Duration::from_millis(1))
+    }
+}

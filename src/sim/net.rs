@@ -1,0 +1,850 @@
+//! The simulated network: sockets in memory that behave like TCP to those who use them without blocking, a clock, and a list of what is to happen.
+//!
+//! Nothing here knows of HTTP. Delays, splits and failures are drawn from one stream of random numbers, so that a seed decides everything.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::{IpAddr, Shutdown, SocketAddr};
+
+use crate::engine::peers::Readiness;
+
+/// Virtual time since the start of the run.
+pub(crate) type Micros = u64;
+pub(crate) const MILLI: Micros = 1_000;
+pub(crate) const SECOND: Micros = 1_000_000;
+
+thread_local!(static NET: RefCell<Option<Net>> = const { RefCell::new(None) });
+
+/// Puts a network into this thread, or takes it out.
+pub(crate) fn install(net: Option<Net>) -> Option<Net> {
+    NET.with(|cell| std::mem::replace(&mut *cell.borrow_mut(), net))
+}
+
+/// Works on this thread's network.
+pub(crate) fn with<T>(work: impl FnOnce(&mut Net) -> T) -> T {
+    NET.with(|cell| work(cell.borrow_mut().as_mut().expect("no simulated network on this thread")))
+}
+
+fn if_any<T>(work: impl FnOnce(&mut Net) -> T) -> Option<T> {
+    NET.try_with(|cell| cell.try_borrow_mut().ok().and_then(|mut net| net.as_mut().map(work))).ok().flatten()
+}
+
+/// Random octets, where a network is installed.
+pub(crate) fn fill_random(octets: &mut [u8]) -> bool {
+    if_any(|net| octets.iter_mut().for_each(|octet| *octet = net.rng.next() as u8)).is_some()
+}
+
+/// The time of day, where a network is installed: it stands still.
+pub(crate) fn second() -> Option<u64> {
+    if_any(|_| 1_790_000_000)
+}
+
+/// Begins a connection, where a network is installed.
+pub(crate) fn connect(to: SocketAddr) -> Option<Socket> {
+    if_any(|net| net.connect(to))
+}
+
+/// Two ends of a connection within one process, where a network is installed.
+pub(crate) fn pair() -> Option<(Socket, Socket)> {
+    if_any(Net::pair)
+}
+
+/// Appends a line to the story of this run, where it is told.
+pub(crate) fn tell(line: impl FnOnce() -> String) {
+    if_any(|net| net.tell(line));
+}
+
+/// Numbers that look random and are decided by the seed (splitmix64).
+#[derive(Clone, Debug)]
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    pub(crate) fn new(seed: u64) -> Self {
+        Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66_D1CE_4E5B)
+    }
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+    /// From `from` to `to`, both included.
+    pub(crate) fn range(&mut self, from: u64, to: u64) -> u64 {
+        from + self.next() % (to - from + 1)
+    }
+    pub(crate) fn size(&mut self, from: usize, to: usize) -> usize {
+        self.range(from as u64, to as u64) as usize
+    }
+    /// True in so many of a thousand.
+    pub(crate) fn permille(&mut self, of: u64) -> bool {
+        self.next() % 1000 < of
+    }
+    /// Mostly small, sometimes up to `most`: every order of magnitude alike.
+    pub(crate) fn skewed(&mut self, most: u64) -> u64 {
+        let bits = self.range(0, u64::from(64 - most.leading_zeros()));
+        self.range(0, (1u64 << bits) - 1).min(most)
+    }
+}
+
+/// How kind the network is.
+#[derive(Clone, Debug)]
+pub(crate) struct Weather {
+    /// Connections of a thousand that will be cut somewhere.
+    pub(crate) cuts: u64,
+    /// Connects of a thousand that are refused, or never answered.
+    pub(crate) refusals: u64,
+    /// Longest delay of a segment.
+    pub(crate) delay: Micros,
+    /// What is written in one piece may arrive in several.
+    pub(crate) splits: bool,
+    /// Connections of a thousand with a buffer of some hundred octets.
+    pub(crate) narrow: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// Both ends are reset.
+    Reset,
+    /// Both ends see an end; what they write afterwards is answered by a reset.
+    End,
+    /// The receiving end sees an end; the other one goes on to write into nothing.
+    HalfEnd,
+    /// Nothing gets across for a while.
+    Hole(Micros),
+    /// Nothing gets across any more; both ends are told so after a while.
+    Dead(Micros),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    /// The direction, by the side that reads.
+    to: usize,
+    at: u64,
+    how: Failure,
+}
+
+#[derive(Debug, Default)]
+struct End {
+    /// Delivered and not read.
+    rx: VecDeque<u8>,
+    /// The other side's end was delivered.
+    fin: bool,
+    error: Option<ErrorKind>,
+    /// Nothing goes any more, in either direction.
+    dead: bool,
+    handles: usize,
+    opened: bool,
+    connected: bool,
+    /// Its own direction was ended.
+    shut: bool,
+    /// To be closed with a reset.
+    aborts: bool,
+    /// Octets on their way here, and delivered here in all.
+    on_way: usize,
+    delivered: u64,
+    last_at: Micros,
+    /// Its owner has met a full buffer and waits to be told of room.
+    starved: bool,
+    watch: Option<(usize, usize)>,
+    queued: bool,
+}
+
+#[derive(Debug)]
+struct Conn {
+    ends: [End; 2],
+    window: usize,
+    delay: (Micros, Micros),
+    splits: bool,
+    cut: Option<Cut>,
+    hole_until: Micros,
+    /// Something between the two does not take anything any more.
+    severed: bool,
+    /// Within one process: no delay, no failure.
+    local: bool,
+    from: SocketAddr,
+    to: SocketAddr,
+}
+
+/// What happens at a time.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    Segment {
+        conn: usize,
+        to: usize,
+        octets: Vec<u8>,
+    },
+    Fin {
+        conn: usize,
+        to: usize,
+    },
+    Reset {
+        conn: usize,
+        to: usize,
+        kind: ErrorKind,
+    },
+    Room {
+        conn: usize,
+        side: usize,
+    },
+    /// A segment or an end that could not get across before.
+    Held(Box<Happening>),
+    Syn {
+        conn: usize,
+    },
+    Refuse {
+        conn: usize,
+    },
+    /// A node looks at what is there for it.
+    Turn(usize),
+    /// A node asked to be woken, with this word of its own.
+    Wake(usize, u64),
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    label: String,
+    address: Option<IpAddr>,
+    ready: Vec<(usize, usize)>,
+    backlog: VecDeque<(usize, usize)>,
+    turn: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Net {
+    pub(crate) now: Micros,
+    pub(crate) rng: Rng,
+    pub(crate) weather: Weather,
+    conns: Vec<Conn>,
+    queue: BTreeMap<(Micros, u64), Happening>,
+    happened: u64,
+    nodes: Vec<Node>,
+    listeners: BTreeMap<SocketAddr, (usize, usize)>,
+    /// Who is at work: whoever connects now.
+    pub(crate) current: usize,
+    /// `None`: the story is not told.
+    pub(crate) story: Option<Vec<String>>,
+    /// Of what happened, in its order.
+    pub(crate) fingerprint: u64,
+}
+
+impl Net {
+    pub(crate) fn new(rng: Rng, weather: Weather, told: bool) -> Self {
+        Net {
+            now: 0,
+            rng,
+            weather,
+            conns: Vec::new(),
+            queue: BTreeMap::new(),
+            happened: 0,
+            nodes: Vec::new(),
+            listeners: BTreeMap::new(),
+            current: 0,
+            story: told.then(Vec::new),
+            fingerprint: 0xCBF2_9CE4_8422_2325,
+        }
+    }
+
+    pub(crate) fn add_node(&mut self, label: impl Into<String>, address: Option<IpAddr>) -> usize {
+        self.nodes.push(Node { label: label.into(), address, ..Node::default() });
+        self.nodes.len() - 1
+    }
+
+    pub(crate) fn label(&self, node: usize) -> &str {
+        &self.nodes[node].label
+    }
+
+    pub(crate) fn listen(&mut self, at: SocketAddr, node: usize, listener: usize) {
+        self.listeners.insert(at, (node, listener));
+    }
+
+    pub(crate) fn tell(&mut self, line: impl FnOnce() -> String) {
+        let now = self.now;
+        if let Some(story) = &mut self.story {
+            story.push(format!("{:>12.6} {}", now as f64 / SECOND as f64, line()));
+        }
+    }
+
+    /// From now on nothing new fails.
+    pub(crate) fn calm(&mut self) {
+        (self.weather.cuts, self.weather.refusals) = (0, 0);
+        self.conns.iter_mut().for_each(|conn| conn.cut = None);
+        self.tell(|| "--- the network is calm from here on ---".to_owned());
+    }
+
+    // --- time ---
+
+    pub(crate) fn at(&mut self, when: Micros, what: Happening) {
+        self.happened += 1;
+        self.queue.insert((when.max(self.now), self.happened), what);
+    }
+
+    pub(crate) fn next_at(&self) -> Option<Micros> {
+        self.queue.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Lets a node have a turn soon.
+    pub(crate) fn wants_turn(&mut self, node: usize) {
+        if !std::mem::replace(&mut self.nodes[node].turn, true) {
+            let latency = if self.rng.permille(50) { self.rng.range(1, 3 * MILLI) } else { self.rng.range(1, 40) };
+            self.at(self.now + latency, Happening::Turn(node));
+        }
+    }
+
+    /// The next thing that somebody outside the network has to do, at or before `until`.
+    pub(crate) fn step(&mut self, until: Micros) -> Option<Happening> {
+        while self.next_at().is_some_and(|at| at <= until) {
+            let ((at, _), what) = self.queue.pop_first()?;
+            self.now = at;
+            let Some(what) = self.past_holes(what) else { continue };
+            self.note(&what);
+            match what {
+                Happening::Segment { conn, to, octets } => self.arrive(conn, to, octets),
+                Happening::Fin { conn, to } => self.arrive_fin(conn, to),
+                Happening::Reset { conn, to, kind } => self.arrive_reset(conn, to, kind),
+                Happening::Room { conn, side } => self.notify(conn, side),
+                Happening::Syn { conn } => self.arrive_syn(conn),
+                Happening::Refuse { conn } => self.arrive_reset(conn, 0, ErrorKind::ConnectionRefused),
+                Happening::Turn(node) => {
+                    self.nodes[node].turn = false;
+                    return Some(Happening::Turn(node));
+                }
+                wake @ Happening::Wake(..) => return Some(wake),
+                Happening::Held(_) => {}
+            }
+        }
+        None
+    }
+
+    /// What arrives while nothing gets across waits for the end of that, in its order. `None`: it waits.
+    fn past_holes(&mut self, what: Happening) -> Option<Happening> {
+        let (what, held) = match what {
+            Happening::Held(what) => (*what, true),
+            what => (what, false),
+        };
+        let (Happening::Segment { conn, .. } | Happening::Fin { conn, .. }) = &what else { return Some(what) };
+        let hole = self.conns[*conn].hole_until;
+        // At its last instant, too: what was held goes before what comes just then.
+        if hole == 0 || hole < self.now || (held && hole == self.now) {
+            return Some(what);
+        }
+        self.at(hole, Happening::Held(Box::new(what)));
+        None
+    }
+
+    fn note(&mut self, what: &Happening) {
+        let word = match what {
+            Happening::Segment { conn, to, octets } => (*conn as u64) << 32 | (*to as u64) << 31 | octets.len() as u64,
+            Happening::Fin { conn, to } => 1 << 60 | (*conn as u64) << 1 | *to as u64,
+            Happening::Reset { conn, to, .. } => 2 << 60 | (*conn as u64) << 1 | *to as u64,
+            Happening::Room { conn, side } => 3 << 60 | (*conn as u64) << 1 | *side as u64,
+            Happening::Syn { conn } => 4 << 60 | *conn as u64,
+            Happening::Refuse { conn } => 5 << 60 | *conn as u64,
+            Happening::Turn(node) => 6 << 60 | *node as u64,
+            Happening::Wake(node, word) => 7 << 60 | (*node as u64) << 40 | *word,
+            Happening::Held(_) => 0,
+        };
+        for part in [self.now, word] {
+            self.fingerprint = (self.fingerprint ^ part).wrapping_mul(0x0100_0000_01B3).rotate_left(23);
+        }
+        if self.story.is_some() {
+            let line = match what {
+                Happening::Turn(_) | Happening::Held(_) => return,
+                Happening::Room { conn, side } => format!("{}: room again", self.way(*conn, 1 - side)),
+                Happening::Segment { conn, to, octets } => format!("{}: {} octets: {}", self.way(*conn, *to), octets.len(), shown(octets)),
+                Happening::Fin { conn, to } => format!("{}: end", self.way(*conn, *to)),
+                Happening::Reset { conn, to, kind } => format!("{}: {kind:?}", self.way(*conn, *to)),
+                Happening::Syn { conn } => format!("{}: connects", self.way(*conn, 1)),
+                Happening::Refuse { conn } => format!("{}: refused", self.way(*conn, 1)),
+                Happening::Wake(node, word) => format!("{} wakes ({word})", self.label(*node)),
+            };
+            self.tell(|| line);
+        }
+    }
+
+    /// A connection and a direction for the story: `#12 lamp -> gateway`.
+    fn way(&self, conn: usize, to: usize) -> String {
+        let Conn { from, to: target, local, .. } = &self.conns[conn];
+        let whose = |address: &SocketAddr| {
+            let found = self.nodes.iter().find(|node| node.address == Some(address.ip()));
+            found.map_or_else(|| address.to_string(), |node| format!("{}:{}", node.label, address.port()))
+        };
+        match (local, to) {
+            (true, _) => format!("#{conn} pair -> {to}"),
+            (_, 1) => format!("#{conn} {} -> {}", whose(from), whose(target)),
+            _ => format!("#{conn} {} -> {}", whose(target), whose(from)),
+        }
+    }
+
+    // --- what nodes see ---
+
+    fn notify(&mut self, conn: usize, side: usize) {
+        let end = &mut self.conns[conn].ends[side];
+        let Some((node, _)) = end.watch else { return };
+        if !std::mem::replace(&mut end.queued, true) {
+            self.nodes[node].ready.push((conn, side));
+        }
+        self.wants_turn(node);
+    }
+
+    fn readiness(&self, conn: usize, side: usize) -> Readiness {
+        let (end, other) = (&self.conns[conn].ends[side], &self.conns[conn].ends[1 - side]);
+        let room = self.conns[conn].window.saturating_sub(other.rx.len() + other.on_way);
+        let over = end.dead || (end.fin && end.shut);
+        Readiness {
+            readable: !end.rx.is_empty() || end.fin || end.dead || end.error.is_some(),
+            writable: end.dead || (end.connected && room > 0 && room >= self.conns[conn].window / 3),
+            read_closed: end.fin || end.dead,
+            write_closed: over,
+            error: end.error.is_some(),
+        }
+    }
+
+    /// What has become ready for a node since it looked last, as one wait on epoll would tell it.
+    pub(crate) fn take_ready(&mut self, node: usize) -> Vec<(usize, Readiness)> {
+        let mut ready = std::mem::take(&mut self.nodes[node].ready);
+        if ready.len() > 1 && self.rng.permille(100) {
+            let at = self.rng.size(0, ready.len() - 1);
+            ready.rotate_left(at);
+        }
+        let mut found = Vec::with_capacity(ready.len());
+        for (conn, side) in ready {
+            self.conns[conn].ends[side].queued = false;
+            let news = self.readiness(conn, side);
+            match self.conns[conn].ends[side].watch {
+                Some((_, token)) if news != Readiness::default() => found.push((token, news)),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// A connection that waits to be accepted: the listener's number, the socket, where it is from.
+    pub(crate) fn accept(&mut self, node: usize) -> Option<(usize, Socket, SocketAddr)> {
+        let (listener, conn) = self.nodes[node].backlog.pop_front()?;
+        let end = &mut self.conns[conn].ends[1];
+        (end.handles, end.opened) = (1, true);
+        Some((listener, Socket { conn, side: 1 }, self.conns[conn].from))
+    }
+
+    /// A node has gone: nobody accepts what waits, or listens.
+    pub(crate) fn lose_node(&mut self, node: usize) {
+        self.listeners.retain(|_, (owner, _)| *owner != node);
+        while let Some((_, conn)) = self.nodes[node].backlog.pop_front() {
+            self.conns[conn].ends[1].opened = true;
+            self.reset_other(conn, 1);
+        }
+    }
+
+    /// Sockets that are open, by their connections.
+    pub(crate) fn open(&self) -> Vec<String> {
+        let any = |conn: &Conn| conn.ends.iter().any(|end| end.handles > 0);
+        self.conns.iter().enumerate().filter(|(_, conn)| any(conn)).map(|(n, _)| self.way(n, 1)).collect()
+    }
+
+    /// Something happens to every connection of this address at once.
+    pub(crate) fn strike(&mut self, address: IpAddr, hole: Option<Micros>) {
+        for n in 0..self.conns.len() {
+            let conn = &mut self.conns[n];
+            if conn.local || (conn.from.ip() != address && conn.to.ip() != address) || conn.ends.iter().all(|end| end.handles == 0) {
+                continue;
+            }
+            match hole {
+                Some(time) => conn.hole_until = conn.hole_until.max(self.now + time),
+                None => {
+                    [0, 1].into_iter().for_each(|to| self.at(self.now, Happening::Reset { conn: n, to, kind: ErrorKind::ConnectionReset }))
+                }
+            }
+        }
+    }
+
+    // --- connections ---
+
+    fn push(&mut self, conn: Conn) -> usize {
+        self.conns.push(conn);
+        self.conns.len() - 1
+    }
+
+    fn connect(&mut self, to: SocketAddr) -> Socket {
+        let n = self.conns.len();
+        let from = SocketAddr::new(self.nodes[self.current].address.unwrap_or(IpAddr::from([127, 0, 0, 1])), 10_000 + (n % 50_000) as u16);
+        let near = from.ip() == to.ip(); // a server on the same machine
+        let (weather, rng) = (&self.weather, &mut self.rng);
+        let base = if near { 20 } else { rng.range(50, weather.delay.max(50)) };
+        let window = if rng.permille(weather.narrow) { rng.size(40, 600) } else { rng.size(4 * 1024, 64 * 1024) };
+        let cuts = if near { weather.cuts / 4 } else { weather.cuts };
+        let cut = rng.permille(cuts).then(|| {
+            let how = match rng.range(0, 9) {
+                0..=2 => Failure::Reset,
+                3..=5 => Failure::End,
+                6 => Failure::HalfEnd,
+                7 => Failure::Dead(rng.range(1, 70) * SECOND),
+                _ => Failure::Hole(rng.range(1, 15 * SECOND)),
+            };
+            Cut { to: rng.size(0, 1), at: rng.skewed(8 * 1024), how }
+        });
+        let refusals = if near { weather.refusals / 4 } else { weather.refusals };
+        let (refused, lost) = (rng.permille(refusals), rng.permille(refusals / 3));
+        let conn = Conn {
+            ends: [End { handles: 1, opened: true, ..End::default() }, End::default()],
+            window,
+            delay: (base, base + rng.range(0, base)),
+            splits: weather.splits && !near,
+            cut,
+            hole_until: 0,
+            severed: false,
+            local: false,
+            from,
+            to,
+        };
+        let conn = self.push(conn);
+        let at = self.now + base;
+        match (lost, refused) {
+            (true, _) => {
+                self.tell(|| format!("#{conn}: its connect is lost"));
+                self.at(at + 130 * SECOND, Happening::Reset { conn, to: 0, kind: ErrorKind::TimedOut }); // Linux, six retries
+            }
+            (_, true) => self.at(at, Happening::Refuse { conn }),
+            _ => self.at(at, Happening::Syn { conn }),
+        }
+        Socket { conn, side: 0 }
+    }
+
+    fn pair(&mut self) -> (Socket, Socket) {
+        let end = || End { handles: 1, opened: true, connected: true, ..End::default() };
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let window = if self.rng.permille(self.weather.narrow) { self.rng.size(100, 2000) } else { 64 * 1024 };
+        let (ends, delay) = ([end(), end()], (0, 0));
+        let conn = self.push(Conn {
+            ends,
+            window,
+            delay,
+            splits: false,
+            cut: None,
+            hole_until: 0,
+            severed: false,
+            local: true,
+            from: nowhere,
+            to: nowhere,
+        });
+        (Socket { conn, side: 0 }, Socket { conn, side: 1 })
+    }
+
+    fn arrive_syn(&mut self, conn: usize) {
+        let Conn { to, delay, .. } = self.conns[conn];
+        let Some((node, listener)) = self.listeners.get(&to).copied() else {
+            return self.at(self.now + delay.0, Happening::Refuse { conn });
+        };
+        if self.conns[conn].ends[0].handles == 0 {
+            return; // whoever connected has given up
+        }
+        self.conns[conn].ends[1].connected = true;
+        self.nodes[node].backlog.push_back((listener, conn));
+        self.wants_turn(node);
+        // The answer to it opens the other side; nothing from there can be earlier.
+        self.conns[conn].ends[0].last_at = self.now + delay.0;
+        self.at(self.now + delay.0, Happening::Segment { conn, to: 0, octets: Vec::new() });
+    }
+
+    fn delay(&mut self, conn: usize) -> Micros {
+        let (from, to) = self.conns[conn].delay;
+        self.rng.range(from, to)
+    }
+
+    /// Puts octets on their way, in one or more segments.
+    fn dispatch(&mut self, conn: usize, to: usize, octets: &[u8], whole: bool) {
+        self.conns[conn].ends[to].on_way += octets.len();
+        if self.conns[conn].local {
+            return self.arrive(conn, to, octets.to_vec());
+        }
+        let mut rest = octets;
+        while !rest.is_empty() {
+            let cut = match rest.len() {
+                1 => 1,
+                n if self.conns[conn].splits && !whole && self.rng.permille(250) => self.rng.size(1, n),
+                n => n,
+            };
+            let at = (self.now + self.delay(conn)).max(self.conns[conn].ends[to].last_at);
+            self.conns[conn].ends[to].last_at = at;
+            self.at(at, Happening::Segment { conn, to, octets: rest[..cut].to_vec() });
+            rest = &rest[cut..];
+        }
+    }
+
+    fn arrive(&mut self, conn: usize, to: usize, mut octets: Vec<u8>) {
+        let severed = self.conns[conn].severed;
+        let end = &mut self.conns[conn].ends[to];
+        end.on_way -= octets.len();
+        if octets.is_empty() {
+            end.connected = true; // the answer to a connect
+            return self.notify(conn, to);
+        }
+        if severed || (end.opened && end.handles == 0) {
+            return self.reset_other(conn, to); // nobody is there who could take it
+        }
+        if end.dead || end.fin {
+            return; // behind an end that something on the way has made
+        }
+        let cut = self.conns[conn].cut.filter(|cut| cut.to == to);
+        let end = &mut self.conns[conn].ends[to];
+        let due = cut.filter(|cut| end.delivered + octets.len() as u64 >= cut.at);
+        if let Some(cut) = due {
+            let kept = cut.at.saturating_sub(end.delivered) as usize;
+            let rest = octets.split_off(kept);
+            end.delivered += kept as u64;
+            end.rx.extend(&octets);
+            return self.fail(conn, cut, rest);
+        }
+        end.delivered += octets.len() as u64;
+        end.rx.extend(&octets);
+        self.notify(conn, to);
+    }
+
+    fn fail(&mut self, conn: usize, cut: Cut, rest: Vec<u8>) {
+        let Cut { to, how, at } = cut;
+        self.conns[conn].cut = None;
+        let way = self.way(conn, to);
+        self.tell(|| format!("{way}: CUT at {at}: {how:?}"));
+        let (now, delay) = (self.now, self.delay(conn));
+        let kind = ErrorKind::ConnectionReset;
+        match how {
+            Failure::Reset => {
+                self.arrive_reset(conn, to, kind);
+                self.at(now + delay, Happening::Reset { conn, to: 1 - to, kind });
+            }
+            Failure::End | Failure::HalfEnd => {
+                self.conns[conn].severed = how == Failure::End;
+                self.arrive_fin(conn, to);
+                match how {
+                    Failure::End => self.at(now + delay, Happening::Fin { conn, to: 1 - to }),
+                    // What is written into nothing comes back as a reset in the end.
+                    _ => self.at(now + delay + 20 * SECOND, Happening::Reset { conn, to: 1 - to, kind }),
+                }
+            }
+            Failure::Hole(time) => {
+                self.notify(conn, to);
+                self.conns[conn].hole_until = self.conns[conn].hole_until.max(now + time);
+                self.conns[conn].ends[to].on_way += rest.len();
+                if !rest.is_empty() {
+                    self.at(now + time, Happening::Held(Box::new(Happening::Segment { conn, to, octets: rest })));
+                }
+            }
+            Failure::Dead(time) => {
+                self.notify(conn, to);
+                self.conns[conn].hole_until = Micros::MAX / 2;
+                for to in [0, 1] {
+                    self.at(now + time, Happening::Reset { conn, to, kind: ErrorKind::TimedOut });
+                }
+            }
+        }
+    }
+
+    fn arrive_fin(&mut self, conn: usize, to: usize) {
+        let end = &mut self.conns[conn].ends[to];
+        if !end.dead {
+            end.fin = true;
+            self.notify(conn, to);
+        }
+    }
+
+    fn arrive_reset(&mut self, conn: usize, to: usize, kind: ErrorKind) {
+        if self.conns[conn].hole_until > self.now && kind == ErrorKind::ConnectionReset {
+            let hole = self.conns[conn].hole_until;
+            return self.at(hole, Happening::Reset { conn, to, kind });
+        }
+        let end = &mut self.conns[conn].ends[to];
+        if end.dead || (end.opened && end.handles == 0) {
+            return;
+        }
+        (end.dead, end.error) = (true, Some(kind));
+        self.notify(conn, to);
+    }
+
+    /// What comes from the other side is refused by a reset.
+    fn reset_other(&mut self, conn: usize, side: usize) {
+        let at = self.now + self.delay(conn);
+        self.at(at, Happening::Reset { conn, to: 1 - side, kind: ErrorKind::ConnectionReset });
+    }
+
+    /// The end of a direction is on its way behind all octets.
+    fn end_direction(&mut self, conn: usize, side: usize) {
+        let to = 1 - side;
+        if std::mem::replace(&mut self.conns[conn].ends[side].shut, true) || self.conns[conn].ends[side].dead {
+            return;
+        }
+        if self.conns[conn].local {
+            return self.arrive_fin(conn, to);
+        }
+        let at = (self.now + self.delay(conn)).max(self.conns[conn].ends[to].last_at);
+        self.conns[conn].ends[to].last_at = at;
+        self.at(at, Happening::Fin { conn, to });
+    }
+
+    fn read(&mut self, conn: usize, side: usize, buf: &mut [u8]) -> io::Result<usize> {
+        let end = &mut self.conns[conn].ends[side];
+        if !end.rx.is_empty() {
+            let n = end.rx.len().min(buf.len());
+            for (place, octet) in buf.iter_mut().zip(end.rx.drain(..n)) {
+                *place = octet;
+            }
+            self.make_room(conn, side);
+            return Ok(n);
+        }
+        match end.error.take() {
+            Some(kind) => Err(kind.into()),
+            None if end.fin || end.dead => Ok(0),
+            None => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// What was read here makes room at the other side, which may wait for it.
+    fn make_room(&mut self, conn: usize, side: usize) {
+        let Conn { ends, window, local, .. } = &mut self.conns[conn];
+        let taken = ends[side].rx.len() + ends[side].on_way;
+        let room = window.saturating_sub(taken);
+        if !ends[1 - side].starved || room == 0 || room < *window / 3 {
+            return;
+        }
+        ends[1 - side].starved = false;
+        let at = if *local { self.now } else { self.now + self.delay(conn) };
+        self.at(at, Happening::Room { conn, side: 1 - side });
+    }
+
+    fn write(&mut self, conn: usize, side: usize, slices: &[&[u8]], whole: bool) -> io::Result<usize> {
+        let local_end = self.conns[conn].local && self.conns[conn].ends[1 - side].handles == 0;
+        let Conn { ends, window, .. } = &mut self.conns[conn];
+        let taken = ends[1 - side].rx.len() + ends[1 - side].on_way;
+        let end = &mut ends[side];
+        if let Some(kind) = end.error.take() {
+            return Err(kind.into());
+        }
+        if end.dead || end.shut || local_end {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        let room = if end.connected { window.saturating_sub(taken) } else { 0 };
+        let octets: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).take(room).collect();
+        let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
+        end.starved |= octets.len() < wanted;
+        if octets.is_empty() && wanted > 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.dispatch(conn, 1 - side, &octets, whole);
+        Ok(octets.len())
+    }
+
+    fn close(&mut self, conn: usize, side: usize) {
+        let end = &mut self.conns[conn].ends[side];
+        end.handles -= 1;
+        if end.handles > 0 {
+            return;
+        }
+        end.watch = None;
+        let (unread, aborts) = (!end.rx.is_empty(), end.aborts);
+        end.rx = VecDeque::new();
+        if unread || aborts {
+            match self.conns[conn].local {
+                true => self.arrive_reset(conn, 1 - side, ErrorKind::ConnectionReset),
+                false => self.reset_other(conn, side),
+            }
+            self.conns[conn].ends[side].dead = true;
+            return;
+        }
+        self.end_direction(conn, side);
+        self.conns[conn].ends[side].dead = true;
+    }
+}
+
+fn shown(octets: &[u8]) -> String {
+    const MOST: usize = 160;
+    let text: String = octets.iter().take(MOST).flat_map(|octet| std::ascii::escape_default(*octet)).map(char::from).collect();
+    if octets.len() > MOST { format!("{text}…") } else { text }
+}
+
+/// One end of a simulated connection. Dropping it closes it.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    conn: usize,
+    side: usize,
+}
+
+impl Socket {
+    pub(crate) fn number(&self) -> usize {
+        self.conn
+    }
+    pub(crate) fn watch(&self, watch: Option<(usize, usize)>) -> io::Result<()> {
+        with(|net| {
+            net.conns[self.conn].ends[self.side].watch = watch;
+            if net.readiness(self.conn, self.side) != Readiness::default() {
+                net.notify(self.conn, self.side);
+            }
+        });
+        Ok(())
+    }
+    pub(crate) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        with(|net| net.read(self.conn, self.side, buf))
+    }
+    pub(crate) fn write(&self, buf: &[u8]) -> io::Result<usize> {
+        with(|net| net.write(self.conn, self.side, &[buf], false))
+    }
+    pub(crate) fn write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let slices: Vec<&[u8]> = bufs.iter().map(|buf| &**buf).collect();
+        with(|net| net.write(self.conn, self.side, &slices, false))
+    }
+    /// Octets that arrive together, or not at all.
+    pub(crate) fn write_whole(&self, buf: &[u8]) -> io::Result<usize> {
+        with(|net| {
+            net.conns[self.conn].window = net.conns[self.conn].window.max(4 * buf.len() + 2048);
+            net.write(self.conn, self.side, &[buf], true)
+        })
+    }
+    pub(crate) fn is_connected(&self) -> bool {
+        with(|net| net.conns[self.conn].ends[self.side].connected)
+    }
+    pub(crate) fn take_error(&self) -> Option<io::Error> {
+        with(|net| net.conns[self.conn].ends[self.side].error.take().map(io::Error::from))
+    }
+    pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        with(|net| {
+            let end = &net.conns[self.conn].ends[self.side];
+            if end.dead || !end.connected {
+                return Err(ErrorKind::NotConnected.into());
+            }
+            if how != Shutdown::Read {
+                net.end_direction(self.conn, self.side);
+            }
+            if how != Shutdown::Write {
+                net.conns[self.conn].ends[self.side].fin = true;
+                net.notify(self.conn, self.side);
+            }
+            Ok(())
+        })
+    }
+    pub(crate) fn abort(&self) -> io::Result<()> {
+        with(|net| net.conns[self.conn].ends[self.side].aborts = true);
+        Ok(())
+    }
+    pub(crate) fn try_clone(&self) -> Socket {
+        with(|net| net.conns[self.conn].ends[self.side].handles += 1);
+        Socket { conn: self.conn, side: self.side }
+    }
+    pub(crate) fn peer_ip(&self) -> Option<IpAddr> {
+        with(|net| {
+            let conn = &net.conns[self.conn];
+            (!conn.local).then(|| if self.side == 0 { conn.to.ip() } else { conn.from.ip() })
+        })
+    }
+    pub(crate) fn label(&self) -> String {
+        with(|net| net.way(self.conn, self.side))
+    }
+    /// There is none: whoever asks for it would block.
+    pub(crate) fn descriptor<T>(&self) -> T {
+        panic!("a simulated socket has no descriptor, and no time-out of its own")
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if_any(|net| net.close(self.conn, self.side));
+    }
+}

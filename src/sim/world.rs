@@ -1,0 +1,604 @@
+//! One simulated run: who there is, what happens to them, and what has to be true at its end.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use crate::device::{self, Device, simulated as devices};
+use crate::gateway::{Gateway, TurnMode, simulated as gateways};
+use crate::limits::Limits;
+use crate::proto::turn::{Encoding, Fallback};
+use crate::sim::actors::{Actor, Cx, Entry, Hostile, HostilePoller, Ledger, Origin, Request, Visitor};
+use crate::sim::net::{self, Happening, MILLI, Micros, Net, Rng, SECOND, Weather};
+
+/// Turns of one run; more are a loop that never rests.
+const TURNS_MAX: usize = 400_000;
+/// When the script is over and the network becomes calm.
+const SCRIPT: Micros = 40 * SECOND;
+/// How long after that the last visitor may wait: the longest waits of its exchanges, on the slowest network.
+const PATIENCE: Micros = 3000 * SECOND;
+
+/// How long a role may take to stop: what is in hand goes out over the slowest network.
+const STOPS: Micros = 2000 * SECOND;
+
+enum Node {
+    Gateway(Box<gateways::Simulated>),
+    Device(Box<devices::Simulated>),
+    Actor(Box<dyn Actor>),
+    Gone,
+}
+
+/// What the script does.
+#[derive(Debug)]
+enum Deed {
+    /// A device ends without a word, and another run of it begins after so long.
+    Restart(usize, Micros),
+    /// Another run of the device begins beside it.
+    TakeOver(usize),
+    /// Whatever address this is has all its connections reset, or nothing gets through for so long.
+    Strike(IpAddr, Option<Micros>),
+    RestartGateway,
+    /// A device that was restarted begins.
+    Begin(usize),
+}
+
+/// How a device is set up, so that it can be set up again.
+#[derive(Clone, Debug)]
+struct Setup {
+    name: String,
+    ip: IpAddr,
+    min: usize,
+    max: usize,
+    fallback: Fallback,
+    polls: usize,
+    comet: Option<Encoding>,
+}
+
+/// What a run came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) violations: Vec<String>,
+    pub(super) fingerprint: u64,
+    pub(super) good: usize,
+    pub(super) failed: usize,
+    pub(super) turns: usize,
+    pub(super) story: Vec<String>,
+}
+
+pub(super) struct World {
+    nodes: Vec<Node>,
+    setups: Vec<Setup>,
+    /// Nodes of running devices, by setup.
+    running: Vec<(usize, usize)>,
+    deeds: Vec<Deed>,
+    ledger: Ledger,
+    rng: Rng,
+    base: Instant,
+    calm: bool,
+    fair: bool,
+    /// The visitors are done: nobody begins any more.
+    ends: bool,
+    turns: usize,
+    gateway_node: usize,
+    on_demand: bool,
+    shared_names: bool,
+    limits: Limits,
+    device_limits: Limits,
+}
+
+fn ip(third: u8, last: usize) -> IpAddr {
+    IpAddr::from([10, 0, third, last as u8])
+}
+
+fn gateway_at(port: u16) -> SocketAddr {
+    SocketAddr::new(ip(0, 1), port)
+}
+
+const DEVICES: u16 = 9999;
+const VISITORS: u16 = 8080;
+/// The node whose wakes are the script's.
+const SCRIPT_NODE: usize = 0;
+
+/// Runs one seed.
+pub(super) fn run(seed: u64, told: bool) -> Outcome {
+    let mut rng = Rng::new(seed);
+    let fair = rng.permille(150);
+    let rough = if fair { 0 } else { rng.range(1, 3) };
+    let weather = Weather {
+        cuts: [0, 30, 150, 500][rough as usize],
+        refusals: [0, 10, 60, 200][rough as usize],
+        delay: [2 * MILLI, 300, 30 * MILLI, 400 * MILLI][rng.size(0, 3)],
+        splits: rng.permille(700),
+        narrow: if fair {
+            0
+        } else if rng.permille(300) {
+            500
+        } else {
+            20
+        },
+    };
+    let net = Net::new(Rng::new(seed ^ 0x6E65_7477_6F72_6B00), weather, told);
+    let before = net::install(Some(net));
+    assert!(before.is_none(), "one simulation at a time in a thread");
+    let mut world = World::new(rng, fair);
+    world.populate();
+    world.play();
+    world.end();
+    let World { ledger, turns, nodes, .. } = world;
+    drop(nodes);
+    let mut violations = ledger.violations;
+    let open = net::with(|net| net.open());
+    if !open.is_empty() {
+        violations.push(format!("sockets that nobody closed: {open:?}"));
+    }
+    let net = net::install(None).expect("the network of this run");
+    Outcome {
+        violations,
+        fingerprint: net.fingerprint,
+        good: ledger.good,
+        failed: ledger.failed,
+        turns,
+        story: net.story.unwrap_or_default(),
+    }
+}
+
+impl World {
+    fn new(mut rng: Rng, fair: bool) -> Self {
+        let mut limits = Limits::default();
+        let mut device_limits = Limits::default();
+        if !fair && rng.permille(500) {
+            limits.in_flight_per_device_max = rng.size(1, 3);
+            limits.waiting_per_device_max = rng.size(1, 4);
+            limits.links_per_device_max = rng.size(1, 12);
+        }
+        if !fair && rng.permille(300) {
+            limits.message_bytes_max = rng.size(1024, 8192);
+            limits.messages_bytes_max = limits.message_bytes_max * rng.size(1, 3);
+            device_limits.answer_keep_bytes_max = rng.size(0, 8192);
+            device_limits.answer_cache_bytes_max = rng.size(0, 8192);
+        }
+        if fair {
+            limits.wait_for_link = Duration::from_secs(120); // few links may be wanted by many
+        }
+        if rng.permille(400) {
+            limits.read_ahead_bytes_max = rng.size(1024, 8192);
+            device_limits.read_ahead_bytes_max = rng.size(1024, 8192);
+        }
+        if !fair && rng.permille(300) {
+            limits.exchange_timeout = Duration::from_secs(rng.range(2, 60));
+        }
+        if !fair && rng.permille(300) {
+            limits.heartbeat = Duration::from_secs(rng.range(1, 10));
+            limits.heartbeat_timeout = Duration::from_secs(rng.range(1, 4));
+            limits.poll_hold = Duration::from_secs(rng.range(1, 10));
+            limits.redeliver_after = Duration::from_secs(rng.range(1, 10));
+        }
+        World {
+            nodes: Vec::new(),
+            setups: Vec::new(),
+            running: Vec::new(),
+            deeds: Vec::new(),
+            ledger: Ledger::default(),
+            base: Instant::now(),
+            calm: false,
+            fair,
+            ends: false,
+            turns: 0,
+            gateway_node: 0,
+            on_demand: rng.permille(200),
+            shared_names: rng.permille(150),
+            limits,
+            device_limits,
+            rng,
+        }
+    }
+
+    fn instant(&self, at: Micros) -> Instant {
+        self.base + Duration::from_micros(at)
+    }
+
+    fn add(&mut self, label: &str, address: Option<IpAddr>, make: impl FnOnce(&mut Self, usize) -> Node) -> usize {
+        let node = net::with(|net| {
+            let node = net.add_node(label, address);
+            net.wants_turn(node);
+            node
+        });
+        self.nodes.push(Node::Gone);
+        self.nodes[node] = make(self, node);
+        node
+    }
+
+    fn do_at(&mut self, at: Micros, deed: Deed) {
+        self.deeds.push(deed);
+        let number = self.deeds.len() as u64 - 1;
+        net::with(|net| net.at(at, Happening::Wake(SCRIPT_NODE, number)));
+    }
+
+    // --- who there is ---
+
+    fn populate(&mut self) {
+        self.add("script", None, |_, _| Node::Gone);
+        self.begin_gateway();
+        let count = self.rng.size(1, 3);
+        for n in 1..=count {
+            let setup = self.setup(n);
+            self.setups.push(setup);
+            self.add_origin(n);
+            let at = if self.fair { 0 } else { self.rng.skewed(5 * SECOND) };
+            self.do_at(at, Deed::Begin(n - 1));
+        }
+        let mut names: Vec<String> = self.setups.iter().map(|setup| setup.name.clone()).collect();
+        if !self.fair && self.rng.permille(400) {
+            let links = self.rng.size(1, 3);
+            self.add("hostile", Some(ip(3, 1)), |_, _| {
+                Node::Actor(Box::new(Hostile::new("hostile".to_owned(), gateway_at(DEVICES), "h1".to_owned(), links)))
+            });
+            names.push("h1".to_owned());
+        }
+        if !self.fair && self.rng.permille(300) {
+            self.add("poller", Some(ip(3, 2)), |_, _| {
+                Node::Actor(Box::new(HostilePoller::new("poller".to_owned(), gateway_at(DEVICES), "h2".to_owned())))
+            });
+            names.push("h2".to_owned());
+        }
+        let mut nonce = 0;
+        for n in 1..=self.rng.size(1, 8) {
+            self.add_visitor(n, &names, &mut nonce);
+        }
+        if !self.fair {
+            self.write_script();
+        }
+    }
+
+    fn begin_gateway(&mut self) {
+        let (on_demand, shared, limits) = (self.on_demand, self.shared_names, self.limits.clone());
+        self.gateway_node = self.add("gateway", Some(ip(0, 1)), |world, node| {
+            let mode = if on_demand { TurnMode::OnDemand } else { TurnMode::Now };
+            let builder = Gateway::builder().limits(limits).turn(mode).shared_names(shared);
+            let now = net::with(|net| net.now);
+            Node::Gateway(Box::new(gateways::start(builder, node, world.instant(now), gateway_at(VISITORS))))
+        });
+        let node = self.gateway_node;
+        net::with(|net| {
+            net.listen(gateway_at(DEVICES), node, 0);
+            net.listen(gateway_at(VISITORS), node, 1);
+        });
+    }
+
+    fn setup(&mut self, n: usize) -> Setup {
+        let rng = &mut self.rng;
+        let min = rng.size(1, 3);
+        let only = rng.permille(350);
+        Setup {
+            name: format!("d{n}"),
+            ip: ip(1, n),
+            min,
+            max: min + rng.size(0, 4),
+            fallback: if only { Fallback::Only } else { Fallback::Auto },
+            polls: rng.size(1, 3),
+            comet: match rng.range(0, 2) {
+                0 => Some(Encoding::Message),
+                1 if cfg!(feature = "comet") => Some(Encoding::Json),
+                _ => None,
+            },
+        }
+    }
+
+    fn add_origin(&mut self, n: usize) {
+        let rough = !self.fair && self.rng.permille(700);
+        let node = self.add(&format!("server{n}"), None, |_, _| Node::Actor(Box::new(Origin::new(format!("server{n}"), rough))));
+        net::with(|net| net.listen(SocketAddr::new(ip(1, n), 80), node, 0));
+    }
+
+    fn begin_device(&mut self, setup: usize) {
+        let Setup { name, ip, min, max, fallback, polls, comet } = self.setups[setup].clone();
+        let limits = self.device_limits.clone();
+        let node = self.add(&name, Some(ip), |world, node| {
+            let url = format!("http://{}/{name}", gateway_at(DEVICES));
+            let builder = Device::builder(url).links(min..=max).fallback(fallback).polls(polls).limits(limits);
+            let builder = comet.into_iter().fold(builder, device::DeviceBuilder::comet);
+            let now = net::with(|net| {
+                net.tell(|| format!("{name} begins on node {node}: links {min}..{max}, {fallback:?}, {polls} polls, {comet:?}"));
+                net.now
+            });
+            Node::Device(Box::new(devices::start(builder, node, world.instant(now), &format!("http://{ip}:80"))))
+        });
+        self.running.push((setup, node));
+    }
+
+    fn add_visitor(&mut self, n: usize, names: &[String], nonce: &mut u64) {
+        let fair = self.fair;
+        let mut plan = VecDeque::new();
+        for k in 0..self.rng.size(1, 6) {
+            *nonce += 1;
+            let rng = &mut self.rng;
+            let method = ["GET", "POST", "POST", "HEAD"][rng.size(0, 3)];
+            let length = if method == "POST" { rng.skewed(12 * 1024) as usize } else { 0 };
+            let request = Request {
+                nonce: *nonce,
+                device: names[rng.size(0, names.len() - 1)].clone(),
+                method,
+                length,
+                chunked: rng.permille(300),
+                minor: u8::from(!rng.permille(50)),
+                pause: rng.skewed(4 * SECOND),
+                fresh: rng.permille(300),
+                pipelined: k > 0 && rng.permille(150),
+                abandon: (!fair && rng.permille(80)).then(|| rng.skewed(4000) as usize),
+                stop_at: (!fair && rng.permille(40)).then(|| rng.skewed(length as u64 + 100) as usize),
+                half_close: rng.permille(60),
+            };
+            // Behind what may end the connection nothing is pipelined, and what is chunked is HTTP/1.1.
+            let pipelined = request.pipelined && plan.back().is_some_and(|last: &Request| last.minor > 0 && !last.half_close && !fair);
+            let minor = if request.chunked && method == "POST" { 1 } else { request.minor };
+            self.ledger.requests.insert(request.nonce, Entry::new(method));
+            plan.push_back(Request { pipelined, minor, ..request });
+        }
+        let rng = &mut self.rng;
+        let starts = if fair { rng.range(3, 6) * SECOND } else { rng.skewed(20 * SECOND) };
+        let pace = (!fair && rng.permille(150)).then(|| (rng.size(50, 3000), rng.range(1, 300) * MILLI));
+        let node = self.add(&format!("visitor{n}"), Some(ip(2, n)), |_, _| {
+            Node::Actor(Box::new(Visitor::new(gateway_at(VISITORS), plan, pace, starts, fair)))
+        });
+        net::with(|net| net.at(starts, Happening::Wake(node, 0)));
+    }
+
+    fn write_script(&mut self) {
+        for _ in 0..self.rng.skewed(6) {
+            let at = self.rng.range(SECOND, SCRIPT);
+            let setup = self.rng.size(0, self.setups.len() - 1);
+            let address = match self.rng.range(0, 3) {
+                0 => ip(2, self.rng.size(1, 8)),
+                1 => ip(3, self.rng.size(1, 2)),
+                _ => self.setups[setup].ip,
+            };
+            let deed = match self.rng.range(0, 9) {
+                0..=2 => Deed::Restart(setup, self.rng.skewed(10 * SECOND)),
+                3..=4 => Deed::TakeOver(setup),
+                5..=6 => Deed::Strike(address, None),
+                7..=8 => Deed::Strike(address, Some(self.rng.skewed(90 * SECOND))),
+                _ => Deed::RestartGateway,
+            };
+            self.do_at(at, deed);
+        }
+    }
+
+    fn act(&mut self, number: u64) {
+        let deed = std::mem::replace(&mut self.deeds[number as usize], Deed::Strike(ip(9, 9), None));
+        net::tell(|| format!("script: {deed:?}"));
+        match deed {
+            Deed::Begin(_) if self.ends => {}
+            Deed::Begin(setup) | Deed::TakeOver(setup) => self.begin_device(setup),
+            Deed::Restart(setup, pause) => {
+                let gone: Vec<usize> = self.running.iter().filter(|(s, _)| *s == setup).map(|(_, node)| *node).collect();
+                self.running.retain(|(s, _)| *s != setup);
+                gone.into_iter().for_each(|node| self.lose(node));
+                let at = net::with(|net| net.now) + pause;
+                self.do_at(at, Deed::Begin(setup));
+            }
+            Deed::Strike(address, hole) => net::with(|net| net.strike(address, hole)),
+            Deed::RestartGateway => {
+                self.lose(self.gateway_node);
+                self.begin_gateway();
+            }
+        }
+    }
+
+    fn lose(&mut self, node: usize) {
+        self.nodes[node] = Node::Gone; // its sockets close
+        net::with(|net| net.lose_node(node));
+    }
+
+    // --- time ---
+
+    /// What is next for anybody, with the time.
+    fn next_at(&self) -> Option<Micros> {
+        let timers = self.nodes.iter().filter_map(|node| match node {
+            Node::Gateway(gateway) => gateway.next_timer(),
+            Node::Device(device) => device.event_loop.next_timer(),
+            _ => None,
+        });
+        let timers = timers.map(|at| at.saturating_duration_since(self.base).as_nanos().div_ceil(1000) as Micros).min();
+        let events = net::with(|net| net.next_at());
+        timers.into_iter().chain(events).min()
+    }
+
+    /// Runs until nothing is left, `over` says so, or it is `until`. False: the run is broken off.
+    fn run_until(&mut self, until: Micros, over: impl Fn(&Self) -> bool) -> bool {
+        while let Some(at) = self.next_at().filter(|at| *at <= until) {
+            if let Some(what) = net::with(|net| net.step(at)) {
+                self.happen(what);
+            } else {
+                // Timers, and no event before them.
+                net::with(|net| net.now = net.now.max(at));
+                self.fire(at);
+            }
+            if self.turns > TURNS_MAX {
+                self.ledger.violation(format!("a loop does not come to rest: {TURNS_MAX} turns"));
+                return false;
+            }
+            if over(self) || !self.ledger.violations.is_empty() {
+                return self.ledger.violations.is_empty();
+            }
+        }
+        net::with(|net| net.now = net.now.max(until.min(net.next_at().unwrap_or(until))));
+        true
+    }
+
+    /// Lets everybody have a turn whose timer is due.
+    fn fire(&mut self, at: Micros) {
+        let at = self.instant(at);
+        for node in 0..self.nodes.len() {
+            let timer = match &self.nodes[node] {
+                Node::Gateway(gateway) => gateway.next_timer(),
+                Node::Device(device) => device.event_loop.next_timer(),
+                _ => None,
+            };
+            if timer.is_some_and(|timer| timer <= at) {
+                self.turn(node);
+            }
+        }
+    }
+
+    fn happen(&mut self, what: Happening) {
+        match what {
+            Happening::Wake(SCRIPT_NODE, number) => self.act(number),
+            Happening::Wake(node, _) | Happening::Turn(node) => self.turn(node),
+            _ => {}
+        }
+    }
+
+    fn turn(&mut self, node: usize) {
+        self.turns += 1;
+        let now = net::with(|net| {
+            net.current = node;
+            net.now
+        });
+        let instant = self.instant(now);
+        let (goes_on, eager) = match &mut self.nodes[node] {
+            Node::Gateway(gateway) => (gateway.turn(instant), gateway.is_eager()),
+            Node::Device(device) => (device.event_loop.turn(instant), device.event_loop.is_eager()),
+            Node::Actor(actor) => {
+                net::with(|net| net.take_ready(node));
+                let mut cx = Cx { node, now, rng: &mut self.rng, ledger: &mut self.ledger, calm: self.calm };
+                actor.step(&mut cx);
+                (true, false)
+            }
+            Node::Gone => (true, false),
+        };
+        if goes_on && eager {
+            net::with(|net| net.wants_turn(node));
+        }
+        if !goes_on {
+            self.finished(node);
+        }
+    }
+
+    /// A role has ended by itself.
+    fn finished(&mut self, node: usize) {
+        let left = match &self.nodes[node] {
+            Node::Gateway(gateway) => gateways::leftovers(gateway, true),
+            Node::Device(device) => devices::leftovers(device),
+            _ => Vec::new(),
+        };
+        let label = net::with(|net| net.label(node).to_owned());
+        net::tell(|| format!("{label} (node {node}) has ended"));
+        if !left.is_empty() {
+            self.ledger.violation(format!("{label} (node {node}) ended and left behind: {}", left.join(", ")));
+        }
+        self.running.retain(|(_, running)| *running != node);
+        self.lose(node);
+    }
+
+    // --- the run ---
+
+    fn visitors_are_done(&self) -> bool {
+        self.nodes.iter().all(|node| !matches!(node, Node::Actor(actor) if !actor.is_done()))
+    }
+
+    fn play(&mut self) {
+        if !self.run_until(SCRIPT, |_| false) {
+            return;
+        }
+        self.calm = true;
+        net::with(|net| net.calm());
+        if !self.run_until(SCRIPT + PATIENCE, Self::visitors_are_done) {
+            return;
+        }
+        let waiting: Vec<u64> = self.ledger.requests.iter().filter(|(_, entry)| entry.outcome.is_none()).map(|(nonce, _)| *nonce).collect();
+        if !waiting.is_empty() {
+            self.ledger.violation(format!("requests that were neither answered nor failed: {waiting:?}"));
+        }
+    }
+
+    fn end(&mut self) {
+        if !self.ledger.violations.is_empty() {
+            return;
+        }
+        self.ends = true;
+        if self.rng.permille(500) {
+            self.end_gateway_first();
+        } else {
+            self.end_devices_first();
+        }
+    }
+
+    fn now(&self) -> Micros {
+        net::with(|net| net.now)
+    }
+
+    /// Asks all devices to stop, and waits until they have.
+    fn drain_devices(&mut self) -> bool {
+        let longest = Duration::from_secs(3600);
+        for (_, node) in self.running.clone() {
+            if let Node::Device(device) = &self.nodes[node] {
+                devices::drain(device, longest);
+                net::with(|net| net.wants_turn(node));
+            }
+        }
+        net::tell(|| "--- the devices are asked to stop ---".to_owned());
+        let until = self.now() + STOPS;
+        if !self.run_until(until, |world| world.running.is_empty()) {
+            return false;
+        }
+        if !self.running.is_empty() {
+            let running = self.running.clone();
+            let left: Vec<String> = running
+                .iter()
+                .filter_map(|(_, node)| match &self.nodes[*node] {
+                    Node::Device(device) => Some(format!("node {node}: {}", devices::leftovers(device).join(", "))),
+                    _ => None,
+                })
+                .collect();
+            self.ledger.violation(format!("devices that were asked to stop did not within {} s: {left:?}", STOPS / SECOND));
+            return false;
+        }
+        true
+    }
+
+    fn leave_actors(&mut self) {
+        for node in &mut self.nodes {
+            if let Node::Actor(actor) = node {
+                actor.leave();
+            }
+        }
+    }
+
+    fn end_devices_first(&mut self) {
+        if !self.drain_devices() {
+            return;
+        }
+        self.leave_actors();
+        // Names are forgotten 10 minutes after they went, and at the next tick of 30 s.
+        let until = self.now() + 1300 * SECOND;
+        if !self.run_until(until, |_| false) {
+            return;
+        }
+        if let Node::Gateway(gateway) = &self.nodes[self.gateway_node] {
+            let left = gateways::leftovers(gateway, false);
+            if !left.is_empty() {
+                self.ledger.violation(format!("nobody is connected any more, and the gateway still has {}", left.join(", ")));
+            }
+        }
+    }
+
+    fn end_gateway_first(&mut self) {
+        let node = self.gateway_node;
+        if let Node::Gateway(gateway) = &self.nodes[node] {
+            gateways::drain(gateway, Duration::from_secs(3600));
+            net::with(|net| net.wants_turn(node));
+        }
+        net::tell(|| "--- the gateway is asked to stop ---".to_owned());
+        let until = self.now() + STOPS;
+        if !self.run_until(until, |world| matches!(world.nodes[node], Node::Gone)) {
+            return;
+        }
+        if let Node::Gateway(gateway) = &self.nodes[node] {
+            let left = gateways::leftovers(gateway, true).join(", ");
+            return self.ledger.violation(format!("the gateway was asked to stop and did not within {} s; it has {left}", STOPS / SECOND));
+        }
+        if self.drain_devices() {
+            self.leave_actors();
+        }
+    }
+}
