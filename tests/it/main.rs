@@ -25,6 +25,8 @@ mod files;
 #[cfg(feature = "cli")]
 mod gateway_wire;
 #[cfg(feature = "cli")]
+mod names;
+#[cfg(feature = "cli")]
 mod nonces;
 #[cfg(feature = "cli")]
 mod options;

@@ -442,7 +442,8 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
     };
     let mut limits = Limits::default();
     (limits.silence, limits.turn_retry) = (args.silence, args.turn_retry);
-    (limits.resolve_timeout, limits.connect_timeout, limits.proxy_timeout) = (args.resolve_timeout, args.connect_timeout, args.proxy_timeout);
+    (limits.resolve_timeout, limits.connect_timeout, limits.proxy_timeout) =
+        (args.resolve_timeout, args.connect_timeout, args.proxy_timeout);
     if !args.origin.is_empty() && !matches!(args.protocol, Protocol::Ietf) {
         return Err(usage("--origin goes with --protocol ptth; other devices are named by the URL's path"));
     }
