@@ -33,6 +33,10 @@ mod options;
 #[cfg(feature = "cli")]
 mod peers;
 #[cfg(feature = "cli")]
+mod proxies;
+#[cfg(feature = "cli")]
+mod reach;
+#[cfg(feature = "cli")]
 mod relay_peers;
 #[cfg(feature = "cli")]
 mod routes;
