@@ -1502,6 +1502,8 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
             break;
         }
         match link.linger(limits.worker_linger) {
+            // The loop's: a farewell's replacement is dialled before it is answered.
+            Lingered::Ready if link.heartbeat_waits() => break,
             Lingered::Ready => {}
             Lingered::Quiet => break,
             Lingered::Closed => return ticket.end(CLOSED),

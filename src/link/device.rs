@@ -200,6 +200,11 @@ impl<S: Transport + 'static> DeviceLink<S> {
         }
     }
 
+    /// Whether what was read of the next request is a heartbeat's beginning.
+    pub(crate) fn heartbeat_waits(&self) -> bool {
+        self.line.lock().inbox.octets().trim_ascii_start().starts_with(b"OPTIONS * ")
+    }
+
     /// Whether this link has carried a heartbeat, so that silence is suspicious from now on.
     pub(crate) fn has_seen_heartbeat(&self) -> bool {
         self.seen_heartbeat

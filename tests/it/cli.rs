@@ -52,8 +52,24 @@ const GATEWAY_OPTIONS: &[&str] = &[
     "--connections-per-address",
     "--unauthenticated",
 ];
-const DEVICE_OPTIONS: &[&str] =
-    &["--to", "--text", "--dir", "--links", "--protocol", "--silence", "--origin", "--host-header", "--backoff"];
+const DEVICE_OPTIONS: &[&str] = &[
+    "--to",
+    "--text",
+    "--dir",
+    "--links",
+    "--protocol",
+    "--silence",
+    "--origin",
+    "--host-header",
+    "--backoff",
+    "--gateway",
+    "--failover",
+    "--proxy",
+    "--max-retries",
+    "--resolve-timeout",
+    "--connect-timeout",
+    "--proxy-timeout",
+];
 
 #[test]
 fn the_gateway_prints_one_ready_line_per_listener() {

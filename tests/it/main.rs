@@ -31,6 +31,8 @@ mod files;
 mod gateway_wire;
 #[cfg(feature = "cli")]
 mod identity;
+#[cfg(feature = "cli")]
+mod names;
 #[cfg(all(feature = "cli", target_os = "linux"))]
 mod netns;
 #[cfg(feature = "cli")]
@@ -39,6 +41,10 @@ mod nonces;
 mod options;
 #[cfg(feature = "cli")]
 mod peers;
+#[cfg(feature = "cli")]
+mod proxies;
+#[cfg(feature = "cli")]
+mod reach;
 #[cfg(feature = "cli")]
 mod relay_peers;
 #[cfg(feature = "cli")]

@@ -1,7 +1,7 @@
 //! The command `ptth`: a gateway, a device, and a demonstration, on the public API of the library alone.
 //!
 //! Ready lines go to standard output, one each, flushed; logs go to standard error, level by `RUST_LOG` (default `info`).
-//! Exit codes: 0 stopped, 1 failed, 2 wrong usage, 3 refused by the gateway (401, 403, 404, 410).
+//! Exit codes: 0 stopped, 1 failed (a device: after `--max-retries`), 2 wrong usage, 3 refused by the gateway, or by all of them (401, 403, 404, 410).
 
 #![allow(rustdoc::bare_urls, reason = "the doc comments of the arguments are the text of --help")]
 

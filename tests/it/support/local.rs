@@ -1,7 +1,7 @@
 //! A small local HTTP server on threads: it keeps the head of every request it was asked, and can stand behind a device or be one.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -106,7 +106,15 @@ impl LocalServer {
 
     /// A listener with a handler of one's own.
     pub fn with(handler: impl Fn(&mut Conversation<'_>) + Send + Sync + 'static) -> LocalServer {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        LocalServer::on(TcpListener::bind("127.0.0.1:0").unwrap(), handler)
+    }
+
+    /// With [`routes`], at an address of its own.
+    pub fn start_at(address: Ipv4Addr, port: u16) -> LocalServer {
+        LocalServer::on(TcpListener::bind((address, port)).unwrap(), routes)
+    }
+
+    fn on(listener: TcpListener, handler: impl Fn(&mut Conversation<'_>) + Send + Sync + 'static) -> LocalServer {
         let addr = listener.local_addr().unwrap();
         let flag = Arc::new(AtomicBool::new(false));
         let stop = Stop { addr: Some(addr), flag: flag.clone() };

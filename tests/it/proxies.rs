@@ -1,0 +1,291 @@
+//! CONNECT proxies on the device's way out: scripted ones, a small real one, and which of them the environment names.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::support::process::{Process, get};
+use crate::support::{Gateway, Head, Ptth, RawGateway, RawPeer, SWITCH, each_row, eventually};
+
+const GATEWAY: &str = "http://gw.example:9999/lamp"; // no name server knows it: only a proxy could
+const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
+
+fn proxy_url(proxy: &RawGateway) -> String {
+    format!("http://{}", proxy.addr)
+}
+
+#[track_caller]
+fn start(proxy: &RawGateway, more: &[&str]) -> Process {
+    Ptth::start(&[&["device", GATEWAY, "--proxy", &proxy_url(proxy), "--text", "x", "--backoff", "5ms..20ms"], more].concat())
+}
+
+/// The next connection, which asks for a tunnel to the gateway and says nothing before it has one.
+#[track_caller]
+fn asked(proxy: &RawGateway) -> RawPeer {
+    let (mut peer, head) = proxy.offer();
+    assert_eq!(head.start, "CONNECT gw.example:9999 HTTP/1.1");
+    assert_eq!(head.all("host"), ["gw.example:9999"]);
+    for never in ["authorization", "upgrade", "ptth-session", "proxy-authorization"] {
+        assert_eq!(head.get(never), None, "the proxy is told no more than it needs: {}", head.text());
+    }
+    peer.expect_quiet(Duration::from_millis(30));
+    peer
+}
+
+#[track_caller]
+fn serves(peer: &mut RawPeer) {
+    peer.write(get("/"));
+    assert_eq!(peer.read_answer("GET").text(), "x");
+}
+
+#[test]
+fn behind_the_tunnel_the_offer_goes_as_ever() {
+    let proxy = RawGateway::start();
+    let device = start(&proxy, &[]);
+    let mut peer = asked(&proxy);
+    // Interim responses are skipped, also one octet at a time; framing fields of a 2xx mean nothing.
+    for octet in b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.0 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n" {
+        peer.write([*octet]);
+    }
+    let head = peer.read_head();
+    assert_eq!((head.start.as_str(), head.get("host")), ("POST /lamp HTTP/1.1", Some("gw.example:9999")));
+    assert_eq!(head.get("upgrade"), Some("PTTH/1.0"));
+    peer.write(SWITCH);
+    assert_eq!(device.line(), format!("connected lamp via {GATEWAY} (PTTH/1.0 turn)"));
+    serves(&mut peer);
+}
+
+#[test]
+fn octets_behind_the_200_are_the_gateways() {
+    let proxy = RawGateway::start();
+    let device = start(&proxy, &[]);
+    let mut peer = asked(&proxy);
+    peer.write([ESTABLISHED.as_bytes(), SWITCH, get("/").as_bytes()].concat());
+    assert_eq!(peer.read_head().target(), "/lamp");
+    assert_eq!(peer.read_answer("GET").text(), "x");
+    assert_eq!(device.line(), format!("connected lamp via {GATEWAY} (PTTH/1.0 turn)"));
+}
+
+#[test]
+fn what_is_no_tunnel_is_a_failed_attempt_with_words_of_its_own() {
+    let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(20_000));
+    let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(9);
+    let rows: Vec<(&str, &str)> = vec![
+        ("HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n", "it wants credentials"),
+        ("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "does not let this device go there"),
+        ("HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n", "allow CONNECT"),
+        ("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "cannot reach the gateway"),
+        ("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", "cannot reach the gateway"),
+        ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "is it a proxy?"),
+        ("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", "is it a proxy?"),
+        ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\nHTTP/1.1 404 No\r\n\r\n", "is it a proxy?"),
+        ("SSH-2.0-x\r\n\r\n", "is no answer"),
+        ("HTTP/1.1 200 OK\r\nno colon\r\n\r\n", "is no answer"),
+        (&long, "is no answer"),
+        (&interim, "informational_max"),
+        ("", "closed the connection instead of answering CONNECT"),
+        ("HTTP/1.1 200 O", "in the middle"),
+    ];
+    each_row(
+        &rows,
+        |(answer, _)| answer.chars().take(40).collect(),
+        |(answer, word)| {
+            let proxy = RawGateway::start();
+            let mut device = start(&proxy, &[]);
+            let mut peer = asked(&proxy);
+            peer.write(answer);
+            peer.finish_writing();
+            let mut peer = asked(&proxy); // the next attempt
+            device.expect_stderr(word);
+            let text = device.stderr();
+            assert!(text.contains(&format!("proxy {}", proxy.addr)) && text.contains(GATEWAY), "{text}");
+            peer.write(ESTABLISHED);
+            assert_eq!(peer.read_head().target(), "/lamp");
+            assert!(!device.has_ended(), "a proxy's 401 or 403 is not the gateway's: {text}");
+        },
+    );
+}
+
+#[test]
+fn a_proxys_retry_after_is_obeyed() {
+    let proxy = RawGateway::start();
+    let _device = start(&proxy, &[]);
+    let mut peer = asked(&proxy);
+    let began = Instant::now();
+    peer.write("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n");
+    let _next = proxy.offer();
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_silent_proxy_has_its_time() {
+    let proxy = RawGateway::start();
+    let device = start(&proxy, &["--proxy-timeout", "300ms"]);
+    let _silent = asked(&proxy);
+    let began = Instant::now();
+    let _next = proxy.offer();
+    assert!(began.elapsed() < Duration::from_millis(1300), "{:?}", began.elapsed());
+    device.expect_stderr("did not answer CONNECT within proxy_timeout");
+    // Nobody at all is told apart from a gateway that is not there.
+    let nobody = format!("http://127.0.0.1:{}", crate::support::free_port());
+    let device = Ptth::start(&["device", GATEWAY, "--proxy", &nobody, "--text", "x", "--backoff", "5ms..20ms"]);
+    device.expect_stderr(&format!("proxy {} on the way to gateway {GATEWAY} cannot be reached", nobody.trim_start_matches("http://")));
+}
+
+/// A proxy that opens the tunnels it is asked for, and keeps what it was asked.
+struct Forwarding {
+    addr: SocketAddr,
+    heads: Arc<Mutex<Vec<Head>>>,
+}
+
+fn forwarding() -> Forwarding {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let forwarding = Forwarding { addr: listener.local_addr().unwrap(), heads: Arc::default() };
+    let heads = forwarding.heads.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let heads = heads.clone();
+            std::thread::spawn(move || tunnel(stream, &heads));
+        }
+    });
+    forwarding
+}
+
+fn tunnel(mut from: TcpStream, heads: &Mutex<Vec<Head>>) {
+    let (mut octets, mut one) = (Vec::new(), [0]);
+    while !octets.ends_with(b"\r\n\r\n") {
+        match from.read(&mut one) {
+            Ok(1) => octets.push(one[0]),
+            _ => return,
+        }
+    }
+    let head = Head::parse(&octets);
+    let to = TcpStream::connect(head.target());
+    heads.lock().unwrap().push(head);
+    let Ok(mut to) = to else {
+        let _ = from.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n");
+        return;
+    };
+    let _ = from.write_all(ESTABLISHED.as_bytes());
+    let (mut back, mut forth) = (to.try_clone().unwrap(), from.try_clone().unwrap());
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut back, &mut forth);
+        let _ = forth.shutdown(Shutdown::Write);
+    });
+    let _ = std::io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+#[test]
+fn links_and_polls_reach_a_real_gateway_through_a_proxy() {
+    let proxy = forwarding();
+    let gateway = Gateway::start(&[]);
+    let url = format!("http://{}", proxy.addr);
+    let _turned = Ptth::device(&gateway, "turned", &["--text", "on", "--proxy", &url, "--links", "2..4"]);
+    let polling = Ptth::start(&["device", &gateway.device_url("polled"), "--text", "on", "--proxy", &url, "--fallback", "only"]);
+    assert!(polling.line().starts_with("connected polled via "));
+    for _ in 0..10 {
+        gateway.get("/turned/x").expect_ok("on");
+        gateway.get("/polled/x").expect_ok("on");
+    }
+    let heads = proxy.heads.lock().unwrap();
+    assert!(heads.len() >= 4, "{}", heads.len()); // two links, two polls
+    assert!(heads.iter().all(|head| head.start == format!("CONNECT {} HTTP/1.1", gateway.devices)));
+}
+
+#[test]
+fn the_environment_names_a_proxy_as_for_curl() {
+    let (proxy, other, direct) = (RawGateway::start(), RawGateway::start(), RawGateway::start());
+    let (p, o) = (proxy_url(&proxy), proxy_url(&other));
+    let (secret, bare) = (format!("http://me:hunt%65r2@{}/", proxy.addr), proxy.addr.to_string());
+    // Variables, arguments, who is dialled.
+    type Row<'a> = (Vec<(&'a str, &'a str)>, Vec<&'a str>, &'a RawGateway);
+    let rows: Vec<Row<'_>> = vec![
+        (vec![("http_proxy", &p)], vec![], &proxy),
+        (vec![("http_proxy", &bare)], vec![], &proxy),
+        (vec![("http_proxy", &secret)], vec![], &proxy),
+        (vec![("PTTH_PROXY", &secret)], vec![], &proxy),
+        (vec![("HTTP_PROXY", &p)], vec![], &direct),
+        (vec![("https_proxy", &p), ("HTTPS_PROXY", &p)], vec![], &direct),
+        (vec![("all_proxy", &p), ("ALL_PROXY", &o)], vec![], &proxy),
+        (vec![("ALL_PROXY", &p)], vec![], &proxy),
+        (vec![("http_proxy", &p), ("all_proxy", &o)], vec![], &proxy),
+        (vec![("http_proxy", ""), ("all_proxy", &p)], vec![], &proxy),
+        (vec![("http_proxy", &p), ("no_proxy", "*")], vec![], &direct),
+        (vec![("http_proxy", &p), ("no_proxy", "10.0.0.0/8,127.0.0.0/8")], vec![], &direct),
+        (vec![("http_proxy", &p), ("NO_PROXY", "127.0.0.1")], vec![], &direct),
+        (vec![("http_proxy", &p), ("no_proxy", "example.com"), ("NO_PROXY", "*")], vec![], &proxy),
+        (vec![("http_proxy", &o), ("no_proxy", "*")], vec!["--proxy", &p], &proxy),
+        (vec![("http_proxy", &o)], vec!["--proxy", "none"], &direct),
+        (vec![("http_proxy", &o), ("PTTH_PROXY", "none")], vec![], &direct),
+        (vec![], vec![], &direct),
+    ];
+    let url = direct.url("lamp");
+    each_row(
+        &rows,
+        |(variables, arguments, _)| format!("{variables:?} {arguments:?}"),
+        |(variables, arguments, dialled)| {
+            let mut command = Ptth::command(&[&["device", url.as_str(), "--text", "x"], arguments.as_slice()].concat());
+            let device = Process::start(command.envs(variables.iter().copied()).env("RUST_LOG", "trace"));
+            let (_peer, head) = dialled.offer();
+            let method = if std::ptr::eq(*dialled, &direct) { "POST" } else { "CONNECT" };
+            assert_eq!(head.method(), method);
+            let has_secret = variables.iter().any(|(_, value)| *value == secret);
+            let basic = "Basic bWU6aHVudGVyMg=="; // me:hunter2
+            assert_eq!(head.get("proxy-authorization"), has_secret.then_some(basic), "{}", head.text());
+            drop(device);
+            [&proxy, &other, &direct].iter().for_each(|raw| while raw.try_accept().is_some() {});
+        },
+    );
+}
+
+#[test]
+fn credentials_are_sent_to_the_proxy_alone_and_shown_nowhere() {
+    let proxy = RawGateway::start();
+    let mut command = Ptth::command(&["device", GATEWAY, "--text", "x", "--backoff", "5ms..20ms"]);
+    command.env("all_proxy", format!("http://me:hunter2@{}", proxy.addr)).env("RUST_LOG", "trace");
+    let device = Process::start(&mut command);
+    let (mut peer, head) = proxy.offer();
+    assert_eq!(head.get("proxy-authorization"), Some("Basic bWU6aHVudGVyMg=="));
+    peer.write("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n");
+    let (mut peer, _) = proxy.offer();
+    device.expect_stderr("it does not take these credentials");
+    peer.write(ESTABLISHED);
+    let offer = peer.read_head();
+    assert_eq!(offer.get("proxy-authorization"), None, "the gateway is not told: {}", offer.text());
+    peer.write(SWITCH);
+    serves(&mut peer);
+    let text = device.stderr();
+    assert!(!text.contains("hunter2") && !text.contains("bWU6aHVudGVyMg"), "{text}");
+    // Where the environment cannot be obeyed, that is said without it.
+    for value in
+        ["socks5://me:hunter2@127.0.0.1:1", "https://me:hunter2@127.0.0.1:1", "http://me:hunter2@", "http://me:%0ahunter2@127.0.0.1:1"]
+    {
+        let (code, _, err) = Ptth::finish(Ptth::command(&["device", GATEWAY, "--text", "x"]).env("http_proxy", value));
+        assert!(code == 2 && !err.contains("hunter2") && err.contains("proxy"), "{value}: {err}");
+    }
+    let (code, out, _) = Ptth::finish(Ptth::command(&["device", "--help"]).env("PTTH_PROXY", "http://me:hunter2@127.0.0.1:1"));
+    assert!(code == 0 && !out.contains("hunter2"));
+}
+
+#[test]
+fn a_redirect_from_behind_a_proxy_goes_through_it_again() {
+    let proxy = RawGateway::start();
+    let device = start(&proxy, &[]);
+    let mut peer = asked(&proxy);
+    peer.write(ESTABLISHED);
+    peer.read_head();
+    peer.write("HTTP/1.1 307 Temporary Redirect\r\nLocation: http://gw2.example/lamp\r\nContent-Length: 0\r\n\r\n");
+    let (mut peer, head) = proxy.offer();
+    assert_eq!(head.start, "CONNECT gw2.example:80 HTTP/1.1");
+    peer.write(ESTABLISHED);
+    assert_eq!(peer.read_head().get("host"), Some("gw2.example"));
+    peer.write(SWITCH);
+    assert_eq!(device.line(), "connected lamp via http://gw2.example/lamp (PTTH/1.0 turn)");
+    eventually("it is served", || {
+        serves(&mut peer);
+        Some(())
+    });
+}
