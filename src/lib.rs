@@ -49,6 +49,8 @@ mod relay;
 #[cfg(test)]
 mod sim;
 pub mod stream;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use device::{Device, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange, Listener, OnRefusal, Upgraded, upgrade};
 pub use ends::{End, EndCounts};

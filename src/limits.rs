@@ -54,6 +54,8 @@ limits! {
     unauthenticated_max: usize = 8_192;
     /// Longest token in octets. Default 1,024. A longer one is nobody's: 401.
     token_bytes_max: usize = 1_024;
+    /// TLS handshakes in progress at once in one event loop, those that wait for the other side included. Default 16,384. Beyond: who connects is closed at once.
+    handshakes_max: usize = 16_384;
     /// Links of one device name at a gateway. Default 1,024. Beyond: the offer gets 503 with `Retry-After`.
     links_per_device_max: usize = 1_024;
     /// Requests in flight to one device name, over links and as events. Default 1,024. Beyond: they wait in line.
@@ -91,6 +93,8 @@ limits! {
     /// Whole time for a request head to arrive, from its first octet (from the accept for the first one). Default 10 s
     /// (slowhttptest's slow heads end here). Then: 408, close.
     head_timeout: Duration = Duration::from_secs(10);
+    /// Whole time for a TLS handshake, from the accept (at a device: from the connect). Default 10 s (HAProxy's advice for `timeout client-hs`; nginx has 60 s). Then: closed.
+    handshake_timeout: Duration = Duration::from_secs(10);
     /// How long a kept-alive visitor may stay silent between requests. Default 75 s (nginx `keepalive_timeout`). Then: closed.
     idle_visitor_timeout: Duration = Duration::from_secs(75);
     /// How long a caller waits for a link of a known device. Default 5 s. Then: 503 with `Retry-After: 1`. A route may have its own, as
@@ -164,7 +168,7 @@ impl Limits {
     /// # Errors
     /// Names the first field that cannot work, and the least value that can.
     pub fn check(&self) -> Result<(), Error> {
-        let at_least: [(&str, usize, usize); 18] = [
+        let at_least: [(&str, usize, usize); 19] = [
             ("head_bytes_max", self.head_bytes_max, 256),
             ("fields_max", self.fields_max, 8),
             ("target_bytes_max", self.target_bytes_max, 1),
@@ -173,6 +177,7 @@ impl Limits {
             ("connections_per_address_max", self.connections_per_address_max, 1),
             ("unauthenticated_max", self.unauthenticated_max, 1),
             ("token_bytes_max", self.token_bytes_max, 1),
+            ("handshakes_max", self.handshakes_max, 1),
             ("links_per_device_max", self.links_per_device_max, 1),
             ("in_flight_per_device_max", self.in_flight_per_device_max, 1),
             ("devices_max", self.devices_max, 1),
@@ -192,8 +197,9 @@ impl Limits {
         if self.fields_max > FIELDS_CEILING {
             return Err(Error::usage(format!("limits: fields_max is {}; the most that works is {FIELDS_CEILING}", self.fields_max)));
         }
-        let never_zero: [(&str, Duration); 15] = [
+        let never_zero: [(&str, Duration); 16] = [
             ("head_timeout", self.head_timeout),
+            ("handshake_timeout", self.handshake_timeout),
             ("idle_visitor_timeout", self.idle_visitor_timeout),
             ("request_write_timeout", self.request_write_timeout),
             ("first_octet_timeout", self.first_octet_timeout),

@@ -952,9 +952,8 @@ fn pour<T>(from: &mut Peer<T>, to: &mut Peer<T>, shut: &mut bool, scratch: &mut 
     }
     if to.flush().map_err(|_| BROKEN)? && from.at_end_of_stream() && from.kept() == 0 && !*shut {
         // A direction that ends leaves the other one open.
-        to.stream().shutdown(std::net::Shutdown::Write).map_err(|_| BROKEN)?;
-        *shut = true;
-        moved = true;
+        *shut = to.end_output().map_err(|_| BROKEN)?;
+        moved |= *shut;
     }
     if to.is_broken() && !*shut {
         return Err(BROKEN);
@@ -1339,9 +1338,10 @@ impl Lingering {
             Ok(true) => {}
         }
         if !self.shut {
-            self.shut = true;
-            if peer.stream().shutdown(std::net::Shutdown::Write).is_err() {
-                return true;
+            match peer.end_output() {
+                Ok(true) => self.shut = true,
+                Ok(false) => return peer.is_broken(),
+                Err(_) => return true,
             }
         }
         loop {

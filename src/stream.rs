@@ -1,15 +1,26 @@
-//! The byte stream under a link: TCP or a Unix socket (TLS comes as a feature), and what a blocking link needs of one.
+//! The byte stream under a link: TCP or a Unix socket, with TLS over it (feature `tls`) or without, and what a blocking link needs of one.
 //!
 //! Never speaks HTTP, never waits for anything but its own socket.
 
+#[cfg_attr(not(feature = "tls"), path = "stream/no_channel.rs")]
+mod channel;
+
+use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
+
+#[cfg(feature = "tls")]
+pub(crate) use crate::tls::{Connector, GatewayTls};
+pub(crate) use channel::{Broken, Channel, Shaken};
+#[cfg(not(feature = "tls"))]
+pub(crate) use channel::{Connector, GatewayTls};
 
 /// What a blocking [`link`](crate::link) needs of a byte stream: `Read`, `Write`, and a deadline for each.
 ///
@@ -28,6 +39,39 @@ pub trait Transport: Read + Write + Send {
     /// The socket under it, where there is one: then a link can look without waiting, half-close, and reset.
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+    /// Reads what has arrived, without waiting. `None`: nothing has, or the transport cannot tell. `Some(Ok(0))`: the peer closed. As it is, it reads from
+    /// [`socket`](Self::socket); what stands between link and socket (TLS, say) has a way of its own, as for the next two.
+    fn read_arrived(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
+        let fd = self.socket()?;
+        let socket = SockRef::from(&fd);
+        if let Err(error) = socket.set_nonblocking(true) {
+            return Some(Err(error));
+        }
+        let got = (&*socket).read(buf);
+        if let Err(error) = socket.set_nonblocking(false) {
+            return Some(Err(error));
+        }
+        arrived(got)
+    }
+    /// Tells the peer that nothing more will come, while what it still sends can be read. Whether that was possible.
+    fn half_close(&self) -> bool {
+        self.socket().is_some_and(|fd| SockRef::from(&fd).shutdown(Shutdown::Write).is_ok())
+    }
+    /// Makes the drop of the stream a reset (TCP): the end of a body that ends with the connection must not look clean.
+    fn reset_when_dropped(&self) {
+        let Some(fd) = self.socket() else { return };
+        if let Err(error) = SockRef::from(&fd).set_linger(Some(Duration::ZERO)) {
+            log::debug!("a connection will end with FIN instead of RST: {error}");
+        }
+    }
+}
+
+/// An empty socket has brought nothing.
+fn arrived(got: io::Result<usize>) -> Option<io::Result<usize>> {
+    match got {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        got => Some(got),
     }
 }
 
@@ -67,9 +111,11 @@ const EINPROGRESS: i32 = 115;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const EINPROGRESS: i32 = 36;
 
-/// A connected socket of one of the kinds that a gateway or a device can own.
-#[derive(Debug)]
-pub struct Stream(Kind);
+/// A connected socket of one of the kinds that a gateway or a device can own, and the TLS session over it, if there is one.
+pub struct Stream {
+    kind: Kind,
+    channel: Option<Arc<Channel>>,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -82,19 +128,40 @@ enum Kind {
 #[cfg(test)]
 impl From<crate::sim::net::Socket> for Stream {
     fn from(socket: crate::sim::net::Socket) -> Self {
-        Stream(Kind::Sim(socket))
+        Kind::Sim(socket).into()
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("kind", &self.kind).field("tls", &self.channel.is_some()).finish()
+    }
+}
+
+impl From<Kind> for Stream {
+    fn from(kind: Kind) -> Self {
+        Stream { kind, channel: None }
     }
 }
 
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Self {
-        Stream(Kind::Tcp(stream))
+        Kind::Tcp(stream).into()
     }
 }
 
 impl From<UnixStream> for Stream {
     fn from(stream: UnixStream) -> Self {
-        Stream(Kind::Unix(stream))
+        Kind::Unix(stream).into()
+    }
+}
+
+/// A session's end is told with the last stream over it (close_notify).
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(channel) = &self.channel {
+            channel.leave(&self.kind);
+        }
     }
 }
 
@@ -145,7 +212,7 @@ impl Stream {
 
     #[cfg(test)]
     pub(crate) fn simulated(&self) -> &crate::sim::net::Socket {
-        match &self.0 {
+        match &self.kind {
             Kind::Sim(socket) => socket,
             _ => panic!("a real socket in a simulated loop"),
         }
@@ -160,10 +227,10 @@ impl Stream {
             return Err(e);
         }
         #[cfg(test)]
-        if let Kind::Sim(socket) = &self.0 {
+        if let Kind::Sim(socket) = &self.kind {
             return Ok(socket.is_connected());
         }
-        let Kind::Tcp(stream) = &self.0 else { return Ok(true) };
+        let Kind::Tcp(stream) = &self.kind else { return Ok(true) };
         match stream.peer_addr() {
             Ok(_) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(false),
@@ -176,7 +243,7 @@ impl Stream {
     /// # Errors
     /// The operating system refused.
     pub fn tune(&self) -> io::Result<()> {
-        let Kind::Tcp(stream) = &self.0 else { return Ok(()) };
+        let Kind::Tcp(stream) = &self.kind else { return Ok(()) };
         stream.set_nodelay(true)?;
         let socket = SockRef::from(stream);
         let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30));
@@ -193,24 +260,33 @@ impl Stream {
     /// # Errors
     /// The operating system refused.
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        match &self.0 {
-            Kind::Tcp(s) => s.set_nonblocking(nonblocking),
-            Kind::Unix(s) => s.set_nonblocking(nonblocking),
-            #[cfg(test)]
-            Kind::Sim(_) => Ok(()), // it never blocks
+        if let Some(channel) = &self.channel {
+            channel.set_nonblocking(nonblocking)?;
         }
+        self.kind.set_nonblocking(nonblocking)
     }
 
-    /// Ends one or both directions; a thread that is blocked on the socket wakes up.
+    /// Ends one or both directions; a thread that is blocked on the socket wakes up. Over TLS the end of the writing direction alone is told to the
+    /// peer (close_notify); to end both at once is to break off.
     ///
     /// # Errors
-    /// The socket was not connected any more.
+    /// The socket was not connected any more; `WouldBlock`: it has no room for what tells the end, try again when it has.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        match &self.0 {
+        match (&self.channel, how) {
+            (Some(channel), Shutdown::Write) => channel.end(&self.kind)?,
+            (Some(channel), Shutdown::Both) => channel.forsake(),
+            _ => {}
+        }
+        let shut = match &self.kind {
             Kind::Tcp(s) => s.shutdown(how),
             Kind::Unix(s) => s.shutdown(how),
             #[cfg(test)]
             Kind::Sim(s) => s.shutdown(how),
+        };
+        match shut {
+            // Whoever has been told the end may have closed the connection by now.
+            Err(e) if self.channel.is_some() && how == Shutdown::Write && e.kind() == io::ErrorKind::NotConnected => Ok(()),
+            shut => shut,
         }
     }
 
@@ -219,7 +295,10 @@ impl Stream {
     /// # Errors
     /// The operating system refused.
     pub fn abort(self) -> io::Result<()> {
-        match &self.0 {
+        if let Some(channel) = &self.channel {
+            channel.forsake();
+        }
+        match &self.kind {
             Kind::Tcp(s) => SockRef::from(s).set_linger(Some(Duration::ZERO)),
             Kind::Unix(_) => Ok(()),
             #[cfg(test)]
@@ -232,12 +311,38 @@ impl Stream {
     /// # Errors
     /// No descriptor is left.
     pub fn try_clone(&self) -> io::Result<Stream> {
-        Ok(Stream(match &self.0 {
+        let kind = match &self.kind {
             Kind::Tcp(s) => Kind::Tcp(s.try_clone()?),
             Kind::Unix(s) => Kind::Unix(s.try_clone()?),
             #[cfg(test)]
             Kind::Sim(s) => Kind::Sim(s.try_clone()),
-        }))
+        };
+        Ok(Stream { kind, channel: self.channel.as_ref().map(Channel::share) })
+    }
+
+    /// One step of a handshake, as far as it needs no arithmetic.
+    pub(crate) fn shake(&self, channel: &Channel) -> Shaken {
+        channel.shake(&self.kind)
+    }
+
+    /// From here on octets go through this session, whose handshake is over.
+    pub(crate) fn secure(&mut self, channel: Arc<Channel>) {
+        self.channel = Some(channel);
+    }
+
+    /// Octets that the socket took and brought, where they are not those that were written and read.
+    pub(crate) fn moved(&self) -> Option<(u64, u64)> {
+        self.channel.as_deref().map(Channel::moved)
+    }
+
+    /// Whether a read tells an end or a failure although the socket brings nothing more.
+    pub(crate) fn holds_end(&self) -> bool {
+        self.channel.as_deref().is_some_and(Channel::holds_end)
+    }
+
+    /// The DNS names of the certificate that the peer showed in TLS; `None`: it showed none.
+    pub(crate) fn certificate_names(&self) -> Option<Arc<[String]>> {
+        self.channel.as_deref()?.names()
     }
 
     /// The error the socket holds, as after a failed non-blocking connect.
@@ -245,7 +350,7 @@ impl Stream {
     /// # Errors
     /// The operating system would not say.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        match &self.0 {
+        match &self.kind {
             Kind::Tcp(s) => s.take_error(),
             Kind::Unix(s) => s.take_error(),
             #[cfg(test)]
@@ -255,7 +360,7 @@ impl Stream {
 
     /// Address of the other end; `None` on a Unix socket.
     pub fn peer_ip(&self) -> Option<IpAddr> {
-        match &self.0 {
+        match &self.kind {
             Kind::Tcp(s) => s.peer_addr().ok().map(|a| a.ip().to_canonical()),
             Kind::Unix(_) => None,
             #[cfg(test)]
@@ -265,7 +370,7 @@ impl Stream {
 
     /// The other end for logs: `203.0.113.7:40112` or `unix socket`.
     pub fn peer_label(&self) -> String {
-        match &self.0 {
+        match &self.kind {
             Kind::Tcp(s) => s.peer_addr().map_or_else(|_| "unconnected".to_owned(), |a| a.to_string()),
             Kind::Unix(_) => "unix socket".to_owned(),
             #[cfg(test)]
@@ -276,7 +381,7 @@ impl Stream {
 
 impl AsRawFd for Stream {
     fn as_raw_fd(&self) -> RawFd {
-        match &self.0 {
+        match &self.kind {
             Kind::Tcp(s) => s.as_raw_fd(),
             Kind::Unix(s) => s.as_raw_fd(),
             #[cfg(test)]
@@ -287,7 +392,7 @@ impl AsRawFd for Stream {
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.0 {
+        match &self.kind {
             Kind::Tcp(s) => s.as_fd(),
             Kind::Unix(s) => s.as_fd(),
             #[cfg(test)]
@@ -296,9 +401,28 @@ impl AsFd for Stream {
     }
 }
 
-impl Read for &Stream {
+impl Kind {
+    fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        match self {
+            Kind::Tcp(s) => s.set_nonblocking(nonblocking),
+            Kind::Unix(s) => s.set_nonblocking(nonblocking),
+            #[cfg(test)]
+            Kind::Sim(_) => Ok(()), // it never blocks
+        }
+    }
+    fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        match self {
+            Kind::Tcp(s) => s.set_read_timeout(time),
+            Kind::Unix(s) => s.set_read_timeout(time),
+            #[cfg(test)]
+            Kind::Sim(s) => s.descriptor(),
+        }
+    }
+}
+
+impl Read for &Kind {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match &self.0 {
+        match self {
             Kind::Tcp(s) => (&*s).read(buf),
             Kind::Unix(s) => (&*s).read(buf),
             #[cfg(test)]
@@ -307,9 +431,9 @@ impl Read for &Stream {
     }
 }
 
-impl Write for &Stream {
+impl Write for &Kind {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        match &self.0 {
+        match self {
             Kind::Tcp(s) => (&*s).write(buf),
             Kind::Unix(s) => (&*s).write(buf),
             #[cfg(test)]
@@ -317,11 +441,40 @@ impl Write for &Stream {
         }
     }
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        match &self.0 {
+        match self {
             Kind::Tcp(s) => (&*s).write_vectored(bufs),
             Kind::Unix(s) => (&*s).write_vectored(bufs),
             #[cfg(test)]
             Kind::Sim(s) => s.write_vectored(bufs),
+        }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for &Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match &self.channel {
+            None => (&self.kind).read(buf),
+            Some(channel) => channel.read(&self.kind, buf),
+        }
+    }
+}
+
+/// What is written was taken by the operating system. Over TLS, after a write that failed for want of room or time (`WouldBlock`) the next one has to
+/// begin with the same octets.
+impl Write for &Stream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match &self.channel {
+            None => (&self.kind).write(buf),
+            Some(channel) => channel.write(&self.kind, &[IoSlice::new(buf)]),
+        }
+    }
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        match &self.channel {
+            None => (&self.kind).write_vectored(bufs),
+            Some(channel) => channel.write(&self.kind, bufs),
         }
     }
     fn flush(&mut self) -> io::Result<()> {
@@ -366,15 +519,33 @@ timed_transport!(TcpStream, UnixStream);
 
 impl Stream {
     pub(crate) fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
-        match &self.0 {
-            Kind::Tcp(s) => s.set_read_timeout(time),
-            Kind::Unix(s) => s.set_read_timeout(time),
-            #[cfg(test)]
-            Kind::Sim(s) => s.descriptor(),
+        if let Some(channel) = &self.channel {
+            channel.limit_read(time);
+        }
+        self.kind.set_read_timeout(time)
+    }
+    /// [`Transport::read_arrived`].
+    pub(crate) fn read_what_arrived(&self, buf: &mut [u8]) -> Option<io::Result<usize>> {
+        if let Err(error) = self.set_nonblocking(true) {
+            return Some(Err(error));
+        }
+        let got = (&mut &*self).read(buf);
+        if let Err(error) = self.set_nonblocking(false) {
+            return Some(Err(error));
+        }
+        arrived(got)
+    }
+    /// [`Transport::reset_when_dropped`].
+    pub(crate) fn will_reset(&self) {
+        if let Some(channel) = &self.channel {
+            channel.forsake();
+        }
+        if let Err(error) = SockRef::from(self).set_linger(Some(Duration::ZERO)) {
+            log::debug!("a connection will end with FIN instead of RST: {error}");
         }
     }
     pub(crate) fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
-        match &self.0 {
+        match &self.kind {
             Kind::Tcp(s) => s.set_write_timeout(time),
             Kind::Unix(s) => s.set_write_timeout(time),
             #[cfg(test)]
@@ -393,14 +564,23 @@ impl Transport for Stream {
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         Some(self.as_fd())
     }
+    fn read_arrived(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
+        self.read_what_arrived(buf)
+    }
+    fn half_close(&self) -> bool {
+        self.shutdown(Shutdown::Write).is_ok()
+    }
+    fn reset_when_dropped(&self) {
+        self.will_reset();
+    }
 }
 
 /// A stream that two own: the thread that uses it and, weakly, the loop that may have to end it.
 #[derive(Debug)]
-pub(crate) struct Shared(std::sync::Arc<Stream>);
+pub(crate) struct Shared(Arc<Stream>);
 
 impl Shared {
-    pub(crate) fn new(stream: std::sync::Arc<Stream>) -> Self {
+    pub(crate) fn new(stream: Arc<Stream>) -> Self {
         Shared(stream)
     }
     pub(crate) fn stream(&self) -> &Stream {
@@ -408,7 +588,7 @@ impl Shared {
     }
     /// The stream itself; `None` while somebody looks at it through a weak handle.
     pub(crate) fn into_inner(self) -> Option<Stream> {
-        std::sync::Arc::into_inner(self.0)
+        Arc::into_inner(self.0)
     }
 }
 
@@ -439,5 +619,14 @@ impl Transport for Shared {
     }
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         Some(self.0.as_fd())
+    }
+    fn read_arrived(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
+        self.0.read_what_arrived(buf)
+    }
+    fn half_close(&self) -> bool {
+        self.0.shutdown(Shutdown::Write).is_ok()
+    }
+    fn reset_when_dropped(&self) {
+        self.0.will_reset();
     }
 }

@@ -12,6 +12,8 @@ pub(crate) struct Url {
     /// Host as in the URL, without brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
+    /// `https`: over TLS.
+    pub(crate) secure: bool,
     /// `Host` of the offer.
     pub(crate) authority: String,
     /// Path and query.
@@ -21,22 +23,24 @@ pub(crate) struct Url {
 }
 
 impl Url {
-    /// Reads `http://HOST[:PORT][/PATH][?QUERY]`.
+    /// Reads `http://HOST[:PORT][/PATH][?QUERY]`, or the same with `https` (feature `tls`).
     pub(crate) fn parse(text: &str, whose: &str) -> Result<Self, Error> {
         let bad = |why: &str| Error::usage(format!("{whose} URL {}: {why}", shown(text)));
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(bad("it has to be visible ASCII; write anything else percent-encoded")); // it goes into logs, and may come from a redirect
         }
         let uri: http::Uri = text.parse().map_err(|_| bad("it is no URL; write it like http://gw.example:9999/lamp"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") if cfg!(feature = "tls") => true,
             Some("https") => {
                 return Err(bad(
                     "https needs TLS, which this build does not have; use http:// on a trusted network, or a TLS proxy on the way",
                 ));
             }
+            _ if cfg!(feature = "tls") => return Err(bad("it has to begin with https:// or http://")),
             _ => return Err(bad("it has to begin with http://")),
-        }
+        };
         let authority = uri.authority().ok_or_else(|| bad("it names no host"))?;
         if authority.as_str().contains('@') {
             return Err(bad("secrets do not belong into a URL; give them by PTTH_TOKEN or a file"));
@@ -49,7 +53,8 @@ impl Url {
         let target = uri.path_and_query().map_or("/", |p| p.as_str());
         Ok(Url {
             host,
-            port: authority.port_u16().unwrap_or(80),
+            port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }),
+            secure,
             authority: authority.as_str().to_owned(),
             target: if target.is_empty() { "/".to_owned() } else { target.to_owned() },
             text: text.to_owned(),
@@ -59,13 +64,18 @@ impl Url {
     /// A `Location` seen from here: absolute, or a path on the same host.
     pub(crate) fn follow(&self, location: &str) -> Result<Self, Error> {
         if location.starts_with('/') && !location.starts_with("//") {
-            return Url::parse(&format!("http://{}{location}", self.authority), "redirect");
+            let scheme = if self.secure { "https" } else { "http" };
+            return Url::parse(&format!("{scheme}://{}{location}", self.authority), "redirect");
         }
-        Url::parse(location, "redirect")
+        let to = Url::parse(location, "redirect")?;
+        match self.secure && !to.secure {
+            true => Err(Error::usage(format!("redirect URL {}: it leads out of TLS, from https:// to http://", to.text))),
+            false => Ok(to),
+        }
     }
 
     pub(crate) fn same_origin(&self, other: &Url) -> bool {
-        self.port == other.port && self.host.eq_ignore_ascii_case(&other.host)
+        self.secure == other.secure && self.port == other.port && self.host.eq_ignore_ascii_case(&other.host)
     }
 }
 
@@ -257,7 +267,6 @@ mod tests {
         for (text, part) in [
             ("gw.example/lamp", "http://"),
             ("ftp://gw.example/", "http://"),
-            ("https://gw.example/", "TLS"),
             ("http://me:hunter2@gw.example/", "PTTH_TOKEN"),
             ("me:hunter2@gw.example", "http://"),
             ("http://a@\u{9b}31m", "ASCII"),
@@ -277,7 +286,26 @@ mod tests {
         let near = url.follow("/other").unwrap();
         assert!(near.same_origin(&url) && near.target == "/other");
         assert!(!url.follow("http://gw2.example:9999/lamp").unwrap().same_origin(&url));
-        assert!(url.follow("https://gw2.example/").is_err());
+        assert!(url.follow("ftp://gw2.example/").is_err());
+    }
+
+    #[test]
+    #[cfg(not(feature = "tls"))]
+    fn without_tls_https_is_refused_with_a_remedy() {
+        let error = Url::parse("https://gw.example/", "gateway").unwrap_err().to_string();
+        assert!(error.contains("TLS") && error.contains("http://"), "{error}");
+    }
+
+    #[test]
+    #[cfg(feature = "tls")]
+    fn https_has_its_own_port_and_is_not_left_by_a_redirect() {
+        let url = Url::parse("https://gw.example/lamp", "gateway").unwrap();
+        assert!(url.secure && url.port == 443);
+        assert!(url.follow("/other").unwrap().secure);
+        assert!(!url.same_origin(&Url::parse("http://gw.example:443/lamp", "gateway").unwrap()));
+        let error = url.follow("http://gw.example/lamp").unwrap_err().to_string();
+        assert!(error.contains("https"), "{error}");
+        assert!(Url::parse("http://gw.example/", "gateway").unwrap().follow("https://gw2.example/").unwrap().secure);
     }
 
     fn homes(n: usize) -> (Homes, Vec<Arc<Home>>) {

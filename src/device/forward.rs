@@ -59,6 +59,9 @@ impl Target {
             return Ok(Target { place: Place::Unix(path.into()), authority: "localhost".to_owned(), host_header, text: text.to_owned() });
         }
         let url = Url::parse(text, "local server")?;
+        if url.secure {
+            return Err(Error::usage(format!("local server {text}: it is asked in plain HTTP; write http://HOST:PORT, or unix:PATH")));
+        }
         if url.target != "/" {
             return Err(Error::usage(format!("local server {text}: leave the path {} away; requests keep their own", url.target)));
         }

@@ -18,6 +18,7 @@ mod upgrade;
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
 use std::ops::{Range, RangeInclusive};
 use std::os::fd::{AsFd, BorrowedFd};
 #[cfg(feature = "files")]
@@ -44,6 +45,8 @@ use crate::link::DeviceLink;
 use crate::message::Body;
 use crate::proto::turn::{self, Dialect, Encoding, Fallback, Name, Naming, OfferPlan, Way};
 use crate::stream::{Shared, Stream, Transport};
+#[cfg(feature = "tls")]
+use crate::tls::DeviceTls;
 
 pub use upgrade::{Upgraded, upgrade};
 
@@ -139,6 +142,8 @@ pub struct DeviceBuilder {
     fallback: Fallback,
     polls: usize,
     comet: Option<Encoding>,
+    #[cfg(feature = "tls")]
+    tls: DeviceTls,
 }
 
 impl fmt::Debug for DeviceBuilder {
@@ -223,6 +228,12 @@ impl DeviceBuilder {
         self.fields.push((name.into(), value.into()));
         self
     }
+    /// How the gateway of an `https` URL is known, and what is shown to it (feature `tls`). Default: by the system's roots, nothing is shown.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: DeviceTls) -> Self {
+        self.tls = tls;
+        self
+    }
     /// Bounds and timeouts, the back-off among them.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -247,9 +258,10 @@ impl DeviceBuilder {
     /// Checks everything; dials nothing yet.
     ///
     /// # Errors
-    /// A URL that is not `http://HOST[:PORT][/NAME]` or holds a secret, one that is given twice or more than 16, a name that is no DNS label, links that are
-    /// not `1 <= MIN <= MAX`, polls that are not 1 to 64, a limit or field that cannot work, an IETF offer without an origin or with [`Fallback::Only`],
-    /// JSON in a build without the feature `comet`; credentials without a proxy, no retries at all.
+    /// A URL that is not `http://HOST[:PORT][/NAME]` (or `https`, with the feature `tls`) or holds a secret, one that is given twice or more than 16, a system
+    /// without root certificates, a name that is no DNS label, links that are not `1 <= MIN <= MAX`, polls that are not 1 to 64, a limit or field that cannot
+    /// work, an IETF offer without an origin or with [`Fallback::Only`], JSON in a build without the feature `comet`; credentials without a proxy, no retries
+    /// at all.
     pub fn build(self) -> Result<Device, Error> {
         self.limits.check()?;
         let (min, max) = (*self.links.start(), *self.links.end());
@@ -261,6 +273,10 @@ impl DeviceBuilder {
         }
         let fallback = self.check_fallback()?;
         let (proxy, homes) = (self.check_proxy()?, self.check_gateways()?);
+        #[cfg(feature = "tls")]
+        let tls = if homes.iter().any(|home| home.url.secure) { Some(Arc::new(self.tls.connector()?)) } else { None };
+        #[cfg(not(feature = "tls"))]
+        let tls = None;
         let mut session = [0; 16];
         random::fill(&mut session).map_err(|e| Error::io(Fault::Network, "drawing a session id", io::Error::other(e.to_string())))?;
         let first = homes.first().map_or(("", ""), |home| (&home.url.authority, &home.url.target));
@@ -277,6 +293,7 @@ impl DeviceBuilder {
         turn::write_offer(&mut Vec::new(), &whole).map_err(|e| Error::usage(format!("the offer cannot be written: {}", e.reason)))?;
         let plan = |homes: Homes| Plan {
             homes,
+            tls: tls.clone(),
             offer: offer.clone(),
             secrets: secrets.clone(),
             on_refusal: self.on_refusal,
@@ -463,6 +480,8 @@ impl Device {
             fallback: Fallback::default(),
             polls: 2,
             comet: None,
+            #[cfg(feature = "tls")]
+            tls: DeviceTls::default(),
         }
     }
 
@@ -891,6 +910,15 @@ impl Transport for Accepted {
     }
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         Some(self.stream.as_fd())
+    }
+    fn read_arrived(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
+        self.stream.read_what_arrived(buf)
+    }
+    fn half_close(&self) -> bool {
+        self.stream.shutdown(Shutdown::Write).is_ok()
+    }
+    fn reset_when_dropped(&self) {
+        self.stream.will_reset();
     }
 }
 

@@ -37,6 +37,12 @@ impl Proxy {
     /// Reads `http://HOST[:PORT]`. `credentials` are user and password.
     pub(super) fn new(url: &str, credentials: Option<&(String, String)>, except: &str) -> Result<Self, Error> {
         let url = Url::parse(url, "proxy")?;
+        if url.secure {
+            return Err(Error::usage(format!(
+                "proxy URL {}: a proxy is spoken to over http:// (what goes through it may well be https)",
+                url.text
+            )));
+        }
         if url.target != "/" {
             return Err(Error::usage(format!("proxy URL {}: leave its path away", url.text)));
         }
@@ -112,7 +118,7 @@ impl DeviceRole {
     pub(super) fn connected(&mut self, cx: &mut Peers<State>, id: Id) {
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
         let url = dial.url.clone();
-        let Some(proxy) = self.proxy_to(&url) else { return self.offer(cx, id) };
+        let Some(proxy) = self.proxy_to(&url) else { return self.reached(cx, id) };
         let Some(peer) = cx.get_mut(id) else { return };
         proxy.write_connect(peer.output(), &url);
         dial_stage(cx, id, Stage::Tunnelling { informational: 0 });
@@ -133,7 +139,7 @@ impl DeviceRole {
         cx.put_scratch(scratch);
         match answer {
             Some(Ok(true)) => {
-                self.offer(cx, id);
+                self.reached(cx, id);
                 if cx.get(id).is_some_and(|peer| peer.has_input()) {
                     cx.again(id); // what came behind the 200 is the gateway's
                 }

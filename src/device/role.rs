@@ -40,7 +40,7 @@ use crate::proto::head::{self, LineEnds, ResponseHead};
 use crate::proto::heartbeat;
 use crate::proto::turn::{self, Encoding, Fallback, OfferPlan, Verdict, Way};
 use crate::relay::{self, Exchange, Lingering, LocalAnswer, Relaying, Rules};
-use crate::stream::{Shared, Stream};
+use crate::stream::{Broken, Channel, Connector, Shared, Stream};
 
 /// What the device keeps for a connection.
 pub(crate) enum State {
@@ -83,6 +83,8 @@ pub(super) enum Stage {
     Tunnelling {
         informational: usize,
     },
+    /// Its TLS handshake is in progress.
+    Securing,
     /// The offer or poll was written then, with `Upgrade` or without; so many 1xx came.
     Offered {
         at: Instant,
@@ -297,6 +299,8 @@ pub(crate) enum Command {
 pub(crate) struct Plan {
     /// The gateway; with failover all of them.
     pub(crate) homes: Homes,
+    /// For URLs with `https`.
+    pub(crate) tls: Option<Arc<Connector>>,
     pub(crate) offer: OfferPlan,
     /// Fields that go only to a configured gateway's origin.
     pub(crate) secrets: Vec<(String, String)>,
@@ -338,6 +342,8 @@ pub(crate) struct DeviceRole {
     waiting: bool,
     /// A heartbeat came, on whichever link: from then on silence is watched on all, for a link may be lost before its first.
     beaten: bool,
+    /// It was said that dialling waits for the clock.
+    waits_for_clock: bool,
     way: Option<Way>,
     pub(super) slots: Slab<Slot>,
     pub(super) past: Past,
@@ -367,6 +373,8 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// 204 answers, or farewells, that may come at once before the next offer is paced.
 pub(super) const QUICK_MAX: usize = 3;
 pub(super) const PACE: Duration = Duration::from_secs(1);
+/// How often a device without a clock looks whether it has one.
+const CLOCK_LOOK: Duration = Duration::from_secs(2);
 
 /// At most so many dials wait for their answers at a time. A gateway's accept queue has 4,096 places and often fewer, and devices with a thousand links
 /// each that come back together would overflow it; connections that overflow hang for seconds. Those that were not answered in time do not count any more:
@@ -442,6 +450,7 @@ impl DeviceRole {
             welcomed: false,
             waiting: false,
             beaten: false,
+            waits_for_clock: false,
             way: None,
             slots: Slab::new(),
             past: Past::default(),
@@ -501,6 +510,9 @@ impl DeviceRole {
             return;
         }
         self.not_before = None;
+        if !self.has_time(cx) {
+            return;
+        }
         // A dial may fail at once (no route): then `not_before` is set again, and the rest waits.
         while self.not_before.is_none() && (self.backoff.failures() == 0 || self.attempts() == 0) {
             if let Some(key) = self.slot_to_dial(now) {
@@ -593,7 +605,7 @@ impl DeviceRole {
 
     fn dial_ready(&mut self, cx: &mut Peers<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
-        let State::Dial(dial) = &mut peer.state else { return };
+        let State::Dial(dial) = &peer.state else { return };
         match dial.stage {
             Stage::Connecting => match peer.stream().connected() {
                 Ok(false) => {}
@@ -601,6 +613,7 @@ impl DeviceRole {
                 Err(e) => self.next_address(cx, id, e),
             },
             Stage::Tunnelling { .. } => self.read_tunnel(cx, id),
+            Stage::Securing => {}
             Stage::Offered { .. } => {
                 if let Some(key) = dial.slot {
                     flush(cx, id); // then there may be room for more of an answer
@@ -630,6 +643,52 @@ impl DeviceRole {
         if let Some((_, _, State::Dial(dial))) = cx.remove(id) {
             self.connect(cx, *dial, Some(failed));
         }
+    }
+
+    /// The way to the gateway stands: its TLS handshake begins, or the offer is written.
+    pub(super) fn reached(&mut self, cx: &mut Peers<State>, id: Id) {
+        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
+        if !dial.url.secure {
+            return self.offer(cx, id);
+        }
+        let begun = match &self.plan.tls {
+            Some(connector) => Channel::to_gateway(connector, &dial.url.host).map_err(|e| e.to_string()),
+            None => {
+                Err("it was redirected to from http://, where anybody could have said so; give this device the https:// URL itself"
+                    .to_owned())
+            }
+        };
+        let why = match begun {
+            Ok(channel) => {
+                dial_stage(cx, id, Stage::Securing);
+                let at = cx.after(self.limits.handshake_timeout);
+                cx.set_deadline(id, Some(at));
+                if cx.secure(id, channel) {
+                    return;
+                }
+                "as many TLS handshakes are in progress as handshakes_max allows".to_owned()
+            }
+            Err(why) => why,
+        };
+        self.end_dial(cx, id, &why, None);
+    }
+
+    /// Whether the gateway's certificate can be checked now. A device that has no clock yet looks again, and says so once.
+    fn has_time(&mut self, cx: &mut Peers<State>) -> bool {
+        let has_time = self.plan.tls.as_ref().is_none_or(|connector| connector.has_time());
+        if !has_time {
+            if !std::mem::replace(&mut self.waits_for_clock, true) {
+                let why = "the clock shows a time before 2026, with which no certificate can be checked; waiting for a right one \
+                           (set the clock, or give --clock-floor)";
+                log::warn!("{why}");
+                let home = self.home();
+                self.tell(DeviceEventKind::Failed, &home, &home.url.text, why.to_owned());
+            }
+            self.dial_later(cx, CLOCK_LOOK);
+        } else if std::mem::take(&mut self.waits_for_clock) {
+            log::info!("the clock is set; dialling");
+        }
+        has_time
     }
 
     /// Writes the offer, or the poll, and begins the answer that it brings. Secrets go to configured origins only.
@@ -1549,6 +1608,13 @@ impl Role for DeviceRole {
         log::error!("a device has no listener, yet {from} was accepted"); // cannot be: it is given none
     }
 
+    fn secured(&mut self, cx: &mut Peers<State>, id: Id, outcome: Result<(), Broken>) {
+        match outcome {
+            Ok(()) => self.offer(cx, id),
+            Err(broken) => self.end_dial(cx, id, &format!("no TLS with the gateway: {}", broken.text), None),
+        }
+    }
+
     fn ready(&mut self, cx: &mut Peers<State>, id: Id) {
         let Some(peer) = cx.get(id) else { return };
         match &peer.state {
@@ -1570,6 +1636,7 @@ impl Role for DeviceRole {
             State::Dial(dial) => match dial.stage {
                 Stage::Connecting => self.next_address(cx, id, io::ErrorKind::TimedOut.into()),
                 Stage::Tunnelling { .. } => self.tunnel_is_late(cx, id),
+                Stage::Securing => self.end_dial(cx, id, "the TLS handshake was not over within handshake_timeout", None),
                 Stage::Offered { .. } => self.reply_is_late(cx, id),
                 Stage::Reading(_) => self.end_dial(cx, id, "the gateway's reply stopped half-way for body_silence_timeout", None),
                 Stage::Pausing => self.offer(cx, id),

@@ -69,6 +69,9 @@ impl Upgraded {
     /// # Errors
     /// It was not connected any more.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        if how == Shutdown::Both {
+            let _ = self.stream.stream().shutdown(Shutdown::Write); // the end is meant; where it cannot be told, it is seen
+        }
         self.stream.stream().shutdown(how)
     }
 }

@@ -15,6 +15,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::engine::Role;
+use crate::engine::handshakes::Handshakes;
 use crate::engine::peers::{Id, LISTENERS_MAX, Peers, Watcher};
 use crate::engine::timers::Timer;
 use crate::limits::Limits;
@@ -134,7 +135,8 @@ impl<R: Role> EventLoop<R> {
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, commands) = unbounded();
         let awake = Arc::new(AtomicBool::new(false));
-        let peers = Peers::new(Watcher::System(poll.registry().try_clone()?), limits.connections_max);
+        let handshakes = Handshakes::new(limits, Some(waker.clone()), awake.clone());
+        let peers = Peers::new(Watcher::System(poll.registry().try_clone()?), limits.connections_max, handshakes);
         let remote = Remote { sender, waker: Some(waker), awake: awake.clone() };
         Ok((
             EventLoop {
@@ -203,7 +205,7 @@ impl<R: Role> EventLoop<R> {
 
     /// How long `poll` may wait; `None`: until something happens.
     fn timeout(&self) -> Option<Duration> {
-        if !self.peers.again.is_empty() || !self.commands.is_empty() {
+        if !self.peers.again.is_empty() || !self.commands.is_empty() || !self.peers.handshakes.computed.is_empty() {
             return Some(Duration::ZERO);
         }
         let mut at = self.peers.timers.next();
@@ -264,7 +266,7 @@ impl<R: Role> EventLoop<R> {
         }
         let id = Id::from_bits(token.0);
         if self.peers.note(id, event.into()) {
-            role.ready(&mut self.peers, id);
+            ready(&mut self.peers, role, id);
         }
     }
 
@@ -320,16 +322,29 @@ impl<R: Role> EventLoop<R> {
 
 // The parts of a turn that need no operating system: the simulation drives the roles by them, too.
 
+/// A connection's step: its handshake's, as long as it has one.
+pub(super) fn ready<R: Role>(peers: &mut Peers<R::State>, role: &mut R, id: Id) {
+    if !peers.is_shaking(id) {
+        role.ready(peers, id);
+    } else if let Some(outcome) = peers.shake(id) {
+        role.secured(peers, id, outcome);
+    }
+}
+
 pub(super) fn step_ready<R: Role>(peers: &mut Peers<R::State>, role: &mut R) {
     for _ in 0..peers.again.len() {
         let Some(id) = peers.again.pop_front() else { break };
         if peers.unqueue(id) {
-            role.ready(peers, id);
+            ready(peers, role, id);
         }
     }
 }
 
 pub(super) fn obey<R: Role>(peers: &mut Peers<R::State>, role: &mut R, commands: &Receiver<R::Command>) {
+    for _ in 0..COMMANDS_PER_TURN {
+        let Some(id) = peers.next_computed() else { break };
+        ready(peers, role, id);
+    }
     for command in commands.try_iter().take(COMMANDS_PER_TURN) {
         role.command(peers, command);
     }

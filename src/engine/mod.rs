@@ -10,6 +10,7 @@
 //! ```
 
 pub(crate) mod event_loop;
+mod handshakes;
 pub(crate) mod peers;
 pub(crate) mod places;
 pub(crate) mod random;
@@ -22,7 +23,7 @@ pub(crate) mod workers;
 use std::net::SocketAddr;
 
 use crate::engine::peers::{Id, Peers};
-use crate::stream::Stream;
+use crate::stream::{Broken, Stream};
 
 /// What a gateway or a device does with what happens on its loop. Every method is one short, bounded step.
 pub(crate) trait Role: Sized {
@@ -33,6 +34,8 @@ pub(crate) trait Role: Sized {
 
     /// A listener (numbered as it was given to the loop) accepted a connection.
     fn accepted(&mut self, cx: &mut Peers<Self::State>, listener: usize, stream: Stream, from: SocketAddr);
+    /// A handshake that [`Peers::secure`] began is over: what is read and written from here on goes through its session, or there is none.
+    fn secured(&mut self, cx: &mut Peers<Self::State>, id: Id, outcome: Result<(), Broken>);
     /// A connection may be read or written, or [`Peers::again`] asked for another step.
     fn ready(&mut self, cx: &mut Peers<Self::State>, id: Id);
     /// A connection's deadline passed; it is unset now.

@@ -6,18 +6,20 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
+use crate::engine::handshakes::{Handshake, Handshakes};
 use crate::engine::places::Place;
 use crate::engine::slab::{Key, Slab};
 use crate::engine::timers::{Timer, Timers};
 use crate::message::second_now;
-use crate::stream::Stream;
+use crate::stream::{Broken, Channel, Shaken, Stream};
 
 /// Names a connection of the loop.
 pub(crate) type Id = Key;
@@ -118,6 +120,8 @@ pub(crate) struct Peer<T> {
     wake_up: Option<Instant>,
     /// Counted as long as it is here.
     place: Option<Place>,
+    /// Its TLS session is being made; nothing is read or written here meanwhile.
+    handshake: Option<Handshake>,
 }
 
 impl<T> Peer<T> {
@@ -140,6 +144,7 @@ impl<T> Peer<T> {
             deadline: None,
             wake_up: None,
             place: None,
+            handshake: None,
         }
     }
 
@@ -161,7 +166,7 @@ impl<T> Peer<T> {
         if let (0, Some(kind)) = (filled, self.failed) {
             return Err(kind.into());
         }
-        while self.readable && !self.ended && self.failed.is_none() && filled < most && self.input.is_empty() {
+        while self.readable && !self.ended && self.failed.is_none() && filled < most && self.input.is_empty() && self.handshake.is_none() {
             match (&self.stream).read(&mut scratch[filled..most]) {
                 Ok(0) => {
                     self.ended = true;
@@ -170,7 +175,7 @@ impl<T> Peer<T> {
                 Ok(n) => {
                     filled += n;
                     self.read += n as u64;
-                    if filled < most && !self.closing {
+                    if filled < most && !self.closing && !self.stream.holds_end() {
                         self.readable = false; // a short read; where the end is known to be near, it is read up to it
                     }
                 }
@@ -241,7 +246,7 @@ impl<T> Peer<T> {
 
     /// Octets moved in both directions so far: tells progress from silence.
     pub(crate) fn traffic(&self) -> u64 {
-        self.written + self.read
+        self.stream.moved().map_or(self.written + self.read, |(written, read)| written + read)
     }
 
     /// Whether it is gone in both directions: what is written now nobody will read.
@@ -268,7 +273,18 @@ impl<T> Peer<T> {
 
     /// Octets the operating system has taken in all.
     pub(crate) fn written(&self) -> u64 {
-        self.written
+        self.stream.moved().map_or(self.written, |(written, _)| written)
+    }
+
+    /// Ends the writing direction, behind everything that was flushed. False: the socket has no room for what tells the end; try again when it has.
+    pub(crate) fn end_output(&mut self) -> io::Result<bool> {
+        match self.stream.shutdown(Shutdown::Write) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.writable = false;
+                Ok(false)
+            }
+            other => other.map(|()| true),
+        }
     }
 
     /// Writes what waits and then `octets`, without copying what can go at once; the rest waits.
@@ -368,10 +384,11 @@ pub(crate) struct Peers<T> {
     listeners: usize,
     pub(super) listening: bool,
     date: (u64, String),
+    pub(super) handshakes: Handshakes,
 }
 
 impl<T> Peers<T> {
-    pub(super) fn new(watcher: Watcher, connections_max: usize) -> Self {
+    pub(super) fn new(watcher: Watcher, connections_max: usize, handshakes: Handshakes) -> Self {
         let began = Instant::now();
         Peers {
             slab: Slab::new(),
@@ -389,6 +406,7 @@ impl<T> Peers<T> {
             listeners: 0,
             listening: true,
             date: (u64::MAX, String::new()),
+            handshakes,
         }
     }
 
@@ -547,6 +565,9 @@ impl<T> Peers<T> {
             log::warn!("a connection could not be taken off the event loop: {e}");
         }
         self.closed_some = true;
+        if peer.handshake.is_some() {
+            self.handshakes.end();
+        }
         Some((peer.stream, peer.input, peer.state))
     }
 
@@ -571,6 +592,56 @@ impl<T> Peers<T> {
     }
     pub(crate) fn pair_mut(&mut self, a: Id, b: Id) -> Option<(&mut Peer<T>, &mut Peer<T>)> {
         self.slab.pair_mut(a, b)
+    }
+
+    /// Begins a TLS handshake on a connection; [`Role::secured`](super::Role::secured) tells its end. Until then nothing else happens to the connection but
+    /// its deadline. False: there are as many handshakes as handshakes_max allows.
+    pub(crate) fn secure(&mut self, id: Id, channel: Arc<Channel>) -> bool {
+        let Some(peer) = self.slab.get_mut(id) else { return true };
+        if !self.handshakes.begin() {
+            return false;
+        }
+        let computing = channel.speaks_first() && self.handshakes.compute(id, channel.clone());
+        peer.handshake = Some(Handshake { channel, computing });
+        self.again(id);
+        true
+    }
+
+    pub(super) fn is_shaking(&self, id: Id) -> bool {
+        self.slab.get(id).is_some_and(|peer| peer.handshake.is_some())
+    }
+
+    /// A connection whose step a worker has computed.
+    pub(super) fn next_computed(&mut self) -> Option<Id> {
+        let id = self.handshakes.computed.try_recv().ok()?;
+        if let Some(handshake) = self.slab.get_mut(id).and_then(|peer| peer.handshake.as_mut()) {
+            handshake.computing = false;
+        }
+        Some(id)
+    }
+
+    /// One step of a handshake; its end, if this was it.
+    pub(super) fn shake(&mut self, id: Id) -> Option<Result<(), Broken>> {
+        let peer = self.slab.get_mut(id)?;
+        let handshake = peer.handshake.as_mut().filter(|handshake| !handshake.computing)?;
+        let outcome = match peer.stream.shake(&handshake.channel) {
+            Shaken::Waiting => return None,
+            Shaken::Compute => {
+                if self.handshakes.compute(id, handshake.channel.clone()) {
+                    handshake.computing = true;
+                    return None;
+                }
+                Err(Broken { text: "no thread is to be had for its arithmetic".to_owned(), plain: false })
+            }
+            Shaken::Done => Ok(()),
+            Shaken::Failed(broken) => Err(broken),
+        };
+        self.handshakes.end();
+        if let (Some(Handshake { channel, .. }), Ok(())) = (peer.handshake.take(), &outcome) {
+            peer.stream.secure(channel);
+            (peer.readable, peer.writable) = (true, true); // what came behind the handshake may be in the session already
+        }
+        Some(outcome)
     }
 
     /// Sets or unsets a connection's one deadline; what it means the role knows.
@@ -642,7 +713,8 @@ mod tests {
     #[test]
     fn what_is_due_at_about_the_same_time_falls_together_and_never_early() {
         let poll = mio::Poll::new().unwrap();
-        let mut peers = Peers::<()>::new(Watcher::System(poll.registry().try_clone().unwrap()), 1);
+        let handshakes = Handshakes::new(&crate::limits::Limits::default(), None, Arc::default());
+        let mut peers = Peers::<()>::new(Watcher::System(poll.registry().try_clone().unwrap()), 1, handshakes);
         let (began, wait) = (peers.now(), Duration::from_millis(25_600));
         let mut instants = Vec::new();
         for ms in 0..1_000 {

@@ -1,11 +1,13 @@
 //! A role's loop driven by hand: the turn of [`event_loop`](super::event_loop) on the simulated network and its clock.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
 use crate::engine::Role;
 use crate::engine::event_loop::{Remote, expire, obey, step_ready};
+use crate::engine::handshakes::Handshakes;
 use crate::engine::peers::{Id, Peers, Watcher};
 use crate::limits::Limits;
 use crate::sim::net;
@@ -30,7 +32,7 @@ impl<R: Role> Loop<R> {
         role: impl FnOnce(Remote<R::Command>) -> R,
     ) -> Self {
         let (remote, commands) = Remote::simulated();
-        let mut peers = Peers::new(Watcher::Simulated(node), limits.connections_max);
+        let mut peers = Peers::new(Watcher::Simulated(node), limits.connections_max, Handshakes::new(limits, None, Arc::default()));
         peers.begin_at(now);
         if let Some((after, key)) = alarm {
             let at = peers.after(after);

@@ -61,9 +61,14 @@ impl Doors {
 
 impl GatewayRole {
     /// Seats a new connection. False: it is being closed.
-    pub(super) fn come_in(&mut self, cx: &mut Peers<State>, id: Id, side: Whose, from: SocketAddr, place: Place) -> bool {
+    pub(super) fn come_in(&mut self, cx: &mut Peers<State>, id: Id, side: Whose, from: SocketAddr, secure: bool, place: Place) -> bool {
         cx.seat(id, Some(place));
         match side {
+            Whose::Visitors if !self.doors.allows(side, from.ip()) && secure => {
+                log_peers!(Info, "a visitor from {from} was closed: no allowed network has its address (--visitors-allow)");
+                cx.close(id); // before the handshake there is no way to tell it
+                return false;
+            }
             Whose::Visitors if !self.doors.allows(side, from.ip()) => {
                 log_peers!(Info, "a visitor from {from} got 403: no allowed network has its address (--visitors-allow)");
                 let answer = LocalAnswer::new(403, "this address may not ask here (--visitors-allow)");

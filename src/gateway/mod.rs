@@ -4,6 +4,7 @@
 //!
 //! One thread runs the event loop; `send()` and `on_link` handlers are plain blocking code on the caller's or a worker's thread.
 
+mod certificates;
 mod doors;
 mod mailbox;
 mod offers;
@@ -38,7 +39,7 @@ use crate::message::Body;
 use crate::proto::forwarded::Network;
 use crate::proto::head::authority;
 use crate::proto::turn::{self, Dialect, Fallback, Name, OfferRules, Way};
-use crate::stream::{Shared, Stream};
+use crate::stream::{GatewayTls, Shared, Stream};
 
 pub use routes::{Route, Routes};
 pub use tokens::Tokens;
@@ -56,16 +57,17 @@ pub struct Offer {
     peer: Option<IpAddr>,
     /// Its token, where the gateway has a table of them and this is one of it.
     token: Option<Digest>,
+    certificate: Option<Arc<[String]>>,
 }
 
 impl Offer {
-    fn new(wire: turn::Offer, peer: Option<IpAddr>) -> Self {
-        Offer { wire, peer, token: None }
+    fn new(wire: turn::Offer, peer: Option<IpAddr>, certificate: Option<Arc<[String]>>) -> Self {
+        Offer { wire, peer, token: None, certificate }
     }
 
     /// An offer that another server has read; for [`Gateway::adopt`].
     pub fn from_wire(wire: turn::Offer, peer: Option<IpAddr>) -> Self {
-        Offer { wire, peer, token: None }
+        Offer { wire, peer, token: None, certificate: None }
     }
 
     /// The names it wants to register: device names, or origins for an IETF offer. At least one.
@@ -87,6 +89,11 @@ impl Offer {
     /// Address of the device, or of the proxy before this gateway; `None` over a Unix socket.
     pub fn peer(&self) -> Option<IpAddr> {
         self.peer
+    }
+    /// The DNS names of the certificate that the device showed and that a CA of this gateway has issued (feature `tls`), sorted; they allow the names
+    /// of the offer, or it would not be asked about here. `None`: the device showed none.
+    pub fn certificate_names(&self) -> Option<&[String]> {
+        self.certificate.as_deref()
     }
     /// Value of the first field of this name, compared without case.
     pub fn field(&self, name: &str) -> Option<&[u8]> {
@@ -130,7 +137,8 @@ impl Grant {
             .collect();
         Ok(Grant { names: Some(checked?), credential: None })
     }
-    /// Who it is: an opaque identity. Only the same identity may join or take over a name while it is held; another gets 409.
+    /// Who it is: an opaque identity. Only the same identity may join or take over a name while it is held; another gets 409. Where this is not said, a
+    /// certificate that the device showed says it.
     pub fn to(mut self, credential: impl Into<String>) -> Self {
         self.credential = Some(credential.into());
         self
@@ -254,7 +262,7 @@ pub enum TurnMode {
 
 /// Sets a [`Gateway`] up.
 pub struct GatewayBuilder {
-    addresses: Vec<String>,
+    addresses: Vec<(String, Option<GatewayTls>)>,
     limits: Limits,
     offer_rules: OfferRules,
     turn: TurnMode,
@@ -276,7 +284,13 @@ pub struct GatewayBuilder {
 impl GatewayBuilder {
     /// Listens for devices on this address (`127.0.0.1:9999`; port 0: any free one). May be called several times.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
-        self.addresses.push(address.into());
+        self.addresses.push((address.into(), None));
+        self
+    }
+    /// Listens for devices on this address, over TLS (feature `tls`). May be called several times, beside [`listen`](Self::listen).
+    #[cfg(feature = "tls")]
+    pub fn listen_tls(mut self, address: impl Into<String>, tls: GatewayTls) -> Self {
+        self.addresses.push((address.into(), Some(tls)));
         self
     }
     /// Bounds and timeouts.
@@ -425,12 +439,14 @@ impl GatewayBuilder {
         let failed = |e: io::Error| Error::io(Fault::Network, "starting the gateway's event loop", e);
         let (mut event_loop, remote) = EventLoop::<GatewayRole>::new(&limits).map_err(failed)?;
         let mut addresses = Vec::new();
-        for address in &self.addresses {
-            let (listener, at) = bind(address, "devices")?;
+        let mut devices = Vec::new();
+        for (address, tls) in self.addresses {
+            let (listener, at) = bind(&address, "devices")?;
             if !event_loop.listen(listener) {
                 return Err(Error::usage("a gateway listens on as many addresses as one event loop takes"));
             }
             addresses.push(at);
+            devices.push((at, tls));
         }
         event_loop.alarm(role::TICK, role::FIRST_ALARM);
         let stats = Arc::new(Stats::default());
@@ -454,7 +470,7 @@ impl GatewayBuilder {
             authorize: self.authorize,
             on_link: self.on_link,
         };
-        let role = GatewayRole::new(settings, remote.clone(), stats.clone(), addresses.len());
+        let role = GatewayRole::new(settings, remote.clone(), stats.clone(), devices);
         let thread = std::thread::Builder::new()
             .name("ptth-gateway".to_owned())
             .spawn(move || {
@@ -532,10 +548,35 @@ impl Gateway {
     /// # Errors
     /// It cannot be bound; the gateway has `on_link`; it was stopped.
     pub fn relay(&self, address: &str, routes: Routes) -> Result<SocketAddr, Error> {
+        self.relay_with(address, routes, None)
+    }
+
+    /// Lets visitors in over TLS on this address (feature `tls`); the address that was bound. Devices are told `X-Forwarded-Proto: https`.
+    ///
+    /// # Errors
+    /// Those of [`relay`](Self::relay).
+    #[cfg(feature = "tls")]
+    pub fn relay_tls(&self, address: &str, routes: Routes, tls: GatewayTls) -> Result<SocketAddr, Error> {
+        self.relay_with(address, routes, Some(tls))
+    }
+
+    /// Replaces what a listener shows and wants in TLS, devices' or visitors' (feature `tls`), at the address that it was bound to. It counts from the next
+    /// handshake on; connections stay as they are, and sessions that began before are not resumed.
+    ///
+    /// # Errors
+    /// The gateway does not speak TLS at this address, or was stopped.
+    #[cfg(feature = "tls")]
+    pub fn set_tls(&self, at: SocketAddr, tls: GatewayTls) -> Result<(), Error> {
+        let (reply, answer) = bounded(1);
+        self.command(Command::SetTls { at, tls, reply })?;
+        answer.recv().map_err(|_| stopped())?
+    }
+
+    fn relay_with(&self, address: &str, routes: Routes, tls: Option<GatewayTls>) -> Result<SocketAddr, Error> {
         self.refuse_on_link("relay()")?;
         let (listener, at) = bind(address, "visitors")?;
         let (reply, answer) = bounded(1);
-        self.command(Command::Relay { listener, table: Box::new(Table::new(routes)), reply })?;
+        self.command(Command::Relay { listener, table: Box::new(Table::new(routes)), tls, reply })?;
         answer.recv().map_err(|_| stopped())??;
         Ok(at)
     }

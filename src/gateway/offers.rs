@@ -230,9 +230,12 @@ impl GatewayRole {
     fn consider(&mut self, cx: &mut Peers<State>, id: Id, wire: turn::Offer, knock: Box<Knock>) {
         let Some(peer) = cx.get_mut(id) else { return };
         let peer_ip: Option<IpAddr> = peer.stream().peer_ip();
+        let certificate = peer.stream().certificate_names();
         peer.state = State::Device(Device::Deciding(knock));
-        let mut offer = Offer::new(wire, peer_ip);
-        if let Err(reject) = self.check_token(&mut offer) {
+        let mut offer = Offer::new(wire, peer_ip, certificate);
+        // A certificate says who the device is as well as a token does; whoever shows one needs no other.
+        let checked = if offer.certificate.is_some() { offer.check_certificate() } else { self.check_token(&mut offer) };
+        if let Err(reject) = checked {
             return self.rejected(cx, id, &offer, &reject);
         }
         let Some(authorize) = self.authorize.clone() else {
@@ -261,7 +264,7 @@ impl GatewayRole {
             return self.deny_knock(cx, id, 503, "as many links are served as on_link_max allows", Some(10));
         }
         let grant = match verdict {
-            Ok(grant) => grant,
+            Ok(grant) => offer.identified(grant),
             Err(reject) => return self.rejected(cx, id, &offer, &reject),
         };
         // What is in hand may still be answered; nobody new is taken. A device that polls here does so as long as links serve.

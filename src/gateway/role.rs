@@ -32,10 +32,15 @@ use crate::proto::comet::Answer;
 use crate::proto::forwarded::Network;
 use crate::proto::turn::{Fallback, OfferRules, Way};
 use crate::relay::{self, Budget, Exchange, Held, Lingering, LocalAnswer, Relaying, Rules, Wait, Waits};
-use crate::stream::Stream;
+use crate::stream::{Broken, Channel, GatewayTls, Stream};
 
 /// What the gateway keeps for a connection.
 pub(crate) enum State {
+    /// Its TLS handshake is in progress; it came through this listener.
+    Securing {
+        listener: usize,
+        from: SocketAddr,
+    },
     Visitor(Visitor),
     Device(Device),
     /// Answered and being closed gently.
@@ -59,7 +64,10 @@ pub(crate) enum Command {
     /// Another server did the 101.
     Adopt { stream: Stream, unread: Vec<u8>, offer: Box<Offer>, grant: Grant, reply: Sender<Result<(), Error>> },
     /// A listener for visitors.
-    Relay { listener: TcpListener, table: Box<Table>, reply: Sender<Result<(), Error>> },
+    Relay { listener: TcpListener, table: Box<Table>, tls: Option<GatewayTls>, reply: Sender<Result<(), Error>> },
+    /// Other certificates for the listener at this address, which has some.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    SetTls { at: SocketAddr, tls: GatewayTls, reply: Sender<Result<(), Error>> },
     /// Other routes for the listener at this address. The old ones come back: to free a long table is not the loop's work.
     SetRoutes { at: SocketAddr, table: Box<Table>, reply: Sender<Result<Box<Table>, Error>> },
     /// Other tokens. The old ones come back, as routes do.
@@ -170,9 +178,12 @@ impl Ends {
     }
 }
 
-enum Listening {
-    Devices,
-    Visitors { table: Box<Table>, at: Option<SocketAddr> },
+struct Listening {
+    at: Option<SocketAddr>,
+    /// Who comes in speaks TLS.
+    tls: Option<GatewayTls>,
+    /// Visitors' routes; `None`: devices come in here.
+    table: Option<Box<Table>>,
 }
 
 pub(crate) struct GatewayRole {
@@ -248,7 +259,12 @@ pub(super) const FIRST_ALARM: u64 = 0;
 pub(super) const TICK: Duration = Duration::from_secs(30);
 
 impl GatewayRole {
-    pub(super) fn new(settings: Settings, remote: Remote<Command>, stats: Arc<Stats>, device_listeners: usize) -> Self {
+    pub(super) fn new(
+        settings: Settings,
+        remote: Remote<Command>,
+        stats: Arc<Stats>,
+        devices: Vec<(SocketAddr, Option<GatewayTls>)>,
+    ) -> Self {
         let Settings {
             limits,
             offer_rules,
@@ -283,7 +299,7 @@ impl GatewayRole {
             link_workers: Workers::new("ptth-link", limits.on_link_max, limits.on_link_max, idle),
             rules: Arc::new(rules),
             roster: Roster::new(limits.clone(), shared_names),
-            listeners: std::iter::repeat_with(|| Listening::Devices).take(device_listeners).collect(),
+            listeners: devices.into_iter().map(|(at, tls)| Listening { at: Some(at), tls, table: None }).collect(),
             events: Events::default(),
             budget: Budget::new(limits.messages_bytes_max),
             own_limits: limits.for_own_heads(),
@@ -585,7 +601,13 @@ impl GatewayRole {
         }
     }
 
-    fn add_visitors(&mut self, cx: &mut Peers<State>, listener: TcpListener, table: Box<Table>) -> Result<(), Error> {
+    fn add_visitors(
+        &mut self,
+        cx: &mut Peers<State>,
+        listener: TcpListener,
+        table: Box<Table>,
+        tls: Option<GatewayTls>,
+    ) -> Result<(), Error> {
         if self.draining {
             return Err(Error::stopped("this gateway is stopping; nothing new is listened on"));
         }
@@ -593,15 +615,24 @@ impl GatewayRole {
         if cx.listen(listener).is_none() {
             return Err(Error::usage("this gateway listens on as many addresses as one event loop takes"));
         }
-        self.listeners.push(Listening::Visitors { table, at });
+        self.listeners.push(Listening { at, tls, table: Some(table) });
+        Ok(())
+    }
+
+    /// From the next handshake on; what is connected stays as it is.
+    fn set_tls(&mut self, at: SocketAddr, new: GatewayTls) -> Result<(), Error> {
+        let found = self.listeners.iter_mut().filter(|listening| listening.at == Some(at)).find_map(|listening| listening.tls.as_mut());
+        let Some(tls) = found else {
+            return Err(Error::usage(format!(
+                "this gateway does not speak TLS at {at}; give the address of a listener that was begun with TLS"
+            )));
+        };
+        *tls = new;
         Ok(())
     }
 
     fn set_routes(&mut self, at: SocketAddr, mut new: Box<Table>) -> Result<Box<Table>, Error> {
-        let found = self.listeners.iter_mut().find_map(|listening| match listening {
-            Listening::Visitors { table, at: own } if *own == Some(at) => Some(table),
-            _ => None,
-        });
+        let found = self.listeners.iter_mut().filter(|listening| listening.at == Some(at)).find_map(|listening| listening.table.as_mut());
         let Some(table) = found else {
             return Err(Error::usage(format!("this gateway does not let visitors in at {at}; give the address that relay() returned")));
         };
@@ -611,19 +642,28 @@ impl GatewayRole {
 
     /// The routes and the port of a visitors' listener.
     pub(super) fn visitors_listener(&self, listener: usize) -> Option<(&Table, u16)> {
-        match self.listeners.get(listener)? {
-            Listening::Visitors { table, at } => Some((table, at.map_or(0, |at| at.port()))),
-            Listening::Devices => None,
-        }
+        let Listening { at, table, .. } = self.listeners.get(listener)?;
+        Some((table.as_deref()?, at.map_or(0, |at| at.port())))
     }
 
     /// Whether a request for this device is worth waiting: it is connected, or was lately, or a route or a token names it.
     pub(super) fn is_known(&mut self, cx: &Peers<State>, name: &str) -> bool {
-        let named = |listening: &Listening| matches!(listening, Listening::Visitors { table, .. } if table.names(name));
+        let named = |listening: &Listening| listening.table.as_ref().is_some_and(|table| table.names(name));
         if !self.roster.knows(name) && (self.has_token(name) || self.listeners.iter().any(named)) {
             self.roster.expect(name, cx.now());
         }
         self.roster.knows(name)
+    }
+
+    /// What a new connection is, by the listener that it came through.
+    fn face(&self, listener: usize, from: SocketAddr, secure: bool) -> State {
+        match self.listeners.get(listener) {
+            Some(Listening { table: Some(_), .. }) => {
+                let face = Face::Visitors { listener, from: from.ip().to_canonical(), trusted: self.is_trusted(from.ip()), secure };
+                State::Visitor(Visitor::fresh(face))
+            }
+            _ => State::Device(Device::Head { began: false, polled: false }),
+        }
     }
 
     fn is_trusted(&self, from: IpAddr) -> bool {
@@ -671,6 +711,7 @@ impl GatewayRole {
         for id in cx.ids() {
             let Some(peer) = cx.get(id) else { continue };
             match &peer.state {
+                State::Securing { .. } => cx.close(id),
                 // What has arrived is still served; what has not begun ends here.
                 State::Visitor(Visitor::Head { .. }) => {
                     self.visitor_head(cx, id);
@@ -799,32 +840,68 @@ impl Role for GatewayRole {
 
     fn accepted(&mut self, cx: &mut Peers<State>, listener: usize, stream: Stream, from: SocketAddr) {
         let trusted = self.is_trusted(from.ip());
-        let (state, side) = match self.listeners.get(listener) {
-            None => return,
-            Some(Listening::Devices) => (State::Device(Device::Head { began: false, polled: false }), Whose::Devices),
-            Some(Listening::Visitors { .. }) if self.draining => return,
-            Some(Listening::Visitors { .. }) => {
-                let face = Face::Visitors { listener, from: from.ip().to_canonical(), trusted };
-                (State::Visitor(Visitor::fresh(face)), Whose::Visitors)
-            }
+        let Some(listening) = self.listeners.get(listener) else { return };
+        let side = if listening.table.is_some() { Whose::Visitors } else { Whose::Devices };
+        if self.draining && side == Whose::Visitors {
+            return;
+        }
+        let channel = match listening.tls.as_ref().map(Channel::to_peer).transpose() {
+            Ok(channel) => channel,
+            Err(e) => return log_peers!(Warn, "a connection from {from} was dropped: {e}"),
         };
         let Some(place) = self.doors.open(side, from, trusted, &self.limits) else { return };
+        let state = if channel.is_some() { State::Securing { listener, from } } else { self.face(listener, from, false) };
+        let time = if channel.is_some() { self.limits.handshake_timeout } else { self.limits.head_timeout };
         match cx.insert(stream, &[], state) {
             Ok(id) => {
-                if !self.come_in(cx, id, side, from, place) {
+                if !self.come_in(cx, id, side, from, channel.is_some(), place) {
                     return;
+                }
+                let at = cx.after(time);
+                cx.set_deadline(id, Some(at));
+                match channel {
+                    None => self.ready(cx, id), // the request often is there already
+                    Some(channel) if cx.secure(id, channel.clone()) => {}
+                    Some(_) => {
+                        log_peers!(
+                            Warn,
+                            "a connection from {from} was closed: as many TLS handshakes are in progress as handshakes_max allows"
+                        );
+                        cx.close(id);
+                    }
+                }
+            }
+            Err(e) => log_peers!(Warn, "a connection from {from} was dropped: {e}"),
+        }
+    }
+
+    fn secured(&mut self, cx: &mut Peers<State>, id: Id, outcome: Result<(), Broken>) {
+        let Some(State::Securing { listener, from }) = cx.get(id).map(|p| &p.state) else { return };
+        let (listener, from) = (*listener, *from);
+        match outcome {
+            Ok(()) => {
+                let state = self.face(listener, from, true);
+                if let Some(peer) = cx.get_mut(id) {
+                    peer.state = state;
                 }
                 let at = cx.after(self.limits.head_timeout);
                 cx.set_deadline(id, Some(at));
-                self.ready(cx, id); // the request often is there already
+                self.ready(cx, id);
             }
-            Err(e) => log_peers!(Warn, "a connection from {from} was dropped: {e}"),
+            Err(broken) => {
+                log_peers!(Info, "the TLS handshake with {from} failed: {}", broken.text);
+                match broken.plain {
+                    true => self.refuse(cx, id, &LocalAnswer::new(400, "this port speaks TLS; write https:// in the URL")),
+                    false => cx.close(id),
+                }
+            }
         }
     }
 
     fn ready(&mut self, cx: &mut Peers<State>, id: Id) {
         let Some(peer) = cx.get(id) else { return };
         match &peer.state {
+            State::Securing { .. } => {}
             State::Visitor(Visitor::Head { .. }) => self.visitor_head(cx, id),
             State::Visitor(Visitor::Exchange { key, .. }) => {
                 let key = *key;
@@ -848,6 +925,10 @@ impl Role for GatewayRole {
     fn expired(&mut self, cx: &mut Peers<State>, id: Id) {
         let Some(peer) = cx.get(id) else { return };
         match &peer.state {
+            State::Securing { from, .. } => {
+                log::debug!("the TLS handshake with {from} was not over within handshake_timeout");
+                cx.close(id);
+            }
             State::Visitor(Visitor::Head { .. }) => self.visitor_head_expired(cx, id),
             State::Visitor(Visitor::Exchange { key, event, .. }) => {
                 let (key, event) = (*key, *event);
@@ -906,8 +987,11 @@ impl Role for GatewayRole {
                 let adopted = self.adopt(cx, stream, &unread, &offer, &grant);
                 let _ = reply.send(adopted);
             }
-            Command::Relay { listener, table, reply } => {
-                let _ = reply.send(self.add_visitors(cx, listener, table));
+            Command::Relay { listener, table, tls, reply } => {
+                let _ = reply.send(self.add_visitors(cx, listener, table, tls));
+            }
+            Command::SetTls { at, tls, reply } => {
+                let _ = reply.send(self.set_tls(at, tls));
             }
             Command::SetRoutes { at, table, reply } => {
                 let _ = reply.send(self.set_routes(at, table));
@@ -984,7 +1068,7 @@ impl Relaying for GatewayRole {
 impl GatewayRole {
     /// A listener for visitors that no socket is behind.
     pub(super) fn listen_simulated(&mut self, table: Box<Table>, at: SocketAddr) {
-        self.listeners.push(Listening::Visitors { table, at: Some(at) });
+        self.listeners.push(Listening { table: Some(table), at: Some(at), tls: None });
     }
 
     /// What is left in the tables, now that nobody is connected.

@@ -35,7 +35,7 @@ pub(crate) fn start(builder: GatewayBuilder, node: usize, now: Instant, visitors
     };
     let tick = Some((role::TICK, role::FIRST_ALARM));
     Loop::new(node, now, &limits, tick, |remote| {
-        let mut role = GatewayRole::new(settings, remote, Arc::new(Stats::default()), 1);
+        let mut role = GatewayRole::new(settings, remote, Arc::new(Stats::default()), vec![(visitors, None)]);
         role.listen_simulated(Box::new(Table::new(Routes::path())), visitors);
         role
     })

@@ -255,7 +255,7 @@ pub(super) fn shown<'a>(mut fields: impl Iterator<Item = &'a [u8]>, most: usize)
 }
 
 /// Whose tokens.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whose {
     Devices,
     Visitors,

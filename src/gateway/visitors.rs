@@ -34,8 +34,8 @@ pub(crate) enum Visitor {
 /// What a visitor's connection came through.
 #[derive(Clone)]
 pub(crate) enum Face {
-    /// A listener, by its number: its routes may be replaced. `trusted`: what the peer says of those before it is believed.
-    Visitors { listener: usize, from: IpAddr, trusted: bool },
+    /// A listener, by its number: its routes may be replaced. `trusted`: what the peer says of those before it is believed. `secure`: it came over TLS.
+    Visitors { listener: usize, from: IpAddr, trusted: bool, secure: bool },
     /// A program of this process, for one device; its errors are left at `fate`.
     Program { name: Arc<str>, fate: Fate },
 }
@@ -160,8 +160,8 @@ impl GatewayRole {
             Ok(framing) => framing,
             Err(refusal) => return Asked::Refused { refusal, to_head, keep: false },
         };
-        let (listener, from, trusted) = match face {
-            Face::Visitors { listener, from, trusted } => (*listener, *from, *trusted),
+        let (listener, from, trusted, secure) = match face {
+            Face::Visitors { listener, from, trusted, secure } => (*listener, *from, *trusted, *secure),
             Face::Program { name, .. } => return self.plan_for_program(id, request, framing, name, now),
         };
         // For HTTP/1.0 only a relayed answer says `keep-alive`; without that word it ends the connection (RFC 9112 appendix C.2.2).
@@ -175,7 +175,7 @@ impl GatewayRole {
         let said = trusted.then(|| Said::read(&request.fields));
         let planned = forward::destination(request)
             .map_err(|r| (r, false))
-            .and_then(|to| Ok((self.route(request.method, &to, listener, said.as_ref()).map_err(|r| (r, keep))?, to)));
+            .and_then(|to| Ok((self.route(request.method, &to, listener, secure, said.as_ref()).map_err(|r| (r, keep))?, to)));
         let (ToDevice { name, target, prefix, terms }, to) = match planned {
             Err((refusal, keep)) => return Asked::Refused { keep: keep && matches!(refusal.status, 404 | 503), refusal, to_head },
             Ok((Found::Health, _)) => return Asked::Health { allowed: matches!(request.method, "GET" | "HEAD"), to_head, keep },
@@ -185,8 +185,13 @@ impl GatewayRole {
         if digest.is_some_and(|digest| !self.visitor_may(&digest, &name)) {
             return Asked::Refused { refusal: Refusal::new(403, "this token is not for this device"), to_head, keep };
         }
-        let forwarded =
-            Forwarded { peer: Some(from), proto: "http", host: to.authority, said: said.as_ref(), element: self.forwarded_element };
+        let forwarded = Forwarded {
+            peer: Some(from),
+            proto: if secure { "https" } else { "http" },
+            host: to.authority,
+            said: said.as_ref(),
+            element: self.forwarded_element,
+        };
         let rules = RequestRules {
             target: &target,
             host: to.authority,
@@ -214,14 +219,22 @@ impl GatewayRole {
     }
 
     /// The health path first, then registered origins, then the listener's routes.
-    fn route<'a>(&self, method: &str, to: &Destination<'a>, listener: usize, said: Option<&Said<'_>>) -> Result<Found<'a>, Refusal> {
+    fn route<'a>(
+        &self,
+        method: &str,
+        to: &Destination<'a>,
+        listener: usize,
+        secure: bool,
+        said: Option<&Said<'_>>,
+    ) -> Result<Found<'a>, Refusal> {
         let Some((table, port)) = self.visitors_listener(listener) else {
             return Err(Refusal::new(404, "no route: this listener has none"));
         };
         if table.is_health(to) {
             return Ok(Found::Health);
         }
-        if let Some(name) = self.origin(to, port, said.and_then(Said::scheme)) {
+        let scheme = said.and_then(Said::scheme).or(secure.then_some("https"));
+        if let Some(name) = self.origin(to, port, scheme) {
             return Ok(Found::Device(ToDevice::whole(name, to)));
         }
         Ok(match table.find(method, to, &self.limits)? {
@@ -256,8 +269,8 @@ impl GatewayRole {
         }
     }
 
-    /// The registered origin that a visitor's host names. `scheme`: as a trusted proxy told it. On a plain listener the scheme is not known: the host
-    /// decides. The port may be absent, the scheme's, or the listener's own (proxies send `Host` with that).
+    /// The registered origin that a visitor's host names. `scheme`: as a trusted proxy told it, else `https` over TLS. On a plain listener it is not known,
+    /// for whoever ended TLS need not tell: the host decides. The port may be absent, the scheme's, or the listener's own (proxies send `Host` with that).
     fn origin(&self, to: &Destination<'_>, listener: u16, scheme: Option<&str>) -> Option<String> {
         if !self.origins || to.host.is_empty() {
             return None;

@@ -235,7 +235,7 @@ impl<S: Transport + 'static> Wire<S> {
 
     /// What has arrived while nobody read, where the transport can tell without waiting.
     pub(super) fn fill_arrived(&mut self) -> Option<io::Result<usize>> {
-        let got = socket::read_arrived(self.stream.as_ref()?, self.inbox.room(HEAD_STEP))?;
+        let got = self.stream.as_mut()?.read_arrived(self.inbox.room(HEAD_STEP))?;
         if let Ok(n) = got {
             self.inbox.filled(n);
         }
@@ -567,7 +567,7 @@ impl<S: Transport + 'static> Wire<S> {
     /// Half-closes and reads on for a bounded while, so that the last answer is not lost to a reset. Over a transport that cannot half-close
     /// only where more may come, for the peer could be waiting for an end that only the drop brings.
     pub(super) fn finish(&mut self) {
-        let closed = self.stream.as_ref().is_some_and(socket::half_close);
+        let closed = self.stream.as_ref().is_some_and(Transport::half_close);
         if !closed && !self.more_may_come {
             return;
         }
@@ -588,7 +588,7 @@ impl<S: Transport + 'static> Wire<S> {
     pub(super) fn abort(&mut self, framing: Framing) {
         self.spoil("a message was cut short");
         match self.stream.as_ref() {
-            Some(stream) if framing == Framing::UntilClose => socket::reset_when_dropped(stream),
+            Some(stream) if framing == Framing::UntilClose => stream.reset_when_dropped(),
             Some(stream) => socket::cut(stream),
             None => {}
         }

@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::Response;
 use reverse_http::{Body, Device, DeviceEventKind, End, EventKind, Gateway, Limits, Routes};
@@ -251,7 +251,4 @@ fn the_log_says_each_end_once() {
     let mut answer = String::new();
     visitor.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("ago (protocol-error), and it did not come"), "{answer}");
-    let end = Instant::now();
-    drop(gateway);
-    assert!(end.elapsed() < PATIENCE);
 }

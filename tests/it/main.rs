@@ -66,6 +66,8 @@ mod threats_links;
 #[cfg(feature = "cli")]
 mod threats_visitors;
 #[cfg(feature = "cli")]
+mod tls;
+#[cfg(feature = "cli")]
 mod tokens;
 #[cfg(feature = "cli")]
 mod upgrades;

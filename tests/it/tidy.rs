@@ -85,7 +85,7 @@ fn every_file_says_first_what_it_is_for() {
 }
 
 /// From the top down; a folder stands for its files. What is not here may name anything (it is new: give it a place).
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "limits",
     "error",
     "ends",
@@ -97,6 +97,7 @@ const ORDER: [&str; 18] = [
     "proto/forwarded",
     "proto/forward",
     "proto/heartbeat",
+    "tls",
     "stream",
     "message",
     "link",

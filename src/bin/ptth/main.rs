@@ -5,6 +5,7 @@
 
 #![allow(rustdoc::bare_urls, reason = "the doc comments of the arguments are the text of --help")]
 
+mod certificates;
 mod config;
 mod output;
 mod proxy;
@@ -21,9 +22,11 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use certificates::{DeviceFiles, GatewayFiles};
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use reverse_http::proto::turn::Dialect;
+use reverse_http::tls::GatewayTls;
 use reverse_http::{Body, Device, DeviceEventKind, Encoding, Error, Fallback, Gateway, Limits, OnRefusal, Routes, Tokens, TurnMode};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -50,7 +53,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Take devices' connections and let visitors reach them over plain HTTP
+    /// Take devices' connections and let visitors reach them over HTTP
     Gateway(GatewayArgs),
     /// Connect to a gateway and answer what comes
     Device(DeviceArgs),
@@ -71,6 +74,8 @@ struct GatewayArgs {
     /// Where visitors come in
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "PTTH_VISITORS")]
     visitors: String,
+    #[command(flatten)]
+    tls: GatewayFiles,
     /// How a visitor names a device, behind the table of --config: `path` (/NAME/rest), `host=SUFFIX` (NAME.SUFFIX) or `none`; may be given several
     /// times
     #[arg(long, value_name = "path|host=SUFFIX|none", default_value = "path", value_delimiter = ',', env = "PTTH_ROUTE")]
@@ -144,6 +149,9 @@ struct GatewayArgs {
     /// How long a request's head may take to arrive, in all, then 408
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_HEAD")]
     head: Duration,
+    /// How long a TLS handshake may take, in all, then closed
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_HANDSHAKE")]
+    handshake: Duration,
     /// How long a kept-alive visitor may stay silent between requests
     #[arg(long, value_name = "DURATION", default_value = "75s", value_parser = some_time, env = "PTTH_IDLE_VISITOR")]
     idle_visitor: Duration,
@@ -194,8 +202,10 @@ enum Turn {
 
 #[derive(Args)]
 struct DeviceArgs {
-    /// The gateway, and this device's name as first path segment: http://gw.example:9999/lamp
+    /// The gateway, and this device's name as first path segment: https://gw.example/lamp or http://gw.example:9999/lamp
     url: String,
+    #[command(flatten)]
+    tls: DeviceFiles,
     #[command(flatten)]
     service: ServiceArgs,
     /// Another gateway to be connected to at the same time, with this device's name there; may be given several times
@@ -357,10 +367,10 @@ fn run(errors: Box<dyn Write + Send>) -> Result<(), Failure> {
 }
 
 fn gateway(args: GatewayArgs) -> Result<(), Failure> {
-    if args.tokens.is_none() && !args.insecure_anyone_may_register && !is_loopback(&args.devices)? {
+    if args.tokens.is_none() && !args.tls.know_devices() && !args.insecure_anyone_may_register && !is_loopback(&args.devices)? {
         return Err(usage(format!(
-            "--devices {}: beyond loopback every peer could register any name. Say who may with --tokens FILE (ptth token NAME makes its lines), \
-             or accept it with --insecure-anyone-may-register",
+            "--devices {}: beyond loopback every peer could register any name. Say who may with --tokens FILE (ptth token NAME makes its lines) or \
+             --devices-client-ca FILE, or accept it with --insecure-anyone-may-register",
             args.devices
         )));
     }
@@ -383,8 +393,14 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         Turn::OnDemand => TurnMode::OnDemand,
     };
     let told = watch(Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?);
-    let mut builder =
-        Gateway::builder().listen(&args.devices).limits(limits).turn(turn).fallback(args.fallback.into()).shared_names(args.shared_names);
+    let (devices_tls, visitors_tls) = (args.tls.devices().map_err(usage)?, args.tls.visitors().map_err(usage)?);
+    let scheme = |secure: bool| if secure { "https" } else { "http" };
+    let (devices_scheme, visitors_scheme) = (scheme(devices_tls.is_some()), scheme(visitors_tls.is_some()));
+    let builder = match devices_tls {
+        Some(tls) => Gateway::builder().listen_tls(&args.devices, tls),
+        None => Gateway::builder().listen(&args.devices),
+    };
+    let mut builder = builder.limits(limits).turn(turn).fallback(args.fallback.into()).shared_names(args.shared_names);
     if let Some(file) = &args.tokens {
         builder = builder.tokens(read_tokens("--tokens", file).map_err(usage)?);
     }
@@ -407,16 +423,21 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         None => builder,
     };
     let gateway = Arc::new(builder.start()?);
-    let visitors = gateway.relay(&args.visitors, table)?;
-    say(format_args!("devices http://{}", gateway.devices_addr()));
-    say(format_args!("visitors http://{visitors}"));
+    let visitors = match visitors_tls {
+        Some(tls) => gateway.relay_tls(&args.visitors, table, tls)?,
+        None => gateway.relay(&args.visitors, table)?,
+    };
+    say(format_args!("devices {devices_scheme}://{}", gateway.devices_addr()));
+    say(format_args!("visitors {visitors_scheme}://{visitors}"));
     let supervisor = Supervisor::of_environment();
-    let serving = format!("devices http://{}, visitors http://{visitors}", gateway.devices_addr());
+    let serving = format!("devices {devices_scheme}://{}, visitors {visitors_scheme}://{visitors}", gateway.devices_addr());
     supervisor.ready(&serving);
     let watched = gateway.clone();
     supervisor.watch(move |time| watched.ping(time).is_ok());
     let signal = until_stopped(&gateway, &told, || {
         supervisor.reloading();
+        reload_tls(&gateway, "devices", gateway.devices_addr(), args.tls.devices());
+        reload_tls(&gateway, "visitors", visitors, args.tls.visitors());
         let reloaded = with_table(fixed.clone()).and_then(|routes| {
             let length = routes.table_len();
             gateway.set_routes(visitors, routes).map(|()| length).map_err(|e| e.to_string())
@@ -469,6 +490,7 @@ fn limits_of(args: &GatewayArgs) -> Result<Limits, Failure> {
     (limits.wait_for_link, limits.first_octet_timeout) = (args.wait_for_link, args.first_octet);
     limits.min_rate_bytes_per_s = args.min_rate;
     (limits.head_timeout, limits.idle_visitor_timeout) = (args.head, args.idle_visitor);
+    limits.handshake_timeout = args.handshake;
     (limits.request_write_timeout, limits.body_silence_timeout) = (args.request_write, args.body_silence);
     (limits.exchange_timeout, limits.tunnel_silence_timeout) = (args.exchange, args.tunnel_silence);
     (limits.in_flight_per_device_max, limits.waiting_per_device_max) = (args.in_flight, args.waiting);
@@ -510,6 +532,15 @@ fn affordable(wanted: usize) -> Result<usize, Failure> {
         log::log!(level, "the limit of open files ({descriptors}) allows {most} connections, not {wanted}; raise it (ulimit -n) for more");
     }
     Ok(wanted.min(most))
+}
+
+/// New handshakes get what the files say now; what cannot be read leaves all as it was.
+fn reload_tls(gateway: &Gateway, whose: &str, at: std::net::SocketAddr, read: Result<Option<GatewayTls>, String>) {
+    match read.and_then(|tls| tls.map(|tls| gateway.set_tls(at, tls).map_err(|e| e.to_string())).transpose()) {
+        Ok(None) => {}
+        Ok(Some(())) => log::info!("the certificates for {whose} were read again"),
+        Err(e) => log::error!("{e}; the certificates for {whose} stay as they were"),
+    }
 }
 
 /// What `--route` says.
@@ -605,6 +636,12 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
         builder = builder.max_retries(attempts);
     }
     builder = proxy::set(builder, args.proxy.as_deref(), &args.url)?;
+    if let Some(tls) = args.tls.tls().map_err(usage)? {
+        if !std::iter::once(&args.url).chain(&args.gateway).any(|url| url.starts_with("https:")) {
+            return Err(usage("--ca, --pin, --cert, --key and --clock-floor go with a gateway at https://"));
+        }
+        builder = builder.tls(tls);
+    }
     match args.comet {
         Some(Comet::Json) => builder = builder.comet(Encoding::Json),
         Some(Comet::Message) => builder = builder.comet(Encoding::Message),

@@ -7,6 +7,7 @@ pub mod idle;
 pub mod local;
 #[cfg(target_os = "linux")]
 pub mod netns;
+pub mod pki;
 pub mod process;
 pub mod raw;
 
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use local::LocalServer;
+pub use pki::{Authority, Pair};
 pub use process::{Gateway, Process, Ptth};
 pub use raw::{Answer, Head, RawGateway, RawPeer};
 

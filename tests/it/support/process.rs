@@ -292,8 +292,9 @@ impl Gateway {
     /// One that was started in another way, when it says where it listens.
     #[track_caller]
     pub fn of(process: Process) -> Gateway {
-        let devices = listener(&process.line(), "devices http://");
-        let visitors = listener(&process.line(), "visitors http://");
+        let (devices, visitors) = (process.line(), process.line());
+        let devices = listener(&devices.replacen("https:", "http:", 1), "devices http://");
+        let visitors = listener(&visitors.replacen("https:", "http:", 1), "visitors http://");
         Gateway { process, devices, visitors }
     }
 

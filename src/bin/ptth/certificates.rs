@@ -1,0 +1,180 @@
+//! Certificates, keys and pins of the command line: files to what the library takes, each mistake told with its option and file.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, ValueEnum};
+use reverse_http::tls::{ClientCertificates, DeviceTls, GatewayTls, Identity};
+
+#[derive(Args)]
+pub(crate) struct GatewayFiles {
+    /// Speak TLS with devices: the certificate (PEM), followed by those between it and its root; read again on SIGHUP, as the next four are
+    #[arg(long, value_name = "FILE", env = "PTTH_DEVICES_CERT")]
+    devices_cert: Option<PathBuf>,
+    /// Its private key (PEM, not encrypted)
+    #[arg(long, value_name = "FILE", env = "PTTH_DEVICES_KEY")]
+    devices_key: Option<PathBuf>,
+    /// Devices show a certificate of this CA, whose DNS names are the names that they may register
+    #[arg(long, value_name = "FILE", env = "PTTH_DEVICES_CLIENT_CA")]
+    devices_client_ca: Option<PathBuf>,
+    /// With --devices-client-ca: whether a device may also show none
+    #[arg(long, value_name = "WHETHER", value_enum, default_value = "required", env = "PTTH_DEVICES_CLIENT_CERT")]
+    devices_client_cert: Shown,
+    /// Speak TLS with visitors: the certificate (PEM), followed by those between it and its root
+    #[arg(long, value_name = "FILE", env = "PTTH_VISITORS_CERT")]
+    visitors_cert: Option<PathBuf>,
+    /// Its private key (PEM, not encrypted)
+    #[arg(long, value_name = "FILE", env = "PTTH_VISITORS_KEY")]
+    visitors_key: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Shown {
+    Required,
+    Optional,
+}
+
+impl GatewayFiles {
+    /// Whether only devices with a certificate get in.
+    pub(crate) fn know_devices(&self) -> bool {
+        self.devices_client_ca.is_some() && self.devices_client_cert == Shown::Required
+    }
+
+    /// What the files say now, for devices.
+    pub(crate) fn devices(&self) -> Result<Option<GatewayTls>, String> {
+        let tls = side(("--devices-cert", &self.devices_cert), ("--devices-key", &self.devices_key))?;
+        let Some(ca) = &self.devices_client_ca else { return Ok(tls) };
+        let option = "--devices-client-ca";
+        let tls = tls.ok_or_else(|| format!("{option} wants TLS with devices: give --devices-cert and --devices-key, too"))?;
+        let wanted = match self.devices_client_cert {
+            Shown::Required => ClientCertificates::Required,
+            Shown::Optional => ClientCertificates::Optional,
+        };
+        tls.client_ca(read(option, ca)?, wanted).map(Some).map_err(|e| format!("{option} {}: {e}", ca.display()))
+    }
+
+    /// The same for visitors.
+    pub(crate) fn visitors(&self) -> Result<Option<GatewayTls>, String> {
+        side(("--visitors-cert", &self.visitors_cert), ("--visitors-key", &self.visitors_key))
+    }
+}
+
+fn side(certificate: (&str, &Option<PathBuf>), key: (&str, &Option<PathBuf>)) -> Result<Option<GatewayTls>, String> {
+    let Some(identity) = identity(certificate, key)? else { return Ok(None) };
+    GatewayTls::new(identity).map(Some).map_err(|e| e.to_string())
+}
+
+#[derive(Args)]
+pub(crate) struct DeviceFiles {
+    /// With https://: trust the CA certificates in this file (PEM), and not the system's
+    #[arg(long, value_name = "FILE", env = "PTTH_CA")]
+    ca: Option<PathBuf>,
+    /// The gateway's public key (sha256/BASE64) instead of a chain to a CA, or with --ca beside it; may be given several times
+    #[arg(long, value_name = "PIN", value_delimiter = ',', env = "PTTH_PIN")]
+    pin: Vec<String>,
+    /// A certificate (PEM) to show to the gateway
+    #[arg(long, value_name = "FILE", env = "PTTH_CERT")]
+    cert: Option<PathBuf>,
+    /// Its private key (PEM, not encrypted)
+    #[arg(long, value_name = "FILE", env = "PTTH_KEY")]
+    key: Option<PathBuf>,
+    /// For machines without a clock: take no earlier date than this for now (2026-01-31) when certificates are checked, instead of waiting
+    #[arg(long, value_name = "DATE", value_parser = date, env = "PTTH_CLOCK_FLOOR")]
+    clock_floor: Option<SystemTime>,
+}
+
+impl DeviceFiles {
+    /// What the options and their files say. `None`: nothing.
+    pub(crate) fn tls(&self) -> Result<Option<DeviceTls>, String> {
+        let mut tls = DeviceTls::new();
+        if let Some(ca) = &self.ca {
+            tls = tls.ca(read("--ca", ca)?).map_err(|e| format!("--ca {}: {e}", ca.display()))?;
+        }
+        for pin in &self.pin {
+            tls = tls.pin(pin).map_err(|e| format!("--pin: {e}"))?;
+        }
+        let identity = identity(("--cert", &self.cert), ("--key", &self.key))?;
+        let given = self.ca.is_some() || !self.pin.is_empty() || identity.is_some() || self.clock_floor.is_some();
+        if let Some(identity) = identity {
+            tls = tls.identity(identity);
+        }
+        if let Some(floor) = self.clock_floor {
+            tls = tls.clock_floor(floor);
+        }
+        Ok(given.then_some(tls))
+    }
+}
+
+fn identity(certificate: (&str, &Option<PathBuf>), key: (&str, &Option<PathBuf>)) -> Result<Option<Identity>, String> {
+    let ((certificate_option, certificate), (key_option, key)) = (certificate, key);
+    let (certificate, key) = match (certificate, key) {
+        (None, None) => return Ok(None),
+        (Some(certificate), Some(key)) => (certificate, key),
+        _ => return Err(format!("{certificate_option} and {key_option} go together; give both")),
+    };
+    let texts = (read(certificate_option, certificate)?, read(key_option, key)?);
+    warn_of_readers(key_option, key);
+    let what = |e| format!("{certificate_option} {} with {key_option} {}: {e}", certificate.display(), key.display());
+    Identity::from_pem(texts.0, texts.1).map(Some).map_err(what)
+}
+
+/// More than a chain or a bundle of CAs has.
+const FILE_MAX: u64 = 8 * 1024 * 1024;
+
+fn read(option: &str, file: &Path) -> Result<Vec<u8>, String> {
+    let failed = |e: &dyn Display| format!("{option} {}: {e}", file.display());
+    let length = std::fs::metadata(file).map_err(|e| failed(&e))?.len();
+    if length > FILE_MAX {
+        return Err(failed(&"this is no file of certificates or keys: it is longer than 8 MiB"));
+    }
+    std::fs::read(file).map_err(|e| failed(&e))
+}
+
+fn warn_of_readers(option: &str, file: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    const OTHERS: u32 = 0o004;
+    if std::fs::metadata(file).is_ok_and(|data| data.permissions().mode() & OTHERS != 0) {
+        log::warn!("{option} {0}: everybody on this machine can read this key; chmod o-r {0}", file.display());
+    }
+}
+
+/// `2026-01-31`: its first second.
+fn date(text: &str) -> Result<SystemTime, String> {
+    const WRONG: &str = "write a date like 2026-01-31";
+    let mut parts = text.split('-');
+    let mut part = |length: usize| {
+        let part = parts.next().filter(|part| part.len() == length && part.bytes().all(|octet| octet.is_ascii_digit()));
+        part.and_then(|part| part.parse::<i64>().ok()).ok_or(WRONG)
+    };
+    let (year, month, day) = (part(4)?, part(2)?, part(2)?);
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let lengths = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let length = usize::try_from(month - 1).ok().and_then(|month| lengths.get(month).copied());
+    if parts.next().is_some() || year < 1970 || length.is_none_or(|length| day < 1 || day > length) {
+        return Err(WRONG.to_owned());
+    }
+    // Days from the civil date, with March as the first month (a year's odd day comes last then).
+    let (shifted, from_march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = shifted * 365 + shifted / 4 - shifted / 100 + shifted / 400 + (153 * from_march + 2) / 5 + day - 1 - 719_468;
+    let seconds = u64::try_from(days * 86_400).map_err(|_| WRONG)?;
+    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_counted_from_1970() {
+        let seconds = |text| date(text).unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!((seconds("1970-01-01"), seconds("2000-02-29"), seconds("2026-01-01")), (0, 951_782_400, 1_767_225_600));
+        assert_eq!((seconds("2024-12-31"), seconds("2038-01-19")), (1_735_603_200, 2_147_472_000));
+        for wrong in
+            ["", "2026", "2026-1-1", "2026-13-01", "2026-02-29", "2026-00-10", "1969-12-31", "2026-01-01-01", "2026-01-32", "+026-01-01"]
+        {
+            assert!(date(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! TLS handshakes that wait in the loop: their octets are moved there, their arithmetic is done on worker threads, at most one less than there are
+//! cores at a time, so that ten thousand devices that come back at once do not stop those that are served.
+//!
+//! A handshake that waits costs a slot in the table and no thread. Each has at most one job in the pool, so the pool's queue is bounded by their number.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use mio::Waker;
+
+use crate::engine::peers::Id;
+use crate::engine::workers::Workers;
+use crate::limits::Limits;
+use crate::stream::Channel;
+
+/// A connection whose session is not there yet.
+pub(super) struct Handshake {
+    pub(super) channel: Arc<Channel>,
+    /// A worker has it; the loop leaves it alone.
+    pub(super) computing: bool,
+}
+
+pub(super) struct Handshakes {
+    workers: Workers,
+    done: Sender<Id>,
+    /// Those whose step was computed.
+    pub(super) computed: Receiver<Id>,
+    /// `None`: in the simulation, which has no handshakes.
+    waker: Option<Arc<Waker>>,
+    awake: Arc<AtomicBool>,
+    in_progress: usize,
+    most: usize,
+}
+
+impl Handshakes {
+    pub(super) fn new(limits: &Limits, waker: Option<Arc<Waker>>, awake: Arc<AtomicBool>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let (done, computed) = unbounded(); // as many as there are handshakes
+        let workers = Workers::new("ptth-handshake", cores.saturating_sub(1).max(1), limits.handshakes_max, limits.worker_idle_timeout);
+        Handshakes { workers, done, computed, waker, awake, in_progress: 0, most: limits.handshakes_max }
+    }
+
+    /// Takes a place. False: there are as many as may be.
+    pub(super) fn begin(&mut self) -> bool {
+        let may = self.in_progress < self.most;
+        self.in_progress += usize::from(may);
+        may
+    }
+
+    pub(super) fn end(&mut self) {
+        self.in_progress = self.in_progress.saturating_sub(1);
+    }
+
+    /// Has a worker compute the next step of this connection's handshake. False: no thread is to be had.
+    pub(super) fn compute(&self, id: Id, channel: Arc<Channel>) -> bool {
+        let (done, waker, awake) = (self.done.clone(), self.waker.clone(), self.awake.clone());
+        self.workers.submit(move || {
+            let _told = Told { id, done, waker, awake };
+            channel.compute();
+        })
+    }
+}
+
+/// Tells the loop, even if the arithmetic panics: then its next step fails.
+struct Told {
+    id: Id,
+    done: Sender<Id>,
+    waker: Option<Arc<Waker>>,
+    awake: Arc<AtomicBool>,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if self.done.send(self.id).is_ok() && !self.awake.swap(true, Ordering::AcqRel) {
+            if let Some(Err(e)) = self.waker.as_ref().map(|waker| waker.wake()) {
+                log::error!("the event loop could not be woken: {e}");
+            }
+        }
+    }
+}

@@ -1,0 +1,558 @@
+//! A TLS session over a socket (feature `tls`): cipher text in and out, in the event loop's way or a worker's.
+//!
+//! Two locks keep the octets of each direction in order, a third the session itself; that one is held for arithmetic alone, never while a socket is
+//! waited for. So one thread may read while another writes, and whoever shuts the socket down needs no lock.
+//!
+//! What a write says was taken the socket has taken, too: where it stops half-way the same octets have to be written again, and are not
+//! encrypted twice. So what waits to be sent waits where it does without TLS, and is counted there.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, IoSlice, Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+use rustls::{ClientConnection, Connection, ServerConnection};
+
+use crate::error::Error;
+use crate::stream::Kind;
+use crate::tls::{self, Connector, GatewayTls};
+
+/// Octets of cipher text that one read of the socket may bring: a record and a little.
+const CIPHER: usize = 17 * 1024;
+/// Octets that are encrypted before the socket is asked to take them.
+const CHUNK: usize = 32 * 1024;
+/// A record's head, and the longest record (RFC 8446 §5.2, and TLS 1.2's).
+const RECORD_HEAD: usize = 5;
+const RECORD_MAX: usize = RECORD_HEAD + 16 * 1024 + 2048;
+
+pub(crate) struct Channel {
+    session: Mutex<Session>,
+    /// Held by whoever reads from the socket.
+    reading: Mutex<()>,
+    /// Held by whoever writes to the socket.
+    writing: Mutex<Outgoing>,
+    /// Streams that share this session.
+    handles: AtomicUsize,
+    nonblocking: AtomicBool,
+    /// Longest time a blocking read may take, in milliseconds; 0: for ever.
+    read_limit: AtomicU64,
+    /// The peer is not to be told that this is the end.
+    forsaken: AtomicBool,
+    /// The session's end or failure is known, and was not told yet.
+    held: AtomicBool,
+    /// Octets that the socket took and brought.
+    written: AtomicU64,
+    read: AtomicU64,
+    /// The DNS names of the certificate that the peer showed.
+    names: Mutex<Option<Arc<[String]>>>,
+}
+
+/// Why a session is of no use any more, as it is told again and again.
+type Failure = (io::ErrorKind, String);
+
+struct Session {
+    tls: Connection,
+    /// Cipher text that was read and that the session has not taken yet, from `used` on.
+    fed: Vec<u8>,
+    used: usize,
+    failed: Option<Failure>,
+}
+
+#[derive(Default)]
+struct Outgoing {
+    /// Cipher text from `sent` on has to go out.
+    text: Vec<u8>,
+    sent: usize,
+    /// So many octets of plain text were encrypted, and are not told to be taken yet; with what tells them from others.
+    debt: Option<(usize, Option<u64>)>,
+}
+
+/// What a step of a handshake came to.
+pub(crate) enum Shaken {
+    /// Nothing before the next event.
+    Waiting,
+    /// There is something to compute, with [`Channel::compute`].
+    Compute,
+    Done,
+    Failed(Broken),
+}
+
+/// Why a handshake failed.
+pub(crate) struct Broken {
+    pub(crate) text: String,
+    /// What came is a request in plain HTTP.
+    pub(crate) plain: bool,
+}
+
+impl Channel {
+    /// The device's side of a session with this host.
+    pub(crate) fn to_gateway(connector: &Connector, host: &str) -> Result<Arc<Channel>, Error> {
+        let connection = ClientConnection::new(connector.config.clone(), tls::host(host)?);
+        let connection = connection.map_err(|e| Error::usage(format!("TLS cannot be begun: {e}")))?;
+        Ok(Channel::new(connection.into()))
+    }
+
+    /// The gateway's side.
+    pub(crate) fn to_peer(config: &GatewayTls) -> Result<Arc<Channel>, Error> {
+        let connection = ServerConnection::new(config.config().clone());
+        Ok(Channel::new(connection.map_err(|e| Error::usage(format!("TLS cannot be begun: {e}")))?.into()))
+    }
+
+    fn new(tls: Connection) -> Arc<Channel> {
+        Arc::new(Channel {
+            session: Mutex::new(Session { tls, fed: Vec::new(), used: 0, failed: None }),
+            reading: Mutex::new(()),
+            writing: Mutex::default(),
+            handles: AtomicUsize::new(1),
+            nonblocking: AtomicBool::new(true),
+            read_limit: AtomicU64::new(0),
+            forsaken: AtomicBool::new(false),
+            held: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+            names: Mutex::new(None),
+        })
+    }
+
+    fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writing(&self) -> MutexGuard<'_, Outgoing> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // --- the handshake ---
+
+    /// Whether this side has to speak first.
+    pub(crate) fn speaks_first(&self) -> bool {
+        matches!(self.session().tls, Connection::Client(_))
+    }
+
+    /// Moves what can be moved without arithmetic. Not to be called while [`compute`](Self::compute) runs.
+    pub(super) fn shake(&self, socket: &Kind) -> Shaken {
+        if self.session.is_poisoned() {
+            return Shaken::Failed(Broken { text: "its arithmetic panicked".to_owned(), plain: false });
+        }
+        let sent = self.push(&mut self.writing(), socket);
+        let mut session = self.session();
+        if let Some((_, text)) = &session.failed {
+            return Shaken::Failed(Broken { text: text.clone(), plain: false });
+        }
+        if let Err(e) = sent {
+            if e.kind() != io::ErrorKind::WouldBlock {
+                return Shaken::Failed(Broken { text: e.to_string(), plain: false });
+            }
+        }
+        if !session.tls.is_handshaking() {
+            return Shaken::Done;
+        }
+        let mut cipher = [0; CIPHER];
+        let mut ended = None;
+        while ended.is_none() && !session.has_record() {
+            let mut from = socket;
+            match from.read(&mut cipher) {
+                Ok(0) => ended = Some("the other side closed the connection within the handshake".to_owned()),
+                Ok(n) => {
+                    self.read.fetch_add(n as u64, Relaxed);
+                    session.fed.extend_from_slice(&cipher[..n]);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) => ended = Some(e.to_string()),
+            }
+        }
+        if let Some(broken) = session.foreign() {
+            return Shaken::Failed(broken);
+        }
+        match ended {
+            _ if session.has_record() => Shaken::Compute,
+            Some(text) => Shaken::Failed(Broken { text, plain: false }),
+            None => Shaken::Waiting,
+        }
+    }
+
+    /// The arithmetic of a handshake's step. What it has to send, [`shake`](Self::shake) sends.
+    pub(crate) fn compute(&self) {
+        let mut session = self.session();
+        // Whole records alone: where the next one begins has to be known, to see when it is whole.
+        let mut whole = session.whole_records();
+        while whole > 0 && session.failed.is_none() {
+            match session.feed(whole) {
+                0 => break,
+                n => whole -= n,
+            }
+        }
+        let mut out = self.writing();
+        session.collect(&mut out);
+        if !session.tls.is_handshaking() {
+            let names = session.tls.peer_certificates().and_then(|chain| chain.first()).map(tls::dns_names);
+            *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names.map(Into::into);
+        }
+    }
+
+    /// The DNS names of the certificate that the peer showed; `None`: it showed none.
+    pub(crate) fn names(&self) -> Option<Arc<[String]>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    // --- the stream's life ---
+
+    /// # Errors
+    /// Octets were encrypted that the socket has not taken, and who has the stream next would write others.
+    pub(super) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        if !nonblocking && self.writing.try_lock().is_ok_and(|out| out.debt.is_some()) {
+            return Err(io::Error::other("octets wait to be written on it"));
+        }
+        self.nonblocking.store(nonblocking, Release);
+        Ok(())
+    }
+
+    pub(super) fn limit_read(&self, time: Option<Duration>) {
+        let millis = time.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1));
+        self.read_limit.store(millis, Release);
+    }
+
+    /// Octets that the socket took and brought, so far.
+    pub(super) fn moved(&self) -> (u64, u64) {
+        (self.written.load(Relaxed), self.read.load(Relaxed))
+    }
+
+    /// Whether the next read tells an end or a failure, whatever the socket has.
+    pub(super) fn holds_end(&self) -> bool {
+        self.held.load(Acquire)
+    }
+
+    pub(super) fn share(self: &Arc<Self>) -> Arc<Self> {
+        self.handles.fetch_add(1, AcqRel);
+        self.clone()
+    }
+
+    /// The peer shall see that what it has is not whole.
+    pub(super) fn forsake(&self) {
+        self.forsaken.store(true, Release);
+    }
+
+    /// One of the streams is dropped; with the last one the peer is told the end, as far as that can be done without waiting.
+    pub(super) fn leave(&self, socket: &Kind) {
+        if self.handles.fetch_sub(1, AcqRel) != 1 || self.forsaken.load(Acquire) {
+            return;
+        }
+        if socket.set_nonblocking(true).is_ok() {
+            let _ = self.end(socket); // the socket may be gone already
+        }
+    }
+
+    /// Tells the peer that nothing more will come. `WouldBlock`: the socket has not taken it yet.
+    pub(super) fn end(&self, socket: &Kind) -> io::Result<()> {
+        let mut out = self.writing();
+        {
+            let mut session = self.session();
+            if session.failed.is_none() {
+                session.tls.send_close_notify(); // again and again it does nothing
+            }
+            session.collect(&mut out);
+        }
+        self.push(&mut out, socket)
+    }
+
+    // --- reading ---
+
+    /// As a socket's `read`: without blocking it reads until `buf` is full or the socket empty; blocking, until it has something.
+    pub(super) fn read(&self, socket: &Kind, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let blocking = !self.nonblocking.load(Acquire);
+        let mut patience = Patience::new(blocking.then(|| self.read_limit.load(Acquire)).filter(|millis| *millis > 0));
+        let (mut filled, mut drained) = (0, false);
+        let read = loop {
+            let (n, end) = self.session().take(&mut buf[filled..]);
+            filled += n;
+            if let Some(end) = end {
+                self.held.store(filled > 0, Release);
+                break if filled > 0 { Ok(()) } else { end.map_err(|(kind, text)| io::Error::new(kind, text)) };
+            }
+            if filled == buf.len() || (filled > 0 && (blocking || drained)) {
+                break Ok(());
+            }
+            if let Err(e) = patience.lessen(socket) {
+                break Err(e);
+            }
+            match self.read_socket(socket) {
+                Ok(short) => drained = short,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted && !blocking => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && filled > 0 => break Ok(()),
+                Err(e) if filled > 0 => {
+                    self.session().failed.get_or_insert((e.kind(), e.to_string()));
+                    self.held.store(true, Release);
+                    break Ok(());
+                }
+                Err(e) => break Err(e),
+            }
+        };
+        patience.restore(socket);
+        self.answer(socket);
+        read.map(|()| filled)
+    }
+
+    /// One read of the socket; whether it is empty now.
+    fn read_socket(&self, mut socket: &Kind) -> io::Result<bool> {
+        let mut cipher = [0; CIPHER];
+        let n = socket.read(&mut cipher)?;
+        self.read.fetch_add(n as u64, Relaxed);
+        let mut session = self.session();
+        match n {
+            0 => _ = session.tls.read_tls(&mut io::empty())?, // then it knows of the end
+            n => session.fed.extend_from_slice(&cipher[..n]),
+        }
+        Ok(n < CIPHER && n > 0)
+    }
+
+    /// Sends what reading has brought about (an alert, new keys), unless somebody is writing: then it goes with that.
+    fn answer(&self, socket: &Kind) {
+        if !self.session().tls.wants_write() {
+            return;
+        }
+        let mut out = match self.writing.try_lock() {
+            Ok(out) => out,
+            Err(TryLockError::Poisoned(out)) => out.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        self.session().collect(&mut out);
+        if out.debt.is_none() {
+            let _ = self.push(&mut out, socket); // what does not go now goes with the next write; a failure shows there
+        }
+    }
+
+    // --- writing ---
+
+    /// As a socket's `write`; after `WouldBlock` the same octets have to be written again.
+    pub(super) fn write(&self, socket: &Kind, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut out = self.writing();
+        self.push(&mut out, socket)?;
+        let mut taken = 0;
+        if let Some((debt, mark)) = out.debt.take() {
+            if mark.is_some_and(|mark| marked(slices, debt) != Some(mark)) {
+                let text = "other octets than those whose writing had timed out; after that, a TLS stream takes the same ones again";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            }
+            taken = debt; // and on: who reads a short count waits for the socket, which may have room
+        }
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        while taken < total {
+            let n = self.encrypt(&mut out, slices, taken)?;
+            match self.push(&mut out, socket) {
+                Ok(()) => taken += n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let mark = if self.nonblocking.load(Acquire) { None } else { marked_behind(slices, taken, n) };
+                    out.debt = Some((n, mark));
+                    return if taken > 0 { Ok(taken) } else { Err(e) };
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Encrypts up to a chunk of what stands behind the first `skip` octets.
+    fn encrypt(&self, out: &mut Outgoing, slices: &[IoSlice<'_>], skip: usize) -> io::Result<usize> {
+        let mut session = self.session();
+        if let Some((kind, text)) = &session.failed {
+            return Err(io::Error::new(*kind, text.clone()));
+        }
+        let mut taken = 0;
+        for part in behind(slices, skip) {
+            let part = &part[..part.len().min(CHUNK - taken)];
+            let mut left = part;
+            while !left.is_empty() {
+                match session.tls.writer().write(left)? {
+                    0 => return Err(io::ErrorKind::WriteZero.into()),
+                    n => left = &left[n..],
+                }
+                session.collect(out);
+            }
+            taken += part.len();
+            if taken == CHUNK {
+                break;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Writes what cipher text waits.
+    fn push(&self, out: &mut Outgoing, mut socket: &Kind) -> io::Result<()> {
+        while out.sent < out.text.len() {
+            match socket.write(&out.text[out.sent..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    out.sent += n;
+                    self.written.fetch_add(n as u64, Relaxed);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        (out.text, out.sent) = (Vec::new(), 0);
+        Ok(())
+    }
+}
+
+impl Session {
+    /// Gives the session up to `most` octets of the cipher text that was read; how many it took. 0: there are none, or it takes none now.
+    fn feed(&mut self, most: usize) -> usize {
+        let mut rest = &self.fed[self.used..][..most];
+        if rest.is_empty() {
+            return 0;
+        }
+        let fed = self.tls.read_tls(&mut rest);
+        let taken = most - rest.len();
+        self.used += taken;
+        if self.used == self.fed.len() {
+            (self.fed, self.used) = (Vec::new(), 0);
+        }
+        match fed {
+            Ok(0) => return 0,
+            Ok(_) => {}
+            Err(e) => self.failed = Some((e.kind(), e.to_string())),
+        }
+        if let Err(e) = self.tls.process_new_packets() {
+            self.failed = Some((io::ErrorKind::InvalidData, tls::explained(&e)));
+        }
+        taken
+    }
+
+    /// Plain text, as much as there is; and, when there is no more, the end (`Ok`) or failure of the session.
+    fn take(&mut self, buf: &mut [u8]) -> (usize, Option<Result<(), Failure>>) {
+        let mut filled = 0;
+        while filled < buf.len() {
+            match self.tls.reader().read(&mut buf[filled..]) {
+                Ok(0) => return (filled, Some(Ok(()))),
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if let Some(failed) = &self.failed {
+                        return (filled, Some(Err(failed.clone())));
+                    }
+                    if self.feed(self.fed.len() - self.used) == 0 {
+                        break;
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                    let text = "the other side ended the connection without saying so in TLS (close_notify)";
+                    return (filled, Some(Err((e.kind(), text.to_owned()))));
+                }
+                Err(e) => return (filled, Some(Err((e.kind(), e.to_string())))),
+            }
+        }
+        (filled, None)
+    }
+
+    /// Takes what the session wants to send.
+    fn collect(&mut self, out: &mut Outgoing) {
+        while self.tls.wants_write() {
+            if !matches!(self.tls.write_tls(&mut out.text), Ok(n) if n > 0) {
+                break; // a vector takes everything
+            }
+        }
+    }
+
+    /// Whether a whole record was read, or what can be none.
+    fn has_record(&self) -> bool {
+        self.whole_records() > 0
+    }
+
+    /// The length of all whole records that were read; what can be none is left to the session to refuse.
+    fn whole_records(&self) -> usize {
+        let fed = &self.fed[self.used..];
+        let mut whole = 0;
+        while let Some(length) = fed.get(whole + 3..whole + RECORD_HEAD) {
+            let length = RECORD_HEAD + usize::from(length[0]) * 256 + usize::from(length[1]);
+            if length > RECORD_MAX {
+                return fed.len();
+            }
+            if fed.len() - whole < length {
+                break;
+            }
+            whole += length;
+        }
+        whole
+    }
+
+    /// Something else than TLS, seen by a session's first octets.
+    fn foreign(&self) -> Option<Broken> {
+        const HANDSHAKE: u8 = 22;
+        const ALERT: u8 = 21;
+        if self.tls.protocol_version().is_some() || self.tls.wants_write() {
+            return None;
+        }
+        let first = *self.fed.get(self.used)?;
+        if matches!(first, HANDSHAKE | ALERT) {
+            return None;
+        }
+        let server = matches!(self.tls, Connection::Server(_));
+        let plain = server && first.is_ascii_uppercase();
+        let what = if first.is_ascii_uppercase() { "plain HTTP" } else { "something else" };
+        Some(Broken { text: format!("this side speaks TLS, what came is {what}; check the URL's scheme and port"), plain })
+    }
+}
+
+fn behind<'s>(slices: &'s [IoSlice<'_>], mut skip: usize) -> impl Iterator<Item = &'s [u8]> {
+    slices.iter().map(move |slice| {
+        let skipped = skip.min(slice.len());
+        skip -= skipped;
+        &slice[skipped..]
+    })
+}
+
+fn marked(slices: &[IoSlice<'_>], length: usize) -> Option<u64> {
+    marked_behind(slices, 0, length)
+}
+
+/// What tells octets from others. `None`: there are not so many.
+fn marked_behind(slices: &[IoSlice<'_>], skip: usize, length: usize) -> Option<u64> {
+    let (mut hasher, mut left) = (DefaultHasher::new(), length);
+    for part in behind(slices, skip) {
+        let part = &part[..part.len().min(left)];
+        part.iter().for_each(|octet| octet.hash(&mut hasher));
+        left -= part.len();
+    }
+    (left == 0).then(|| hasher.finish())
+}
+
+/// The deadline of a blocking read that needs several of the socket's.
+struct Patience {
+    limit: Option<Duration>,
+    /// When the first read of the socket began.
+    began: Option<Instant>,
+    lessened: bool,
+}
+
+impl Patience {
+    fn new(millis: Option<u64>) -> Self {
+        let limit = millis.map(Duration::from_millis);
+        Patience { limit, began: None, lessened: false }
+    }
+
+    /// Before a read of the socket: every one but the first may take what is left.
+    fn lessen(&mut self, socket: &Kind) -> io::Result<()> {
+        let Some(limit) = self.limit else { return Ok(()) };
+        let Some(began) = self.began else {
+            self.began = Some(Instant::now());
+            return Ok(());
+        };
+        let left = limit.saturating_sub(began.elapsed());
+        if left < Duration::from_millis(1) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.lessened = true;
+        socket.set_read_timeout(Some(left))
+    }
+
+    fn restore(&self, socket: &Kind) {
+        if self.lessened {
+            let _ = socket.set_read_timeout(self.limit); // where it fails the socket is gone
+        }
+    }
+}

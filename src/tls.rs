@@ -1,0 +1,467 @@
+//! TLS (feature `tls`): what a device wants of its gateway's certificate, and what a gateway shows and wants. Values only; how octets move is
+//! [`stream`](crate::stream)'s business.
+//!
+//! rustls with the `ring` provider, TLS 1.2 and 1.3, ALPN `http/1.1`. Early data (0-RTT) stays off. There is no switch that trusts
+//! everybody: who cannot have a certificate of a known CA pins the gateway's key ([`DeviceTls::pin`]).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, ring as provider};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::time_provider::TimeProvider;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+
+use crate::error::{Error, Fault};
+
+const ALPN: &[u8] = b"http/1.1";
+/// What clients that were told to speak HTTP/1.0 ask for; it is served, too.
+const ALPN_OLD: &[u8] = b"http/1.0";
+
+/// A device whose clock shows an earlier time has no clock yet: 2026-01-01T00:00:00Z, before which this code did not exist.
+const CLOCK_FLOOR: Duration = Duration::from_secs(1_767_225_600);
+
+/// Whether devices have to show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientCertificates {
+    /// Who shows none does not get through the handshake.
+    #[default]
+    Required,
+    /// Who shows none is let through, as somebody without that credential.
+    Optional,
+}
+
+/// A certificate with its chain, and the private key that belongs to it.
+#[derive(Clone, Debug)]
+pub struct Identity(Arc<CertifiedKey>);
+
+impl Identity {
+    /// Reads a certificate, followed by those between it and its root, and a key in PKCS#8, PKCS#1 or SEC1, both as PEM.
+    ///
+    /// # Errors
+    /// There is no certificate or no key in them, the key is encrypted, or it is not the certificate's.
+    pub fn from_pem(certificates: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Result<Self, Error> {
+        let (certificates, key) = (certificates.as_ref(), key.as_ref());
+        let chain = certificates_of(certificates)?;
+        let key = match PrivateKeyDer::from_pem_slice(key) {
+            Ok(key) => key,
+            Err(_) if contains(key, b"ENCRYPTED") => {
+                return Err(Error::usage(
+                    "the key is encrypted, and nobody is there to type its password; decrypt it: openssl pkey -in KEY -out PLAIN",
+                ));
+            }
+            Err(_) if contains(key, b"-----BEGIN CERTIFICATE") => {
+                return Err(Error::usage(
+                    "there is a certificate where the key should be (-----BEGIN PRIVATE KEY-----); are the two swapped?",
+                ));
+            }
+            Err(_) => return Err(Error::usage("there is no private key in it (-----BEGIN PRIVATE KEY-----)")),
+        };
+        let certified = CertifiedKey::from_der(chain, key, &provider::default_provider()).map_err(|e| match e {
+            rustls::Error::InconsistentKeys(_) => Error::usage("the key is not the certificate's; give the pair that was made together"),
+            rustls::Error::InvalidCertificate(why) => Error::usage(format!("the certificate cannot be read: {why}")),
+            other => Error::usage(format!("the key cannot be used ({other}); use ECDSA P-256 or P-384, Ed25519, or RSA")),
+        })?;
+        if let Some(leaf) = certified.cert.first() {
+            ParsedCertificate::try_from(leaf).map_err(|e| Error::usage(format!("the certificate cannot be read: {e}")))?;
+        }
+        Ok(Identity(Arc::new(certified)))
+    }
+}
+
+fn certificates_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(Error::usage("there is no certificate in it (-----BEGIN CERTIFICATE-----)")),
+        Ok(found) => Ok(found),
+        Err(e) => Err(Error::usage(format!("the certificates are no PEM: {e}"))),
+    }
+}
+
+fn contains(text: &[u8], what: &[u8]) -> bool {
+    text.windows(what.len()).any(|window| window == what)
+}
+
+fn roots_of(pem: &[u8]) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates_of(pem)? {
+        roots.add(certificate).map_err(|e| Error::usage(format!("one of the CA's certificates cannot be used: {e}")))?;
+    }
+    Ok(roots)
+}
+
+fn unusable(e: impl fmt::Display) -> Error {
+    Error::usage(format!("TLS cannot be set up: {e}"))
+}
+
+// --- the gateway's side ---
+
+/// What a gateway's listener shows to those who connect, and what it wants of them.
+///
+/// ```no_run
+/// use reverse_http::Gateway;
+/// use reverse_http::tls::{ClientCertificates, GatewayTls, Identity};
+/// # fn read(_: &str) -> Vec<u8> { Vec::new() }
+/// let tls = GatewayTls::new(Identity::from_pem(read("gw.crt"), read("gw.key"))?)?;
+/// let devices = tls.client_ca(read("devices-ca.crt"), ClientCertificates::Required)?;
+/// let gateway = Gateway::builder().listen_tls("0.0.0.0:443", devices).start()?;
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct GatewayTls {
+    /// `None`: somebody else's configuration.
+    identity: Option<Identity>,
+    config: Arc<ServerConfig>,
+}
+
+impl fmt::Debug for GatewayTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GatewayTls").finish_non_exhaustive()
+    }
+}
+
+/// The same certificate for everybody, whatever name they ask for.
+#[derive(Debug)]
+struct Always(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Always {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
+impl GatewayTls {
+    /// Shows this certificate; whoever connects need not show one. Sessions are resumed by tickets, for a few hours.
+    ///
+    /// # Errors
+    /// There is no randomness for the tickets' key.
+    pub fn new(identity: Identity) -> Result<Self, Error> {
+        GatewayTls::with(identity, None)
+    }
+
+    /// Whoever connects shows a certificate that this CA (PEM, one or several) has issued, for client authentication and not expired.
+    ///
+    /// It is a credential bound to names, its subjectAltName's DNS names: `lamp` allows the device name `lamp`, `lamp.example` the IETF origins
+    /// of that host, `*.lamps.example` those one label below. Offers and polls for other names get 403. Devices whose certificates have the same
+    /// names are the same as far as take-over goes, so a renewed certificate is still the same device's.
+    ///
+    /// # Errors
+    /// There is no certificate in it that can be used as a CA's; or this was made with [`from_rustls`](Self::from_rustls).
+    pub fn client_ca(self, ca: impl AsRef<[u8]>, wanted: ClientCertificates) -> Result<Self, Error> {
+        let identity = self.identity.ok_or_else(|| Error::usage("a configuration of rustls says itself whom it lets in"))?;
+        let roots = Arc::new(roots_of(ca.as_ref())?);
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::new(provider::default_provider()));
+        let verifier = match wanted {
+            ClientCertificates::Required => verifier,
+            ClientCertificates::Optional => verifier.allow_unauthenticated(),
+        };
+        GatewayTls::with(identity, Some(verifier.build().map_err(unusable)?))
+    }
+
+    fn with(identity: Identity, verifier: Option<Arc<dyn rustls::server::danger::ClientCertVerifier>>) -> Result<Self, Error> {
+        let builder = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().map_err(unusable)?;
+        let builder = match verifier {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(Always(identity.0.clone())));
+        config.alpn_protocols = vec![ALPN.to_vec(), ALPN_OLD.to_vec()];
+        config.ticketer = provider::Ticketer::new().map_err(unusable)?;
+        config.send_tls13_tickets = 1; // a device keeps its connection
+        Ok(GatewayTls { identity: Some(identity), config: Arc::new(config) })
+    }
+
+    /// Somebody's own configuration of rustls, as it is. The names of a client certificate that its verifier takes count as they do with
+    /// [`client_ca`](Self::client_ca).
+    pub fn from_rustls(config: Arc<ServerConfig>) -> Self {
+        GatewayTls { identity: None, config }
+    }
+
+    pub(crate) fn config(&self) -> &Arc<ServerConfig> {
+        &self.config
+    }
+}
+
+/// The DNS names of a certificate's subjectAltName, lower case, sorted, each once.
+pub(crate) fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else { return Vec::new() };
+    let mut names: Vec<String> = certificate.valid_dns_names().map(str::to_ascii_lowercase).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+// --- the device's side ---
+
+type Now = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// How a device knows its gateway, and what it shows of itself.
+///
+/// The gateway's certificate is always checked: against the system's roots, or against [`ca`](Self::ca) alone, for the URL's host and the time. A
+/// [`pin`](Self::pin) is a check of the gateway's key: without a CA it stands in place of the chain, the name and the dates; with one, both have to hold.
+///
+/// ```no_run
+/// use reverse_http::Device;
+/// use reverse_http::tls::DeviceTls;
+/// let tls = DeviceTls::new().pin("sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=")?;
+/// let device = Device::builder("https://gw.example/lamp").tls(tls).build()?;
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct DeviceTls {
+    roots: Option<Arc<RootCertStore>>,
+    pins: Vec<[u8; 32]>,
+    identity: Option<Identity>,
+    now: Now,
+    floor: Option<SystemTime>,
+    given: Option<Arc<ClientConfig>>,
+}
+
+impl fmt::Debug for DeviceTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceTls").field("ca", &self.roots.is_some()).field("pins", &self.pins.len()).finish_non_exhaustive()
+    }
+}
+
+impl Default for DeviceTls {
+    fn default() -> Self {
+        DeviceTls { roots: None, pins: Vec::new(), identity: None, now: Arc::new(SystemTime::now), floor: None, given: None }
+    }
+}
+
+impl DeviceTls {
+    /// The system's roots, no certificate of its own.
+    pub fn new() -> Self {
+        DeviceTls::default()
+    }
+
+    /// Trusts these CA certificates (PEM, one or several) and not the system's roots.
+    ///
+    /// # Errors
+    /// There is no certificate in it that can be used as a CA's.
+    pub fn ca(mut self, ca: impl AsRef<[u8]>) -> Result<Self, Error> {
+        self.roots = Some(Arc::new(roots_of(ca.as_ref())?));
+        Ok(self)
+    }
+
+    /// The gateway's key: SHA-256 of its SubjectPublicKeyInfo, `sha256/BASE64`, or `sha256//BASE64` as curl writes it. Several may be given, as for the
+    /// time in which a key changes; one of them has to be the gateway's. A gateway that redirects to another has to have the same key there.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn pin(mut self, pin: impl AsRef<str>) -> Result<Self, Error> {
+        let pin = pin.as_ref();
+        let digest = pin.strip_prefix("sha256/").map(|rest| rest.strip_prefix('/').unwrap_or(rest));
+        let digest = digest.and_then(|text| BASE64.decode(text).ok()).and_then(|octets| octets.try_into().ok());
+        match digest {
+            Some(digest) => self.pins.push(digest),
+            None => {
+                return Err(Error::usage(format!(
+                    "pin {pin:?}: write sha256/ and the 44 characters of base64 that openssl x509 -in CERT -noout -pubkey | openssl pkey -pubin -outform DER | \
+                     openssl dgst -sha256 -binary | base64 prints"
+                )));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Shows this certificate to a gateway that asks for one.
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// For a device that starts without a clock: no earlier time than this is taken for now. Without it, a device whose clock shows a time before 2026 waits
+    /// for a right one before it dials, as long as there is a chain to check.
+    pub fn clock_floor(mut self, floor: SystemTime) -> Self {
+        self.floor = Some(floor);
+        self
+    }
+
+    /// Another clock than the system's, for certificates' dates.
+    pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.now = Arc::new(now);
+        self
+    }
+
+    /// Somebody's own configuration of rustls, as it is; the rest of what is said here does not matter then.
+    pub fn from_rustls(config: Arc<ClientConfig>) -> Self {
+        DeviceTls { given: Some(config), ..DeviceTls::default() }
+    }
+
+    /// Reads the system's roots where they are wanted.
+    ///
+    /// # Errors
+    /// There are none.
+    pub(crate) fn connector(self) -> Result<Connector, Error> {
+        if let Some(config) = self.given {
+            return Ok(Connector { config, clock: None });
+        }
+        let clock = Clock { now: self.now, floor: self.floor };
+        let provider = Arc::new(provider::default_provider());
+        let checks_chain = self.roots.is_some() || self.pins.is_empty();
+        let chain = match (self.roots, checks_chain) {
+            (_, false) => None,
+            (Some(roots), _) => Some(roots),
+            (None, true) => Some(Arc::new(system_roots()?)),
+        };
+        let chain = chain.map(|roots| WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build());
+        let chain = chain.transpose().map_err(unusable)?;
+        let verifier = Verifier { chain, pins: self.pins, algorithms: provider.signature_verification_algorithms };
+        let builder = ClientConfig::builder_with_details(provider, Arc::new(clock.clone()));
+        let builder = builder.with_safe_default_protocol_versions().map_err(unusable)?;
+        let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match self.identity {
+            Some(identity) => builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(identity.0))),
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = Resumption::in_memory_sessions(8); // a device has one gateway
+        Ok(Connector { config: Arc::new(config), clock: checks_chain.then_some(clock) })
+    }
+}
+
+fn system_roots() -> Result<RootCertStore, Error> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (usable, _) = roots.add_parsable_certificates(found.certs);
+    if usable == 0 {
+        let why = found.errors.first().map_or_else(String::new, |e| format!(" ({e})"));
+        return Err(Error::usage(format!(
+            "this system has no root certificates{why}; install them (ca-certificates), or give the gateway's CA (--ca) or key (--pin)"
+        )));
+    }
+    Ok(roots)
+}
+
+/// What a device's dials share.
+#[derive(Debug)]
+pub(crate) struct Connector {
+    pub(crate) config: Arc<ClientConfig>,
+    /// Where certificates' dates matter.
+    clock: Option<Clock>,
+}
+
+impl Connector {
+    /// Whether certificates can be checked now: not as long as the clock shows a time before this code was written.
+    pub(crate) fn has_time(&self) -> bool {
+        self.clock.as_ref().is_none_or(|clock| clock.floor.is_some() || (clock.now)() >= SystemTime::UNIX_EPOCH + CLOCK_FLOOR)
+    }
+}
+
+#[derive(Clone)]
+struct Clock {
+    now: Now,
+    floor: Option<SystemTime>,
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clock").field("floor", &self.floor).finish_non_exhaustive()
+    }
+}
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let now = (self.now)();
+        let now = self.floor.map_or(now, |floor| floor.max(now));
+        now.duration_since(SystemTime::UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
+    }
+}
+
+/// The chain, the key, or both; the handshake's own signature always.
+#[derive(Debug)]
+struct Verifier {
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    pins: Vec<[u8; 32]>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if !self.pins.is_empty() {
+            let key = ParsedCertificate::try_from(leaf)?.subject_public_key_info();
+            let digest = ring::digest::digest(&ring::digest::SHA256, &key);
+            if !self.pins.iter().any(|pin| pin == digest.as_ref()) {
+                return Err(CertificateError::ApplicationVerificationFailure.into());
+            }
+        }
+        match &self.chain {
+            Some(chain) => chain.verify_server_cert(leaf, between, name, ocsp, now),
+            None => Ok(ServerCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// What went wrong in a handshake, with what to do about it where that is known.
+pub(crate) fn explained(error: &rustls::Error) -> String {
+    use CertificateError::*;
+    use rustls::AlertDescription as Alert;
+    let remedy = match error {
+        rustls::Error::InvalidCertificate(why) => match why {
+            Expired | ExpiredContext { .. } => "the certificate has expired; renew it, or set this machine's clock",
+            NotValidYet | NotValidYetContext { .. } => "the certificate is not valid yet; set this machine's clock, or give --clock-floor",
+            UnknownIssuer | BadSignature => {
+                "no CA that is trusted here has issued the certificate; give its CA (--ca) or pin its key (--pin)"
+            }
+            NotValidForName | NotValidForNameContext { .. } => "the certificate is for another host than the URL's",
+            ApplicationVerificationFailure => "its key is none of those that are pinned",
+            _ => "the certificate is not accepted",
+        },
+        rustls::Error::AlertReceived(Alert::CertificateRequired | Alert::HandshakeFailure) => {
+            "the other side wants something that was not shown, a certificate perhaps (--cert and --key)"
+        }
+        rustls::Error::AlertReceived(
+            Alert::UnknownCA | Alert::BadCertificate | Alert::CertificateExpired | Alert::CertificateUnknown | Alert::DecryptError,
+        ) => "the other side does not accept the certificate that was shown",
+        rustls::Error::NoCertificatesPresented => "no certificate was shown",
+        rustls::Error::InvalidMessage(_) => "what came is not TLS; check the URL's scheme and port",
+        _ => return error.to_string(),
+    };
+    format!("{remedy} ({error})")
+}
+
+/// A URL's host, as a certificate may name it.
+pub(crate) fn host(name: &str) -> Result<ServerName<'static>, Error> {
+    ServerName::try_from(name.to_owned())
+        .map_err(|_| Error::malformed(Fault::Caller, 400, format!("{name:?} is no host that a certificate could be for")))
+}
