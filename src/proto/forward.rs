@@ -102,7 +102,7 @@ fn request_lines(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Framing, ru
 /// What a message says of the protocols that it offers, or was switched to.
 fn push_upgrade(out: &mut Vec<u8>, fields: &Fields<'_>) {
     let mut first = true;
-    for token in fields.list("upgrade").filter(|token| !token.eq_ignore_ascii_case(b"h2c")) {
+    for token in fields.list("upgrade").filter(|token| is_protocol(token) && !token.eq_ignore_ascii_case(b"h2c")) {
         out.extend_from_slice(if first { b"Upgrade: " } else { b", " });
         out.extend_from_slice(token);
         first = false;
@@ -111,6 +111,12 @@ fn push_upgrade(out: &mut Vec<u8>, fields: &Fields<'_>) {
         out.extend_from_slice(b"\r\n");
         push_field(out, "Connection", b"Upgrade");
     }
+}
+
+/// Whether a member of `Upgrade` is a name, or a name and a version (RFC 9110 §7.8). What is not goes: behind a quote that is not closed the next parser
+/// may see members, `h2c` say, where we saw none.
+fn is_protocol(member: &[u8]) -> bool {
+    member.splitn(2, |octet| *octet == b'/').all(is_token)
 }
 
 /// `Via`, then the empty line. RFC 9110 §7.6.3: the protocol in `Via` is the one the message came in.

@@ -679,9 +679,9 @@ pub(crate) fn authority(octets: &[u8]) -> Result<Authority<'_>, Refusal> {
     if whole.contains('@') {
         return Err(wrong("the host has userinfo before it"));
     }
-    let (host, after) = match whole.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
-        Some((address, after)) if address.parse::<Ipv6Addr>().is_ok() => (&whole[..address.len() + 2], after),
-        Some(_) => return Err(wrong("the host has brackets around what is no IPv6 address")),
+    let (host, after) = match whole.strip_prefix('[').map(|inner| inner.split_once(']')) {
+        Some(Some((address, after))) if address.parse::<Ipv6Addr>().is_ok() => (&whole[..address.len() + 2], after),
+        Some(_) => return Err(wrong("the host has a bracket, but no IPv6 address in brackets")),
         None => whole.split_at(whole.find(':').unwrap_or(whole.len())),
     };
     let port = match after.strip_prefix(':') {

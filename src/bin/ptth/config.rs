@@ -3,21 +3,25 @@
 use std::fmt::Display;
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 use reverse_http::{Error, Route, Routes};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::duration;
-
 /// Adds the routes of a file to those that are there.
 ///
 /// # Errors
 /// One line: the file, the line in it, what is wrong, what is right.
-pub(crate) fn routes_of(file: &Path, mut routes: Routes) -> Result<Routes, String> {
+pub(crate) fn routes_of(file: &Path, routes: Routes) -> Result<Routes, String> {
     let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
-    let file = File { name: file.display().to_string(), text: &text };
-    let table = DeTable::parse(&text).map_err(|e| file.mistake(e.span().unwrap_or_default(), e.message()))?;
+    routes_of_text(&file.display().to_string(), &text, routes)
+}
+
+/// The same of a file's text; `name` is what its mistakes are told with.
+pub(crate) fn routes_of_text(name: &str, text: &str, mut routes: Routes) -> Result<Routes, String> {
+    let file = File { name, text };
+    let table = DeTable::parse(text).map_err(|e| file.mistake(e.span().unwrap_or_default(), e.message()))?;
     for (key, value) in in_order(table.get_ref()) {
         if key.get_ref() != "route" {
             return Err(file.mistake(key.span(), format_args!("there is no {}; the file has [[route]] tables alone", key.get_ref())));
@@ -40,7 +44,7 @@ fn in_order<'t, 'i>(table: &'t DeTable<'i>) -> Vec<(&'t Spanned<std::borrow::Cow
 }
 
 struct File<'t> {
-    name: String,
+    name: &'t str,
     text: &'t str,
 }
 
@@ -89,7 +93,7 @@ impl<'t> Entry<'t, '_> {
         self.value.get_ref().as_str().ok_or_else(|| self.wrong(format_args!("write it in quotes, like {like}")))
     }
 
-    fn time(&self) -> Result<std::time::Duration, String> {
+    fn time(&self) -> Result<Duration, String> {
         duration(self.text("\"10s\"")?).map_err(|what| self.wrong(what))
     }
 
@@ -101,4 +105,18 @@ impl<'t> Entry<'t, '_> {
         let number = self.value.get_ref().as_integer().and_then(|n| usize::from_str_radix(n.as_str(), n.radix()).ok());
         number.ok_or_else(|| self.wrong("write a whole number, like 64"))
     }
+}
+
+/// `500ms`, `10s`, `5m`, `1h`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or("write a unit: 500ms, 10s, 5m, 1h")?;
+    let number: u64 = text[..unit_at].parse().map_err(|_| "write a whole number and a unit: 500ms, 10s, 5m, 1h")?;
+    let millis = match &text[unit_at..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("the unit is ms, s, m or h".to_owned()),
+    };
+    number.checked_mul(millis).filter(|ms| *ms <= 1000 * 3_600_000).map(Duration::from_millis).ok_or_else(|| "at most 1000h".to_owned())
 }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crate::config::duration;
 use certificates::{DeviceFiles, GatewayFiles};
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -734,20 +735,6 @@ fn token(file: Option<&str>) -> Result<Option<String>, Failure> {
         "" => Err(usage("the token is empty; leave it away, or give one")),
         token => Ok(Some(token.to_owned())),
     }
-}
-
-/// `500ms`, `10s`, `5m`, `1h`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or("write a unit: 500ms, 10s, 5m, 1h")?;
-    let number: u64 = text[..unit_at].parse().map_err(|_| "write a whole number and a unit: 500ms, 10s, 5m, 1h")?;
-    let millis = match &text[unit_at..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err("the unit is ms, s, m or h".to_owned()),
-    };
-    number.checked_mul(millis).filter(|ms| *ms <= 1000 * 3_600_000).map(Duration::from_millis).ok_or_else(|| "at most 1000h".to_owned())
 }
 
 /// A duration that is not zero.

@@ -212,9 +212,10 @@ impl Members {
         let (mut trailers, mut lines) = (Vec::new(), Vec::new());
         for (name, value) in &self.trailers {
             let value = octets(value)?;
-            write_field(&mut lines, name, &value)?;
+            let value = trim(&value);
+            write_field(&mut lines, name, value)?;
             if may_trail(name) {
-                trailers.push((name.clone(), value));
+                trailers.push((name.clone(), value.to_vec()));
             }
         }
         // As the decoder of the chunked coding bounds them, the empty line included.

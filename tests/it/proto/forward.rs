@@ -36,6 +36,40 @@ fn forwarded(octets: &str, rules: &RequestRules<'_>) -> Vec<String> {
     lines[2..].to_vec()
 }
 
+#[test]
+fn an_offer_of_another_protocol_goes_on_where_it_is_to_and_never_h2c() {
+    let upgrading = RequestRules { upgrade: true, ..RULES };
+    for (lines, expected) in [
+        ("Upgrade: websocket\r\nConnection: Upgrade\r\n", &["Upgrade: websocket", "Connection: Upgrade"][..]),
+        ("Upgrade: h2c, websocket\r\nUpgrade: x/1, H2C\r\nConnection: upgrade\r\n", &["Upgrade: websocket, x/1", "Connection: Upgrade"]),
+        ("Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA\r\n", &[]),
+        ("Connection: upgrade\r\n", &[]),
+        // A quote hides nothing from the next parser.
+        ("Upgrade: websocket, a\"b, h2c\r\nConnection: Upgrade\r\n", &["Upgrade: websocket", "Connection: Upgrade"]),
+        ("Upgrade: \"h2c\", a b, /1, x/, x/1/2\r\nConnection: Upgrade\r\n", &[]),
+    ] {
+        let octets = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        assert_eq!(forwarded(&octets, &upgrading), expected, "{lines:?}");
+        assert_eq!(forwarded(&octets, &RULES), [""; 0], "{lines:?}");
+    }
+}
+
+#[test]
+fn fields_as_long_as_hop_by_hop_ones_are_other_fields() {
+    let others =
+        ["DN: 1", "Pink: 2", "Example: 3", "X-Dotted9: 4", "Cinnection: 5", "Keep-Along: 6", "Content-Depth1: 7", "HTTP2-Sittings: 8"];
+    let lines: String = others.iter().map(|line| format!("{line}\r\n")).collect();
+    assert_eq!(relayed(&lines), others);
+}
+
+#[test]
+fn a_prefix_that_was_taken_off_is_told_once() {
+    let taken = RequestRules { prefix: Some("/lamp"), ..RULES };
+    let octets = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Prefix: /evil\r\nX-Forwarded-For: 192.0.2.1\r\nX-Other: 1\r\n\r\n";
+    assert_eq!(forwarded(octets, &taken), ["X-Forwarded-For: 192.0.2.1", "X-Other: 1", "X-Forwarded-Prefix: /lamp"]);
+    assert_eq!(forwarded(octets, &RULES), ["X-Forwarded-Prefix: /evil", "X-Forwarded-For: 192.0.2.1", "X-Other: 1"]);
+}
+
 fn relayed(lines: &str) -> Vec<String> {
     forwarded(&format!("GET /lamp/status HTTP/1.1\r\nHost: old\r\n{lines}\r\n"), &RULES)
 }
@@ -278,6 +312,11 @@ fn hosts_are_normalised_once() {
         "%61",
         "a%00",
         "[::1",
+        "[",
+        "[a",
+        "[a:80",
+        "[a, b",
+        "[a/../b",
         "[::1]x",
         "[::1]:",
         "[1.2.3.4]",

@@ -387,3 +387,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_peer_without_an_address_passes_on_what_it_said_and_adds_none() {
+    for (lines, expected) in [
+        ("X-Forwarded-For: 192.0.2.1, 192.0.2.2\r\n", Some("X-Forwarded-For: 192.0.2.1, 192.0.2.2\r\n")),
+        ("X-Forwarded-For: x\r\n", None),
+        ("", None),
+    ] {
+        let octets = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        let head = asked(&octets);
+        let said = Said::read(&head.fields);
+        let forwarded = Forwarded { proto: "http", host: "a", said: Some(&said), ..Forwarded::default() };
+        let rules = RequestRules {
+            drop_authorization: false,
+            target: "/",
+            host: "a",
+            prefix: None,
+            forwarded: Some(forwarded),
+            via: None,
+            keep_underscore: false,
+            upgrade: false,
+        };
+        let mut out = Vec::new();
+        request(&mut out, &head, Framing::Empty, &rules).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.contains("X-Forwarded-For"), expected.is_some(), "{text}");
+        assert!(expected.is_none_or(|line| text.contains(line)), "{text}");
+    }
+}

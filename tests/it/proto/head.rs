@@ -403,6 +403,62 @@ fn names_and_phrases() {
     }
 }
 
+/// The registry of RFC 9110 §16.2.1, with what is registered since.
+#[test]
+fn reason_phrases_are_the_registered_ones() {
+    let registered = "100 Continue|101 Switching Protocols|102 Processing|103 Early Hints|104 Upload Resumption Supported|200 OK|201 Created|\
+        202 Accepted|203 Non-Authoritative Information|204 No Content|205 Reset Content|206 Partial Content|207 Multi-Status|\
+        208 Already Reported|226 IM Used|300 Multiple Choices|301 Moved Permanently|302 Found|303 See Other|304 Not Modified|305 Use Proxy|\
+        307 Temporary Redirect|308 Permanent Redirect|400 Bad Request|401 Unauthorized|402 Payment Required|403 Forbidden|404 Not Found|\
+        405 Method Not Allowed|406 Not Acceptable|407 Proxy Authentication Required|408 Request Timeout|409 Conflict|410 Gone|\
+        411 Length Required|412 Precondition Failed|413 Content Too Large|414 URI Too Long|415 Unsupported Media Type|\
+        416 Range Not Satisfiable|417 Expectation Failed|421 Misdirected Request|422 Unprocessable Content|423 Locked|\
+        424 Failed Dependency|425 Too Early|426 Upgrade Required|428 Precondition Required|429 Too Many Requests|\
+        431 Request Header Fields Too Large|451 Unavailable For Legal Reasons|500 Internal Server Error|501 Not Implemented|502 Bad Gateway|\
+        503 Service Unavailable|504 Gateway Timeout|505 HTTP Version Not Supported|506 Variant Also Negotiates|507 Insufficient Storage|\
+        508 Loop Detected|511 Network Authentication Required";
+    let ours: Vec<String> = (0..1000).filter(|s| !reason_phrase(*s).is_empty()).map(|s| format!("{s} {}", reason_phrase(s))).collect();
+    assert_eq!(ours.join("|"), registered);
+}
+
+#[test]
+fn a_refusal_says_which_rule_the_fields_break() {
+    for (lines, words) in [
+        ("A b: 1\r\n", "a field name is empty or no token"),
+        (": 1\r\n", "a field name is empty or no token"),
+        (" a: 1\r\n", "a field name is empty or no token"),
+        ("A: 1\u{0}\r\n", "a field value has"),
+        ("A: 1\rb\r\n", "a field value has"),
+        ("A: 1\n", "an LF stands without its CR"),
+        ("Content-Length:\t1\r\n", "a tab stands in"),
+    ] {
+        let refusal = request(&get(lines), &limits(), LineEnds::Crlf).unwrap_err();
+        assert!(refusal.status == 400 && refusal.reason.starts_with(words), "{lines:?}: {refusal}");
+    }
+    assert!(asked("GET / HTTP/1.1\r\n\r\n").fields.is_empty() && !asked("GET / HTTP/1.1\r\nA: b\r\n\r\n").fields.is_empty());
+}
+
+#[test]
+fn a_heartbeat_is_known_and_answered_in_one_way() {
+    use reverse_http::proto::heartbeat::{FAREWELL, REQUEST, is_heartbeat, write_answer};
+
+    for octets in [REQUEST, FAREWELL] {
+        let head = asked(octets);
+        assert!(is_heartbeat(&head) && head.len == octets.len());
+    }
+    assert!(keeps_alive(1, &asked(REQUEST).fields) && !keeps_alive(1, &asked(FAREWELL).fields));
+    for other in ["OPTIONS /* HTTP/1.1\r\n\r\n", "GET * HTTP/1.1\r\n\r\n"] {
+        assert!(!is_heartbeat(&asked(other)), "{other:?}");
+    }
+    for close in [false, true] {
+        let mut out = Vec::new();
+        write_answer(&mut out, "Sun, 06 Nov 1994 08:49:37 GMT", close);
+        let head = answered(&out);
+        assert_eq!((head.status, head.len, head.fields.get("date")), (204, out.len(), Some(&b"Sun, 06 Nov 1994 08:49:37 GMT"[..])));
+        assert_eq!(keeps_alive(1, &head.fields), !close);
+    }
+}
+
 #[test]
 fn other_protocols_are_named() {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\x04\0\0\0\0\0";

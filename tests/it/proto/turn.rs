@@ -160,6 +160,7 @@ fn hosts_of_offers_and_polls() {
         ("Host: user@gw\r\n", false, false),
         ("Host: gw:x\r\n", false, false),
         ("Host: gw/\r\n", false, false),
+        ("Host: [gw, b\r\n", false, false),
     ] {
         for (rules, right) in [(rules(), default), (lax.clone(), when_lax)] {
             for lines in [TURN, ""] {
@@ -253,6 +254,8 @@ fn labels_and_origins() {
         "https://a?x",
         "https://a#x",
         "https://[::1",
+        "https://[",
+        "https://[a/b",
         "https://[x]",
         "https://ä",
         " https://a",

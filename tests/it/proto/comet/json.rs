@@ -767,6 +767,8 @@ fn trailers_travel_as_trailers() {
         let members: Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(members["trailers"], json!([["X-Sum", "1"], ["x-sum", "2"]]), "{members}");
     }
+    // Blanks around a value are no part of it, as they are none of a header's.
+    assert_eq!(text(with(&members.replace("\"1\"", "\" 1\\t\""))), format!("HTTP/1.1 200 OK\r\n{chunked}"));
     // Without a body there are none, and what must not trail does not.
     assert_eq!(show(&answer(with(trailers)).into_text(true)), show(b"HTTP/1.1 200 OK\r\n\r\n"));
     let forbidden =

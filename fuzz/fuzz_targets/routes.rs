@@ -1,0 +1,32 @@
+//! The file of routes: a mistake is one line that names a line of the file, and comments and blank lines change nothing.
+#![no_main]
+
+#[allow(dead_code)] // the command opens files, too
+#[path = "../../src/bin/ptth/config.rs"]
+mod config;
+
+use libfuzzer_sys::fuzz_target;
+use reverse_http::Routes;
+
+fuzz_target!(|input: &[u8]| {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let read =
+        |text: &str| config::routes_of_text("routes.toml", text, Routes::path()).map(|routes| (routes.table_len(), format!("{routes:?}")));
+    let routes = read(text);
+    match &routes {
+        Ok((len, _)) => {
+            assert!(toml::de::DeTable::parse(text).is_ok(), "what is taken is TOML");
+            assert!(*len <= text.matches("route").count());
+        }
+        Err(mistake) => {
+            let line = mistake.strip_prefix("routes.toml, line ").and_then(|rest| rest.split_once(": "));
+            let line: usize = line.and_then(|(line, what)| line.parse().ok().filter(|_| !what.is_empty())).expect(mistake);
+            assert!((1..=1 + text.matches('\n').count()).contains(&line), "{mistake}");
+            assert!(!mistake.contains(['\r', '\x1b', '\0']), "a mistake fits a log: {mistake:?}");
+        }
+    }
+    if let Ok(routes) = routes {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text); // a mark of UTF-8 stands at the start or nowhere
+        assert_eq!(read(&format!("# routes\n\n{text}\n# end\n")), Ok(routes), "comments change nothing");
+    }
+});
