@@ -62,6 +62,8 @@ mod support;
 #[cfg(feature = "cli")]
 mod survival;
 #[cfg(feature = "cli")]
+mod threats;
+#[cfg(feature = "cli")]
 mod threats_links;
 #[cfg(feature = "cli")]
 mod threats_visitors;

@@ -465,6 +465,34 @@ fn a_certificate_is_a_credential_for_its_names() {
     }
 }
 
+/// Where a certificate is optional, either will do, and neither will not.
+#[test]
+fn a_certificate_or_a_token_lets_a_device_in() {
+    let authority = Authority::new();
+    let drawn = Command::new(env!("CARGO_BIN_EXE_ptth")).args(["token", "desk"]).output().unwrap();
+    let drawn = String::from_utf8(drawn.stdout).unwrap();
+    let (token, line) = drawn.trim_end().split_once('\n').unwrap();
+    let dir = crate::support::TempDir::new("either");
+    let (tokens, shown) = (dir.0.join("tokens"), dir.0.join("token"));
+    std::fs::write(&tokens, format!("{line}\n")).unwrap();
+    std::fs::write(&shown, token).unwrap();
+    let optional = ["--devices-client-ca", authority.ca(), "--devices-client-cert", "optional", "--tokens", tokens.to_str().unwrap()];
+    let (gateway, _) = secure_gateway(&authority, &optional);
+    let lamp = authority.device("lamp", &["lamp"]);
+    let certificate = ["--cert", lamp.certificate(), "--key", lamp.key(), "--text", "hi"];
+    let _by_certificate = device(&authority, &gateway, "lamp", &certificate);
+    let _by_token = device(&authority, &gateway, "desk", &["--token-file", shown.to_str().unwrap(), "--text", "hi"]);
+    for (name, more, status) in [
+        ("lamp", &["--text", "hi"][..], "401"),
+        ("desk", &certificate, "403"),
+        ("lamp", &["--token-file", shown.to_str().unwrap(), "--text", "hi"], "403"),
+    ] {
+        let mut refused = dial(&gateway, name, &[&["--ca", authority.ca()], more].concat());
+        assert_eq!(refused.exit_code(), 3, "{name} {more:?}");
+        assert!(refused.stderr().contains(status), "{name} {more:?}: {}", refused.stderr());
+    }
+}
+
 #[test]
 fn a_renewed_certificate_is_the_same_device_and_another_is_not() {
     let authority = Authority::new();
