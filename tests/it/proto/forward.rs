@@ -285,6 +285,8 @@ fn hosts_are_normalised_once() {
     ] {
         assert_eq!(goes("GET", "/", "1.1", &format!("Host: {value}\r\n")), Ok((host.into(), port, value.into(), "/".into())), "{value}");
     }
+    let longest = "x".repeat(253);
+    assert_eq!(goes("GET", "/", "1.1", &format!("Host: {longest}\r\n")), Ok((longest.clone(), None, longest, "/".into())));
     for value in [
         "",
         ".",
