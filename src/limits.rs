@@ -81,6 +81,10 @@ limits! {
     message_bytes_max: usize = 8 * 1024 * 1024;
     /// Octets of all such messages that one gateway holds at once. Default 256 MiB. Beyond: 503 with `Retry-After`, to visitors and to devices.
     messages_bytes_max: usize = 256 * 1024 * 1024;
+    /// Octets of memory for what one gateway has read and not passed on yet: the buffers of all connections, and whole messages, whose `messages_bytes_max` is a
+    /// part of it. Default 1 GiB. When nine tenths are taken new requests get 503 with `Retry-After: 1`; what is in progress is bounded for each by
+    /// `read_ahead_bytes_max` and goes on.
+    memory_bytes_max: usize = 1024 * 1024 * 1024;
     /// Longest answer that a device keeps until the gateway has acknowledged it, so that it can be posted again. Default 1 MiB. A longer
     /// one is not repeated: its visitor sees an aborted message.
     answer_keep_bytes_max: usize = 1024 * 1024;
@@ -168,7 +172,7 @@ impl Limits {
     /// # Errors
     /// Names the first field that cannot work, and the least value that can.
     pub fn check(&self) -> Result<(), Error> {
-        let at_least: [(&str, usize, usize); 19] = [
+        let at_least: [(&str, usize, usize); 20] = [
             ("head_bytes_max", self.head_bytes_max, 256),
             ("fields_max", self.fields_max, 8),
             ("target_bytes_max", self.target_bytes_max, 1),
@@ -188,6 +192,7 @@ impl Limits {
             ("events_max", self.events_max, 1),
             ("message_bytes_max", self.message_bytes_max, 1024),
             ("messages_bytes_max", self.messages_bytes_max, self.message_bytes_max),
+            ("memory_bytes_max", self.memory_bytes_max, self.messages_bytes_max),
         ];
         for (name, value, least) in at_least {
             if value < least {

@@ -178,8 +178,8 @@ impl Budget {
         Held { budget: self.clone(), octets: 0 }
     }
 
-    #[cfg(test)]
-    pub(crate) fn is_taken(&self) -> usize {
+    /// What is taken of it now.
+    pub(crate) fn taken(&self) -> usize {
         self.taken.load(Relaxed)
     }
 
@@ -1086,6 +1086,7 @@ pub(crate) fn advance<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
 
 fn wait<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, rules: &Rules) {
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
+    [exchange.asking, exchange.answering].into_iter().flatten().for_each(|id| cx.tally(id)); // a step of one moves octets to the other
     let now = cx.now();
     if exchange.asking.is_some() && exchange.is_waiting() {
         return; // it waits for a connection; the role has set that deadline

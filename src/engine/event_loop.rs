@@ -329,6 +329,7 @@ pub(super) fn ready<R: Role>(peers: &mut Peers<R::State>, role: &mut R, id: Id) 
     } else if let Some(outcome) = peers.shake(id) {
         role.secured(peers, id, outcome);
     }
+    peers.tally(id);
 }
 
 pub(super) fn step_ready<R: Role>(peers: &mut Peers<R::State>, role: &mut R) {
@@ -357,6 +358,7 @@ pub(super) fn expire<R: Role>(peers: &mut Peers<R::State>, role: &mut R) {
                 let id = Id::from_bits(bits);
                 if peers.due(id, at) {
                     role.expired(peers, id);
+                    peers.tally(id);
                 }
             }
             Timer::Alarm(key) => role.alarm(peers, key),

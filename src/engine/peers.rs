@@ -120,6 +120,8 @@ pub(crate) struct Peer<T> {
     wake_up: Option<Instant>,
     /// Counted as long as it is here.
     place: Option<Place>,
+    /// What its buffers were last counted with.
+    charged: usize,
     /// Its TLS session is being made; nothing is read or written here meanwhile.
     handshake: Option<Handshake>,
 }
@@ -144,6 +146,7 @@ impl<T> Peer<T> {
             deadline: None,
             wake_up: None,
             place: None,
+            charged: 0,
             handshake: None,
         }
     }
@@ -379,6 +382,8 @@ pub(crate) struct Peers<T> {
     connections_max: usize,
     /// Connections that are in other hands and will come back, or end there.
     lent: usize,
+    /// Octets of all connections' buffers, as of their last steps.
+    buffered: usize,
     pub(super) closed_some: bool,
     pub(super) new_listeners: Vec<TcpListener>,
     listeners: usize,
@@ -401,6 +406,7 @@ impl<T> Peers<T> {
             scratch: vec![0; SCRATCH],
             connections_max: connections_max.min(Slab::<T>::CEILING),
             lent: 0,
+            buffered: 0,
             closed_some: false,
             new_listeners: Vec::new(),
             listeners: 0,
@@ -565,10 +571,24 @@ impl<T> Peers<T> {
             log::warn!("a connection could not be taken off the event loop: {e}");
         }
         self.closed_some = true;
+        self.buffered -= peer.charged;
         if peer.handshake.is_some() {
             self.handshakes.end();
         }
         Some((peer.stream, peer.input, peer.state))
+    }
+
+    /// Counts a connection's buffers anew, after a step.
+    pub(crate) fn tally(&mut self, id: Id) {
+        let Some(peer) = self.slab.get_mut(id) else { return };
+        let held = peer.input.capacity() + peer.output.capacity();
+        self.buffered = self.buffered - peer.charged + held;
+        peer.charged = held;
+    }
+
+    /// Octets of memory that all connections' buffers take.
+    pub(crate) fn buffered(&self) -> usize {
+        self.buffered
     }
 
     /// Closes a connection. What waits to be written is lost.

@@ -255,6 +255,7 @@ pub(super) struct Settings {
 
 /// The alarm that `new` puts into the table; whoever starts the loop sets it.
 pub(super) const FIRST_ALARM: u64 = 0;
+pub(super) const SHORT_OF_MEMORY: &str = "this gateway has taken nine tenths of memory_bytes_max; try again later";
 /// How often old names are forgotten.
 pub(super) const TICK: Duration = Duration::from_secs(30);
 
@@ -485,6 +486,10 @@ impl GatewayRole {
     fn borrow(&mut self, cx: &mut Peers<State>, name: String, wait: Duration, reply: Sender<Result<Loan, Error>>) {
         if self.draining {
             let _ = reply.send(Err(Error::stopped("this gateway is stopping; nothing new is sent")));
+            return;
+        }
+        if self.is_short_of_memory(cx) {
+            let _ = reply.send(Err(Error::full(SHORT_OF_MEMORY)));
             return;
         }
         while let Some(link) = self.take_link(cx, &name) {
@@ -804,6 +809,11 @@ impl GatewayRole {
         }
     }
 
+    /// Whether so much memory is taken that nothing new is begun.
+    pub(super) fn is_short_of_memory(&self, cx: &Peers<State>) -> bool {
+        cx.buffered() + self.budget.taken() > self.limits.memory_bytes_max / 10 * 9
+    }
+
     /// This exchange has to be over by then.
     pub(super) fn ends_by(&mut self, cx: &mut Peers<State>, key: Key, at: Instant) {
         self.ends.add(key, at, &self.exchanges);
@@ -1081,7 +1091,7 @@ impl GatewayRole {
         };
         none("exchanges", self.exchanges.len());
         none("events handed out", self.events.in_hand());
-        none("octets of the budget", self.budget.is_taken());
+        none("octets of the budget", self.budget.taken());
         none("links lent", self.lent.len());
         none("callers", self.callers.len());
         none("polls counted", self.stats.polls.load(Relaxed));

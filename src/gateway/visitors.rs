@@ -10,7 +10,7 @@ use crate::engine::peers::{Fetched, Id, Peers};
 use crate::engine::slab::Key;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::mailbox::MessageId;
-use crate::gateway::role::{Fate, GatewayRole, State};
+use crate::gateway::role::{Fate, GatewayRole, SHORT_OF_MEMORY, State};
 use crate::gateway::roster::Waiter;
 use crate::gateway::routes::{Found, Terms, ToDevice};
 use crate::gateway::tokens::CHALLENGES;
@@ -116,6 +116,11 @@ impl GatewayRole {
                 let fields = [("Cache-Control", "no-store"), ("Allow", "GET, HEAD")];
                 let fields = if allowed { &fields[..1] } else { &fields };
                 self.answer_visitor(cx, id, &LocalAnswer { fields, to_head, keep, ..LocalAnswer::new(status, text) });
+            }
+            Asked::Forward { exchange, .. } if self.is_short_of_memory(cx) => {
+                let (to_head, keep) = (exchange.is_head(), exchange.may_keep_asker());
+                let answer = LocalAnswer { to_head, keep, retry_after: Some(1), ..LocalAnswer::new(503, SHORT_OF_MEMORY) };
+                self.answer_visitor(cx, id, &LocalAnswer { error: Some("connection_limit_reached"), ..answer });
             }
             Asked::Forward { exchange, name } => self.begin(cx, id, *exchange, &name),
         }

@@ -79,13 +79,14 @@ fn gateways_may_be_a_list_in_the_environment_and_each_has_its_own_name() {
 fn a_refusal_ends_the_device_only_where_no_gateway_is_left() {
     let (one, two) = (RawGateway::start(), RawGateway::start());
     let refuse = |raw: &RawGateway, status: &str| raw.offer().0.write(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
-    let mut device = start(&one.url("lamp"), &["--gateway", &two.url("lamp")]);
+    let mut device = start(&one.url("lamp"), &["--gateway", &two.url("lamp"), "--links", "1..1"]); // no spare link that would meet what comes next
     refuse(&one, "403 Forbidden");
     device.expect_stderr("403");
     let mut peer = two.turn();
     assert_eq!(device.line(), connected(&two.url("lamp")));
     serves(&mut peer);
     assert!(!device.has_ended() && one.try_accept().is_none());
+    drop(device);
     // All refuse.
     let mut device = start(&one.url("lamp"), &["--gateway", &two.url("lamp")]);
     refuse(&one, "401 Unauthorized");

@@ -174,6 +174,9 @@ struct GatewayArgs {
     /// Requests that wait in line for one device, then 503
     #[arg(long, value_name = "N", default_value = "1024", value_parser = some_number, env = "PTTH_WAITING")]
     waiting: usize,
+    /// Octets of memory for what was read and not passed on yet; from nine tenths on new requests get 503
+    #[arg(long, value_name = "OCTETS", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 20..), env = "PTTH_MEMORY")]
+    memory: u64,
     /// Let several devices with the same credential have one name; requests go to them in turn
     #[arg(long, env = "PTTH_SHARED_NAMES", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     shared_names: bool,
@@ -486,6 +489,9 @@ fn drain(gateway: &Arc<Gateway>, told: mpsc::Receiver<i32>, supervisor: &Supervi
 fn limits_of(args: &GatewayArgs) -> Result<Limits, Failure> {
     let mut limits = Limits::default();
     limits.connections_max = affordable(args.connections)?;
+    limits.memory_bytes_max = usize::try_from(args.memory).unwrap_or(usize::MAX);
+    limits.messages_bytes_max = limits.messages_bytes_max.min(limits.memory_bytes_max / 2);
+    limits.message_bytes_max = limits.message_bytes_max.min(limits.messages_bytes_max);
     (limits.connections_per_address_max, limits.unauthenticated_max) = (args.connections_per_address, args.unauthenticated);
     (limits.heartbeat, limits.heartbeat_timeout, limits.poll_hold) = (args.heartbeat, args.heartbeat_timeout, args.poll_hold);
     (limits.wait_for_link, limits.first_octet_timeout) = (args.wait_for_link, args.first_octet);
