@@ -18,7 +18,9 @@ fn proxy_url(proxy: &RawGateway) -> String {
 
 #[track_caller]
 fn start(proxy: &RawGateway, more: &[&str]) -> Process {
-    Ptth::start(&[&["device", GATEWAY, "--proxy", &proxy_url(proxy), "--text", "x", "--backoff", "5ms..20ms"], more].concat())
+    let fixed = ["device", GATEWAY, "--proxy", &proxy_url(proxy), "--text", "x", "--backoff", "5ms..20ms"];
+    let mut command = Ptth::command(&[&fixed[..], more].concat());
+    Process::start(command.env("PTTH_LINKS", "1..1")) // a spare link would meet what is meant for the next
 }
 
 /// The next connection, which asks for a tunnel to the gateway and says nothing before it has one.

@@ -14,7 +14,9 @@ const QUICK: &[&str] = &["--text", "x", "--backoff", "5ms..20ms"];
 
 #[track_caller]
 fn start(url: &str, more: &[&str]) -> Process {
-    Ptth::start(&[&["device", url], QUICK, more].concat())
+    // One link, unless a test says otherwise: a spare one would meet what is meant for the next.
+    let mut command = Ptth::command(&[&["device", url], QUICK, more].concat());
+    Process::start(command.env("PTTH_LINKS", "1..1"))
 }
 
 /// Fails unless the link is served.
@@ -79,7 +81,7 @@ fn gateways_may_be_a_list_in_the_environment_and_each_has_its_own_name() {
 fn a_refusal_ends_the_device_only_where_no_gateway_is_left() {
     let (one, two) = (RawGateway::start(), RawGateway::start());
     let refuse = |raw: &RawGateway, status: &str| raw.offer().0.write(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
-    let mut device = start(&one.url("lamp"), &["--gateway", &two.url("lamp"), "--links", "1..1"]); // no spare link that would meet what comes next
+    let mut device = start(&one.url("lamp"), &["--gateway", &two.url("lamp")]);
     refuse(&one, "403 Forbidden");
     device.expect_stderr("403");
     let mut peer = two.turn();
