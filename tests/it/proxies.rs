@@ -3,11 +3,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::process::{Process, get};
-use crate::support::{Gateway, Head, Ptth, RawGateway, RawPeer, SWITCH, each_row, eventually};
+use crate::support::{Gateway, Head, Ptth, RawGateway, RawPeer, SWITCH, TempDir, each_row, eventually, free_port, need, program};
 
 const GATEWAY: &str = "http://gw.example:9999/lamp"; // no name server knows it: only a proxy could
 const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
@@ -131,7 +132,7 @@ fn a_silent_proxy_has_its_time() {
     assert!(began.elapsed() < Duration::from_millis(1300), "{:?}", began.elapsed());
     device.expect_stderr("did not answer CONNECT within proxy_timeout");
     // Nobody at all is told apart from a gateway that is not there.
-    let nobody = format!("http://127.0.0.1:{}", crate::support::free_port());
+    let nobody = format!("http://127.0.0.1:{}", free_port());
     let device = Ptth::start(&["device", GATEWAY, "--proxy", &nobody, "--text", "x", "--backoff", "5ms..20ms"]);
     device.expect_stderr(&format!("proxy {} on the way to gateway {GATEWAY} cannot be reached", nobody.trim_start_matches("http://")));
 }
@@ -195,6 +196,36 @@ fn links_and_polls_reach_a_real_gateway_through_a_proxy() {
     let heads = proxy.heads.lock().unwrap();
     assert!(heads.len() >= 4, "{}", heads.len()); // two links, two polls
     assert!(heads.iter().all(|head| head.start == format!("CONNECT {} HTTP/1.1", gateway.devices)));
+}
+
+#[test]
+fn tinyproxy_opens_tunnels_for_who_has_the_password() {
+    if !need("tinyproxy") {
+        return;
+    }
+    let gateway = Gateway::start(&[]);
+    let (dir, port) = (TempDir::new("tinyproxy"), free_port());
+    let file = dir.0.join("tinyproxy.conf");
+    // It runs as who started it; CONNECT to any port.
+    std::fs::write(&file, format!("Port {port}\nListen 127.0.0.1\nTimeout 60\nAllow 127.0.0.1\nBasicAuth me hunter2\nLogLevel Warning\n"))
+        .unwrap();
+    let _proxy = Process::start(Command::new(program("tinyproxy")).arg("-d").arg("-c").arg(&file));
+    eventually("tinyproxy listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+    let device = |name: &str, credentials: &str, more: &[&str]| {
+        let url = gateway.device_url(name);
+        let mut command = Ptth::command(&[&["device", &url, "--text", "on", "--backoff", "10ms..200ms"], more].concat());
+        Process::start(command.env("http_proxy", format!("http://{credentials}127.0.0.1:{port}")))
+    };
+    let turned = device("turned", "me:hunter2@", &[]);
+    assert!(turned.line().ends_with("(PTTH/1.0 turn)"));
+    let polled = device("polled", "me:hunter2@", &["--fallback", "only"]);
+    assert!(polled.line().contains("(COMET "));
+    for _ in 0..5 {
+        gateway.get("/turned/x").expect_ok("on");
+        gateway.get("/polled/x").expect_ok("on");
+    }
+    device("none", "", &[]).expect_stderr("it wants credentials");
+    device("wrong", "me:wrong@", &[]).expect_stderr("answered CONNECT with 4");
 }
 
 #[test]

@@ -698,6 +698,7 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
                 SIGHUP => {
                     supervisor.reloading();
                     running.retry_now();
+                    log::info!("SIGHUP: what is wanted is dialled now");
                     supervisor.reloaded();
                 }
                 _ => {
