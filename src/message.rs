@@ -339,6 +339,12 @@ pub(crate) fn write_request_head(out: &mut Vec<u8>, parts: &http::request::Parts
         Some(0) => Framing::Empty,
         Some(length) => Framing::Length(length),
     };
+    if target == "*" && framing != Framing::Empty {
+        return Err(Refusal::new(
+            400,
+            "OPTIONS * has no body: a device takes it for a heartbeat, and an old one reads the body as its next request",
+        ));
+    }
     let announces_empty = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
     write_framing(out, framing, announces_empty.then_some(0))?;
     let close = lists_close(&parts.headers);

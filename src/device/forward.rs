@@ -15,9 +15,9 @@ use crate::engine::slab::Key;
 use crate::error::Error;
 use crate::error::Refusal;
 use crate::limits::Limits;
-use crate::proto::body;
 use crate::proto::forward::{self, RequestRules};
-use crate::proto::head::{self, RequestHead};
+use crate::proto::framed::FramedRequest;
+use crate::proto::head;
 use crate::relay::{self, Exchange, LocalAnswer};
 use crate::stream::Stream;
 use std::time::Instant;
@@ -81,8 +81,8 @@ pub(crate) enum Local {
 }
 
 /// What a gateway's request becomes for the local server.
-pub(super) fn plan(asking: Id, request: &RequestHead<'_>, target: &Target, limits: &Limits, now: Instant) -> Result<Exchange, Refusal> {
-    let framing = body::of_request(request)?;
+pub(super) fn plan(asking: Id, request: &FramedRequest<'_>, target: &Target, limits: &Limits, now: Instant) -> Result<Exchange, Refusal> {
+    let framing = request.framing();
     let came = head::one_host(&request.fields)?.and_then(|h| std::str::from_utf8(h).ok()).filter(|h| !h.is_empty());
     let host = target.host_header.as_deref().or(came).unwrap_or(&target.authority);
     let rules = RequestRules {

@@ -36,8 +36,9 @@ use crate::link::{DeviceLink, Lingered, Next};
 use crate::message::Body;
 use crate::proto::body::{self, Framing};
 use crate::proto::comet;
+use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds, ResponseHead};
-use crate::proto::heartbeat;
+use crate::proto::heartbeat::{self, Heartbeat};
 use crate::proto::turn::{self, Encoding, Fallback, OfferPlan, Verdict, Way};
 use crate::relay::{self, Exchange, Lingering, LocalAnswer, Relaying, Rules};
 use crate::stream::{Broken, Channel, Connector, Shared, Stream};
@@ -1222,7 +1223,8 @@ impl DeviceRole {
         match step {
             None | Some(Came::Request(_) | Came::NotYet) => {}
             Some(Came::Gone(why)) => self.link_gone(cx, id, why),
-            Some(Came::Heartbeat { close }) => self.answer_heartbeat(cx, id, close),
+            Some(Came::Heartbeat(Heartbeat::Alive)) => self.answer_heartbeat(cx, id),
+            Some(Came::Heartbeat(Heartbeat::Farewell)) => self.farewell(cx, id),
             Some(Came::Refused(refusal)) => {
                 self.answer_link(cx, id, &LocalAnswer::new(refusal.status, &refusal.reason));
             }
@@ -1255,11 +1257,18 @@ impl DeviceRole {
                 }
                 Came::NotYet
             }
-            Ok(Some(request)) => {
-                if heartbeat::is_heartbeat(&request) {
-                    peer.keep(&octets[request.len..]);
-                    let close = !head::keeps_alive(request.minor, &request.fields);
-                    return Came::Heartbeat { close };
+            Ok(Some(head)) => {
+                let request = match FramedRequest::of(head) {
+                    Ok(request) => request,
+                    Err(refusal) => return Came::Refused(refusal),
+                };
+                match heartbeat::recognise(&request) {
+                    Err(refusal) => return Came::Refused(refusal),
+                    Ok(Some(heartbeat)) => {
+                        peer.keep(&octets[request.len..]);
+                        return Came::Heartbeat(heartbeat);
+                    }
+                    Ok(None) => {}
                 }
                 let Service::Forward(target) = &self.service else { return Came::Request(filled) };
                 match forward::plan(id, &request, target, &self.limits, now) {
@@ -1273,10 +1282,7 @@ impl DeviceRole {
         }
     }
 
-    fn answer_heartbeat(&mut self, cx: &mut Peers<State>, id: Id, close: bool) {
-        if close {
-            return self.farewell(cx, id);
-        }
+    fn answer_heartbeat(&mut self, cx: &mut Peers<State>, id: Id) {
         let date = cx.date().to_owned();
         let Some(peer) = cx.get_mut(id) else { return };
         heartbeat::write_answer(peer.output(), &date, false);
@@ -1518,9 +1524,7 @@ pub(super) fn dial_stage(cx: &mut Peers<State>, id: Id, stage: Stage) {
 enum Came {
     NotYet,
     Gone(Why),
-    Heartbeat {
-        close: bool,
-    },
+    Heartbeat(Heartbeat),
     Refused(crate::error::Refusal),
     /// A whole head (so many octets of the scratch buffer) for program code.
     Request(usize),

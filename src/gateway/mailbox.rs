@@ -25,7 +25,8 @@ use crate::gateway::visitors::Visitor;
 use crate::limits::Limits;
 use crate::proto::body::{Decoder, Framing, Piece};
 use crate::proto::comet::{self, Answer};
-use crate::proto::head::{self, RequestHead, reason_phrase, write_field, write_status_line};
+use crate::proto::framed::FramedRequest;
+use crate::proto::head::{self, reason_phrase, write_field, write_status_line};
 use crate::proto::turn::{Encoding, MESSAGE_ID, Way, hex};
 use crate::relay::{self, Collected, Exchange, Gathering, Held, LocalAnswer, Waits};
 
@@ -57,7 +58,8 @@ pub(crate) struct Knock {
 }
 
 impl Knock {
-    pub(super) fn read(request: &RequestHead<'_>, framing: Framing, turns: bool, origin: Option<String>) -> Result<Self, Refusal> {
+    pub(super) fn read(request: &FramedRequest<'_>, turns: bool, origin: Option<String>) -> Result<Self, Refusal> {
+        let framing = request.framing();
         let id = comet::id_of(&request.fields)?.map(str::to_owned);
         if request.fields.all("Content-Type").count() > 1 {
             return Err(Refusal::new(400, "there is more than one Content-Type"));

@@ -19,7 +19,7 @@ use crate::gateway::role::{Alarm, Command, GatewayRole, Handle, LentOut, State};
 use crate::gateway::roster::{Denied, Holder, Registered, Waiter};
 use crate::gateway::{EventKind, Grant, Offer, Reject};
 use crate::link::GatewayLink;
-use crate::proto::body::{self, Framing};
+use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
 use crate::proto::heartbeat;
 use crate::proto::turn::{self, Decision, Fallback, Name, Way};
@@ -144,44 +144,50 @@ impl GatewayRole {
             }
             Ok(Some(request)) => {
                 peer.keep(&octets[request.len..]);
-                self.admit_page(&request, filled)
+                match self.page(&request.fields) {
+                    Ok(origin) => self.recognise(request, filled, origin),
+                    Err(refusal) => Arrived::Refused(refusal, None),
+                }
             }
         }
     }
 
-    /// protocol.md §1.3, in this order: the page's `Origin`, what the request is, its body, what came behind it.
-    fn admit_page(&self, request: &head::RequestHead<'_>, filled: usize) -> Arrived {
-        let mut origins = request.fields.all("Origin");
+    /// The page that sent a request, where the operator lists it. A refusal of any other ends the connection, whatever its request is.
+    fn page(&self, fields: &head::Fields<'_>) -> Result<Option<String>, Refusal> {
+        let mut origins = fields.all("Origin");
         let origin = match (origins.next(), origins.next()) {
             (None, _) => None,
             (Some(origin), None) => self.cors_origins.iter().find(|listed| listed.as_bytes() == origin),
             _ => None,
         };
-        if origin.is_none() && request.fields.get("Origin").is_some() {
-            return Arrived::Refused(
-                Refusal::new(403, "a web page may not use this port: its Origin is not listed by the operator (--cors-origin)"),
-                None,
-            );
+        if origin.is_none() && fields.get("Origin").is_some() {
+            return Err(Refusal::new(403, "a web page may not use this port: its Origin is not listed by the operator (--cors-origin)"));
         }
-        let origin = origin.cloned();
+        Ok(origin.cloned())
+    }
+
+    /// protocol.md §1.3, in this order: its framing, what the request is, its body, what came behind it.
+    fn recognise(&self, request: head::RequestHead<'_>, filled: usize, origin: Option<String>) -> Arrived {
+        let request = match FramedRequest::of(request) {
+            Ok(request) => request,
+            Err(refusal) => return Arrived::Refused(refusal, origin),
+        };
         match origin {
             Some(origin) if request.method == "OPTIONS" && request.fields.get("Access-Control-Request-Method").is_some() => {
-                match body::of_request(request) {
-                    Ok(Framing::Empty) => Arrived::Preflight { origin, keep: head::keeps_alive(request.minor, &request.fields) },
-                    // Nobody reads it, so its octets would be taken for the next request.
-                    Ok(_) => Arrived::Refused(Refusal::new(400, "a preflight request (OPTIONS) has no body"), Some(origin)),
-                    Err(refusal) => Arrived::Refused(refusal, Some(origin)),
+                match request.has_body() {
+                    false => Arrived::Preflight { origin, keep: head::keeps_alive(request.minor, &request.fields) },
+                    // Nobody reads it, so its bytes would be taken for the next request.
+                    true => Arrived::Refused(Refusal::new(400, "a preflight request (OPTIONS) has no body"), Some(origin)),
                 }
             }
-            origin => match self.judge(request, filled, origin.clone()) {
+            origin => match self.judge(&request, filled, origin.clone()) {
                 Ok((offer, knock)) => Arrived::Knock(offer, Box::new(knock)),
                 Err(refusal) => Arrived::Refused(refusal, origin),
             },
         }
     }
 
-    fn judge(&self, request: &head::RequestHead<'_>, filled: usize, origin: Option<String>) -> Result<(Box<turn::Offer>, Knock), Refusal> {
-        let framing = body::of_request(request)?;
+    fn judge(&self, request: &FramedRequest<'_>, filled: usize, origin: Option<String>) -> Result<(Box<turn::Offer>, Knock), Refusal> {
         let decided = turn::decide(request, &self.offer_rules)?;
         let (offer, turns) = match decided {
             Decision::Turn(offer) => (offer, self.fallback != Fallback::Only),
@@ -194,14 +200,14 @@ impl GatewayRole {
                     "this gateway only takes devices that turn their connection: send Upgrade: PTTH/1.0 and Connection: Upgrade with HTTP/1.1",
                 ));
             }
-            if framing != Framing::Empty {
+            if request.has_body() {
                 return Err(Refusal::new(400, "an offer has to come without a body; send Content-Length: 0"));
             }
         }
-        if framing == Framing::Empty && filled > request.len {
+        if !request.has_body() && filled > request.len {
             return Err(Refusal::new(400, EARLY));
         }
-        let knock = Knock::read(request, framing, turns, origin)?;
+        let knock = Knock::read(request, turns, origin)?;
         Ok((offer, knock))
     }
 

@@ -14,10 +14,11 @@ use crate::gateway::role::{Fate, GatewayRole, SHORT_OF_MEMORY, State};
 use crate::gateway::roster::Waiter;
 use crate::gateway::routes::{Found, Terms, ToDevice};
 use crate::gateway::tokens::CHALLENGES;
-use crate::proto::body::{self, Framing};
+use crate::proto::body::Framing;
 use crate::proto::forward::{self, Destination, Forwarded, RequestRules};
 use crate::proto::forwarded::Said;
-use crate::proto::head::{self, LineEnds, RequestHead};
+use crate::proto::framed::FramedRequest;
+use crate::proto::head::{self, LineEnds};
 use crate::relay::{self, Exchange, LocalAnswer, Waits};
 
 const NO_VISITOR_TOKEN: &str =
@@ -77,6 +78,10 @@ enum Asked {
         to_head: bool,
         keep: bool,
     },
+    /// `OPTIONS *`: it concerns this gateway itself. On a link it would be a heartbeat, so no device ever gets it.
+    Server {
+        keep: bool,
+    },
     Forward {
         exchange: Box<Exchange>,
         name: String,
@@ -117,6 +122,10 @@ impl GatewayRole {
                 let fields = if allowed { &fields[..1] } else { &fields };
                 self.answer_visitor(cx, id, &LocalAnswer { fields, to_head, keep, ..LocalAnswer::new(status, text) });
             }
+            Asked::Server { keep } => {
+                let text = "this gateway answers OPTIONS * itself; ask for a path to reach a device";
+                self.answer_visitor(cx, id, &LocalAnswer { keep, ..LocalAnswer::new(200, text) });
+            }
             Asked::Forward { exchange, .. } if self.is_short_of_memory(cx) => {
                 let (to_head, keep) = (exchange.is_head(), exchange.may_keep_asker());
                 let answer = LocalAnswer { to_head, keep, retry_after: Some(1), ..LocalAnswer::new(503, SHORT_OF_MEMORY) };
@@ -154,20 +163,21 @@ impl GatewayRole {
             }
             Ok(Some(request)) => {
                 peer.keep(&octets[request.len..]);
-                self.plan(id, &request, &face, now)
+                let to_head = request.method == "HEAD";
+                match FramedRequest::of(request) {
+                    Ok(request) => self.plan(id, &request, &face, now),
+                    Err(refusal) => Asked::Refused { refusal, to_head, keep: false },
+                }
             }
         }
     }
 
-    fn plan(&self, id: Id, request: &RequestHead<'_>, face: &Face, now: Instant) -> Asked {
+    fn plan(&self, id: Id, request: &FramedRequest<'_>, face: &Face, now: Instant) -> Asked {
         let to_head = request.method == "HEAD";
-        let framing = match body::of_request(request) {
-            Ok(framing) => framing,
-            Err(refusal) => return Asked::Refused { refusal, to_head, keep: false },
-        };
+        let framing = request.framing();
         let (listener, from, trusted, secure) = match face {
             Face::Visitors { listener, from, trusted, secure } => (*listener, *from, *trusted, *secure),
-            Face::Program { name, .. } => return self.plan_for_program(id, request, framing, name, now),
+            Face::Program { name, .. } => return self.plan_for_program(id, request, name, now),
         };
         // For HTTP/1.0 only a relayed answer says `keep-alive`; without that word it ends the connection (RFC 9112 appendix C.2.2).
         let keep =
@@ -178,14 +188,17 @@ impl GatewayRole {
             known => known.flatten(),
         };
         let said = trusted.then(|| Said::read(&request.fields));
-        let planned = forward::destination(request)
-            .map_err(|r| (r, false))
-            .and_then(|to| Ok((self.route(request.method, &to, listener, secure, said.as_ref()).map_err(|r| (r, keep))?, to)));
-        let (ToDevice { name, target, prefix, terms }, to) = match planned {
-            Err((refusal, keep)) => return Asked::Refused { keep: keep && matches!(refusal.status, 404 | 503), refusal, to_head },
-            Ok((Found::Health, _)) => return Asked::Health { allowed: matches!(request.method, "GET" | "HEAD"), to_head, keep },
-            Ok((Found::AddSlash(location), _)) => return Asked::Redirect { location, to_head, keep },
-            Ok((Found::Device(device), to)) => (device, to),
+        let to = match forward::destination(request) {
+            Ok(to) if to.target == "*" => return Asked::Server { keep },
+            Ok(to) => to,
+            Err(refusal) => return Asked::Refused { refusal, to_head, keep: false },
+        };
+        let planned = self.route(request.method, &to, listener, secure, said.as_ref());
+        let ToDevice { name, target, prefix, terms } = match planned {
+            Err(refusal) => return Asked::Refused { keep: keep && matches!(refusal.status, 404 | 503), refusal, to_head },
+            Ok(Found::Health) => return Asked::Health { allowed: matches!(request.method, "GET" | "HEAD"), to_head, keep },
+            Ok(Found::AddSlash(location)) => return Asked::Redirect { location, to_head, keep },
+            Ok(Found::Device(device)) => device,
         };
         if digest.is_some_and(|digest| !self.visitor_may(&digest, &name)) {
             return Asked::Refused { refusal: Refusal::new(403, "this token is not for this device"), to_head, keep };
@@ -250,7 +263,8 @@ impl GatewayRole {
     }
 
     /// A program's own request: it goes on as it was written.
-    fn plan_for_program(&self, id: Id, request: &RequestHead<'_>, framing: Framing, name: &str, now: Instant) -> Asked {
+    fn plan_for_program(&self, id: Id, request: &FramedRequest<'_>, name: &str, now: Instant) -> Asked {
+        let framing = request.framing();
         let host = request.fields.get("Host").and_then(|host| std::str::from_utf8(host).ok()).unwrap_or_default();
         let mut head = Vec::with_capacity(request.len + 16);
         let planned = forward::origin_form(request).and_then(|target| {

@@ -10,9 +10,10 @@ use crate::limits::Limits;
 use crate::link::send::{Pen, SendFault, WireBody};
 use crate::link::wire::{Expectation, HeadFault, Line, Patience, Side, Wire, header_map, is_timeout};
 use crate::message::{Asked, Body, write_refusal, write_response_head};
-use crate::proto::body::{self, Framing};
+use crate::proto::body::Framing;
+use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds, RequestHead};
-use crate::proto::heartbeat::is_heartbeat;
+use crate::proto::heartbeat;
 use crate::proto::turn::foreign_protocol;
 use crate::stream::{Stream, Transport};
 
@@ -200,7 +201,7 @@ impl<S: Transport + 'static> DeviceLink<S> {
         }
     }
 
-    /// Whether what was read of the next request is a heartbeat's beginning.
+    /// Whether what was read of the next request begins as a heartbeat does: then the loop reads it. Nothing is decided about the message here.
     pub(crate) fn heartbeat_waits(&self) -> bool {
         self.line.lock().inbox.octets().trim_ascii_start().starts_with(b"OPTIONS * ")
     }
@@ -375,14 +376,15 @@ impl<S: Transport + 'static> std::fmt::Debug for DeviceLink<S> {
 
 fn read_request(octets: &[u8], limits: &Limits) -> Result<Option<(Question, usize)>, Refusal> {
     let Some(head) = head::request(octets, limits, LineEnds::Crlf)? else { return Ok(None) };
-    Ok(Some((question(&head)?, head.len)))
+    let len = head.len;
+    Ok(Some((question(&FramedRequest::of(head)?)?, len)))
 }
 
-fn question(head: &RequestHead<'_>) -> Result<Question, Refusal> {
+fn question(head: &FramedRequest<'_>) -> Result<Question, Refusal> {
     if head.fields.all("host").count() > 1 {
         return Err(Refusal::new(400, "several Host fields; a request has one (RFC 9112 §3.2)"));
     }
-    let framing = body::of_request(head)?;
+    let is_heartbeat = heartbeat::recognise(head)?.is_some();
     let mut request = Request::new(());
     *request.method_mut() = method(head.method)?;
     *request.uri_mut() = uri(head)?;
@@ -393,7 +395,7 @@ fn question(head: &RequestHead<'_>) -> Result<Question, Refusal> {
     let upgrade = head.minor > 0 && head.fields.lists("connection", "upgrade") && head.fields.get("upgrade").is_some();
     let expects_continue = head.minor > 0 && head.fields.lists("expect", "100-continue");
     let pending = Pending { asked, upgrade };
-    Ok(Question { request, framing, pending, expects_continue, is_heartbeat: is_heartbeat(head) })
+    Ok(Question { request, framing: head.framing(), pending, expects_continue, is_heartbeat })
 }
 
 fn method(text: &str) -> Result<Method, Refusal> {

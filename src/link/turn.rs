@@ -11,7 +11,8 @@ use crate::link::gateway::GatewayLink;
 use crate::link::wire::{HeadFault, Patience, Side, Wire};
 use crate::message::write_refusal;
 use crate::proto::body::{self, Framing};
-use crate::proto::head::{self, LineEnds, RequestHead};
+use crate::proto::framed::FramedRequest;
+use crate::proto::head::{self, LineEnds};
 use crate::proto::turn::{self, Decision, Dialect, Offer, OfferPlan, OfferRules, Verdict, foreign_protocol};
 use crate::stream::Transport;
 
@@ -144,13 +145,13 @@ pub fn receive<S: Transport + 'static>(stream: S, rules: &OfferRules, limits: Ar
 #[allow(clippy::type_complexity, reason = "the shape that read_head asks for")]
 fn read_offer(octets: &[u8], limits: &Limits, rules: &OfferRules) -> Result<Option<(Result<(Offer, Dialect), Refusal>, usize)>, Refusal> {
     let Some(head) = head::request(octets, limits, LineEnds::Crlf)? else { return Ok(None) };
-    Ok(Some((decide(&head, rules), head.len)))
+    let len = head.len;
+    Ok(Some((FramedRequest::of(head).and_then(|request| decide(&request, rules)), len)))
 }
 
-fn decide(head: &RequestHead<'_>, rules: &OfferRules) -> Result<(Offer, Dialect), Refusal> {
-    let framing = body::of_request(head)?;
-    match turn::decide(head, rules)? {
-        Decision::Turn(_) if framing != Framing::Empty => Err(Refusal::new(400, "an offer with a body; an offer has none")),
+fn decide(request: &FramedRequest<'_>, rules: &OfferRules) -> Result<(Offer, Dialect), Refusal> {
+    match turn::decide(request, rules)? {
+        Decision::Turn(_) if request.has_body() => Err(Refusal::new(400, "an offer with a body; an offer has none")),
         Decision::Turn(offer) => {
             let dialect = rules.dialects.get(offer.dialect).cloned();
             Ok((*offer, dialect.ok_or_else(|| Refusal::new(500, "the offer's dialect is not in the table"))?))

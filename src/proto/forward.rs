@@ -10,6 +10,8 @@ use crate::proto::head::{
     same_name, write_field, write_request_line, write_status_line,
 };
 
+use crate::proto::framed::FramedRequest;
+
 pub use crate::proto::forwarded::Forwarded;
 
 /// How a request is forwarded.
@@ -43,13 +45,16 @@ pub struct RequestRules<'a> {
 /// no forwarding field of ours and stays.
 ///
 /// # Errors
-/// 400 where something cannot be written, or `Connection` names more fields than anyone has. Nothing is appended then.
+/// 400 where something cannot be written, `OPTIONS *` has a body, or `Connection` names more fields than anyone has. Nothing is appended then.
 pub fn request(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Framing, rules: &RequestRules<'_>) -> Result<(), Refusal> {
     let start = out.len();
     request_lines(out, head, framing, rules).inspect_err(|_| out.truncate(start))
 }
 
 fn request_lines(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Framing, rules: &RequestRules<'_>) -> Result<(), Refusal> {
+    if rules.target == "*" && framing != Framing::Empty {
+        return Err(Refusal::new(400, SERVER_BODY));
+    }
     let named = Named::by_connection(&head.fields).ok_or_else(|| Refusal::new(400, TOO_MANY_NAMED))?;
     write_request_line(out, head.method, rules.target)?;
     write_field(out, "Host", rules.host.as_bytes())?;
@@ -203,6 +208,9 @@ fn survives(name: &str) -> bool {
 /// Most fields that `Connection` may name besides the usual options. So many times every name is compared, so it is small.
 const NAMED_MAX: usize = 16;
 
+/// A device takes `OPTIONS *` for a heartbeat, and an old one reads its body as the next request.
+const SERVER_BODY: &str = "OPTIONS * goes without a body to a device";
+
 const TOO_MANY_NAMED: &str = "Connection names more than 16 fields";
 
 /// The options of `Connection` that name fields.
@@ -328,7 +336,7 @@ pub struct Destination<'a> {
 /// # Errors
 /// 400: no, several or invalid `Host`; userinfo; authority form; a target that is none of the forms; a `#` fragment; a path segment `..` or `.` (raw or
 /// encoded `%2e`), a backslash, a `%` without two hex digits, `%00`. 501 for CONNECT.
-pub fn destination<'a>(head: &RequestHead<'a>) -> Result<Destination<'a>, Refusal> {
+pub fn destination<'a>(head: &FramedRequest<'a>) -> Result<Destination<'a>, Refusal> {
     let (named, target) = split_target(head)?;
     let host = match one_host(&head.fields)? {
         Some(host) if head.minor == 1 || !host.is_empty() => Some(authority(host)?),
@@ -352,7 +360,7 @@ pub fn destination<'a>(head: &RequestHead<'a>) -> Result<Destination<'a>, Refusa
 ///
 /// # Errors
 /// As [`destination`], but for what it says of `Host`.
-pub fn origin_form<'a>(head: &RequestHead<'a>) -> Result<&'a str, Refusal> {
+pub fn origin_form<'a>(head: &FramedRequest<'a>) -> Result<&'a str, Refusal> {
     split_target(head).map(|(_, target)| target)
 }
 

@@ -1,6 +1,8 @@
 //! The sign of life on an idle link (protocol.md §1.5): `OPTIONS *`, answered by the device itself and never shown to a handler.
 
-use crate::proto::head::RequestHead;
+use crate::error::Refusal;
+use crate::proto::framed::FramedRequest;
+use crate::proto::head;
 
 /// What a gateway asks an idle link after some silence. Any complete answer proves life.
 pub const REQUEST: &[u8] = b"OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n";
@@ -8,9 +10,33 @@ pub const REQUEST: &[u8] = b"OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n";
 /// What a gateway tells an idle link that is to go: its session was replaced, or the gateway stops.
 pub const FAREWELL: &[u8] = b"OPTIONS * HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n";
 
-/// Whether a request is a heartbeat.
-pub fn is_heartbeat(request: &RequestHead<'_>) -> bool {
+/// What a gateway asks of an idle link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heartbeat {
+    /// A sign of life.
+    Alive,
+    /// To go: the link ends behind the answer.
+    Farewell,
+}
+
+/// Returns true for a request that concerns the server as a whole (RFC 9110 §9.3.7). On a link it is a heartbeat, so a gateway never forwards one.
+pub fn asks_server(request: &FramedRequest<'_>) -> bool {
     request.method == "OPTIONS" && request.target == "*"
+}
+
+/// What a request asks of an idle link; `None`: it is no heartbeat.
+///
+/// # Errors
+/// 400: it is a heartbeat with a body. Nobody reads that body, so its bytes would be taken for the next request; the link has to end.
+pub fn recognise(request: &FramedRequest<'_>) -> Result<Option<Heartbeat>, Refusal> {
+    if !asks_server(request) {
+        return Ok(None);
+    }
+    if request.has_body() {
+        return Err(Refusal::new(400, "a heartbeat (OPTIONS *) has no body; this one announces one"));
+    }
+    let keeps = head::keeps_alive(request.minor, &request.fields);
+    Ok(Some(if keeps { Heartbeat::Alive } else { Heartbeat::Farewell }))
 }
 
 /// Appends our device's answer: 204, with `Connection: close` where the link goes. `date` is an IMF-fixdate.

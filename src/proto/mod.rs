@@ -7,6 +7,7 @@ pub mod body;
 pub mod comet;
 pub mod forward;
 pub mod forwarded;
+pub mod framed;
 pub mod head;
 pub mod heartbeat;
 pub mod turn;

@@ -11,6 +11,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::Refusal;
+use crate::proto::framed::FramedRequest;
 pub use crate::proto::head::foreign_protocol;
 use crate::proto::head::{
     Fields, RequestHead, ResponseHead, authority, is_token, one_host, same_name, shown, trim, write_field, write_request_line,
@@ -336,7 +337,7 @@ pub enum Decision {
 /// # Errors
 /// 400 (malformed offer, bad name, missing `Host`, ALPN without `http/1.1`, offer whose `Connection` does not list
 /// `upgrade`, where that is asked), 405 (a method that neither polls nor offers; the caller adds `Allow: POST`). Framing and body are the caller's business.
-pub fn decide(head: &RequestHead<'_>, rules: &OfferRules) -> Result<Decision, Refusal> {
+pub fn decide(head: &FramedRequest<'_>, rules: &OfferRules) -> Result<Decision, Refusal> {
     // RFC 9110 §7.8: Upgrade in an HTTP/1.0 request is ignored.
     let offered = if head.minor == 0 { None } else { offered(&head.fields, &rules.dialects) };
     let Some((token, row, dialect)) = offered else {

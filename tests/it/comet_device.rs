@@ -1476,6 +1476,29 @@ fn handlers_serve_polls_as_they_serve_links() {
 }
 
 #[test]
+fn an_event_that_is_a_heartbeat_with_a_body_is_refused_whole() {
+    let raw = RawGateway::start();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let paths = seen.clone();
+    let device = quick(&raw).build().unwrap();
+    let running = device
+        .spawn(move |request| {
+            paths.lock().unwrap().push(request.uri().path().to_owned());
+            Response::new(Body::from("yes"))
+        })
+        .unwrap();
+    let mut peer = fall_back(&raw);
+    let body = "GET /chosen HTTP/1.1\r\nHost: a\r\nX: ";
+    let octets = format!("OPTIONS * HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    peer.write(event("beat", octets));
+    assert_eq!(answer(&mut peer, "beat").0, "HTTP/1.1 400 Bad Request");
+    peer.write(event("after", get("/after")));
+    assert_eq!(answer(&mut peer, "after").1, b"yes");
+    running.stop();
+    assert_eq!(*seen.lock().unwrap(), ["/after"], "nothing of the body was a request");
+}
+
+#[test]
 fn a_program_receives_events_itself() {
     let raw = RawGateway::start();
     let device = quick(&raw).build().unwrap();

@@ -28,6 +28,8 @@ mod drain;
 #[cfg(feature = "cli")]
 mod files;
 #[cfg(feature = "cli")]
+mod framing_first;
+#[cfg(feature = "cli")]
 mod gateway_wire;
 #[cfg(feature = "cli")]
 mod identity;

@@ -38,8 +38,8 @@ fn every_threat_has_its_tests() {
             assert!(tests.contains(&format!("fn {name}() {{\n")), "T{number}: no test {name}");
         }
     }
-    let expected: BTreeSet<u32> = (1..=46).filter(|n| ![33, 34, 44, 45].contains(n)).collect();
-    assert_eq!(rows, expected);
+    let expected: BTreeSet<u32> = (1..=47).filter(|n| ![33, 34, 44, 45].contains(n)).collect();
+    assert!(rows.is_superset(&expected), "{:?} have no row", expected.difference(&rows));
 }
 
 /// T24, as far as a test can see it: each option of the command occurs in a test.

@@ -142,3 +142,16 @@ fn the_order_is_the_one_that_is_meant() {
     assert!(names("use std::net::IpAddr;", "std::net") && !names("use core::net::IpAddr;", "std::net"));
     assert!(names("mio::Poll", "mio") && !names("premiom", "mio") && !names("an_mio", "mio"));
 }
+
+/// T47: what a request means is decided about a `FramedRequest` alone, so that nobody forgets its body.
+#[test]
+fn framing_is_settled_in_one_place() {
+    for (file, text) in sources("src") {
+        if file.starts_with("proto/") || file.starts_with("sim/") {
+            continue;
+        }
+        for (number, line) in code(&text) {
+            assert!(!line.contains("of_request("), "src/{file}:{number}: settle a request's framing with FramedRequest::of");
+        }
+    }
+}

@@ -9,7 +9,7 @@ use reverse_http::proto::turn::{
     Brought, Decision, Dialect, Encoding, MESSAGE_ID, OfferPlan, OfferRules, Verdict, check, decide, write_offer, write_post,
 };
 
-use super::{answered, asked, get, limits, sample, show, small, status};
+use super::{answered, asked, framed, get, limits, sample, show, small, status};
 
 #[cfg(feature = "comet")]
 mod json;
@@ -552,7 +552,7 @@ fn what_is_posted_is_read_as_it_was_meant() {
                 plan.session = Some([7; 16]);
             });
             let octets = posted(&plan, brought);
-            let head = asked(&octets);
+            let head = framed(&octets);
             let offer = match decide(&head, &OfferRules::default()) {
                 Ok(Decision::Turn(offer)) if upgrade => offer,
                 Ok(Decision::Poll(offer)) if !upgrade => offer,

@@ -7,7 +7,7 @@ use reverse_http::proto::forward::{
     Destination, FirstSegment, Forwarded, RequestRules, ResponseRules, destination, origin_form, request, response, split_first_segment,
 };
 
-use super::{answered, asked, show, status};
+use super::{answered, asked, framed, show, status};
 
 const RULES: RequestRules<'_> = RequestRules {
     target: "/status",
@@ -267,12 +267,12 @@ fn to<'a>(host: &str, port: Option<u16>, authority: &'a str, target: &'a str) ->
 /// As with the result, but owned, so that a table can be built from formatted heads.
 fn goes(method: &str, target: &str, version: &str, hosts: &str) -> Result<(String, Option<u16>, String, String), u16> {
     let octets = format!("{method} {target} HTTP/{version}\r\n{hosts}\r\n");
-    status(destination(&asked(&octets))).map(|d| (d.host, d.port, d.authority.to_owned(), d.target.to_owned()))
+    status(destination(&framed(&octets))).map(|d| (d.host, d.port, d.authority.to_owned(), d.target.to_owned()))
 }
 
 #[test]
 fn hosts_are_normalised_once() {
-    let head = asked("GET /a?b HTTP/1.1\r\nHost: Lamp.Example.:8080\r\n\r\n");
+    let head = framed("GET /a?b HTTP/1.1\r\nHost: Lamp.Example.:8080\r\n\r\n");
     assert_eq!(status(destination(&head)), to("lamp.example", Some(8080), "Lamp.Example.:8080", "/a?b"));
     for (value, host, port) in [
         ("a", "a", None),
@@ -426,7 +426,7 @@ fn a_forwarder_with_one_place_to_go_wants_the_path_only() {
         ("GET /../x HTTP/1.1\r\n\r\n", Err(400)),
         ("CONNECT a:1 HTTP/1.1\r\n\r\n", Err(501)),
     ] {
-        assert_eq!(status(origin_form(&asked(octets))), expected, "{octets}");
+        assert_eq!(status(origin_form(&framed(octets))), expected, "{octets}");
     }
 }
 

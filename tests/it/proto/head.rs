@@ -1,12 +1,13 @@
 //! Heads: every prefix of every sample, every refusal of protocol.md §3 and threats T10, T13 as early as its octets allow.
 
 use proptest::prelude::*;
+use reverse_http::proto::framed::FramedRequest;
 use reverse_http::proto::head::{
     LineEnds, foreign_protocol, is_idempotent, is_token, keeps_alive, reason_phrase, request, response, title_case, write_field,
     write_request_line, write_status_line,
 };
 
-use super::{REQUESTS, RESPONSES, answered, asked, get, limits, sample, show, small, status};
+use super::{REQUESTS, RESPONSES, answered, asked, framed, get, limits, sample, show, small, status};
 
 /// Length of the head in a sample: to its first empty line.
 fn head_len(octets: &[u8]) -> usize {
@@ -440,15 +441,14 @@ fn a_refusal_says_which_rule_the_fields_break() {
 
 #[test]
 fn a_heartbeat_is_known_and_answered_in_one_way() {
-    use reverse_http::proto::heartbeat::{FAREWELL, REQUEST, is_heartbeat, write_answer};
+    use reverse_http::proto::heartbeat::{FAREWELL, Heartbeat, REQUEST, recognise, write_answer};
 
-    for octets in [REQUEST, FAREWELL] {
-        let head = asked(octets);
-        assert!(is_heartbeat(&head) && head.len == octets.len());
+    for (octets, means) in [(REQUEST, Heartbeat::Alive), (FAREWELL, Heartbeat::Farewell)] {
+        let request = framed(octets);
+        assert_eq!((recognise(&request), request.len), (Ok(Some(means)), octets.len()));
     }
-    assert!(keeps_alive(1, &asked(REQUEST).fields) && !keeps_alive(1, &asked(FAREWELL).fields));
-    for other in ["OPTIONS /* HTTP/1.1\r\n\r\n", "GET * HTTP/1.1\r\n\r\n"] {
-        assert!(!is_heartbeat(&asked(other)), "{other:?}");
+    for other in ["OPTIONS /* HTTP/1.1\r\n\r\n", "GET * HTTP/1.1\r\n\r\n", "OPTIONS /* HTTP/1.1\r\nContent-Length: 1\r\n\r\n"] {
+        assert_eq!(recognise(&framed(other)), Ok(None), "{other:?}");
     }
     for close in [false, true] {
         let mut out = Vec::new();
@@ -456,6 +456,48 @@ fn a_heartbeat_is_known_and_answered_in_one_way() {
         let head = answered(&out);
         assert_eq!((head.status, head.len, head.fields.get("date")), (204, out.len(), Some(&b"Sun, 06 Nov 1994 08:49:37 GMT"[..])));
         assert_eq!(keeps_alive(1, &head.fields), !close);
+    }
+}
+
+#[test]
+fn no_head_with_a_body_asks_the_server() {
+    use reverse_http::proto::forward::{RequestRules, request as forwarded};
+    use reverse_http::proto::heartbeat::{Heartbeat, recognise};
+
+    let rules = RequestRules {
+        target: "*",
+        host: "a",
+        prefix: None,
+        forwarded: None,
+        via: None,
+        keep_underscore: false,
+        drop_authorization: false,
+        upgrade: false,
+    };
+    for (lines, right) in [
+        ("", true),
+        ("Content-Length: 0\r\n", true),
+        ("Content-Length: 0\r\nContent-Length: 0\r\n", true),
+        ("Content-Length: 1\r\n", false),
+        ("Transfer-Encoding: chunked\r\n", false),
+        ("Transfer-Encoding: chunked\r\nConnection: close\r\n", false),
+        ("Expect: 100-continue\r\nContent-Length: 1\r\n", false),
+    ] {
+        let octets = format!("OPTIONS * HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        let request = framed(&octets);
+        let expected = if right { Ok(Some(Heartbeat::Alive)) } else { Err(400) };
+        assert_eq!(status(recognise(&request)), expected, "{lines:?}");
+        let mut out = Vec::new();
+        let goes_on = status(forwarded(&mut out, &request, request.framing(), &rules));
+        assert_eq!(goes_on, if right { Ok(()) } else { Err(400) }, "{lines:?}");
+        assert!(right || out.is_empty(), "nothing of it is written");
+    }
+    // What cannot be framed never becomes a request that something could be decided about.
+    for lines in
+        ["Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", "Content-Length: +1\r\n", "Content-Length: 1\r\nContent-Length: 2\r\n"]
+    {
+        let octets = format!("OPTIONS * HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        assert_eq!(status(FramedRequest::of(asked(&octets))).map(|_| ()), Err(400), "{lines:?}");
     }
 }
 

@@ -9,6 +9,7 @@ mod forwarded;
 mod head;
 mod turn;
 
+use reverse_http::proto::framed::FramedRequest;
 use reverse_http::proto::head::{LineEnds, RequestHead, ResponseHead, request, response};
 use reverse_http::{Limits, Refusal};
 
@@ -66,6 +67,12 @@ fn asked<O: AsRef<[u8]> + ?Sized>(octets: &O) -> RequestHead<'_> {
         Ok(Some(head)) => head,
         other => panic!("{}: {other:?}", show(octets.as_ref())),
     }
+}
+
+/// A whole and right request head whose framing is right, too.
+#[track_caller]
+fn framed<O: AsRef<[u8]> + ?Sized>(octets: &O) -> FramedRequest<'_> {
+    FramedRequest::of(asked(octets)).unwrap()
 }
 
 /// A whole and right response head.

@@ -7,7 +7,7 @@ use reverse_http::proto::turn::{
     Decision, Dialect, Encoding, Name, Naming, Offer, OfferPlan, OfferRules, Verdict, check, decide, ietf_target, write_offer, write_switch,
 };
 
-use super::{answered, asked, limits, sample, show, status};
+use super::{answered, asked, framed, limits, sample, show, status};
 
 fn rules() -> OfferRules {
     OfferRules::default()
@@ -18,12 +18,12 @@ fn label(text: &str) -> Name {
 }
 
 fn decided(octets: &str, rules: &OfferRules) -> Result<Decision, u16> {
-    status(decide(&asked(octets), rules))
+    status(decide(&framed(octets), rules))
 }
 
 #[track_caller]
 fn offered(octets: &[u8], rules: &OfferRules) -> Offer {
-    match decide(&asked(octets), rules) {
+    match decide(&framed(octets), rules) {
         Ok(Decision::Turn(offer)) => *offer,
         other => panic!("{}: {other:?}", show(octets)),
     }
@@ -51,18 +51,18 @@ fn the_samples_are_decided_as_their_authors_meant() {
         assert_eq!(offer.fields.0.len(), asked(sample(sample_name)).fields.len());
     }
     assert_eq!(offered(sample("draft-1-offer"), &rules()).target, "/message-queue?id=iamsam");
-    assert_eq!(status(decide(&asked(sample("ietf-x-offer-without-http11")), &rules())), Err(400));
-    assert_eq!(polled(status(decide(&asked(sample("comet-1-poll")), &rules()))), Some(label("default")));
-    assert_eq!(polled(status(decide(&asked(sample("comet-3-answer")), &rules()))), Some(label("default")));
+    assert_eq!(status(decide(&framed(sample("ietf-x-offer-without-http11")), &rules())), Err(400));
+    assert_eq!(polled(status(decide(&framed(sample("comet-1-poll")), &rules()))), Some(label("default")));
+    assert_eq!(polled(status(decide(&framed(sample("comet-3-answer")), &rules()))), Some(label("default")));
 
     let mut apple = rules();
-    assert_eq!(status(decide(&asked(sample("airplay-1-offer")), &apple)), Err(400), "no Host");
+    assert_eq!(status(decide(&framed(sample("airplay-1-offer")), &apple)), Err(400), "no Host");
     apple.missing_host = true;
     assert_eq!(offered(sample("airplay-1-offer"), &apple).names, [label("reverse")]);
 
     let mut strict = rules();
     strict.strict_connection = true;
-    assert_eq!(status(decide(&asked(sample("seed-1-offer")), &strict)), Err(400), "the seed omits Connection");
+    assert_eq!(status(decide(&framed(sample("seed-1-offer")), &strict)), Err(400), "the seed omits Connection");
     assert_eq!(offered(sample("draft-1-offer"), &strict).names, [label("message-queue")]);
 }
 
