@@ -290,12 +290,12 @@ fn a_tab_of_chromium_is_a_device() {
         return;
     }
     if !repository("tests/peers/node_modules/playwright-core/package.json").exists() {
-        skipped("playwright-core is not installed (npm ci --prefix tests/peers)");
+        skipped("playwright-core (from npm)");
         return;
     }
     let example = Path::new(env!("CARGO_BIN_EXE_ptth")).with_file_name("examples").join("browser");
     if !example.exists() {
-        skipped("the example browser is not built (cargo build --example browser)");
+        skipped("the example `browser` (cargo build --all-features --examples)");
         return;
     }
     let (devices, visitors) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));

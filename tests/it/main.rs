@@ -58,6 +58,8 @@ mod scale;
 #[cfg(feature = "cli")]
 mod storm;
 #[cfg(feature = "cli")]
+mod suite;
+#[cfg(feature = "cli")]
 mod supervised;
 #[cfg(feature = "cli")]
 mod support;

@@ -38,14 +38,14 @@ struct Names {
 }
 
 impl Names {
-    /// `None`, loudly: no mount namespace may be made here.
+    /// `None`: no mount namespace may be made here.
     fn start() -> Option<Names> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         if !need("unshare") {
             return None;
         }
         if !Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success()) {
-            skipped("mount namespaces cannot be made here (root is needed)");
+            skipped("mount namespaces (root is needed)");
             return None;
         }
         // Name servers have port 53, so each has an address of its own; parallel runs of the tests differ by their process.

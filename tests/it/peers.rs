@@ -216,7 +216,7 @@ fn npms_reverse_http_is_a_device_on_our_gateway() {
         return;
     }
     if !repository("tests/peers/node_modules/reverse-http/package.json").exists() {
-        skipped("npm's reverse-http is not installed (npm ci --prefix tests/peers)");
+        skipped("reverse-http (from npm)");
         return;
     }
     let gateway = Gateway::start(&["--wait-for-link", "9s", "--heartbeat", "300ms"]);
@@ -333,7 +333,7 @@ fn the_python_example_is_a_device_on_our_gateway() {
 
 // ── floor: a foreign, minimal implementation of both ends ──
 
-/// The program, where .ci/run (or whoever) has built it.
+/// The program, where .ci/peers (or whoever) has built it.
 fn floor() -> Option<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository("target"), PathBuf::from);
     let places = [
@@ -343,7 +343,7 @@ fn floor() -> Option<PathBuf> {
     ];
     let found = places.into_iter().flatten().find(|p| p.is_file());
     if found.is_none() {
-        skipped("floor is not built (cargo build --release --manifest-path tests/peers/floor/Cargo.toml --target-dir target/floor)");
+        skipped("floor (tests/peers/floor)");
     }
     found
 }

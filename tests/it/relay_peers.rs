@@ -125,7 +125,7 @@ fn a_page_of_chromium_behind_the_relay_has_all_it_needs() {
         return;
     }
     if !["playwright-core", "ws"].iter().all(|package| repository("tests/peers/node_modules").join(package).join("package.json").exists()) {
-        skipped("playwright-core and ws are not installed (npm ci --prefix tests/peers)");
+        skipped("playwright-core and ws (from npm)");
         return;
     }
     let script = repository("tests/peers/relay_page.js");

@@ -214,7 +214,7 @@ fn read_only_root() -> Option<Vec<String>> {
 #[test]
 fn a_read_only_root_is_enough() {
     let Some(made) = read_only_root() else {
-        skipped("no mount namespace, or a temporary directory of its own");
+        skipped("mount namespaces (root is needed)");
         return;
     };
     let inside = |arguments: &[&str]| {

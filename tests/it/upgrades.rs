@@ -253,9 +253,7 @@ fn through_a_mailbox_there_is_no_upgrade() {
 // ── WebSocket, with the npm package ws at both ends ──
 
 fn have_ws() -> bool {
-    need("node")
-        && (repository("tests/peers/node_modules/ws/package.json").exists()
-            || skipped("npm's ws is not installed (npm ci --prefix tests/peers)"))
+    need("node") && (repository("tests/peers/node_modules/ws/package.json").exists() || skipped("ws (from npm)"))
 }
 
 fn websocket(arguments: &[&str]) -> Command {

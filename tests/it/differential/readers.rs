@@ -95,13 +95,13 @@ fn peers() -> &'static Path {
 }
 
 impl Reader {
-    /// llhttp and h11; `None` where one of them is not installed, which has been said then.
+    /// llhttp and h11; `None` where one of them is not installed.
     pub fn both() -> Option<[Reader; 2]> {
         if !need("node") || !need("python3") {
             return None;
         }
         if !peers().join("python_modules/h11/__init__.py").exists() {
-            skipped("h11 is not installed (python3 -m pip install --target tests/peers/python_modules -r tests/peers/requirements.txt)");
+            skipped("h11 (from PyPI)");
             return None;
         }
         let mut h11 = Command::new("python3");

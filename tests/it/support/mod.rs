@@ -15,6 +15,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use local::LocalServer;
@@ -70,19 +72,44 @@ pub fn program(name: &str) -> PathBuf {
     installed(name).unwrap_or_else(|| name.into())
 }
 
-/// Whether `program` is installed. Where it is not, says so past the test harness's capture; under CI that is a failure.
+/// Returns true if `program` is installed. Where it is not, the test is skipped; under CI it fails.
 pub fn need(program: &str) -> bool {
-    installed(program).is_some() || skipped(&format!("{program} is not installed"))
+    installed(program).is_some() || skipped(program)
 }
 
-/// Reports a peer that is absent; always false. Under CI that is a failure.
-pub fn skipped(why: &str) -> bool {
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}, and under CI nothing may be skipped");
-    say(&format!("SKIPPED: {why}"));
+/// Reports that a test is skipped because `what` is missing here; always returns false. Under CI that is a failure.
+///
+/// All that is missing is said once, in one line, when the test binary has ended. No code of ours runs that late, so a shell does it: it collects
+/// the names from a pipe, which the kernel closes when this process ends.
+pub fn skipped(what: &str) -> bool {
+    static COLLECTOR: Mutex<Option<ChildStdin>> = Mutex::new(None);
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{what} is missing, and under CI no test is skipped. To install it: {INSTALL}");
+    let mut collector = COLLECTOR.lock().unwrap_or_else(PoisonError::into_inner);
+    if collector.is_none() {
+        let shell = Command::new("/bin/sh").args(["-c", COLLECT, INSTALL]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        *collector = shell.ok().and_then(|mut child| child.stdin.take());
+    }
+    if !collector.as_mut().is_some_and(|pipe| writeln!(pipe, "{what}").is_ok()) {
+        say(&format!("SKIPPED for want of {what}. To install it: {INSTALL}"));
+    }
     false
 }
 
-/// Writes a line to the real standard error, which the test harness does not capture: figures and skipped peers.
+/// Installs every peer that is absent.
+const INSTALL: &str = "bash .ci/peers";
+
+/// Built-in commands alone: a test may run without a PATH. A Ctrl-C is for the tests; the line comes all the same.
+const COLLECT: &str = r#"
+trap '' INT TERM HUP
+count=0 names=
+while IFS= read -r name; do
+    count=$((count + 1))
+    case ", $names," in *", $name,"*) ;; *) names="${names:+$names, }$name" ;; esac
+done
+printf '\nSKIPPED %s tests for want of: %s. To install what is missing: %s\n' "$count" "$names" "$0" >&2
+"#;
+
+/// Writes a line to the real standard error, which the test harness does not capture: figures.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "\n{line}"); // a closed standard error is no reason to fail
 }
