@@ -1165,8 +1165,11 @@ impl DeviceRole {
         let silence = self.limits.silence;
         let watched = self.beaten && link.slot.is_none() && !silence.is_zero();
         peer.settle();
-        let more = peer.has_input();
-        let at = watched.then(|| cx.after(silence));
+        let (more, waits) = (peer.has_input(), peer.pending() > 0);
+        let at = match waits {
+            true => Some(cx.after(self.limits.body_silence_timeout)),
+            false => watched.then(|| cx.after(silence)),
+        };
         cx.set_deadline(id, at);
         if more {
             cx.again(id);
@@ -1209,7 +1212,41 @@ impl DeviceRole {
         self.top_up(cx);
     }
 
+    /// Whether what this device answered by itself (a heartbeat) is written. Nothing is read before: a gateway that does not take its answers would fill the
+    /// memory with them.
+    fn answers_are_out(&mut self, cx: &mut Peers<State>, id: Id) -> bool {
+        let Some(peer) = cx.get_mut(id) else { return false };
+        let waits = peer.pending();
+        if waits == 0 {
+            return true;
+        }
+        match peer.flush() {
+            Ok(true) => self.link_idle(cx, id), // which asks for the step that reads on
+            Ok(false) if peer.is_broken() => self.link_gone(cx, id, End::Reset.because("it broke under a heartbeat")),
+            Ok(false) if peer.pending() < waits => {
+                let at = cx.after(self.limits.body_silence_timeout);
+                cx.set_deadline(id, Some(at));
+            }
+            Ok(false) => {}
+            Err(e) => self.link_gone(cx, id, Why::new(End::of_io(&e), format!("it broke under a heartbeat: {e}"))),
+        }
+        false
+    }
+
+    /// The gateway has taken nothing of an answer for `body_silence_timeout`, unless its socket has room and did not say so.
+    fn answer_expired(&mut self, cx: &mut Peers<State>, id: Id) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        let waits = peer.pending();
+        peer.try_to_write();
+        if !self.answers_are_out(cx, id) && cx.get(id).is_some_and(|peer| peer.pending() == waits) {
+            self.link_gone(cx, id, End::Late.because("the gateway took nothing of an answer for body_silence_timeout"));
+        }
+    }
+
     fn link_ready(&mut self, cx: &mut Peers<State>, id: Id) {
+        if !self.answers_are_out(cx, id) {
+            return;
+        }
         let mut scratch = cx.take_scratch();
         let came = self.read_request(cx, id, &mut scratch);
         let step = match came {
@@ -1656,6 +1693,7 @@ impl Role for DeviceRole {
             State::Link(Link { began: true, .. }) => {
                 self.answer_link(cx, id, &LocalAnswer::new(408, "the request head was not whole within head_timeout"))
             }
+            State::Link(_) if peer.pending() > 0 => self.answer_expired(cx, id),
             State::Link(_) => self.link_gone(cx, id, End::Silent.because("nothing came for as long as silence allows")),
             State::Bridge(_) => {}
             // Whoever asked has gone, so the exchange keeps its time here.

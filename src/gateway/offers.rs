@@ -123,6 +123,11 @@ impl GatewayRole {
 
     fn read_offer(&mut self, cx: &mut Peers<State>, id: Id, scratch: &mut [u8]) -> Arrived {
         let Some(peer) = cx.get_mut(id) else { return Arrived::NotYet };
+        match peer.flush() {
+            Ok(true) => {}
+            Ok(false) => return Arrived::NotYet, // who does not take the 204 to its last offer makes no other
+            Err(_) => return Arrived::Closed,
+        }
         let filled = match peer.fetch(scratch, self.limits.head_bytes_max + 1024) {
             Ok(Fetched::Octets(n)) => n,
             Ok(Fetched::Nothing) if peer.is_broken() => return Arrived::Closed,

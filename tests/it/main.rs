@@ -56,6 +56,8 @@ mod routes;
 #[cfg(feature = "cli")]
 mod scale;
 #[cfg(feature = "cli")]
+mod shares;
+#[cfg(feature = "cli")]
 mod storm;
 #[cfg(feature = "cli")]
 mod suite;
