@@ -1266,6 +1266,8 @@ pub(crate) struct LocalAnswer<'a> {
     pub(crate) reason: &'a str,
     /// `Proxy-Status` error type (RFC 9209 §2.3).
     pub(crate) error: Option<&'static str>,
+    /// `Proxy-Status` also without an error type: a device has to know this gateway's answer from a middlebox's.
+    pub(crate) mark: bool,
     pub(crate) retry_after: Option<u64>,
     pub(crate) fields: &'a [(&'a str, &'a str)],
     /// The answer is to a HEAD request: no body.
@@ -1277,14 +1279,18 @@ pub(crate) struct LocalAnswer<'a> {
 impl<'a> LocalAnswer<'a> {
     /// An answer with this status and reason that closes the connection.
     pub(crate) fn new(status: u16, reason: &'a str) -> Self {
-        LocalAnswer { status, reason, error: None, retry_after: None, fields: &[], to_head: false, keep: false }
+        LocalAnswer { status, reason, error: None, mark: false, retry_after: None, fields: &[], to_head: false, keep: false }
     }
 
     /// Appends it: head and a `text/plain` body of one line.
     pub(crate) fn write(&self, out: &mut Vec<u8>, date: &str) {
         let length = (self.reason.len() + 1).to_string();
         let retry_after = self.retry_after.map(|s| s.to_string());
-        let proxy_status = self.error.map(|error| format!("ptth; error={error}; details=\"{}\"", quoted(self.reason)));
+        let proxy_status = match (self.error, self.mark) {
+            (Some(error), _) => Some(format!("ptth; error={error}; details=\"{}\"", quoted(self.reason))),
+            (None, true) => Some(format!("ptth; details=\"{}\"", quoted(self.reason))),
+            (None, false) => None,
+        };
         let upgrades = self.fields.iter().any(|(name, _)| *name == "Upgrade"); // RFC 9110 §7.8: then `Connection` has to list it
         let connection = match (self.keep, upgrades) {
             (true, true) => Some("Upgrade"),
@@ -1311,9 +1317,12 @@ impl<'a> LocalAnswer<'a> {
     }
 }
 
-/// Text fit for a quoted string of a structured field (RFC 9651 §3.3.3): visible ASCII, escapes for `"` and `\`.
+/// Text fit for a quoted string of a structured field (RFC 9651 §3.3.3): visible ASCII, escapes for `"` and `\`. The body has the whole of
+/// it; a program's long reason must not push a head over its limit.
 fn quoted(text: &str) -> String {
+    const CHARS_MAX: usize = 500;
     text.chars()
+        .take(CHARS_MAX)
         .flat_map(|c| match c {
             '"' | '\\' => vec!['\\', c],
             ' '..='~' => vec![c],

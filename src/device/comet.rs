@@ -37,6 +37,8 @@ pub(crate) struct Slot {
     connected: bool,
     /// Its next request goes without `Upgrade`, whatever the time says: the last one with it was not understood.
     plain: bool,
+    /// Something on the way refused that one with this status, perhaps for its `Upgrade`: what answers the next tells.
+    doubt: Option<u16>,
     /// Replies of nothing that came at once, in a row.
     quick: usize,
     /// Our end of its virtual link.
@@ -155,7 +157,18 @@ impl DeviceRole {
     pub(super) fn new_slot(&mut self, url: Arc<Url>, home: Arc<Home>) -> Key {
         self.shared.polls.fetch_add(1, Relaxed);
         let conn = Conn::None;
-        self.slots.insert(Slot { url, home, conn, redial: None, connected: false, plain: false, quick: 0, bridge: None, work: None })
+        self.slots.insert(Slot {
+            url,
+            home,
+            conn,
+            redial: None,
+            connected: false,
+            plain: false,
+            doubt: None,
+            quick: 0,
+            bridge: None,
+            work: None,
+        })
     }
 
     pub(super) fn dial_slot(&mut self, cx: &mut Peers<State>, key: Key) {
@@ -266,22 +279,59 @@ impl DeviceRole {
             log_peers!(Info, "{why}: polling without Upgrade for {} s (turn_retry)", self.limits.turn_retry.as_secs_f32());
         }
         self.plain_until = Some(cx.after(self.limits.turn_retry));
+        self.ask_without_upgrade(cx, id, None);
+    }
+
+    /// Whether an answer to an offer may be that of a middlebox which an `Upgrade` troubles (protocol.md §1.7). Who asks to be left alone has another
+    /// trouble, and a proxy's time-out (`waited`) is one.
+    pub(super) fn upgrade_may_trouble(&self, reply: &ReplyHead, waited: bool) -> bool {
+        let of_a_box = match reply.status {
+            502 | 504 => !waited,
+            400 | 403 | 404 | 500 | 503 | 505..=510 | 512.. => true,
+            _ => false,
+        };
+        of_a_box && !reply.marked && reply.retry_after.is_none() && self.plan.fallback == Fallback::Auto && !self.draining()
+    }
+
+    /// Asks the same once more without `Upgrade`, at once; that answer counts.
+    pub(super) fn poll_once(&mut self, cx: &mut Peers<State>, id: Id, status: u16) {
+        log_peers!(Debug, "status {status} answers an offer of a turn, and not in the gateway's name: polling once without Upgrade");
+        self.ask_without_upgrade(cx, id, Some(status));
+    }
+
+    fn ask_without_upgrade(&mut self, cx: &mut Peers<State>, id: Id, doubt: Option<u16>) {
         let Some(key) = self.adopt(cx, id, false) else { return };
         if self.post_broke(cx, key) {
             self.give_up(cx, key, "its POST was not understood, and it was too long to be kept");
         }
         self.close_connection(cx, key);
         if let Some(slot) = self.slots.get_mut(key) {
-            slot.plain = true;
+            (slot.plain, slot.doubt) = (true, doubt);
         }
         self.dial_slot(cx, key);
+    }
+
+    /// A poll without `Upgrade` passed where an offer did not. The second time this is no chance (a gateway that starts between the two, say).
+    fn settle_doubt(&mut self, cx: &mut Peers<State>, key: Key) {
+        const TIMES: u32 = 2;
+        let Some(status) = self.slots.get_mut(key).and_then(|slot| slot.doubt.take()) else { return };
+        self.troubled = self.troubled.saturating_add(1);
+        if self.troubled >= TIMES {
+            let time = self.limits.turn_retry;
+            log_peers!(
+                Info,
+                "something on the way refuses offers of a turn with {status}: polling without Upgrade for {} s (turn_retry)",
+                time.as_secs_f32()
+            );
+            self.plain_until = Some(cx.after(time));
+        }
     }
 
     /// An attempt of this slot failed, and its connection is closed. What it has in hand survives; without anything it ends.
     pub(super) fn poll_failed(&mut self, cx: &mut Peers<State>, key: Key, why: &str) {
         let now = cx.now();
         let Some(slot) = self.slots.get_mut(key) else { return };
-        (slot.conn, slot.connected, slot.plain) = (Conn::None, false, false);
+        (slot.conn, slot.connected, slot.plain, slot.doubt) = (Conn::None, false, false, None);
         if self.post_broke(cx, key) {
             self.give_up(cx, key, "its POST broke, and it was too long to be kept");
         }
@@ -489,6 +539,13 @@ impl DeviceRole {
 
     /// A reply of the fallback: its body is read to the end.
     pub(super) fn fell_back(&mut self, cx: &mut Peers<State>, id: Id, encoding: Option<Encoding>, reply: ReplyHead, quick: bool) {
+        if let Some(coding) = &reply.coding {
+            let why = format!(
+                "the reply is compressed (Content-Encoding: {coding}), which nobody asked for: something on the way changes what passes; \
+                 have it leave POSTs to this URL alone, or use https"
+            );
+            return self.end_dial(cx, id, &why, None);
+        }
         let (framing, message) = match (reply.framing, reply.id) {
             (Ok(framing), Ok(message)) => (framing, message),
             (Err(refusal), _) | (_, Err(refusal)) => {
@@ -580,6 +637,7 @@ impl DeviceRole {
         let Some(key) = self.adopt(cx, id, true) else { return };
         let Some(slot) = self.slots.get_mut(key) else { return };
         (slot.connected, slot.plain, slot.url) = (true, false, url.clone());
+        self.settle_doubt(cx, key);
         self.encoding = encoding.or(self.encoding);
         self.settle_way(cx, &url.text, None);
         match event {

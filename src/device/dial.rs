@@ -1,10 +1,12 @@
 //! Where to dial and when: the gateway's URL, redirects, and the pause between attempts.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::engine::random;
 use crate::error::Error;
+use crate::proto::head::Fields;
+use crate::proto::turn;
 
 /// A gateway's URL, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,6 +241,19 @@ impl Backoff {
     pub(crate) fn long(&self, random: f64) -> Duration {
         self.max.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
     }
+}
+
+/// How long an answer asks to be left alone: seconds, or a date in any of its three forms (RFC 9110 §5.6.7), which counts from the answer's own `Date`,
+/// or without one from our clock. At most [`RETRY_AFTER_MAX`].
+pub(crate) fn retry_after(fields: &Fields<'_>) -> Option<Duration> {
+    let date = |name: &str| {
+        fields.get(name).and_then(|value| std::str::from_utf8(value).ok()).and_then(|text| httpdate::parse_http_date(text).ok())
+    };
+    turn::retry_after(fields).or_else(|| {
+        let at = date("retry-after")?;
+        let now = date("date").unwrap_or_else(SystemTime::now);
+        Some(at.duration_since(now).unwrap_or_default().min(RETRY_AFTER_MAX))
+    })
 }
 
 /// A random number in 0..1.

@@ -10,13 +10,12 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::device::dial::Url;
+use crate::device::dial::{Url, retry_after};
 use crate::device::role::{DeviceRole, Stage, State, dial_stage, flush};
 use crate::engine::peers::{Fetched, Id, Peers};
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::proto::head::{self, LineEnds, ResponseHead};
-use crate::proto::turn;
 
 /// The port of a proxy whose URL names none: curl's.
 const PROXY_PORT: u16 = 1080;
@@ -84,7 +83,7 @@ impl Proxy {
             _ => "it opens no tunnel; is it a proxy?",
         };
         let why = format!("proxy {} answered CONNECT with {}: {why}", self.text, head.status);
-        Err(Refused { why, retry_after: turn::retry_after(&head.fields) })
+        Err(Refused { why, retry_after: retry_after(&head.fields) })
     }
 }
 

@@ -17,7 +17,7 @@ use http::{Request, Response, StatusCode};
 
 use crate::device::answer::Past;
 use crate::device::comet::{Reply, Slot};
-use crate::device::dial::{Backoff, Home, Homes, RETRY_AFTER_MAX, Url, random};
+use crate::device::dial::{Backoff, Home, Homes, RETRY_AFTER_MAX, Url, random, retry_after};
 use crate::device::fleet::{Fleet, Standing};
 use crate::device::forward::{self, Local, Target};
 use crate::device::proxy::Proxy;
@@ -112,6 +112,12 @@ pub(super) struct ReplyHead {
     pub(super) id: Result<Option<String>, crate::error::Refusal>,
     /// A short text in its body, where that came with the head.
     pub(super) said: String,
+    /// It is the gateway's own word, not that of something on the way.
+    pub(super) marked: bool,
+    /// How its content is compressed.
+    pub(super) coding: Option<String>,
+    /// How long it asks to be left alone.
+    pub(super) retry_after: Option<Duration>,
 }
 
 /// A turned connection in the loop.
@@ -157,6 +163,9 @@ pub(crate) struct Loan {
 
 /// Why a link ended that its gateway closed between two requests.
 pub(crate) const CLOSED: Why = End::Closed.because("by the gateway");
+/// A refusal that no gateway of ours gave.
+const UNMARKED: &str =
+    "that is not the gateway's own word (Proxy-Status: ptth), but perhaps that of a balancer or proxy before it, or this is no gateway";
 const STOPS: Why = End::Drained.because("the device stops");
 
 /// Gives a link, or word of its end, back to the loop.
@@ -356,6 +365,8 @@ pub(crate) struct DeviceRole {
     pub(super) plain_until: Option<Instant>,
     /// When an offer was last ended without an octet of an answer, with no answer to any since.
     pub(super) hung_up: Option<Instant>,
+    /// How often, since the last 101, an offer was refused by something on the way that let the poll behind it pass.
+    pub(super) troubled: u32,
     events: Sender<DeviceEvent>,
     draining: bool,
     stopped: bool,
@@ -459,6 +470,7 @@ impl DeviceRole {
             encoding: None,
             plain_until: None,
             hung_up: None,
+            troubled: 0,
             events,
             draining: false,
             stopped: false,
@@ -806,6 +818,9 @@ impl DeviceRole {
             Verdict::Turned { .. } if !upgrade => Verdict::Wrong("the gateway answered 101 to a poll that offered no turn".to_owned()),
             other => other,
         };
+        if upgrade && self.upgrade_may_trouble(&reply, slot.is_some() && took > PACE) {
+            return self.poll_once(cx, id, reply.status);
+        }
         let Some(verdict) = self.settle_answer(cx, id, verdict, &reply) else { return };
         let may_poll = self.plan.fallback != Fallback::Never;
         match (verdict, slot) {
@@ -829,13 +844,13 @@ impl DeviceRole {
                 self.end_dial(cx, id, why, None);
             }
             (Verdict::Redirect(location), _) => self.redirected(cx, id, &location),
-            (Verdict::Refused(status), _) => self.refused(cx, id, status),
+            (Verdict::Refused(status), _) => self.refused(cx, id, status, reply.marked),
             (Verdict::Later { status: 502 | 504, .. }, Some(key)) if took > PACE => self.pause_poll(cx, key),
-            (Verdict::Later { status, retry_after }, _) => {
+            (Verdict::Later { status, .. }, _) => {
                 if status == 426 && !upgrade {
                     self.plain_until = None; // it takes offers alone: what hung up on them was something else
                 }
-                self.later(cx, id, status, retry_after);
+                self.later(cx, id, status, reply.retry_after);
             }
             (Verdict::NoTurn(status), _) if upgrade && may_poll => {
                 self.poll_instead(cx, id, &format!("status {status} answers an offer of a turn"));
@@ -914,9 +929,10 @@ impl DeviceRole {
         }
     }
 
-    /// 401, 403, 404, 410: final for the first offer ever where the user wants that; weather after a success.
-    fn refused(&mut self, cx: &mut Peers<State>, id: Id, status: u16) {
+    /// 401, 403, 404, 410: final for the first offer ever where the user wants that; weather after a success, or where it is not the gateway's own word.
+    fn refused(&mut self, cx: &mut Peers<State>, id: Id, status: u16, marked: bool) {
         let why = match status {
+            _ if !marked => UNMARKED,
             401 => "401: no or a wrong credential; check the token",
             403 => "403: the credential is not for this name",
             404 => "404: it knows no such name, or this is the port of its visitors; devices use another (9999 unless changed)",
@@ -924,11 +940,19 @@ impl DeviceRole {
         };
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
         let (slot, home) = (dial.slot, dial.home.clone());
-        let text = format!("gateway {} refused the offer with {why}", dial.url.text);
+        let text = match marked {
+            true => format!("gateway {} refused the offer with {why}", dial.url.text),
+            false => format!("gateway {}: the offer was refused with {status}: {why}", dial.url.text),
+        };
         cx.close(id);
         self.attempt_over(cx, slot, &text);
         self.tell(DeviceEventKind::Refused { status }, &home, &home.url.text, text.clone());
-        let for_good = !self.welcomed && self.plan.on_refusal == OnRefusal::Stop;
+        let for_good = !self.welcomed
+            && match self.plan.on_refusal {
+                OnRefusal::Retry => false,
+                OnRefusal::Stop => marked,
+                OnRefusal::StopOnAny => true,
+            };
         if for_good {
             self.plan.homes.rest(&home, None, true);
         }
@@ -937,6 +961,9 @@ impl DeviceRole {
             self.fleet.report(self.member, Standing::Refused, Error::refused(Fault::Gateway, status, text, None));
             self.stopped = true;
             return;
+        }
+        if !marked {
+            return self.failed_at(cx, &home, &text, None); // a balancer that is not ready yet will be soon
         }
         if self.may_go_on(&home) {
             let long = self.backoff.long(random());
@@ -1025,6 +1052,7 @@ impl DeviceRole {
     /// What was found out about one gateway says nothing of the next.
     fn forget_mode(&mut self) {
         (self.fell_back, self.encoding, self.plain_until, self.hung_up, self.beaten) = (false, None, None, None, false);
+        self.troubled = 0;
     }
 
     /// How long nothing is dialled after a failure. Attempts that fail together are one failure, else a device that lost many links at once would
@@ -1134,7 +1162,7 @@ impl DeviceRole {
         peer.state = State::Link(Link::new(None, now));
         cx.set_deadline(id, None);
         self.shared.links.fetch_add(1, Relaxed);
-        (self.welcomed, self.fell_back) = (true, false);
+        (self.welcomed, self.fell_back, self.troubled) = (true, false, 0);
         self.settle_way(cx, &url.text, None);
         match slot {
             None => {
@@ -1541,14 +1569,29 @@ fn reply_head(response: &ResponseHead<'_>, sent: bool, behind: &[u8]) -> ReplyHe
         _ => &[],
     };
     let keep = sent && framing != Ok(Framing::UntilClose) && head::keeps_alive(response.minor, &response.fields);
+    let fields = &response.fields;
+    let wants_token = response.status == 401 && fields.list("www-authenticate").any(|challenge| first_word(challenge, b"Bearer"));
     ReplyHead {
+        marked: turn::is_marked(fields) || wants_token,
+        coding: head::coding(fields).map(printable),
+        retry_after: retry_after(fields),
         status: response.status,
         keep,
         sent,
         framing,
         id: comet::id_of(&response.fields).map(|id| id.map(str::to_owned)),
-        said: said.iter().map(|&octet| if matches!(octet, b' '..=b'~') { char::from(octet) } else { ' ' }).collect(),
+        said: printable(said),
     }
+}
+
+/// What a peer said, for a log line.
+pub(super) fn printable(text: &[u8]) -> String {
+    text.iter().map(|&octet| if matches!(octet, b' '..=b'~') { char::from(octet) } else { ' ' }).collect()
+}
+
+/// Whether a challenge is of this scheme.
+fn first_word(challenge: &[u8], scheme: &[u8]) -> bool {
+    challenge.split(|&octet| octet == b' ').next().is_some_and(|word| word.eq_ignore_ascii_case(scheme))
 }
 
 pub(super) fn dial_stage(cx: &mut Peers<State>, id: Id, stage: Stage) {

@@ -27,7 +27,7 @@ use crate::proto::body::{Decoder, Framing, Piece};
 use crate::proto::comet::{self, Answer};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, reason_phrase, write_field, write_status_line};
-use crate::proto::turn::{Encoding, MESSAGE_ID, Way, hex};
+use crate::proto::turn::{self, Encoding, MESSAGE_ID, Way, hex};
 use crate::relay::{self, Collected, Exchange, Gathering, Held, LocalAnswer, Waits};
 
 /// Names an event: 16 random octets, in hex on the wire.
@@ -69,6 +69,10 @@ impl Knock {
             let status = if turns { 400 } else { 415 };
             Refusal::new(status, "an answer is application/json or message/http; its Content-Type says something else")
         };
+        if framing != Framing::Empty && head::coding(&request.fields).is_some() {
+            let status = if turns { 400 } else { 415 };
+            return Err(Refusal::new(status, "an answer has no Content-Encoding; this one is compressed"));
+        }
         let content = match request.fields.get("Content-Type").filter(|_| framing != Framing::Empty) {
             None => None,
             Some(content_type) => Some(Encoding::of_type(content_type).ok_or_else(wrong_type)?),
@@ -306,7 +310,12 @@ fn write_reply(out: &mut Vec<u8>, knock: &Knock, event: Option<(usize, &str)>, d
         (0, true) => Some("keep-alive"),
         _ => None,
     };
-    let mut fields = vec![("Date", date), ("Content-Type", knock.accepts.media_type()), ("Cache-Control", "no-store")];
+    let mut fields = vec![
+        ("Date", date),
+        ("Content-Type", knock.accepts.media_type()),
+        ("Cache-Control", "no-store, no-transform"), // a middlebox that compresses would have devices decompress
+        turn::MARK,
+    ];
     fields.extend(id.map(|id| (MESSAGE_ID, id)));
     fields.extend(length.as_deref().map(|length| ("Content-Length", length)));
     fields.extend(cors_fields(knock.origin.as_deref()));
@@ -920,6 +929,7 @@ impl GatewayRole {
             ("Access-Control-Allow-Private-Network", "true"),
             ("Access-Control-Max-Age", "600"),
             ("Cache-Control", "no-store"),
+            turn::MARK,
         ];
         fields.extend(cors_fields(Some(origin)));
         fields.extend((!keep).then_some(("Connection", "close")));

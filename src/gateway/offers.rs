@@ -646,7 +646,7 @@ impl GatewayRole {
             }
         }
         let Some(peer) = cx.get_mut(id) else { return };
-        peer.output().extend_from_slice(b"HTTP/1.1 204 No Content\r\n\r\n");
+        peer.output().extend_from_slice(b"HTTP/1.1 204 No Content\r\nProxy-Status: ptth\r\n\r\n");
         peer.state = State::Device(Device::Head { began: false, polled: false });
         let sent = peer.flush().is_ok();
         let at = cx.after(self.limits.head_timeout);

@@ -763,7 +763,12 @@ impl GatewayRole {
         let date = cx.date().to_owned();
         self.stats.refused.fetch_add(1, Relaxed);
         let Some(peer) = cx.get_mut(id) else { return };
-        answer.write(peer.output(), &date);
+        let mark = match &peer.state {
+            State::Device(_) => true,
+            State::Securing { listener, .. } => self.listeners.get(*listener).is_none_or(|listening| listening.table.is_none()),
+            _ => false,
+        };
+        LocalAnswer { mark, ..answer.clone() }.write(peer.output(), &date);
         self.linger(cx, id);
     }
 

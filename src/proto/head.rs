@@ -458,6 +458,9 @@ pub fn foreign_protocol(octets: &[u8]) -> Option<&'static str> {
         [b'P', b'R', b'I', b' ', b'*', b' ', b'H', b'T', b'T', b'P', b'/', b'2', ..] => Some("an HTTP/2 preface"),
         [b'S', b'S', b'H', b'-', b'1' | b'2', ..] => Some("an SSH banner"),
         [b'R', b'T', b'S', b'P', b'/', ..] => Some("an RTSP response"),
+        [b'P', b'R', b'O', b'X', b'Y', b' ', ..] | [b'\r', b'\n', b'\r', b'\n', 0, b'\r', b'\n', ..] => Some(
+            "what looks like the PROXY protocol (a load balancer sends it; switch it off there, or have the balancer add X-Forwarded-For)",
+        ),
         _ => None,
     }
 }
@@ -469,6 +472,11 @@ fn name_foreign(octets: &[u8], refusal: Refusal) -> Refusal {
         Some(what) => Refusal::new(refusal.status, format!("{what} came where HTTP/1.1 is spoken")),
         None => refusal,
     }
+}
+
+/// The first coding of a message's content that is not `identity` (RFC 9110 §8.4).
+pub(crate) fn coding<'a>(fields: &Fields<'a>) -> Option<&'a [u8]> {
+    fields.list("content-encoding").find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
 /// Appends `Name: value CRLF`, the one function through which every field we build goes (T10).

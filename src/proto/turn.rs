@@ -104,6 +104,16 @@ fn name_and_version(token: &str) -> (&str, Option<&str>) {
 /// The field that carries an event's id beside `message/http` (protocol.md §2.2); allowed beside JSON.
 pub const MESSAGE_ID: &str = "PTTH-Message-ID";
 
+/// Stands in every answer of a gateway's devices' port but the 101, so that a device knows it from a middlebox's (protocol.md §1.7; RFC 9209).
+pub(crate) const MARK: (&str, &str) = ("Proxy-Status", "ptth");
+
+/// Whether a gateway of ours gave this answer: the first member of `Proxy-Status` is that of who is nearest to the origin.
+pub fn is_marked(fields: &Fields<'_>) -> bool {
+    let first = fields.all(MARK.0).next().unwrap_or_default();
+    let name = first.split(|octet| matches!(octet, b';' | b',')).next().unwrap_or_default();
+    trim(name) == MARK.1.as_bytes()
+}
+
 /// How the fallback's messages are written (protocol.md §2.1, §2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -338,8 +348,9 @@ pub enum Decision {
 /// 400 (malformed offer, bad name, missing `Host`, ALPN without `http/1.1`, offer whose `Connection` does not list
 /// `upgrade`, where that is asked), 405 (a method that neither polls nor offers; the caller adds `Allow: POST`). Framing and body are the caller's business.
 pub fn decide(head: &FramedRequest<'_>, rules: &OfferRules) -> Result<Decision, Refusal> {
-    // RFC 9110 §7.8: Upgrade in an HTTP/1.0 request is ignored.
+    // RFC 9110 §7.8: Upgrade in an HTTP/1.0 request is ignored. So is what a load balancer left of an offer: a POST is a poll then.
     let offered = if head.minor == 0 { None } else { offered(&head.fields, &rules.dialects) };
+    let offered = offered.filter(|_| head.method != "POST" || rules.strict_connection || !is_for_another_hop(&head.fields));
     let Some((token, row, dialect)) = offered else {
         if head.method != "POST" {
             return Err(Refusal::new(405, "this port takes offers of devices (Upgrade: PTTH/1.0, Connection: Upgrade) and polls (POST)"));
@@ -391,10 +402,16 @@ fn check_connection(fields: &Fields<'_>, strict: bool) -> Result<(), Refusal> {
     if strict {
         return Err(Refusal::new(400, "the offer has Upgrade, but Connection does not list upgrade; send Connection: Upgrade"));
     }
-    if ["via", "forwarded", "x-forwarded-for"].iter().any(|name| fields.get(name).is_some()) {
+    if is_for_another_hop(fields) {
         return Err(Refusal::new(400, "the offer came through an intermediary that forwarded Upgrade without Connection: Upgrade"));
     }
     Ok(())
+}
+
+/// `Upgrade` without its `Connection: upgrade`, and an intermediary shows: that removed the one and left the other, which was meant for its own hop
+/// (RFC 9110 §7.6.1) and counts as absent.
+fn is_for_another_hop(fields: &Fields<'_>) -> bool {
+    !fields.lists("connection", "upgrade") && ["via", "forwarded", "x-forwarded-for"].iter().any(|name| fields.get(name).is_some())
 }
 
 /// Exactly one valid `Host` in HTTP/1.1; the operator may allow that there is none, or an empty one.
@@ -555,7 +572,7 @@ pub struct Brought<'a> {
 }
 
 /// Appends the offer (protocol.md §1.1): `Host`, `Upgrade`, `Connection: Upgrade`, `Content-Length: 0` (not with GET),
-/// `ALPN: http%2F1.1` for the IETF row, `Accept`, `PTTH-Session`, the further fields.
+/// `ALPN: http%2F1.1` for the IETF row, `Accept` with `Accept-Encoding: identity`, `PTTH-Session`, the further fields.
 ///
 /// # Errors
 /// A target or field that cannot be written, or a further field that is one of those above. Nothing is appended then.
@@ -599,13 +616,14 @@ fn write_post_lines(out: &mut Vec<u8>, plan: &OfferPlan, brought: Option<&Brough
     }
     if let Some(accept) = &plan.accept {
         write_field(out, "Accept", accept.as_bytes())?;
+        write_field(out, "Accept-Encoding", b"identity")?; // without it a middlebox may compress what it likes (RFC 9110 §12.5.3)
     }
     if let Some(session) = plan.session {
         write_field(out, "PTTH-Session", &hex(&session))?;
     }
     for (name, value) in &plan.fields {
         let reserved = ["ptth-session", MESSAGE_ID, "alpn", "content-type"];
-        let accepts = plan.accept.is_some() && same_name(name, "accept");
+        let accepts = plan.accept.is_some() && ["accept", "accept-encoding"].iter().any(|ours| same_name(name, ours));
         if is_ours(name) || accepts || reserved.iter().any(|ours| same_name(name, ours)) {
             return Err(Refusal::new(400, format!("the offer's own field {name} cannot be given as a further one")));
         }
@@ -665,12 +683,13 @@ pub enum Verdict {
     Later {
         /// The status.
         status: u16,
-        /// `Retry-After` in seconds (delta form only; capped at one hour). HTTP-date form counts as absent here.
+        /// `Retry-After` in seconds (delta form only, since this module has no clock; capped at one hour).
         retry_after: Option<Duration>,
     },
     /// 405, 501, any other 2xx or 4xx: this is no gateway that turns; polls without `Upgrade` are next.
     NoTurn(u16),
-    /// A right HTTP message that is wrong here: 101 without or with another `Upgrade`, 301/302/303, any other 3xx. The sentence says what to do.
+    /// A right HTTP message that is wrong here: 101 without or with another `Upgrade`, 301/302/303, any other 3xx, a page of HTML, 511. The sentence says
+    /// what to do.
     Wrong(String),
 }
 
@@ -680,6 +699,9 @@ pub fn check(head: &ResponseHead<'_>, token: &str) -> Verdict {
     match status {
         101 => check_switch(head, token),
         100..=199 => Verdict::Informational,
+        200..=299 if is_page(&head.fields) && head.fields.get("content-length") != Some(b"0") => Verdict::Wrong(format!(
+            "a page of HTML came with status {status}: perhaps a captive portal that wants a log-in, or a web server and no gateway; check the URL"
+        )),
         200 | 204 => match fallback(&head.fields) {
             Some(encoding) => Verdict::FellBack(Some(encoding)),
             None if status == 204 => Verdict::Nothing,
@@ -688,7 +710,10 @@ pub fn check(head: &ResponseHead<'_>, token: &str) -> Verdict {
         },
         307 | 308 => redirect(head),
         // 301 to 303 change the method, the others mean nothing here.
-        300..=399 => Verdict::Wrong(format!("the gateway answered {status}; a redirect of an offer has to be 307 or 308")),
+        300..=399 => Verdict::Wrong(format!(
+            "status {status} came: perhaps of a captive portal that wants a log-in; a gateway's redirect has to be 307 or 308"
+        )),
+        511 => Verdict::Wrong("status 511 came: the network on the way wants a log-in (captive portal)".to_owned()),
         401 | 403 | 404 | 410 => Verdict::Refused(status),
         // RFC 9110 §15: a status from 600 on counts as 5xx.
         400 | 408 | 409 | 426 | 429 | 500 | 502.. => Verdict::Later { status, retry_after: retry_after(&head.fields) },
@@ -733,6 +758,13 @@ fn fallback(fields: &Fields<'_>) -> Option<Encoding> {
     let content_type = fields.get("content-type")?;
     let plain = trim(content_type.split(|&octet| octet == b';').next().unwrap_or_default()).eq_ignore_ascii_case(b"text/plain");
     Encoding::of_type(content_type).filter(|_| !plain || fields.get(MESSAGE_ID).is_some())
+}
+
+/// A page for people.
+fn is_page(fields: &Fields<'_>) -> bool {
+    let media_type = fields.get("content-type").map(|value| trim(value.split(|&octet| octet == b';').next().unwrap_or_default()));
+    media_type
+        .is_some_and(|media_type| [&b"text/html"[..], b"application/xhtml+xml"].iter().any(|page| media_type.eq_ignore_ascii_case(page)))
 }
 
 fn redirect(head: &ResponseHead<'_>) -> Verdict {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustls::{ClientConnection, Connection, ServerConnection};
 
 use crate::error::Error;
+use crate::proto::head::foreign_protocol;
 use crate::stream::Kind;
 use crate::tls::{self, Connector, GatewayTls};
 
@@ -492,8 +493,9 @@ impl Session {
             return None;
         }
         let server = matches!(self.tls, Connection::Server(_));
-        let plain = server && first.is_ascii_uppercase();
-        let what = if first.is_ascii_uppercase() { "plain HTTP" } else { "something else" };
+        let known = foreign_protocol(&self.fed[self.used..]);
+        let plain = server && first.is_ascii_uppercase() && known.is_none();
+        let what = known.unwrap_or(if first.is_ascii_uppercase() { "plain HTTP" } else { "something else" });
         Some(Broken { text: format!("this side speaks TLS, what came is {what}; check the URL's scheme and port"), plain })
     }
 }

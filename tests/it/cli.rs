@@ -363,7 +363,9 @@ fn refusals_of_the_first_offer_end_the_device_with_3() {
         let raw = RawGateway::start();
         let mut device = Ptth::start(&["device", &raw.url("lamp"), "--text", "on", "--backoff", "10ms..50ms"]);
         let (mut peer, _) = raw.offer();
-        peer.write(format!("HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\nthe key, no\n"));
+        peer.write(format!(
+            "HTTP/1.1 {status}\r\nProxy-Status: ptth\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\nthe key, no\n"
+        ));
         assert_eq!(device.exit_code(), 3, "{status}: {}", device.stderr());
         device.expect_stderr(&status[..3]);
         assert!(raw.try_accept().is_none(), "{status}: it dialled once more");

@@ -19,7 +19,7 @@ const QUICK: &[&str] = &["--backoff", "5ms..20ms", "--links", "1..1"];
 /// Nothing, as the fallback says it.
 const NOTHING: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 const NOTHING_204: &str = "HTTP/1.1 204 No Content\r\nContent-Type: message/http\r\n\r\n";
-const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
+const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n";
 
 /// A device with `--text` and one poll.
 #[track_caller]
@@ -763,7 +763,9 @@ fn refusals_of_an_answer() {
             let mut peer = fall_back(&raw);
             peer.write(event("e", get("/x")));
             read_post(&mut peer);
-            peer.write(format!("HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nbecause.\n"));
+            peer.write(format!(
+                "HTTP/1.1 {status} {reason}\r\nProxy-Status: ptth\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nbecause.\n"
+            ));
             let (mut peer, head) = raw.offer();
             if *next == Next::Failure {
                 assert_eq!(head.get("ptth-message-id"), Some("e"));
@@ -942,7 +944,7 @@ fn what_does_not_turn_is_polled_without_upgrade_and_at_once() {
     let rows: &[(&str, &str)] = &[
         ("405", "HTTP/1.1 405 Method Not Allowed\r\nAllow: GET\r\nContent-Length: 0\r\n\r\n"),
         ("501", "HTTP/1.1 501 Not Implemented\r\nConnection: close\r\n\r\n"),
-        ("200 of a web server", "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>"),
+        ("200 of a web server", "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nhello\n"),
         ("202", "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"),
         ("417", "HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n"),
     ];
@@ -1127,7 +1129,11 @@ fn time_outs_of_proxies_are_no_failures() {
     assert!(!device.stderr().contains("disconnected"), "{}", device.stderr());
     peer.write(NOTHING);
     expect_poll(&mut peer);
-    peer.write("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"); // at once: the gateway is away
+    let away = "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"; // at once
+    peer.write(away);
+    let (mut peer, head) = raw.offer();
+    is_poll(&head, false); // perhaps it was the Upgrade
+    peer.write(away);
     device.expect_stderr("disconnected");
 }
 
@@ -1138,7 +1144,7 @@ fn refusals_are_for_polls_what_they_are_for_offers() {
         let mut device = text_device(&raw, &["--fallback", "only"]);
         let (mut peer, head) = raw.offer();
         is_poll(&head, false);
-        peer.write(format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n"));
+        peer.write(format!("HTTP/1.1 {status} No\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n"));
         assert_eq!(device.exit_code(), 3, "{}", device.stderr());
     }
     // After a success they are weather.

@@ -158,7 +158,8 @@ impl Event {
     fn of(reply: Answer) -> Event {
         assert_eq!(reply.status(), 200, "{}{}", reply.head.text(), reply.text());
         let shown = format!("{}{}", reply.head.text(), reply.text().chars().take(2000).collect::<String>());
-        assert_eq!(reply.head.get("cache-control"), Some("no-store"), "{shown}");
+        assert_eq!(reply.head.get("cache-control"), Some("no-store, no-transform"), "{shown}");
+        assert_eq!(reply.head.get("proxy-status"), Some("ptth"), "a device knows its gateway by it: {shown}");
         assert!(reply.head.get("content-length").is_some(), "a reply has its length: {shown}");
         let event = match reply.head.get("content-type") {
             Some("application/json") => Event::of_json(reply.body, &shown),
@@ -261,7 +262,8 @@ fn is_nothing(reply: &Answer, kind: Kind) {
     let (status, body) = if kind == Json { (200, "{}") } else { (204, "") };
     assert_eq!((reply.status(), reply.text().as_str()), (status, body), "{shown}");
     assert_eq!(reply.head.get("content-type"), Some(kind.media_type()), "{shown}");
-    assert_eq!(reply.head.get("cache-control"), Some("no-store"), "{shown}");
+    assert_eq!(reply.head.get("cache-control"), Some("no-store, no-transform"), "{shown}");
+    assert_eq!(reply.head.get("proxy-status"), Some("ptth"), "a device knows its gateway by it: {shown}");
     assert!(reply.head.all("transfer-encoding").is_empty(), "{shown}");
 }
 
@@ -270,6 +272,8 @@ fn is_nothing(reply: &Answer, kind: Kind) {
 fn is_refused(reply: &Answer, statuses: &[u16]) {
     reply.expect_refusal_among(statuses);
     assert_eq!(reply.head.get("cache-control"), Some("no-store"), "{}", reply.head.text());
+    let mark = reply.head.get("proxy-status").unwrap_or_default();
+    assert!(mark.starts_with("ptth; details=\""), "a device knows its gateway by it: {}", reply.head.text());
 }
 
 /// One connection of a device that polls.

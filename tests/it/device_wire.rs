@@ -423,7 +423,7 @@ fn answers_that_mean_later_are_obeyed_and_never_end_the_device() {
         for _ in 0..3 {
             let (mut peer, head) = raw.offer();
             is_offer(&head, &raw, "PTTH/1.0");
-            peer.write(format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 3\r\n\r\nno\n"));
+            peer.write(format!("HTTP/1.1 {status}\r\nProxy-Status: ptth\r\nConnection: close\r\nContent-Length: 3\r\n\r\nno\n"));
         }
         let (mut peer, _) = raw.offer();
         peer.write(SWITCH);
@@ -455,7 +455,7 @@ fn refusals_after_a_success_are_weather() {
     assert!(device.line().starts_with("connected "));
     for status in ["401 Unauthorized", "403 Forbidden", "404 Not Found", "410 Gone"] {
         let (mut peer, _) = raw.offer();
-        peer.write(format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
+        peer.write(format!("HTTP/1.1 {status}\r\nProxy-Status: ptth\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
     }
     let mut peer = raw.turn();
     peer.ask(&get("/")).expect_ok(SEED_TEXT);
@@ -517,9 +517,9 @@ fn the_backoff_is_what_its_option_says() {
 fn what_a_gateway_says_is_no_terminal_control() {
     // T32: neither field, reason nor body of a refusal brings an escape sequence to the terminal or a forged log line.
     for answer in [
-        "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nContent-Length: 24\r\n\r\n\x1b]0;evil\x07\x1b[31mred\nline\n\n",
+        "HTTP/1.1 403 Forbidden\r\nProxy-Status: ptth\r\nContent-Type: text/plain\r\nContent-Length: 24\r\n\r\n\x1b]0;evil\x07\x1b[31mred\nline\n\n",
         "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\u{9b}31m\r\nContent-Length: 0\r\n\r\n",
-        "HTTP/1.1 503 \x1b[31mBusy\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 503 \x1b[31mBusy\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n",
         "\x1b[2J\r\n\r\n",
     ] {
         let raw = RawGateway::start();

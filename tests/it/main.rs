@@ -33,6 +33,8 @@ mod framing_first;
 mod gateway_wire;
 #[cfg(feature = "cli")]
 mod identity;
+#[cfg(all(feature = "cli", feature = "comet"))]
+mod middleboxes;
 #[cfg(feature = "cli")]
 mod names;
 #[cfg(all(feature = "cli", target_os = "linux"))]

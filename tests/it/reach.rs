@@ -80,7 +80,9 @@ fn gateways_may_be_a_list_in_the_environment_and_each_has_its_own_name() {
 #[test]
 fn a_refusal_ends_the_device_only_where_no_gateway_is_left() {
     let (one, two) = (RawGateway::start(), RawGateway::start());
-    let refuse = |raw: &RawGateway, status: &str| raw.offer().0.write(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"));
+    let refuse = |raw: &RawGateway, status: &str| {
+        raw.offer().0.write(format!("HTTP/1.1 {status}\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n"))
+    };
     let mut device = start(&one.url("lamp"), &["--gateway", &two.url("lamp")]);
     refuse(&one, "403 Forbidden");
     device.expect_stderr("403");
@@ -101,7 +103,7 @@ fn a_refusal_ends_the_device_only_where_no_gateway_is_left() {
     drop(two.offer());
     let (mut again, _) = two.offer();
     assert!(one.try_accept().is_none(), "it had refused for good");
-    again.write("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+    again.write("HTTP/1.1 403 Forbidden\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(device.exit_code(), 3);
 }
 
@@ -303,7 +305,7 @@ fn after_max_retries_the_device_ends_with_1_and_says_why() {
     // A success in between: the count begins again.
     for _ in 0..2 {
         let (mut peer, _) = raw.offer();
-        peer.write("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
+        peer.write("HTTP/1.1 503 Service Unavailable\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n");
     }
     let mut peer = raw.turn();
     serves(&mut peer);
@@ -311,7 +313,7 @@ fn after_max_retries_the_device_ends_with_1_and_says_why() {
     for n in 0..3 {
         assert!(!device.has_ended(), "after {n}");
         let (mut peer, _) = raw.offer();
-        peer.write("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
+        peer.write("HTTP/1.1 503 Service Unavailable\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n");
     }
     assert_eq!(device.exit_code(), 1);
     assert!(raw.try_accept().is_none());

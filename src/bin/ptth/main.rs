@@ -224,6 +224,10 @@ struct DeviceArgs {
     /// End with exit code 1 after so many failed attempts in a row without a way in (default: never)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), env = "PTTH_MAX_RETRIES")]
     max_retries: Option<u32>,
+    /// When the very first offer is refused (401, 403, 404 or 410): exit with code 3, or retry. Else it depends: exit where the gateway itself refuses,
+    /// retry where it may be something on the way (an ingress that is not ready)
+    #[arg(long, value_enum, env = "PTTH_ON_REFUSAL")]
+    on_refusal: Option<Refused>,
     /// Idle links wanted, and links in all
     #[arg(long, value_name = "MIN..MAX", default_value = "1..8", value_parser = links, env = "PTTH_LINKS")]
     links: RangeInclusive<usize>,
@@ -284,6 +288,21 @@ impl From<Polling> for Fallback {
             Polling::Auto => Fallback::Auto,
             Polling::Never => Fallback::Never,
             Polling::Only => Fallback::Only,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Refused {
+    Exit,
+    Retry,
+}
+
+impl From<Refused> for OnRefusal {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Exit => OnRefusal::StopOnAny,
+            Refused::Retry => OnRefusal::Retry,
         }
     }
 }
@@ -635,7 +654,7 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
         .fallback(args.fallback.into())
         .polls(args.polls as usize) // 64 at most
         .failover(args.failover)
-        .on_refusal(OnRefusal::Stop);
+        .on_refusal(args.on_refusal.map_or(OnRefusal::Stop, Into::into));
     for url in &args.gateway {
         builder = builder.gateway(url);
     }

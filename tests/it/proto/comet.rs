@@ -535,7 +535,7 @@ fn a_post_is_written_as_protocol_md_says() {
         plan.session = Some([0xA5; 16]);
         plan.fields = vec![("Authorization".to_owned(), "Bearer s3cret".to_owned())];
     });
-    let accept = "Accept: message/http, application/json\r\n";
+    let accept = "Accept: message/http, application/json\r\nAccept-Encoding: identity\r\n";
     let rest = format!("{accept}PTTH-Session: a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5\r\nAuthorization: Bearer s3cret\r\n");
     assert_eq!(posted(&full, None), format!("{start}Content-Length: 0\r\n{rest}\r\n"));
     assert_eq!(posted(&full, Some(&streamed)), format!("{start}{chunked}{rest}\r\n"));
@@ -654,7 +654,7 @@ fn a_reply_of_the_fallback_is_told_from_any_web_servers() {
         ("HTTP/1.1 200 OK\r\n\r\n", Verdict::NoTurn(200)),
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Verdict::NoTurn(200)),
         ("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\n", Verdict::NoTurn(200)),
-        ("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nPTTH-Message-ID: xxx\r\nContent-Length: 5\r\n\r\n", Verdict::NoTurn(200)),
+        ("HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nPTTH-Message-ID: xxx\r\nContent-Length: 5\r\n\r\n", Verdict::NoTurn(200)),
         ("HTTP/1.1 201 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n", Verdict::NoTurn(201)),
         ("HTTP/1.1 202 OK\r\nContent-Length: 0\r\n\r\n", Verdict::NoTurn(202)),
         ("HTTP/1.1 413 No\r\nContent-Type: application/json\r\n\r\n", Verdict::NoTurn(413)),

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use reverse_http::proto::head::{LineEnds, request};
 use reverse_http::proto::turn::{
-    Decision, Dialect, Encoding, Name, Naming, Offer, OfferPlan, OfferRules, Verdict, check, decide, ietf_target, write_offer, write_switch,
+    Decision, Dialect, Encoding, Name, Naming, Offer, OfferPlan, OfferRules, Verdict, check, decide, ietf_target, is_marked, write_offer,
+    write_switch,
 };
 
 use super::{answered, asked, framed, limits, sample, show, status};
@@ -140,7 +141,12 @@ fn connection_lists_upgrade_unless_it_is_the_seeds_form() {
         for (rules, right) in [(rules(), default), (strict.clone(), when_strict)] {
             let octets = offer("POST", "/", "1.1", &format!("Upgrade: PTTH/1.0\r\n{lines}"));
             let decided = decided(&octets, &rules);
-            assert!(if right { matches!(decided, Ok(Decision::Turn(_))) } else { decided == Err(400) }, "{octets} {decided:?}");
+            let is = match (right, rules.strict_connection) {
+                (true, _) => matches!(decided, Ok(Decision::Turn(_))),
+                (false, true) => decided == Err(400),
+                (false, false) => matches!(decided, Ok(Decision::Poll(_))), // the field was meant for another hop
+            };
+            assert!(is, "{octets} {decided:?}");
         }
     }
 }
@@ -505,7 +511,7 @@ fn other_answers_are_judged_by_status() {
     for status in [401, 403, 404, 410] {
         assert_eq!(bare(status), Verdict::Refused(status));
     }
-    for status in [400, 408, 409, 426, 429, 500, 502, 503, 504, 599, 600, 999] {
+    for status in [400, 408, 409, 426, 429, 500, 502, 503, 504, 510, 512, 599, 600, 999] {
         assert_eq!(bare(status), Verdict::Later { status, retry_after: None });
     }
     for status in [200, 201, 202, 205, 299, 402, 405, 406, 411, 412, 418, 451, 499, 501] {
@@ -520,13 +526,43 @@ fn other_answers_are_judged_by_status() {
         ("application/json", Verdict::FellBack(Some(Encoding::Json))),
         ("Application/JSON ; charset=utf-8", Verdict::FellBack(Some(Encoding::Json))),
         ("message/http", Verdict::FellBack(Some(Encoding::Message))),
-        ("text/html", Verdict::NoTurn(200)),
+        ("image/png", Verdict::NoTurn(200)),
         ("application/jsonx", Verdict::NoTurn(200)),
         ("", Verdict::NoTurn(200)),
     ] {
         assert_eq!(verdict(&format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"), "PTTH/1.0"), expected, "{content_type}");
     }
     assert_eq!(verdict("HTTP/1.1 201 OK\r\nContent-Type: application/json\r\n\r\n", "PTTH/1.0"), Verdict::NoTurn(201));
+    // What a captive portal says is neither a fallback nor a reason to try without Upgrade.
+    for octets in [
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n",
+        "HTTP/1.1 203 OK\r\ncontent-type: Text/HTML; charset=utf-8\r\nContent-Length: 7\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Type: application/xhtml+xml\r\nPTTH-Message-ID: xxx\r\n\r\n",
+        "HTTP/1.1 302 Found\r\nLocation: http://portal.example/\r\n\r\n",
+        "HTTP/1.1 511 Network Authentication Required\r\n\r\n",
+    ] {
+        assert!(matches!(verdict(octets, "PTTH/1.0"), Verdict::Wrong(why) if why.contains("log-in")), "{octets}");
+    }
+}
+
+#[test]
+fn the_mark_is_the_name_of_who_stands_nearest_to_the_origin() {
+    for (value, is) in [
+        ("ptth", true),
+        ("ptth; details=\"no\"", true),
+        (" ptth ;error=http_request_denied, squid", true),
+        ("ptth, squid", true),
+        ("squid, ptth", false),
+        ("ptthx", false),
+        ("squid; details=\"ptth\"", false),
+        ("\"ptth\"", false),
+        ("", false),
+    ] {
+        let octets = format!("HTTP/1.1 403 \r\nProxy-Status: {value}\r\n\r\n");
+        assert_eq!(is_marked(&answered(&octets).fields), is, "{value}");
+    }
+    assert!(is_marked(&answered("HTTP/1.1 403 \r\nPROXY-status: ptth\r\nProxy-Status: squid\r\n\r\n").fields));
+    assert!(!is_marked(&answered("HTTP/1.1 403 \r\nVia: ptth\r\n\r\n").fields));
 }
 
 #[test]
