@@ -500,6 +500,7 @@ impl Device {
         let loops =
             parts.members.iter().map(|_| EventLoop::<DeviceRole>::new(&self.limits).map_err(failed)).collect::<Result<Vec<_>, _>>()?;
         let Some(parts) = slot.take() else { return Err(Error::usage("this device was started already")) };
+        let secure = parts.members.iter().any(|(plan, _)| plan.tls.is_some());
         let fleet = Arc::new(Fleet::default());
         let (mut shared, mut threads) = (Vec::new(), Vec::new());
         let mut waiting = Vec::new();
@@ -526,7 +527,7 @@ impl Device {
             }
         }
         fleet.send(|| Command::TopUp);
-        Ok(DeviceHandle(Arc::new(Running { fleet, shared, threads: Mutex::new(threads) })))
+        Ok(DeviceHandle(Arc::new(Running { fleet, shared, threads: Mutex::new(threads), secure })))
     }
 
     /// Answers requests with `handler`, on worker threads, up to MAX links at once at each gateway, until the process ends or the gateway refuses
@@ -677,6 +678,9 @@ struct Running {
     fleet: Arc<Fleet>,
     shared: Vec<Arc<Counters>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Some gateway is dialled over TLS.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    secure: bool,
 }
 
 impl fmt::Debug for DeviceHandle {
@@ -723,6 +727,23 @@ impl DeviceHandle {
             }
         }
         Ok(())
+    }
+
+    /// Replaces how the gateways are known and what is shown to them (feature `tls`): a renewed certificate, another CA. It counts from the next dial on;
+    /// what is connected stays, and sessions that began before are not resumed.
+    ///
+    /// # Errors
+    /// No gateway of this device is at `https://`; a system without root certificates; the device has ended.
+    #[cfg(feature = "tls")]
+    pub fn set_tls(&self, tls: DeviceTls) -> Result<(), Error> {
+        if !self.0.secure {
+            return Err(Error::usage("this device has no gateway at https://, so there is no TLS to replace"));
+        }
+        let connector = Arc::new(tls.connector()?);
+        match self.0.fleet.send(|| Command::SetTls(connector.clone())) {
+            0 => Err(Error::stopped("this device has ended")),
+            _ => Ok(()),
+        }
     }
 
     /// Dials now, whatever the back-off or a gateway's `Retry-After` says.

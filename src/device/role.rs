@@ -299,6 +299,9 @@ pub(crate) enum Command {
     TopUp,
     /// Dial now, whatever the back-off says.
     Retry,
+    /// What the next dials go by.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    SetTls(Arc<Connector>),
     /// Nothing new; what is in progress may finish for so long.
     Drain(Duration),
     /// Whether the loop turns.
@@ -1766,6 +1769,7 @@ impl Role for DeviceRole {
                 self.hurry_slots(cx.now());
                 self.top_up(cx);
             }
+            Command::SetTls(connector) => self.plan.tls = Some(connector),
             Command::Resolved { number, found } => self.resolved(cx, number, &found),
             Command::Back { number, back } => {
                 let (stream, unread, link) = *back;

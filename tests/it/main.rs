@@ -52,6 +52,8 @@ mod reach;
 #[cfg(feature = "cli")]
 mod relay_peers;
 #[cfg(feature = "cli")]
+mod reload;
+#[cfg(feature = "cli")]
 mod rolling;
 #[cfg(feature = "cli")]
 mod routes;

@@ -1,11 +1,15 @@
 //! Certificates, keys and pins of the command line: files to what the library takes, each mistake told with its option and file.
 
-use std::fmt::Display;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, ValueEnum};
+use reverse_http::DeviceHandle;
 use reverse_http::tls::{ClientCertificates, DeviceTls, GatewayTls, Identity};
+
+use crate::files::{self, Reading, Stamp};
 
 #[derive(Args)]
 pub(crate) struct GatewayFiles {
@@ -42,8 +46,8 @@ impl GatewayFiles {
     }
 
     /// What the files say now, for devices.
-    pub(crate) fn devices(&self) -> Result<Option<GatewayTls>, String> {
-        let tls = side(("--devices-cert", &self.devices_cert), ("--devices-key", &self.devices_key))?;
+    pub(crate) fn devices(&self, reading: Reading) -> Result<Option<GatewayTls>, String> {
+        let tls = side(("--devices-cert", &self.devices_cert), ("--devices-key", &self.devices_key), reading)?;
         let Some(ca) = &self.devices_client_ca else { return Ok(tls) };
         let option = "--devices-client-ca";
         let tls = tls.ok_or_else(|| format!("{option} wants TLS with devices: give --devices-cert and --devices-key, too"))?;
@@ -51,17 +55,75 @@ impl GatewayFiles {
             Shown::Required => ClientCertificates::Required,
             Shown::Optional => ClientCertificates::Optional,
         };
-        tls.client_ca(read(option, ca)?, wanted).map(Some).map_err(|e| format!("{option} {}: {e}", ca.display()))
+        tls.client_ca(read(option, ca, reading)?, wanted).map(Some).map_err(|e| format!("{option} {}: {e}", ca.display()))
     }
 
     /// The same for visitors.
-    pub(crate) fn visitors(&self) -> Result<Option<GatewayTls>, String> {
-        side(("--visitors-cert", &self.visitors_cert), ("--visitors-key", &self.visitors_key))
+    pub(crate) fn visitors(&self, reading: Reading) -> Result<Option<GatewayTls>, String> {
+        side(("--visitors-cert", &self.visitors_cert), ("--visitors-key", &self.visitors_key), reading)
     }
 }
 
-fn side(certificate: (&str, &Option<PathBuf>), key: (&str, &Option<PathBuf>)) -> Result<Option<GatewayTls>, String> {
-    let Some(identity) = identity(certificate, key)? else { return Ok(None) };
+/// A device's files of TLS, which are read again: on SIGHUP, and soon after one of them has changed.
+pub(crate) struct InForce {
+    files: DeviceFiles,
+    device: DeviceHandle,
+    /// What the files were when they were last read.
+    stamps: Mutex<Vec<Option<Stamp>>>,
+}
+
+/// How often it is looked whether a file has changed. Whoever renews a certificate does so days before the old one expires.
+const LOOK: Duration = Duration::from_secs(2);
+
+impl InForce {
+    /// `stamps`: of before the files were read.
+    pub(crate) fn new(files: DeviceFiles, stamps: Vec<Option<Stamp>>, device: DeviceHandle) -> Self {
+        InForce { files, device, stamps: Mutex::new(stamps) }
+    }
+
+    /// From the next dial on they count; what cannot be read leaves all as it was.
+    pub(crate) fn read_again(&self) {
+        let mut stamps = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
+        if stamps.is_empty() {
+            return;
+        }
+        let before = self.files.stamps();
+        let read =
+            self.files.tls(Reading::Again).and_then(|tls| tls.map(|tls| self.device.set_tls(tls).map_err(|e| e.to_string())).transpose());
+        match read {
+            Ok(_) => log::info!("the certificates were read again; they count from the next dial on"),
+            Err(e) => log::error!("{e}; the certificates stay as they were"),
+        }
+        *stamps = before; // what was written meanwhile is read again soon
+    }
+
+    /// Looks from time to time whether a file has changed, on a thread of its own: a file system may hang.
+    ///
+    /// # Errors
+    /// There is no thread.
+    pub(crate) fn watch(self: &Arc<Self>) -> io::Result<()> {
+        if self.files.stamps().is_empty() {
+            return Ok(());
+        }
+        let (files, name) = (Arc::downgrade(self), "ptth-files".to_owned());
+        std::thread::Builder::new().name(name).spawn(move || {
+            while let Some(files) = files.upgrade() {
+                let known = files.stamps.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                if files.files.stamps() != known {
+                    files.read_again();
+                }
+                drop(files);
+                std::thread::sleep(LOOK);
+            }
+        })?;
+        Ok(())
+    }
+}
+
+type Given<'f> = (&'static str, &'f Option<PathBuf>);
+
+fn side(certificate: Given<'_>, key: Given<'_>, reading: Reading) -> Result<Option<GatewayTls>, String> {
+    let Some(identity) = identity(certificate, key, reading)? else { return Ok(None) };
     GatewayTls::new(identity).map(Some).map_err(|e| e.to_string())
 }
 
@@ -86,15 +148,15 @@ pub(crate) struct DeviceFiles {
 
 impl DeviceFiles {
     /// What the options and their files say. `None`: nothing.
-    pub(crate) fn tls(&self) -> Result<Option<DeviceTls>, String> {
+    pub(crate) fn tls(&self, reading: Reading) -> Result<Option<DeviceTls>, String> {
         let mut tls = DeviceTls::new();
         if let Some(ca) = &self.ca {
-            tls = tls.ca(read("--ca", ca)?).map_err(|e| format!("--ca {}: {e}", ca.display()))?;
+            tls = tls.ca(read("--ca", ca, reading)?).map_err(|e| format!("--ca {}: {e}", ca.display()))?;
         }
         for pin in &self.pin {
             tls = tls.pin(pin).map_err(|e| format!("--pin: {e}"))?;
         }
-        let identity = identity(("--cert", &self.cert), ("--key", &self.key))?;
+        let identity = identity(("--cert", &self.cert), ("--key", &self.key), reading)?;
         let given = self.ca.is_some() || !self.pin.is_empty() || identity.is_some() || self.clock_floor.is_some();
         if let Some(identity) = identity {
             tls = tls.identity(identity);
@@ -104,31 +166,35 @@ impl DeviceFiles {
         }
         Ok(given.then_some(tls))
     }
+
+    /// What tells whether one of the files has changed. A file that is not there now counts as a state of its own.
+    pub(crate) fn stamps(&self) -> Vec<Option<Stamp>> {
+        [&self.ca, &self.cert, &self.key].into_iter().flatten().map(|file| Stamp::of(file).ok()).collect()
+    }
 }
 
-fn identity(certificate: (&str, &Option<PathBuf>), key: (&str, &Option<PathBuf>)) -> Result<Option<Identity>, String> {
+fn identity(certificate: Given<'_>, key: Given<'_>, reading: Reading) -> Result<Option<Identity>, String> {
     let ((certificate_option, certificate), (key_option, key)) = (certificate, key);
     let (certificate, key) = match (certificate, key) {
         (None, None) => return Ok(None),
         (Some(certificate), Some(key)) => (certificate, key),
         _ => return Err(format!("{certificate_option} and {key_option} go together; give both")),
     };
-    let texts = (read(certificate_option, certificate)?, read(key_option, key)?);
+    // Whoever renews writes one file after the other: between the two they are no pair.
+    let identity = files::together(reading, || {
+        let texts = (read(certificate_option, certificate, reading)?, read(key_option, key, reading)?);
+        let what = |e| format!("{certificate_option} {} with {key_option} {}: {e}", certificate.display(), key.display());
+        Identity::from_pem(texts.0, texts.1).map_err(what)
+    })?;
     warn_of_readers(key_option, key);
-    let what = |e| format!("{certificate_option} {} with {key_option} {}: {e}", certificate.display(), key.display());
-    Identity::from_pem(texts.0, texts.1).map(Some).map_err(what)
+    Ok(Some(identity))
 }
 
-/// More than a chain or a bundle of CAs has.
-const FILE_MAX: u64 = 8 * 1024 * 1024;
+/// More than a chain or a bundle of CAs has, in bytes.
+const FILE_MAX: u64 = 8 << 20;
 
-fn read(option: &str, file: &Path) -> Result<Vec<u8>, String> {
-    let failed = |e: &dyn Display| format!("{option} {}: {e}", file.display());
-    let length = std::fs::metadata(file).map_err(|e| failed(&e))?.len();
-    if length > FILE_MAX {
-        return Err(failed(&"this is no file of certificates or keys: it is longer than 8 MiB"));
-    }
-    std::fs::read(file).map_err(|e| failed(&e))
+fn read(option: &str, file: &Path, reading: Reading) -> Result<Vec<u8>, String> {
+    files::read(file, FILE_MAX, reading).map_err(|what| format!("{option} {}: {what}", file.display()))
 }
 
 fn warn_of_readers(option: &str, file: &Path) {

@@ -9,12 +9,19 @@ use reverse_http::{Error, Route, Routes};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::files::{self, Reading};
+
+/// Longest file that is read, in bytes: more than 65,000 routes. What is longer was not meant.
+const FILE_MAX: u64 = 16 << 20;
+
 /// Adds the routes of a file to those that are there.
 ///
 /// # Errors
 /// One line: the file, the line in it, what is wrong, what is right.
-pub(crate) fn routes_of(file: &Path, routes: Routes) -> Result<Routes, String> {
-    let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+pub(crate) fn routes_of(file: &Path, routes: Routes, reading: Reading) -> Result<Routes, String> {
+    let told = |what: &dyn Display| format!("{}: {what}", file.display());
+    let bytes = files::read(file, FILE_MAX, reading).map_err(|what| told(&what))?;
+    let text = String::from_utf8(bytes).map_err(|_| told(&"there are bytes that are not UTF-8"))?;
     routes_of_text(&file.display().to_string(), &text, routes)
 }
 

@@ -7,6 +7,7 @@
 
 mod certificates;
 mod config;
+mod files;
 mod output;
 mod proxy;
 mod supervise;
@@ -28,10 +29,13 @@ use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use reverse_http::proto::turn::Dialect;
 use reverse_http::tls::GatewayTls;
-use reverse_http::{Body, Device, DeviceEventKind, Encoding, Error, Fallback, Gateway, Limits, OnRefusal, Routes, Tokens, TurnMode};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use reverse_http::{
+    Body, Device, DeviceEventKind, DeviceHandle, Encoding, EndCounts, Error, Fallback, Gateway, Limits, OnRefusal, Routes, Tokens, TurnMode,
+};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use crate::files::{Again, Reading};
 use crate::output::say;
 use crate::supervise::Supervisor;
 
@@ -405,18 +409,14 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         Some(path) => fixed.health_path(path)?,
         None => fixed,
     };
-    let with_table = |fixed: Routes| match &args.config {
-        Some(file) => config::routes_of(file, fixed).map_err(|e| format!("--config {e}")),
-        None => Ok(fixed),
-    };
-    let table = with_table(fixed.clone()).map_err(usage)?;
+    let table = with_table(fixed.clone(), args.config.as_deref(), Reading::First).map_err(usage)?;
     let limits = limits_of(&args)?;
     let turn = match args.turn {
         Turn::Now => TurnMode::Now,
         Turn::OnDemand => TurnMode::OnDemand,
     };
-    let told = watch(Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?);
-    let (devices_tls, visitors_tls) = (args.tls.devices().map_err(usage)?, args.tls.visitors().map_err(usage)?);
+    let first = Reading::First;
+    let (devices_tls, visitors_tls) = (args.tls.devices(first).map_err(usage)?, args.tls.visitors(first).map_err(usage)?);
     let scheme = |secure: bool| if secure { "https" } else { "http" };
     let (devices_scheme, visitors_scheme) = (scheme(devices_tls.is_some()), scheme(visitors_tls.is_some()));
     let builder = match devices_tls {
@@ -425,11 +425,13 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     };
     let mut builder = builder.limits(limits).turn(turn).fallback(args.fallback.into()).shared_names(args.shared_names);
     if let Some(file) = &args.tokens {
-        builder = builder.tokens(read_tokens("--tokens", file).map_err(usage)?);
+        builder = builder.tokens(read_tokens("--tokens", file, first).map_err(usage)?);
     }
     if let Some(file) = &args.visitor_tokens {
-        builder = builder.visitor_tokens(read_tokens("--visitor-tokens", file).map_err(usage)?);
+        builder = builder.visitor_tokens(read_tokens("--visitor-tokens", file, first).map_err(usage)?);
     }
+    // Until here a signal ends the process, whatever the files do.
+    let told = watch(Signals::new(SIGNALS).map_err(failed)?);
     let builder = args
         .cors_origin
         .iter()
@@ -457,30 +459,50 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     supervisor.ready(&serving);
     let watched = gateway.clone();
     supervisor.watch(move |time| watched.ping(time).is_ok());
-    let signal = until_stopped(&gateway, &told, || {
-        supervisor.reloading();
-        reload_tls(&gateway, "devices", gateway.devices_addr(), args.tls.devices());
-        reload_tls(&gateway, "visitors", visitors, args.tls.visitors());
-        let reloaded = with_table(fixed.clone()).and_then(|routes| {
-            let length = routes.table_len();
-            gateway.set_routes(visitors, routes).map(|()| length).map_err(|e| e.to_string())
-        });
-        match (reloaded, &args.config) {
-            (Err(e), _) => log::error!("{e}; the routes stay as they were"),
-            (Ok(length), Some(file)) => log::info!("{length} routes were read from {}", file.display()),
-            (Ok(_), None) if args.tokens.is_none() && args.visitor_tokens.is_none() => {
-                log::info!("SIGHUP: there is no --config to read again, nor a file of tokens");
-            }
-            (Ok(_), None) => {}
-        }
-        reload_tokens("--tokens", &args.tokens, |tokens| gateway.set_tokens(tokens));
-        reload_tokens("--visitor-tokens", &args.visitor_tokens, |tokens| gateway.set_visitor_tokens(tokens));
-        supervisor.ready(&serving);
-    })?;
+    let (notice, time) = (args.drain_notice, args.drain_timeout);
+    let again = {
+        let (gateway, supervisor) = (gateway.clone(), supervisor.clone());
+        Again::start("ptth-reload", move || {
+            supervisor.reloading();
+            read_again(&gateway, visitors, &args, &fixed);
+            supervisor.ready(&serving);
+        })
+    };
+    let signal = until_stopped(&gateway, &told, &again.map_err(failed)?)?;
     // Somebody at a keyboard waits for no load balancer.
-    let notice = if signal == SIGINT { Duration::ZERO } else { args.drain_notice };
-    drain(&gateway, told, &supervisor, notice, args.drain_timeout);
+    let notice = if signal == SIGINT { Duration::ZERO } else { notice };
+    drain(&gateway, told, &supervisor, notice, time);
     Ok(())
+}
+
+/// What this process hears of.
+const SIGNALS: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1];
+
+fn with_table(fixed: Routes, file: Option<&std::path::Path>, reading: Reading) -> Result<Routes, String> {
+    match file {
+        Some(file) => config::routes_of(file, fixed, reading).map_err(|e| format!("--config {e}")),
+        None => Ok(fixed),
+    }
+}
+
+/// Reads every file of the command line again. A mistake in one changes nothing of what that one says.
+fn read_again(gateway: &Gateway, visitors: std::net::SocketAddr, args: &GatewayArgs, fixed: &Routes) {
+    reload_tls(gateway, "devices", gateway.devices_addr(), args.tls.devices(Reading::Again));
+    reload_tls(gateway, "visitors", visitors, args.tls.visitors(Reading::Again));
+    let reloaded = with_table(fixed.clone(), args.config.as_deref(), Reading::Again).and_then(|routes| {
+        let length = routes.table_len();
+        gateway.set_routes(visitors, routes).map(|()| length).map_err(|e| e.to_string())
+    });
+    match (reloaded, &args.config) {
+        (Err(e), _) => log::error!("{e}; the routes stay as they were"),
+        (Ok(length), Some(file)) => log::info!("{length} routes were read from {}", file.display()),
+        (Ok(_), None) if args.tokens.is_none() && args.visitor_tokens.is_none() => {
+            log::info!("SIGHUP: there is no --config to read again, nor a file of tokens");
+        }
+        (Ok(_), None) => {}
+    }
+    reload_tokens("--tokens", &args.tokens, |tokens| gateway.set_tokens(tokens));
+    reload_tokens("--visitor-tokens", &args.visitor_tokens, |tokens| gateway.set_visitor_tokens(tokens));
 }
 
 /// Stops the gateway; returns when all is over. A signal within the notice ends that, a later one the process.
@@ -494,7 +516,9 @@ fn drain(gateway: &Arc<Gateway>, told: mpsc::Receiver<i32>, supervisor: &Supervi
     let (hurried, ends) = (gateway.clone(), Instant::now() + notice);
     std::thread::spawn(move || {
         while let Ok(signal) = told.recv_timeout(ends.saturating_duration_since(Instant::now())) {
-            if signal != SIGHUP {
+            if signal == SIGUSR1 {
+                log_state(&hurried);
+            } else if signal != SIGHUP {
                 log::info!("stopping without further notice");
                 drop(told); // from here on a signal ends the process
                 return hurried.stop(time);
@@ -524,14 +548,14 @@ fn limits_of(args: &GatewayArgs) -> Result<Limits, Failure> {
 }
 
 /// The table in the file of an option.
-fn read_tokens(option: &str, file: &std::path::Path) -> Result<Tokens, String> {
-    tokens::read(file).map_err(|e| format!("{option} {e}"))
+fn read_tokens(option: &str, file: &std::path::Path, reading: Reading) -> Result<Tokens, String> {
+    tokens::read(file, reading).map_err(|e| format!("{option} {e}"))
 }
 
 /// Reads the file of an option again; a mistake in it changes nothing.
 fn reload_tokens(option: &str, file: &Option<PathBuf>, set: impl FnOnce(Tokens) -> Result<(), Error>) {
     let Some(file) = file else { return };
-    let replaced = read_tokens(option, file).and_then(|tokens| {
+    let replaced = read_tokens(option, file, Reading::Again).and_then(|tokens| {
         let length = tokens.len();
         set(tokens).map(|()| length).map_err(|e| e.to_string())
     });
@@ -584,7 +608,7 @@ fn watch(mut signals: Signals) -> mpsc::Receiver<i32> {
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
         for signal in signals.forever() {
-            if tell.send(signal).is_err() && signal != SIGHUP {
+            if tell.send(signal).is_err() && matches!(signal, SIGTERM | SIGINT) {
                 std::process::exit(1);
             }
         }
@@ -592,11 +616,12 @@ fn watch(mut signals: Signals) -> mpsc::Receiver<i32> {
     told
 }
 
-/// Returns on SIGTERM or SIGINT: which it was.
-fn until_stopped(gateway: &Gateway, told: &mpsc::Receiver<i32>, reload: impl Fn()) -> Result<i32, Failure> {
+/// Returns on SIGTERM or SIGINT: which it was. No file is read here, so nothing keeps a signal waiting.
+fn until_stopped(gateway: &Gateway, told: &mpsc::Receiver<i32>, reload: &Again) -> Result<i32, Failure> {
     loop {
         match told.recv_timeout(Duration::from_secs(1)) {
-            Ok(SIGHUP) => reload(),
+            Ok(SIGHUP) => reload.ask(),
+            Ok(SIGUSR1) => log_state(gateway),
             Ok(signal) => return Ok(signal),
             Err(_) if !gateway.is_running() => return Err(failed("the gateway's event loop ended; the log says why")),
             Err(_) => {}
@@ -604,10 +629,46 @@ fn until_stopped(gateway: &Gateway, told: &mpsc::Receiver<i32>, reload: impl Fn(
     }
 }
 
+/// SIGUSR1: one line about what goes on.
+fn log_state(gateway: &Gateway) {
+    let stats = gateway.stats();
+    log::info!(
+        "state: {} devices connected, {} polls held; since the start {} turns, {} events, {} exchanges, {} refusals, {} links ended ({})",
+        stats.devices,
+        stats.polls,
+        stats.turns,
+        stats.events,
+        stats.exchanges,
+        stats.refused,
+        stats.ends.total(),
+        ends_of(&stats.ends)
+    );
+}
+
+fn log_device_state(device: &DeviceHandle) {
+    let stats = device.stats();
+    let way = stats.way.map_or_else(|| "not connected".to_owned(), |way| format!("connected by {way}"));
+    log::info!(
+        "state: {way}, {} links ({} busy), {} polls, {} dials; since the start {} exchanges, {} links ended ({})",
+        stats.links,
+        stats.busy,
+        stats.polls,
+        stats.dialing,
+        stats.exchanges,
+        stats.ends.total(),
+        ends_of(&stats.ends)
+    );
+}
+
+fn ends_of(ends: &EndCounts) -> String {
+    let told: Vec<String> = ends.iter().filter(|(_, count)| *count > 0).map(|(end, count)| format!("{end} {count}")).collect();
+    if told.is_empty() { "none".to_owned() } else { told.join(", ") }
+}
+
 /// A second SIGTERM or SIGINT ends the process at once.
 fn exit_on_second(mut signals: Signals) {
     std::thread::spawn(move || {
-        if signals.forever().any(|signal| signal != SIGHUP) {
+        if signals.forever().any(|signal| matches!(signal, SIGTERM | SIGINT)) {
             std::process::exit(1);
         }
     });
@@ -662,7 +723,8 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
         builder = builder.max_retries(attempts);
     }
     builder = proxy::set(builder, args.proxy.as_deref(), &args.url)?;
-    if let Some(tls) = args.tls.tls().map_err(usage)? {
+    let stamps = args.tls.stamps();
+    if let Some(tls) = args.tls.tls(Reading::First).map_err(usage)? {
         if !std::iter::once(&args.url).chain(&args.gateway).any(|url| url.starts_with("https:")) {
             return Err(usage("--ca, --pin, --cert, --key and --clock-floor go with a gateway at https://"));
         }
@@ -683,7 +745,7 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
         builder = builder.host_header(host);
     }
     let device = builder.build()?;
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
+    let mut signals = Signals::new(SIGNALS).map_err(failed)?;
     let events = device.events();
     let handle = match (args.service.to, args.service.dir, args.service.text) {
         (Some(target), ..) => device.spawn_forward(&target)?,
@@ -711,15 +773,24 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
         }
     });
     let (running, drain) = (handle.clone(), args.drain_timeout);
+    let files = Arc::new(certificates::InForce::new(args.tls, stamps, handle.clone()));
+    let again = {
+        let (files, running, supervisor) = (files.clone(), handle.clone(), supervisor.clone());
+        Again::start("ptth-reload", move || {
+            supervisor.reloading();
+            files.read_again();
+            running.retry_now();
+            log::info!("SIGHUP: what is wanted is dialled now");
+            supervisor.reloaded();
+        })
+    };
+    let again = again.map_err(failed)?;
+    files.watch().map_err(failed)?;
     std::thread::spawn(move || {
         for signal in signals.forever() {
             match signal {
-                SIGHUP => {
-                    supervisor.reloading();
-                    running.retry_now();
-                    log::info!("SIGHUP: what is wanted is dialled now");
-                    supervisor.reloaded();
-                }
+                SIGHUP => again.ask(),
+                SIGUSR1 => log_device_state(&running),
                 _ => {
                     let says = format!("stopping; requests in progress have {drain:?} to finish");
                     log::info!("{says}");
@@ -744,20 +815,24 @@ fn answer_with_text(text: String) -> impl Fn(http::Request<Body>) -> http::Respo
     }
 }
 
+/// Longest file with a token that is read, in bytes.
+const TOKEN_FILE_MAX: u64 = 64 * 1024;
+
 fn token(file: Option<&str>) -> Result<Option<String>, Failure> {
-    let mut text = String::new();
-    match file {
-        Some("-") => {
-            io::stdin().take(64 * 1024).read_to_string(&mut text).map_err(|e| usage(format!("--token-file -: {e}")))?;
+    let told = |file: &str, what: &dyn Display| usage(format!("--token-file {file}: {what}"));
+    let text = match file {
+        Some("-") => files::line_of_stdin().map_err(|what| told("-", &what))?,
+        Some(path) => {
+            let bytes = files::read(std::path::Path::new(path), TOKEN_FILE_MAX, Reading::First).map_err(|what| told(path, &what))?;
+            String::from_utf8(bytes).map_err(|_| told(path, &"there are bytes that are not UTF-8"))?
         }
-        Some(path) => text = std::fs::read_to_string(path).map_err(|e| usage(format!("--token-file {path}: {e}")))?,
         None => match std::env::var("PTTH_TOKEN") {
-            Ok(token) => text = token,
+            Ok(token) => token,
             Err(std::env::VarError::NotPresent) => return Ok(None),
             Err(e) => return Err(usage(format!("PTTH_TOKEN: {e}"))),
         },
-    }
-    match text.trim() {
+    };
+    match text.trim_start_matches('\u{feff}').trim() {
         "" => Err(usage("the token is empty; leave it away, or give one")),
         token => Ok(Some(token.to_owned())),
     }

@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::io;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 /// How long a supervisor may take nothing of what it is told. Then that is lost.
@@ -14,53 +15,68 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The way to whoever supervises this process, if anybody does. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Supervisor(Option<Arc<(UnixDatagram, SocketAddr)>>);
+pub(crate) struct Supervisor {
+    way: Option<Arc<(UnixDatagram, SocketAddr)>>,
+    /// It was told that this process stops.
+    stops: Arc<AtomicBool>,
+}
 
 impl Supervisor {
     /// As the environment says.
     pub(crate) fn of_environment() -> Self {
-        let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return Supervisor(None) };
+        let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
+            return Supervisor::to(None);
+        };
         let opened = address(name.as_encoded_bytes()).and_then(|address| {
             let socket = UnixDatagram::unbound()?;
             socket.set_write_timeout(Some(SEND_TIMEOUT))?;
             Ok((socket, address))
         });
         match opened {
-            Ok(way) => Supervisor(Some(Arc::new(way))),
+            Ok(way) => Supervisor::to(Some(way)),
             Err(e) => {
                 log::warn!("NOTIFY_SOCKET={}: the supervisor will not be told anything: {e}", name.to_string_lossy());
-                Supervisor(None)
+                Supervisor::to(None)
             }
         }
     }
 
+    fn to(way: Option<(UnixDatagram, SocketAddr)>) -> Self {
+        Supervisor { way: way.map(Arc::new), stops: Arc::default() }
+    }
+
     /// It serves, or tries to.
     pub(crate) fn ready(&self, status: impl Display) {
-        self.tell(&format!("READY=1\nMAINPID={}\nSTATUS={status}", std::process::id()));
+        self.tell_unless_stopping(&format!("READY=1\nMAINPID={}\nSTATUS={status}", std::process::id()));
     }
 
     pub(crate) fn status(&self, status: impl Display) {
-        self.tell(&format!("STATUS={status}"));
+        self.tell_unless_stopping(&format!("STATUS={status}"));
     }
 
     /// What [`reloading`](Self::reloading) began is done, and the status is what it was.
     pub(crate) fn reloaded(&self) {
-        self.tell("READY=1");
+        self.tell_unless_stopping("READY=1");
     }
 
     /// It reads its configuration again; [`ready`](Self::ready) or [`reloaded`](Self::reloaded) follows.
     pub(crate) fn reloading(&self) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000));
+        self.tell_unless_stopping(&format!(
+            "RELOADING=1\nMONOTONIC_USEC={}",
+            i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000
+        ));
     }
 
+    /// From here on nothing else is told but signs of life: a reading that is still in progress must not make it ready again.
     pub(crate) fn stopping(&self, status: impl Display) {
+        self.stops.store(true, SeqCst);
         self.tell(&format!("STOPPING=1\nSTATUS={status}"));
     }
 
     /// Gives a sign of life at half of `WATCHDOG_USEC`, each after `ping` came back within that time.
     pub(crate) fn watch(&self, ping: impl Fn(Duration) -> bool + Send + 'static) {
-        if let Some(interval) = watchdog_interval().filter(|_| self.0.is_some()) {
+        if let Some(interval) = watchdog_interval().filter(|_| self.way.is_some()) {
             self.watch_every(interval, ping);
         }
     }
@@ -80,8 +96,14 @@ impl Supervisor {
         }
     }
 
+    fn tell_unless_stopping(&self, message: &str) {
+        if !self.stops.load(SeqCst) {
+            self.tell(message);
+        }
+    }
+
     fn tell(&self, message: &str) {
-        let Some((socket, address)) = self.0.as_deref() else { return };
+        let Some((socket, address)) = self.way.as_deref() else { return };
         if let Err(e) = socket.send_to_addr(message.as_bytes(), address) {
             log::warn!("the supervisor was not told {:?}: {e}", message.lines().next().unwrap_or_default());
         }
@@ -119,7 +141,6 @@ fn watchdog_interval() -> Option<Duration> {
 #[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
     #[test]
     fn a_loop_that_makes_no_turn_gives_no_sign_of_life() {
@@ -127,7 +148,7 @@ mod tests {
         let _ = std::fs::remove_file(&far);
         let supervisor = UnixDatagram::bind(&far).unwrap();
         supervisor.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        let way = Supervisor(Some(Arc::new((near, address(far.as_os_str().as_encoded_bytes()).unwrap()))));
+        let way = Supervisor::to(Some((near, address(far.as_os_str().as_encoded_bytes()).unwrap())));
         let turns = Arc::new(AtomicBool::new(true));
         let looked = turns.clone();
         way.watch_every(Duration::from_millis(20), move |_| looked.load(SeqCst));

@@ -1,11 +1,10 @@
 //! The files of `--tokens` and `--visitor-tokens`, and what `ptth token` prints.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use reverse_http::Tokens;
 
+use crate::files::{self, Reading};
 use crate::{Failure, say};
 
 /// Longest file that is read, in octets: some 150,000 tokens. What is longer was not meant.
@@ -15,13 +14,8 @@ const FILE_MAX: u64 = 16 << 20;
 ///
 /// # Errors
 /// One line: the file, the line in it, what is wrong.
-pub(crate) fn read(file: &Path) -> Result<Tokens, String> {
-    let told = |what: &dyn std::fmt::Display| format!("{}: {what}", file.display());
-    let mut octets = Vec::new();
-    File::open(file).and_then(|opened| opened.take(FILE_MAX + 1).read_to_end(&mut octets)).map_err(|e| told(&e))?;
-    if octets.len() as u64 > FILE_MAX {
-        return Err(told(&format_args!("it is longer than {} MiB", FILE_MAX >> 20)));
-    }
+pub(crate) fn read(file: &Path, reading: Reading) -> Result<Tokens, String> {
+    let octets = files::read(file, FILE_MAX, reading).map_err(|what| format!("{}: {what}", file.display()))?;
     let text = String::from_utf8(octets).map_err(|e| {
         let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|octet| **octet == b'\n').count();
         format!("{}, line {line}: there are octets that are no UTF-8", file.display())

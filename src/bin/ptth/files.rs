@@ -1,0 +1,238 @@
+//! Reads the files of the command line: bounded in size and in time, never on the thread that waits for signals.
+//!
+//! A file may hang (a FIFO, a network file system), never end (a device), vanish, or be written while it is read. Each reading runs on a thread of its
+//! own, which is left behind where it hangs. What is read again while the process serves has to be a regular file that has come to rest.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant, SystemTime};
+
+/// When a file is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// At the start: it may be a pipe of the shell's, `<(command)`, and whoever fills it may take a while.
+    First,
+    /// While the process serves.
+    Again,
+}
+
+/// How long a reading may take.
+const FIRST: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_secs(5);
+/// A file that was written to less than this ago may not be whole yet.
+const REST: Duration = Duration::from_millis(200);
+/// Readings at once. Those that hang count; beyond, nothing is read.
+const READINGS_MAX: usize = 16;
+
+/// What `--token-file -` reads at most, in bytes.
+const LINE_MAX: usize = 64 * 1024;
+
+static READINGS: AtomicUsize = AtomicUsize::new(0);
+
+/// One of the readings in progress.
+struct Counted;
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        READINGS.fetch_sub(1, SeqCst);
+    }
+}
+
+/// The bytes of a file, `most` at most.
+///
+/// # Errors
+/// What is wrong, without the file's name.
+pub(crate) fn read(file: &Path, most: u64, reading: Reading) -> Result<Vec<u8>, String> {
+    let (file, within) = (PathBuf::from(file), if reading == Reading::First { FIRST } else { AGAIN });
+    on_a_thread(within, move || match reading {
+        Reading::First => File::open(&file).map_err(|e| e.to_string()).and_then(|opened| bounded(opened, most)),
+        Reading::Again => at_rest(&file, most),
+    })
+}
+
+/// The first line of standard input that is not blank; whoever writes it need not close it.
+///
+/// # Errors
+/// What is wrong.
+pub(crate) fn line_of_stdin() -> Result<String, String> {
+    on_a_thread(FIRST, || {
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        let mut stdin = io::stdin().lock();
+        while stdin.read(&mut byte).map_err(|e| e.to_string())? > 0 {
+            match byte[0] {
+                b'\n' if line.trim_ascii().is_empty() => line.clear(),
+                b'\n' => break,
+                _ if line.len() == LINE_MAX => return Err(format!("its first line is longer than {} KiB", LINE_MAX >> 10)),
+                byte => line.push(byte),
+            }
+        }
+        String::from_utf8(line).map_err(|_| "there are bytes that are not UTF-8".to_owned())
+    })
+}
+
+fn on_a_thread<T: Send + 'static>(within: Duration, job: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    let before = READINGS.fetch_add(1, SeqCst);
+    let counted = Counted;
+    if before >= READINGS_MAX {
+        return Err("it was not read: earlier readings still hang; mend those files, or restart".to_owned());
+    }
+    let (tell, told) = sync_channel(1);
+    let job = move || {
+        let _counted = counted;
+        let _ = tell.send(job()); // nobody waits any more where it took too long
+    };
+    std::thread::Builder::new().name("ptth-read".to_owned()).spawn(job).map_err(|e| format!("it was not read: no thread: {e}"))?;
+    told.recv_timeout(within).unwrap_or_else(|_| Err(format!("it was not read to its end within {within:?}")))
+}
+
+fn bounded(from: impl Read, most: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    from.take(most + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    match bytes.len() as u64 > most {
+        true => Err(format!("it is longer than {} KiB", most >> 10)),
+        false => Ok(bytes),
+    }
+}
+
+/// What tells one state of a file from another. A link is followed, so a link that is moved counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    file: (u64, u64),
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    pub(crate) fn of(file: &Path) -> io::Result<Stamp> {
+        std::fs::metadata(file).map(|data| Stamp::from(&data))
+    }
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(data: &Metadata) -> Self {
+        Stamp {
+            file: (data.dev(), data.ino()),
+            length: data.len(),
+            modified: (data.mtime(), data.mtime_nsec()),
+            changed: (data.ctime(), data.ctime_nsec()),
+        }
+    }
+}
+
+/// Reads a regular file that nobody writes to at this moment.
+fn at_rest(file: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let end = Instant::now() + AGAIN - AGAIN / 5; // the caller hears of it within its time
+    loop {
+        // A FIFO without a writer would be waited for.
+        let without_waiting = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+        let opened = OpenOptions::new().read(true).custom_flags(without_waiting).open(file).map_err(|e| e.to_string())?;
+        let data = opened.metadata().map_err(|e| e.to_string())?;
+        if !data.is_file() {
+            return Err("it is not a regular file, and only those are read again".to_owned());
+        }
+        let bytes = bounded(opened, most)?;
+        let rests = Stamp::of(file).is_ok_and(|now| now == Stamp::from(&data)) && !is_recent(&data);
+        if rests {
+            return Ok(bytes);
+        }
+        if Instant::now() > end {
+            return Err("it is being written to all the time".to_owned());
+        }
+        std::thread::sleep(REST / 4);
+    }
+}
+
+/// A time in the future says nothing: the clocks of file servers differ.
+fn is_recent(data: &Metadata) -> bool {
+    let age = data.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+    age.is_some_and(|age| age < REST)
+}
+
+/// Tries again, for a while, when files that belong together are replaced one after the other.
+///
+/// # Errors
+/// Those of the last try.
+pub(crate) fn together<T>(reading: Reading, read: impl Fn() -> Result<T, String>) -> Result<T, String> {
+    const WHILE: Duration = Duration::from_secs(2);
+    let end = Instant::now() + WHILE;
+    loop {
+        match read() {
+            Err(_) if reading == Reading::Again && Instant::now() < end => std::thread::sleep(REST),
+            read => return read,
+        }
+    }
+}
+
+/// A thread that does one thing, again, whenever it is asked to. However often it is asked meanwhile, once more is enough.
+pub(crate) struct Again(SyncSender<()>);
+
+impl Again {
+    /// # Errors
+    /// There is no thread for it.
+    pub(crate) fn start(name: &str, job: impl Fn() + Send + 'static) -> io::Result<Again> {
+        let (ask, asked) = sync_channel(1);
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || asked.iter().for_each(|()| job()))?;
+        Ok(Again(ask))
+    }
+
+    /// Never waits.
+    pub(crate) fn ask(&self) {
+        match self.0.try_send(()) {
+            Ok(()) | Err(TrySendError::Full(())) => {}
+            Err(TrySendError::Disconnected(())) => log::error!("nothing is read again: the thread for it has ended"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_ends_is_refused_and_what_is_no_file_is_not_read_again() {
+        for reading in [Reading::First, Reading::Again] {
+            let what = read(Path::new("/dev/zero"), 1 << 20, reading).unwrap_err();
+            let expected = if reading == Reading::First { "longer than 1024 KiB" } else { "not a regular file" };
+            assert!(what.contains(expected), "{what}");
+            assert!(read(Path::new("/nowhere/at/all"), 1, reading).unwrap_err().contains("No such file"));
+        }
+    }
+
+    #[test]
+    fn a_file_rests_a_while_after_it_was_written() {
+        let file = std::env::temp_dir().join(format!("ptth-rest-{}", std::process::id()));
+        std::fs::write(&file, "whole").unwrap();
+        let written = |at: SystemTime| {
+            File::options().write(true).open(&file).unwrap().set_modified(at).unwrap();
+            is_recent(&std::fs::metadata(&file).unwrap())
+        };
+        let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+        assert!(!written(now - hour) && !written(now + hour), "the clock of a file server may differ");
+        let before = Stamp::of(&file).unwrap();
+        assert_eq!(read(&file, 5, Reading::Again).unwrap(), b"whole");
+        assert!(read(&file, 4, Reading::Again).unwrap_err().contains("longer than"));
+        // Written now: it is read, later.
+        std::fs::write(&file, "other").unwrap();
+        assert!(Stamp::of(&file).unwrap() != before);
+        assert_eq!(read(&file, 5, Reading::Again).unwrap(), b"other");
+        std::fs::remove_file(&file).unwrap();
+    }
+
+    #[test]
+    fn files_that_belong_together_are_tried_again_only_while_the_process_serves() {
+        let tries = std::cell::Cell::new(0);
+        let second = || {
+            tries.set(tries.get() + 1);
+            if tries.get() > 1 { Ok(()) } else { Err("no pair".to_owned()) }
+        };
+        assert!(together(Reading::First, second).is_err());
+        tries.set(0);
+        assert!(together(Reading::Again, second).is_ok());
+    }
+}
