@@ -78,6 +78,10 @@ pub(crate) struct Exchange {
     response_chunked: bool,
     response_until_close: bool,
     informational: usize,
+    /// A line end came before the response.
+    strayed: bool,
+    /// The response may begin with `EVENT/1.0`.
+    takes_events: bool,
     /// An octet of a response arrived.
     began: bool,
     /// A response head is on its way to the asking side.
@@ -392,6 +396,8 @@ impl Exchange {
             response_chunked: false,
             response_until_close: false,
             informational: 0,
+            strayed: false,
+            takes_events: false,
             began: false,
             answered: false,
             retried: true,
@@ -412,6 +418,11 @@ impl Exchange {
             enclosing: None,
             held: None,
         }
+    }
+
+    /// Its answer may come as AirPlay senders write it.
+    pub(crate) fn takes_event_version(&mut self) {
+        self.takes_events = true;
     }
 
     /// The request as it is sent: its head, and its body where that was collected.
@@ -703,10 +714,29 @@ impl Exchange {
             Ok(Fetched::End) => return self.response_ended(asking).map(|()| true),
             Err(e) => return Err(self.lost(Why::new(End::of_io(&e), format!("lost the connection: {e}")))),
         };
+        let stray = self.take_stray(&scratch[..filled]);
+        if stray == filled || (stray == 0 && !self.began && scratch[..filled] == *b"\r") {
+            link.keep(&scratch[stray..filled]); // a CR may have its LF yet
+            return Ok(true);
+        }
         self.began = true;
-        let used = self.take_response(&scratch[..filled], asking, rules, date)?;
-        link.keep(&scratch[used..filled]);
+        let used = stray + self.take_response(&scratch[stray..filled], asking, rules, date)?;
+        if !(self.tunnel.is_none() && self.response_is_whole() && head::are_line_ends(&scratch[used..filled])) {
+            link.keep(&scratch[used..filled]);
+        }
         Ok(true)
+    }
+
+    /// One line end before a response is nothing: it belongs to the one before it, and came late.
+    fn take_stray(&mut self, octets: &[u8]) -> usize {
+        let stray = match octets {
+            _ if self.began || self.strayed => 0,
+            [b'\r', b'\n', ..] => 2,
+            [b'\n', ..] => 1,
+            _ => 0,
+        };
+        self.strayed |= stray > 0;
+        stray
     }
 
     /// The same for a response that is the body of a POST: its framing comes off first.
@@ -742,7 +772,10 @@ impl Exchange {
                 Piece::Data(data) => self.take_enclosed(data, asking.as_deref_mut(), rules, date)?,
                 Piece::More => return Ok(true),
                 Piece::End => {
-                    link.keep(&scratch[used..filled]);
+                    let behind = &scratch[used..filled];
+                    if !head::are_line_ends(behind) {
+                        link.keep(behind);
+                    }
                     return self.ends_with(enclosing).map(|()| true);
                 }
             }
@@ -780,7 +813,8 @@ impl Exchange {
     fn take_response<T>(&mut self, octets: &[u8], mut asking: Option<&mut Peer<T>>, rules: &Rules, date: &str) -> Result<usize, Lost> {
         let mut used = 0;
         while self.response.is_none() {
-            let parsed = head::response(&octets[used..], &rules.limits, rules.ends).map_err(malformed)?;
+            let read = if self.takes_events { head::event_response } else { head::response };
+            let parsed = read(&octets[used..], &rules.limits, rules.ends).map_err(malformed)?;
             let Some(response) = parsed else { return Ok(used) };
             used += response.len;
             self.take_head(&response, asking.as_deref_mut(), rules, date)?;
@@ -840,7 +874,7 @@ impl Exchange {
             self.asker_keeps &= outgoing != Framing::UntilClose;
             self.response_chunked = outgoing == Framing::Chunked;
             self.response_until_close = outgoing == Framing::UntilClose;
-            self.response = Some(Decoder::new(framing, &rules.limits));
+            self.response = Some(Decoder::new(framing, &rules.limits).line_ends(rules.ends));
         }
         let Some(asking) = asking else { return Ok(()) };
         let rules = ResponseRules {

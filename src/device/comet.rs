@@ -21,6 +21,7 @@ use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::body::{self, Decoder, Piece};
 use crate::proto::comet::{self, Event};
+use crate::proto::head::{LineEnds, are_line_ends};
 use crate::proto::turn::{Brought, Encoding, Fallback, Naming, Verdict};
 use crate::stream::Stream;
 
@@ -552,7 +553,7 @@ impl DeviceRole {
                 return self.end_dial(cx, id, &format!("the gateway's reply cannot be read: {}", refusal.reason), None);
             }
         };
-        let decoder = Decoder::new(framing, &self.limits);
+        let decoder = Decoder::new(framing, &self.limits).line_ends(LineEnds::CrlfOrLf);
         let reply = Reply { decoder, body: Vec::new(), encoding, id: message, keep: reply.keep, quick, surplus: false };
         dial_stage(cx, id, Stage::Reading(Box::new(reply)));
         let at = cx.after(self.limits.body_silence_timeout);
@@ -589,7 +590,7 @@ impl DeviceRole {
         match fetched {
             Ok(Fetched::Octets(n)) => {
                 let used = reply.take(&scratch[..n], &self.limits).map_err(|e| e.reason.into_owned())?;
-                reply.surplus |= used < n;
+                reply.surplus |= !are_line_ends(&scratch[used..n]);
             }
             Ok(Fetched::Nothing) => {}
             Ok(Fetched::End) => reply.decoder.finish_at_eof().map_err(|e| e.reason.into_owned())?,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::engine::random;
 use crate::error::Error;
-use crate::proto::head::Fields;
+use crate::proto::head::{Fields, without_empty_port};
 use crate::proto::turn;
 
 /// A gateway's URL, taken apart.
@@ -48,7 +48,8 @@ impl Url {
             return Err(bad("secrets do not belong into a URL; give them by PTTH_TOKEN or a file"));
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let after_host = authority.as_str().rsplit_once(']').map_or(authority.as_str(), |(_, rest)| rest);
+        let named = without_empty_port(authority.as_str());
+        let after_host = named.rsplit_once(']').map_or(named, |(_, rest)| rest);
         if host.is_empty() || (after_host.contains(':') && authority.port_u16().is_none()) {
             return Err(bad("its host or port is not valid"));
         }
@@ -57,7 +58,7 @@ impl Url {
             host,
             port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }),
             secure,
-            authority: authority.as_str().to_owned(),
+            authority: named.to_owned(),
             target: if target.is_empty() { "/".to_owned() } else { target.to_owned() },
             text: text.to_owned(),
         })

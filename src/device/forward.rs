@@ -17,7 +17,7 @@ use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::forward::{self, RequestRules};
 use crate::proto::framed::FramedRequest;
-use crate::proto::head;
+use crate::proto::head::authority;
 use crate::relay::{self, Exchange, LocalAnswer};
 use crate::stream::Stream;
 use std::time::Instant;
@@ -46,12 +46,15 @@ enum Place {
 impl Target {
     /// Reads `http://HOST[:PORT]` or `unix:/path`.
     pub(crate) fn parse(text: &str, host_header: Option<String>) -> Result<Self, Error> {
-        if let Some(host) = &host_header {
-            let valid = host.parse::<http::uri::Authority>().is_ok_and(|a| !a.host().is_empty() && !host.contains('@'));
-            if !valid {
-                return Err(Error::usage(format!("host header {host:?} is no host; write it like app.example or app.example:8080")));
-            }
-        }
+        let host_header = match &host_header {
+            None => None,
+            Some(host) => match authority(host.as_bytes()) {
+                Ok(authority) => Some(authority.whole.to_owned()),
+                Err(_) => {
+                    return Err(Error::usage(format!("host header {host:?} is no host; write it like app.example or app.example:8080")));
+                }
+            },
+        };
         if let Some(path) = text.strip_prefix("unix:") {
             if !path.starts_with('/') {
                 return Err(Error::usage(format!("local server {text}: write an absolute path, like unix:/run/app.sock")));
@@ -83,7 +86,7 @@ pub(crate) enum Local {
 /// What a gateway's request becomes for the local server.
 pub(super) fn plan(asking: Id, request: &FramedRequest<'_>, target: &Target, limits: &Limits, now: Instant) -> Result<Exchange, Refusal> {
     let framing = request.framing();
-    let came = head::one_host(&request.fields)?.and_then(|h| std::str::from_utf8(h).ok()).filter(|h| !h.is_empty());
+    let came = forward::host_of(request)?;
     let host = target.host_header.as_deref().or(came).unwrap_or(&target.authority);
     let rules = RequestRules {
         target: forward::origin_form(request)?,

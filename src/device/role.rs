@@ -436,7 +436,7 @@ impl DeviceRole {
     ) -> Self {
         let rules = Rules {
             limits: limits.clone(),
-            ends: LineEnds::Crlf,
+            ends: LineEnds::CrlfOrLf,
             via: None,
             add_date: true,
             answerer: "the device's local server",

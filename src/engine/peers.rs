@@ -19,6 +19,7 @@ use crate::engine::places::Place;
 use crate::engine::slab::{Key, Slab};
 use crate::engine::timers::{Timer, Timers};
 use crate::message::second_now;
+use crate::proto::head::are_line_ends;
 use crate::stream::{Broken, Channel, Shaken, Stream};
 
 /// Names a connection of the loop.
@@ -485,15 +486,20 @@ impl<T> Peers<T> {
         self.scratch = scratch;
     }
 
-    /// Whether a connection on which nothing is asked is silent and open: what it says unasked, or its end, makes it useless. `look`: ask the
-    /// operating system also without an event.
+    /// Whether a connection on which nothing is asked is silent and open: what it says unasked (stray line ends aside), or its end, makes it useless.
+    /// `look`: ask the operating system also without an event.
     pub(crate) fn is_quiet(&mut self, id: Id, look: bool) -> bool {
+        const STRAY_MAX: usize = 64;
         let mut scratch = self.take_scratch();
         let quiet = self.get_mut(id).is_some_and(|peer| {
             if look {
                 peer.look_again();
             }
-            matches!(peer.fetch(&mut scratch, 64), Ok(Fetched::Nothing)) && !peer.is_broken()
+            let mut fetched = peer.fetch(&mut scratch, STRAY_MAX);
+            if matches!(fetched, Ok(Fetched::Octets(n)) if n < STRAY_MAX && are_line_ends(&scratch[..n])) {
+                fetched = peer.fetch(&mut scratch, STRAY_MAX); // the end of the stream may be behind them
+            }
+            matches!(fetched, Ok(Fetched::Nothing)) && !peer.is_broken()
         });
         self.put_scratch(scratch);
         quiet

@@ -437,7 +437,7 @@ impl GatewayRole {
         };
         let rest = scratch[used..filled].to_vec();
         let came = self.judge_post(cx, id, ended);
-        if !rest.is_empty() {
+        if !(ended && head::are_line_ends(&rest)) {
             cx.get_mut(id).into_iter().for_each(|peer| peer.keep(&rest));
         }
         came

@@ -365,11 +365,13 @@ impl GatewayBuilder {
     /// It is no origin of an `http` or `https` URL.
     pub fn drain_to(mut self, origin: &str) -> Result<Self, Error> {
         let bare = origin.strip_suffix('/').unwrap_or(origin);
-        let host = bare.strip_prefix("http://").or_else(|| bare.strip_prefix("https://"));
-        if host.is_none_or(|host| authority(host.as_bytes()).is_err()) {
+        let scheme = ["http://", "https://"].into_iter().find(|scheme| bare.starts_with(scheme));
+        let named =
+            scheme.and_then(|scheme| authority(&bare.as_bytes()[scheme.len()..]).ok().map(|host| format!("{scheme}{}", host.whole)));
+        let Some(named) = named else {
             return Err(Error::usage(format!("drain to {origin:?}: write another gateway like http://b.example:9999, without a path")));
-        }
-        self.drain_to = Some(bare.to_owned());
+        };
+        self.drain_to = Some(named);
         Ok(self)
     }
     /// Lets in only devices that show one of these tokens on every offer and poll, as `Authorization: Bearer TOKEN` or as the password of `Basic`, whose user is
@@ -748,7 +750,7 @@ impl DeviceRef<'_> {
 
     /// The error comes with whether nothing of a response had arrived.
     fn send_once(&self, request: Request<Body>) -> Result<Response<Body>, (Error, bool)> {
-        let Loan { stream, unread, ticket, fate } = self.borrow().map_err(|e| (e, false))?;
+        let Loan { stream, unread, ticket, fate, airplay } = self.borrow().map_err(|e| (e, false))?;
         let remote = self.gateway.remote.clone();
         let done = move |link: Option<(Shared, Vec<u8>)>| {
             if ticket == NO_TICKET {
@@ -766,7 +768,7 @@ impl DeviceRef<'_> {
             done(None);
             return Err((Error::io(Fault::Network, "making a link blocking", e), false));
         }
-        let link = GatewayLink::new(Shared::new(stream), unread, self.gateway.limits.clone());
+        let link = GatewayLink::new(Shared::new(stream), unread, self.gateway.limits.clone()).taking_events(airplay);
         link.ask_owned(request, None, Box::new(done)).map_err(|(e, NothingArrived(nothing))| {
             match fate.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 Some(error) => (error, false), // the loop has said why, and has tried again where that was allowed

@@ -148,9 +148,10 @@ impl GatewayRole {
                 Arrived::NotYet
             }
             Ok(Some(request)) => {
-                peer.keep(&octets[request.len..]);
+                let behind = &octets[request.len..];
+                peer.keep(behind);
                 match self.page(&request.fields) {
-                    Ok(origin) => self.recognise(request, filled, origin),
+                    Ok(origin) => self.recognise(request, behind, origin),
                     Err(refusal) => Arrived::Refused(refusal, None),
                 }
             }
@@ -172,7 +173,7 @@ impl GatewayRole {
     }
 
     /// protocol.md §1.3, in this order: its framing, what the request is, its body, what came behind it.
-    fn recognise(&self, request: head::RequestHead<'_>, filled: usize, origin: Option<String>) -> Arrived {
+    fn recognise(&self, request: head::RequestHead<'_>, behind: &[u8], origin: Option<String>) -> Arrived {
         let request = match FramedRequest::of(request) {
             Ok(request) => request,
             Err(refusal) => return Arrived::Refused(refusal, origin),
@@ -185,14 +186,14 @@ impl GatewayRole {
                     true => Arrived::Refused(Refusal::new(400, "a preflight request (OPTIONS) has no body"), Some(origin)),
                 }
             }
-            origin => match self.judge(&request, filled, origin.clone()) {
+            origin => match self.judge(&request, behind, origin.clone()) {
                 Ok((offer, knock)) => Arrived::Knock(offer, Box::new(knock)),
                 Err(refusal) => Arrived::Refused(refusal, origin),
             },
         }
     }
 
-    fn judge(&self, request: &FramedRequest<'_>, filled: usize, origin: Option<String>) -> Result<(Box<turn::Offer>, Knock), Refusal> {
+    fn judge(&self, request: &FramedRequest<'_>, behind: &[u8], origin: Option<String>) -> Result<(Box<turn::Offer>, Knock), Refusal> {
         let decided = turn::decide(request, &self.offer_rules)?;
         let (offer, turns) = match decided {
             Decision::Turn(offer) => (offer, self.fallback != Fallback::Only),
@@ -209,7 +210,8 @@ impl GatewayRole {
                 return Err(Refusal::new(400, "an offer has to come without a body; send Content-Length: 0"));
             }
         }
-        if !request.has_body() && filled > request.len {
+        // A line end too many is nothing (RFC 9112 §2.2), but before a turn every byte counts.
+        if !request.has_body() && !behind.is_empty() && (turns || !head::are_line_ends(behind)) {
             return Err(Refusal::new(400, EARLY));
         }
         let knock = Knock::read(request, turns, origin)?;
@@ -316,7 +318,7 @@ impl GatewayRole {
         }
         let by_token = self.identity(offer, &names)?;
         let credential = grant.credential.as_deref().map(Arc::from).or(by_token);
-        let holder = Holder { credential, session: offer.wire.session, token: offer.token };
+        let holder = Holder { credential, session: offer.wire.session, token: offer.token, airplay: offer.wire.is_airplay() };
         let claimed = self.roster.claim(&names, &holder, way, cx.now())?;
         self.origins |= names.iter().any(|n| n.contains("://"));
         let by = match way {
@@ -417,11 +419,11 @@ impl GatewayRole {
         let ticket = self.number();
         self.lent.insert(ticket, LentOut { registered: registered.clone(), handle, place });
         cx.set_lent(self.lent.len());
-        let (limits, remote) = (self.limits.clone(), self.remote.clone());
+        let (limits, remote, registered_airplay) = (self.limits.clone(), self.remote.clone(), registered.is_airplay());
         let submitted = self.link_workers.submit(move || {
             let _back = Returning { remote, ticket };
             match stream.set_nonblocking(false) {
-                Ok(()) => handler(GatewayLink::new(stream, unread, limits)),
+                Ok(()) => handler(GatewayLink::new(stream, unread, limits).taking_events(registered_airplay)),
                 Err(e) => log::error!("a turned connection cannot be made blocking: {e}"),
             }
         });
@@ -475,6 +477,9 @@ impl GatewayRole {
     pub(super) fn assign(&mut self, cx: &mut Peers<State>, key: Key, id: Id) {
         if let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) {
             link.exchange = Some(key);
+            if link.registered.is_airplay() {
+                self.exchanges.get_mut(key).into_iter().for_each(Exchange::takes_event_version);
+            }
         }
         relay::attach(self, cx, key, id);
     }
@@ -531,7 +536,7 @@ impl GatewayRole {
         let quiet = cx.get_mut(id).map_or(Ok(()), |peer| match peer.fetch(&mut scratch, 64) {
             Ok(Fetched::Nothing) if peer.is_broken() => Err(End::Reset.because("while it idled")),
             Ok(Fetched::Nothing) => Ok(()),
-            Ok(Fetched::Octets(n)) if scratch[..n].iter().all(|o| matches!(o, b'\r' | b'\n')) => Ok(()),
+            Ok(Fetched::Octets(n)) if head::are_line_ends(&scratch[..n]) => Ok(()),
             Ok(Fetched::Octets(_)) => Err(End::ProtocolError.because(UNASKED)),
             Ok(Fetched::End) => Err(End::Closed.because("by the device, while it idled")),
             Err(e) => Err(Why::new(End::of_io(&e), format!("while it idled: {e}"))),

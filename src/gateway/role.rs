@@ -88,6 +88,8 @@ pub(crate) struct Loan {
     pub(crate) ticket: u64,
     /// Why that device did not answer.
     pub(crate) fate: Fate,
+    /// Its device is an AirPlay sender.
+    pub(crate) airplay: bool,
 }
 
 /// Where the loop leaves the error of a program's request that went by mailbox.
@@ -395,11 +397,12 @@ impl GatewayRole {
         let place = cx.unseat(id);
         let Some((stream, unread, _)) = cx.remove(id) else { return true };
         let (stream, ticket) = (Arc::new(stream), self.number());
+        let airplay = registered.is_airplay();
         self.roster.lend(&registered, id);
         self.lent.insert(ticket, LentOut { registered, handle: Handle::Weak(Arc::downgrade(&stream)), place });
         cx.set_lent(self.lent.len());
         self.stats.exchanges.fetch_add(1, Relaxed);
-        if let Err(unsent) = reply.send(Ok(Loan { stream, unread, ticket, fate: Fate::default() })) {
+        if let Err(unsent) = reply.send(Ok(Loan { stream, unread, ticket, fate: Fate::default(), airplay })) {
             let Ok(Loan { stream, unread, ticket, .. }) = unsent.0 else { return true };
             let stream = Arc::into_inner(stream).map(|stream| (stream, unread));
             self.take_back(cx, ticket, stream.ok_or(End::Failed.because("its caller went while it was lent")));
@@ -426,7 +429,7 @@ impl GatewayRole {
             Ok((id, theirs)) => {
                 let at = cx.after(self.limits.head_timeout);
                 cx.set_deadline(id, Some(at));
-                Ok(Loan { stream: Arc::new(theirs), unread: Vec::new(), ticket: NO_TICKET, fate })
+                Ok(Loan { stream: Arc::new(theirs), unread: Vec::new(), ticket: NO_TICKET, fate, airplay: false })
             }
             Err(e) => Err(Error::io(crate::Fault::Gateway, format_args!("opening a way to device {name}, which polls"), e)),
         };

@@ -25,6 +25,8 @@ pub(crate) struct Holder {
     pub(crate) session: Option<Session>,
     /// The token that let it in.
     pub(crate) token: Option<Digest>,
+    /// Its offer is an AirPlay sender's.
+    pub(crate) airplay: bool,
 }
 
 impl PartialEq for Holder {
@@ -42,12 +44,18 @@ pub(crate) struct Registered {
     session: Option<Session>,
     /// The token that let it in.
     token: Option<Digest>,
+    /// It may answer as AirPlay senders do.
+    airplay: bool,
 }
 
 impl Registered {
     /// The first name, for logs and events.
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.names[0].0 // `claim` makes none without a name
+    }
+    /// Whether its answers may begin with `EVENT/1.0`.
+    pub(crate) fn is_airplay(&self) -> bool {
+        self.airplay
     }
     pub(crate) fn token(&self) -> Option<&Digest> {
         self.token.as_ref()
@@ -305,7 +313,7 @@ impl Roster {
             });
         }
         let mut claimed = Claimed {
-            registered: Arc::new(Registered { names: Vec::new(), session: None, token: None }),
+            registered: Arc::new(Registered { names: Vec::new(), session: None, token: None, airplay: false }),
             up: Vec::new(),
             fresh: names.iter().all(|name| !self.entries.contains_key(name.as_str())),
             moved: Vec::new(),
@@ -323,7 +331,8 @@ impl Roster {
                 registered.push((name, epoch));
             }
         }
-        claimed.registered = self.share(Registered { names: registered, session: holder.session, token: holder.token });
+        claimed.registered =
+            self.share(Registered { names: registered, session: holder.session, token: holder.token, airplay: holder.airplay });
         for (name, _) in &claimed.registered.names {
             if let Some(entry) = self.entries.get_mut(name) {
                 entry.lent += 1;
@@ -527,7 +536,7 @@ impl Roster {
             entry.mailbox = None;
         }
         let in_hand = entry.events;
-        let registered = Registered { names: vec![(name.clone(), entry.epoch)], session: None, token: None };
+        let registered = Registered { names: vec![(name.clone(), entry.epoch)], session: None, token: None, airplay: false };
         Gap::Over(self.departures(&registered, now), in_hand)
     }
 
@@ -672,7 +681,7 @@ impl Roster {
     /// Makes a name known that was not: as if it had been connected until now.
     pub(crate) fn expect(&mut self, name: &str, now: Instant) {
         self.epochs += 1;
-        let entry = Entry::new(Holder { credential: None, session: None, token: None }, self.epochs, Way::Turn, now);
+        let entry = Entry::new(Holder { credential: None, session: None, token: None, airplay: false }, self.epochs, Way::Turn, now);
         let name: Arc<str> = name.into();
         self.entries.insert(name.clone(), entry);
         self.departed.push_back((now, name));
@@ -766,7 +775,7 @@ mod tests {
         Roster::new(Arc::new(limits), false)
     }
     fn holder(session: Option<u8>) -> Holder {
-        Holder { credential: None, session: session.map(|n| [n; 16]), token: None }
+        Holder { credential: None, session: session.map(|n| [n; 16]), token: None, airplay: false }
     }
     fn lamp() -> Vec<String> {
         vec!["lamp".to_owned()]
@@ -846,7 +855,7 @@ mod tests {
         let turns: Vec<Id> = (0..3).map(|_| roster.next_idle("lamp").unwrap()).collect();
         assert_eq!(turns, [ids[1], ids[3], ids[1]]);
         // Another credential is still another one.
-        let other = Holder { credential: Some("other".into()), session: Some([4; 16]), token: None };
+        let other = Holder { credential: Some("other".into()), session: Some([4; 16]), token: None, airplay: false };
         assert_eq!(roster.claim(&lamp(), &other, Way::Turn, now).unwrap_err().status, 409);
     }
 
@@ -955,8 +964,8 @@ mod tests {
     #[test]
     fn another_credential_is_refused_while_the_name_is_held() {
         let (mut roster, now) = (roster(|_| ()), Instant::now());
-        let mine = Holder { credential: Some("mine".into()), session: None, token: None };
-        let other = Holder { credential: Some("other".into()), session: None, token: None };
+        let mine = Holder { credential: Some("mine".into()), session: None, token: None, airplay: false };
+        let other = Holder { credential: Some("other".into()), session: None, token: None, airplay: false };
         let claimed = roster.claim(&lamp(), &mine, Way::Turn, now).unwrap();
         assert_eq!(roster.claim(&lamp(), &other, Way::Turn, now).unwrap_err().status, 409);
         roster.lend_ends(&claimed.registered, now);
@@ -1008,7 +1017,7 @@ mod tests {
 
         roster.expect("lamp", now);
         roster.line_up("lamp", Waiter::Caller(2));
-        let mine = Holder { credential: Some("mine".into()), session: Some([7; 16]), token: None };
+        let mine = Holder { credential: Some("mine".into()), session: Some([7; 16]), token: None, airplay: false };
         let claimed = roster.claim(&lamp(), &mine, Way::Turn, now).unwrap();
         assert_eq!((claimed.up.len(), claimed.replaced.len(), roster.connected()), (1, 0, 1));
         assert_eq!(roster.next_waiter(&claimed.registered, false), Some(Waiter::Caller(2)));

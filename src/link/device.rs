@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::Limits;
@@ -11,6 +11,7 @@ use crate::link::send::{Pen, SendFault, WireBody};
 use crate::link::wire::{Expectation, HeadFault, Line, Patience, Side, Wire, header_map, is_timeout};
 use crate::message::{Asked, Body, write_refusal, write_response_head};
 use crate::proto::body::Framing;
+use crate::proto::forward::host_of;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds, RequestHead};
 use crate::proto::heartbeat;
@@ -381,15 +382,18 @@ fn read_request(octets: &[u8], limits: &Limits) -> Result<Option<(Question, usiz
 }
 
 fn question(head: &FramedRequest<'_>) -> Result<Question, Refusal> {
-    if head.fields.all("host").count() > 1 {
-        return Err(Refusal::new(400, "several Host fields; a request has one (RFC 9112 §3.2)"));
-    }
+    let host = host_of(head)?;
     let is_heartbeat = heartbeat::recognise(head)?.is_some();
     let mut request = Request::new(());
     *request.method_mut() = method(head.method)?;
     *request.uri_mut() = uri(head)?;
     *request.version_mut() = if head.minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
     *request.headers_mut() = if head.fields.is_empty() { HeaderMap::new() } else { header_map(&head.fields, 400)? };
+    // Of an absolute form: whoever looks at `Host` alone must not be told another host than whoever looks at the URL.
+    if let Some(host) = host.filter(|_| !head.target.starts_with('/')) {
+        let host = HeaderValue::from_str(host).map_err(|_| Refusal::new(400, "the host is no value of a field"))?;
+        request.headers_mut().insert(header::HOST, host);
+    }
     let asked =
         Asked { is_head: head.method == "HEAD", minor: head.minor, close: head.minor == 0 || !head::keeps_alive(head.minor, &head.fields) };
     let upgrade = head.minor > 0 && head.fields.lists("connection", "upgrade") && head.fields.get("upgrade").is_some();

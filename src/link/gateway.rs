@@ -47,6 +47,12 @@ impl<S: Transport + 'static> GatewayLink<S> {
         GatewayLink { line: Line::new(Wire::new(stream, unread, limits, Side::Gateway)), pen: Pen::default() }
     }
 
+    /// The same, for a device whose answers may begin with `EVENT/1.0` (AirPlay senders).
+    pub(crate) fn taking_events(self, events: bool) -> Self {
+        self.line.lock().takes_events = events;
+        self
+    }
+
     /// Asks, and waits for the head of the final response; up to `informational_max` 1xx before it are skipped.
     ///
     /// The request gets a `Host` (its own, else its URI's authority, else empty), and our own framing: a body of known length has
@@ -246,7 +252,8 @@ fn read_one_answer<S: Transport + 'static>(
     interim: &mut usize,
 ) -> Result<Option<Answer>, Error> {
     let first = first_octet(&wire.limits, deadline);
-    let answer = match wire.read_head(first, |octets, limits| read_response(octets, limits, method)) {
+    let events = wire.takes_events;
+    let answer = match wire.read_head(first, |octets, limits| read_response(octets, limits, method, events)) {
         Ok(Some(answer)) => answer,
         Ok(None) => return Err(ended_before_response(wire)),
         Err(HeadFault::Refused(refusal)) => return Err(refused(wire, refusal)),
@@ -276,10 +283,11 @@ fn first_octet(limits: &Limits, deadline: Option<Instant>) -> Patience {
     }
 }
 
-fn read_response(octets: &[u8], limits: &Limits, method: &Method) -> Result<Option<(Answer, usize)>, Refusal> {
+fn read_response(octets: &[u8], limits: &Limits, method: &Method, events: bool) -> Result<Option<(Answer, usize)>, Refusal> {
     // A line end too many behind the last response (RFC 9112 §2.2 knows it of requests) is not the beginning of this one.
     let stray = if octets.starts_with(b"\r\n") { 2 } else { 0 };
-    let Some(head) = head::response(&octets[stray..], limits, LineEnds::CrlfOrLf)? else { return Ok(None) };
+    let read = if events { head::event_response } else { head::response };
+    let Some(head) = read(&octets[stray..], limits, LineEnds::CrlfOrLf)? else { return Ok(None) };
     let len = head.len + stray;
     Ok(Some((answer(&head, method)?, len)))
 }

@@ -16,7 +16,7 @@ use crate::link::inbox::Inbox;
 use crate::link::socket;
 use crate::message::STEP;
 use crate::proto::body::{Decoder, Framing, Piece};
-use crate::proto::head::Fields;
+use crate::proto::head::{Fields, LineEnds};
 use crate::stream::Transport;
 
 /// What a link and its bodies share.
@@ -90,6 +90,14 @@ impl Side {
         }
     }
 
+    /// How lines of what the peer sends end: answers are read more leniently than requests.
+    fn line_ends(self) -> LineEnds {
+        match self {
+            Side::Gateway => LineEnds::CrlfOrLf,
+            Side::Device => LineEnds::Crlf,
+        }
+    }
+
     /// What the peer sends.
     pub(super) fn message(self) -> &'static str {
         match self {
@@ -139,6 +147,8 @@ pub(super) struct Wire<S> {
     pub(super) more_may_come: bool,
     /// An octet arrived since [`Wire::forget_arrivals`].
     pub(super) arrived: bool,
+    /// Responses may begin with `EVENT/1.0`.
+    pub(super) takes_events: bool,
 }
 
 /// What is to be done about `Expect: 100-continue` (RFC 9110 §10.1.1).
@@ -178,6 +188,7 @@ impl<S: Transport + 'static> Wire<S> {
             expectation: Expectation::None,
             more_may_come: false,
             arrived: false,
+            takes_events: false,
         }
     }
 
@@ -333,7 +344,7 @@ impl<S: Transport + 'static> Wire<S> {
                 return Some(octets);
             }
         }
-        let decoder = Decoder::new(framing, &self.limits);
+        let decoder = Decoder::new(framing, &self.limits).line_ends(self.side.line_ends());
         self.incoming = Some(Incoming { decoder, plain: framing != Framing::Chunked });
         None
     }

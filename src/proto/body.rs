@@ -9,6 +9,9 @@
 //!   Chunked: Size ─► (Extension) ─► SizeLf ─► Data ─────────┘
 //!                                     └ 0 ─► TrailerStart ─► (Trailer | TrailerLf) ─► Done
 //! ```
+//! In an answer ([`LineEnds::CrlfOrLf`]) a lone LF ends each of these lines, too, and blanks may stand before a line's end: small servers write both, and
+//! nginx takes both. Requests are read strictly, since a server behind us may read them in another way.
+//!
 //! It never reads a chunk size with `from_str_radix` (which takes `+5`) nor with `httparse::parse_chunk_size` (which takes an
 //! empty size, an LF in an extension, and 2^64-1).
 use crate::error::Refusal;
@@ -82,11 +85,17 @@ fn coding(minor: u8, fields: &Fields<'_>) -> Result<Framing, Refusal> {
             return Ok(Framing::Chunked);
         }
     }
-    let unknown = |member: &[u8]| is_token(member) && !member.eq_ignore_ascii_case(b"chunked");
-    if fields.list("transfer-encoding").any(unknown) {
+    let is_chunked = |member: &[u8]| member.eq_ignore_ascii_case(b"chunked");
+    let (mut unknown, mut misplaced, mut ended) = (false, false, false);
+    for member in fields.list("transfer-encoding") {
+        misplaced |= ended; // RFC 9112 §6.3: where chunked is not the last coding, nobody can tell where the body ends
+        ended |= is_chunked(member);
+        unknown |= is_token(member) && !is_chunked(member);
+    }
+    if unknown && !misplaced {
         return Err(Refusal::new(501, "Transfer-Encoding names a coding other than chunked"));
     }
-    Err(Refusal::new(400, "Transfer-Encoding has to be chunked, once, and nothing else"))
+    Err(Refusal::new(400, "Transfer-Encoding has to be chunked, once, as the last coding and the only one"))
 }
 
 /// Octets that one `Content-Length` or chunk may announce: what also fits a signed 64-bit number, which is what most peers keep it in.
@@ -144,6 +153,8 @@ pub struct Decoder {
     /// Only while a trailer section that is not empty arrives.
     section: Vec<u8>,
     trailers: Vec<(String, Vec<u8>)>,
+    /// How lines between chunks end.
+    ends: LineEnds,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,8 +167,10 @@ enum State {
         size: u64,
         digits: u8,
     },
+    /// Behind the digits of a chunk size, before the end of its line.
     Extension {
         size: u64,
+        at: Extension,
     },
     /// Behind the CR of a chunk line.
     SizeLf {
@@ -177,10 +190,68 @@ enum State {
     Broken,
 }
 
+/// Where in `*( BWS ";" BWS name [ BWS "=" BWS value ] )` a chunk line stands (RFC 9112 §7.1.1). What an extension says is of no interest, but one that is
+/// none is a place where two parsers may see different lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extension {
+    /// In blanks: `;` or, in an answer, the end of the line has to follow.
+    Blank,
+    /// Behind `;`.
+    Start,
+    Name,
+    /// In blanks behind a name: `=` may follow, too.
+    NameBlank,
+    /// Behind `=`.
+    ValueStart,
+    Value,
+    Quoted,
+    /// Behind a backslash in a quoted value.
+    Escaped,
+    /// Behind the quote that ends a value.
+    Unquoted,
+}
+
+impl Extension {
+    /// What follows with this octet, which is no line end; `None`: it may not stand here.
+    fn next(self, octet: u8) -> Option<Self> {
+        use Extension::*;
+        let blank = matches!(octet, b' ' | b'\t');
+        let text = blank || matches!(octet, 0x21..=0x7E | 0x80..);
+        Some(match (self, octet) {
+            (Quoted, b'"') => Unquoted,
+            (Quoted, b'\\') => Escaped,
+            (Quoted | Escaped, _) => return text.then_some(Quoted),
+            (Start | ValueStart, _) if blank => self,
+            (Start | Name, _) if is_token(&[octet]) => Name,
+            (ValueStart | Value, _) if is_token(&[octet]) => Value,
+            (ValueStart, b'"') => Quoted,
+            (Name | NameBlank, _) if blank => NameBlank,
+            (Name | NameBlank, b'=') => ValueStart,
+            (Name | NameBlank | Value | Unquoted | Blank, b';') => Start,
+            (Value | Unquoted | Blank, _) if blank => Blank,
+            _ => return None,
+        })
+    }
+
+    /// Whether the line may end here. `lenient`: also behind blanks.
+    fn may_end(self, lenient: bool) -> bool {
+        match self {
+            Extension::Name | Extension::Value | Extension::Unquoted => true,
+            Extension::Blank | Extension::NameBlank => lenient,
+            Extension::Start | Extension::ValueStart | Extension::Quoted | Extension::Escaped => false,
+        }
+    }
+}
+
 const NEXT_CHUNK: State = State::Size { size: 0, digits: 0 };
 
 /// Most digits of a chunk size: those of 2^64-1. More could only be zeros, which nobody sends.
 const SIZE_DIGITS_MAX: u8 = 16;
+
+/// Behind a chunk line: the chunk's data, or the trailer section.
+fn behind_size(size: u64) -> State {
+    if size == 0 { State::TrailerStart } else { State::Data(size) }
+}
 
 fn malformed(reason: &'static str) -> Refusal {
     Refusal::new(400, reason)
@@ -202,7 +273,13 @@ impl Decoder {
             fields_max: limits.fields_max,
             section: Vec::new(),
             trailers: Vec::new(),
+            ends: LineEnds::Crlf,
         }
+    }
+
+    /// The same, for a body whose lines end like this. [`LineEnds::CrlfOrLf`], for answers, also takes blanks at the end of a chunk line.
+    pub fn line_ends(self, ends: LineEnds) -> Self {
+        Decoder { ends, ..self }
     }
 
     /// Takes from the front of `input`: how many octets were consumed (the piece's own octets included), and the piece.
@@ -246,8 +323,9 @@ impl Decoder {
         };
     }
 
-    /// One octet between the data of two chunks: the grammar of RFC 9112 §7.1, without white space, with bounds.
+    /// One octet between the data of two chunks: the grammar of RFC 9112 §7.1, with bounds.
     fn chunk_octet(&mut self, octet: u8) -> Result<State, Refusal> {
+        let lenient = self.ends == LineEnds::CrlfOrLf;
         match (self.state, octet) {
             (State::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = if octet.is_ascii_digit() { octet - b'0' } else { (octet | 0x20) - b'a' + 10 };
@@ -257,24 +335,34 @@ impl Decoder {
                 Ok(State::Size { size: size << 4 | u64::from(digit), digits: digits + 1 })
             }
             (State::Size { digits: 0, .. }, _) => Err(malformed("a chunk does not begin with its size in hex digits")),
-            (State::Size { size, .. }, b';') | (State::Extension { size }, 0x20..=0x7E | b'\t' | 0x80..) => {
-                let left = self.extension_left.checked_sub(1);
-                self.extension_left = left.ok_or_else(|| malformed("chunk extensions are longer than head_bytes_max allows"))?;
-                Ok(State::Extension { size })
-            }
-            (State::Size { size, .. } | State::Extension { size }, b'\r') => Ok(State::SizeLf { size }),
-            (State::Size { .. } | State::Extension { .. }, _) => Err(malformed("a chunk line has an octet that does not belong there")),
-            (State::SizeLf { size: 0 }, b'\n') => Ok(State::TrailerStart),
-            (State::SizeLf { size }, b'\n') => Ok(State::Data(size)),
+            (State::Size { size, .. }, b'\r') => Ok(State::SizeLf { size }),
+            (State::Size { size, .. }, b'\n') if lenient => Ok(behind_size(size)),
+            (State::Extension { size, at }, b'\r') if at.may_end(lenient) => Ok(State::SizeLf { size }),
+            (State::Extension { size, at }, b'\n') if lenient && at.may_end(true) => Ok(behind_size(size)),
+            (State::Size { size, .. }, _) => self.extension(size, Extension::Blank, octet),
+            (State::Extension { size, at }, _) => self.extension(size, at, octet),
+            (State::SizeLf { size }, b'\n') => Ok(behind_size(size)),
             (State::DataCr, b'\r') => Ok(State::DataLf),
+            (State::DataCr, b'\n') if lenient => Ok(NEXT_CHUNK),
             (State::DataLf, b'\n') => Ok(NEXT_CHUNK),
             (State::DataCr | State::DataLf, _) => Err(malformed("the data of a chunk is not followed by CRLF: its size is wrong")),
             (State::TrailerStart, b'\r') => Ok(State::TrailerLf),
+            (State::TrailerStart, b'\n') if lenient => Ok(State::Done),
             (State::TrailerStart, _) => Ok(State::Trailer),
             (State::TrailerLf, b'\n') => Ok(State::Done),
             (State::SizeLf { .. } | State::TrailerLf, _) => Err(malformed("a CR stands without its LF")),
             (state, _) => Ok(state), // those with data, which decode() took
         }
+    }
+
+    /// One octet behind a chunk size that does not end its line.
+    fn extension(&mut self, size: u64, at: Extension, octet: u8) -> Result<State, Refusal> {
+        let wrong =
+            || malformed("a chunk line has an octet that does not belong there: behind the size only extensions (;name=value) may stand");
+        let at = at.next(octet).ok_or_else(wrong)?;
+        let left = self.extension_left.checked_sub(1);
+        self.extension_left = left.ok_or_else(|| malformed("chunk extensions are longer than head_bytes_max allows"))?;
+        Ok(State::Extension { size, at })
     }
 
     /// Collects up to the end of one line, and reads the section when it is whole. How many octets were taken.
@@ -284,7 +372,7 @@ impl Decoder {
             return Err(malformed("the trailer section is longer than head_bytes_max allows"));
         }
         self.section.extend_from_slice(&rest[..line]);
-        let Some((fields, _)) = section(&self.section, self.fields_max, LineEnds::Crlf, Part::Trailers)? else { return Ok(line) };
+        let Some((fields, _)) = section(&self.section, self.fields_max, self.ends, Part::Trailers)? else { return Ok(line) };
         let allowed = fields.iter().filter(|field| may_trail(field.name));
         self.trailers = allowed.map(|field| (field.name.to_owned(), field.value.to_vec())).collect();
         self.section = Vec::new();

@@ -364,6 +364,30 @@ pub fn origin_form<'a>(head: &FramedRequest<'a>) -> Result<&'a str, Refusal> {
     split_target(head).map(|(_, target)| target)
 }
 
+/// The host that a request on a link is for: that of an absolute form, which wins over `Host` (RFC 9112 §3.2.2), else that of `Host`. `None`: neither names
+/// one, which a device tolerates.
+///
+/// # Errors
+/// 400: more than one `Host`, or one that is not valid, whatever the target names (RFC 9112 §3.2).
+pub fn host_of<'a>(head: &RequestHead<'a>) -> Result<Option<&'a str>, Refusal> {
+    let named = absolute_form(head.target)?;
+    let host = one_host(&head.fields)?.filter(|host| !host.is_empty()).map(host_value).transpose()?;
+    Ok(named.map(|(_, named, _)| named.whole).or(host))
+}
+
+/// A valid `Host`. Its port is of no interest here, so any digits will do (RFC 3986 §3.2.3).
+fn host_value(value: &[u8]) -> Result<&str, Refusal> {
+    match authority(value) {
+        Ok(authority) => Ok(authority.whole),
+        Err(refusal) => {
+            let digits = value.iter().rev().take_while(|octet| octet.is_ascii_digit()).count();
+            let host = value[..value.len() - digits].strip_suffix(b":").filter(|_| digits > 0);
+            let valid = host.is_some_and(|host| authority(host).is_ok_and(|host| host.port.is_none()) && !host.ends_with(b":"));
+            std::str::from_utf8(value).ok().filter(|_| valid).ok_or(refusal)
+        }
+    }
+}
+
 /// The scheme's port and the authority of an absolute form, and the origin form.
 type Split<'a> = (Option<(u16, Authority<'a>)>, &'a str);
 
@@ -380,13 +404,9 @@ fn split_target<'a>(head: &RequestHead<'a>) -> Result<Split<'a>, Refusal> {
     if target == "*" {
         return if head.method == "OPTIONS" { Ok((None, target)) } else { wrong("the target * goes with OPTIONS only") };
     }
-    let (scheme_port, rest) = match (strip_scheme(target, "http://"), strip_scheme(target, "https://")) {
-        (Some(rest), _) => (80, rest),
-        (_, Some(rest)) => (443, rest),
-        _ => return wrong("the target is neither a path nor an http or https URL"),
+    let Some((scheme_port, named, path)) = absolute_form(target)? else {
+        return wrong("the target is neither a path nor an http or https URL");
     };
-    let (named, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let named = authority(named.as_bytes())?;
     let path = match path {
         "" if head.method == "OPTIONS" => "*", // RFC 9112 §3.2.4
         "" => "/",
@@ -397,6 +417,17 @@ fn split_target<'a>(head: &RequestHead<'a>) -> Result<Split<'a>, Refusal> {
         check_path(path)?;
     }
     Ok((Some((scheme_port, named)), path))
+}
+
+/// The scheme's port, the authority, and what is behind it, of a target that is an http or https URL.
+fn absolute_form(target: &str) -> Result<Option<(u16, Authority<'_>, &str)>, Refusal> {
+    let (scheme_port, rest) = match (strip_scheme(target, "http://"), strip_scheme(target, "https://")) {
+        (Some(rest), _) => (80, rest),
+        (_, Some(rest)) => (443, rest),
+        _ => return Ok(None),
+    };
+    let (named, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    Ok(Some((scheme_port, authority(named.as_bytes())?, path)))
 }
 
 fn strip_scheme<'t>(target: &'t str, scheme: &str) -> Option<&'t str> {

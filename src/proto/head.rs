@@ -17,12 +17,12 @@ use std::fmt;
 use crate::error::Refusal;
 use crate::limits::Limits;
 
-/// How strictly line ends are read (protocol.md §3: a lone LF ends a line only in heads on a link from a device).
+/// How strictly line ends are read (protocol.md §3: a lone LF ends a line only in what a device or a local server answers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineEnds {
-    /// CRLF and nothing else.
+    /// CRLF and nothing else: requests.
     Crlf,
-    /// CRLF or a lone LF.
+    /// CRLF or a lone LF: answers.
     CrlfOrLf,
 }
 
@@ -121,6 +121,12 @@ pub(crate) fn trim(mut octets: &[u8]) -> &[u8] {
         octets = rest;
     }
     octets
+}
+
+/// Whether these octets are line ends and nothing else: behind a message, or before an answer, that is nothing (some peers end a body with a CRLF that
+/// is not counted).
+pub(crate) fn are_line_ends(octets: &[u8]) -> bool {
+    octets.iter().all(|octet| matches!(octet, b'\r' | b'\n'))
 }
 
 /// Names of fields are compared without case (RFC 9110 §5.1).
@@ -277,16 +283,41 @@ fn request_line<'a>(octets: &'a [u8], limits: &Limits, ends: LineEnds) -> Result
 /// # Errors
 /// As soon as the octets at hand cannot become a right head; the status is 502.
 pub fn response<'a>(octets: &'a [u8], limits: &Limits, ends: LineEnds) -> Result<Option<ResponseHead<'a>>, Refusal> {
+    response_of(octets, limits, ends, version)
+}
+
+/// The same for an AirPlay sender, which may write `EVENT/1.0` where `HTTP/1.1` has to stand, and means that.
+///
+/// # Errors
+/// As [`response`].
+pub(crate) fn event_response<'a>(octets: &'a [u8], limits: &Limits, ends: LineEnds) -> Result<Option<ResponseHead<'a>>, Refusal> {
+    const EVENT: &[u8] = b"EVENT/1.0";
+    if octets.starts_with(EVENT) {
+        let shift = EVENT.len() - VERSION_LEN; // so that what is behind the version stands where it does in HTTP
+        let read = response_of(&octets[shift..], limits, ends, |_, _| Ok(Some(1)))?;
+        return Ok(read.map(|head| ResponseHead { len: head.len + shift, ..head }));
+    }
+    if EVENT.starts_with(octets) { Ok(None) } else { response(octets, limits, ends) }
+}
+
+type ReadVersion = fn(&[u8], Part) -> Result<Option<u8>, Refusal>;
+
+fn response_of<'a>(octets: &'a [u8], limits: &Limits, ends: LineEnds, version: ReadVersion) -> Result<Option<ResponseHead<'a>>, Refusal> {
     let window = &octets[..octets.len().min(limits.head_bytes_max)];
-    match whole_response(window, limits, ends) {
+    match whole_response(window, limits, ends, version) {
         Ok(None) if window.len() == limits.head_bytes_max => Err(Part::Response.endless()),
         Err(refusal) => Err(name_foreign(octets, refusal)),
         read => read,
     }
 }
 
-fn whole_response<'a>(window: &'a [u8], limits: &Limits, ends: LineEnds) -> Result<Option<ResponseHead<'a>>, Refusal> {
-    let Some((line, start)) = status_line(window, ends)? else { return Ok(None) };
+fn whole_response<'a>(
+    window: &'a [u8],
+    limits: &Limits,
+    ends: LineEnds,
+    version: ReadVersion,
+) -> Result<Option<ResponseHead<'a>>, Refusal> {
+    let Some((line, start)) = status_line(window, ends, version)? else { return Ok(None) };
     let Some((fields, len)) = section(&window[start..], limits.fields_max, ends, Part::Response)? else { return Ok(None) };
     let StatusLine { minor, status, reason } = line;
     Ok(Some(ResponseHead { minor, status, reason, fields, len: start + len }))
@@ -299,7 +330,7 @@ struct StatusLine<'a> {
 }
 
 /// The status line and its length with line end. The reason phrase may be missing, with its space or without (Yaler's relays).
-fn status_line(octets: &[u8], ends: LineEnds) -> Result<Option<(StatusLine<'_>, usize)>, Refusal> {
+fn status_line(octets: &[u8], ends: LineEnds, version: ReadVersion) -> Result<Option<(StatusLine<'_>, usize)>, Refusal> {
     const PART: Part = Part::Response;
     const REASON_AT: usize = VERSION_LEN + 4;
     let Some(minor) = version(octets, PART)? else { return Ok(None) };
@@ -337,8 +368,16 @@ fn version(octets: &[u8], part: Part) -> Result<Option<u8>, Refusal> {
     };
     let wrong = || part.malformed("where HTTP/1.1 or HTTP/1.0 has to stand is something else");
     for (&octet, (i, &expected)) in octets.iter().zip(b"HTTP/1.".iter().enumerate()) {
+        if octet != expected && i == 5 && octet.is_ascii_digit() {
+            // RFC 9112 §2.3: one digit on each side of the dot. `HTTP/2.0` is another version, `HTTP/01.1` is none.
+            return match octets.get(i + 1) {
+                None => Ok(None),
+                Some(b'.') => Err(other()),
+                Some(_) => Err(wrong()),
+            };
+        }
         if octet != expected {
-            return Err(if i == 5 && octet.is_ascii_digit() { other() } else { wrong() });
+            return Err(wrong());
         }
     }
     match octets.get(VERSION_LEN - 1) {
@@ -668,7 +707,7 @@ pub(crate) const fn is_text(octet: u8) -> bool {
 /// The parts of a `Host` value or of the authority in an absolute target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Authority<'a> {
-    /// As it came.
+    /// As it came, without an empty port.
     pub(crate) whole: &'a str,
     /// Host as it came, without one trailing dot; an IPv6 address with its brackets.
     pub(crate) host: &'a str,
@@ -677,7 +716,8 @@ pub(crate) struct Authority<'a> {
 }
 
 /// Reads `host[:port]`: a DNS name or IPv4 address of letters, digits, `-`, `.` and `_`, or an IPv6 address in brackets. Narrower than RFC 3986
-/// (`reg-name` may have `,` and `%`): what no host has is what confuses the next parser (T11).
+/// (`reg-name` may have `,` and `%`): what no host has is what confuses the next parser (T11). An empty port is the default port (RFC 3986 §3.2.3), and
+/// its colon is left out of what is forwarded.
 ///
 /// # Errors
 /// 400: empty, userinfo, white space, a list, a bad port, an empty label.
@@ -687,6 +727,7 @@ pub(crate) fn authority(octets: &[u8]) -> Result<Authority<'_>, Refusal> {
     if whole.contains('@') {
         return Err(wrong("the host has userinfo before it"));
     }
+    let whole = without_empty_port(whole);
     let (host, after) = match whole.strip_prefix('[').map(|inner| inner.split_once(']')) {
         Some(Some((address, after))) if address.parse::<Ipv6Addr>().is_ok() => (&whole[..address.len() + 2], after),
         Some(_) => return Err(wrong("the host has a bracket, but no IPv6 address in brackets")),
@@ -708,6 +749,14 @@ pub(crate) fn authority(octets: &[u8]) -> Result<Authority<'_>, Refusal> {
         return Err(wrong("the host is empty, or no host name or address"));
     }
     Ok(Authority { whole, host, port })
+}
+
+/// `host:` as `host`: an empty port is the scheme's own (RFC 3986 §3.2.3). A colon of an IPv6 address without brackets stays, and is refused.
+pub(crate) fn without_empty_port(authority: &str) -> &str {
+    match authority.strip_suffix(':') {
+        Some(host) if host.ends_with(']') || !host.contains(':') => host,
+        _ => authority,
+    }
 }
 
 /// Whether a path segment is `.` or `..`, each dot raw or encoded.

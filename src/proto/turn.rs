@@ -320,6 +320,11 @@ impl Offer {
     pub fn is_poll(&self) -> bool {
         self.token.is_empty()
     }
+
+    /// Whether it is an AirPlay sender's, which names its purpose: some of them answer with the version `EVENT/1.0`.
+    pub(crate) fn is_airplay(&self) -> bool {
+        self.fields.0.iter().any(|(name, _)| same_name(name, "x-apple-purpose"))
+    }
 }
 
 /// The fields of an offer, with a `Debug` that shows no secret.

@@ -584,10 +584,15 @@ const ASKERS: [(&str, &str, bool); 8] = [
 ];
 
 /// What a parser does not read of a device's response and the relay does, besides [`LAXER`].
-const LAXER_WITH_DEVICES: [Laxer; 3] = [
-    laxer("llhttp", "HPE_CR_EXPECTED Missing expected CR", true, "a lone LF ends a line on a link from a device, in heads"),
+const LAXER_WITH_DEVICES: [Laxer; 8] = [
+    laxer("llhttp", "HPE_CR_EXPECTED Missing expected CR", false, "a lone LF ends a line on a link from a device, in heads"),
     laxer("llhttp", "HPE_INVALID_HEADER_TOKEN", true, "the same, behind an empty value or an empty line"),
     laxer("llhttp", "HPE_INVALID_STATUS", true, "the same, behind a status without a reason"),
+    laxer("llhttp", "HPE_INVALID_CHUNK_SIZE", false, "blanks behind a chunk size, and LF alone, as nginx and HAProxy take them"),
+    laxer("h11", "illegal chunk header", false, "the same"),
+    laxer("h11", "malformed chunk footer: bytearray(b'\\n", false, "the same"),
+    laxer("h11", "illegal status line: bytearray(b'')", false, "one line end before a response belongs to the one before it"),
+    laxer("h11", "no response line received", false, "the same"),
 ];
 
 /// One response of a device, and behind it, where the visitor's connection goes on, the answer to a fence.

@@ -42,6 +42,8 @@ mod netns;
 #[cfg(feature = "cli")]
 mod nonces;
 #[cfg(feature = "cli")]
+mod odd_servers;
+#[cfg(feature = "cli")]
 mod options;
 #[cfg(feature = "cli")]
 mod peers;

@@ -244,7 +244,7 @@ fn chunked(random: &mut Random, length: usize) -> Content {
             _ => format!("{n:x}"),
         };
         if random.chance(30) {
-            size += random.pick(&[";a", ";a=b", ";a=\"b\"", ";a=b;c", "; a = b", ";"]);
+            size += random.pick(&[";a", ";a=b", ";a=\"b\"", ";a=b;c", "; a = b", ";a1"]);
         }
         let data = random.octets(n);
         chunks.push(Chunk { size: size.into(), size_end: b"\r\n".to_vec(), data, data_end: b"\r\n".to_vec() });

@@ -151,7 +151,13 @@ fn one_stray_line_end_is_skipped() {
 
 #[test]
 fn host_may_be_missing_or_empty_but_not_twice() {
-    for (head, status) in [("", "200"), ("Host:\r\n", "200"), ("Host: any.example:1\r\n", "200"), ("Host: a\r\nHost: a\r\n", "400")] {
+    for (head, status) in [
+        ("", "200"),
+        ("Host:\r\n", "200"),
+        ("Host: any.example:1\r\n", "200"),
+        ("Host: a\r\nHost: a\r\n", "400"),
+        ("Host: u@a/b, c\r\n", "400"),
+    ] {
         let (script, seen) = Script::giving(format!("GET / HTTP/1.1\r\n{head}\r\n").as_bytes());
         let (served, end) = serve(script, hello);
         assert_eq!(seen.text().split(' ').nth(1), Some(status), "{head:?}");

@@ -3,13 +3,14 @@
 use proptest::prelude::*;
 use reverse_http::Limits;
 use reverse_http::proto::body::{Decoder, Framing, Piece, last_chunk, may_trail, of_request, of_response, open_chunk};
+use reverse_http::proto::head::LineEnds;
 
 use super::{REQUESTS, RESPONSES, answered, asked, get, limits, show, small, status};
 
 use Framing::{Chunked, Empty, Length, UntilClose};
 
 /// Field lines, and what they mean in a request; in a response every refusal is 502 and `Empty` without fields is `UntilClose`.
-const STATED: [(&str, Result<Framing, u16>); 45] = [
+const STATED: [(&str, Result<Framing, u16>); 48] = [
     ("Content-Length: 5\r\n", Ok(Length(5))),
     ("content-LENGTH:5\r\n", Ok(Length(5))),
     ("Content-Length: 0\r\n", Ok(Empty)),
@@ -45,7 +46,10 @@ const STATED: [(&str, Result<Framing, u16>); 45] = [
     ("Content-Length: 0\r\nTransfer-Encoding: identity\r\n", Err(400)),
     ("Transfer-Encoding: xchunked\r\n", Err(501)),
     ("Transfer-Encoding: gzip, chunked\r\n", Err(501)),
-    ("Transfer-Encoding: chunked, gzip\r\n", Err(501)),
+    ("Transfer-Encoding: chunked, gzip\r\n", Err(400)), // RFC 9112 §6.3: chunked is not the last
+    ("Transfer-Encoding: gzip, chunked, gzip\r\n", Err(400)),
+    ("Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n", Err(400)),
+    ("Transfer-Encoding: gzip\r\n", Err(501)),
     ("Transfer-Encoding: identity\r\n", Err(501)),
     ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", Err(501)),
     ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", Err(400)),
@@ -120,7 +124,10 @@ type Decoded = (Vec<u8>, usize, Trailers);
 
 /// Decodes `octets`, given in steps of these sizes (the last one again and again). Body, octets used, trailers; `None`: more is needed.
 fn decode(framing: Framing, octets: &[u8], steps: &[usize], limits: &Limits) -> Result<Option<Decoded>, u16> {
-    let mut decoder = Decoder::new(framing, limits);
+    decode_with(Decoder::new(framing, limits), framing, octets, steps)
+}
+
+fn decode_with(mut decoder: Decoder, framing: Framing, octets: &[u8], steps: &[usize]) -> Result<Option<Decoded>, u16> {
     let (mut body, mut used, mut given) = (Vec::new(), 0, 0usize);
     let mut steps = steps.iter().copied().chain(std::iter::repeat(steps.last().copied().unwrap_or(usize::MAX)));
     loop {
@@ -160,13 +167,15 @@ fn pair(name: &str, value: &str) -> (String, Vec<u8>) {
 #[test]
 fn chunked_bodies_cut_anywhere() {
     let x_digest = || vec![pair("Digest", "abc"), pair("X-Two", "")];
-    let table: [(&str, &str, Trailers); 10] = [
+    let table: [(&str, &str, Trailers); 12] = [
         ("0\r\n\r\n", "", vec![]),
         ("5\r\nhello\r\n0\r\n\r\n", "hello", vec![]),
         ("5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n", "hello world", vec![]),
         ("a\r\n0123456789\r\nA\r\n0123456789\r\n000\r\n\r\n", "01234567890123456789", vec![]),
         ("0000000000000002\r\nhi\r\n0\r\n\r\n", "hi", vec![]),
         ("2;a\r\nhi\r\n2;a=b;c=\"d\t\"\r\nho\r\n0;last\r\n\r\n", "hiho", vec![]),
+        ("2 ;a=b\r\nhi\r\n2\t ; a\t=\t\"b\\\"c;\u{e9}\" ;d;e = f\r\nho\r\n0 ;z\r\n\r\n", "hiho", vec![]),
+        ("5 ;a=b\r\nhello\r\n0\r\n\r\n", "hello", vec![]),
         ("2\r\n\r\n\r\n0\r\n\r\n", "\r\n", vec![]),
         ("0\r\nDigest: abc\r\nX-Two:\r\n\r\n", "", x_digest()),
         ("1\r\nx\r\n0\r\nContent-Length: 5\r\nDigest: abc\r\nHost: evil\r\nX-Two:\r\nx_y: 1\r\n\r\n", "x", x_digest()),
@@ -202,8 +211,10 @@ fn a_malformed_chunk_is_refused_at_its_first_wrong_octet() {
         "_",
         "\0",
         "\u{660}",
-        "2 ",
-        "2\t",
+        "2 \r",
+        "2\t\r",
+        "2 2",
+        "2 a",
         "2,",
         "2x",
         "2\n",
@@ -212,6 +223,28 @@ fn a_malformed_chunk_is_refused_at_its_first_wrong_octet() {
         "2\0",
         "1_",
         "2;\n",
+        "2;\r",
+        "2; \r",
+        "2;;",
+        "2;=",
+        "2;[",
+        "2;a[",
+        "2;bad[",
+        "2;a b",
+        "2;a \r",
+        "2;a=\r",
+        "2;a=;",
+        "2;a= \r",
+        "2;a=[",
+        "2;a=b[",
+        "2;a=b\"",
+        "2;a=b \r",
+        "2;a=b c",
+        "2;a=b=",
+        "2;a=\"\r",
+        "2;a=\"\\\r",
+        "2;a=\"b\"c",
+        "2;a=\"b\" \r",
         "2;a\rb",
         "2;a\0",
         "2;a\x1B",
@@ -226,7 +259,7 @@ fn a_malformed_chunk_is_refused_at_its_first_wrong_octet() {
         "2\r\nhi\n",
         "2\r\nhi\rx",
         "2\r\nhi\r\n\r",
-        "2\r\nhi\r\n2 ",
+        "2\r\nhi\r\n2 \r",
         "0\r\n\n",
         "0\r\n\rx",
         "0\r\n ",
@@ -246,8 +279,39 @@ fn a_malformed_chunk_is_refused_at_its_first_wrong_octet() {
         }
     }
     // What stands before the wrong octet is right.
-    for wire in ["7fffffffffffffff\r\n", "7FFFFFFFFFFFFFFF;x\r\n", "0000000000000000"] {
+    for wire in ["7fffffffffffffff\r\n", "7FFFFFFFFFFFFFFF;x\r\n", "0000000000000000", "2 ", "2\t ;", "2;a=\"\\\"", "2;a = "] {
         assert_eq!(decode(Chunked, wire.as_bytes(), &[], &limits()), Ok(None), "{wire:?}");
+    }
+}
+
+/// As nginx and HAProxy take answers: blanks behind a chunk size, and a lone LF at the end of any line between chunks. Requests are read strictly.
+#[test]
+fn chunks_of_an_answer_may_have_blanks_and_lone_lfs() {
+    let trailers = || vec![pair("Digest", "abc")];
+    for (wire, body, trailers) in [
+        ("5  \r\nhello\r\n0  \r\n\r\n", "hello", vec![]),
+        ("5\t\r\nhello\r\n0\r\n\r\n", "hello", vec![]),
+        ("5\nhello\r\n0\r\n\r\n", "hello", vec![]),
+        ("5\r\nhello\n0\r\n\r\n", "hello", vec![]),
+        ("5\r\nhello\r\n0\n\r\n", "hello", vec![]),
+        ("5\r\nhello\r\n0\r\n\n", "hello", vec![]),
+        ("5\nhello\n0\n\n", "hello", vec![]),
+        ("5 \nhello\n1;a \n!\n0\nDigest: abc\n\n", "hello!", trailers()),
+        ("5;a=\"b\" \r\nhello\r\n0\r\nDigest: abc\n\r\n", "hello", trailers()),
+    ] {
+        let wire = wire.as_bytes();
+        let followed = [wire, b"HTTP/1.1 200 OK\r\n"].concat();
+        let lenient = || Decoder::new(Chunked, &limits()).line_ends(LineEnds::CrlfOrLf);
+        let expected = Ok(Some((body.as_bytes().to_vec(), wire.len(), trailers)));
+        for cut in 0..=wire.len() {
+            assert_eq!(decode_with(lenient(), Chunked, &followed, &[cut, usize::MAX]), expected, "cut at {cut}: {}", show(wire));
+        }
+        assert_eq!(decode_with(lenient(), Chunked, &followed, &[1]), expected, "octet by octet: {}", show(wire));
+        assert_eq!(decode(Chunked, wire, &[], &limits()), Err(400), "as a request: {}", show(wire));
+    }
+    for wrong in ["5;\n", "5;a=\n", "5 5", " 5", "5\rh", "\n", "5\nhello!", "5\nhello\rx", "0\n x", "0\n\rx"] {
+        let lenient = Decoder::new(Chunked, &limits()).line_ends(LineEnds::CrlfOrLf);
+        assert_eq!(decode_with(lenient, Chunked, wrong.as_bytes(), &[]), Err(400), "{wrong:?}");
     }
 }
 

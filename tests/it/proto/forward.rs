@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use reverse_http::proto::body::{Framing, of_request, of_response};
 use reverse_http::proto::forward::{
-    Destination, FirstSegment, Forwarded, RequestRules, ResponseRules, destination, origin_form, request, response, split_first_segment,
+    Destination, FirstSegment, Forwarded, RequestRules, ResponseRules, destination, host_of, origin_form, request, response,
+    split_first_segment,
 };
 
 use super::{answered, asked, framed, show, status};
@@ -300,7 +301,10 @@ fn hosts_are_normalised_once() {
         "u@a",
         "u:p@a",
         "@",
-        "a:",
+        ":",
+        "a::",
+        "a:80:",
+        "::1:",
         "a:x",
         "a:+1",
         "a:65536",
@@ -320,7 +324,7 @@ fn hosts_are_normalised_once() {
         "[a, b",
         "[a/../b",
         "[::1]x",
-        "[::1]:",
+        "[::1]::",
         "[1.2.3.4]",
         "[fe80::1%25eth0]",
         "[]",
@@ -356,6 +360,10 @@ fn absolute_targets_agree_with_host() {
         ("http://a", "a:80", Some(("a", None, "a", "/"))),
         ("https://a:443//x", "a", Some(("a", Some(443), "a:443", "//x"))),
         ("http://a:8080/", "a:8080", Some(("a", Some(8080), "a:8080", "/"))),
+        ("http://a:/x", "a:", Some(("a", None, "a", "/x"))), // RFC 3986 §3.2.3
+        ("https://a:/x", "a:443", Some(("a", None, "a", "/x"))),
+        ("http://[::1]:/", "[::1]:", Some(("[::1]", None, "[::1]", "/"))),
+        ("http://a:/", "a:81", None),
         ("http://a/", "b", None),
         ("http://a:81/", "a", None),
         ("https://a/", "a:80", None),
@@ -427,6 +435,29 @@ fn a_forwarder_with_one_place_to_go_wants_the_path_only() {
         ("CONNECT a:1 HTTP/1.1\r\n\r\n", Err(501)),
     ] {
         assert_eq!(status(origin_form(&framed(octets))), expected, "{octets}");
+    }
+}
+
+#[test]
+fn the_target_of_a_request_on_a_link_wins_over_host_and_neither_may_be_invalid() {
+    for (octets, expected) in [
+        ("GET /x HTTP/1.1\r\n\r\n", Ok(None)),
+        ("GET /x HTTP/1.1\r\nHost:\r\n\r\n", Ok(None)),
+        ("GET /x HTTP/1.1\r\nHost: A.b:8080\r\n\r\n", Ok(Some("A.b:8080"))),
+        ("GET /x HTTP/1.1\r\nHost: a:\r\n\r\n", Ok(Some("a"))),
+        ("GET /x HTTP/1.1\r\nHost: a:99999\r\n\r\n", Ok(Some("a:99999"))),
+        ("GET http://other.example/p HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Some("other.example"))),
+        ("GET http://other.example:81/p HTTP/1.1\r\n\r\n", Ok(Some("other.example:81"))),
+        ("OPTIONS http://other.example HTTP/1.1\r\nHost:\r\n\r\n", Ok(Some("other.example"))),
+        ("GET http://other.example/p HTTP/1.1\r\nHost: u@a/b, c\r\n\r\n", Err(400)),
+        ("GET http://u@other.example/p HTTP/1.1\r\nHost: a\r\n\r\n", Err(400)),
+        ("GET /x HTTP/1.1\r\nHost: u@a/b, c\r\n\r\n", Err(400)),
+        ("GET /x HTTP/1.1\r\nHost: a, b\r\n\r\n", Err(400)),
+        ("GET /x HTTP/1.1\r\nHost: a:1:99999\r\n\r\n", Err(400)),
+        ("GET /x HTTP/1.1\r\nHost: a::99999\r\n\r\n", Err(400)),
+        ("GET /x HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", Err(400)),
+    ] {
+        assert_eq!(status(host_of(&asked(octets))), expected, "{octets}");
     }
 }
 

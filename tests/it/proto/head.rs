@@ -112,16 +112,18 @@ fn a_lone_lf_ends_a_line_only_where_that_is_allowed() {
 }
 
 /// The last octet of each is the first that cannot be right; without it the verdict is "not yet".
-const WRONG_REQUESTS: [(&[u8], u16); 47] = [
+const WRONG_REQUESTS: [(&[u8], u16); 49] = [
     // HTTP/0.9, other versions, other protocols (T13)
     (b"GET /\r", 400),
     (b"GET /\n", 400),
     (b"GET / \r", 400),
     (b"GET / HTTP/1.2", 505),
     (b"GET / HTTP/1.9", 505),
-    (b"GET / HTTP/2", 505),
-    (b"GET / HTTP/0", 505),
-    (b"GET / HTTP/3", 505),
+    (b"GET / HTTP/2.", 505),
+    (b"GET / HTTP/0.", 505),
+    (b"GET / HTTP/3.", 505),
+    (b"GET / HTTP/01", 400),
+    (b"GET / HTTP/2 ", 400),
     (b"GET / HTTP/1.x", 400),
     (b"GET / HTTP/1.10", 400),
     (b"GET / HTTP/1.1 ", 400),
@@ -130,7 +132,7 @@ const WRONG_REQUESTS: [(&[u8], u16); 47] = [
     (b"GET / h", 400),
     (b"GET / R", 400),
     (b"GET / E", 400),
-    (b"PRI * HTTP/2", 505),
+    (b"PRI * HTTP/2.", 505),
     (b"\x16", 400),
     (b"<", 400),
     (b" ", 400),
@@ -203,8 +205,8 @@ fn what_is_odd_but_right_is_taken() {
 
 const WRONG_RESPONSES: [&[u8]; 24] = [
     b"HTTP/1.2",
-    b"HTTP/2",
-    b"HTTP/0",
+    b"HTTP/2.",
+    b"HTTP/01",
     b"HTTP/x",
     b"HTTPS",
     b"E",

@@ -237,6 +237,7 @@ fn labels_and_origins() {
         ("http://a:443", "http://a:443"),
         ("https://a:8443", "https://a:8443"),
         ("https://[::1]:8443", "https://[::1]:8443"),
+        ("https://a:", "https://a"), // an empty port is the default port
         ("http://192.0.2.1", "http://192.0.2.1"),
     ] {
         assert_eq!(Name::origin(text).unwrap().to_string(), shown);
@@ -253,7 +254,7 @@ fn labels_and_origins() {
         "https://a/",
         "https://a/b",
         "https://u@a",
-        "https://a:",
+        "https://a::",
         "https://a:x",
         "https://a:99999",
         "https://a.",
