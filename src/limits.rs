@@ -30,9 +30,11 @@ macro_rules! limits {
 
 limits! {
     /// Longest message head in octets, start line and empty line included; a chunk line and a trailer section count
-    /// against the same bound. Default 16 KiB (nginx 4 × 8 KiB, HAProxy 16 KiB). Beyond: 431 to a request, 502 for a response.
+    /// against the same bound. Default 16 KiB (nginx 4 × 8 KiB, HAProxy 16 KiB). What comes from the other end of a link may have 4 KiB more, since that end
+    /// added fields of its own. Beyond: 431 to a request, 502 for a response.
     head_bytes_max: usize = 16 * 1024;
-    /// Most fields in a head or trailer section. Default 100 (httparse's usual array, Apache's `LimitRequestFields`). Beyond: 431 or 502.
+    /// Most fields in a head or trailer section. Default 100 (httparse's usual array, Apache's `LimitRequestFields`); 16 more
+    /// from the other end of a link. Beyond: 431 or 502.
     fields_max: usize = 100;
     /// Longest request target in octets. Default 8,000 (RFC 9112 §3 recommends at least that). Beyond: 414.
     target_bytes_max: usize = 8_000;
@@ -238,7 +240,12 @@ impl Limits {
 impl Limits {
     /// For heads that this process wrote itself: what came within the bounds has got fields of ours since then.
     pub(crate) fn for_own_heads(&self) -> Limits {
-        Limits { head_bytes_max: HEAD_CEILING, fields_max: FIELDS_CEILING, target_bytes_max: HEAD_CEILING, ..self.clone() }
+        Limits { head_bytes_max: HEAD_CEILING, fields_max: FIELDS_CEILING, target_bytes_max: HEAD_CEILING, ..self.clone() }.with_room()
+    }
+
+    /// For heads and trailers that another hop of ours read within these bounds and sent on with fields of its own.
+    pub(crate) fn with_room(&self) -> Limits {
+        Limits { head_bytes_max: self.head_bytes_max + HOP_BYTES_MAX, fields_max: self.fields_max + HOP_FIELDS_MAX, ..self.clone() }
     }
 
     /// Longest reply that can be an event: the longest upload, were it all control characters (six octets each in JSON), and its head.
@@ -257,8 +264,15 @@ pub(crate) const LOG_NAMES_PER_SECOND: u32 = 1_000;
 /// Longest such line, in characters.
 pub(crate) const LOG_LINE_CHARS_MAX: usize = 1_000;
 
+/// What a hop may add to a head, in bytes: forwarding fields, framing, `Date`, `Via`. Precedent: HAProxy's `tune.maxrewrite`, 1 KiB; a path prefix of ours may be
+/// longer. The next hop of ours takes so much more than `head_bytes_max`. Beyond: 431 by the gateway itself, 502 by the device, and no link is lost to it.
+pub(crate) const HOP_BYTES_MAX: usize = 4 * 1024;
+
+/// The same in fields; a test counts that no hop adds as many.
+pub(crate) const HOP_FIELDS_MAX: usize = 16;
+
 /// A head is read in one piece of the loop's buffer; this is the ceiling of [`Limits::head_bytes_max`].
 const HEAD_CEILING: usize = 128 * 1024;
 
-/// The parser's array of fields lives on the stack; this is its size and the ceiling of [`Limits::fields_max`].
+/// The ceiling of [`Limits::fields_max`]: for every field of a message each name that `Connection` lists is compared.
 pub(crate) const FIELDS_CEILING: usize = 256;

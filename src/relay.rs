@@ -38,6 +38,8 @@ use crate::proto::head::{self, LineEnds, RequestHead, ResponseHead};
 #[derive(Clone)]
 pub(crate) struct Rules {
     pub(crate) limits: Arc<Limits>,
+    /// For what the answering side sends: a device adds fields of its own to what came within `limits`, a local server does not.
+    pub(crate) answer_limits: Arc<Limits>,
     /// How line ends of the answering side are read.
     pub(crate) ends: LineEnds,
     /// Pseudonym for `Via`.
@@ -64,6 +66,10 @@ pub(crate) struct Exchange {
     pub(crate) answering: Option<Id>,
     /// The head as forwarded: kept until the response begins, in case it has to be sent again.
     head: Vec<u8>,
+    /// Where the request begins among all that goes out on the answering connection.
+    mark: Option<u64>,
+    /// Bytes that waited there before it: the 101 of an offer that was held.
+    before: usize,
     is_head: bool,
     pub(crate) idempotent: bool,
     asker_minor: u8,
@@ -384,6 +390,8 @@ impl Exchange {
             asking: None,
             answering: None,
             head,
+            mark: None,
+            before: 0,
             is_head: false,
             idempotent: false,
             asker_minor: 1,
@@ -626,7 +634,7 @@ impl Exchange {
     fn pump_request<T>(&mut self, asking: &mut Peer<T>, link: &mut Peer<T>, scratch: &mut [u8]) -> Result<bool, Lost> {
         let written = link.written();
         let mut moved = false;
-        if !self.request.is_done() && link.pending() <= self.head.len() && !self.request_cut && asking.has_input() {
+        if !self.request.is_done() && link.pending() <= self.before + self.head.len() && !self.request_cut && asking.has_input() {
             // What is pipelined behind a body of known length stays in the socket, where it is bounded.
             let most = self.request.remaining().map_or(scratch.len(), |left| left.min(scratch.len() as u64) as usize);
             let filled = match asking.fetch(scratch, most) {
@@ -637,6 +645,9 @@ impl Exchange {
             moved = filled > 0;
             let used = self.take_request(&scratch[..filled], link)?;
             asking.keep(&scratch[used..filled]);
+            if asking.is_over() && !self.request.is_done() {
+                return Err(Lost::Asker); // before its beginning goes out: it will never be whole
+            }
         }
         if link.flush().is_err() {
             self.cut_request(link)?;
@@ -814,7 +825,7 @@ impl Exchange {
         let mut used = 0;
         while self.response.is_none() {
             let read = if self.takes_events { head::event_response } else { head::response };
-            let parsed = read(&octets[used..], &rules.limits, rules.ends).map_err(malformed)?;
+            let parsed = read(&octets[used..], &rules.answer_limits, rules.ends).map_err(malformed)?;
             let Some(response) = parsed else { return Ok(used) };
             used += response.len;
             self.take_head(&response, asking.as_deref_mut(), rules, date)?;
@@ -874,7 +885,7 @@ impl Exchange {
             self.asker_keeps &= outgoing != Framing::UntilClose;
             self.response_chunked = outgoing == Framing::Chunked;
             self.response_until_close = outgoing == Framing::UntilClose;
-            self.response = Some(Decoder::new(framing, &rules.limits).line_ends(rules.ends));
+            self.response = Some(Decoder::new(framing, &rules.answer_limits).line_ends(rules.ends));
         }
         let Some(asking) = asking else { return Ok(()) };
         let rules = ResponseRules {
@@ -1033,6 +1044,7 @@ pub(crate) fn attach<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: K
     exchange.answering = Some(link);
     exchange.progress = now;
     if let Some(peer) = cx.get_mut(link) {
+        (exchange.mark, exchange.before) = (Some(peer.mark()), peer.pending());
         peer.output().extend_from_slice(&exchange.head);
     }
     advance(role, cx, key);
@@ -1201,9 +1213,7 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
 pub(crate) fn answer_instead<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, why: Why, answer: &LocalAnswer<'_>) {
     let Some(exchange) = role.exchanges().remove(key) else { return };
     let (to_head, keep) = (exchange.is_head, answer.keep && exchange.may_keep_asker());
-    if let Some(link) = exchange.answering {
-        role.free(cx, link, Err(why));
-    }
+    let_go(role, cx, &exchange, why);
     if let Some(asking) = exchange.asking {
         role.answer(cx, asking, &LocalAnswer { to_head, keep, ..answer.clone() });
     }
@@ -1220,9 +1230,16 @@ pub(crate) fn abort<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Ke
         let _ = cx.get_mut(asking).map(Peer::flush); // what was read of the answer goes out before its cut is seen
         role.asker_gone(cx, asking, exchange.response_until_close); // a plain end would look like the end of the body
     }
-    if let Some(link) = exchange.answering {
-        role.free(cx, link, Err(why));
-    }
+    let_go(role, cx, &exchange, why);
+}
+
+/// Frees the answering connection of an exchange that failed. Where the asking side failed before a byte of its request went out, the connection is as
+/// good as before: one visitor's fault must not cost others a link (T48).
+fn let_go<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, exchange: &Exchange, why: Why) {
+    let Some(link) = exchange.answering else { return };
+    let untouched = why.end == End::AskerGone
+        && cx.get_mut(link).zip(exchange.mark).is_some_and(|(peer, mark)| !peer.is_over() && !peer.is_broken() && peer.take_back(mark));
+    role.free(cx, link, if untouched { Ok(()) } else { Err(why) });
 }
 
 fn finish<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key) {

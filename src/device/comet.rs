@@ -833,7 +833,7 @@ impl DeviceRole {
             }
             Ok(Fetched::End) | Err(_) => return Err("closed its link without a whole answer".to_owned()),
         };
-        let used = work.take(&scratch[..filled], &self.limits).map_err(|e| e.reason.into_owned())?;
+        let used = work.take(&scratch[..filled], &self.link_limits).map_err(|e| e.reason.into_owned())?;
         peer.keep(&scratch[used..filled]);
         if work.is_read() {
             peer.settle(); // an idle pair has no buffer

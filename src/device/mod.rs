@@ -311,6 +311,7 @@ impl DeviceBuilder {
         let (events, events_out) = bounded(self.limits.events_max);
         let parts = Parts { members, events, host_header: self.host_header };
         Ok(Device {
+            link_limits: Arc::new(self.limits.with_room()),
             limits: Arc::new(self.limits),
             parts: Mutex::new(Some(parts)),
             events: events_out,
@@ -426,6 +427,7 @@ struct Parts {
 /// ```
 pub struct Device {
     limits: Arc<Limits>,
+    link_limits: Arc<Limits>,
     parts: Mutex<Option<Parts>>,
     events: Receiver<DeviceEvent>,
     queue: OnceLock<Queue>,
@@ -506,7 +508,7 @@ impl Device {
         let mut waiting = Vec::new();
         for ((plan, counters), (event_loop, remote)) in parts.members.into_iter().zip(loops) {
             let place = (fleet.clone(), fleet.join(remote.clone()));
-            let (limits, service, events) = (self.limits.clone(), service.clone(), parts.events.clone());
+            let (limits, service, events) = ([&self.limits, &self.link_limits].map(Arc::clone), service.clone(), parts.events.clone());
             shared.push(counters.clone());
             waiting.push((event_loop, DeviceRole::new(limits, plan, service, remote, counters, events, place)));
         }
@@ -630,7 +632,7 @@ impl Device {
         loop {
             let queue = self.queue(Kind::Receive)?;
             let loan = queue.links.recv().map_err(|_| queue.running.0.ended())?;
-            if let Some(exchange) = Exchange::begin(loan, &self.limits) {
+            if let Some(exchange) = Exchange::begin(loan, &self.link_limits) {
                 return Ok(exchange);
             }
         }
@@ -647,7 +649,7 @@ impl Device {
             let left = end.saturating_duration_since(std::time::Instant::now());
             match queue.links.recv_timeout(left) {
                 Ok(loan) => {
-                    if let Some(exchange) = Exchange::begin(loan, &self.limits) {
+                    if let Some(exchange) = Exchange::begin(loan, &self.link_limits) {
                         return Ok(Some(exchange));
                     }
                 }
@@ -666,7 +668,7 @@ impl Device {
     /// Started in another way; no thread or descriptor.
     pub fn listen(&self) -> Result<Listener, Error> {
         let queue = self.queue(Kind::Listen)?;
-        Ok(Listener { queue: queue.links.clone(), running: queue.running.clone(), limits: self.limits.clone() })
+        Ok(Listener { queue: queue.links.clone(), running: queue.running.clone(), limits: self.link_limits.clone() })
     }
 }
 
@@ -806,7 +808,7 @@ impl Exchange {
     fn begin(loan: Loan, limits: &Arc<Limits>) -> Option<Self> {
         let Loan { stream, unread, busy, ticket } = loan;
         let busy = busy.unwrap_or_else(|| ticket.busy());
-        let mut link = DeviceLink::new(Shared::new(stream), unread, limits.clone());
+        let mut link = DeviceLink::within(Shared::new(stream), unread, limits.clone());
         match link.next_request() {
             Ok(Some(request)) => {
                 ticket.shared.exchanges.fetch_add(1, Relaxed);
@@ -883,9 +885,12 @@ impl Listener {
     /// # Errors
     /// Refused by the gateway; stopped.
     pub fn accept(&self) -> Result<DeviceLink<Accepted>, Error> {
-        let Loan { stream, unread, ticket, .. } = self.queue.recv().map_err(|_| self.running.0.ended())?;
+        let Loan { stream, unread, mut ticket, .. } = self.queue.recv().map_err(|_| self.running.0.ended())?;
+        if !unread.is_empty() {
+            ticket.used();
+        }
         let busy = ticket.busy();
-        Ok(DeviceLink::new(Accepted { stream, _ticket: ticket, _busy: busy }, unread, self.limits.clone()))
+        Ok(DeviceLink::within(Accepted { stream, ticket, _busy: busy }, unread, self.limits.clone()))
     }
 
     /// Ends the device and with it all its links.
@@ -898,7 +903,7 @@ impl Listener {
 pub struct Accepted {
     stream: Arc<Stream>,
     _busy: Busy, // before the ticket: the loop counts when it hears of the link's end
-    _ticket: Ticket,
+    ticket: Ticket,
 }
 
 impl fmt::Debug for Accepted {
@@ -909,7 +914,11 @@ impl fmt::Debug for Accepted {
 
 impl Read for Accepted {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        (&*self.stream).read(buf)
+        let n = (&*self.stream).read(buf)?;
+        if n > 0 {
+            self.ticket.used();
+        }
+        Ok(n)
     }
 }
 
@@ -936,7 +945,11 @@ impl Transport for Accepted {
         Some(self.stream.as_fd())
     }
     fn read_arrived(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
-        self.stream.read_what_arrived(buf)
+        let read = self.stream.read_what_arrived(buf);
+        if matches!(read, Some(Ok(1..))) {
+            self.ticket.used();
+        }
+        read
     }
     fn half_close(&self) -> bool {
         self.stream.shutdown(Shutdown::Write).is_ok()

@@ -195,6 +195,11 @@ impl Ticket {
         self.end(Why::new(end, error.to_string()));
     }
 
+    /// Something came on the link: its end is no failed dial.
+    pub(crate) fn used(&mut self) {
+        self.link.used = true;
+    }
+
     /// The link may be watched by the loop again.
     pub(crate) fn give_back(mut self, stream: Option<Stream>, unread: Vec<u8>, seen_heartbeat: bool) {
         self.link.beaten |= seen_heartbeat;
@@ -330,6 +335,8 @@ pub(crate) struct Plan {
 
 pub(crate) struct DeviceRole {
     pub(super) limits: Arc<Limits>,
+    /// For what the gateway sends of its visitors.
+    pub(super) link_limits: Arc<Limits>,
     pub(super) plan: Plan,
     pub(super) service: Service,
     remote: Remote<Command>,
@@ -347,6 +354,8 @@ pub(crate) struct DeviceRole {
     failed: u32,
     /// Farewells in a row on links that had hardly begun.
     quick_farewells: usize,
+    /// Links in a row that ended unused as soon as they were turned.
+    quick_ends: u32,
     /// No dial before this.
     not_before: Option<Instant>,
     burst: Burst,
@@ -426,7 +435,7 @@ impl Burst {
 
 impl DeviceRole {
     pub(super) fn new(
-        limits: Arc<Limits>,
+        [limits, link_limits]: [Arc<Limits>; 2],
         plan: Plan,
         service: Service,
         remote: Remote<Command>,
@@ -436,6 +445,7 @@ impl DeviceRole {
     ) -> Self {
         let rules = Rules {
             limits: limits.clone(),
+            answer_limits: limits.clone(),
             ends: LineEnds::CrlfOrLf,
             via: None,
             add_date: true,
@@ -451,7 +461,9 @@ impl DeviceRole {
             backoff: Backoff::new(limits.backoff_min, limits.backoff_max),
             failed: 0,
             quick_farewells: 0,
+            quick_ends: 0,
             limits,
+            link_limits,
             plan,
             service,
             remote,
@@ -1229,12 +1241,17 @@ impl DeviceRole {
         self.settle_way(cx, "", Some(&why));
         let short = !link.used && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
         if !short {
+            self.quick_ends = 0;
             self.succeeded();
         }
         if self.draining {
             return;
         }
-        if short {
+        // Gateways have closed links because a visitor's request failed, with nothing written to them (T48). Where other links live, that is forgiven, but
+        // not for ever.
+        self.quick_ends += u32::from(short);
+        let forgiven = self.way == Some(Way::Turn) && self.quick_ends <= QUICK_MAX as u32;
+        if short && !forgiven {
             if self.way.is_none() {
                 self.plan.homes.settle_on(&home);
             }
@@ -1303,7 +1320,7 @@ impl DeviceRole {
     fn read_request(&mut self, cx: &mut Peers<State>, id: Id, scratch: &mut [u8]) -> Came {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return Came::NotYet };
-        let filled = match peer.fetch(scratch, self.limits.head_bytes_max + 1024) {
+        let filled = match peer.fetch(scratch, self.link_limits.head_bytes_max + 1024) {
             Ok(Fetched::Octets(n)) => n,
             Ok(Fetched::Nothing) if peer.is_broken() => return Came::Gone(End::Reset.because("while it idled")),
             Ok(Fetched::Nothing) => return Came::NotYet,
@@ -1314,7 +1331,18 @@ impl DeviceRole {
         if octets == b"\r\n" {
             return Came::NotYet; // a stray line end behind an earlier message
         }
-        match head::request(octets, &self.limits, LineEnds::Crlf) {
+        let read = head::request(octets, &self.link_limits, LineEnds::Crlf);
+        let asked = match &read {
+            Ok(Some(request)) => !heartbeat::is_heartbeat(request),
+            _ => head::begins_request(octets),
+        };
+        if asked {
+            // Whatever becomes of it, the gateway asked: the fault may be a visitor's, and dialling is all right (T48).
+            if let State::Link(link) = &mut peer.state {
+                link.used = true;
+            }
+        }
+        match read {
             Err(refusal) => Came::Refused(refusal),
             Ok(None) if peer.is_over() => Came::Gone(End::Cut.because("closed by the gateway in the middle of a request")),
             Ok(None) => {
@@ -1339,7 +1367,7 @@ impl DeviceRole {
                     Ok(None) => {}
                 }
                 let Service::Forward(target) = &self.service else { return Came::Request(filled) };
-                match forward::plan(id, &request, target, &self.limits, now) {
+                match forward::plan(id, &request, target, &self.link_limits, now) {
                     Ok(exchange) => {
                         peer.keep(&octets[request.len..]);
                         Came::Forward(Box::new(exchange))
@@ -1456,7 +1484,7 @@ impl DeviceRole {
         // What cannot be handed over is dropped: its ticket tells the loop.
         match &self.service {
             Service::Handler(handler) => {
-                let (handler, limits, workers) = (handler.clone(), self.limits.clone(), self.workers.clone());
+                let (handler, limits, workers) = (handler.clone(), self.link_limits.clone(), self.workers.clone());
                 if !self.workers.submit(move || answer_with(&handler, loan, &limits, &workers)) {
                     log::error!("no worker thread could be started; a link is closed");
                 }
@@ -1617,7 +1645,7 @@ enum Came {
 /// A worker's part: plain blocking code. It lingers on the link while nobody else needs the thread.
 fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Workers) {
     let Loan { stream, unread, ticket, .. } = loan;
-    let mut link = DeviceLink::new(Shared::new(stream), unread, limits.clone());
+    let mut link = DeviceLink::within(Shared::new(stream), unread, limits.clone());
     loop {
         let busy = ticket.busy();
         match link.next_head() {

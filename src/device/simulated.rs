@@ -21,11 +21,11 @@ pub(crate) struct Simulated {
 
 /// The builder's device on the loop of this node, forwarding to this server.
 pub(crate) fn start(builder: DeviceBuilder, node: usize, now: Instant, target: &str) -> Simulated {
-    let Device { limits, parts, events, .. } = builder.build().expect("the simulation's device can be built");
+    let Device { limits, link_limits, parts, events, .. } = builder.build().expect("the simulation's device can be built");
     let Parts { mut members, events: sender, .. } = parts.into_inner().ok().flatten().expect("it was not started");
     let (plan, shared) = members.pop().expect("it has one gateway");
     let service = Service::Forward(Target::parse(target, None).expect("the simulation's server has an address"));
-    let for_role = limits.clone();
+    let for_role = [limits.clone(), link_limits];
     let event_loop = Loop::new(node, now, &limits, None, |remote| {
         let fleet = Arc::new(Fleet::default());
         let member = fleet.join(remote.clone());

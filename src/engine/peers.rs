@@ -270,6 +270,19 @@ impl<T> Peer<T> {
         &mut self.output
     }
 
+    /// Where, among all that goes out on this connection, what is written next begins.
+    pub(crate) fn mark(&self) -> u64 {
+        self.written + self.pending() as u64
+    }
+
+    /// Takes back what was written since `mark`. False: some of it has gone out, and nothing is taken back.
+    pub(crate) fn take_back(&mut self, mark: u64) -> bool {
+        // As a difference this fits: the bytes before the mark that have not gone out are in `output`.
+        let Some(before) = mark.checked_sub(self.written) else { return false };
+        self.output.truncate(self.sent + before as usize);
+        true
+    }
+
     /// Octets that wait to be written.
     pub(crate) fn pending(&self) -> usize {
         self.output.len() - self.sent

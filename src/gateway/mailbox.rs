@@ -464,12 +464,12 @@ impl GatewayRole {
             posting.reading = Reading::Dropped(octets.len());
             return if ended { Came::Dropped } else { Came::More };
         };
-        match comet::answer_start(octets, is_head, &self.limits) {
+        match comet::answer_start(octets, is_head, &self.link_limits) {
             Ok(Some(start)) => {
                 // What is told by then has to agree, so that nothing of a message that does not is passed on.
                 let here = octets.len() - start;
                 let whole = posting.decoder.remaining().map(|left| here as u64 + left);
-                let stated = comet::answer_length(&octets[start..], is_head, &self.limits);
+                let stated = comet::answer_length(&octets[start..], is_head, &self.link_limits);
                 match (stated, whole) {
                     (Some(stated), Some(whole)) if stated != whole => Came::Refused(disagrees()),
                     (Some(stated), None) if stated < here as u64 => Came::Refused(disagrees()),
@@ -500,10 +500,10 @@ impl GatewayRole {
         }
         let field = posting.knock.id.clone();
         if octets.len() <= JSON_INLINE_MAX {
-            let answer = comet::answer_from_json(&octets, field.as_deref(), &self.limits);
+            let answer = comet::answer_from_json(&octets, field.as_deref(), &self.link_limits);
             return self.parsed(cx, id, answer, held);
         }
-        let (limits, remote) = (self.limits.clone(), self.remote.clone());
+        let (limits, remote) = (self.link_limits.clone(), self.remote.clone());
         let at = cx.after(self.limits.body_silence_timeout);
         cx.set_deadline(id, Some(at));
         let submitted = self.helpers.submit(move || {

@@ -438,6 +438,7 @@ impl GatewayBuilder {
             ));
         }
         let limits = Arc::new(self.limits);
+        let link_limits = Arc::new(limits.with_room());
         let failed = |e: io::Error| Error::io(Fault::Network, "starting the gateway's event loop", e);
         let (mut event_loop, remote) = EventLoop::<GatewayRole>::new(&limits).map_err(failed)?;
         let mut addresses = Vec::new();
@@ -455,6 +456,7 @@ impl GatewayBuilder {
         let only_links = self.on_link.is_some();
         let settings = Settings {
             limits: limits.clone(),
+            link_limits: link_limits.clone(),
             offer_rules: self.offer_rules,
             on_demand: self.turn == TurnMode::OnDemand,
             shared_names: self.shared_names,
@@ -481,7 +483,7 @@ impl GatewayBuilder {
                 }
             })
             .map_err(failed)?;
-        Ok(Gateway { remote, limits, stats, addresses, only_links, thread: Mutex::new(Some(thread)) })
+        Ok(Gateway { remote, limits, link_limits, stats, addresses, only_links, thread: Mutex::new(Some(thread)) })
     }
 }
 
@@ -501,6 +503,7 @@ impl GatewayBuilder {
 pub struct Gateway {
     remote: Remote<Command>,
     limits: Arc<Limits>,
+    link_limits: Arc<Limits>,
     stats: Arc<Stats>,
     addresses: Vec<SocketAddr>,
     only_links: bool,
@@ -768,7 +771,7 @@ impl DeviceRef<'_> {
             done(None);
             return Err((Error::io(Fault::Network, "making a link blocking", e), false));
         }
-        let link = GatewayLink::new(Shared::new(stream), unread, self.gateway.limits.clone()).taking_events(airplay);
+        let link = GatewayLink::within(Shared::new(stream), unread, self.gateway.link_limits.clone()).taking_events(airplay);
         link.ask_owned(request, None, Box::new(done)).map_err(|(e, NothingArrived(nothing))| {
             match fate.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 Some(error) => (error, false), // the loop has said why, and has tried again where that was allowed

@@ -419,11 +419,11 @@ impl GatewayRole {
         let ticket = self.number();
         self.lent.insert(ticket, LentOut { registered: registered.clone(), handle, place });
         cx.set_lent(self.lent.len());
-        let (limits, remote, registered_airplay) = (self.limits.clone(), self.remote.clone(), registered.is_airplay());
+        let (limits, remote, registered_airplay) = (self.link_limits.clone(), self.remote.clone(), registered.is_airplay());
         let submitted = self.link_workers.submit(move || {
             let _back = Returning { remote, ticket };
             match stream.set_nonblocking(false) {
-                Ok(()) => handler(GatewayLink::new(stream, unread, limits).taking_events(registered_airplay)),
+                Ok(()) => handler(GatewayLink::within(stream, unread, limits).taking_events(registered_airplay)),
                 Err(e) => log::error!("a turned connection cannot be made blocking: {e}"),
             }
         });
@@ -499,6 +499,10 @@ impl GatewayRole {
         }
         if let Err(why) = reusable {
             return self.drop_link(cx, id, why);
+        }
+        // The 101 of a held offer may still wait, where the request that was to follow it was taken back.
+        if peer.pending() > 0 && !peer_flush(cx, id) {
+            return self.drop_link(cx, id, UNTURNED);
         }
         if !self.roster.in_force(&registered) {
             return self.part(cx, id);

@@ -190,6 +190,8 @@ struct Listening {
 
 pub(crate) struct GatewayRole {
     pub(super) limits: Arc<Limits>,
+    /// For what devices send of theirs.
+    pub(super) link_limits: Arc<Limits>,
     /// For heads that were written here.
     pub(super) own_limits: Limits,
     pub(super) offer_rules: OfferRules,
@@ -238,6 +240,7 @@ pub(crate) struct GatewayRole {
 
 pub(super) struct Settings {
     pub(super) limits: Arc<Limits>,
+    pub(super) link_limits: Arc<Limits>,
     pub(super) offer_rules: OfferRules,
     pub(super) on_demand: bool,
     pub(super) shared_names: bool,
@@ -270,6 +273,7 @@ impl GatewayRole {
     ) -> Self {
         let Settings {
             limits,
+            link_limits,
             offer_rules,
             on_demand,
             shared_names,
@@ -289,6 +293,7 @@ impl GatewayRole {
         let idle = limits.worker_idle_timeout;
         let rules = Rules {
             limits: limits.clone(),
+            answer_limits: link_limits.clone(),
             ends: crate::proto::head::LineEnds::CrlfOrLf,
             via: Some(super::VIA),
             add_date: true, // RFC 9110 §6.6.1: whoever forwards a response without one
@@ -307,6 +312,7 @@ impl GatewayRole {
             budget: Budget::new(limits.messages_bytes_max),
             own_limits: limits.for_own_heads(),
             limits,
+            link_limits,
             offer_rules,
             on_demand,
             fallback,

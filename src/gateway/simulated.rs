@@ -17,6 +17,7 @@ pub(crate) fn start(builder: GatewayBuilder, node: usize, now: Instant, visitors
     let limits = Arc::new(builder.limits);
     let settings = Settings {
         limits: limits.clone(),
+        link_limits: Arc::new(limits.with_room()),
         offer_rules: builder.offer_rules,
         on_demand: builder.turn == TurnMode::OnDemand,
         shared_names: builder.shared_names,

@@ -24,6 +24,12 @@ use crate::relay::{self, Exchange, LocalAnswer, Waits};
 const NO_VISITOR_TOKEN: &str =
     "this gateway answers visitors with a token alone; send it as Authorization: Bearer, or as the password of Basic";
 
+const TOO_LONG_WITH_OURS: &str =
+    "the request head is longer than a device takes, with the fields that this gateway adds; send fewer or shorter fields";
+
+/// Bytes that may still be added to a head when it is known which link takes it.
+const ADDED_LATER: usize = 64;
+
 /// Where a visitor's connection stands.
 pub(crate) enum Visitor {
     /// A request head is awaited (`began`: some of it is here).
@@ -223,6 +229,7 @@ impl GatewayRole {
         let mut head = Vec::with_capacity(request.len + 192);
         match forward::request(&mut head, request, framing, &rules) {
             Err(refusal) => Asked::Refused { refusal, to_head, keep: false },
+            Ok(()) if !self.fits_a_link(&head) => Asked::Refused { refusal: Refusal::new(431, TOO_LONG_WITH_OURS), to_head, keep },
             Ok(()) => {
                 let mut exchange = Box::new(Exchange::new(id, request, framing, head, &self.limits, now));
                 if let Some(Terms { waits, place }) = terms {
@@ -234,6 +241,11 @@ impl GatewayRole {
                 Asked::Forward { exchange, name }
             }
         }
+    }
+
+    /// Whether a device takes a head of ours. Of the fields there are never too many: `HOP_FIELDS_MAX` is more than a gateway adds.
+    fn fits_a_link(&self, head: &[u8]) -> bool {
+        head.len() + ADDED_LATER <= self.link_limits.head_bytes_max
     }
 
     /// The health path first, then registered origins, then the listener's routes.
@@ -282,6 +294,9 @@ impl GatewayRole {
         });
         match planned {
             Err(refusal) => Asked::Refused { refusal, to_head: false, keep: false },
+            Ok(()) if !self.fits_a_link(&head) => {
+                Asked::Refused { refusal: Refusal::new(431, TOO_LONG_WITH_OURS), to_head: false, keep: false }
+            }
             Ok(()) => {
                 Asked::Forward { exchange: Box::new(Exchange::new(id, request, framing, head, &self.limits, now)), name: name.to_owned() }
             }

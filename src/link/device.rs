@@ -80,6 +80,11 @@ struct Question {
 impl<S: Transport + 'static> DeviceLink<S> {
     /// A link over a stream whose turn is done. `unread`: octets that were read behind the 101; they are the first request's (RFC 9931), never lost.
     pub fn new(stream: S, unread: Vec<u8>, limits: Arc<Limits>) -> Self {
+        Self::within(stream, unread, Arc::new(limits.with_room()))
+    }
+
+    /// The same within limits that leave room already for what a gateway adds.
+    pub(crate) fn within(stream: S, unread: Vec<u8>, limits: Arc<Limits>) -> Self {
         let line = Line::new(Wire::new(stream, unread, limits, Side::Device));
         DeviceLink { line, pen: Pen::default(), pending: None, seen_heartbeat: false, farewell: false }
     }
@@ -285,7 +290,9 @@ impl<S: Transport + 'static> DeviceLink<S> {
         let (close, read_first) = self.settle_request();
         let asked = Asked { close: pending.asked.close || close, ..pending.asked };
         self.pen.out.clear();
-        let sending = match write_response_head(&mut self.pen.out, &parts, &body, &asked) {
+        let written = write_response_head(&mut self.pen.out, &parts, &body, &asked);
+        let fits = fits_the_gateway(&self.pen.out, parts.headers.len(), &self.line.lock().limits);
+        let sending = match written.and_then(|sending| fits.map(|()| sending)) {
             Ok(sending) => sending,
             Err(refusal) => {
                 self.refuse(&Refusal::new(500, "the device's answer cannot be written as HTTP"));
@@ -372,6 +379,15 @@ impl<S: Transport + 'static> std::fmt::Debug for DeviceLink<S> {
             .field("pending", &self.pending.is_some())
             .field("seen_heartbeat", &self.seen_heartbeat)
             .finish_non_exhaustive()
+    }
+}
+
+/// A gateway would not read such a head to its end, and close the link. `fields`: of the program's; ours are few.
+fn fits_the_gateway(head: &[u8], fields: usize, limits: &Limits) -> Result<(), Refusal> {
+    const OURS: usize = 3; // Date, framing, Connection
+    match head.len() <= limits.head_bytes_max && fields + OURS <= limits.fields_max {
+        true => Ok(()),
+        false => Err(Refusal::new(500, "it has more bytes or fields than a gateway takes (head_bytes_max, fields_max)")),
     }
 }
 

@@ -44,6 +44,11 @@ impl<S: Transport + 'static> GatewayLink<S> {
     /// A link over a stream whose turn is done. `unread`: octets that were read behind the offer; there should be none, for a device speaks
     /// only when asked, and any but a stray line end make the first [`ask`](Self::ask) fail.
     pub fn new(stream: S, unread: Vec<u8>, limits: Arc<Limits>) -> Self {
+        Self::within(stream, unread, Arc::new(limits.with_room()))
+    }
+
+    /// The same within limits that leave room already for what a device adds.
+    pub(crate) fn within(stream: S, unread: Vec<u8>, limits: Arc<Limits>) -> Self {
         GatewayLink { line: Line::new(Wire::new(stream, unread, limits, Side::Gateway)), pen: Pen::default() }
     }
 
@@ -62,7 +67,7 @@ impl<S: Transport + 'static> GatewayLink<S> {
     /// # Errors
     /// The link may not carry another exchange ([`why_not_reusable`](Self::why_not_reusable)), octets came that nobody asked for, the request cannot be
     /// written as HTTP, its body could not be read, or the response was malformed, late, or cut off. After all but the second last of these
-    /// the link is closed; `is_usage()` errors leave it as it was.
+    /// the link is closed; `is_usage()` errors, and `is_refused()` ones (431: a head longer than a device takes), leave it as it was.
     pub fn ask(&mut self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.make_ready()?;
         let (answer, upload) = self.exchange(request, None)?;
@@ -159,6 +164,7 @@ impl<S: Transport + 'static> GatewayLink<S> {
         self.pen.out.clear();
         let sending = write_request_head(&mut self.pen.out, &parts, &body)
             .map_err(|refusal| Error::usage(format!("writing a request's head: {}; nothing was sent", refusal.reason)))?;
+        refuse_long_head(&self.pen.out, parts.headers.len(), &self.line.lock().limits)?;
         self.line.lock().forget_arrivals();
         let exchanged = match self.send(body, sending.framing, &parts.method, deadline) {
             Ok(Some(early)) => early?,
@@ -339,6 +345,19 @@ fn refuse_unasked<S: Transport + 'static>(wire: &mut Wire<S>) -> Result<(), Erro
         502,
         "asking on an idle link: octets came that nobody asked for; nothing was sent, ask on another one",
     ))
+}
+
+/// A device would refuse such a head and close the link. `fields`: of the program's; ours are few.
+fn refuse_long_head(head: &[u8], fields: usize, limits: &Limits) -> Result<(), Error> {
+    const OURS: usize = 3; // Host, framing, Connection
+    if head.len() <= limits.head_bytes_max && fields + OURS <= limits.fields_max {
+        return Ok(());
+    }
+    let text = format!(
+        "writing a request's head: {} bytes and {fields} fields are more than a device takes (head_bytes_max, fields_max); nothing was sent",
+        head.len()
+    );
+    Err(Error::refused(Fault::Caller, 431, text, None))
 }
 
 fn ended_before_response<S: Transport + 'static>(wire: &mut Wire<S>) -> Error {

@@ -226,6 +226,16 @@ pub fn request<'a>(octets: &'a [u8], limits: &Limits, ends: LineEnds) -> Result<
     }
 }
 
+/// Whether octets that are no whole request, or a refused one, are the beginning of one all the same: a request line of HTTP/1, or the part of it that is here.
+pub(crate) fn begins_request(octets: &[u8]) -> bool {
+    let line = octets.strip_prefix(b"\r\n").unwrap_or(octets);
+    let method = line.iter().position(|octet| !is_tchar(*octet)).unwrap_or(0);
+    let Some(end) = find_lf(line) else { return method > 0 && line[method] == b' ' };
+    method > 0
+        && line[method] == b' '
+        && [&b" HTTP/1.1"[..], b" HTTP/1.0"].iter().any(|version| line[..end].trim_ascii_end().ends_with(version))
+}
+
 fn whole_request<'a>(window: &'a [u8], limits: &Limits, ends: LineEnds) -> Result<Option<RequestHead<'a>>, Refusal> {
     // RFC 9112 §2.2: old clients append CRLF to a body. One is skipped; a stream of them is not HTTP.
     let skipped = match window {

@@ -1199,9 +1199,9 @@ fn an_answer_with_a_wrong_head_is_refused_and_a_right_one_still_taken() {
         ("half a head", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n".to_owned()),
         ("words", "hello gateway".to_owned()),
         ("JSON", "{\"status\": 200}".to_owned()),
-        ("a head of 20 KiB", ok_head(&format!("X: {}\r\nContent-Length: 0\r\n", "y".repeat(20_000)))),
-        ("102 fields", ok_head(&("X: y\r\n".repeat(101) + "Content-Length: 0\r\n"))),
-        ("100 fields and a length", ok_head(&("X: y\r\n".repeat(100) + "Content-Length: 0\r\n"))),
+        ("a head of 21 KiB", ok_head(&format!("X: {}\r\nContent-Length: 0\r\n", "y".repeat(21_000)))),
+        ("118 fields", ok_head(&("X: y\r\n".repeat(117) + "Content-Length: 0\r\n"))),
+        ("116 fields and a length", ok_head(&("X: y\r\n".repeat(116) + "Content-Length: 0\r\n"))),
     ]
     .map(|(name, text)| (name.to_owned(), text.into_bytes()))
     .into();
@@ -1269,10 +1269,10 @@ fn an_answer_in_json_that_is_wrong_is_refused_and_a_right_one_still_taken() {
         ("octets that are no UTF-8", [b"{\"message-id\": \"ID\", \"body\": \"".as_slice(), b"\xFF\"}"].concat()),
         ("bad base64", members("\"body\": \"A\", \"body-encoding\": \"base64\"").into_bytes()),
         ("another body-encoding", members("\"body\": \"QQ==\", \"body-encoding\": \"hex\"").into_bytes()),
-        ("101 headers", members(&format!("\"headers\": {}", json!(vec![["X", "y"]; 101]))).into_bytes()),
-        ("100 headers and a length", members(&format!("\"body\": \"x\", \"headers\": {}", json!(vec![["X", "y"]; 100]))).into_bytes()),
-        ("headers of 20 KiB", members(&format!("\"headers\": {}", json!([["X", "y".repeat(20_000)]]))).into_bytes()),
-        ("101 trailers", members(&format!("\"trailers\": {}", json!(vec![["X", "y"]; 101]))).into_bytes()),
+        ("117 headers", members(&format!("\"headers\": {}", json!(vec![["X", "y"]; 117]))).into_bytes()),
+        ("116 headers and a length", members(&format!("\"body\": \"x\", \"headers\": {}", json!(vec![["X", "y"]; 116]))).into_bytes()),
+        ("headers of 21 KiB", members(&format!("\"headers\": {}", json!([["X", "y".repeat(21_000)]]))).into_bytes()),
+        ("117 trailers", members(&format!("\"trailers\": {}", json!(vec![["X", "y"]; 117]))).into_bytes()),
         ("deep nesting", deep.into_bytes()),
         ("another message's field", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec()),
     ];

@@ -719,8 +719,8 @@ fn malformed_requests_on_a_link_are_refused_and_reach_no_local_server() {
     rows.push(("octets above 0x7F in the target".into(), b"GET /\xe4 HTTP/1.1\r\nHost:\r\n\r\n".to_vec(), &[400]));
     rows.push(("* with GET".into(), "GET * HTTP/1.1\r\nHost:\r\n\r\n".into(), &[400]));
     rows.push(("CONNECT".into(), "CONNECT a.example:80 HTTP/1.1\r\nHost: a.example:80\r\n\r\n".into(), &[400, 405, 501]));
-    rows.push(("101 fields".into(), with(&"X: y\r\n".repeat(101)).into(), &[431]));
-    rows.push(("a head of 20 KiB".into(), with(&format!("X: {}\r\n", "y".repeat(20_000))).into(), &[431]));
+    rows.push(("117 fields".into(), with(&"X: y\r\n".repeat(116)).into(), &[431]));
+    rows.push(("a head of 21 KiB".into(), with(&format!("X: {}\r\n", "y".repeat(21_000))).into(), &[431]));
     rows.push(("a target of 8,001 octets".into(), get(&format!("/{}", "y".repeat(8_000))).into(), &[414]));
     rows.push(("T13 HTTP/1.2".into(), "GET / HTTP/1.2\r\nHost:\r\n\r\n".into(), &[505]));
     rows.push(("T13 HTTP/2.0".into(), "GET / HTTP/2.0\r\nHost:\r\n\r\n".into(), &[400, 505]));

@@ -26,6 +26,8 @@ mod doors;
 #[cfg(feature = "cli")]
 mod drain;
 #[cfg(feature = "cli")]
+mod faults;
+#[cfg(feature = "cli")]
 mod files;
 #[cfg(feature = "cli")]
 mod framing_first;

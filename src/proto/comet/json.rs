@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::error::Refusal;
-use crate::limits::{FIELDS_CEILING, Limits};
+use crate::limits::{FIELDS_CEILING, HOP_FIELDS_MAX, Limits};
 use crate::proto::body::{may_trail, of_request, of_response};
 use crate::proto::comet::{Answer, Event, PROTOCOL, check_id, frames, method, whole_body};
 use crate::proto::head::{self, LineEnds, reason_phrase, same_name, trim, write_field, write_status_line};
@@ -321,7 +321,7 @@ impl<'de> Deserialize<'de> for Pairs {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Pairs, A::Error> {
                 let mut pairs = Vec::new();
                 while let Some(pair) = seq.next_element()? {
-                    if pairs.len() == FIELDS_CEILING {
+                    if pairs.len() == FIELDS_CEILING + HOP_FIELDS_MAX {
                         return Err(de::Error::custom("more fields than any head has"));
                     }
                     pairs.push(pair);

@@ -1,0 +1,236 @@
+//! Requests that fail through no fault of the link: the link goes on, the device dials as ever, and other visitors notice nothing (T48). And what a hop adds
+//! to a message, which the next hop takes (T49).
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use crate::support::process::get;
+use crate::support::{Gateway, LocalServer, Ptth, RawGateway, RawPeer, each_row, eventually};
+
+/// A pause between two dials that no test waits out: a device that paused at all fails.
+const LONG_BACKOFF: [&str; 2] = ["--backoff", "60s..60s"];
+
+fn post_chunked(body: &str) -> String {
+    format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}")
+}
+
+// ── Nothing went out (S2) ──
+
+#[test]
+fn a_link_that_nothing_was_written_to_serves_the_next_request() {
+    let trailers = "X: y\r\n".repeat(101);
+    let rows = [
+        ("a chunk size that is none", "zz".to_owned(), 400),
+        ("0x before a size", "0x5\r\n".to_owned(), 400),
+        ("101 trailer fields", format!("0\r\n{trailers}\r\n"), 400),
+    ];
+    for turn in ["now", "on-demand"] {
+        let gateway = Gateway::start(&["--turn", turn]);
+        let mut link = if turn == "now" { gateway.link("lamp") } else { on_demand(&gateway) };
+        each_row(
+            &rows,
+            |row| format!("{turn}: {}", row.0),
+            |(_, body, status)| {
+                let mut visitor = gateway.visitor();
+                visitor.write(post_chunked(body));
+                visitor.read_answer("POST").expect_refusal(*status);
+                visitor.expect_closed();
+            },
+        );
+        // The one link was never used: what comes on it first is the next request.
+        let mut visitor = gateway.visitor();
+        visitor.write(get("/lamp/right"));
+        if turn == "on-demand" {
+            let switch = link.read_head();
+            assert_eq!(switch.status(), 101, "{}", switch.text());
+        }
+        assert_eq!(link.read_head().target(), "/right");
+        link.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        visitor.read_answer("GET").expect_ok("ok");
+    }
+}
+
+#[test]
+fn a_visitor_that_ends_its_request_while_it_waits_costs_no_link() {
+    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
+    drop(gateway.link("lamp")); // so that the name is known
+    gateway.process.expect_stderr("lamp: down");
+    let mut visitor = gateway.visitor();
+    visitor.ask(&get("/nobody/x")).expect_refusal(404); // from here on the gateway hears of the end before it hears of a new link
+    visitor.write(post_chunked("5\r\nhel"));
+    visitor.finish_writing();
+    let mut other = gateway.visitor();
+    other.write(get("/lamp/right"));
+    let mut link = gateway.link("lamp");
+    assert_eq!(link.read_head().target(), "/right");
+    link.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    other.read_answer("GET").expect_ok("ok");
+    visitor.expect_closed();
+}
+
+/// A device whose offer is held.
+fn on_demand(gateway: &Gateway) -> RawPeer {
+    let mut device = gateway.dial();
+    device.write(crate::support::process::offer("lamp", ""));
+    eventually("the offer is held", || gateway.process.stderr().contains("lamp: up").then_some(()));
+    device
+}
+
+#[test]
+fn malformed_bodies_cost_a_device_neither_its_link_nor_a_pause() {
+    // With one link at most, and pauses of a minute between dials, whoever comes next would wait.
+    for service in ["--text", "--to"] {
+        let gateway = Gateway::start(&[]);
+        let local = LocalServer::start();
+        let value = if service == "--to" { local.url() } else { "hello\n".to_owned() };
+        let url = gateway.device_url("lamp");
+        let device = Ptth::start(&[&["device", &url, service, &value, "--links", "1..1"], &LONG_BACKOFF[..]].concat());
+        device.line_like("connected ");
+        for body in ["zz", "0x5\r\n", "5\r\nhelloX", "5\r\nhel"] {
+            let mut visitor = gateway.visitor();
+            visitor.write(post_chunked(body));
+            if body.ends_with("hel") {
+                drop(visitor); // it goes in the middle of its body
+            } else {
+                visitor.read_answer("POST").expect_refusal(400);
+            }
+            gateway.get("/lamp/x").expect_ok("hello\n");
+        }
+        assert!(!device.stderr().contains("next attempt"), "{}", device.stderr());
+    }
+}
+
+// ── A refused request is no failed dial (S2, S3) ──
+
+#[test]
+fn a_link_closed_behind_a_refused_request_is_no_failed_dial() {
+    let rows = [
+        ("200 fields", format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(200)), true),
+        ("a head that is too long", format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(30_000)), true),
+        ("a field that is none", "GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n".to_owned(), true),
+        ("a head that ends half-way", "GET / HTTP/1.1\r\nHost: a\r\nX: ".to_owned(), false),
+        ("a body that ends half-way", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel".to_owned(), false),
+        ("a chunk that is none", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_owned(), true),
+    ];
+    for service in ["--text", "--to"] {
+        let raw = RawGateway::start();
+        let local = LocalServer::start();
+        let value = if service == "--to" { local.url() } else { "hello\n".to_owned() };
+        let device = Ptth::start(&[&["device", &raw.url("lamp"), service, &value, "--links", "1..1"], &LONG_BACKOFF[..]].concat());
+        each_row(
+            &rows,
+            |row| format!("{service}: {}", row.0),
+            |(_, request, answered)| {
+                let mut link = raw.turn(); // within DEADLINE, a sixth of the pause
+                let _ = link.try_write(request); // it may be refused before all is written
+                if *answered {
+                    let _ = link.read_to_any_end();
+                }
+            },
+        );
+        raw.turn().ask(&get("/")).expect_ok("hello\n");
+        assert!(!device.stderr().contains("next attempt"), "{}", device.stderr());
+    }
+}
+
+#[test]
+fn what_is_no_request_is_still_a_failed_dial() {
+    let raw = RawGateway::start();
+    let device = Ptth::start(&[&["device", &raw.url("lamp"), "--text", "x", "--links", "1..1"], &LONG_BACKOFF[..]].concat());
+    raw.turn().write("hello device, how are you\r\n\r\n");
+    device.expect_stderr("ended as soon as it was turned");
+}
+
+#[test]
+fn one_link_of_several_that_ends_at_once_is_forgiven_three_times() {
+    let raw = RawGateway::start();
+    let device = Ptth::start(&[&["device", &raw.url("lamp"), "--text", "x", "--links", "2..2"], &LONG_BACKOFF[..]].concat());
+    let mut kept = raw.turn();
+    for _ in 0..4 {
+        drop(raw.turn());
+    }
+    device.expect_stderr("ended as soon as it was turned");
+    kept.ask(&get("/")).expect_ok("x");
+}
+
+// ── What a hop adds (S3, K21) ──
+
+/// A head of so many fields, its Host included.
+fn fields_head(n: usize) -> String {
+    format!("GET /lamp/x HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(n - 1))
+}
+
+/// A head of so many bytes.
+fn long_head(n: usize) -> String {
+    let head = "GET /lamp/x HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n";
+    head.replace("X: ", &format!("X: {}", "y".repeat(n - head.len())))
+}
+
+#[test]
+fn what_a_gateway_takes_from_visitors_a_device_takes_from_it() {
+    let gateway = Gateway::start(&["--forwarded", "--trusted-proxies", "127.0.0.0/8"]);
+    let local = LocalServer::start();
+    let services = [("to", "--to", local.url()), ("te", "--text", "hello\n".to_owned())];
+    let ways: [(&str, &[&str]); 3] =
+        [("-t", &[]), ("-j", &["--fallback", "only", "--comet", "json"]), ("-m", &["--fallback", "only", "--comet", "message"])];
+    let mut devices = Vec::new();
+    for (device, service, value) in &services {
+        for (way, options) in ways {
+            let name = format!("{device}{way}"); // as long as `lamp`
+            let url = gateway.device_url(&name);
+            let common = ["device", &url, service, value, "--links", "1..1", "--backoff", "60s..60s"];
+            let process = Ptth::start(&[&common, options].concat());
+            process.line_like("connected ");
+            devices.push((name, process));
+        }
+    }
+    for (name, device) in &devices {
+        for (request, status) in [
+            (fields_head(93), 200),
+            (fields_head(96), 200),
+            (fields_head(100), 200),
+            (fields_head(101), 431),
+            (long_head(16_300), 200),
+            (long_head(16_384), 200),
+            (long_head(16_385), 431),
+        ] {
+            let answer = gateway.visitor().ask(&request.replace("/lamp/", &format!("/{name}/")));
+            assert_eq!(answer.status(), status, "{name}: {} bytes: {}", request.len(), answer.text());
+        }
+        assert!(!device.stderr().contains("next attempt") && !device.stderr().contains("a link to"), "{name}: {}", device.stderr());
+    }
+    assert!(local.requests().iter().all(|request| request.fields.len() <= 116), "a gateway adds at most 16 fields");
+}
+
+#[test]
+fn what_a_device_takes_from_its_local_server_a_gateway_takes_from_it() {
+    // K21: neither server says a Date, so each hop adds some fields to as many as may be.
+    let local = LocalServer::with(|c| {
+        let n = c.head.target().split_once("?n=").map_or(0, |(_, n)| n.parse().unwrap());
+        let (fields, long) = ("X: y\r\n".repeat(n), "y".repeat(n.saturating_sub(200)));
+        match c.head.target().split('?').next().unwrap_or_default() {
+            "/length" => c.raw(format!("HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nok", &fields[6..])),
+            "/close" => {
+                c.raw(format!("HTTP/1.1 200 OK\r\n{fields}\r\nok"));
+                c.close = true;
+            }
+            _ => c.raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX: {long}\r\n\r\nok")),
+        }
+    });
+    let gateway = Gateway::start(&[]);
+    let ways: [&[&str]; 3] = [&[], &["--fallback", "only", "--comet", "json"], &["--fallback", "only", "--comet", "message"]];
+    for (name, way) in ["lamp", "desk", "door"].iter().zip(ways) {
+        let url = gateway.device_url(name);
+        let device = Ptth::start(&[&["device", &url, "--to", &local.url(), "--links", "1..1"], way, &LONG_BACKOFF[..]].concat());
+        device.line_like("connected ");
+        for target in ["length?n=99", "length?n=100", "close?n=99", "close?n=100", "long?n=16500"] {
+            gateway.get(&format!("/{name}/{target}")).expect_ok("ok");
+        }
+        // The device answers for what its own server does wrong, and its link goes on.
+        for target in ["length?n=101", "close?n=101", "long?n=16700"] {
+            gateway.get(&format!("/{name}/{target}")).expect_refusal(502);
+        }
+        gateway.get(&format!("/{name}/length?n=1")).expect_ok("ok");
+        assert!(!device.stderr().contains("next attempt"), "{}", device.stderr());
+        assert!(!gateway.process.stderr().contains(&format!("{name}: a link ended")), "{}", gateway.process.stderr());
+        assert!(!gateway.process.stderr().contains(&format!("{name}: down")), "{}", gateway.process.stderr());
+    }
+}
