@@ -1332,15 +1332,8 @@ impl DeviceRole {
             return Came::NotYet; // a stray line end behind an earlier message
         }
         let read = head::request(octets, &self.link_limits, LineEnds::Crlf);
-        let asked = match &read {
-            Ok(Some(request)) => !heartbeat::is_heartbeat(request),
-            _ => head::begins_request(octets),
-        };
-        if asked {
-            // Whatever becomes of it, the gateway asked: the fault may be a visitor's, and dialling is all right (T48).
-            if let State::Link(link) = &mut peer.state {
-                link.used = true;
-            }
+        if let (State::Link(link), true) = (&mut peer.state, head::begins_request(octets)) {
+            link.used |= !octets.starts_with(b"OPTIONS * "); // whatever becomes of it: the fault may be a visitor's, and dialling is all right (T48)
         }
         match read {
             Err(refusal) => Came::Refused(refusal),
