@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::device::redirects::{Reach, RedirectHosts};
 use crate::engine::random;
 use crate::error::Error;
 use crate::proto::head::{Fields, without_empty_port};
@@ -22,6 +23,8 @@ pub(crate) struct Url {
     pub(crate) target: String,
     /// As given.
     pub(crate) text: String,
+    /// No address nearer than this is dialled: a redirect led here from that far.
+    pub(crate) nearest: Reach,
 }
 
 impl Url {
@@ -61,20 +64,36 @@ impl Url {
             authority: named.to_owned(),
             target: if target.is_empty() { "/".to_owned() } else { target.to_owned() },
             text: text.to_owned(),
+            nearest: Reach::Loopback,
         })
     }
 
-    /// A `Location` seen from here: absolute, or a path on the same host.
-    pub(crate) fn follow(&self, location: &str) -> Result<Self, Error> {
-        if location.starts_with('/') && !location.starts_with("//") {
-            let scheme = if self.secure { "https" } else { "http" };
-            return Url::parse(&format!("{scheme}://{}{location}", self.authority), "redirect");
+    /// A `Location` seen from here: absolute, or a path on the same host. `from` is how far away its sender is.
+    pub(crate) fn follow(&self, location: &str, hosts: &RedirectHosts, from: Reach) -> Result<Self, Error> {
+        let to = match location.starts_with('/') && !location.starts_with("//") {
+            true => {
+                let scheme = if self.secure { "https" } else { "http" };
+                Url::parse(&format!("{scheme}://{}{location}", self.authority), "redirect")?
+            }
+            false => Url::parse(location, "redirect")?,
+        };
+        if self.secure && !to.secure {
+            return Err(Error::usage(format!("redirect URL {}: it leads out of TLS, from https:// to http://", to.text)));
         }
-        let to = Url::parse(location, "redirect")?;
-        match self.secure && !to.secure {
-            true => Err(Error::usage(format!("redirect URL {}: it leads out of TLS, from https:// to http://", to.text))),
-            false => Ok(to),
+        if !self.same_origin(&to) {
+            hosts.check(&to).map_err(|why| Error::usage(format!("redirect URL {why}")))?;
         }
+        Ok(Url { nearest: self.nearest.max(from), ..to })
+    }
+
+    /// Why no address of it may be dialled that is as near as this.
+    pub(crate) fn too_near(&self, reach: Reach) -> Option<String> {
+        let where_to = match reach {
+            Reach::Loopback => "this machine itself (loopback)",
+            Reach::LinkLocal => "a link-local address",
+            Reach::Beyond => "an address",
+        };
+        (reach < self.nearest).then(|| format!("{} is {where_to}, where no redirect from farther away may lead", self.host))
     }
 
     pub(crate) fn same_origin(&self, other: &Url) -> bool {
@@ -299,10 +318,29 @@ mod tests {
     #[test]
     fn redirects_may_be_relative_and_change_the_origin() {
         let url = Url::parse("http://gw.example:9999/lamp", "gateway").unwrap();
-        let near = url.follow("/other").unwrap();
+        let near = follow(&url, "/other").unwrap();
         assert!(near.same_origin(&url) && near.target == "/other");
-        assert!(!url.follow("http://gw2.example:9999/lamp").unwrap().same_origin(&url));
-        assert!(url.follow("ftp://gw2.example/").is_err());
+        assert!(!follow(&url, "http://gw2.example:9999/lamp").unwrap().same_origin(&url));
+        assert!(follow(&url, "ftp://gw2.example/").is_err());
+    }
+
+    fn follow(url: &Url, location: &str) -> Result<Url, Error> {
+        url.follow(location, &RedirectHosts::new(std::iter::once(url), &["*".to_owned()]).unwrap(), Reach::Loopback)
+    }
+
+    #[test]
+    fn a_redirect_leads_no_nearer_than_where_any_of_a_row_came_from() {
+        let url = Url::parse("http://gw.example/lamp", "gateway").unwrap();
+        assert_eq!(url.too_near(Reach::Loopback), None, "what is configured is dialled wherever it is");
+        let hosts = RedirectHosts::new(std::iter::once(&url), &["*".to_owned()]).unwrap();
+        let far = url.follow("/other", &hosts, Reach::Beyond).unwrap();
+        assert!(
+            far.too_near(Reach::Loopback).is_some() && far.too_near(Reach::LinkLocal).is_some() && far.too_near(Reach::Beyond).is_none()
+        );
+        let again = far.follow("/more", &hosts, Reach::Loopback).unwrap();
+        assert!(again.too_near(Reach::LinkLocal).is_some());
+        let near = url.follow("/other", &hosts, Reach::LinkLocal).unwrap();
+        assert!(near.too_near(Reach::Loopback).is_some() && near.too_near(Reach::LinkLocal).is_none());
     }
 
     #[test]
@@ -317,11 +355,11 @@ mod tests {
     fn https_has_its_own_port_and_is_not_left_by_a_redirect() {
         let url = Url::parse("https://gw.example/lamp", "gateway").unwrap();
         assert!(url.secure && url.port == 443);
-        assert!(url.follow("/other").unwrap().secure);
+        assert!(follow(&url, "/other").unwrap().secure);
         assert!(!url.same_origin(&Url::parse("http://gw.example:443/lamp", "gateway").unwrap()));
-        let error = url.follow("http://gw.example/lamp").unwrap_err().to_string();
+        let error = follow(&url, "http://gw.example/lamp").unwrap_err().to_string();
         assert!(error.contains("https"), "{error}");
-        assert!(Url::parse("http://gw.example/", "gateway").unwrap().follow("https://gw2.example/").unwrap().secure);
+        assert!(follow(&Url::parse("http://gw.example/", "gateway").unwrap(), "https://gw2.example/").unwrap().secure);
     }
 
     fn homes(n: usize) -> (Homes, Vec<Arc<Home>>) {

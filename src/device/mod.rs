@@ -10,6 +10,7 @@ mod files;
 mod fleet;
 mod forward;
 mod proxy;
+mod redirects;
 mod resolve;
 mod role;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use crate::device::dial::{Home, Homes, Url};
 use crate::device::fleet::Fleet;
 use crate::device::forward::Target;
 use crate::device::proxy::Proxy;
+use crate::device::redirects::RedirectHosts;
 use crate::device::role::{Busy, CLOSED, Command, Counters, DeviceRole, Loan, Plan, Service, Ticket};
 use crate::ends::{End, EndCounts};
 use crate::engine::event_loop::EventLoop;
@@ -133,6 +135,7 @@ pub struct DeviceBuilder {
     proxy: Option<String>,
     proxy_credentials: Option<(String, String)>,
     no_proxy: String,
+    redirect_hosts: Vec<String>,
     max_retries: Option<u32>,
     links: RangeInclusive<usize>,
     dialect: Dialect,
@@ -187,6 +190,13 @@ impl DeviceBuilder {
     /// commas; `*` for all. An entry that ends in `:PORT` is for that port alone.
     pub fn no_proxy(mut self, hosts: impl Into<String>) -> Self {
         self.no_proxy = hosts.into();
+        self
+    }
+    /// A host that a gateway may redirect this device to (307 and 308), beside those of its own gateways: `gw2.example`, `*.gw.example` for all names below it,
+    /// an address, a network like `10.0.0.0/8`, or `*` for any; in its default port or one above 1023, or with `:PORT` in that one. May be called several
+    /// times. Never does a redirect lead to a loopback or link-local address from a gateway that is farther away.
+    pub fn redirect_host(mut self, host: impl Into<String>) -> Self {
+        self.redirect_hosts.push(host.into());
         self
     }
     /// Ends the device ([`Error::is_not_connected`]) after so many failed attempts in a row without a way in; with several gateways, when that is
@@ -263,8 +273,8 @@ impl DeviceBuilder {
     /// # Errors
     /// A URL that is not `http://HOST[:PORT][/NAME]` (or `https`, with the feature `tls`) or holds a secret, one that is given twice or more than 16, a system
     /// without root certificates, a name that is no DNS label, links that are not `1 <= MIN <= MAX`, polls that are not 1 to 64, a limit or field that cannot
-    /// work, an IETF offer without an origin or with [`Fallback::Only`], JSON in a build without the feature `comet`; credentials without a proxy, no retries
-    /// at all.
+    /// work, an IETF offer without an origin or with [`Fallback::Only`], JSON in a build without the feature `comet`; credentials without a proxy, a redirect
+    /// host that is none, no retries at all.
     pub fn build(self) -> Result<Device, Error> {
         self.limits.check()?;
         let (min, max) = (*self.links.start(), *self.links.end());
@@ -276,6 +286,7 @@ impl DeviceBuilder {
         }
         let fallback = self.check_fallback()?;
         let (proxy, homes) = (self.check_proxy()?, self.check_gateways()?);
+        let redirects = RedirectHosts::new(homes.iter().map(|home| &*home.url), &self.redirect_hosts)?;
         #[cfg(feature = "tls")]
         let tls = if homes.iter().any(|home| home.url.secure) { Some(Arc::new(self.tls.connector()?)) } else { None };
         #[cfg(not(feature = "tls"))]
@@ -300,6 +311,7 @@ impl DeviceBuilder {
             offer: offer.clone(),
             secrets: secrets.clone(),
             on_refusal: self.on_refusal,
+            redirects: redirects.clone(),
             proxy: proxy.clone(),
             max_retries: self.max_retries,
             fallback,
@@ -409,6 +421,16 @@ fn path_name(url: &Url) -> Result<Name, Error> {
     Name::label(name).map_err(|e| Error::usage(format!("gateway URL {}: the device's name {name:?}: {}", url.text, e.reason)))
 }
 
+/// Whether this URL's host is one of those that `no_proxy` names, in [`DeviceBuilder::no_proxy`]'s reading: it is dialled without a proxy. A text that is no
+/// URL is not.
+///
+/// ```
+/// assert!(reverse_http::device::goes_without_proxy("http://gw.example:9999/lamp", "localhost,.example"));
+/// ```
+pub fn goes_without_proxy(url: &str, no_proxy: &str) -> bool {
+    Url::parse(url, "gateway").is_ok_and(|url| proxy::Exceptions::parse(no_proxy).has(&url.host, url.port))
+}
+
 struct Parts {
     /// One event loop each.
     members: Vec<(Plan, Arc<Counters>)>,
@@ -473,6 +495,7 @@ impl Device {
             proxy: None,
             proxy_credentials: None,
             no_proxy: String::new(),
+            redirect_hosts: Vec::new(),
             max_retries: None,
             links: 1..=8,
             dialect: Dialect::classic(),

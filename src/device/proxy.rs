@@ -11,11 +11,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::device::dial::{Url, retry_after};
-use crate::device::role::{DeviceRole, Stage, State, dial_stage, flush};
+use crate::device::role::{DeviceRole, Stage, State, dial_stage, flush, printable};
 use crate::engine::peers::{Fetched, Id, Peers};
 use crate::error::Error;
 use crate::limits::Limits;
-use crate::proto::head::{self, LineEnds, ResponseHead};
+use crate::proto::head::{self, Fields, LineEnds, ResponseHead};
+use crate::proto::turn;
 
 /// The port of a proxy whose URL names none: curl's.
 const PROXY_PORT: u16 = 1080;
@@ -66,6 +67,8 @@ impl Proxy {
     fn write_connect(&self, out: &mut Vec<u8>, url: &Url) {
         let to = authority_of(&url.host, url.port);
         out.extend_from_slice(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n").as_bytes());
+        // Some proxies let nobody through who does not say what they are.
+        out.extend_from_slice(concat!("User-Agent: ptth/", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes());
         if let Some(value) = &self.authorization {
             out.extend_from_slice(format!("Proxy-Authorization: {value}\r\n").as_bytes());
         }
@@ -74,17 +77,42 @@ impl Proxy {
 
     /// What the proxy's final answer means: a tunnel, or why there is none.
     fn verdict(&self, head: &ResponseHead<'_>) -> Result<(), Refused> {
+        // Framing fields mean nothing here (RFC 9110 §9.3.6), but with a page of HTML they show that no tunnel is meant.
+        let has_body =
+            head.fields.get("content-length").is_some_and(|length| length != b"0") || head.fields.get("transfer-encoding").is_some();
+        let page = has_body && turn::is_page(&head.fields);
+        let schemes = unspoken(&head.fields);
         let why = match head.status {
-            200..=299 => return Ok(()),
+            200..=299 if !page => return Ok(()),
+            200..=399 => "that is no tunnel, but a page or the way to one: perhaps a captive portal that wants a log-in",
+            407 if schemes.is_some() => {
+                "it wants credentials in a way that is not spoken here (only Basic is); put a proxy between that speaks it, like cntlm or px"
+            }
             407 if self.authorization.is_some() => "it does not take these credentials",
             407 => "it wants credentials; give them in the proxy's URL in the environment, like http_proxy=http://USER:PASSWORD@HOST:PORT",
             403 | 405 => "it does not let this device go there; allow CONNECT to that host and port, or use another proxy",
             502..=504 => "it cannot reach the gateway",
             _ => "it opens no tunnel; is it a proxy?",
         };
-        let why = format!("proxy {} answered CONNECT with {}: {why}", self.text, head.status);
+        let schemes = schemes.filter(|_| head.status == 407).map_or(String::new(), |schemes| format!(" ({schemes})"));
+        let why = format!("proxy {} answered CONNECT with {}{schemes}: {why}", self.text, head.status);
         Err(Refused { why, retry_after: retry_after(&head.fields) })
     }
+}
+
+/// What a 407 wants, where Basic is not among it: `Negotiate, NTLM`.
+fn unspoken(fields: &Fields<'_>) -> Option<String> {
+    let mut schemes: Vec<String> = Vec::new();
+    for challenge in fields.all("proxy-authenticate") {
+        // A challenge's parameters are `name=value`: what stands first in a member and is none is a scheme's name (RFC 9110 §11.6.1).
+        let members = challenge.split(|&octet| octet == b',').map(|member| member.trim_ascii());
+        let names = members
+            .filter_map(|member| member.split(|&octet| octet == b' ').next())
+            .filter(|name| !name.is_empty() && !name.contains(&b'='));
+        schemes.extend(names.map(printable).filter(|name| name.len() <= 32).take(8));
+    }
+    let spoken = schemes.is_empty() || schemes.iter().any(|scheme| scheme.eq_ignore_ascii_case("basic"));
+    (!spoken).then(|| schemes.join(", "))
 }
 
 /// No tunnel.
@@ -191,13 +219,13 @@ fn proxy_answer(cx: &mut Peers<State>, id: Id, proxy: &Proxy, limits: &Limits, s
 /// Hosts that are dialled without the proxy, as curl reads `no_proxy`: names with all names below them, addresses, networks, or `*` for all.
 /// Beyond curl's rules an entry may end in `:PORT` and is for that port alone.
 #[derive(Clone, Default)]
-struct Exceptions {
+pub(super) struct Exceptions {
     all: bool,
     list: Vec<(Except, Option<u16>)>,
 }
 
-#[derive(Clone)]
-enum Except {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Except {
     /// In lower case, without dots at its ends.
     Name(String),
     Network(IpAddr, u32),
@@ -205,7 +233,7 @@ enum Except {
 
 impl Exceptions {
     /// An entry that can match nothing is left out, as curl does.
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         if text.trim() == "*" {
             return Exceptions { all: true, list: Vec::new() };
         }
@@ -226,20 +254,30 @@ impl Exceptions {
         Some((entry, port))
     }
 
-    fn has(&self, host: &str, port: u16) -> bool {
+    pub(super) fn has(&self, host: &str, port: u16) -> bool {
         let address: Option<IpAddr> = host.parse().ok();
         let name = host.trim_end_matches('.').to_ascii_lowercase();
         self.all
             || self.list.iter().filter(|(_, only)| only.is_none_or(|only| only == port)).any(|(entry, _)| match (entry, address) {
-                (Except::Network(base, prefix), Some(address)) => common_bits(*base, address).is_some_and(|bits| bits >= *prefix),
+                (Except::Network(..), Some(address)) => entry.holds(address),
                 (Except::Name(below), None) => name.strip_suffix(below.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
                 _ => false,
             })
     }
 }
 
+impl Except {
+    /// Whether it is a network with this address in it.
+    pub(super) fn holds(&self, address: IpAddr) -> bool {
+        match self {
+            Except::Network(base, prefix) => common_bits(*base, address).is_some_and(|bits| bits >= *prefix),
+            Except::Name(_) => false,
+        }
+    }
+}
+
 /// `10.0.0.0/8`, `::1`, `[::1]`. Bits behind the prefix do not count.
-fn network(text: &str) -> Option<Except> {
+pub(super) fn network(text: &str) -> Option<Except> {
     let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
     let address: IpAddr = address.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
     let most = if address.is_ipv4() { 32 } else { 128 };
@@ -322,7 +360,11 @@ mod tests {
         let head = String::from_utf8(out).unwrap();
         assert_eq!(
             head,
-            "CONNECT [2001:db8::1]:80 HTTP/1.1\r\nHost: [2001:db8::1]:80\r\nProxy-Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\n\r\n"
+            concat!(
+                "CONNECT [2001:db8::1]:80 HTTP/1.1\r\nHost: [2001:db8::1]:80\r\nUser-Agent: ptth/",
+                env!("CARGO_PKG_VERSION"),
+                "\r\nProxy-Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\n\r\n"
+            )
         ); // the example of RFC 7617 §2
         assert!(Proxy::new("http://proxy:3128", Some(&("a:b".to_owned(), String::new())), "").is_err());
     }

@@ -21,6 +21,7 @@ use crate::device::dial::{Backoff, Home, Homes, RETRY_AFTER_MAX, Url, random, re
 use crate::device::fleet::{Fleet, Standing};
 use crate::device::forward::{self, Local, Target};
 use crate::device::proxy::Proxy;
+use crate::device::redirects::{Reach, RedirectHosts};
 use crate::device::resolve::{Found, Lookups, Waiter};
 use crate::device::upgrade::{self, Taker, Upgraded};
 use crate::device::{DeviceEvent, DeviceEventKind, Handler, OnRefusal};
@@ -323,6 +324,8 @@ pub(crate) struct Plan {
     /// Fields that go only to a configured gateway's origin.
     pub(crate) secrets: Vec<(String, String)>,
     pub(crate) on_refusal: OnRefusal,
+    /// Where gateways may send the device.
+    pub(crate) redirects: RedirectHosts,
     pub(crate) proxy: Option<Proxy>,
     /// Failed attempts in a row, without a way in, after which the device ends.
     pub(crate) max_retries: Option<u32>,
@@ -572,6 +575,9 @@ impl DeviceRole {
 
     /// Finds the addresses of the gateway, or of the proxy on the way to it, and dials them one by one.
     pub(super) fn resolve(&mut self, cx: &mut Peers<State>, mut dial: Box<Dial>) {
+        if let Some(why) = dial.url.too_near(Reach::of_host(&dial.url.host)) {
+            return self.cannot_reach(cx, &dial, &why);
+        }
         let (host, port) = match self.proxy_to(&dial.url) {
             Some(proxy) => (proxy.host.clone(), proxy.port),
             None => (dial.url.host.clone(), dial.url.port),
@@ -590,7 +596,14 @@ impl DeviceRole {
         match found {
             _ if self.draining && dial.slot.is_none() => self.undialed(),
             _ if dial.slot.is_some_and(|key| self.slots.get(key).is_none()) => {} // given up meanwhile
-            Ok(addresses) => {
+            Ok(mut addresses) => {
+                let nearest = addresses.iter().map(|address| Reach::of(address.ip())).min();
+                if self.proxy_to(&dial.url).is_none() {
+                    addresses.retain(|address| Reach::of(address.ip()) >= dial.url.nearest); // whatever the name server says
+                }
+                if let (true, Some(why)) = (addresses.is_empty(), nearest.and_then(|nearest| dial.url.too_near(nearest))) {
+                    return self.cannot_reach(cx, &dial, &why);
+                }
                 dial.addresses = addresses;
                 self.connect(cx, *dial, None);
             }
@@ -924,13 +937,18 @@ impl DeviceRole {
     }
 
     fn redirected(&mut self, cx: &mut Peers<State>, id: Id, location: &str) {
-        let Some((_, _, State::Dial(dial))) = cx.remove(id) else { return };
+        let Some((stream, _, State::Dial(dial))) = cx.remove(id) else { return };
         self.has_no_connection(dial.slot);
+        // Through a proxy only the URL tells how far its gateway is.
+        let from = match (self.proxy_to(&dial.url), stream.peer_ip()) {
+            (None, Some(address)) => Reach::of(address),
+            _ => Reach::of_host(&dial.url.host),
+        };
         if dial.redirects >= self.limits.redirects_max {
             let why = format!("gateway {} redirects in a circle: {} times", dial.home.url.text, dial.redirects);
             return self.dial_failed(cx, &dial.home, dial.slot, &why, None);
         }
-        match dial.url.follow(location) {
+        match dial.url.follow(location, &self.plan.redirects, from) {
             Err(e) => {
                 let why = format!("gateway {} redirects to where this device cannot go: {e}", dial.url.text);
                 self.dial_failed(cx, &dial.home, dial.slot, &why, None);

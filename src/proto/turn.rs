@@ -766,7 +766,7 @@ fn fallback(fields: &Fields<'_>) -> Option<Encoding> {
 }
 
 /// A page for people.
-fn is_page(fields: &Fields<'_>) -> bool {
+pub(crate) fn is_page(fields: &Fields<'_>) -> bool {
     let media_type = fields.get("content-type").map(|value| trim(value.split(|&octet| octet == b';').next().unwrap_or_default()));
     media_type
         .is_some_and(|media_type| [&b"text/html"[..], b"application/xhtml+xml"].iter().any(|page| media_type.eq_ignore_ascii_case(page)))

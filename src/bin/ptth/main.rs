@@ -228,6 +228,10 @@ struct DeviceArgs {
     /// End with exit code 1 after so many failed attempts in a row without a way in (default: never)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), env = "PTTH_MAX_RETRIES")]
     max_retries: Option<u32>,
+    /// Hosts that a gateway may redirect this device to, beside those of its gateways: HOST, *.DOMAIN, an address, a network, or * for any; HOST:PORT for that port
+    /// alone, else the default port or one above 1023
+    #[arg(long, value_name = "HOST[,HOST...]", value_delimiter = ',', env = "PTTH_REDIRECT_HOSTS")]
+    redirect_hosts: Vec<String>,
     /// When the very first offer is refused (401, 403, 404 or 410): exit with code 3, or retry. Else it depends: exit where the gateway itself refuses,
     /// retry where it may be something on the way (an ingress that is not ready)
     #[arg(long, value_enum, env = "PTTH_ON_REFUSAL")]
@@ -719,10 +723,17 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
     for url in &args.gateway {
         builder = builder.gateway(url);
     }
+    for host in &args.redirect_hosts {
+        builder = builder.redirect_host(host);
+    }
     if let Some(attempts) = args.max_retries {
         builder = builder.max_retries(attempts);
     }
-    builder = proxy::set(builder, args.proxy.as_deref(), &args.url)?;
+    builder = proxy::set(
+        builder,
+        args.proxy.as_deref(),
+        &std::iter::once(&args.url).chain(&args.gateway).map(String::as_str).collect::<Vec<_>>(),
+    )?;
     let stamps = args.tls.stamps();
     if let Some(tls) = args.tls.tls(Reading::First).map_err(usage)? {
         if !std::iter::once(&args.url).chain(&args.gateway).any(|url| url.starts_with("https:")) {

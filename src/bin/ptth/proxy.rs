@@ -4,25 +4,38 @@
 //! it from its client's `Proxy` field); an empty variable is none, a URL without a scheme is `http://`, userinfo is percent-encoded. `no_proxy` goes with
 //! the environment's proxy, not with `--proxy`.
 
-use reverse_http::device::DeviceBuilder;
+use reverse_http::device::{DeviceBuilder, goes_without_proxy};
 
 use crate::{Failure, usage};
 
 /// User and password.
 type Credentials = Option<(String, String)>;
 
-/// Sets the proxy of a device that dials `gateway`; `given` is what `--proxy` or PTTH_PROXY says.
-pub(crate) fn set(builder: DeviceBuilder, given: Option<&str>, gateway: &str) -> Result<DeviceBuilder, Failure> {
+/// Sets the proxy of a device that dials `gateways`, of which the first decides about the variable; `given` is what `--proxy` or PTTH_PROXY says.
+pub(crate) fn set(builder: DeviceBuilder, given: Option<&str>, gateways: &[&str]) -> Result<DeviceBuilder, Failure> {
     let typed = || std::env::args_os().any(|argument| argument == "--proxy" || argument.to_string_lossy().starts_with("--proxy="));
     match given {
         Some("none") => Ok(builder),
         Some(url) if typed() => Ok(builder.proxy(url)), // userinfo is refused there: others can read a process's arguments
         Some(url) => with(builder, "PTTH_PROXY", url),
-        None => match of_environment(gateway, variable) {
-            Some((name, url)) => Ok(with(builder, name, &url)?.no_proxy(exceptions(variable))),
+        None => match of_environment(gateways.first().copied().unwrap_or_default(), variable) {
+            Some((name, url)) => of_variable(builder, name, &url, &exceptions(variable), gateways),
             None => Ok(builder),
         },
     }
+}
+
+/// The environment is often made for other programs: what is not for these gateways, or for whatever scheme, is no reason not to start.
+fn of_variable(builder: DeviceBuilder, name: &str, url: &str, no_proxy: &str, gateways: &[&str]) -> Result<DeviceBuilder, Failure> {
+    let Err(why) = split(url) else { return Ok(with(builder, name, url)?.no_proxy(no_proxy)) };
+    if gateways.iter().all(|gateway| goes_without_proxy(gateway, no_proxy)) {
+        return Ok(builder);
+    }
+    if name.eq_ignore_ascii_case("all_proxy") && why == OTHER_KIND {
+        log::warn!("{name}: {why}; dialling without a proxy (say so with --proxy none)");
+        return Ok(builder);
+    }
+    with(builder, name, url)
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -51,6 +64,9 @@ fn with(builder: DeviceBuilder, name: &str, value: &str) -> Result<DeviceBuilder
     })
 }
 
+/// SOCKS, for one.
+const OTHER_KIND: &str = "this kind of proxy is not spoken to, only CONNECT; name one by http://HOST:PORT";
+
 /// A proxy's URL without userinfo and path, and what the userinfo says. Errors show nothing of it.
 fn split(value: &str) -> Result<(String, Credentials), &'static str> {
     let rest = match value.split_once("://") {
@@ -58,7 +74,7 @@ fn split(value: &str) -> Result<(String, Credentials), &'static str> {
         Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
             return Err("a proxy behind TLS is not spoken to; name one by http://HOST:PORT");
         }
-        Some(_) => return Err("this kind of proxy is not spoken to, only CONNECT; name one by http://HOST:PORT"),
+        Some(_) => return Err(OTHER_KIND),
         None => value,
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();

@@ -1,0 +1,229 @@
+//! Where a gateway may send a device (T57): to hosts that the operator allows, on ports that are no other service's, and never nearer to the device
+//! than the gateway itself is.
+//!
+//! A hostile gateway, or whoever answers in its place, would otherwise have the device POST to what only the device can reach: its own loopback
+//! services, or the metadata of a cloud (169.254.169.254).
+
+use std::net::IpAddr;
+
+use crate::device::dial::Url;
+use crate::device::proxy::{Except, network};
+use crate::error::Error;
+
+/// How far away an address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reach {
+    /// This machine.
+    Loopback,
+    /// This link.
+    LinkLocal,
+    Beyond,
+}
+
+impl Reach {
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            // Linux dials itself by 0.0.0.0 and ::, too.
+            address if address.is_loopback() || address.is_unspecified() => Reach::Loopback,
+            IpAddr::V4(address) if address.is_link_local() => Reach::LinkLocal,
+            IpAddr::V6(address) if address.is_unicast_link_local() => Reach::LinkLocal,
+            _ => Reach::Beyond,
+        }
+    }
+
+    /// Of a host as it is written, before anybody looks it up: a name is taken to be far, but for `localhost` (RFC 6761 §6.3).
+    pub(super) fn of_host(host: &str) -> Self {
+        let name = host.trim_end_matches('.').to_ascii_lowercase();
+        match host.parse::<IpAddr>() {
+            Ok(address) => Reach::of(address),
+            Err(_) if name == "localhost" || name.ends_with(".localhost") => Reach::Loopback,
+            Err(_) => Reach::Beyond,
+        }
+    }
+}
+
+/// The hosts that a device may be redirected to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RedirectHosts {
+    /// Those of the configured gateways, with their ports.
+    own: Vec<(String, u16)>,
+    allowed: Vec<(Host, Option<u16>)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Host {
+    Any,
+    /// In lower case, without a dot at its end.
+    Name(String),
+    /// All names below this one, which begins with a dot.
+    Below(String),
+    Network(Except),
+}
+
+impl RedirectHosts {
+    /// `entries`: `HOST`, `*.DOMAIN`, an address, a network, or `*`; with `:PORT` for that port alone.
+    ///
+    /// # Errors
+    /// An entry that is none of these.
+    pub(super) fn new<'a>(own: impl Iterator<Item = &'a Url>, entries: &[String]) -> Result<Self, Error> {
+        let own = own.map(|url| (normal(&url.host), url.port)).collect();
+        let allowed = entries.iter().map(|entry| {
+            parse(entry.trim()).ok_or_else(|| {
+                Error::usage(format!(
+                    "redirect host {entry:?}: write a host like gw2.example, *.gw.example for all below it, an address, a network like 10.0.0.0/8, \
+                     or * for any; with :PORT for that port alone"
+                ))
+            })
+        });
+        Ok(RedirectHosts { own, allowed: allowed.collect::<Result<_, _>>()? })
+    }
+
+    /// Whether the device may go there, as far as the URL tells.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn check(&self, url: &Url) -> Result<(), String> {
+        let host = normal(&url.host);
+        let own = || self.own.iter().filter(|(own, _)| *own == host);
+        let listed = |port: Option<u16>| self.allowed.iter().any(|(entry, only)| *only == port && entry.is(&host));
+        if own().any(|(_, port)| *port == url.port) || listed(Some(url.port)) {
+            return Ok(());
+        }
+        if own().next().is_none() && !listed(None) {
+            return Err(format!(
+                "{}: this device is only redirected to the hosts of its own gateways; allow others with --redirect-hosts (redirect_host)",
+                url.text
+            ));
+        }
+        let usual = if url.secure { 443 } else { 80 };
+        match url.port == usual || url.port > 1023 {
+            true => Ok(()),
+            false => Err(format!(
+                "{}: a port below 1024 that is not the scheme's own is some other service's; allow it with --redirect-hosts {host}:{}",
+                url.text, url.port
+            )),
+        }
+    }
+}
+
+impl Host {
+    fn is(&self, host: &str) -> bool {
+        match self {
+            Host::Any => true,
+            Host::Name(name) => name == host,
+            Host::Below(domain) => host.len() > domain.len() && host.ends_with(domain.as_str()),
+            Host::Network(network) => host.parse().is_ok_and(|address| network.holds(address)),
+        }
+    }
+}
+
+fn normal(host: &str) -> String {
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+fn parse(entry: &str) -> Option<(Host, Option<u16>)> {
+    if let Some(whole) = network(entry) {
+        return Some((Host::Network(whole), None));
+    }
+    let (host, port) = match entry.rsplit_once(':') {
+        Some((host, port)) => (host, Some(port.parse().ok().filter(|port| *port > 0)?)),
+        None => (entry, None),
+    };
+    if host == "*" {
+        return Some((Host::Any, port));
+    }
+    if let Some(whole) = network(host) {
+        return Some((Host::Network(whole), port));
+    }
+    let is_name = |name: &str| {
+        let labels = name.strip_suffix('.').unwrap_or(name);
+        !labels.is_empty()
+            && labels
+                .split('.')
+                .all(|label| !label.is_empty() && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"-_".contains(&octet)))
+    };
+    match host.strip_prefix("*.") {
+        Some(domain) => is_name(domain).then(|| (Host::Below(format!(".{}", normal(domain))), port)),
+        None => is_name(host).then(|| (Host::Name(normal(host)), port)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        Url::parse(text, "redirect").unwrap()
+    }
+
+    #[test]
+    fn redirects_lead_to_hosts_that_are_allowed_and_ports_that_are_no_other_services() {
+        let own = [url("http://gw.example:81/lamp"), url("http://127.0.0.1:9999/lamp"), url("http://[::1]/lamp")];
+        let hosts = |allowed: &[&str]| {
+            let allowed: Vec<String> = allowed.iter().map(|&entry| entry.to_owned()).collect();
+            RedirectHosts::new(own.iter(), &allowed).unwrap()
+        };
+        for (allowed, to, may) in [
+            (&[][..], "http://gw.example/x", true),
+            (&[], "http://GW.Example.:8080/x", true),
+            (&[], "http://gw.example:1024/x", true),
+            (&[], "http://gw.example:1023/x", false),
+            (&[], "http://gw.example:81/x", true),
+            (&[], "http://gw.example:443/x", false),
+            (&[], "http://gw.example:22/x", false),
+            (&[], "http://other.example/x", false),
+            (&[], "http://x.gw.example/x", false),
+            (&[], "http://127.0.0.1:6379/x", true), // where the gateway is on this machine
+            (&[], "http://127.0.0.2:9999/x", false),
+            (&[], "http://[::1]:9999/x", true),
+            (&["other.example"], "http://other.example/x", true),
+            (&["other.example"], "http://other.example:81/x", false),
+            (&["other.example:81"], "http://other.example:81/x", true),
+            (&["other.example:81"], "http://other.example/x", false),
+            (&["*.example"], "http://other.example/x", true),
+            (&["*.example"], "http://a.b.example/x", true),
+            (&["*.example"], "http://example/x", false),
+            (&["*.example"], "http://xexample/x", false),
+            (&["10.0.0.0/8"], "http://10.1.2.3/x", true),
+            (&["10.0.0.0/8"], "http://11.1.2.3/x", false),
+            (&["10.0.0.0/8"], "http://ten.example/x", false),
+            (&["[2001:db8::1]:82"], "http://[2001:db8::1]:82/x", true),
+            (&["2001:db8::1"], "http://[2001:db8::1]:82/x", false),
+            (&["*"], "http://anything.example/x", true),
+            (&["*"], "http://anything.example:25/x", false),
+            (&["*:25"], "http://anything.example:25/x", true),
+        ] {
+            assert_eq!(hosts(allowed).check(&url(to)).is_ok(), may, "{allowed:?} {to}");
+        }
+        for wrong in ["", "http://gw.example", "gw.example:x", "gw.example:0", "*x", "a..b", "*.", "10.0.0.0/33", "a b", "gw.example/x"] {
+            assert!(RedirectHosts::new(own.iter(), &[wrong.to_owned()]).unwrap_err().is_usage(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn addresses_have_a_distance() {
+        for (host, reach) in [
+            ("127.0.0.1", Reach::Loopback),
+            ("127.255.0.1", Reach::Loopback),
+            ("0.0.0.0", Reach::Loopback),
+            ("::1", Reach::Loopback),
+            ("::", Reach::Loopback),
+            ("::ffff:127.0.0.1", Reach::Loopback),
+            ("localhost", Reach::Loopback),
+            ("LocalHost.", Reach::Loopback),
+            ("x.localhost", Reach::Loopback),
+            ("169.254.169.254", Reach::LinkLocal),
+            ("::ffff:169.254.169.254", Reach::LinkLocal),
+            ("fe80::1", Reach::LinkLocal),
+            ("10.0.0.1", Reach::Beyond),
+            ("fec0::1", Reach::Beyond),
+            ("192.0.2.1", Reach::Beyond),
+            ("2001:db8::1", Reach::Beyond),
+            ("notlocalhost", Reach::Beyond),
+        ] {
+            assert_eq!(Reach::of_host(host), reach, "{host}");
+        }
+        assert!(Reach::Loopback < Reach::LinkLocal && Reach::LinkLocal < Reach::Beyond);
+    }
+}
