@@ -109,7 +109,10 @@ const PIECE: usize = 64 * 1024;
 impl DeviceRole {
     /// Whether polls are wanted rather than links.
     pub(super) fn is_polling(&self, now: Instant) -> bool {
-        self.fell_back || self.plan.fallback == Fallback::Only || self.plain_until.is_some_and(|until| now < until)
+        self.fell_back
+            || self.plan.fallback == Fallback::Only
+            || self.plain_until.is_some_and(|until| now < until)
+            || self.polls_through_proxy(&self.plan.homes.current().url, now)
     }
 
     /// Whether the next request offers the turn.
@@ -300,7 +303,7 @@ impl DeviceRole {
         self.ask_without_upgrade(cx, id, Some(status));
     }
 
-    fn ask_without_upgrade(&mut self, cx: &mut Peers<State>, id: Id, doubt: Option<u16>) {
+    pub(super) fn ask_without_upgrade(&mut self, cx: &mut Peers<State>, id: Id, doubt: Option<u16>) {
         let Some(key) = self.adopt(cx, id, false) else { return };
         if self.post_broke(cx, key) {
             self.give_up(cx, key, "its POST was not understood, and it was too long to be kept");

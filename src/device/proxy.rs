@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!   connected ─► CONNECT gw.example:9999 ─► 1xx* ─► 2xx ─► offer, as ever      anything else: a failed attempt
+//!                                                └─► 403, 405 ─► POST http://gw.example:9999/lamp: polls, where the gateway is http://
 //! ```
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,7 +17,7 @@ use crate::engine::peers::{Fetched, Id, Peers};
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::proto::head::{self, Fields, LineEnds, ResponseHead};
-use crate::proto::turn;
+use crate::proto::turn::{self, Fallback};
 
 /// The port of a proxy whose URL names none: curl's.
 const PROXY_PORT: u16 = 1080;
@@ -96,7 +97,7 @@ impl Proxy {
         };
         let schemes = schemes.filter(|_| head.status == 407).map_or(String::new(), |schemes| format!(" ({schemes})"));
         let why = format!("proxy {} answered CONNECT with {}{schemes}: {why}", self.text, head.status);
-        Err(Refused { why, retry_after: retry_after(&head.fields) })
+        Err(Refused { why, no_connect: matches!(head.status, 403 | 405), retry_after: retry_after(&head.fields) })
     }
 }
 
@@ -118,12 +119,14 @@ fn unspoken(fields: &Fields<'_>) -> Option<String> {
 /// No tunnel.
 struct Refused {
     why: String,
+    /// It does not let CONNECT go there, and may let other requests.
+    no_connect: bool,
     retry_after: Option<Duration>,
 }
 
 impl From<String> for Refused {
     fn from(why: String) -> Self {
-        Refused { why, retry_after: None }
+        Refused { why, no_connect: false, retry_after: None }
     }
 }
 
@@ -145,7 +148,7 @@ impl DeviceRole {
     pub(super) fn connected(&mut self, cx: &mut Peers<State>, id: Id) {
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
         let url = dial.url.clone();
-        let Some(proxy) = self.proxy_to(&url) else { return self.reached(cx, id) };
+        let Some(proxy) = self.proxy_to(&url).filter(|_| !self.polls_through_proxy(&url, cx.now())) else { return self.reached(cx, id) };
         let Some(peer) = cx.get_mut(id) else { return };
         proxy.write_connect(peer.output(), &url);
         dial_stage(cx, id, Stage::Tunnelling { informational: 0 });
@@ -172,10 +175,41 @@ impl DeviceRole {
                 }
             }
             Some(Ok(false)) | None => {}
-            Some(Err(Refused { why, retry_after })) => self.end_dial(cx, id, &why, retry_after),
+            Some(Err(Refused { why, no_connect: true, .. })) if self.may_poll_through_proxy(cx, id) => self.poll_through_proxy(cx, id, &why),
+            Some(Err(Refused { why, retry_after, .. })) => self.end_dial(cx, id, &why, retry_after),
         }
     }
+
+    /// Whether requests for this gateway go to its proxy in absolute form (RFC 9112 §3.2.2), since that opens no tunnel to such ports.
+    pub(super) fn polls_through_proxy(&self, url: &Url, now: Instant) -> bool {
+        !url.secure && self.no_tunnel_until.is_some_and(|until| now < until) && self.proxy_to(url).is_some()
+    }
+
+    /// The target of a request that goes through a proxy without a tunnel, and what the proxy has to see beside it.
+    pub(super) fn through_proxy(&self, url: &Url) -> (String, Option<(String, String)>) {
+        let authorization = self.proxy_to(url).and_then(|proxy| proxy.authorization.clone());
+        (format!("http://{}{}", url.authority, url.target), authorization.map(|value| ("Proxy-Authorization".to_owned(), value)))
+    }
+
+    fn may_poll_through_proxy(&self, cx: &Peers<State>, id: Id) -> bool {
+        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return false };
+        !dial.url.secure && self.plan.fallback != Fallback::Never && !(self.draining() && dial.slot.is_none())
+    }
+
+    fn poll_through_proxy(&mut self, cx: &mut Peers<State>, id: Id, why: &str) {
+        let time = self.limits.turn_retry.max(PROXY_RETRY_MIN);
+        log_peers!(
+            Warn,
+            "{why}. Polling through it without a tunnel for {} s (turn_retry); a gateway on port 443 (https) would most likely get one",
+            time.as_secs_f32()
+        );
+        self.no_tunnel_until = Some(cx.after(time));
+        self.ask_without_upgrade(cx, id, None);
+    }
 }
+
+/// Where `turn_retry` is zero: how long a proxy's refusal counts, at least.
+const PROXY_RETRY_MIN: Duration = Duration::from_secs(60);
 
 /// Whether the tunnel stands. Octets behind the answer are kept: they are the gateway's.
 fn proxy_answer(cx: &mut Peers<State>, id: Id, proxy: &Proxy, limits: &Limits, scratch: &mut [u8]) -> Result<bool, Refused> {

@@ -380,6 +380,8 @@ pub(crate) struct DeviceRole {
     pub(super) plain_until: Option<Instant>,
     /// When an offer was last ended without an octet of an answer, with no answer to any since.
     pub(super) hung_up: Option<Instant>,
+    /// The proxy does not open tunnels to where the gateway is; until then it gets polls in absolute form.
+    pub(super) no_tunnel_until: Option<Instant>,
     /// How often, since the last 101, an offer was refused by something on the way that let the poll behind it pass.
     pub(super) troubled: u32,
     events: Sender<DeviceEvent>,
@@ -488,6 +490,7 @@ impl DeviceRole {
             encoding: None,
             plain_until: None,
             hung_up: None,
+            no_tunnel_until: None,
             troubled: 0,
             events,
             draining: false,
@@ -737,7 +740,8 @@ impl DeviceRole {
         let now = cx.now();
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
         let (url, mut slot) = (dial.url.clone(), dial.slot);
-        let upgrade = self.offers_turn(slot, now);
+        let through = self.polls_through_proxy(&url, now).then(|| self.through_proxy(&url));
+        let upgrade = through.is_none() && self.offers_turn(slot, now);
         if !upgrade && slot.is_none() {
             slot = self.adopt(cx, id, false);
             if slot.is_none() {
@@ -748,6 +752,10 @@ impl DeviceRole {
         plan.upgrade = upgrade;
         plan.authority.clone_from(&url.authority);
         plan.target.clone_from(&url.target);
+        if let Some((target, authorization)) = through {
+            plan.target = target;
+            plan.fields.extend(authorization);
+        }
         if self.plan.homes.any_has_origin(&url) {
             plan.fields.extend(self.plan.secrets.iter().cloned());
         }
@@ -880,6 +888,7 @@ impl DeviceRole {
                 }
                 self.later(cx, id, status, reply.retry_after);
             }
+            (Verdict::NoTurn(407), _) => self.end_dial(cx, id, "a proxy on the way wants credentials: status 407", None),
             (Verdict::NoTurn(status), _) if upgrade && may_poll => {
                 self.poll_instead(cx, id, &format!("status {status} answers an offer of a turn"));
             }
@@ -1085,7 +1094,7 @@ impl DeviceRole {
     /// What was found out about one gateway says nothing of the next.
     fn forget_mode(&mut self) {
         (self.fell_back, self.encoding, self.plain_until, self.hung_up, self.beaten) = (false, None, None, None, false);
-        self.troubled = 0;
+        (self.troubled, self.no_tunnel_until) = (0, None);
     }
 
     /// How long nothing is dialled after a failure. Attempts that fail together are one failure, else a device that lost many links at once would
