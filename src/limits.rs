@@ -127,8 +127,11 @@ limits! {
     /// How long a closed connection is read from after its last answer, so that the answer is not lost to a reset. Default 2 s, at most 64 KiB. Also how
     /// long a device that forwards works on for a gateway that has ended its link, while no octet moves. Then: link and local connection are closed.
     linger_timeout: Duration = Duration::from_secs(2);
-    /// TCP connect, per address. Default 10 s.
+    /// TCP connect, per address. Default 10 s. Then: that address has failed.
     connect_timeout: Duration = Duration::from_secs(10);
+    /// How long an address of a name has before the next one is tried beside it, at the device. Default 250 ms (RFC 8305 §5). The first connection that
+    /// stands is taken.
+    address_delay: Duration = Duration::from_millis(250);
     /// A name's look-up, at the device. Default 10 s (two tries of 5 s at one name server, as glibc makes them). Then: the attempt failed; a resolver that
     /// hangs costs a thread until it returns, `helpers_max` of them at most.
     resolve_timeout: Duration = Duration::from_secs(10);
@@ -204,7 +207,7 @@ impl Limits {
         if self.fields_max > FIELDS_CEILING {
             return Err(Error::usage(format!("limits: fields_max is {}; the most that works is {FIELDS_CEILING}", self.fields_max)));
         }
-        let never_zero: [(&str, Duration); 16] = [
+        let never_zero: [(&str, Duration); 17] = [
             ("head_timeout", self.head_timeout),
             ("handshake_timeout", self.handshake_timeout),
             ("idle_visitor_timeout", self.idle_visitor_timeout),
@@ -212,6 +215,7 @@ impl Limits {
             ("first_octet_timeout", self.first_octet_timeout),
             ("body_silence_timeout", self.body_silence_timeout),
             ("connect_timeout", self.connect_timeout),
+            ("address_delay", self.address_delay),
             ("resolve_timeout", self.resolve_timeout),
             ("proxy_timeout", self.proxy_timeout),
             ("offer_timeout", self.offer_timeout),

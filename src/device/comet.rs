@@ -53,6 +53,8 @@ enum Conn {
     None,
     /// Its gateway's name is being looked up.
     Resolving,
+    /// The addresses are tried.
+    Racing(Key),
     Open(Id),
 }
 
@@ -219,6 +221,12 @@ impl DeviceRole {
         }
     }
 
+    pub(super) fn is_racing(&mut self, slot: Option<Key>, race: Key) {
+        if let Some(slot) = slot.and_then(|key| self.slots.get_mut(key)) {
+            slot.conn = Conn::Racing(race);
+        }
+    }
+
     pub(super) fn has_no_connection(&mut self, slot: Option<Key>) {
         if let Some(slot) = slot.and_then(|key| self.slots.get_mut(key)) {
             slot.conn = Conn::None;
@@ -227,8 +235,10 @@ impl DeviceRole {
 
     fn close_connection(&mut self, cx: &mut Peers<State>, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
-        if let Conn::Open(id) = std::mem::replace(&mut slot.conn, Conn::None) {
-            cx.close(id);
+        match std::mem::replace(&mut slot.conn, Conn::None) {
+            Conn::Open(id) => cx.close(id),
+            Conn::Racing(race) => self.call_off_race(cx, race),
+            Conn::None | Conn::Resolving => {}
         }
     }
 
@@ -881,7 +891,7 @@ impl DeviceRole {
         let Some(slot) = self.slots.get(key) else { return };
         match slot.conn {
             _ if slot.redial.is_some() => {} // it failed before and waits for its time
-            Conn::Resolving => {}
+            Conn::Resolving | Conn::Racing(_) => {}
             Conn::None => self.dial_at_once(cx, key),
             Conn::Open(id) => {
                 let resting = matches!(cx.get(id).map(|p| &p.state), Some(State::Dial(dial)) if matches!(dial.stage, Stage::Resting));

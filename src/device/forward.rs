@@ -2,7 +2,6 @@
 //!
 //! The target is fixed: neither `Host` nor an absolute-form target chooses another server (T25).
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -19,7 +18,6 @@ use crate::proto::forward::{self, RequestRules};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::authority;
 use crate::relay::{self, Exchange, LocalAnswer};
-use crate::stream::Stream;
 use std::time::Instant;
 
 /// Connections that idle for the next request; more are closed when they become free.
@@ -74,11 +72,6 @@ impl Target {
 
 /// A connection to the local server.
 pub(crate) enum Local {
-    /// `rest`: the host's addresses that are not tried yet.
-    Connecting {
-        key: Key,
-        rest: Vec<SocketAddr>,
-    },
     Busy(Key),
     Idle,
 }
@@ -117,61 +110,32 @@ impl DeviceRole {
             }
             cx.close(id);
         }
+        if let Some(asking) = self.exchanges.get(key).and_then(|e| e.asking) {
+            cx.set_deadline(asking, None); // look-up and race have their own
+        }
         let Some(target) = self.target() else { return };
         match target.place.clone() {
-            Place::Unix(path) => {
-                let connected = Stream::connect_unix(&path);
-                let failed = self.try_local(cx, key, connected, Vec::new()).err();
-                if let Some(e) = failed {
-                    self.local_failed(cx, key, &e.to_string());
-                }
-            }
+            Place::Unix(path) => self.race_to(cx, Waiter::Local(key), &path),
             Place::Tcp(host, port) => match host.parse::<IpAddr>() {
-                Ok(ip) => self.connect_local(cx, key, vec![SocketAddr::new(ip, port)], None),
-                Err(_) => {
-                    if let Some(asking) = self.exchanges.get(key).and_then(|e| e.asking) {
-                        cx.set_deadline(asking, None); // the look-up has its own
-                    }
-                    self.look_up(cx, &host, port, Waiter::Local(key));
-                }
+                Ok(ip) => self.race(cx, Waiter::Local(key), &host, vec![SocketAddr::new(ip, port)]),
+                Err(_) => self.look_up(cx, &host, port, Waiter::Local(key)),
             },
         }
     }
 
     /// The addresses of the local server are found, or there are none.
-    pub(super) fn local_found(&mut self, cx: &mut Peers<State>, key: Key, found: Found) {
+    pub(super) fn local_found(&mut self, cx: &mut Peers<State>, key: Key, host: &str, found: Found) {
         if self.exchanges.get(key).is_none_or(|e| e.asking.is_none()) {
             self.exchanges.remove(key); // its link is gone
             return;
         }
         match found {
-            Ok(addresses) => self.connect_local(cx, key, addresses, None),
+            Ok(addresses) => self.race(cx, Waiter::Local(key), host, addresses),
             Err(why) => self.local_failed(cx, key, &why),
         }
     }
 
-    fn connect_local(&mut self, cx: &mut Peers<State>, key: Key, addresses: Vec<SocketAddr>, mut failed: Option<io::Error>) {
-        let mut rest = addresses.into_iter();
-        while let Some(address) = rest.next() {
-            match self.try_local(cx, key, Stream::connect_tcp(address), rest.as_slice().to_vec()) {
-                Ok(()) => return,
-                Err(e) => failed = Some(e),
-            }
-        }
-        let why = failed.map_or_else(|| "it has no address".to_owned(), |e| e.to_string());
-        self.local_failed(cx, key, &why);
-    }
-
-    fn try_local(&mut self, cx: &mut Peers<State>, key: Key, connecting: io::Result<Stream>, rest: Vec<SocketAddr>) -> io::Result<()> {
-        cx.insert_connecting(connecting?, State::Local(Local::Connecting { key, rest }))?;
-        let at = cx.after(self.limits.connect_timeout);
-        if let Some(asking) = self.exchanges.get(key).and_then(|e| e.asking) {
-            cx.set_deadline(asking, Some(at));
-        }
-        Ok(())
-    }
-
-    fn local_failed(&mut self, cx: &mut Peers<State>, key: Key, why: &str) {
+    pub(super) fn local_failed(&mut self, cx: &mut Peers<State>, key: Key, why: &str) {
         let text = self.target().map_or(String::new(), |t| t.text.clone());
         let reason = format!("the device cannot reach its local server {text}: {why}; is it running?");
         log_peers!(Warn, "{reason}");
@@ -184,21 +148,6 @@ impl DeviceRole {
             ..LocalAnswer::new(502, &reason)
         };
         self.answer_link(cx, asking, &answer);
-    }
-
-    /// An address did not accept within its time: the next one is tried.
-    pub(super) fn local_waited(&mut self, cx: &mut Peers<State>, key: Key) {
-        let mut left = Vec::new();
-        for id in cx.ids() {
-            if let Some(State::Local(Local::Connecting { key: k, rest })) = cx.get_mut(id).map(|p| &mut p.state) {
-                if *k == key {
-                    left = std::mem::take(rest);
-                    cx.close(id);
-                }
-            }
-        }
-        let late = io::Error::new(io::ErrorKind::TimedOut, "it did not accept the connection within connect_timeout");
-        self.connect_local(cx, key, left, Some(late));
     }
 
     pub(super) fn local_ready(&mut self, cx: &mut Peers<State>, id: Id) {
@@ -215,20 +164,6 @@ impl DeviceRole {
                     cx.close(id);
                 }
             }
-            Local::Connecting { key, .. } if self.exchanges.get(*key).is_none() => cx.close(id), // its link is gone
-            Local::Connecting { key, rest } => match peer.stream().connected() {
-                Ok(false) => {}
-                Ok(true) => {
-                    let key = *key;
-                    peer.state = State::Local(Local::Busy(key));
-                    relay::attach(self, cx, key, id);
-                }
-                Err(e) => {
-                    let (key, rest) = (*key, rest.clone());
-                    cx.close(id);
-                    self.connect_local(cx, key, rest, Some(e));
-                }
-            },
         }
     }
 

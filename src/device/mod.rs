@@ -10,6 +10,7 @@ mod files;
 mod fleet;
 mod forward;
 mod proxy;
+mod race;
 mod redirects;
 mod resolve;
 mod role;

@@ -175,7 +175,9 @@ impl DeviceRole {
                 }
             }
             Some(Ok(false)) | None => {}
-            Some(Err(Refused { why, no_connect: true, .. })) if self.may_poll_through_proxy(cx, id) => self.poll_through_proxy(cx, id, &why),
+            Some(Err(Refused { why, no_connect: true, .. })) if self.may_poll_through_proxy(cx, id) => {
+                self.poll_through_proxy(cx, id, &why)
+            }
             Some(Err(Refused { why, retry_after, .. })) => self.end_dial(cx, id, &why, retry_after),
         }
     }

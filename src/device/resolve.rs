@@ -131,8 +131,8 @@ impl DeviceRole {
             Err(why) => Err(format!("{host} cannot be looked up: {why}")),
         };
         match waiter {
-            Waiter::Dial(dial) => self.dial_found(cx, dial, found),
-            Waiter::Local(key) => self.local_found(cx, key, found),
+            Waiter::Dial(dial) => self.dial_found(cx, dial, host, found),
+            Waiter::Local(key) => self.local_found(cx, key, host, found),
         }
     }
 }

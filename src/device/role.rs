@@ -6,7 +6,6 @@
 //! ```
 
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Weak};
@@ -21,6 +20,7 @@ use crate::device::dial::{Backoff, Home, Homes, RETRY_AFTER_MAX, Url, random, re
 use crate::device::fleet::{Fleet, Standing};
 use crate::device::forward::{self, Local, Target};
 use crate::device::proxy::Proxy;
+use crate::device::race::{Racer, Races};
 use crate::device::redirects::{Reach, RedirectHosts};
 use crate::device::resolve::{Found, Lookups, Waiter};
 use crate::device::upgrade::{self, Taker, Upgraded};
@@ -46,6 +46,8 @@ use crate::stream::{Broken, Channel, Connector, Shared, Stream};
 
 /// What the device keeps for a connection.
 pub(crate) enum State {
+    /// It connects to one of the addresses of a gateway, a proxy or the local server.
+    Racing(Racer),
     Dial(Box<Dial>),
     Link(Link),
     /// This end of a virtual link, of the poll slot that it belongs to.
@@ -60,8 +62,6 @@ pub(crate) struct Dial {
     /// The configured gateway that it began with.
     pub(super) home: Arc<Home>,
     pub(super) redirects: usize,
-    /// Addresses not tried yet.
-    addresses: Vec<SocketAddr>,
     pub(super) stage: Stage,
     /// The poll slot whose connection it is.
     pub(super) slot: Option<Key>,
@@ -75,24 +75,19 @@ pub(crate) struct Dial {
 
 impl Dial {
     pub(super) fn new(url: Arc<Url>, home: Arc<Home>, redirects: usize, slot: Option<Key>) -> Self {
-        Dial { url, home, redirects, addresses: Vec::new(), stage: Stage::Connecting, slot, quick: 0, fresh: true, begun: None }
+        Dial { url, home, redirects, stage: Stage::Connecting, slot, quick: 0, fresh: true, begun: None }
     }
 }
 
 pub(super) enum Stage {
+    /// It has no connection yet.
     Connecting,
     /// A proxy was asked for a tunnel; so many 1xx came.
-    Tunnelling {
-        informational: usize,
-    },
+    Tunnelling { informational: usize },
     /// Its TLS handshake is in progress.
     Securing,
     /// The offer or poll was written then, with `Upgrade` or without; so many 1xx came.
-    Offered {
-        at: Instant,
-        upgrade: bool,
-        informational: usize,
-    },
+    Offered { at: Instant, upgrade: bool, informational: usize },
     /// The body of a reply of the fallback is on its way.
     Reading(Box<Reply>),
     /// A gateway that answers at once that there is nothing is not asked again at once.
@@ -346,6 +341,7 @@ pub(crate) struct DeviceRole {
     pub(super) shared: Arc<Counters>,
     workers: Workers,
     pub(super) lookups: Lookups,
+    pub(super) races: Races,
     rules: Arc<Rules>,
     pub(super) exchanges: Slab<Exchange>,
     /// Idle connections to the local server, newest last.
@@ -462,6 +458,7 @@ impl DeviceRole {
         DeviceRole {
             workers: Workers::new("ptth-handler", shared.max + plan.polls, 2 * shared.max + plan.polls, idle),
             lookups: Lookups::new(&limits),
+            races: Races::new(),
             rules: Arc::new(rules),
             backoff: Backoff::new(limits.backoff_min, limits.backoff_max),
             failed: 0,
@@ -585,17 +582,15 @@ impl DeviceRole {
             Some(proxy) => (proxy.host.clone(), proxy.port),
             None => (dial.url.host.clone(), dial.url.port),
         };
+        dial.begun = Some(cx.now());
         match host.parse::<IpAddr>() {
-            Ok(ip) => {
-                dial.addresses = vec![SocketAddr::new(ip, port)];
-                self.connect(cx, *dial, None);
-            }
+            Ok(ip) => self.race(cx, Waiter::Dial(dial), &host, vec![SocketAddr::new(ip, port)]),
             Err(_) => self.look_up(cx, &host, port, Waiter::Dial(dial)),
         }
     }
 
     /// The addresses of a dial are found, or there are none.
-    pub(super) fn dial_found(&mut self, cx: &mut Peers<State>, mut dial: Box<Dial>, found: Found) {
+    pub(super) fn dial_found(&mut self, cx: &mut Peers<State>, mut dial: Box<Dial>, host: &str, found: Found) {
         match found {
             _ if self.draining && dial.slot.is_none() => self.undialed(),
             _ if dial.slot.is_some_and(|key| self.slots.get(key).is_none()) => {} // given up meanwhile
@@ -607,14 +602,14 @@ impl DeviceRole {
                 if let (true, Some(why)) = (addresses.is_empty(), nearest.and_then(|nearest| dial.url.too_near(nearest))) {
                     return self.cannot_reach(cx, &dial, &why);
                 }
-                dial.addresses = addresses;
-                self.connect(cx, *dial, None);
+                dial.begun = Some(cx.now());
+                self.race(cx, Waiter::Dial(dial), host, addresses);
             }
             Err(why) => self.cannot_reach(cx, &dial, &why),
         }
     }
 
-    fn cannot_reach(&mut self, cx: &mut Peers<State>, dial: &Dial, why: &str) {
+    pub(super) fn cannot_reach(&mut self, cx: &mut Peers<State>, dial: &Dial, why: &str) {
         let why = match self.proxy_to(&dial.url) {
             Some(proxy) => format!("proxy {} on the way to gateway {} cannot be reached: {why}", proxy.text, dial.url.text),
             None => format!("gateway {} cannot be reached: {why}", dial.url.text),
@@ -622,42 +617,12 @@ impl DeviceRole {
         self.dial_failed(cx, &dial.home, dial.slot, &why, None);
     }
 
-    fn connect(&mut self, cx: &mut Peers<State>, mut dial: Dial, mut failed: Option<io::Error>) {
-        let slot = dial.slot;
-        while !dial.addresses.is_empty() {
-            let address = dial.addresses.remove(0);
-            let mut next = Dial::new(dial.url.clone(), dial.home.clone(), dial.redirects, slot);
-            (next.addresses, next.quick, next.begun) = (std::mem::take(&mut dial.addresses), dial.quick, Some(cx.now()));
-            match Stream::connect_tcp(address) {
-                Ok(stream) => match cx.insert_connecting(stream, State::Dial(Box::new(next))) {
-                    Ok(id) => {
-                        self.has_connection(slot, id);
-                        let at = cx.after(self.limits.connect_timeout);
-                        return cx.set_deadline(id, Some(at));
-                    }
-                    Err(e) => failed = Some(e),
-                },
-                Err(e) => {
-                    failed = Some(e);
-                    dial = next;
-                }
-            }
-        }
-        let why = failed.map_or_else(|| "it has no address".to_owned(), |e| e.to_string());
-        self.cannot_reach(cx, &dial, &why);
-    }
-
     fn dial_ready(&mut self, cx: &mut Peers<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Dial(dial) = &peer.state else { return };
         match dial.stage {
-            Stage::Connecting => match peer.stream().connected() {
-                Ok(false) => {}
-                Ok(true) => self.connected(cx, id),
-                Err(e) => self.next_address(cx, id, e),
-            },
             Stage::Tunnelling { .. } => self.read_tunnel(cx, id),
-            Stage::Securing => {}
+            Stage::Connecting | Stage::Securing => {}
             Stage::Offered { .. } => {
                 if let Some(key) = dial.slot {
                     flush(cx, id); // then there may be room for more of an answer
@@ -680,12 +645,6 @@ impl DeviceRole {
         match dial.slot {
             Some(key) => self.lost_between(cx, key),
             None => self.end_dial(cx, id, "the gateway ended the connection while the offer was paused", None),
-        }
-    }
-
-    fn next_address(&mut self, cx: &mut Peers<State>, id: Id, failed: io::Error) {
-        if let Some((_, _, State::Dial(dial))) = cx.remove(id) {
-            self.connect(cx, *dial, Some(failed));
         }
     }
 
@@ -1538,6 +1497,8 @@ impl DeviceRole {
         let at = cx.after(time);
         cx.alarm(at, STOP);
         self.drain_slots(cx);
+        let dials = self.call_off_dials(cx);
+        self.shared.dialing.fetch_sub(dials, Relaxed);
         for id in cx.ids() {
             match cx.get(id).map(|p| &p.state) {
                 Some(State::Dial(dial)) if dial.slot.is_none() => {
@@ -1582,8 +1543,13 @@ impl DeviceRole {
     pub(super) fn leftovers(&self, connections: usize) -> Vec<String> {
         let Counters { links, dialing, busy, polls, .. } = &*self.shared;
         let counted = [("links", links), ("dials", dialing), ("busy links", busy), ("polls", polls)];
-        let tables =
-            [("connections", connections), ("exchanges", self.exchanges.len()), ("slots", self.slots.len()), ("lent", self.lent.len())];
+        let tables = [
+            ("connections", connections),
+            ("exchanges", self.exchanges.len()),
+            ("slots", self.slots.len()),
+            ("lent", self.lent.len()),
+            ("races", self.races.len()),
+        ];
         let counted = counted.iter().map(|(what, n)| (*what, n.load(Relaxed)));
         let left = counted.chain(tables).filter(|(_, n)| *n > 0).map(|(what, n)| format!("{what}: {n}"));
         left.chain(self.slots_told()).collect()
@@ -1753,6 +1719,7 @@ impl Role for DeviceRole {
     fn ready(&mut self, cx: &mut Peers<State>, id: Id) {
         let Some(peer) = cx.get(id) else { return };
         match &peer.state {
+            State::Racing(_) => self.racer_ready(cx, id),
             State::Dial(_) => self.dial_ready(cx, id),
             State::Link(Link { exchange: Some(key), .. }) => {
                 let key = *key;
@@ -1768,8 +1735,9 @@ impl Role for DeviceRole {
     fn expired(&mut self, cx: &mut Peers<State>, id: Id) {
         let Some(peer) = cx.get(id) else { return };
         match &peer.state {
+            State::Racing(_) => self.racer_expired(cx, id),
             State::Dial(dial) => match dial.stage {
-                Stage::Connecting => self.next_address(cx, id, io::ErrorKind::TimedOut.into()),
+                Stage::Connecting => self.end_dial(cx, id, "nothing was written to it", None), // cannot be: whoever takes it writes
                 Stage::Tunnelling { .. } => self.tunnel_is_late(cx, id),
                 Stage::Securing => self.end_dial(cx, id, "the TLS handshake was not over within handshake_timeout", None),
                 Stage::Offered { .. } => self.reply_is_late(cx, id),
@@ -1780,7 +1748,7 @@ impl Role for DeviceRole {
             State::Link(Link { exchange: Some(key), .. }) => {
                 let key = *key;
                 match self.exchanges.get(key).is_some_and(Exchange::is_waiting) {
-                    true => self.local_waited(cx, key),
+                    true => {} // the race for its connection keeps the time
                     false => relay::expired(self, cx, key),
                 }
             }

@@ -167,6 +167,7 @@ fn a_captive_portal_is_one_line_and_no_fallback() {
         ("200 with HTML", "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 6\r\n\r\n<html>".to_owned()),
         ("302", bare("302 Found", "Location: http://portal.example/login\r\n")),
         ("303", bare("303 See Other", "Location: http://portal.example/login\r\n")),
+        ("307 to another host", bare("307 Temporary Redirect", "Location: http://portal.example/log-in\r\n")),
         ("511", bare("511 Network Authentication Required", "Content-Type: text/html\r\n")),
     ];
     each_row(

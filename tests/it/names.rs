@@ -155,8 +155,11 @@ fn silent_at(address: Ipv4Addr, port: u16) -> (socket2::Socket, Vec<socket2::Soc
     panic!("a backlog of nothing holds four connections");
 }
 
+/// Far below `connect_timeout`, which each silent address would cost.
+const A_MOMENT: Duration = Duration::from_secs(5);
+
 #[test]
-fn all_addresses_are_tried_in_the_resolvers_order_each_with_its_time() {
+fn the_next_address_is_tried_beside_a_silent_one_and_what_was_taken_is_the_next_dials_first() {
     let Some(names) = Names::start() else { return };
     // The first refuses, the second is silent, the third is there.
     let third = gateway_at(names.address(3), 0);
@@ -165,19 +168,91 @@ fn all_addresses_are_tried_in_the_resolvers_order_each_with_its_time() {
     names.zone.set("gw.test", &[names.address(1), names.address(2), names.address(3)]);
     let url = format!("http://gw.test:{port}/lamp");
     let began = Instant::now();
-    let device = names.start_device(&[&url, "--text", "x", "--connect-timeout", "400ms", "--links", "1..1"]);
+    let device = names.start_device(&[&url, "--text", "x", "--links", "1..1", "--backoff", "5ms..20ms"]);
     let mut peer = third.turn();
     let took = began.elapsed();
-    say(&format!("two dead addresses before a live one, connect-timeout 400 ms: {} ms", took.as_millis()));
-    assert!(took >= Duration::from_millis(400) && took < Duration::from_millis(1400), "{took:?}");
+    say(&format!("two dead addresses before a live one: {} ms", took.as_millis()));
+    assert!(took < A_MOMENT, "{took:?}");
     assert_eq!(device.line(), format!("connected lamp via {url} (PTTH/1.0 turn)"));
     peer.write(get("/"));
     assert_eq!(peer.read_answer("GET").text(), "x");
     assert!(!device.stderr().contains("next attempt"), "one attempt: {}", device.stderr());
-    // None is there: the last one's reason, and the next attempt.
-    names.zone.set("gw.test", &[names.address(1), names.address(4)]);
+    // The first of the list is there now, too; the one that was taken before goes before it.
+    let first = gateway_at(names.address(1), port);
     drop(peer);
+    let peer = third.turn();
+    assert!(first.try_accept().is_none());
+    // It is gone: the list's own order.
+    drop((third, peer));
+    drop(first.turn());
+    // None is there: the last one's reason, and the next attempt.
+    drop(first);
+    names.zone.set("gw.test", &[names.address(1), names.address(4)]);
     device.expect_stderr("refused");
+}
+
+#[test]
+fn a_silent_address_costs_a_moment_wherever_a_name_is_dialled() {
+    let Some(names) = Names::start() else { return };
+    let place = |name: &str| {
+        let there = gateway_at(names.address(2), 0);
+        names.zone.set(name, &[names.address(1), names.address(2)]);
+        (silent_at(names.address(1), there.addr.port()), there)
+    };
+    let moment = |what: &str, began: Instant| {
+        say(&format!("{what} behind a silent address: {} ms", began.elapsed().as_millis()));
+        assert!(began.elapsed() < A_MOMENT, "{what}: {:?}", began.elapsed());
+    };
+    // A poll, and the connection after the one that was taken.
+    let (_silent, gateway) = place("poll.test");
+    let url = format!("http://poll.test:{}/lamp", gateway.addr.port());
+    let began = Instant::now();
+    let _polling = names.start_device(&[&url, "--text", "x", "--fallback", "only", "--polls", "1"]);
+    gateway.offer();
+    moment("a poll", began);
+    // A proxy.
+    let (_silent, proxy) = place("proxy.test");
+    let url = format!("http://proxy.test:{}", proxy.addr.port());
+    let began = Instant::now();
+    let _proxied = names.start_device(&["http://gw.example/lamp", "--proxy", &url, "--text", "x"]);
+    assert_eq!(proxy.offer().1.method(), "CONNECT");
+    moment("a proxy", began);
+    // The local server.
+    let gateway = RawGateway::start();
+    let local = LocalServer::start_at(names.address(2), 0);
+    names.zone.set("app.test", &[names.address(1), names.address(2)]);
+    let _silent = silent_at(names.address(1), local.addr.port());
+    let to = format!("http://app.test:{}", local.addr.port());
+    let _device = names.start_device(&[&gateway.url("lamp"), "--to", &to]);
+    let mut link = gateway.turn();
+    let began = Instant::now();
+    link.ask(&get("/x")).expect_ok("hello\n");
+    moment("a local server", began);
+}
+
+#[test]
+fn silent_addresses_alone_fail_after_their_time_and_hold_up_no_end() {
+    let Some(names) = Names::start() else { return };
+    let (_one, port) = {
+        let free = gateway_at(names.address(1), 0).addr.port();
+        (silent_at(names.address(1), free), free)
+    };
+    let _two = silent_at(names.address(2), port);
+    names.zone.set("gw.test", &[names.address(1), names.address(2)]);
+    let url = format!("http://gw.test:{port}/lamp");
+    let device = names.start_device(&[&url, "--text", "x", "--connect-timeout", "400ms", "--backoff", "5ms..20ms"]);
+    device.expect_stderr("did not accept the connection within connect_timeout");
+    drop(device);
+    // While they are being tried, SIGTERM does not wait for them.
+    for fallback in ["auto", "only"] {
+        let before = names.zone.asked("gw.test");
+        let mut device = names.start_device(&[&url, "--text", "x", "--fallback", fallback]);
+        eventually("its name is looked up", || (names.zone.asked("gw.test") > before).then_some(()));
+        let began = Instant::now();
+        device.signal("TERM");
+        assert_eq!(device.exit_code(), 0);
+        assert!(began.elapsed() < A_MOMENT, "{:?}", began.elapsed());
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use reverse_http::{Body, Device, DeviceEventKind, Fallback, Limits};
 use crate::support::local::routes;
 use crate::support::netns::{GATEWAY_IP, Net, Place};
 use crate::support::process::get;
-use crate::support::{Gateway, Hash, LocalServer, Process, RawPeer, eventually_within, pattern, say};
+use crate::support::{Gateway, Hash, LocalServer, Process, RawGateway, RawPeer, SWITCH, eventually, eventually_within, pattern, say};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// `--heartbeat` and `--heartbeat-timeout`.
@@ -326,7 +326,7 @@ fn gateway_moves(what: &'static str) {
     scene.plays(since, before, (HEARTBEAT + ANSWERED, SILENCE), |_| {}, BACKOFF);
 }
 
-/// It costs one `connect_timeout`.
+/// It costs one `address_delay`.
 fn dead_address(what: &'static str) {
     let Some(net) = Net::new() else { return };
     net.hosts(Place::Device, &format!("127.0.0.1 localhost\n10.2.0.50 gw.example\n{GATEWAY_IP} gw.example\n"));
@@ -336,7 +336,7 @@ fn dead_address(what: &'static str) {
     let _device = start_device(&net, Place::Device, &gateway, "gw.example", HELLO);
     let connected = since.elapsed();
     say(&format!("netns {what}: connected after {:.2} s", connected.as_secs_f64()));
-    within("it is connected", connected, Limits::default().connect_timeout);
+    within("it is connected", connected, Limits::default().address_delay + 4 * SECOND);
     assert_eq!(visitor(&net, &gateway).ask(&get("/lamp/x")).status(), 200);
 }
 
@@ -591,4 +591,46 @@ fn stopped(what: &'static str, stops_gateway: bool) {
     ));
     within("the other side knows", known, bound);
     within("served again", served, BACKOFF);
+}
+
+#[test]
+fn a_redirect_from_another_machine_never_leads_back_to_the_device() {
+    let Some(net) = Net::new() else { return };
+    net.hosts(
+        Place::Device,
+        "127.0.0.1 localhost\n127.0.0.1 trap.example\n169.254.7.7 near.example\n127.0.0.1 both.example\n10.2.0.2 both.example\n",
+    );
+    let raw = net.inside(Place::Gateway, || RawGateway::at("0.0.0.0:0".parse().unwrap()));
+    let trap = net.inside(Place::Device, || RawGateway::at("0.0.0.0:0".parse().unwrap()));
+    let (port, trapped) = (raw.addr.port(), trap.addr.port());
+    let url = format!("http://{GATEWAY_IP}:{port}/lamp");
+    let device =
+        net.ptth(Place::Device, &["device", &url, "--text", "x", "--redirect-hosts", "*", "--links", "1..1", "--backoff", "5ms..20ms"]);
+    let redirect = |location: &str| {
+        let (mut peer, head) = raw.offer();
+        assert_eq!(head.target(), "/lamp", "before {location}");
+        peer.write(format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"));
+    };
+    for (host, word) in [
+        ("127.0.0.1", "loopback"),
+        ("127.1", "loopback"), // a name, until it is looked up
+        ("localhost", "loopback"),
+        ("trap.example", "loopback"),
+        ("0.0.0.0", "loopback"),
+        ("[::ffff:127.0.0.1]", "loopback"),
+        ("169.254.169.254", "link-local"),
+        ("near.example", "link-local"),
+    ] {
+        let before = device.stderr().matches(word).count();
+        redirect(&format!("http://{host}:{trapped}/cgi?x=1"));
+        eventually(host, || (device.stderr().matches(word).count() > before).then_some(()));
+        assert!(trap.try_accept().is_none(), "{host}");
+    }
+    // Of several addresses the far ones are left.
+    redirect(&format!("http://both.example:{port}/lamp2"));
+    let (mut peer, head) = raw.offer();
+    assert_eq!(head.target(), "/lamp2");
+    peer.write(SWITCH);
+    assert!(device.line().ends_with("(PTTH/1.0 turn)"));
+    assert!(trap.try_accept().is_none());
 }

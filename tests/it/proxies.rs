@@ -30,6 +30,7 @@ fn asked(proxy: &RawGateway) -> RawPeer {
     let (mut peer, head) = proxy.offer();
     assert_eq!(head.start, "CONNECT gw.example:9999 HTTP/1.1");
     assert_eq!(head.all("host"), ["gw.example:9999"]);
+    assert_eq!(head.get("user-agent"), Some(concat!("ptth/", env!("CARGO_PKG_VERSION"))), "some proxies want to know");
     for never in ["authorization", "upgrade", "ptth-session", "proxy-authorization"] {
         assert_eq!(head.get(never), None, "the proxy is told no more than it needs: {}", head.text());
     }
@@ -77,8 +78,16 @@ fn what_is_no_tunnel_is_a_failed_attempt_with_words_of_its_own() {
     let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(9);
     let rows: Vec<(&str, &str)> = vec![
         ("HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n", "it wants credentials"),
-        ("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "does not let this device go there"),
-        ("HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n", "allow CONNECT"),
+        (
+            "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n",
+            "407 (Negotiate, NTLM): it wants credentials in a way that is not spoken here",
+        ),
+        (
+            "HTTP/1.1 407 No\r\nProxy-Authenticate: Digest realm=\"a, b\", nonce=x, Basic realm=\"c\"\r\nContent-Length: 0\r\n\r\n",
+            "it wants credentials; give them",
+        ),
+        ("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>", "captive portal"),
+        ("HTTP/1.1 302 Found\r\nLocation: http://portal.example/\r\nContent-Length: 0\r\n\r\n", "captive portal"),
         ("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "cannot reach the gateway"),
         ("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", "cannot reach the gateway"),
         ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "is it a proxy?"),
@@ -109,6 +118,95 @@ fn what_is_no_tunnel_is_a_failed_attempt_with_words_of_its_own() {
             assert!(!device.has_ended(), "a proxy's 401 or 403 is not the gateway's: {text}");
         },
     );
+}
+
+#[test]
+fn where_a_proxy_opens_no_tunnel_polls_go_through_it_in_absolute_form() {
+    for refusal in ["403 Forbidden", "405 Method Not Allowed"] {
+        let proxy = RawGateway::start();
+        let mut command =
+            Ptth::command(&["device", GATEWAY, "--text", "x", "--backoff", "5ms..20ms", "--polls", "1", "--turn-retry", "1h"]);
+        command.env("PTTH_LINKS", "1..1").env("http_proxy", format!("http://me:hunter2@{}", proxy.addr)).env("PTTH_TOKEN", "s3cret");
+        let device = Process::start(&mut command);
+        let (mut peer, head) = proxy.offer();
+        assert_eq!(head.method(), "CONNECT");
+        peer.write(format!("HTTP/1.1 {refusal}\r\nContent-Length: 0\r\n\r\n"));
+        let (mut peer, head) = proxy.offer(); // at once
+        assert_eq!(head.start, format!("POST {GATEWAY} HTTP/1.1"));
+        assert_eq!((head.get("host"), head.get("upgrade"), head.get("connection")), (Some("gw.example:9999"), None, None));
+        assert_eq!(head.get("proxy-authorization"), Some("Basic bWU6aHVudGVyMg=="));
+        assert_eq!(head.get("authorization"), Some("Bearer s3cret"));
+        device.expect_stderr("port 443");
+        let text = get("/");
+        let fields = "Content-Type: message/http\r\nPTTH-Message-ID: e\r\nConnection: close";
+        peer.write(format!("HTTP/1.1 200 OK\r\nVia: 1.1 squid\r\n{fields}\r\nContent-Length: {}\r\n\r\n{text}", text.len()));
+        assert_eq!(device.line(), format!("connected lamp via {GATEWAY} (COMET message/http)"));
+        let (_peer, head) = proxy.offer(); // one request a connection, as squid has it with such answers
+        assert_eq!((head.start.as_str(), head.get("ptth-message-id")), (format!("POST {GATEWAY} HTTP/1.1").as_str(), Some("e")));
+        let said = device.stderr();
+        assert!(!said.contains("hunter2") && !said.contains("bWU6"), "{said}");
+    }
+}
+
+#[test]
+fn without_polls_a_proxy_that_opens_no_tunnel_is_a_failed_attempt() {
+    // TLS would be the proxy's to read, and the turn the proxy's to understand.
+    for (refusal, word) in [("403 Forbidden", "does not let this device go there"), ("405 Method Not Allowed", "allow CONNECT")] {
+        for more in [&["--fallback", "never"][..], &["https://gw.example/lamp"]] {
+            let proxy = RawGateway::start();
+            let url = if more.len() == 1 { more[0] } else { GATEWAY };
+            let fixed = ["device", url, "--proxy", &proxy_url(&proxy), "--text", "x", "--backoff", "5ms..20ms", "--links", "1..1"];
+            let device = Ptth::start(&[&fixed[..], if more.len() == 1 { &[] } else { more }].concat());
+            for _ in 0..2 {
+                let (mut peer, head) = proxy.offer();
+                assert_eq!(head.method(), "CONNECT");
+                peer.write(format!("HTTP/1.1 {refusal}\r\nContent-Length: 0\r\n\r\n"));
+            }
+            device.expect_stderr(word);
+        }
+    }
+}
+
+#[test]
+fn a_redirect_through_a_proxy_leads_to_no_other_host_and_not_to_this_machine() {
+    // Location, what may be redirected to, whether the device goes there.
+    let rows = [
+        ("http://gw.example:9998/lamp", "", true),
+        ("http://gw.example/lamp", "", true),
+        ("http://gw.example:22/lamp", "", false),
+        ("http://gw.example:22/lamp", "gw.example:22", true),
+        ("http://other.example/lamp", "", false),
+        ("http://other.example/lamp", "*.example", true),
+        ("http://127.0.0.1:9999/lamp", "", false),
+        ("http://127.0.0.1:9999/lamp", "*", false),
+        ("http://localhost:9999/lamp", "*", false),
+        ("http://169.254.169.254/latest", "*", false),
+        ("http://[::1]/lamp", "*", false),
+        ("http://[::ffff:7f00:1]/lamp", "*", false),
+        ("http://10.1.2.3/lamp", "10.0.0.0/8", true),
+    ];
+    each_row(
+        &rows,
+        |row| format!("{} {:?}", row.0, row.1),
+        |(location, hosts, goes)| {
+            // Offers and polls alike.
+            for fallback in ["auto", "only"] {
+                let proxy = RawGateway::start();
+                let hosts: &[&str] = if hosts.is_empty() { &[] } else { &["--redirect-hosts", hosts] };
+                let _device = start(&proxy, &[hosts, &["--fallback", fallback, "--polls", "1"]].concat());
+                let mut peer = asked(&proxy);
+                peer.write(ESTABLISHED);
+                peer.read_head();
+                peer.write(format!("HTTP/1.1 308 Permanent Redirect\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"));
+                let (_peer, head) = proxy.offer();
+                assert_eq!(head.target() != "gw.example:9999", *goes, "{}", head.start);
+            }
+        },
+    );
+    for wrong in ["a b", "http://gw.example", "gw.example:0"] {
+        let (code, _, stderr) = Ptth::run(&["device", GATEWAY, "--text", "x", "--redirect-hosts", wrong]);
+        assert!(code == 2 && stderr.contains("redirect host"), "{wrong}: {code} {stderr}");
+    }
 }
 
 #[test]
@@ -254,6 +352,14 @@ fn the_environment_names_a_proxy_as_for_curl() {
         (vec![("http_proxy", &o)], vec!["--proxy", "none"], &direct),
         (vec![("http_proxy", &o), ("PTTH_PROXY", "none")], vec![], &direct),
         (vec![], vec![], &direct),
+        // What is not spoken is looked at only where it would be used.
+        (vec![("all_proxy", "socks://127.0.0.1:1"), ("no_proxy", "127.0.0.1")], vec![], &direct),
+        (vec![("http_proxy", "socks5h://127.0.0.1:1"), ("no_proxy", "127.0.0.0/8")], vec![], &direct),
+        (vec![("http_proxy", "https://127.0.0.1:1"), ("no_proxy", "*")], vec![], &direct),
+        (vec![("all_proxy", "socks5://127.0.0.1:1")], vec![], &direct),
+        (vec![("ALL_PROXY", "socks5://127.0.0.1:1"), ("no_proxy", "gw.example")], vec![], &direct),
+        (vec![("http_proxy", &p), ("all_proxy", "socks5://127.0.0.1:1")], vec![], &proxy),
+        (vec![("all_proxy", "socks5://127.0.0.1:1")], vec!["--proxy", &p], &proxy),
     ];
     let url = direct.url("lamp");
     each_row(
@@ -299,6 +405,17 @@ fn credentials_are_sent_to_the_proxy_alone_and_shown_nowhere() {
         let (code, _, err) = Ptth::finish(Ptth::command(&["device", GATEWAY, "--text", "x"]).env("http_proxy", value));
         assert!(code == 2 && !err.contains("hunter2") && err.contains("proxy"), "{value}: {err}");
     }
+    // Nor where it is obeyed by going without.
+    let value = "socks5://me:hunter2@127.0.0.1:1";
+    let mut command = Ptth::command(&["device", &proxy.url("lamp"), "--text", "x"]);
+    let device = Process::start(command.env("all_proxy", value));
+    assert_eq!(proxy.offer().1.method(), "POST");
+    device.expect_stderr("all_proxy: this kind of proxy is not spoken to");
+    assert!(!device.stderr().contains("hunter2"), "{}", device.stderr());
+    for variable in ["http_proxy", "PTTH_PROXY"] {
+        let (code, _, err) = Ptth::finish(Ptth::command(&["device", GATEWAY, "--text", "x"]).env(variable, value));
+        assert!(code == 2 && err.contains(variable), "{code} {err}");
+    }
     let (code, out, _) = Ptth::finish(Ptth::command(&["device", "--help"]).env("PTTH_PROXY", "http://me:hunter2@127.0.0.1:1"));
     assert!(code == 0 && !out.contains("hunter2"));
 }
@@ -306,7 +423,7 @@ fn credentials_are_sent_to_the_proxy_alone_and_shown_nowhere() {
 #[test]
 fn a_redirect_from_behind_a_proxy_goes_through_it_again() {
     let proxy = RawGateway::start();
-    let device = start(&proxy, &[]);
+    let device = start(&proxy, &["--redirect-hosts", "gw2.example"]);
     let mut peer = asked(&proxy);
     peer.write(ESTABLISHED);
     peer.read_head();

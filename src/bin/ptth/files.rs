@@ -42,16 +42,29 @@ impl Drop for Counted {
     }
 }
 
-/// The bytes of a file, `most` at most.
+/// The bytes of a file, `most` at most, without the mark that some editors put before UTF-8.
 ///
 /// # Errors
 /// What is wrong, without the file's name.
 pub(crate) fn read(file: &Path, most: u64, reading: Reading) -> Result<Vec<u8>, String> {
     let (file, within) = (PathBuf::from(file), if reading == Reading::First { FIRST } else { AGAIN });
-    on_a_thread(within, move || match reading {
+    let bytes = on_a_thread(within, move || match reading {
         Reading::First => File::open(&file).map_err(|e| e.to_string()).and_then(|opened| bounded(opened, most)),
         Reading::Again => at_rest(&file, most),
-    })
+    });
+    bytes.and_then(without_mark)
+}
+
+/// Text as editors and shells of Windows write it: a byte order mark before UTF-8 says nothing, one of UTF-16 says that nothing else could be read.
+fn without_mark(mut bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+    match bytes.as_slice() {
+        [0xEF, 0xBB, 0xBF, ..] => {
+            bytes.drain(..3);
+            Ok(bytes)
+        }
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Err("it is UTF-16; save it as UTF-8 (PowerShell: Out-File -Encoding utf8)".to_owned()),
+        _ => Ok(bytes),
+    }
 }
 
 /// The first line of standard input that is not blank; whoever writes it need not close it.
@@ -70,7 +83,7 @@ pub(crate) fn line_of_stdin() -> Result<String, String> {
                 byte => line.push(byte),
             }
         }
-        String::from_utf8(line).map_err(|_| "there are bytes that are not UTF-8".to_owned())
+        without_mark(line).and_then(|line| String::from_utf8(line).map_err(|_| "there are bytes that are not UTF-8".to_owned()))
     })
 }
 
@@ -201,6 +214,16 @@ mod tests {
             let expected = if reading == Reading::First { "longer than 1024 KiB" } else { "not a regular file" };
             assert!(what.contains(expected), "{what}");
             assert!(read(Path::new("/nowhere/at/all"), 1, reading).unwrap_err().contains("No such file"));
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_not_a_part_of_the_text() {
+        for (bytes, text) in [(&b"\xEF\xBB\xBFtext"[..], "text"), (b"\xEF\xBB\xBF", ""), (b"text\xEF\xBB\xBF", "text\u{feff}"), (b"", "")] {
+            assert_eq!(without_mark(bytes.to_vec()).unwrap(), text.as_bytes());
+        }
+        for bytes in [b"\xFF\xFEt\0", b"\xFE\xFF\0t"] {
+            assert!(without_mark(bytes.to_vec()).unwrap_err().contains("UTF-8"));
         }
     }
 
