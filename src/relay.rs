@@ -570,6 +570,7 @@ impl Exchange {
             let mut moved = false;
             if let (Some(tunnel), Some(asking), Some(link)) = (&mut self.tunnel, asking.as_deref_mut(), answering.as_deref_mut()) {
                 match tunnel.step(asking, link, scratch, rules) {
+                    Ok(true) if asking.has_paused() || link.has_paused() => return Ok(Step::Again),
                     Ok(true) => continue,
                     Ok(false) if tunnel.asking_shut && tunnel.answering_shut => {
                         return Ok(Step::TunnelEnds(End::Tunnel.because("its tunnel ended in both directions")));
@@ -607,6 +608,9 @@ impl Exchange {
             }
             if !moved {
                 return Ok(Step::Pending);
+            }
+            if [&asking, &answering].into_iter().flatten().any(|peer| peer.has_paused()) {
+                break;
             }
         }
         Ok(Step::Again)
@@ -1105,6 +1109,8 @@ pub(crate) fn advance<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
             (None, None) => Ok(Step::Finished),
         };
         cx.put_scratch(buffer);
+        let both = [exchange.asking, exchange.answering];
+        both.into_iter().flatten().for_each(|id| cx.resume(id));
         match step {
             Ok(Step::Pending) => return wait(role, cx, key, &rules),
             Ok(Step::Again) => {

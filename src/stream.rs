@@ -17,10 +17,10 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 
 #[cfg(feature = "tls")]
-pub(crate) use crate::tls::{Connector, GatewayTls};
+pub(crate) use crate::tls::{Connector, GatewayTls, Shown, ShownKey};
 pub(crate) use channel::{Broken, Channel, Shaken};
 #[cfg(not(feature = "tls"))]
-pub(crate) use channel::{Connector, GatewayTls};
+pub(crate) use channel::{Connector, GatewayTls, Shown, ShownKey};
 
 /// What a blocking [`link`](crate::link) needs of a byte stream: `Read`, `Write`, and a deadline for each.
 ///
@@ -340,9 +340,20 @@ impl Stream {
         self.channel.as_deref().is_some_and(Channel::holds_end)
     }
 
-    /// The DNS names of the certificate that the peer showed in TLS; `None`: it showed none.
-    pub(crate) fn certificate_names(&self) -> Option<Arc<[String]>> {
-        self.channel.as_deref()?.names()
+    /// Whether the last read stopped although more has arrived: the next one goes on without an event.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.channel.as_deref().is_some_and(Channel::is_paused)
+    }
+
+    /// Bytes that the buffers of a TLS session take.
+    #[allow(dead_code, reason = "for whoever counts memory")]
+    pub(crate) fn buffered(&self) -> usize {
+        self.channel.as_deref().map_or(0, Channel::buffered)
+    }
+
+    /// The certificate that a gateway's peer showed in TLS; `None`: it showed none.
+    pub(crate) fn certificate(&self) -> Option<Arc<Shown>> {
+        self.channel.as_deref()?.shown()
     }
 
     /// The error the socket holds, as after a failed non-blocking connect.

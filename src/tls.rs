@@ -15,10 +15,11 @@ use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring as provider};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 
 use crate::error::{Error, Fault};
 
@@ -91,12 +92,39 @@ fn contains(text: &[u8], what: &[u8]) -> bool {
     text.windows(what.len()).any(|window| window == what)
 }
 
-fn roots_of(pem: &[u8]) -> Result<RootCertStore, Error> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates_of(pem)? {
-        roots.add(certificate).map_err(|e| Error::usage(format!("one of the CA's certificates cannot be used: {e}")))?;
+/// What a file of CA certificates says: roots, and the certificates themselves.
+#[derive(Clone, Debug)]
+struct Trusted {
+    roots: Arc<RootCertStore>,
+    given: Arc<[CertificateDer<'static>]>,
+}
+
+impl Trusted {
+    fn of(pem: &[u8]) -> Result<Self, Error> {
+        let given = certificates_of(pem)?;
+        let mut roots = RootCertStore::empty();
+        for certificate in &given {
+            roots.add(certificate.clone()).map_err(|e| Error::usage(format!("one of the CA's certificates cannot be used: {e}")))?;
+        }
+        Ok(Trusted { roots: Arc::new(roots), given: given.into() })
     }
-    Ok(roots)
+
+    /// Whether a certificate was refused only since it is a CA's own, and is one of those in the file: `openssl req -x509` makes such ones, and whoever
+    /// puts exactly it into the file trusts it. Its dates were checked before.
+    fn has_itself(&self, leaf: &CertificateDer<'_>, refused: &rustls::Error) -> bool {
+        is_ca_as_leaf(refused) && self.given.iter().any(|given| given == leaf)
+    }
+}
+
+/// What webpki refused it for, where rustls has no word of its own.
+fn refused_by_webpki(error: &CertificateError) -> Option<&webpki::Error> {
+    let CertificateError::Other(other) = error else { return None };
+    other.0.downcast_ref()
+}
+
+fn is_ca_as_leaf(error: &rustls::Error) -> bool {
+    let rustls::Error::InvalidCertificate(why) = error else { return false };
+    matches!(refused_by_webpki(why), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
 fn unusable(e: impl fmt::Display) -> Error {
@@ -120,6 +148,8 @@ fn unusable(e: impl fmt::Display) -> Error {
 pub struct GatewayTls {
     /// `None`: somebody else's configuration.
     identity: Option<Identity>,
+    /// Who checks the certificates of those who connect. `None`: nobody, or somebody else's configuration.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
     config: Arc<ServerConfig>,
 }
 
@@ -152,25 +182,27 @@ impl GatewayTls {
     ///
     /// It is a credential bound to names, its subjectAltName's DNS names: `lamp` allows the device name `lamp`, `lamp.example` the IETF origins
     /// of that host, `*.lamps.example` those one label below. Offers and polls for other names get 403. Devices whose certificates have the same
-    /// names are the same as far as take-over goes, so a renewed certificate is still the same device's.
+    /// names are the same as far as take-over goes, so a renewed certificate is still the same device's. What a certificate has let in ends with it: when it
+    /// expires, or when `set_tls` puts another CA in place of its own, within [`Limits::take_over_grace`](crate::Limits::take_over_grace).
     ///
     /// # Errors
     /// There is no certificate in it that can be used as a CA's; or this was made with [`from_rustls`](Self::from_rustls).
     pub fn client_ca(self, ca: impl AsRef<[u8]>, wanted: ClientCertificates) -> Result<Self, Error> {
         let identity = self.identity.ok_or_else(|| Error::usage("a configuration of rustls says itself whom it lets in"))?;
-        let roots = Arc::new(roots_of(ca.as_ref())?);
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::new(provider::default_provider()));
+        let trusted = Trusted::of(ca.as_ref())?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(trusted.roots.clone(), Arc::new(provider::default_provider()));
         let verifier = match wanted {
             ClientCertificates::Required => verifier,
             ClientCertificates::Optional => verifier.allow_unauthenticated(),
         };
-        GatewayTls::with(identity, Some(verifier.build().map_err(unusable)?))
+        let verifier = DeviceVerifier { chain: verifier.build().map_err(unusable)?, trusted };
+        GatewayTls::with(identity, Some(Arc::new(verifier)))
     }
 
-    fn with(identity: Identity, verifier: Option<Arc<dyn rustls::server::danger::ClientCertVerifier>>) -> Result<Self, Error> {
+    fn with(identity: Identity, verifier: Option<Arc<dyn ClientCertVerifier>>) -> Result<Self, Error> {
         let builder = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()));
         let builder = builder.with_safe_default_protocol_versions().map_err(unusable)?;
-        let builder = match verifier {
+        let builder = match verifier.clone() {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };
@@ -178,22 +210,168 @@ impl GatewayTls {
         config.alpn_protocols = vec![ALPN.to_vec(), ALPN_OLD.to_vec()];
         config.ticketer = provider::Ticketer::new().map_err(unusable)?;
         config.send_tls13_tickets = 1; // a device keeps its connection
-        Ok(GatewayTls { identity: Some(identity), config: Arc::new(config) })
+        Ok(GatewayTls { identity: Some(identity), verifier, config: Arc::new(config) })
     }
 
     /// Somebody's own configuration of rustls, as it is. The names of a client certificate that its verifier takes count as they do with
-    /// [`client_ca`](Self::client_ca).
+    /// [`client_ca`](Self::client_ca). Where such a configuration is put in another's place (`set_tls`), what is connected by a certificate cannot be checked
+    /// against it, and has to show its certificate again.
     pub fn from_rustls(config: Arc<ServerConfig>) -> Self {
-        GatewayTls { identity: None, config }
+        GatewayTls { identity: None, verifier: None, config }
     }
 
     pub(crate) fn config(&self) -> &Arc<ServerConfig> {
         &self.config
     }
+
+    /// Whether a certificate that was shown before would be let in now. Arithmetic: not for the event loop.
+    pub(crate) fn accepts(&self, shown: &Shown) -> bool {
+        let (Some(verifier), Some((leaf, between))) = (&self.verifier, shown.chain.split_first()) else { return false };
+        verifier.verify_client_cert(leaf, between, UnixTime::now()).is_ok()
+    }
+
+    /// When a chain that is valid now is valid no longer: its leaf, or, where this side knows its CA, what stands between the two.
+    fn valid_until(&self, chain: &[CertificateDer<'_>]) -> Option<UnixTime> {
+        let (leaf, between) = chain.split_first()?;
+        let until = not_after(leaf)?;
+        let Some(verifier) = self.verifier.as_ref().filter(|_| !between.is_empty()) else { return Some(until) };
+        match verifier.verify_client_cert(leaf, between, until) {
+            Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+                Some(if not_after.as_secs() < until.as_secs() { not_after } else { until })
+            }
+            _ => Some(until),
+        }
+    }
+}
+
+/// Checks what devices show.
+#[derive(Debug)]
+struct DeviceVerifier {
+    chain: Arc<dyn ClientCertVerifier>,
+    trusted: Trusted,
+}
+
+impl ClientCertVerifier for DeviceVerifier {
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        match self.chain.verify_client_cert(leaf, between, now) {
+            Err(e) if self.trusted.has_itself(leaf, &e) => Ok(ClientCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+
+    fn offer_client_auth(&self) -> bool {
+        self.chain.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.chain.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chain.root_hint_subjects()
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+/// A certificate that let a device in: a credential, valid until it expires or its CA is replaced. Two are the same by their octets and listener.
+pub(crate) struct Shown {
+    /// The DNS names that it is for.
+    names: Arc<[String]>,
+    /// It, and those between it and its root, as they were shown.
+    chain: Vec<CertificateDer<'static>>,
+    key: ShownKey,
+    expires: SystemTime,
+}
+
+/// The listener that a certificate was shown at, and its SHA-256.
+pub(crate) type ShownKey = (usize, [u8; 32]);
+
+impl Shown {
+    /// What a handshake at this listener has accepted; `None`: no certificate was shown.
+    pub(crate) fn of(chain: Option<&[CertificateDer<'_>]>, tls: &GatewayTls, listener: usize) -> Option<Arc<Self>> {
+        let chain = chain.filter(|chain| !chain.is_empty())?;
+        let leaf = chain.first()?;
+        let mut digest = [0; 32];
+        digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, leaf).as_ref());
+        // The last second still counts. A date that nobody can read is none: then it is the CA's word alone that ends.
+        let until = tls.valid_until(chain).map(|until| Duration::from_secs(until.as_secs().saturating_add(1)));
+        let expires = until.and_then(|until| SystemTime::UNIX_EPOCH.checked_add(until));
+        Some(Arc::new(Shown {
+            names: dns_names(leaf).into(),
+            chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
+            key: (listener, digest),
+            expires: expires.unwrap_or(SystemTime::UNIX_EPOCH + FAR),
+        }))
+    }
+
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    pub(crate) fn key(&self) -> ShownKey {
+        self.key
+    }
+
+    pub(crate) fn expires(&self) -> SystemTime {
+        self.expires
+    }
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shown").field("names", &self.names).field("expires", &self.expires).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Shown {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Shown {}
+
+/// Beyond every certificate's date, which has a year of four digits.
+const FAR: Duration = Duration::from_secs(1 << 38);
+
+/// A certificate's last second: webpki says it of one that has expired, and checks nothing before the dates.
+fn not_after(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
+    let parsed = webpki::EndEntityCert::try_from(certificate).ok()?;
+    let far = UnixTime::since_unix_epoch(FAR);
+    match parsed.verify_for_usage(&[], &[], &[], far, webpki::KeyUsage::client_auth(), None, None) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => Some(not_after),
+        _ => None,
+    }
 }
 
 /// The DNS names of a certificate's subjectAltName, lower case, sorted, each once.
-pub(crate) fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
+fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else { return Vec::new() };
     let mut names: Vec<String> = certificate.valid_dns_names().map(str::to_ascii_lowercase).collect();
     names.sort_unstable();
@@ -219,7 +397,7 @@ type Now = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 /// ```
 #[derive(Clone)]
 pub struct DeviceTls {
-    roots: Option<Arc<RootCertStore>>,
+    trusted: Option<Trusted>,
     pins: Vec<[u8; 32]>,
     identity: Option<Identity>,
     now: Now,
@@ -229,13 +407,13 @@ pub struct DeviceTls {
 
 impl fmt::Debug for DeviceTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeviceTls").field("ca", &self.roots.is_some()).field("pins", &self.pins.len()).finish_non_exhaustive()
+        f.debug_struct("DeviceTls").field("ca", &self.trusted.is_some()).field("pins", &self.pins.len()).finish_non_exhaustive()
     }
 }
 
 impl Default for DeviceTls {
     fn default() -> Self {
-        DeviceTls { roots: None, pins: Vec::new(), identity: None, now: Arc::new(SystemTime::now), floor: None, given: None }
+        DeviceTls { trusted: None, pins: Vec::new(), identity: None, now: Arc::new(SystemTime::now), floor: None, given: None }
     }
 }
 
@@ -245,12 +423,13 @@ impl DeviceTls {
         DeviceTls::default()
     }
 
-    /// Trusts these CA certificates (PEM, one or several) and not the system's roots.
+    /// Trusts these CA certificates (PEM, one or several) and not the system's roots. A gateway whose own certificate is exactly one of them is trusted, too,
+    /// for the names and the time that it has.
     ///
     /// # Errors
     /// There is no certificate in it that can be used as a CA's.
     pub fn ca(mut self, ca: impl AsRef<[u8]>) -> Result<Self, Error> {
-        self.roots = Some(Arc::new(roots_of(ca.as_ref())?));
+        self.trusted = Some(Trusted::of(ca.as_ref())?);
         Ok(self)
     }
 
@@ -309,15 +488,15 @@ impl DeviceTls {
         }
         let clock = Clock { now: self.now, floor: self.floor };
         let provider = Arc::new(provider::default_provider());
-        let checks_chain = self.roots.is_some() || self.pins.is_empty();
-        let chain = match (self.roots, checks_chain) {
+        let checks_chain = self.trusted.is_some() || self.pins.is_empty();
+        let chain = match (&self.trusted, checks_chain) {
             (_, false) => None,
-            (Some(roots), _) => Some(roots),
+            (Some(trusted), _) => Some(trusted.roots.clone()),
             (None, true) => Some(Arc::new(system_roots()?)),
         };
         let chain = chain.map(|roots| WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build());
         let chain = chain.transpose().map_err(unusable)?;
-        let verifier = Verifier { chain, pins: self.pins, algorithms: provider.signature_verification_algorithms };
+        let verifier = Verifier { chain, trusted: self.trusted, pins: self.pins, algorithms: provider.signature_verification_algorithms };
         let builder = ClientConfig::builder_with_details(provider, Arc::new(clock.clone()));
         let builder = builder.with_safe_default_protocol_versions().map_err(unusable)?;
         let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
@@ -383,6 +562,8 @@ impl TimeProvider for Clock {
 #[derive(Debug)]
 struct Verifier {
     chain: Option<Arc<WebPkiServerVerifier>>,
+    /// What --ca has; `None`: the system's roots.
+    trusted: Option<Trusted>,
     pins: Vec<[u8; 32]>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -403,9 +584,13 @@ impl ServerCertVerifier for Verifier {
                 return Err(CertificateError::ApplicationVerificationFailure.into());
             }
         }
-        match &self.chain {
-            Some(chain) => chain.verify_server_cert(leaf, between, name, ocsp, now),
-            None => Ok(ServerCertVerified::assertion()),
+        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        match chain.verify_server_cert(leaf, between, name, ocsp, now) {
+            Err(e) if self.trusted.as_ref().is_some_and(|trusted| trusted.has_itself(leaf, &e)) => {
+                rustls::client::verify_server_name(&ParsedCertificate::try_from(leaf)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
         }
     }
 
@@ -432,32 +617,116 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
+/// Who tells what went wrong in a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Device,
+    Gateway,
+}
+
 /// What went wrong in a handshake, with what to do about it where that is known.
-pub(crate) fn explained(error: &rustls::Error) -> String {
-    use CertificateError::*;
+pub(crate) fn explained(error: &rustls::Error, side: Side) -> String {
     use rustls::AlertDescription as Alert;
     let remedy = match error {
-        rustls::Error::InvalidCertificate(why) => match why {
-            Expired | ExpiredContext { .. } => "the certificate has expired; renew it, or set this machine's clock",
-            NotValidYet | NotValidYetContext { .. } => "the certificate is not valid yet; set this machine's clock, or give --clock-floor",
-            UnknownIssuer | BadSignature => {
-                "no CA that is trusted here has issued the certificate; give its CA (--ca) or pin its key (--pin)"
-            }
-            NotValidForName | NotValidForNameContext { .. } => "the certificate is for another host than the URL's",
-            ApplicationVerificationFailure => "its key is none of those that are pinned",
-            _ => "the certificate is not accepted",
-        },
+        rustls::Error::InvalidCertificate(why) => return refusal_of_certificate(why, side),
         rustls::Error::AlertReceived(Alert::CertificateRequired | Alert::HandshakeFailure) => {
             "the other side wants something that was not shown, a certificate perhaps (--cert and --key)"
         }
+        rustls::Error::AlertReceived(Alert::CertificateExpired) => {
+            "the other side does not accept the certificate that was shown: by its clock it has expired, or is not valid yet; renew it, or set the clocks"
+        }
+        rustls::Error::AlertReceived(Alert::UnknownCA) => {
+            "the other side does not accept the certificate that was shown: no CA that it trusts has issued it; its log says more"
+        }
         rustls::Error::AlertReceived(
-            Alert::UnknownCA | Alert::BadCertificate | Alert::CertificateExpired | Alert::CertificateUnknown | Alert::DecryptError,
-        ) => "the other side does not accept the certificate that was shown",
-        rustls::Error::NoCertificatesPresented => "no certificate was shown",
+            Alert::BadCertificate
+            | Alert::CertificateUnknown
+            | Alert::DecryptError
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked,
+        ) => "the other side does not accept the certificate that was shown; its log says why",
+        rustls::Error::NoCertificatesPresented => "no certificate was shown, and this side wants one; give the device --cert and --key",
         rustls::Error::InvalidMessage(_) => "what came is not TLS; check the URL's scheme and port",
         _ => return error.to_string(),
     };
     format!("{remedy} ({error})")
+}
+
+/// The rule that a certificate broke, and the remedy.
+fn refusal_of_certificate(why: &CertificateError, side: Side) -> String {
+    use CertificateError::*;
+    let (whose, ca, trusts) = match side {
+        Side::Device => ("the gateway's certificate", "--ca", "give its CA (--ca) or pin its key (--pin)"),
+        Side::Gateway => {
+            ("the device's certificate", "--devices-client-ca", "give its CA (--devices-client-ca), or issue one with that CA")
+        }
+    };
+    let names = "issue one with a subjectAltName for it, or write a URL with a name that it has";
+    let text = match why {
+        ExpiredContext { not_after, .. } => format!("{whose} has expired, on {}; renew it, or set this machine's clock", date(*not_after)),
+        Expired => format!("{whose} has expired; renew it, or set this machine's clock"),
+        NotValidYetContext { not_before, .. } => {
+            let floor = if side == Side::Device { ", or give --clock-floor" } else { "" };
+            format!("{whose} is not valid yet, but from {} on; set this machine's clock{floor}", date(*not_before))
+        }
+        NotValidYet => format!("{whose} is not valid yet; set this machine's clock"),
+        UnknownIssuer | BadSignature => format!("no CA that is trusted here has issued {whose}; {trusts}"),
+        NotValidForNameContext { expected, presented } if presented.is_empty() => {
+            format!(
+                "{whose} is for another host than the URL's: it has no name at all (subjectAltName), {} is asked for; {names}",
+                expected.to_str()
+            )
+        }
+        NotValidForNameContext { expected, presented } => {
+            let has: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+            format!("{whose} is for another host than the URL's: for {}, {} is asked for; {names}", has.join(", "), expected.to_str())
+        }
+        NotValidForName => format!("{whose} is for another host than the URL's; {names}"),
+        ApplicationVerificationFailure => format!("the key of {whose} is none of those that are pinned (--pin)"),
+        InvalidPurpose | InvalidPurposeContext { .. } => {
+            let purpose = if side == Side::Device { "serverAuth" } else { "clientAuth" };
+            format!("{whose} is for another purpose (extendedKeyUsage); issue one for {purpose}")
+        }
+        BadEncoding => format!("{whose} cannot be read; issue a new one"),
+        _ => refusal_of_webpki(why, whose, ca),
+    };
+    format!("{text} ({why:?})")
+}
+
+fn refusal_of_webpki(why: &CertificateError, whose: &str, ca: &str) -> String {
+    use webpki::Error::*;
+    #[allow(deprecated, reason = "older names of the same")]
+    match (refused_by_webpki(why), why) {
+        (Some(CaUsedAsEndEntity), _) => format!(
+            "{whose} is a CA's own (CA:TRUE), and not exactly one that {ca} has; put it into that file, or issue one for the host with CA:FALSE"
+        ),
+        (Some(EndEntityUsedAsCa), _) => format!("{whose} was issued by one that is not a CA's (CA:FALSE); issue it with a CA's key"),
+        (Some(UnsupportedCertVersion), _) => {
+            format!("{whose} is of version 1; issue one of version 3 (openssl req -x509 -addext subjectAltName=DNS:HOST)")
+        }
+        (Some(UnsupportedCriticalExtension), _) => format!("{whose} has a critical extension that is not known here; issue one without it"),
+        (_, CertificateError::UnhandledCriticalExtension) => {
+            format!("{whose} has a critical extension that is not known here; issue one without it")
+        }
+        (
+            _,
+            CertificateError::UnsupportedSignatureAlgorithm
+            | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+        ) => format!("{whose} is signed in a way that is not taken; use ECDSA, Ed25519 or RSA from 2,048 bits on, with SHA-256 or longer"),
+        _ => format!("{whose} is not accepted"),
+    }
+}
+
+/// A date as people write it. There is none behind the year 9999.
+fn date(time: UnixTime) -> String {
+    let last = 253_402_300_799; // 9999-12-31T23:59:59Z
+    httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs().min(last)))
+}
+
+/// `DnsName("gw.example")` as webpki writes names, without its wrapping.
+fn bare(name: &str) -> &str {
+    name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).map_or(name, |inner| inner.trim_matches('"'))
 }
 
 /// A URL's host, as a certificate may name it.

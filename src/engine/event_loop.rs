@@ -329,6 +329,7 @@ pub(super) fn ready<R: Role>(peers: &mut Peers<R::State>, role: &mut R, id: Id) 
     } else if let Some(outcome) = peers.shake(id) {
         role.secured(peers, id, outcome);
     }
+    peers.resume(id);
     peers.tally(id);
 }
 

@@ -53,9 +53,12 @@ impl Handshakes {
     }
 
     /// Has a worker compute the next step of this connection's handshake. False: no thread is to be had.
-    pub(super) fn compute(&self, id: Id, channel: Arc<Channel>) -> bool {
+    pub(super) fn compute(&self, id: Id, channel: &Arc<Channel>) -> bool {
         let (done, waker, awake) = (self.done.clone(), self.waker.clone(), self.awake.clone());
+        let channel = Arc::downgrade(channel);
         self.workers.submit(move || {
+            // The loop has dropped it meanwhile: who wanted it has gone, or its time was up.
+            let Some(channel) = channel.upgrade() else { return };
             let _told = Told { id, done, waker, awake };
             channel.compute();
         })

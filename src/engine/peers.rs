@@ -110,6 +110,8 @@ pub(crate) struct Peer<T> {
     /// Reading failed behind octets that were still delivered; the next fetch says so.
     failed: Option<io::ErrorKind>,
     queued: bool,
+    /// The last fetch stopped although there was more: it goes on without an event.
+    paused: bool,
     /// Read and not used: a half-read head, or what was pipelined behind it.
     input: Vec<u8>,
     output: Vec<u8>,
@@ -139,6 +141,7 @@ impl<T> Peer<T> {
             ended: false,
             failed: None,
             queued: false,
+            paused: false,
             input: Vec::new(),
             output: Vec::new(),
             sent: 0,
@@ -167,6 +170,7 @@ impl<T> Peer<T> {
             drop(self.input.drain(..kept))
         }
         let mut filled = kept;
+        self.paused = false;
         if let (0, Some(kind)) = (filled, self.failed) {
             return Err(kind.into());
         }
@@ -179,11 +183,19 @@ impl<T> Peer<T> {
                 Ok(n) => {
                     filled += n;
                     self.read += n as u64;
+                    self.paused = self.stream.is_paused();
+                    if self.paused {
+                        break; // there is more, for the next step: others first
+                    }
                     if filled < most && !self.closing && !self.stream.holds_end() {
                         self.readable = false; // a short read; where the end is known to be near, it is read up to it
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.stream.is_paused() => {
+                    self.paused = true;
+                    break;
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(e) if filled > 0 => {
                     self.failed = Some(e.kind()); // a whole answer may stand before a reset
@@ -221,6 +233,11 @@ impl<T> Peer<T> {
     /// Octets that were read and kept.
     pub(crate) fn kept(&self) -> usize {
         self.input.len()
+    }
+
+    /// Whether the last fetch stopped although there was more, since others are to have their turn.
+    pub(crate) fn has_paused(&self) -> bool {
+        self.paused
     }
 
     /// Whether the other side has ended its direction (kept octets aside).
@@ -515,6 +532,7 @@ impl<T> Peers<T> {
             matches!(fetched, Ok(Fetched::Nothing)) && !peer.is_broken()
         });
         self.put_scratch(scratch);
+        self.resume(id);
         quiet
     }
 
@@ -640,7 +658,7 @@ impl<T> Peers<T> {
         if !self.handshakes.begin() {
             return false;
         }
-        let computing = channel.speaks_first() && self.handshakes.compute(id, channel.clone());
+        let computing = channel.speaks_first() && self.handshakes.compute(id, &channel);
         peer.handshake = Some(Handshake { channel, computing });
         self.again(id);
         true
@@ -666,11 +684,11 @@ impl<T> Peers<T> {
         let outcome = match peer.stream.shake(&handshake.channel) {
             Shaken::Waiting => return None,
             Shaken::Compute => {
-                if self.handshakes.compute(id, handshake.channel.clone()) {
+                if self.handshakes.compute(id, &handshake.channel) {
                     handshake.computing = true;
                     return None;
                 }
-                Err(Broken { text: "no thread is to be had for its arithmetic".to_owned(), plain: false })
+                Err(Broken::new("no thread is to be had for its arithmetic"))
             }
             Shaken::Done => Ok(()),
             Shaken::Failed(broken) => Err(broken),
@@ -704,6 +722,13 @@ impl<T> Peers<T> {
         if let Some(peer) = self.slab.get_mut(id).filter(|peer| !peer.queued) {
             peer.queued = true;
             self.again.push_back(id);
+        }
+    }
+
+    /// Where a fetch stopped although there was more, another step goes on.
+    pub(crate) fn resume(&mut self, id: Id) {
+        if self.slab.get_mut(id).is_some_and(|peer| std::mem::take(&mut peer.paused)) {
+            self.again(id);
         }
     }
 

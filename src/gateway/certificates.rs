@@ -9,7 +9,7 @@ impl Offer {
     /// Whether the certificate, if one was shown, allows every name that is offered.
     pub(super) fn check_certificate(&self) -> Result<(), Reject> {
         let Some(allowed) = &self.certificate else { return Ok(()) };
-        match self.names().iter().all(|name| allowed.iter().any(|entry| allows(entry, name))) {
+        match self.names().iter().all(|name| allowed.names().iter().any(|entry| allows(entry, name))) {
             true => Ok(()),
             false => Err(Reject::new(403, "the device's certificate is not for this name")),
         }
@@ -18,7 +18,7 @@ impl Offer {
     /// Who the device is by its certificate, where `grant` does not say it: the names, so that a renewed certificate is the same device's.
     pub(super) fn identified(&self, grant: Grant) -> Grant {
         match &self.certificate {
-            Some(names) if grant.credential.is_none() => grant.to(format!("certificate for {}", names.join(","))),
+            Some(shown) if grant.credential.is_none() => grant.to(format!("certificate for {}", shown.names().join(","))),
             _ => grant,
         }
     }

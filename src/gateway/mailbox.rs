@@ -21,6 +21,7 @@ use crate::error::Refusal;
 use crate::gateway::offers::{Admitted, Device, Hold, REPLACED, STOPPING};
 use crate::gateway::role::{Alarm, Command, GatewayRole, State};
 use crate::gateway::roster::{Gap, Holder, Registered, Waiter};
+use crate::gateway::tokens::REVOKED;
 use crate::gateway::visitors::Visitor;
 use crate::limits::Limits;
 use crate::proto::body::{Decoder, Framing, Piece};
@@ -588,13 +589,8 @@ impl GatewayRole {
         match switch {
             _ if self.is_revoked(&registered) => {
                 let left = self.roster.lend_ends(&registered, cx.now());
-                self.gone(&left, &End::Revoked.because("its token was taken out of the file"));
-                self.deny_credential(
-                    cx,
-                    id,
-                    knock.origin.as_deref(),
-                    &LocalAnswer::new(401, "the token that it came in with is valid no longer"),
-                );
+                self.gone(&left, &End::Revoked.because(REVOKED));
+                self.deny_credential(cx, id, knock.origin.as_deref(), &LocalAnswer::new(401, REVOKED));
             }
             _ if self.draining => {
                 let left = self.roster.lend_ends(&registered, cx.now());
@@ -1104,7 +1100,7 @@ impl GatewayRole {
     pub(super) fn fail_events_of_revoked(&mut self, cx: &mut Peers<State>) {
         let handed = self.events.handed.iter();
         let failed: Vec<MessageId> = handed.filter(|(_, handed)| self.is_revoked(&handed.registered)).map(|(id, _)| *id).collect();
-        self.fail_events(cx, failed, End::Revoked, "the device's token was revoked before it answered");
+        self.fail_events(cx, failed, End::Revoked, "the device's token or certificate became invalid before it answered");
     }
 
     fn fail_events(&mut self, cx: &mut Peers<State>, mut failed: Vec<MessageId>, end: End, why: &'static str) {

@@ -39,7 +39,7 @@ use crate::message::Body;
 use crate::proto::forwarded::Network;
 use crate::proto::head::authority;
 use crate::proto::turn::{self, Dialect, Fallback, Name, OfferRules, Way};
-use crate::stream::{GatewayTls, Shared, Stream};
+use crate::stream::{GatewayTls, Shared, Shown, Stream};
 
 pub use routes::{Route, Routes};
 pub use tokens::Tokens;
@@ -57,11 +57,11 @@ pub struct Offer {
     peer: Option<IpAddr>,
     /// Its token, where the gateway has a table of them and this is one of it.
     token: Option<Digest>,
-    certificate: Option<Arc<[String]>>,
+    certificate: Option<Arc<Shown>>,
 }
 
 impl Offer {
-    fn new(wire: turn::Offer, peer: Option<IpAddr>, certificate: Option<Arc<[String]>>) -> Self {
+    fn new(wire: turn::Offer, peer: Option<IpAddr>, certificate: Option<Arc<Shown>>) -> Self {
         Offer { wire, peer, token: None, certificate }
     }
 
@@ -93,7 +93,7 @@ impl Offer {
     /// The DNS names of the certificate that the device showed and that a CA of this gateway has issued (feature `tls`), sorted; they allow the names
     /// of the offer, or it would not be asked about here. `None`: the device showed none.
     pub fn certificate_names(&self) -> Option<&[String]> {
-        self.certificate.as_deref()
+        self.certificate.as_deref().map(Shown::names)
     }
     /// Value of the first field of this name, compared without case.
     pub fn field(&self, name: &str) -> Option<&[u8]> {
@@ -483,7 +483,8 @@ impl GatewayBuilder {
                 }
             })
             .map_err(failed)?;
-        Ok(Gateway { remote, limits, link_limits, stats, addresses, only_links, thread: Mutex::new(Some(thread)) })
+        let (thread, certificates) = (Mutex::new(Some(thread)), Mutex::default());
+        Ok(Gateway { remote, limits, link_limits, stats, addresses, only_links, thread, certificates })
     }
 }
 
@@ -508,6 +509,9 @@ pub struct Gateway {
     addresses: Vec<SocketAddr>,
     only_links: bool,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Held while certificates are replaced, which takes two commands.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    certificates: Mutex<()>,
 }
 
 impl fmt::Debug for Gateway {
@@ -566,15 +570,22 @@ impl Gateway {
     }
 
     /// Replaces what a listener shows and wants in TLS, devices' or visitors' (feature `tls`), at the address that it was bound to. It counts from the next
-    /// handshake on; connections stay as they are, and sessions that began before are not resumed.
+    /// handshake on; sessions that began before are not resumed. Connections stay as they are, but for those of devices whose certificates the new
+    /// [`client_ca`](GatewayTls::client_ca) does not take: they are ended as those of a [token](Self::set_tokens) that is gone.
     ///
     /// # Errors
     /// The gateway does not speak TLS at this address, or was stopped.
     #[cfg(feature = "tls")]
     pub fn set_tls(&self, at: SocketAddr, tls: GatewayTls) -> Result<(), Error> {
+        let _one_at_a_time = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
         let (reply, answer) = bounded(1);
-        self.command(Command::SetTls { at, tls, reply })?;
-        answer.recv().map_err(|_| stopped())?
+        self.command(Command::SetTls { at, tls: tls.clone(), reply })?;
+        let (listener, shown) = answer.recv().map_err(|_| stopped())??;
+        // To check thousands of chains is not the loop's work.
+        let refused = shown.iter().filter(|shown| !tls.accepts(shown)).map(|shown| shown.key()).collect();
+        let (reply, answer) = bounded(1);
+        self.command(Command::RefuseCertificates { listener, refused, reply })?;
+        answer.recv().map_err(|_| stopped())
     }
 
     fn relay_with(&self, address: &str, routes: Routes, tls: Option<GatewayTls>) -> Result<SocketAddr, Error> {
@@ -608,7 +619,8 @@ impl Gateway {
         self.replace_tokens(Whose::Devices, tokens)
     }
 
-    /// Replaces the visitors' [tokens](GatewayBuilder::visitor_tokens), for the next request. What is in progress goes on.
+    /// Replaces the visitors' [tokens](GatewayBuilder::visitor_tokens), for the next request. What is in progress with a token that is gone, or is not for that
+    /// device any more, goes on for [`Limits::take_over_grace`]; then it is ended: 401 where no answer has begun, else cut, and so are tunnels.
     ///
     /// # Errors
     /// The gateway was started without visitors' tokens, or was stopped.

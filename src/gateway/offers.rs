@@ -17,6 +17,7 @@ use crate::error::{Error, Refusal};
 use crate::gateway::mailbox::{Knock, Parked, Posting, Telling};
 use crate::gateway::role::{Alarm, Command, GatewayRole, Handle, LentOut, State};
 use crate::gateway::roster::{Denied, Holder, Registered, Waiter};
+use crate::gateway::tokens::REVOKED;
 use crate::gateway::{EventKind, Grant, Offer, Reject};
 use crate::link::GatewayLink;
 use crate::proto::framed::FramedRequest;
@@ -243,11 +244,15 @@ impl GatewayRole {
     fn consider(&mut self, cx: &mut Peers<State>, id: Id, wire: turn::Offer, knock: Box<Knock>) {
         let Some(peer) = cx.get_mut(id) else { return };
         let peer_ip: Option<IpAddr> = peer.stream().peer_ip();
-        let certificate = peer.stream().certificate_names();
+        let certificate = peer.stream().certificate();
         peer.state = State::Device(Device::Deciding(knock));
         let mut offer = Offer::new(wire, peer_ip, certificate);
         // A certificate says who the device is as well as a token does; whoever shows one needs no other.
-        let checked = if offer.certificate.is_some() { offer.check_certificate() } else { self.check_token(&mut offer) };
+        let checked = match &offer.certificate {
+            Some(shown) if self.is_void(shown) => Err(Reject::new(401, REVOKED)),
+            Some(_) => offer.check_certificate(),
+            None => self.check_token(&mut offer),
+        };
         if let Err(reject) = checked {
             return self.rejected(cx, id, &offer, &reject);
         }
@@ -316,11 +321,18 @@ impl GatewayRole {
         if names.is_empty() {
             return Err(Denied { status: 403, reason: "the credential is not for this name", retry_after: None });
         }
+        if offer.certificate.as_ref().is_some_and(|shown| self.is_void(shown)) {
+            return Err(Denied { status: 401, reason: REVOKED, retry_after: None });
+        }
         let by_token = self.identity(offer, &names)?;
         let credential = grant.credential.as_deref().map(Arc::from).or(by_token);
-        let holder = Holder { credential, session: offer.wire.session, token: offer.token, airplay: offer.wire.is_airplay() };
+        let (token, certificate) = (offer.token, offer.certificate.clone());
+        let holder = Holder { credential, session: offer.wire.session, token, certificate, airplay: offer.wire.is_airplay() };
         let claimed = self.roster.claim(&names, &holder, way, cx.now())?;
         self.origins |= names.iter().any(|n| n.contains("://"));
+        if let Some(shown) = &offer.certificate {
+            self.note_expiry(cx, shown);
+        }
         let by = match way {
             Way::Turn => offer.token().to_owned(),
             way => way.to_string(),

@@ -3,11 +3,11 @@
 //! [`offers`](super::offers) has the devices' connections, [`mailbox`](super::mailbox) those that poll, [`visitors`](super::visitors) the visitors';
 //! here is what they share.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
@@ -32,7 +32,7 @@ use crate::proto::comet::Answer;
 use crate::proto::forwarded::Network;
 use crate::proto::turn::{Fallback, OfferRules, Way};
 use crate::relay::{self, Budget, Exchange, Held, Lingering, LocalAnswer, Relaying, Rules, Wait, Waits};
-use crate::stream::{Broken, Channel, GatewayTls, Stream};
+use crate::stream::{Broken, Channel, GatewayTls, Shown, ShownKey, Stream};
 
 /// What the gateway keeps for a connection.
 pub(crate) enum State {
@@ -67,7 +67,10 @@ pub(crate) enum Command {
     Relay { listener: TcpListener, table: Box<Table>, tls: Option<GatewayTls>, reply: Sender<Result<(), Error>> },
     /// Other certificates for the listener at this address, which has some.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
-    SetTls { at: SocketAddr, tls: GatewayTls, reply: Sender<Result<(), Error>> },
+    SetTls { at: SocketAddr, tls: GatewayTls, reply: Sender<Result<ShownAt, Error>> },
+    /// These certificates, shown at this listener before it got others, are not taken any more.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    RefuseCertificates { listener: usize, refused: HashSet<ShownKey>, reply: Sender<()> },
     /// Other routes for the listener at this address. The old ones come back: to free a long table is not the loop's work.
     SetRoutes { at: SocketAddr, table: Box<Table>, reply: Sender<Result<Box<Table>, Error>> },
     /// Other tokens. The old ones come back, as routes do.
@@ -79,6 +82,9 @@ pub(crate) enum Command {
     /// Whether the loop turns.
     Ping { reply: Sender<()> },
 }
+
+/// A listener's number, and what those who are connected through it have shown, each certificate once.
+pub(crate) type ShownAt = (usize, Vec<Arc<Shown>>);
 
 /// A link in the hands of program code. The loop keeps a weak handle, to end it when its session is replaced.
 pub(crate) struct Loan {
@@ -129,6 +135,10 @@ pub(super) enum Alarm {
     Caller(u64),
     /// The grace of replaced links is over.
     Evict { links: Vec<Id>, lent: Vec<u64> },
+    /// The grace of what visitors asked with revoked tokens is over.
+    EvictVisitors(Vec<Key>),
+    /// A certificate that let a device in may have expired.
+    Expiry,
     /// A device that polls may have stayed away.
     PollGap(Arc<str>),
     /// Events were handed out long ago.
@@ -207,6 +217,10 @@ pub(crate) struct GatewayRole {
     /// Tokens of devices, and of visitors; `None`: they need none.
     pub(super) tokens: Option<Box<Tokens>>,
     pub(super) visitor_tokens: Option<Box<Tokens>>,
+    /// Certificates of those who are connected whose CA was replaced.
+    pub(super) refused: HashSet<ShownKey>,
+    /// No certificate that let a device in expires before.
+    pub(super) next_expiry: Option<SystemTime>,
     pub(super) doors: Doors,
     pub(super) authorize: Option<Authorize>,
     pub(super) on_link: Option<OnLink>,
@@ -323,6 +337,8 @@ impl GatewayRole {
             origins: tokens.as_ref().is_some_and(|tokens| tokens.have_origins()),
             tokens,
             visitor_tokens,
+            refused: HashSet::new(),
+            next_expiry: None,
             doors: Doors::new(devices_allow, visitors_allow),
             authorize,
             on_link,
@@ -585,9 +601,12 @@ impl GatewayRole {
             let (revoked, in_force) = (self.is_revoked(registered), self.roster.in_force(registered));
             match exchange {
                 _ if in_force && !revoked => {}
-                Some(key) if revoked => {
-                    self.end_exchange(cx, key, End::Revoked, "the device's token was revoked and take_over_grace is over")
-                }
+                Some(key) if revoked => self.end_exchange(
+                    cx,
+                    key,
+                    End::Revoked,
+                    "the device's token or certificate became invalid, and take_over_grace is over",
+                ),
                 Some(key) => {
                     self.end_exchange(cx, key, End::Replaced, "the device's session was replaced and take_over_grace is over");
                 }
@@ -633,16 +652,27 @@ impl GatewayRole {
         Ok(())
     }
 
-    /// From the next handshake on; what is connected stays as it is.
-    fn set_tls(&mut self, at: SocketAddr, new: GatewayTls) -> Result<(), Error> {
-        let found = self.listeners.iter_mut().filter(|listening| listening.at == Some(at)).find_map(|listening| listening.tls.as_mut());
-        let Some(tls) = found else {
+    /// From the next handshake on. Those whose handshake is in progress have to come again: they might be let in by the old one.
+    fn set_tls(&mut self, cx: &mut Peers<State>, at: SocketAddr, new: GatewayTls) -> Result<ShownAt, Error> {
+        let mut listeners = self.listeners.iter_mut().enumerate().filter(|(_, listening)| listening.at == Some(at));
+        let found = listeners.find_map(|(number, listening)| Some((number, listening.table.is_none(), listening.tls.as_mut()?)));
+        let Some((number, devices, tls)) = found else {
             return Err(Error::usage(format!(
                 "this gateway does not speak TLS at {at}; give the address of a listener that was begun with TLS"
             )));
         };
         *tls = new;
-        Ok(())
+        let mut shown: HashMap<ShownKey, Arc<Shown>> = HashMap::new();
+        for id in cx.ids() {
+            let Some(peer) = cx.get(id) else { continue };
+            match &peer.state {
+                State::Securing { listener, .. } if devices && *listener == number => cx.close(id),
+                _ => shown.extend(peer.stream().certificate().map(|shown| (shown.key(), shown))),
+            }
+        }
+        let lent = self.lent.values().filter_map(|lent| lent.registered.certificate());
+        shown.extend(lent.map(|shown| (shown.key(), shown.clone())));
+        Ok((number, shown.into_values().filter(|shown| shown.key().0 == number).collect()))
     }
 
     fn set_routes(&mut self, at: SocketAddr, mut new: Box<Table>) -> Result<Box<Table>, Error> {
@@ -810,7 +840,7 @@ impl GatewayRole {
         self.end_exchange_with(cx, key, end.because(why), &answer);
     }
 
-    fn end_exchange_with(&mut self, cx: &mut Peers<State>, key: Key, why: Why, answer: &LocalAnswer<'_>) {
+    pub(super) fn end_exchange_with(&mut self, cx: &mut Peers<State>, key: Key, why: Why, answer: &LocalAnswer<'_>) {
         let Some(exchange) = self.exchanges.get(key) else { return };
         match (exchange.asking, exchange.answered) {
             (Some(asking), false) => {
@@ -869,7 +899,7 @@ impl Role for GatewayRole {
         if self.draining && side == Whose::Visitors {
             return;
         }
-        let channel = match listening.tls.as_ref().map(Channel::to_peer).transpose() {
+        let channel = match listening.tls.as_ref().map(|tls| Channel::to_peer(tls, listener)).transpose() {
             Ok(channel) => channel,
             Err(e) => return log_peers!(Warn, "a connection from {from} was dropped: {e}"),
         };
@@ -913,7 +943,10 @@ impl Role for GatewayRole {
                 self.ready(cx, id);
             }
             Err(broken) => {
-                log_peers!(Info, "the TLS handshake with {from} failed: {}", broken.text);
+                match broken.silent {
+                    true => log_peers!(Debug, "{from} connected for TLS and closed without a byte"),
+                    false => log_peers!(Info, "the TLS handshake with {from} failed: {}", broken.text),
+                }
                 match broken.plain {
                     true => self.refuse(cx, id, &LocalAnswer::new(400, "this port speaks TLS; write https:// in the URL")),
                     false => cx.close(id),
@@ -981,6 +1014,8 @@ impl Role for GatewayRole {
             None => {}
             Some(Alarm::Caller(caller)) => self.caller_expired(caller, cx.now()),
             Some(Alarm::Evict { links, lent }) => self.evict(cx, links, lent),
+            Some(Alarm::EvictVisitors(exchanges)) => self.evict_visitors(cx, exchanges),
+            Some(Alarm::Expiry) => self.end_expired(cx),
             Some(Alarm::PollGap(name)) => self.poll_gap(cx, name),
             Some(Alarm::Redeliver) => self.redeliver(cx),
             Some(Alarm::Overdue) => self.end_overdue(cx),
@@ -989,6 +1024,7 @@ impl Role for GatewayRole {
             Some(Alarm::Stop) => self.stop(cx),
             Some(Alarm::Tick) => {
                 self.roster.tick(cx.now());
+                self.end_expired(cx);
                 crate::logs::settle();
                 let at = cx.after(TICK);
                 self.set_alarm(cx, at, Alarm::Tick);
@@ -1015,7 +1051,11 @@ impl Role for GatewayRole {
                 let _ = reply.send(self.add_visitors(cx, listener, table, tls));
             }
             Command::SetTls { at, tls, reply } => {
-                let _ = reply.send(self.set_tls(at, tls));
+                let _ = reply.send(self.set_tls(cx, at, tls));
+            }
+            Command::RefuseCertificates { listener, refused, reply } => {
+                self.refuse_certificates(cx, listener, refused);
+                let _ = reply.send(());
             }
             Command::SetRoutes { at, table, reply } => {
                 let _ = reply.send(self.set_routes(at, table));

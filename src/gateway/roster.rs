@@ -12,6 +12,7 @@ use crate::engine::slab::Key;
 use crate::gateway::tokens::Digest;
 use crate::limits::Limits;
 use crate::proto::turn::{Encoding, Way};
+use crate::stream::Shown;
 
 /// 16 octets that name one run of a device.
 pub(crate) type Session = [u8; 16];
@@ -27,6 +28,8 @@ pub(crate) struct Holder {
     pub(crate) token: Option<Digest>,
     /// Its offer is an AirPlay sender's.
     pub(crate) airplay: bool,
+    /// The certificate that did.
+    pub(crate) certificate: Option<Arc<Shown>>,
 }
 
 impl PartialEq for Holder {
@@ -46,6 +49,8 @@ pub(crate) struct Registered {
     token: Option<Digest>,
     /// It may answer as AirPlay senders do.
     airplay: bool,
+    /// The certificate that did.
+    certificate: Option<Arc<Shown>>,
 }
 
 impl Registered {
@@ -59,6 +64,9 @@ impl Registered {
     }
     pub(crate) fn token(&self) -> Option<&Digest> {
         self.token.as_ref()
+    }
+    pub(crate) fn certificate(&self) -> Option<&Arc<Shown>> {
+        self.certificate.as_ref()
     }
     pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.names.iter().map(|(name, _)| name)
@@ -119,7 +127,7 @@ struct Mailbox {
 
 struct Entry {
     holder: Holder,
-    /// The token of its holder is valid no longer: whoever comes may take the name.
+    /// What let its holder in is valid no longer: whoever comes may take the name.
     revoked: bool,
     epoch: u64,
     registered: Option<Arc<Registered>>,
@@ -313,7 +321,7 @@ impl Roster {
             });
         }
         let mut claimed = Claimed {
-            registered: Arc::new(Registered { names: Vec::new(), session: None, token: None, airplay: false }),
+            registered: Arc::new(Registered { names: Vec::new(), session: None, token: None, certificate: None, airplay: false }),
             up: Vec::new(),
             fresh: names.iter().all(|name| !self.entries.contains_key(name.as_str())),
             moved: Vec::new(),
@@ -331,8 +339,8 @@ impl Roster {
                 registered.push((name, epoch));
             }
         }
-        claimed.registered =
-            self.share(Registered { names: registered, session: holder.session, token: holder.token, airplay: holder.airplay });
+        let (session, token, certificate, airplay) = (holder.session, holder.token, holder.certificate.clone(), holder.airplay);
+        claimed.registered = self.share(Registered { names: registered, session, token, certificate, airplay });
         for (name, _) in &claimed.registered.names {
             if let Some(entry) = self.entries.get_mut(name) {
                 entry.lent += 1;
@@ -401,16 +409,17 @@ impl Roster {
         if std::mem::take(&mut entry.revoked) {
             entry.holder.token = holder.token;
         }
+        entry.holder.certificate.clone_from(&holder.certificate); // a renewed one takes the old one's place
         if let Some(session) = holder.session {
             self.replaced.remove(&(name.clone(), session));
         }
         self.entries.get(name).map_or(fresh, |e| e.epoch)
     }
 
-    /// Lets go of the names whose holders came in with a token that is valid no longer. What they have is the role's to end; nobody has to wait for that.
-    pub(crate) fn revoke(&mut self, revoked: impl Fn(&str, &Digest) -> bool) {
+    /// Lets go of the names whose holders came in with what is valid no longer. What they have is the role's to end; nobody has to wait for that.
+    pub(crate) fn revoke(&mut self, revoked: impl Fn(&str, &Holder) -> bool) {
         for (name, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.is_connected()) {
-            entry.revoked |= entry.holder.token.is_some_and(|token| revoked(name, &token));
+            entry.revoked |= revoked(name, &entry.holder);
         }
     }
 
@@ -536,7 +545,8 @@ impl Roster {
             entry.mailbox = None;
         }
         let in_hand = entry.events;
-        let registered = Registered { names: vec![(name.clone(), entry.epoch)], session: None, token: None, airplay: false };
+        let registered =
+            Registered { names: vec![(name.clone(), entry.epoch)], session: None, token: None, certificate: None, airplay: false };
         Gap::Over(self.departures(&registered, now), in_hand)
     }
 
@@ -681,7 +691,12 @@ impl Roster {
     /// Makes a name known that was not: as if it had been connected until now.
     pub(crate) fn expect(&mut self, name: &str, now: Instant) {
         self.epochs += 1;
-        let entry = Entry::new(Holder { credential: None, session: None, token: None, airplay: false }, self.epochs, Way::Turn, now);
+        let entry = Entry::new(
+            Holder { credential: None, session: None, token: None, certificate: None, airplay: false },
+            self.epochs,
+            Way::Turn,
+            now,
+        );
         let name: Arc<str> = name.into();
         self.entries.insert(name.clone(), entry);
         self.departed.push_back((now, name));
@@ -775,7 +790,7 @@ mod tests {
         Roster::new(Arc::new(limits), false)
     }
     fn holder(session: Option<u8>) -> Holder {
-        Holder { credential: None, session: session.map(|n| [n; 16]), token: None, airplay: false }
+        Holder { credential: None, session: session.map(|n| [n; 16]), token: None, certificate: None, airplay: false }
     }
     fn lamp() -> Vec<String> {
         vec!["lamp".to_owned()]
@@ -855,7 +870,7 @@ mod tests {
         let turns: Vec<Id> = (0..3).map(|_| roster.next_idle("lamp").unwrap()).collect();
         assert_eq!(turns, [ids[1], ids[3], ids[1]]);
         // Another credential is still another one.
-        let other = Holder { credential: Some("other".into()), session: Some([4; 16]), token: None, airplay: false };
+        let other = Holder { credential: Some("other".into()), session: Some([4; 16]), token: None, certificate: None, airplay: false };
         assert_eq!(roster.claim(&lamp(), &other, Way::Turn, now).unwrap_err().status, 409);
     }
 
@@ -964,8 +979,8 @@ mod tests {
     #[test]
     fn another_credential_is_refused_while_the_name_is_held() {
         let (mut roster, now) = (roster(|_| ()), Instant::now());
-        let mine = Holder { credential: Some("mine".into()), session: None, token: None, airplay: false };
-        let other = Holder { credential: Some("other".into()), session: None, token: None, airplay: false };
+        let mine = Holder { credential: Some("mine".into()), session: None, token: None, certificate: None, airplay: false };
+        let other = Holder { credential: Some("other".into()), session: None, token: None, certificate: None, airplay: false };
         let claimed = roster.claim(&lamp(), &mine, Way::Turn, now).unwrap();
         assert_eq!(roster.claim(&lamp(), &other, Way::Turn, now).unwrap_err().status, 409);
         roster.lend_ends(&claimed.registered, now);
@@ -1017,7 +1032,7 @@ mod tests {
 
         roster.expect("lamp", now);
         roster.line_up("lamp", Waiter::Caller(2));
-        let mine = Holder { credential: Some("mine".into()), session: Some([7; 16]), token: None, airplay: false };
+        let mine = Holder { credential: Some("mine".into()), session: Some([7; 16]), token: None, certificate: None, airplay: false };
         let claimed = roster.claim(&lamp(), &mine, Way::Turn, now).unwrap();
         assert_eq!((claimed.up.len(), claimed.replaced.len(), roster.connected()), (1, 0, 1));
         assert_eq!(roster.next_waiter(&claimed.registered, false), Some(Waiter::Caller(2)));

@@ -11,6 +11,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::DecodePaddingMode;
@@ -19,13 +20,15 @@ use sha2::{Digest as _, Sha256};
 
 use crate::ends::End;
 use crate::engine::peers::{Id, Peers};
+use crate::engine::slab::Key;
 use crate::error::{Error, Fault};
 use crate::gateway::offers::Device;
-use crate::gateway::role::{GatewayRole, State};
+use crate::gateway::role::{Alarm, GatewayRole, State, TICK};
 use crate::gateway::roster::{Denied, Registered};
 use crate::gateway::{Offer, Reject};
 use crate::proto::turn::Name;
 use crate::relay::LocalAnswer;
+use crate::stream::{Shown, ShownKey};
 
 /// SHA-256 of a token. Whoever has it has no token, yet no `Debug` needs to show it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,7 +44,7 @@ impl fmt::Debug for Digest {
 pub(super) const CHALLENGES: [(&str, &str); 2] =
     [("WWW-Authenticate", "Basic realm=\"ptth\", charset=\"UTF-8\""), ("WWW-Authenticate", "Bearer realm=\"ptth\"")];
 
-pub(super) const REVOKED: &str = "the token that it came in with is valid no longer";
+pub(super) const REVOKED: &str = "the token or certificate that it came in with is valid no longer";
 const NO_TOKEN: &str = "this gateway takes devices with a token alone, and this is none that it knows; send Authorization: Bearer";
 const OTHER_NAME: &str = "the credential is not for this name";
 
@@ -285,14 +288,22 @@ impl GatewayRole {
         }
     }
 
+    /// Whether a certificate has expired, or its CA was replaced.
+    pub(super) fn is_void(&self, shown: &Shown) -> bool {
+        shown.expires() <= SystemTime::now() || self.refused.contains(&shown.key())
+    }
+
     /// Whether a device's token is for just this name.
     pub(super) fn has_token(&self, name: &str) -> bool {
         self.tokens.as_ref().is_some_and(|tokens| tokens.names(name))
     }
 
     pub(super) fn is_revoked(&self, registered: &Registered) -> bool {
-        let (Some(tokens), Some(digest)) = (&self.tokens, registered.token()) else { return false };
-        !registered.names().all(|name| tokens.allows(digest, name))
+        let by_token = match (&self.tokens, registered.token()) {
+            (Some(tokens), Some(digest)) => !registered.names().all(|name| tokens.allows(digest, name)),
+            _ => false,
+        };
+        by_token || registered.certificate().is_some_and(|shown| self.is_void(shown))
     }
 
     /// Puts another table in force; the old one comes back.
@@ -311,11 +322,76 @@ impl GatewayRole {
         if let Whose::Devices = whose {
             self.origins |= self.tokens.as_ref().is_some_and(|tokens| tokens.have_origins());
             self.end_revoked(cx);
+        } else {
+            self.end_revoked_visitors(cx);
         }
         Ok(old)
     }
 
-    /// Ends what came in with a token that is valid no longer: at once where nothing is in progress, else after `take_over_grace`.
+    /// What visitors have in progress with a token that is valid no longer, tunnels above all, ends after `take_over_grace`. Their next request is refused anyway.
+    fn end_revoked_visitors(&mut self, cx: &mut Peers<State>) {
+        let mut ended = Vec::new();
+        for id in cx.ids() {
+            if let Some(State::Visitor(visitor)) = cx.get(id).map(|p| &p.state) {
+                ended.extend(visitor.token().filter(|(_, name, digest)| !self.visitor_may(digest, name)).map(|(key, ..)| key));
+            }
+        }
+        if !ended.is_empty() {
+            log::info!("{} requests and tunnels are ended: the visitor's token is valid no longer", ended.len());
+            let at = cx.after(self.limits.take_over_grace);
+            self.set_alarm(cx, at, Alarm::EvictVisitors(ended));
+        }
+    }
+
+    /// The grace of visitors' revoked tokens is over.
+    pub(super) fn evict_visitors(&mut self, cx: &mut Peers<State>, exchanges: Vec<Key>) {
+        const WHY: &str = "the token that it was asked with was revoked, and take_over_grace is over";
+        for key in exchanges {
+            let asking = self.exchanges.get(key).and_then(|exchange| exchange.asking);
+            let Some(State::Visitor(visitor)) = asking.and_then(|id| cx.get(id)).map(|p| &p.state) else { continue };
+            if visitor.token().is_some_and(|(_, name, digest)| !self.visitor_may(digest, name)) {
+                let answer = LocalAnswer { error: Some("http_request_denied"), fields: &CHALLENGES, ..LocalAnswer::new(401, WHY) };
+                self.end_exchange_with(cx, key, End::AskerGone.because(WHY), &answer);
+            }
+        }
+    }
+
+    /// These certificates, of those that were shown at a listener, its new CA does not take.
+    pub(super) fn refuse_certificates(&mut self, cx: &mut Peers<State>, listener: usize, refused: HashSet<ShownKey>) {
+        self.refused.retain(|(of, _)| *of != listener);
+        self.refused.extend(refused);
+        self.end_revoked(cx);
+    }
+
+    /// Ends what certificates let in that have expired meanwhile, and looks when the next one does.
+    pub(super) fn end_expired(&mut self, cx: &mut Peers<State>) {
+        let now = SystemTime::now();
+        if self.next_expiry.is_some_and(|at| at <= now) {
+            self.end_revoked(cx);
+            let connected = cx.ids().into_iter().filter_map(|id| match &cx.get(id)?.state {
+                State::Device(device) => Some(device.registered()?.certificate()?.expires()),
+                _ => None,
+            });
+            let lent = self.lent.values().filter_map(|lent| Some(lent.registered.certificate()?.expires()));
+            self.next_expiry = connected.chain(lent).filter(|at| *at > now).min();
+        }
+        // More than a tick ahead the wall clock may be set anew.
+        let soon = self.next_expiry.and_then(|at| at.duration_since(now).ok()).filter(|wait| *wait <= TICK);
+        if let Some(wait) = soon {
+            let at = cx.after(wait);
+            self.set_alarm(cx, at, Alarm::Expiry);
+        }
+    }
+
+    /// A certificate was let in.
+    pub(super) fn note_expiry(&mut self, cx: &mut Peers<State>, shown: &Shown) {
+        if self.next_expiry.is_none_or(|at| shown.expires() < at) {
+            self.next_expiry = Some(shown.expires());
+            self.end_expired(cx);
+        }
+    }
+
+    /// Ends what came in with a token or certificate that is valid no longer: at once where nothing is in progress, else after `take_over_grace`.
     fn end_revoked(&mut self, cx: &mut Peers<State>) {
         let (mut busy, mut idle) = (Vec::new(), Vec::new());
         let mut kept: HashSet<Arc<str>> = HashSet::new(); // names under which others, by an identity of `authorize`, may stay
@@ -337,9 +413,12 @@ impl GatewayRole {
         for lent in self.lent.values().filter(|lent| !self.is_revoked(&lent.registered)) {
             kept.extend(lent.registered.names().cloned());
         }
-        if let Some(tokens) = &self.tokens {
-            self.roster.revoke(|name, token| !tokens.allows(token, name) && !kept.contains(name));
-        }
+        let (tokens, refused, now) = (&self.tokens, &self.refused, SystemTime::now());
+        self.roster.revoke(|name, holder| {
+            let by_token = holder.token.is_some_and(|token| tokens.as_ref().is_some_and(|tokens| !tokens.allows(&token, name)));
+            let by_certificate = holder.certificate.as_ref().is_some_and(|shown| shown.expires() <= now || refused.contains(&shown.key()));
+            (by_token || by_certificate) && !kept.contains(name)
+        });
         let ended = busy.len() + idle.len() + lent.len();
         if ended > 0 {
             log::info!("{ended} links and polls are ended: {REVOKED}");

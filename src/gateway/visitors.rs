@@ -13,7 +13,7 @@ use crate::gateway::mailbox::MessageId;
 use crate::gateway::role::{Fate, GatewayRole, SHORT_OF_MEMORY, State};
 use crate::gateway::roster::Waiter;
 use crate::gateway::routes::{Found, Terms, ToDevice};
-use crate::gateway::tokens::CHALLENGES;
+use crate::gateway::tokens::{CHALLENGES, Digest};
 use crate::proto::body::Framing;
 use crate::proto::forward::{self, Destination, Forwarded, RequestRules};
 use crate::proto::forwarded::Said;
@@ -35,7 +35,8 @@ pub(crate) enum Visitor {
     /// A request head is awaited (`began`: some of it is here).
     Head { began: bool, first: bool, face: Face },
     /// A request for the device of this name is being served, or waits for a link or a poll. `event`: under which id a poll took it.
-    Exchange { key: Key, name: Box<str>, event: Option<MessageId>, face: Face },
+    /// `token`: with which it asked, where visitors need one.
+    Exchange { key: Key, name: Box<str>, event: Option<MessageId>, token: Option<Digest>, face: Face },
 }
 
 /// What a visitor's connection came through.
@@ -57,6 +58,15 @@ impl Visitor {
     pub(super) fn fresh(face: Face) -> Self {
         Visitor::Head { began: false, first: true, face }
     }
+
+    /// What is in progress with a token: the exchange, its device, the token.
+    pub(super) fn token(&self) -> Option<(Key, &str, &Digest)> {
+        match self {
+            Visitor::Exchange { key, name, token: Some(token), .. } => Some((*key, name, token)),
+            _ => None,
+        }
+    }
+
     fn face(&self) -> &Face {
         match self {
             Visitor::Head { face, .. } | Visitor::Exchange { face, .. } => face,
@@ -91,6 +101,7 @@ enum Asked {
     Forward {
         exchange: Box<Exchange>,
         name: String,
+        token: Option<Digest>,
     },
 }
 
@@ -137,7 +148,7 @@ impl GatewayRole {
                 let answer = LocalAnswer { to_head, keep, retry_after: Some(1), ..LocalAnswer::new(503, SHORT_OF_MEMORY) };
                 self.answer_visitor(cx, id, &LocalAnswer { error: Some("connection_limit_reached"), ..answer });
             }
-            Asked::Forward { exchange, name } => self.begin(cx, id, *exchange, &name),
+            Asked::Forward { exchange, name, token } => self.begin(cx, id, *exchange, &name, token),
         }
     }
 
@@ -188,13 +199,19 @@ impl GatewayRole {
         // For HTTP/1.0 only a relayed answer says `keep-alive`; without that word it ends the connection (RFC 9112 appendix C.2.2).
         let keep =
             framing == Framing::Empty && request.minor > 0 && head::keeps_alive(request.minor, &request.fields) && self.notice.is_none();
+        let destination = forward::destination(request);
+        // Before tokens: a load balancer has none, and learns nothing here but whether this gateway serves.
+        let is_health = |to: &Destination<'_>| self.visitors_listener(listener).is_some_and(|(table, _)| table.is_health(to));
+        if matches!(request.method, "GET" | "HEAD") && destination.as_ref().is_ok_and(is_health) {
+            return Asked::Health { allowed: true, to_head, keep };
+        }
         // Before a route is looked for: who has no token learns nothing of what there is.
         let digest = match self.visitor_digest(request.fields.all("Authorization")) {
             Some(None) => return Asked::Refused { refusal: Refusal::new(401, NO_VISITOR_TOKEN), to_head, keep },
             known => known.flatten(),
         };
         let said = trusted.then(|| Said::read(&request.fields));
-        let to = match forward::destination(request) {
+        let to = match destination {
             Ok(to) if to.target == "*" => return Asked::Server { keep },
             Ok(to) => to,
             Err(refusal) => return Asked::Refused { refusal, to_head, keep: false },
@@ -238,7 +255,7 @@ impl GatewayRole {
                 if self.notice.is_some() {
                     exchange.last_of_asker();
                 }
-                Asked::Forward { exchange, name }
+                Asked::Forward { exchange, name, token: digest }
             }
         }
     }
@@ -298,7 +315,8 @@ impl GatewayRole {
                 Asked::Refused { refusal: Refusal::new(431, TOO_LONG_WITH_OURS), to_head: false, keep: false }
             }
             Ok(()) => {
-                Asked::Forward { exchange: Box::new(Exchange::new(id, request, framing, head, &self.limits, now)), name: name.to_owned() }
+                let exchange = Box::new(Exchange::new(id, request, framing, head, &self.limits, now));
+                Asked::Forward { exchange, name: name.to_owned(), token: None }
             }
         }
     }
@@ -328,7 +346,7 @@ impl GatewayRole {
         self.exchanges.get(key).map_or_else(|| Waits::of(&self.limits), |exchange| exchange.waits)
     }
 
-    fn begin(&mut self, cx: &mut Peers<State>, id: Id, exchange: Exchange, name: &str) {
+    fn begin(&mut self, cx: &mut Peers<State>, id: Id, exchange: Exchange, name: &str, token: Option<Digest>) {
         self.stats.exchanges.fetch_add(1, Relaxed);
         let whole = exchange.waits.exchange.time;
         let key = self.exchanges.insert(exchange);
@@ -339,7 +357,7 @@ impl GatewayRole {
         let Some(peer) = cx.get_mut(id) else { return };
         if let State::Visitor(Visitor::Head { face, .. }) = &peer.state {
             let face = face.clone();
-            peer.state = State::Visitor(Visitor::Exchange { key, name: name.into(), event: None, face });
+            peer.state = State::Visitor(Visitor::Exchange { key, name: name.into(), event: None, token, face });
         }
         self.find_link(cx, id, key);
     }

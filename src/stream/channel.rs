@@ -17,7 +17,7 @@ use rustls::{ClientConnection, Connection, ServerConnection};
 use crate::error::Error;
 use crate::proto::head::foreign_protocol;
 use crate::stream::Kind;
-use crate::tls::{self, Connector, GatewayTls};
+use crate::tls::{self, Connector, GatewayTls, Shown, Side};
 
 /// Octets of cipher text that one read of the socket may bring: a record and a little.
 const CIPHER: usize = 17 * 1024;
@@ -26,6 +26,9 @@ const CHUNK: usize = 32 * 1024;
 /// A record's head, and the longest record (RFC 8446 §5.2, and TLS 1.2's).
 const RECORD_HEAD: usize = 5;
 const RECORD_MAX: usize = RECORD_HEAD + 16 * 1024 + 2048;
+/// Records that one read passes to the session when it must not block. A record costs about the same whatever is in it, and one byte is enough: their number is
+/// the work, not their length. So many full ones are more than any buffer takes.
+const RECORDS: usize = 128;
 
 pub(crate) struct Channel {
     session: Mutex<Session>,
@@ -42,11 +45,15 @@ pub(crate) struct Channel {
     forsaken: AtomicBool,
     /// The session's end or failure is known, and was not told yet.
     held: AtomicBool,
+    /// The last read stopped at `RECORDS`; more has arrived.
+    paused: AtomicBool,
     /// Octets that the socket took and brought.
     written: AtomicU64,
     read: AtomicU64,
-    /// The DNS names of the certificate that the peer showed.
-    names: Mutex<Option<Arc<[String]>>>,
+    /// At the gateway's side: what it goes by, and the number of its listener.
+    gateway: Option<(GatewayTls, usize)>,
+    /// The certificate that the peer showed.
+    shown: Mutex<Option<Arc<Shown>>>,
 }
 
 /// Why a session is of no use any more, as it is told again and again.
@@ -57,7 +64,57 @@ struct Session {
     /// Cipher text that was read and that the session has not taken yet, from `used` on.
     fed: Vec<u8>,
     used: usize,
+    /// Where the session stands in what it was fed.
+    records: Records,
     failed: Option<Failure>,
+}
+
+/// A place in a sequence of records.
+#[derive(Clone, Copy, Default)]
+struct Records {
+    /// What was seen of a record's head.
+    head: [u8; RECORD_HEAD],
+    seen: usize,
+    /// Bytes of the record's body that are still to come.
+    left: usize,
+}
+
+impl Records {
+    /// Walks over cipher text, as far as no more than `most` records begin in it: how many bytes, and how many records began.
+    fn walk(&mut self, bytes: &[u8], most: usize) -> (usize, usize) {
+        let (mut at, mut begun) = (0, 0);
+        while at < bytes.len() {
+            let here = bytes.len() - at;
+            if self.left > 0 {
+                let n = self.left.min(here);
+                (at, self.left) = (at + n, self.left - n);
+                continue;
+            }
+            if self.seen == 0 {
+                if begun == most {
+                    break;
+                }
+                begun += 1;
+            }
+            let n = (RECORD_HEAD - self.seen).min(here);
+            self.head[self.seen..][..n].copy_from_slice(&bytes[at..][..n]);
+            (at, self.seen) = (at + n, self.seen + n);
+            if self.seen == RECORD_HEAD {
+                (self.seen, self.left) = (0, usize::from(self.head[3]) * 256 + usize::from(self.head[4]));
+            }
+        }
+        (at, begun)
+    }
+}
+
+/// What a session gave.
+struct Taken {
+    /// So many bytes of plain text.
+    filled: usize,
+    /// There is no more: the end, or the failure.
+    end: Option<Result<(), Failure>>,
+    /// It was given as many records as it may be.
+    paused: bool,
 }
 
 #[derive(Default)]
@@ -84,6 +141,14 @@ pub(crate) struct Broken {
     pub(crate) text: String,
     /// What came is a request in plain HTTP.
     pub(crate) plain: bool,
+    /// Nothing came at all: a port scan, a balancer that looks whether the port is open.
+    pub(crate) silent: bool,
+}
+
+impl Broken {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Broken { text: text.into(), plain: false, silent: false }
+    }
 }
 
 impl Channel {
@@ -91,18 +156,19 @@ impl Channel {
     pub(crate) fn to_gateway(connector: &Connector, host: &str) -> Result<Arc<Channel>, Error> {
         let connection = ClientConnection::new(connector.config.clone(), tls::host(host)?);
         let connection = connection.map_err(|e| Error::usage(format!("TLS cannot be begun: {e}")))?;
-        Ok(Channel::new(connection.into()))
+        Ok(Channel::new(connection.into(), None))
     }
 
-    /// The gateway's side.
-    pub(crate) fn to_peer(config: &GatewayTls) -> Result<Arc<Channel>, Error> {
-        let connection = ServerConnection::new(config.config().clone());
-        Ok(Channel::new(connection.map_err(|e| Error::usage(format!("TLS cannot be begun: {e}")))?.into()))
+    /// The gateway's side, at the listener with this number.
+    pub(crate) fn to_peer(tls: &GatewayTls, listener: usize) -> Result<Arc<Channel>, Error> {
+        let connection = ServerConnection::new(tls.config().clone());
+        let connection = connection.map_err(|e| Error::usage(format!("TLS cannot be begun: {e}")))?;
+        Ok(Channel::new(connection.into(), Some((tls.clone(), listener))))
     }
 
-    fn new(tls: Connection) -> Arc<Channel> {
+    fn new(tls: Connection, gateway: Option<(GatewayTls, usize)>) -> Arc<Channel> {
         Arc::new(Channel {
-            session: Mutex::new(Session { tls, fed: Vec::new(), used: 0, failed: None }),
+            session: Mutex::new(Session { tls, fed: Vec::new(), used: 0, records: Records::default(), failed: None }),
             reading: Mutex::new(()),
             writing: Mutex::default(),
             handles: AtomicUsize::new(1),
@@ -110,9 +176,11 @@ impl Channel {
             read_limit: AtomicU64::new(0),
             forsaken: AtomicBool::new(false),
             held: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             written: AtomicU64::new(0),
             read: AtomicU64::new(0),
-            names: Mutex::new(None),
+            gateway,
+            shown: Mutex::new(None),
         })
     }
 
@@ -134,16 +202,16 @@ impl Channel {
     /// Moves what can be moved without arithmetic. Not to be called while [`compute`](Self::compute) runs.
     pub(super) fn shake(&self, socket: &Kind) -> Shaken {
         if self.session.is_poisoned() {
-            return Shaken::Failed(Broken { text: "its arithmetic panicked".to_owned(), plain: false });
+            return Shaken::Failed(Broken::new("its arithmetic panicked"));
         }
         let sent = self.push(&mut self.writing(), socket);
         let mut session = self.session();
         if let Some((_, text)) = &session.failed {
-            return Shaken::Failed(Broken { text: text.clone(), plain: false });
+            return Shaken::Failed(Broken::new(text.clone()));
         }
         if let Err(e) = sent {
             if e.kind() != io::ErrorKind::WouldBlock {
-                return Shaken::Failed(Broken { text: e.to_string(), plain: false });
+                return Shaken::Failed(Broken::new(e.to_string()));
             }
         }
         if !session.tls.is_handshaking() {
@@ -169,7 +237,7 @@ impl Channel {
         }
         match ended {
             _ if session.has_record() => Shaken::Compute,
-            Some(text) => Shaken::Failed(Broken { text, plain: false }),
+            Some(text) => Shaken::Failed(Broken { silent: self.read.load(Relaxed) == 0, ..Broken::new(text) }),
             None => Shaken::Waiting,
         }
     }
@@ -179,23 +247,24 @@ impl Channel {
         let mut session = self.session();
         // Whole records alone: where the next one begins has to be known, to see when it is whole.
         let mut whole = session.whole_records();
-        while whole > 0 && session.failed.is_none() {
+        // What comes behind the handshake waits to be read: a session holds only so much plain text that nobody takes.
+        while whole > 0 && session.failed.is_none() && session.tls.is_handshaking() {
             match session.feed(whole) {
-                0 => break,
-                n => whole -= n,
+                (0, _) => break,
+                (n, _) => whole -= n,
             }
         }
         let mut out = self.writing();
         session.collect(&mut out);
         if !session.tls.is_handshaking() {
-            let names = session.tls.peer_certificates().and_then(|chain| chain.first()).map(tls::dns_names);
-            *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names.map(Into::into);
+            let shown = self.gateway.as_ref().and_then(|(tls, listener)| Shown::of(session.tls.peer_certificates(), tls, *listener));
+            *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
         }
     }
 
-    /// The DNS names of the certificate that the peer showed; `None`: it showed none.
-    pub(crate) fn names(&self) -> Option<Arc<[String]>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The certificate that a gateway's peer showed; `None`: it showed none.
+    pub(crate) fn shown(&self) -> Option<Arc<Shown>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     // --- the stream's life ---
@@ -223,6 +292,17 @@ impl Channel {
     /// Whether the next read tells an end or a failure, whatever the socket has.
     pub(super) fn holds_end(&self) -> bool {
         self.held.load(Acquire)
+    }
+
+    /// Whether the last read stopped although there was more.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Acquire)
+    }
+
+    /// Bytes that this side's buffers take, beside what rustls holds: a record of either direction at most, between two steps.
+    pub(super) fn buffered(&self) -> usize {
+        let read = self.session.try_lock().map_or(0, |session| session.fed.capacity());
+        read + self.writing.try_lock().map_or(0, |out| out.text.capacity())
     }
 
     pub(super) fn share(self: &Arc<Self>) -> Arc<Self> {
@@ -260,7 +340,8 @@ impl Channel {
 
     // --- reading ---
 
-    /// As a socket's `read`: without blocking it reads until `buf` is full or the socket empty; blocking, until it has something.
+    /// As a socket's `read`: without blocking it reads until `buf` is full or the socket empty, or [`RECORDS`] records were read
+    /// ([`is_paused`](Self::is_paused)); blocking, until it has something.
     pub(super) fn read(&self, socket: &Kind, buf: &mut [u8]) -> io::Result<usize> {
         if buf.is_empty() {
             return Ok(0);
@@ -268,11 +349,16 @@ impl Channel {
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let blocking = !self.nonblocking.load(Acquire);
         let mut patience = Patience::new(blocking.then(|| self.read_limit.load(Acquire)).filter(|millis| *millis > 0));
-        let (mut filled, mut drained) = (0, false);
+        let (mut filled, mut drained, mut records) = (0, false, if blocking { usize::MAX } else { RECORDS });
+        self.paused.store(false, Release);
         let read = loop {
-            let (n, end) = self.session().take(&mut buf[filled..]);
-            filled += n;
-            if let Some(end) = end {
+            let taken = self.session().take(&mut buf[filled..], &mut records);
+            filled += taken.filled;
+            if taken.paused {
+                self.paused.store(true, Release);
+                break if filled > 0 { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) };
+            }
+            if let Some(end) = taken.end {
                 self.held.store(filled > 0, Release);
                 break if filled > 0 { Ok(()) } else { end.map_err(|(kind, text)| io::Error::new(kind, text)) };
             }
@@ -402,52 +488,63 @@ impl Channel {
 }
 
 impl Session {
-    /// Gives the session up to `most` octets of the cipher text that was read; how many it took. 0: there are none, or it takes none now.
-    fn feed(&mut self, most: usize) -> usize {
+    /// Gives the session up to `most` octets of the cipher text that was read: how many it took, and how many records began in them. 0: there are none, or it
+    /// takes none now.
+    fn feed(&mut self, most: usize) -> (usize, usize) {
         let mut rest = &self.fed[self.used..][..most];
         if rest.is_empty() {
-            return 0;
+            return (0, 0);
         }
         let fed = self.tls.read_tls(&mut rest);
         let taken = most - rest.len();
+        let (_, begun) = self.records.walk(&self.fed[self.used..][..taken], usize::MAX);
         self.used += taken;
         if self.used == self.fed.len() {
             (self.fed, self.used) = (Vec::new(), 0);
         }
         match fed {
-            Ok(0) => return 0,
+            Ok(0) => return (0, 0),
             Ok(_) => {}
             Err(e) => self.failed = Some((e.kind(), e.to_string())),
         }
         if let Err(e) = self.tls.process_new_packets() {
-            self.failed = Some((io::ErrorKind::InvalidData, tls::explained(&e)));
+            let side = if matches!(self.tls, Connection::Server(_)) { Side::Gateway } else { Side::Device };
+            self.failed = Some((io::ErrorKind::InvalidData, tls::explained(&e, side)));
         }
-        taken
+        (taken, begun)
     }
 
-    /// Plain text, as much as there is; and, when there is no more, the end (`Ok`) or failure of the session.
-    fn take(&mut self, buf: &mut [u8]) -> (usize, Option<Result<(), Failure>>) {
+    /// Plain text, as much as there is in the next `records` records; and, when there is no more, the end (`Ok`) or failure of the session.
+    fn take(&mut self, buf: &mut [u8], records: &mut usize) -> Taken {
         let mut filled = 0;
-        while filled < buf.len() {
+        let end = loop {
+            if filled == buf.len() {
+                break None;
+            }
             match self.tls.reader().read(&mut buf[filled..]) {
-                Ok(0) => return (filled, Some(Ok(()))),
+                Ok(0) => break Some(Ok(())),
                 Ok(n) => filled += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     if let Some(failed) = &self.failed {
-                        return (filled, Some(Err(failed.clone())));
+                        break Some(Err(failed.clone()));
                     }
-                    if self.feed(self.fed.len() - self.used) == 0 {
-                        break;
+                    let (most, _) = { self.records }.walk(&self.fed[self.used..], *records);
+                    if most == 0 {
+                        return Taken { filled, end: None, paused: self.used < self.fed.len() };
+                    }
+                    match self.feed(most) {
+                        (0, _) => break None,
+                        (_, begun) => *records -= begun.min(*records),
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                     let text = "the other side ended the connection without saying so in TLS (close_notify)";
-                    return (filled, Some(Err((e.kind(), text.to_owned()))));
+                    break Some(Err((e.kind(), text.to_owned())));
                 }
-                Err(e) => return (filled, Some(Err((e.kind(), e.to_string())))),
+                Err(e) => break Some(Err((e.kind(), e.to_string()))),
             }
-        }
-        (filled, None)
+        };
+        Taken { filled, end, paused: false }
     }
 
     /// Takes what the session wants to send.
@@ -496,7 +593,7 @@ impl Session {
         let known = foreign_protocol(&self.fed[self.used..]);
         let plain = server && first.is_ascii_uppercase() && known.is_none();
         let what = known.unwrap_or(if first.is_ascii_uppercase() { "plain HTTP" } else { "something else" });
-        Some(Broken { text: format!("this side speaks TLS, what came is {what}; check the URL's scheme and port"), plain })
+        Some(Broken { plain, ..Broken::new(format!("this side speaks TLS, what came is {what}; check the URL's scheme and port")) })
     }
 }
 
@@ -556,5 +653,120 @@ impl Patience {
         if self.lessened {
             let _ = socket.set_read_timeout(self.limit); // where it fails the socket is gone
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    use crate::tls::{DeviceTls, Identity};
+
+    /// A session whose handshake is over: the gateway's side with its socket, the device's with its.
+    fn session() -> [(Arc<Channel>, Kind); 2] {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let gateway = GatewayTls::new(Identity::from_pem(made.cert.pem(), made.signing_key.serialize_pem()).unwrap()).unwrap();
+        let device = DeviceTls::new().ca(made.cert.pem()).unwrap().connector().unwrap();
+        let (near, far) = UnixStream::pair().unwrap();
+        let ends = [
+            (Channel::to_peer(&gateway, 0).unwrap(), Kind::Unix(near)),
+            (Channel::to_gateway(&device, "localhost").unwrap(), Kind::Unix(far)),
+        ];
+        ends[1].0.compute();
+        let mut done = 0;
+        while done < 2 {
+            done = 0;
+            for (channel, socket) in &ends {
+                socket.set_nonblocking(true).unwrap();
+                match channel.shake(socket) {
+                    Shaken::Waiting => {}
+                    Shaken::Compute => channel.compute(),
+                    Shaken::Done => done += 1,
+                    Shaken::Failed(broken) => panic!("{}", broken.text),
+                }
+            }
+        }
+        ends
+    }
+
+    /// Every byte in a record of its own.
+    fn in_small_records(channel: &Channel, text: &[u8]) -> Vec<u8> {
+        let mut out = Outgoing::default();
+        let mut session = channel.session();
+        for byte in text {
+            session.tls.writer().write_all(&[*byte]).unwrap();
+            session.collect(&mut out);
+        }
+        out.text
+    }
+
+    #[test]
+    fn a_read_stops_at_so_many_records_and_goes_on() {
+        let text: Vec<u8> = (0..3 * RECORDS + 5).map(|n| n as u8).collect();
+        for swap in [false, true] {
+            let mut ends = session();
+            if swap {
+                ends.swap(0, 1); // a device reads as a gateway does
+            }
+            let [(reader, near), (writer, far)] = &ends;
+            (&*far).write_all(&in_small_records(writer, &text)).unwrap();
+            let (mut got, mut pieces, mut buffer) = (Vec::new(), Vec::new(), [0; 4096]);
+            loop {
+                match reader.read(near, &mut buffer) {
+                    Ok(n) => {
+                        got.extend_from_slice(&buffer[..n]);
+                        pieces.push((n, reader.is_paused()));
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock && reader.is_paused() => {} // tickets are records, too
+                    Err(e) => {
+                        assert_eq!(e.kind(), io::ErrorKind::WouldBlock);
+                        break;
+                    }
+                }
+            }
+            assert_eq!(got, text);
+            assert!(pieces.iter().all(|(n, _)| *n <= RECORDS) && pieces[0].1 && !pieces[pieces.len() - 1].1, "{pieces:?}");
+            // Full records are no reason to stop.
+            let big = vec![7; 100_000];
+            let mut out = Outgoing::default();
+            {
+                let mut session = writer.session();
+                session.tls.set_buffer_limit(None);
+                session.tls.writer().write_all(&big).unwrap();
+                session.collect(&mut out);
+            }
+            let (mut sent, mut received, mut buffer) = (0, 0, vec![0; 256 * 1024]);
+            while received < big.len() {
+                sent += (&*far).write(&out.text[sent..]).unwrap_or(0);
+                received += reader.read(near, &mut buffer).unwrap_or(0);
+                assert!(!reader.is_paused());
+            }
+        }
+    }
+
+    #[test]
+    fn records_are_counted_however_they_are_cut() {
+        let lengths = [0, 1, 3, 300, 0, 0, 17, 16_640, 1];
+        let text: Vec<u8> =
+            lengths.iter().flat_map(|n: &usize| [&[23, 3, 3, (n >> 8) as u8, *n as u8][..], &vec![9; *n]].concat()).collect();
+        for step in [1, 2, 4, 5, 6, 7, 100, text.len()] {
+            let (mut records, mut begun) = (Records::default(), 0);
+            for piece in text.chunks(step) {
+                let (walked, n) = records.walk(piece, usize::MAX);
+                assert_eq!(walked, piece.len());
+                begun += n;
+            }
+            assert_eq!((begun, records.left, records.seen), (lengths.len(), 0, 0), "in steps of {step}");
+        }
+        for most in 0..=lengths.len() {
+            let whole: usize = lengths.iter().take(most).map(|n| RECORD_HEAD + n).sum();
+            assert_eq!(Records::default().walk(&text, most), (whole, most));
+        }
+        // A record that has begun goes on to its end; the next one is not begun.
+        let mut records = Records::default();
+        records.walk(&text[..RECORD_HEAD + RECORD_HEAD], usize::MAX);
+        assert_eq!(records.walk(&text[2 * RECORD_HEAD..], 0), (1, 0));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::error::Error;
 use crate::stream::Kind;
@@ -15,6 +15,25 @@ pub(crate) enum GatewayTls {}
 
 /// In place of `tls::Connector`.
 pub(crate) enum Connector {}
+
+/// In place of `tls::Shown`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Shown {}
+
+/// In place of `tls::ShownKey`.
+pub(crate) type ShownKey = (usize, [u8; 32]);
+
+impl Shown {
+    pub(crate) fn names(&self) -> &[String] {
+        match *self {}
+    }
+    pub(crate) fn key(&self) -> ShownKey {
+        match *self {}
+    }
+    pub(crate) fn expires(&self) -> SystemTime {
+        match *self {}
+    }
+}
 
 impl Connector {
     pub(crate) fn has_time(&self) -> bool {
@@ -34,14 +53,21 @@ pub(crate) enum Shaken {
 pub(crate) struct Broken {
     pub(crate) text: String,
     pub(crate) plain: bool,
+    pub(crate) silent: bool,
+}
+
+impl Broken {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Broken { text: text.into(), plain: false, silent: false }
+    }
 }
 
 impl Channel {
     pub(crate) fn to_gateway(connector: &Connector, _: &str) -> Result<Arc<Channel>, Error> {
         match *connector {}
     }
-    pub(crate) fn to_peer(config: &GatewayTls) -> Result<Arc<Channel>, Error> {
-        match *config {}
+    pub(crate) fn to_peer(tls: &GatewayTls, _: usize) -> Result<Arc<Channel>, Error> {
+        match *tls {}
     }
     pub(crate) fn speaks_first(&self) -> bool {
         match *self {}
@@ -52,7 +78,7 @@ impl Channel {
     pub(crate) fn compute(&self) {
         match *self {}
     }
-    pub(crate) fn names(&self) -> Option<Arc<[String]>> {
+    pub(crate) fn shown(&self) -> Option<Arc<Shown>> {
         match *self {}
     }
     pub(super) fn set_nonblocking(&self, _: bool) -> io::Result<()> {
@@ -65,6 +91,12 @@ impl Channel {
         match *self {}
     }
     pub(super) fn holds_end(&self) -> bool {
+        match *self {}
+    }
+    pub(super) fn is_paused(&self) -> bool {
+        match *self {}
+    }
+    pub(super) fn buffered(&self) -> usize {
         match *self {}
     }
     pub(super) fn share(self: &Arc<Self>) -> Arc<Self> {

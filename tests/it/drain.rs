@@ -25,6 +25,32 @@ fn ends_well(mut gateway: Gateway) {
     assert_eq!(gateway.process.exit_code_within(Duration::from_secs(5)), 0, "{}", gateway.process.stderr());
 }
 
+/// A load balancer has no token, and is told no more than it asks for.
+#[test]
+fn the_health_path_needs_no_token_and_tells_nothing_else() {
+    let tokens = crate::tokens::TokenFile::new(&[("secret", "lamp")]);
+    let gateway = start(&["--visitor-tokens", tokens.path()]);
+    let mut visitor = gateway.visitor();
+    visitor.ask(&get("/health")).expect_ok("ok\n");
+    visitor.write("HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(visitor.read_answer("HEAD").status(), 200);
+    for request in ["POST /health", "DELETE /health", "OPTIONS /health", "GET /healthy", "GET /health/", "GET /lamp/", "GET /"] {
+        let text = format!("{request} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+        gateway.visitor().ask(&text).expect_refusal(401);
+    }
+    // Who may ask is told how.
+    let text = format!("POST /health HTTP/1.1\r\nHost: a\r\n{}Content-Length: 0\r\n\r\n", crate::tokens::bearer("secret"));
+    gateway.visitor().ask(&text).expect_refusal(405);
+    // Framing first: what stands in a body is no request.
+    let mut visitor = gateway.visitor();
+    let inner = get("/health");
+    visitor.write(format!("GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{inner}", inner.len()));
+    visitor.read_answer("GET").expect_ok("ok\n");
+    visitor.expect_end();
+    let mut visitor = gateway.visitor();
+    visitor.ask("GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n").expect_refusal(400);
+}
+
 #[test]
 fn the_health_path_is_the_gateways_own() {
     let gateway = start(&[]);

@@ -58,6 +58,8 @@ mod relay_peers;
 #[cfg(feature = "cli")]
 mod reload;
 #[cfg(feature = "cli")]
+mod revocation;
+#[cfg(feature = "cli")]
 mod rolling;
 #[cfg(feature = "cli")]
 mod routes;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::pki::TlsPeer;
+use crate::support::pki::{NOW, TlsPeer};
 use crate::support::process::get;
 use crate::support::{Authority, Gateway, Process, Ptth, TempDir, each_row, eventually};
 use crate::tokens::{TokenFile, bearer};
@@ -250,6 +250,30 @@ fn links_that_are_moved_to_renewed_files_are_followed() {
     std::fs::write(&new.certificate, &new.certificate_pem[..new.certificate_pem.len() / 2]).unwrap();
     says(&gateway.process, "HUP", "the certificates for visitors stay as they were");
     assert_eq!(shown(&gateway, &authority), now);
+}
+
+#[test]
+fn a_device_shows_its_renewed_certificate_at_the_next_dial() {
+    let (authority, successor) = (Authority::new(), Authority::new());
+    let (pair, own) = (authority.server("gateway"), authority.device("lamp", &["lamp"]));
+    let ca = authority.folder().join("devices-ca.pem");
+    std::fs::write(&ca, &authority.pem).unwrap();
+    let files = ["--devices-cert", pair.certificate(), "--devices-key", pair.key(), "--devices-client-ca", ca.to_str().unwrap()];
+    let gateway = Gateway::start(&files);
+    let url = format!("https://localhost:{}/lamp", gateway.devices.port());
+    let shows = ["--ca", authority.ca(), "--cert", own.certificate(), "--key", own.key(), "--backoff", "10ms..200ms"];
+    let device = Ptth::start(&[&["device", &url, "--text", "hi"], &shows[..]].concat());
+    assert!(device.line().starts_with("connected lamp"));
+    // Without a signal to it: its files change, then the gateway takes another CA's certificates alone.
+    let renewed = successor.issue("lamp", &["lamp"], NOW);
+    std::fs::copy(&renewed.certificate, &own.certificate).unwrap();
+    std::fs::copy(&renewed.key, &own.key).unwrap();
+    device.expect_stderr("the certificates were read again");
+    std::fs::write(&ca, &successor.pem).unwrap();
+    says(&gateway.process, "HUP", "the certificates for devices were read again");
+    let line = device.line_within(Duration::from_secs(20));
+    assert!(line.is_some_and(|line| line.starts_with("connected lamp")), "{}", device.stderr());
+    gateway.get("/lamp/").expect_ok("hi");
 }
 
 // ── signals ──

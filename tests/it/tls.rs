@@ -384,6 +384,52 @@ fn a_device_checks_its_gateway() {
     }
 }
 
+/// As `openssl req -x509` makes it: a CA's own, and a server's or device's at the same time.
+#[test]
+fn a_self_made_certificate_is_taken_where_exactly_it_is_trusted() {
+    let (authority, localhost) = (Authority::new(), &["localhost"][..]);
+    let made = |file: &str, names: &[&str], years: Years| authority.self_made(file, names, years, true);
+    let (own, twin) = (made("own", localhost, NOW), made("twin", localhost, NOW));
+    let bundle = authority.folder().join("bundle.pem");
+    std::fs::write(&bundle, format!("{}{}", authority.pem, own.certificate_pem)).unwrap();
+    let serve = |pair: &Pair| Gateway::start(&["--devices-cert", pair.certificate(), "--devices-key", pair.key()]);
+    let gateway = serve(&own);
+    for ca in [own.certificate(), bundle.to_str().unwrap()] {
+        let device = dial(&gateway, "lamp", &["--text", "hi", "--ca", ca]);
+        assert!(device.line().starts_with("connected lamp"), "{}", device.stderr());
+    }
+    for ca in [twin.certificate(), authority.ca()] {
+        dial(&gateway, "lamp", &["--text", "hi", "--ca", ca]).expect_stderr("a CA's own (CA:TRUE), and not exactly one that --ca has");
+    }
+    for (file, names, years, why) in [
+        ("elsewhere", &["gw.example", "other.example"][..], NOW, "for gw.example, other.example, localhost is asked for"),
+        ("nameless", &[], NOW, "it has no name at all (subjectAltName)"),
+        ("old", localhost, Years(2020, 2021), "has expired, on Fri, 01 Jan 2021"),
+        ("early", localhost, Years(2080, 2085), "is not valid yet, but from Mon, 01 Jan 2080"),
+    ] {
+        let pair = made(file, names, years);
+        let gateway = serve(&pair);
+        dial(&gateway, "lamp", &["--text", "hi", "--ca", pair.certificate()]).expect_stderr(why);
+        let pinned = dial(&gateway, "lamp", &["--text", "hi", "--pin", &pair.pin]);
+        assert!(pinned.line().starts_with("connected lamp"), "{file}");
+    }
+    let plain = authority.self_made("plain", localhost, NOW, false);
+    let gateway = serve(&plain);
+    let device = dial(&gateway, "lamp", &["--text", "hi", "--ca", plain.certificate()]);
+    assert!(device.line().starts_with("connected lamp"), "{}", device.stderr());
+    // A device's, at a gateway.
+    let (lamp, other) = (made("lamp", &["lamp"], NOW), made("other", &["lamp"], NOW));
+    let (gateway, _) = secure_gateway(&authority, &["--devices-client-ca", lamp.certificate()]);
+    let with =
+        |pair: &Pair| dial(&gateway, "lamp", &["--text", "hi", "--ca", authority.ca(), "--cert", pair.certificate(), "--key", pair.key()]);
+    let _refused = with(&other);
+    gateway.process.expect_stderr("the device's certificate is a CA's own (CA:TRUE), and not exactly one that --devices-client-ca has");
+    let device = with(&lamp);
+    assert!(device.line().starts_with("connected lamp"), "{}", device.stderr());
+    let _refused = with(&authority.issue("late", &["lamp"], Years(2020, 2021)));
+    gateway.process.expect_stderr("the device's certificate has expired, on Fri, 01 Jan 2021");
+}
+
 #[test]
 fn what_the_command_line_says_is_in_the_environment_too() {
     let authority = Authority::new();
@@ -723,6 +769,182 @@ fn what_is_not_tls_ends_alone() {
     assert!(!gateway.process.stderr().contains("panic"), "{}", gateway.process.stderr());
 }
 
+/// Balancers and monitors look so whether a port is open.
+#[test]
+fn who_connects_and_closes_is_no_line_of_the_log() {
+    let authority = Authority::new();
+    let (gateway, _) = secure_gateway(&authority, &[]);
+    for port in [gateway.visitors, gateway.devices] {
+        let mut peer = RawPeer::connect(port);
+        peer.finish_writing();
+        peer.expect_closed();
+        let mut garbage = RawPeer::connect(port);
+        garbage.write([0; 10]);
+        garbage.read_to_any_end();
+    }
+    eventually("both that said something are told", || {
+        (gateway.process.stderr().matches("the TLS handshake with").count() == 2).then_some(())
+    });
+    assert!(!gateway.process.stderr().contains("without a byte"), "{}", gateway.process.stderr());
+}
+
+/// A whole record of a request, and a little, in one segment with the end of the handshake.
+#[test]
+fn much_that_comes_behind_a_handshake_is_read_when_its_turn_comes() {
+    let (authority, local) = (Authority::new(), LocalServer::start());
+    let (gateway, _) = secure_gateway(&authority, &[]);
+    let _device = device(&authority, &gateway, "lamp", &["--to", &format!("http://{}", local.addr)]);
+    for version in VERSIONS {
+        let mut visitor = TlsPeer::connect(gateway.visitors, Arc::new(authority.client_of(version)));
+        let StreamOwned { conn, sock } = &mut visitor.0;
+        while conn.is_handshaking() {
+            while conn.wants_write() && conn.is_handshaking() {
+                conn.write_tls(sock).unwrap();
+            }
+            if conn.is_handshaking() {
+                conn.read_tls(sock).unwrap();
+                conn.process_new_packets().unwrap();
+            }
+        }
+        let body = "x".repeat(16_500);
+        let request = format!("POST /lamp/hash HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        conn.set_buffer_limit(None);
+        conn.writer().write_all(request.as_bytes()).unwrap();
+        let mut octets = Vec::new();
+        while conn.wants_write() {
+            conn.write_tls(&mut octets).unwrap();
+        }
+        sock.write_all(&octets).unwrap();
+        let head = visitor.read_head();
+        let mut hash = vec![0; head.get("content-length").unwrap().parse().unwrap()];
+        visitor.0.read_exact(&mut hash).unwrap();
+        assert_eq!((head.status(), hash), (200, Hash::of(body.as_bytes()).into_bytes()), "{version:?}");
+    }
+}
+
+// ── fairness: records of one byte (T56) ──
+
+/// A message in records of one byte each, as one stretch of cipher text.
+fn in_small_records(conn: &mut rustls::Connection, message: &[u8]) -> Vec<u8> {
+    let mut octets = Vec::new();
+    for octet in message {
+        conn.writer().write_all(&[*octet]).unwrap();
+        while conn.wants_write() {
+            conn.write_tls(&mut octets).unwrap();
+        }
+    }
+    octets
+}
+
+/// The longest that a visitor waited for its answer, of those who asked while `work` ran.
+fn longest_wait(visitors: SocketAddr, config: Arc<rustls::ClientConfig>, work: impl FnOnce()) -> Duration {
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asks = scope.spawn(|| {
+            let (mut visitor, mut longest) = (TlsPeer::connect(visitors, config), Duration::ZERO);
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                let began = Instant::now();
+                assert_eq!(visitor.ask(&get("/quick/x")).1, "on");
+                longest = longest.max(began.elapsed());
+            }
+            longest
+        });
+        work();
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        asks.join().unwrap()
+    })
+}
+
+#[test]
+fn records_of_one_byte_arrive_whole_and_keep_nobody_waiting() {
+    const MANY: usize = 60_000;
+    let (authority, local) = (Authority::new(), LocalServer::start());
+    let (gateway, _) = secure_gateway(&authority, &[]);
+    let _lamp = device(&authority, &gateway, "lamp", &["--to", &format!("http://{}", local.addr)]);
+    let _quick = device(&authority, &gateway, "quick", &["--text", "on"]);
+    let config = Arc::new(authority.client(None));
+    let connect = || {
+        let mut peer = TlsPeer::connect(gateway.visitors, config.clone());
+        peer.ask(&get("/nobody/")); // the handshake is over
+        peer
+    };
+    let quiet = longest_wait(gateway.visitors, config.clone(), || std::thread::sleep(Duration::from_millis(300)));
+    // A visitor's upload.
+    let mut visitor = connect();
+    let request = format!("POST /lamp/hash HTTP/1.1\r\nHost: a\r\nContent-Length: {MANY}\r\n\r\n");
+    visitor.write(&request);
+    let mut connection = rustls::Connection::Client(visitor.0.conn);
+    let octets = in_small_records(&mut connection, &pattern(MANY));
+    let rustls::Connection::Client(conn) = connection else { panic!() };
+    visitor = TlsPeer(StreamOwned::new(conn, visitor.0.sock));
+    let upload = longest_wait(gateway.visitors, config.clone(), || {
+        visitor.0.sock.write_all(&octets).unwrap();
+        let head = visitor.read_head();
+        let mut hash = vec![0; head.get("content-length").unwrap().parse().unwrap()];
+        visitor.0.read_exact(&mut hash).unwrap();
+        assert_eq!(hash, Hash::of_pattern(MANY as u64).into_bytes());
+    });
+    // A device's answer.
+    let mut link = named_link(&authority, &gateway, "hall");
+    let mut visitor = connect();
+    visitor.write(get("/hall/x"));
+    link.read_head();
+    link.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {MANY}\r\n\r\n"));
+    let mut connection = rustls::Connection::Client(link.0.conn);
+    let octets = in_small_records(&mut connection, &pattern(MANY));
+    let mut socket = link.0.sock;
+    let answer = longest_wait(gateway.visitors, config.clone(), || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| socket.write_all(&octets).unwrap());
+            assert_eq!(visitor.read_head().status(), 200);
+            let mut body = vec![0; MANY];
+            visitor.0.read_exact(&mut body).unwrap();
+            assert!(body == pattern(MANY));
+        });
+    });
+    say(&format!(
+        "{MANY} records of one byte: another visitor waited {upload:?} beside an upload, {answer:?} beside an answer, {quiet:?} when all is quiet"
+    ));
+}
+
+/// The same at a device, whose gateway asks so.
+#[test]
+fn a_device_reads_records_of_one_byte_to_their_end() {
+    const MANY: usize = 20_000;
+    let (authority, local) = (Authority::new(), LocalServer::start());
+    let config = Arc::new(pki::server(&authority.server("gateway")));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://localhost:{}/lamp", listener.local_addr().unwrap().port());
+    let to = format!("http://{}", local.addr);
+    let device = Ptth::start(&["device", &url, "--ca", authority.ca(), "--to", &to, "--links", "1..1"]);
+    let (socket, _) = listener.accept().unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut stream = StreamOwned::new(rustls::ServerConnection::new(config).unwrap(), socket);
+    let read_head = |stream: &mut StreamOwned<rustls::ServerConnection, TcpStream>| {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut octet = [0];
+            stream.read_exact(&mut octet).unwrap();
+            head.extend_from_slice(&octet);
+        }
+        crate::support::Head::parse(&head)
+    };
+    read_head(&mut stream);
+    stream.write_all(SWITCH).unwrap();
+    assert!(device.line().starts_with("connected lamp"));
+    let mut request = format!("POST /hash HTTP/1.1\r\nHost: a\r\nContent-Length: {MANY}\r\n\r\n").into_bytes();
+    request.extend_from_slice(&pattern(MANY));
+    let mut connection = rustls::Connection::Server(stream.conn);
+    let octets = in_small_records(&mut connection, &request);
+    let rustls::Connection::Server(conn) = connection else { panic!() };
+    let mut stream = StreamOwned::new(conn, stream.sock);
+    stream.sock.write_all(&octets).unwrap();
+    let head = read_head(&mut stream);
+    let mut hash = vec![0; head.get("content-length").unwrap().parse().unwrap()];
+    stream.read_exact(&mut hash).unwrap();
+    assert_eq!(hash, Hash::of_pattern(MANY as u64).into_bytes());
+}
+
 #[test]
 fn more_handshakes_than_may_be_are_closed_at_once() {
     let mut limits = reverse_http::Limits::default();
@@ -740,8 +962,12 @@ fn more_handshakes_than_may_be_are_closed_at_once() {
 
 /// A turned link over TLS that this test answers on.
 fn link(authority: &Authority, gateway: &Gateway) -> TlsPeer {
+    named_link(authority, gateway, "lamp")
+}
+
+fn named_link(authority: &Authority, gateway: &Gateway, name: &str) -> TlsPeer {
     let mut link = TlsPeer::connect(gateway.devices, Arc::new(authority.client(None)));
-    link.write(offer("lamp", ""));
+    link.write(offer(name, ""));
     assert_eq!(link.read_head().status(), 101);
     link
 }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
@@ -77,17 +78,47 @@ impl Authority {
     }
 
     pub fn issue(&self, file: &str, names: &[&str], years: Years) -> Pair {
+        self.write(file, names, |params| {
+            (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
+        })
+    }
+
+    /// One that expires so long from now, give or take a second.
+    pub fn issue_for(&self, file: &str, names: &[&str], life: Duration) -> Pair {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        self.write(file, names, |params| {
+            (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(1970, 1, 1) + (now + life));
+        })
+    }
+
+    fn write(&self, file: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate_pem = params.signed_by(&key, &self.issuer).unwrap().pem();
+        self.keep(file, &key, certificate_pem)
+    }
+
+    /// A certificate that nobody else has issued, of a CA (as `openssl req -x509` makes it) or not; kept beside those of this authority.
+    pub fn self_made(&self, file: &str, names: &[&str], years: Years, of_ca: bool) -> Pair {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.is_ca = if of_ca { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::ExplicitNoCa };
+        params.distinguished_name.push(DnType::CommonName, file);
+        (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
+        let key = KeyPair::generate().unwrap();
+        let certificate_pem = params.self_signed(&key).unwrap().pem();
+        self.keep(file, &key, certificate_pem)
+    }
+
+    fn keep(&self, file: &str, key: &KeyPair, certificate_pem: String) -> Pair {
         let key_pem = key.serialize_pem();
         let (certificate, key_file) = (self.folder.0.join(format!("{file}.crt")), self.folder.0.join(format!("{file}.key")));
         std::fs::write(&certificate, &certificate_pem).unwrap();
         std::fs::write(&key_file, &key_pem).unwrap();
-        let pin = pin_of(&rcgen::PublicKeyData::subject_public_key_info(&key));
+        let pin = pin_of(&rcgen::PublicKeyData::subject_public_key_info(key));
         Pair { certificate, key: key_file, certificate_pem, key_pem, pin }
     }
 
