@@ -46,19 +46,22 @@ limits! {
     drain_bytes_max: usize = 64 * 1024;
     /// Octets of an answer that a relay reads ahead of its visitor, so that a slow visitor does not hold the link. Default 32 KiB. Beyond: the link waits.
     read_ahead_bytes_max: usize = 32 * 1024;
-    /// Connections in all that one event loop owns. Default 65,000. Beyond: accepting pauses until one closes.
+    /// Connections in all that one event loop owns. Default 65,000. A quarter of them visitors cannot take, and an eighth devices cannot, so that neither
+    /// port is shut by the other. Beyond: a visitor's connection that idles between two requests is closed, the oldest first; where there is none,
+    /// accepting pauses until one closes.
     connections_max: usize = 65_000;
-    /// Connections from one peer address at a gateway's ports in all; with IPv6 from one /64. Default 16,384 (a quarter of `connections_max`: one peer
-    /// cannot take all, and a fleet behind one NAT has room). Trusted proxies have no such bound. Beyond: closed at once.
-    connections_per_address_max: usize = 16_384;
-    /// Connections on the devices' port that have not shown who they are: no offer or poll of theirs was let in yet. Default 8,192. Beyond: the oldest
-    /// of them is closed.
-    unauthenticated_max: usize = 8_192;
+    /// Connections from one peer address at a gateway's devices' port, and as many at its visitors' ports; with IPv6 from one /64. Default zero: a quarter of `connections_max` (one peer
+    /// cannot take all, and a fleet behind one NAT has room); never more than three quarters of it. Trusted proxies have no such bound. Beyond: closed at once.
+    connections_per_address_max: usize = 0;
+    /// Connections on the devices' port that have not shown who they are: no offer or poll of theirs was let in yet. Default zero: a quarter of
+    /// `connections_max`; never more than three quarters of it. Beyond: the oldest of them is closed.
+    unauthenticated_max: usize = 0;
     /// Longest token in octets. Default 1,024. A longer one is nobody's: 401.
     token_bytes_max: usize = 1_024;
-    /// TLS handshakes in progress at once in one event loop, those that wait for the other side included. Default 16,384. Beyond: who connects is closed at once.
-    handshakes_max: usize = 16_384;
-    /// Links of one device name at a gateway. Default 1,024. Beyond: the offer gets 503 with `Retry-After`.
+    /// TLS handshakes in progress at once in one event loop, those that wait for the other side included. Default zero: half of `connections_max`;
+    /// never more than three quarters of it. A quarter of them visitors cannot take. Beyond: who connects is closed at once.
+    handshakes_max: usize = 0;
+    /// Links of one device name at a gateway. Default 1,024, and never more than a quarter of `connections_max` (or eight, where that is less). Beyond: the offer gets 503 with `Retry-After`.
     links_per_device_max: usize = 1_024;
     /// Requests in flight to one device name, over links and as events. Default 1,024. Beyond: they wait in line.
     in_flight_per_device_max: usize = 1_024;
@@ -66,7 +69,8 @@ limits! {
     waiting_per_device_max: usize = 1_024;
     /// Device names held at once. Default 65,000. Beyond: the offer gets 503 with `Retry-After`.
     devices_max: usize = 65_000;
-    /// Names remembered after their last link went, and sessions remembered after they were replaced. Default 65,536. Beyond: the oldest are forgotten.
+    /// Names remembered after their last link went, one entry for each. Default 65,536. Beyond: of the credential that has most of them the oldest is
+    /// forgotten. With a name the 16 sessions are remembered that were replaced last.
     remembered_max: usize = 65_536;
     /// How long those are remembered. Default 10 minutes.
     remember: Duration = Duration::from_secs(600);
@@ -177,16 +181,13 @@ impl Limits {
     /// # Errors
     /// Names the first field that cannot work, and the least value that can.
     pub fn check(&self) -> Result<(), Error> {
-        let at_least: [(&str, usize, usize); 20] = [
+        let at_least: [(&str, usize, usize); 17] = [
             ("head_bytes_max", self.head_bytes_max, 256),
             ("fields_max", self.fields_max, 8),
             ("target_bytes_max", self.target_bytes_max, 1),
             ("read_ahead_bytes_max", self.read_ahead_bytes_max, 1024),
             ("connections_max", self.connections_max, 4),
-            ("connections_per_address_max", self.connections_per_address_max, 1),
-            ("unauthenticated_max", self.unauthenticated_max, 1),
             ("token_bytes_max", self.token_bytes_max, 1),
-            ("handshakes_max", self.handshakes_max, 1),
             ("links_per_device_max", self.links_per_device_max, 1),
             ("in_flight_per_device_max", self.in_flight_per_device_max, 1),
             ("devices_max", self.devices_max, 1),
@@ -241,6 +242,46 @@ impl Limits {
     }
 }
 
+/// Shares of `connections_max`. They are derived where they are asked for, so that whoever lowers the total lowers them, too.
+impl Limits {
+    /// Connections that one address may have.
+    pub(crate) fn connections_per_address(&self) -> usize {
+        self.share(self.connections_per_address_max, 4)
+    }
+
+    /// Connections on the devices' port of which nobody knows yet whose they are.
+    pub(crate) fn unauthenticated(&self) -> usize {
+        self.share(self.unauthenticated_max, 4)
+    }
+
+    /// TLS handshakes in progress.
+    pub(crate) fn handshakes(&self) -> usize {
+        self.share(self.handshakes_max, 2)
+    }
+
+    /// Links and polls of one name.
+    pub(crate) fn links_per_device(&self) -> usize {
+        self.links_per_device_max.min((self.connections_max / 4).max(LINKS_PER_DEVICE_LEAST))
+    }
+
+    /// Connections that visitors may have: a quarter is left to devices, which visitors have nobody to reach without.
+    pub(crate) fn visitors_connections(&self) -> usize {
+        self.connections_max - self.connections_max / 4
+    }
+
+    /// Connections that devices may have: an eighth is left to visitors.
+    pub(crate) fn devices_connections(&self) -> usize {
+        self.connections_max - self.connections_max / 8
+    }
+
+    /// What is set, or one part of the total where that is zero; less than the total in any case.
+    fn share(&self, set: usize, parts: usize) -> usize {
+        let total = self.connections_max;
+        let wanted = if set == 0 { total / parts } else { set };
+        wanted.min(total - total / 4).max(1)
+    }
+}
+
 impl Limits {
     /// For heads that this process wrote itself: what came within the bounds has got fields of ours since then.
     pub(crate) fn for_own_heads(&self) -> Limits {
@@ -258,12 +299,30 @@ impl Limits {
     }
 }
 
+/// Links that one device may have however few connections there may be in all: the default of `ptth device`.
+const LINKS_PER_DEVICE_LEAST: usize = 8;
+
+/// Visitors' connections that are found at one look at all of them when some have to give way; the next look is due when they are used up.
+pub(crate) const IDLE_FOUND_MAX: usize = 1_024;
+
+/// Sessions of one name that are remembered after they were replaced. Devices that fight for a name are two, or a few.
+pub(crate) const REPLACED_MAX: usize = 16;
+
 /// Log lines of one kind that peers can cause, per second; beyond, they are counted, and the count is logged. The logger is the process's, so no gateway
 /// has its own bound.
 pub(crate) const LOG_LINES_PER_SECOND: u32 = 50;
 
 /// The same for lines that say what became of a device: a whole fleet that goes at once is still told name by name, within reason.
 pub(crate) const LOG_NAMES_PER_SECOND: u32 = 1_000;
+
+/// Of those, lines of one kind about one device within [`LOG_NAME_WINDOW`]; the rest are counted, and the count is logged when the window ends.
+pub(crate) const LOG_LINES_PER_NAME: u32 = 10;
+/// The time over which they are counted.
+pub(crate) const LOG_NAME_WINDOW: std::time::Duration = std::time::Duration::from_secs(10);
+/// Names whose lines are counted at a time; more names in a window have the bound of all together alone.
+pub(crate) const LOG_NAMES_MAX: usize = 16_384;
+/// Counts of single names that are logged at the end of a window, those with most lines first; the others are told in one line.
+pub(crate) const LOG_COUNTS_MAX: usize = 20;
 
 /// Longest such line, in characters.
 pub(crate) const LOG_LINE_CHARS_MAX: usize = 1_000;

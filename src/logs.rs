@@ -3,20 +3,22 @@
 //! ```text
 //!   log_peers!(Info, "an offer was refused: {reason}")   50 lines a second, then once "… and 1,234 more like this"
 //! ```
-//! Each place in the source that logs so is a kind of its own. Lines below `info` are not counted: who asks for them wants them all.
+//! Each place in the source that logs so is a kind of its own. What becomes of a device is told for each, but of one that comes and goes without end only
+//! now and then. Lines below `info` are not counted: who asks for them wants them all.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::limits::LOG_LINE_CHARS_MAX;
+use crate::limits::{LOG_COUNTS_MAX, LOG_LINE_CHARS_MAX, LOG_LINES_PER_NAME, LOG_NAME_WINDOW, LOG_NAMES_MAX};
 
 /// Logs like `log::log!`, within bounds.
 macro_rules! log_peers {
-    // What becomes of devices by name: an operator looks for each.
-    ($level:ident of names, $($what:tt)+) => {{
-        static GATE: $crate::logs::Gate = $crate::logs::Gate::new(module_path!(), $crate::limits::LOG_NAMES_PER_SECOND);
-        GATE.log(log::Level::$level, format_args!($($what)+));
+    // What becomes of the device of this name: an operator looks for each.
+    ($level:ident of [$name:expr], $($what:tt)+) => {{
+        static GATE: $crate::logs::NameGate = $crate::logs::NameGate::new(module_path!(), $crate::limits::LOG_NAMES_PER_SECOND);
+        GATE.log(log::Level::$level, $name, format_args!($($what)+));
     }};
     ($level:ident, $($what:tt)+) => {{
         static GATE: $crate::logs::Gate = $crate::logs::Gate::new(module_path!(), $crate::limits::LOG_LINES_PER_SECOND);
@@ -38,8 +40,30 @@ struct Window {
     more: u64,
 }
 
-/// Gates that owe word of lines they left out.
-static OWING: Mutex<Vec<&'static Gate>> = Mutex::new(Vec::new());
+/// The lines of one place in the source that are about devices by name.
+pub(crate) struct NameGate {
+    gate: Gate,
+    names: Mutex<Names>,
+}
+
+#[derive(Debug)]
+struct Names {
+    began: Option<Instant>,
+    /// Lines of each name in this window, those that were left out included.
+    lines: BTreeMap<Box<str>, u64>,
+}
+
+/// What may owe word of lines that it left out.
+trait Owes: Sync {
+    fn settle_now(&self);
+}
+
+/// Gates that do.
+static OWING: Mutex<Vec<&'static dyn Owes>> = Mutex::new(Vec::new());
+
+fn owe(gate: &'static dyn Owes) {
+    OWING.lock().unwrap_or_else(PoisonError::into_inner).push(gate);
+}
 
 impl Gate {
     pub(crate) const fn new(module: &'static str, per_second: u32) -> Self {
@@ -69,7 +93,7 @@ impl Gate {
         window.more += 1;
         if window.more == 1 {
             drop(window);
-            OWING.lock().unwrap_or_else(PoisonError::into_inner).push(self);
+            owe(self);
         }
         false
     }
@@ -83,10 +107,74 @@ impl Gate {
     }
 }
 
+impl Owes for Gate {
+    fn settle_now(&self) {
+        self.settle(&mut self.window.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl NameGate {
+    pub(crate) const fn new(module: &'static str, per_second: u32) -> Self {
+        NameGate { gate: Gate::new(module, per_second), names: Mutex::new(Names { began: None, lines: BTreeMap::new() }) }
+    }
+
+    pub(crate) fn log(&'static self, level: log::Level, name: &str, what: fmt::Arguments<'_>) {
+        if level <= log::Level::Info && log::log_enabled!(target: self.gate.module, level) && !self.passes(name, Instant::now()) {
+            return;
+        }
+        self.gate.log(level, what);
+    }
+
+    fn passes(&'static self, name: &str, now: Instant) -> bool {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.began.is_none_or(|began| now.saturating_duration_since(began) >= LOG_NAME_WINDOW) {
+            self.settle(&mut names);
+            names.began = Some(now);
+        }
+        if names.lines.len() >= LOG_NAMES_MAX && !names.lines.contains_key(name) {
+            return true; // within the bound of all names together
+        }
+        let lines = names.lines.entry(name.into()).or_default();
+        *lines += 1;
+        if *lines == u64::from(LOG_LINES_PER_NAME) + 1 {
+            drop(names);
+            owe(self);
+            return false;
+        }
+        *lines <= u64::from(LOG_LINES_PER_NAME)
+    }
+
+    /// Says how many lines of which names were left out, and begins anew.
+    fn settle(&self, names: &mut Names) {
+        let lines = std::mem::take(&mut names.lines).into_iter();
+        let mut more: Vec<(u64, Box<str>)> = lines
+            .filter_map(|(name, lines)| Some((lines.checked_sub(u64::from(LOG_LINES_PER_NAME)).filter(|more| *more > 0)?, name)))
+            .collect();
+        more.sort_unstable_by(|a, b| b.cmp(a));
+        for (more, name) in more.iter().take(LOG_COUNTS_MAX) {
+            let (name, more) = (plain(name), thousands(*more));
+            log::warn!(target: self.gate.module, "{name}: … and {more} more lines like the last of their kind about this device");
+        }
+        let others = more.get(LOG_COUNTS_MAX..).unwrap_or_default();
+        if !others.is_empty() {
+            let (lines, others) = (thousands(others.iter().map(|(more, _)| more).sum()), thousands(others.len() as u64));
+            log::warn!(target: self.gate.module, "… and {lines} more lines of that kind about {others} other devices");
+        }
+    }
+}
+
+impl Owes for NameGate {
+    fn settle_now(&self) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        self.settle(&mut names);
+        names.began = None;
+    }
+}
+
 /// Says what was left out of kinds that have fallen silent. To be called now and then.
 pub(crate) fn settle() {
     for gate in std::mem::take(&mut *OWING.lock().unwrap_or_else(PoisonError::into_inner)) {
-        gate.settle(&mut gate.window.lock().unwrap_or_else(PoisonError::into_inner));
+        gate.settle_now();
     }
 }
 
@@ -142,5 +230,24 @@ mod tests {
         assert!(!GATE.passes(now) && GATE.passes(now + Duration::from_secs(1)));
         assert_eq!(thousands(1_234_567), "1,234,567");
         assert_eq!((thousands(7), thousands(100)), ("7".to_owned(), "100".to_owned()));
+    }
+
+    #[test]
+    fn a_device_that_comes_and_goes_is_a_few_lines_and_takes_none_from_others() {
+        static GATE: NameGate = NameGate::new("test", crate::limits::LOG_NAMES_PER_SECOND);
+        let now = Instant::now();
+        let flaps = (0..10_000).filter(|_| GATE.passes("flaps", now)).count();
+        assert_eq!(flaps, LOG_LINES_PER_NAME as usize);
+        assert!(GATE.passes("lamp", now));
+        let counted = |name: &str| GATE.names.lock().unwrap_or_else(PoisonError::into_inner).lines.get(name).copied();
+        assert_eq!((counted("flaps"), counted("lamp")), (Some(10_000), Some(1)));
+        assert!(GATE.passes("flaps", now + LOG_NAME_WINDOW));
+        assert_eq!((counted("flaps"), counted("lamp")), (Some(1), None), "the next window begins with nothing");
+        // More names than are counted have the bound of all together, and take no more memory.
+        let passed = (0..2 * LOG_NAMES_MAX).filter(|n| GATE.passes(&n.to_string(), now + LOG_NAME_WINDOW)).count();
+        assert_eq!(passed, 2 * LOG_NAMES_MAX);
+        assert_eq!(GATE.names.lock().unwrap_or_else(PoisonError::into_inner).lines.len(), LOG_NAMES_MAX);
+        settle();
+        assert_eq!(counted("0"), None, "the first window owed word of what it left out");
     }
 }

@@ -666,7 +666,7 @@ impl DeviceRole {
                 dial_stage(cx, id, Stage::Securing);
                 let at = cx.after(self.limits.handshake_timeout);
                 cx.set_deadline(id, Some(at));
-                if cx.secure(id, channel) {
+                if cx.secure(id, channel, false) {
                     return;
                 }
                 "as many TLS handshakes are in progress as handshakes_max allows".to_owned()

@@ -114,6 +114,9 @@ impl Spinning {
 struct Listening {
     listener: TcpListener,
     pending: bool,
+    /// Nothing is accepted here before this, unless a connection closes.
+    paused_until: Option<Instant>,
+    pause_logged: bool,
 }
 
 /// A loop that is not running yet.
@@ -121,9 +124,7 @@ pub(crate) struct EventLoop<R: Role> {
     poll: Poll,
     peers: Peers<R::State>,
     listeners: Vec<Listening>,
-    paused_until: Option<Instant>,
     spinning: Spinning,
-    pause_logged: bool,
     commands: Receiver<R::Command>,
     awake: Arc<AtomicBool>,
 }
@@ -138,19 +139,7 @@ impl<R: Role> EventLoop<R> {
         let handshakes = Handshakes::new(limits, Some(waker.clone()), awake.clone());
         let peers = Peers::new(Watcher::System(poll.registry().try_clone()?), limits.connections_max, handshakes);
         let remote = Remote { sender, waker: Some(waker), awake: awake.clone() };
-        Ok((
-            EventLoop {
-                poll,
-                peers,
-                listeners: Vec::new(),
-                paused_until: None,
-                spinning: Spinning::new(limits.spin),
-                pause_logged: false,
-                commands,
-                awake,
-            },
-            remote,
-        ))
+        Ok((EventLoop { poll, peers, listeners: Vec::new(), spinning: Spinning::new(limits.spin), commands, awake }, remote))
     }
 
     /// Adds a bound listener before the loop runs. False: it has as many as it takes.
@@ -209,10 +198,10 @@ impl<R: Role> EventLoop<R> {
             return Some(Duration::ZERO);
         }
         let mut at = self.peers.timers.next();
-        if self.listeners.iter().any(|l| l.pending) {
-            match self.paused_until {
-                Some(paused) => at = Some(at.map_or(paused, |at| at.min(paused))),
-                None => return Some(Duration::ZERO),
+        for listening in self.listeners.iter().filter(|l| l.pending) {
+            match listening.paused_until {
+                Some(paused) if !self.peers.closed_some => at = Some(at.map_or(paused, |at| at.min(paused))),
+                _ => return Some(Duration::ZERO),
             }
         }
         // `poll` counts in milliseconds, and what is due in half of one is not due yet.
@@ -228,7 +217,7 @@ impl<R: Role> EventLoop<R> {
             if let Err(e) = watched {
                 log::error!("a listener cannot be watched, nothing will be accepted on it: {e}");
             }
-            self.listeners.push(Listening { listener, pending: true });
+            self.listeners.push(Listening { listener, pending: true, paused_until: None, pause_logged: false });
         }
         if !self.peers.listening {
             self.listeners.clear(); // closing a descriptor takes it off epoll and kqueue
@@ -271,14 +260,15 @@ impl<R: Role> EventLoop<R> {
     }
 
     fn accept(&mut self, role: &mut R) {
-        if self.paused_until.is_some_and(|until| until > self.peers.now() && !self.peers.closed_some) {
-            return;
-        }
-        if self.paused_until.take().is_none() {
-            self.pause_logged = false; // a whole turn without a pause: the next one is news
-        }
-        self.peers.closed_some = false;
+        let (closed_some, now) = (std::mem::take(&mut self.peers.closed_some), self.peers.now());
         for n in 0..self.listeners.len() {
+            let listening = &mut self.listeners[n];
+            if listening.paused_until.is_some_and(|until| until > now && !closed_some) {
+                continue;
+            }
+            if listening.paused_until.take().is_none() {
+                listening.pause_logged = false; // a whole turn without a pause: the next one is news
+            }
             for _ in 0..ACCEPTS_PER_TURN {
                 if !self.listeners[n].pending || !self.accept_one(role, n) {
                     break;
@@ -289,8 +279,8 @@ impl<R: Role> EventLoop<R> {
 
     /// False: nothing more to accept here for now.
     fn accept_one(&mut self, role: &mut R, n: usize) -> bool {
-        if self.peers.is_full() {
-            self.pause_accepting("the event loop holds as many connections as connections_max allows");
+        if let Err(why) = role.admits(&mut self.peers, n) {
+            self.pause_accepting(n, why);
             return false;
         }
         let accepted: io::Result<(Stream, SocketAddr)> = self.listeners[n].listener.accept().and_then(|(stream, from)| {
@@ -305,18 +295,23 @@ impl<R: Role> EventLoop<R> {
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.listeners[n].pending = false,
             // EMFILE, ENFILE, ENOBUFS, ENOMEM: wait until something closes instead of spinning on a listener that stays ready.
-            Err(e) if matches!(e.raw_os_error(), Some(23 | 24 | 105 | 12)) => self.pause_accepting(&e.to_string()),
+            Err(e) if matches!(e.raw_os_error(), Some(23 | 24 | 105 | 12)) => {
+                if !role.spares(&mut self.peers) {
+                    self.pause_accepting(n, &e.to_string());
+                }
+            }
             Err(e) => log::debug!("accepting a connection failed: {e}"), // it was aborted before we came to it; the next one is another
         }
-        self.listeners[n].pending && self.paused_until.is_none()
+        self.listeners[n].pending && self.listeners[n].paused_until.is_none()
     }
 
-    fn pause_accepting(&mut self, why: &str) {
-        if !self.pause_logged {
-            log_peers!(Warn, "accepting pauses until a connection closes: {why}");
-            self.pause_logged = true;
+    fn pause_accepting(&mut self, n: usize, why: &str) {
+        let Listening { listener, pause_logged, paused_until, .. } = &mut self.listeners[n];
+        if !std::mem::replace(pause_logged, true) {
+            let at = listener.local_addr().map_or_else(|_| "a listener".to_owned(), |at| at.to_string());
+            log_peers!(Warn, "accepting at {at} pauses until a connection closes: {why}");
         }
-        self.paused_until = Some(self.peers.now() + ACCEPT_PAUSE);
+        *paused_until = Some(self.peers.now() + ACCEPT_PAUSE);
     }
 }
 

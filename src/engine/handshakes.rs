@@ -37,13 +37,14 @@ impl Handshakes {
     pub(super) fn new(limits: &Limits, waker: Option<Arc<Waker>>, awake: Arc<AtomicBool>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (done, computed) = unbounded(); // as many as there are handshakes
-        let workers = Workers::new("ptth-handshake", cores.saturating_sub(1).max(1), limits.handshakes_max, limits.worker_idle_timeout);
-        Handshakes { workers, done, computed, waker, awake, in_progress: 0, most: limits.handshakes_max }
+        let workers = Workers::new("ptth-handshake", cores.saturating_sub(1).max(1), limits.handshakes(), limits.worker_idle_timeout);
+        Handshakes { workers, done, computed, waker, awake, in_progress: 0, most: limits.handshakes() }
     }
 
-    /// Takes a place. False: there are as many as may be.
-    pub(super) fn begin(&mut self) -> bool {
-        let may = self.in_progress < self.most;
+    /// Takes a place. `spares`: a quarter is left to others. False: there are as many as may be.
+    pub(super) fn begin(&mut self, spares: bool) -> bool {
+        let most = if spares { self.most - self.most / 4 } else { self.most };
+        let may = self.in_progress < most;
         self.in_progress += usize::from(may);
         may
     }

@@ -25,6 +25,9 @@ use std::net::SocketAddr;
 use crate::engine::peers::{Id, Peers};
 use crate::stream::{Broken, Stream};
 
+/// Why accepting waits.
+pub(crate) const FULL: &str = "the event loop holds as many connections as connections_max allows";
+
 /// What a gateway or a device does with what happens on its loop. Every method is one short, bounded step.
 pub(crate) trait Role: Sized {
     /// What the role keeps for each connection.
@@ -34,6 +37,14 @@ pub(crate) trait Role: Sized {
 
     /// A listener (numbered as it was given to the loop) accepted a connection.
     fn accepted(&mut self, cx: &mut Peers<Self::State>, listener: usize, stream: Stream, from: SocketAddr);
+    /// Whether another connection may come in by this listener. `Err`: why accepting there has to wait until a connection closes.
+    fn admits(&mut self, cx: &mut Peers<Self::State>, _listener: usize) -> Result<(), &'static str> {
+        if cx.is_full() { Err(FULL) } else { Ok(()) }
+    }
+    /// Descriptors have run out: closes a connection that can be spared. False: there is none.
+    fn spares(&mut self, _cx: &mut Peers<Self::State>) -> bool {
+        false
+    }
     /// A handshake that [`Peers::secure`] began is over: what is read and written from here on goes through its session, or there is none.
     fn secured(&mut self, cx: &mut Peers<Self::State>, id: Id, outcome: Result<(), Broken>);
     /// A connection may be read or written, or [`Peers::again`] asked for another step.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
+use crate::engine::FULL;
 use crate::engine::handshakes::{Handshake, Handshakes};
 use crate::engine::places::Place;
 use crate::engine::slab::{Key, Slab};
@@ -576,7 +577,7 @@ impl<T> Peers<T> {
     /// The loop is full, or the operating system will not watch the socket; the stream is dropped, which closes it.
     pub(crate) fn insert(&mut self, stream: Stream, unread: &[u8], state: T) -> io::Result<Id> {
         if self.is_full() {
-            return Err(io::Error::other("the event loop holds as many connections as connections_max allows"));
+            return Err(io::Error::other(FULL));
         }
         let mut peer = Peer::new(stream, state);
         peer.input.extend_from_slice(unread);
@@ -652,10 +653,10 @@ impl<T> Peers<T> {
     }
 
     /// Begins a TLS handshake on a connection; [`Role::secured`](super::Role::secured) tells its end. Until then nothing else happens to the connection but
-    /// its deadline. False: there are as many handshakes as handshakes_max allows.
-    pub(crate) fn secure(&mut self, id: Id, channel: Arc<Channel>) -> bool {
+    /// its deadline. `spares`: a quarter of the places is left to others. False: there are as many handshakes as handshakes_max allows.
+    pub(crate) fn secure(&mut self, id: Id, channel: Arc<Channel>, spares: bool) -> bool {
         let Some(peer) = self.slab.get_mut(id) else { return true };
-        if !self.handshakes.begin() {
+        if !self.handshakes.begin(spares) {
             return false;
         }
         let computing = channel.speaks_first() && self.handshakes.compute(id, &channel);
@@ -699,6 +700,11 @@ impl<T> Peers<T> {
             (peer.readable, peer.writable) = (true, true); // what came behind the handshake may be in the session already
         }
         Some(outcome)
+    }
+
+    /// A connection's deadline.
+    pub(crate) fn deadline(&self, id: Id) -> Option<Instant> {
+        self.slab.get(id)?.deadline
     }
 
     /// Sets or unsets a connection's one deadline; what it means the role knows.

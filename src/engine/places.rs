@@ -1,4 +1,4 @@
-//! Places that connections take: how many of one peer address there are, and how many have not shown who they are.
+//! Places that connections take: how many of one peer address there are, how many came by which side, and how many have not shown who they are.
 //!
 //! A [`Place`] belongs to one connection and goes where it goes, also out of the loop; dropping it is the one way to give it back.
 
@@ -7,13 +7,17 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Sides by which connections come in, numbered by whoever lets them in.
+const SIDES: usize = 2;
+
 /// Counts places.
 #[derive(Clone, Default)]
 pub(crate) struct Places(Arc<Counts>);
 
 #[derive(Default)]
 struct Counts {
-    of_address: Mutex<HashMap<IpAddr, usize>>,
+    of_address: Mutex<HashMap<(IpAddr, usize), usize>>,
+    of_side: [AtomicUsize; SIDES],
     unseen: AtomicUsize,
 }
 
@@ -22,17 +26,20 @@ struct Counts {
 pub(crate) struct Place {
     /// Here for its drop alone.
     _address: Option<OfAddress>,
+    _side: Option<OfSide>,
     unseen: Option<Unseen>,
 }
 
-struct OfAddress(Places, IpAddr);
+struct OfAddress(Places, (IpAddr, usize));
+
+struct OfSide(Places, usize);
 
 struct Unseen(Places);
 
 impl Places {
-    /// A place for a connection from this address; `None`: it has as many as `most`.
-    pub(crate) fn take(&self, address: IpAddr, most: usize) -> Option<Place> {
-        let address = household(address);
+    /// A place for a connection from this address by this side; `None`: it has as many there as `most`.
+    pub(crate) fn take(&self, address: IpAddr, side: usize, most: usize) -> Option<Place> {
+        let address = (household(address), side);
         let mut counts = self.0.of_address.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
         if *count >= most {
@@ -40,7 +47,13 @@ impl Places {
         }
         *count += 1;
         drop(counts);
-        Some(Place { _address: Some(OfAddress(self.clone(), address)), unseen: None })
+        self.0.of_side[side].fetch_add(1, Relaxed);
+        Some(Place { _address: Some(OfAddress(self.clone(), address)), _side: Some(OfSide(self.clone(), side)), unseen: None })
+    }
+
+    /// Connections that came by this side.
+    pub(crate) fn of_side(&self, side: usize) -> usize {
+        self.0.of_side[side].load(Relaxed)
     }
 
     /// Connections that have not shown who they are.
@@ -78,6 +91,12 @@ impl Drop for OfAddress {
     }
 }
 
+impl Drop for OfSide {
+    fn drop(&mut self) {
+        self.0.0.of_side[self.1].fetch_sub(1, Relaxed);
+    }
+}
+
 impl Drop for Unseen {
     fn drop(&mut self) {
         self.0.0.unseen.fetch_sub(1, Relaxed);
@@ -101,10 +120,12 @@ mod tests {
     fn a_place_is_given_back_when_it_is_dropped() {
         let places = Places::default();
         let one: IpAddr = "192.0.2.1".parse().unwrap();
-        let (first, second) = (places.take(one, 2).unwrap(), places.take("::ffff:192.0.2.1".parse().unwrap(), 2).unwrap());
-        assert!(places.take(one, 2).is_none() && places.take("192.0.2.2".parse().unwrap(), 2).is_some());
+        let (first, second) = (places.take(one, 0, 2).unwrap(), places.take("::ffff:192.0.2.1".parse().unwrap(), 0, 2).unwrap());
+        assert!(places.take(one, 0, 2).is_none() && places.take("192.0.2.2".parse().unwrap(), 0, 2).is_some());
+        assert!(places.take(one, 1, 1).is_some(), "each side has its own");
+        assert_eq!((places.of_side(0), places.of_side(1)), (2, 0));
         drop(first);
-        let mut third = places.take(one, 2).unwrap().unseen(&places);
+        let mut third = places.take(one, 0, 2).unwrap().unseen(&places);
         assert_eq!(places.unseen(), 1);
         third.seen();
         assert_eq!(places.unseen(), 0);
@@ -115,8 +136,8 @@ mod tests {
     #[test]
     fn one_network_of_ipv6_is_one_address() {
         let places = Places::default();
-        let _place = places.take("2001:db8:0:1::1".parse().unwrap(), 1).unwrap();
-        assert!(places.take("2001:db8:0:1:ffff::2".parse().unwrap(), 1).is_none());
-        assert!(places.take("2001:db8:0:2::1".parse().unwrap(), 1).is_some());
+        let _place = places.take("2001:db8:0:1::1".parse().unwrap(), 0, 1).unwrap();
+        assert!(places.take("2001:db8:0:1:ffff::2".parse().unwrap(), 0, 1).is_none());
+        assert!(places.take("2001:db8:0:2::1".parse().unwrap(), 0, 1).is_some());
     }
 }

@@ -1,13 +1,16 @@
-//! Who may come in at all, before a word is said: allowed networks, places for each address, and how many may stand in the door.
+//! Who may come in at all, before a word is said: allowed networks, places for each address and each side, how many may stand in the door, and who gives way.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
+use crate::engine::FULL;
 use crate::engine::peers::{Id, Peers};
 use crate::engine::places::{Place, Places};
 use crate::gateway::role::{GatewayRole, State};
 use crate::gateway::tokens::Whose;
-use crate::limits::Limits;
+use crate::gateway::visitors::{Face, Visitor};
+use crate::limits::{IDLE_FOUND_MAX, Limits};
 use crate::proto::forwarded::Network;
 use crate::relay::LocalAnswer;
 
@@ -18,11 +21,19 @@ pub(crate) struct Doors {
     places: Places,
     /// Devices' connections in the order they came; those that were let in since, or are gone, are skipped when their turn comes.
     unseen: VecDeque<Id>,
+    /// Visitors' connections that idled when they were last looked for, the first to give way in front, each with its deadline then: one that moved since
+    /// was not idle all the time.
+    idle: VecDeque<(Instant, Id)>,
+    /// When there were few of them.
+    few: Option<Instant>,
 }
+
+/// Where few connections idle they are not looked for again before this has passed.
+const LOOK: Duration = Duration::from_millis(100);
 
 impl Doors {
     pub(super) fn new(devices_allow: Vec<Network>, visitors_allow: Vec<Network>) -> Self {
-        Doors { devices_allow, visitors_allow, places: Places::default(), unseen: VecDeque::new() }
+        Doors { devices_allow, visitors_allow, places: Places::default(), unseen: VecDeque::new(), idle: VecDeque::new(), few: None }
     }
 
     fn allows(&self, side: Whose, from: IpAddr) -> bool {
@@ -42,8 +53,8 @@ impl Doors {
             );
             return None;
         }
-        let most = if trusted { usize::MAX } else { limits.connections_per_address_max };
-        let place = self.places.take(from.ip(), most);
+        let most = if trusted { usize::MAX } else { limits.connections_per_address() };
+        let place = self.places.take(from.ip(), side as usize, most);
         if place.is_none() {
             log_peers!(Warn, "a connection from {from} was closed: its address has as many as connections_per_address_max allows ({most})");
         }
@@ -59,7 +70,85 @@ impl Doors {
     }
 }
 
+/// Whether a connection is a visitor's that waits for a request; whether that would be its first.
+fn idles(cx: &Peers<State>, id: Id) -> Option<bool> {
+    match &cx.get(id)?.state {
+        State::Visitor(Visitor::Head { began: false, first, face: Face::Visitors { .. } }) => Some(*first),
+        _ => None,
+    }
+}
+
 impl GatewayRole {
+    /// Whether another connection may come by this side, if need be in the place of a visitor's that idles, or of a device's that has shown nothing.
+    pub(super) fn has_room(&mut self, cx: &mut Peers<State>, side: Whose) -> Result<(), &'static str> {
+        let taken = self.doors.places.of_side(side as usize);
+        let why = match side {
+            Whose::Devices if taken >= self.limits.devices_connections() => {
+                return Err("devices have seven eighths of connections_max, the rest is left to visitors");
+            }
+            Whose::Visitors if taken >= self.limits.visitors_connections() => {
+                "visitors have three quarters of connections_max, the rest is left to devices"
+            }
+            _ if !cx.is_full() => return Ok(()),
+            _ => FULL,
+        };
+        let gives_way = (side == Whose::Devices && self.doors.places.unseen() > 0) || self.find_idle(cx).is_some();
+        if gives_way { Ok(()) } else { Err(why) }
+    }
+
+    /// Makes room for a connection whose place is taken already. False: there is none.
+    pub(super) fn make_room(&mut self, cx: &mut Peers<State>, side: Whose) -> bool {
+        let visitors = Whose::Visitors as usize;
+        while cx.is_full() || (side == Whose::Visitors && self.doors.places.of_side(visitors) > self.limits.visitors_connections()) {
+            if self.spare_idle(cx) {
+                continue;
+            }
+            match self.doors.oldest(cx, 0).filter(|_| side == Whose::Devices) {
+                Some(oldest) => cx.close(oldest),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Closes the connection that is first to give way. False: there is none.
+    pub(super) fn spare_idle(&mut self, cx: &mut Peers<State>) -> bool {
+        let Some(id) = self.find_idle(cx) else { return false };
+        self.doors.idle.pop_front();
+        log_peers!(Info, "a visitor's idle connection was closed to make room for another one (connections_max)");
+        cx.close(id);
+        true
+    }
+
+    /// The visitor's connection that is first to give way: of those between two requests the one that has idled longest, then of those that have not
+    /// sent their first one yet. Nothing is noted down for it while there is room: all connections are looked at once for many that give way.
+    fn find_idle(&mut self, cx: &Peers<State>) -> Option<Id> {
+        loop {
+            while let Some((deadline, id)) = self.doors.idle.front().copied() {
+                if cx.deadline(id) == Some(deadline) && idles(cx, id).is_some() {
+                    return Some(id);
+                }
+                self.doors.idle.pop_front();
+            }
+            let now = cx.now();
+            if self.doors.few.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK) {
+                return None;
+            }
+            let idle = cx.ids().into_iter().filter_map(|id| Some((idles(cx, id)?, cx.deadline(id)?, id)));
+            let mut idle: Vec<(bool, Instant, Id)> = idle.collect();
+            if idle.len() > IDLE_FOUND_MAX {
+                idle.select_nth_unstable(IDLE_FOUND_MAX);
+            }
+            self.doors.few = (idle.len() <= IDLE_FOUND_MAX).then_some(now);
+            idle.truncate(IDLE_FOUND_MAX);
+            idle.sort_unstable();
+            self.doors.idle = idle.into_iter().map(|(_, deadline, id)| (deadline, id)).collect();
+            if self.doors.idle.is_empty() {
+                return None;
+            }
+        }
+    }
+
     /// Seats a new connection. False: it is being closed.
     pub(super) fn come_in(&mut self, cx: &mut Peers<State>, id: Id, side: Whose, from: SocketAddr, secure: bool, place: Place) -> bool {
         cx.seat(id, Some(place));
@@ -77,7 +166,7 @@ impl GatewayRole {
             }
             Whose::Visitors => {}
             Whose::Devices => {
-                let most = self.limits.unauthenticated_max;
+                let most = self.limits.unauthenticated();
                 self.doors.unseen.push_back(id);
                 if self.doors.unseen.len() > most.saturating_mul(2) {
                     self.doors.unseen.retain(|id| cx.is_unseen(*id)); // at most `most` and this one stay, so it is not done again soon

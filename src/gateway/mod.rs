@@ -5,6 +5,7 @@
 //! One thread runs the event loop; `send()` and `on_link` handlers are plain blocking code on the caller's or a worker's thread.
 
 mod certificates;
+mod departed;
 mod doors;
 mod mailbox;
 mod offers;

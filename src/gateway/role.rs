@@ -377,7 +377,7 @@ impl GatewayRole {
     }
 
     pub(super) fn tell(&mut self, kind: EventKind, name: &str, reason: &str, way: Option<Way>) {
-        log_peers!(Info of names, "{name}: {kind}{}{reason}", if reason.is_empty() { "" } else { ": " });
+        log_peers!(Info of [name], "{name}: {kind}{}{reason}", if reason.is_empty() { "" } else { ": " });
         self.publish(kind, name, reason, way, None);
     }
 
@@ -489,8 +489,8 @@ impl GatewayRole {
         let (name, last) = (registered.name(), !left.down.is_empty());
         match (last, why.end.is_usual()) {
             (true, _) => {} // the line of its name says it
-            (false, true) => log_peers!(Debug of names, "{name}: a link ended: {why}"),
-            (false, false) => log_peers!(Info of names, "{name}: a link ended: {why}"),
+            (false, true) => log_peers!(Debug of [name], "{name}: a link ended: {why}"),
+            (false, false) => log_peers!(Info of [name], "{name}: a link ended: {why}"),
         }
         self.publish(EventKind::Ended, name, &why.text, self.roster.way(name), Some(why.end));
         self.gone(left, why);
@@ -498,7 +498,7 @@ impl GatewayRole {
 
     pub(super) fn gone(&mut self, left: &Left, why: &Why) {
         for name in &left.down {
-            log_peers!(Info of names, "{name}: {}: {why}", EventKind::Down);
+            log_peers!(Info of [name], "{name}: {}: {why}", EventKind::Down);
             self.roster.note_end(name, why.end);
             self.publish(EventKind::Down, name, &why.text, None, Some(why.end));
         }
@@ -892,6 +892,15 @@ impl Role for GatewayRole {
     type State = State;
     type Command = Command;
 
+    fn admits(&mut self, cx: &mut Peers<State>, listener: usize) -> Result<(), &'static str> {
+        let visitors = self.listeners.get(listener).is_some_and(|listening| listening.table.is_some());
+        self.has_room(cx, if visitors { Whose::Visitors } else { Whose::Devices })
+    }
+
+    fn spares(&mut self, cx: &mut Peers<State>) -> bool {
+        self.spare_idle(cx)
+    }
+
     fn accepted(&mut self, cx: &mut Peers<State>, listener: usize, stream: Stream, from: SocketAddr) {
         let trusted = self.is_trusted(from.ip());
         let Some(listening) = self.listeners.get(listener) else { return };
@@ -904,6 +913,9 @@ impl Role for GatewayRole {
             Err(e) => return log_peers!(Warn, "a connection from {from} was dropped: {e}"),
         };
         let Some(place) = self.doors.open(side, from, trusted, &self.limits) else { return };
+        if !self.make_room(cx, side) {
+            return log_peers!(Warn, "a connection from {from} was closed: there is no room for it (connections_max)");
+        }
         let state = if channel.is_some() { State::Securing { listener, from } } else { self.face(listener, from, false) };
         let time = if channel.is_some() { self.limits.handshake_timeout } else { self.limits.head_timeout };
         match cx.insert(stream, &[], state) {
@@ -915,7 +927,7 @@ impl Role for GatewayRole {
                 cx.set_deadline(id, Some(at));
                 match channel {
                     None => self.ready(cx, id), // the request often is there already
-                    Some(channel) if cx.secure(id, channel.clone()) => {}
+                    Some(channel) if cx.secure(id, channel.clone(), side == Whose::Visitors) => {}
                     Some(_) => {
                         log_peers!(
                             Warn,

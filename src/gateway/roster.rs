@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use crate::ends::End;
 use crate::engine::peers::Id;
 use crate::engine::slab::Key;
+use crate::gateway::departed::{Departed, Stamp};
 use crate::gateway::tokens::Digest;
-use crate::limits::Limits;
+use crate::limits::{Limits, REPLACED_MAX};
 use crate::proto::turn::{Encoding, Way};
 use crate::stream::Shown;
 
@@ -156,6 +157,10 @@ struct Entry {
     since: Instant,
     /// Why it is not any more.
     end: Option<End>,
+    /// Its place among those that are not connected.
+    departed: Option<Stamp>,
+    /// Sessions that were replaced, the latest last.
+    replaced: Vec<(Session, Instant)>,
 }
 
 impl Entry {
@@ -178,6 +183,8 @@ impl Entry {
             way,
             since,
             end: None,
+            departed: None,
+            replaced: Vec::new(),
         }
     }
 
@@ -188,6 +195,15 @@ impl Entry {
     /// Requests in flight, as `in_flight_per_device_max` bounds them. A heartbeat counts while it lasts.
     fn in_flight(&self) -> usize {
         self.busy.len() + self.lent + self.events
+    }
+
+    /// Another session has taken the name from this one.
+    fn note_replaced(&mut self, session: Session, now: Instant) {
+        self.replaced.retain(|(known, _)| *known != session);
+        if self.replaced.len() >= REPLACED_MAX {
+            self.replaced.remove(0);
+        }
+        self.replaced.push((session, now));
     }
 
     /// What `links_per_device_max` bounds.
@@ -256,26 +272,14 @@ pub(crate) struct Roster {
     shared: bool,
     entries: HashMap<Arc<str>, Entry>,
     connected: usize,
-    /// Names whose last link went, oldest first; those that came back are skipped when their turn comes.
-    departed: VecDeque<(Instant, Arc<str>)>,
-    /// Sessions that were replaced, per name.
-    replaced: HashMap<(Arc<str>, Session), Instant>,
-    replaced_order: VecDeque<(Instant, Arc<str>, Session)>,
+    /// Names whose last link went.
+    departed: Departed,
     epochs: u64,
 }
 
 impl Roster {
     pub(crate) fn new(limits: Arc<Limits>, shared: bool) -> Self {
-        Roster {
-            limits,
-            shared,
-            entries: HashMap::new(),
-            connected: 0,
-            departed: VecDeque::new(),
-            replaced: HashMap::new(),
-            replaced_order: VecDeque::new(),
-            epochs: 0,
-        }
+        Roster { limits, shared, entries: HashMap::new(), connected: 0, departed: Departed::default(), epochs: 0 }
     }
 
     /// Names that are connected.
@@ -310,7 +314,7 @@ impl Roster {
         let mut names = names.to_vec();
         names.dedup();
         for name in &names {
-            self.may_claim(name, holder)?;
+            self.may_claim(name, holder, now)?;
         }
         let new = names.iter().filter(|n| self.entries.get(n.as_str()).is_none_or(|e| !e.is_connected())).count();
         if self.connected + new > self.limits.devices_max {
@@ -350,7 +354,7 @@ impl Roster {
         Ok(claimed)
     }
 
-    fn may_claim(&self, name: &str, holder: &Holder) -> Result<(), Denied> {
+    fn may_claim(&self, name: &str, holder: &Holder, now: Instant) -> Result<(), Denied> {
         let Some(entry) = self.entries.get(name).filter(|e| e.is_connected()) else { return Ok(()) };
         if entry.revoked && entry.holder != *holder {
             return Ok(());
@@ -359,11 +363,11 @@ impl Roster {
             return Err(Denied { status: 409, reason: "another credential holds this name", retry_after: Some(60) });
         }
         if !self.shared && entry.holder.session != holder.session {
-            let key = holder.session.map(|session| (Arc::from(name), session));
-            if key.is_some_and(|key| self.replaced.contains_key(&key)) {
+            let lately = |at: Instant| now.saturating_duration_since(at) < self.limits.remember;
+            if entry.replaced.iter().any(|(session, at)| Some(*session) == holder.session && lately(*at)) {
                 return Err(Denied { status: 409, reason: "a newer session of this device holds the name", retry_after: Some(60) });
             }
-        } else if entry.places() >= self.limits.links_per_device_max {
+        } else if entry.places() >= self.limits.links_per_device() {
             return Err(Denied {
                 status: 503,
                 reason: "this device has as many links and polls as links_per_device_max allows",
@@ -387,6 +391,9 @@ impl Roster {
             entry.registered = None;
             entry.holder = holder.clone();
             entry.way = way;
+            if let Some(stamp) = entry.departed.take() {
+                self.departed.remove(stamp);
+            }
             claimed.up.push(name.clone());
         } else if (!self.shared || entry.revoked) && entry.holder != *holder {
             entry.epoch = fresh;
@@ -399,8 +406,7 @@ impl Roster {
             entry.way = way;
             let old = std::mem::replace(&mut entry.holder, holder.clone());
             if let Some(session) = old.session {
-                self.replaced.insert((name.clone(), session), now);
-                self.replaced_order.push_back((now, name.clone(), session));
+                entry.note_replaced(session, now);
             }
         } else if entry.way != way && (way == Way::Turn || entry.links() == 0) {
             entry.way = way;
@@ -410,10 +416,10 @@ impl Roster {
             entry.holder.token = holder.token;
         }
         entry.holder.certificate.clone_from(&holder.certificate); // a renewed one takes the old one's place
-        if let Some(session) = holder.session {
-            self.replaced.remove(&(name.clone(), session));
+        if let Some(holds) = holder.session {
+            entry.replaced.retain(|(session, _)| *session != holds);
         }
-        self.entries.get(name).map_or(fresh, |e| e.epoch)
+        entry.epoch
     }
 
     /// Lets go of the names whose holders came in with what is valid no longer. What they have is the role's to end; nobody has to wait for that.
@@ -480,7 +486,7 @@ impl Roster {
 
     /// A reserved place is a held poll's now. True: it is the first poll of its session, which is to be answered at once.
     pub(crate) fn park(&mut self, registered: &Registered, id: Id, encoding: Encoding, session: Option<Session>, now: Instant) -> bool {
-        let (mut first, most) = (false, self.limits.links_per_device_max);
+        let (mut first, most) = (false, self.limits.links_per_device());
         self.each(registered, |entry| {
             entry.lent = entry.lent.saturating_sub(1);
             let mailbox = entry
@@ -623,7 +629,8 @@ impl Roster {
     pub(crate) fn forget_names(&mut self, registered: &Registered) {
         for name in registered.names() {
             if self.entries.get(name).is_some_and(|e| !e.is_connected() && e.waiting.is_empty() && e.again.is_empty()) {
-                self.entries.remove(name);
+                let stamp = self.entries.remove(name).and_then(|entry| entry.departed);
+                stamp.and_then(|stamp| self.departed.remove(stamp));
             }
         }
     }
@@ -655,7 +662,7 @@ impl Roster {
             entry.epoch = self.epochs;
             entry.since = now;
             self.connected -= 1;
-            self.departed.push_back((now, name.clone()));
+            entry.departed = Some(self.departed.insert(name.clone(), &entry.holder.credential, now));
             left.down.push(name.clone());
         }
         left
@@ -691,15 +698,15 @@ impl Roster {
     /// Makes a name known that was not: as if it had been connected until now.
     pub(crate) fn expect(&mut self, name: &str, now: Instant) {
         self.epochs += 1;
-        let entry = Entry::new(
+        let mut entry = Entry::new(
             Holder { credential: None, session: None, token: None, certificate: None, airplay: false },
             self.epochs,
             Way::Turn,
             now,
         );
         let name: Arc<str> = name.into();
-        self.entries.insert(name.clone(), entry);
-        self.departed.push_back((now, name));
+        entry.departed = Some(self.departed.insert(name.clone(), &None, now));
+        self.entries.insert(name, entry);
     }
 
     /// Lines up for a link. False: as many wait as `waiting_per_device_max` allows, or nobody knows the name.
@@ -736,28 +743,26 @@ impl Roster {
         }
     }
 
-    /// Drops what is older than `remember`, and the oldest beyond `remembered_max`.
+    /// Drops what is older than `remember`, and what is beyond `remembered_max`. Names that somebody waits for are looked at again later.
     fn forget(&mut self, now: Instant) {
-        let old = |at: Instant| now.saturating_duration_since(at) >= self.limits.remember;
         let mut awaited = Vec::new();
-        while let Some((at, _)) = self.departed.front().filter(|(at, _)| old(*at) || self.departed.len() > self.limits.remembered_max) {
-            let at = *at;
-            let Some((_, name)) = self.departed.pop_front() else { break };
-            match self.entries.get(&name).filter(|e| !e.is_connected() && e.since <= at) {
-                Some(entry) if !entry.waiting.is_empty() || !entry.again.is_empty() => awaited.push((now, name)), // looked at again later
-                Some(_) => drop(self.entries.remove(&name)),
+        loop {
+            let stamp =
+                if self.departed.len() > self.limits.remembered_max { self.departed.first_of_most() } else { self.departed.first() };
+            let Some(stamp) = stamp else { break };
+            if self.departed.len() <= self.limits.remembered_max && now.saturating_duration_since(stamp.at()) < self.limits.remember {
+                break;
+            }
+            let Some(name) = self.departed.remove(stamp) else { break };
+            match self.entries.get(&name).map(|e| e.waiting.is_empty() && e.again.is_empty()) {
+                Some(true) => drop(self.entries.remove(&name)),
+                Some(false) => awaited.push(name),
                 None => {}
             }
         }
-        self.departed.extend(awaited);
-        while let Some((at, ..)) =
-            self.replaced_order.front().filter(|(at, ..)| old(*at) || self.replaced_order.len() > self.limits.remembered_max)
-        {
-            let at = *at;
-            let Some((_, name, session)) = self.replaced_order.pop_front() else { break };
-            let key = (name, session);
-            if self.replaced.get(&key) == Some(&at) {
-                self.replaced.remove(&key);
+        for name in awaited {
+            if let Some(entry) = self.entries.get_mut(&name) {
+                entry.departed = Some(self.departed.insert(name, &entry.holder.credential, now));
             }
         }
     }
@@ -1004,6 +1009,55 @@ mod tests {
         roster.step_out("lamp", Waiter::Caller(1));
         assert!(roster.line_up("lamp", Waiter::Caller(2)));
         assert!(!roster.line_up("door", Waiter::Caller(3)), "nobody knows it");
+    }
+
+    fn comes_and_goes(roster: &mut Roster, name: &str, credential: Option<&str>, now: Instant) {
+        let holder =
+            Holder { credential: credential.map(Into::into), session: Some([1; 16]), token: None, certificate: None, airplay: false };
+        let claimed = roster.claim(&[name.to_owned()], &holder, Way::Turn, now).unwrap();
+        roster.lend_ends(&claimed.registered, now);
+    }
+
+    #[test]
+    fn names_that_flap_evict_nobody_and_a_credential_with_many_names_evicts_its_own() {
+        let (mut roster, now) = (roster(|l| l.remembered_max = 40), Instant::now());
+        comes_and_goes(&mut roster, "lamp", Some("mine"), now);
+        for n in 0..1_000 {
+            comes_and_goes(&mut roster, &format!("flaps-{}", n % 32), Some("flapping"), now);
+        }
+        assert!(roster.knows("lamp"));
+        assert_eq!((roster.known(), roster.departed.len()), (33, 33));
+        for n in 0..1_000 {
+            comes_and_goes(&mut roster, &format!("many-{n}"), Some("many"), now);
+        }
+        roster.tick(now);
+        assert!(roster.knows("lamp") && roster.knows("many-999") && !roster.knows("many-0"));
+        assert_eq!((roster.known(), roster.departed.len()), (40, 40));
+        roster.tick(now + Duration::from_secs(600));
+        assert_eq!((roster.known(), roster.departed.len()), (0, 0));
+    }
+
+    #[test]
+    fn sessions_that_replace_each_other_on_one_name_evict_no_other_names() {
+        let (mut roster, now) = (roster(|l| l.remembered_max = 40), Instant::now());
+        let session = |n: u32| Holder {
+            credential: None,
+            session: Some(u128::from(n).to_be_bytes()),
+            token: None,
+            certificate: None,
+            airplay: false,
+        };
+        let claim = |roster: &mut Roster, name: &str, n| roster.claim(&[name.to_owned()], &session(n), Way::Turn, now).map(drop);
+        assert!(claim(&mut roster, "door", 1).is_ok() && claim(&mut roster, "door", 2).is_ok());
+        for n in 1..10_000 {
+            assert!(claim(&mut roster, "lamp", n).is_ok());
+        }
+        assert_eq!(claim(&mut roster, "door", 1).unwrap_err().status, 409, "it was replaced, and that is known still");
+        assert_eq!(claim(&mut roster, "lamp", 9_998).unwrap_err().status, 409);
+        let known = roster.entries.values().map(|e| e.replaced.len()).sum::<usize>();
+        assert_eq!(known, REPLACED_MAX + 1);
+        let later = now + Duration::from_secs(600);
+        assert!(roster.claim(&["door".to_owned()], &session(1), Way::Turn, later).is_ok(), "after `remember` it may come back");
     }
 
     #[test]

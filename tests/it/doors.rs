@@ -59,7 +59,7 @@ fn visitors_come_from_allowed_networks_alone() {
 
 #[test]
 fn one_address_has_so_many_connections() {
-    let gateway = Gateway::start(&["--connections-per-address", "4", "--wait-for-link", "9s"]);
+    let gateway = Gateway::start(&["--connections-per-address", "2", "--wait-for-link", "9s"]);
     let (mut link, idle) = (gateway.link("lamp"), gateway.link("lamp"));
     let (mut visitor, second) = (gateway.visitor(), gateway.visitor());
     visitor.ask(&get("/nobody/")).expect_refusal(404);
@@ -122,36 +122,49 @@ fn of_those_who_have_shown_nothing_the_oldest_goes() {
 
 #[test]
 fn connections_have_a_bound_in_all() {
-    let gateway = Gateway::start(&["--connections", "4"]);
+    let gateway = Gateway::start(&["--connections", "4", "--trusted-proxies", "127.0.0.1", "--wait-for-link", "9s"]);
     let mut link = gateway.link("lamp");
     let mut visitors: Vec<RawPeer> = (0..3).map(|_| gateway.visitor()).collect();
-    for visitor in &mut visitors {
-        visitor.write(get("/lamp/x"));
-        link.read_head();
-        link.write(OK);
-        visitor.read_answer("GET").expect_ok("ok");
-    }
+    visitors[0].write(get("/lamp/0"));
+    assert_eq!(link.read_head().target(), "/0");
+    visitors[1..].iter_mut().for_each(|visitor| visitor.write("GET /lamp/x HTTP/1.1\r\n")); // half a head is no idle connection
     let mut waits = gateway.visitor();
     waits.write(get("/nobody/"));
     waits.expect_quiet(Duration::from_millis(300));
+    gateway.process.expect_stderr("pauses until a connection closes");
     // What is in is served meanwhile, and the next one comes in when one goes.
-    visitors[0].write(get("/lamp/x"));
-    link.read_head();
     link.write(OK);
     visitors[0].read_answer("GET").expect_ok("ok");
     drop(visitors.pop());
     waits.read_answer("GET").expect_refusal(404);
 }
 
+/// Of connections that are kept alive and idle the oldest gives way before a new one waits (as nginx does).
+#[test]
+fn idle_visitors_give_way_the_oldest_first() {
+    let gateway = Gateway::start(&["--connections", "8", "--trusted-proxies", "127.0.0.1"]); // six of them are visitors'
+    let asks = |visitor: &mut RawPeer| visitor.ask(&get("/nobody/")).expect_refusal(404);
+    let mut visitors: Vec<RawPeer> = (0..6).map(|_| gateway.visitor()).collect();
+    visitors.iter_mut().for_each(asks);
+    asks(&mut visitors[0]); // it idles for the shortest time now
+    let mut more: Vec<RawPeer> = (0..3).map(|_| gateway.visitor()).collect();
+    more.iter_mut().for_each(asks);
+    visitors.drain(1..4).for_each(|mut oldest| oldest.expect_end());
+    visitors.iter_mut().chain(&mut more).for_each(asks);
+    gateway.process.expect_stderr("idle connection was closed");
+}
+
 #[test]
 fn links_in_other_hands_count() {
     let mut limits = Limits::default();
-    (limits.connections_max, limits.connections_per_address_max) = (4, 100);
+    limits.connections_max = 4;
     let (hold, held) = mpsc::channel::<()>();
     let held = std::sync::Mutex::new(held);
     let gateway = reverse_http::Gateway::builder()
         .listen("127.0.0.1:0")
         .limits(limits)
+        .trusted_proxies(["127.0.0.1"])
+        .unwrap()
         .on_link(move |link| {
             let _ = held.lock().unwrap().recv(); // until the test says so, or is over
             drop(link);
@@ -174,30 +187,32 @@ fn links_in_other_hands_count() {
     drop(hold);
 }
 
+/// `ptth gateway` that may open so many files.
+pub fn with_files(files: u32, more: &str) -> Process {
+    let arguments = format!("gateway --devices 127.0.0.1:0 --visitors 127.0.0.1:0 {more}");
+    let script = format!("ulimit -n {files}; exec {} {arguments}", env!("CARGO_BIN_EXE_ptth"));
+    Process::start(Command::new("sh").args(["-c", &script]).env_remove("RUST_LOG"))
+}
+
 #[test]
 fn the_limit_of_open_files_lowers_the_bound_of_connections() {
-    let start = |files: u32| {
-        let arguments = "gateway --devices 127.0.0.1:0 --visitors 127.0.0.1:0";
-        let script = format!("ulimit -n {files}; exec {} {arguments}", env!("CARGO_BIN_EXE_ptth"));
-        Process::start(Command::new("sh").args(["-c", &script]).env_remove("RUST_LOG"))
-    };
-    let process = start(256);
-    let visitors = process.line_like("visitors http://");
-    let visitors = visitors.strip_prefix("visitors http://").unwrap().parse().unwrap();
-    assert_eq!(process.stderr().matches("limit of open files").count(), 1, "{}", process.stderr());
-    let many: Vec<RawPeer> = (0..192).map(|_| RawPeer::connect(visitors)).collect();
-    let mut served: Vec<RawPeer> = many;
-    for visitor in &mut served {
-        visitor.ask(&get("/nobody/")).expect_refusal(404);
-    }
-    let mut waits = RawPeer::connect(visitors);
+    let gateway = Gateway::of(with_files(256, "--trusted-proxies 127.0.0.1"));
+    assert_eq!(gateway.process.stderr().matches("limit of open files").count(), 1, "{}", gateway.process.stderr());
+    // 256 less 64 are 192, of which visitors can take three quarters.
+    let mut visitors: Vec<RawPeer> = (0..144).map(|_| gateway.visitor()).collect();
+    visitors.iter_mut().for_each(|visitor| visitor.write("GET /nobody/ HTTP/1.1\r\nHost: a\r\n"));
+    let mut waits = gateway.visitor();
     waits.write(get("/nobody/"));
     waits.expect_quiet(Duration::from_millis(200));
-    let err = process.stderr();
-    assert!(err.contains("connections_max") && !err.contains("Too many open files"), "{err}");
-    served.truncate(191);
+    let _link = gateway.link("lamp"); // the rest is left to devices
+    visitors.truncate(143);
     waits.read_answer("GET").expect_refusal(404);
-    let mut process = start(18);
+    for visitor in &mut visitors {
+        visitor.ask("\r\n").expect_refusal(404);
+    }
+    let err = gateway.process.stderr();
+    assert!(err.contains("connections_max") && !err.contains("Too many open files"), "{err}");
+    let mut process = with_files(18, "");
     assert_eq!(process.exit_code(), 1);
     assert!(process.stderr().contains("ulimit"), "{}", process.stderr());
 }

@@ -41,7 +41,7 @@ fn descriptors(gateway: &Gateway) -> usize {
 fn idle_links_idle_visitors_and_half_heads_cost_no_thread() {
     let wish = affordable(5_000);
     // No heartbeat: these devices do not answer, and what is counted are idle links.
-    let gateway = Gateway::start(&["--heartbeat", "0s", "--wait-for-link", "100ms"]);
+    let gateway = Gateway::start(&["--heartbeat", "0s", "--wait-for-link", "100ms", "--trusted-proxies", "127.0.0.1"]);
     let few: Vec<TcpStream> = (0..5).map(|i| bare_link(&gateway, &format!("few-{i}"))).collect();
     gateway.get("/nobody/").expect_refusal(404);
     let (threads, memory, open) =

@@ -1,10 +1,13 @@
 //! Tables, queues and buffers that many share: no peer, address, name or credential takes one for all (T51, T53), and what is held is counted (T54).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
-use crate::support::process::{Process, get};
-use crate::support::{Gateway, LocalServer, Ptth, RawGateway, RawPeer, each_row, say};
+use crate::doors::with_files;
+use crate::support::process::{Process, get, offer};
+use crate::support::{DEADLINE, Gateway, LocalServer, Ptth, RawGateway, RawPeer, each_row, eventually, say};
 
 // ── Who writes and does not read (T51) ──
 
@@ -80,4 +83,92 @@ fn a_peer_that_does_not_read_what_is_answered_locally_takes_no_memory() {
         },
     );
     gateway.get("/health").expect_ok("ok\n");
+}
+
+// ── Descriptors: one address, one port (T53) ──
+
+/// A connection to `to` from another address of this machine.
+fn from_address(ip: [u8; 4], to: SocketAddr) -> RawPeer {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+    socket.connect_timeout(&to.into(), DEADLINE).unwrap();
+    RawPeer::adopt(socket.into(), &format!("visitor from {ip:?}"))
+}
+
+/// More kept-alive connections from one address than there are descriptors: another address is served, and devices come and go.
+#[test]
+fn one_address_takes_neither_all_connections_nor_the_devices_places() {
+    let gateway = Gateway::of(with_files(256, ""));
+    drop(gateway.link("lamp"));
+    let mut hogs = Vec::new();
+    for _ in 0..300 {
+        let mut hog = gateway.visitor();
+        let kept = hog.try_write(get("/nobody/")).is_ok() && hog.try_read_head().is_some_and(|head| head.status() == 404);
+        hogs.extend(kept.then_some(hog));
+    }
+    say(&format!("one address keeps {} connections of 192", hogs.len()));
+    assert_eq!(hogs.len(), 48, "a quarter");
+    from_address([127, 0, 0, 2], gateway.visitors).ask(&get("/nobody/")).expect_refusal(404);
+    drop(gateway.link("lamp"));
+    // Many addresses take all that visitors may have; each next one is served, the device comes back.
+    let many: Vec<RawPeer> = (2..200).map(|n| from_address([127, 0, 0, n], gateway.visitors)).collect();
+    for (n, mut peer) in many.into_iter().enumerate() {
+        if n % 40 == 0 {
+            drop(gateway.link("lamp"));
+        }
+        let _ = peer.try_write(get("/nobody/")); // those before may have given way
+        hogs.push(peer);
+    }
+    from_address([127, 0, 1, 1], gateway.visitors).ask(&get("/nobody/")).expect_refusal(404);
+    drop(gateway.link("lamp"));
+    assert!(!gateway.process.stderr().contains("Too many open files"), "{}", gateway.process.stderr());
+}
+
+/// A program that uses the library may have fewer descriptors than it says: idle visitors give way then, too.
+#[test]
+fn idle_visitors_give_way_when_descriptors_run_out_whatever_the_bound_says() {
+    let process = Ptth::command(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0", "--trusted-proxies", "127.0.0.0/8"]);
+    let gateway = Gateway::of(Process::start(&mut { process }));
+    let open = gateway.process.descriptors();
+    let mut visitors: Vec<RawPeer> = (0..20).map(|_| gateway.visitor()).collect();
+    visitors.iter_mut().for_each(|visitor| visitor.ask(&get("/nobody/")).expect_refusal(404));
+    let files = format!("--nofile={0}:{0}", open + 20);
+    let lowered = Command::new("prlimit").args(["--pid", &gateway.process.id().to_string(), &files]).status().unwrap();
+    assert!(lowered.success());
+    for _ in 0..10 {
+        drop(gateway.link("lamp"));
+        let mut next = gateway.visitor();
+        next.ask(&get("/nobody/")).expect_refusal(404);
+        visitors.push(next);
+    }
+    visitors[0].expect_end();
+    gateway.process.expect_stderr("idle connection was closed");
+}
+
+// ── Memory of names, and lines of the log (T53) ──
+
+#[test]
+fn sessions_that_fight_for_a_name_fill_neither_the_log_nor_the_memory_of_others() {
+    let gateway = Gateway::start(&[]);
+    let session = |n: u32| format!("PTTH-Session: {n:032x}\r\n");
+    let replaced = gateway.link_with("door", &session(1));
+    let holds = gateway.link_with("door", &session(2));
+    let mut fighters = Vec::new();
+    for n in 0..1_500 {
+        fighters.push(gateway.link_with("lamp", &session(n)));
+    }
+    fighters.drain(..).for_each(RawPeer::reset);
+    for n in 0..500 {
+        drop(gateway.link_with(&format!("flaps-{}", n % 8), &session(n)));
+    }
+    let mut back = gateway.dial();
+    back.write(offer("door", &session(1)));
+    assert_eq!(back.read_head().status(), 409, "that it was replaced is known still");
+    let lines = |name: &str| gateway.process.stderr().lines().filter(|line| line.contains(&format!(" {name}: "))).count();
+    eventually("the end of the flapping is logged or counted", || (lines("flaps-7") > 1).then_some(()));
+    let (lamp, flaps) = (lines("lamp"), lines("flaps-0"));
+    say(&format!("1,500 take-overs of a name are {lamp} lines of log, 62 comings and goings {flaps}"));
+    assert!(lamp < 150 && flaps < 150, "{}", gateway.process.stderr());
+    assert!(lines("door") >= 2, "{}", gateway.process.stderr());
+    drop((replaced, holds));
 }

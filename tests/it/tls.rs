@@ -1151,7 +1151,10 @@ fn nginx_ends_tls_before_the_gateway() {
 #[test]
 fn idle_links_and_unfinished_handshakes_cost_no_thread() {
     let authority = Authority::new();
-    let (gateway, _) = secure_gateway(&authority, &["--heartbeat", "0s", "--handshake", "3s"]);
+    let (gateway, _) = secure_gateway(
+        &authority,
+        &["--heartbeat", "0s", "--handshake", "3s", "--trusted-proxies", "127.0.0.1", "--unauthenticated", "9999"],
+    );
     let config = Arc::new(authority.client(None));
     let idle = |name: &str| {
         let mut link = TlsPeer::connect(gateway.devices, config.clone());

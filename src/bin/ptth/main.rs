@@ -59,9 +59,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Take devices' connections and let visitors reach them over HTTP
-    Gateway(GatewayArgs),
+    Gateway(Box<GatewayArgs>),
     /// Connect to a gateway and answer what comes
-    Device(DeviceArgs),
+    Device(Box<DeviceArgs>),
     /// Make a token for devices or visitors: prints it, then the line for the gateway's file of tokens
     Token {
         /// What it is for: device names, origins, `*` (any device), https://*.example (any host one label below)
@@ -115,15 +115,15 @@ struct GatewayArgs {
     /// Take visitors' connections only from these addresses or networks; others get 403 (a proxy's own address counts)
     #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_VISITORS_ALLOW")]
     visitors_allow: Vec<String>,
-    /// Connections in all, then accepting pauses; lowered to what the limit of open files allows
+    /// Connections in all; then visitors' idle ones give way, else accepting pauses; lowered to what the limit of open files allows
     #[arg(long, value_name = "N", default_value = "65000", value_parser = some_number, env = "PTTH_CONNECTIONS")]
     connections: usize,
-    /// Connections from one peer address (IPv6: one /64), trusted proxies aside; more are closed at once
-    #[arg(long, value_name = "N", default_value = "16384", value_parser = some_number, env = "PTTH_CONNECTIONS_PER_ADDRESS")]
-    connections_per_address: usize,
-    /// Connections to --devices of which no offer or poll was let in yet; of more the oldest is closed
-    #[arg(long, value_name = "N", default_value = "8192", value_parser = some_number, env = "PTTH_UNAUTHENTICATED")]
-    unauthenticated: usize,
+    /// Connections from one peer address (IPv6: one /64) to --devices, and as many to --visitors, trusted proxies aside; more are closed at once [default: a quarter of --connections]
+    #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_CONNECTIONS_PER_ADDRESS")]
+    connections_per_address: Option<usize>,
+    /// Connections to --devices of which no offer or poll was let in yet; of more the oldest is closed [default: a quarter of --connections]
+    #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_UNAUTHENTICATED")]
+    unauthenticated: Option<usize>,
     /// Let --devices listen beyond loopback although every peer can register any name
     #[arg(long, env = "PTTH_INSECURE_ANYONE_MAY_REGISTER", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     insecure_anyone_may_register: bool,
@@ -390,8 +390,8 @@ fn run(errors: Box<dyn Write + Send>) -> Result<(), Failure> {
         log::debug!("the limit of open files stays as it is: {e}");
     }
     match Cli::parse().command {
-        Command::Gateway(args) => gateway(args),
-        Command::Device(args) => device(args),
+        Command::Gateway(args) => gateway(*args),
+        Command::Device(args) => device(*args),
         Command::Token { names } => tokens::print_new(&names),
         Command::Demo => demo(),
     }
@@ -539,7 +539,9 @@ fn limits_of(args: &GatewayArgs) -> Result<Limits, Failure> {
     limits.memory_bytes_max = usize::try_from(args.memory).unwrap_or(usize::MAX);
     limits.messages_bytes_max = limits.messages_bytes_max.min(limits.memory_bytes_max / 2);
     limits.message_bytes_max = limits.message_bytes_max.min(limits.messages_bytes_max);
-    (limits.connections_per_address_max, limits.unauthenticated_max) = (args.connections_per_address, args.unauthenticated);
+    // Zero: derived from the total, which may have been lowered.
+    limits.connections_per_address_max = args.connections_per_address.unwrap_or_default();
+    limits.unauthenticated_max = args.unauthenticated.unwrap_or_default();
     (limits.heartbeat, limits.heartbeat_timeout, limits.poll_hold) = (args.heartbeat, args.heartbeat_timeout, args.poll_hold);
     (limits.wait_for_link, limits.first_octet_timeout) = (args.wait_for_link, args.first_octet);
     limits.min_rate_bytes_per_s = args.min_rate;
