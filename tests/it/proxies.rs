@@ -407,9 +407,10 @@ fn credentials_are_sent_to_the_proxy_alone_and_shown_nowhere() {
     }
     // Nor where it is obeyed by going without.
     let value = "socks5://me:hunter2@127.0.0.1:1";
-    let mut command = Ptth::command(&["device", &proxy.url("lamp"), "--text", "x"]);
+    let direct = RawGateway::start();
+    let mut command = Ptth::command(&["device", &direct.url("lamp"), "--text", "x"]);
     let device = Process::start(command.env("all_proxy", value));
-    assert_eq!(proxy.offer().1.method(), "POST");
+    assert_eq!(direct.offer().1.method(), "POST");
     device.expect_stderr("all_proxy: this kind of proxy is not spoken to");
     assert!(!device.stderr().contains("hunter2"), "{}", device.stderr());
     for variable in ["http_proxy", "PTTH_PROXY"] {
