@@ -423,9 +423,18 @@ impl DeviceRole {
         }
     }
 
+    /// Whether this is a poll with nothing in hand that was held for a while, on a way that has carried replies: something on it that waits less long than
+    /// the gateway cuts such polls, one after the other.
+    pub(super) fn was_held(&self, cx: &Peers<State>, id: Id) -> bool {
+        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return false };
+        let Stage::Offered { at, .. } = dial.stage else { return false };
+        let waits = dial.slot.and_then(|key| self.slots.get(key)).is_some_and(|slot| slot.connected && slot.work.is_none());
+        waits && cx.now().saturating_duration_since(at) > PACE
+    }
+
     /// A proxy's time-out: no failure of the gateway's. The poll comes again after about a second.
     pub(super) fn pause_poll(&mut self, cx: &mut Peers<State>, key: Key) {
-        log_peers!(Debug, "a poll was answered with a proxy's time-out; it comes again");
+        log_peers!(Debug, "a poll was ended by a proxy's time-out; it comes again");
         self.close_connection(cx, key);
         if self.post_broke(cx, key) {
             self.give_up(cx, key, "a proxy on the way gave up its POST, and it was too long to be kept");

@@ -745,6 +745,11 @@ impl DeviceRole {
         match verdict {
             Ok(None) => {}
             Ok(Some((verdict, reply))) => self.obey(cx, id, verdict, reply),
+            Err(Unanswered { silent: true, .. }) if self.was_held(cx, id) => {
+                if let Some(key) = cx.get(id).and_then(|peer| if let State::Dial(dial) = &peer.state { dial.slot } else { None }) {
+                    self.pause_poll(cx, key);
+                }
+            }
             Err(Unanswered { silent: true, .. }) if self.dislikes_upgrade(cx, id) => {
                 self.poll_instead(cx, id, "offers of a turn are hung up on");
             }

@@ -1138,6 +1138,34 @@ fn time_outs_of_proxies_are_no_failures() {
 }
 
 #[test]
+fn polls_that_something_cuts_after_a_while_come_again_and_are_no_failures() {
+    let raw = RawGateway::start();
+    let device = patient_device(&raw);
+    let mut peer = fall_back(&raw);
+    for reset in [false, true, false] {
+        let then = Instant::now();
+        eventually("an impatient box's time goes by", || (then.elapsed() > Duration::from_millis(1100)).then_some(()));
+        if reset {
+            peer.reset()
+        } else {
+            drop(peer)
+        }
+        let head;
+        (peer, head) = raw.offer(); // after about a second
+        is_poll(&head, true);
+    }
+    peer.write(event("e", get("/")));
+    expect_answer(&mut peer, "e", TEXT);
+    assert!(device.line().ends_with(" (COMET json)"));
+    assert!(!device.stderr().contains("disconnected") && !device.stderr().contains("next attempt"), "{}", device.stderr());
+    // One that is cut at once tells of a gateway that is away.
+    peer.write(NOTHING);
+    expect_poll(&mut peer);
+    drop(peer);
+    device.expect_stderr("disconnected");
+}
+
+#[test]
 fn refusals_are_for_polls_what_they_are_for_offers() {
     for status in [401, 403, 404, 410] {
         let raw = RawGateway::start();
