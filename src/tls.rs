@@ -383,6 +383,9 @@ fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
 
 type Now = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
+/// 32 octets in base64.
+const PIN_LENGTH: usize = 44;
+
 /// How a device knows its gateway, and what it shows of itself.
 ///
 /// The gateway's certificate is always checked: against the system's roots, or against [`ca`](Self::ca) alone, for the URL's host and the time. A
@@ -440,7 +443,9 @@ impl DeviceTls {
     /// It is none.
     pub fn pin(mut self, pin: impl AsRef<str>) -> Result<Self, Error> {
         let pin = pin.as_ref();
-        let digest = pin.strip_prefix("sha256/").map(|rest| rest.strip_prefix('/').unwrap_or(rest));
+        // Of 64 digests one begins with a slash, too: what is longer by that has curl's.
+        let bare = |rest| str::strip_prefix(rest, '/').filter(|bare| bare.len() == PIN_LENGTH).unwrap_or(rest);
+        let digest = pin.strip_prefix("sha256/").map(bare);
         let digest = digest.and_then(|text| BASE64.decode(text).ok()).and_then(|octets| octets.try_into().ok());
         match digest {
             Some(digest) => self.pins.push(digest),
@@ -733,4 +738,23 @@ fn bare(name: &str) -> &str {
 pub(crate) fn host(name: &str) -> Result<ServerName<'static>, Error> {
     ServerName::try_from(name.to_owned())
         .map_err(|_| Error::malformed(Fault::Caller, 400, format!("{name:?} is no host that a certificate could be for")))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_may_begin_with_a_slash_of_its_own() {
+        for first in [0x00, 0xfc, 0xff] {
+            let mut digest = [7; 32];
+            digest[0] = first; // 0xfc and 0xff: the base64 begins with /
+            let text = BASE64.encode(digest);
+            for pin in [format!("sha256/{text}"), format!("sha256//{text}")] {
+                assert_eq!(DeviceTls::new().pin(&pin).unwrap().pins, [digest], "{pin}");
+            }
+            assert!(DeviceTls::new().pin(format!("sha256///{text}")).is_err() && DeviceTls::new().pin(&text).is_err());
+        }
+    }
 }

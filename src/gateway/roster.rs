@@ -29,7 +29,7 @@ pub(crate) struct Holder {
     pub(crate) token: Option<Digest>,
     /// Its offer is an AirPlay sender's.
     pub(crate) airplay: bool,
-    /// The certificate that did.
+    /// The certificate that let it in.
     pub(crate) certificate: Option<Arc<Shown>>,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Registered {
     token: Option<Digest>,
     /// It may answer as AirPlay senders do.
     airplay: bool,
-    /// The certificate that did.
+    /// The certificate that let it in.
     certificate: Option<Arc<Shown>>,
 }
 
