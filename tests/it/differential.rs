@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod cases;
+mod chain;
 mod readers;
 
 use std::collections::BTreeMap;
