@@ -52,7 +52,7 @@ impl Seat {
             "--health-path",
             "/ptth-health",
             "--drain-notice",
-            "1s",
+            "2s",
             "--drain-timeout",
             "5s",
         ]);

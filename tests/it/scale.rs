@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::support::idle::IdleDevices;
 use crate::support::local::routes;
 use crate::support::process::{get, offer};
-use crate::support::{DEADLINE, Gateway, Hash, LocalServer, Ptth, RawPeer, SWITCH, eventually, eventually_within, say, vector};
+use crate::support::{DEADLINE, Gateway, Hash, LocalServer, Process, Ptth, RawPeer, SWITCH, eventually, eventually_within, say, vector};
 
 /// Connections of this process that a test may open: the wish, or what its limit leaves beside the other tests.
 pub fn affordable(wish: usize) -> usize {
@@ -33,6 +33,14 @@ fn bare_link(gateway: &Gateway, name: &str) -> TcpStream {
     stream
 }
 
+/// Fails unless a program with many connections has the threads that it had `before`. A few may have come up late: a program says that it is there
+/// before the last of its own threads is.
+#[track_caller]
+fn no_thread_each(process: &Process, before: u64, what: &str) {
+    let now = process.threads();
+    assert!(now <= before + 4, "{now} threads with {what}, {before} without");
+}
+
 fn descriptors(gateway: &Gateway) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", gateway.process.id())).unwrap().count()
 }
@@ -49,7 +57,7 @@ fn idle_links_idle_visitors_and_half_heads_cost_no_thread() {
 
     let links: Vec<TcpStream> = (0..wish).map(|i| bare_link(&gateway, &format!("many-{i}"))).collect();
     let with_links = (gateway.process.threads(), gateway.process.resident_kib());
-    assert_eq!(with_links.0, threads, "threads with {wish} idle links, and with five");
+    no_thread_each(&gateway.process, threads, &format!("{wish} idle links"));
     let each = (with_links.1.saturating_sub(memory) * 1024) as f64 / wish as f64;
     say(&format!(
         "idle links: {wish} links, {} threads (5 links: {threads}), resident {} KiB (5 links: {memory} KiB): {each:.0} octets each",
@@ -72,7 +80,7 @@ fn idle_links_idle_visitors_and_half_heads_cost_no_thread() {
             half
         })
         .collect();
-    assert_eq!(gateway.process.threads(), threads, "threads with {others} idle visitors and {others} half heads");
+    no_thread_each(&gateway.process, threads, &format!("{others} idle visitors and {others} half heads"));
 
     // Every link is one that works.
     for i in [0, wish / 2, wish - 1] {
@@ -85,7 +93,7 @@ fn idle_links_idle_visitors_and_half_heads_cost_no_thread() {
     }
     drop((links, visitors, halves));
     eventually_within(Duration::from_secs(30), "the descriptors are given back", || (descriptors(&gateway) <= open).then_some(()));
-    assert_eq!(gateway.process.threads(), threads);
+    no_thread_each(&gateway.process, threads, "none of them left");
     drop(few);
 }
 
@@ -152,7 +160,7 @@ fn slow_visitors_of_small_answers_cost_no_thread_and_hold_no_link() {
         std::thread::sleep(Duration::from_millis(200));
         slow.iter_mut().for_each(|v| assert_eq!(v.read_octet(), expected));
         quick(50);
-        assert_eq!(gateway.process.threads(), threads, "threads with {count} slow visitors");
+        no_thread_each(&gateway.process, threads, &format!("{count} slow visitors"));
     }
     let grown = gateway.process.resident_kib().saturating_sub(memory);
     say(&format!(
@@ -184,7 +192,7 @@ fn slow_uploads_and_slow_devices_cost_no_thread() {
         assert_eq!(link.read_head().target(), "/x");
         assert_eq!(link.read_exact(2), b"ab");
     }
-    assert_eq!(gateway.process.threads(), threads, "threads with {count} uploads in progress");
+    no_thread_each(&gateway.process, threads, &format!("{count} uploads in progress"));
     visitors.iter_mut().for_each(|v| v.write("cd"));
     for link in &mut links {
         assert_eq!(link.read_exact(2), b"cd");
@@ -194,7 +202,7 @@ fn slow_uploads_and_slow_devices_cost_no_thread() {
         assert_eq!(visitor.read_head().status(), 200);
         assert_eq!(visitor.read_exact(1), b"o");
     }
-    assert_eq!(gateway.process.threads(), threads, "threads with {count} answers in progress");
+    no_thread_each(&gateway.process, threads, &format!("{count} answers in progress"));
     links.iter_mut().for_each(|l| l.write("k"));
     visitors.iter_mut().for_each(|v| assert_eq!(v.read_exact(1), b"k"));
 }
@@ -215,7 +223,7 @@ fn a_device_forwards_many_slow_answers_without_a_thread_for_each() {
         visitor.write(get("/lamp/x"));
     }
     eventually_within(Duration::from_secs(25), "200 requests at the local server", || (local.count() == 200).then_some(()));
-    assert_eq!(device.threads(), before, "threads of the device with 200 requests in progress");
+    no_thread_each(&device, before, "200 requests in progress");
     drop(release);
     visitors.iter_mut().for_each(|v| v.read_answer("GET").expect_ok("done"));
 }
@@ -249,7 +257,7 @@ fn callers_beyond_the_bound_are_told_at_once() {
         answer.expect_refusal(503);
         assert_eq!(answer.head.get("retry-after"), Some("1"));
     }
-    assert_eq!(gateway.process.threads(), threads);
+    no_thread_each(&gateway.process, threads, &format!("{WAITING} waiting callers"));
 }
 
 #[test]
