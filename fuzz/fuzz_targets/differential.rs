@@ -4,8 +4,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use reverse_http::Limits;
-use reverse_http::proto::body::{Framing, of_request};
+use reverse_http::proto::body::Framing;
 use reverse_http::proto::forward::{Forwarded, RequestRules, destination, request as forward};
+use reverse_http::proto::framed::FramedRequest;
 use reverse_http::proto::head::{LineEnds, RequestHead, request};
 use reverse_http_fuzz::oracle::{self, Reading};
 use reverse_http_fuzz::{Body, End, all, decode, frame_anew, pairs, trim};
@@ -54,7 +55,8 @@ fn lengths_repeat(head: &RequestHead<'_>) -> bool {
 fuzz_target!(|octets: &[u8]| {
     let limits = Limits::default();
     let Ok(Some(head)) = request(octets, &limits, LineEnds::Crlf) else { return };
-    let (Ok(found), Ok(framing)) = (destination(&head), of_request(&head)) else { return };
+    let Ok(head) = FramedRequest::of(head) else { return };
+    let (framing, Ok(found)) = (head.framing(), destination(&head)) else { return };
     let body = decode(framing, &limits, [&octets[head.len..]].into_iter());
     if body.end == End::Refused {
         return;

@@ -5,6 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use reverse_http::proto::body::{Framing, of_request};
 use reverse_http::proto::forward::{Forwarded, RequestRules, destination, request as forward};
 use reverse_http::proto::forwarded::Said;
+use reverse_http::proto::framed::FramedRequest;
 use reverse_http::proto::head::{LineEnds, RequestHead, request};
 use reverse_http_fuzz::{all, check_fields, check_refusal, choices, same, wide};
 
@@ -21,9 +22,10 @@ fuzz_target!(|input: &[u8]| {
         },
     };
     // As a gateway forwards it, or, where it has no destination, with what a program might give.
-    let found = destination(&head);
+    let framed = FramedRequest::of(head.clone());
+    let found = framed.as_ref().ok().and_then(|framed| destination(framed).ok());
     let (host, target) = match &found {
-        Ok(found) if more & 1 == 0 => (found.authority, found.target),
+        Some(found) if more & 1 == 0 => (found.authority, found.target),
         _ => (std::str::from_utf8(all(&head.fields, "x-host").first().unwrap_or(&&b"lamp"[..])).unwrap_or("lamp"), head.target),
     };
     let said = (flags & 1 != 0).then(|| Said::read(&head.fields));

@@ -48,10 +48,12 @@ fn rules(missing_host: bool, strict: bool) -> OfferRules {
 
 fn asked(octets: &[u8], missing_host: bool, strict: bool) {
     let Ok(Some(head)) = request(octets, &wide(), LineEnds::Crlf) else { return };
+    let Ok(head) = FramedRequest::of(head) else { return };
     let rules = rules(missing_host, strict);
     let decided = decide(&head, &rules);
     let behind = [&octets[..head.len], b"GET / HTTP/1.1\r\n\r\n"].concat();
     let again = request(&behind, &wide(), LineEnds::Crlf).unwrap().unwrap();
+    let again = FramedRequest::of(again).expect("the framing is the head's");
     assert_eq!(decide(&again, &rules), decided, "what stands behind the offer is no part of it");
     for cut in head.len.saturating_sub(40)..head.len {
         assert!(matches!(request(&octets[..cut], &wide(), LineEnds::Crlf), Ok(None)), "nothing is decided before the offer is whole");
@@ -185,6 +187,7 @@ fn ours(plan: &Plan) {
     assert!(
         all(&head.fields, "upgrade").len() <= 1 && all(&head.fields, "host").len() == 1 && all(&head.fields, "content-length").len() <= 1
     );
+    let head = FramedRequest::of(head).expect("where our offer ends is told");
     let mut rules = rules(false, true);
     rules.dialects.push(dialect.clone());
     match decide(&head, &rules) {

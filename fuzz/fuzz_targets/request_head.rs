@@ -5,6 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use reverse_http::Limits;
 use reverse_http::proto::body::{Framing, of_request};
 use reverse_http::proto::forward::{destination, origin_form};
+use reverse_http::proto::framed::FramedRequest;
 use reverse_http::proto::head::{LineEnds, RequestHead, is_token, request, write_field, write_request_line};
 use reverse_http_fuzz::{all, check_fields, check_refusal, choices, cuts, limits, line_ends, pairs, same, split_lines, trim, wide};
 
@@ -18,7 +19,9 @@ fuzz_target!(|input: &[u8]| {
             is_right(octets, &head, &limits, ends);
             can_be_written_again(&head);
             framing_is_what_the_fields_say(&head);
-            has_one_destination(&head);
+            if let Ok(framed) = FramedRequest::of(head.clone()) {
+                has_one_destination(&framed);
+            }
             if ends == LineEnds::Crlf {
                 let lax =
                     request(octets, &limits, LineEnds::CrlfOrLf).expect("what is right with CRLF is right where LF is allowed").unwrap();
@@ -104,7 +107,7 @@ fn framing_is_what_the_fields_say(head: &RequestHead<'_>) {
     }
 }
 
-fn has_one_destination(head: &RequestHead<'_>) {
+fn has_one_destination(head: &FramedRequest<'_>) {
     let found = match destination(head) {
         Ok(found) => found,
         Err(refusal) => return check_refusal(&refusal, &[400, 501]),
