@@ -306,7 +306,7 @@ fn a_tab_of_chromium_is_a_device() {
     let urls = [format!("http://{visitors}/page/"), format!("http://{devices}"), format!("http://{visitors}")];
     let mut driver =
         Process::start(Command::new("node").arg(repository("tests/peers/browser.js")).arg(program("chromium")).args(urls).arg(&picture));
-    let code = driver.exit_code_within(Duration::from_secs(90));
+    let code = driver.exit_code_within(Duration::from_secs(180));
     assert_eq!((code, driver.all_lines().join(" ")), (0, "connected answered refused ok".to_owned()), "{}", driver.stderr());
     let png = std::fs::read(picture).unwrap();
     assert!(png.starts_with(b"\x89PNG") && png.len() > 5_000, "a screenshot of {} octets", png.len());

@@ -136,7 +136,7 @@ fn a_page_of_chromium_behind_the_relay_has_all_it_needs() {
     let port = gateway.visitors.port();
     let pages = [format!("http://127.0.0.1:{port}/lamp/"), format!("http://lamp.localhost:{port}/")];
     let mut driver = Process::start(Command::new("node").arg(&script).arg("visit").arg(program("chromium")).args(pages));
-    let code = driver.exit_code_within(Duration::from_secs(60));
+    let code = driver.exit_code_within(Duration::from_secs(180));
     assert_eq!((code, driver.all_lines().join(" ")), (0, "path host ok".to_owned()), "{}{}", driver.stderr(), server.stderr());
 }
 

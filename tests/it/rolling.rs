@@ -214,7 +214,7 @@ fn ten_rolling_restarts_of_two_gateways_fail_no_request() {
         failures.len(),
         failures[..failures.len().min(5)].iter().map(|f| f.as_str()).collect::<Vec<_>>().join("\n")
     );
-    assert!(requests as f64 > 100.0 * time.as_secs_f64(), "only {requests} requests in {time:?} say little");
+    assert!(requests > RESTARTS * VISITORS * 5, "only {requests} requests in {time:?} say little");
     for server in ["a", "b"] {
         let served: usize = statistic(&dir.0, server, "stot").unwrap().parse().unwrap();
         assert!(served > requests / 10, "{server} served {served} of {requests}");

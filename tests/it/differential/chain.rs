@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::cases::{self, Random};
-use super::readers::{End, Message, Reader, Reading};
+use super::readers::{End, Fields, Message, Reader, Reading};
 use super::{equal, head_of, known, latin1, shown, variable, visit, whole};
 use crate::support::process::Ptth;
 use crate::support::{DEADLINE, Gateway, Process, say};
@@ -372,8 +372,10 @@ fn agreed(what: &str, octets: &[u8], readers: &mut [Reader; 2], ask: impl Fn(&mu
     Ok(first.clone())
 }
 
-/// What of a request has to be the same on both sides of the device.
-fn essence(message: &Message) -> (String, String, u16, String, String, Vec<(String, Vec<u8>)>) {
+/// Method, target, status, nonce, body, trailers: what has to be the same on both sides of a hop.
+type Essence = (String, String, u16, String, String, Fields);
+
+fn essence(message: &Message) -> Essence {
     let nonce = latin1(message.get("x-nonce").unwrap_or_default());
     (message.method.clone(), message.target.clone(), message.status, nonce, latin1(&message.body), message.trailers.clone())
 }

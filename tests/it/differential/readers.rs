@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
-use crate::support::{DEADLINE, need, skipped};
+use crate::support::{START, need, skipped};
 
 /// Names and values in their order, without the white space around values.
 pub type Fields = Vec<(String, Vec<u8>)>;
@@ -141,7 +141,7 @@ impl Reader {
     pub fn reading(&mut self) -> Reading {
         let mut reading = Reading { messages: Vec::new(), end: End::Clean };
         loop {
-            let line = self.lines.recv_timeout(DEADLINE).unwrap_or_else(|e| panic!("{} said nothing: {e}", self.name));
+            let line = self.lines.recv_timeout(START).unwrap_or_else(|e| panic!("{} said nothing: {e}", self.name));
             let words: Vec<&str> = line.split(' ').collect();
             let octets = |i: usize| unhex(words[i]);
             let text = |i: usize| octets(i).iter().map(|o| char::from(*o)).collect::<String>();

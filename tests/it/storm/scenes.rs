@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use reverse_http::{Body, Device, DeviceHandle, Fallback};
 
 use crate::support::process::{get, offer};
-use crate::support::{Gateway, LocalServer, Process, Ptth, RawPeer, eventually, eventually_within, say};
+use crate::support::{Gateway, LocalServer, Process, Ptth, RawPeer, eventually, eventually_within, say, slack};
 
 /// Asks without pause until it is stopped: every answer is right, or one of the refusals that it may be; none takes longer than `within`.
 pub struct Asking {
@@ -333,8 +333,7 @@ pub fn half_offers(count: usize, head: Duration) {
         .collect();
     let dialled = began.elapsed();
     let (most_threads, most_memory) = (gateway.process.threads(), gateway.process.resident_kib());
-    // A busy machine is late; without `--head` it would be 10 s.
-    let within = head + LINGER + Duration::from_secs(6);
+    let within = head + LINGER + slack();
     eventually_within(within, "half offers are reaped", || (gateway.process.descriptors() <= open + 1).then_some(()));
     let reaped = began.elapsed();
     let asked = asking.stop();

@@ -27,6 +27,21 @@ pub use raw::{Answer, Head, RawGateway, RawPeer};
 /// How long anything that should happen may take. What takes longer counts as failed.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a program may take until it says something: Node and browsers are slow to start on a busy machine.
+pub const START: Duration = Duration::from_secs(60);
+
+/// How much later than configured something may be noticed: a second, and more on a machine on which programs wait for a core.
+pub fn slack() -> Duration {
+    // Of the last ten seconds, the share in which some program was ready and had no core.
+    let pressure = std::fs::read_to_string("/proc/pressure/cpu").unwrap_or_default();
+    let share = pressure.split("avg10=").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
+    // Not every kernel counts that; all have the number of programs that want to run.
+    let load = || std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse::<f64>().ok();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+    let busy = share.map_or_else(|| load().is_none_or(|load| load > cores), |share| share > 25.0);
+    Duration::from_secs(if busy { 6 } else { 1 })
+}
+
 /// The draft's 101, octet for octet what the gateway has to send for `PTTH/1.0`.
 pub const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n";
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::raw::{Answer, RawPeer};
-use super::{DEADLINE, SWITCH, eventually, eventually_within};
+use super::{DEADLINE, START, SWITCH, eventually, eventually_within};
 
 /// A program that runs until the test is over.
 pub struct Process {
@@ -83,8 +83,7 @@ impl Process {
     /// The next line on standard output.
     #[track_caller]
     pub fn line(&self) -> String {
-        self.line_within(DEADLINE)
-            .unwrap_or_else(|| panic!("{}: no line on standard output; standard error:\n{}", self.name, self.stderr()))
+        self.line_within(START).unwrap_or_else(|| panic!("{}: no line on standard output; standard error:\n{}", self.name, self.stderr()))
     }
 
     /// The next line that begins like this.
