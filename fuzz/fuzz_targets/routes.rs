@@ -4,6 +4,9 @@
 #[allow(dead_code)] // the command opens files, too
 #[path = "../../src/bin/ptth/config.rs"]
 mod config;
+#[allow(dead_code)] // what opens them
+#[path = "../../src/bin/ptth/files.rs"]
+mod files;
 
 use libfuzzer_sys::fuzz_target;
 use reverse_http::Routes;
