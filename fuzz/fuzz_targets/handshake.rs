@@ -3,6 +3,7 @@
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
+use reverse_http::proto::framed::FramedRequest;
 use reverse_http::proto::head::{LineEnds, is_token, request, response};
 use reverse_http::proto::turn::{
     Brought, Decision, Dialect, Encoding, Name, OfferPlan, OfferRules, Verdict, check, decide, ietf_target, write_offer, write_post,

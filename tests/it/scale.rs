@@ -182,7 +182,8 @@ fn slow_visitors_of_small_answers_cost_no_thread_and_hold_no_link() {
 #[test]
 fn slow_uploads_and_slow_devices_cost_no_thread() {
     let count = affordable(500);
-    let gateway = Gateway::start(&["--wait-for-link", "30s"]);
+    // These links answer no heartbeat, and a slow machine takes longer than until the first.
+    let gateway = Gateway::start(&["--wait-for-link", "30s", "--heartbeat", "0s"]);
     let mut links: Vec<RawPeer> = (0..count).map(|_| gateway.link("lamp")).collect();
     let threads = gateway.process.threads();
     let mut visitors: Vec<RawPeer> = (0..count).map(|_| gateway.visitor()).collect();
@@ -236,7 +237,7 @@ fn callers_beyond_the_bound_are_told_at_once() {
     if affordable(WAITING + 50) < WAITING + 50 {
         return;
     }
-    let gateway = Gateway::start(&["--wait-for-link", "60s"]);
+    let gateway = Gateway::start(&["--wait-for-link", "120s", "--heartbeat", "0s"]);
     let mut link = gateway.link("lamp");
     let mut served = gateway.visitor();
     served.write(get("/lamp/stalled"));
