@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::error::{Error, Fault};
+
 macro_rules! ends {
     ($( $(#[$doc:meta])* $name:ident = $text:literal, )*) => {
         /// Why a link, or a name's last way in, ended. Shown as one word, `heartbeat-missed`, the same in logs, events and counters.
@@ -47,6 +49,8 @@ ends! {
     AskerGone = "asker-gone",
     /// Whoever asked read slower than [`min_rate_bytes_per_s`](crate::Limits::min_rate_bytes_per_s) while others waited.
     SlowReader = "slow-reader",
+    /// Whoever asked sent its request slower than [`min_rate_bytes_per_s`](crate::Limits::min_rate_bytes_per_s) while others waited.
+    SlowSender = "slow-sender",
     /// A message on it said that it was the last one, or could end only with the connection.
     LastMessage = "last-message",
     /// It was switched to another protocol, and that is over.
@@ -107,6 +111,19 @@ pub(crate) struct Why {
 impl Why {
     pub(crate) fn new(end: End, text: impl Into<Cow<'static, str>>) -> Self {
         Why { end, text: text.into() }
+    }
+
+    /// What the error of a program's exchange says of the end of its link.
+    pub(crate) fn of_exchange(error: &Error) -> Self {
+        let end = match () {
+            () if error.is_stopped() => End::Stopped,
+            () if error.fault() == Fault::Caller => End::Program,
+            () if error.is_timeout() => End::Late,
+            () if error.is_closed() => End::Cut,
+            () if error.is_malformed() => End::ProtocolError,
+            () => End::Failed,
+        };
+        Why::new(end, error.to_string())
     }
 }
 

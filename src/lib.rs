@@ -52,7 +52,9 @@ pub mod stream;
 #[cfg(feature = "tls")]
 pub mod tls;
 
-pub use device::{Device, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange, Listener, OnRefusal, Upgraded, upgrade};
+pub use device::{
+    Device, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange, Listener, OnRefusal, Stopping, Upgraded, upgrade,
+};
 pub use ends::{End, EndCounts};
 pub use error::{Error, Fault, Refusal};
 pub use gateway::{DeviceRef, Event, EventKind, Gateway, GatewayStats, Grant, Offer, Reject, Route, Routes, Tokens, TurnMode};

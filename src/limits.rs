@@ -61,6 +61,9 @@ limits! {
     /// TLS handshakes in progress at once in one event loop, those that wait for the other side included. Default zero: half of `connections_max`;
     /// never more than three quarters of it. A quarter of them visitors cannot take. Beyond: who connects is closed at once.
     handshakes_max: usize = 0;
+    /// Connections that were ended from here and are still read from ([`linger_timeout`](Self::linger_timeout)), in one event loop. Default 1,024. Beyond: the one
+    /// that was ended first is closed.
+    lingering_max: usize = 1_024;
     /// Links of one device name at a gateway. Default 1,024, and never more than a quarter of `connections_max` (or eight, where that is less). Beyond: the offer gets 503 with `Retry-After`.
     links_per_device_max: usize = 1_024;
     /// Requests in flight to one device name, over links and as events. Default 1,024. Beyond: they wait in line.
@@ -116,21 +119,30 @@ limits! {
     first_octet_timeout: Duration = Duration::from_secs(60);
     /// Longest silence within a body, while it is this peer's turn to move. Default 60 s. Then: the exchange is aborted; 408 or 504 where no response has begun.
     body_silence_timeout: Duration = Duration::from_secs(60);
-    /// Whole exchange, from the visitor's head to the last octet of the answer; a tunnel's ends with its 101. Default zero: off (nginx, HAProxy; Envoy's is 15 s,
+    /// Whole exchange, from the visitor's head (or a program's `send()`) to the last octet of the answer; a tunnel's ends with its 101. Default zero: off (nginx, HAProxy; Envoy's is 15 s,
     /// which cuts event streams). Then: 504, or the answer is aborted.
     exchange_timeout: Duration = Duration::ZERO;
     /// Longest silence in both directions of a tunnel (a WebSocket, say). Default 1 hour (HAProxy's usual `timeout tunnel`); zero turns it off. Then: closed.
     /// Once one direction has ended, the other has `body_silence_timeout`.
     tunnel_silence_timeout: Duration = Duration::from_secs(3600);
+    /// How long nothing may move of an exchange whose visitor has ended its direction of the connection, while callers wait for its link or poll: most that do so
+    /// are gone. Default 1 s; zero honours a half-close for ever. Then: 503 to the visitor, or its answer is cut, and the link is closed.
+    half_close_timeout: Duration = Duration::from_secs(1);
     /// Fewest octets per second a visitor takes of what lies ready, over [`min_rate_window`](Self::min_rate_window), while callers wait
-    /// for a link or a poll, or, where the answer lies whole in memory, while more than half of `messages_bytes_max` is taken. The same rate is asked of whoever
-    /// sends a message that is held whole, while that much is taken. Default 1,024; 0 turns it off. Below: the exchange is ended, a sender gets 408.
+    /// for a link or a poll, or, where the answer lies whole in memory, while more than half of `messages_bytes_max` is taken. The same rate is asked of a visitor that
+    /// sends a request's body, while callers wait for the link it goes over, and of whoever sends a message that is held whole, while that much is taken. Default 1,024; 0 turns it off. Below: the exchange is ended, a sender gets 408.
     min_rate_bytes_per_s: u64 = 1_024;
     /// The time over which that rate is taken. Default 10 s.
     min_rate_window: Duration = Duration::from_secs(10);
-    /// How long a closed connection is read from after its last answer, so that the answer is not lost to a reset. Default 2 s, at most 64 KiB. Also how
-    /// long a device that forwards works on for a gateway that has ended its link, while no octet moves. Then: link and local connection are closed.
-    linger_timeout: Duration = Duration::from_secs(2);
+    /// How long a connection that was ended from here is read from after its last answer, while nothing comes, so that the answer is not lost to a reset.
+    /// Default 5 s (nginx `lingering_timeout`). Then: closed.
+    linger_timeout: Duration = Duration::from_secs(5);
+    /// The same in all, however much comes: a client that reads nothing before it has written everything has that time. Default 30 s (nginx `lingering_time`).
+    /// Then: closed.
+    linger_total_timeout: Duration = Duration::from_secs(30);
+    /// How long an exchange goes on that most likely nobody waits for any more, while no byte moves: the rest of an answer whose visitor has left, and what
+    /// a device forwards for a gateway that has ended its link. Default 2 s. Then: both connections are closed.
+    abandoned_timeout: Duration = Duration::from_secs(2);
     /// TCP connect, per address. Default 10 s. Then: that address has failed.
     connect_timeout: Duration = Duration::from_secs(10);
     /// How long an address of a name has before the next one is tried beside it, at the device. Default 250 ms (RFC 8305 §5). The first connection that
@@ -181,13 +193,14 @@ impl Limits {
     /// # Errors
     /// Names the first field that cannot work, and the least value that can.
     pub fn check(&self) -> Result<(), Error> {
-        let at_least: [(&str, usize, usize); 17] = [
+        let at_least: [(&str, usize, usize); 18] = [
             ("head_bytes_max", self.head_bytes_max, 256),
             ("fields_max", self.fields_max, 8),
             ("target_bytes_max", self.target_bytes_max, 1),
             ("read_ahead_bytes_max", self.read_ahead_bytes_max, 1024),
             ("connections_max", self.connections_max, 4),
             ("token_bytes_max", self.token_bytes_max, 1),
+            ("lingering_max", self.lingering_max, 1),
             ("links_per_device_max", self.links_per_device_max, 1),
             ("in_flight_per_device_max", self.in_flight_per_device_max, 1),
             ("devices_max", self.devices_max, 1),

@@ -48,5 +48,7 @@ mod wire;
 pub use device::DeviceLink;
 pub(crate) use device::{Lingered, Next};
 pub use gateway::GatewayLink;
-pub(crate) use gateway::NothingArrived;
+pub(crate) use gateway::{NothingArrived, Owned};
+pub(crate) use send::Fate;
 pub use turn::{Offered, Offering, accept, offer, receive};
+pub(crate) use wire::Whole;

@@ -49,7 +49,7 @@ pub(crate) struct Rules {
     /// The answering side in error texts: `the device`, `the local server`.
     pub(crate) answerer: &'static str,
     /// An asking side that has ended its direction may still want its answer, however long that takes: a visitor may (RFC 9112 §9.6). Else only octets
-    /// that move within `linger_timeout` say so.
+    /// that move within `abandoned_timeout` say so.
     pub(crate) asker_may_half_close: bool,
 }
 
@@ -78,8 +78,10 @@ pub(crate) struct Exchange {
     request_chunked: bool,
     /// Octets of the request's body went to the answering side: it cannot be sent again.
     body_moved: bool,
-    /// The answering side takes no more of the request, yet its answer may still come.
+    /// The answering side takes no more of the request, or the asking side sends no more of it; yet an answer may still come.
     request_cut: bool,
+    /// The asking side reads no more, yet what it sent may be a whole request.
+    asker_deaf: bool,
     response: Option<Decoder>,
     response_chunked: bool,
     response_until_close: bool,
@@ -96,7 +98,10 @@ pub(crate) struct Exchange {
     answerer_keeps: bool,
     progress: Instant,
     seen: u64,
+    /// The window of the least rate at which the asking side takes its answer: since when, and what it had taken then.
     rate_from: Option<(Instant, u64)>,
+    /// The same for what it sends of its request.
+    send_from: Option<(Instant, u64)>,
     drained: usize,
     /// Instead of all other deadlines: of a heartbeat, or of a small rest that is drained for nobody.
     whole_within: Option<Duration>,
@@ -104,6 +109,10 @@ pub(crate) struct Exchange {
     is_probe: bool,
     /// The asking side has ended its direction, and is most likely gone.
     asker_ended: bool,
+    /// The same where it may do so and still want its answer: since when, or since when callers were last looked for.
+    half_closed: Option<Instant>,
+    /// Its gateway or device stops: what is half ended is not waited for.
+    hurried: bool,
     /// The limits' waits, or those of its route.
     pub(crate) waits: Waits,
     /// Its place among the requests that its route lets be in flight.
@@ -159,9 +168,21 @@ impl Waits {
 /// A connection that was switched to another protocol.
 #[derive(Default)]
 struct Tunnel {
-    /// The asking side has been told that no more will come.
-    asking_shut: bool,
-    answering_shut: bool,
+    to_asking: Direction,
+    to_answering: Direction,
+    /// Its half-close has been seen: from then on silence counts.
+    half_seen: bool,
+}
+
+/// How one direction of a tunnel stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Direction {
+    #[default]
+    Open,
+    /// The receiving side has been told its end.
+    Shut,
+    /// The receiving side takes nothing any more.
+    Deaf,
 }
 
 /// The message that a response is the body of: a device's POST.
@@ -400,6 +421,7 @@ impl Exchange {
             request_chunked: false,
             body_moved: false,
             request_cut: false,
+            asker_deaf: false,
             response: None,
             response_chunked: false,
             response_until_close: false,
@@ -413,10 +435,13 @@ impl Exchange {
             progress: now,
             seen: 0,
             rate_from: None,
+            send_from: None,
             drained: 0,
             whole_within: Some(deadline),
             is_probe: true,
             asker_ended: false,
+            half_closed: None,
+            hurried: false,
             waits: Waits::of(limits),
             place: None,
             wants_upgrade: false,
@@ -572,25 +597,23 @@ impl Exchange {
                 match tunnel.step(asking, link, scratch, rules) {
                     Ok(true) if asking.has_paused() || link.has_paused() => return Ok(Step::Again),
                     Ok(true) => continue,
-                    Ok(false) if tunnel.asking_shut && tunnel.answering_shut => {
-                        return Ok(Step::TunnelEnds(End::Tunnel.because("its tunnel ended in both directions")));
-                    }
-                    Ok(false) => return Ok(Step::Pending),
+                    Ok(false) => return Ok(tunnel.end().map_or(Step::Pending, Step::TunnelEnds)),
                     Err(why) => return Ok(Step::TunnelEnds(why)),
                 }
             }
             if let Some(link) = answering.as_deref_mut() {
                 match asking.as_deref_mut() {
                     Some(asking) => moved |= self.pump_request(asking, link, scratch)?,
-                    None if link.flush().is_err() => self.cut_request(link)?,
+                    None if link.flush().is_err() => self.cut_request(link),
                     None => {}
                 }
-                moved |= self.pump_response(asking.as_deref_mut(), link, scratch, rules, date)?;
+                let reader = asking.as_deref_mut().filter(|_| !self.asker_deaf);
+                moved |= self.pump_response(reader, link, scratch, rules, date)?;
             }
             if let Some(asking) = asking.as_deref_mut() {
                 let written = asking.written();
                 if asking.is_broken() || asking.flush().is_err() {
-                    return Err(Lost::Asker);
+                    self.asker_is_deaf(asking)?;
                 }
                 moved |= asking.written() != written;
             }
@@ -638,32 +661,59 @@ impl Exchange {
     fn pump_request<T>(&mut self, asking: &mut Peer<T>, link: &mut Peer<T>, scratch: &mut [u8]) -> Result<bool, Lost> {
         let written = link.written();
         let mut moved = false;
-        if !self.request.is_done() && link.pending() <= self.before + self.head.len() && !self.request_cut && asking.has_input() {
+        let takes = self.request_cut || link.pending() <= self.before + self.head.len();
+        if !self.request.is_done() && takes && asking.has_input() {
             // What is pipelined behind a body of known length stays in the socket, where it is bounded.
             let most = self.request.remaining().map_or(scratch.len(), |left| left.min(scratch.len() as u64) as usize);
             let filled = match asking.fetch(scratch, most) {
                 Ok(Fetched::Octets(n)) => n,
                 Ok(Fetched::Nothing) => 0,
-                Ok(Fetched::End) | Err(_) => return Err(Lost::Asker),
+                Ok(Fetched::End) => return self.asker_stops(link),
+                Err(_) => return Err(Lost::Asker),
             };
             moved = filled > 0;
             let used = self.take_request(&scratch[..filled], link)?;
             asking.keep(&scratch[used..filled]);
             if asking.is_over() && !self.request.is_done() {
-                return Err(Lost::Asker); // before its beginning goes out: it will never be whole
+                // Before its beginning goes out: it will never be whole.
+                return if asking.has_failed() { Err(Lost::Asker) } else { self.asker_stops(link) };
             }
         }
         if link.flush().is_err() {
-            self.cut_request(link)?;
+            self.cut_request(link);
         }
         Ok(moved || link.written() != written)
     }
 
-    /// The answering side takes no more. It may have answered already (a 413, then close), so reading goes on.
-    fn cut_request<T>(&mut self, link: &Peer<T>) -> Result<(), Lost> {
+    /// The answering side takes no more. It may have answered already (a 413, then close), so its socket is read to the end before anything is
+    /// given up; and the rest of the request is read and dropped, for there are clients that read nothing before they have written everything.
+    fn cut_request<T>(&mut self, link: &mut Peer<T>) {
         self.request_cut = true;
-        if !self.began && !link.has_input() {
-            return Err(Lost::Silent(End::Cut.because("closed the connection while the request was written")));
+        link.drop_output();
+        link.look_again();
+    }
+
+    /// The asking side ends in the middle of its request. Where the answer has begun, it is what made it stop, and is still wanted; the answering
+    /// side is told that no more will come.
+    fn asker_stops<T>(&mut self, link: &mut Peer<T>) -> Result<bool, Lost> {
+        if !self.answered {
+            return Err(Lost::Asker);
+        }
+        if !std::mem::replace(&mut self.request_cut, true) {
+            link.drop_output();
+            let _ = link.end_output(); // where it cannot be told, the end of the exchange tells it
+        }
+        Ok(false)
+    }
+
+    /// The asking side takes nothing any more. What it has sent may be a whole request, and then goes on.
+    fn asker_is_deaf<T>(&mut self, asking: &mut Peer<T>) -> Result<(), Lost> {
+        asking.drop_output();
+        if self.answering.is_none() || self.request.is_done() || self.request_cut || asking.is_over() {
+            return Err(Lost::Asker);
+        }
+        if !std::mem::replace(&mut self.asker_deaf, true) {
+            asking.look_again();
         }
         Ok(())
     }
@@ -675,12 +725,13 @@ impl Exchange {
             used += n;
             let sent = match piece {
                 Piece::More => return Ok(used),
+                Piece::Data(_) if self.request_cut => continue,
                 Piece::Data(data) => {
                     self.body_moved = true;
                     send_piece(link, data, self.request_chunked)
                 }
                 Piece::End => {
-                    if self.request_chunked {
+                    if self.request_chunked && !self.request_cut {
                         self.body_moved = true;
                         body::last_chunk(link.output(), self.request.trailers()).map_err(Lost::Refused)?;
                     }
@@ -688,8 +739,7 @@ impl Exchange {
                 }
             };
             if sent.is_err() {
-                self.cut_request(link)?;
-                return Ok(used);
+                self.cut_request(link);
             }
         }
     }
@@ -813,7 +863,11 @@ impl Exchange {
     }
 
     fn lost(&self, why: Why) -> Lost {
-        if self.began { Lost::Broken(why) } else { Lost::Silent(why) }
+        match (self.began, self.request_cut) {
+            (true, _) => Lost::Broken(why),
+            (false, true) => Lost::Silent(End::Cut.because("closed the connection while the request was written")),
+            (false, false) => Lost::Silent(why),
+        }
     }
 
     fn response_ended<T>(&mut self, asking: Option<&mut Peer<T>>) -> Result<(), Lost> {
@@ -920,9 +974,14 @@ impl Exchange {
         Ok(())
     }
 
-    /// Whether something has moved since the last look.
+    /// Whether something has moved since the last look. What is read of a request only to be dropped does not count.
     fn note_progress<T>(&mut self, cx: &Peers<T>) {
-        let moved = [self.asking, self.answering].iter().flatten().filter_map(|id| cx.get(*id)).map(Peer::traffic).sum();
+        let traffic = |id: Option<Id>| id.and_then(|id| cx.get(id)).map_or(0, Peer::traffic);
+        let asking = match self.asking.and_then(|id| cx.get(id)) {
+            Some(asking) if self.request_cut => asking.written(),
+            _ => traffic(self.asking),
+        };
+        let moved = asking + traffic(self.answering);
         if self.seen != moved && self.whole_within.is_none() {
             (self.seen, self.progress) = (moved, cx.now());
         }
@@ -932,10 +991,64 @@ impl Exchange {
     /// event: events that move nothing postpone nothing.
     fn left(&self, now: Instant, limits: &Limits, writing: bool) -> Duration {
         let silent = self.patience(limits, writing).time.saturating_sub(now.saturating_duration_since(self.progress));
-        match self.rate_from {
-            Some((from, _)) => silent.min(limits.min_rate_window.saturating_sub(now.saturating_duration_since(from))),
-            None => silent,
+        let windows = [self.rate_from, self.send_from].into_iter().flatten().map(|(from, _)| (from, limits.min_rate_window));
+        let looks = self.half_closed.map(|from| (from.max(self.progress), limits.half_close_timeout));
+        windows.chain(looks).map(|(from, time)| time.saturating_sub(now.saturating_duration_since(from))).fold(silent, Duration::min)
+    }
+
+    /// Notes what the next deadline depends on: who keeps whom waiting, and who has left. `asking`: the asking connection; `writing`: the answering
+    /// side has not taken all that there is of the request.
+    fn note_turns<T>(&mut self, asking: Option<&mut Peer<T>>, writing: bool, now: Instant, rules: &Rules) {
+        let limits = &rules.limits;
+        if let Some(tunnel) = self.tunnel.as_mut().filter(|tunnel| tunnel.is_half_ended() && !tunnel.half_seen) {
+            (tunnel.half_seen, self.progress) = (true, now);
         }
+        let Some(asking) = asking else { return };
+        if self.request.is_done() && self.tunnel.is_none() {
+            asking.look_for_end();
+        }
+        match asking.is_ending() {
+            true if !rules.asker_may_half_close && !self.asker_ended => (self.asker_ended, self.progress) = (true, now),
+            true if rules.asker_may_half_close && self.tunnel.is_none() && !limits.half_close_timeout.is_zero() => {
+                self.half_closed.get_or_insert(now);
+            }
+            _ => {}
+        }
+        let rated = limits.min_rate_bytes_per_s > 0 && self.tunnel.is_none();
+        let holds = self.answering.is_some();
+        let reads = rated && asking.pending() > 0 && (holds || self.held.is_some());
+        self.rate_from = reads.then(|| self.rate_from.unwrap_or((now, asking.written())));
+        // Who waits for a 100 is not slow, nor is who sends what the answering side does not take.
+        let invited = !self.expects_continue || self.informational > 0 || self.body_moved;
+        let sends = rated && holds && !writing && invited && !self.request.is_done() && !self.request_cut;
+        self.send_from = sends.then(|| self.send_from.unwrap_or((now, asking.received())));
+    }
+
+    /// Whether the asking side sent too little over a whole window of the least rate; begins the next window. `received`: in all.
+    fn is_slow_to_send(&mut self, received: u64, now: Instant, limits: &Limits) -> bool {
+        let Some((from, had)) = self.send_from else { return false };
+        let window = now.saturating_duration_since(from);
+        if window < limits.min_rate_window {
+            return false;
+        }
+        self.send_from = Some((now, received));
+        ((received - had) as f64) < limits.min_rate_bytes_per_s as f64 * window.as_secs_f64()
+    }
+
+    /// Whether the asking side has ended its direction, or is gone, and nothing has moved for so long that it does not count while callers wait. It is asked
+    /// again as much later.
+    fn has_left(&mut self, now: Instant, limits: &Limits) -> bool {
+        let Some(looked) = self.half_closed else { return false };
+        let due = now.saturating_duration_since(looked.max(self.progress)) >= limits.half_close_timeout;
+        if due {
+            self.half_closed = Some(now);
+        }
+        due
+    }
+
+    /// Its gateway or device stops: what is half ended is not waited for any longer.
+    pub(crate) fn hurry(&mut self) {
+        self.hurried = true;
     }
 
     /// Whether the asking side, which has `unread` octets waiting for it, took too little over a whole window of the minimum
@@ -958,54 +1071,78 @@ impl Exchange {
     /// `writing`: the answering side has not taken all that there is of the request.
     fn patience(&self, limits: &Limits, writing: bool) -> Wait {
         if let Some(time) = self.whole_within {
-            return Wait { time, name: if self.is_probe { "heartbeat_timeout" } else { "linger_timeout" } };
+            return Wait { time, name: if self.is_probe { "heartbeat_timeout" } else { "abandoned_timeout" } };
         }
         let wait = match &self.tunnel {
-            Some(tunnel) if tunnel.asking_shut || tunnel.answering_shut => return self.waits.body_silence,
+            Some(tunnel) if tunnel.is_half_ended() && self.hurried => {
+                return Wait { time: limits.abandoned_timeout, name: "abandoned_timeout" };
+            }
+            Some(tunnel) if tunnel.is_half_ended() => return self.waits.body_silence,
             Some(_) => return Wait { time: limits.tunnel_silence_timeout, name: "tunnel_silence_timeout" },
             None if writing => Wait { time: limits.request_write_timeout, name: "request_write_timeout" },
             None if self.request.is_done() && self.response.is_none() => self.waits.first_octet,
             None => self.waits.body_silence,
         };
-        if self.asker_ended { Wait { time: wait.time.min(limits.linger_timeout), name: "linger_timeout" } } else { wait }
+        if self.asker_ended { Wait { time: wait.time.min(limits.abandoned_timeout), name: "abandoned_timeout" } } else { wait }
     }
 }
 
 impl Tunnel {
     /// Moves what has come, both ways. False: nothing moved.
     fn step<T>(&mut self, asking: &mut Peer<T>, link: &mut Peer<T>, scratch: &mut [u8], rules: &Rules) -> Result<bool, Why> {
-        let moved =
-            pour(asking, link, &mut self.answering_shut, scratch, rules)? | pour(link, asking, &mut self.asking_shut, scratch, rules)?;
+        let moved = pour(asking, link, &mut self.to_answering, scratch, rules)? | pour(link, asking, &mut self.to_asking, scratch, rules)?;
         if !moved {
             asking.settle();
             link.settle();
         }
         Ok(moved)
     }
+
+    fn is_half_ended(&self) -> bool {
+        self.to_asking != Direction::Open || self.to_answering != Direction::Open
+    }
+
+    /// Why it is over, where it is: both sides were told an end, or one was, and takes no more.
+    fn end(&self) -> Option<Why> {
+        match (self.to_asking, self.to_answering) {
+            (Direction::Open, _) | (_, Direction::Open) => None,
+            (Direction::Deaf, Direction::Deaf) => Some(End::Reset.because("its tunnel broke")),
+            _ => Some(End::Tunnel.because("its tunnel ended in both directions")),
+        }
+    }
 }
 
-/// One direction of a tunnel. `shut`: the receiving side has been told its end.
-fn pour<T>(from: &mut Peer<T>, to: &mut Peer<T>, shut: &mut bool, scratch: &mut [u8], rules: &Rules) -> Result<bool, Why> {
-    const BROKEN: Why = End::Reset.because("its tunnel broke");
+/// One direction of a tunnel. Where the receiving side takes no more, what it sent before is still passed on: the other direction goes on to its end.
+fn pour<T>(from: &mut Peer<T>, to: &mut Peer<T>, direction: &mut Direction, scratch: &mut [u8], rules: &Rules) -> Result<bool, Why> {
+    if *direction == Direction::Deaf {
+        return Ok(false);
+    }
     let written = to.written();
     let mut moved = false;
+    let mut taken = Ok(true);
     if to.pending() < rules.limits.read_ahead_bytes_max && from.has_input() {
         match from.fetch(scratch, scratch.len()) {
             Ok(Fetched::Octets(n)) => {
-                to.send(&scratch[..n]).map_err(|_| BROKEN)?;
+                taken = to.send(&scratch[..n]).map(|()| true);
                 moved = true;
             }
             Ok(Fetched::Nothing | Fetched::End) => {}
-            Err(_) => return Err(BROKEN),
+            Err(_) => return Err(End::Reset.because("its tunnel broke")),
         }
     }
-    if to.flush().map_err(|_| BROKEN)? && from.at_end_of_stream() && from.kept() == 0 && !*shut {
+    taken = taken.and_then(|_| to.flush());
+    if matches!(taken, Ok(true)) && from.at_end_of_stream() && from.kept() == 0 && *direction == Direction::Open {
         // A direction that ends leaves the other one open.
-        *shut = to.end_output().map_err(|_| BROKEN)?;
-        moved |= *shut;
+        taken = to.end_output().inspect(|told| {
+            if *told {
+                (*direction, moved) = (Direction::Shut, true);
+            }
+        });
     }
-    if to.is_broken() && !*shut {
-        return Err(BROKEN);
+    if taken.is_err() || (to.is_broken() && *direction == Direction::Open) {
+        to.drop_output();
+        to.look_again();
+        (*direction, moved) = (Direction::Deaf, true);
     }
     Ok(moved || to.written() != written)
 }
@@ -1145,16 +1282,8 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, rules: &R
     }
     let (asking, answering) = (exchange.asking, exchange.answering);
     exchange.note_progress(cx);
-    let peer = asking.and_then(|a| cx.get(a));
-    if !rules.asker_may_half_close && !exchange.asker_ended && peer.is_some_and(Peer::is_ending) {
-        (exchange.asker_ended, exchange.progress) = (true, now);
-    }
-    let holds = answering.is_some() || exchange.held.is_some();
-    let blocked = peer.is_some_and(|a| a.pending() > 0) && holds && rules.limits.min_rate_bytes_per_s > 0;
-    let blocked = blocked && exchange.tunnel.is_none();
-    let taken = peer.map_or(0, Peer::written);
-    exchange.rate_from = if blocked { exchange.rate_from.or(Some((now, taken))) } else { None };
     let writing = answering.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
+    exchange.note_turns(asking.and_then(|a| cx.get_mut(a)), writing, now, rules);
     let endless = exchange.tunnel.is_some() && exchange.patience(&rules.limits, writing).time.is_zero();
     let at = (!endless).then(|| cx.after(exchange.left(now, &rules.limits, writing)));
     if let Some(owner) = asking.or(answering) {
@@ -1180,14 +1309,10 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
     let patience = exchange.patience(&rules.limits, unread);
     let silent = now.saturating_duration_since(exchange.progress) >= patience.time;
     if !silent {
-        let (written, left) = asking.and_then(|a| cx.get(a)).map_or((0, false), |a| (a.written(), a.pending() > 0));
-        let slow = exchange.is_slow(written, left, now, &rules.limits);
-        let fills = exchange.held.as_ref().is_some_and(Held::is_wanted);
-        if slow && (fills || answering.is_some_and(|link| role.callers_wait(cx, link))) {
-            log_peers!(Info, "an answer was ended: its reader takes less than min_rate_bytes_per_s while others wait for what it holds");
-            return abort(role, cx, key, End::SlowReader.because("slower than min_rate_bytes_per_s while callers waited"));
-        }
-        return advance(role, cx, key);
+        return match judge(role, cx, key) {
+            Some(answer) => end_for_others(role, cx, key, answer),
+            None => advance(role, cx, key),
+        };
     }
     if exchange.asker_ended {
         return abort(role, cx, key, End::AskerGone.because("who asked has gone"));
@@ -1215,6 +1340,61 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
     answer_instead(role, cx, key, Why::new(end, reason.clone()), &answer);
 }
 
+/// Why an exchange is ended for the sake of those who wait for what it holds.
+enum Unfair {
+    SlowReader,
+    SlowSender,
+    HasLeft,
+}
+
+/// Whether an exchange is to be ended because others wait for what it holds, and its asking side makes no use of it.
+fn judge<R: Relaying>(role: &mut R, cx: &Peers<R::State>, key: Key) -> Option<Unfair> {
+    let (now, rules) = (cx.now(), role.rules());
+    let exchange = role.exchanges().get_mut(key)?;
+    let asking = exchange.asking.and_then(|a| cx.get(a));
+    let (written, received, left) = asking.map_or((0, 0, false), |a| (a.written(), a.received(), a.pending() > 0));
+    let slow = exchange.is_slow(written, left, now, &rules.limits);
+    let slow_to_send = exchange.is_slow_to_send(received, now, &rules.limits);
+    let has_left = exchange.has_left(now, &rules.limits);
+    let fills = exchange.held.as_ref().is_some_and(Held::is_wanted);
+    let link = exchange.answering;
+    if !(slow || slow_to_send || has_left) {
+        return None;
+    }
+    let wanted = link.is_some_and(|link| role.callers_wait(cx, link));
+    match () {
+        () if slow && (fills || wanted) => Some(Unfair::SlowReader),
+        () if slow_to_send && wanted => Some(Unfair::SlowSender),
+        () if has_left && wanted => Some(Unfair::HasLeft),
+        () => None,
+    }
+}
+
+fn end_for_others<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, unfair: Unfair) {
+    let (why, status, reason) = match unfair {
+        Unfair::SlowReader => {
+            log_peers!(Info, "an answer was ended: its reader takes less than min_rate_bytes_per_s while others wait for what it holds");
+            return abort(role, cx, key, End::SlowReader.because("slower than min_rate_bytes_per_s while callers waited"));
+        }
+        Unfair::SlowSender => {
+            log_peers!(Info, "an upload was ended: it comes slower than min_rate_bytes_per_s while others wait for its device");
+            let reason =
+                "the request's body came slower than min_rate_bytes_per_s while others waited for the device; send it faster, or later";
+            (End::SlowSender.because("slower than min_rate_bytes_per_s while callers waited"), 408, reason)
+        }
+        Unfair::HasLeft => {
+            let reason = "others waited for the device, and the visitor had ended its direction of the connection (half_close_timeout)";
+            (End::AskerGone.because("its visitor had ended its direction, and callers waited"), 503, reason)
+        }
+    };
+    if role.exchanges().get(key).is_some_and(|exchange| exchange.answered || exchange.asking.is_none()) {
+        return abort(role, cx, key, why);
+    }
+    let error = if status == 408 { "http_request_error" } else { "connection_limit_reached" };
+    let retry_after = (status == 503).then_some(1);
+    answer_instead(role, cx, key, why, &LocalAnswer { error: Some(error), retry_after, ..LocalAnswer::new(status, reason) });
+}
+
 /// Ends an exchange whose response has not begun: its link is freed, the asking side told. `answer.keep`: where the asking side may go on, it does.
 pub(crate) fn answer_instead<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, why: Why, answer: &LocalAnswer<'_>) {
     let Some(exchange) = role.exchanges().remove(key) else { return };
@@ -1229,12 +1409,24 @@ fn detach<R: Relaying>(role: &mut R, key: Key) -> Option<Id> {
     role.exchanges().get_mut(key).and_then(|exchange| exchange.answering.take())
 }
 
-/// Ends an exchange at once, both ways: what the asking side has of its answer is seen to be incomplete.
+/// Ends an exchange at once, both ways: what the asking side has of its answer is seen to be incomplete. Of a tunnel each side that was not told a clean end
+/// sees a reset, and no close_notify, for nothing else tells it from an end.
 pub(crate) fn abort<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, why: Why) {
     let Some(exchange) = role.exchanges().remove(key) else { return };
+    let cut = |direction: fn(&Tunnel) -> Direction| {
+        exchange.tunnel.as_ref().is_some_and(|tunnel| why.end != End::Tunnel && direction(tunnel) != Direction::Shut)
+    };
+    let (cut_asking, cut_answering) = (cut(|tunnel| tunnel.to_asking), cut(|tunnel| tunnel.to_answering));
+    if let Some(peer) = exchange.answering.filter(|_| exchange.tunnel.is_some()).and_then(|link| cx.get_mut(link)) {
+        let _ = peer.flush(); // as below
+    }
     if let Some(asking) = exchange.asking {
         let _ = cx.get_mut(asking).map(Peer::flush); // what was read of the answer goes out before its cut is seen
-        role.asker_gone(cx, asking, exchange.response_until_close); // a plain end would look like the end of the body
+        // A plain end would look like the end of the body.
+        role.asker_gone(cx, asking, exchange.response_until_close || cut_asking);
+    }
+    if let Some(peer) = exchange.answering.filter(|_| cut_answering).and_then(|link| cx.get(link)) {
+        peer.stream().will_reset();
     }
     let_go(role, cx, &exchange, why);
 }
@@ -1243,7 +1435,8 @@ pub(crate) fn abort<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Ke
 /// good as before: one visitor's fault must not cost others a link (T48).
 fn let_go<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, exchange: &Exchange, why: Why) {
     let Some(link) = exchange.answering else { return };
-    let untouched = why.end == End::AskerGone
+    let untouched = matches!(why.end, End::AskerGone | End::SlowSender)
+        && !exchange.request_cut
         && cx.get_mut(link).zip(exchange.mark).is_some_and(|(peer, mark)| !peer.is_over() && !peer.is_broken() && peer.take_back(mark));
     role.free(cx, link, if untouched { Ok(()) } else { Err(why) });
 }
@@ -1311,7 +1504,8 @@ fn asker_left<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key) -> 
         abort(role, cx, key, End::AskerGone.because("its caller gave up half-way"));
     } else if let Some(exchange) = role.exchanges().get_mut(key) {
         // A stream that trickles on must not hold the link for nobody.
-        (exchange.whole_within, exchange.progress, exchange.rate_from) = (Some(rules.limits.linger_timeout), cx.now(), None);
+        (exchange.whole_within, exchange.progress, exchange.rate_from) = (Some(rules.limits.abandoned_timeout), cx.now(), None);
+        exchange.half_closed = (!rules.limits.half_close_timeout.is_zero()).then(|| cx.now());
     }
     drains
 }
@@ -1388,58 +1582,90 @@ fn quoted(text: &str) -> String {
         .collect()
 }
 
-/// Ends a connection gently: what waits is written, the sending direction closed, and a bounded rest read and dropped,
-/// so that the last answer is not lost to a reset (RFC 9112 §9.6).
-#[derive(Debug, Default)]
+/// Octets that one step reads from a connection that is being closed.
+const LINGER_READ: usize = 64 * 1024;
+
+/// Ends a connection gently: what waits is written, the sending direction closed, and what still comes read and dropped, so that the last
+/// answer is not lost to a reset (RFC 9112 §9.6): clients that write everything before they read are met, however much they write.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Lingering {
-    dropped: usize,
+    /// When it ends at the latest.
+    ends: Instant,
+    /// And when nothing comes for so long.
+    silence: Duration,
     shut: bool,
 }
 
+/// How a step left a connection that is being closed.
+enum Lingered {
+    Over,
+    Waits,
+    /// Something came, and more may be there.
+    Came,
+}
+
 impl Lingering {
-    /// One step; true when the connection is to be closed now.
-    pub(crate) fn step<T>(&mut self, peer: &mut Peer<T>, scratch: &mut [u8], limits: &Limits) -> bool {
+    fn step<T>(&mut self, peer: &mut Peer<T>, scratch: &mut [u8]) -> Lingered {
+        let waits = |peer: &Peer<T>| if peer.is_broken() { Lingered::Over } else { Lingered::Waits };
         match peer.flush() {
-            Err(_) => return true,
-            Ok(false) => return peer.is_broken(),
+            Err(_) => return Lingered::Over,
+            Ok(false) => return waits(peer),
             Ok(true) => {}
         }
         if !self.shut {
             match peer.end_output() {
                 Ok(true) => self.shut = true,
-                Ok(false) => return peer.is_broken(),
-                Err(_) => return true,
+                Ok(false) => return waits(peer),
+                Err(_) => return Lingered::Over,
             }
         }
-        loop {
-            match peer.fetch(scratch, scratch.len()) {
-                Ok(Fetched::Octets(n)) => {
-                    self.dropped += n;
-                    if self.dropped > limits.drain_bytes_max {
-                        return true;
-                    }
-                    if !peer.has_input() {
-                        return false;
-                    }
-                }
-                Ok(Fetched::Nothing) => return false,
-                Ok(Fetched::End) | Err(_) => return true,
-            }
+        match peer.fetch(scratch, LINGER_READ) {
+            Ok(Fetched::Octets(_)) => Lingered::Came,
+            Ok(Fetched::Nothing) => Lingered::Waits,
+            Ok(Fetched::End) | Err(_) => Lingered::Over,
         }
     }
 }
 
+/// Begins to close a connection gently; `begin` makes its state. `hurried`: this side stops, and waits less for a silent peer.
+pub(crate) fn linger<T>(cx: &mut Peers<T>, id: Id, limits: &Limits, hurried: bool, begin: impl FnOnce(Lingering) -> T) {
+    let silence = if hurried { limits.linger_timeout.min(limits.abandoned_timeout) } else { limits.linger_timeout };
+    let (silent, ends) = (cx.after(silence), cx.after(limits.linger_total_timeout));
+    let Some(peer) = cx.get_mut(id) else { return };
+    peer.state = begin(Lingering { ends, silence, shut: false });
+    cx.set_deadline(id, Some(silent.min(ends)));
+    cx.lingers(id, limits.lingering_max);
+}
+
+/// This side stops: a connection that is being closed is not waited for as long as before.
+pub(crate) fn hurry_lingering<T>(cx: &mut Peers<T>, id: Id, limits: &Limits, find: fn(&mut T) -> Option<&mut Lingering>) {
+    let silence = limits.linger_timeout.min(limits.abandoned_timeout);
+    let at = cx.after(silence);
+    let Some(lingering) = cx.get_mut(id).and_then(|peer| find(&mut peer.state)) else { return };
+    lingering.silence = silence;
+    let at = at.min(lingering.ends);
+    cx.set_deadline(id, Some(at));
+}
+
 /// One step of a connection that is being closed gently; closes it when that is over. `find`: where its state keeps the rest.
-pub(crate) fn step_lingering<T>(cx: &mut Peers<T>, id: Id, limits: &Limits, find: fn(&mut T) -> Option<&mut Lingering>) {
+pub(crate) fn step_lingering<T>(cx: &mut Peers<T>, id: Id, find: fn(&mut T) -> Option<&mut Lingering>) {
     let mut scratch = cx.take_scratch();
-    let over = cx.get_mut(id).is_none_or(|peer| {
-        let Some(mut lingering) = find(&mut peer.state).map(std::mem::take) else { return false };
-        let over = lingering.step(peer, &mut scratch, limits);
-        find(&mut peer.state).into_iter().for_each(|place| *place = std::mem::take(&mut lingering));
-        over
+    let stepped = cx.get_mut(id).and_then(|peer| {
+        let mut lingering = *find(&mut peer.state)?;
+        let step = lingering.step(peer, &mut scratch);
+        *find(&mut peer.state)? = lingering;
+        Some((step, lingering))
     });
     cx.put_scratch(scratch);
-    if over {
-        cx.close(id);
+    match stepped {
+        Some((Lingered::Over, _)) => cx.close(id),
+        Some((Lingered::Came, Lingering { ends, silence, .. })) => {
+            let at = cx.after(silence).min(ends);
+            cx.set_deadline(id, Some(at));
+            if cx.get(id).is_some_and(Peer::has_input) {
+                cx.again(id); // a bounded piece in each turn of the loop
+            }
+        }
+        Some((Lingered::Waits, _)) | None => {}
     }
 }

@@ -980,7 +980,7 @@ impl DeviceRole {
             (true, _) => Some(self.limits.body_silence_timeout),
             (false, false) => None,
             // What was written has arrived, if it ever does; the reply may be held as any poll's.
-            (false, true) if drains => Some(self.limits.linger_timeout),
+            (false, true) if drains => Some(self.limits.abandoned_timeout),
             (false, true) => Some(self.limits.offer_timeout),
         };
         let at = time.map(|time| cx.after(time));

@@ -51,7 +51,7 @@ use crate::stream::{Shared, Stream, Transport};
 #[cfg(feature = "tls")]
 use crate::tls::DeviceTls;
 
-pub use upgrade::{Upgraded, upgrade};
+pub use upgrade::{Stopping, Upgraded, upgrade};
 
 type Handler = Arc<dyn Fn(Request<Body>) -> Response<Body> + Send + Sync>;
 

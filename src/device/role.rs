@@ -23,7 +23,7 @@ use crate::device::proxy::Proxy;
 use crate::device::race::{Racer, Races};
 use crate::device::redirects::{Reach, RedirectHosts};
 use crate::device::resolve::{Found, Lookups, Waiter};
-use crate::device::upgrade::{self, Taker, Upgraded};
+use crate::device::upgrade::{self, Taker, Upgraded, Upgrades};
 use crate::device::{DeviceEvent, DeviceEventKind, Handler, OnRefusal};
 use crate::ends::{self, End, Why};
 use crate::engine::Role;
@@ -256,6 +256,8 @@ pub(crate) struct Counters {
     /// Links that ended.
     pub(crate) ends: ends::Counters,
     pub(crate) stopping: AtomicBool,
+    /// Streams behind a 101 that handlers hold.
+    pub(crate) upgrades: Upgrades,
 }
 
 impl Counters {
@@ -1381,6 +1383,7 @@ impl DeviceRole {
         let (now, date) = (cx.now(), cx.date().to_owned());
         let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
         link.used = true;
+        self.shared.upgrades.stop(false); // its tunnels have a grace as well
         let (link, old) = (*link, now.saturating_duration_since(link.since) >= SHORT_LIFE);
         self.quick_farewells = if old { 0 } else { self.quick_farewells + 1 };
         if self.quick_farewells > QUICK_MAX {
@@ -1402,10 +1405,7 @@ impl DeviceRole {
     }
 
     fn linger(&mut self, cx: &mut Peers<State>, id: Id) {
-        let at = cx.after(self.limits.linger_timeout);
-        let Some(peer) = cx.get_mut(id) else { return };
-        peer.state = State::Lingering(Lingering::default());
-        cx.set_deadline(id, Some(at));
+        relay::linger(cx, id, &self.limits, self.draining, State::Lingering);
         self.step_lingering(cx, id);
     }
 
@@ -1499,6 +1499,7 @@ impl DeviceRole {
     fn drain(&mut self, cx: &mut Peers<State>, time: Duration) {
         self.draining = true;
         self.shared.stopping.store(true, Relaxed);
+        self.shared.upgrades.stop(true);
         let at = cx.after(time);
         cx.alarm(at, STOP);
         self.drain_slots(cx);
@@ -1512,6 +1513,13 @@ impl DeviceRole {
                 }
                 Some(State::Link(Link { exchange: None, slot, .. })) if !self.works(*slot) => self.link_gone(cx, id, STOPS),
                 Some(State::Local(Local::Idle)) => cx.close(id),
+                Some(State::Lingering(_)) => relay::hurry_lingering(cx, id, &self.limits, find_lingering),
+                Some(State::Link(Link { exchange: Some(key), .. })) => {
+                    if let Some(exchange) = self.exchanges.get_mut(*key) {
+                        exchange.hurry();
+                    }
+                    cx.again(id); // its deadline may be nearer now
+                }
                 _ => {}
             }
         }
@@ -1534,10 +1542,7 @@ impl DeviceRole {
     }
 
     fn step_lingering(&mut self, cx: &mut Peers<State>, id: Id) {
-        relay::step_lingering(cx, id, &self.limits, |state| match state {
-            State::Lingering(lingering) => Some(lingering),
-            _ => None,
-        });
+        relay::step_lingering(cx, id, find_lingering);
     }
 }
 
@@ -1704,6 +1709,10 @@ fn ask_handler(handler: &Handler, request: Request<Body>) -> (Response<Body>, Op
             (super::internal_error(), None)
         }
     }
+}
+
+fn find_lingering(state: &mut State) -> Option<&mut Lingering> {
+    if let State::Lingering(lingering) = state { Some(lingering) } else { None }
 }
 
 impl Role for DeviceRole {

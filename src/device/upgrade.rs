@@ -1,11 +1,12 @@
 //! What a program does behind a 101: the stream is its own, plain and blocking.
 //!
-//! A handler returns [`upgrade`]'s response; when the 101 is written, its closure gets the stream, on the handler's own thread.
+//! A handler returns [`upgrade`]'s response; when the 101 is written, its closure gets the stream, on the handler's own thread. Whether the connection
+//! is about to be cut, because this device or the gateway stops, it learns from [`Stopping`].
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode, header};
@@ -21,6 +22,7 @@ pub struct Upgraded {
     stream: Shared,
     /// Read behind the request, before the switch.
     unread: io::Cursor<Vec<u8>>,
+    stopping: Stopping,
     _busy: Busy, // before the ticket: the loop counts when it hears of the link's end
     _ticket: Ticket,
 }
@@ -37,7 +39,34 @@ impl Upgraded {
         let socket = stream.stream();
         socket.set_read_timeout(None)?;
         socket.set_write_timeout(None)?;
-        Ok(Upgraded { stream, unread: io::Cursor::new(unread), _busy: busy, _ticket: ticket })
+        let stopping = ticket.shared.upgrades.add();
+        Ok(Upgraded { stream, unread: io::Cursor::new(unread), stopping, _busy: busy, _ticket: ticket })
+    }
+
+    /// Tells when this connection is about to be cut: the device stops ([`DeviceHandle::stop`](crate::DeviceHandle::stop), or SIGTERM at the command), or its gateway has
+    /// told it to go. A WebSocket says 1001 then, and ends. From another thread, beside a blocked read:
+    ///
+    /// ```no_run
+    /// # fn handle(mut stream: reverse_http::Upgraded) -> std::io::Result<()> {
+    /// use std::io::{Read, Write};
+    /// let (stopping, mut writer) = (stream.stopping(), stream.writer()?);
+    /// let waiter = std::thread::spawn(move || {
+    ///     if stopping.wait() {
+    ///         let _ = writer.write_all(b"\x88\x02\x03\xe9"); // a close frame with 1001
+    ///     }
+    /// });
+    /// std::io::copy(&mut stream, &mut std::io::sink())?; // until the other side ends it
+    /// drop(stream); // ends the wait
+    /// let _ = waiter.join();
+    /// # Ok(()) }
+    /// ```
+    pub fn stopping(&self) -> Stopping {
+        self.stopping.clone()
+    }
+
+    /// Ends the connection with a reset: whoever asked sees that what it has is not whole. Dropping is a clean end, unless the thread panics.
+    pub fn abort(self) {
+        self.stream.stream().will_reset();
     }
 
     /// Longest time one `read` may block; `None`, the default: for ever.
@@ -73,6 +102,106 @@ impl Upgraded {
             let _ = self.stream.stream().shutdown(Shutdown::Write); // the end is meant; where it cannot be told, it is seen
         }
         self.stream.stream().shutdown(how)
+    }
+}
+
+impl Drop for Upgraded {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.stream.stream().will_reset();
+        }
+        self.stopping.set(Phase::Over);
+    }
+}
+
+/// Tells the holder of an [`Upgraded`] that the connection is about to be cut; clones tell the same.
+#[derive(Clone)]
+pub struct Stopping(Arc<(Mutex<Phase>, Condvar)>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Stopping,
+    /// The stream was dropped.
+    Over,
+}
+
+impl Stopping {
+    fn new(phase: Phase) -> Self {
+        Stopping(Arc::new((Mutex::new(phase), Condvar::new())))
+    }
+
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, phase: Phase) {
+        let mut now = self.phase();
+        if *now != Phase::Over {
+            *now = phase;
+        }
+        drop(now);
+        self.0.1.notify_all();
+    }
+
+    /// Returns true if the connection is about to be cut.
+    pub fn is_stopping(&self) -> bool {
+        *self.phase() == Phase::Stopping
+    }
+
+    /// Blocks until the connection is about to be cut (true), or its stream was dropped (false).
+    pub fn wait(&self) -> bool {
+        let waited = self.0.1.wait_while(self.phase(), |phase| *phase == Phase::Open);
+        *waited.unwrap_or_else(PoisonError::into_inner) == Phase::Stopping
+    }
+
+    /// The same, for at most so long; false when that time is over, too.
+    pub fn wait_for(&self, time: Duration) -> bool {
+        let waited = self.0.1.wait_timeout_while(self.phase(), time, |phase| *phase == Phase::Open);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 == Phase::Stopping
+    }
+}
+
+impl fmt::Debug for Stopping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stopping").field(&*self.phase()).finish()
+    }
+}
+
+/// The upgraded streams that handlers of one loop hold.
+#[derive(Debug, Default)]
+pub(crate) struct Upgrades(Mutex<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    /// Those that were dropped are swept out as it grows.
+    streams: Vec<Weak<(Mutex<Phase>, Condvar)>>,
+    swept: usize,
+    /// The device stops for good: what comes later is told at once.
+    for_good: bool,
+}
+
+impl Upgrades {
+    fn add(&self) -> Stopping {
+        const SPARE: usize = 64;
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let stopping = Stopping::new(if held.for_good { Phase::Stopping } else { Phase::Open });
+        if held.streams.len() > 2 * held.swept + SPARE {
+            held.streams.retain(|stream| stream.strong_count() > 0);
+            held.swept = held.streams.len();
+        }
+        held.streams.push(Arc::downgrade(&stopping.0));
+        stopping
+    }
+
+    /// Tells all that are held; and those that come later, if the device stops `for_good`.
+    pub(super) fn stop(&self, for_good: bool) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.for_good |= for_good;
+        held.swept = 0;
+        for stream in std::mem::take(&mut held.streams).iter().filter_map(Weak::upgrade) {
+            Stopping(stream).set(Phase::Stopping);
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! when the other side is ready. On epoll and kqueue a read or write shorter than asked means "no more for now"
 //! (epoll(7), question 9), which saves the call that would only return `WouldBlock`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::os::fd::AsRawFd;
@@ -110,6 +110,8 @@ pub(crate) struct Peer<T> {
     ended: bool,
     /// Reading failed behind octets that were still delivered; the next fetch says so.
     failed: Option<io::ErrorKind>,
+    /// A write was told of a reset. The kernel says so once: a later read would take the end of what has arrived for a clean end.
+    was_reset: bool,
     queued: bool,
     /// The last fetch stopped although there was more: it goes on without an event.
     paused: bool,
@@ -128,6 +130,8 @@ pub(crate) struct Peer<T> {
     charged: usize,
     /// Its TLS session is being made; nothing is read or written here meanwhile.
     handshake: Option<Handshake>,
+    /// Its place among those that are being closed.
+    lingers: Option<u64>,
 }
 
 impl<T> Peer<T> {
@@ -141,6 +145,7 @@ impl<T> Peer<T> {
             broken: false,
             ended: false,
             failed: None,
+            was_reset: false,
             queued: false,
             paused: false,
             input: Vec::new(),
@@ -153,6 +158,7 @@ impl<T> Peer<T> {
             place: None,
             charged: 0,
             handshake: None,
+            lingers: None,
         }
     }
 
@@ -176,7 +182,11 @@ impl<T> Peer<T> {
             return Err(kind.into());
         }
         while self.readable && !self.ended && self.failed.is_none() && filled < most && self.input.is_empty() && self.handshake.is_none() {
-            match (&self.stream).read(&mut scratch[filled..most]) {
+            let read = match (&self.stream).read(&mut scratch[filled..most]) {
+                Ok(0) if self.was_reset => Err(io::ErrorKind::ConnectionReset.into()),
+                read => read,
+            };
+            match read {
                 Ok(0) => {
                     self.ended = true;
                     self.readable = false;
@@ -248,7 +258,7 @@ impl<T> Peer<T> {
 
     /// Whether the other side has ended its direction, as far as is known: what it sent before may not be read yet.
     pub(crate) fn is_ending(&self) -> bool {
-        self.closing || self.ended
+        self.closing || self.ended || self.failed.is_some()
     }
 
     /// Whether no more octets will come, by an end or by a reset (kept octets aside).
@@ -311,6 +321,24 @@ impl<T> Peer<T> {
         self.stream.moved().map_or(self.written, |(written, _)| written)
     }
 
+    /// Bytes that the operating system has brought in all.
+    pub(crate) fn received(&self) -> u64 {
+        self.stream.moved().map_or(self.read, |(_, read)| read)
+    }
+
+    /// Over TLS an end is told in the stream itself: at most one byte is read, and kept, to see it. Where nothing was sent behind the request that is the end.
+    pub(crate) fn look_for_end(&mut self) {
+        if self.stream.moved().is_none() || !self.readable || !self.input.is_empty() {
+            return;
+        }
+        let mut octet = [0];
+        match self.fetch(&mut octet, 1) {
+            Ok(Fetched::Octets(n)) => self.keep(&octet[..n]),
+            Ok(Fetched::Nothing | Fetched::End) => {}
+            Err(e) => self.failed = Some(e.kind()),
+        }
+    }
+
     /// Ends the writing direction, behind everything that was flushed. False: the socket has no room for what tells the end; try again when it has.
     pub(crate) fn end_output(&mut self) -> io::Result<bool> {
         match self.stream.shutdown(Shutdown::Write) {
@@ -320,6 +348,11 @@ impl<T> Peer<T> {
             }
             other => other.map(|()| true),
         }
+    }
+
+    /// Drops what waits to be written: nobody will read it.
+    pub(crate) fn drop_output(&mut self) {
+        (self.output, self.sent) = (Vec::new(), 0);
     }
 
     /// Writes what waits and then `octets`, without copying what can go at once; the rest waits.
@@ -385,7 +418,10 @@ impl<T> Peer<T> {
                 self.writable = false;
                 Ok(None)
             }
-            Err(e) => Err(e),
+            Err(e) => {
+                self.was_reset |= e.kind() == io::ErrorKind::ConnectionReset;
+                Err(e)
+            }
         }
     }
 
@@ -422,6 +458,9 @@ pub(crate) struct Peers<T> {
     pub(super) listening: bool,
     date: (u64, String),
     pub(super) handshakes: Handshakes,
+    /// Connections that are being closed gently, the oldest first.
+    lingering: BTreeMap<u64, Id>,
+    lingered: u64,
 }
 
 impl<T> Peers<T> {
@@ -445,6 +484,8 @@ impl<T> Peers<T> {
             listening: true,
             date: (u64::MAX, String::new()),
             handshakes,
+            lingering: BTreeMap::new(),
+            lingered: 0,
         }
     }
 
@@ -613,6 +654,9 @@ impl<T> Peers<T> {
         if peer.handshake.is_some() {
             self.handshakes.end();
         }
+        if let Some(number) = peer.lingers {
+            self.lingering.remove(&number);
+        }
         Some((peer.stream, peer.input, peer.state))
     }
 
@@ -627,6 +671,19 @@ impl<T> Peers<T> {
     /// Octets of memory that all connections' buffers take.
     pub(crate) fn buffered(&self) -> usize {
         self.buffered
+    }
+
+    /// The connection is being closed gently from now on, of `most` at once: of more, the one that has been for longest is closed.
+    pub(crate) fn lingers(&mut self, id: Id, most: usize) {
+        let Some(peer) = self.slab.get_mut(id).filter(|peer| peer.lingers.is_none()) else { return };
+        self.lingered += 1;
+        peer.lingers = Some(self.lingered);
+        self.lingering.insert(self.lingered, id);
+        if self.lingering.len() > most {
+            if let Some((_, oldest)) = self.lingering.pop_first() {
+                self.close(oldest);
+            }
+        }
     }
 
     /// Closes a connection. What waits to be written is lost.

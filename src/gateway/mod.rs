@@ -28,18 +28,19 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use http::{Request, Response};
 
-use crate::ends::{Counters, End, EndCounts};
+use crate::ends::{Counters, End, EndCounts, Why};
 use crate::engine::event_loop::{EventLoop, Remote};
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::role::{Command, GatewayRole, Loan, NO_TICKET, Settings};
 use crate::gateway::routes::Table;
 use crate::gateway::tokens::{Digest, Whose};
 use crate::limits::Limits;
-use crate::link::{GatewayLink, NothingArrived};
+use crate::link::{GatewayLink, NothingArrived, Owned, Whole};
 use crate::message::Body;
 use crate::proto::forwarded::Network;
 use crate::proto::head::authority;
 use crate::proto::turn::{self, Dialect, Fallback, Name, OfferRules, Way};
+use crate::relay::{Wait, Waits};
 use crate::stream::{GatewayTls, Shared, Shown, Stream};
 
 pub use routes::{Route, Routes};
@@ -757,45 +758,51 @@ impl DeviceRef<'_> {
     pub fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.gateway.refuse_on_link("send()")?;
         let (parts, body) = request.into_parts();
+        let whole = Whole::new("exchange_timeout", self.gateway.limits.exchange_timeout);
         let again = (body.length() == Some(0) && crate::proto::head::is_idempotent(parts.method.as_str())).then(|| parts.clone());
-        match (self.send_once(Request::from_parts(parts, body)), again) {
-            (Err((e, true)), Some(parts)) if e.is_closed() => self.send_once(Request::from_parts(parts, Body::empty())).map_err(|(e, _)| e),
+        match (self.send_once(Request::from_parts(parts, body), whole), again) {
+            (Err((e, true)), Some(parts)) if e.is_closed() => {
+                self.send_once(Request::from_parts(parts, Body::empty()), whole).map_err(|(e, _)| e)
+            }
             (other, _) => other.map_err(|(e, _)| e),
         }
     }
 
     /// The error comes with whether nothing of a response had arrived.
-    fn send_once(&self, request: Request<Body>) -> Result<Response<Body>, (Error, bool)> {
-        let Loan { stream, unread, ticket, fate, airplay } = self.borrow().map_err(|e| (e, false))?;
+    fn send_once(&self, request: Request<Body>, whole: Option<Whole>) -> Result<Response<Body>, (Error, bool)> {
+        let Loan { stream, unread, ticket, fate, airplay } = self.borrow(whole).map_err(|e| (e, false))?;
         let remote = self.gateway.remote.clone();
-        let done = move |link: Option<(Shared, Vec<u8>)>| {
+        let done = move |link: Result<(Shared, Vec<u8>), Option<Why>>| {
             if ticket == NO_TICKET {
                 return; // dropping it ends it
             }
-            let stream = link.and_then(|(stream, unread)| {
+            let back = |(stream, unread): (Shared, Vec<u8>)| {
                 let stream = stream.into_inner()?;
                 stream.set_nonblocking(true).ok()?;
                 Some((stream, unread))
-            });
-            let stream = stream.ok_or(End::Program.because("a program's exchange on it ended without a message boundary"));
+            };
+            let unfinished = || End::Program.because("a program's exchange on it ended without a message boundary");
+            let stream = match link {
+                Ok(link) => back(link).ok_or_else(unfinished),
+                Err(why) => Err(why.unwrap_or_else(unfinished)),
+            };
             remote.send(Command::Return { ticket, stream });
         };
         if let Err(e) = stream.set_nonblocking(false) {
-            done(None);
+            done(Err(None));
             return Err((Error::io(Fault::Network, "making a link blocking", e), false));
         }
         let link = GatewayLink::within(Shared::new(stream), unread, self.gateway.link_limits.clone()).taking_events(airplay);
-        link.ask_owned(request, None, Box::new(done)).map_err(|(e, NothingArrived(nothing))| {
-            match fate.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                Some(error) => (error, false), // the loop has said why, and has tried again where that was allowed
-                None => (e, nothing && ticket != NO_TICKET),
-            }
-        })
+        let owned = Owned { first: None, whole, fate, done: Box::new(done) };
+        // By mailbox the loop has tried again where that was allowed.
+        link.ask_owned(request, owned).map_err(|(e, NothingArrived(nothing))| (e, nothing && ticket != NO_TICKET))
     }
 
-    fn borrow(&self) -> Result<Loan, Error> {
+    fn borrow(&self, whole: Option<Whole>) -> Result<Loan, Error> {
         let (reply, answer) = bounded(1);
-        let wait = self.gateway.limits.wait_for_link;
+        let waits = Waits::of(&self.gateway.limits);
+        let left = whole.map_or(waits.link.time, |whole| whole.left());
+        let wait = if left < waits.link.time { Wait { time: left, ..waits.exchange } } else { waits.link };
         self.gateway.command(Command::Borrow { name: self.name.clone(), wait, reply })?;
         answer.recv().map_err(|_| stopped())?
     }

@@ -19,7 +19,7 @@ use crate::gateway::role::{Alarm, Command, GatewayRole, Handle, LentOut, State};
 use crate::gateway::roster::{Denied, Holder, Registered, Waiter};
 use crate::gateway::tokens::REVOKED;
 use crate::gateway::{EventKind, Grant, Offer, Reject};
-use crate::link::GatewayLink;
+use crate::link::{Fate, GatewayLink};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
 use crate::proto::heartbeat;
@@ -429,7 +429,7 @@ impl GatewayRole {
         let Some((stream, unread, _)) = cx.remove(id).filter(|_| turned) else { return give_up(self, cx) };
         let handle = stream.try_clone().map_or(Handle::None, Handle::Own);
         let ticket = self.number();
-        self.lent.insert(ticket, LentOut { registered: registered.clone(), handle, place });
+        self.lent.insert(ticket, LentOut { registered: registered.clone(), handle, fate: Fate::default(), place });
         cx.set_lent(self.lent.len());
         let (limits, remote, registered_airplay) = (self.link_limits.clone(), self.remote.clone(), registered.is_airplay());
         let submitted = self.link_workers.submit(move || {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -18,20 +18,21 @@ use crate::engine::peers::{Id, Peers};
 use crate::engine::places::Place;
 use crate::engine::slab::{Key, Slab};
 use crate::engine::workers::Workers;
-use crate::error::{Error, Refusal};
+use crate::error::{Error, Fault, Refusal};
 use crate::gateway::doors::Doors;
 use crate::gateway::mailbox::Events;
 use crate::gateway::offers::{Device, UNTURNED, peer_flush};
 use crate::gateway::roster::{Left, Registered, Roster, Waiter};
 use crate::gateway::routes::Table;
 use crate::gateway::tokens::{REVOKED, Tokens, Whose};
-use crate::gateway::visitors::{Face, Visitor};
+use crate::gateway::visitors::{Face, Visitor, program_error};
 use crate::gateway::{Authorize, Event, EventKind, Grant, Offer, OnLink, Reject, Stats};
 use crate::limits::Limits;
+use crate::link::Fate;
 use crate::proto::comet::Answer;
 use crate::proto::forwarded::Network;
 use crate::proto::turn::{Fallback, OfferRules, Way};
-use crate::relay::{self, Budget, Exchange, Held, Lingering, LocalAnswer, Relaying, Rules, Wait, Waits};
+use crate::relay::{self, Budget, Exchange, Held, Lingering, LocalAnswer, Relaying, Rules, Wait};
 use crate::stream::{Broken, Channel, GatewayTls, Shown, ShownKey, Stream};
 
 /// What the gateway keeps for a connection.
@@ -50,7 +51,7 @@ pub(crate) enum State {
 /// What other threads ask of the gateway's loop.
 pub(crate) enum Command {
     /// A link for a program's `send()`.
-    Borrow { name: String, wait: Duration, reply: Sender<Result<Loan, Error>> },
+    Borrow { name: String, wait: Wait, reply: Sender<Result<Loan, Error>> },
     /// The link comes back, or has ended.
     Return { ticket: u64, stream: Result<(Stream, Vec<u8>), Why> },
     /// Tell when a name has a link.
@@ -92,14 +93,11 @@ pub(crate) struct Loan {
     pub(crate) unread: Vec<u8>,
     /// 0: one end of a socket pair, whose other end the loop serves like a visitor, for a device that polls.
     pub(crate) ticket: u64,
-    /// Why that device did not answer.
+    /// Where the loop leaves why it ended the exchange.
     pub(crate) fate: Fate,
     /// Its device is an AirPlay sender.
     pub(crate) airplay: bool,
 }
-
-/// Where the loop leaves the error of a program's request that went by mailbox.
-pub(crate) type Fate = Arc<Mutex<Option<Error>>>;
 
 /// The ticket of what is not a link.
 pub(crate) const NO_TICKET: u64 = 0;
@@ -108,6 +106,8 @@ pub(crate) const NO_TICKET: u64 = 0;
 pub(super) struct LentOut {
     pub(super) registered: Arc<Registered>,
     pub(super) handle: Handle,
+    /// Where the program that has it reads why it was cut.
+    pub(super) fate: Fate,
     /// Counted until it comes back or ends.
     pub(super) place: Option<Place>,
 }
@@ -122,6 +122,7 @@ pub(super) enum Handle {
 struct Caller {
     name: String,
     want: Want,
+    wait: Wait,
 }
 
 enum Want {
@@ -275,6 +276,7 @@ pub(super) struct Settings {
 /// The alarm that `new` puts into the table; whoever starts the loop sets it.
 pub(super) const FIRST_ALARM: u64 = 0;
 pub(super) const SHORT_OF_MEMORY: &str = "this gateway has taken nine tenths of memory_bytes_max; try again later";
+const STOPPED: &str = "this gateway stopped";
 /// How often old names are forgotten.
 pub(super) const TICK: Duration = Duration::from_secs(30);
 
@@ -421,10 +423,11 @@ impl GatewayRole {
         let (stream, ticket) = (Arc::new(stream), self.number());
         let airplay = registered.is_airplay();
         self.roster.lend(&registered, id);
-        self.lent.insert(ticket, LentOut { registered, handle: Handle::Weak(Arc::downgrade(&stream)), place });
+        let fate = Fate::default();
+        self.lent.insert(ticket, LentOut { registered, handle: Handle::Weak(Arc::downgrade(&stream)), fate: fate.clone(), place });
         cx.set_lent(self.lent.len());
         self.stats.exchanges.fetch_add(1, Relaxed);
-        if let Err(unsent) = reply.send(Ok(Loan { stream, unread, ticket, fate: Fate::default(), airplay })) {
+        if let Err(unsent) = reply.send(Ok(Loan { stream, unread, ticket, fate, airplay })) {
             let Ok(Loan { stream, unread, ticket, .. }) = unsent.0 else { return true };
             let stream = Arc::into_inner(stream).map(|stream| (stream, unread));
             self.take_back(cx, ticket, stream.ok_or(End::Failed.because("its caller went while it was lent")));
@@ -435,7 +438,7 @@ impl GatewayRole {
     /// Gives a program's thread, whose device polls, a socket of which the loop has the other end: what is asked there goes the
     /// way of a visitor's request.
     pub(super) fn lend_mailbox(&mut self, cx: &mut Peers<State>, caller: u64) {
-        if let Some(Caller { name, want: Want::Link(reply) }) = self.callers.remove(&caller) {
+        if let Some(Caller { name, want: Want::Link(reply), .. }) = self.callers.remove(&caller) {
             self.lend_mailbox_to(cx, &name, &reply);
         }
     }
@@ -508,7 +511,7 @@ impl GatewayRole {
         self.stats.devices.store(self.roster.connected(), Relaxed);
     }
 
-    fn borrow(&mut self, cx: &mut Peers<State>, name: String, wait: Duration, reply: Sender<Result<Loan, Error>>) {
+    fn borrow(&mut self, cx: &mut Peers<State>, name: String, wait: Wait, reply: Sender<Result<Loan, Error>>) {
         if self.draining {
             let _ = reply.send(Err(Error::stopped("this gateway is stopping; nothing new is sent")));
             return;
@@ -541,8 +544,8 @@ impl GatewayRole {
                 reply.send(Err(Error::full(format!("as many callers wait for {name} as waiting_per_device_max allows; try again later"))));
             return;
         }
-        self.callers.insert(number, Caller { name, want: Want::Link(reply) });
-        let at = cx.after(wait);
+        self.callers.insert(number, Caller { name, want: Want::Link(reply), wait });
+        let at = cx.after(wait.time);
         self.set_alarm(cx, at, Alarm::Caller(number));
     }
 
@@ -552,17 +555,17 @@ impl GatewayRole {
             return;
         }
         let number = self.number();
-        self.callers.insert(number, Caller { name, want: Want::Name(reply) });
+        self.callers.insert(number, Caller { name, want: Want::Name(reply), wait: Wait { time, name: "the time given" } });
         let at = cx.after(time);
         self.set_alarm(cx, at, Alarm::Caller(number));
     }
 
     fn caller_expired(&mut self, number: u64, now: Instant) {
-        let Some(Caller { name, want }) = self.callers.remove(&number) else { return };
+        let Some(Caller { name, want, wait }) = self.callers.remove(&number) else { return };
         match want {
             Want::Link(reply) => {
                 self.roster.step_out(&name, Waiter::Caller(number));
-                let text = self.waited_in_vain(&name, Waits::of(&self.limits).link, now);
+                let text = self.waited_in_vain(&name, wait, now);
                 let _ = reply.send(Err(Error::not_connected(503, text)));
             }
             Want::Name(reply) => {
@@ -617,13 +620,15 @@ impl GatewayRole {
             }
         }
         for ticket in lent {
-            self.cut_lent(ticket);
+            let why = "the device's session was replaced, or its token revoked, and take_over_grace is over";
+            self.cut_lent(ticket, Error::closed(Fault::Device, why));
         }
     }
 
-    /// Wakes a program's thread that is blocked on a lent link: its next read or write fails.
-    fn cut_lent(&mut self, ticket: u64) {
+    /// Wakes a program's thread that is blocked on a lent link: its next read or write fails, with this error.
+    fn cut_lent(&mut self, ticket: u64, why: Error) {
         let Some(lent) = self.lent.get(&ticket) else { return };
+        lent.fate.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
         let cut = match &lent.handle {
             Handle::Weak(stream) => stream.upgrade().map(|s| s.shutdown(std::net::Shutdown::Both)),
             Handle::Own(stream) => Some(stream.shutdown(std::net::Shutdown::Both)),
@@ -767,8 +772,11 @@ impl GatewayRole {
                     let key = *key;
                     if let Some(exchange) = self.exchanges.get_mut(key) {
                         exchange.last_of_asker();
+                        exchange.hurry();
                     }
+                    cx.again(id); // its deadline may be nearer now
                 }
+                State::Lingering(_) => relay::hurry_lingering(cx, id, &self.limits, find_lingering),
                 State::Device(Device::Link(link)) if link.exchange.is_none() => self.part(cx, id),
                 State::Device(Device::Held { .. }) => self.part(cx, id),
                 // What is in hand may still be answered on a connection that is kept.
@@ -783,14 +791,15 @@ impl GatewayRole {
     fn stop(&mut self, cx: &mut Peers<State>) {
         self.stopped = true;
         for id in cx.ids() {
-            if let Some(State::Visitor(Visitor::Exchange { key, .. })) = cx.get(id).map(|p| &p.state) {
+            if let Some(State::Visitor(visitor @ Visitor::Exchange { key, .. })) = cx.get(id).map(|p| &p.state) {
+                visitor.leave_fate(|| Error::stopped(STOPPED));
                 let key = *key;
-                self.end_exchange(cx, key, End::Stopped, "this gateway stopped");
+                self.end_exchange(cx, key, End::Stopped, STOPPED);
             }
         }
         let lent: Vec<u64> = self.lent.keys().copied().collect();
         for ticket in lent {
-            self.cut_lent(ticket);
+            self.cut_lent(ticket, Error::stopped(STOPPED));
         }
         for id in cx.ids() {
             cx.close(id);
@@ -812,18 +821,12 @@ impl GatewayRole {
     }
 
     pub(super) fn linger(&mut self, cx: &mut Peers<State>, id: Id) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        peer.state = State::Lingering(Lingering::default());
-        let at = cx.after(self.limits.linger_timeout);
-        cx.set_deadline(id, Some(at));
+        relay::linger(cx, id, &self.limits, self.draining, State::Lingering);
         self.step_lingering(cx, id);
     }
 
     fn step_lingering(&mut self, cx: &mut Peers<State>, id: Id) {
-        relay::step_lingering(cx, id, &self.limits, |state| match state {
-            State::Lingering(lingering) => Some(lingering),
-            _ => None,
-        });
+        relay::step_lingering(cx, id, find_lingering);
     }
 
     pub(super) fn registered(&self, cx: &Peers<State>, id: Id) -> Option<Arc<Registered>> {
@@ -849,7 +852,13 @@ impl GatewayRole {
                 }
                 relay::answer_instead(self, cx, key, why, answer);
             }
-            _ => relay::abort(self, cx, key, why),
+            (Some(asking), true) => {
+                if let Some(State::Visitor(visitor)) = cx.get(asking).map(|p| &p.state) {
+                    visitor.leave_fate(|| program_error(answer));
+                }
+                relay::abort(self, cx, key, why);
+            }
+            (None, _) => relay::abort(self, cx, key, why),
         }
     }
 
@@ -886,6 +895,10 @@ impl GatewayRole {
         let answer = LocalAnswer { error: Some("http_response_timeout"), keep: true, ..LocalAnswer::new(504, &reason) };
         self.end_exchange_with(cx, key, Why::new(End::Late, reason.clone()), &answer);
     }
+}
+
+fn find_lingering(state: &mut State) -> Option<&mut Lingering> {
+    if let State::Lingering(lingering) = state { Some(lingering) } else { None }
 }
 
 impl Role for GatewayRole {

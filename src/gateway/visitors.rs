@@ -10,10 +10,11 @@ use crate::engine::peers::{Fetched, Id, Peers};
 use crate::engine::slab::Key;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::mailbox::MessageId;
-use crate::gateway::role::{Fate, GatewayRole, SHORT_OF_MEMORY, State};
+use crate::gateway::role::{GatewayRole, SHORT_OF_MEMORY, State};
 use crate::gateway::roster::Waiter;
 use crate::gateway::routes::{Found, Terms, ToDevice};
 use crate::gateway::tokens::{CHALLENGES, Digest};
+use crate::link::Fate;
 use crate::proto::body::Framing;
 use crate::proto::forward::{self, Destination, Forwarded, RequestRules};
 use crate::proto::forwarded::Said;
@@ -67,6 +68,12 @@ impl Visitor {
         }
     }
 
+    /// Leaves a program the error of its exchange, unless it has one already.
+    pub(super) fn leave_fate(&self, error: impl FnOnce() -> Error) {
+        if let Face::Program { fate, .. } = self.face() {
+            fate.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(error);
+        }
+    }
     fn face(&self) -> &Face {
         match self {
             Visitor::Head { face, .. } | Visitor::Exchange { face, .. } => face,
@@ -255,6 +262,9 @@ impl GatewayRole {
                 if self.notice.is_some() {
                     exchange.last_of_asker();
                 }
+                if self.draining {
+                    exchange.hurry();
+                }
                 Asked::Forward { exchange, name, token: digest }
             }
         }
@@ -442,8 +452,8 @@ impl GatewayRole {
     /// Answers a visitor from here; the connection goes on where the answer says so. A program is told by an error.
     pub(super) fn answer_visitor(&mut self, cx: &mut Peers<State>, id: Id, answer: &LocalAnswer<'_>) {
         if let Some(State::Visitor(visitor)) = cx.get(id).map(|p| &p.state) {
-            if let Face::Program { fate, .. } = visitor.face() {
-                *fate.lock().unwrap_or_else(PoisonError::into_inner) = Some(program_error(answer));
+            if let Face::Program { .. } = visitor.face() {
+                visitor.leave_fate(|| program_error(answer));
                 return cx.close(id);
             }
         }
@@ -470,7 +480,7 @@ impl GatewayRole {
 }
 
 /// What a visitor would be answered, as `send()` returns it.
-fn program_error(answer: &LocalAnswer<'_>) -> Error {
+pub(super) fn program_error(answer: &LocalAnswer<'_>) -> Error {
     let text = answer.reason.to_owned();
     match answer.status {
         503 if answer.error == Some("destination_unavailable") => Error::not_connected(503, text),

@@ -175,8 +175,8 @@ impl<S: Transport + 'static> DeviceLink<S> {
         self.line.lock().take().expect("a link has its stream until it is taken apart")
     }
 
-    /// Closes the link so that the last answer is not lost to a reset: half-closes (sockets only), then reads for at most `linger_timeout` and
-    /// `drain_bytes_max`. Just dropping the link closes it at once.
+    /// Closes the link so that the last answer is not lost to a reset: half-closes (sockets only), then reads until nothing came for `linger_timeout`,
+    /// for at most `linger_total_timeout`. Just dropping the link closes it at once.
     pub fn close(self) {
         self.line.end_exchange();
         self.line.lock().finish();

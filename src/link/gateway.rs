@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
+use crate::ends::Why;
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::Limits;
-use crate::link::send::{COPY_MAX, Done, Pen, SendFault, Settlement, WireBody};
+use crate::link::send::{COPY_MAX, Done, Fate, Pen, SendFault, Settlement, WireBody};
 use crate::link::upload::{EARLY, Step, Upload};
-use crate::link::wire::{HeadFault, Line, Patience, Side, Wire, header_map};
+use crate::link::wire::{HeadFault, Line, Patience, Side, Whole, Wire, header_map};
 use crate::message::{Body, write_request_head};
 use crate::proto::body::{self, Framing};
 use crate::proto::head::{self, LineEnds, ResponseHead};
@@ -31,6 +32,18 @@ pub struct GatewayLink<S: Transport + 'static = Stream> {
 /// Of a failed exchange: no octet of the response had arrived, so that another link may try, where the request allows that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NothingArrived(pub(crate) bool);
+
+/// How an exchange goes that its link belongs to.
+pub(crate) struct Owned<S> {
+    /// For the response's first byte; `None`: `first_octet_timeout`.
+    pub(crate) first: Option<Instant>,
+    /// For everything, the response's body included.
+    pub(crate) whole: Option<Whole>,
+    /// Where whoever cuts the connection from this side leaves why; that is then the exchange's error.
+    pub(crate) fate: Fate,
+    /// Gets the stream back.
+    pub(crate) done: Done<S>,
+}
 
 /// What a response's head says, owned.
 struct Answer {
@@ -86,21 +99,18 @@ impl<S: Transport + 'static> GatewayLink<S> {
     }
 
     /// As [`ask`](Self::ask), for a link that belongs to this one exchange. `done` is called exactly once: with the stream and its unread octets when the exchange
-    /// ended at a message boundary and the stream can be used again (before this returns, where the response is whole by then), else with `None`.
-    /// Dropping the response's body never blocks. `deadline` is for the response's first octet; `None`: `first_octet_timeout`.
-    pub(crate) fn ask_owned(
-        mut self,
-        request: Request<Body>,
-        deadline: Option<Instant>,
-        done: Done<S>,
-    ) -> Result<Response<Body>, (Error, NothingArrived)> {
-        let settlement = Settlement::new(done);
-        let (answer, upload) = match self.exchange(request, deadline) {
+    /// ended at a message boundary and the stream can be used again (before this returns, where the response is whole by then), else with the error that ended
+    /// it, if there was one. Dropping the response's body never blocks.
+    pub(crate) fn ask_owned(mut self, request: Request<Body>, owned: Owned<S>) -> Result<Response<Body>, (Error, NothingArrived)> {
+        let settlement = Settlement::new(owned.done, owned.fate);
+        self.line.lock().whole = owned.whole;
+        let (answer, upload) = match self.exchange(request, owned.first) {
             Ok(exchanged) => exchanged,
             Err(error) => {
                 let nothing = NothingArrived(!self.response_began());
+                let error = settlement.fate().unwrap_or(error);
                 let stream = self.line.lock().take_reusable();
-                settlement.settle(stream);
+                settlement.settle(stream.ok_or_else(|| Some(Why::of_exchange(&error))));
                 return Err((error, nothing));
             }
         };
@@ -108,9 +118,10 @@ impl<S: Transport + 'static> GatewayLink<S> {
         let body = match begin(&mut wire, &answer) {
             None => Body::from_streamed(WireBody::new(&self.line, &wire, Some(settlement)).with_upload(upload)),
             Some(octets) => {
+                wire.whole = None;
                 let stream = wire.take_reusable();
                 drop(wire);
-                settlement.settle(stream);
+                settlement.settle(stream.ok_or(None));
                 octets.into()
             }
         };

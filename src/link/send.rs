@@ -2,10 +2,11 @@
 
 use std::io::{self, Read};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderMap;
 
+use crate::ends::Why;
 use crate::error::{Error, Fault};
 use crate::link::upload::{EARLY, Step, Upload};
 use crate::link::wire::{Expectation, Line, Wire};
@@ -164,19 +165,30 @@ fn write<S: Transport + 'static>(line: &Line<S>, first: &[u8], second: &[u8]) ->
     wire.write_all(first, second).map_err(|e| SendFault::Wire(wire.write_failed("writing a message", e)))
 }
 
-/// What gets the stream back when an exchange is over; `None`: it was closed.
-pub(super) type Done<S> = Box<dyn FnOnce(Option<(S, Vec<u8>)>) + Send>;
+/// What gets the stream back when an exchange is over, or, where it was closed, learns which error closed it.
+pub(super) type Done<S> = Box<dyn FnOnce(Result<(S, Vec<u8>), Option<Why>>) + Send>;
+
+/// Where whoever cuts a connection in the middle of an exchange leaves the error of that exchange.
+pub(crate) type Fate = Arc<Mutex<Option<Error>>>;
 
 /// Calls a [`Done`] exactly once, whatever happens.
-pub(super) struct Settlement<S>(Option<Done<S>>);
+pub(super) struct Settlement<S> {
+    done: Option<Done<S>>,
+    fate: Fate,
+}
 
 impl<S> Settlement<S> {
-    pub(super) fn new(done: Done<S>) -> Self {
-        Settlement(Some(done))
+    pub(super) fn new(done: Done<S>, fate: Fate) -> Self {
+        Settlement { done: Some(done), fate }
     }
 
-    pub(super) fn settle(mut self, stream: Option<(S, Vec<u8>)>) {
-        if let Some(done) = self.0.take() {
+    /// Why this side has cut the connection, if it has.
+    pub(super) fn fate(&self) -> Option<Error> {
+        self.fate.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(super) fn settle(mut self, stream: Result<(S, Vec<u8>), Option<Why>>) {
+        if let Some(done) = self.done.take() {
             done(stream);
         }
     }
@@ -184,8 +196,8 @@ impl<S> Settlement<S> {
 
 impl<S> Drop for Settlement<S> {
     fn drop(&mut self) {
-        if let Some(done) = self.0.take() {
-            done(None);
+        if let Some(done) = self.done.take() {
+            done(Err(None));
         }
     }
 }
@@ -282,12 +294,15 @@ impl<S: Transport + 'static> WireBody<S> {
         Err(Error::usage("reading a body: the exchange it belonged to is over; read a body before the next message"))
     }
 
-    /// Lets go of the line: gives an owned stream back (where it can be used again) or drops it, and tells.
-    fn settle(&mut self, line: &Line<S>) {
+    /// Lets go of the line: gives an owned stream back (where it can be used again) or drops it, and tells. `error`: what ended the exchange.
+    fn settle(&mut self, line: &Line<S>, error: Option<&Error>) {
         line.release(self.exchange);
         if let Some(settlement) = self.settlement.take() {
-            let stream = line.lock().take_reusable();
-            settlement.settle(stream);
+            let mut wire = line.lock();
+            wire.whole = None;
+            let stream = wire.take_reusable();
+            drop(wire);
+            settlement.settle(stream.ok_or_else(|| error.map(Why::of_exchange)));
         }
     }
 }
@@ -301,10 +316,11 @@ impl<S: Transport + 'static> Streamed for WireBody<S> {
             return Ok(0);
         }
         let Some(line) = self.line.take() else { return Ok(0) };
-        let got = self.step(&line, buf);
+        let fate = |body: &Self| body.settlement.as_ref().and_then(Settlement::fate);
+        let got = self.step(&line, buf).map_err(|error| fate(self).unwrap_or(error));
         self.failed = got.is_err();
         if self.failed || self.remaining == Some(0) {
-            self.settle(&line);
+            self.settle(&line, got.as_ref().err());
         } else {
             self.line = Some(line);
         }
@@ -339,6 +355,6 @@ impl<S: Transport + 'static> Drop for WireBody<S> {
                 log::debug!("a response that was dropped half-read: {error}");
             }
         }
-        self.settle(&line);
+        self.settle(&line, None);
     }
 }

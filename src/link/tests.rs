@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 
 use crate::limits::Limits;
-use crate::link::{DeviceLink, GatewayLink, Lingered, Next, NothingArrived};
+use crate::link::{DeviceLink, Fate, GatewayLink, Lingered, Next, NothingArrived, Owned};
 use crate::message::Body;
 
 fn limits() -> Arc<Limits> {
@@ -30,9 +30,10 @@ fn ask(request: Request<Body>, answer: &[u8], ends: bool) -> (Result<Response<Bo
         b.shutdown(std::net::Shutdown::Write).unwrap();
     }
     let (tell, told) = mpsc::channel();
-    let done = Box::new(move |link| tell.send(link).unwrap());
-    let deadline = Instant::now() + Duration::from_millis(50);
-    (GatewayLink::new(a, Vec::new(), limits()).ask_owned(request, Some(deadline), done), told, b)
+    let done = Box::new(move |link: Result<_, _>| tell.send(link.ok()).unwrap());
+    let first = Some(Instant::now() + Duration::from_millis(50));
+    let owned = Owned { first, whole: None, fate: Fate::default(), done };
+    (GatewayLink::new(a, Vec::new(), limits()).ask_owned(request, owned), told, b)
 }
 
 #[test]
@@ -118,8 +119,9 @@ fn a_panicking_request_body_still_tells() {
     let (tell, told) = mpsc::channel();
     let request = Request::post("/").body(Body::from_reader(Panicking)).unwrap();
     let link = GatewayLink::new(a, Vec::new(), limits());
-    let done = Box::new(move |link: Option<(UnixStream, Vec<u8>)>| tell.send(link.is_some()).unwrap());
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| link.ask_owned(request, None, done))).is_err());
+    let done = Box::new(move |link: Result<_, _>| tell.send(link.is_ok()).unwrap());
+    let owned = Owned { first: None, whole: None, fate: Fate::default(), done };
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| link.ask_owned(request, owned))).is_err());
     assert!(!told.recv().unwrap());
 }
 

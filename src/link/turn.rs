@@ -206,7 +206,7 @@ impl<S: Transport + 'static> Offering<S> {
     }
 
     /// Says no: writes the status with its reason as `text/plain` (and what belongs to it: `WWW-Authenticate: Bearer` with 401, `Upgrade` with 426), then
-    /// closes the connection, reading on for at most `linger_timeout`.
+    /// closes the connection, reading on until nothing came for `linger_timeout`, for at most `linger_total_timeout`.
     pub fn refuse(mut self, refusal: &Refusal) {
         write_refused(&mut self.wire, refusal);
     }

@@ -137,7 +137,7 @@ impl Upload {
     fn waited<S: Transport + 'static>(&mut self, wire: &mut Wire<S>, time: Duration) -> Result<Step, SendFault> {
         self.silent += time;
         self.pause = (self.pause * 2).min(STALL);
-        if self.silent >= wire.limits.body_silence_timeout {
+        if self.silent >= wire.limits.body_silence_timeout || wire.is_overdue() {
             return Err(SendFault::Wire(wire.write_failed("writing a request", io::ErrorKind::TimedOut.into())));
         }
         Ok(Step::Nothing)

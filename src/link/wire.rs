@@ -120,6 +120,37 @@ impl Patience {
     }
 }
 
+/// The deadline of a whole exchange: when it ends, and what it is called.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Whole {
+    ends: Instant,
+    time: Duration,
+    name: &'static str,
+}
+
+impl Whole {
+    /// So long from now. `None`: no such deadline, which a time of zero says.
+    pub(crate) fn new(name: &'static str, time: Duration) -> Option<Self> {
+        let ends = Instant::now().checked_add(time)?;
+        (!time.is_zero()).then_some(Whole { ends, time, name })
+    }
+
+    /// What is left of it.
+    pub(crate) fn left(&self) -> Duration {
+        self.ends.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether it is over, as exactly as sockets keep time.
+    fn is_over(&self) -> bool {
+        self.left() <= self.time / 8
+    }
+
+    /// The error of whoever was waiting then.
+    pub(crate) fn error(&self, peer: Fault, doing: &str) -> Error {
+        Error::timeout(peer, format!("{doing}: the exchange was not over within {} ({:?})", self.name, self.time))
+    }
+}
+
 /// What became of reading a head.
 pub(super) enum HeadFault {
     /// The octets are not a right head; they are still in the inbox.
@@ -140,6 +171,8 @@ pub(super) struct Wire<S> {
     /// What the transport was last told; the outer (or only) `None`: nothing yet.
     read_limit: Option<Option<Duration>>,
     write_limit: Option<Duration>,
+    /// For all that is waited for.
+    pub(super) whole: Option<Whole>,
     incoming: Option<Incoming>,
     /// What is to be done about the peer's `Expect: 100-continue`.
     pub(super) expectation: Expectation,
@@ -184,6 +217,7 @@ impl<S: Transport + 'static> Wire<S> {
             reasons: Vec::new(),
             read_limit: None,
             write_limit: None,
+            whole: None,
             incoming: None,
             expectation: Expectation::None,
             more_may_come: false,
@@ -321,6 +355,9 @@ impl<S: Transport + 'static> Wire<S> {
             return Error::io(Fault::Network, doing, error);
         }
         self.spoil("a deadline passed");
+        if let Some(whole) = self.whole.filter(Whole::is_over) {
+            return whole.error(self.side.peer(), doing);
+        }
         let time = patience.time.unwrap_or_default();
         let text = format!("{doing}: {} sent nothing more within {} ({time:?})", self.side.peer_name(), patience.name);
         Error::timeout(self.side.peer(), text)
@@ -549,6 +586,7 @@ impl<S: Transport + 'static> Wire<S> {
 
     /// One write, of at most both slices, and a flush.
     pub(super) fn write_some(&mut self, first: &[u8], second: &[u8], limit: Duration) -> io::Result<usize> {
+        let limit = self.within_whole(Some(limit))?.unwrap_or(limit);
         let stream = self.stream.as_mut().ok_or_else(taken)?;
         if self.write_limit != Some(limit) {
             stream.limit_write(Some(limit.max(Duration::from_millis(1))))?;
@@ -566,6 +604,9 @@ impl<S: Transport + 'static> Wire<S> {
     pub(super) fn write_failed(&mut self, doing: &str, error: io::Error) -> Error {
         self.spoil("writing to the connection failed");
         if is_timeout(&error) {
+            if let Some(whole) = self.whole.filter(Whole::is_over) {
+                return whole.error(self.side.peer(), doing);
+            }
             let time = self.limits.body_silence_timeout;
             let text = format!("{doing}: {} took nothing within body_silence_timeout ({time:?})", self.side.peer_name());
             return Error::timeout(self.side.peer(), text);
@@ -575,24 +616,21 @@ impl<S: Transport + 'static> Wire<S> {
 
     // --- ending ---
 
-    /// Half-closes and reads on for a bounded while, so that the last answer is not lost to a reset. Over a transport that cannot half-close
+    /// Half-closes and reads on for a bounded time, so that the last answer is not lost to a reset. Over a transport that cannot half-close
     /// only where more may come, for the peer could be waiting for an end that only the drop brings.
     pub(super) fn finish(&mut self) {
         let closed = self.stream.as_ref().is_some_and(Transport::half_close);
         if !closed && !self.more_may_come {
             return;
         }
-        let deadline = Instant::now() + self.limits.linger_timeout;
-        let mut left = self.limits.drain_bytes_max;
-        while left > 0 {
-            let time = deadline.saturating_duration_since(Instant::now());
+        let ends = Instant::now() + self.limits.linger_total_timeout;
+        loop {
             self.inbox.clear();
-            match self.fill(Some(time), STEP) {
-                Ok(n) if n > 0 && !time.is_zero() => left = left.saturating_sub(n),
-                _ => break,
+            let time = ends.saturating_duration_since(Instant::now()).min(self.limits.linger_timeout);
+            if time.is_zero() || !matches!(self.fill(Some(time), STEP), Ok(1..)) {
+                return self.inbox.clear();
             }
         }
-        self.inbox.clear();
     }
 
     /// Ends the connection in the middle of a message, so that the peer cannot take it for the message's end (T17).
@@ -605,8 +643,23 @@ impl<S: Transport + 'static> Wire<S> {
         }
     }
 
+    /// A wait, no longer than the whole exchange may take.
+    fn within_whole(&self, wait: Option<Duration>) -> io::Result<Option<Duration>> {
+        let Some(left) = self.whole.map(|whole| whole.left()) else { return Ok(wait) };
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(Some(wait.map_or(left, |wait| wait.min(left))))
+    }
+
+    /// Whether the whole exchange has had its time.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.whole.is_some_and(|whole| whole.left().is_zero())
+    }
+
     /// Tells the transport how long a read may take, but only where that differs by more than a tenth from what it knows.
     fn limit_read(&mut self, wanted: Option<Duration>) -> io::Result<()> {
+        let wanted = self.within_whole(wanted)?;
         let near = match (self.read_limit, wanted) {
             (Some(None), None) => true,
             (Some(Some(set)), Some(wanted)) => set.abs_diff(wanted) <= wanted / 10,

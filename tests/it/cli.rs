@@ -22,6 +22,7 @@ const GATEWAY_OPTIONS: &[&str] = &[
     "--fallback",
     "--cors-origin",
     "--min-rate",
+    "--half-close",
     "--heartbeat",
     "--heartbeat-timeout",
     "--poll-hold",

@@ -25,6 +25,8 @@ mod differential;
 mod doors;
 #[cfg(feature = "cli")]
 mod drain;
+#[cfg(all(feature = "cli", feature = "tls"))]
+mod endings;
 #[cfg(feature = "cli")]
 mod faults;
 #[cfg(feature = "cli")]

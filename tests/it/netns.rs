@@ -520,8 +520,8 @@ fn in_flight(what: &'static str, method: &str, target: &str, expected: u16) {
     ));
     within("its visitor is told", told, PATIENCE);
     within("who waits is told", refused, PATIENCE);
-    // The gateway's FIN is sent again at the latest when as much time has gone by as the hole lasted; then the device waits `linger_timeout`.
-    within("served again", served, refused + Limits::default().linger_timeout + BACKOFF);
+    // The gateway's FIN is sent again at the latest when as much time has gone by as the hole lasted; then the device waits `abandoned_timeout`.
+    within("served again", served, refused + Limits::default().abandoned_timeout + BACKOFF);
     scene.net.inside(Place::Device, move || drop(local));
 }
 

@@ -15,7 +15,7 @@ const OFFER: &str = "GET /lamp/chat HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\nConn
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n";
 
 /// A visitor and a device's raw link that have been switched.
-fn tunnel(gateway: &Gateway) -> (RawPeer, RawPeer) {
+pub fn tunnel(gateway: &Gateway) -> (RawPeer, RawPeer) {
     let mut link = gateway.link("lamp");
     let mut visitor = gateway.visitor();
     visitor.write(OFFER);

@@ -184,10 +184,14 @@ struct GatewayArgs {
     /// Let several devices with the same credential have one name; requests go to them in turn
     #[arg(long, env = "PTTH_SHARED_NAMES", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     shared_names: bool,
-    /// Octets per second that a visitor has to take while others wait for its link, or for the room that its answer takes; and that the sender of a
-    /// message has to bring while others wait for the room that it takes (0: any)
+    /// Octets per second that a visitor has to take while others wait for its link, or for the room that its answer takes; and that an upload has to bring
+    /// while others wait for its link, or for the room that it takes (0: any)
     #[arg(long, value_name = "OCTETS", default_value_t = 1024, env = "PTTH_MIN_RATE")]
     min_rate: u64,
+    /// Serve visitors that have ended their direction of the connection (half-close) even while others wait for the link; else they count as gone a
+    /// second after anything moved
+    #[arg(long, env = "PTTH_HALF_CLOSE", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    half_close: bool,
     /// A path on --visitors that this gateway answers itself: 200 while it serves, 503 from SIGTERM on (for load balancers; default: none)
     #[arg(long, value_name = "PATH", env = "PTTH_HEALTH_PATH")]
     health_path: Option<String>,
@@ -545,6 +549,9 @@ fn limits_of(args: &GatewayArgs) -> Result<Limits, Failure> {
     (limits.heartbeat, limits.heartbeat_timeout, limits.poll_hold) = (args.heartbeat, args.heartbeat_timeout, args.poll_hold);
     (limits.wait_for_link, limits.first_octet_timeout) = (args.wait_for_link, args.first_octet);
     limits.min_rate_bytes_per_s = args.min_rate;
+    if args.half_close {
+        limits.half_close_timeout = Duration::ZERO;
+    }
     (limits.head_timeout, limits.idle_visitor_timeout) = (args.head, args.idle_visitor);
     limits.handshake_timeout = args.handshake;
     (limits.request_write_timeout, limits.body_silence_timeout) = (args.request_write, args.body_silence);

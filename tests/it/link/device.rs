@@ -582,9 +582,10 @@ fn a_dripping_head_has_a_deadline_in_all() {
 
 #[test]
 fn too_large_heads_are_refused_in_bounded_memory() {
+    // What comes behind the refusal is read and dropped, so that it is not lost to a reset.
     let (script, seen) = Script::new((0..1000).map(|_| Step::Give(vec![b'a'; 1000])));
     assert!(serve(script, hello).1.is_err());
-    assert!(seen.0.lock().unwrap().reads < 20 + 64 + 5, "20 KiB of head, and 64 KiB are read on after the refusal");
+    assert!(seen.text().starts_with("HTTP/1.1 431 "), "{}", seen.text());
     let head = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(21_000));
     let (script, seen) = Script::giving(head.as_bytes());
     assert!(serve(script, hello).1.is_err());

@@ -306,7 +306,7 @@ fn spent_in_a_second(process: &Process) -> u64 {
 }
 
 /// How long a connection that was told 408 is read from (`linger_timeout`).
-const LINGER: Duration = Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(5);
 
 /// T28: connections to the devices' port that never finish their offer, in three stages of it.
 pub fn half_offers(count: usize, head: Duration) {
