@@ -188,7 +188,10 @@ fn ours(plan: &Plan) {
     assert!(
         all(&head.fields, "upgrade").len() <= 1 && all(&head.fields, "host").len() == 1 && all(&head.fields, "content-length").len() <= 1
     );
-    let head = FramedRequest::of(head).expect("where our offer ends is told");
+    let head = match FramedRequest::of(head) {
+        Ok(head) => head,
+        Err(refusal) => return check_refusal(&refusal, &[400]), // an answer of more than 2^63-1 octets
+    };
     let mut rules = rules(false, true);
     rules.dialects.push(dialect.clone());
     match decide(&head, &rules) {
