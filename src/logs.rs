@@ -59,10 +59,24 @@ trait Owes: Sync {
 }
 
 /// Gates that do.
+#[cfg(not(test))]
 static OWING: Mutex<Vec<&'static dyn Owes>> = Mutex::new(Vec::new());
 
+// Tests run side by side: none may settle what another one counts.
+#[cfg(test)]
+thread_local! {
+    static OWING: std::cell::RefCell<Vec<&'static dyn Owes>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+fn with_owing<T>(work: impl FnOnce(&mut Vec<&'static dyn Owes>) -> T) -> T {
+    #[cfg(test)]
+    return OWING.with_borrow_mut(work);
+    #[cfg(not(test))]
+    work(&mut OWING.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
 fn owe(gate: &'static dyn Owes) {
-    OWING.lock().unwrap_or_else(PoisonError::into_inner).push(gate);
+    with_owing(|owing| owing.push(gate));
 }
 
 impl Gate {
@@ -173,7 +187,7 @@ impl Owes for NameGate {
 
 /// Says what was left out of kinds that have fallen silent. To be called now and then.
 pub(crate) fn settle() {
-    for gate in std::mem::take(&mut *OWING.lock().unwrap_or_else(PoisonError::into_inner)) {
+    for gate in with_owing(std::mem::take) {
         gate.settle_now();
     }
 }
