@@ -88,14 +88,18 @@ fn signs(supervisor: &Supervisor, time: Duration) -> usize {
 
 /// At half of 400 ms while it runs, none while it is stopped, and again when it goes on.
 fn gives_signs_of_life(supervisor: &Supervisor, process: &Process) {
+    let goes_on = || (0..4).for_each(|_| assert_eq!(supervisor.hear_within(DEADLINE).as_deref(), Some("WATCHDOG=1")));
+    goes_on();
     let running = signs(supervisor, Duration::from_secs(2));
     process.signal("STOP");
     signs(supervisor, Duration::from_millis(50)); // what was under way
     let stopped = signs(supervisor, Duration::from_secs(1));
     process.signal("CONT");
+    goes_on();
     let again = signs(supervisor, Duration::from_secs(2));
     say(&format!("signs of life at 200 ms: {running} in 2 s, {stopped} in 1 s while stopped, {again} in 2 s afterwards"));
-    assert!((4..=11).contains(&running) && stopped == 0 && (4..=11).contains(&again), "{running}, {stopped}, {again}");
+    // A machine with other work has fewer of them.
+    assert!((1..=11).contains(&running) && stopped == 0 && (1..=11).contains(&again), "{running}, {stopped}, {again}");
 }
 
 #[test]
