@@ -163,6 +163,10 @@ limits! {
     /// Silence after which a device gives up an idle link, once its gateway has sent a heartbeat on any (before that gateways may be met that never
     /// ask). Default 120 s; zero turns it off.
     silence: Duration = Duration::from_secs(120);
+    /// How long a device trusts turned connections over which nothing ever came, no request and no heartbeat, before it polls beside them: something on the
+    /// way may let the 101 pass and swallow the rest. They are given up when a request comes by such a poll, or when another of them ends. Default 5 minutes
+    /// (our gateway's heartbeat comes after 25 s); zero turns it off.
+    doubt_after: Duration = Duration::from_secs(300);
     /// How long a gateway holds an on-demand offer, or a poll, before it answers that there is nothing. Default 25 s (below nginx's `proxy_read_timeout` of 60 s).
     poll_hold: Duration = Duration::from_secs(25);
     /// How long a device that polls, or whose offers are held, counts as connected after its last poll or offer was answered. Default 5 s.

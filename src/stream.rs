@@ -54,6 +54,9 @@ pub trait Transport: Read + Write + Send {
         }
         arrived(got)
     }
+    /// The peer, a gateway, has told this link to go (a heartbeat with `Connection: close`), and is answered when this returns: whoever dials links may
+    /// dial another one first. Nothing, as it is.
+    fn before_farewell(&mut self) {}
     /// Tells the peer that nothing more will come, while what it still sends can be read. Whether that was possible.
     fn half_close(&self) -> bool {
         self.socket().is_some_and(|fd| SockRef::from(&fd).shutdown(Shutdown::Write).is_ok())

@@ -36,6 +36,8 @@ pub(crate) struct Slot {
     redial: Option<Instant>,
     /// Its last attempt was answered by the fallback.
     connected: bool,
+    /// It is there because nothing comes over the links: it offers no turn, and its failures are nobody's.
+    beside: bool,
     /// Its next request goes without `Upgrade`, whatever the time says: the last one with it was not understood.
     plain: bool,
     /// Something on the way refused that one with this status, perhaps for its `Upgrade`: what answers the next tells.
@@ -112,6 +114,7 @@ impl DeviceRole {
     /// Whether polls are wanted rather than links.
     pub(super) fn is_polling(&self, now: Instant) -> bool {
         self.fell_back
+            || self.doubt.swallowed
             || self.plan.fallback == Fallback::Only
             || self.plain_until.is_some_and(|until| now < until)
             || self.polls_through_proxy(&self.plan.homes.current().url, now)
@@ -119,8 +122,8 @@ impl DeviceRole {
 
     /// Whether the next request offers the turn.
     pub(super) fn offers_turn(&self, slot: Option<Key>, now: Instant) -> bool {
-        let plain = slot.and_then(|key| self.slots.get(key)).is_some_and(|slot| slot.plain);
-        !plain && self.plan.fallback != Fallback::Only && self.plain_until.is_none_or(|until| now >= until)
+        let plain = slot.and_then(|key| self.slots.get(key)).is_some_and(|slot| slot.plain || slot.beside);
+        !plain && !self.doubt.swallowed && self.plan.fallback != Fallback::Only && self.plain_until.is_none_or(|until| now >= until)
     }
 
     /// Attempts on their way whose end is not known, those of polls that were answered before aside.
@@ -133,6 +136,25 @@ impl DeviceRole {
     pub(super) fn polls_with(&self) -> Option<Encoding> {
         let any = self.slots.keys().into_iter().filter_map(|key| self.slots.get(key)).any(|slot| slot.connected);
         any.then(|| self.encoding.unwrap_or(self.plan.encoding))
+    }
+
+    /// Whether this slot polls beside links.
+    pub(super) fn is_beside(&self, key: Key) -> bool {
+        self.slots.get(key).is_some_and(|slot| slot.beside)
+    }
+
+    /// Whether a poll beside the links is answered by a mailbox.
+    pub(super) fn polls_beside(&self) -> bool {
+        self.slots.keys().into_iter().filter_map(|key| self.slots.get(key)).any(|slot| slot.beside && slot.connected)
+    }
+
+    /// The links are given up: what polled beside them polls in their place.
+    pub(super) fn poll_alone(&mut self) {
+        for key in self.slots.keys() {
+            if let Some(slot) = self.slots.get_mut(key) {
+                slot.beside = false;
+            }
+        }
     }
 
     /// Whether this slot has an event in its hand.
@@ -160,7 +182,7 @@ impl DeviceRole {
         }
     }
 
-    pub(super) fn new_slot(&mut self, url: Arc<Url>, home: Arc<Home>) -> Key {
+    pub(super) fn new_slot(&mut self, url: Arc<Url>, home: Arc<Home>, beside: bool) -> Key {
         self.shared.polls.fetch_add(1, Relaxed);
         let conn = Conn::None;
         self.slots.insert(Slot {
@@ -169,6 +191,7 @@ impl DeviceRole {
             conn,
             redial: None,
             connected: false,
+            beside,
             plain: false,
             doubt: None,
             quick: 0,
@@ -194,9 +217,10 @@ impl DeviceRole {
         self.undialed();
         if !force && self.slots.len() >= self.plan.polls {
             cx.close(id);
+            self.settle_polls(cx, "there are as many polls as may be");
             return None;
         }
-        let key = self.new_slot(url, home);
+        let key = self.new_slot(url, home, false);
         self.has_connection(Some(key), id);
         if let Some(State::Dial(dial)) = cx.get_mut(id).map(|p| &mut p.state) {
             dial.slot = Some(key);
@@ -212,6 +236,7 @@ impl DeviceRole {
             log_peers!(Debug, "a poll ended: {why}");
             self.shared.polls.fetch_sub(1, Relaxed);
             self.settle_polls(cx, why);
+            self.doubt_links(cx); // links that came to its place are doubted as all are
         }
     }
 
@@ -645,9 +670,12 @@ impl DeviceRole {
         self.succeeded();
         let own = usize::from(slot.is_none());
         let short = self.shared.is_short_with(self.shared.dialing.load(Relaxed).saturating_sub(own));
-        let wanted = self.takes(&home) && (self.is_polling(now) || short) && self.slots.len() + own <= self.plan.polls && !self.draining();
-        self.fell_back |= wanted;
+        let beside = slot.is_some_and(|key| self.is_beside(key));
+        let wanted = (self.is_polling(now) || short || (beside && self.doubt.since.is_some())) && self.slots.len() + own <= self.plan.polls;
+        let wanted = wanted && self.takes(&home) && !self.draining();
+        self.fell_back |= wanted && !beside;
         if event.is_none() && !wanted {
+            self.doubt.tries += u32::from(beside && self.doubt.since.is_some()); // not at once again
             match slot {
                 Some(key) => self.drop_slot(cx, key, "links are there instead"),
                 None => {
@@ -678,7 +706,7 @@ impl DeviceRole {
         match slot.conn {
             _ if slot.quick <= QUICK_MAX => self.poll_on(cx, key, keep),
             Conn::Open(id) if keep => {
-                dial_stage(cx, id, Stage::Pausing);
+                dial_stage(cx, id, Stage::Pausing { keep });
                 cx.set_deadline(id, Some(at));
             }
             _ => {
@@ -719,6 +747,9 @@ impl DeviceRole {
     /// An event came. One that is in progress is a copy; one that was answered is not run again.
     fn take_event(&mut self, cx: &mut Peers<State>, key: Key, event: Event, encoding: Option<Encoding>, (keep, quick): (bool, bool)) {
         let Some(from) = self.slots.get(key).map(|slot| slot.url.clone()) else { return };
+        if self.is_beside(key) && self.doubt.since.is_some() {
+            self.give_up_links(cx); // a gateway asks an idle link first, where it has one
+        }
         if self.draining() {
             log_peers!(Info, "event {} came while the device stops; it is not taken", event.id);
             return self.drop_slot(cx, key, "the device stops");

@@ -46,6 +46,7 @@ use crate::error::{Error, Fault};
 use crate::limits::Limits;
 use crate::link::DeviceLink;
 use crate::message::Body;
+use crate::proto::template;
 use crate::proto::turn::{self, Dialect, Encoding, Fallback, Name, Naming, OfferPlan, Way};
 use crate::stream::{Shared, Stream, Transport};
 #[cfg(feature = "tls")]
@@ -77,7 +78,7 @@ pub enum DeviceEventKind {
     Connected,
     /// The gateway holds the offer (204): it turns when somebody asks.
     Waiting,
-    /// The last link or poll is gone; `detail` says why. The device dials again.
+    /// The last link or poll is gone, and no offer is held by a gateway that is known to hold them; `detail` says why. The device dials again.
     Disconnected,
     /// An attempt failed; `detail` says why. The device tries again after its back-off.
     Failed,
@@ -146,6 +147,7 @@ pub struct DeviceBuilder {
     fields: Vec<(String, String)>,
     on_refusal: OnRefusal,
     host_header: Option<String>,
+    whole_target: bool,
     fallback: Fallback,
     polls: usize,
     comet: Option<Encoding>,
@@ -232,7 +234,8 @@ impl DeviceBuilder {
         self.dialect = dialect;
         self
     }
-    /// An origin to register with an IETF offer ([`Dialect::ietf`]), like `https://lamp.example`. May be called several times.
+    /// An origin to register with an IETF offer ([`Dialect::ietf`]), like `https://lamp.example`. May be called several times. Offers go to
+    /// `/.well-known/ptth/{serialized_origin}/`, or where the gateway's URL says by a template of RFC 6570: `https://gw.example/ptth{?serialized_origin}`.
     pub fn origin(mut self, origin: impl Into<String>) -> Self {
         self.origins.push(origin.into());
         self
@@ -266,6 +269,14 @@ impl DeviceBuilder {
     /// For [`Device::forward_to`]: this `Host` instead of the visitor's.
     pub fn host_header(mut self, host: impl Into<String>) -> Self {
         self.host_header = Some(host.into());
+        self
+    }
+
+    /// Takes gateway URLs with more than a name, like `http://gw.example/message-queue?id=iamsam`: path and query go into the offer as they are, and the first
+    /// segment is the device's name. Gateways of other makes may know devices by them; ours goes by the first segment alone. Default off: such a URL is
+    /// mostly a mistake, and is refused.
+    pub fn whole_target(mut self, take: bool) -> Self {
+        self.whole_target = take;
         self
     }
 
@@ -340,7 +351,7 @@ impl DeviceBuilder {
             let mut url = Url::parse(text, "gateway")?;
             let name = match self.dialect.naming {
                 Naming::Origins => self.register_origins(&mut url)?,
-                _ => path_name(&url)?,
+                _ => path_name(&url, self.whole_target)?,
             };
             if homes.iter().any(|home| home.url.same_origin(&url) && home.url.target == url.target) {
                 return Err(Error::usage(format!("gateway URL {}: it is given twice", url.text)));
@@ -360,13 +371,26 @@ impl DeviceBuilder {
             names.push(Name::origin(origin).map_err(|e| Error::usage(format!("origin {origin}: {}", e.reason)))?);
         }
         let needed = || Error::usage("an IETF offer registers origins: name at least one (--origin), like https://lamp.example");
+        let own = turn::origins_of_path(&url.target).ok();
         if names.is_empty() {
-            names = turn::origins_of_path(&url.target).map_err(|_| needed())?;
+            names = own.clone().ok_or_else(needed)?;
         }
-        let target = turn::ietf_target(&names);
-        if url.target != "/" && url.target != target {
-            log::warn!("an IETF offer's path is made from its origins: {target} instead of {}", url.target);
-        }
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let wrong = |why: &str| Error::usage(format!("gateway URL {}: {why}", url.text));
+        let target = match own {
+            _ if url.target == "/" => turn::ietf_target(&names),
+            _ if template::is_template(&url.target) => template::expand(&url.target, &names).map_err(|e| wrong(&e.reason))?,
+            Some(own) if own == sorted => url.target.clone(),
+            Some(_) => return Err(wrong("its path registers other origins than those that are given beside it (--origin)")),
+            None => {
+                return Err(wrong(
+                    "with an IETF offer (--protocol ptth) its path has to say where the origins go, as in /ptth{?serialized_origin}; \
+                     without a path they go to /.well-known/ptth/{serialized_origin}/",
+                ));
+            }
+        };
         url.target = target;
         names.into_iter().next().ok_or_else(needed)
     }
@@ -415,8 +439,14 @@ const GATEWAYS_CEILING: usize = 16;
 const POLLS_CEILING: usize = 64;
 const HAS_JSON: bool = cfg!(feature = "comet");
 
-fn path_name(url: &Url) -> Result<Name, Error> {
+fn path_name(url: &Url, whole_target: bool) -> Result<Name, Error> {
     let path = url.target.split('?').next().unwrap_or("/");
+    if !whole_target && (path.len() < url.target.len() || path.matches('/').count() > 1) {
+        return Err(Error::usage(format!(
+            "gateway URL {}: its path is the device's name alone, as in http://gw.example/lamp; a gateway that wants more is given it with whole_target",
+            url.text
+        )));
+    }
     let segment = path.strip_prefix('/').unwrap_or(path).split('/').next().unwrap_or("");
     let name = if path == "/" { "default" } else { segment };
     Name::label(name).map_err(|e| Error::usage(format!("gateway URL {}: the device's name {name:?}: {}", url.text, e.reason)))
@@ -506,6 +536,7 @@ impl Device {
             fields: Vec::new(),
             on_refusal: OnRefusal::default(),
             host_header: None,
+            whole_target: false,
             fallback: Fallback::default(),
             polls: 2,
             comet: None,
@@ -974,6 +1005,9 @@ impl Transport for Accepted {
             self.ticket.used();
         }
         read
+    }
+    fn before_farewell(&mut self) {
+        self.ticket.says_farewell();
     }
     fn half_close(&self) -> bool {
         self.stream.shutdown(Shutdown::Write).is_ok()

@@ -90,8 +90,8 @@ pub(super) enum Stage {
     Offered { at: Instant, upgrade: bool, informational: usize },
     /// The body of a reply of the fallback is on its way.
     Reading(Box<Reply>),
-    /// A gateway that answers at once that there is nothing is not asked again at once.
-    Pausing,
+    /// A gateway that answers at once that there is nothing is not asked again at once. `keep`: then on this connection.
+    Pausing { keep: bool },
     /// Its slot works on an event; nothing is asked meanwhile.
     Resting,
 }
@@ -129,11 +129,13 @@ pub(crate) struct Link {
     began: bool,
     /// A request came on it: it was of use.
     used: bool,
+    /// Its offer was held: it was turned because somebody asked.
+    held: bool,
 }
 
 impl Link {
     pub(super) fn new(slot: Option<Key>, since: Instant) -> Self {
-        Link { exchange: None, slot, since, beaten: false, began: false, used: false }
+        Link { exchange: None, slot, since, beaten: false, began: false, used: false, held: false }
     }
 }
 
@@ -203,6 +205,15 @@ impl Ticket {
         if let Some(back) = back {
             self.remote.send(Command::Back { number: self.number, back: Box::new(back) });
             self.number = 0;
+        }
+    }
+
+    /// Its gateway tells the link to go, and will be answered when this returns: by then another one is dialled, where one is wanted.
+    pub(crate) fn says_farewell(&mut self) {
+        let (dialled, done) = crossbeam_channel::bounded(1);
+        let number = std::mem::take(&mut self.number); // its end is counted now
+        if number != 0 && self.remote.send(Command::Farewell { number, link: self.link, dialled }) {
+            let _ = done.recv_timeout(PACE); // a loop that is late, or has ended, keeps no gateway waiting
         }
     }
 
@@ -299,6 +310,12 @@ pub(crate) enum Command {
         link: Link,
         why: Why,
     },
+    /// A lent link is told to go, and its answer waits until another one is dialled.
+    Farewell {
+        number: u64,
+        link: Link,
+        dialled: Sender<()>,
+    },
     TopUp,
     /// Dial now, whatever the back-off says.
     Retry,
@@ -353,10 +370,20 @@ pub(crate) struct DeviceRole {
     backoff: Backoff,
     /// Attempts that failed since the last that did not.
     failed: u32,
+    /// An offer was turned since the last failure: what else is wanted need not wait for its turn.
+    answered: bool,
+    /// The last failure was a link that ended as soon as it was turned: another 101 proves nothing.
+    doubtful: bool,
+    /// The gateway holds offers until somebody asks: one that is on its way, or waits there, is a way in.
+    holds: bool,
+    /// Links in a row that the gateway ended after a short while.
+    brief: usize,
     /// Farewells in a row on links that had hardly begun.
     quick_farewells: usize,
     /// Links in a row that ended unused as soon as they were turned.
     quick_ends: u32,
+    /// Links in a row that brought as soon as they were turned what no gateway may send.
+    quick_faults: usize,
     /// No dial before this.
     not_before: Option<Instant>,
     burst: Burst,
@@ -382,6 +409,7 @@ pub(crate) struct DeviceRole {
     pub(super) no_tunnel_until: Option<Instant>,
     /// How often, since the last 101, an offer was refused by something on the way that let the poll behind it pass.
     pub(super) troubled: u32,
+    pub(super) doubt: Doubt,
     events: Sender<DeviceEvent>,
     draining: bool,
     stopped: bool,
@@ -394,9 +422,13 @@ pub(crate) struct DeviceRole {
 pub(super) const DIAL: u64 = 1;
 const STOP: u64 = 2;
 pub(super) const LOOKUP: u64 = 3;
+const DOUBT: u64 = 4;
 
 /// A link that lived shorter than this counts as a failed attempt: a gateway that turns and closes is not dialled in a circle.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
+/// Links that live shorter than this are brief, and so many of them in a row make it a habit of their gateway's.
+const BRIEF_LIFE: Duration = Duration::from_secs(10);
+const BRIEF_MAX: usize = 10;
 /// 204 answers, or farewells, that may come at once before the next offer is paced.
 pub(super) const QUICK_MAX: usize = 3;
 pub(super) const PACE: Duration = Duration::from_secs(1);
@@ -411,6 +443,21 @@ struct Burst {
     dials: usize,
     /// An alarm is set for its end.
     alarmed: bool,
+}
+
+/// Whether turned connections carry anything here. No single sign decides: a foreign gateway that never asks, and sends no heartbeats, looks like a box that
+/// lets the 101 pass and swallows the rest, until a poll beside the links brings what should have come over them.
+#[derive(Default)]
+pub(super) struct Doubt {
+    /// A link was turned then, and none has carried anything since.
+    pub(super) since: Option<Instant>,
+    /// Polls beside the links that came to nothing, in a row: the next one waits twice as long.
+    pub(super) tries: u32,
+    alarmed: bool,
+    /// They carry nothing: polls go without `Upgrade` until the way in is lost.
+    pub(super) swallowed: bool,
+    /// That was so before, in this run: the next links are doubted at once.
+    again: bool,
 }
 
 impl Burst {
@@ -464,8 +511,13 @@ impl DeviceRole {
             rules: Arc::new(rules),
             backoff: Backoff::new(limits.backoff_min, limits.backoff_max),
             failed: 0,
+            answered: false,
+            doubtful: false,
+            holds: false,
+            brief: 0,
             quick_farewells: 0,
             quick_ends: 0,
+            quick_faults: 0,
             limits,
             link_limits,
             plan,
@@ -491,6 +543,7 @@ impl DeviceRole {
             hung_up: None,
             no_tunnel_until: None,
             troubled: 0,
+            doubt: Doubt::default(),
             events,
             draining: false,
             stopped: false,
@@ -534,7 +587,7 @@ impl DeviceRole {
 
     // --- dialling ---
 
-    /// Dials as many links or polls as are wanted; one at a time while the gateway does not answer. Answers that wait to be posted come first.
+    /// Dials as many links or polls as are wanted; one at a time until the gateway answers. Answers that wait to be posted come first.
     pub(super) fn top_up(&mut self, cx: &mut Peers<State>) {
         self.shared.asked.store(false, Relaxed);
         self.give_up_late_answers(cx);
@@ -547,7 +600,7 @@ impl DeviceRole {
             return;
         }
         // A dial may fail at once (no route): then `not_before` is set again, and the rest waits.
-        while self.not_before.is_none() && (self.backoff.failures() == 0 || self.attempts() == 0) {
+        while self.not_before.is_none() && (!self.is_failing() || self.answered || self.attempts() == 0) {
             if let Some(key) = self.slot_to_dial(now) {
                 self.dial_slot(cx, key);
             } else if self.draining {
@@ -557,7 +610,7 @@ impl DeviceRole {
                     return;
                 }
                 let home = self.home();
-                let key = self.new_slot(home.url.clone(), home);
+                let key = self.new_slot(home.url.clone(), home, false);
                 self.dial_slot(cx, key);
             } else if self.shared.is_short() {
                 if !self.burst.takes(now) {
@@ -633,7 +686,7 @@ impl DeviceRole {
                 self.read_verdict(cx, id);
             }
             Stage::Reading(_) => self.read_reply(cx, id),
-            Stage::Pausing | Stage::Resting => {
+            Stage::Pausing { .. } | Stage::Resting => {
                 if !cx.is_quiet(id, false) {
                     self.spoke_unasked(cx, id);
                 }
@@ -646,8 +699,18 @@ impl DeviceRole {
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
         match dial.slot {
             Some(key) => self.lost_between(cx, key),
-            None => self.end_dial(cx, id, "the gateway ended the connection while the offer was paused", None),
+            None => dial_stage(cx, id, Stage::Pausing { keep: false }), // its pause goes on
         }
+    }
+
+    /// The pause of an offer is over.
+    fn paused(&mut self, cx: &mut Peers<State>, id: Id, keep: bool) {
+        if keep {
+            return self.offer(cx, id);
+        }
+        let Some((_, _, State::Dial(dial))) = cx.remove(id) else { return };
+        let next = Dial { quick: dial.quick, ..Dial::new(dial.url, dial.home, dial.redirects, None) };
+        self.resolve(cx, Box::new(next));
     }
 
     /// The way to the gateway stands: its TLS handshake begins, or the offer is written.
@@ -830,7 +893,7 @@ impl DeviceRole {
                 if let Some(warning) = warning {
                     log_peers!(Warn, "the gateway's 101 is tolerated: {warning}");
                 }
-                self.turned(cx, id);
+                self.turned(cx, id, took >= PACE);
             }
             (Verdict::Nothing, Some(_)) if !upgrade => self.fell_back(cx, id, None, reply, took < PACE),
             (Verdict::Nothing, Some(key)) => {
@@ -844,6 +907,9 @@ impl DeviceRole {
                 let why = "the gateway, or a proxy on the way, does not turn connections: it fell back to polling, \
                            and this device may not poll (fallback never)";
                 self.end_dial(cx, id, why, None);
+            }
+            (Verdict::Refused(status) | Verdict::Later { status, .. } | Verdict::NoTurn(status), Some(key)) if self.is_beside(key) => {
+                self.end_dial(cx, id, &format!("it was answered with {status}"), None);
             }
             (Verdict::Redirect(location), _) => self.redirected(cx, id, &location),
             (Verdict::Refused(status), _) => self.refused(cx, id, status, reply.marked),
@@ -887,7 +953,7 @@ impl DeviceRole {
         let (url, home) = (dial.url.clone(), dial.home.clone());
         dial.quick = if quick { dial.quick + 1 } else { 0 };
         let pauses = dial.quick > QUICK_MAX;
-        self.welcomed = true;
+        (self.welcomed, self.holds) = (true, true);
         self.succeeded();
         if !self.waiting && self.way.is_none() {
             self.waiting = true;
@@ -899,15 +965,10 @@ impl DeviceRole {
         self.top_up(cx); // after an outage the other offers are wanted, too
         match (keep, pauses) {
             (_, true) => {
-                dial_stage(cx, id, Stage::Pausing);
+                dial_stage(cx, id, Stage::Pausing { keep });
                 cx.set_deadline(id, Some(now + PACE));
             }
-            (true, false) => self.offer(cx, id),
-            (false, false) => {
-                let Some((_, _, State::Dial(dial))) = cx.remove(id) else { return };
-                let next = Dial { quick: dial.quick, ..Dial::new(dial.url, dial.home, dial.redirects, None) };
-                self.resolve(cx, Box::new(next));
-            }
+            (_, false) => self.paused(cx, id, keep),
         }
     }
 
@@ -977,10 +1038,13 @@ impl DeviceRole {
             let long = self.backoff.long(random());
             return self.failed_at(cx, &home, &text, Some(long));
         }
+        self.answered = false;
+        if self.gives_up(&text) {
+            return;
+        }
         let pause = self.backoff.fail_for_long(random());
         log_peers!(Warn, "{text}; next attempt in {:.0} s", pause.as_secs_f32());
         self.dial_later(cx, pause);
-        self.count_failure(&text);
     }
 
     pub(super) fn end_dial(&mut self, cx: &mut Peers<State>, id: Id, why: &str, retry_after: Option<Duration>) {
@@ -999,6 +1063,9 @@ impl DeviceRole {
         why: &str,
         retry_after: Option<Duration>,
     ) {
+        if let Some(key) = slot.filter(|key| self.is_beside(*key)) {
+            return self.doubt_refused(cx, key, why);
+        }
         self.attempt_over(cx, slot, why);
         if self.draining && self.slots.len() == 0 {
             return;
@@ -1016,6 +1083,10 @@ impl DeviceRole {
     fn failed_at(&mut self, cx: &mut Peers<State>, home: &Arc<Home>, why: &str, asked: Option<Duration>) {
         let asked = asked.map(|asked| asked.min(RETRY_AFTER_MAX));
         let together = self.not_before.is_some_and(|at| at > cx.now());
+        self.answered = false;
+        if !together && self.gives_up(why) {
+            return; // the device's error says it all
+        }
         if self.may_go_on(home) {
             self.plan.homes.rest(home, asked.map(|asked| cx.after(asked)), false);
             if self.plan.homes.advance(cx.now()) {
@@ -1032,22 +1103,24 @@ impl DeviceRole {
             let pause = self.back_off(cx, asked);
             log_peers!(Warn, "{why}; next attempt in {:.1} s", pause.as_secs_f32());
         }
-        if !together {
-            self.count_failure(why);
-        }
     }
 
-    /// One failed attempt more; with as many as may be, and no way in, this gateway is given up, and with the last one the device.
-    fn count_failure(&mut self, why: &str) {
+    /// One failed attempt more; with as many as may be, and no way in, this gateway is given up, and with the last one the device (true).
+    fn gives_up(&mut self, why: &str) -> bool {
         self.failed = self.failed.saturating_add(1);
-        let Some(max) = self.plan.max_retries.filter(|max| self.failed >= *max && self.way.is_none()) else { return };
-        let text = format!("gave up after {max} failed attempts in a row (max_retries); the last one: {why}");
+        let Some(max) = self.plan.max_retries.filter(|max| self.failed >= *max && self.way.is_none()) else { return false };
+        let text = match max {
+            1 => format!("gave up after 1 failed attempt (max_retries): {why}"),
+            _ => format!("gave up after {max} failed attempts in a row (max_retries); the last one: {why}"),
+        };
         self.stopped |= self.fleet.report(self.member, Standing::GaveUp, Error::gave_up(text));
+        self.stopped
     }
 
     /// An attempt came to something, or a link was of use.
     pub(super) fn succeeded(&mut self) {
         self.backoff.succeed();
+        self.doubtful = false;
         if std::mem::take(&mut self.failed) > 0 {
             self.fleet.hopes(self.member);
         }
@@ -1061,6 +1134,7 @@ impl DeviceRole {
     fn forget_mode(&mut self) {
         (self.fell_back, self.encoding, self.plain_until, self.hung_up, self.beaten) = (false, None, None, None, false);
         (self.troubled, self.no_tunnel_until) = (0, None);
+        (self.holds, self.brief, self.doubt.since, self.doubt.swallowed, self.doubt.again) = (false, 0, None, false, false);
     }
 
     /// How long nothing is dialled after a failure. Attempts that fail together are one failure, else a device that lost many links at once would
@@ -1079,7 +1153,10 @@ impl DeviceRole {
     fn attempt_over(&mut self, cx: &mut Peers<State>, slot: Option<Key>, why: &str) {
         match slot {
             Some(key) => self.poll_failed(cx, key, why),
-            None => self.undialed(),
+            None => {
+                self.undialed();
+                self.settle_way(cx, "", Some(&Why::new(End::Cut, why.to_owned()))); // it may have been the last offer that was held
+            }
         }
     }
 
@@ -1104,7 +1181,9 @@ impl DeviceRole {
 
     /// Tells when the way in changed: there is none any more (`why`), or there is one, or another, through the gateway at `url`.
     pub(super) fn settle_way(&mut self, cx: &mut Peers<State>, url: &str, why: Option<&Why>) {
+        let is_held = self.comes_and_goes() && self.way == Some(Way::Turn) && self.shared.dialing.load(Relaxed) > 0;
         let way = match (self.shared.links.load(Relaxed), self.polls_with()) {
+            (0, None) if is_held => Some(Way::Turn),
             (0, None) => None,
             (0, Some(encoding)) => Some(Way::Comet(encoding)),
             _ => Some(Way::Turn),
@@ -1116,12 +1195,14 @@ impl DeviceRole {
         let place = way.and_then(|way| WAYS.iter().position(|known| *known == way));
         self.shared.way.store(place.map_or(0, |place| place as u8 + 1), Relaxed); // below WAYS.len()
         let home = self.home();
+        let url = if url.is_empty() { &home.url.text } else { url };
         match way {
             None => {
                 let text = why.map_or(String::new(), |why| why.text.to_string());
                 let because = why.map_or(String::new(), |why| format!(": {why}"));
                 log_peers!(Info, "disconnected {} from {}{because}", home.name, home.url.text);
                 self.publish(DeviceEventKind::Disconnected, &home, &home.url.text, text, why.map(|why| why.end));
+                self.doubt.swallowed = false; // the next way may be another
                 self.begin_again(cx);
             }
             Some(Way::Turn) => self.tell(DeviceEventKind::Connected, &home, url, format!("{} turn", self.plan.offer.dialect.token)),
@@ -1151,11 +1232,13 @@ impl DeviceRole {
 
     // --- links ---
 
-    fn turned(&mut self, cx: &mut Peers<State>, id: Id) {
+    /// `held`: the offer was not answered at once.
+    fn turned(&mut self, cx: &mut Peers<State>, id: Id, held: bool) {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Dial(dial) = &peer.state else { return };
         let (url, home, slot) = (dial.url.clone(), dial.home.clone(), dial.slot);
+        let asked = peer.kept() > 0; // a 101 that comes at once, and alone, is from a gateway that holds nothing
         if !self.takes(&home) {
             let Some(key) = slot else {
                 cx.close(id);
@@ -1167,10 +1250,14 @@ impl DeviceRole {
             self.fell_back = false;
             return self.drop_slot(cx, key, "its connection turned, and there are as many links as may be"); // closes it, too
         }
-        peer.state = State::Link(Link::new(None, now));
+        self.holds = held || (self.holds && asked);
+        peer.state = State::Link(Link { held, ..Link::new(None, now) });
         cx.set_deadline(id, None);
         self.shared.links.fetch_add(1, Relaxed);
-        (self.welcomed, self.fell_back, self.troubled) = (true, false, 0);
+        (self.welcomed, self.fell_back, self.answered, self.troubled) = (true, false, !self.doubtful, 0);
+        if !matches!(self.service, Service::Listen(_)) {
+            self.doubt.since.get_or_insert(now); // what `listen()` gives out the loop does not see
+        }
         self.settle_way(cx, &url.text, None);
         match slot {
             None => {
@@ -1183,6 +1270,7 @@ impl DeviceRole {
             }
         }
         self.waiting = false;
+        self.doubt_links(cx);
         self.top_up(cx);
         if self.draining {
             return self.link_gone(cx, id, STOPS);
@@ -1190,6 +1278,88 @@ impl DeviceRole {
         match &self.service {
             Service::Listen(_) => self.lend(cx, id, &[]),
             _ => self.link_idle(cx, id),
+        }
+    }
+
+    /// Whether links end as soon as they were of use, and the next ones are on their way: that the last one ended is no news then.
+    fn comes_and_goes(&self) -> bool {
+        self.holds || self.brief > BRIEF_MAX
+    }
+
+    /// A gateway that ends its links behind a request or two would fill every log with the way in that comes and goes.
+    fn note_brief(&mut self, cx: &Peers<State>, link: &Link, why: &Why) {
+        let as_wanted = why.end.is_usual() || matches!(why.end, End::Closed | End::Reset | End::Drained);
+        if !as_wanted || cx.now().saturating_duration_since(link.since) >= BRIEF_LIFE {
+            self.brief = 0;
+            return;
+        }
+        self.brief = self.brief.saturating_add(1);
+        if self.brief == BRIEF_MAX + 1 && !self.holds {
+            let url = &self.home().url.text;
+            log_peers!(Info, "{url} ends its links after a few seconds or requests; from now on it is told only when no other one comes");
+        }
+    }
+
+    /// Turned connections carry something: a request or a heartbeat came over one.
+    fn carries(&mut self) {
+        (self.doubt.since, self.doubt.tries, self.doubt.again) = (None, 0, false);
+    }
+
+    /// Polls beside links that have not carried anything for `doubt_after`.
+    pub(super) fn doubt_links(&mut self, cx: &mut Peers<State>) {
+        let (now, patience) = (cx.now(), self.limits.doubt_after);
+        let Some(since) = self.doubt.since.filter(|_| !patience.is_zero() && self.plan.fallback == Fallback::Auto) else { return };
+        if self.draining || self.slots.len() > 0 || self.is_polling(now) || self.shared.links.load(Relaxed) == 0 {
+            return;
+        }
+        let patience = if self.doubt.again && self.doubt.tries == 0 { Duration::ZERO } else { patience };
+        let left = patience.saturating_mul(1 << self.doubt.tries.min(6)).saturating_sub(now.saturating_duration_since(since));
+        if !left.is_zero() {
+            if !std::mem::replace(&mut self.doubt.alarmed, true) {
+                let at = cx.after(left);
+                cx.alarm(at, DOUBT);
+            }
+            return;
+        }
+        let home = self.home();
+        if self.doubt.tries == 0 {
+            log_peers!(
+                Info,
+                "nothing has come over the links to {} yet; polling beside them, in case it is swallowed on the way",
+                home.url.text
+            );
+        }
+        let key = self.new_slot(home.url.clone(), home, true);
+        self.dial_slot(cx, key);
+    }
+
+    /// A poll beside the links came to nothing: whoever answers there takes none, and the links stay as they are.
+    pub(super) fn doubt_refused(&mut self, cx: &mut Peers<State>, key: Key, why: &str) {
+        log_peers!(Debug, "a poll beside the links came to nothing: {why}");
+        self.doubt.tries = self.doubt.tries.saturating_add(1);
+        self.drop_slot(cx, key, why);
+    }
+
+    /// What polls bring, or that links end without use where polls are answered, says that turned connections carry nothing: they are given up.
+    pub(super) fn give_up_links(&mut self, cx: &mut Peers<State>) {
+        const WHY: Why = End::Silent.because("nothing ever came over it, where polls are answered");
+        (self.doubt.since, self.doubt.tries, self.doubt.swallowed, self.doubt.again) = (None, 0, true, true);
+        self.fell_back = true;
+        self.poll_alone();
+        let url = self.home().url.clone();
+        log_peers!(Warn, "connections to {} turn, and nothing comes over them: polling without Upgrade until the way in is lost", url.text);
+        for id in cx.ids() {
+            match cx.get_mut(id).map(|p| &mut p.state) {
+                Some(State::Link(link)) if link.slot.is_none() && link.exchange.is_none() => {
+                    link.used = true; // that it ends is no failure to dial
+                    self.link_gone(cx, id, WHY);
+                }
+                Some(State::Dial(dial)) if dial.slot.is_none() => {
+                    cx.close(id);
+                    self.undialed();
+                }
+                _ => {}
+            }
         }
     }
 
@@ -1224,15 +1394,24 @@ impl DeviceRole {
         }
         let home = self.home();
         let last = self.shared.links.fetch_sub(1, Relaxed) == 1 && self.polls_with().is_none();
-        match (last, why.end.is_usual()) {
-            (true, _) => {} // the line of the way in says it
-            (false, true) => log_peers!(Debug, "a link to {} ended: {why}", home.url.text),
-            (false, false) => log_peers!(Info, "a link to {} ended: {why}", home.url.text),
+        self.note_brief(cx, link, &why);
+        let quiet = self.comes_and_goes();
+        match (last, why.end.is_usual() || quiet) {
+            (true, _) if !quiet => {} // the line of the way in says it
+            (_, true) => log_peers!(Debug, "a link to {} ended: {why}", home.url.text),
+            (_, false) => log_peers!(Info, "a link to {} ended: {why}", home.url.text),
         }
         self.shared.ends.count(why.end);
         self.publish(DeviceEventKind::Ended, &home, &home.url.text, why.text.to_string(), Some(why.end));
+        let in_vain = !link.used && !link.beaten && self.doubt.since.is_some() && !self.draining && self.polls_beside();
+        if in_vain {
+            self.give_up_links(cx);
+        }
+        let short = !link.used && !link.held && !in_vain && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
+        if quiet && !short && !self.draining {
+            self.top_up(cx); // the next offer is as good as a link
+        }
         self.settle_way(cx, "", Some(&why));
-        let short = !link.used && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
         if !short {
             self.quick_ends = 0;
             self.succeeded();
@@ -1243,11 +1422,17 @@ impl DeviceRole {
         // Gateways have closed links because a visitor's request failed, with nothing written to them (T48). Where other links live, that is forgiven, but
         // not for ever.
         self.quick_ends += u32::from(short);
+        let faulty = why.end == End::ProtocolError && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
+        self.quick_faults = if faulty { self.quick_faults.saturating_add(1) } else { 0 };
+        if self.quick_faults > BRIEF_MAX && last {
+            self.dial_later(cx, PACE.mul_f64(0.5 + random())); // no failed attempt, but no circle either
+        }
         let forgiven = self.way == Some(Way::Turn) && self.quick_ends <= QUICK_MAX as u32;
         if short && !forgiven {
             if self.way.is_none() {
                 self.plan.homes.settle_on(&home);
             }
+            self.doubtful = true;
             self.failed_at(cx, &home, &format!("{}: a link ended as soon as it was turned: {why}", home.url.text), None);
         }
         self.top_up(cx);
@@ -1369,7 +1554,11 @@ impl DeviceRole {
         let Some(peer) = cx.get_mut(id) else { return };
         heartbeat::write_answer(peer.output(), &date, false);
         let sent = peer.flush().is_ok();
+        if let State::Link(link) = &mut peer.state {
+            link.beaten = true;
+        }
         self.beaten = true;
+        self.carries();
         match sent {
             true => self.link_idle(cx, id),
             false => self.link_ends(cx, id, End::Reset.because("it broke under a heartbeat")),
@@ -1379,21 +1568,27 @@ impl DeviceRole {
     /// The gateway tells a link to go: its replacement is dialled first, then it is answered and closed. That is no failed attempt, but a gateway that says
     /// so on every new link is not dialled in a circle.
     fn farewell(&mut self, cx: &mut Peers<State>, id: Id) {
+        let date = cx.date().to_owned();
+        let Some(State::Link(link)) = cx.get(id).map(|p| &p.state) else { return };
+        self.replace(cx, *link);
+        let Some(peer) = cx.get_mut(id) else { return };
+        heartbeat::write_answer(peer.output(), &date, true);
+        let _ = peer.flush(); // what is left goes out while it lingers
+        self.linger(cx, id);
+    }
+
+    /// A link was told to go: it is counted out, and another one is dialled.
+    fn replace(&mut self, cx: &mut Peers<State>, mut link: Link) {
         const WHY: Why = End::Drained.because("the gateway told it to go");
-        let (now, date) = (cx.now(), cx.date().to_owned());
-        let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
         link.used = true;
         self.shared.upgrades.stop(false); // its tunnels have a grace as well
-        let (link, old) = (*link, now.saturating_duration_since(link.since) >= SHORT_LIFE);
+        self.carries();
+        let old = cx.now().saturating_duration_since(link.since) >= SHORT_LIFE;
         self.quick_farewells = if old { 0 } else { self.quick_farewells + 1 };
         if self.quick_farewells > QUICK_MAX {
             self.dial_later(cx, PACE.mul_f64(0.5 + random()));
         }
         self.count_out(cx, &link, WHY);
-        let Some(peer) = cx.get_mut(id) else { return };
-        heartbeat::write_answer(peer.output(), &date, true);
-        let _ = peer.flush(); // what is left goes out while it lingers
-        self.linger(cx, id);
     }
 
     /// Closes a link gently; another may be dialled at once.
@@ -1436,9 +1631,11 @@ impl DeviceRole {
     pub(super) fn relaying(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
         if let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state) {
             (link.exchange, link.used) = (Some(key), true);
+            let is_real = link.slot.is_none();
             self.succeeded();
-            if link.slot.is_none() {
+            if is_real {
                 self.shared.busy.fetch_add(1, Relaxed);
+                self.carries();
             }
             self.shared.exchanges.fetch_add(1, Relaxed);
         }
@@ -1453,6 +1650,9 @@ impl DeviceRole {
         if !octets.is_empty() {
             link.used = true;
             self.succeeded(); // the gateway not only turns, it asks
+            if link.slot.is_none() {
+                self.carries();
+            }
         }
         if let Err(e) = stream.set_nonblocking(false) {
             return self.count_out(cx, &link, Why::new(End::Failed, format!("it cannot be made blocking: {e}")));
@@ -1487,6 +1687,9 @@ impl DeviceRole {
     fn back(&mut self, cx: &mut Peers<State>, number: u64, stream: Stream, unread: &[u8], link: Link) {
         self.lent.remove(&number);
         self.beaten |= link.beaten;
+        if link.beaten && link.slot.is_none() {
+            self.carries();
+        }
         if self.draining {
             return self.count_out(cx, &link, STOPS);
         }
@@ -1523,6 +1726,7 @@ impl DeviceRole {
                 _ => {}
             }
         }
+        self.settle_way(cx, "", Some(&STOPS));
         self.top_up(cx); // an answer may have waited for a dial that has just ended
     }
 
@@ -1756,7 +1960,7 @@ impl Role for DeviceRole {
                 Stage::Securing => self.end_dial(cx, id, "the TLS handshake was not over within handshake_timeout", None),
                 Stage::Offered { .. } => self.reply_is_late(cx, id),
                 Stage::Reading(_) => self.end_dial(cx, id, "the gateway's reply stopped half-way for body_silence_timeout", None),
-                Stage::Pausing => self.offer(cx, id),
+                Stage::Pausing { keep } => self.paused(cx, id, keep),
                 Stage::Resting => {}
             },
             State::Link(Link { exchange: Some(key), .. }) => {
@@ -1785,6 +1989,10 @@ impl Role for DeviceRole {
         match key {
             DIAL => self.top_up(cx),
             LOOKUP => self.lookups_are_late(cx),
+            DOUBT => {
+                self.doubt.alarmed = false;
+                self.doubt_links(cx);
+            }
             _ => self.stop(cx),
         }
     }
@@ -1794,6 +2002,7 @@ impl Role for DeviceRole {
             Command::TopUp => self.top_up(cx),
             Command::Retry => {
                 self.not_before = None;
+                (self.doubt.swallowed, self.doubt.again) = (false, false);
                 self.succeeded();
                 self.plan.homes.hurry();
                 self.hurry_slots(cx.now());
@@ -1809,6 +2018,12 @@ impl Role for DeviceRole {
                 if self.lent.remove(&number).is_some() {
                     self.count_out(cx, &link, why);
                 }
+            }
+            Command::Farewell { number, link, dialled } => {
+                if self.lent.remove(&number).is_some() {
+                    self.replace(cx, link);
+                }
+                let _ = dialled.send(()); // whoever waits may have gone on
             }
             Command::Ping(reply) => drop(reply.send(())), // whoever asked may have given up
             Command::Drain(time) if !self.draining => self.drain(cx, time),

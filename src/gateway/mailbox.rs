@@ -177,6 +177,8 @@ pub(super) struct Handed {
     told: bool,
     /// It was handed out once more after a silence.
     repeated: bool,
+    /// Whoever has it counts as connected.
+    present: bool,
 }
 
 /// What the gateway knows of events on their way.
@@ -280,7 +282,7 @@ fn log_dropped(id: &str, name: &str) {
 
 /// A device's connection between two requests.
 fn idle() -> State {
-    State::Device(Device::Head { began: false, polled: true })
+    State::Device(Device::Head { began: false, polled: true, told: None })
 }
 
 /// Fields that let a listed page read what it is told (Fetch standard, *CORS protocol*).
@@ -545,7 +547,7 @@ impl GatewayRole {
 
     /// An event's answer is here: nothing of the event is left. The exchange that asked, where it still waits.
     fn answered(&mut self, cx: &mut Peers<State>, event: &MessageId) -> Option<Key> {
-        let Handed { key, asking, name, registered, .. } = self.events.handed.remove(event)?;
+        let Handed { key, asking, name, registered, present, .. } = self.events.handed.remove(event)?;
         while self.events.unanswered.front().is_some_and(|(_, id)| !self.events.handed.contains_key(id)) {
             self.events.unanswered.pop_front();
         }
@@ -553,7 +555,7 @@ impl GatewayRole {
         if let Some(State::Visitor(Visitor::Exchange { event, .. })) = cx.get_mut(asking).map(|p| &mut p.state) {
             *event = None;
         }
-        if self.roster.event_ends(&name) {
+        if self.roster.event_ends(&name, present) {
             self.feed(cx, &registered);
         }
         self.close_idle_devices(cx);
@@ -834,7 +836,7 @@ impl GatewayRole {
         let until = cx.after(self.waits(key).first_octet.time);
         if !self.events.handed.contains_key(&event) {
             self.stats.events.fetch_add(1, Relaxed);
-            self.roster.event_begins(name);
+            self.roster.event_begins(name, until);
         }
         let handed = self.events.handed.entry(event).or_insert_with(|| Handed {
             key,
@@ -845,7 +847,11 @@ impl GatewayRole {
             until,
             told: false,
             repeated: false,
+            present: true,
         });
+        if !std::mem::replace(&mut handed.present, true) {
+            self.roster.event_is_back(name);
+        }
         (handed.holder, handed.registered) = (holder, registered);
         let until = handed.until;
         if let Some(State::Visitor(Visitor::Exchange { event: place, .. })) = cx.get_mut(asking).map(|p| &mut p.state) {
@@ -888,7 +894,7 @@ impl GatewayRole {
                 self.set_alarm(cx, at, Alarm::PollGap(name));
             }
             Gap::Over(left, 0) => self.gone(&left, &End::Absent.because("it did not come again within poll_gap")),
-            // All its polls may be at work for longer than that; whoever reads the log wants to know.
+            // All its polls may be at work for longer than anybody waits; whoever reads the log wants to know.
             Gap::Over(left, n) => {
                 let text = format!("it did not come again within poll_gap; requests in its hand: {n}");
                 self.gone(&left, &Why::new(End::Absent, text));
@@ -963,6 +969,9 @@ impl GatewayRole {
             }
             Ok(true) => {
                 self.go_on(cx, id, keep);
+                if let Some(State::Device(Device::Head { told, .. })) = cx.get_mut(id).map(|p| &mut p.state) {
+                    *told = event;
+                }
                 if let Some(event) = event {
                     self.event_told(cx, event);
                 }
@@ -990,6 +999,14 @@ impl GatewayRole {
         cx.set_deadline(id, Some(at));
         if more {
             cx.again(id);
+        }
+    }
+
+    /// The device closed the connection that brought it this event, and was to keep it: it has hardly the event in its hand still.
+    pub(super) fn event_deserted(&mut self, event: &MessageId) {
+        let Some(handed) = self.events.handed.get_mut(event) else { return };
+        if std::mem::take(&mut handed.present) {
+            self.roster.event_deserted(&handed.name);
         }
     }
 

@@ -17,6 +17,7 @@ pub(crate) mod simulated;
 mod tokens;
 mod visitors;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
@@ -262,12 +263,31 @@ pub enum TurnMode {
     OnDemand,
 }
 
+/// Whose offers are answered when.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Turns {
+    others: TurnMode,
+    own: HashMap<String, TurnMode>,
+}
+
+impl Turns {
+    /// Whether an offer under these names is held until somebody asks.
+    pub(crate) fn hold<'n>(&self, mut names: impl Iterator<Item = &'n Arc<str>>) -> bool {
+        let own = if self.own.is_empty() { None } else { names.find_map(|name| self.own.get(&**name)) };
+        *own.unwrap_or(&self.others) == TurnMode::OnDemand
+    }
+
+    fn ever_hold(&self) -> bool {
+        self.others == TurnMode::OnDemand || self.own.values().any(|mode| *mode == TurnMode::OnDemand)
+    }
+}
+
 /// Sets a [`Gateway`] up.
 pub struct GatewayBuilder {
     addresses: Vec<(String, Option<GatewayTls>)>,
     limits: Limits,
     offer_rules: OfferRules,
-    turn: TurnMode,
+    turns: Turns,
     fallback: Fallback,
     cors_origins: Vec<String>,
     shared_names: bool,
@@ -317,8 +337,19 @@ impl GatewayBuilder {
     }
     /// When offers are answered. Default: at once.
     pub fn turn(mut self, mode: TurnMode) -> Self {
-        self.turn = mode;
+        self.turns.others = mode;
         self
+    }
+    /// The same for one device name or origin, whatever [`turn`](Self::turn) says of the others: some devices of other makes open a link for every 101, and
+    /// want it when there is a request; others do not know what a 204 is.
+    ///
+    /// # Errors
+    /// What is no device's name.
+    pub fn turn_of(mut self, name: &str, mode: TurnMode) -> Result<Self, Error> {
+        let parsed = if name.contains("://") { Name::origin(name) } else { Name::label(name) };
+        let name = parsed.map_err(|e| Error::usage(format!("when {name} is turned: {}", e.reason)))?;
+        self.turns.own.insert(name.to_string(), mode);
+        Ok(self)
     }
     /// Whether devices may poll where no upgrade gets through (protocol.md §2). Default: [`Fallback::Auto`].
     pub fn fallback(mut self, fallback: Fallback) -> Self {
@@ -434,7 +465,7 @@ impl GatewayBuilder {
         if self.on_link.is_some() && self.fallback == Fallback::Only {
             return Err(Error::usage("on_link and a fallback that is always used exclude each other: a device that polls has no link"));
         }
-        if self.on_link.is_some() && self.turn == TurnMode::OnDemand {
+        if self.on_link.is_some() && self.turns.ever_hold() {
             return Err(Error::usage(
                 "on_link and on-demand turns exclude each other: a held offer waits for a request, and on_link has none",
             ));
@@ -460,7 +491,7 @@ impl GatewayBuilder {
             limits: limits.clone(),
             link_limits: link_limits.clone(),
             offer_rules: self.offer_rules,
-            on_demand: self.turn == TurnMode::OnDemand,
+            turns: self.turns,
             shared_names: self.shared_names,
             // Such a gateway asks nothing itself, so a poll would wait for nothing.
             fallback: if only_links { Fallback::Never } else { self.fallback },
@@ -529,7 +560,7 @@ impl Gateway {
             addresses: Vec::new(),
             limits: Limits::default(),
             offer_rules: OfferRules::default(),
-            turn: TurnMode::Now,
+            turns: Turns::default(),
             fallback: Fallback::Auto,
             cors_origins: Vec::new(),
             shared_names: false,

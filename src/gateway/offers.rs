@@ -14,7 +14,7 @@ use crate::ends::{End, Why};
 use crate::engine::peers::{Fetched, Id, Peers};
 use crate::engine::slab::Key;
 use crate::error::{Error, Refusal};
-use crate::gateway::mailbox::{Knock, Parked, Posting, Telling};
+use crate::gateway::mailbox::{Knock, MessageId, Parked, Posting, Telling};
 use crate::gateway::role::{Alarm, Command, GatewayRole, Handle, LentOut, State};
 use crate::gateway::roster::{Denied, Holder, Registered, Waiter};
 use crate::gateway::tokens::REVOKED;
@@ -29,8 +29,9 @@ use crate::stream::Stream;
 
 /// Where a device's connection stands.
 pub(crate) enum Device {
-    /// An offer or a poll is being read (`began`: some of it is here; `polled`: it is not the first on this connection).
-    Head { began: bool, polled: bool },
+    /// An offer or a poll is being read (`began`: some of it is here; `polled`: it is not the first on this connection; `told`: the event that the last reply
+    /// on it brought).
+    Head { began: bool, polled: bool, told: Option<MessageId> },
     /// `authorize` is looking at it.
     Deciding(Box<Knock>),
     /// The answer that it brings is being read.
@@ -83,7 +84,7 @@ impl Device {
     }
 }
 
-const HEAD: State = State::Device(Device::Head { began: false, polled: false });
+const HEAD: State = State::Device(Device::Head { began: false, polled: false, told: None });
 
 pub(super) const STOPPING: &str = "this gateway is stopping; dial again";
 /// Why a link never came to be.
@@ -115,7 +116,12 @@ impl GatewayRole {
         cx.put_scratch(scratch);
         match arrived {
             Arrived::NotYet => {}
-            Arrived::Closed => cx.close(id),
+            Arrived::Closed => {
+                if let Some(State::Device(Device::Head { told: Some(event), .. })) = cx.get(id).map(|p| &p.state) {
+                    self.event_deserted(event);
+                }
+                cx.close(id);
+            }
             Arrived::Refused(refusal, origin) => self.refuse_offer(cx, id, &refusal, origin.as_deref()),
             Arrived::Preflight { origin, keep } => self.answer_preflight(cx, id, &origin, keep),
             Arrived::Knock(offer, knock) => self.consider(cx, id, *offer, knock),
@@ -141,7 +147,7 @@ impl GatewayRole {
             Ok(None) if peer.is_over() => Arrived::Closed,
             Ok(None) => {
                 peer.keep(octets);
-                if let State::Device(Device::Head { began, polled: true }) = &mut peer.state {
+                if let State::Device(Device::Head { began, polled: true, .. }) = &mut peer.state {
                     if !std::mem::replace(began, true) {
                         cx.set_deadline(id, Some(cx.after(self.limits.head_timeout))); // in all, from its first octet on
                     }
@@ -380,7 +386,7 @@ impl GatewayRole {
             return self.hand_to_worker(cx, id, registered, &switch);
         }
         let Some(peer) = cx.get_mut(id) else { return };
-        if self.on_demand {
+        if self.turns.hold(registered.names()) {
             peer.state = State::Device(Device::Held { registered: registered.clone(), hold: Hold::Offer(switch) });
             self.roster.place(&registered, id);
             let at = cx.after(self.limits.poll_hold);
@@ -668,7 +674,7 @@ impl GatewayRole {
         }
         let Some(peer) = cx.get_mut(id) else { return };
         peer.output().extend_from_slice(b"HTTP/1.1 204 No Content\r\nProxy-Status: ptth\r\n\r\n");
-        peer.state = State::Device(Device::Head { began: false, polled: false });
+        peer.state = HEAD;
         let sent = peer.flush().is_ok();
         let at = cx.after(self.limits.head_timeout);
         cx.set_deadline(id, Some(at));

@@ -26,7 +26,7 @@ use crate::gateway::roster::{Left, Registered, Roster, Waiter};
 use crate::gateway::routes::Table;
 use crate::gateway::tokens::{REVOKED, Tokens, Whose};
 use crate::gateway::visitors::{Face, Visitor, program_error};
-use crate::gateway::{Authorize, Event, EventKind, Grant, Offer, OnLink, Reject, Stats};
+use crate::gateway::{Authorize, Event, EventKind, Grant, Offer, OnLink, Reject, Stats, Turns};
 use crate::limits::Limits;
 use crate::link::Fate;
 use crate::proto::comet::Answer;
@@ -206,7 +206,7 @@ pub(crate) struct GatewayRole {
     /// For heads that were written here.
     pub(super) own_limits: Limits,
     pub(super) offer_rules: OfferRules,
-    pub(super) on_demand: bool,
+    pub(super) turns: Turns,
     pub(super) fallback: Fallback,
     /// Origins of pages that may use the devices' port.
     pub(super) cors_origins: Vec<String>,
@@ -257,7 +257,7 @@ pub(super) struct Settings {
     pub(super) limits: Arc<Limits>,
     pub(super) link_limits: Arc<Limits>,
     pub(super) offer_rules: OfferRules,
-    pub(super) on_demand: bool,
+    pub(super) turns: Turns,
     pub(super) shared_names: bool,
     pub(super) fallback: Fallback,
     pub(super) cors_origins: Vec<String>,
@@ -291,7 +291,7 @@ impl GatewayRole {
             limits,
             link_limits,
             offer_rules,
-            on_demand,
+            turns,
             shared_names,
             fallback,
             cors_origins,
@@ -330,7 +330,7 @@ impl GatewayRole {
             limits,
             link_limits,
             offer_rules,
-            on_demand,
+            turns,
             fallback,
             cors_origins,
             keep_underscore,
@@ -711,7 +711,7 @@ impl GatewayRole {
                 let face = Face::Visitors { listener, from: from.ip().to_canonical(), trusted: self.is_trusted(from.ip()), secure };
                 State::Visitor(Visitor::fresh(face))
             }
-            _ => State::Device(Device::Head { began: false, polled: false }),
+            _ => State::Device(Device::Head { began: false, polled: false, told: None }),
         }
     }
 

@@ -149,6 +149,10 @@ struct Entry {
     again: VecDeque<(Key, Option<Session>)>,
     /// Events that were handed out and are not answered yet.
     events: usize,
+    /// Those of them whose device has not closed the connection that brought them.
+    present: usize,
+    /// When the last of them has to be answered: until then the device may be at work on it, with all its polls.
+    events_until: Option<Instant>,
     /// Which of the devices that share the name was asked last.
     last: Option<Session>,
     /// How it was last told to be connected.
@@ -177,6 +181,8 @@ impl Entry {
             lapsed: None,
             gap_alarm: false,
             events: 0,
+            present: 0,
+            events_until: None,
             last: None,
             waiting: VecDeque::new(),
             again: VecDeque::new(),
@@ -532,7 +538,8 @@ impl Roster {
         alarms
     }
 
-    /// Whether a mailbox has been without a poll, or a device without an offer, for `poll_gap`; then it ends.
+    /// Whether a mailbox has been without a poll, or a device without an offer, for `poll_gap`; then it ends. While events that it was given may be
+    /// answered still, all its polls may be at work, and it stays: at most as long as somebody waits for one of them.
     pub(crate) fn poll_gap(&mut self, name: &Arc<str>, now: Instant) -> Gap {
         let gap = self.limits.poll_gap;
         let Some(entry) = self.entries.get_mut(name) else { return Gap::None };
@@ -541,6 +548,10 @@ impl Roster {
         let rest = left.map_or(Duration::ZERO, |left| gap.saturating_sub(now.saturating_duration_since(left)));
         if !rest.is_zero() {
             return Gap::In(rest);
+        }
+        let works = entry.events_until.filter(|until| polled.is_some() && entry.present > 0 && *until > now);
+        if let Some(until) = works {
+            return Gap::In(until.saturating_duration_since(now).min(gap.max(Duration::from_secs(1))));
         }
         entry.gap_alarm = false;
         if left.is_none() {
@@ -580,18 +591,37 @@ impl Roster {
         })
     }
 
-    /// An event was handed out under this name.
-    pub(crate) fn event_begins(&mut self, name: &str) {
+    /// An event was handed out under this name, and has to be answered by then.
+    pub(crate) fn event_begins(&mut self, name: &str, until: Instant) {
         if let Some(entry) = self.entries.get_mut(name) {
-            entry.events += 1;
+            (entry.events, entry.present) = (entry.events + 1, entry.present + 1);
+            entry.events_until = entry.events_until.max(Some(until));
         }
     }
 
-    /// It is answered, or given up. True: callers may have waited for just that.
-    pub(crate) fn event_ends(&mut self, name: &str) -> bool {
+    /// The device closed the connection that brought the event: that it has one in hand does not show any more that it is there.
+    pub(crate) fn event_deserted(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.present = entry.present.saturating_sub(1);
+        }
+    }
+
+    /// An event like that was handed out once more.
+    pub(crate) fn event_is_back(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.present += 1;
+        }
+    }
+
+    /// It is answered, or given up; `present`: unless deserted before. True: callers may have waited for just that.
+    pub(crate) fn event_ends(&mut self, name: &str, present: bool) -> bool {
         let Some(entry) = self.entries.get_mut(name) else { return false };
         let was_full = entry.in_flight() >= self.limits.in_flight_per_device_max;
         entry.events = entry.events.saturating_sub(1);
+        entry.present = entry.present.saturating_sub(usize::from(present));
+        if entry.events == 0 {
+            entry.events_until = None;
+        }
         was_full && !entry.waiting.is_empty()
     }
 
@@ -944,7 +974,7 @@ mod tests {
             claimed.registered
         };
         let (one, _) = (park(&mut roster, ids[0], 1), park(&mut roster, ids[1], 2));
-        roster.event_begins("lamp"); // in the hand of session 1, whose poll carried it
+        roster.event_begins("lamp", now + Duration::from_secs(60)); // in the hand of session 1, whose poll carried it
         roster.unpark(&one, ids[0], now);
         assert_eq!(roster.next_poll("lamp"), None, "one is in flight");
         assert_eq!(roster.poll_again("lamp", Some([1; 16])), None, "session 2 knows nothing of it");
@@ -979,6 +1009,33 @@ mod tests {
         roster.lapse(&second, ids[1], now);
         assert!(matches!(roster.poll_gap(&alarms[0], now + gap), Gap::Over(left, 0) if left.down.len() == 1));
         assert_eq!((roster.connected(), roster.way("lamp")), (0, None));
+    }
+
+    #[test]
+    fn a_device_with_an_event_in_hand_is_there_until_that_has_to_be_answered() {
+        let (mut roster, now, ids) = (roster(|_| ()), Instant::now(), ids(2));
+        let (gap, late) = (Limits::default().poll_gap, Duration::from_secs(12));
+        let park = |roster: &mut Roster, id| {
+            let claimed = roster.claim(&lamp(), &holder(Some(1)), Way::Comet(Encoding::Json), now).unwrap();
+            roster.park(&claimed.registered, id, Encoding::Json, Some([1; 16]), now);
+            claimed.registered
+        };
+        let registered = park(&mut roster, ids[0]);
+        roster.event_begins("lamp", now + late);
+        let alarm = roster.unpark(&registered, ids[0], now).remove(0);
+        assert_eq!(roster.poll_gap(&alarm, now), Gap::In(gap));
+        assert_eq!(roster.poll_gap(&alarm, now + gap), Gap::In(gap), "looked at again in between, in case the event ends");
+        assert_eq!(roster.poll_gap(&alarm, now + late - gap / 5), Gap::In(gap / 5));
+        assert!(roster.is_polling("lamp") && roster.connected() == 1);
+        assert!(matches!(roster.poll_gap(&alarm, now + late), Gap::Over(left, 1) if left.down.len() == 1));
+        assert_eq!(roster.connected(), 0);
+        // Once it is answered, or given up, or its connection closed, the usual time holds.
+        roster.event_ends("lamp", true);
+        let registered = park(&mut roster, ids[1]);
+        roster.event_begins("lamp", now + late);
+        let alarm = roster.unpark(&registered, ids[1], now).remove(0);
+        roster.event_deserted("lamp");
+        assert!(matches!(roster.poll_gap(&alarm, now + gap), Gap::Over(left, 1) if left.down.len() == 1));
     }
 
     #[test]

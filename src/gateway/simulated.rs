@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::engine::simulated::Loop;
 use crate::gateway::role::{self, Command, GatewayRole, Settings};
 use crate::gateway::routes::Table;
-use crate::gateway::{GatewayBuilder, Routes, Stats, TurnMode};
+use crate::gateway::{GatewayBuilder, Routes, Stats};
 
 /// A gateway that takes its turns by hand.
 pub(crate) type Simulated = Loop<GatewayRole>;
@@ -19,7 +19,7 @@ pub(crate) fn start(builder: GatewayBuilder, node: usize, now: Instant, visitors
         limits: limits.clone(),
         link_limits: Arc::new(limits.with_room()),
         offer_rules: builder.offer_rules,
-        on_demand: builder.turn == TurnMode::OnDemand,
+        turns: builder.turns,
         shared_names: builder.shared_names,
         fallback: builder.fallback,
         cors_origins: builder.cors_origins,

@@ -125,6 +125,9 @@ impl<S: Transport + 'static> DeviceLink<S> {
         }
         self.seen_heartbeat = true;
         drop(request);
+        if self.pending.as_ref().is_some_and(|pending| pending.asked.close) {
+            self.line.lock().before_farewell();
+        }
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         self.respond(response)?;

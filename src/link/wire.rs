@@ -616,6 +616,13 @@ impl<S: Transport + 'static> Wire<S> {
 
     // --- ending ---
 
+    /// The link will end with the answer that comes next.
+    pub(super) fn before_farewell(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            stream.before_farewell();
+        }
+    }
+
     /// Half-closes and reads on for a bounded time, so that the last answer is not lost to a reset. Over a transport that cannot half-close
     /// only where more may come, for the peer could be waiting for an end that only the drop brings.
     pub(super) fn finish(&mut self) {

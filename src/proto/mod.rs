@@ -10,4 +10,5 @@ pub mod forwarded;
 pub mod framed;
 pub mod head;
 pub mod heartbeat;
+pub(crate) mod template;
 pub mod turn;

@@ -27,6 +27,8 @@ pub struct Dialect {
     pub method: Option<Cow<'static, str>>,
     /// How the offer names what it registers.
     pub naming: Naming,
+    /// The offer lists in `ALPN` what may be spoken behind the turn, `http/1.1` (written `http%2F1.1`) among it.
+    pub alpn: bool,
     /// Further fields of the 101.
     pub answer_fields: Vec<(Cow<'static, str>, Cow<'static, str>)>,
 }
@@ -46,7 +48,7 @@ const ALPN_HTTP_1_1: &str = "http%2F1.1";
 
 impl Dialect {
     fn row(token: impl Into<Cow<'static, str>>) -> Self {
-        Dialect { token: token.into(), method: None, naming: Naming::PathSegment, answer_fields: Vec::new() }
+        Dialect { token: token.into(), method: None, naming: Naming::PathSegment, alpn: false, answer_fields: Vec::new() }
     }
 
     /// `PTTH/1.0`, any method.
@@ -64,8 +66,19 @@ impl Dialect {
         Dialect {
             method: Some("GET".into()),
             naming: Naming::Origins,
+            alpn: true,
             answer_fields: vec![("ALPN".into(), ALPN_HTTP_1_1.into())],
             ..Self::row("ptth")
+        }
+    }
+
+    /// `reverse`, GET, `ALPN`, `Selected-ALPN: http%2F1.1` in the 101: how h2o's reverse tunnel connects, named by its path like a classic one.
+    pub fn h2o() -> Self {
+        Dialect {
+            method: Some("GET".into()),
+            alpn: true,
+            answer_fields: vec![("Selected-ALPN".into(), ALPN_HTTP_1_1.into())],
+            ..Self::row("reverse")
         }
     }
 
@@ -367,13 +380,14 @@ pub fn decide(head: &FramedRequest<'_>, rules: &OfferRules) -> Result<Decision, 
     if let Some(method) = dialect.method.as_deref().filter(|&method| method != head.method) {
         return Err(Refusal::new(400, format!("an offer of {token} has the method {method}")));
     }
-    check_connection(&head.fields, rules.strict_connection)?;
+    // The draft has no form without it, as the seed has.
+    check_connection(&head.fields, rules.strict_connection || dialect.naming == Naming::Origins)?;
     check_host(head, rules)?;
     let names = match dialect.naming {
         Naming::PathSegment => vec![name_of_path(head.target)?],
         Naming::Origins => origins_of_path(head.target)?,
     };
-    if dialect.naming == Naming::Origins && !head.fields.list("alpn").any(is_http_1_1) {
+    if dialect.alpn && !head.fields.list("alpn").any(is_http_1_1) {
         return Err(Refusal::new(400, "the offer has no ALPN field that lists http%2F1.1, the only protocol spoken behind the turn"));
     }
     Ok(Decision::Turn(Box::new(registration(head, names, token, row)?)))
@@ -577,7 +591,7 @@ pub struct Brought<'a> {
 }
 
 /// Appends the offer (protocol.md §1.1): `Host`, `Upgrade`, `Connection: Upgrade`, `Content-Length: 0` (not with GET),
-/// `ALPN: http%2F1.1` for the IETF row, `Accept` with `Accept-Encoding: identity`, `PTTH-Session`, the further fields.
+/// `ALPN: http%2F1.1` for the rows that have it, `Accept` with `Accept-Encoding: identity`, `PTTH-Session`, the further fields.
 ///
 /// # Errors
 /// A target or field that cannot be written, or a further field that is one of those above. Nothing is appended then.
@@ -616,7 +630,7 @@ fn write_post_lines(out: &mut Vec<u8>, plan: &OfferPlan, brought: Option<&Brough
             }
         }
     }
-    if plan.upgrade && plan.dialect.naming == Naming::Origins {
+    if plan.upgrade && plan.dialect.alpn {
         write_field(out, "ALPN", ALPN_HTTP_1_1.as_bytes())?;
     }
     if let Some(accept) = &plan.accept {
@@ -655,14 +669,21 @@ pub fn ietf_target(origins: &[Name]) -> String {
         if i > 0 {
             target.push(',');
         }
-        for octet in origin.to_string().bytes() {
-            match octet {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => target.push(char::from(octet)),
-                _ => target.push_str(&format!("%{octet:02X}")),
-            }
-        }
+        target.push_str(&percent_encoded(&origin.to_string()));
     }
     target + WELL_KNOWN.1
+}
+
+/// Everything but unreserved characters as `%` and two digits (RFC 6570 §3.2.1).
+pub(crate) fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len() + 8);
+    for octet in text.bytes() {
+        match octet {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(octet)),
+            _ => encoded.push_str(&format!("%{octet:02X}")),
+        }
+    }
+    encoded
 }
 
 /// What a device makes of one response to its offer (protocol.md §1.4).
@@ -740,7 +761,7 @@ fn check_switch(head: &ResponseHead<'_>, token: &str) -> Verdict {
     if head.minor == 0 {
         return Verdict::Wrong("the gateway answered 101 in HTTP/1.0, which has no upgrade".to_owned());
     }
-    let mut protocols = fields.list("alpn").peekable();
+    let mut protocols = fields.list("alpn").chain(fields.list("selected-alpn")).peekable();
     let alpn_missing = protocols.peek().is_none();
     if !alpn_missing && !protocols.all(is_http_1_1) {
         return Verdict::Wrong("the gateway chose another protocol than the offered http/1.1 (ALPN)".to_owned());
@@ -750,8 +771,8 @@ fn check_switch(head: &ResponseHead<'_>, token: &str) -> Verdict {
         Some("the 101 names another version of PTTH than was offered")
     } else if !fields.lists("connection", "upgrade") {
         Some("the 101 has no Connection: Upgrade")
-    } else if alpn_missing && Dialect::ietf().is_offered_by(token) {
-        Some("the 101 has no ALPN; http/1.1 is assumed")
+    } else if alpn_missing && [Dialect::ietf(), Dialect::h2o()].iter().any(|dialect| dialect.is_offered_by(token)) {
+        Some("the 101 does not say what is spoken behind it (ALPN); http/1.1 is assumed")
     } else {
         None
     };

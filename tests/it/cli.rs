@@ -14,6 +14,7 @@ const GATEWAY_OPTIONS: &[&str] = &[
     "--visitors",
     "--route",
     "--turn",
+    "--dialect",
     "--missing-host",
     "--strict-connection",
     "--insecure-anyone-may-register",
@@ -60,6 +61,7 @@ const DEVICE_OPTIONS: &[&str] = &[
     "--links",
     "--protocol",
     "--silence",
+    "--doubt-after",
     "--origin",
     "--host-header",
     "--backoff",
@@ -281,7 +283,42 @@ fn an_environment_variable_that_cannot_be_right_is_wrong_usage() {
     command.envs([("PTTH_DEVICES", "127.0.0.1:0"), ("PTTH_VISITORS", "127.0.0.1:0"), ("PTTH_HEARTBEAT", "banana")]);
     let (code, _, err) = Ptth::finish(&mut command);
     assert_eq!(code, 2, "{err}");
-    assert!(err.contains("banana"), "{err}");
+    assert!(err.contains("banana") && err.contains("PTTH_HEARTBEAT"), "{err}");
+    for (variable, value) in [("PTTH_FORWARDED", "maybe"), ("PTTH_SHARED_NAMES", "2"), ("PTTH_TURN", "later"), ("PTTH_FALLBACK", "often")] {
+        let (code, _, err) = Ptth::finish(Ptth::command(&["gateway"]).env(variable, value));
+        assert_eq!(code, 2, "{err}");
+        assert!(err.contains(variable) && err.contains(value), "{err}");
+    }
+    // An argument's mistake is the argument's.
+    let (code, _, err) = Ptth::finish(Ptth::command(&["gateway", "--heartbeat=apple"]).env("PTTH_HEARTBEAT", "5s"));
+    assert!(code == 2 && err.contains("--heartbeat") && !err.contains("PTTH_HEARTBEAT"), "{err}");
+}
+
+#[test]
+fn switches_in_the_environment_are_on_or_off() {
+    let insecure = |value: &str| {
+        let mut command = Ptth::command(&["gateway", "--devices", "0.0.0.0:0", "--visitors", "127.0.0.1:0"]);
+        command.env("PTTH_INSECURE_ANYONE_MAY_REGISTER", value);
+        command
+    };
+    for off in ["0", "no", "False", ""] {
+        let (code, _, err) = Ptth::finish(&mut insecure(off));
+        assert!(code == 2 && err.contains("--insecure-anyone-may-register"), "{off}: {err}");
+    }
+    for on in ["1", "TRUE", "yes"] {
+        assert!(Process::start(&mut insecure(on)).line().starts_with("devices http://0.0.0.0:"), "{on}");
+    }
+}
+
+#[test]
+fn a_variable_that_nothing_reads_is_told_with_the_nearest_one() {
+    let variables =
+        [("PTTH_FORWARED", "1"), ("PTTH_SOMETHING_ELSE", "1"), ("PTTH_TOKEN", "t"), ("PTTH_SERVICE_HOST", "10.0.0.1"), ("PTTH_TEXT", "x")];
+    let gateway = Gateway::start_with_env(&[], &variables);
+    gateway.process.expect_stderr("PTTH_FORWARED, which nothing reads; did you mean PTTH_FORWARDED?");
+    gateway.process.expect_stderr("PTTH_SOMETHING_ELSE, which nothing reads; ptth gateway --help");
+    let log = gateway.process.stderr();
+    assert_eq!(log.matches("nothing reads").count(), 2, "{log}");
 }
 
 #[test]

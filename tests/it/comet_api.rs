@@ -368,23 +368,34 @@ fn as_many_requests_are_in_hand_as_there_are_polls() {
 }
 
 #[test]
-fn a_device_whose_polls_are_all_at_work_is_said_to_be_so() {
+fn a_device_whose_polls_are_all_at_work_is_there_until_its_answer_is_late() {
     let mut limits = Limits::default();
-    limits.poll_gap = Duration::from_millis(50);
+    (limits.poll_gap, limits.first_octet_timeout) = (Duration::from_millis(50), Duration::from_secs(2));
     let gateway = gateway(|b| b.limits(limits));
     let events = gateway.events();
     let device = poller(&gateway, "lamp", Encoding::Message).polls(1).build().unwrap();
+    let (release, work) = crossbeam_channel::unbounded::<()>();
     let handle = device
-        .spawn(|_| {
-            std::thread::sleep(Duration::from_millis(300)); // the work
+        .spawn(move |_| {
+            let _ = work.recv_timeout(PATIENCE);
             Response::new(Body::from("done"))
         })
         .unwrap();
     gateway.device("lamp").wait(PATIENCE).unwrap();
-    assert_eq!(ask(&gateway, "lamp", get("/")).1, b"done");
-    let told: Vec<_> = (0..3).map(|_| events.recv_timeout(PATIENCE).unwrap()).collect();
-    assert_eq!(told.iter().map(|event| event.kind).collect::<Vec<_>>(), [EventKind::Up, EventKind::Down, EventKind::Up]);
-    assert!(told[1].reason.contains("in its hand: 1"), "{:?}", told[1]);
+    assert_eq!(events.recv_timeout(PATIENCE).unwrap().kind, EventKind::Up);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| ask(&gateway, "lamp", get("/")).1);
+        let quiet = events.recv_timeout(Duration::from_millis(500)); // ten times poll_gap
+        assert!(quiet.is_err() && gateway.device("lamp").way().unwrap().is_some(), "{quiet:?}");
+        release.send(()).unwrap();
+        assert_eq!(asking.join().unwrap(), b"done");
+    });
+    assert!(events.try_recv().is_err());
+    // One that never answers is there as long as somebody waits for it, and no longer.
+    assert!(gateway.device("lamp").send(get("/")).unwrap_err().is_timeout());
+    let down = events.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((down.kind, down.end), (EventKind::Down, Some(reverse_http::End::Absent)), "{down:?}");
+    drop(release);
     handle.stop();
 }
 

@@ -171,7 +171,9 @@ fn every_dialects_switch_turns() {
         |(_, options, switch)| {
             for together in [true, false] {
                 let raw = RawGateway::start();
-                let _device = text_device(&raw, options);
+                // An IETF offer's path is made from its origins.
+                let url = if options.contains(&"ptth") { format!("http://{}", raw.addr) } else { raw.url("lamp") };
+                let _device = Ptth::start(&[&["device", &url, "--text", SEED_TEXT], QUICK, options].concat());
                 let (mut peer, _) = raw.offer();
                 if together {
                     peer.write([switch.as_slice(), &vector("draft-3-request")].concat());

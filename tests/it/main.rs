@@ -20,6 +20,8 @@ mod comet_peers;
 #[cfg(feature = "cli")]
 mod device_wire;
 #[cfg(feature = "cli")]
+mod dialling;
+#[cfg(feature = "cli")]
 mod differential;
 #[cfg(feature = "cli")]
 mod doors;

@@ -85,7 +85,7 @@ fn every_file_says_first_what_it_is_for() {
 }
 
 /// From the top down; a folder stands for its files. What is not here may name anything (it is new: give it a place).
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 20] = [
     "limits",
     "error",
     "ends",
@@ -93,6 +93,7 @@ const ORDER: [&str; 19] = [
     "proto/head",
     "proto/body",
     "proto/turn",
+    "proto/template",
     "proto/comet",
     "proto/forwarded",
     "proto/forward",

@@ -7,6 +7,7 @@
 
 mod certificates;
 mod config;
+mod environment;
 mod files;
 mod output;
 mod proxy;
@@ -25,7 +26,6 @@ use std::time::{Duration, Instant};
 
 use crate::config::duration;
 use certificates::{DeviceFiles, GatewayFiles};
-use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use reverse_http::proto::turn::Dialect;
 use reverse_http::tls::GatewayTls;
@@ -92,11 +92,16 @@ struct GatewayArgs {
     #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_TRUSTED_PROXIES")]
     trusted_proxies: Vec<String>,
     /// Tell devices in Forwarded (RFC 7239), too, who asked
-    #[arg(long, env = "PTTH_FORWARDED", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    #[arg(long, env = "PTTH_FORWARDED", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     forwarded: bool,
-    /// When an offer is answered: at once, or when somebody asks for the device
-    #[arg(long, value_enum, default_value_t = Turn::Now, env = "PTTH_TURN")]
-    turn: Turn,
+    /// When an offer is answered: `now`, or `on-demand` (when somebody asks for the device); NAME=now or NAME=on-demand says it for one device, whatever
+    /// holds for the others; may be given several times
+    #[arg(long, value_name = "[NAME=]now|on-demand", default_value = "now", value_delimiter = ',', value_parser = turn, env = "PTTH_TURN")]
+    turn: Vec<(Option<String>, TurnMode)>,
+    /// Take offers of this protocol, too: `h2o` (its reverse tunnel, Upgrade: reverse), or an upgrade token of your own, offered as PTTH/1.0 is; may be given
+    /// several times
+    #[arg(long, value_name = "h2o|TOKEN", value_delimiter = ',', env = "PTTH_DIALECT")]
+    dialect: Vec<String>,
     /// Whether devices may poll: where no upgrade gets through, never, or always and nothing is turned
     #[arg(long, value_name = "WHEN", value_enum, default_value = "auto", env = "PTTH_FALLBACK")]
     fallback: Polling,
@@ -125,16 +130,16 @@ struct GatewayArgs {
     #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_UNAUTHENTICATED")]
     unauthenticated: Option<usize>,
     /// Let --devices listen beyond loopback although every peer can register any name
-    #[arg(long, env = "PTTH_INSECURE_ANYONE_MAY_REGISTER", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    #[arg(long, env = "PTTH_INSECURE_ANYONE_MAY_REGISTER", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     insecure_anyone_may_register: bool,
     /// Take offers without a Host field (AirPlay senders)
-    #[arg(long, env = "PTTH_MISSING_HOST", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    #[arg(long, env = "PTTH_MISSING_HOST", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     missing_host: bool,
     /// Refuse offers whose Connection field does not list `upgrade`
-    #[arg(long, env = "PTTH_STRICT_CONNECTION", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    #[arg(long, env = "PTTH_STRICT_CONNECTION", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     strict_connection: bool,
     /// Forward visitors' fields whose names have an underscore
-    #[arg(long, env = "PTTH_KEEP_UNDERSCORE", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    #[arg(long, env = "PTTH_KEEP_UNDERSCORE", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     keep_underscore: bool,
     /// Silence on an idle link before the device is asked for a sign of life (0s: never)
     #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, env = "PTTH_HEARTBEAT")]
@@ -182,7 +187,7 @@ struct GatewayArgs {
     #[arg(long, value_name = "OCTETS", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 20..), env = "PTTH_MEMORY")]
     memory: u64,
     /// Let several devices with the same credential have one name; requests go to them in turn
-    #[arg(long, env = "PTTH_SHARED_NAMES", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    #[arg(long, env = "PTTH_SHARED_NAMES", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     shared_names: bool,
     /// Octets per second that a visitor has to take while others wait for its link, or for the room that its answer takes; and that an upload has to bring
     /// while others wait for its link, or for the room that it takes (0: any)
@@ -190,7 +195,7 @@ struct GatewayArgs {
     min_rate: u64,
     /// Serve visitors that have ended their direction of the connection (half-close) even while others wait for the link; else they count as gone a
     /// second after anything moved
-    #[arg(long, env = "PTTH_HALF_CLOSE", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    #[arg(long, env = "PTTH_HALF_CLOSE", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     half_close: bool,
     /// A path on --visitors that this gateway answers itself: 200 while it serves, 503 from SIGTERM on (for load balancers; default: none)
     #[arg(long, value_name = "PATH", env = "PTTH_HEALTH_PATH")]
@@ -206,15 +211,10 @@ struct GatewayArgs {
     drain_timeout: Duration,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Turn {
-    Now,
-    OnDemand,
-}
-
 #[derive(Args)]
 struct DeviceArgs {
-    /// The gateway, and this device's name as first path segment: https://gw.example/lamp or http://gw.example:9999/lamp
+    /// The gateway, and this device's name as first path segment: https://gw.example/lamp or http://gw.example:9999/lamp. More of a path, and a query, go into
+    /// the offer as they are, for gateways that want them; with --protocol ptth it is a template, like https://gw.example/ptth{?serialized_origin}
     url: String,
     #[command(flatten)]
     tls: DeviceFiles,
@@ -224,7 +224,7 @@ struct DeviceArgs {
     #[arg(long, value_name = "URL", value_delimiter = ',', env = "PTTH_GATEWAY")]
     gateway: Vec<String>,
     /// With --gateway: one gateway at a time in their order, the next when an attempt fails, the first again when the way in is lost
-    #[arg(long, env = "PTTH_FAILOVER", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    #[arg(long, env = "PTTH_FAILOVER", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     failover: bool,
     /// Dial through this proxy, by CONNECT: http://HOST:PORT; or none. Else the environment counts, as for curl: http_proxy, all_proxy, no_proxy
     #[arg(long, value_name = "URL|none", env = "PTTH_PROXY", hide_env_values = true)]
@@ -282,6 +282,9 @@ struct DeviceArgs {
     /// Silence after which a link is given up, once the gateway has sent a heartbeat on any (0s: never)
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = duration, env = "PTTH_SILENCE")]
     silence: Duration,
+    /// How long links over which nothing ever came are trusted before the device polls beside them, in case something on the way swallows it (0s: for ever)
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, env = "PTTH_DOUBT_AFTER")]
+    doubt_after: Duration,
     /// On SIGTERM: how long requests in progress may take to finish
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_DRAIN_TIMEOUT")]
     drain_timeout: Duration,
@@ -347,6 +350,9 @@ enum Protocol {
     Classic09,
     #[value(name = "ptth")]
     Ietf,
+    /// As h2o's reverse tunnel: GET, Upgrade: reverse
+    #[value(name = "h2o")]
+    H2o,
 }
 
 /// Why the command ends: what to say, and the exit code.
@@ -393,7 +399,7 @@ fn run(errors: Box<dyn Write + Send>) -> Result<(), Failure> {
     if let Err(e) = rlimit::increase_nofile_limit(u64::MAX) {
         log::debug!("the limit of open files stays as it is: {e}");
     }
-    match Cli::parse().command {
+    match environment::parse::<Cli>()?.command {
         Command::Gateway(args) => gateway(*args),
         Command::Device(args) => device(*args),
         Command::Token { names } => tokens::print_new(&names),
@@ -419,10 +425,6 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     };
     let table = with_table(fixed.clone(), args.config.as_deref(), Reading::First).map_err(usage)?;
     let limits = limits_of(&args)?;
-    let turn = match args.turn {
-        Turn::Now => TurnMode::Now,
-        Turn::OnDemand => TurnMode::OnDemand,
-    };
     let first = Reading::First;
     let (devices_tls, visitors_tls) = (args.tls.devices(first).map_err(usage)?, args.tls.visitors(first).map_err(usage)?);
     let scheme = |secure: bool| if secure { "https" } else { "http" };
@@ -431,7 +433,17 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         Some(tls) => Gateway::builder().listen_tls(&args.devices, tls),
         None => Gateway::builder().listen(&args.devices),
     };
-    let mut builder = builder.limits(limits).turn(turn).fallback(args.fallback.into()).shared_names(args.shared_names);
+    let mut builder = builder.limits(limits).fallback(args.fallback.into()).shared_names(args.shared_names);
+    for (name, mode) in &args.turn {
+        builder = match name {
+            Some(name) => builder.turn_of(name, *mode)?,
+            None => builder.turn(*mode),
+        };
+    }
+    for dialect in &args.dialect {
+        let known = if dialect == "h2o" { Ok(Dialect::h2o()) } else { Dialect::custom(dialect) };
+        builder = builder.dialect(known.map_err(|e| usage(format!("--dialect {dialect}: {}", e.reason)))?);
+    }
     if let Some(file) = &args.tokens {
         builder = builder.tokens(read_tokens("--tokens", file, first).map_err(usage)?);
     }
@@ -706,9 +718,10 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
         Protocol::Classic => Dialect::classic(),
         Protocol::Classic09 => Dialect::classic_0_9(),
         Protocol::Ietf => Dialect::ietf(),
+        Protocol::H2o => Dialect::h2o(),
     };
     let mut limits = Limits::default();
-    (limits.silence, limits.turn_retry) = (args.silence, args.turn_retry);
+    (limits.silence, limits.turn_retry, limits.doubt_after) = (args.silence, args.turn_retry, args.doubt_after);
     (limits.resolve_timeout, limits.connect_timeout, limits.proxy_timeout) =
         (args.resolve_timeout, args.connect_timeout, args.proxy_timeout);
     if !args.origin.is_empty() && !matches!(args.protocol, Protocol::Ietf) {
@@ -728,6 +741,7 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
         .fallback(args.fallback.into())
         .polls(args.polls as usize) // 64 at most
         .failover(args.failover)
+        .whole_target(true)
         .on_refusal(args.on_refusal.map_or(OnRefusal::Stop, Into::into));
     for url in &args.gateway {
         builder = builder.gateway(url);
@@ -855,6 +869,25 @@ fn token(file: Option<&str>) -> Result<Option<String>, Failure> {
     match text.trim_start_matches('\u{feff}').trim() {
         "" => Err(usage("the token is empty; leave it away, or give one")),
         token => Ok(Some(token.to_owned())),
+    }
+}
+
+/// A switch in the environment.
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" | "y" | "t" => Ok(true),
+        "" | "0" | "false" | "no" | "off" | "n" | "f" => Ok(false),
+        _ => Err("write true or false".to_owned()),
+    }
+}
+
+/// `on-demand`, `lamp=now`.
+fn turn(text: &str) -> Result<(Option<String>, TurnMode), String> {
+    let (name, mode) = text.rsplit_once('=').map_or((None, text), |(name, mode)| (Some(name.to_owned()), mode));
+    match mode {
+        "now" => Ok((name, TurnMode::Now)),
+        "on-demand" => Ok((name, TurnMode::OnDemand)),
+        _ => Err("write now, on-demand, NAME=now or NAME=on-demand".to_owned()),
     }
 }
 
