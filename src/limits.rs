@@ -117,6 +117,10 @@ limits! {
     request_write_timeout: Duration = Duration::from_secs(60);
     /// From the request's last octet to the response's first. Default 60 s (nginx `proxy_read_timeout`). Then: 504, link closed.
     first_octet_timeout: Duration = Duration::from_secs(60);
+    /// At a device that forwards: from the request's last octet to the first of its local server's response. Default zero: off, the gateway's `first_octet_timeout`
+    /// decides, and the device notices that its gateway has ended the link (nginx behind nginx would give up on its own). A device that polls cannot notice;
+    /// there `first_octet_timeout` holds. Then: 504.
+    local_first_octet_timeout: Duration = Duration::ZERO;
     /// Longest silence within a body, while it is this peer's turn to move. Default 60 s. Then: the exchange is aborted; 408 or 504 where no response has begun.
     body_silence_timeout: Duration = Duration::from_secs(60);
     /// Whole exchange, from the visitor's head (or a program's `send()`) to the last octet of the answer; a tunnel's ends with its 101. Default zero: off (nginx, HAProxy; Envoy's is 15 s,

@@ -92,6 +92,9 @@ pub(crate) struct Exchange {
     takes_events: bool,
     /// An octet of a response arrived.
     began: bool,
+    /// Some of a response's head is here, and not all of it; since when.
+    half_head: bool,
+    head_since: Option<Instant>,
     /// A response head is on its way to the asking side.
     pub(crate) answered: bool,
     pub(crate) retried: bool,
@@ -138,19 +141,31 @@ pub(crate) struct Wait {
     pub(crate) name: &'static str,
 }
 
+impl Wait {
+    /// Returns false where it may take as long as it takes.
+    fn is_bounded(&self) -> bool {
+        !self.time.is_zero()
+    }
+}
+
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} s ({})", self.time.as_secs_f32(), self.name)
     }
 }
 
-/// The waits that a route may have of its own.
+/// How long each phase of an exchange may take; a route may have some of its own. Zero: as long as it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Waits {
     pub(crate) link: Wait,
+    /// For the answering side to take what is written of the request.
+    pub(crate) write: Wait,
     pub(crate) first_octet: Wait,
     pub(crate) body_silence: Wait,
-    /// The whole exchange; zero: no such wait.
+    /// For something to move on a tunnel, and on one that has ended in one direction.
+    pub(crate) tunnel: Wait,
+    pub(crate) half_tunnel: Wait,
+    /// The whole exchange.
     pub(crate) exchange: Wait,
 }
 
@@ -158,10 +173,37 @@ impl Waits {
     pub(crate) fn of(limits: &Limits) -> Self {
         Waits {
             link: Wait { time: limits.wait_for_link, name: "wait_for_link" },
+            write: Wait { time: limits.request_write_timeout, name: "request_write_timeout" },
             first_octet: Wait { time: limits.first_octet_timeout, name: "first_octet_timeout" },
             body_silence: Wait { time: limits.body_silence_timeout, name: "body_silence_timeout" },
+            tunnel: Wait { time: limits.tunnel_silence_timeout, name: "tunnel_silence_timeout" },
+            half_tunnel: Wait { time: limits.body_silence_timeout, name: "body_silence_timeout" },
             exchange: Wait { time: limits.exchange_timeout, name: "exchange_timeout" },
         }
+    }
+}
+
+impl Waits {
+    /// Of a device that forwards what comes over a link: how long anything may take is its gateway's word, which ends the link when it is over. A tunnel that
+    /// has ended in one direction is the exception, since a gateway that half-closes a link and one that is gone look alike.
+    pub(crate) fn of_forwarder(limits: &Limits) -> Self {
+        let usual = Self::of(limits);
+        let endless = |wait: Wait| Wait { time: Duration::ZERO, ..wait };
+        Waits {
+            link: usual.link,
+            write: endless(usual.write),
+            first_octet: Wait { time: limits.local_first_octet_timeout, name: "local_first_octet_timeout" },
+            body_silence: endless(usual.body_silence),
+            tunnel: endless(usual.tunnel),
+            half_tunnel: usual.tunnel,
+            exchange: endless(usual.exchange),
+        }
+    }
+
+    /// Of a device that forwards what it polled for. It cannot notice that its gateway has given up, so its own waits hold.
+    pub(crate) fn of_polling_forwarder(limits: &Limits) -> Self {
+        let (usual, own) = (Self::of(limits), Self::of_forwarder(limits).first_octet);
+        Waits { first_octet: if own.is_bounded() { own } else { usual.first_octet }, ..usual }
     }
 }
 
@@ -429,6 +471,8 @@ impl Exchange {
             strayed: false,
             takes_events: false,
             began: false,
+            half_head: false,
+            head_since: None,
             answered: false,
             retried: true,
             answerer_keeps: false,
@@ -884,7 +928,11 @@ impl Exchange {
         while self.response.is_none() {
             let read = if self.takes_events { head::event_response } else { head::response };
             let parsed = read(&octets[used..], &rules.answer_limits, rules.ends).map_err(malformed)?;
-            let Some(response) = parsed else { return Ok(used) };
+            let Some(response) = parsed else {
+                self.half_head = used < octets.len();
+                return Ok(used);
+            };
+            (self.half_head, self.head_since) = (false, None);
             used += response.len;
             self.take_head(&response, asking.as_deref_mut(), rules, date)?;
         }
@@ -989,11 +1037,27 @@ impl Exchange {
 
     /// When this exchange is next to be looked at, if nothing happens before. Counted from the last progress, not from the last
     /// event: events that move nothing postpone nothing.
-    fn left(&self, now: Instant, limits: &Limits, writing: bool) -> Duration {
-        let silent = self.patience(limits, writing).time.saturating_sub(now.saturating_duration_since(self.progress));
-        let windows = [self.rate_from, self.send_from].into_iter().flatten().map(|(from, _)| (from, limits.min_rate_window));
-        let looks = self.half_closed.map(|from| (from.max(self.progress), limits.half_close_timeout));
-        windows.chain(looks).map(|(from, time)| time.saturating_sub(now.saturating_duration_since(from))).fold(silent, Duration::min)
+    fn left(&self, now: Instant, limits: &Limits, writing: bool) -> Option<Duration> {
+        let left = |from, time: Duration| time.saturating_sub(now.saturating_duration_since(from));
+        let patience = self.patience(limits, writing);
+        let silent = patience.is_bounded().then(|| left(self.progress, patience.time));
+        let head = self.head_since.map(|from| left(from, self.head_wait(limits).time));
+        let look = self.half_closed.map(|from| left(from.max(self.progress), limits.half_close_timeout));
+        let windows = [self.rate_from, self.send_from].map(|window| window.map(|(from, _)| left(from, limits.min_rate_window)));
+        [silent, head, look].into_iter().chain(windows).flatten().min()
+    }
+
+    /// How long a response's head may take, from its first byte to its last: one that drips in must not hold a connection for longer than silence may.
+    fn head_wait(&self, limits: &Limits) -> Wait {
+        let whole = Wait { time: limits.head_timeout, name: "head_timeout" };
+        Some(self.waits.first_octet).filter(|first| first.is_bounded() && first.time < whole.time).unwrap_or(whole)
+    }
+
+    /// Why the head of its response is waited for no longer, where that is so.
+    fn late_head(&self, now: Instant, rules: &Rules) -> Option<String> {
+        let wait = self.head_wait(&rules.limits);
+        let late = now.saturating_duration_since(self.head_since?) >= wait.time;
+        late.then(|| format!("{} began its response, and its head was not whole within {wait}", rules.answerer))
     }
 
     /// Notes what the next deadline depends on: who keeps whom waiting, and who has left. `asking`: the asking connection; `writing`: the answering
@@ -1077,13 +1141,14 @@ impl Exchange {
             Some(tunnel) if tunnel.is_half_ended() && self.hurried => {
                 return Wait { time: limits.abandoned_timeout, name: "abandoned_timeout" };
             }
-            Some(tunnel) if tunnel.is_half_ended() => return self.waits.body_silence,
-            Some(_) => return Wait { time: limits.tunnel_silence_timeout, name: "tunnel_silence_timeout" },
-            None if writing => Wait { time: limits.request_write_timeout, name: "request_write_timeout" },
+            Some(tunnel) if tunnel.is_half_ended() => return self.waits.half_tunnel,
+            Some(_) => return self.waits.tunnel,
+            None if writing => self.waits.write,
             None if self.request.is_done() && self.response.is_none() => self.waits.first_octet,
             None => self.waits.body_silence,
         };
-        if self.asker_ended { Wait { time: wait.time.min(limits.abandoned_timeout), name: "abandoned_timeout" } } else { wait }
+        let shorter = !wait.is_bounded() || limits.abandoned_timeout < wait.time;
+        if self.asker_ended && shorter { Wait { time: limits.abandoned_timeout, name: "abandoned_timeout" } } else { wait }
     }
 }
 
@@ -1284,8 +1349,8 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, rules: &R
     exchange.note_progress(cx);
     let writing = answering.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
     exchange.note_turns(asking.and_then(|a| cx.get_mut(a)), writing, now, rules);
-    let endless = exchange.tunnel.is_some() && exchange.patience(&rules.limits, writing).time.is_zero();
-    let at = (!endless).then(|| cx.after(exchange.left(now, &rules.limits, writing)));
+    exchange.head_since = if exchange.half_head { exchange.head_since.or(Some(now)) } else { None };
+    let at = exchange.left(now, &rules.limits, writing).map(|left| cx.after(left));
     if let Some(owner) = asking.or(answering) {
         cx.set_deadline(owner, at);
     }
@@ -1307,7 +1372,12 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
     exchange.note_progress(cx);
     let unread = answering.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
     let patience = exchange.patience(&rules.limits, unread);
-    let silent = now.saturating_duration_since(exchange.progress) >= patience.time;
+    let silent = patience.is_bounded() && now.saturating_duration_since(exchange.progress) >= patience.time;
+    let late_head = exchange.late_head(now, &rules).filter(|_| asking.is_some());
+    if let (false, Some(reason)) = (silent, late_head) {
+        let answer = LocalAnswer { error: Some("http_response_timeout"), keep: true, ..LocalAnswer::new(504, &reason) };
+        return answer_instead(role, cx, key, Why::new(End::Late, reason.clone()), &answer);
+    }
     if !silent {
         return match judge(role, cx, key) {
             Some(answer) => end_for_others(role, cx, key, answer),

@@ -17,7 +17,7 @@ use crate::limits::Limits;
 use crate::proto::forward::{self, RequestRules};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::authority;
-use crate::relay::{self, Exchange, LocalAnswer};
+use crate::relay::{self, Exchange, LocalAnswer, Waits};
 use std::time::Instant;
 
 /// Connections that idle for the next request; more are closed when they become free.
@@ -179,7 +179,9 @@ impl DeviceRole {
     }
 
     /// The asking link's request is planned; `None`: it was refused and answered.
-    pub(super) fn begin_forward(&mut self, cx: &mut Peers<State>, id: Id, exchange: Exchange) {
+    pub(super) fn begin_forward(&mut self, cx: &mut Peers<State>, id: Id, mut exchange: Exchange) {
+        let polled = matches!(cx.get(id).map(|p| &p.state), Some(State::Link(link)) if link.slot.is_some());
+        exchange.waits = if polled { Waits::of_polling_forwarder(&self.limits) } else { Waits::of_forwarder(&self.limits) };
         let key = self.exchanges.insert(exchange);
         self.relaying(cx, id, key);
         self.find_local(cx, key);

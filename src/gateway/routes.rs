@@ -254,11 +254,14 @@ impl Route {
     fn waits(&self, limits: &Limits) -> Waits {
         let own = |time: Option<Duration>, name, usual| time.map_or(usual, |time| Wait { time, name });
         let usual = Waits::of(limits);
+        let body_silence = own(self.body_silence, "body_silence of its route", usual.body_silence);
         Waits {
             link: own(self.wait_for_link, "wait_for_link of its route", usual.link),
             first_octet: own(self.first_octet, "first_octet of its route", usual.first_octet),
-            body_silence: own(self.body_silence, "body_silence of its route", usual.body_silence),
+            body_silence,
+            half_tunnel: body_silence,
             exchange: own(self.exchange, "exchange of its route", usual.exchange),
+            ..usual
         }
     }
 }

@@ -287,13 +287,17 @@ impl<S: Transport + 'static> Wire<S> {
         Some(got)
     }
 
-    /// Reads until `parse` has found a whole head; `first` is how long its first octet may take, `head_timeout` the time from there.
+    /// Reads until `parse` has found a whole head; `first` is how long its first octet may take, in all: blank lines before it postpone nothing. From there the rest
+    /// has `head_timeout`, at a gateway no longer than `first`.
     /// `Ok(None)`: the peer closed before one began.
     pub(super) fn read_head<T>(
         &mut self,
         first: Patience,
         parse: impl Fn(&[u8], &Limits) -> Result<Option<(T, usize)>, Refusal>,
     ) -> Result<Option<T>, HeadFault> {
+        let waits_since = Instant::now();
+        let whole = self.limits.head_timeout;
+        let whole = first.time.filter(|_| self.side == Side::Gateway).map_or(whole, |first| first.min(whole));
         let mut deadline = None;
         let mut worth_parsing = !self.inbox.is_blank();
         loop {
@@ -309,10 +313,13 @@ impl<S: Transport + 'static> Wire<S> {
             let seen = self.inbox.len();
             let begun = !self.inbox.is_blank();
             let n = if begun {
-                self.fill_rest_of_head(&mut deadline)?
+                self.fill_rest_of_head(&mut deadline, whole)?
             } else {
                 let doing = if self.side == Side::Gateway { "waiting for the response" } else { "waiting for a request" };
-                self.fill(first.time, HEAD_STEP).map_err(|e| HeadFault::Failed(self.read_failed(doing, first, e)))?
+                let left = first.time.map(|time| time.saturating_sub(waits_since.elapsed()));
+                let late = left == Some(Duration::ZERO) && seen > 0;
+                let filled = if late { Err(io::ErrorKind::TimedOut.into()) } else { self.fill(left, HEAD_STEP) };
+                filled.map_err(|e| HeadFault::Failed(self.read_failed(doing, first, e)))?
             };
             if n == 0 {
                 return if begun { Err(HeadFault::Failed(self.ended_in_head())) } else { Ok(None) };
@@ -323,8 +330,7 @@ impl<S: Transport + 'static> Wire<S> {
         }
     }
 
-    fn fill_rest_of_head(&mut self, deadline: &mut Option<Instant>) -> Result<usize, HeadFault> {
-        let whole = self.limits.head_timeout;
+    fn fill_rest_of_head(&mut self, deadline: &mut Option<Instant>, whole: Duration) -> Result<usize, HeadFault> {
         let now = Instant::now();
         let left = deadline.get_or_insert(now + whole).saturating_duration_since(now);
         let late = |wire: &mut Self, error| {

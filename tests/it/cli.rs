@@ -72,6 +72,7 @@ const DEVICE_OPTIONS: &[&str] = &[
     "--resolve-timeout",
     "--connect-timeout",
     "--proxy-timeout",
+    "--first-octet",
 ];
 
 #[test]

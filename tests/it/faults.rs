@@ -2,6 +2,10 @@
 //! to a message, which the next hop takes (T49).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::time::{Duration, Instant};
+
+use reverse_http::{Body, Device, Limits};
+
 use crate::support::process::get;
 use crate::support::{Gateway, LocalServer, Ptth, RawGateway, RawPeer, each_row, eventually};
 
@@ -233,4 +237,174 @@ fn what_a_device_takes_from_its_local_server_a_gateway_takes_from_it() {
         assert!(!gateway.process.stderr().contains(&format!("{name}: a link ended")), "{}", gateway.process.stderr());
         assert!(!gateway.process.stderr().contains(&format!("{name}: down")), "{}", gateway.process.stderr());
     }
+}
+
+// ── Heads of responses have a time in all (S14) ──
+
+/// A wait of these tests, and the pause between the bytes of who drips.
+const WAIT: Duration = Duration::from_millis(500);
+const DRIP: Duration = Duration::from_millis(100);
+
+/// Writes one byte per [`DRIP`], for as long as the other side takes them.
+fn drip(peer: &mut RawPeer, octets: &[u8]) {
+    for octet in octets.iter().cycle() {
+        if peer.try_write([*octet]).is_err() || peer.stirs_within(DRIP) {
+            return;
+        }
+    }
+}
+
+/// `first_octet` until the head begins, as much again until it is whole, and a second for a busy machine.
+#[track_caller]
+fn took_at_most_two_waits(began: Instant) {
+    assert!(began.elapsed() < 2 * WAIT + Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+const DRIPPED: [(&str, &str); 3] = [
+    ("a field", "HTTP/1.1 200 OK\r\nX: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy"),
+    ("many fields", "HTTP/1.1 200 OK\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\n"),
+    ("an interim head", "HTTP/1.1 103 Early Hints\r\nLink: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy"),
+];
+
+#[test]
+fn a_device_that_drips_the_head_of_its_response_is_given_up() {
+    let gateway = Gateway::start(&["--first-octet", "500ms"]);
+    each_row(
+        &DRIPPED,
+        |row| row.0.to_owned(),
+        |(_, head)| {
+            let mut link = gateway.link("lamp");
+            let mut visitor = gateway.visitor();
+            visitor.write(get("/lamp/x"));
+            link.read_head();
+            let began = Instant::now();
+            drip(&mut link, head.as_bytes());
+            visitor.read_answer("GET").expect_refusal(504);
+            took_at_most_two_waits(began);
+            link.expect_closed();
+        },
+    );
+    // Beside it: a head in two pieces within its time, and interim ones that each have theirs.
+    let mut link = gateway.link("lamp");
+    let mut visitor = gateway.visitor();
+    visitor.write(get("/lamp/x"));
+    link.read_head();
+    for piece in
+        ["HTTP/1.1 103 Early", " Hints\r\n\r\n", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1", " 200 OK\r\nContent-Length: 2\r\n\r\nok"]
+    {
+        link.write(piece);
+        link.expect_quiet(DRIP);
+    }
+    visitor.read_answer("GET").expect_ok("ok");
+}
+
+#[test]
+fn a_local_server_that_drips_the_head_of_its_response_is_given_up() {
+    let local = LocalServer::with(|c| {
+        let (_, head) = DRIPPED[c.head.target()[1..].parse::<usize>().unwrap()];
+        drip(c.peer, head.as_bytes());
+        c.close = true;
+    });
+    let gateway = Gateway::start(&[]);
+    let device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--first-octet", "500ms", "--links", "1..1"]);
+    for n in 0..DRIPPED.len() {
+        let began = Instant::now();
+        gateway.get(&format!("/lamp/{n}")).expect_refusal(504);
+        took_at_most_two_waits(began);
+    }
+    assert!(!gateway.process.stderr().contains("lamp: down"), "the link goes on: {}", device.stderr());
+}
+
+#[test]
+fn a_program_waits_no_longer_for_a_device_that_drips() {
+    let mut limits = Limits::default();
+    limits.first_octet_timeout = WAIT;
+    let gateway = reverse_http::Gateway::builder().listen("127.0.0.1:0").limits(limits).start().unwrap();
+    let empty_lines = ("empty lines", "\r\n");
+    each_row(
+        &[&DRIPPED[..], &[empty_lines]].concat(),
+        |row| row.0.to_owned(),
+        |(_, head)| {
+            let mut link = RawPeer::connect(gateway.devices_addr());
+            link.write(crate::support::process::offer("lamp", ""));
+            link.read_head();
+            std::thread::scope(|scope| {
+                let asker = scope.spawn(|| {
+                    let began = Instant::now();
+                    let request = http::Request::get("/").body(Body::empty()).unwrap();
+                    (gateway.device("lamp").send(request), began)
+                });
+                link.read_head();
+                drip(&mut link, head.as_bytes());
+                let (answer, began) = asker.join().unwrap();
+                let error = answer.unwrap_err();
+                assert!(error.is_timeout() || error.is_malformed(), "{error}");
+                took_at_most_two_waits(began);
+            });
+        },
+    );
+}
+
+// ── The gateway's waits are the device's (K3) ──
+
+#[test]
+fn a_device_that_forwards_waits_as_long_as_its_gateway() {
+    // All waits of the device are shorter than what its local server takes; none of them is the forwarder's.
+    let short = Duration::from_millis(200);
+    let mut limits = Limits::default();
+    (limits.first_octet_timeout, limits.body_silence_timeout, limits.request_write_timeout, limits.exchange_timeout) =
+        (short, short, short, short);
+    let pausing = move || std::thread::sleep(4 * short); // how slow this server is
+    let local = LocalServer::with(move |c| {
+        pausing();
+        c.raw("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nsl");
+        pausing();
+        c.raw("ow");
+    });
+    let gateway = Gateway::start(&[]);
+    let device = Device::builder(gateway.device_url("lamp")).links(1..=1).limits(limits).build().unwrap();
+    let running = device.spawn_forward(&local.url()).unwrap();
+    eventually("it is connected", || gateway.process.stderr().contains("lamp: up").then_some(()));
+    let mut visitor = gateway.visitor();
+    visitor.write("POST /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nsl");
+    visitor.expect_quiet(4 * short);
+    visitor.write("ow");
+    visitor.read_answer("POST").expect_ok("slow");
+    running.stop();
+}
+
+#[test]
+fn a_device_notices_that_its_gateway_gave_up_and_frees_its_local_connection() {
+    let (ended, end) = std::sync::mpsc::channel();
+    let local = LocalServer::with(move |c| {
+        let began = Instant::now();
+        c.peer.expect_end(); // the request's body is empty, so this is the connection's end
+        ended.send(began.elapsed()).unwrap();
+        c.close = true;
+    });
+    let gateway = Gateway::start(&["--first-octet", "500ms"]);
+    let _device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--links", "1..1"]);
+    gateway.get("/lamp/x").expect_refusal(504);
+    let took = end.recv_timeout(crate::support::DEADLINE).unwrap();
+    assert!(took < WAIT + Limits::default().linger_timeout + Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn an_option_bounds_the_local_server() {
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let local = LocalServer::with(move |c| {
+        let _ = released.lock().unwrap().recv(); // until the test ends
+        c.close = true;
+    });
+    for more in [&[][..], &["--fallback", "only"]] {
+        let gateway = Gateway::start(&[]);
+        let url = gateway.device_url("lamp");
+        let device = Ptth::start(&[&["device", &url, "--to", &local.url(), "--first-octet", "300ms"], more].concat());
+        device.line_like("connected ");
+        let answer = gateway.get("/lamp/x");
+        answer.expect_refusal(504);
+        assert!(answer.text().contains("300") || answer.text().contains("0.3 s (local_first_octet_timeout)"), "{}", answer.text());
+    }
+    drop(release);
 }

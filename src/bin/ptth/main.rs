@@ -279,6 +279,9 @@ struct DeviceArgs {
     /// How long a proxy may take to open a tunnel
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = some_time, env = "PTTH_PROXY_TIMEOUT")]
     proxy_timeout: Duration,
+    /// With --to: how long the local server may take to begin its response, then 504 (0s: as long as the gateway waits; with polls 60 s)
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration, env = "PTTH_FIRST_OCTET")]
+    first_octet: Duration,
     /// Silence after which a link is given up, once the gateway has sent a heartbeat on any (0s: never)
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = duration, env = "PTTH_SILENCE")]
     silence: Duration,
@@ -724,6 +727,7 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
     (limits.silence, limits.turn_retry, limits.doubt_after) = (args.silence, args.turn_retry, args.doubt_after);
     (limits.resolve_timeout, limits.connect_timeout, limits.proxy_timeout) =
         (args.resolve_timeout, args.connect_timeout, args.proxy_timeout);
+    limits.local_first_octet_timeout = args.first_octet;
     if !args.origin.is_empty() && !matches!(args.protocol, Protocol::Ietf) {
         return Err(usage("--origin goes with --protocol ptth; other devices are named by the URL's path"));
     }
