@@ -43,7 +43,7 @@ pub(crate) struct Rules {
     /// How line ends of the answering side are read.
     pub(crate) ends: LineEnds,
     /// Pseudonym for `Via`.
-    pub(crate) via: Option<&'static str>,
+    pub(crate) via: Option<Arc<str>>,
     /// Add `Date` to answers that lack one.
     pub(crate) add_date: bool,
     /// The answering side in error texts: `the device`, `the local server`.
@@ -995,7 +995,7 @@ impl Exchange {
         }
         let Some(asking) = asking else { return Ok(()) };
         let rules = ResponseRules {
-            via: rules.via,
+            via: rules.via.as_deref(),
             close: !interim && !self.asker_keeps,
             keep_alive: !interim && old_asker && self.asker_keeps,
             date: Some(date).filter(|date| !interim && !date.is_empty()),
@@ -1014,7 +1014,7 @@ impl Exchange {
         if response.minor == 0 || response.fields.get("Upgrade").is_none() {
             return Err(Lost::Broken(End::ProtocolError.because("switched protocols without saying to which")));
         }
-        let rules = ResponseRules { via: rules.via, close: false, keep_alive: false, date: None, upgrade: true };
+        let rules = ResponseRules { via: rules.via.as_deref(), close: false, keep_alive: false, date: None, upgrade: true };
         forward::response(asking.output(), response, Framing::Empty, self.method(), &rules).map_err(malformed)?;
         (self.answered, self.tunnel) = (true, Some(Tunnel::default()));
         self.response = Some(Decoder::new(Framing::Empty, &Limits::default()));

@@ -48,7 +48,8 @@ pub use routes::{Route, Routes};
 pub use tokens::Tokens;
 
 /// Our pseudonym in `Via` (RFC 9110 §7.6.3) and `Proxy-Status`.
-const VIA: &str = "ptth";
+/// Longest pseudonym in `Via`, in bytes; the room that a hop has for its fields is for all of them.
+const VIA_BYTES_MAX: usize = 64;
 
 type Authorize = Arc<dyn Fn(&Offer) -> Result<Grant, Reject> + Send + Sync>;
 type OnLink = Arc<dyn Fn(GatewayLink) + Send + Sync>;
@@ -294,6 +295,7 @@ pub struct GatewayBuilder {
     keep_underscore: bool,
     trusted: Vec<Network>,
     forwarded: bool,
+    via: Option<Arc<str>>,
     drain_to: Option<String>,
     tokens: Option<Box<Tokens>>,
     visitor_tokens: Option<Box<Tokens>>,
@@ -382,6 +384,20 @@ impl GatewayBuilder {
     /// One of them is no network.
     pub fn trusted_proxies<I: IntoIterator<Item = S>, S: AsRef<str>>(mut self, networks: I) -> Result<Self, Error> {
         read_networks("trusted proxies", networks, &mut self.trusted)?;
+        Ok(self)
+    }
+    /// The pseudonym of this gateway in `Via`. A request that names it already has come round in a circle, and is answered 508. Give several gateways the same one
+    /// where they stand side by side, never where one forwards to the other. Default: `ptth-` and a random number, another one for each gateway and each start.
+    ///
+    /// # Errors
+    /// It is no token (RFC 9110 §5.6.2), or longer than 64 bytes.
+    pub fn via(mut self, pseudonym: &str) -> Result<Self, Error> {
+        if pseudonym.len() > VIA_BYTES_MAX || !crate::proto::head::is_token(pseudonym.as_bytes()) {
+            return Err(Error::usage(format!(
+                "via {pseudonym:?} is no pseudonym: it has 1 to {VIA_BYTES_MAX} letters, digits, and marks such as - . _, without blanks"
+            )));
+        }
+        self.via = Some(pseudonym.into());
         Ok(self)
     }
     /// Tells devices in `Forwarded` (RFC 7239), too, who asked: `for=…;host=…;proto=…`. A visitor's own field is replaced, a trusted proxy's
@@ -499,6 +515,7 @@ impl GatewayBuilder {
             keep_underscore: self.keep_underscore,
             trusted: self.trusted,
             forwarded_element: self.forwarded,
+            via: self.via.unwrap_or_else(random_via),
             drain_to: self.drain_to,
             tokens: self.tokens,
             visitor_tokens: self.visitor_tokens,
@@ -519,6 +536,16 @@ impl GatewayBuilder {
         let (thread, certificates) = (Mutex::new(Some(thread)), Mutex::default());
         Ok(Gateway { remote, limits, link_limits, stats, addresses, only_links, thread, certificates })
     }
+}
+
+/// A pseudonym that no other gateway has: two in a row must not take each other's requests for their own.
+fn random_via() -> Arc<str> {
+    let mut octets = [0; 4];
+    if let Err(e) = crate::engine::random::fill(&mut octets) {
+        log::warn!("no random number for Via ({e}); the process's number stands in its place");
+        octets = std::process::id().to_be_bytes();
+    }
+    format!("ptth-{:08x}", u32::from_be_bytes(octets)).into()
 }
 
 /// A running gateway. Dropping it ends it at once; [`stop`](Gateway::stop) lets exchanges in progress finish.
@@ -567,6 +594,7 @@ impl Gateway {
             keep_underscore: false,
             trusted: Vec::new(),
             forwarded: false,
+            via: None,
             drain_to: None,
             tokens: None,
             visitor_tokens: None,

@@ -215,6 +215,8 @@ pub(crate) struct GatewayRole {
     trusted: Vec<Network>,
     /// Requests get our element of `Forwarded`.
     pub(super) forwarded_element: bool,
+    /// Our pseudonym in `Via`.
+    pub(super) via: Arc<str>,
     /// Tokens of devices, and of visitors; `None`: they need none.
     pub(super) tokens: Option<Box<Tokens>>,
     pub(super) visitor_tokens: Option<Box<Tokens>>,
@@ -264,6 +266,7 @@ pub(super) struct Settings {
     pub(super) keep_underscore: bool,
     pub(super) trusted: Vec<Network>,
     pub(super) forwarded_element: bool,
+    pub(super) via: Arc<str>,
     pub(super) drain_to: Option<String>,
     pub(super) tokens: Option<Box<Tokens>>,
     pub(super) visitor_tokens: Option<Box<Tokens>>,
@@ -298,6 +301,7 @@ impl GatewayRole {
             keep_underscore,
             trusted,
             forwarded_element,
+            via,
             drain_to,
             tokens,
             visitor_tokens,
@@ -311,7 +315,7 @@ impl GatewayRole {
             limits: limits.clone(),
             answer_limits: link_limits.clone(),
             ends: crate::proto::head::LineEnds::CrlfOrLf,
-            via: Some(super::VIA),
+            via: Some(via.clone()),
             add_date: true, // RFC 9110 §6.6.1: whoever forwards a response without one
             answerer: "the device",
             asker_may_half_close: true,
@@ -336,6 +340,7 @@ impl GatewayRole {
             keep_underscore,
             trusted,
             forwarded_element,
+            via,
             origins: tokens.as_ref().is_some_and(|tokens| tokens.have_origins()),
             tokens,
             visitor_tokens,

@@ -26,6 +26,7 @@ pub(crate) fn start(builder: GatewayBuilder, node: usize, now: Instant, visitors
         keep_underscore: builder.keep_underscore,
         trusted: builder.trusted,
         forwarded_element: builder.forwarded,
+        via: format!("ptth-{node}").into(),
         drain_to: builder.drain_to,
         tokens: builder.tokens,
         visitor_tokens: builder.visitor_tokens,

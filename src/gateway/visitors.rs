@@ -28,6 +28,8 @@ const NO_VISITOR_TOKEN: &str =
 const TOO_LONG_WITH_OURS: &str =
     "the request head is longer than a device takes, with the fields that this gateway adds; send fewer or shorter fields";
 
+const LOOP: &str = "this request has come through this gateway before (Via): its device forwards to where it came from";
+
 /// Bytes that may still be added to a head when it is known which link takes it.
 const ADDED_LATER: usize = 64;
 
@@ -217,6 +219,9 @@ impl GatewayRole {
             Some(None) => return Asked::Refused { refusal: Refusal::new(401, NO_VISITOR_TOKEN), to_head, keep },
             known => known.flatten(),
         };
+        if forward::came_through(&request.fields, &self.via) {
+            return Asked::Refused { refusal: Refusal::new(508, LOOP), to_head, keep };
+        }
         let said = trusted.then(|| Said::read(&request.fields));
         let to = match destination {
             Ok(to) if to.target == "*" => return Asked::Server { keep },
@@ -245,7 +250,7 @@ impl GatewayRole {
             host: to.authority,
             prefix: prefix.as_deref(),
             forwarded: Some(forwarded),
-            via: Some(super::VIA),
+            via: Some(&self.via),
             keep_underscore: self.keep_underscore,
             drop_authorization: digest.is_some(),
             upgrade: relay::wants_upgrade(request, framing),
@@ -499,6 +504,7 @@ fn proxy_error(status: u16) -> Option<&'static str> {
         401 | 403 => Some("http_request_denied"),
         404 => Some("destination_not_found"),
         503 => Some("connection_limit_reached"), // of a route
+        508 => Some("proxy_loop_detected"),
         _ => Some("http_request_error"),
     }
 }

@@ -104,6 +104,15 @@ fn request_lines(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Framing, ru
     end_head(out, head.minor, rules.via)
 }
 
+/// Returns true if `Via` names this pseudonym (RFC 9110 §7.6.3): each member has a protocol, then who received it.
+pub fn came_through(fields: &Fields<'_>, pseudonym: &str) -> bool {
+    let received_by = |member: &[u8]| {
+        let mut words = member.split(|octet| matches!(octet, b' ' | b'\t')).filter(|word| !word.is_empty());
+        words.nth(1).is_some_and(|name| name.eq_ignore_ascii_case(pseudonym.as_bytes()))
+    };
+    fields.list("via").any(received_by)
+}
+
 /// What a message says of the protocols that it offers, or was switched to.
 fn push_upgrade(out: &mut Vec<u8>, fields: &Fields<'_>) {
     let mut first = true;

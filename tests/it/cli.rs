@@ -45,6 +45,7 @@ const GATEWAY_OPTIONS: &[&str] = &[
     "--keep-underscore",
     "--trusted-proxies",
     "--forwarded",
+    "--via",
     "--config",
     "--tokens",
     "--visitor-tokens",

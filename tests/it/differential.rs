@@ -748,7 +748,7 @@ fn run(kind: &str, default: u64, generate: fn(u64, u64) -> Case, check: Check) -
         for mut readers in readers.drain(..) {
             let (next, failures, tally) = (&next, &failures, &tally);
             scope.spawn(move || {
-                let gateway = Gateway::start(&[]);
+                let gateway = Gateway::start(&["--via", "ptth"]);
                 let device = RawDevice::start(&gateway);
                 let mut own = Tally::default();
                 loop {

@@ -408,3 +408,61 @@ fn an_option_bounds_the_local_server() {
     }
     drop(release);
 }
+
+// ── Requests that go round in a circle ──
+
+#[test]
+fn two_gateways_in_a_row_serve_and_in_a_circle_answer_508() {
+    let request = "GET /x HTTP/1.1\r\nHost: lamp.devices.example\r\n\r\n";
+    let both = || Gateway::start(&["--route", "host=devices.example"]);
+    let (first, second) = (both(), both());
+    let local = LocalServer::start();
+    let to = |gateway: &Gateway, target: &str| {
+        let url = gateway.device_url("lamp");
+        let device = Ptth::start(&["device", &url, "--to", target, "--links", "1..2"]);
+        device.line_like("connected ");
+        device
+    };
+    let _to_second = to(&first, &format!("http://{}", second.visitors));
+    {
+        let mut device = to(&second, &local.url());
+        first.visitor().ask(request).expect_ok("hello\n");
+        let via = local.last();
+        let [outer, inner] = via.all("via")[..] else { panic!("{}", via.text()) };
+        assert!(outer != inner && outer.starts_with("1.1 ptth-") && inner.starts_with("1.1 ptth-"), "{}", via.text());
+        device.signal("TERM");
+        device.exit_code();
+    }
+    let _to_first = to(&second, &format!("http://{}", first.visitors));
+    for gateway in [&first, &second] {
+        let answer = gateway.visitor().ask(request);
+        answer.expect_refusal(508);
+        assert!(answer.head.all("proxy-status").iter().any(|value| value.contains("proxy_loop_detected")), "{}", answer.head.text());
+    }
+}
+
+#[test]
+fn a_gateway_knows_itself_by_the_name_that_it_was_given() {
+    let gateway = Gateway::start(&["--via", "gw-1.example"]);
+    let device = LocalServer::device(&gateway, "lamp", 1, crate::support::local::routes);
+    for (via, status) in [
+        ("1.1 gw-1.example", 508),
+        ("1.1 other, HTTP/1.1\t GW-1.EXAMPLE (ours)", 508),
+        ("1.0 a\r\nVia: 2 gw-1.example", 508),
+        ("1.1 gw-1.example:80", 200),
+        ("1.1 gw-1", 200),
+        ("gw-1.example 1.1", 200),
+        ("1.1 other (1.1 gw-1.example)", 200),
+        ("", 200),
+    ] {
+        let mut visitor = gateway.visitor();
+        let answer = visitor.ask(&format!("GET /lamp/x HTTP/1.1\r\nHost: a\r\nVia: {via}\r\n\r\n"));
+        assert_eq!(answer.status(), status, "{via:?}: {}", answer.text());
+        visitor.ask(&get("/lamp/x")).expect_ok("hello\n"); // the connection goes on
+    }
+    assert_eq!(device.last().all("via"), ["1.1 gw-1.example"]);
+    for wrong in ["", "a b", "a:80", &"x".repeat(65)] {
+        let (code, _, error) = Ptth::run(&["gateway", "--devices", "127.0.0.1:0", "--via", wrong]);
+        assert!(code == 2 && error.contains("via"), "{wrong:?}: {code}, {error}");
+    }
+}

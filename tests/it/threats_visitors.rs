@@ -184,7 +184,7 @@ fn connection_strips_what_is_its_own_and_nothing_else() {
         ("TE", "gzip", false),
         ("Trailers", "x", false),
     ];
-    let gateway = Gateway::start(&[]);
+    let gateway = Gateway::start(&["--via", "ptth"]);
     let _device = LocalServer::device(&gateway, "lamp", 1, routes);
     each_row(
         &rows,

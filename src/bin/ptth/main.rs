@@ -141,6 +141,9 @@ struct GatewayArgs {
     /// Forward visitors' fields whose names have an underscore
     #[arg(long, env = "PTTH_KEEP_UNDERSCORE", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     keep_underscore: bool,
+    /// This gateway's name in Via; a request that has it already came round in a circle, and gets 508 (default: ptth- and a random number)
+    #[arg(long, value_name = "NAME", env = "PTTH_VIA")]
+    via: Option<String>,
     /// Silence on an idle link before the device is asked for a sign of life (0s: never)
     #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, env = "PTTH_HEARTBEAT")]
     heartbeat: Duration,
@@ -466,6 +469,10 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         .devices_allow(&args.devices_allow)?
         .visitors_allow(&args.visitors_allow)?
         .forwarded(args.forwarded);
+    let builder = match &args.via {
+        Some(via) => builder.via(via)?,
+        None => builder,
+    };
     let builder = match &args.drain_to {
         Some(origin) => builder.drain_to(origin)?,
         None => builder,
