@@ -386,7 +386,7 @@ fn a_device_notices_that_its_gateway_gave_up_and_frees_its_local_connection() {
     let _device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--links", "1..1"]);
     gateway.get("/lamp/x").expect_refusal(504);
     let took = end.recv_timeout(crate::support::DEADLINE).unwrap();
-    assert!(took < WAIT + Limits::default().linger_timeout + Duration::from_secs(1), "{took:?}");
+    assert!(took < WAIT + Limits::default().abandoned_timeout + Duration::from_secs(1), "{took:?}");
 }
 
 #[test]
