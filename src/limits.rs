@@ -145,7 +145,8 @@ limits! {
     /// Then: closed.
     linger_total_timeout: Duration = Duration::from_secs(30);
     /// How long an exchange goes on that most likely nobody waits for any more, while no byte moves: the rest of an answer whose visitor has left, and what
-    /// a device forwards for a gateway that has ended its link. Default 2 s. Then: both connections are closed.
+    /// a device forwards for a gateway that has ended its link. Default 2 s. Then: both connections are closed. Also how long a stopping gateway with `drain_to` keeps the
+    /// devices' port open, and the silence it grants to connections that it closes.
     abandoned_timeout: Duration = Duration::from_secs(2);
     /// TCP connect, per address. Default 10 s. Then: that address has failed.
     connect_timeout: Duration = Duration::from_secs(10);

@@ -408,7 +408,7 @@ impl GatewayBuilder {
     }
     /// Where a gateway that stops sends the devices that come to it: the origin of another gateway (`http://b.example:9999`). New ones get 307 with it
     /// and their own path from the first moment of a [`drain`](Gateway::drain) on; those that were connected, and dial again, for
-    /// [`Limits::linger_timeout`] after its notice. Default: none, they get 503 with `Retry-After`.
+    /// [`Limits::abandoned_timeout`] after its notice. Default: none, they get 503 with `Retry-After`.
     ///
     /// # Errors
     /// It is no origin of an `http` or `https` URL.

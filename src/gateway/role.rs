@@ -758,7 +758,7 @@ impl GatewayRole {
             None => cx.stop_listening(),
             // A device hears where to go when it dials again, which it does as soon as its link has gone.
             Some(_) => {
-                let at = cx.after(time.min(self.limits.linger_timeout));
+                let at = cx.after(time.min(self.limits.abandoned_timeout));
                 self.set_alarm(cx, at, Alarm::StopListening);
             }
         }
