@@ -100,6 +100,9 @@ limits! {
     /// Octets of acknowledged answers that a device keeps, in case their events come again. Default 4 MiB. Beyond: the oldest are forgotten, and a
     /// copy of their event gets 502.
     answer_cache_bytes_max: usize = 4 * 1024 * 1024;
+    /// Connections of a device to its local server at once, those that idle included. Default 0: as many as requests are in progress, which links and polls
+    /// bound. Beyond: requests wait in line. 1 is for servers that serve one connection after the other.
+    local_connections_max: usize = 0;
     /// Events kept for a subscriber that does not read them. Default 1,024. Beyond: dropped, and counted in the next one.
     events_max: usize = 1_024;
 
@@ -156,6 +159,12 @@ limits! {
     /// A name's look-up, at the device. Default 10 s (two tries of 5 s at one name server, as glibc makes them). Then: the attempt failed; a resolver that
     /// hangs costs a thread until it returns, `helpers_max` of them at most.
     resolve_timeout: Duration = Duration::from_secs(10);
+    /// How long a device's connection to its local server idles for the next request. Default 60 s (nginx's `keepalive_timeout` of an upstream). Then: closed. Zero:
+    /// closed behind each answer.
+    local_keep_alive: Duration = Duration::from_secs(60);
+    /// How long a request waits for a connection to the local server, where there are as many as `local_connections_max` allows. Default 30 s (the `timeout
+    /// queue` of HAProxy's examples). Then: 503 with `Retry-After: 1`.
+    local_wait_timeout: Duration = Duration::from_secs(30);
     /// From a CONNECT to the proxy's answer, at the device. Default 30 s (the proxy looks up and connects meanwhile). Then: the attempt failed.
     proxy_timeout: Duration = Duration::from_secs(30);
     /// From an offer to its answer, at the device. Default 90 s (three times a held poll). Then: closed and dialled again.
@@ -230,7 +239,7 @@ impl Limits {
         if self.fields_max > FIELDS_CEILING {
             return Err(Error::usage(format!("limits: fields_max is {}; the most that works is {FIELDS_CEILING}", self.fields_max)));
         }
-        let never_zero: [(&str, Duration); 17] = [
+        let never_zero: [(&str, Duration); 18] = [
             ("head_timeout", self.head_timeout),
             ("handshake_timeout", self.handshake_timeout),
             ("idle_visitor_timeout", self.idle_visitor_timeout),
@@ -241,6 +250,7 @@ impl Limits {
             ("address_delay", self.address_delay),
             ("resolve_timeout", self.resolve_timeout),
             ("proxy_timeout", self.proxy_timeout),
+            ("local_wait_timeout", self.local_wait_timeout),
             ("offer_timeout", self.offer_timeout),
             ("heartbeat_timeout", self.heartbeat_timeout),
             ("poll_hold", self.poll_hold),
@@ -355,6 +365,14 @@ pub(crate) const HOP_BYTES_MAX: usize = 4 * 1024;
 
 /// The same in fields; a test counts that no hop adds as many.
 pub(crate) const HOP_FIELDS_MAX: usize = 16;
+
+/// Links of a name that serve one visitor's connection alone (NTLM, Negotiate): all but one in so many, and at least one. Of more, the one that was idle
+/// longest goes. HAProxy and nginx, which open such connections themselves, need no share.
+pub(crate) const PINNED_PART: usize = 4;
+
+/// How long callers wait, at most, before such a link, idle, goes for one that they can have; half of their own wait where that is shorter. Long enough for a
+/// login of three legs over a slow network.
+pub(crate) const PINNED_GRACE: Duration = Duration::from_secs(1);
 
 /// A head is read in one piece of the loop's buffer; this is the ceiling of [`Limits::head_bytes_max`].
 const HEAD_CEILING: usize = 128 * 1024;

@@ -31,7 +31,7 @@ use crate::limits::Limits;
 use crate::message::{DateText, date_now};
 use crate::proto::body::{self, Decoder, Framing, Piece};
 use crate::proto::comet;
-use crate::proto::forward::{self, ResponseRules};
+use crate::proto::forward::{self, Alias, ResponseRules};
 use crate::proto::head::{self, LineEnds, RequestHead, ResponseHead};
 
 /// What differs between the gateway's relay and the device's.
@@ -132,6 +132,15 @@ pub(crate) struct Exchange {
     enclosing: Option<Enclosing>,
     /// What its whole messages take of the budget.
     held: Option<Held>,
+    /// Its request is part of a login that belongs to the connection ([`head::is_bound_login`]): who answers it serves this visitor alone.
+    pub(crate) bound: bool,
+    /// Its answer asks for such a login. Nobody is logged in by that.
+    pub(crate) challenged: bool,
+    /// What the answering side takes itself for, where that is not what the asking side called it.
+    pub(crate) alias: Option<Box<Alias>>,
+    /// Its request says that it comes from the same visitor's connection as the one before it ([`forward::SAME_VISITOR`]), in the words that a device's
+    /// gateway uses.
+    pub(crate) same_visitor: Option<Box<[u8]>>,
 }
 
 /// How long something is waited for, and how that wait is called; it shows as an error repeats it.
@@ -403,6 +412,12 @@ enum Lost {
     Broken(Why),
 }
 
+/// What is told goes to visitors, and what the system says is not theirs to know (T58): it goes to the log.
+fn lost_by(error: &std::io::Error, told: &'static str) -> Why {
+    log_peers!(Debug, "an answering connection failed: {error}");
+    Why::new(End::of_io(error), told)
+}
+
 /// What the answering side sent cannot be read, or not be passed on.
 fn malformed(refusal: Refusal) -> Lost {
     Lost::Broken(Why::new(End::ProtocolError, format!("sent a malformed response: {}", refusal.reason)))
@@ -442,6 +457,8 @@ impl Exchange {
             is_probe: false,
             wants_upgrade: wants_upgrade(request, framing),
             expects_continue: request.minor > 0 && request.fields.lists("Expect", "100-continue"),
+            bound: head::has_bound_login(&request.fields),
+            same_visitor: request.fields.get(forward::SAME_VISITOR).map(Into::into),
             ..Self::heartbeat(head, Duration::ZERO, limits, now)
         }
     }
@@ -494,6 +511,10 @@ impl Exchange {
             collected: None,
             enclosing: None,
             held: None,
+            bound: false,
+            challenged: false,
+            alias: None,
+            same_visitor: None,
         }
     }
 
@@ -821,7 +842,7 @@ impl Exchange {
             }
             Ok(Fetched::Nothing) => return Ok(false),
             Ok(Fetched::End) => return self.response_ended(asking).map(|()| true),
-            Err(e) => return Err(self.lost(Why::new(End::of_io(&e), format!("lost the connection: {e}")))),
+            Err(e) => return Err(self.lost(lost_by(&e, "lost the connection"))),
         };
         let stray = self.take_stray(&scratch[..filled]);
         if stray == filled || (stray == 0 && !self.began && scratch[..filled] == *b"\r") {
@@ -871,7 +892,7 @@ impl Exchange {
             Ok(Fetched::Octets(n)) => n,
             Ok(Fetched::Nothing) => return Ok(false),
             Ok(Fetched::End) => return Err(Lost::Broken(End::Cut.because("closed the connection in the middle of its answer"))),
-            Err(e) => return Err(Lost::Broken(Why::new(End::of_io(&e), format!("lost the connection in the middle of its answer: {e}")))),
+            Err(e) => return Err(Lost::Broken(lost_by(&e, "lost the connection in the middle of its answer"))),
         };
         let mut used = 0;
         loop {
@@ -985,6 +1006,7 @@ impl Exchange {
             other => other,
         };
         if !interim {
+            self.challenged = head::has_bound_login(&response.fields);
             // An HTTP/1.0 answer ends the link, whatever it says (protocol.md §3).
             self.answerer_keeps =
                 response.minor > 0 && head::keeps_alive(response.minor, &response.fields) && framing != Framing::UntilClose;
@@ -994,6 +1016,9 @@ impl Exchange {
             self.response = Some(Decoder::new(framing, &rules.answer_limits).line_ends(rules.ends));
         }
         let Some(asking) = asking else { return Ok(()) };
+        let location = self.alias.as_ref().and_then(|alias| alias.undo(response.fields.get("location")?));
+        let renamed = location.as_ref().map(|location| response.with_value("location", location.as_bytes()));
+        let response = renamed.as_ref().unwrap_or(response);
         let rules = ResponseRules {
             via: rules.via.as_deref(),
             close: !interim && !self.asker_keeps,
@@ -1245,13 +1270,21 @@ fn send_piece<T>(to: &mut Peer<T>, data: &[u8], chunked: bool) -> std::io::Resul
 
 /// Gives an exchange its answering connection and sends the request's head on it.
 pub(crate) fn attach<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, link: Id) {
+    attach_with(role, cx, key, link, b"");
+}
+
+/// The same, with one line more in the head, which is for this connection alone: should the request be sent again on another one, it goes without.
+pub(crate) fn attach_with<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, link: Id, line: &[u8]) {
     let now = cx.now();
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
     exchange.answering = Some(link);
     exchange.progress = now;
     if let Some(peer) = cx.get_mut(link) {
         (exchange.mark, exchange.before) = (Some(peer.mark()), peer.pending());
-        peer.output().extend_from_slice(&exchange.head);
+        let start = exchange.head.windows(2).position(|end| end == b"\r\n").filter(|_| !line.is_empty()).map_or(0, |end| end + 2);
+        let (first, rest) = exchange.head.split_at(start);
+        let out = peer.output();
+        [first, line, rest].iter().for_each(|part| out.extend_from_slice(part));
     }
     advance(role, cx, key);
 }

@@ -2,13 +2,13 @@
 //!
 //! The target is fixed: neither `Host` nor an absolute-form target chooses another server (T25).
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::device::dial::Url;
 use crate::device::resolve::{Found, Waiter};
 use crate::device::role::{DeviceRole, State};
-use crate::ends::Why;
 use crate::engine::peers::{Id, Peers};
 use crate::engine::slab::Key;
 use crate::error::Error;
@@ -19,9 +19,6 @@ use crate::proto::framed::FramedRequest;
 use crate::proto::head::authority;
 use crate::relay::{self, Exchange, LocalAnswer, Waits};
 use std::time::Instant;
-
-/// Connections that idle for the next request; more are closed when they become free.
-const POOL_MAX: usize = 256;
 
 /// A local server.
 #[derive(Clone, Debug)]
@@ -72,8 +69,12 @@ impl Target {
 
 /// A connection to the local server.
 pub(crate) enum Local {
-    Busy(Key),
+    /// `bound`: a login that belongs to this connection went over it (NTLM, Negotiate).
+    Busy { key: Key, bound: bool },
+    /// Anybody's.
     Idle,
+    /// Idle, and this link's alone, since then.
+    Bound { link: Id, since: Instant },
 }
 
 /// What a gateway's request becomes for the local server.
@@ -93,23 +94,40 @@ pub(super) fn plan(asking: Id, request: &FramedRequest<'_>, target: &Target, lim
     };
     let mut text = Vec::with_capacity(request.len + 64);
     forward::request(&mut text, request, framing, &rules)?;
-    Ok(Exchange::new(asking, request, framing, text, limits, now))
+    let mut exchange = Exchange::new(asking, request, framing, text, limits, now);
+    exchange.alias = target.host_header.as_deref().map(|host| Box::new(forward::Alias::new(host, request)));
+    Ok(exchange)
+}
+
+/// Why the local server cannot be asked: what visitors are told, with the names of RFC 9209, and what the device's log says.
+pub(super) struct Unreached {
+    status: u16,
+    error: &'static str,
+    told: &'static str,
+    why: String,
+}
+
+impl Unreached {
+    /// Its name has no address.
+    pub(super) fn unknown(why: String) -> Self {
+        Unreached { status: 502, error: "dns_error", told: "the device cannot look up the name of its local server", why }
+    }
+}
+
+impl From<io::Error> for Unreached {
+    fn from(error: io::Error) -> Self {
+        let (status, name, told) = match error.kind() {
+            io::ErrorKind::ConnectionRefused => (502, "connection_refused", "the device's local server refuses connections"),
+            io::ErrorKind::TimedOut => (504, "connection_timeout", "the device's local server did not accept a connection in time"),
+            _ => (502, "destination_unavailable", "the device cannot reach its local server"),
+        };
+        Unreached { status, error: name, told, why: error.to_string() }
+    }
 }
 
 impl DeviceRole {
-    /// Gives an exchange a connection to the local server: an idle one, or a new one.
-    pub(super) fn find_local(&mut self, cx: &mut Peers<State>, key: Key) {
-        let unsafe_twice = self.exchanges.get(key).is_some_and(|e| !e.idempotent);
-        while let Some(id) = self.pool.pop() {
-            // What is unsafe to repeat must not go to a server that has hung up.
-            if cx.is_quiet(id, unsafe_twice) {
-                if let Some(peer) = cx.get_mut(id) {
-                    peer.state = State::Local(Local::Busy(key));
-                }
-                return relay::attach(self, cx, key, id);
-            }
-            cx.close(id);
-        }
+    /// Opens a connection to the local server for an exchange.
+    pub(super) fn open_local(&mut self, cx: &mut Peers<State>, key: Key) {
         if let Some(asking) = self.exchanges.get(key).and_then(|e| e.asking) {
             cx.set_deadline(asking, None); // look-up and race have their own
         }
@@ -127,55 +145,47 @@ impl DeviceRole {
     pub(super) fn local_found(&mut self, cx: &mut Peers<State>, key: Key, host: &str, found: Found) {
         if self.exchanges.get(key).is_none_or(|e| e.asking.is_none()) {
             self.exchanges.remove(key); // its link is gone
-            return;
+            self.locals.opened(key);
+            return self.wake_locals(cx);
         }
         match found {
             Ok(addresses) => self.race(cx, Waiter::Local(key), host, addresses),
-            Err(why) => self.local_failed(cx, key, &why),
+            Err(why) => self.local_failed(cx, key, &Unreached::unknown(why)),
         }
     }
 
-    pub(super) fn local_failed(&mut self, cx: &mut Peers<State>, key: Key, why: &str) {
+    pub(super) fn local_failed(&mut self, cx: &mut Peers<State>, key: Key, unreached: &Unreached) {
+        self.locals.opened(key);
         let text = self.target().map_or(String::new(), |t| t.text.clone());
-        let reason = format!("the device cannot reach its local server {text}: {why}; is it running?");
-        log_peers!(Warn, "{reason}");
+        // Where the local server is, and what the system says of it, is for whoever runs this device, not for visitors (T58).
+        log_peers!(Warn, "the local server {text} cannot be reached: {}; is it running?", unreached.why);
+        let answer = LocalAnswer { error: Some(unreached.error), ..LocalAnswer::new(unreached.status, unreached.told) };
+        self.answer_waiting(cx, key, &answer);
+        self.wake_locals(cx);
+    }
+
+    /// Answers a request that has no local connection.
+    pub(super) fn answer_waiting(&mut self, cx: &mut Peers<State>, key: Key, answer: &LocalAnswer<'_>) {
         let Some(exchange) = self.exchanges.remove(key) else { return };
         let Some(asking) = exchange.asking else { return };
-        let answer = LocalAnswer {
-            error: Some("connection_refused"),
-            to_head: exchange.is_head(),
-            keep: exchange.may_keep_asker(),
-            ..LocalAnswer::new(502, &reason)
-        };
-        self.answer_link(cx, asking, &answer);
+        let (to_head, keep) = (exchange.is_head(), exchange.may_keep_asker());
+        self.answer_link(cx, asking, &LocalAnswer { to_head, keep, ..answer.clone() });
     }
 
     pub(super) fn local_ready(&mut self, cx: &mut Peers<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Local(local) = &peer.state else { return };
         match local {
-            Local::Busy(key) => {
+            Local::Busy { key, .. } => {
                 let key = *key;
                 relay::advance(self, cx, key);
             }
-            Local::Idle => {
+            Local::Idle | Local::Bound { .. } => {
                 if !cx.is_quiet(id, false) {
-                    self.pool.retain(|x| *x != id);
-                    cx.close(id);
+                    self.close_local(cx, id);
                 }
             }
         }
-    }
-
-    pub(super) fn local_free(&mut self, cx: &mut Peers<State>, id: Id, reusable: Result<(), Why>) {
-        if reusable.is_err() || self.pool.len() >= POOL_MAX || self.draining() {
-            return cx.close(id);
-        }
-        let Some(peer) = cx.get_mut(id) else { return };
-        peer.state = State::Local(Local::Idle);
-        peer.settle();
-        self.pool.push(id);
-        cx.set_deadline(id, None);
     }
 
     /// The asking link's request is planned; `None`: it was refused and answered.

@@ -9,6 +9,7 @@ mod dial;
 mod files;
 mod fleet;
 mod forward;
+mod locals;
 mod proxy;
 mod race;
 mod redirects;

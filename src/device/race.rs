@@ -12,12 +12,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Instant;
 
-use crate::device::forward::Local;
+use crate::device::forward::Unreached;
 use crate::device::resolve::Waiter;
 use crate::device::role::{DeviceRole, State};
 use crate::engine::peers::{Id, Peers};
 use crate::engine::slab::{Key, Slab};
-use crate::relay;
 use crate::stream::Stream;
 
 /// Addresses that are tried at a time.
@@ -161,10 +160,13 @@ impl DeviceRole {
 
     fn race_lost(&mut self, cx: &mut Peers<State>, key: Key) {
         let Some(Race { waiter, failed, .. }) = self.races.running.remove(key) else { return };
-        let why = failed.map_or_else(|| "it has no address".to_owned(), |e| e.to_string());
+        let no_address = || "it has no address".to_owned();
         match waiter {
-            Waiter::Dial(dial) => self.cannot_reach(cx, &dial, &why),
-            Waiter::Local(key) => self.local_failed(cx, key, &why),
+            Waiter::Dial(dial) => self.cannot_reach(cx, &dial, &failed.map_or_else(no_address, |e| e.to_string())),
+            Waiter::Local(key) => {
+                let why = failed.map_or_else(|| Unreached::unknown(no_address()), Unreached::from);
+                self.local_failed(cx, key, &why);
+            }
         }
     }
 
@@ -214,16 +216,7 @@ impl DeviceRole {
                 }
                 self.connected(cx, id);
             }
-            Waiter::Local(key) if self.exchanges.get(key).is_some_and(|exchange| exchange.asking.is_some()) => {
-                if let Some(peer) = cx.get_mut(id) {
-                    peer.state = State::Local(Local::Busy(key));
-                }
-                relay::attach(self, cx, key, id);
-            }
-            Waiter::Local(key) => {
-                self.exchanges.remove(key); // its link is gone
-                cx.close(id);
-            }
+            Waiter::Local(key) => self.local_opened(cx, key, id),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::device::comet::{Reply, Slot};
 use crate::device::dial::{Backoff, Home, Homes, RETRY_AFTER_MAX, Url, random, retry_after};
 use crate::device::fleet::{Fleet, Standing};
 use crate::device::forward::{self, Local, Target};
+use crate::device::locals::Locals;
 use crate::device::proxy::Proxy;
 use crate::device::race::{Racer, Races};
 use crate::device::redirects::{Reach, RedirectHosts};
@@ -131,11 +132,13 @@ pub(crate) struct Link {
     used: bool,
     /// Its offer was held: it was turned because somebody asked.
     held: bool,
+    /// The local connection that its visitor is logged in on, idle.
+    pub(super) bound: Option<Id>,
 }
 
 impl Link {
     pub(super) fn new(slot: Option<Key>, since: Instant) -> Self {
-        Link { exchange: None, slot, since, beaten: false, began: false, used: false, held: false }
+        Link { exchange: None, slot, since, beaten: false, began: false, used: false, held: false, bound: None }
     }
 }
 
@@ -363,8 +366,7 @@ pub(crate) struct DeviceRole {
     pub(super) races: Races,
     rules: Arc<Rules>,
     pub(super) exchanges: Slab<Exchange>,
-    /// Idle connections to the local server, newest last.
-    pub(super) pool: Vec<Id>,
+    pub(super) locals: Locals,
     lent: HashMap<u64, Weak<Stream>>,
     numbers: u64,
     backoff: Backoff,
@@ -423,6 +425,7 @@ pub(super) const DIAL: u64 = 1;
 const STOP: u64 = 2;
 pub(super) const LOOKUP: u64 = 3;
 const DOUBT: u64 = 4;
+pub(super) const LOCALS: u65 = 5;
 
 /// A link that lived shorter than this counts as a failed attempt: a gateway that turns and closes is not dialled in a circle.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
@@ -525,7 +528,7 @@ impl DeviceRole {
             remote,
             shared,
             exchanges: Slab::new(),
-            pool: Vec::new(),
+            locals: Locals::default(),
             lent: HashMap::new(),
             numbers: 0,
             not_before: None,
@@ -1389,6 +1392,7 @@ impl DeviceRole {
 
     /// A link has ended: its reason goes into one line of the log, into the events, and into the counters.
     fn count_out(&mut self, cx: &mut Peers<State>, link: &Link, why: Why) {
+        self.end_bound(cx, link);
         if link.slot.is_some() {
             return log_peers!(Debug, "a virtual link ended: {why}"); // its slot sees the end at the bridge
         }
@@ -1941,6 +1945,9 @@ impl Role for DeviceRole {
             State::Dial(_) => self.dial_ready(cx, id),
             State::Link(Link { exchange: Some(key), .. }) => {
                 let key = *key;
+                if self.has_local_line() {
+                    self.serve_locals(cx);
+                }
                 relay::advance(self, cx, key);
             }
             State::Link(_) => self.link_ready(cx, id),
@@ -1966,7 +1973,7 @@ impl Role for DeviceRole {
             State::Link(Link { exchange: Some(key), .. }) => {
                 let key = *key;
                 match self.exchanges.get(key).is_some_and(Exchange::is_waiting) {
-                    true => {} // the race for its connection keeps the time
+                    true => self.local_queue_waited(cx, key), // a race for its connection keeps the time itself
                     false => relay::expired(self, cx, key),
                 }
             }
@@ -1977,11 +1984,12 @@ impl Role for DeviceRole {
             State::Link(_) => self.link_gone(cx, id, End::Silent.because("nothing came for as long as silence allows")),
             State::Bridge(_) => {}
             // Whoever asked has gone, so the exchange keeps its time here.
-            State::Local(Local::Busy(key)) => {
+            State::Local(Local::Busy { key, .. }) => {
                 let key = *key;
                 relay::expired(self, cx, key);
             }
-            State::Local(_) | State::Lingering(_) => cx.close(id),
+            State::Local(_) => self.close_local(cx, id),
+            State::Lingering(_) => cx.close(id),
         }
     }
 
@@ -1993,6 +2001,7 @@ impl Role for DeviceRole {
                 self.doubt.alarmed = false;
                 self.doubt_links(cx);
             }
+            LOCALS => self.locals_are_late(cx),
             _ => self.stop(cx),
         }
     }

@@ -63,6 +63,11 @@ impl Places {
 }
 
 impl Place {
+    /// A place of a kind that is counted and has no address: a device's connections to its local server.
+    pub(crate) fn one(places: &Places) -> Self {
+        Place::default().unseen(places)
+    }
+
     /// Counts as one that has not shown who it is, until [`seen`](Self::seen).
     pub(crate) fn unseen(mut self, places: &Places) -> Self {
         places.0.unseen.fetch_add(1, Relaxed);

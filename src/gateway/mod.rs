@@ -9,6 +9,7 @@ mod departed;
 mod doors;
 mod mailbox;
 mod offers;
+mod pins;
 mod role;
 mod roster;
 mod routes;

@@ -66,11 +66,15 @@ pub(crate) struct Link {
     pub(super) exchange: Option<Key>,
     /// It was told to go, or has to; after its answer it is closed.
     pub(super) leaving: bool,
+    /// It serves this visitor's connection and nobody else.
+    pub(super) pinned: Option<Id>,
+    /// That visitor's request, which waits until a heartbeat is over.
+    pub(super) wanted: Option<Key>,
 }
 
 impl Device {
     pub(super) fn link(registered: Arc<Registered>) -> Self {
-        Device::Link(Link { registered, exchange: None, leaving: false })
+        Device::Link(Link { registered, exchange: None, leaving: false, pinned: None, wanted: None })
     }
 
     /// What it is registered under, where it is.
@@ -461,7 +465,7 @@ impl GatewayRole {
         Some(id)
     }
 
-    fn switch_held(&mut self, cx: &mut Peers<State>, id: Id) {
+    pub(super) fn switch_held(&mut self, cx: &mut Peers<State>, id: Id) {
         cx.set_deadline(id, None);
         let Some(peer) = cx.get_mut(id) else { return };
         if let State::Device(Device::Held { registered, hold: Hold::Offer(switch) }) = &mut peer.state {
@@ -472,10 +476,20 @@ impl GatewayRole {
     }
 
     /// Gives a busy link to whoever waited.
-    fn serve(&mut self, cx: &mut Peers<State>, id: Id, waiter: Waiter) {
+    pub(super) fn serve(&mut self, cx: &mut Peers<State>, id: Id, waiter: Waiter) {
         match waiter {
             Waiter::Exchange(key) => match self.exchanges.get(key).filter(|e| e.is_waiting()).map(|e| (e.asking, e.idempotent)) {
                 None => self.link_free(cx, id, Ok(())), // its visitor has gone
+                Some((Some(asking), _)) if self.has_idle_pin(cx, asking) => {
+                    // It was in line for its turn alone.
+                    if !peer_flush(cx, id) {
+                        self.drop_link(cx, id, UNTURNED);
+                    } else if let Some(registered) = self.registered(cx, id) {
+                        self.roster.set_idle(&registered, id);
+                        self.watch_idle(cx, id);
+                    }
+                    self.find_link(cx, asking, key);
+                }
                 Some((_, true)) => self.assign(cx, key, id),
                 Some((_, false)) if self.is_alive(cx, id) => self.assign(cx, key, id),
                 Some((Some(asking), false)) => self.find_link(cx, asking, key), // the link is gone; it lines up again
@@ -493,19 +507,26 @@ impl GatewayRole {
 
     /// Ties a busy link to an exchange.
     pub(super) fn assign(&mut self, cx: &mut Peers<State>, key: Key, id: Id) {
+        self.assign_with(cx, key, id, b"");
+    }
+
+    /// The same, with one line more in the request's head.
+    pub(super) fn assign_with(&mut self, cx: &mut Peers<State>, key: Key, id: Id, line: &[u8]) {
         if let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) {
             link.exchange = Some(key);
             if link.registered.is_airplay() {
                 self.exchanges.get_mut(key).into_iter().for_each(Exchange::takes_event_version);
             }
         }
-        relay::attach(self, cx, key, id);
+        relay::attach_with(self, cx, key, id, line);
     }
 
     pub(super) fn link_free(&mut self, cx: &mut Peers<State>, id: Id, reusable: Result<(), Why>) {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Device(Device::Link(link)) = &mut peer.state else { return };
-        link.exchange = None;
+        let exchange = link.exchange.take().and_then(|key| self.exchanges.get(key));
+        let bound = link.pinned.is_some() || exchange.is_some_and(|exchange| exchange.bound);
+        let asking = exchange.and_then(|exchange| exchange.asking);
         let (registered, leaving) = (link.registered.clone(), link.leaving);
         if leaving {
             let end = match () {
@@ -532,6 +553,9 @@ impl GatewayRole {
                 return self.drop_link(cx, id, quiet.err().unwrap_or(End::ProtocolError.because(UNASKED)));
             }
         }
+        if bound {
+            return self.keep_for(cx, id, asking);
+        }
         if let Some(waiter) = self.roster.next_waiter(&registered, false) {
             return self.serve(cx, id, waiter);
         }
@@ -539,6 +563,11 @@ impl GatewayRole {
             return self.part(cx, id);
         }
         self.roster.set_idle(&registered, id);
+        self.watch_idle(cx, id);
+    }
+
+    /// An idle link has its next heartbeat, and no buffers.
+    pub(super) fn watch_idle(&mut self, cx: &mut Peers<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
         peer.settle();
         let heartbeat = self.limits.heartbeat;
@@ -626,8 +655,13 @@ impl GatewayRole {
     pub(super) fn drop_link(&mut self, cx: &mut Peers<State>, id: Id, why: Why) {
         let Some(registered) = self.registered(cx, id) else { return };
         let left = self.roster.leave(&registered, id, cx.now());
+        let wanted = self.take_wanted(cx, id);
         cx.close(id);
         self.link_ended(&registered, &left, &why);
+        if let Some((visitor, key)) = wanted {
+            self.find_link(cx, visitor, key);
+        }
+        self.serve_by_idle(cx, &registered);
     }
 
     /// A held connection is held no longer.

@@ -80,6 +80,8 @@ pub(crate) enum Command {
     Subscribe { subscriber: Sender<Event>, reply: Sender<()> },
     /// Say so for the time of notice; then nothing new, and what is in progress may finish for so long.
     Drain { notice: Duration, time: Duration },
+    /// The visitor's connection that this link was pinned to is over.
+    Unpin { link: Id },
     /// Whether the loop turns.
     Ping { reply: Sender<()> },
 }
@@ -148,6 +150,8 @@ pub(super) enum Alarm {
     Overdue,
     /// Time to forget old names.
     Tick,
+    /// Links of this name that are pinned may be wanted by others.
+    EasePins(Arc<str>),
     /// The notice of a drain is over: what is in progress may finish for so long.
     Drain(Duration),
     /// Devices that dialled again have heard of the other gateway.
@@ -549,6 +553,7 @@ impl GatewayRole {
                 reply.send(Err(Error::full(format!("as many callers wait for {name} as waiting_per_device_max allows; try again later"))));
             return;
         }
+        self.ease_pins_after(cx, &name, wait.time / 2);
         self.callers.insert(number, Caller { name, want: Want::Link(reply), wait });
         let at = cx.after(wait.time);
         self.set_alarm(cx, at, Alarm::Caller(number));
@@ -713,7 +718,8 @@ impl GatewayRole {
     fn face(&self, listener: usize, from: SocketAddr, secure: bool) -> State {
         match self.listeners.get(listener) {
             Some(Listening { table: Some(_), .. }) => {
-                let face = Face::Visitors { listener, from: from.ip().to_canonical(), trusted: self.is_trusted(from.ip()), secure };
+                let face =
+                    Face::Visitors { listener, from: from.ip().to_canonical(), trusted: self.is_trusted(from.ip()), secure, pin: None };
                 State::Visitor(Visitor::fresh(face))
             }
             _ => State::Device(Device::Head { began: false, polled: false, told: None }),
@@ -1049,6 +1055,7 @@ impl Role for GatewayRole {
             Some(Alarm::PollGap(name)) => self.poll_gap(cx, name),
             Some(Alarm::Redeliver) => self.redeliver(cx),
             Some(Alarm::Overdue) => self.end_overdue(cx),
+            Some(Alarm::EasePins(name)) => self.ease_pins(cx, &name),
             Some(Alarm::Drain(time)) => self.drain(cx, time),
             Some(Alarm::StopListening) => self.stop_listening(cx),
             Some(Alarm::Stop) => self.stop(cx),
@@ -1097,6 +1104,7 @@ impl Role for GatewayRole {
                 self.subscribers.push((subscriber, 0));
                 let _ = reply.send(());
             }
+            Command::Unpin { link } => self.unpin(cx, link),
             Command::Drain { notice, time } => self.give_notice(cx, notice, time),
             Command::Ping { reply } => drop(reply.send(())), // whoever asked may have given up
         }

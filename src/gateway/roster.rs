@@ -11,7 +11,7 @@ use crate::engine::peers::Id;
 use crate::engine::slab::Key;
 use crate::gateway::departed::{Departed, Stamp};
 use crate::gateway::tokens::Digest;
-use crate::limits::{Limits, REPLACED_MAX};
+use crate::limits::{Limits, PINNED_PART, REPLACED_MAX};
 use crate::proto::turn::{Encoding, Way};
 use crate::stream::Shown;
 
@@ -68,6 +68,9 @@ impl Registered {
     }
     pub(crate) fn certificate(&self) -> Option<&Arc<Shown>> {
         self.certificate.as_ref()
+    }
+    pub(crate) fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
     }
     pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.names.iter().map(|(name, _)| name)
@@ -136,6 +139,10 @@ struct Entry {
     idle: Pool,
     /// Links in the loop that are not idle.
     busy: Vec<Id>,
+    /// Idle links that serve one visitor's connection each, the longest idle first.
+    pinned: Vec<Id>,
+    /// The role's alarm for those is set.
+    pin_alarm: bool,
     /// Links that program code has, outside the loop, and places reserved.
     lent: usize,
     /// Boxed, since most names have links.
@@ -176,6 +183,8 @@ impl Entry {
             registered: None,
             idle: Pool::default(),
             busy: Vec::new(),
+            pinned: Vec::new(),
+            pin_alarm: false,
             lent: 0,
             mailbox: None,
             lapsed: None,
@@ -195,7 +204,7 @@ impl Entry {
     }
 
     fn links(&self) -> usize {
-        self.idle.0.len() + self.busy.len() + self.lent
+        self.idle.0.len() + self.busy.len() + self.pinned.len() + self.lent
     }
 
     /// Requests in flight, as `in_flight_per_device_max` bounds them. A heartbeat counts while it lasts.
@@ -406,6 +415,7 @@ impl Roster {
             entry.registered = None;
             claimed.replaced.push(name.clone());
             claimed.idle.extend(std::mem::take(&mut entry.idle).ids());
+            claimed.idle.append(&mut entry.pinned);
             claimed.busy.append(&mut entry.busy);
             claimed.polls.extend(entry.mailbox.take().into_iter().flat_map(|m| m.polls.ids()));
             (entry.lent, entry.lapsed) = (0, None);
@@ -476,10 +486,43 @@ impl Roster {
     /// An idle link is busy.
     pub(crate) fn set_busy(&mut self, registered: &Registered, id: Id) {
         self.each(registered, |entry| {
-            if entry.idle.take_out(id) {
+            if entry.idle.take_out(id) || take_out(&mut entry.pinned, id) {
                 entry.busy.push(id);
             }
         });
+    }
+
+    /// A busy link is idle, and serves one visitor's connection alone: it is nobody else's.
+    pub(crate) fn set_pinned(&mut self, registered: &Registered, id: Id) {
+        self.each(registered, |entry| {
+            take_out(&mut entry.busy, id);
+            entry.pinned.push(id);
+        });
+    }
+
+    /// Whether one request more may be in flight to this name.
+    pub(crate) fn may_ask(&self, name: &str) -> bool {
+        self.entries.get(name).is_some_and(|e| e.in_flight() < self.limits.in_flight_per_device_max)
+    }
+
+    /// How many pinned links of a name should go, and the one that was idle longest: as many as callers wait, or as are more than its share.
+    pub(crate) fn surplus_pins(&self, name: &str) -> (usize, Option<Id>) {
+        self.entries.get(name).map_or((0, None), |entry| {
+            let most = (entry.links() - entry.links().div_ceil(PINNED_PART)).max(1);
+            let surplus = entry.waiting.len().max(entry.pinned.len().saturating_sub(most));
+            (surplus.min(entry.pinned.len()), entry.pinned.first().copied())
+        })
+    }
+
+    /// Whether the role has to set the alarm that looks at a name's pinned links; then it counts as set.
+    pub(crate) fn wants_pin_alarm(&mut self, name: &str) -> bool {
+        let wants = self.surplus_pins(name).0 > 0;
+        self.entries.get_mut(name).is_some_and(|entry| wants && !std::mem::replace(&mut entry.pin_alarm, true))
+    }
+
+    /// That alarm went off.
+    pub(crate) fn pin_alarm_over(&mut self, name: &str) {
+        self.entries.get_mut(name).into_iter().for_each(|entry| entry.pin_alarm = false);
     }
 
     /// A busy link leaves the loop for program code.
@@ -668,7 +711,7 @@ impl Roster {
     /// A link of the loop is gone.
     pub(crate) fn leave(&mut self, registered: &Registered, id: Id, now: Instant) -> Left {
         self.each(registered, |entry| {
-            if !entry.idle.take_out(id) {
+            if !entry.idle.take_out(id) && !take_out(&mut entry.pinned, id) {
                 take_out(&mut entry.busy, id);
             }
         });
@@ -1165,5 +1208,37 @@ mod tests {
         roster.claim(&names[..1], &holder(Some(1)), Way::Turn, now).unwrap();
         assert!(roster.in_force(&claimed.registered));
         assert_eq!(roster.leave(&claimed.registered, ids[0], now).down.len(), 1);
+    }
+
+    #[test]
+    fn pinned_links_are_nobody_elses_and_go_when_others_wait_or_they_are_too_many() {
+        let mut t = Roster::new(Limits::default().into(), false);
+        let now = Instant::now();
+        let who = holder(Some(1));
+        let mut keys = Slab::new();
+        let ids: Vec<Id> = (0..8).map(|n| keys.insert(n)).collect();
+        let registered = ids.iter().map(|_| t.claim(&["lamp".to_owned()], &who, Way::Turn, now).unwrap().registered).last().unwrap();
+        ids.iter().for_each(|id| t.place(&registered, *id));
+        ids.iter().for_each(|id| t.set_idle(&registered, *id));
+        // One after the other is asked, and pinned.
+        for n in 1..=8 {
+            let id = t.next_idle("lamp").unwrap();
+            t.set_busy(&registered, id);
+            t.set_pinned(&registered, id);
+            assert_eq!((t.surplus_pins("lamp").0, t.links("lamp")), (n.max(6) - 6, (8, 8 - n)), "{n} of 8");
+        }
+        assert_eq!(t.next_idle("lamp"), None);
+        let (_, longest) = t.surplus_pins("lamp");
+        assert_eq!(longest, Some(ids[7]), "the first that was pinned has idled longest");
+        // Whoever waits counts more than the share.
+        assert!(t.wants_pin_alarm("lamp") && !t.wants_pin_alarm("lamp"), "one alarm at a time");
+        for _ in 0..3 {
+            assert!(t.line_up("lamp", Waiter::Caller(1)));
+        }
+        assert_eq!(t.surplus_pins("lamp").0, 3);
+        // A take-over finds them like other idle links.
+        let other = t.claim(&["lamp".to_owned()], &holder(Some(2)), Way::Turn, now).unwrap();
+        assert_eq!(other.idle.len(), 8);
+        assert_eq!(t.surplus_pins("lamp").0, 0);
     }
 }

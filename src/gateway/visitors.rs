@@ -10,6 +10,7 @@ use crate::engine::peers::{Fetched, Id, Peers};
 use crate::engine::slab::Key;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::mailbox::MessageId;
+use crate::gateway::pins::Pin;
 use crate::gateway::role::{GatewayRole, SHORT_OF_MEMORY, State};
 use crate::gateway::roster::Waiter;
 use crate::gateway::routes::{Found, Terms, ToDevice};
@@ -46,7 +47,8 @@ pub(crate) enum Visitor {
 #[derive(Clone)]
 pub(crate) enum Face {
     /// A listener, by its number: its routes may be replaced. `trusted`: what the peer says of those before it is believed. `secure`: it came over TLS.
-    Visitors { listener: usize, from: IpAddr, trusted: bool, secure: bool },
+    /// `pin`: the link that is its own.
+    Visitors { listener: usize, from: IpAddr, trusted: bool, secure: bool, pin: Option<Arc<Pin>> },
     /// A program of this process, for one device; its errors are left at `fate`.
     Program { name: Arc<str>, fate: Fate },
 }
@@ -76,7 +78,14 @@ impl Visitor {
             fate.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(error);
         }
     }
-    fn face(&self) -> &Face {
+
+    pub(super) fn face(&self) -> &Face {
+        match self {
+            Visitor::Head { face, .. } | Visitor::Exchange { face, .. } => face,
+        }
+    }
+
+    pub(super) fn face_mut(&mut self) -> &mut Face {
         match self {
             Visitor::Head { face, .. } | Visitor::Exchange { face, .. } => face,
         }
@@ -202,7 +211,7 @@ impl GatewayRole {
         let to_head = request.method == "HEAD";
         let framing = request.framing();
         let (listener, from, trusted, secure) = match face {
-            Face::Visitors { listener, from, trusted, secure } => (*listener, *from, *trusted, *secure),
+            Face::Visitors { listener, from, trusted, secure, .. } => (*listener, *from, *trusted, *secure),
             Face::Program { name, .. } => return self.plan_for_program(id, request, name, now),
         };
         // For HTTP/1.0 only a relayed answer says `keep-alive`; without that word it ends the connection (RFC 9112 appendix C.2.2).
@@ -381,6 +390,9 @@ impl GatewayRole {
     pub(super) fn find_link(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
         let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(id).map(|p| &p.state) else { return };
         let name = name.clone();
+        if self.asks_own_link(cx, id, key, &name) {
+            return;
+        }
         let (idempotent, retried) = self.exchanges.get(key).map_or((false, false), |e| (e.idempotent, e.retried));
         while let Some(link) = self.take_link(cx, &name) {
             if (idempotent && !retried) || self.is_alive(cx, link) {
@@ -410,8 +422,10 @@ impl GatewayRole {
         };
         match refusal {
             None => {
-                let at = cx.after(self.waits(key).link.time);
+                let wait = self.waits(key).link.time;
+                let at = cx.after(wait);
                 cx.set_deadline(id, Some(at));
+                self.ease_pins_after(cx, &name, wait / 2);
             }
             Some((status, reason, error, retry_after)) => {
                 self.give_up(cx, id, key, &LocalAnswer { error: Some(error), retry_after, ..LocalAnswer::new(status, &reason) })

@@ -11,7 +11,7 @@ use crate::link::send::{Pen, SendFault, WireBody};
 use crate::link::wire::{Expectation, HeadFault, Line, Patience, Side, Wire, header_map, is_timeout};
 use crate::message::{Asked, Body, write_refusal, write_response_head};
 use crate::proto::body::Framing;
-use crate::proto::forward::host_of;
+use crate::proto::forward::{SAME_VISITOR, host_of};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds, RequestHead};
 use crate::proto::heartbeat;
@@ -408,6 +408,7 @@ fn question(head: &FramedRequest<'_>) -> Result<Question, Refusal> {
     *request.uri_mut() = uri(head)?;
     *request.version_mut() = if head.minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
     *request.headers_mut() = if head.fields.is_empty() { HeaderMap::new() } else { header_map(&head.fields, 400)? };
+    request.headers_mut().remove(SAME_VISITOR); // between gateway and forwarder
     // Of an absolute form: whoever looks at `Host` alone must not be told another host than whoever looks at the URL.
     if let Some(host) = host.filter(|_| !head.target.starts_with('/')) {
         let host = HeaderValue::from_str(host).map_err(|_| Refusal::new(400, "the host is no value of a field"))?;

@@ -104,6 +104,9 @@ impl<S: Transport + 'static> GatewayLink<S> {
     pub(crate) fn ask_owned(mut self, request: Request<Body>, owned: Owned<S>) -> Result<Response<Body>, (Error, NothingArrived)> {
         let settlement = Settlement::new(owned.done, owned.fate);
         self.line.lock().whole = owned.whole;
+        if has_bound_login(request.headers()) {
+            self.line.lock().spoil("a login that belongs to its connection goes over it (NTLM, Negotiate)"); // nobody else may have it after this
+        }
         let (answer, upload) = match self.exchange(request, owned.first) {
             Ok(exchanged) => exchanged,
             Err(error) => {
@@ -291,6 +294,11 @@ fn read_one_answer<S: Transport + 'static>(
     let text =
         format!("reading a response: more than {} 1xx responses before the final one (informational_max)", wire.limits.informational_max);
     Err(Error::malformed(Fault::Device, 502, text))
+}
+
+/// Whether a head is part of a login that belongs to its connection: nobody else may have that.
+fn has_bound_login(fields: &HeaderMap) -> bool {
+    fields.iter().any(|(name, value)| head::is_bound_login(name.as_str(), value.as_bytes()))
 }
 
 fn first_octet(limits: &Limits, deadline: Option<Instant>) -> Patience {

@@ -182,7 +182,7 @@ fn fate(field: &Field<'_>, named: &Named<'_>) -> Fate {
         14 if is("content-length") => Fate::Length,
         14 if is("http2-settings") => Fate::Goes,
         16 if is("proxy-connection") => Fate::Goes,
-        17 if is("transfer-encoding") => Fate::Goes,
+        17 if is("transfer-encoding") || is(SAME_VISITOR) => Fate::Goes,
         12.. if begins(name, "x-forwarded-") => Fate::Forwarding,
         _ if named.has(name) && !survives(name) => Fate::Goes,
         _ => Fate::Stays,
@@ -244,6 +244,43 @@ impl<'a> Named<'a> {
 
     fn has(&self, name: &str) -> bool {
         self.names[..self.len].iter().any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
+    }
+}
+
+/// The field by which a gateway tells a device with a session that a request comes from the same visitor's connection as the one before it on this
+/// link. Its value is the session, which no visitor knows, so that what a visitor sends, through whatever gateway, is never taken for it.
+pub(crate) const SAME_VISITOR: &str = "ptth-same-visitor";
+
+/// What a server is told to be called, instead of what its visitors call it, and where its paths begin for those.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Alias {
+    pub(crate) authority: String,
+    /// `/NAME`, or empty.
+    pub(crate) prefix: String,
+}
+
+impl Alias {
+    /// For a request to a server that is told to be `authority`; the prefix is what its gateway took off the path.
+    pub(crate) fn new(authority: &str, request: &RequestHead<'_>) -> Self {
+        let prefix = request.fields.get("x-forwarded-prefix").and_then(|prefix| std::str::from_utf8(prefix).ok()).unwrap_or_default();
+        Alias { authority: authority.to_owned(), prefix: prefix.trim_end_matches('/').to_owned() }
+    }
+
+    /// A `Location` that names the server by its alias, as its visitors have to see it: a path, since their scheme and host are theirs to know. `None`: it
+    /// names no server, or another one.
+    pub(crate) fn undo(&self, location: &[u8]) -> Option<String> {
+        let (scheme_port, named, path) = absolute_form(std::str::from_utf8(location).ok()?).ok()??;
+        let ours = authority(self.authority.as_bytes()).ok()?;
+        let port = |authority: Authority<'_>| authority.port.unwrap_or(scheme_port);
+        if !named.host.eq_ignore_ascii_case(ours.host) || port(named) != port(ours) {
+            return None;
+        }
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        let behind = path.strip_prefix(&self.prefix).filter(|behind| behind.is_empty() || behind.starts_with(['/', '?', '#']));
+        // A server that minds the prefix has written it already.
+        let path = if behind.is_some() { path } else { format!("{}{path}", self.prefix) };
+        // `//other.example/` would name another host (RFC 3986 §4.2), and browsers read a backslash as a slash.
+        Some(if path.starts_with("//") || path.starts_with("/\\") { format!("/.{path}") } else { path })
     }
 }
 
@@ -489,4 +526,36 @@ pub struct FirstSegment<'a> {
     pub rest: &'a str,
     /// Query with its `?` when there is no second slash; else empty.
     pub query: &'a str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_location_of_the_alias_is_a_path_for_visitors() {
+        let undo = |authority: &str, prefix: &str, location: &str| {
+            Alias { authority: authority.to_owned(), prefix: prefix.to_owned() }.undo(location.as_bytes())
+        };
+        for (authority, prefix, location, seen) in [
+            ("app.internal:3000", "", "http://app.internal:3000/x?y", Some("/x?y")),
+            ("app.internal:3000", "", "http://APP.internal:3000", Some("/")),
+            ("app.internal:3000", "", "http://app.internal:3000?y", Some("/?y")),
+            ("app.internal", "", "http://app.internal:80/x", Some("/x")),
+            ("app.internal", "", "https://app.internal/x", Some("/x")),
+            ("app.internal:443", "", "https://app.internal/x", Some("/x")),
+            ("app.internal", "/lamp", "http://app.internal/x", Some("/lamp/x")),
+            ("app.internal", "/lamp", "http://app.internal/lamp/x", Some("/lamp/x")),
+            ("app.internal", "/lamp", "http://app.internal/lampoon", Some("/lamp/lampoon")),
+            ("app.internal", "", "http://app.internal//evil.example/x", Some("/.//evil.example/x")),
+            ("app.internal", "", "http://app.internal/\\evil.example/x", Some("/./\\evil.example/x")),
+            ("app.internal:3000", "", "http://app.internal/x", None),
+            ("app.internal", "", "http://other.example/x", None),
+            ("app.internal", "/lamp", "/x", None),
+            ("app.internal", "", "ftp://app.internal/x", None),
+            ("app.internal", "", "http://me@app.internal/x", None),
+        ] {
+            assert_eq!(undo(authority, prefix, location).as_deref(), seen, "{authority} {prefix} {location}");
+        }
+    }
 }

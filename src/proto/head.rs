@@ -181,6 +181,17 @@ pub struct ResponseHead<'a> {
     pub len: usize,
 }
 
+impl<'a> ResponseHead<'a> {
+    /// The same with another value in the fields of this name.
+    pub(crate) fn with_value<'b>(&self, name: &str, value: &'b [u8]) -> ResponseHead<'b>
+    where
+        'a: 'b,
+    {
+        let fields = self.fields.iter().map(|field| if same_name(field.name, name) { Field { name: field.name, value } } else { *field });
+        ResponseHead { fields: Fields(fields.collect()), minor: self.minor, status: self.status, reason: self.reason, len: self.len }
+    }
+}
+
 /// What is being read, and so which status refuses it.
 #[derive(Clone, Copy)]
 pub(crate) enum Part {
@@ -609,6 +620,29 @@ pub fn title_case(name: &str, out: &mut Vec<u8>) {
         out.push(if begins { octet.to_ascii_uppercase() } else { octet });
         begins = octet == b'-';
     }
+}
+
+/// Whether a field of this name and value is part of a login that belongs to its connection and not to its request: NTLM, and what is negotiated with it
+/// (RFC 4559). Whoever speaks next on such a connection speaks as that user, so it is nobody else's. Judged as HAProxy does, by how a scheme begins; a word
+/// too many in a list costs a connection and harms nobody.
+pub(crate) fn is_bound_login(name: &str, value: &[u8]) -> bool {
+    const SCHEMES: [&[u8]; 4] = [b"ntlm", b"nego", b"kerberos", b"credssp"];
+    let is = |other: &str| same_name(name, other);
+    let login = match name.len() {
+        13 => is("authorization"),
+        16 => is("www-authenticate"),
+        18 => is("proxy-authenticate"),
+        19 => is("proxy-authorization"),
+        _ => false,
+    };
+    let bound =
+        |member: &[u8]| SCHEMES.iter().any(|scheme| member.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
+    login && value.split(|octet| *octet == b',').any(|member| bound(trim(member)))
+}
+
+/// The same of a whole head.
+pub(crate) fn has_bound_login(fields: &Fields<'_>) -> bool {
+    fields.iter().any(|field| is_bound_login(field.name, field.value))
 }
 
 /// The registered reason phrase of a status, or "".

@@ -39,6 +39,8 @@ mod framing_first;
 mod gateway_wire;
 #[cfg(feature = "cli")]
 mod identity;
+#[cfg(feature = "cli")]
+mod logins;
 #[cfg(all(feature = "cli", feature = "comet"))]
 mod middleboxes;
 #[cfg(feature = "cli")]

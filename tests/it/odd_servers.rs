@@ -2,6 +2,11 @@
 //! what it is.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
 use crate::support::process::get;
 use crate::support::{Gateway, LocalServer, Process, Ptth, RawGateway, RawPeer, each_row, eventually, vector};
 
@@ -157,12 +162,12 @@ fn requests_stay_strict_on_every_face() {
 fn a_line_end_behind_an_answer_is_nothing() {
     let stray = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello\r\n";
     // From a local server, on its connection.
-    let connections = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, counted) = (listener.local_addr().unwrap(), connections.clone());
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            counted.fetch_add(1, SeqCst);
             let mut peer = RawPeer::adopt(stream.unwrap(), "local server");
             std::thread::spawn(move || {
                 while peer.try_read_head().is_some() {
@@ -177,7 +182,7 @@ fn a_line_end_behind_an_answer_is_nothing() {
     for request in [get("/x"), "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".to_owned(), get("/x")] {
         link.ask(&request).expect_ok("hello");
     }
-    assert_eq!(connections.load(std::sync::atomic::Ordering::SeqCst), 1, "the connection goes on");
+    assert_eq!(connections.load(SeqCst), 1, "the connection goes on");
     // From a device, on its link; and once more, cut between CR and LF, the LF with the next answer.
     let gateway = Gateway::start(&[]);
     let mut link = gateway.link("lamp");
@@ -299,4 +304,194 @@ fn the_targets_host_wins_on_a_link_and_an_invalid_host_is_refused() {
     }
     let hosts: Vec<_> = local.requests().iter().map(|head| head.get("host").map(str::to_owned)).collect();
     assert_eq!(hosts, [Some("other.example".to_owned()), Some("a".to_owned())]);
+}
+
+/// A server that serves one connection at a time and keeps it alive, as small ones do: connections and answers so far.
+fn single() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, connections) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let counted = connections.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            counted.fetch_add(1, SeqCst);
+            let mut peer = RawPeer::adopt(stream, "single server");
+            peer.deadline = Duration::from_secs(60);
+            while peer.try_read_head().is_some() {
+                if peer.try_write("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello\n").is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    (address, connections)
+}
+
+#[test]
+fn a_server_of_one_connection_at_a_time_serves_all_who_ask_at_once() {
+    for options in
+        [&["--to-connections", "1"][..], &["--to-keep-alive", "0s"], &["--to-connections", "1", "--fallback", "only", "--polls", "4"]]
+    {
+        let (address, connections) = single();
+        let gateway = Gateway::start(&["--wait-for-link", "9s"]);
+        let (url, to) = (gateway.device_url("lamp"), format!("http://{address}"));
+        let device = Ptth::start(&[&["device", &url, "--to", &to, "--links", "1..8"], options].concat());
+        assert!(device.line().starts_with("connected lamp"));
+        let visitors = gateway.visitors;
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(move || {
+                    let mut visitor = RawPeer::connect(visitors);
+                    for request in
+                        [get("/lamp/x"), "POST /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".to_owned(), get("/lamp/x")]
+                    {
+                        visitor.ask(&request).expect_ok("hello\n");
+                    }
+                });
+            }
+        });
+        let made = connections.load(SeqCst);
+        match options[0] {
+            "--to-connections" => assert_eq!(made, 1, "{options:?}"),
+            _ => assert_eq!(made, 24, "{options:?}: each answer closes its own"),
+        }
+    }
+}
+
+#[test]
+fn idle_local_connections_are_closed_in_their_time() {
+    let raw = RawGateway::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = format!("http://{}", listener.local_addr().unwrap());
+    let _device = Ptth::start(&["device", &raw.url("lamp"), "--to", &to, "--links", "1..1", "--to-keep-alive", "300ms"]);
+    let mut link = raw.turn();
+    link.write(get("/x"));
+    let mut local = RawPeer::adopt(listener.accept().unwrap().0, "local server");
+    for n in 0..3 {
+        local.read_head();
+        local.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        link.read_answer("GET").expect_ok("ok");
+        if n < 2 {
+            link.write(get("/x")); // within its time it is used again
+        }
+    }
+    let began = Instant::now();
+    local.expect_end();
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(250) && took < Duration::from_millis(1300), "{took:?}");
+}
+
+#[test]
+fn who_waits_for_a_local_connection_in_vain_is_told_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = format!("http://{}", listener.local_addr().unwrap());
+    let raw = RawGateway::start();
+    let mut limits = reverse_http::Limits::default();
+    (limits.local_connections_max, limits.local_wait_timeout) = (1, Duration::from_millis(300));
+    let device = reverse_http::Device::builder(raw.url("lamp")).limits(limits).links(2..=2).build().unwrap();
+    let handle = device.spawn_forward(&to).unwrap();
+    let (mut first, mut second) = (raw.turn(), raw.turn());
+    first.write(get("/slow"));
+    let mut local = RawPeer::adopt(listener.accept().unwrap().0, "local server");
+    assert_eq!(local.read_head().target(), "/slow");
+    let began = Instant::now();
+    let refused = second.ask(&get("/x"));
+    refused.expect_refusal(503);
+    assert!(began.elapsed() >= Duration::from_millis(300) && began.elapsed() < Duration::from_millis(1300), "{:?}", began.elapsed());
+    assert_eq!(refused.head.get("retry-after"), Some("1"));
+    assert!(refused.head.get("proxy-status").unwrap().contains("error=connection_limit_reached"), "{}", refused.head.text());
+    // One that leaves the line is not missed, and the next one is served as soon as there is a connection.
+    second.write(get("/y"));
+    local.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow");
+    first.read_answer("GET").expect_ok("slow");
+    assert_eq!(local.read_head().target(), "/y");
+    local.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    second.read_answer("GET").expect_ok("ok");
+    handle.stop();
+}
+
+/// S12: visitors learn the kind of a failure, in the words of RFC 9209; the device's log has the rest.
+#[test]
+fn visitors_learn_nothing_of_the_inside_of_a_device() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let reset = LocalServer::with(|c| {
+        c.close = true; // and what it was sent is not all read, so the end is a reset
+    });
+    let port = crate::support::free_port();
+    let dir = crate::support::TempDir::new("private-socket");
+    let socket = dir.0.join("app.sock");
+    let rows = [
+        ("refused", format!("http://127.0.0.1:{port}"), 502, "connection_refused", "127.0.0.1"),
+        ("no such socket", format!("unix:{}", socket.display()), 502, "destination_unavailable", "private-socket"),
+        ("no such name", "http://private-name.invalid:1".to_owned(), 502, "dns_error", "private-name"),
+        ("hung up", reset.url(), 502, "connection_terminated", "127.0.0.1"),
+    ];
+    drop(silent);
+    each_row(
+        &rows,
+        |row| row.0.to_owned(),
+        |(_, to, status, error, secret)| {
+            for way in [&["--links", "1..1"][..], &["--fallback", "only"]] {
+                let gateway = Gateway::start(&[]);
+                let device = Ptth::start(&[&["device", &gateway.device_url("lamp"), "--to", to], way].concat());
+                assert!(device.line().starts_with("connected lamp"));
+                let mut visitor = gateway.visitor();
+                visitor.write("POST /lamp/x HTTP/1.1\r\nHost: v\r\nContent-Length: 2\r\n\r\nhi");
+                let answer = visitor.read_answer("POST");
+                answer.expect_refusal(*status);
+                let told = answer.head.text() + &answer.text();
+                assert!(told.contains(&format!("error={error}")), "{told}");
+                for inside in [secret, "os error", "app.sock", "private", &port.to_string()] {
+                    assert!(!told.contains(inside), "{inside} in {told}");
+                }
+                if *error != "connection_terminated" {
+                    device.expect_stderr(secret);
+                }
+            }
+        },
+    );
+}
+
+/// K21: a server that is told to be called otherwise redirects to that; visitors get a path.
+#[test]
+fn a_location_of_the_host_header_comes_back_as_the_visitors_own() {
+    let local = LocalServer::with(|c| {
+        let location = c.head.get("x-location").unwrap().to_owned();
+        c.answer("302 Found", &format!("Location: {location}\r\n"), "");
+    });
+    let gateway = Gateway::start(&["--route", "path,host=devices.example"]);
+    let _device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--host-header", "app.internal:3000"]);
+    let mut visitor = gateway.visitor();
+    for (host, target, location, seen) in [
+        ("v", "/lamp/x", "http://app.internal:3000/login?a", "/lamp/login?a"),
+        ("lamp.devices.example", "/x", "http://app.internal:3000/login?a", "/login?a"),
+        ("v", "/lamp/x", "http://app.internal:3000/lamp/login", "/lamp/login"),
+        ("v", "/lamp/x", "http://elsewhere.example/", "http://elsewhere.example/"),
+        ("v", "/lamp/x", "relative", "relative"),
+    ] {
+        let answer = visitor.ask(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nX-Location: {location}\r\n\r\n"));
+        assert_eq!((answer.status(), answer.head.get("location")), (302, Some(seen)), "{location}");
+    }
+    assert_eq!(local.last().get("host"), Some("app.internal:3000"));
+}
+
+/// K21: `localhost` is two addresses, and servers listen on one of them.
+#[test]
+fn a_local_server_of_two_addresses_is_found_at_either() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let Ok(listener) = TcpListener::bind(address) else { continue }; // a machine without IPv6
+        let port = listener.local_addr().unwrap().port();
+        if !("localhost", port).to_socket_addrs().unwrap().any(|known| known.ip() == listener.local_addr().unwrap().ip()) {
+            continue; // this machine's localhost has one address alone
+        }
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut peer = RawPeer::adopt(stream, "local server");
+                peer.read_head();
+                peer.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            }
+        });
+        let raw = RawGateway::start();
+        let _device = Ptth::start(&["device", &raw.url("lamp"), "--to", &format!("http://localhost:{port}"), "--links", "1..1"]);
+        raw.turn().ask(&get("/x")).expect_ok("ok");
+    }
 }

@@ -255,6 +255,13 @@ struct DeviceArgs {
     /// With --to: send this Host instead of the visitor's
     #[arg(long, value_name = "HOST", env = "PTTH_HOST_HEADER")]
     host_header: Option<String>,
+    /// With --to: connections to the local server at once, for one that serves few (1: one after the other); more requests wait (default: as many as there
+    /// are requests)
+    #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_TO_CONNECTIONS")]
+    to_connections: Option<usize>,
+    /// With --to: how long a connection to the local server idles for the next request (0s: it is closed behind each answer)
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, env = "PTTH_TO_KEEP_ALIVE")]
+    to_keep_alive: Duration,
     /// A file with the bearer token for the gateway (`-`: standard input); or set PTTH_TOKEN
     #[arg(long, value_name = "FILE|-", env = "PTTH_TOKEN_FILE")]
     token_file: Option<String>,
@@ -732,6 +739,7 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
     };
     let mut limits = Limits::default();
     (limits.silence, limits.turn_retry, limits.doubt_after) = (args.silence, args.turn_retry, args.doubt_after);
+    (limits.local_connections_max, limits.local_keep_alive) = (args.to_connections.unwrap_or(0), args.to_keep_alive);
     (limits.resolve_timeout, limits.connect_timeout, limits.proxy_timeout) =
         (args.resolve_timeout, args.connect_timeout, args.proxy_timeout);
     limits.local_first_octet_timeout = args.first_octet;
@@ -740,6 +748,9 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
     }
     if args.host_header.is_some() && args.service.to.is_none() {
         return Err(usage("--host-header goes with --to"));
+    }
+    if args.to_connections.is_some() && args.service.to.is_none() {
+        return Err(usage("--to-connections goes with --to"));
     }
     if args.failover && args.gateway.is_empty() {
         return Err(usage("--failover goes with --gateway: it takes a second gateway to go to"));
