@@ -86,7 +86,7 @@ impl GatewayRole {
         let (idempotent, retried) = self.exchanges.get(key).map_or((false, false), |e| (e.idempotent, e.retried));
         self.roster.set_busy(&registered, id);
         cx.set_deadline(id, None);
-        if !(idempotent && !retried) && !self.is_alive(cx, id) {
+        if (!idempotent || retried) && !self.is_alive(cx, id) {
             return false; // it is gone
         }
         let line = registered.session().map(|session| [SAME_VISITOR.as_bytes(), b": ", &hex(session), b"\r\n"].concat());
