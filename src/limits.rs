@@ -88,11 +88,12 @@ limits! {
     /// 8 MiB. Beyond: 413 to the visitor, 502 where a device's answer is too large. An answer in `message/http` streams and has no such bound. Of an upload
     /// its body counts; the event that it becomes is longer (a head, base64, escapes), and a device takes it so.
     message_bytes_max: usize = 8 * 1024 * 1024;
-    /// Octets of all such messages that one gateway holds at once. Default 256 MiB. Beyond: 503 with `Retry-After`, to visitors and to devices.
+    /// Octets of all such messages that one gateway holds at once, as long as they are where they are held: in JSON a byte may be six. Default 256 MiB, of
+    /// which one device has a quarter (three times `message_bytes_max`, where that is more). Beyond: 503 with `Retry-After`, to visitors and to devices.
     messages_bytes_max: usize = 256 * 1024 * 1024;
-    /// Octets of memory for what one gateway has read and not passed on yet: the buffers of all connections, and whole messages, whose `messages_bytes_max` is a
-    /// part of it. Default 1 GiB. When nine tenths are taken new requests get 503 with `Retry-After: 1`; what is in progress is bounded for each by
-    /// `read_ahead_bytes_max` and goes on.
+    /// Octets of memory for what one gateway holds: connections with their buffers and TLS sessions, heads of requests in progress, and whole messages,
+    /// whose `messages_bytes_max` is a part of it. Default 1 GiB. When nine tenths are taken new requests get 503 with `Retry-After: 1`; what is in progress
+    /// goes on, in pieces that get smaller as memory does. When all is taken a visitor comes in only in the place of one that idles.
     memory_bytes_max: usize = 1024 * 1024 * 1024;
     /// Longest answer that a device keeps until the gateway has acknowledged it, so that it can be posted again. Default 1 MiB. A longer
     /// one is not repeated: its visitor sees an aborted message.
@@ -274,7 +275,7 @@ impl Limits {
     }
 }
 
-/// Shares of `connections_max`. They are derived where they are asked for, so that whoever lowers the total lowers them, too.
+/// Shares of what all have. They are derived where they are asked for, so that whoever lowers the total lowers them, too.
 impl Limits {
     /// Connections that one address may have.
     pub(crate) fn connections_per_address(&self) -> usize {
@@ -304,6 +305,11 @@ impl Limits {
     /// Connections that devices may have: an eighth is left to visitors.
     pub(crate) fn devices_connections(&self) -> usize {
         self.connections_max - self.connections_max / 8
+    }
+
+    /// Octets of whole messages that one device has in memory.
+    pub(crate) fn messages_of_device(&self) -> usize {
+        (self.messages_bytes_max / 4).max(self.message_bytes_max.saturating_mul(3)).min(self.messages_bytes_max)
     }
 
     /// What is set, or one part of the total where that is zero; less than the total in any case.

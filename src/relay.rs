@@ -57,6 +57,9 @@ pub(crate) struct Rules {
 /// pieces, thousands of slow ones keep little.
 const READ_BUDGET: usize = 16 * 1024 * 1024;
 
+/// Each exchange may read this much however little memory is left, so that what is in progress goes on.
+const READ_LEAST: usize = 4 * 1024;
+
 /// Steps of one `advance` before the other connections of the loop get their turn.
 const STEPS_MAX: usize = 4;
 
@@ -70,6 +73,10 @@ pub(crate) struct Exchange {
     mark: Option<u64>,
     /// Bytes that waited there before it: the 101 of an offer that was held.
     before: usize,
+    /// In place of the head, once its body is collected: both. A helper may be reading it.
+    whole: Option<Arc<Vec<u8>>>,
+    /// What its head takes of the memory that is counted.
+    counted: Option<Held>,
     is_head: bool,
     pub(crate) idempotent: bool,
     asker_minor: u8,
@@ -248,16 +255,31 @@ struct Enclosing {
 pub(crate) struct Budget {
     taken: Arc<AtomicUsize>,
     most: usize,
+    /// What one of those may take who are told apart.
+    most_of_one: usize,
 }
+
+/// What one of many takes of a [`Budget`].
+pub(crate) type Part = Arc<AtomicUsize>;
 
 impl Budget {
     pub(crate) fn new(most: usize) -> Self {
-        Budget { taken: Arc::default(), most }
+        Budget { taken: Arc::default(), most, most_of_one: most }
+    }
+
+    /// The same, of which nobody takes more than this.
+    pub(crate) fn of_parts(most: usize, most_of_one: usize) -> Self {
+        Budget { most_of_one, ..Budget::new(most) }
     }
 
     /// A share of nothing yet.
     pub(crate) fn share(&self) -> Held {
-        Held { budget: self.clone(), octets: 0 }
+        Held { budget: self.clone(), part: None, octets: 0 }
+    }
+
+    /// The same, for one of many.
+    pub(crate) fn share_of(&self, part: Part) -> Held {
+        Held { budget: self.clone(), part: Some(part), octets: 0 }
     }
 
     /// What is taken of it now.
@@ -281,16 +303,51 @@ impl Budget {
 #[derive(Debug)]
 pub(crate) struct Held {
     budget: Budget,
+    part: Option<Part>,
     octets: usize,
 }
 
 impl Held {
     /// Takes more. False: the budget has no more, and nothing was taken.
     pub(crate) fn grow(&mut self, octets: usize) -> bool {
-        let fits = |taken: usize| taken.checked_add(octets).filter(|sum| *sum <= self.budget.most);
-        let grown = self.budget.taken.fetch_update(Relaxed, Relaxed, fits).is_ok();
-        self.octets += if grown { octets } else { 0 };
+        let within = |most: usize| move |taken: usize| taken.checked_add(octets).filter(|sum| *sum <= most);
+        let Budget { taken, most, most_of_one } = &self.budget;
+        if self.part.as_ref().is_some_and(|part| part.fetch_update(Relaxed, Relaxed, within(*most_of_one)).is_err()) {
+            return false;
+        }
+        let grown = taken.fetch_update(Relaxed, Relaxed, within(*most)).is_ok();
+        if grown {
+            self.octets += octets;
+        } else if let Some(part) = &self.part {
+            part.fetch_sub(octets, Relaxed);
+        }
         grown
+    }
+
+    /// The same for octets of a whole message, which takes `beside` already.
+    ///
+    /// # Errors
+    /// 413: nobody may take so many. 503: the budget, or the part of it that is one's own, has no more now.
+    pub(crate) fn take(&mut self, octets: usize, beside: usize) -> Result<(), Refusal> {
+        if self.grow(octets) {
+            return Ok(());
+        }
+        if octets.saturating_add(beside) > self.budget.most_of_one {
+            return Err(Refusal::new(
+                413,
+                "the message is longer, as the device takes it, than the share of messages_bytes_max that one device has",
+            ));
+        }
+        Err(Refusal::new(
+            503,
+            "this gateway holds as many octets of whole messages as messages_bytes_max allows, or its share for this device; try again later",
+        ))
+    }
+
+    /// Takes what is there already, whatever the bound says.
+    fn force(&mut self, octets: usize) {
+        self.budget.taken.fetch_add(octets, Relaxed);
+        self.octets += octets;
     }
 
     /// Whether it is of use to others that it is given back soon: more than half of the budget is taken.
@@ -302,6 +359,9 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.budget.taken.fetch_sub(self.octets, Relaxed);
+        if let Some(part) = &self.part {
+            part.fetch_sub(self.octets, Relaxed);
+        }
     }
 }
 
@@ -309,6 +369,8 @@ impl Drop for Held {
 pub(crate) struct Gathering {
     octets: Vec<u8>,
     held: Held,
+    /// How long it says that it is.
+    announced: Option<u64>,
     /// When the last octet came, of the message or of its framing.
     progress: Instant,
     /// The window of the least rate: since when, and how much there was then.
@@ -316,8 +378,8 @@ pub(crate) struct Gathering {
 }
 
 impl Gathering {
-    pub(crate) fn new(budget: &Budget, now: Instant) -> Self {
-        Gathering { octets: Vec::new(), held: budget.share(), progress: now, window: (now, 0) }
+    pub(crate) fn new(held: Held, announced: Option<u64>, now: Instant) -> Self {
+        Gathering { octets: Vec::new(), held, announced, progress: now, window: (now, 0) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -332,13 +394,20 @@ impl Gathering {
     /// Takes more of the message.
     ///
     /// # Errors
-    /// 503: the budget has no more.
+    /// 413 and 503, as [`Held::take`] says.
     pub(crate) fn take(&mut self, data: &[u8]) -> Result<(), Refusal> {
-        if !self.held.grow(data.len()) {
-            return Err(Refusal::new(
-                503,
-                "this gateway holds as many octets of whole messages as messages_bytes_max allows; try again later",
-            ));
+        let (length, room) = (self.octets.len() + data.len(), self.octets.capacity());
+        if length > room {
+            // By a quarter, not by doubling: what the buffer has in reserve is memory, too, and counts.
+            let announced = self.announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX);
+            let wanted = length.max((room + room / 4).min(announced));
+            let grown = if self.held.grow(wanted - room) {
+                wanted
+            } else {
+                self.held.take(length - room, 0)?;
+                length
+            };
+            self.octets.reserve_exact(grown - self.octets.len());
         }
         self.octets.extend_from_slice(data);
         Ok(())
@@ -439,6 +508,8 @@ pub(crate) trait Relaying: Role {
     fn asker_gone(&mut self, cx: &mut Peers<Self::State>, asking: Id, reset: bool);
     /// Whether callers wait for a connection like this exchange's.
     fn callers_wait(&self, cx: &Peers<Self::State>, link: Id) -> bool;
+    /// Bytes of the memory that may be held which are not taken.
+    fn memory_left(&self, cx: &Peers<Self::State>) -> usize;
 }
 
 impl Exchange {
@@ -472,6 +543,8 @@ impl Exchange {
             head,
             mark: None,
             before: 0,
+            whole: None,
+            counted: None,
             is_head: false,
             idempotent: false,
             asker_minor: 1,
@@ -525,12 +598,29 @@ impl Exchange {
 
     /// The request as it is sent: its head, and its body where that was collected.
     pub(crate) fn request(&self) -> &[u8] {
-        &self.head
+        self.whole.as_ref().map_or(&self.head, |whole| whole)
+    }
+
+    /// The same where a body was collected, to be read on another thread.
+    pub(crate) fn collected(&self) -> Option<Arc<Vec<u8>>> {
+        self.whole.clone()
+    }
+
+    /// Counts the memory that its head takes, for as long as it is kept.
+    pub(crate) fn count(&mut self, memory: &Budget) {
+        let mut counted = memory.share();
+        counted.force(self.head.capacity());
+        self.counted = Some(counted);
     }
 
     /// Whether the request is whole in memory.
     pub(crate) fn is_whole(&self) -> bool {
         self.request.is_done()
+    }
+
+    /// What its request's body says of its length.
+    pub(crate) fn announced(&self) -> Option<u64> {
+        self.request.remaining()
     }
 
     /// Whether its request's body is being collected.
@@ -596,16 +686,29 @@ impl Exchange {
 
     /// The collected request as one message, framed by us.
     fn enclose_request(&mut self, limits: &Limits) -> Collected {
-        let Some((body, held)) = self.collected.take().map(Gathering::finish) else { return Collected::NotYet };
+        let Some((mut body, held)) = self.collected.take().map(Gathering::finish) else { return Collected::NotYet };
         let own = limits.for_own_heads();
         let parsed = head::request(&self.head, &own, LineEnds::Crlf);
         let Ok(Some(request)) = parsed else { return Collected::Refused(Refusal::new(400, "the request cannot be forwarded as it is")) };
-        let mut text = Vec::with_capacity(request.len + body.len() + 64);
-        if let Err(refusal) = comet::write_request(&mut text, &request, &body, self.request.trailers()) {
+        let mut text = Vec::with_capacity(request.len + 64);
+        let written = match self.request.trailers() {
+            [] => comet::write_request_head(&mut text, &request, body.len()),
+            trailers => {
+                text.reserve_exact(body.len() + 64 * trailers.len());
+                comet::write_request(&mut text, &request, &std::mem::take(&mut body), trailers)
+            }
+        };
+        if let Err(refusal) = written {
             return Collected::Refused(refusal);
         }
+        if !body.is_empty() {
+            // In place: a second buffer of its length would be counted nowhere.
+            body.reserve_exact(text.len());
+            body.splice(..0, text);
+            text = body;
+        }
         self.request = Decoder::new(Framing::Empty, limits);
-        (self.head, self.held, self.request_chunked) = (text, Some(held), false);
+        (self.head, self.whole, self.held, self.request_chunked) = (Vec::new(), Some(Arc::new(text)), Some(held), false);
         Collected::Whole
     }
 
@@ -637,7 +740,7 @@ impl Exchange {
 
     /// A request that was handed out whole, and is being answered, is not sent again.
     fn forget_request(&mut self) {
-        (self.head, self.held, self.retried) = (Vec::new(), None, true);
+        (self.head, self.whole, self.counted, self.held, self.retried) = (Vec::new(), None, None, None, true);
     }
 
     fn method(&self) -> &'static str {
@@ -726,7 +829,7 @@ impl Exchange {
     fn pump_request<T>(&mut self, asking: &mut Peer<T>, link: &mut Peer<T>, scratch: &mut [u8]) -> Result<bool, Lost> {
         let written = link.written();
         let mut moved = false;
-        let takes = self.request_cut || link.pending() <= self.before + self.head.len();
+        let takes = self.request_cut || link.pending() <= self.before + self.request().len();
         if !self.request.is_done() && takes && asking.has_input() {
             // What is pipelined behind a body of known length stays in the socket, where it is bounded.
             let most = self.request.remaining().map_or(scratch.len(), |left| left.min(scratch.len() as u64) as usize);
@@ -818,7 +921,7 @@ impl Exchange {
         date: &str,
     ) -> Result<bool, Lost> {
         let ahead = asking.as_deref().map_or(0, Peer::pending);
-        if self.response_is_whole() || ahead >= rules.limits.read_ahead_bytes_max {
+        if self.response_is_whole() || ahead >= rules.limits.read_ahead_bytes_max.min(scratch.len()) {
             return Ok(false);
         }
         if let Some(mut enclosing) = self.enclosing.take() {
@@ -1281,8 +1384,10 @@ pub(crate) fn attach_with<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, k
     exchange.progress = now;
     if let Some(peer) = cx.get_mut(link) {
         (exchange.mark, exchange.before) = (Some(peer.mark()), peer.pending());
-        let start = exchange.head.windows(2).position(|end| end == b"\r\n").filter(|_| !line.is_empty()).map_or(0, |end| end + 2);
-        let (first, rest) = exchange.head.split_at(start);
+        let request = exchange.request();
+        let start = request.windows(2).position(|end| end == b"
+").filter(|_| !line.is_empty()).map_or(0, |end| end + 2);
+        let (first, rest) = request.split_at(start);
         let out = peer.output();
         [first, line, rest].iter().for_each(|part| out.extend_from_slice(part));
     }
@@ -1328,11 +1433,15 @@ pub(crate) fn advance<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
     loop {
         let rules = role.rules();
         let in_progress = role.exchanges().len().max(1);
+        // Together they read no more than there is memory left: exchanges that were begun while there was plenty may all be answered at once.
+        let left = role.memory_left(cx) / in_progress;
         let Some(exchange) = role.exchanges().get_mut(key) else { return };
         let now = date_now().filter(|_| rules.add_date);
         let date = now.as_ref().map_or("", DateText::as_str);
         let mut buffer = cx.take_scratch();
         let piece = (READ_BUDGET / in_progress).clamp(rules.limits.read_ahead_bytes_max.min(buffer.len()), buffer.len());
+        let least = if exchange.response.is_none() { rules.limits.head_bytes_max + READ_LEAST } else { READ_LEAST }; // a head is read in one piece
+        let piece = piece.min(left.max(least));
         let scratch = &mut buffer[..piece];
         let step = match (exchange.asking, exchange.answering) {
             (Some(a), Some(l)) => match cx.pair_mut(a, l) {

@@ -338,6 +338,11 @@ impl Stream {
         self.channel.as_deref().map(Channel::moved)
     }
 
+    /// Memory that its TLS session takes.
+    pub(crate) fn held(&self) -> usize {
+        self.channel.as_deref().map_or(0, Channel::held)
+    }
+
     /// Whether a read tells an end or a failure although the socket brings nothing more.
     pub(crate) fn holds_end(&self) -> bool {
         self.channel.as_deref().is_some_and(Channel::holds_end)

@@ -2088,6 +2088,10 @@ impl Relaying for DeviceRole {
         self.count_out(cx, &link, End::Cut.because("an exchange on it failed half-way"));
     }
 
+    fn memory_left(&self, cx: &Peers<State>) -> usize {
+        self.limits.memory_bytes_max.saturating_sub(cx.held())
+    }
+
     fn callers_wait(&self, _: &Peers<State>, _: Id) -> bool {
         false // the pool of local connections has no queue
     }

@@ -379,6 +379,16 @@ impl<T> Peer<T> {
         Ok(())
     }
 
+    /// The same for a long message that is not needed elsewhere: what the socket does not take now waits where it is.
+    pub(crate) fn send_whole(&mut self, octets: Vec<u8>) -> io::Result<()> {
+        self.flush()?;
+        if self.pending() > 0 {
+            return self.send(&octets);
+        }
+        (self.output, self.sent) = (octets, 0);
+        self.flush().map(drop)
+    }
+
     /// Writes what waits, as far as the socket takes it. True: nothing waits any more.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         while self.writable && self.sent < self.output.len() {
@@ -663,14 +673,15 @@ impl<T> Peers<T> {
     /// Counts a connection's buffers anew, after a step.
     pub(crate) fn tally(&mut self, id: Id) {
         let Some(peer) = self.slab.get_mut(id) else { return };
-        let held = peer.input.capacity() + peer.output.capacity();
+        let session = peer.handshake.as_ref().map_or_else(|| peer.stream.held(), |handshake| handshake.channel.held());
+        let held = peer.input.capacity() + peer.output.capacity() + session;
         self.buffered = self.buffered - peer.charged + held;
         peer.charged = held;
     }
 
-    /// Octets of memory that all connections' buffers take.
-    pub(crate) fn buffered(&self) -> usize {
-        self.buffered
+    /// Bytes of memory that all connections take: each its entry here, its buffers, and its TLS session.
+    pub(crate) fn held(&self) -> usize {
+        self.buffered + self.slab.len() * size_of::<Peer<T>>()
     }
 
     /// The connection is being closed gently from now on, of `most` at once: of more, the one that has been for longest is closed.

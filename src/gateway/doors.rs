@@ -89,8 +89,9 @@ impl GatewayRole {
             Whose::Visitors if taken >= self.limits.visitors_connections() => {
                 "visitors have three quarters of connections_max, the rest is left to devices"
             }
-            _ if !cx.is_full() => return Ok(()),
-            _ => FULL,
+            _ if cx.is_full() => FULL,
+            Whose::Visitors if self.is_out_of_memory(cx) => "memory_bytes_max is taken",
+            _ => return Ok(()),
         };
         let gives_way = (side == Whose::Devices && self.doors.places.unseen() > 0) || self.find_idle(cx).is_some();
         if gives_way { Ok(()) } else { Err(why) }
@@ -99,6 +100,9 @@ impl GatewayRole {
     /// Makes room for a connection whose place is taken already. False: there is none.
     pub(super) fn make_room(&mut self, cx: &mut Peers<State>, side: Whose) -> bool {
         let visitors = Whose::Visitors as usize;
+        if side == Whose::Visitors && self.is_out_of_memory(cx) && !self.spare_idle(cx) {
+            return false; // one for one: if others hold the memory, no number of idle ones would do
+        }
         while cx.is_full() || (side == Whose::Visitors && self.doors.places.of_side(visitors) > self.limits.visitors_connections()) {
             if self.spare_idle(cx) {
                 continue;
@@ -115,7 +119,7 @@ impl GatewayRole {
     pub(super) fn spare_idle(&mut self, cx: &mut Peers<State>) -> bool {
         let Some(id) = self.find_idle(cx) else { return false };
         self.doors.idle.pop_front();
-        log_peers!(Info, "a visitor's idle connection was closed to make room for another one (connections_max)");
+        log_peers!(Info, "a visitor's idle connection was closed to make room for another one (connections_max, memory_bytes_max)");
         cx.close(id);
         true
     }

@@ -34,7 +34,7 @@ use crate::relay::{self, Collected, Exchange, Gathering, Held, LocalAnswer, Wait
 /// Names an event: 16 random octets, in hex on the wire.
 pub(crate) type MessageId = [u8; 16];
 
-/// Messages in JSON longer than this are read on a helper's thread: the loop has others to serve.
+/// Messages in JSON longer than this are read and written on a helper's thread: the loop has others to serve.
 const JSON_INLINE_MAX: usize = 128 * 1024;
 
 /// What the head of a device's request said: an offer or a poll.
@@ -161,6 +161,24 @@ pub(crate) struct Telling {
     keep: bool,
     /// What the connection had written before.
     written: u64,
+    /// A helper writes the event's JSON; nothing of the reply is written before.
+    later: Option<Box<Knock>>,
+    /// What a long event takes of the budget.
+    _held: Option<Held>,
+}
+
+impl Telling {
+    fn state(event: Option<MessageId>, keep: bool, written: u64) -> State {
+        State::Device(Device::Telling(Box::new(Telling { event, keep, written, later: None, _held: None })))
+    }
+}
+
+/// Writes the event that a request is. One with a body takes its room in the budget before, as long as it will be.
+fn write_event(out: &mut Vec<u8>, id: &str, text: &[u8], held: Option<&mut Held>, limits: &Limits) -> Result<(), Refusal> {
+    if let Some(held) = held {
+        held.take(comet::event_json_length(id, text, limits)?, text.len())?;
+    }
+    comet::event_to_json(out, id, text, limits)
 }
 
 /// An event that a device has, or is being given.
@@ -347,7 +365,7 @@ impl GatewayRole {
 
     /// Begins to read what a POST brings.
     pub(super) fn begin_posting(&mut self, cx: &mut Peers<State>, id: Id, mut posting: Box<Posting>, expects_continue: bool) {
-        let now = cx.now();
+        let (now, held) = (cx.now(), self.messages_of(posting.registered.name()));
         let Some(peer) = cx.get_mut(id) else { return };
         let announced = posting.decoder.remaining().unwrap_or(0);
         if posting.knock.content != Some(Encoding::Message) && announced > self.limits.message_bytes_max as u64 {
@@ -359,7 +377,7 @@ impl GatewayRole {
         }
         posting.reading = match posting.knock.content {
             Some(Encoding::Message) => Reading::Head(Vec::new()),
-            _ => Reading::Whole(Gathering::new(&self.budget, now)),
+            _ => Reading::Whole(Gathering::new(held, posting.decoder.remaining(), now)),
         };
         peer.state = State::Device(Device::Posting(posting));
         self.await_post(cx, id);
@@ -509,7 +527,7 @@ impl GatewayRole {
         let (limits, remote) = (self.link_limits.clone(), self.remote.clone());
         let at = cx.after(self.limits.body_silence_timeout);
         cx.set_deadline(id, Some(at));
-        let submitted = self.helpers.submit(move || {
+        let submitted = self.json_workers.submit(move || {
             let answer = comet::answer_from_json(&octets, field.as_deref(), &limits);
             drop(octets);
             remote.send(Command::Parsed { id, answer: Box::new(answer), held });
@@ -705,6 +723,8 @@ impl GatewayRole {
 
     /// A request for a device that polls. True: a poll took it. Else it is being collected, lined up, or refused.
     pub(super) fn by_mailbox(&mut self, cx: &mut Peers<State>, asking: Id, key: Key) -> bool {
+        let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(asking).map(|p| &p.state) else { return false };
+        let held = self.messages_of(&name.clone());
         let Some(exchange) = self.exchanges.get_mut(key) else { return false };
         if exchange.wants_upgrade {
             let reason = "the device is reached by polling, and no other protocol can pass there (Upgrade)";
@@ -713,7 +733,7 @@ impl GatewayRole {
         }
         if !exchange.is_whole() {
             if !exchange.is_collecting() {
-                let gathering = Gathering::new(&self.budget, cx.now());
+                let gathering = Gathering::new(held, exchange.announced(), cx.now());
                 let begun = cx.get_mut(asking).map_or(Ok(()), |peer| exchange.begin_collecting(peer, gathering, &self.limits));
                 if let Err(refusal) = begun {
                     self.give_up(cx, asking, key, &LocalAnswer::new(refusal.status, &refusal.reason));
@@ -809,30 +829,134 @@ impl GatewayRole {
         matches!(cx.get(poll).map(|p| &p.state), Some(State::Device(Device::Held { .. })))
     }
 
-    /// Writes an event to a held poll. False: the poll is gone, or cannot carry it.
+    /// Writes an event to a held poll. False: the poll is gone, or cannot carry it, or there is no room for the event.
     fn tell_event(&mut self, cx: &mut Peers<State>, poll: Id, event: MessageId, key: Key, asking: Id, name: &str) -> bool {
-        let Some(registered) = self.registered(cx, poll) else { return false };
-        let (Some(parked), Some(exchange)) = (self.take_poll(cx, poll), self.exchanges.get(key)) else { return false };
-        let Parked { knock, holder } = *parked;
-        let text = id_text(&event);
-        let mut json = Vec::new();
-        let body: &[u8] = match knock.accepts {
-            Encoding::Message => exchange.request(),
-            Encoding::Json => match comet::event_to_json(&mut json, &text, exchange.request(), &self.own_limits) {
-                Ok(()) => &json,
-                Err(refusal) => {
-                    log_peers!(Warn, "{name}: a request cannot be written as an event: {refusal}");
-                    self.deny(cx, poll, knock.origin.as_deref(), &LocalAnswer::new(406, &refusal.reason));
-                    return false;
-                }
-            },
+        let Some(State::Device(Device::Held { registered, hold: Hold::Poll(parked) })) = cx.get(poll).map(|p| &p.state) else {
+            return false;
         };
+        let (registered, accepts) = (registered.clone(), parked.knock.accepts);
+        let mut held = self.messages_of(name);
+        let Some(exchange) = self.exchanges.get(key) else { return false };
+        let (collected, text) = (exchange.collected(), id_text(&event));
+        let (mut json, mut written) = (Vec::new(), Ok(()));
+        match (accepts, &collected) {
+            (Encoding::Message, _) => {}
+            (Encoding::Json, Some(whole)) if whole.len() > JSON_INLINE_MAX => {
+                return self.tell_later(cx, poll, (event, key, asking, name), whole.clone(), held);
+            }
+            (Encoding::Json, whole) => {
+                let held = whole.as_ref().map(|_| &mut held); // a head alone is bounded, and counted in the buffer that it is written to
+                written = write_event(&mut json, &text, exchange.request(), held, &self.own_limits);
+            }
+        }
+        if let Err(refusal) = &written {
+            if matches!(refusal.status, 413 | 503) {
+                self.no_room_for_event(cx, asking, key, refusal);
+                return false;
+            }
+        }
+        let Some(parked) = self.take_poll(cx, poll) else { return false };
+        let Parked { knock, holder } = *parked;
+        if let Err(refusal) = written {
+            log_peers!(Warn, "{name}: a request cannot be written as an event: {refusal}");
+            self.deny(cx, poll, knock.origin.as_deref(), &LocalAnswer::new(406, &refusal.reason));
+            return false;
+        }
+        self.note_handed(cx, (event, key, asking, name), holder, registered);
         let date = cx.date().to_owned();
-        let Some(peer) = cx.get_mut(poll) else { return false };
-        let written = peer.written();
+        let (Some(peer), Some(exchange)) = (cx.get_mut(poll), self.exchanges.get(key)) else { return false };
+        let before = peer.written();
+        let body: &[u8] = if accepts == Encoding::Json { &json } else { exchange.request() };
         write_reply(peer.output(), &knock, Some((body.len(), &text)), &date);
         let sent = peer.send(body).and_then(|()| peer.flush());
-        peer.state = State::Device(Device::Telling(Box::new(Telling { event: Some(event), keep: knock.keep, written })));
+        let telling = Telling { event: Some(event), keep: knock.keep, written: before, later: None, _held: Some(held) };
+        peer.state = State::Device(Device::Telling(Box::new(telling)));
+        self.told(cx, poll, sent);
+        true
+    }
+
+    /// Has a helper write a long event in JSON. The poll waits for it, and the request counts as handed out.
+    fn tell_later(
+        &mut self,
+        cx: &mut Peers<State>,
+        poll: Id,
+        (event, key, asking, name): (MessageId, Key, Id, &str),
+        whole: Arc<Vec<u8>>,
+        mut held: Held,
+    ) -> bool {
+        let (remote, limits) = (self.remote.clone(), self.own_limits.clone());
+        let submitted = self.json_workers.submit(move || {
+            let mut json = Vec::new();
+            let written = write_event(&mut json, &id_text(&event), &whole, Some(&mut held), &limits);
+            drop(whole);
+            remote.send(Command::Encoded { poll, event, json: written.map(|()| (json, held)) });
+        });
+        if !submitted {
+            self.no_room_for_event(
+                cx,
+                asking,
+                key,
+                &Refusal::new(503, "too many long messages are being written as JSON; try again later"),
+            );
+            return false;
+        }
+        let Some(registered) = self.registered(cx, poll) else { return false };
+        let Some(parked) = self.take_poll(cx, poll) else { return false };
+        let Parked { knock, holder } = *parked;
+        self.note_handed(cx, (event, key, asking, name), holder, registered);
+        if let Some(peer) = cx.get_mut(poll) {
+            let (keep, written) = (knock.keep, peer.written());
+            let telling = Telling { event: Some(event), keep, written, later: Some(Box::new(knock)), _held: None };
+            peer.state = State::Device(Device::Telling(Box::new(telling)));
+        }
+        let at = cx.after(self.limits.body_silence_timeout);
+        cx.set_deadline(poll, Some(at));
+        true
+    }
+
+    /// A helper has written an event.
+    pub(super) fn encoded(&mut self, cx: &mut Peers<State>, poll: Id, event: MessageId, json: Result<(Vec<u8>, Held), Refusal>) {
+        let Some(State::Device(Device::Telling(telling))) = cx.get_mut(poll).map(|p| &mut p.state) else { return }; // the poll is gone
+        if telling.event != Some(event) {
+            return;
+        }
+        let Some(knock) = telling.later.take() else { return };
+        let (json, held) = match json {
+            Ok(written) if self.events.handed.contains_key(&event) => written,
+            Ok(_) => return self.tell_nothing(cx, poll, &knock), // nobody asks any more
+            Err(refusal) => {
+                self.tell_nothing(cx, poll, &knock);
+                let asking = self.events.handed.get(&event).map(|handed| handed.asking);
+                if let (Some(asking), Some(key)) = (asking, self.answered(cx, &event)) {
+                    self.no_room_for_event(cx, asking, key, &refusal);
+                }
+                return;
+            }
+        };
+        let date = cx.date().to_owned();
+        let Some(peer) = cx.get_mut(poll) else { return };
+        let written = peer.written();
+        write_reply(peer.output(), &knock, Some((json.len(), &id_text(&event))), &date);
+        let sent = peer.send_whole(json).and_then(|()| peer.flush());
+        let telling = Telling { event: Some(event), keep: knock.keep, written, later: None, _held: Some(held) };
+        peer.state = State::Device(Device::Telling(Box::new(telling)));
+        self.told(cx, poll, sent);
+    }
+
+    /// There is no memory to write a request as an event, now (503) or ever (413).
+    fn no_room_for_event(&mut self, cx: &mut Peers<State>, asking: Id, key: Key, refusal: &Refusal) {
+        let retry_after = (refusal.status == 503).then_some(1);
+        self.give_up(cx, asking, key, &LocalAnswer { retry_after, ..LocalAnswer::new(refusal.status, &refusal.reason) });
+    }
+
+    /// An event is in the hand of whoever polled.
+    fn note_handed(
+        &mut self,
+        cx: &mut Peers<State>,
+        (event, key, asking, name): (MessageId, Key, Id, &str),
+        holder: Holder,
+        registered: Arc<Registered>,
+    ) {
         let until = cx.after(self.waits(key).first_octet.time);
         if !self.events.handed.contains_key(&event) {
             self.stats.events.fetch_add(1, Relaxed);
@@ -858,8 +982,6 @@ impl GatewayRole {
             *place = Some(event);
         }
         cx.set_deadline(asking, Some(until));
-        self.told(cx, poll, sent);
-        true
     }
 
     /// Takes a held poll out of line; whoever takes it answers it.
@@ -914,7 +1036,7 @@ impl GatewayRole {
         let Some(peer) = cx.get_mut(id) else { return };
         let written = peer.written();
         write_reply(peer.output(), knock, None, &date);
-        peer.state = State::Device(Device::Telling(Box::new(Telling { event: None, keep: knock.keep, written })));
+        peer.state = Telling::state(None, knock.keep, written);
         let sent = peer.flush();
         self.told(cx, id, sent);
     }
@@ -936,7 +1058,7 @@ impl GatewayRole {
         fields.extend(cors_fields(Some(origin)));
         fields.extend((!keep).then_some(("Connection", "close")));
         write_head(peer.output(), 204, &fields);
-        peer.state = State::Device(Device::Telling(Box::new(Telling { event: None, keep, written })));
+        peer.state = Telling::state(None, keep, written);
         let sent = peer.flush();
         self.told(cx, id, sent);
     }
@@ -944,12 +1066,20 @@ impl GatewayRole {
     /// Goes on writing a reply.
     pub(super) fn tell_ready(&mut self, cx: &mut Peers<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
-        let sent = if peer.is_broken() { Err(std::io::ErrorKind::BrokenPipe.into()) } else { peer.flush() };
+        let later = matches!(&peer.state, State::Device(Device::Telling(telling)) if telling.later.is_some());
+        let sent = match peer.is_broken() {
+            true => Err(std::io::ErrorKind::BrokenPipe.into()),
+            false if later => return, // there is nothing to write yet
+            false => peer.flush(),
+        };
         self.told(cx, id, sent);
     }
 
     pub(super) fn tell_expired(&mut self, cx: &mut Peers<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
+        if matches!(&peer.state, State::Device(Device::Telling(telling)) if telling.later.is_some()) {
+            return self.told(cx, id, Err(std::io::ErrorKind::TimedOut.into()));
+        }
         peer.try_to_write(); // a socket says only late that it has room
         match peer.flush() {
             Ok(false) => self.told(cx, id, Err(std::io::ErrorKind::TimedOut.into())),

@@ -20,7 +20,7 @@ use crate::engine::slab::{Key, Slab};
 use crate::engine::workers::Workers;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::doors::Doors;
-use crate::gateway::mailbox::Events;
+use crate::gateway::mailbox::{Events, MessageId};
 use crate::gateway::offers::{Device, UNTURNED, peer_flush};
 use crate::gateway::roster::{Left, Registered, Roster, Waiter};
 use crate::gateway::routes::Table;
@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Links { name: String, reply: Sender<(usize, usize, Option<Way>)> },
     /// A helper has read a long message in JSON.
     Parsed { id: Id, answer: Box<Result<Option<Answer>, Refusal>>, held: Held },
+    /// A helper has written a long event in JSON for this poll.
+    Encoded { poll: Id, event: MessageId, json: Result<(Vec<u8>, Held), Refusal> },
     /// `authorize` has decided.
     Decided { id: Id, offer: Box<Offer>, verdict: Result<Grant, Reject> },
     /// Another server did the 101.
@@ -232,6 +234,8 @@ pub(crate) struct GatewayRole {
     pub(super) authorize: Option<Authorize>,
     pub(super) on_link: Option<OnLink>,
     pub(super) helpers: Workers,
+    /// Read and write long JSON. Of their own, so that offers wait for no device's messages.
+    pub(super) json_workers: Workers,
     pub(super) link_workers: Workers,
     pub(super) remote: Remote<Command>,
     pub(super) stats: Arc<Stats>,
@@ -243,6 +247,8 @@ pub(crate) struct GatewayRole {
     pub(super) events: Events,
     /// For whole messages in memory.
     pub(super) budget: Budget,
+    /// Counts the heads of requests in progress, of which each has a bound.
+    pub(super) heads: Budget,
     /// Some link is registered under an origin: visitors' hosts are looked up.
     pub(super) origins: bool,
     pub(super) lent: HashMap<u64, LentOut>,
@@ -284,6 +290,8 @@ pub(super) struct Settings {
 pub(super) const FIRST_ALARM: u64 = 0;
 pub(super) const SHORT_OF_MEMORY: &str = "this gateway has taken nine tenths of memory_bytes_max; try again later";
 const STOPPED: &str = "this gateway stopped";
+/// Threads that read and write long JSON at once. Each may take some times a message's length meanwhile, which is counted nowhere; they are few.
+const JSON_THREADS: usize = 2;
 /// How often old names are forgotten.
 pub(super) const TICK: Duration = Duration::from_secs(30);
 
@@ -328,12 +336,14 @@ impl GatewayRole {
         alarms.insert(FIRST_ALARM, Alarm::Tick);
         GatewayRole {
             helpers: Workers::new("ptth-authorize", limits.helpers_max, limits.authorize_queue_max, idle),
+            json_workers: Workers::new("ptth-json", JSON_THREADS, limits.authorize_queue_max, idle),
             link_workers: Workers::new("ptth-link", limits.on_link_max, limits.on_link_max, idle),
             rules: Arc::new(rules),
             roster: Roster::new(limits.clone(), shared_names),
             listeners: devices.into_iter().map(|(at, tls)| Listening { at: Some(at), tls, table: None }).collect(),
             events: Events::default(),
-            budget: Budget::new(limits.messages_bytes_max),
+            budget: Budget::of_parts(limits.messages_bytes_max, limits.messages_of_device()),
+            heads: Budget::new(usize::MAX),
             own_limits: limits.for_own_heads(),
             limits,
             link_limits,
@@ -873,9 +883,24 @@ impl GatewayRole {
         }
     }
 
+    /// Bytes of memory that are held: connections with their buffers and sessions, heads of requests, whole messages.
+    fn memory(&self, cx: &Peers<State>) -> usize {
+        cx.held() + self.heads.taken() + self.budget.taken()
+    }
+
     /// Whether so much memory is taken that nothing new is begun.
     pub(super) fn is_short_of_memory(&self, cx: &Peers<State>) -> bool {
-        cx.buffered() + self.budget.taken() > self.limits.memory_bytes_max / 10 * 9
+        self.memory(cx) > self.limits.memory_bytes_max / 10 * 9
+    }
+
+    /// Whether all of it is taken, so that no visitor comes in but in the place of another.
+    pub(super) fn is_out_of_memory(&self, cx: &Peers<State>) -> bool {
+        self.memory(cx) > self.limits.memory_bytes_max
+    }
+
+    /// A share of the budget of whole messages for one that comes from, or goes to, the device of this name.
+    pub(super) fn messages_of(&mut self, name: &str) -> Held {
+        self.budget.share_of(self.roster.messages(name))
     }
 
     /// This exchange has to be over by then.
@@ -1079,6 +1104,7 @@ impl Role for GatewayRole {
                 let _ = reply.send((all, idle, self.roster.way(&name)));
             }
             Command::Parsed { id, answer, held } => self.parsed(cx, id, *answer, held),
+            Command::Encoded { poll, event, json } => self.encoded(cx, poll, event, json),
             Command::Decided { id, offer, verdict } => self.decided(cx, id, *offer, verdict),
             Command::Adopt { stream, unread, offer, grant, reply } => {
                 let adopted = self.adopt(cx, stream, &unread, &offer, &grant);
@@ -1156,6 +1182,10 @@ impl Relaying for GatewayRole {
         }
     }
 
+    fn memory_left(&self, cx: &Peers<State>) -> usize {
+        self.limits.memory_bytes_max.saturating_sub(self.memory(cx))
+    }
+
     fn callers_wait(&self, cx: &Peers<State>, link: Id) -> bool {
         match cx.get(link).map(|p| &p.state) {
             // The device polls with it again only behind its answer.
@@ -1184,6 +1214,7 @@ impl GatewayRole {
         none("exchanges", self.exchanges.len());
         none("events handed out", self.events.in_hand());
         none("octets of the budget", self.budget.taken());
+        none("octets of heads", self.heads.taken());
         none("links lent", self.lent.len());
         none("callers", self.callers.len());
         none("polls counted", self.stats.polls.load(Relaxed));

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::ends::End;
@@ -13,6 +14,7 @@ use crate::gateway::departed::{Departed, Stamp};
 use crate::gateway::tokens::Digest;
 use crate::limits::{Limits, PINNED_PART, REPLACED_MAX};
 use crate::proto::turn::{Encoding, Way};
+use crate::relay::Part;
 use crate::stream::Shown;
 
 /// 16 octets that name one run of a device.
@@ -172,6 +174,8 @@ struct Entry {
     departed: Option<Stamp>,
     /// Sessions that were replaced, the latest last.
     replaced: Vec<(Session, Instant)>,
+    /// What it takes of the budget of whole messages; `None`: it never took any.
+    messages: Option<Part>,
 }
 
 impl Entry {
@@ -200,6 +204,7 @@ impl Entry {
             end: None,
             departed: None,
             replaced: Vec::new(),
+            messages: None,
         }
     }
 
@@ -219,6 +224,11 @@ impl Entry {
             self.replaced.remove(0);
         }
         self.replaced.push((session, now));
+    }
+
+    /// Whether nobody waits for it, and no message of it is in memory.
+    fn is_forgettable(&self) -> bool {
+        self.waiting.is_empty() && self.again.is_empty() && self.messages.as_ref().is_none_or(|part| part.load(Relaxed) == 0)
     }
 
     /// What `links_per_device_max` bounds.
@@ -701,7 +711,7 @@ impl Roster {
     /// Forgets names at once that are not connected and for which nobody waits.
     pub(crate) fn forget_names(&mut self, registered: &Registered) {
         for name in registered.names() {
-            if self.entries.get(name).is_some_and(|e| !e.is_connected() && e.waiting.is_empty() && e.again.is_empty()) {
+            if self.entries.get(name).is_some_and(|e| !e.is_connected() && e.is_forgettable()) {
                 let stamp = self.entries.remove(name).and_then(|entry| entry.departed);
                 stamp.and_then(|stamp| self.departed.remove(stamp));
             }
@@ -790,6 +800,11 @@ impl Roster {
         true
     }
 
+    /// What the device of this name takes of the budget of whole messages.
+    pub(crate) fn messages(&mut self, name: &str) -> Part {
+        self.entries.get_mut(name).map(|entry| entry.messages.get_or_insert_default().clone()).unwrap_or_default()
+    }
+
     /// Whoever waits longest under one of the names for what has just become free: a link, which still counts as busy, or (`poll`) a poll, which does not.
     pub(crate) fn next_waiter(&mut self, registered: &Registered, poll: bool) -> Option<Waiter> {
         let most = self.limits.in_flight_per_device_max;
@@ -827,7 +842,7 @@ impl Roster {
                 break;
             }
             let Some(name) = self.departed.remove(stamp) else { break };
-            match self.entries.get(&name).map(|e| e.waiting.is_empty() && e.again.is_empty()) {
+            match self.entries.get(&name).map(Entry::is_forgettable) {
                 Some(true) => drop(self.entries.remove(&name)),
                 Some(false) => awaited.push(name),
                 None => {}

@@ -288,6 +288,7 @@ impl fmt::Display for Route {
 
 /// Where a request goes.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "it is looked at once, and mostly a device")]
 pub(super) enum Found<'a> {
     Device(ToDevice<'a>),
     /// The gateway itself: whether it serves.

@@ -370,7 +370,8 @@ impl GatewayRole {
         self.exchanges.get(key).map_or_else(|| Waits::of(&self.limits), |exchange| exchange.waits)
     }
 
-    fn begin(&mut self, cx: &mut Peers<State>, id: Id, exchange: Exchange, name: &str, token: Option<Digest>) {
+    fn begin(&mut self, cx: &mut Peers<State>, id: Id, mut exchange: Exchange, name: &str, token: Option<Digest>) {
+        exchange.count(&self.heads);
         self.stats.exchanges.fetch_add(1, Relaxed);
         let whole = exchange.waits.exchange.time;
         let key = self.exchanges.insert(exchange);

@@ -19,11 +19,11 @@ use crate::proto::head::{self, Fields, LineEnds, RequestHead, push_field, same_n
 #[cfg(feature = "comet")]
 mod json;
 #[cfg(feature = "comet")]
-pub use json::{answer_from_json, answer_to_json, event_from_json, event_to_json};
+pub use json::{answer_from_json, answer_to_json, event_from_json, event_json_length, event_to_json};
 #[cfg(not(feature = "comet"))]
 mod no_json;
 #[cfg(not(feature = "comet"))]
-pub use no_json::{answer_from_json, answer_to_json, event_from_json, event_to_json};
+pub use no_json::{answer_from_json, answer_to_json, event_from_json, event_json_length, event_to_json};
 
 /// The protocol tag of our events (`http-version` in JSON); a device echoes what its event said.
 pub const PROTOCOL: &str = "PTTH/1.0";
@@ -131,19 +131,34 @@ pub fn id_of<'a>(fields: &Fields<'a>) -> Result<Option<&'a str>, Refusal> {
 /// # Errors
 /// 400 where a line cannot be written.
 pub fn write_request(out: &mut Vec<u8>, head: &RequestHead<'_>, body: &[u8], trailers: &[(String, Vec<u8>)]) -> Result<(), Refusal> {
+    if trailers.is_empty() {
+        write_request_head(out, head, body.len())?;
+        out.extend_from_slice(body);
+    } else {
+        write_request_lines(out, head)?;
+        end_chunked(out, body, trailers);
+    }
+    Ok(())
+}
+
+/// The same for a body of so many bytes that the caller has behind it already, in the same buffer: without a second one.
+///
+/// # Errors
+/// 400 where a line cannot be written.
+pub fn write_request_head(out: &mut Vec<u8>, head: &RequestHead<'_>, length: usize) -> Result<(), Refusal> {
+    write_request_lines(out, head)?;
+    if length > 0 || head.fields.iter().any(|field| frames(field.name)) {
+        push_field(out, "Content-Length", length.to_string().as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+fn write_request_lines(out: &mut Vec<u8>, head: &RequestHead<'_>) -> Result<(), Refusal> {
     write_request_line(out, head.method, head.target)?;
     for field in head.fields.iter().filter(|field| !frames(field.name) && !same_name(field.name, "expect")) {
         push_field(out, field.name, field.value);
     }
-    if !trailers.is_empty() {
-        end_chunked(out, body, trailers);
-        return Ok(());
-    }
-    if !body.is_empty() || head.fields.iter().any(|field| frames(field.name)) {
-        push_field(out, "Content-Length", body.len().to_string().as_bytes());
-    }
-    out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(body);
     Ok(())
 }
 

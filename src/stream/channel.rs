@@ -30,6 +30,9 @@ const RECORD_MAX: usize = RECORD_HEAD + 16 * 1024 + 2048;
 /// the work, not their length. So many full ones are more than any buffer takes.
 const RECORDS: usize = 128;
 
+/// Memory that an idle session takes, measured (`shares::idle_tls_sessions_take_what_is_counted_for_them`).
+const SESSION: usize = 10 * 1024;
+
 pub(crate) struct Channel {
     session: Mutex<Session>,
     /// Held by whoever reads from the socket.
@@ -287,6 +290,14 @@ impl Channel {
     /// Octets that the socket took and brought, so far.
     pub(super) fn moved(&self) -> (u64, u64) {
         (self.written.load(Relaxed), self.read.load(Relaxed))
+    }
+
+    /// Memory that it takes: what every session does, cipher text of either direction, and a record that the session has a part of.
+    pub(crate) fn held(&self) -> usize {
+        // A session that is at work is counted after that.
+        let fed =
+            self.session.try_lock().map_or(0, |session| session.fed.capacity() + if session.records.left > 0 { RECORD_MAX } else { 0 });
+        SESSION + fed + self.writing.try_lock().map_or(0, |out| out.text.capacity())
     }
 
     /// Whether the next read tells an end or a failure, whatever the socket has.

@@ -87,6 +87,9 @@ impl Channel {
     pub(super) fn limit_read(&self, _: Option<Duration>) {
         match *self {}
     }
+    pub(crate) fn held(&self) -> usize {
+        match *self {}
+    }
     pub(super) fn moved(&self) -> (u64, u64) {
         match *self {}
     }

@@ -115,7 +115,7 @@ fn an_upload_has_its_bound_and_its_error() {
 #[test]
 fn an_upload_at_the_bound_reaches_a_device_with_the_same_bound() {
     let mut limits = Limits::default();
-    (limits.message_bytes_max, limits.messages_bytes_max) = (1_000_000, 4_000_000);
+    (limits.message_bytes_max, limits.messages_bytes_max) = (1_000_000, 32_000_000);
     for encoding in ENCODINGS {
         let gateway = gateway(|b| b.limits(limits.clone()));
         let device = poller(&gateway, "lamp", *encoding).limits(limits.clone()).build().unwrap();
@@ -137,7 +137,7 @@ fn an_upload_at_the_bound_reaches_a_device_with_the_same_bound() {
 fn a_visitor_who_does_not_read_keeps_no_room_that_others_want() {
     let mut limits = Limits::default();
     (limits.message_bytes_max, limits.messages_bytes_max) = (12_000_000, 12_000_000);
-    limits.min_rate_window = Duration::from_millis(300);
+    limits.min_rate_window = Duration::from_secs(2); // the first upload has to find it there
     let gateway = gateway(|b| b.limits(limits));
     let at = gateway.relay("127.0.0.1:0", reverse_http::Routes::path()).unwrap();
     // More than any socket takes.
@@ -181,7 +181,7 @@ fn a_slow_sender_keeps_no_room_that_others_want() {
     use std::io::Write;
     use std::net::TcpStream;
     let mut limits = Limits::default();
-    (limits.message_bytes_max, limits.messages_bytes_max) = (8_000_000, 12_000_000);
+    (limits.message_bytes_max, limits.messages_bytes_max) = (8_000_000, 14_100_000); // an upload of 6 MB takes 8 MB more as base64
     limits.min_rate_window = Duration::from_millis(300);
     let gateway = gateway(|b| b.limits(limits));
     let visitors = gateway.relay("127.0.0.1:0", reverse_http::Routes::path()).unwrap();
@@ -201,7 +201,7 @@ fn a_slow_sender_keeps_no_room_that_others_want() {
             slow.write_all(b" ").unwrap();
             std::thread::sleep(Duration::from_millis(20));
         }
-        slow.write_all(&vec![b' '; 2_000_000]).unwrap();
+        slow.write_all(&vec![b' '; 2_100_000]).unwrap();
         // Now others want more than is left: it is told to go, though it is never silent, and they get their room.
         slow.set_nonblocking(true).unwrap();
         let (mut answer, mut n) = ([0; 1024], 0);

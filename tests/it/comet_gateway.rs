@@ -1835,7 +1835,7 @@ fn an_event_that_was_not_written_whole_goes_to_the_next_poll_with_its_id() {
 
 #[test]
 fn an_unsafe_event_of_a_device_without_a_session_is_not_written_twice() {
-    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
+    let gateway = Gateway::start(&["--wait-for-link", "9s", "--head", "60s"]);
     for kind in BOTH {
         let device = Device::nameless(&gateway, "lamp", kind);
         let mut next = device.again();

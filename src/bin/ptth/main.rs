@@ -186,7 +186,7 @@ struct GatewayArgs {
     /// Requests that wait in line for one device, then 503
     #[arg(long, value_name = "N", default_value = "1024", value_parser = some_number, env = "PTTH_WAITING")]
     waiting: usize,
-    /// Octets of memory for what was read and not passed on yet; from nine tenths on new requests get 503
+    /// Octets of memory for connections and what was read and not passed on yet; from nine tenths on new requests get 503
     #[arg(long, value_name = "OCTETS", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 20..), env = "PTTH_MEMORY")]
     memory: u64,
     /// Let several devices with the same credential have one name; requests go to them in turn
@@ -571,7 +571,7 @@ fn limits_of(args: &GatewayArgs) -> Result<Limits, Failure> {
     limits.connections_max = affordable(args.connections)?;
     limits.memory_bytes_max = usize::try_from(args.memory).unwrap_or(usize::MAX);
     limits.messages_bytes_max = limits.messages_bytes_max.min(limits.memory_bytes_max / 2);
-    limits.message_bytes_max = limits.message_bytes_max.min(limits.messages_bytes_max);
+    limits.message_bytes_max = limits.message_bytes_max.min(limits.messages_bytes_max / 4); // one in JSON takes some times its length
     // Zero: derived from the total, which may have been lowered.
     limits.connections_per_address_max = args.connections_per_address.unwrap_or_default();
     limits.unauthenticated_max = args.unauthenticated.unwrap_or_default();

@@ -23,7 +23,7 @@ use crate::proto::head::{self, LineEnds, reason_phrase, same_name, trim, write_f
 pub fn event_to_json(out: &mut Vec<u8>, id: &str, text: &[u8], limits: &Limits) -> Result<(), Refusal> {
     let head = head::request(text, limits, LineEnds::Crlf)?.ok_or_else(|| Refusal::new(400, "the text ends within the request's head"))?;
     let (body, trailers) = whole_body(&text[head.len..], of_request(&head)?, limits)?;
-    out.reserve(body.len() + body.len() / 4 + head.len + 256);
+    reserve(out, &body, 6 * head.len + 8 * head.fields.len());
     push(out, "{\"message-id\": ", id);
     push(out, ", \"method\": ", head.method);
     push(out, ", \"request-uri\": ", head.target);
@@ -31,6 +31,40 @@ pub fn event_to_json(out: &mut Vec<u8>, id: &str, text: &[u8], limits: &Limits) 
     push_fields(out, ", \"headers\": ", head.fields.iter().filter(|field| is_carried(field.name)).map(|field| (field.name, field.value)));
     push_rest(out, &body, &trailers);
     Ok(())
+}
+
+/// How much memory [`event_to_json`] takes at most for this text, before it takes any. The body's length in JSON is exact: an escape has up to six bytes
+/// for one, base64 four for three.
+///
+/// # Errors
+/// 400 where the text is not one whole request.
+pub fn event_json_length(id: &str, text: &[u8], limits: &Limits) -> Result<usize, Refusal> {
+    let head = head::request(text, limits, LineEnds::Crlf)?.ok_or_else(|| Refusal::new(400, "the text ends within the request's head"))?;
+    let (body, trailers) = whole_body(&text[head.len..], of_request(&head)?, limits)?;
+    let written = match std::str::from_utf8(&body) {
+        Ok(_) => body.iter().map(|octet| escaped_length(*octet)).sum(),
+        Err(_) => base64_length(body.len()),
+    };
+    // Of a chunked body there is a second copy meanwhile.
+    let copied = if matches!(body, Cow::Owned(_)) { body.len() } else { 0 };
+    let trailing: usize = trailers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+    Ok(written + copied + AROUND_BODY + 6 * (id.len() + head.len + trailing) + 8 * head.fields.len())
+}
+
+/// What stands around ids, heads and bodies in an event or an answer.
+const AROUND_BODY: usize = 256;
+
+/// Bytes that serde_json writes for one of a string.
+fn escaped_length(octet: u8) -> usize {
+    match octet {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0C => 2,
+        0..=0x1F => 6,
+        _ => 1,
+    }
+}
+
+fn base64_length(octets: usize) -> usize {
+    octets.div_ceil(3) * 4
 }
 
 /// Appends an answer: the response that `text` is. `protocol`: the tag of its event, echoed. `is_head`: the event was a HEAD request.
@@ -42,7 +76,7 @@ pub fn answer_to_json(out: &mut Vec<u8>, id: &str, protocol: &str, text: &[u8], 
         head::response(text, limits, LineEnds::Crlf)?.ok_or_else(|| Refusal::new(502, "the text ends within the response's head"))?;
     let framing = of_response(&head, method(is_head))?;
     let (body, trailers) = whole_body(&text[head.len..], framing, limits).map_err(|e| Refusal { status: 502, ..e })?;
-    out.reserve(body.len() + body.len() / 4 + head.len + 256);
+    reserve(out, &body, 6 * head.len + 8 * head.fields.len());
     push(out, "{\"message-id\": ", id);
     push(out, ", \"http-version\": ", protocol);
     out.extend_from_slice(b", \"status\": ");
@@ -56,11 +90,25 @@ pub fn answer_to_json(out: &mut Vec<u8>, id: &str, protocol: &str, text: &[u8], 
     Ok(())
 }
 
+/// Makes room for a body at once: a long buffer that grows by doubling takes twice what it holds.
+fn reserve(out: &mut Vec<u8>, body: &[u8], head: usize) {
+    let written = match std::str::from_utf8(body) {
+        Ok(_) => body.iter().map(|octet| escaped_length(*octet)).sum(),
+        Err(_) => base64_length(body.len()),
+    };
+    out.reserve_exact(written + head + AROUND_BODY);
+}
+
 fn push_rest(out: &mut Vec<u8>, body: &[u8], trailers: &[(String, Vec<u8>)]) {
     match std::str::from_utf8(body) {
         Ok(text) => push(out, ", \"body\": ", text),
         Err(_) => {
-            push(out, ", \"body\": ", &STANDARD.encode(body));
+            out.extend_from_slice(b", \"body\": \"");
+            let start = out.len();
+            out.resize(start + base64_length(body.len()), b'=');
+            // There is just the room that it needs.
+            let _ = STANDARD.encode_slice(body, &mut out[start..]);
+            out.push(b'"');
             push(out, ", \"body-encoding\": ", "base64");
         }
     }

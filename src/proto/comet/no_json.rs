@@ -19,6 +19,14 @@ pub fn event_to_json(_: &mut Vec<u8>, _: &str, _: &[u8], _: &Limits) -> Result<(
 ///
 /// # Errors
 /// 415, always.
+pub fn event_json_length(_: &str, _: &[u8], _: &Limits) -> Result<usize, Refusal> {
+    Err(absent())
+}
+
+/// As with the feature `comet`; here always refused.
+///
+/// # Errors
+/// 415, always.
 pub fn event_from_json(_: &[u8], _: Option<&str>, _: &Limits) -> Result<Option<Event>, Refusal> {
     Err(absent())
 }

@@ -4,7 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use reverse_http::proto::body::{Decoder, of_request, of_response};
-use reverse_http::proto::comet::{Answer, Event, answer_from_json, answer_to_json, event_from_json, event_from_text, event_to_json};
+use reverse_http::proto::comet::{
+    Answer, Event, answer_from_json, answer_to_json, event_from_json, event_from_text, event_json_length, event_to_json,
+};
 use serde_json::{Value, json};
 
 use super::{Parts, body_of, fields, limits, pair, request_parts, sample, show, small, status, trailers};
@@ -1401,6 +1403,39 @@ proptest! {
             Ok(Some(event)) => drop(request_parts(&event.text)),
             Ok(None) => {}
             Err(refusal) => prop_assert_eq!(refusal.status, 400, "{}", show(&octets)),
+        }
+    }
+}
+
+/// Its room is taken before an event is written, so it may not be longer; nor does it take twice its length by growing.
+#[test]
+fn the_length_of_an_event_is_known_before_it_is_written() {
+    let every: Vec<u8> = (0..=255).collect();
+    let ascii: Vec<u8> = (0..=127).collect();
+    for body in [&every[..], &ascii, b"plain", &[1; 1000], &[b'"'; 1000], "é\u{2028}😀".as_bytes(), &[0xFF; 1001], b""] {
+        for fields in ["", "X: \"\\é\r\n", "A: 1\r\nB: 2\r\nC: 3\r\n"] {
+            for chunked in [false, true] {
+                let framing =
+                    if chunked { "Transfer-Encoding: chunked\r\n".to_owned() } else { format!("Content-Length: {}\r\n", body.len()) };
+                let mut text = format!("POST /a\"b HTTP/1.1\r\nHost: a\r\n{framing}{fields}\r\n").into_bytes();
+                if chunked {
+                    text.extend_from_slice(format!("{:x}\r\n", body.len().max(1)).as_bytes());
+                    text.extend_from_slice(if body.is_empty() { b"x" } else { body });
+                    text.extend_from_slice(b"\r\n0\r\nT: \"1\"\r\n\r\n");
+                } else {
+                    text.extend_from_slice(body);
+                }
+                let (length, mut out) = (event_json_length("id", &text, &limits()).unwrap(), Vec::new());
+                event_to_json(&mut out, "id", &text, &limits()).unwrap();
+                assert!(
+                    out.len() <= length && out.capacity() <= length,
+                    "{} and {} of {length}: {}",
+                    out.len(),
+                    out.capacity(),
+                    show(&text)
+                );
+                event(&out);
+            }
         }
     }
 }
