@@ -10,13 +10,13 @@ use crossbeam_channel::Receiver;
 use crate::device::fleet::Fleet;
 use crate::device::forward::Target;
 use crate::device::role::{Command, DeviceRole, Service};
-use crate::device::{Device, DeviceBuilder, DeviceEvent, Parts};
+use crate::device::{Device, DeviceBuilder, DeviceEvent, DeviceEventKind, Parts};
 use crate::engine::simulated::Loop;
 
-/// A device and what it tells, which nobody reads.
+/// A device and what it tells.
 pub(crate) struct Simulated {
     pub(crate) event_loop: Loop<DeviceRole>,
-    _events: Receiver<DeviceEvent>,
+    events: Receiver<DeviceEvent>,
 }
 
 /// The builder's device on the loop of this node, forwarding to this server.
@@ -32,12 +32,17 @@ pub(crate) fn start(builder: DeviceBuilder, node: usize, now: Instant, target: &
         DeviceRole::new(for_role, plan, service, remote, shared, sender, (fleet, member))
     });
     event_loop.remote.send(Command::TopUp);
-    Simulated { event_loop, _events: events }
+    Simulated { event_loop, events }
 }
 
 /// Asks it to stop.
 pub(crate) fn drain(device: &Simulated, time: Duration) {
     device.event_loop.remote.send(Command::Drain(time));
+}
+
+/// What it has told of attempts that failed, and of links that ended by somebody's fault, since it was asked last.
+pub(crate) fn failures(device: &Simulated) -> Vec<String> {
+    device.events.try_iter().filter(|event| event.kind == DeviceEventKind::Failed).map(|event| event.detail).collect()
 }
 
 /// What is left of a device that was asked to stop, and has; empty where all is well.

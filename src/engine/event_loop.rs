@@ -64,7 +64,7 @@ impl<C> Remote<C> {
 
     /// The way to a loop that is driven by hand.
     #[cfg(test)]
-    pub(super) fn simulated() -> (Self, Receiver<C>) {
+    pub(crate) fn simulated() -> (Self, Receiver<C>) {
         let (sender, commands) = unbounded();
         (Remote { sender, waker: None, awake: Arc::default() }, commands)
     }

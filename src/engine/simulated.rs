@@ -63,6 +63,11 @@ impl<R: Role> Loop<R> {
         !self.role.finished(&self.peers)
     }
 
+    /// Bytes that its connections hold, read or to be written.
+    pub(crate) fn held(&self) -> usize {
+        self.peers.ids().into_iter().filter_map(|id| self.peers.get(id)).map(|peer| peer.pending() + peer.kept()).sum()
+    }
+
     /// Whether it has something to do without an event.
     pub(crate) fn is_eager(&self) -> bool {
         !self.peers.again.is_empty() || !self.commands.is_empty()

@@ -1,13 +1,22 @@
-//! A gateway without sockets, for the simulation: how it is made, and what must be left of it when all is over.
+//! A gateway without sockets, for the simulation: how it is made, what programs ask of it, and what must be left of it when all is over.
+#![allow(clippy::expect_used)] // tests alone
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
+
+use crate::ends::Why;
+use crate::engine::event_loop::Remote;
 use crate::engine::simulated::Loop;
-use crate::gateway::role::{self, Command, GatewayRole, Settings};
+use crate::error::Error;
+use crate::gateway::role::{self, GatewayRole, NO_TICKET, Settings};
+pub(crate) use crate::gateway::role::{Command, Loan};
 use crate::gateway::routes::Table;
 use crate::gateway::{GatewayBuilder, Routes, Stats};
+use crate::relay::Wait;
+use crate::stream::Stream;
 
 /// A gateway that takes its turns by hand.
 pub(crate) type Simulated = Loop<GatewayRole>;
@@ -38,7 +47,8 @@ pub(crate) fn start(builder: GatewayBuilder, node: usize, now: Instant, visitors
     let tick = Some((role::TICK, role::FIRST_ALARM));
     Loop::new(node, now, &limits, tick, |remote| {
         let mut role = GatewayRole::new(settings, remote, Arc::new(Stats::default()), vec![(visitors, None)]);
-        role.listen_simulated(Box::new(Table::new(Routes::path())), visitors);
+        let routes = Routes::path().and_host("sim.example").expect("a suffix");
+        role.listen_simulated(Box::new(Table::new(routes)), visitors);
         role
     })
 }
@@ -46,6 +56,19 @@ pub(crate) fn start(builder: GatewayBuilder, node: usize, now: Instant, visitors
 /// Asks it to stop.
 pub(crate) fn drain(gateway: &Simulated, time: Duration) {
     gateway.remote.send(Command::Drain { notice: Duration::ZERO, time });
+}
+
+/// A link for a program, as its `send()` asks for one.
+pub(crate) fn borrow(remote: &Remote<Command>, name: &str, wait: Duration, reply: Sender<Result<Loan, Error>>) {
+    let wait = Wait { time: wait, name: "wait_for_link" };
+    remote.send(Command::Borrow { name: name.to_owned(), wait, reply });
+}
+
+/// The link comes back, or has ended. What is no link ends when it is dropped.
+pub(crate) fn give_back(remote: &Remote<Command>, ticket: u64, stream: Result<Stream, Why>) {
+    if ticket != NO_TICKET {
+        remote.send(Command::Return { ticket, stream: stream.map(|stream| (stream, Vec::new())) });
+    }
 }
 
 /// What is left though nobody is connected any more; empty where all is well. `drained`: it was asked to stop, and has.

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
 use std::net::{Shutdown, SocketAddr};
 
+use crate::engine::event_loop::Remote;
+use crate::gateway::simulated as gateways;
 use crate::limits::Limits;
 use crate::proto::body::{self, Decoder, Framing, Piece};
 use crate::proto::head::{self, LineEnds};
 use crate::sim::net::{self, Happening, MILLI, Micros, Rng, SECOND, Socket, tell};
+use crate::sim::tunnels::TARGET;
 
 /// An answer that nobody asked for bears this number; no visitor may ever see it.
 pub(super) const BOGUS: u64 = 999_999_999;
@@ -51,7 +54,7 @@ impl Ledger {
         }
     }
 
-    fn outcome(&mut self, nonce: u64, outcome: String) {
+    pub(super) fn outcome(&mut self, nonce: u64, outcome: String) {
         tell(|| format!("request {nonce}: {outcome}"));
         if let Some(entry) = self.requests.get_mut(&nonce) {
             entry.outcome.get_or_insert(outcome);
@@ -67,10 +70,18 @@ pub(super) struct Cx<'w> {
     pub(super) ledger: &'w mut Ledger,
     /// Failures are over.
     pub(super) calm: bool,
+    /// The gateway that runs now, for programs of its process.
+    pub(super) gateway: &'w Remote<gateways::Command>,
+    pub(super) gateway_node: usize,
 }
 
 impl Cx<'_> {
-    fn wake(&self, at: Micros) {
+    /// The gateway has a command to look at.
+    pub(super) fn wake_gateway(&self) {
+        net::with(|net| net.wants_turn(self.gateway_node));
+    }
+
+    pub(super) fn wake(&self, at: Micros) {
         net::with(|net| net.at(at, Happening::Wake(self.node, 0)));
     }
 }
@@ -87,7 +98,7 @@ pub(super) trait Actor {
 }
 
 /// Letters that tell whose body it is, and where in it they stand.
-fn pattern(kind: char, nonce: u64, length: usize) -> Vec<u8> {
+pub(super) fn pattern(kind: char, nonce: u64, length: usize) -> Vec<u8> {
     let mut octets = format!("{kind}{nonce};").into_bytes();
     octets.truncate(length);
     for n in octets.len()..length {
@@ -97,7 +108,7 @@ fn pattern(kind: char, nonce: u64, length: usize) -> Vec<u8> {
 }
 
 /// Reads all there is. `Err`: the connection is over, with the error if there was one.
-fn read_all(socket: &Socket, into: &mut Vec<u8>, most: usize) -> Result<(), Option<ErrorKind>> {
+pub(super) fn read_all(socket: &Socket, into: &mut Vec<u8>, most: usize) -> Result<(), Option<ErrorKind>> {
     let mut buffer = [0; 4096];
     let mut left = most;
     while left > 0 {
@@ -116,7 +127,7 @@ fn read_all(socket: &Socket, into: &mut Vec<u8>, most: usize) -> Result<(), Opti
 }
 
 /// Writes what it can. `Err`: nobody takes it.
-fn write_some(socket: &Socket, out: &mut Vec<u8>, most: usize) -> Result<usize, ()> {
+pub(super) fn write_some(socket: &Socket, out: &mut Vec<u8>, most: usize) -> Result<usize, ()> {
     let mut sent = 0;
     while sent < out.len().min(most) {
         match socket.write(&out[sent..out.len().min(most)]) {
@@ -153,9 +164,19 @@ pub(super) struct Request {
 }
 
 impl Request {
+    /// As a visitor writes it.
     fn write(&self, out: &mut Vec<u8>) {
-        let Request { nonce, device, method, length, chunked, minor, .. } = self;
-        let head = format!("{method} /{device}/r?n={nonce}&len={length} HTTP/1.{minor}\r\nHost: gw.example\r\n");
+        self.write_to(out, &format!("/{}", self.device));
+    }
+
+    /// As it is asked on a link.
+    pub(super) fn write_for_device(&self, out: &mut Vec<u8>) {
+        self.write_to(out, "");
+    }
+
+    fn write_to(&self, out: &mut Vec<u8>, prefix: &str) {
+        let Request { nonce, method, length, chunked, minor, .. } = self;
+        let head = format!("{method} {prefix}/r?n={nonce}&len={length} HTTP/1.{minor}\r\nHost: gw.example\r\n");
         out.extend_from_slice(head.as_bytes());
         let keep = if *minor == 0 { "Connection: keep-alive\r\n" } else { "" };
         out.extend_from_slice(keep.as_bytes());
@@ -201,10 +222,10 @@ struct Asking {
     shut: bool,
 }
 
-struct Reading {
+pub(super) struct Reading {
     status: u16,
     nonce: Option<u64>,
-    keeps: bool,
+    pub(super) keeps: bool,
     until_close: bool,
     length: Option<usize>,
     decoder: Decoder,
@@ -322,13 +343,13 @@ impl Visitor {
     }
 }
 
-enum Answer {
+pub(super) enum Answer {
     NotYet(Option<Reading>),
     Whole(Reading),
 }
 
 /// Reads on in the answer to `request`.
-fn take_answer(
+pub(super) fn take_answer(
     mut reading: Option<Reading>,
     input: &mut Vec<u8>,
     request: &Request,
@@ -375,7 +396,7 @@ fn take_answer(
 }
 
 /// Whether a whole answer is the one that was asked for.
-fn check(cx: &mut Cx<'_>, request: &Request, answer: &Reading, must_succeed: bool) {
+pub(super) fn check(cx: &mut Cx<'_>, request: &Request, answer: &Reading, must_succeed: bool) {
     let nonce = request.nonce;
     let ours = answer.nonce.is_some();
     cx.ledger.outcome(nonce, format!("{}{}", answer.status, if ours { "" } else { " of the gateway or the device" }));
@@ -459,7 +480,9 @@ impl Actor for Visitor {
 // --- whoever answers ---
 
 /// A request as a server reads it.
-struct Asked {
+pub(super) struct Asked {
+    /// A tunnel is wanted, which echoes so many bytes.
+    echo: Option<usize>,
     /// `None`: a heartbeat, or what is nobody's.
     nonce: Option<u64>,
     method: String,
@@ -475,13 +498,16 @@ fn query(target: &str, name: &str) -> Option<u64> {
 }
 
 /// Takes a request's head off `input`.
-fn take_head(input: &mut Vec<u8>, limits: &Limits) -> Result<Option<Asked>, String> {
+pub(super) fn take_head(input: &mut Vec<u8>, limits: &Limits) -> Result<Option<Asked>, String> {
     let Some(request) = head::request(input, limits, LineEnds::Crlf).map_err(|e| e.to_string())? else { return Ok(None) };
     let framing = body::of_request(&request).map_err(|e| e.to_string())?;
+    let wants_echo = request.target.starts_with(TARGET) && request.fields.lists("Connection", "upgrade");
+    let length = query(request.target, "len").unwrap_or(0) as usize;
     let asked = Asked {
+        echo: wants_echo.then_some(length),
         nonce: query(request.target, "n"),
         method: request.method.to_owned(),
-        length: query(request.target, "len").unwrap_or(0) as usize,
+        length,
         close: !head::keeps_alive(request.minor, &request.fields),
         decoder: Decoder::new(framing, limits),
         body: Vec::new(),
@@ -492,7 +518,7 @@ fn take_head(input: &mut Vec<u8>, limits: &Limits) -> Result<Option<Asked>, Stri
 }
 
 /// Takes the body off `input`; whether it is whole.
-fn take_body(asked: &mut Asked, input: &mut Vec<u8>) -> Result<bool, String> {
+pub(super) fn take_body(asked: &mut Asked, input: &mut Vec<u8>) -> Result<bool, String> {
     let mut used = 0;
     let whole = loop {
         let (n, piece) = asked.decoder.decode(&input[used..]).map_err(|e| e.to_string())?;
@@ -595,6 +621,8 @@ struct Serving {
     idle: Option<Micros>,
     /// So many octets more, then a reset.
     breaks: Option<usize>,
+    /// A tunnel: so many bytes more are echoed, then it ends.
+    echo: Option<usize>,
 }
 
 impl Origin {
@@ -608,6 +636,18 @@ impl Origin {
         loop {
             if serving.until > cx.now {
                 return true;
+            }
+            if serving.echo.is_some() && serving.input.is_empty() {
+                let ended = read_all(&serving.socket, &mut serving.input, usize::MAX).is_err();
+                if ended && serving.input.is_empty() {
+                    return false;
+                }
+            }
+            if let Some(left) = &mut serving.echo {
+                let echoed = serving.input.len().min(*left);
+                serving.out.extend(serving.input.drain(..echoed));
+                serving.input.clear();
+                *left -= echoed;
             }
             if let Some(left) = &mut serving.breaks {
                 let wrote = write_some(&serving.socket, &mut serving.out, *left);
@@ -623,6 +663,11 @@ impl Origin {
             }
             if !serving.out.is_empty() {
                 return true;
+            }
+            match serving.echo {
+                Some(0) => return false,
+                Some(_) => return true,
+                None => {}
             }
             if let Some(ends) = serving.ends.take() {
                 if ends == Ends::Close {
@@ -659,6 +704,14 @@ impl Origin {
             }
             let Some(asked) = serving.asked.take() else { return false };
             run(cx, &asked, label);
+            if asked.echo.is_some() {
+                serving.out = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n".to_vec();
+                serving.echo = asked.echo;
+                if asked.length > 0 && cx.rng.permille(300) {
+                    serving.breaks = Some(serving.out.len() + cx.rng.size(0, asked.length - 1));
+                }
+                continue;
+            }
             let (out, ends) = answer(cx, &asked, true);
             (serving.out, serving.ends, serving.idle) = (out, Some(ends), None);
             if rough {
@@ -691,6 +744,7 @@ impl Actor for Origin {
                 ends: None,
                 idle: None,
                 breaks: None,
+                echo: None,
             });
         }
         let mut n = 0;

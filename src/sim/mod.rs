@@ -3,10 +3,12 @@
 //! ```text
 //!   visitors ─► net ─► GatewayRole ◄─ net ◄─ DeviceRole ─► net ─► servers that count what ran
 //!                          ▲                                       one `again`, events, accepts, commands, timers: a turn as in event_loop.rs
-//!                          └── devices and polls that break the protocol
+//!                          ├── devices and polls that break the protocol          a hostile gateway ◄─ net ◄─ DeviceRole
+//!                          └── attackers among the visitors, tunnels, programs that borrow links
 //! ```
 //! Invariants, checked on every run: each caller gets its own answer or an error; a link with anything odd is not used again; a POST runs
-//! at most once at its server; in fair weather every request is answered; both roles stop when asked to; tables end empty.
+//! at most once at its server; in fair weather every request is answered, no device counts a failure, whoever attacks beside them, and a tunnel that was cut never
+//! ends cleanly; what a device holds for its gateway is bounded; both roles stop when asked to; tables end empty.
 //!
 //! `cargo test --lib sim` runs a few seconds of seeds. More of them, or one with its story:
 //!
@@ -18,7 +20,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests alone; a simulation that cannot go on has failed
 
 mod actors;
+mod attackers;
 pub(crate) mod net;
+mod programs;
+mod tunnels;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

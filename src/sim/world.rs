@@ -5,11 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::device::{self, Device, simulated as devices};
+use crate::engine::event_loop::Remote;
 use crate::gateway::{Gateway, TurnMode, simulated as gateways};
 use crate::limits::Limits;
 use crate::proto::turn::{Encoding, Fallback};
 use crate::sim::actors::{Actor, Cx, Entry, Hostile, HostilePoller, Ledger, Origin, Request, Visitor};
+use crate::sim::attackers::{Attacker, HostileGateway};
 use crate::sim::net::{self, Happening, MILLI, Micros, Net, Rng, SECOND, Weather};
+use crate::sim::programs::Program;
+use crate::sim::tunnels::Tunnelling;
 
 /// Turns of one run; more are a loop that never rests.
 const TURNS_MAX: usize = 400_000;
@@ -46,6 +50,7 @@ enum Deed {
 #[derive(Clone, Debug)]
 struct Setup {
     name: String,
+    gateway: SocketAddr,
     ip: IpAddr,
     min: usize,
     max: usize,
@@ -80,6 +85,9 @@ pub(super) struct World {
     ends: bool,
     turns: usize,
     gateway_node: usize,
+    gateway: Remote<gateways::Command>,
+    /// The setup of the device whose gateway breaks the protocol.
+    attacked: Option<usize>,
     on_demand: bool,
     shared_names: bool,
     limits: Limits,
@@ -96,6 +104,8 @@ fn gateway_at(port: u16) -> SocketAddr {
 
 const DEVICES: u16 = 9999;
 const VISITORS: u16 = 8080;
+/// What an attacked device may hold: far more than any exchange needs, far less than a flood brings.
+const HELD_MAX: usize = 2 << 20;
 /// The node whose wakes are the script's.
 const SCRIPT_NODE: usize = 0;
 
@@ -185,6 +195,8 @@ impl World {
             ends: false,
             turns: 0,
             gateway_node: 0,
+            gateway: Remote::simulated().0,
+            attacked: None,
             on_demand: rng.permille(200),
             shared_names: rng.permille(150),
             limits,
@@ -245,6 +257,7 @@ impl World {
         for n in 1..=self.rng.size(1, 8) {
             self.add_visitor(n, &names, &mut nonce);
         }
+        self.add_strangers(count, &names, &mut nonce);
         if !self.fair {
             self.write_script();
         }
@@ -259,6 +272,9 @@ impl World {
             Node::Gateway(Box::new(gateways::start(builder, node, world.instant(now), gateway_at(VISITORS))))
         });
         let node = self.gateway_node;
+        if let Node::Gateway(gateway) = &self.nodes[node] {
+            self.gateway = gateway.remote.clone();
+        }
         net::with(|net| {
             net.listen(gateway_at(DEVICES), node, 0);
             net.listen(gateway_at(VISITORS), node, 1);
@@ -271,6 +287,7 @@ impl World {
         let only = rng.permille(350);
         Setup {
             name: format!("d{n}"),
+            gateway: gateway_at(DEVICES),
             ip: ip(1, n),
             min,
             max: min + rng.size(0, 4),
@@ -291,10 +308,10 @@ impl World {
     }
 
     fn begin_device(&mut self, setup: usize) {
-        let Setup { name, ip, min, max, fallback, polls, comet } = self.setups[setup].clone();
+        let Setup { name, gateway, ip, min, max, fallback, polls, comet } = self.setups[setup].clone();
         let limits = self.device_limits.clone();
         let node = self.add(&name, Some(ip), |world, node| {
-            let url = format!("http://{}/{name}", gateway_at(DEVICES));
+            let url = format!("http://{gateway}/{name}");
             let builder = Device::builder(url).links(min..=max).fallback(fallback).polls(polls).limits(limits);
             let builder = comet.into_iter().fold(builder, device::DeviceBuilder::comet);
             let now = net::with(|net| {
@@ -304,6 +321,83 @@ impl World {
             Node::Device(Box::new(devices::start(builder, node, world.instant(now), &format!("http://{ip}:80"))))
         });
         self.running.push((setup, node));
+    }
+
+    /// Whoever is neither a plain visitor nor a device: attackers, tunnels, programs, and a gateway that breaks the protocol.
+    fn add_strangers(&mut self, count: usize, names: &[String], nonce: &mut u64) {
+        let (fair, devices) = (self.fair, names[..count].to_vec());
+        if self.rng.permille(400) {
+            let theme = self.rng.permille(500).then(|| self.rng.range(0, 11));
+            let attacks = if theme.is_some() { self.rng.size(6, 30) } else { self.rng.size(1, 12) };
+            self.add("attacker", Some(ip(3, 3)), |_, _| {
+                Node::Actor(Box::new(Attacker::new(gateway_at(VISITORS), devices.clone(), fair, attacks, theme)))
+            });
+        }
+        for n in 1..=self.rng.skewed(3) as usize {
+            *nonce += 1;
+            let (length, starts) = (self.rng.skewed(8 * 1024) as usize, self.rng.range(3 * SECOND, 12 * SECOND));
+            let name = devices[self.rng.size(0, devices.len() - 1)].clone();
+            self.ledger.requests.insert(*nonce, Entry::new("GET"));
+            let tunnel = Tunnelling::new(gateway_at(VISITORS), name, *nonce, length, starts, fair);
+            self.add(&format!("tunnel{n}"), Some(ip(4, n)), |_, _| Node::Actor(Box::new(tunnel)));
+        }
+        if self.rng.permille(300) {
+            let (plan, starts) = (self.program_plan(names, nonce), self.rng.range(3 * SECOND, 9 * SECOND));
+            let node = self.add("program", None, |_, _| Node::Actor(Box::new(Program::new(plan, starts))));
+            net::with(|net| net.at(starts, Happening::Wake(node, 0)));
+        }
+        if !fair && self.rng.permille(250) {
+            self.add_hostile_gateway(count + 1);
+        }
+    }
+
+    fn program_plan(&mut self, names: &[String], nonce: &mut u64) -> VecDeque<Request> {
+        let fair = self.fair;
+        (0..self.rng.size(1, 6))
+            .map(|_| {
+                *nonce += 1;
+                let rng = &mut self.rng;
+                let method = ["GET", "POST", "HEAD"][rng.size(0, 2)];
+                self.ledger.requests.insert(*nonce, Entry::new(method));
+                Request {
+                    nonce: *nonce,
+                    device: names[rng.size(0, names.len() - 1)].clone(),
+                    method,
+                    length: if method == "POST" { rng.skewed(12 * 1024) as usize } else { 0 },
+                    chunked: rng.permille(300),
+                    minor: 1,
+                    pause: rng.skewed(4 * SECOND),
+                    fresh: false,
+                    pipelined: false,
+                    abandon: (!fair && rng.permille(100)).then(|| rng.skewed(4000) as usize),
+                    stop_at: None,
+                    half_close: false,
+                }
+            })
+            .collect()
+    }
+
+    /// A gateway that breaks the protocol, and a device that is pointed at it.
+    fn add_hostile_gateway(&mut self, n: usize) {
+        let node = self.add("hostile gateway", Some(ip(5, 1)), |_, _| {
+            Node::Actor(Box::new(HostileGateway::new("the hostile gateway".to_owned(), 1_000_000)))
+        });
+        let at = SocketAddr::new(ip(5, 1), DEVICES);
+        net::with(|net| net.listen(at, node, 0));
+        let setup = Setup { name: "x1".to_owned(), gateway: at, ..self.setup(n) };
+        self.setups.push(setup);
+        self.add_origin(n);
+        self.attacked = Some(self.setups.len() - 1);
+        self.do_at(0, Deed::Begin(self.setups.len() - 1));
+    }
+
+    /// What an attacked device holds for its gateway has a bound.
+    fn check_memory(&mut self, node: usize) {
+        let Node::Device(device) = &self.nodes[node] else { return };
+        let held = device.event_loop.held();
+        if held > HELD_MAX {
+            self.ledger.violation(format!("an attacked device holds {held} bytes for its gateway"));
+        }
     }
 
     fn add_visitor(&mut self, n: usize, names: &[String], nonce: &mut u64) {
@@ -460,7 +554,8 @@ impl World {
             Node::Device(device) => (device.event_loop.turn(instant), device.event_loop.is_eager()),
             Node::Actor(actor) => {
                 net::with(|net| net.take_ready(node));
-                let mut cx = Cx { node, now, rng: &mut self.rng, ledger: &mut self.ledger, calm: self.calm };
+                let (gateway, gateway_node) = (&self.gateway, self.gateway_node);
+                let mut cx = Cx { node, now, rng: &mut self.rng, ledger: &mut self.ledger, calm: self.calm, gateway, gateway_node };
                 actor.step(&mut cx);
                 (true, false)
             }
@@ -468,6 +563,9 @@ impl World {
         };
         if goes_on && eager {
             net::with(|net| net.wants_turn(node));
+        }
+        if self.attacked.is_some_and(|attacked| self.running.contains(&(attacked, node))) {
+            self.check_memory(node);
         }
         if !goes_on {
             self.finished(node);
@@ -508,6 +606,21 @@ impl World {
         let waiting: Vec<u64> = self.ledger.requests.iter().filter(|(_, entry)| entry.outcome.is_none()).map(|(nonce, _)| *nonce).collect();
         if !waiting.is_empty() {
             self.ledger.violation(format!("requests that were neither answered nor failed: {waiting:?}"));
+        }
+        if self.fair {
+            self.check_fairness();
+        }
+    }
+
+    /// Where nothing failed on the way, no device has met a failure, whatever visitors sent.
+    fn check_fairness(&mut self) {
+        let running = self.running.clone();
+        for (_, node) in running {
+            let Node::Device(device) = &self.nodes[node] else { continue };
+            let failures = devices::failures(device);
+            if !failures.is_empty() {
+                self.ledger.violation(format!("a device met failures in fair weather: {failures:?}"));
+            }
         }
     }
 

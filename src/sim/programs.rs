@@ -1,0 +1,172 @@
+//! Programs of the gateway's process, as their threads look to its loop: they borrow a link, ask on it, and give it back, or go.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded};
+
+use crate::ends::End;
+use crate::error::Error;
+use crate::gateway::simulated::{self as gateways, Loan};
+use crate::limits::Limits;
+use crate::sim::actors::{Actor, Answer, Cx, Reading, Request, check, read_all, take_answer, write_some};
+use crate::sim::net::{MILLI, Micros, SECOND, tell};
+
+/// A thread that sends one request after the other.
+pub(super) struct Program {
+    plan: VecDeque<Request>,
+    starts: Micros,
+    not_before: Option<Micros>,
+    state: State,
+    limits: Limits,
+}
+
+enum State {
+    Idle,
+    /// A link was asked for.
+    Borrowing(Box<Request>, Receiver<Result<Loan, Error>>),
+    Asking(Box<Asking>),
+}
+
+struct Asking {
+    request: Request,
+    loan: Loan,
+    out: Vec<u8>,
+    input: Vec<u8>,
+    reading: Option<Reading>,
+    read: usize,
+    /// As `send()` waits: for the first byte, and for the next one.
+    until: Micros,
+}
+
+/// How long a program waits for bytes.
+const PATIENCE: Micros = 60 * SECOND;
+
+impl Program {
+    pub(super) fn new(plan: VecDeque<Request>, starts: Micros) -> Self {
+        Program { plan, starts, not_before: None, state: State::Idle, limits: Limits::default() }
+    }
+
+    fn failed(cx: &mut Cx<'_>, request: &Request, why: String) {
+        cx.ledger.outcome(request.nonce, why);
+        cx.ledger.failed += 1;
+    }
+
+    /// Asks for a link when the next request is due.
+    fn begin(&mut self, cx: &mut Cx<'_>) -> bool {
+        let Some(next) = self.plan.front() else { return false };
+        let at = *self.not_before.get_or_insert(cx.now + next.pause);
+        if at > cx.now {
+            cx.wake(at);
+            return false;
+        }
+        self.not_before = None;
+        let Some(request) = self.plan.pop_front() else { return false };
+        let (reply, answer) = bounded(1);
+        tell(|| format!("a program sends {} {} to {}", request.method, request.nonce, request.device));
+        gateways::borrow(cx.gateway, &request.device, Duration::from_secs(5), reply);
+        cx.wake_gateway();
+        self.state = State::Borrowing(Box::new(request), answer);
+        true
+    }
+
+    /// Reads on. `Some`: the exchange is over, and the link may be used again or (`Err`) not.
+    fn exchange(asking: &mut Asking, limits: &Limits, cx: &mut Cx<'_>) -> Option<Result<(), String>> {
+        let socket = asking.loan.stream.simulated();
+        let wrote = write_some(socket, &mut asking.out, usize::MAX);
+        let before = asking.input.len();
+        let ended = read_all(socket, &mut asking.input, usize::MAX);
+        let came = asking.input.len() - before;
+        asking.read += came;
+        if came > 0 {
+            asking.until = cx.now + PATIENCE;
+            cx.wake(asking.until);
+        }
+        let failed = ended.is_err() && ended != Err(None);
+        match take_answer(asking.reading.take(), &mut asking.input, &asking.request, limits, failed, ended.is_err()) {
+            Err(why) => return Some(Err(why)),
+            Ok(Answer::Whole(reading)) => {
+                check(cx, &asking.request, &reading, false);
+                let clean = reading.keeps && asking.out.is_empty() && asking.input.is_empty() && ended.is_ok();
+                return Some(if clean { Ok(()) } else { Err("its answer was the link's last".to_owned()) });
+            }
+            Ok(Answer::NotYet(reading)) => asking.reading = reading,
+        }
+        if ended.is_err() || (wrote.is_err() && asking.read == 0) {
+            return Some(Err("closed".to_owned()));
+        }
+        if asking.until <= cx.now {
+            return Some(Err("its answer is late".to_owned()));
+        }
+        let abandons = asking.request.abandon.is_some_and(|at| asking.read >= at);
+        abandons.then(|| Err("abandoned by its program".to_owned()))
+    }
+}
+
+impl Actor for Program {
+    fn step(&mut self, cx: &mut Cx<'_>) {
+        if cx.now < self.starts {
+            return;
+        }
+        loop {
+            match std::mem::replace(&mut self.state, State::Idle) {
+                State::Idle => {
+                    if !self.begin(cx) {
+                        return;
+                    }
+                }
+                State::Borrowing(request, answer) => match answer.try_recv() {
+                    Ok(Ok(loan)) => {
+                        let _ = loan.stream.simulated().watch(Some((cx.node, 0)));
+                        let (mut out, input) = (Vec::new(), loan.unread.clone());
+                        request.write_for_device(&mut out);
+                        self.state = State::Asking(Box::new(Asking {
+                            request: *request,
+                            loan,
+                            out,
+                            input,
+                            reading: None,
+                            read: 0,
+                            until: cx.now + PATIENCE,
+                        }));
+                        cx.wake(cx.now + PATIENCE);
+                    }
+                    Ok(Err(e)) => Self::failed(cx, &request, e.to_string()),
+                    Err(e) if e.is_empty() => {
+                        self.state = State::Borrowing(request, answer);
+                        return cx.wake(cx.now + 20 * MILLI);
+                    }
+                    Err(_) => Self::failed(cx, &request, "the gateway has gone".to_owned()),
+                },
+                State::Asking(mut asking) => {
+                    let over = Self::exchange(&mut asking, &self.limits, cx);
+                    let Some(over) = over else {
+                        self.state = State::Asking(asking);
+                        return;
+                    };
+                    let Asking { request, loan, .. } = *asking;
+                    if let Err(why) = &over {
+                        if cx.ledger.requests.get(&request.nonce).is_some_and(|entry| entry.outcome.is_none()) {
+                            Self::failed(cx, &request, why.clone());
+                        }
+                    }
+                    let _ = loan.stream.simulated().watch(None);
+                    let stream = Arc::into_inner(loan.stream).ok_or(End::Failed.because("its stream is held elsewhere"));
+                    let stream = over.map_err(|_| End::Program.because("its exchange ended it")).and_then(|()| stream);
+                    gateways::give_back(cx.gateway, loan.ticket, stream);
+                    cx.wake_gateway();
+                }
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.plan.is_empty() && matches!(self.state, State::Idle)
+    }
+
+    fn leave(&mut self) {
+        self.plan.clear();
+        self.state = State::Idle;
+    }
+}
