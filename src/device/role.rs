@@ -425,7 +425,7 @@ pub(super) const DIAL: u64 = 1;
 const STOP: u64 = 2;
 pub(super) const LOOKUP: u64 = 3;
 const DOUBT: u64 = 4;
-pub(super) const LOCALS: u65 = 5;
+pub(super) const LOCALS: u64 = 5;
 
 /// A link that lived shorter than this counts as a failed attempt: a gateway that turns and closes is not dialled in a circle.
 const SHORT_LIFE: Duration = Duration::from_secs(1);

@@ -153,7 +153,7 @@ impl Actor for Program {
                     }
                     let _ = loan.stream.simulated().watch(None);
                     let stream = Arc::into_inner(loan.stream).ok_or(End::Failed.because("its stream is held elsewhere"));
-                    let stream = over.map_err(|_| End::Program.because("its exchange ended it")).and_then(|()| stream);
+                    let stream = over.map_err(|_| End::Program.because("its exchange ended it")).and(stream);
                     gateways::give_back(cx.gateway, loan.ticket, stream);
                     cx.wake_gateway();
                 }
