@@ -122,7 +122,7 @@ fn of_those_who_have_shown_nothing_the_oldest_goes() {
 
 #[test]
 fn connections_have_a_bound_in_all() {
-    let gateway = Gateway::start(&["--connections", "4", "--trusted-proxies", "127.0.0.1", "--wait-for-link", "9s"]);
+    let gateway = Gateway::start(&["--connections", "4", "--trusted-proxies", "127.0.0.1", "--wait-for-link", "60s", "--head", "120s"]);
     let mut link = gateway.link("lamp");
     let mut visitors: Vec<RawPeer> = (0..3).map(|_| gateway.visitor()).collect();
     visitors[0].write(get("/lamp/0"));
@@ -196,7 +196,7 @@ pub fn with_files(files: u32, more: &str) -> Process {
 
 #[test]
 fn the_limit_of_open_files_lowers_the_bound_of_connections() {
-    let gateway = Gateway::of(with_files(256, "--trusted-proxies 127.0.0.1"));
+    let gateway = Gateway::of(with_files(256, "--trusted-proxies 127.0.0.1 --head 120s"));
     assert_eq!(gateway.process.stderr().matches("limit of open files").count(), 1, "{}", gateway.process.stderr());
     // 256 less 64 are 192, of which visitors can take three quarters.
     let mut visitors: Vec<RawPeer> = (0..144).map(|_| gateway.visitor()).collect();
