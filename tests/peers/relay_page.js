@@ -37,7 +37,10 @@ const upload = async () => {
 const download = async () => {
   const reader = (await fetch('download')).body.getReader()
   let [pieces, length] = [0, 0]
-  for (let got; !(got = await reader.read()).done; pieces++) length += got.value.length
+  for (let got; !(got = await reader.read()).done; pieces++) {
+    length += got.value.length
+    if (pieces === 0) await fetch('more') // the rest is written when the beginning is here
+  }
   return [pieces > 1, length]
 }
 const cookie = async () => (await fetch('cookie')).text()
@@ -48,6 +51,9 @@ for (const [name, task] of Object.entries({ events, socket, upload, download, co
 outcome.zipped = self.zipped
 document.title = JSON.stringify(outcome)
 </script>`
+
+/** Writes what remains of the last download. */
+let finish = () => {}
 
 function answer(request, response) {
   const path = new URL(request.url, 'http://a').pathname
@@ -74,12 +80,13 @@ function answer(request, response) {
       request.on('end', () => response.end(hash.digest('hex')))
     },
     '/download': () => {
-      let left = 20
-      const timer = setInterval(() => {
-        response.write(Buffer.alloc(50_000, left))
-        if (--left === 0) (clearInterval(timer), response.end())
-      }, 5)
+      response.write(Buffer.alloc(50_000, 20))
+      finish = () => {
+        for (let left = 19; left > 0; left--) response.write(Buffer.alloc(50_000, left))
+        response.end()
+      }
     },
+    '/more': () => (finish(), response.end()),
     '/cookie': () => response.end(request.headers.cookie || 'none'),
   }
   response.on('error', () => {}) // whoever asked has gone
