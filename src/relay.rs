@@ -1165,9 +1165,9 @@ impl Exchange {
 
     /// When this exchange is next to be looked at, if nothing happens before. Counted from the last progress, not from the last
     /// event: events that move nothing postpone nothing.
-    fn left(&self, now: Instant, limits: &Limits, writing: bool) -> Option<Duration> {
+    fn left(&self, now: Instant, limits: &Limits, writing: bool, answer_waits: bool) -> Option<Duration> {
         let left = |from, time: Duration| time.saturating_sub(now.saturating_duration_since(from));
-        let patience = self.patience(limits, writing);
+        let patience = self.patience(limits, writing, answer_waits);
         let silent = patience.is_bounded().then(|| left(self.progress, patience.time));
         let head = self.head_since.map(|from| left(from, self.head_wait(limits).time));
         let look = self.half_closed.map(|from| left(from.max(self.progress), limits.half_close_timeout));
@@ -1260,8 +1260,9 @@ impl Exchange {
         self.asker_keeps &= self.answered;
     }
 
-    /// `writing`: the answering side has not taken all that there is of the request.
-    fn patience(&self, limits: &Limits, writing: bool) -> Wait {
+    /// `writing`: the answering side has not taken all that there is of the request. `answer_waits`: the asking side has not taken all that there is of the
+    /// response; however long a gateway lets a local server be silent, it takes what it asked for, or its link ends.
+    fn patience(&self, limits: &Limits, writing: bool, answer_waits: bool) -> Wait {
         if let Some(time) = self.whole_within {
             return Wait { time, name: if self.is_probe { "heartbeat_timeout" } else { "abandoned_timeout" } };
         }
@@ -1272,6 +1273,9 @@ impl Exchange {
             Some(tunnel) if tunnel.is_half_ended() => return self.waits.half_tunnel,
             Some(_) => return self.waits.tunnel,
             None if writing => self.waits.write,
+            None if answer_waits && !self.waits.body_silence.is_bounded() => {
+                Wait { time: limits.body_silence_timeout, name: "body_silence_timeout" }
+            }
             None if self.request.is_done() && self.response.is_none() => self.waits.first_octet,
             None => self.waits.body_silence,
         };
@@ -1498,7 +1502,8 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, rules: &R
     let writing = answering.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
     exchange.note_turns(asking.and_then(|a| cx.get_mut(a)), writing, now, rules);
     exchange.head_since = if exchange.half_head { exchange.head_since.or(Some(now)) } else { None };
-    let at = exchange.left(now, &rules.limits, writing).map(|left| cx.after(left));
+    let answer_waits = asking.and_then(|a| cx.get(a)).is_some_and(|a| a.pending() > 0);
+    let at = exchange.left(now, &rules.limits, writing, answer_waits).map(|left| cx.after(left));
     if let Some(owner) = asking.or(answering) {
         cx.set_deadline(owner, at);
     }
@@ -1519,7 +1524,8 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
     }
     exchange.note_progress(cx);
     let unread = answering.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
-    let patience = exchange.patience(&rules.limits, unread);
+    let answer_waits = asking.and_then(|a| cx.get(a)).is_some_and(|a| a.pending() > 0);
+    let patience = exchange.patience(&rules.limits, unread, answer_waits);
     let silent = patience.is_bounded() && now.saturating_duration_since(exchange.progress) >= patience.time;
     let late_head = exchange.late_head(now, &rules).filter(|_| asking.is_some());
     if let (false, Some(reason)) = (silent, late_head) {
