@@ -358,7 +358,10 @@ impl HostileGateway {
                 tell(|| format!("{}: floods #{}", self.label, conn.socket.number()));
                 conn.floods = Some(FLOOD);
             }
-            14 => conn.out.extend_from_slice(b"\r\n"),
+            14 => {
+                conn.out.extend_from_slice(b"\r\nOPTIONS * HTTP/1.1\r\nHost:\r\n\r\n"); // one empty line is nothing
+                conn.asked.push_back((0, "OPTIONS"));
+            }
             15 => {
                 conn.out.extend_from_slice(format!("GET http://u@x/r?n={BOGUS} HTTP/1.1\r\nHost: a, b\r\n\r\n").as_bytes());
                 conn.asked.push_back((0, "GET"));
