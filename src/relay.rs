@@ -1389,14 +1389,7 @@ pub(crate) fn attach_with<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, k
     if let Some(peer) = cx.get_mut(link) {
         (exchange.mark, exchange.before) = (Some(peer.mark()), peer.pending());
         let request = exchange.request();
-        let start = request
-            .windows(2)
-            .position(|end| {
-                end == b"
-"
-            })
-            .filter(|_| !line.is_empty())
-            .map_or(0, |end| end + 2);
+        let start = request.windows(2).position(|end| end == b"\r\n").filter(|_| !line.is_empty()).map_or(0, |end| end + 2);
         let (first, rest) = request.split_at(start);
         let out = peer.output();
         [first, line, rest].iter().for_each(|part| out.extend_from_slice(part));

@@ -226,9 +226,13 @@ impl Entry {
         self.replaced.push((session, now));
     }
 
+    fn is_awaited(&self) -> bool {
+        !self.waiting.is_empty() || !self.again.is_empty()
+    }
+
     /// Whether nobody waits for it, and no message of it is in memory.
     fn is_forgettable(&self) -> bool {
-        self.waiting.is_empty() && self.again.is_empty() && self.messages.as_ref().is_none_or(|part| part.load(Relaxed) == 0)
+        !self.is_awaited() && self.messages.as_ref().is_none_or(|part| part.load(Relaxed) == 0)
     }
 
     /// What `links_per_device_max` bounds.
@@ -711,7 +715,8 @@ impl Roster {
     /// Forgets names at once that are not connected and for which nobody waits.
     pub(crate) fn forget_names(&mut self, registered: &Registered) {
         for name in registered.names() {
-            if self.entries.get(name).is_some_and(|e| !e.is_connected() && e.is_forgettable()) {
+            // What it holds of whole messages is about to be dropped: the refused answer itself.
+            if self.entries.get(name).is_some_and(|e| !e.is_connected() && !e.is_awaited()) {
                 let stamp = self.entries.remove(name).and_then(|entry| entry.departed);
                 stamp.and_then(|stamp| self.departed.remove(stamp));
             }

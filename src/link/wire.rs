@@ -316,7 +316,7 @@ impl<S: Transport + 'static> Wire<S> {
                 self.fill_rest_of_head(&mut deadline, whole)?
             } else {
                 let doing = if self.side == Side::Gateway { "waiting for the response" } else { "waiting for a request" };
-                let left = first.time.map(|time| time.saturating_sub(waits_since.elapsed()));
+                let left = if seen == 0 { first.time } else { first.time.map(|time| time.saturating_sub(waits_since.elapsed())) };
                 let late = left == Some(Duration::ZERO) && seen > 0;
                 let filled = if late { Err(io::ErrorKind::TimedOut.into()) } else { self.fill(left, HEAD_STEP) };
                 filled.map_err(|e| HeadFault::Failed(self.read_failed(doing, first, e)))?
