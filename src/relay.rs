@@ -97,6 +97,8 @@ pub(crate) struct Exchange {
     strayed: bool,
     /// The response may begin with `EVENT/1.0`.
     takes_events: bool,
+    /// The asking side was told `100 Continue`.
+    continued: bool,
     /// An octet of a response arrived.
     began: bool,
     /// Some of a response's head is here, and not all of it; since when.
@@ -560,6 +562,7 @@ impl Exchange {
             informational: 0,
             strayed: false,
             takes_events: false,
+            continued: false,
             began: false,
             half_head: false,
             head_since: None,
@@ -789,8 +792,16 @@ impl Exchange {
                 continue;
             }
             if self.response_is_whole() {
-                if let Some(link) = answering.as_deref() {
-                    return Ok(Step::LinkDone(self.reusable(link)));
+                let sends_rest = self.awaits_rest() && self.answerer_keeps && !self.request_cut;
+                match (answering.as_deref(), asking.as_deref_mut()) {
+                    (Some(link), _) if !sends_rest => return Ok(Step::LinkDone(self.reusable(link))),
+                    (None, Some(asking)) if self.awaits_rest() => moved |= self.drop_rest(asking, scratch),
+                    _ => {}
+                }
+                match moved {
+                    _ if !self.awaits_rest() && answering.is_none() => {}
+                    true => continue,
+                    false => return Ok(Step::Pending),
                 }
                 if asking.is_none_or(|asking| asking.pending() == 0) {
                     return Ok(Step::Finished);
@@ -824,6 +835,28 @@ impl Exchange {
         } else {
             Ok(())
         }
+    }
+
+    /// Returns true while a short rest of a request is read whose response is whole: its response did not say that its connection ends.
+    fn awaits_rest(&self) -> bool {
+        self.asker_keeps && self.asking.is_some() && self.tunnel.is_none() && !self.request.is_done() && self.response_is_whole()
+    }
+
+    /// Reads and drops such a rest where the answering connection takes none of it. Returns true if something moved.
+    fn drop_rest<T>(&mut self, asking: &mut Peer<T>, scratch: &mut [u8]) -> bool {
+        let most = self.request.remaining().map_or(0, |left| left.min(scratch.len() as u64) as usize);
+        let filled = match asking.fetch(scratch, most) {
+            Ok(Fetched::Octets(n)) => n,
+            Ok(Fetched::Nothing) => return false,
+            Ok(Fetched::End) | Err(_) => {
+                self.asker_keeps = false;
+                return true;
+            }
+        };
+        self.request_cut = true;
+        let dropped = self.request.decode(&scratch[..filled]).map_or(filled, |(used, _)| used); // of known length, so one piece
+        asking.keep(&scratch[dropped..filled]);
+        true
     }
 
     fn pump_request<T>(&mut self, asking: &mut Peer<T>, link: &mut Peer<T>, scratch: &mut [u8]) -> Result<bool, Lost> {
@@ -1100,6 +1133,7 @@ impl Exchange {
         }
         let framing = body::of_response(response, self.method()).map_err(malformed)?;
         let old_asker = self.asker_minor == 0;
+        self.continued |= response.status == 100;
         if interim && (old_asker || asking.is_none()) {
             return Ok(()); // RFC 9110 §15.2: an HTTP/1.0 client is never sent a 1xx
         }
@@ -1113,7 +1147,7 @@ impl Exchange {
             // An HTTP/1.0 answer ends the link, whatever it says (protocol.md §3).
             self.answerer_keeps =
                 response.minor > 0 && head::keeps_alive(response.minor, &response.fields) && framing != Framing::UntilClose;
-            self.asker_keeps &= outgoing != Framing::UntilClose;
+            self.asker_keeps &= outgoing != Framing::UntilClose && self.rest_is_short(&rules.limits);
             self.response_chunked = outgoing == Framing::Chunked;
             self.response_until_close = outgoing == Framing::UntilClose;
             self.response = Some(Decoder::new(framing, &rules.answer_limits).line_ends(rules.ends));
@@ -1132,6 +1166,13 @@ impl Exchange {
         forward::response(asking.output(), response, outgoing, self.method(), &rules).map_err(malformed)?;
         self.answered |= !interim;
         Ok(())
+    }
+
+    /// Returns true if what is still to come of the request can be read though its response is here; else the response says that the connection ends (RFC 9110
+    /// §10.1.1, RFC 9112 §9.6). Whether who waits for a 100 will send its body, nobody can tell.
+    fn rest_is_short(&self, limits: &Limits) -> bool {
+        let invited = !self.expects_continue || self.continued || self.body_moved;
+        self.request.is_done() || (invited && self.request.remaining().is_some_and(|left| left <= limits.drain_bytes_max as u64))
     }
 
     /// 101: from here on the octets are another protocol's, both ways.
@@ -1494,6 +1535,9 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: Key, rules: &R
     exchange.note_progress(cx);
     let writing = answering.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
     exchange.note_turns(asking.and_then(|a| cx.get_mut(a)), writing, now, rules);
+    if exchange.awaits_rest() && exchange.whole_within.is_none() {
+        (exchange.whole_within, exchange.progress) = (Some(rules.limits.abandoned_timeout), now);
+    }
     exchange.head_since = if exchange.half_head { exchange.head_since.or(Some(now)) } else { None };
     let answer_waits = asking.and_then(|a| cx.get(a)).is_some_and(|a| a.pending() > 0);
     let at = exchange.left(now, &rules.limits, writing, answer_waits).map(|left| cx.after(left));
@@ -1530,6 +1574,10 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Peers<R::State>, key: 
             Some(answer) => end_for_others(role, cx, key, answer),
             None => advance(role, cx, key),
         };
+    }
+    if exchange.awaits_rest() {
+        exchange.asker_keeps = false; // what was answered stays so; its connection ends gently
+        return advance(role, cx, key);
     }
     if exchange.asker_ended {
         return abort(role, cx, key, End::AskerGone.because("who asked has gone"));

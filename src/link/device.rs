@@ -290,7 +290,7 @@ impl<S: Transport + 'static> DeviceLink<S> {
 
     fn respond_finally(&mut self, pending: Pending, response: Response<Body>) -> Result<(), Error> {
         let (parts, mut body) = response.into_parts();
-        let (close, read_first) = self.settle_request();
+        let (close, read_first) = self.settle_request(body.in_memory().is_none());
         let asked = Asked { close: pending.asked.close || close, ..pending.asked };
         self.pen.out.clear();
         let written = write_response_head(&mut self.pen.out, &parts, &body, &asked);
@@ -319,18 +319,19 @@ impl<S: Transport + 'static> DeviceLink<S> {
     }
 
     /// What to do about a request's body that is not read to its end, decided before the response's head goes out (T4): whether the head
-    /// has to say `Connection: close`, and whether the response's body has to be read before the head is sent.
-    fn settle_request(&mut self) -> (bool, bool) {
+    /// has to say `Connection: close`, and whether the response's body has to be read before the head is sent. `streams`: the response's body is not in memory.
+    fn settle_request(&mut self, streams: bool) -> (bool, bool) {
         let mut wire = self.line.lock();
         if !wire.is_body_unread() {
             return (wire.is_spoilt(), false);
         }
-        if self.line.is_held() {
+        if self.line.is_held() && streams {
             // Perhaps this very response reads it; then its first read has to bring about the 100, which must not come behind the head.
             return (wire.is_spoilt(), wire.expectation == Expectation::Waiting);
         }
         let mut left = wire.limits.drain_bytes_max;
-        let drained = wire.drain_inbox(&mut left).unwrap_or(false);
+        // Whoever else holds the body may be reading it.
+        let drained = !self.line.is_held() && wire.drain_inbox(&mut left).unwrap_or(false);
         // After `Expect: 100-continue` and a final response the gateway may send the body or not: there is no telling.
         let drainable = wire.expectation == Expectation::None && wire.body_remaining().is_some_and(|n| n <= left as u64);
         if !drained && !drainable {

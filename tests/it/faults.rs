@@ -472,3 +472,91 @@ fn a_gateway_knows_itself_by_the_name_that_it_was_given() {
         assert!(code == 2 && error.contains("via"), "{wrong:?}: {code}, {error}");
     }
 }
+
+// ── A response before its request is whole (K9) ──
+
+/// A request whose body has not come when it is answered; what is left of it; whether the response ends the connection.
+const EARLY: [(&str, &str, &str, bool); 5] = [
+    ("a body that waits for a 100", "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n", "", true),
+    ("a body that is too long to be read", "Content-Length: 10000000\r\n\r\nhel", "", true),
+    ("a body that does not say its length", "Transfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n", "", true),
+    ("a short rest", "Content-Length: 5\r\n\r\nhel", "lo", false),
+    ("a short body of which nothing came", "Content-Length: 5\r\n\r\n", "hello", false),
+];
+
+/// Answers 401 before it reads a body, and keeps its connection.
+fn answers_before_it_reads() -> LocalServer {
+    LocalServer::with(|c| {
+        if c.head.method() == "GET" {
+            return c.text("hello\n");
+        }
+        c.peer.write("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n");
+        // A body that was not asked for may not come.
+        c.close = c.head.get("expect").is_some();
+        if !c.close {
+            c.body();
+        }
+    })
+}
+
+#[test]
+fn an_early_response_says_that_its_connection_ends_or_the_rest_is_read() {
+    let local = answers_before_it_reads();
+    let gateway = Gateway::start(&[]);
+    let _forwarder = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--links", "1..1"]);
+    each_row(
+        &EARLY,
+        |row| row.0.to_owned(),
+        |(_, head, rest, closes)| {
+            let mut visitor = gateway.visitor();
+            visitor.write(format!("PUT /lamp/x HTTP/1.1\r\nHost: a\r\n{head}"));
+            let answer = visitor.read_answer("PUT");
+            assert_eq!((answer.status(), answer.head.closes()), (401, *closes), "{}", answer.head.text());
+            if *closes {
+                visitor.expect_closed();
+            } else {
+                visitor.write(rest);
+                visitor.ask(&get("/lamp/x")).expect_ok("hello\n");
+            }
+            gateway.get("/lamp/x").expect_ok("hello\n");
+        },
+    );
+}
+
+#[test]
+fn a_device_says_so_on_its_link_too() {
+    let local = answers_before_it_reads();
+    for (service, value, status) in [("--to", local.url(), 401), ("--text", "hello\n".to_owned(), 200)] {
+        let raw = RawGateway::start();
+        let device = Ptth::start(&[&["device", &raw.url("lamp"), service, &value, "--links", "1..1"], &LONG_BACKOFF[..]].concat());
+        each_row(
+            &EARLY,
+            |row| format!("{service}: {}", row.0),
+            |(_, head, rest, closes)| {
+                let mut link = raw.turn();
+                link.write(format!("PUT /x HTTP/1.1\r\nHost: a\r\n{head}"));
+                let answer = link.read_answer("PUT");
+                assert_eq!((answer.status(), answer.head.closes()), (status, *closes), "{}", answer.head.text());
+                if !closes {
+                    link.write(rest);
+                    link.ask(&get("/x")).expect_ok("hello\n");
+                }
+            },
+        );
+        assert!(!device.stderr().contains("next attempt"), "{}", device.stderr());
+    }
+}
+
+#[test]
+fn a_rest_that_does_not_come_is_not_waited_for_long() {
+    let local = answers_before_it_reads();
+    let gateway = Gateway::start(&[]);
+    let _device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--links", "1..1"]);
+    let mut visitor = gateway.visitor();
+    visitor.write("PUT /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel");
+    assert_eq!(visitor.read_answer("PUT").status(), 401);
+    let began = Instant::now();
+    visitor.expect_end();
+    assert!(began.elapsed() < Limits::default().abandoned_timeout + Duration::from_secs(1), "{:?}", began.elapsed());
+    gateway.get("/lamp/x").expect_ok("hello\n");
+}
