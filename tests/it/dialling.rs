@@ -114,10 +114,13 @@ fn visits_through_held_offers_are_told_once_and_their_end_when_no_offer_is_held(
         let log = device.stderr();
         assert!(!log.contains("disconnected") && !log.contains(" WARN "), "{links}: {log}");
         let addr = raw.addr;
-        drop((held, raw));
+        drop(raw); // first, so that nothing is dialled into a listener that is about to go
+        drop(held);
         device.expect_stderr("disconnected lamp from ");
         let raw = RawGateway::at(addr);
-        let mut back = raw.turn();
+        let (mut back, head) = raw.offer();
+        assert_eq!(head.get("upgrade"), Some("PTTH/1.0"), "{}", head.text());
+        back.write(SWITCH);
         assert!(device.line().starts_with("connected lamp via "));
         serves(&mut back);
     }
