@@ -389,7 +389,7 @@ impl HostileGateway {
     /// Wakes once for whatever is due first.
     fn sleep(&mut self, cx: &Cx<'_>) {
         let due = |conn: &Turned| {
-            let begins = conn.floods == Some(FLOOD);
+            let begins = conn.floods == Some(FLOOD) && conn.out.is_empty();
             let asks = (conn.turned && conn.out.is_empty() && conn.floods.is_none() && conn.close_at.is_none()).then_some(conn.next);
             [conn.close_at, asks, begins.then_some(cx.now + 1)].into_iter().flatten().min()
         };
