@@ -201,6 +201,8 @@ fn the_limit_of_open_files_lowers_the_bound_of_connections() {
     // 256 less 64 are 192, of which visitors can take three quarters.
     let mut visitors: Vec<RawPeer> = (0..144).map(|_| gateway.visitor()).collect();
     visitors.iter_mut().for_each(|visitor| visitor.write("GET /nobody/ HTTP/1.1\r\nHost: a\r\n"));
+    // What was written before this was read before this is answered: none of them is idle.
+    gateway.dial().ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect_refusal(405);
     let mut waits = gateway.visitor();
     waits.write(get("/nobody/"));
     waits.expect_quiet(Duration::from_millis(200));
