@@ -6,7 +6,7 @@
 //! others it has to say why, and come in time.
 //!
 //! Before and after all that the same devices are connected and nobody asks. After a warm-up, in which pools and allocators grow to their size, the
-//! descriptors and threads of gateway and devices have to be what they were (a device keeps up to 8 connections to its local server, as many as were
+//! descriptors and threads of gateway and devices have to be what they were (connections to the local server are kept for a second, as many as were
 //! busy at once), and resident memory at most an eighth and 3 MiB more. So small a tolerance needs an allocator that gives back what is freed: glibc's
 //! keeps heaps for threads, and blocks of up to 32 MiB in them once one of that size was freed, which hides a leak behind tens of MiB of nothing. Here it
 //! is told not to (`MALLOC_...`); PTTH_SOAK_MALLOC=default leaves it as it is, and memory unjudged.
@@ -286,7 +286,20 @@ struct House {
 impl House {
     fn device(&self, name: &str, more: &[&str]) -> Process {
         let url = if name == "cut" { format!("http://{}/cut", self.cutter.addr) } else { self.gateway.device_url(name) };
-        let mut arguments = vec!["device", &url, "--to", &self.local, "--links", "8..8", "--polls", "8", "--backoff", "10ms..500ms"];
+        let mut arguments = vec![
+            "device",
+            &url,
+            "--to",
+            &self.local,
+            "--links",
+            "8..8",
+            "--polls",
+            "8",
+            "--backoff",
+            "10ms..500ms",
+            "--to-keep-alive",
+            "1s",
+        ];
         arguments.extend(more);
         let device = Process::start(Ptth::command(&arguments).envs(environment()));
         device.line();
