@@ -384,7 +384,7 @@ fn a_device_says_when_the_other_side_is_no_gateway() {
         rows,
         |r| r.0.to_owned(),
         |(_, octets, word)| {
-            let raw = RawGateway::start();
+            let raw = RawGateway::at_localhost();
             let mut device = Ptth::start(&["device", &raw.url("lamp"), "--text", "on", "--backoff", "10ms..50ms"]);
             let (mut peer, _) = raw.offer();
             peer.write(octets);

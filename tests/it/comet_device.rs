@@ -452,7 +452,7 @@ fn a_connection_that_carries_nothing_else_is_kept_and_one_that_may_not_is_dialle
 
 #[test]
 fn a_gateway_with_a_name_is_looked_up_for_each_connection() {
-    let raw = RawGateway::start();
+    let raw = RawGateway::at_localhost();
     let url = format!("http://localhost:{}/lamp", raw.addr.port());
     let _device = Ptth::start(&[&["device", &url, "--text", TEXT, "--polls", "1"], QUICK].concat());
     for _ in 0..2 {
@@ -1262,7 +1262,7 @@ fn an_ietf_offer_asks_for_no_fallback() {
 
 #[test]
 fn secrets_and_answers_stay_with_their_origin() {
-    let (raw, there) = (RawGateway::start(), RawGateway::start());
+    let (raw, there) = (RawGateway::at_localhost(), RawGateway::at_localhost());
     let local = LocalServer::start();
     let url = raw.url("lamp");
     let mut command = Ptth::command(&[&["device", &url, "--to", &local.url(), "--polls", "1"], QUICK].concat());

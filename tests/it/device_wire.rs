@@ -338,7 +338,7 @@ fn a_busy_on_demand_link_is_replaced_by_a_new_offer() {
 #[test]
 fn redirects_are_followed_to_another_gateway() {
     for status in ["307 Temporary Redirect", "308 Permanent Redirect", "307 "] {
-        let (raw, there) = (RawGateway::start(), RawGateway::start());
+        let (raw, there) = (RawGateway::at_localhost(), RawGateway::at_localhost());
         let device = text_device(&raw, &["--links", "1..1"]);
         let (mut peer, first) = raw.offer();
         peer.write(format!("HTTP/1.1 {status}\r\nLocation: http://{}/lamp\r\n\r\n", there.addr));

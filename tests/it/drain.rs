@@ -199,9 +199,9 @@ fn within_the_notice_new_devices_are_sent_away_and_those_that_poll_go_on() {
 
 #[test]
 fn devices_go_where_the_operator_says() {
-    let other = Gateway::start(&[]);
+    let other = Gateway::at_localhost(&[]);
     let origin = format!("http://{}", other.devices);
-    let gateway = start(&["--drain-to", &origin]);
+    let gateway = Gateway::at_localhost(&["--health-path", "/health", "--drain-notice", "60s", "--drain-to", &origin]);
     let linked = Ptth::device(&gateway, "lamp", &["--text", "linked"]);
     let url = gateway.device_url("poller");
     let poller = Ptth::start(&["device", &url, "--text", "polled", "--fallback", "only", "--backoff", "10ms..200ms"]);

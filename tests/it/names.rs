@@ -259,7 +259,7 @@ fn silent_addresses_alone_fail_after_their_time_and_hold_up_no_end() {
 fn ipv6_and_ipv4_addresses_of_one_name_are_both_tried() {
     let Some(names) = Names::start() else { return };
     // /etc/hosts has ::1 before 127.0.0.1, and nobody listens on ::1 there.
-    let gateway = RawGateway::start();
+    let gateway = RawGateway::at_localhost();
     let url = format!("http://both.test:{}/lamp", gateway.addr.port());
     let device = names.start_device(&[&url, "--text", "x"]);
     let _peer = gateway.turn();

@@ -265,7 +265,7 @@ fn the_version_of_airplay_senders_is_taken_from_them_alone() {
 #[test]
 fn an_empty_port_is_the_default_port_wherever_an_authority_is_read() {
     let local = LocalServer::start();
-    let gateway = Gateway::start(&["--route", "path,host=devices.example"]);
+    let gateway = Gateway::at_localhost(&["--route", "path,host=devices.example"]);
     let _device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--host-header", "app.example:"]);
     let mut visitor = gateway.visitor();
     visitor.ask("GET /x HTTP/1.1\r\nHost: lamp.devices.example:\r\n\r\n").expect_ok("hello\n");
@@ -279,7 +279,7 @@ fn an_empty_port_is_the_default_port_wherever_an_authority_is_read() {
         device.expect_stderr("gateway");
         assert!(!device.stderr().contains("not valid"), "{}", device.stderr());
     }
-    let raw = RawGateway::start();
+    let raw = RawGateway::at_localhost();
     let device = Ptth::start(&["device", &raw.url("lamp"), "--to", "http://127.0.0.1:/", "--links", "1..1"]);
     let answer = raw.turn().ask(&get("/x"));
     assert!(answer.status() == 502 || answer.status() == 200, "{}", answer.head.text());

@@ -219,7 +219,7 @@ fn npms_reverse_http_is_a_device_on_our_gateway() {
         skipped("reverse-http (from npm)");
         return;
     }
-    let gateway = Gateway::start(&["--wait-for-link", "9s", "--heartbeat", "300ms"]);
+    let gateway = Gateway::at_localhost(&["--wait-for-link", "9s", "--heartbeat", "300ms"]);
     let mut command = Command::new("node");
     command.arg(repository("tests/peers/npm_device.js")).args(["127.0.0.1", &gateway.devices.port().to_string(), "/npm"]);
     let device = Process::start(&mut command);
@@ -253,7 +253,7 @@ fn pythons_http_client_is_served_as_a_visitor() {
     if !need("python3") {
         return;
     }
-    let gateway = Gateway::start(&[]);
+    let gateway = Gateway::at_localhost(&[]);
     let local = LocalServer::with(|c| match c.head.target() {
         "/hello" => c.text("hello\n"),
         _ => routes(c),
@@ -306,7 +306,7 @@ fn the_python_example_is_a_device_on_our_gateway() {
     }
     let text = std::fs::read_to_string(repository("examples/device.py")).unwrap();
     assert!(text.lines().count() < 40, "the example is to stay under forty lines");
-    let gateway = Gateway::start(&["--heartbeat", "100ms", "--wait-for-link", "9s"]);
+    let gateway = Gateway::at_localhost(&["--heartbeat", "100ms", "--wait-for-link", "9s"]);
     let start = |gateway: &Gateway| {
         let mut command = Command::new("python3");
         command.arg(repository("examples/device.py")).args(["127.0.0.1", &gateway.devices.port().to_string(), "lamp"]);
@@ -326,7 +326,7 @@ fn the_python_example_is_a_device_on_our_gateway() {
     visitor.ask(&get("/lamp/still")).expect_ok("lamp was asked GET /still\n");
     assert!(!device.has_ended(), "{}", device.stderr());
     // The on-demand turn: 101 and request in one segment.
-    let gateway = Gateway::start(&["--turn", "on-demand"]);
+    let gateway = Gateway::at_localhost(&["--turn", "on-demand"]);
     let _device = start(&gateway);
     eventually("it serves", || (gateway.get("/lamp/now").status() == 200).then_some(()));
 }

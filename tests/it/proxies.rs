@@ -328,7 +328,7 @@ fn tinyproxy_opens_tunnels_for_who_has_the_password() {
 
 #[test]
 fn the_environment_names_a_proxy_as_for_curl() {
-    let (proxy, other, direct) = (RawGateway::start(), RawGateway::start(), RawGateway::start());
+    let (proxy, other, direct) = (RawGateway::at_localhost(), RawGateway::at_localhost(), RawGateway::at_localhost());
     let (p, o) = (proxy_url(&proxy), proxy_url(&other));
     let (secret, bare) = (format!("http://me:hunt%65r2@{}/", proxy.addr), proxy.addr.to_string());
     // Variables, arguments, who is dialled.

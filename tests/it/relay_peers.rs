@@ -131,7 +131,7 @@ fn a_page_of_chromium_behind_the_relay_has_all_it_needs() {
     let script = repository("tests/peers/relay_page.js");
     let server = Process::start(Command::new("node").arg(&script).arg("server"));
     let local = format!("http://127.0.0.1:{}", server.line());
-    let gateway = Gateway::start(&["--route", "path", "--route", "host=localhost"]);
+    let gateway = Gateway::at_localhost(&["--route", "path", "--route", "host=localhost"]);
     let _device = forwarder(&gateway, &local, false);
     let port = gateway.visitors.port();
     let pages = [format!("http://127.0.0.1:{port}/lamp/"), format!("http://lamp.localhost:{port}/")];

@@ -106,7 +106,7 @@ impl LocalServer {
 
     /// A listener with a handler of one's own.
     pub fn with(handler: impl Fn(&mut Conversation<'_>) + Send + Sync + 'static) -> LocalServer {
-        LocalServer::on(TcpListener::bind("127.0.0.1:0").unwrap(), handler)
+        LocalServer::on(TcpListener::bind((super::own_address(), 0)).unwrap(), handler)
     }
 
     /// With [`routes`], at an address of its own.

@@ -13,6 +13,7 @@ pub mod raw;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
@@ -146,6 +147,20 @@ pub fn each_row<R>(rows: &[R], name: impl Fn(&R) -> String, mut check: impl FnMu
         }
     }
     assert!(failed == 0, "{failed} of {} rows failed:\n{failures}", rows.len());
+}
+
+/// A loopback address that no other server of this test run gets, where the system has all of 127.0.0.0/8 (Linux).
+///
+/// The ports of one address are soon given out again: a device that outlives its test by a moment would dial the next test's server.
+pub fn own_address() -> Ipv4Addr {
+    static NUMBER: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    if !cfg!(target_os = "linux") {
+        return Ipv4Addr::LOCALHOST;
+    }
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    // Another binary that runs at the same time begins elsewhere.
+    let block = 1 + (std::process::id() % 250) as u8;
+    Ipv4Addr::new(127, block, (number >> 8) as u8, (number % 256) as u8)
 }
 
 /// A port of 127.0.0.1 on which nothing listens at this moment. Only for programs that cannot tell the port they got.

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -272,10 +272,19 @@ impl Gateway {
         Gateway::start_with_env(more, &[])
     }
 
+    /// The same at 127.0.0.1, for programs that know no other address of this machine.
+    #[track_caller]
+    pub fn at_localhost(more: &[&str]) -> Gateway {
+        Gateway::start_at("127.0.0.1:0", "127.0.0.1:0", more)
+    }
+
     /// The same with variables of the environment.
     #[track_caller]
     pub fn start_with_env(more: &[&str], variables: &[(&str, &str)]) -> Gateway {
-        let mut command = Ptth::command(&[&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"], more].concat());
+        // Certificates of the tests name 127.0.0.1.
+        let tls = more.iter().any(|option| option.ends_with("-cert"));
+        let address = format!("{}:0", if tls { Ipv4Addr::LOCALHOST } else { super::own_address() });
+        let mut command = Ptth::command(&[&["gateway", "--devices", &address, "--visitors", &address], more].concat());
         // Most tests that stop a gateway are about what happens behind the notice.
         command.env("PTTH_DRAIN_NOTICE", "0s");
         Gateway::of(Process::start(command.envs(variables.iter().copied())))

@@ -533,7 +533,12 @@ pub struct RawGateway {
 
 impl RawGateway {
     pub fn start() -> RawGateway {
-        RawGateway::at("127.0.0.1:0".parse().unwrap())
+        RawGateway::at((super::own_address(), 0).into())
+    }
+
+    /// At 127.0.0.1: where names, lists of proxies or redirects are about the address.
+    pub fn at_localhost() -> RawGateway {
+        RawGateway::at((std::net::Ipv4Addr::LOCALHOST, 0).into())
     }
 
     /// At this address.
