@@ -1,16 +1,22 @@
-//! What the fallback costs beside a turned link: `cargo bench --features cli --bench comet`. About 20 seconds.
+//! What the fallback costs beside a turned link: `cargo bench --features cli --bench comet`. About
+//! 20 seconds.
 //!
-//! Gateway and device are processes of their own; this one is the visitors and, for the large answer, the local server behind the
-//! device. In each round every way is measured once, in turn, and medians over the rounds are printed: on a shared machine only the
-//! columns of one run compare.
+//! Gateway and device are processes of their own; this one is the visitors and, for the large
+//! answer, the local server behind the device. In each round every way is measured once, in turn,
+//! and medians over the rounds are printed: on a shared machine only the columns of one run
+//! compare.
 //!
 //! ```text
-//!   exchanges/s   16 visitors, 16 polls or links, an answer of 13 octets
+//!   exchanges/s   16 visitors, 16 polls or links, an answer of 13 bytes
 //!   latency       one visitor, one poll or link: median and 99th percentile
 //!   100 MiB       one answer, from a local server behind the device; and what the two processes grew by meanwhile
 //! ```
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a benchmark that cannot go on has failed"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -36,7 +42,12 @@ struct Program {
 impl Program {
     fn start(arguments: &[&str]) -> Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ptth"));
-        let mut child = command.args(arguments).env("RUST_LOG", "error").stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .args(arguments)
+            .env("RUST_LOG", "error")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         Program { child, lines }
     }
@@ -70,12 +81,15 @@ struct Pair {
     visitors: SocketAddr,
 }
 
-fn start(way: &[&str], at_once: usize, service: &[&str]) -> Pair {
-    let mut gateway = Program::start(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"]);
+fn start(transport: &[&str], at_once: usize, service: &[&str]) -> Pair {
+    let mut gateway =
+        Program::start(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"]);
     let url = format!("{}/lamp", gateway.line().strip_prefix("devices ").unwrap());
     let visitors = gateway.line().strip_prefix("visitors http://").unwrap().parse().unwrap();
     let (links, polls) = (format!("{at_once}..{at_once}"), at_once.to_string());
-    let mut device = Program::start(&[&["device", &url, "--links", &links, "--polls", &polls], way, service].concat());
+    let mut device = Program::start(
+        &[&["device", &url, "--links", &links, "--polls", &polls], transport, service].concat(),
+    );
     assert!(device.line().starts_with("connected lamp "));
     let pair = Pair { gateway, device, visitors };
     Visitor::new(pair.visitors).ask("/lamp/first");
@@ -96,7 +110,7 @@ impl Visitor {
         Visitor { stream, buffer: vec![0; 256 << 10] }
     }
 
-    /// Octets of the body.
+    /// Bytes of the body.
     fn ask(&mut self, target: &str) -> usize {
         write!(self.stream, "GET {target} HTTP/1.1\r\nHost: bench\r\n\r\n").unwrap();
         let mut filled = 0;
@@ -108,7 +122,10 @@ impl Visitor {
             let Some(end) = head.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
             let text = std::str::from_utf8(&head[..end]).unwrap();
             assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
-            let length = text.lines().find_map(|line| line.strip_prefix("Content-Length: ")).expect("an answer of known length");
+            let length = text
+                .lines()
+                .find_map(|line| line.strip_prefix("Content-Length: "))
+                .expect("an answer of known length");
             break (filled - end - 4, length.parse::<usize>().unwrap());
         };
         let mut got = body;
@@ -121,16 +138,19 @@ impl Visitor {
     }
 }
 
-fn exchanges_per_second(way: &[&str]) -> f64 {
+fn exchanges_per_second(transport: &[&str]) -> f64 {
     const VISITORS: usize = 16;
-    let pair = start(way, VISITORS, &["--text", "Hello, world!"]);
+    let pair = start(transport, VISITORS, &["--text", "Hello, world!"]);
     let end = Instant::now() + TIME;
     let counts: usize = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..VISITORS)
             .map(|_| {
                 scope.spawn(|| {
                     let mut visitor = Visitor::new(pair.visitors);
-                    (0..).take_while(|_| Instant::now() < end).map(|_| visitor.ask("/lamp/x")).count()
+                    (0..)
+                        .take_while(|_| Instant::now() < end)
+                        .map(|_| visitor.ask("/lamp/x"))
+                        .count()
                 })
             })
             .collect();
@@ -140,8 +160,8 @@ fn exchanges_per_second(way: &[&str]) -> f64 {
 }
 
 /// Median and 99th percentile in microseconds.
-fn latency(way: &[&str]) -> (f64, f64) {
-    let pair = start(way, 1, &["--text", "Hello, world!"]);
+fn latency(transport: &[&str]) -> (f64, f64) {
+    let pair = start(transport, 1, &["--text", "Hello, world!"]);
     let mut visitor = Visitor::new(pair.visitors);
     let end = Instant::now() + TIME;
     let mut times = Vec::new();
@@ -155,8 +175,8 @@ fn latency(way: &[&str]) -> (f64, f64) {
 }
 
 /// MB/s, and by how many MiB the two processes grew.
-fn large(way: &[&str], server: SocketAddr) -> (f64, f64) {
-    let pair = start(way, 1, &["--to", &format!("http://{server}")]);
+fn large(transport: &[&str], server: SocketAddr) -> (f64, f64) {
+    let pair = start(transport, 1, &["--to", &format!("http://{server}")]);
     let peak = |pair: &Pair| pair.gateway.peak_kib() + pair.device.peak_kib();
     let before = peak(&pair);
     let began = Instant::now();
@@ -165,21 +185,22 @@ fn large(way: &[&str], server: SocketAddr) -> (f64, f64) {
     (LARGE as f64 / 1e6 / began.elapsed().as_secs_f64(), (peak(&pair) - before) as f64 / 1024.0)
 }
 
-/// Answers `/large` with [`LARGE`] zeros, everything else with one octet.
+/// Answers `/large` with [`LARGE`] zeros, everything else with one byte.
 fn serve(listener: TcpListener) {
     for stream in listener.incoming() {
         std::thread::spawn(move || {
             let mut stream = stream.unwrap();
-            let (mut head, mut octets, piece) = (Vec::new(), [0; 4096], vec![0; 256 << 10]);
-            while let Ok(n @ 1..) = stream.read(&mut octets) {
-                head.extend_from_slice(&octets[..n]);
+            let (mut head, mut bytes, piece) = (Vec::new(), [0; 4096], vec![0; 256 << 10]);
+            while let Ok(n @ 1..) = stream.read(&mut bytes) {
+                head.extend_from_slice(&bytes[..n]);
                 if !head.ends_with(b"\r\n\r\n") {
                     continue;
                 }
                 let length = if head.starts_with(b"GET /large ") { LARGE } else { 1 };
                 head.clear();
                 let mut left = length;
-                let mut wrote = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+                let mut wrote =
+                    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
                 while left > 0 && wrote.is_ok() {
                     let now = left.min(piece.len());
                     wrote = stream.write_all(&piece[..now]);
@@ -204,17 +225,29 @@ fn main() {
     std::thread::spawn(move || serve(listener));
     let mut figures = vec![Vec::new(); WAYS.len()];
     for _ in 0..ROUNDS {
-        for (figures, (name, way)) in figures.iter_mut().zip(WAYS) {
-            let (half, most) = latency(way);
+        for (figures, (name, transport)) in figures.iter_mut().zip(WAYS) {
+            let (half, most) = latency(transport);
             // JSON holds a message whole, up to 8 MiB: there is no such answer in it.
-            let (speed, grown) = if name.ends_with("json") { (f64::NAN, f64::NAN) } else { large(way, server) };
-            figures.push([exchanges_per_second(way), half, most, speed, grown]);
+            let (speed, grown) = if name.ends_with("json") {
+                (f64::NAN, f64::NAN)
+            } else {
+                large(transport, server)
+            };
+            figures.push([exchanges_per_second(transport), half, most, speed, grown]);
         }
     }
-    println!("{:<20} {:>14} {:>16} {:>12} {:>14} {:>14}", "", "exchanges/s", "latency, median", "p99", "100 MiB", "grown by");
+    println!(
+        "{:<20} {:>14} {:>16} {:>12} {:>14} {:>14}",
+        "", "exchanges/s", "latency, median", "p99", "100 MiB", "grown by"
+    );
     for (figures, (name, _)) in figures.iter().zip(WAYS) {
-        let [rate, half, most, speed, grown] = std::array::from_fn(|i| median(figures.iter().map(|row: &[f64; 5]| row[i]).collect()));
+        let [rate, half, most, speed, grown] =
+            std::array::from_fn(|i| median(figures.iter().map(|row: &[f64; 5]| row[i]).collect()));
         print!("{name:<20} {rate:>14.0} {half:>13.0} us {most:>9.0} us");
-        if speed.is_nan() { println!(" {:>14} {:>14}", "-", "-") } else { println!(" {speed:>9.0} MB/s {grown:>10.1} MiB") }
+        if speed.is_nan() {
+            println!(" {:>14} {:>14}", "-", "-")
+        } else {
+            println!(" {speed:>9.0} MB/s {grown:>10.1} MiB")
+        }
     }
 }

@@ -1,10 +1,16 @@
-//! What it costs a gateway to know that idle devices are there: `cargo bench --features cli --bench liveness`. About 80 seconds.
+//! What it costs a gateway to know that idle devices are there: `cargo bench --features cli --bench
+//! liveness`. About 80 seconds.
 //!
-//! 19,000 devices with one idle link each, which come over one interval of heartbeats, so that these are spread as evenly as they would
-//! be after a while. This process is all the devices. Then nothing happens but heartbeats (25 s, the default), for two intervals, and the
-//! gateway's processor time is read from /proc. It has to stay under 2 % of one core.
+//! 19,000 devices with one idle link each, which come over one interval of heartbeats, so that
+//! these are spread as evenly as they would be after a while. This process is all the devices. Then
+//! nothing happens but heartbeats (25 s, the default), for two intervals, and the gateway's
+//! processor time is read from /proc. It has to stay under 2 % of one core.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a benchmark that cannot go on has failed"
+)]
 
 #[path = "../tests/it/support/idle.rs"]
 mod idle;
@@ -31,7 +37,9 @@ struct Gateway {
 impl Gateway {
     fn start() -> Gateway {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ptth"));
-        command.args(["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"]).env("RUST_LOG", "error");
+        command
+            .args(["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"])
+            .env("RUST_LOG", "error");
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
@@ -70,7 +78,9 @@ fn main() {
     let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap() as usize;
     let links = LINKS.min(limit.saturating_sub(200));
     if links < LINKS {
-        println!("SCALED DOWN: {links} links instead of {LINKS}, for the limit on open files is {limit}");
+        println!(
+            "SCALED DOWN: {links} links instead of {LINKS}, for the limit on open files is {limit}"
+        );
     }
     let gateway = Gateway::start();
     let bare = gateway.resident_kib();
@@ -107,5 +117,8 @@ fn main() {
     );
     let expected = links as f64 * time / INTERVAL.as_secs_f64();
     assert!(beats as f64 > 0.95 * expected, "{beats} heartbeats where {expected:.0} were due");
-    assert!(percent < MOST * links as f64 / LINKS as f64, "{percent:.2} % of a core for {links} idle links");
+    assert!(
+        percent < MOST * links as f64 / LINKS as f64,
+        "{percent:.2} % of a core for {links} idle links"
+    );
 }

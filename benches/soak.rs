@@ -1,17 +1,27 @@
-//! A mixed life, and whether anything of it is left behind: `cargo bench --features cli --bench soak [-- 20m]` (default 60 s, and 50 s around it).
+//! A mixed life, and whether anything of it is left behind: `cargo bench --features cli --bench
+//! soak [-- 20m]` (default 60 s, and 50 s around it).
 //!
-//! Visitors ask over kept and fresh connections, upload, download, follow event streams, open tunnels, and leave in the middle, at devices that turn,
-//! that poll in either encoding, that are restarted by SIGTERM and SIGKILL, whose connections are cut, and whose name is taken over; the gateway reads
-//! its routes again now and then. Every answer is checked against its nonce. At the devices that nothing happens to, a refusal is a failure; at the
-//! others it has to say why, and come in time.
+//! Visitors ask over kept and fresh connections, upload, download, follow event streams, open
+//! tunnels, and leave in the middle, at devices that turn, that poll in either encoding, that are
+//! restarted by SIGTERM and SIGKILL, whose connections are cut, and whose name is taken over; the
+//! gateway reads its routes again now and then. Every answer is checked against its nonce. At the
+//! devices that nothing happens to, a refusal is a failure; at the others it has to say why, and
+//! come in time.
 //!
-//! Before and after all that the same devices are connected and nobody asks. After a warm-up, in which pools and allocators grow to their size, the
-//! descriptors and threads of gateway and devices have to be what they were (connections to the local server are kept for a second, as many as were
-//! busy at once), and resident memory at most an eighth and 3 MiB more. So small a tolerance needs an allocator that gives back what is freed: glibc's
-//! keeps heaps for threads, and blocks of up to 32 MiB in them once one of that size was freed, which hides a leak behind tens of MiB of nothing. Here it
-//! is told not to (`MALLOC_...`); PTTH_SOAK_MALLOC=default leaves it as it is, and memory unjudged.
+//! Before and after all that the same devices are connected and nobody asks. After a warm-up, in
+//! which pools and allocators grow to their size, the descriptors and threads of gateway and
+//! devices have to be what they were (connections to the local server are kept for a second, as
+//! many as were busy at once), and resident memory at most an eighth and 3 MiB more. So small a
+//! tolerance needs an allocator that gives back what is freed: glibc's keeps heaps for threads, and
+//! blocks of up to 32 MiB in them once one of that size was freed, which hides a leak behind tens
+//! of MiB of nothing. Here it is told not to (`MALLOC_...`); PTTH_SOAK_MALLOC=default leaves it as
+//! it is, and memory unjudged.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a benchmark that cannot go on has failed"
+)]
 
 #[path = "../tests/it/storm/cuts.rs"]
 #[allow(dead_code, reason = "the storm uses all of it")]
@@ -29,11 +39,14 @@ use std::time::{Duration, Instant};
 
 use cuts::{Cutter, From};
 use support::process::get;
-use support::{Gateway, Hash, Process, Ptth, RawPeer, TempDir, eventually_within, fill_pattern, pattern};
+use support::{
+    Gateway, Hash, Process, Ptth, RawPeer, TempDir, eventually_within, fill_pattern, pattern,
+};
 
 const VISITORS: usize = 8;
 const WARM: Duration = Duration::from_secs(15);
-/// Longer than a worker without work lives (10 s), and than a device's pause after a refusal in this bench.
+/// Longer than a worker without work lives (10 s), and than a device's pause after a refusal in
+/// this bench.
 const SETTLE: Duration = Duration::from_secs(13);
 /// No answer may take longer: 5 s for a link, and what a busy machine adds.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -74,7 +87,10 @@ fn serve(peer: &mut RawPeer) -> Option<()> {
     let (kind, rest) = target.trim_start_matches('/').split_once('/')?;
     match kind {
         "up" => {
-            let (mut hash, length) = (Hash::default(), head.get("content-length").and_then(|n| n.parse().ok()).unwrap_or(0));
+            let (mut hash, length) = (
+                Hash::default(),
+                head.get("content-length").and_then(|n| n.parse().ok()).unwrap_or(0),
+            );
             peer.read_some_through(length, |piece| hash.update(piece))?;
             respond(peer, &format!("{rest} {}", hash.finish()))
         }
@@ -100,10 +116,13 @@ fn serve(peer: &mut RawPeer) -> Option<()> {
             peer.try_write("0\r\n\r\n").ok()
         }
         "tunnel" => {
-            peer.try_write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n").ok()?;
+            peer.try_write(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n",
+            )
+            .ok()?;
             loop {
-                let octets = peer.read_any()?;
-                peer.try_write(octets).ok()?;
+                let bytes = peer.read_any()?;
+                peer.try_write(bytes).ok()?;
             }
         }
         _ => respond(peer, rest),
@@ -135,7 +154,10 @@ struct Visitor {
 
 impl Visitor {
     fn roll(&mut self, sides: u64) -> u64 {
-        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.dice = self
+            .dice
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.dice >> 33) % sides
     }
 
@@ -160,20 +182,32 @@ impl Visitor {
         let line = String::from_utf8_lossy(&request[..request.len().min(60)]).into_owned();
         match answer {
             Ok(answer) if answer.status() == 200 => {
-                assert!(answer.body == right, "a wrong answer to {line:?}: {:?}", &answer.text()[..answer.body.len().min(200)]);
+                assert!(
+                    answer.body == right,
+                    "a wrong answer to {line:?}: {:?}",
+                    &answer.text()[..answer.body.len().min(200)]
+                );
                 self.tally.right.fetch_add(1, Relaxed);
                 written.is_ok() && !answer.head.closes()
             }
             Ok(answer) => {
                 assert!(!strict, "{line:?} was refused: {}{}", answer.head.text(), answer.text());
                 answer.expect_refusal_among(&[502, 503, 504]);
-                assert!(answer.head.get("proxy-status").is_some(), "no reason in {}", answer.head.text());
+                assert!(
+                    answer.head.get("proxy-status").is_some(),
+                    "no reason in {}",
+                    answer.head.text()
+                );
                 self.tally.refused.fetch_add(1, Relaxed);
                 written.is_ok() && !answer.head.closes()
             }
             Err(cut) => {
-                assert!(!strict, "the answer to {line:?} was cut after {} octets", cut.body.len());
-                assert!(right.starts_with(&cut.body), "a wrong answer to {line:?}, which was cut after {} octets", cut.body.len());
+                assert!(!strict, "the answer to {line:?} was cut after {} bytes", cut.body.len());
+                assert!(
+                    right.starts_with(&cut.body),
+                    "a wrong answer to {line:?}, which was cut after {} bytes",
+                    cut.body.len()
+                );
                 self.tally.cut.fetch_add(1, Relaxed);
                 false
             }
@@ -188,24 +222,47 @@ impl Visitor {
                 let mut peer = self.connect();
                 for _ in 0..=self.roll(20) {
                     let nonce = self.nonce();
-                    if !self.ask(&mut peer, strict, get(&format!("/{name}/n/{nonce}")).as_bytes(), nonce.as_bytes()) {
+                    if !self.ask(
+                        &mut peer,
+                        strict,
+                        get(&format!("/{name}/n/{nonce}")).as_bytes(),
+                        nonce.as_bytes(),
+                    ) {
                         return;
                     }
                 }
             }
             4 | 5 => {
                 let body = pattern(self.roll(200_000) as usize);
-                let head = format!("POST /{name}/up/{nonce} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+                let head = format!(
+                    "POST /{name}/up/{nonce} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+                    body.len()
+                );
                 let right = format!("{nonce} {}", Hash::of(&body));
-                self.ask(&mut self.connect(), strict, &[head.as_bytes(), &body].concat(), right.as_bytes());
+                self.ask(
+                    &mut self.connect(),
+                    strict,
+                    &[head.as_bytes(), &body].concat(),
+                    right.as_bytes(),
+                );
             }
             6 => {
                 let length = self.roll(1_000_000) as usize;
-                self.ask(&mut self.connect(), strict, get(&format!("/{name}/down/{length}")).as_bytes(), &pattern(length));
+                self.ask(
+                    &mut self.connect(),
+                    strict,
+                    get(&format!("/{name}/down/{length}")).as_bytes(),
+                    &pattern(length),
+                );
             }
             7 => {
                 let right: String = (0..5).map(|n| format!("data: {nonce} {n}\n\n")).collect();
-                self.ask(&mut self.connect(), strict, get(&format!("/{name}/events/{nonce}")).as_bytes(), right.as_bytes());
+                self.ask(
+                    &mut self.connect(),
+                    strict,
+                    get(&format!("/{name}/events/{nonce}")).as_bytes(),
+                    right.as_bytes(),
+                );
             }
             8 if tunnels => self.tunnel(name, strict, &nonce),
             _ => self.leave(name, &nonce),
@@ -225,15 +282,15 @@ impl Visitor {
             let mut echoed = Vec::new();
             let sent = peer.try_write(&said).is_ok();
             while sent && echoed.len() < said.len() {
-                let Some(octets) = peer.read_any() else { break };
-                echoed.extend(octets);
+                let Some(bytes) = peer.read_any() else { break };
+                echoed.extend(bytes);
             }
             if echoed.len() < said.len() {
                 assert!(!strict, "a tunnel to {name} was cut");
                 self.tally.cut.fetch_add(1, Relaxed);
                 return;
             }
-            assert_eq!(String::from_utf8_lossy(&echoed), said, "another tunnel's octets");
+            assert_eq!(String::from_utf8_lossy(&echoed), said, "another tunnel's bytes");
         }
         self.tally.right.fetch_add(1, Relaxed);
     }
@@ -242,7 +299,10 @@ impl Visitor {
     fn leave(&mut self, name: &str, nonce: &str) {
         let mut peer = self.connect();
         let body = pattern(30_000);
-        let head = format!("POST /{name}/up/{nonce} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "POST /{name}/up/{nonce} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         let upload = [head.as_bytes(), &body].concat();
         match self.roll(3) {
             0 => _ = peer.try_write(&upload[..self.roll(upload.len() as u64) as usize]),
@@ -262,7 +322,11 @@ impl Visitor {
 // --- what happens meanwhile ---
 
 /// One heap, and blocks of their own from 64 KiB on.
-const MALLOC: [(&str, &str); 3] = [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "131072")];
+const MALLOC: [(&str, &str); 3] = [
+    ("MALLOC_ARENA_MAX", "1"),
+    ("MALLOC_MMAP_THRESHOLD_", "65536"),
+    ("MALLOC_TRIM_THRESHOLD_", "131072"),
+];
 
 /// Whether the allocator is told to give back what is freed.
 fn tells_the_allocator() -> bool {
@@ -285,7 +349,11 @@ struct House {
 
 impl House {
     fn device(&self, name: &str, more: &[&str]) -> Process {
-        let url = if name == "cut" { format!("http://{}/cut", self.cutter.addr) } else { self.gateway.device_url(name) };
+        let url = if name == "cut" {
+            format!("http://{}/cut", self.cutter.addr)
+        } else {
+            self.gateway.device_url(name)
+        };
         let mut arguments = vec![
             "device",
             &url,
@@ -312,12 +380,17 @@ impl House {
             .map(|n| format!("[[route]]\npath = \"/other-{n}\"\ndevice = \"other\"\n"))
             .collect();
         let written = self.routes.with_extension("new");
-        std::fs::write(&written, format!("[[route]]\npath = \"/alias\"\ndevice = \"steady\"\n{others}")).unwrap();
+        std::fs::write(
+            &written,
+            format!("[[route]]\npath = \"/alias\"\ndevice = \"steady\"\n{others}"),
+        )
+        .unwrap();
         std::fs::rename(&written, &self.routes).unwrap();
         self.gateway.process.signal("HUP");
     }
 
-    /// Restarts, cuts, take-overs and reloads, until it is stopped; the two devices are there again then.
+    /// Restarts, cuts, take-overs and reloads, until it is stopped; the two devices are there again
+    /// then.
     fn trouble(&self, stop: &AtomicBool, churn: &mut Process, taken: &mut Process) {
         for n in 0_u64.. {
             if stop.load(Relaxed) {
@@ -348,19 +421,34 @@ struct Weight {
 }
 
 fn weigh(process: &Process) -> Weight {
-    Weight { descriptors: process.descriptors(), threads: process.threads(), resident_kib: process.resident_kib() }
+    Weight {
+        descriptors: process.descriptors(),
+        threads: process.threads(),
+        resident_kib: process.resident_kib(),
+    }
 }
 
 /// Visitors and trouble for `time`, and a line every 10 s.
-fn live(house: &House, time: Duration, seed: u64, churn: &mut Process, taken: &mut Process, steady: &Process) {
+fn live(
+    house: &House,
+    time: Duration,
+    seed: u64,
+    churn: &mut Process,
+    taken: &mut Process,
+    steady: &Process,
+) {
     let (stop, tally) = (AtomicBool::new(false), Arc::new(Tally::default()));
     let began = Instant::now();
     std::thread::scope(|threads| {
         threads.spawn(|| house.trouble(&stop, churn, taken));
         let visitors: Vec<_> = (0..VISITORS as u64)
             .map(|n| {
-                let mut visitor =
-                    Visitor { visitors: house.gateway.visitors, tally: tally.clone(), dice: seed + n * 0x9E37_79B9, asked: 0 };
+                let mut visitor = Visitor {
+                    visitors: house.gateway.visitors,
+                    tally: tally.clone(),
+                    dice: seed + n * 0x9E37_79B9,
+                    asked: 0,
+                };
                 let stop = &stop;
                 threads.spawn(move || {
                     while !stop.load(Relaxed) {
@@ -425,7 +513,13 @@ fn main() -> ExitCode {
     std::fs::write(&routes, "[[route]]\npath = \"/alias\"\ndevice = \"steady\"\n").unwrap();
     let gateway = Gateway::start_with_env(&["--config", &routes.to_string_lossy()], &environment());
     let cutter = Cutter::start(gateway.devices);
-    let house = House { gateway, cutter, local: format!("http://{}", local_server()), routes, reloads: AtomicU64::new(0) };
+    let house = House {
+        gateway,
+        cutter,
+        local: format!("http://{}", local_server()),
+        routes,
+        reloads: AtomicU64::new(0),
+    };
     let steady = house.device("steady", &[]);
     let json = house.device("json", &["--fallback", "only", "--comet", "json"]);
     let message = house.device("message", &["--fallback", "only", "--comet", "message"]);
@@ -447,12 +541,16 @@ fn main() -> ExitCode {
     std::thread::sleep(SETTLE);
 
     let mut failed = false;
-    println!("{:<16} {:>16} {:>12} {:>20}", "before, after", "descriptors", "threads", "resident KiB");
+    println!(
+        "{:<16} {:>16} {:>12} {:>20}",
+        "before, after", "descriptors", "threads", "resident KiB"
+    );
     for ((name, process, pool), before) in watched.into_iter().zip(before) {
         let after = weigh(process);
         let fits = after.descriptors <= before.descriptors + pool
             && after.threads <= before.threads
-            && (!tells_the_allocator() || after.resident_kib <= before.resident_kib + before.resident_kib / 8 + 3 * 1024);
+            && (!tells_the_allocator()
+                || after.resident_kib <= before.resident_kib + before.resident_kib / 8 + 3 * 1024);
         println!(
             "{name:<16} {:>7} {:>8} {:>5} {:>6} {:>10} {:>9} {}",
             before.descriptors,
@@ -467,7 +565,11 @@ fn main() -> ExitCode {
     }
     println!(
         "{}",
-        if failed { "FAILED: something was left behind" } else { "passed: every answer was right, and nothing was left behind" }
+        if failed {
+            "FAILED: something was left behind"
+        } else {
+            "passed: every answer was right, and nothing was left behind"
+        }
     );
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

@@ -1,4 +1,5 @@
-//! Storms at full size: `cargo bench --features cli --bench storm [-- SCENE...]`. About six minutes; the scenes are
+//! Storms at full size: `cargo bench --features cli --bench storm [-- SCENE...]`. About six
+//! minutes; the scenes are
 //!
 //! ```text
 //!   fleet       a gateway with 10,000 links is killed: 99 of 100 are back within 30 s when it was away for 3 s, within twice the longest pause
@@ -7,18 +8,23 @@
 //!   stopped     a device, then the gateway, stand still for 30 s
 //!   limits      64 descriptors for a gateway with 500 visitors, 32 for a device
 //!   offers      5,000 connections that never finish their offer
-//!   cuts        a cut behind every octet of an exchange, over links and over polls
+//!   cuts        a cut behind every byte of an exchange, over links and over polls
 //! ```
 //!
-//! The scenes are those of `tests/it/storm.rs`, which plays them smaller. As root they run in a network namespace of their own, whose counters of
-//! overflows are theirs alone. Fails with the first figure that is not as it has to be.
+//! The scenes are those of `tests/it/storm.rs`, which plays them smaller. As root they run in a
+//! network namespace of their own, whose counters of overflows are theirs alone. Fails with the
+//! first figure that is not as it has to be.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a benchmark that cannot go on has failed"
+)]
 
 #[path = "../tests/it/storm/cuts.rs"]
 mod cuts;
-#[path = "../tests/it/storm/fleet.rs"]
-mod fleet;
+#[path = "../tests/it/storm/group.rs"]
+mod group;
 #[path = "../tests/it/storm/scenes.rs"]
 mod scenes;
 #[path = "../tests/it/support/mod.rs"]
@@ -29,20 +35,28 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use fleet::Fleet;
-use scenes::{Pace, Way};
+use group::LoopGroup;
+use scenes::{Pace, Transport};
 
 const ALONE: &str = "PTTH_STORM_ALONE";
 
 /// Goes on in a network namespace of its own. Returns where that is not allowed.
 fn go_alone() {
-    let allowed = Command::new("unshare").args(["--net", "true"]).stderr(std::process::Stdio::null()).status();
+    let allowed = Command::new("unshare")
+        .args(["--net", "true"])
+        .stderr(std::process::Stdio::null())
+        .status();
     if !allowed.is_ok_and(|status| status.success()) {
-        return println!("not in a network namespace of its own: overflows are printed, not judged");
+        return println!(
+            "not in a network namespace of its own: overflows are printed, not judged"
+        );
     }
     let us = std::env::current_exe().unwrap();
     let mut command = Command::new("unshare");
-    command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]).arg(us).args(std::env::args_os().skip(1));
+    command
+        .args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"])
+        .arg(us)
+        .args(std::env::args_os().skip(1));
     panic!("going into a network namespace: {}", command.env(ALONE, "1").exec());
 }
 
@@ -52,14 +66,24 @@ const fn s(seconds: u64) -> Duration {
 
 fn fleets() {
     let alone = std::env::var_os(ALONE).is_some();
-    let fleet = Fleet { processes: 10, links_each: 970, singles: 300, backoff: (s(1), s(60)), away: s(3), within: s(30) };
-    fleet::killed_and_started_again(&fleet, alone);
-    fleet::killed_and_started_again(&Fleet { backoff: (s(1), s(10)), away: s(20), within: s(20), ..fleet }, alone);
+    let group = LoopGroup {
+        processes: 10,
+        links_each: 970,
+        singles: 300,
+        backoff: (s(1), s(60)),
+        away: s(3),
+        within: s(30),
+    };
+    group::killed_and_started_again(&group, alone);
+    group::killed_and_started_again(
+        &LoopGroup { backoff: (s(1), s(10)), away: s(20), within: s(20), ..group },
+        alone,
+    );
 }
 
 fn take_overs() {
-    scenes::take_overs(1_000, Way::Links);
-    scenes::take_overs(1_000, Way::Polls);
+    scenes::take_overs(1_000, Transport::Links);
+    scenes::take_overs(1_000, Transport::Polls);
 }
 
 fn stopped() {
@@ -86,14 +110,28 @@ fn main() -> ExitCode {
     if std::env::var_os(ALONE).is_none() {
         go_alone();
     }
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect(); // which cargo adds
-    let all: [(&str, fn()); 6] =
-        [("fleet", fleets), ("take-overs", take_overs), ("stopped", stopped), ("limits", limits), ("offers", offers), ("cuts", cuts)];
-    if let Some(unknown) = wanted.iter().find(|wanted| !all.iter().any(|(name, _)| name == wanted)) {
-        eprintln!("there is no scene {unknown}; there are {}", all.map(|(name, _)| name).join(", "));
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| argument != "--bench").collect(); // which cargo adds
+    let all: [(&str, fn()); 6] = [
+        ("fleet", fleets),
+        ("take-overs", take_overs),
+        ("stopped", stopped),
+        ("limits", limits),
+        ("offers", offers),
+        ("cuts", cuts),
+    ];
+    if let Some(unknown) = wanted.iter().find(|wanted| !all.iter().any(|(name, _)| name == wanted))
+    {
+        eprintln!(
+            "there is no scene {unknown}; there are {}",
+            all.map(|(name, _)| name).join(", ")
+        );
         return ExitCode::from(2);
     }
-    for (name, scene) in all.into_iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name)) {
+    for (name, scene) in all
+        .into_iter()
+        .filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name))
+    {
         let began = Instant::now();
         scene();
         println!("-- {name}: {:.0} s", began.elapsed().as_secs_f64());

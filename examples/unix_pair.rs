@@ -1,8 +1,10 @@
-//! Turns a connection over a Unix socket pair and asks over it: layers 1 and 2 alone, without gateway, device or event loop.
+//! Turns a connection over a Unix socket pair and asks over it: layers 1 and 2 alone, without
+//! gateway, device or event loop.
 //!
 //!     cargo run --example unix_pair
 //!
-//! The library starts no thread here; the one thread beside `main` is this example's own and plays the device.
+//! The library starts no thread here; the one thread beside `main` is this example's own and plays
+//! the device.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,7 +15,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use reverse_http::link::{self, Offered};
 use reverse_http::proto::turn::{Dialect, OfferPlan, OfferRules};
-use reverse_http::stream::Transport;
+use reverse_http::stream::TimedStream;
 use reverse_http::{Body, Limits};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -25,7 +27,8 @@ fn main() -> Result<()> {
     device.join().map_err(|_| "the device panicked")?
 }
 
-/// Dials out (here: has the other end of the pair), offers, and from the turn on is the HTTP server.
+/// Dials out (here: has the other end of the pair), offers, and from the turn on is the HTTP
+/// server.
 fn device(stream: UnixStream) -> Result<()> {
     let plan = OfferPlan::new("gw.example", "/lamp", Dialect::classic());
     let Offered::Turned(mut link) = link::offer(stream, &plan, Arc::new(Limits::default()))? else {
@@ -44,7 +47,8 @@ fn device(stream: UnixStream) -> Result<()> {
 
 /// Accepts, turns the connection, and from then on is the HTTP client.
 fn gateway(stream: Shown) -> Result<()> {
-    let (mut link, offer) = link::accept(stream, &OfferRules::default(), Arc::new(Limits::default()))?;
+    let (mut link, offer) =
+        link::accept(stream, &OfferRules::default(), Arc::new(Limits::default()))?;
     println!("\n-- turned: {} is the server from here on --\n", offer.names[0]);
 
     let response = link.ask(Request::get("/status").body(Body::empty())?)?;
@@ -62,8 +66,8 @@ fn gateway(stream: Shown) -> Result<()> {
 /// A stream that prints what goes over it, as an example of a transport of one's own.
 struct Shown(UnixStream);
 
-fn show(who: &str, octets: &[u8]) {
-    for line in String::from_utf8_lossy(octets).lines() {
+fn show(who: &str, bytes: &[u8]) {
+    for line in String::from_utf8_lossy(bytes).lines() {
         println!("{who:>7}  {line}");
     }
 }
@@ -87,7 +91,7 @@ impl Write for Shown {
     }
 }
 
-impl Transport for Shown {
+impl TimedStream for Shown {
     fn limit_read(&mut self, time: Option<Duration>) -> io::Result<()> {
         self.0.set_read_timeout(time)
     }

@@ -1,7 +1,8 @@
-//! One opaque [`Error`] for the whole crate, and [`Refusal`], what the pure protocol functions say of bad octets.
+//! One opaque [`Error`] for the whole crate, and [`Refusal`], what the pure protocol functions say
+//! of bad bytes.
 //!
-//! An error says what was being done, on which side, what came instead, and what to do. Its kinds are private so that
-//! they can grow; ask with predicates.
+//! An error says what was being done, on which side, what came instead, and what to do. Its kinds
+//! are private so that they can grow; ask with predicates.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -54,8 +55,20 @@ struct Inner {
 }
 
 impl Error {
-    fn new(kind: Kind, fault: Fault, status: Option<u16>, text: impl Into<Cow<'static, str>>) -> Self {
-        Error(Box::new(Inner { kind, fault, status, text: text.into(), retry_after: None, source: None }))
+    fn new(
+        kind: Kind,
+        fault: Fault,
+        status: Option<u16>,
+        text: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Error(Box::new(Inner {
+            kind,
+            fault,
+            status,
+            text: text.into(),
+            retry_after: None,
+            source: None,
+        }))
     }
 
     /// The library was called in a way that cannot work (bad URL, bad name, limits out of range).
@@ -63,7 +76,7 @@ impl Error {
         Self::new(Kind::Usage, Fault::Caller, None, text)
     }
 
-    /// A peer's octets break the protocol. `status` is what a gateway would tell its visitor.
+    /// A peer's bytes break the protocol. `status` is what a gateway would tell its visitor.
     pub(crate) fn malformed(fault: Fault, status: u16, text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::Malformed, fault, Some(status), text)
     }
@@ -79,7 +92,12 @@ impl Error {
     }
 
     /// The other side said no, with this status.
-    pub(crate) fn refused(fault: Fault, status: u16, text: impl Into<Cow<'static, str>>, retry_after: Option<Duration>) -> Self {
+    pub(crate) fn refused(
+        fault: Fault,
+        status: u16,
+        text: impl Into<Cow<'static, str>>,
+        retry_after: Option<Duration>,
+    ) -> Self {
         let mut error = Self::new(Kind::Refused, fault, Some(status), text);
         error.0.retry_after = retry_after;
         error
@@ -127,7 +145,7 @@ impl Error {
     pub fn is_usage(&self) -> bool {
         self.0.kind == Kind::Usage
     }
-    /// A peer's octets broke the protocol.
+    /// A peer's bytes broke the protocol.
     pub fn is_malformed(&self) -> bool {
         self.0.kind == Kind::Malformed
     }
@@ -159,7 +177,8 @@ impl Error {
     pub fn fault(&self) -> Fault {
         self.0.fault
     }
-    /// The status a gateway would give its visitor for this (400 to 599), or the one the peer refused with. `None` for usage errors.
+    /// The status a gateway would give its visitor for this (400 to 599), or the one the peer
+    /// refused with. `None` for usage errors.
     pub fn status_hint(&self) -> Option<u16> {
         self.0.status
     }
@@ -178,7 +197,12 @@ impl fmt::Display for Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { kind, fault, status, text, .. } = &*self.0;
-        f.debug_struct("Error").field("kind", kind).field("fault", fault).field("status", status).field("text", text).finish()
+        f.debug_struct("Error")
+            .field("kind", kind)
+            .field("fault", fault)
+            .field("status", status)
+            .field("text", text)
+            .finish()
     }
 }
 
@@ -203,12 +227,14 @@ impl From<Error> for io::Error {
     }
 }
 
-/// Why octets were not taken: the status to answer them with, and one short reason. The pure functions of [`proto`](crate::proto) return this.
+/// Why bytes were not taken: the status to answer them with, and one short reason. The pure
+/// functions of [`proto`](crate::proto) return this.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// 4xx or 5xx: what to answer where an answer is possible.
     pub status: u16,
-    /// One sentence without a line end, fit for a `text/plain` body: what came, and what would have been right.
+    /// One sentence without a line end, fit for a `text/plain` body: what came, and what would have
+    /// been right.
     pub reason: Cow<'static, str>,
 }
 
@@ -217,7 +243,8 @@ impl Refusal {
     pub fn new(status: u16, reason: impl Into<Cow<'static, str>>) -> Self {
         Refusal { status, reason: reason.into() }
     }
-    /// The same as an [`Error`], `fault` being the sender of the octets and `doing` what was being read.
+    /// The same as an [`Error`], `fault` being the sender of the bytes and `doing` what was being
+    /// read.
     pub(crate) fn into_error(self, fault: Fault, doing: &str) -> Error {
         let status = if fault == Fault::Caller { self.status } else { 502 };
         Error::malformed(fault, status, format!("{doing}: {}", self.reason))

@@ -1,8 +1,10 @@
-//! Reverse HTTP (PTTH): a device behind NAT or a firewall dials out to a gateway and offers `Upgrade: PTTH/1.0`; the
-//! gateway answers 101, and the connection turns around: now the gateway asks and the device answers.
+//! Reverse HTTP (PTTH): a device behind NAT or a firewall dials out to a gateway and offers
+//! `Upgrade: PTTH/1.0`; the gateway answers 101, and the connection turns around: now the gateway
+//! asks and the device answers.
 //!
-//! Synchronous: no async runtime. A mio event loop owns the sockets, reads heads and moves octets; programs' own code
-//! (handlers, whoever calls `send()`) is plain blocking `Read`/`Write` code on worker threads or on the caller's.
+//! Synchronous: no async runtime. A mio event loop owns the sockets, reads heads and moves bytes;
+//! programs' own code (handlers, whoever calls `send()`) is plain blocking `Read`/`Write` code on
+//! worker threads or on the caller's.
 //!
 //! ```
 //! use std::time::Duration;
@@ -23,12 +25,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Layers, each usable without the one above: [`proto`] (the protocol as pure functions), [`link`] (one turned connection
-//! over anything that is `Read + Write`), the event loop and its relay (inside), [`Gateway`] and [`Device`], and the
-//! command `ptth` (feature `cli`).
+//! Layers, each usable without the one above: [`proto`] (the protocol as pure functions), [`link`]
+//! (one turned connection over anything that is `Read + Write`), the event loop and its relay
+//! (inside), [`Gateway`] and [`Device`], and the command `ptth` (feature `cli`).
 //!
-//! When not to use it: for more than one request at a time over one connection (HTTP/2 has streams; here each takes a
-//! link of its own), or for traffic that is not HTTP.
+//! When not to use it: for more than one request at a time over one connection (HTTP/2 has streams;
+//! here each takes a link of its own), or for traffic that is not HTTP.
 
 #[cfg(not(unix))]
 compile_error!("reverse-http works on Unix only: its event loop registers raw descriptors");
@@ -36,8 +38,8 @@ compile_error!("reverse-http works on Unix only: its event loop registers raw de
 #[macro_use]
 mod logs;
 
+pub mod close_reason;
 pub mod device;
-pub mod ends;
 mod engine;
 pub mod error;
 pub mod gateway;
@@ -52,13 +54,17 @@ pub mod stream;
 #[cfg(feature = "tls")]
 pub mod tls;
 
+pub use close_reason::{CloseCause, EndCounts};
 pub use device::{
-    Device, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange, Listener, OnRefusal, Stopping, Upgraded, upgrade,
+    Device, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange, Listener, OnRefusal,
+    Stopping, Upgraded, upgrade,
 };
-pub use ends::{End, EndCounts};
 pub use error::{Error, Fault, Refusal};
-pub use gateway::{DeviceRef, Event, EventKind, Gateway, GatewayStats, Grant, Offer, Reject, Route, Routes, Tokens, TurnMode};
+pub use gateway::{
+    DeviceRef, Event, EventKind, Gateway, GatewayStats, Grant, Offer, Reject, Route, Routes,
+    Tokens, TurnMode,
+};
 pub use limits::Limits;
 pub use link::{DeviceLink, GatewayLink};
 pub use message::Body;
-pub use proto::turn::{Encoding, Fallback, Way};
+pub use proto::turn::{Encoding, Fallback, Transport};

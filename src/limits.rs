@@ -1,7 +1,8 @@
-//! Every bound and every timeout, in one place: name with its unit, default, precedent, and what happens at the bound.
+//! Every bound and every timeout, in one place: name with its unit, default, precedent, and what
+//! happens at the bound.
 //!
-//! Nothing else in the crate holds a number that a peer could push against. A [`Limits`] is checked once, when a
-//! gateway or a device is built, and then shared.
+//! Nothing else in the crate holds a number that a peer could push against. A [`Limits`] is checked
+//! once, when a gateway or a device is built, and then shared.
 
 use std::time::Duration;
 
@@ -9,12 +10,13 @@ use crate::error::Error;
 
 macro_rules! limits {
     ($( $(#[$doc:meta])* $name:ident : $type:ty = $default:expr ; )*) => {
-        /// Bounds and timeouts of one gateway, device or link. Start from [`Limits::default`] and change fields.
+        /// Bounds and timeouts of one gateway, device or link. Start from [`Limits::default`] and
+        /// change fields.
         ///
         /// ```
         /// let mut limits = reverse_http::Limits::default();
         /// limits.head_bytes_max = 8 * 1024;
-        /// limits.first_octet_timeout = std::time::Duration::from_secs(20);
+        /// limits.first_byte_timeout = std::time::Duration::from_secs(20);
         /// ```
         #[derive(Clone, Debug, PartialEq, Eq)]
         #[non_exhaustive]
@@ -29,185 +31,242 @@ macro_rules! limits {
 }
 
 limits! {
-    /// Longest message head in octets, start line and empty line included; a chunk line and a trailer section count
-    /// against the same bound. Default 16 KiB (nginx 4 × 8 KiB, HAProxy 16 KiB). What comes from the other end of a link may have 4 KiB more, since that end
-    /// added fields of its own. Beyond: 431 to a request, 502 for a response.
+    /// Longest message head in bytes, start line and empty line included; a chunk line and a
+    /// trailer section count against the same bound. Default 16 KiB (nginx 4 × 8 KiB, HAProxy 16
+    /// KiB). What comes from the other end of a link may have 4 KiB more, since that end added
+    /// fields of its own. Beyond: 431 to a request, 502 for a response.
     head_bytes_max: usize = 16 * 1024;
-    /// Most fields in a head or trailer section. Default 100 (httparse's usual array, Apache's `LimitRequestFields`); 16 more
-    /// from the other end of a link. Beyond: 431 or 502.
+    /// Most fields in a head or trailer section. Default 100 (httparse's usual array, Apache's
+    /// `LimitRequestFields`); 16 more from the other end of a link. Beyond: 431 or 502.
     fields_max: usize = 100;
-    /// Longest request target in octets. Default 8,000 (RFC 9112 §3 recommends at least that). Beyond: 414.
+    /// Longest request target in bytes. Default 8,000 (RFC 9112 §3 recommends at least that).
+    /// Beyond: 414.
     target_bytes_max: usize = 8_000;
-    /// Most 1xx responses before a final one. Default 8. Beyond: the link is closed, a visitor gets 502.
+    /// Most 1xx responses before a final one. Default 8. Beyond: the link is closed, a visitor gets
+    /// 502.
     informational_max: usize = 8;
-    /// Most 307/308 redirects of an offer in a row. Default 5. Beyond: the device backs off and starts again at its own URL.
+    /// Most 307/308 redirects of an offer in a row. Default 5. Beyond: the device backs off and
+    /// starts again at its own URL.
     redirects_max: usize = 5;
-    /// Octets of an abandoned body that are read and dropped so that the connection can be used again. Default 64 KiB. Beyond: closed.
+    /// Bytes of an abandoned body that are read and dropped so that the connection can be used
+    /// again. Default 64 KiB. Beyond: closed.
     drain_bytes_max: usize = 64 * 1024;
-    /// Octets of an answer that a relay reads ahead of its visitor, so that a slow visitor does not hold the link. Default 32 KiB. Beyond: the link waits.
+    /// Bytes of an answer that a relay reads ahead of its visitor, so that a slow visitor does not
+    /// hold the link. Default 32 KiB. Beyond: the link waits.
     read_ahead_bytes_max: usize = 32 * 1024;
-    /// Connections in all that one event loop owns. Default 65,000. A quarter of them visitors cannot take, and an eighth devices cannot, so that neither
-    /// port is shut by the other. Beyond: a visitor's connection that idles between two requests is closed, the oldest first; where there is none,
-    /// accepting pauses until one closes.
+    /// Connections in all that one event loop owns. Default 65,000. A quarter of them visitors
+    /// cannot take, and an eighth devices cannot, so that neither port is shut by the other.
+    /// Beyond: a visitor's connection that idles between two requests is closed, the oldest first;
+    /// where there is none, accepting pauses until one closes.
     connections_max: usize = 65_000;
-    /// Connections from one peer address at a gateway's devices' port, and as many at its visitors' ports; with IPv6 from one /64. Default zero: a quarter of `connections_max` (one peer
-    /// cannot take all, and a fleet behind one NAT has room); never more than three quarters of it. Trusted proxies have no such bound. Beyond: closed at once.
+    /// Connections from one peer address at a gateway's devices' port, and as many at its visitors'
+    /// ports; with IPv6 from one /64. Default zero: a quarter of `connections_max` (one peer cannot
+    /// take all, and a fleet behind one NAT has room); never more than three quarters of it.
+    /// Trusted proxies have no such bound. Beyond: closed at once.
     connections_per_address_max: usize = 0;
-    /// Connections on the devices' port that have not shown who they are: no offer or poll of theirs was let in yet. Default zero: a quarter of
-    /// `connections_max`; never more than three quarters of it. Beyond: the oldest of them is closed.
+    /// Connections on the devices' port that have not shown who they are: no offer or poll of
+    /// theirs was let in yet. Default zero: a quarter of `connections_max`; never more than three
+    /// quarters of it. Beyond: the oldest of them is closed.
     unauthenticated_max: usize = 0;
-    /// Longest token in octets. Default 1,024. A longer one is nobody's: 401.
+    /// Longest token in bytes. Default 1,024. A longer one is nobody's: 401.
     token_bytes_max: usize = 1_024;
-    /// TLS handshakes in progress at once in one event loop, those that wait for the other side included. Default zero: half of `connections_max`;
-    /// never more than three quarters of it. A quarter of them visitors cannot take. Beyond: who connects is closed at once.
+    /// TLS handshakes in progress at once in one event loop, those that wait for the other side
+    /// included. Default zero: half of `connections_max`; never more than three quarters of it. A
+    /// quarter of them visitors cannot take. Beyond: who connects is closed at once.
     handshakes_max: usize = 0;
-    /// Connections that were ended from here and are still read from ([`linger_timeout`](Self::linger_timeout)), in one event loop. Default 1,024. Beyond: the one
-    /// that was ended first is closed.
+    /// Connections that were ended from here and are still read from
+    /// ([`linger_timeout`](Self::linger_timeout)), in one event loop. Default 1,024. Beyond: the
+    /// one that was ended first is closed.
     lingering_max: usize = 1_024;
-    /// Links of one device name at a gateway. Default 1,024, and never more than a quarter of `connections_max` (or eight, where that is less). Beyond: the offer gets 503 with `Retry-After`.
+    /// Links of one device name at a gateway. Default 1,024, and never more than a quarter of
+    /// `connections_max` (or eight, where that is less). Beyond: the offer gets 503 with
+    /// `Retry-After`.
     links_per_device_max: usize = 1_024;
-    /// Requests in flight to one device name, over links and as events. Default 1,024. Beyond: they wait in line.
+    /// Requests in flight to one device name, over links and as events. Default 1,024. Beyond: they
+    /// wait in line.
     in_flight_per_device_max: usize = 1_024;
-    /// Callers (visitors and `send()`) that wait for a link of one device. Default 1,024. Beyond: 503 with `Retry-After: 1`.
+    /// Callers (visitors and `send()`) that wait for a link of one device. Default 1,024. Beyond:
+    /// 503 with `Retry-After: 1`.
     waiting_per_device_max: usize = 1_024;
     /// Device names held at once. Default 65,000. Beyond: the offer gets 503 with `Retry-After`.
     devices_max: usize = 65_000;
-    /// Names remembered after their last link went, one entry for each. Default 65,536. Beyond: of the credential that has most of them the oldest is
-    /// forgotten. With a name the 16 sessions are remembered that were replaced last.
+    /// Names remembered after their last link went, one entry for each. Default 65,536. Beyond: of
+    /// the credential that has most of them the oldest is forgotten. With a name the 16 sessions
+    /// are remembered that were replaced last.
     remembered_max: usize = 65_536;
     /// How long those are remembered. Default 10 minutes.
     remember: Duration = Duration::from_secs(600);
-    /// Links that `on_link` handlers hold at once, each on a worker thread. Default 256. Beyond: the offer gets 503 with `Retry-After`.
+    /// Links that `on_link` handlers hold at once, each on a worker thread. Default 256. Beyond:
+    /// the offer gets 503 with `Retry-After`.
     on_link_max: usize = 256;
-    /// Threads that decide offers (`authorize`), or that look names up for one gateway of a device, at once. Default 8. Beyond: offers queue, a look-up
-    /// fails and is tried again.
+    /// Threads that decide offers (`authorize`), or that look names up for one gateway of a device,
+    /// at once. Default 8. Beyond: offers queue, a look-up fails and is tried again.
     helpers_max: usize = 8;
     /// Offers that wait for `authorize`. Default 1,024. Beyond: 503 with `Retry-After`.
     authorize_queue_max: usize = 1_024;
-    /// Longest message of the COMET fallback that is held whole, in octets: an upload to a device without a link, and any message in JSON. Default
-    /// 8 MiB. Beyond: 413 to the visitor, 502 where a device's answer is too large. An answer in `message/http` streams and has no such bound. Of an upload
-    /// its body counts; the event that it becomes is longer (a head, base64, escapes), and a device takes it so.
+    /// Longest message of the COMET fallback that is held whole, in bytes: an upload to a device
+    /// without a link, and any message in JSON. Default 8 MiB. Beyond: 413 to the visitor, 502
+    /// where a device's answer is too large. An answer in `message/http` streams and has no such
+    /// bound. Of an upload its body counts; the event that it becomes is longer (a head, base64,
+    /// escapes), and a device takes it so.
     message_bytes_max: usize = 8 * 1024 * 1024;
-    /// Octets of all such messages that one gateway holds at once, as long as they are where they are held: in JSON a byte may be six. Default 256 MiB, of
-    /// which one device has a quarter (three times `message_bytes_max`, where that is more). Beyond: 503 with `Retry-After`, to visitors and to devices.
+    /// Bytes of all such messages that one gateway holds at once, as long as they are where they
+    /// are held: in JSON a byte may be six. Default 256 MiB, of which one device has a quarter
+    /// (three times `message_bytes_max`, where that is more). Beyond: 503 with `Retry-After`, to
+    /// visitors and to devices.
     messages_bytes_max: usize = 256 * 1024 * 1024;
-    /// Octets of memory for what one gateway holds: connections with their buffers and TLS sessions, heads of requests in progress, and whole messages,
-    /// whose `messages_bytes_max` is a part of it. Default 1 GiB. When nine tenths are taken new requests get 503 with `Retry-After: 1`; what is in progress
-    /// goes on, in pieces that get smaller as memory does. When all is taken a visitor comes in only in the place of one that idles.
+    /// Bytes of memory for what one gateway holds: connections with their buffers and TLS sessions,
+    /// heads of requests in progress, and whole messages, whose `messages_bytes_max` is a part of
+    /// it. Default 1 GiB. When nine tenths are taken new requests get 503 with `Retry-After: 1`;
+    /// what is in progress goes on, in pieces that get smaller as memory does. When all is taken a
+    /// visitor comes in only in the place of one that idles.
     memory_bytes_max: usize = 1024 * 1024 * 1024;
-    /// Longest answer that a device keeps until the gateway has acknowledged it, so that it can be posted again. Default 1 MiB. A longer
-    /// one is not repeated: its visitor sees an aborted message.
+    /// Longest answer that a device keeps until the gateway has acknowledged it, so that it can be
+    /// posted again. Default 1 MiB. A longer one is not repeated: its visitor sees an aborted
+    /// message.
     answer_keep_bytes_max: usize = 1024 * 1024;
-    /// Octets of acknowledged answers that a device keeps, in case their events come again. Default 4 MiB. Beyond: the oldest are forgotten, and a
-    /// copy of their event gets 502.
+    /// Bytes of acknowledged answers that a device keeps, in case their events come again. Default
+    /// 4 MiB. Beyond: the oldest are forgotten, and a copy of their event gets 502.
     answer_cache_bytes_max: usize = 4 * 1024 * 1024;
-    /// Connections of a device to its local server at once, those that idle included. Default 0: as many as requests are in progress, which links and polls
-    /// bound. Beyond: requests wait in line. 1 is for servers that serve one connection after the other.
+    /// Connections of a device to its local server at once, those that idle included. Default 0: as
+    /// many as requests are in progress, which links and polls bound. Beyond: requests wait in
+    /// line. 1 is for servers that serve one connection after the other.
     local_connections_max: usize = 0;
-    /// Events kept for a subscriber that does not read them. Default 1,024. Beyond: dropped, and counted in the next one.
+    /// Events kept for a subscriber that does not read them. Default 1,024. Beyond: dropped, and
+    /// counted in the next one.
     events_max: usize = 1_024;
 
-    /// Whole time for a request head to arrive, from its first octet (from the accept for the first one). Default 10 s
-    /// (slowhttptest's slow heads end here). Then: 408, close.
+    /// Whole time for a request head to arrive, from its first byte (from the accept for the first
+    /// one). Default 10 s (slowhttptest's slow heads end here). Then: 408, close.
     head_timeout: Duration = Duration::from_secs(10);
-    /// Whole time for a TLS handshake, from the accept (at a device: from the connect). Default 10 s (HAProxy's advice for `timeout client-hs`; nginx has 60 s). Then: closed.
+    /// Whole time for a TLS handshake, from the accept (at a device: from the connect). Default 10
+    /// s (HAProxy's advice for `timeout client-hs`; nginx has 60 s). Then: closed.
     handshake_timeout: Duration = Duration::from_secs(10);
-    /// How long a kept-alive visitor may stay silent between requests. Default 75 s (nginx `keepalive_timeout`). Then: closed.
+    /// How long a kept-alive visitor may stay silent between requests. Default 75 s (nginx
+    /// `keepalive_timeout`). Then: closed.
     idle_visitor_timeout: Duration = Duration::from_secs(75);
-    /// How long a caller waits for a link of a known device. Default 5 s. Then: 503 with `Retry-After: 1`. A route may have its own, as
-    /// it may of the next two.
+    /// How long a caller waits for a link of a known device. Default 5 s. Then: 503 with
+    /// `Retry-After: 1`. A route may have its own, as it may of the next two.
     wait_for_link: Duration = Duration::from_secs(5);
-    /// Longest time in which a device takes nothing of a request that is being written to it. Default 60 s (nginx `proxy_send_timeout`). Then: 504, link closed.
+    /// Longest time in which a device takes nothing of a request that is being written to it.
+    /// Default 60 s (nginx `proxy_send_timeout`). Then: 504, link closed.
     request_write_timeout: Duration = Duration::from_secs(60);
-    /// From the request's last octet to the response's first. Default 60 s (nginx `proxy_read_timeout`). Then: 504, link closed.
-    first_octet_timeout: Duration = Duration::from_secs(60);
-    /// At a device that forwards: from the request's last octet to the first of its local server's response. Default zero: off, the gateway's `first_octet_timeout`
-    /// decides, and the device notices that its gateway has ended the link (nginx behind nginx would give up on its own). A device that polls cannot notice;
-    /// there `first_octet_timeout` holds. Then: 504.
-    local_first_octet_timeout: Duration = Duration::ZERO;
-    /// Longest silence within a body, while it is this peer's turn to move. Default 60 s. Then: the exchange is aborted; 408 or 504 where no response has begun.
+    /// From the request's last byte to the response's first. Default 60 s (nginx
+    /// `proxy_read_timeout`). Then: 504, link closed.
+    first_byte_timeout: Duration = Duration::from_secs(60);
+    /// At a device that forwards: from the request's last byte to the first of its local server's
+    /// response. Default zero: off, the gateway's `first_byte_timeout` decides, and the device
+    /// notices that its gateway has ended the link (nginx behind nginx would give up on its own). A
+    /// device that polls cannot notice; there `first_byte_timeout` holds. Then: 504.
+    local_first_byte_timeout: Duration = Duration::ZERO;
+    /// Longest silence within a body, while it is this peer's turn to move. Default 60 s. Then: the
+    /// exchange is aborted; 408 or 504 where no response has begun.
     body_silence_timeout: Duration = Duration::from_secs(60);
-    /// Whole exchange, from the visitor's head (or a program's `send()`) to the last octet of the answer; a tunnel's ends with its 101. Default zero: off (nginx, HAProxy; Envoy's is 15 s,
+    /// Whole exchange, from the visitor's head (or a program's `send()`) to the last byte of the
+    /// answer; a tunnel's ends with its 101. Default zero: off (nginx, HAProxy; Envoy's is 15 s,
     /// which cuts event streams). Then: 504, or the answer is aborted.
     exchange_timeout: Duration = Duration::ZERO;
-    /// Longest silence in both directions of a tunnel (a WebSocket, say). Default 1 hour (HAProxy's usual `timeout tunnel`); zero turns it off. Then: closed.
-    /// Once one direction has ended, the other has `body_silence_timeout`.
+    /// Longest silence in both directions of a tunnel (a WebSocket, say). Default 1 hour (HAProxy's
+    /// usual `timeout tunnel`); zero turns it off. Then: closed. Once one direction has ended, the
+    /// other has `body_silence_timeout`.
     tunnel_silence_timeout: Duration = Duration::from_secs(3600);
-    /// How long nothing may move of an exchange whose visitor has ended its direction of the connection, while callers wait for its link or poll: most that do so
-    /// are gone. Default 1 s; zero honours a half-close for ever. Then: 503 to the visitor, or its answer is cut, and the link is closed.
+    /// How long nothing may move of an exchange whose visitor has ended its direction of the
+    /// connection, while callers wait for its link or poll: most that do so are gone. Default 1 s;
+    /// zero honours a half-close for ever. Then: 503 to the visitor, or its answer is cut, and the
+    /// link is closed.
     half_close_timeout: Duration = Duration::from_secs(1);
-    /// Fewest octets per second a visitor takes of what lies ready, over [`min_rate_window`](Self::min_rate_window), while callers wait
-    /// for a link or a poll, or, where the answer lies whole in memory, while more than half of `messages_bytes_max` is taken. The same rate is asked of a visitor that
-    /// sends a request's body, while callers wait for the link it goes over, and of whoever sends a message that is held whole, while that much is taken. Default 1,024; 0 turns it off. Below: the exchange is ended, a sender gets 408.
+    /// Fewest bytes per second a visitor takes of what lies ready, over
+    /// [`min_rate_window`](Self::min_rate_window), while callers wait for a link or a poll, or,
+    /// where the answer lies whole in memory, while more than half of `messages_bytes_max` is
+    /// taken. The same rate is asked of a visitor that sends a request's body, while callers wait
+    /// for the link it goes over, and of whoever sends a message that is held whole, while that
+    /// much is taken. Default 1,024; 0 turns it off. Below: the exchange is ended, a sender gets
+    /// 408.
     min_rate_bytes_per_s: u64 = 1_024;
     /// The time over which that rate is taken. Default 10 s.
     min_rate_window: Duration = Duration::from_secs(10);
-    /// How long a connection that was ended from here is read from after its last answer, while nothing comes, so that the answer is not lost to a reset.
-    /// Default 5 s (nginx `lingering_timeout`). Then: closed.
+    /// How long a connection that was ended from here is read from after its last answer, while
+    /// nothing comes, so that the answer is not lost to a reset. Default 5 s (nginx
+    /// `lingering_timeout`). Then: closed.
     linger_timeout: Duration = Duration::from_secs(5);
-    /// The same in all, however much comes: a client that reads nothing before it has written everything has that time. Default 30 s (nginx `lingering_time`).
-    /// Then: closed.
+    /// The same in all, however much comes: a client that reads nothing before it has written
+    /// everything has that time. Default 30 s (nginx `lingering_time`). Then: closed.
     linger_total_timeout: Duration = Duration::from_secs(30);
-    /// How long an exchange goes on that most likely nobody waits for any more, while no byte moves: the rest of an answer whose visitor has left, and what
-    /// a device forwards for a gateway that has ended its link. Default 2 s. Then: both connections are closed. Also how long a stopping gateway with `drain_to` keeps the
-    /// devices' port open, and the silence it grants to connections that it closes.
+    /// How long an exchange goes on that most likely nobody waits for any more, while no byte
+    /// moves: the rest of an answer whose visitor has left, and what a device forwards for a
+    /// gateway that has ended its link. Default 2 s. Then: both connections are closed. Also how
+    /// long a stopping gateway with `drain_to` keeps the devices' port open, and the silence it
+    /// grants to connections that it closes.
     abandoned_timeout: Duration = Duration::from_secs(2);
     /// TCP connect, per address. Default 10 s. Then: that address has failed.
     connect_timeout: Duration = Duration::from_secs(10);
-    /// How long an address of a name has before the next one is tried beside it, at the device. Default 250 ms (RFC 8305 §5). The first connection that
-    /// stands is taken.
+    /// How long an address of a name has before the next one is tried beside it, at the device.
+    /// Default 250 ms (RFC 8305 §5). The first connection that stands is taken.
     address_delay: Duration = Duration::from_millis(250);
-    /// A name's look-up, at the device. Default 10 s (two tries of 5 s at one name server, as glibc makes them). Then: the attempt failed; a resolver that
-    /// hangs costs a thread until it returns, `helpers_max` of them at most.
+    /// A name's look-up, at the device. Default 10 s (two tries of 5 s at one name server, as glibc
+    /// makes them). Then: the attempt failed; a resolver that hangs costs a thread until it
+    /// returns, `helpers_max` of them at most.
     resolve_timeout: Duration = Duration::from_secs(10);
-    /// How long a device's connection to its local server idles for the next request. Default 60 s (nginx's `keepalive_timeout` of an upstream). Then: closed. Zero:
-    /// closed behind each answer.
+    /// How long a device's connection to its local server idles for the next request. Default 60 s
+    /// (nginx's `keepalive_timeout` of an upstream). Then: closed. Zero: closed behind each answer.
     local_keep_alive: Duration = Duration::from_secs(60);
-    /// How long a request waits for a connection to the local server, where there are as many as `local_connections_max` allows. Default 30 s (the `timeout
-    /// queue` of HAProxy's examples). Then: 503 with `Retry-After: 1`.
+    /// How long a request waits for a connection to the local server, where there are as many as
+    /// `local_connections_max` allows. Default 30 s (the `timeout queue` of HAProxy's examples).
+    /// Then: 503 with `Retry-After: 1`.
     local_wait_timeout: Duration = Duration::from_secs(30);
-    /// From a CONNECT to the proxy's answer, at the device. Default 30 s (the proxy looks up and connects meanwhile). Then: the attempt failed.
+    /// From a CONNECT to the proxy's answer, at the device. Default 30 s (the proxy looks up and
+    /// connects meanwhile). Then: the attempt failed.
     proxy_timeout: Duration = Duration::from_secs(30);
-    /// From an offer to its answer, at the device. Default 90 s (three times a held poll). Then: closed and dialled again.
+    /// From an offer to its answer, at the device. Default 90 s (three times a held poll). Then:
+    /// closed and dialled again.
     offer_timeout: Duration = Duration::from_secs(90);
-    /// Silence on an idle link before the gateway sends a heartbeat (`OPTIONS *`), up to a 256th later. Default 25 s (below the 30 s of impatient NATs);
-    /// zero turns it off.
+    /// Silence on an idle link before the gateway sends a heartbeat (`OPTIONS *`), up to a 256th
+    /// later. Default 25 s (below the 30 s of impatient NATs); zero turns it off.
     heartbeat: Duration = Duration::from_secs(25);
     /// From a heartbeat to its whole answer. Default 10 s. Then: link closed.
     heartbeat_timeout: Duration = Duration::from_secs(10);
-    /// Silence after which a device gives up an idle link, once its gateway has sent a heartbeat on any (before that gateways may be met that never
-    /// ask). Default 120 s; zero turns it off.
+    /// Silence after which a device gives up an idle link, once its gateway has sent a heartbeat on
+    /// any (before that gateways may be met that never ask). Default 120 s; zero turns it off.
     silence: Duration = Duration::from_secs(120);
-    /// How long a device trusts turned connections over which nothing ever came, no request and no heartbeat, before it polls beside them: something on the
-    /// way may let the 101 pass and swallow the rest. They are given up when a request comes by such a poll, or when another of them ends. Default 5 minutes
-    /// (our gateway's heartbeat comes after 25 s); zero turns it off.
+    /// How long a device trusts turned connections over which nothing ever came, no request and no
+    /// heartbeat, before it polls beside them: something on the way may let the 101 pass and
+    /// swallow the rest. They are given up when a request comes by such a poll, or when another of
+    /// them ends. Default 5 minutes (our gateway's heartbeat comes after 25 s); zero turns it off.
     doubt_after: Duration = Duration::from_secs(300);
-    /// How long a gateway holds an on-demand offer, or a poll, before it answers that there is nothing. Default 25 s (below nginx's `proxy_read_timeout` of 60 s).
+    /// How long a gateway holds an on-demand offer, or a poll, before it answers that there is
+    /// nothing. Default 25 s (below nginx's `proxy_read_timeout` of 60 s).
     poll_hold: Duration = Duration::from_secs(25);
-    /// How long a device that polls, or whose offers are held, counts as connected after its last poll or offer was answered. Default 5 s.
+    /// How long a device that polls, or whose offers are held, counts as connected after its last
+    /// poll or offer was answered. Default 5 s.
     poll_gap: Duration = Duration::from_secs(5);
-    /// Silence after an event was handed out before the same event, under the same id, is handed out once more. Default 10 s; zero turns it off.
+    /// Silence after an event was handed out before the same event, under the same id, is handed
+    /// out once more. Default 10 s; zero turns it off.
     redeliver_after: Duration = Duration::from_secs(10);
-    /// How long a device polls without `Upgrade` where something on the way does not stand it, before it offers the turn again. Default 10 minutes.
+    /// How long a device polls without `Upgrade` where something on the way does not stand it,
+    /// before it offers the turn again. Default 10 minutes.
     turn_retry: Duration = Duration::from_secs(600);
-    /// What the busy links of a replaced session get to finish. Default 10 s. Then: closed, their callers get 502.
+    /// What the busy links of a replaced session get to finish. Default 10 s. Then: closed, their
+    /// callers get 502.
     take_over_grace: Duration = Duration::from_secs(10);
-    /// First pause before a device dials again; doubles with each failure, with full jitter. Default 1 s.
+    /// First pause before a device dials again; doubles with each failure, with full jitter.
+    /// Default 1 s.
     backoff_min: Duration = Duration::from_secs(1);
     /// Longest such pause. Default 60 s. A `Retry-After` may ask for up to an hour.
     backoff_max: Duration = Duration::from_secs(60);
-    /// How long a worker stays on a link it has answered, reading the next request itself, before the event loop watches
-    /// the link again. Default 20 ms.
+    /// How long a worker stays on a link it has answered, reading the next request itself, before
+    /// the event loop watches the link again. Default 20 ms.
     worker_linger: Duration = Duration::from_millis(20);
-    /// How long an event loop looks for the next event before it sleeps, while such looking is mostly rewarded: to fall asleep and be woken costs more
-    /// than most exchanges. It yields to every other thread meanwhile. Default 100 µs; zero turns it off (battery before latency).
+    /// How long an event loop looks for the next event before it sleeps, while such looking is
+    /// mostly rewarded: to fall asleep and be woken costs more than most exchanges. It yields to
+    /// every other thread meanwhile. Default 100 µs; zero turns it off (battery before latency).
     spin: Duration = Duration::from_micros(100);
     /// How long a worker thread without work lives on. Default 10 s.
     worker_idle_timeout: Duration = Duration::from_secs(10);
 }
 
 impl Limits {
-    /// Whether every bound can work: no bound of zero where zero is not "off", a head that holds a request line.
+    /// Whether every bound can work: no bound of zero where zero is not "off", a head that holds a
+    /// request line.
     ///
     /// # Errors
     /// Names the first field that cannot work, and the least value that can.
@@ -234,18 +293,23 @@ impl Limits {
         ];
         for (name, value, least) in at_least {
             if value < least {
-                return Err(Error::usage(format!("limits: {name} is {value}; the least that works is {least}")));
+                return Err(Error::usage(format!(
+                    "limits: {name} is {value}; the least that works is {least}"
+                )));
             }
         }
         if self.fields_max > FIELDS_CEILING {
-            return Err(Error::usage(format!("limits: fields_max is {}; the most that works is {FIELDS_CEILING}", self.fields_max)));
+            return Err(Error::usage(format!(
+                "limits: fields_max is {}; the most that works is {FIELDS_CEILING}",
+                self.fields_max
+            )));
         }
         let never_zero: [(&str, Duration); 18] = [
             ("head_timeout", self.head_timeout),
             ("handshake_timeout", self.handshake_timeout),
             ("idle_visitor_timeout", self.idle_visitor_timeout),
             ("request_write_timeout", self.request_write_timeout),
-            ("first_octet_timeout", self.first_octet_timeout),
+            ("first_byte_timeout", self.first_byte_timeout),
             ("body_silence_timeout", self.body_silence_timeout),
             ("connect_timeout", self.connect_timeout),
             ("address_delay", self.address_delay),
@@ -262,11 +326,16 @@ impl Limits {
         ];
         for (name, value) in never_zero {
             if value.is_zero() {
-                return Err(Error::usage(format!("limits: {name} is zero; it has to be some time")));
+                return Err(Error::usage(format!(
+                    "limits: {name} is zero; it has to be some time"
+                )));
             }
         }
         if self.head_bytes_max > HEAD_CEILING {
-            return Err(Error::usage(format!("limits: head_bytes_max is {}; the most that works is {HEAD_CEILING}", self.head_bytes_max)));
+            return Err(Error::usage(format!(
+                "limits: head_bytes_max is {}; the most that works is {HEAD_CEILING}",
+                self.head_bytes_max
+            )));
         }
         if self.backoff_min > self.backoff_max {
             return Err(Error::usage("limits: backoff_min is longer than backoff_max".to_owned()));
@@ -275,7 +344,8 @@ impl Limits {
     }
 }
 
-/// Shares of what all have. They are derived where they are asked for, so that whoever lowers the total lowers them, too.
+/// Shares of what all have. They are derived where they are asked for, so that whoever lowers the
+/// total lowers them, too.
 impl Limits {
     /// Connections that one address may have.
     pub(crate) fn connections_per_address(&self) -> usize {
@@ -297,7 +367,8 @@ impl Limits {
         self.links_per_device_max.min((self.connections_max / 4).max(LINKS_PER_DEVICE_LEAST))
     }
 
-    /// Connections that visitors may have: a quarter is left to devices, which visitors have nobody to reach without.
+    /// Connections that visitors may have: a quarter is left to devices, which visitors have nobody
+    /// to reach without.
     pub(crate) fn visitors_connections(&self) -> usize {
         self.connections_max - self.connections_max / 4
     }
@@ -307,9 +378,11 @@ impl Limits {
         self.connections_max - self.connections_max / 8
     }
 
-    /// Octets of whole messages that one device has in memory.
+    /// Bytes of whole messages that one device has in memory.
     pub(crate) fn messages_of_device(&self) -> usize {
-        (self.messages_bytes_max / 4).max(self.message_bytes_max.saturating_mul(3)).min(self.messages_bytes_max)
+        (self.messages_bytes_max / 4)
+            .max(self.message_bytes_max.saturating_mul(3))
+            .min(self.messages_bytes_max)
     }
 
     /// What is set, or one part of the total where that is zero; less than the total in any case.
@@ -321,67 +394,93 @@ impl Limits {
 }
 
 impl Limits {
-    /// For heads that this process wrote itself: what came within the bounds has got fields of ours since then.
+    /// For heads that this process wrote itself: what came within the bounds has got fields of ours
+    /// since then.
     pub(crate) fn for_own_heads(&self) -> Limits {
-        Limits { head_bytes_max: HEAD_CEILING, fields_max: FIELDS_CEILING, target_bytes_max: HEAD_CEILING, ..self.clone() }.with_room()
+        Limits {
+            head_bytes_max: HEAD_CEILING,
+            fields_max: FIELDS_CEILING,
+            target_bytes_max: HEAD_CEILING,
+            ..self.clone()
+        }
+        .with_room()
     }
 
-    /// For heads and trailers that another hop of ours read within these bounds and sent on with fields of its own.
+    /// For heads and trailers that another hop of ours read within these bounds and sent on with
+    /// fields of its own.
     pub(crate) fn with_room(&self) -> Limits {
-        Limits { head_bytes_max: self.head_bytes_max + HOP_BYTES_MAX, fields_max: self.fields_max + HOP_FIELDS_MAX, ..self.clone() }
+        Limits {
+            head_bytes_max: self.head_bytes_max + HOP_BYTES_MAX,
+            fields_max: self.fields_max + HOP_FIELDS_MAX,
+            ..self.clone()
+        }
     }
 
-    /// Longest reply that can be an event: the longest upload, were it all control characters (six octets each in JSON), and its head.
+    /// Longest reply that can be an event: the longest upload, were it all control characters (six
+    /// bytes each in JSON), and its head.
     pub(crate) fn event_bytes_max(&self) -> usize {
         self.message_bytes_max.saturating_mul(6).saturating_add(HEAD_CEILING)
     }
 }
 
-/// Links that one device may have however few connections there may be in all: the default of `ptth device`.
+/// Links that one device may have however few connections there may be in all: the default of `ptth
+/// device`.
 const LINKS_PER_DEVICE_LEAST: usize = 8;
 
-/// Visitors' connections that are found at one look at all of them when some have to give way; the next look is due when they are used up.
+/// Visitors' connections that are found at one look at all of them when some have to give way; the
+/// next look is due when they are used up.
 pub(crate) const IDLE_FOUND_MAX: usize = 1_024;
 
-/// Sessions of one name that are remembered after they were replaced. Devices that fight for a name are two, or a few.
+/// Sessions of one name that are remembered after they were replaced. Devices that fight for a name
+/// are two, or a few.
 pub(crate) const REPLACED_MAX: usize = 16;
 
-/// Log lines of one kind that peers can cause, per second; beyond, they are counted, and the count is logged. The logger is the process's, so no gateway
-/// has its own bound.
+/// Log lines of one kind that peers can cause, per second; beyond, they are counted, and the count
+/// is logged. The logger is the process's, so no gateway has its own bound.
 pub(crate) const LOG_LINES_PER_SECOND: u32 = 50;
 
-/// The same for lines that say what became of a device: a whole fleet that goes at once is still told name by name, within reason.
+/// The same for lines that say what became of a device: a whole fleet that goes at once is still
+/// told name by name, within reason.
 pub(crate) const LOG_NAMES_PER_SECOND: u32 = 1_000;
 
-/// Of those, lines of one kind about one device within [`LOG_NAME_WINDOW`]; the rest are counted, and the count is logged when the window ends.
+/// Of those, lines of one kind about one device within [`LOG_NAME_WINDOW`]; the rest are counted,
+/// and the count is logged when the window ends.
 pub(crate) const LOG_LINES_PER_NAME: u32 = 10;
 /// The time over which they are counted.
 pub(crate) const LOG_NAME_WINDOW: std::time::Duration = std::time::Duration::from_secs(10);
-/// Names whose lines are counted at a time; more names in a window have the bound of all together alone.
+/// Names whose lines are counted at a time; more names in a window have the bound of all together
+/// alone.
 pub(crate) const LOG_NAMES_MAX: usize = 16_384;
-/// Counts of single names that are logged at the end of a window, those with most lines first; the others are told in one line.
+/// Counts of single names that are logged at the end of a window, those with most lines first; the
+/// others are told in one line.
 pub(crate) const LOG_COUNTS_MAX: usize = 20;
 
 /// Longest such line, in characters.
 pub(crate) const LOG_LINE_CHARS_MAX: usize = 1_000;
 
-/// What a hop may add to a head, in bytes: forwarding fields, framing, `Date`, `Via`. Precedent: HAProxy's `tune.maxrewrite`, 1 KiB; a path prefix of ours may be
-/// longer. The next hop of ours takes so much more than `head_bytes_max`. Beyond: 431 by the gateway itself, 502 by the device, and no link is lost to it.
+/// What a hop may add to a head, in bytes: forwarding fields, framing, `Date`, `Via`. Precedent:
+/// HAProxy's `tune.maxrewrite`, 1 KiB; a path prefix of ours may be longer. The next hop of ours
+/// takes so much more than `head_bytes_max`. Beyond: 431 by the gateway itself, 502 by the device,
+/// and no link is lost to it.
 pub(crate) const HOP_BYTES_MAX: usize = 4 * 1024;
 
 /// The same in fields; a test counts that no hop adds as many.
 pub(crate) const HOP_FIELDS_MAX: usize = 16;
 
-/// Links of a name that serve one visitor's connection alone (NTLM, Negotiate): all but one in so many, and at least one. Of more, the one that was idle
-/// longest goes. HAProxy and nginx, which open such connections themselves, need no share.
+/// Links of a name that serve one visitor's connection alone (NTLM, Negotiate): all but one in so
+/// many, and at least one. Of more, the one that was idle longest goes. HAProxy and nginx, which
+/// open such connections themselves, need no share.
 pub(crate) const PINNED_PART: usize = 4;
 
-/// How long callers wait, at most, before such a link, idle, goes for one that they can have; half of their own wait where that is shorter. Long enough for a
-/// login of three legs over a slow network.
+/// How long callers wait, at most, before such a link, idle, goes for one that they can have; half
+/// of their own wait where that is shorter. Long enough for a login of three legs over a slow
+/// network.
 pub(crate) const PINNED_GRACE: Duration = Duration::from_secs(1);
 
-/// A head is read in one piece of the loop's buffer; this is the ceiling of [`Limits::head_bytes_max`].
+/// A head is read in one piece of the loop's buffer; this is the ceiling of
+/// [`Limits::head_bytes_max`].
 const HEAD_CEILING: usize = 128 * 1024;
 
-/// The ceiling of [`Limits::fields_max`]: for every field of a message each name that `Connection` lists is compared.
+/// The ceiling of [`Limits::fields_max`]: for every field of a message each name that `Connection`
+/// lists is compared.
 pub(crate) const FIELDS_CEILING: usize = 256;

@@ -1,15 +1,18 @@
-//! Layer 2: one turned connection over anything that is `Read + Write`, blocking, without the event loop.
+//! Layer 2: one turned connection over anything that is `Read + Write`, blocking, without the event
+//! loop.
 //!
-//! [`GatewayLink`] asks, [`DeviceLink`] answers; after the turn the two never change places. [`offer`] and [`accept`] do the turn
-//! itself over a bare stream. Below them one `Wire` holds the stream, the octets that were read but not used yet, and the list of
-//! reasons why it may not carry another exchange; a message's [`Body`](crate::Body) reads from the same wire.
+//! [`GatewayLink`] asks, [`DeviceLink`] answers; after the turn the two never change places.
+//! [`offer`] and [`accept`] do the turn itself over a bare stream. Below them one `Wire` holds the
+//! stream, the bytes that were read but not used yet, and the list of reasons why it may not carry
+//! another exchange; a message's [`Body`](crate::Body) reads from the same wire.
 //!
 //! ```text
 //!   GatewayLink::ask ──request──►           ──► DeviceLink::next_request
 //!                                 the wire
 //!   Response<Body>  ◄──response──           ◄── DeviceLink::respond
 //! ```
-//! Never starts a thread, never retries, never reads for somebody else: an exchange that is over gives its leftover `Body` an error.
+//! Never starts a thread, never retries, never reads for somebody else: an exchange that is over
+//! gives its leftover `Body` an error.
 //!
 //! ```
 //! use std::os::unix::net::UnixStream;
@@ -49,6 +52,6 @@ pub use device::DeviceLink;
 pub(crate) use device::{Lingered, Next};
 pub use gateway::GatewayLink;
 pub(crate) use gateway::{NothingArrived, Owned};
-pub(crate) use send::Fate;
+pub(crate) use send::CutError;
 pub use turn::{Offered, Offering, accept, offer, receive};
 pub(crate) use wire::Whole;

@@ -1,20 +1,24 @@
-//! Log lines that peers can cause: few per second of each kind, and nothing in them that a terminal would obey.
+//! Log lines that peers can cause: few per second of each kind, and nothing in them that a terminal
+//! would obey.
 //!
 //! ```text
 //!   log_peers!(Info, "an offer was refused: {reason}")   50 lines a second, then once "… and 1,234 more like this"
 //! ```
-//! Each place in the source that logs so is a kind of its own. What becomes of a device is told for each, but of one that comes and goes without end only
-//! now and then. Lines below `info` are not counted: who asks for them wants them all.
+//! Each place in the source that logs so is a kind of its own. What becomes of a device is told for
+//! each, but of one that comes and goes without end only now and then. Lines below `info` are not
+//! counted: who asks for them wants them all.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::limits::{LOG_COUNTS_MAX, LOG_LINE_CHARS_MAX, LOG_LINES_PER_NAME, LOG_NAME_WINDOW, LOG_NAMES_MAX};
+use crate::limits::{
+    LOG_COUNTS_MAX, LOG_LINE_CHARS_MAX, LOG_LINES_PER_NAME, LOG_NAME_WINDOW, LOG_NAMES_MAX,
+};
 
 /// Logs like `log::log!`, within bounds.
-macro_rules! log_peers {
+macro_rules! log_names {
     // What becomes of the device of this name: an operator looks for each.
     ($level:ident of [$name:expr], $($what:tt)+) => {{
         static GATE: $crate::logs::NameGate = $crate::logs::NameGate::new(module_path!(), $crate::limits::LOG_NAMES_PER_SECOND);
@@ -96,7 +100,10 @@ impl Gate {
 
     fn passes(&'static self, now: Instant) -> bool {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        if window.began.is_none_or(|began| now.saturating_duration_since(began) >= Duration::from_secs(1)) {
+        if window
+            .began
+            .is_none_or(|began| now.saturating_duration_since(began) >= Duration::from_secs(1))
+        {
             (window.began, window.lines) = (Some(now), 0);
             self.settle(&mut window);
         }
@@ -129,11 +136,17 @@ impl Owes for Gate {
 
 impl NameGate {
     pub(crate) const fn new(module: &'static str, per_second: u32) -> Self {
-        NameGate { gate: Gate::new(module, per_second), names: Mutex::new(Names { began: None, lines: BTreeMap::new() }) }
+        NameGate {
+            gate: Gate::new(module, per_second),
+            names: Mutex::new(Names { began: None, lines: BTreeMap::new() }),
+        }
     }
 
     pub(crate) fn log(&'static self, level: log::Level, name: &str, what: fmt::Arguments<'_>) {
-        if level <= log::Level::Info && log::log_enabled!(target: self.gate.module, level) && !self.passes(name, Instant::now()) {
+        if level <= log::Level::Info
+            && log::log_enabled!(target: self.gate.module, level)
+            && !self.passes(name, Instant::now())
+        {
             return;
         }
         self.gate.log(level, what);
@@ -162,7 +175,12 @@ impl NameGate {
     fn settle(&self, names: &mut Names) {
         let lines = std::mem::take(&mut names.lines).into_iter();
         let mut more: Vec<(u64, Box<str>)> = lines
-            .filter_map(|(name, lines)| Some((lines.checked_sub(u64::from(LOG_LINES_PER_NAME)).filter(|more| *more > 0)?, name)))
+            .filter_map(|(name, lines)| {
+                Some((
+                    lines.checked_sub(u64::from(LOG_LINES_PER_NAME)).filter(|more| *more > 0)?,
+                    name,
+                ))
+            })
             .collect();
         more.sort_unstable_by(|a, b| b.cmp(a));
         for (more, name) in more.iter().take(LOG_COUNTS_MAX) {
@@ -171,7 +189,10 @@ impl NameGate {
         }
         let others = more.get(LOG_COUNTS_MAX..).unwrap_or_default();
         if !others.is_empty() {
-            let (lines, others) = (thousands(others.iter().map(|(more, _)| more).sum()), thousands(others.len() as u64));
+            let (lines, others) = (
+                thousands(others.iter().map(|(more, _)| more).sum()),
+                thousands(others.len() as u64),
+            );
             log::warn!(target: self.gate.module, "… and {lines} more lines of that kind about {others} other devices");
         }
     }
@@ -192,7 +213,8 @@ pub(crate) fn settle() {
     }
 }
 
-/// The text on one line, without what a terminal obeys or what turns the direction of reading, and not without end.
+/// The text on one line, without what a terminal obeys or what turns the direction of reading, and
+/// not without end.
 pub(crate) fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for (n, c) in text.chars().enumerate() {
@@ -202,7 +224,11 @@ pub(crate) fn plain(text: &str) -> String {
         }
         match c {
             c if c.is_control() => out.extend(c.escape_default()),
-            '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => out.extend(c.escape_unicode()),
+            '\u{200e}'
+            | '\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}'
+            | '\u{feff}' => out.extend(c.escape_unicode()),
             c => out.push(c),
         }
     }
@@ -227,7 +253,10 @@ mod tests {
 
     #[test]
     fn what_a_terminal_obeys_is_spelled_out() {
-        assert_eq!(plain("a\x1b[31mb\r\nc\u{9b}2J\u{202e}d é"), "a\\u{1b}[31mb\\r\\nc\\u{9b}2J\\u{202e}d é");
+        assert_eq!(
+            plain("a\x1b[31mb\r\nc\u{9b}2J\u{202e}d é"),
+            "a\\u{1b}[31mb\\r\\nc\\u{9b}2J\\u{202e}d é"
+        );
         let long = plain(&"x".repeat(LOG_LINE_CHARS_MAX + 1));
         assert!(long.ends_with('…') && long.chars().count() == LOG_LINE_CHARS_MAX + 1);
     }
@@ -238,7 +267,10 @@ mod tests {
         let now = Instant::now();
         let passed = (0..10_000).filter(|_| GATE.passes(now)).count();
         assert_eq!(passed, crate::limits::LOG_LINES_PER_SECOND as usize);
-        assert_eq!(GATE.window.lock().unwrap_or_else(PoisonError::into_inner).more, 10_000 - passed as u64);
+        assert_eq!(
+            GATE.window.lock().unwrap_or_else(PoisonError::into_inner).more,
+            10_000 - passed as u64
+        );
         settle();
         assert_eq!(GATE.window.lock().unwrap_or_else(PoisonError::into_inner).more, 0);
         assert!(!GATE.passes(now) && GATE.passes(now + Duration::from_secs(1)));
@@ -253,14 +285,25 @@ mod tests {
         let flaps = (0..10_000).filter(|_| GATE.passes("flaps", now)).count();
         assert_eq!(flaps, LOG_LINES_PER_NAME as usize);
         assert!(GATE.passes("lamp", now));
-        let counted = |name: &str| GATE.names.lock().unwrap_or_else(PoisonError::into_inner).lines.get(name).copied();
+        let counted = |name: &str| {
+            GATE.names.lock().unwrap_or_else(PoisonError::into_inner).lines.get(name).copied()
+        };
         assert_eq!((counted("flaps"), counted("lamp")), (Some(10_000), Some(1)));
         assert!(GATE.passes("flaps", now + LOG_NAME_WINDOW));
-        assert_eq!((counted("flaps"), counted("lamp")), (Some(1), None), "the next window begins with nothing");
+        assert_eq!(
+            (counted("flaps"), counted("lamp")),
+            (Some(1), None),
+            "the next window begins with nothing"
+        );
         // More names than are counted have the bound of all together, and take no more memory.
-        let passed = (0..2 * LOG_NAMES_MAX).filter(|n| GATE.passes(&n.to_string(), now + LOG_NAME_WINDOW)).count();
+        let passed = (0..2 * LOG_NAMES_MAX)
+            .filter(|n| GATE.passes(&n.to_string(), now + LOG_NAME_WINDOW))
+            .count();
         assert_eq!(passed, 2 * LOG_NAMES_MAX);
-        assert_eq!(GATE.names.lock().unwrap_or_else(PoisonError::into_inner).lines.len(), LOG_NAMES_MAX);
+        assert_eq!(
+            GATE.names.lock().unwrap_or_else(PoisonError::into_inner).lines.len(),
+            LOG_NAMES_MAX
+        );
         settle();
         assert_eq!(counted("0"), None, "the first window owed word of what it left out");
     }

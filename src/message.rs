@@ -1,8 +1,9 @@
-//! A message as a program sees it: the body ([`Body`]) and the way from `http` types to heads on the wire.
+//! A message as a program sees it: the body ([`Body`]) and the way from `http` types to heads on
+//! the wire.
 //!
-//! Framing is decided here and nowhere else: what a program says in `Content-Length`, `Transfer-Encoding` or
-//! `Connection` (but its `close`) is never written as given (T20). Every line goes through `proto::head::write_*` (T10).
-//! Never touches a socket.
+//! Framing is decided here and nowhere else: what a program says in `Content-Length`,
+//! `Transfer-Encoding` or `Connection` (but its `close`) is never written as given (T20). Every
+//! line goes through `proto::head::write_*` (T10). Never touches a socket.
 
 use std::cell::Cell;
 use std::fmt;
@@ -16,11 +17,13 @@ use crate::error::{Error, Fault, Refusal};
 use crate::proto::body::Framing;
 use crate::proto::head;
 
-/// The body of a request or a response: a [`Read`] that may know its length and may end with trailers.
+/// The body of a request or a response: a [`Read`] that may know its length and may end with
+/// trailers.
 ///
-/// A body that came from a link shares that link's connection: it is read from the socket as it is read here, and reading it
-/// when the exchange is over is an error, never somebody else's octets. It may be moved to another thread, and a device's handler
-/// may return the request's own body as its answer's. Dropping it never blocks.
+/// A body that came from a link shares that link's connection: it is read from the socket as it is
+/// read here, and reading it when the exchange is over is an error, never somebody else's bytes. It
+/// may be moved to another thread, and a device's handler may return the request's own body as its
+/// answer's. Dropping it never blocks.
 ///
 /// ```
 /// use std::io::Read;
@@ -46,12 +49,12 @@ enum Source {
     Empty,
     Static(&'static [u8]),
     Bytes {
-        octets: Vec<u8>,
+        bytes: Vec<u8>,
         at: usize,
     },
     Reader {
         reader: Box<dyn Read + Send>,
-        /// Octets still to come, where the program said how many.
+        /// Bytes still to come, where the program said how many.
         left: Option<u64>,
         ended: bool,
     },
@@ -62,18 +65,18 @@ enum Source {
 pub(crate) trait Streamed: Send {
     /// As [`Read::read`]; 0 only at the message's own end.
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize>;
-    /// Octets still to come, where the framing tells.
+    /// Bytes still to come, where the framing tells.
     fn remaining(&self) -> Option<u64>;
     /// Trailers, after the end.
     fn trailers(&self) -> Option<HeaderMap>;
     /// Whether the next read may have to wait for the peer.
     fn may_wait(&self) -> bool;
-    /// The peer whose octets these are.
+    /// The peer whose bytes these are.
     fn fault(&self) -> Fault;
 }
 
 impl Body {
-    /// No octets.
+    /// No bytes.
     pub fn empty() -> Self {
         Body::default()
     }
@@ -87,19 +90,21 @@ impl Body {
         Ok(Body::from_reader_with_length(file, length))
     }
 
-    /// Whatever a reader gives until it ends; no length is known, so it goes out chunked (to an HTTP/1.0 peer: until close).
-    /// Each read of the reader is written and flushed at once.
+    /// Whatever a reader gives until it ends; no length is known, so it goes out chunked (to an
+    /// HTTP/1.0 peer: until close). Each read of the reader is written and flushed at once.
     pub fn from_reader(reader: impl Read + Send + 'static) -> Body {
         Source::Reader { reader: Box::new(reader), left: None, ended: false }.into()
     }
 
-    /// Exactly `length` octets of a reader. More are left in it; fewer are an error that aborts the message.
+    /// Exactly `length` bytes of a reader. More are left in it; fewer are an error that aborts the
+    /// message.
     pub fn from_reader_with_length(reader: impl Read + Send + 'static, length: u64) -> Body {
         Source::Reader { reader: Box::new(reader), left: Some(length), ended: false }.into()
     }
 
-    /// The same body with trailer fields behind it (RFC 9110 §6.5). They need the chunked coding, so the length is not announced;
-    /// an HTTP/1.0 peer gets none, and framing and routing fields among them are left out.
+    /// The same body with trailer fields behind it (RFC 9110 §6.5). They need the chunked coding,
+    /// so the length is not announced; an HTTP/1.0 peer gets none, and framing and routing fields
+    /// among them are left out.
     #[must_use]
     pub fn with_trailers(mut self, trailers: HeaderMap) -> Body {
         self.trailers = Some(trailers);
@@ -110,28 +115,30 @@ impl Body {
     pub fn trailers(&self) -> Option<HeaderMap> {
         let own = || self.trailers.clone().filter(|map| !map.is_empty());
         match &self.source {
-            Source::Streamed(streamed) => streamed.trailers().or_else(|| own().filter(|_| streamed.remaining() == Some(0))),
+            Source::Streamed(streamed) => {
+                streamed.trailers().or_else(|| own().filter(|_| streamed.remaining() == Some(0)))
+            }
             _ if self.is_at_end() => own(),
             _ => None,
         }
     }
 
-    /// Octets still to come, where that is known; before the first read that is the whole length.
+    /// Bytes still to come, where that is known; before the first read that is the whole length.
     pub fn length(&self) -> Option<u64> {
         match &self.source {
             Source::Empty => Some(0),
-            Source::Static(octets) => Some(octets.len() as u64),
-            Source::Bytes { octets, at } => Some((octets.len() - at) as u64),
+            Source::Static(bytes) => Some(bytes.len() as u64),
+            Source::Bytes { bytes, at } => Some((bytes.len() - at) as u64),
             Source::Reader { ended: true, .. } => Some(0),
             Source::Reader { left, .. } => *left,
             Source::Streamed(streamed) => streamed.remaining(),
         }
     }
 
-    /// Reads to the end, at most `max` octets.
+    /// Reads to the end, at most `max` bytes.
     ///
     /// # Errors
-    /// More than `max` octets come, or the body could not be read to its end.
+    /// More than `max` bytes come, or the body could not be read to its end.
     pub fn read_to_vec(&mut self, max: usize) -> Result<Vec<u8>, Error> {
         let fault = self.fault();
         let too_long = || {
@@ -139,7 +146,9 @@ impl Body {
             Error::malformed(
                 fault,
                 status,
-                format!("reading a body: it is longer than the {max} octets that were allowed; allow more, or stream it"),
+                format!(
+                    "reading a body: it is longer than the {max} bytes that were allowed; allow more, or stream it"
+                ),
             )
         };
         let known = self.length();
@@ -148,24 +157,34 @@ impl Body {
         }
         // Sized by our own step, not by what the peer announced.
         let room = known.map_or(STEP, |length| (length as usize).min(STEP));
-        let mut octets = Vec::with_capacity(room);
+        let mut bytes = Vec::with_capacity(room);
         let bound = (max as u64).saturating_add(1);
-        self.by_ref().take(bound).read_to_end(&mut octets).map_err(|e| from_io(fault, "reading a body", e))?;
-        if octets.len() > max {
+        self.by_ref()
+            .take(bound)
+            .read_to_end(&mut bytes)
+            .map_err(|e| from_io(fault, "reading a body", e))?;
+        if bytes.len() > max {
             return Err(too_long());
         }
-        Ok(octets)
+        Ok(bytes)
     }
 
-    /// Reads to the end as UTF-8 text, at most `max` octets. (`read_to_string` is [`Read`]'s.)
+    /// Reads to the end as UTF-8 text, at most `max` bytes. (`read_to_string` is [`Read`]'s.)
     ///
     /// # Errors
-    /// As [`read_to_vec`](Self::read_to_vec), and when the octets are not UTF-8.
+    /// As [`read_to_vec`](Self::read_to_vec), and when the bytes are not UTF-8.
     pub fn read_to_text(&mut self, max: usize) -> Result<String, Error> {
         let fault = self.fault();
         String::from_utf8(self.read_to_vec(max)?).map_err(|e| {
             let status = if fault == Fault::Device { 502 } else { 400 };
-            Error::malformed(fault, status, format!("reading a body as text: it is not UTF-8 ({}); read it as octets", e.utf8_error()))
+            Error::malformed(
+                fault,
+                status,
+                format!(
+                    "reading a body as text: it is not UTF-8 ({}); read it as bytes",
+                    e.utf8_error()
+                ),
+            )
         })
     }
 
@@ -178,13 +197,14 @@ impl Body {
     pub(crate) fn in_memory(&self) -> Option<&[u8]> {
         match &self.source {
             Source::Empty => Some(&[]),
-            Source::Static(octets) => Some(octets),
-            Source::Bytes { octets, at } => Some(&octets[*at..]),
+            Source::Static(bytes) => Some(bytes),
+            Source::Bytes { bytes, at } => Some(&bytes[*at..]),
             Source::Reader { .. } | Source::Streamed(_) => None,
         }
     }
 
-    /// Whether the first read may take long, so that the head had better go out before it (a stream of events).
+    /// Whether the first read may take long, so that the head had better go out before it (a stream
+    /// of events).
     pub(crate) fn may_wait(&self) -> bool {
         match &self.source {
             Source::Reader { left, .. } => left.is_none(),
@@ -220,9 +240,9 @@ impl Read for Body {
         }
         match &mut self.source {
             Source::Empty => Ok(0),
-            Source::Static(octets) => octets.read(buf),
-            Source::Bytes { octets, at } => {
-                let n = (&octets[*at..]).read(buf)?;
+            Source::Static(bytes) => bytes.read(buf),
+            Source::Bytes { bytes, at } => {
+                let n = (&bytes[*at..]).read(buf)?;
                 *at += n;
                 Ok(n)
             }
@@ -232,16 +252,24 @@ impl Read for Body {
     }
 }
 
-fn read_reader(reader: &mut Box<dyn Read + Send>, left: &mut Option<u64>, ended: &mut bool, buf: &mut [u8]) -> io::Result<usize> {
+fn read_reader(
+    reader: &mut Box<dyn Read + Send>,
+    left: &mut Option<u64>,
+    ended: &mut bool,
+    buf: &mut [u8],
+) -> io::Result<usize> {
     if *ended || *left == Some(0) {
         return Ok(0);
     }
-    let room = left.map_or(buf.len(), |left| buf.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
-    // A reader that claims more than it was given room for is somebody's defect, but not a reason to panic here.
+    let room =
+        left.map_or(buf.len(), |left| buf.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+    // A reader that claims more than it was given room for is somebody's defect, but not a reason
+    // to panic here.
     let n = reader.read(&mut buf[..room])?.min(room);
     match left {
         Some(left) if n == 0 => {
-            let text = format!("the body's reader ended {left} octets before the length it was given with");
+            let text =
+                format!("the body's reader ended {left} bytes before the length it was given with");
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
         }
         Some(left) => *left -= n as u64,
@@ -264,8 +292,8 @@ impl From<Source> for Body {
 }
 
 impl From<&'static [u8]> for Body {
-    fn from(octets: &'static [u8]) -> Self {
-        Source::Static(octets).into()
+    fn from(bytes: &'static [u8]) -> Self {
+        Source::Static(bytes).into()
     }
 }
 
@@ -276,8 +304,8 @@ impl From<&'static str> for Body {
 }
 
 impl From<Vec<u8>> for Body {
-    fn from(octets: Vec<u8>) -> Self {
-        Source::Bytes { octets, at: 0 }.into()
+    fn from(bytes: Vec<u8>) -> Self {
+        Source::Bytes { bytes, at: 0 }.into()
     }
 }
 
@@ -312,26 +340,38 @@ pub(crate) struct Sending {
     pub(crate) close: bool,
 }
 
-/// Appends the head of a request (protocol.md §1.1): always a `Host` (the request's own, else its URI's authority, else empty),
-/// the target in origin form or `*`, our own framing. A body without content has `Content-Length: 0` with POST, PUT and PATCH only.
+/// Appends the head of a request (protocol.md §1.1): always a `Host` (the request's own, else its
+/// URI's authority, else empty), the target in origin form or `*`, our own framing. A body without
+/// content has `Content-Length: 0` with POST, PUT and PATCH only.
 ///
 /// # Errors
 /// CONNECT, or a line that would not be one. What was appended has to be dropped.
-pub(crate) fn write_request_head(out: &mut Vec<u8>, parts: &http::request::Parts, body: &Body) -> Result<Sending, Refusal> {
+pub(crate) fn write_request_head(
+    out: &mut Vec<u8>,
+    parts: &http::request::Parts,
+    body: &Body,
+) -> Result<Sending, Refusal> {
     if parts.method == Method::CONNECT {
         return Err(Refusal::new(405, "CONNECT cannot be asked of a device: it opens no tunnels"));
     }
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    // `http` takes `?x` for a path and query; on the wire it has to start with a slash (RFC 9112 §3.2.1).
+    // `http` takes `?x` for a path and query; on the wire it has to start with a slash (RFC 9112
+    // §3.2.1).
     let target = match path {
         "" => "/".into(),
-        "*" if parts.method != Method::OPTIONS => return Err(Refusal::new(400, "the target * is for OPTIONS only")),
+        "*" if parts.method != Method::OPTIONS => {
+            return Err(Refusal::new(400, "the target * is for OPTIONS only"));
+        }
         path if path.starts_with('?') => format!("/{path}").into(),
         path => std::borrow::Cow::Borrowed(path),
     };
     head::write_request_line(out, parts.method.as_str(), &target)?;
     let authority = || parts.uri.authority().map_or("", without_userinfo).as_bytes();
-    head::write_field(out, "Host", parts.headers.get(header::HOST).map_or_else(authority, HeaderValue::as_bytes))?;
+    head::write_field(
+        out,
+        "Host",
+        parts.headers.get(header::HOST).map_or_else(authority, HeaderValue::as_bytes),
+    )?;
     write_fields(out, &parts.headers, |name| *name == header::HOST || is_ours(name))?;
     let framing = match body.length() {
         _ if body.brings_trailers() => Framing::Chunked,
@@ -352,9 +392,10 @@ pub(crate) fn write_request_head(out: &mut Vec<u8>, parts: &http::request::Parts
     Ok(Sending { framing, close })
 }
 
-/// Appends the head of a response to what was asked, framed by us (protocol.md §3): `Date` where there is none; nothing that frames with 1xx,
-/// 204 and 304; for HEAD the length as metadata only; an unknown length is chunked, or until close to an HTTP/1.0 peer.
-/// A body that must not be sent (204, 205, 304) is logged; the caller of this drops it, as `framing` says.
+/// Appends the head of a response to what was asked, framed by us (protocol.md §3): `Date` where
+/// there is none; nothing that frames with 1xx, 204 and 304; for HEAD the length as metadata only;
+/// an unknown length is chunked, or until close to an HTTP/1.0 peer. A body that must not be sent
+/// (204, 205, 304) is logged; the caller of this drops it, as `framing` says.
 ///
 /// # Errors
 /// A line that would not be one. What was appended has to be dropped.
@@ -367,7 +408,9 @@ pub(crate) fn write_response_head(
     let status = parts.status.as_u16();
     head::write_status_line(out, status, head::reason_phrase(status).as_bytes())?;
     let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
-    write_fields(out, &parts.headers, |name| is_ours(name) && !(switches && *name == header::UPGRADE))?;
+    write_fields(out, &parts.headers, |name| {
+        is_ours(name) && !(switches && *name == header::UPGRADE)
+    })?;
     if parts.status.is_informational() {
         if switches {
             head::write_field(out, "Connection", b"Upgrade")?;
@@ -386,16 +429,22 @@ pub(crate) fn write_response_head(
         _ => Some(0),
     };
     write_framing(out, framing, empty_length)?;
-    let close = asked.close || asked.minor == 0 || framing == Framing::UntilClose || lists_close(&parts.headers);
+    let close = asked.close
+        || asked.minor == 0
+        || framing == Framing::UntilClose
+        || lists_close(&parts.headers);
     finish_head(out, close)?;
     Ok(Sending { framing, close })
 }
 
 /// How a final response's body goes out.
 fn response_framing(parts: &http::response::Parts, body: &Body, asked: &Asked) -> Framing {
-    if matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED) {
+    if matches!(
+        parts.status,
+        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+    ) {
         if !body.is_at_end() && !asked.is_head {
-            log_peers!(
+            log_names!(
                 Warn,
                 "a response with status {} cannot have a body (RFC 9110 §6.4.1); the handler's is dropped",
                 parts.status.as_u16()
@@ -415,8 +464,9 @@ fn response_framing(parts: &http::response::Parts, body: &Body, asked: &Asked) -
     }
 }
 
-/// `Content-Length` of the answer to HEAD: what the body that is not sent would have had. A handler without a body may say it itself
-/// (it passes on somebody's answer to HEAD): the number frames nothing here.
+/// `Content-Length` of the answer to HEAD: what the body that is not sent would have had. A handler
+/// without a body may say it itself (it passes on somebody's answer to HEAD): the number frames
+/// nothing here.
 fn head_metadata(headers: &HeaderMap, body: &Body) -> Option<u64> {
     match body.length() {
         Some(0) => Some(single_length(headers).unwrap_or(0)),
@@ -435,18 +485,24 @@ fn single_length(headers: &HeaderMap) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Appends a whole answer that refuses: status, a `text/plain` body with the reason, `Connection: close`, and further fields
-/// (name in its final spelling, value).
+/// Appends a whole answer that refuses: status, a `text/plain` body with the reason, `Connection:
+/// close`, and further fields (name in its final spelling, value).
 pub(crate) fn write_refusal(out: &mut Vec<u8>, refusal: &Refusal, fields: &[(&str, &str)]) {
     let start = out.len();
     if try_refusal(out, refusal, fields).is_err() {
         // Only a defect of ours brings this about; the peer still gets an answer that is one.
         out.truncate(start);
-        out.extend_from_slice(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        out.extend_from_slice(
+            b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        );
     }
 }
 
-fn try_refusal(out: &mut Vec<u8>, refusal: &Refusal, fields: &[(&str, &str)]) -> Result<(), Refusal> {
+fn try_refusal(
+    out: &mut Vec<u8>,
+    refusal: &Refusal,
+    fields: &[(&str, &str)],
+) -> Result<(), Refusal> {
     head::write_status_line(out, refusal.status, head::reason_phrase(refusal.status).as_bytes())?;
     for (name, value) in fields {
         head::write_field(out, name, value.as_bytes())?;
@@ -460,12 +516,16 @@ fn try_refusal(out: &mut Vec<u8>, refusal: &Refusal, fields: &[(&str, &str)]) ->
     Ok(())
 }
 
-/// Trailers in the form that [`last_chunk`](crate::proto::body::last_chunk) writes: Title-Case, without what must not come behind a body (RFC 9110 §6.5.1).
+/// Trailers in the form that [`last_chunk`](crate::proto::body::last_chunk) writes: Title-Case,
+/// without what must not come behind a body (RFC 9110 §6.5.1).
 pub(crate) fn trailers_to_send(trailers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     let mut kept = Vec::with_capacity(trailers.len());
     for (name, value) in trailers {
         if is_ours(name) || is_unfit_for_trailers(name) {
-            log_peers!(Warn, "the trailer field {name} is left out: it frames, routes or authenticates, and has to stand in the head");
+            log_names!(
+                Warn,
+                "the trailer field {name} is left out: it frames, routes or authenticates, and has to stand in the head"
+            );
             continue;
         }
         let mut spelled = Vec::new();
@@ -498,11 +558,22 @@ fn is_unfit_for_trailers(name: &HeaderName) -> bool {
 fn is_ours(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
-        "content-length" | "transfer-encoding" | "connection" | "upgrade" | "keep-alive" | "proxy-connection" | "te" | "trailer"
+        "content-length"
+            | "transfer-encoding"
+            | "connection"
+            | "upgrade"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
     )
 }
 
-fn write_fields(out: &mut Vec<u8>, headers: &HeaderMap, skip: impl Fn(&HeaderName) -> bool) -> Result<(), Refusal> {
+fn write_fields(
+    out: &mut Vec<u8>,
+    headers: &HeaderMap,
+    skip: impl Fn(&HeaderName) -> bool,
+) -> Result<(), Refusal> {
     let mut spelled = Vec::new();
     for (name, value) in headers {
         if skip(name) {
@@ -516,10 +587,17 @@ fn write_fields(out: &mut Vec<u8>, headers: &HeaderMap, skip: impl Fn(&HeaderNam
     Ok(())
 }
 
-/// The one framing field of a head, or none. `empty_length`: what to announce when there is no body to send.
-fn write_framing(out: &mut Vec<u8>, framing: Framing, empty_length: Option<u64>) -> Result<(), Refusal> {
+/// The one framing field of a head, or none. `empty_length`: what to announce when there is no body
+/// to send.
+fn write_framing(
+    out: &mut Vec<u8>,
+    framing: Framing,
+    empty_length: Option<u64>,
+) -> Result<(), Refusal> {
     match (framing, empty_length) {
-        (Framing::Length(length), _) | (Framing::Empty, Some(length)) => write_number(out, "Content-Length", length),
+        (Framing::Length(length), _) | (Framing::Empty, Some(length)) => {
+            write_number(out, "Content-Length", length)
+        }
         (Framing::Chunked, _) => head::write_field(out, "Transfer-Encoding", b"chunked"),
         (Framing::UntilClose, _) | (Framing::Empty, None) => Ok(()),
     }
@@ -555,9 +633,12 @@ fn write_date(out: &mut Vec<u8>) -> Result<(), Refusal> {
 /// A program's `Connection: close`, in whatever list it stands.
 pub(crate) fn lists_close(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::CONNECTION);
-    values
-        .iter()
-        .any(|value| value.as_bytes().split(|&octet| octet == b',').any(|member| member.trim_ascii().eq_ignore_ascii_case(b"close")))
+    values.iter().any(|value| {
+        value
+            .as_bytes()
+            .split(|&byte| byte == b',')
+            .any(|member| member.trim_ascii().eq_ignore_ascii_case(b"close"))
+    })
 }
 
 /// The authority without a `user:password@`, which must not go into `Host` (RFC 9110 §4.2.4).
@@ -566,7 +647,7 @@ fn without_userinfo(authority: &http::uri::Authority) -> &str {
     text.rsplit_once('@').map_or(text, |(_, host)| host)
 }
 
-/// An IMF-fixdate (RFC 9110 §5.6.7), always 29 octets.
+/// An IMF-fixdate (RFC 9110 §5.6.7), always 29 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DateText([u8; 29]);
 
@@ -576,8 +657,8 @@ impl DateText {
     }
 }
 
-/// Now, formatted once per second and thread. `None` where the clock is before 1970 or after 9999: a device without a clock
-/// must not send `Date` (RFC 9110 §6.6.1).
+/// Now, formatted once per second and thread. `None` where the clock is before 1970 or after 9999:
+/// a device without a clock must not send `Date` (RFC 9110 §6.6.1).
 pub(crate) fn date_now() -> Option<DateText> {
     thread_local!(static CACHED: Cell<(u64, DateText)> = const { Cell::new((u64::MAX, DateText([b' '; 29]))) });
     let second = second_now()?;
@@ -590,7 +671,8 @@ pub(crate) fn date_now() -> Option<DateText> {
     Some(date)
 }
 
-/// Seconds since 1970 by the system's clock; `None` before that. Always the same in the simulation, whose stories would differ else.
+/// Seconds since 1970 by the system's clock; `None` before that. Always the same in the simulation,
+/// whose stories would differ else.
 pub(crate) fn second_now() -> Option<u64> {
     #[cfg(test)]
     if let Some(second) = crate::sim::net::second() {
@@ -605,5 +687,10 @@ pub(crate) fn date_of(second: u64) -> Option<DateText> {
     if second >= YEAR_10000 {
         return None;
     }
-    Some(DateText(httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second)).into_bytes().try_into().ok()?))
+    Some(DateText(
+        httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second))
+            .into_bytes()
+            .try_into()
+            .ok()?,
+    ))
 }

@@ -1,4 +1,5 @@
-//! The byte stream under a link: TCP or a Unix socket, with TLS over it (feature `tls`) or without, and what a blocking link needs of one.
+//! The byte stream under a link: TCP or a Unix socket, with TLS over it (feature `tls`) or without,
+//! and what a blocking link needs of one.
 //!
 //! Never speaks HTTP, never waits for anything but its own socket.
 
@@ -18,14 +19,16 @@ use socket2::{SockRef, TcpKeepalive};
 
 #[cfg(feature = "tls")]
 pub(crate) use crate::tls::{Connector, GatewayTls, Shown, ShownKey};
-pub(crate) use channel::{Broken, Channel, Shaken};
+pub(crate) use channel::{Channel, HandshakeError, Shaken};
 #[cfg(not(feature = "tls"))]
 pub(crate) use channel::{Connector, GatewayTls, Shown, ShownKey};
 
-/// What a blocking [`link`](crate::link) needs of a byte stream: `Read`, `Write`, and a deadline for each.
+/// What a blocking [`link`](crate::link) needs of a byte stream: `Read`, `Write`, and a deadline
+/// for each.
 ///
-/// Implemented for [`Stream`], `TcpStream` and `UnixStream`; wrap anything else (a serial line, a test pipe) in [`Untimed`].
-pub trait Transport: Read + Write + Send {
+/// Implemented for [`Stream`], `TcpStream` and `UnixStream`; wrap anything else (a serial line, a
+/// test pipe) in [`Untimed`].
+pub trait TimedStream: Read + Write + Send {
     /// Longest time one `read` may block; `None`: for ever.
     ///
     /// # Errors
@@ -36,12 +39,14 @@ pub trait Transport: Read + Write + Send {
     /// # Errors
     /// The operating system refused.
     fn limit_write(&mut self, time: Option<Duration>) -> io::Result<()>;
-    /// The socket under it, where there is one: then a link can look without waiting, half-close, and reset.
+    /// The socket under it, where there is one: then a link can look without waiting, half-close,
+    /// and reset.
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         None
     }
-    /// Reads what has arrived, without waiting. `None`: nothing has, or the transport cannot tell. `Some(Ok(0))`: the peer closed. As it is, it reads from
-    /// [`socket`](Self::socket); what stands between link and socket (TLS, say) has a way of its own, as for the next two.
+    /// Reads what has arrived, without waiting. `None`: nothing has, or the transport cannot tell.
+    /// `Some(Ok(0))`: the peer closed. As it is, it reads from [`socket`](Self::socket); what
+    /// stands between link and socket (TLS, say) has a way of its own, as for the next two.
     fn read_arrived(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
         let fd = self.socket()?;
         let socket = SockRef::from(&fd);
@@ -54,14 +59,17 @@ pub trait Transport: Read + Write + Send {
         }
         arrived(got)
     }
-    /// The peer, a gateway, has told this link to go (a heartbeat with `Connection: close`), and is answered when this returns: whoever dials links may
-    /// dial another one first. Nothing, as it is.
+    /// The peer, a gateway, has told this link to go (a heartbeat with `Connection: close`), and is
+    /// answered when this returns: whoever dials links may dial another one first. Nothing, as it
+    /// is.
     fn before_farewell(&mut self) {}
-    /// Tells the peer that nothing more will come, while what it still sends can be read. Whether that was possible.
+    /// Tells the peer that nothing more will come, while what it still sends can be read. Whether
+    /// that was possible.
     fn half_close(&self) -> bool {
         self.socket().is_some_and(|fd| SockRef::from(&fd).shutdown(Shutdown::Write).is_ok())
     }
-    /// Makes the drop of the stream a reset (TCP): the end of a body that ends with the connection must not look clean.
+    /// Makes the drop of the stream a reset (TCP): the end of a body that ends with the connection
+    /// must not look clean.
     fn reset_when_dropped(&self) {
         let Some(fd) = self.socket() else { return };
         if let Err(error) = SockRef::from(&fd).set_linger(Some(Duration::ZERO)) {
@@ -78,7 +86,8 @@ fn arrived(got: io::Result<usize>) -> Option<io::Result<usize>> {
     }
 }
 
-/// Any `Read + Write` as a [`Transport`] without deadlines: its reads and writes block as long as they like.
+/// Any `Read + Write` as a [`TimedStream`] without deadlines: its reads and writes block as long as
+/// they like.
 #[derive(Debug)]
 pub struct Untimed<T>(pub T);
 
@@ -100,7 +109,7 @@ impl<T: Write> Write for Untimed<T> {
     }
 }
 
-impl<T: Read + Write + Send> Transport for Untimed<T> {
+impl<T: Read + Write + Send> TimedStream for Untimed<T> {
     fn limit_read(&mut self, _: Option<Duration>) -> io::Result<()> {
         Ok(())
     }
@@ -114,7 +123,8 @@ const EINPROGRESS: i32 = 115;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const EINPROGRESS: i32 = 36;
 
-/// A connected socket of one of the kinds that a gateway or a device can own, and the TLS session over it, if there is one.
+/// A connected socket of one of the kinds that a gateway or a device can own, and the TLS session
+/// over it, if there is one.
 pub struct Stream {
     kind: Kind,
     channel: Option<Arc<Channel>>,
@@ -137,7 +147,10 @@ impl From<crate::sim::net::Socket> for Stream {
 
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stream").field("kind", &self.kind).field("tls", &self.channel.is_some()).finish()
+        f.debug_struct("Stream")
+            .field("kind", &self.kind)
+            .field("tls", &self.channel.is_some())
+            .finish()
     }
 }
 
@@ -178,10 +191,19 @@ impl Stream {
         if let Some(socket) = crate::sim::net::connect(address) {
             return Ok(Stream::from(socket));
         }
-        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(address),
+            socket2::Type::STREAM,
+            None,
+        )?;
         socket.set_nonblocking(true)?;
         match socket.connect(&address.into()) {
-            Err(e) if e.kind() != io::ErrorKind::WouldBlock && e.raw_os_error() != Some(EINPROGRESS) => return Err(e),
+            Err(e)
+                if e.kind() != io::ErrorKind::WouldBlock
+                    && e.raw_os_error() != Some(EINPROGRESS) =>
+            {
+                return Err(e);
+            }
             _ => {}
         }
         let stream = Stream::from(TcpStream::from(socket));
@@ -241,7 +263,8 @@ impl Stream {
         }
     }
 
-    /// Sets what every leg has: `TCP_NODELAY`, keepalive 30 s / 10 s / 3, `TCP_USER_TIMEOUT` 60 s (Linux). Nothing on a Unix socket.
+    /// Sets what every leg has: `TCP_NODELAY`, keepalive 30 s / 10 s / 3, `TCP_USER_TIMEOUT` 60 s
+    /// (Linux). Nothing on a Unix socket.
     ///
     /// # Errors
     /// The operating system refused.
@@ -250,7 +273,13 @@ impl Stream {
         stream.set_nodelay(true)?;
         let socket = SockRef::from(stream);
         let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30));
-        #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "netbsd", target_vendor = "apple"))]
+        #[cfg(any(
+            target_os = "linux",
+            target_os = "android",
+            target_os = "freebsd",
+            target_os = "netbsd",
+            target_vendor = "apple"
+        ))]
         let keepalive = keepalive.with_interval(Duration::from_secs(10)).with_retries(3);
         socket.set_tcp_keepalive(&keepalive)?;
         #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -269,11 +298,13 @@ impl Stream {
         self.kind.set_nonblocking(nonblocking)
     }
 
-    /// Ends one or both directions; a thread that is blocked on the socket wakes up. Over TLS the end of the writing direction alone is told to the
-    /// peer (close_notify); to end both at once is to break off.
+    /// Ends one or both directions; a thread that is blocked on the socket wakes up. Over TLS the
+    /// end of the writing direction alone is told to the peer (close_notify); to end both at once
+    /// is to break off.
     ///
     /// # Errors
-    /// The socket was not connected any more; `WouldBlock`: it has no room for what tells the end, try again when it has.
+    /// The socket was not connected any more; `WouldBlock`: it has no room for what tells the end,
+    /// try again when it has.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         match (&self.channel, how) {
             (Some(channel), Shutdown::Write) => channel.end(&self.kind)?,
@@ -288,12 +319,19 @@ impl Stream {
         };
         match shut {
             // Whoever has been told the end may have closed the connection by now.
-            Err(e) if self.channel.is_some() && how == Shutdown::Write && e.kind() == io::ErrorKind::NotConnected => Ok(()),
+            Err(e)
+                if self.channel.is_some()
+                    && how == Shutdown::Write
+                    && e.kind() == io::ErrorKind::NotConnected =>
+            {
+                Ok(())
+            }
             shut => shut,
         }
     }
 
-    /// Closes the connection with a reset (TCP): what the other side has not read yet is lost, and it can tell.
+    /// Closes the connection with a reset (TCP): what the other side has not read yet is lost, and
+    /// it can tell.
     ///
     /// # Errors
     /// The operating system refused.
@@ -328,12 +366,12 @@ impl Stream {
         channel.shake(&self.kind)
     }
 
-    /// From here on octets go through this session, whose handshake is over.
+    /// From here on bytes go through this session, whose handshake is over.
     pub(crate) fn secure(&mut self, channel: Arc<Channel>) {
         self.channel = Some(channel);
     }
 
-    /// Octets that the socket took and brought, where they are not those that were written and read.
+    /// Bytes that the socket took and brought, where they are not those that were written and read.
     pub(crate) fn moved(&self) -> Option<(u64, u64)> {
         self.channel.as_deref().map(Channel::moved)
     }
@@ -348,7 +386,8 @@ impl Stream {
         self.channel.as_deref().is_some_and(Channel::holds_end)
     }
 
-    /// Whether the last read stopped although more has arrived: the next one goes on without an event.
+    /// Whether the last read stopped although more has arrived: the next one goes on without an
+    /// event.
     pub(crate) fn is_paused(&self) -> bool {
         self.channel.as_deref().is_some_and(Channel::is_paused)
     }
@@ -390,7 +429,9 @@ impl Stream {
     /// The other end for logs: `203.0.113.7:40112` or `unix socket`.
     pub fn peer_label(&self) -> String {
         match &self.kind {
-            Kind::Tcp(s) => s.peer_addr().map_or_else(|_| "unconnected".to_owned(), |a| a.to_string()),
+            Kind::Tcp(s) => {
+                s.peer_addr().map_or_else(|_| "unconnected".to_owned(), |a| a.to_string())
+            }
             Kind::Unix(_) => "unix socket".to_owned(),
             #[cfg(test)]
             Kind::Sim(s) => s.label(),
@@ -481,8 +522,8 @@ impl Read for &Stream {
     }
 }
 
-/// What is written was taken by the operating system. Over TLS, after a write that failed for want of room or time (`WouldBlock`) the next one has to
-/// begin with the same octets.
+/// What is written was taken by the operating system. Over TLS, after a write that failed for want
+/// of room or time (`WouldBlock`) the next one has to begin with the same bytes.
 impl Write for &Stream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match &self.channel {
@@ -521,7 +562,7 @@ impl Write for Stream {
 
 macro_rules! timed_transport {
     ($($type:ty),*) => { $(
-        impl Transport for $type {
+        impl TimedStream for $type {
             fn limit_read(&mut self, time: Option<Duration>) -> io::Result<()> {
                 self.set_read_timeout(time)
             }
@@ -543,7 +584,7 @@ impl Stream {
         }
         self.kind.set_read_timeout(time)
     }
-    /// [`Transport::read_arrived`].
+    /// [`TimedStream::read_arrived`].
     pub(crate) fn read_what_arrived(&self, buf: &mut [u8]) -> Option<io::Result<usize>> {
         if let Err(error) = self.set_nonblocking(true) {
             return Some(Err(error));
@@ -554,7 +595,7 @@ impl Stream {
         }
         arrived(got)
     }
-    /// [`Transport::reset_when_dropped`].
+    /// [`TimedStream::reset_when_dropped`].
     pub(crate) fn will_reset(&self) {
         if let Some(channel) = &self.channel {
             channel.forsake();
@@ -578,7 +619,7 @@ impl Stream {
     }
 }
 
-impl Transport for Stream {
+impl TimedStream for Stream {
     fn limit_read(&mut self, time: Option<Duration>) -> io::Result<()> {
         self.set_read_timeout(time)
     }
@@ -634,7 +675,7 @@ impl Write for Shared {
     }
 }
 
-impl Transport for Shared {
+impl TimedStream for Shared {
     fn limit_read(&mut self, time: Option<Duration>) -> io::Result<()> {
         self.0.set_read_timeout(time)
     }

@@ -1,8 +1,9 @@
-//! TLS (feature `tls`): what a device wants of its gateway's certificate, and what a gateway shows and wants. Values only; how octets move is
-//! [`stream`](crate::stream)'s business.
+//! TLS (feature `tls`): what a device wants of its gateway's certificate, and what a gateway shows
+//! and wants. Values only; how bytes move is [`stream`](crate::stream)'s business.
 //!
-//! rustls with the `ring` provider, TLS 1.2 and 1.3, ALPN `http/1.1`. Early data (0-RTT) stays off. There is no switch that trusts
-//! everybody: who cannot have a certificate of a known CA pins the gateway's key ([`DeviceTls::pin`]).
+//! rustls with the `ring` provider, TLS 1.2 and 1.3, ALPN `http/1.1`. Early data (0-RTT) stays off.
+//! There is no switch that trusts everybody: who cannot have a certificate of a known CA pins the
+//! gateway's key ([`DeviceTls::pin`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +20,10 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore,
+    ServerConfig, SignatureScheme,
+};
 
 use crate::error::{Error, Fault};
 
@@ -27,7 +31,8 @@ const ALPN: &[u8] = b"http/1.1";
 /// What clients that were told to speak HTTP/1.0 ask for; it is served, too.
 const ALPN_OLD: &[u8] = b"http/1.0";
 
-/// A device whose clock shows an earlier time has no clock yet: 2026-01-01T00:00:00Z, before which this code did not exist.
+/// A device whose clock shows an earlier time has no clock yet: 2026-01-01T00:00:00Z, before which
+/// this code did not exist.
 const CLOCK_FLOOR: Duration = Duration::from_secs(1_767_225_600);
 
 /// Whether devices have to show a certificate.
@@ -46,10 +51,12 @@ pub enum ClientCertificates {
 pub struct Identity(Arc<CertifiedKey>);
 
 impl Identity {
-    /// Reads a certificate, followed by those between it and its root, and a key in PKCS#8, PKCS#1 or SEC1, both as PEM.
+    /// Reads a certificate, followed by those between it and its root, and a key in PKCS#8, PKCS#1
+    /// or SEC1, both as PEM.
     ///
     /// # Errors
-    /// There is no certificate or no key in them, the key is encrypted, or it is not the certificate's.
+    /// There is no certificate or no key in them, the key is encrypted, or it is not the
+    /// certificate's.
     pub fn from_pem(certificates: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Result<Self, Error> {
         let (certificates, key) = (certificates.as_ref(), key.as_ref());
         let chain = certificates_of(certificates)?;
@@ -65,15 +72,28 @@ impl Identity {
                     "there is a certificate where the key should be (-----BEGIN PRIVATE KEY-----); are the two swapped?",
                 ));
             }
-            Err(_) => return Err(Error::usage("there is no private key in it (-----BEGIN PRIVATE KEY-----)")),
+            Err(_) => {
+                return Err(Error::usage(
+                    "there is no private key in it (-----BEGIN PRIVATE KEY-----)",
+                ));
+            }
         };
-        let certified = CertifiedKey::from_der(chain, key, &provider::default_provider()).map_err(|e| match e {
-            rustls::Error::InconsistentKeys(_) => Error::usage("the key is not the certificate's; give the pair that was made together"),
-            rustls::Error::InvalidCertificate(why) => Error::usage(format!("the certificate cannot be read: {why}")),
-            other => Error::usage(format!("the key cannot be used ({other}); use ECDSA P-256 or P-384, Ed25519, or RSA")),
-        })?;
+        let certified = CertifiedKey::from_der(chain, key, &provider::default_provider()).map_err(
+            |e| match e {
+                rustls::Error::InconsistentKeys(_) => Error::usage(
+                    "the key is not the certificate's; give the pair that was made together",
+                ),
+                rustls::Error::InvalidCertificate(why) => {
+                    Error::usage(format!("the certificate cannot be read: {why}"))
+                }
+                other => Error::usage(format!(
+                    "the key cannot be used ({other}); use ECDSA P-256 or P-384, Ed25519, or RSA"
+                )),
+            },
+        )?;
         if let Some(leaf) = certified.cert.first() {
-            ParsedCertificate::try_from(leaf).map_err(|e| Error::usage(format!("the certificate cannot be read: {e}")))?;
+            ParsedCertificate::try_from(leaf)
+                .map_err(|e| Error::usage(format!("the certificate cannot be read: {e}")))?;
         }
         Ok(Identity(Arc::new(certified)))
     }
@@ -82,7 +102,9 @@ impl Identity {
 fn certificates_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
-        Ok(found) if found.is_empty() => Err(Error::usage("there is no certificate in it (-----BEGIN CERTIFICATE-----)")),
+        Ok(found) if found.is_empty() => {
+            Err(Error::usage("there is no certificate in it (-----BEGIN CERTIFICATE-----)"))
+        }
         Ok(found) => Ok(found),
         Err(e) => Err(Error::usage(format!("the certificates are no PEM: {e}"))),
     }
@@ -104,13 +126,16 @@ impl Trusted {
         let given = certificates_of(pem)?;
         let mut roots = RootCertStore::empty();
         for certificate in &given {
-            roots.add(certificate.clone()).map_err(|e| Error::usage(format!("one of the CA's certificates cannot be used: {e}")))?;
+            roots.add(certificate.clone()).map_err(|e| {
+                Error::usage(format!("one of the CA's certificates cannot be used: {e}"))
+            })?;
         }
         Ok(Trusted { roots: Arc::new(roots), given: given.into() })
     }
 
-    /// Whether a certificate was refused only since it is a CA's own, and is one of those in the file: `openssl req -x509` makes such ones, and whoever
-    /// puts exactly it into the file trusts it. Its dates were checked before.
+    /// Whether a certificate was refused only since it is a CA's own, and is one of those in the
+    /// file: `openssl req -x509` makes such ones, and whoever puts exactly it into the file trusts
+    /// it. Its dates were checked before.
     fn has_itself(&self, leaf: &CertificateDer<'_>, refused: &rustls::Error) -> bool {
         is_ca_as_leaf(refused) && self.given.iter().any(|given| given == leaf)
     }
@@ -148,7 +173,8 @@ fn unusable(e: impl fmt::Display) -> Error {
 pub struct GatewayTls {
     /// `None`: somebody else's configuration.
     identity: Option<Identity>,
-    /// Who checks the certificates of those who connect. `None`: nobody, or somebody else's configuration.
+    /// Who checks the certificates of those who connect. `None`: nobody, or somebody else's
+    /// configuration.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     config: Arc<ServerConfig>,
 }
@@ -170,7 +196,8 @@ impl ResolvesServerCert for Always {
 }
 
 impl GatewayTls {
-    /// Shows this certificate; whoever connects need not show one. Sessions are resumed by tickets, for a few hours.
+    /// Shows this certificate; whoever connects need not show one. Sessions are resumed by tickets,
+    /// for a few hours.
     ///
     /// # Errors
     /// There is no randomness for the tickets' key.
@@ -178,19 +205,33 @@ impl GatewayTls {
         GatewayTls::with(identity, None)
     }
 
-    /// Whoever connects shows a certificate that this CA (PEM, one or several) has issued, for client authentication and not expired.
+    /// Whoever connects shows a certificate that this CA (PEM, one or several) has issued, for
+    /// client authentication and not expired.
     ///
-    /// It is a credential bound to names, its subjectAltName's DNS names: `lamp` allows the device name `lamp`, `lamp.example` the IETF origins
-    /// of that host, `*.lamps.example` those one label below. Offers and polls for other names get 403. Devices whose certificates have the same
-    /// names are the same as far as take-over goes, so a renewed certificate is still the same device's. What a certificate has let in ends with it: when it
-    /// expires, or when `set_tls` puts another CA in place of its own, within [`Limits::take_over_grace`](crate::Limits::take_over_grace).
+    /// It is a credential bound to names, its subjectAltName's DNS names: `lamp` allows the device
+    /// name `lamp`, `lamp.example` the IETF origins of that host, `*.lamps.example` those one label
+    /// below. Offers and polls for other names get 403. Devices whose certificates have the same
+    /// names are the same as far as take-over goes, so a renewed certificate is still the same
+    /// device's. What a certificate has let in ends with it: when it expires, or when `set_tls`
+    /// puts another CA in place of its own, within
+    /// [`Limits::take_over_grace`](crate::Limits::take_over_grace).
     ///
     /// # Errors
-    /// There is no certificate in it that can be used as a CA's; or this was made with [`from_rustls`](Self::from_rustls).
-    pub fn client_ca(self, ca: impl AsRef<[u8]>, wanted: ClientCertificates) -> Result<Self, Error> {
-        let identity = self.identity.ok_or_else(|| Error::usage("a configuration of rustls says itself whom it lets in"))?;
+    /// There is no certificate in it that can be used as a CA's; or this was made with
+    /// [`from_rustls`](Self::from_rustls).
+    pub fn client_ca(
+        self,
+        ca: impl AsRef<[u8]>,
+        wanted: ClientCertificates,
+    ) -> Result<Self, Error> {
+        let identity = self
+            .identity
+            .ok_or_else(|| Error::usage("a configuration of rustls says itself whom it lets in"))?;
         let trusted = Trusted::of(ca.as_ref())?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(trusted.roots.clone(), Arc::new(provider::default_provider()));
+        let verifier = WebPkiClientVerifier::builder_with_provider(
+            trusted.roots.clone(),
+            Arc::new(provider::default_provider()),
+        );
         let verifier = match wanted {
             ClientCertificates::Required => verifier,
             ClientCertificates::Optional => verifier.allow_unauthenticated(),
@@ -199,7 +240,10 @@ impl GatewayTls {
         GatewayTls::with(identity, Some(Arc::new(verifier)))
     }
 
-    fn with(identity: Identity, verifier: Option<Arc<dyn ClientCertVerifier>>) -> Result<Self, Error> {
+    fn with(
+        identity: Identity,
+        verifier: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Result<Self, Error> {
         let builder = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()));
         let builder = builder.with_safe_default_protocol_versions().map_err(unusable)?;
         let builder = match verifier.clone() {
@@ -213,9 +257,10 @@ impl GatewayTls {
         Ok(GatewayTls { identity: Some(identity), verifier, config: Arc::new(config) })
     }
 
-    /// Somebody's own configuration of rustls, as it is. The names of a client certificate that its verifier takes count as they do with
-    /// [`client_ca`](Self::client_ca). Where such a configuration is put in another's place (`set_tls`), what is connected by a certificate cannot be checked
-    /// against it, and has to show its certificate again.
+    /// Somebody's own configuration of rustls, as it is. The names of a client certificate that its
+    /// verifier takes count as they do with [`client_ca`](Self::client_ca). Where such a
+    /// configuration is put in another's place (`set_tls`), what is connected by a certificate
+    /// cannot be checked against it, and has to show its certificate again.
     pub fn from_rustls(config: Arc<ServerConfig>) -> Self {
         GatewayTls { identity: None, verifier: None, config }
     }
@@ -224,21 +269,29 @@ impl GatewayTls {
         &self.config
     }
 
-    /// Whether a certificate that was shown before would be let in now. Arithmetic: not for the event loop.
+    /// Whether a certificate that was shown before would be let in now. Arithmetic: not for the
+    /// event loop.
     pub(crate) fn accepts(&self, shown: &Shown) -> bool {
-        let (Some(verifier), Some((leaf, between))) = (&self.verifier, shown.chain.split_first()) else { return false };
+        let (Some(verifier), Some((leaf, between))) = (&self.verifier, shown.chain.split_first())
+        else {
+            return false;
+        };
         verifier.verify_client_cert(leaf, between, UnixTime::now()).is_ok()
     }
 
-    /// When a chain that is valid now is valid no longer: its leaf, or, where this side knows its CA, what stands between the two.
+    /// When a chain that is valid now is valid no longer: its leaf, or, where this side knows its
+    /// CA, what stands between the two.
     fn valid_until(&self, chain: &[CertificateDer<'_>]) -> Option<UnixTime> {
         let (leaf, between) = chain.split_first()?;
         let until = not_after(leaf)?;
-        let Some(verifier) = self.verifier.as_ref().filter(|_| !between.is_empty()) else { return Some(until) };
+        let Some(verifier) = self.verifier.as_ref().filter(|_| !between.is_empty()) else {
+            return Some(until);
+        };
         match verifier.verify_client_cert(leaf, between, until) {
-            Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-                Some(if not_after.as_secs() < until.as_secs() { not_after } else { until })
-            }
+            Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
+                not_after,
+                ..
+            })) => Some(if not_after.as_secs() < until.as_secs() { not_after } else { until }),
             _ => Some(until),
         }
     }
@@ -299,7 +352,8 @@ impl ClientCertVerifier for DeviceVerifier {
     }
 }
 
-/// A certificate that let a device in: a credential, valid until it expires or its CA is replaced. Two are the same by their octets and listener.
+/// A certificate that let a device in: a credential, valid until it expires or its CA is replaced.
+/// Two are the same by their bytes and listener.
 pub(crate) struct Shown {
     /// The DNS names that it is for.
     names: Arc<[String]>,
@@ -314,13 +368,20 @@ pub(crate) type ShownKey = (usize, [u8; 32]);
 
 impl Shown {
     /// What a handshake at this listener has accepted; `None`: no certificate was shown.
-    pub(crate) fn of(chain: Option<&[CertificateDer<'_>]>, tls: &GatewayTls, listener: usize) -> Option<Arc<Self>> {
+    pub(crate) fn of(
+        chain: Option<&[CertificateDer<'_>]>,
+        tls: &GatewayTls,
+        listener: usize,
+    ) -> Option<Arc<Self>> {
         let chain = chain.filter(|chain| !chain.is_empty())?;
         let leaf = chain.first()?;
         let mut digest = [0; 32];
         digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, leaf).as_ref());
-        // The last second still counts. A date that nobody can read is none: then it is the CA's word alone that ends.
-        let until = tls.valid_until(chain).map(|until| Duration::from_secs(until.as_secs().saturating_add(1)));
+        // The last second still counts. A date that nobody can read is none: then it is the CA's
+        // word alone that ends.
+        let until = tls
+            .valid_until(chain)
+            .map(|until| Duration::from_secs(until.as_secs().saturating_add(1)));
         let expires = until.and_then(|until| SystemTime::UNIX_EPOCH.checked_add(until));
         Some(Arc::new(Shown {
             names: dns_names(leaf).into(),
@@ -345,7 +406,10 @@ impl Shown {
 
 impl fmt::Debug for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shown").field("names", &self.names).field("expires", &self.expires).finish_non_exhaustive()
+        f.debug_struct("Shown")
+            .field("names", &self.names)
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
     }
 }
 
@@ -360,7 +424,8 @@ impl Eq for Shown {}
 /// Beyond every certificate's date, which has a year of four digits.
 const FAR: Duration = Duration::from_secs(1 << 38);
 
-/// A certificate's last second: webpki says it of one that has expired, and checks nothing before the dates.
+/// A certificate's last second: webpki says it of one that has expired, and checks nothing before
+/// the dates.
 fn not_after(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
     let parsed = webpki::EndEntityCert::try_from(certificate).ok()?;
     let far = UnixTime::since_unix_epoch(FAR);
@@ -373,7 +438,8 @@ fn not_after(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
 /// The DNS names of a certificate's subjectAltName, lower case, sorted, each once.
 fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else { return Vec::new() };
-    let mut names: Vec<String> = certificate.valid_dns_names().map(str::to_ascii_lowercase).collect();
+    let mut names: Vec<String> =
+        certificate.valid_dns_names().map(str::to_ascii_lowercase).collect();
     names.sort_unstable();
     names.dedup();
     names
@@ -383,13 +449,15 @@ fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
 
 type Now = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
-/// 32 octets in base64.
+/// 32 bytes in base64.
 const PIN_LENGTH: usize = 44;
 
 /// How a device knows its gateway, and what it shows of itself.
 ///
-/// The gateway's certificate is always checked: against the system's roots, or against [`ca`](Self::ca) alone, for the URL's host and the time. A
-/// [`pin`](Self::pin) is a check of the gateway's key: without a CA it stands in place of the chain, the name and the dates; with one, both have to hold.
+/// The gateway's certificate is always checked: against the system's roots, or against
+/// [`ca`](Self::ca) alone, for the URL's host and the time. A [`pin`](Self::pin) is a check of the
+/// gateway's key: without a CA it stands in place of the chain, the name and the dates; with one,
+/// both have to hold.
 ///
 /// ```no_run
 /// use reverse_http::Device;
@@ -410,13 +478,23 @@ pub struct DeviceTls {
 
 impl fmt::Debug for DeviceTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeviceTls").field("ca", &self.trusted.is_some()).field("pins", &self.pins.len()).finish_non_exhaustive()
+        f.debug_struct("DeviceTls")
+            .field("ca", &self.trusted.is_some())
+            .field("pins", &self.pins.len())
+            .finish_non_exhaustive()
     }
 }
 
 impl Default for DeviceTls {
     fn default() -> Self {
-        DeviceTls { trusted: None, pins: Vec::new(), identity: None, now: Arc::new(SystemTime::now), floor: None, given: None }
+        DeviceTls {
+            trusted: None,
+            pins: Vec::new(),
+            identity: None,
+            now: Arc::new(SystemTime::now),
+            floor: None,
+            given: None,
+        }
     }
 }
 
@@ -426,8 +504,9 @@ impl DeviceTls {
         DeviceTls::default()
     }
 
-    /// Trusts these CA certificates (PEM, one or several) and not the system's roots. A gateway whose own certificate is exactly one of them is trusted, too,
-    /// for the names and the time that it has.
+    /// Trusts these CA certificates (PEM, one or several) and not the system's roots. A gateway
+    /// whose own certificate is exactly one of them is trusted, too, for the names and the time
+    /// that it has.
     ///
     /// # Errors
     /// There is no certificate in it that can be used as a CA's.
@@ -436,17 +515,22 @@ impl DeviceTls {
         Ok(self)
     }
 
-    /// The gateway's key: SHA-256 of its SubjectPublicKeyInfo, `sha256/BASE64`, or `sha256//BASE64` as curl writes it. Several may be given, as for the
-    /// time in which a key changes; one of them has to be the gateway's. A gateway that redirects to another has to have the same key there.
+    /// The gateway's key: SHA-256 of its SubjectPublicKeyInfo, `sha256/BASE64`, or `sha256//BASE64`
+    /// as curl writes it. Several may be given, as for the time in which a key changes; one of them
+    /// has to be the gateway's. A gateway that redirects to another has to have the same key there.
     ///
     /// # Errors
     /// It is none.
     pub fn pin(mut self, pin: impl AsRef<str>) -> Result<Self, Error> {
         let pin = pin.as_ref();
         // Of 64 digests one begins with a slash, too: what is longer by that has curl's.
-        let bare = |rest| str::strip_prefix(rest, '/').filter(|bare| bare.len() == PIN_LENGTH).unwrap_or(rest);
+        let bare = |rest| {
+            str::strip_prefix(rest, '/').filter(|bare| bare.len() == PIN_LENGTH).unwrap_or(rest)
+        };
         let digest = pin.strip_prefix("sha256/").map(bare);
-        let digest = digest.and_then(|text| BASE64.decode(text).ok()).and_then(|octets| octets.try_into().ok());
+        let digest = digest
+            .and_then(|text| BASE64.decode(text).ok())
+            .and_then(|bytes| bytes.try_into().ok());
         match digest {
             Some(digest) => self.pins.push(digest),
             None => {
@@ -465,8 +549,9 @@ impl DeviceTls {
         self
     }
 
-    /// For a device that starts without a clock: no earlier time than this is taken for now. Without it, a device whose clock shows a time before 2026 waits
-    /// for a right one before it dials, as long as there is a chain to check.
+    /// For a device that starts without a clock: no earlier time than this is taken for now.
+    /// Without it, a device whose clock shows a time before 2026 waits for a right one before it
+    /// dials, as long as there is a chain to check.
     pub fn clock_floor(mut self, floor: SystemTime) -> Self {
         self.floor = Some(floor);
         self
@@ -478,7 +563,8 @@ impl DeviceTls {
         self
     }
 
-    /// Somebody's own configuration of rustls, as it is; the rest of what is said here does not matter then.
+    /// Somebody's own configuration of rustls, as it is; the rest of what is said here does not
+    /// matter then.
     pub fn from_rustls(config: Arc<ClientConfig>) -> Self {
         DeviceTls { given: Some(config), ..DeviceTls::default() }
     }
@@ -499,14 +585,23 @@ impl DeviceTls {
             (Some(trusted), _) => Some(trusted.roots.clone()),
             (None, true) => Some(Arc::new(system_roots()?)),
         };
-        let chain = chain.map(|roots| WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build());
+        let chain = chain.map(|roots| {
+            WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build()
+        });
         let chain = chain.transpose().map_err(unusable)?;
-        let verifier = Verifier { chain, trusted: self.trusted, pins: self.pins, algorithms: provider.signature_verification_algorithms };
+        let verifier = Verifier {
+            chain,
+            trusted: self.trusted,
+            pins: self.pins,
+            algorithms: provider.signature_verification_algorithms,
+        };
         let builder = ClientConfig::builder_with_details(provider, Arc::new(clock.clone()));
         let builder = builder.with_safe_default_protocol_versions().map_err(unusable)?;
         let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
         let mut config = match self.identity {
-            Some(identity) => builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(identity.0))),
+            Some(identity) => builder.with_client_cert_resolver(Arc::new(
+                rustls::sign::SingleCertAndKey::from(identity.0),
+            )),
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
@@ -537,9 +632,12 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    /// Whether certificates can be checked now: not as long as the clock shows a time before this code was written.
+    /// Whether certificates can be checked now: not as long as the clock shows a time before this
+    /// code was written.
     pub(crate) fn has_time(&self) -> bool {
-        self.clock.as_ref().is_none_or(|clock| clock.floor.is_some() || (clock.now)() >= SystemTime::UNIX_EPOCH + CLOCK_FLOOR)
+        self.clock.as_ref().is_none_or(|clock| {
+            clock.floor.is_some() || (clock.now)() >= SystemTime::UNIX_EPOCH + CLOCK_FLOOR
+        })
     }
 }
 
@@ -650,7 +748,9 @@ pub(crate) fn explained(error: &rustls::Error, side: Side) -> String {
             | Alert::UnsupportedCertificate
             | Alert::CertificateRevoked,
         ) => "the other side does not accept the certificate that was shown; its log says why",
-        rustls::Error::NoCertificatesPresented => "no certificate was shown, and this side wants one; give the device --cert and --key",
+        rustls::Error::NoCertificatesPresented => {
+            "no certificate was shown, and this side wants one; give the device --cert and --key"
+        }
         rustls::Error::InvalidMessage(_) => "what came is not TLS; check the URL's scheme and port",
         _ => return error.to_string(),
     };
@@ -661,21 +761,33 @@ pub(crate) fn explained(error: &rustls::Error, side: Side) -> String {
 fn refusal_of_certificate(why: &CertificateError, side: Side) -> String {
     use CertificateError::*;
     let (whose, ca, trusts) = match side {
-        Side::Device => ("the gateway's certificate", "--ca", "give its CA (--ca) or pin its key (--pin)"),
-        Side::Gateway => {
-            ("the device's certificate", "--devices-client-ca", "give its CA (--devices-client-ca), or issue one with that CA")
+        Side::Device => {
+            ("the gateway's certificate", "--ca", "give its CA (--ca) or pin its key (--pin)")
         }
+        Side::Gateway => (
+            "the device's certificate",
+            "--devices-client-ca",
+            "give its CA (--devices-client-ca), or issue one with that CA",
+        ),
     };
     let names = "issue one with a subjectAltName for it, or write a URL with a name that it has";
     let text = match why {
-        ExpiredContext { not_after, .. } => format!("{whose} has expired, on {}; renew it, or set this machine's clock", date(*not_after)),
+        ExpiredContext { not_after, .. } => format!(
+            "{whose} has expired, on {}; renew it, or set this machine's clock",
+            date(*not_after)
+        ),
         Expired => format!("{whose} has expired; renew it, or set this machine's clock"),
         NotValidYetContext { not_before, .. } => {
             let floor = if side == Side::Device { ", or give --clock-floor" } else { "" };
-            format!("{whose} is not valid yet, but from {} on; set this machine's clock{floor}", date(*not_before))
+            format!(
+                "{whose} is not valid yet, but from {} on; set this machine's clock{floor}",
+                date(*not_before)
+            )
         }
         NotValidYet => format!("{whose} is not valid yet; set this machine's clock"),
-        UnknownIssuer | BadSignature => format!("no CA that is trusted here has issued {whose}; {trusts}"),
+        UnknownIssuer | BadSignature => {
+            format!("no CA that is trusted here has issued {whose}; {trusts}")
+        }
         NotValidForNameContext { expected, presented } if presented.is_empty() => {
             format!(
                 "{whose} is for another host than the URL's: it has no name at all (subjectAltName), {} is asked for; {names}",
@@ -684,10 +796,16 @@ fn refusal_of_certificate(why: &CertificateError, side: Side) -> String {
         }
         NotValidForNameContext { expected, presented } => {
             let has: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
-            format!("{whose} is for another host than the URL's: for {}, {} is asked for; {names}", has.join(", "), expected.to_str())
+            format!(
+                "{whose} is for another host than the URL's: for {}, {} is asked for; {names}",
+                has.join(", "),
+                expected.to_str()
+            )
         }
         NotValidForName => format!("{whose} is for another host than the URL's; {names}"),
-        ApplicationVerificationFailure => format!("the key of {whose} is none of those that are pinned (--pin)"),
+        ApplicationVerificationFailure => {
+            format!("the key of {whose} is none of those that are pinned (--pin)")
+        }
         InvalidPurpose | InvalidPurposeContext { .. } => {
             let purpose = if side == Side::Device { "serverAuth" } else { "clientAuth" };
             format!("{whose} is for another purpose (extendedKeyUsage); issue one for {purpose}")
@@ -705,11 +823,17 @@ fn refusal_of_webpki(why: &CertificateError, whose: &str, ca: &str) -> String {
         (Some(CaUsedAsEndEntity), _) => format!(
             "{whose} is a CA's own (CA:TRUE), and not exactly one that {ca} has; put it into that file, or issue one for the host with CA:FALSE"
         ),
-        (Some(EndEntityUsedAsCa), _) => format!("{whose} was issued by one that is not a CA's (CA:FALSE); issue it with a CA's key"),
+        (Some(EndEntityUsedAsCa), _) => format!(
+            "{whose} was issued by one that is not a CA's (CA:FALSE); issue it with a CA's key"
+        ),
         (Some(UnsupportedCertVersion), _) => {
-            format!("{whose} is of version 1; issue one of version 3 (openssl req -x509 -addext subjectAltName=DNS:HOST)")
+            format!(
+                "{whose} is of version 1; issue one of version 3 (openssl req -x509 -addext subjectAltName=DNS:HOST)"
+            )
         }
-        (Some(UnsupportedCriticalExtension), _) => format!("{whose} has a critical extension that is not known here; issue one without it"),
+        (Some(UnsupportedCriticalExtension), _) => {
+            format!("{whose} has a critical extension that is not known here; issue one without it")
+        }
         (_, CertificateError::UnhandledCriticalExtension) => {
             format!("{whose} has a critical extension that is not known here; issue one without it")
         }
@@ -718,7 +842,9 @@ fn refusal_of_webpki(why: &CertificateError, whose: &str, ca: &str) -> String {
             CertificateError::UnsupportedSignatureAlgorithm
             | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
             | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
-        ) => format!("{whose} is signed in a way that is not taken; use ECDSA, Ed25519 or RSA from 2,048 bits on, with SHA-256 or longer"),
+        ) => format!(
+            "{whose} is signed in a way that is not taken; use ECDSA, Ed25519 or RSA from 2,048 bits on, with SHA-256 or longer"
+        ),
         _ => format!("{whose} is not accepted"),
     }
 }
@@ -731,13 +857,20 @@ fn date(time: UnixTime) -> String {
 
 /// `DnsName("gw.example")` as webpki writes names, without its wrapping.
 fn bare(name: &str) -> &str {
-    name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).map_or(name, |inner| inner.trim_matches('"'))
+    name.split_once('(')
+        .and_then(|(_, rest)| rest.strip_suffix(')'))
+        .map_or(name, |inner| inner.trim_matches('"'))
 }
 
 /// A URL's host, as a certificate may name it.
 pub(crate) fn host(name: &str) -> Result<ServerName<'static>, Error> {
-    ServerName::try_from(name.to_owned())
-        .map_err(|_| Error::malformed(Fault::Caller, 400, format!("{name:?} is no host that a certificate could be for")))
+    ServerName::try_from(name.to_owned()).map_err(|_| {
+        Error::malformed(
+            Fault::Caller,
+            400,
+            format!("{name:?} is no host that a certificate could be for"),
+        )
+    })
 }
 
 #[cfg(test)]
@@ -754,7 +887,10 @@ mod tests {
             for pin in [format!("sha256/{text}"), format!("sha256//{text}")] {
                 assert_eq!(DeviceTls::new().pin(&pin).unwrap().pins, [digest], "{pin}");
             }
-            assert!(DeviceTls::new().pin(format!("sha256///{text}")).is_err() && DeviceTls::new().pin(&text).is_err());
+            assert!(
+                DeviceTls::new().pin(format!("sha256///{text}")).is_err()
+                    && DeviceTls::new().pin(&text).is_err()
+            );
         }
     }
 }

@@ -1,10 +1,12 @@
-//! A browser tab as a device: a gateway, and one page whose script makes the tab answer HTTP requests.
+//! A browser tab as a device: a gateway, and one page whose script makes the tab answer HTTP
+//! requests.
 //!
 //!     cargo run --example browser                     # then open http://127.0.0.1:8080/page/
 //!     curl http://127.0.0.1:8080/tab/anything         # the tab shows the request; what you type there is the answer
 //!
-//! Arguments, all optional: the devices' address, the visitors', and how many seconds to run (else: until Enter, or the end of
-//! standard input). The page comes through the gateway itself: it is what the in-process device `page` answers.
+//! Arguments, all optional: the devices' address, the visitors', and how many seconds to run (else:
+//! until Enter, or the end of standard input). The page comes through the gateway itself: it is
+//! what the in-process device `page` answers.
 
 use std::error::Error;
 use std::time::Duration;
@@ -33,13 +35,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         .replace("{{VISITORS}}", &format!("http://{visitors}/tab"));
     let server = Device::builder(format!("http://{devices}/page")).build()?.spawn(move |_| {
         let mut response = http::Response::new(Body::from(page.clone()));
-        response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("text/html; charset=utf-8"));
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, http::HeaderValue::from_static("text/html; charset=utf-8"));
         response.headers_mut().insert(CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
         response
     })?;
     gateway.device("page").wait(Duration::from_secs(5))?;
 
-    println!("open http://{visitors}/page/ in a browser, then: curl http://{visitors}/tab/anything");
+    println!(
+        "open http://{visitors}/page/ in a browser, then: curl http://{visitors}/tab/anything"
+    );
     match seconds {
         Some(seconds) => std::thread::sleep(Duration::from_secs(seconds)),
         None => {

@@ -1,4 +1,5 @@
-//! The turn: an offer cut anywhere is decided once and the same, what one side writes the other understands, and nothing turns that is no right 101.
+//! The turn: an offer cut anywhere is decided once and the same, what one side writes the other
+//! understands, and nothing turns that is no right 101.
 #![no_main]
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary, Unstructured};
@@ -6,8 +7,8 @@ use libfuzzer_sys::fuzz_target;
 use reverse_http::proto::framed::FramedRequest;
 use reverse_http::proto::head::{LineEnds, is_token, request, response};
 use reverse_http::proto::turn::{
-    Brought, Decision, Dialect, Encoding, Name, OfferPlan, OfferRules, Verdict, check, decide, ietf_target, write_offer, write_post,
-    write_switch,
+    Brought, Decision, Dialect, Encoding, Name, OfferPlan, OfferRules, Verdict, check, decide,
+    ietf_target, write_offer, write_post, write_switch,
 };
 use reverse_http_fuzz::{all, check_refusal, choices, wide};
 
@@ -28,13 +29,13 @@ struct Plan {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let Some((octets, [mode])) = choices::<1>(input) else { return };
+    let Some((bytes, [mode])) = choices::<1>(input) else { return };
     match mode & 7 {
-        0..=3 => asked(octets, mode & 1 != 0, mode & 2 != 0),
-        4 => answered(octets, ["PTTH/1.0", "PTTH/0.9", "ptth", "x"][usize::from(mode >> 3 & 3)]),
-        5 => String::from_utf8_lossy(octets).lines().for_each(named),
+        0..=3 => asked(bytes, mode & 1 != 0, mode & 2 != 0),
+        4 => answered(bytes, ["PTTH/1.0", "PTTH/0.9", "ptth", "x"][usize::from(mode >> 3 & 3)]),
+        5 => String::from_utf8_lossy(bytes).lines().for_each(named),
         _ => {
-            if let Ok(plan) = Plan::arbitrary(&mut Unstructured::new(octets)) {
+            if let Ok(plan) = Plan::arbitrary(&mut Unstructured::new(bytes)) {
                 ours(&plan);
             }
         }
@@ -47,17 +48,20 @@ fn rules(missing_host: bool, strict: bool) -> OfferRules {
     rules
 }
 
-fn asked(octets: &[u8], missing_host: bool, strict: bool) {
-    let Ok(Some(head)) = request(octets, &wide(), LineEnds::Crlf) else { return };
+fn asked(bytes: &[u8], missing_host: bool, strict: bool) {
+    let Ok(Some(head)) = request(bytes, &wide(), LineEnds::Crlf) else { return };
     let Ok(head) = FramedRequest::of(head) else { return };
     let rules = rules(missing_host, strict);
     let decided = decide(&head, &rules);
-    let behind = [&octets[..head.len], b"GET / HTTP/1.1\r\n\r\n"].concat();
+    let behind = [&bytes[..head.len], b"GET / HTTP/1.1\r\n\r\n"].concat();
     let again = request(&behind, &wide(), LineEnds::Crlf).unwrap().unwrap();
     let again = FramedRequest::of(again).expect("the framing is the head's");
     assert_eq!(decide(&again, &rules), decided, "what stands behind the offer is no part of it");
     for cut in head.len.saturating_sub(40)..head.len {
-        assert!(matches!(request(&octets[..cut], &wide(), LineEnds::Crlf), Ok(None)), "nothing is decided before the offer is whole");
+        assert!(
+            matches!(request(&bytes[..cut], &wide(), LineEnds::Crlf), Ok(None)),
+            "nothing is decided before the offer is whole"
+        );
     }
     let offer = match decided {
         Ok(Decision::Turn(offer)) => {
@@ -65,10 +69,19 @@ fn asked(octets: &[u8], missing_host: bool, strict: bool) {
             let row = &rules.dialects[offer.dialect];
             assert!(row.method.as_deref().is_none_or(|method| method == head.method));
             let offered = all(&head.fields, "upgrade").concat();
-            assert!(offered.windows(offer.token.len()).any(|part| part == offer.token.as_bytes()), "the token is one that was offered");
-            assert!(!offer.token.to_ascii_lowercase().starts_with("h2") && is_token(offer.token.replace('/', "").as_bytes()));
             assert!(
-                !strict || all(&head.fields, "connection").iter().any(|line| line.to_ascii_lowercase().windows(7).any(|w| w == b"upgrade"))
+                offered.windows(offer.token.len()).any(|part| part == offer.token.as_bytes()),
+                "the token is one that was offered"
+            );
+            assert!(
+                !offer.token.to_ascii_lowercase().starts_with("h2")
+                    && is_token(offer.token.replace('/', "").as_bytes())
+            );
+            assert!(
+                !strict
+                    || all(&head.fields, "connection")
+                        .iter()
+                        .any(|line| line.to_ascii_lowercase().windows(7).any(|w| w == b"upgrade"))
             );
             switched(&offer.token, row, b"");
             offer
@@ -79,9 +92,18 @@ fn asked(octets: &[u8], missing_host: bool, strict: bool) {
         }
         Err(refusal) => return check_refusal(&refusal, &[400, 405]),
     };
-    assert!(!offer.names.is_empty() && offer.target == head.target && offer.fields.0.len() == head.fields.len());
+    assert!(
+        !offer.names.is_empty()
+            && offer.target == head.target
+            && offer.fields.0.len() == head.fields.len()
+    );
     let hosts = all(&head.fields, "host");
-    assert!(hosts.len() <= 1 && (missing_host || head.minor == 0 || matches!(&hosts[..], [host] if !host.is_empty())));
+    assert!(
+        hosts.len() <= 1
+            && (missing_host
+                || head.minor == 0
+                || matches!(&hosts[..], [host] if !host.is_empty()))
+    );
     for name in &offer.names {
         is_name(name);
     }
@@ -92,7 +114,10 @@ fn is_name(name: &Name) {
     let text = name.to_string();
     let again = match name {
         Name::Label(label) => {
-            assert!((1..=63).contains(&label.len()) && label.bytes().all(|o| matches!(o, b'a'..=b'z' | b'0'..=b'9' | b'-')));
+            assert!(
+                (1..=63).contains(&label.len())
+                    && label.bytes().all(|o| matches!(o, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+            );
             Name::label(&text)
         }
         _ => Name::origin(&text),
@@ -107,12 +132,16 @@ fn named(text: &str) {
     }
     if let Ok(name) = Name::origin(text) {
         is_name(&name);
-        assert!(!text.bytes().any(|octet| octet.is_ascii_uppercase() || octet == b'@' || octet <= b' '));
+        assert!(
+            !text.bytes().any(|byte| byte.is_ascii_uppercase() || byte == b'@' || byte <= b' ')
+        );
     }
     if let Ok(dialect) = Dialect::custom(text) {
         assert_eq!(dialect.token, text);
         assert!(
-            !["h2c", "h2", "http", "tls", "websocket"].contains(&text.split('/').next().unwrap_or_default().to_ascii_lowercase().as_str())
+            !["h2c", "h2", "http", "tls", "websocket"].contains(
+                &text.split('/').next().unwrap_or_default().to_ascii_lowercase().as_str()
+            )
         );
     }
 }
@@ -124,36 +153,56 @@ fn switched(token: &str, row: &Dialect, behind: &[u8]) {
     let len = wire.len();
     wire.extend_from_slice(behind);
     for cut in 0..len {
-        assert!(matches!(response(&wire[..cut], &wide(), LineEnds::Crlf), Ok(None)), "a 101 cut at {cut}");
+        assert!(
+            matches!(response(&wire[..cut], &wide(), LineEnds::Crlf), Ok(None)),
+            "a 101 cut at {cut}"
+        );
     }
-    let head = response(&wire, &wide(), LineEnds::Crlf).expect("a 101 of ours is right").expect("and whole");
+    let head = response(&wire, &wide(), LineEnds::Crlf)
+        .expect("a 101 of ours is right")
+        .expect("and whole");
     assert_eq!((head.len, head.status), (len, 101));
-    assert!(all(&head.fields, "content-length").is_empty() && all(&head.fields, "transfer-encoding").is_empty());
+    assert!(
+        all(&head.fields, "content-length").is_empty()
+            && all(&head.fields, "transfer-encoding").is_empty()
+    );
     assert_eq!(check(&head, token), Verdict::Turned { warning: None });
 }
 
-fn answered(octets: &[u8], token: &str) {
-    let Ok(Some(head)) = response(octets, &wide(), LineEnds::CrlfOrLf) else { return };
+fn answered(bytes: &[u8], token: &str) {
+    let Ok(Some(head)) = response(bytes, &wide(), LineEnds::CrlfOrLf) else { return };
     let verdict = check(&head, token);
     match &verdict {
         Verdict::Turned { .. } => {
             assert!(head.status == 101 && head.minor == 1);
             let name = token.split('/').next().unwrap_or_default().to_ascii_lowercase();
-            let upgrade = String::from_utf8_lossy(&all(&head.fields, "upgrade").join(&b","[..])).to_ascii_lowercase();
-            assert!(upgrade.split(',').any(|member| member.trim().split('/').next() == Some(&name)));
+            let upgrade = String::from_utf8_lossy(&all(&head.fields, "upgrade").join(&b","[..]))
+                .to_ascii_lowercase();
+            assert!(
+                upgrade.split(',').any(|member| member.trim().split('/').next() == Some(&name))
+            );
         }
         Verdict::Informational => assert!((100..200).contains(&head.status) && head.status != 101),
         Verdict::Nothing => assert_eq!(head.status, 204),
         Verdict::FellBack(_) => assert!(matches!(head.status, 200 | 204)),
         Verdict::Redirect(location) => {
-            assert!(matches!(head.status, 307 | 308) && !location.is_empty() && !location.contains(['\r', '\n', '\0']));
+            assert!(
+                matches!(head.status, 307 | 308)
+                    && !location.is_empty()
+                    && !location.contains(['\r', '\n', '\0'])
+            );
         }
         Verdict::Refused(status) => assert_eq!(*status, head.status),
         Verdict::Later { status, retry_after } => {
-            assert!(*status == head.status && retry_after.is_none_or(|time| time.as_secs() <= 3600));
+            assert!(
+                *status == head.status && retry_after.is_none_or(|time| time.as_secs() <= 3600)
+            );
         }
         Verdict::NoTurn(status) => assert!(*status == head.status && *status != 101),
-        Verdict::Wrong(sentence) => assert!(!sentence.contains(['\r', '\n', '\0', '\x1b']), "a log line has no control characters"),
+        Verdict::Wrong(sentence) => assert!(
+            !sentence.contains(['\r', '\n', '\0', '\x1b']),
+            "a log line has no control characters"
+        ),
     }
     assert_eq!(check(&head, token), verdict);
 }
@@ -165,7 +214,8 @@ fn ours(plan: &Plan) {
         2 => Dialect::ietf(),
         _ => Dialect::custom(&plan.custom).unwrap_or(Dialect::classic()),
     };
-    let origins: Vec<Name> = plan.origins.iter().filter_map(|text| Name::origin(text).ok()).collect();
+    let origins: Vec<Name> =
+        plan.origins.iter().filter_map(|text| Name::origin(text).ok()).collect();
     let target = if origins.is_empty() { plan.target.clone() } else { ietf_target(&origins) };
     let mut offered = OfferPlan::new(&plan.authority, &target, dialect.clone());
     (offered.upgrade, offered.session) = (plan.upgrade, plan.session);
@@ -183,14 +233,18 @@ fn ours(plan: &Plan) {
         return assert_eq!(wire, b"before", "what cannot be written leaves nothing behind");
     }
     let wire = &wire[6..];
-    let head = request(wire, &wide(), LineEnds::Crlf).expect("what we write can be read").expect("and is whole");
+    let head = request(wire, &wide(), LineEnds::Crlf)
+        .expect("what we write can be read")
+        .expect("and is whole");
     assert_eq!((head.len, head.target), (wire.len(), &target[..]), "nothing splits an offer");
     assert!(
-        all(&head.fields, "upgrade").len() <= 1 && all(&head.fields, "host").len() == 1 && all(&head.fields, "content-length").len() <= 1
+        all(&head.fields, "upgrade").len() <= 1
+            && all(&head.fields, "host").len() == 1
+            && all(&head.fields, "content-length").len() <= 1
     );
     let head = match FramedRequest::of(head) {
         Ok(head) => head,
-        Err(refusal) => return check_refusal(&refusal, &[400]), // an answer of more than 2^63-1 octets
+        Err(refusal) => return check_refusal(&refusal, &[400]), // an answer of more than 2^63-1 bytes
     };
     let mut rules = rules(false, true);
     rules.dialects.push(dialect.clone());

@@ -1,4 +1,5 @@
-//! The file of routes: a mistake is one line that names a line of the file, and comments and blank lines change nothing.
+//! The file of routes: a mistake is one line that names a line of the file, and comments and blank
+//! lines change nothing.
 #![no_main]
 
 #[allow(dead_code)] // the command opens files, too
@@ -13,8 +14,10 @@ use reverse_http::Routes;
 
 fuzz_target!(|input: &[u8]| {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    let read =
-        |text: &str| config::routes_of_text("routes.toml", text, Routes::path()).map(|routes| (routes.table_len(), format!("{routes:?}")));
+    let read = |text: &str| {
+        config::routes_of_text("routes.toml", text, Routes::path())
+            .map(|routes| (routes.table_len(), format!("{routes:?}")))
+    };
     let routes = read(text);
     match &routes {
         Ok((len, _)) => {
@@ -22,14 +25,21 @@ fuzz_target!(|input: &[u8]| {
             assert!(*len <= text.matches("route").count());
         }
         Err(mistake) => {
-            let line = mistake.strip_prefix("routes.toml, line ").and_then(|rest| rest.split_once(": "));
-            let line: usize = line.and_then(|(line, what)| line.parse().ok().filter(|_| !what.is_empty())).expect(mistake);
+            let line =
+                mistake.strip_prefix("routes.toml, line ").and_then(|rest| rest.split_once(": "));
+            let line: usize = line
+                .and_then(|(line, what)| line.parse().ok().filter(|_| !what.is_empty()))
+                .expect(mistake);
             assert!((1..=1 + text.matches('\n').count()).contains(&line), "{mistake}");
             assert!(!mistake.contains(['\r', '\x1b', '\0']), "a mistake fits a log: {mistake:?}");
         }
     }
     if let Ok(routes) = routes {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text); // a mark of UTF-8 stands at the start or nowhere
-        assert_eq!(read(&format!("# routes\n\n{text}\n# end\n")), Ok(routes), "comments change nothing");
+        assert_eq!(
+            read(&format!("# routes\n\n{text}\n# end\n")),
+            Ok(routes),
+            "comments change nothing"
+        );
     }
 });

@@ -1,7 +1,8 @@
-//! What the fuzz targets share: bounds and cuts out of an input's last octets, and the readings that two ways of parsing have to agree on.
+//! What the fuzz targets share: bounds and cuts out of an input's last bytes, and the readings that
+//! two ways of parsing have to agree on.
 //!
-//! A target's input is a message followed by a few octets of choices, so that a seed is a message as it goes over the wire, and a mutation of the
-//! message leaves the choices alone.
+//! A target's input is a message followed by a few bytes of choices, so that a seed is a message as
+//! it goes over the wire, and a mutation of the message leaves the choices alone.
 
 pub mod oracle;
 
@@ -9,12 +10,13 @@ use reverse_http::proto::body::{Decoder, Framing, Piece, last_chunk, open_chunk}
 use reverse_http::proto::head::{Fields, LineEnds, is_token};
 use reverse_http::{Limits, Refusal};
 
-/// The message and the `N` octets of choices behind it.
+/// The message and the `N` bytes of choices behind it.
 pub fn choices<const N: usize>(input: &[u8]) -> Option<(&[u8], [u8; N])> {
     input.split_last_chunk::<N>().map(|(message, choices)| (message, *choices))
 }
 
-/// Bounds from two octets: the defaults where both are 0, else small ones, so that short inputs reach them.
+/// Bounds from two bytes: the defaults where both are 0, else small ones, so that short inputs
+/// reach them.
 pub fn limits(choice: [u8; 2]) -> Limits {
     let mut limits = Limits::default();
     if choice != [0, 0] {
@@ -29,7 +31,8 @@ pub fn limits(choice: [u8; 2]) -> Limits {
 /// Bounds that no fuzzed input reaches, for reading what was written here.
 pub fn wide() -> Limits {
     let mut limits = Limits::default();
-    (limits.head_bytes_max, limits.fields_max, limits.target_bytes_max) = (128 * 1024, 256, 128 * 1024);
+    (limits.head_bytes_max, limits.fields_max, limits.target_bytes_max) =
+        (128 * 1024, 256, 128 * 1024);
     limits
 }
 
@@ -54,9 +57,9 @@ pub struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    /// The pieces of `octets`.
-    pub fn of(octets: &'a [u8], seed: u16) -> Self {
-        Pieces { rest: octets, seed: u32::from(seed) | 0x1_0000 }
+    /// The pieces of `bytes`.
+    pub fn of(bytes: &'a [u8], seed: u16) -> Self {
+        Pieces { rest: bytes, seed: u32::from(seed) | 0x1_0000 }
     }
 }
 
@@ -79,7 +82,7 @@ impl<'a> Iterator for Pieces<'a> {
 /// How a body ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It is whole; so many octets of the input are its own.
+    /// It is whole; so many bytes of the input are its own.
     Whole(usize),
     /// More is needed.
     More,
@@ -99,11 +102,15 @@ pub struct Body {
 }
 
 /// Decodes a body that comes in `pieces`.
-pub fn decode<'p>(framing: Framing, limits: &Limits, pieces: impl Iterator<Item = &'p [u8]>) -> Body {
+pub fn decode<'p>(
+    framing: Framing,
+    limits: &Limits,
+    pieces: impl Iterator<Item = &'p [u8]>,
+) -> Body {
     let mut decoder = Decoder::new(framing, limits);
     let mut body = Body { data: Vec::new(), trailers: Vec::new(), end: End::More };
     let mut used = 0;
-    // Once more with nothing: a body of no octets is whole at once.
+    // Once more with nothing: a body of no bytes is whole at once.
     for piece in pieces.chain([&[][..]]) {
         let mut at = 0;
         loop {
@@ -111,8 +118,15 @@ pub fn decode<'p>(framing: Framing, limits: &Limits, pieces: impl Iterator<Item 
                 Ok((n, read)) => {
                     assert!(n <= piece.len() - at, "the decoder took more than there was");
                     if let Piece::Data(data) = read {
-                        assert!(!data.is_empty() && data.len() <= n, "a piece of data is what was consumed");
-                        assert_eq!(data, &piece[at + n - data.len()..at + n], "data is the end of what was consumed");
+                        assert!(
+                            !data.is_empty() && data.len() <= n,
+                            "a piece of data is what was consumed"
+                        );
+                        assert_eq!(
+                            data,
+                            &piece[at + n - data.len()..at + n],
+                            "data is the end of what was consumed"
+                        );
                         body.data.extend_from_slice(data);
                     }
                     at += n;
@@ -125,7 +139,11 @@ pub fn decode<'p>(framing: Framing, limits: &Limits, pieces: impl Iterator<Item 
                         }
                         Piece::End => {
                             assert!(decoder.is_done() && decoder.remaining() == Some(0));
-                            assert_eq!(decoder.decode(b"GET / HTTP/1.1"), Ok((0, Piece::End)), "behind the end nothing is taken");
+                            assert_eq!(
+                                decoder.decode(b"GET / HTTP/1.1"),
+                                Ok((0, Piece::End)),
+                                "behind the end nothing is taken"
+                            );
                             body.trailers = decoder.trailers().to_vec();
                             body.end = End::Whole(used);
                             return body;
@@ -134,7 +152,10 @@ pub fn decode<'p>(framing: Framing, limits: &Limits, pieces: impl Iterator<Item 
                 }
                 Err(refusal) => {
                     assert_eq!(refusal.status, 400);
-                    assert!(decoder.decode(b"0\r\n\r\n").is_err() && !decoder.is_done(), "what was malformed once stays so");
+                    assert!(
+                        decoder.decode(b"0\r\n\r\n").is_err() && !decoder.is_done(),
+                        "what was malformed once stays so"
+                    );
                     assert!(decoder.finish_at_eof().is_err());
                     body.end = End::Refused;
                     return body;
@@ -143,7 +164,11 @@ pub fn decode<'p>(framing: Framing, limits: &Limits, pieces: impl Iterator<Item 
         }
     }
     assert!(!decoder.is_done());
-    assert_eq!(decoder.finish_at_eof().is_ok(), framing == Framing::UntilClose, "only a body until close may end there");
+    assert_eq!(
+        decoder.finish_at_eof().is_ok(),
+        framing == Framing::UntilClose,
+        "only a body until close may end there"
+    );
     body
 }
 
@@ -177,16 +202,25 @@ pub fn pairs(fields: &Fields<'_>) -> Pairs {
 pub fn check_fields(fields: &Fields<'_>) {
     for field in fields {
         assert!(is_token(field.name.as_bytes()), "{:?} is no token", field.name);
-        assert!(!field.value.iter().any(|octet| matches!(octet, 0..=8 | 10..=31 | 127)), "a control octet in {:?}", field.name);
-        let blank = |octet: Option<&u8>| matches!(octet, Some(b' ' | b'\t'));
-        assert!(!blank(field.value.first()) && !blank(field.value.last()), "blanks around the value of {:?}", field.name);
+        assert!(
+            !field.value.iter().any(|byte| matches!(byte, 0..=8 | 10..=31 | 127)),
+            "a control byte in {:?}",
+            field.name
+        );
+        let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+        assert!(
+            !blank(field.value.first()) && !blank(field.value.last()),
+            "blanks around the value of {:?}",
+            field.name
+        );
     }
 }
 
-/// The lines of a section by an independent and slow way: split at line ends, then at the first colon. `None`: it has another form.
+/// The lines of a section by an independent and slow way: split at line ends, then at the first
+/// colon. `None`: it has another form.
 pub fn split_lines(section: &[u8], ends: LineEnds) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut lines = Vec::new();
-    for line in section.split_inclusive(|octet| *octet == b'\n') {
+    for line in section.split_inclusive(|byte| *byte == b'\n') {
         let line = match (line.strip_suffix(b"\r\n"), ends) {
             (Some(line), _) => line,
             (None, LineEnds::CrlfOrLf) => line.strip_suffix(b"\n")?,
@@ -198,18 +232,18 @@ pub fn split_lines(section: &[u8], ends: LineEnds) -> Option<Vec<(Vec<u8>, Vec<u
         return None;
     }
     let split = |line: &[u8]| {
-        let colon = line.iter().position(|octet| *octet == b':')?;
+        let colon = line.iter().position(|byte| *byte == b':')?;
         Some((line[..colon].to_vec(), trim(&line[colon + 1..]).to_vec()))
     };
     lines.into_iter().map(split).collect()
 }
 
 /// Without blanks at both ends.
-pub fn trim(octets: &[u8]) -> &[u8] {
-    let is_blank = |octet: &u8| matches!(octet, b' ' | b'\t');
-    let start = octets.iter().position(|octet| !is_blank(octet)).unwrap_or(octets.len());
-    let end = octets.iter().rposition(|octet| !is_blank(octet)).map_or(start, |last| last + 1);
-    &octets[start..end]
+pub fn trim(bytes: &[u8]) -> &[u8] {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let start = bytes.iter().position(|byte| !is_blank(byte)).unwrap_or(bytes.len());
+    let end = bytes.iter().rposition(|byte| !is_blank(byte)).map_or(start, |last| last + 1);
+    &bytes[start..end]
 }
 
 /// Whether names are the same, case aside.
@@ -225,5 +259,8 @@ pub fn all<'f>(fields: &'f Fields<'_>, name: &str) -> Vec<&'f [u8]> {
 /// A refusal as every face can send it on: a status of an error, one line of plain text.
 pub fn check_refusal(refusal: &Refusal, statuses: &[u16]) {
     assert!(statuses.contains(&refusal.status), "an unexpected status: {refusal}");
-    assert!(!refusal.reason.is_empty() && !refusal.reason.contains(['\r', '\n', '\0']), "a reason is one line: {refusal:?}");
+    assert!(
+        !refusal.reason.is_empty() && !refusal.reason.contains(['\r', '\n', '\0']),
+        "a reason is one line: {refusal:?}"
+    );
 }

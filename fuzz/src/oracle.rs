@@ -1,4 +1,5 @@
-//! The independent parser: milo, an implementation of RFC 9112 of its own. One message at the front of some octets, as it reads it.
+//! The independent parser: milo, an implementation of RFC 9112 of its own. One message at the front
+//! of some bytes, as it reads it.
 
 use std::cell::RefCell;
 
@@ -24,7 +25,7 @@ pub struct Reading {
     pub body: Vec<u8>,
     /// The head is whole.
     pub head_whole: bool,
-    /// The message is whole; so many octets are its own.
+    /// The message is whole; so many bytes are its own.
     pub end: Option<usize>,
     /// The connection became a tunnel behind this message.
     pub tunnel: bool,
@@ -50,12 +51,13 @@ thread_local! {
     static NOW: RefCell<(Vec<u8>, Reading)> = RefCell::default();
 }
 
-/// A callback that keeps the octets of one part. `from` counts from where the running call of `parse` began, which is the start.
+/// A callback that keeps the bytes of one part. `from` counts from where the running call of
+/// `parse` began, which is the start.
 macro_rules! keep {
-    ($name:ident, $read:ident, $octets:ident => $do:expr) => {
+    ($name:ident, $read:ident, $bytes:ident => $do:expr) => {
         fn $name(_: &mut Parser, from: usize, len: usize) {
             NOW.with_borrow_mut(|(all, $read)| {
-                let $octets = &all[from..from + len];
+                let $bytes = &all[from..from + len];
                 // It reads on behind the message; what it says of that is not asked for.
                 if !$read.is_over() {
                     $do
@@ -65,15 +67,15 @@ macro_rules! keep {
     };
 }
 
-keep!(on_method, read, octets => read.method.extend_from_slice(octets));
-keep!(on_url, read, octets => read.target.extend_from_slice(octets));
-keep!(on_status, read, octets => read.status.extend_from_slice(octets));
-keep!(on_reason, read, octets => read.reason.extend_from_slice(octets));
-keep!(on_header_name, read, octets => read.names.push(octets.to_vec()));
-keep!(on_header_value, read, octets => read.values.push(octets.to_vec()));
-keep!(on_trailer_name, read, octets => read.trailer_names.push(octets.to_vec()));
-keep!(on_trailer_value, read, octets => read.trailer_values.push(octets.to_vec()));
-keep!(on_data, read, octets => read.body.extend_from_slice(octets));
+keep!(on_method, read, bytes => read.method.extend_from_slice(bytes));
+keep!(on_url, read, bytes => read.target.extend_from_slice(bytes));
+keep!(on_status, read, bytes => read.status.extend_from_slice(bytes));
+keep!(on_reason, read, bytes => read.reason.extend_from_slice(bytes));
+keep!(on_header_name, read, bytes => read.names.push(bytes.to_vec()));
+keep!(on_header_value, read, bytes => read.values.push(bytes.to_vec()));
+keep!(on_trailer_name, read, bytes => read.trailer_names.push(bytes.to_vec()));
+keep!(on_trailer_value, read, bytes => read.trailer_values.push(bytes.to_vec()));
+keep!(on_data, read, bytes => read.body.extend_from_slice(bytes));
 
 fn on_headers(_: &mut Parser, _: usize, _: usize) {
     NOW.with_borrow_mut(|(_, read)| read.head_whole = true);
@@ -88,30 +90,35 @@ fn on_message_complete(_: &mut Parser, from: usize, _: usize) {
 }
 
 /// Reads a request at the front.
-pub fn request(octets: &[u8]) -> Reading {
-    read(octets, true, false)
+pub fn request(bytes: &[u8]) -> Reading {
+    read(bytes, true, false)
 }
 
 /// Reads a response at the front. `bodiless`: it answers HEAD.
-pub fn response(octets: &[u8], bodiless: bool) -> Reading {
-    read(octets, false, bodiless)
+pub fn response(bytes: &[u8], bodiless: bool) -> Reading {
+    read(bytes, false, bodiless)
 }
 
-fn read(octets: &[u8], is_request: bool, bodiless: bool) -> Reading {
-    NOW.set((octets.to_vec(), Reading::default()));
+fn read(bytes: &[u8], is_request: bool, bodiless: bool) -> Reading {
+    NOW.set((bytes.to_vec(), Reading::default()));
     let mut parser = Parser::new();
     (parser.autodetect, parser.is_request, parser.skip_body) = (false, is_request, bodiless);
     (parser.max_start_line_length, parser.max_header_length) = (1 << 20, 1 << 20);
     parser.active_callbacks = CALLBACK_ACTIVE_ALL;
     let calls = &mut parser.callbacks;
-    (calls.on_method, calls.on_url, calls.on_status, calls.on_reason) = (on_method, on_url, on_status, on_reason);
-    (calls.on_header_name, calls.on_header_value, calls.on_headers) = (on_header_name, on_header_value, on_headers);
-    (calls.on_trailer_name, calls.on_trailer_value, calls.on_data) = (on_trailer_name, on_trailer_value, on_data);
-    (calls.on_upgrade, calls.on_connect, calls.on_message_complete) = (on_tunnel, on_tunnel, on_message_complete);
-    parser.parse(octets.as_ptr(), octets.len());
+    (calls.on_method, calls.on_url, calls.on_status, calls.on_reason) =
+        (on_method, on_url, on_status, on_reason);
+    (calls.on_header_name, calls.on_header_value, calls.on_headers) =
+        (on_header_name, on_header_value, on_headers);
+    (calls.on_trailer_name, calls.on_trailer_value, calls.on_data) =
+        (on_trailer_name, on_trailer_value, on_data);
+    (calls.on_upgrade, calls.on_connect, calls.on_message_complete) =
+        (on_tunnel, on_tunnel, on_message_complete);
+    parser.parse(bytes.as_ptr(), bytes.len());
     let mut reading = NOW.take().1;
     if parser.error_code != milo_parser::ERROR_NONE && !reading.is_over() {
-        reading.error = Some(format!("{}: {}", parser.error_code_str(), parser.error_description_str()));
+        reading.error =
+            Some(format!("{}: {}", parser.error_code_str(), parser.error_description_str()));
     }
     reading
 }

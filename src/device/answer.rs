@@ -1,9 +1,10 @@
-//! An event in a device's hand and the answer it becomes: read off the virtual link, kept until a reply acknowledges it, remembered afterwards.
+//! An event in a device's hand and the answer it becomes: read off the virtual link, kept until a
+//! reply acknowledges it, remembered afterwards.
 //!
 //! ```text
-//!   Head ─► Body ─► Done       what was read of the handler's response; its octets are the answer's text, as they are
+//!   Head ─► Body ─► Done       what was read of the handler's response; its bytes are the answer's text, as they are
 //! ```
-//! Names no socket and no clock but the instant of a first failure: `comet.rs` moves the octets.
+//! Names no socket and no clock but the instant of a first failure: `comet.rs` moves the bytes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,7 +30,8 @@ pub(super) struct Work {
     reading: Reading,
     /// The virtual link carries another request after this response.
     keeps: bool,
-    /// The answer as it is posted. Of one that is too long to be kept, what no connection was given yet.
+    /// The answer as it is posted. Of one that is too long to be kept, what no connection was given
+    /// yet.
     text: Vec<u8>,
     /// It was too long to be kept: it cannot be posted again.
     pub(super) lost: bool,
@@ -51,14 +53,15 @@ enum Reading {
 /// The POST that brings the answer now.
 pub(super) struct Post {
     pub(super) chunked: bool,
-    /// Octets of the text that it was given.
+    /// Bytes of the text that it was given.
     given: usize,
     pub(super) ended: bool,
     /// What its deadline was last set by.
     pub(super) seen: Option<(u64, bool, bool, bool)>,
 }
 
-/// Of a response that no POST carries yet, so much is read at least, however little may be kept: its head has to fit.
+/// Of a response that no POST carries yet, so much is read at least, however little may be kept:
+/// its head has to fit.
 const FIRST_READ: usize = 256 * 1024;
 
 impl Work {
@@ -97,7 +100,8 @@ impl Work {
 
     /// Whether a POST may begin: JSON is one message, `message/http` streams.
     pub(super) fn is_ready(&self) -> bool {
-        self.is_whole() || (self.encoding == Encoding::Message && !self.needs_length && !self.text.is_empty())
+        self.is_whole()
+            || (self.encoding == Encoding::Message && !self.needs_length && !self.text.is_empty())
     }
 
     /// Whether the virtual link carries another request.
@@ -105,7 +109,7 @@ impl Work {
         self.keeps && self.is_read()
     }
 
-    /// Octets of the response that may be read before a POST carries it.
+    /// Bytes of the response that may be read before a POST carries it.
     pub(super) fn room(&self, limits: &Limits) -> usize {
         let most = match self.encoding {
             Encoding::Json => limits.message_bytes_max.saturating_add(1), // one more shows that it is too long
@@ -114,35 +118,50 @@ impl Work {
         most.saturating_sub(self.text.len())
     }
 
-    /// Takes what came over the virtual link: how many octets it used.
+    /// Takes what came over the virtual link: how many bytes it used.
     ///
     /// # Errors
     /// It is no response, or none that an answer can carry.
-    pub(super) fn take(&mut self, octets: &[u8], limits: &Limits) -> Result<usize, Refusal> {
+    pub(super) fn take(&mut self, bytes: &[u8], limits: &Limits) -> Result<usize, Refusal> {
         let mut used = 0;
         while let Reading::Head { informational } = self.reading {
-            let Some(response) = head::response(&octets[used..], limits, LineEnds::Crlf)? else { return Ok(used) };
+            let Some(response) = head::response(&bytes[used..], limits, LineEnds::Crlf)? else {
+                return Ok(used);
+            };
             match response.status {
-                101 => return Err(Refusal::new(502, "the device wants to switch protocols, which no poll can")),
+                101 => {
+                    return Err(Refusal::new(
+                        502,
+                        "the device wants to switch protocols, which no poll can",
+                    ));
+                }
                 100..=199 if informational >= limits.informational_max => {
-                    return Err(Refusal::new(502, "the device sent more interim responses than informational_max"));
+                    return Err(Refusal::new(
+                        502,
+                        "the device sent more interim responses than informational_max",
+                    ));
                 }
                 100..=199 => self.reading = Reading::Head { informational: informational + 1 },
                 _ => {
-                    let framing = body::of_response(&response, if self.is_head { "HEAD" } else { "GET" })?;
+                    let framing =
+                        body::of_response(&response, if self.is_head { "HEAD" } else { "GET" })?;
                     if framing == Framing::UntilClose {
-                        return Err(Refusal::new(502, "the device's response does not say where it ends"));
+                        return Err(Refusal::new(
+                            502,
+                            "the device's response does not say where it ends",
+                        ));
                     }
-                    self.keeps = response.minor > 0 && head::keeps_alive(response.minor, &response.fields);
-                    self.text.extend_from_slice(&octets[used..used + response.len]);
+                    self.keeps =
+                        response.minor > 0 && head::keeps_alive(response.minor, &response.fields);
+                    self.text.extend_from_slice(&bytes[used..used + response.len]);
                     self.reading = Reading::Body(Decoder::new(framing, limits));
                 }
             }
             used += response.len;
         }
         while let Reading::Body(decoder) = &mut self.reading {
-            let (n, piece) = decoder.decode(&octets[used..])?;
-            self.text.extend_from_slice(&octets[used..used + n]);
+            let (n, piece) = decoder.decode(&bytes[used..])?;
+            self.text.extend_from_slice(&bytes[used..used + n]);
             used += n;
             match piece {
                 Piece::Data(_) => {}
@@ -158,13 +177,23 @@ impl Work {
 
     fn write_json(&mut self, limits: &Limits) -> Result<(), Refusal> {
         if self.text.len() > limits.message_bytes_max {
-            return Err(Refusal::new(502, "the device's answer is larger than message_bytes_max, and JSON carries whole messages only"));
+            return Err(Refusal::new(
+                502,
+                "the device's answer is larger than message_bytes_max, and JSON carries whole messages only",
+            ));
         }
         if !self.is_read() {
             return Ok(());
         }
         let mut json = Vec::new();
-        comet::answer_to_json(&mut json, &self.id, &self.protocol, &self.text, self.is_head, limits)?;
+        comet::answer_to_json(
+            &mut json,
+            &self.id,
+            &self.protocol,
+            &self.text,
+            self.is_head,
+            limits,
+        )?;
         self.text = json;
         Ok(())
     }
@@ -172,7 +201,8 @@ impl Work {
     /// Puts a short 502 in the place of the answer.
     pub(super) fn replace(&mut self, reason: &str, date: &str, limits: &Limits) {
         self.text = Vec::new();
-        let answer = LocalAnswer { keep: true, to_head: self.is_head, ..LocalAnswer::new(502, reason) };
+        let answer =
+            LocalAnswer { keep: true, to_head: self.is_head, ..LocalAnswer::new(502, reason) };
         answer.write(&mut self.text, date);
         (self.reading, self.keeps, self.post) = (Reading::Done, false, None);
         (self.lost, self.replaced) = (false, true);
@@ -185,10 +215,14 @@ impl Work {
 
     /// What the head of the POST says of the answer that it brings.
     pub(super) fn brought(&self) -> Brought<'_> {
-        Brought { encoding: self.encoding, id: &self.id, length: self.is_whole().then_some(self.text.len() as u64) }
+        Brought {
+            encoding: self.encoding,
+            id: &self.id,
+            length: self.is_whole().then_some(self.text.len() as u64),
+        }
     }
 
-    /// A POST begins, from the answer's first octet.
+    /// A POST begins, from the answer's first byte.
     pub(super) fn begin_post(&mut self) {
         let whole = self.is_whole();
         self.post = Some(Post { chunked: !whole, given: 0, ended: whole, seen: None });
@@ -216,7 +250,8 @@ impl Work {
     }
 }
 
-/// Ids of events that were answered, and the answers as far as they are kept: an event that comes again is not run again.
+/// Ids of events that were answered, and the answers as far as they are kept: an event that comes
+/// again is not run again.
 #[derive(Default)]
 pub(super) struct Past {
     entries: VecDeque<Answered>,
@@ -229,11 +264,13 @@ struct Answered {
     text: Option<Vec<u8>>,
 }
 
-/// More ids than this are not remembered: a gateway hands an event out again within seconds, or not at all.
+/// More ids than this are not remembered: a gateway hands an event out again within seconds, or not
+/// at all.
 const PAST_MAX: usize = 1024;
 
 impl Past {
-    /// Remembers an event, and its answer where that is whole and to be `kept`. The oldest go first: their texts, then their ids.
+    /// Remembers an event, and its answer where that is whole and to be `kept`. The oldest go
+    /// first: their texts, then their ids.
     pub(super) fn remember(&mut self, work: Work, kept: bool, limits: &Limits) {
         let (id, from, encoding) = (work.id.clone(), work.from.clone(), work.encoding);
         let text = kept.then_some(work).and_then(Work::into_text);
@@ -243,19 +280,21 @@ impl Past {
             self.entries.pop_front();
         }
         let len = |entry: &Answered| entry.text.as_ref().map_or(0, Vec::len);
-        let mut octets: usize = self.entries.iter().map(len).sum();
+        let mut bytes: usize = self.entries.iter().map(len).sum();
         for entry in &mut self.entries {
-            if octets <= limits.answer_cache_bytes_max {
+            if bytes <= limits.answer_cache_bytes_max {
                 break;
             }
-            octets -= len(entry);
+            bytes -= len(entry);
             entry.text = None;
         }
     }
 
-    /// Whether this event was answered, and with what: the inner `None` is an answer that was not kept, or not in this encoding.
+    /// Whether this event was answered, and with what: the inner `None` is an answer that was not
+    /// kept, or not in this encoding.
     pub(super) fn recall(&self, id: &str, from: &Url, encoding: Encoding) -> Option<Option<&[u8]>> {
-        let found = self.entries.iter().find(|known| known.id == id && known.from.same_origin(from));
+        let found =
+            self.entries.iter().find(|known| known.id == id && known.from.same_origin(from));
         found.map(|known| known.text.as_deref().filter(|_| known.encoding == encoding))
     }
 }
@@ -270,22 +309,28 @@ mod tests {
     }
 
     fn work(encoding: Encoding, request: &str) -> Work {
-        let event = comet::event_from_text("id", request.as_bytes().to_vec(), &Limits::default()).unwrap();
+        let event =
+            comet::event_from_text("id", request.as_bytes().to_vec(), &Limits::default()).unwrap();
         Work::new(&event, encoding, url())
     }
 
     const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-    const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x\r\nhello\r\n0\r\nX: y\r\n\r\n";
+    const RESPONSE: &[u8] =
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x\r\nhello\r\n0\r\nX: y\r\n\r\n";
 
     #[test]
-    fn the_text_is_the_responses_own_octets_wherever_they_are_cut() {
+    fn the_text_is_the_responses_own_bytes_wherever_they_are_cut() {
         let limits = Limits::default();
-        let octets = [b"HTTP/1.1 100 Continue\r\n\r\n", RESPONSE].concat();
-        for at in 0..octets.len() {
+        let bytes = [b"HTTP/1.1 100 Continue\r\n\r\n", RESPONSE].concat();
+        for at in 0..bytes.len() {
             let mut work = work(Encoding::Message, GET);
-            let used = work.take(&octets[..at], &limits).unwrap();
+            let used = work.take(&bytes[..at], &limits).unwrap();
             assert!(!work.is_read());
-            assert_eq!(used + work.take(&octets[used..], &limits).unwrap(), octets.len(), "cut at {at}");
+            assert_eq!(
+                used + work.take(&bytes[used..], &limits).unwrap(),
+                bytes.len(),
+                "cut at {at}"
+            );
             assert!(work.is_whole() && work.keeps_link());
             assert_eq!(work.text, RESPONSE);
         }
@@ -294,17 +339,23 @@ mod tests {
     #[test]
     fn what_no_answer_can_carry_is_an_error() {
         let limits = Limits::default();
-        for octets in [
+        for bytes in [
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
             "HTTP/1.1 200 OK\r\n\r\nuntil close",
             "hello\r\n\r\n",
             &"HTTP/1.1 102 Processing\r\n\r\n".repeat(9),
         ] {
-            assert!(work(Encoding::Message, GET).take(octets.as_bytes(), &limits).is_err(), "{octets}");
+            assert!(
+                work(Encoding::Message, GET).take(bytes.as_bytes(), &limits).is_err(),
+                "{bytes}"
+            );
         }
         let head = "HEAD / HTTP/1.1\r\n\r\n";
         let mut work = work(Encoding::Message, head);
-        assert!(work.take(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", &limits).is_ok() && work.is_whole());
+        assert!(
+            work.take(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", &limits).is_ok()
+                && work.is_whole()
+        );
     }
 
     #[test]
@@ -319,11 +370,14 @@ mod tests {
         work.take(&[b'x'; 99], &limits).unwrap();
         assert_eq!(work.fresh(), [b'x'; 99]);
         work.given(&limits);
-        assert!(work.lost && !work.is_ready() && work.fresh().is_empty() && work.into_text().is_none());
+        assert!(
+            work.lost && !work.is_ready() && work.fresh().is_empty() && work.into_text().is_none()
+        );
     }
 
     fn answered(id: &str) -> Work {
-        let event = comet::event_from_text(id, GET.as_bytes().to_vec(), &Limits::default()).unwrap();
+        let event =
+            comet::event_from_text(id, GET.as_bytes().to_vec(), &Limits::default()).unwrap();
         Work::again(&event, Encoding::Message, url(), vec![b'x'; 5])
     }
 
@@ -336,20 +390,41 @@ mod tests {
         }
         assert_eq!(past.recall("a", &here, Encoding::Message), Some(None));
         assert_eq!(past.recall("b", &here, Encoding::Message), Some(Some(&[b'x'; 5][..])));
-        assert_eq!(past.recall("b", &here, Encoding::Json), Some(None), "it was written in another encoding");
+        assert_eq!(
+            past.recall("b", &here, Encoding::Json),
+            Some(None),
+            "it was written in another encoding"
+        );
         assert_eq!(past.recall("d", &here, Encoding::Message), None);
         let elsewhere = Arc::new(Url::parse("http://other.example/lamp", "gateway").unwrap());
-        assert_eq!(past.recall("b", &elsewhere, Encoding::Message), None, "another gateway is told nothing");
+        assert_eq!(
+            past.recall("b", &elsewhere, Encoding::Message),
+            None,
+            "another gateway is told nothing"
+        );
         let mut same_id = answered("b");
         same_id.from = elsewhere.clone();
         past.remember(same_id, false, &limits);
-        assert_eq!(past.recall("b", &here, Encoding::Message), Some(Some(&[b'x'; 5][..])), "nor may it make another's event new again");
+        assert_eq!(
+            past.recall("b", &here, Encoding::Message),
+            Some(Some(&[b'x'; 5][..])),
+            "nor may it make another's event new again"
+        );
         past.remember(answered("b"), false, &limits);
         for n in 0..PAST_MAX - 1 {
             past.remember(answered(&n.to_string()), false, &limits);
         }
-        assert_eq!((past.recall("a", &here, Encoding::Message), past.recall("b", &here, Encoding::Message)), (None, Some(None)));
-        assert!(past.entries.iter().all(|entry| entry.text.is_none()), "what nobody can ask for any more is not kept");
+        assert_eq!(
+            (
+                past.recall("a", &here, Encoding::Message),
+                past.recall("b", &here, Encoding::Message)
+            ),
+            (None, Some(None))
+        );
+        assert!(
+            past.entries.iter().all(|entry| entry.text.is_none()),
+            "what nobody can ask for any more is not kept"
+        );
     }
 
     #[cfg(feature = "comet")]
@@ -358,11 +433,24 @@ mod tests {
         let limits = Limits { message_bytes_max: 1024, ..Limits::default() };
         let mut fits = work(Encoding::Json, GET);
         fits.take(RESPONSE, &limits).unwrap();
-        assert!(fits.is_ready() && fits.text.starts_with(b"{\"message-id\": \"id\", \"http-version\": \"PTTH/1.0\", \"status\": 200"));
+        assert!(
+            fits.is_ready()
+                && fits.text.starts_with(
+                    b"{\"message-id\": \"id\", \"http-version\": \"PTTH/1.0\", \"status\": 200"
+                )
+        );
         let mut long = work(Encoding::Json, GET);
-        let refusal = long.take(&[b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", &[b'x'; 1000][..]].concat(), &limits).unwrap_err();
+        let refusal = long
+            .take(
+                &[b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", &[b'x'; 1000][..]].concat(),
+                &limits,
+            )
+            .unwrap_err();
         long.replace(&refusal.reason, "now", &limits);
         let text = String::from_utf8(long.into_text().unwrap()).unwrap();
-        assert!(text.contains("\"status\": 502") && text.contains("larger than message_bytes_max"), "{text}");
+        assert!(
+            text.contains("\"status\": 502") && text.contains("larger than message_bytes_max"),
+            "{text}"
+        );
     }
 }

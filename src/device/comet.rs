@@ -1,21 +1,26 @@
-//! The COMET fallback of a device (protocol.md §2): poll slots, and the virtual links over which their events reach whoever answers.
+//! The COMET fallback of a device (protocol.md §2): poll slots, and the virtual links over which
+//! their events reach whoever answers.
 //!
 //! ```text
 //!   gateway ◄─ POST, reply ─► connection ─ slot ─ bridge ◄═ socket pair ═► virtual link ─► handler, recv(), accept(), local server
 //! ```
-//! An event is one request, its answer one response; the pair carries both as a turned link would, so that everything above a
-//! link serves polls unchanged. A slot outlives its connection while it has an event in progress or an answer that no reply has
-//! acknowledged. Every poll carries the offer, and each reply decides for itself: there is no mode but the count of polls wanted.
+//! An event is one request, its answer one response; the pair carries both as a turned link would,
+//! so that everything above a link serves polls unchanged. A slot outlives its connection while it
+//! has an event in progress or an answer that no reply has acknowledged. Every poll carries the
+//! offer, and each reply decides for itself: there is no mode but the count of polls wanted.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use crate::close_reason::{CloseCause, CloseReason};
 use crate::device::answer::Work;
-use crate::device::dial::{Home, Url, random};
-use crate::device::role::{DIAL, DeviceRole, Dial, Link, PACE, QUICK_MAX, ReplyHead, Service, Stage, State, dial_stage, flush};
-use crate::ends::{End, Why};
-use crate::engine::peers::{Fetched, Id, Peer, Peers};
+use crate::device::dial::{GatewayTarget, Url, random};
+use crate::device::role::{
+    DIAL, DeviceRole, Dial, Link, PACE, QUICK_MAX, ReplyHead, Service, Stage, State, dial_stage,
+    flush,
+};
+use crate::engine::connections::{Connection, Connections, Fetched, Id};
 use crate::engine::slab::Key;
 use crate::error::Refusal;
 use crate::limits::Limits;
@@ -30,17 +35,20 @@ pub(crate) struct Slot {
     /// Where it polls: the configured gateway, or where that sent it.
     url: Arc<Url>,
     /// The configured gateway that led there.
-    home: Arc<Home>,
+    home: Arc<GatewayTarget>,
     conn: Conn,
     /// It wants a connection, not before this.
     redial: Option<Instant>,
     /// Its last attempt was answered by the fallback.
     connected: bool,
-    /// It is there because nothing comes over the links: it offers no turn, and its failures are nobody's.
+    /// It is there because nothing comes over the links: it offers no turn, and its failures are
+    /// nobody's.
     beside: bool,
-    /// Its next request goes without `Upgrade`, whatever the time says: the last one with it was not understood.
+    /// Its next request goes without `Upgrade`, whatever the time says: the last one with it was
+    /// not understood.
     plain: bool,
-    /// Something on the way refused that one with this status, perhaps for its `Upgrade`: what answers the next tells.
+    /// Something on the way refused that one with this status, perhaps for its `Upgrade`: what
+    /// answers the next tells.
     doubt: Option<u16>,
     /// Replies of nothing that came at once, in a row.
     quick: usize,
@@ -68,16 +76,16 @@ pub(super) struct Reply {
     id: Option<String>,
     keep: bool,
     quick: bool,
-    /// Octets came behind it.
+    /// Bytes came behind it.
     surplus: bool,
 }
 
 impl Reply {
-    /// How many octets were used; whole when the decoder is done.
-    fn take(&mut self, octets: &[u8], limits: &Limits) -> Result<usize, Refusal> {
+    /// How many bytes were used; whole when the decoder is done.
+    fn take(&mut self, bytes: &[u8], limits: &Limits) -> Result<usize, Refusal> {
         let mut used = 0;
         loop {
-            let (n, piece) = self.decoder.decode(&octets[used..])?;
+            let (n, piece) = self.decoder.decode(&bytes[used..])?;
             used += n;
             match piece {
                 Piece::More | Piece::End => return Ok(used),
@@ -92,20 +100,24 @@ impl Reply {
         }
     }
 
-    /// The head has its bounds where the event is asked as a request: who breaks them gets a 431, as on a link.
+    /// The head has its bounds where the event is asked as a request: who breaks them gets a 431,
+    /// as on a link.
     fn into_event(self, limits: &Limits) -> Result<Option<Event>, Refusal> {
         match (self.encoding, self.id.as_deref()) {
             (Some(Encoding::Json), id) => comet::event_from_json(&self.body, id, limits),
             (_, None) if self.body.is_empty() => Ok(None),
             (_, Some(id)) => comet::event_from_text(id, self.body, limits).map(Some),
-            (_, None) => Err(Refusal::new(400, "it is message/http and names no event: PTTH-Message-ID is missing")),
+            (_, None) => Err(Refusal::new(
+                400,
+                "it is message/http and names no event: PTTH-Message-ID is missing",
+            )),
         }
     }
 }
 
 /// Steps of one event loop's turn for one connection or virtual link.
 const STEPS_MAX: usize = 4;
-/// Octets of one read from a virtual link.
+/// Bytes of one read from a virtual link.
 const PIECE: usize = 64 * 1024;
 
 // --- which polls there are, and where they go ---
@@ -122,19 +134,30 @@ impl DeviceRole {
 
     /// Whether the next request offers the turn.
     pub(super) fn offers_turn(&self, slot: Option<Key>, now: Instant) -> bool {
-        let plain = slot.and_then(|key| self.slots.get(key)).is_some_and(|slot| slot.plain || slot.beside);
-        !plain && !self.doubt.swallowed && self.plan.fallback != Fallback::Only && self.plain_until.is_none_or(|until| now >= until)
+        let plain =
+            slot.and_then(|key| self.slots.get(key)).is_some_and(|slot| slot.plain || slot.beside);
+        !plain
+            && !self.doubt.swallowed
+            && self.plan.fallback != Fallback::Only
+            && self.plain_until.is_none_or(|until| now >= until)
     }
 
-    /// Attempts on their way whose end is not known, those of polls that were answered before aside.
+    /// Attempts on their way whose end is not known, those of polls that were answered before
+    /// aside.
     pub(super) fn attempts(&self) -> usize {
         let polls = self.slots.keys().into_iter().filter_map(|key| self.slots.get(key));
-        self.shared.dialing.load(Relaxed) + polls.filter(|slot| !slot.connected && slot.conn != Conn::None).count()
+        self.shared.dialing.load(Relaxed)
+            + polls.filter(|slot| !slot.connected && slot.conn != Conn::None).count()
     }
 
     /// The encoding in which polls are answered, while there are any.
     pub(super) fn polls_with(&self) -> Option<Encoding> {
-        let any = self.slots.keys().into_iter().filter_map(|key| self.slots.get(key)).any(|slot| slot.connected);
+        let any = self
+            .slots
+            .keys()
+            .into_iter()
+            .filter_map(|key| self.slots.get(key))
+            .any(|slot| slot.connected);
         any.then(|| self.encoding.unwrap_or(self.plan.encoding))
     }
 
@@ -145,7 +168,11 @@ impl DeviceRole {
 
     /// Whether a poll beside the links is answered by a mailbox.
     pub(super) fn polls_beside(&self) -> bool {
-        self.slots.keys().into_iter().filter_map(|key| self.slots.get(key)).any(|slot| slot.beside && slot.connected)
+        self.slots
+            .keys()
+            .into_iter()
+            .filter_map(|key| self.slots.get(key))
+            .any(|slot| slot.beside && slot.connected)
     }
 
     /// The links are given up: what polled beside them polls in their place.
@@ -166,7 +193,9 @@ impl DeviceRole {
     pub(super) fn slot_to_dial(&self, now: Instant) -> Option<Key> {
         let due = |slot: &Slot| slot.conn == Conn::None && slot.redial.is_some_and(|at| at <= now);
         let keys = self.slots.keys();
-        let mut due = keys.into_iter().filter_map(|key| self.slots.get(key).filter(|slot| due(slot)).map(|slot| (key, slot)));
+        let mut due = keys
+            .into_iter()
+            .filter_map(|key| self.slots.get(key).filter(|slot| due(slot)).map(|slot| (key, slot)));
         let first = due.next()?;
         if first.1.work.is_some() {
             return Some(first.0);
@@ -182,7 +211,12 @@ impl DeviceRole {
         }
     }
 
-    pub(super) fn new_slot(&mut self, url: Arc<Url>, home: Arc<Home>, beside: bool) -> Key {
+    pub(super) fn new_slot(
+        &mut self,
+        url: Arc<Url>,
+        home: Arc<GatewayTarget>,
+        beside: bool,
+    ) -> Key {
         self.shared.polls.fetch_add(1, Relaxed);
         let conn = Conn::None;
         self.slots.insert(Slot {
@@ -200,15 +234,21 @@ impl DeviceRole {
         })
     }
 
-    pub(super) fn dial_slot(&mut self, cx: &mut Peers<State>, key: Key) {
+    pub(super) fn dial_slot(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         (slot.conn, slot.redial) = (Conn::Resolving, None);
         let dial = Dial::new(slot.url.clone(), slot.home.clone(), 0, Some(key));
         self.resolve(cx, Box::new(dial));
     }
 
-    /// The slot of a connection: its own, or a new one, unless (without `force`) there are enough; then the connection is closed.
-    pub(super) fn adopt(&mut self, cx: &mut Peers<State>, id: Id, force: bool) -> Option<Key> {
+    /// The slot of a connection: its own, or a new one, unless (without `force`) there are enough;
+    /// then the connection is closed.
+    pub(super) fn adopt(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        force: bool,
+    ) -> Option<Key> {
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return None };
         if dial.slot.is_some() {
             return dial.slot;
@@ -229,11 +269,11 @@ impl DeviceRole {
     }
 
     /// Ends a slot with its connection and its virtual link. An event in its hand is lost.
-    pub(super) fn drop_slot(&mut self, cx: &mut Peers<State>, key: Key, why: &str) {
+    pub(super) fn drop_slot(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
         self.close_connection(cx, key);
         self.close_bridge(cx, key);
         if self.slots.remove(key).is_some() {
-            log_peers!(Debug, "a poll ended: {why}");
+            log_names!(Debug, "a poll ended: {why}");
             self.shared.polls.fetch_sub(1, Relaxed);
             self.settle_polls(cx, why);
             self.doubt_links(cx); // links that came to its place are doubted as all are
@@ -258,7 +298,7 @@ impl DeviceRole {
         }
     }
 
-    fn close_connection(&mut self, cx: &mut Peers<State>, key: Key) {
+    fn close_connection(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         match std::mem::replace(&mut slot.conn, Conn::None) {
             Conn::Open(id) => cx.close(id),
@@ -267,14 +307,20 @@ impl DeviceRole {
         }
     }
 
-    fn close_bridge(&mut self, cx: &mut Peers<State>, key: Key) {
+    fn close_bridge(&mut self, cx: &mut Connections<State>, key: Key) {
         if let Some(id) = self.slots.get_mut(key).and_then(|slot| slot.bridge.take()) {
             cx.close(id); // the other end sees that, and its link ends
         }
     }
 
-    /// A redirect: the slot polls there from now on. An answer goes to no other origin than its event came from.
-    pub(super) fn goes_to(&mut self, cx: &mut Peers<State>, slot: Option<Key>, url: &Arc<Url>) {
+    /// A redirect: the slot polls there from now on. An answer goes to no other origin than its
+    /// event came from.
+    pub(super) fn goes_to(
+        &mut self,
+        cx: &mut Connections<State>,
+        slot: Option<Key>,
+        url: &Arc<Url>,
+    ) {
         let Some(key) = slot else { return };
         let Some(slot) = self.slots.get_mut(key) else { return };
         (slot.url, slot.conn) = (url.clone(), Conn::Resolving);
@@ -289,16 +335,20 @@ impl DeviceRole {
 // --- attempts that bring nothing, or fail ---
 
 impl DeviceRole {
-    /// Whether offers that are hung up on should become polls: the second in a row, the later one's connection begun after the earlier one had ended.
-    pub(super) fn dislikes_upgrade(&mut self, cx: &mut Peers<State>, id: Id) -> bool {
+    /// Whether offers that are hung up on should become polls: the second in a row, the later one's
+    /// connection begun after the earlier one had ended.
+    pub(super) fn dislikes_upgrade(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
         let now = cx.now();
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return false };
-        let (Stage::Offered { upgrade: true, .. }, Some(begun)) = (&dial.stage, dial.begun) else { return false };
+        let (Stage::Offered { upgrade: true, .. }, Some(begun)) = (&dial.stage, dial.begun) else {
+            return false;
+        };
         if self.plan.fallback != Fallback::Auto || !dial.fresh || self.draining() {
             return false; // a connection on which a poll was answered before ended for another reason
         }
         match self.hung_up {
-            // Not when it was offered: a connection may have been on its way while a gateway died, and ended the others.
+            // Not when it was offered: a connection may have been on its way while a gateway died,
+            // and ended the others.
             Some(before) if begun > before => {
                 self.hung_up = None;
                 true
@@ -311,34 +361,52 @@ impl DeviceRole {
         }
     }
 
-    /// What is on the way does not stand an offer: polls without one are next, the first of them at once.
-    pub(super) fn poll_instead(&mut self, cx: &mut Peers<State>, id: Id, why: &str) {
+    /// What is on the way does not stand an offer: polls without one are next, the first of them at
+    /// once.
+    pub(super) fn poll_instead(&mut self, cx: &mut Connections<State>, id: Id, why: &str) {
         let now = cx.now();
         if self.plain_until.is_none_or(|until| now >= until) {
-            log_peers!(Info, "{why}: polling without Upgrade for {} s (turn_retry)", self.limits.turn_retry.as_secs_f32());
+            log_names!(
+                Info,
+                "{why}: polling without Upgrade for {} s (turn_retry)",
+                self.limits.turn_retry.as_secs_f32()
+            );
         }
         self.plain_until = Some(cx.after(self.limits.turn_retry));
         self.ask_without_upgrade(cx, id, None);
     }
 
-    /// Whether an answer to an offer may be that of a middlebox which an `Upgrade` troubles (protocol.md §1.7). Who asks to be left alone has another
-    /// trouble, and a proxy's time-out (`waited`) is one.
+    /// Whether an answer to an offer may be that of a middlebox which an `Upgrade` troubles
+    /// (protocol.md §1.7). Who asks to be left alone has another trouble, and a proxy's time-out
+    /// (`waited`) is one.
     pub(super) fn upgrade_may_trouble(&self, reply: &ReplyHead, waited: bool) -> bool {
         let of_a_box = match reply.status {
             502 | 504 => !waited,
             400 | 403 | 404 | 500 | 503 | 505..=510 | 512.. => true,
             _ => false,
         };
-        of_a_box && !reply.marked && reply.retry_after.is_none() && self.plan.fallback == Fallback::Auto && !self.draining()
+        of_a_box
+            && !reply.marked
+            && reply.retry_after.is_none()
+            && self.plan.fallback == Fallback::Auto
+            && !self.draining()
     }
 
     /// Asks the same once more without `Upgrade`, at once; that answer counts.
-    pub(super) fn poll_once(&mut self, cx: &mut Peers<State>, id: Id, status: u16) {
-        log_peers!(Debug, "status {status} answers an offer of a turn, and not in the gateway's name: polling once without Upgrade");
+    pub(super) fn poll_once(&mut self, cx: &mut Connections<State>, id: Id, status: u16) {
+        log_names!(
+            Debug,
+            "status {status} answers an offer of a turn, and not in the gateway's name: polling once without Upgrade"
+        );
         self.ask_without_upgrade(cx, id, Some(status));
     }
 
-    pub(super) fn ask_without_upgrade(&mut self, cx: &mut Peers<State>, id: Id, doubt: Option<u16>) {
+    pub(super) fn ask_without_upgrade(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        doubt: Option<u16>,
+    ) {
         let Some(key) = self.adopt(cx, id, false) else { return };
         if self.post_broke(cx, key) {
             self.give_up(cx, key, "its POST was not understood, and it was too long to be kept");
@@ -350,14 +418,17 @@ impl DeviceRole {
         self.dial_slot(cx, key);
     }
 
-    /// A poll without `Upgrade` passed where an offer did not. The second time this is no chance (a gateway that starts between the two, say).
-    fn settle_doubt(&mut self, cx: &mut Peers<State>, key: Key) {
+    /// A poll without `Upgrade` passed where an offer did not. The second time this is no chance (a
+    /// gateway that starts between the two, say).
+    fn settle_doubt(&mut self, cx: &mut Connections<State>, key: Key) {
         const TIMES: u32 = 2;
-        let Some(status) = self.slots.get_mut(key).and_then(|slot| slot.doubt.take()) else { return };
+        let Some(status) = self.slots.get_mut(key).and_then(|slot| slot.doubt.take()) else {
+            return;
+        };
         self.troubled = self.troubled.saturating_add(1);
         if self.troubled >= TIMES {
             let time = self.limits.turn_retry;
-            log_peers!(
+            log_names!(
                 Info,
                 "something on the way refuses offers of a turn with {status}: polling without Upgrade for {} s (turn_retry)",
                 time.as_secs_f32()
@@ -366,8 +437,9 @@ impl DeviceRole {
         }
     }
 
-    /// An attempt of this slot failed, and its connection is closed. What it has in hand survives; without anything it ends.
-    pub(super) fn poll_failed(&mut self, cx: &mut Peers<State>, key: Key, why: &str) {
+    /// An attempt of this slot failed, and its connection is closed. What it has in hand survives;
+    /// without anything it ends.
+    pub(super) fn poll_failed(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
         let now = cx.now();
         let Some(slot) = self.slots.get_mut(key) else { return };
         (slot.conn, slot.connected, slot.plain, slot.doubt) = (Conn::None, false, false, None);
@@ -384,14 +456,16 @@ impl DeviceRole {
     }
 
     /// A poll slot ended, or has no connection: perhaps the device had no other way in.
-    fn settle_polls(&mut self, cx: &mut Peers<State>, why: &str) {
-        let end = if self.draining() { End::Drained } else { End::Cut };
-        self.settle_way(cx, "", Some(&Why::new(end, why.to_owned())));
+    fn settle_polls(&mut self, cx: &mut Connections<State>, why: &str) {
+        let end = if self.draining() { CloseCause::Drained } else { CloseCause::Cut };
+        self.settle_transport(cx, "", Some(&CloseReason::new(end, why.to_owned())));
     }
 
     /// A POST ended without an acknowledgement. True: its answer cannot be posted again.
-    fn post_broke(&mut self, cx: &mut Peers<State>, key: Key) -> bool {
-        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else { return false };
+    fn post_broke(&mut self, cx: &mut Connections<State>, key: Key) -> bool {
+        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else {
+            return false;
+        };
         let (had_post, lost) = (work.post.take().is_some(), work.lost);
         if had_post {
             self.answer_fails(cx, key);
@@ -399,33 +473,40 @@ impl DeviceRole {
         lost
     }
 
-    /// An answer could not be posted: it is tried again for so long as somebody may wait for it, counted from the first failure.
-    fn answer_fails(&mut self, cx: &mut Peers<State>, key: Key) {
-        let (now, at) = (cx.now(), cx.after(self.limits.first_octet_timeout));
-        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else { return };
+    /// An answer could not be posted: it is tried again for so long as somebody may wait for it,
+    /// counted from the first failure.
+    fn answer_fails(&mut self, cx: &mut Connections<State>, key: Key) {
+        let (now, at) = (cx.now(), cx.after(self.limits.first_byte_timeout));
+        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else {
+            return;
+        };
         if work.failing_since.is_none() {
             work.failing_since = Some(now);
             cx.alarm(at, DIAL);
         }
     }
 
-    /// Lets go of answers that could not be posted for `first_octet_timeout`: nobody waits for them any more.
-    pub(super) fn give_up_late_answers(&mut self, cx: &mut Peers<State>) {
-        let (now, patience) = (cx.now(), self.limits.first_octet_timeout);
+    /// Lets go of answers that could not be posted for `first_byte_timeout`: nobody waits for them
+    /// any more.
+    pub(super) fn give_up_late_answers(&mut self, cx: &mut Connections<State>) {
+        let (now, patience) = (cx.now(), self.limits.first_byte_timeout);
         for key in self.slots.keys() {
             let Some(slot) = self.slots.get(key) else { continue };
             let since = slot.work.as_ref().and_then(|work| work.failing_since);
-            if slot.conn == Conn::None && since.is_some_and(|since| now.saturating_duration_since(since) >= patience) {
-                self.give_up(cx, key, "it could not be posted within first_octet_timeout");
+            if slot.conn == Conn::None
+                && since.is_some_and(|since| now.saturating_duration_since(since) >= patience)
+            {
+                self.give_up(cx, key, "it could not be posted within first_byte_timeout");
                 self.drop_slot(cx, key, "its answer could not be posted");
             }
         }
     }
 
-    /// An answer is dropped. Its event is remembered: should it come again, it gets a 502 and no second run.
-    fn give_up(&mut self, cx: &mut Peers<State>, key: Key, why: &str) {
+    /// An answer is dropped. Its event is remembered: should it come again, it gets a 502 and no
+    /// second run.
+    fn give_up(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
         let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.take()) else { return };
-        log_peers!(Warn, "the answer to event {} is dropped: {why}", work.id);
+        log_names!(Warn, "the answer to event {} is dropped: {why}", work.id);
         if !work.keeps_link() {
             self.close_bridge(cx, key);
         }
@@ -433,14 +514,14 @@ impl DeviceRole {
     }
 
     /// The connection of a slot ended, or spoke, while nothing was asked on it.
-    pub(super) fn lost_between(&mut self, cx: &mut Peers<State>, key: Key) {
+    pub(super) fn lost_between(&mut self, cx: &mut Connections<State>, key: Key) {
         self.close_connection(cx, key);
         if !self.works(Some(key)) {
             self.redial_after(cx, key, PACE); // it was pausing
         }
     }
 
-    fn redial_after(&mut self, cx: &mut Peers<State>, key: Key, pause: Duration) {
+    fn redial_after(&mut self, cx: &mut Connections<State>, key: Key, pause: Duration) {
         let at = cx.after(pause);
         if let Some(slot) = self.slots.get_mut(key) {
             slot.redial = Some(at);
@@ -448,21 +529,29 @@ impl DeviceRole {
         }
     }
 
-    /// Whether this is a poll with nothing in hand that was held for a while, on a way that has carried replies: something on it that waits less long than
-    /// the gateway cuts such polls, one after the other.
-    pub(super) fn was_held(&self, cx: &Peers<State>, id: Id) -> bool {
+    /// Whether this is a poll with nothing in hand that was held for a while, on a way that has
+    /// carried replies: something on it that waits less long than the gateway cuts such polls, one
+    /// after the other.
+    pub(super) fn was_held(&self, cx: &Connections<State>, id: Id) -> bool {
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return false };
         let Stage::Offered { at, .. } = dial.stage else { return false };
-        let waits = dial.slot.and_then(|key| self.slots.get(key)).is_some_and(|slot| slot.connected && slot.work.is_none());
+        let waits = dial
+            .slot
+            .and_then(|key| self.slots.get(key))
+            .is_some_and(|slot| slot.connected && slot.work.is_none());
         waits && cx.now().saturating_duration_since(at) > PACE
     }
 
     /// A proxy's time-out: no failure of the gateway's. The poll comes again after about a second.
-    pub(super) fn pause_poll(&mut self, cx: &mut Peers<State>, key: Key) {
-        log_peers!(Debug, "a poll was ended by a proxy's time-out; it comes again");
+    pub(super) fn pause_poll(&mut self, cx: &mut Connections<State>, key: Key) {
+        log_names!(Debug, "a poll was ended by a proxy's time-out; it comes again");
         self.close_connection(cx, key);
         if self.post_broke(cx, key) {
-            self.give_up(cx, key, "a proxy on the way gave up its POST, and it was too long to be kept");
+            self.give_up(
+                cx,
+                key,
+                "a proxy on the way gave up its POST, and it was too long to be kept",
+            );
         }
         if self.draining() && !self.works(Some(key)) {
             return self.drop_slot(cx, key, "the device stops");
@@ -471,11 +560,16 @@ impl DeviceRole {
     }
 
     /// No reply within its time; or the gateway took nothing of an answer.
-    pub(super) fn reply_is_late(&mut self, cx: &mut Peers<State>, id: Id) {
+    pub(super) fn reply_is_late(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Dial(dial) = &peer.state else { return };
         let Some(key) = dial.slot.filter(|key| self.works(Some(*key))) else {
-            return self.end_dial(cx, id, "the gateway did not answer the offer within offer_timeout", None);
+            return self.end_dial(
+                cx,
+                id,
+                "the gateway did not answer the offer within offer_timeout",
+                None,
+            );
         };
         if peer.pending() == 0 && self.draining() {
             self.acknowledge(cx, key); // it was written whole, and its reply may be held for long
@@ -485,14 +579,24 @@ impl DeviceRole {
         peer.try_to_write(); // a socket has room long before it says so
         let _ = peer.flush(); // a failure shows in the next read
         match (waiting, peer.written() > written) {
-            (0, _) => self.end_dial(cx, id, "the gateway did not answer a POST within offer_timeout", None),
+            (0, _) => self.end_dial(
+                cx,
+                id,
+                "the gateway did not answer a POST within offer_timeout",
+                None,
+            ),
             (_, true) => self.pump(cx, key),
-            (_, false) => self.end_dial(cx, id, "the gateway took nothing of an answer for body_silence_timeout", None),
+            (_, false) => self.end_dial(
+                cx,
+                id,
+                "the gateway took nothing of an answer for body_silence_timeout",
+                None,
+            ),
         }
     }
 
     /// Nothing new: slots without an event end now, the others when their answers are acknowledged.
-    pub(super) fn drain_slots(&mut self, cx: &mut Peers<State>) {
+    pub(super) fn drain_slots(&mut self, cx: &mut Connections<State>) {
         for key in self.slots.keys() {
             match self.works(Some(key)) {
                 false => self.drop_slot(cx, key, "the device stops"),
@@ -505,18 +609,33 @@ impl DeviceRole {
 // --- replies ---
 
 impl DeviceRole {
-    /// What a reply means for the answer that its POST brought. `None`: all is done; else the verdict goes on to be obeyed.
-    pub(super) fn settle_answer(&mut self, cx: &mut Peers<State>, id: Id, verdict: Verdict, reply: &ReplyHead) -> Option<Verdict> {
+    /// What a reply means for the answer that its POST brought. `None`: all is done; else the
+    /// verdict goes on to be obeyed.
+    pub(super) fn settle_answer(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        verdict: Verdict,
+        reply: &ReplyHead,
+    ) -> Option<Verdict> {
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return None };
         let Some(key) = dial.slot else { return Some(verdict) };
-        let Some(work) = self.slots.get(key).and_then(|slot| slot.work.as_ref()) else { return Some(verdict) };
-        let Some(chunked) = work.post.as_ref().map(|post| post.chunked) else { return Some(verdict) };
-        let said = if reply.said.is_empty() { String::new() } else { format!(": {}", reply.said.trim()) };
+        let Some(work) = self.slots.get(key).and_then(|slot| slot.work.as_ref()) else {
+            return Some(verdict);
+        };
+        let Some(chunked) = work.post.as_ref().map(|post| post.chunked) else {
+            return Some(verdict);
+        };
+        let said =
+            if reply.said.is_empty() { String::new() } else { format!(": {}", reply.said.trim()) };
         match verdict {
             Verdict::Turned { .. } | Verdict::Nothing | Verdict::FellBack(_) => {
                 self.acknowledge(cx, key);
                 if matches!(verdict, Verdict::Turned { .. }) && !reply.sent {
-                    return Some(Verdict::Wrong("the gateway answered 101 before it had the whole answer of an event".to_owned()));
+                    return Some(Verdict::Wrong(
+                        "the gateway answered 101 before it had the whole answer of an event"
+                            .to_owned(),
+                    ));
                 }
                 Some(verdict)
             }
@@ -536,7 +655,8 @@ impl DeviceRole {
                 self.give_up(cx, key, &format!("the gateway answered {}{said}", reply.status));
                 Some(verdict)
             }
-            // 405 and 501 are about the Upgrade, if there was one; 2xx of another type is no gateway's.
+            // 405 and 501 are about the Upgrade, if there was one; 2xx of another type is no
+            // gateway's.
             Verdict::NoTurn(405 | 501 | 200..=299) => Some(verdict),
             Verdict::Later { status: 400, .. } | Verdict::NoTurn(_) => {
                 self.give_up(cx, key, &format!("the gateway answered {}{said}", reply.status));
@@ -548,7 +668,7 @@ impl DeviceRole {
     }
 
     /// A reply acknowledged the answer. It is remembered, in case its event comes again.
-    fn acknowledge(&mut self, cx: &mut Peers<State>, key: Key) {
+    fn acknowledge(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.take()) else { return };
         if !work.is_read() {
             self.close_bridge(cx, key); // nobody wants the rest
@@ -557,15 +677,17 @@ impl DeviceRole {
     }
 
     /// Posts a 502 for the same event instead, on a new connection: the reply's body was not read.
-    fn answer_otherwise(&mut self, cx: &mut Peers<State>, key: Key, reason: &str) {
-        log_peers!(Warn, "{reason}; a 502 is posted instead");
+    fn answer_otherwise(&mut self, cx: &mut Connections<State>, key: Key, reason: &str) {
+        log_names!(Warn, "{reason}; a 502 is posted instead");
         self.close_connection(cx, key);
         self.answer_502(cx, key, reason);
     }
 
-    fn answer_502(&mut self, cx: &mut Peers<State>, key: Key, reason: &str) {
+    fn answer_502(&mut self, cx: &mut Connections<State>, key: Key, reason: &str) {
         let date = cx.date().to_owned();
-        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else { return };
+        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else {
+            return;
+        };
         let link_ends = !work.keeps_link();
         work.replace(reason, &date, &self.limits);
         if link_ends {
@@ -574,7 +696,7 @@ impl DeviceRole {
         self.deliver(cx, key);
     }
 
-    fn wait_for_length(&mut self, cx: &mut Peers<State>, key: Key) {
+    fn wait_for_length(&mut self, cx: &mut Connections<State>, key: Key) {
         self.close_connection(cx, key);
         if let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) {
             (work.post, work.needs_length) = (None, true);
@@ -586,7 +708,14 @@ impl DeviceRole {
     }
 
     /// A reply of the fallback: its body is read to the end.
-    pub(super) fn fell_back(&mut self, cx: &mut Peers<State>, id: Id, encoding: Option<Encoding>, reply: ReplyHead, quick: bool) {
+    pub(super) fn fell_back(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        encoding: Option<Encoding>,
+        reply: ReplyHead,
+        quick: bool,
+    ) {
         if let Some(coding) = &reply.coding {
             let why = format!(
                 "the reply is compressed (Content-Encoding: {coding}), which nobody asked for: something on the way changes what passes; \
@@ -597,18 +726,31 @@ impl DeviceRole {
         let (framing, message) = match (reply.framing, reply.id) {
             (Ok(framing), Ok(message)) => (framing, message),
             (Err(refusal), _) | (_, Err(refusal)) => {
-                return self.end_dial(cx, id, &format!("the gateway's reply cannot be read: {}", refusal.reason), None);
+                return self.end_dial(
+                    cx,
+                    id,
+                    &format!("the gateway's reply cannot be read: {}", refusal.reason),
+                    None,
+                );
             }
         };
         let decoder = Decoder::new(framing, &self.limits).line_ends(LineEnds::CrlfOrLf);
-        let reply = Reply { decoder, body: Vec::new(), encoding, id: message, keep: reply.keep, quick, surplus: false };
+        let reply = Reply {
+            decoder,
+            body: Vec::new(),
+            encoding,
+            id: message,
+            keep: reply.keep,
+            quick,
+            surplus: false,
+        };
         dial_stage(cx, id, Stage::Reading(Box::new(reply)));
         let at = cx.after(self.limits.body_silence_timeout);
         cx.set_deadline(id, Some(at));
         self.read_reply(cx, id);
     }
 
-    pub(super) fn read_reply(&mut self, cx: &mut Peers<State>, id: Id) {
+    pub(super) fn read_reply(&mut self, cx: &mut Connections<State>, id: Id) {
         let mut scratch = cx.take_scratch();
         let mut read = Ok(false);
         for _ in 0..STEPS_MAX {
@@ -620,14 +762,22 @@ impl DeviceRole {
         cx.put_scratch(scratch);
         match read {
             Ok(true) => self.replied(cx, id),
-            Ok(false) if cx.get(id).is_some_and(Peer::has_input) => cx.again(id),
+            Ok(false) if cx.get(id).is_some_and(Connection::has_input) => cx.again(id),
             Ok(false) => {}
-            Err(why) => self.end_dial(cx, id, &format!("the gateway's reply cannot be read: {why}"), None),
+            Err(why) => {
+                self.end_dial(cx, id, &format!("the gateway's reply cannot be read: {why}"), None)
+            }
         }
     }
 
-    /// One read; whether the body is whole. Octets behind it were not asked for: the connection is not used again.
-    fn read_body(&mut self, cx: &mut Peers<State>, id: Id, scratch: &mut [u8]) -> Result<bool, String> {
+    /// One read; whether the body is whole. Bytes behind it were not asked for: the connection is
+    /// not used again.
+    fn read_body(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        scratch: &mut [u8],
+    ) -> Result<bool, String> {
         let at = cx.after(self.limits.body_silence_timeout);
         let Some(peer) = cx.get_mut(id) else { return Ok(false) };
         let fetched = peer.fetch(scratch, scratch.len());
@@ -635,8 +785,9 @@ impl DeviceRole {
         let State::Dial(dial) = &mut peer.state else { return Ok(false) };
         let Stage::Reading(reply) = &mut dial.stage else { return Ok(false) };
         match fetched {
-            Ok(Fetched::Octets(n)) => {
-                let used = reply.take(&scratch[..n], &self.limits).map_err(|e| e.reason.into_owned())?;
+            Ok(Fetched::Bytes(n)) => {
+                let used =
+                    reply.take(&scratch[..n], &self.limits).map_err(|e| e.reason.into_owned())?;
                 reply.surplus |= !are_line_ends(&scratch[used..n]);
             }
             Ok(Fetched::Nothing) => {}
@@ -646,32 +797,45 @@ impl DeviceRole {
         }
         reply.keep &= !ended && !reply.surplus;
         let whole = reply.decoder.is_done();
-        if matches!(fetched, Ok(Fetched::Octets(_))) {
+        if matches!(fetched, Ok(Fetched::Bytes(_))) {
             cx.set_deadline(id, Some(at)); // an event that brought nothing postpones nothing
         }
         Ok(whole)
     }
 
     /// A reply of the fallback is whole.
-    fn replied(&mut self, cx: &mut Peers<State>, id: Id) {
+    fn replied(&mut self, cx: &mut Connections<State>, id: Id) {
         let now = cx.now();
         let Some(State::Dial(dial)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
         let (url, home, slot) = (dial.url.clone(), dial.home.clone(), dial.slot);
-        let Stage::Reading(reply) = std::mem::replace(&mut dial.stage, Stage::Resting) else { return };
+        let Stage::Reading(reply) = std::mem::replace(&mut dial.stage, Stage::Resting) else {
+            return;
+        };
         dial.redirects = 0;
         cx.set_deadline(id, None);
         let Reply { encoding, keep, quick, surplus, .. } = *reply;
         let event = match reply.into_event(&self.limits.for_own_heads()) {
-            Ok(None) if surplus => return self.end_dial(cx, id, "octets came behind the gateway's reply", None),
+            Ok(None) if surplus => {
+                return self.end_dial(cx, id, "bytes came behind the gateway's reply", None);
+            }
             Ok(event) => event,
-            Err(refusal) => return self.end_dial(cx, id, &format!("the gateway sent what is no event: {}", refusal.reason), None),
+            Err(refusal) => {
+                return self.end_dial(
+                    cx,
+                    id,
+                    &format!("the gateway sent what is no event: {}", refusal.reason),
+                    None,
+                );
+            }
         };
         self.welcomed = true;
         self.succeeded();
         let own = usize::from(slot.is_none());
-        let short = self.shared.is_short_with(self.shared.dialing.load(Relaxed).saturating_sub(own));
+        let short =
+            self.shared.is_short_with(self.shared.dialing.load(Relaxed).saturating_sub(own));
         let beside = slot.is_some_and(|key| self.is_beside(key));
-        let wanted = (self.is_polling(now) || short || (beside && self.doubt.since.is_some())) && self.slots.len() + own <= self.plan.polls;
+        let wanted = (self.is_polling(now) || short || (beside && self.doubt.since.is_some()))
+            && self.slots.len() + own <= self.plan.polls;
         let wanted = wanted && self.takes(&home) && !self.draining();
         self.fell_back |= wanted && !beside;
         if event.is_none() && !wanted {
@@ -690,7 +854,7 @@ impl DeviceRole {
         (slot.connected, slot.plain, slot.url) = (true, false, url.clone());
         self.settle_doubt(cx, key);
         self.encoding = encoding.or(self.encoding);
-        self.settle_way(cx, &url.text, None);
+        self.settle_transport(cx, &url.text, None);
         match event {
             Some(event) => self.take_event(cx, key, event, encoding, (keep, quick)),
             None => self.nothing(cx, key, keep, quick),
@@ -699,7 +863,13 @@ impl DeviceRole {
     }
 
     /// A reply brought nothing: poll again, but not in a circle.
-    pub(super) fn nothing(&mut self, cx: &mut Peers<State>, key: Key, keep: bool, quick: bool) {
+    pub(super) fn nothing(
+        &mut self,
+        cx: &mut Connections<State>,
+        key: Key,
+        keep: bool,
+        quick: bool,
+    ) {
         let at = cx.after(PACE);
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.quick = if quick { slot.quick + 1 } else { 0 };
@@ -717,7 +887,7 @@ impl DeviceRole {
     }
 
     /// The slot has nothing in hand: it polls again, on the same connection where that may be kept.
-    fn poll_on(&mut self, cx: &mut Peers<State>, key: Key, keep: bool) {
+    fn poll_on(&mut self, cx: &mut Connections<State>, key: Key, keep: bool) {
         if !keep {
             self.close_connection(cx, key);
         }
@@ -732,7 +902,7 @@ impl DeviceRole {
     }
 
     /// Dials for this slot; where the gateway does not answer, in its turn.
-    fn dial_at_once(&mut self, cx: &mut Peers<State>, key: Key) {
+    fn dial_at_once(&mut self, cx: &mut Connections<State>, key: Key) {
         if !self.is_failing() {
             return self.dial_slot(cx, key);
         }
@@ -745,23 +915,30 @@ impl DeviceRole {
 
 impl DeviceRole {
     /// An event came. One that is in progress is a copy; one that was answered is not run again.
-    fn take_event(&mut self, cx: &mut Peers<State>, key: Key, event: Event, encoding: Option<Encoding>, (keep, quick): (bool, bool)) {
+    fn take_event(
+        &mut self,
+        cx: &mut Connections<State>,
+        key: Key,
+        event: Event,
+        encoding: Option<Encoding>,
+        (keep, quick): (bool, bool),
+    ) {
         let Some(from) = self.slots.get(key).map(|slot| slot.url.clone()) else { return };
         if self.is_beside(key) && self.doubt.since.is_some() {
             self.give_up_links(cx); // a gateway asks an idle link first, where it has one
         }
         if self.draining() {
-            log_peers!(Info, "event {} came while the device stops; it is not taken", event.id);
+            log_names!(Info, "event {} came while the device stops; it is not taken", event.id);
             return self.drop_slot(cx, key, "the device stops");
         }
         let is_copy = |work: &Work| work.id == event.id && work.from.same_origin(&from);
-        if self
-            .slots
-            .keys()
-            .into_iter()
-            .any(|key| self.slots.get(key).and_then(|slot| slot.work.as_ref()).is_some_and(|work| is_copy(work)))
-        {
-            log_peers!(Debug, "event {} came again while it is in progress", event.id);
+        if self.slots.keys().into_iter().any(|key| {
+            self.slots
+                .get(key)
+                .and_then(|slot| slot.work.as_ref())
+                .is_some_and(|work| is_copy(work))
+        }) {
+            log_names!(Debug, "event {} came again while it is in progress", event.id);
             return self.nothing(cx, key, keep, quick);
         }
         if !keep {
@@ -781,13 +958,17 @@ impl DeviceRole {
         }
         match (is_new, is_kept) {
             (false, true) => self.deliver(cx, key),
-            (false, false) => self.answer_502(cx, key, "the device answered this event before, and did not keep its answer"),
+            (false, false) => self.answer_502(
+                cx,
+                key,
+                "the device answered this event before, and did not keep its answer",
+            ),
             (true, _) => self.hand_over(cx, key, event.text),
         }
     }
 
     /// Writes the request into the virtual link; makes one where there is none.
-    fn hand_over(&mut self, cx: &mut Peers<State>, key: Key, mut text: Vec<u8>) {
+    fn hand_over(&mut self, cx: &mut Connections<State>, key: Key, mut text: Vec<u8>) {
         speak_1_1(&mut text);
         let bridge = self.slots.get(key).and_then(|slot| slot.bridge);
         if let Some(id) = bridge.filter(|id| cx.is_quiet(*id, true)) {
@@ -802,7 +983,12 @@ impl DeviceRole {
         }
     }
 
-    fn bridge_over(&mut self, cx: &mut Peers<State>, key: Key, text: &[u8]) -> std::io::Result<()> {
+    fn bridge_over(
+        &mut self,
+        cx: &mut Connections<State>,
+        key: Key,
+        text: &[u8],
+    ) -> std::io::Result<()> {
         let (near, far) = Stream::pair()?;
         near.set_nonblocking(true)?;
         far.set_nonblocking(true)?;
@@ -822,7 +1008,7 @@ impl DeviceRole {
         Ok(())
     }
 
-    pub(super) fn bridge_ready(&mut self, cx: &mut Peers<State>, key: Key, id: Id) {
+    pub(super) fn bridge_ready(&mut self, cx: &mut Connections<State>, key: Key, id: Id) {
         if self.works(Some(key)) {
             flush(cx, id);
             return self.pump(cx, key);
@@ -833,7 +1019,7 @@ impl DeviceRole {
     }
 
     /// Moves what came of the response towards the gateway, as far as it takes it.
-    pub(super) fn pump(&mut self, cx: &mut Peers<State>, key: Key) {
+    pub(super) fn pump(&mut self, cx: &mut Connections<State>, key: Key) {
         let mut scratch = cx.take_scratch();
         let mut moved = Ok(true);
         for _ in 0..STEPS_MAX {
@@ -857,11 +1043,16 @@ impl DeviceRole {
     }
 
     /// Whether something of the response was read.
-    fn read_response(&mut self, cx: &mut Peers<State>, key: Key, scratch: &mut [u8]) -> Result<bool, String> {
+    fn read_response(
+        &mut self,
+        cx: &mut Connections<State>,
+        key: Key,
+        scratch: &mut [u8],
+    ) -> Result<bool, String> {
         let Some(slot) = self.slots.get_mut(key) else { return Ok(false) };
         let (Some(work), Some(bridge)) = (&mut slot.work, slot.bridge) else { return Ok(false) };
         let waiting = match slot.conn {
-            Conn::Open(id) if work.post.is_some() => cx.get(id).map_or(0, Peer::pending),
+            Conn::Open(id) if work.post.is_some() => cx.get(id).map_or(0, Connection::pending),
             _ => 0,
         };
         let room = match work.post {
@@ -875,18 +1066,27 @@ impl DeviceRole {
         if room == 0 && work.needs_length {
             return Err("answered more than is kept, and a proxy on the way wants to know the length first (411)".to_owned());
         }
-        let Some(peer) = cx.get_mut(bridge).filter(|peer| room > 0 && peer.has_input()) else { return Ok(false) };
+        let Some(peer) = cx.get_mut(bridge).filter(|peer| room > 0 && peer.has_input()) else {
+            return Ok(false);
+        };
         let kept = peer.kept();
         let filled = match peer.fetch(scratch, kept + room) {
             Ok(Fetched::Nothing) => return Ok(false),
-            Ok(Fetched::Octets(n)) if n > kept => n,
-            Ok(Fetched::Octets(n)) => {
+            Ok(Fetched::Bytes(n)) if n > kept => n,
+            Ok(Fetched::Bytes(n)) => {
                 peer.keep(&scratch[..n]);
-                return if peer.is_over() { Err("closed its link in the middle of its answer".to_owned()) } else { Ok(false) };
+                return if peer.is_over() {
+                    Err("closed its link in the middle of its answer".to_owned())
+                } else {
+                    Ok(false)
+                };
             }
-            Ok(Fetched::End) | Err(_) => return Err("closed its link without a whole answer".to_owned()),
+            Ok(Fetched::End) | Err(_) => {
+                return Err("closed its link without a whole answer".to_owned());
+            }
         };
-        let used = work.take(&scratch[..filled], &self.link_limits).map_err(|e| e.reason.into_owned())?;
+        let used =
+            work.take(&scratch[..filled], &self.link_limits).map_err(|e| e.reason.into_owned())?;
         peer.keep(&scratch[used..filled]);
         if work.is_read() {
             peer.settle(); // an idle pair has no buffer
@@ -898,7 +1098,7 @@ impl DeviceRole {
     }
 
     /// What was read goes on at once: into the POST that is under way, or into one that begins.
-    fn pass_on(&mut self, cx: &mut Peers<State>, key: Key, scratch: &mut Vec<u8>) {
+    fn pass_on(&mut self, cx: &mut Connections<State>, key: Key, scratch: &mut Vec<u8>) {
         let Some(work) = self.slots.get(key).and_then(|slot| slot.work.as_ref()) else { return };
         if work.post.is_some() {
             self.feed(cx, key);
@@ -910,11 +1110,11 @@ impl DeviceRole {
     }
 
     /// The response will never be whole.
-    fn response_broke(&mut self, cx: &mut Peers<State>, key: Key, why: &str) {
+    fn response_broke(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
         let Some(slot) = self.slots.get(key) else { return };
         let Some(work) = &slot.work else { return };
         if work.post.is_none() {
-            log_peers!(Info, "an event is answered with 502: the device {why}");
+            log_names!(Info, "an event is answered with 502: the device {why}");
             return self.answer_502(cx, key, &format!("the device {why}"));
         }
         // The gateway has some of it: it has to see that there is no more, as on a link.
@@ -926,8 +1126,9 @@ impl DeviceRole {
         self.poll_on(cx, key, false);
     }
 
-    /// An answer is ready: it is posted on the slot's connection if that is still good, else on a new one, at once.
-    fn deliver(&mut self, cx: &mut Peers<State>, key: Key) {
+    /// An answer is ready: it is posted on the slot's connection if that is still good, else on a
+    /// new one, at once.
+    fn deliver(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(slot) = self.slots.get(key) else { return };
         match slot.conn {
             _ if slot.redial.is_some() => {} // it failed before and waits for its time
@@ -954,14 +1155,15 @@ impl DeviceRole {
     }
 
     /// Whether the answer on this connection was given to it whole.
-    pub(super) fn has_posted(&self, peer: &Peer<State>) -> bool {
+    pub(super) fn has_posted(&self, peer: &Connection<State>) -> bool {
         let State::Dial(dial) = &peer.state else { return true };
-        let work = dial.slot.and_then(|key| self.slots.get(key)).and_then(|slot| slot.work.as_ref());
+        let work =
+            dial.slot.and_then(|key| self.slots.get(key)).and_then(|slot| slot.work.as_ref());
         work.and_then(|work| work.post.as_ref()).is_none_or(|post| post.ended)
     }
 
     /// The head of the POST is written; the answer follows, as far as it is here.
-    pub(super) fn begin_post(&mut self, cx: &mut Peers<State>, key: Key) {
+    pub(super) fn begin_post(&mut self, cx: &mut Connections<State>, key: Key) {
         if let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) {
             work.begin_post();
         }
@@ -972,7 +1174,7 @@ impl DeviceRole {
         self.set_post_deadline(cx, key);
     }
 
-    fn feed(&mut self, cx: &mut Peers<State>, key: Key) {
+    fn feed(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         let (Some(work), Conn::Open(id)) = (&mut slot.work, slot.conn) else { return };
         let Some(peer) = cx.get_mut(id) else { return };
@@ -996,8 +1198,9 @@ impl DeviceRole {
         flush(cx, id);
     }
 
-    /// While the gateway has something to take: `body_silence_timeout`. While the handler is at work: none. Behind the last octet: that of any reply.
-    fn set_post_deadline(&mut self, cx: &mut Peers<State>, key: Key) {
+    /// While the gateway has something to take: `body_silence_timeout`. While the handler is at
+    /// work: none. Behind the last byte: that of any reply.
+    fn set_post_deadline(&mut self, cx: &mut Connections<State>, key: Key) {
         let drains = self.draining();
         let Some(slot) = self.slots.get_mut(key) else { return };
         let (Some(work), Conn::Open(id)) = (&mut slot.work, slot.conn) else { return };
@@ -1026,16 +1229,25 @@ impl DeviceRole {
     pub(super) fn slots_told(&self) -> Vec<String> {
         let slots = self.slots.keys().into_iter().filter_map(|key| self.slots.get(key));
         let told = |slot: &Slot| {
-            let work = slot.work.as_ref().map(|work| (work.is_read(), work.is_ready(), work.post.is_some(), work.lost));
-            format!("a slot: {:?}, dials again {}, bridge {:?}, work {work:?}", slot.conn, slot.redial.is_some(), slot.bridge)
+            let work = slot
+                .work
+                .as_ref()
+                .map(|work| (work.is_read(), work.is_ready(), work.post.is_some(), work.lost));
+            format!(
+                "a slot: {:?}, dials again {}, bridge {:?}, work {work:?}",
+                slot.conn,
+                slot.redial.is_some(),
+                slot.bridge
+            )
         };
         slots.map(told).collect()
     }
 }
 
-/// An event's request reaches the virtual link as HTTP/1.1, so that its response can be framed whatever it is.
+/// An event's request reaches the virtual link as HTTP/1.1, so that its response can be framed
+/// whatever it is.
 fn speak_1_1(text: &mut [u8]) {
-    let line = text.iter().position(|&octet| octet == b'\r').unwrap_or(0);
+    let line = text.iter().position(|&byte| byte == b'\r').unwrap_or(0);
     if let Some(minor @ b'0') = text[..line].last_mut() {
         *minor = b'1';
     }
@@ -1043,7 +1255,8 @@ fn speak_1_1(text: &mut [u8]) {
 
 /// Whether offers of this kind can be polls, too: POST to a path that names the device.
 pub(super) fn can_poll(dialect: &crate::proto::turn::Dialect) -> bool {
-    dialect.naming == Naming::PathSegment && dialect.method.as_deref().is_none_or(|method| method == "POST")
+    dialect.naming == Naming::PathSegment
+        && dialect.method.as_deref().is_none_or(|method| method == "POST")
 }
 
 #[cfg(test)]
@@ -1057,9 +1270,9 @@ mod tests {
             ("GET / HTTP/1.0\r\nA: HTTP/1.0\r\n\r\n", "GET / HTTP/1.1\r\nA: HTTP/1.0\r\n\r\n"),
             ("GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n\r\n"),
         ] {
-            let mut octets = text.as_bytes().to_vec();
-            speak_1_1(&mut octets);
-            assert_eq!(octets, is.as_bytes());
+            let mut bytes = text.as_bytes().to_vec();
+            speak_1_1(&mut bytes);
+            assert_eq!(bytes, is.as_bytes());
         }
     }
 }

@@ -34,7 +34,9 @@ impl Url {
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(bad("it has to be visible ASCII; write anything else percent-encoded")); // it goes into logs, and may come from a redirect
         }
-        let uri: http::Uri = text.parse().map_err(|_| bad("it is no URL; write it like http://gw.example:9999/lamp"))?;
+        let uri: http::Uri = text
+            .parse()
+            .map_err(|_| bad("it is no URL; write it like http://gw.example:9999/lamp"))?;
         let secure = match uri.scheme_str() {
             Some("http") => false,
             Some("https") if cfg!(feature = "tls") => true,
@@ -43,7 +45,9 @@ impl Url {
                     "https needs TLS, which this build does not have; use http:// on a trusted network, or a TLS proxy on the way",
                 ));
             }
-            _ if cfg!(feature = "tls") => return Err(bad("it has to begin with https:// or http://")),
+            _ if cfg!(feature = "tls") => {
+                return Err(bad("it has to begin with https:// or http://"));
+            }
             _ => return Err(bad("it has to begin with http://")),
         };
         let authority = uri.authority().ok_or_else(|| bad("it names no host"))?;
@@ -68,8 +72,14 @@ impl Url {
         })
     }
 
-    /// A `Location` seen from here: absolute, or a path on the same host. `from` is how far away its sender is.
-    pub(crate) fn follow(&self, location: &str, hosts: &RedirectHosts, from: Reach) -> Result<Self, Error> {
+    /// A `Location` seen from here: absolute, or a path on the same host. `from` is how far away
+    /// its sender is.
+    pub(crate) fn follow(
+        &self,
+        location: &str,
+        hosts: &RedirectHosts,
+        from: Reach,
+    ) -> Result<Self, Error> {
         let to = match location.starts_with('/') && !location.starts_with("//") {
             true => {
                 let scheme = if self.secure { "https" } else { "http" };
@@ -78,7 +88,10 @@ impl Url {
             false => Url::parse(location, "redirect")?,
         };
         if self.secure && !to.secure {
-            return Err(Error::usage(format!("redirect URL {}: it leads out of TLS, from https:// to http://", to.text)));
+            return Err(Error::usage(format!(
+                "redirect URL {}: it leads out of TLS, from https:// to http://",
+                to.text
+            )));
         }
         if !self.same_origin(&to) {
             hosts.check(&to).map_err(|why| Error::usage(format!("redirect URL {why}")))?;
@@ -93,11 +106,15 @@ impl Url {
             Reach::LinkLocal => "a link-local address",
             Reach::Beyond => "an address",
         };
-        (reach < self.nearest).then(|| format!("{} is {where_to}, where no redirect from farther away may lead", self.host))
+        (reach < self.nearest).then(|| {
+            format!("{} is {where_to}, where no redirect from farther away may lead", self.host)
+        })
     }
 
     pub(crate) fn same_origin(&self, other: &Url) -> bool {
-        self.secure == other.secure && self.port == other.port && self.host.eq_ignore_ascii_case(&other.host)
+        self.secure == other.secure
+            && self.port == other.port
+            && self.host.eq_ignore_ascii_case(&other.host)
     }
 }
 
@@ -105,7 +122,10 @@ impl Url {
 fn shown(text: &str) -> String {
     let visible = match text.rfind('@') {
         Some(at) => {
-            let scheme = text.find("://").filter(|scheme| *scheme < at).map_or("", |scheme| &text[..scheme + 3]);
+            let scheme = text
+                .find("://")
+                .filter(|scheme| *scheme < at)
+                .map_or("", |scheme| &text[..scheme + 3]);
             format!("{scheme}...{}", &text[at..])
         }
         None => text.to_owned(),
@@ -115,39 +135,43 @@ fn shown(text: &str) -> String {
 
 /// A gateway as it was configured: where it is, and the name it knows this device by.
 #[derive(Debug)]
-pub(crate) struct Home {
+pub(crate) struct GatewayTarget {
     pub(crate) url: Arc<Url>,
     pub(crate) name: String,
 }
 
-/// The gateways that one event loop may go to, one at a time, in their order: one, or with failover all.
+/// The gateways that one event loop may go to, one at a time, in their order: one, or with failover
+/// all.
 #[derive(Debug)]
-pub(crate) struct Homes {
+pub(crate) struct GatewayList {
     list: Vec<Entry>,
     current: usize,
 }
 
 #[derive(Debug)]
 struct Entry {
-    home: Arc<Home>,
+    home: Arc<GatewayTarget>,
     /// It asked to be left alone until then.
     not_before: Option<Instant>,
     /// It refused the device for good.
     refused: bool,
 }
 
-impl Homes {
+impl GatewayList {
     /// `homes` has at least one.
-    pub(crate) fn new(homes: Vec<Home>) -> Option<Self> {
-        let list: Vec<Entry> = homes.into_iter().map(|home| Entry { home: Arc::new(home), not_before: None, refused: false }).collect();
-        (!list.is_empty()).then_some(Homes { list, current: 0 })
+    pub(crate) fn new(homes: Vec<GatewayTarget>) -> Option<Self> {
+        let list: Vec<Entry> = homes
+            .into_iter()
+            .map(|home| Entry { home: Arc::new(home), not_before: None, refused: false })
+            .collect();
+        (!list.is_empty()).then_some(GatewayList { list, current: 0 })
     }
 
-    pub(crate) fn current(&self) -> &Arc<Home> {
+    pub(crate) fn current(&self) -> &Arc<GatewayTarget> {
         &self.list[self.current].home
     }
 
-    pub(crate) fn is_current(&self, home: &Arc<Home>) -> bool {
+    pub(crate) fn is_current(&self, home: &Arc<GatewayTarget>) -> bool {
         Arc::ptr_eq(self.current(), home)
     }
 
@@ -160,7 +184,7 @@ impl Homes {
     }
 
     /// The way in goes through this one.
-    pub(crate) fn settle_on(&mut self, home: &Arc<Home>) {
+    pub(crate) fn settle_on(&mut self, home: &Arc<GatewayTarget>) {
         self.current = self.place(home).unwrap_or(self.current);
     }
 
@@ -170,7 +194,7 @@ impl Homes {
     }
 
     /// It will not be dialled before `at`; nor ever, where it `refused` for good.
-    pub(crate) fn rest(&mut self, home: &Arc<Home>, at: Option<Instant>, refused: bool) {
+    pub(crate) fn rest(&mut self, home: &Arc<GatewayTarget>, at: Option<Instant>, refused: bool) {
         if let Some(place) = self.place(home) {
             let entry = &mut self.list[place];
             entry.not_before = at.max(entry.not_before);
@@ -182,7 +206,8 @@ impl Homes {
         self.list.iter().all(|entry| entry.refused)
     }
 
-    /// Goes on to the next that may be dialled at `now`. False: there is none behind the current one.
+    /// Goes on to the next that may be dialled at `now`. False: there is none behind the current
+    /// one.
     pub(crate) fn advance(&mut self, now: Instant) -> bool {
         match (self.current + 1..self.list.len()).find(|place| self.list[*place].may(now)) {
             Some(place) => self.current = place,
@@ -191,15 +216,20 @@ impl Homes {
         true
     }
 
-    /// Begins again: the first that may be dialled at `at`, or whichever may be dialled soonest. When that is.
+    /// Begins again: the first that may be dialled at `at`, or whichever may be dialled soonest.
+    /// When that is.
     pub(crate) fn start_over(&mut self, at: Instant) -> Instant {
         let first = (0..self.list.len()).find(|place| self.list[*place].may(at));
-        let soonest = || (0..self.list.len()).filter(|place| !self.list[*place].refused).min_by_key(|place| self.list[*place].not_before);
+        let soonest = || {
+            (0..self.list.len())
+                .filter(|place| !self.list[*place].refused)
+                .min_by_key(|place| self.list[*place].not_before)
+        };
         self.current = first.or_else(soonest).unwrap_or(self.current);
         self.list[self.current].not_before.map_or(at, |not_before| not_before.max(at))
     }
 
-    fn place(&self, home: &Arc<Home>) -> Option<usize> {
+    fn place(&self, home: &Arc<GatewayTarget>) -> Option<usize> {
         self.list.iter().position(|entry| Arc::ptr_eq(&entry.home, home))
     }
 }
@@ -210,8 +240,8 @@ impl Entry {
     }
 }
 
-/// Exponential back-off with full jitter: the n-th pause is random between nothing and MIN·2ⁿ, at most MAX, so that a
-/// fleet that lost its gateway together does not come back together.
+/// Exponential back-off with full jitter: the n-th pause is random between nothing and MIN·2ⁿ, at
+/// most MAX, so that a fleet that lost its gateway together does not come back together.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     min: Duration,
@@ -235,7 +265,8 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// The pause after one more failure. `random` is in 0..1; `at_least` what the gateway asked for.
+    /// The pause after one more failure. `random` is in 0..1; `at_least` what the gateway asked
+    /// for.
     pub(crate) fn fail(&mut self, random: f64, at_least: Option<Duration>) -> Duration {
         let ceiling = self.min.saturating_mul(1 << self.failures.min(20)).min(self.max);
         self.failures = self.failures.saturating_add(1);
@@ -246,7 +277,8 @@ impl Backoff {
         }
     }
 
-    /// What the gateway asked for, and some more: those who were told the same time should not come at the same time.
+    /// What the gateway asked for, and some more: those who were told the same time should not come
+    /// at the same time.
     pub(crate) fn obey(&self, random: f64, asked: Duration) -> Duration {
         asked.min(RETRY_AFTER_MAX) + self.min.mul_f64(random.clamp(0.0, 1.0))
     }
@@ -263,11 +295,15 @@ impl Backoff {
     }
 }
 
-/// How long an answer asks to be left alone: seconds, or a date in any of its three forms (RFC 9110 §5.6.7), which counts from the answer's own `Date`,
-/// or without one from our clock. At most [`RETRY_AFTER_MAX`].
+/// How long an answer asks to be left alone: seconds, or a date in any of its three forms (RFC 9110
+/// §5.6.7), which counts from the answer's own `Date`, or without one from our clock. At most
+/// [`RETRY_AFTER_MAX`].
 pub(crate) fn retry_after(fields: &Fields<'_>) -> Option<Duration> {
     let date = |name: &str| {
-        fields.get(name).and_then(|value| std::str::from_utf8(value).ok()).and_then(|text| httpdate::parse_http_date(text).ok())
+        fields
+            .get(name)
+            .and_then(|value| std::str::from_utf8(value).ok())
+            .and_then(|text| httpdate::parse_http_date(text).ok())
     };
     turn::retry_after(fields).or_else(|| {
         let at = date("retry-after")?;
@@ -278,9 +314,9 @@ pub(crate) fn retry_after(fields: &Fields<'_>) -> Option<Duration> {
 
 /// A random number in 0..1.
 pub(crate) fn random() -> f64 {
-    let mut octets = [0; 4];
-    match random::fill(&mut octets) {
-        Ok(()) => f64::from(u32::from_le_bytes(octets)) / f64::from(u32::MAX),
+    let mut bytes = [0; 4];
+    match random::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
         Err(_) => 0.5, // without entropy at boot a fixed jitter is better than no device
     }
 }
@@ -311,7 +347,10 @@ mod tests {
             ("http://", "no URL"),
         ] {
             let error = Url::parse(text, "gateway").unwrap_err().to_string();
-            assert!(error.contains(part) && !error.contains("hunter2") && error.is_ascii(), "{text}: {error}");
+            assert!(
+                error.contains(part) && !error.contains("hunter2") && error.is_ascii(),
+                "{text}: {error}"
+            );
         }
     }
 
@@ -325,22 +364,34 @@ mod tests {
     }
 
     fn follow(url: &Url, location: &str) -> Result<Url, Error> {
-        url.follow(location, &RedirectHosts::new(std::iter::once(url), &["*".to_owned()]).unwrap(), Reach::Loopback)
+        url.follow(
+            location,
+            &RedirectHosts::new(std::iter::once(url), &["*".to_owned()]).unwrap(),
+            Reach::Loopback,
+        )
     }
 
     #[test]
     fn a_redirect_leads_no_nearer_than_where_any_of_a_row_came_from() {
         let url = Url::parse("http://gw.example/lamp", "gateway").unwrap();
-        assert_eq!(url.too_near(Reach::Loopback), None, "what is configured is dialled wherever it is");
+        assert_eq!(
+            url.too_near(Reach::Loopback),
+            None,
+            "what is configured is dialled wherever it is"
+        );
         let hosts = RedirectHosts::new(std::iter::once(&url), &["*".to_owned()]).unwrap();
         let far = url.follow("/other", &hosts, Reach::Beyond).unwrap();
         assert!(
-            far.too_near(Reach::Loopback).is_some() && far.too_near(Reach::LinkLocal).is_some() && far.too_near(Reach::Beyond).is_none()
+            far.too_near(Reach::Loopback).is_some()
+                && far.too_near(Reach::LinkLocal).is_some()
+                && far.too_near(Reach::Beyond).is_none()
         );
         let again = far.follow("/more", &hosts, Reach::Loopback).unwrap();
         assert!(again.too_near(Reach::LinkLocal).is_some());
         let near = url.follow("/other", &hosts, Reach::LinkLocal).unwrap();
-        assert!(near.too_near(Reach::Loopback).is_some() && near.too_near(Reach::LinkLocal).is_none());
+        assert!(
+            near.too_near(Reach::Loopback).is_some() && near.too_near(Reach::LinkLocal).is_none()
+        );
     }
 
     #[test]
@@ -359,13 +410,19 @@ mod tests {
         assert!(!url.same_origin(&Url::parse("http://gw.example:443/lamp", "gateway").unwrap()));
         let error = follow(&url, "http://gw.example/lamp").unwrap_err().to_string();
         assert!(error.contains("https"), "{error}");
-        assert!(follow(&Url::parse("http://gw.example/", "gateway").unwrap(), "https://gw2.example/").unwrap().secure);
+        assert!(
+            follow(&Url::parse("http://gw.example/", "gateway").unwrap(), "https://gw2.example/")
+                .unwrap()
+                .secure
+        );
     }
 
-    fn homes(n: usize) -> (Homes, Vec<Arc<Home>>) {
-        let home =
-            |n: usize| Home { url: Arc::new(Url::parse(&format!("http://gw{n}/lamp"), "gateway").unwrap()), name: "lamp".to_owned() };
-        let homes = Homes::new((0..n).map(home).collect()).unwrap();
+    fn homes(n: usize) -> (GatewayList, Vec<Arc<GatewayTarget>>) {
+        let home = |n: usize| GatewayTarget {
+            url: Arc::new(Url::parse(&format!("http://gw{n}/lamp"), "gateway").unwrap()),
+            name: "lamp".to_owned(),
+        };
+        let homes = GatewayList::new((0..n).map(home).collect()).unwrap();
         let list = homes.list.iter().map(|entry| entry.home.clone()).collect();
         (homes, list)
     }
@@ -374,7 +431,12 @@ mod tests {
     fn a_failovers_list_is_gone_through_in_order_and_begins_again_with_its_first() {
         let now = Instant::now();
         let (mut homes, list) = homes(3);
-        assert!(homes.is_current(&list[0]) && homes.advance(now) && homes.is_current(&list[1]) && homes.advance(now));
+        assert!(
+            homes.is_current(&list[0])
+                && homes.advance(now)
+                && homes.is_current(&list[1])
+                && homes.advance(now)
+        );
         assert!(homes.is_current(&list[2]) && !homes.advance(now) && homes.is_current(&list[2]));
         assert_eq!(homes.start_over(now), now);
         assert!(homes.is_current(&list[0]));
@@ -396,7 +458,8 @@ mod tests {
         assert!(homes.is_current(&list[1]));
     }
 
-    /// A fleet that lost its gateway together, each device on its own clock: when they come, in seconds since then.
+    /// A fleet that lost its gateway together, each device on its own clock: when they come, in
+    /// seconds since then.
     #[test]
     fn two_hundred_devices_do_not_come_back_together() {
         let mut came = Vec::new();
@@ -414,13 +477,21 @@ mod tests {
         for (n, pauses) in pauses.iter().enumerate() {
             let ceiling = 60f64.min(f64::from(1 << n));
             let mean = pauses.iter().sum::<f64>() / 200.0;
-            let (least, most) = pauses.iter().fold((f64::MAX, 0f64), |(a, b), pause| (a.min(*pause), b.max(*pause)));
+            let (least, most) = pauses
+                .iter()
+                .fold((f64::MAX, 0f64), |(a, b), pause| (a.min(*pause), b.max(*pause)));
             println!("pause {n}: {least:.2} to {most:.2} s, mean {mean:.2} of {ceiling}");
-            // Full jitter: uniform from nothing to the ceiling. Each bound fails by chance less than once in 10^7 runs.
+            // Full jitter: uniform from nothing to the ceiling. Each bound fails by chance less
+            // than once in 10^7 runs.
             assert!(most <= ceiling && most > 0.9 * ceiling && least < 0.1 * ceiling, "{n}");
             assert!((0.38..0.62).contains(&(mean / ceiling)), "{n}");
         }
-        let busiest = |width: f64| (0..200).map(|n| came.iter().filter(|at| (**at / width) as i32 == n).count()).max().unwrap();
+        let busiest = |width: f64| {
+            (0..200)
+                .map(|n| came.iter().filter(|at| (**at / width) as i32 == n).count())
+                .max()
+                .unwrap()
+        };
         println!("busiest tenth of a second: {} of 200", busiest(0.1));
         assert!(busiest(0.1) < 80);
     }
@@ -429,10 +500,16 @@ mod tests {
     fn devices_that_were_told_the_same_time_do_not_come_at_the_same_time() {
         let asked = Duration::from_secs(30);
         let pauses: Vec<f64> = (0..200)
-            .map(|_| Backoff::new(Duration::from_secs(1), Duration::from_secs(60)).fail(random(), Some(asked)).as_secs_f64())
+            .map(|_| {
+                Backoff::new(Duration::from_secs(1), Duration::from_secs(60))
+                    .fail(random(), Some(asked))
+                    .as_secs_f64()
+            })
             .collect();
         assert!(pauses.iter().all(|pause| (30.0..=31.0).contains(pause)));
-        assert!(pauses.iter().any(|pause| *pause < 30.2) && pauses.iter().any(|pause| *pause > 30.8));
+        assert!(
+            pauses.iter().any(|pause| *pause < 30.2) && pauses.iter().any(|pause| *pause > 30.8)
+        );
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! The files of one directory as a device's answers: what [`Device::serve_dir`](crate::Device::serve_dir) runs, on worker threads.
+//! The files of one directory as a device's answers: what
+//! [`Device::serve_dir`](crate::Device::serve_dir) runs, on worker threads.
 //!
-//! Never lists, never leaves the directory (`beneath.rs` sees to that, whatever a path or a link says), never opens what could block.
+//! Never lists, never leaves the directory (`beneath.rs` sees to that, whatever a path or a link
+//! says), never opens what could block.
 //!
 //! ```text
 //! target ─► names, decoded once ─► file, opened beneath the root ─► conditions (RFC 9110 §13) ─► range (§14) ─► body
@@ -36,13 +38,19 @@ impl Files {
     pub(super) fn open(path: &Path) -> Result<Files, Error> {
         match Root::open(path) {
             Ok(root) => Ok(Files { root }),
-            Err(e) => Err(Error::usage(format!("directory {}: {e}; name one that is there and may be entered", path.display()))),
+            Err(e) => Err(Error::usage(format!(
+                "directory {}: {e}; name one that is there and may be entered",
+                path.display()
+            ))),
         }
     }
 
     pub(super) fn answer(&self, request: &Request<Body>) -> Response<Body> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut response = refuse(&Refusal::new(405, "these are files: they can be asked for with GET and HEAD only"));
+            let mut response = refuse(&Refusal::new(
+                405,
+                "these are files: they can be asked for with GET and HEAD only",
+            ));
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
@@ -57,7 +65,9 @@ impl Files {
         }
         let kind = content_type(names.last().map_or(&[], Vec::as_slice));
         match self.root.find(&names) {
-            Ok(Found::File(file)) => answer_file(file, kind, request).map_err(|e| unreadable(path, &e)),
+            Ok(Found::File(file)) => {
+                answer_file(file, kind, request).map_err(|e| unreadable(path, &e))
+            }
             Ok(Found::Directory) if !is_folder => Ok(to_the_folder(&names, request.uri().query())),
             Ok(Found::Directory) => Err(absent()),
             Err(e) => Err(not_found(path, e)),
@@ -78,10 +88,11 @@ struct Wanted {
     is_folder: bool,
 }
 
-/// Decodes a path, once. Segments that no name here can have are as absent as any other: dots (clients resolve those themselves), nothing between
-/// two slashes, hidden names, and encoded slashes, which decoded would be another path than the one a proxy on the way has judged. So is a
-/// backslash, which Unix takes for a letter but a file system from elsewhere (CIFS) may take for a slash. A link with a visible name may lead to a
-/// hidden one: whoever made it meant it.
+/// Decodes a path, once. Segments that no name here can have are as absent as any other: dots
+/// (clients resolve those themselves), nothing between two slashes, hidden names, and encoded
+/// slashes, which decoded would be another path than the one a proxy on the way has judged. So is a
+/// backslash, which Unix takes for a letter but a file system from elsewhere (CIFS) may take for a
+/// slash. A link with a visible name may lead to a hidden one: whoever made it meant it.
 fn wanted(path: &str) -> Result<Wanted, Refusal> {
     let inside = path.strip_prefix('/').ok_or_else(absent)?;
     let is_folder = inside.is_empty() || inside.ends_with('/');
@@ -91,7 +102,10 @@ fn wanted(path: &str) -> Result<Wanted, Refusal> {
         for segment in inside.split('/') {
             let name = decoded(segment)?;
             let is_hidden = name.starts_with(b".") && !(names.is_empty() && name == b".well-known"); // RFC 8615
-            if name.is_empty() || is_hidden || name.iter().any(|octet| matches!(octet, b'/' | b'\\' | 0)) {
+            if name.is_empty()
+                || is_hidden
+                || name.iter().any(|byte| matches!(byte, b'/' | b'\\' | 0))
+            {
                 return Err(absent());
             }
             names.push(name);
@@ -104,31 +118,39 @@ fn wanted(path: &str) -> Result<Wanted, Refusal> {
 }
 
 fn decoded(segment: &str) -> Result<Vec<u8>, Refusal> {
-    let mut octets = segment.bytes();
+    let mut bytes = segment.bytes();
     let mut name = Vec::with_capacity(segment.len());
-    while let Some(octet) = octets.next() {
-        name.push(match octet {
+    while let Some(byte) = bytes.next() {
+        name.push(match byte {
             b'%' => {
-                let mut digit = || octets.next().and_then(|o| char::from(o).to_digit(16)).map(|digit| digit as u8);
+                let mut digit = || {
+                    bytes.next().and_then(|o| char::from(o).to_digit(16)).map(|digit| digit as u8)
+                };
                 let (Some(high), Some(low)) = (digit(), digit()) else {
-                    return Err(Refusal::new(400, "the path has a % without two hex digits behind it"));
+                    return Err(Refusal::new(
+                        400,
+                        "the path has a % without two hex digits behind it",
+                    ));
                 };
                 high << 4 | low
             }
-            octet => octet,
+            byte => byte,
         });
     }
     Ok(name)
 }
 
-/// To a folder without its slash. The reference is relative, since a gateway may have taken a prefix off the path; it begins with `./`, since a name
-/// may have a colon and would be read as a scheme (RFC 3986 §4.2).
+/// To a folder without its slash. The reference is relative, since a gateway may have taken a
+/// prefix off the path; it begins with `./`, since a name may have a colon and would be read as a
+/// scheme (RFC 3986 §4.2).
 fn to_the_folder(names: &[Vec<u8>], query: Option<&str>) -> Response<Body> {
     let mut location = String::from("./");
-    for octet in names.last().map_or(&[][..], Vec::as_slice) {
-        match octet {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => location.push(char::from(*octet)),
-            octet => location.push_str(&format!("%{octet:02X}")),
+    for byte in names.last().map_or(&[][..], Vec::as_slice) {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                location.push(char::from(*byte))
+            }
+            byte => location.push_str(&format!("%{byte:02X}")),
         }
     }
     location.push('/');
@@ -136,17 +158,19 @@ fn to_the_folder(names: &[Vec<u8>], query: Option<&str>) -> Response<Body> {
         location.push('?');
         location.push_str(query);
     }
-    let mut response = refuse(&Refusal::new(301, "this is a folder; its address ends with a slash"));
+    let mut response =
+        refuse(&Refusal::new(301, "this is a folder; its address ends with a slash"));
     put(response.headers_mut(), header::LOCATION, location);
     response
 }
 
-/// By the name's ending. Text is said to be UTF-8, XML and JSON say themselves what they are; what is not known may be anything, and `nosniff` keeps
-/// browsers from guessing.
+/// By the name's ending. Text is said to be UTF-8, XML and JSON say themselves what they are; what
+/// is not known may be anything, and `nosniff` keeps browsers from guessing.
 fn content_type(name: &[u8]) -> &'static str {
-    let Some(dot) = name.iter().rposition(|octet| *octet == b'.') else { return UNKNOWN };
+    let Some(dot) = name.iter().rposition(|byte| *byte == b'.') else { return UNKNOWN };
     let ending = name[dot + 1..].to_ascii_lowercase();
-    let is_it = |(endings, _): &&(&str, &str)| endings.split(' ').any(|known| known.as_bytes() == ending);
+    let is_it =
+        |(endings, _): &&(&str, &str)| endings.split(' ').any(|known| known.as_bytes() == ending);
     TYPES.iter().find(is_it).map_or(UNKNOWN, |(_, kind)| kind)
 }
 
@@ -201,9 +225,13 @@ const TYPES: [(&str, &str); 45] = [
 
 // ── what of it ──
 
-/// Answers with an open file: as much of it as there is at this moment. One that grows later is cut there; one that shrinks aborts the message
-/// (the body ends before its length).
-fn answer_file(mut file: File, kind: &'static str, request: &Request<Body>) -> io::Result<Response<Body>> {
+/// Answers with an open file: as much of it as there is at this moment. One that grows later is cut
+/// there; one that shrinks aborts the message (the body ends before its length).
+fn answer_file(
+    mut file: File,
+    kind: &'static str,
+    request: &Request<Body>,
+) -> io::Result<Response<Body>> {
     let (metadata, now) = (file.metadata()?, SystemTime::now());
     let size = metadata.len();
     let validators = Validators::new(&metadata, now);
@@ -215,18 +243,28 @@ fn answer_file(mut file: File, kind: &'static str, request: &Request<Body>) -> i
             validators.write(response.headers_mut());
             return Ok(response);
         }
-        Condition::Fails => return Ok(refuse(&Refusal::new(412, "the file is not the one that the request's conditions are for"))),
+        Condition::Fails => {
+            return Ok(refuse(&Refusal::new(
+                412,
+                "the file is not the one that the request's conditions are for",
+            )));
+        }
     }
     let length = match validators.wanted_range(request, size, now) {
         Ranged::Whole => size,
         Ranged::Part { first, last } => {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            put(response.headers_mut(), header::CONTENT_RANGE, format!("bytes {first}-{last}/{size}"));
+            put(
+                response.headers_mut(),
+                header::CONTENT_RANGE,
+                format!("bytes {first}-{last}/{size}"),
+            );
             file.seek(SeekFrom::Start(first))?;
             last - first + 1
         }
         Ranged::Beyond => {
-            let mut response = refuse(&Refusal::new(416, format!("the range is none of the file's {size} octets")));
+            let mut response =
+                refuse(&Refusal::new(416, format!("the range is none of the file's {size} bytes")));
             put(response.headers_mut(), header::CONTENT_RANGE, format!("bytes */{size}"));
             return Ok(response);
         }
@@ -243,8 +281,8 @@ fn answer_file(mut file: File, kind: &'static str, request: &Request<Body>) -> i
 /// How a file is told from what it was (RFC 9110 §8.8).
 #[derive(Clone, Debug)]
 struct Validators {
-    /// Strong: a write moves the modification time (in steps of the kernel's clock, some milliseconds), and a file that is put in another's place is
-    /// another inode.
+    /// Strong: a write moves the modification time (in steps of the kernel's clock, some
+    /// milliseconds), and a file that is put in another's place is another inode.
     tag: String,
     /// In seconds since 1970; `None` where no date can say it.
     modified: Option<u64>,
@@ -259,7 +297,8 @@ enum Condition {
 
 impl Validators {
     fn new(metadata: &Metadata, now: SystemTime) -> Validators {
-        let nanoseconds = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+        let nanoseconds =
+            i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
         let tag = format!("\"{:x}-{:x}-{nanoseconds:x}\"", metadata.ino(), metadata.len());
         // Not later than this answer's own Date (RFC 9110 §8.8.2.1).
         let modified = u64::try_from(metadata.mtime()).ok().map(|at| at.min(seconds(now)));
@@ -273,7 +312,8 @@ impl Validators {
         }
     }
 
-    /// RFC 9110 §13.2.2, in its order. A field with a tag makes the one with a date moot, matching or not.
+    /// RFC 9110 §13.2.2, in its order. A field with a tag makes the one with a date moot, matching
+    /// or not.
     fn judge(&self, headers: &HeaderMap) -> Condition {
         let fulfilled = match self.matches(headers, &header::IF_MATCH, Comparison::Strong) {
             Some(matches) => matches,
@@ -290,13 +330,22 @@ impl Validators {
     }
 
     /// Whether this field lists our tag, or is `*`; `None` where there is no such field.
-    fn matches(&self, headers: &HeaderMap, name: &HeaderName, comparison: Comparison) -> Option<bool> {
+    fn matches(
+        &self,
+        headers: &HeaderMap,
+        name: &HeaderName,
+        comparison: Comparison,
+    ) -> Option<bool> {
         let mut lines = headers.get_all(name).iter().peekable();
         lines.peek()?;
-        Some(lines.any(|line| line.as_bytes().trim_ascii() == b"*" || lists_tag(line.as_bytes(), self.tag.as_bytes(), comparison)))
+        Some(lines.any(|line| {
+            line.as_bytes().trim_ascii() == b"*"
+                || lists_tag(line.as_bytes(), self.tag.as_bytes(), comparison)
+        }))
     }
 
-    /// Whether the file is younger than the date in this field; `None` where there is no (valid) date, or the file has none.
+    /// Whether the file is younger than the date in this field; `None` where there is no (valid)
+    /// date, or the file has none.
     fn moved(&self, headers: &HeaderMap, name: &HeaderName) -> Option<bool> {
         Some(self.modified? > date(one(headers, name)?)?)
     }
@@ -304,19 +353,25 @@ impl Validators {
     /// The range to send, of a file of this size. Only GET has ranges (RFC 9110 §14.2).
     fn wanted_range(&self, request: &Request<Body>, size: u64, now: SystemTime) -> Ranged {
         match one(request.headers(), &header::RANGE) {
-            Some(value) if *request.method() == Method::GET && self.allow_range(request.headers(), now) => range(value, size),
+            Some(value)
+                if *request.method() == Method::GET && self.allow_range(request.headers(), now) =>
+            {
+                range(value, size)
+            }
             _ => Ranged::Whole,
         }
     }
 
-    /// `If-Range`: whether the part that the client has is a part of this file, so that the rest will do.
+    /// `If-Range`: whether the part that the client has is a part of this file, so that the rest
+    /// will do.
     fn allow_range(&self, headers: &HeaderMap, now: SystemTime) -> bool {
         if !headers.contains_key(header::IF_RANGE) {
             return true;
         }
         let Some(value) = one(headers, &header::IF_RANGE) else { return false };
         match (date(value), self.modified) {
-            // In the second of a change another may follow, and the date would not tell (RFC 9110 §8.8.2.2).
+            // In the second of a change another may follow, and the date would not tell (RFC 9110
+            // §8.8.2.2).
             (Some(date), Some(modified)) => date == modified && modified < seconds(now),
             _ => value.trim_ascii() == self.tag.as_bytes(),
         }
@@ -330,16 +385,17 @@ enum Comparison {
     Weak,
 }
 
-/// Reads a list of entity tags, which may hold commas themselves. What is no list has no tags behind the fault.
+/// Reads a list of entity tags, which may hold commas themselves. What is no list has no tags
+/// behind the fault.
 fn lists_tag(mut list: &[u8], tag: &[u8], comparison: Comparison) -> bool {
     loop {
-        let skip = list.iter().take_while(|octet| matches!(octet, b' ' | b'\t' | b',')).count();
+        let skip = list.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b',')).count();
         list = &list[skip..];
         let (is_weak, quoted) = list.strip_prefix(b"W/").map_or((false, list), |rest| (true, rest));
         if quoted.first() != Some(&b'"') {
             return false;
         }
-        let Some(end) = quoted[1..].iter().position(|octet| *octet == b'"') else { return false };
+        let Some(end) = quoted[1..].iter().position(|byte| *byte == b'"') else { return false };
         let (theirs, rest) = quoted.split_at(end + 2);
         if theirs == tag && !(is_weak && comparison == Comparison::Strong) {
             return true;
@@ -356,34 +412,38 @@ enum Ranged {
     Beyond,
 }
 
-/// One range of octets. A field that is not one is ignored (RFC 9110 §14.2), and so are several ranges in one, which the RFC leaves to
-/// the server: what asks for them is rare and takes the whole file too, while `multipart/byteranges` can cost more than the file (its overlaps and
-/// its heads) and is one more format in which to be wrong.
+/// One range of bytes. A field that is not one is ignored (RFC 9110 §14.2), and so are several
+/// ranges in one, which the RFC leaves to the server: what asks for them is rare and takes the
+/// whole file too, while `multipart/byteranges` can cost more than the file (its overlaps and its
+/// heads) and is one more format in which to be wrong.
 fn range(value: &[u8], size: u64) -> Ranged {
-    let Some((unit, set)) = split_at_octet(value, b'=') else { return Ranged::Whole };
+    let Some((unit, set)) = split_at_byte(value, b'=') else { return Ranged::Whole };
     if !unit.eq_ignore_ascii_case(b"bytes") {
         return Ranged::Whole;
     }
-    let mut ranges = set.split(|octet| *octet == b',').map(<[u8]>::trim_ascii).filter(|range| !range.is_empty());
+    let mut ranges =
+        set.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|range| !range.is_empty());
     let (Some(range), None) = (ranges.next(), ranges.next()) else { return Ranged::Whole };
-    let Some((from, to)) = split_at_octet(range, b'-') else { return Ranged::Whole };
+    let Some((from, to)) = split_at_byte(range, b'-') else { return Ranged::Whole };
     match (number(from), number(to)) {
         (None, Some(suffix)) if from.is_empty() => match size {
             _ if suffix == 0 => Ranged::Beyond,
             0 => Ranged::Whole, // all there is, and Content-Range cannot say it
             _ => Ranged::Part { first: size.saturating_sub(suffix), last: size - 1 },
         },
-        (Some(first), last) if to.is_empty() || last.is_some_and(|last| last >= first) => match size {
-            _ if first >= size => Ranged::Beyond,
-            _ => Ranged::Part { first, last: last.map_or(size - 1, |last| last.min(size - 1)) },
-        },
+        (Some(first), last) if to.is_empty() || last.is_some_and(|last| last >= first) => {
+            match size {
+                _ if first >= size => Ranged::Beyond,
+                _ => Ranged::Part { first, last: last.map_or(size - 1, |last| last.min(size - 1)) },
+            }
+        }
         _ => Ranged::Whole,
     }
 }
 
-fn split_at_octet(octets: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
-    let place = octets.iter().position(|octet| *octet == at)?;
-    Some((&octets[..place], &octets[place + 1..]))
+fn split_at_byte(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let place = bytes.iter().position(|byte| *byte == at)?;
+    Some((&bytes[..place], &bytes[place + 1..]))
 }
 
 /// Digits only. What is larger than any file is just that.
@@ -391,7 +451,9 @@ fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    Some(digits.iter().fold(0u64, |number, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))))
+    Some(digits.iter().fold(0u64, |number, digit| {
+        number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+    }))
 }
 
 // ── small things ──
@@ -416,7 +478,7 @@ fn seconds(time: SystemTime) -> u64 {
 fn put(headers: &mut HeaderMap, name: HeaderName, value: String) {
     match HeaderValue::try_from(value) {
         Ok(value) => drop(headers.insert(name, value)),
-        Err(_) => log_peers!(Debug, "a field {name} could not be written and is left out"),
+        Err(_) => log_names!(Debug, "a field {name} could not be written and is left out"),
     }
 }
 
@@ -424,20 +486,28 @@ fn absent() -> Refusal {
     Refusal::new(404, "there is no such file here")
 }
 
-/// What is not there, or not for visitors, looks the same to them. Only what the owner has to mend is told apart: a file that is there and
-/// may not be read (403), and a system that is out of something.
+/// What is not there, or not for visitors, looks the same to them. Only what the owner has to mend
+/// is told apart: a file that is there and may not be read (403), and a system that is out of
+/// something.
 fn not_found(path: &str, error: Errno) -> Refusal {
     match error {
         Errno::ACCESS | Errno::PERM => {
-            log_peers!(Debug, "files: {path:?} may not be read: {error}");
+            log_names!(Debug, "files: {path:?} may not be read: {error}");
             Refusal::new(403, "this file may not be read")
         }
         Errno::MFILE | Errno::NFILE | Errno::NOMEM => {
-            log_peers!(Warn, "files: {path:?} could not be opened: {error}");
+            log_names!(Warn, "files: {path:?} could not be opened: {error}");
             Refusal::new(503, "too many files are open here; try again")
         }
-        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::XDEV | Errno::INVAL | Errno::ILSEQ | Errno::NXIO => {
-            log_peers!(Debug, "files: {path:?} is not served: {error}");
+        Errno::NOENT
+        | Errno::NOTDIR
+        | Errno::LOOP
+        | Errno::NAMETOOLONG
+        | Errno::XDEV
+        | Errno::INVAL
+        | Errno::ILSEQ
+        | Errno::NXIO => {
+            log_names!(Debug, "files: {path:?} is not served: {error}");
             absent()
         }
         error => unreadable(path, &error.into()),
@@ -445,13 +515,14 @@ fn not_found(path: &str, error: Errno) -> Refusal {
 }
 
 fn unreadable(path: &str, error: &io::Error) -> Refusal {
-    log_peers!(Warn, "files: {path:?} could not be read: {error}");
+    log_names!(Warn, "files: {path:?} could not be read: {error}");
     Refusal::new(500, "the file could not be read")
 }
 
 fn refuse(refusal: &Refusal) -> Response<Body> {
     let mut response = Response::new(Body::from(format!("{}\n", refusal.reason)));
-    *response.status_mut() = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

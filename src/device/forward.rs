@@ -1,4 +1,5 @@
-//! The device's forwarder: requests from a link go to one local HTTP server, in the event loop, over a keep-alive pool.
+//! The device's forwarder: requests from a link go to one local HTTP server, in the event loop,
+//! over a keep-alive pool.
 //!
 //! The target is fixed: neither `Host` nor an absolute-form target chooses another server (T25).
 
@@ -9,7 +10,7 @@ use std::path::PathBuf;
 use crate::device::dial::Url;
 use crate::device::resolve::{Found, Waiter};
 use crate::device::role::{DeviceRole, State};
-use crate::engine::peers::{Id, Peers};
+use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::error::Error;
 use crate::error::Refusal;
@@ -46,24 +47,43 @@ impl Target {
             Some(host) => match authority(host.as_bytes()) {
                 Ok(authority) => Some(authority.whole.to_owned()),
                 Err(_) => {
-                    return Err(Error::usage(format!("host header {host:?} is no host; write it like app.example or app.example:8080")));
+                    return Err(Error::usage(format!(
+                        "host header {host:?} is no host; write it like app.example or app.example:8080"
+                    )));
                 }
             },
         };
         if let Some(path) = text.strip_prefix("unix:") {
             if !path.starts_with('/') {
-                return Err(Error::usage(format!("local server {text}: write an absolute path, like unix:/run/app.sock")));
+                return Err(Error::usage(format!(
+                    "local server {text}: write an absolute path, like unix:/run/app.sock"
+                )));
             }
-            return Ok(Target { place: Place::Unix(path.into()), authority: "localhost".to_owned(), host_header, text: text.to_owned() });
+            return Ok(Target {
+                place: Place::Unix(path.into()),
+                authority: "localhost".to_owned(),
+                host_header,
+                text: text.to_owned(),
+            });
         }
         let url = Url::parse(text, "local server")?;
         if url.secure {
-            return Err(Error::usage(format!("local server {text}: it is asked in plain HTTP; write http://HOST:PORT, or unix:PATH")));
+            return Err(Error::usage(format!(
+                "local server {text}: it is asked in plain HTTP; write http://HOST:PORT, or unix:PATH"
+            )));
         }
         if url.target != "/" {
-            return Err(Error::usage(format!("local server {text}: leave the path {} away; requests keep their own", url.target)));
+            return Err(Error::usage(format!(
+                "local server {text}: leave the path {} away; requests keep their own",
+                url.target
+            )));
         }
-        Ok(Target { place: Place::Tcp(url.host, url.port), authority: url.authority, host_header, text: text.to_owned() })
+        Ok(Target {
+            place: Place::Tcp(url.host, url.port),
+            authority: url.authority,
+            host_header,
+            text: text.to_owned(),
+        })
     }
 }
 
@@ -78,7 +98,13 @@ pub(crate) enum Local {
 }
 
 /// What a gateway's request becomes for the local server.
-pub(super) fn plan(asking: Id, request: &FramedRequest<'_>, target: &Target, limits: &Limits, now: Instant) -> Result<Exchange, Refusal> {
+pub(super) fn plan(
+    downstream: Id,
+    request: &FramedRequest<'_>,
+    target: &Target,
+    limits: &Limits,
+    now: Instant,
+) -> Result<Exchange, Refusal> {
     let framing = request.framing();
     let came = forward::host_of(request)?;
     let host = target.host_header.as_deref().or(came).unwrap_or(&target.authority);
@@ -94,12 +120,14 @@ pub(super) fn plan(asking: Id, request: &FramedRequest<'_>, target: &Target, lim
     };
     let mut text = Vec::with_capacity(request.len + 64);
     forward::request(&mut text, request, framing, &rules)?;
-    let mut exchange = Exchange::new(asking, request, framing, text, limits, now);
-    exchange.alias = target.host_header.as_deref().map(|host| Box::new(forward::Alias::new(host, request)));
+    let mut exchange = Exchange::new(downstream, request, framing, text, limits, now);
+    exchange.alias =
+        target.host_header.as_deref().map(|host| Box::new(forward::Alias::new(host, request)));
     Ok(exchange)
 }
 
-/// Why the local server cannot be asked: what visitors are told, with the names of RFC 9209, and what the device's log says.
+/// Why the local server cannot be asked: what visitors are told, with the names of RFC 9209, and
+/// what the device's log says.
 pub(super) struct Unreached {
     status: u16,
     error: &'static str,
@@ -110,15 +138,26 @@ pub(super) struct Unreached {
 impl Unreached {
     /// Its name has no address.
     pub(super) fn unknown(why: String) -> Self {
-        Unreached { status: 502, error: "dns_error", told: "the device cannot look up the name of its local server", why }
+        Unreached {
+            status: 502,
+            error: "dns_error",
+            told: "the device cannot look up the name of its local server",
+            why,
+        }
     }
 }
 
 impl From<io::Error> for Unreached {
     fn from(error: io::Error) -> Self {
         let (status, name, told) = match error.kind() {
-            io::ErrorKind::ConnectionRefused => (502, "connection_refused", "the device's local server refuses connections"),
-            io::ErrorKind::TimedOut => (504, "connection_timeout", "the device's local server did not accept a connection in time"),
+            io::ErrorKind::ConnectionRefused => {
+                (502, "connection_refused", "the device's local server refuses connections")
+            }
+            io::ErrorKind::TimedOut => (
+                504,
+                "connection_timeout",
+                "the device's local server did not accept a connection in time",
+            ),
             _ => (502, "destination_unavailable", "the device cannot reach its local server"),
         };
         Unreached { status, error: name, told, why: error.to_string() }
@@ -127,9 +166,9 @@ impl From<io::Error> for Unreached {
 
 impl DeviceRole {
     /// Opens a connection to the local server for an exchange.
-    pub(super) fn open_local(&mut self, cx: &mut Peers<State>, key: Key) {
-        if let Some(asking) = self.exchanges.get(key).and_then(|e| e.asking) {
-            cx.set_deadline(asking, None); // look-up and race have their own
+    pub(super) fn open_local(&mut self, cx: &mut Connections<State>, key: Key) {
+        if let Some(downstream) = self.exchanges.get(key).and_then(|e| e.downstream) {
+            cx.set_deadline(downstream, None); // look-up and race have their own
         }
         let Some(target) = self.target() else { return };
         match target.place.clone() {
@@ -142,8 +181,14 @@ impl DeviceRole {
     }
 
     /// The addresses of the local server are found, or there are none.
-    pub(super) fn local_found(&mut self, cx: &mut Peers<State>, key: Key, host: &str, found: Found) {
-        if self.exchanges.get(key).is_none_or(|e| e.asking.is_none()) {
+    pub(super) fn local_found(
+        &mut self,
+        cx: &mut Connections<State>,
+        key: Key,
+        host: &str,
+        found: Found,
+    ) {
+        if self.exchanges.get(key).is_none_or(|e| e.downstream.is_none()) {
             self.exchanges.remove(key); // its link is gone
             self.locals.opened(key);
             return self.wake_locals(cx);
@@ -154,25 +199,43 @@ impl DeviceRole {
         }
     }
 
-    pub(super) fn local_failed(&mut self, cx: &mut Peers<State>, key: Key, unreached: &Unreached) {
+    pub(super) fn local_failed(
+        &mut self,
+        cx: &mut Connections<State>,
+        key: Key,
+        unreached: &Unreached,
+    ) {
         self.locals.opened(key);
         let text = self.target().map_or(String::new(), |t| t.text.clone());
-        // Where the local server is, and what the system says of it, is for whoever runs this device, not for visitors (T58).
-        log_peers!(Warn, "the local server {text} cannot be reached: {}; is it running?", unreached.why);
-        let answer = LocalAnswer { error: Some(unreached.error), ..LocalAnswer::new(unreached.status, unreached.told) };
+        // Where the local server is, and what the system says of it, is for whoever runs this
+        // device, not for visitors (T58).
+        log_names!(
+            Warn,
+            "the local server {text} cannot be reached: {}; is it running?",
+            unreached.why
+        );
+        let answer = LocalAnswer {
+            error: Some(unreached.error),
+            ..LocalAnswer::new(unreached.status, unreached.told)
+        };
         self.answer_waiting(cx, key, &answer);
         self.wake_locals(cx);
     }
 
     /// Answers a request that has no local connection.
-    pub(super) fn answer_waiting(&mut self, cx: &mut Peers<State>, key: Key, answer: &LocalAnswer<'_>) {
+    pub(super) fn answer_waiting(
+        &mut self,
+        cx: &mut Connections<State>,
+        key: Key,
+        answer: &LocalAnswer<'_>,
+    ) {
         let Some(exchange) = self.exchanges.remove(key) else { return };
-        let Some(asking) = exchange.asking else { return };
+        let Some(downstream) = exchange.downstream else { return };
         let (to_head, keep) = (exchange.is_head(), exchange.may_keep_asker());
-        self.answer_link(cx, asking, &LocalAnswer { to_head, keep, ..answer.clone() });
+        self.answer_link(cx, downstream, &LocalAnswer { to_head, keep, ..answer.clone() });
     }
 
-    pub(super) fn local_ready(&mut self, cx: &mut Peers<State>, id: Id) {
+    pub(super) fn local_ready(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Local(local) = &peer.state else { return };
         match local {
@@ -189,9 +252,19 @@ impl DeviceRole {
     }
 
     /// The asking link's request is planned; `None`: it was refused and answered.
-    pub(super) fn begin_forward(&mut self, cx: &mut Peers<State>, id: Id, mut exchange: Exchange) {
-        let polled = matches!(cx.get(id).map(|p| &p.state), Some(State::Link(link)) if link.slot.is_some());
-        exchange.waits = if polled { Waits::of_polling_forwarder(&self.limits) } else { Waits::of_forwarder(&self.limits) };
+    pub(super) fn begin_forward(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        mut exchange: Exchange,
+    ) {
+        let polled =
+            matches!(cx.get(id).map(|p| &p.state), Some(State::Link(link)) if link.slot.is_some());
+        exchange.waits = if polled {
+            Waits::of_polling_forwarder(&self.limits)
+        } else {
+            Waits::of_forwarder(&self.limits)
+        };
         let key = self.exchanges.insert(exchange);
         self.relaying(cx, id, key);
         self.find_local(cx, key);
@@ -207,9 +280,14 @@ mod tests {
     fn a_target_is_a_server_and_nothing_else() {
         assert!(Target::parse("http://127.0.0.1:3000", None).is_ok());
         assert!(Target::parse("http://127.0.0.1:3000/", None).is_ok());
-        assert!(Target::parse("http://nowhere.invalid:3000", None).is_ok(), "it is looked up when it is wanted");
+        assert!(
+            Target::parse("http://nowhere.invalid:3000", None).is_ok(),
+            "it is looked up when it is wanted"
+        );
         assert!(Target::parse("unix:/run/app.sock", None).is_ok());
-        for text in ["unix:app.sock", "http://127.0.0.1:3000/app", "https://127.0.0.1/", "127.0.0.1:3000"] {
+        for text in
+            ["unix:app.sock", "http://127.0.0.1:3000/app", "https://127.0.0.1/", "127.0.0.1:3000"]
+        {
             assert!(Target::parse(text, None).unwrap_err().is_usage(), "{text}");
         }
     }

@@ -1,14 +1,16 @@
-//! Layer 5, the answering side: a [`Device`] dials a gateway, turns the connection, and answers what comes.
+//! Layer 5, the upstream side: a [`Device`] dials a gateway, turns the connection, and answers what
+//! comes.
 //!
-//! One thread runs the event loop; handlers are plain blocking code on worker threads, which exist only while there is work.
+//! One thread runs the event loop; handlers are plain blocking code on worker threads, which exist
+//! only while there is work.
 
 mod answer;
 mod comet;
 mod dial;
 #[cfg(feature = "files")]
 mod files;
-mod fleet;
 mod forward;
+mod group;
 mod locals;
 mod proxy;
 mod race;
@@ -34,13 +36,15 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use http::{Request, Response, StatusCode};
 
-use crate::device::dial::{Home, Homes, Url};
-use crate::device::fleet::Fleet;
+use crate::close_reason::{CloseCause, EndCounts};
+use crate::device::dial::{GatewayList, GatewayTarget, Url};
 use crate::device::forward::Target;
+use crate::device::group::LoopGroup;
 use crate::device::proxy::Proxy;
 use crate::device::redirects::RedirectHosts;
-use crate::device::role::{Busy, CLOSED, Command, Counters, DeviceRole, Loan, Plan, Service, Ticket};
-use crate::ends::{End, EndCounts};
+use crate::device::role::{
+    Busy, CLOSED, Command, Counters, DeviceRole, Lease, Plan, Service, Ticket,
+};
 use crate::engine::event_loop::EventLoop;
 use crate::engine::random;
 use crate::error::{Error, Fault};
@@ -48,8 +52,8 @@ use crate::limits::Limits;
 use crate::link::DeviceLink;
 use crate::message::Body;
 use crate::proto::template;
-use crate::proto::turn::{self, Dialect, Encoding, Fallback, Name, Naming, OfferPlan, Way};
-use crate::stream::{Shared, Stream, Transport};
+use crate::proto::turn::{self, Dialect, Encoding, Fallback, Name, Naming, OfferPlan, Transport};
+use crate::stream::{Shared, Stream, TimedStream};
 #[cfg(feature = "tls")]
 use crate::tls::DeviceTls;
 
@@ -57,15 +61,18 @@ pub use upgrade::{Stopping, Upgraded, upgrade};
 
 type Handler = Arc<dyn Fn(Request<Body>) -> Response<Body> + Send + Sync>;
 
-/// What a device does when its very first offer is answered 401, 403, 404 or 410. A gateway of ours marks its answers (`Proxy-Status: ptth`); one without
-/// the mark may come of a balancer or proxy on the way, which is not ready yet. A 401 with `WWW-Authenticate: Bearer` counts as marked.
+/// What a device does when its very first offer is answered 401, 403, 404 or 410. A gateway of ours
+/// marks its answers (`Proxy-Status: ptth`); one without the mark may come of a balancer or proxy
+/// on the way, which is not ready yet. A 401 with `WWW-Authenticate: Bearer` counts as marked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnRefusal {
-    /// Come back later, at about the longest back-off: the gateway's operator may still be setting things up.
+    /// Come back later, at about the longest back-off: the gateway's operator may still be setting
+    /// things up.
     #[default]
     Retry,
-    /// Stop, with the refusal as the error, where it is the gateway's own; come back otherwise, after the usual pauses.
+    /// Stop, with the refusal as the error, where it is the gateway's own; come back otherwise,
+    /// after the usual pauses.
     Stop,
     /// Stop at any of them, whoever gave it: for gateways that do not mark their answers.
     StopOnAny,
@@ -75,15 +82,18 @@ pub enum OnRefusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DeviceEventKind {
-    /// The gateway reaches this device, or reaches it in another way than before; `detail` says how (`PTTH/1.0 turn`, `COMET json`).
+    /// The gateway reaches this device, or reaches it in another way than before; `detail` says how
+    /// (`PTTH/1.0 turn`, `COMET json`).
     Connected,
     /// The gateway holds the offer (204): it turns when somebody asks.
     Waiting,
-    /// The last link or poll is gone, and no offer is held by a gateway that is known to hold them; `detail` says why. The device dials again.
+    /// The last link or poll is gone, and no offer is held by a gateway that is known to hold them;
+    /// `detail` says why. The device dials again.
     Disconnected,
     /// An attempt failed; `detail` says why. The device tries again after its back-off.
     Failed,
-    /// A link ended; the device dials another where one is wanted. With the last one `Disconnected` follows.
+    /// A link ended; the device dials another where one is wanted. With the last one `Disconnected`
+    /// follows.
     Ended,
     /// The gateway refused with this status.
     Refused {
@@ -105,9 +115,10 @@ pub struct DeviceEvent {
     /// More, in words.
     pub detail: String,
     /// How the gateway reaches the device, with [`Connected`](DeviceEventKind::Connected).
-    pub way: Option<Way>,
-    /// The reason as one of a closed list, with [`Ended`](DeviceEventKind::Ended) and [`Disconnected`](DeviceEventKind::Disconnected).
-    pub end: Option<End>,
+    pub transport: Option<Transport>,
+    /// The reason as one of a closed list, with [`Ended`](DeviceEventKind::Ended) and
+    /// [`Disconnected`](DeviceEventKind::Disconnected).
+    pub end: Option<CloseCause>,
 }
 
 /// Counters of a device, over all its gateways.
@@ -115,7 +126,7 @@ pub struct DeviceEvent {
 #[non_exhaustive]
 pub struct DeviceStats {
     /// How the first of its gateways that reaches the device does so now; `None`: none does.
-    pub way: Option<Way>,
+    pub transport: Option<Transport>,
     /// Turned connections now.
     pub links: usize,
     /// Polls of the fallback now, those with a request in progress included.
@@ -158,7 +169,10 @@ pub struct DeviceBuilder {
 
 impl fmt::Debug for DeviceBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeviceBuilder").field("links", &self.links).field("dialect", &self.dialect).finish_non_exhaustive()
+        f.debug_struct("DeviceBuilder")
+            .field("links", &self.links)
+            .field("dialect", &self.dialect)
+            .finish_non_exhaustive()
     }
 }
 
@@ -168,64 +182,79 @@ impl DeviceBuilder {
         self.token = Some(token.into());
         self
     }
-    /// Another gateway, where this device is reached, too: it has links to all of them at once, MIN..MAX to each, with a back-off and a fallback for each. May
-    /// be called several times; 16 gateways at most. The token and the fields go to each of them.
+    /// Another gateway, where this device is reached, too: it has links to all of them at once,
+    /// MIN..MAX to each, with a back-off and a fallback for each. May be called several times; 16
+    /// gateways at most. The token and the fields go to each of them.
     pub fn gateway(mut self, url: impl Into<String>) -> Self {
         self.others.push(url.into());
         self
     }
-    /// Several gateways one at a time, in their order, instead of all at once: the next when an attempt at the current one fails, after the last one a
-    /// pause, and when the way in is lost the first again. Default off.
+    /// Several gateways one at a time, in their order, instead of all at once: the next when an
+    /// attempt at the current one fails, after the last one a pause, and when the way in is lost
+    /// the first again. Default off.
     pub fn failover(mut self, failover: bool) -> Self {
         self.failover = failover;
         self
     }
-    /// A proxy that everything is dialled through, by CONNECT: `http://HOST:PORT` (1080 unless given). Default none; the environment is not read.
+    /// A proxy that everything is dialled through, by CONNECT: `http://HOST:PORT` (1080 unless
+    /// given). Default none; the environment is not read.
     pub fn proxy(mut self, url: impl Into<String>) -> Self {
         self.proxy = Some(url.into());
         self
     }
     /// User and password for the proxy (`Proxy-Authorization: Basic`). They are never logged.
-    pub fn proxy_credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
+    pub fn proxy_credentials(
+        mut self,
+        user: impl Into<String>,
+        password: impl Into<String>,
+    ) -> Self {
         self.proxy_credentials = Some((user.into(), password.into()));
         self
     }
-    /// Hosts that are dialled without the proxy, as curl reads `no_proxy`: names, with all names below them, addresses and networks, separated by
-    /// commas; `*` for all. An entry that ends in `:PORT` is for that port alone.
+    /// Hosts that are dialled without the proxy, as curl reads `no_proxy`: names, with all names
+    /// below them, addresses and networks, separated by commas; `*` for all. An entry that ends in
+    /// `:PORT` is for that port alone.
     pub fn no_proxy(mut self, hosts: impl Into<String>) -> Self {
         self.no_proxy = hosts.into();
         self
     }
-    /// A host that a gateway may redirect this device to (307 and 308), beside those of its own gateways: `gw2.example`, `*.gw.example` for all names below it,
-    /// an address, a network like `10.0.0.0/8`, or `*` for any; in its default port or one above 1023, or with `:PORT` in that one. May be called several
-    /// times. Never does a redirect lead to a loopback or link-local address from a gateway that is farther away.
+    /// A host that a gateway may redirect this device to (307 and 308), beside those of its own
+    /// gateways: `gw2.example`, `*.gw.example` for all names below it, an address, a network like
+    /// `10.0.0.0/8`, or `*` for any; in its default port or one above 1023, or with `:PORT` in that
+    /// one. May be called several times. Never does a redirect lead to a loopback or link-local
+    /// address from a gateway that is farther away.
     pub fn redirect_host(mut self, host: impl Into<String>) -> Self {
         self.redirect_hosts.push(host.into());
         self
     }
-    /// Ends the device ([`Error::is_not_connected`]) after so many failed attempts in a row without a way in; with several gateways, when that is
-    /// so at each of them. A link that ended within a second, unused, is a failed attempt, too. Default: it never gives up.
+    /// Ends the device ([`Error::is_not_connected`]) after so many failed attempts in a row without
+    /// a way in; with several gateways, when that is so at each of them. A link that ended within a
+    /// second, unused, is a failed attempt, too. Default: it never gives up.
     pub fn max_retries(mut self, attempts: u32) -> Self {
         self.max_retries = Some(attempts);
         self
     }
-    /// Idle links wanted, and links in all, pending dials counted. Default `1..=8`. A link carries one request at a time.
+    /// Idle links wanted, and links in all, pending dials counted. Default `1..=8`. A link carries
+    /// one request at a time.
     pub fn links(mut self, links: RangeInclusive<usize>) -> Self {
         self.links = links;
         self
     }
-    /// Whether to poll where no connection turns (the COMET fallback). Default [`Fallback::Auto`]: each reply of the gateway decides, at no cost where
-    /// connections turn. An IETF offer ([`Dialect::ietf`]) cannot poll: with it `Auto` counts as `Never`.
+    /// Whether to poll where no connection turns (the COMET fallback). Default [`Fallback::Auto`]:
+    /// each reply of the gateway decides, at no cost where connections turn. An IETF offer
+    /// ([`Dialect::ietf`]) cannot poll: with it `Auto` counts as `Never`.
     pub fn fallback(mut self, fallback: Fallback) -> Self {
         self.fallback = fallback;
         self
     }
-    /// Polls in parallel where the gateway falls back; each takes one request at a time. 1 to 64, default 2.
+    /// Polls in parallel where the gateway falls back; each takes one request at a time. 1 to 64,
+    /// default 2.
     pub fn polls(mut self, polls: usize) -> Self {
         self.polls = polls;
         self
     }
-    /// The one encoding of the fallback that is asked for. Default: both, `message/http` before JSON (feature `comet`).
+    /// The one encoding of the fallback that is asked for. Default: both, `message/http` before
+    /// JSON (feature `comet`).
     pub fn comet(mut self, encoding: Encoding) -> Self {
         self.comet = Some(encoding);
         self
@@ -235,8 +264,10 @@ impl DeviceBuilder {
         self.dialect = dialect;
         self
     }
-    /// An origin to register with an IETF offer ([`Dialect::ietf`]), like `https://lamp.example`. May be called several times. Offers go to
-    /// `/.well-known/ptth/{serialized_origin}/`, or where the gateway's URL says by a template of RFC 6570: `https://gw.example/ptth{?serialized_origin}`.
+    /// An origin to register with an IETF offer ([`Dialect::ietf`]), like `https://lamp.example`.
+    /// May be called several times. Offers go to `/.well-known/ptth/{serialized_origin}/`, or where
+    /// the gateway's URL says by a template of RFC 6570:
+    /// `https://gw.example/ptth{?serialized_origin}`.
     pub fn origin(mut self, origin: impl Into<String>) -> Self {
         self.origins.push(origin.into());
         self
@@ -246,7 +277,8 @@ impl DeviceBuilder {
         self.fields.push((name.into(), value.into()));
         self
     }
-    /// How the gateway of an `https` URL is known, and what is shown to it (feature `tls`). Default: by the system's roots, nothing is shown.
+    /// How the gateway of an `https` URL is known, and what is shown to it (feature `tls`).
+    /// Default: by the system's roots, nothing is shown.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: DeviceTls) -> Self {
         self.tls = tls;
@@ -273,9 +305,10 @@ impl DeviceBuilder {
         self
     }
 
-    /// Takes gateway URLs with more than a name, like `http://gw.example/message-queue?id=iamsam`: path and query go into the offer as they are, and the first
-    /// segment is the device's name. Gateways of other makes may know devices by them; ours goes by the first segment alone. Default off: such a URL is
-    /// mostly a mistake, and is refused.
+    /// Takes gateway URLs with more than a name, like `http://gw.example/message-queue?id=iamsam`:
+    /// path and query go into the offer as they are, and the first segment is the device's name.
+    /// Gateways of other makes may know devices by them; ours goes by the first segment alone.
+    /// Default off: such a URL is mostly a mistake, and is refused.
     pub fn whole_target(mut self, take: bool) -> Self {
         self.whole_target = take;
         self
@@ -284,28 +317,41 @@ impl DeviceBuilder {
     /// Checks everything; dials nothing yet.
     ///
     /// # Errors
-    /// A URL that is not `http://HOST[:PORT][/NAME]` (or `https`, with the feature `tls`) or holds a secret, one that is given twice or more than 16, a system
-    /// without root certificates, a name that is no DNS label, links that are not `1 <= MIN <= MAX`, polls that are not 1 to 64, a limit or field that cannot
-    /// work, an IETF offer without an origin or with [`Fallback::Only`], JSON in a build without the feature `comet`; credentials without a proxy, a redirect
-    /// host that is none, no retries at all.
+    /// A URL that is not `http://HOST[:PORT][/NAME]` (or `https`, with the feature `tls`) or holds
+    /// a secret, one that is given twice or more than 16, a system without root certificates, a
+    /// name that is no DNS label, links that are not `1 <= MIN <= MAX`, polls that are not 1 to 64,
+    /// a limit or field that cannot work, an IETF offer without an origin or with
+    /// [`Fallback::Only`], JSON in a build without the feature `comet`; credentials without a
+    /// proxy, a redirect host that is none, no retries at all.
     pub fn build(self) -> Result<Device, Error> {
         self.limits.check()?;
         let (min, max) = (*self.links.start(), *self.links.end());
         if min == 0 || min > max || max > LINKS_CEILING {
-            return Err(Error::usage(format!("links {min}..{max}: it takes 1 <= MIN <= MAX <= {LINKS_CEILING}")));
+            return Err(Error::usage(format!(
+                "links {min}..{max}: it takes 1 <= MIN <= MAX <= {LINKS_CEILING}"
+            )));
         }
         if self.max_retries == Some(0) {
-            return Err(Error::usage("max retries 0: the device would never dial; leave it away, or give 1 or more"));
+            return Err(Error::usage(
+                "max retries 0: the device would never dial; leave it away, or give 1 or more",
+            ));
         }
         let fallback = self.check_fallback()?;
         let (proxy, homes) = (self.check_proxy()?, self.check_gateways()?);
-        let redirects = RedirectHosts::new(homes.iter().map(|home| &*home.url), &self.redirect_hosts)?;
+        let redirects =
+            RedirectHosts::new(homes.iter().map(|home| &*home.url), &self.redirect_hosts)?;
         #[cfg(feature = "tls")]
-        let tls = if homes.iter().any(|home| home.url.secure) { Some(Arc::new(self.tls.connector()?)) } else { None };
+        let tls = if homes.iter().any(|home| home.url.secure) {
+            Some(Arc::new(self.tls.connector()?))
+        } else {
+            None
+        };
         #[cfg(not(feature = "tls"))]
         let tls = None;
         let mut session = [0; 16];
-        random::fill(&mut session).map_err(|e| Error::io(Fault::Network, "drawing a session id", io::Error::other(e.to_string())))?;
+        random::fill(&mut session).map_err(|e| {
+            Error::io(Fault::Network, "drawing a session id", io::Error::other(e.to_string()))
+        })?;
         let first = homes.first().map_or(("", ""), |home| (&home.url.authority, &home.url.target));
         let mut offer = OfferPlan::new(first.0, first.1, self.dialect);
         offer.session = Some(session);
@@ -317,8 +363,9 @@ impl DeviceBuilder {
         }
         let mut whole = offer.clone();
         whole.fields.extend(secrets.iter().cloned());
-        turn::write_offer(&mut Vec::new(), &whole).map_err(|e| Error::usage(format!("the offer cannot be written: {}", e.reason)))?;
-        let plan = |homes: Homes| Plan {
+        turn::write_offer(&mut Vec::new(), &whole)
+            .map_err(|e| Error::usage(format!("the offer cannot be written: {}", e.reason)))?;
+        let plan = |homes: GatewayList| Plan {
             homes,
             tls: tls.clone(),
             offer: offer.clone(),
@@ -331,8 +378,16 @@ impl DeviceBuilder {
             polls: self.polls,
             encoding: self.comet.unwrap_or(Encoding::Message),
         };
-        let groups = if self.failover { vec![homes] } else { homes.into_iter().map(|home| vec![home]).collect() };
-        let members = groups.into_iter().filter_map(Homes::new).map(|homes| (plan(homes), Arc::new(Counters::new(min, max)))).collect();
+        let groups = if self.failover {
+            vec![homes]
+        } else {
+            homes.into_iter().map(|home| vec![home]).collect()
+        };
+        let members = groups
+            .into_iter()
+            .filter_map(GatewayList::new)
+            .map(|homes| (plan(homes), Arc::new(Counters::new(min, max))))
+            .collect();
         let (events, events_out) = bounded(self.limits.events_max);
         let parts = Parts { members, events, host_header: self.host_header };
         Ok(Device {
@@ -346,21 +401,25 @@ impl DeviceBuilder {
     }
 
     /// The gateways' URLs, each with the name that it will know this device by.
-    fn check_gateways(&self) -> Result<Vec<Home>, Error> {
-        let mut homes: Vec<Home> = Vec::new();
+    fn check_gateways(&self) -> Result<Vec<GatewayTarget>, Error> {
+        let mut homes: Vec<GatewayTarget> = Vec::new();
         for text in std::iter::once(&self.url).chain(&self.others) {
             let mut url = Url::parse(text, "gateway")?;
             let name = match self.dialect.naming {
                 Naming::Origins => self.register_origins(&mut url)?,
                 _ => path_name(&url, self.whole_target)?,
             };
-            if homes.iter().any(|home| home.url.same_origin(&url) && home.url.target == url.target) {
+            if homes.iter().any(|home| home.url.same_origin(&url) && home.url.target == url.target)
+            {
                 return Err(Error::usage(format!("gateway URL {}: it is given twice", url.text)));
             }
-            homes.push(Home { url: Arc::new(url), name: name.to_string() });
+            homes.push(GatewayTarget { url: Arc::new(url), name: name.to_string() });
         }
         if homes.len() > GATEWAYS_CEILING {
-            return Err(Error::usage(format!("{} gateways: it takes {GATEWAYS_CEILING} at most", homes.len())));
+            return Err(Error::usage(format!(
+                "{} gateways: it takes {GATEWAYS_CEILING} at most",
+                homes.len()
+            )));
         }
         Ok(homes)
     }
@@ -369,9 +428,16 @@ impl DeviceBuilder {
     fn register_origins(&self, url: &mut Url) -> Result<Name, Error> {
         let mut names = Vec::new();
         for origin in &self.origins {
-            names.push(Name::origin(origin).map_err(|e| Error::usage(format!("origin {origin}: {}", e.reason)))?);
+            names.push(
+                Name::origin(origin)
+                    .map_err(|e| Error::usage(format!("origin {origin}: {}", e.reason)))?,
+            );
         }
-        let needed = || Error::usage("an IETF offer registers origins: name at least one (--origin), like https://lamp.example");
+        let needed = || {
+            Error::usage(
+                "an IETF offer registers origins: name at least one (--origin), like https://lamp.example",
+            )
+        };
         let own = turn::origins_of_path(&url.target).ok();
         if names.is_empty() {
             names = own.clone().ok_or_else(needed)?;
@@ -382,9 +448,15 @@ impl DeviceBuilder {
         let wrong = |why: &str| Error::usage(format!("gateway URL {}: {why}", url.text));
         let target = match own {
             _ if url.target == "/" => turn::ietf_target(&names),
-            _ if template::is_template(&url.target) => template::expand(&url.target, &names).map_err(|e| wrong(&e.reason))?,
+            _ if template::is_template(&url.target) => {
+                template::expand(&url.target, &names).map_err(|e| wrong(&e.reason))?
+            }
             Some(own) if own == sorted => url.target.clone(),
-            Some(_) => return Err(wrong("its path registers other origins than those that are given beside it (--origin)")),
+            Some(_) => {
+                return Err(wrong(
+                    "its path registers other origins than those that are given beside it (--origin)",
+                ));
+            }
             None => {
                 return Err(wrong(
                     "with an IETF offer (--protocol ptth) its path has to say where the origins go, as in /ptth{?serialized_origin}; \
@@ -399,7 +471,9 @@ impl DeviceBuilder {
     fn check_proxy(&self) -> Result<Option<Proxy>, Error> {
         match &self.proxy {
             Some(url) => Proxy::new(url, self.proxy_credentials.as_ref(), &self.no_proxy).map(Some),
-            None if self.proxy_credentials.is_some() => Err(Error::usage("credentials for a proxy, but there is no proxy")),
+            None if self.proxy_credentials.is_some() => {
+                Err(Error::usage("credentials for a proxy, but there is no proxy"))
+            }
             None => Ok(None),
         }
     }
@@ -407,16 +481,21 @@ impl DeviceBuilder {
     /// How this device may fall back, if its offers can be polls at all.
     fn check_fallback(&self) -> Result<Fallback, Error> {
         if self.polls == 0 || self.polls > POLLS_CEILING {
-            return Err(Error::usage(format!("{} polls: it takes 1 to {POLLS_CEILING}", self.polls)));
+            return Err(Error::usage(format!(
+                "{} polls: it takes 1 to {POLLS_CEILING}",
+                self.polls
+            )));
         }
         if self.comet == Some(Encoding::Json) && !HAS_JSON {
-            return Err(Error::usage("this build has no JSON (feature comet); poll in message/http"));
+            return Err(Error::usage(
+                "this build has no JSON (feature comet); poll in message/http",
+            ));
         }
         match self.fallback {
             fallback if comet::can_poll(&self.dialect) => Ok(fallback),
-            Fallback::Only => {
-                Err(Error::usage("a device with this protocol cannot poll (fallback only); choose PTTH/1.0, or let its connections turn"))
-            }
+            Fallback::Only => Err(Error::usage(
+                "a device with this protocol cannot poll (fallback only); choose PTTH/1.0, or let its connections turn",
+            )),
             _ => Ok(Fallback::Never),
         }
     }
@@ -450,17 +529,20 @@ fn path_name(url: &Url, whole_target: bool) -> Result<Name, Error> {
     }
     let segment = path.strip_prefix('/').unwrap_or(path).split('/').next().unwrap_or("");
     let name = if path == "/" { "default" } else { segment };
-    Name::label(name).map_err(|e| Error::usage(format!("gateway URL {}: the device's name {name:?}: {}", url.text, e.reason)))
+    Name::label(name).map_err(|e| {
+        Error::usage(format!("gateway URL {}: the device's name {name:?}: {}", url.text, e.reason))
+    })
 }
 
-/// Whether this URL's host is one of those that `no_proxy` names, in [`DeviceBuilder::no_proxy`]'s reading: it is dialled without a proxy. A text that is no
-/// URL is not.
+/// Whether this URL's host is one of those that `no_proxy` names, in [`DeviceBuilder::no_proxy`]'s
+/// reading: it is dialled without a proxy. A text that is no URL is not.
 ///
 /// ```
 /// assert!(reverse_http::device::goes_without_proxy("http://gw.example:9999/lamp", "localhost,.example"));
 /// ```
 pub fn goes_without_proxy(url: &str, no_proxy: &str) -> bool {
-    Url::parse(url, "gateway").is_ok_and(|url| proxy::Exceptions::parse(no_proxy).has(&url.host, url.port))
+    Url::parse(url, "gateway")
+        .is_ok_and(|url| proxy::Exceptions::parse(no_proxy).has(&url.host, url.port))
 }
 
 struct Parts {
@@ -470,8 +552,9 @@ struct Parts {
     host_header: Option<String>,
 }
 
-/// A device that is set up. One of [`serve`](Device::serve), [`spawn`](Device::spawn), [`recv`](Device::recv),
-/// [`listen`](Device::listen), [`forward_to`](Device::forward_to) and (feature `files`) `serve_dir` starts it.
+/// A device that is set up. One of [`serve`](Device::serve), [`spawn`](Device::spawn),
+/// [`recv`](Device::recv), [`listen`](Device::listen), [`forward_to`](Device::forward_to) and
+/// (feature `files`) `serve_dir` starts it.
 ///
 /// ```no_run
 /// use reverse_http::{Body, Device};
@@ -491,7 +574,7 @@ pub struct Device {
 /// What `recv()` and `listen()` share: links that wait for the program.
 struct Queue {
     kind: Kind,
-    links: Receiver<Loan>,
+    links: Receiver<Lease>,
     running: Arc<StopOnDrop>,
 }
 
@@ -507,7 +590,7 @@ struct StopOnDrop(DeviceHandle);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.0.fleet.send(|| Command::Drain(Duration::ZERO));
+        self.0.0.group.send(|| Command::Drain(Duration::ZERO));
     }
 }
 
@@ -518,7 +601,8 @@ impl fmt::Debug for Device {
 }
 
 impl Device {
-    /// A builder for a device of the gateway at this URL: `http://gw.example:9999/lamp` registers the name `lamp`; without a path it is `default`.
+    /// A builder for a device of the gateway at this URL: `http://gw.example:9999/lamp` registers
+    /// the name `lamp`; without a path it is `default`.
     pub fn builder(url: impl Into<String>) -> DeviceBuilder {
         DeviceBuilder {
             url: url.into(),
@@ -550,27 +634,45 @@ impl Device {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(&self, service: impl FnOnce(&Parts) -> Result<Service, Error>) -> Result<DeviceHandle, Error> {
+    fn start(
+        &self,
+        service: impl FnOnce(&Parts) -> Result<Service, Error>,
+    ) -> Result<DeviceHandle, Error> {
         let mut slot = self.lock();
-        let parts = slot.as_ref().ok_or_else(|| Error::usage("this device was started already, in another way; build a second one"))?;
+        let parts = slot.as_ref().ok_or_else(|| {
+            Error::usage("this device was started already, in another way; build a second one")
+        })?;
         let service = service(parts)?;
-        let failed = |e: io::Error| Error::io(Fault::Network, "starting the device's event loop", e);
-        let loops =
-            parts.members.iter().map(|_| EventLoop::<DeviceRole>::new(&self.limits).map_err(failed)).collect::<Result<Vec<_>, _>>()?;
-        let Some(parts) = slot.take() else { return Err(Error::usage("this device was started already")) };
+        let failed =
+            |e: io::Error| Error::io(Fault::Network, "starting the device's event loop", e);
+        let loops = parts
+            .members
+            .iter()
+            .map(|_| EventLoop::<DeviceRole>::new(&self.limits).map_err(failed))
+            .collect::<Result<Vec<_>, _>>()?;
+        let Some(parts) = slot.take() else {
+            return Err(Error::usage("this device was started already"));
+        };
         let secure = parts.members.iter().any(|(plan, _)| plan.tls.is_some());
-        let fleet = Arc::new(Fleet::default());
+        let group = Arc::new(LoopGroup::default());
         let (mut shared, mut threads) = (Vec::new(), Vec::new());
         let mut waiting = Vec::new();
         for ((plan, counters), (event_loop, remote)) in parts.members.into_iter().zip(loops) {
-            let place = (fleet.clone(), fleet.join(remote.clone()));
-            let (limits, service, events) = ([&self.limits, &self.link_limits].map(Arc::clone), service.clone(), parts.events.clone());
+            let place = (group.clone(), group.join(remote.clone()));
+            let (limits, service, events) = (
+                [&self.limits, &self.link_limits].map(Arc::clone),
+                service.clone(),
+                parts.events.clone(),
+            );
             shared.push(counters.clone());
-            waiting.push((event_loop, DeviceRole::new(limits, plan, service, remote, counters, events, place)));
+            waiting.push((
+                event_loop,
+                DeviceRole::new(limits, plan, service, remote, counters, events, place),
+            ));
         }
         // All are of the fleet before the first of them can give up.
         for (event_loop, role) in waiting {
-            let failure = fleet.clone();
+            let failure = group.clone();
             let run = move || {
                 if let Err(e) = event_loop.run(role) {
                     failure.fail(Error::io(Fault::Network, "running the device's event loop", e));
@@ -579,34 +681,42 @@ impl Device {
             match std::thread::Builder::new().name("ptth-device".to_owned()).spawn(run) {
                 Ok(thread) => threads.push(thread),
                 Err(e) => {
-                    fleet.send(|| Command::Drain(Duration::ZERO));
+                    group.send(|| Command::Drain(Duration::ZERO));
                     return Err(failed(e));
                 }
             }
         }
-        fleet.send(|| Command::TopUp);
-        Ok(DeviceHandle(Arc::new(Running { fleet, shared, threads: Mutex::new(threads), secure })))
+        group.send(|| Command::TopUp);
+        Ok(DeviceHandle(Arc::new(Running { group, shared, threads: Mutex::new(threads), secure })))
     }
 
-    /// Answers requests with `handler`, on worker threads, up to MAX links at once at each gateway, until the process ends or the gateway refuses
-    /// ([`OnRefusal::Stop`]). A handler that panics costs one exchange: it is answered 500.
+    /// Answers requests with `handler`, on worker threads, up to MAX links at once at each gateway,
+    /// until the process ends or the gateway refuses ([`OnRefusal::Stop`]). A handler that panics
+    /// costs one exchange: it is answered 500.
     ///
     /// # Errors
     /// Started before; no thread or descriptor; refused.
-    pub fn serve(&self, handler: impl Fn(Request<Body>) -> Response<Body> + Send + Sync + 'static) -> Result<(), Error> {
+    pub fn serve(
+        &self,
+        handler: impl Fn(Request<Body>) -> Response<Body> + Send + Sync + 'static,
+    ) -> Result<(), Error> {
         self.spawn(handler)?.wait()
     }
 
-    /// Like [`serve`](Self::serve), in the background. Dropping the handle does not stop the device; [`DeviceHandle::stop`] does.
+    /// Like [`serve`](Self::serve), in the background. Dropping the handle does not stop the
+    /// device; [`DeviceHandle::stop`] does.
     ///
     /// # Errors
     /// Started before; no thread or descriptor.
-    pub fn spawn(&self, handler: impl Fn(Request<Body>) -> Response<Body> + Send + Sync + 'static) -> Result<DeviceHandle, Error> {
+    pub fn spawn(
+        &self,
+        handler: impl Fn(Request<Body>) -> Response<Body> + Send + Sync + 'static,
+    ) -> Result<DeviceHandle, Error> {
         self.start(|_| Ok(Service::Handler(Arc::new(handler))))
     }
 
-    /// Forwards requests to a local HTTP server, `http://127.0.0.1:3000` or `unix:/run/app.sock`, until the process ends or the gateway
-    /// refuses. No thread per request, however slow.
+    /// Forwards requests to a local HTTP server, `http://127.0.0.1:3000` or `unix:/run/app.sock`,
+    /// until the process ends or the gateway refuses. No thread per request, however slow.
     ///
     /// # Errors
     /// A target that is none; those of [`serve`](Self::serve).
@@ -622,12 +732,15 @@ impl Device {
         self.start(|parts| Ok(Service::Forward(Target::parse(target, parts.host_header.clone())?)))
     }
 
-    /// Serves the files of a directory, until the process ends or the gateway refuses (feature `files`).
+    /// Serves the files of a directory, until the process ends or the gateway refuses (feature
+    /// `files`).
     ///
-    /// GET and HEAD, with validators, conditional requests and single ranges (RFC 9110). A folder is its `index.html`; there are no listings. Symbolic
-    /// links are followed as long as they stay inside; nothing outside is reachable, nor a name that begins with a dot (but `/.well-known`),
-    /// nor what is no regular file: all of it is 404. A file that may not be read is 403. The directory is opened once, here: one
-    /// that is put in its place later is another. What stands in it may change at any time.
+    /// GET and HEAD, with validators, conditional requests and single ranges (RFC 9110). A folder
+    /// is its `index.html`; there are no listings. Symbolic links are followed as long as they stay
+    /// inside; nothing outside is reachable, nor a name that begins with a dot (but
+    /// `/.well-known`), nor what is no regular file: all of it is 404. A file that may not be read
+    /// is 403. The directory is opened once, here: one that is put in its place later is another.
+    /// What stands in it may change at any time.
     ///
     /// ```no_run
     /// use reverse_http::Device;
@@ -636,7 +749,8 @@ impl Device {
     /// ```
     ///
     /// # Errors
-    /// A path that is no directory, or one that cannot be opened (`is_usage()`); those of [`serve`](Self::serve).
+    /// A path that is no directory, or one that cannot be opened (`is_usage()`); those of
+    /// [`serve`](Self::serve).
     #[cfg(feature = "files")]
     pub fn serve_dir(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         self.spawn_dir(path)?.wait()
@@ -645,14 +759,16 @@ impl Device {
     /// Like [`serve_dir`](Self::serve_dir), in the background.
     ///
     /// # Errors
-    /// A path that is no directory, or one that cannot be opened (`is_usage()`); those of [`spawn`](Self::spawn).
+    /// A path that is no directory, or one that cannot be opened (`is_usage()`); those of
+    /// [`spawn`](Self::spawn).
     #[cfg(feature = "files")]
     pub fn spawn_dir(&self, path: impl AsRef<Path>) -> Result<DeviceHandle, Error> {
         let files = files::Files::open(path.as_ref())?;
         self.spawn(move |request| files.answer(&request))
     }
 
-    /// What happens between this device and its gateway. At most [`Limits::events_max`] wait to be read; more are dropped.
+    /// What happens between this device and its gateway. At most [`Limits::events_max`] wait to be
+    /// read; more are dropped.
     pub fn events(&self) -> Receiver<DeviceEvent> {
         self.events.clone()
     }
@@ -662,33 +778,40 @@ impl Device {
         if let Some(queue) = self.queue.get() {
             return match queue.kind == kind {
                 true => Ok(queue),
-                false => Err(Error::usage("this device is used with recv() and with listen(); build one for each")),
+                false => Err(Error::usage(
+                    "this device is used with recv() and with listen(); build one for each",
+                )),
             };
         }
         let mut incoming = None;
         let handle = self.start(|parts| {
-            // Offers that were on their way when the gateway fell back may be polls beyond those wanted, for one event each.
-            let (sender, receiver) = bounded(parts.members.iter().map(|(plan, shared)| 2 * shared.max + plan.polls).sum());
+            // Offers that were on their way when the gateway fell back may be polls beyond those
+            // wanted, for one event each.
+            let (sender, receiver) = bounded(
+                parts.members.iter().map(|(plan, shared)| 2 * shared.max + plan.polls).sum(),
+            );
             incoming = Some(receiver);
             Ok(match kind {
                 Kind::Receive => Service::Receive(sender),
                 Kind::Listen => Service::Listen(sender),
             })
         })?;
-        let Some(links) = incoming else { return Err(Error::usage("this device was started already")) };
+        let Some(links) = incoming else {
+            return Err(Error::usage("this device was started already"));
+        };
         Ok(self.queue.get_or_init(|| Queue { kind, links, running: Arc::new(StopOnDrop(handle)) }))
     }
 
-    /// The next request, for programs that keep the loop themselves, on one thread or on several. The first call starts the device, dropping the
-    /// `Device` ends it: exchanges in hand are cut.
+    /// The next request, for programs that keep the loop themselves, on one thread or on several.
+    /// The first call starts the device, dropping the `Device` ends it: exchanges in hand are cut.
     ///
     /// # Errors
     /// Started in another way; refused by the gateway; stopped.
     pub fn recv(&self) -> Result<Exchange, Error> {
         loop {
             let queue = self.queue(Kind::Receive)?;
-            let loan = queue.links.recv().map_err(|_| queue.running.0.ended())?;
-            if let Some(exchange) = Exchange::begin(loan, &self.link_limits) {
+            let lease = queue.links.recv().map_err(|_| queue.running.0.ended())?;
+            if let Some(exchange) = Exchange::begin(lease, &self.link_limits) {
                 return Ok(exchange);
             }
         }
@@ -704,8 +827,8 @@ impl Device {
             let queue = self.queue(Kind::Receive)?;
             let left = end.saturating_duration_since(std::time::Instant::now());
             match queue.links.recv_timeout(left) {
-                Ok(loan) => {
-                    if let Some(exchange) = Exchange::begin(loan, &self.link_limits) {
+                Ok(lease) => {
+                    if let Some(exchange) = Exchange::begin(lease, &self.link_limits) {
                         return Ok(Some(exchange));
                     }
                 }
@@ -715,16 +838,23 @@ impl Device {
         }
     }
 
-    /// Turned connections one by one, as `std::net` gives TCP connections: MIN wait in a queue, MAX exist at once. The gateway may use a link that
-    /// waits here at once, so accept in a loop and serve each link on a thread of its own; a program that serves one at a time sets `links(1..=1)`.
+    /// Turned connections one by one, as `std::net` gives TCP connections: MIN wait in a queue, MAX
+    /// exist at once. The gateway may use a link that waits here at once, so accept in a loop and
+    /// serve each link on a thread of its own; a program that serves one at a time sets
+    /// `links(1..=1)`.
     ///
-    /// Where the gateway falls back, each poll brings its requests over a link of its own, made when the first one comes; such a program sets `polls(1)`, too.
+    /// Where the gateway falls back, each poll brings its requests over a link of its own, made
+    /// when the first one comes; such a program sets `polls(1)`, too.
     ///
     /// # Errors
     /// Started in another way; no thread or descriptor.
     pub fn listen(&self) -> Result<Listener, Error> {
         let queue = self.queue(Kind::Listen)?;
-        Ok(Listener { queue: queue.links.clone(), running: queue.running.clone(), limits: self.link_limits.clone() })
+        Ok(Listener {
+            queue: queue.links.clone(),
+            running: queue.running.clone(),
+            limits: self.link_limits.clone(),
+        })
     }
 }
 
@@ -733,7 +863,7 @@ impl Device {
 pub struct DeviceHandle(Arc<Running>);
 
 struct Running {
-    fleet: Arc<Fleet>,
+    group: Arc<LoopGroup>,
     shared: Vec<Arc<Counters>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Some gateway is dialled over TLS.
@@ -753,19 +883,21 @@ impl DeviceHandle {
         self.drain(Duration::ZERO);
     }
 
-    /// Takes nothing new, lets requests in progress finish within `time`, then ends. Returns when all is over.
+    /// Takes nothing new, lets requests in progress finish within `time`, then ends. Returns when
+    /// all is over.
     pub fn drain(&self, time: Duration) {
-        self.0.fleet.send(|| Command::Drain(time));
+        self.0.group.send(|| Command::Drain(time));
         self.join();
     }
 
-    /// Waits until every event loop of the device (one for each gateway) has made a turn: for supervisors.
+    /// Waits until every event loop of the device (one for each gateway) has made a turn: for
+    /// supervisors.
     ///
     /// # Errors
     /// One has not within `time`; the device has ended.
     pub fn ping(&self, time: Duration) -> Result<(), Error> {
         let (reply, answers) = crossbeam_channel::unbounded();
-        let asked = self.0.fleet.send(|| Command::Ping(reply.clone()));
+        let asked = self.0.group.send(|| Command::Ping(reply.clone()));
         drop(reply);
         if asked == 0 {
             return Err(Error::stopped("this device has ended"));
@@ -780,25 +912,32 @@ impl DeviceHandle {
                 Ok(()) => {}
                 Err(RecvTimeoutError::Disconnected) => break, // a loop that ended meanwhile
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(Error::timeout(Fault::Device, format!("the device's event loop made no turn within {time:?}")));
+                    return Err(Error::timeout(
+                        Fault::Device,
+                        format!("the device's event loop made no turn within {time:?}"),
+                    ));
                 }
             }
         }
         Ok(())
     }
 
-    /// Replaces how the gateways are known and what is shown to them (feature `tls`): a renewed certificate, another CA. It counts from the next dial on;
-    /// what is connected stays, and sessions that began before are not resumed.
+    /// Replaces how the gateways are known and what is shown to them (feature `tls`): a renewed
+    /// certificate, another CA. It counts from the next dial on; what is connected stays, and
+    /// sessions that began before are not resumed.
     ///
     /// # Errors
-    /// No gateway of this device is at `https://`; a system without root certificates; the device has ended.
+    /// No gateway of this device is at `https://`; a system without root certificates; the device
+    /// has ended.
     #[cfg(feature = "tls")]
     pub fn set_tls(&self, tls: DeviceTls) -> Result<(), Error> {
         if !self.0.secure {
-            return Err(Error::usage("this device has no gateway at https://, so there is no TLS to replace"));
+            return Err(Error::usage(
+                "this device has no gateway at https://, so there is no TLS to replace",
+            ));
         }
         let connector = Arc::new(tls.connector()?);
-        match self.0.fleet.send(|| Command::SetTls(connector.clone())) {
+        match self.0.group.send(|| Command::SetTls(connector.clone())) {
             0 => Err(Error::stopped("this device has ended")),
             _ => Ok(()),
         }
@@ -806,23 +945,25 @@ impl DeviceHandle {
 
     /// Dials now, whatever the back-off or a gateway's `Retry-After` says.
     pub fn retry_now(&self) {
-        self.0.fleet.send(|| Command::Retry);
+        self.0.group.send(|| Command::Retry);
     }
 
     /// Waits until the device has ended: stopped, or refused, or out of retries.
     ///
     /// # Errors
-    /// The gateway, or each of them, refused the first offer ([`OnRefusal::Stop`]); [`max_retries`](DeviceBuilder::max_retries) attempts failed.
+    /// The gateway, or each of them, refused the first offer ([`OnRefusal::Stop`]);
+    /// [`max_retries`](DeviceBuilder::max_retries) attempts failed.
     pub fn wait(&self) -> Result<(), Error> {
         self.join();
-        self.0.fleet.take_outcome().map_or(Ok(()), Err)
+        self.0.group.take_outcome().map_or(Ok(()), Err)
     }
 
     /// Counters.
     pub fn stats(&self) -> DeviceStats {
-        let sum = |count: fn(&Counters) -> usize| self.0.shared.iter().map(|shared| count(shared)).sum();
+        let sum =
+            |count: fn(&Counters) -> usize| self.0.shared.iter().map(|shared| count(shared)).sum();
         DeviceStats {
-            way: self.0.shared.iter().find_map(|shared| shared.way()),
+            transport: self.0.shared.iter().find_map(|shared| shared.transport()),
             links: sum(|shared| shared.links.load(Relaxed)),
             polls: sum(|shared| shared.polls.load(Relaxed)),
             busy: sum(|shared| shared.busy.load(Relaxed)),
@@ -836,13 +977,15 @@ impl DeviceHandle {
         let mut threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for thread in threads.drain(..) {
             if thread.join().is_err() {
-                self.0.fleet.fail(Error::stopped("the device's event loop panicked; please report it"));
+                self.0
+                    .group
+                    .fail(Error::stopped("the device's event loop panicked; please report it"));
             }
         }
     }
 
     fn ended(&self) -> Error {
-        self.0.fleet.take_outcome().unwrap_or_else(|| Error::stopped("this device was stopped"))
+        self.0.group.take_outcome().unwrap_or_else(|| Error::stopped("this device was stopped"))
     }
 }
 
@@ -856,13 +999,16 @@ pub struct Exchange {
 
 impl fmt::Debug for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exchange").field("method", self.request.method()).field("uri", self.request.uri()).finish_non_exhaustive()
+        f.debug_struct("Exchange")
+            .field("method", self.request.method())
+            .field("uri", self.request.uri())
+            .finish_non_exhaustive()
     }
 }
 
 impl Exchange {
-    fn begin(loan: Loan, limits: &Arc<Limits>) -> Option<Self> {
-        let Loan { stream, unread, busy, ticket } = loan;
+    fn begin(lease: Lease, limits: &Arc<Limits>) -> Option<Self> {
+        let Lease { stream, unread, busy, ticket } = lease;
         let busy = busy.unwrap_or_else(|| ticket.busy());
         let mut link = DeviceLink::within(Shared::new(stream), unread, limits.clone());
         match link.next_request() {
@@ -891,27 +1037,37 @@ impl Exchange {
         &mut self.request
     }
 
-    /// Answers a request that offers another protocol with this 101 (its `Upgrade` names the protocol), and gives the stream out.
+    /// Answers a request that offers another protocol with this 101 (its `Upgrade` names the
+    /// protocol), and gives the stream out.
     ///
     /// # Errors
-    /// The request offered none, or the response is no 101 with `Upgrade` (then nothing was sent, and the link is closed); the gateway is gone.
+    /// The request offered none, or the response is no 101 with `Upgrade` (then nothing was sent,
+    /// and the link is closed); the gateway is gone.
     pub fn upgrade(self, response: Response<Body>) -> Result<Upgraded, Error> {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Error::usage(format!("switching protocols with the status {}: it takes 101", response.status())));
+            return Err(Error::usage(format!(
+                "switching protocols with the status {}: it takes 101",
+                response.status()
+            )));
         }
         let Exchange { request, mut link, ticket, _busy } = self;
         link.respond(response)?;
         drop(request);
-        Upgraded::new(link, ticket, _busy).map_err(|e| Error::io(Fault::Network, "switching a link to another protocol", e))
+        Upgraded::new(link, ticket, _busy)
+            .map_err(|e| Error::io(Fault::Network, "switching a link to another protocol", e))
     }
 
     /// Sends the response and gives the link back.
     ///
     /// # Errors
-    /// The gateway is gone or took nothing for too long, or the response's own body failed; the link is closed then.
+    /// The gateway is gone or took nothing for too long, or the response's own body failed; the
+    /// link is closed then.
     pub fn respond(self, response: Response<Body>) -> Result<(), Error> {
         if response.status().is_informational() {
-            return Err(Error::usage(format!("responding with {}: an exchange takes one final response", response.status())));
+            return Err(Error::usage(format!(
+                "responding with {}: an exchange takes one final response",
+                response.status()
+            )));
         }
         let Exchange { request, mut link, ticket, _busy } = self;
         link.respond(response)?;
@@ -930,23 +1086,29 @@ impl Exchange {
 /// Gives out turned connections; see [`Device::listen`].
 #[derive(Debug)]
 pub struct Listener {
-    queue: Receiver<Loan>,
+    queue: Receiver<Lease>,
     running: Arc<StopOnDrop>,
     limits: Arc<Limits>,
 }
 
 impl Listener {
-    /// The next turned connection. When it is dropped the device dials another in its place, if it is needed.
+    /// The next turned connection. When it is dropped the device dials another in its place, if it
+    /// is needed.
     ///
     /// # Errors
     /// Refused by the gateway; stopped.
     pub fn accept(&self) -> Result<DeviceLink<Accepted>, Error> {
-        let Loan { stream, unread, mut ticket, .. } = self.queue.recv().map_err(|_| self.running.0.ended())?;
+        let Lease { stream, unread, mut ticket, .. } =
+            self.queue.recv().map_err(|_| self.running.0.ended())?;
         if !unread.is_empty() {
             ticket.used();
         }
         let busy = ticket.busy();
-        Ok(DeviceLink::within(Accepted { stream, ticket, _busy: busy }, unread, self.limits.clone()))
+        Ok(DeviceLink::within(
+            Accepted { stream, ticket, _busy: busy },
+            unread,
+            self.limits.clone(),
+        ))
     }
 
     /// Ends the device and with it all its links.
@@ -990,7 +1152,7 @@ impl Write for Accepted {
     }
 }
 
-impl Transport for Accepted {
+impl TimedStream for Accepted {
     fn limit_read(&mut self, time: Option<Duration>) -> io::Result<()> {
         self.stream.set_read_timeout(time)
     }
@@ -1022,6 +1184,9 @@ impl Transport for Accepted {
 fn internal_error() -> Response<Body> {
     let mut response = Response::new(Body::from("the device's handler failed\n"));
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }

@@ -1,4 +1,5 @@
-//! A proxy on the way out: CONNECT (RFC 9110 §9.3.6) as a stage of the dial, and which hosts are dialled without it.
+//! A proxy on the way out: CONNECT (RFC 9110 §9.3.6) as a stage of the dial, and which hosts are
+//! dialled without it.
 //!
 //! ```text
 //!   connected ─► CONNECT gw.example:9999 ─► 1xx* ─► 2xx ─► offer, as ever      anything else: a failed attempt
@@ -13,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::device::dial::{Url, retry_after};
 use crate::device::role::{DeviceRole, Stage, State, dial_stage, flush, printable};
-use crate::engine::peers::{Fetched, Id, Peers};
+use crate::engine::connections::{Connections, Fetched, Id};
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::proto::head::{self, Fields, LineEnds, ResponseHead};
@@ -36,7 +37,11 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// Reads `http://HOST[:PORT]`. `credentials` are user and password.
-    pub(super) fn new(url: &str, credentials: Option<&(String, String)>, except: &str) -> Result<Self, Error> {
+    pub(super) fn new(
+        url: &str,
+        credentials: Option<&(String, String)>,
+        except: &str,
+    ) -> Result<Self, Error> {
         let url = Url::parse(url, "proxy")?;
         if url.secure {
             return Err(Error::usage(format!(
@@ -48,7 +53,8 @@ impl Proxy {
             return Err(Error::usage(format!("proxy URL {}: leave its path away", url.text)));
         }
         let names_port =
-            url.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) && !url.authority.ends_with(']');
+            url.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+                && !url.authority.ends_with(']');
         let port = if names_port { url.port } else { PROXY_PORT };
         let text = authority_of(&url.host, port);
         let authorization = credentials.map(|(user, password)| {
@@ -57,7 +63,13 @@ impl Proxy {
             }
             Ok(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
         });
-        Ok(Proxy { host: url.host, port, text, authorization: authorization.transpose()?, except: Exceptions::parse(except) })
+        Ok(Proxy {
+            host: url.host,
+            port,
+            text,
+            authorization: authorization.transpose()?,
+            except: Exceptions::parse(except),
+        })
     }
 
     /// Whether this host is dialled through it.
@@ -69,7 +81,9 @@ impl Proxy {
         let to = authority_of(&url.host, url.port);
         out.extend_from_slice(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n").as_bytes());
         // Some proxies let nobody through who does not say what they are.
-        out.extend_from_slice(concat!("User-Agent: ptth/", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes());
+        out.extend_from_slice(
+            concat!("User-Agent: ptth/", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes(),
+        );
         if let Some(value) = &self.authorization {
             out.extend_from_slice(format!("Proxy-Authorization: {value}\r\n").as_bytes());
         }
@@ -78,26 +92,40 @@ impl Proxy {
 
     /// What the proxy's final answer means: a tunnel, or why there is none.
     fn verdict(&self, head: &ResponseHead<'_>) -> Result<(), Refused> {
-        // Framing fields mean nothing here (RFC 9110 §9.3.6), but with a page of HTML they show that no tunnel is meant.
-        let has_body =
-            head.fields.get("content-length").is_some_and(|length| length != b"0") || head.fields.get("transfer-encoding").is_some();
+        // Framing fields mean nothing here (RFC 9110 §9.3.6), but with a page of HTML they show
+        // that no tunnel is meant.
+        let has_body = head.fields.get("content-length").is_some_and(|length| length != b"0")
+            || head.fields.get("transfer-encoding").is_some();
         let page = has_body && turn::is_page(&head.fields);
         let schemes = unspoken(&head.fields);
         let why = match head.status {
             200..=299 if !page => return Ok(()),
-            200..=399 => "that is no tunnel, but a page or the way to one: perhaps a captive portal that wants a log-in",
+            200..=399 => {
+                "that is no tunnel, but a page or the way to one: perhaps a captive portal that wants a log-in"
+            }
             407 if schemes.is_some() => {
                 "it wants credentials in a way that is not spoken here (only Basic is); put a proxy between that speaks it, like cntlm or px"
             }
             407 if self.authorization.is_some() => "it does not take these credentials",
-            407 => "it wants credentials; give them in the proxy's URL in the environment, like http_proxy=http://USER:PASSWORD@HOST:PORT",
-            403 | 405 => "it does not let this device go there; allow CONNECT to that host and port, or use another proxy",
+            407 => {
+                "it wants credentials; give them in the proxy's URL in the environment, like http_proxy=http://USER:PASSWORD@HOST:PORT"
+            }
+            403 | 405 => {
+                "it does not let this device go there; allow CONNECT to that host and port, or use another proxy"
+            }
             502..=504 => "it cannot reach the gateway",
             _ => "it opens no tunnel; is it a proxy?",
         };
-        let schemes = schemes.filter(|_| head.status == 407).map_or(String::new(), |schemes| format!(" ({schemes})"));
-        let why = format!("proxy {} answered CONNECT with {}{schemes}: {why}", self.text, head.status);
-        Err(Refused { why, no_connect: matches!(head.status, 403 | 405), retry_after: retry_after(&head.fields) })
+        let schemes = schemes
+            .filter(|_| head.status == 407)
+            .map_or(String::new(), |schemes| format!(" ({schemes})"));
+        let why =
+            format!("proxy {} answered CONNECT with {}{schemes}: {why}", self.text, head.status);
+        Err(Refused {
+            why,
+            no_connect: matches!(head.status, 403 | 405),
+            retry_after: retry_after(&head.fields),
+        })
     }
 }
 
@@ -105,14 +133,16 @@ impl Proxy {
 fn unspoken(fields: &Fields<'_>) -> Option<String> {
     let mut schemes: Vec<String> = Vec::new();
     for challenge in fields.all("proxy-authenticate") {
-        // A challenge's parameters are `name=value`: what stands first in a member and is none is a scheme's name (RFC 9110 §11.6.1).
-        let members = challenge.split(|&octet| octet == b',').map(|member| member.trim_ascii());
+        // A challenge's parameters are `name=value`: what stands first in a member and is none is a
+        // scheme's name (RFC 9110 §11.6.1).
+        let members = challenge.split(|&byte| byte == b',').map(|member| member.trim_ascii());
         let names = members
-            .filter_map(|member| member.split(|&octet| octet == b' ').next())
+            .filter_map(|member| member.split(|&byte| byte == b' ').next())
             .filter(|name| !name.is_empty() && !name.contains(&b'='));
         schemes.extend(names.map(printable).filter(|name| name.len() <= 32).take(8));
     }
-    let spoken = schemes.is_empty() || schemes.iter().any(|scheme| scheme.eq_ignore_ascii_case("basic"));
+    let spoken =
+        schemes.is_empty() || schemes.iter().any(|scheme| scheme.eq_ignore_ascii_case("basic"));
     (!spoken).then(|| schemes.join(", "))
 }
 
@@ -144,11 +174,15 @@ impl DeviceRole {
         self.plan.proxy.as_ref().filter(|proxy| proxy.serves(url))
     }
 
-    /// The connection stands: to the gateway, which gets its offer, or to a proxy, which is asked for a tunnel first.
-    pub(super) fn connected(&mut self, cx: &mut Peers<State>, id: Id) {
+    /// The connection stands: to the gateway, which gets its offer, or to a proxy, which is asked
+    /// for a tunnel first.
+    pub(super) fn connected(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
         let url = dial.url.clone();
-        let Some(proxy) = self.proxy_to(&url).filter(|_| !self.polls_through_proxy(&url, cx.now())) else { return self.reached(cx, id) };
+        let Some(proxy) = self.proxy_to(&url).filter(|_| !self.polls_through_proxy(&url, cx.now()))
+        else {
+            return self.reached(cx, id);
+        };
         let Some(peer) = cx.get_mut(id) else { return };
         proxy.write_connect(peer.output(), &url);
         dial_stage(cx, id, Stage::Tunnelling { informational: 0 });
@@ -157,15 +191,19 @@ impl DeviceRole {
         cx.set_deadline(id, Some(at));
     }
 
-    pub(super) fn tunnel_is_late(&mut self, cx: &mut Peers<State>, id: Id) {
+    pub(super) fn tunnel_is_late(&mut self, cx: &mut Connections<State>, id: Id) {
         let proxy = self.plan.proxy.as_ref().map_or("", |proxy| &proxy.text);
         let why = format!("proxy {proxy} did not answer CONNECT within proxy_timeout");
         self.end_dial(cx, id, &why, None);
     }
 
-    pub(super) fn read_tunnel(&mut self, cx: &mut Peers<State>, id: Id) {
+    pub(super) fn read_tunnel(&mut self, cx: &mut Connections<State>, id: Id) {
         let mut scratch = cx.take_scratch();
-        let answer = self.plan.proxy.as_ref().map(|proxy| proxy_answer(cx, id, proxy, &self.limits, &mut scratch));
+        let answer = self
+            .plan
+            .proxy
+            .as_ref()
+            .map(|proxy| proxy_answer(cx, id, proxy, &self.limits, &mut scratch));
         cx.put_scratch(scratch);
         match answer {
             Some(Ok(true)) => {
@@ -175,32 +213,43 @@ impl DeviceRole {
                 }
             }
             Some(Ok(false)) | None => {}
-            Some(Err(Refused { why, no_connect: true, .. })) if self.may_poll_through_proxy(cx, id) => {
+            Some(Err(Refused { why, no_connect: true, .. }))
+                if self.may_poll_through_proxy(cx, id) =>
+            {
                 self.poll_through_proxy(cx, id, &why)
             }
             Some(Err(Refused { why, retry_after, .. })) => self.end_dial(cx, id, &why, retry_after),
         }
     }
 
-    /// Whether requests for this gateway go to its proxy in absolute form (RFC 9112 §3.2.2), since that opens no tunnel to such ports.
+    /// Whether requests for this gateway go to its proxy in absolute form (RFC 9112 §3.2.2), since
+    /// that opens no tunnel to such ports.
     pub(super) fn polls_through_proxy(&self, url: &Url, now: Instant) -> bool {
-        !url.secure && self.no_tunnel_until.is_some_and(|until| now < until) && self.proxy_to(url).is_some()
+        !url.secure
+            && self.no_tunnel_until.is_some_and(|until| now < until)
+            && self.proxy_to(url).is_some()
     }
 
-    /// The target of a request that goes through a proxy without a tunnel, and what the proxy has to see beside it.
+    /// The target of a request that goes through a proxy without a tunnel, and what the proxy has
+    /// to see beside it.
     pub(super) fn through_proxy(&self, url: &Url) -> (String, Option<(String, String)>) {
         let authorization = self.proxy_to(url).and_then(|proxy| proxy.authorization.clone());
-        (format!("http://{}{}", url.authority, url.target), authorization.map(|value| ("Proxy-Authorization".to_owned(), value)))
+        (
+            format!("http://{}{}", url.authority, url.target),
+            authorization.map(|value| ("Proxy-Authorization".to_owned(), value)),
+        )
     }
 
-    fn may_poll_through_proxy(&self, cx: &Peers<State>, id: Id) -> bool {
+    fn may_poll_through_proxy(&self, cx: &Connections<State>, id: Id) -> bool {
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return false };
-        !dial.url.secure && self.plan.fallback != Fallback::Never && !(self.draining() && dial.slot.is_none())
+        !dial.url.secure
+            && self.plan.fallback != Fallback::Never
+            && !(self.draining() && dial.slot.is_none())
     }
 
-    fn poll_through_proxy(&mut self, cx: &mut Peers<State>, id: Id, why: &str) {
+    fn poll_through_proxy(&mut self, cx: &mut Connections<State>, id: Id, why: &str) {
         let time = self.limits.turn_retry.max(PROXY_RETRY_MIN);
-        log_peers!(
+        log_names!(
             Warn,
             "{why}. Polling through it without a tunnel for {} s (turn_retry); a gateway on port 443 (https) would most likely get one",
             time.as_secs_f32()
@@ -213,47 +262,75 @@ impl DeviceRole {
 /// Where `turn_retry` is zero: how long a proxy's refusal counts, at least.
 const PROXY_RETRY_MIN: Duration = Duration::from_secs(60);
 
-/// Whether the tunnel stands. Octets behind the answer are kept: they are the gateway's.
-fn proxy_answer(cx: &mut Peers<State>, id: Id, proxy: &Proxy, limits: &Limits, scratch: &mut [u8]) -> Result<bool, Refused> {
+/// Whether the tunnel stands. Bytes behind the answer are kept: they are the gateway's.
+fn proxy_answer(
+    cx: &mut Connections<State>,
+    id: Id,
+    proxy: &Proxy,
+    limits: &Limits,
+    scratch: &mut [u8],
+) -> Result<bool, Refused> {
     let Some(peer) = cx.get_mut(id) else { return Ok(false) };
     let _ = peer.flush(); // a failure shows in the next read
     let filled = match peer.fetch(scratch, limits.head_bytes_max + 1024) {
-        Ok(Fetched::Octets(n)) => n,
+        Ok(Fetched::Bytes(n)) => n,
         Ok(Fetched::Nothing) => return Ok(false),
-        Ok(Fetched::End) => return Err(format!("proxy {} closed the connection instead of answering CONNECT", proxy.text).into()),
-        Err(e) => return Err(format!("the connection to proxy {} broke before it answered CONNECT: {e}", proxy.text).into()),
+        Ok(Fetched::End) => {
+            return Err(format!(
+                "proxy {} closed the connection instead of answering CONNECT",
+                proxy.text
+            )
+            .into());
+        }
+        Err(e) => {
+            return Err(format!(
+                "the connection to proxy {} broke before it answered CONNECT: {e}",
+                proxy.text
+            )
+            .into());
+        }
     };
-    let (octets, mut used) = (&scratch[..filled], 0);
+    let (bytes, mut used) = (&scratch[..filled], 0);
     loop {
-        let parsed = head::response(&octets[used..], limits, LineEnds::CrlfOrLf)
-            .map_err(|e| format!("proxy {} answered CONNECT with what is no answer: {}", proxy.text, e.reason))?;
+        let parsed = head::response(&bytes[used..], limits, LineEnds::CrlfOrLf).map_err(|e| {
+            format!("proxy {} answered CONNECT with what is no answer: {}", proxy.text, e.reason)
+        })?;
         let over = peer.is_over();
         let State::Dial(dial) = &mut peer.state else { return Ok(false) };
         let Stage::Tunnelling { informational } = &mut dial.stage else { return Ok(false) };
         let Some(response) = parsed else {
             if over {
-                return Err(format!("proxy {} closed the connection in the middle of its answer to CONNECT", proxy.text).into());
+                return Err(format!(
+                    "proxy {} closed the connection in the middle of its answer to CONNECT",
+                    proxy.text
+                )
+                .into());
             }
-            peer.keep(&octets[used..]);
+            peer.keep(&bytes[used..]);
             return Ok(false);
         };
         used += response.len;
         if !(100..=199).contains(&response.status) {
             proxy.verdict(&response)?;
             if used < filled {
-                peer.keep(&octets[used..]);
+                peer.keep(&bytes[used..]);
             }
             return Ok(true);
         }
         *informational += 1;
         if *informational > limits.informational_max {
-            return Err(format!("proxy {} sent more interim responses than informational_max", proxy.text).into());
+            return Err(format!(
+                "proxy {} sent more interim responses than informational_max",
+                proxy.text
+            )
+            .into());
         }
     }
 }
 
-/// Hosts that are dialled without the proxy, as curl reads `no_proxy`: names with all names below them, addresses, networks, or `*` for all.
-/// Beyond curl's rules an entry may end in `:PORT` and is for that port alone.
+/// Hosts that are dialled without the proxy, as curl reads `no_proxy`: names with all names below
+/// them, addresses, networks, or `*` for all. Beyond curl's rules an entry may end in `:PORT` and
+/// is for that port alone.
 #[derive(Clone, Default)]
 pub(super) struct Exceptions {
     all: bool,
@@ -294,11 +371,15 @@ impl Exceptions {
         let address: Option<IpAddr> = host.parse().ok();
         let name = host.trim_end_matches('.').to_ascii_lowercase();
         self.all
-            || self.list.iter().filter(|(_, only)| only.is_none_or(|only| only == port)).any(|(entry, _)| match (entry, address) {
-                (Except::Network(..), Some(address)) => entry.holds(address),
-                (Except::Name(below), None) => name.strip_suffix(below.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
-                _ => false,
-            })
+            || self.list.iter().filter(|(_, only)| only.is_none_or(|only| only == port)).any(
+                |(entry, _)| match (entry, address) {
+                    (Except::Network(..), Some(address)) => entry.holds(address),
+                    (Except::Name(below), None) => name
+                        .strip_suffix(below.as_str())
+                        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
+                    _ => false,
+                },
+            )
     }
 }
 
@@ -306,7 +387,9 @@ impl Except {
     /// Whether it is a network with this address in it.
     pub(super) fn holds(&self, address: IpAddr) -> bool {
         match self {
-            Except::Network(base, prefix) => common_bits(*base, address).is_some_and(|bits| bits >= *prefix),
+            Except::Network(base, prefix) => {
+                common_bits(*base, address).is_some_and(|bits| bits >= *prefix)
+            }
             Except::Name(_) => false,
         }
     }
@@ -314,7 +397,8 @@ impl Except {
 
 /// `10.0.0.0/8`, `::1`, `[::1]`. Bits behind the prefix do not count.
 pub(super) fn network(text: &str) -> Option<Except> {
-    let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+    let (address, prefix) =
+        text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
     let address: IpAddr = address.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
     let most = if address.is_ipv4() { 32 } else { 128 };
     let prefix = prefix.map_or(Some(most), |digits| digits.parse().ok().filter(|n| *n <= most))?;
@@ -383,9 +467,18 @@ mod tests {
             ("http://[::1]:3128/", "[::1]:3128"),
             ("http://[::1]", "[::1]:1080"),
         ] {
-            assert_eq!(Proxy::new(url, none, "").unwrap_or_else(|e| panic!("{url}: {e}")).text, text);
+            assert_eq!(
+                Proxy::new(url, none, "").unwrap_or_else(|e| panic!("{url}: {e}")).text,
+                text
+            );
         }
-        for url in ["http://me:hunter2@proxy:3128", "https://proxy", "socks5://proxy:1080", "proxy:3128", "http://proxy:3128/x"] {
+        for url in [
+            "http://me:hunter2@proxy:3128",
+            "https://proxy",
+            "socks5://proxy:1080",
+            "proxy:3128",
+            "http://proxy:3128/x",
+        ] {
             let error = Proxy::new(url, none, "").err().unwrap_or_else(|| panic!("{url} is taken"));
             assert!(error.is_usage() && !error.to_string().contains("hunter2"), "{error}");
         }
@@ -402,6 +495,8 @@ mod tests {
                 "\r\nProxy-Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\n\r\n"
             )
         ); // the example of RFC 7617 §2
-        assert!(Proxy::new("http://proxy:3128", Some(&("a:b".to_owned(), String::new())), "").is_err());
+        assert!(
+            Proxy::new("http://proxy:3128", Some(&("a:b".to_owned(), String::new())), "").is_err()
+        );
     }
 }

@@ -1,8 +1,9 @@
-//! Where a gateway may send a device (T57): to hosts that the operator allows, on ports that are no other service's, and never nearer to the device
-//! than the gateway itself is.
+//! Where a gateway may send a device (T57): to hosts that the operator allows, on ports that are no
+//! other service's, and never nearer to the device than the gateway itself is.
 //!
-//! A hostile gateway, or whoever answers in its place, would otherwise have the device POST to what only the device can reach: its own loopback
-//! services, or the metadata of a cloud (169.254.169.254).
+//! A hostile gateway, or whoever answers in its place, would otherwise have the device POST to what
+//! only the device can reach: its own loopback services, or the metadata of a cloud
+//! (169.254.169.254).
 
 use std::net::IpAddr;
 
@@ -31,7 +32,8 @@ impl Reach {
         }
     }
 
-    /// Of a host as it is written, before anybody looks it up: a name is taken to be far, but for `localhost` (RFC 6761 §6.3).
+    /// Of a host as it is written, before anybody looks it up: a name is taken to be far, but for
+    /// `localhost` (RFC 6761 §6.3).
     pub(super) fn of_host(host: &str) -> Self {
         let name = host.trim_end_matches('.').to_ascii_lowercase();
         match host.parse::<IpAddr>() {
@@ -61,11 +63,15 @@ enum Host {
 }
 
 impl RedirectHosts {
-    /// `entries`: `HOST`, `*.DOMAIN`, an address, a network, or `*`; with `:PORT` for that port alone.
+    /// `entries`: `HOST`, `*.DOMAIN`, an address, a network, or `*`; with `:PORT` for that port
+    /// alone.
     ///
     /// # Errors
     /// An entry that is none of these.
-    pub(super) fn new<'a>(own: impl Iterator<Item = &'a Url>, entries: &[String]) -> Result<Self, Error> {
+    pub(super) fn new<'a>(
+        own: impl Iterator<Item = &'a Url>,
+        entries: &[String],
+    ) -> Result<Self, Error> {
         let own = own.map(|url| (normal(&url.host), url.port)).collect();
         let allowed = entries.iter().map(|entry| {
             parse(entry.trim()).ok_or_else(|| {
@@ -85,7 +91,9 @@ impl RedirectHosts {
     pub(super) fn check(&self, url: &Url) -> Result<(), String> {
         let host = normal(&url.host);
         let own = || self.own.iter().filter(|(own, _)| *own == host);
-        let listed = |port: Option<u16>| self.allowed.iter().any(|(entry, only)| *only == port && entry.is(&host));
+        let listed = |port: Option<u16>| {
+            self.allowed.iter().any(|(entry, only)| *only == port && entry.is(&host))
+        };
         if own().any(|(_, port)| *port == url.port) || listed(Some(url.port)) {
             return Ok(());
         }
@@ -138,12 +146,17 @@ fn parse(entry: &str) -> Option<(Host, Option<u16>)> {
     let is_name = |name: &str| {
         let labels = name.strip_suffix('.').unwrap_or(name);
         !labels.is_empty()
-            && labels
-                .split('.')
-                .all(|label| !label.is_empty() && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"-_".contains(&octet)))
+            && labels.split('.').all(|label| {
+                !label.is_empty()
+                    && label
+                        .bytes()
+                        .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+            })
     };
     match host.strip_prefix("*.") {
-        Some(domain) => is_name(domain).then(|| (Host::Below(format!(".{}", normal(domain))), port)),
+        Some(domain) => {
+            is_name(domain).then(|| (Host::Below(format!(".{}", normal(domain))), port))
+        }
         None => is_name(host).then(|| (Host::Name(normal(host)), port)),
     }
 }
@@ -159,7 +172,11 @@ mod tests {
 
     #[test]
     fn redirects_lead_to_hosts_that_are_allowed_and_ports_that_are_no_other_services() {
-        let own = [url("http://gw.example:81/lamp"), url("http://127.0.0.1:9999/lamp"), url("http://[::1]/lamp")];
+        let own = [
+            url("http://gw.example:81/lamp"),
+            url("http://127.0.0.1:9999/lamp"),
+            url("http://[::1]/lamp"),
+        ];
         let hosts = |allowed: &[&str]| {
             let allowed: Vec<String> = allowed.iter().map(|&entry| entry.to_owned()).collect();
             RedirectHosts::new(own.iter(), &allowed).unwrap()
@@ -196,8 +213,22 @@ mod tests {
         ] {
             assert_eq!(hosts(allowed).check(&url(to)).is_ok(), may, "{allowed:?} {to}");
         }
-        for wrong in ["", "http://gw.example", "gw.example:x", "gw.example:0", "*x", "a..b", "*.", "10.0.0.0/33", "a b", "gw.example/x"] {
-            assert!(RedirectHosts::new(own.iter(), &[wrong.to_owned()]).unwrap_err().is_usage(), "{wrong}");
+        for wrong in [
+            "",
+            "http://gw.example",
+            "gw.example:x",
+            "gw.example:0",
+            "*x",
+            "a..b",
+            "*.",
+            "10.0.0.0/33",
+            "a b",
+            "gw.example/x",
+        ] {
+            assert!(
+                RedirectHosts::new(own.iter(), &[wrong.to_owned()]).unwrap_err().is_usage(),
+                "{wrong}"
+            );
         }
     }
 

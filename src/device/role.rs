@@ -1,4 +1,5 @@
-//! The device on its event loop: dials, offers, parks turned links, hands them to handlers, and dials again.
+//! The device on its event loop: dials, offers, parks turned links, hands them to handlers, and
+//! dials again.
 //!
 //! ```text
 //!   Dial (connect ─► offer ─► verdict) ─► Link (idle ⇄ at a worker, or relayed to the local server) ─► gone ─► Dial
@@ -14,11 +15,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, TrySendError};
 use http::{Request, Response, StatusCode};
 
+use crate::close_reason::{self, CloseCause, CloseReason};
 use crate::device::answer::Past;
 use crate::device::comet::{Reply, Slot};
-use crate::device::dial::{Backoff, Home, Homes, RETRY_AFTER_MAX, Url, random, retry_after};
-use crate::device::fleet::{Fleet, Standing};
+use crate::device::dial::{
+    Backoff, GatewayList, GatewayTarget, RETRY_AFTER_MAX, Url, random, retry_after,
+};
 use crate::device::forward::{self, Local, Target};
+use crate::device::group::{LoopGroup, Standing};
 use crate::device::locals::Locals;
 use crate::device::proxy::Proxy;
 use crate::device::race::{Racer, Races};
@@ -26,10 +30,9 @@ use crate::device::redirects::{Reach, RedirectHosts};
 use crate::device::resolve::{Found, Lookups, Waiter};
 use crate::device::upgrade::{self, Taker, Upgraded, Upgrades};
 use crate::device::{DeviceEvent, DeviceEventKind, Handler, OnRefusal};
-use crate::ends::{self, End, Why};
 use crate::engine::Role;
+use crate::engine::connections::{Connections, Fetched, Id};
 use crate::engine::event_loop::Remote;
-use crate::engine::peers::{Fetched, Id, Peers};
 use crate::engine::slab::{Key, Slab};
 use crate::engine::workers::Workers;
 use crate::error::{Error, Fault};
@@ -41,9 +44,9 @@ use crate::proto::comet;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds, ResponseHead};
 use crate::proto::heartbeat::{self, Heartbeat};
-use crate::proto::turn::{self, Encoding, Fallback, OfferPlan, Verdict, Way};
+use crate::proto::turn::{self, Encoding, Fallback, OfferPlan, Transport, Verdict};
 use crate::relay::{self, Exchange, Lingering, LocalAnswer, Relaying, Rules};
-use crate::stream::{Broken, Channel, Connector, Shared, Stream};
+use crate::stream::{Channel, Connector, HandshakeError, Shared, Stream};
 
 /// What the device keeps for a connection.
 pub(crate) enum State {
@@ -61,7 +64,7 @@ pub(crate) enum State {
 pub(crate) struct Dial {
     pub(super) url: Arc<Url>,
     /// The configured gateway that it began with.
-    pub(super) home: Arc<Home>,
+    pub(super) home: Arc<GatewayTarget>,
     pub(super) redirects: usize,
     pub(super) stage: Stage,
     /// The poll slot whose connection it is.
@@ -75,8 +78,22 @@ pub(crate) struct Dial {
 }
 
 impl Dial {
-    pub(super) fn new(url: Arc<Url>, home: Arc<Home>, redirects: usize, slot: Option<Key>) -> Self {
-        Dial { url, home, redirects, stage: Stage::Connecting, slot, quick: 0, fresh: true, begun: None }
+    pub(super) fn new(
+        url: Arc<Url>,
+        home: Arc<GatewayTarget>,
+        redirects: usize,
+        slot: Option<Key>,
+    ) -> Self {
+        Dial {
+            url,
+            home,
+            redirects,
+            stage: Stage::Connecting,
+            slot,
+            quick: 0,
+            fresh: true,
+            begun: None,
+        }
     }
 }
 
@@ -91,7 +108,8 @@ pub(super) enum Stage {
     Offered { at: Instant, upgrade: bool, informational: usize },
     /// The body of a reply of the fallback is on its way.
     Reading(Box<Reply>),
-    /// A gateway that answers at once that there is nothing is not asked again at once. `keep`: then on this connection.
+    /// A gateway that answers at once that there is nothing is not asked again at once. `keep`:
+    /// then on this connection.
     Pausing { keep: bool },
     /// Its slot works on an event; nothing is asked meanwhile.
     Resting,
@@ -138,7 +156,16 @@ pub(crate) struct Link {
 
 impl Link {
     pub(super) fn new(slot: Option<Key>, since: Instant) -> Self {
-        Link { exchange: None, slot, since, beaten: false, began: false, used: false, held: false, bound: None }
+        Link {
+            exchange: None,
+            slot,
+            since,
+            beaten: false,
+            began: false,
+            used: false,
+            held: false,
+            bound: None,
+        }
     }
 }
 
@@ -147,14 +174,14 @@ impl Link {
 pub(crate) enum Service {
     Handler(Handler),
     /// `recv()`: exchanges wait in a channel.
-    Receive(Sender<Loan>),
+    Receive(Sender<Lease>),
     /// `accept()`: links wait in a channel.
-    Listen(Sender<Loan>),
+    Listen(Sender<Lease>),
     Forward(Target),
 }
 
 /// A link in the hands of program code.
-pub(crate) struct Loan {
+pub(crate) struct Lease {
     pub(crate) stream: Arc<Stream>,
     pub(crate) unread: Vec<u8>,
     /// It carries a request that waits for `recv()`: no idle link.
@@ -163,11 +190,10 @@ pub(crate) struct Loan {
 }
 
 /// Why a link ended that its gateway closed between two requests.
-pub(crate) const CLOSED: Why = End::Closed.because("by the gateway");
+pub(crate) const CLOSED: CloseReason = CloseCause::Closed.because("by the gateway");
 /// A refusal that no gateway of ours gave.
-const UNMARKED: &str =
-    "that is not the gateway's own word (Proxy-Status: ptth), but perhaps that of a balancer or proxy before it, or this is no gateway";
-const STOPS: Why = End::Drained.because("the device stops");
+const UNMARKED: &str = "that is not the gateway's own word (Proxy-Status: ptth), but perhaps that of a balancer or proxy before it, or this is no gateway";
+const STOPS: CloseReason = CloseCause::Drained.because("the device stops");
 
 /// Gives a link, or word of its end, back to the loop.
 pub(crate) struct Ticket {
@@ -175,25 +201,25 @@ pub(crate) struct Ticket {
     number: u64,
     link: Link,
     /// What the end of the link is put down to, if it is not given back.
-    why: Why,
+    why: CloseReason,
     pub(crate) shared: Arc<Counters>,
 }
 
 impl Ticket {
     /// The link is over, and not by the doing of its exchange.
-    pub(crate) fn end(mut self, why: Why) {
+    pub(crate) fn end(mut self, why: CloseReason) {
         self.why = why;
     }
 
     /// The same, after an error on it.
     pub(crate) fn failed(self, error: &Error) {
         let end = match () {
-            () if error.is_timeout() => End::Late,
-            () if error.is_closed() => End::Cut,
-            () if error.fault() == Fault::Gateway => End::ProtocolError,
-            () => End::Failed,
+            () if error.is_timeout() => CloseCause::Late,
+            () if error.is_closed() => CloseCause::Cut,
+            () if error.fault() == Fault::Gateway => CloseCause::ProtocolError,
+            () => CloseCause::Failed,
         };
-        self.end(Why::new(end, error.to_string()));
+        self.end(CloseReason::new(end, error.to_string()));
     }
 
     /// Something came on the link: its end is no failed dial.
@@ -202,16 +228,24 @@ impl Ticket {
     }
 
     /// The link may be watched by the loop again.
-    pub(crate) fn give_back(mut self, stream: Option<Stream>, unread: Vec<u8>, seen_heartbeat: bool) {
+    pub(crate) fn give_back(
+        mut self,
+        stream: Option<Stream>,
+        unread: Vec<u8>,
+        seen_heartbeat: bool,
+    ) {
         self.link.beaten |= seen_heartbeat;
-        let back = stream.and_then(|stream| stream.set_nonblocking(true).ok().map(|()| (stream, unread, self.link)));
+        let back = stream.and_then(|stream| {
+            stream.set_nonblocking(true).ok().map(|()| (stream, unread, self.link))
+        });
         if let Some(back) = back {
             self.remote.send(Command::Back { number: self.number, back: Box::new(back) });
             self.number = 0;
         }
     }
 
-    /// Its gateway tells the link to go, and will be answered when this returns: by then another one is dialled, where one is wanted.
+    /// Its gateway tells the link to go, and will be answered when this returns: by then another
+    /// one is dialled, where one is wanted.
     pub(crate) fn says_farewell(&mut self) {
         let (dialled, done) = crossbeam_channel::bounded(1);
         let number = std::mem::take(&mut self.number); // its end is counted now
@@ -220,7 +254,8 @@ impl Ticket {
         }
     }
 
-    /// One link more is busy, until the guard is dropped. Asks for another link when too few idle ones are left.
+    /// One link more is busy, until the guard is dropped. Asks for another link when too few idle
+    /// ones are left.
     pub(crate) fn busy(&self) -> Busy {
         if self.link.slot.is_some() {
             return Busy(None);
@@ -236,7 +271,11 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if self.number != 0 {
-            self.remote.send(Command::Gone { number: self.number, link: self.link, why: self.why.clone() });
+            self.remote.send(Command::Gone {
+                number: self.number,
+                link: self.link,
+                why: self.why.clone(),
+            });
         }
     }
 }
@@ -263,12 +302,12 @@ pub(crate) struct Counters {
     /// Poll slots.
     pub(crate) polls: AtomicUsize,
     /// 0: none; else one more than its place in [`WAYS`].
-    way: AtomicU8,
+    transport: AtomicU8,
     pub(crate) min: usize,
     pub(crate) max: usize,
     asked: AtomicBool,
     /// Links that ended.
-    pub(crate) ends: ends::Counters,
+    pub(crate) ends: close_reason::Counters,
     pub(crate) stopping: AtomicBool,
     /// Streams behind a 101 that handlers hold.
     pub(crate) upgrades: Upgrades,
@@ -279,7 +318,8 @@ impl Counters {
         Counters { min, max, ..Counters::default() }
     }
 
-    /// Whether another link is to be dialled: fewer idle ones (and ones on the way) than MIN, fewer in all than MAX.
+    /// Whether another link is to be dialled: fewer idle ones (and ones on the way) than MIN, fewer
+    /// in all than MAX.
     fn is_short(&self) -> bool {
         self.is_short_with(self.dialing.load(Relaxed))
     }
@@ -291,12 +331,15 @@ impl Counters {
     }
 
     /// How the gateway reaches this device now.
-    pub(crate) fn way(&self) -> Option<Way> {
-        usize::from(self.way.load(Relaxed)).checked_sub(1).and_then(|place| WAYS.get(place).copied())
+    pub(crate) fn transport(&self) -> Option<Transport> {
+        usize::from(self.transport.load(Relaxed))
+            .checked_sub(1)
+            .and_then(|place| WAYS.get(place).copied())
     }
 }
 
-const WAYS: [Way; 3] = [Way::Turn, Way::Comet(Encoding::Json), Way::Comet(Encoding::Message)];
+const WAYS: [Transport; 3] =
+    [Transport::Turn, Transport::Comet(Encoding::Json), Transport::Comet(Encoding::Message)];
 
 /// What other threads ask of the device's loop.
 pub(crate) enum Command {
@@ -311,7 +354,7 @@ pub(crate) enum Command {
     Gone {
         number: u64,
         link: Link,
-        why: Why,
+        why: CloseReason,
     },
     /// A lent link is told to go, and its answer waits until another one is dialled.
     Farewell {
@@ -334,7 +377,7 @@ pub(crate) enum Command {
 /// What one event loop goes by.
 pub(crate) struct Plan {
     /// The gateway; with failover all of them.
-    pub(crate) homes: Homes,
+    pub(crate) homes: GatewayList,
     /// For URLs with `https`.
     pub(crate) tls: Option<Arc<Connector>>,
     pub(crate) offer: OfferPlan,
@@ -367,7 +410,7 @@ pub(crate) struct DeviceRole {
     rules: Arc<Rules>,
     pub(super) exchanges: Slab<Exchange>,
     pub(super) locals: Locals,
-    lent: HashMap<u64, Weak<Stream>>,
+    leases: HashMap<u64, Weak<Stream>>,
     numbers: u64,
     backoff: Backoff,
     /// Attempts that failed since the last that did not.
@@ -376,11 +419,12 @@ pub(crate) struct DeviceRole {
     answered: bool,
     /// The last failure was a link that ended as soon as it was turned: another 101 proves nothing.
     doubtful: bool,
-    /// The gateway holds offers until somebody asks: one that is on its way, or waits there, is a way in.
+    /// The gateway holds offers until somebody asks: one that is on its way, or waits there, is a
+    /// way in.
     holds: bool,
     /// Links in a row that the gateway ended after a short while.
     brief: usize,
-    /// Farewells in a row on links that had hardly begun.
+    /// Goaways in a row on links that had hardly begun.
     quick_farewells: usize,
     /// Links in a row that ended unused as soon as they were turned.
     quick_ends: u32,
@@ -392,11 +436,12 @@ pub(crate) struct DeviceRole {
     /// An offer was turned, or held, or answered by the fallback, some time.
     pub(super) welcomed: bool,
     waiting: bool,
-    /// A heartbeat came, on whichever link: from then on silence is watched on all, for a link may be lost before its first.
+    /// A heartbeat came, on whichever link: from then on silence is watched on all, for a link may
+    /// be lost before its first.
     beaten: bool,
     /// It was said that dialling waits for the clock.
     waits_for_clock: bool,
-    way: Option<Way>,
+    transport: Option<Transport>,
     pub(super) slots: Slab<Slot>,
     pub(super) past: Past,
     /// The latest decisive reply was the fallback's, not a 101.
@@ -405,17 +450,19 @@ pub(crate) struct DeviceRole {
     pub(super) encoding: Option<Encoding>,
     /// Polls go without `Upgrade` until then: something on the way does not stand it.
     pub(super) plain_until: Option<Instant>,
-    /// When an offer was last ended without an octet of an answer, with no answer to any since.
+    /// When an offer was last ended without a byte of an answer, with no answer to any since.
     pub(super) hung_up: Option<Instant>,
-    /// The proxy does not open tunnels to where the gateway is; until then it gets polls in absolute form.
+    /// The proxy does not open tunnels to where the gateway is; until then it gets polls in
+    /// absolute form.
     pub(super) no_tunnel_until: Option<Instant>,
-    /// How often, since the last 101, an offer was refused by something on the way that let the poll behind it pass.
+    /// How often, since the last 101, an offer was refused by something on the way that let the
+    /// poll behind it pass.
     pub(super) troubled: u32,
     pub(super) doubt: Doubt,
     events: Sender<DeviceEvent>,
     draining: bool,
     stopped: bool,
-    fleet: Arc<Fleet>,
+    group: Arc<LoopGroup>,
     /// Its number in the fleet.
     member: usize,
 }
@@ -427,20 +474,23 @@ pub(super) const LOOKUP: u64 = 3;
 const DOUBT: u64 = 4;
 pub(super) const LOCALS: u64 = 5;
 
-/// A link that lived shorter than this counts as a failed attempt: a gateway that turns and closes is not dialled in a circle.
+/// A link that lived shorter than this counts as a failed attempt: a gateway that turns and closes
+/// is not dialled in a circle.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
-/// Links that live shorter than this are brief, and so many of them in a row make it a habit of their gateway's.
+/// Links that live shorter than this are brief, and so many of them in a row make it a habit of
+/// their gateway's.
 const BRIEF_LIFE: Duration = Duration::from_secs(10);
 const BRIEF_MAX: usize = 10;
-/// 204 answers, or farewells, that may come at once before the next offer is paced.
+/// 204 answers, or goaways, that may come at once before the next offer is paced.
 pub(super) const QUICK_MAX: usize = 3;
 pub(super) const PACE: Duration = Duration::from_secs(1);
 /// How often a device without a clock looks whether it has one.
 const CLOCK_LOOK: Duration = Duration::from_secs(2);
 
-/// At most so many dials wait for their answers at a time. A gateway's accept queue has 4,096 places and often fewer, and devices with a thousand links
-/// each that come back together would overflow it; connections that overflow hang for seconds. Those that were not answered in time do not count any more:
-/// a gateway may hold offers.
+/// At most so many dials wait for their answers at a time. A gateway's accept queue has 4,096
+/// places and often fewer, and devices with a thousand links each that come back together would
+/// overflow it; connections that overflow hang for seconds. Those that were not answered in time do
+/// not count any more: a gateway may hold offers.
 struct Burst {
     ends: Instant,
     dials: usize,
@@ -448,8 +498,9 @@ struct Burst {
     alarmed: bool,
 }
 
-/// Whether turned connections carry anything here. No single sign decides: a foreign gateway that never asks, and sends no heartbeats, looks like a box that
-/// lets the 101 pass and swallows the rest, until a poll beside the links brings what should have come over them.
+/// Whether turned connections carry anything here. No single sign decides: a foreign gateway that
+/// never asks, and sends no heartbeats, looks like a box that lets the 101 pass and swallows the
+/// rest, until a poll beside the links brings what should have come over them.
 #[derive(Default)]
 pub(super) struct Doubt {
     /// A link was turned then, and none has carried anything since.
@@ -471,7 +522,8 @@ impl Burst {
         Burst { ends, dials: 0, alarmed: false }
     }
 
-    /// Whether one more may be dialled now, or only after an answer, or when the burst [`ends`](Self::ends).
+    /// Whether one more may be dialled now, or only after an answer, or when the burst
+    /// [`ends`](Self::ends).
     fn takes(&mut self, now: Instant) -> bool {
         if self.ends <= now {
             *self = Burst::until(now + Self::TIME);
@@ -494,7 +546,7 @@ impl DeviceRole {
         remote: Remote<Command>,
         shared: Arc<Counters>,
         events: Sender<DeviceEvent>,
-        (fleet, member): (Arc<Fleet>, usize),
+        (group, member): (Arc<LoopGroup>, usize),
     ) -> Self {
         let rules = Rules {
             limits: limits.clone(),
@@ -502,13 +554,19 @@ impl DeviceRole {
             ends: LineEnds::CrlfOrLf,
             via: None,
             add_date: true,
-            answerer: "the device's local server",
-            // A gateway that closes a link gives its request up; the link, and the local connection, are wanted for others.
-            asker_may_half_close: false,
+            upstream_name: "the device's local server",
+            // A gateway that closes a link gives its request up; the link, and the local
+            // connection, are wanted for others.
+            downstream_may_half_close: false,
         };
         let idle = limits.worker_idle_timeout;
         DeviceRole {
-            workers: Workers::new("ptth-handler", shared.max + plan.polls, 2 * shared.max + plan.polls, idle),
+            workers: Workers::new(
+                "ptth-handler",
+                shared.max + plan.polls,
+                2 * shared.max + plan.polls,
+                idle,
+            ),
             lookups: Lookups::new(&limits),
             races: Races::new(),
             rules: Arc::new(rules),
@@ -529,7 +587,7 @@ impl DeviceRole {
             shared,
             exchanges: Slab::new(),
             locals: Locals::default(),
-            lent: HashMap::new(),
+            leases: HashMap::new(),
             numbers: 0,
             not_before: None,
             burst: Burst::until(Instant::now()),
@@ -537,7 +595,7 @@ impl DeviceRole {
             waiting: false,
             beaten: false,
             waits_for_clock: false,
-            way: None,
+            transport: None,
             slots: Slab::new(),
             past: Past::default(),
             fell_back: false,
@@ -550,7 +608,7 @@ impl DeviceRole {
             events,
             draining: false,
             stopped: false,
-            fleet,
+            group,
             member,
         }
     }
@@ -564,7 +622,7 @@ impl DeviceRole {
     }
 
     /// The gateway that is dialled now.
-    pub(super) fn home(&self) -> Arc<Home> {
+    pub(super) fn home(&self) -> Arc<GatewayTarget> {
         self.plan.homes.current().clone()
     }
 
@@ -576,22 +634,37 @@ impl DeviceRole {
     }
 
     /// `url`: where `home` has led to.
-    fn tell(&self, kind: DeviceEventKind, home: &Home, url: &str, detail: String) {
+    fn tell(&self, kind: DeviceEventKind, home: &GatewayTarget, url: &str, detail: String) {
         self.publish(kind, home, url, detail, None);
     }
 
-    fn publish(&self, kind: DeviceEventKind, home: &Home, url: &str, detail: String, end: Option<End>) {
-        let way = self.way.filter(|_| kind == DeviceEventKind::Connected);
-        let event = DeviceEvent { kind, name: home.name.clone(), url: url.to_owned(), detail, way, end };
+    fn publish(
+        &self,
+        kind: DeviceEventKind,
+        home: &GatewayTarget,
+        url: &str,
+        detail: String,
+        end: Option<CloseCause>,
+    ) {
+        let transport = self.transport.filter(|_| kind == DeviceEventKind::Connected);
+        let event = DeviceEvent {
+            kind,
+            name: home.name.clone(),
+            url: url.to_owned(),
+            detail,
+            transport,
+            end,
+        };
         if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
-            log_peers!(Debug, "nobody reads the device's events; dropped: {event:?}");
+            log_names!(Debug, "nobody reads the device's events; dropped: {event:?}");
         }
     }
 
     // --- dialling ---
 
-    /// Dials as many links or polls as are wanted; one at a time until the gateway answers. Answers that wait to be posted come first.
-    pub(super) fn top_up(&mut self, cx: &mut Peers<State>) {
+    /// Dials as many links or polls as are wanted; one at a time until the gateway answers. Answers
+    /// that wait to be posted come first.
+    pub(super) fn top_up(&mut self, cx: &mut Connections<State>) {
         self.shared.asked.store(false, Relaxed);
         self.give_up_late_answers(cx);
         let now = cx.now();
@@ -603,7 +676,9 @@ impl DeviceRole {
             return;
         }
         // A dial may fail at once (no route): then `not_before` is set again, and the rest waits.
-        while self.not_before.is_none() && (!self.is_failing() || self.answered || self.attempts() == 0) {
+        while self.not_before.is_none()
+            && (!self.is_failing() || self.answered || self.attempts() == 0)
+        {
             if let Some(key) = self.slot_to_dial(now) {
                 self.dial_slot(cx, key);
             } else if self.draining {
@@ -631,8 +706,9 @@ impl DeviceRole {
         }
     }
 
-    /// Finds the addresses of the gateway, or of the proxy on the way to it, and dials them one by one.
-    pub(super) fn resolve(&mut self, cx: &mut Peers<State>, mut dial: Box<Dial>) {
+    /// Finds the addresses of the gateway, or of the proxy on the way to it, and dials them one by
+    /// one.
+    pub(super) fn resolve(&mut self, cx: &mut Connections<State>, mut dial: Box<Dial>) {
         if let Some(why) = dial.url.too_near(Reach::of_host(&dial.url.host)) {
             return self.cannot_reach(cx, &dial, &why);
         }
@@ -648,7 +724,13 @@ impl DeviceRole {
     }
 
     /// The addresses of a dial are found, or there are none.
-    pub(super) fn dial_found(&mut self, cx: &mut Peers<State>, mut dial: Box<Dial>, host: &str, found: Found) {
+    pub(super) fn dial_found(
+        &mut self,
+        cx: &mut Connections<State>,
+        mut dial: Box<Dial>,
+        host: &str,
+        found: Found,
+    ) {
         match found {
             _ if self.draining && dial.slot.is_none() => self.undialed(),
             _ if dial.slot.is_some_and(|key| self.slots.get(key).is_none()) => {} // given up meanwhile
@@ -657,7 +739,9 @@ impl DeviceRole {
                 if self.proxy_to(&dial.url).is_none() {
                     addresses.retain(|address| Reach::of(address.ip()) >= dial.url.nearest); // whatever the name server says
                 }
-                if let (true, Some(why)) = (addresses.is_empty(), nearest.and_then(|nearest| dial.url.too_near(nearest))) {
+                if let (true, Some(why)) =
+                    (addresses.is_empty(), nearest.and_then(|nearest| dial.url.too_near(nearest)))
+                {
                     return self.cannot_reach(cx, &dial, &why);
                 }
                 dial.begun = Some(cx.now());
@@ -667,15 +751,18 @@ impl DeviceRole {
         }
     }
 
-    pub(super) fn cannot_reach(&mut self, cx: &mut Peers<State>, dial: &Dial, why: &str) {
+    pub(super) fn cannot_reach(&mut self, cx: &mut Connections<State>, dial: &Dial, why: &str) {
         let why = match self.proxy_to(&dial.url) {
-            Some(proxy) => format!("proxy {} on the way to gateway {} cannot be reached: {why}", proxy.text, dial.url.text),
+            Some(proxy) => format!(
+                "proxy {} on the way to gateway {} cannot be reached: {why}",
+                proxy.text, dial.url.text
+            ),
             None => format!("gateway {} cannot be reached: {why}", dial.url.text),
         };
         self.dial_failed(cx, &dial.home, dial.slot, &why, None);
     }
 
-    fn dial_ready(&mut self, cx: &mut Peers<State>, id: Id) {
+    fn dial_ready(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Dial(dial) = &peer.state else { return };
         match dial.stage {
@@ -697,8 +784,9 @@ impl DeviceRole {
         }
     }
 
-    /// The gateway speaks or ends although nothing was asked: either way this connection is of no use.
-    fn spoke_unasked(&mut self, cx: &mut Peers<State>, id: Id) {
+    /// The gateway speaks or ends although nothing was asked: either way this connection is of no
+    /// use.
+    fn spoke_unasked(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
         match dial.slot {
             Some(key) => self.lost_between(cx, key),
@@ -707,17 +795,18 @@ impl DeviceRole {
     }
 
     /// The pause of an offer is over.
-    fn paused(&mut self, cx: &mut Peers<State>, id: Id, keep: bool) {
+    fn paused(&mut self, cx: &mut Connections<State>, id: Id, keep: bool) {
         if keep {
             return self.offer(cx, id);
         }
         let Some((_, _, State::Dial(dial))) = cx.remove(id) else { return };
-        let next = Dial { quick: dial.quick, ..Dial::new(dial.url, dial.home, dial.redirects, None) };
+        let next =
+            Dial { quick: dial.quick, ..Dial::new(dial.url, dial.home, dial.redirects, None) };
         self.resolve(cx, Box::new(next));
     }
 
     /// The way to the gateway stands: its TLS handshake begins, or the offer is written.
-    pub(super) fn reached(&mut self, cx: &mut Peers<State>, id: Id) {
+    pub(super) fn reached(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
         if !dial.url.secure {
             return self.offer(cx, id);
@@ -744,8 +833,9 @@ impl DeviceRole {
         self.end_dial(cx, id, &why, None);
     }
 
-    /// Whether the gateway's certificate can be checked now. A device that has no clock yet looks again, and says so once.
-    fn has_time(&mut self, cx: &mut Peers<State>) -> bool {
+    /// Whether the gateway's certificate can be checked now. A device that has no clock yet looks
+    /// again, and says so once.
+    fn has_time(&mut self, cx: &mut Connections<State>) -> bool {
         let has_time = self.plan.tls.as_ref().is_none_or(|connector| connector.has_time());
         if !has_time {
             if !std::mem::replace(&mut self.waits_for_clock, true) {
@@ -762,8 +852,9 @@ impl DeviceRole {
         has_time
     }
 
-    /// Writes the offer, or the poll, and begins the answer that it brings. Secrets go to configured origins only.
-    pub(super) fn offer(&mut self, cx: &mut Peers<State>, id: Id) {
+    /// Writes the offer, or the poll, and begins the answer that it brings. Secrets go to
+    /// configured origins only.
+    pub(super) fn offer(&mut self, cx: &mut Connections<State>, id: Id) {
         let now = cx.now();
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
         let (url, mut slot) = (dial.url.clone(), dial.slot);
@@ -794,7 +885,12 @@ impl DeviceRole {
             dial.stage = Stage::Offered { at: now, upgrade, informational: 0 };
         }
         if let Err(refusal) = written {
-            return self.end_dial(cx, id, &format!("the offer cannot be written: {}", refusal.reason), None);
+            return self.end_dial(
+                cx,
+                id,
+                &format!("the offer cannot be written: {}", refusal.reason),
+                None,
+            );
         }
         match slot {
             Some(key) if posts => self.begin_post(cx, key),
@@ -806,7 +902,7 @@ impl DeviceRole {
         }
     }
 
-    fn read_verdict(&mut self, cx: &mut Peers<State>, id: Id) {
+    fn read_verdict(&mut self, cx: &mut Connections<State>, id: Id) {
         let mut scratch = cx.take_scratch();
         let verdict = self.next_verdict(cx, id, &mut scratch);
         cx.put_scratch(scratch);
@@ -814,7 +910,9 @@ impl DeviceRole {
             Ok(None) => {}
             Ok(Some((verdict, reply))) => self.obey(cx, id, verdict, reply),
             Err(Unanswered { silent: true, .. }) if self.was_held(cx, id) => {
-                if let Some(key) = cx.get(id).and_then(|peer| if let State::Dial(dial) = &peer.state { dial.slot } else { None }) {
+                if let Some(key) = cx.get(id).and_then(|peer| {
+                    if let State::Dial(dial) = &peer.state { dial.slot } else { None }
+                }) {
                     self.pause_poll(cx, key);
                 }
             }
@@ -825,8 +923,14 @@ impl DeviceRole {
         }
     }
 
-    /// `Ok(None)`: not here yet. Octets behind the answer are kept: behind a 101 they are the first request.
-    fn next_verdict(&mut self, cx: &mut Peers<State>, id: Id, scratch: &mut [u8]) -> Result<Option<(Verdict, ReplyHead)>, Unanswered> {
+    /// `Ok(None)`: not here yet. Bytes behind the answer are kept: behind a 101 they are the first
+    /// request.
+    fn next_verdict(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        scratch: &mut [u8],
+    ) -> Result<Option<(Verdict, ReplyHead)>, Unanswered> {
         let Some(peer) = cx.get_mut(id) else { return Ok(None) };
         let State::Dial(dial) = &peer.state else { return Ok(None) };
         let Stage::Offered { mut informational, .. } = dial.stage else { return Ok(None) };
@@ -834,37 +938,50 @@ impl DeviceRole {
         let fetched = peer.fetch(scratch, self.limits.head_bytes_max + 1024);
         let silent = informational == 0;
         let filled = match fetched {
-            Ok(Fetched::Octets(n)) => n,
+            Ok(Fetched::Bytes(n)) => n,
             Ok(Fetched::Nothing) => return Ok(None),
             Ok(Fetched::End) => {
-                return Err(Unanswered { silent, why: "the gateway closed the connection instead of answering the offer".to_owned() });
+                return Err(Unanswered {
+                    silent,
+                    why: "the gateway closed the connection instead of answering the offer"
+                        .to_owned(),
+                });
             }
             Err(e) => {
-                return Err(Unanswered { silent, why: format!("the connection to the gateway broke before the offer was answered: {e}") });
+                return Err(Unanswered {
+                    silent,
+                    why: format!(
+                        "the connection to the gateway broke before the offer was answered: {e}"
+                    ),
+                });
             }
         };
-        let octets = &scratch[..filled];
+        let bytes = &scratch[..filled];
         let mut used = 0;
         loop {
-            let parsed = head::response(&octets[used..], &self.limits, LineEnds::CrlfOrLf)
-                .map_err(|e| Unanswered::from(format!("this is not a gateway's answer: {}", e.reason)))?;
+            let parsed =
+                head::response(&bytes[used..], &self.limits, LineEnds::CrlfOrLf).map_err(|e| {
+                    Unanswered::from(format!("this is not a gateway's answer: {}", e.reason))
+                })?;
             let Some(response) = parsed else {
                 if peer.is_over() {
                     return Err("the gateway closed the connection in the middle of its answer to the offer".to_owned().into());
                 }
-                peer.keep(&octets[used..]);
+                peer.keep(&bytes[used..]);
                 return Ok(None);
             };
             used += response.len;
             let verdict = turn::check(&response, &self.plan.offer.dialect.token);
             if verdict != Verdict::Informational {
-                peer.keep(&octets[used..]);
+                peer.keep(&bytes[used..]);
                 let sent = peer.pending() == 0 && self.has_posted(peer);
-                return Ok(Some((verdict, reply_head(&response, sent, &octets[used..]))));
+                return Ok(Some((verdict, reply_head(&response, sent, &bytes[used..]))));
             }
             informational += 1;
             if informational > self.limits.informational_max {
-                return Err("the gateway sent more interim responses than informational_max".to_owned().into());
+                return Err("the gateway sent more interim responses than informational_max"
+                    .to_owned()
+                    .into());
             }
             let State::Dial(dial) = &mut peer.state else { return Ok(None) };
             if let Stage::Offered { informational: counted, .. } = &mut dial.stage {
@@ -873,7 +990,7 @@ impl DeviceRole {
         }
     }
 
-    fn obey(&mut self, cx: &mut Peers<State>, id: Id, verdict: Verdict, reply: ReplyHead) {
+    fn obey(&mut self, cx: &mut Connections<State>, id: Id, verdict: Verdict, reply: ReplyHead) {
         let now = cx.now();
         let Some(State::Dial(dial)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
         let Stage::Offered { at, upgrade, .. } = dial.stage else { return };
@@ -883,7 +1000,9 @@ impl DeviceRole {
             self.hung_up = None;
         }
         let verdict = match verdict {
-            Verdict::Turned { .. } if !upgrade => Verdict::Wrong("the gateway answered 101 to a poll that offered no turn".to_owned()),
+            Verdict::Turned { .. } if !upgrade => {
+                Verdict::Wrong("the gateway answered 101 to a poll that offered no turn".to_owned())
+            }
             other => other,
         };
         if upgrade && self.upgrade_may_trouble(&reply, slot.is_some() && took > PACE) {
@@ -894,62 +1013,94 @@ impl DeviceRole {
         match (verdict, slot) {
             (Verdict::Turned { warning }, _) => {
                 if let Some(warning) = warning {
-                    log_peers!(Warn, "the gateway's 101 is tolerated: {warning}");
+                    log_names!(Warn, "the gateway's 101 is tolerated: {warning}");
                 }
                 self.turned(cx, id, took >= PACE);
             }
-            (Verdict::Nothing, Some(_)) if !upgrade => self.fell_back(cx, id, None, reply, took < PACE),
+            (Verdict::Nothing, Some(_)) if !upgrade => {
+                self.fell_back(cx, id, None, reply, took < PACE)
+            }
             (Verdict::Nothing, Some(key)) => {
                 self.welcomed = true;
                 self.succeeded();
                 self.nothing(cx, key, reply.keep, took < PACE);
             }
             (Verdict::Nothing, None) => self.nothing_yet(cx, id, reply.keep, took < PACE),
-            (Verdict::FellBack(encoding), _) if may_poll => self.fell_back(cx, id, encoding, reply, took < PACE),
+            (Verdict::FellBack(encoding), _) if may_poll => {
+                self.fell_back(cx, id, encoding, reply, took < PACE)
+            }
             (Verdict::FellBack(_), _) => {
                 let why = "the gateway, or a proxy on the way, does not turn connections: it fell back to polling, \
                            and this device may not poll (fallback never)";
                 self.end_dial(cx, id, why, None);
             }
-            (Verdict::Refused(status) | Verdict::Later { status, .. } | Verdict::NoTurn(status), Some(key)) if self.is_beside(key) => {
+            (
+                Verdict::Refused(status) | Verdict::Later { status, .. } | Verdict::NoTurn(status),
+                Some(key),
+            ) if self.is_beside(key) => {
                 self.end_dial(cx, id, &format!("it was answered with {status}"), None);
             }
             (Verdict::Redirect(location), _) => self.redirected(cx, id, &location),
             (Verdict::Refused(status), _) => self.refused(cx, id, status, reply.marked),
-            (Verdict::Later { status: 502 | 504, .. }, Some(key)) if took > PACE => self.pause_poll(cx, key),
+            (Verdict::Later { status: 502 | 504, .. }, Some(key)) if took > PACE => {
+                self.pause_poll(cx, key)
+            }
             (Verdict::Later { status, .. }, _) => {
                 if status == 426 && !upgrade {
                     self.plain_until = None; // it takes offers alone: what hung up on them was something else
                 }
                 self.later(cx, id, status, reply.retry_after);
             }
-            (Verdict::NoTurn(407), _) => self.end_dial(cx, id, "a proxy on the way wants credentials: status 407", None),
+            (Verdict::NoTurn(407), _) => {
+                self.end_dial(cx, id, "a proxy on the way wants credentials: status 407", None)
+            }
             (Verdict::NoTurn(status), _) if upgrade && may_poll => {
                 self.poll_instead(cx, id, &format!("status {status} answers an offer of a turn"));
             }
             (Verdict::NoTurn(status), _) => {
-                let what = if may_poll { "no gateway" } else { "no gateway that turns connections" };
-                self.end_dial(cx, id, &format!("{what} answers here: status {status}; check the URL, port included"), None);
+                let what =
+                    if may_poll { "no gateway" } else { "no gateway that turns connections" };
+                self.end_dial(
+                    cx,
+                    id,
+                    &format!("{what} answers here: status {status}; check the URL, port included"),
+                    None,
+                );
             }
             (Verdict::Wrong(why), _) => self.end_dial(cx, id, &why, None),
             (Verdict::Informational, _) => {}
         }
     }
 
-    fn later(&mut self, cx: &mut Peers<State>, id: Id, status: u16, retry_after: Option<Duration>) {
+    fn later(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        status: u16,
+        retry_after: Option<Duration>,
+    ) {
         let hint = match status {
             400 => "it takes this offer for malformed; check the URL",
-            409 => "another device, or a newer run of this one, holds the name; stop it or choose another name",
-            426 if self.plan.fallback == Fallback::Only => "it takes no polls, only devices that turn; allow it with --fallback auto",
+            409 => {
+                "another device, or a newer run of this one, holds the name; stop it or choose another name"
+            }
+            426 if self.plan.fallback == Fallback::Only => {
+                "it takes no polls, only devices that turn; allow it with --fallback auto"
+            }
             426 => "it does not turn this protocol; choose another with --protocol",
             429 | 503 => "it is full or stopping",
             _ => "it cannot take devices just now",
         };
-        self.end_dial(cx, id, &format!("the gateway answered the offer with {status}: {hint}"), retry_after);
+        self.end_dial(
+            cx,
+            id,
+            &format!("the gateway answered the offer with {status}: {hint}"),
+            retry_after,
+        );
     }
 
     /// 204: the gateway holds offers until somebody asks.
-    fn nothing_yet(&mut self, cx: &mut Peers<State>, id: Id, keep: bool, quick: bool) {
+    fn nothing_yet(&mut self, cx: &mut Connections<State>, id: Id, keep: bool, quick: bool) {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Dial(dial) = &mut peer.state else { return };
@@ -958,7 +1109,7 @@ impl DeviceRole {
         let pauses = dial.quick > QUICK_MAX;
         (self.welcomed, self.holds) = (true, true);
         self.succeeded();
-        if !self.waiting && self.way.is_none() {
+        if !self.waiting && self.transport.is_none() {
             self.waiting = true;
             self.tell(DeviceEventKind::Waiting, &home, &url.text, String::new());
         }
@@ -975,7 +1126,7 @@ impl DeviceRole {
         }
     }
 
-    fn redirected(&mut self, cx: &mut Peers<State>, id: Id, location: &str) {
+    fn redirected(&mut self, cx: &mut Connections<State>, id: Id, location: &str) {
         let Some((stream, _, State::Dial(dial))) = cx.remove(id) else { return };
         self.has_no_connection(dial.slot);
         // Through a proxy only the URL tells how far its gateway is.
@@ -984,37 +1135,51 @@ impl DeviceRole {
             _ => Reach::of_host(&dial.url.host),
         };
         if dial.redirects >= self.limits.redirects_max {
-            let why = format!("gateway {} redirects in a circle: {} times", dial.home.url.text, dial.redirects);
+            let why = format!(
+                "gateway {} redirects in a circle: {} times",
+                dial.home.url.text, dial.redirects
+            );
             return self.dial_failed(cx, &dial.home, dial.slot, &why, None);
         }
         match dial.url.follow(location, &self.plan.redirects, from) {
             Err(e) => {
-                let why = format!("gateway {} redirects to where this device cannot go: {e}", dial.url.text);
+                let why = format!(
+                    "gateway {} redirects to where this device cannot go: {e}",
+                    dial.url.text
+                );
                 self.dial_failed(cx, &dial.home, dial.slot, &why, None);
             }
             Ok(url) => {
-                log_peers!(Info, "gateway {} redirects to {}", dial.url.text, url.text);
+                log_names!(Info, "gateway {} redirects to {}", dial.url.text, url.text);
                 let url = Arc::new(url);
                 self.goes_to(cx, dial.slot, &url);
-                self.resolve(cx, Box::new(Dial::new(url, dial.home, dial.redirects + 1, dial.slot)));
+                self.resolve(
+                    cx,
+                    Box::new(Dial::new(url, dial.home, dial.redirects + 1, dial.slot)),
+                );
             }
         }
     }
 
-    /// 401, 403, 404, 410: final for the first offer ever where the user wants that; weather after a success, or where it is not the gateway's own word.
-    fn refused(&mut self, cx: &mut Peers<State>, id: Id, status: u16, marked: bool) {
+    /// 401, 403, 404, 410: final for the first offer ever where the user wants that; weather after
+    /// a success, or where it is not the gateway's own word.
+    fn refused(&mut self, cx: &mut Connections<State>, id: Id, status: u16, marked: bool) {
         let why = match status {
             _ if !marked => UNMARKED,
             401 => "401: no or a wrong credential; check the token",
             403 => "403: the credential is not for this name",
-            404 => "404: it knows no such name, or this is the port of its visitors; devices use another (9999 unless changed)",
+            404 => {
+                "404: it knows no such name, or this is the port of its visitors; devices use another (9999 unless changed)"
+            }
             _ => "410: the name is gone for good",
         };
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
         let (slot, home) = (dial.slot, dial.home.clone());
         let text = match marked {
             true => format!("gateway {} refused the offer with {why}", dial.url.text),
-            false => format!("gateway {}: the offer was refused with {status}: {why}", dial.url.text),
+            false => {
+                format!("gateway {}: the offer was refused with {status}: {why}", dial.url.text)
+            }
         };
         cx.close(id);
         self.attempt_over(cx, slot, &text);
@@ -1030,7 +1195,11 @@ impl DeviceRole {
         }
         if for_good && self.plan.homes.all_refused() {
             log::warn!("{text}");
-            self.fleet.report(self.member, Standing::Refused, Error::refused(Fault::Gateway, status, text, None));
+            self.group.report(
+                self.member,
+                Standing::Refused,
+                Error::refused(Fault::Gateway, status, text, None),
+            );
             self.stopped = true;
             return;
         }
@@ -1046,11 +1215,17 @@ impl DeviceRole {
             return;
         }
         let pause = self.backoff.fail_for_long(random());
-        log_peers!(Warn, "{text}; next attempt in {:.0} s", pause.as_secs_f32());
+        log_names!(Warn, "{text}; next attempt in {:.0} s", pause.as_secs_f32());
         self.dial_later(cx, pause);
     }
 
-    pub(super) fn end_dial(&mut self, cx: &mut Peers<State>, id: Id, why: &str, retry_after: Option<Duration>) {
+    pub(super) fn end_dial(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        why: &str,
+        retry_after: Option<Duration>,
+    ) {
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
         let (url, home, slot) = (dial.url.clone(), dial.home.clone(), dial.slot);
         cx.close(id);
@@ -1060,8 +1235,8 @@ impl DeviceRole {
     /// An attempt to offer or poll at `home` failed, and its connection is closed.
     pub(super) fn dial_failed(
         &mut self,
-        cx: &mut Peers<State>,
-        home: &Arc<Home>,
+        cx: &mut Connections<State>,
+        home: &Arc<GatewayTarget>,
         slot: Option<Key>,
         why: &str,
         retry_after: Option<Duration>,
@@ -1077,13 +1252,21 @@ impl DeviceRole {
         self.failed_at(cx, home, why, retry_after);
     }
 
-    /// Whether a failure at `home` moves a failover's list on: it is the one whose turn it is, and there is no way in.
-    fn may_go_on(&self, home: &Arc<Home>) -> bool {
-        self.plan.homes.is_list() && self.way.is_none() && self.plan.homes.is_current(home)
+    /// Whether a failure at `home` moves a failover's list on: it is the one whose turn it is, and
+    /// there is no way in.
+    fn may_go_on(&self, home: &Arc<GatewayTarget>) -> bool {
+        self.plan.homes.is_list() && self.transport.is_none() && self.plan.homes.is_current(home)
     }
 
-    /// Sets the next attempt after one that failed: with failover at the next gateway at once, else here, or at the first again, after a pause.
-    fn failed_at(&mut self, cx: &mut Peers<State>, home: &Arc<Home>, why: &str, asked: Option<Duration>) {
+    /// Sets the next attempt after one that failed: with failover at the next gateway at once, else
+    /// here, or at the first again, after a pause.
+    fn failed_at(
+        &mut self,
+        cx: &mut Connections<State>,
+        home: &Arc<GatewayTarget>,
+        why: &str,
+        asked: Option<Duration>,
+    ) {
         let asked = asked.map(|asked| asked.min(RETRY_AFTER_MAX));
         let together = self.not_before.is_some_and(|at| at > cx.now());
         self.answered = false;
@@ -1093,30 +1276,41 @@ impl DeviceRole {
         if self.may_go_on(home) {
             self.plan.homes.rest(home, asked.map(|asked| cx.after(asked)), false);
             if self.plan.homes.advance(cx.now()) {
-                log_peers!(Warn, "{why}; next is {}", self.home().url.text);
+                log_names!(Warn, "{why}; next is {}", self.home().url.text);
                 self.dial_later(cx, Duration::ZERO);
             } else {
                 let pause = self.backoff.fail(random(), None);
                 let at = self.plan.homes.start_over(cx.after(pause));
-                log_peers!(Warn, "{why}; next attempt in {:.1} s", at.saturating_duration_since(cx.now()).as_secs_f32());
+                log_names!(
+                    Warn,
+                    "{why}; next attempt in {:.1} s",
+                    at.saturating_duration_since(cx.now()).as_secs_f32()
+                );
                 self.dial_at(cx, at);
             }
             self.forget_mode();
         } else {
             let pause = self.back_off(cx, asked);
-            log_peers!(Warn, "{why}; next attempt in {:.1} s", pause.as_secs_f32());
+            log_names!(Warn, "{why}; next attempt in {:.1} s", pause.as_secs_f32());
         }
     }
 
-    /// One failed attempt more; with as many as may be, and no way in, this gateway is given up, and with the last one the device (true).
+    /// One failed attempt more; with as many as may be, and no way in, this gateway is given up,
+    /// and with the last one the device (true).
     fn gives_up(&mut self, why: &str) -> bool {
         self.failed = self.failed.saturating_add(1);
-        let Some(max) = self.plan.max_retries.filter(|max| self.failed >= *max && self.way.is_none()) else { return false };
+        let Some(max) =
+            self.plan.max_retries.filter(|max| self.failed >= *max && self.transport.is_none())
+        else {
+            return false;
+        };
         let text = match max {
             1 => format!("gave up after 1 failed attempt (max_retries): {why}"),
-            _ => format!("gave up after {max} failed attempts in a row (max_retries); the last one: {why}"),
+            _ => format!(
+                "gave up after {max} failed attempts in a row (max_retries); the last one: {why}"
+            ),
         };
-        self.stopped |= self.fleet.report(self.member, Standing::GaveUp, Error::gave_up(text));
+        self.stopped |= self.group.report(self.member, Standing::GaveUp, Error::gave_up(text));
         self.stopped
     }
 
@@ -1125,7 +1319,7 @@ impl DeviceRole {
         self.backoff.succeed();
         self.doubtful = false;
         if std::mem::take(&mut self.failed) > 0 {
-            self.fleet.hopes(self.member);
+            self.group.hopes(self.member);
         }
     }
 
@@ -1135,15 +1329,19 @@ impl DeviceRole {
 
     /// What was found out about one gateway says nothing of the next.
     fn forget_mode(&mut self) {
-        (self.fell_back, self.encoding, self.plain_until, self.hung_up, self.beaten) = (false, None, None, None, false);
+        (self.fell_back, self.encoding, self.plain_until, self.hung_up, self.beaten) =
+            (false, None, None, None, false);
         (self.troubled, self.no_tunnel_until) = (0, None);
-        (self.holds, self.brief, self.doubt.since, self.doubt.swallowed, self.doubt.again) = (false, 0, None, false, false);
+        (self.holds, self.brief, self.doubt.since, self.doubt.swallowed, self.doubt.again) =
+            (false, 0, None, false, false);
     }
 
-    /// How long nothing is dialled after a failure. Attempts that fail together are one failure, else a device that lost many links at once would
-    /// wait for the longest of as many pauses: about the cap, and at the same time as every other such device.
-    fn back_off(&mut self, cx: &mut Peers<State>, retry_after: Option<Duration>) -> Duration {
-        let left = self.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(cx.now()));
+    /// How long nothing is dialled after a failure. Attempts that fail together are one failure,
+    /// else a device that lost many links at once would wait for the longest of as many pauses:
+    /// about the cap, and at the same time as every other such device.
+    fn back_off(&mut self, cx: &mut Connections<State>, retry_after: Option<Duration>) -> Duration {
+        let left =
+            self.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(cx.now()));
         let pause = match retry_after {
             _ if left.is_zero() => self.backoff.fail(random(), retry_after),
             Some(asked) if asked > left => self.backoff.obey(random(), asked),
@@ -1153,12 +1351,16 @@ impl DeviceRole {
         pause
     }
 
-    fn attempt_over(&mut self, cx: &mut Peers<State>, slot: Option<Key>, why: &str) {
+    fn attempt_over(&mut self, cx: &mut Connections<State>, slot: Option<Key>, why: &str) {
         match slot {
             Some(key) => self.poll_failed(cx, key, why),
             None => {
                 self.undialed();
-                self.settle_way(cx, "", Some(&Why::new(End::Cut, why.to_owned()))); // it may have been the last offer that was held
+                self.settle_transport(
+                    cx,
+                    "",
+                    Some(&CloseReason::new(CloseCause::Cut, why.to_owned())),
+                ); // it may have been the last offer that was held
             }
         }
     }
@@ -1170,51 +1372,73 @@ impl DeviceRole {
         }
     }
 
-    fn dial_later(&mut self, cx: &mut Peers<State>, pause: Duration) {
+    fn dial_later(&mut self, cx: &mut Connections<State>, pause: Duration) {
         let at = cx.after(pause);
         self.dial_at(cx, at);
     }
 
-    fn dial_at(&mut self, cx: &mut Peers<State>, at: Instant) {
+    fn dial_at(&mut self, cx: &mut Connections<State>, at: Instant) {
         if self.not_before.is_none_or(|before| before < at) {
             self.not_before = Some(at);
             cx.alarm(at, DIAL);
         }
     }
 
-    /// Tells when the way in changed: there is none any more (`why`), or there is one, or another, through the gateway at `url`.
-    pub(super) fn settle_way(&mut self, cx: &mut Peers<State>, url: &str, why: Option<&Why>) {
-        let is_held = self.comes_and_goes() && self.way == Some(Way::Turn) && self.shared.dialing.load(Relaxed) > 0;
-        let way = match (self.shared.links.load(Relaxed), self.polls_with()) {
-            (0, None) if is_held => Some(Way::Turn),
+    /// Tells when the way in changed: there is none any more (`why`), or there is one, or another,
+    /// through the gateway at `url`.
+    pub(super) fn settle_transport(
+        &mut self,
+        cx: &mut Connections<State>,
+        url: &str,
+        why: Option<&CloseReason>,
+    ) {
+        let is_held = self.comes_and_goes()
+            && self.transport == Some(Transport::Turn)
+            && self.shared.dialing.load(Relaxed) > 0;
+        let transport = match (self.shared.links.load(Relaxed), self.polls_with()) {
+            (0, None) if is_held => Some(Transport::Turn),
             (0, None) => None,
-            (0, Some(encoding)) => Some(Way::Comet(encoding)),
-            _ => Some(Way::Turn),
+            (0, Some(encoding)) => Some(Transport::Comet(encoding)),
+            _ => Some(Transport::Turn),
         };
-        if way == self.way {
+        if transport == self.transport {
             return;
         }
-        self.way = way;
-        let place = way.and_then(|way| WAYS.iter().position(|known| *known == way));
-        self.shared.way.store(place.map_or(0, |place| place as u8 + 1), Relaxed); // below WAYS.len()
+        self.transport = transport;
+        let place =
+            transport.and_then(|transport| WAYS.iter().position(|known| *known == transport));
+        self.shared.transport.store(place.map_or(0, |place| place as u8 + 1), Relaxed); // below WAYS.len()
         let home = self.home();
         let url = if url.is_empty() { &home.url.text } else { url };
-        match way {
+        match transport {
             None => {
                 let text = why.map_or(String::new(), |why| why.text.to_string());
                 let because = why.map_or(String::new(), |why| format!(": {why}"));
-                log_peers!(Info, "disconnected {} from {}{because}", home.name, home.url.text);
-                self.publish(DeviceEventKind::Disconnected, &home, &home.url.text, text, why.map(|why| why.end));
+                log_names!(Info, "disconnected {} from {}{because}", home.name, home.url.text);
+                self.publish(
+                    DeviceEventKind::Disconnected,
+                    &home,
+                    &home.url.text,
+                    text,
+                    why.map(|why| why.end),
+                );
                 self.doubt.swallowed = false; // the next way may be another
                 self.begin_again(cx);
             }
-            Some(Way::Turn) => self.tell(DeviceEventKind::Connected, &home, url, format!("{} turn", self.plan.offer.dialect.token)),
-            Some(way) => self.tell(DeviceEventKind::Connected, &home, url, way.to_string()),
+            Some(Transport::Turn) => self.tell(
+                DeviceEventKind::Connected,
+                &home,
+                url,
+                format!("{} turn", self.plan.offer.dialect.token),
+            ),
+            Some(transport) => {
+                self.tell(DeviceEventKind::Connected, &home, url, transport.to_string())
+            }
         }
     }
 
     /// The way in is lost: a failover's list begins again with its first.
-    fn begin_again(&mut self, cx: &mut Peers<State>) {
+    fn begin_again(&mut self, cx: &mut Connections<State>) {
         if self.plan.homes.is_list() && !self.draining {
             let now = cx.now();
             let at = self.plan.homes.start_over(now);
@@ -1226,8 +1450,8 @@ impl DeviceRole {
     }
 
     /// Whether what came through `home` may be the way in: there is none, or that is the one.
-    pub(super) fn takes(&mut self, home: &Arc<Home>) -> bool {
-        if self.way.is_none() {
+    pub(super) fn takes(&mut self, home: &Arc<GatewayTarget>) -> bool {
+        if self.transport.is_none() {
             self.plan.homes.settle_on(home);
         }
         self.plan.homes.is_current(home)
@@ -1236,7 +1460,7 @@ impl DeviceRole {
     // --- links ---
 
     /// `held`: the offer was not answered at once.
-    fn turned(&mut self, cx: &mut Peers<State>, id: Id, held: bool) {
+    fn turned(&mut self, cx: &mut Connections<State>, id: Id, held: bool) {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Dial(dial) = &peer.state else { return };
@@ -1251,17 +1475,22 @@ impl DeviceRole {
         }
         if let (Some(key), true) = (slot, self.shared.links.load(Relaxed) >= self.shared.max) {
             self.fell_back = false;
-            return self.drop_slot(cx, key, "its connection turned, and there are as many links as may be"); // closes it, too
+            return self.drop_slot(
+                cx,
+                key,
+                "its connection turned, and there are as many links as may be",
+            ); // closes it, too
         }
         self.holds = held || (self.holds && asked);
         peer.state = State::Link(Link { held, ..Link::new(None, now) });
         cx.set_deadline(id, None);
         self.shared.links.fetch_add(1, Relaxed);
-        (self.welcomed, self.fell_back, self.answered, self.troubled) = (true, false, !self.doubtful, 0);
+        (self.welcomed, self.fell_back, self.answered, self.troubled) =
+            (true, false, !self.doubtful, 0);
         if !matches!(self.service, Service::Listen(_)) {
             self.doubt.since.get_or_insert(now); // what `listen()` gives out the loop does not see
         }
-        self.settle_way(cx, &url.text, None);
+        self.settle_transport(cx, &url.text, None);
         match slot {
             None => {
                 self.shared.dialing.fetch_sub(1, Relaxed);
@@ -1284,14 +1513,17 @@ impl DeviceRole {
         }
     }
 
-    /// Whether links end as soon as they were of use, and the next ones are on their way: that the last one ended is no news then.
+    /// Whether links end as soon as they were of use, and the next ones are on their way: that the
+    /// last one ended is no news then.
     fn comes_and_goes(&self) -> bool {
         self.holds || self.brief > BRIEF_MAX
     }
 
-    /// A gateway that ends its links behind a request or two would fill every log with the way in that comes and goes.
-    fn note_brief(&mut self, cx: &Peers<State>, link: &Link, why: &Why) {
-        let as_wanted = why.end.is_usual() || matches!(why.end, End::Closed | End::Reset | End::Drained);
+    /// A gateway that ends its links behind a request or two would fill every log with the way in
+    /// that comes and goes.
+    fn note_brief(&mut self, cx: &Connections<State>, link: &Link, why: &CloseReason) {
+        let as_wanted = why.end.is_usual()
+            || matches!(why.end, CloseCause::Closed | CloseCause::Reset | CloseCause::Drained);
         if !as_wanted || cx.now().saturating_duration_since(link.since) >= BRIEF_LIFE {
             self.brief = 0;
             return;
@@ -1299,7 +1531,10 @@ impl DeviceRole {
         self.brief = self.brief.saturating_add(1);
         if self.brief == BRIEF_MAX + 1 && !self.holds {
             let url = &self.home().url.text;
-            log_peers!(Info, "{url} ends its links after a few seconds or requests; from now on it is told only when no other one comes");
+            log_names!(
+                Info,
+                "{url} ends its links after a few seconds or requests; from now on it is told only when no other one comes"
+            );
         }
     }
 
@@ -1309,14 +1544,27 @@ impl DeviceRole {
     }
 
     /// Polls beside links that have not carried anything for `doubt_after`.
-    pub(super) fn doubt_links(&mut self, cx: &mut Peers<State>) {
+    pub(super) fn doubt_links(&mut self, cx: &mut Connections<State>) {
         let (now, patience) = (cx.now(), self.limits.doubt_after);
-        let Some(since) = self.doubt.since.filter(|_| !patience.is_zero() && self.plan.fallback == Fallback::Auto) else { return };
-        if self.draining || self.slots.len() > 0 || self.is_polling(now) || self.shared.links.load(Relaxed) == 0 {
+        let Some(since) = self
+            .doubt
+            .since
+            .filter(|_| !patience.is_zero() && self.plan.fallback == Fallback::Auto)
+        else {
+            return;
+        };
+        if self.draining
+            || self.slots.len() > 0
+            || self.is_polling(now)
+            || self.shared.links.load(Relaxed) == 0
+        {
             return;
         }
-        let patience = if self.doubt.again && self.doubt.tries == 0 { Duration::ZERO } else { patience };
-        let left = patience.saturating_mul(1 << self.doubt.tries.min(6)).saturating_sub(now.saturating_duration_since(since));
+        let patience =
+            if self.doubt.again && self.doubt.tries == 0 { Duration::ZERO } else { patience };
+        let left = patience
+            .saturating_mul(1 << self.doubt.tries.min(6))
+            .saturating_sub(now.saturating_duration_since(since));
         if !left.is_zero() {
             if !std::mem::replace(&mut self.doubt.alarmed, true) {
                 let at = cx.after(left);
@@ -1326,7 +1574,7 @@ impl DeviceRole {
         }
         let home = self.home();
         if self.doubt.tries == 0 {
-            log_peers!(
+            log_names!(
                 Info,
                 "nothing has come over the links to {} yet; polling beside them, in case it is swallowed on the way",
                 home.url.text
@@ -1336,21 +1584,29 @@ impl DeviceRole {
         self.dial_slot(cx, key);
     }
 
-    /// A poll beside the links came to nothing: whoever answers there takes none, and the links stay as they are.
-    pub(super) fn doubt_refused(&mut self, cx: &mut Peers<State>, key: Key, why: &str) {
-        log_peers!(Debug, "a poll beside the links came to nothing: {why}");
+    /// A poll beside the links came to nothing: whoever answers there takes none, and the links
+    /// stay as they are.
+    pub(super) fn doubt_refused(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
+        log_names!(Debug, "a poll beside the links came to nothing: {why}");
         self.doubt.tries = self.doubt.tries.saturating_add(1);
         self.drop_slot(cx, key, why);
     }
 
-    /// What polls bring, or that links end without use where polls are answered, says that turned connections carry nothing: they are given up.
-    pub(super) fn give_up_links(&mut self, cx: &mut Peers<State>) {
-        const WHY: Why = End::Silent.because("nothing ever came over it, where polls are answered");
-        (self.doubt.since, self.doubt.tries, self.doubt.swallowed, self.doubt.again) = (None, 0, true, true);
+    /// What polls bring, or that links end without use where polls are answered, says that turned
+    /// connections carry nothing: they are given up.
+    pub(super) fn give_up_links(&mut self, cx: &mut Connections<State>) {
+        const WHY: CloseReason =
+            CloseCause::Silent.because("nothing ever came over it, where polls are answered");
+        (self.doubt.since, self.doubt.tries, self.doubt.swallowed, self.doubt.again) =
+            (None, 0, true, true);
         self.fell_back = true;
         self.poll_alone();
         let url = self.home().url.clone();
-        log_peers!(Warn, "connections to {} turn, and nothing comes over them: polling without Upgrade until the way in is lost", url.text);
+        log_names!(
+            Warn,
+            "connections to {} turn, and nothing comes over them: polling without Upgrade until the way in is lost",
+            url.text
+        );
         for id in cx.ids() {
             match cx.get_mut(id).map(|p| &mut p.state) {
                 Some(State::Link(link)) if link.slot.is_none() && link.exchange.is_none() => {
@@ -1367,7 +1623,7 @@ impl DeviceRole {
     }
 
     /// The loop watches the link; what is there already is read.
-    pub(super) fn link_idle(&mut self, cx: &mut Peers<State>, id: Id) {
+    pub(super) fn link_idle(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Link(link) = &mut peer.state else { return };
         (link.exchange, link.began) = (None, false);
@@ -1385,16 +1641,17 @@ impl DeviceRole {
         }
     }
 
-    fn link_gone(&mut self, cx: &mut Peers<State>, id: Id, why: Why) {
+    fn link_gone(&mut self, cx: &mut Connections<State>, id: Id, why: CloseReason) {
         let Some((_, _, State::Link(link))) = cx.remove(id) else { return };
         self.count_out(cx, &link, why);
     }
 
-    /// A link has ended: its reason goes into one line of the log, into the events, and into the counters.
-    fn count_out(&mut self, cx: &mut Peers<State>, link: &Link, why: Why) {
+    /// A link has ended: its reason goes into one line of the log, into the events, and into the
+    /// counters.
+    fn count_out(&mut self, cx: &mut Connections<State>, link: &Link, why: CloseReason) {
         self.end_bound(cx, link);
         if link.slot.is_some() {
-            return log_peers!(Debug, "a virtual link ended: {why}"); // its slot sees the end at the bridge
+            return log_names!(Debug, "a virtual link ended: {why}"); // its slot sees the end at the bridge
         }
         let home = self.home();
         let last = self.shared.links.fetch_sub(1, Relaxed) == 1 && self.polls_with().is_none();
@@ -1402,20 +1659,33 @@ impl DeviceRole {
         let quiet = self.comes_and_goes();
         match (last, why.end.is_usual() || quiet) {
             (true, _) if !quiet => {} // the line of the way in says it
-            (_, true) => log_peers!(Debug, "a link to {} ended: {why}", home.url.text),
-            (_, false) => log_peers!(Info, "a link to {} ended: {why}", home.url.text),
+            (_, true) => log_names!(Debug, "a link to {} ended: {why}", home.url.text),
+            (_, false) => log_names!(Info, "a link to {} ended: {why}", home.url.text),
         }
         self.shared.ends.count(why.end);
-        self.publish(DeviceEventKind::Ended, &home, &home.url.text, why.text.to_string(), Some(why.end));
-        let in_vain = !link.used && !link.beaten && self.doubt.since.is_some() && !self.draining && self.polls_beside();
+        self.publish(
+            DeviceEventKind::Ended,
+            &home,
+            &home.url.text,
+            why.text.to_string(),
+            Some(why.end),
+        );
+        let in_vain = !link.used
+            && !link.beaten
+            && self.doubt.since.is_some()
+            && !self.draining
+            && self.polls_beside();
         if in_vain {
             self.give_up_links(cx);
         }
-        let short = !link.used && !link.held && !in_vain && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
+        let short = !link.used
+            && !link.held
+            && !in_vain
+            && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
         if quiet && !short && !self.draining {
             self.top_up(cx); // the next offer is as good as a link
         }
-        self.settle_way(cx, "", Some(&why));
+        self.settle_transport(cx, "", Some(&why));
         if !short {
             self.quick_ends = 0;
             self.succeeded();
@@ -1423,28 +1693,35 @@ impl DeviceRole {
         if self.draining {
             return;
         }
-        // Gateways have closed links because a visitor's request failed, with nothing written to them (T48). Where other links live, that is forgiven, but
-        // not for ever.
+        // Gateways have closed links because a visitor's request failed, with nothing written to
+        // them (T48). Where other links live, that is forgiven, but not for ever.
         self.quick_ends += u32::from(short);
-        let faulty = why.end == End::ProtocolError && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
+        let faulty = why.end == CloseCause::ProtocolError
+            && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
         self.quick_faults = if faulty { self.quick_faults.saturating_add(1) } else { 0 };
         if self.quick_faults > BRIEF_MAX && last {
             self.dial_later(cx, PACE.mul_f64(0.5 + random())); // no failed attempt, but no circle either
         }
-        let forgiven = self.way == Some(Way::Turn) && self.quick_ends <= QUICK_MAX as u32;
+        let forgiven =
+            self.transport == Some(Transport::Turn) && self.quick_ends <= QUICK_MAX as u32;
         if short && !forgiven {
-            if self.way.is_none() {
+            if self.transport.is_none() {
                 self.plan.homes.settle_on(&home);
             }
             self.doubtful = true;
-            self.failed_at(cx, &home, &format!("{}: a link ended as soon as it was turned: {why}", home.url.text), None);
+            self.failed_at(
+                cx,
+                &home,
+                &format!("{}: a link ended as soon as it was turned: {why}", home.url.text),
+                None,
+            );
         }
         self.top_up(cx);
     }
 
-    /// Whether what this device answered by itself (a heartbeat) is written. Nothing is read before: a gateway that does not take its answers would fill the
-    /// memory with them.
-    fn answers_are_out(&mut self, cx: &mut Peers<State>, id: Id) -> bool {
+    /// Whether what this device answered by itself (a heartbeat) is written. Nothing is read
+    /// before: a gateway that does not take its answers would fill the memory with them.
+    fn answers_are_out(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
         let Some(peer) = cx.get_mut(id) else { return false };
         let waits = peer.pending();
         if waits == 0 {
@@ -1452,28 +1729,40 @@ impl DeviceRole {
         }
         match peer.flush() {
             Ok(true) => self.link_idle(cx, id), // which asks for the step that reads on
-            Ok(false) if peer.is_broken() => self.link_gone(cx, id, End::Reset.because("it broke under a heartbeat")),
+            Ok(false) if peer.is_broken() => {
+                self.link_gone(cx, id, CloseCause::Reset.because("it broke under a heartbeat"))
+            }
             Ok(false) if peer.pending() < waits => {
                 let at = cx.after(self.limits.body_silence_timeout);
                 cx.set_deadline(id, Some(at));
             }
             Ok(false) => {}
-            Err(e) => self.link_gone(cx, id, Why::new(End::of_io(&e), format!("it broke under a heartbeat: {e}"))),
+            Err(e) => self.link_gone(
+                cx,
+                id,
+                CloseReason::new(CloseCause::of_io(&e), format!("it broke under a heartbeat: {e}")),
+            ),
         }
         false
     }
 
-    /// The gateway has taken nothing of an answer for `body_silence_timeout`, unless its socket has room and did not say so.
-    fn answer_expired(&mut self, cx: &mut Peers<State>, id: Id) {
+    /// The gateway has taken nothing of an answer for `body_silence_timeout`, unless its socket has
+    /// room and did not say so.
+    fn answer_expired(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
         let waits = peer.pending();
         peer.try_to_write();
         if !self.answers_are_out(cx, id) && cx.get(id).is_some_and(|peer| peer.pending() == waits) {
-            self.link_gone(cx, id, End::Late.because("the gateway took nothing of an answer for body_silence_timeout"));
+            self.link_gone(
+                cx,
+                id,
+                CloseCause::Late
+                    .because("the gateway took nothing of an answer for body_silence_timeout"),
+            );
         }
     }
 
-    fn link_ready(&mut self, cx: &mut Peers<State>, id: Id) {
+    fn link_ready(&mut self, cx: &mut Connections<State>, id: Id) {
         if !self.answers_are_out(cx, id) {
             return;
         }
@@ -1491,7 +1780,7 @@ impl DeviceRole {
             None | Some(Came::Request(_) | Came::NotYet) => {}
             Some(Came::Gone(why)) => self.link_gone(cx, id, why),
             Some(Came::Heartbeat(Heartbeat::Alive)) => self.answer_heartbeat(cx, id),
-            Some(Came::Heartbeat(Heartbeat::Farewell)) => self.farewell(cx, id),
+            Some(Came::Heartbeat(Heartbeat::Farewell)) => self.goaway(cx, id),
             Some(Came::Refused(refusal)) => {
                 self.answer_link(cx, id, &LocalAnswer::new(refusal.status, &refusal.reason));
             }
@@ -1499,29 +1788,38 @@ impl DeviceRole {
         }
     }
 
-    fn read_request(&mut self, cx: &mut Peers<State>, id: Id, scratch: &mut [u8]) -> Came {
+    fn read_request(&mut self, cx: &mut Connections<State>, id: Id, scratch: &mut [u8]) -> Came {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return Came::NotYet };
         let filled = match peer.fetch(scratch, self.link_limits.head_bytes_max + 1024) {
-            Ok(Fetched::Octets(n)) => n,
-            Ok(Fetched::Nothing) if peer.is_broken() => return Came::Gone(End::Reset.because("while it idled")),
+            Ok(Fetched::Bytes(n)) => n,
+            Ok(Fetched::Nothing) if peer.is_broken() => {
+                return Came::Gone(CloseCause::Reset.because("while it idled"));
+            }
             Ok(Fetched::Nothing) => return Came::NotYet,
             Ok(Fetched::End) => return Came::Gone(CLOSED),
-            Err(e) => return Came::Gone(Why::new(End::of_io(&e), format!("while it idled: {e}"))),
+            Err(e) => {
+                return Came::Gone(CloseReason::new(
+                    CloseCause::of_io(&e),
+                    format!("while it idled: {e}"),
+                ));
+            }
         };
-        let octets = &scratch[..filled];
-        if octets == b"\r\n" {
+        let bytes = &scratch[..filled];
+        if bytes == b"\r\n" {
             return Came::NotYet; // a stray line end behind an earlier message
         }
-        let read = head::request(octets, &self.link_limits, LineEnds::Crlf);
-        if let (State::Link(link), true) = (&mut peer.state, head::begins_request(octets)) {
-            link.used |= !octets.starts_with(b"OPTIONS * "); // whatever becomes of it: the fault may be a visitor's, and dialling is all right (T48)
+        let read = head::request(bytes, &self.link_limits, LineEnds::Crlf);
+        if let (State::Link(link), true) = (&mut peer.state, head::begins_request(bytes)) {
+            link.used |= !bytes.starts_with(b"OPTIONS * "); // whatever becomes of it: the fault may be a visitor's, and dialling is all right (T48)
         }
         match read {
             Err(refusal) => Came::Refused(refusal),
-            Ok(None) if peer.is_over() => Came::Gone(End::Cut.because("closed by the gateway in the middle of a request")),
+            Ok(None) if peer.is_over() => Came::Gone(
+                CloseCause::Cut.because("closed by the gateway in the middle of a request"),
+            ),
             Ok(None) => {
-                peer.keep(octets);
+                peer.keep(bytes);
                 let State::Link(link) = &mut peer.state else { return Came::NotYet };
                 if !std::mem::replace(&mut link.began, true) {
                     cx.set_deadline(id, Some(cx.after(self.limits.head_timeout)));
@@ -1536,7 +1834,7 @@ impl DeviceRole {
                 match heartbeat::recognise(&request) {
                     Err(refusal) => return Came::Refused(refusal),
                     Ok(Some(heartbeat)) => {
-                        peer.keep(&octets[request.len..]);
+                        peer.keep(&bytes[request.len..]);
                         return Came::Heartbeat(heartbeat);
                     }
                     Ok(None) => {}
@@ -1544,7 +1842,7 @@ impl DeviceRole {
                 let Service::Forward(target) = &self.service else { return Came::Request(filled) };
                 match forward::plan(id, &request, target, &self.link_limits, now) {
                     Ok(exchange) => {
-                        peer.keep(&octets[request.len..]);
+                        peer.keep(&bytes[request.len..]);
                         Came::Forward(Box::new(exchange))
                     }
                     Err(refusal) => Came::Refused(refusal),
@@ -1553,7 +1851,7 @@ impl DeviceRole {
         }
     }
 
-    fn answer_heartbeat(&mut self, cx: &mut Peers<State>, id: Id) {
+    fn answer_heartbeat(&mut self, cx: &mut Connections<State>, id: Id) {
         let date = cx.date().to_owned();
         let Some(peer) = cx.get_mut(id) else { return };
         heartbeat::write_answer(peer.output(), &date, false);
@@ -1565,13 +1863,16 @@ impl DeviceRole {
         self.carries();
         match sent {
             true => self.link_idle(cx, id),
-            false => self.link_ends(cx, id, End::Reset.because("it broke under a heartbeat")),
+            false => {
+                self.link_ends(cx, id, CloseCause::Reset.because("it broke under a heartbeat"))
+            }
         }
     }
 
-    /// The gateway tells a link to go: its replacement is dialled first, then it is answered and closed. That is no failed attempt, but a gateway that says
-    /// so on every new link is not dialled in a circle.
-    fn farewell(&mut self, cx: &mut Peers<State>, id: Id) {
+    /// The gateway tells a link to go: its replacement is dialled first, then it is answered and
+    /// closed. That is no failed attempt, but a gateway that says so on every new link is not
+    /// dialled in a circle.
+    fn goaway(&mut self, cx: &mut Connections<State>, id: Id) {
         let date = cx.date().to_owned();
         let Some(State::Link(link)) = cx.get(id).map(|p| &p.state) else { return };
         self.replace(cx, *link);
@@ -1582,8 +1883,8 @@ impl DeviceRole {
     }
 
     /// A link was told to go: it is counted out, and another one is dialled.
-    fn replace(&mut self, cx: &mut Peers<State>, mut link: Link) {
-        const WHY: Why = End::Drained.because("the gateway told it to go");
+    fn replace(&mut self, cx: &mut Connections<State>, mut link: Link) {
+        const WHY: CloseReason = CloseCause::Drained.because("the gateway told it to go");
         link.used = true;
         self.shared.upgrades.stop(false); // its tunnels have a grace as well
         self.carries();
@@ -1596,19 +1897,24 @@ impl DeviceRole {
     }
 
     /// Closes a link gently; another may be dialled at once.
-    fn link_ends(&mut self, cx: &mut Peers<State>, id: Id, why: Why) {
+    fn link_ends(&mut self, cx: &mut Connections<State>, id: Id, why: CloseReason) {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Link(link) = peer.state else { return };
         self.linger(cx, id);
         self.count_out(cx, &link, why);
     }
 
-    fn linger(&mut self, cx: &mut Peers<State>, id: Id) {
+    fn linger(&mut self, cx: &mut Connections<State>, id: Id) {
         relay::linger(cx, id, &self.limits, self.draining, State::Lingering);
         self.step_lingering(cx, id);
     }
 
-    pub(super) fn answer_link(&mut self, cx: &mut Peers<State>, id: Id, answer: &LocalAnswer<'_>) {
+    pub(super) fn answer_link(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        answer: &LocalAnswer<'_>,
+    ) {
         let date = cx.date().to_owned();
         let Some(peer) = cx.get_mut(id) else { return };
         answer.write(peer.output(), &date);
@@ -1617,22 +1923,29 @@ impl DeviceRole {
             (true, Ok(true)) => self.next(cx, id, true),
             _ => {
                 self.relayed(cx, id);
-                let end = if matches!(answer.status, 400..=499 | 501 | 505) { End::ProtocolError } else { End::LastMessage };
-                let text = format!("its request was answered {} by this device, which closes it: {}", answer.status, answer.reason);
-                self.link_ends(cx, id, Why::new(end, text));
+                let end = if matches!(answer.status, 400..=499 | 501 | 505) {
+                    CloseCause::ProtocolError
+                } else {
+                    CloseCause::LastMessage
+                };
+                let text = format!(
+                    "its request was answered {} by this device, which closes it: {}",
+                    answer.status, answer.reason
+                );
+                self.link_ends(cx, id, CloseReason::new(end, text));
             }
         }
     }
 
     /// An exchange that this loop relayed is over.
-    fn relayed(&mut self, cx: &mut Peers<State>, id: Id) {
+    fn relayed(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
         if link.exchange.take().is_some() && link.slot.is_none() {
             self.shared.busy.fetch_sub(1, Relaxed);
         }
     }
 
-    pub(super) fn relaying(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
+    pub(super) fn relaying(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         if let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state) {
             (link.exchange, link.used) = (Some(key), true);
             let is_real = link.slot.is_none();
@@ -1649,9 +1962,9 @@ impl DeviceRole {
     }
 
     /// Hands a link to program code: a handler on a worker, or a queue that the program reads.
-    pub(super) fn lend(&mut self, cx: &mut Peers<State>, id: Id, octets: &[u8]) {
+    pub(super) fn lend(&mut self, cx: &mut Connections<State>, id: Id, bytes: &[u8]) {
         let Some((stream, kept, State::Link(mut link))) = cx.remove(id) else { return };
-        if !octets.is_empty() {
+        if !bytes.is_empty() {
             link.used = true;
             self.succeeded(); // the gateway not only turns, it asks
             if link.slot.is_none() {
@@ -1659,26 +1972,33 @@ impl DeviceRole {
             }
         }
         if let Err(e) = stream.set_nonblocking(false) {
-            return self.count_out(cx, &link, Why::new(End::Failed, format!("it cannot be made blocking: {e}")));
+            return self.count_out(
+                cx,
+                &link,
+                CloseReason::new(CloseCause::Failed, format!("it cannot be made blocking: {e}")),
+            );
         }
         self.numbers += 1;
         let stream = Arc::new(stream);
-        self.lent.insert(self.numbers, Arc::downgrade(&stream));
-        let (why, shared) = (End::Program.because("its exchange ended it"), self.shared.clone());
-        let ticket = Ticket { remote: self.remote.clone(), number: self.numbers, link, why, shared };
-        let unread = if octets.is_empty() { kept } else { octets.to_vec() };
+        self.leases.insert(self.numbers, Arc::downgrade(&stream));
+        let (why, shared) =
+            (CloseCause::Program.because("its exchange ended it"), self.shared.clone());
+        let ticket =
+            Ticket { remote: self.remote.clone(), number: self.numbers, link, why, shared };
+        let unread = if bytes.is_empty() { kept } else { bytes.to_vec() };
         let busy = matches!(self.service, Service::Receive(_)).then(|| ticket.busy());
-        let loan = Loan { stream, unread, busy, ticket };
+        let lease = Lease { stream, unread, busy, ticket };
         // What cannot be handed over is dropped: its ticket tells the loop.
         match &self.service {
             Service::Handler(handler) => {
-                let (handler, limits, workers) = (handler.clone(), self.link_limits.clone(), self.workers.clone());
-                if !self.workers.submit(move || answer_with(&handler, loan, &limits, &workers)) {
+                let (handler, limits, workers) =
+                    (handler.clone(), self.link_limits.clone(), self.workers.clone());
+                if !self.workers.submit(move || answer_with(&handler, lease, &limits, &workers)) {
                     log::error!("no worker thread could be started; a link is closed");
                 }
             }
             Service::Receive(queue) | Service::Listen(queue) => {
-                match queue.try_send(loan) {
+                match queue.try_send(lease) {
                     Ok(()) => {}
                     Err(TrySendError::Full(_)) => log::error!("more links than MAX; one is closed"),
                     Err(TrySendError::Disconnected(_)) => self.stopped = true, // the program has dropped the device
@@ -1688,8 +2008,15 @@ impl DeviceRole {
         }
     }
 
-    fn back(&mut self, cx: &mut Peers<State>, number: u64, stream: Stream, unread: &[u8], link: Link) {
-        self.lent.remove(&number);
+    fn back(
+        &mut self,
+        cx: &mut Connections<State>,
+        number: u64,
+        stream: Stream,
+        unread: &[u8],
+        link: Link,
+    ) {
+        self.leases.remove(&number);
         self.beaten |= link.beaten;
         if link.beaten && link.slot.is_none() {
             self.carries();
@@ -1699,11 +2026,18 @@ impl DeviceRole {
         }
         match cx.insert(stream, unread, State::Link(link)) {
             Ok(id) => self.link_idle(cx, id),
-            Err(e) => self.count_out(cx, &link, Why::new(End::Failed, format!("it could not come back to the event loop: {e}"))),
+            Err(e) => self.count_out(
+                cx,
+                &link,
+                CloseReason::new(
+                    CloseCause::Failed,
+                    format!("it could not come back to the event loop: {e}"),
+                ),
+            ),
         }
     }
 
-    fn drain(&mut self, cx: &mut Peers<State>, time: Duration) {
+    fn drain(&mut self, cx: &mut Connections<State>, time: Duration) {
         self.draining = true;
         self.shared.stopping.store(true, Relaxed);
         self.shared.upgrades.stop(true);
@@ -1718,9 +2052,13 @@ impl DeviceRole {
                     cx.close(id);
                     self.shared.dialing.fetch_sub(1, Relaxed);
                 }
-                Some(State::Link(Link { exchange: None, slot, .. })) if !self.works(*slot) => self.link_gone(cx, id, STOPS),
+                Some(State::Link(Link { exchange: None, slot, .. })) if !self.works(*slot) => {
+                    self.link_gone(cx, id, STOPS)
+                }
                 Some(State::Local(Local::Idle)) => cx.close(id),
-                Some(State::Lingering(_)) => relay::hurry_lingering(cx, id, &self.limits, find_lingering),
+                Some(State::Lingering(_)) => {
+                    relay::hurry_lingering(cx, id, &self.limits, find_lingering)
+                }
                 Some(State::Link(Link { exchange: Some(key), .. })) => {
                     if let Some(exchange) = self.exchanges.get_mut(*key) {
                         exchange.hurry();
@@ -1730,18 +2068,18 @@ impl DeviceRole {
                 _ => {}
             }
         }
-        self.settle_way(cx, "", Some(&STOPS));
+        self.settle_transport(cx, "", Some(&STOPS));
         self.top_up(cx); // an answer may have waited for a dial that has just ended
     }
 
-    fn stop(&mut self, cx: &mut Peers<State>) {
+    fn stop(&mut self, cx: &mut Connections<State>) {
         self.stopped = true;
         for key in self.slots.keys() {
             self.drop_slot(cx, key, "the device stops");
         }
-        for stream in self.lent.values().filter_map(Weak::upgrade) {
+        for stream in self.leases.values().filter_map(Weak::upgrade) {
             if let Err(e) = stream.shutdown(std::net::Shutdown::Both) {
-                log_peers!(Debug, "a lent link was already closed: {e}");
+                log_names!(Debug, "a lent link was already closed: {e}");
             }
         }
         for id in cx.ids() {
@@ -1749,7 +2087,7 @@ impl DeviceRole {
         }
     }
 
-    fn step_lingering(&mut self, cx: &mut Peers<State>, id: Id) {
+    fn step_lingering(&mut self, cx: &mut Connections<State>, id: Id) {
         relay::step_lingering(cx, id, find_lingering);
     }
 }
@@ -1760,22 +2098,24 @@ impl DeviceRole {
     /// What is left though all is over: `connections` of the loop, and whatever the tables hold.
     pub(super) fn leftovers(&self, connections: usize) -> Vec<String> {
         let Counters { links, dialing, busy, polls, .. } = &*self.shared;
-        let counted = [("links", links), ("dials", dialing), ("busy links", busy), ("polls", polls)];
+        let counted =
+            [("links", links), ("dials", dialing), ("busy links", busy), ("polls", polls)];
         let tables = [
             ("connections", connections),
             ("exchanges", self.exchanges.len()),
             ("slots", self.slots.len()),
-            ("lent", self.lent.len()),
+            ("lent", self.leases.len()),
             ("races", self.races.len()),
         ];
         let counted = counted.iter().map(|(what, n)| (*what, n.load(Relaxed)));
-        let left = counted.chain(tables).filter(|(_, n)| *n > 0).map(|(what, n)| format!("{what}: {n}"));
+        let left =
+            counted.chain(tables).filter(|(_, n)| *n > 0).map(|(what, n)| format!("{what}: {n}"));
         left.chain(self.slots_told()).collect()
     }
 }
 
 /// Writes what waits. Where that fails the next read says why.
-pub(super) fn flush(cx: &mut Peers<State>, id: Id) {
+pub(super) fn flush(cx: &mut Connections<State>, id: Id) {
     let Some(peer) = cx.get_mut(id) else { return };
     if peer.flush().is_err() {
         peer.look_again();
@@ -1783,7 +2123,7 @@ pub(super) fn flush(cx: &mut Peers<State>, id: Id) {
     }
 }
 
-/// An offer that got no answer. `silent`: not one octet of it.
+/// An offer that got no answer. `silent`: not one byte of it.
 struct Unanswered {
     silent: bool,
     why: String,
@@ -1795,17 +2135,22 @@ impl From<String> for Unanswered {
     }
 }
 
-/// `sent`: the request went out whole. `behind`: the octets that came with the head.
+/// `sent`: the request went out whole. `behind`: the bytes that came with the head.
 fn reply_head(response: &ResponseHead<'_>, sent: bool, behind: &[u8]) -> ReplyHead {
     const SAID_MAX: u64 = 200;
     let framing = body::of_response(response, "POST");
     let said = match framing {
-        Ok(Framing::Length(n)) if n <= SAID_MAX && behind.len() as u64 >= n => &behind[..n as usize],
+        Ok(Framing::Length(n)) if n <= SAID_MAX && behind.len() as u64 >= n => {
+            &behind[..n as usize]
+        }
         _ => &[],
     };
-    let keep = sent && framing != Ok(Framing::UntilClose) && head::keeps_alive(response.minor, &response.fields);
+    let keep = sent
+        && framing != Ok(Framing::UntilClose)
+        && head::keeps_alive(response.minor, &response.fields);
     let fields = &response.fields;
-    let wants_token = response.status == 401 && fields.list("www-authenticate").any(|challenge| first_word(challenge, b"Bearer"));
+    let wants_token = response.status == 401
+        && fields.list("www-authenticate").any(|challenge| first_word(challenge, b"Bearer"));
     ReplyHead {
         marked: turn::is_marked(fields) || wants_token,
         coding: head::coding(fields).map(printable),
@@ -1821,15 +2166,20 @@ fn reply_head(response: &ResponseHead<'_>, sent: bool, behind: &[u8]) -> ReplyHe
 
 /// What a peer said, for a log line.
 pub(super) fn printable(text: &[u8]) -> String {
-    text.iter().map(|&octet| if matches!(octet, b' '..=b'~') { char::from(octet) } else { ' ' }).collect()
+    text.iter()
+        .map(|&byte| if matches!(byte, b' '..=b'~') { char::from(byte) } else { ' ' })
+        .collect()
 }
 
 /// Whether a challenge is of this scheme.
 fn first_word(challenge: &[u8], scheme: &[u8]) -> bool {
-    challenge.split(|&octet| octet == b' ').next().is_some_and(|word| word.eq_ignore_ascii_case(scheme))
+    challenge
+        .split(|&byte| byte == b' ')
+        .next()
+        .is_some_and(|word| word.eq_ignore_ascii_case(scheme))
 }
 
-pub(super) fn dial_stage(cx: &mut Peers<State>, id: Id, stage: Stage) {
+pub(super) fn dial_stage(cx: &mut Connections<State>, id: Id, stage: Stage) {
     if let Some(State::Dial(dial)) = cx.get_mut(id).map(|p| &mut p.state) {
         dial.stage = stage;
     }
@@ -1838,17 +2188,17 @@ pub(super) fn dial_stage(cx: &mut Peers<State>, id: Id, stage: Stage) {
 /// What an idle link brought.
 enum Came {
     NotYet,
-    Gone(Why),
+    Gone(CloseReason),
     Heartbeat(Heartbeat),
     Refused(crate::error::Refusal),
-    /// A whole head (so many octets of the scratch buffer) for program code.
+    /// A whole head (so many bytes of the scratch buffer) for program code.
     Request(usize),
     Forward(Box<Exchange>),
 }
 
 /// A worker's part: plain blocking code. It lingers on the link while nobody else needs the thread.
-fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Workers) {
-    let Loan { stream, unread, ticket, .. } = loan;
+fn answer_with(handler: &Handler, lease: Lease, limits: &Arc<Limits>, workers: &Workers) {
+    let Lease { stream, unread, ticket, .. } = lease;
     let mut link = DeviceLink::within(Shared::new(stream), unread, limits.clone());
     loop {
         let busy = ticket.busy();
@@ -1861,7 +2211,9 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
                 let (response, taker) = ask_handler(handler, request);
                 let sent = match link.respond(response) {
                     Err(e) if e.is_usage() && taker.is_some() => {
-                        log::error!("a handler returned 101, which was not asked for; its request is answered with 500");
+                        log::error!(
+                            "a handler returned 101, which was not asked for; its request is answered with 500"
+                        );
                         link.respond(super::internal_error())
                     }
                     Ok(()) if taker.is_some() => return take_over(link, ticket, busy, taker),
@@ -1880,7 +2232,7 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
             break;
         }
         match link.linger(limits.worker_linger) {
-            // The loop's: a farewell's replacement is dialled before it is answered.
+            // The loop's: a goaway's replacement is dialled before it is answered.
             Lingered::Ready if link.heartbeat_waits() => break,
             Lingered::Ready => {}
             Lingered::Quiet => break,
@@ -1896,18 +2248,23 @@ fn answer_with(handler: &Handler, loan: Loan, limits: &Arc<Limits>, workers: &Wo
 fn take_over(link: DeviceLink<Shared>, ticket: Ticket, busy: Busy, taker: Option<Taker>) {
     match (Upgraded::new(link, ticket, busy), taker) {
         (Ok(upgraded), Some(taker)) => taker(upgraded),
-        (Err(e), _) => log_peers!(Info, "a link that was switched to another protocol ended: {e}"),
+        (Err(e), _) => log_names!(Info, "a link that was switched to another protocol ended: {e}"),
         (Ok(_), None) => {}
     }
 }
 
-/// The response, and what is to be done behind its 101. A panic costs this exchange: it is answered 500.
+/// The response, and what is to be done behind its 101. A panic costs this exchange: it is answered
+/// 500.
 fn ask_handler(handler: &Handler, request: Request<Body>) -> (Response<Body>, Option<Taker>) {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(request))) {
         Ok(mut response) => {
-            let taker = upgrade::taker(&mut response).filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);
+            let taker = upgrade::taker(&mut response)
+                .filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);
             if response.status().is_informational() && taker.is_none() {
-                log::error!("a handler returned the interim status {}; its request is answered with 500", response.status());
+                log::error!(
+                    "a handler returned the interim status {}; its request is answered with 500",
+                    response.status()
+                );
                 return (super::internal_error(), None);
             }
             (response, taker)
@@ -1927,18 +2284,25 @@ impl Role for DeviceRole {
     type State = State;
     type Command = Command;
 
-    fn accepted(&mut self, _: &mut Peers<State>, _: usize, _: Stream, from: SocketAddr) {
+    fn accepted(&mut self, _: &mut Connections<State>, _: usize, _: Stream, from: SocketAddr) {
         log::error!("a device has no listener, yet {from} was accepted"); // cannot be: it is given none
     }
 
-    fn secured(&mut self, cx: &mut Peers<State>, id: Id, outcome: Result<(), Broken>) {
+    fn secured(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        outcome: Result<(), HandshakeError>,
+    ) {
         match outcome {
             Ok(()) => self.offer(cx, id),
-            Err(broken) => self.end_dial(cx, id, &format!("no TLS with the gateway: {}", broken.text), None),
+            Err(broken) => {
+                self.end_dial(cx, id, &format!("no TLS with the gateway: {}", broken.text), None)
+            }
         }
     }
 
-    fn ready(&mut self, cx: &mut Peers<State>, id: Id) {
+    fn ready(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get(id) else { return };
         match &peer.state {
             State::Racing(_) => self.racer_ready(cx, id),
@@ -1957,16 +2321,26 @@ impl Role for DeviceRole {
         }
     }
 
-    fn expired(&mut self, cx: &mut Peers<State>, id: Id) {
+    fn expired(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get(id) else { return };
         match &peer.state {
             State::Racing(_) => self.racer_expired(cx, id),
             State::Dial(dial) => match dial.stage {
                 Stage::Connecting => self.end_dial(cx, id, "nothing was written to it", None), // cannot be: whoever takes it writes
                 Stage::Tunnelling { .. } => self.tunnel_is_late(cx, id),
-                Stage::Securing => self.end_dial(cx, id, "the TLS handshake was not over within handshake_timeout", None),
+                Stage::Securing => self.end_dial(
+                    cx,
+                    id,
+                    "the TLS handshake was not over within handshake_timeout",
+                    None,
+                ),
                 Stage::Offered { .. } => self.reply_is_late(cx, id),
-                Stage::Reading(_) => self.end_dial(cx, id, "the gateway's reply stopped half-way for body_silence_timeout", None),
+                Stage::Reading(_) => self.end_dial(
+                    cx,
+                    id,
+                    "the gateway's reply stopped half-way for body_silence_timeout",
+                    None,
+                ),
                 Stage::Pausing { keep } => self.paused(cx, id, keep),
                 Stage::Resting => {}
             },
@@ -1977,11 +2351,17 @@ impl Role for DeviceRole {
                     false => relay::expired(self, cx, key),
                 }
             }
-            State::Link(Link { began: true, .. }) => {
-                self.answer_link(cx, id, &LocalAnswer::new(408, "the request head was not whole within head_timeout"))
-            }
+            State::Link(Link { began: true, .. }) => self.answer_link(
+                cx,
+                id,
+                &LocalAnswer::new(408, "the request head was not whole within head_timeout"),
+            ),
             State::Link(_) if peer.pending() > 0 => self.answer_expired(cx, id),
-            State::Link(_) => self.link_gone(cx, id, End::Silent.because("nothing came for as long as silence allows")),
+            State::Link(_) => self.link_gone(
+                cx,
+                id,
+                CloseCause::Silent.because("nothing came for as long as silence allows"),
+            ),
             State::Bridge(_) => {}
             // Whoever asked has gone, so the exchange keeps its time here.
             State::Local(Local::Busy { key, .. }) => {
@@ -1993,7 +2373,7 @@ impl Role for DeviceRole {
         }
     }
 
-    fn alarm(&mut self, cx: &mut Peers<State>, key: u64) {
+    fn alarm(&mut self, cx: &mut Connections<State>, key: u64) {
         match key {
             DIAL => self.top_up(cx),
             LOOKUP => self.lookups_are_late(cx),
@@ -2006,7 +2386,7 @@ impl Role for DeviceRole {
         }
     }
 
-    fn command(&mut self, cx: &mut Peers<State>, command: Command) {
+    fn command(&mut self, cx: &mut Connections<State>, command: Command) {
         match command {
             Command::TopUp => self.top_up(cx),
             Command::Retry => {
@@ -2024,12 +2404,12 @@ impl Role for DeviceRole {
                 self.back(cx, number, stream, &unread, link);
             }
             Command::Gone { number, link, why } => {
-                if self.lent.remove(&number).is_some() {
+                if self.leases.remove(&number).is_some() {
                     self.count_out(cx, &link, why);
                 }
             }
             Command::Farewell { number, link, dialled } => {
-                if self.lent.remove(&number).is_some() {
+                if self.leases.remove(&number).is_some() {
                     self.replace(cx, link);
                 }
                 let _ = dialled.send(()); // whoever waits may have gone on
@@ -2043,8 +2423,9 @@ impl Role for DeviceRole {
         }
     }
 
-    fn finished(&self, cx: &Peers<State>) -> bool {
-        self.stopped || (self.draining && cx.len() == 0 && self.slots.len() == 0 && self.lent.is_empty())
+    fn finished(&self, cx: &Connections<State>) -> bool {
+        self.stopped
+            || (self.draining && cx.len() == 0 && self.slots.len() == 0 && self.leases.is_empty())
     }
 }
 
@@ -2057,42 +2438,46 @@ impl Relaying for DeviceRole {
         self.rules.clone()
     }
 
-    fn free(&mut self, cx: &mut Peers<State>, link: Id, reusable: Result<(), Why>) {
+    fn free(&mut self, cx: &mut Connections<State>, link: Id, reusable: Result<(), CloseReason>) {
         self.local_free(cx, link, reusable);
     }
 
-    fn retry(&mut self, cx: &mut Peers<State>, key: Key) {
+    fn retry(&mut self, cx: &mut Connections<State>, key: Key) {
         self.find_local(cx, key);
     }
 
-    fn next(&mut self, cx: &mut Peers<State>, asking: Id, keep: bool) {
-        self.relayed(cx, asking);
+    fn next(&mut self, cx: &mut Connections<State>, downstream: Id, keep: bool) {
+        self.relayed(cx, downstream);
         match keep && !self.draining {
-            true => self.link_idle(cx, asking),
-            false => self.link_ends(cx, asking, End::LastMessage.because("its last message said so")),
+            true => self.link_idle(cx, downstream),
+            false => self.link_ends(
+                cx,
+                downstream,
+                CloseCause::LastMessage.because("its last message said so"),
+            ),
         }
     }
 
-    fn answer(&mut self, cx: &mut Peers<State>, asking: Id, answer: &LocalAnswer<'_>) {
-        self.answer_link(cx, asking, answer);
+    fn answer(&mut self, cx: &mut Connections<State>, downstream: Id, answer: &LocalAnswer<'_>) {
+        self.answer_link(cx, downstream, answer);
     }
 
-    fn asker_gone(&mut self, cx: &mut Peers<State>, asking: Id, reset: bool) {
-        self.relayed(cx, asking);
-        let Some(State::Link(link)) = cx.get(asking).map(|p| &p.state) else { return };
+    fn downstream_gone(&mut self, cx: &mut Connections<State>, downstream: Id, reset: bool) {
+        self.relayed(cx, downstream);
+        let Some(State::Link(link)) = cx.get(downstream).map(|p| &p.state) else { return };
         let link = *link;
         match reset {
-            true => cx.reset(asking),
-            false => cx.close(asking),
+            true => cx.reset(downstream),
+            false => cx.close(downstream),
         }
-        self.count_out(cx, &link, End::Cut.because("an exchange on it failed half-way"));
+        self.count_out(cx, &link, CloseCause::Cut.because("an exchange on it failed half-way"));
     }
 
-    fn memory_left(&self, cx: &Peers<State>) -> usize {
+    fn memory_left(&self, cx: &Connections<State>) -> usize {
         self.limits.memory_bytes_max.saturating_sub(cx.held())
     }
 
-    fn callers_wait(&self, _: &Peers<State>, _: Id) -> bool {
+    fn callers_wait(&self, _: &Connections<State>, _: Id) -> bool {
         false // the pool of local connections has no queue
     }
 }

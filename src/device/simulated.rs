@@ -1,4 +1,5 @@
-//! A device without sockets, for the simulation: how it is made, and what must be left of it when all is over.
+//! A device without sockets, for the simulation: how it is made, and what must be left of it when
+//! all is over.
 
 #![allow(clippy::expect_used)] // tests alone; a device that cannot be built has failed them
 
@@ -7,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use crate::device::fleet::Fleet;
 use crate::device::forward::Target;
+use crate::device::group::LoopGroup;
 use crate::device::role::{Command, DeviceRole, Service};
 use crate::device::{Device, DeviceBuilder, DeviceEvent, DeviceEventKind, Parts};
 use crate::engine::simulated::Loop;
@@ -21,15 +22,19 @@ pub(crate) struct Simulated {
 
 /// The builder's device on the loop of this node, forwarding to this server.
 pub(crate) fn start(builder: DeviceBuilder, node: usize, now: Instant, target: &str) -> Simulated {
-    let Device { limits, link_limits, parts, events, .. } = builder.build().expect("the simulation's device can be built");
-    let Parts { mut members, events: sender, .. } = parts.into_inner().ok().flatten().expect("it was not started");
+    let Device { limits, link_limits, parts, events, .. } =
+        builder.build().expect("the simulation's device can be built");
+    let Parts { mut members, events: sender, .. } =
+        parts.into_inner().ok().flatten().expect("it was not started");
     let (plan, shared) = members.pop().expect("it has one gateway");
-    let service = Service::Forward(Target::parse(target, None).expect("the simulation's server has an address"));
+    let service = Service::Forward(
+        Target::parse(target, None).expect("the simulation's server has an address"),
+    );
     let for_role = [limits.clone(), link_limits];
     let event_loop = Loop::new(node, now, &limits, None, |remote| {
-        let fleet = Arc::new(Fleet::default());
-        let member = fleet.join(remote.clone());
-        DeviceRole::new(for_role, plan, service, remote, shared, sender, (fleet, member))
+        let group = Arc::new(LoopGroup::default());
+        let member = group.join(remote.clone());
+        DeviceRole::new(for_role, plan, service, remote, shared, sender, (group, member))
     });
     event_loop.remote.send(Command::TopUp);
     Simulated { event_loop, events }
@@ -40,9 +45,15 @@ pub(crate) fn drain(device: &Simulated, time: Duration) {
     device.event_loop.remote.send(Command::Drain(time));
 }
 
-/// What it has told of attempts that failed, and of links that ended by somebody's fault, since it was asked last.
+/// What it has told of attempts that failed, and of links that ended by somebody's fault, since it
+/// was asked last.
 pub(crate) fn failures(device: &Simulated) -> Vec<String> {
-    device.events.try_iter().filter(|event| event.kind == DeviceEventKind::Failed).map(|event| event.detail).collect()
+    device
+        .events
+        .try_iter()
+        .filter(|event| event.kind == DeviceEventKind::Failed)
+        .map(|event| event.detail)
+        .collect()
 }
 
 /// What is left of a device that was asked to stop, and has; empty where all is well.

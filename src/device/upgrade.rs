@@ -1,7 +1,8 @@
 //! What a program does behind a 101: the stream is its own, plain and blocking.
 //!
-//! A handler returns [`upgrade`]'s response; when the 101 is written, its closure gets the stream, on the handler's own thread. Whether the connection
-//! is about to be cut, because this device or the gateway stops, it learns from [`Stopping`].
+//! A handler returns [`upgrade`]'s response; when the 101 is written, its closure gets the stream,
+//! on the handler's own thread. Whether the connection is about to be cut, because this device or
+//! the gateway stops, it learns from [`Stopping`].
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
@@ -16,8 +17,8 @@ use crate::link::DeviceLink;
 use crate::message::Body;
 use crate::stream::Shared;
 
-/// A connection that was switched to another protocol: what is written goes to whoever asked, and the other way round. No deadlines but those that
-/// are set here. Dropping it ends the connection.
+/// A connection that was switched to another protocol: what is written goes to whoever asked, and
+/// the other way round. No deadlines but those that are set here. Dropping it ends the connection.
 pub struct Upgraded {
     stream: Shared,
     /// Read behind the request, before the switch.
@@ -40,11 +41,19 @@ impl Upgraded {
         socket.set_read_timeout(None)?;
         socket.set_write_timeout(None)?;
         let stopping = ticket.shared.upgrades.add();
-        Ok(Upgraded { stream, unread: io::Cursor::new(unread), stopping, _busy: busy, _ticket: ticket })
+        Ok(Upgraded {
+            stream,
+            unread: io::Cursor::new(unread),
+            stopping,
+            _busy: busy,
+            _ticket: ticket,
+        })
     }
 
-    /// Tells when this connection is about to be cut: the device stops ([`DeviceHandle::stop`](crate::DeviceHandle::stop), or SIGTERM at the command), or its gateway has
-    /// told it to go. A WebSocket says 1001 then, and ends. From another thread, beside a blocked read:
+    /// Tells when this connection is about to be cut: the device stops
+    /// ([`DeviceHandle::stop`](crate::DeviceHandle::stop), or SIGTERM at the command), or its
+    /// gateway has told it to go. A WebSocket says 1001 then, and ends. From another thread, beside
+    /// a blocked read:
     ///
     /// ```no_run
     /// # fn handle(mut stream: reverse_http::Upgraded) -> std::io::Result<()> {
@@ -64,7 +73,8 @@ impl Upgraded {
         self.stopping.clone()
     }
 
-    /// Ends the connection with a reset: whoever asked sees that what it has is not whole. Dropping is a clean end, unless the thread panics.
+    /// Ends the connection with a reset: whoever asked sees that what it has is not whole. Dropping
+    /// is a clean end, unless the thread panics.
     pub fn abort(self) {
         self.stream.stream().will_reset();
     }
@@ -114,7 +124,8 @@ impl Drop for Upgraded {
     }
 }
 
-/// Tells the holder of an [`Upgraded`] that the connection is about to be cut; clones tell the same.
+/// Tells the holder of an [`Upgraded`] that the connection is about to be cut; clones tell the
+/// same.
 #[derive(Clone)]
 pub struct Stopping(Arc<(Mutex<Phase>, Condvar)>);
 
@@ -232,8 +243,10 @@ pub(super) type Taker = Box<dyn FnOnce(Upgraded) + Send>;
 #[derive(Clone)]
 struct Behind(Arc<Mutex<Option<Taker>>>);
 
-/// A handler's answer to a request that offers `protocol` in `Upgrade` (a WebSocket, say): 101, and then the stream is `take`'s. Fields that the protocol wants (`Sec-WebSocket-Accept`)
-/// are to be added to the response. Where the request offered no upgrade, it is answered 500; a device that polls is never offered one.
+/// A handler's answer to a request that offers `protocol` in `Upgrade` (a WebSocket, say): 101, and
+/// then the stream is `take`'s. Fields that the protocol wants (`Sec-WebSocket-Accept`) are to be
+/// added to the response. Where the request offered no upgrade, it is answered 500; a device that
+/// polls is never offered one.
 ///
 /// ```
 /// use std::io::{BufRead, BufReader, Write};
@@ -254,7 +267,10 @@ struct Behind(Arc<Mutex<Option<Taker>>>);
 ///     })
 /// }
 /// ```
-pub fn upgrade(protocol: HeaderValue, take: impl FnOnce(Upgraded) + Send + 'static) -> Response<Body> {
+pub fn upgrade(
+    protocol: HeaderValue,
+    take: impl FnOnce(Upgraded) + Send + 'static,
+) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert(header::UPGRADE, protocol);

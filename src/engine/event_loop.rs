@@ -1,7 +1,9 @@
-//! The loop itself: wait, read flags, step connections, accept, obey commands, expire. In that order, every turn.
+//! The loop itself: wait, read flags, step connections, accept, obey commands, expire. In that
+//! order, every turn.
 //!
-//! Never blocks but in `poll`, never runs a user's code. A pause of more than a second (SIGSTOP, suspend) is taken off its
-//! clock, so that deadlines shift by it, and what has arrived is read before anything expires.
+//! Never blocks but in `poll`, never runs a user's code. A pause of more than a second (SIGSTOP,
+//! suspend) is taken off its clock, so that deadlines shift by it, and what has arrived is read
+//! before anything expires.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -15,8 +17,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::engine::Role;
+use crate::engine::connections::{Connections, Id, LISTENERS_MAX, Watcher};
 use crate::engine::handshakes::Handshakes;
-use crate::engine::peers::{Id, LISTENERS_MAX, Peers, Watcher};
 use crate::engine::timers::Timer;
 use crate::limits::Limits;
 use crate::stream::Stream;
@@ -26,15 +28,17 @@ const WAKER: Token = Token(usize::MAX);
 const LISTENERS: usize = usize::MAX - 1;
 const ACCEPTS_PER_TURN: usize = 64;
 const COMMANDS_PER_TURN: usize = 1024;
-/// How long accepting pauses when descriptors or places have run out, unless a connection closes before.
+/// How long accepting pauses when descriptors or places have run out, unless a connection closes
+/// before.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// A longer absence is not counted by the loop's clock.
 const AWAY: Duration = Duration::from_secs(1);
 
 /// The way for other threads to ask something of a loop. Clones share it.
 ///
-/// The queue needs no bound of its own: a command is sent by somebody who then waits for its answer, or gives back
-/// something that was handed out, so there are never more of them than callers, links and jobs, which are bounded.
+/// The queue needs no bound of its own: a command is sent by somebody who then waits for its
+/// answer, or gives back something that was handed out, so there are never more of them than
+/// callers, links and jobs, which are bounded.
 pub(crate) struct Remote<C> {
     sender: Sender<C>,
     /// `None` in the simulation, which looks at every loop's commands by itself.
@@ -83,8 +87,8 @@ impl Spinning {
         Spinning { time, misses: 0, skip: 0 }
     }
 
-    /// Whether events came. After each time in vain twice as many sleeps go by before the next try, up to 255: an idle or slow loop
-    /// does not spin, a busy one goes on at once.
+    /// Whether events came. After each time in vain twice as many sleeps go by before the next try,
+    /// up to 255: an idle or slow loop does not spin, a busy one goes on at once.
     fn find(&mut self, poll: &mut Poll, events: &mut Events) -> io::Result<bool> {
         if self.time.is_zero() || self.skip > 0 {
             self.skip = self.skip.saturating_sub(1);
@@ -122,7 +126,7 @@ struct Listening {
 /// A loop that is not running yet.
 pub(crate) struct EventLoop<R: Role> {
     poll: Poll,
-    peers: Peers<R::State>,
+    peers: Connections<R::State>,
     listeners: Vec<Listening>,
     spinning: Spinning,
     commands: Receiver<R::Command>,
@@ -137,9 +141,23 @@ impl<R: Role> EventLoop<R> {
         let (sender, commands) = unbounded();
         let awake = Arc::new(AtomicBool::new(false));
         let handshakes = Handshakes::new(limits, Some(waker.clone()), awake.clone());
-        let peers = Peers::new(Watcher::System(poll.registry().try_clone()?), limits.connections_max, handshakes);
+        let peers = Connections::new(
+            Watcher::System(poll.registry().try_clone()?),
+            limits.connections_max,
+            handshakes,
+        );
         let remote = Remote { sender, waker: Some(waker), awake: awake.clone() };
-        Ok((EventLoop { poll, peers, listeners: Vec::new(), spinning: Spinning::new(limits.spin), commands, awake }, remote))
+        Ok((
+            EventLoop {
+                poll,
+                peers,
+                listeners: Vec::new(),
+                spinning: Spinning::new(limits.spin),
+                commands,
+                awake,
+            },
+            remote,
+        ))
     }
 
     /// Adds a bound listener before the loop runs. False: it has as many as it takes.
@@ -164,7 +182,8 @@ impl<R: Role> EventLoop<R> {
             self.change_listeners();
             let mut timeout = self.timeout();
             let before = Instant::now();
-            let found = timeout != Some(Duration::ZERO) && self.spinning.find(&mut self.poll, &mut events)?;
+            let found = timeout != Some(Duration::ZERO)
+                && self.spinning.find(&mut self.poll, &mut events)?;
             if found {
                 timeout = Some(Duration::ZERO);
             } else {
@@ -172,7 +191,9 @@ impl<R: Role> EventLoop<R> {
                 loop {
                     match self.poll.poll(&mut events, wait) {
                         // A signal is no event; what has arrived meanwhile is.
-                        Err(e) if e.kind() == io::ErrorKind::Interrupted => wait = Some(Duration::ZERO),
+                        Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                            wait = Some(Duration::ZERO)
+                        }
                         other => break other?,
                     }
                 }
@@ -194,13 +215,18 @@ impl<R: Role> EventLoop<R> {
 
     /// How long `poll` may wait; `None`: until something happens.
     fn timeout(&self) -> Option<Duration> {
-        if !self.peers.again.is_empty() || !self.commands.is_empty() || !self.peers.handshakes.computed.is_empty() {
+        if !self.peers.again.is_empty()
+            || !self.commands.is_empty()
+            || !self.peers.handshakes.computed.is_empty()
+        {
             return Some(Duration::ZERO);
         }
         let mut at = self.peers.timers.next();
         for listening in self.listeners.iter().filter(|l| l.pending) {
             match listening.paused_until {
-                Some(paused) if !self.peers.closed_some => at = Some(at.map_or(paused, |at| at.min(paused))),
+                Some(paused) if !self.peers.closed_some => {
+                    at = Some(at.map_or(paused, |at| at.min(paused)))
+                }
                 _ => return Some(Duration::ZERO),
             }
         }
@@ -211,20 +237,35 @@ impl<R: Role> EventLoop<R> {
     fn change_listeners(&mut self) {
         for listener in std::mem::take(&mut self.peers.new_listeners) {
             let token = Token(LISTENERS - self.listeners.len());
-            let watched = listener
-                .set_nonblocking(true)
-                .and_then(|()| self.poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE));
+            let watched = listener.set_nonblocking(true).and_then(|()| {
+                self.poll.registry().register(
+                    &mut SourceFd(&listener.as_raw_fd()),
+                    token,
+                    Interest::READABLE,
+                )
+            });
             if let Err(e) = watched {
                 log::error!("a listener cannot be watched, nothing will be accepted on it: {e}");
             }
-            self.listeners.push(Listening { listener, pending: true, paused_until: None, pause_logged: false });
+            self.listeners.push(Listening {
+                listener,
+                pending: true,
+                paused_until: None,
+                pause_logged: false,
+            });
         }
         if !self.peers.listening {
             self.listeners.clear(); // closing a descriptor takes it off epoll and kqueue
         }
     }
 
-    fn set_clock(&mut self, last: Instant, before: Instant, now: Instant, timeout: Option<Duration>) {
+    fn set_clock(
+        &mut self,
+        last: Instant,
+        before: Instant,
+        now: Instant,
+        timeout: Option<Duration>,
+    ) {
         let mut away = Duration::ZERO;
         let worked = before - last;
         if worked > AWAY {
@@ -237,7 +278,10 @@ impl<R: Role> EventLoop<R> {
             }
         }
         if !away.is_zero() {
-            log::warn!("the event loop stood still for {:.1} s; deadlines shift by that time", away.as_secs_f64());
+            log::warn!(
+                "the event loop stood still for {:.1} s; deadlines shift by that time",
+                away.as_secs_f64()
+            );
         }
         self.peers.set_clock(now, away);
     }
@@ -283,18 +327,20 @@ impl<R: Role> EventLoop<R> {
             self.pause_accepting(n, why);
             return false;
         }
-        let accepted: io::Result<(Stream, SocketAddr)> = self.listeners[n].listener.accept().and_then(|(stream, from)| {
-            stream.set_nonblocking(true)?;
-            let stream = Stream::from(stream);
-            stream.tune()?;
-            Ok((stream, from))
-        });
+        let accepted: io::Result<(Stream, SocketAddr)> =
+            self.listeners[n].listener.accept().and_then(|(stream, from)| {
+                stream.set_nonblocking(true)?;
+                let stream = Stream::from(stream);
+                stream.tune()?;
+                Ok((stream, from))
+            });
         match accepted {
             Ok((stream, from)) => {
                 role.accepted(&mut self.peers, n, stream, from);
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.listeners[n].pending = false,
-            // EMFILE, ENFILE, ENOBUFS, ENOMEM: wait until something closes instead of spinning on a listener that stays ready.
+            // EMFILE, ENFILE, ENOBUFS, ENOMEM: wait until something closes instead of spinning on a
+            // listener that stays ready.
             Err(e) if matches!(e.raw_os_error(), Some(23 | 24 | 105 | 12)) => {
                 if !role.spares(&mut self.peers) {
                     self.pause_accepting(n, &e.to_string());
@@ -308,8 +354,9 @@ impl<R: Role> EventLoop<R> {
     fn pause_accepting(&mut self, n: usize, why: &str) {
         let Listening { listener, pause_logged, paused_until, .. } = &mut self.listeners[n];
         if !std::mem::replace(pause_logged, true) {
-            let at = listener.local_addr().map_or_else(|_| "a listener".to_owned(), |at| at.to_string());
-            log_peers!(Warn, "accepting at {at} pauses until a connection closes: {why}");
+            let at =
+                listener.local_addr().map_or_else(|_| "a listener".to_owned(), |at| at.to_string());
+            log_names!(Warn, "accepting at {at} pauses until a connection closes: {why}");
         }
         *paused_until = Some(self.peers.now() + ACCEPT_PAUSE);
     }
@@ -318,7 +365,7 @@ impl<R: Role> EventLoop<R> {
 // The parts of a turn that need no operating system: the simulation drives the roles by them, too.
 
 /// A connection's step: its handshake's, as long as it has one.
-pub(super) fn ready<R: Role>(peers: &mut Peers<R::State>, role: &mut R, id: Id) {
+pub(super) fn ready<R: Role>(peers: &mut Connections<R::State>, role: &mut R, id: Id) {
     if !peers.is_shaking(id) {
         role.ready(peers, id);
     } else if let Some(outcome) = peers.shake(id) {
@@ -328,7 +375,7 @@ pub(super) fn ready<R: Role>(peers: &mut Peers<R::State>, role: &mut R, id: Id) 
     peers.tally(id);
 }
 
-pub(super) fn step_ready<R: Role>(peers: &mut Peers<R::State>, role: &mut R) {
+pub(super) fn step_ready<R: Role>(peers: &mut Connections<R::State>, role: &mut R) {
     for _ in 0..peers.again.len() {
         let Some(id) = peers.again.pop_front() else { break };
         if peers.unqueue(id) {
@@ -337,7 +384,11 @@ pub(super) fn step_ready<R: Role>(peers: &mut Peers<R::State>, role: &mut R) {
     }
 }
 
-pub(super) fn obey<R: Role>(peers: &mut Peers<R::State>, role: &mut R, commands: &Receiver<R::Command>) {
+pub(super) fn obey<R: Role>(
+    peers: &mut Connections<R::State>,
+    role: &mut R,
+    commands: &Receiver<R::Command>,
+) {
     for _ in 0..COMMANDS_PER_TURN {
         let Some(id) = peers.next_computed() else { break };
         ready(peers, role, id);
@@ -347,10 +398,10 @@ pub(super) fn obey<R: Role>(peers: &mut Peers<R::State>, role: &mut R, commands:
     }
 }
 
-pub(super) fn expire<R: Role>(peers: &mut Peers<R::State>, role: &mut R) {
+pub(super) fn expire<R: Role>(peers: &mut Connections<R::State>, role: &mut R) {
     while let Some((at, timer)) = peers.timers.pop_due(peers.now()) {
         match timer {
-            Timer::Peer(bits) => {
+            Timer::Connection(bits) => {
                 let id = Id::from_bits(bits);
                 if peers.due(id, at) {
                     role.expired(peers, id);

@@ -1,7 +1,9 @@
-//! TLS handshakes that wait in the loop: their octets are moved there, their arithmetic is done on worker threads, at most one less than there are
-//! cores at a time, so that ten thousand devices that come back at once do not stop those that are served.
+//! TLS handshakes that wait in the loop: their bytes are moved there, their arithmetic is done on
+//! worker threads, at most one less than there are cores at a time, so that ten thousand devices
+//! that come back at once do not stop those that are served.
 //!
-//! A handshake that waits costs a slot in the table and no thread. Each has at most one job in the pool, so the pool's queue is bounded by their number.
+//! A handshake that waits costs a slot in the table and no thread. Each has at most one job in the
+//! pool, so the pool's queue is bounded by their number.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::Waker;
 
-use crate::engine::peers::Id;
+use crate::engine::connections::Id;
 use crate::engine::workers::Workers;
 use crate::limits::Limits;
 use crate::stream::Channel;
@@ -37,8 +39,21 @@ impl Handshakes {
     pub(super) fn new(limits: &Limits, waker: Option<Arc<Waker>>, awake: Arc<AtomicBool>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (done, computed) = unbounded(); // as many as there are handshakes
-        let workers = Workers::new("ptth-handshake", cores.saturating_sub(1).max(1), limits.handshakes(), limits.worker_idle_timeout);
-        Handshakes { workers, done, computed, waker, awake, in_progress: 0, most: limits.handshakes() }
+        let workers = Workers::new(
+            "ptth-handshake",
+            cores.saturating_sub(1).max(1),
+            limits.handshakes(),
+            limits.worker_idle_timeout,
+        );
+        Handshakes {
+            workers,
+            done,
+            computed,
+            waker,
+            awake,
+            in_progress: 0,
+            most: limits.handshakes(),
+        }
     }
 
     /// Takes a place. `spares`: a quarter is left to others. False: there are as many as may be.
@@ -53,7 +68,8 @@ impl Handshakes {
         self.in_progress = self.in_progress.saturating_sub(1);
     }
 
-    /// Has a worker compute the next step of this connection's handshake. False: no thread is to be had.
+    /// Has a worker compute the next step of this connection's handshake. False: no thread is to be
+    /// had.
     pub(super) fn compute(&self, id: Id, channel: &Arc<Channel>) -> bool {
         let (done, waker, awake) = (self.done.clone(), self.waker.clone(), self.awake.clone());
         let channel = Arc::downgrade(channel);

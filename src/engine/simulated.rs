@@ -1,4 +1,5 @@
-//! A role's loop driven by hand: the turn of [`event_loop`](super::event_loop) on the simulated network and its clock.
+//! A role's loop driven by hand: the turn of [`event_loop`](super::event_loop) on the simulated
+//! network and its clock.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,9 +7,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use crate::engine::Role;
+use crate::engine::connections::{Connections, Id, Watcher};
 use crate::engine::event_loop::{Remote, expire, obey, step_ready};
 use crate::engine::handshakes::Handshakes;
-use crate::engine::peers::{Id, Peers, Watcher};
 use crate::limits::Limits;
 use crate::sim::net;
 use crate::stream::Stream;
@@ -16,7 +17,7 @@ use crate::stream::Stream;
 /// A loop that takes one turn when it is told to.
 pub(crate) struct Loop<R: Role> {
     pub(crate) role: R,
-    pub(crate) peers: Peers<R::State>,
+    pub(crate) peers: Connections<R::State>,
     pub(crate) remote: Remote<R::Command>,
     commands: Receiver<R::Command>,
     node: usize,
@@ -32,7 +33,11 @@ impl<R: Role> Loop<R> {
         role: impl FnOnce(Remote<R::Command>) -> R,
     ) -> Self {
         let (remote, commands) = Remote::simulated();
-        let mut peers = Peers::new(Watcher::Simulated(node), limits.connections_max, Handshakes::new(limits, None, Arc::default()));
+        let mut peers = Connections::new(
+            Watcher::Simulated(node),
+            limits.connections_max,
+            Handshakes::new(limits, None, Arc::default()),
+        );
         peers.begin_at(now);
         if let Some((after, key)) = alarm {
             let at = peers.after(after);
@@ -55,7 +60,9 @@ impl<R: Role> Loop<R> {
                 self.role.ready(&mut self.peers, id);
             }
         }
-        while let Some((listener, socket, from)) = net::with(|net| net.accept(self.node)).filter(|_| self.peers.listening) {
+        while let Some((listener, socket, from)) =
+            net::with(|net| net.accept(self.node)).filter(|_| self.peers.listening)
+        {
             self.role.accepted(&mut self.peers, listener, Stream::from(socket), from);
         }
         obey(&mut self.peers, &mut self.role, &self.commands);
@@ -65,7 +72,12 @@ impl<R: Role> Loop<R> {
 
     /// Bytes that its connections hold, read or to be written.
     pub(crate) fn held(&self) -> usize {
-        self.peers.ids().into_iter().filter_map(|id| self.peers.get(id)).map(|peer| peer.pending() + peer.kept()).sum()
+        self.peers
+            .ids()
+            .into_iter()
+            .filter_map(|id| self.peers.get(id))
+            .map(|peer| peer.pending() + peer.kept())
+            .sum()
     }
 
     /// Whether it has something to do without an event.

@@ -1,6 +1,7 @@
 //! A table with generations: a key of a reused slot never finds its successor (T42).
 
-/// Names one entry of a [`Slab`]. Fits a mio token: half its bits are the slot, half the generation.
+/// Names one entry of a [`Slab`]. Fits a mio token: half its bits are the slot, half the
+/// generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key(usize);
 
@@ -41,7 +42,8 @@ impl<T> Slab<T> {
         Slab { slots: Vec::new(), free: Vec::new(), len: 0 }
     }
 
-    /// Most entries that keys can name, less the highest slots: with all generation bits set those would be the loop's own tokens.
+    /// Most entries that keys can name, less the highest slots: with all generation bits set those
+    /// would be the loop's own tokens.
     pub(crate) const CEILING: usize = LOW - 128;
 
     pub(crate) fn len(&self) -> usize {
@@ -85,7 +87,8 @@ impl<T> Slab<T> {
             return None;
         }
         let (low, high) = self.slots.split_at_mut(i.max(j));
-        let (first, second) = if i < j { (&mut low[i], &mut high[0]) } else { (&mut high[0], &mut low[j]) };
+        let (first, second) =
+            if i < j { (&mut low[i], &mut high[0]) } else { (&mut high[0], &mut low[j]) };
         if first.key != a || second.key != b {
             return None;
         }

@@ -1,8 +1,9 @@
 //! Deadlines of the loop: a heap of wake-ups that is looked at, not rebuilt.
 //!
-//! A connection's deadline moves with almost every event, but nearly always later. So an entry is pushed only when it is
-//! earlier than the one already there; when it fires and the deadline has moved on, it is pushed again for the rest.
-//! A busy keep-alive connection costs one heap operation per time-out period instead of two per request.
+//! A connection's deadline moves with almost every event, but nearly always later. So an entry is
+//! pushed only when it is earlier than the one already there; when it fires and the deadline has
+//! moved on, it is pushed again for the rest. A busy keep-alive connection costs one heap operation
+//! per time-out period instead of two per request.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,7 +13,7 @@ use std::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
     /// A connection, by its key's bits.
-    Peer(usize),
+    Connection(usize),
     /// The role's own, by a number of its choice.
     Alarm(u64),
 }

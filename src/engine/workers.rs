@@ -1,6 +1,7 @@
 //! The elastic pool: threads for programs' code, started when needed, gone when idle.
 //!
-//! A job never waits while a thread may still be started; at the bound it queues; at the queue's bound it is handed back.
+//! A job never waits while a thread may still be started; at the bound it queues; at the queue's
+//! bound it is handed back.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +10,8 @@ use std::time::Duration;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A handle on the pool; clones share it. Threads end by themselves when they had nothing to do for `idle_timeout`.
+/// A handle on the pool; clones share it. Threads end by themselves when they had nothing to do for
+/// `idle_timeout`.
 #[derive(Clone)]
 pub(crate) struct Workers(Arc<Shared>);
 
@@ -31,7 +33,12 @@ struct State {
 }
 
 impl Workers {
-    pub(crate) fn new(name: &str, threads_max: usize, queue_max: usize, idle_timeout: Duration) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        threads_max: usize,
+        queue_max: usize,
+        idle_timeout: Duration,
+    ) -> Self {
         Workers(Arc::new(Shared {
             name: name.to_owned(),
             threads_max,
@@ -42,7 +49,8 @@ impl Workers {
         }))
     }
 
-    /// Runs `job` on a thread of the pool. False: pool and queue are full, or no thread could be started; nothing ran.
+    /// Runs `job` on a thread of the pool. False: pool and queue are full, or no thread could be
+    /// started; nothing ran.
     pub(crate) fn submit(&self, job: impl FnOnce() + Send + 'static) -> bool {
         let mut state = self.0.lock();
         if state.waiting > state.queue.len() {
@@ -102,7 +110,10 @@ impl Shared {
                 state = self.lock();
             }
             state.waiting += 1;
-            let (guard, waited) = self.wake.wait_timeout(state, self.idle_timeout).unwrap_or_else(PoisonError::into_inner);
+            let (guard, waited) = self
+                .wake
+                .wait_timeout(state, self.idle_timeout)
+                .unwrap_or_else(PoisonError::into_inner);
             state = guard;
             state.waiting -= 1;
             if waited.timed_out() && state.queue.is_empty() {

@@ -1,6 +1,7 @@
 //! What a device's certificate allows: a credential that is bound to names, its subjectAltName's.
 //!
-//! `lamp` allows the device name `lamp`; `lamp.example` the IETF origins of that host; `*.lamps.example` those of the hosts one label below it.
+//! `lamp` allows the device name `lamp`; `lamp.example` the IETF origins of that host;
+//! `*.lamps.example` those of the hosts one label below it.
 
 use crate::gateway::{Grant, Offer, Reject};
 use crate::proto::turn::Name;
@@ -9,16 +10,23 @@ impl Offer {
     /// Whether the certificate, if one was shown, allows every name that is offered.
     pub(super) fn check_certificate(&self) -> Result<(), Reject> {
         let Some(allowed) = &self.certificate else { return Ok(()) };
-        match self.names().iter().all(|name| allowed.names().iter().any(|entry| allows(entry, name))) {
+        match self
+            .names()
+            .iter()
+            .all(|name| allowed.names().iter().any(|entry| allows(entry, name)))
+        {
             true => Ok(()),
             false => Err(Reject::new(403, "the device's certificate is not for this name")),
         }
     }
 
-    /// Who the device is by its certificate, where `grant` does not say it: the names, so that a renewed certificate is the same device's.
+    /// Who the device is by its certificate, where `grant` does not say it: the names, so that a
+    /// renewed certificate is the same device's.
     pub(super) fn identified(&self, grant: Grant) -> Grant {
         match &self.certificate {
-            Some(shown) if grant.credential.is_none() => grant.to(format!("certificate for {}", shown.names().join(","))),
+            Some(shown) if grant.credential.is_none() => {
+                grant.to(format!("certificate for {}", shown.names().join(",")))
+            }
             _ => grant,
         }
     }
@@ -29,7 +37,9 @@ fn allows(entry: &str, name: &Name) -> bool {
     match name {
         Name::Label(label) => entry == label,
         Name::Origin { host, .. } => match entry.strip_prefix("*.") {
-            Some(domain) => host.split_once('.').is_some_and(|(first, rest)| !first.is_empty() && rest == domain),
+            Some(domain) => host
+                .split_once('.')
+                .is_some_and(|(first, rest)| !first.is_empty() && rest == domain),
             None => entry.contains('.') && entry == host,
         },
     }

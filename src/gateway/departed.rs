@@ -1,6 +1,8 @@
-//! Names that are remembered after their last link went, in the order in which they went: one entry for each, however often it comes and goes.
+//! Names that are remembered after their last link went, in the order in which they went: one entry
+//! for each, however often it comes and goes.
 //!
-//! Where there are too many, the credential that has most of them loses its oldest: who registers names by the thousand forgets its own, not others'.
+//! Where there are too many, the credential that has most of them loses its oldest: who registers
+//! names by the thousand forgets its own, not others'.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -34,7 +36,12 @@ impl Departed {
     }
 
     /// A name has gone; its entry is found again by what this returns.
-    pub(crate) fn insert(&mut self, name: Arc<str>, credential: &Credential, now: Instant) -> Stamp {
+    pub(crate) fn insert(
+        &mut self,
+        name: Arc<str>,
+        credential: &Credential,
+        now: Instant,
+    ) -> Stamp {
         self.stamps += 1;
         let stamp = Stamp(now, self.stamps);
         self.names.insert(stamp, (name, credential.clone()));
@@ -81,8 +88,12 @@ mod tests {
         let (mut departed, now) = (Departed::default(), Instant::now());
         let (mine, other): (Credential, Credential) = (Some("mine".into()), None);
         let first = departed.insert("lamp".into(), &mine, now);
-        let others: Vec<Stamp> = (0..3).map(|n| departed.insert(format!("n{n}").into(), &other, now)).collect();
-        assert_eq!((departed.len(), departed.first(), departed.first_of_most()), (4, Some(first), Some(others[0])));
+        let others: Vec<Stamp> =
+            (0..3).map(|n| departed.insert(format!("n{n}").into(), &other, now)).collect();
+        assert_eq!(
+            (departed.len(), departed.first(), departed.first_of_most()),
+            (4, Some(first), Some(others[0]))
+        );
         assert_eq!(departed.remove(others[0]).as_deref(), Some("n0"));
         assert_eq!((departed.remove(others[0]), departed.first_of_most()), (None, Some(others[1])));
         for stamp in others.into_iter().chain([first]) {

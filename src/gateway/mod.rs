@@ -1,17 +1,19 @@
-//! Layer 5, the asking side: devices connect to a [`Gateway`], programs and visitors ask them.
+//! Layer 5, the downstream side: devices connect to a [`Gateway`], programs and visitors ask them.
 //!
-//! Devices turn their connections, or poll where that does not get through; whoever asks does not notice.
+//! Devices turn their connections, or poll where that does not get through; whoever asks does not
+//! notice.
 //!
-//! One thread runs the event loop; `send()` and `on_link` handlers are plain blocking code on the caller's or a worker's thread.
+//! One thread runs the event loop; `send()` and `on_link` handlers are plain blocking code on the
+//! caller's or a worker's thread.
 
+mod admission;
 mod certificates;
 mod departed;
-mod doors;
 mod mailbox;
 mod offers;
 mod pins;
+mod registry;
 mod role;
-mod roster;
 mod routes;
 #[cfg(test)]
 pub(crate) mod simulated;
@@ -30,10 +32,10 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use http::{Request, Response};
 
-use crate::ends::{Counters, End, EndCounts, Why};
+use crate::close_reason::{CloseCause, CloseReason, Counters, EndCounts};
 use crate::engine::event_loop::{EventLoop, Remote};
 use crate::error::{Error, Fault, Refusal};
-use crate::gateway::role::{Command, GatewayRole, Loan, NO_TICKET, Settings};
+use crate::gateway::role::{Command, GatewayRole, Lease, NO_TICKET, Settings};
 use crate::gateway::routes::Table;
 use crate::gateway::tokens::{Digest, Whose};
 use crate::limits::Limits;
@@ -41,7 +43,7 @@ use crate::link::{GatewayLink, NothingArrived, Owned, Whole};
 use crate::message::Body;
 use crate::proto::forwarded::Network;
 use crate::proto::head::authority;
-use crate::proto::turn::{self, Dialect, Fallback, Name, OfferRules, Way};
+use crate::proto::turn::{self, Dialect, Fallback, Name, OfferRules, Transport};
 use crate::relay::{Wait, Waits};
 use crate::stream::{GatewayTls, Shared, Shown, Stream};
 
@@ -55,7 +57,8 @@ const VIA_BYTES_MAX: usize = 64;
 type Authorize = Arc<dyn Fn(&Offer) -> Result<Grant, Reject> + Send + Sync>;
 type OnLink = Arc<dyn Fn(GatewayLink) + Send + Sync>;
 
-/// A device's offer, or a poll of the fallback, as the program's `authorize` sees it. Its `Debug` shows no secret.
+/// A device's offer, or a poll of the fallback, as the program's `authorize` sees it. Its `Debug`
+/// shows no secret.
 #[derive(Clone, Debug)]
 pub struct Offer {
     wire: turn::Offer,
@@ -83,7 +86,8 @@ impl Offer {
     pub fn token(&self) -> &str {
         &self.wire.token
     }
-    /// Whether it is a poll of the fallback. Each poll of a device is decided anew; `authorize` had better be quick.
+    /// Whether it is a poll of the fallback. Each poll of a device is decided anew; `authorize` had
+    /// better be quick.
     pub fn is_poll(&self) -> bool {
         self.wire.is_poll()
     }
@@ -95,14 +99,20 @@ impl Offer {
     pub fn peer(&self) -> Option<IpAddr> {
         self.peer
     }
-    /// The DNS names of the certificate that the device showed and that a CA of this gateway has issued (feature `tls`), sorted; they allow the names
-    /// of the offer, or it would not be asked about here. `None`: the device showed none.
+    /// The DNS names of the certificate that the device showed and that a CA of this gateway has
+    /// issued (feature `tls`), sorted; they allow the names of the offer, or it would not be asked
+    /// about here. `None`: the device showed none.
     pub fn certificate_names(&self) -> Option<&[String]> {
         self.certificate.as_deref().map(Shown::names)
     }
     /// Value of the first field of this name, compared without case.
     pub fn field(&self, name: &str) -> Option<&[u8]> {
-        self.wire.fields.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
+        self.wire
+            .fields
+            .0
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_slice())
     }
     /// The token of `Authorization: Bearer …` (RFC 6750 §2.1).
     pub fn bearer_token(&self) -> Option<&str> {
@@ -136,14 +146,18 @@ impl Grant {
             .into_iter()
             .map(|name| {
                 let name = name.as_ref();
-                let parsed = if name.contains("://") { Name::origin(name) } else { Name::label(name) };
-                parsed.map(|n| n.to_string()).map_err(|e| Error::usage(format!("granting the name {name:?}: {}", e.reason)))
+                let parsed =
+                    if name.contains("://") { Name::origin(name) } else { Name::label(name) };
+                parsed
+                    .map(|n| n.to_string())
+                    .map_err(|e| Error::usage(format!("granting the name {name:?}: {}", e.reason)))
             })
             .collect();
         Ok(Grant { names: Some(checked?), credential: None })
     }
-    /// Who it is: an opaque identity. Only the same identity may join or take over a name while it is held; another gets 409. Where this is not said, a
-    /// certificate that the device showed says it.
+    /// Who it is: an opaque identity. Only the same identity may join or take over a name while it
+    /// is held; another gets 409. Where this is not said, a certificate that the device showed says
+    /// it.
     pub fn to(mut self, credential: impl Into<String>) -> Self {
         self.credential = Some(credential.into());
         self
@@ -160,15 +174,20 @@ pub struct Reject {
 }
 
 impl Reject {
-    /// A refusal with this status (401 no or wrong credential, 403 not for this name, 404, 410, 429, 503 …) and one line of reason.
-    /// A status outside 400 to 599 is answered as 403.
+    /// A refusal with this status (401 no or wrong credential, 403 not for this name, 404, 410,
+    /// 429, 503 …) and one line of reason. A status outside 400 to 599 is answered as 403.
     pub fn new(status: u16, reason: impl Into<String>) -> Self {
         let status = if (400..600).contains(&status) { status } else { 403 };
         Reject { status, reason: reason.into(), retry_after: None, location: None }
     }
     /// Another gateway has this device: 307 with this `Location`.
     pub fn elsewhere(location: impl Into<String>) -> Self {
-        Reject { status: 307, reason: "another gateway has this device".to_owned(), retry_after: None, location: Some(location.into()) }
+        Reject {
+            status: 307,
+            reason: "another gateway has this device".to_owned(),
+            retry_after: None,
+            location: Some(location.into()),
+        }
     }
     /// Asks the device to stay away for so long (whole seconds).
     pub fn retry_after(mut self, time: Duration) -> Self {
@@ -183,7 +202,8 @@ impl Reject {
 pub enum EventKind {
     /// The name is connected: its first link, or its first poll.
     Up,
-    /// The name is connected no longer: its last link is gone, and it has not polled for `poll_gap`.
+    /// The name is connected no longer: its last link is gone, and it has not polled for
+    /// `poll_gap`.
     Down,
     /// The name is connected in another way than before: from polls to links, or back.
     Moved,
@@ -213,12 +233,13 @@ pub struct Event {
     pub kind: EventKind,
     /// To whom.
     pub name: String,
-    /// Why, in words; for `Up` and `Moved` the token that was turned with, or the encoding of the polls.
+    /// Why, in words; for `Up` and `Moved` the token that was turned with, or the encoding of the
+    /// polls.
     pub reason: String,
     /// How the name is connected; `None` where it is no more.
-    pub way: Option<Way>,
+    pub transport: Option<Transport>,
     /// The reason as one of a closed list, with `Ended` and `Down`.
-    pub end: Option<End>,
+    pub end: Option<CloseCause>,
     /// Events this subscriber lost before this one because it did not read them in time.
     pub missed: u64,
 }
@@ -244,7 +265,8 @@ pub struct GatewayStats {
     pub polls: usize,
     /// Offers turned since the start.
     pub turns: u64,
-    /// Requests handed out as events of the fallback since the start; one that was handed out again counts once.
+    /// Requests handed out as events of the fallback since the start; one that was handed out again
+    /// counts once.
     pub events: u64,
     /// Requests begun since the start, visitors' and programs'.
     pub exchanges: u64,
@@ -261,7 +283,8 @@ pub enum TurnMode {
     /// At once: the link idles until somebody asks.
     #[default]
     Now,
-    /// When there is a request: 101 and request go out in one write; 204 after [`Limits::poll_hold`] without one.
+    /// When there is a request: 101 and request go out in one write; 204 after
+    /// [`Limits::poll_hold`] without one.
     OnDemand,
 }
 
@@ -275,12 +298,14 @@ pub(crate) struct Turns {
 impl Turns {
     /// Whether an offer under these names is held until somebody asks.
     pub(crate) fn hold<'n>(&self, mut names: impl Iterator<Item = &'n Arc<str>>) -> bool {
-        let own = if self.own.is_empty() { None } else { names.find_map(|name| self.own.get(&**name)) };
+        let own =
+            if self.own.is_empty() { None } else { names.find_map(|name| self.own.get(&**name)) };
         *own.unwrap_or(&self.others) == TurnMode::OnDemand
     }
 
     fn ever_hold(&self) -> bool {
-        self.others == TurnMode::OnDemand || self.own.values().any(|mode| *mode == TurnMode::OnDemand)
+        self.others == TurnMode::OnDemand
+            || self.own.values().any(|mode| *mode == TurnMode::OnDemand)
     }
 }
 
@@ -307,12 +332,14 @@ pub struct GatewayBuilder {
 }
 
 impl GatewayBuilder {
-    /// Listens for devices on this address (`127.0.0.1:9999`; port 0: any free one). May be called several times.
+    /// Listens for devices on this address (`127.0.0.1:9999`; port 0: any free one). May be called
+    /// several times.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.addresses.push((address.into(), None));
         self
     }
-    /// Listens for devices on this address, over TLS (feature `tls`). May be called several times, beside [`listen`](Self::listen).
+    /// Listens for devices on this address, over TLS (feature `tls`). May be called several times,
+    /// beside [`listen`](Self::listen).
     #[cfg(feature = "tls")]
     pub fn listen_tls(mut self, address: impl Into<String>, tls: GatewayTls) -> Self {
         self.addresses.push((address.into(), Some(tls)));
@@ -333,7 +360,8 @@ impl GatewayBuilder {
         self.offer_rules.missing_host = take;
         self
     }
-    /// Insists on `Connection: upgrade`. Default: the seed's own form, which omits it, is taken where nothing shows an intermediary.
+    /// Insists on `Connection: upgrade`. Default: the seed's own form, which omits it, is taken
+    /// where nothing shows an intermediary.
     pub fn strict_connection(mut self, strict: bool) -> Self {
         self.offer_rules.strict_connection = strict;
         self
@@ -343,52 +371,64 @@ impl GatewayBuilder {
         self.turns.others = mode;
         self
     }
-    /// The same for one device name or origin, whatever [`turn`](Self::turn) says of the others: some devices of other makes open a link for every 101, and
-    /// want it when there is a request; others do not know what a 204 is.
+    /// The same for one device name or origin, whatever [`turn`](Self::turn) says of the others:
+    /// some devices of other makes open a link for every 101, and want it when there is a request;
+    /// others do not know what a 204 is.
     ///
     /// # Errors
     /// What is no device's name.
     pub fn turn_of(mut self, name: &str, mode: TurnMode) -> Result<Self, Error> {
         let parsed = if name.contains("://") { Name::origin(name) } else { Name::label(name) };
-        let name = parsed.map_err(|e| Error::usage(format!("when {name} is turned: {}", e.reason)))?;
+        let name =
+            parsed.map_err(|e| Error::usage(format!("when {name} is turned: {}", e.reason)))?;
         self.turns.own.insert(name.to_string(), mode);
         Ok(self)
     }
-    /// Whether devices may poll where no upgrade gets through (protocol.md §2). Default: [`Fallback::Auto`].
+    /// Whether devices may poll where no upgrade gets through (protocol.md §2). Default:
+    /// [`Fallback::Auto`].
     pub fn fallback(mut self, fallback: Fallback) -> Self {
         self.fallback = fallback;
         self
     }
-    /// Lets pages of this origin (`https://app.example`, as browsers write it in `Origin`) use the devices' port, so that a browser's tab can be a
-    /// device. May be called several times. Default: none; a request with another `Origin` gets 403.
+    /// Lets pages of this origin (`https://app.example`, as browsers write it in `Origin`) use the
+    /// devices' port, so that a browser's tab can be a device. May be called several times.
+    /// Default: none; a request with another `Origin` gets 403.
     pub fn cors_origin(mut self, origin: impl Into<String>) -> Self {
         self.cors_origins.push(origin.into());
         self
     }
-    /// Lets several devices with the same credential have one name at the same time: requests go round robin over those that are connected. Default: a
-    /// new device takes the name over.
+    /// Lets several devices with the same credential have one name at the same time: requests go
+    /// round robin over those that are connected. Default: a new device takes the name over.
     pub fn shared_names(mut self, shared: bool) -> Self {
         self.shared_names = shared;
         self
     }
-    /// Forwards visitors' fields whose names have an underscore. Default: dropped, since many servers take `_` for `-`.
+    /// Forwards visitors' fields whose names have an underscore. Default: dropped, since many
+    /// servers take `_` for `-`.
     pub fn keep_underscore(mut self, keep: bool) -> Self {
         self.keep_underscore = keep;
         self
     }
-    /// Takes the word of visitors' peers in these networks (addresses, or CIDR blocks such as `10.0.0.0/8`): they are proxies that asked for
-    /// somebody else. What they say in `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `-Prefix` and `Forwarded` goes on, written anew, with what this
-    /// gateway adds behind it; and `X-Forwarded-Proto` is the scheme that an IETF origin is compared with. May be called several times. Default:
-    /// nobody; what comes in these fields is overwritten.
+    /// Takes the word of visitors' peers in these networks (addresses, or CIDR blocks such as
+    /// `10.0.0.0/8`): they are proxies that asked for somebody else. What they say in
+    /// `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `-Prefix` and `Forwarded` goes on, written
+    /// anew, with what this gateway adds behind it; and `X-Forwarded-Proto` is the scheme that an
+    /// IETF origin is compared with. May be called several times. Default: nobody; what comes in
+    /// these fields is overwritten.
     ///
     /// # Errors
     /// One of them is no network.
-    pub fn trusted_proxies<I: IntoIterator<Item = S>, S: AsRef<str>>(mut self, networks: I) -> Result<Self, Error> {
+    pub fn trusted_proxies<I: IntoIterator<Item = S>, S: AsRef<str>>(
+        mut self,
+        networks: I,
+    ) -> Result<Self, Error> {
         read_networks("trusted proxies", networks, &mut self.trusted)?;
         Ok(self)
     }
-    /// The pseudonym of this gateway in `Via`. A request that names it already has come round in a circle, and is answered 508. Give several gateways the same one
-    /// where they stand side by side, never where one forwards to the other. Default: `ptth-` and a random number, another one for each gateway and each start.
+    /// The pseudonym of this gateway in `Via`. A request that names it already has come round in a
+    /// circle, and is answered 508. Give several gateways the same one where they stand side by
+    /// side, never where one forwards to the other. Default: `ptth-` and a random number, another
+    /// one for each gateway and each start.
     ///
     /// # Errors
     /// It is no token (RFC 9110 §5.6.2), or longer than 64 bytes.
@@ -401,69 +441,94 @@ impl GatewayBuilder {
         self.via = Some(pseudonym.into());
         Ok(self)
     }
-    /// Tells devices in `Forwarded` (RFC 7239), too, who asked: `for=…;host=…;proto=…`. A visitor's own field is replaced, a trusted proxy's
-    /// gets one more element. Default: only `X-Forwarded-*` is written.
+    /// Tells devices in `Forwarded` (RFC 7239), too, who asked: `for=…;host=…;proto=…`. A visitor's
+    /// own field is replaced, a trusted proxy's gets one more element. Default: only
+    /// `X-Forwarded-*` is written.
     pub fn forwarded(mut self, write: bool) -> Self {
         self.forwarded = write;
         self
     }
-    /// Where a gateway that stops sends the devices that come to it: the origin of another gateway (`http://b.example:9999`). New ones get 307 with it
-    /// and their own path from the first moment of a [`drain`](Gateway::drain) on; those that were connected, and dial again, for
-    /// [`Limits::abandoned_timeout`] after its notice. Default: none, they get 503 with `Retry-After`.
+    /// Where a gateway that stops sends the devices that come to it: the origin of another gateway
+    /// (`http://b.example:9999`). New ones get 307 with it and their own path from the first moment
+    /// of a [`drain`](Gateway::drain) on; those that were connected, and dial again, for
+    /// [`Limits::abandoned_timeout`] after its notice. Default: none, they get 503 with
+    /// `Retry-After`.
     ///
     /// # Errors
     /// It is no origin of an `http` or `https` URL.
     pub fn drain_to(mut self, origin: &str) -> Result<Self, Error> {
         let bare = origin.strip_suffix('/').unwrap_or(origin);
         let scheme = ["http://", "https://"].into_iter().find(|scheme| bare.starts_with(scheme));
-        let named =
-            scheme.and_then(|scheme| authority(&bare.as_bytes()[scheme.len()..]).ok().map(|host| format!("{scheme}{}", host.whole)));
+        let named = scheme.and_then(|scheme| {
+            authority(&bare.as_bytes()[scheme.len()..])
+                .ok()
+                .map(|host| format!("{scheme}{}", host.whole))
+        });
         let Some(named) = named else {
-            return Err(Error::usage(format!("drain to {origin:?}: write another gateway like http://b.example:9999, without a path")));
+            return Err(Error::usage(format!(
+                "drain to {origin:?}: write another gateway like http://b.example:9999, without a path"
+            )));
         };
         self.drain_to = Some(named);
         Ok(self)
     }
-    /// Lets in only devices that show one of these tokens on every offer and poll, as `Authorization: Bearer TOKEN` or as the password of `Basic`, whose user is
-    /// not looked at; and only under names that the token is for. Without a known one: 401; with one for other names: 403, whoever else there is. The token is also
-    /// who the device is: another token gets 409 while the name is held. With [`authorize`](Self::authorize), which is asked after this, both have to agree, also
-    /// about names that it grants; an identity that it gives ([`Grant::to`]) stands in the token's place. A connection that is
-    /// [adopted](Gateway::adopt) is its program's to check. Default: no token is asked for.
+    /// Lets in only devices that show one of these tokens on every offer and poll, as
+    /// `Authorization: Bearer TOKEN` or as the password of `Basic`, whose user is not looked at;
+    /// and only under names that the token is for. Without a known one: 401; with one for other
+    /// names: 403, whoever else there is. The token is also who the device is: another token gets
+    /// 409 while the name is held. With [`authorize`](Self::authorize), which is asked after this,
+    /// both have to agree, also about names that it grants; an identity that it gives
+    /// ([`Grant::to`]) stands in the token's place. A connection that is [adopted](Gateway::adopt)
+    /// is its program's to check. Default: no token is asked for.
     pub fn tokens(mut self, tokens: Tokens) -> Self {
         self.tokens = Some(Box::new(tokens));
         self
     }
-    /// Lets visitors ask only with one of these tokens, shown as devices show theirs, and only devices that it is for. Without a known one: 401, whatever was asked
-    /// for; with one for other devices: 403. That `Authorization` is this gateway's and does not go on to the device. Default: whoever reaches the
-    /// address may ask.
+    /// Lets visitors ask only with one of these tokens, shown as devices show theirs, and only
+    /// devices that it is for. Without a known one: 401, whatever was asked for; with one for other
+    /// devices: 403. That `Authorization` is this gateway's and does not go on to the device.
+    /// Default: whoever reaches the address may ask.
     pub fn visitor_tokens(mut self, tokens: Tokens) -> Self {
         self.visitor_tokens = Some(Box::new(tokens));
         self
     }
-    /// Takes connections of devices only from these networks (addresses, or CIDR blocks); others are closed at once. What counts is the address of the
-    /// connection, a proxy's where there is one. May be called several times. Default: from everywhere.
+    /// Takes connections of devices only from these networks (addresses, or CIDR blocks); others
+    /// are closed at once. What counts is the address of the connection, a proxy's where there is
+    /// one. May be called several times. Default: from everywhere.
     ///
     /// # Errors
     /// One of them is no network.
-    pub fn devices_allow<I: IntoIterator<Item = S>, S: AsRef<str>>(mut self, networks: I) -> Result<Self, Error> {
+    pub fn devices_allow<I: IntoIterator<Item = S>, S: AsRef<str>>(
+        mut self,
+        networks: I,
+    ) -> Result<Self, Error> {
         read_networks("networks of devices", networks, &mut self.devices_allow)?;
         Ok(self)
     }
-    /// Takes connections of visitors only from these networks; others get 403 and are closed. The rest as with [`devices_allow`](Self::devices_allow).
+    /// Takes connections of visitors only from these networks; others get 403 and are closed. The
+    /// rest as with [`devices_allow`](Self::devices_allow).
     ///
     /// # Errors
     /// One of them is no network.
-    pub fn visitors_allow<I: IntoIterator<Item = S>, S: AsRef<str>>(mut self, networks: I) -> Result<Self, Error> {
+    pub fn visitors_allow<I: IntoIterator<Item = S>, S: AsRef<str>>(
+        mut self,
+        networks: I,
+    ) -> Result<Self, Error> {
         read_networks("networks of visitors", networks, &mut self.visitors_allow)?;
         Ok(self)
     }
-    /// Decides about each offer, on a worker thread, before the 101. Without it everybody may register.
-    pub fn authorize(mut self, decide: impl Fn(&Offer) -> Result<Grant, Reject> + Send + Sync + 'static) -> Self {
+    /// Decides about each offer, on a worker thread, before the 101. Without it everybody may
+    /// register.
+    pub fn authorize(
+        mut self,
+        decide: impl Fn(&Offer) -> Result<Grant, Reject> + Send + Sync + 'static,
+    ) -> Self {
         self.authorize = Some(Arc::new(decide));
         self
     }
-    /// Hands each turned connection to this handler, on a worker thread that it then holds: plain blocking code. Such a
-    /// gateway serves nothing else: `send()`, `relay()` and `adopt()` are refused.
+    /// Hands each turned connection to this handler, on a worker thread that it then holds: plain
+    /// blocking code. Such a gateway serves nothing else: `send()`, `relay()` and `adopt()` are
+    /// refused.
     pub fn on_link(mut self, handler: impl Fn(GatewayLink) + Send + Sync + 'static) -> Self {
         self.on_link = Some(Arc::new(handler));
         self
@@ -472,15 +537,17 @@ impl GatewayBuilder {
     /// Binds, and starts the event loop on a thread of its own.
     ///
     /// # Errors
-    /// A limit that cannot work; `on_link` together with on-demand turns or a fallback that is always used; an origin that is none; an address that
-    /// cannot be bound (taken, not ours).
+    /// A limit that cannot work; `on_link` together with on-demand turns or a fallback that is
+    /// always used; an origin that is none; an address that cannot be bound (taken, not ours).
     pub fn start(self) -> Result<Gateway, Error> {
         self.limits.check()?;
         for origin in &self.cors_origins {
             check_origin(origin)?;
         }
         if self.on_link.is_some() && self.fallback == Fallback::Only {
-            return Err(Error::usage("on_link and a fallback that is always used exclude each other: a device that polls has no link"));
+            return Err(Error::usage(
+                "on_link and a fallback that is always used exclude each other: a device that polls has no link",
+            ));
         }
         if self.on_link.is_some() && self.turns.ever_hold() {
             return Err(Error::usage(
@@ -489,14 +556,17 @@ impl GatewayBuilder {
         }
         let limits = Arc::new(self.limits);
         let link_limits = Arc::new(limits.with_room());
-        let failed = |e: io::Error| Error::io(Fault::Network, "starting the gateway's event loop", e);
+        let failed =
+            |e: io::Error| Error::io(Fault::Network, "starting the gateway's event loop", e);
         let (mut event_loop, remote) = EventLoop::<GatewayRole>::new(&limits).map_err(failed)?;
         let mut addresses = Vec::new();
         let mut devices = Vec::new();
         for (address, tls) in self.addresses {
             let (listener, at) = bind(&address, "devices")?;
             if !event_loop.listen(listener) {
-                return Err(Error::usage("a gateway listens on as many addresses as one event loop takes"));
+                return Err(Error::usage(
+                    "a gateway listens on as many addresses as one event loop takes",
+                ));
             }
             addresses.push(at);
             devices.push((at, tls));
@@ -535,21 +605,32 @@ impl GatewayBuilder {
             })
             .map_err(failed)?;
         let (thread, certificates) = (Mutex::new(Some(thread)), Mutex::default());
-        Ok(Gateway { remote, limits, link_limits, stats, addresses, only_links, thread, certificates })
+        Ok(Gateway {
+            remote,
+            limits,
+            link_limits,
+            stats,
+            addresses,
+            only_links,
+            thread,
+            certificates,
+        })
     }
 }
 
-/// A pseudonym that no other gateway has: two in a row must not take each other's requests for their own.
+/// A pseudonym that no other gateway has: two in a row must not take each other's requests for
+/// their own.
 fn random_via() -> Arc<str> {
-    let mut octets = [0; 4];
-    if let Err(e) = crate::engine::random::fill(&mut octets) {
+    let mut bytes = [0; 4];
+    if let Err(e) = crate::engine::random::fill(&mut bytes) {
         log::warn!("no random number for Via ({e}); the process's number stands in its place");
-        octets = std::process::id().to_be_bytes();
+        bytes = std::process::id().to_be_bytes();
     }
-    format!("ptth-{:08x}", u32::from_be_bytes(octets)).into()
+    format!("ptth-{:08x}", u32::from_be_bytes(bytes)).into()
 }
 
-/// A running gateway. Dropping it ends it at once; [`stop`](Gateway::stop) lets exchanges in progress finish.
+/// A running gateway. Dropping it ends it at once; [`stop`](Gateway::stop) lets exchanges in
+/// progress finish.
 ///
 /// ```
 /// use reverse_http::{Body, Device, Gateway};
@@ -577,7 +658,10 @@ pub struct Gateway {
 
 impl fmt::Debug for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gateway").field("addresses", &self.addresses).field("stats", &self.stats()).finish_non_exhaustive()
+        f.debug_struct("Gateway")
+            .field("addresses", &self.addresses)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }
 
@@ -622,18 +706,26 @@ impl Gateway {
         self.relay_with(address, routes, None)
     }
 
-    /// Lets visitors in over TLS on this address (feature `tls`); the address that was bound. Devices are told `X-Forwarded-Proto: https`.
+    /// Lets visitors in over TLS on this address (feature `tls`); the address that was bound.
+    /// Devices are told `X-Forwarded-Proto: https`.
     ///
     /// # Errors
     /// Those of [`relay`](Self::relay).
     #[cfg(feature = "tls")]
-    pub fn relay_tls(&self, address: &str, routes: Routes, tls: GatewayTls) -> Result<SocketAddr, Error> {
+    pub fn relay_tls(
+        &self,
+        address: &str,
+        routes: Routes,
+        tls: GatewayTls,
+    ) -> Result<SocketAddr, Error> {
         self.relay_with(address, routes, Some(tls))
     }
 
-    /// Replaces what a listener shows and wants in TLS, devices' or visitors' (feature `tls`), at the address that it was bound to. It counts from the next
-    /// handshake on; sessions that began before are not resumed. Connections stay as they are, but for those of devices whose certificates the new
-    /// [`client_ca`](GatewayTls::client_ca) does not take: they are ended as those of a [token](Self::set_tokens) that is gone.
+    /// Replaces what a listener shows and wants in TLS, devices' or visitors' (feature `tls`), at
+    /// the address that it was bound to. It counts from the next handshake on; sessions that began
+    /// before are not resumed. Connections stay as they are, but for those of devices whose
+    /// certificates the new [`client_ca`](GatewayTls::client_ca) does not take: they are ended as
+    /// those of a [token](Self::set_tokens) that is gone.
     ///
     /// # Errors
     /// The gateway does not speak TLS at this address, or was stopped.
@@ -644,13 +736,19 @@ impl Gateway {
         self.command(Command::SetTls { at, tls: tls.clone(), reply })?;
         let (listener, shown) = answer.recv().map_err(|_| stopped())??;
         // To check thousands of chains is not the loop's work.
-        let refused = shown.iter().filter(|shown| !tls.accepts(shown)).map(|shown| shown.key()).collect();
+        let refused =
+            shown.iter().filter(|shown| !tls.accepts(shown)).map(|shown| shown.key()).collect();
         let (reply, answer) = bounded(1);
         self.command(Command::RefuseCertificates { listener, refused, reply })?;
         answer.recv().map_err(|_| stopped())
     }
 
-    fn relay_with(&self, address: &str, routes: Routes, tls: Option<GatewayTls>) -> Result<SocketAddr, Error> {
+    fn relay_with(
+        &self,
+        address: &str,
+        routes: Routes,
+        tls: Option<GatewayTls>,
+    ) -> Result<SocketAddr, Error> {
         self.refuse_on_link("relay()")?;
         let (listener, at) = bind(address, "visitors")?;
         let (reply, answer) = bounded(1);
@@ -659,21 +757,27 @@ impl Gateway {
         Ok(at)
     }
 
-    /// Replaces the routes of a visitors' listener, at the address that [`relay`](Self::relay) returned. Connections stay; requests in progress keep the
-    /// device and the waits that they began with, and the next request of every connection finds the new routes. What is in flight by a route
-    /// counts on where the new one has the same host and path.
+    /// Replaces the routes of a visitors' listener, at the address that [`relay`](Self::relay)
+    /// returned. Connections stay; requests in progress keep the device and the waits that they
+    /// began with, and the next request of every connection finds the new routes. What is in flight
+    /// by a route counts on where the new one has the same host and path.
     ///
     /// # Errors
     /// Visitors do not come in at this address; the gateway was stopped.
     pub fn set_routes(&self, visitors: SocketAddr, routes: Routes) -> Result<(), Error> {
         let (reply, answer) = bounded(1);
-        self.command(Command::SetRoutes { at: visitors, table: Box::new(Table::new(routes)), reply })?;
+        self.command(Command::SetRoutes {
+            at: visitors,
+            table: Box::new(Table::new(routes)),
+            reply,
+        })?;
         answer.recv().map_err(|_| stopped())?.map(drop)
     }
 
-    /// Replaces the devices' [tokens](GatewayBuilder::tokens), for the next offer and the next poll. Links and polls that came in with a token that is gone, or
-    /// has lost one of their names, are ended: at once where they idle (polls with 401), else behind what they have in hand, and in any case after
-    /// [`Limits::take_over_grace`].
+    /// Replaces the devices' [tokens](GatewayBuilder::tokens), for the next offer and the next
+    /// poll. Links and polls that came in with a token that is gone, or has lost one of their
+    /// names, are ended: at once where they idle (polls with 401), else behind what they have in
+    /// hand, and in any case after [`Limits::take_over_grace`].
     ///
     /// # Errors
     /// The gateway was started without tokens, or was stopped.
@@ -681,8 +785,10 @@ impl Gateway {
         self.replace_tokens(Whose::Devices, tokens)
     }
 
-    /// Replaces the visitors' [tokens](GatewayBuilder::visitor_tokens), for the next request. What is in progress with a token that is gone, or is not for that
-    /// device any more, goes on for [`Limits::take_over_grace`]; then it is ended: 401 where no answer has begun, else cut, and so are tunnels.
+    /// Replaces the visitors' [tokens](GatewayBuilder::visitor_tokens), for the next request. What
+    /// is in progress with a token that is gone, or is not for that device any more, goes on for
+    /// [`Limits::take_over_grace`]; then it is ended: 401 where no answer has begun, else cut, and
+    /// so are tunnels.
     ///
     /// # Errors
     /// The gateway was started without visitors' tokens, or was stopped.
@@ -701,11 +807,19 @@ impl Gateway {
         DeviceRef { gateway: self, name: name.to_owned() }
     }
 
-    /// Takes a connection that another server has already turned (it read the offer and wrote the 101). `unread`: octets it read beyond the offer (none, from a right device).
+    /// Takes a connection that another server has already turned (it read the offer and wrote the
+    /// 101). `unread`: bytes it read beyond the offer (none, from a right device).
     ///
     /// # Errors
-    /// The name is held by another credential, or full; the gateway has `on_link` or was stopped. The connection is closed then.
-    pub fn adopt(&self, stream: impl Into<Stream>, unread: Vec<u8>, offer: Offer, grant: Grant) -> Result<(), Error> {
+    /// The name is held by another credential, or full; the gateway has `on_link` or was stopped.
+    /// The connection is closed then.
+    pub fn adopt(
+        &self,
+        stream: impl Into<Stream>,
+        unread: Vec<u8>,
+        offer: Offer,
+        grant: Grant,
+    ) -> Result<(), Error> {
         self.refuse_on_link("adopt()")?;
         let stream = stream.into();
         let failed = |e| Error::io(Fault::Network, "adopting a connection", e);
@@ -720,8 +834,10 @@ impl Gateway {
     pub fn events(&self) -> Receiver<Event> {
         let (subscriber, events) = role::subscription(&self.limits);
         let (reply, subscribed) = bounded(1);
-        // A gateway that was stopped has no events; then the receiver says at once that it is disconnected.
-        let _ = self.remote.send(Command::Subscribe { subscriber, reply }) && subscribed.recv().is_ok();
+        // A gateway that was stopped has no events; then the receiver says at once that it is
+        // disconnected.
+        let _ =
+            self.remote.send(Command::Subscribe { subscriber, reply }) && subscribed.recv().is_ok();
         events
     }
 
@@ -738,18 +854,23 @@ impl Gateway {
         }
     }
 
-    /// Stops: nothing new comes in, idle links and visitors are closed, exchanges in progress may finish within `time`. Returns when all is over.
-    /// It is a [`drain`](Self::drain) without notice.
+    /// Stops: nothing new comes in, idle links and visitors are closed, exchanges in progress may
+    /// finish within `time`. Returns when all is over. It is a [`drain`](Self::drain) without
+    /// notice.
     pub fn stop(&self, time: Duration) {
         self.drain(Duration::ZERO, time);
     }
 
-    /// Stops so that a load balancer, or another gateway's devices, can be ahead of it. Returns when all is over.
+    /// Stops so that a load balancer, or another gateway's devices, can be ahead of it. Returns
+    /// when all is over.
     ///
-    /// For the time of `notice` everything is served as ever, but the [health path](Routes::health_path) says 503, every answer ends its visitor's
-    /// connection, and devices that come are sent away ([`GatewayBuilder::drain_to`]); one that polls here goes on. Then nothing new comes in, idle
-    /// links and visitors are closed, devices that poll are let go, and exchanges in progress may finish within `time`; what is left then is ended: 502
-    /// where no answer has begun, else it is cut, and so are tunnels. Called again (from another thread), the earlier ends hold.
+    /// For the time of `notice` everything is served as ever, but the [health
+    /// path](Routes::health_path) says 503, every answer ends its visitor's connection, and devices
+    /// that come are sent away ([`GatewayBuilder::drain_to`]); one that polls here goes on. Then
+    /// nothing new comes in, idle links and visitors are closed, devices that poll are let go, and
+    /// exchanges in progress may finish within `time`; what is left then is ended: 502 where no
+    /// answer has begun, else it is cut, and so are tunnels. Called again (from another thread),
+    /// the earlier ends hold.
     pub fn drain(&self, notice: Duration, time: Duration) {
         self.remote.send(Command::Drain { notice, time });
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -766,19 +887,29 @@ impl Gateway {
         let (reply, answer) = bounded(1);
         self.command(Command::Ping { reply })?;
         answer.recv_timeout(time).map_err(|e| match e {
-            RecvTimeoutError::Timeout => Error::timeout(Fault::Gateway, format!("the gateway's event loop made no turn within {time:?}")),
+            RecvTimeoutError::Timeout => Error::timeout(
+                Fault::Gateway,
+                format!("the gateway's event loop made no turn within {time:?}"),
+            ),
             RecvTimeoutError::Disconnected => stopped(),
         })
     }
 
-    /// Whether its event loop still runs. False after [`stop`](Self::stop), or when the operating system failed it.
+    /// Whether its event loop still runs. False after [`stop`](Self::stop), or when the operating
+    /// system failed it.
     pub fn is_running(&self) -> bool {
-        self.thread.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|thread| !thread.is_finished())
+        self.thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
     }
 
     fn refuse_on_link(&self, what: &str) -> Result<(), Error> {
         if self.only_links {
-            return Err(Error::usage(format!("{what} on a gateway with on_link: its links belong to that handler; start another gateway")));
+            return Err(Error::usage(format!(
+                "{what} on a gateway with on_link: its links belong to that handler; start another gateway"
+            )));
         }
         Ok(())
     }
@@ -806,20 +937,25 @@ pub struct DeviceRef<'g> {
 }
 
 impl DeviceRef<'_> {
-    /// Asks the device, over a turned link, or by mailbox where it polls. Blocks until the response's head is here; its body streams.
+    /// Asks the device, over a turned link, or by mailbox where it polls. Blocks until the
+    /// response's head is here; its body streams.
     ///
-    /// Waits up to [`Limits::wait_for_link`] for a link when none is idle. A request without a body and with an idempotent method is sent once more on a
-    /// fresh link when the first was closed before an octet of the response came (RFC 9110 §9.2.2); others never. To a device that polls a
+    /// Waits up to [`Limits::wait_for_link`] for a link when none is idle. A request without a body
+    /// and with an idempotent method is sent once more on a fresh link when the first was closed
+    /// before a byte of the response came (RFC 9110 §9.2.2); others never. To a device that polls a
     /// request goes whole: its body is read into memory first, up to [`Limits::message_bytes_max`].
     ///
     /// # Errors
-    /// Not connected (404 never seen, 503 no link in time), full, timed out (504), closed or broken by the device (502), stopped; for a device that polls also
-    /// refused (413 the body is too long, 501 the request offers an upgrade).
+    /// Not connected (404 never seen, 503 no link in time), full, timed out (504), closed or broken
+    /// by the device (502), stopped; for a device that polls also refused (413 the body is too
+    /// long, 501 the request offers an upgrade).
     pub fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.gateway.refuse_on_link("send()")?;
         let (parts, body) = request.into_parts();
         let whole = Whole::new("exchange_timeout", self.gateway.limits.exchange_timeout);
-        let again = (body.length() == Some(0) && crate::proto::head::is_idempotent(parts.method.as_str())).then(|| parts.clone());
+        let again = (body.length() == Some(0)
+            && crate::proto::head::is_idempotent(parts.method.as_str()))
+        .then(|| parts.clone());
         match (self.send_once(Request::from_parts(parts, body), whole), again) {
             (Err((e, true)), Some(parts)) if e.is_closed() => {
                 self.send_once(Request::from_parts(parts, Body::empty()), whole).map_err(|(e, _)| e)
@@ -829,10 +965,15 @@ impl DeviceRef<'_> {
     }
 
     /// The error comes with whether nothing of a response had arrived.
-    fn send_once(&self, request: Request<Body>, whole: Option<Whole>) -> Result<Response<Body>, (Error, bool)> {
-        let Loan { stream, unread, ticket, fate, airplay } = self.borrow(whole).map_err(|e| (e, false))?;
+    fn send_once(
+        &self,
+        request: Request<Body>,
+        whole: Option<Whole>,
+    ) -> Result<Response<Body>, (Error, bool)> {
+        let Lease { stream, unread, ticket, fate, airplay } =
+            self.borrow(whole).map_err(|e| (e, false))?;
         let remote = self.gateway.remote.clone();
-        let done = move |link: Result<(Shared, Vec<u8>), Option<Why>>| {
+        let done = move |link: Result<(Shared, Vec<u8>), Option<CloseReason>>| {
             if ticket == NO_TICKET {
                 return; // dropping it ends it
             }
@@ -841,7 +982,10 @@ impl DeviceRef<'_> {
                 stream.set_nonblocking(true).ok()?;
                 Some((stream, unread))
             };
-            let unfinished = || End::Program.because("a program's exchange on it ended without a message boundary");
+            let unfinished = || {
+                CloseCause::Program
+                    .because("a program's exchange on it ended without a message boundary")
+            };
             let stream = match link {
                 Ok(link) => back(link).ok_or_else(unfinished),
                 Err(why) => Err(why.unwrap_or_else(unfinished)),
@@ -852,17 +996,21 @@ impl DeviceRef<'_> {
             done(Err(None));
             return Err((Error::io(Fault::Network, "making a link blocking", e), false));
         }
-        let link = GatewayLink::within(Shared::new(stream), unread, self.gateway.link_limits.clone()).taking_events(airplay);
+        let link =
+            GatewayLink::within(Shared::new(stream), unread, self.gateway.link_limits.clone())
+                .taking_events(airplay);
         let owned = Owned { first: None, whole, fate, done: Box::new(done) };
         // By mailbox the loop has tried again where that was allowed.
-        link.ask_owned(request, owned).map_err(|(e, NothingArrived(nothing))| (e, nothing && ticket != NO_TICKET))
+        link.ask_owned(request, owned)
+            .map_err(|(e, NothingArrived(nothing))| (e, nothing && ticket != NO_TICKET))
     }
 
-    fn borrow(&self, whole: Option<Whole>) -> Result<Loan, Error> {
+    fn borrow(&self, whole: Option<Whole>) -> Result<Lease, Error> {
         let (reply, answer) = bounded(1);
         let waits = Waits::of(&self.gateway.limits);
         let left = whole.map_or(waits.link.time, |whole| whole.left());
-        let wait = if left < waits.link.time { Wait { time: left, ..waits.exchange } } else { waits.link };
+        let wait =
+            if left < waits.link.time { Wait { time: left, ..waits.exchange } } else { waits.link };
         self.gateway.command(Command::Borrow { name: self.name.clone(), wait, reply })?;
         answer.recv().map_err(|_| stopped())?
     }
@@ -876,7 +1024,9 @@ impl DeviceRef<'_> {
         self.gateway.command(Command::Wait { name: self.name.clone(), time, reply })?;
         match answer.recv_timeout(time.saturating_add(Duration::from_secs(5))) {
             Ok(answer) => answer,
-            Err(RecvTimeoutError::Timeout) => Err(Error::timeout(Fault::Gateway, "the gateway's event loop did not answer")),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(Error::timeout(Fault::Gateway, "the gateway's event loop did not answer"))
+            }
             Err(RecvTimeoutError::Disconnected) => Err(stopped()),
         }
     }
@@ -889,32 +1039,48 @@ impl DeviceRef<'_> {
         self.connection().map(|(all, idle, _)| (all, idle))
     }
 
-    /// How the device is connected: over links, or by polls in one of two encodings; `None`: it is not.
+    /// How the device is connected: over links, or by polls in one of two encodings; `None`: it is
+    /// not.
     ///
     /// # Errors
     /// The gateway was stopped.
-    pub fn way(&self) -> Result<Option<Way>, Error> {
-        self.connection().map(|(_, _, way)| way)
+    pub fn transport(&self) -> Result<Option<Transport>, Error> {
+        self.connection().map(|(_, _, transport)| transport)
     }
 
-    fn connection(&self) -> Result<(usize, usize, Option<Way>), Error> {
+    fn connection(&self) -> Result<(usize, usize, Option<Transport>), Error> {
         let (reply, answer) = bounded(1);
         self.gateway.command(Command::Links { name: self.name.clone(), reply })?;
         answer.recv().map_err(|_| stopped())
     }
 }
 
-fn read_networks<I: IntoIterator<Item = S>, S: AsRef<str>>(whose: &str, networks: I, into: &mut Vec<Network>) -> Result<(), Error> {
+fn read_networks<I: IntoIterator<Item = S>, S: AsRef<str>>(
+    whose: &str,
+    networks: I,
+    into: &mut Vec<Network>,
+) -> Result<(), Error> {
     for network in networks {
-        into.push(network.as_ref().parse().map_err(|e: Refusal| Error::usage(format!("{whose}: {}", e.reason)))?);
+        into.push(
+            network
+                .as_ref()
+                .parse()
+                .map_err(|e: Refusal| Error::usage(format!("{whose}: {}", e.reason)))?,
+        );
     }
     Ok(())
 }
 
 /// An origin as browsers write it (RFC 6454 §6.2), of any scheme: it is only compared.
 fn check_origin(origin: &str) -> Result<(), Error> {
-    let serialised = origin.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty() && !rest.contains('/'));
-    if serialised && origin.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'*' && !octet.is_ascii_uppercase()) {
+    let serialised = origin.split_once("://").is_some_and(|(scheme, rest)| {
+        !scheme.is_empty() && !rest.is_empty() && !rest.contains('/')
+    });
+    if serialised
+        && origin
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'*' && !byte.is_ascii_uppercase())
+    {
         return Ok(());
     }
     Err(Error::usage(format!(
@@ -926,8 +1092,12 @@ fn check_origin(origin: &str) -> Result<(), Error> {
 fn bind(address: &str, whose: &str) -> Result<(TcpListener, SocketAddr), Error> {
     let doing = |e: io::Error| {
         let hint = match e.kind() {
-            io::ErrorKind::AddrInUse => "; another program has this port: stop it or choose another port",
-            io::ErrorKind::PermissionDenied => "; ports below 1024 need privileges: choose another port",
+            io::ErrorKind::AddrInUse => {
+                "; another program has this port: stop it or choose another port"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 need privileges: choose another port"
+            }
             io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
             _ => "",
         };
@@ -937,7 +1107,9 @@ fn bind(address: &str, whose: &str) -> Result<(TcpListener, SocketAddr), Error> 
     let Some(at) = candidates.first() else {
         return Err(Error::usage(format!("listening for {whose}: {address} names no address")));
     };
-    let socket = socket2::Socket::new(socket2::Domain::for_address(*at), socket2::Type::STREAM, None).map_err(doing)?;
+    let socket =
+        socket2::Socket::new(socket2::Domain::for_address(*at), socket2::Type::STREAM, None)
+            .map_err(doing)?;
     socket.set_reuse_address(true).map_err(doing)?;
     socket.bind(&(*at).into()).map_err(doing)?;
     socket.listen(BACKLOG).map_err(doing)?;

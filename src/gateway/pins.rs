@@ -1,32 +1,36 @@
-//! Links that serve one visitor's connection alone, because a login that belongs to its connection (NTLM, Negotiate) went over them.
+//! Links that serve one visitor's connection alone, because a login that belongs to its connection
+//! (NTLM, Negotiate) went over them.
 //!
 //! ```text
 //!   idle ─► busy: a request or an answer is part of such a login ─► pinned ⇄ busy ─► closed with the visitor's connection
 //!                                                                     └─ told to go when others wait for it, or they are too many
 //! ```
-//! A pinned link never goes back to those that anybody may have: what stands behind it is logged in as its visitor. A device that has a session is told
-//! which requests are of the same visitor's connection as the one before ([`SAME_VISITOR`]), so that it can keep its local connection as long, and no longer.
-//! What polls carry cannot be kept apart in this way: there the device uses no local connection twice.
+//! A pinned link never goes back to those that anybody may have: what stands behind it is logged in
+//! as its visitor. A device that has a session is told which requests are of the same visitor's
+//! connection as the one before ([`SAME_VISITOR`]), so that it can keep its local connection as
+//! long, and no longer. What polls carry cannot be kept apart in this way: there the device uses no
+//! local connection twice.
 //!
-//! A challenge alone (401 with `WWW-Authenticate: NTLM`) pins nothing: nobody is logged in by it, and who asks without a login, again and again, would else
-//! hold links.
+//! A challenge alone (401 with `WWW-Authenticate: NTLM`) pins nothing: nobody is logged in by it,
+//! and who asks without a login, again and again, would else hold links.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ends::{End, Why};
+use crate::close_reason::{CloseCause, CloseReason};
+use crate::engine::connections::{Connections, Id};
 use crate::engine::event_loop::Remote;
-use crate::engine::peers::{Id, Peers};
 use crate::engine::slab::Key;
 use crate::gateway::offers::Device;
+use crate::gateway::registry::Registration;
 use crate::gateway::role::{Alarm, Command, GatewayRole, State};
-use crate::gateway::roster::Registered;
-use crate::gateway::visitors::{Face, Visitor};
+use crate::gateway::visitors::{Visitor, VisitorListener};
 use crate::limits::PINNED_GRACE;
 use crate::proto::forward::SAME_VISITOR;
 use crate::proto::turn::hex;
 
-/// A visitor's hold on its link. It goes where the visitor's state goes, and with its last copy the link ends, on whichever way the visitor went.
+/// A visitor's hold on its link. It goes where the visitor's state goes, and with its last copy the
+/// link ends, on whichever way the visitor went.
 pub(crate) struct Pin {
     remote: Remote<Command>,
     link: Id,
@@ -38,38 +42,56 @@ impl Drop for Pin {
     }
 }
 
-const ITS_VISITOR: Why =
-    End::LastMessage.because("a login that is bound to its connection went over it, and its visitor's connection is over");
+const ITS_VISITOR: CloseReason = CloseCause::LastMessage.because(
+    "a login that is bound to its connection went over it, and its visitor's connection is over",
+);
 
 impl GatewayRole {
     /// The link that is pinned to this visitor's connection.
-    fn own_link(&self, cx: &Peers<State>, visitor: Id) -> Option<Id> {
+    fn own_link(&self, cx: &Connections<State>, visitor: Id) -> Option<Id> {
         let Some(State::Visitor(at)) = cx.get(visitor).map(|p| &p.state) else { return None };
-        let Face::Visitors { pin: Some(pin), .. } = at.face() else { return None };
+        let VisitorListener::Visitors { pin: Some(pin), .. } = at.face() else { return None };
         (self.pinned_to(cx, pin.link) == Some(visitor)).then_some(pin.link)
     }
 
     /// Whether it has one for the device that it asks now, and that is idle.
-    pub(super) fn has_idle_pin(&self, cx: &Peers<State>, visitor: Id) -> bool {
-        let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(visitor).map(|p| &p.state) else { return false };
+    pub(super) fn has_idle_pin(&self, cx: &Connections<State>, visitor: Id) -> bool {
+        let Some(State::Visitor(Visitor::Exchange { name, .. })) =
+            cx.get(visitor).map(|p| &p.state)
+        else {
+            return false;
+        };
         let Some(id) = self.own_link(cx, visitor) else { return false };
-        let Some(State::Device(Device::Link(link))) = cx.get(id).map(|p| &p.state) else { return false };
-        link.exchange.is_none() && !link.leaving && link.registered.names().any(|known| **known == **name)
+        let Some(State::Device(Device::Link(link))) = cx.get(id).map(|p| &p.state) else {
+            return false;
+        };
+        link.exchange.is_none()
+            && !link.leaving
+            && link.registration.names().any(|known| **known == **name)
     }
 
     /// The visitor's connection that a link is pinned to.
-    fn pinned_to(&self, cx: &Peers<State>, id: Id) -> Option<Id> {
+    fn pinned_to(&self, cx: &Connections<State>, id: Id) -> Option<Id> {
         match cx.get(id).map(|p| &p.state) {
             Some(State::Device(Device::Link(link))) => link.pinned,
             _ => None,
         }
     }
 
-    /// Gives an exchange the link that is its visitor's own, where there is one for this device. False: it takes any.
-    pub(super) fn asks_own_link(&mut self, cx: &mut Peers<State>, visitor: Id, key: Key, name: &str) -> bool {
+    /// Gives an exchange the link that is its visitor's own, where there is one for this device.
+    /// False: it takes any.
+    pub(super) fn asks_own_link(
+        &mut self,
+        cx: &mut Connections<State>,
+        visitor: Id,
+        key: Key,
+        name: &str,
+    ) -> bool {
         let Some(id) = self.own_link(cx, visitor) else { return false };
-        let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) else { return false };
-        if link.leaving || !link.registered.names().any(|known| **known == *name) {
+        let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) else {
+            return false;
+        };
+        if link.leaving || !link.registration.names().any(|known| **known == *name) {
             return false;
         }
         if link.exchange.is_some() {
@@ -79,26 +101,30 @@ impl GatewayRole {
             cx.set_deadline(visitor, Some(at));
             return true;
         }
-        let registered = link.registered.clone();
-        if !self.roster.may_ask(name) {
+        let registration = link.registration.clone();
+        if !self.registry.may_ask(name) {
             return false;
         }
-        let (idempotent, retried) = self.exchanges.get(key).map_or((false, false), |e| (e.idempotent, e.retried));
-        self.roster.set_busy(&registered, id);
+        let (idempotent, retried) =
+            self.exchanges.get(key).map_or((false, false), |e| (e.idempotent, e.retried));
+        self.registry.set_busy(&registration, id);
         cx.set_deadline(id, None);
         if (!idempotent || retried) && !self.is_alive(cx, id) {
             return false; // it is gone
         }
-        let line = registered.session().map(|session| [SAME_VISITOR.as_bytes(), b": ", &hex(session), b"\r\n"].concat());
+        let line = registration
+            .session()
+            .map(|session| [SAME_VISITOR.as_bytes(), b": ", &hex(session), b"\r\n"].concat());
         self.assign_with(cx, key, id, &line.unwrap_or_default());
         true
     }
 
-    /// A busy link that carried such a login is free: it waits for the next request of its visitor's connection, or ends with that.
-    pub(super) fn keep_for(&mut self, cx: &mut Peers<State>, id: Id, asking: Option<Id>) {
+    /// A busy link that carried such a login is free: it waits for the next request of its
+    /// visitor's connection, or ends with that.
+    pub(super) fn keep_for(&mut self, cx: &mut Connections<State>, id: Id, downstream: Option<Id>) {
         let Some(State::Device(Device::Link(link))) = cx.get(id).map(|p| &p.state) else { return };
-        let (registered, pinned) = (link.registered.clone(), link.pinned);
-        let is_kept = match (pinned, asking) {
+        let (registration, pinned) = (link.registration.clone(), link.pinned);
+        let is_kept = match (pinned, downstream) {
             (Some(visitor), _) => self.own_link(cx, visitor) == Some(id),
             (None, Some(visitor)) => self.pin(cx, id, visitor),
             (None, None) => false,
@@ -109,37 +135,47 @@ impl GatewayRole {
         if self.draining {
             return self.part(cx, id);
         }
-        self.roster.set_pinned(&registered, id);
+        self.registry.set_pinned(&registration, id);
         self.watch_idle(cx, id);
         if let Some((visitor, key)) = self.take_wanted(cx, id) {
             return self.find_link(cx, visitor, key);
         }
-        for name in registered.names() {
+        for name in registration.names() {
             self.ease_pins_after(cx, name, PINNED_GRACE);
         }
-        self.serve_by_idle(cx, &registered);
+        self.serve_by_idle(cx, &registration);
     }
 
-    /// Gives idle links to those in line, who waited because as many requests were in flight as may be.
-    pub(super) fn serve_by_idle(&mut self, cx: &mut Peers<State>, registered: &Registered) {
+    /// Gives idle links to those in line, who waited because as many requests were in flight as may
+    /// be.
+    pub(super) fn serve_by_idle(
+        &mut self,
+        cx: &mut Connections<State>,
+        registration: &Registration,
+    ) {
         for _ in 0..self.limits.waiting_per_device_max {
-            if !self.roster.callers_wait(registered) {
+            if !self.registry.callers_wait(registration) {
                 return;
             }
-            let Some(id) = registered.names().find_map(|name| self.roster.next_idle(name)) else { return };
-            let Some(waiter) = self.roster.next_waiter(registered, true) else { return };
-            let Some(registered) = self.registered(cx, id) else { return };
-            self.roster.set_busy(&registered, id);
+            let Some(id) = registration.names().find_map(|name| self.registry.next_idle(name))
+            else {
+                return;
+            };
+            let Some(waiter) = self.registry.next_waiter(registration, true) else { return };
+            let Some(registration) = self.registration(cx, id) else { return };
+            self.registry.set_busy(&registration, id);
             self.switch_held(cx, id);
             self.serve(cx, id, waiter);
         }
     }
 
     /// Ties a link to a visitor's connection. False: it is none, but a program's.
-    fn pin(&mut self, cx: &mut Peers<State>, id: Id, visitor: Id) -> bool {
+    fn pin(&mut self, cx: &mut Connections<State>, id: Id, visitor: Id) -> bool {
         let pin = Arc::new(Pin { remote: self.remote.clone(), link: id });
-        let Some(State::Visitor(at)) = cx.get_mut(visitor).map(|p| &mut p.state) else { return false };
-        let Face::Visitors { pin: place, .. } = at.face_mut() else { return false };
+        let Some(State::Visitor(at)) = cx.get_mut(visitor).map(|p| &mut p.state) else {
+            return false;
+        };
+        let VisitorListener::Visitors { pin: place, .. } = at.face_mut() else { return false };
         *place = Some(pin); // one that it had goes
         if let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) {
             link.pinned = Some(visitor);
@@ -148,8 +184,10 @@ impl GatewayRole {
     }
 
     /// The visitor's connection is over, or has another link.
-    pub(super) fn unpin(&mut self, cx: &mut Peers<State>, id: Id) {
-        let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) else { return };
+    pub(super) fn unpin(&mut self, cx: &mut Connections<State>, id: Id) {
+        let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) else {
+            return;
+        };
         match link.exchange {
             Some(_) => link.leaving = true, // a rest is drained, or a heartbeat answered
             None => self.drop_link(cx, id, ITS_VISITOR),
@@ -157,27 +195,35 @@ impl GatewayRole {
     }
 
     /// The request that waits until this link is free, and its visitor.
-    pub(super) fn take_wanted(&self, cx: &mut Peers<State>, id: Id) -> Option<(Id, Key)> {
-        let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) else { return None };
+    pub(super) fn take_wanted(&self, cx: &mut Connections<State>, id: Id) -> Option<(Id, Key)> {
+        let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) else {
+            return None;
+        };
         let key = link.wanted.take()?;
         let exchange = self.exchanges.get(key).filter(|exchange| exchange.is_waiting())?;
-        Some((exchange.asking?, key))
+        Some((exchange.downstream?, key))
     }
 
     /// Looks after this time, at most, whether pinned links of a name are wanted by others.
-    pub(super) fn ease_pins_after(&mut self, cx: &mut Peers<State>, name: &str, time: Duration) {
-        if self.roster.wants_pin_alarm(name) {
+    pub(super) fn ease_pins_after(
+        &mut self,
+        cx: &mut Connections<State>,
+        name: &str,
+        time: Duration,
+    ) {
+        if self.registry.wants_pin_alarm(name) {
             let at = cx.after(time.min(PINNED_GRACE));
             self.set_alarm(cx, at, Alarm::EasePins(name.into()));
         }
     }
 
-    /// Tells as many pinned links to go as callers wait, or as are too many. The device dials others, and its visitors log in again.
-    pub(super) fn ease_pins(&mut self, cx: &mut Peers<State>, name: &Arc<str>) {
-        self.roster.pin_alarm_over(name);
-        let (surplus, _) = self.roster.surplus_pins(name);
+    /// Tells as many pinned links to go as callers wait, or as are too many. The device dials
+    /// others, and its visitors log in again.
+    pub(super) fn ease_pins(&mut self, cx: &mut Connections<State>, name: &Arc<str>) {
+        self.registry.pin_alarm_over(name);
+        let (surplus, _) = self.registry.surplus_pins(name);
         for _ in 0..surplus {
-            if let (_, Some(id)) = self.roster.surplus_pins(name) {
+            if let (_, Some(id)) = self.registry.surplus_pins(name) {
                 self.part(cx, id);
             }
         }

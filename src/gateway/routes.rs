@@ -1,11 +1,12 @@
-//! Whom a visitor's request is for: the table of routes, then host suffixes, then paths. Pure data; nothing here moves an octet.
+//! Whom a visitor's request is for: the table of routes, then host suffixes, then paths. Pure data;
+//! nothing here moves a byte.
 //!
 //! ```text
 //!   health path ─► registered origins (visitors.rs) ─► table: exact host ─► *.suffix ─► any host ─► --route host=SUFFIX ─► --route path ─► 404
 //!                                              └── of each, the longest path that matches, by whole segments
 //! ```
-//! A path is compared as [`forward::destination`] leaves it: octet for octet. Nothing is decoded a second time, so `/%61pi` is not `/api`, and
-//! `%2f` is neither a slash nor `%2F` (T11).
+//! A path is compared as [`forward::destination`] leaves it: byte for byte. Nothing is decoded a
+//! second time, so `/%61pi` is not `/api`, and `%2f` is neither a slash nor `%2F` (T11).
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -20,8 +21,8 @@ use crate::proto::head::authority;
 use crate::proto::turn::Name;
 use crate::relay::{Budget, Held, Wait, Waits};
 
-/// How visitors' requests find their device. Origins that devices registered (IETF offers) come first, then the table's routes, then host suffixes,
-/// then paths.
+/// How visitors' requests find their device. Origins that devices registered (IETF offers) come
+/// first, then the table's routes, then host suffixes, then paths.
 ///
 /// ```
 /// use reverse_http::{Route, Routes};
@@ -65,8 +66,11 @@ impl Routes {
     /// # Errors
     /// `suffix` is no host name.
     pub fn and_host(mut self, suffix: &str) -> Result<Self, Error> {
-        let suffix = host_name(suffix.trim_start_matches('.'))
-            .ok_or_else(|| Error::usage(format!("host suffix {suffix:?} is no host name; give one like devices.example")))?;
+        let suffix = host_name(suffix.trim_start_matches('.')).ok_or_else(|| {
+            Error::usage(format!(
+                "host suffix {suffix:?} is no host name; give one like devices.example"
+            ))
+        })?;
         self.suffixes.push(format!(".{suffix}"));
         Ok(self)
     }
@@ -80,29 +84,40 @@ impl Routes {
     /// Also by this route.
     ///
     /// # Errors
-    /// It has neither host nor path; it names no device, and has no `*.suffix` to take one from; its host and path are those of another route.
+    /// It has neither host nor path; it names no device, and has no `*.suffix` to take one from;
+    /// its host and path are those of another route.
     pub fn and_route(mut self, route: Route) -> Result<Self, Error> {
         if route.host == Host::Any && route.path.is_none() {
-            return Err(Error::usage("a route has a host, a path, or both; the path / takes every request"));
+            return Err(Error::usage(
+                "a route has a host, a path, or both; the path / takes every request",
+            ));
         }
         if route.device.is_none() && !matches!(route.host, Host::Wildcard(_)) {
-            return Err(Error::usage(format!("route {route} names no device; only a host like *.devices.example names one by itself")));
+            return Err(Error::usage(format!(
+                "route {route} names no device; only a host like *.devices.example names one by itself"
+            )));
         }
         let key = (route.host.clone(), route.path.clone().unwrap_or_default());
         if self.table.contains_key(&key) {
-            return Err(Error::usage(format!("there is another route {route}; a host and path go to one device")));
+            return Err(Error::usage(format!(
+                "there is another route {route}; a host and path go to one device"
+            )));
         }
         self.table.insert(key, route);
         Ok(self)
     }
 
-    /// Answers GET and HEAD of exactly this path (a query aside, whatever the host) from the gateway itself, before any route: 200 while it serves, 503 from
-    /// the first moment of a [`drain`](crate::Gateway::drain) on. For load balancers. Default: none.
+    /// Answers GET and HEAD of exactly this path (a query aside, whatever the host) from the
+    /// gateway itself, before any route: 200 while it serves, 503 from the first moment of a
+    /// [`drain`](crate::Gateway::drain) on. For load balancers. Default: none.
     ///
     /// # Errors
-    /// No path could match: it does not begin with `/`, has an empty segment, one of dots, a query, a fragment.
+    /// No path could match: it does not begin with `/`, has an empty segment, one of dots, a query,
+    /// a fragment.
     pub fn health_path(mut self, path: &str) -> Result<Self, Error> {
-        path_prefix(path).map_err(|why| Error::usage(format!("health path {path:?}: {why}; write it like /health")))?;
+        path_prefix(path).map_err(|why| {
+            Error::usage(format!("health path {path:?}: {why}; write it like /health"))
+        })?;
         self.health = Some(path.to_owned());
         Ok(self)
     }
@@ -116,7 +131,9 @@ impl Routes {
 /// Labels of letters, digits and hyphens, in lower case, without a dot at the end.
 fn host_name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-    let label = |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let label = |l: &str| {
+        !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
     (name.len() <= 253 && name.split('.').all(label)).then_some(name)
 }
 
@@ -132,14 +149,15 @@ enum Host {
 
 /// One route of a table: a host, a path prefix or both, and the device that such requests are for.
 ///
-/// An exact host wins over `*.suffix`, that over no host, and a longer path over a shorter one. A device that a route names is *known*: a request waits
-/// for it ([`Limits::wait_for_link`]) and then gets 503, also where it was never connected.
+/// An exact host wins over `*.suffix`, that over no host, and a longer path over a shorter one. A
+/// device that a route names is *known*: a request waits for it ([`Limits::wait_for_link`]) and
+/// then gets 503, also where it was never connected.
 ///
 /// ```
 /// use std::time::Duration;
 /// use reverse_http::{Route, Routes};
 /// let routes = Routes::table([
-///     Route::new().host("lamp.example")?.path("/api")?.device("lamp")?.first_octet(Duration::from_secs(120))?.in_flight(64)?,
+///     Route::new().host("lamp.example")?.path("/api")?.device("lamp")?.first_byte(Duration::from_secs(120))?.in_flight(64)?,
 ///     Route::new().host("*.devices.example")?, // desk.devices.example → device desk
 /// ])?;
 /// # Ok::<(), reverse_http::Error>(())
@@ -152,7 +170,7 @@ pub struct Route {
     device: Option<String>,
     keeps_prefix: bool,
     wait_for_link: Option<Duration>,
-    first_octet: Option<Duration>,
+    first_byte: Option<Duration>,
     body_silence: Option<Duration>,
     exchange: Option<Duration>,
     in_flight: Option<usize>,
@@ -164,45 +182,59 @@ impl Route {
         Route::default()
     }
 
-    /// For this host (`lamp.example`), or for every host with one label before a suffix (`*.devices.example`). Case is ignored, and so is the port.
+    /// For this host (`lamp.example`), or for every host with one label before a suffix
+    /// (`*.devices.example`). Case is ignored, and so is the port.
     ///
     /// # Errors
     /// It is neither.
     pub fn host(mut self, host: &str) -> Result<Self, Error> {
-        let wrong =
-            || Error::usage(format!("host {host:?}: write a host like lamp.example, or *.devices.example, without scheme, port or path"));
+        let wrong = || {
+            Error::usage(format!(
+                "host {host:?}: write a host like lamp.example, or *.devices.example, without scheme, port or path"
+            ))
+        };
         self.host = match host.strip_prefix("*.") {
             Some(suffix) => Host::Wildcard(host_name(suffix).ok_or_else(wrong)?),
             None => {
-                let parsed = authority(host.as_bytes()).ok().filter(|authority| authority.port.is_none()).ok_or_else(wrong)?;
+                let parsed = authority(host.as_bytes())
+                    .ok()
+                    .filter(|authority| authority.port.is_none())
+                    .ok_or_else(wrong)?;
                 Host::Exact(parsed.host.to_ascii_lowercase())
             }
         };
         Ok(self)
     }
 
-    /// For paths that begin with these segments: `/api` is for `/api`, `/api/` and `/api/x`, not for `/apix`. `/` is for all. It is compared octet for
-    /// octet: with case, and percent-encoded octets as they stand.
+    /// For paths that begin with these segments: `/api` is for `/api`, `/api/` and `/api/x`, not
+    /// for `/apix`. `/` is for all. It is compared byte for byte: with case, and percent-encoded
+    /// bytes as they stand.
     ///
     /// # Errors
-    /// No path could match: it does not begin with `/`, has an empty segment, one of dots, a query, a fragment.
+    /// No path could match: it does not begin with `/`, has an empty segment, one of dots, a query,
+    /// a fragment.
     pub fn path(mut self, path: &str) -> Result<Self, Error> {
-        let prefix = path_prefix(path).map_err(|why| Error::usage(format!("path {path:?}: {why}; write it like /api")))?;
+        let prefix = path_prefix(path)
+            .map_err(|why| Error::usage(format!("path {path:?}: {why}; write it like /api")))?;
         self.path = Some(prefix.to_owned());
         Ok(self)
     }
 
-    /// The device's name, or an origin that it registers. Left out with `*.suffix`: the label before the suffix is the name.
+    /// The device's name, or an origin that it registers. Left out with `*.suffix`: the label
+    /// before the suffix is the name.
     ///
     /// # Errors
     /// It is neither.
     pub fn device(mut self, name: &str) -> Result<Self, Error> {
         let parsed = if name.contains("://") { Name::origin(name) } else { Name::label(name) };
-        self.device = Some(parsed.map_err(|e| Error::usage(format!("device {name:?}: {}", e.reason)))?.to_string());
+        self.device = Some(
+            parsed.map_err(|e| Error::usage(format!("device {name:?}: {}", e.reason)))?.to_string(),
+        );
         Ok(self)
     }
 
-    /// Whether the path goes on whole. Default: the route's prefix is taken off and told in `X-Forwarded-Prefix`.
+    /// Whether the path goes on whole. Default: the route's prefix is taken off and told in
+    /// `X-Forwarded-Prefix`.
     pub fn keep_prefix(mut self, keep: bool) -> Self {
         self.keeps_prefix = keep;
         self
@@ -214,12 +246,12 @@ impl Route {
         self
     }
 
-    /// Instead of [`Limits::first_octet_timeout`].
+    /// Instead of [`Limits::first_byte_timeout`].
     ///
     /// # Errors
     /// It is zero.
-    pub fn first_octet(mut self, time: Duration) -> Result<Self, Error> {
-        self.first_octet = Some(some_time("first_octet", time)?);
+    pub fn first_byte(mut self, time: Duration) -> Result<Self, Error> {
+        self.first_byte = Some(some_time("first_byte", time)?);
         Ok(self)
     }
 
@@ -238,8 +270,8 @@ impl Route {
         self
     }
 
-    /// Most requests of this route at once, those that wait for a link included, at one listener. Default: no bound of its own. Beyond: 503 with
-    /// `Retry-After: 1`.
+    /// Most requests of this route at once, those that wait for a link included, at one listener.
+    /// Default: no bound of its own. Beyond: 503 with `Retry-After: 1`.
     ///
     /// # Errors
     /// It is zero.
@@ -252,12 +284,13 @@ impl Route {
     }
 
     fn waits(&self, limits: &Limits) -> Waits {
-        let own = |time: Option<Duration>, name, usual| time.map_or(usual, |time| Wait { time, name });
+        let own =
+            |time: Option<Duration>, name, usual| time.map_or(usual, |time| Wait { time, name });
         let usual = Waits::of(limits);
         let body_silence = own(self.body_silence, "body_silence of its route", usual.body_silence);
         Waits {
             link: own(self.wait_for_link, "wait_for_link of its route", usual.link),
-            first_octet: own(self.first_octet, "first_octet of its route", usual.first_octet),
+            first_byte: own(self.first_byte, "first_byte of its route", usual.first_byte),
             body_silence,
             half_tunnel: body_silence,
             exchange: own(self.exchange, "exchange of its route", usual.exchange),
@@ -267,7 +300,11 @@ impl Route {
 }
 
 fn some_time(name: &str, time: Duration) -> Result<Duration, Error> {
-    if time.is_zero() { Err(Error::usage(format!("{name} is zero; it has to be some time"))) } else { Ok(time) }
+    if time.is_zero() {
+        Err(Error::usage(format!("{name} is zero; it has to be some time")))
+    } else {
+        Ok(time)
+    }
 }
 
 /// What it is for: `lamp.example/api`, `*.devices.example`, `/api`.
@@ -340,7 +377,7 @@ pub(crate) struct Table {
 #[derive(Debug, Default)]
 struct Paths {
     routes: HashMap<String, Row>,
-    /// Octets of the longest path, and most segments: no more of a request's path is looked up.
+    /// Bytes of the longest path, and most segments: no more of a request's path is looked up.
     longest: usize,
     deepest: usize,
 }
@@ -354,7 +391,8 @@ struct Row {
 
 impl Paths {
     fn add(&mut self, path: String, route: Route) {
-        (self.longest, self.deepest) = (self.longest.max(path.len()), self.deepest.max(path.matches('/').count()));
+        (self.longest, self.deepest) =
+            (self.longest.max(path.len()), self.deepest.max(path.matches('/').count()));
         let places = Budget::new(route.in_flight.unwrap_or(usize::MAX));
         self.routes.insert(path, Row { route, places });
     }
@@ -363,7 +401,10 @@ impl Paths {
     fn longest(&self, path: &str) -> Option<&Row> {
         let ends = path.match_indices('/').skip(1).map(|(at, _)| at).chain([path.len()]);
         let within = ends.take(self.deepest).take_while(|end| *end <= self.longest);
-        within.filter_map(|end| self.routes.get(&path[..end])).last().or_else(|| self.routes.get(""))
+        within
+            .filter_map(|end| self.routes.get(&path[..end]))
+            .last()
+            .or_else(|| self.routes.get(""))
     }
 
     fn succeed(&mut self, old: &Paths) {
@@ -397,7 +438,8 @@ impl Table {
         table
     }
 
-    /// Takes the place of another table: what is in flight there by a route of the same host and path counts here.
+    /// Takes the place of another table: what is in flight there by a route of the same host and
+    /// path counts here.
     pub(super) fn succeed(&mut self, old: &Table) {
         self.any.succeed(&old.any);
         for (paths, old) in [(&mut self.exact, &old.exact), (&mut self.wildcard, &old.wildcard)] {
@@ -421,14 +463,23 @@ impl Table {
         let path = path_of(to);
         let suffix = to.host.split_once('.').map(|(_, suffix)| suffix);
         let wildcard = suffix.and_then(|suffix| self.wildcard.get(suffix));
-        [self.exact.get(&to.host), wildcard, Some(&self.any)].into_iter().flatten().find_map(|paths| paths.longest(path))
+        [self.exact.get(&to.host), wildcard, Some(&self.any)]
+            .into_iter()
+            .flatten()
+            .find_map(|paths| paths.longest(path))
     }
 
     /// Where a request goes.
     ///
     /// # Errors
-    /// 404 no route, or a label that can be no device's; 400 a first segment that can be none; 503 as many are in flight as the route allows.
-    pub(super) fn find<'a>(&self, method: &str, to: &Destination<'a>, limits: &Limits) -> Result<Found<'a>, Refusal> {
+    /// 404 no route, or a label that can be no device's; 400 a first segment that can be none; 503
+    /// as many are in flight as the route allows.
+    pub(super) fn find<'a>(
+        &self,
+        method: &str,
+        to: &Destination<'a>,
+        limits: &Limits,
+    ) -> Result<Found<'a>, Refusal> {
         if let Some(row) = self.row(to) {
             return row.admit(to, limits).map(Found::Device);
         }
@@ -440,7 +491,9 @@ impl Table {
         }
         match self.path {
             true => by_path(method, to),
-            false if self.devices.is_empty() && self.wildcard.is_empty() => Err(Refusal::new(404, "no route: no device has this host")),
+            false if self.devices.is_empty() && self.wildcard.is_empty() => {
+                Err(Refusal::new(404, "no route: no device has this host"))
+            }
             false => Err(Refusal::new(404, "no route has this host and path")),
         }
     }
@@ -455,7 +508,9 @@ impl Row {
         let Row { route, places } = self;
         let name = match &route.device {
             Some(name) => name.clone(),
-            None => Name::label(to.host.split('.').next().unwrap_or_default()).map_err(|e| Refusal::new(404, e.reason))?.to_string(),
+            None => Name::label(to.host.split('.').next().unwrap_or_default())
+                .map_err(|e| Refusal::new(404, e.reason))?
+                .to_string(),
         };
         let place = places.one().ok_or_else(|| {
             let most = route.in_flight.unwrap_or(usize::MAX);
@@ -494,16 +549,27 @@ mod tests {
         Destination { host: host.to_owned(), port: None, authority: "x", target }
     }
 
-    /// What [`Table::find`] gives, as a row of a table has it: name, target and prefix, or `AddSlash` as its location alone.
-    fn find(table: &Table, method: &str, to: &Destination<'_>) -> Result<(String, String, Option<String>), u16> {
+    /// What [`Table::find`] gives, as a row of a table has it: name, target and prefix, or
+    /// `AddSlash` as its location alone.
+    fn find(
+        table: &Table,
+        method: &str,
+        to: &Destination<'_>,
+    ) -> Result<(String, String, Option<String>), u16> {
         match table.find(method, to, &Limits::default()) {
-            Ok(Found::Device(ToDevice { name, target, prefix, .. })) => Ok((name, target.into_owned(), prefix)),
+            Ok(Found::Device(ToDevice { name, target, prefix, .. })) => {
+                Ok((name, target.into_owned(), prefix))
+            }
             Ok(Found::AddSlash(location)) => Ok(("308".to_owned(), location, None)),
             Ok(Found::Health) => Ok(("health".to_owned(), String::new(), None)),
             Err(refusal) => Err(refusal.status),
         }
     }
-    fn device(name: &str, target: &str, prefix: Option<&str>) -> Result<(String, String, Option<String>), u16> {
+    fn device(
+        name: &str,
+        target: &str,
+        prefix: Option<&str>,
+    ) -> Result<(String, String, Option<String>), u16> {
         Ok((name.to_owned(), target.to_owned(), prefix.map(str::to_owned)))
     }
     fn add_slash(location: &str) -> Result<(String, String, Option<String>), u16> {
@@ -519,9 +585,15 @@ mod tests {
         assert_eq!(route("GET", "/lamp?x"), add_slash("/lamp/?x"));
         assert_eq!(route("HEAD", "/lamp"), add_slash("/lamp/"));
         assert_eq!(route("POST", "/lamp?x"), device("lamp", "/?x", Some("/lamp")));
-        for (target, status) in
-            [("/", 404), ("/?x", 404), ("*", 404), ("/Lamp/", 400), ("/l%61mp/", 400), ("/-lamp/", 400), ("//lamp/", 404)]
-        {
+        for (target, status) in [
+            ("/", 404),
+            ("/?x", 404),
+            ("*", 404),
+            ("/Lamp/", 400),
+            ("/l%61mp/", 400),
+            ("/-lamp/", 400),
+            ("//lamp/", 404),
+        ] {
             assert_eq!(route("GET", target), Err(status), "{target}");
         }
     }
@@ -529,8 +601,14 @@ mod tests {
     #[test]
     fn a_host_names_its_device_before_any_path() {
         let table = Table::new(Routes::path().and_host("Devices.Example.").unwrap());
-        assert_eq!(find(&table, "GET", &to("lamp.devices.example", "/door/x")), device("lamp", "/door/x", None));
-        assert_eq!(find(&table, "GET", &to("devices.example", "/door/x")), device("door", "/x", Some("/door")));
+        assert_eq!(
+            find(&table, "GET", &to("lamp.devices.example", "/door/x")),
+            device("lamp", "/door/x", None)
+        );
+        assert_eq!(
+            find(&table, "GET", &to("devices.example", "/door/x")),
+            device("door", "/x", Some("/door"))
+        );
         assert_eq!(find(&table, "GET", &to("a.lamp.devices.example", "/")), Err(404));
         let table = Table::new(Routes::host("devices.example").unwrap());
         assert_eq!(find(&table, "GET", &to("gw.example", "/lamp/")), Err(404));
@@ -549,8 +627,10 @@ mod tests {
     }
 
     #[test]
-    fn segments_are_compared_whole_and_octet_for_octet() {
-        let table = Table::new(Routes::table([route("", "/api", "lamp"), route("", "/a%2Fb/c", "door")]).unwrap());
+    fn segments_are_compared_whole_and_byte_for_byte() {
+        let table = Table::new(
+            Routes::table([route("", "/api", "lamp"), route("", "/a%2Fb/c", "door")]).unwrap(),
+        );
         for (target, expected) in [
             ("/api", device("lamp", "/", Some("/api"))),
             ("/api?q=/x", device("lamp", "/?q=/x", Some("/api"))),
@@ -591,7 +671,9 @@ mod tests {
             ("[2001:DB8::1]", "", "v6"),
             ("192.0.2.7", "", "v4"),
         ];
-        let table = Table::new(Routes::table(rows.map(|(host, path, device)| route(host, path, device))).unwrap());
+        let table = Table::new(
+            Routes::table(rows.map(|(host, path, device)| route(host, path, device))).unwrap(),
+        );
         for (host, target, name) in [
             ("x.example", "/a/b/c/d", "x-ab"),
             ("x.example", "/a/b", "x-ab"),
@@ -607,7 +689,11 @@ mod tests {
             ("[2001:db8::1]", "/", "v6"),
             ("192.0.2.7", "/", "v4"),
         ] {
-            assert_eq!(find(&table, "GET", &to(host, target)).map(|found| found.0), Ok(name.to_owned()), "{host}{target}");
+            assert_eq!(
+                find(&table, "GET", &to(host, target)).map(|found| found.0),
+                Ok(name.to_owned()),
+                "{host}{target}"
+            );
         }
     }
 
@@ -635,8 +721,13 @@ mod tests {
 
     #[test]
     fn the_table_comes_before_suffixes_and_paths() {
-        let routes = Routes::path().and_host("devices.example").unwrap().and_route(route("", "/lamp", "desk")).unwrap();
-        let table = Table::new(routes.and_route(route("door.devices.example", "/x", "gate")).unwrap());
+        let routes = Routes::path()
+            .and_host("devices.example")
+            .unwrap()
+            .and_route(route("", "/lamp", "desk"))
+            .unwrap();
+        let table =
+            Table::new(routes.and_route(route("door.devices.example", "/x", "gate")).unwrap());
         for (host, target, expected) in [
             ("gw.example", "/lamp/y", device("desk", "/y", Some("/lamp"))),
             ("gw.example", "/lamps/y", device("lamps", "/y", Some("/lamps"))),
@@ -704,20 +795,33 @@ mod tests {
         ] {
             assert_eq!(Route::new().path(path).is_ok(), right, "{path}");
         }
-        for (name, right) in
-            [("lamp", true), ("https://a.example", true), ("Lamp", false), ("", false), ("a.b", false), ("ftp://a.example", false)]
-        {
+        for (name, right) in [
+            ("lamp", true),
+            ("https://a.example", true),
+            ("Lamp", false),
+            ("", false),
+            ("a.b", false),
+            ("ftp://a.example", false),
+        ] {
             assert_eq!(Route::new().device(name).is_ok(), right, "{name}");
         }
         let second = Duration::from_secs(1);
-        assert!(Route::new().first_octet(second).is_ok() && Route::new().first_octet(Duration::ZERO).is_err());
-        assert!(Route::new().body_silence(second).is_ok() && Route::new().body_silence(Duration::ZERO).is_err());
+        assert!(
+            Route::new().first_byte(second).is_ok()
+                && Route::new().first_byte(Duration::ZERO).is_err()
+        );
+        assert!(
+            Route::new().body_silence(second).is_ok()
+                && Route::new().body_silence(Duration::ZERO).is_err()
+        );
         assert!(Route::new().in_flight(1).is_ok() && Route::new().in_flight(0).is_err());
     }
 
     #[test]
     fn a_route_without_a_place_or_a_device_or_a_second_time_is_refused() {
-        let refused = |routes: &[Route]| Routes::table(routes.iter().cloned()).err().map(|e| e.to_string()).unwrap_or_default();
+        let refused = |routes: &[Route]| {
+            Routes::table(routes.iter().cloned()).err().map(|e| e.to_string()).unwrap_or_default()
+        };
         let lamp = Route::new().device("lamp").unwrap();
         assert!(refused(std::slice::from_ref(&lamp)).contains("host, a path, or both"));
         assert!(refused(&[route("lamp.example", "", "")]).contains("lamp.example names no device"));
@@ -731,12 +835,25 @@ mod tests {
             let text = refused(&[one, other.clone()]);
             assert!(text.contains("another route") && text.contains(&other.to_string()), "{text}");
         }
-        assert_eq!(refused(&[route("a.example", "", "lamp"), route("*.example", "", "lamp"), route("", "/", "lamp")]), "");
+        assert_eq!(
+            refused(&[
+                route("a.example", "", "lamp"),
+                route("*.example", "", "lamp"),
+                route("", "/", "lamp")
+            ]),
+            ""
+        );
     }
 
     #[test]
     fn a_bound_is_met_exactly_and_is_kept_by_the_tables_successor() {
-        let bounded = |most| Routes::table([route("", "/api", "lamp").in_flight(most).unwrap(), route("", "/free", "lamp")]).unwrap();
+        let bounded = |most| {
+            Routes::table([
+                route("", "/api", "lamp").in_flight(most).unwrap(),
+                route("", "/free", "lamp"),
+            ])
+            .unwrap()
+        };
         let (table, limits) = (Table::new(bounded(2)), Limits::default());
         let ask = |table: &Table, target| match table.find("GET", &to("a", target), &limits) {
             Ok(Found::Device(found)) => Ok(found.terms.unwrap().place),
@@ -764,9 +881,12 @@ mod tests {
     #[test]
     fn a_routes_own_waits_have_names_of_their_own() {
         let limits = Limits::default();
-        let own = route("", "/a", "lamp").first_octet(Duration::from_millis(1500)).unwrap().wait_for_link(Duration::ZERO);
+        let own = route("", "/a", "lamp")
+            .first_byte(Duration::from_millis(1500))
+            .unwrap()
+            .wait_for_link(Duration::ZERO);
         let waits = own.waits(&limits);
-        assert_eq!(waits.first_octet.to_string(), "1.5 s (first_octet of its route)");
+        assert_eq!(waits.first_byte.to_string(), "1.5 s (first_byte of its route)");
         assert_eq!(waits.link.to_string(), "0 s (wait_for_link of its route)");
         assert_eq!(waits.body_silence, Waits::of(&limits).body_silence);
         assert_eq!(waits.body_silence.to_string(), "60 s (body_silence_timeout)");

@@ -1,4 +1,5 @@
-//! A gateway without sockets, for the simulation: how it is made, what programs ask of it, and what must be left of it when all is over.
+//! A gateway without sockets, for the simulation: how it is made, what programs ask of it, and what
+//! must be left of it when all is over.
 #![allow(clippy::expect_used)] // tests alone
 
 use std::net::SocketAddr;
@@ -7,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use crate::ends::Why;
+use crate::close_reason::CloseReason;
 use crate::engine::event_loop::Remote;
 use crate::engine::simulated::Loop;
 use crate::error::Error;
 use crate::gateway::role::{self, GatewayRole, NO_TICKET, Settings};
-pub(crate) use crate::gateway::role::{Command, Loan};
+pub(crate) use crate::gateway::role::{Command, Lease};
 use crate::gateway::routes::Table;
 use crate::gateway::{GatewayBuilder, Routes, Stats};
 use crate::relay::Wait;
@@ -21,8 +22,14 @@ use crate::stream::Stream;
 /// A gateway that takes its turns by hand.
 pub(crate) type Simulated = Loop<GatewayRole>;
 
-/// The builder's gateway on the loop of this node; listener 0 is the devices', listener 1 the visitors' (by path).
-pub(crate) fn start(builder: GatewayBuilder, node: usize, now: Instant, visitors: SocketAddr) -> Simulated {
+/// The builder's gateway on the loop of this node; listener 0 is the devices', listener 1 the
+/// visitors' (by path).
+pub(crate) fn start(
+    builder: GatewayBuilder,
+    node: usize,
+    now: Instant,
+    visitors: SocketAddr,
+) -> Simulated {
     let limits = Arc::new(builder.limits);
     let settings = Settings {
         limits: limits.clone(),
@@ -46,7 +53,8 @@ pub(crate) fn start(builder: GatewayBuilder, node: usize, now: Instant, visitors
     };
     let tick = Some((role::TICK, role::FIRST_ALARM));
     Loop::new(node, now, &limits, tick, |remote| {
-        let mut role = GatewayRole::new(settings, remote, Arc::new(Stats::default()), vec![(visitors, None)]);
+        let mut role =
+            GatewayRole::new(settings, remote, Arc::new(Stats::default()), vec![(visitors, None)]);
         let routes = Routes::path().and_host("sim.example").expect("a suffix");
         role.listen_simulated(Box::new(Table::new(routes)), visitors);
         role
@@ -59,19 +67,29 @@ pub(crate) fn drain(gateway: &Simulated, time: Duration) {
 }
 
 /// A link for a program, as its `send()` asks for one.
-pub(crate) fn borrow(remote: &Remote<Command>, name: &str, wait: Duration, reply: Sender<Result<Loan, Error>>) {
+pub(crate) fn borrow(
+    remote: &Remote<Command>,
+    name: &str,
+    wait: Duration,
+    reply: Sender<Result<Lease, Error>>,
+) {
     let wait = Wait { time: wait, name: "wait_for_link" };
     remote.send(Command::Borrow { name: name.to_owned(), wait, reply });
 }
 
 /// The link comes back, or has ended. What is no link ends when it is dropped.
-pub(crate) fn give_back(remote: &Remote<Command>, ticket: u64, stream: Result<Stream, Why>) {
+pub(crate) fn give_back(
+    remote: &Remote<Command>,
+    ticket: u64,
+    stream: Result<Stream, CloseReason>,
+) {
     if ticket != NO_TICKET {
         remote.send(Command::Return { ticket, stream: stream.map(|stream| (stream, Vec::new())) });
     }
 }
 
-/// What is left though nobody is connected any more; empty where all is well. `drained`: it was asked to stop, and has.
+/// What is left though nobody is connected any more; empty where all is well. `drained`: it was
+/// asked to stop, and has.
 pub(crate) fn leftovers(gateway: &Simulated, drained: bool) -> Vec<String> {
     let mut left = gateway.role.leftovers(drained);
     if gateway.peers.len() > 0 {

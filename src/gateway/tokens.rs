@@ -1,12 +1,14 @@
-//! Credentials bound to names: the table of tokens, what an `Authorization` field shows, and what becomes of those whose token goes.
+//! Credentials bound to names: the table of tokens, what an `Authorization` field shows, and what
+//! becomes of those whose token goes.
 //!
 //! ```text
-//!   Authorization ─► digest ─► a line of the table? ─► are these names of that line? ─► (authorize) ─► the roster: held by another? 409
+//!   Authorization ─► digest ─► a line of the table? ─► are these names of that line? ─► (authorize) ─► the registry: held by another? 409
 //!                     │ none, malformed: 401   │ no: 401                │ no: 403
 //! ```
-//! The table holds SHA-256 of tokens, no token. Looking a digest up is no oracle: who sends tokens cannot choose their digests, the table's own hash has a random
-//! key, and to know a digest is not to know a token of 32 random octets. The names are looked at only behind a known digest, so that nobody learns without one
-//! which names there are.
+//! The table holds SHA-256 of tokens, no token. Looking a digest up is no oracle: who sends tokens
+//! cannot choose their digests, the table's own hash has a random key, and to know a digest is not
+//! to know a token of 32 random bytes. The names are looked at only behind a known digest, so that
+//! nobody learns without one which names there are.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -18,13 +20,13 @@ use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 
-use crate::ends::End;
-use crate::engine::peers::{Id, Peers};
+use crate::close_reason::CloseCause;
+use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::error::{Error, Fault};
 use crate::gateway::offers::Device;
+use crate::gateway::registry::{Denied, Registration};
 use crate::gateway::role::{Alarm, GatewayRole, State, TICK};
-use crate::gateway::roster::{Denied, Registered};
 use crate::gateway::{Offer, Reject};
 use crate::proto::turn::Name;
 use crate::relay::LocalAnswer;
@@ -40,16 +42,19 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// What a visitor without a right token is told to bring; browsers ask for it (RFC 7617 §2, RFC 6750 §3).
-pub(super) const CHALLENGES: [(&str, &str); 2] =
-    [("WWW-Authenticate", "Basic realm=\"ptth\", charset=\"UTF-8\""), ("WWW-Authenticate", "Bearer realm=\"ptth\"")];
+/// What a visitor without a right token is told to bring; browsers ask for it (RFC 7617 §2, RFC
+/// 6750 §3).
+pub(super) const CHALLENGES: [(&str, &str); 2] = [
+    ("WWW-Authenticate", "Basic realm=\"ptth\", charset=\"UTF-8\""),
+    ("WWW-Authenticate", "Bearer realm=\"ptth\""),
+];
 
 pub(super) const REVOKED: &str = "the token or certificate that it came in with is valid no longer";
 const NO_TOKEN: &str = "this gateway takes devices with a token alone, and this is none that it knows; send Authorization: Bearer";
 const OTHER_NAME: &str = "the credential is not for this name";
 
-/// A random token: so many octets, in base64url.
-const TOKEN_OCTETS: usize = 32;
+/// A random token: so many bytes, in base64url.
+const TOKEN_BYTES: usize = 32;
 
 /// Which token is for which names. Only the tokens' SHA-256 is here.
 ///
@@ -90,18 +95,23 @@ impl fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// Reads a table: on each line the SHA-256 of a token in hex, white space, and the names it is for, with commas between. A name is a device's
-    /// (`lamp`), an origin (`https://lamp.example`), `*` (any device name), or an origin whose first label is `*` (`https://*.example`: any host one label below).
-    /// What stands behind `#` is a comment; empty lines do not count. Without a line nobody has a token.
+    /// Reads a table: on each line the SHA-256 of a token in hex, white space, and the names it is
+    /// for, with commas between. A name is a device's (`lamp`), an origin (`https://lamp.example`),
+    /// `*` (any device name), or an origin whose first label is `*` (`https://*.example`: any host
+    /// one label below). What stands behind `#` is a comment; empty lines do not count. Without a
+    /// line nobody has a token.
     ///
     /// # Errors
-    /// One line: the number of the first line that is wrong, and what is wrong with it. No error repeats what stands for a token.
+    /// One line: the number of the first line that is wrong, and what is wrong with it. No error
+    /// repeats what stands for a token.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let mut tokens = Tokens::default();
         for (number, line) in text.strip_prefix('\u{feff}').unwrap_or(text).lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();
             if !line.is_empty() {
-                tokens.add(number + 1, line).map_err(|what| Error::usage(format!("line {}: {what}", number + 1)))?;
+                tokens
+                    .add(number + 1, line)
+                    .map_err(|what| Error::usage(format!("line {}: {what}", number + 1)))?;
             }
         }
         Ok(tokens)
@@ -111,7 +121,10 @@ impl Tokens {
         let (digits, names) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let digest = digest_of_hex(digits)?;
         if let Some(first) = self.lines.get(&digest) {
-            return Err(format!("this token stands in line {} already; write all its names there", first.number));
+            return Err(format!(
+                "this token stands in line {} already; write all its names there",
+                first.number
+            ));
         }
         let mut line = Line::read(names)?;
         line.number = number;
@@ -136,14 +149,15 @@ impl Tokens {
         self.allows(&digest(token.as_bytes()), name)
     }
 
-    /// A new token: 32 random octets in base64url, 43 characters.
+    /// A new token: 32 random bytes in base64url, 43 characters.
     ///
     /// # Errors
     /// The operating system has no randomness.
     pub fn draw() -> Result<String, Error> {
-        let mut octets = [0; TOKEN_OCTETS];
-        getrandom::fill(&mut octets).map_err(|e| Error::io(Fault::Caller, "drawing a token", std::io::Error::other(e)))?;
-        Ok(URL_SAFE_NO_PAD.encode(octets))
+        let mut bytes = [0; TOKEN_BYTES];
+        getrandom::fill(&mut bytes)
+            .map_err(|e| Error::io(Fault::Caller, "drawing a token", std::io::Error::other(e)))?;
+        Ok(URL_SAFE_NO_PAD.encode(bytes))
     }
 
     /// The line of a table that lets this token have these names.
@@ -186,13 +200,22 @@ impl Line {
                 _ if name.is_empty() => return Err("a name is missing beside a comma".to_owned()),
                 _ if name == "*" => line.any = true,
                 Some((scheme, domain)) => {
-                    let like = Name::origin(&format!("{scheme}://x.{domain}")).map_err(|e| wrong(&e.reason))?.to_string();
-                    let Some((before, behind)) = like.split_once("://x") else { return Err(wrong("there is no host behind *.")) };
+                    let like = Name::origin(&format!("{scheme}://x.{domain}"))
+                        .map_err(|e| wrong(&e.reason))?
+                        .to_string();
+                    let Some((before, behind)) = like.split_once("://x") else {
+                        return Err(wrong("there is no host behind *."));
+                    };
                     line.below.push((format!("{before}://").into(), behind.into()));
                 }
-                None if name.contains('*') => return Err(wrong("* stands alone, or for the whole first label: https://*.example")),
+                None if name.contains('*') => {
+                    return Err(wrong(
+                        "* stands alone, or for the whole first label: https://*.example",
+                    ));
+                }
                 None => {
-                    let parsed = if name.contains("://") { Name::origin(name) } else { Name::label(name) };
+                    let parsed =
+                        if name.contains("://") { Name::origin(name) } else { Name::label(name) };
                     line.names.insert(parsed.map_err(|e| wrong(&e.reason))?.to_string().into());
                 }
             }
@@ -205,7 +228,9 @@ impl Line {
             let label = name.strip_prefix(&**before).and_then(|rest| rest.strip_suffix(&**behind));
             label.is_some_and(|label| !label.is_empty() && !label.contains(['.', ':', '/']))
         };
-        self.names.contains(name) || (self.any && !name.contains("://")) || self.below.iter().any(below)
+        self.names.contains(name)
+            || (self.any && !name.contains("://"))
+            || self.below.iter().any(below)
     }
 }
 
@@ -214,12 +239,12 @@ fn digest(token: &[u8]) -> Digest {
 }
 
 fn hex(digest: &Digest) -> String {
-    digest.0.iter().map(|octet| format!("{octet:02x}")).collect()
+    digest.0.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn digest_of_hex(digits: &str) -> Result<Digest, String> {
     let mut digest = [0; 32];
-    if !digits.bytes().all(|octet| octet.is_ascii_hexdigit()) {
+    if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(
             "it begins with something else than hex digits; write the SHA-256 of the token (ptth token NAME makes a line)".to_owned()
         );
@@ -227,33 +252,41 @@ fn digest_of_hex(digits: &str) -> Result<Digest, String> {
     if digits.len() != 64 {
         return Err(format!("there are {} hex digits; a SHA-256 has 64", digits.len()));
     }
-    for (octet, pair) in digest.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
-        *octet = pair.iter().fold(0, |octet, digit| octet << 4 | char::from(*digit).to_digit(16).unwrap_or(0) as u8);
+    for (byte, pair) in digest.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+        *byte = pair
+            .iter()
+            .fold(0, |byte, digit| byte << 4 | char::from(*digit).to_digit(16).unwrap_or(0) as u8);
     }
     Ok(Digest(digest))
 }
 
 /// Basic's base64, with and without its padding.
-const BASIC: GeneralPurpose =
-    GeneralPurpose::new(&base64::alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
+const BASIC: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
-/// The digest of the token that `Authorization` fields show: that of the only one, `Bearer` (RFC 6750 §2.1), or the password of `Basic` (RFC 7617 §2), whose user is
-/// not looked at. `None`: there is none, or more than one, or it is malformed, or longer than `most`.
+/// The digest of the token that `Authorization` fields show: that of the only one, `Bearer` (RFC
+/// 6750 §2.1), or the password of `Basic` (RFC 7617 §2), whose user is not looked at. `None`: there
+/// is none, or more than one, or it is malformed, or longer than `most`.
 pub(super) fn shown<'a>(mut fields: impl Iterator<Item = &'a [u8]>, most: usize) -> Option<Digest> {
     let (value, None) = (fields.next()?, fields.next()) else { return None };
-    let blank = value.iter().position(|octet| *octet == b' ')?;
+    let blank = value.iter().position(|byte| *byte == b' ')?;
     let (scheme, rest) = value.split_at(blank);
     let rest = rest.trim_ascii();
     let of = |token: &[u8]| (!token.is_empty() && token.len() <= most).then(|| digest(token));
     if scheme.eq_ignore_ascii_case(b"bearer") {
-        let bare = rest.iter().all(|octet| octet.is_ascii_alphanumeric() || b"-._~+/=".contains(octet));
+        let bare =
+            rest.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte));
         return if bare { of(rest) } else { None };
     }
-    if !scheme.eq_ignore_ascii_case(b"basic") || rest.len() > most.saturating_mul(2).saturating_add(1024) {
+    if !scheme.eq_ignore_ascii_case(b"basic")
+        || rest.len() > most.saturating_mul(2).saturating_add(1024)
+    {
         return None;
     }
     let pair = BASIC.decode(rest).ok()?;
-    let colon = pair.iter().position(|octet| *octet == b':')?;
+    let colon = pair.iter().position(|byte| *byte == b':')?;
     of(&pair[colon + 1..])
 }
 
@@ -268,9 +301,16 @@ impl GatewayRole {
     /// Whether the offer shows a token that may have its names; notes whose it is.
     pub(super) fn check_token(&self, offer: &mut Offer) -> Result<(), Reject> {
         let Some(tokens) = &self.tokens else { return Ok(()) };
-        let fields = offer.wire.fields.0.iter().filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+        let fields = offer
+            .wire
+            .fields
+            .0
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
         let shown = shown(fields.map(|(_, value)| value.as_slice()), self.limits.token_bytes_max);
-        let Some(digest) = shown.filter(|digest| tokens.knows(digest)) else { return Err(Reject::new(401, NO_TOKEN)) };
+        let Some(digest) = shown.filter(|digest| tokens.knows(digest)) else {
+            return Err(Reject::new(401, NO_TOKEN));
+        };
         if !offer.wire.names.iter().all(|name| tokens.allows(&digest, &name.to_string())) {
             return Err(Reject::new(403, OTHER_NAME));
         }
@@ -278,11 +318,18 @@ impl GatewayRole {
         Ok(())
     }
 
-    /// Who the offer's token makes it, for take-overs, where the table (another one, maybe, than when the token was checked) lets it have these names.
-    pub(super) fn identity(&self, offer: &Offer, names: &[String]) -> Result<Option<Arc<str>>, Denied> {
+    /// Who the offer's token makes it, for take-overs, where the table (another one, maybe, than
+    /// when the token was checked) lets it have these names.
+    pub(super) fn identity(
+        &self,
+        offer: &Offer,
+        names: &[String],
+    ) -> Result<Option<Arc<str>>, Denied> {
         let (Some(tokens), Some(digest)) = (&self.tokens, &offer.token) else { return Ok(None) };
         match tokens.lines.get(digest) {
-            Some(line) if names.iter().all(|name| line.allows(name)) => Ok(Some(line.identity.clone())),
+            Some(line) if names.iter().all(|name| line.allows(name)) => {
+                Ok(Some(line.identity.clone()))
+            }
             Some(_) => Err(Denied { status: 403, reason: OTHER_NAME, retry_after: None }),
             None => Err(Denied { status: 401, reason: REVOKED, retry_after: None }),
         }
@@ -298,25 +345,35 @@ impl GatewayRole {
         self.tokens.as_ref().is_some_and(|tokens| tokens.names(name))
     }
 
-    pub(super) fn is_revoked(&self, registered: &Registered) -> bool {
-        let by_token = match (&self.tokens, registered.token()) {
-            (Some(tokens), Some(digest)) => !registered.names().all(|name| tokens.allows(digest, name)),
+    pub(super) fn is_revoked(&self, registration: &Registration) -> bool {
+        let by_token = match (&self.tokens, registration.token()) {
+            (Some(tokens), Some(digest)) => {
+                !registration.names().all(|name| tokens.allows(digest, name))
+            }
             _ => false,
         };
-        by_token || registered.certificate().is_some_and(|shown| self.is_void(shown))
+        by_token || registration.certificate().is_some_and(|shown| self.is_void(shown))
     }
 
     /// Puts another table in force; the old one comes back.
     ///
     /// # Errors
-    /// The gateway was started without one: those who are connected have shown nothing that could be checked now.
-    pub(super) fn set_tokens(&mut self, cx: &mut Peers<State>, whose: Whose, new: Box<Tokens>) -> Result<Box<Tokens>, Error> {
+    /// The gateway was started without one: those who are connected have shown nothing that could
+    /// be checked now.
+    pub(super) fn set_tokens(
+        &mut self,
+        cx: &mut Connections<State>,
+        whose: Whose,
+        new: Box<Tokens>,
+    ) -> Result<Box<Tokens>, Error> {
         let table = match whose {
             Whose::Devices => &mut self.tokens,
             Whose::Visitors => &mut self.visitor_tokens,
         };
         let Some(table) = table else {
-            return Err(Error::usage("this gateway was started without such tokens; give them to its builder, then they can be replaced"));
+            return Err(Error::usage(
+                "this gateway was started without such tokens; give them to its builder, then they can be replaced",
+            ));
         };
         let old = std::mem::replace(table, new);
         if let Whose::Devices = whose {
@@ -328,55 +385,84 @@ impl GatewayRole {
         Ok(old)
     }
 
-    /// What visitors have in progress with a token that is valid no longer, tunnels above all, ends after `take_over_grace`. Their next request is refused anyway.
-    fn end_revoked_visitors(&mut self, cx: &mut Peers<State>) {
+    /// What visitors have in progress with a token that is valid no longer, tunnels above all, ends
+    /// after `take_over_grace`. Their next request is refused anyway.
+    fn end_revoked_visitors(&mut self, cx: &mut Connections<State>) {
         let mut ended = Vec::new();
         for id in cx.ids() {
             if let Some(State::Visitor(visitor)) = cx.get(id).map(|p| &p.state) {
-                ended.extend(visitor.token().filter(|(_, name, digest)| !self.visitor_may(digest, name)).map(|(key, ..)| key));
+                ended.extend(
+                    visitor
+                        .token()
+                        .filter(|(_, name, digest)| !self.visitor_may(digest, name))
+                        .map(|(key, ..)| key),
+                );
             }
         }
         if !ended.is_empty() {
-            log::info!("{} requests and tunnels are ended: the visitor's token is valid no longer", ended.len());
+            log::info!(
+                "{} requests and tunnels are ended: the visitor's token is valid no longer",
+                ended.len()
+            );
             let at = cx.after(self.limits.take_over_grace);
             self.set_alarm(cx, at, Alarm::EvictVisitors(ended));
         }
     }
 
     /// The grace of visitors' revoked tokens is over.
-    pub(super) fn evict_visitors(&mut self, cx: &mut Peers<State>, exchanges: Vec<Key>) {
-        const WHY: &str = "the token that it was asked with was revoked, and take_over_grace is over";
+    pub(super) fn evict_visitors(&mut self, cx: &mut Connections<State>, exchanges: Vec<Key>) {
+        const WHY: &str =
+            "the token that it was asked with was revoked, and take_over_grace is over";
         for key in exchanges {
-            let asking = self.exchanges.get(key).and_then(|exchange| exchange.asking);
-            let Some(State::Visitor(visitor)) = asking.and_then(|id| cx.get(id)).map(|p| &p.state) else { continue };
+            let downstream = self.exchanges.get(key).and_then(|exchange| exchange.downstream);
+            let Some(State::Visitor(visitor)) =
+                downstream.and_then(|id| cx.get(id)).map(|p| &p.state)
+            else {
+                continue;
+            };
             if visitor.token().is_some_and(|(_, name, digest)| !self.visitor_may(digest, name)) {
-                let answer = LocalAnswer { error: Some("http_request_denied"), fields: &CHALLENGES, ..LocalAnswer::new(401, WHY) };
-                self.end_exchange_with(cx, key, End::AskerGone.because(WHY), &answer);
+                let answer = LocalAnswer {
+                    error: Some("http_request_denied"),
+                    fields: &CHALLENGES,
+                    ..LocalAnswer::new(401, WHY)
+                };
+                self.end_exchange_with(cx, key, CloseCause::AskerGone.because(WHY), &answer);
             }
         }
     }
 
     /// These certificates, of those that were shown at a listener, its new CA does not take.
-    pub(super) fn refuse_certificates(&mut self, cx: &mut Peers<State>, listener: usize, refused: HashSet<ShownKey>) {
+    pub(super) fn refuse_certificates(
+        &mut self,
+        cx: &mut Connections<State>,
+        listener: usize,
+        refused: HashSet<ShownKey>,
+    ) {
         self.refused.retain(|(of, _)| *of != listener);
         self.refused.extend(refused);
         self.end_revoked(cx);
     }
 
     /// Ends what certificates let in that have expired meanwhile, and looks when the next one does.
-    pub(super) fn end_expired(&mut self, cx: &mut Peers<State>) {
+    pub(super) fn end_expired(&mut self, cx: &mut Connections<State>) {
         let now = SystemTime::now();
         if self.next_expiry.is_some_and(|at| at <= now) {
             self.end_revoked(cx);
             let connected = cx.ids().into_iter().filter_map(|id| match &cx.get(id)?.state {
-                State::Device(device) => Some(device.registered()?.certificate()?.expires()),
+                State::Device(device) => Some(device.registration()?.certificate()?.expires()),
                 _ => None,
             });
-            let lent = self.lent.values().filter_map(|lent| Some(lent.registered.certificate()?.expires()));
-            self.next_expiry = connected.chain(lent).filter(|at| *at > now).min();
+            let leases = self
+                .leases
+                .values()
+                .filter_map(|leases| Some(leases.registration.certificate()?.expires()));
+            self.next_expiry = connected.chain(leases).filter(|at| *at > now).min();
         }
         // More than a tick ahead the wall clock may be set anew.
-        let soon = self.next_expiry.and_then(|at| at.duration_since(now).ok()).filter(|wait| *wait <= TICK);
+        let soon = self
+            .next_expiry
+            .and_then(|at| at.duration_since(now).ok())
+            .filter(|wait| *wait <= TICK);
         if let Some(wait) = soon {
             let at = cx.after(wait);
             self.set_alarm(cx, at, Alarm::Expiry);
@@ -384,42 +470,56 @@ impl GatewayRole {
     }
 
     /// A certificate was let in.
-    pub(super) fn note_expiry(&mut self, cx: &mut Peers<State>, shown: &Shown) {
+    pub(super) fn note_expiry(&mut self, cx: &mut Connections<State>, shown: &Shown) {
         if self.next_expiry.is_none_or(|at| shown.expires() < at) {
             self.next_expiry = Some(shown.expires());
             self.end_expired(cx);
         }
     }
 
-    /// Ends what came in with a token or certificate that is valid no longer: at once where nothing is in progress, else after `take_over_grace`.
-    fn end_revoked(&mut self, cx: &mut Peers<State>) {
+    /// Ends what came in with a token or certificate that is valid no longer: at once where nothing
+    /// is in progress, else after `take_over_grace`.
+    fn end_revoked(&mut self, cx: &mut Connections<State>) {
         let (mut busy, mut idle) = (Vec::new(), Vec::new());
         let mut kept: HashSet<Arc<str>> = HashSet::new(); // names under which others, by an identity of `authorize`, may stay
         for id in cx.ids() {
             let Some(peer) = cx.get_mut(id) else { continue };
             let State::Device(device) = &mut peer.state else { continue };
-            let revoked = device.registered().is_some_and(|registered| self.is_revoked(registered));
+            let revoked =
+                device.registration().is_some_and(|registration| self.is_revoked(registration));
             match device {
-                device if !revoked => kept.extend(device.registered().into_iter().flat_map(Registered::names).cloned()),
+                device if !revoked => kept.extend(
+                    device.registration().into_iter().flat_map(Registration::names).cloned(),
+                ),
                 Device::Link(link) if link.exchange.is_some() => {
                     link.leaving = true;
                     busy.push(id);
                 }
-                Device::Posting(_) => busy.push(id),
+                Device::PostedAnswer(_) => busy.push(id),
                 _ => idle.push(id),
             }
         }
-        let lent: Vec<u64> = self.lent.iter().filter(|(_, lent)| self.is_revoked(&lent.registered)).map(|(ticket, _)| *ticket).collect();
-        for lent in self.lent.values().filter(|lent| !self.is_revoked(&lent.registered)) {
-            kept.extend(lent.registered.names().cloned());
+        let leases: Vec<u64> = self
+            .leases
+            .iter()
+            .filter(|(_, leases)| self.is_revoked(&leases.registration))
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for leases in self.leases.values().filter(|leases| !self.is_revoked(&leases.registration)) {
+            kept.extend(leases.registration.names().cloned());
         }
         let (tokens, refused, now) = (&self.tokens, &self.refused, SystemTime::now());
-        self.roster.revoke(|name, holder| {
-            let by_token = holder.token.is_some_and(|token| tokens.as_ref().is_some_and(|tokens| !tokens.allows(&token, name)));
-            let by_certificate = holder.certificate.as_ref().is_some_and(|shown| shown.expires() <= now || refused.contains(&shown.key()));
+        self.registry.revoke(|name, owner| {
+            let by_token = owner.token.is_some_and(|token| {
+                tokens.as_ref().is_some_and(|tokens| !tokens.allows(&token, name))
+            });
+            let by_certificate = owner
+                .certificate
+                .as_ref()
+                .is_some_and(|shown| shown.expires() <= now || refused.contains(&shown.key()));
             (by_token || by_certificate) && !kept.contains(name)
         });
-        let ended = busy.len() + idle.len() + lent.len();
+        let ended = busy.len() + idle.len() + leases.len();
         if ended > 0 {
             log::info!("{ended} links and polls are ended: {REVOKED}");
         }
@@ -427,14 +527,14 @@ impl GatewayRole {
             self.end_idle_revoked(cx, id);
         }
         self.fail_events_of_revoked(cx);
-        self.evict_later(cx, busy, lent);
+        self.evict_later(cx, busy, leases);
     }
 
-    fn end_idle_revoked(&mut self, cx: &mut Peers<State>, id: Id) {
+    fn end_idle_revoked(&mut self, cx: &mut Connections<State>, id: Id) {
         match cx.get(id).map(|p| &p.state) {
             Some(State::Device(Device::Held { .. })) => {
                 let origin = self.origin_of(cx, id);
-                self.unhold(cx, id, &End::Revoked.because(REVOKED));
+                self.unhold(cx, id, &CloseCause::Revoked.because(REVOKED));
                 self.deny_credential(cx, id, origin.as_deref(), &LocalAnswer::new(401, REVOKED));
             }
             _ => self.part(cx, id),
@@ -442,13 +542,27 @@ impl GatewayRole {
     }
 
     /// A refusal of a device's credential: a 401 says what to bring.
-    pub(super) fn deny_credential(&mut self, cx: &mut Peers<State>, id: Id, origin: Option<&str>, answer: &LocalAnswer<'_>) {
-        let fields = if answer.status == 401 { &[("WWW-Authenticate", "Bearer")][..] } else { answer.fields };
+    pub(super) fn deny_credential(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        origin: Option<&str>,
+        answer: &LocalAnswer<'_>,
+    ) {
+        let fields = if answer.status == 401 {
+            &[("WWW-Authenticate", "Bearer")][..]
+        } else {
+            answer.fields
+        };
         self.deny(cx, id, origin, &LocalAnswer { fields, ..answer.clone() });
     }
 
-    /// What a visitor's token is for: `None` where visitors need none, `Some(None)` where it is none that is known.
-    pub(super) fn visitor_digest<'a>(&self, fields: impl Iterator<Item = &'a [u8]>) -> Option<Option<Digest>> {
+    /// What a visitor's token is for: `None` where visitors need none, `Some(None)` where it is
+    /// none that is known.
+    pub(super) fn visitor_digest<'a>(
+        &self,
+        fields: impl Iterator<Item = &'a [u8]>,
+    ) -> Option<Option<Digest>> {
         let tokens = self.visitor_tokens.as_ref()?;
         Some(shown(fields, self.limits.token_bytes_max).filter(|digest| tokens.knows(digest)))
     }
@@ -474,25 +588,50 @@ mod tests {
 
     #[test]
     fn names_of_a_line() {
-        let tokens =
-            Tokens::parse(&Tokens::line("t", "lamp,https://a.example:443,https://*.b.example:8443,http://*.c.example").unwrap()).unwrap();
-        for name in ["lamp", "https://a.example", "https://x.b.example:8443", "http://x.c.example"] {
+        let tokens = Tokens::parse(
+            &Tokens::line(
+                "t",
+                "lamp,https://a.example:443,https://*.b.example:8443,http://*.c.example",
+            )
+            .unwrap(),
+        )
+        .unwrap();
+        for name in ["lamp", "https://a.example", "https://x.b.example:8443", "http://x.c.example"]
+        {
             assert!(tokens.permits("t", name), "{name}");
         }
-        let others =
-            ["lam", "lamp2", "https://b.example:8443", "https://x.b.example", "https://y.x.b.example:8443", "http://x.b.example:8443"];
-        for name in others.into_iter().chain(["https://.b.example:8443", "http://x.c.example:80", "http://xc.example", "x", ""]) {
+        let others = [
+            "lam",
+            "lamp2",
+            "https://b.example:8443",
+            "https://x.b.example",
+            "https://y.x.b.example:8443",
+            "http://x.b.example:8443",
+        ];
+        for name in others.into_iter().chain([
+            "https://.b.example:8443",
+            "http://x.c.example:80",
+            "http://xc.example",
+            "x",
+            "",
+        ]) {
             assert!(!tokens.permits("t", name), "{name}");
         }
         let any = Tokens::parse(&Tokens::line("t", "*").unwrap()).unwrap();
-        assert!(any.permits("t", "lamp") && !any.permits("t", "https://lamp.example") && !any.permits("T", "lamp"));
+        assert!(
+            any.permits("t", "lamp")
+                && !any.permits("t", "https://lamp.example")
+                && !any.permits("T", "lamp")
+        );
         assert!(any.names.is_empty(), "a wildcard makes nobody known");
     }
 
     #[test]
     fn credentials_that_are_shown() {
         let of = |values: &[&str]| shown(values.iter().map(|v| v.as_bytes()), 16);
-        let basic = |pair: &[u8]| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
+        let basic = |pair: &[u8]| {
+            format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
+        };
         let right = Some(digest(b"abc"));
         assert_eq!(of(&["Bearer abc"]), right);
         assert_eq!(of(&["bEARER   abc "]), right);

@@ -1,33 +1,31 @@
-//! The visitors' face: their requests are read, planned and begun, and a visitor is told why a device cannot be had. Whom a request is
-//! for is [`routes`](super::routes)' business.
+//! The visitors' face: their requests are read, planned and begun, and a visitor is told why a
+//! device cannot be had. Whom a request is for is [`routes`](super::routes)' business.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use crate::engine::peers::{Fetched, Id, Peers};
+use crate::engine::connections::{Connections, Fetched, Id};
 use crate::engine::slab::Key;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::mailbox::MessageId;
 use crate::gateway::pins::Pin;
+use crate::gateway::registry::Waiter;
 use crate::gateway::role::{GatewayRole, SHORT_OF_MEMORY, State};
-use crate::gateway::roster::Waiter;
 use crate::gateway::routes::{Found, Terms, ToDevice};
 use crate::gateway::tokens::{CHALLENGES, Digest};
-use crate::link::Fate;
+use crate::link::CutError;
 use crate::proto::body::Framing;
 use crate::proto::forward::{self, Destination, Forwarded, RequestRules};
-use crate::proto::forwarded::Said;
+use crate::proto::forwarded::ProxyClaims;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
 use crate::relay::{self, Exchange, LocalAnswer, Waits};
 
-const NO_VISITOR_TOKEN: &str =
-    "this gateway answers visitors with a token alone; send it as Authorization: Bearer, or as the password of Basic";
+const NO_VISITOR_TOKEN: &str = "this gateway answers visitors with a token alone; send it as Authorization: Bearer, or as the password of Basic";
 
-const TOO_LONG_WITH_OURS: &str =
-    "the request head is longer than a device takes, with the fields that this gateway adds; send fewer or shorter fields";
+const TOO_LONG_WITH_OURS: &str = "the request head is longer than a device takes, with the fields that this gateway adds; send fewer or shorter fields";
 
 const LOOP: &str = "this request has come through this gateway before (Via): its device forwards to where it came from";
 
@@ -37,30 +35,37 @@ const ADDED_LATER: usize = 64;
 /// Where a visitor's connection stands.
 pub(crate) enum Visitor {
     /// A request head is awaited (`began`: some of it is here).
-    Head { began: bool, first: bool, face: Face },
-    /// A request for the device of this name is being served, or waits for a link or a poll. `event`: under which id a poll took it.
-    /// `token`: with which it asked, where visitors need one.
-    Exchange { key: Key, name: Box<str>, event: Option<MessageId>, token: Option<Digest>, face: Face },
+    Head { began: bool, first: bool, face: VisitorListener },
+    /// A request for the device of this name is being served, or waits for a link or a poll.
+    /// `event`: under which id a poll took it. `token`: with which it asked, where visitors need
+    /// one.
+    Exchange {
+        key: Key,
+        name: Box<str>,
+        event: Option<MessageId>,
+        token: Option<Digest>,
+        face: VisitorListener,
+    },
 }
 
 /// What a visitor's connection came through.
 #[derive(Clone)]
-pub(crate) enum Face {
-    /// A listener, by its number: its routes may be replaced. `trusted`: what the peer says of those before it is believed. `secure`: it came over TLS.
-    /// `pin`: the link that is its own.
+pub(crate) enum VisitorListener {
+    /// A listener, by its number: its routes may be replaced. `trusted`: what the peer says of
+    /// those before it is believed. `secure`: it came over TLS. `pin`: the link that is its own.
     Visitors { listener: usize, from: IpAddr, trusted: bool, secure: bool, pin: Option<Arc<Pin>> },
     /// A program of this process, for one device; its errors are left at `fate`.
-    Program { name: Arc<str>, fate: Fate },
+    Program { name: Arc<str>, fate: CutError },
 }
 
-impl Face {
-    pub(super) fn program(name: &str, fate: Fate) -> Self {
-        Face::Program { name: name.into(), fate }
+impl VisitorListener {
+    pub(super) fn program(name: &str, fate: CutError) -> Self {
+        VisitorListener::Program { name: name.into(), fate }
     }
 }
 
 impl Visitor {
-    pub(super) fn fresh(face: Face) -> Self {
+    pub(super) fn fresh(face: VisitorListener) -> Self {
         Visitor::Head { began: false, first: true, face }
     }
 
@@ -74,18 +79,18 @@ impl Visitor {
 
     /// Leaves a program the error of its exchange, unless it has one already.
     pub(super) fn leave_fate(&self, error: impl FnOnce() -> Error) {
-        if let Face::Program { fate, .. } = self.face() {
+        if let VisitorListener::Program { fate, .. } = self.face() {
             fate.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(error);
         }
     }
 
-    pub(super) fn face(&self) -> &Face {
+    pub(super) fn face(&self) -> &VisitorListener {
         match self {
             Visitor::Head { face, .. } | Visitor::Exchange { face, .. } => face,
         }
     }
 
-    pub(super) fn face_mut(&mut self) -> &mut Face {
+    pub(super) fn face_mut(&mut self) -> &mut VisitorListener {
         match self {
             Visitor::Head { face, .. } | Visitor::Exchange { face, .. } => face,
         }
@@ -112,7 +117,8 @@ enum Asked {
         to_head: bool,
         keep: bool,
     },
-    /// `OPTIONS *`: it concerns this gateway itself. On a link it would be a heartbeat, so no device ever gets it.
+    /// `OPTIONS *`: it concerns this gateway itself. On a link it would be a heartbeat, so no
+    /// device ever gets it.
     Server {
         keep: bool,
     },
@@ -124,7 +130,7 @@ enum Asked {
 }
 
 impl GatewayRole {
-    pub(super) fn visitor_head(&mut self, cx: &mut Peers<State>, id: Id) {
+    pub(super) fn visitor_head(&mut self, cx: &mut Connections<State>, id: Id) {
         let mut scratch = cx.take_scratch();
         let asked = self.read_request(cx, id, &mut scratch);
         cx.put_scratch(scratch);
@@ -132,11 +138,18 @@ impl GatewayRole {
             Asked::NotYet => {}
             Asked::Closed => cx.close(id),
             Asked::Refused { refusal, to_head, keep } => {
-                log_peers!(Debug, "a visitor's request was refused: {refusal}");
+                log_names!(Debug, "a visitor's request was refused: {refusal}");
                 let retry_after = (refusal.status == 503).then_some(1);
                 let error = proxy_error(refusal.status);
                 let fields = if refusal.status == 401 { &CHALLENGES[..] } else { &[] };
-                let answer = LocalAnswer { error, retry_after, fields, to_head, keep, ..LocalAnswer::new(refusal.status, &refusal.reason) };
+                let answer = LocalAnswer {
+                    error,
+                    retry_after,
+                    fields,
+                    to_head,
+                    keep,
+                    ..LocalAnswer::new(refusal.status, &refusal.reason)
+                };
                 self.answer_visitor(cx, id, &answer);
             }
             Asked::Redirect { location, to_head, keep } => {
@@ -144,39 +157,62 @@ impl GatewayRole {
                 self.answer_visitor(
                     cx,
                     id,
-                    &LocalAnswer { fields: &fields, to_head, keep, ..LocalAnswer::new(308, "add a slash behind the device's name") },
+                    &LocalAnswer {
+                        fields: &fields,
+                        to_head,
+                        keep,
+                        ..LocalAnswer::new(308, "add a slash behind the device's name")
+                    },
                 );
             }
             Asked::Health { allowed, to_head, keep } => {
                 let (status, text) = match (allowed, self.notice) {
-                    (false, _) => (405, "this path tells whether the gateway serves; ask with GET or HEAD"),
+                    (false, _) => {
+                        (405, "this path tells whether the gateway serves; ask with GET or HEAD")
+                    }
                     (true, None) => (200, "ok"),
                     (true, Some(_)) => (503, "this gateway is stopping"),
                 };
                 let fields = [("Cache-Control", "no-store"), ("Allow", "GET, HEAD")];
                 let fields = if allowed { &fields[..1] } else { &fields };
-                self.answer_visitor(cx, id, &LocalAnswer { fields, to_head, keep, ..LocalAnswer::new(status, text) });
+                self.answer_visitor(
+                    cx,
+                    id,
+                    &LocalAnswer { fields, to_head, keep, ..LocalAnswer::new(status, text) },
+                );
             }
             Asked::Server { keep } => {
-                let text = "this gateway answers OPTIONS * itself; ask for a path to reach a device";
+                let text =
+                    "this gateway answers OPTIONS * itself; ask for a path to reach a device";
                 self.answer_visitor(cx, id, &LocalAnswer { keep, ..LocalAnswer::new(200, text) });
             }
             Asked::Forward { exchange, .. } if self.is_short_of_memory(cx) => {
                 let (to_head, keep) = (exchange.is_head(), exchange.may_keep_asker());
-                let answer = LocalAnswer { to_head, keep, retry_after: Some(1), ..LocalAnswer::new(503, SHORT_OF_MEMORY) };
-                self.answer_visitor(cx, id, &LocalAnswer { error: Some("connection_limit_reached"), ..answer });
+                let answer = LocalAnswer {
+                    to_head,
+                    keep,
+                    retry_after: Some(1),
+                    ..LocalAnswer::new(503, SHORT_OF_MEMORY)
+                };
+                self.answer_visitor(
+                    cx,
+                    id,
+                    &LocalAnswer { error: Some("connection_limit_reached"), ..answer },
+                );
             }
             Asked::Forward { exchange, name, token } => self.begin(cx, id, *exchange, &name, token),
         }
     }
 
-    fn read_request(&mut self, cx: &mut Peers<State>, id: Id, scratch: &mut [u8]) -> Asked {
+    fn read_request(&mut self, cx: &mut Connections<State>, id: Id, scratch: &mut [u8]) -> Asked {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return Asked::NotYet };
-        let State::Visitor(Visitor::Head { began, first, face }) = &mut peer.state else { return Asked::NotYet };
+        let State::Visitor(Visitor::Head { began, first, face }) = &mut peer.state else {
+            return Asked::NotYet;
+        };
         let (had_begun, first, face) = (std::mem::replace(began, true), *first, face.clone());
         let filled = match peer.fetch(scratch, self.limits.head_bytes_max + 1024) {
-            Ok(Fetched::Octets(n)) => n,
+            Ok(Fetched::Bytes(n)) => n,
             Ok(Fetched::Nothing) => {
                 if let State::Visitor(Visitor::Head { began, .. }) = &mut peer.state {
                     *began = had_begun;
@@ -185,19 +221,19 @@ impl GatewayRole {
             }
             Ok(Fetched::End) | Err(_) => return Asked::Closed,
         };
-        let octets = &scratch[..filled];
-        match head::request(octets, &self.limits, LineEnds::Crlf) {
+        let bytes = &scratch[..filled];
+        match head::request(bytes, &self.limits, LineEnds::Crlf) {
             Err(refusal) => Asked::Refused { refusal, to_head: false, keep: false },
             Ok(None) if peer.is_over() => Asked::Closed,
             Ok(None) => {
-                peer.keep(octets);
+                peer.keep(bytes);
                 if !had_begun && !first {
-                    cx.set_deadline(id, Some(cx.after(self.limits.head_timeout))); // in all, from the first octet on
+                    cx.set_deadline(id, Some(cx.after(self.limits.head_timeout))); // in all, from the first byte on
                 }
                 Asked::NotYet
             }
             Ok(Some(request)) => {
-                peer.keep(&octets[request.len..]);
+                peer.keep(&bytes[request.len..]);
                 let to_head = request.method == "HEAD";
                 match FramedRequest::of(request) {
                     Ok(request) => self.plan(id, &request, &face, now),
@@ -207,31 +243,53 @@ impl GatewayRole {
         }
     }
 
-    fn plan(&self, id: Id, request: &FramedRequest<'_>, face: &Face, now: Instant) -> Asked {
+    fn plan(
+        &self,
+        id: Id,
+        request: &FramedRequest<'_>,
+        face: &VisitorListener,
+        now: Instant,
+    ) -> Asked {
         let to_head = request.method == "HEAD";
         let framing = request.framing();
         let (listener, from, trusted, secure) = match face {
-            Face::Visitors { listener, from, trusted, secure, .. } => (*listener, *from, *trusted, *secure),
-            Face::Program { name, .. } => return self.plan_for_program(id, request, name, now),
+            VisitorListener::Visitors { listener, from, trusted, secure, .. } => {
+                (*listener, *from, *trusted, *secure)
+            }
+            VisitorListener::Program { name, .. } => {
+                return self.plan_for_program(id, request, name, now);
+            }
         };
-        // For HTTP/1.0 only a relayed answer says `keep-alive`; without that word it ends the connection (RFC 9112 appendix C.2.2).
-        let keep =
-            framing == Framing::Empty && request.minor > 0 && head::keeps_alive(request.minor, &request.fields) && self.notice.is_none();
+        // For HTTP/1.0 only a relayed answer says `keep-alive`; without that word it ends the
+        // connection (RFC 9112 appendix C.2.2).
+        let keep = framing == Framing::Empty
+            && request.minor > 0
+            && head::keeps_alive(request.minor, &request.fields)
+            && self.notice.is_none();
         let destination = forward::destination(request);
-        // Before tokens: a load balancer has none, and learns nothing here but whether this gateway serves.
-        let is_health = |to: &Destination<'_>| self.visitors_listener(listener).is_some_and(|(table, _)| table.is_health(to));
+        // Before tokens: a load balancer has none, and learns nothing here but whether this gateway
+        // serves.
+        let is_health = |to: &Destination<'_>| {
+            self.visitors_listener(listener).is_some_and(|(table, _)| table.is_health(to))
+        };
         if matches!(request.method, "GET" | "HEAD") && destination.as_ref().is_ok_and(is_health) {
             return Asked::Health { allowed: true, to_head, keep };
         }
         // Before a route is looked for: who has no token learns nothing of what there is.
         let digest = match self.visitor_digest(request.fields.all("Authorization")) {
-            Some(None) => return Asked::Refused { refusal: Refusal::new(401, NO_VISITOR_TOKEN), to_head, keep },
+            Some(None) => {
+                return Asked::Refused {
+                    refusal: Refusal::new(401, NO_VISITOR_TOKEN),
+                    to_head,
+                    keep,
+                };
+            }
             known => known.flatten(),
         };
         if forward::came_through(&request.fields, &self.via) {
             return Asked::Refused { refusal: Refusal::new(508, LOOP), to_head, keep };
         }
-        let said = trusted.then(|| Said::read(&request.fields));
+        let said = trusted.then(|| ProxyClaims::read(&request.fields));
         let to = match destination {
             Ok(to) if to.target == "*" => return Asked::Server { keep },
             Ok(to) => to,
@@ -239,13 +297,29 @@ impl GatewayRole {
         };
         let planned = self.route(request.method, &to, listener, secure, said.as_ref());
         let ToDevice { name, target, prefix, terms } = match planned {
-            Err(refusal) => return Asked::Refused { keep: keep && matches!(refusal.status, 404 | 503), refusal, to_head },
-            Ok(Found::Health) => return Asked::Health { allowed: matches!(request.method, "GET" | "HEAD"), to_head, keep },
+            Err(refusal) => {
+                return Asked::Refused {
+                    keep: keep && matches!(refusal.status, 404 | 503),
+                    refusal,
+                    to_head,
+                };
+            }
+            Ok(Found::Health) => {
+                return Asked::Health {
+                    allowed: matches!(request.method, "GET" | "HEAD"),
+                    to_head,
+                    keep,
+                };
+            }
             Ok(Found::AddSlash(location)) => return Asked::Redirect { location, to_head, keep },
             Ok(Found::Device(device)) => device,
         };
         if digest.is_some_and(|digest| !self.visitor_may(&digest, &name)) {
-            return Asked::Refused { refusal: Refusal::new(403, "this token is not for this device"), to_head, keep };
+            return Asked::Refused {
+                refusal: Refusal::new(403, "this token is not for this device"),
+                to_head,
+                keep,
+            };
         }
         let forwarded = Forwarded {
             peer: Some(from),
@@ -267,9 +341,12 @@ impl GatewayRole {
         let mut head = Vec::with_capacity(request.len + 192);
         match forward::request(&mut head, request, framing, &rules) {
             Err(refusal) => Asked::Refused { refusal, to_head, keep: false },
-            Ok(()) if !self.fits_a_link(&head) => Asked::Refused { refusal: Refusal::new(431, TOO_LONG_WITH_OURS), to_head, keep },
+            Ok(()) if !self.fits_a_link(&head) => {
+                Asked::Refused { refusal: Refusal::new(431, TOO_LONG_WITH_OURS), to_head, keep }
+            }
             Ok(()) => {
-                let mut exchange = Box::new(Exchange::new(id, request, framing, head, &self.limits, now));
+                let mut exchange =
+                    Box::new(Exchange::new(id, request, framing, head, &self.limits, now));
                 if let Some(Terms { waits, place }) = terms {
                     (exchange.waits, exchange.place) = (waits, Some(place));
                 }
@@ -284,7 +361,8 @@ impl GatewayRole {
         }
     }
 
-    /// Whether a device takes a head of ours. Of the fields there are never too many: `HOP_FIELDS_MAX` is more than a gateway adds.
+    /// Whether a device takes a head of ours. Of the fields there are never too many:
+    /// `HOP_FIELDS_MAX` is more than a gateway adds.
     fn fits_a_link(&self, head: &[u8]) -> bool {
         head.len() + ADDED_LATER <= self.link_limits.head_bytes_max
     }
@@ -296,7 +374,7 @@ impl GatewayRole {
         to: &Destination<'a>,
         listener: usize,
         secure: bool,
-        said: Option<&Said<'_>>,
+        said: Option<&ProxyClaims<'_>>,
     ) -> Result<Found<'a>, Refusal> {
         let Some((table, port)) = self.visitors_listener(listener) else {
             return Err(Refusal::new(404, "no route: this listener has none"));
@@ -304,21 +382,33 @@ impl GatewayRole {
         if table.is_health(to) {
             return Ok(Found::Health);
         }
-        let scheme = said.and_then(Said::scheme).or(secure.then_some("https"));
+        let scheme = said.and_then(ProxyClaims::scheme).or(secure.then_some("https"));
         if let Some(name) = self.origin(to, port, scheme) {
             return Ok(Found::Device(ToDevice::whole(name, to)));
         }
         Ok(match table.find(method, to, &self.limits)? {
             // What the proxy took off stands before the path that its client knows.
-            Found::AddSlash(location) => Found::AddSlash([said.map_or("", Said::prefix), &location].concat()),
+            Found::AddSlash(location) => {
+                Found::AddSlash([said.map_or("", ProxyClaims::prefix), &location].concat())
+            }
             found => found,
         })
     }
 
     /// A program's own request: it goes on as it was written.
-    fn plan_for_program(&self, id: Id, request: &FramedRequest<'_>, name: &str, now: Instant) -> Asked {
+    fn plan_for_program(
+        &self,
+        id: Id,
+        request: &FramedRequest<'_>,
+        name: &str,
+        now: Instant,
+    ) -> Asked {
         let framing = request.framing();
-        let host = request.fields.get("Host").and_then(|host| std::str::from_utf8(host).ok()).unwrap_or_default();
+        let host = request
+            .fields
+            .get("Host")
+            .and_then(|host| std::str::from_utf8(host).ok())
+            .unwrap_or_default();
         let mut head = Vec::with_capacity(request.len + 16);
         let planned = forward::origin_form(request).and_then(|target| {
             let rules = RequestRules {
@@ -335,18 +425,23 @@ impl GatewayRole {
         });
         match planned {
             Err(refusal) => Asked::Refused { refusal, to_head: false, keep: false },
-            Ok(()) if !self.fits_a_link(&head) => {
-                Asked::Refused { refusal: Refusal::new(431, TOO_LONG_WITH_OURS), to_head: false, keep: false }
-            }
+            Ok(()) if !self.fits_a_link(&head) => Asked::Refused {
+                refusal: Refusal::new(431, TOO_LONG_WITH_OURS),
+                to_head: false,
+                keep: false,
+            },
             Ok(()) => {
-                let exchange = Box::new(Exchange::new(id, request, framing, head, &self.limits, now));
+                let exchange =
+                    Box::new(Exchange::new(id, request, framing, head, &self.limits, now));
                 Asked::Forward { exchange, name: name.to_owned(), token: None }
             }
         }
     }
 
-    /// The registered origin that a visitor's host names. `scheme`: as a trusted proxy told it, else `https` over TLS. On a plain listener it is not known,
-    /// for whoever ended TLS need not tell: the host decides. The port may be absent, the scheme's, or the listener's own (proxies send `Host` with that).
+    /// The registered origin that a visitor's host names. `scheme`: as a trusted proxy told it,
+    /// else `https` over TLS. On a plain listener it is not known, for whoever ended TLS need not
+    /// tell: the host decides. The port may be absent, the scheme's, or the listener's own (proxies
+    /// send `Host` with that).
     fn origin(&self, to: &Destination<'_>, listener: u16, scheme: Option<&str>) -> Option<String> {
         if !self.origins || to.host.is_empty() {
             return None;
@@ -355,14 +450,17 @@ impl GatewayRole {
             (443, Some("https") | None) | (80, Some("http") | None) => true,
             (port, _) => port == listener,
         });
-        let schemes = ["https", "http"].into_iter().filter(|candidate| scheme.is_none_or(|scheme| scheme == *candidate));
+        let schemes = ["https", "http"]
+            .into_iter()
+            .filter(|candidate| scheme.is_none_or(|scheme| scheme == *candidate));
         let candidates = schemes.flat_map(|scheme| {
             let bare = usual.then(|| format!("{scheme}://{}", to.host));
             let exact = to.port.map(|p| format!("{scheme}://{}:{p}", to.host));
             [bare, exact].into_iter().flatten()
         });
-        let known: Vec<String> = candidates.filter(|name| self.roster.knows(name) || self.has_token(name)).collect();
-        known.iter().find(|name| self.roster.links(name).0 > 0).or(known.first()).cloned()
+        let known: Vec<String> =
+            candidates.filter(|name| self.registry.knows(name) || self.has_token(name)).collect();
+        known.iter().find(|name| self.registry.links(name).0 > 0).or(known.first()).cloned()
     }
 
     /// The waits of an exchange.
@@ -370,7 +468,14 @@ impl GatewayRole {
         self.exchanges.get(key).map_or_else(|| Waits::of(&self.limits), |exchange| exchange.waits)
     }
 
-    fn begin(&mut self, cx: &mut Peers<State>, id: Id, mut exchange: Exchange, name: &str, token: Option<Digest>) {
+    fn begin(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        mut exchange: Exchange,
+        name: &str,
+        token: Option<Digest>,
+    ) {
         exchange.count(&self.heads);
         self.stats.exchanges.fetch_add(1, Relaxed);
         let whole = exchange.waits.exchange.time;
@@ -382,25 +487,36 @@ impl GatewayRole {
         let Some(peer) = cx.get_mut(id) else { return };
         if let State::Visitor(Visitor::Head { face, .. }) = &peer.state {
             let face = face.clone();
-            peer.state = State::Visitor(Visitor::Exchange { key, name: name.into(), event: None, token, face });
+            peer.state = State::Visitor(Visitor::Exchange {
+                key,
+                name: name.into(),
+                event: None,
+                token,
+                face,
+            });
         }
         self.find_link(cx, id, key);
     }
 
-    /// Gives the exchange an idle link of its device, else a poll, or lines it up for whichever comes first.
-    pub(super) fn find_link(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
-        let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(id).map(|p| &p.state) else { return };
+    /// Gives the exchange an idle link of its device, else a poll, or lines it up for whichever
+    /// comes first.
+    pub(super) fn find_link(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
+        let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(id).map(|p| &p.state)
+        else {
+            return;
+        };
         let name = name.clone();
         if self.asks_own_link(cx, id, key, &name) {
             return;
         }
-        let (idempotent, retried) = self.exchanges.get(key).map_or((false, false), |e| (e.idempotent, e.retried));
+        let (idempotent, retried) =
+            self.exchanges.get(key).map_or((false, false), |e| (e.idempotent, e.retried));
         while let Some(link) = self.take_link(cx, &name) {
             if (idempotent && !retried) || self.is_alive(cx, link) {
                 return self.assign(cx, key, link);
             }
         }
-        if self.roster.is_polling(&name) && !self.draining {
+        if self.registry.is_polling(&name) && !self.draining {
             self.by_mailbox(cx, id, key);
         } else {
             self.wait_in_line(cx, id, key);
@@ -408,15 +524,24 @@ impl GatewayRole {
     }
 
     /// Lines a request up for a link or a poll of its device, where it may.
-    pub(super) fn wait_in_line(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
-        let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(id).map(|p| &p.state) else { return };
+    pub(super) fn wait_in_line(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
+        let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(id).map(|p| &p.state)
+        else {
+            return;
+        };
         let name = name.clone();
         let refusal = if !self.is_known(cx, &name) {
-            Some((404, format!("no device {name} is or was lately connected to this gateway"), "destination_not_found", None))
+            Some((
+                404,
+                format!("no device {name} is or was lately connected to this gateway"),
+                "destination_not_found",
+                None,
+            ))
         } else if self.draining {
             Some((503, "this gateway is stopping".to_owned(), "destination_unavailable", Some(1)))
-        } else if !self.roster.line_up(&name, Waiter::Exchange(key)) {
-            let reason = format!("as many requests wait for {name} as waiting_per_device_max allows");
+        } else if !self.registry.enqueue(&name, Waiter::Exchange(key)) {
+            let reason =
+                format!("as many requests wait for {name} as waiting_per_device_max allows");
             Some((503, reason, "connection_limit_reached", Some(1)))
         } else {
             None
@@ -428,31 +553,63 @@ impl GatewayRole {
                 cx.set_deadline(id, Some(at));
                 self.ease_pins_after(cx, &name, wait / 2);
             }
-            Some((status, reason, error, retry_after)) => {
-                self.give_up(cx, id, key, &LocalAnswer { error: Some(error), retry_after, ..LocalAnswer::new(status, &reason) })
-            }
+            Some((status, reason, error, retry_after)) => self.give_up(
+                cx,
+                id,
+                key,
+                &LocalAnswer {
+                    error: Some(error),
+                    retry_after,
+                    ..LocalAnswer::new(status, &reason)
+                },
+            ),
         }
     }
 
     /// Ends an exchange that never had a link.
-    pub(super) fn give_up(&mut self, cx: &mut Peers<State>, id: Id, key: Key, answer: &LocalAnswer<'_>) {
+    pub(super) fn give_up(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        key: Key,
+        answer: &LocalAnswer<'_>,
+    ) {
         self.forget_event(cx, id);
         let Some(exchange) = self.exchanges.remove(key) else { return };
-        let answer =
-            LocalAnswer { to_head: exchange.is_head(), keep: exchange.may_keep_asker() && self.notice.is_none(), ..answer.clone() };
+        let answer = LocalAnswer {
+            to_head: exchange.is_head(),
+            keep: exchange.may_keep_asker() && self.notice.is_none(),
+            ..answer.clone()
+        };
         self.answer_visitor(cx, id, &answer);
     }
 
-    pub(super) fn visitor_waited(&mut self, cx: &mut Peers<State>, id: Id, key: Key) {
-        let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(id).map(|p| &p.state) else { return };
+    pub(super) fn visitor_waited(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
+        let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(id).map(|p| &p.state)
+        else {
+            return;
+        };
         let name = name.clone();
-        self.roster.step_out(&name, Waiter::Exchange(key));
+        self.registry.cancel_wait(&name, Waiter::Exchange(key));
         let reason = self.waited_in_vain(&name, self.waits(key).link, cx.now());
-        let error = if self.roster.way(&name).is_some() { "connection_limit_reached" } else { "destination_unavailable" };
-        self.give_up(cx, id, key, &LocalAnswer { error: Some(error), retry_after: Some(1), ..LocalAnswer::new(503, &reason) });
+        let error = if self.registry.transport(&name).is_some() {
+            "connection_limit_reached"
+        } else {
+            "destination_unavailable"
+        };
+        self.give_up(
+            cx,
+            id,
+            key,
+            &LocalAnswer {
+                error: Some(error),
+                retry_after: Some(1),
+                ..LocalAnswer::new(503, &reason)
+            },
+        );
     }
 
-    pub(super) fn visitor_next(&mut self, cx: &mut Peers<State>, id: Id, keep: bool) {
+    pub(super) fn visitor_next(&mut self, cx: &mut Connections<State>, id: Id, keep: bool) {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Visitor(visitor) = &peer.state else { return };
         let face = visitor.face().clone();
@@ -469,10 +626,16 @@ impl GatewayRole {
         }
     }
 
-    /// Answers a visitor from here; the connection goes on where the answer says so. A program is told by an error.
-    pub(super) fn answer_visitor(&mut self, cx: &mut Peers<State>, id: Id, answer: &LocalAnswer<'_>) {
+    /// Answers a visitor from here; the connection goes on where the answer says so. A program is
+    /// told by an error.
+    pub(super) fn answer_visitor(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        answer: &LocalAnswer<'_>,
+    ) {
         if let Some(State::Visitor(visitor)) = cx.get(id).map(|p| &p.state) {
-            if let Face::Program { .. } = visitor.face() {
+            if let VisitorListener::Program { .. } = visitor.face() {
                 visitor.leave_fate(|| program_error(answer));
                 return cx.close(id);
             }
@@ -491,9 +654,13 @@ impl GatewayRole {
         }
     }
 
-    pub(super) fn visitor_head_expired(&mut self, cx: &mut Peers<State>, id: Id) {
+    pub(super) fn visitor_head_expired(&mut self, cx: &mut Connections<State>, id: Id) {
         match cx.get(id).is_some_and(|p| p.kept() > 0) {
-            true => self.refuse(cx, id, &LocalAnswer::new(408, "the request head was not whole within head_timeout")),
+            true => self.refuse(
+                cx,
+                id,
+                &LocalAnswer::new(408, "the request head was not whole within head_timeout"),
+            ),
             false => cx.close(id),
         }
     }

@@ -1,4 +1,4 @@
-//! The answering side of a link.
+//! The upstream side of a link.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,8 +7,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::Limits;
-use crate::link::send::{Pen, SendFault, WireBody};
-use crate::link::wire::{Expectation, HeadFault, Line, Patience, Side, Wire, header_map, is_timeout};
+use crate::link::send::{SendFault, WireBody, WriteBuffers};
+use crate::link::wire::{
+    Expectation, HeadFault, Line, Patience, Side, Wire, header_map, is_timeout,
+};
 use crate::message::{Asked, Body, write_refusal, write_response_head};
 use crate::proto::body::Framing;
 use crate::proto::forward::{SAME_VISITOR, host_of};
@@ -16,7 +18,7 @@ use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds, RequestHead};
 use crate::proto::heartbeat;
 use crate::proto::turn::foreign_protocol;
-use crate::stream::{Stream, Transport};
+use crate::stream::{Stream, TimedStream};
 
 /// The device's side of a turned connection: answers, one exchange at a time.
 ///
@@ -28,13 +30,13 @@ use crate::stream::{Stream, Transport};
 /// }
 /// # Ok(()) }
 /// ```
-pub struct DeviceLink<S: Transport + 'static = Stream> {
+pub struct DeviceLink<S: TimedStream + 'static = Stream> {
     line: Arc<Line<S>>,
-    pen: Pen,
+    pen: WriteBuffers,
     pending: Option<Pending>,
     seen_heartbeat: bool,
     /// This side ends the link and has not taken leave yet: half-close, and read on for a moment.
-    farewell: bool,
+    goaway: bool,
 }
 
 /// A request that waits for its response.
@@ -48,7 +50,7 @@ struct Pending {
 /// What [`DeviceLink::linger`] saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lingered {
-    /// Octets of the next request are here.
+    /// Bytes of the next request are here.
     Ready,
     /// Nothing came; the link is as good as before.
     Quiet,
@@ -77,8 +79,9 @@ struct Question {
     is_heartbeat: bool,
 }
 
-impl<S: Transport + 'static> DeviceLink<S> {
-    /// A link over a stream whose turn is done. `unread`: octets that were read behind the 101; they are the first request's (RFC 9931), never lost.
+impl<S: TimedStream + 'static> DeviceLink<S> {
+    /// A link over a stream whose turn is done. `unread`: bytes that were read behind the 101; they
+    /// are the first request's (RFC 9931), never lost.
     pub fn new(stream: S, unread: Vec<u8>, limits: Arc<Limits>) -> Self {
         Self::within(stream, unread, Arc::new(limits.with_room()))
     }
@@ -86,18 +89,27 @@ impl<S: Transport + 'static> DeviceLink<S> {
     /// The same within limits that leave room already for what a gateway adds.
     pub(crate) fn within(stream: S, unread: Vec<u8>, limits: Arc<Limits>) -> Self {
         let line = Line::new(Wire::new(stream, unread, limits, Side::Device));
-        DeviceLink { line, pen: Pen::default(), pending: None, seen_heartbeat: false, farewell: false }
+        DeviceLink {
+            line,
+            pen: WriteBuffers::default(),
+            pending: None,
+            seen_heartbeat: false,
+            goaway: false,
+        }
     }
 
-    /// Waits for the next request. `None`: the gateway closed the link between two requests, or the last exchange ended it
-    /// ([`why_not_reusable`](Self::why_not_reusable)).
+    /// Waits for the next request. `None`: the gateway closed the link between two requests, or the
+    /// last exchange ended it ([`why_not_reusable`](Self::why_not_reusable)).
     ///
-    /// Heartbeats (`OPTIONS *`) are answered here with 204 and never returned. A missing or empty `Host` is taken. With `Expect: 100-continue` the 100
-    /// goes out at the first read of the body. The wait for a first octet has no end until a heartbeat was seen, and is `silence` from then on.
+    /// Heartbeats (`OPTIONS *`) are answered here with 204 and never returned. A missing or empty
+    /// `Host` is taken. With `Expect: 100-continue` the 100 goes out at the first read of the body.
+    /// The wait for a first byte has no end until a heartbeat was seen, and is `silence` from then
+    /// on.
     ///
     /// # Errors
-    /// The last request was not answered yet (`is_usage()`), the request is malformed (it was answered with its status and a short reason, and the link
-    /// is closed), or the connection failed or was too slow.
+    /// The last request was not answered yet (`is_usage()`), the request is malformed (it was
+    /// answered with its status and a short reason, and the link is closed), or the connection
+    /// failed or was too slow.
     pub fn next_request(&mut self) -> Result<Option<Request<Body>>, Error> {
         loop {
             match self.next_head()? {
@@ -108,10 +120,13 @@ impl<S: Transport + 'static> DeviceLink<S> {
         }
     }
 
-    /// As [`next_request`](Self::next_request), but returns after a heartbeat too, so that a worker need not wait for what may come much later.
+    /// As [`next_request`](Self::next_request), but returns after a heartbeat too, so that a worker
+    /// need not wait for what may come much later.
     pub(crate) fn next_head(&mut self) -> Result<Next, Error> {
         if self.pending.is_some() {
-            return Err(Error::usage("waiting for a request while one is unanswered; call respond() first"));
+            return Err(Error::usage(
+                "waiting for a request while one is unanswered; call respond() first",
+            ));
         }
         if self.line.lock().is_spoilt() {
             self.take_leave();
@@ -136,19 +151,26 @@ impl<S: Transport + 'static> DeviceLink<S> {
 
     /// Answers the request that [`next_request`](Self::next_request) returned last.
     ///
-    /// Framing is ours: whatever the response says in `Content-Length`, `Transfer-Encoding` or `Connection` (but its `close`) is replaced. `Date` is added
-    /// when missing. With 204, 205 and 304 and to HEAD no body is sent. A 1xx (not 101) goes out as it is, and the final response
-    /// has still to come; a 101 is for requests that offered an `Upgrade`, keeps the response's own `Upgrade` field, and afterwards the stream is to be
-    /// had with [`into_parts`](Self::into_parts).
+    /// Framing is ours: whatever the response says in `Content-Length`, `Transfer-Encoding` or
+    /// `Connection` (but its `close`) is replaced. `Date` is added when missing. With 204, 205 and
+    /// 304 and to HEAD no body is sent. A 1xx (not 101) goes out as it is, and the final response
+    /// has still to come; a 101 is for requests that offered an `Upgrade`, keeps the response's own
+    /// `Upgrade` field, and afterwards the stream is to be had with
+    /// [`into_parts`](Self::into_parts).
     ///
-    /// What is left of the request's body is drained up to `drain_bytes_max`; where that will not do, the response says `Connection: close` and the link ends.
+    /// What is left of the request's body is drained up to `drain_bytes_max`; where that will not
+    /// do, the response says `Connection: close` and the link ends.
     ///
     /// # Errors
-    /// No request waits (`is_usage()`), the response cannot be written as HTTP (the gateway got a 500), its body could not be read (the connection is
-    /// cut so that the gateway cannot take the response for whole), or the gateway does not take it. The link is over after all but the first.
+    /// No request waits (`is_usage()`), the response cannot be written as HTTP (the gateway got a
+    /// 500), its body could not be read (the connection is cut so that the gateway cannot take the
+    /// response for whole), or the gateway does not take it. The link is over after all but the
+    /// first.
     pub fn respond(&mut self, response: Response<Body>) -> Result<(), Error> {
         let Some(pending) = self.pending else {
-            return Err(Error::usage("responding although no request waits for a response; call next_request() first"));
+            return Err(Error::usage(
+                "responding although no request waits for a response; call next_request() first",
+            ));
         };
         if response.status().is_informational() {
             return self.respond_informational(pending, response);
@@ -162,30 +184,36 @@ impl<S: Transport + 'static> DeviceLink<S> {
         self.why_not_reusable().is_empty()
     }
 
-    /// Why this link may not carry another exchange; empty when it may. An exchange in progress is no reason, a body that is not read yet is one and goes away.
+    /// Why this link may not carry another exchange; empty when it may. An exchange in progress is
+    /// no reason, a body that is not read yet is one and goes away.
     pub fn why_not_reusable(&self) -> Vec<&'static str> {
         self.line.lock().reasons()
     }
 
-    /// The stream, and the octets that were read from it and not used: for whoever wants to speak something else on it (after a 101, say). A
-    /// request's body that somebody still holds is cut off; what it had not read yet is in the stream or among the octets.
+    /// The stream, and the bytes that were read from it and not used: for whoever wants to speak
+    /// something else on it (after a 101, say). A request's body that somebody still holds is cut
+    /// off; what it had not read yet is in the stream or among the bytes.
     ///
     /// # Panics
     /// Never: the stream leaves a link in this way only.
     pub fn into_parts(self) -> (S, Vec<u8>) {
         self.line.end_exchange();
-        #[allow(clippy::expect_used, reason = "only the methods that take the link by value take the stream out")]
+        #[allow(
+            clippy::expect_used,
+            reason = "only the methods that take the link by value take the stream out"
+        )]
         self.line.lock().take().expect("a link has its stream until it is taken apart")
     }
 
-    /// Closes the link so that the last answer is not lost to a reset: half-closes (sockets only), then reads until nothing came for `linger_timeout`,
-    /// for at most `linger_total_timeout`. Just dropping the link closes it at once.
+    /// Closes the link so that the last answer is not lost to a reset: half-closes (sockets only),
+    /// then reads until nothing came for `linger_timeout`, for at most `linger_total_timeout`. Just
+    /// dropping the link closes it at once.
     pub fn close(self) {
         self.line.end_exchange();
         self.line.lock().finish();
     }
 
-    /// Waits up to `time` for the first octets of the next request, and keeps them.
+    /// Waits up to `time` for the first bytes of the next request, and keeps them.
     pub(crate) fn linger(&mut self, time: Duration) -> Lingered {
         let mut wire = self.line.lock();
         if wire.is_spoilt() || self.pending.is_some() {
@@ -210,9 +238,10 @@ impl<S: Transport + 'static> DeviceLink<S> {
         }
     }
 
-    /// Whether what was read of the next request begins as a heartbeat does: then the loop reads it. Nothing is decided about the message here.
+    /// Whether what was read of the next request begins as a heartbeat does: then the loop reads
+    /// it. Nothing is decided about the message here.
     pub(crate) fn heartbeat_waits(&self) -> bool {
-        self.line.lock().inbox.octets().trim_ascii_start().starts_with(b"OPTIONS * ")
+        self.line.lock().inbox.bytes().trim_ascii_start().starts_with(b"OPTIONS * ")
     }
 
     /// Whether this link has carried a heartbeat, so that silence is suspicious from now on.
@@ -224,7 +253,10 @@ impl<S: Transport + 'static> DeviceLink<S> {
     fn read_question(&mut self) -> Result<Option<Question>, Error> {
         let mut wire = self.line.lock();
         let silence = wire.limits.silence;
-        let patience = Patience { name: "silence", time: (self.seen_heartbeat && !silence.is_zero()).then_some(silence) };
+        let patience = Patience {
+            name: "silence",
+            time: (self.seen_heartbeat && !silence.is_zero()).then_some(silence),
+        };
         let (error, refusal) = match wire.read_head(patience, read_request) {
             Ok(Some(question)) => return Ok(Some(question)),
             Ok(None) => {
@@ -232,11 +264,17 @@ impl<S: Transport + 'static> DeviceLink<S> {
                 return Ok(None);
             }
             Err(HeadFault::Failed(error)) => return Err(error),
-            Err(HeadFault::Late(error)) => (error, Refusal::new(408, "the request's head did not arrive in time")),
+            Err(HeadFault::Late(error)) => {
+                (error, Refusal::new(408, "the request's head did not arrive in time"))
+            }
             Err(HeadFault::Refused(refusal)) => {
                 wire.spoil("a request was malformed");
-                if let Some(what) = foreign_protocol(wire.inbox.octets()) {
-                    return Err(Error::malformed(Fault::Gateway, 400, format!("reading a request's head: this is not HTTP/1, but {what}")));
+                if let Some(what) = foreign_protocol(wire.inbox.bytes()) {
+                    return Err(Error::malformed(
+                        Fault::Gateway,
+                        400,
+                        format!("reading a request's head: this is not HTTP/1, but {what}"),
+                    ));
                 }
                 (refusal.clone().into_error(Fault::Gateway, "reading a request's head"), refusal)
             }
@@ -251,18 +289,27 @@ impl<S: Transport + 'static> DeviceLink<S> {
         self.pending = Some(question.pending);
         let mut wire = self.line.lock();
         let body = match wire.begin_body(question.framing) {
-            Some(octets) => octets.into(),
+            Some(bytes) => bytes.into(),
             None => {
-                wire.expectation = if question.expects_continue { Expectation::Waiting } else { Expectation::None };
+                wire.expectation = if question.expects_continue {
+                    Expectation::Waiting
+                } else {
+                    Expectation::None
+                };
                 Body::from_streamed(WireBody::new(&self.line, &wire, None))
             }
         };
         question.request.map(|()| body)
     }
 
-    fn respond_informational(&mut self, pending: Pending, response: Response<Body>) -> Result<(), Error> {
+    fn respond_informational(
+        &mut self,
+        pending: Pending,
+        response: Response<Body>,
+    ) -> Result<(), Error> {
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if switches && !(pending.upgrade && response.headers().contains_key(http::header::UPGRADE)) {
+        if switches && !(pending.upgrade && response.headers().contains_key(http::header::UPGRADE))
+        {
             return Err(Error::usage(
                 "responding with 101: it needs a request that offers an Upgrade, and an Upgrade field that names one of its protocols",
             ));
@@ -273,13 +320,20 @@ impl<S: Transport + 'static> DeviceLink<S> {
         }
         let (parts, body) = response.into_parts();
         self.pen.out.clear();
-        write_response_head(&mut self.pen.out, &parts, &body, &pending.asked)
-            .map_err(|refusal| Error::usage(format!("writing a 1xx response: {}; nothing was sent", refusal.reason)))?;
+        write_response_head(&mut self.pen.out, &parts, &body, &pending.asked).map_err(
+            |refusal| {
+                Error::usage(format!(
+                    "writing a 1xx response: {}; nothing was sent",
+                    refusal.reason
+                ))
+            },
+        )?;
         let mut wire = self.line.lock();
         if parts.status == StatusCode::CONTINUE {
             wire.expectation = Expectation::None;
         }
-        wire.write_all(&self.pen.out, &[]).map_err(|e| wire.write_failed("writing a 1xx response", e))?;
+        wire.write_all(&self.pen.out, &[])
+            .map_err(|e| wire.write_failed("writing a 1xx response", e))?;
         if switches {
             wire.spoil("the link was switched to another protocol");
             drop(wire);
@@ -299,7 +353,10 @@ impl<S: Transport + 'static> DeviceLink<S> {
             Ok(sending) => sending,
             Err(refusal) => {
                 self.refuse(&Refusal::new(500, "the device's answer cannot be written as HTTP"));
-                return Err(Error::usage(format!("writing a response's head: {}; a 500 was sent instead", refusal.reason)));
+                return Err(Error::usage(format!(
+                    "writing a response's head: {}; a 500 was sent instead",
+                    refusal.reason
+                )));
             }
         };
         let sent = self.pen.send(&self.line, &mut body, sending.framing, read_first);
@@ -308,7 +365,8 @@ impl<S: Transport + 'static> DeviceLink<S> {
             self.line.end_exchange();
             return Err(error);
         }
-        // The response's body may be the request's own: it is let go before what is left of that is looked at.
+        // The response's body may be the request's own: it is let go before what is left of that is
+        // looked at.
         drop(body);
         self.line.end_exchange();
         if let Err(SendFault::Wire(error)) = sent {
@@ -318,22 +376,27 @@ impl<S: Transport + 'static> DeviceLink<S> {
         Ok(())
     }
 
-    /// What to do about a request's body that is not read to its end, decided before the response's head goes out (T4): whether the head
-    /// has to say `Connection: close`, and whether the response's body has to be read before the head is sent. `streams`: the response's body is not in memory.
+    /// What to do about a request's body that is not read to its end, decided before the response's
+    /// head goes out (T4): whether the head has to say `Connection: close`, and whether the
+    /// response's body has to be read before the head is sent. `streams`: the response's body is
+    /// not in memory.
     fn settle_request(&mut self, streams: bool) -> (bool, bool) {
         let mut wire = self.line.lock();
         if !wire.is_body_unread() {
             return (wire.is_spoilt(), false);
         }
         if self.line.is_held() && streams {
-            // Perhaps this very response reads it; then its first read has to bring about the 100, which must not come behind the head.
+            // Perhaps this very response reads it; then its first read has to bring about the 100,
+            // which must not come behind the head.
             return (wire.is_spoilt(), wire.expectation == Expectation::Waiting);
         }
         let mut left = wire.limits.drain_bytes_max;
         // Whoever else holds the body may be reading it.
         let drained = !self.line.is_held() && wire.drain_inbox(&mut left).unwrap_or(false);
-        // After `Expect: 100-continue` and a final response the gateway may send the body or not: there is no telling.
-        let drainable = wire.expectation == Expectation::None && wire.body_remaining().is_some_and(|n| n <= left as u64);
+        // After `Expect: 100-continue` and a final response the gateway may send the body or not:
+        // there is no telling.
+        let drainable = wire.expectation == Expectation::None
+            && wire.body_remaining().is_some_and(|n| n <= left as u64);
         if !drained && !drainable {
             wire.spoil("the request's body was not read");
             wire.more_may_come = true;
@@ -351,10 +414,11 @@ impl<S: Transport + 'static> DeviceLink<S> {
         } else if let Err(error) = wire.drain() {
             log::debug!("a link ends after its response: {error}");
         }
-        self.farewell |= wire.is_spoilt();
+        self.goaway |= wire.is_spoilt();
     }
 
-    /// Answers with a status and a short reason, and ends the link. That it cannot be written changes nothing.
+    /// Answers with a status and a short reason, and ends the link. That it cannot be written
+    /// changes nothing.
     fn refuse(&mut self, refusal: &Refusal) {
         self.pen.out.clear();
         write_refusal(&mut self.pen.out, refusal, &[]);
@@ -366,18 +430,18 @@ impl<S: Transport + 'static> DeviceLink<S> {
             log::debug!("a refusal could not be written: {error}");
         }
         drop(wire);
-        self.farewell = true;
+        self.goaway = true;
         self.take_leave();
     }
 
     fn take_leave(&mut self) {
-        if std::mem::take(&mut self.farewell) {
+        if std::mem::take(&mut self.goaway) {
             self.line.lock().finish();
         }
     }
 }
 
-impl<S: Transport + 'static> std::fmt::Debug for DeviceLink<S> {
+impl<S: TimedStream + 'static> std::fmt::Debug for DeviceLink<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DeviceLink")
             .field("pending", &self.pending.is_some())
@@ -386,17 +450,21 @@ impl<S: Transport + 'static> std::fmt::Debug for DeviceLink<S> {
     }
 }
 
-/// A gateway would not read such a head to its end, and close the link. `fields`: of the program's; ours are few.
+/// A gateway would not read such a head to its end, and close the link. `fields`: of the program's;
+/// ours are few.
 fn fits_the_gateway(head: &[u8], fields: usize, limits: &Limits) -> Result<(), Refusal> {
     const OURS: usize = 3; // Date, framing, Connection
     match head.len() <= limits.head_bytes_max && fields + OURS <= limits.fields_max {
         true => Ok(()),
-        false => Err(Refusal::new(500, "it has more bytes or fields than a gateway takes (head_bytes_max, fields_max)")),
+        false => Err(Refusal::new(
+            500,
+            "it has more bytes or fields than a gateway takes (head_bytes_max, fields_max)",
+        )),
     }
 }
 
-fn read_request(octets: &[u8], limits: &Limits) -> Result<Option<(Question, usize)>, Refusal> {
-    let Some(head) = head::request(octets, limits, LineEnds::Crlf)? else { return Ok(None) };
+fn read_request(bytes: &[u8], limits: &Limits) -> Result<Option<(Question, usize)>, Refusal> {
+    let Some(head) = head::request(bytes, limits, LineEnds::Crlf)? else { return Ok(None) };
     let len = head.len;
     Ok(Some((question(&FramedRequest::of(head)?)?, len)))
 }
@@ -408,16 +476,24 @@ fn question(head: &FramedRequest<'_>) -> Result<Question, Refusal> {
     *request.method_mut() = method(head.method)?;
     *request.uri_mut() = uri(head)?;
     *request.version_mut() = if head.minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    *request.headers_mut() = if head.fields.is_empty() { HeaderMap::new() } else { header_map(&head.fields, 400)? };
+    *request.headers_mut() =
+        if head.fields.is_empty() { HeaderMap::new() } else { header_map(&head.fields, 400)? };
     request.headers_mut().remove(SAME_VISITOR); // between gateway and forwarder
-    // Of an absolute form: whoever looks at `Host` alone must not be told another host than whoever looks at the URL.
+    // Of an absolute form: whoever looks at `Host` alone must not be told another host than whoever
+    // looks at the URL.
     if let Some(host) = host.filter(|_| !head.target.starts_with('/')) {
-        let host = HeaderValue::from_str(host).map_err(|_| Refusal::new(400, "the host is no value of a field"))?;
+        let host = HeaderValue::from_str(host)
+            .map_err(|_| Refusal::new(400, "the host is no value of a field"))?;
         request.headers_mut().insert(header::HOST, host);
     }
-    let asked =
-        Asked { is_head: head.method == "HEAD", minor: head.minor, close: head.minor == 0 || !head::keeps_alive(head.minor, &head.fields) };
-    let upgrade = head.minor > 0 && head.fields.lists("connection", "upgrade") && head.fields.get("upgrade").is_some();
+    let asked = Asked {
+        is_head: head.method == "HEAD",
+        minor: head.minor,
+        close: head.minor == 0 || !head::keeps_alive(head.minor, &head.fields),
+    };
+    let upgrade = head.minor > 0
+        && head.fields.lists("connection", "upgrade")
+        && head.fields.get("upgrade").is_some();
     let expects_continue = head.minor > 0 && head.fields.lists("expect", "100-continue");
     let pending = Pending { asked, upgrade };
     Ok(Question { request, framing: head.framing(), pending, expects_continue, is_heartbeat })
@@ -426,7 +502,9 @@ fn question(head: &FramedRequest<'_>) -> Result<Question, Refusal> {
 fn method(text: &str) -> Result<Method, Refusal> {
     match Method::from_bytes(text.as_bytes()) {
         // Its answer would have a framing of its own (RFC 9110 §9.3.6), and a device is no proxy.
-        Ok(Method::CONNECT) => Err(Refusal::new(501, "a device opens no tunnels: CONNECT is not for it")),
+        Ok(Method::CONNECT) => {
+            Err(Refusal::new(501, "a device opens no tunnels: CONNECT is not for it"))
+        }
         Ok(method) => Ok(method),
         Err(_) => Err(Refusal::new(400, "the method is not a token")),
     }
@@ -434,10 +512,17 @@ fn method(text: &str) -> Result<Method, Refusal> {
 
 fn uri(head: &RequestHead<'_>) -> Result<Uri, Refusal> {
     let target = head.target;
-    let is_form = target.starts_with('/') || (target == "*" && head.method == "OPTIONS") || target.contains("://");
+    let is_form = target.starts_with('/')
+        || (target == "*" && head.method == "OPTIONS")
+        || target.contains("://");
     // `Uri` would drop a fragment without a word; no client sends one (RFC 9112 §3.2).
     if !is_form || target.contains('#') {
-        return Err(Refusal::new(400, "the request's target is no path, no http URL and not the * of OPTIONS"));
+        return Err(Refusal::new(
+            400,
+            "the request's target is no path, no http URL and not the * of OPTIONS",
+        ));
     }
-    target.parse().map_err(|_| Refusal::new(400, "the request's target has characters that a URL cannot have"))
+    target.parse().map_err(|_| {
+        Refusal::new(400, "the request's target has characters that a URL cannot have")
+    })
 }

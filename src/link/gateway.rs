@@ -1,4 +1,4 @@
-//! The asking side of a link.
+//! The downstream side of a link.
 
 use std::io;
 use std::sync::Arc;
@@ -6,41 +6,44 @@ use std::time::Instant;
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
-use crate::ends::Why;
+use crate::close_reason::CloseReason;
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::Limits;
-use crate::link::send::{COPY_MAX, Done, Fate, Pen, SendFault, Settlement, WireBody};
+use crate::link::send::{COPY_MAX, CutError, Done, SendFault, Settlement, WireBody, WriteBuffers};
 use crate::link::upload::{EARLY, Step, Upload};
 use crate::link::wire::{HeadFault, Line, Patience, Side, Whole, Wire, header_map};
 use crate::message::{Body, write_request_head};
 use crate::proto::body::{self, Framing};
 use crate::proto::head::{self, LineEnds, ResponseHead};
 use crate::proto::turn::foreign_protocol;
-use crate::stream::{Stream, Transport};
+use crate::stream::{Stream, TimedStream};
 
 /// The gateway's side of a turned connection: asks, one exchange at a time.
 ///
-/// Blocking: [`ask`](Self::ask) returns when the response's head is here, and the response's [`Body`] is read from the connection as the
-/// program reads it. Where the device answers before it has taken the whole request (an echo), the rest of the request is written as the response is
-/// read; that needs a transport with deadlines. Every wait has a deadline from [`Limits`], named in its error (over a
-/// [`Transport`] that keeps deadlines).
-pub struct GatewayLink<S: Transport + 'static = Stream> {
+/// Blocking: [`ask`](Self::ask) returns when the response's head is here, and the response's
+/// [`Body`] is read from the connection as the program reads it. Where the device answers before it
+/// has taken the whole request (an echo), the rest of the request is written as the response is
+/// read; that needs a transport with deadlines. Every wait has a deadline from [`Limits`], named in
+/// its error (over a [`TimedStream`] that keeps deadlines).
+pub struct GatewayLink<S: TimedStream + 'static = Stream> {
     line: Arc<Line<S>>,
-    pen: Pen,
+    pen: WriteBuffers,
 }
 
-/// Of a failed exchange: no octet of the response had arrived, so that another link may try, where the request allows that.
+/// Of a failed exchange: no byte of the response had arrived, so that another link may try, where
+/// the request allows that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NothingArrived(pub(crate) bool);
 
 /// How an exchange goes that its link belongs to.
 pub(crate) struct Owned<S> {
-    /// For the response's first byte; `None`: `first_octet_timeout`.
+    /// For the response's first byte; `None`: `first_byte_timeout`.
     pub(crate) first: Option<Instant>,
     /// For everything, the response's body included.
     pub(crate) whole: Option<Whole>,
-    /// Where whoever cuts the connection from this side leaves why; that is then the exchange's error.
-    pub(crate) fate: Fate,
+    /// Where whoever cuts the connection from this side leaves why; that is then the exchange's
+    /// error.
+    pub(crate) fate: CutError,
     /// Gets the stream back.
     pub(crate) done: Done<S>,
 }
@@ -53,16 +56,20 @@ struct Answer {
     last: Option<&'static str>,
 }
 
-impl<S: Transport + 'static> GatewayLink<S> {
-    /// A link over a stream whose turn is done. `unread`: octets that were read behind the offer; there should be none, for a device speaks
-    /// only when asked, and any but a stray line end make the first [`ask`](Self::ask) fail.
+impl<S: TimedStream + 'static> GatewayLink<S> {
+    /// A link over a stream whose turn is done. `unread`: bytes that were read behind the offer;
+    /// there should be none, for a device speaks only when asked, and any but a stray line end make
+    /// the first [`ask`](Self::ask) fail.
     pub fn new(stream: S, unread: Vec<u8>, limits: Arc<Limits>) -> Self {
         Self::within(stream, unread, Arc::new(limits.with_room()))
     }
 
     /// The same within limits that leave room already for what a device adds.
     pub(crate) fn within(stream: S, unread: Vec<u8>, limits: Arc<Limits>) -> Self {
-        GatewayLink { line: Line::new(Wire::new(stream, unread, limits, Side::Gateway)), pen: Pen::default() }
+        GatewayLink {
+            line: Line::new(Wire::new(stream, unread, limits, Side::Gateway)),
+            pen: WriteBuffers::default(),
+        }
     }
 
     /// The same, for a device whose answers may begin with `EVENT/1.0` (AirPlay senders).
@@ -71,41 +78,54 @@ impl<S: Transport + 'static> GatewayLink<S> {
         self
     }
 
-    /// Asks, and waits for the head of the final response; up to `informational_max` 1xx before it are skipped.
+    /// Asks, and waits for the head of the final response; up to `informational_max` 1xx before it
+    /// are skipped.
     ///
-    /// The request gets a `Host` (its own, else its URI's authority, else empty), and our own framing: a body of known length has
-    /// `Content-Length`, any other is chunked. A response's body that was dropped half-read is drained first, up to `drain_bytes_max`.
-    /// A body of an earlier response that somebody still holds is cut off.
+    /// The request gets a `Host` (its own, else its URI's authority, else empty), and our own
+    /// framing: a body of known length has `Content-Length`, any other is chunked. A response's
+    /// body that was dropped half-read is drained first, up to `drain_bytes_max`. A body of an
+    /// earlier response that somebody still holds is cut off.
     ///
     /// # Errors
-    /// The link may not carry another exchange ([`why_not_reusable`](Self::why_not_reusable)), octets came that nobody asked for, the request cannot be
-    /// written as HTTP, its body could not be read, or the response was malformed, late, or cut off. After all but the second last of these
-    /// the link is closed; `is_usage()` errors, and `is_refused()` ones (431: a head longer than a device takes), leave it as it was.
+    /// The link may not carry another exchange ([`why_not_reusable`](Self::why_not_reusable)),
+    /// bytes came that nobody asked for, the request cannot be written as HTTP, its body could not
+    /// be read, or the response was malformed, late, or cut off. After all but the second last of
+    /// these the link is closed; `is_usage()` errors, and `is_refused()` ones (431: a head longer
+    /// than a device takes), leave it as it was.
     pub fn ask(&mut self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.make_ready()?;
         let (answer, upload) = self.exchange(request, None)?;
         let mut wire = self.line.lock();
         let body = match begin(&mut wire, &answer) {
             None => Body::from_streamed(WireBody::new(&self.line, &wire, None).with_upload(upload)),
-            Some(octets) => {
-                // The answer is whole before the request was: the device is told that no more will come.
+            Some(bytes) => {
+                // The answer is whole before the request was: the device is told that no more will
+                // come.
                 if upload.is_some() {
                     wire.abort(Framing::Chunked);
                 }
-                octets.into()
+                bytes.into()
             }
         };
         Ok(answer.response.map(|()| body))
     }
 
-    /// As [`ask`](Self::ask), for a link that belongs to this one exchange. `done` is called exactly once: with the stream and its unread octets when the exchange
-    /// ended at a message boundary and the stream can be used again (before this returns, where the response is whole by then), else with the error that ended
-    /// it, if there was one. Dropping the response's body never blocks.
-    pub(crate) fn ask_owned(mut self, request: Request<Body>, owned: Owned<S>) -> Result<Response<Body>, (Error, NothingArrived)> {
+    /// As [`ask`](Self::ask), for a link that belongs to this one exchange. `done` is called
+    /// exactly once: with the stream and its unread bytes when the exchange ended at a message
+    /// boundary and the stream can be used again (before this returns, where the response is whole
+    /// by then), else with the error that ended it, if there was one. Dropping the response's body
+    /// never blocks.
+    pub(crate) fn ask_owned(
+        mut self,
+        request: Request<Body>,
+        owned: Owned<S>,
+    ) -> Result<Response<Body>, (Error, NothingArrived)> {
         let settlement = Settlement::new(owned.done, owned.fate);
         self.line.lock().whole = owned.whole;
         if has_bound_login(request.headers()) {
-            self.line.lock().spoil("a login that belongs to its connection goes over it (NTLM, Negotiate)"); // nobody else may have it after this
+            self.line
+                .lock()
+                .spoil("a login that belongs to its connection goes over it (NTLM, Negotiate)"); // nobody else may have it after this
         }
         let (answer, upload) = match self.exchange(request, owned.first) {
             Ok(exchanged) => exchanged,
@@ -113,47 +133,56 @@ impl<S: Transport + 'static> GatewayLink<S> {
                 let nothing = NothingArrived(!self.response_began());
                 let error = settlement.fate().unwrap_or(error);
                 let stream = self.line.lock().take_reusable();
-                settlement.settle(stream.ok_or_else(|| Some(Why::of_exchange(&error))));
+                settlement.settle(stream.ok_or_else(|| Some(CloseReason::of_exchange(&error))));
                 return Err((error, nothing));
             }
         };
         let mut wire = self.line.lock();
         let body = match begin(&mut wire, &answer) {
-            None => Body::from_streamed(WireBody::new(&self.line, &wire, Some(settlement)).with_upload(upload)),
-            Some(octets) => {
+            None => Body::from_streamed(
+                WireBody::new(&self.line, &wire, Some(settlement)).with_upload(upload),
+            ),
+            Some(bytes) => {
                 wire.whole = None;
                 let stream = wire.take_reusable();
                 drop(wire);
                 settlement.settle(stream.ok_or(None));
-                octets.into()
+                bytes.into()
             }
         };
         Ok(answer.response.map(|()| body))
     }
 
-    /// Whether an octet of a response to the last request has arrived. When it failed and none has, an idempotent request may be asked again on another link.
+    /// Whether a byte of a response to the last request has arrived. When it failed and none has,
+    /// an idempotent request may be asked again on another link.
     pub fn response_began(&self) -> bool {
         self.line.lock().arrived
     }
 
-    /// Whether another request may be asked: the last response's body was read to its end, and nothing speaks against it.
+    /// Whether another request may be asked: the last response's body was read to its end, and
+    /// nothing speaks against it.
     pub fn is_reusable(&self) -> bool {
         self.why_not_reusable().is_empty()
     }
 
-    /// Why this link may not carry another request; empty when it may. A body that is not read to its end yet is such a reason, and goes away.
+    /// Why this link may not carry another request; empty when it may. A body that is not read to
+    /// its end yet is such a reason, and goes away.
     pub fn why_not_reusable(&self) -> Vec<&'static str> {
         self.line.lock().reasons()
     }
 
-    /// The stream, and the octets that were read from it and not used: for whoever wants to speak something else on it. A response's body that
-    /// somebody still holds is cut off; what it had not read yet is in the stream or among the octets.
+    /// The stream, and the bytes that were read from it and not used: for whoever wants to speak
+    /// something else on it. A response's body that somebody still holds is cut off; what it had
+    /// not read yet is in the stream or among the bytes.
     ///
     /// # Panics
     /// Never: the stream leaves a link in this way only.
     pub fn into_parts(self) -> (S, Vec<u8>) {
         self.line.end_exchange();
-        #[allow(clippy::expect_used, reason = "only the methods that take the link by value take the stream out")]
+        #[allow(
+            clippy::expect_used,
+            reason = "only the methods that take the link by value take the stream out"
+        )]
         self.line.lock().take().expect("a link has its stream until it is taken apart")
     }
 
@@ -167,17 +196,25 @@ impl<S: Transport + 'static> GatewayLink<S> {
         }
         if wire.is_spoilt() {
             let reasons = wire.reasons().join("; ");
-            return Err(Error::closed(Fault::Network, format!("asking on a link that is to be closed ({reasons}); ask on another one")));
+            return Err(Error::closed(
+                Fault::Network,
+                format!("asking on a link that is to be closed ({reasons}); ask on another one"),
+            ));
         }
         Ok(())
     }
 
-    fn exchange(&mut self, request: Request<Body>, deadline: Option<Instant>) -> Result<Exchanged, Error> {
+    fn exchange(
+        &mut self,
+        request: Request<Body>,
+        deadline: Option<Instant>,
+    ) -> Result<Exchanged, Error> {
         refuse_unasked(&mut self.line.lock())?;
         let (parts, body) = request.into_parts();
         self.pen.out.clear();
-        let sending = write_request_head(&mut self.pen.out, &parts, &body)
-            .map_err(|refusal| Error::usage(format!("writing a request's head: {}; nothing was sent", refusal.reason)))?;
+        let sending = write_request_head(&mut self.pen.out, &parts, &body).map_err(|refusal| {
+            Error::usage(format!("writing a request's head: {}; nothing was sent", refusal.reason))
+        })?;
         refuse_long_head(&self.pen.out, parts.headers.len(), &self.line.lock().limits)?;
         self.line.lock().forget_arrivals();
         let exchanged = match self.send(body, sending.framing, &parts.method, deadline) {
@@ -187,7 +224,8 @@ impl<S: Transport + 'static> GatewayLink<S> {
                 self.line.lock().abort(sending.framing);
                 return Err(error);
             }
-            // A device may answer (413, say) and close before it has taken the whole request: such an answer may be here.
+            // A device may answer (413, say) and close before it has taken the whole request: such
+            // an answer may be here.
             Err(SendFault::Wire(error)) => {
                 let soon = Instant::now() + self.line.lock().limits.linger_timeout;
                 (self.read_answer(&parts.method, Some(soon)).map_err(|_| error)?, None)
@@ -199,7 +237,8 @@ impl<S: Transport + 'static> GatewayLink<S> {
         Ok(exchanged)
     }
 
-    /// Writes the request. Where the device answers instead of taking it all: the response's head, and what is left of the request.
+    /// Writes the request. Where the device answers instead of taking it all: the response's head,
+    /// and what is left of the request.
     fn send(
         &mut self,
         mut body: Body,
@@ -207,7 +246,11 @@ impl<S: Transport + 'static> GatewayLink<S> {
         method: &Method,
         deadline: Option<Instant>,
     ) -> Result<Option<Result<Exchanged, Error>>, SendFault> {
-        if framing == Framing::Empty || body.in_memory().is_some_and(|octets| octets.len() <= COPY_MAX && framing != Framing::Chunked) {
+        if framing == Framing::Empty
+            || body
+                .in_memory()
+                .is_some_and(|bytes| bytes.len() <= COPY_MAX && framing != Framing::Chunked)
+        {
             return self.pen.send(&self.line, &mut body, framing, false).map(|()| None);
         }
         let mut interim = 0;
@@ -247,17 +290,19 @@ impl<S: Transport + 'static> GatewayLink<S> {
     }
 }
 
-/// A final response's head, and what is left of the request where that was not written whole by then.
+/// A final response's head, and what is left of the request where that was not written whole by
+/// then.
 type Exchanged = (Answer, Option<Box<Upload>>);
 
-impl<S: Transport + 'static> std::fmt::Debug for GatewayLink<S> {
+impl<S: TimedStream + 'static> std::fmt::Debug for GatewayLink<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("GatewayLink").finish_non_exhaustive()
     }
 }
 
-/// Starts the response's body, and notes what its head says of the connection. The body, where it is whole already.
-fn begin<S: Transport + 'static>(wire: &mut Wire<S>, answer: &Answer) -> Option<Vec<u8>> {
+/// Starts the response's body, and notes what its head says of the connection. The body, where it
+/// is whole already.
+fn begin<S: TimedStream + 'static>(wire: &mut Wire<S>, answer: &Answer) -> Option<Vec<u8>> {
     if let Some(reason) = answer.last {
         wire.spoil(reason);
     }
@@ -265,23 +310,28 @@ fn begin<S: Transport + 'static>(wire: &mut Wire<S>, answer: &Answer) -> Option<
 }
 
 /// Reads one head. `None`: it was a 1xx, and `interim` counts it.
-fn read_one_answer<S: Transport + 'static>(
+fn read_one_answer<S: TimedStream + 'static>(
     wire: &mut Wire<S>,
     method: &Method,
     deadline: Option<Instant>,
     interim: &mut usize,
 ) -> Result<Option<Answer>, Error> {
-    let first = first_octet(&wire.limits, deadline);
+    let first = first_byte(&wire.limits, deadline);
     let events = wire.takes_events;
-    let answer = match wire.read_head(first, |octets, limits| read_response(octets, limits, method, events)) {
-        Ok(Some(answer)) => answer,
-        Ok(None) => return Err(ended_before_response(wire)),
-        Err(HeadFault::Refused(refusal)) => return Err(refused(wire, refusal)),
-        Err(HeadFault::Late(error) | HeadFault::Failed(error)) => return Err(error),
-    };
+    let answer =
+        match wire.read_head(first, |bytes, limits| read_response(bytes, limits, method, events)) {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return Err(ended_before_response(wire)),
+            Err(HeadFault::Refused(refusal)) => return Err(refused(wire, refusal)),
+            Err(HeadFault::Late(error) | HeadFault::Failed(error)) => return Err(error),
+        };
     if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
         wire.spoil("the device switched protocols unasked");
-        return Err(Error::malformed(Fault::Device, 502, "reading a response: the device sent 101 to a request that offered no protocol"));
+        return Err(Error::malformed(
+            Fault::Device,
+            502,
+            "reading a response: the device sent 101 to a request that offered no protocol",
+        ));
     }
     if !answer.response.status().is_informational() {
         return Ok(Some(answer));
@@ -291,8 +341,10 @@ fn read_one_answer<S: Transport + 'static>(
         return Ok(None);
     }
     wire.spoil("too many 1xx responses");
-    let text =
-        format!("reading a response: more than {} 1xx responses before the final one (informational_max)", wire.limits.informational_max);
+    let text = format!(
+        "reading a response: more than {} 1xx responses before the final one (informational_max)",
+        wire.limits.informational_max
+    );
     Err(Error::malformed(Fault::Device, 502, text))
 }
 
@@ -301,25 +353,35 @@ fn has_bound_login(fields: &HeaderMap) -> bool {
     fields.iter().any(|(name, value)| head::is_bound_login(name.as_str(), value.as_bytes()))
 }
 
-fn first_octet(limits: &Limits, deadline: Option<Instant>) -> Patience {
+fn first_byte(limits: &Limits, deadline: Option<Instant>) -> Patience {
     match deadline {
-        None => Patience::new("first_octet_timeout", limits.first_octet_timeout),
-        Some(deadline) => Patience::new("the deadline for the first octet", deadline.saturating_duration_since(Instant::now())),
+        None => Patience::new("first_byte_timeout", limits.first_byte_timeout),
+        Some(deadline) => Patience::new(
+            "the deadline for the first byte",
+            deadline.saturating_duration_since(Instant::now()),
+        ),
     }
 }
 
-fn read_response(octets: &[u8], limits: &Limits, method: &Method, events: bool) -> Result<Option<(Answer, usize)>, Refusal> {
-    // A line end too many behind the last response (RFC 9112 §2.2 knows it of requests) is not the beginning of this one.
-    let stray = if octets.starts_with(b"\r\n") { 2 } else { 0 };
+fn read_response(
+    bytes: &[u8],
+    limits: &Limits,
+    method: &Method,
+    events: bool,
+) -> Result<Option<(Answer, usize)>, Refusal> {
+    // A line end too many behind the last response (RFC 9112 §2.2 knows it of requests) is not the
+    // beginning of this one.
+    let stray = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
     let read = if events { head::event_response } else { head::response };
-    let Some(head) = read(&octets[stray..], limits, LineEnds::CrlfOrLf)? else { return Ok(None) };
+    let Some(head) = read(&bytes[stray..], limits, LineEnds::CrlfOrLf)? else { return Ok(None) };
     let len = head.len + stray;
     Ok(Some((answer(&head, method)?, len)))
 }
 
 fn answer(head: &ResponseHead<'_>, method: &Method) -> Result<Answer, Refusal> {
     let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_u16(head.status).map_err(|_| Refusal::new(502, "a status outside 100 to 999"))?;
+    *response.status_mut() = StatusCode::from_u16(head.status)
+        .map_err(|_| Refusal::new(502, "a status outside 100 to 999"))?;
     *response.version_mut() = if head.minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
     if response.status().is_informational() {
         *response.headers_mut() = HeaderMap::new();
@@ -330,14 +392,17 @@ fn answer(head: &ResponseHead<'_>, method: &Method) -> Result<Answer, Refusal> {
     let last = match framing {
         Framing::UntilClose => Some("the response's body ends with the connection"),
         _ if head.minor == 0 => Some("the device answered in HTTP/1.0"),
-        _ if !head::keeps_alive(head.minor, &head.fields) => Some("the response said Connection: close"),
+        _ if !head::keeps_alive(head.minor, &head.fields) => {
+            Some("the response said Connection: close")
+        }
         _ => None,
     };
     Ok(Answer { response, framing, last })
 }
 
-/// What lies in the socket before anybody asked: an end, or octets that must not become the answer to what is asked now (T16).
-fn look_for_unasked<S: Transport + 'static>(wire: &mut Wire<S>) -> Result<(), Error> {
+/// What lies in the socket before anybody asked: an end, or bytes that must not become the answer
+/// to what is asked now (T16).
+fn look_for_unasked<S: TimedStream + 'static>(wire: &mut Wire<S>) -> Result<(), Error> {
     if !wire.inbox.is_blank() {
         return refuse_unasked(wire);
     }
@@ -346,23 +411,30 @@ fn look_for_unasked<S: Transport + 'static>(wire: &mut Wire<S>) -> Result<(), Er
         None => Ok(()),
         Some(Ok(0)) => {
             wire.spoil("the peer closed the connection");
-            Err(Error::closed(Fault::Device, "asking on an idle link: the device has closed it; nothing was sent, ask on another one"))
+            Err(Error::closed(
+                Fault::Device,
+                "asking on an idle link: the device has closed it; nothing was sent, ask on another one",
+            ))
         }
         Some(Ok(_)) => refuse_unasked(wire),
-        Some(Err(error)) => Err(wire.read_failed("looking at an idle link", Patience { name: "", time: None }, error)),
+        Some(Err(error)) => Err(wire.read_failed(
+            "looking at an idle link",
+            Patience { name: "", time: None },
+            error,
+        )),
     }
 }
 
-fn refuse_unasked<S: Transport + 'static>(wire: &mut Wire<S>) -> Result<(), Error> {
+fn refuse_unasked<S: TimedStream + 'static>(wire: &mut Wire<S>) -> Result<(), Error> {
     if wire.inbox.is_blank() {
         wire.inbox.clear();
         return Ok(());
     }
-    wire.spoil("octets came that nobody asked for");
+    wire.spoil("bytes came that nobody asked for");
     Err(Error::malformed(
         Fault::Device,
         502,
-        "asking on an idle link: octets came that nobody asked for; nothing was sent, ask on another one",
+        "asking on an idle link: bytes came that nobody asked for; nothing was sent, ask on another one",
     ))
 }
 
@@ -379,16 +451,20 @@ fn refuse_long_head(head: &[u8], fields: usize, limits: &Limits) -> Result<(), E
     Err(Error::refused(Fault::Caller, 431, text, None))
 }
 
-fn ended_before_response<S: Transport + 'static>(wire: &mut Wire<S>) -> Error {
+fn ended_before_response<S: TimedStream + 'static>(wire: &mut Wire<S>) -> Error {
     wire.spoil("the peer closed the connection");
     let source = io::Error::from(io::ErrorKind::UnexpectedEof);
     Error::io(Fault::Device, "waiting for the response: the device closed the connection", source)
 }
 
-fn refused<S: Transport + 'static>(wire: &mut Wire<S>, refusal: Refusal) -> Error {
+fn refused<S: TimedStream + 'static>(wire: &mut Wire<S>, refusal: Refusal) -> Error {
     wire.spoil("a response was malformed");
-    match foreign_protocol(wire.inbox.octets()) {
-        Some(what) => Error::malformed(Fault::Device, 502, format!("reading the response's head: this is not HTTP/1, but {what}")),
+    match foreign_protocol(wire.inbox.bytes()) {
+        Some(what) => Error::malformed(
+            Fault::Device,
+            502,
+            format!("reading the response's head: this is not HTTP/1, but {what}"),
+        ),
         None => refusal.into_error(Fault::Device, "reading the response's head"),
     }
 }

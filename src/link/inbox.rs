@@ -1,6 +1,7 @@
-//! Octets that were read and not used yet: nothing is read twice, nothing is lost on the way to `into_parts()`.
+//! Bytes that were read and not used yet: nothing is read twice, nothing is lost on the way to
+//! `into_parts()`.
 
-/// Octets read from the stream and not used yet.
+/// Bytes read from the stream and not used yet.
 pub(super) struct Inbox {
     /// Initialised to its whole length; `start..end` is unread.
     buf: Vec<u8>,
@@ -14,7 +15,7 @@ impl Inbox {
         Inbox { buf: unread, start: 0, end }
     }
 
-    pub(super) fn octets(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.buf[self.start..self.end]
     }
 
@@ -28,7 +29,7 @@ impl Inbox {
 
     /// Nothing, or a stray line end (RFC 9112 §2.2) or its beginning.
     pub(super) fn is_blank(&self) -> bool {
-        b"\r\n".starts_with(self.octets())
+        b"\r\n".starts_with(self.bytes())
     }
 
     pub(super) fn consume(&mut self, n: usize) {
@@ -44,12 +45,12 @@ impl Inbox {
     }
 
     pub(super) fn take(&mut self) -> Vec<u8> {
-        let unread = self.octets().to_vec();
+        let unread = self.bytes().to_vec();
         *self = Inbox::new(Vec::new());
         unread
     }
 
-    /// Room behind the unread octets: as much as the buffer has, at least half of `step`.
+    /// Room behind the unread bytes: as much as the buffer has, at least half of `step`.
     pub(super) fn room(&mut self, step: usize) -> &mut [u8] {
         if self.buf.len() - self.end < step / 2 && self.start > 0 {
             self.buf.copy_within(self.start..self.end, 0);
@@ -63,7 +64,8 @@ impl Inbox {
     }
 
     pub(super) fn filled(&mut self, n: usize) {
-        // A transport that claims more than it was given room for must not make us read beyond the buffer.
+        // A transport that claims more than it was given room for must not make us read beyond the
+        // buffer.
         self.end = (self.end + n).min(self.buf.len());
     }
 }

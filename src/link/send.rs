@@ -6,17 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderMap;
 
-use crate::ends::Why;
+use crate::close_reason::CloseReason;
 use crate::error::{Error, Fault};
 use crate::link::upload::{EARLY, Step, Upload};
 use crate::link::wire::{Expectation, Line, Wire};
 use crate::message::{Body, STEP, Streamed, from_io, trailers_to_send};
 use crate::proto::body::{Framing, last_chunk, open_chunk};
-use crate::stream::Transport;
+use crate::stream::TimedStream;
 
-/// Bodies in memory up to this go out in one buffer with their head; copying them costs less than a second slice.
+/// Bodies in memory up to this go out in one buffer with their head; copying them costs less than a
+/// second slice.
 pub(super) const COPY_MAX: usize = 16 * 1024;
-/// Most octets of one write, so that the lock is not held for ever.
+/// Most bytes of one write, so that the lock is not held for ever.
 const WRITE_MAX: usize = 256 * 1024;
 /// Room before a piece for the line that opens its chunk.
 const CHUNK_LINE_MAX: usize = 20;
@@ -25,7 +26,7 @@ const BULK: usize = CHUNK_LINE_MAX + STEP + 2;
 
 /// Buffers that a link reuses from message to message.
 #[derive(Default)]
-pub(super) struct Pen {
+pub(super) struct WriteBuffers {
     /// The head, and a small body behind it.
     pub(super) out: Vec<u8>,
     /// The piece of a streamed body that goes out next; allocated when the first one does.
@@ -40,9 +41,10 @@ pub(super) enum SendFault {
     Wire(Error),
 }
 
-impl Pen {
-    /// Writes what stands in `out` (the head), and the body behind it as `framing` says. `read_first`: the head waits for the body's first octets.
-    pub(super) fn send<S: Transport + 'static>(
+impl WriteBuffers {
+    /// Writes what stands in `out` (the head), and the body behind it as `framing` says.
+    /// `read_first`: the head waits for the body's first bytes.
+    pub(super) fn send<S: TimedStream + 'static>(
         &mut self,
         line: &Line<S>,
         body: &mut Body,
@@ -51,12 +53,12 @@ impl Pen {
     ) -> Result<(), SendFault> {
         match (framing, body.in_memory()) {
             (Framing::Empty, _) => self.flush_out(line),
-            (Framing::Length(_), Some(octets)) if octets.len() <= COPY_MAX => {
-                self.out.extend_from_slice(octets);
+            (Framing::Length(_), Some(bytes)) if bytes.len() <= COPY_MAX => {
+                self.out.extend_from_slice(bytes);
                 self.flush_out(line)
             }
-            (Framing::Length(_), Some(octets)) => {
-                for piece in octets.chunks(WRITE_MAX) {
+            (Framing::Length(_), Some(bytes)) => {
+                for piece in bytes.chunks(WRITE_MAX) {
                     write(line, &self.out, piece)?;
                     self.out.clear();
                 }
@@ -66,7 +68,7 @@ impl Pen {
         }
     }
 
-    fn stream<S: Transport + 'static>(
+    fn stream<S: TimedStream + 'static>(
         &mut self,
         line: &Line<S>,
         body: &mut Body,
@@ -87,7 +89,8 @@ impl Pen {
         Ok(())
     }
 
-    /// Reads the next piece of a body and puts the coding around it; whether it is the last. `promised`: what of a known length is still to come.
+    /// Reads the next piece of a body and puts the coding around it; whether it is the last.
+    /// `promised`: what of a known length is still to come.
     pub(super) fn next_piece(
         &mut self,
         body: &mut Body,
@@ -101,7 +104,7 @@ impl Pen {
         let mut ended = n == 0 || body.length() == Some(0);
         if let Some(left) = promised {
             if n == 0 {
-                let text = format!("reading a body: it ended {left} octets before its length");
+                let text = format!("reading a body: it ended {left} bytes before its length");
                 return Err(SendFault::Body(Error::closed(Fault::Caller, text)));
             }
             *left -= n as u64;
@@ -110,13 +113,19 @@ impl Pen {
         Ok((self.frame(body, framing, n, ended)?, ended))
     }
 
-    /// Octets of the last piece.
+    /// Bytes of the last piece.
     pub(super) fn piece(&self, range: Range<usize>) -> &[u8] {
         &self.bulk[range]
     }
 
-    /// Puts the coding around the `n` octets in `bulk`; where in it the piece to be written stands.
-    fn frame(&mut self, body: &Body, framing: Framing, n: usize, ended: bool) -> Result<Range<usize>, SendFault> {
+    /// Puts the coding around the `n` bytes in `bulk`; where in it the piece to be written stands.
+    fn frame(
+        &mut self,
+        body: &Body,
+        framing: Framing,
+        n: usize,
+        ended: bool,
+    ) -> Result<Range<usize>, SendFault> {
         let (mut start, mut end) = (CHUNK_LINE_MAX, CHUNK_LINE_MAX + n);
         if framing != Framing::Chunked {
             return Ok(start..end);
@@ -132,14 +141,18 @@ impl Pen {
         if ended {
             self.bulk.truncate(end);
             let trailers = body.trailers().map(|map| trailers_to_send(&map)).unwrap_or_default();
-            last_chunk(&mut self.bulk, &trailers)
-                .map_err(|refusal| SendFault::Body(Error::usage(format!("writing a body's trailers: {}", refusal.reason))))?;
+            last_chunk(&mut self.bulk, &trailers).map_err(|refusal| {
+                SendFault::Body(Error::usage(format!(
+                    "writing a body's trailers: {}",
+                    refusal.reason
+                )))
+            })?;
             end = self.bulk.len();
         }
         Ok(start..end)
     }
 
-    fn flush_out<S: Transport + 'static>(&mut self, line: &Line<S>) -> Result<(), SendFault> {
+    fn flush_out<S: TimedStream + 'static>(&mut self, line: &Line<S>) -> Result<(), SendFault> {
         write(line, &self.out, &[])?;
         self.out.clear();
         Ok(())
@@ -151,34 +164,46 @@ fn read(body: &mut Body, buf: &mut [u8]) -> Result<usize, SendFault> {
         match body.read(buf) {
             Ok(n) => return Ok(n.min(buf.len())),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(SendFault::Body(from_io(Fault::Caller, "reading a body that was to be sent", error))),
+            Err(error) => {
+                return Err(SendFault::Body(from_io(
+                    Fault::Caller,
+                    "reading a body that was to be sent",
+                    error,
+                )));
+            }
         }
     }
 }
 
-fn write<S: Transport + 'static>(line: &Line<S>, first: &[u8], second: &[u8]) -> Result<(), SendFault> {
+fn write<S: TimedStream + 'static>(
+    line: &Line<S>,
+    first: &[u8],
+    second: &[u8],
+) -> Result<(), SendFault> {
     let mut wire = line.lock();
     // Once a final message has begun, a 100 would stand in the middle of it.
     if wire.expectation == Expectation::Waiting {
         wire.expectation = Expectation::Disappointed;
     }
-    wire.write_all(first, second).map_err(|e| SendFault::Wire(wire.write_failed("writing a message", e)))
+    wire.write_all(first, second)
+        .map_err(|e| SendFault::Wire(wire.write_failed("writing a message", e)))
 }
 
-/// What gets the stream back when an exchange is over, or, where it was closed, learns which error closed it.
-pub(super) type Done<S> = Box<dyn FnOnce(Result<(S, Vec<u8>), Option<Why>>) + Send>;
+/// What gets the stream back when an exchange is over, or, where it was closed, learns which error
+/// closed it.
+pub(super) type Done<S> = Box<dyn FnOnce(Result<(S, Vec<u8>), Option<CloseReason>>) + Send>;
 
 /// Where whoever cuts a connection in the middle of an exchange leaves the error of that exchange.
-pub(crate) type Fate = Arc<Mutex<Option<Error>>>;
+pub(crate) type CutError = Arc<Mutex<Option<Error>>>;
 
 /// Calls a [`Done`] exactly once, whatever happens.
 pub(super) struct Settlement<S> {
     done: Option<Done<S>>,
-    fate: Fate,
+    fate: CutError,
 }
 
 impl<S> Settlement<S> {
-    pub(super) fn new(done: Done<S>, fate: Fate) -> Self {
+    pub(super) fn new(done: Done<S>, fate: CutError) -> Self {
         Settlement { done: Some(done), fate }
     }
 
@@ -187,7 +212,7 @@ impl<S> Settlement<S> {
         self.fate.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    pub(super) fn settle(mut self, stream: Result<(S, Vec<u8>), Option<Why>>) {
+    pub(super) fn settle(mut self, stream: Result<(S, Vec<u8>), Option<CloseReason>>) {
         if let Some(done) = self.done.take() {
             done(stream);
         }
@@ -202,8 +227,9 @@ impl<S> Drop for Settlement<S> {
     }
 }
 
-/// A message's body as it comes in: shares the wire with its link, or owns it together with a [`Settlement`].
-pub(super) struct WireBody<S: Transport + 'static> {
+/// A message's body as it comes in: shares the wire with its link, or owns it together with a
+/// [`Settlement`].
+pub(super) struct WireBody<S: TimedStream + 'static> {
     /// `None` when the body is whole: then it keeps no connection open.
     line: Option<Arc<Line<S>>>,
     exchange: u64,
@@ -217,9 +243,13 @@ pub(super) struct WireBody<S: Transport + 'static> {
     upload: Option<Box<Upload>>,
 }
 
-impl<S: Transport + 'static> WireBody<S> {
+impl<S: TimedStream + 'static> WireBody<S> {
     /// Of the exchange in progress.
-    pub(super) fn new(line: &Arc<Line<S>>, wire: &Wire<S>, settlement: Option<Settlement<S>>) -> Self {
+    pub(super) fn new(
+        line: &Arc<Line<S>>,
+        wire: &Wire<S>,
+        settlement: Option<Settlement<S>>,
+    ) -> Self {
         WireBody {
             exchange: line.hold(),
             line: Some(line.clone()),
@@ -239,7 +269,8 @@ impl<S: Transport + 'static> WireBody<S> {
     }
 
     fn step(&mut self, line: &Line<S>, buf: &mut [u8]) -> Result<usize, Error> {
-        // Asked before and after waiting for the lock: whoever holds it may be ending this exchange.
+        // Asked before and after waiting for the lock: whoever holds it may be ending this
+        // exchange.
         self.check_current(line)?;
         let mut wire = line.lock();
         self.check_current(line)?;
@@ -252,7 +283,12 @@ impl<S: Transport + 'static> WireBody<S> {
     }
 
     /// A step while the request is still being written: writes and reads in turns.
-    fn step_both(&mut self, mut upload: Box<Upload>, wire: &mut Wire<S>, buf: &mut [u8]) -> Result<usize, Error> {
+    fn step_both(
+        &mut self,
+        mut upload: Box<Upload>,
+        wire: &mut Wire<S>,
+        buf: &mut [u8],
+    ) -> Result<usize, Error> {
         loop {
             let copied = wire.decode_into(buf, &mut self.trailers)?;
             if copied > 0 || !wire.is_body_unread() {
@@ -261,7 +297,8 @@ impl<S: Transport + 'static> WireBody<S> {
                 } else if upload.is_done() {
                     wire.forgive(EARLY);
                 } else {
-                    // The answer is whole before the request was: the device is told that no more will come.
+                    // The answer is whole before the request was: the device is told that no more
+                    // will come.
                     wire.abort(Framing::Chunked);
                 }
                 return Ok(copied);
@@ -291,10 +328,13 @@ impl<S: Transport + 'static> WireBody<S> {
         if line.exchange() == self.exchange {
             return Ok(());
         }
-        Err(Error::usage("reading a body: the exchange it belonged to is over; read a body before the next message"))
+        Err(Error::usage(
+            "reading a body: the exchange it belonged to is over; read a body before the next message",
+        ))
     }
 
-    /// Lets go of the line: gives an owned stream back (where it can be used again) or drops it, and tells. `error`: what ended the exchange.
+    /// Lets go of the line: gives an owned stream back (where it can be used again) or drops it,
+    /// and tells. `error`: what ended the exchange.
     fn settle(&mut self, line: &Line<S>, error: Option<&Error>) {
         line.release(self.exchange);
         if let Some(settlement) = self.settlement.take() {
@@ -302,15 +342,17 @@ impl<S: Transport + 'static> WireBody<S> {
             wire.whole = None;
             let stream = wire.take_reusable();
             drop(wire);
-            settlement.settle(stream.ok_or_else(|| error.map(Why::of_exchange)));
+            settlement.settle(stream.ok_or_else(|| error.map(CloseReason::of_exchange)));
         }
     }
 }
 
-impl<S: Transport + 'static> Streamed for WireBody<S> {
+impl<S: TimedStream + 'static> Streamed for WireBody<S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.failed {
-            return Err(Error::closed(self.fault, "reading a body: an earlier read of it failed").into());
+            return Err(
+                Error::closed(self.fault, "reading a body: an earlier read of it failed").into()
+            );
         }
         if buf.is_empty() {
             return Ok(0);
@@ -336,7 +378,9 @@ impl<S: Transport + 'static> Streamed for WireBody<S> {
     }
 
     fn may_wait(&self) -> bool {
-        self.line.as_ref().is_some_and(|line| line.try_lock().is_none_or(|wire| wire.inbox.is_empty()))
+        self.line
+            .as_ref()
+            .is_some_and(|line| line.try_lock().is_none_or(|wire| wire.inbox.is_empty()))
     }
 
     fn fault(&self) -> Fault {
@@ -344,11 +388,12 @@ impl<S: Transport + 'static> Streamed for WireBody<S> {
     }
 }
 
-impl<S: Transport + 'static> Drop for WireBody<S> {
+impl<S: TimedStream + 'static> Drop for WireBody<S> {
     fn drop(&mut self) {
         let Some(line) = self.line.take() else { return };
         if self.settlement.is_some() {
-            // Nobody else has this wire, so the lock is free, and only what has arrived already is drained: no waiting.
+            // Nobody else has this wire, so the lock is free, and only what has arrived already is
+            // drained: no waiting.
             let mut wire = line.lock();
             let mut left = wire.limits.drain_bytes_max;
             if let Err(error) = wire.drain_inbox(&mut left) {

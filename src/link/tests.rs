@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 
 use crate::limits::Limits;
-use crate::link::{DeviceLink, Fate, GatewayLink, Lingered, Next, NothingArrived, Owned};
+use crate::link::{CutError, DeviceLink, GatewayLink, Lingered, Next, NothingArrived, Owned};
 use crate::message::Body;
 
 fn limits() -> Arc<Limits> {
@@ -22,8 +22,13 @@ fn get() -> Request<Body> {
 
 type Told = mpsc::Receiver<Option<(UnixStream, Vec<u8>)>>;
 
-/// Asks over one end of a pair; the other end has said `answer` already, and says no more where `ends`.
-fn ask(request: Request<Body>, answer: &[u8], ends: bool) -> (Result<Response<Body>, (crate::Error, NothingArrived)>, Told, UnixStream) {
+/// Asks over one end of a pair; the other end has said `answer` already, and says no more where
+/// `ends`.
+fn ask(
+    request: Request<Body>,
+    answer: &[u8],
+    ends: bool,
+) -> (Result<Response<Body>, (crate::Error, NothingArrived)>, Told, UnixStream) {
     let (a, mut b) = UnixStream::pair().unwrap();
     b.write_all(answer).unwrap();
     if ends {
@@ -32,13 +37,15 @@ fn ask(request: Request<Body>, answer: &[u8], ends: bool) -> (Result<Response<Bo
     let (tell, told) = mpsc::channel();
     let done = Box::new(move |link: Result<_, _>| tell.send(link.ok()).unwrap());
     let first = Some(Instant::now() + Duration::from_millis(50));
-    let owned = Owned { first, whole: None, fate: Fate::default(), done };
+    let owned = Owned { first, whole: None, fate: CutError::default(), done };
     (GatewayLink::new(a, Vec::new(), limits()).ask_owned(request, owned), told, b)
 }
 
 #[test]
 fn a_whole_response_gives_the_stream_back_at_once() {
-    for answer in [&b"HTTP/1.1 204 No Content\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"] {
+    for answer in
+        [&b"HTTP/1.1 204 No Content\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"]
+    {
         let (response, told, _b) = ask(get(), answer, false);
         let (_, unread) = told.try_recv().unwrap().expect("reusable");
         assert!(unread.is_empty());
@@ -50,13 +57,17 @@ fn a_whole_response_gives_the_stream_back_at_once() {
 
 #[test]
 fn a_streamed_response_gives_the_stream_back_at_its_end() {
-    let (response, told, mut b) = ask(get(), b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab", false);
+    let (response, told, mut b) =
+        ask(get(), b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab", false);
     let mut body = response.unwrap().into_body();
     body.read_exact(&mut [0; 2]).unwrap();
     assert!(told.try_recv().is_err());
     b.write_all(b"cd").unwrap();
     body.read_exact(&mut [0; 2]).unwrap();
-    assert!(told.try_recv().unwrap().is_some(), "the last octet is enough; nobody need read the end");
+    assert!(
+        told.try_recv().unwrap().is_some(),
+        "the last byte is enough; nobody need read the end"
+    );
     assert_eq!(body.read(&mut [0; 2]).unwrap(), 0);
     drop(body);
     assert!(told.recv().is_err(), "told once");
@@ -79,11 +90,16 @@ fn what_cannot_be_used_again_is_closed() {
 
 #[test]
 fn a_response_dropped_half_read_never_blocks() {
-    let (response, told, _b) = ask(get(), b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", false);
+    let (response, told, _b) =
+        ask(get(), b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", false);
     drop(response.unwrap());
     assert!(told.try_recv().unwrap().is_none());
     // What is here already may be dropped without waiting, and then the stream is as good as new.
-    let (response, told, _b) = ask(get(), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n", false);
+    let (response, told, _b) = ask(
+        get(),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        false,
+    );
     drop(response.unwrap());
     assert!(told.try_recv().unwrap().is_some());
 }
@@ -120,8 +136,11 @@ fn a_panicking_request_body_still_tells() {
     let request = Request::post("/").body(Body::from_reader(Panicking)).unwrap();
     let link = GatewayLink::new(a, Vec::new(), limits());
     let done = Box::new(move |link: Result<_, _>| tell.send(link.is_ok()).unwrap());
-    let owned = Owned { first: None, whole: None, fate: Fate::default(), done };
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| link.ask_owned(request, owned))).is_err());
+    let owned = Owned { first: None, whole: None, fate: CutError::default(), done };
+    assert!(
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| link.ask_owned(request, owned)))
+            .is_err()
+    );
     assert!(!told.recv().unwrap());
 }
 
@@ -150,7 +169,7 @@ fn a_worker_lingers_for_the_next_request_only_so_long() {
 }
 
 #[test]
-fn lingering_gives_unread_octets_on() {
+fn lingering_gives_unread_bytes_on() {
     let (a, mut b) = UnixStream::pair().unwrap();
     let mut link = DeviceLink::new(a, Vec::new(), limits());
     b.write_all(b"GET /half").unwrap();

@@ -1,4 +1,5 @@
-//! The turn over a bare stream, without the event loop: [`offer`] on the device's side, [`accept`] (or [`receive`], to decide in between) on the gateway's.
+//! The turn over a bare stream, without the event loop: [`offer`] on the device's side, [`accept`]
+//! (or [`receive`], to decide in between) on the gateway's.
 
 use std::sync::Arc;
 
@@ -13,16 +14,19 @@ use crate::message::write_refusal;
 use crate::proto::body::{self, Framing};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
-use crate::proto::turn::{self, Decision, Dialect, Offer, OfferPlan, OfferRules, Verdict, foreign_protocol};
-use crate::stream::Transport;
+use crate::proto::turn::{
+    self, Decision, Dialect, Offer, OfferPlan, OfferRules, Verdict, foreign_protocol,
+};
+use crate::stream::TimedStream;
 
 /// What came of an [`offer`].
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Offered<S: Transport + 'static> {
+pub enum Offered<S: TimedStream + 'static> {
     /// The connection is turned: the gateway asks from here on.
     Turned(DeviceLink<S>),
-    /// Another final answer. After [`Verdict::Nothing`] (204) and with `reusable`, offer again on the same stream.
+    /// Another final answer. After [`Verdict::Nothing`] (204) and with `reusable`, offer again on
+    /// the same stream.
     #[non_exhaustive]
     Answered {
         /// What the answer means.
@@ -31,9 +35,10 @@ pub enum Offered<S: Transport + 'static> {
         status: StatusCode,
         /// The stream; the answer's body, if it has one, is unread.
         stream: S,
-        /// Octets behind the answer's head that were read already.
+        /// Bytes behind the answer's head that were read already.
         unread: Vec<u8>,
-        /// The answer had no body, nothing came behind it, and the connection is kept: another offer may be written.
+        /// The answer had no body, nothing came behind it, and the connection is kept: another
+        /// offer may be written.
         reusable: bool,
     },
 }
@@ -45,24 +50,33 @@ struct Judged {
     reusable: bool,
 }
 
-/// The device's side of the turn: writes the offer and reads its answer, past up to `informational_max` 1xx.
+/// The device's side of the turn: writes the offer and reads its answer, past up to
+/// `informational_max` 1xx.
 ///
-/// The answer has to begin within `offer_timeout`, and its head to be whole within `head_timeout` from there.
+/// The answer has to begin within `offer_timeout`, and its head to be whole within `head_timeout`
+/// from there.
 ///
 /// # Errors
-/// The plan cannot be written as HTTP (`is_usage()`), the connection failed or was too slow, or the answer is malformed. A right answer that is no
-/// turn is not an error, but [`Offered::Answered`].
-pub fn offer<S: Transport + 'static>(stream: S, plan: &OfferPlan, limits: Arc<Limits>) -> Result<Offered<S>, Error> {
+/// The plan cannot be written as HTTP (`is_usage()`), the connection failed or was too slow, or the
+/// answer is malformed. A right answer that is no turn is not an error, but [`Offered::Answered`].
+pub fn offer<S: TimedStream + 'static>(
+    stream: S,
+    plan: &OfferPlan,
+    limits: Arc<Limits>,
+) -> Result<Offered<S>, Error> {
     let mut out = Vec::with_capacity(512);
-    turn::write_offer(&mut out, plan).map_err(|refusal| Error::usage(format!("writing an offer: {}", refusal.reason)))?;
-    // Between offer and turn the gateway answers: for what is read and what its errors say, this is a device's wire.
+    turn::write_offer(&mut out, plan)
+        .map_err(|refusal| Error::usage(format!("writing an offer: {}", refusal.reason)))?;
+    // Between offer and turn the gateway answers: for what is read and what its errors say, this is
+    // a device's wire.
     let mut wire = Wire::new(stream, Vec::new(), limits.clone(), Side::Device);
     wire.write_all(&out, &[]).map_err(|e| wire.write_failed("writing the offer", e))?;
     let judged = read_verdict(&mut wire, &plan.dialect.token)?;
-    let (stream, unread) = wire.take().ok_or_else(|| Error::usage("the stream was taken during the offer"))?;
+    let (stream, unread) =
+        wire.take().ok_or_else(|| Error::usage("the stream was taken during the offer"))?;
     if let Verdict::Turned { warning } = &judged.verdict {
         if let Some(warning) = warning {
-            log_peers!(Warn, "the gateway turned the connection, but {warning}");
+            log_names!(Warn, "the gateway turned the connection, but {warning}");
         }
         return Ok(Offered::Turned(DeviceLink::new(stream, unread, limits)));
     }
@@ -71,20 +85,30 @@ pub fn offer<S: Transport + 'static>(stream: S, plan: &OfferPlan, limits: Arc<Li
     Ok(Offered::Answered { verdict: judged.verdict, status, stream, unread, reusable })
 }
 
-fn read_verdict<S: Transport + 'static>(wire: &mut Wire<S>, token: &str) -> Result<Judged, Error> {
+fn read_verdict<S: TimedStream + 'static>(
+    wire: &mut Wire<S>,
+    token: &str,
+) -> Result<Judged, Error> {
     const DOING: &str = "reading the answer to an offer";
     for _ in 0..=wire.limits.informational_max {
         let patience = Patience::new("offer_timeout", wire.limits.offer_timeout);
-        let judged = match wire.read_head(patience, |octets, limits| judge(octets, limits, token)) {
+        let judged = match wire.read_head(patience, |bytes, limits| judge(bytes, limits, token)) {
             Ok(Some(judged)) => judged,
-            Ok(None) => return Err(Error::closed(Fault::Gateway, format!("{DOING}: the gateway closed the connection without one"))),
+            Ok(None) => {
+                return Err(Error::closed(
+                    Fault::Gateway,
+                    format!("{DOING}: the gateway closed the connection without one"),
+                ));
+            }
             Err(HeadFault::Late(error) | HeadFault::Failed(error)) => return Err(error),
             Err(HeadFault::Refused(refusal)) => {
-                return Err(match foreign_protocol(wire.inbox.octets()) {
+                return Err(match foreign_protocol(wire.inbox.bytes()) {
                     Some(what) => Error::malformed(
                         Fault::Gateway,
                         502,
-                        format!("{DOING}: this is not HTTP/1, but {what}; check the URL's scheme and port"),
+                        format!(
+                            "{DOING}: this is not HTTP/1, but {what}; check the URL's scheme and port"
+                        ),
                     ),
                     None => refusal.into_error(Fault::Gateway, DOING),
                 });
@@ -94,73 +118,125 @@ fn read_verdict<S: Transport + 'static>(wire: &mut Wire<S>, token: &str) -> Resu
             return Ok(judged);
         }
     }
-    let text = format!("{DOING}: more than {} 1xx responses before the final one (informational_max)", wire.limits.informational_max);
+    let text = format!(
+        "{DOING}: more than {} 1xx responses before the final one (informational_max)",
+        wire.limits.informational_max
+    );
     Err(Error::malformed(Fault::Gateway, 502, text))
 }
 
-fn judge(octets: &[u8], limits: &Limits, token: &str) -> Result<Option<(Judged, usize)>, Refusal> {
-    let Some(head) = head::response(octets, limits, LineEnds::Crlf)? else { return Ok(None) };
+fn judge(bytes: &[u8], limits: &Limits, token: &str) -> Result<Option<(Judged, usize)>, Refusal> {
+    let Some(head) = head::response(bytes, limits, LineEnds::Crlf)? else { return Ok(None) };
     let verdict = turn::check(&head, token);
     // Framing fields in a 101 are ignored (protocol.md §1.4), so they are not even looked at.
-    let ends = matches!(verdict, Verdict::Turned { .. } | Verdict::Informational) || body::of_response(&head, "POST")? != Framing::Empty;
-    let judged =
-        Judged { status: head.status, reusable: !ends && head.status >= 200 && head::keeps_alive(head.minor, &head.fields), verdict };
+    let ends = matches!(verdict, Verdict::Turned { .. } | Verdict::Informational)
+        || body::of_response(&head, "POST")? != Framing::Empty;
+    let judged = Judged {
+        status: head.status,
+        reusable: !ends && head.status >= 200 && head::keeps_alive(head.minor, &head.fields),
+        verdict,
+    };
     Ok(Some((judged, head.len)))
 }
 
-/// The gateway's side of the turn: reads an offer, writes the 101, and returns the link. For a gateway that takes every well-formed offer; to
-/// look at the credential first, use [`receive`].
+/// The gateway's side of the turn: reads an offer, writes the 101, and returns the link. For a
+/// gateway that takes every well-formed offer; to look at the credential first, use [`receive`].
 ///
 /// # Errors
 /// As [`receive`], and when the 101 could not be written.
-pub fn accept<S: Transport + 'static>(stream: S, rules: &OfferRules, limits: Arc<Limits>) -> Result<(GatewayLink<S>, Offer), Error> {
+pub fn accept<S: TimedStream + 'static>(
+    stream: S,
+    rules: &OfferRules,
+    limits: Arc<Limits>,
+) -> Result<(GatewayLink<S>, Offer), Error> {
     receive(stream, rules, limits)?.turn()
 }
 
-/// Reads an offer, which then waits for [`Offering::turn`] or [`Offering::refuse`]: credentials are checked before the 101, for
-/// there is no way to refuse after it.
+/// Reads an offer, which then waits for [`Offering::turn`] or [`Offering::refuse`]: credentials are
+/// checked before the 101, for there is no way to refuse after it.
 ///
 /// # Errors
-/// What came is no offer that these rules take; it was answered with its status (400 malformed, or octets behind the offer; 405 a method that cannot offer;
-/// 408 too slow; 426 no offer at all) and a short text, and the connection is closed. Or the connection failed.
-pub fn receive<S: Transport + 'static>(stream: S, rules: &OfferRules, limits: Arc<Limits>) -> Result<Offering<S>, Error> {
+/// What came is no offer that these rules take; it was answered with its status (400 malformed, or
+/// bytes behind the offer; 405 a method that cannot offer; 408 too slow; 426 no offer at all) and a
+/// short text, and the connection is closed. Or the connection failed.
+pub fn receive<S: TimedStream + 'static>(
+    stream: S,
+    rules: &OfferRules,
+    limits: Arc<Limits>,
+) -> Result<Offering<S>, Error> {
     let mut wire = Wire::new(stream, Vec::new(), limits, Side::Gateway);
     let patience = Patience::new("head_timeout", wire.limits.head_timeout);
-    let (error, refusal) = match wire.read_head(patience, |octets, limits| read_offer(octets, limits, rules)) {
-        Ok(Some(Ok((offer, dialect)))) if wire.inbox.is_empty() => return Ok(Offering { wire, offer, dialect }),
-        Ok(Some(Ok(_))) => (None, Refusal::new(400, "octets came behind the offer and before its answer")),
-        Ok(Some(Err(refusal))) | Err(HeadFault::Refused(refusal)) => (None, refusal),
-        Ok(None) => return Err(Error::closed(Fault::Device, "waiting for an offer: the device closed the connection without one")),
-        Err(HeadFault::Late(error)) => (Some(error), Refusal::new(408, "the offer's head did not arrive in time")),
-        Err(HeadFault::Failed(error)) => return Err(error),
-    };
-    if let Some(what) = foreign_protocol(wire.inbox.octets()) {
-        return Err(Error::malformed(Fault::Device, 400, format!("reading an offer: this is not HTTP/1, but {what}")));
+    let (error, refusal) =
+        match wire.read_head(patience, |bytes, limits| read_offer(bytes, limits, rules)) {
+            Ok(Some(Ok((offer, dialect)))) if wire.inbox.is_empty() => {
+                return Ok(Offering { wire, offer, dialect });
+            }
+            Ok(Some(Ok(_))) => {
+                (None, Refusal::new(400, "bytes came behind the offer and before its answer"))
+            }
+            Ok(Some(Err(refusal))) | Err(HeadFault::Refused(refusal)) => (None, refusal),
+            Ok(None) => {
+                return Err(Error::closed(
+                    Fault::Device,
+                    "waiting for an offer: the device closed the connection without one",
+                ));
+            }
+            Err(HeadFault::Late(error)) => {
+                (Some(error), Refusal::new(408, "the offer's head did not arrive in time"))
+            }
+            Err(HeadFault::Failed(error)) => return Err(error),
+        };
+    if let Some(what) = foreign_protocol(wire.inbox.bytes()) {
+        return Err(Error::malformed(
+            Fault::Device,
+            400,
+            format!("reading an offer: this is not HTTP/1, but {what}"),
+        ));
     }
     write_refused(&mut wire, &refusal);
-    Err(error.unwrap_or_else(|| Error::malformed(Fault::Device, refusal.status, format!("reading an offer: {}", refusal.reason))))
+    Err(error.unwrap_or_else(|| {
+        Error::malformed(
+            Fault::Device,
+            refusal.status,
+            format!("reading an offer: {}", refusal.reason),
+        )
+    }))
 }
 
-/// The outer result is the head's, the inner one the offer's: a head that was read is consumed, whatever it says.
+/// The outer result is the head's, the inner one the offer's: a head that was read is consumed,
+/// whatever it says.
 #[allow(clippy::type_complexity, reason = "the shape that read_head asks for")]
-fn read_offer(octets: &[u8], limits: &Limits, rules: &OfferRules) -> Result<Option<(Result<(Offer, Dialect), Refusal>, usize)>, Refusal> {
-    let Some(head) = head::request(octets, limits, LineEnds::Crlf)? else { return Ok(None) };
+fn read_offer(
+    bytes: &[u8],
+    limits: &Limits,
+    rules: &OfferRules,
+) -> Result<Option<(Result<(Offer, Dialect), Refusal>, usize)>, Refusal> {
+    let Some(head) = head::request(bytes, limits, LineEnds::Crlf)? else { return Ok(None) };
     let len = head.len;
     Ok(Some((FramedRequest::of(head).and_then(|request| decide(&request, rules)), len)))
 }
 
 fn decide(request: &FramedRequest<'_>, rules: &OfferRules) -> Result<(Offer, Dialect), Refusal> {
     match turn::decide(request, rules)? {
-        Decision::Turn(_) if request.has_body() => Err(Refusal::new(400, "an offer with a body; an offer has none")),
+        Decision::Turn(_) if request.has_body() => {
+            Err(Refusal::new(400, "an offer with a body; an offer has none"))
+        }
         Decision::Turn(offer) => {
             let dialect = rules.dialects.get(offer.dialect).cloned();
-            Ok((*offer, dialect.ok_or_else(|| Refusal::new(500, "the offer's dialect is not in the table"))?))
+            Ok((
+                *offer,
+                dialect
+                    .ok_or_else(|| Refusal::new(500, "the offer's dialect is not in the table"))?,
+            ))
         }
-        Decision::Poll(_) => Err(Refusal::new(426, "this is no offer, and only a turn will do here: send Upgrade: PTTH/1.0")),
+        Decision::Poll(_) => Err(Refusal::new(
+            426,
+            "this is no offer, and only a turn will do here: send Upgrade: PTTH/1.0",
+        )),
     }
 }
 
-fn write_refused<S: Transport + 'static>(wire: &mut Wire<S>, refusal: &Refusal) {
+fn write_refused<S: TimedStream + 'static>(wire: &mut Wire<S>, refusal: &Refusal) {
     let fields: &[(&str, &str)] = match refusal.status {
         405 => &[("Allow", "POST")],
         426 => &[("Upgrade", "PTTH/1.0"), ("Connection", "Upgrade")],
@@ -176,13 +252,13 @@ fn write_refused<S: Transport + 'static>(wire: &mut Wire<S>, refusal: &Refusal) 
 }
 
 /// A well-formed offer that waits for its answer.
-pub struct Offering<S: Transport + 'static> {
+pub struct Offering<S: TimedStream + 'static> {
     wire: Wire<S>,
     offer: Offer,
     dialect: Dialect,
 }
 
-impl<S: Transport + 'static> Offering<S> {
+impl<S: TimedStream + 'static> Offering<S> {
     /// What the device offers: its names, its session, its fields (for the credential).
     pub fn offer(&self) -> &Offer {
         &self.offer
@@ -201,18 +277,20 @@ impl<S: Transport + 'static> Offering<S> {
         let wire = &mut self.wire;
         wire.write_all(&out, &[]).map_err(|e| wire.write_failed("writing the 101", e))?;
         let limits = wire.limits.clone();
-        let (stream, unread) = wire.take().ok_or_else(|| Error::usage("the stream was taken during the turn"))?;
+        let (stream, unread) =
+            wire.take().ok_or_else(|| Error::usage("the stream was taken during the turn"))?;
         Ok((GatewayLink::new(stream, unread, limits), self.offer))
     }
 
-    /// Says no: writes the status with its reason as `text/plain` (and what belongs to it: `WWW-Authenticate: Bearer` with 401, `Upgrade` with 426), then
-    /// closes the connection, reading on until nothing came for `linger_timeout`, for at most `linger_total_timeout`.
+    /// Says no: writes the status with its reason as `text/plain` (and what belongs to it:
+    /// `WWW-Authenticate: Bearer` with 401, `Upgrade` with 426), then closes the connection,
+    /// reading on until nothing came for `linger_timeout`, for at most `linger_total_timeout`.
     pub fn refuse(mut self, refusal: &Refusal) {
         write_refused(&mut self.wire, refusal);
     }
 }
 
-impl<S: Transport + 'static> std::fmt::Debug for Offering<S> {
+impl<S: TimedStream + 'static> std::fmt::Debug for Offering<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Offering").field("offer", &self.offer).finish_non_exhaustive()
     }

@@ -1,33 +1,37 @@
-//! A request's body on its way out, in steps that never wait long, so that a response which begins meanwhile can be read meanwhile.
+//! A request's body on its way out, in steps that never wait long, so that a response which begins
+//! meanwhile can be read meanwhile.
 //!
-//! A device that echoes stops reading when nobody reads what it writes. Whoever writes the whole request first and reads then would
-//! wait for it, and it for him, until a deadline. Over a transport without deadlines ([`Untimed`](crate::stream::Untimed)) that still is so.
+//! A device that echoes stops reading when nobody reads what it writes. Whoever writes the whole
+//! request first and reads then would wait for it, and it for him, until a deadline. Over a
+//! transport without deadlines ([`Untimed`](crate::stream::Untimed)) that still is so.
 
 use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
 use crate::error::{Error, Fault};
-use crate::link::send::{Pen, SendFault};
+use crate::link::send::{SendFault, WriteBuffers};
 use crate::link::wire::{Wire, is_timeout};
 use crate::message::Body;
 use crate::proto::body::Framing;
-use crate::stream::Transport;
+use crate::stream::TimedStream;
 
-/// Why a link is not reusable while the response is being read and the request is still being written.
+/// Why a link is not reusable while the response is being read and the request is still being
+/// written.
 pub(super) const EARLY: &str = "the response began before the request was sent whole";
 
 /// A device that takes nothing for so long may be answering already.
 const STALL: Duration = Duration::from_millis(100);
-/// When it is: one step of writing or reading, before the other gets its turn. Doubles up to [`STALL`] while neither moves.
+/// When it is: one step of writing or reading, before the other gets its turn. Doubles up to
+/// [`STALL`] while neither moves.
 const TURN: Duration = Duration::from_millis(2);
 
 pub(super) struct Upload {
-    pen: Pen,
+    pen: WriteBuffers,
     body: Body,
     framing: Framing,
     promised: Option<u64>,
-    /// Octets of the head that are written.
+    /// Bytes of the head that are written.
     head: usize,
     /// The head goes out before the body is read for the first time.
     head_alone: bool,
@@ -52,7 +56,7 @@ pub(super) enum Step {
 
 impl Upload {
     /// The pen holds the head.
-    pub(super) fn new(pen: Pen, body: Body, framing: Framing) -> Self {
+    pub(super) fn new(pen: WriteBuffers, body: Body, framing: Framing) -> Self {
         let promised = if let Framing::Length(length) = framing { Some(length) } else { None };
         let head_alone = body.may_wait();
         Upload {
@@ -71,7 +75,7 @@ impl Upload {
     }
 
     /// The buffers, for the next message.
-    pub(super) fn into_pen(self) -> Pen {
+    pub(super) fn into_pen(self) -> WriteBuffers {
         self.pen
     }
 
@@ -86,23 +90,30 @@ impl Upload {
         self.ended && self.piece.is_empty() && self.head == self.pen.out.len()
     }
 
-    /// Gets the next piece ready (this is where the body's own reader is waited for). False: all is written.
+    /// Gets the next piece ready (this is where the body's own reader is waited for). False: all is
+    /// written.
     pub(super) fn load(&mut self) -> Result<bool, SendFault> {
         let head_left = self.head < self.pen.out.len();
         if !self.piece.is_empty() || (head_left && self.head_alone) {
             return Ok(true);
         }
         if !self.ended {
-            (self.piece, self.ended) = self.pen.next_piece(&mut self.body, self.framing, &mut self.promised)?;
+            (self.piece, self.ended) =
+                self.pen.next_piece(&mut self.body, self.framing, &mut self.promised)?;
         }
         Ok(head_left || !self.piece.is_empty())
     }
 
     /// Writes some of what is ready.
-    pub(super) fn write<S: Transport + 'static>(&mut self, wire: &mut Wire<S>) -> Result<Step, SendFault> {
+    pub(super) fn write<S: TimedStream + 'static>(
+        &mut self,
+        wire: &mut Wire<S>,
+    ) -> Result<Step, SendFault> {
         let (out, piece) = (&self.pen.out[self.head..], self.pen.piece(self.piece.clone()));
         match wire.write_some(out, piece, self.pause) {
-            Ok(0) => Err(SendFault::Wire(wire.write_failed("writing a request", io::ErrorKind::WriteZero.into()))),
+            Ok(0) => Err(SendFault::Wire(
+                wire.write_failed("writing a request", io::ErrorKind::WriteZero.into()),
+            )),
             Ok(n) => {
                 let of_head = n.min(out.len());
                 self.head += of_head;
@@ -115,7 +126,10 @@ impl Upload {
     }
 
     /// Reads what has come, hardly waiting.
-    pub(super) fn look<S: Transport + 'static>(&mut self, wire: &mut Wire<S>) -> Result<Step, SendFault> {
+    pub(super) fn look<S: TimedStream + 'static>(
+        &mut self,
+        wire: &mut Wire<S>,
+    ) -> Result<Step, SendFault> {
         let wait = self.pause.min(TURN * 5);
         match wire.fill(Some(wait), crate::message::STEP) {
             Ok(0) => Ok(Step::End),
@@ -123,7 +137,11 @@ impl Upload {
             Err(error) if is_timeout(&error) => self.waited(wire, wait),
             Err(error) => {
                 wire.spoil("reading from the connection failed");
-                Err(SendFault::Wire(Error::io(Fault::Network, "reading while a request is being written", error)))
+                Err(SendFault::Wire(Error::io(
+                    Fault::Network,
+                    "reading while a request is being written",
+                    error,
+                )))
             }
         }
     }
@@ -134,11 +152,17 @@ impl Upload {
         Step::Moved
     }
 
-    fn waited<S: Transport + 'static>(&mut self, wire: &mut Wire<S>, time: Duration) -> Result<Step, SendFault> {
+    fn waited<S: TimedStream + 'static>(
+        &mut self,
+        wire: &mut Wire<S>,
+        time: Duration,
+    ) -> Result<Step, SendFault> {
         self.silent += time;
         self.pause = (self.pause * 2).min(STALL);
         if self.silent >= wire.limits.body_silence_timeout || wire.is_overdue() {
-            return Err(SendFault::Wire(wire.write_failed("writing a request", io::ErrorKind::TimedOut.into())));
+            return Err(SendFault::Wire(
+                wire.write_failed("writing a request", io::ErrorKind::TimedOut.into()),
+            ));
         }
         Ok(Step::Nothing)
     }

@@ -1,7 +1,9 @@
-//! The inside of a link: the stream, the octets read but not used, the body in progress, and why it may not be reused.
+//! The inside of a link: the stream, the bytes read but not used, the body in progress, and why it
+//! may not be reused.
 //!
-//! A [`Body`](crate::Body) and its link share one wire. The lock is held for one read or one write (or the reading of one
-//! head); what has to be asked without waiting (whose exchange it is, whether a body is still held) stands beside it.
+//! A [`Body`](crate::Body) and its link share one wire. The lock is held for one read or one write
+//! (or the reading of one head); what has to be asked without waiting (whose exchange it is,
+//! whether a body is still held) stands beside it.
 
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +19,7 @@ use crate::link::socket;
 use crate::message::STEP;
 use crate::proto::body::{Decoder, Framing, Piece};
 use crate::proto::head::{Fields, LineEnds};
-use crate::stream::Transport;
+use crate::stream::TimedStream;
 
 /// What a link and its bodies share.
 pub(super) struct Line<S> {
@@ -30,7 +32,11 @@ pub(super) struct Line<S> {
 
 impl<S> Line<S> {
     pub(super) fn new(wire: Wire<S>) -> Arc<Self> {
-        Arc::new(Line { wire: Mutex::new(wire), exchange: AtomicU64::new(1), held: AtomicU64::new(0) })
+        Arc::new(Line {
+            wire: Mutex::new(wire),
+            exchange: AtomicU64::new(1),
+            held: AtomicU64::new(0),
+        })
     }
 
     /// A panic of whoever held the lock leaves the wire as consistent as an IO error does.
@@ -107,7 +113,8 @@ impl Side {
     }
 }
 
-/// One deadline: its name in [`Limits`] and its length, as the error repeats them. `None`: for ever.
+/// One deadline: its name in [`Limits`] and its length, as the error repeats them. `None`: for
+/// ever.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
     pub(super) name: &'static str,
@@ -147,13 +154,16 @@ impl Whole {
 
     /// The error of whoever was waiting then.
     pub(crate) fn error(&self, peer: Fault, doing: &str) -> Error {
-        Error::timeout(peer, format!("{doing}: the exchange was not over within {} ({:?})", self.name, self.time))
+        Error::timeout(
+            peer,
+            format!("{doing}: the exchange was not over within {} ({:?})", self.name, self.time),
+        )
     }
 }
 
 /// What became of reading a head.
 pub(super) enum HeadFault {
-    /// The octets are not a right head; they are still in the inbox.
+    /// The bytes are not a right head; they are still in the inbox.
     Refused(Refusal),
     /// The head did not arrive in time, although it had begun.
     Late(Error),
@@ -176,9 +186,10 @@ pub(super) struct Wire<S> {
     incoming: Option<Incoming>,
     /// What is to be done about the peer's `Expect: 100-continue`.
     pub(super) expectation: Expectation,
-    /// The peer may be sending what nobody will use: closing at once could cost it our last answer (a reset).
+    /// The peer may be sending what nobody will use: closing at once could cost it our last answer
+    /// (a reset).
     pub(super) more_may_come: bool,
-    /// An octet arrived since [`Wire::forget_arrivals`].
+    /// A byte arrived since [`Wire::forget_arrivals`].
     pub(super) arrived: bool,
     /// Responses may begin with `EVENT/1.0`.
     pub(super) takes_events: bool,
@@ -198,16 +209,18 @@ pub(super) enum Expectation {
 /// The body that is being read from the wire.
 struct Incoming {
     decoder: Decoder,
-    /// The octets on the wire are the body's own: they can be read straight into the caller's buffer.
+    /// The bytes on the wire are the body's own: they can be read straight into the caller's
+    /// buffer.
     plain: bool,
 }
 
-/// Octets a head is read in; the buffer grows to [`STEP`] for bodies.
+/// Bytes a head is read in; the buffer grows to [`STEP`] for bodies.
 const HEAD_STEP: usize = 8 * 1024;
-/// Below this, reading straight into the caller's buffer would cost more system calls than it saves copying.
+/// Below this, reading straight into the caller's buffer would cost more system calls than it saves
+/// copying.
 const PLAIN_MIN: usize = 4 * 1024;
 
-impl<S: Transport + 'static> Wire<S> {
+impl<S: TimedStream + 'static> Wire<S> {
     pub(super) fn new(stream: S, unread: Vec<u8>, limits: Arc<Limits>, side: Side) -> Self {
         Wire {
             stream: Some(stream),
@@ -226,12 +239,13 @@ impl<S: Transport + 'static> Wire<S> {
         }
     }
 
-    /// Takes stream and unread octets out. `None`: that was done before.
+    /// Takes stream and unread bytes out. `None`: that was done before.
     pub(super) fn take(&mut self) -> Option<(S, Vec<u8>)> {
         Some((self.stream.take()?, self.inbox.take()))
     }
 
-    /// The same, where another exchange may follow; else the stream is dropped here, so that the descriptor is gone before anybody is told.
+    /// The same, where another exchange may follow; else the stream is dropped here, so that the
+    /// descriptor is gone before anybody is told.
     pub(super) fn take_reusable(&mut self) -> Option<(S, Vec<u8>)> {
         let reusable = !self.is_spoilt() && !self.is_body_unread();
         self.take().filter(|_| reusable)
@@ -287,9 +301,9 @@ impl<S: Transport + 'static> Wire<S> {
         Some(got)
     }
 
-    /// Reads until `parse` has found a whole head; `first` is how long its first octet may take, in all: blank lines before it postpone nothing. From there the rest
-    /// has `head_timeout`, at a gateway no longer than `first`.
-    /// `Ok(None)`: the peer closed before one began.
+    /// Reads until `parse` has found a whole head; `first` is how long its first byte may take, in
+    /// all: blank lines before it postpone nothing. From there the rest has `head_timeout`, at a
+    /// gateway no longer than `first`. `Ok(None)`: the peer closed before one began.
     pub(super) fn read_head<T>(
         &mut self,
         first: Patience,
@@ -297,17 +311,25 @@ impl<S: Transport + 'static> Wire<S> {
     ) -> Result<Option<T>, HeadFault> {
         let waits_since = Instant::now();
         let whole = self.limits.head_timeout;
-        let whole = first.time.filter(|_| self.side == Side::Gateway).map_or(whole, |first| first.min(whole));
+        let whole = first
+            .time
+            .filter(|_| self.side == Side::Gateway)
+            .map_or(whole, |first| first.min(whole));
         let mut deadline = None;
         let mut worth_parsing = !self.inbox.is_blank();
         loop {
             if worth_parsing {
-                if let Some((head, len)) = parse(self.inbox.octets(), &self.limits).map_err(HeadFault::Refused)? {
+                if let Some((head, len)) =
+                    parse(self.inbox.bytes(), &self.limits).map_err(HeadFault::Refused)?
+                {
                     self.inbox.consume(len);
                     return Ok(Some(head));
                 }
                 if self.inbox.len() > self.limits.head_bytes_max + 2 {
-                    return Err(HeadFault::Refused(Refusal::new(431, "the head is longer than head_bytes_max allows")));
+                    return Err(HeadFault::Refused(Refusal::new(
+                        431,
+                        "the head is longer than head_bytes_max allows",
+                    )));
                 }
             }
             let seen = self.inbox.len();
@@ -315,26 +337,47 @@ impl<S: Transport + 'static> Wire<S> {
             let n = if begun {
                 self.fill_rest_of_head(&mut deadline, whole)?
             } else {
-                let doing = if self.side == Side::Gateway { "waiting for the response" } else { "waiting for a request" };
-                let left = if seen == 0 { first.time } else { first.time.map(|time| time.saturating_sub(waits_since.elapsed())) };
+                let doing = if self.side == Side::Gateway {
+                    "waiting for the response"
+                } else {
+                    "waiting for a request"
+                };
+                let left = if seen == 0 {
+                    first.time
+                } else {
+                    first.time.map(|time| time.saturating_sub(waits_since.elapsed()))
+                };
                 let late = left == Some(Duration::ZERO) && seen > 0;
-                let filled = if late { Err(io::ErrorKind::TimedOut.into()) } else { self.fill(left, HEAD_STEP) };
+                let filled = if late {
+                    Err(io::ErrorKind::TimedOut.into())
+                } else {
+                    self.fill(left, HEAD_STEP)
+                };
                 filled.map_err(|e| HeadFault::Failed(self.read_failed(doing, first, e)))?
             };
             if n == 0 {
                 return if begun { Err(HeadFault::Failed(self.ended_in_head())) } else { Ok(None) };
             }
-            // A head that drips in must not be parsed once per octet.
-            let new = &self.inbox.octets()[seen..];
-            worth_parsing = !begun || new.contains(&b'\n') || self.inbox.len() >= self.limits.head_bytes_max;
+            // A head that drips in must not be parsed once per byte.
+            let new = &self.inbox.bytes()[seen..];
+            worth_parsing =
+                !begun || new.contains(&b'\n') || self.inbox.len() >= self.limits.head_bytes_max;
         }
     }
 
-    fn fill_rest_of_head(&mut self, deadline: &mut Option<Instant>, whole: Duration) -> Result<usize, HeadFault> {
+    fn fill_rest_of_head(
+        &mut self,
+        deadline: &mut Option<Instant>,
+        whole: Duration,
+    ) -> Result<usize, HeadFault> {
         let now = Instant::now();
         let left = deadline.get_or_insert(now + whole).saturating_duration_since(now);
         let late = |wire: &mut Self, error| {
-            let error = wire.read_failed(&format!("reading a {}'s head", wire.side.message()), Patience::new("head_timeout", whole), error);
+            let error = wire.read_failed(
+                &format!("reading a {}'s head", wire.side.message()),
+                Patience::new("head_timeout", whole),
+                error,
+            );
             if error.is_timeout() { HeadFault::Late(error) } else { HeadFault::Failed(error) }
         };
         if left.is_zero() {
@@ -346,7 +389,7 @@ impl<S: Transport + 'static> Wire<S> {
     fn ended_in_head(&mut self) -> Error {
         self.spoil("the peer closed within a head");
         let text = format!(
-            "reading a {}'s head: {} closed the connection after {} octets of it",
+            "reading a {}'s head: {} closed the connection after {} bytes of it",
             self.side.message(),
             self.side.peer_name(),
             self.inbox.len()
@@ -355,7 +398,12 @@ impl<S: Transport + 'static> Wire<S> {
     }
 
     /// An error of a read, with the deadline's name where it was one.
-    pub(super) fn read_failed(&mut self, doing: &str, patience: Patience, error: io::Error) -> Error {
+    pub(super) fn read_failed(
+        &mut self,
+        doing: &str,
+        patience: Patience,
+        error: io::Error,
+    ) -> Error {
         if !is_timeout(&error) {
             self.spoil("reading from the connection failed");
             return Error::io(Fault::Network, doing, error);
@@ -365,7 +413,11 @@ impl<S: Transport + 'static> Wire<S> {
             return whole.error(self.side.peer(), doing);
         }
         let time = patience.time.unwrap_or_default();
-        let text = format!("{doing}: {} sent nothing more within {} ({time:?})", self.side.peer_name(), patience.name);
+        let text = format!(
+            "{doing}: {} sent nothing more within {} ({time:?})",
+            self.side.peer_name(),
+            patience.name
+        );
         Error::timeout(self.side.peer(), text)
     }
 
@@ -381,10 +433,10 @@ impl<S: Transport + 'static> Wire<S> {
         if let Framing::Length(length) = framing {
             if length <= self.inbox.len() as u64 {
                 // Bounded by what is in memory already.
-                let octets = self.inbox.octets()[..length as usize].to_vec();
-                self.inbox.consume(octets.len());
+                let bytes = self.inbox.bytes()[..length as usize].to_vec();
+                self.inbox.consume(bytes.len());
                 self.body_ended();
-                return Some(octets);
+                return Some(bytes);
             }
         }
         let decoder = Decoder::new(framing, &self.limits).line_ends(self.side.line_ends());
@@ -400,14 +452,19 @@ impl<S: Transport + 'static> Wire<S> {
         self.incoming.as_ref().map_or(Some(0), |incoming| incoming.decoder.remaining())
     }
 
-    /// Reads octets of the body into `buf` (not empty). `Ok(0)`: it is whole; `trailers` was filled.
-    pub(super) fn read_body(&mut self, buf: &mut [u8], trailers: &mut Option<HeaderMap>) -> Result<usize, Error> {
+    /// Reads bytes of the body into `buf` (not empty). `Ok(0)`: it is whole; `trailers` was filled.
+    pub(super) fn read_body(
+        &mut self,
+        buf: &mut [u8],
+        trailers: &mut Option<HeaderMap>,
+    ) -> Result<usize, Error> {
         if self.expectation == Expectation::Waiting {
             self.expectation = Expectation::None;
             // A peer whose body is on its way already does not wait (RFC 9110 §10.1.1).
             if self.inbox.is_empty() {
-                self.write_all(b"HTTP/1.1 100 Continue\r\n\r\n", &[])
-                    .map_err(|e| self.body_failed(|wire| wire.write_failed("writing 100 Continue", e)))?;
+                self.write_all(b"HTTP/1.1 100 Continue\r\n\r\n", &[]).map_err(|e| {
+                    self.body_failed(|wire| wire.write_failed("writing 100 Continue", e))
+                })?;
             }
         }
         loop {
@@ -429,15 +486,24 @@ impl<S: Transport + 'static> Wire<S> {
             match self.fill(patience.time, STEP) {
                 Ok(0) => return self.eof_in_body().map(|()| 0),
                 Ok(_) => {}
-                Err(error) => return Err(self.body_failed(|wire| wire.read_failed(doing, patience, error))),
+                Err(error) => {
+                    return Err(self.body_failed(|wire| wire.read_failed(doing, patience, error)));
+                }
             }
         }
     }
 
     /// Straight from the stream into a large buffer, where no decoding is needed. `None`: not now.
     fn read_plain(&mut self, buf: &mut [u8], patience: Patience) -> Result<Option<usize>, Error> {
-        let Some(incoming) = self.incoming.as_ref().filter(|incoming| incoming.plain && buf.len() >= PLAIN_MIN) else { return Ok(None) };
-        let left = incoming.decoder.remaining().map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
+        let Some(incoming) =
+            self.incoming.as_ref().filter(|incoming| incoming.plain && buf.len() >= PLAIN_MIN)
+        else {
+            return Ok(None);
+        };
+        let left = incoming
+            .decoder
+            .remaining()
+            .map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
         let room = buf.len().min(left);
         let doing = self.reading_body();
         let got = self.limit_read(patience.time).and_then(|()| {
@@ -464,13 +530,17 @@ impl<S: Transport + 'static> Wire<S> {
     }
 
     /// Moves what is in the inbox through the decoder into `buf`.
-    pub(super) fn decode_into(&mut self, buf: &mut [u8], trailers: &mut Option<HeaderMap>) -> Result<usize, Error> {
+    pub(super) fn decode_into(
+        &mut self,
+        buf: &mut [u8],
+        trailers: &mut Option<HeaderMap>,
+    ) -> Result<usize, Error> {
         let mut copied = 0;
         while copied < buf.len() && !self.inbox.is_empty() {
             let Some(incoming) = &mut self.incoming else { break };
             // Never more than fits: a decoder gives data out of its input.
-            let octets = self.inbox.octets();
-            let window = &octets[..octets.len().min(buf.len() - copied)];
+            let bytes = self.inbox.bytes();
+            let window = &bytes[..bytes.len().min(buf.len() - copied)];
             let consumed = match incoming.decoder.decode(window) {
                 Ok((consumed, Piece::Data(data))) => {
                     buf[copied..copied + data.len()].copy_from_slice(data);
@@ -511,7 +581,11 @@ impl<S: Transport + 'static> Wire<S> {
                 wire.spoil("the peer closed within a body");
                 Error::closed(
                     wire.side.peer(),
-                    format!("{doing}: {} closed the connection too early: {}", wire.side.peer_name(), refusal.reason),
+                    format!(
+                        "{doing}: {} closed the connection too early: {}",
+                        wire.side.peer_name(),
+                        refusal.reason
+                    ),
                 )
             })),
         }
@@ -530,7 +604,7 @@ impl<S: Transport + 'static> Wire<S> {
         self.expectation = Expectation::None;
         // A request may be behind a request; nothing may be behind a response (T16).
         if self.side == Side::Gateway && !self.inbox.is_blank() {
-            self.spoil("octets came after the response's end");
+            self.spoil("bytes came after the response's end");
         }
     }
 
@@ -541,7 +615,8 @@ impl<S: Transport + 'static> Wire<S> {
         }
     }
 
-    /// Drops what is in the inbox of an abandoned body, at most `max` octets. Whether the body is whole now.
+    /// Drops what is in the inbox of an abandoned body, at most `max` bytes. Whether the body is
+    /// whole now.
     pub(super) fn drain_inbox(&mut self, max: &mut usize) -> Result<bool, Error> {
         let mut scratch = [0; 2048];
         let mut none = Some(HeaderMap::new());
@@ -553,7 +628,8 @@ impl<S: Transport + 'static> Wire<S> {
         Ok(self.incoming.is_none())
     }
 
-    /// Reads an abandoned body to its end, within `drain_bytes_max` and, in all, `body_silence_timeout`. Where that does not do, the wire is spoilt.
+    /// Reads an abandoned body to its end, within `drain_bytes_max` and, in all,
+    /// `body_silence_timeout`. Where that does not do, the wire is spoilt.
     pub(super) fn drain(&mut self) -> Result<(), Error> {
         let patience = Patience::new("body_silence_timeout", self.limits.body_silence_timeout);
         let deadline = Instant::now() + self.limits.body_silence_timeout;
@@ -561,14 +637,25 @@ impl<S: Transport + 'static> Wire<S> {
         while !self.drain_inbox(&mut left)? {
             let time = deadline.saturating_duration_since(Instant::now());
             if left == 0 || self.body_remaining().is_some_and(|n| n > left as u64) {
-                let text = format!("dropping the rest of an unread {} body: it is longer than drain_bytes_max allows", self.side.message());
+                let text = format!(
+                    "dropping the rest of an unread {} body: it is longer than drain_bytes_max allows",
+                    self.side.message()
+                );
                 return Err(self.body_failed(|wire| Error::closed(wire.side.peer(), text)));
             }
-            let got = if time.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { self.fill(Some(time), STEP) };
+            let got = if time.is_zero() {
+                Err(io::ErrorKind::TimedOut.into())
+            } else {
+                self.fill(Some(time), STEP)
+            };
             match got {
                 Ok(0) => self.eof_in_body()?,
                 Ok(_) => {}
-                Err(error) => return Err(self.body_failed(|wire| wire.read_failed("dropping the rest of an unread body", patience, error))),
+                Err(error) => {
+                    return Err(self.body_failed(|wire| {
+                        wire.read_failed("dropping the rest of an unread body", patience, error)
+                    }));
+                }
             }
         }
         Ok(())
@@ -591,7 +678,12 @@ impl<S: Transport + 'static> Wire<S> {
     }
 
     /// One write, of at most both slices, and a flush.
-    pub(super) fn write_some(&mut self, first: &[u8], second: &[u8], limit: Duration) -> io::Result<usize> {
+    pub(super) fn write_some(
+        &mut self,
+        first: &[u8],
+        second: &[u8],
+        limit: Duration,
+    ) -> io::Result<usize> {
         let limit = self.within_whole(Some(limit))?.unwrap_or(limit);
         let stream = self.stream.as_mut().ok_or_else(taken)?;
         if self.write_limit != Some(limit) {
@@ -599,7 +691,7 @@ impl<S: Transport + 'static> Wire<S> {
             self.write_limit = Some(limit);
         }
         let n = retry(|| match (first, second) {
-            (octets, []) | ([], octets) => stream.write(octets),
+            (bytes, []) | ([], bytes) => stream.write(bytes),
             _ => stream.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]),
         })?;
         retry(|| stream.flush())?;
@@ -614,7 +706,10 @@ impl<S: Transport + 'static> Wire<S> {
                 return whole.error(self.side.peer(), doing);
             }
             let time = self.limits.body_silence_timeout;
-            let text = format!("{doing}: {} took nothing within body_silence_timeout ({time:?})", self.side.peer_name());
+            let text = format!(
+                "{doing}: {} took nothing within body_silence_timeout ({time:?})",
+                self.side.peer_name()
+            );
             return Error::timeout(self.side.peer(), text);
         }
         Error::io(Fault::Network, doing, error)
@@ -629,24 +724,27 @@ impl<S: Transport + 'static> Wire<S> {
         }
     }
 
-    /// Half-closes and reads on for a bounded time, so that the last answer is not lost to a reset. Over a transport that cannot half-close
-    /// only where more may come, for the peer could be waiting for an end that only the drop brings.
+    /// Half-closes and reads on for a bounded time, so that the last answer is not lost to a reset.
+    /// Over a transport that cannot half-close only where more may come, for the peer could be
+    /// waiting for an end that only the drop brings.
     pub(super) fn finish(&mut self) {
-        let closed = self.stream.as_ref().is_some_and(Transport::half_close);
+        let closed = self.stream.as_ref().is_some_and(TimedStream::half_close);
         if !closed && !self.more_may_come {
             return;
         }
         let ends = Instant::now() + self.limits.linger_total_timeout;
         loop {
             self.inbox.clear();
-            let time = ends.saturating_duration_since(Instant::now()).min(self.limits.linger_timeout);
+            let time =
+                ends.saturating_duration_since(Instant::now()).min(self.limits.linger_timeout);
             if time.is_zero() || !matches!(self.fill(Some(time), STEP), Ok(1..)) {
                 return self.inbox.clear();
             }
         }
     }
 
-    /// Ends the connection in the middle of a message, so that the peer cannot take it for the message's end (T17).
+    /// Ends the connection in the middle of a message, so that the peer cannot take it for the
+    /// message's end (T17).
     pub(super) fn abort(&mut self, framing: Framing) {
         self.spoil("a message was cut short");
         match self.stream.as_ref() {
@@ -670,7 +768,8 @@ impl<S: Transport + 'static> Wire<S> {
         self.whole.is_some_and(|whole| whole.left().is_zero())
     }
 
-    /// Tells the transport how long a read may take, but only where that differs by more than a tenth from what it knows.
+    /// Tells the transport how long a read may take, but only where that differs by more than a
+    /// tenth from what it knows.
     fn limit_read(&mut self, wanted: Option<Duration>) -> io::Result<()> {
         let wanted = self.within_whole(wanted)?;
         let near = match (self.read_limit, wanted) {
@@ -713,7 +812,10 @@ pub(super) fn header_map(fields: &Fields<'_>, status: u16) -> Result<HeaderMap, 
     for field in fields.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes());
         let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(field.value)) else {
-            return Err(Refusal::new(status, "a field whose name or value is not one (RFC 9110 §5)"));
+            return Err(Refusal::new(
+                status,
+                "a field whose name or value is not one (RFC 9110 §5)",
+            ));
         };
         map.append(name, value);
     }

@@ -1,7 +1,8 @@
-//! Where a message ends: the framing decision for both roles, one function each; the decoder and the encoder.
+//! Where a message ends: the framing decision for both roles, one function each; the decoder and
+//! the encoder.
 //!
-//! The decoder keeps its place within a chunk line as state, not as octets, so that it takes input cut anywhere and owns no
-//! buffer; only a trailer section is collected, up to the bound for heads.
+//! The decoder keeps its place within a chunk line as state, not as bytes, so that it takes input
+//! cut anywhere and owns no buffer; only a trailer section is collected, up to the bound for heads.
 //!
 //! ```text
 //!             ┌───────────────────────── DataLf ◄─ DataCr ◄─┐
@@ -9,21 +10,25 @@
 //!   Chunked: Size ─► (Extension) ─► SizeLf ─► Data ─────────┘
 //!                                     └ 0 ─► TrailerStart ─► (Trailer | TrailerLf) ─► Done
 //! ```
-//! In an answer ([`LineEnds::CrlfOrLf`]) a lone LF ends each of these lines, too, and blanks may stand before a line's end: small servers write both, and
-//! nginx takes both. Requests are read strictly, since a server behind us may read them in another way.
+//! In an answer ([`LineEnds::CrlfOrLf`]) a lone LF ends each of these lines, too, and blanks may
+//! stand before a line's end: small servers write both, and nginx takes both. Requests are read
+//! strictly, since a server behind us may read them in another way.
 //!
-//! It never reads a chunk size with `from_str_radix` (which takes `+5`) nor with `httparse::parse_chunk_size` (which takes an
-//! empty size, an LF in an extension, and 2^64-1).
+//! It never reads a chunk size with `from_str_radix` (which takes `+5`) nor with
+//! `httparse::parse_chunk_size` (which takes an empty size, an LF in an extension, and 2^64-1).
 use crate::error::Refusal;
 use crate::limits::Limits;
-use crate::proto::head::{Fields, LineEnds, Part, RequestHead, ResponseHead, begins, is_token, same_name, section, trim, write_field};
+use crate::proto::head::{
+    Fields, LineEnds, Part, RequestHead, ResponseHead, begins, is_token, same_name, section, trim,
+    write_field,
+};
 
 /// How the end of a body is found (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// No body.
     Empty,
-    /// So many octets (never 0: that is `Empty`).
+    /// So many bytes (never 0: that is `Empty`).
     Length(u64),
     /// `Transfer-Encoding: chunked`.
     Chunked,
@@ -47,7 +52,8 @@ pub fn of_response(head: &ResponseHead<'_>, method: &str) -> Result<Framing, Ref
     if head.status == 101 {
         return Ok(Framing::Empty); // protocol.md §1.4: framing fields in a 101 are ignored (the seed's has Content-Length)
     }
-    let stated = stated(head.minor, &head.fields).map_err(|refusal| Refusal { status: 502, ..refusal })?;
+    let stated =
+        stated(head.minor, &head.fields).map_err(|refusal| Refusal { status: 502, ..refusal })?;
     if method == "HEAD" || matches!(head.status, 100..=199 | 204 | 304) {
         return Ok(Framing::Empty);
     }
@@ -71,7 +77,8 @@ fn stated(minor: u8, fields: &Fields<'_>) -> Result<Option<Framing>, Refusal> {
         }
         return coding(minor, fields).map(Some);
     }
-    Ok(content_length(fields)?.map(|length| if length == 0 { Framing::Empty } else { Framing::Length(length) }))
+    Ok(content_length(fields)?
+        .map(|length| if length == 0 { Framing::Empty } else { Framing::Length(length) }))
 }
 
 /// `Transfer-Encoding` is exactly one `chunked`, in one line, in HTTP/1.1 (RFC 9112 §6.1).
@@ -95,10 +102,14 @@ fn coding(minor: u8, fields: &Fields<'_>) -> Result<Framing, Refusal> {
     if unknown && !misplaced {
         return Err(Refusal::new(501, "Transfer-Encoding names a coding other than chunked"));
     }
-    Err(Refusal::new(400, "Transfer-Encoding has to be chunked, once, as the last coding and the only one"))
+    Err(Refusal::new(
+        400,
+        "Transfer-Encoding has to be chunked, once, as the last coding and the only one",
+    ))
 }
 
-/// Octets that one `Content-Length` or chunk may announce: what also fits a signed 64-bit number, which is what most peers keep it in.
+/// Bytes that one `Content-Length` or chunk may announce: what also fits a signed 64-bit number,
+/// which is what most peers keep it in.
 const LENGTH_MAX: u64 = i64::MAX as u64;
 
 /// The value of `Content-Length`, equal repeats being one (RFC 9110 §8.6).
@@ -109,9 +120,12 @@ pub(crate) fn content_length(fields: &Fields<'_>) -> Result<Option<u64>, Refusal
     let mut length = None;
     for line in fields.all("content-length") {
         // Not `list`: that leaves out empty members, and an empty one is as wrong as a word.
-        for member in line.split(|&octet| octet == b',') {
+        for member in line.split(|&byte| byte == b',') {
             let Some(value) = number(trim(member)) else {
-                return Err(Refusal::new(400, "Content-Length is not a number in digits, up to 2^63-1"));
+                return Err(Refusal::new(
+                    400,
+                    "Content-Length is not a number in digits, up to 2^63-1",
+                ));
             };
             if length.is_some_and(|length| length != value) {
                 return Err(Refusal::new(400, "Content-Length came with different values"));
@@ -134,7 +148,7 @@ fn number(digits: &[u8]) -> Option<u64> {
 /// What [`Decoder::decode`] found at the front of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece<'a> {
-    /// Octets of the body, not empty.
+    /// Bytes of the body, not empty.
     Data(&'a [u8]),
     /// All that was given is used or kept by the caller as unconsumed; more is needed.
     More,
@@ -142,11 +156,11 @@ pub enum Piece<'a> {
     End,
 }
 
-/// Finds the octets of a body in what comes from the wire. Never allocates by what the wire says.
+/// Finds the bytes of a body in what comes from the wire. Never allocates by what the wire says.
 #[derive(Debug)]
 pub struct Decoder {
     state: State,
-    /// Octets that chunk extensions, over the whole body, may still have.
+    /// Bytes that chunk extensions, over the whole body, may still have.
     extension_left: usize,
     head_bytes_max: usize,
     fields_max: usize,
@@ -159,7 +173,7 @@ pub struct Decoder {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// So many octets of a `Length` body to come; never 0.
+    /// So many bytes of a `Length` body to come; never 0.
     Length(u64),
     UntilClose,
     /// In the digits of a chunk size.
@@ -176,7 +190,7 @@ enum State {
     SizeLf {
         size: u64,
     },
-    /// So many octets of a chunk to come; never 0.
+    /// So many bytes of a chunk to come; never 0.
     Data(u64),
     DataCr,
     DataLf,
@@ -187,11 +201,12 @@ enum State {
     Trailer,
     Done,
     /// It was wrong once and stays wrong.
-    Broken,
+    HandshakeError,
 }
 
-/// Where in `*( BWS ";" BWS name [ BWS "=" BWS value ] )` a chunk line stands (RFC 9112 §7.1.1). What an extension says is of no interest, but one that is
-/// none is a place where two parsers may see different lines.
+/// Where in `*( BWS ";" BWS name [ BWS "=" BWS value ] )` a chunk line stands (RFC 9112 §7.1.1).
+/// What an extension says is of no interest, but one that is none is a place where two parsers may
+/// see different lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extension {
     /// In blanks: `;` or, in an answer, the end of the line has to follow.
@@ -212,18 +227,18 @@ enum Extension {
 }
 
 impl Extension {
-    /// What follows with this octet, which is no line end; `None`: it may not stand here.
-    fn next(self, octet: u8) -> Option<Self> {
+    /// What follows with this byte, which is no line end; `None`: it may not stand here.
+    fn next(self, byte: u8) -> Option<Self> {
         use Extension::*;
-        let blank = matches!(octet, b' ' | b'\t');
-        let text = blank || matches!(octet, 0x21..=0x7E | 0x80..);
-        Some(match (self, octet) {
+        let blank = matches!(byte, b' ' | b'\t');
+        let text = blank || matches!(byte, 0x21..=0x7E | 0x80..);
+        Some(match (self, byte) {
             (Quoted, b'"') => Unquoted,
             (Quoted, b'\\') => Escaped,
             (Quoted | Escaped, _) => return text.then_some(Quoted),
             (Start | ValueStart, _) if blank => self,
-            (Start | Name, _) if is_token(&[octet]) => Name,
-            (ValueStart | Value, _) if is_token(&[octet]) => Value,
+            (Start | Name, _) if is_token(&[byte]) => Name,
+            (ValueStart | Value, _) if is_token(&[byte]) => Value,
             (ValueStart, b'"') => Quoted,
             (Name | NameBlank, _) if blank => NameBlank,
             (Name | NameBlank, b'=') => ValueStart,
@@ -238,7 +253,9 @@ impl Extension {
         match self {
             Extension::Name | Extension::Value | Extension::Unquoted => true,
             Extension::Blank | Extension::NameBlank => lenient,
-            Extension::Start | Extension::ValueStart | Extension::Quoted | Extension::Escaped => false,
+            Extension::Start | Extension::ValueStart | Extension::Quoted | Extension::Escaped => {
+                false
+            }
         }
     }
 }
@@ -258,7 +275,8 @@ fn malformed(reason: &'static str) -> Refusal {
 }
 
 impl Decoder {
-    /// A decoder for a body with this framing. `limits` bounds chunk lines and trailers (`head_bytes_max`, `fields_max`).
+    /// A decoder for a body with this framing. `limits` bounds chunk lines and trailers
+    /// (`head_bytes_max`, `fields_max`).
     pub fn new(framing: Framing, limits: &Limits) -> Self {
         let state = match framing {
             Framing::Empty | Framing::Length(0) => State::Done,
@@ -277,24 +295,27 @@ impl Decoder {
         }
     }
 
-    /// The same, for a body whose lines end like this. [`LineEnds::CrlfOrLf`], for answers, also takes blanks at the end of a chunk line.
+    /// The same, for a body whose lines end like this. [`LineEnds::CrlfOrLf`], for answers, also
+    /// takes blanks at the end of a chunk line.
     pub fn line_ends(self, ends: LineEnds) -> Self {
         Decoder { ends, ..self }
     }
 
-    /// Takes from the front of `input`: how many octets were consumed (the piece's own octets included), and the piece.
-    /// With `Data` or `End` there may be more in what is left of `input`; after `More` every octet of `input` was consumed
-    /// (the decoder keeps its own state across chunk lines; it needs no octets back). After `End`, always `(0, End)`.
+    /// Takes from the front of `input`: how many bytes were consumed (the piece's own bytes
+    /// included), and the piece. With `Data` or `End` there may be more in what is left of `input`;
+    /// after `More` every byte of `input` was consumed (the decoder keeps its own state across
+    /// chunk lines; it needs no bytes back). After `End`, always `(0, End)`.
     ///
     /// # Errors
-    /// 400: a malformed chunk line, data without its CRLF, a trailer section that is malformed or too large. Then always.
+    /// 400: a malformed chunk line, data without its CRLF, a trailer section that is malformed or
+    /// too large. Then always.
     pub fn decode<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Piece<'a>), Refusal> {
         let mut used = 0;
         loop {
             let rest = &input[used..];
             match self.state {
                 State::Done => return Ok((used, Piece::End)),
-                State::Broken => return Err(malformed("the body was malformed before")),
+                State::HandshakeError => return Err(malformed("the body was malformed before")),
                 _ if rest.is_empty() => return Ok((used, Piece::More)),
                 State::UntilClose => return Ok((input.len(), Piece::Data(rest))),
                 State::Length(left) | State::Data(left) => {
@@ -303,16 +324,22 @@ impl Decoder {
                     self.moved(taken);
                     return Ok((used + taken as usize, Piece::Data(&rest[..taken as usize])));
                 }
-                State::Trailer => used += self.trailer_line(rest).inspect_err(|_| self.state = State::Broken)?,
+                State::Trailer => {
+                    used += self
+                        .trailer_line(rest)
+                        .inspect_err(|_| self.state = State::HandshakeError)?
+                }
                 _ => {
-                    self.state = self.chunk_octet(rest[0]).inspect_err(|_| self.state = State::Broken)?;
-                    used += usize::from(self.state != State::Trailer); // its first octet is read again, as part of the section
+                    self.state = self
+                        .chunk_byte(rest[0])
+                        .inspect_err(|_| self.state = State::HandshakeError)?;
+                    used += usize::from(self.state != State::Trailer); // its first byte is read again, as part of the section
                 }
             }
         }
     }
 
-    /// Octets of data went by: where that leaves a `Length` body or a chunk.
+    /// Bytes of data went by: where that leaves a `Length` body or a chunk.
     fn moved(&mut self, n: u64) {
         self.state = match self.state {
             State::Length(left) if left > n => State::Length(left - n),
@@ -323,64 +350,87 @@ impl Decoder {
         };
     }
 
-    /// One octet between the data of two chunks: the grammar of RFC 9112 §7.1, with bounds.
-    fn chunk_octet(&mut self, octet: u8) -> Result<State, Refusal> {
+    /// One byte between the data of two chunks: the grammar of RFC 9112 §7.1, with bounds.
+    fn chunk_byte(&mut self, byte: u8) -> Result<State, Refusal> {
         let lenient = self.ends == LineEnds::CrlfOrLf;
-        match (self.state, octet) {
+        match (self.state, byte) {
             (State::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
-                let digit = if octet.is_ascii_digit() { octet - b'0' } else { (octet | 0x20) - b'a' + 10 };
+                let digit =
+                    if byte.is_ascii_digit() { byte - b'0' } else { (byte | 0x20) - b'a' + 10 };
                 if digits == SIZE_DIGITS_MAX || size > LENGTH_MAX >> 4 {
-                    return Err(malformed("a chunk size has more than 16 digits or is above 2^63-1"));
+                    return Err(malformed(
+                        "a chunk size has more than 16 digits or is above 2^63-1",
+                    ));
                 }
                 Ok(State::Size { size: size << 4 | u64::from(digit), digits: digits + 1 })
             }
-            (State::Size { digits: 0, .. }, _) => Err(malformed("a chunk does not begin with its size in hex digits")),
+            (State::Size { digits: 0, .. }, _) => {
+                Err(malformed("a chunk does not begin with its size in hex digits"))
+            }
             (State::Size { size, .. }, b'\r') => Ok(State::SizeLf { size }),
             (State::Size { size, .. }, b'\n') if lenient => Ok(behind_size(size)),
-            (State::Extension { size, at }, b'\r') if at.may_end(lenient) => Ok(State::SizeLf { size }),
-            (State::Extension { size, at }, b'\n') if lenient && at.may_end(true) => Ok(behind_size(size)),
-            (State::Size { size, .. }, _) => self.extension(size, Extension::Blank, octet),
-            (State::Extension { size, at }, _) => self.extension(size, at, octet),
+            (State::Extension { size, at }, b'\r') if at.may_end(lenient) => {
+                Ok(State::SizeLf { size })
+            }
+            (State::Extension { size, at }, b'\n') if lenient && at.may_end(true) => {
+                Ok(behind_size(size))
+            }
+            (State::Size { size, .. }, _) => self.extension(size, Extension::Blank, byte),
+            (State::Extension { size, at }, _) => self.extension(size, at, byte),
             (State::SizeLf { size }, b'\n') => Ok(behind_size(size)),
             (State::DataCr, b'\r') => Ok(State::DataLf),
             (State::DataCr, b'\n') if lenient => Ok(NEXT_CHUNK),
             (State::DataLf, b'\n') => Ok(NEXT_CHUNK),
-            (State::DataCr | State::DataLf, _) => Err(malformed("the data of a chunk is not followed by CRLF: its size is wrong")),
+            (State::DataCr | State::DataLf, _) => {
+                Err(malformed("the data of a chunk is not followed by CRLF: its size is wrong"))
+            }
             (State::TrailerStart, b'\r') => Ok(State::TrailerLf),
             (State::TrailerStart, b'\n') if lenient => Ok(State::Done),
             (State::TrailerStart, _) => Ok(State::Trailer),
             (State::TrailerLf, b'\n') => Ok(State::Done),
-            (State::SizeLf { .. } | State::TrailerLf, _) => Err(malformed("a CR stands without its LF")),
+            (State::SizeLf { .. } | State::TrailerLf, _) => {
+                Err(malformed("a CR stands without its LF"))
+            }
             (state, _) => Ok(state), // those with data, which decode() took
         }
     }
 
-    /// One octet behind a chunk size that does not end its line.
-    fn extension(&mut self, size: u64, at: Extension, octet: u8) -> Result<State, Refusal> {
-        let wrong =
-            || malformed("a chunk line has an octet that does not belong there: behind the size only extensions (;name=value) may stand");
-        let at = at.next(octet).ok_or_else(wrong)?;
+    /// One byte behind a chunk size that does not end its line.
+    fn extension(&mut self, size: u64, at: Extension, byte: u8) -> Result<State, Refusal> {
+        let wrong = || {
+            malformed(
+                "a chunk line has a byte that does not belong there: behind the size only extensions (;name=value) may stand",
+            )
+        };
+        let at = at.next(byte).ok_or_else(wrong)?;
         let left = self.extension_left.checked_sub(1);
-        self.extension_left = left.ok_or_else(|| malformed("chunk extensions are longer than head_bytes_max allows"))?;
+        self.extension_left = left
+            .ok_or_else(|| malformed("chunk extensions are longer than head_bytes_max allows"))?;
         Ok(State::Extension { size, at })
     }
 
-    /// Collects up to the end of one line, and reads the section when it is whole. How many octets were taken.
+    /// Collects up to the end of one line, and reads the section when it is whole. How many bytes
+    /// were taken.
     fn trailer_line(&mut self, rest: &[u8]) -> Result<usize, Refusal> {
-        let line = rest.iter().position(|&octet| octet == b'\n').map_or(rest.len(), |lf| lf + 1);
+        let line = rest.iter().position(|&byte| byte == b'\n').map_or(rest.len(), |lf| lf + 1);
         if self.section.len() + line > self.head_bytes_max {
             return Err(malformed("the trailer section is longer than head_bytes_max allows"));
         }
         self.section.extend_from_slice(&rest[..line]);
-        let Some((fields, _)) = section(&self.section, self.fields_max, self.ends, Part::Trailers)? else { return Ok(line) };
+        let Some((fields, _)) = section(&self.section, self.fields_max, self.ends, Part::Trailers)?
+        else {
+            return Ok(line);
+        };
         let allowed = fields.iter().filter(|field| may_trail(field.name));
-        self.trailers = allowed.map(|field| (field.name.to_owned(), field.value.to_vec())).collect();
+        self.trailers =
+            allowed.map(|field| (field.name.to_owned(), field.value.to_vec())).collect();
         self.section = Vec::new();
         self.state = State::Done;
         Ok(line)
     }
 
-    /// The peer ended the connection here. Right only for `UntilClose` (or when the body was whole).
+    /// The peer ended the connection here. Right only for `UntilClose` (or when the body was
+    /// whole).
     ///
     /// # Errors
     /// The message is incomplete, and has to be treated as failed (RFC 9112 §8).
@@ -399,7 +449,7 @@ impl Decoder {
         self.state == State::Done
     }
 
-    /// Octets still to come, where the framing tells.
+    /// Bytes still to come, where the framing tells.
     pub fn remaining(&self) -> Option<u64> {
         match self.state {
             State::Length(left) => Some(left),
@@ -408,22 +458,25 @@ impl Decoder {
         }
     }
 
-    /// Trailer fields of a chunked body, after its end; framing, routing and forbidden ones are left out (RFC 9110 §6.5.1).
+    /// Trailer fields of a chunked body, after its end; framing, routing and forbidden ones are
+    /// left out (RFC 9110 §6.5.1).
     pub fn trailers(&self) -> &[(String, Vec<u8>)] {
         &self.trailers
     }
 
-    /// For a `Length` body: counts `n` octets that the caller moved itself without `decode`. No more than a count of 0 for a body that is
-    /// whole, and any for one that lasts until close.
+    /// For a `Length` body: counts `n` bytes that the caller moved itself without `decode`. No more
+    /// than a count of 0 for a body that is whole, and any for one that lasts until close.
     ///
     /// # Panics
-    /// When fewer than `n` octets were left, or the framing is `Chunked`: a caller's defect.
+    /// When fewer than `n` bytes were left, or the framing is `Chunked`: a caller's defect.
     pub fn advance(&mut self, n: u64) {
         match self.state {
-            State::Length(left) => assert!(n <= left, "the caller moved {n} octets of a body that had {left} left"),
-            State::Done => assert!(n == 0, "the caller moved {n} octets of a body that was whole"),
+            State::Length(left) => {
+                assert!(n <= left, "the caller moved {n} bytes of a body that had {left} left")
+            }
+            State::Done => assert!(n == 0, "the caller moved {n} bytes of a body that was whole"),
             State::UntilClose => {}
-            _ => panic!("the caller moved octets of a body whose ends it cannot know"),
+            _ => panic!("the caller moved bytes of a body whose ends it cannot know"),
         }
         if n > 0 {
             self.moved(n);
@@ -431,8 +484,9 @@ impl Decoder {
     }
 }
 
-/// Whether a field of this name may stand in a trailer section: not those of framing, routing, authentication, request modifiers, control data or
-/// content (RFC 9110 §6.5.1), nor those of a proxy, nor names with `_`. `Content-Digest` may: trailers are where RFC 9530 puts it.
+/// Whether a field of this name may stand in a trailer section: not those of framing, routing,
+/// authentication, request modifiers, control data or content (RFC 9110 §6.5.1), nor those of a
+/// proxy, nor names with `_`. `Content-Digest` may: trailers are where RFC 9530 puts it.
 pub fn may_trail(name: &str) -> bool {
     const NEVER: [&str; 31] = [
         "transfer-encoding",
@@ -469,13 +523,15 @@ pub fn may_trail(name: &str) -> bool {
     ];
     const NEVER_BEGINS: [&str; 3] = ["content-", "proxy-", "x-forwarded-"];
     let named = NEVER.iter().any(|never| same_name(name, never)) || name.contains('_');
-    let begun = NEVER_BEGINS.iter().any(|prefix| begins(name, prefix)) && !same_name(name, "content-digest");
+    let begun = NEVER_BEGINS.iter().any(|prefix| begins(name, prefix))
+        && !same_name(name, "content-digest");
     !named && !begun
 }
 
-/// Appends the line that opens a chunk of `len` octets. After the data comes CRLF. `len` must not be 0.
+/// Appends the line that opens a chunk of `len` bytes. After the data comes CRLF. `len` must not be
+/// 0.
 pub fn open_chunk(out: &mut Vec<u8>, len: usize) {
-    debug_assert!(len > 0, "a chunk of no octets ends the body");
+    debug_assert!(len > 0, "a chunk of no bytes ends the body");
     let mut digits = [0; size_of::<usize>() * 2];
     let mut first = digits.len();
     let mut left = len;

@@ -1,4 +1,5 @@
-//! The COMET fallback's messages (protocol.md §2): events and answers, in `message/http` and in JSON, as pure functions.
+//! The COMET fallback's messages (protocol.md §2): events and answers, in `message/http` and in
+//! JSON, as pure functions.
 //!
 //! ```text
 //!   gateway   event_to_json  ──► event_from_json    device
@@ -6,29 +7,37 @@
 //!             answer_from_json ◄── answer_to_json
 //!             answer_start     ◄── (its text)
 //! ```
-//! Both ends hold a message as *text*: one whole HTTP/1.1 message, which is what `message/http` carries as it is. So an event
-//! or an answer is read by the same code as what comes over a link, whatever it travelled in. JSON is one step beside that text
-//! (feature `comet`).
+//! Both ends hold a message as *text*: one whole HTTP/1.1 message, which is what `message/http`
+//! carries as it is. So an event or an answer is read by the same code as what comes over a link,
+//! whatever it travelled in. JSON is one step beside that text (feature `comet`).
 use std::borrow::Cow;
 
 use crate::error::Refusal;
 use crate::limits::Limits;
-use crate::proto::body::{Decoder, Framing, Piece, last_chunk, of_request, of_response, open_chunk};
-use crate::proto::head::{self, Fields, LineEnds, RequestHead, push_field, same_name, write_request_line};
+use crate::proto::body::{
+    Decoder, Framing, Piece, last_chunk, of_request, of_response, open_chunk,
+};
+use crate::proto::head::{
+    self, Fields, LineEnds, RequestHead, push_field, same_name, write_request_line,
+};
 
 #[cfg(feature = "comet")]
 mod json;
 #[cfg(feature = "comet")]
-pub use json::{answer_from_json, answer_to_json, event_from_json, event_json_length, event_to_json};
+pub use json::{
+    answer_from_json, answer_to_json, event_from_json, event_json_length, event_to_json,
+};
 #[cfg(not(feature = "comet"))]
 mod no_json;
 #[cfg(not(feature = "comet"))]
-pub use no_json::{answer_from_json, answer_to_json, event_from_json, event_json_length, event_to_json};
+pub use no_json::{
+    answer_from_json, answer_to_json, event_from_json, event_json_length, event_to_json,
+};
 
 /// The protocol tag of our events (`http-version` in JSON); a device echoes what its event said.
 pub const PROTOCOL: &str = "PTTH/1.0";
 
-/// Longest message id that is read, in octets. Ours have 32; others' are opaque.
+/// Longest message id that is read, in bytes. Ours have 32; others' are opaque.
 pub const ID_BYTES_MAX: usize = 256;
 
 /// An event as a device reads it.
@@ -102,13 +111,14 @@ fn end_chunked(out: &mut Vec<u8>, body: &[u8], trailers: &[(String, Vec<u8>)]) {
 /// An id as it stands in a `PTTH-Message-ID` field or in JSON.
 ///
 /// # Errors
-/// 400: empty, longer than [`ID_BYTES_MAX`], or with other octets than visible ASCII.
+/// 400: empty, longer than [`ID_BYTES_MAX`], or with other bytes than visible ASCII.
 pub fn check_id(id: &[u8]) -> Result<&str, Refusal> {
     let text = std::str::from_utf8(id).ok().filter(|text| is_short_and_visible(text));
-    text.ok_or_else(|| Refusal::new(400, "a message id has 1 to 256 octets of visible ASCII"))
+    text.ok_or_else(|| Refusal::new(400, "a message id has 1 to 256 bytes of visible ASCII"))
 }
 
-/// What is sent back as it came: ids and protocol tags have 1 to [`ID_BYTES_MAX`] octets of visible ASCII.
+/// What is sent back as it came: ids and protocol tags have 1 to [`ID_BYTES_MAX`] bytes of visible
+/// ASCII.
 fn is_short_and_visible(text: &str) -> bool {
     (1..=ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(|o| o.is_ascii_graphic())
 }
@@ -126,11 +136,17 @@ pub fn id_of<'a>(fields: &Fields<'a>) -> Result<Option<&'a str>, Refusal> {
     }
 }
 
-/// Appends a request as one whole message: the head's lines but those that frame it and `Expect`, our own framing, the body.
+/// Appends a request as one whole message: the head's lines but those that frame it and `Expect`,
+/// our own framing, the body.
 ///
 /// # Errors
 /// 400 where a line cannot be written.
-pub fn write_request(out: &mut Vec<u8>, head: &RequestHead<'_>, body: &[u8], trailers: &[(String, Vec<u8>)]) -> Result<(), Refusal> {
+pub fn write_request(
+    out: &mut Vec<u8>,
+    head: &RequestHead<'_>,
+    body: &[u8],
+    trailers: &[(String, Vec<u8>)],
+) -> Result<(), Refusal> {
     if trailers.is_empty() {
         write_request_head(out, head, body.len())?;
         out.extend_from_slice(body);
@@ -141,11 +157,16 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead<'_>, body: &[u8], tra
     Ok(())
 }
 
-/// The same for a body of so many bytes that the caller has behind it already, in the same buffer: without a second one.
+/// The same for a body of so many bytes that the caller has behind it already, in the same buffer:
+/// without a second one.
 ///
 /// # Errors
 /// 400 where a line cannot be written.
-pub fn write_request_head(out: &mut Vec<u8>, head: &RequestHead<'_>, length: usize) -> Result<(), Refusal> {
+pub fn write_request_head(
+    out: &mut Vec<u8>,
+    head: &RequestHead<'_>,
+    length: usize,
+) -> Result<(), Refusal> {
     write_request_lines(out, head)?;
     if length > 0 || head.fields.iter().any(|field| frames(field.name)) {
         push_field(out, "Content-Length", length.to_string().as_bytes());
@@ -156,7 +177,9 @@ pub fn write_request_head(out: &mut Vec<u8>, head: &RequestHead<'_>, length: usi
 
 fn write_request_lines(out: &mut Vec<u8>, head: &RequestHead<'_>) -> Result<(), Refusal> {
     write_request_line(out, head.method, head.target)?;
-    for field in head.fields.iter().filter(|field| !frames(field.name) && !same_name(field.name, "expect")) {
+    for field in
+        head.fields.iter().filter(|field| !frames(field.name) && !same_name(field.name, "expect"))
+    {
         push_field(out, field.name, field.value);
     }
     Ok(())
@@ -167,21 +190,27 @@ fn write_request_lines(out: &mut Vec<u8>, head: &RequestHead<'_>) -> Result<(), 
 /// # Errors
 /// The request is malformed, or the text is shorter or longer than it.
 pub fn event_from_text(id: &str, text: Vec<u8>, limits: &Limits) -> Result<Event, Refusal> {
-    let head = head::request(&text, limits, LineEnds::Crlf)?.ok_or_else(|| Refusal::new(400, "the text ends within the request's head"))?;
+    let head = head::request(&text, limits, LineEnds::Crlf)?
+        .ok_or_else(|| Refusal::new(400, "the text ends within the request's head"))?;
     let is_head = head.method == "HEAD";
     whole_body(&text[head.len..], of_request(&head)?, limits)?;
     Ok(Event { id: id.to_owned(), protocol: PROTOCOL.to_owned(), text, is_head })
 }
 
-/// Where, in the first octets of an answer in `message/http`, its final response begins: interim ones before it are skipped, at most `informational_max`.
-/// `Ok(None)`: its head is not whole yet.
+/// Where, in the first bytes of an answer in `message/http`, its final response begins: interim
+/// ones before it are skipped, at most `informational_max`. `Ok(None)`: its head is not whole yet.
 ///
 /// # Errors
 /// 400: no response, a 101, or one whose framing does not tell its end.
-pub fn answer_start(octets: &[u8], is_head: bool, limits: &Limits) -> Result<Option<usize>, Refusal> {
+pub fn answer_start(
+    bytes: &[u8],
+    is_head: bool,
+    limits: &Limits,
+) -> Result<Option<usize>, Refusal> {
     let mut start = 0;
     for _ in 0..=limits.informational_max {
-        let read = head::response(&octets[start..], limits, LineEnds::CrlfOrLf).map_err(|e| Refusal { status: 400, ..e })?;
+        let read = head::response(&bytes[start..], limits, LineEnds::CrlfOrLf)
+            .map_err(|e| Refusal { status: 400, ..e })?;
         let Some(response) = read else { return Ok(None) };
         if (100..200).contains(&response.status) && response.status != 101 {
             start += response.len;
@@ -190,7 +219,8 @@ pub fn answer_start(octets: &[u8], is_head: bool, limits: &Limits) -> Result<Opt
         if response.status == 101 {
             return Err(Refusal::new(400, "an answer of the fallback cannot switch protocols"));
         }
-        let framing = of_response(&response, method(is_head)).map_err(|e| Refusal { status: 400, ..e })?;
+        let framing =
+            of_response(&response, method(is_head)).map_err(|e| Refusal { status: 400, ..e })?;
         if framing == Framing::UntilClose {
             return Err(Refusal::new(
                 400,
@@ -202,10 +232,10 @@ pub fn answer_start(octets: &[u8], is_head: bool, limits: &Limits) -> Result<Opt
     Err(Refusal::new(400, "more interim responses came than informational_max allows"))
 }
 
-/// How long the whole final response at the front of `octets` is by its own framing; `None`: its framing does not tell before its end, or it is
-/// no whole head.
-pub fn answer_length(octets: &[u8], is_head: bool, limits: &Limits) -> Option<u64> {
-    let response = head::response(octets, limits, LineEnds::CrlfOrLf).ok()??;
+/// How long the whole final response at the front of `bytes` is by its own framing; `None`: its
+/// framing does not tell before its end, or it is no whole head.
+pub fn answer_length(bytes: &[u8], is_head: bool, limits: &Limits) -> Option<u64> {
+    let response = head::response(bytes, limits, LineEnds::CrlfOrLf).ok()??;
     match of_response(&response, method(is_head)).ok()? {
         Framing::Empty => Some(response.len as u64),
         Framing::Length(length) => Some(response.len as u64 + length),
@@ -226,25 +256,34 @@ fn frames(name: &str) -> bool {
 /// A body that lies whole in memory, and its trailers.
 type Whole<'t> = (Cow<'t, [u8]>, Vec<(String, Vec<u8>)>);
 
-/// The body that `octets` are to the last one.
-fn whole_body<'t>(octets: &'t [u8], framing: Framing, limits: &Limits) -> Result<Whole<'t>, Refusal> {
-    let disagree = || Refusal::new(400, "the message is shorter or longer than its own framing says");
+/// The body that `bytes` are to the last one.
+fn whole_body<'t>(
+    bytes: &'t [u8],
+    framing: Framing,
+    limits: &Limits,
+) -> Result<Whole<'t>, Refusal> {
+    let disagree =
+        || Refusal::new(400, "the message is shorter or longer than its own framing says");
     match framing {
-        Framing::Length(length) if length == octets.len() as u64 => return Ok((octets.into(), Vec::new())),
-        Framing::Empty if octets.is_empty() => return Ok((octets.into(), Vec::new())),
+        Framing::Length(length) if length == bytes.len() as u64 => {
+            return Ok((bytes.into(), Vec::new()));
+        }
+        Framing::Empty if bytes.is_empty() => return Ok((bytes.into(), Vec::new())),
         Framing::Chunked => {}
-        Framing::UntilClose => return Err(Refusal::new(400, "the message does not say where it ends")),
+        Framing::UntilClose => {
+            return Err(Refusal::new(400, "the message does not say where it ends"));
+        }
         _ => return Err(disagree()),
     }
     let mut decoder = Decoder::new(framing, limits);
     let (mut body, mut used) = (Vec::new(), 0);
     loop {
-        let (n, piece) = decoder.decode(&octets[used..])?;
+        let (n, piece) = decoder.decode(&bytes[used..])?;
         used += n;
         match piece {
             Piece::Data(data) => body.extend_from_slice(data),
             Piece::More => return Err(disagree()),
-            Piece::End if used < octets.len() => return Err(disagree()),
+            Piece::End if used < bytes.len() => return Err(disagree()),
             Piece::End => return Ok((body.into(), decoder.trailers().to_vec())),
         }
     }

@@ -1,13 +1,15 @@
-//! What a relay changes in a head on its way: hop-by-hop fields, `Via`, forwarding fields, target and `Host`.
+//! What a relay changes in a head on its way: hop-by-hop fields, `Via`, forwarding fields, target
+//! and `Host`.
 //!
-//! Everything else keeps its octets, its spelling and its order. What is understood once is written anew and nothing else
-//! of its kind goes on: framing, `Host`, target, the forwarding fields. So the next parser has nothing left to read
-//! differently (T1, T11, T12).
+//! Everything else keeps its bytes, its spelling and its order. What is understood once is written
+//! anew and nothing else of its kind goes on: framing, `Host`, target, the forwarding fields. So
+//! the next parser has nothing left to read differently (T1, T11, T12).
 use crate::error::Refusal;
 use crate::proto::body::{Framing, content_length};
 use crate::proto::head::{
-    Authority, Field, Fields, RequestHead, ResponseHead, authority, begins, is_dots, is_token, one_host, push_decimal, push_field,
-    same_name, write_field, write_request_line, write_status_line,
+    Authority, Field, Fields, RequestHead, ResponseHead, authority, begins, is_dots, is_token,
+    one_host, push_decimal, push_field, same_name, write_field, write_request_line,
+    write_status_line,
 };
 
 use crate::proto::framed::FramedRequest;
@@ -23,8 +25,8 @@ pub struct RequestRules<'a> {
     pub host: &'a str,
     /// `X-Forwarded-Prefix`, where a path prefix was taken off; behind that of a trusted proxy.
     pub prefix: Option<&'a str>,
-    /// `X-Forwarded-*` and `Forwarded` are written anew from these; `None`: they are forwarded untouched (the device's forwarder, which trusts
-    /// its gateway).
+    /// `X-Forwarded-*` and `Forwarded` are written anew from these; `None`: they are forwarded
+    /// untouched (the device's forwarder, which trusts its gateway).
     pub forwarded: Option<Forwarded<'a>>,
     /// Pseudonym in `Via`, `ptth` by default; `None`: no `Via` added.
     pub via: Option<&'a str>,
@@ -32,46 +34,61 @@ pub struct RequestRules<'a> {
     pub keep_underscore: bool,
     /// `Authorization` was for the gateway and does not go on.
     pub drop_authorization: bool,
-    /// The request's offer of another protocol goes on: `Upgrade`, without `h2c`, and `Connection: Upgrade`. Default: both go.
+    /// The request's offer of another protocol goes on: `Upgrade`, without `h2c`, and `Connection:
+    /// Upgrade`. Default: both go.
     pub upgrade: bool,
 }
 
-/// Appends the head of the request as it is forwarded, in HTTP/1.1. Order, spelling and octets of forwarded fields are kept.
-/// Hop-by-hop fields and those named in `Connection` go, but never framing, `Host` or end-to-end ones that must survive (T12: content-length, host,
-/// authorization, x-forwarded-*, via). Framing fields are written anew from `framing`; `Expect: 100-continue` is forwarded. `Upgrade` (but where
-/// [`RequestRules::upgrade`] says otherwise), `HTTP2-Settings`, `TE` (but `TE: trailers`) go.
+/// Appends the head of the request as it is forwarded, in HTTP/1.1. Order, spelling and bytes of
+/// forwarded fields are kept. Hop-by-hop fields and those named in `Connection` go, but never
+/// framing, `Host` or end-to-end ones that must survive (T12: content-length, host, authorization,
+/// x-forwarded-*, via). Framing fields are written anew from `framing`; `Expect: 100-continue` is
+/// forwarded. `Upgrade` (but where [`RequestRules::upgrade`] says otherwise), `HTTP2-Settings`,
+/// `TE` (but `TE: trailers`) go.
 ///
-/// With [`RequestRules::forwarded`] every `X-Forwarded-*` and `Forwarded` that came goes, but for what [`Forwarded::said`] took from them; `X-Real-IP` is
-/// no forwarding field of ours and stays.
+/// With [`RequestRules::forwarded`] every `X-Forwarded-*` and `Forwarded` that came goes, but for
+/// what [`Forwarded::said`] took from them; `X-Real-IP` is no forwarding field of ours and stays.
 ///
 /// # Errors
-/// 400 where something cannot be written, `OPTIONS *` has a body, or `Connection` names more fields than anyone has. Nothing is appended then.
-pub fn request(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Framing, rules: &RequestRules<'_>) -> Result<(), Refusal> {
+/// 400 where something cannot be written, `OPTIONS *` has a body, or `Connection` names more fields
+/// than anyone has. Nothing is appended then.
+pub fn request(
+    out: &mut Vec<u8>,
+    head: &RequestHead<'_>,
+    framing: Framing,
+    rules: &RequestRules<'_>,
+) -> Result<(), Refusal> {
     let start = out.len();
     request_lines(out, head, framing, rules).inspect_err(|_| out.truncate(start))
 }
 
-fn request_lines(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Framing, rules: &RequestRules<'_>) -> Result<(), Refusal> {
+fn request_lines(
+    out: &mut Vec<u8>,
+    head: &RequestHead<'_>,
+    framing: Framing,
+    rules: &RequestRules<'_>,
+) -> Result<(), Refusal> {
     if rules.target == "*" && framing != Framing::Empty {
         return Err(Refusal::new(400, SERVER_BODY));
     }
-    let named = Named::by_connection(&head.fields).ok_or_else(|| Refusal::new(400, TOO_MANY_NAMED))?;
+    let named =
+        Named::by_connection(&head.fields).ok_or_else(|| Refusal::new(400, TOO_MANY_NAMED))?;
     write_request_line(out, head.method, rules.target)?;
     write_field(out, "Host", rules.host.as_bytes())?;
     let (mut had_length, mut takes_trailers) = (false, false);
     for field in &head.fields {
         match fate(field, &named) {
-            Fate::Stays => {}
-            Fate::Forwarding if rules.forwarded.is_none() => {}
-            Fate::Length => {
+            FieldAction::Stays => {}
+            FieldAction::Forwarding if rules.forwarded.is_none() => {}
+            FieldAction::Length => {
                 had_length = true;
                 continue;
             }
-            Fate::Te => {
+            FieldAction::Te => {
                 takes_trailers = true;
                 continue;
             }
-            Fate::Forwarding | Fate::Host | Fate::Goes => continue,
+            FieldAction::Forwarding | FieldAction::Host | FieldAction::Goes => continue,
         }
         if rules.prefix.is_some() && same_name(field.name, "x-forwarded-prefix") {
             continue;
@@ -90,8 +107,11 @@ fn request_lines(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Framing, ru
         push_upgrade(out, &head.fields);
     }
     match framing {
-        // RFC 9110 §8.6: a method that usually has content says that it has none; some old servers insist (411).
-        Framing::Empty if had_length || matches!(head.method, "POST" | "PUT" | "PATCH") => push_length(out, 0),
+        // RFC 9110 §8.6: a method that usually has content says that it has none; some old servers
+        // insist (411).
+        Framing::Empty if had_length || matches!(head.method, "POST" | "PUT" | "PATCH") => {
+            push_length(out, 0)
+        }
         Framing::Empty | Framing::UntilClose => {}
         Framing::Length(length) => push_length(out, length),
         Framing::Chunked => push_field(out, "Transfer-Encoding", b"chunked"),
@@ -104,10 +124,12 @@ fn request_lines(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Framing, ru
     end_head(out, head.minor, rules.via)
 }
 
-/// Returns true if `Via` names this pseudonym (RFC 9110 §7.6.3): each member has a protocol, then who received it.
+/// Returns true if `Via` names this pseudonym (RFC 9110 §7.6.3): each member has a protocol, then
+/// who received it.
 pub fn came_through(fields: &Fields<'_>, pseudonym: &str) -> bool {
     let received_by = |member: &[u8]| {
-        let mut words = member.split(|octet| matches!(octet, b' ' | b'\t')).filter(|word| !word.is_empty());
+        let mut words =
+            member.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
         words.nth(1).is_some_and(|name| name.eq_ignore_ascii_case(pseudonym.as_bytes()))
     };
     fields.list("via").any(received_by)
@@ -116,7 +138,10 @@ pub fn came_through(fields: &Fields<'_>, pseudonym: &str) -> bool {
 /// What a message says of the protocols that it offers, or was switched to.
 fn push_upgrade(out: &mut Vec<u8>, fields: &Fields<'_>) {
     let mut first = true;
-    for token in fields.list("upgrade").filter(|token| is_protocol(token) && !token.eq_ignore_ascii_case(b"h2c")) {
+    for token in fields
+        .list("upgrade")
+        .filter(|token| is_protocol(token) && !token.eq_ignore_ascii_case(b"h2c"))
+    {
         out.extend_from_slice(if first { b"Upgrade: " } else { b", " });
         out.extend_from_slice(token);
         first = false;
@@ -127,13 +152,15 @@ fn push_upgrade(out: &mut Vec<u8>, fields: &Fields<'_>) {
     }
 }
 
-/// Whether a member of `Upgrade` is a name, or a name and a version (RFC 9110 §7.8). What is not goes: behind a quote that is not closed the next parser
-/// may see members, `h2c` say, where we saw none.
+/// Whether a member of `Upgrade` is a name, or a name and a version (RFC 9110 §7.8). What is not
+/// goes: behind a quote that is not closed the next parser may see members, `h2c` say, where we saw
+/// none.
 fn is_protocol(member: &[u8]) -> bool {
-    member.splitn(2, |octet| *octet == b'/').all(is_token)
+    member.splitn(2, |byte| *byte == b'/').all(is_token)
 }
 
-/// `Via`, then the empty line. RFC 9110 §7.6.3: the protocol in `Via` is the one the message came in.
+/// `Via`, then the empty line. RFC 9110 §7.6.3: the protocol in `Via` is the one the message came
+/// in.
 fn end_head(out: &mut Vec<u8>, minor: u8, via: Option<&str>) -> Result<(), Refusal> {
     if let Some(via) = via {
         if !is_token(via.as_bytes()) {
@@ -155,7 +182,7 @@ fn push_length(out: &mut Vec<u8>, length: u64) {
 
 /// What becomes of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum FieldAction {
     /// Forwarded as it is.
     Stays,
     /// Hop-by-hop, or named in `Connection`.
@@ -169,28 +196,29 @@ enum Fate {
     Forwarding,
 }
 
-fn fate(field: &Field<'_>, named: &Named<'_>) -> Fate {
+fn fate(field: &Field<'_>, named: &Named<'_>) -> FieldAction {
     let name = field.name;
     // By length first: most names differ there, and this runs for every field of every message.
     let is = |other: &str| same_name(name, other);
     match name.len() {
-        2 if is("te") => Fate::Te,
-        4 if is("host") => Fate::Host,
-        7 if is("upgrade") => Fate::Goes,
-        9 if is("forwarded") => Fate::Forwarding,
-        10 if is("connection") || is("keep-alive") => Fate::Goes,
-        14 if is("content-length") => Fate::Length,
-        14 if is("http2-settings") => Fate::Goes,
-        16 if is("proxy-connection") => Fate::Goes,
-        17 if is("transfer-encoding") || is(SAME_VISITOR) => Fate::Goes,
-        12.. if begins(name, "x-forwarded-") => Fate::Forwarding,
-        _ if named.has(name) && !survives(name) => Fate::Goes,
-        _ => Fate::Stays,
+        2 if is("te") => FieldAction::Te,
+        4 if is("host") => FieldAction::Host,
+        7 if is("upgrade") => FieldAction::Goes,
+        9 if is("forwarded") => FieldAction::Forwarding,
+        10 if is("connection") || is("keep-alive") => FieldAction::Goes,
+        14 if is("content-length") => FieldAction::Length,
+        14 if is("http2-settings") => FieldAction::Goes,
+        16 if is("proxy-connection") => FieldAction::Goes,
+        17 if is("transfer-encoding") || is(SAME_VISITOR) => FieldAction::Goes,
+        12.. if begins(name, "x-forwarded-") => FieldAction::Forwarding,
+        _ if named.has(name) && !survives(name) => FieldAction::Goes,
+        _ => FieldAction::Stays,
     }
 }
 
-/// End-to-end fields that `Connection` may not remove (RFC 9110 §7.6.1: an option never names a field meant for all recipients). A visitor
-/// who could strip these would reach the device as somebody else, or past its cache and its checks (T12).
+/// End-to-end fields that `Connection` may not remove (RFC 9110 §7.6.1: an option never names a
+/// field meant for all recipients). A visitor who could strip these would reach the device as
+/// somebody else, or past its cache and its checks (T12).
 fn survives(name: &str) -> bool {
     const END_TO_END: [&str; 17] = [
         "authorization",
@@ -211,10 +239,13 @@ fn survives(name: &str) -> bool {
         "x-real-ip",
         "trailer",
     ];
-    END_TO_END.iter().any(|kept| same_name(name, kept)) || begins(name, "content-") || begins(name, "if-")
+    END_TO_END.iter().any(|kept| same_name(name, kept))
+        || begins(name, "content-")
+        || begins(name, "if-")
 }
 
-/// Most fields that `Connection` may name besides the usual options. So many times every name is compared, so it is small.
+/// Most fields that `Connection` may name besides the usual options. So many times every name is
+/// compared, so it is small.
 const NAMED_MAX: usize = 16;
 
 /// A device takes `OPTIONS *` for a heartbeat, and an old one reads its body as the next request.
@@ -247,11 +278,13 @@ impl<'a> Named<'a> {
     }
 }
 
-/// The field by which a gateway tells a device with a session that a request comes from the same visitor's connection as the one before it on this
-/// link. Its value is the session, which no visitor knows, so that what a visitor sends, through whatever gateway, is never taken for it.
+/// The field by which a gateway tells a device with a session that a request comes from the same
+/// visitor's connection as the one before it on this link. Its value is the session, which no
+/// visitor knows, so that what a visitor sends, through whatever gateway, is never taken for it.
 pub(crate) const SAME_VISITOR: &str = "ptth-same-visitor";
 
-/// What a server is told to be called, instead of what its visitors call it, and where its paths begin for those.
+/// What a server is told to be called, instead of what its visitors call it, and where its paths
+/// begin for those.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Alias {
     pub(crate) authority: String,
@@ -260,27 +293,40 @@ pub(crate) struct Alias {
 }
 
 impl Alias {
-    /// For a request to a server that is told to be `authority`; the prefix is what its gateway took off the path.
+    /// For a request to a server that is told to be `authority`; the prefix is what its gateway
+    /// took off the path.
     pub(crate) fn new(authority: &str, request: &RequestHead<'_>) -> Self {
-        let prefix = request.fields.get("x-forwarded-prefix").and_then(|prefix| std::str::from_utf8(prefix).ok()).unwrap_or_default();
+        let prefix = request
+            .fields
+            .get("x-forwarded-prefix")
+            .and_then(|prefix| std::str::from_utf8(prefix).ok())
+            .unwrap_or_default();
         Alias { authority: authority.to_owned(), prefix: prefix.trim_end_matches('/').to_owned() }
     }
 
-    /// A `Location` that names the server by its alias, as its visitors have to see it: a path, since their scheme and host are theirs to know. `None`: it
-    /// names no server, or another one.
+    /// A `Location` that names the server by its alias, as its visitors have to see it: a path,
+    /// since their scheme and host are theirs to know. `None`: it names no server, or another one.
     pub(crate) fn undo(&self, location: &[u8]) -> Option<String> {
-        let (scheme_port, named, path) = absolute_form(std::str::from_utf8(location).ok()?).ok()??;
+        let (scheme_port, named, path) =
+            absolute_form(std::str::from_utf8(location).ok()?).ok()??;
         let ours = authority(self.authority.as_bytes()).ok()?;
         let port = |authority: Authority<'_>| authority.port.unwrap_or(scheme_port);
         if !named.host.eq_ignore_ascii_case(ours.host) || port(named) != port(ours) {
             return None;
         }
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        let behind = path.strip_prefix(&self.prefix).filter(|behind| behind.is_empty() || behind.starts_with(['/', '?', '#']));
+        let behind = path
+            .strip_prefix(&self.prefix)
+            .filter(|behind| behind.is_empty() || behind.starts_with(['/', '?', '#']));
         // A server that minds the prefix has written it already.
         let path = if behind.is_some() { path } else { format!("{}{path}", self.prefix) };
-        // `//other.example/` would name another host (RFC 3986 §4.2), and browsers read a backslash as a slash.
-        Some(if path.starts_with("//") || path.starts_with("/\\") { format!("/.{path}") } else { path })
+        // `//other.example/` would name another host (RFC 3986 §4.2), and browsers read a backslash
+        // as a slash.
+        Some(if path.starts_with("//") || path.starts_with("/\\") {
+            format!("/.{path}")
+        } else {
+            path
+        })
     }
 }
 
@@ -293,18 +339,22 @@ pub struct ResponseRules<'a> {
     pub close: bool,
     /// Add `Connection: keep-alive` (to an HTTP/1.0 peer that asked for it).
     pub keep_alive: bool,
-    /// `Date` to add (an IMF-fixdate) to a final response that has none; `None`: none is added. Never to 1xx.
+    /// `Date` to add (an IMF-fixdate) to a final response that has none; `None`: none is added.
+    /// Never to 1xx.
     pub date: Option<&'a str>,
     /// It is a 101 that was asked for: `Upgrade` and `Connection: Upgrade` go on.
     pub upgrade: bool,
 }
 
-/// Appends the head of a response as it is forwarded, in HTTP/1.1, framed as `framing` says: `Length` keeps one `Content-Length`; `Chunked` writes
-/// `Transfer-Encoding: chunked`; `UntilClose` writes neither. `Empty`: `Content-Length: 0` where the response has a body by its status; for HEAD, 204, 304 (no body) the
-/// fields' `Content-Length` is kept as metadata (one, digits; not with 204 or 1xx). Never both. `method` is the request's.
+/// Appends the head of a response as it is forwarded, in HTTP/1.1, framed as `framing` says:
+/// `Length` keeps one `Content-Length`; `Chunked` writes `Transfer-Encoding: chunked`; `UntilClose`
+/// writes neither. `Empty`: `Content-Length: 0` where the response has a body by its status; for
+/// HEAD, 204, 304 (no body) the fields' `Content-Length` is kept as metadata (one, digits; not with
+/// 204 or 1xx). Never both. `method` is the request's.
 ///
 /// # Errors
-/// 502 where something cannot be written, or `Connection` names more fields than anyone has. Nothing is appended then.
+/// 502 where something cannot be written, or `Connection` names more fields than anyone has.
+/// Nothing is appended then.
 pub fn response(
     out: &mut Vec<u8>,
     head: &ResponseHead<'_>,
@@ -326,13 +376,14 @@ fn response_lines(
     method: &str,
     rules: &ResponseRules<'_>,
 ) -> Result<(), Refusal> {
-    let named = Named::by_connection(&head.fields).ok_or_else(|| Refusal::new(502, TOO_MANY_NAMED))?;
+    let named =
+        Named::by_connection(&head.fields).ok_or_else(|| Refusal::new(502, TOO_MANY_NAMED))?;
     write_status_line(out, head.status, head.reason)?;
     let mut dated = false;
     for field in &head.fields {
         match fate(field, &named) {
-            Fate::Stays | Fate::Forwarding | Fate::Host => {}
-            Fate::Goes | Fate::Length | Fate::Te => continue,
+            FieldAction::Stays | FieldAction::Forwarding | FieldAction::Host => {}
+            FieldAction::Goes | FieldAction::Length | FieldAction::Te => continue,
         }
         dated |= same_name(field.name, "date");
         push_field(out, field.name, field.value);
@@ -371,17 +422,20 @@ pub struct Destination<'a> {
     pub host: String,
     /// Port, where given.
     pub port: Option<u16>,
-    /// The authority as it is to be forwarded (from the absolute form where there is one, else `Host`).
+    /// The authority as it is to be forwarded (from the absolute form where there is one, else
+    /// `Host`).
     pub authority: &'a str,
     /// Path and query in origin form (or `*`).
     pub target: &'a str,
 }
 
-/// Reads host and target of a visitor's request: exactly one valid `Host` in HTTP/1.1; absolute form must agree with it (else 400); origin form, or `*` with OPTIONS.
+/// Reads host and target of a visitor's request: exactly one valid `Host` in HTTP/1.1; absolute
+/// form must agree with it (else 400); origin form, or `*` with OPTIONS.
 ///
 /// # Errors
-/// 400: no, several or invalid `Host`; userinfo; authority form; a target that is none of the forms; a `#` fragment; a path segment `..` or `.` (raw or
-/// encoded `%2e`), a backslash, a `%` without two hex digits, `%00`. 501 for CONNECT.
+/// 400: no, several or invalid `Host`; userinfo; authority form; a target that is none of the
+/// forms; a `#` fragment; a path segment `..` or `.` (raw or encoded `%2e`), a backslash, a `%`
+/// without two hex digits, `%00`. 501 for CONNECT.
 pub fn destination<'a>(head: &FramedRequest<'a>) -> Result<Destination<'a>, Refusal> {
     let (named, target) = split_target(head)?;
     let host = match one_host(&head.fields)? {
@@ -396,13 +450,16 @@ pub fn destination<'a>(head: &FramedRequest<'a>) -> Result<Destination<'a>, Refu
         }
     }
     Ok(match named.map(|(_, named)| named).or(host) {
-        Some(Authority { whole, host, port }) => Destination { host: host.to_ascii_lowercase(), port, authority: whole, target },
+        Some(Authority { whole, host, port }) => {
+            Destination { host: host.to_ascii_lowercase(), port, authority: whole, target }
+        }
         None => Destination { host: String::new(), port: None, authority: "", target },
     })
 }
 
-/// The target of a request in origin form (or `*` with OPTIONS), whatever host an absolute form names: for whoever has but one place to
-/// forward to, and does not let a request choose another (T25).
+/// The target of a request in origin form (or `*` with OPTIONS), whatever host an absolute form
+/// names: for whoever has but one place to forward to, and does not let a request choose another
+/// (T25).
 ///
 /// # Errors
 /// As [`destination`], but for what it says of `Host`.
@@ -410,14 +467,15 @@ pub fn origin_form<'a>(head: &FramedRequest<'a>) -> Result<&'a str, Refusal> {
     split_target(head).map(|(_, target)| target)
 }
 
-/// The host that a request on a link is for: that of an absolute form, which wins over `Host` (RFC 9112 §3.2.2), else that of `Host`. `None`: neither names
-/// one, which a device tolerates.
+/// The host that a request on a link is for: that of an absolute form, which wins over `Host` (RFC
+/// 9112 §3.2.2), else that of `Host`. `None`: neither names one, which a device tolerates.
 ///
 /// # Errors
 /// 400: more than one `Host`, or one that is not valid, whatever the target names (RFC 9112 §3.2).
 pub fn host_of<'a>(head: &RequestHead<'a>) -> Result<Option<&'a str>, Refusal> {
     let named = absolute_form(head.target)?;
-    let host = one_host(&head.fields)?.filter(|host| !host.is_empty()).map(host_value).transpose()?;
+    let host =
+        one_host(&head.fields)?.filter(|host| !host.is_empty()).map(host_value).transpose()?;
     Ok(named.map(|(_, named, _)| named.whole).or(host))
 }
 
@@ -426,9 +484,11 @@ fn host_value(value: &[u8]) -> Result<&str, Refusal> {
     match authority(value) {
         Ok(authority) => Ok(authority.whole),
         Err(refusal) => {
-            let digits = value.iter().rev().take_while(|octet| octet.is_ascii_digit()).count();
+            let digits = value.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
             let host = value[..value.len() - digits].strip_suffix(b":").filter(|_| digits > 0);
-            let valid = host.is_some_and(|host| authority(host).is_ok_and(|host| host.port.is_none()) && !host.ends_with(b":"));
+            let valid = host.is_some_and(|host| {
+                authority(host).is_ok_and(|host| host.port.is_none()) && !host.ends_with(b":")
+            });
             std::str::from_utf8(value).ok().filter(|_| valid).ok_or(refusal)
         }
     }
@@ -448,7 +508,11 @@ fn split_target<'a>(head: &RequestHead<'a>) -> Result<Split<'a>, Refusal> {
         return Ok((None, target));
     }
     if target == "*" {
-        return if head.method == "OPTIONS" { Ok((None, target)) } else { wrong("the target * goes with OPTIONS only") };
+        return if head.method == "OPTIONS" {
+            Ok((None, target))
+        } else {
+            wrong("the target * goes with OPTIONS only")
+        };
     }
     let Some((scheme_port, named, path)) = absolute_form(target)? else {
         return wrong("the target is neither a path nor an http or https URL");
@@ -465,13 +529,15 @@ fn split_target<'a>(head: &RequestHead<'a>) -> Result<Split<'a>, Refusal> {
     Ok((Some((scheme_port, named)), path))
 }
 
-/// The scheme's port, the authority, and what is behind it, of a target that is an http or https URL.
+/// The scheme's port, the authority, and what is behind it, of a target that is an http or https
+/// URL.
 fn absolute_form(target: &str) -> Result<Option<(u16, Authority<'_>, &str)>, Refusal> {
-    let (scheme_port, rest) = match (strip_scheme(target, "http://"), strip_scheme(target, "https://")) {
-        (Some(rest), _) => (80, rest),
-        (_, Some(rest)) => (443, rest),
-        _ => return Ok(None),
-    };
+    let (scheme_port, rest) =
+        match (strip_scheme(target, "http://"), strip_scheme(target, "https://")) {
+            (Some(rest), _) => (80, rest),
+            (_, Some(rest)) => (443, rest),
+            _ => return Ok(None),
+        };
     let (named, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     Ok(Some((scheme_port, authority(named.as_bytes())?, path)))
 }
@@ -480,14 +546,15 @@ fn strip_scheme<'t>(target: &'t str, scheme: &str) -> Option<&'t str> {
     begins(target, scheme).then(|| &target[scheme.len()..])
 }
 
-/// Refuses what servers behind us read in different ways. `//` and `%2f` are data and stay; a backslash in a query is what browsers send, and stays.
+/// Refuses what servers behind us read in different ways. `//` and `%2f` are data and stay; a
+/// backslash in a query is what browsers send, and stays.
 fn check_path(target: &str) -> Result<(), Refusal> {
     let wrong = |reason| Err(Refusal::new(400, reason));
     if target.contains('#') {
         return wrong("the target has a fragment");
     }
     let path = target.split_once('?').map_or(target, |(path, _)| path);
-    if !path.bytes().any(|octet| matches!(octet, b'.' | b'%' | b'\\')) {
+    if !path.bytes().any(|byte| matches!(byte, b'.' | b'%' | b'\\')) {
         return Ok(()); // the usual path has none of these
     }
     if path.contains('\\') {
@@ -506,11 +573,13 @@ fn check_path(target: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The first path segment of an origin-form target and the rest: `/lamp/status?x` is `("lamp", Some("/status?x"))`, `/lamp?x` is `("lamp", None)` with the query in `.2`.
-/// `/` is `("", …)`.
+/// The first path segment of an origin-form target and the rest: `/lamp/status?x` is `("lamp",
+/// Some("/status?x"))`, `/lamp?x` is `("lamp", None)` with the query in `.2`. `/` is `("", …)`.
 pub fn split_first_segment(target: &str) -> FirstSegment<'_> {
     let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
-    let Some(inner) = path.strip_prefix('/') else { return FirstSegment { segment: "", rest: "", query } };
+    let Some(inner) = path.strip_prefix('/') else {
+        return FirstSegment { segment: "", rest: "", query };
+    };
     match inner.find('/') {
         Some(end) => FirstSegment { segment: &inner[..end], rest: &target[1 + end..], query: "" },
         None => FirstSegment { segment: inner, rest: "", query },
@@ -535,7 +604,8 @@ mod tests {
     #[test]
     fn a_location_of_the_alias_is_a_path_for_visitors() {
         let undo = |authority: &str, prefix: &str, location: &str| {
-            Alias { authority: authority.to_owned(), prefix: prefix.to_owned() }.undo(location.as_bytes())
+            Alias { authority: authority.to_owned(), prefix: prefix.to_owned() }
+                .undo(location.as_bytes())
         };
         for (authority, prefix, location, seen) in [
             ("app.internal:3000", "", "http://app.internal:3000/x?y", Some("/x?y")),
@@ -548,14 +618,23 @@ mod tests {
             ("app.internal", "/lamp", "http://app.internal/lamp/x", Some("/lamp/x")),
             ("app.internal", "/lamp", "http://app.internal/lampoon", Some("/lamp/lampoon")),
             ("app.internal", "", "http://app.internal//evil.example/x", Some("/.//evil.example/x")),
-            ("app.internal", "", "http://app.internal/\\evil.example/x", Some("/./\\evil.example/x")),
+            (
+                "app.internal",
+                "",
+                "http://app.internal/\\evil.example/x",
+                Some("/./\\evil.example/x"),
+            ),
             ("app.internal:3000", "", "http://app.internal/x", None),
             ("app.internal", "", "http://other.example/x", None),
             ("app.internal", "/lamp", "/x", None),
             ("app.internal", "", "ftp://app.internal/x", None),
             ("app.internal", "", "http://me@app.internal/x", None),
         ] {
-            assert_eq!(undo(authority, prefix, location).as_deref(), seen, "{authority} {prefix} {location}");
+            assert_eq!(
+                undo(authority, prefix, location).as_deref(),
+                seen,
+                "{authority} {prefix} {location}"
+            );
         }
     }
 }

@@ -1,11 +1,13 @@
-//! What proxies say of those before them, `X-Forwarded-*` and `Forwarded` (RFC 7239), and the networks whose word is taken.
+//! What proxies say of those before them, `X-Forwarded-*` and `Forwarded` (RFC 7239), and the
+//! networks whose word is taken.
 //!
 //! ```text
 //!   the peer's address ─┬─ in no trusted network ─► whatever came goes, and our own word is written
 //!                       └─ in one ─► Said::read: what is understood ─► written anew, our own word behind it
 //! ```
-//! Lists are read from the end, where the nearest proxy wrote: what stands before a member that is not understood was vouched for by nobody, and goes
-//! with it. Nothing here says where a request goes; but for the scheme that an origin is compared with, it is all for whoever answers.
+//! Lists are read from the end, where the nearest proxy wrote: what stands before a member that is
+//! not understood was vouched for by nobody, and goes with it. Nothing here says where a request
+//! goes; but for the scheme that an origin is compared with, it is all for whoever answers.
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt::{self, Write};
 
@@ -15,7 +17,8 @@ use crate::proto::head::{Fields, authority, is_dots, is_token, push_field, trim,
 /// Members of a list that are kept, those nearest to us. A chain of that many proxies is a loop.
 const HOPS_MAX: usize = 32;
 
-/// Longest prefix that is taken from a proxy or a route, in octets: far more than a path prefix has, far less than a head.
+/// Longest prefix that is taken from a proxy or a route, in bytes: far more than a path prefix has,
+/// far less than a head.
 const PREFIX_BYTES_MAX: usize = 1024;
 
 /// A network: an address, or a block of them in CIDR notation (RFC 4632 §3.1, RFC 4291 §2.3).
@@ -34,12 +37,16 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether the address is one of this network's. An IPv4 address is the same where it comes as `::ffff:a.b.c.d`; it is in no IPv6 network,
-    /// not even in `::/0`.
+    /// Whether the address is one of this network's. An IPv4 address is the same where it comes as
+    /// `::ffff:a.b.c.d`; it is in no IPv6 network, not even in `::/0`.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.base, address.to_canonical()) {
-            (IpAddr::V4(base), IpAddr::V4(address)) => u32::from(base) == u32::from(address) & v4_mask(self.prefix),
-            (IpAddr::V6(base), IpAddr::V6(address)) => u128::from(base) == u128::from(address) & v6_mask(self.prefix),
+            (IpAddr::V4(base), IpAddr::V4(address)) => {
+                u32::from(base) == u32::from(address) & v4_mask(self.prefix)
+            }
+            (IpAddr::V6(base), IpAddr::V6(address)) => {
+                u128::from(base) == u128::from(address) & v6_mask(self.prefix)
+            }
             _ => false,
         }
     }
@@ -59,21 +66,34 @@ impl std::str::FromStr for Network {
     /// Reads `10.0.0.0/8`, `2001:db8::/32`, or an address alone.
     ///
     /// # Errors
-    /// It is neither; the prefix is longer than the address; bits are set behind the prefix (`10.0.0.1/8`), where nobody can tell what was meant.
+    /// It is neither; the prefix is longer than the address; bits are set behind the prefix
+    /// (`10.0.0.1/8`), where nobody can tell what was meant.
     fn from_str(text: &str) -> Result<Self, Refusal> {
         let wrong = || {
-            Refusal::new(400, format!("{text:?} is no address and no network; write 10.0.0.7, 10.0.0.0/8, 2001:db8::7 or 2001:db8::/32"))
+            Refusal::new(
+                400,
+                format!(
+                    "{text:?} is no address and no network; write 10.0.0.7, 10.0.0.0/8, 2001:db8::7 or 2001:db8::/32"
+                ),
+            )
         };
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let (address, prefix) =
+            text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
         let written: IpAddr = address.parse().map_err(|_| wrong())?;
         let most = if written.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
             None => most,
-            Some(digits) => digits.parse().ok().filter(|n: &u32| *n <= most && n.to_string() == digits).ok_or_else(wrong)?,
+            Some(digits) => digits
+                .parse()
+                .ok()
+                .filter(|n: &u32| *n <= most && n.to_string() == digits)
+                .ok_or_else(wrong)?,
         };
         // `::ffff:10.0.0.0/104` is 10.0.0.0/8.
         let (base, prefix) = match written.to_canonical() {
-            canonical if canonical.is_ipv4() && written.is_ipv6() && prefix >= 96 => (canonical, prefix - 96),
+            canonical if canonical.is_ipv4() && written.is_ipv6() && prefix >= 96 => {
+                (canonical, prefix - 96)
+            }
             _ => (written, prefix),
         };
         let masked = match base {
@@ -81,7 +101,10 @@ impl std::str::FromStr for Network {
             IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from(u128::from(base) & v6_mask(prefix))),
         };
         if masked != base {
-            return Err(Refusal::new(400, format!("{text:?} has address bits behind its prefix; write {masked}/{prefix}")));
+            return Err(Refusal::new(
+                400,
+                format!("{text:?} has address bits behind its prefix; write {masked}/{prefix}"),
+            ));
         }
         Ok(Network { base, prefix })
     }
@@ -93,7 +116,8 @@ impl fmt::Display for Network {
     }
 }
 
-/// Who asked, for the forwarding fields: our own word, and where the peer is a trusted proxy, what it said.
+/// Who asked, for the forwarding fields: our own word, and where the peer is a trusted proxy, what
+/// it said.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Forwarded<'a> {
     /// The peer's address: the visitor's, or its proxy's.
@@ -103,7 +127,7 @@ pub struct Forwarded<'a> {
     /// The `Host` the peer sent.
     pub host: &'a str,
     /// What a trusted proxy said of those before it; `None`: nobody is believed.
-    pub said: Option<&'a Said<'a>>,
+    pub said: Option<&'a ProxyClaims<'a>>,
     /// Write our element of `Forwarded`, too.
     pub element: bool,
 }
@@ -111,7 +135,7 @@ pub struct Forwarded<'a> {
 impl Forwarded<'_> {
     /// Appends the forwarding fields, with `prefix` taken off the path.
     pub(crate) fn write(&self, out: &mut Vec<u8>, prefix: Option<&str>) -> Result<(), Refusal> {
-        let nothing = Said::default();
+        let nothing = ProxyClaims::default();
         let said = self.said.unwrap_or(&nothing);
         let peer = self.peer.map(|peer| peer.to_canonical());
         match peer {
@@ -120,7 +144,11 @@ impl Forwarded<'_> {
             None if said.hops.is_empty() => {}
             None => push_field(out, "X-Forwarded-For", said.hops.as_bytes()),
         }
-        write_field(out, "X-Forwarded-Proto", said.proto.as_deref().unwrap_or(self.proto).as_bytes())?;
+        write_field(
+            out,
+            "X-Forwarded-Proto",
+            said.proto.as_deref().unwrap_or(self.proto).as_bytes(),
+        )?;
         write_field(out, "X-Forwarded-Host", said.host.unwrap_or(self.host).as_bytes())?;
         if let Some(port) = said.port {
             push_shown(out, "X-Forwarded-Port", port);
@@ -128,7 +156,11 @@ impl Forwarded<'_> {
         match (said.prefix, prefix) {
             ("", None) => {}
             ("", Some(ours)) => write_field(out, "X-Forwarded-Prefix", ours.as_bytes())?,
-            (outer, ours) => write_field(out, "X-Forwarded-Prefix", [outer, ours.unwrap_or_default()].concat().as_bytes())?,
+            (outer, ours) => write_field(
+                out,
+                "X-Forwarded-Prefix",
+                [outer, ours.unwrap_or_default()].concat().as_bytes(),
+            )?,
         }
         let elements = match self.element {
             false => said.elements.clone(),
@@ -141,7 +173,8 @@ impl Forwarded<'_> {
         Ok(())
     }
 
-    /// What this hop knows (RFC 7239 §4): who asked us, in which way. Our own address and all ports are nobody's business.
+    /// What this hop knows (RFC 7239 §4): who asked us, in which way. Our own address and all ports
+    /// are nobody's business.
     fn own_element(&self, peer: Option<IpAddr>) -> String {
         let mut element = String::new();
         push_pair(&mut element, "for", &peer.map_or_else(|| UNKNOWN.to_owned(), node));
@@ -155,19 +188,19 @@ impl Forwarded<'_> {
 
 /// Appends a field whose value shows as plain ASCII, without a `String` in between.
 fn push_shown(out: &mut Vec<u8>, name: &str, value: impl fmt::Display) {
-    struct Octets<'o>(&'o mut Vec<u8>);
-    impl Write for Octets<'_> {
+    struct Bytes<'o>(&'o mut Vec<u8>);
+    impl Write for Bytes<'_> {
         fn write_str(&mut self, text: &str) -> fmt::Result {
             self.0.extend_from_slice(text.as_bytes());
             Ok(())
         }
     }
-    let _ = write!(Octets(out), "{name}: {value}\r\n"); // Octets never fails
+    let _ = write!(Bytes(out), "{name}: {value}\r\n"); // Bytes never fails
 }
 
 /// What a proxy said of those before it, as far as it is understood.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Said<'a> {
+pub struct ProxyClaims<'a> {
     /// `X-Forwarded-For`: addresses, the farthest first; empty where there are none.
     hops: String,
     /// `X-Forwarded-Proto`, lower case.
@@ -180,19 +213,26 @@ pub struct Said<'a> {
     elements: String,
 }
 
-impl<'a> Said<'a> {
-    /// Reads the forwarding fields of a request that came from a trusted proxy. What is malformed is left out, and the request is served.
+impl<'a> ProxyClaims<'a> {
+    /// Reads the forwarding fields of a request that came from a trusted proxy. What is malformed
+    /// is left out, and the request is served.
     ///
-    /// - `X-Forwarded-For`, all its lines: addresses, or `unknown`; a port is left out. What stands before a malformed member goes with it.
-    /// - `-Proto`, `-Host`, `-Port`, `-Prefix`: one line with one value: a scheme, an authority, a port, a path of plain segments.
-    /// - `Forwarded`, all its lines: elements as of RFC 7239 §4, blanks around `;` allowed. A malformed line, and those before it, become `for=unknown`.
+    /// - `X-Forwarded-For`, all its lines: addresses, or `unknown`; a port is left out. What stands
+    ///   before a malformed member goes with it.
+    /// - `-Proto`, `-Host`, `-Port`, `-Prefix`: one line with one value: a scheme, an authority, a
+    ///   port, a path of plain segments.
+    /// - `Forwarded`, all its lines: elements as of RFC 7239 §4, blanks around `;` allowed. A
+    ///   malformed line, and those before it, become `for=unknown`.
     ///
-    /// Of both lists the last 32 members are kept. Any other `X-Forwarded-*` is not understood, and goes.
+    /// Of both lists the last 32 members are kept. Any other `X-Forwarded-*` is not understood, and
+    /// goes.
     pub fn read(fields: &Fields<'a>) -> Self {
         let one = |name| one_line(fields, name);
-        Said {
+        ProxyClaims {
             hops: hops(fields),
-            proto: one("x-forwarded-proto").filter(|proto| is_scheme(proto)).map(str::to_ascii_lowercase),
+            proto: one("x-forwarded-proto")
+                .filter(|proto| is_scheme(proto))
+                .map(str::to_ascii_lowercase),
             host: one("x-forwarded-host").filter(|host| authority(host.as_bytes()).is_ok()),
             port: one("x-forwarded-port").and_then(port),
             prefix: one("x-forwarded-prefix").and_then(outer_prefix).unwrap_or_default(),
@@ -200,7 +240,8 @@ impl<'a> Said<'a> {
         }
     }
 
-    /// The scheme that the visitor used, where that is known and HTTP's: an origin is compared with it.
+    /// The scheme that the visitor used, where that is known and HTTP's: an origin is compared with
+    /// it.
     pub fn scheme(&self) -> Option<&'static str> {
         match self.proto.as_deref()? {
             "https" | "wss" => Some("https"), // some proxies name a WebSocket's scheme
@@ -226,42 +267,56 @@ fn one_line<'a>(fields: &Fields<'a>, name: &str) -> Option<&'a str> {
 
 /// RFC 3986 §3.1, of a length that schemes have.
 fn is_scheme(text: &str) -> bool {
-    let rest = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'-' | b'.');
-    text.len() <= 16 && text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.bytes().all(rest)
+    let rest = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    text.len() <= 16
+        && text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.bytes().all(rest)
 }
 
 fn port(digits: &str) -> Option<u16> {
     digits.parse().ok().filter(|port: &u16| *port > 0 && port.to_string() == digits)
 }
 
-/// A proxy's prefix ends up in links and redirects: only what is no more than a path, and one path, is taken.
+/// A proxy's prefix ends up in links and redirects: only what is no more than a path, and one path,
+/// is taken.
 fn outer_prefix(text: &str) -> Option<&str> {
-    let plain = |octet: u8| octet.is_ascii_alphanumeric() || b"/-._~!$&'()*+;=:@%".contains(&octet);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+;=:@%".contains(&byte);
     path_prefix(text).ok().filter(|prefix| prefix.bytes().all(plain))
 }
 
-/// A path prefix of whole segments, without the slash at its end: `/api` of `/api` and `/api/`; empty of `/`.
+/// A path prefix of whole segments, without the slash at its end: `/api` of `/api` and `/api/`;
+/// empty of `/`.
 ///
 /// # Errors
-/// It does not begin with `/`, or has an empty segment, one of dots, a query, a fragment, a backslash, an octet that no target has, a `%` without two hex
-/// digits: no request's path would match it.
+/// It does not begin with `/`, or has an empty segment, one of dots, a query, a fragment, a
+/// backslash, a byte that no target has, a `%` without two hex digits: no request's path would
+/// match it.
 pub(crate) fn path_prefix(text: &str) -> Result<&str, &'static str> {
     let prefix = text.strip_suffix('/').unwrap_or(text);
     if !text.starts_with('/') {
         return Err("a path begins with /");
     }
     if text.len() > PREFIX_BYTES_MAX {
-        return Err("a path prefix has at most 1024 octets");
+        return Err("a path prefix has at most 1024 bytes");
     }
-    if !text.bytes().all(|octet| matches!(octet, 0x21..=0x7E) && !matches!(octet, b'?' | b'#' | b'\\')) {
-        return Err("a path has no query, fragment, backslash or blank, and no octet above 0x7E; percent-encode those");
+    if !text.bytes().all(|byte| matches!(byte, 0x21..=0x7E) && !matches!(byte, b'?' | b'#' | b'\\'))
+    {
+        return Err(
+            "a path has no query, fragment, backslash or blank, and no byte above 0x7E; percent-encode those",
+        );
     }
-    let encoded =
-        |at: usize| prefix.as_bytes().get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit) && hex != b"00");
+    let encoded = |at: usize| {
+        prefix
+            .as_bytes()
+            .get(at + 1..at + 3)
+            .is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit) && hex != b"00")
+    };
     if !prefix.match_indices('%').all(|(at, _)| encoded(at)) {
         return Err("a % in a path has two hex digits behind it, and not 00");
     }
-    if !prefix.is_empty() && prefix[1..].split('/').any(|segment| segment.is_empty() || is_dots(segment)) {
+    if !prefix.is_empty()
+        && prefix[1..].split('/').any(|segment| segment.is_empty() || is_dots(segment))
+    {
         return Err("a path has no empty segment, and none that is . or ..");
     }
     Ok(prefix)
@@ -271,10 +326,17 @@ const UNKNOWN: &str = "unknown";
 
 /// The members of `X-Forwarded-For` that are understood, from the last one backwards.
 fn hops(fields: &Fields<'_>) -> String {
-    // Quotes mean nothing in this field: one that is not closed must not hide what a proxy wrote behind it.
-    let members = fields.all("x-forwarded-for").flat_map(|line| line.split(|octet| *octet == b',')).map(trim);
+    // Quotes mean nothing in this field: one that is not closed must not hide what a proxy wrote
+    // behind it.
+    let members =
+        fields.all("x-forwarded-for").flat_map(|line| line.split(|byte| *byte == b',')).map(trim);
     let members: Vec<&[u8]> = members.filter(|member| !member.is_empty()).collect();
-    let known: Vec<String> = members.iter().rev().take(HOPS_MAX).map_while(|member| hop(std::str::from_utf8(member).ok()?)).collect();
+    let known: Vec<String> = members
+        .iter()
+        .rev()
+        .take(HOPS_MAX)
+        .map_while(|member| hop(std::str::from_utf8(member).ok()?))
+        .collect();
     known.iter().rev().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
@@ -286,12 +348,18 @@ fn hop(member: &str) -> Option<String> {
         return Some(address.to_canonical().to_string());
     }
     let (name, behind) = name_and_port(member)?;
-    behind.is_none_or(|digits| port(digits).is_some()).then(|| address(name).map(|address| address.to_string()))?
+    behind
+        .is_none_or(|digits| port(digits).is_some())
+        .then(|| address(name).map(|address| address.to_string()))?
 }
 
 /// A node's name, an IPv6 address in its brackets, and what stands behind the colon (RFC 7239 §6).
 fn name_and_port(text: &str) -> Option<(&str, Option<&str>)> {
-    let end = if text.starts_with('[') { text.find(']')? + 1 } else { text.find(':').unwrap_or(text.len()) };
+    let end = if text.starts_with('[') {
+        text.find(']')? + 1
+    } else {
+        text.find(':').unwrap_or(text.len())
+    };
     match text.split_at(end) {
         (name, "") => Some((name, None)),
         (name, behind) => Some((name, Some(behind.strip_prefix(':')?))),
@@ -321,7 +389,8 @@ fn elements(fields: &Fields<'_>) -> String {
     for line in fields.all("forwarded") {
         match line_of_elements(line) {
             Some(elements) => known.extend(elements),
-            // RFC 7239 §6.2: somebody was there, and it is not known who. Left out, whoever wrote it would look like the proxy itself.
+            // RFC 7239 §6.2: somebody was there, and it is not known who. Left out, whoever wrote
+            // it would look like the proxy itself.
             None => known = vec![format!("for={UNKNOWN}")],
         }
     }
@@ -380,7 +449,8 @@ fn value(text: &str) -> Option<(String, &str)> {
     while let Some((at, c)) = chars.next() {
         match c {
             '"' => return Some((value, &quoted[at + 1..])),
-            '\\' => value.push(chars.next().map(|(_, escaped)| escaped).filter(|c| matches!(c, ' '..='~'))?),
+            '\\' => value
+                .push(chars.next().map(|(_, escaped)| escaped).filter(|c| matches!(c, ' '..='~'))?),
             ' '..='~' => value.push(c),
             _ => return None,
         }
@@ -388,11 +458,15 @@ fn value(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// A node as it goes on: an address, `unknown` or an obfuscated name (RFC 7239 §6.3), with a port or without.
+/// A node as it goes on: an address, `unknown` or an obfuscated name (RFC 7239 §6.3), with a port
+/// or without.
 fn known_node(text: &str) -> Option<String> {
     let obfuscated = |text: &str| {
         let rest = text.strip_prefix('_').unwrap_or_default();
-        !rest.is_empty() && rest.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'_' | b'-'))
+        !rest.is_empty()
+            && rest
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
     };
     let (name, behind) = name_and_port(text)?;
     let name = match address(name) {

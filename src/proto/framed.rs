@@ -1,5 +1,6 @@
-//! A request whose framing is settled. Whatever decides what a request *means* (a heartbeat, an offer, a route, a preflight) takes this type, so
-//! nothing can be decided about a message before it is known where its body ends (T47): a body that a recogniser overlooks would be read as the
+//! A request whose framing is settled. Whatever decides what a request *means* (a heartbeat, an
+//! offer, a route, a preflight) takes this type, so nothing can be decided about a message before
+//! it is known where its body ends (T47): a body that a recogniser overlooks would be read as the
 //! next request.
 
 use std::ops::Deref;
@@ -8,7 +9,8 @@ use crate::error::Refusal;
 use crate::proto::body::{self, Framing};
 use crate::proto::head::RequestHead;
 
-/// A request head and where its body ends. There is no other way to make one than to settle the framing.
+/// A request head and where its body ends. There is no other way to make one than to settle the
+/// framing.
 ///
 /// ```
 /// use reverse_http::proto::framed::FramedRequest;
@@ -28,7 +30,8 @@ impl<'a> FramedRequest<'a> {
     /// Settles the framing of a request (RFC 9112 §6.3).
     ///
     /// # Errors
-    /// 400 or 501 with the reason: nobody can tell where the body ends, so the connection has to be closed.
+    /// 400 or 501 with the reason: nobody can tell where the body ends, so the connection has to be
+    /// closed.
     pub fn of(head: RequestHead<'a>) -> Result<Self, Refusal> {
         let framing = body::of_request(&head)?;
         Ok(FramedRequest { head, framing })

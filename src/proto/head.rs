@@ -1,15 +1,17 @@
-//! Request and response heads: our own strict pass over start line and line ends, httparse for the fields, raw octets kept.
+//! Request and response heads: our own strict pass over start line and line ends, httparse for the
+//! fields, raw bytes kept.
 //!
 //! ```text
-//!   octets ──► window of head_bytes_max ──► start line, by hand ──► line ends, by hand ──► fields, httparse
+//!   bytes ──► window of head_bytes_max ──► start line, by hand ──► line ends, by hand ──► fields, httparse
 //!                                           (refuses at the first     (finds the empty      (names, values)
-//!                                            octet that is wrong)      line, counts lines)
+//!                                            byte that is wrong)      line, counts lines)
 //! ```
-//! What this file never does: look at what a field means. Framing is [`body`](super::body), `Host` and target are
-//! [`forward`](super::forward) and [`turn`](super::turn); only the grammar of `Host` stands here, since both need it.
+//! What this file never does: look at what a field means. Framing is [`body`](super::body), `Host`
+//! and target are [`forward`](super::forward) and [`turn`](super::turn); only the grammar of `Host`
+//! stands here, since both need it.
 //!
-//! httparse alone is not enough: it takes a lone LF as a line end, any number of leading empty lines, octets above 0x7F in a
-//! target and statuses below 100. Hence the pass before it.
+//! httparse alone is not enough: it takes a lone LF as a line end, any number of leading empty
+//! lines, bytes above 0x7F in a target and statuses below 100. Hence the pass before it.
 use core::net::Ipv6Addr;
 use std::borrow::Cow;
 use std::fmt;
@@ -17,7 +19,8 @@ use std::fmt;
 use crate::error::Refusal;
 use crate::limits::Limits;
 
-/// How strictly line ends are read (protocol.md §3: a lone LF ends a line only in what a device or a local server answers).
+/// How strictly line ends are read (protocol.md §3: a lone LF ends a line only in what a device or
+/// a local server answers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineEnds {
     /// CRLF and nothing else: requests.
@@ -29,7 +32,8 @@ pub enum LineEnds {
 /// One field: name as it came, value without surrounding white space.
 pub type Field<'a> = httparse::Header<'a>;
 
-/// The fields of a head in their order, duplicates and spelling kept. `Debug` shows no credentials (T23).
+/// The fields of a head in their order, duplicates and spelling kept. `Debug` shows no credentials
+/// (T23).
 #[derive(Clone, Default)]
 pub struct Fields<'a>(Vec<Field<'a>>);
 
@@ -54,7 +58,8 @@ impl<'a> Fields<'a> {
     pub fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
         self.0.iter().filter(move |field| same_name(field.name, name)).map(|field| field.value)
     }
-    /// Members of the comma list over all lines of this name, trimmed, empty ones left out. Quoted strings are not split.
+    /// Members of the comma list over all lines of this name, trimmed, empty ones left out. Quoted
+    /// strings are not split.
     pub fn list<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
         self.all(name).flat_map(|value| Members { rest: value })
     }
@@ -75,7 +80,9 @@ impl<'s, 'a> IntoIterator for &'s Fields<'a> {
 
 impl fmt::Debug for Fields<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.iter().map(|field| (field.name, shown(field.name, field.value)))).finish()
+        f.debug_map()
+            .entries(self.iter().map(|field| (field.name, shown(field.name, field.value))))
+            .finish()
     }
 }
 
@@ -103,8 +110,8 @@ impl<'a> Iterator for Members<'a> {
 /// Where the first comma outside a quoted string is, or the end.
 fn comma(list: &[u8]) -> usize {
     let (mut quoted, mut escaped) = (false, false);
-    for (i, &octet) in list.iter().enumerate() {
-        match octet {
+    for (i, &byte) in list.iter().enumerate() {
+        match byte {
             _ if escaped => escaped = false,
             b'\\' if quoted => escaped = true,
             b'"' => quoted = !quoted,
@@ -116,17 +123,17 @@ fn comma(list: &[u8]) -> usize {
 }
 
 /// Without the optional white space around it (RFC 9110 §5.6.3).
-pub(crate) fn trim(mut octets: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = octets {
-        octets = rest;
+pub(crate) fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
     }
-    octets
+    bytes
 }
 
-/// Whether these octets are line ends and nothing else: behind a message, or before an answer, that is nothing (some peers end a body with a CRLF that
-/// is not counted).
-pub(crate) fn are_line_ends(octets: &[u8]) -> bool {
-    octets.iter().all(|octet| matches!(octet, b'\r' | b'\n'))
+/// Whether these bytes are line ends and nothing else: behind a message, or before an answer, that
+/// is nothing (some peers end a body with a CRLF that is not counted).
+pub(crate) fn are_line_ends(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }
 
 /// Names of fields are compared without case (RFC 9110 §5.1).
@@ -141,7 +148,9 @@ pub(crate) fn begins(text: &str, prefix: &str) -> bool {
 
 /// Whether fields of this name carry credentials, which no log and no `Debug` may show (T23).
 pub(crate) fn is_secret(name: &str) -> bool {
-    ["authorization", "proxy-authorization", "cookie", "set-cookie"].iter().any(|secret| same_name(name, secret))
+    ["authorization", "proxy-authorization", "cookie", "set-cookie"]
+        .iter()
+        .any(|secret| same_name(name, secret))
 }
 
 /// A value as `Debug` may show it.
@@ -149,7 +158,7 @@ pub(crate) fn shown<'v>(name: &str, value: &'v [u8]) -> Cow<'v, str> {
     if is_secret(name) { "(not shown)".into() } else { String::from_utf8_lossy(value) }
 }
 
-/// A request head. Borrowed from the octets it was read from.
+/// A request head. Borrowed from the bytes it was read from.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RequestHead<'a> {
@@ -161,11 +170,12 @@ pub struct RequestHead<'a> {
     pub minor: u8,
     /// The fields.
     pub fields: Fields<'a>,
-    /// Octets of the head, from the first of what was given (a skipped empty line included) to the end of its empty line.
+    /// Bytes of the head, from the first of what was given (a skipped empty line included) to the
+    /// end of its empty line.
     pub len: usize,
 }
 
-/// A response head. Borrowed from the octets it was read from.
+/// A response head. Borrowed from the bytes it was read from.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ResponseHead<'a> {
@@ -177,7 +187,7 @@ pub struct ResponseHead<'a> {
     pub reason: &'a [u8],
     /// The fields.
     pub fields: Fields<'a>,
-    /// Octets of the head to the end of its empty line.
+    /// Bytes of the head to the end of its empty line.
     pub len: usize,
 }
 
@@ -187,8 +197,16 @@ impl<'a> ResponseHead<'a> {
     where
         'a: 'b,
     {
-        let fields = self.fields.iter().map(|field| if same_name(field.name, name) { Field { name: field.name, value } } else { *field });
-        ResponseHead { fields: Fields(fields.collect()), minor: self.minor, status: self.status, reason: self.reason, len: self.len }
+        let fields = self.fields.iter().map(|field| {
+            if same_name(field.name, name) { Field { name: field.name, value } } else { *field }
+        });
+        ResponseHead {
+            fields: Fields(fields.collect()),
+            minor: self.minor,
+            status: self.status,
+            reason: self.reason,
+            len: self.len,
+        }
     }
 }
 
@@ -215,49 +233,70 @@ impl Part {
         };
         Refusal::new(status, reason)
     }
-    /// There are as many octets as may be, and no end among them.
+    /// There are as many bytes as may be, and no end among them.
     fn endless(self) -> Refusal {
-        self.too_large("the message head, or the trailer section, is longer than head_bytes_max allows")
+        self.too_large(
+            "the message head, or the trailer section, is longer than head_bytes_max allows",
+        )
     }
 }
 
-/// Longest method that is read: those in use have up to 17 octets (`UPDATEREDIRECTREF`). Beyond: 501 (RFC 9112 §3).
+/// Longest method that is read: those in use have up to 17 bytes (`UPDATEREDIRECTREF`). Beyond: 501
+/// (RFC 9112 §3).
 const METHOD_BYTES_MAX: usize = 64;
 
-/// Reads a request head from the front of `octets`. `Ok(None)`: not whole yet. One empty line before it is skipped.
+/// Reads a request head from the front of `bytes`. `Ok(None)`: not whole yet. One empty line before
+/// it is skipped.
 ///
 /// # Errors
-/// 400, 414, 431, 501 or 505, as soon as the octets at hand cannot become a right head.
-pub fn request<'a>(octets: &'a [u8], limits: &Limits, ends: LineEnds) -> Result<Option<RequestHead<'a>>, Refusal> {
-    let window = &octets[..octets.len().min(limits.head_bytes_max)];
+/// 400, 414, 431, 501 or 505, as soon as the bytes at hand cannot become a right head.
+pub fn request<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+    ends: LineEnds,
+) -> Result<Option<RequestHead<'a>>, Refusal> {
+    let window = &bytes[..bytes.len().min(limits.head_bytes_max)];
     match whole_request(window, limits, ends) {
         Ok(None) if window.len() == limits.head_bytes_max => Err(Part::Request.endless()),
-        Err(refusal) => Err(name_foreign(octets, refusal)),
+        Err(refusal) => Err(name_foreign(bytes, refusal)),
         read => read,
     }
 }
 
-/// Whether octets that are no whole request, or a refused one, are the beginning of one all the same: a request line of HTTP/1, or the part of it that is here.
-pub(crate) fn begins_request(octets: &[u8]) -> bool {
-    let line = octets.strip_prefix(b"\r\n").unwrap_or(octets);
-    let method = line.iter().position(|octet| !is_tchar(*octet)).unwrap_or(0);
+/// Whether bytes that are no whole request, or a refused one, are the beginning of one all the
+/// same: a request line of HTTP/1, or the part of it that is here.
+pub(crate) fn begins_request(bytes: &[u8]) -> bool {
+    let line = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
+    let method = line.iter().position(|byte| !is_tchar(*byte)).unwrap_or(0);
     let Some(end) = find_lf(line) else { return method > 0 && line[method] == b' ' };
     method > 0
         && line[method] == b' '
-        && [&b" HTTP/1.1"[..], b" HTTP/1.0"].iter().any(|version| line[..end].trim_ascii_end().ends_with(version))
+        && [&b" HTTP/1.1"[..], b" HTTP/1.0"]
+            .iter()
+            .any(|version| line[..end].trim_ascii_end().ends_with(version))
 }
 
-fn whole_request<'a>(window: &'a [u8], limits: &Limits, ends: LineEnds) -> Result<Option<RequestHead<'a>>, Refusal> {
-    // RFC 9112 §2.2: old clients append CRLF to a body. One is skipped; a stream of them is not HTTP.
+fn whole_request<'a>(
+    window: &'a [u8],
+    limits: &Limits,
+    ends: LineEnds,
+) -> Result<Option<RequestHead<'a>>, Refusal> {
+    // RFC 9112 §2.2: old clients append CRLF to a body. One is skipped; a stream of them is not
+    // HTTP.
     let skipped = match window {
         [b'\r', ..] => line_end(window, ends, Part::Request)?,
         [b'\n', ..] if ends == LineEnds::CrlfOrLf => Some(1),
         _ => Some(0),
     };
     let Some(skipped) = skipped else { return Ok(None) };
-    let Some((line, line_len)) = request_line(&window[skipped..], limits, ends)? else { return Ok(None) };
+    let Some((line, line_len)) = request_line(&window[skipped..], limits, ends)? else {
+        return Ok(None);
+    };
     let start = skipped + line_len;
-    let Some((fields, len)) = section(&window[start..], limits.fields_max, ends, Part::Request)? else { return Ok(None) };
+    let Some((fields, len)) = section(&window[start..], limits.fields_max, ends, Part::Request)?
+    else {
+        return Ok(None);
+    };
     let RequestLine { method, target, minor } = line;
     Ok(Some(RequestHead { method, target, minor, fields, len: start + len }))
 }
@@ -269,65 +308,97 @@ struct RequestLine<'a> {
 }
 
 /// The request line and its length with line end.
-fn request_line<'a>(octets: &'a [u8], limits: &Limits, ends: LineEnds) -> Result<Option<(RequestLine<'a>, usize)>, Refusal> {
+fn request_line<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+    ends: LineEnds,
+) -> Result<Option<(RequestLine<'a>, usize)>, Refusal> {
     const PART: Part = Part::Request;
-    let method_end = octets.iter().position(|&octet| !is_tchar(octet));
-    if method_end.unwrap_or(octets.len()) > METHOD_BYTES_MAX {
+    let method_end = bytes.iter().position(|&byte| !is_tchar(byte));
+    if method_end.unwrap_or(bytes.len()) > METHOD_BYTES_MAX {
         return Err(Refusal::new(501, "the method is longer than any that is known"));
     }
     let Some(method_end) = method_end else { return Ok(None) };
-    if method_end == 0 || octets[method_end] != b' ' {
+    if method_end == 0 || bytes[method_end] != b' ' {
         return Err(PART.malformed("what came does not begin like an HTTP request: a method of token characters, then one space"));
     }
-    let rest = &octets[method_end + 1..];
-    let target_end = rest.iter().position(|octet| !matches!(octet, 0x21..=0x7E));
+    let rest = &bytes[method_end + 1..];
+    let target_end = rest.iter().position(|byte| !matches!(byte, 0x21..=0x7E));
     if target_end.unwrap_or(rest.len()) > limits.target_bytes_max {
         return Err(Refusal::new(414, "the request target is longer than target_bytes_max allows"));
     }
     let Some(target_end) = target_end else { return Ok(None) };
     match rest[target_end] {
         b' ' if target_end > 0 => {}
-        b' ' => return Err(PART.malformed("the request line has more than one space before its target, or no target")),
-        b'\r' | b'\n' => return Err(PART.malformed("the request line has no HTTP version; only HTTP/1.1 and HTTP/1.0 are spoken here")),
-        _ => return Err(PART.malformed("the request target has a control octet or one above 0x7E; percent-encode it")),
+        b' ' => {
+            return Err(PART.malformed(
+                "the request line has more than one space before its target, or no target",
+            ));
+        }
+        b'\r' | b'\n' => {
+            return Err(PART.malformed(
+                "the request line has no HTTP version; only HTTP/1.1 and HTTP/1.0 are spoken here",
+            ));
+        }
+        _ => {
+            return Err(PART.malformed(
+                "the request target has a control byte or one above 0x7E; percent-encode it",
+            ));
+        }
     }
     let version_at = method_end + 1 + target_end + 1;
-    let Some(minor) = version(&octets[version_at..], PART)? else { return Ok(None) };
-    let Some(end_len) = line_end(&octets[version_at + VERSION_LEN..], ends, PART)? else { return Ok(None) };
-    let method = text(&octets[..method_end], PART)?;
+    let Some(minor) = version(&bytes[version_at..], PART)? else { return Ok(None) };
+    let Some(end_len) = line_end(&bytes[version_at + VERSION_LEN..], ends, PART)? else {
+        return Ok(None);
+    };
+    let method = text(&bytes[..method_end], PART)?;
     let target = text(&rest[..target_end], PART)?;
     Ok(Some((RequestLine { method, target, minor }, version_at + VERSION_LEN + end_len)))
 }
 
-/// Reads a response head from the front of `octets`. `Ok(None)`: not whole yet.
+/// Reads a response head from the front of `bytes`. `Ok(None)`: not whole yet.
 ///
 /// # Errors
-/// As soon as the octets at hand cannot become a right head; the status is 502.
-pub fn response<'a>(octets: &'a [u8], limits: &Limits, ends: LineEnds) -> Result<Option<ResponseHead<'a>>, Refusal> {
-    response_of(octets, limits, ends, version)
+/// As soon as the bytes at hand cannot become a right head; the status is 502.
+pub fn response<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+    ends: LineEnds,
+) -> Result<Option<ResponseHead<'a>>, Refusal> {
+    response_of(bytes, limits, ends, version)
 }
 
-/// The same for an AirPlay sender, which may write `EVENT/1.0` where `HTTP/1.1` has to stand, and means that.
+/// The same for an AirPlay sender, which may write `EVENT/1.0` where `HTTP/1.1` has to stand, and
+/// means that.
 ///
 /// # Errors
 /// As [`response`].
-pub(crate) fn event_response<'a>(octets: &'a [u8], limits: &Limits, ends: LineEnds) -> Result<Option<ResponseHead<'a>>, Refusal> {
+pub(crate) fn event_response<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+    ends: LineEnds,
+) -> Result<Option<ResponseHead<'a>>, Refusal> {
     const EVENT: &[u8] = b"EVENT/1.0";
-    if octets.starts_with(EVENT) {
+    if bytes.starts_with(EVENT) {
         let shift = EVENT.len() - VERSION_LEN; // so that what is behind the version stands where it does in HTTP
-        let read = response_of(&octets[shift..], limits, ends, |_, _| Ok(Some(1)))?;
+        let read = response_of(&bytes[shift..], limits, ends, |_, _| Ok(Some(1)))?;
         return Ok(read.map(|head| ResponseHead { len: head.len + shift, ..head }));
     }
-    if EVENT.starts_with(octets) { Ok(None) } else { response(octets, limits, ends) }
+    if EVENT.starts_with(bytes) { Ok(None) } else { response(bytes, limits, ends) }
 }
 
 type ReadVersion = fn(&[u8], Part) -> Result<Option<u8>, Refusal>;
 
-fn response_of<'a>(octets: &'a [u8], limits: &Limits, ends: LineEnds, version: ReadVersion) -> Result<Option<ResponseHead<'a>>, Refusal> {
-    let window = &octets[..octets.len().min(limits.head_bytes_max)];
+fn response_of<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+    ends: LineEnds,
+    version: ReadVersion,
+) -> Result<Option<ResponseHead<'a>>, Refusal> {
+    let window = &bytes[..bytes.len().min(limits.head_bytes_max)];
     match whole_response(window, limits, ends, version) {
         Ok(None) if window.len() == limits.head_bytes_max => Err(Part::Response.endless()),
-        Err(refusal) => Err(name_foreign(octets, refusal)),
+        Err(refusal) => Err(name_foreign(bytes, refusal)),
         read => read,
     }
 }
@@ -339,7 +410,10 @@ fn whole_response<'a>(
     version: ReadVersion,
 ) -> Result<Option<ResponseHead<'a>>, Refusal> {
     let Some((line, start)) = status_line(window, ends, version)? else { return Ok(None) };
-    let Some((fields, len)) = section(&window[start..], limits.fields_max, ends, Part::Response)? else { return Ok(None) };
+    let Some((fields, len)) = section(&window[start..], limits.fields_max, ends, Part::Response)?
+    else {
+        return Ok(None);
+    };
     let StatusLine { minor, status, reason } = line;
     Ok(Some(ResponseHead { minor, status, reason, fields, len: start + len }))
 }
@@ -350,58 +424,77 @@ struct StatusLine<'a> {
     reason: &'a [u8],
 }
 
-/// The status line and its length with line end. The reason phrase may be missing, with its space or without (Yaler's relays).
-fn status_line(octets: &[u8], ends: LineEnds, version: ReadVersion) -> Result<Option<(StatusLine<'_>, usize)>, Refusal> {
+/// The status line and its length with line end. The reason phrase may be missing, with its space
+/// or without (Yaler's relays).
+fn status_line(
+    bytes: &[u8],
+    ends: LineEnds,
+    version: ReadVersion,
+) -> Result<Option<(StatusLine<'_>, usize)>, Refusal> {
     const PART: Part = Part::Response;
     const REASON_AT: usize = VERSION_LEN + 4;
-    let Some(minor) = version(octets, PART)? else { return Ok(None) };
-    for (i, &octet) in octets[VERSION_LEN..].iter().take(4).enumerate() {
+    let Some(minor) = version(bytes, PART)? else { return Ok(None) };
+    for (i, &byte) in bytes[VERSION_LEN..].iter().take(4).enumerate() {
         let right = match i {
-            0 => octet == b' ',
-            1 => matches!(octet, b'1'..=b'9'),
-            _ => octet.is_ascii_digit(),
+            0 => byte == b' ',
+            1 => matches!(byte, b'1'..=b'9'),
+            _ => byte.is_ascii_digit(),
         };
         if !right {
-            return Err(PART.malformed("the status line has no status from 100 to 999 after one space"));
+            return Err(
+                PART.malformed("the status line has no status from 100 to 999 after one space")
+            );
         }
     }
-    let Some((code, rest)) = octets.get(VERSION_LEN + 1..REASON_AT).zip(octets.get(REASON_AT..)) else { return Ok(None) };
+    let Some((code, rest)) = bytes.get(VERSION_LEN + 1..REASON_AT).zip(bytes.get(REASON_AT..))
+    else {
+        return Ok(None);
+    };
     let status = code.iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'));
     let reason = match rest.first() {
         None => return Ok(None),
         Some(b' ') => &rest[1..],
         Some(b'\r' | b'\n') => rest,
-        Some(_) => return Err(PART.malformed("the status has more than three digits, or no space after it")),
+        Some(_) => {
+            return Err(
+                PART.malformed("the status has more than three digits, or no space after it")
+            );
+        }
     };
-    let Some(reason_len) = reason.iter().position(|&octet| !is_text(octet)) else { return Ok(None) };
+    let Some(reason_len) = reason.iter().position(|&byte| !is_text(byte)) else { return Ok(None) };
     let Some(end_len) = line_end(&reason[reason_len..], ends, PART)? else { return Ok(None) };
-    let len = octets.len() - reason.len() + reason_len + end_len;
+    let len = bytes.len() - reason.len() + reason_len + end_len;
     Ok(Some((StatusLine { minor, status, reason: &reason[..reason_len] }, len)))
 }
 
 const VERSION_LEN: usize = 8;
 
-/// The minor version of the `HTTP/1.x` at the front. The first wrong octet decides, so the verdict does not depend on how the octets were cut.
-fn version(octets: &[u8], part: Part) -> Result<Option<u8>, Refusal> {
+/// The minor version of the `HTTP/1.x` at the front. The first wrong byte decides, so the verdict
+/// does not depend on how the bytes were cut.
+fn version(bytes: &[u8], part: Part) -> Result<Option<u8>, Refusal> {
     let other = || {
         let status = if let Part::Response = part { 502 } else { 505 };
-        Refusal::new(status, "this is another version of HTTP; only HTTP/1.1 and HTTP/1.0 are spoken here")
+        Refusal::new(
+            status,
+            "this is another version of HTTP; only HTTP/1.1 and HTTP/1.0 are spoken here",
+        )
     };
     let wrong = || part.malformed("where HTTP/1.1 or HTTP/1.0 has to stand is something else");
-    for (&octet, (i, &expected)) in octets.iter().zip(b"HTTP/1.".iter().enumerate()) {
-        if octet != expected && i == 5 && octet.is_ascii_digit() {
-            // RFC 9112 §2.3: one digit on each side of the dot. `HTTP/2.0` is another version, `HTTP/01.1` is none.
-            return match octets.get(i + 1) {
+    for (&byte, (i, &expected)) in bytes.iter().zip(b"HTTP/1.".iter().enumerate()) {
+        if byte != expected && i == 5 && byte.is_ascii_digit() {
+            // RFC 9112 §2.3: one digit on each side of the dot. `HTTP/2.0` is another version,
+            // `HTTP/01.1` is none.
+            return match bytes.get(i + 1) {
                 None => Ok(None),
                 Some(b'.') => Err(other()),
                 Some(_) => Err(wrong()),
             };
         }
-        if octet != expected {
+        if byte != expected {
             return Err(wrong());
         }
     }
-    match octets.get(VERSION_LEN - 1) {
+    match bytes.get(VERSION_LEN - 1) {
         None => Ok(None),
         Some(b'0') => Ok(Some(0)),
         Some(b'1') => Ok(Some(1)),
@@ -411,26 +504,37 @@ fn version(octets: &[u8], part: Part) -> Result<Option<u8>, Refusal> {
 }
 
 /// Length of the line end that has to stand at the front.
-fn line_end(octets: &[u8], ends: LineEnds, part: Part) -> Result<Option<usize>, Refusal> {
-    match octets {
+fn line_end(bytes: &[u8], ends: LineEnds, part: Part) -> Result<Option<usize>, Refusal> {
+    match bytes {
         [] | [b'\r'] => Ok(None),
         [b'\r', b'\n', ..] => Ok(Some(2)),
         [b'\n', ..] if ends == LineEnds::CrlfOrLf => Ok(Some(1)),
         [b'\r', ..] => Err(part.malformed("a CR stands without its LF")),
         [b'\n', ..] => Err(part.malformed("an LF stands without its CR; lines end with CRLF")),
-        _ => Err(part.malformed("the first line of the message has something behind its end, or a control octet")),
+        _ => Err(part.malformed(
+            "the first line of the message has something behind its end, or a control byte",
+        )),
     }
 }
 
-/// Field lines up to and with the empty line, and their length. `octets` begins at the start of a line.
-pub(crate) fn section<'a>(octets: &'a [u8], fields_max: usize, ends: LineEnds, part: Part) -> Result<Option<(Fields<'a>, usize)>, Refusal> {
-    let (lines, end) = lines(octets, fields_max, ends, part)?;
+/// Field lines up to and with the empty line, and their length. `bytes` begins at the start of a
+/// line.
+pub(crate) fn section<'a>(
+    bytes: &'a [u8],
+    fields_max: usize,
+    ends: LineEnds,
+    part: Part,
+) -> Result<Option<(Fields<'a>, usize)>, Refusal> {
+    let (lines, end) = lines(bytes, fields_max, ends, part)?;
     let Some(end) = end else {
-        // Not whole: read what is here all the same, so that what is wrong is refused now and not at the deadline.
+        // Not whole: read what is here all the same, so that what is wrong is refused now and not
+        // at the deadline.
         let mut fields = vec![httparse::EMPTY_HEADER; lines + 1];
-        return match httparse::parse_headers(octets, &mut fields) {
+        return match httparse::parse_headers(bytes, &mut fields) {
             Ok(httparse::Status::Partial) => Ok(None),
-            Ok(httparse::Status::Complete(_)) => Err(part.malformed("the head ends in a way that is no empty line")),
+            Ok(httparse::Status::Complete(_)) => {
+                Err(part.malformed("the head ends in a way that is no empty line"))
+            }
             Err(e) => Err(part.malformed(fields_reason(e))),
         };
     };
@@ -438,18 +542,26 @@ pub(crate) fn section<'a>(octets: &'a [u8], fields_max: usize, ends: LineEnds, p
         return Ok(Some((Fields::default(), end)));
     }
     let mut fields = vec![httparse::EMPTY_HEADER; lines];
-    match httparse::parse_headers(&octets[..end], &mut fields) {
-        Ok(httparse::Status::Complete((len, parsed))) if len == end && parsed.len() == lines => Ok(Some((Fields(fields), end))),
+    match httparse::parse_headers(&bytes[..end], &mut fields) {
+        Ok(httparse::Status::Complete((len, parsed))) if len == end && parsed.len() == lines => {
+            Ok(Some((Fields(fields), end)))
+        }
         Ok(_) => Err(part.malformed("the lines of the head are not one field each")),
         Err(e) => Err(part.malformed(fields_reason(e))),
     }
 }
 
-/// How many field lines are whole, and where the section ends behind its empty line, if that is here.
-fn lines(octets: &[u8], fields_max: usize, ends: LineEnds, part: Part) -> Result<(usize, Option<usize>), Refusal> {
+/// How many field lines are whole, and where the section ends behind its empty line, if that is
+/// here.
+fn lines(
+    bytes: &[u8],
+    fields_max: usize,
+    ends: LineEnds,
+    part: Part,
+) -> Result<(usize, Option<usize>), Refusal> {
     let (mut lines, mut at) = (0, 0);
-    while let Some(len) = find_lf(&octets[at..]) {
-        let line = match &octets[at..at + len] {
+    while let Some(len) = find_lf(&bytes[at..]) {
+        let line = match &bytes[at..at + len] {
             [line @ .., b'\r'] => line,
             line if ends == LineEnds::CrlfOrLf => line,
             _ => return Err(part.malformed("an LF stands without its CR; lines end with CRLF")),
@@ -469,66 +581,80 @@ fn lines(octets: &[u8], fields_max: usize, ends: LineEnds, part: Part) -> Result
     Ok((lines, None))
 }
 
-/// A tab around the value of a framing field is legal white space, and a classic of smuggling: some parsers do not trim it (T2).
+/// A tab around the value of a framing field is legal white space, and a classic of smuggling: some
+/// parsers do not trim it (T2).
 fn hides_framing(line: &[u8]) -> bool {
     let name: &[u8] = match line.first() {
         Some(b'c' | b'C') => b"content-length:",
         Some(b't' | b'T') => b"transfer-encoding:",
         _ => return false,
     };
-    line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)) && line.contains(&b'\t')
+    line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+        && line.contains(&b'\t')
 }
 
 fn fields_reason(error: httparse::Error) -> &'static str {
     match error {
-        httparse::Error::HeaderName => "a field name is empty or no token, has white space before its colon, or a line is folded",
-        httparse::Error::HeaderValue => "a field value has a CR, an LF, a NUL or another control octet",
+        httparse::Error::HeaderName => {
+            "a field name is empty or no token, has white space before its colon, or a line is folded"
+        }
+        httparse::Error::HeaderValue => {
+            "a field value has a CR, an LF, a NUL or another control byte"
+        }
         httparse::Error::NewLine => "a CR stands without its LF",
         _ => "the fields of the head are malformed",
     }
 }
 
-/// Position of the first LF, eight octets at a time: heads are short lines, and this runs for each of them.
-fn find_lf(octets: &[u8]) -> Option<usize> {
+/// Position of the first LF, eight bytes at a time: heads are short lines, and this runs for each
+/// of them.
+fn find_lf(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    let mut rest = octets;
+    let mut rest = bytes;
     while let Some((word, tail)) = rest.split_first_chunk::<8>() {
         let word = u64::from_le_bytes(*word) ^ (ONES * b'\n' as u64); // LF is now 0
         let zero = word.wrapping_sub(ONES) & !word & (ONES << 7); // its lowest bit marks the first 0
         if zero != 0 {
-            return Some(octets.len() - rest.len() + zero.trailing_zeros() as usize / 8);
+            return Some(bytes.len() - rest.len() + zero.trailing_zeros() as usize / 8);
         }
         rest = tail;
     }
-    rest.iter().position(|&octet| octet == b'\n').map(|i| octets.len() - rest.len() + i)
+    rest.iter().position(|&byte| byte == b'\n').map(|i| bytes.len() - rest.len() + i)
 }
 
-/// Octets that were found to be ASCII, as text.
-fn text(octets: &[u8], part: Part) -> Result<&str, Refusal> {
-    std::str::from_utf8(octets).map_err(|_| part.malformed("the first line of the message is not ASCII"))
+/// Bytes that were found to be ASCII, as text.
+fn text(bytes: &[u8], part: Part) -> Result<&str, Refusal> {
+    std::str::from_utf8(bytes)
+        .map_err(|_| part.malformed("the first line of the message is not ASCII"))
 }
 
-/// Names what the first octets are when they are not HTTP/1: "an HTTP/2 preface", "a TLS hello", "an SSH banner"; `None` when they may be HTTP/1.
-pub fn foreign_protocol(octets: &[u8]) -> Option<&'static str> {
-    match octets {
+/// Names what the first bytes are when they are not HTTP/1: "an HTTP/2 preface", "a TLS hello", "an
+/// SSH banner"; `None` when they may be HTTP/1.
+pub fn foreign_protocol(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
         [0x16] | [0x16, 0x03, ..] => Some("a TLS hello"),
         [0x15, 0x03, ..] => Some("a TLS alert"),
-        // A frame of type SETTINGS on stream 0, the first that an HTTP/2 server sends: a length below 64 Ki in three octets.
+        // A frame of type SETTINGS on stream 0, the first that an HTTP/2 server sends: a length
+        // below 64 Ki in three bytes.
         [0, _, _, 4, _, 0, 0, 0, 0, ..] => Some("HTTP/2 frames"),
-        [b'P', b'R', b'I', b' ', b'*', b' ', b'H', b'T', b'T', b'P', b'/', b'2', ..] => Some("an HTTP/2 preface"),
+        [b'P', b'R', b'I', b' ', b'*', b' ', b'H', b'T', b'T', b'P', b'/', b'2', ..] => {
+            Some("an HTTP/2 preface")
+        }
         [b'S', b'S', b'H', b'-', b'1' | b'2', ..] => Some("an SSH banner"),
         [b'R', b'T', b'S', b'P', b'/', ..] => Some("an RTSP response"),
-        [b'P', b'R', b'O', b'X', b'Y', b' ', ..] | [b'\r', b'\n', b'\r', b'\n', 0, b'\r', b'\n', ..] => Some(
+        [b'P', b'R', b'O', b'X', b'Y', b' ', ..]
+        | [b'\r', b'\n', b'\r', b'\n', 0, b'\r', b'\n', ..] => Some(
             "what looks like the PROXY protocol (a load balancer sends it; switch it off there, or have the balancer add X-Forwarded-For)",
         ),
         _ => None,
     }
 }
 
-/// Says what came, where that is known: whoever reads the log should not have to guess that TLS was spoken on a plain port.
+/// Says what came, where that is known: whoever reads the log should not have to guess that TLS was
+/// spoken on a plain port.
 #[cold]
-fn name_foreign(octets: &[u8], refusal: Refusal) -> Refusal {
-    match foreign_protocol(octets) {
+fn name_foreign(bytes: &[u8], refusal: Refusal) -> Refusal {
+    match foreign_protocol(bytes) {
         Some(what) => Refusal::new(refusal.status, format!("{what} came where HTTP/1.1 is spoken")),
         None => refusal,
     }
@@ -536,19 +662,25 @@ fn name_foreign(octets: &[u8], refusal: Refusal) -> Refusal {
 
 /// The first coding of a message's content that is not `identity` (RFC 9110 §8.4).
 pub(crate) fn coding<'a>(fields: &Fields<'a>) -> Option<&'a [u8]> {
-    fields.list("content-encoding").find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
+    fields
+        .list("content-encoding")
+        .find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
 /// Appends `Name: value CRLF`, the one function through which every field we build goes (T10).
 ///
 /// # Errors
-/// A name that is no token, or CR, LF, NUL or another control octet (but HTAB) in the value. Nothing is appended then.
+/// A name that is no token, or CR, LF, NUL or another control byte (but HTAB) in the value. Nothing
+/// is appended then.
 pub fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) -> Result<(), Refusal> {
     if !is_token(name.as_bytes()) {
-        return Err(Refusal::new(400, "a field name is empty or has an octet that no token has"));
+        return Err(Refusal::new(400, "a field name is empty or has a byte that no token has"));
     }
-    if !value.iter().all(|&octet| is_text(octet)) {
-        return Err(Refusal::new(400, "a field value has a CR, an LF, a NUL or another control octet"));
+    if !value.iter().all(|&byte| is_text(byte)) {
+        return Err(Refusal::new(
+            400,
+            "a field value has a CR, an LF, a NUL or another control byte",
+        ));
     }
     push_field(out, name, value);
     Ok(())
@@ -565,13 +697,17 @@ pub(crate) fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 /// Appends `METHOD target HTTP/1.1 CRLF`.
 ///
 /// # Errors
-/// A method that is no token; a target that is empty or has octets outside 0x21 to 0x7E. Nothing is appended then.
+/// A method that is no token; a target that is empty or has bytes outside 0x21 to 0x7E. Nothing is
+/// appended then.
 pub fn write_request_line(out: &mut Vec<u8>, method: &str, target: &str) -> Result<(), Refusal> {
     if !is_token(method.as_bytes()) {
-        return Err(Refusal::new(400, "the method is empty or has an octet that no token has"));
+        return Err(Refusal::new(400, "the method is empty or has a byte that no token has"));
     }
-    if target.is_empty() || !target.bytes().all(|octet| matches!(octet, 0x21..=0x7E)) {
-        return Err(Refusal::new(400, "the request target is empty, or has white space, a control octet or one above 0x7E"));
+    if target.is_empty() || !target.bytes().all(|byte| matches!(byte, 0x21..=0x7E)) {
+        return Err(Refusal::new(
+            400,
+            "the request target is empty, or has white space, a control byte or one above 0x7E",
+        ));
     }
     for part in [method, " ", target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
@@ -582,13 +718,16 @@ pub fn write_request_line(out: &mut Vec<u8>, method: &str, target: &str) -> Resu
 /// Appends `HTTP/1.1 status reason CRLF`; the space stays where there is no reason (RFC 9112 §4).
 ///
 /// # Errors
-/// A status outside 100 to 999; a reason with control octets. Nothing is appended then.
+/// A status outside 100 to 999; a reason with control bytes. Nothing is appended then.
 pub fn write_status_line(out: &mut Vec<u8>, status: u16, reason: &[u8]) -> Result<(), Refusal> {
     if !(100..=999).contains(&status) {
         return Err(Refusal::new(502, "a status is not from 100 to 999"));
     }
-    if !reason.iter().all(|&octet| is_text(octet)) {
-        return Err(Refusal::new(502, "a reason phrase has a CR, an LF, a NUL or another control octet"));
+    if !reason.iter().all(|&byte| is_text(byte)) {
+        return Err(Refusal::new(
+            502,
+            "a reason phrase has a CR, an LF, a NUL or another control byte",
+        ));
     }
     out.extend_from_slice(b"HTTP/1.1 ");
     push_decimal(out, u64::from(status));
@@ -613,18 +752,20 @@ pub(crate) fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits[first..]);
 }
 
-/// `content-type` as `Content-Type`: how the names of heads we build are written (heads we relay keep theirs).
+/// `content-type` as `Content-Type`: how the names of heads we build are written (heads we relay
+/// keep theirs).
 pub fn title_case(name: &str, out: &mut Vec<u8>) {
     let mut begins = true;
-    for octet in name.bytes() {
-        out.push(if begins { octet.to_ascii_uppercase() } else { octet });
-        begins = octet == b'-';
+    for byte in name.bytes() {
+        out.push(if begins { byte.to_ascii_uppercase() } else { byte });
+        begins = byte == b'-';
     }
 }
 
-/// Whether a field of this name and value is part of a login that belongs to its connection and not to its request: NTLM, and what is negotiated with it
-/// (RFC 4559). Whoever speaks next on such a connection speaks as that user, so it is nobody else's. Judged as HAProxy does, by how a scheme begins; a word
-/// too many in a list costs a connection and harms nobody.
+/// Whether a field of this name and value is part of a login that belongs to its connection and not
+/// to its request: NTLM, and what is negotiated with it (RFC 4559). Whoever speaks next on such a
+/// connection speaks as that user, so it is nobody else's. Judged as HAProxy does, by how a scheme
+/// begins; a word too many in a list costs a connection and harms nobody.
 pub(crate) fn is_bound_login(name: &str, value: &[u8]) -> bool {
     const SCHEMES: [&[u8]; 4] = [b"ntlm", b"nego", b"kerberos", b"credssp"];
     let is = |other: &str| same_name(name, other);
@@ -635,9 +776,12 @@ pub(crate) fn is_bound_login(name: &str, value: &[u8]) -> bool {
         19 => is("proxy-authorization"),
         _ => false,
     };
-    let bound =
-        |member: &[u8]| SCHEMES.iter().any(|scheme| member.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
-    login && value.split(|octet| *octet == b',').any(|member| bound(trim(member)))
+    let bound = |member: &[u8]| {
+        SCHEMES.iter().any(|scheme| {
+            member.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+        })
+    };
+    login && value.split(|byte| *byte == b',').any(|member| bound(trim(member)))
 }
 
 /// The same of a whole head.
@@ -713,8 +857,8 @@ pub fn reason_phrase(status: u16) -> &'static str {
     }
 }
 
-/// Whether the connection may carry another exchange after this message, as far as its head says (RFC 9112 §9.3):
-/// HTTP/1.1 without `Connection: close`, or HTTP/1.0 with `keep-alive`.
+/// Whether the connection may carry another exchange after this message, as far as its head says
+/// (RFC 9112 §9.3): HTTP/1.1 without `Connection: close`, or HTTP/1.0 with `keep-alive`.
 pub fn keeps_alive(minor: u8, fields: &Fields<'_>) -> bool {
     !fields.lists("connection", "close") && (minor >= 1 || fields.lists("connection", "keep-alive"))
 }
@@ -724,28 +868,29 @@ pub fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }
 
-/// Whether every octet is a `tchar` and there is at least one (RFC 9110 §5.6.2).
-pub fn is_token(octets: &[u8]) -> bool {
-    !octets.is_empty() && octets.iter().all(|&octet| is_tchar(octet))
+/// Whether every byte is a `tchar` and there is at least one (RFC 9110 §5.6.2).
+pub fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|&byte| is_tchar(byte))
 }
 
-const fn is_tchar(octet: u8) -> bool {
+const fn is_tchar(byte: u8) -> bool {
     const TABLE: [bool; 256] = {
         let mut table = [false; 256];
-        let mut octet = 0;
-        while octet < 256 {
-            table[octet] = matches!(octet as u8, b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'
+        let mut byte = 0;
+        while byte < 256 {
+            table[byte] = matches!(byte as u8, b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'
                 | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~');
-            octet += 1;
+            byte += 1;
         }
         table
     };
-    TABLE[octet as usize]
+    TABLE[byte as usize]
 }
 
-/// What values and reason phrases are made of: HTAB, SP, visible octets and those above 0x7F (RFC 9110 §5.5).
-pub(crate) const fn is_text(octet: u8) -> bool {
-    octet == b'\t' || (octet >= 0x20 && octet != 0x7F)
+/// What values and reason phrases are made of: HTAB, SP, visible bytes and those above 0x7F (RFC
+/// 9110 §5.5).
+pub(crate) const fn is_text(byte: u8) -> bool {
+    byte == b'\t' || (byte >= 0x20 && byte != 0x7F)
 }
 
 /// The parts of a `Host` value or of the authority in an absolute target.
@@ -759,27 +904,34 @@ pub(crate) struct Authority<'a> {
     pub(crate) port: Option<u16>,
 }
 
-/// Reads `host[:port]`: a DNS name or IPv4 address of letters, digits, `-`, `.` and `_`, or an IPv6 address in brackets. Narrower than RFC 3986
-/// (`reg-name` may have `,` and `%`): what no host has is what confuses the next parser (T11). An empty port is the default port (RFC 3986 §3.2.3), and
+/// Reads `host[:port]`: a DNS name or IPv4 address of letters, digits, `-`, `.` and `_`, or an IPv6
+/// address in brackets. Narrower than RFC 3986 (`reg-name` may have `,` and `%`): what no host has
+/// is what confuses the next parser (T11). An empty port is the default port (RFC 3986 §3.2.3), and
 /// its colon is left out of what is forwarded.
 ///
 /// # Errors
 /// 400: empty, userinfo, white space, a list, a bad port, an empty label.
-pub(crate) fn authority(octets: &[u8]) -> Result<Authority<'_>, Refusal> {
+pub(crate) fn authority(bytes: &[u8]) -> Result<Authority<'_>, Refusal> {
     let wrong = |reason| Refusal::new(400, reason);
-    let whole = std::str::from_utf8(octets).map_err(|_| wrong("the host has octets above 0x7F; write it in its ASCII form"))?;
+    let whole = std::str::from_utf8(bytes)
+        .map_err(|_| wrong("the host has bytes above 0x7F; write it in its ASCII form"))?;
     if whole.contains('@') {
         return Err(wrong("the host has userinfo before it"));
     }
     let whole = without_empty_port(whole);
     let (host, after) = match whole.strip_prefix('[').map(|inner| inner.split_once(']')) {
-        Some(Some((address, after))) if address.parse::<Ipv6Addr>().is_ok() => (&whole[..address.len() + 2], after),
+        Some(Some((address, after))) if address.parse::<Ipv6Addr>().is_ok() => {
+            (&whole[..address.len() + 2], after)
+        }
         Some(_) => return Err(wrong("the host has a bracket, but no IPv6 address in brackets")),
         None => whole.split_at(whole.find(':').unwrap_or(whole.len())),
     };
     let port = match after.strip_prefix(':') {
         None if after.is_empty() => None,
-        Some(port) if (1..=5).contains(&port.len()) && port.bytes().all(|digit| digit.is_ascii_digit()) => {
+        Some(port)
+            if (1..=5).contains(&port.len())
+                && port.bytes().all(|digit| digit.is_ascii_digit()) =>
+        {
             Some(port.parse().map_err(|_| wrong("the port of the host is above 65535"))?)
         }
         _ => return Err(wrong("behind the host stands something that is no port")),
@@ -788,14 +940,18 @@ pub(crate) fn authority(octets: &[u8]) -> Result<Authority<'_>, Refusal> {
         return Ok(Authority { whole, host, port });
     }
     let host = host.strip_suffix('.').unwrap_or(host);
-    let plain = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    let plain = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
     if host.len() > 253 || !host.split('.').all(plain) {
         return Err(wrong("the host is empty, or no host name or address"));
     }
     Ok(Authority { whole, host, port })
 }
 
-/// `host:` as `host`: an empty port is the scheme's own (RFC 3986 §3.2.3). A colon of an IPv6 address without brackets stays, and is refused.
+/// `host:` as `host`: an empty port is the scheme's own (RFC 3986 §3.2.3). A colon of an IPv6
+/// address without brackets stays, and is refused.
 pub(crate) fn without_empty_port(authority: &str) -> &str {
     match authority.strip_suffix(':') {
         Some(host) if host.ends_with(']') || !host.contains(':') => host,
@@ -807,7 +963,9 @@ pub(crate) fn without_empty_port(authority: &str) -> &str {
 pub(crate) fn is_dots(segment: &str) -> bool {
     let mut rest = segment;
     let mut dots = 0;
-    while let Some(tail) = rest.strip_prefix('.').or_else(|| begins(rest, "%2e").then(|| &rest[3..])) {
+    while let Some(tail) =
+        rest.strip_prefix('.').or_else(|| begins(rest, "%2e").then(|| &rest[3..]))
+    {
         rest = tail;
         dots += 1;
     }

@@ -1,4 +1,5 @@
-//! The sign of life on an idle link (protocol.md §1.5): `OPTIONS *`, answered by the device itself and never shown to a handler.
+//! The sign of life on an idle link (protocol.md §1.5): `OPTIONS *`, answered by the device itself
+//! and never shown to a handler.
 
 use crate::error::Refusal;
 use crate::proto::framed::FramedRequest;
@@ -19,7 +20,8 @@ pub enum Heartbeat {
     Farewell,
 }
 
-/// Returns true for a request that concerns the server as a whole (RFC 9110 §9.3.7). On a link it is a heartbeat, so a gateway never forwards one.
+/// Returns true for a request that concerns the server as a whole (RFC 9110 §9.3.7). On a link it
+/// is a heartbeat, so a gateway never forwards one.
 pub fn asks_server(request: &FramedRequest<'_>) -> bool {
     request.method == "OPTIONS" && request.target == "*"
 }
@@ -27,21 +29,30 @@ pub fn asks_server(request: &FramedRequest<'_>) -> bool {
 /// What a request asks of an idle link; `None`: it is no heartbeat.
 ///
 /// # Errors
-/// 400: it is a heartbeat with a body. Nobody reads that body, so its bytes would be taken for the next request; the link has to end.
+/// 400: it is a heartbeat with a body. Nobody reads that body, so its bytes would be taken for the
+/// next request; the link has to end.
 pub fn recognise(request: &FramedRequest<'_>) -> Result<Option<Heartbeat>, Refusal> {
     if !asks_server(request) {
         return Ok(None);
     }
     if request.has_body() {
-        return Err(Refusal::new(400, "a heartbeat (OPTIONS *) has no body; this one announces one"));
+        return Err(Refusal::new(
+            400,
+            "a heartbeat (OPTIONS *) has no body; this one announces one",
+        ));
     }
     let keeps = head::keeps_alive(request.minor, &request.fields);
     Ok(Some(if keeps { Heartbeat::Alive } else { Heartbeat::Farewell }))
 }
 
-/// Appends our device's answer: 204, with `Connection: close` where the link goes. `date` is an IMF-fixdate.
+/// Appends our device's answer: 204, with `Connection: close` where the link goes. `date` is an
+/// IMF-fixdate.
 pub fn write_answer(out: &mut Vec<u8>, date: &str, close: bool) {
     out.extend_from_slice(b"HTTP/1.1 204 No Content\r\nDate: ");
     out.extend_from_slice(date.as_bytes());
-    out.extend_from_slice(if close { b"\r\nConnection: close\r\n\r\n".as_slice() } else { b"\r\n\r\n" });
+    out.extend_from_slice(if close {
+        b"\r\nConnection: close\r\n\r\n".as_slice()
+    } else {
+        b"\r\n\r\n"
+    });
 }

@@ -1,7 +1,8 @@
-//! Layer 1: the protocol as pure functions and small state machines over octets. No socket, no clock, no thread;
-//! a test reads the sources of this folder and proves it.
+//! Layer 1: the protocol as pure functions and small state machines over bytes. No socket, no
+//! clock, no thread; a test reads the sources of this folder and proves it.
 //!
-//! A parser here answers *done, not yet, wrong*: `Ok(Some(..))`, `Ok(None)`, `Err(Refusal)`. The caller keeps octets and socket.
+//! A parser here answers *done, not yet, wrong*: `Ok(Some(..))`, `Ok(None)`, `Err(Refusal)`. The
+//! caller keeps bytes and socket.
 
 pub mod body;
 pub mod comet;

@@ -1,11 +1,12 @@
-//! The handshake as pure functions: dialect table, offer, the gateway's decision and answer, the device's check.
+//! The handshake as pure functions: dialect table, offer, the gateway's decision and answer, the
+//! device's check.
 //!
 //! ```text
 //!   device   write_offer ──► decide   gateway
 //!            check       ◄── write_switch
 //! ```
-//! Nothing here knows who may register what, nor whether there is room: the gateway settles that between `decide` and
-//! `write_switch`, since behind the 101 there is no way to refuse.
+//! Nothing here knows who may register what, nor whether there is room: the gateway settles that
+//! between `decide` and `write_switch`, since behind the 101 there is no way to refuse.
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
@@ -14,10 +15,12 @@ use crate::error::Refusal;
 use crate::proto::framed::FramedRequest;
 pub use crate::proto::head::foreign_protocol;
 use crate::proto::head::{
-    Fields, RequestHead, ResponseHead, authority, is_token, one_host, same_name, shown, trim, write_field, write_request_line,
+    Fields, RequestHead, ResponseHead, authority, is_token, one_host, same_name, shown, trim,
+    write_field, write_request_line,
 };
 
-/// One row of the dialect table (protocol.md §1.2). Names of tokens compare without case, versions exactly.
+/// One row of the dialect table (protocol.md §1.2). Names of tokens compare without case, versions
+/// exactly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dialect {
@@ -27,7 +30,8 @@ pub struct Dialect {
     pub method: Option<Cow<'static, str>>,
     /// How the offer names what it registers.
     pub naming: Naming,
-    /// The offer lists in `ALPN` what may be spoken behind the turn, `http/1.1` (written `http%2F1.1`) among it.
+    /// The offer lists in `ALPN` what may be spoken behind the turn, `http/1.1` (written
+    /// `http%2F1.1`) among it.
     pub alpn: bool,
     /// Further fields of the 101.
     pub answer_fields: Vec<(Cow<'static, str>, Cow<'static, str>)>,
@@ -48,7 +52,13 @@ const ALPN_HTTP_1_1: &str = "http%2F1.1";
 
 impl Dialect {
     fn row(token: impl Into<Cow<'static, str>>) -> Self {
-        Dialect { token: token.into(), method: None, naming: Naming::PathSegment, alpn: false, answer_fields: Vec::new() }
+        Dialect {
+            token: token.into(),
+            method: None,
+            naming: Naming::PathSegment,
+            alpn: false,
+            answer_fields: Vec::new(),
+        }
     }
 
     /// `PTTH/1.0`, any method.
@@ -72,7 +82,8 @@ impl Dialect {
         }
     }
 
-    /// `reverse`, GET, `ALPN`, `Selected-ALPN: http%2F1.1` in the 101: how h2o's reverse tunnel connects, named by its path like a classic one.
+    /// `reverse`, GET, `ALPN`, `Selected-ALPN: http%2F1.1` in the 101: how h2o's reverse tunnel
+    /// connects, named by its path like a classic one.
     pub fn h2o() -> Self {
         Dialect {
             method: Some("GET".into()),
@@ -85,16 +96,28 @@ impl Dialect {
     /// A classic row with a token of one's own.
     ///
     /// # Errors
-    /// The token is not `name` or `name/version` of token characters, or is one that must never turn (`h2c`, `HTTP/2.0`, `TLS/1.0`, `websocket`).
+    /// The token is not `name` or `name/version` of token characters, or is one that must never
+    /// turn (`h2c`, `HTTP/2.0`, `TLS/1.0`, `websocket`).
     pub fn custom(token: &str) -> Result<Self, Refusal> {
         let (name, version) = name_and_version(token);
-        if !is_token(name.as_bytes()) || version.is_some_and(|version| !is_token(version.as_bytes())) {
-            return Err(Refusal::new(400, "an upgrade token is a name, or a name, a slash and a version, of token characters"));
+        if !is_token(name.as_bytes())
+            || version.is_some_and(|version| !is_token(version.as_bytes()))
+        {
+            return Err(Refusal::new(
+                400,
+                "an upgrade token is a name, or a name, a slash and a version, of token characters",
+            ));
         }
         // Registered for something else: a peer that names one of these does not mean to turn.
-        const NEVER: [&str; 7] = ["h2c", "h2", "HTTP", "TLS", "websocket", "connect-udp", "connect-ip"];
+        const NEVER: [&str; 7] =
+            ["h2c", "h2", "HTTP", "TLS", "websocket", "connect-udp", "connect-ip"];
         if NEVER.iter().any(|never| same_name(name, never)) {
-            return Err(Refusal::new(400, format!("the upgrade token {name} stands for another protocol and never turns a connection")));
+            return Err(Refusal::new(
+                400,
+                format!(
+                    "the upgrade token {name} stands for another protocol and never turns a connection"
+                ),
+            ));
         }
         Ok(Self::row(token.to_owned()))
     }
@@ -114,16 +137,19 @@ fn name_and_version(token: &str) -> (&str, Option<&str>) {
     token.split_once('/').map_or((token, None), |(name, version)| (name, Some(version)))
 }
 
-/// The field that carries an event's id beside `message/http` (protocol.md §2.2); allowed beside JSON.
+/// The field that carries an event's id beside `message/http` (protocol.md §2.2); allowed beside
+/// JSON.
 pub const MESSAGE_ID: &str = "PTTH-Message-ID";
 
-/// Stands in every answer of a gateway's devices' port but the 101, so that a device knows it from a middlebox's (protocol.md §1.7; RFC 9209).
+/// Stands in every answer of a gateway's devices' port but the 101, so that a device knows it from
+/// a middlebox's (protocol.md §1.7; RFC 9209).
 pub(crate) const MARK: (&str, &str) = ("Proxy-Status", "ptth");
 
-/// Whether a gateway of ours gave this answer: the first member of `Proxy-Status` is that of who is nearest to the origin.
+/// Whether a gateway of ours gave this answer: the first member of `Proxy-Status` is that of who is
+/// nearest to the origin.
 pub fn is_marked(fields: &Fields<'_>) -> bool {
     let first = fields.all(MARK.0).next().unwrap_or_default();
-    let name = first.split(|octet| matches!(octet, b';' | b',')).next().unwrap_or_default();
+    let name = first.split(|byte| matches!(byte, b';' | b',')).next().unwrap_or_default();
     trim(name) == MARK.1.as_bytes()
 }
 
@@ -133,7 +159,7 @@ pub fn is_marked(fields: &Fields<'_>) -> bool {
 pub enum Encoding {
     /// `application/json` (RFC 8259): whole messages. Needs the feature `comet`.
     Json,
-    /// `message/http` (RFC 9112 §10.1): HTTP/1.1 text, octet for octet; answers stream.
+    /// `message/http` (RFC 9112 §10.1): HTTP/1.1 text, byte for byte; answers stream.
     Message,
 }
 
@@ -146,9 +172,10 @@ impl Encoding {
         }
     }
 
-    /// What a `Content-Type` names, parameters aside. `text/plain` stands for `message/http`, as seed-style peers write it.
+    /// What a `Content-Type` names, parameters aside. `text/plain` stands for `message/http`, as
+    /// seed-style peers write it.
     pub fn of_type(content_type: &[u8]) -> Option<Self> {
-        let media_type = trim(content_type.split(|&octet| octet == b';').next().unwrap_or_default());
+        let media_type = trim(content_type.split(|&byte| byte == b';').next().unwrap_or_default());
         let is = |other: &str| media_type.eq_ignore_ascii_case(other.as_bytes());
         match () {
             () if is("application/json") => Some(Encoding::Json),
@@ -157,17 +184,20 @@ impl Encoding {
         }
     }
 
-    /// What a poll's `Accept` asks for: the first of the two types with a q other than 0; without one JSON.
+    /// What a poll's `Accept` asks for: the first of the two types with a q other than 0; without
+    /// one JSON.
     pub fn accepted(fields: &Fields<'_>) -> Self {
         let wanted = fields.list("accept").find_map(|member| {
-            let mut parts = member.split(|&octet| octet == b';').map(trim);
+            let mut parts = member.split(|&byte| byte == b';').map(trim);
             let encoding = match parts.next() {
                 Some(name) if name.eq_ignore_ascii_case(b"application/json") => Encoding::Json,
                 Some(name) if name.eq_ignore_ascii_case(b"message/http") => Encoding::Message,
                 _ => return None,
             };
             let refused = parts.any(|part| match part {
-                [b'q' | b'Q', b'=', weight @ ..] => !weight.is_empty() && weight.iter().all(|&octet| matches!(octet, b'0' | b'.')),
+                [b'q' | b'Q', b'=', weight @ ..] => {
+                    !weight.is_empty() && weight.iter().all(|&byte| matches!(byte, b'0' | b'.'))
+                }
                 _ => false,
             });
             (!refused).then_some(encoding)
@@ -189,7 +219,7 @@ impl fmt::Display for Encoding {
 /// How device and gateway reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Way {
+pub enum Transport {
     /// Connections that turned.
     Turn,
     /// The COMET fallback: polls, in this encoding.
@@ -197,11 +227,11 @@ pub enum Way {
 }
 
 /// `turn`, `COMET json` or `COMET message/http`.
-impl fmt::Display for Way {
+impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Way::Turn => f.write_str("turn"),
-            Way::Comet(encoding) => encoding.fmt(f),
+            Transport::Turn => f.write_str("turn"),
+            Transport::Comet(encoding) => encoding.fmt(f),
         }
     }
 }
@@ -210,7 +240,8 @@ impl fmt::Display for Way {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fallback {
-    /// Each reply decides: a connection that can turn does, and where none can, polls carry the messages.
+    /// Each reply decides: a connection that can turn does, and where none can, polls carry the
+    /// messages.
     #[default]
     Auto,
     /// Connections turn, or there is none.
@@ -223,7 +254,7 @@ pub enum Fallback {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Name {
-    /// `[a-z0-9-]`, 1 to 63 octets, no hyphen at either end.
+    /// `[a-z0-9-]`, 1 to 63 bytes, no hyphen at either end.
     Label(String),
     /// `https://backend.example.com`, lower case, default port left out.
     Origin {
@@ -242,7 +273,9 @@ impl fmt::Display for Name {
         match self {
             Name::Label(label) => f.write_str(label),
             Name::Origin { scheme, host, port: None } => write!(f, "{scheme}://{host}"),
-            Name::Origin { scheme, host, port: Some(port) } => write!(f, "{scheme}://{host}:{port}"),
+            Name::Origin { scheme, host, port: Some(port) } => {
+                write!(f, "{scheme}://{host}:{port}")
+            }
         }
     }
 }
@@ -257,8 +290,8 @@ impl Name {
     /// 400 and the rule that it breaks.
     pub fn label(text: &str) -> Result<Self, Refusal> {
         let broken = if text.is_empty() || text.len() > 63 {
-            "a device's name has 1 to 63 octets"
-        } else if !text.bytes().all(|octet| matches!(octet, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
+            "a device's name has 1 to 63 bytes"
+        } else if !text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
             "a device's name has only a to z, 0 to 9 and hyphens (lower case, nothing percent-encoded)"
         } else if text.starts_with('-') || text.ends_with('-') {
             "a device's name has no hyphen at its start or end"
@@ -273,7 +306,12 @@ impl Name {
     /// # Errors
     /// 400; `null`, other schemes, upper case, a path, userinfo, a trailing dot.
     pub fn origin(text: &str) -> Result<Self, Refusal> {
-        let wrong = || Refusal::new(400, "an origin is https://host or http://host, with or without :port, in lower case");
+        let wrong = || {
+            Refusal::new(
+                400,
+                "an origin is https://host or http://host, with or without :port, in lower case",
+            )
+        };
         let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
         let default_port = match scheme {
             "https" => 443,
@@ -282,7 +320,7 @@ impl Name {
         };
         let authority = authority(rest.as_bytes())?;
         let dotted = authority.whole[authority.host.len()..].starts_with('.'); // `host` is the front of `whole`, but for that dot
-        if dotted || text.bytes().any(|octet| octet.is_ascii_uppercase()) {
+        if dotted || text.bytes().any(|byte| byte.is_ascii_uppercase()) {
             return Err(wrong());
         }
         let port = authority.port.filter(|&port| port != default_port);
@@ -314,7 +352,7 @@ impl Default for OfferRules {
 pub struct Offer {
     /// The names it registers, at least one.
     pub names: Vec<Name>,
-    /// The token octets as offered, echoed in the 101. Empty for a poll.
+    /// The token bytes as offered, echoed in the 101. Empty for a poll.
     pub token: String,
     /// Row of [`OfferRules::dialects`]. 0 for a poll.
     pub dialect: usize,
@@ -322,7 +360,8 @@ pub struct Offer {
     pub target: String,
     /// `PTTH-Session`, where there is a valid one (32 hex digits); anything else malformed is 400.
     pub session: Option<[u8; 16]>,
-    /// All fields as they came (name, value), for `authorize`. Debug never shows `Authorization`, `Proxy-Authorization` or `Cookie` values (T23).
+    /// All fields as they came (name, value), for `authorize`. Debug never shows `Authorization`,
+    /// `Proxy-Authorization` or `Cookie` values (T23).
     pub fields: OfferFields,
     /// The offer asked for `100-continue`.
     pub expects_continue: bool,
@@ -334,7 +373,8 @@ impl Offer {
         self.token.is_empty()
     }
 
-    /// Whether it is an AirPlay sender's, which names its purpose: some of them answer with the version `EVENT/1.0`.
+    /// Whether it is an AirPlay sender's, which names its purpose: some of them answer with the
+    /// version `EVENT/1.0`.
     pub(crate) fn is_airplay(&self) -> bool {
         self.fields.0.iter().any(|(name, _)| same_name(name, "x-apple-purpose"))
     }
@@ -346,7 +386,9 @@ pub struct OfferFields(pub Vec<(String, Vec<u8>)>);
 
 impl fmt::Debug for OfferFields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.0.iter().map(|(name, value)| (name, shown(name, value)))).finish()
+        f.debug_map()
+            .entries(self.0.iter().map(|(name, value)| (name, shown(name, value))))
+            .finish()
     }
 }
 
@@ -355,7 +397,8 @@ impl fmt::Debug for OfferFields {
 pub enum Decision {
     /// An offer that may turn.
     Turn(Box<Offer>),
-    /// POST that offers nothing we know, in HTTP/1.1 or 1.0: a poll of the COMET fallback ([`Offer::is_poll`]).
+    /// POST that offers nothing we know, in HTTP/1.1 or 1.0: a poll of the COMET fallback
+    /// ([`Offer::is_poll`]).
     Poll(Box<Offer>),
 }
 
@@ -363,15 +406,22 @@ pub enum Decision {
 /// An `Upgrade` in HTTP/1.0, or with tokens that no dialect has, counts as absent.
 ///
 /// # Errors
-/// 400 (malformed offer, bad name, missing `Host`, ALPN without `http/1.1`, offer whose `Connection` does not list
-/// `upgrade`, where that is asked), 405 (a method that neither polls nor offers; the caller adds `Allow: POST`). Framing and body are the caller's business.
+/// 400 (malformed offer, bad name, missing `Host`, ALPN without `http/1.1`, offer whose
+/// `Connection` does not list `upgrade`, where that is asked), 405 (a method that neither polls nor
+/// offers; the caller adds `Allow: POST`). Framing and body are the caller's business.
 pub fn decide(head: &FramedRequest<'_>, rules: &OfferRules) -> Result<Decision, Refusal> {
-    // RFC 9110 §7.8: Upgrade in an HTTP/1.0 request is ignored. So is what a load balancer left of an offer: a POST is a poll then.
+    // RFC 9110 §7.8: Upgrade in an HTTP/1.0 request is ignored. So is what a load balancer left of
+    // an offer: a POST is a poll then.
     let offered = if head.minor == 0 { None } else { offered(&head.fields, &rules.dialects) };
-    let offered = offered.filter(|_| head.method != "POST" || rules.strict_connection || !is_for_another_hop(&head.fields));
+    let offered = offered.filter(|_| {
+        head.method != "POST" || rules.strict_connection || !is_for_another_hop(&head.fields)
+    });
     let Some((token, row, dialect)) = offered else {
         if head.method != "POST" {
-            return Err(Refusal::new(405, "this port takes offers of devices (Upgrade: PTTH/1.0, Connection: Upgrade) and polls (POST)"));
+            return Err(Refusal::new(
+                405,
+                "this port takes offers of devices (Upgrade: PTTH/1.0, Connection: Upgrade) and polls (POST)",
+            ));
         }
         check_host(head, rules)?;
         let names = vec![name_of_path(head.target)?];
@@ -388,52 +438,75 @@ pub fn decide(head: &FramedRequest<'_>, rules: &OfferRules) -> Result<Decision, 
         Naming::Origins => origins_of_path(head.target)?,
     };
     if dialect.alpn && !head.fields.list("alpn").any(is_http_1_1) {
-        return Err(Refusal::new(400, "the offer has no ALPN field that lists http%2F1.1, the only protocol spoken behind the turn"));
+        return Err(Refusal::new(
+            400,
+            "the offer has no ALPN field that lists http%2F1.1, the only protocol spoken behind the turn",
+        ));
     }
     Ok(Decision::Turn(Box::new(registration(head, names, token, row)?)))
 }
 
-fn registration(head: &RequestHead<'_>, names: Vec<Name>, token: &str, dialect: usize) -> Result<Offer, Refusal> {
+fn registration(
+    head: &RequestHead<'_>,
+    names: Vec<Name>,
+    token: &str,
+    dialect: usize,
+) -> Result<Offer, Refusal> {
     Ok(Offer {
         names,
         token: token.to_owned(),
         dialect,
         target: head.target.to_owned(),
         session: session(&head.fields)?,
-        fields: OfferFields(head.fields.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect()),
+        fields: OfferFields(
+            head.fields.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect(),
+        ),
         expects_continue: head.minor > 0 && head.fields.lists("expect", "100-continue"), // RFC 9110 §10.1.1: 1.0 has no 100
     })
 }
 
 /// The first offered token that a dialect has: the device's preference counts (RFC 9110 §7.8).
-fn offered<'a, 'd>(fields: &Fields<'a>, dialects: &'d [Dialect]) -> Option<(&'a str, usize, &'d Dialect)> {
+fn offered<'a, 'd>(
+    fields: &Fields<'a>,
+    dialects: &'d [Dialect],
+) -> Option<(&'a str, usize, &'d Dialect)> {
     fields.list("upgrade").filter_map(|token| std::str::from_utf8(token).ok()).find_map(|token| {
-        let (row, dialect) = dialects.iter().enumerate().find(|(_, dialect)| dialect.is_offered_by(token))?;
+        let (row, dialect) =
+            dialects.iter().enumerate().find(|(_, dialect)| dialect.is_offered_by(token))?;
         Some((token, row, dialect))
     })
 }
 
-/// `Connection` lists `upgrade`, or this is the seed's own form, which omits it, and no intermediary shows.
+/// `Connection` lists `upgrade`, or this is the seed's own form, which omits it, and no
+/// intermediary shows.
 fn check_connection(fields: &Fields<'_>, strict: bool) -> Result<(), Refusal> {
     if fields.lists("connection", "upgrade") {
         return Ok(());
     }
     if strict {
-        return Err(Refusal::new(400, "the offer has Upgrade, but Connection does not list upgrade; send Connection: Upgrade"));
+        return Err(Refusal::new(
+            400,
+            "the offer has Upgrade, but Connection does not list upgrade; send Connection: Upgrade",
+        ));
     }
     if is_for_another_hop(fields) {
-        return Err(Refusal::new(400, "the offer came through an intermediary that forwarded Upgrade without Connection: Upgrade"));
+        return Err(Refusal::new(
+            400,
+            "the offer came through an intermediary that forwarded Upgrade without Connection: Upgrade",
+        ));
     }
     Ok(())
 }
 
-/// `Upgrade` without its `Connection: upgrade`, and an intermediary shows: that removed the one and left the other, which was meant for its own hop
-/// (RFC 9110 §7.6.1) and counts as absent.
+/// `Upgrade` without its `Connection: upgrade`, and an intermediary shows: that removed the one and
+/// left the other, which was meant for its own hop (RFC 9110 §7.6.1) and counts as absent.
 fn is_for_another_hop(fields: &Fields<'_>) -> bool {
-    !fields.lists("connection", "upgrade") && ["via", "forwarded", "x-forwarded-for"].iter().any(|name| fields.get(name).is_some())
+    !fields.lists("connection", "upgrade")
+        && ["via", "forwarded", "x-forwarded-for"].iter().any(|name| fields.get(name).is_some())
 }
 
-/// Exactly one valid `Host` in HTTP/1.1; the operator may allow that there is none, or an empty one.
+/// Exactly one valid `Host` in HTTP/1.1; the operator may allow that there is none, or an empty
+/// one.
 fn check_host(head: &RequestHead<'_>, rules: &OfferRules) -> Result<(), Refusal> {
     match one_host(&head.fields)? {
         Some(host) if !host.is_empty() => authority(host).map(drop),
@@ -445,7 +518,8 @@ fn check_host(head: &RequestHead<'_>, rules: &OfferRules) -> Result<(), Refusal>
 /// The name that a classic offer or a poll registers: the first segment of its path.
 fn name_of_path(target: &str) -> Result<Name, Refusal> {
     let path = target.strip_prefix('/').filter(|_| !target.contains('#'));
-    let path = path.ok_or_else(|| Refusal::new(400, "the target of an offer or poll is a path, /NAME"))?;
+    let path =
+        path.ok_or_else(|| Refusal::new(400, "the target of an offer or poll is a path, /NAME"))?;
     let end = path.find('?').unwrap_or(path.len());
     match &path[..end] {
         "" => Ok(Name::Label(DEFAULT_LABEL.to_owned())),
@@ -459,11 +533,16 @@ const WELL_KNOWN: (&str, &str) = ("/.well-known/ptth/", "/");
 /// The names that an IETF offer registers, each once.
 pub(crate) fn origins_of_path(target: &str) -> Result<Vec<Name>, Refusal> {
     let list = target.strip_prefix(WELL_KNOWN.0).and_then(|rest| rest.strip_suffix(WELL_KNOWN.1));
-    let list = list.ok_or_else(|| Refusal::new(400, "the target of an offer of ptth is not /.well-known/ptth/ORIGINS/"))?;
+    let list = list.ok_or_else(|| {
+        Refusal::new(400, "the target of an offer of ptth is not /.well-known/ptth/ORIGINS/")
+    })?;
     let mut names = Vec::new();
     for member in list.split(',') {
-        let origin = percent_decoded(member.as_bytes()).and_then(|octets| String::from_utf8(octets).ok());
-        let origin = origin.ok_or_else(|| Refusal::new(400, "an origin in the target is not percent-encoded ASCII"))?;
+        let origin =
+            percent_decoded(member.as_bytes()).and_then(|bytes| String::from_utf8(bytes).ok());
+        let origin = origin.ok_or_else(|| {
+            Refusal::new(400, "an origin in the target is not percent-encoded ASCII")
+        })?;
         names.push(Name::origin(&origin)?);
     }
     names.sort_unstable();
@@ -472,19 +551,19 @@ pub(crate) fn origins_of_path(target: &str) -> Result<Vec<Name>, Refusal> {
 }
 
 /// `None`: a `%` without two hex digits behind it.
-fn percent_decoded(octets: &[u8]) -> Option<Vec<u8>> {
-    let hex = |octet: u8| char::from(octet).to_digit(16);
-    let mut decoded = Vec::with_capacity(octets.len());
-    let mut rest = octets;
-    while let [octet, tail @ ..] = rest {
+fn percent_decoded(bytes: &[u8]) -> Option<Vec<u8>> {
+    let hex = |byte: u8| char::from(byte).to_digit(16);
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let [byte, tail @ ..] = rest {
         rest = tail;
-        decoded.push(match (octet, tail) {
+        decoded.push(match (byte, tail) {
             (b'%', [high, low, tail @ ..]) => {
                 rest = tail;
                 (hex(*high)? << 4 | hex(*low)?) as u8 // two digits: below 256
             }
             (b'%', _) => return None,
-            _ => *octet,
+            _ => *byte,
         });
     }
     Some(decoded)
@@ -504,22 +583,25 @@ fn session(fields: &Fields<'_>) -> Result<Option<[u8; 16]>, Refusal> {
         return Err(wrong());
     }
     let mut session = [0; 16];
-    for (octet, digits) in session.iter_mut().zip(value.chunks_exact(2)) {
+    for (byte, digits) in session.iter_mut().zip(value.chunks_exact(2)) {
         for &digit in digits {
             let digit = char::from(digit).to_digit(16).ok_or_else(wrong)?;
-            *octet = *octet << 4 | digit as u8; // below 16
+            *byte = *byte << 4 | digit as u8; // below 16
         }
     }
     Ok(Some(session))
 }
 
-/// Appends the 101: `Upgrade` with the offered token's octets, `Connection: Upgrade`, the dialect's own fields, nothing else.
-/// For the classic rows exactly the 76 octets of draft-lentczner's sample (with PTTH/1.0).
+/// Appends the 101: `Upgrade` with the offered token's bytes, `Connection: Upgrade`, the dialect's
+/// own fields, nothing else. For the classic rows exactly the 76 bytes of draft-lentczner's sample
+/// (with PTTH/1.0).
 ///
-/// A field of the dialect that cannot be written, or is one of framing (RFC 9110 §8.6) or of the switch itself, is left out.
+/// A field of the dialect that cannot be written, or is one of framing (RFC 9110 §8.6) or of the
+/// switch itself, is left out.
 pub fn write_switch(out: &mut Vec<u8>, token: &str, dialect: &Dialect) {
     out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
-    // decide() takes a token from a parsed head: it can be written. Whatever else a program passes here, no line is split.
+    // decide() takes a token from a parsed head: it can be written. Whatever else a program passes
+    // here, no line is split.
     let _ = write_field(out, "Upgrade", token.as_bytes());
     out.extend_from_slice(b"Connection: Upgrade\r\n");
     for (name, value) in &dialect.answer_fields {
@@ -532,7 +614,9 @@ pub fn write_switch(out: &mut Vec<u8>, token: &str, dialect: &Dialect) {
 
 /// Fields of offer and 101 that only this file writes.
 fn is_ours(name: &str) -> bool {
-    ["host", "upgrade", "connection", "content-length", "transfer-encoding"].iter().any(|ours| same_name(name, ours))
+    ["host", "upgrade", "connection", "content-length", "transfer-encoding"]
+        .iter()
+        .any(|ours| same_name(name, ours))
 }
 
 /// What a device offers. `Debug` shows no credentials (T23).
@@ -547,7 +631,8 @@ pub struct OfferPlan {
     pub dialect: Dialect,
     /// Offer the turn. False: a poll of the fallback, always POST, without `Upgrade`.
     pub upgrade: bool,
-    /// `Accept`: the encodings of the fallback it takes, the preferred one first. `None`: it takes no fallback, and says nothing of it.
+    /// `Accept`: the encodings of the fallback it takes, the preferred one first. `None`: it takes
+    /// no fallback, and says nothing of it.
     pub accept: Option<Cow<'static, str>>,
     /// This run's session.
     pub session: Option<[u8; 16]>,
@@ -559,14 +644,23 @@ impl OfferPlan {
     /// A plan that offers the turn, takes no fallback, and has no session and no further fields.
     pub fn new(authority: impl Into<String>, target: impl Into<String>, dialect: Dialect) -> Self {
         let (authority, target) = (authority.into(), target.into());
-        OfferPlan { authority, target, dialect, upgrade: true, accept: None, session: None, fields: Vec::new() }
+        OfferPlan {
+            authority,
+            target,
+            dialect,
+            upgrade: true,
+            accept: None,
+            session: None,
+            fields: Vec::new(),
+        }
     }
 }
 
 impl fmt::Debug for OfferPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let OfferPlan { authority, target, dialect, upgrade, accept, session, fields } = self;
-        let fields: Vec<_> = fields.iter().map(|(name, value)| (name, shown(name, value.as_bytes()))).collect();
+        let fields: Vec<_> =
+            fields.iter().map(|(name, value)| (name, shown(name, value.as_bytes()))).collect();
         f.debug_struct("OfferPlan")
             .field("authority", authority)
             .field("target", target)
@@ -586,30 +680,40 @@ pub struct Brought<'a> {
     pub encoding: Encoding,
     /// The event's id, for `PTTH-Message-ID`.
     pub id: &'a str,
-    /// Octets of the body; `None`: it is chunked.
+    /// Bytes of the body; `None`: it is chunked.
     pub length: Option<u64>,
 }
 
-/// Appends the offer (protocol.md §1.1): `Host`, `Upgrade`, `Connection: Upgrade`, `Content-Length: 0` (not with GET),
-/// `ALPN: http%2F1.1` for the rows that have it, `Accept` with `Accept-Encoding: identity`, `PTTH-Session`, the further fields.
+/// Appends the offer (protocol.md §1.1): `Host`, `Upgrade`, `Connection: Upgrade`, `Content-Length:
+/// 0` (not with GET), `ALPN: http%2F1.1` for the rows that have it, `Accept` with `Accept-Encoding:
+/// identity`, `PTTH-Session`, the further fields.
 ///
 /// # Errors
-/// A target or field that cannot be written, or a further field that is one of those above. Nothing is appended then.
+/// A target or field that cannot be written, or a further field that is one of those above. Nothing
+/// is appended then.
 pub fn write_offer(out: &mut Vec<u8>, plan: &OfferPlan) -> Result<(), Refusal> {
     write_post(out, plan, None)
 }
 
-/// Appends the head of a POST to the mailbox (protocol.md §2): the offer, or a poll where [`OfferPlan::upgrade`] is off, with what
-/// frames the answer that it brings.
+/// Appends the head of a POST to the mailbox (protocol.md §2): the offer, or a poll where
+/// [`OfferPlan::upgrade`] is off, with what frames the answer that it brings.
 ///
 /// # Errors
 /// Those of [`write_offer`]; an answer with a dialect whose offers are no POST.
-pub fn write_post(out: &mut Vec<u8>, plan: &OfferPlan, brought: Option<&Brought<'_>>) -> Result<(), Refusal> {
+pub fn write_post(
+    out: &mut Vec<u8>,
+    plan: &OfferPlan,
+    brought: Option<&Brought<'_>>,
+) -> Result<(), Refusal> {
     let start = out.len();
     write_post_lines(out, plan, brought).inspect_err(|_| out.truncate(start))
 }
 
-fn write_post_lines(out: &mut Vec<u8>, plan: &OfferPlan, brought: Option<&Brought<'_>>) -> Result<(), Refusal> {
+fn write_post_lines(
+    out: &mut Vec<u8>,
+    plan: &OfferPlan,
+    brought: Option<&Brought<'_>>,
+) -> Result<(), Refusal> {
     let method = plan.dialect.method.as_deref().filter(|_| plan.upgrade).unwrap_or("POST");
     write_request_line(out, method, &plan.target)?;
     write_field(out, "Host", plan.authority.as_bytes())?;
@@ -620,7 +724,9 @@ fn write_post_lines(out: &mut Vec<u8>, plan: &OfferPlan, brought: Option<&Brough
     match brought {
         None if method == "GET" => {}
         None => write_field(out, "Content-Length", b"0")?,
-        Some(_) if method == "GET" => return Err(Refusal::new(400, "an offer with GET brings no answer")),
+        Some(_) if method == "GET" => {
+            return Err(Refusal::new(400, "an offer with GET brings no answer"));
+        }
         Some(Brought { encoding, id, length }) => {
             write_field(out, "Content-Type", encoding.media_type().as_bytes())?;
             write_field(out, MESSAGE_ID, id.as_bytes())?;
@@ -642,9 +748,13 @@ fn write_post_lines(out: &mut Vec<u8>, plan: &OfferPlan, brought: Option<&Brough
     }
     for (name, value) in &plan.fields {
         let reserved = ["ptth-session", MESSAGE_ID, "alpn", "content-type"];
-        let accepts = plan.accept.is_some() && ["accept", "accept-encoding"].iter().any(|ours| same_name(name, ours));
+        let accepts = plan.accept.is_some()
+            && ["accept", "accept-encoding"].iter().any(|ours| same_name(name, ours));
         if is_ours(name) || accepts || reserved.iter().any(|ours| same_name(name, ours)) {
-            return Err(Refusal::new(400, format!("the offer's own field {name} cannot be given as a further one")));
+            return Err(Refusal::new(
+                400,
+                format!("the offer's own field {name} cannot be given as a further one"),
+            ));
         }
         write_field(out, name, value.as_bytes())?;
     }
@@ -652,12 +762,12 @@ fn write_post_lines(out: &mut Vec<u8>, plan: &OfferPlan, brought: Option<&Brough
     Ok(())
 }
 
-/// Two lower-case digits an octet, as sessions and message ids are written.
-pub(crate) fn hex(octets: &[u8; 16]) -> [u8; 32] {
+/// Two lower-case digits a byte, as sessions and message ids are written.
+pub(crate) fn hex(bytes: &[u8; 16]) -> [u8; 32] {
     let mut digits = [0; 32];
-    for (pair, octet) in digits.chunks_exact_mut(2).zip(octets) {
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
         let digit = |n: u8| b"0123456789abcdef"[usize::from(n)];
-        (pair[0], pair[1]) = (digit(octet >> 4), digit(octet & 0xF));
+        (pair[0], pair[1]) = (digit(byte >> 4), digit(byte & 0xF));
     }
     digits
 }
@@ -677,10 +787,12 @@ pub fn ietf_target(origins: &[Name]) -> String {
 /// Everything but unreserved characters as `%` and two digits (RFC 6570 §3.2.1).
 pub(crate) fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len() + 8);
-    for octet in text.bytes() {
-        match octet {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(octet)),
-            _ => encoded.push_str(&format!("%{octet:02X}")),
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte))
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
         }
     }
     encoded
@@ -689,7 +801,8 @@ pub(crate) fn percent_encoded(text: &str) -> String {
 /// What a device makes of one response to its offer (protocol.md §1.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The connection is turned. `warning`: something tolerated (missing `Connection`, other version).
+    /// The connection is turned. `warning`: something tolerated (missing `Connection`, other
+    /// version).
     Turned {
         /// What was tolerated.
         warning: Option<&'static str>,
@@ -698,8 +811,8 @@ pub enum Verdict {
     Informational,
     /// 204: nothing yet; offer again on this connection.
     Nothing,
-    /// 200 whose type is `application/json` or `message/http`, an empty 200, or a 204 with one of these types: the gateway fell back
-    /// (section 2). The encoding, where the type tells it.
+    /// 200 whose type is `application/json` or `message/http`, an empty 200, or a 204 with one of
+    /// these types: the gateway fell back (section 2). The encoding, where the type tells it.
     FellBack(Option<Encoding>),
     /// 307 or 308: offer there. The `Location` as it came.
     Redirect(String),
@@ -709,13 +822,15 @@ pub enum Verdict {
     Later {
         /// The status.
         status: u16,
-        /// `Retry-After` in seconds (delta form only, since this module has no clock; capped at one hour).
+        /// `Retry-After` in seconds (delta form only, since this module has no clock; capped at one
+        /// hour).
         retry_after: Option<Duration>,
     },
-    /// 405, 501, any other 2xx or 4xx: this is no gateway that turns; polls without `Upgrade` are next.
+    /// 405, 501, any other 2xx or 4xx: this is no gateway that turns; polls without `Upgrade` are
+    /// next.
     NoTurn(u16),
-    /// A right HTTP message that is wrong here: 101 without or with another `Upgrade`, 301/302/303, any other 3xx, a page of HTML, 511. The sentence says
-    /// what to do.
+    /// A right HTTP message that is wrong here: 101 without or with another `Upgrade`, 301/302/303,
+    /// any other 3xx, a page of HTML, 511. The sentence says what to do.
     Wrong(String),
 }
 
@@ -725,9 +840,11 @@ pub fn check(head: &ResponseHead<'_>, token: &str) -> Verdict {
     match status {
         101 => check_switch(head, token),
         100..=199 => Verdict::Informational,
-        200..=299 if is_page(&head.fields) && head.fields.get("content-length") != Some(b"0") => Verdict::Wrong(format!(
-            "a page of HTML came with status {status}: perhaps a captive portal that wants a log-in, or a web server and no gateway; check the URL"
-        )),
+        200..=299 if is_page(&head.fields) && head.fields.get("content-length") != Some(b"0") => {
+            Verdict::Wrong(format!(
+                "a page of HTML came with status {status}: perhaps a captive portal that wants a log-in, or a web server and no gateway; check the URL"
+            ))
+        }
         200 | 204 => match fallback(&head.fields) {
             Some(encoding) => Verdict::FellBack(Some(encoding)),
             None if status == 204 => Verdict::Nothing,
@@ -739,18 +856,26 @@ pub fn check(head: &ResponseHead<'_>, token: &str) -> Verdict {
         300..=399 => Verdict::Wrong(format!(
             "status {status} came: perhaps of a captive portal that wants a log-in; a gateway's redirect has to be 307 or 308"
         )),
-        511 => Verdict::Wrong("status 511 came: the network on the way wants a log-in (captive portal)".to_owned()),
+        511 => Verdict::Wrong(
+            "status 511 came: the network on the way wants a log-in (captive portal)".to_owned(),
+        ),
         401 | 403 | 404 | 410 => Verdict::Refused(status),
         // RFC 9110 §15: a status from 600 on counts as 5xx.
-        400 | 408 | 409 | 426 | 429 | 500 | 502.. => Verdict::Later { status, retry_after: retry_after(&head.fields) },
+        400 | 408 | 409 | 426 | 429 | 500 | 502.. => {
+            Verdict::Later { status, retry_after: retry_after(&head.fields) }
+        }
         _ => Verdict::NoTurn(status),
     }
 }
 
 fn check_switch(head: &ResponseHead<'_>, token: &str) -> Verdict {
     let fields = &head.fields;
-    let name = |token: &[u8]| token.split(|&octet| octet == b'/').next().unwrap_or_default().to_ascii_lowercase();
-    let Some(answered) = fields.list("upgrade").find(|answered| name(answered) == name(token.as_bytes())) else {
+    let name = |token: &[u8]| {
+        token.split(|&byte| byte == b'/').next().unwrap_or_default().to_ascii_lowercase()
+    };
+    let Some(answered) =
+        fields.list("upgrade").find(|answered| name(answered) == name(token.as_bytes()))
+    else {
         return Verdict::Wrong(match fields.get("upgrade") {
             None => "the gateway answered 101 without Upgrade: something on the way removed it, or this is no PTTH gateway".to_owned(),
             Some(other) => {
@@ -759,19 +884,26 @@ fn check_switch(head: &ResponseHead<'_>, token: &str) -> Verdict {
         });
     };
     if head.minor == 0 {
-        return Verdict::Wrong("the gateway answered 101 in HTTP/1.0, which has no upgrade".to_owned());
+        return Verdict::Wrong(
+            "the gateway answered 101 in HTTP/1.0, which has no upgrade".to_owned(),
+        );
     }
     let mut protocols = fields.list("alpn").chain(fields.list("selected-alpn")).peekable();
     let alpn_missing = protocols.peek().is_none();
     if !alpn_missing && !protocols.all(is_http_1_1) {
-        return Verdict::Wrong("the gateway chose another protocol than the offered http/1.1 (ALPN)".to_owned());
+        return Verdict::Wrong(
+            "the gateway chose another protocol than the offered http/1.1 (ALPN)".to_owned(),
+        );
     }
-    let other_version = name_and_version(&String::from_utf8_lossy(answered)).1 != name_and_version(token).1;
+    let other_version =
+        name_and_version(&String::from_utf8_lossy(answered)).1 != name_and_version(token).1;
     let warning = if other_version {
         Some("the 101 names another version of PTTH than was offered")
     } else if !fields.lists("connection", "upgrade") {
         Some("the 101 has no Connection: Upgrade")
-    } else if alpn_missing && [Dialect::ietf(), Dialect::h2o()].iter().any(|dialect| dialect.is_offered_by(token)) {
+    } else if alpn_missing
+        && [Dialect::ietf(), Dialect::h2o()].iter().any(|dialect| dialect.is_offered_by(token))
+    {
         Some("the 101 does not say what is spoken behind it (ALPN); http/1.1 is assumed")
     } else {
         None
@@ -779,25 +911,37 @@ fn check_switch(head: &ResponseHead<'_>, token: &str) -> Verdict {
     Verdict::Turned { warning }
 }
 
-/// The encoding of the fallback that the type tells. `text/plain` alone is any web server's; with an id it is a seed-style event.
+/// The encoding of the fallback that the type tells. `text/plain` alone is any web server's; with
+/// an id it is a seed-style event.
 fn fallback(fields: &Fields<'_>) -> Option<Encoding> {
     let content_type = fields.get("content-type")?;
-    let plain = trim(content_type.split(|&octet| octet == b';').next().unwrap_or_default()).eq_ignore_ascii_case(b"text/plain");
+    let plain = trim(content_type.split(|&byte| byte == b';').next().unwrap_or_default())
+        .eq_ignore_ascii_case(b"text/plain");
     Encoding::of_type(content_type).filter(|_| !plain || fields.get(MESSAGE_ID).is_some())
 }
 
 /// A page for people.
 pub(crate) fn is_page(fields: &Fields<'_>) -> bool {
-    let media_type = fields.get("content-type").map(|value| trim(value.split(|&octet| octet == b';').next().unwrap_or_default()));
-    media_type
-        .is_some_and(|media_type| [&b"text/html"[..], b"application/xhtml+xml"].iter().any(|page| media_type.eq_ignore_ascii_case(page)))
+    let media_type = fields
+        .get("content-type")
+        .map(|value| trim(value.split(|&byte| byte == b';').next().unwrap_or_default()));
+    media_type.is_some_and(|media_type| {
+        [&b"text/html"[..], b"application/xhtml+xml"]
+            .iter()
+            .any(|page| media_type.eq_ignore_ascii_case(page))
+    })
 }
 
 fn redirect(head: &ResponseHead<'_>) -> Verdict {
     let mut locations = head.fields.all("location");
     match (locations.next().map(std::str::from_utf8), locations.next()) {
-        (Some(Ok(location)), None) if !location.is_empty() => Verdict::Redirect(location.to_owned()),
-        _ => Verdict::Wrong(format!("the gateway answered {} without one Location to go to", head.status)),
+        (Some(Ok(location)), None) if !location.is_empty() => {
+            Verdict::Redirect(location.to_owned())
+        }
+        _ => Verdict::Wrong(format!(
+            "the gateway answered {} without one Location to go to",
+            head.status
+        )),
     }
 }
 
@@ -809,6 +953,8 @@ pub(crate) fn retry_after(fields: &Fields<'_>) -> Option<Duration> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let seconds = value.iter().fold(0, |seconds, digit| RETRY_AFTER_MAX_S.min(seconds * 10 + u64::from(digit - b'0')));
+    let seconds = value
+        .iter()
+        .fold(0, |seconds, digit| RETRY_AFTER_MAX_S.min(seconds * 10 + u64::from(digit - b'0')));
     Some(Duration::from_secs(seconds))
 }

@@ -1,4 +1,5 @@
-//! Whoever is not a role: visitors who ask and check what they get, servers behind devices that count what ran, and devices and gateways that break the protocol.
+//! Whoever is not a role: visitors who ask and check what they get, servers behind devices that
+//! count what ran, and devices and gateways that break the protocol.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
@@ -46,7 +47,8 @@ impl Ledger {
         };
         entry.ran += 1;
         tell(|| format!("{whose}: {} {nonce} runs, for the {}. time", entry.method, entry.ran));
-        // GET and HEAD may be sent once more by the gateway and once more by the device, and handed out once more.
+        // GET and HEAD may be sent once more by the gateway and once more by the device, and handed
+        // out once more.
         let most = if entry.method == "POST" { 1 } else { 6 };
         if entry.ran > most {
             let what = format!("{} {nonce} ran {} times", entry.method, entry.ran);
@@ -99,16 +101,20 @@ pub(super) trait Actor {
 
 /// Letters that tell whose body it is, and where in it they stand.
 pub(super) fn pattern(kind: char, nonce: u64, length: usize) -> Vec<u8> {
-    let mut octets = format!("{kind}{nonce};").into_bytes();
-    octets.truncate(length);
-    for n in octets.len()..length {
-        octets.push(b'a' + ((nonce.wrapping_mul(7) + n as u64 * 31) % 26) as u8);
+    let mut bytes = format!("{kind}{nonce};").into_bytes();
+    bytes.truncate(length);
+    for n in bytes.len()..length {
+        bytes.push(b'a' + ((nonce.wrapping_mul(7) + n as u64 * 31) % 26) as u8);
     }
-    octets
+    bytes
 }
 
 /// Reads all there is. `Err`: the connection is over, with the error if there was one.
-pub(super) fn read_all(socket: &Socket, into: &mut Vec<u8>, most: usize) -> Result<(), Option<ErrorKind>> {
+pub(super) fn read_all(
+    socket: &Socket,
+    into: &mut Vec<u8>,
+    most: usize,
+) -> Result<(), Option<ErrorKind>> {
     let mut buffer = [0; 4096];
     let mut left = most;
     while left > 0 {
@@ -156,9 +162,10 @@ pub(super) struct Request {
     pub(super) fresh: bool,
     /// Sent before the answer to the one before is here.
     pub(super) pipelined: bool,
-    /// The visitor goes when it has read so many octets of the answer, or (`usize::MAX`) none that it could name.
+    /// The visitor goes when it has read so many bytes of the answer, or (`usize::MAX`) none that
+    /// it could name.
     pub(super) abandon: Option<usize>,
-    /// The visitor goes when it has written so many octets.
+    /// The visitor goes when it has written so many bytes.
     pub(super) stop_at: Option<usize>,
     pub(super) half_close: bool,
 }
@@ -176,20 +183,22 @@ impl Request {
 
     fn write_to(&self, out: &mut Vec<u8>, prefix: &str) {
         let Request { nonce, method, length, chunked, minor, .. } = self;
-        let head = format!("{method} {prefix}/r?n={nonce}&len={length} HTTP/1.{minor}\r\nHost: gw.example\r\n");
+        let head = format!(
+            "{method} {prefix}/r?n={nonce}&len={length} HTTP/1.{minor}\r\nHost: gw.example\r\n"
+        );
         out.extend_from_slice(head.as_bytes());
         let keep = if *minor == 0 { "Connection: keep-alive\r\n" } else { "" };
         out.extend_from_slice(keep.as_bytes());
-        let octets = pattern('q', *nonce, *length);
+        let bytes = pattern('q', *nonce, *length);
         if *method != "POST" {
             return out.extend_from_slice(b"\r\n");
         }
         if !*chunked {
             out.extend_from_slice(format!("Content-Length: {length}\r\n\r\n").as_bytes());
-            return out.extend_from_slice(&octets);
+            return out.extend_from_slice(&bytes);
         }
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
-        for piece in octets.chunks(1 + *nonce as usize % 700) {
+        for piece in bytes.chunks(1 + *nonce as usize % 700) {
             body::open_chunk(out, piece.len());
             out.extend_from_slice(piece);
             out.extend_from_slice(b"\r\n");
@@ -201,7 +210,7 @@ impl Request {
 pub(super) struct Visitor {
     pub(super) to: SocketAddr,
     pub(super) plan: VecDeque<Request>,
-    /// Reads so many octets at most, and then not for so long.
+    /// Reads so many bytes at most, and then not for so long.
     pub(super) pace: Option<(usize, Micros)>,
     pub(super) starts: Micros,
     pub(super) must_succeed: bool,
@@ -233,15 +242,33 @@ pub(super) struct Reading {
 }
 
 impl Visitor {
-    pub(super) fn new(to: SocketAddr, plan: VecDeque<Request>, pace: Option<(usize, Micros)>, starts: Micros, must_succeed: bool) -> Self {
-        Visitor { to, plan, pace, starts, must_succeed, next_read: 0, not_before: None, conn: None, limits: Limits::default() }
+    pub(super) fn new(
+        to: SocketAddr,
+        plan: VecDeque<Request>,
+        pace: Option<(usize, Micros)>,
+        starts: Micros,
+        must_succeed: bool,
+    ) -> Self {
+        Visitor {
+            to,
+            plan,
+            pace,
+            starts,
+            must_succeed,
+            next_read: 0,
+            not_before: None,
+            conn: None,
+            limits: Limits::default(),
+        }
     }
 
     /// Sends what is due.
     fn ask(&mut self, cx: &mut Cx<'_>) {
         while let Some(next) = self.plan.front() {
             let busy = self.conn.as_ref().is_some_and(|conn| !conn.asked.is_empty());
-            if busy && (!next.pipelined || self.conn.as_ref().is_some_and(|conn| conn.asked.len() > 2)) {
+            if busy
+                && (!next.pipelined || self.conn.as_ref().is_some_and(|conn| conn.asked.len() > 2))
+            {
                 return;
             }
             if !busy {
@@ -269,7 +296,15 @@ impl Visitor {
                     shut: false,
                 }
             });
-            tell(|| format!("a visitor asks {} {} of {} on #{}", next.method, next.nonce, next.device, conn.socket.number()));
+            tell(|| {
+                format!(
+                    "a visitor asks {} {} of {} on #{}",
+                    next.method,
+                    next.nonce,
+                    next.device,
+                    conn.socket.number()
+                )
+            });
             (conn.read, conn.written) = (0, 0);
             next.write(&mut conn.out);
             conn.asked.push_back(next);
@@ -282,7 +317,10 @@ impl Visitor {
             cx.ledger.outcome(request.nonce, why.to_owned());
             cx.ledger.failed += 1;
             if self.must_succeed {
-                cx.ledger.violation(format!("request {} ended without an answer in fair weather: {why}", request.nonce));
+                cx.ledger.violation(format!(
+                    "request {} ended without an answer in fair weather: {why}",
+                    request.nonce
+                ));
             }
         }
     }
@@ -294,7 +332,10 @@ impl Visitor {
             let mut stray = Vec::new();
             let ended = read_all(&conn.socket, &mut stray, 64);
             if !stray.is_empty() && !stray.starts_with(b"HTTP/1.1 408") {
-                cx.ledger.violation(format!("octets behind all answers: {}", String::from_utf8_lossy(&stray)));
+                cx.ledger.violation(format!(
+                    "bytes behind all answers: {}",
+                    String::from_utf8_lossy(&stray)
+                ));
             }
             return ended.map_err(|_| "closed while it idled".to_owned());
         }
@@ -333,7 +374,11 @@ impl Visitor {
                 }
             }
         }
-        let abandons = conn.asked.front().and_then(|request| request.abandon).is_some_and(|at| conn.read >= at);
+        let abandons = conn
+            .asked
+            .front()
+            .and_then(|request| request.abandon)
+            .is_some_and(|at| conn.read >= at);
         match ended {
             Err(None) => Err("closed".to_owned()),
             Err(Some(kind)) => Err(format!("failed: {kind:?}")),
@@ -359,17 +404,26 @@ pub(super) fn take_answer(
 ) -> Result<Answer, String> {
     while reading.is_none() {
         let own = limits.for_own_heads();
-        let response = head::response(input, &own, LineEnds::Crlf).map_err(|e| format!("MALFORMED: {e}"))?;
+        let response =
+            head::response(input, &own, LineEnds::Crlf).map_err(|e| format!("MALFORMED: {e}"))?;
         let Some(response) = response else { return Ok(Answer::NotYet(None)) };
         let used = response.len;
         if response.status >= 200 {
-            let framing = body::of_response(&response, request.method).map_err(|e| format!("MALFORMED: {e}"))?;
-            let number = |name| response.fields.get(name).and_then(|v| std::str::from_utf8(v).ok()).and_then(|v| v.parse().ok());
+            let framing = body::of_response(&response, request.method)
+                .map_err(|e| format!("MALFORMED: {e}"))?;
+            let number = |name| {
+                response
+                    .fields
+                    .get(name)
+                    .and_then(|v| std::str::from_utf8(v).ok())
+                    .and_then(|v| v.parse().ok())
+            };
             reading = Some(Reading {
                 status: response.status,
                 nonce: number("X-Nonce"),
                 length: number("X-Len").map(|n| n as usize),
-                keeps: head::keeps_alive(response.minor, &response.fields) && framing != Framing::UntilClose,
+                keeps: head::keeps_alive(response.minor, &response.fields)
+                    && framing != Framing::UntilClose,
                 until_close: framing == Framing::UntilClose,
                 decoder: Decoder::new(framing, limits),
                 body: Vec::new(),
@@ -380,7 +434,8 @@ pub(super) fn take_answer(
     let Some(mut reading) = reading else { return Ok(Answer::NotYet(None)) };
     let mut used = 0;
     let whole = loop {
-        let (n, piece) = reading.decoder.decode(&input[used..]).map_err(|e| format!("MALFORMED: {e}"))?;
+        let (n, piece) =
+            reading.decoder.decode(&input[used..]).map_err(|e| format!("MALFORMED: {e}"))?;
         used += n;
         match piece {
             Piece::Data(data) => reading.body.extend_from_slice(data),
@@ -399,32 +454,48 @@ pub(super) fn take_answer(
 pub(super) fn check(cx: &mut Cx<'_>, request: &Request, answer: &Reading, must_succeed: bool) {
     let nonce = request.nonce;
     let ours = answer.nonce.is_some();
-    cx.ledger.outcome(nonce, format!("{}{}", answer.status, if ours { "" } else { " of the gateway or the device" }));
+    cx.ledger.outcome(
+        nonce,
+        format!("{}{}", answer.status, if ours { "" } else { " of the gateway or the device" }),
+    );
     *if ours { &mut cx.ledger.good } else { &mut cx.ledger.failed } += 1;
     if must_succeed && !ours {
         let text = String::from_utf8_lossy(&answer.body).into_owned();
-        return cx.ledger.violation(format!("request {nonce} was answered {} in fair weather: {text}", answer.status));
+        return cx.ledger.violation(format!(
+            "request {nonce} was answered {} in fair weather: {text}",
+            answer.status
+        ));
     }
     let Some(entry) = cx.ledger.requests.get(&nonce) else { return };
     let (open_ended, ran) = (entry.open_ended || answer.until_close, entry.ran);
     if !ours {
         if answer.status < 300 {
-            cx.ledger.violation(format!("request {nonce} got {} that no server gave", answer.status));
+            cx.ledger
+                .violation(format!("request {nonce} got {} that no server gave", answer.status));
         }
         return;
     }
     if answer.nonce != Some(nonce) {
-        return cx.ledger.violation(format!("request {nonce} got the answer to {:?}", answer.nonce));
+        return cx
+            .ledger
+            .violation(format!("request {nonce} got the answer to {:?}", answer.nonce));
     }
     if ran == 0 {
         cx.ledger.violation(format!("request {nonce} was answered and never ran"));
     }
     let length = answer.length.unwrap_or(0);
-    let expected = if request.method == "HEAD" || answer.status == 204 { Vec::new() } else { pattern('n', nonce, length) };
-    let right = if open_ended { expected.starts_with(&answer.body) } else { expected == answer.body };
+    let expected = if request.method == "HEAD" || answer.status == 204 {
+        Vec::new()
+    } else {
+        pattern('n', nonce, length)
+    };
+    let right =
+        if open_ended { expected.starts_with(&answer.body) } else { expected == answer.body };
     if !right {
         let (got, of) = (answer.body.len(), expected.len());
-        cx.ledger.violation(format!("request {nonce} got a body that is not its own, or not whole: {got} of {of} octets"));
+        cx.ledger.violation(format!(
+            "request {nonce} got a body that is not its own, or not whole: {got} of {of} bytes"
+        ));
     }
 }
 
@@ -444,8 +515,14 @@ impl Actor for Visitor {
                 self.over(cx, "abandoned by its visitor half-way");
                 continue;
             }
-            let halves = conn.asked.front().is_some_and(|request| request.half_close) && conn.out.is_empty() && !conn.shut;
-            if halves && conn.socket.is_connected() && conn.asked.len() == 1 && self.plan.front().is_none_or(|next| !next.pipelined) {
+            let halves = conn.asked.front().is_some_and(|request| request.half_close)
+                && conn.out.is_empty()
+                && !conn.shut;
+            if halves
+                && conn.socket.is_connected()
+                && conn.asked.len() == 1
+                && self.plan.front().is_none_or(|next| !next.pipelined)
+            {
                 conn.shut = true;
                 let _ = conn.socket.shutdown(Shutdown::Write);
             }
@@ -499,9 +576,13 @@ fn query(target: &str, name: &str) -> Option<u64> {
 
 /// Takes a request's head off `input`.
 pub(super) fn take_head(input: &mut Vec<u8>, limits: &Limits) -> Result<Option<Asked>, String> {
-    let Some(request) = head::request(input, limits, LineEnds::Crlf).map_err(|e| e.to_string())? else { return Ok(None) };
+    let Some(request) = head::request(input, limits, LineEnds::Crlf).map_err(|e| e.to_string())?
+    else {
+        return Ok(None);
+    };
     let framing = body::of_request(&request).map_err(|e| e.to_string())?;
-    let wants_echo = request.target.starts_with(TARGET) && request.fields.lists("Connection", "upgrade");
+    let wants_echo =
+        request.target.starts_with(TARGET) && request.fields.lists("Connection", "upgrade");
     let length = query(request.target, "len").unwrap_or(0) as usize;
     let asked = Asked {
         echo: wants_echo.then_some(length),
@@ -538,7 +619,10 @@ fn run(cx: &mut Cx<'_>, asked: &Asked, whose: &str) {
     let Some(nonce) = asked.nonce else { return };
     cx.ledger.ran(nonce, whose);
     if asked.method == "POST" && asked.body != pattern('q', nonce, asked.length) {
-        cx.ledger.violation(format!("{whose} got a body of {nonce} that is not what was sent: {} octets", asked.body.len()));
+        cx.ledger.violation(format!(
+            "{whose} got a body of {nonce} that is not what was sent: {} bytes",
+            asked.body.len()
+        ));
     }
 }
 
@@ -548,10 +632,13 @@ enum Ends {
     Close,
 }
 
-/// The answer to a request: its octets, and what becomes of the connection.
+/// The answer to a request: its bytes, and what becomes of the connection.
 fn answer(cx: &mut Cx<'_>, asked: &Asked, open_ended_allowed: bool) -> (Vec<u8>, Ends) {
     let Some(nonce) = asked.nonce else {
-        return (b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(), if asked.close { Ends::Close } else { Ends::Keep });
+        return (
+            b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+            if asked.close { Ends::Close } else { Ends::Keep },
+        );
     };
     let rng = &mut *cx.rng;
     let length = rng.skewed(24 * 1024) as usize;
@@ -560,7 +647,7 @@ fn answer(cx: &mut Cx<'_>, asked: &Asked, open_ended_allowed: bool) -> (Vec<u8>,
     if !cx.calm && rng.permille(60) {
         out.extend_from_slice(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n");
     }
-    let octets = pattern('n', nonce, length);
+    let bytes = pattern('n', nonce, length);
     let fields = format!("X-Nonce: {nonce}\r\nX-Len: {length}\r\n");
     let kind = match rng.range(0, 99) {
         _ if status == 204 => 0,
@@ -570,16 +657,22 @@ fn answer(cx: &mut Cx<'_>, asked: &Asked, open_ended_allowed: bool) -> (Vec<u8>,
     let says_close = asked.close || rng.permille(50);
     let close = if says_close { "Connection: close\r\n" } else { "" };
     let mut ends = if says_close { Ends::Close } else { Ends::Keep };
-    let length_field = if status == 204 { String::new() } else { format!("Content-Length: {length}\r\n") };
+    let length_field =
+        if status == 204 { String::new() } else { format!("Content-Length: {length}\r\n") };
     match kind {
         0..=49 => {
-            out.extend_from_slice(format!("HTTP/1.1 {status} OK\r\n{fields}{close}{length_field}\r\n").as_bytes());
-            out.extend_from_slice(if is_head || status == 204 { &[] } else { &octets });
+            out.extend_from_slice(
+                format!("HTTP/1.1 {status} OK\r\n{fields}{close}{length_field}\r\n").as_bytes(),
+            );
+            out.extend_from_slice(if is_head || status == 204 { &[] } else { &bytes });
         }
         50..=91 => {
-            out.extend_from_slice(format!("HTTP/1.1 200 OK\r\n{fields}{close}Transfer-Encoding: chunked\r\n\r\n").as_bytes());
+            out.extend_from_slice(
+                format!("HTTP/1.1 200 OK\r\n{fields}{close}Transfer-Encoding: chunked\r\n\r\n")
+                    .as_bytes(),
+            );
             if !is_head {
-                for piece in octets.chunks(rng.size(1, 4000)) {
+                for piece in bytes.chunks(rng.size(1, 4000)) {
                     body::open_chunk(&mut out, piece.len());
                     out.extend_from_slice(piece);
                     out.extend_from_slice(b"\r\n");
@@ -589,8 +682,10 @@ fn answer(cx: &mut Cx<'_>, asked: &Asked, open_ended_allowed: bool) -> (Vec<u8>,
         }
         _ => {
             let minor = rng.range(0, 1);
-            out.extend_from_slice(format!("HTTP/1.{minor} 200 OK\r\n{fields}Connection: close\r\n\r\n").as_bytes());
-            out.extend_from_slice(if is_head { &[] } else { &octets });
+            out.extend_from_slice(
+                format!("HTTP/1.{minor} 200 OK\r\n{fields}Connection: close\r\n\r\n").as_bytes(),
+            );
+            out.extend_from_slice(if is_head { &[] } else { &bytes });
             ends = Ends::Close;
             if let Some(entry) = cx.ledger.requests.get_mut(&nonce) {
                 entry.open_ended = true;
@@ -619,7 +714,7 @@ struct Serving {
     ends: Option<Ends>,
     /// Closed without a word when it idles so long.
     idle: Option<Micros>,
-    /// So many octets more, then a reset.
+    /// So many bytes more, then a reset.
     breaks: Option<usize>,
     /// A tunnel: so many bytes more are echoed, then it ends.
     echo: Option<usize>,
@@ -631,7 +726,13 @@ impl Origin {
     }
 
     /// False: the connection is over.
-    fn serve(label: &str, rough: bool, limits: &Limits, serving: &mut Serving, cx: &mut Cx<'_>) -> bool {
+    fn serve(
+        label: &str,
+        rough: bool,
+        limits: &Limits,
+        serving: &mut Serving,
+        cx: &mut Cx<'_>,
+    ) -> bool {
         let rough = rough && !cx.calm;
         loop {
             if serving.until > cx.now {
@@ -679,7 +780,10 @@ impl Origin {
                     cx.wake(at);
                 }
             }
-            if serving.asked.is_none() && serving.input.is_empty() && serving.idle.is_some_and(|at| at <= cx.now) {
+            if serving.asked.is_none()
+                && serving.input.is_empty()
+                && serving.idle.is_some_and(|at| at <= cx.now)
+            {
                 return false;
             }
             let ended = read_all(&serving.socket, &mut serving.input, usize::MAX).is_err();
@@ -789,11 +893,21 @@ struct Link {
 
 impl Hostile {
     pub(super) fn new(label: String, gateway: SocketAddr, name: String, links: usize) -> Self {
-        Hostile { label, gateway, name, links, conns: Vec::new(), next_dial: 0, limits: Limits::default().for_own_heads(), gone: false }
+        Hostile {
+            label,
+            gateway,
+            name,
+            links,
+            conns: Vec::new(),
+            next_dial: 0,
+            limits: Limits::default().for_own_heads(),
+            gone: false,
+        }
     }
 
     fn bogus() -> Vec<u8> {
-        format!("HTTP/1.1 200 OK\r\nX-Nonce: {BOGUS}\r\nX-Len: 3\r\nContent-Length: 3\r\n\r\nno!").into_bytes()
+        format!("HTTP/1.1 200 OK\r\nX-Nonce: {BOGUS}\r\nX-Len: 3\r\nContent-Length: 3\r\n\r\nno!")
+            .into_bytes()
     }
 
     /// False: the connection is over.
@@ -841,7 +955,10 @@ impl Hostile {
                     Ok(asked) => link.asked = asked,
                 }
                 if let Some(odd) = link.odd {
-                    cx.ledger.violation(format!("{label}: link #{} was used again behind {odd}", link.socket.number()));
+                    cx.ledger.violation(format!(
+                        "{label}: link #{} was used again behind {odd}",
+                        link.socket.number()
+                    ));
                     return false;
                 }
             }
@@ -871,7 +988,7 @@ impl Hostile {
         let (odd, out) = match choice {
             0 => surplus("an answer given twice", &good),
             1 => surplus("an answer nobody asked for", &Self::bogus()),
-            2 => surplus("octets behind an answer", b"x"),
+            2 => surplus("bytes behind an answer", b"x"),
             3 if is_head => surplus("a body behind HEAD", b"body"),
             4 => (Some("both framings"), b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_vec()),
             5 => (Some("what is no answer"), b"NOTHTTP\r\n\r\n".to_vec()),
@@ -900,7 +1017,8 @@ impl Hostile {
             }
             12 => return true, // never
             13 => {
-                // Nobody asked for it, a moment behind the answer: the link is idle, or its next answer is broken.
+                // Nobody asked for it, a moment behind the answer: the link is idle, or its next
+                // answer is broken.
                 let at = cx.now + cx.rng.skewed(SECOND);
                 link.later = Some((at, b"XYZZY".to_vec(), false));
                 cx.wake(at);
@@ -939,7 +1057,15 @@ impl Actor for Hostile {
         cx.wake(self.next_dial);
         let Some(socket) = net::connect(self.gateway) else { return };
         let _ = socket.watch(Some((cx.node, 0)));
-        self.conns.push(Link { socket, input: Vec::new(), turned: false, asked: None, odd: None, later: None, offered: false });
+        self.conns.push(Link {
+            socket,
+            input: Vec::new(),
+            turned: false,
+            asked: None,
+            odd: None,
+            later: None,
+            offered: false,
+        });
     }
 
     fn leave(&mut self) {
@@ -974,7 +1100,17 @@ struct Poll {
 impl HostilePoller {
     pub(super) fn new(label: String, gateway: SocketAddr, name: String) -> Self {
         let limits = Limits::default().for_own_heads();
-        HostilePoller { label, gateway, name, conns: Vec::new(), next_dial: 0, limits, gone: false, last: None, seen: Vec::new() }
+        HostilePoller {
+            label,
+            gateway,
+            name,
+            conns: Vec::new(),
+            next_dial: 0,
+            limits,
+            gone: false,
+            last: None,
+            seen: Vec::new(),
+        }
     }
 
     fn post(name: &str, brought: Option<(&str, &[u8])>, length: Option<usize>) -> Vec<u8> {
@@ -1023,7 +1159,13 @@ impl HostilePoller {
             (5, _) => None,
             (6, _) => Some(Self::post(&self.name, None, None)), // no answer
             (7, _) => post(&id, b"NOTHTTP\r\n\r\n"),
-            (8, _) => Some([Self::post(&self.name, Some((&id, &good)), None), Self::post(&self.name, None, None)].concat()), // pipelined
+            (8, _) => Some(
+                [
+                    Self::post(&self.name, Some((&id, &good)), None),
+                    Self::post(&self.name, None, None),
+                ]
+                .concat(),
+            ), // pipelined
             _ => post(&id, &good),
         }
     }
@@ -1056,10 +1198,20 @@ impl Actor for HostilePoller {
                 }
                 continue;
             };
-            let length =
-                response.fields.get("Content-Length").and_then(|v| std::str::from_utf8(v).ok()).and_then(|v| v.parse().ok()).unwrap_or(0);
-            let id = response.fields.get("PTTH-Message-ID").map(|v| String::from_utf8_lossy(v).into_owned());
-            let (used, keep) = (response.len, head::keeps_alive(response.minor, &response.fields) && response.status < 300);
+            let length = response
+                .fields
+                .get("Content-Length")
+                .and_then(|v| std::str::from_utf8(v).ok())
+                .and_then(|v| v.parse().ok())
+                .unwrap_or(0);
+            let id = response
+                .fields
+                .get("PTTH-Message-ID")
+                .map(|v| String::from_utf8_lossy(v).into_owned());
+            let (used, keep) = (
+                response.len,
+                head::keeps_alive(response.minor, &response.fields) && response.status < 300,
+            );
             if poll.input.len() < used + length {
                 if !ended {
                     self.conns.push(poll);
@@ -1084,7 +1236,11 @@ impl Actor for HostilePoller {
         cx.wake(self.next_dial);
         let Some(socket) = net::connect(self.gateway) else { return };
         let _ = socket.watch(Some((cx.node, 0)));
-        self.conns.push(Poll { socket, input: Vec::new(), out: Some(Self::post(&self.name, None, None)) });
+        self.conns.push(Poll {
+            socket,
+            input: Vec::new(),
+            out: Some(Self::post(&self.name, None, None)),
+        });
     }
 
     fn leave(&mut self) {

@@ -1,4 +1,5 @@
-//! Whoever attacks from outside: visitors who try to cost others something, and a gateway that breaks the protocol towards its devices.
+//! Whoever attacks from outside: visitors who try to cost others something, and a gateway that
+//! breaks the protocol towards its devices.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -6,10 +7,13 @@ use std::net::SocketAddr;
 use crate::limits::Limits;
 use crate::proto::body::{self, Decoder, Framing, Piece};
 use crate::proto::head::{self, LineEnds};
-use crate::sim::actors::{Actor, BOGUS, Cx, Entry, pattern, read_all, take_body, take_head, write_some};
+use crate::sim::actors::{
+    Actor, BOGUS, Cx, Entry, pattern, read_all, take_body, take_head, write_some,
+};
 use crate::sim::net::{self, MILLI, Micros, SECOND, Socket, tell};
 
-/// A request that nobody makes. It is not finished: what comes behind it on a connection becomes part of it.
+/// A request that nobody makes. It is not finished: what comes behind it on a connection becomes
+/// part of it.
 fn smuggled(host: &str) -> String {
     format!("GET /r?n={BOGUS}&len=0 HTTP/1.1\r\nHost: {host}\r\nX: ")
 }
@@ -19,7 +23,11 @@ fn with_body(head: &str, host: &str, chunked: bool) -> Vec<u8> {
     let text = smuggled(host);
     match chunked {
         false => format!("{head}Content-Length: {}\r\n\r\n{text}", text.len()).into_bytes(),
-        true => format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{text}\r\n0\r\n\r\n", text.len()).into_bytes(),
+        true => format!(
+            "{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{text}\r\n0\r\n\r\n",
+            text.len()
+        )
+        .into_bytes(),
     }
 }
 
@@ -61,15 +69,31 @@ struct Attack {
 }
 
 impl Attacker {
-    pub(super) fn new(to: SocketAddr, names: Vec<String>, polite: bool, attacks: usize, theme: Option<u64>) -> Self {
-        Attacker { to, names, polite, left: attacks, theme, next: 0, conns: Vec::new(), alarm: Alarm::default() }
+    pub(super) fn new(
+        to: SocketAddr,
+        names: Vec<String>,
+        polite: bool,
+        attacks: usize,
+        theme: Option<u64>,
+    ) -> Self {
+        Attacker {
+            to,
+            names,
+            polite,
+            left: attacks,
+            theme,
+            next: 0,
+            conns: Vec::new(),
+            alarm: Alarm::default(),
+        }
     }
 
     fn attack(&self, cx: &mut Cx<'_>) -> Vec<u8> {
         let name = &self.names[cx.rng.size(0, self.names.len() - 1)];
         let host = format!("{name}.sim.example");
         let post = format!("POST /{name}/r HTTP/1.1\r\nHost: gw.example\r\n");
-        let chunks = |text: &str| format!("{post}Transfer-Encoding: chunked\r\n\r\n{text}").into_bytes();
+        let chunks =
+            |text: &str| format!("{post}Transfer-Encoding: chunked\r\n\r\n{text}").into_bytes();
         let chunked = cx.rng.permille(500);
         let any = cx.rng.range(0, if self.polite { 11 } else { 14 });
         match self.theme.unwrap_or(any) {
@@ -112,7 +136,8 @@ impl Actor for Attacker {
         });
         self.begin(cx);
         let goes = self.conns.iter().map(|attack| attack.goes_at);
-        let next = goes.chain((self.left > 0).then_some(self.next)).min().map(|at| at.max(cx.now + 1));
+        let next =
+            goes.chain((self.left > 0).then_some(self.next)).min().map(|at| at.max(cx.now + 1));
         self.alarm.set(cx, next);
     }
 
@@ -132,13 +157,25 @@ impl Attacker {
             return;
         }
         self.left -= 1;
-        self.next = cx.now + cx.rng.skewed(if self.theme.is_some() { 300 * MILLI } else { 2 * SECOND });
+        self.next =
+            cx.now + cx.rng.skewed(if self.theme.is_some() { 300 * MILLI } else { 2 * SECOND });
         let out = self.attack(cx);
         let Some(socket) = net::connect(self.to) else { return };
         let _ = socket.watch(Some((cx.node, 0)));
         let stays = if self.polite { 2 * SECOND } else { cx.rng.skewed(30 * SECOND) };
-        tell(|| format!("an attacker writes on #{}: {}", socket.number(), String::from_utf8_lossy(&out[..out.len().min(120)])));
-        self.conns.push(Attack { socket, out, goes_at: cx.now + stays, resets: cx.rng.permille(300) });
+        tell(|| {
+            format!(
+                "an attacker writes on #{}: {}",
+                socket.number(),
+                String::from_utf8_lossy(&out[..out.len().min(120)])
+            )
+        });
+        self.conns.push(Attack {
+            socket,
+            out,
+            goes_at: cx.now + stays,
+            resets: cx.rng.permille(300),
+        });
     }
 }
 
@@ -238,7 +275,8 @@ impl HostileGateway {
             return false;
         }
         let choice = if cx.calm { 0 } else { cx.rng.range(0, 29) };
-        const TURN: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n";
+        const TURN: &[u8] =
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n";
         let out: Vec<u8> = match choice {
             20 => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
             21 => b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n".to_vec(),
@@ -273,22 +311,37 @@ impl HostileGateway {
                     Ok(Some(response)) => response,
                     Ok(None) => return true,
                     Err(refusal) => {
-                        cx.ledger.violation(format!("{} was sent what is no answer: {refusal}", self.label));
+                        cx.ledger.violation(format!(
+                            "{} was sent what is no answer: {refusal}",
+                            self.label
+                        ));
                         return false;
                     }
                 };
                 let used = response.len;
                 if response.status >= 200 {
                     let Some((nonce, method)) = conn.asked.pop_front() else {
-                        cx.ledger.violation(format!("{} got an answer {} that it did not ask for", self.label, response.status));
+                        cx.ledger.violation(format!(
+                            "{} got an answer {} that it did not ask for",
+                            self.label, response.status
+                        ));
                         return false;
                     };
-                    let told = response.fields.get("X-Nonce").and_then(|v| std::str::from_utf8(v).ok()).and_then(|v| v.parse().ok());
+                    let told = response
+                        .fields
+                        .get("X-Nonce")
+                        .and_then(|v| std::str::from_utf8(v).ok())
+                        .and_then(|v| v.parse().ok());
                     if told.is_some_and(|told: u64| told != nonce) {
-                        cx.ledger.violation(format!("{} got the answer to {told:?} for {nonce}", self.label));
+                        cx.ledger.violation(format!(
+                            "{} got the answer to {told:?} for {nonce}",
+                            self.label
+                        ));
                     }
                     let Ok(framing) = body::of_response(&response, method) else { return false };
-                    if framing == Framing::UntilClose || !head::keeps_alive(response.minor, &response.fields) {
+                    if framing == Framing::UntilClose
+                        || !head::keeps_alive(response.minor, &response.fields)
+                    {
                         return false;
                     }
                     conn.answer = Some((nonce, Decoder::new(framing, &self.limits)));
@@ -310,7 +363,10 @@ impl HostileGateway {
                         break true;
                     }
                     Err(refusal) => {
-                        cx.ledger.violation(format!("{} was sent a malformed body: {refusal}", self.label));
+                        cx.ledger.violation(format!(
+                            "{} was sent a malformed body: {refusal}",
+                            self.label
+                        ));
                         return false;
                     }
                 }
@@ -338,7 +394,9 @@ impl HostileGateway {
                 let length = if post { cx.rng.skewed(4000) as usize } else { 0 };
                 cx.ledger.requests.insert(nonce, Entry::new(method));
                 cx.ledger.outcome(nonce, format!("asked by {}", self.label));
-                let head = format!("{method} /r?n={nonce}&len={length} HTTP/1.1\r\nHost: any\r\nContent-Length: {length}\r\n\r\n");
+                let head = format!(
+                    "{method} /r?n={nonce}&len={length} HTTP/1.1\r\nHost: any\r\nContent-Length: {length}\r\n\r\n"
+                );
                 conn.out.extend_from_slice(head.as_bytes());
                 conn.out.extend_from_slice(&pattern('q', nonce, length));
                 conn.asked.push_back((nonce, method));
@@ -348,9 +406,14 @@ impl HostileGateway {
                 conn.asked.push_back((0, "OPTIONS"));
             }
             10..=12 => {
-                // Recognised by its head, and with a body: that is never a request, and the link ends.
+                // Recognised by its head, and with a body: that is never a request, and the link
+                // ends.
                 let close = if cx.rng.permille(500) { "Connection: close\r\n" } else { "" };
-                conn.out.extend_from_slice(&with_body(&format!("OPTIONS * HTTP/1.1\r\nHost:\r\n{close}"), "any", choice == 12));
+                conn.out.extend_from_slice(&with_body(
+                    &format!("OPTIONS * HTTP/1.1\r\nHost:\r\n{close}"),
+                    "any",
+                    choice == 12,
+                ));
                 conn.asked.push_back((0, "OPTIONS"));
                 close_soon(conn);
             }
@@ -363,7 +426,9 @@ impl HostileGateway {
                 conn.asked.push_back((0, "OPTIONS"));
             }
             15 => {
-                conn.out.extend_from_slice(format!("GET http://u@x/r?n={BOGUS} HTTP/1.1\r\nHost: a, b\r\n\r\n").as_bytes());
+                conn.out.extend_from_slice(
+                    format!("GET http://u@x/r?n={BOGUS} HTTP/1.1\r\nHost: a, b\r\n\r\n").as_bytes(),
+                );
                 conn.asked.push_back((0, "GET"));
                 close_soon(conn);
             }
@@ -373,11 +438,15 @@ impl HostileGateway {
                 close_soon(conn);
             }
             17 => {
-                conn.out.extend_from_slice(format!("GET /r?n={BOGUS}&len=0 HTTP/1.1\r\nHo").as_bytes());
+                conn.out
+                    .extend_from_slice(format!("GET /r?n={BOGUS}&len=0 HTTP/1.1\r\nHo").as_bytes());
                 close_soon(conn);
             }
             18 => {
-                let text = format!("POST /r HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\n{}", smuggled("a"));
+                let text = format!(
+                    "POST /r HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\n{}",
+                    smuggled("a")
+                );
                 conn.out.extend_from_slice(text.as_bytes());
                 conn.asked.push_back((0, "POST"));
                 close_soon(conn);
@@ -390,7 +459,11 @@ impl HostileGateway {
     fn sleep(&mut self, cx: &Cx<'_>) {
         let due = |conn: &Turned| {
             let begins = conn.floods == Some(FLOOD) && conn.out.is_empty();
-            let asks = (conn.turned && conn.out.is_empty() && conn.floods.is_none() && conn.close_at.is_none()).then_some(conn.next);
+            let asks = (conn.turned
+                && conn.out.is_empty()
+                && conn.floods.is_none()
+                && conn.close_at.is_none())
+            .then_some(conn.next);
             [conn.close_at, asks, begins.then_some(cx.now + 1)].into_iter().flatten().min()
         };
         let next = self.conns.iter().filter_map(due).min().map(|at| at.max(cx.now + 1));

@@ -1,4 +1,5 @@
-//! A deterministic simulation: gateway and devices in one thread, on a network and a clock that a seed decides.
+//! A deterministic simulation: gateway and devices in one thread, on a network and a clock that a
+//! seed decides.
 //!
 //! ```text
 //!   visitors ─► net ─► GatewayRole ◄─ net ◄─ DeviceRole ─► net ─► servers that count what ran
@@ -6,9 +7,11 @@
 //!                          ├── devices and polls that break the protocol          a hostile gateway ◄─ net ◄─ DeviceRole
 //!                          └── attackers among the visitors, tunnels, programs that borrow links
 //! ```
-//! Invariants, checked on every run: each caller gets its own answer or an error; a link with anything odd is not used again; a POST runs
-//! at most once at its server; in fair weather every request is answered, no device counts a failure, whoever attacks beside them, and a tunnel that was cut never
-//! ends cleanly; what a device holds for its gateway is bounded; both roles stop when asked to; tables end empty.
+//! Invariants, checked on every run: each caller gets its own answer or an error; a link with
+//! anything odd is not used again; a POST runs at most once at its server; in fair weather every
+//! request is answered, no device counts a failure, whoever attacks beside them, and a tunnel that
+//! was cut never ends cleanly; what a device holds for its gateway is bounded; both roles stop when
+//! asked to; tables end empty.
 //!
 //! `cargo test --lib sim` runs a few seconds of seeds. More of them, or one with its story:
 //!
@@ -16,7 +19,8 @@
 //! PTTH_SIM_SEEDS=100000 cargo test --profile sim --lib --all-features sim::runs -- --nocapture
 //! PTTH_SIM_SEED=4711 cargo test --profile sim --lib --all-features sim::runs -- --nocapture
 //! ```
-//! `PTTH_SIM_FROM` is the first seed of many (default 0). A seed means the same run for the same sources and features only.
+//! `PTTH_SIM_FROM` is the first seed of many (default 0). A seed means the same run for the same
+//! sources and features only.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests alone; a simulation that cannot go on has failed
 
 mod actors;
@@ -34,16 +38,22 @@ use world::Outcome;
 /// One seed; a panic is a violation like any other.
 fn run(seed: u64, told: bool) -> Outcome {
     catch_unwind(AssertUnwindSafe(|| world::run(seed, told))).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        let text = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
         let net = net::install(None);
-        let (story, fingerprint) = net.map_or((Vec::new(), 0), |net| (net.story.unwrap_or_default(), net.fingerprint));
+        let (story, fingerprint) =
+            net.map_or((Vec::new(), 0), |net| (net.story.unwrap_or_default(), net.fingerprint));
         let violations = vec![format!("panic: {}", text.unwrap_or_default())];
         Outcome { violations, fingerprint, good: 0, failed: 0, turns: 0, story }
     })
 }
 
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
+    std::env::var(name)
+        .ok()
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
 }
 
 fn tell_story(seed: u64) -> Outcome {
@@ -74,7 +84,8 @@ fn runs_keep_every_promise() {
         let seed = from + seeds;
         let outcome = run(seed, false);
         seeds += 1;
-        (good, errors, turns) = (good + outcome.good, errors + outcome.failed, turns + outcome.turns);
+        (good, errors, turns) =
+            (good + outcome.good, errors + outcome.failed, turns + outcome.turns);
         if !outcome.violations.is_empty() {
             println!("seed {seed}: {:?}", outcome.violations);
             failed.push(seed);
@@ -100,7 +111,11 @@ fn a_seed_tells_the_same_story_twice() {
     for seed in 0..12 {
         let (once, twice) = (run(seed, true), run(seed, true));
         assert!(once.story.len() > 10 && once == twice, "seed {seed}");
-        assert_eq!(run(seed, false).fingerprint, once.fingerprint, "seed {seed} depends on whether it is told");
+        assert_eq!(
+            run(seed, false).fingerprint,
+            once.fingerprint,
+            "seed {seed} depends on whether it is told"
+        );
     }
     assert_ne!(run(0, false).fingerprint, run(1, false).fingerprint);
 }

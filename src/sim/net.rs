@@ -1,13 +1,15 @@
-//! The simulated network: sockets in memory that behave like TCP to those who use them without blocking, a clock, and a list of what is to happen.
+//! The simulated network: sockets in memory that behave like TCP to those who use them without
+//! blocking, a clock, and a list of what is to happen.
 //!
-//! Nothing here knows of HTTP. Delays, splits and failures are drawn from one stream of random numbers, so that a seed decides everything.
+//! Nothing here knows of HTTP. Delays, splits and failures are drawn from one stream of random
+//! numbers, so that a seed decides everything.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 
-use crate::engine::peers::Readiness;
+use crate::engine::connections::Readiness;
 
 /// Virtual time since the start of the run.
 pub(crate) type Micros = u64;
@@ -27,12 +29,14 @@ pub(crate) fn with<T>(work: impl FnOnce(&mut Net) -> T) -> T {
 }
 
 fn if_any<T>(work: impl FnOnce(&mut Net) -> T) -> Option<T> {
-    NET.try_with(|cell| cell.try_borrow_mut().ok().and_then(|mut net| net.as_mut().map(work))).ok().flatten()
+    NET.try_with(|cell| cell.try_borrow_mut().ok().and_then(|mut net| net.as_mut().map(work)))
+        .ok()
+        .flatten()
 }
 
-/// Random octets, where a network is installed.
-pub(crate) fn fill_random(octets: &mut [u8]) -> bool {
-    if_any(|net| octets.iter_mut().for_each(|octet| *octet = net.rng.next() as u8)).is_some()
+/// Random bytes, where a network is installed.
+pub(crate) fn fill_random(bytes: &mut [u8]) -> bool {
+    if_any(|net| bytes.iter_mut().for_each(|byte| *byte = net.rng.next() as u8)).is_some()
 }
 
 /// The time of day, where a network is installed: it stands still.
@@ -99,7 +103,7 @@ pub(crate) struct Weather {
     pub(crate) delay: Micros,
     /// What is written in one piece may arrive in several.
     pub(crate) splits: bool,
-    /// Connections of a thousand with a buffer of some hundred octets.
+    /// Connections of a thousand with a buffer of some hundred bytes.
     pub(crate) narrow: u64,
 }
 
@@ -141,7 +145,7 @@ struct End {
     shut: bool,
     /// To be closed with a reset.
     aborts: bool,
-    /// Octets on their way here, and delivered here in all.
+    /// Bytes on their way here, and delivered here in all.
     on_way: usize,
     delivered: u64,
     last_at: Micros,
@@ -173,7 +177,7 @@ pub(crate) enum Happening {
     Segment {
         conn: usize,
         to: usize,
-        octets: Vec<u8>,
+        bytes: Vec<u8>,
     },
     Fin {
         conn: usize,
@@ -287,7 +291,11 @@ impl Net {
     /// Lets a node have a turn soon.
     pub(crate) fn wants_turn(&mut self, node: usize) {
         if !std::mem::replace(&mut self.nodes[node].turn, true) {
-            let latency = if self.rng.permille(50) { self.rng.range(1, 3 * MILLI) } else { self.rng.range(1, 40) };
+            let latency = if self.rng.permille(50) {
+                self.rng.range(1, 3 * MILLI)
+            } else {
+                self.rng.range(1, 40)
+            };
             self.at(self.now + latency, Happening::Turn(node));
         }
     }
@@ -300,12 +308,14 @@ impl Net {
             let Some(what) = self.past_holes(what) else { continue };
             self.note(&what);
             match what {
-                Happening::Segment { conn, to, octets } => self.arrive(conn, to, octets),
+                Happening::Segment { conn, to, bytes } => self.arrive(conn, to, bytes),
                 Happening::Fin { conn, to } => self.arrive_fin(conn, to),
                 Happening::Reset { conn, to, kind } => self.arrive_reset(conn, to, kind),
                 Happening::Room { conn, side } => self.notify(conn, side),
                 Happening::Syn { conn } => self.arrive_syn(conn),
-                Happening::Refuse { conn } => self.arrive_reset(conn, 0, ErrorKind::ConnectionRefused),
+                Happening::Refuse { conn } => {
+                    self.arrive_reset(conn, 0, ErrorKind::ConnectionRefused)
+                }
                 Happening::Turn(node) => {
                     self.nodes[node].turn = false;
                     return Some(Happening::Turn(node));
@@ -317,13 +327,16 @@ impl Net {
         None
     }
 
-    /// What arrives while nothing gets across waits for the end of that, in its order. `None`: it waits.
+    /// What arrives while nothing gets across waits for the end of that, in its order. `None`: it
+    /// waits.
     fn past_holes(&mut self, what: Happening) -> Option<Happening> {
         let (what, held) = match what {
             Happening::Held(what) => (*what, true),
             what => (what, false),
         };
-        let (Happening::Segment { conn, .. } | Happening::Fin { conn, .. }) = &what else { return Some(what) };
+        let (Happening::Segment { conn, .. } | Happening::Fin { conn, .. }) = &what else {
+            return Some(what);
+        };
         let hole = self.conns[*conn].hole_until;
         // At its last instant, too: what was held goes before what comes just then.
         if hole == 0 || hole < self.now || (held && hole == self.now) {
@@ -335,7 +348,9 @@ impl Net {
 
     fn note(&mut self, what: &Happening) {
         let word = match what {
-            Happening::Segment { conn, to, octets } => (*conn as u64) << 32 | (*to as u64) << 31 | octets.len() as u64,
+            Happening::Segment { conn, to, bytes } => {
+                (*conn as u64) << 32 | (*to as u64) << 31 | bytes.len() as u64
+            }
             Happening::Fin { conn, to } => 1 << 60 | (*conn as u64) << 1 | *to as u64,
             Happening::Reset { conn, to, .. } => 2 << 60 | (*conn as u64) << 1 | *to as u64,
             Happening::Room { conn, side } => 3 << 60 | (*conn as u64) << 1 | *side as u64,
@@ -346,17 +361,29 @@ impl Net {
             Happening::Held(_) => 0,
         };
         for part in [self.now, word] {
-            self.fingerprint = (self.fingerprint ^ part).wrapping_mul(0x0100_0000_01B3).rotate_left(23);
+            self.fingerprint =
+                (self.fingerprint ^ part).wrapping_mul(0x0100_0000_01B3).rotate_left(23);
         }
         if self.story.is_some() {
             let line = match what {
                 Happening::Turn(_) | Happening::Held(_) => return,
-                Happening::Room { conn, side } => format!("{}: room again", self.way(*conn, 1 - side)),
-                Happening::Segment { conn, to, octets } => format!("{}: {} octets: {}", self.way(*conn, *to), octets.len(), shown(octets)),
-                Happening::Fin { conn, to } => format!("{}: end", self.way(*conn, *to)),
-                Happening::Reset { conn, to, kind } => format!("{}: {kind:?}", self.way(*conn, *to)),
-                Happening::Syn { conn } => format!("{}: connects", self.way(*conn, 1)),
-                Happening::Refuse { conn } => format!("{}: refused", self.way(*conn, 1)),
+                Happening::Room { conn, side } => {
+                    format!("{}: room again", self.transport(*conn, 1 - side))
+                }
+                Happening::Segment { conn, to, bytes } => {
+                    format!(
+                        "{}: {} bytes: {}",
+                        self.transport(*conn, *to),
+                        bytes.len(),
+                        shown(bytes)
+                    )
+                }
+                Happening::Fin { conn, to } => format!("{}: end", self.transport(*conn, *to)),
+                Happening::Reset { conn, to, kind } => {
+                    format!("{}: {kind:?}", self.transport(*conn, *to))
+                }
+                Happening::Syn { conn } => format!("{}: connects", self.transport(*conn, 1)),
+                Happening::Refuse { conn } => format!("{}: refused", self.transport(*conn, 1)),
                 Happening::Wake(node, word) => format!("{} wakes ({word})", self.label(*node)),
             };
             self.tell(|| line);
@@ -364,11 +391,14 @@ impl Net {
     }
 
     /// A connection and a direction for the story: `#12 lamp -> gateway`.
-    fn way(&self, conn: usize, to: usize) -> String {
+    fn transport(&self, conn: usize, to: usize) -> String {
         let Conn { from, to: target, local, .. } = &self.conns[conn];
         let whose = |address: &SocketAddr| {
             let found = self.nodes.iter().find(|node| node.address == Some(address.ip()));
-            found.map_or_else(|| address.to_string(), |node| format!("{}:{}", node.label, address.port()))
+            found.map_or_else(
+                || address.to_string(),
+                |node| format!("{}:{}", node.label, address.port()),
+            )
         };
         match (local, to) {
             (true, _) => format!("#{conn} pair -> {to}"),
@@ -394,7 +424,8 @@ impl Net {
         let over = end.dead || (end.fin && end.shut);
         Readiness {
             readable: !end.rx.is_empty() || end.fin || end.dead || end.error.is_some(),
-            writable: end.dead || (end.connected && room > 0 && room >= self.conns[conn].window / 3),
+            writable: end.dead
+                || (end.connected && room > 0 && room >= self.conns[conn].window / 3),
             read_closed: end.fin || end.dead,
             write_closed: over,
             error: end.error.is_some(),
@@ -440,21 +471,32 @@ impl Net {
     /// Sockets that are open, by their connections.
     pub(crate) fn open(&self) -> Vec<String> {
         let any = |conn: &Conn| conn.ends.iter().any(|end| end.handles > 0);
-        self.conns.iter().enumerate().filter(|(_, conn)| any(conn)).map(|(n, _)| self.way(n, 1)).collect()
+        self.conns
+            .iter()
+            .enumerate()
+            .filter(|(_, conn)| any(conn))
+            .map(|(n, _)| self.transport(n, 1))
+            .collect()
     }
 
     /// Something happens to every connection of this address at once.
     pub(crate) fn strike(&mut self, address: IpAddr, hole: Option<Micros>) {
         for n in 0..self.conns.len() {
             let conn = &mut self.conns[n];
-            if conn.local || (conn.from.ip() != address && conn.to.ip() != address) || conn.ends.iter().all(|end| end.handles == 0) {
+            if conn.local
+                || (conn.from.ip() != address && conn.to.ip() != address)
+                || conn.ends.iter().all(|end| end.handles == 0)
+            {
                 continue;
             }
             match hole {
                 Some(time) => conn.hole_until = conn.hole_until.max(self.now + time),
-                None => {
-                    [0, 1].into_iter().for_each(|to| self.at(self.now, Happening::Reset { conn: n, to, kind: ErrorKind::ConnectionReset }))
-                }
+                None => [0, 1].into_iter().for_each(|to| {
+                    self.at(
+                        self.now,
+                        Happening::Reset { conn: n, to, kind: ErrorKind::ConnectionReset },
+                    )
+                }),
             }
         }
     }
@@ -468,11 +510,18 @@ impl Net {
 
     fn connect(&mut self, to: SocketAddr) -> Socket {
         let n = self.conns.len();
-        let from = SocketAddr::new(self.nodes[self.current].address.unwrap_or(IpAddr::from([127, 0, 0, 1])), 10_000 + (n % 50_000) as u16);
+        let from = SocketAddr::new(
+            self.nodes[self.current].address.unwrap_or(IpAddr::from([127, 0, 0, 1])),
+            10_000 + (n % 50_000) as u16,
+        );
         let near = from.ip() == to.ip(); // a server on the same machine
         let (weather, rng) = (&self.weather, &mut self.rng);
         let base = if near { 20 } else { rng.range(50, weather.delay.max(50)) };
-        let window = if rng.permille(weather.narrow) { rng.size(40, 600) } else { rng.size(4 * 1024, 64 * 1024) };
+        let window = if rng.permille(weather.narrow) {
+            rng.size(40, 600)
+        } else {
+            rng.size(4 * 1024, 64 * 1024)
+        };
         let cuts = if near { weather.cuts / 4 } else { weather.cuts };
         let cut = rng.permille(cuts).then(|| {
             let how = match rng.range(0, 9) {
@@ -503,7 +552,10 @@ impl Net {
         match (lost, refused) {
             (true, _) => {
                 self.tell(|| format!("#{conn}: its connect is lost"));
-                self.at(at + 130 * SECOND, Happening::Reset { conn, to: 0, kind: ErrorKind::TimedOut }); // Linux, six retries
+                self.at(
+                    at + 130 * SECOND,
+                    Happening::Reset { conn, to: 0, kind: ErrorKind::TimedOut },
+                ); // Linux, six retries
             }
             (_, true) => self.at(at, Happening::Refuse { conn }),
             _ => self.at(at, Happening::Syn { conn }),
@@ -514,7 +566,11 @@ impl Net {
     fn pair(&mut self) -> (Socket, Socket) {
         let end = || End { handles: 1, opened: true, connected: true, ..End::default() };
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let window = if self.rng.permille(self.weather.narrow) { self.rng.size(100, 2000) } else { 64 * 1024 };
+        let window = if self.rng.permille(self.weather.narrow) {
+            self.rng.size(100, 2000)
+        } else {
+            64 * 1024
+        };
         let (ends, delay) = ([end(), end()], (0, 0));
         let conn = self.push(Conn {
             ends,
@@ -544,7 +600,7 @@ impl Net {
         self.wants_turn(node);
         // The answer to it opens the other side; nothing from there can be earlier.
         self.conns[conn].ends[0].last_at = self.now + delay.0;
-        self.at(self.now + delay.0, Happening::Segment { conn, to: 0, octets: Vec::new() });
+        self.at(self.now + delay.0, Happening::Segment { conn, to: 0, bytes: Vec::new() });
     }
 
     fn delay(&mut self, conn: usize) -> Micros {
@@ -552,31 +608,33 @@ impl Net {
         self.rng.range(from, to)
     }
 
-    /// Puts octets on their way, in one or more segments.
-    fn dispatch(&mut self, conn: usize, to: usize, octets: &[u8], whole: bool) {
-        self.conns[conn].ends[to].on_way += octets.len();
+    /// Puts bytes on their way, in one or more segments.
+    fn dispatch(&mut self, conn: usize, to: usize, bytes: &[u8], whole: bool) {
+        self.conns[conn].ends[to].on_way += bytes.len();
         if self.conns[conn].local {
-            return self.arrive(conn, to, octets.to_vec());
+            return self.arrive(conn, to, bytes.to_vec());
         }
-        let mut rest = octets;
+        let mut rest = bytes;
         while !rest.is_empty() {
             let cut = match rest.len() {
                 1 => 1,
-                n if self.conns[conn].splits && !whole && self.rng.permille(250) => self.rng.size(1, n),
+                n if self.conns[conn].splits && !whole && self.rng.permille(250) => {
+                    self.rng.size(1, n)
+                }
                 n => n,
             };
             let at = (self.now + self.delay(conn)).max(self.conns[conn].ends[to].last_at);
             self.conns[conn].ends[to].last_at = at;
-            self.at(at, Happening::Segment { conn, to, octets: rest[..cut].to_vec() });
+            self.at(at, Happening::Segment { conn, to, bytes: rest[..cut].to_vec() });
             rest = &rest[cut..];
         }
     }
 
-    fn arrive(&mut self, conn: usize, to: usize, mut octets: Vec<u8>) {
+    fn arrive(&mut self, conn: usize, to: usize, mut bytes: Vec<u8>) {
         let severed = self.conns[conn].severed;
         let end = &mut self.conns[conn].ends[to];
-        end.on_way -= octets.len();
-        if octets.is_empty() {
+        end.on_way -= bytes.len();
+        if bytes.is_empty() {
             end.connected = true; // the answer to a connect
             return self.notify(conn, to);
         }
@@ -588,24 +646,24 @@ impl Net {
         }
         let cut = self.conns[conn].cut.filter(|cut| cut.to == to);
         let end = &mut self.conns[conn].ends[to];
-        let due = cut.filter(|cut| end.delivered + octets.len() as u64 >= cut.at);
+        let due = cut.filter(|cut| end.delivered + bytes.len() as u64 >= cut.at);
         if let Some(cut) = due {
             let kept = cut.at.saturating_sub(end.delivered) as usize;
-            let rest = octets.split_off(kept);
+            let rest = bytes.split_off(kept);
             end.delivered += kept as u64;
-            end.rx.extend(&octets);
+            end.rx.extend(&bytes);
             return self.fail(conn, cut, rest);
         }
-        end.delivered += octets.len() as u64;
-        end.rx.extend(&octets);
+        end.delivered += bytes.len() as u64;
+        end.rx.extend(&bytes);
         self.notify(conn, to);
     }
 
     fn fail(&mut self, conn: usize, cut: Cut, rest: Vec<u8>) {
         let Cut { to, how, at } = cut;
         self.conns[conn].cut = None;
-        let way = self.way(conn, to);
-        self.tell(|| format!("{way}: CUT at {at}: {how:?}"));
+        let transport = self.transport(conn, to);
+        self.tell(|| format!("{transport}: CUT at {at}: {how:?}"));
         let (now, delay) = (self.now, self.delay(conn));
         let kind = ErrorKind::ConnectionReset;
         match how {
@@ -619,7 +677,8 @@ impl Net {
                 match how {
                     Failure::End => self.at(now + delay, Happening::Fin { conn, to: 1 - to }),
                     // What is written into nothing comes back as a reset in the end.
-                    _ => self.at(now + delay + 20 * SECOND, Happening::Reset { conn, to: 1 - to, kind }),
+                    _ => self
+                        .at(now + delay + 20 * SECOND, Happening::Reset { conn, to: 1 - to, kind }),
                 }
             }
             Failure::Hole(time) => {
@@ -627,7 +686,10 @@ impl Net {
                 self.conns[conn].hole_until = self.conns[conn].hole_until.max(now + time);
                 self.conns[conn].ends[to].on_way += rest.len();
                 if !rest.is_empty() {
-                    self.at(now + time, Happening::Held(Box::new(Happening::Segment { conn, to, octets: rest })));
+                    self.at(
+                        now + time,
+                        Happening::Held(Box::new(Happening::Segment { conn, to, bytes: rest })),
+                    );
                 }
             }
             Failure::Dead(time) => {
@@ -667,10 +729,12 @@ impl Net {
         self.at(at, Happening::Reset { conn, to: 1 - side, kind: ErrorKind::ConnectionReset });
     }
 
-    /// The end of a direction is on its way behind all octets.
+    /// The end of a direction is on its way behind all bytes.
     fn end_direction(&mut self, conn: usize, side: usize) {
         let to = 1 - side;
-        if std::mem::replace(&mut self.conns[conn].ends[side].shut, true) || self.conns[conn].ends[side].dead {
+        if std::mem::replace(&mut self.conns[conn].ends[side].shut, true)
+            || self.conns[conn].ends[side].dead
+        {
             return;
         }
         if self.conns[conn].local {
@@ -685,8 +749,8 @@ impl Net {
         let end = &mut self.conns[conn].ends[side];
         if !end.rx.is_empty() {
             let n = end.rx.len().min(buf.len());
-            for (place, octet) in buf.iter_mut().zip(end.rx.drain(..n)) {
-                *place = octet;
+            for (place, byte) in buf.iter_mut().zip(end.rx.drain(..n)) {
+                *place = byte;
             }
             self.make_room(conn, side);
             return Ok(n);
@@ -711,7 +775,13 @@ impl Net {
         self.at(at, Happening::Room { conn, side: 1 - side });
     }
 
-    fn write(&mut self, conn: usize, side: usize, slices: &[&[u8]], whole: bool) -> io::Result<usize> {
+    fn write(
+        &mut self,
+        conn: usize,
+        side: usize,
+        slices: &[&[u8]],
+        whole: bool,
+    ) -> io::Result<usize> {
         let local_end = self.conns[conn].local && self.conns[conn].ends[1 - side].handles == 0;
         let Conn { ends, window, .. } = &mut self.conns[conn];
         let taken = ends[1 - side].rx.len() + ends[1 - side].on_way;
@@ -723,14 +793,15 @@ impl Net {
             return Err(ErrorKind::BrokenPipe.into());
         }
         let room = if end.connected { window.saturating_sub(taken) } else { 0 };
-        let octets: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).take(room).collect();
+        let bytes: Vec<u8> =
+            slices.iter().flat_map(|slice| slice.iter().copied()).take(room).collect();
         let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
-        end.starved |= octets.len() < wanted;
-        if octets.is_empty() && wanted > 0 {
+        end.starved |= bytes.len() < wanted;
+        if bytes.is_empty() && wanted > 0 {
             return Err(ErrorKind::WouldBlock.into());
         }
-        self.dispatch(conn, 1 - side, &octets, whole);
-        Ok(octets.len())
+        self.dispatch(conn, 1 - side, &bytes, whole);
+        Ok(bytes.len())
     }
 
     fn close(&mut self, conn: usize, side: usize) {
@@ -755,10 +826,15 @@ impl Net {
     }
 }
 
-fn shown(octets: &[u8]) -> String {
+fn shown(bytes: &[u8]) -> String {
     const MOST: usize = 160;
-    let text: String = octets.iter().take(MOST).flat_map(|octet| std::ascii::escape_default(*octet)).map(char::from).collect();
-    if octets.len() > MOST { format!("{text}…") } else { text }
+    let text: String = bytes
+        .iter()
+        .take(MOST)
+        .flat_map(|byte| std::ascii::escape_default(*byte))
+        .map(char::from)
+        .collect();
+    if bytes.len() > MOST { format!("{text}…") } else { text }
 }
 
 /// One end of a simulated connection. Dropping it closes it.
@@ -791,7 +867,7 @@ impl Socket {
         let slices: Vec<&[u8]> = bufs.iter().map(|buf| &**buf).collect();
         with(|net| net.write(self.conn, self.side, &slices, false))
     }
-    /// Octets that arrive together, or not at all.
+    /// Bytes that arrive together, or not at all.
     pub(crate) fn write_whole(&self, buf: &[u8]) -> io::Result<usize> {
         with(|net| {
             net.conns[self.conn].window = net.conns[self.conn].window.max(4 * buf.len() + 2048);
@@ -835,7 +911,7 @@ impl Socket {
         })
     }
     pub(crate) fn label(&self) -> String {
-        with(|net| net.way(self.conn, self.side))
+        with(|net| net.transport(self.conn, self.side))
     }
     /// There is none: whoever asks for it would block.
     pub(crate) fn descriptor<T>(&self) -> T {

@@ -1,4 +1,5 @@
-//! Programs of the gateway's process, as their threads look to its loop: they borrow a link, ask on it, and give it back, or go.
+//! Programs of the gateway's process, as their threads look to its loop: they borrow a link, ask on
+//! it, and give it back, or go.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,11 +7,13 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::ends::End;
+use crate::close_reason::CloseCause;
 use crate::error::Error;
-use crate::gateway::simulated::{self as gateways, Loan};
+use crate::gateway::simulated::{self as gateways, Lease};
 use crate::limits::Limits;
-use crate::sim::actors::{Actor, Answer, Cx, Reading, Request, check, read_all, take_answer, write_some};
+use crate::sim::actors::{
+    Actor, Answer, Cx, Reading, Request, check, read_all, take_answer, write_some,
+};
 use crate::sim::net::{MILLI, Micros, SECOND, tell};
 
 /// A thread that sends one request after the other.
@@ -25,13 +28,13 @@ pub(super) struct Program {
 enum State {
     Idle,
     /// A link was asked for.
-    Borrowing(Box<Request>, Receiver<Result<Loan, Error>>),
+    Borrowing(Box<Request>, Receiver<Result<Lease, Error>>),
     Asking(Box<Asking>),
 }
 
 struct Asking {
     request: Request,
-    loan: Loan,
+    lease: Lease,
     out: Vec<u8>,
     input: Vec<u8>,
     reading: Option<Reading>,
@@ -64,7 +67,9 @@ impl Program {
         self.not_before = None;
         let Some(request) = self.plan.pop_front() else { return false };
         let (reply, answer) = bounded(1);
-        tell(|| format!("a program sends {} {} to {}", request.method, request.nonce, request.device));
+        tell(|| {
+            format!("a program sends {} {} to {}", request.method, request.nonce, request.device)
+        });
         gateways::borrow(cx.gateway, &request.device, Duration::from_secs(5), reply);
         cx.wake_gateway();
         self.state = State::Borrowing(Box::new(request), answer);
@@ -72,34 +77,52 @@ impl Program {
     }
 
     /// Reads on. `Some`: the exchange is over, and the link may be used again or (`Err`) not.
-    fn exchange(asking: &mut Asking, limits: &Limits, cx: &mut Cx<'_>) -> Option<Result<(), String>> {
-        let socket = asking.loan.stream.simulated();
-        let wrote = write_some(socket, &mut asking.out, usize::MAX);
-        let before = asking.input.len();
-        let ended = read_all(socket, &mut asking.input, usize::MAX);
-        let came = asking.input.len() - before;
-        asking.read += came;
+    fn exchange(
+        downstream: &mut Asking,
+        limits: &Limits,
+        cx: &mut Cx<'_>,
+    ) -> Option<Result<(), String>> {
+        let socket = downstream.lease.stream.simulated();
+        let wrote = write_some(socket, &mut downstream.out, usize::MAX);
+        let before = downstream.input.len();
+        let ended = read_all(socket, &mut downstream.input, usize::MAX);
+        let came = downstream.input.len() - before;
+        downstream.read += came;
         if came > 0 {
-            asking.until = cx.now + PATIENCE;
-            cx.wake(asking.until);
+            downstream.until = cx.now + PATIENCE;
+            cx.wake(downstream.until);
         }
         let failed = ended.is_err() && ended != Err(None);
-        match take_answer(asking.reading.take(), &mut asking.input, &asking.request, limits, failed, ended.is_err()) {
+        match take_answer(
+            downstream.reading.take(),
+            &mut downstream.input,
+            &downstream.request,
+            limits,
+            failed,
+            ended.is_err(),
+        ) {
             Err(why) => return Some(Err(why)),
             Ok(Answer::Whole(reading)) => {
-                check(cx, &asking.request, &reading, false);
-                let clean = reading.keeps && asking.out.is_empty() && asking.input.is_empty() && ended.is_ok();
-                return Some(if clean { Ok(()) } else { Err("its answer was the link's last".to_owned()) });
+                check(cx, &downstream.request, &reading, false);
+                let clean = reading.keeps
+                    && downstream.out.is_empty()
+                    && downstream.input.is_empty()
+                    && ended.is_ok();
+                return Some(if clean {
+                    Ok(())
+                } else {
+                    Err("its answer was the link's last".to_owned())
+                });
             }
-            Ok(Answer::NotYet(reading)) => asking.reading = reading,
+            Ok(Answer::NotYet(reading)) => downstream.reading = reading,
         }
-        if ended.is_err() || (wrote.is_err() && asking.read == 0) {
+        if ended.is_err() || (wrote.is_err() && downstream.read == 0) {
             return Some(Err("closed".to_owned()));
         }
-        if asking.until <= cx.now {
+        if downstream.until <= cx.now {
             return Some(Err("its answer is late".to_owned()));
         }
-        let abandons = asking.request.abandon.is_some_and(|at| asking.read >= at);
+        let abandons = downstream.request.abandon.is_some_and(|at| downstream.read >= at);
         abandons.then(|| Err("abandoned by its program".to_owned()))
     }
 }
@@ -117,13 +140,13 @@ impl Actor for Program {
                     }
                 }
                 State::Borrowing(request, answer) => match answer.try_recv() {
-                    Ok(Ok(loan)) => {
-                        let _ = loan.stream.simulated().watch(Some((cx.node, 0)));
-                        let (mut out, input) = (Vec::new(), loan.unread.clone());
+                    Ok(Ok(lease)) => {
+                        let _ = lease.stream.simulated().watch(Some((cx.node, 0)));
+                        let (mut out, input) = (Vec::new(), lease.unread.clone());
                         request.write_for_device(&mut out);
                         self.state = State::Asking(Box::new(Asking {
                             request: *request,
-                            loan,
+                            lease,
                             out,
                             input,
                             reading: None,
@@ -139,22 +162,30 @@ impl Actor for Program {
                     }
                     Err(_) => Self::failed(cx, &request, "the gateway has gone".to_owned()),
                 },
-                State::Asking(mut asking) => {
-                    let over = Self::exchange(&mut asking, &self.limits, cx);
+                State::Asking(mut downstream) => {
+                    let over = Self::exchange(&mut downstream, &self.limits, cx);
                     let Some(over) = over else {
-                        self.state = State::Asking(asking);
+                        self.state = State::Asking(downstream);
                         return;
                     };
-                    let Asking { request, loan, .. } = *asking;
+                    let Asking { request, lease, .. } = *downstream;
                     if let Err(why) = &over {
-                        if cx.ledger.requests.get(&request.nonce).is_some_and(|entry| entry.outcome.is_none()) {
+                        if cx
+                            .ledger
+                            .requests
+                            .get(&request.nonce)
+                            .is_some_and(|entry| entry.outcome.is_none())
+                        {
                             Self::failed(cx, &request, why.clone());
                         }
                     }
-                    let _ = loan.stream.simulated().watch(None);
-                    let stream = Arc::into_inner(loan.stream).ok_or(End::Failed.because("its stream is held elsewhere"));
-                    let stream = over.map_err(|_| End::Program.because("its exchange ended it")).and(stream);
-                    gateways::give_back(cx.gateway, loan.ticket, stream);
+                    let _ = lease.stream.simulated().watch(None);
+                    let stream = Arc::into_inner(lease.stream)
+                        .ok_or(CloseCause::Failed.because("its stream is held elsewhere"));
+                    let stream = over
+                        .map_err(|_| CloseCause::Program.because("its exchange ended it"))
+                        .and(stream);
+                    gateways::give_back(cx.gateway, lease.ticket, stream);
                     cx.wake_gateway();
                 }
             }

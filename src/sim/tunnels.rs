@@ -1,4 +1,5 @@
-//! Visitors who switch to another protocol: an echo. The server ends it after so many bytes, or cuts it; whoever sees a clean end has seen all of it.
+//! Visitors who switch to another protocol: an echo. The server ends it after so many bytes, or
+//! cuts it; whoever sees a clean end has seen all of it.
 
 use std::net::SocketAddr;
 
@@ -32,7 +33,14 @@ struct Conn {
 pub(super) const TARGET: &str = "/echo";
 
 impl Tunnelling {
-    pub(super) fn new(to: SocketAddr, device: String, nonce: u64, length: usize, starts: Micros, fair: bool) -> Self {
+    pub(super) fn new(
+        to: SocketAddr,
+        device: String,
+        nonce: u64,
+        length: usize,
+        starts: Micros,
+        fair: bool,
+    ) -> Self {
         Tunnelling { to, device, nonce, length, starts, fair, conn: None, done: false }
     }
 
@@ -84,24 +92,36 @@ impl Actor for Tunnelling {
                 }
                 Ok(None) if ended.is_err() => return self.over(cx, "no tunnel: closed".to_owned()),
                 Ok(None) => {}
-                Err(refusal) => cx.ledger.violation(format!("tunnel {} was answered by what is no answer: {refusal}", self.nonce)),
+                Err(refusal) => cx.ledger.violation(format!(
+                    "tunnel {} was answered by what is no answer: {refusal}",
+                    self.nonce
+                )),
             }
             self.conn = Some(conn);
             return;
         }
         let expected = pattern('t', self.nonce, self.length);
         if !expected.starts_with(&conn.input) {
-            cx.ledger.violation(format!("tunnel {}: what came back is not what was sent: {} bytes", self.nonce, conn.input.len()));
+            cx.ledger.violation(format!(
+                "tunnel {}: what came back is not what was sent: {} bytes",
+                self.nonce,
+                conn.input.len()
+            ));
             return self.over(cx, "wrong bytes".to_owned());
         }
         let got = conn.input.len();
         match ended {
             Err(None) if self.fair && got < self.length => {
-                cx.ledger.violation(format!("tunnel {} ended cleanly after {got} of {} bytes", self.nonce, self.length));
+                cx.ledger.violation(format!(
+                    "tunnel {} ended cleanly after {got} of {} bytes",
+                    self.nonce, self.length
+                ));
                 self.over(cx, "cut, and not told so".to_owned());
             }
             Err(None) => self.over(cx, format!("ended after {got} of {}", self.length)),
-            Err(Some(kind)) => self.over(cx, format!("cut after {got} of {}: {kind:?}", self.length)),
+            Err(Some(kind)) => {
+                self.over(cx, format!("cut after {got} of {}: {kind:?}", self.length))
+            }
             Ok(()) if wrote.is_err() && got == 0 => self.over(cx, "cut".to_owned()),
             Ok(()) => self.conn = Some(conn),
         }

@@ -9,7 +9,9 @@ use crate::engine::event_loop::Remote;
 use crate::gateway::{Gateway, TurnMode, simulated as gateways};
 use crate::limits::Limits;
 use crate::proto::turn::{Encoding, Fallback};
-use crate::sim::actors::{Actor, Cx, Entry, Hostile, HostilePoller, Ledger, Origin, Request, Visitor};
+use crate::sim::actors::{
+    Actor, Cx, Entry, Hostile, HostilePoller, Ledger, Origin, Request, Visitor,
+};
 use crate::sim::attackers::{Attacker, HostileGateway};
 use crate::sim::net::{self, Happening, MILLI, Micros, Net, Rng, SECOND, Weather};
 use crate::sim::programs::Program;
@@ -19,7 +21,8 @@ use crate::sim::tunnels::Tunnelling;
 const TURNS_MAX: usize = 400_000;
 /// When the script is over and the network becomes calm.
 const SCRIPT: Micros = 40 * SECOND;
-/// How long after that the last visitor may wait: the longest waits of its exchanges, on the slowest network.
+/// How long after that the last visitor may wait: the longest waits of its exchanges, on the
+/// slowest network.
 const PATIENCE: Micros = 3000 * SECOND;
 
 /// How long a role may take to stop: what is in hand goes out over the slowest network.
@@ -104,7 +107,8 @@ fn gateway_at(port: u16) -> SocketAddr {
 
 const DEVICES: u16 = 9999;
 const VISITORS: u16 = 8080;
-/// What an attacked device may hold: far more than any exchange needs, far less than a flood brings.
+/// What an attacked device may hold: far more than any exchange needs, far less than a flood
+/// brings.
 const HELD_MAX: usize = 2 << 20;
 /// The node whose wakes are the script's.
 const SCRIPT_NODE: usize = 0;
@@ -209,7 +213,12 @@ impl World {
         self.base + Duration::from_micros(at)
     }
 
-    fn add(&mut self, label: &str, address: Option<IpAddr>, make: impl FnOnce(&mut Self, usize) -> Node) -> usize {
+    fn add(
+        &mut self,
+        label: &str,
+        address: Option<IpAddr>,
+        make: impl FnOnce(&mut Self, usize) -> Node,
+    ) -> usize {
         let node = net::with(|net| {
             let node = net.add_node(label, address);
             net.wants_turn(node);
@@ -243,13 +252,22 @@ impl World {
         if !self.fair && self.rng.permille(400) {
             let links = self.rng.size(1, 3);
             self.add("hostile", Some(ip(3, 1)), |_, _| {
-                Node::Actor(Box::new(Hostile::new("hostile".to_owned(), gateway_at(DEVICES), "h1".to_owned(), links)))
+                Node::Actor(Box::new(Hostile::new(
+                    "hostile".to_owned(),
+                    gateway_at(DEVICES),
+                    "h1".to_owned(),
+                    links,
+                )))
             });
             names.push("h1".to_owned());
         }
         if !self.fair && self.rng.permille(300) {
             self.add("poller", Some(ip(3, 2)), |_, _| {
-                Node::Actor(Box::new(HostilePoller::new("poller".to_owned(), gateway_at(DEVICES), "h2".to_owned())))
+                Node::Actor(Box::new(HostilePoller::new(
+                    "poller".to_owned(),
+                    gateway_at(DEVICES),
+                    "h2".to_owned(),
+                )))
             });
             names.push("h2".to_owned());
         }
@@ -269,7 +287,12 @@ impl World {
             let mode = if on_demand { TurnMode::OnDemand } else { TurnMode::Now };
             let builder = Gateway::builder().limits(limits).turn(mode).shared_names(shared);
             let now = net::with(|net| net.now);
-            Node::Gateway(Box::new(gateways::start(builder, node, world.instant(now), gateway_at(VISITORS))))
+            Node::Gateway(Box::new(gateways::start(
+                builder,
+                node,
+                world.instant(now),
+                gateway_at(VISITORS),
+            )))
         });
         let node = self.gateway_node;
         if let Node::Gateway(gateway) = &self.nodes[node] {
@@ -303,12 +326,15 @@ impl World {
 
     fn add_origin(&mut self, n: usize) {
         let rough = !self.fair && self.rng.permille(700);
-        let node = self.add(&format!("server{n}"), None, |_, _| Node::Actor(Box::new(Origin::new(format!("server{n}"), rough))));
+        let node = self.add(&format!("server{n}"), None, |_, _| {
+            Node::Actor(Box::new(Origin::new(format!("server{n}"), rough)))
+        });
         net::with(|net| net.listen(SocketAddr::new(ip(1, n), 80), node, 0));
     }
 
     fn begin_device(&mut self, setup: usize) {
-        let Setup { name, gateway, ip, min, max, fallback, polls, comet } = self.setups[setup].clone();
+        let Setup { name, gateway, ip, min, max, fallback, polls, comet } =
+            self.setups[setup].clone();
         let limits = self.device_limits.clone();
         let node = self.add(&name, Some(ip), |world, node| {
             let url = format!("http://{gateway}/{name}");
@@ -323,27 +349,37 @@ impl World {
         self.running.push((setup, node));
     }
 
-    /// Whoever is neither a plain visitor nor a device: attackers, tunnels, programs, and a gateway that breaks the protocol.
+    /// Whoever is neither a plain visitor nor a device: attackers, tunnels, programs, and a gateway
+    /// that breaks the protocol.
     fn add_strangers(&mut self, count: usize, names: &[String], nonce: &mut u64) {
         let (fair, devices) = (self.fair, names[..count].to_vec());
         if self.rng.permille(400) {
             let theme = self.rng.permille(500).then(|| self.rng.range(0, 11));
             let attacks = if theme.is_some() { self.rng.size(6, 30) } else { self.rng.size(1, 12) };
             self.add("attacker", Some(ip(3, 3)), |_, _| {
-                Node::Actor(Box::new(Attacker::new(gateway_at(VISITORS), devices.clone(), fair, attacks, theme)))
+                Node::Actor(Box::new(Attacker::new(
+                    gateway_at(VISITORS),
+                    devices.clone(),
+                    fair,
+                    attacks,
+                    theme,
+                )))
             });
         }
         for n in 1..=self.rng.skewed(3) as usize {
             *nonce += 1;
-            let (length, starts) = (self.rng.skewed(8 * 1024) as usize, self.rng.range(3 * SECOND, 12 * SECOND));
+            let (length, starts) =
+                (self.rng.skewed(8 * 1024) as usize, self.rng.range(3 * SECOND, 12 * SECOND));
             let name = devices[self.rng.size(0, devices.len() - 1)].clone();
             self.ledger.requests.insert(*nonce, Entry::new("GET"));
             let tunnel = Tunnelling::new(gateway_at(VISITORS), name, *nonce, length, starts, fair);
             self.add(&format!("tunnel{n}"), Some(ip(4, n)), |_, _| Node::Actor(Box::new(tunnel)));
         }
         if self.rng.permille(300) {
-            let (plan, starts) = (self.program_plan(names, nonce), self.rng.range(3 * SECOND, 9 * SECOND));
-            let node = self.add("program", None, |_, _| Node::Actor(Box::new(Program::new(plan, starts))));
+            let (plan, starts) =
+                (self.program_plan(names, nonce), self.rng.range(3 * SECOND, 9 * SECOND));
+            let node =
+                self.add("program", None, |_, _| Node::Actor(Box::new(Program::new(plan, starts))));
             net::with(|net| net.at(starts, Happening::Wake(node, 0)));
         }
         if !fair && self.rng.permille(250) {
@@ -419,18 +455,24 @@ impl World {
                 fresh: rng.permille(300),
                 pipelined: k > 0 && rng.permille(150),
                 abandon: (!fair && rng.permille(80)).then(|| rng.skewed(4000) as usize),
-                stop_at: (!fair && rng.permille(40)).then(|| rng.skewed(length as u64 + 100) as usize),
+                stop_at: (!fair && rng.permille(40))
+                    .then(|| rng.skewed(length as u64 + 100) as usize),
                 half_close: rng.permille(60),
             };
-            // Behind what may end the connection nothing is pipelined, and what is chunked is HTTP/1.1.
-            let pipelined = request.pipelined && plan.back().is_some_and(|last: &Request| last.minor > 0 && !last.half_close && !fair);
+            // Behind what may end the connection nothing is pipelined, and what is chunked is
+            // HTTP/1.1.
+            let pipelined = request.pipelined
+                && plan
+                    .back()
+                    .is_some_and(|last: &Request| last.minor > 0 && !last.half_close && !fair);
             let minor = if request.chunked && method == "POST" { 1 } else { request.minor };
             self.ledger.requests.insert(request.nonce, Entry::new(method));
             plan.push_back(Request { pipelined, minor, ..request });
         }
         let rng = &mut self.rng;
         let starts = if fair { rng.range(3, 6) * SECOND } else { rng.skewed(20 * SECOND) };
-        let pace = (!fair && rng.permille(150)).then(|| (rng.size(50, 3000), rng.range(1, 300) * MILLI));
+        let pace =
+            (!fair && rng.permille(150)).then(|| (rng.size(50, 3000), rng.range(1, 300) * MILLI));
         let node = self.add(&format!("visitor{n}"), Some(ip(2, n)), |_, _| {
             Node::Actor(Box::new(Visitor::new(gateway_at(VISITORS), plan, pace, starts, fair)))
         });
@@ -458,13 +500,19 @@ impl World {
     }
 
     fn act(&mut self, number: u64) {
-        let deed = std::mem::replace(&mut self.deeds[number as usize], Deed::Strike(ip(9, 9), None));
+        let deed =
+            std::mem::replace(&mut self.deeds[number as usize], Deed::Strike(ip(9, 9), None));
         net::tell(|| format!("script: {deed:?}"));
         match deed {
             Deed::Begin(_) if self.ends => {}
             Deed::Begin(setup) | Deed::TakeOver(setup) => self.begin_device(setup),
             Deed::Restart(setup, pause) => {
-                let gone: Vec<usize> = self.running.iter().filter(|(s, _)| *s == setup).map(|(_, node)| *node).collect();
+                let gone: Vec<usize> = self
+                    .running
+                    .iter()
+                    .filter(|(s, _)| *s == setup)
+                    .map(|(_, node)| *node)
+                    .collect();
                 self.running.retain(|(s, _)| *s != setup);
                 gone.into_iter().for_each(|node| self.lose(node));
                 let at = net::with(|net| net.now) + pause;
@@ -492,7 +540,9 @@ impl World {
             Node::Device(device) => device.event_loop.next_timer(),
             _ => None,
         });
-        let timers = timers.map(|at| at.saturating_duration_since(self.base).as_nanos().div_ceil(1000) as Micros).min();
+        let timers = timers
+            .map(|at| at.saturating_duration_since(self.base).as_nanos().div_ceil(1000) as Micros)
+            .min();
         let events = net::with(|net| net.next_at());
         timers.into_iter().chain(events).min()
     }
@@ -555,7 +605,15 @@ impl World {
             Node::Actor(actor) => {
                 net::with(|net| net.take_ready(node));
                 let (gateway, gateway_node) = (&self.gateway, self.gateway_node);
-                let mut cx = Cx { node, now, rng: &mut self.rng, ledger: &mut self.ledger, calm: self.calm, gateway, gateway_node };
+                let mut cx = Cx {
+                    node,
+                    now,
+                    rng: &mut self.rng,
+                    ledger: &mut self.ledger,
+                    calm: self.calm,
+                    gateway,
+                    gateway_node,
+                };
                 actor.step(&mut cx);
                 (true, false)
             }
@@ -582,7 +640,10 @@ impl World {
         let label = net::with(|net| net.label(node).to_owned());
         net::tell(|| format!("{label} (node {node}) has ended"));
         if !left.is_empty() {
-            self.ledger.violation(format!("{label} (node {node}) ended and left behind: {}", left.join(", ")));
+            self.ledger.violation(format!(
+                "{label} (node {node}) ended and left behind: {}",
+                left.join(", ")
+            ));
         }
         self.running.retain(|(_, running)| *running != node);
         self.lose(node);
@@ -603,9 +664,16 @@ impl World {
         if !self.run_until(SCRIPT + PATIENCE, Self::visitors_are_done) {
             return;
         }
-        let waiting: Vec<u64> = self.ledger.requests.iter().filter(|(_, entry)| entry.outcome.is_none()).map(|(nonce, _)| *nonce).collect();
+        let waiting: Vec<u64> = self
+            .ledger
+            .requests
+            .iter()
+            .filter(|(_, entry)| entry.outcome.is_none())
+            .map(|(nonce, _)| *nonce)
+            .collect();
         if !waiting.is_empty() {
-            self.ledger.violation(format!("requests that were neither answered nor failed: {waiting:?}"));
+            self.ledger
+                .violation(format!("requests that were neither answered nor failed: {waiting:?}"));
         }
         if self.fair {
             self.check_fairness();
@@ -619,7 +687,8 @@ impl World {
             let Node::Device(device) = &self.nodes[node] else { continue };
             let failures = devices::failures(device);
             if !failures.is_empty() {
-                self.ledger.violation(format!("a device met failures in fair weather: {failures:?}"));
+                self.ledger
+                    .violation(format!("a device met failures in fair weather: {failures:?}"));
             }
         }
     }
@@ -659,11 +728,16 @@ impl World {
             let left: Vec<String> = running
                 .iter()
                 .filter_map(|(_, node)| match &self.nodes[*node] {
-                    Node::Device(device) => Some(format!("node {node}: {}", devices::leftovers(device).join(", "))),
+                    Node::Device(device) => {
+                        Some(format!("node {node}: {}", devices::leftovers(device).join(", ")))
+                    }
                     _ => None,
                 })
                 .collect();
-            self.ledger.violation(format!("devices that were asked to stop did not within {} s: {left:?}", STOPS / SECOND));
+            self.ledger.violation(format!(
+                "devices that were asked to stop did not within {} s: {left:?}",
+                STOPS / SECOND
+            ));
             return false;
         }
         true
@@ -690,7 +764,10 @@ impl World {
         if let Node::Gateway(gateway) = &self.nodes[self.gateway_node] {
             let left = gateways::leftovers(gateway, false);
             if !left.is_empty() {
-                self.ledger.violation(format!("nobody is connected any more, and the gateway still has {}", left.join(", ")));
+                self.ledger.violation(format!(
+                    "nobody is connected any more, and the gateway still has {}",
+                    left.join(", ")
+                ));
             }
         }
     }
@@ -708,7 +785,10 @@ impl World {
         }
         if let Node::Gateway(gateway) = &self.nodes[node] {
             let left = gateways::leftovers(gateway, true).join(", ");
-            return self.ledger.violation(format!("the gateway was asked to stop and did not within {} s; it has {left}", STOPS / SECOND));
+            return self.ledger.violation(format!(
+                "the gateway was asked to stop and did not within {} s; it has {left}",
+                STOPS / SECOND
+            ));
         }
         if self.drain_devices() {
             self.leave_actors();

@@ -1,10 +1,13 @@
-//! A TLS session over a socket (feature `tls`): cipher text in and out, in the event loop's way or a worker's.
+//! A TLS session over a socket (feature `tls`): cipher text in and out, in the event loop's way or
+//! a worker's.
 //!
-//! Two locks keep the octets of each direction in order, a third the session itself; that one is held for arithmetic alone, never while a socket is
-//! waited for. So one thread may read while another writes, and whoever shuts the socket down needs no lock.
+//! Two locks keep the bytes of each direction in order, a third the session itself; that one is
+//! held for arithmetic alone, never while a socket is waited for. So one thread may read while
+//! another writes, and whoever shuts the socket down needs no lock.
 //!
-//! What a write says was taken the socket has taken, too: where it stops half-way the same octets have to be written again, and are not
-//! encrypted twice. So what waits to be sent waits where it does without TLS, and is counted there.
+//! What a write says was taken the socket has taken, too: where it stops half-way the same bytes
+//! have to be written again, and are not encrypted twice. So what waits to be sent waits where it
+//! does without TLS, and is counted there.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice, Read, Write};
@@ -19,18 +22,20 @@ use crate::proto::head::foreign_protocol;
 use crate::stream::Kind;
 use crate::tls::{self, Connector, GatewayTls, Shown, Side};
 
-/// Octets of cipher text that one read of the socket may bring: a record and a little.
+/// Bytes of cipher text that one read of the socket may bring: a record and a little.
 const CIPHER: usize = 17 * 1024;
-/// Octets that are encrypted before the socket is asked to take them.
+/// Bytes that are encrypted before the socket is asked to take them.
 const CHUNK: usize = 32 * 1024;
 /// A record's head, and the longest record (RFC 8446 §5.2, and TLS 1.2's).
 const RECORD_HEAD: usize = 5;
 const RECORD_MAX: usize = RECORD_HEAD + 16 * 1024 + 2048;
-/// Records that one read passes to the session when it must not block. A record costs about the same whatever is in it, and one byte is enough: their number is
-/// the work, not their length. So many full ones are more than any buffer takes.
+/// Records that one read passes to the session when it must not block. A record costs about the
+/// same whatever is in it, and one byte is enough: their number is the work, not their length. So
+/// many full ones are more than any buffer takes.
 const RECORDS: usize = 128;
 
-/// Memory that an idle session takes, measured (`shares::idle_tls_sessions_take_what_is_counted_for_them`).
+/// Memory that an idle session takes, measured
+/// (`shares::idle_tls_sessions_take_what_is_counted_for_them`).
 const SESSION: usize = 10 * 1024;
 
 pub(crate) struct Channel {
@@ -50,7 +55,7 @@ pub(crate) struct Channel {
     held: AtomicBool,
     /// The last read stopped at `RECORDS`; more has arrived.
     paused: AtomicBool,
-    /// Octets that the socket took and brought.
+    /// Bytes that the socket took and brought.
     written: AtomicU64,
     read: AtomicU64,
     /// At the gateway's side: what it goes by, and the number of its listener.
@@ -83,7 +88,8 @@ struct Records {
 }
 
 impl Records {
-    /// Walks over cipher text, as far as no more than `most` records begin in it: how many bytes, and how many records began.
+    /// Walks over cipher text, as far as no more than `most` records begin in it: how many bytes,
+    /// and how many records began.
     fn walk(&mut self, bytes: &[u8], most: usize) -> (usize, usize) {
         let (mut at, mut begun) = (0, 0);
         while at < bytes.len() {
@@ -103,7 +109,8 @@ impl Records {
             self.head[self.seen..][..n].copy_from_slice(&bytes[at..][..n]);
             (at, self.seen) = (at + n, self.seen + n);
             if self.seen == RECORD_HEAD {
-                (self.seen, self.left) = (0, usize::from(self.head[3]) * 256 + usize::from(self.head[4]));
+                (self.seen, self.left) =
+                    (0, usize::from(self.head[3]) * 256 + usize::from(self.head[4]));
             }
         }
         (at, begun)
@@ -125,7 +132,8 @@ struct Outgoing {
     /// Cipher text from `sent` on has to go out.
     text: Vec<u8>,
     sent: usize,
-    /// So many octets of plain text were encrypted, and are not told to be taken yet; with what tells them from others.
+    /// So many bytes of plain text were encrypted, and are not told to be taken yet; with what
+    /// tells them from others.
     debt: Option<(usize, Option<u64>)>,
 }
 
@@ -136,11 +144,11 @@ pub(crate) enum Shaken {
     /// There is something to compute, with [`Channel::compute`].
     Compute,
     Done,
-    Failed(Broken),
+    Failed(HandshakeError),
 }
 
 /// Why a handshake failed.
-pub(crate) struct Broken {
+pub(crate) struct HandshakeError {
     pub(crate) text: String,
     /// What came is a request in plain HTTP.
     pub(crate) plain: bool,
@@ -148,9 +156,9 @@ pub(crate) struct Broken {
     pub(crate) silent: bool,
 }
 
-impl Broken {
+impl HandshakeError {
     pub(crate) fn new(text: impl Into<String>) -> Self {
-        Broken { text: text.into(), plain: false, silent: false }
+        HandshakeError { text: text.into(), plain: false, silent: false }
     }
 }
 
@@ -158,20 +166,28 @@ impl Channel {
     /// The device's side of a session with this host.
     pub(crate) fn to_gateway(connector: &Connector, host: &str) -> Result<Arc<Channel>, Error> {
         let connection = ClientConnection::new(connector.config.clone(), tls::host(host)?);
-        let connection = connection.map_err(|e| Error::usage(format!("TLS cannot be begun: {e}")))?;
+        let connection =
+            connection.map_err(|e| Error::usage(format!("TLS cannot be begun: {e}")))?;
         Ok(Channel::new(connection.into(), None))
     }
 
     /// The gateway's side, at the listener with this number.
     pub(crate) fn to_peer(tls: &GatewayTls, listener: usize) -> Result<Arc<Channel>, Error> {
         let connection = ServerConnection::new(tls.config().clone());
-        let connection = connection.map_err(|e| Error::usage(format!("TLS cannot be begun: {e}")))?;
+        let connection =
+            connection.map_err(|e| Error::usage(format!("TLS cannot be begun: {e}")))?;
         Ok(Channel::new(connection.into(), Some((tls.clone(), listener))))
     }
 
     fn new(tls: Connection, gateway: Option<(GatewayTls, usize)>) -> Arc<Channel> {
         Arc::new(Channel {
-            session: Mutex::new(Session { tls, fed: Vec::new(), used: 0, records: Records::default(), failed: None }),
+            session: Mutex::new(Session {
+                tls,
+                fed: Vec::new(),
+                used: 0,
+                records: Records::default(),
+                failed: None,
+            }),
             reading: Mutex::new(()),
             writing: Mutex::default(),
             handles: AtomicUsize::new(1),
@@ -202,19 +218,20 @@ impl Channel {
         matches!(self.session().tls, Connection::Client(_))
     }
 
-    /// Moves what can be moved without arithmetic. Not to be called while [`compute`](Self::compute) runs.
+    /// Moves what can be moved without arithmetic. Not to be called while
+    /// [`compute`](Self::compute) runs.
     pub(super) fn shake(&self, socket: &Kind) -> Shaken {
         if self.session.is_poisoned() {
-            return Shaken::Failed(Broken::new("its arithmetic panicked"));
+            return Shaken::Failed(HandshakeError::new("its arithmetic panicked"));
         }
         let sent = self.push(&mut self.writing(), socket);
         let mut session = self.session();
         if let Some((_, text)) = &session.failed {
-            return Shaken::Failed(Broken::new(text.clone()));
+            return Shaken::Failed(HandshakeError::new(text.clone()));
         }
         if let Err(e) = sent {
             if e.kind() != io::ErrorKind::WouldBlock {
-                return Shaken::Failed(Broken::new(e.to_string()));
+                return Shaken::Failed(HandshakeError::new(e.to_string()));
             }
         }
         if !session.tls.is_handshaking() {
@@ -225,7 +242,10 @@ impl Channel {
         while ended.is_none() && !session.has_record() {
             let mut from = socket;
             match from.read(&mut cipher) {
-                Ok(0) => ended = Some("the other side closed the connection within the handshake".to_owned()),
+                Ok(0) => {
+                    ended =
+                        Some("the other side closed the connection within the handshake".to_owned())
+                }
                 Ok(n) => {
                     self.read.fetch_add(n as u64, Relaxed);
                     session.fed.extend_from_slice(&cipher[..n]);
@@ -240,7 +260,10 @@ impl Channel {
         }
         match ended {
             _ if session.has_record() => Shaken::Compute,
-            Some(text) => Shaken::Failed(Broken { silent: self.read.load(Relaxed) == 0, ..Broken::new(text) }),
+            Some(text) => Shaken::Failed(HandshakeError {
+                silent: self.read.load(Relaxed) == 0,
+                ..HandshakeError::new(text)
+            }),
             None => Shaken::Waiting,
         }
     }
@@ -250,7 +273,8 @@ impl Channel {
         let mut session = self.session();
         // Whole records alone: where the next one begins has to be known, to see when it is whole.
         let mut whole = session.whole_records();
-        // What comes behind the handshake waits to be read: a session holds only so much plain text that nobody takes.
+        // What comes behind the handshake waits to be read: a session holds only so much plain text
+        // that nobody takes.
         while whole > 0 && session.failed.is_none() && session.tls.is_handshaking() {
             match session.feed(whole) {
                 (0, _) => break,
@@ -260,7 +284,9 @@ impl Channel {
         let mut out = self.writing();
         session.collect(&mut out);
         if !session.tls.is_handshaking() {
-            let shown = self.gateway.as_ref().and_then(|(tls, listener)| Shown::of(session.tls.peer_certificates(), tls, *listener));
+            let shown = self.gateway.as_ref().and_then(|(tls, listener)| {
+                Shown::of(session.tls.peer_certificates(), tls, *listener)
+            });
             *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
         }
     }
@@ -273,30 +299,34 @@ impl Channel {
     // --- the stream's life ---
 
     /// # Errors
-    /// Octets were encrypted that the socket has not taken, and who has the stream next would write others.
+    /// Bytes were encrypted that the socket has not taken, and who has the stream next would write
+    /// others.
     pub(super) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         if !nonblocking && self.writing.try_lock().is_ok_and(|out| out.debt.is_some()) {
-            return Err(io::Error::other("octets wait to be written on it"));
+            return Err(io::Error::other("bytes wait to be written on it"));
         }
         self.nonblocking.store(nonblocking, Release);
         Ok(())
     }
 
     pub(super) fn limit_read(&self, time: Option<Duration>) {
-        let millis = time.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1));
+        let millis =
+            time.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1));
         self.read_limit.store(millis, Release);
     }
 
-    /// Octets that the socket took and brought, so far.
+    /// Bytes that the socket took and brought, so far.
     pub(super) fn moved(&self) -> (u64, u64) {
         (self.written.load(Relaxed), self.read.load(Relaxed))
     }
 
-    /// Memory that it takes: what every session does, cipher text of either direction, and a record that the session has a part of.
+    /// Memory that it takes: what every session does, cipher text of either direction, and a record
+    /// that the session has a part of.
     pub(crate) fn held(&self) -> usize {
         // A session that is at work is counted after that.
-        let fed =
-            self.session.try_lock().map_or(0, |session| session.fed.capacity() + if session.records.left > 0 { RECORD_MAX } else { 0 });
+        let fed = self.session.try_lock().map_or(0, |session| {
+            session.fed.capacity() + if session.records.left > 0 { RECORD_MAX } else { 0 }
+        });
         SESSION + fed + self.writing.try_lock().map_or(0, |out| out.text.capacity())
     }
 
@@ -310,7 +340,8 @@ impl Channel {
         self.paused.load(Acquire)
     }
 
-    /// Bytes that this side's buffers take, beside what rustls holds: a record of either direction at most, between two steps.
+    /// Bytes that this side's buffers take, beside what rustls holds: a record of either direction
+    /// at most, between two steps.
     pub(super) fn buffered(&self) -> usize {
         let read = self.session.try_lock().map_or(0, |session| session.fed.capacity());
         read + self.writing.try_lock().map_or(0, |out| out.text.capacity())
@@ -326,7 +357,8 @@ impl Channel {
         self.forsaken.store(true, Release);
     }
 
-    /// One of the streams is dropped; with the last one the peer is told the end, as far as that can be done without waiting.
+    /// One of the streams is dropped; with the last one the peer is told the end, as far as that
+    /// can be done without waiting.
     pub(super) fn leave(&self, socket: &Kind) {
         if self.handles.fetch_sub(1, AcqRel) != 1 || self.forsaken.load(Acquire) {
             return;
@@ -351,16 +383,20 @@ impl Channel {
 
     // --- reading ---
 
-    /// As a socket's `read`: without blocking it reads until `buf` is full or the socket empty, or [`RECORDS`] records were read
-    /// ([`is_paused`](Self::is_paused)); blocking, until it has something.
+    /// As a socket's `read`: without blocking it reads until `buf` is full or the socket empty, or
+    /// [`RECORDS`] records were read ([`is_paused`](Self::is_paused)); blocking, until it has
+    /// something.
     pub(super) fn read(&self, socket: &Kind, buf: &mut [u8]) -> io::Result<usize> {
         if buf.is_empty() {
             return Ok(0);
         }
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let blocking = !self.nonblocking.load(Acquire);
-        let mut patience = Patience::new(blocking.then(|| self.read_limit.load(Acquire)).filter(|millis| *millis > 0));
-        let (mut filled, mut drained, mut records) = (0, false, if blocking { usize::MAX } else { RECORDS });
+        let mut patience = Patience::new(
+            blocking.then(|| self.read_limit.load(Acquire)).filter(|millis| *millis > 0),
+        );
+        let (mut filled, mut drained, mut records) =
+            (0, false, if blocking { usize::MAX } else { RECORDS });
         self.paused.store(false, Release);
         let read = loop {
             let taken = self.session().take(&mut buf[filled..], &mut records);
@@ -371,7 +407,11 @@ impl Channel {
             }
             if let Some(end) = taken.end {
                 self.held.store(filled > 0, Release);
-                break if filled > 0 { Ok(()) } else { end.map_err(|(kind, text)| io::Error::new(kind, text)) };
+                break if filled > 0 {
+                    Ok(())
+                } else {
+                    end.map_err(|(kind, text)| io::Error::new(kind, text))
+                };
             }
             if filled == buf.len() || (filled > 0 && (blocking || drained)) {
                 break Ok(());
@@ -409,7 +449,8 @@ impl Channel {
         Ok(n < CIPHER && n > 0)
     }
 
-    /// Sends what reading has brought about (an alert, new keys), unless somebody is writing: then it goes with that.
+    /// Sends what reading has brought about (an alert, new keys), unless somebody is writing: then
+    /// it goes with that.
     fn answer(&self, socket: &Kind) {
         if !self.session().tls.wants_write() {
             return;
@@ -427,14 +468,14 @@ impl Channel {
 
     // --- writing ---
 
-    /// As a socket's `write`; after `WouldBlock` the same octets have to be written again.
+    /// As a socket's `write`; after `WouldBlock` the same bytes have to be written again.
     pub(super) fn write(&self, socket: &Kind, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut out = self.writing();
         self.push(&mut out, socket)?;
         let mut taken = 0;
         if let Some((debt, mark)) = out.debt.take() {
             if mark.is_some_and(|mark| marked(slices, debt) != Some(mark)) {
-                let text = "other octets than those whose writing had timed out; after that, a TLS stream takes the same ones again";
+                let text = "other bytes than those whose writing had timed out; after that, a TLS stream takes the same ones again";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
             taken = debt; // and on: who reads a short count waits for the socket, which may have room
@@ -445,7 +486,11 @@ impl Channel {
             match self.push(&mut out, socket) {
                 Ok(()) => taken += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let mark = if self.nonblocking.load(Acquire) { None } else { marked_behind(slices, taken, n) };
+                    let mark = if self.nonblocking.load(Acquire) {
+                        None
+                    } else {
+                        marked_behind(slices, taken, n)
+                    };
                     out.debt = Some((n, mark));
                     return if taken > 0 { Ok(taken) } else { Err(e) };
                 }
@@ -455,8 +500,13 @@ impl Channel {
         Ok(taken)
     }
 
-    /// Encrypts up to a chunk of what stands behind the first `skip` octets.
-    fn encrypt(&self, out: &mut Outgoing, slices: &[IoSlice<'_>], skip: usize) -> io::Result<usize> {
+    /// Encrypts up to a chunk of what stands behind the first `skip` bytes.
+    fn encrypt(
+        &self,
+        out: &mut Outgoing,
+        slices: &[IoSlice<'_>],
+        skip: usize,
+    ) -> io::Result<usize> {
         let mut session = self.session();
         if let Some((kind, text)) = &session.failed {
             return Err(io::Error::new(*kind, text.clone()));
@@ -499,8 +549,8 @@ impl Channel {
 }
 
 impl Session {
-    /// Gives the session up to `most` octets of the cipher text that was read: how many it took, and how many records began in them. 0: there are none, or it
-    /// takes none now.
+    /// Gives the session up to `most` bytes of the cipher text that was read: how many it took, and
+    /// how many records began in them. 0: there are none, or it takes none now.
     fn feed(&mut self, most: usize) -> (usize, usize) {
         let mut rest = &self.fed[self.used..][..most];
         if rest.is_empty() {
@@ -519,13 +569,18 @@ impl Session {
             Err(e) => self.failed = Some((e.kind(), e.to_string())),
         }
         if let Err(e) = self.tls.process_new_packets() {
-            let side = if matches!(self.tls, Connection::Server(_)) { Side::Gateway } else { Side::Device };
+            let side = if matches!(self.tls, Connection::Server(_)) {
+                Side::Gateway
+            } else {
+                Side::Device
+            };
             self.failed = Some((io::ErrorKind::InvalidData, tls::explained(&e, side)));
         }
         (taken, begun)
     }
 
-    /// Plain text, as much as there is in the next `records` records; and, when there is no more, the end (`Ok`) or failure of the session.
+    /// Plain text, as much as there is in the next `records` records; and, when there is no more,
+    /// the end (`Ok`) or failure of the session.
     fn take(&mut self, buf: &mut [u8], records: &mut usize) -> Taken {
         let mut filled = 0;
         let end = loop {
@@ -572,7 +627,8 @@ impl Session {
         self.whole_records() > 0
     }
 
-    /// The length of all whole records that were read; what can be none is left to the session to refuse.
+    /// The length of all whole records that were read; what can be none is left to the session to
+    /// refuse.
     fn whole_records(&self) -> usize {
         let fed = &self.fed[self.used..];
         let mut whole = 0;
@@ -589,8 +645,8 @@ impl Session {
         whole
     }
 
-    /// Something else than TLS, seen by a session's first octets.
-    fn foreign(&self) -> Option<Broken> {
+    /// Something else than TLS, seen by a session's first bytes.
+    fn foreign(&self) -> Option<HandshakeError> {
         const HANDSHAKE: u8 = 22;
         const ALERT: u8 = 21;
         if self.tls.protocol_version().is_some() || self.tls.wants_write() {
@@ -603,8 +659,17 @@ impl Session {
         let server = matches!(self.tls, Connection::Server(_));
         let known = foreign_protocol(&self.fed[self.used..]);
         let plain = server && first.is_ascii_uppercase() && known.is_none();
-        let what = known.unwrap_or(if first.is_ascii_uppercase() { "plain HTTP" } else { "something else" });
-        Some(Broken { plain, ..Broken::new(format!("this side speaks TLS, what came is {what}; check the URL's scheme and port")) })
+        let what = known.unwrap_or(if first.is_ascii_uppercase() {
+            "plain HTTP"
+        } else {
+            "something else"
+        });
+        Some(HandshakeError {
+            plain,
+            ..HandshakeError::new(format!(
+                "this side speaks TLS, what came is {what}; check the URL's scheme and port"
+            ))
+        })
     }
 }
 
@@ -620,12 +685,12 @@ fn marked(slices: &[IoSlice<'_>], length: usize) -> Option<u64> {
     marked_behind(slices, 0, length)
 }
 
-/// What tells octets from others. `None`: there are not so many.
+/// What tells bytes from others. `None`: there are not so many.
 fn marked_behind(slices: &[IoSlice<'_>], skip: usize, length: usize) -> Option<u64> {
     let (mut hasher, mut left) = (DefaultHasher::new(), length);
     for part in behind(slices, skip) {
         let part = &part[..part.len().min(left)];
-        part.iter().for_each(|octet| octet.hash(&mut hasher));
+        part.iter().for_each(|byte| byte.hash(&mut hasher));
         left -= part.len();
     }
     (left == 0).then(|| hasher.finish())
@@ -675,10 +740,14 @@ mod tests {
 
     use crate::tls::{DeviceTls, Identity};
 
-    /// A session whose handshake is over: the gateway's side with its socket, the device's with its.
+    /// A session whose handshake is over: the gateway's side with its socket, the device's with
+    /// its.
     fn session() -> [(Arc<Channel>, Kind); 2] {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        let gateway = GatewayTls::new(Identity::from_pem(made.cert.pem(), made.signing_key.serialize_pem()).unwrap()).unwrap();
+        let gateway = GatewayTls::new(
+            Identity::from_pem(made.cert.pem(), made.signing_key.serialize_pem()).unwrap(),
+        )
+        .unwrap();
         let device = DeviceTls::new().ca(made.cert.pem()).unwrap().connector().unwrap();
         let (near, far) = UnixStream::pair().unwrap();
         let ends = [
@@ -738,7 +807,12 @@ mod tests {
                 }
             }
             assert_eq!(got, text);
-            assert!(pieces.iter().all(|(n, _)| *n <= RECORDS) && pieces[0].1 && !pieces[pieces.len() - 1].1, "{pieces:?}");
+            assert!(
+                pieces.iter().all(|(n, _)| *n <= RECORDS)
+                    && pieces[0].1
+                    && !pieces[pieces.len() - 1].1,
+                "{pieces:?}"
+            );
             // Full records are no reason to stop.
             let big = vec![7; 100_000];
             let mut out = Outgoing::default();
@@ -760,8 +834,12 @@ mod tests {
     #[test]
     fn records_are_counted_however_they_are_cut() {
         let lengths = [0, 1, 3, 300, 0, 0, 17, 16_640, 1];
-        let text: Vec<u8> =
-            lengths.iter().flat_map(|n: &usize| [&[23, 3, 3, (n >> 8) as u8, *n as u8][..], &vec![9; *n]].concat()).collect();
+        let text: Vec<u8> = lengths
+            .iter()
+            .flat_map(|n: &usize| {
+                [&[23, 3, 3, (n >> 8) as u8, *n as u8][..], &vec![9; *n]].concat()
+            })
+            .collect();
         for step in [1, 2, 4, 5, 6, 7, 100, text.len()] {
             let (mut records, mut begun) = (Records::default(), 0);
             for piece in text.chunks(step) {
@@ -769,7 +847,11 @@ mod tests {
                 assert_eq!(walked, piece.len());
                 begun += n;
             }
-            assert_eq!((begun, records.left, records.seen), (lengths.len(), 0, 0), "in steps of {step}");
+            assert_eq!(
+                (begun, records.left, records.seen),
+                (lengths.len(), 0, 0),
+                "in steps of {step}"
+            );
         }
         for most in 0..=lengths.len() {
             let whole: usize = lengths.iter().take(most).map(|n| RECORD_HEAD + n).sum();

@@ -1,4 +1,5 @@
-//! In place of `channel.rs` in a build without the feature `tls`: there is no session, so nothing of one can be reached.
+//! In place of `channel.rs` in a build without the feature `tls`: there is no session, so nothing
+//! of one can be reached.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -46,19 +47,19 @@ pub(crate) enum Shaken {
     Waiting,
     Compute,
     Done,
-    Failed(Broken),
+    Failed(HandshakeError),
 }
 
 #[allow(dead_code, reason = "nothing can be constructed")]
-pub(crate) struct Broken {
+pub(crate) struct HandshakeError {
     pub(crate) text: String,
     pub(crate) plain: bool,
     pub(crate) silent: bool,
 }
 
-impl Broken {
+impl HandshakeError {
     pub(crate) fn new(text: impl Into<String>) -> Self {
-        Broken { text: text.into(), plain: false, silent: false }
+        HandshakeError { text: text.into(), plain: false, silent: false }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Gateway and device as a program uses them: no binary, no raw octets, both ends in this process.
+//! Gateway and device as a program uses them: no binary, no raw bytes, both ends in this process.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::Write;
@@ -12,7 +12,8 @@ use http::{Method, Request, Response, StatusCode};
 use reverse_http::link::{self, Offered};
 use reverse_http::proto::turn::{Dialect, OfferPlan, OfferRules};
 use reverse_http::{
-    Body, Device, DeviceEventKind, DeviceHandle, EventKind, Gateway, Grant, Limits, Offer, OnRefusal, Reject, Route, Routes, TurnMode,
+    Body, Device, DeviceEventKind, DeviceHandle, EventKind, Gateway, Grant, Limits, Offer,
+    OnRefusal, Reject, Route, Routes, TurnMode,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,7 +26,11 @@ fn gateway(change: impl FnOnce(&mut Limits)) -> Gateway {
 
 fn device(gateway: &Gateway, name: &str, links: std::ops::RangeInclusive<usize>) -> Device {
     let url = format!("http://{}/{name}", gateway.devices_addr());
-    Device::builder(url).links(links).backoff(Duration::from_millis(5)..Duration::from_millis(50)).build().unwrap()
+    Device::builder(url)
+        .links(links)
+        .backoff(Duration::from_millis(5)..Duration::from_millis(50))
+        .build()
+        .unwrap()
 }
 
 fn get(path: &str) -> Request<Body> {
@@ -48,8 +53,11 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// A device that says what it was asked.
 fn parrot(gateway: &Gateway, name: &str, links: std::ops::RangeInclusive<usize>) -> DeviceHandle {
-    let handle =
-        device(gateway, name, links).spawn(|request| Response::new(Body::from(format!("{} {}", request.method(), request.uri())))).unwrap();
+    let handle = device(gateway, name, links)
+        .spawn(|request| {
+            Response::new(Body::from(format!("{} {}", request.method(), request.uri())))
+        })
+        .unwrap();
     gateway.device(name).wait(PATIENCE).unwrap();
     handle
 }
@@ -59,7 +67,10 @@ fn a_program_asks_a_device() {
     let gateway = gateway(|_| ());
     let handle = parrot(&gateway, "lamp", 1..=4);
     for n in 0..20 {
-        assert_eq!(ask(&gateway, "lamp", get(&format!("/{n}"))), (StatusCode::OK, format!("GET /{n}")));
+        assert_eq!(
+            ask(&gateway, "lamp", get(&format!("/{n}"))),
+            (StatusCode::OK, format!("GET /{n}"))
+        );
     }
     assert!(handle.stats().exchanges >= 20 && gateway.stats().devices == 1);
     handle.stop();
@@ -69,7 +80,9 @@ fn a_program_asks_a_device() {
 #[test]
 fn bodies_stream_both_ways() {
     let gateway = gateway(|_| ());
-    let handle = device(&gateway, "echo", 1..=2).spawn(|request| Response::new(request.into_body())).unwrap();
+    let handle = device(&gateway, "echo", 1..=2)
+        .spawn(|request| Response::new(request.into_body()))
+        .unwrap();
     gateway.device("echo").wait(PATIENCE).unwrap();
     let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
     for body in [Body::from(sent.clone()), Body::from_reader(std::io::Cursor::new(sent.clone()))] {
@@ -112,7 +125,9 @@ fn slow_handlers_take_links_of_their_own_up_to_max() {
         .unwrap();
     gateway.device("slow").wait(PATIENCE).unwrap();
     std::thread::scope(|scope| {
-        let callers: Vec<_> = (0..3).map(|_| scope.spawn(|| gateway.device("slow").send(get("/")).map(|r| r.status()))).collect();
+        let callers: Vec<_> = (0..3)
+            .map(|_| scope.spawn(|| gateway.device("slow").send(get("/")).map(|r| r.status())))
+            .collect();
         // One handler holds the lock and waits, the others wait for the lock: three links are busy.
         until("three links", || handle.stats().busy == 3);
         let error = gateway.device("slow").send(get("/")).unwrap_err();
@@ -142,7 +157,7 @@ fn errors_tell_what_is_missing() {
 
 #[test]
 fn a_device_that_does_not_answer_in_time_is_a_504() {
-    let gateway = gateway(|l| l.first_octet_timeout = Duration::from_millis(100));
+    let gateway = gateway(|l| l.first_byte_timeout = Duration::from_millis(100));
     let (release, gate) = mpsc::channel::<()>();
     let gate = std::sync::Mutex::new(gate);
     let handle = device(&gateway, "late", 1..=1)
@@ -153,7 +168,12 @@ fn a_device_that_does_not_answer_in_time_is_a_504() {
         .unwrap();
     gateway.device("late").wait(PATIENCE).unwrap();
     let error = gateway.device("late").send(get("/")).unwrap_err();
-    assert!(error.is_timeout() && error.status_hint() == Some(504) && error.to_string().contains("first_octet"), "{error:?}");
+    assert!(
+        error.is_timeout()
+            && error.status_hint() == Some(504)
+            && error.to_string().contains("first_byte"),
+        "{error:?}"
+    );
     drop(release);
     handle.stop();
 }
@@ -176,7 +196,10 @@ fn a_program_may_keep_the_loop_itself() {
         for n in 0..3 {
             assert_eq!(ask(&gateway, "lamp", get(&format!("/{n}"))).1, format!("got /{n}"));
         }
-        let error = gateway.device("lamp").send(Request::post("/").body(Body::empty()).unwrap()).unwrap_err();
+        let error = gateway
+            .device("lamp")
+            .send(Request::post("/").body(Body::empty()).unwrap())
+            .unwrap_err();
         assert!(error.is_closed(), "{error:?}");
     });
     let twice = device.spawn(|_| Response::new(Body::empty())).unwrap_err();
@@ -211,19 +234,28 @@ fn each_link_may_have_a_handler_at_the_gateway() {
         .on_link(move |mut link| {
             let mut answers = Vec::new();
             for n in 0..3 {
-                answers.push(link.ask(get(&format!("/{n}"))).unwrap().into_body().read_to_text(100).unwrap());
+                answers.push(
+                    link.ask(get(&format!("/{n}"))).unwrap().into_body().read_to_text(100).unwrap(),
+                );
             }
             tell.lock().unwrap().send(answers).unwrap();
         })
         .start()
         .unwrap();
-    let handle = device(&gateway, "lamp", 1..=1).spawn(|request| Response::new(Body::from(request.uri().to_string()))).unwrap();
+    let handle = device(&gateway, "lamp", 1..=1)
+        .spawn(|request| Response::new(Body::from(request.uri().to_string())))
+        .unwrap();
     assert_eq!(told.recv_timeout(PATIENCE).unwrap(), ["/0", "/1", "/2"]);
-    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), ["/0", "/1", "/2"], "the device dials again when the handler returns");
+    assert_eq!(
+        told.recv_timeout(PATIENCE).unwrap(),
+        ["/0", "/1", "/2"],
+        "the device dials again when the handler returns"
+    );
     assert!(gateway.relay("127.0.0.1:0", Routes::path()).unwrap_err().is_usage());
     assert!(gateway.device("lamp").send(get("/")).unwrap_err().is_usage());
     handle.stop();
-    let both = Gateway::builder().listen("127.0.0.1:0").on_link(|_| ()).turn(TurnMode::OnDemand).start();
+    let both =
+        Gateway::builder().listen("127.0.0.1:0").on_link(|_| ()).turn(TurnMode::OnDemand).start();
     assert!(both.unwrap_err().is_usage());
 }
 
@@ -247,13 +279,17 @@ fn beyond_on_link_max_an_offer_is_503() {
     let first = parked(&gateway, "one");
     assert!(matches!(first, Offered::Turned(_)));
     inside.recv_timeout(PATIENCE).unwrap();
-    assert!(matches!(parked(&gateway, "two"), Offered::Answered { status: StatusCode::SERVICE_UNAVAILABLE, .. }));
+    assert!(matches!(
+        parked(&gateway, "two"),
+        Offered::Answered { status: StatusCode::SERVICE_UNAVAILABLE, .. }
+    ));
     drop(release);
 }
 
 fn parked(gateway: &Gateway, name: &str) -> Offered<TcpStream> {
     let stream = TcpStream::connect(gateway.devices_addr()).unwrap();
-    let plan = OfferPlan::new(gateway.devices_addr().to_string(), format!("/{name}"), Dialect::classic());
+    let plan =
+        OfferPlan::new(gateway.devices_addr().to_string(), format!("/{name}"), Dialect::classic());
     link::offer(stream, &plan, Arc::new(Limits::default())).unwrap()
 }
 
@@ -262,9 +298,15 @@ fn another_server_may_do_the_101() {
     let gateway = Gateway::builder().start().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/lamp", listener.local_addr().unwrap());
-    let handle = Device::builder(url).links(1..=1).build().unwrap().spawn(|_| Response::new(Body::from("adopted"))).unwrap();
+    let handle = Device::builder(url)
+        .links(1..=1)
+        .build()
+        .unwrap()
+        .spawn(|_| Response::new(Body::from("adopted")))
+        .unwrap();
     let (stream, _) = listener.accept().unwrap();
-    let (link, offer) = link::accept(stream, &OfferRules::default(), Arc::new(Limits::default())).unwrap();
+    let (link, offer) =
+        link::accept(stream, &OfferRules::default(), Arc::new(Limits::default())).unwrap();
     let (stream, unread) = link.into_parts();
     gateway.adopt(stream, unread, Offer::from_wire(offer, None), Grant::offered()).unwrap();
     assert_eq!(ask(&gateway, "lamp", get("/")).1, "adopted");
@@ -288,7 +330,10 @@ fn events_tell_up_replaced_and_down() {
     let second = second.spawn(|_| Response::new(Body::from("second"))).unwrap();
     assert_eq!(next(), (EventKind::Replaced, "lamp".to_owned()));
     let connected = second_events.recv_timeout(PATIENCE).unwrap();
-    assert_eq!((connected.kind, connected.detail.as_str()), (DeviceEventKind::Connected, "PTTH/1.0 turn"));
+    assert_eq!(
+        (connected.kind, connected.detail.as_str()),
+        (DeviceEventKind::Connected, "PTTH/1.0 turn")
+    );
     assert_eq!(ask(&gateway, "lamp", get("/")).1, "second", "the newest session answers");
     first.stop();
     second.stop();
@@ -301,20 +346,25 @@ fn authorize_names_rejects_and_redirects() {
     let there = format!("http://{}/lamp", elsewhere.devices_addr());
     let gateway = Gateway::builder()
         .listen("127.0.0.1:0")
-        .authorize(move |offer| match (offer.names()[0].to_string().as_str(), offer.bearer_token()) {
-            ("lamp", _) => Err(Reject::elsewhere(there.clone())),
-            (_, None) => Err(Reject::new(401, "show a token")),
-            (_, Some("right")) => Ok(Grant::names(["renamed"]).unwrap().to("somebody")),
-            ("panic", _) => panic!("on purpose"),
-            _ => Err(Reject::new(403, "not for this name")),
+        .authorize(move |offer| {
+            match (offer.names()[0].to_string().as_str(), offer.bearer_token()) {
+                ("lamp", _) => Err(Reject::elsewhere(there.clone())),
+                (_, None) => Err(Reject::new(401, "show a token")),
+                (_, Some("right")) => Ok(Grant::names(["renamed"]).unwrap().to("somebody")),
+                ("panic", _) => panic!("on purpose"),
+                _ => Err(Reject::new(403, "not for this name")),
+            }
         })
         .start()
         .unwrap();
     let build = |name: &str, token: Option<&str>| {
-        let builder = Device::builder(format!("http://{}/{name}", gateway.devices_addr())).on_refusal(OnRefusal::Stop);
+        let builder = Device::builder(format!("http://{}/{name}", gateway.devices_addr()))
+            .on_refusal(OnRefusal::Stop);
         token
             .map_or(builder.field("X-Colour", "blue"), |t| {
-                Device::builder(format!("http://{}/{name}", gateway.devices_addr())).on_refusal(OnRefusal::Stop).bearer_token(t)
+                Device::builder(format!("http://{}/{name}", gateway.devices_addr()))
+                    .on_refusal(OnRefusal::Stop)
+                    .bearer_token(t)
             })
             .build()
             .unwrap()
@@ -327,11 +377,15 @@ fn authorize_names_rejects_and_redirects() {
     let named = build("door", Some("right")).spawn(|_| Response::new(Body::from("named"))).unwrap();
     gateway.device("renamed").wait(PATIENCE).unwrap();
     assert_eq!(ask(&gateway, "renamed", get("/")).1, "named");
-    let redirected = build("lamp", None).spawn(|_| Response::new(Body::from("over there"))).unwrap();
+    let redirected =
+        build("lamp", None).spawn(|_| Response::new(Body::from("over there"))).unwrap();
     elsewhere.device("lamp").wait(PATIENCE).unwrap();
     assert_eq!(ask(&elsewhere, "lamp", get("/")).1, "over there");
     assert!(
-        matches!(parked_with(&gateway, "panic", "any"), Offered::Answered { status: StatusCode::INTERNAL_SERVER_ERROR, .. }),
+        matches!(
+            parked_with(&gateway, "panic", "any"),
+            Offered::Answered { status: StatusCode::INTERNAL_SERVER_ERROR, .. }
+        ),
         "a panic refuses"
     );
     named.stop();
@@ -340,7 +394,8 @@ fn authorize_names_rejects_and_redirects() {
 
 fn parked_with(gateway: &Gateway, name: &str, token: &str) -> Offered<TcpStream> {
     let stream = TcpStream::connect(gateway.devices_addr()).unwrap();
-    let mut plan = OfferPlan::new(gateway.devices_addr().to_string(), format!("/{name}"), Dialect::classic());
+    let mut plan =
+        OfferPlan::new(gateway.devices_addr().to_string(), format!("/{name}"), Dialect::classic());
     plan.fields.push(("Authorization".to_owned(), format!("Bearer {token}")));
     link::offer(stream, &plan, Arc::new(Limits::default())).unwrap()
 }
@@ -354,7 +409,10 @@ fn another_credential_does_not_take_a_name_and_the_same_one_does() {
         .unwrap();
     let held = parked_with(&gateway, "lamp", "a");
     assert!(matches!(held, Offered::Turned(_)));
-    assert!(matches!(parked_with(&gateway, "lamp", "b"), Offered::Answered { status: StatusCode::CONFLICT, .. }));
+    assert!(matches!(
+        parked_with(&gateway, "lamp", "b"),
+        Offered::Answered { status: StatusCode::CONFLICT, .. }
+    ));
     assert!(matches!(parked_with(&gateway, "lamp", "a"), Offered::Turned(_)));
 }
 
@@ -392,9 +450,12 @@ fn stopping_lets_what_is_in_progress_finish_and_cuts_what_does_not() {
 #[test]
 fn a_lost_link_is_replaced_and_an_idempotent_request_survives_it() {
     let gateway = gateway(|_| ());
-    // A link that looks idle and is closed by the device just as the gateway uses it: each exchange is the last on its link.
+    // A link that looks idle and is closed by the device just as the gateway uses it: each exchange
+    // is the last on its link.
     let handle = device(&gateway, "lamp", 1..=2)
-        .spawn(|_| Response::builder().header("Connection", "close").body(Body::from("once")).unwrap())
+        .spawn(|_| {
+            Response::builder().header("Connection", "close").body(Body::from("once")).unwrap()
+        })
         .unwrap();
     gateway.device("lamp").wait(PATIENCE).unwrap();
     for _ in 0..50 {
@@ -407,13 +468,16 @@ fn a_lost_link_is_replaced_and_an_idempotent_request_survives_it() {
 fn a_limit_that_cannot_work_is_named() {
     let mut limits = Limits::default();
     limits.head_bytes_max = 10;
-    let error = Gateway::builder().listen("127.0.0.1:0").limits(limits.clone()).start().unwrap_err();
+    let error =
+        Gateway::builder().listen("127.0.0.1:0").limits(limits.clone()).start().unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("head_bytes_max"), "{error}");
     let error = Device::builder("http://127.0.0.1:1/lamp").limits(limits).build().unwrap_err();
     assert!(error.to_string().contains("head_bytes_max"), "{error}");
     let error = Device::builder("http://127.0.0.1:1/Lamp").build().unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("name"), "{error}");
-    assert!(Device::builder("http://127.0.0.1:1/lamp").links(0..=1).build().unwrap_err().is_usage());
+    assert!(
+        Device::builder("http://127.0.0.1:1/lamp").links(0..=1).build().unwrap_err().is_usage()
+    );
 }
 
 #[test]
@@ -426,7 +490,11 @@ fn visitors_and_programs_share_the_links() {
             let gateway = &gateway;
             scope.spawn(move || {
                 for _ in 0..25 {
-                    let request = Request::builder().method(Method::PUT).uri(format!("/{n}")).body(Body::from("x")).unwrap();
+                    let request = Request::builder()
+                        .method(Method::PUT)
+                        .uri(format!("/{n}"))
+                        .body(Body::from("x"))
+                        .unwrap();
                     assert_eq!(ask(gateway, "lamp", request).1, format!("PUT /{n}"));
                 }
             });
@@ -446,7 +514,9 @@ fn visitors_and_programs_share_the_links() {
 #[test]
 fn routes_of_a_running_listener_are_replaced() {
     let gateway = gateway(|l| l.wait_for_link = Duration::from_millis(50));
-    let api = |device: &str| Routes::table([Route::new().path("/api").unwrap().device(device).unwrap()]).unwrap();
+    let api = |device: &str| {
+        Routes::table([Route::new().path("/api").unwrap().device(device).unwrap()]).unwrap()
+    };
     let visitors = gateway.relay("127.0.0.1:0", api("lamp")).unwrap();
     let others = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
     let lamp = parrot(&gateway, "lamp", 1..=1);
@@ -465,7 +535,13 @@ fn routes_of_a_running_listener_are_replaced() {
     assert!(read_answer(&mut visitor).ends_with("GET /v1"), "another listener keeps its own");
 
     // A device that a route names is known to programs, too.
-    let send = |name: &str| gateway.device(name).send(Request::get("/").body(Body::empty()).unwrap()).unwrap_err().status_hint();
+    let send = |name: &str| {
+        gateway
+            .device(name)
+            .send(Request::get("/").body(Body::empty()).unwrap())
+            .unwrap_err()
+            .status_hint()
+    };
     assert_eq!((send("desk"), send("nobody")), (Some(503), Some(404)));
     let nobody = gateway.set_routes(gateway.devices_addr(), Routes::path()).unwrap_err();
     assert!(nobody.is_usage() && nobody.to_string().contains("relay()"), "{nobody}");
@@ -477,7 +553,10 @@ fn routes_of_a_running_listener_are_replaced() {
 #[test]
 fn a_trusted_proxy_is_an_address_or_a_network() {
     assert!(Gateway::builder().trusted_proxies(["127.0.0.1", "2001:db8::/32"]).is_ok());
-    let error = Gateway::builder().trusted_proxies(["127.0.0.1".to_owned(), "10.0.0.1/8".to_owned()]).err().unwrap();
+    let error = Gateway::builder()
+        .trusted_proxies(["127.0.0.1".to_owned(), "10.0.0.1/8".to_owned()])
+        .err()
+        .unwrap();
     assert!(error.is_usage() && error.to_string().contains("write 10.0.0.0/8"), "{error}");
 }
 
@@ -485,16 +564,16 @@ fn a_trusted_proxy_is_an_address_or_a_network() {
 fn read_answer(visitor: &mut TcpStream) -> String {
     use std::io::Read;
     visitor.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut octets = Vec::new();
-    while !octets.ends_with(b"\r\n\r\n") {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\n") {
         let mut one = [0];
         visitor.read_exact(&mut one).unwrap();
-        octets.push(one[0]);
+        bytes.push(one[0]);
     }
     let mut body = [0; 7];
     visitor.read_exact(&mut body).unwrap();
-    octets.extend_from_slice(&body);
-    String::from_utf8(octets).unwrap()
+    bytes.extend_from_slice(&body);
+    String::from_utf8(bytes).unwrap()
 }
 
 #[test]
@@ -505,11 +584,17 @@ fn several_threads_may_receive_from_one_device_and_its_drop_ends_it() {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..5 {
-                    device.recv().unwrap().respond(Response::new(Body::from("one of four"))).unwrap();
+                    device
+                        .recv()
+                        .unwrap()
+                        .respond(Response::new(Body::from("one of four")))
+                        .unwrap();
                 }
             });
         }
-        until("the device is known", || gateway.device("lamp").wait(Duration::from_millis(100)).is_ok());
+        until("the device is known", || {
+            gateway.device("lamp").wait(Duration::from_millis(100)).is_ok()
+        });
         for _ in 0..20 {
             assert_eq!(ask(&gateway, "lamp", get("/")).1, "one of four");
         }
@@ -522,7 +607,9 @@ fn several_threads_may_receive_from_one_device_and_its_drop_ends_it() {
 #[test]
 fn an_interim_status_is_no_response_of_a_program() {
     let gateway = gateway(|_| ());
-    let handle = device(&gateway, "lamp", 1..=1).spawn(|_| Response::builder().status(103).body(Body::empty()).unwrap()).unwrap();
+    let handle = device(&gateway, "lamp", 1..=1)
+        .spawn(|_| Response::builder().status(103).body(Body::empty()).unwrap())
+        .unwrap();
     gateway.device("lamp").wait(PATIENCE).unwrap();
     assert_eq!(ask(&gateway, "lamp", get("/")).0, StatusCode::INTERNAL_SERVER_ERROR);
     handle.stop();
@@ -532,7 +619,11 @@ fn an_interim_status_is_no_response_of_a_program() {
 fn a_gateway_that_turns_and_closes_is_not_dialled_in_a_circle() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/lamp", listener.local_addr().unwrap());
-    let device = Device::builder(url).links(1..=1).backoff(Duration::from_millis(1)..Duration::from_secs(60)).build().unwrap();
+    let device = Device::builder(url)
+        .links(1..=1)
+        .backoff(Duration::from_millis(1)..Duration::from_secs(60))
+        .build()
+        .unwrap();
     let handle = device.spawn(|_| Response::new(Body::empty())).unwrap();
     // The pauses are random up to 1, 2, 4 … ms: after 20 of them they are of the order of minutes.
     let mut turns = 0;
@@ -550,13 +641,16 @@ fn a_gateway_that_turns_and_closes_is_not_dialled_in_a_circle() {
 
 #[test]
 fn an_on_demand_gateway_turns_for_a_program_too() {
-    let gateway = Gateway::builder().listen("127.0.0.1:0").turn(TurnMode::OnDemand).start().unwrap();
+    let gateway =
+        Gateway::builder().listen("127.0.0.1:0").turn(TurnMode::OnDemand).start().unwrap();
     let device = device(&gateway, "lamp", 1..=2);
     let events = device.events();
-    let handle = device.spawn(|request| Response::new(Body::from(request.method().to_string()))).unwrap();
+    let handle =
+        device.spawn(|request| Response::new(Body::from(request.method().to_string()))).unwrap();
     gateway.device("lamp").wait(PATIENCE).unwrap();
     for method in [Method::GET, Method::POST] {
-        let request = Request::builder().method(method.clone()).uri("/").body(Body::empty()).unwrap();
+        let request =
+            Request::builder().method(method.clone()).uri("/").body(Body::empty()).unwrap();
         assert_eq!(ask(&gateway, "lamp", request).1, method.as_str());
     }
     assert_eq!(events.recv_timeout(PATIENCE).unwrap().kind, DeviceEventKind::Connected);
@@ -597,7 +691,11 @@ fn a_visitor_that_resets_while_it_waits_costs_no_link() {
     until("the last one is in line", || gateway.stats().exchanges > before);
     link.respond(Response::new(Body::from("GET /v0"))).unwrap();
     assert!(read_answer(&mut first).starts_with("HTTP/1.1 200"));
-    assert_eq!(link.next_request().unwrap().unwrap().uri(), "/v9", "those that went are asked for no more");
+    assert_eq!(
+        link.next_request().unwrap().unwrap().uri(),
+        "/v9",
+        "those that went are asked for no more"
+    );
     link.respond(Response::new(Body::from("GET /v9"))).unwrap();
     assert!(read_answer(&mut last).starts_with("HTTP/1.1 200"));
 }

@@ -1,4 +1,5 @@
-//! The command line's contract (design.md, "Command line"): ready lines, exit codes, help, errors that say what to do, signals.
+//! The command line's contract (design.md, "Command line"): ready lines, exit codes, help, errors
+//! that say what to do, signals.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::ErrorKind;
@@ -7,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::support::process::{Process, get};
 use crate::support::raw::find;
-use crate::support::{Gateway, LocalServer, Ptth, RawGateway, SWITCH, each_row, eventually, vector};
+use crate::support::{
+    Gateway, LocalServer, Ptth, RawGateway, SWITCH, each_row, eventually, vector,
+};
 
 const GATEWAY_OPTIONS: &[&str] = &[
     "--devices",
@@ -19,7 +22,7 @@ const GATEWAY_OPTIONS: &[&str] = &[
     "--strict-connection",
     "--insecure-anyone-may-register",
     "--wait-for-link",
-    "--first-octet",
+    "--first-byte",
     "--fallback",
     "--cors-origin",
     "--min-rate",
@@ -73,16 +76,19 @@ const DEVICE_OPTIONS: &[&str] = &[
     "--resolve-timeout",
     "--connect-timeout",
     "--proxy-timeout",
-    "--first-octet",
+    "--first-byte",
 ];
 
 #[test]
 fn the_gateway_prints_one_ready_line_per_listener() {
-    let process = Ptth::start(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"]);
+    let process =
+        Ptth::start(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"]);
     let ports: Vec<u16> = ["devices http://127.0.0.1:", "visitors http://127.0.0.1:"]
         .map(|prefix| {
             let line = process.line();
-            let port = line.strip_prefix(prefix).unwrap_or_else(|| panic!("{line:?} where {prefix}PORT was expected"));
+            let port = line
+                .strip_prefix(prefix)
+                .unwrap_or_else(|| panic!("{line:?} where {prefix}PORT was expected"));
             port.parse().unwrap_or_else(|_| panic!("no port in {line:?}"))
         })
         .to_vec();
@@ -102,20 +108,26 @@ fn help_names_every_option_and_exits_with_0() {
         assert_eq!(code, 0);
         for option in options {
             assert!(out.contains(option), "{option} is not in the help of {command}:\n{out}");
-            let variable = format!("PTTH_{}", option.trim_start_matches('-').replace('-', "_").to_uppercase());
+            let variable =
+                format!("PTTH_{}", option.trim_start_matches('-').replace('-', "_").to_uppercase());
             assert!(out.contains(&variable), "{variable} is not in the help of {command}:\n{out}");
         }
     }
     for command in ["gateway", "device"] {
         // Whoever lists processes would read it.
-        assert!(!Ptth::run(&[command, "--help"]).1.contains("--token "), "{command} takes a secret as an argument");
+        assert!(
+            !Ptth::run(&[command, "--help"]).1.contains("--token "),
+            "{command} takes a secret as an argument"
+        );
     }
 }
 
 #[test]
 fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
     let device = |more: &[&'static str]| [&["device", "http://127.0.0.1:9/lamp"], more].concat();
-    let gateway = |more: &[&'static str]| [&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"], more].concat();
+    let gateway = |more: &[&'static str]| {
+        [&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"], more].concat()
+    };
     // The arguments, and a word that the message has to have.
     let rows: Vec<(Vec<&str>, &str)> = vec![
         (vec![], "gateway"),
@@ -124,9 +136,18 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (vec!["gateway", "--device", "127.0.0.1:0"], "--devices"),
         (vec!["gateway", "--devices", "nonsense"], "nonsense"),
         (vec!["gateway", "--devices", "127.0.0.1:70000"], "70000"),
-        (vec!["gateway", "--devices", "127.0.0.1:18999", "--visitors", "127.0.0.1:18999"], "127.0.0.1:18999"),
-        (vec!["gateway", "--devices", "0.0.0.0:0", "--visitors", "127.0.0.1:0"], "--insecure-anyone-may-register"),
-        (vec!["gateway", "--devices", "[::]:0", "--visitors", "127.0.0.1:0"], "--insecure-anyone-may-register"),
+        (
+            vec!["gateway", "--devices", "127.0.0.1:18999", "--visitors", "127.0.0.1:18999"],
+            "127.0.0.1:18999",
+        ),
+        (
+            vec!["gateway", "--devices", "0.0.0.0:0", "--visitors", "127.0.0.1:0"],
+            "--insecure-anyone-may-register",
+        ),
+        (
+            vec!["gateway", "--devices", "[::]:0", "--visitors", "127.0.0.1:0"],
+            "--insecure-anyone-may-register",
+        ),
         (vec!["gateway", "--devices", "0.0.0.0:0", "--visitors", "127.0.0.1:0"], "--tokens"),
         (gateway(&["--route", "sideways"]), "sideways"),
         (gateway(&["--route", "host="]), "host"),
@@ -172,7 +193,10 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (device(&["--text", "x", "--protocol", "websocket"]), "websocket"),
         (device(&["--text", "x", "--protocol", "ptth"]), "--origin"),
         (device(&["--text", "x", "--protocol", "ptth", "--origin", "null"]), "null"),
-        (device(&["--text", "x", "--protocol", "ptth", "--origin", "ftp://a.example"]), "ftp://a.example"),
+        (
+            device(&["--text", "x", "--protocol", "ptth", "--origin", "ftp://a.example"]),
+            "ftp://a.example",
+        ),
         (device(&["--text", "x", "--backoff", "5s..1s"]), "5s..1s"),
         (device(&["--text", "x", "--backoff", "soon"]), "soon"),
         (device(&["--text", "x", "--silence", "quiet"]), "quiet"),
@@ -203,8 +227,14 @@ fn userinfo_in_a_url_is_refused_and_never_repeated() {
     ] {
         let (code, out, err) = Ptth::run(&arguments);
         assert_eq!(code, 2, "{arguments:?}: {err}");
-        assert!(!out.contains("hunter2") && !err.contains("hunter2"), "the password stands in the message: {out}{err}");
-        assert!(err.contains("secret") || err.contains("user"), "the message does not say what is wrong: {err}");
+        assert!(
+            !out.contains("hunter2") && !err.contains("hunter2"),
+            "the password stands in the message: {out}{err}"
+        );
+        assert!(
+            err.contains("secret") || err.contains("user"),
+            "the message does not say what is wrong: {err}"
+        );
     }
 }
 
@@ -212,18 +242,31 @@ fn userinfo_in_a_url_is_refused_and_never_repeated() {
 fn a_port_that_is_taken_ends_the_gateway_with_1_and_the_address() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
-    for listeners in [["--devices", &addr, "--visitors", "127.0.0.1:0"], ["--devices", "127.0.0.1:0", "--visitors", &addr]] {
+    for listeners in [
+        ["--devices", &addr, "--visitors", "127.0.0.1:0"],
+        ["--devices", "127.0.0.1:0", "--visitors", &addr],
+    ] {
         let (code, out, err) = Ptth::run(&[&["gateway"], &listeners[..]].concat());
         assert_eq!(code, 1, "{err}");
         assert!(err.contains(&addr), "the message does not name {addr}: {err}");
-        assert!(err.to_lowercase().contains("use"), "the message does not say that the port is in use: {err}");
+        assert!(
+            err.to_lowercase().contains("use"),
+            "the message does not say that the port is in use: {err}"
+        );
         assert!(!out.contains(&addr), "a ready line for a port it has not: {out}");
     }
 }
 
 #[test]
 fn anyone_may_register_where_the_operator_says_so() {
-    let process = Ptth::start(&["gateway", "--devices", "0.0.0.0:0", "--visitors", "127.0.0.1:0", "--insecure-anyone-may-register"]);
+    let process = Ptth::start(&[
+        "gateway",
+        "--devices",
+        "0.0.0.0:0",
+        "--visitors",
+        "127.0.0.1:0",
+        "--insecure-anyone-may-register",
+    ]);
     assert!(process.line().starts_with("devices http://0.0.0.0:"));
     assert!(process.line().starts_with("visitors http://127.0.0.1:"));
 }
@@ -242,12 +285,18 @@ fn options_come_from_the_environment_too() {
         ("PTTH_CONFIG", "/dev/null"),
     ]);
     let process = Process::start(&mut command);
-    let addr = |prefix: &str| -> SocketAddr { process.line().strip_prefix(prefix).unwrap().parse().unwrap() };
+    let addr = |prefix: &str| -> SocketAddr {
+        process.line().strip_prefix(prefix).unwrap().parse().unwrap()
+    };
     let gateway = (addr("devices http://"), addr("visitors http://"));
 
     let mut device = crate::support::RawPeer::connect(gateway.0);
     device.write(vector("airplay-1-offer"));
-    assert_eq!(device.read_head().status(), 204, "PTTH_TURN, PTTH_POLL_HOLD and PTTH_MISSING_HOST are obeyed");
+    assert_eq!(
+        device.read_head().status(),
+        204,
+        "PTTH_TURN, PTTH_POLL_HOLD and PTTH_MISSING_HOST are obeyed"
+    );
     let mut visitor = crate::support::RawPeer::connect(gateway.1);
     let then = Instant::now();
     let answer = visitor.ask("GET / HTTP/1.1\r\nHost: reverse.devices.example\r\n\r\n");
@@ -273,7 +322,8 @@ fn options_come_from_the_environment_too() {
 #[test]
 fn an_option_on_the_command_line_beats_the_environment() {
     let raw = RawGateway::start();
-    let mut command = Ptth::command(&["device", &raw.url("lamp"), "--text", "said", "--protocol", "PTTH/1.0"]);
+    let mut command =
+        Ptth::command(&["device", &raw.url("lamp"), "--text", "said", "--protocol", "PTTH/1.0"]);
     command.env("PTTH_PROTOCOL", "PTTH/0.9");
     let _device = Process::start(&mut command);
     assert_eq!(raw.offer().1.get("upgrade"), Some("PTTH/1.0"));
@@ -282,24 +332,35 @@ fn an_option_on_the_command_line_beats_the_environment() {
 #[test]
 fn an_environment_variable_that_cannot_be_right_is_wrong_usage() {
     let mut command = Ptth::command(&["gateway"]);
-    command.envs([("PTTH_DEVICES", "127.0.0.1:0"), ("PTTH_VISITORS", "127.0.0.1:0"), ("PTTH_HEARTBEAT", "banana")]);
+    command.envs([
+        ("PTTH_DEVICES", "127.0.0.1:0"),
+        ("PTTH_VISITORS", "127.0.0.1:0"),
+        ("PTTH_HEARTBEAT", "banana"),
+    ]);
     let (code, _, err) = Ptth::finish(&mut command);
     assert_eq!(code, 2, "{err}");
     assert!(err.contains("banana") && err.contains("PTTH_HEARTBEAT"), "{err}");
-    for (variable, value) in [("PTTH_FORWARDED", "maybe"), ("PTTH_SHARED_NAMES", "2"), ("PTTH_TURN", "later"), ("PTTH_FALLBACK", "often")] {
+    for (variable, value) in [
+        ("PTTH_FORWARDED", "maybe"),
+        ("PTTH_SHARED_NAMES", "2"),
+        ("PTTH_TURN", "later"),
+        ("PTTH_FALLBACK", "often"),
+    ] {
         let (code, _, err) = Ptth::finish(Ptth::command(&["gateway"]).env(variable, value));
         assert_eq!(code, 2, "{err}");
         assert!(err.contains(variable) && err.contains(value), "{err}");
     }
     // An argument's mistake is the argument's.
-    let (code, _, err) = Ptth::finish(Ptth::command(&["gateway", "--heartbeat=apple"]).env("PTTH_HEARTBEAT", "5s"));
+    let (code, _, err) =
+        Ptth::finish(Ptth::command(&["gateway", "--heartbeat=apple"]).env("PTTH_HEARTBEAT", "5s"));
     assert!(code == 2 && err.contains("--heartbeat") && !err.contains("PTTH_HEARTBEAT"), "{err}");
 }
 
 #[test]
 fn switches_in_the_environment_are_on_or_off() {
     let insecure = |value: &str| {
-        let mut command = Ptth::command(&["gateway", "--devices", "0.0.0.0:0", "--visitors", "127.0.0.1:0"]);
+        let mut command =
+            Ptth::command(&["gateway", "--devices", "0.0.0.0:0", "--visitors", "127.0.0.1:0"]);
         command.env("PTTH_INSECURE_ANYONE_MAY_REGISTER", value);
         command
     };
@@ -308,16 +369,26 @@ fn switches_in_the_environment_are_on_or_off() {
         assert!(code == 2 && err.contains("--insecure-anyone-may-register"), "{off}: {err}");
     }
     for on in ["1", "TRUE", "yes"] {
-        assert!(Process::start(&mut insecure(on)).line().starts_with("devices http://0.0.0.0:"), "{on}");
+        assert!(
+            Process::start(&mut insecure(on)).line().starts_with("devices http://0.0.0.0:"),
+            "{on}"
+        );
     }
 }
 
 #[test]
 fn a_variable_that_nothing_reads_is_told_with_the_nearest_one() {
-    let variables =
-        [("PTTH_FORWARED", "1"), ("PTTH_SOMETHING_ELSE", "1"), ("PTTH_TOKEN", "t"), ("PTTH_SERVICE_HOST", "10.0.0.1"), ("PTTH_TEXT", "x")];
+    let variables = [
+        ("PTTH_FORWARED", "1"),
+        ("PTTH_SOMETHING_ELSE", "1"),
+        ("PTTH_TOKEN", "t"),
+        ("PTTH_SERVICE_HOST", "10.0.0.1"),
+        ("PTTH_TEXT", "x"),
+    ];
     let gateway = Gateway::start_with_env(&[], &variables);
-    gateway.process.expect_stderr("PTTH_FORWARED, which nothing reads; did you mean PTTH_FORWARDED?");
+    gateway
+        .process
+        .expect_stderr("PTTH_FORWARED, which nothing reads; did you mean PTTH_FORWARDED?");
     gateway.process.expect_stderr("PTTH_SOMETHING_ELSE, which nothing reads; ptth gateway --help");
     let log = gateway.process.stderr();
     assert_eq!(log.matches("nothing reads").count(), 2, "{log}");
@@ -327,11 +398,16 @@ fn a_variable_that_nothing_reads_is_told_with_the_nearest_one() {
 fn the_demo_prints_the_seeds_transcript_and_exits_with_0() {
     let (code, out, err) = Ptth::run(&["demo"]);
     assert_eq!(code, 0, "{err}");
-    for part in ["POST /", "101 Switching Protocols", "Upgrade: PTTH/", "GET /", "200 OK", "!dlrow ,olleH"] {
+    for part in
+        ["POST /", "101 Switching Protocols", "Upgrade: PTTH/", "GET /", "200 OK", "!dlrow ,olleH"]
+    {
         assert!(out.contains(part), "{part:?} is not in the demo's output:\n{out}");
     }
     let at = |part: &str| find(out.as_bytes(), part.as_bytes()).unwrap();
-    assert!(at("101 Switching") < at("200 OK") && at("200 OK") < at("!dlrow"), "the transcript is not in its order:\n{out}");
+    assert!(
+        at("101 Switching") < at("200 OK") && at("200 OK") < at("!dlrow"),
+        "the transcript is not in its order:\n{out}"
+    );
 }
 
 #[test]
@@ -341,12 +417,18 @@ fn the_device_says_connected_once_and_again_after_the_gateway_was_away() {
     let device = Ptth::device(&gateway, "lamp", &["--text", "on", "--links", "3..4"]);
     gateway.get("/lamp/").expect_ok("on");
     gateway.get("/lamp/").expect_ok("on");
-    assert_eq!(device.line_within(Duration::from_millis(300)), None, "three links are one connection to say once");
+    assert_eq!(
+        device.line_within(Duration::from_millis(300)),
+        None,
+        "three links are one connection to say once"
+    );
     drop(gateway);
     let _again = eventually("the port is free again", || {
-        let mut process = Ptth::start(&["gateway", "--devices", &addr, "--visitors", "127.0.0.1:0"]);
+        let mut process =
+            Ptth::start(&["gateway", "--devices", &addr, "--visitors", "127.0.0.1:0"]);
         eventually("it is ready or ended", || {
-            (process.line_within(Duration::from_millis(20)).is_some() || process.has_ended()).then_some(())
+            (process.line_within(Duration::from_millis(20)).is_some() || process.has_ended())
+                .then_some(())
         });
         (!process.has_ended()).then_some(process)
     });
@@ -358,11 +440,19 @@ fn a_device_keeps_trying_a_gateway_that_is_not_there_and_says_so() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     drop(listener);
-    let mut device = Ptth::start(&["device", &format!("http://{addr}/lamp"), "--text", "on", "--backoff", "10ms..50ms"]);
+    let mut device = Ptth::start(&[
+        "device",
+        &format!("http://{addr}/lamp"),
+        "--text",
+        "on",
+        "--backoff",
+        "10ms..50ms",
+    ]);
     device.expect_stderr(&addr.to_string());
     device.expect_stderr("refused");
     assert!(!device.has_ended(), "it gave up: {}", device.stderr());
-    let mut gateway = Ptth::start(&["gateway", "--devices", &addr.to_string(), "--visitors", "127.0.0.1:0"]);
+    let mut gateway =
+        Ptth::start(&["gateway", "--devices", &addr.to_string(), "--visitors", "127.0.0.1:0"]);
     assert_eq!(gateway.line(), format!("devices http://{addr}"), "{}", gateway.stderr());
     assert_eq!(device.line(), format!("connected lamp via http://{addr}/lamp (PTTH/1.0 turn)"));
     assert!(!gateway.has_ended());
@@ -374,20 +464,43 @@ fn a_device_says_when_the_other_side_is_no_gateway() {
     let rows: &[(&str, &[u8], &str)] = &[
         ("an SSH server", b"SSH-2.0-OpenSSH_9.2p1\r\n", "ssh"),
         ("a TLS server", b"\x15\x03\x01\x00\x02\x02\x46", "tls"),
-        ("an HTTP/2 server", b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64", "http"),
-        ("a web server", b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\nhello", "200"),
-        ("a static web server", b"HTTP/1.1 405 Method Not Allowed\r\nAllow: GET\r\nContent-Length: 0\r\n\r\n", "405"),
-        ("a server that redirects", b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", "307"),
+        (
+            "an HTTP/2 server",
+            b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64",
+            "http",
+        ),
+        (
+            "a web server",
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\nhello",
+            "200",
+        ),
+        (
+            "a static web server",
+            b"HTTP/1.1 405 Method Not Allowed\r\nAllow: GET\r\nContent-Length: 0\r\n\r\n",
+            "405",
+        ),
+        (
+            "a server that redirects",
+            b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+            "307",
+        ),
         ("garbage", b"\x00\x01\x02\x03 hello\r\n\r\n", "127.0.0.1"),
     ];
     each_row(
         rows,
         |r| r.0.to_owned(),
-        |(_, octets, word)| {
+        |(_, bytes, word)| {
             let raw = RawGateway::at_localhost();
-            let mut device = Ptth::start(&["device", &raw.url("lamp"), "--text", "on", "--backoff", "10ms..50ms"]);
+            let mut device = Ptth::start(&[
+                "device",
+                &raw.url("lamp"),
+                "--text",
+                "on",
+                "--backoff",
+                "10ms..50ms",
+            ]);
             let (mut peer, _) = raw.offer();
-            peer.write(octets);
+            peer.write(bytes);
             peer.finish_writing();
             device.expect_stderr(word);
             assert!(!device.has_ended(), "it gave up: {}", device.stderr());
@@ -401,7 +514,8 @@ fn a_device_says_when_the_other_side_is_no_gateway() {
 fn refusals_of_the_first_offer_end_the_device_with_3() {
     for status in ["401 Unauthorized", "403 Forbidden", "404 Not Found", "410 Gone"] {
         let raw = RawGateway::start();
-        let mut device = Ptth::start(&["device", &raw.url("lamp"), "--text", "on", "--backoff", "10ms..50ms"]);
+        let mut device =
+            Ptth::start(&["device", &raw.url("lamp"), "--text", "on", "--backoff", "10ms..50ms"]);
         let (mut peer, _) = raw.offer();
         peer.write(format!(
             "HTTP/1.1 {status}\r\nProxy-Status: ptth\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\nthe key, no\n"
@@ -419,7 +533,12 @@ fn a_gateway_asked_to_stop_exits_with_0() {
         let _link_that_never_answers = gateway.link("lamp");
         let _visitor = gateway.visitor();
         gateway.process.signal(signal);
-        assert_eq!(gateway.process.exit_code_within(Duration::from_secs(5)), 0, "SIG{signal}: {}", gateway.process.stderr());
+        assert_eq!(
+            gateway.process.exit_code_within(Duration::from_secs(5)),
+            0,
+            "SIG{signal}: {}",
+            gateway.process.stderr()
+        );
     }
 }
 
@@ -439,14 +558,26 @@ fn a_gateway_that_drains_finishes_what_is_in_progress() {
         assert!(head.start == "OPTIONS * HTTP/1.1" && head.closes(), "{}", head.text());
         link.write("HTTP/1.1 204 No Content\r\n\r\n");
     }
-    assert_eq!(gateway.process.exit_code_within(Duration::from_secs(5)), 0, "{}", gateway.process.stderr());
+    assert_eq!(
+        gateway.process.exit_code_within(Duration::from_secs(5)),
+        0,
+        "{}",
+        gateway.process.stderr()
+    );
 }
 
 fn gateway_refuses_new_ones(gateway: &Gateway) {
     eventually("no new link any more", || {
         let stream = match std::net::TcpStream::connect(gateway.devices) {
             // Reset: it was in the listener's queue when that was closed.
-            Err(e) if matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) => return Some(()),
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset
+                ) =>
+            {
+                return Some(());
+            }
             Err(e) => panic!("{e}"),
             Ok(stream) => stream,
         };
@@ -470,7 +601,10 @@ fn a_drain_has_an_end_even_when_an_exchange_has_none() {
     let then = Instant::now();
     gateway.process.signal("TERM");
     assert_eq!(gateway.process.exit_code(), 0, "{}", gateway.process.stderr());
-    assert!(then.elapsed() >= Duration::from_millis(250), "it did not wait for the exchange at all");
+    assert!(
+        then.elapsed() >= Duration::from_millis(250),
+        "it did not wait for the exchange at all"
+    );
 }
 
 #[test]
@@ -489,7 +623,12 @@ fn a_device_asked_to_stop_finishes_what_is_in_progress_and_exits_with_0() {
     device.signal("TERM");
     release.send(()).unwrap();
     visitor.read_answer("GET").expect_ok("finished");
-    assert_eq!(device.exit_code_within(Duration::from_secs(5)), 0, "nothing was left to wait for: {}", device.stderr());
+    assert_eq!(
+        device.exit_code_within(Duration::from_secs(5)),
+        0,
+        "nothing was left to wait for: {}",
+        device.stderr()
+    );
 }
 
 #[test]
@@ -511,13 +650,23 @@ fn an_idle_device_asked_to_stop_exits_with_0() {
 #[test]
 fn a_closed_standard_output_does_not_end_the_gateway() {
     let devices = format!("127.0.0.1:{}", crate::support::free_port());
-    let mut command =
-        Ptth::command(&["gateway", "--devices", &devices, "--visitors", "127.0.0.1:0", "--drain-notice", "0s", "--drain-timeout", "1s"]);
+    let mut command = Ptth::command(&[
+        "gateway",
+        "--devices",
+        &devices,
+        "--visitors",
+        "127.0.0.1:0",
+        "--drain-notice",
+        "0s",
+        "--drain-timeout",
+        "1s",
+    ]);
     let mut gateway = Process::start_deaf(&mut command);
-    let mut link = eventually("the gateway listens", || match std::net::TcpStream::connect(&devices) {
-        Ok(stream) => Some(crate::support::RawPeer::adopt(stream, "device")),
-        Err(_) => None,
-    });
+    let mut link =
+        eventually("the gateway listens", || match std::net::TcpStream::connect(&devices) {
+            Ok(stream) => Some(crate::support::RawPeer::adopt(stream, "device")),
+            Err(_) => None,
+        });
     link.write(vector("draft-1-offer"));
     assert_eq!(link.read_head().status(), 101);
     assert!(!gateway.has_ended());

@@ -1,4 +1,5 @@
-//! The fallback as a program uses it: the same handlers and the same `send()` as over links, both ends in this process.
+//! The fallback as a program uses it: the same handlers and the same `send()` as over links, both
+//! ends in this process.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::Read;
@@ -10,7 +11,9 @@ use std::time::{Duration, Instant};
 use http::{Request, Response, StatusCode};
 use reverse_http::device::DeviceBuilder;
 use reverse_http::gateway::GatewayBuilder;
-use reverse_http::{Body, Device, Encoding, EventKind, Fallback, Gateway, Limits, Reject, Way};
+use reverse_http::{
+    Body, Device, Encoding, EventKind, Fallback, Gateway, Limits, Reject, Transport,
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -21,10 +24,17 @@ fn gateway(change: impl FnOnce(GatewayBuilder) -> GatewayBuilder) -> Gateway {
 /// A device that polls.
 fn poller(gateway: &Gateway, name: &str, encoding: Encoding) -> DeviceBuilder {
     let url = format!("http://{}/{name}", gateway.devices_addr());
-    Device::builder(url).fallback(Fallback::Only).comet(encoding).backoff(Duration::from_millis(5)..Duration::from_millis(50))
+    Device::builder(url)
+        .fallback(Fallback::Only)
+        .comet(encoding)
+        .backoff(Duration::from_millis(5)..Duration::from_millis(50))
 }
 
-const ENCODINGS: &[Encoding] = if cfg!(feature = "comet") { &[Encoding::Message, Encoding::Json] } else { &[Encoding::Message] };
+const ENCODINGS: &[Encoding] = if cfg!(feature = "comet") {
+    &[Encoding::Message, Encoding::Json]
+} else {
+    &[Encoding::Message]
+};
 
 fn get(path: &str) -> Request<Body> {
     Request::get(path).body(Body::empty()).unwrap()
@@ -55,27 +65,43 @@ fn a_program_asks_a_device_that_polls() {
         let events = gateway.events();
         let device = poller(&gateway, "lamp", *encoding).build().unwrap();
         let told = device.events();
-        let handle = device.spawn(|request| Response::new(Body::from(format!("{} {}", request.method(), request.uri())))).unwrap();
+        let handle = device
+            .spawn(|request| {
+                Response::new(Body::from(format!("{} {}", request.method(), request.uri())))
+            })
+            .unwrap();
         let lamp = gateway.device("lamp");
         lamp.wait(PATIENCE).unwrap();
         for n in 0..20 {
-            assert_eq!(ask(&gateway, "lamp", get(&format!("/{n}?x"))), (StatusCode::OK, format!("GET /{n}?x").into_bytes()));
+            assert_eq!(
+                ask(&gateway, "lamp", get(&format!("/{n}?x"))),
+                (StatusCode::OK, format!("GET /{n}?x").into_bytes())
+            );
         }
-        assert_eq!(lamp.way().unwrap(), Some(Way::Comet(*encoding)));
+        assert_eq!(lamp.transport().unwrap(), Some(Transport::Comet(*encoding)));
         assert_eq!(lamp.links().unwrap(), (0, 0));
         until("the polls are held again", || gateway.stats().polls == 2);
         let stats = gateway.stats();
         assert_eq!((stats.devices, stats.turns, stats.events, stats.exchanges), (1, 0, 20, 20));
-        assert_eq!((handle.stats().links, handle.stats().polls, handle.stats().exchanges), (0, 2, 20));
-        assert_eq!(handle.stats().way, Some(Way::Comet(*encoding)));
+        assert_eq!(
+            (handle.stats().links, handle.stats().polls, handle.stats().exchanges),
+            (0, 2, 20)
+        );
+        assert_eq!(handle.stats().transport, Some(Transport::Comet(*encoding)));
         let up = events.recv_timeout(PATIENCE).unwrap();
-        assert_eq!((up.kind, up.way, up.reason), (EventKind::Up, Some(Way::Comet(*encoding)), encoding.to_string()));
+        assert_eq!(
+            (up.kind, up.transport, up.reason),
+            (EventKind::Up, Some(Transport::Comet(*encoding)), encoding.to_string())
+        );
         let connected = told.recv_timeout(PATIENCE).unwrap();
-        assert_eq!((connected.way, connected.detail), (Some(Way::Comet(*encoding)), encoding.to_string()));
+        assert_eq!(
+            (connected.transport, connected.detail),
+            (Some(Transport::Comet(*encoding)), encoding.to_string())
+        );
         handle.stop();
         let down = events.recv_timeout(PATIENCE).unwrap(); // poll_gap later
-        assert_eq!((down.kind, down.way), (EventKind::Down, None));
-        assert_eq!(lamp.way().unwrap(), None);
+        assert_eq!((down.kind, down.transport), (EventKind::Down, None));
+        assert_eq!(lamp.transport().unwrap(), None);
     }
 }
 
@@ -83,12 +109,29 @@ fn a_program_asks_a_device_that_polls() {
 fn bodies_go_both_ways_whatever_they_are() {
     for encoding in ENCODINGS {
         let gateway = gateway(|b| b);
-        let handle = poller(&gateway, "echo", *encoding).build().unwrap().spawn(|request| Response::new(request.into_body())).unwrap();
+        let handle = poller(&gateway, "echo", *encoding)
+            .build()
+            .unwrap()
+            .spawn(|request| Response::new(request.into_body()))
+            .unwrap();
         gateway.device("echo").wait(PATIENCE).unwrap();
-        for sent in [Vec::new(), b"text".to_vec(), "grüße \u{1F4A1} \0".as_bytes().to_vec(), pattern(100_000), pattern(3_000_000)] {
-            for body in [Body::from(sent.clone()), Body::from_reader(std::io::Cursor::new(sent.clone()))] {
+        for sent in [
+            Vec::new(),
+            b"text".to_vec(),
+            "grüße \u{1F4A1} \0".as_bytes().to_vec(),
+            pattern(100_000),
+            pattern(3_000_000),
+        ] {
+            for body in
+                [Body::from(sent.clone()), Body::from_reader(std::io::Cursor::new(sent.clone()))]
+            {
                 let (status, got) = ask(&gateway, "echo", Request::post("/").body(body).unwrap());
-                assert!(status == 200 && got == sent, "{status}: {} octets came back of {}", got.len(), sent.len());
+                assert!(
+                    status == 200 && got == sent,
+                    "{status}: {} bytes came back of {}",
+                    got.len(),
+                    sent.len()
+                );
             }
         }
         handle.stop();
@@ -100,9 +143,15 @@ fn an_upload_has_its_bound_and_its_error() {
     let mut limits = Limits::default();
     (limits.message_bytes_max, limits.messages_bytes_max) = (10_000, 10_000);
     let gateway = gateway(|b| b.limits(limits));
-    let handle = poller(&gateway, "lamp", Encoding::Message).build().unwrap().spawn(|request| Response::new(request.into_body())).unwrap();
+    let handle = poller(&gateway, "lamp", Encoding::Message)
+        .build()
+        .unwrap()
+        .spawn(|request| Response::new(request.into_body()))
+        .unwrap();
     gateway.device("lamp").wait(PATIENCE).unwrap();
-    let post = |octets: usize| gateway.device("lamp").send(Request::post("/").body(Body::from(pattern(octets))).unwrap());
+    let post = |bytes: usize| {
+        gateway.device("lamp").send(Request::post("/").body(Body::from(pattern(bytes))).unwrap())
+    };
     assert_eq!(post(10_000).unwrap().status(), 200);
     let error = post(10_001).unwrap_err();
     assert_eq!((error.status_hint(), error.is_refused()), (Some(413), true), "{error:?}");
@@ -111,7 +160,8 @@ fn an_upload_has_its_bound_and_its_error() {
     handle.stop();
 }
 
-/// What is written as an event is longer than what was uploaded: by its head, by escapes, by base64.
+/// What is written as an event is longer than what was uploaded: by its head, by escapes, by
+/// base64.
 #[test]
 fn an_upload_at_the_bound_reaches_a_device_with_the_same_bound() {
     let mut limits = Limits::default();
@@ -119,19 +169,27 @@ fn an_upload_at_the_bound_reaches_a_device_with_the_same_bound() {
     for encoding in ENCODINGS {
         let gateway = gateway(|b| b.limits(limits.clone()));
         let device = poller(&gateway, "lamp", *encoding).limits(limits.clone()).build().unwrap();
-        let handle =
-            device.spawn(|request| Response::new(Body::from(request.into_body().read_to_vec(2_000_000).unwrap().len().to_string())));
+        let handle = device.spawn(|request| {
+            Response::new(Body::from(
+                request.into_body().read_to_vec(2_000_000).unwrap().len().to_string(),
+            ))
+        });
         let handle = handle.unwrap();
         gateway.device("lamp").wait(PATIENCE).unwrap();
-        for octet in [b'x', b'"', b'\n', 0x01, 0xFF] {
-            let request = Request::post("/").body(Body::from(vec![octet; 1_000_000])).unwrap();
-            assert_eq!(ask(&gateway, "lamp", request), (StatusCode::OK, b"1000000".to_vec()), "{encoding}, octet {octet:#x}");
+        for byte in [b'x', b'"', b'\n', 0x01, 0xFF] {
+            let request = Request::post("/").body(Body::from(vec![byte; 1_000_000])).unwrap();
+            assert_eq!(
+                ask(&gateway, "lamp", request),
+                (StatusCode::OK, b"1000000".to_vec()),
+                "{encoding}, byte {byte:#x}"
+            );
         }
         handle.stop();
     }
 }
 
-/// What lies whole in memory takes its share of what all devices of the gateway have, until its visitor has read it.
+/// What lies whole in memory takes its share of what all devices of the gateway have, until its
+/// visitor has read it.
 #[cfg(feature = "comet")]
 #[test]
 fn a_visitor_who_does_not_read_keeps_no_room_that_others_want() {
@@ -141,9 +199,16 @@ fn a_visitor_who_does_not_read_keeps_no_room_that_others_want() {
     let gateway = gateway(|b| b.limits(limits));
     let at = gateway.relay("127.0.0.1:0", reverse_http::Routes::path()).unwrap();
     // More than any socket takes.
-    let lamp =
-        poller(&gateway, "lamp", Encoding::Json).build().unwrap().spawn(|_| Response::new(Body::from(vec![b'x'; 8_000_000]))).unwrap();
-    let echo = poller(&gateway, "echo", Encoding::Json).build().unwrap().spawn(|request| Response::new(request.into_body())).unwrap();
+    let lamp = poller(&gateway, "lamp", Encoding::Json)
+        .build()
+        .unwrap()
+        .spawn(|_| Response::new(Body::from(vec![b'x'; 8_000_000])))
+        .unwrap();
+    let echo = poller(&gateway, "echo", Encoding::Json)
+        .build()
+        .unwrap()
+        .spawn(|request| Response::new(request.into_body()))
+        .unwrap();
     gateway.device("lamp").wait(PATIENCE).unwrap();
     gateway.device("echo").wait(PATIENCE).unwrap();
     let slow = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -153,7 +218,11 @@ fn a_visitor_who_does_not_read_keeps_no_room_that_others_want() {
     slow.send(b"GET /lamp/ HTTP/1.1\r\nHost: v\r\n\r\n").unwrap();
     let mut first = [std::mem::MaybeUninit::uninit(); 1];
     slow.recv(&mut first).unwrap(); // its answer is there
-    let upload = || gateway.device("echo").send(Request::post("/").body(Body::from(pattern(5_000_000))).unwrap());
+    let upload = || {
+        gateway
+            .device("echo")
+            .send(Request::post("/").body(Body::from(pattern(5_000_000))).unwrap())
+    };
     until("the slow visitor's room is free", || match upload() {
         Ok(response) => {
             // Its reader may be slow for one window before it is judged, and not for longer.
@@ -174,7 +243,8 @@ fn a_visitor_who_does_not_read_keeps_no_room_that_others_want() {
     echo.stop();
 }
 
-/// The same for those who send slowly what has to be whole: a visitor's upload, a device's answer in JSON.
+/// The same for those who send slowly what has to be whole: a visitor's upload, a device's answer
+/// in JSON.
 #[cfg(feature = "comet")]
 #[test]
 fn a_slow_sender_keeps_no_room_that_others_want() {
@@ -185,16 +255,22 @@ fn a_slow_sender_keeps_no_room_that_others_want() {
     limits.min_rate_window = Duration::from_millis(300);
     let gateway = gateway(|b| b.limits(limits));
     let visitors = gateway.relay("127.0.0.1:0", reverse_http::Routes::path()).unwrap();
-    let echo = poller(&gateway, "echo", Encoding::Json).build().unwrap().spawn(|_| Response::new(Body::from("taken"))).unwrap();
+    let echo = poller(&gateway, "echo", Encoding::Json)
+        .build()
+        .unwrap()
+        .spawn(|_| Response::new(Body::from("taken")))
+        .unwrap();
     gateway.device("echo").wait(PATIENCE).unwrap();
-    let upload = |octets| gateway.device("echo").send(Request::post("/").body(Body::from(pattern(octets))).unwrap());
+    let upload = |bytes| {
+        gateway.device("echo").send(Request::post("/").body(Body::from(pattern(bytes))).unwrap())
+    };
     let upload_head = "POST /echo/ HTTP/1.1\r\nHost: v\r\nContent-Length: 8000000\r\n\r\n";
     let answer_head = "POST /lamp HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\nContent-Length: 8000000\r\n\r\n";
     for (at, head) in [(visitors, upload_head), (gateway.devices_addr(), answer_head)] {
         let mut slow = TcpStream::connect(at).unwrap();
         slow.write_all(head.as_bytes()).unwrap();
         slow.write_all(&vec![b' '; 5_000_000]).unwrap();
-        // Nobody wants its room: half of it is free. Another octet now and then is enough.
+        // Nobody wants its room: half of it is free. Another byte now and then is enough.
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(1000) {
             assert_eq!(upload(1000).unwrap().status(), 200);
@@ -202,7 +278,8 @@ fn a_slow_sender_keeps_no_room_that_others_want() {
             std::thread::sleep(Duration::from_millis(20));
         }
         slow.write_all(&vec![b' '; 2_100_000]).unwrap();
-        // Now others want more than is left: it is told to go, though it is never silent, and they get their room.
+        // Now others want more than is left: it is told to go, though it is never silent, and they
+        // get their room.
         slow.set_nonblocking(true).unwrap();
         let (mut answer, mut n) = ([0; 1024], 0);
         until("the slow sender is told to go", || {
@@ -216,7 +293,10 @@ fn a_slow_sender_keeps_no_room_that_others_want() {
         });
         until("there is room", || upload(6_000_000).is_ok_and(|response| response.status() == 200));
         let answer = String::from_utf8_lossy(&answer[..n]);
-        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("min_rate_bytes_per_s"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 408 ") && answer.contains("min_rate_bytes_per_s"),
+            "{answer}"
+        );
     }
     echo.stop();
 }
@@ -241,8 +321,15 @@ fn devices_that_share_a_name_do_not_run_each_others_events() {
             })
             .collect();
         until("both poll", || gateway.stats().polls == 4);
-        assert_eq!(ask(&gateway, "lamp", Request::post("/order").body(Body::from("one")).unwrap()), (StatusCode::OK, b"done".to_vec()));
-        assert_eq!(runs.load(SeqCst), 1, "the event came again while it was in progress, and another device ran it");
+        assert_eq!(
+            ask(&gateway, "lamp", Request::post("/order").body(Body::from("one")).unwrap()),
+            (StatusCode::OK, b"done".to_vec())
+        );
+        assert_eq!(
+            runs.load(SeqCst),
+            1,
+            "the event came again while it was in progress, and another device ran it"
+        );
         handles.iter().for_each(|handle| handle.stop());
     }
 }
@@ -271,7 +358,11 @@ fn an_answer_streams_in_message_http() {
             }
         }
     }
-    let handle = device.spawn(move |_| Response::new(Body::from_reader(Slow(gate.lock().unwrap().take().unwrap(), 0)))).unwrap();
+    let handle = device
+        .spawn(move |_| {
+            Response::new(Body::from_reader(Slow(gate.lock().unwrap().take().unwrap(), 0)))
+        })
+        .unwrap();
     gateway.device("lamp").wait(PATIENCE).unwrap();
     let mut response = gateway.device("lamp").send(get("/")).unwrap();
     let mut first = [0; 5];
@@ -301,7 +392,11 @@ fn every_way_of_using_a_device_works_over_the_fallback() {
             while let Ok(mut link) = listening.accept() {
                 std::thread::spawn(move || {
                     while let Ok(Some(request)) = link.next_request() {
-                        link.respond(Response::new(Body::from(format!("accepted {}", request.uri())))).unwrap();
+                        link.respond(Response::new(Body::from(format!(
+                            "accepted {}",
+                            request.uri()
+                        ))))
+                        .unwrap();
                     }
                 });
             }
@@ -309,7 +404,11 @@ fn every_way_of_using_a_device_works_over_the_fallback() {
         for name in ["received", "accepted"] {
             gateway.device(name).wait(PATIENCE).unwrap();
             for n in 0..5 {
-                assert_eq!(ask(&gateway, name, get(&format!("/{n}"))).1, format!("{name} /{n}").into_bytes(), "{encoding}");
+                assert_eq!(
+                    ask(&gateway, name, get(&format!("/{n}"))).1,
+                    format!("{name} /{n}").into_bytes(),
+                    "{encoding}"
+                );
             }
         }
     }
@@ -354,7 +453,9 @@ fn as_many_requests_are_in_hand_as_there_are_polls() {
     gateway.device("lamp").wait(PATIENCE).unwrap();
     until("three polls are held", || gateway.stats().polls == 3);
     std::thread::scope(|scope| {
-        let callers: Vec<_> = (0..6).map(|_| scope.spawn(|| gateway.device("lamp").send(get("/")).map(|r| r.status()))).collect();
+        let callers: Vec<_> = (0..6)
+            .map(|_| scope.spawn(|| gateway.device("lamp").send(get("/")).map(|r| r.status())))
+            .collect();
         until("three run", || running.load(SeqCst) == 3);
         for _ in 0..6 {
             release.send(()).unwrap();
@@ -370,7 +471,8 @@ fn as_many_requests_are_in_hand_as_there_are_polls() {
 #[test]
 fn a_device_whose_polls_are_all_at_work_is_there_until_its_answer_is_late() {
     let mut limits = Limits::default();
-    (limits.poll_gap, limits.first_octet_timeout) = (Duration::from_millis(50), Duration::from_secs(2));
+    (limits.poll_gap, limits.first_byte_timeout) =
+        (Duration::from_millis(50), Duration::from_secs(2));
     let gateway = gateway(|b| b.limits(limits));
     let events = gateway.events();
     let device = poller(&gateway, "lamp", Encoding::Message).polls(1).build().unwrap();
@@ -384,17 +486,24 @@ fn a_device_whose_polls_are_all_at_work_is_there_until_its_answer_is_late() {
     gateway.device("lamp").wait(PATIENCE).unwrap();
     assert_eq!(events.recv_timeout(PATIENCE).unwrap().kind, EventKind::Up);
     std::thread::scope(|scope| {
-        let asking = scope.spawn(|| ask(&gateway, "lamp", get("/")).1);
+        let downstream = scope.spawn(|| ask(&gateway, "lamp", get("/")).1);
         let quiet = events.recv_timeout(Duration::from_millis(500)); // ten times poll_gap
-        assert!(quiet.is_err() && gateway.device("lamp").way().unwrap().is_some(), "{quiet:?}");
+        assert!(
+            quiet.is_err() && gateway.device("lamp").transport().unwrap().is_some(),
+            "{quiet:?}"
+        );
         release.send(()).unwrap();
-        assert_eq!(asking.join().unwrap(), b"done");
+        assert_eq!(downstream.join().unwrap(), b"done");
     });
     assert!(events.try_recv().is_err());
     // One that never answers is there as long as somebody waits for it, and no longer.
     assert!(gateway.device("lamp").send(get("/")).unwrap_err().is_timeout());
     let down = events.recv_timeout(PATIENCE).unwrap();
-    assert_eq!((down.kind, down.end), (EventKind::Down, Some(reverse_http::End::Absent)), "{down:?}");
+    assert_eq!(
+        (down.kind, down.end),
+        (EventKind::Down, Some(reverse_http::CloseCause::Absent)),
+        "{down:?}"
+    );
     drop(release);
     handle.stop();
 }
@@ -402,7 +511,7 @@ fn a_device_whose_polls_are_all_at_work_is_there_until_its_answer_is_late() {
 #[test]
 fn the_errors_of_send_say_what_happened() {
     let mut limits = Limits::default();
-    (limits.first_octet_timeout, limits.wait_for_link, limits.poll_gap) =
+    (limits.first_byte_timeout, limits.wait_for_link, limits.poll_gap) =
         (Duration::from_millis(300), Duration::from_millis(100), Duration::from_millis(50));
     let gateway = gateway(|b| b.limits(limits));
     let (release, gate) = crossbeam_channel::unbounded::<()>();
@@ -480,10 +589,14 @@ fn a_gateway_or_a_device_may_refuse_the_fallback() {
     assert!(failed.detail.contains(said), "{failed:?}");
     handle.stop();
     // One that may, does by itself.
-    let handle = Device::builder(&url).build().unwrap().spawn(|_| Response::new(Body::from("on"))).unwrap();
+    let handle =
+        Device::builder(&url).build().unwrap().spawn(|_| Response::new(Body::from("on"))).unwrap();
     gateway.device("lamp").wait(PATIENCE).unwrap();
     assert_eq!(ask(&gateway, "lamp", get("/")).1, b"on");
-    assert_eq!(gateway.device("lamp").way().unwrap(), Some(Way::Comet(Encoding::Message)));
+    assert_eq!(
+        gateway.device("lamp").transport().unwrap(),
+        Some(Transport::Comet(Encoding::Message))
+    );
     handle.stop();
 
     let error = Gateway::builder().on_link(|_| ()).fallback(Fallback::Only).start().unwrap_err();

@@ -1,4 +1,5 @@
-//! A device on the COMET fallback (protocol.md §2) against raw gateways, octet by octet: polls, events, answers, and how it chooses.
+//! A device on the COMET fallback (protocol.md §2) against raw gateways, byte by byte: polls,
+//! events, answers, and how it chooses.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -8,35 +9,56 @@ use std::time::{Duration, Instant};
 use http::Response;
 use reverse_http::device::DeviceBuilder;
 use reverse_http::proto::turn::Dialect;
-use reverse_http::{Body, Device, DeviceEventKind, Encoding, Fallback, Limits, Way};
+use reverse_http::{Body, Device, DeviceEventKind, Encoding, Fallback, Limits, Transport};
 
 use crate::support::process::{Process, get};
 use crate::support::raw::find;
-use crate::support::{DEADLINE, Hash, Head, LocalServer, Ptth, RawGateway, RawPeer, SWITCH, each_row, eventually, pattern, vector};
+use crate::support::{
+    DEADLINE, Hash, Head, LocalServer, Ptth, RawGateway, RawPeer, SWITCH, each_row, eventually,
+    pattern, vector,
+};
 
 const TEXT: &str = "!dlrow ,olleH\r\n";
 const QUICK: &[&str] = &["--backoff", "5ms..20ms", "--links", "1..1"];
 /// Nothing, as the fallback says it.
-const NOTHING: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+const NOTHING: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 const NOTHING_204: &str = "HTTP/1.1 204 No Content\r\nContent-Type: message/http\r\n\r\n";
-const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n";
+const BUSY: &str =
+    "HTTP/1.1 503 Service Unavailable\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n";
 
 /// A device with `--text` and one poll.
 #[track_caller]
 fn text_device(raw: &RawGateway, more: &[&str]) -> Process {
-    Ptth::start(&[&["device", &raw.url("lamp"), "--text", TEXT, "--polls", "1"], QUICK, more].concat())
+    Ptth::start(
+        &[&["device", &raw.url("lamp"), "--text", TEXT, "--polls", "1"], QUICK, more].concat(),
+    )
 }
 
 /// The same with pauses of up to an hour, which would show.
 #[track_caller]
 fn patient_device(raw: &RawGateway) -> Process {
-    Ptth::start(&["device", &raw.url("lamp"), "--text", TEXT, "--polls", "1", "--links", "1..1", "--backoff", "60m..60m"])
+    Ptth::start(&[
+        "device",
+        &raw.url("lamp"),
+        "--text",
+        TEXT,
+        "--polls",
+        "1",
+        "--links",
+        "1..1",
+        "--backoff",
+        "60m..60m",
+    ])
 }
 
 /// A device before a local server, with one poll.
 #[track_caller]
 fn forwarder(raw: &RawGateway, local: &LocalServer, more: &[&str]) -> Process {
-    Ptth::start(&[&["device", &raw.url("lamp"), "--to", &local.url(), "--polls", "1"], QUICK, more].concat())
+    Ptth::start(
+        &[&["device", &raw.url("lamp"), "--to", &local.url(), "--polls", "1"], QUICK, more]
+            .concat(),
+    )
 }
 
 /// A POST of the device: its head, and its body by whichever framing.
@@ -51,10 +73,19 @@ fn read_post(peer: &mut RawPeer) -> (Head, Vec<u8>) {
 fn read_body(peer: &mut RawPeer, head: &Head) -> Vec<u8> {
     assert!(head.start.starts_with("POST /"), "{}", head.text());
     if head.get("transfer-encoding").is_none() {
-        let length = head.get("content-length").unwrap_or_else(|| panic!("no framing in {}", head.text())).parse().unwrap();
+        let length = head
+            .get("content-length")
+            .unwrap_or_else(|| panic!("no framing in {}", head.text()))
+            .parse()
+            .unwrap();
         return peer.read_exact(length);
     }
-    assert_eq!((head.get("transfer-encoding"), head.get("content-length")), (Some("chunked"), None), "{}", head.text());
+    assert_eq!(
+        (head.get("transfer-encoding"), head.get("content-length")),
+        (Some("chunked"), None),
+        "{}",
+        head.text()
+    );
     let mut body = Vec::new();
     loop {
         match peer.read_chunk() {
@@ -95,7 +126,10 @@ fn fall_back(raw: &RawGateway) -> RawPeer {
 
 fn reply(kind: &str, fields: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{fields}Content-Length: {}\r\n\r\n",
+        body.len()
+    );
     [head.as_bytes(), body].concat()
 }
 
@@ -106,12 +140,14 @@ fn event(id: &str, text: impl AsRef<[u8]>) -> Vec<u8> {
 
 /// An event in JSON; `more` are further members.
 fn json_event(id: &str, method: &str, target: &str, more: &str) -> Vec<u8> {
-    let members =
-        format!("\"message-id\": \"{id}\", \"method\": \"{method}\", \"request-uri\": \"{target}\", \"http-version\": \"PTTH/1.0\"");
+    let members = format!(
+        "\"message-id\": \"{id}\", \"method\": \"{method}\", \"request-uri\": \"{target}\", \"http-version\": \"PTTH/1.0\""
+    );
     reply("application/json", "", format!("{{{members}, \"headers\": [[\"Host\", \"a\"]]{more}}}"))
 }
 
-/// Fails unless the next POST answers this event in `message/http`; the status line and the body of the answer.
+/// Fails unless the next POST answers this event in `message/http`; the status line and the body of
+/// the answer.
 #[track_caller]
 fn answer(peer: &mut RawPeer, id: &str) -> (String, Vec<u8>) {
     let (head, text) = read_post(peer);
@@ -123,8 +159,11 @@ fn answer(peer: &mut RawPeer, id: &str) -> (String, Vec<u8>) {
 
 #[track_caller]
 fn expect_answer(peer: &mut RawPeer, id: &str, body: impl AsRef<[u8]>) {
-    let (start, octets) = answer(peer, id);
-    assert_eq!((start.as_str(), String::from_utf8_lossy(&octets)), ("HTTP/1.1 200 OK", String::from_utf8_lossy(body.as_ref())));
+    let (start, bytes) = answer(peer, id);
+    assert_eq!(
+        (start.as_str(), String::from_utf8_lossy(&bytes)),
+        ("HTTP/1.1 200 OK", String::from_utf8_lossy(body.as_ref()))
+    );
 }
 
 /// A local server that counts what it is asked, and answers when `release` is told to.
@@ -150,16 +189,25 @@ fn the_seeds_gateway_is_served() {
     });
     let device = forwarder(&raw, &local, &["--fallback", "only", "--comet", "json"]);
     let (mut peer, head) = raw.offer();
-    assert_eq!((head.start.as_str(), head.get("accept"), head.get("upgrade")), ("POST /lamp HTTP/1.1", Some("application/json"), None));
+    assert_eq!(
+        (head.start.as_str(), head.get("accept"), head.get("upgrade")),
+        ("POST /lamp HTTP/1.1", Some("application/json"), None)
+    );
     peer.write(vector("comet-2-event"));
     let (head, body) = read_post(&mut peer);
     assert_eq!(head.get("content-type"), Some("application/json"));
-    assert_eq!((head.get("content-length"), head.get("ptth-message-id")), (Some("193"), Some("xxx")));
+    assert_eq!(
+        (head.get("content-length"), head.get("ptth-message-id")),
+        (Some("193"), Some("xxx"))
+    );
     let (_, seeds) = Head::split(&vector("comet-3-answer")).clone().into_parts();
     assert_eq!(String::from_utf8_lossy(&body), String::from_utf8_lossy(&seeds));
     let asked = local.last();
     assert_eq!(asked.start, "GET / HTTP/1.1");
-    assert_eq!((asked.get("host"), asked.get("accept")), (Some("127.0.0.1:65331"), Some("text/plain;q=1,*/*;q=0")));
+    assert_eq!(
+        (asked.get("host"), asked.get("accept")),
+        (Some("127.0.0.1:65331"), Some("text/plain;q=1,*/*;q=0"))
+    );
     peer.write(vector("comet-4-nothing"));
     assert_eq!(peer.read_head().get("content-length"), Some("0"));
     assert_eq!(device.line(), format!("connected lamp via {} (COMET json)", raw.url("lamp")));
@@ -177,7 +225,7 @@ impl IntoParts for (Head, &[u8]) {
 }
 
 #[test]
-fn message_http_is_octet_for_octet() {
+fn message_http_is_byte_for_byte() {
     let raw = RawGateway::start();
     let answers: &[u8] =
         b"HTTP/1.1 299 As It Is\r\nDate: Tue, 13 May 2008 20:14:45 GMT\r\nx-ODD:  \xE9 \r\nContent-Length: 5\r\nx-odd: b\r\n\r\n\x00\xff\r\n!";
@@ -187,20 +235,34 @@ fn message_http_is_octet_for_octet() {
     for id in ["first", "!~second~!"] {
         peer.write(event(id, "PUT /a%2Fb?c HTTP/1.1\r\nHost: v.example\r\nx-Odd: 1\r\nX-ODD: 2\r\nContent-Length: 3\r\n\r\n\x00\r\n"));
         let (head, text) = read_post(&mut peer);
-        assert_eq!((head.get("content-type"), head.get("ptth-message-id")), (Some("message/http"), Some(id)));
-        assert_eq!(head.get("content-length"), Some(text.len().to_string().as_str()), "what is whole at once has a length");
+        assert_eq!(
+            (head.get("content-type"), head.get("ptth-message-id")),
+            (Some("message/http"), Some(id))
+        );
+        assert_eq!(
+            head.get("content-length"),
+            Some(text.len().to_string().as_str()),
+            "what is whole at once has a length"
+        );
         assert_eq!(head.get("upgrade"), Some("PTTH/1.0"), "the answer's POST is the next offer");
         let (inner, body) = Head::split(&text);
         assert_eq!(inner.start, "HTTP/1.1 299 As It Is");
         assert_eq!(inner.all("x-odd"), ["\u{e9}", "b"]);
         assert_eq!(body, b"\x00\xff\r\n!");
         let asked = local.last();
-        assert_eq!((asked.start.as_str(), asked.all("x-odd")), ("PUT /a%2Fb?c HTTP/1.1", vec!["1", "2"]));
+        assert_eq!(
+            (asked.start.as_str(), asked.all("x-odd")),
+            ("PUT /a%2Fb?c HTTP/1.1", vec!["1", "2"])
+        );
     }
     peer.write(NOTHING_204);
     expect_poll(&mut peer);
     assert_eq!(device.line(), format!("connected lamp via {} (COMET json)", raw.url("lamp")));
-    assert_eq!(device.line(), format!("connected lamp via {} (COMET message/http)", raw.url("lamp")), "another way in");
+    assert_eq!(
+        device.line(),
+        format!("connected lamp via {} (COMET message/http)", raw.url("lamp")),
+        "another way in"
+    );
 }
 
 #[test]
@@ -217,14 +279,32 @@ fn text_plain_with_an_id_is_the_seeds_message() {
 fn every_way_to_say_nothing_is_understood() {
     let rows: &[(&str, &str)] = &[
         ("{}", NOTHING),
-        ("null", "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\nnull"),
-        ("with a charset", "HTTP/1.1 200 OK\r\nContent-Type: Application/JSON; charset=utf-8\r\nContent-Length: 2\r\n\r\n{}"),
-        ("no JSON at all", "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n"),
-        ("chunked", "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n"),
+        (
+            "null",
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\nnull",
+        ),
+        (
+            "with a charset",
+            "HTTP/1.1 200 OK\r\nContent-Type: Application/JSON; charset=utf-8\r\nContent-Length: 2\r\n\r\n{}",
+        ),
+        (
+            "no JSON at all",
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n",
+        ),
+        (
+            "chunked",
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
+        ),
         ("an empty 200", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
-        ("an empty message", "HTTP/1.1 200 OK\r\nContent-Type: message/http\r\nContent-Length: 0\r\n\r\n"),
+        (
+            "an empty message",
+            "HTTP/1.1 200 OK\r\nContent-Type: message/http\r\nContent-Length: 0\r\n\r\n",
+        ),
         ("204 of message/http", NOTHING_204),
-        ("interim replies first", "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        (
+            "interim replies first",
+            "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        ),
     ];
     each_row(
         rows,
@@ -233,8 +313,8 @@ fn every_way_to_say_nothing_is_understood() {
             let raw = RawGateway::start();
             let device = text_device(&raw, &[]);
             let (mut peer, _) = raw.offer();
-            for octet in nothing.as_bytes() {
-                peer.write([*octet]);
+            for byte in nothing.as_bytes() {
+                peer.write([*byte]);
             }
             expect_poll(&mut peer); // on the same connection
             assert!(device.line().starts_with("connected lamp via "));
@@ -251,9 +331,9 @@ fn an_event_is_read_wherever_it_is_cut() {
     let mut peer = fall_back(&raw);
     let whole = event("ID", get("/"));
     for at in 1..whole.len() {
-        let octets = event(&format!("{at:02x}")[..2], get("/"));
-        peer.write(&octets[..at]);
-        peer.write(&octets[at..]);
+        let bytes = event(&format!("{at:02x}")[..2], get("/"));
+        peer.write(&bytes[..at]);
+        peer.write(&bytes[at..]);
         expect_answer(&mut peer, &format!("{at:02x}")[..2], TEXT);
     }
 }
@@ -295,7 +375,10 @@ fn answers_without_a_body_have_none() {
     peer.write(json_event("head2", "HEAD", "/x", ""));
     let (_, json) = read_post(&mut peer);
     let json = String::from_utf8(json).unwrap();
-    assert!(json.contains("[\"Content-Length\", \"6\"]") && json.ends_with("\"body\": \"\"}"), "{json}");
+    assert!(
+        json.contains("[\"Content-Length\", \"6\"]") && json.ends_with("\"body\": \"\"}"),
+        "{json}"
+    );
 }
 
 #[test]
@@ -340,7 +423,10 @@ fn a_long_answer_streams_as_it_is_made() {
     let mut peer = fall_back(&raw);
     peer.write(event("s", get("/")));
     let head = peer.read_head();
-    assert_eq!((head.get("transfer-encoding"), head.get("ptth-message-id")), (Some("chunked"), Some("s")));
+    assert_eq!(
+        (head.get("transfer-encoding"), head.get("ptth-message-id")),
+        (Some("chunked"), Some("s"))
+    );
     let mut text = peer.read_chunk();
     assert!(text.starts_with(b"HTTP/1.1 200 OK\r\n"), "the head comes before there is a body");
     for line in ["data: 1\n\n", "data: 2\n\n", "last"] {
@@ -405,7 +491,9 @@ fn polls_in_parallel_take_an_event_each_and_answer_in_any_order() {
             c.text(target);
         }
     });
-    let _device = Ptth::start(&[&["device", &raw.url("lamp"), "--to", &local.url(), "--polls", "3"], QUICK].concat());
+    let _device = Ptth::start(
+        &[&["device", &raw.url("lamp"), "--to", &local.url(), "--polls", "3"], QUICK].concat(),
+    );
     let mut peers = vec![fall_back(&raw)];
     for _ in 0..2 {
         let (peer, head) = raw.offer();
@@ -415,7 +503,9 @@ fn polls_in_parallel_take_an_event_each_and_answer_in_any_order() {
     for (n, peer) in peers.iter_mut().enumerate() {
         peer.write(event(&format!("id{n}"), get(&format!("/{n}"))));
     }
-    eventually("all three are in the local server's hands", || (gates.lock().unwrap().len() == 3).then_some(()));
+    eventually("all three are in the local server's hands", || {
+        (gates.lock().unwrap().len() == 3).then_some(())
+    });
     assert!(raw.try_accept().is_none(), "a fourth poll");
     for n in [1, 2, 0] {
         let gates = gates.lock().unwrap();
@@ -430,7 +520,7 @@ fn polls_in_parallel_take_an_event_each_and_answer_in_any_order() {
 fn a_connection_that_carries_nothing_else_is_kept_and_one_that_may_not_is_dialled_anew() {
     let raw = RawGateway::start();
     let _device = text_device(&raw, &[]);
-    let closing = |octets: &str| octets.replace("HTTP/1.1", "HTTP/1.0");
+    let closing = |bytes: &str| bytes.replace("HTTP/1.1", "HTTP/1.0");
     let (mut peer, _) = raw.offer();
     peer.write(closing(NOTHING));
     peer.expect_closed();
@@ -441,12 +531,18 @@ fn a_connection_that_carries_nothing_else_is_kept_and_one_that_may_not_is_dialle
     peer.write(json_event("e", "GET", "/", "").split(|o| *o == b'\n').next_back().unwrap());
     drop(peer);
     let (mut peer, head) = raw.offer();
-    assert!(String::from_utf8(read_body(&mut peer, &head)).unwrap().contains("\"message-id\": \"e\""));
+    assert!(
+        String::from_utf8(read_body(&mut peer, &head)).unwrap().contains("\"message-id\": \"e\"")
+    );
     peer.write(NOTHING.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
     peer.expect_closed();
     let (mut peer, head) = raw.offer();
     is_poll(&head, true);
-    peer.write(NOTHING.replace("HTTP/1.1", "HTTP/1.0").replace("\r\n\r\n", "\r\nConnection: keep-alive\r\n\r\n"));
+    peer.write(
+        NOTHING
+            .replace("HTTP/1.1", "HTTP/1.0")
+            .replace("\r\n\r\n", "\r\nConnection: keep-alive\r\n\r\n"),
+    );
     expect_poll(&mut peer);
 }
 
@@ -507,7 +603,11 @@ fn a_poll_that_is_cut_is_polled_again() {
     drop(peer);
     release.send("done").unwrap();
     let (mut peer, head) = raw.offer();
-    assert_eq!(head.get("ptth-message-id"), Some("e"), "the answer comes on a new connection, at once");
+    assert_eq!(
+        head.get("ptth-message-id"),
+        Some("e"),
+        "the answer comes on a new connection, at once"
+    );
     assert!(read_body(&mut peer, &head).ends_with(b"done"));
     peer.write(NOTHING);
     expect_poll(&mut peer);
@@ -521,7 +621,12 @@ fn an_answer_whose_reply_is_lost_is_posted_again_and_run_once() {
         ("408", Some("HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")),
         ("429", Some("HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")),
         ("500", Some("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")),
-        ("502 of a proxy", Some("HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>")),
+        (
+            "502 of a proxy",
+            Some(
+                "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
+            ),
+        ),
         ("503", Some(BUSY)),
         ("half a reply", Some("HTTP/1.1 200 O")),
         ("no HTTP", Some("hello\r\n\r\n")),
@@ -535,9 +640,13 @@ fn an_answer_whose_reply_is_lost_is_posted_again_and_run_once() {
                 let local = LocalServer::start();
                 let _device = forwarder(&raw, &local, &[]);
                 let mut peer = fall_back(&raw);
-                peer.write(if json { json_event("e", "GET", "/x", "") } else { event("e", get("/x")) });
+                peer.write(if json {
+                    json_event("e", "GET", "/x", "")
+                } else {
+                    event("e", get("/x"))
+                });
                 let (_, first) = read_post(&mut peer);
-                answered.iter().for_each(|octets| peer.write(octets));
+                answered.iter().for_each(|bytes| peer.write(bytes));
                 peer.finish_writing();
                 let (mut peer, head) = raw.offer();
                 assert_eq!(head.get("ptth-message-id"), Some("e"));
@@ -576,7 +685,11 @@ fn an_answer_that_streamed_when_its_post_broke_comes_again_from_its_start() {
     assert_eq!(head.get("ptth-message-id"), Some("e"));
     said.send("half").unwrap();
     let text = read_body(&mut peer, &head);
-    assert!(text.starts_with(b"HTTP/1.1 200 OK\r\n") && text.ends_with(b"halfhalf"), "{}", String::from_utf8_lossy(&text));
+    assert!(
+        text.starts_with(b"HTTP/1.1 200 OK\r\n") && text.ends_with(b"halfhalf"),
+        "{}",
+        String::from_utf8_lossy(&text)
+    );
     assert_eq!(local.count(), 1);
 }
 
@@ -584,7 +697,9 @@ fn an_answer_that_streamed_when_its_post_broke_comes_again_from_its_start() {
 fn an_event_that_comes_again_is_not_run_again() {
     let raw = RawGateway::start();
     let (local, release) = held_server();
-    let _device = Ptth::start(&[&["device", &raw.url("lamp"), "--to", &local.url(), "--polls", "2"], QUICK].concat());
+    let _device = Ptth::start(
+        &[&["device", &raw.url("lamp"), "--to", &local.url(), "--polls", "2"], QUICK].concat(),
+    );
     let mut first = fall_back(&raw);
     let (mut second, _) = raw.offer();
     first.write(event("e", get("/")));
@@ -626,7 +741,11 @@ fn an_answer_too_long_to_be_kept_is_not_posted_again() {
     peer.write(event("big", get("/big?n=30000000")));
     let (start, body) = answer(&mut peer, "big");
     assert_eq!(start, "HTTP/1.1 502 Bad Gateway");
-    assert!(String::from_utf8_lossy(&body).contains("did not keep its answer"), "{}", String::from_utf8_lossy(&body));
+    assert!(
+        String::from_utf8_lossy(&body).contains("did not keep its answer"),
+        "{}",
+        String::from_utf8_lossy(&body)
+    );
     // One that went through is remembered without its text.
     peer.write(event("whole", get("/big?n=2000000")));
     assert_eq!(Head::split(&read_post(&mut peer).1).1.len(), 2_000_000);
@@ -658,17 +777,23 @@ fn a_response_that_breaks_is_a_502_or_a_cut_post() {
     let early: &[(&str, &str)] = &[
         ("nothing", ""),
         ("no HTTP", "hello\r\n\r\n"),
-        ("both framing fields", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-        ("a switch", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"),
+        (
+            "both framing fields",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
+        (
+            "a switch",
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        ),
     ];
     each_row(
         early,
         |r| r.0.to_owned(),
-        |(_, octets)| {
+        |(_, bytes)| {
             let raw = RawGateway::start();
-            let octets = (*octets).to_owned();
+            let bytes = (*bytes).to_owned();
             let local = LocalServer::with(move |c| {
-                c.raw(&octets);
+                c.raw(&bytes);
                 c.close = true;
             });
             let _device = forwarder(&raw, &local, &[]);
@@ -708,10 +833,15 @@ fn a_response_that_breaks_is_a_502_or_a_cut_post() {
 fn a_gateway_that_takes_no_answer_is_not_pestered_for_ever() {
     let raw = RawGateway::start();
     let mut limits = Limits::default();
-    limits.first_octet_timeout = Duration::from_millis(300);
+    limits.first_byte_timeout = Duration::from_millis(300);
     let ran = Arc::new(AtomicUsize::new(0));
     let counted = ran.clone();
-    let device = quick(&raw).polls(1).limits(limits).backoff(Duration::from_millis(5)..Duration::from_millis(20)).build().unwrap();
+    let device = quick(&raw)
+        .polls(1)
+        .limits(limits)
+        .backoff(Duration::from_millis(5)..Duration::from_millis(20))
+        .build()
+        .unwrap();
     let running = device
         .spawn(move |_| {
             counted.fetch_add(1, SeqCst);
@@ -770,7 +900,10 @@ fn refusals_of_an_answer() {
             if *next == Next::Failure {
                 assert_eq!(head.get("ptth-message-id"), Some("e"));
                 let text = String::from_utf8(read_body(&mut peer, &head)).unwrap();
-                assert!(text.starts_with("HTTP/1.1 502 Bad Gateway\r\n") && text.contains("413"), "{text}");
+                assert!(
+                    text.starts_with("HTTP/1.1 502 Bad Gateway\r\n") && text.contains("413"),
+                    "{text}"
+                );
                 peer.write(format!("HTTP/1.1 {status} {reason}\r\nContent-Length: 0\r\n\r\n")); // not even that
                 peer = raw.accept();
                 expect_poll(&mut peer);
@@ -826,17 +959,25 @@ fn what_comes_unasked_during_an_event_ends_the_connection_and_not_the_event() {
     assert!(read_body(&mut peer, &head).ends_with(b"done"));
 }
 
-/// What a gateway lets through with its own fields may be more than the device takes: the visitor is told so, as on a link, and the
-/// device neither hangs up nor pauses.
+/// What a gateway lets through with its own fields may be more than the device takes: the visitor
+/// is told so, as on a link, and the device neither hangs up nor pauses.
 #[test]
 fn a_request_beyond_the_devices_bounds_is_refused_and_not_the_gateway() {
     let raw = RawGateway::start();
     let _device = patient_device(&raw);
     let mut peer = fall_back(&raw);
-    let fields = |n: usize, value: &str| (0..n).map(|i| format!("x-{i}: {value}\r\n")).collect::<String>();
-    for (number, fields) in [fields(115, "v"), fields(116, "v"), fields(200, "v"), fields(3, &"v".repeat(8000))].iter().enumerate() {
-        let members: Vec<_> =
-            fields.lines().map(|line| line.split_once(": ").unwrap()).map(|(n, v)| format!("[\"{n}\", \"{v}\"]")).collect();
+    let fields =
+        |n: usize, value: &str| (0..n).map(|i| format!("x-{i}: {value}\r\n")).collect::<String>();
+    for (number, fields) in
+        [fields(115, "v"), fields(116, "v"), fields(200, "v"), fields(3, &"v".repeat(8000))]
+            .iter()
+            .enumerate()
+    {
+        let members: Vec<_> = fields
+            .lines()
+            .map(|line| line.split_once(": ").unwrap())
+            .map(|(n, v)| format!("[\"{n}\", \"{v}\"]"))
+            .collect();
         let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
         let json = format!(
             "{{\"message-id\": \"j{number}\", \"method\": \"GET\", \"request-uri\": \"/\", \"headers\": [[\"Host\", \"a\"], {}]}}",
@@ -911,7 +1052,7 @@ fn a_malformed_event_costs_one_attempt() {
             "a chunk that is none",
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n+2\r\n{}\r\n0\r\n\r\n".to_vec(),
         ),
-        ("octets behind nothing", format!("{NOTHING}HTTP/1.1 200 OK\r\n\r\n").into_bytes()),
+        ("bytes behind nothing", format!("{NOTHING}HTTP/1.1 200 OK\r\n\r\n").into_bytes()),
     ];
     let raw = RawGateway::start();
     let local = LocalServer::start();
@@ -920,9 +1061,9 @@ fn a_malformed_event_costs_one_attempt() {
     each_row(
         &rows,
         |r| r.0.to_owned(),
-        |(_, octets)| {
+        |(_, bytes)| {
             let asked = local.count();
-            let _ = peer.try_write(octets);
+            let _ = peer.try_write(bytes);
             peer.finish_writing();
             let (mut next, head) = raw.offer();
             is_poll(&head, true);
@@ -944,7 +1085,10 @@ fn what_does_not_turn_is_polled_without_upgrade_and_at_once() {
     let rows: &[(&str, &str)] = &[
         ("405", "HTTP/1.1 405 Method Not Allowed\r\nAllow: GET\r\nContent-Length: 0\r\n\r\n"),
         ("501", "HTTP/1.1 501 Not Implemented\r\nConnection: close\r\n\r\n"),
-        ("200 of a web server", "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nhello\n"),
+        (
+            "200 of a web server",
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nhello\n",
+        ),
         ("202", "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"),
         ("417", "HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n"),
     ];
@@ -961,7 +1105,10 @@ fn what_does_not_turn_is_polled_without_upgrade_and_at_once() {
             is_poll(&head, false);
             peer.write("HTTP/1.1 204 No Content\r\n\r\n"); // plain: here it is the fallback's nothing
             is_poll(&peer.read_head(), false);
-            assert_eq!(device.line(), format!("connected lamp via {} (COMET message/http)", raw.url("lamp")));
+            assert_eq!(
+                device.line(),
+                format!("connected lamp via {} (COMET message/http)", raw.url("lamp"))
+            );
             peer.write(event("e", get("/")));
             let (head, _) = read_post(&mut peer);
             assert_eq!((head.get("ptth-message-id"), head.get("upgrade")), (Some("e"), None));
@@ -1016,7 +1163,9 @@ fn the_turn_is_offered_again_after_turn_retry() {
     peer.write("HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n");
     let (mut peer, head) = raw.offer();
     is_poll(&head, false);
-    eventually("turn_retry goes by", || (then.elapsed() >= Duration::from_millis(310)).then_some(()));
+    eventually("turn_retry goes by", || {
+        (then.elapsed() >= Duration::from_millis(310)).then_some(())
+    });
     peer.write(NOTHING);
     expect_poll(&mut peer);
     peer.write(SWITCH);
@@ -1067,7 +1216,10 @@ fn a_101_turns_a_poll_and_an_answers_post() {
     assert_eq!(device.line(), format!("connected lamp via {} (COMET json)", raw.url("lamp")));
     peer.write(event("e", get("/")));
     expect_answer(&mut peer, "e", TEXT);
-    assert_eq!(device.line(), format!("connected lamp via {} (COMET message/http)", raw.url("lamp")));
+    assert_eq!(
+        device.line(),
+        format!("connected lamp via {} (COMET message/http)", raw.url("lamp"))
+    );
     peer.write(SWITCH);
     peer.ask(&get("/")).expect_ok(TEXT);
     assert_eq!(device.line(), format!("connected lamp via {} (PTTH/1.0 turn)", raw.url("lamp")));
@@ -1076,7 +1228,9 @@ fn a_101_turns_a_poll_and_an_answers_post() {
 #[test]
 fn polls_end_when_links_are_there_and_never_more_than_max_turn() {
     let raw = RawGateway::start();
-    let device = Ptth::start(&[&["device", &raw.url("lamp"), "--text", TEXT, "--polls", "3"], QUICK].concat());
+    let device = Ptth::start(
+        &[&["device", &raw.url("lamp"), "--text", TEXT, "--polls", "3"], QUICK].concat(),
+    );
     let mut first = fall_back(&raw);
     let (mut second, _) = raw.offer();
     let (mut third, _) = raw.offer();
@@ -1096,7 +1250,18 @@ fn polls_end_when_links_are_there_and_never_more_than_max_turn() {
 #[test]
 fn an_event_on_an_offer_beyond_the_polls_is_served_all_the_same() {
     let raw = RawGateway::start();
-    let _device = Ptth::start(&["device", &raw.url("lamp"), "--text", TEXT, "--polls", "1", "--links", "3..3", "--backoff", "5ms..20ms"]);
+    let _device = Ptth::start(&[
+        "device",
+        &raw.url("lamp"),
+        "--text",
+        TEXT,
+        "--polls",
+        "1",
+        "--links",
+        "3..3",
+        "--backoff",
+        "5ms..20ms",
+    ]);
     let mut offers: Vec<RawPeer> = (0..3).map(|_| raw.offer().0).collect();
     offers[0].write(NOTHING);
     expect_poll(&mut offers[0]);
@@ -1118,8 +1283,12 @@ fn time_outs_of_proxies_are_no_failures() {
     let mut peer = fall_back(&raw);
     for status in ["504 Gateway Time-out", "502 Bad Gateway"] {
         let then = Instant::now();
-        eventually("a proxy's time goes by", || (then.elapsed() > Duration::from_millis(1100)).then_some(()));
-        peer.write(format!("HTTP/1.1 {status}\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>"));
+        eventually("a proxy's time goes by", || {
+            (then.elapsed() > Duration::from_millis(1100)).then_some(())
+        });
+        peer.write(format!(
+            "HTTP/1.1 {status}\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>"
+        ));
         let head;
         (peer, head) = raw.offer(); // after about a second
         is_poll(&head, true);
@@ -1144,7 +1313,9 @@ fn polls_that_something_cuts_after_a_while_come_again_and_are_no_failures() {
     let mut peer = fall_back(&raw);
     for reset in [false, true, false] {
         let then = Instant::now();
-        eventually("an impatient box's time goes by", || (then.elapsed() > Duration::from_millis(1100)).then_some(()));
+        eventually("an impatient box's time goes by", || {
+            (then.elapsed() > Duration::from_millis(1100)).then_some(())
+        });
         if reset {
             peer.reset()
         } else {
@@ -1157,7 +1328,11 @@ fn polls_that_something_cuts_after_a_while_come_again_and_are_no_failures() {
     peer.write(event("e", get("/")));
     expect_answer(&mut peer, "e", TEXT);
     assert!(device.line().ends_with(" (COMET json)"));
-    assert!(!device.stderr().contains("disconnected") && !device.stderr().contains("next attempt"), "{}", device.stderr());
+    assert!(
+        !device.stderr().contains("disconnected") && !device.stderr().contains("next attempt"),
+        "{}",
+        device.stderr()
+    );
     // One that is cut at once tells of a gateway that is away.
     peer.write(NOTHING);
     expect_poll(&mut peer);
@@ -1172,7 +1347,9 @@ fn refusals_are_for_polls_what_they_are_for_offers() {
         let mut device = text_device(&raw, &["--fallback", "only"]);
         let (mut peer, head) = raw.offer();
         is_poll(&head, false);
-        peer.write(format!("HTTP/1.1 {status} No\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n"));
+        peer.write(format!(
+            "HTTP/1.1 {status} No\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n"
+        ));
         assert_eq!(device.exit_code(), 3, "{}", device.stderr());
     }
     // After a success they are weather.
@@ -1190,7 +1367,12 @@ fn the_fallback_option_decides_what_is_asked() {
     let device = text_device(&raw, &["--fallback", "never"]);
     for _ in 0..2 {
         let (mut peer, head) = raw.offer();
-        assert_eq!((head.get("upgrade"), head.get("accept")), (Some("PTTH/1.0"), None), "{}", head.text());
+        assert_eq!(
+            (head.get("upgrade"), head.get("accept")),
+            (Some("PTTH/1.0"), None),
+            "{}",
+            head.text()
+        );
         peer.write(NOTHING);
     }
     device.expect_stderr("fallback never");
@@ -1222,7 +1404,11 @@ fn the_comet_option_changes_accept() {
         assert_eq!(head.get("accept"), Some(accept));
         peer.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
         assert_eq!(peer.read_head().get("accept"), Some(accept));
-        assert!(device.line().ends_with(&format!(" (COMET {})", if option == "json" { "json" } else { accept })));
+        assert!(
+            device
+                .line()
+                .ends_with(&format!(" (COMET {})", if option == "json" { "json" } else { accept }))
+        );
     }
 }
 
@@ -1230,17 +1416,40 @@ fn the_comet_option_changes_accept() {
 fn options_come_from_the_environment_and_wrong_ones_are_named() {
     let raw = RawGateway::start();
     let mut command = Ptth::command(&["device", &raw.url("lamp"), "--text", "x"]);
-    command.envs([("PTTH_FALLBACK", "only"), ("PTTH_COMET", "json"), ("PTTH_POLLS", "3"), ("PTTH_TURN_RETRY", "5s")]);
+    command.envs([
+        ("PTTH_FALLBACK", "only"),
+        ("PTTH_COMET", "json"),
+        ("PTTH_POLLS", "3"),
+        ("PTTH_TURN_RETRY", "5s"),
+    ]);
     let _device = Process::start(&mut command);
     for _ in 0..3 {
         let (_, head) = raw.offer();
         assert_eq!((head.get("upgrade"), head.get("accept")), (None, Some("application/json")));
     }
-    for wrong in [&["--polls", "0"][..], &["--polls", "65"], &["--fallback", "sometimes"], &["--comet", "xml"], &["--turn-retry", "soon"]] {
-        let (code, _, stderr) = Ptth::run(&[&["device", "http://127.0.0.1:1/lamp", "--text", "x"], wrong].concat());
+    for wrong in [
+        &["--polls", "0"][..],
+        &["--polls", "65"],
+        &["--fallback", "sometimes"],
+        &["--comet", "xml"],
+        &["--turn-retry", "soon"],
+    ] {
+        let (code, _, stderr) =
+            Ptth::run(&[&["device", "http://127.0.0.1:1/lamp", "--text", "x"], wrong].concat());
         assert!(code == 2 && stderr.contains(wrong[1]), "{wrong:?}: {code} {stderr}");
     }
-    let ietf = ["device", "http://127.0.0.1:1", "--protocol", "ptth", "--origin", "https://a.example", "--text", "x", "--fallback", "only"];
+    let ietf = [
+        "device",
+        "http://127.0.0.1:1",
+        "--protocol",
+        "ptth",
+        "--origin",
+        "https://a.example",
+        "--text",
+        "x",
+        "--fallback",
+        "only",
+    ];
     let (code, _, stderr) = Ptth::run(&ietf);
     assert!(code == 2 && stderr.contains("cannot poll"), "{code} {stderr}");
 }
@@ -1249,11 +1458,24 @@ fn options_come_from_the_environment_and_wrong_ones_are_named() {
 fn an_ietf_offer_asks_for_no_fallback() {
     let raw = RawGateway::start();
     let url = format!("http://{}", raw.addr);
-    let device =
-        Ptth::start(&["device", &url, "--protocol", "ptth", "--origin", "https://a.example", "--text", "x", "--backoff", "5ms..20ms"]);
+    let device = Ptth::start(&[
+        "device",
+        &url,
+        "--protocol",
+        "ptth",
+        "--origin",
+        "https://a.example",
+        "--text",
+        "x",
+        "--backoff",
+        "5ms..20ms",
+    ]);
     for answered in [NOTHING, "HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n"] {
         let (mut peer, head) = raw.offer();
-        assert_eq!((head.method(), head.get("upgrade"), head.get("accept")), ("GET", Some("ptth"), None));
+        assert_eq!(
+            (head.method(), head.get("upgrade"), head.get("accept")),
+            ("GET", Some("ptth"), None)
+        );
         peer.write(answered);
     }
     assert_eq!(raw.offer().1.method(), "GET");
@@ -1265,7 +1487,8 @@ fn secrets_and_answers_stay_with_their_origin() {
     let (raw, there) = (RawGateway::at_localhost(), RawGateway::at_localhost());
     let local = LocalServer::start();
     let url = raw.url("lamp");
-    let mut command = Ptth::command(&[&["device", &url, "--to", &local.url(), "--polls", "1"], QUICK].concat());
+    let mut command =
+        Ptth::command(&[&["device", &url, "--to", &local.url(), "--polls", "1"], QUICK].concat());
     let device = Process::start(command.env("PTTH_TOKEN", "hunter2"));
     let (mut peer, head) = raw.offer();
     assert_eq!(head.get("authorization"), Some("Bearer hunter2"));
@@ -1278,7 +1501,10 @@ fn secrets_and_answers_stay_with_their_origin() {
     assert_eq!((head.target(), head.get("ptth-message-id")), ("/lamp/2", Some("e")));
     assert_eq!(read_body(&mut peer, &head), first);
     // To another it does not, and neither does the secret.
-    peer.write(format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: {}\r\nContent-Length: 0\r\n\r\n", there.url("lamp")));
+    peer.write(format!(
+        "HTTP/1.1 307 Temporary Redirect\r\nLocation: {}\r\nContent-Length: 0\r\n\r\n",
+        there.url("lamp")
+    ));
     let (mut peer, head) = there.offer();
     is_poll(&head, true);
     assert_eq!(head.get("authorization"), None);
@@ -1326,7 +1552,8 @@ fn a_gateway_that_goes_and_comes_is_told_apart() {
 fn every_wait_has_its_end_but_the_handlers() {
     let raw = RawGateway::start();
     let mut limits = Limits::default();
-    (limits.offer_timeout, limits.body_silence_timeout) = (Duration::from_millis(200), Duration::from_millis(200));
+    (limits.offer_timeout, limits.body_silence_timeout) =
+        (Duration::from_millis(200), Duration::from_millis(200));
     let device = quick(&raw).limits(limits).build().unwrap();
     let running = device
         .spawn(|request| match request.uri().path() {
@@ -1363,7 +1590,11 @@ fn through_bad_weather_every_event_runs_once_and_is_answered() {
     let raw = RawGateway::start();
     let runs: Arc<Mutex<Vec<usize>>> = Arc::new(Mutex::new(vec![0; EVENTS]));
     let counted = runs.clone();
-    let device = quick(&raw).polls(3).backoff(Duration::from_millis(1)..Duration::from_millis(3)).build().unwrap();
+    let device = quick(&raw)
+        .polls(3)
+        .backoff(Duration::from_millis(1)..Duration::from_millis(3))
+        .build()
+        .unwrap();
     let running = device
         .spawn(move |request| {
             let n: usize = request.uri().path()[1..].parse().unwrap();
@@ -1398,7 +1629,11 @@ fn through_bad_weather_every_event_runs_once_and_is_answered() {
         let text = read_body(peer, &head);
         if let Some(id) = head.get("ptth-message-id") {
             let n: usize = id.parse().unwrap();
-            assert_eq!(Hash::of(Head::split(&text).1), Hash::of_pattern(n as u64 * 300), "event {n}");
+            assert_eq!(
+                Hash::of(Head::split(&text).1),
+                Hash::of_pattern(n as u64 * 300),
+                "event {n}"
+            );
             answered[n] = true;
         }
         match roll % 5 {
@@ -1428,7 +1663,9 @@ fn through_bad_weather_every_event_runs_once_and_is_answered() {
 fn draining_lets_an_event_finish_and_takes_no_other() {
     let raw = RawGateway::start();
     let (local, release) = held_server();
-    let mut device = Ptth::start(&[&["device", &raw.url("lamp"), "--to", &local.url(), "--polls", "2"], QUICK].concat());
+    let mut device = Ptth::start(
+        &[&["device", &raw.url("lamp"), "--to", &local.url(), "--polls", "2"], QUICK].concat(),
+    );
     let mut busy = fall_back(&raw);
     let (mut idle, _) = raw.offer();
     busy.write(event("e", get("/")));
@@ -1461,7 +1698,10 @@ fn draining_does_not_wait_for_a_poll_that_is_held() {
 // ── In a program ──
 
 fn quick(raw: &RawGateway) -> DeviceBuilder {
-    Device::builder(raw.url("lamp")).links(1..=1).polls(1).backoff(Duration::from_millis(5)..Duration::from_millis(20))
+    Device::builder(raw.url("lamp"))
+        .links(1..=1)
+        .polls(1)
+        .backoff(Duration::from_millis(5)..Duration::from_millis(20))
 }
 
 /// Three events over one poll, each answered with its own target.
@@ -1483,15 +1723,21 @@ fn handlers_serve_polls_as_they_serve_links() {
     let running = device
         .spawn(|request| match request.uri().path() {
             "/panic" => panic!("on purpose"),
-            "/stop" => Response::builder().header("Connection", "close").body(Body::from("closed")).unwrap(),
+            "/stop" => Response::builder()
+                .header("Connection", "close")
+                .body(Body::from("closed"))
+                .unwrap(),
             path => Response::new(Body::from(path.to_owned())),
         })
         .unwrap();
     let mut peer = fall_back(&raw);
     ask_three(&mut peer);
     let stats = running.stats();
-    assert_eq!((stats.links, stats.busy, stats.dialing, stats.polls, stats.exchanges), (0, 0, 0, 1, 3));
-    assert_eq!(stats.way, Some(Way::Comet(Encoding::Json)), "as the last reply");
+    assert_eq!(
+        (stats.links, stats.busy, stats.dialing, stats.polls, stats.exchanges),
+        (0, 0, 0, 1, 3)
+    );
+    assert_eq!(stats.transport, Some(Transport::Comet(Encoding::Json)), "as the last reply");
     peer.write(event("panic", get("/panic")));
     assert_eq!(answer(&mut peer, "panic").0, "HTTP/1.1 500 Internal Server Error");
     for id in ["closing", "closing2"] {
@@ -1500,15 +1746,25 @@ fn handlers_serve_polls_as_they_serve_links() {
     }
     peer.write(event("after", get("/after")));
     expect_answer(&mut peer, "after", "/after");
-    peer.write(event("expect", "POST /e HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi"));
+    peer.write(event(
+        "expect",
+        "POST /e HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi",
+    ));
     expect_answer(&mut peer, "expect", "/e");
     peer.write(event("beat", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n"));
     assert_eq!(answer(&mut peer, "beat").0, "HTTP/1.1 204 No Content");
     running.stop();
-    let ways: Vec<_> = events.try_iter().filter(|e| e.kind == DeviceEventKind::Connected).map(|e| (e.way, e.detail)).collect();
-    let comet = |encoding: Encoding| (Some(Way::Comet(encoding)), encoding.to_string());
-    assert_eq!(ways, [Encoding::Json, Encoding::Message, Encoding::Json, Encoding::Message].map(comet));
-    assert_eq!((running.stats().polls, running.stats().way), (0, None));
+    let ways: Vec<_> = events
+        .try_iter()
+        .filter(|e| e.kind == DeviceEventKind::Connected)
+        .map(|e| (e.transport, e.detail))
+        .collect();
+    let comet = |encoding: Encoding| (Some(Transport::Comet(encoding)), encoding.to_string());
+    assert_eq!(
+        ways,
+        [Encoding::Json, Encoding::Message, Encoding::Json, Encoding::Message].map(comet)
+    );
+    assert_eq!((running.stats().polls, running.stats().transport), (0, None));
 }
 
 #[test]
@@ -1525,8 +1781,9 @@ fn an_event_that_is_a_heartbeat_with_a_body_is_refused_whole() {
         .unwrap();
     let mut peer = fall_back(&raw);
     let body = "GET /chosen HTTP/1.1\r\nHost: a\r\nX: ";
-    let octets = format!("OPTIONS * HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    peer.write(event("beat", octets));
+    let bytes =
+        format!("OPTIONS * HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    peer.write(event("beat", bytes));
     assert_eq!(answer(&mut peer, "beat").0, "HTTP/1.1 400 Bad Request");
     peer.write(event("after", get("/after")));
     assert_eq!(answer(&mut peer, "after").1, b"yes");
@@ -1565,7 +1822,8 @@ fn a_program_accepts_virtual_links() {
                 let mut link = listener.accept().unwrap();
                 for _ in 0..requests {
                     let request = link.next_request().unwrap().unwrap();
-                    link.respond(Response::new(Body::from(request.uri().path().to_owned()))).unwrap();
+                    link.respond(Response::new(Body::from(request.uri().path().to_owned())))
+                        .unwrap();
                 }
             }
         });
@@ -1597,14 +1855,22 @@ fn an_answer_in_json_has_a_bound() {
     let mut limits = Limits::default();
     limits.message_bytes_max = 100_000;
     let device = quick(&raw).limits(limits).comet(Encoding::Json).build().unwrap();
-    let running = device.spawn(|request| Response::new(Body::from("x".repeat(request.uri().path()[1..].parse().unwrap())))).unwrap();
+    let running = device
+        .spawn(|request| {
+            Response::new(Body::from("x".repeat(request.uri().path()[1..].parse().unwrap())))
+        })
+        .unwrap();
     let (mut peer, _) = raw.offer();
     for (length, status) in [(90_000, 200), (100_000, 502), (5_000_000, 502), (10, 200)] {
         peer.write(json_event(&length.to_string(), "GET", &format!("/{length}"), ""));
         let (head, body) = read_post(&mut peer);
         assert_eq!(head.get("ptth-message-id"), Some(length.to_string().as_str()));
         let body = String::from_utf8(body).unwrap();
-        assert!(body.contains(&format!("\"status\": {status}")), "{length}: {}", &body[..200.min(body.len())]);
+        assert!(
+            body.contains(&format!("\"status\": {status}")),
+            "{length}: {}",
+            &body[..200.min(body.len())]
+        );
     }
     let long = reply("application/json", "", format!("{{\"x\": \"{}\"}}", "x".repeat(100_000)));
     let _ = peer.try_write(long);
@@ -1614,15 +1880,27 @@ fn an_answer_in_json_has_a_bound() {
 
 #[test]
 fn what_cannot_work_is_a_usage_error() {
-    let build = |change: fn(DeviceBuilder) -> DeviceBuilder| change(Device::builder("http://gw.example/lamp")).build();
+    let build = |change: fn(DeviceBuilder) -> DeviceBuilder| {
+        change(Device::builder("http://gw.example/lamp")).build()
+    };
     for polls in [0, 65] {
-        assert!(Device::builder("http://gw.example/lamp").polls(polls).build().unwrap_err().is_usage());
+        assert!(
+            Device::builder("http://gw.example/lamp").polls(polls).build().unwrap_err().is_usage()
+        );
     }
-    let ietf = || Device::builder("http://gw.example").protocol(Dialect::ietf()).origin("https://a.example");
+    let ietf = || {
+        Device::builder("http://gw.example").protocol(Dialect::ietf()).origin("https://a.example")
+    };
     assert!(ietf().fallback(Fallback::Only).build().unwrap_err().is_usage());
     assert!(ietf().build().is_ok());
-    assert!(build(|b| b.field("Accept", "text/html")).unwrap_err().is_usage(), "it would ask for no fallback");
+    assert!(
+        build(|b| b.field("Accept", "text/html")).unwrap_err().is_usage(),
+        "it would ask for no fallback"
+    );
     assert!(build(|b| b.field("Accept", "text/html").fallback(Fallback::Never)).is_ok());
     assert!(build(|b| b.comet(Encoding::Message).fallback(Fallback::Only)).is_ok());
-    assert_eq!((Way::Turn.to_string(), Way::Comet(Encoding::Json).to_string()), ("turn".to_owned(), "COMET json".to_owned()));
+    assert_eq!(
+        (Transport::Turn.to_string(), Transport::Comet(Encoding::Json).to_string()),
+        ("turn".to_owned(), "COMET json".to_owned())
+    );
 }

@@ -1,6 +1,8 @@
-//! The COMET fallback at `ptth gateway` (protocol.md 2), played from outside: raw devices that poll on one port, raw visitors on the other.
+//! The COMET fallback at `ptth gateway` (protocol.md 2), played from outside: raw devices that poll
+//! on one port, raw visitors on the other.
 //!
-//! A device's events are read here with code that shares nothing with the crate: `serde_json`, and the reader of [`raw`](crate::support::raw).
+//! A device's events are read here with code that shares nothing with the crate: `serde_json`, and
+//! the reader of [`raw`](crate::support::raw).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
@@ -17,7 +19,10 @@ use crate::gateway_wire::{WRONG_CODINGS, WRONG_LENGTHS};
 use crate::scale::affordable;
 use crate::support::process::{get, offer};
 use crate::support::raw::find;
-use crate::support::{Answer, DEADLINE, Gateway, Hash, Head, RawPeer, SWITCH, each_row, eventually, pattern, say, vector};
+use crate::support::{
+    Answer, DEADLINE, Gateway, Hash, Head, RawPeer, SWITCH, each_row, eventually, pattern, say,
+    vector,
+};
 
 /// How events and answers are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +47,12 @@ impl Kind {
     }
 }
 
-/// What has to come at once must not need longer than this; what must not come is looked for as long.
+/// What has to come at once must not need longer than this; what must not come is looked for as
+/// long.
 const MOMENT: Duration = Duration::from_millis(150);
 
-fn latin1(octets: &[u8]) -> String {
-    octets.iter().map(|octet| char::from(*octet)).collect()
+fn latin1(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
 /// A poll without a body; `fields` are further lines, each with its CRLF.
@@ -58,8 +64,9 @@ fn poll(name: &str, fields: &str) -> String {
 fn post(name: &str, fields: &str, content_type: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let length = body.len();
-    let head =
-        format!("POST /{name} HTTP/1.1\r\nHost: gw.example\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n{fields}\r\n");
+    let head = format!(
+        "POST /{name} HTTP/1.1\r\nHost: gw.example\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n{fields}\r\n"
+    );
     [head.as_bytes(), body].concat()
 }
 
@@ -80,8 +87,15 @@ struct Reply {
 }
 
 fn reply(status: u16, reason: &str, fields: &[(&str, &str)], body: impl AsRef<[u8]>) -> Reply {
-    let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Reply { status, reason: reason.to_owned(), fields, body: body.as_ref().to_vec(), trailers: Vec::new() }
+    let fields =
+        fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Reply {
+        status,
+        reason: reason.to_owned(),
+        fields,
+        body: body.as_ref().to_vec(),
+        trailers: Vec::new(),
+    }
 }
 
 fn ok(body: impl AsRef<[u8]>) -> Reply {
@@ -110,7 +124,11 @@ fn answer_json(event: &Event, reply: &Reply) -> Vec<u8> {
 fn answer_text(reply: &Reply, is_head: bool) -> Vec<u8> {
     let mut out = format!("HTTP/1.1 {} {}\r\n", reply.status, reply.reason).into_bytes();
     for (name, value) in &reply.fields {
-        out.extend(format!("{name}: {value}\r\n").chars().map(|c| u8::try_from(u32::from(c)).expect("ISO-8859-1")));
+        out.extend(
+            format!("{name}: {value}\r\n")
+                .chars()
+                .map(|c| u8::try_from(u32::from(c)).expect("ISO-8859-1")),
+        );
     }
     if is_head || matches!(reply.status, 204 | 304) {
         out.extend_from_slice(b"\r\n");
@@ -118,10 +136,14 @@ fn answer_text(reply: &Reply, is_head: bool) -> Vec<u8> {
         out.extend_from_slice(format!("Content-Length: {}\r\n\r\n", reply.body.len()).as_bytes());
         out.extend_from_slice(&reply.body);
     } else {
-        out.extend_from_slice(format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", reply.body.len()).as_bytes());
+        out.extend_from_slice(
+            format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", reply.body.len()).as_bytes(),
+        );
         out.extend_from_slice(&reply.body);
         out.extend_from_slice(b"\r\n0\r\n");
-        reply.trailers.iter().for_each(|(name, value)| out.extend_from_slice(format!("{name}: {value}\r\n").as_bytes()));
+        reply.trailers.iter().for_each(|(name, value)| {
+            out.extend_from_slice(format!("{name}: {value}\r\n").as_bytes())
+        });
         out.extend_from_slice(b"\r\n");
     }
     out
@@ -138,12 +160,16 @@ struct Event {
     body: Vec<u8>,
     trailers: Vec<(String, String)>,
     /// The body of the reply, as it came.
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
 }
 
 impl Event {
     fn all(&self, name: &str) -> Vec<&str> {
-        self.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect()
+        self.fields
+            .iter()
+            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+            .collect()
     }
 
     #[track_caller]
@@ -157,34 +183,64 @@ impl Event {
     #[track_caller]
     fn of(reply: Answer) -> Event {
         assert_eq!(reply.status(), 200, "{}{}", reply.head.text(), reply.text());
-        let shown = format!("{}{}", reply.head.text(), reply.text().chars().take(2000).collect::<String>());
+        let shown =
+            format!("{}{}", reply.head.text(), reply.text().chars().take(2000).collect::<String>());
         assert_eq!(reply.head.get("cache-control"), Some("no-store, no-transform"), "{shown}");
-        assert_eq!(reply.head.get("proxy-status"), Some("ptth"), "a device knows its gateway by it: {shown}");
+        assert_eq!(
+            reply.head.get("proxy-status"),
+            Some("ptth"),
+            "a device knows its gateway by it: {shown}"
+        );
         assert!(reply.head.get("content-length").is_some(), "a reply has its length: {shown}");
         let event = match reply.head.get("content-type") {
             Some("application/json") => Event::of_json(reply.body, &shown),
-            Some("message/http") => Event::of_text(reply.body, reply.head.get("ptth-message-id"), &shown),
+            Some("message/http") => {
+                Event::of_text(reply.body, reply.head.get("ptth-message-id"), &shown)
+            }
             _ => panic!("no type of the fallback: {shown}"),
         };
         let id = &event.id;
-        assert!(id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "the id is not 32 hex digits: {shown}");
+        assert!(
+            id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')),
+            "the id is not 32 hex digits: {shown}"
+        );
         event
     }
 
     #[track_caller]
-    fn of_json(octets: Vec<u8>, shown: &str) -> Event {
-        let members: Map<String, Value> = serde_json::from_slice(&octets).unwrap_or_else(|e| panic!("{e}: {shown}"));
-        let known = ["message-id", "method", "request-uri", "http-version", "headers", "body", "body-encoding", "trailers"];
+    fn of_json(bytes: Vec<u8>, shown: &str) -> Event {
+        let members: Map<String, Value> =
+            serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("{e}: {shown}"));
+        let known = [
+            "message-id",
+            "method",
+            "request-uri",
+            "http-version",
+            "headers",
+            "body",
+            "body-encoding",
+            "trailers",
+        ];
         assert!(members.keys().all(|name| known.contains(&name.as_str())), "{shown}");
-        let text = |name: &str| members.get(name).and_then(Value::as_str).unwrap_or_else(|| panic!("no text {name} in {shown}")).to_owned();
+        let text = |name: &str| {
+            members
+                .get(name)
+                .and_then(Value::as_str)
+                .unwrap_or_else(|| panic!("no text {name} in {shown}"))
+                .to_owned()
+        };
         assert_eq!(text("http-version"), "PTTH/1.0", "{shown}");
         let body = match members.get("body-encoding").map(|encoding| encoding.as_str()) {
             None => text("body").into_bytes(),
-            Some(Some("base64")) => STANDARD.decode(text("body")).unwrap_or_else(|e| panic!("{e}: {shown}")),
+            Some(Some("base64")) => {
+                STANDARD.decode(text("body")).unwrap_or_else(|e| panic!("{e}: {shown}"))
+            }
             Some(other) => panic!("body-encoding {other:?} in {shown}"),
         };
         let pairs = |name: &str| -> Vec<(String, String)> {
-            members.get(name).map_or(Vec::new(), |pairs| serde_json::from_value(pairs.clone()).unwrap_or_else(|e| panic!("{e}: {shown}")))
+            members.get(name).map_or(Vec::new(), |pairs| {
+                serde_json::from_value(pairs.clone()).unwrap_or_else(|e| panic!("{e}: {shown}"))
+            })
         };
         assert!(members.contains_key("headers"), "{shown}");
         let event = Event {
@@ -195,22 +251,34 @@ impl Event {
             fields: pairs("headers"),
             body,
             trailers: pairs("trailers"),
-            octets,
+            bytes,
         };
-        for name in ["content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "te", "expect"] {
+        for name in [
+            "content-length",
+            "transfer-encoding",
+            "connection",
+            "keep-alive",
+            "upgrade",
+            "te",
+            "expect",
+        ] {
             assert!(event.all(name).is_empty(), "{name} does not travel in JSON: {shown}");
         }
         event
     }
 
     #[track_caller]
-    fn of_text(octets: Vec<u8>, id: Option<&str>, shown: &str) -> Event {
-        let (head, rest) = Head::split(&octets);
+    fn of_text(bytes: Vec<u8>, id: Option<&str>, shown: &str) -> Event {
+        let (head, rest) = Head::split(&bytes);
         assert!(head.start.ends_with(" HTTP/1.1"), "{shown}");
         let (body, trailers) = match (head.get("transfer-encoding"), head.get("content-length")) {
             (Some("chunked"), None) => unchunked(rest),
             (None, length) => {
-                assert_eq!(rest.len().to_string(), length.unwrap_or("0"), "inner and outer length differ: {shown}");
+                assert_eq!(
+                    rest.len().to_string(),
+                    length.unwrap_or("0"),
+                    "inner and outer length differ: {shown}"
+                );
                 (rest.to_vec(), Vec::new())
             }
             other => panic!("framing {other:?} in {shown}"),
@@ -220,34 +288,35 @@ impl Event {
         }
         let id = id.unwrap_or_else(|| panic!("no PTTH-Message-ID: {shown}")).to_owned();
         let (method, target) = (head.method().to_owned(), head.target().to_owned());
-        Event { kind: Text, id, method, target, fields: head.fields, body, trailers, octets }
+        Event { kind: Text, id, method, target, fields: head.fields, body, trailers, bytes }
     }
 }
 
-/// Body and trailers of octets that are chunked to the last one.
+/// Body and trailers of bytes that are chunked to the last one.
 #[track_caller]
-fn unchunked(mut octets: &[u8]) -> (Vec<u8>, Vec<(String, String)>) {
-    let line = |octets: &mut &[u8]| {
-        let end = find(octets, b"\r\n").unwrap_or_else(|| panic!("no line end in {:?}", latin1(octets)));
-        let line = latin1(&octets[..end]);
-        *octets = &octets[end + 2..];
+fn unchunked(mut bytes: &[u8]) -> (Vec<u8>, Vec<(String, String)>) {
+    let line = |bytes: &mut &[u8]| {
+        let end =
+            find(bytes, b"\r\n").unwrap_or_else(|| panic!("no line end in {:?}", latin1(bytes)));
+        let line = latin1(&bytes[..end]);
+        *bytes = &bytes[end + 2..];
         line
     };
     let mut body = Vec::new();
     loop {
-        let size = usize::from_str_radix(&line(&mut octets), 16).unwrap();
+        let size = usize::from_str_radix(&line(&mut bytes), 16).unwrap();
         if size == 0 {
             break;
         }
-        body.extend_from_slice(&octets[..size]);
-        octets = &octets[size..];
-        assert_eq!(line(&mut octets), "");
+        body.extend_from_slice(&bytes[..size]);
+        bytes = &bytes[size..];
+        assert_eq!(line(&mut bytes), "");
     }
     let mut trailers = Vec::new();
     loop {
-        let line = line(&mut octets);
+        let line = line(&mut bytes);
         if line.is_empty() {
-            assert!(octets.is_empty(), "behind the chunks: {:?}", latin1(octets));
+            assert!(bytes.is_empty(), "behind the chunks: {:?}", latin1(bytes));
             return (body, trailers);
         }
         let (name, value) = line.split_once(':').unwrap();
@@ -263,7 +332,11 @@ fn is_nothing(reply: &Answer, kind: Kind) {
     assert_eq!((reply.status(), reply.text().as_str()), (status, body), "{shown}");
     assert_eq!(reply.head.get("content-type"), Some(kind.media_type()), "{shown}");
     assert_eq!(reply.head.get("cache-control"), Some("no-store, no-transform"), "{shown}");
-    assert_eq!(reply.head.get("proxy-status"), Some("ptth"), "a device knows its gateway by it: {shown}");
+    assert_eq!(
+        reply.head.get("proxy-status"),
+        Some("ptth"),
+        "a device knows its gateway by it: {shown}"
+    );
     assert!(reply.head.all("transfer-encoding").is_empty(), "{shown}");
 }
 
@@ -273,7 +346,11 @@ fn is_refused(reply: &Answer, statuses: &[u16]) {
     reply.expect_refusal_among(statuses);
     assert_eq!(reply.head.get("cache-control"), Some("no-store"), "{}", reply.head.text());
     let mark = reply.head.get("proxy-status").unwrap_or_default();
-    assert!(mark.starts_with("ptth; details=\""), "a device knows its gateway by it: {}", reply.head.text());
+    assert!(
+        mark.starts_with("ptth; details=\""),
+        "a device knows its gateway by it: {}",
+        reply.head.text()
+    );
 }
 
 /// One connection of a device that polls.
@@ -287,7 +364,8 @@ struct Device {
 }
 
 impl Device {
-    /// A new session, whose first poll was answered at once: the device is known, and does not poll now.
+    /// A new session, whose first poll was answered at once: the device is known, and does not poll
+    /// now.
     #[track_caller]
     fn known(gateway: &Gateway, name: &str, kind: Kind) -> Device {
         let mut device = Device::with(gateway, name, kind, &session());
@@ -304,19 +382,21 @@ impl Device {
         device
     }
 
-    /// A device without a session, known and polling. There is no other sign of that than a visitor who is served.
+    /// A device without a session, known and polling. There is no other sign of that than a visitor
+    /// who is served.
     #[track_caller]
     fn nameless(gateway: &Gateway, name: &str, kind: Kind) -> Device {
         let mut device = Device::with(gateway, name, kind, "");
         device.poll();
-        let mut asking = None;
+        let mut downstream = None;
         let mut visitor = eventually("the poll is known", || {
-            let visitor = asking.get_or_insert_with(|| asks(gateway, get(&format!("/{name}/is-it-known"))));
+            let visitor = downstream
+                .get_or_insert_with(|| asks(gateway, get(&format!("/{name}/is-it-known"))));
             if device.peer.stirs_within(Duration::from_millis(5)) {
-                return asking.take();
+                return downstream.take();
             }
             if visitor.stirs_within(Duration::from_millis(1)) {
-                asking = None; // 404: it came too early
+                downstream = None; // 404: it came too early
             }
             None
         });
@@ -338,7 +418,13 @@ impl Device {
     fn again(&self) -> Device {
         let mut peer = RawPeer::connect(self.at);
         peer.who = format!("device {}", self.name);
-        Device { peer, at: self.at, name: self.name.clone(), kind: self.kind, fields: self.fields.clone() }
+        Device {
+            peer,
+            at: self.at,
+            name: self.name.clone(),
+            kind: self.kind,
+            fields: self.fields.clone(),
+        }
     }
 
     fn poll(&mut self) {
@@ -349,7 +435,7 @@ impl Device {
     #[track_caller]
     fn event(&mut self) -> Event {
         let event = Event::of(self.peer.read_answer("POST"));
-        assert_eq!(event.kind, self.kind, "{}", latin1(&event.octets));
+        assert_eq!(event.kind, self.kind, "{}", latin1(&event.bytes));
         event
     }
 
@@ -386,7 +472,8 @@ impl Device {
         }
     }
 
-    /// One visitor's GET, served through this connection, whose poll is on the way before and behind.
+    /// One visitor's GET, served through this connection, whose poll is on the way before and
+    /// behind.
     #[track_caller]
     fn serves(&mut self, gateway: &Gateway, path: &str) {
         let mut visitor = asks(gateway, get(&format!("/{}/{path}", self.name)));
@@ -405,7 +492,8 @@ fn asks(gateway: &Gateway, request: impl AsRef<[u8]>) -> RawPeer {
     visitor
 }
 
-/// The gateway's loop has seen what was written before: it takes what comes in the order in which it comes.
+/// The gateway's loop has seen what was written before: it takes what comes in the order in which
+/// it comes.
 #[track_caller]
 fn fence(gateway: &Gateway) {
     gateway.get("/nobody-has-this-name/").expect_refusal(404);
@@ -431,7 +519,10 @@ fn the_seeds_device_is_served_as_its_transcript_prints_it() {
     assert!(then.elapsed() >= Duration::from_millis(900), "it was not held");
     let comet_4 = vector("comet-4-nothing");
     assert_eq!(nothing.body, Head::split(&comet_4).1);
-    assert_eq!((nothing.head.get("content-type"), nothing.head.get("content-length")), (Some("application/json"), Some("2")));
+    assert_eq!(
+        (nothing.head.get("content-type"), nothing.head.get("content-length")),
+        (Some("application/json"), Some("2"))
+    );
     is_nothing(&nothing, Json);
     // comet-2: what a visitor asked.
     let mut visitor = asks(
@@ -440,7 +531,10 @@ fn the_seeds_device_is_served_as_its_transcript_prints_it() {
     );
     device.write(vector("comet-1-poll"));
     let event = Event::of(device.read_answer("POST"));
-    assert_eq!((event.kind, event.method.as_str(), event.target.as_str(), event.body.as_slice()), (Json, "GET", "/", &b""[..]));
+    assert_eq!(
+        (event.kind, event.method.as_str(), event.target.as_str(), event.body.as_slice()),
+        (Json, "GET", "/", &b""[..])
+    );
     assert_eq!(event.get("host"), Some("127.0.0.1:65331"));
     assert_eq!(event.get("accept-encoding"), Some("identity"));
     assert_eq!(event.get("accept"), Some("text/plain;q=1,*/*;q=0"));
@@ -448,7 +542,11 @@ fn the_seeds_device_is_served_as_its_transcript_prints_it() {
         "{{\"message-id\": \"{}\", \"method\": \"GET\", \"request-uri\": \"/\", \"http-version\": \"PTTH/1.0\", \"headers\": [[\"Host\", \"127.0.0.1:65331\"], ",
         event.id
     );
-    assert!(event.octets.starts_with(opening.as_bytes()), "the seed's order and spacing: {}", latin1(&event.octets));
+    assert!(
+        event.bytes.starts_with(opening.as_bytes()),
+        "the seed's order and spacing: {}",
+        latin1(&event.bytes)
+    );
     // comet-3, with the id that it was given, on the same connection.
     device.write(seeds_answer(&event.id));
     let answer = visitor.read_answer("GET");
@@ -464,8 +562,12 @@ fn the_seeds_device_is_served_as_its_transcript_prints_it() {
 /// comet-3 with this id in place of `xxx`.
 fn seeds_answer(id: &str) -> Vec<u8> {
     let (head, body) = (vector("comet-3-answer"), vector("comet-3-answer"));
-    let (head, body) = (Head::split(&head).0.text(), latin1(Head::split(&body).1).replace("\"xxx\"", &format!("\"{id}\"")));
-    (head.replace("Content-length: 193", &format!("Content-length: {}", body.len())) + &body).into_bytes()
+    let (head, body) = (
+        Head::split(&head).0.text(),
+        latin1(Head::split(&body).1).replace("\"xxx\"", &format!("\"{id}\"")),
+    );
+    (head.replace("Content-length: 193", &format!("Content-length: {}", body.len())) + &body)
+        .into_bytes()
 }
 
 #[test]
@@ -478,7 +580,8 @@ fn the_seeds_device_is_served_by_other_polls_and_connections_too() {
         let mut other = gateway.dial();
         other.write(seeds_answer(&event.id));
         visitor.read_answer("GET").expect_ok("!dlrow ,olleH");
-        // The answer is a poll; that one is used up here, so that the next event comes to the device.
+        // The answer is a poll; that one is used up here, so that the next event comes to the
+        // device.
         let mut visitor = asks(&gateway, get("/default/y"));
         let event = Event::of(other.read_answer("POST"));
         assert_eq!(event.target, "/y");
@@ -541,7 +644,10 @@ fn a_poll_is_held_for_its_time_and_the_next_comes_on_the_same_connection() {
             is_nothing(&reply, kind);
             assert!(!reply.head.closes(), "{}", reply.head.text());
             let held = then.elapsed();
-            assert!(held >= Duration::from_millis(250) && held < Duration::from_secs(5), "it was held for {held:?}");
+            assert!(
+                held >= Duration::from_millis(250) && held < Duration::from_secs(5),
+                "it was held for {held:?}"
+            );
         }
         device.peer.write(poll("lamp", &format!("{}Connection: close\r\n", device.fields)));
         let reply = device.peer.read_answer("POST");
@@ -570,7 +676,10 @@ fn pollers_of_http_1_0_are_served() {
         curl.expect_closed();
         // The answer, in HTTP/1.0 too, is the next poll.
         let body = answer_json(&event, &ok("done"));
-        let head = format!("POST /{name} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "POST /{name} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         let mut curl = gateway.dial();
         curl.write([head.as_bytes(), &body].concat());
         visitor.read_answer("GET").expect_ok("done");
@@ -591,7 +700,12 @@ fn pollers_of_http_1_0_are_served() {
         device.write("POST /lamp HTTP/1.0\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n");
         let reply = device.read_answer("POST");
         is_nothing(&reply, Json);
-        assert_eq!(reply.head.get("connection").map(str::to_lowercase).as_deref(), Some("keep-alive"), "{}", reply.head.text());
+        assert_eq!(
+            reply.head.get("connection").map(str::to_lowercase).as_deref(),
+            Some("keep-alive"),
+            "{}",
+            reply.head.text()
+        );
     }
 }
 
@@ -647,12 +761,29 @@ fn an_event_is_the_request_that_a_link_would_have_had() {
             b"OPTIONS /lamp/a%2Fb//c?x=1&y=%00 HTTP/1.1\r\nHost: a.example:8080\r\nx-first: 1\r\nX-Second: caf\xE9\r\nX-FIRST: 2\r\nCookie: a=\"b\\\"\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nTE: gzip\r\nX_Under: 1\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Prefix: /evil\r\nForwarded: for=6.6.6.6\r\n\r\n",
         );
         let event = device.event();
-        assert_eq!((event.method.as_str(), event.target.as_str()), ("OPTIONS", "/a%2Fb//c?x=1&y=%00"));
+        assert_eq!(
+            (event.method.as_str(), event.target.as_str()),
+            ("OPTIONS", "/a%2Fb//c?x=1&y=%00")
+        );
         assert_eq!(event.get("host"), Some("a.example:8080"));
-        assert_eq!(event.get("x-second"), Some("caf\u{e9}"), "octets above 0x7F are those of ISO-8859-1");
+        assert_eq!(
+            event.get("x-second"),
+            Some("caf\u{e9}"),
+            "bytes above 0x7F are those of ISO-8859-1"
+        );
         assert_eq!(event.get("cookie"), Some("a=\"b\\\""));
-        let spelled: Vec<&str> = event.fields.iter().map(|(name, _)| name.as_str()).filter(|n| n.starts_with(['x', 'X'])).collect();
-        assert_eq!(spelled[..3], ["x-first", "X-Second", "X-FIRST"], "order and spelling are kept: {:?}", event.fields);
+        let spelled: Vec<&str> = event
+            .fields
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .filter(|n| n.starts_with(['x', 'X']))
+            .collect();
+        assert_eq!(
+            spelled[..3],
+            ["x-first", "X-Second", "X-FIRST"],
+            "order and spelling are kept: {:?}",
+            event.fields
+        );
         assert_eq!(event.all("x-first"), ["1", "2"]);
         assert_eq!(event.get("x-forwarded-for"), Some("127.0.0.1"));
         assert_eq!(event.get("x-forwarded-proto"), Some("http"));
@@ -664,7 +795,7 @@ fn an_event_is_the_request_that_a_link_would_have_had() {
         }
         device.answer(&event, &ok(""));
         visitor.read_answer("OPTIONS").expect_ok("");
-        // The last that fits: 99 fields beside its Host, a target of 7,994 octets behind the name.
+        // The last that fits: 99 fields beside its Host, a target of 7,994 bytes behind the name.
         for request in [
             format!("GET /lamp/x HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(99)),
             format!("GET /lamp/{} HTTP/1.1\r\nHost: a\r\n\r\n", "y".repeat(7_994)),
@@ -699,23 +830,29 @@ fn an_answer_reaches_its_visitor_as_over_a_link() {
         assert_eq!(answer.head.start, "HTTP/1.1 299 Rather Unusual", "{kind:?}");
         assert_eq!(answer.body, "\u{e4}\u{20ac}\u{1F4A1}\0".as_bytes(), "{kind:?}");
         assert_eq!(answer.head.all("set-cookie"), ["a=1", "b=2"]);
-        assert_eq!((answer.head.get("x-lower"), answer.head.get("server")), (Some("caf\u{e9}\u{ff}"), Some("it")));
+        assert_eq!(
+            (answer.head.get("x-lower"), answer.head.get("server")),
+            (Some("caf\u{e9}\u{ff}"), Some("it"))
+        );
         for name in ["keep-alive", "proxy-connection", "upgrade", "ptth-message-id"] {
             assert!(answer.head.all(name).is_empty(), "{name} in {}", answer.head.text());
         }
         assert!(!answer.head.closes(), "{}", answer.head.text());
-        // The visitor's connection goes on, and so does the device's. Octets that are no text:
-        let octets: Vec<u8> = (0..=255).collect();
-        visitor.write(get("/lamp/octets"));
+        // The visitor's connection goes on, and so does the device's. Bytes that are no text:
+        let bytes: Vec<u8> = (0..=255).collect();
+        visitor.write(get("/lamp/bytes"));
         let event = device.event();
-        device.answer(&event, &ok(&octets));
-        assert_eq!(visitor.read_answer("GET").body, octets, "{kind:?}");
+        device.answer(&event, &ok(&bytes));
+        assert_eq!(visitor.read_answer("GET").body, bytes, "{kind:?}");
         // An empty reason phrase is legal.
         visitor.write(get("/lamp/reason"));
         let event = device.event();
         device.answer(&event, &reply(500, "", &[], ""));
         let answer = visitor.read_answer("GET");
-        assert_eq!((answer.status(), answer.body.len(), answer.head.get("content-length")), (500, 0, Some("0")));
+        assert_eq!(
+            (answer.status(), answer.body.len(), answer.head.get("content-length")),
+            (500, 0, Some("0"))
+        );
     }
 }
 
@@ -736,13 +873,25 @@ fn answers_without_a_body_keep_the_length_they_speak_of() {
             visitor.write(format!("{method} /lamp/x HTTP/1.1\r\nHost: a\r\n\r\n"));
             let event = device.event();
             assert_eq!(event.method, method);
-            let fields: Vec<(&str, &str)> =
-                length.map(|length| ("Content-Length", length)).into_iter().chain([("ETag", "\"a\"")]).collect();
+            let fields: Vec<(&str, &str)> = length
+                .map(|length| ("Content-Length", length))
+                .into_iter()
+                .chain([("ETag", "\"a\"")])
+                .collect();
             device.answer(&event, &reply(status, "Fine", &fields, ""));
             let answer = visitor.read_answer(method);
-            assert_eq!((answer.status(), answer.head.get("etag")), (status, Some("\"a\"")), "{kind:?}");
+            assert_eq!(
+                (answer.status(), answer.head.get("etag")),
+                (status, Some("\"a\"")),
+                "{kind:?}"
+            );
             if length.is_some() || status == 204 {
-                assert_eq!(answer.head.get("content-length"), length, "{kind:?} {method} {status}: {}", answer.head.text());
+                assert_eq!(
+                    answer.head.get("content-length"),
+                    length,
+                    "{kind:?} {method} {status}: {}",
+                    answer.head.text()
+                );
             }
             assert!(!answer.head.closes(), "{}", answer.head.text());
         }
@@ -758,15 +907,29 @@ fn answers_without_a_body_keep_the_length_they_speak_of() {
     ] {
         visitor.write(format!("{method} /lamp/x HTTP/1.1\r\nHost: a\r\n\r\n"));
         let event = device.event();
-        device.post("application/json", "", json!({"message-id": event.id, "status": status, "headers": fields, "body": body}).to_string());
+        device.post(
+            "application/json",
+            "",
+            json!({"message-id": event.id, "status": status, "headers": fields, "body": body})
+                .to_string(),
+        );
         let answer = visitor.read_answer(method);
         assert_eq!(answer.status(), status);
-        assert_eq!(answer.text(), if method == "GET" && status == 200 { "hello" } else { "" }, "{}", answer.head.text());
+        assert_eq!(
+            answer.text(),
+            if method == "GET" && status == 200 { "hello" } else { "" },
+            "{}",
+            answer.head.text()
+        );
     }
     // And what an answer may leave out is made up for.
     visitor.write(get("/lamp/x"));
     let event = device.event();
-    device.post("application/json; charset=utf-8", "", json!({"message-id": event.id, "unknown": [1, {}]}).to_string());
+    device.post(
+        "application/json; charset=utf-8",
+        "",
+        json!({"message-id": event.id, "unknown": [1, {}]}).to_string(),
+    );
     let answer = visitor.read_answer("GET");
     assert_eq!(answer.head.start, "HTTP/1.1 200 OK");
     answer.expect_ok("");
@@ -778,7 +941,11 @@ fn text_plain_stands_for_message_http_from_seed_style_peers() {
     let mut device = Device::polling(&gateway, "lamp", Text);
     let (mut visitor, event) = in_hand(&gateway, &mut device);
     let id = format!("PTTH-Message-ID: {}\r\n", event.id);
-    device.post("text/plain; charset=us-ascii", &id, "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    device.post(
+        "text/plain; charset=us-ascii",
+        &id,
+        "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    );
     visitor.read_answer("GET").expect_ok("ok");
     // Interim responses are dropped.
     let (mut visitor, event) = in_hand(&gateway, &mut device);
@@ -800,10 +967,20 @@ fn trailers_travel_both_ways() {
             "POST /lamp/x HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nX-Sum: 1\r\nx-sum: 2\r\nContent-Length: 7\r\n\r\n",
         );
         let event = device.event();
-        assert_eq!((event.body.as_slice(), event.method.as_str()), (&b"hello"[..], "POST"), "{kind:?}");
+        assert_eq!(
+            (event.body.as_slice(), event.method.as_str()),
+            (&b"hello"[..], "POST"),
+            "{kind:?}"
+        );
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(event.trailers, [pair("X-Sum", "1"), pair("x-sum", "2")], "{kind:?}");
-        device.answer(&event, &Reply { trailers: vec![pair("X-Digest", "abc"), pair("Set-Cookie", "a=b")], ..ok("hello") });
+        device.answer(
+            &event,
+            &Reply {
+                trailers: vec![pair("X-Digest", "abc"), pair("Set-Cookie", "a=b")],
+                ..ok("hello")
+            },
+        );
         let answer = visitor.read_answer("POST");
         answer.expect_ok("hello");
         assert_eq!(answer.trailers, [pair("X-Digest", "abc")], "{kind:?}: {}", answer.head.text());
@@ -818,24 +995,41 @@ fn uploads_arrive_whole_in_both_encodings() {
     for kind in BOTH {
         let mut device = Device::polling(&gateway, "lamp", kind);
         let mut visitor = gateway.visitor();
-        let octets = pattern(300_000);
-        let chunked: Vec<u8> =
-            octets.chunks(7_001).flat_map(|piece| [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat()).collect();
+        let bytes = pattern(300_000);
+        let chunked: Vec<u8> = bytes
+            .chunks(7_001)
+            .flat_map(|piece| {
+                [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat()
+            })
+            .collect();
         for (framing, wire, body) in [
             ("Content-Length: 0", vec![], vec![]),
-            ("Content-Length: 11", b"hell\xC3\xB6\r\n\r\n\0".to_vec(), b"hell\xC3\xB6\r\n\r\n\0".to_vec()),
-            ("Content-Length: 300000", octets.clone(), octets.clone()),
-            ("Transfer-Encoding: chunked", [chunked.as_slice(), b"0\r\n\r\n"].concat(), octets.clone()),
+            (
+                "Content-Length: 11",
+                b"hell\xC3\xB6\r\n\r\n\0".to_vec(),
+                b"hell\xC3\xB6\r\n\r\n\0".to_vec(),
+            ),
+            ("Content-Length: 300000", bytes.clone(), bytes.clone()),
+            (
+                "Transfer-Encoding: chunked",
+                [chunked.as_slice(), b"0\r\n\r\n"].concat(),
+                bytes.clone(),
+            ),
             ("Transfer-Encoding: chunked", b"0\r\n\r\n".to_vec(), vec![]),
         ] {
-            visitor.write(format!("PUT /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Type: a/b\r\n{framing}\r\n\r\n"));
+            visitor.write(format!(
+                "PUT /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Type: a/b\r\n{framing}\r\n\r\n"
+            ));
             visitor.write(&wire);
             let event = device.event();
             assert_eq!((event.method.as_str(), event.get("content-type")), ("PUT", Some("a/b")));
             assert_eq!(Hash::of(&event.body), Hash::of(&body), "{kind:?} {framing}");
             if kind == Json {
-                let members: Value = serde_json::from_slice(&event.octets).unwrap();
-                assert_eq!(members.get("body-encoding").is_some(), std::str::from_utf8(&body).is_err());
+                let members: Value = serde_json::from_slice(&event.bytes).unwrap();
+                assert_eq!(
+                    members.get("body-encoding").is_some(),
+                    std::str::from_utf8(&body).is_err()
+                );
             }
             device.answer(&event, &ok("thanks"));
             visitor.read_answer("PUT").expect_ok("thanks");
@@ -846,9 +1040,17 @@ fn uploads_arrive_whole_in_both_encodings() {
 #[test]
 fn a_visitor_who_expects_a_100_gets_it_from_the_gateway() {
     let gateway = Gateway::start(&["--wait-for-link", "9s"]);
-    for (kind, framing, body) in [(Json, "Content-Length: 5", "hello"), (Text, "Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n")] {
+    for (kind, framing, body) in [
+        (Json, "Content-Length: 5", "hello"),
+        (Text, "Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n"),
+    ] {
         let mut device = Device::polling(&gateway, "lamp", kind);
-        let mut visitor = asks(&gateway, format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n{framing}\r\n\r\n"));
+        let mut visitor = asks(
+            &gateway,
+            format!(
+                "POST /lamp/x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n{framing}\r\n\r\n"
+            ),
+        );
         assert_eq!(visitor.read_head().start, "HTTP/1.1 100 Continue");
         device.quiet(); // it gets the whole of it or nothing
         visitor.write(body);
@@ -870,7 +1072,10 @@ fn an_upload_that_is_cut_never_reaches_the_device() {
             ("Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n"),
             ("Transfer-Encoding: chunked", "5\r\nhello!\r\n0\r\n\r\n"),
         ] {
-            let mut visitor = asks(&gateway, format!("POST /lamp/cut HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{body}"));
+            let mut visitor = asks(
+                &gateway,
+                format!("POST /lamp/cut HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{body}"),
+            );
             visitor.finish_writing();
             if let Some(head) = visitor.try_read_head() {
                 assert_eq!(head.status(), 400, "{}", head.text());
@@ -888,23 +1093,35 @@ fn an_upload_at_the_bound_passes_and_one_above_it_is_413() {
     for kind in BOTH {
         let mut device = Device::polling(&gateway, "lamp", kind);
         device.peer.deadline = Duration::from_secs(60);
-        let octets = pattern(BOUND);
-        let mut visitor = asks(&gateway, format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: {BOUND}\r\n\r\n"));
+        let bytes = pattern(BOUND);
+        let mut visitor = asks(
+            &gateway,
+            format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: {BOUND}\r\n\r\n"),
+        );
         visitor.deadline = Duration::from_secs(60);
-        visitor.write(&octets);
+        visitor.write(&bytes);
         let event = device.event();
-        assert_eq!(Hash::of(&event.body), Hash::of(&octets), "{kind:?}");
+        assert_eq!(Hash::of(&event.body), Hash::of(&bytes), "{kind:?}");
         device.answer(&event, &ok("all of it"));
         visitor.read_answer("POST").expect_ok("all of it");
-        // One octet more, announced.
+        // One byte more, announced.
         for expect in ["", "Expect: 100-continue\r\n"] {
-            let mut visitor = asks(&gateway, format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{expect}Content-Length: {}\r\n\r\n", BOUND + 1));
+            let mut visitor = asks(
+                &gateway,
+                format!(
+                    "POST /lamp/x HTTP/1.1\r\nHost: a\r\n{expect}Content-Length: {}\r\n\r\n",
+                    BOUND + 1
+                ),
+            );
             let answer = visitor.read_answer("POST");
             answer.expect_refusal(413);
             assert!(answer.interim.is_empty(), "a 100 for what is refused");
         }
         // And not announced.
-        let mut visitor = asks(&gateway, "POST /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let mut visitor = asks(
+            &gateway,
+            "POST /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        );
         visitor.deadline = Duration::from_secs(60);
         visitor.write(chunk(vec![b'x'; BOUND]));
         visitor.write(chunk("x")); // and no more, so that the answer is not lost to a reset
@@ -928,7 +1145,9 @@ fn an_answer_in_json_above_the_bound_is_413_and_502() {
     device.post("application/json", "", whole);
     assert_eq!(visitor.read_answer("GET").body.len(), body.len());
     // Above it: the field says whose answer it is, so the visitor need not wait.
-    for framing in [format!("Content-Length: {}", BOUND + 1), "Transfer-Encoding: chunked".to_owned()] {
+    for framing in
+        [format!("Content-Length: {}", BOUND + 1), "Transfer-Encoding: chunked".to_owned()]
+    {
         let (mut visitor, event) = in_hand(&gateway, &mut device);
         let mut other = device.again();
         other.peer.write(format!(
@@ -947,7 +1166,10 @@ fn an_answer_in_json_above_the_bound_is_413_and_502() {
     // Without it nobody knows whose it was: the event can still be answered.
     let (mut visitor, event) = in_hand(&gateway, &mut device);
     let mut other = device.again();
-    let head = format!("POST /lamp HTTP/1.1\r\nHost: gw\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", BOUND + 1);
+    let head = format!(
+        "POST /lamp HTTP/1.1\r\nHost: gw\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
+        BOUND + 1
+    );
     other.peer.write(format!("{head}{}\r\n", other.fields));
     other.refused(&[413]);
     device.answer(&event, &ok("small"));
@@ -965,9 +1187,9 @@ fn streamed(device: &Device, event: &Event) -> String {
     )
 }
 
-fn chunk(octets: impl AsRef<[u8]>) -> Vec<u8> {
-    let octets = octets.as_ref();
-    [format!("{:x}\r\n", octets.len()).as_bytes(), octets, b"\r\n"].concat()
+fn chunk(bytes: impl AsRef<[u8]>) -> Vec<u8> {
+    let bytes = bytes.as_ref();
+    [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }
 
 #[test]
@@ -999,11 +1221,16 @@ fn an_answer_in_message_http_streams() {
     answer.expect_ok("hello!");
     assert_eq!(answer.trailers, [("X-Sum".to_owned(), "1".to_owned())]);
     device.serves(&gateway, "the-post-is-a-poll");
-    // Inner chunks in a POST with its length, octet by octet.
+    // Inner chunks in a POST with its length, byte by byte.
     let (mut visitor, event) = in_hand(&gateway, &mut device);
-    let whole = post("lamp", &format!("{}PTTH-Message-ID: {}\r\n", device.fields, event.id), "message/http", text);
-    for octet in whole {
-        device.peer.write([octet]);
+    let whole = post(
+        "lamp",
+        &format!("{}PTTH-Message-ID: {}\r\n", device.fields, event.id),
+        "message/http",
+        text,
+    );
+    for byte in whole {
+        device.peer.write([byte]);
     }
     visitor.read_answer("GET").expect_ok("hello!");
     device.serves(&gateway, "the-post-is-a-poll");
@@ -1042,9 +1269,18 @@ fn an_answer_that_is_cut_is_an_aborted_message() {
     let mut device = Device::polling(&gateway, "lamp", Text);
     for (name, text) in [
         ("within a body with a length", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"),
-        ("within an inner chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\nhello"),
-        ("before the last inner chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"),
-        ("within the last inner chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"),
+        (
+            "within an inner chunk",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\nhello",
+        ),
+        (
+            "before the last inner chunk",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        ),
+        (
+            "within the last inner chunk",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+        ),
     ] {
         let (mut visitor, event) = in_hand(&gateway, &mut device);
         let mut other = device.again();
@@ -1053,7 +1289,11 @@ fn an_answer_that_is_cut_is_an_aborted_message() {
         assert!(visitor.stirs_within(DEADLINE), "{name}: nothing went on");
         drop(other);
         match visitor.read_answer_or_cut("GET") {
-            Ok(answer) => panic!("{name}: the visitor got a whole message: {}{}", answer.head.text(), answer.text()),
+            Ok(answer) => panic!(
+                "{name}: the visitor got a whole message: {}{}",
+                answer.head.text(),
+                answer.text()
+            ),
             Err(cut) => assert_eq!(cut.head.map(|head| head.status()), Some(200), "{name}"),
         }
         device.poll();
@@ -1073,7 +1313,8 @@ fn an_answer_that_is_cut_is_an_aborted_message() {
     }
 }
 
-/// The rest of a short answer is read for the sake of the connection, as on a link, and not for ever.
+/// The rest of a short answer is read for the sake of the connection, as on a link, and not for
+/// ever.
 #[test]
 fn an_answer_whose_visitor_has_left_is_given_up_when_it_stalls() {
     let gateway = Gateway::start(&["--wait-for-link", "9s"]);
@@ -1086,10 +1327,15 @@ fn an_answer_whose_visitor_has_left_is_given_up_when_it_stalls() {
     assert!(visitor.stirs_within(DEADLINE));
     visitor.reset();
     let reply = device.refused(&[400]);
-    assert!(reply.text().contains("was not taken to its end"), "the exchange did not end with its POST: {}", reply.text());
+    assert!(
+        reply.text().contains("was not taken to its end"),
+        "the exchange did not end with its POST: {}",
+        reply.text()
+    );
 }
 
-/// A device that has one poll answers nobody else while it streams: its reader is held to the rate as the reader of a link is.
+/// A device that has one poll answers nobody else while it streams: its reader is held to the rate
+/// as the reader of a link is.
 #[test]
 fn a_visitor_below_the_least_rate_loses_a_poll_that_others_wait_for() {
     let gateway = Gateway::start(&["--min-rate", "1024", "--wait-for-link", "28s"]);
@@ -1104,9 +1350,14 @@ fn a_visitor_below_the_least_rate_loses_a_poll_that_others_wait_for() {
     let then = Instant::now();
     device.peer.deadline = Duration::from_secs(60);
     // Who posts is told by an early reply, and its connection is read from for a while.
-    while !device.peer.stirs_within(Duration::from_millis(1)) && device.peer.try_write(chunk([b'x'; 50_000])).is_ok() {}
+    while !device.peer.stirs_within(Duration::from_millis(1))
+        && device.peer.try_write(chunk([b'x'; 50_000])).is_ok()
+    {}
     let took = then.elapsed();
-    assert!((8..25).contains(&took.as_secs()), "the rate is taken over 10 s, and it was ended after {took:?}");
+    assert!(
+        (8..25).contains(&took.as_secs()),
+        "the rate is taken over 10 s, and it was ended after {took:?}"
+    );
     let mut fresh = device.again();
     fresh.poll();
     let event = fresh.event();
@@ -1115,14 +1366,19 @@ fn a_visitor_below_the_least_rate_loses_a_poll_that_others_wait_for() {
     drop(slow);
 }
 
-/// After an answer that was refused: its visitor saw a message cut, or nothing of it, and a right answer reaches them. `device` polls behind it.
+/// After an answer that was refused: its visitor saw a message cut, or nothing of it, and a right
+/// answer reaches them. `device` polls behind it.
 #[track_caller]
 fn cut_or_answerable(gateway: &Gateway, device: &mut Device, visitor: &mut RawPeer, event: &Event) {
     fence(gateway);
     if visitor.stirs_within(MOMENT) {
         match visitor.read_answer_or_cut("GET") {
-            Ok(answer) => panic!("the visitor got a whole message: {}{}", answer.head.text(), answer.text()),
-            Err(cut) => assert!(cut.head.is_some(), "the visitor's connection was closed without an answer"),
+            Ok(answer) => {
+                panic!("the visitor got a whole message: {}{}", answer.head.text(), answer.text())
+            }
+            Err(cut) => {
+                assert!(cut.head.is_some(), "the visitor's connection was closed without an answer")
+            }
         }
         device.poll();
     } else {
@@ -1141,28 +1397,52 @@ fn an_inner_message_that_disagrees_with_its_post_is_refused() {
         ("longer than its length", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhello"),
         ("a body behind 204", "HTTP/1.1 204 No Content\r\n\r\nhello"),
         ("a body behind 304", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nhello"),
-        ("without its last chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"),
-        ("within its last chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"),
-        ("a malformed chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n+0\r\n\r\n"),
-        ("a chunk of 17 digits", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n00000000000000000\r\n\r\n"),
+        (
+            "without its last chunk",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        ),
+        (
+            "within its last chunk",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+        ),
+        (
+            "a malformed chunk",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n+0\r\n\r\n",
+        ),
+        (
+            "a chunk of 17 digits",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n00000000000000000\r\n\r\n",
+        ),
     ];
     each_row(
         &rows,
         |(name, _)| (*name).to_owned(),
         |(name, text)| {
-            let mut device = Device::polling(&gateway, &name.to_lowercase().replace(' ', "-").replace("17", "x"), Text);
+            let mut device = Device::polling(
+                &gateway,
+                &name.to_lowercase().replace(' ', "-").replace("17", "x"),
+                Text,
+            );
             // As one POST with its length, and as a stream.
             for streams in [false, true] {
                 let (mut visitor, event) = in_hand(&gateway, &mut device);
                 let mut other = device.again();
                 if streams {
-                    other.peer.write([streamed(&device, &event).into_bytes(), chunk(text), b"0\r\n\r\n".to_vec()].concat());
+                    other.peer.write(
+                        [
+                            streamed(&device, &event).into_bytes(),
+                            chunk(text),
+                            b"0\r\n\r\n".to_vec(),
+                        ]
+                        .concat(),
+                    );
                 } else {
                     other.post("message/http", &format!("PTTH-Message-ID: {}\r\n", event.id), text);
                 }
                 other.refused(&[400]);
                 // In a stream what is whole may have gone on before more of it came.
-                let may_be_whole = streams && (name.starts_with("longer") || name.starts_with("a body"));
+                let may_be_whole =
+                    streams && (name.starts_with("longer") || name.starts_with("a body"));
                 if may_be_whole && visitor.stirs_within(MOMENT) {
                     let _ = visitor.read_answer_or_cut("GET");
                     device.poll();
@@ -1183,11 +1463,21 @@ fn an_answer_with_a_wrong_head_is_refused_and_a_right_one_still_taken() {
         ("until close", ok_head("")),
         ("until close, with a body", ok_head("Connection: close\r\n") + "hello"),
         ("until close in HTTP/1.0", "HTTP/1.0 200 OK\r\n\r\nhello".to_owned()),
-        ("101", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n".to_owned()),
-        ("T18 nine interim ones", "HTTP/1.1 102 Processing\r\n\r\n".repeat(9) + &ok_head("Content-Length: 0\r\n")),
+        (
+            "101",
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+                .to_owned(),
+        ),
+        (
+            "T18 nine interim ones",
+            "HTTP/1.1 102 Processing\r\n\r\n".repeat(9) + &ok_head("Content-Length: 0\r\n"),
+        ),
         ("nothing but an interim one", "HTTP/1.1 100 Continue\r\n\r\n".to_owned()),
         ("T1", ok_head("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n") + "hello"),
-        ("T1 the other way", ok_head("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n") + "hello"),
+        (
+            "T1 the other way",
+            ok_head("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n") + "hello",
+        ),
         ("T3 two lengths", ok_head("Content-Length: 5\r\nContent-Length: 6\r\n") + "hello"),
         ("T10 NUL", ok_head("X: a\0b\r\nContent-Length: 0\r\n")),
         ("T10 CR", ok_head("X: a\rb\r\nContent-Length: 0\r\n")),
@@ -1200,17 +1490,26 @@ fn an_answer_with_a_wrong_head_is_refused_and_a_right_one_still_taken() {
         ("half a head", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n".to_owned()),
         ("words", "hello gateway".to_owned()),
         ("JSON", "{\"status\": 200}".to_owned()),
-        ("a head of 21 KiB", ok_head(&format!("X: {}\r\nContent-Length: 0\r\n", "y".repeat(21_000)))),
+        (
+            "a head of 21 KiB",
+            ok_head(&format!("X: {}\r\nContent-Length: 0\r\n", "y".repeat(21_000))),
+        ),
         ("118 fields", ok_head(&("X: y\r\n".repeat(117) + "Content-Length: 0\r\n"))),
         ("116 fields and a length", ok_head(&("X: y\r\n".repeat(116) + "Content-Length: 0\r\n"))),
     ]
     .map(|(name, text)| (name.to_owned(), text.into_bytes()))
     .into();
     for value in WRONG_LENGTHS {
-        rows.push((format!("T3 {value:?}"), ok_head(&format!("Content-Length: {value}\r\n")).into_bytes()));
+        rows.push((
+            format!("T3 {value:?}"),
+            ok_head(&format!("Content-Length: {value}\r\n")).into_bytes(),
+        ));
     }
     for value in WRONG_CODINGS {
-        rows.push((format!("T2 {value:?}"), (ok_head(&format!("Transfer-Encoding: {value}\r\n")) + "0\r\n\r\n").into_bytes()));
+        rows.push((
+            format!("T2 {value:?}"),
+            (ok_head(&format!("Transfer-Encoding: {value}\r\n")) + "0\r\n\r\n").into_bytes(),
+        ));
     }
     let names: Vec<usize> = (0..rows.len()).collect();
     each_row(
@@ -1239,18 +1538,28 @@ fn an_answer_in_json_that_is_wrong_is_refused_and_a_right_one_still_taken() {
         ("truncated", b"{\"message-id\": \"ID\", \"status\": 200".to_vec()),
         ("truncated within a string", b"{\"message-id\": \"ID\", \"body\": \"hel".to_vec()),
         ("only an opening", b"{".to_vec()),
-        ("trailing octets", members("\"status\": 200").into_bytes().into_iter().chain(*b"{}").collect()),
+        (
+            "trailing bytes",
+            members("\"status\": 200").into_bytes().into_iter().chain(*b"{}").collect(),
+        ),
         ("an array", b"[{\"message-id\": \"ID\"}]".to_vec()),
         ("a string", b"\"ID\"".to_vec()),
         ("Python's quotes", b"{'message-id': 'ID', 'status': 200}".to_vec()),
         ("no id", b"{\"status\": 200, \"body\": \"x\"}".to_vec()),
         ("an empty id", b"{\"message-id\": \"\", \"status\": 200}".to_vec()),
         ("an id that is a number", b"{\"message-id\": 1, \"status\": 200}".to_vec()),
-        ("a byte order mark", [b"\xEF\xBB\xBF".as_slice(), members("\"status\": 200").as_bytes()].concat()),
+        (
+            "a byte order mark",
+            [b"\xEF\xBB\xBF".as_slice(), members("\"status\": 200").as_bytes()].concat(),
+        ),
         ("duplicate members", members("\"status\": 200, \"status\": 200").into_bytes()),
         ("duplicate ids", members("\"message-id\": \"ID\"").into_bytes()),
         ("duplicate unknown members", members("\"x\": 1, \"x\": 1").into_bytes()),
-        ("too many members", members(&(0..70).map(|i| format!("\"m{i}\": 1")).collect::<Vec<_>>().join(", ")).into_bytes()),
+        (
+            "too many members",
+            members(&(0..70).map(|i| format!("\"m{i}\": 1")).collect::<Vec<_>>().join(", "))
+                .into_bytes(),
+        ),
         ("status 99", members("\"status\": 99").into_bytes()),
         ("status 100", members("\"status\": 100").into_bytes()),
         ("status 101", members("\"status\": 101").into_bytes()),
@@ -1260,20 +1569,45 @@ fn an_answer_in_json_that_is_wrong_is_refused_and_a_right_one_still_taken() {
         ("headers of another type", members("\"headers\": {\"A\": \"b\"}").into_bytes()),
         ("a header of three", members("\"headers\": [[\"A\", \"b\", \"c\"]]").into_bytes()),
         ("a body of another type", members("\"body\": [1]").into_bytes()),
-        ("CRLF in a value", members("\"headers\": [[\"X\", \"a\\r\\nSet-Cookie: evil=1\"]]").into_bytes()),
+        (
+            "CRLF in a value",
+            members("\"headers\": [[\"X\", \"a\\r\\nSet-Cookie: evil=1\"]]").into_bytes(),
+        ),
         ("LF in a name", members("\"headers\": [[\"X\\nY\", \"a\"]]").into_bytes()),
         ("NUL in a value", members("\"headers\": [[\"X\", \"a\\u0000\"]]").into_bytes()),
         ("CRLF in the reason", members("\"reason\": \"OK\\r\\nSet-Cookie: evil=1\"").into_bytes()),
         ("CRLF in a trailer", members("\"trailers\": [[\"X\", \"a\\r\\nb\"]]").into_bytes()),
-        ("a character that no header has", members("\"headers\": [[\"X\", \"\\u20ac\"]]").into_bytes()),
+        (
+            "a character that no header has",
+            members("\"headers\": [[\"X\", \"\\u20ac\"]]").into_bytes(),
+        ),
         ("a lone surrogate", members("\"body\": \"\\ud800\"").into_bytes()),
-        ("octets that are no UTF-8", [b"{\"message-id\": \"ID\", \"body\": \"".as_slice(), b"\xFF\"}"].concat()),
+        (
+            "bytes that are no UTF-8",
+            [b"{\"message-id\": \"ID\", \"body\": \"".as_slice(), b"\xFF\"}"].concat(),
+        ),
         ("bad base64", members("\"body\": \"A\", \"body-encoding\": \"base64\"").into_bytes()),
-        ("another body-encoding", members("\"body\": \"QQ==\", \"body-encoding\": \"hex\"").into_bytes()),
-        ("117 headers", members(&format!("\"headers\": {}", json!(vec![["X", "y"]; 117]))).into_bytes()),
-        ("116 headers and a length", members(&format!("\"body\": \"x\", \"headers\": {}", json!(vec![["X", "y"]; 116]))).into_bytes()),
-        ("headers of 21 KiB", members(&format!("\"headers\": {}", json!([["X", "y".repeat(21_000)]]))).into_bytes()),
-        ("117 trailers", members(&format!("\"trailers\": {}", json!(vec![["X", "y"]; 117]))).into_bytes()),
+        (
+            "another body-encoding",
+            members("\"body\": \"QQ==\", \"body-encoding\": \"hex\"").into_bytes(),
+        ),
+        (
+            "117 headers",
+            members(&format!("\"headers\": {}", json!(vec![["X", "y"]; 117]))).into_bytes(),
+        ),
+        (
+            "116 headers and a length",
+            members(&format!("\"body\": \"x\", \"headers\": {}", json!(vec![["X", "y"]; 116])))
+                .into_bytes(),
+        ),
+        (
+            "headers of 21 KiB",
+            members(&format!("\"headers\": {}", json!([["X", "y".repeat(21_000)]]))).into_bytes(),
+        ),
+        (
+            "117 trailers",
+            members(&format!("\"trailers\": {}", json!(vec![["X", "y"]; 117]))).into_bytes(),
+        ),
         ("deep nesting", deep.into_bytes()),
         ("another message's field", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec()),
     ];
@@ -1285,13 +1619,13 @@ fn an_answer_in_json_that_is_wrong_is_refused_and_a_right_one_still_taken() {
         |i| {
             let mut device = Device::polling(&gateway, &format!("d{i}"), Json);
             let (mut visitor, event) = in_hand(&gateway, &mut device);
-            let octets = &rows[*i].1;
-            let octets = match find(octets, b"ID") {
-                Some(at) => [&octets[..at], event.id.as_bytes(), &octets[at + 2..]].concat(),
-                None => octets.clone(),
+            let bytes = &rows[*i].1;
+            let bytes = match find(bytes, b"ID") {
+                Some(at) => [&bytes[..at], event.id.as_bytes(), &bytes[at + 2..]].concat(),
+                None => bytes.clone(),
             };
             let mut other = device.again();
-            other.post("application/json", "", octets);
+            other.post("application/json", "", bytes);
             other.refused(&[400]);
             visitor.expect_quiet(Duration::from_millis(20));
             device.answer(&event, &ok("right"));
@@ -1473,13 +1807,23 @@ fn a_poll_has_no_body_or_one_that_says_nothing() {
         ("neither length nor type", head("")),
         ("a length of 0", head("Content-Length: 0\r\n")),
         ("a length of 0 and a type", head(&format!("{json}Content-Length: 0\r\n"))),
-        ("no octets of message/http", head("Content-Type: message/http\r\nContent-Length: 0\r\n")),
-        ("no octets of something else", head("Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 0\r\n")),
-        ("no octets in chunks", head("Transfer-Encoding: chunked\r\n") + "0\r\n\r\n"),
+        ("no bytes of message/http", head("Content-Type: message/http\r\nContent-Length: 0\r\n")),
+        (
+            "no bytes of something else",
+            head("Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 0\r\n"),
+        ),
+        ("no bytes in chunks", head("Transfer-Encoding: chunked\r\n") + "0\r\n\r\n"),
         ("{}", head(&format!("{json}Content-Length: 2\r\n")) + "{}"),
         ("{} with white space", head(&format!("{json}Content-Length: 6\r\n")) + " { }\r\n"),
-        ("{} in chunks", head(&format!("{json}Transfer-Encoding: chunked\r\n")) + "1\r\n{\r\n1\r\n}\r\n0\r\n\r\n"),
-        ("{} of a type with a parameter", head("Content-Type: Application/JSON;charset=UTF-8\r\nContent-Length: 2\r\n") + "{}"),
+        (
+            "{} in chunks",
+            head(&format!("{json}Transfer-Encoding: chunked\r\n"))
+                + "1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
+        ),
+        (
+            "{} of a type with a parameter",
+            head("Content-Type: Application/JSON;charset=UTF-8\r\nContent-Length: 2\r\n") + "{}",
+        ),
         ("null", head(&format!("{json}Content-Length: 4\r\n")) + "null"),
     ];
     let numbers: Vec<usize> = (0..rows.len()).collect();
@@ -1491,7 +1835,9 @@ fn a_poll_has_no_body_or_one_that_says_nothing() {
             let mut device = Device::known(&gateway, &name, Json);
             let mut visitor = asks(&gateway, get(&format!("/{name}/x")));
             fence(&gateway);
-            device.peer.write(rows[*i].1.replace("NAME", &name).replace("FIELDS\r\n", &device.fields));
+            device
+                .peer
+                .write(rows[*i].1.replace("NAME", &name).replace("FIELDS\r\n", &device.fields));
             let event = device.event();
             assert_eq!(event.target, "/x");
             device.answer(&event, &ok("x"));
@@ -1508,7 +1854,7 @@ fn what_is_neither_poll_nor_answer_is_refused_and_costs_no_event() {
         ("multipart", "multipart/form-data; boundary=x", "--x--"),
         ("HTML", "text/html", "<p>"),
         ("JSON of another type", "application/problem+json", "{}"),
-        ("octets", "application/octet-stream", "{}"),
+        ("bytes", "application/octet-stream", "{}"),
         ("a request", "message/http", "GET / HTTP/1.1\r\n\r\n"),
         ("text without an id", "text/plain", "hello"),
         ("an empty type", "", "{}"),
@@ -1520,35 +1866,65 @@ fn what_is_neither_poll_nor_answer_is_refused_and_costs_no_event() {
         ("an answer without an id", "application/json", "{\"status\": 200}"),
         ("two messages", "application/json", "{}{}"),
     ]
-    .map(|(name, content_type, body)| (name.to_owned(), post("NAME", "FIELDS\r\n", content_type, body), &[400, 415][..]))
+    .map(|(name, content_type, body)| {
+        (name.to_owned(), post("NAME", "FIELDS\r\n", content_type, body), &[400, 415][..])
+    })
     .into();
-    let raw = |lines: &str, body: &str| format!("POST /NAME HTTP/1.1\r\nHost: gw\r\n{lines}FIELDS\r\n\r\n{body}").into_bytes();
-    rows.push(("a body without a type".to_owned(), raw("Content-Length: 2\r\n", "hi"), &[400, 415]));
-    let two = "Content-Type: application/json\r\nContent-Type: message/http\r\nContent-Length: 2\r\n";
+    let raw = |lines: &str, body: &str| {
+        format!("POST /NAME HTTP/1.1\r\nHost: gw\r\n{lines}FIELDS\r\n\r\n{body}").into_bytes()
+    };
+    rows.push((
+        "a body without a type".to_owned(),
+        raw("Content-Length: 2\r\n", "hi"),
+        &[400, 415],
+    ));
+    let two =
+        "Content-Type: application/json\r\nContent-Type: message/http\r\nContent-Length: 2\r\n";
     rows.push(("two types".to_owned(), raw(two, "{}"), &[400, 415]));
     rows.push((
         "an encoded body".to_owned(),
-        raw("Content-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n", "\x1f\u{b}"),
+        raw(
+            "Content-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n",
+            "\x1f\u{b}",
+        ),
         &[400, 415],
     ));
     // T1 to T3 on a POST of the fallback.
     let json = "Content-Type: application/json\r\n";
     rows.push((
         "T1".to_owned(),
-        raw(&format!("{json}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n"), "2\r\n{}\r\n0\r\n\r\n"),
+        raw(
+            &format!("{json}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n"),
+            "2\r\n{}\r\n0\r\n\r\n",
+        ),
         &[400],
     ));
     rows.push((
         "T1 the other way".to_owned(),
-        raw(&format!("{json}Transfer-Encoding: chunked\r\nContent-Length: 2\r\n"), "2\r\n{}\r\n0\r\n\r\n"),
+        raw(
+            &format!("{json}Transfer-Encoding: chunked\r\nContent-Length: 2\r\n"),
+            "2\r\n{}\r\n0\r\n\r\n",
+        ),
         &[400],
     ));
-    rows.push(("T3 two lengths".to_owned(), raw(&format!("{json}Content-Length: 2\r\nContent-Length: 3\r\n"), "{}"), &[400]));
+    rows.push((
+        "T3 two lengths".to_owned(),
+        raw(&format!("{json}Content-Length: 2\r\nContent-Length: 3\r\n"), "{}"),
+        &[400],
+    ));
     for value in WRONG_LENGTHS {
-        rows.push((format!("T3 {value:?}"), raw(&format!("{json}Content-Length: {value}\r\n"), "{}"), &[400]));
+        rows.push((
+            format!("T3 {value:?}"),
+            raw(&format!("{json}Content-Length: {value}\r\n"), "{}"),
+            &[400],
+        ));
     }
     for value in WRONG_CODINGS {
-        rows.push((format!("T2 {value:?}"), raw(&format!("{json}Transfer-Encoding: {value}\r\n"), "2\r\n{}\r\n0\r\n\r\n"), &[400, 501]));
+        rows.push((
+            format!("T2 {value:?}"),
+            raw(&format!("{json}Transfer-Encoding: {value}\r\n"), "2\r\n{}\r\n0\r\n\r\n"),
+            &[400, 501],
+        ));
     }
     // T5
     for (name, chunks) in [
@@ -1560,22 +1936,27 @@ fn what_is_neither_poll_nor_answer_is_refused_and_costs_no_event() {
         ("a bare CR", "2\r{}\r\n0\r\n\r\n"),
         ("an LF in an extension", "2;a\nb\r\n{}\r\n0\r\n\r\n"),
     ] {
-        rows.push((format!("T5 {name}"), raw(&format!("{json}Transfer-Encoding: chunked\r\n"), chunks), &[400]));
+        rows.push((
+            format!("T5 {name}"),
+            raw(&format!("{json}Transfer-Encoding: chunked\r\n"), chunks),
+            &[400],
+        ));
     }
     let numbers: Vec<usize> = (0..rows.len()).collect();
     each_row(
         &numbers,
         |i| rows[*i].0.clone(),
         |i| {
-            let (_, octets, statuses) = &rows[*i];
+            let (_, bytes, statuses) = &rows[*i];
             let name = format!("d{i}");
             let mut device = Device::known(&gateway, &name, Json);
             let mut visitor = asks(&gateway, get(&format!("/{name}/x")));
             fence(&gateway);
-            let text = latin1(octets).replace("NAME", &name).replace("FIELDS\r\n", &device.fields);
-            let octets: Vec<u8> = text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
+            let text = latin1(bytes).replace("NAME", &name).replace("FIELDS\r\n", &device.fields);
+            let bytes: Vec<u8> =
+                text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
             let mut other = device.again();
-            let _ = other.peer.try_write(octets); // it may be closed before all is written
+            let _ = other.peer.try_write(bytes); // it may be closed before all is written
             other.refused(statuses);
             device.poll();
             let event = device.event();
@@ -1587,11 +1968,13 @@ fn what_is_neither_poll_nor_answer_is_refused_and_costs_no_event() {
 }
 
 #[test]
-fn octets_behind_a_poll_are_refused() {
+fn bytes_behind_a_poll_are_refused() {
     // T6. In the same segment, and while it is held.
     let gateway = Gateway::start(&["--wait-for-link", "9s"]);
     let mut device = Device::polling(&gateway, "lamp", Json);
-    for late in ["X", "{}", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", &poll("lamp", &device.fields)] {
+    for late in
+        ["X", "{}", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", &poll("lamp", &device.fields)]
+    {
         let mut other = device.again();
         other.peer.write(poll("lamp", &device.fields) + late);
         other.refused(&[400]);
@@ -1616,7 +1999,8 @@ fn a_post_that_expects_a_100_gets_it() {
             Json => answer_json(&event, &ok("x")),
             Text => answer_text(&ok("x"), false),
         };
-        let fields = format!("{}PTTH-Message-ID: {}\r\nExpect: 100-continue\r\n", device.fields, event.id);
+        let fields =
+            format!("{}PTTH-Message-ID: {}\r\nExpect: 100-continue\r\n", device.fields, event.id);
         let whole = post("lamp", &fields, kind.media_type(), &body);
         let (head, body) = whole.split_at(whole.len() - body.len());
         device.peer.write(head);
@@ -1637,11 +2021,16 @@ fn several_polls_are_several_exchanges_and_answers_come_in_any_order() {
         let first = Device::known(&gateway, "lamp", kind);
         let mut devices: Vec<Device> = (0..MANY).map(|_| first.again()).collect();
         devices.iter_mut().for_each(Device::poll);
-        let mut visitors: Vec<RawPeer> = (0..MANY).map(|i| asks(&gateway, get(&format!("/lamp/{i}")))).collect();
+        let mut visitors: Vec<RawPeer> =
+            (0..MANY).map(|i| asks(&gateway, get(&format!("/lamp/{i}")))).collect();
         let mut events: Vec<Event> = devices.iter_mut().map(Device::event).collect();
         let targets: BTreeSet<String> = events.iter().map(|event| event.target.clone()).collect();
         let ids: BTreeSet<&str> = events.iter().map(|event| event.id.as_str()).collect();
-        assert_eq!((targets.len(), ids.len()), (MANY, MANY), "each poll takes one event: {targets:?}");
+        assert_eq!(
+            (targets.len(), ids.len()),
+            (MANY, MANY),
+            "each poll takes one event: {targets:?}"
+        );
         // A shuffle, each on another connection than it came on.
         for round in 0..MANY {
             let event = events.remove(round * 7 % events.len());
@@ -1721,13 +2110,15 @@ fn a_device_that_stopped_polling_is_known_and_not_connected() {
 
 #[test]
 fn handed_out_and_unanswered_is_504_and_a_late_answer_is_dropped() {
-    let gateway = Gateway::start(&["--first-octet", "1s", "--wait-for-link", "9s"]);
+    let gateway = Gateway::start(&["--first-byte", "1s", "--wait-for-link", "9s"]);
     for kind in BOTH {
         let mut device = Device::polling(&gateway, "lamp", kind);
         let (mut visitor, event) = in_hand(&gateway, &mut device);
         let then = Instant::now();
         visitor.read_answer("GET").expect_refusal(504);
-        assert!(then.elapsed() >= Duration::from_millis(900) && then.elapsed() < Duration::from_secs(8));
+        assert!(
+            then.elapsed() >= Duration::from_millis(900) && then.elapsed() < Duration::from_secs(8)
+        );
         device.answer(&event, &ok("late"));
         device.quiet();
         // It is nobody's answer.
@@ -1789,13 +2180,20 @@ fn a_poll_that_dies_before_the_event_loses_none() {
     }
 }
 
-/// A visitor's upload of 8 MiB, of whose event the device reads only the start before its connection dies. The event's id.
+/// A visitor's upload of 8 MiB, of whose event the device reads only the start before its
+/// connection dies. The event's id.
 #[track_caller]
 fn cut_within_an_event(gateway: &Gateway, device: &Device, method: &str) -> (RawPeer, String) {
     let mut poller = device.again();
     poller.peer = RawPeer::connect_narrow(device.at);
     poller.poll();
-    let mut visitor = asks(gateway, format!("{method} /{}/x HTTP/1.1\r\nHost: a\r\nContent-Length: {BOUND}\r\n\r\n", device.name));
+    let mut visitor = asks(
+        gateway,
+        format!(
+            "{method} /{}/x HTTP/1.1\r\nHost: a\r\nContent-Length: {BOUND}\r\n\r\n",
+            device.name
+        ),
+    );
     visitor.deadline = Duration::from_secs(60);
     visitor.write(vec![b'x'; BOUND]);
     poller.peer.deadline = Duration::from_secs(60);
@@ -1814,7 +2212,11 @@ fn an_event_that_was_not_written_whole_goes_to_the_next_poll_with_its_id() {
     for kind in BOTH {
         // With a session any method, without one those that are idempotent.
         for (name, method) in [("lamp", "POST"), ("lamp", "PUT"), ("desk", "PUT")] {
-            let mut device = if name == "lamp" { Device::known(&gateway, name, kind) } else { Device::nameless(&gateway, name, kind) };
+            let mut device = if name == "lamp" {
+                Device::known(&gateway, name, kind)
+            } else {
+                Device::nameless(&gateway, name, kind)
+            };
             if name == "desk" {
                 // Its poll goes with its connection.
                 let fresh = device.again();
@@ -1825,7 +2227,11 @@ fn an_event_that_was_not_written_whole_goes_to_the_next_poll_with_its_id() {
             device.peer.deadline = Duration::from_secs(60);
             device.poll();
             let event = device.event();
-            assert_eq!((event.id.as_str(), event.method.as_str(), event.body.len()), (id.as_str(), method, BOUND), "{kind:?} {name}");
+            assert_eq!(
+                (event.id.as_str(), event.method.as_str(), event.body.len()),
+                (id.as_str(), method, BOUND),
+                "{kind:?} {name}"
+            );
             device.answer(&event, &ok("once"));
             visitor.read_answer(method).expect_ok("once");
             device.quiet(); // and not a third time
@@ -1858,7 +2264,9 @@ fn an_unsafe_event_of_a_device_without_a_session_is_not_written_twice() {
 fn an_event_without_an_answer_comes_once_more_after_ten_seconds() {
     let gateway = Gateway::start(&["--wait-for-link", "9s"]);
     // Name, session, request.
-    let upload = |name: &str| format!("POST /{name}/x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    let upload = |name: &str| {
+        format!("POST /{name}/x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
+    };
     let mut rows: Vec<(Device, RawPeer, Event, bool)> = Vec::new();
     for (name, kind, has_session, request, again) in [
         ("a", Json, true, get("/a/x"), true),
@@ -1866,7 +2274,11 @@ fn an_event_without_an_answer_comes_once_more_after_ten_seconds() {
         ("c", Json, true, upload("c"), true),
         ("e", Text, false, upload("e"), false),
     ] {
-        let mut device = if has_session { Device::polling(&gateway, name, kind) } else { Device::nameless(&gateway, name, kind) };
+        let mut device = if has_session {
+            Device::polling(&gateway, name, kind)
+        } else {
+            Device::nameless(&gateway, name, kind)
+        };
         let mut visitor = asks(&gateway, request);
         visitor.deadline = Duration::from_secs(20);
         let event = device.event();
@@ -1880,7 +2292,8 @@ fn an_event_without_an_answer_comes_once_more_after_ten_seconds() {
     for (device, visitor, event, again) in &mut rows {
         if !*again {
             device.peer.expect_quiet(Duration::from_millis(500));
-            // Its visitor still waits, or was told; the answer that comes now is not lost where somebody waits for it.
+            // Its visitor still waits, or was told; the answer that comes now is not lost where
+            // somebody waits for it.
             if visitor.stirs_within(Duration::from_millis(1)) {
                 visitor.read_answer("POST").expect_refusal(502);
             } else {
@@ -1892,8 +2305,15 @@ fn an_event_without_an_answer_comes_once_more_after_ten_seconds() {
         }
         let copy = device.event();
         let took = then.elapsed();
-        assert!(took > Duration::from_secs(8) && took < Duration::from_secs(13), "{}: it came again after {took:?}", device.name);
-        assert_eq!((&copy.id, &copy.target, latin1(&copy.body)), (&event.id, &event.target, latin1(&event.body)));
+        assert!(
+            took > Duration::from_secs(8) && took < Duration::from_secs(13),
+            "{}: it came again after {took:?}",
+            device.name
+        );
+        assert_eq!(
+            (&copy.id, &copy.target, latin1(&copy.body)),
+            (&event.id, &event.target, latin1(&event.body))
+        );
         device.answer(event, &ok("once"));
         visitor.read_answer(&event.method).expect_ok("once");
     }
@@ -1928,18 +2348,21 @@ fn a_new_session_replaces_the_old_one() {
         new.poll();
         new.serves(&gateway, "the-new-one");
         // Another name is another matter.
-        let mut desk = Device::with(&gateway, "desk", kind, old.fields.split_once("\r\n").unwrap().1);
+        let mut desk =
+            Device::with(&gateway, "desk", kind, old.fields.split_once("\r\n").unwrap().1);
         desk.poll();
         desk.nothing();
     }
 }
 
-/// The old one need not be connected still when the new one comes: its request was handed out, and may have been obeyed.
+/// The old one need not be connected still when the new one comes: its request was handed out, and
+/// may have been obeyed.
 #[test]
 fn what_an_old_session_had_in_hand_goes_to_no_other_one_after_it_has_gone() {
     let gateway = Gateway::start(&["--wait-for-link", "9s"]);
     let mut old = Device::polling(&gateway, "lamp", Json);
-    let mut visitor = asks(&gateway, "POST /lamp/order HTTP/1.1\r\nHost: v\r\nContent-Length: 3\r\n\r\none");
+    let mut visitor =
+        asks(&gateway, "POST /lamp/order HTTP/1.1\r\nHost: v\r\nContent-Length: 3\r\n\r\none");
     old.event();
     drop(old);
     gateway.process.expect_stderr("lamp: down");
@@ -2069,8 +2492,18 @@ fn a_visitor_who_waits_takes_whatever_comes_first() {
 // ── Offers that bring an answer ──
 
 /// An offer that brings this body.
-fn offer_with(device: &Device, content_type: &str, fields: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
-    post(&device.name, &format!("Upgrade: PTTH/1.0\r\nConnection: Upgrade\r\n{}{fields}", device.fields), content_type, body)
+fn offer_with(
+    device: &Device,
+    content_type: &str,
+    fields: &str,
+    body: impl AsRef<[u8]>,
+) -> Vec<u8> {
+    post(
+        &device.name,
+        &format!("Upgrade: PTTH/1.0\r\nConnection: Upgrade\r\n{}{fields}", device.fields),
+        content_type,
+        body,
+    )
 }
 
 #[test]
@@ -2119,8 +2552,8 @@ fn an_offer_that_brings_nothing_or_an_answer_to_nothing_turns() {
     }
 }
 
-/// A gateway that was started anew gets the answer that the one before it had asked for; the device must not wait a hold long to
-/// learn that it is connected again.
+/// A gateway that was started anew gets the answer that the one before it had asked for; the device
+/// must not wait a hold long to learn that it is connected again.
 #[test]
 fn a_first_post_with_an_old_answer_is_told_at_once_and_the_next_poll_is_held() {
     let gateway = Gateway::start(&[]);
@@ -2170,7 +2603,12 @@ fn on_demand_an_answer_that_an_offer_brings_is_handled_before_it_is_held() {
     let gateway = Gateway::start(&["--turn", "on-demand", "--wait-for-link", "9s"]);
     let mut device = Device::polling(&gateway, "lamp", Json);
     let (mut visitor, event) = in_hand(&gateway, &mut device);
-    device.peer.write(offer_with(&device, "application/json", "", answer_json(&event, &ok("brought"))));
+    device.peer.write(offer_with(
+        &device,
+        "application/json",
+        "",
+        answer_json(&event, &ok("brought")),
+    ));
     visitor.read_answer("GET").expect_ok("brought");
     device.quiet();
     let mut visitor = asks(&gateway, get("/lamp/now"));
@@ -2202,20 +2640,29 @@ fn a_visitors_upgrade_does_not_go_through_a_mailbox() {
 fn fallback_never_wants_a_turn() {
     let gateway = Gateway::start(&["--fallback", "never"]);
     let fields = session();
-    for octets in [
+    for bytes in [
         poll("lamp", "").into_bytes(),
         poll("lamp", &fields).into_bytes(),
         poll("lamp", "Accept: message/http\r\n").into_bytes(),
         post("lamp", &fields, "application/json", "{}"),
-        post("lamp", &fields, "application/json", json!({"message-id": "x", "status": 200}).to_string()),
+        post(
+            "lamp",
+            &fields,
+            "application/json",
+            json!({"message-id": "x", "status": 200}).to_string(),
+        ),
         vector("comet-1-poll"),
     ] {
         let mut device = gateway.dial();
-        device.write(octets);
+        device.write(bytes);
         let reply = device.read_answer("POST");
         reply.expect_refusal(426);
         assert_eq!(reply.head.get("upgrade"), Some("PTTH/1.0"), "{}", reply.head.text());
-        assert!(reply.head.all("connection").iter().any(|v| v.to_lowercase().contains("upgrade")), "{}", reply.head.text());
+        assert!(
+            reply.head.all("connection").iter().any(|v| v.to_lowercase().contains("upgrade")),
+            "{}",
+            reply.head.text()
+        );
     }
     gateway.get("/lamp/").expect_refusal(404);
     let mut link = gateway.link("lamp");
@@ -2243,7 +2690,12 @@ fn fallback_only_takes_an_offer_for_a_poll() {
             Json => answer_json(&event, &ok("x")),
             Text => answer_text(&ok("x"), false),
         };
-        device.peer.write(offer_with(&device, kind.media_type(), &format!("PTTH-Message-ID: {}\r\n", event.id), body));
+        device.peer.write(offer_with(
+            &device,
+            kind.media_type(),
+            &format!("PTTH-Message-ID: {}\r\n", event.id),
+            body,
+        ));
         visitor.read_answer("GET").expect_ok("x");
         device.serves(&gateway, "a-poll");
     }
@@ -2277,7 +2729,10 @@ fn preflight(name: &str, origin: &str) -> String {
 
 /// Whether the comma list of this field has the token, case aside.
 fn lists(head: &Head, name: &str, token: &str) -> bool {
-    head.all(name).iter().flat_map(|value| value.split(',')).any(|member| member.trim().eq_ignore_ascii_case(token))
+    head.all(name)
+        .iter()
+        .flat_map(|value| value.split(','))
+        .any(|member| member.trim().eq_ignore_ascii_case(token))
 }
 
 #[track_caller]
@@ -2288,25 +2743,45 @@ fn is_for(head: &Head, origin: &str) {
 
 #[test]
 fn a_listed_origin_may_poll() {
-    let gateway = Gateway::start(&["--cors-origin", APP, "--cors-origin", "http://localhost:3000", "--wait-for-link", "9s"]);
+    let gateway = Gateway::start(&[
+        "--cors-origin",
+        APP,
+        "--cors-origin",
+        "http://localhost:3000",
+        "--wait-for-link",
+        "9s",
+    ]);
     for origin in [APP, "http://localhost:3000"] {
         let mut page = gateway.dial();
         page.write(preflight("lamp", origin));
         let answer = page.read_answer("OPTIONS");
         assert_eq!(answer.status(), 204, "{}{}", answer.head.text(), answer.text());
         is_for(&answer.head, origin);
-        assert!(lists(&answer.head, "access-control-allow-methods", "POST"), "{}", answer.head.text());
+        assert!(
+            lists(&answer.head, "access-control-allow-methods", "POST"),
+            "{}",
+            answer.head.text()
+        );
         for name in ["authorization", "content-type", "ptth-message-id", "ptth-session"] {
-            assert!(lists(&answer.head, "access-control-allow-headers", name), "{name} in {}", answer.head.text());
+            assert!(
+                lists(&answer.head, "access-control-allow-headers", name),
+                "{name} in {}",
+                answer.head.text()
+            );
         }
     }
     // A preflight registers nothing.
     gateway.get("/lamp/").expect_refusal(404);
     for kind in BOTH {
-        let mut page = Device::with(&gateway, "lamp", kind, &format!("{}Origin: {APP}\r\n", session()));
+        let mut page =
+            Device::with(&gateway, "lamp", kind, &format!("{}Origin: {APP}\r\n", session()));
         let readable = |reply: &Answer| {
             is_for(&reply.head, APP);
-            assert!(lists(&reply.head, "access-control-expose-headers", "PTTH-Message-ID"), "{}", reply.head.text());
+            assert!(
+                lists(&reply.head, "access-control-expose-headers", "PTTH-Message-ID"),
+                "{}",
+                reply.head.text()
+            );
         };
         page.poll();
         let reply = page.peer.read_answer("POST");
@@ -2317,11 +2792,19 @@ fn a_listed_origin_may_poll() {
         let reply = page.peer.read_answer("POST");
         readable(&reply);
         let event = Event::of(reply);
-        assert!(event.all("origin").is_empty(), "that is the page's, not the visitor's: {:?}", event.fields);
+        assert!(
+            event.all("origin").is_empty(),
+            "that is the page's, not the visitor's: {:?}",
+            event.fields
+        );
         page.answer(&event, &ok("x"));
         let answer = visitor.read_answer("GET");
         answer.expect_ok("x");
-        assert!(answer.head.all("access-control-allow-origin").is_empty(), "that is the device's to say: {}", answer.head.text());
+        assert!(
+            answer.head.all("access-control-allow-origin").is_empty(),
+            "that is the device's to say: {}",
+            answer.head.text()
+        );
         // Refusals can be read too.
         for (content_type, body) in [("application/json", "hello"), ("text/html", "<p>")] {
             let mut other = page.again();
@@ -2329,7 +2812,8 @@ fn a_listed_origin_may_poll() {
             let reply = other.refused(&[400, 415]);
             readable(&reply);
         }
-        let mut new = Device::with(&gateway, "lamp", kind, &format!("{}Origin: {APP}\r\n", session()));
+        let mut new =
+            Device::with(&gateway, "lamp", kind, &format!("{}Origin: {APP}\r\n", session()));
         new.poll();
         readable(&new.peer.read_answer("POST"));
         readable(&page.refused(&[409]));
@@ -2344,7 +2828,9 @@ fn a_listed_origin_may_poll() {
 
 #[test]
 fn an_origin_that_is_not_listed_touches_no_mailbox() {
-    for options in [&["--wait-for-link", "9s"][..], &["--wait-for-link", "9s", "--cors-origin", APP]] {
+    for options in
+        [&["--wait-for-link", "9s"][..], &["--wait-for-link", "9s", "--cors-origin", APP]]
+    {
         let gateway = Gateway::start(options);
         let mut device = Device::known(&gateway, "lamp", Json);
         let mut visitor = asks(&gateway, get("/lamp/x"));
@@ -2362,7 +2848,7 @@ fn an_origin_that_is_not_listed_touches_no_mailbox() {
             "https://app.example https://evil.example",
             "*",
         ] {
-            for octets in [
+            for bytes in [
                 poll("lamp", &format!("{known}Origin: {origin}\r\n")).into_bytes(),
                 poll("lamp", &format!("{}Origin: {origin}\r\n", session())).into_bytes(),
                 post("lamp", &format!("Origin: {origin}\r\n"), "text/plain", "{}"),
@@ -2370,15 +2856,22 @@ fn an_origin_that_is_not_listed_touches_no_mailbox() {
                 offer("lamp", &format!("{}Origin: {origin}\r\n", session())).into_bytes(),
             ] {
                 let mut page = gateway.dial();
-                page.write(&octets);
+                page.write(&bytes);
                 let reply = page.read_answer("POST");
                 reply.expect_refusal(403);
-                assert!(reply.head.all("access-control-allow-origin").is_empty(), "{}", reply.head.text());
+                assert!(
+                    reply.head.all("access-control-allow-origin").is_empty(),
+                    "{}",
+                    reply.head.text()
+                );
             }
         }
         // Nor does a second Origin beside a listed one.
         let mut page = gateway.dial();
-        page.write(poll("lamp", &format!("{known}Origin: {APP}\r\nOrigin: https://evil.example\r\n")));
+        page.write(poll(
+            "lamp",
+            &format!("{known}Origin: {APP}\r\nOrigin: https://evil.example\r\n"),
+        ));
         page.read_answer("POST").expect_refusal_among(&[400, 403]);
         // The event is there still, and the session was not replaced.
         device.poll();
@@ -2409,7 +2902,9 @@ fn a_preflight_with_a_body_is_refused_and_its_body_is_no_request() {
     }
     gateway.get("/smuggled/").expect_refusal(404);
     // A connection ends where its request says so.
-    for (of, is) in [("HTTP/1.1\r\n", "HTTP/1.1\r\nConnection: close\r\n"), ("HTTP/1.1\r\n", "HTTP/1.0\r\n")] {
+    for (of, is) in
+        [("HTTP/1.1\r\n", "HTTP/1.1\r\nConnection: close\r\n"), ("HTTP/1.1\r\n", "HTTP/1.0\r\n")]
+    {
         let mut page = gateway.dial();
         page.write(preflight("lamp", APP).replacen(of, is, 1));
         let answer = page.read_answer("OPTIONS");
@@ -2421,7 +2916,13 @@ fn a_preflight_with_a_body_is_refused_and_its_body_is_no_request() {
 #[test]
 fn other_methods_are_405() {
     let gateway = Gateway::start(&["--cors-origin", APP]);
-    for (method, fields) in [("OPTIONS", ""), ("GET", ""), ("PUT", ""), ("DELETE", ""), ("GET", "Origin: https://app.example\r\n")] {
+    for (method, fields) in [
+        ("OPTIONS", ""),
+        ("GET", ""),
+        ("PUT", ""),
+        ("DELETE", ""),
+        ("GET", "Origin: https://app.example\r\n"),
+    ] {
         let mut device = gateway.dial();
         device.write(format!("{method} /lamp HTTP/1.1\r\nHost: gw\r\n{fields}\r\n"));
         let answer = device.read_answer(method);
@@ -2443,8 +2944,10 @@ fn no_credential_reaches_the_log() {
         device.poll();
         device.nothing();
         device.poll();
-        let mut visitor =
-            asks(&gateway, "GET /lamp/x HTTP/1.1\r\nHost: a\r\nAuthorization: Basic s3cret-of-the-visitor\r\nCookie: s3cret=2\r\n\r\n");
+        let mut visitor = asks(
+            &gateway,
+            "GET /lamp/x HTTP/1.1\r\nHost: a\r\nAuthorization: Basic s3cret-of-the-visitor\r\nCookie: s3cret=2\r\n\r\n",
+        );
         let event = device.event();
         assert_eq!(event.get("authorization"), Some("Basic s3cret-of-the-visitor"));
         for (content_type, body) in [
@@ -2479,19 +2982,20 @@ fn no_credential_reaches_the_log() {
 fn held_polls_cost_no_thread_and_little_memory() {
     let wish = affordable(1_000);
     let gateway = Gateway::start(&["--poll-hold", "120s"]);
-    let mut few: Vec<Device> = (0..3).map(|i| Device::polling(&gateway, &format!("few-{i}"), Json)).collect();
+    let mut few: Vec<Device> =
+        (0..3).map(|i| Device::polling(&gateway, &format!("few-{i}"), Json)).collect();
     few.iter_mut().for_each(|device| device.serves(&gateway, "warm"));
     let bare = |name: String| {
         let mut stream = TcpStream::connect(gateway.devices).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let fields = session();
         stream.write_all(poll(&name, &fields).as_bytes()).unwrap();
-        let mut octets = Vec::new();
-        while !octets.ends_with(b"\r\n\r\n{}") {
-            let mut octet = [0; 1024];
-            let n = stream.read(&mut octet).unwrap_or_else(|e| panic!("poll of {name}: {e}"));
-            assert!(n > 0, "poll of {name}: closed behind {}", latin1(&octets));
-            octets.extend_from_slice(&octet[..n]);
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"\r\n\r\n{}") {
+            let mut byte = [0; 1024];
+            let n = stream.read(&mut byte).unwrap_or_else(|e| panic!("poll of {name}: {e}"));
+            assert!(n > 0, "poll of {name}: closed behind {}", latin1(&bytes));
+            bytes.extend_from_slice(&byte[..n]);
         }
         stream.write_all(poll(&name, &fields).as_bytes()).unwrap();
         (stream, fields)
@@ -2504,10 +3008,10 @@ fn held_polls_cost_no_thread_and_little_memory() {
     assert_eq!(with_polls.0, threads, "threads with {wish} held polls, and with three");
     let each = (with_polls.1.saturating_sub(memory) * 1024) as f64 / wish as f64;
     say(&format!(
-        "held polls: {wish} polls, {} threads (3 polls: {threads}), resident {} KiB (3 polls: {memory} KiB): {each:.0} octets each",
+        "held polls: {wish} polls, {} threads (3 polls: {threads}), resident {} KiB (3 polls: {memory} KiB): {each:.0} bytes each",
         with_polls.0, with_polls.1
     ));
-    assert!(each < 4096.0, "{each:.0} octets of resident memory for each held poll");
+    assert!(each < 4096.0, "{each:.0} bytes of resident memory for each held poll");
     // Each of them is one that works.
     for i in [0, wish / 2, wish - 1] {
         let mut visitor = asks(&gateway, get(&format!("/many-{i}/x")));
@@ -2515,7 +3019,12 @@ fn held_polls_cost_no_thread_and_little_memory() {
         let mut peer = RawPeer::adopt(stream.try_clone().unwrap(), "device");
         let event = Event::of(peer.read_answer("POST"));
         assert_eq!(event.target, "/x");
-        peer.write(post(&format!("many-{i}"), fields, "application/json", answer_json(&event, &ok("x"))));
+        peer.write(post(
+            &format!("many-{i}"),
+            fields,
+            "application/json",
+            answer_json(&event, &ok("x")),
+        ));
         visitor.read_answer("GET").expect_ok("x");
     }
     few.iter_mut().for_each(|device| device.serves(&gateway, "still"));
@@ -2552,7 +3061,8 @@ fn sigterm_ends_held_polls_and_lets_exchanges_finish() {
     assert_eq!(gateway.process.exit_code_within(Duration::from_secs(15)), 0);
 }
 
-/// However the last event in hand ends: connections that were kept for answers are waited for no longer.
+/// However the last event in hand ends: connections that were kept for answers are waited for no
+/// longer.
 #[test]
 fn sigterm_waits_for_no_answer_that_nobody_wants() {
     let mut gateway = Gateway::start(&["--wait-for-link", "9s", "--drain-timeout", "30s"]);
@@ -2564,7 +3074,8 @@ fn sigterm_waits_for_no_answer_that_nobody_wants() {
     gateway.process.signal("TERM");
     gateway.process.expect_stderr("stopping");
     left.reset();
-    // The other answer is too long to be taken, so its visitor is told, and nothing is in hand any more.
+    // The other answer is too long to be taken, so its visitor is told, and nothing is in hand any
+    // more.
     one.peer.write(format!(
         "POST /lamp HTTP/1.1\r\nHost: gw\r\nContent-Type: application/json\r\nPTTH-Message-ID: {}\r\nContent-Length: 9000000\r\n{}\r\n",
         event.id, one.fields

@@ -1,4 +1,5 @@
-//! `ptth device` against raw gateways: what it offers, what it accepts (protocol.md 1.4), how it answers on a turned link, and what a hostile gateway gets.
+//! `ptth device` against raw gateways: what it offers, what it accepts (protocol.md 1.4), how it
+//! answers on a turned link, and what a hostile gateway gets.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::time::{Duration, Instant};
@@ -6,7 +7,9 @@ use std::time::{Duration, Instant};
 use crate::gateway_wire::{WRONG_CODINGS, WRONG_LENGTHS};
 use crate::support::process::{Process, get};
 use crate::support::raw::find;
-use crate::support::{Hash, Head, LocalServer, Ptth, RawGateway, RawPeer, SWITCH, each_row, eventually, vector};
+use crate::support::{
+    Hash, Head, LocalServer, Ptth, RawGateway, RawPeer, SWITCH, each_row, eventually, vector,
+};
 
 const SEED_TEXT: &str = "!dlrow ,olleH\r\n";
 const QUICK: &[&str] = &["--backoff", "5ms..20ms"];
@@ -28,12 +31,27 @@ fn is_offer(head: &Head, raw: &RawGateway, token: &str) {
     assert_eq!(head.start, "POST /lamp HTTP/1.1");
     assert_eq!(head.get("host"), Some(raw.addr.to_string().as_str()));
     assert_eq!(head.get("upgrade"), Some(token));
-    assert!(head.fields.contains(&("Connection".to_owned(), "Upgrade".to_owned())), "some peers compare octet for octet: {}", head.text());
-    assert!(head.fields.contains(&("Content-Length".to_owned(), "0".to_owned())), "{}", head.text());
+    assert!(
+        head.fields.contains(&("Connection".to_owned(), "Upgrade".to_owned())),
+        "some peers compare byte for byte: {}",
+        head.text()
+    );
+    assert!(
+        head.fields.contains(&("Content-Length".to_owned(), "0".to_owned())),
+        "{}",
+        head.text()
+    );
     assert_eq!(head.all("connection").len(), 1, "{}", head.text());
-    let accept = if cfg!(feature = "comet") { "message/http, application/json" } else { "message/http" };
-    assert_eq!(head.get("accept"), Some(accept), "an event may come in the answer: {}", head.text());
-    let session = head.get("ptth-session").unwrap_or_else(|| panic!("no session in {}", head.text()));
+    let accept =
+        if cfg!(feature = "comet") { "message/http, application/json" } else { "message/http" };
+    assert_eq!(
+        head.get("accept"),
+        Some(accept),
+        "an event may come in the answer: {}",
+        head.text()
+    );
+    let session =
+        head.get("ptth-session").unwrap_or_else(|| panic!("no session in {}", head.text()));
     assert!(session.len() == 32 && session.bytes().all(|o| o.is_ascii_hexdigit()), "{session}");
     for name in ["transfer-encoding", "alpn", "authorization", "origin", "expect"] {
         assert_eq!(head.get(name), None, "{}", head.text());
@@ -47,7 +65,8 @@ fn seeds_answer(peer: &mut RawPeer) {
     assert_eq!(answer.head.start, "HTTP/1.1 200 OK");
     assert_eq!(answer.head.get("content-length"), Some("15"));
     assert_eq!(answer.head.get("content-type").map(|v| v.starts_with("text/plain")), Some(true));
-    let date = answer.head.get("date").unwrap_or_else(|| panic!("no Date in {}", answer.head.text()));
+    let date =
+        answer.head.get("date").unwrap_or_else(|| panic!("no Date in {}", answer.head.text()));
     assert!(date.len() == 29 && date.ends_with(" GMT"), "no IMF-fixdate: {date}");
     assert_eq!(answer.text(), SEED_TEXT);
 }
@@ -60,19 +79,30 @@ fn the_offer_is_the_same_on_every_link_and_nothing_follows_it() {
     let _device = text_device(&raw, &["--links", "3..3"]);
     let mut offers: Vec<(RawPeer, Head)> = (0..3).map(|_| raw.offer()).collect();
     offers.iter().for_each(|(_, head)| is_offer(head, &raw, "PTTH/1.0"));
-    assert!(offers.windows(2).all(|w| w[0].1.octets == w[1].1.octets), "one run, one session, one offer");
+    assert!(
+        offers.windows(2).all(|w| w[0].1.bytes == w[1].1.bytes),
+        "one run, one session, one offer"
+    );
     offers.iter_mut().for_each(|(peer, _)| peer.expect_quiet(Duration::from_millis(100)));
     assert!(raw.try_accept().is_none(), "a fourth link");
     let other = RawGateway::start();
     let _second = text_device(&other, &[]);
-    assert_ne!(other.offer().1.get("ptth-session"), offers[0].1.get("ptth-session"), "each run has a session of its own");
+    assert_ne!(
+        other.offer().1.get("ptth-session"),
+        offers[0].1.get("ptth-session"),
+        "each run has a session of its own"
+    );
 }
 
 #[test]
 fn path_and_query_of_the_url_are_the_offers_target() {
-    for (path, target) in
-        [("", "/"), ("/", "/"), ("/lamp", "/lamp"), ("/lamp?id=iamsam&x=%20", "/lamp?id=iamsam&x=%20"), ("/lamp/more", "/lamp/more")]
-    {
+    for (path, target) in [
+        ("", "/"),
+        ("/", "/"),
+        ("/lamp", "/lamp"),
+        ("/lamp?id=iamsam&x=%20", "/lamp?id=iamsam&x=%20"),
+        ("/lamp/more", "/lamp/more"),
+    ] {
         let raw = RawGateway::start();
         let device = Ptth::start(&["device", &format!("http://{}{path}", raw.addr), "--text", "x"]);
         let (mut peer, head) = raw.offer();
@@ -80,7 +110,11 @@ fn path_and_query_of_the_url_are_the_offers_target() {
         peer.write(SWITCH);
         let name = if target == "/" { "default" } else { "lamp" };
         let line = device.line();
-        assert!(line.starts_with(&format!("connected {name} via http://{}", raw.addr)) && line.ends_with(" (PTTH/1.0 turn)"), "{line}");
+        assert!(
+            line.starts_with(&format!("connected {name} via http://{}", raw.addr))
+                && line.ends_with(" (PTTH/1.0 turn)"),
+            "{line}"
+        );
     }
 }
 
@@ -115,7 +149,11 @@ fn the_protocol_option_chooses_the_dialect() {
     peer.write("GET / HTTP/1.1\r\nHost: backend.example.com\r\n\r\n");
     seeds_answer(&mut peer);
     let line = device.line();
-    assert!(line.starts_with("connected https://backend.example.com via ") && line.ends_with(" (ptth turn)"), "{line}");
+    assert!(
+        line.starts_with("connected https://backend.example.com via ")
+            && line.ends_with(" (ptth turn)"),
+        "{line}"
+    );
 }
 
 // ── The turn ──
@@ -172,8 +210,13 @@ fn every_dialects_switch_turns() {
             for together in [true, false] {
                 let raw = RawGateway::start();
                 // An IETF offer's path is made from its origins.
-                let url = if options.contains(&"ptth") { format!("http://{}", raw.addr) } else { raw.url("lamp") };
-                let _device = Ptth::start(&[&["device", &url, "--text", SEED_TEXT], QUICK, options].concat());
+                let url = if options.contains(&"ptth") {
+                    format!("http://{}", raw.addr)
+                } else {
+                    raw.url("lamp")
+                };
+                let _device =
+                    Ptth::start(&[&["device", &url, "--text", SEED_TEXT], QUICK, options].concat());
                 let (mut peer, _) = raw.offer();
                 if together {
                     peer.write([switch.as_slice(), &vector("draft-3-request")].concat());
@@ -201,20 +244,21 @@ fn a_missing_connection_in_the_101_is_tolerated_with_a_warning() {
 #[test]
 fn switch_and_first_request_are_served_exactly_once_wherever_they_are_cut() {
     // T7. The links are held open so that the device has no reason to wait between them.
-    let octets = [vector("draft-2-switch"), vector("draft-3-request")].concat();
+    let bytes = [vector("draft-2-switch"), vector("draft-3-request")].concat();
     let raw = RawGateway::start();
     let local = LocalServer::start();
     let _device = forwarder(&raw, &local, &["--links", "4..8"]);
-    for at in 1..octets.len() {
+    for at in 1..bytes.len() {
         let (mut peer, _) = raw.offer();
-        peer.write(&octets[..at]);
-        peer.write(&octets[at..]);
+        peer.write(&bytes[..at]);
+        peer.write(&bytes[at..]);
         peer.read_answer("GET").expect_ok("hello\n");
         assert_eq!(local.count(), at, "cut at {at}");
     }
 }
 
-/// Whoever has the link when it is closed, a worker that lingers on it or the event loop: an operator reads the same reason.
+/// Whoever has the link when it is closed, a worker that lingers on it or the event loop: an
+/// operator reads the same reason.
 #[test]
 fn a_link_closed_behind_an_answer_is_put_down_to_the_gateway() {
     let raw = RawGateway::start();
@@ -228,13 +272,15 @@ fn a_link_closed_behind_an_answer_is_put_down_to_the_gateway() {
         eventually("the end of a link on standard error", || said().then_some(()));
     }
     let log = device.stderr();
-    let ends: Vec<_> = log.lines().filter(|line| line.contains("disconnected lamp from ")).collect();
+    let ends: Vec<_> =
+        log.lines().filter(|line| line.contains("disconnected lamp from ")).collect();
     assert!(ends.iter().all(|line| line.ends_with(": closed: by the gateway")), "{ends:#?}");
 }
 
 #[test]
 fn only_a_right_101_turns_and_no_request_is_answered_before_it() {
-    // T8: each of these, with a request behind it, on the first connection; the local server must not be asked.
+    // T8: each of these, with a request behind it, on the first connection; the local server must
+    // not be asked.
     let rows: Vec<(&str, Vec<u8>)> = vec![
         ("101 without Upgrade", b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\n".to_vec()),
         ("101 websocket", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n".to_vec()),
@@ -254,18 +300,22 @@ fn only_a_right_101_turns_and_no_request_is_answered_before_it() {
     each_row(
         &rows,
         |r| r.0.to_owned(),
-        |(_, octets)| {
+        |(_, bytes)| {
             let raw = RawGateway::start();
             let local = LocalServer::start();
             let mut device = forwarder(&raw, &local, &[]);
             let (mut peer, _) = raw.offer();
-            let _ = peer.try_write([octets.as_slice(), &vector("draft-3-request")].concat()); // it may close in the middle
-            // Either it closes and dials again, or it offers again here: in no case does an answer come.
+            let _ = peer.try_write([bytes.as_slice(), &vector("draft-3-request")].concat()); // it may close in the middle
+            // Either it closes and dials again, or it offers again here: in no case does an answer
+            // come.
             let later = eventually("the device goes on", || {
                 if let Some(mut fresh) = raw.try_accept() {
                     return Some(fresh.read_head().method().to_owned());
                 }
-                let again = peer.stirs_within(Duration::from_millis(5)).then(|| peer.try_read_head()).flatten();
+                let again = peer
+                    .stirs_within(Duration::from_millis(5))
+                    .then(|| peer.try_read_head())
+                    .flatten();
                 again.map(|head| head.start)
             });
             assert!(!later.starts_with("HTTP"), "it answered: {later}");
@@ -299,7 +349,11 @@ fn a_204_means_offer_again_on_the_same_connection() {
     let raw = RawGateway::start();
     let device = text_device(&raw, &["--links", "1..1"]);
     let (mut peer, first) = raw.offer();
-    for answer in [vector("yaler-2-nothing"), b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(), vector("yaler-2-nothing")] {
+    for answer in [
+        vector("yaler-2-nothing"),
+        b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+        vector("yaler-2-nothing"),
+    ] {
         peer.write(answer);
         assert_eq!(peer.read_head().text(), first.text(), "the identical offer");
     }
@@ -357,11 +411,15 @@ fn a_redirect_without_an_absolute_url_stays_on_the_same_gateway() {
     let raw = RawGateway::start();
     let _device = text_device(&raw, &["--links", "1..1"]);
     let (mut peer, _) = raw.offer();
-    peer.write("HTTP/1.1 307 Temporary Redirect\r\nLocation: /lamp/elsewhere\r\nContent-Length: 0\r\n\r\n");
+    peer.write(
+        "HTTP/1.1 307 Temporary Redirect\r\nLocation: /lamp/elsewhere\r\nContent-Length: 0\r\n\r\n",
+    );
     // On the same connection or on a fresh one: the target is what counts.
     let target = eventually("it offers again", || match raw.try_accept() {
         Some(mut fresh) => Some(fresh.read_head().target().to_owned()),
-        None if peer.stirs_within(Duration::from_millis(5)) => peer.try_read_head().map(|h| h.target().to_owned()),
+        None if peer.stirs_within(Duration::from_millis(5)) => {
+            peer.try_read_head().map(|h| h.target().to_owned())
+        }
         None => None,
     });
     assert_eq!(target, "/lamp/elsewhere");
@@ -370,7 +428,16 @@ fn a_redirect_without_an_absolute_url_stays_on_the_same_gateway() {
 #[test]
 fn at_most_five_redirects_are_followed_in_a_row() {
     let raw = RawGateway::start();
-    let mut device = Ptth::start(&["device", &raw.url("0"), "--text", "x", "--links", "1..1", "--backoff", "10ms..20ms"]);
+    let mut device = Ptth::start(&[
+        "device",
+        &raw.url("0"),
+        "--text",
+        "x",
+        "--links",
+        "1..1",
+        "--backoff",
+        "10ms..20ms",
+    ]);
     for hop in 0..6 {
         let (mut peer, head) = raw.offer();
         assert_eq!(head.target(), format!("/{hop}"));
@@ -385,11 +452,26 @@ fn at_most_five_redirects_are_followed_in_a_row() {
 fn redirects_that_lead_nowhere_are_errors_and_not_the_end() {
     let rows = [
         ("no Location", "HTTP/1.1 307 Temporary Redirect\r\nContent-Length: 0\r\n\r\n"),
-        ("another scheme", "HTTP/1.1 307 Temporary Redirect\r\nLocation: ftp://127.0.0.1/lamp\r\nContent-Length: 0\r\n\r\n"),
-        ("userinfo", "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://a:b@127.0.0.1:1/lamp\r\nContent-Length: 0\r\n\r\n"),
-        ("no URL", "HTTP/1.1 307 Temporary Redirect\r\nLocation: ::::\r\nContent-Length: 0\r\n\r\n"),
-        ("an empty one", "HTTP/1.1 307 Temporary Redirect\r\nLocation:\r\nContent-Length: 0\r\n\r\n"),
-        ("two of them", "HTTP/1.1 307 Temporary Redirect\r\nLocation: /a\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n"),
+        (
+            "another scheme",
+            "HTTP/1.1 307 Temporary Redirect\r\nLocation: ftp://127.0.0.1/lamp\r\nContent-Length: 0\r\n\r\n",
+        ),
+        (
+            "userinfo",
+            "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://a:b@127.0.0.1:1/lamp\r\nContent-Length: 0\r\n\r\n",
+        ),
+        (
+            "no URL",
+            "HTTP/1.1 307 Temporary Redirect\r\nLocation: ::::\r\nContent-Length: 0\r\n\r\n",
+        ),
+        (
+            "an empty one",
+            "HTTP/1.1 307 Temporary Redirect\r\nLocation:\r\nContent-Length: 0\r\n\r\n",
+        ),
+        (
+            "two of them",
+            "HTTP/1.1 307 Temporary Redirect\r\nLocation: /a\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n",
+        ),
     ];
     each_row(
         &rows,
@@ -402,7 +484,11 @@ fn redirects_that_lead_nowhere_are_errors_and_not_the_end() {
             let (_again, head) = raw.offer();
             is_offer(&head, &raw, "PTTH/1.0");
             eventually("a word on standard error", || (!device.stderr().is_empty()).then_some(()));
-            assert!(!device.has_ended() && !device.stderr().contains("panicked"), "{}", device.stderr());
+            assert!(
+                !device.has_ended() && !device.stderr().contains("panicked"),
+                "{}",
+                device.stderr()
+            );
         },
     );
 }
@@ -442,7 +528,9 @@ fn retry_after_is_obeyed() {
         let _device = text_device(&raw, &["--links", "1..1"]);
         let (mut peer, _) = raw.offer();
         let then = Instant::now();
-        peer.write(format!("HTTP/1.1 {status}\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
+        peer.write(format!(
+            "HTTP/1.1 {status}\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        ));
         let _again = raw.offer();
         let took = then.elapsed();
         assert!(took >= Duration::from_millis(990), "{status}: it came back after {took:?}");
@@ -479,7 +567,7 @@ fn a_gateway_that_hangs_up_is_dialled_again() {
     let raw = RawGateway::start();
     let mut device = text_device(&raw, &["--links", "1..1"]);
     let (peer, _) = raw.offer();
-    drop(peer); // before any octet
+    drop(peer); // before any byte
     let (mut peer, _) = raw.offer();
     peer.write("HTTP/1.1 101 Switching Pro"); // in the middle of the head
     drop(peer);
@@ -497,16 +585,37 @@ fn a_gateway_that_hangs_up_is_dialled_again() {
 #[test]
 fn the_backoff_is_what_its_option_says() {
     let raw = RawGateway::start();
-    let _device = Ptth::start(&["device", &raw.url("lamp"), "--text", "x", "--links", "1..1", "--backoff", "1ms..5ms"]);
+    let _device = Ptth::start(&[
+        "device",
+        &raw.url("lamp"),
+        "--text",
+        "x",
+        "--links",
+        "1..1",
+        "--backoff",
+        "1ms..5ms",
+    ]);
     let then = Instant::now();
     for _ in 0..30 {
         let (mut peer, _) = raw.offer();
-        peer.write("HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        peer.write(
+            "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+        );
     }
     assert!(then.elapsed() < Duration::from_secs(5), "30 attempts took {:?}", then.elapsed());
-    // Full jitter between nothing and the pause, which doubles up to its bound: 30 attempts of the default would take minutes.
+    // Full jitter between nothing and the pause, which doubles up to its bound: 30 attempts of the
+    // default would take minutes.
     let raw = RawGateway::start();
-    let _device = Ptth::start(&["device", &raw.url("lamp"), "--text", "x", "--links", "1..1", "--backoff", "60m..60m"]);
+    let _device = Ptth::start(&[
+        "device",
+        &raw.url("lamp"),
+        "--text",
+        "x",
+        "--links",
+        "1..1",
+        "--backoff",
+        "60m..60m",
+    ]);
     drop(raw.offer());
     let then = Instant::now();
     while then.elapsed() < Duration::from_millis(500) {
@@ -517,7 +626,8 @@ fn the_backoff_is_what_its_option_says() {
 
 #[test]
 fn what_a_gateway_says_is_no_terminal_control() {
-    // T32: neither field, reason nor body of a refusal brings an escape sequence to the terminal or a forged log line.
+    // T32: neither field, reason nor body of a refusal brings an escape sequence to the terminal or
+    // a forged log line.
     for answer in [
         "HTTP/1.1 403 Forbidden\r\nProxy-Status: ptth\r\nContent-Type: text/plain\r\nContent-Length: 24\r\n\r\n\x1b]0;evil\x07\x1b[31mred\nline\n\n",
         "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\u{9b}31m\r\nContent-Length: 0\r\n\r\n",
@@ -529,7 +639,9 @@ fn what_a_gateway_says_is_no_terminal_control() {
         let (mut peer, _) = raw.offer();
         peer.write(answer);
         peer.finish_writing();
-        eventually("a word on standard error, or the end", || (!device.stderr().is_empty() || device.has_ended()).then_some(()));
+        eventually("a word on standard error, or the end", || {
+            (!device.stderr().is_empty() || device.has_ended()).then_some(())
+        });
         let said = device.stderr();
         assert!(!said.contains(['\x1b', '\x07', '\u{9b}']) && !said.contains("\nline"), "{said:?}");
     }
@@ -569,13 +681,18 @@ fn text_is_the_answer_to_every_method_and_path() {
     let raw = RawGateway::start();
     let _device = text_device(&raw, &[]);
     let mut link = raw.turn();
-    for (method, target) in [("GET", "/"), ("DELETE", "/a/b?c=d"), ("BREW", "/pot"), ("OPTIONS", "/"), ("PATCH", "/x")] {
+    for (method, target) in
+        [("GET", "/"), ("DELETE", "/a/b?c=d"), ("BREW", "/pot"), ("OPTIONS", "/"), ("PATCH", "/x")]
+    {
         let answer = link.ask(&format!("{method} {target} HTTP/1.1\r\nHost:\r\n\r\n"));
         answer.expect_ok(SEED_TEXT);
         assert!(answer.head.get("date").is_some(), "{}", answer.head.text());
     }
     let answer = link.ask("HEAD / HTTP/1.1\r\nHost:\r\n\r\n");
-    assert_eq!((answer.status(), answer.head.get("content-length"), answer.body.len()), (200, Some("15"), 0));
+    assert_eq!(
+        (answer.status(), answer.head.get("content-length"), answer.body.len()),
+        (200, Some("15"), 0)
+    );
     link.write("POST / HTTP/1.1\r\nHost:\r\nContent-Length: 5\r\n\r\nhello");
     link.read_answer("POST").expect_ok(SEED_TEXT);
     link.write("POST / HTTP/1.1\r\nHost:\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nX: y\r\n\r\n");
@@ -592,7 +709,9 @@ fn host_is_data_on_a_turned_link() {
     let raw = RawGateway::start();
     let _device = text_device(&raw, &[]);
     let mut link = raw.turn();
-    for host in ["", "Host:\r\n", "Host: \r\n", "Host: anything.example:99999\r\n", "Host: 127.0.0.1\r\n"] {
+    for host in
+        ["", "Host:\r\n", "Host: \r\n", "Host: anything.example:99999\r\n", "Host: 127.0.0.1\r\n"]
+    {
         link.ask(&format!("GET / HTTP/1.1\r\n{host}\r\n")).expect_ok(SEED_TEXT);
     }
 }
@@ -645,14 +764,15 @@ fn a_link_that_fell_silent_after_a_heartbeat_is_given_up() {
     assert!(then.elapsed() >= Duration::from_millis(250), "it was closed at once");
     let mut next = raw.turn();
     next.ask(&get("/")).expect_ok(SEED_TEXT);
-    // This gateway is known to ask: a link that is lost before its first heartbeat is given up, too.
+    // This gateway is known to ask: a link that is lost before its first heartbeat is given up,
+    // too.
     let then = Instant::now();
     next.expect_closed();
     assert!(then.elapsed() >= Duration::from_millis(250), "it was closed at once");
 }
 
 #[test]
-fn first_octets_that_are_not_http_close_the_link_with_a_word_about_them() {
+fn first_bytes_that_are_not_http_close_the_link_with_a_word_about_them() {
     let rows: &[(&str, &[u8], &str)] = &[
         ("an HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", "HTTP/2"),
         ("a TLS hello", b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", "TLS"),
@@ -661,12 +781,12 @@ fn first_octets_that_are_not_http_close_the_link_with_a_word_about_them() {
     each_row(
         rows,
         |r| r.0.to_owned(),
-        |(_, octets, word)| {
+        |(_, bytes, word)| {
             let raw = RawGateway::start();
             let local = LocalServer::start();
             let device = forwarder(&raw, &local, &["--links", "1..1"]);
             let mut link = raw.turn();
-            link.write(octets);
+            link.write(bytes);
             if let Some(head) = link.try_read_head() {
                 assert!(head.status() >= 400, "{}", head.text());
             }
@@ -694,18 +814,34 @@ fn malformed_requests_on_a_link_are_refused_and_reach_no_local_server() {
         &[400],
     ));
     for value in WRONG_CODINGS {
-        rows.push((format!("T2 {value:?}"), (with(&format!("Transfer-Encoding: {value}\r\n")) + "0\r\n\r\n").into(), &[400, 501]));
+        rows.push((
+            format!("T2 {value:?}"),
+            (with(&format!("Transfer-Encoding: {value}\r\n")) + "0\r\n\r\n").into(),
+            &[400, 501],
+        ));
     }
     rows.push((
         "T2 two lines".into(),
         (with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n") + "0\r\n\r\n").into(),
         &[400, 501],
     ));
-    rows.push(("T2 on HTTP/1.0".into(), "POST /x HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(), &[400]));
+    rows.push((
+        "T2 on HTTP/1.0".into(),
+        "POST /x HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(),
+        &[400],
+    ));
     for value in WRONG_LENGTHS {
-        rows.push((format!("T3 {value:?}"), with(&format!("Content-Length: {value}\r\n")).into(), &[400]));
+        rows.push((
+            format!("T3 {value:?}"),
+            with(&format!("Content-Length: {value}\r\n")).into(),
+            &[400],
+        ));
     }
-    rows.push(("T3 two lengths".into(), with("Content-Length: 0\r\nContent-Length: 5\r\n").into(), &[400]));
+    rows.push((
+        "T3 two lengths".into(),
+        with("Content-Length: 0\r\nContent-Length: 5\r\n").into(),
+        &[400],
+    ));
     for (name, line) in [
         ("NUL in a value", "X: a\0b\r\n"),
         ("CR in a value", "X: a\rb\r\n"),
@@ -717,29 +853,57 @@ fn malformed_requests_on_a_link_are_refused_and_reach_no_local_server() {
     ] {
         rows.push((format!("T10 {name}"), with(line).into(), &[400]));
     }
-    rows.push(("control octet in the target".into(), "GET /\x01 HTTP/1.1\r\nHost:\r\n\r\n".into(), &[400]));
-    rows.push(("octets above 0x7F in the target".into(), b"GET /\xe4 HTTP/1.1\r\nHost:\r\n\r\n".to_vec(), &[400]));
+    rows.push((
+        "control byte in the target".into(),
+        "GET /\x01 HTTP/1.1\r\nHost:\r\n\r\n".into(),
+        &[400],
+    ));
+    rows.push((
+        "bytes above 0x7F in the target".into(),
+        b"GET /\xe4 HTTP/1.1\r\nHost:\r\n\r\n".to_vec(),
+        &[400],
+    ));
     rows.push(("* with GET".into(), "GET * HTTP/1.1\r\nHost:\r\n\r\n".into(), &[400]));
-    rows.push(("CONNECT".into(), "CONNECT a.example:80 HTTP/1.1\r\nHost: a.example:80\r\n\r\n".into(), &[400, 405, 501]));
+    rows.push((
+        "CONNECT".into(),
+        "CONNECT a.example:80 HTTP/1.1\r\nHost: a.example:80\r\n\r\n".into(),
+        &[400, 405, 501],
+    ));
     rows.push(("117 fields".into(), with(&"X: y\r\n".repeat(116)).into(), &[431]));
-    rows.push(("a head of 21 KiB".into(), with(&format!("X: {}\r\n", "y".repeat(21_000))).into(), &[431]));
-    rows.push(("a target of 8,001 octets".into(), get(&format!("/{}", "y".repeat(8_000))).into(), &[414]));
+    rows.push((
+        "a head of 21 KiB".into(),
+        with(&format!("X: {}\r\n", "y".repeat(21_000))).into(),
+        &[431],
+    ));
+    rows.push((
+        "a target of 8,001 bytes".into(),
+        get(&format!("/{}", "y".repeat(8_000))).into(),
+        &[414],
+    ));
     rows.push(("T13 HTTP/1.2".into(), "GET / HTTP/1.2\r\nHost:\r\n\r\n".into(), &[505]));
     rows.push(("T13 HTTP/2.0".into(), "GET / HTTP/2.0\r\nHost:\r\n\r\n".into(), &[400, 505]));
     rows.push(("T13 HTTP/01.1".into(), "GET / HTTP/01.1\r\nHost:\r\n\r\n".into(), &[400, 505]));
-    rows.push(("T13 a response".into(), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into(), &[400]));
+    rows.push((
+        "T13 a response".into(),
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".into(),
+        &[400],
+    ));
     rows.push(("T13 words".into(), "hello device, how are you\r\n\r\n".into(), &[400]));
     for what in ["--to", "--text"] {
         let raw = RawGateway::start();
         let local = LocalServer::start();
-        let _device = if what == "--to" { forwarder(&raw, &local, &["--links", "2..8"]) } else { text_device(&raw, &["--links", "2..8"]) };
+        let _device = if what == "--to" {
+            forwarder(&raw, &local, &["--links", "2..8"])
+        } else {
+            text_device(&raw, &["--links", "2..8"])
+        };
         each_row(
             &rows,
             |r| format!("{what}: {}", r.0),
-            |(_, octets, statuses)| {
+            |(_, bytes, statuses)| {
                 let asked = local.count();
                 let mut link = raw.turn();
-                let _ = link.try_write(octets); // it may be refused before all is written
+                let _ = link.try_write(bytes); // it may be refused before all is written
                 let answer = link.read_answer("POST");
                 answer.expect_refusal_among(statuses);
                 assert!(answer.head.closes(), "{}", answer.head.text());
@@ -753,7 +917,8 @@ fn malformed_requests_on_a_link_are_refused_and_reach_no_local_server() {
 
 #[test]
 fn chunked_bodies_that_are_malformed_are_never_whole() {
-    // T5. The head was right, so the local server may have been asked; a body it reads must not end well.
+    // T5. The head was right, so the local server may have been asked; a body it reads must not end
+    // well.
     let rows: &[(&str, &str)] = &[
         ("0x before a size", "0x2\r\nab\r\n0\r\n\r\n"),
         ("LF after an extension", "2;\nab\r\n0\r\n\r\n"),
@@ -785,11 +950,17 @@ fn chunked_bodies_that_are_malformed_are_never_whole() {
         |(_, body)| {
             let mut link = raw.turn();
             let body = body.replace("TRAILERS", &"x".repeat(40_000));
-            let _ = link.try_write(format!("POST /x HTTP/1.1\r\nHost:\r\nTransfer-Encoding: chunked\r\n\r\n{body}"));
+            let _ = link.try_write(format!(
+                "POST /x HTTP/1.1\r\nHost:\r\nTransfer-Encoding: chunked\r\n\r\n{body}"
+            ));
             if let Some(head) = link.try_read_head() {
                 assert!(matches!(head.status(), 400 | 431 | 502), "{}", head.text());
             }
-            assert_eq!(whole.load(std::sync::atomic::Ordering::SeqCst), 0, "the local server got it as a whole body");
+            assert_eq!(
+                whole.load(std::sync::atomic::Ordering::SeqCst),
+                0,
+                "the local server got it as a whole body"
+            );
         },
     );
     let mut link = raw.turn();
@@ -802,12 +973,12 @@ fn a_request_cut_short_is_never_whole() {
     let raw = RawGateway::start();
     let local = LocalServer::start();
     let _device = forwarder(&raw, &local, &["--links", "2..8"]);
-    for octets in [
+    for bytes in [
         "POST /hash HTTP/1.1\r\nHost:\r\nContent-Length: 10\r\n\r\nhello",
         "POST /hash HTTP/1.1\r\nHost:\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
     ] {
         let mut link = raw.turn();
-        link.write(octets);
+        link.write(bytes);
         link.finish_writing();
         link.deadline = Duration::from_secs(5);
         if let Some(head) = link.try_read_head() {
@@ -835,7 +1006,11 @@ fn the_forwarder_keeps_the_request_as_it_is() {
     assert_eq!(head.get("x-forwarded-for"), Some("192.0.2.1"), "a device trusts its gateway");
     assert_eq!(head.get("x-forwarded-prefix"), Some("/lamp"));
     assert_eq!(head.all("accept"), ["a", "b"]);
-    assert!(head.fields.iter().any(|(n, _)| n == "ACCEPT"), "names keep their spelling: {}", head.text());
+    assert!(
+        head.fields.iter().any(|(n, _)| n == "ACCEPT"),
+        "names keep their spelling: {}",
+        head.text()
+    );
     assert_eq!(body, b"hello");
     assert!(answer.head.get("date").is_some(), "a device adds a Date: {}", answer.head.text());
 }
@@ -862,9 +1037,17 @@ fn the_forwarders_target_is_fixed() {
         "a redirect is the visitor's business"
     );
     let asked = local.count();
-    let _ = link.try_write(format!("GET {}/x HTTP/1.1\r\nHost: {}\r\n\r\n", elsewhere.url(), elsewhere.addr));
+    let _ = link.try_write(format!(
+        "GET {}/x HTTP/1.1\r\nHost: {}\r\n\r\n",
+        elsewhere.url(),
+        elsewhere.addr
+    ));
     let answer = link.read_answer("GET");
-    assert!(answer.status() == 400 || local.count() == asked + 1, "absolute form: {}", answer.head.text());
+    assert!(
+        answer.status() == 400 || local.count() == asked + 1,
+        "absolute form: {}",
+        answer.head.text()
+    );
     assert_eq!(elsewhere.count(), 0);
 }
 
@@ -872,7 +1055,8 @@ fn the_forwarders_target_is_fixed() {
 fn host_header_replaces_the_host() {
     let raw = RawGateway::start();
     let local = LocalServer::start();
-    let _device = forwarder(&raw, &local, &["--links", "1..1", "--host-header", "app.internal:3000"]);
+    let _device =
+        forwarder(&raw, &local, &["--links", "1..1", "--host-header", "app.internal:3000"]);
     let mut link = raw.turn();
     for host in ["Host: visitors.example\r\n", "Host:\r\n", ""] {
         let answer = link.ask(&format!("GET /echo HTTP/1.1\r\n{host}\r\n"));
@@ -897,7 +1081,14 @@ fn a_local_server_always_gets_a_host() {
 fn a_local_server_that_is_down_gives_502_with_a_reason() {
     let raw = RawGateway::start();
     let port = crate::support::free_port();
-    let device = Ptth::start(&["device", &raw.url("lamp"), "--to", &format!("http://127.0.0.1:{port}"), "--links", "1..1"]);
+    let device = Ptth::start(&[
+        "device",
+        &raw.url("lamp"),
+        "--to",
+        &format!("http://127.0.0.1:{port}"),
+        "--links",
+        "1..1",
+    ]);
     let mut link = raw.turn();
     for _ in 0..2 {
         link.ask(&get("/x")).expect_refusal(502);
@@ -930,7 +1121,10 @@ fn answers_of_a_local_server_arrive_whole_by_every_framing() {
         assert_eq!((answer.status(), answer.body.len()), (status, 0));
     }
     let answer = link.ask("HEAD /x HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!((answer.status(), answer.head.get("content-length"), answer.body.len()), (200, Some("6"), 0));
+    assert_eq!(
+        (answer.status(), answer.head.get("content-length"), answer.body.len()),
+        (200, Some("6"), 0)
+    );
     link.ask(&get("/x")).expect_ok("hello\n");
 }
 
@@ -948,10 +1142,10 @@ fn a_local_servers_broken_answers_are_502_or_cut_and_never_whole() {
     each_row(
         rows,
         |r| r.0.to_owned(),
-        |(_, octets)| {
-            let octets = octets.to_vec();
+        |(_, bytes)| {
+            let bytes = bytes.to_vec();
             let local = LocalServer::with(move |c| {
-                c.raw(&octets);
+                c.raw(&bytes);
                 c.close = true;
             });
             let raw = RawGateway::start();
@@ -962,12 +1156,12 @@ fn a_local_servers_broken_answers_are_502_or_cut_and_never_whole() {
             assert_eq!(local.count(), 1, "a POST is asked once");
         },
     );
-    for (name, octets) in [
+    for (name, bytes) in [
         ("short by length", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"),
         ("no last chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"),
     ] {
         let local = LocalServer::with(move |c| {
-            c.raw(octets);
+            c.raw(bytes);
             c.close = true;
         });
         let raw = RawGateway::start();
@@ -978,7 +1172,10 @@ fn a_local_servers_broken_answers_are_502_or_cut_and_never_whole() {
             Ok(answer) => answer.expect_refusal(502), // it was known before the head had gone on
             Err(cut) => {
                 assert!(b"hello".starts_with(&cut.body), "{name}: {:?}", cut.body);
-                assert!(cut.head.is_some(), "{name}: closed without an octet: neither what came of the answer nor a 502");
+                assert!(
+                    cut.head.is_some(),
+                    "{name}: closed without a byte: neither what came of the answer nor a 502"
+                );
             }
         }
     }
@@ -1007,7 +1204,11 @@ fn the_forwarder_streams_both_ways() {
     link.write("POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
     for piece in ["one", "two"] {
         link.write(format!("{:x}\r\n{piece}\r\n", piece.len()));
-        assert_eq!(hearing.recv_timeout(crate::support::DEADLINE).unwrap(), piece.as_bytes(), "a piece arrives before the next is sent");
+        assert_eq!(
+            hearing.recv_timeout(crate::support::DEADLINE).unwrap(),
+            piece.as_bytes(),
+            "a piece arrives before the next is sent"
+        );
     }
     link.write("0\r\n\r\n");
     let head = link.read_head();
@@ -1025,7 +1226,9 @@ fn expect_100_continue_goes_through_to_the_local_server() {
     let local = LocalServer::start();
     let _device = forwarder(&raw, &local, &["--links", "1..1"]);
     let mut link = raw.turn();
-    link.write("POST /hash HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    link.write(
+        "POST /hash HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+    );
     assert_eq!(link.read_head().status(), 100);
     link.write("hello");
     link.read_answer("POST").expect_ok(Hash::of(b"hello"));
@@ -1065,12 +1268,18 @@ fn a_device_that_holds_many_idle_links_has_no_thread_for_each() {
     let raw = RawGateway::start();
     let few = Ptth::start(&["device", &raw.url("few"), "--text", "x", "--links", "5..5"]);
     let links: Vec<RawPeer> = (0..5).map(|_| raw.turn()).collect();
-    links.into_iter().enumerate().for_each(|(i, mut l)| assert_eq!(l.ask("OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n").status(), 204, "link {i}"));
+    links.into_iter().enumerate().for_each(|(i, mut l)| {
+        assert_eq!(l.ask("OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n").status(), 204, "link {i}")
+    });
     let other = RawGateway::start();
     let many = Ptth::start(&["device", &other.url("many"), "--text", "x", "--links", "300..300"]);
     let mut links: Vec<RawPeer> = (0..300).map(|_| other.turn()).collect();
-    links.iter_mut().for_each(|l| assert_eq!(l.ask("OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n").status(), 204));
-    eventually("no more threads than with five links", || (many.threads() <= few.threads()).then_some(()));
+    links
+        .iter_mut()
+        .for_each(|l| assert_eq!(l.ask("OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n").status(), 204));
+    eventually("no more threads than with five links", || {
+        (many.threads() <= few.threads()).then_some(())
+    });
     assert!(find(links[299].ask(&get("/")).body.as_slice(), b"x").is_some());
 }
 
@@ -1081,17 +1290,21 @@ fn a_token_comes_from_a_file_or_the_environment_and_is_never_shown() {
     let file = folder.0.join("token");
     std::fs::write(&file, "hunter2\n").unwrap();
     let url = raw.url("lamp");
-    let mut by_file = Ptth::command(&["device", &url, "--text", "x", "--token-file", file.to_str().unwrap()]);
+    let mut by_file =
+        Ptth::command(&["device", &url, "--text", "x", "--token-file", file.to_str().unwrap()]);
     let mut by_environment = Ptth::command(&["device", &url, "--text", "x"]);
     by_environment.env("PTTH_TOKEN", "hunter2");
     for command in [&mut by_file, &mut by_environment] {
         let mut device = Process::start(command);
         let (mut peer, offer) = raw.offer();
         assert_eq!(offer.get("authorization"), Some("Bearer hunter2"));
-        peer.write("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 0\r\n\r\n");
+        peer.write(
+            "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 0\r\n\r\n",
+        );
         assert_eq!(device.exit_code(), 3);
         assert!(!device.stderr().contains("hunter2"), "{}", device.stderr());
     }
-    let (code, _, stderr) = Ptth::run(&["device", &url, "--text", "x", "--token-file", "/dev/null"]);
+    let (code, _, stderr) =
+        Ptth::run(&["device", &url, "--text", "x", "--token-file", "/dev/null"]);
     assert!(code == 2 && stderr.contains("token"), "{code}: {stderr}");
 }

@@ -1,4 +1,5 @@
-//! What a device dials and when, and how it judges what comes of it: a pool after an outage, offers that are held, links that carry nothing, dialects.
+//! What a device dials and when, and how it judges what comes of it: a pool after an outage, offers
+//! that are held, links that carry nothing, dialects.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{Read, Write};
@@ -12,7 +13,8 @@ use crate::support::process::{Process, get, offer};
 use crate::support::{Gateway, Ptth, RawGateway, RawPeer, SWITCH, eventually, vector};
 
 /// A gateway of ours says so (without its mark a middlebox might).
-const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n";
+const BUSY: &str =
+    "HTTP/1.1 503 Service Unavailable\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n";
 const NOTHING_YET: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 /// Nothing, as a mailbox says it.
 const NO_EVENT: &str = "HTTP/1.1 204 No Content\r\nContent-Type: message/http\r\n\r\n";
@@ -40,7 +42,8 @@ fn nobody_dials(raw: &RawGateway) {
 
 // ── The pool after an outage ──
 
-/// One attempt at a time while the gateway does not answer; behind its first 101 all that are wanted at once, though none of them is answered.
+/// One attempt at a time while the gateway does not answer; behind its first 101 all that are
+/// wanted at once, though none of them is answered.
 #[test]
 fn after_an_outage_the_pool_comes_back_in_parallel_behind_the_first_answer() {
     let raw = RawGateway::start();
@@ -189,7 +192,8 @@ fn swallowing_box(gateway: SocketAddr) -> SocketAddr {
     std::thread::spawn(move || {
         while let Ok((device, _)) = listener.accept() {
             let Ok(gateway) = TcpStream::connect(gateway) else { return };
-            let (mut up, mut down) = ((device.try_clone().unwrap(), gateway.try_clone().unwrap()), (gateway, device));
+            let (mut up, mut down) =
+                ((device.try_clone().unwrap(), gateway.try_clone().unwrap()), (gateway, device));
             std::thread::spawn(move || std::io::copy(&mut up.0, &mut up.1));
             std::thread::spawn(move || {
                 let (mut buffer, mut swallows) = ([0; 4096], false);
@@ -208,9 +212,16 @@ fn swallowing_box(gateway: SocketAddr) -> SocketAddr {
 
 #[test]
 fn behind_a_box_that_swallows_what_follows_the_101_polls_take_the_links_place() {
-    let gateway = Gateway::start(&["--heartbeat", "200ms", "--heartbeat-timeout", "200ms", "--first-octet", "500ms"]);
-    let way = swallowing_box(gateway.devices);
-    let device = device(&format!("http://{way}/lamp"), &["--doubt-after", "300ms"]);
+    let gateway = Gateway::start(&[
+        "--heartbeat",
+        "200ms",
+        "--heartbeat-timeout",
+        "200ms",
+        "--first-byte",
+        "500ms",
+    ]);
+    let transport = swallowing_box(gateway.devices);
+    let device = device(&format!("http://{transport}/lamp"), &["--doubt-after", "300ms"]);
     assert!(device.line().ends_with(" (PTTH/1.0 turn)"));
     eventually("polls take over", || (gateway.get("/lamp/").head.status() == 200).then_some(()));
     assert!(device.line().ends_with(" (COMET message/http)"));
@@ -241,7 +252,12 @@ fn a_poll_beside_silent_links_decides_by_what_it_brings() {
     ));
     link.expect_closed();
     let answer = poll.read_head();
-    assert_eq!((answer.get("ptth-message-id"), answer.get("upgrade")), (Some("e"), None), "{}", answer.text());
+    assert_eq!(
+        (answer.get("ptth-message-id"), answer.get("upgrade")),
+        (Some("e"), None),
+        "{}",
+        answer.text()
+    );
     assert!(device.line().ends_with(" (COMET message/http)"));
     // As many polls as are wanted, and no more offers.
     let (_second, head) = raw.offer();
@@ -288,7 +304,10 @@ fn a_foreign_gateway_that_is_merely_idle_keeps_its_links() {
         "", // closed
     ] {
         let raw = RawGateway::start();
-        let device = device(&raw.url("lamp"), &["--doubt-after", "100ms", "--links", "1..1", "--max-retries", "1"]);
+        let device = device(
+            &raw.url("lamp"),
+            &["--doubt-after", "100ms", "--links", "1..1", "--max-retries", "1"],
+        );
         let mut link = raw.turn();
         assert!(device.line().ends_with(" (PTTH/1.0 turn)"));
         for _ in 0..3 {
@@ -336,9 +355,10 @@ fn without_doubt_or_without_a_fallback_nothing_polls_beside_links() {
     }
 }
 
-// ── Farewells ──
+// ── Goaways ──
 
-/// Whoever takes links one by one dials the replacement first, too: it is there when the answer is read.
+/// Whoever takes links one by one dials the replacement first, too: it is there when the answer is
+/// read.
 #[test]
 fn a_program_that_listens_dials_the_replacement_before_a_farewell_is_answered() {
     let raw = RawGateway::start();
@@ -357,8 +377,15 @@ fn a_program_that_listens_dials_the_replacement_before_a_farewell_is_answered() 
         for _ in 0..3 {
             link.write(FAREWELL);
             let answer = link.read_answer("OPTIONS");
-            assert_eq!((answer.head.status(), answer.head.closes()), (204, true), "{}", answer.head.text());
-            let mut next = raw.try_accept().expect("the replacement is on its way before the farewell is answered");
+            assert_eq!(
+                (answer.head.status(), answer.head.closes()),
+                (204, true),
+                "{}",
+                answer.head.text()
+            );
+            let mut next = raw
+                .try_accept()
+                .expect("the replacement is on its way before the goaway is answered");
             link.expect_closed();
             next.read_head();
             next.write(SWITCH);
@@ -380,7 +407,11 @@ fn a_device_that_may_try_once_says_one_line() {
     assert_eq!(device.exit_code(), 1);
     let log = device.stderr();
     assert_eq!(log.matches("503").count(), 1, "{log}");
-    assert!(log.contains("gave up after 1 failed attempt (max_retries): ") && !log.contains("next attempt"), "{log}");
+    assert!(
+        log.contains("gave up after 1 failed attempt (max_retries): ")
+            && !log.contains("next attempt"),
+        "{log}"
+    );
 }
 
 // ── Names and dialects ──
@@ -393,16 +424,26 @@ fn a_gateway_url_with_more_than_a_name_is_refused_to_a_program_that_does_not_ask
         assert!(error.is_usage() && error.to_string().contains("whole_target"), "{more}: {error}");
         assert!(builder().whole_target(true).build().is_ok(), "{more}");
     }
-    assert!(Device::builder("http://gw.example/lamp").build().is_ok() && Device::builder("http://gw.example").build().is_ok());
+    assert!(
+        Device::builder("http://gw.example/lamp").build().is_ok()
+            && Device::builder("http://gw.example").build().is_ok()
+    );
 }
 
 #[test]
 fn an_ietf_offer_goes_where_the_urls_template_says() {
-    let origins: &[&str] = &["--protocol", "ptth", "--origin", "https://lamp.example", "--origin", "http://b:8080"];
+    let origins: &[&str] =
+        &["--protocol", "ptth", "--origin", "https://lamp.example", "--origin", "http://b:8080"];
     for (path, target) in [
         ("", "/.well-known/ptth/https%3A%2F%2Flamp.example,http%3A%2F%2Fb%3A8080/"),
-        ("/ptth?origin={serialized_origin}", "/ptth?origin=https%3A%2F%2Flamp.example,http%3A%2F%2Fb%3A8080"),
-        ("/ptth{?serialized_origin*}", "/ptth?serialized_origin=https%3A%2F%2Flamp.example&serialized_origin=http%3A%2F%2Fb%3A8080"),
+        (
+            "/ptth?origin={serialized_origin}",
+            "/ptth?origin=https%3A%2F%2Flamp.example,http%3A%2F%2Fb%3A8080",
+        ),
+        (
+            "/ptth{?serialized_origin*}",
+            "/ptth?serialized_origin=https%3A%2F%2Flamp.example&serialized_origin=http%3A%2F%2Fb%3A8080",
+        ),
     ] {
         let raw = RawGateway::start();
         let device = device(&format!("http://{}{path}", raw.addr), origins);
@@ -418,7 +459,8 @@ fn an_ietf_offer_goes_where_the_urls_template_says() {
         ("/.well-known/ptth/https%3A%2F%2Fother.example/", "other origins"),
     ] {
         let url = format!("http://127.0.0.1:9{path}");
-        let (code, _, err) = Ptth::run(&[&["device", url.as_str(), "--text", "x"], origins].concat());
+        let (code, _, err) =
+            Ptth::run(&[&["device", url.as_str(), "--text", "x"], origins].concat());
         assert!(code == 2 && err.contains(word), "{path}: {code}, {err}");
     }
 }
@@ -448,8 +490,15 @@ fn h2os_reverse_tunnel_is_a_dialect_of_both_commands() {
     let mut h2o = gateway.dial();
     h2o.write(H2O_OFFER);
     let head = h2o.read_head();
-    let fields = (head.get("upgrade"), head.get("connection").map(str::to_lowercase), head.get("selected-alpn"));
-    assert_eq!((head.status(), fields), (101, (Some("reverse"), Some("upgrade".to_owned()), Some("http%2F1.1"))));
+    let fields = (
+        head.get("upgrade"),
+        head.get("connection").map(str::to_lowercase),
+        head.get("selected-alpn"),
+    );
+    assert_eq!(
+        (head.status(), fields),
+        (101, (Some("reverse"), Some("upgrade".to_owned()), Some("http%2F1.1")))
+    );
     let mut visitor = gateway.visitor();
     visitor.write(get("/lamp/x"));
     assert_eq!(h2o.read_head().target(), "/x");
@@ -468,7 +517,10 @@ fn h2os_reverse_tunnel_is_a_dialect_of_both_commands() {
     let raw = RawGateway::start();
     let device = self::device(&raw.url("lamp"), &["--protocol", "h2o", "--links", "1..1"]);
     let (mut peer, head) = raw.offer();
-    assert_eq!((head.method(), head.get("upgrade"), head.get("alpn")), ("GET", Some("reverse"), Some("http%2F1.1")));
+    assert_eq!(
+        (head.method(), head.get("upgrade"), head.get("alpn")),
+        ("GET", Some("reverse"), Some("http%2F1.1"))
+    );
     peer.write("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: reverse\r\nSelected-ALPN: h2\r\n\r\n");
     device.expect_stderr("another protocol than the offered http/1.1");
     assert_eq!(device.line_within(Duration::ZERO), None);
@@ -484,10 +536,13 @@ fn a_token_of_ones_own_is_taken_where_the_operator_says_so() {
     assert!(code == 2 && err.contains("--dialect websocket"), "{err}");
 }
 
-/// A tunnel that opens a link for every 101 wants its offers held; a device that does not know what a 204 is wants them turned.
+/// A tunnel that opens a link for every 101 wants its offers held; a device that does not know what
+/// a 204 is wants them turned.
 #[test]
 fn when_an_offer_is_turned_may_be_said_for_each_device() {
-    for (turn, held, turned) in [("lamp=on-demand", "lamp", "porch"), ("on-demand,porch=now", "lamp", "porch")] {
+    for (turn, held, turned) in
+        [("lamp=on-demand", "lamp", "porch"), ("on-demand,porch=now", "lamp", "porch")]
+    {
         let gateway = Gateway::start(&["--turn", turn]);
         let mut at_once = gateway.dial();
         at_once.write(offer(turned, ""));
@@ -501,7 +556,15 @@ fn when_an_offer_is_turned_may_be_said_for_each_device() {
         assert_eq!(waits.read_head().target(), "/x");
     }
     for wrong in ["sometimes", "lamp=never", "La_mp=now"] {
-        let (code, _, err) = Ptth::run(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0", "--turn", wrong]);
+        let (code, _, err) = Ptth::run(&[
+            "gateway",
+            "--devices",
+            "127.0.0.1:0",
+            "--visitors",
+            "127.0.0.1:0",
+            "--turn",
+            wrong,
+        ]);
         assert!(code == 2 && err.contains(wrong.split('=').next().unwrap()), "{wrong}: {err}");
     }
 }

@@ -1,9 +1,12 @@
-//! The relay against independent parsers: what reaches the device is what llhttp and h11 read in the visitor's octets, and the other way round.
+//! The relay against independent parsers: what reaches the device is what llhttp and h11 read in
+//! the visitor's bytes, and the other way round.
 //!
-//! Generated connections, legal and mutated, go through `ptth gateway` to a raw link that keeps every octet it gets. The same octets go to both
-//! parsers, and so does what came out at the other end. Where the relay is stricter than a parser, that is fine; where it reads on and a parser
-//! does not, a row of protocol.md §3 has to say so ([`LAXER`]). A case depends on the seed and its number alone:
-//! `PTTH_DIFFERENTIAL_SEED`, `PTTH_DIFFERENTIAL_CASES` (how many) and `PTTH_DIFFERENTIAL_FIRST` (the first number) repeat or widen a run.
+//! Generated connections, legal and mutated, go through `ptth gateway` to a raw link that keeps
+//! every byte it gets. The same bytes go to both parsers, and so does what came out at the other
+//! end. Where the relay is stricter than a parser, that is fine; where it reads on and a parser
+//! does not, a row of protocol.md §3 has to say so ([`LAXER`]). A case depends on the seed and its
+//! number alone: `PTTH_DIFFERENTIAL_SEED`, `PTTH_DIFFERENTIAL_CASES` (how many) and
+//! `PTTH_DIFFERENTIAL_FIRST` (the first number) repeat or widen a run.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod cases;
@@ -35,17 +38,47 @@ struct Laxer {
     _row: &'static str,
 }
 
-const fn laxer(parser: &'static str, complaint: &'static str, needs_other: bool, row: &'static str) -> Laxer {
+const fn laxer(
+    parser: &'static str,
+    complaint: &'static str,
+    needs_other: bool,
+    row: &'static str,
+) -> Laxer {
     Laxer { parser, complaint, needs_other, _row: row }
 }
 
 const LAXER: [Laxer; 10] = [
-    laxer("llhttp", "HPE_INVALID_METHOD", false, "RFC 9110 §9.1: a method is any token; it has a list"),
-    laxer("llhttp", "HPE_INVALID_VERSION Expected HTTP/2 Connection Preface", false, "the same: PRI is a token"),
-    laxer("llhttp", "HPE_INVALID_CONSTANT Expected SOURCE method", false, "the same: SOURCE is a token"),
-    laxer("llhttp", "HPE_STRICT Invalid character in chunk extensions", false, "extensions are ignored"),
+    laxer(
+        "llhttp",
+        "HPE_INVALID_METHOD",
+        false,
+        "RFC 9110 §9.1: a method is any token; it has a list",
+    ),
+    laxer(
+        "llhttp",
+        "HPE_INVALID_VERSION Expected HTTP/2 Connection Preface",
+        false,
+        "the same: PRI is a token",
+    ),
+    laxer(
+        "llhttp",
+        "HPE_INVALID_CONSTANT Expected SOURCE method",
+        false,
+        "the same: SOURCE is a token",
+    ),
+    laxer(
+        "llhttp",
+        "HPE_STRICT Invalid character in chunk extensions",
+        false,
+        "extensions are ignored",
+    ),
     laxer("llhttp", "UNTOLD", true, "one of these, in the body of an offer of another protocol"),
-    laxer("llhttp", "HPE_UNEXPECTED_CONTENT_LENGTH Duplicate Content-Length", true, "equal repeats are accepted as one"),
+    laxer(
+        "llhttp",
+        "HPE_UNEXPECTED_CONTENT_LENGTH Duplicate Content-Length",
+        true,
+        "equal repeats are accepted as one",
+    ),
     laxer(
         "llhttp",
         "HPE_INVALID_CONTENT_LENGTH Content-Length can't be present with Transfer-Encoding",
@@ -54,7 +87,12 @@ const LAXER: [Laxer; 10] = [
     ),
     laxer("llhttp", "HPE_INVALID_TRANSFER_ENCODING", true, "the same"),
     laxer("h11", "Only Transfer-Encoding: chunked is supported", true, "the same"),
-    laxer("llhttp", "HPE_INVALID_CONTENT_LENGTH Invalid character in Content-Length", true, "the same, on one line: 5, 5"),
+    laxer(
+        "llhttp",
+        "HPE_INVALID_CONTENT_LENGTH Invalid character in Content-Length",
+        true,
+        "the same, on one line: 5, 5",
+    ),
 ];
 
 fn known(parser: &str, why: &str, device: bool) -> Option<&'static Laxer> {
@@ -66,7 +104,9 @@ fn known(parser: &str, why: &str, device: bool) -> Option<&'static Laxer> {
 const FENCE: &str = "GET /lamp/fence HTTP/1.1\r\nHost: fence.example\r\n\r\n";
 
 fn variable(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+    std::env::var(name).map_or(default, |value| {
+        value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number"))
+    })
 }
 
 // ── The device ──
@@ -74,7 +114,7 @@ fn variable(name: &str, default: u64) -> u64 {
 /// What a link brought since the last fence.
 #[derive(Clone, Debug, Default)]
 struct Stream {
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     /// The gateway has closed it.
     closed: bool,
 }
@@ -86,7 +126,8 @@ struct Script {
     then_end: bool,
 }
 
-/// A device on one raw link at a time, which it renews when it is closed. It answers with the script, or counts its answers in `X-Nth`.
+/// A device on one raw link at a time, which it renews when it is closed. It answers with the
+/// script, or counts its answers in `X-Nth`.
 struct RawDevice {
     streams: Receiver<Vec<Stream>>,
     script: Arc<Mutex<Option<Script>>>,
@@ -116,9 +157,10 @@ impl RawDevice {
     /// What arrived since the last fence, which has been answered.
     #[track_caller]
     fn streams(&self) -> Vec<Stream> {
-        let mut streams = self.streams.recv_timeout(DEADLINE).expect("the device reached its fence");
+        let mut streams =
+            self.streams.recv_timeout(DEADLINE).expect("the device reached its fence");
         streams.extend(self.streams.try_iter().flatten());
-        streams.retain(|stream| !stream.octets.is_empty());
+        streams.retain(|stream| !stream.bytes.is_empty());
         streams
     }
 }
@@ -134,19 +176,28 @@ fn turned(gateway: SocketAddr) -> Option<TcpStream> {
 }
 
 /// Answers on a link until it is closed.
-fn serve(link: &mut TcpStream, past: &mut Vec<Stream>, nth: &mut usize, script: &Mutex<Option<Script>>, to: &Sender<Vec<Stream>>) {
+fn serve(
+    link: &mut TcpStream,
+    past: &mut Vec<Stream>,
+    nth: &mut usize,
+    script: &Mutex<Option<Script>>,
+    to: &Sender<Vec<Stream>>,
+) {
     let mut buffer = [0; 1 << 16];
     let (mut done, mut continued) = (0, false);
     loop {
-        let octets = &past.last().unwrap().octets;
-        let unread = &octets[done..];
+        let bytes = &past.last().unwrap().bytes;
+        let unread = &bytes[done..];
         match whole(unread) {
             Some(_) if unread.starts_with(b"GET /fence ") => {
-                past.last_mut().unwrap().octets.truncate(done);
+                past.last_mut().unwrap().bytes.truncate(done);
                 let _ = to.send(std::mem::take(past)); // the test may be over
                 past.push(Stream::default());
                 (*nth, done) = (0, 0);
-                if link.write_all(b"HTTP/1.1 200 OK\r\nX-Fence: 1\r\nContent-Length: 0\r\n\r\n").is_err() {
+                if link
+                    .write_all(b"HTTP/1.1 200 OK\r\nX-Fence: 1\r\nContent-Length: 0\r\n\r\n")
+                    .is_err()
+                {
                     return;
                 }
                 continue;
@@ -157,16 +208,24 @@ fn serve(link: &mut TcpStream, past: &mut Vec<Stream>, nth: &mut usize, script: 
                 // What cannot be written any more is read all the same: the link's end comes there.
                 let _ = match script.lock().unwrap().clone() {
                     Some(script) => {
-                        let written = script.pieces.iter().try_for_each(|piece| link.write_all(piece));
-                        written.and_then(|()| if script.then_end { link.shutdown(Shutdown::Write) } else { Ok(()) })
+                        let written =
+                            script.pieces.iter().try_for_each(|piece| link.write_all(piece));
+                        written.and_then(|()| {
+                            if script.then_end { link.shutdown(Shutdown::Write) } else { Ok(()) }
+                        })
                     }
-                    None => link.write_all(format!("HTTP/1.1 200 OK\r\nX-Nth: {nth}\r\nContent-Length: 0\r\n\r\n").as_bytes()),
+                    None => link.write_all(
+                        format!("HTTP/1.1 200 OK\r\nX-Nth: {nth}\r\nContent-Length: 0\r\n\r\n")
+                            .as_bytes(),
+                    ),
                 };
                 *nth += 1;
                 continue;
             }
             None if !continued
-                && head_of(unread).is_some_and(|(head, _)| head.to_ascii_lowercase().contains("\r\nexpect: 100-continue")) =>
+                && head_of(unread).is_some_and(|(head, _)| {
+                    head.to_ascii_lowercase().contains("\r\nexpect: 100-continue")
+                }) =>
             {
                 continued = true;
                 let _ = link.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -175,50 +234,59 @@ fn serve(link: &mut TcpStream, past: &mut Vec<Stream>, nth: &mut usize, script: 
         }
         match link.read(&mut buffer) {
             Ok(0) | Err(_) => return,
-            Ok(n) => past.last_mut().unwrap().octets.extend_from_slice(&buffer[..n]),
+            Ok(n) => past.last_mut().unwrap().bytes.extend_from_slice(&buffer[..n]),
         }
     }
 }
 
 /// For a failure's text; what is long repeats itself.
-fn shown(octets: &[u8]) -> String {
-    let text = octets.escape_ascii().to_string();
+fn shown(bytes: &[u8]) -> String {
+    let text = bytes.escape_ascii().to_string();
     let (front, back) = (2_500.min(text.len()), text.len().saturating_sub(1_500));
     if text.len() < 4_500 { text } else { format!("{} … {}", &text[..front], &text[back..]) }
 }
 
-fn latin1(octets: &[u8]) -> String {
-    octets.iter().map(|o| char::from(*o)).collect()
+fn latin1(bytes: &[u8]) -> String {
+    bytes.iter().map(|o| char::from(*o)).collect()
 }
 
-/// The head at the front as text, and its octets.
-fn head_of(octets: &[u8]) -> Option<(String, usize)> {
-    find(octets, b"\r\n\r\n").map(|at| (latin1(&octets[..at + 4]), at + 4))
+/// The head at the front as text, and its bytes.
+fn head_of(bytes: &[u8]) -> Option<(String, usize)> {
+    find(bytes, b"\r\n\r\n").map(|at| (latin1(&bytes[..at + 4]), at + 4))
 }
 
-/// Octets of the message at the front, when it is whole: what the relay writes is framed in one of two ways.
-fn whole(octets: &[u8]) -> Option<usize> {
-    let (head, head_len) = head_of(octets)?;
+/// Bytes of the message at the front, when it is whole: what the relay writes is framed in one of
+/// two ways.
+fn whole(bytes: &[u8]) -> Option<usize> {
+    let (head, head_len) = head_of(bytes)?;
     let lower = head.to_ascii_lowercase();
-    let field = |name: &str| lower.split("\r\n").skip(1).find_map(|line| line.strip_prefix(name).map(str::to_owned));
+    let field = |name: &str| {
+        lower.split("\r\n").skip(1).find_map(|line| line.strip_prefix(name).map(str::to_owned))
+    };
     if field("transfer-encoding: ").is_some() {
         let mut at = head_len;
         loop {
-            let line = find(&octets[at..], b"\r\n")?;
-            let size = usize::from_str_radix(&latin1(&octets[at..at + line]), 16).expect("a chunk size that the relay wrote");
+            let line = find(&bytes[at..], b"\r\n")?;
+            let size = usize::from_str_radix(&latin1(&bytes[at..at + line]), 16)
+                .expect("a chunk size that the relay wrote");
             at += line + 2;
             if size == 0 {
-                let rest = &octets[at..];
-                return if rest.starts_with(b"\r\n") { Some(at + 2) } else { find(rest, b"\r\n\r\n").map(|end| at + end + 4) };
+                let rest = &bytes[at..];
+                return if rest.starts_with(b"\r\n") {
+                    Some(at + 2)
+                } else {
+                    find(rest, b"\r\n\r\n").map(|end| at + end + 4)
+                };
             }
             at += size + 2;
-            if at > octets.len() {
+            if at > bytes.len() {
                 return None;
             }
         }
     }
-    let length = field("content-length: ").map_or(0, |value| value.parse::<usize>().expect("a length that the relay wrote"));
-    (octets.len() >= head_len + length).then_some(head_len + length)
+    let length = field("content-length: ")
+        .map_or(0, |value| value.parse::<usize>().expect("a length that the relay wrote"));
+    (bytes.len() >= head_len + length).then_some(head_len + length)
 }
 
 // ── The visitor ──
@@ -226,13 +294,14 @@ fn whole(octets: &[u8]) -> Option<usize> {
 /// What a visitor got to the end of its connection.
 #[derive(Debug)]
 struct Got {
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     reset: bool,
 }
 
 /// Writes the pieces, ends its direction, and reads to the end.
 fn visit<'p>(visitors: SocketAddr, pieces: impl Iterator<Item = &'p [u8]>) -> Result<Got, String> {
-    let mut visitor = TcpStream::connect_timeout(&visitors, DEADLINE).map_err(|e| format!("connecting: {e}"))?;
+    let mut visitor =
+        TcpStream::connect_timeout(&visitors, DEADLINE).map_err(|e| format!("connecting: {e}"))?;
     visitor.set_nodelay(true).unwrap();
     visitor.set_read_timeout(Some(DEADLINE)).unwrap();
     visitor.set_write_timeout(Some(DEADLINE)).unwrap();
@@ -244,11 +313,11 @@ fn visit<'p>(visitors: SocketAddr, pieces: impl Iterator<Item = &'p [u8]>) -> Re
         }
     }
     let _ = visitor.shutdown(Shutdown::Write); // it may be closed already; the answer says why
-    let mut octets = Vec::new();
-    match visitor.read_to_end(&mut octets) {
-        Ok(_) => Ok(Got { octets, reset }),
-        Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => Ok(Got { octets, reset: true }),
-        Err(e) => Err(format!("the connection was not closed ({e}), after {:?}", latin1(&octets))),
+    let mut bytes = Vec::new();
+    match visitor.read_to_end(&mut bytes) {
+        Ok(_) => Ok(Got { bytes, reset }),
+        Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => Ok(Got { bytes, reset: true }),
+        Err(e) => Err(format!("the connection was not closed ({e}), after {:?}", latin1(&bytes))),
     }
 }
 
@@ -262,14 +331,20 @@ struct Answer {
 }
 
 /// The answers that the gateway gave, one to each request; those of the device have no body.
-fn answers(octets: &[u8], methods: &[&str]) -> Result<Vec<Answer>, String> {
+fn answers(bytes: &[u8], methods: &[&str]) -> Result<Vec<Answer>, String> {
     let mut answers: Vec<Answer> = Vec::new();
-    let mut rest = octets;
+    let mut rest = bytes;
     while !rest.is_empty() {
-        let (head, head_len) = head_of(rest).ok_or_else(|| format!("no head where an answer was to begin: {:?}", latin1(rest)))?;
+        let (head, head_len) = head_of(rest)
+            .ok_or_else(|| format!("no head where an answer was to begin: {:?}", latin1(rest)))?;
         let lower = head.to_ascii_lowercase();
-        let field = |name: &str| lower.split("\r\n").find_map(|line| line.strip_prefix(name).map(str::to_owned));
-        let status = head.get(9..12).and_then(|s| s.parse().ok()).ok_or_else(|| format!("no status in {head:?}"))?;
+        let field = |name: &str| {
+            lower.split("\r\n").find_map(|line| line.strip_prefix(name).map(str::to_owned))
+        };
+        let status = head
+            .get(9..12)
+            .and_then(|s| s.parse().ok())
+            .ok_or_else(|| format!("no status in {head:?}"))?;
         rest = &rest[head_len..];
         if (100..200).contains(&status) {
             continue;
@@ -304,7 +379,13 @@ struct Tally {
 }
 
 /// What one parser has to say about a case: how many requests it confirms, or what is wrong.
-fn compare(name: &str, case: &Case, read: &Reading, arrived: &[(Reading, bool)], answers: &[Answer]) -> Result<usize, String> {
+fn compare(
+    name: &str,
+    case: &Case,
+    read: &Reading,
+    arrived: &[(Reading, bool)],
+    answers: &[Answer],
+) -> Result<usize, String> {
     let mut device = arrived.iter().flat_map(|(reading, _)| &reading.messages);
     let mut seen = 0;
     for (i, answer) in answers.iter().enumerate() {
@@ -320,8 +401,13 @@ fn compare(name: &str, case: &Case, read: &Reading, arrived: &[(Reading, bool)],
                 return Err(went_on(name, i, read));
             }
             // An HTTP/1.0 visitor takes an answer that does not say keep-alive as the last.
-            if !answer.closes && !request.is_some_and(|r| r.whole && r.body.is_empty() && r.minor == 1) {
-                return Err(format!("the gateway's own {} goes on behind what {name} reads as {request:?}", answer.status));
+            if !answer.closes
+                && !request.is_some_and(|r| r.whole && r.body.is_empty() && r.minor == 1)
+            {
+                return Err(format!(
+                    "the gateway's own {} goes on behind what {name} reads as {request:?}",
+                    answer.status
+                ));
             }
             continue;
         };
@@ -329,9 +415,13 @@ fn compare(name: &str, case: &Case, read: &Reading, arrived: &[(Reading, bool)],
             return Err(format!("answer {i} is the device's {nth}, not its {seen}"));
         }
         seen += 1;
-        let Some(request) = request.filter(|request| request.whole) else { return Err(went_on(name, i, read)) };
+        let Some(request) = request.filter(|request| request.whole) else {
+            return Err(went_on(name, i, read));
+        };
         let Some(got) = device.next().filter(|message| message.whole) else {
-            return Err(format!("the device answered, and {name} reads no request number {nth} in what it got: {arrived:?}"));
+            return Err(format!(
+                "the device answered, and {name} reads no request number {nth} in what it got: {arrived:?}"
+            ));
         };
         same_request(request, got).map_err(|e| format!("request {i}: {e}"))?;
     }
@@ -343,7 +433,9 @@ fn compare(name: &str, case: &Case, read: &Reading, arrived: &[(Reading, bool)],
             return Err(format!("the device got a request that nobody was answered: {partial:?}"));
         }
         let Some(request) = read.messages.get(k) else { return Err(went_on(name, k, read)) };
-        let Some(body) = request.body.get(..partial.body.len()) else { return Err(went_on(name, k, read)) };
+        let Some(body) = request.body.get(..partial.body.len()) else {
+            return Err(went_on(name, k, read));
+        };
         let cut = Message { body: body.to_vec(), trailers: Vec::new(), ..request.clone() };
         same_request(&cut, partial).map_err(|e| format!("request {k}, which was cut: {e}"))?;
     }
@@ -352,18 +444,32 @@ fn compare(name: &str, case: &Case, read: &Reading, arrived: &[(Reading, bool)],
     }
     for (reading, closed) in arrived {
         match &reading.end {
-            End::Refused(why) if known(name, why, false).is_none() => return Err(format!("{name} refuses what the device got: {why}")),
-            End::Within if !closed => return Err("the device got a part of a request, and its link goes on".to_owned()),
+            End::Refused(why) if known(name, why, false).is_none() => {
+                return Err(format!("{name} refuses what the device got: {why}"));
+            }
+            End::Within if !closed => {
+                return Err("the device got a part of a request, and its link goes on".to_owned());
+            }
             _ => {}
         }
     }
     // It may end where the request says so, and says that it does.
-    let may_close =
-        |request: &Message| request.lists("connection", "close") || request.minor == 0 && !request.lists("connection", "keep-alive");
-    let last = answers.len().checked_sub(1).and_then(|last| Some((&answers[last], read.messages.get(last)?)));
-    let ended = answers.last().is_some_and(|a| a.closes && a.nth.is_none()) || last.is_some_and(|(a, r)| a.closes && may_close(r));
+    let may_close = |request: &Message| {
+        request.lists("connection", "close")
+            || request.minor == 0 && !request.lists("connection", "keep-alive")
+    };
+    let last = answers
+        .len()
+        .checked_sub(1)
+        .and_then(|last| Some((&answers[last], read.messages.get(last)?)));
+    let ended = answers.last().is_some_and(|a| a.closes && a.nth.is_none())
+        || last.is_some_and(|(a, r)| a.closes && may_close(r));
     if answers.len() < read.whole() && !ended {
-        return Err(format!("{} answers to the {} requests that {name} reads", answers.len(), read.whole()));
+        return Err(format!(
+            "{} answers to the {} requests that {name} reads",
+            answers.len(),
+            read.whole()
+        ));
     }
     if let (End::Refused(why), true) = (&read.end, answers.is_empty()) {
         if !case.mutations.contains(&"cut short") && known(name, why, false).is_none() {
@@ -384,7 +490,10 @@ fn destination(request: &Message) -> (Vec<u8>, String) {
         Some(at) => {
             let rest = &request.target[at + 3..];
             let end = rest.find('/').unwrap_or(rest.len());
-            (rest.as_bytes()[..end].to_vec(), if end == rest.len() { "/".to_owned() } else { rest[end..].to_owned() })
+            (
+                rest.as_bytes()[..end].to_vec(),
+                if end == rest.len() { "/".to_owned() } else { rest[end..].to_owned() },
+            )
         }
         None => (host, request.target.clone()),
     }
@@ -434,7 +543,11 @@ fn end_to_end(message: &Message, request: bool) -> Fields {
     let stays = |name: &str| {
         let name = name.to_ascii_lowercase();
         let own = match request {
-            true => OWN.contains(&name.as_str()) || name.starts_with("x-forwarded-") || name.contains('_'),
+            true => {
+                OWN.contains(&name.as_str())
+                    || name.starts_with("x-forwarded-")
+                    || name.contains('_')
+            }
             false => OWN.contains(&name.as_str()) && name != "host" && name != "forwarded",
         };
         !own && (is_end_to_end(&name) || !named.contains(&name))
@@ -445,59 +558,91 @@ fn end_to_end(message: &Message, request: bool) -> Fields {
 /// Fails unless `got` is `sent` as a relay has to forward it.
 fn same_request(sent: &Message, got: &Message) -> Result<(), String> {
     let (authority, path) = destination(sent);
-    let rest = path.strip_prefix("/lamp").ok_or_else(|| format!("{path:?} is not for this device"))?;
+    let rest =
+        path.strip_prefix("/lamp").ok_or_else(|| format!("{path:?} is not for this device"))?;
     let target = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
     equal("method", &sent.method, &got.method)?;
     equal("target", &target, &got.target)?;
     equal("version", &1, &got.minor)?;
-    equal("Host, first", &Some(("Host".to_owned(), authority.clone())), &got.fields.first().cloned())?;
-    let octets = |text: &str| text.as_bytes().to_vec();
+    equal(
+        "Host, first",
+        &Some(("Host".to_owned(), authority.clone())),
+        &got.fields.first().cloned(),
+    )?;
+    let bytes = |text: &str| text.as_bytes().to_vec();
     let mut own = end_to_end(sent, true);
     own.push(("Via".to_owned(), format!("1.{} ptth", sent.minor).into_bytes()));
     equal("end-to-end fields", &own, &end_to_end(got, true))?;
     for (name, value) in [
-        ("X-Forwarded-For", octets("127.0.0.1")),
-        ("X-Forwarded-Proto", octets("http")),
+        ("X-Forwarded-For", bytes("127.0.0.1")),
+        ("X-Forwarded-Proto", bytes("http")),
         ("X-Forwarded-Host", authority),
-        ("X-Forwarded-Prefix", octets("/lamp")),
+        ("X-Forwarded-Prefix", bytes("/lamp")),
     ] {
         equal(name, &vec![value.as_slice()], &got.all(name))?;
     }
     for name in ["keep-alive", "proxy-connection", "http2-settings", "forwarded"] {
         equal(name, &Vec::<&[u8]>::new(), &got.all(name))?;
     }
-    let forwarding = got.fields.iter().filter(|(name, _)| name.to_lowercase().starts_with("x-forwarded-"));
+    let forwarding =
+        got.fields.iter().filter(|(name, _)| name.to_lowercase().starts_with("x-forwarded-"));
     equal("forwarding fields", &4, &forwarding.count())?;
     equal("TE", &sent.lists("te", "trailers").then_some(b"trailers".as_slice()), &got.get("te"))?;
-    let offers: Vec<String> = sent.list("upgrade").into_iter().filter(|token| token != "h2c").collect();
+    let offers: Vec<String> =
+        sent.list("upgrade").into_iter().filter(|token| token != "h2c").collect();
     let no_body = got.whole && sent.body.is_empty() && sent.all("transfer-encoding").is_empty();
     let upgrades = no_body && sent.minor == 1 && sent.lists("connection", "upgrade");
     equal("Upgrade", &if upgrades { offers.clone() } else { Vec::new() }, &got.list("upgrade"))?;
-    let connection = if upgrades && !offers.is_empty() { vec!["upgrade".to_owned()] } else { Vec::new() };
+    let connection =
+        if upgrades && !offers.is_empty() { vec!["upgrade".to_owned()] } else { Vec::new() };
     equal("Connection", &connection, &got.list("connection"))?;
     let chunked = !sent.all("transfer-encoding").is_empty();
-    equal("Transfer-Encoding", &if chunked { vec![b"chunked".as_slice()] } else { Vec::new() }, &got.all("transfer-encoding"))?;
+    equal(
+        "Transfer-Encoding",
+        &if chunked { vec![b"chunked".as_slice()] } else { Vec::new() },
+        &got.all("transfer-encoding"),
+    )?;
     equal("body", &latin1(&sent.body), &latin1(&got.body))?;
     let length = sent.body.len().to_string();
-    let says = !chunked && (!sent.all("content-length").is_empty() || matches!(sent.method.as_str(), "POST" | "PUT" | "PATCH"));
+    let says = !chunked
+        && (!sent.all("content-length").is_empty()
+            || matches!(sent.method.as_str(), "POST" | "PUT" | "PATCH"));
     if got.whole {
-        equal("Content-Length", &if says { vec![length.as_bytes()] } else { Vec::new() }, &got.all("content-length"))?;
+        equal(
+            "Content-Length",
+            &if says { vec![length.as_bytes()] } else { Vec::new() },
+            &got.all("content-length"),
+        )?;
         same_trailers(sent, got)?;
     }
     Ok(())
 }
 
-/// Trailers: none but those that came, in their order; every harmless one, and none that has a meaning in a head.
+/// Trailers: none but those that came, in their order; every harmless one, and none that has a
+/// meaning in a head.
 fn same_trailers(sent: &Message, got: &Message) -> Result<(), String> {
     let name = |(name, _): &(String, Vec<u8>)| name.to_ascii_lowercase();
     let harmless = |field: &&(String, Vec<u8>)| {
         let name = name(field);
-        (name.starts_with("x-") && !name.starts_with("x-forwarded-") && !name.contains('_')) || name == "server-timing"
+        (name.starts_with("x-") && !name.starts_with("x-forwarded-") && !name.contains('_'))
+            || name == "server-timing"
     };
     let harmful = |field: &(String, Vec<u8>)| {
         let name = name(field);
-        let never = ["host", "authorization", "connection", "set-cookie", "cookie", "te", "trailer", "via", "transfer-encoding"];
-        never.contains(&name.as_str()) || name.starts_with("content-") || name.starts_with("x-forwarded-")
+        let never = [
+            "host",
+            "authorization",
+            "connection",
+            "set-cookie",
+            "cookie",
+            "te",
+            "trailer",
+            "via",
+            "transfer-encoding",
+        ];
+        never.contains(&name.as_str())
+            || name.starts_with("content-")
+            || name.starts_with("x-forwarded-")
     };
     let mut from = sent.trailers.iter();
     if !got.trailers.iter().all(|field| from.any(|sent| sent == field)) {
@@ -511,29 +656,44 @@ fn same_trailers(sent: &Message, got: &Message) -> Result<(), String> {
     }
 }
 
-fn equal<T: PartialEq + std::fmt::Debug>(what: &str, expected: &T, found: &T) -> Result<(), String> {
-    if expected == found { Ok(()) } else { Err(format!("{what}: {expected:?} was sent, {found:?} came")) }
+fn equal<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    expected: &T,
+    found: &T,
+) -> Result<(), String> {
+    if expected == found {
+        Ok(())
+    } else {
+        Err(format!("{what}: {expected:?} was sent, {found:?} came"))
+    }
 }
 
 /// One connection's worth of requests.
-fn request_case(case: &Case, gateway: &Gateway, device: &RawDevice, readers: &mut [Reader; 2], tally: &mut Tally) -> Result<(), String> {
-    readers.iter_mut().for_each(|reader| reader.ask_requests(&case.octets));
+fn request_case(
+    case: &Case,
+    gateway: &Gateway,
+    device: &RawDevice,
+    readers: &mut [Reader; 2],
+    tally: &mut Tally,
+) -> Result<(), String> {
+    readers.iter_mut().for_each(|reader| reader.ask_requests(&case.bytes));
     let got = visit(gateway.visitors, case.pieces());
     let fence = visit(gateway.visitors, [FENCE.as_bytes()].into_iter());
     let readings: Vec<Reading> = readers.iter_mut().map(Reader::reading).collect();
     let (got, fence) = (got?, fence?);
-    if !latin1(&fence.octets).contains("X-Fence: 1") {
-        return Err(format!("the next visitor got {:?}", latin1(&fence.octets)));
+    if !latin1(&fence.bytes).contains("X-Fence: 1") {
+        return Err(format!("the next visitor got {:?}", latin1(&fence.bytes)));
     }
     let streams = device.streams();
     let mut confirmed = 0;
     let mut complaints = Vec::new();
     let most = readings.iter().max_by_key(|read| read.messages.len()).unwrap();
     let methods: Vec<&str> = most.messages.iter().map(|message| message.method.as_str()).collect();
-    let answers = answers(&got.octets, &methods)?;
+    let answers = answers(&got.bytes, &methods)?;
     for (reader, read) in readers.iter_mut().zip(&readings) {
-        streams.iter().for_each(|stream| reader.ask_requests(&stream.octets));
-        let arrived: Vec<(Reading, bool)> = streams.iter().map(|stream| (reader.reading(), stream.closed)).collect();
+        streams.iter().for_each(|stream| reader.ask_requests(&stream.bytes));
+        let arrived: Vec<(Reading, bool)> =
+            streams.iter().map(|stream| (reader.reading(), stream.closed)).collect();
         let outcome = compare(reader.name, case, read, &arrived, &answers);
         let refused = answers.iter().any(|a| a.nth.is_none() && a.status >= 400 && a.status != 404);
         match outcome {
@@ -541,7 +701,8 @@ fn request_case(case: &Case, gateway: &Gateway, device: &RawDevice, readers: &mu
                 confirmed += 1;
                 tally.forwarded += n;
                 tally.refused += usize::from(refused);
-                tally.cut += usize::from(arrived.iter().any(|(reading, _)| reading.end == End::Within));
+                tally.cut +=
+                    usize::from(arrived.iter().any(|(reading, _)| reading.end == End::Within));
                 tally.silent += usize::from(answers.is_empty());
                 let unread = match &read.end {
                     End::Refused(why) => known(reader.name, why, false).is_none(),
@@ -549,12 +710,19 @@ fn request_case(case: &Case, gateway: &Gateway, device: &RawDevice, readers: &mu
                     End::Clean | End::Closed => false,
                 };
                 if case.mutations.is_empty() && (refused || unread) {
-                    return Err(format!("a legal case: {answers:?}, and {} ends {:?}", reader.name, read.end));
+                    return Err(format!(
+                        "a legal case: {answers:?}, and {} ends {:?}",
+                        reader.name, read.end
+                    ));
                 }
             }
             Err(complaint) => {
-                let End::Refused(why) = &read.end else { return Err(format!("{}: {complaint}", reader.name)) };
-                let Some(row) = known(reader.name, why, false).filter(|_| complaint.starts_with("the relay went on")) else {
+                let End::Refused(why) = &read.end else {
+                    return Err(format!("{}: {complaint}", reader.name));
+                };
+                let Some(row) = known(reader.name, why, false)
+                    .filter(|_| complaint.starts_with("the relay went on"))
+                else {
                     return Err(format!("{}: {complaint}", reader.name));
                 };
                 *tally.laxer.entry(row.complaint).or_default() += 1;
@@ -564,10 +732,14 @@ fn request_case(case: &Case, gateway: &Gateway, device: &RawDevice, readers: &mu
             }
         }
     }
-    if got.reset && got.octets.is_empty() && readings.iter().any(|read| read.whole() > 0) {
+    if got.reset && got.bytes.is_empty() && readings.iter().any(|read| read.whole() > 0) {
         return Err("the visitor got nothing but a reset".to_owned());
     }
-    if confirmed == 0 && !complaints.is_empty() { Err(format!("no parser reads it: {complaints:?}")) } else { Ok(()) }
+    if confirmed == 0 && !complaints.is_empty() {
+        Err(format!("no parser reads it: {complaints:?}"))
+    } else {
+        Ok(())
+    }
 }
 
 // ── Responses ──
@@ -580,23 +752,52 @@ const ASKERS: [(&str, &str, bool); 8] = [
     ("POST", "POST /lamp/case HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi", true),
     ("GET", "GET /lamp/case HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", false),
     ("GET", "GET /lamp/case HTTP/1.0\r\n\r\n", false),
-    ("POST", "POST /lamp/case HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi", true),
-    ("GET", "GET /lamp/case HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n", true),
+    (
+        "POST",
+        "POST /lamp/case HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi",
+        true,
+    ),
+    (
+        "GET",
+        "GET /lamp/case HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n",
+        true,
+    ),
 ];
 
 /// What a parser does not read of a device's response and the relay does, besides [`LAXER`].
 const LAXER_WITH_DEVICES: [Laxer; 8] = [
-    laxer("llhttp", "HPE_CR_EXPECTED Missing expected CR", false, "a lone LF ends a line on a link from a device, in heads"),
-    laxer("llhttp", "HPE_INVALID_HEADER_TOKEN", true, "the same, behind an empty value or an empty line"),
+    laxer(
+        "llhttp",
+        "HPE_CR_EXPECTED Missing expected CR",
+        false,
+        "a lone LF ends a line on a link from a device, in heads",
+    ),
+    laxer(
+        "llhttp",
+        "HPE_INVALID_HEADER_TOKEN",
+        true,
+        "the same, behind an empty value or an empty line",
+    ),
     laxer("llhttp", "HPE_INVALID_STATUS", true, "the same, behind a status without a reason"),
-    laxer("llhttp", "HPE_INVALID_CHUNK_SIZE", false, "blanks behind a chunk size, and LF alone, as nginx and HAProxy take them"),
+    laxer(
+        "llhttp",
+        "HPE_INVALID_CHUNK_SIZE",
+        false,
+        "blanks behind a chunk size, and LF alone, as nginx and HAProxy take them",
+    ),
     laxer("h11", "illegal chunk header", false, "the same"),
     laxer("h11", "malformed chunk footer: bytearray(b'\\n", false, "the same"),
-    laxer("h11", "illegal status line: bytearray(b'')", false, "one line end before a response belongs to the one before it"),
+    laxer(
+        "h11",
+        "illegal status line: bytearray(b'')",
+        false,
+        "one line end before a response belongs to the one before it",
+    ),
     laxer("h11", "no response line received", false, "the same"),
 ];
 
-/// One response of a device, and behind it, where the visitor's connection goes on, the answer to a fence.
+/// One response of a device, and behind it, where the visitor's connection goes on, the answer to a
+/// fence.
 fn response_case(
     case: &Case,
     number: u64,
@@ -606,44 +807,60 @@ fn response_case(
     tally: &mut Tally,
 ) -> Result<(), String> {
     let (method, request, goes_on) = ASKERS[(number % ASKERS.len() as u64) as usize];
-    readers.iter_mut().for_each(|reader| reader.ask_responses(&[method], false, &case.octets));
+    readers.iter_mut().for_each(|reader| reader.ask_responses(&[method], false, &case.bytes));
     let open: Vec<Reading> = readers.iter_mut().map(Reader::reading).collect();
-    // The device ends its stream but where both parsers see a whole response without that; and then sometimes.
-    let then_end = number % 3 == 0 || open.iter().any(|read| !read.response().0.is_some_and(|message| message.whole));
-    readers.iter_mut().for_each(|reader| reader.ask_responses(&[method], then_end, &case.octets));
+    // The device ends its stream but where both parsers see a whole response without that; and then
+    // sometimes.
+    let then_end = number % 3 == 0
+        || open.iter().any(|read| !read.response().0.is_some_and(|message| message.whole));
+    readers.iter_mut().for_each(|reader| reader.ask_responses(&[method], then_end, &case.bytes));
     let readings: Vec<Reading> = readers.iter_mut().map(Reader::reading).collect();
-    // What comes behind a whole response has to come with it: nobody can tell it from the next answer once the next request is out.
+    // What comes behind a whole response has to come with it: nobody can tell it from the next
+    // answer once the next request is out.
     let behind = |read: &Reading| {
         let whole = read.messages.iter().position(|message| message.whole && !message.is_interim());
         whole.is_some_and(|at| at + 1 < read.messages.len() || matches!(read.end, End::Refused(_)))
     };
     let pieces = match open.iter().any(behind) {
-        true => vec![case.octets.clone()],
+        true => vec![case.bytes.clone()],
         false => case.pieces().map(<[u8]>::to_vec).collect(),
     };
     *device.script.lock().unwrap() = Some(Script { pieces, then_end });
-    let got = visit(gateway.visitors, [request.as_bytes(), if goes_on { FENCE.as_bytes() } else { b"" }].into_iter());
+    let got = visit(
+        gateway.visitors,
+        [request.as_bytes(), if goes_on { FENCE.as_bytes() } else { b"" }].into_iter(),
+    );
     *device.script.lock().unwrap() = None;
     let (got, fence) = (got?, visit(gateway.visitors, [FENCE.as_bytes()].into_iter())?);
-    if !latin1(&fence.octets).contains("X-Fence: 1") {
-        return Err(format!("the next visitor got {:?}", latin1(&fence.octets)));
+    if !latin1(&fence.bytes).contains("X-Fence: 1") {
+        return Err(format!("the next visitor got {:?}", latin1(&fence.bytes)));
     }
     device.streams();
     let mut read_by = 0;
     let mut complaints = Vec::new();
     for (reader, read) in readers.iter_mut().zip(&readings) {
-        reader.ask_responses(&[method, "GET"], !got.reset, &got.octets);
+        reader.ask_responses(&[method, "GET"], !got.reset, &got.bytes);
         let seen = reader.reading();
-        let tell = |why: String| format!("{}: {why}\n    to {request:?}, {then_end}; the visitor got {}", reader.name, shown(&got.octets));
+        let tell = |why: String| {
+            format!(
+                "{}: {why}\n    to {request:?}, {then_end}; the visitor got {}",
+                reader.name,
+                shown(&got.bytes)
+            )
+        };
         match same_response(case, read, &seen, goes_on, request.contains("HTTP/1.0")) {
-            Ok(Outcome::Forwarded) => (tally.forwarded, read_by) = (tally.forwarded + 1, read_by + 1),
+            Ok(Outcome::Forwarded) => {
+                (tally.forwarded, read_by) = (tally.forwarded + 1, read_by + 1)
+            }
             Ok(Outcome::Cut) => (tally.cut, read_by) = (tally.cut + 1, read_by + 1),
             Ok(Outcome::Refused) => {
                 (tally.refused, read_by) = (tally.refused + 1, read_by + 1);
             }
             Err(complaint) => {
                 let End::Refused(why) = &read.end else { return Err(tell(complaint)) };
-                let Some(row) = known(reader.name, why, true).filter(|_| complaint.starts_with("the relay went on")) else {
+                let Some(row) = known(reader.name, why, true)
+                    .filter(|_| complaint.starts_with("the relay went on"))
+                else {
                     return Err(tell(complaint));
                 };
                 *tally.laxer.entry(row.complaint).or_default() += 1;
@@ -653,7 +870,11 @@ fn response_case(
             }
         }
     }
-    if read_by == 0 && !complaints.is_empty() { Err(format!("no parser reads it: {complaints:?}")) } else { Ok(()) }
+    if read_by == 0 && !complaints.is_empty() {
+        Err(format!("no parser reads it: {complaints:?}"))
+    } else {
+        Ok(())
+    }
 }
 
 enum Outcome {
@@ -664,13 +885,23 @@ enum Outcome {
     Refused,
 }
 
-fn same_response(case: &Case, read: &Reading, seen: &Reading, goes_on: bool, old: bool) -> Result<Outcome, String> {
+fn same_response(
+    case: &Case,
+    read: &Reading,
+    seen: &Reading,
+    goes_on: bool,
+    old: bool,
+) -> Result<Outcome, String> {
     let (sent, sent_interim) = read.response();
     let (got, got_interim) = seen.response();
     if let End::Refused(why) = &seen.end {
-        return Err(format!("the visitor's octets are refused: {why}"));
+        return Err(format!("the visitor's bytes are refused: {why}"));
     }
-    let interim: Vec<Message> = if old { Vec::new() } else { sent_interim.iter().map(|message| without_framing(message)).collect() };
+    let interim: Vec<Message> = if old {
+        Vec::new()
+    } else {
+        sent_interim.iter().map(|message| without_framing(message)).collect()
+    };
     let came: Vec<Message> = got_interim.iter().map(|message| without_framing(message)).collect();
     let same = came.iter().zip(&interim).all(|(came, sent)| came == sent);
     if same && came.len() > interim.len() && !sent.is_some_and(|sent| sent.whole) {
@@ -681,14 +912,22 @@ fn same_response(case: &Case, read: &Reading, seen: &Reading, goes_on: bool, old
     }
     let Some(got) = got else {
         // A reset that was quicker than the head, or no answer at all.
-        return if sent.is_none_or(|sent| !sent.whole) { Ok(Outcome::Cut) } else { Err("the visitor got no answer".to_owned()) };
+        return if sent.is_none_or(|sent| !sent.whole) {
+            Ok(Outcome::Cut)
+        } else {
+            Err("the visitor got no answer".to_owned())
+        };
     };
     let behind = seen.messages.iter().filter(|message| !message.is_interim()).nth(1);
     let closes = got.lists("connection", "close") || old && !got.lists("connection", "keep-alive");
     match behind {
-        Some(fence) if fence.get("x-fence").is_none() => return Err(format!("behind it comes {fence:?}")),
+        Some(fence) if fence.get("x-fence").is_none() => {
+            return Err(format!("behind it comes {fence:?}"));
+        }
         Some(_) if !goes_on || closes => return Err("more comes behind the last answer".to_owned()),
-        None if goes_on && !closes && got.whole => return Err("the next answer is missing".to_owned()),
+        None if goes_on && !closes && got.whole => {
+            return Err("the next answer is missing".to_owned());
+        }
         _ => {}
     }
     if got.get("proxy-status").is_some() {
@@ -704,7 +943,9 @@ fn same_response(case: &Case, read: &Reading, seen: &Reading, goes_on: bool, old
     let (expected, mut came) = (without_framing(sent), without_framing(&head));
     if sent.get("date").is_none() {
         // RFC 9110 §6.6.1: whoever forwards a response without one adds it.
-        let added = came.fields.iter().rposition(|(name, value)| name == "Date" && value.len() == 29 && value.ends_with(b" GMT"));
+        let added = came.fields.iter().rposition(|(name, value)| {
+            name == "Date" && value.len() == 29 && value.ends_with(b" GMT")
+        });
         came.fields.remove(added.ok_or("there is no Date")?);
     }
     equal("head", &expected, &came)?;
@@ -730,20 +971,24 @@ fn same_response(case: &Case, read: &Reading, seen: &Reading, goes_on: bool, old
 fn without_framing(message: &Message) -> Message {
     let mut fields = end_to_end(message, false);
     // The relay's own mark is the last Via.
-    if let Some(at) = fields.iter().rposition(|(name, value)| name == "Via" && value.ends_with(b" ptth")) {
+    if let Some(at) =
+        fields.iter().rposition(|(name, value)| name == "Via" && value.ends_with(b" ptth"))
+    {
         fields.remove(at);
     }
     Message { status: message.status, reason: message.reason.clone(), fields, ..Message::default() }
 }
 
-/// Runs cases on two threads, each with a gateway, a device and parsers of its own, and fails with the first ones that fail.
+/// Runs cases on two threads, each with a gateway, a device and parsers of its own, and fails with
+/// the first ones that fail.
 fn run(kind: &str, default: u64, generate: fn(u64, u64) -> Case, check: Check) -> Option<Tally> {
     let seed = variable("PTTH_DIFFERENTIAL_SEED", 20_080_513);
     let first = variable("PTTH_DIFFERENTIAL_FIRST", 0);
     let count = variable("PTTH_DIFFERENTIAL_CASES", default);
     let then = Instant::now();
     let mut readers = vec![Reader::both()?, Reader::both()?];
-    let (next, failures, tally) = (AtomicU64::new(first), Mutex::new(Vec::new()), Mutex::new(Tally::default()));
+    let (next, failures, tally) =
+        (AtomicU64::new(first), Mutex::new(Vec::new()), Mutex::new(Tally::default()));
     std::thread::scope(|scope| {
         for mut readers in readers.drain(..) {
             let (next, failures, tally) = (&next, &failures, &tally);
@@ -760,9 +1005,13 @@ fn run(kind: &str, default: u64, generate: fn(u64, u64) -> Case, check: Check) -
                     let case = generate(seed, number);
                     own.cases += 1;
                     own.legal += usize::from(case.mutations.is_empty());
-                    if let Err(complaint) = check(&case, number, &gateway, &device, &mut readers, &mut own) {
-                        let (octets, mutations) = (shown(&case.octets), &case.mutations);
-                        let text = format!("case {number} of seed {seed} {mutations:?}: {complaint}\n    {octets}");
+                    if let Err(complaint) =
+                        check(&case, number, &gateway, &device, &mut readers, &mut own)
+                    {
+                        let (bytes, mutations) = (shown(&case.bytes), &case.mutations);
+                        let text = format!(
+                            "case {number} of seed {seed} {mutations:?}: {complaint}\n    {bytes}"
+                        );
                         failures.lock().unwrap().push(text);
                     }
                 }
@@ -771,12 +1020,22 @@ fn run(kind: &str, default: u64, generate: fn(u64, u64) -> Case, check: Check) -
         }
     });
     let (failures, tally) = (failures.into_inner().unwrap(), tally.into_inner().unwrap());
-    assert!(failures.is_empty(), "{} {kind} were read in different ways:\n{}", failures.len(), failures.join("\n"));
-    say(&format!("differential, {kind}: {} in {:.1} s", tally.told(), then.elapsed().as_secs_f32()));
+    assert!(
+        failures.is_empty(),
+        "{} {kind} were read in different ways:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+    say(&format!(
+        "differential, {kind}: {} in {:.1} s",
+        tally.told(),
+        then.elapsed().as_secs_f32()
+    ));
     Some(tally)
 }
 
-type Check = fn(&Case, u64, &Gateway, &RawDevice, &mut [Reader; 2], &mut Tally) -> Result<(), String>;
+type Check =
+    fn(&Case, u64, &Gateway, &RawDevice, &mut [Reader; 2], &mut Tally) -> Result<(), String>;
 
 impl Tally {
     fn add(&mut self, other: Tally) {
@@ -789,9 +1048,12 @@ impl Tally {
         other.laxer.into_iter().for_each(|(what, n)| *self.laxer.entry(what).or_default() += n);
     }
 
-    /// Fails where most cases said nothing: enough of them have to be legal, forwarded (each counts with both parsers), refused and cut.
+    /// Fails where most cases said nothing: enough of them have to be legal, forwarded (each counts
+    /// with both parsers), refused and cut.
     fn is_no_idle_talk(&self) {
-        let enough = self.legal * 4 >= self.cases && self.forwarded * 2 >= self.cases && self.refused * 6 >= self.cases;
+        let enough = self.legal * 4 >= self.cases
+            && self.forwarded * 2 >= self.cases
+            && self.refused * 6 >= self.cases;
         assert!(self.cases < 1_000 || (enough && self.cut > 0), "{self:?}");
     }
 
@@ -807,7 +1069,9 @@ impl Tally {
 
 #[test]
 fn the_device_gets_the_requests_that_independent_parsers_read() {
-    let check: Check = |case, _, gateway, device, readers, tally| request_case(case, gateway, device, readers, tally);
+    let check: Check = |case, _, gateway, device, readers, tally| {
+        request_case(case, gateway, device, readers, tally)
+    };
     if let Some(tally) = run("requests", 4_000, cases::requests, check) {
         tally.is_no_idle_talk();
     }

@@ -1,4 +1,5 @@
-//! A gateway that stops: the health path, the notice and what is served in it, where devices go, and the end (T39).
+//! A gateway that stops: the health path, the notice and what is served in it, where devices go,
+//! and the end (T39).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::time::{Duration, Instant};
@@ -12,7 +13,9 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 #[track_caller]
 fn give_notice(gateway: &Gateway) {
     gateway.process.signal("TERM");
-    eventually("the health path says that it stops", || (gateway.get("/health").status() == 503).then_some(()));
+    eventually("the health path says that it stops", || {
+        (gateway.get("/health").status() == 503).then_some(())
+    });
 }
 
 /// One that may be asked to.
@@ -22,7 +25,12 @@ fn start(more: &[&str]) -> Gateway {
 
 #[track_caller]
 fn ends_well(mut gateway: Gateway) {
-    assert_eq!(gateway.process.exit_code_within(Duration::from_secs(5)), 0, "{}", gateway.process.stderr());
+    assert_eq!(
+        gateway.process.exit_code_within(Duration::from_secs(5)),
+        0,
+        "{}",
+        gateway.process.stderr()
+    );
 }
 
 /// A load balancer has no token, and is told no more than it asks for.
@@ -34,17 +42,31 @@ fn the_health_path_needs_no_token_and_tells_nothing_else() {
     visitor.ask(&get("/health")).expect_ok("ok\n");
     visitor.write("HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(visitor.read_answer("HEAD").status(), 200);
-    for request in ["POST /health", "DELETE /health", "OPTIONS /health", "GET /healthy", "GET /health/", "GET /lamp/", "GET /"] {
+    for request in [
+        "POST /health",
+        "DELETE /health",
+        "OPTIONS /health",
+        "GET /healthy",
+        "GET /health/",
+        "GET /lamp/",
+        "GET /",
+    ] {
         let text = format!("{request} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
         gateway.visitor().ask(&text).expect_refusal(401);
     }
     // Who may ask is told how.
-    let text = format!("POST /health HTTP/1.1\r\nHost: a\r\n{}Content-Length: 0\r\n\r\n", crate::tokens::bearer("secret"));
+    let text = format!(
+        "POST /health HTTP/1.1\r\nHost: a\r\n{}Content-Length: 0\r\n\r\n",
+        crate::tokens::bearer("secret")
+    );
     gateway.visitor().ask(&text).expect_refusal(405);
     // Framing first: what stands in a body is no request.
     let mut visitor = gateway.visitor();
     let inner = get("/health");
-    visitor.write(format!("GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{inner}", inner.len()));
+    visitor.write(format!(
+        "GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{inner}",
+        inner.len()
+    ));
     visitor.read_answer("GET").expect_ok("ok\n");
     visitor.expect_end();
     let mut visitor = gateway.visitor();
@@ -62,7 +84,10 @@ fn the_health_path_is_the_gateways_own() {
     }
     visitor.write("HEAD /health HTTP/1.1\r\nHost: any.example\r\n\r\n");
     let head = visitor.read_answer("HEAD");
-    assert_eq!((head.status(), head.body.len(), head.head.get("cache-control")), (200, 0, Some("no-store")));
+    assert_eq!(
+        (head.status(), head.body.len(), head.head.get("cache-control")),
+        (200, 0, Some("no-store"))
+    );
     visitor.write("POST /health HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
     let refused = visitor.read_answer("POST");
     assert_eq!((refused.status(), refused.head.get("allow")), (405, Some("GET, HEAD")));
@@ -73,7 +98,10 @@ fn the_health_path_is_the_gateways_own() {
         gateway.get(target).expect_ok("a device's");
     }
     gateway.get("/healthy/").expect_refusal(404);
-    assert!(!gateway.process.stderr().contains("ask with GET"), "nothing is logged for each request");
+    assert!(
+        !gateway.process.stderr().contains("ask with GET"),
+        "nothing is logged for each request"
+    );
 
     let mut kept = gateway.visitor();
     kept.ask(&get("/health")).expect_ok("ok\n");
@@ -92,8 +120,19 @@ fn the_health_path_is_the_gateways_own() {
     let _device = Ptth::device(&gateway, "health", &["--text", "a device's"]);
     gateway.get("/health/").expect_ok("a device's");
     assert_eq!(gateway.get("/health").status(), 308);
-    let (code, _, stderr) = Ptth::run(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0", "--health-path", "health"]);
-    assert!(code == 2 && stderr.contains("health path") && stderr.contains("/health"), "{code}: {stderr}");
+    let (code, _, stderr) = Ptth::run(&[
+        "gateway",
+        "--devices",
+        "127.0.0.1:0",
+        "--visitors",
+        "127.0.0.1:0",
+        "--health-path",
+        "health",
+    ]);
+    assert!(
+        code == 2 && stderr.contains("health path") && stderr.contains("/health"),
+        "{code}: {stderr}"
+    );
 }
 
 #[test]
@@ -109,7 +148,8 @@ fn within_the_notice_everything_is_served_and_every_answer_is_its_connections_la
         serve(&mut link);
         visitor.read_answer("GET")
     };
-    let (mut idle, mut silent, mut begun, mut waiting) = (gateway.visitor(), gateway.visitor(), gateway.visitor(), gateway.visitor());
+    let (mut idle, mut silent, mut begun, mut waiting) =
+        (gateway.visitor(), gateway.visitor(), gateway.visitor(), gateway.visitor());
     for visitor in [&mut idle, &mut silent] {
         assert!(!ask(visitor).head.closes());
     }
@@ -145,8 +185,8 @@ fn within_the_notice_everything_is_served_and_every_answer_is_its_connections_la
     let then = Instant::now();
     gateway.process.signal("TERM");
     silent.expect_end();
-    let farewell = link.read_head();
-    assert!(farewell.start == "OPTIONS * HTTP/1.1" && farewell.closes(), "{}", farewell.text());
+    let goaway = link.read_head();
+    assert!(goaway.start == "OPTIONS * HTTP/1.1" && goaway.closes(), "{}", goaway.text());
     drop((link, other));
     ends_well(gateway);
     assert!(then.elapsed() < Duration::from_secs(3), "{:?}", then.elapsed());
@@ -164,7 +204,8 @@ fn the_notice_has_its_time_and_sigint_needs_none() {
     gateway.process.signal("INT");
     ends_well(gateway);
     // Five seconds by default.
-    let mut command = Ptth::command(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"]);
+    let mut command =
+        Ptth::command(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"]);
     let mut process = crate::support::Process::start(&mut command);
     process.line();
     process.signal("TERM");
@@ -188,7 +229,9 @@ fn within_the_notice_new_devices_are_sent_away_and_those_that_poll_go_on() {
     let away: u64 = refused.head.get("retry-after").unwrap().parse().unwrap();
     assert!((50..=61).contains(&away), "until the notice is over: {away}");
     let mut late = gateway.dial();
-    late.write("POST /late HTTP/1.1\r\nHost: gw\r\nAccept: message/http\r\nContent-Length: 0\r\n\r\n");
+    late.write(
+        "POST /late HTTP/1.1\r\nHost: gw\r\nAccept: message/http\r\nContent-Length: 0\r\n\r\n",
+    );
     late.read_answer("POST").expect_refusal(503);
     for _ in 0..5 {
         gateway.get("/poller/x").expect_ok("polled");
@@ -201,10 +244,26 @@ fn within_the_notice_new_devices_are_sent_away_and_those_that_poll_go_on() {
 fn devices_go_where_the_operator_says() {
     let other = Gateway::at_localhost(&[]);
     let origin = format!("http://{}", other.devices);
-    let gateway = Gateway::at_localhost(&["--health-path", "/health", "--drain-notice", "60s", "--drain-to", &origin]);
+    let gateway = Gateway::at_localhost(&[
+        "--health-path",
+        "/health",
+        "--drain-notice",
+        "60s",
+        "--drain-to",
+        &origin,
+    ]);
     let linked = Ptth::device(&gateway, "lamp", &["--text", "linked"]);
     let url = gateway.device_url("poller");
-    let poller = Ptth::start(&["device", &url, "--text", "polled", "--fallback", "only", "--backoff", "10ms..200ms"]);
+    let poller = Ptth::start(&[
+        "device",
+        &url,
+        "--text",
+        "polled",
+        "--fallback",
+        "only",
+        "--backoff",
+        "10ms..200ms",
+    ]);
     assert!(poller.line().starts_with("connected poller"));
     give_notice(&gateway);
     for request in [
@@ -232,8 +291,18 @@ fn devices_go_where_the_operator_says() {
         other.get(&format!("/{name}/x")).expect_ok(text);
     }
     ends_well(gateway);
-    for wrong in ["b.example:9999", "http://b.example/path", "ftp://b.example", "http://user@b.example"] {
-        let (code, _, stderr) = Ptth::run(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0", "--drain-to", wrong]);
+    for wrong in
+        ["b.example:9999", "http://b.example/path", "ftp://b.example", "http://user@b.example"]
+    {
+        let (code, _, stderr) = Ptth::run(&[
+            "gateway",
+            "--devices",
+            "127.0.0.1:0",
+            "--visitors",
+            "127.0.0.1:0",
+            "--drain-to",
+            wrong,
+        ]);
         assert!(code == 2 && stderr.contains("http://b.example:9999"), "{wrong}: {code}: {stderr}");
     }
 }
@@ -291,13 +360,16 @@ fn a_device_that_stops_takes_nothing_new_and_has_its_time() {
         c.text("finished");
     });
     let gateway = Gateway::start(&["--wait-for-link", "10ms"]);
-    let mut device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--drain-timeout", "60s"]);
+    let mut device =
+        Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--drain-timeout", "60s"]);
     let mut visitor = gateway.visitor();
     visitor.write(get("/lamp/slow"));
     eventually("the local server was asked", || (local.count() == 1).then_some(()));
     device.signal("TERM");
     // Until it has heard the signal it takes some.
-    eventually("nothing new reaches the device", || (gateway.get("/lamp/other").status() == 503).then_some(()));
+    eventually("nothing new reaches the device", || {
+        (gateway.get("/lamp/other").status() == 503).then_some(())
+    });
     let asked = local.count();
     for _ in 0..10 {
         gateway.get("/lamp/other").expect_refusal(503);
@@ -307,7 +379,8 @@ fn a_device_that_stops_takes_nothing_new_and_has_its_time() {
     visitor.read_answer("GET").expect_ok("finished");
     assert_eq!(device.exit_code_within(Duration::from_secs(5)), 0, "{}", device.stderr());
     // What takes longer is cut, and the exit code is the same.
-    let mut device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--drain-timeout", "300ms"]);
+    let mut device =
+        Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--drain-timeout", "300ms"]);
     let mut visitor = gateway.visitor();
     visitor.write("POST /lamp/slow HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
     eventually("the local server was asked", || (local.count() == asked + 1).then_some(()));

@@ -1,4 +1,5 @@
-//! How exchanges and connections end: early answers, resets and half-closes at every phase, in both roles. Nothing more is lost than has to be.
+//! How exchanges and connections end: early answers, resets and half-closes at every phase, in both
+//! roles. Nothing more is lost than has to be.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{ErrorKind, Read, Write};
@@ -7,16 +8,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Request, Response};
-use reverse_http::{Body, Device, DeviceHandle, End, EventKind, Fallback, Gateway as LibGateway, Limits, Routes, upgrade};
+use reverse_http::{
+    Body, CloseCause, Device, DeviceHandle, EventKind, Fallback, Gateway as LibGateway, Limits,
+    Routes, upgrade,
+};
 
 use crate::support::pki::TlsPeer;
 use crate::support::process::{get, offer};
-use crate::support::{Authority, DEADLINE, Gateway, Ptth, RawGateway, RawPeer, SWITCH, each_row, eventually, eventually_within, pattern};
+use crate::support::{
+    Authority, DEADLINE, Gateway, Ptth, RawGateway, RawPeer, SWITCH, each_row, eventually,
+    eventually_within, pattern,
+};
 use crate::upgrades::tunnel;
 
 /// More than what the buffers of all sockets on the way take.
 const LARGE: usize = 16 << 20;
-const EARLY: &str = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 8\r\nConnection: close\r\n\r\ntoo much";
+const EARLY: &str =
+    "HTTP/1.1 413 Content Too Large\r\nContent-Length: 8\r\nConnection: close\r\n\r\ntoo much";
 
 /// A gateway of this process, and where its visitors come in.
 fn library(change: impl FnOnce(&mut Limits)) -> (LibGateway, SocketAddr) {
@@ -40,7 +48,8 @@ fn upload(target: &str, length: usize) -> String {
     format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n")
 }
 
-/// A server that reads each request's head, answers, and ends the connection with a reset, most of the body unread.
+/// A server that reads each request's head, answers, and ends the connection with a reset, most of
+/// the body unread.
 fn answers_early(answer: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
@@ -74,7 +83,9 @@ fn an_early_answer_is_delivered_though_its_link_was_reset_behind_it() {
             });
             let mut visitor = gateway.visitor();
             let head = if chunked {
-                format!("POST /lamp/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{LARGE:x}\r\n")
+                format!(
+                    "POST /lamp/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{LARGE:x}\r\n"
+                )
             } else {
                 upload("/lamp/", LARGE)
             };
@@ -84,7 +95,12 @@ fn an_early_answer_is_delivered_though_its_link_was_reset_behind_it() {
                 visitor.write("\r\n0\r\n\r\n");
             }
             let answer = visitor.read_answer("POST");
-            assert_eq!((answer.status(), answer.text().as_str()), (413, "too much"), "try {n}: {}", answer.head.text());
+            assert_eq!(
+                (answer.status(), answer.text().as_str()),
+                (413, "too much"),
+                "try {n}: {}",
+                answer.head.text()
+            );
             device.join().unwrap();
         }
     }
@@ -101,7 +117,16 @@ fn a_local_servers_early_answer_is_delivered_over_links_and_over_polls() {
         let gateway = Gateway::start(&[]);
         let url = gateway.device_url("lamp");
         let to = format!("http://{local}");
-        let device = Ptth::start(&["device", &url, "--backoff", "10ms..200ms", "--to", &to, "--fallback", fallback]);
+        let device = Ptth::start(&[
+            "device",
+            &url,
+            "--backoff",
+            "10ms..200ms",
+            "--to",
+            &to,
+            "--fallback",
+            fallback,
+        ]);
         device.line_like("connected");
         for n in 0..40 {
             let mut visitor = gateway.visitor();
@@ -109,7 +134,12 @@ fn a_local_servers_early_answer_is_delivered_over_links_and_over_polls() {
             visitor.write(&body);
             let answer = visitor.read_answer("POST");
             let text = answer.text();
-            assert_eq!((answer.status(), text.as_str()), (413, "too much"), "{fallback}, try {n}: {}", answer.head.text());
+            assert_eq!(
+                (answer.status(), text.as_str()),
+                (413, "too much"),
+                "{fallback}, try {n}: {}",
+                answer.head.text()
+            );
         }
     }
 }
@@ -118,10 +148,26 @@ fn a_local_servers_early_answer_is_delivered_over_links_and_over_polls() {
 fn a_handlers_early_answer_is_delivered_over_tls_too() {
     let authority = Authority::new();
     let pair = authority.server("gateway");
-    let files = ["--devices-cert", pair.certificate(), "--devices-key", pair.key(), "--visitors-cert", pair.certificate()];
+    let files = [
+        "--devices-cert",
+        pair.certificate(),
+        "--devices-key",
+        pair.key(),
+        "--visitors-cert",
+        pair.certificate(),
+    ];
     let gateway = Gateway::start(&[&files[..], &["--visitors-key", pair.key()]].concat());
     let url = format!("https://localhost:{}/lamp", gateway.devices.port());
-    let device = Ptth::start(&["device", &url, "--ca", authority.ca(), "--text", "x", "--backoff", "10ms..200ms"]);
+    let device = Ptth::start(&[
+        "device",
+        &url,
+        "--ca",
+        authority.ca(),
+        "--text",
+        "x",
+        "--backoff",
+        "10ms..200ms",
+    ]);
     device.line_like("connected");
     let client = Arc::new(authority.client(None));
     let body = pattern(LARGE / 2);
@@ -145,7 +191,8 @@ fn a_program_gets_the_early_answer_to_its_own_upload() {
             link.reset();
         });
         let request = Request::post("/").body(Body::from(vec![7; LARGE])).unwrap();
-        let mut response = gateway.device("lamp").send(request).unwrap_or_else(|e| panic!("try {n}: {e}"));
+        let mut response =
+            gateway.device("lamp").send(request).unwrap_or_else(|e| panic!("try {n}: {e}"));
         assert_eq!(response.status(), 413, "try {n}");
         assert_eq!(response.body_mut().read_to_text(100).unwrap(), "too much", "try {n}");
         device.join().unwrap();
@@ -156,8 +203,13 @@ fn a_program_gets_the_early_answer_to_its_own_upload() {
 fn an_early_answer_that_a_reset_cut_short_is_not_taken_for_whole() {
     let gateway = Gateway::start(&[]);
     let body = pattern(LARGE);
-    // With a length, in chunks, and to the end of the connection, where nothing but the reset tells.
-    for framing in ["Content-Length: 100\r\n\r\nshort", "Transfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n", "\r\nshort"] {
+    // With a length, in chunks, and to the end of the connection, where nothing but the reset
+    // tells.
+    for framing in [
+        "Content-Length: 100\r\n\r\nshort",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n",
+        "\r\nshort",
+    ] {
         for n in 0..10 {
             let mut link = gateway.link("lamp");
             let device = std::thread::spawn(move || {
@@ -177,7 +229,8 @@ fn an_early_answer_that_a_reset_cut_short_is_not_taken_for_whole() {
 }
 
 #[test]
-fn a_link_that_is_reset_without_an_answer_is_a_502_and_an_idempotent_request_without_body_is_sent_again() {
+fn a_link_that_is_reset_without_an_answer_is_a_502_and_an_idempotent_request_without_body_is_sent_again()
+ {
     let gateway = Gateway::start(&[]);
     let link = gateway.link("lamp");
     let mut visitor = gateway.visitor();
@@ -283,13 +336,13 @@ fn a_client_that_writes_fifty_megabytes_before_it_reads_gets_its_refusal() {
 }
 
 /// Writes now and then until that fails, or `time` is over; how long it went on.
-fn until_reset(visitor: &mut RawPeer, octet_every: Duration, time: Duration) -> Option<Duration> {
+fn until_reset(visitor: &mut RawPeer, byte_every: Duration, time: Duration) -> Option<Duration> {
     let began = Instant::now();
     while began.elapsed() < time {
         if visitor.try_write("x").is_err() {
             return Some(began.elapsed());
         }
-        std::thread::sleep(octet_every); // the pace of a slow sender
+        std::thread::sleep(byte_every); // the pace of a slow sender
     }
     None
 }
@@ -305,7 +358,9 @@ fn lingering(visitors: SocketAddr) -> RawPeer {
 #[test]
 fn lingering_ends_with_silence_and_after_its_time_however_much_comes() {
     let second = Duration::from_secs(1);
-    let (_gateway, visitors) = library(|limits| (limits.linger_timeout, limits.linger_total_timeout) = (second / 2, 2 * second));
+    let (_gateway, visitors) = library(|limits| {
+        (limits.linger_timeout, limits.linger_total_timeout) = (second / 2, 2 * second)
+    });
     let mut silent = lingering(visitors);
     // The end of the last answer came; the connection itself goes within the silence.
     silent.expect_end();
@@ -314,7 +369,8 @@ fn lingering_ends_with_silence_and_after_its_time_however_much_comes() {
     eprintln!("closed {:?} after its answer was read", began.elapsed());
     // Who sends on is read from longer than the silence, and no longer than in all.
     let mut busy = lingering(visitors);
-    let went_on = until_reset(&mut busy, Duration::from_millis(20), DEADLINE).expect("it is closed in the end");
+    let went_on = until_reset(&mut busy, Duration::from_millis(20), DEADLINE)
+        .expect("it is closed in the end");
     assert!(went_on > second && went_on < 3 * second, "{went_on:?}");
 }
 
@@ -323,7 +379,9 @@ fn of_too_many_lingering_connections_the_oldest_is_closed() {
     let (_gateway, visitors) = library(|limits| limits.lingering_max = 2);
     let mut first = lingering(visitors);
     let (mut second, mut third) = (lingering(visitors), lingering(visitors));
-    eventually_within(Duration::from_secs(3), "the first is closed", || first.try_write("x").is_err().then_some(()));
+    eventually_within(Duration::from_secs(3), "the first is closed", || {
+        first.try_write("x").is_err().then_some(())
+    });
     for other in [&mut second, &mut third] {
         assert_eq!(until_reset(other, Duration::from_millis(5), Duration::from_millis(100)), None);
     }
@@ -367,7 +425,7 @@ fn a_slow_upload_loses_its_link_to_those_who_wait() {
     let began = Instant::now();
     while began.elapsed() < 4 * WINDOW {
         slow.write("x");
-        assert_eq!(device.read_octet(), b'x');
+        assert_eq!(device.read_byte(), b'x');
         assert!(!slow.stirs_within(Duration::from_millis(20)));
     }
     let mut waiting = asks(visitors, "/lamp/y");
@@ -378,10 +436,17 @@ fn a_slow_upload_loses_its_link_to_those_who_wait() {
     eprintln!("ended {:?} after somebody waited", began.elapsed());
     let answer = slow.read_answer("POST");
     answer.expect_refusal(408);
-    assert!(answer.text().contains("min_rate_bytes_per_s") && answer.head.closes(), "{}{}", answer.head.text(), answer.text());
+    assert!(
+        answer.text().contains("min_rate_bytes_per_s") && answer.head.closes(),
+        "{}{}",
+        answer.head.text(),
+        answer.text()
+    );
     device.expect_no_more();
     serves(&gateway, &mut waiting, "/y");
-    eventually("the reason is counted", || (gateway.stats().ends.of(End::SlowSender) == 1).then_some(()));
+    eventually("the reason is counted", || {
+        (gateway.stats().ends.of(CloseCause::SlowSender) == 1).then_some(())
+    });
 }
 
 /// Who is kept waiting is not slow: by a device that takes nothing, or that has not said 100.
@@ -419,7 +484,10 @@ fn the_links_of_visitors_that_have_left_are_free_when_somebody_waits() {
         device.read_head();
         device.write(answer);
         if !answer.is_empty() {
-            assert_eq!((left.read_head().status(), left.read_chunk().as_slice()), (200, &b": a"[..]));
+            assert_eq!(
+                (left.read_head().status(), left.read_chunk().as_slice()),
+                (200, &b": a"[..])
+            );
         }
         left.finish_writing();
         let left = (!closes).then_some(left);
@@ -446,7 +514,8 @@ fn the_links_of_visitors_that_have_left_are_free_when_somebody_waits() {
 #[test]
 fn a_visitor_that_half_closes_is_served_while_nobody_waits_or_its_answer_moves() {
     let pause = Duration::from_millis(200);
-    let (gateway, visitors) = library(|limits| (limits.half_close_timeout, limits.wait_for_link) = (pause, 10 * pause));
+    let (gateway, visitors) =
+        library(|limits| (limits.half_close_timeout, limits.wait_for_link) = (pause, 10 * pause));
     let mut device = link(&gateway, "lamp");
     let mut visitor = asks(visitors, "/lamp/x");
     visitor.finish_writing();
@@ -470,7 +539,9 @@ fn a_visitor_that_half_closes_is_served_while_nobody_waits_or_its_answer_moves()
 
 #[test]
 fn the_option_half_close_keeps_it_whoever_waits() {
-    for (options, status) in [(&["--wait-for-link", "3s"][..], 503), (&["--wait-for-link", "3s", "--half-close"], 200)] {
+    for (options, status) in
+        [(&["--wait-for-link", "3s"][..], 503), (&["--wait-for-link", "3s", "--half-close"], 200)]
+    {
         let gateway = Gateway::start(options);
         let mut device = gateway.link("lamp");
         let mut visitor = gateway.visitor();
@@ -491,7 +562,8 @@ fn the_option_half_close_keeps_it_whoever_waits() {
 fn over_tls_a_close_notify_is_enough_to_have_left() {
     let authority = Authority::new();
     let pair = authority.server("gateway");
-    let gateway = Gateway::start(&["--visitors-cert", pair.certificate(), "--visitors-key", pair.key()]);
+    let gateway =
+        Gateway::start(&["--visitors-cert", pair.certificate(), "--visitors-key", pair.key()]);
     let client = Arc::new(authority.client(None));
     let mut device = gateway.link("lamp");
     let mut left = TlsPeer::connect(gateway.visitors, client.clone());
@@ -550,26 +622,52 @@ fn a_tunnel_that_one_side_resets_is_reset_on_the_other() {
 fn through_a_forwarder_and_over_tls_a_reset_is_no_clean_end() {
     let authority = Authority::new();
     let pair = authority.server("gateway");
-    let files = ["--devices-cert", pair.certificate(), "--devices-key", pair.key(), "--visitors-cert", pair.certificate()];
+    let files = [
+        "--devices-cert",
+        pair.certificate(),
+        "--devices-key",
+        pair.key(),
+        "--visitors-cert",
+        pair.certificate(),
+    ];
     let gateway = Gateway::start(&[&files[..], &["--visitors-key", pair.key()]].concat());
     let local = RawGateway::start(); // a listener
     let url = format!("https://localhost:{}/chat", gateway.devices.port());
     let to = format!("http://{}", local.addr);
-    let device = Ptth::start(&["device", &url, "--ca", authority.ca(), "--to", &to, "--backoff", "10ms..200ms"]);
+    let device = Ptth::start(&[
+        "device",
+        &url,
+        "--ca",
+        authority.ca(),
+        "--to",
+        &to,
+        "--backoff",
+        "10ms..200ms",
+    ]);
     device.line_like("connected");
     let client = Arc::new(authority.client(None));
     let opened = || {
         let mut visitor = TlsPeer::connect(gateway.visitors, client.clone());
-        visitor.write("GET /chat/x HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n");
+        visitor.write(
+            "GET /chat/x HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n",
+        );
         let (mut server, _) = local.offer();
-        server.write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n");
+        server.write(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n",
+        );
         assert_eq!(visitor.read_head().status(), 101);
         (visitor, server)
     };
     let (mut visitor, server) = opened();
     server.reset();
     let end = visitor.0.read(&mut [0; 10]);
-    assert!(end.as_ref().is_err_and(|e| matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset)), "{end:?}");
+    assert!(
+        end.as_ref().is_err_and(|e| matches!(
+            e.kind(),
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
+        )),
+        "{end:?}"
+    );
     let (visitor, mut server) = opened();
     RawPeer::adopt(visitor.0.sock.try_clone().unwrap(), "visitor").reset();
     drop(visitor);
@@ -579,7 +677,8 @@ fn through_a_forwarder_and_over_tls_a_reset_is_no_clean_end() {
     assert_eq!(visitor.0.read(&mut [0; 10]).unwrap(), 0, "a clean end is told by close_notify");
 }
 
-/// As after a WebSocket's close frame: whoever ends a tunnel says so, and does not wait for what the other side is still writing.
+/// As after a WebSocket's close frame: whoever ends a tunnel says so, and does not wait for what
+/// the other side is still writing.
 #[test]
 fn the_last_word_of_a_tunnel_arrives_though_the_other_side_was_still_writing() {
     let gateway = Gateway::start(&[]);
@@ -611,16 +710,29 @@ fn a_tunnel_that_its_device_ended_does_not_hold_a_drain() {
     gateway.process.expect_stderr("stopping");
     drop(late);
     other.expect_end();
-    assert_eq!(gateway.process.exit_code_within(Limits::default().abandoned_timeout * 2 + Duration::from_secs(2)), 0);
+    assert_eq!(
+        gateway
+            .process
+            .exit_code_within(Limits::default().abandoned_timeout * 2 + Duration::from_secs(2)),
+        0
+    );
     eprintln!("it stopped {:?} after its signal", began.elapsed());
 }
 
 // ── A program's own exchanges ──
 
-fn program_device(gateway: &LibGateway, polls: bool, handler: impl Fn() -> Response<Body> + Send + Sync + 'static) -> DeviceHandle {
+fn program_device(
+    gateway: &LibGateway,
+    polls: bool,
+    handler: impl Fn() -> Response<Body> + Send + Sync + 'static,
+) -> DeviceHandle {
     let url = format!("http://{}/lamp", gateway.devices_addr());
     let fallback = if polls { Fallback::Only } else { Fallback::Never };
-    let device = Device::builder(url).fallback(fallback).backoff(Duration::from_millis(5)..Duration::from_millis(50)).build().unwrap();
+    let device = Device::builder(url)
+        .fallback(fallback)
+        .backoff(Duration::from_millis(5)..Duration::from_millis(50))
+        .build()
+        .unwrap();
     let handle = device.spawn(move |_| handler()).unwrap();
     gateway.device("lamp").wait(DEADLINE).unwrap();
     handle
@@ -650,16 +762,22 @@ fn the_exchange_timeout_holds_for_programs_and_their_bodies() {
             Response::new(Body::empty())
         });
         let began = Instant::now();
-        let error = gateway.device("lamp").send(Request::get("/").body(Body::empty()).unwrap()).unwrap_err();
+        let error = gateway
+            .device("lamp")
+            .send(Request::get("/").body(Body::empty()).unwrap())
+            .unwrap_err();
         let took = began.elapsed();
         assert!(error.is_timeout() && error.to_string().contains("exchange_timeout"), "{error}");
         assert!(took >= WHOLE * 7 / 8 && took < WHOLE + Duration::from_secs(1), "{took:?}");
         drop(release);
         drop(device);
         let (gateway, _) = library(|limits| limits.exchange_timeout = WHOLE);
-        let device = program_device(&gateway, polls, || Response::new(Body::from_reader(Drips(Duration::from_millis(20)))));
+        let device = program_device(&gateway, polls, || {
+            Response::new(Body::from_reader(Drips(Duration::from_millis(20))))
+        });
         let began = Instant::now();
-        let response = gateway.device("lamp").send(Request::get("/").body(Body::empty()).unwrap()).unwrap();
+        let response =
+            gateway.device("lamp").send(Request::get("/").body(Body::empty()).unwrap()).unwrap();
         let error = response.into_body().read_to_vec(1 << 20).unwrap_err();
         let took = began.elapsed();
         assert!(error.is_timeout() && error.to_string().contains("exchange_timeout"), "{error}");
@@ -670,7 +788,10 @@ fn the_exchange_timeout_holds_for_programs_and_their_bodies() {
         let _device = program_device(&gateway, polls, || Response::new(Body::from("quick")));
         let began = Instant::now();
         while began.elapsed() < WHOLE * 5 / 4 {
-            let response = gateway.device("lamp").send(Request::get("/").body(Body::empty()).unwrap()).unwrap();
+            let response = gateway
+                .device("lamp")
+                .send(Request::get("/").body(Body::empty()).unwrap())
+                .unwrap();
             assert_eq!(response.into_body().read_to_text(10).unwrap(), "quick");
         }
     }
@@ -680,7 +801,7 @@ fn the_exchange_timeout_holds_for_programs_and_their_bodies() {
 fn a_wait_that_runs_out_in_a_programs_exchange_is_late_in_events_and_counters() {
     type Change = fn(&mut Limits);
     let rows: [(&str, &'static str, Change); 3] = [
-        ("first_octet_timeout", "", |limits| limits.first_octet_timeout = WINDOW),
+        ("first_byte_timeout", "", |limits| limits.first_byte_timeout = WINDOW),
         ("body_silence_timeout", STREAM, |limits| limits.body_silence_timeout = WINDOW),
         ("exchange_timeout", STREAM, |limits| limits.exchange_timeout = WINDOW),
     ];
@@ -697,12 +818,16 @@ fn a_wait_that_runs_out_in_a_programs_exchange_is_late_in_events_and_counters() 
                 device
             });
             let sent = gateway.device("lamp").send(Request::get("/").body(Body::empty()).unwrap());
-            let error = sent.and_then(|response| response.into_body().read_to_vec(100).map(drop)).unwrap_err();
+            let error = sent
+                .and_then(|response| response.into_body().read_to_vec(100).map(drop))
+                .unwrap_err();
             assert!(error.is_timeout() && error.to_string().contains(name), "{error}");
-            let ended = eventually("its end is told", || events.try_iter().find(|event| event.kind == EventKind::Ended));
-            assert_eq!(ended.end, Some(End::Late), "{}", ended.reason);
+            let ended = eventually("its end is told", || {
+                events.try_iter().find(|event| event.kind == EventKind::Ended)
+            });
+            assert_eq!(ended.end, Some(CloseCause::Late), "{}", ended.reason);
             assert_eq!(ended.reason, error.to_string());
-            assert_eq!(gateway.stats().ends.of(End::Late), 1);
+            assert_eq!(gateway.stats().ends.of(CloseCause::Late), 1);
             answers.join().unwrap().expect_no_more();
         },
     );
@@ -712,8 +837,11 @@ fn a_wait_that_runs_out_in_a_programs_exchange_is_late_in_events_and_counters() 
 fn a_gateway_that_stops_says_so_to_a_program_that_reads_a_body() {
     for polls in [false, true] {
         let (gateway, _) = library(|_| ());
-        let _device = program_device(&gateway, polls, || Response::new(Body::from_reader(Drips(Duration::from_millis(20)))));
-        let response = gateway.device("lamp").send(Request::get("/").body(Body::empty()).unwrap()).unwrap();
+        let _device = program_device(&gateway, polls, || {
+            Response::new(Body::from_reader(Drips(Duration::from_millis(20))))
+        });
+        let response =
+            gateway.device("lamp").send(Request::get("/").body(Body::empty()).unwrap()).unwrap();
         let reads = std::thread::spawn(move || response.into_body().read_to_vec(1 << 20));
         gateway.stop(Duration::from_millis(300));
         let error = reads.join().unwrap().unwrap_err();
@@ -723,10 +851,14 @@ fn a_gateway_that_stops_says_so_to_a_program_that_reads_a_body() {
 
 // ── Handlers behind a 101 ──
 
-/// A device whose handler waits for the end of a tunnel, says `bye` when it is to be cut, and leaves; or panics where it is told to.
+/// A device whose handler waits for the end of a tunnel, says `bye` when it is to be cut, and
+/// leaves; or panics where it is told to.
 fn chatting(gateway: &Gateway) -> DeviceHandle {
     let url = gateway.device_url("lamp");
-    let device = Device::builder(url).backoff(Duration::from_millis(5)..Duration::from_millis(50)).build().unwrap();
+    let device = Device::builder(url)
+        .backoff(Duration::from_millis(5)..Duration::from_millis(50))
+        .build()
+        .unwrap();
     device
         .spawn(|request| {
             let panics = request.uri().path() == "/panics";
@@ -756,7 +888,9 @@ fn chatting(gateway: &Gateway) -> DeviceHandle {
 fn chat(gateway: &Gateway, target: &str) -> RawPeer {
     eventually("the device is there", || (gateway.get("/lamp/").status() == 500).then_some(()));
     let mut visitor = gateway.visitor();
-    visitor.write(format!("GET /lamp{target} HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n"));
+    visitor.write(format!(
+        "GET /lamp{target} HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n"
+    ));
     assert_eq!(visitor.read_head().status(), 101);
     visitor
 }

@@ -1,4 +1,5 @@
-//! Every end of a link has one reason of the closed list, in one event, one counter, and one line of the log.
+//! Every end of a link has one reason of the closed list, in one event, one counter, and one line
+//! of the log.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{Read, Write};
@@ -6,10 +7,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use http::Response;
-use reverse_http::{Body, Device, DeviceEventKind, End, EventKind, Gateway, Limits, Routes};
+use reverse_http::{Body, CloseCause, Device, DeviceEventKind, EventKind, Gateway, Limits, Routes};
 
 const PATIENCE: Duration = Duration::from_secs(10);
-const SESSIONS: [&str; 2] = ["00000000000000000000000000000001", "00000000000000000000000000000002"];
+const SESSIONS: [&str; 2] =
+    ["00000000000000000000000000000001", "00000000000000000000000000000002"];
 
 fn connect(at: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(at).unwrap();
@@ -17,17 +19,17 @@ fn connect(at: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Reads one head, octet for octet.
+/// Reads one head, byte for byte.
 fn head(stream: &mut TcpStream) -> String {
-    let mut octets = Vec::new();
-    while !octets.ends_with(b"\r\n\r\n") {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\n") {
         let mut one = [0];
         match stream.read(&mut one) {
-            Ok(1) => octets.push(one[0]),
-            other => panic!("{other:?} behind {:?}", String::from_utf8_lossy(&octets)),
+            Ok(1) => bytes.push(one[0]),
+            other => panic!("{other:?} behind {:?}", String::from_utf8_lossy(&bytes)),
         }
     }
-    String::from_utf8(octets).unwrap()
+    String::from_utf8(bytes).unwrap()
 }
 
 /// A turned connection of the device `lamp`.
@@ -64,56 +66,60 @@ fn reset(stream: TcpStream) {
 type Play = fn(&Gateway, SocketAddr, TcpStream) -> Option<TcpStream>;
 
 /// How a link ends, and what that is called. What a play returns stays open until the end was seen.
-const GATEWAY: &[(&str, End, Play)] = &[
-    ("closed while it idles", End::Closed, |_, _, _| None),
-    ("reset while it idles", End::Reset, |_, _, device| {
+const GATEWAY: &[(&str, CloseCause, Play)] = &[
+    ("closed while it idles", CloseCause::Closed, |_, _, _| None),
+    ("reset while it idles", CloseCause::Reset, |_, _, device| {
         reset(device);
         None
     }),
-    ("octets that nobody asked for", End::ProtocolError, |_, _, mut device| {
+    ("bytes that nobody asked for", CloseCause::ProtocolError, |_, _, mut device| {
         device.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
         Some(device)
     }),
-    ("closed in the middle of an exchange", End::Cut, |_, visitors, mut device| Some(asked(&mut device, visitors))),
-    ("reset in the middle of an exchange", End::Reset, |_, visitors, mut device| {
+    ("closed in the middle of an exchange", CloseCause::Cut, |_, visitors, mut device| {
+        Some(asked(&mut device, visitors))
+    }),
+    ("reset in the middle of an exchange", CloseCause::Reset, |_, visitors, mut device| {
         let visitor = asked(&mut device, visitors);
         device.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab").unwrap();
         head(&mut visitor.try_clone().unwrap());
         reset(device);
         Some(visitor)
     }),
-    ("a malformed response", End::ProtocolError, |_, visitors, mut device| {
+    ("a malformed response", CloseCause::ProtocolError, |_, visitors, mut device| {
         let _visitor = asked(&mut device, visitors);
         device.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n").unwrap();
         Some(device)
     }),
-    ("a response that says close", End::LastMessage, |_, visitors, mut device| {
+    ("a response that says close", CloseCause::LastMessage, |_, visitors, mut device| {
         let visitor = asked(&mut device, visitors);
-        device.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
+        device
+            .write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            .unwrap();
         Some(visitor)
     }),
-    ("no response in time", End::Late, |_, visitors, mut device| {
+    ("no response in time", CloseCause::Late, |_, visitors, mut device| {
         let mut visitor = asked(&mut device, visitors);
         assert!(head(&mut visitor).starts_with("HTTP/1.1 504 "));
         Some(device)
     }),
-    ("a caller that gives up", End::AskerGone, |_, visitors, mut device| {
+    ("a caller that gives up", CloseCause::AskerGone, |_, visitors, mut device| {
         let visitor = asked(&mut device, visitors);
         device.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nab").unwrap();
         reset(visitor);
         Some(device)
     }),
-    ("a newer session", End::Replaced, |gateway, _, mut device| {
+    ("a newer session", CloseCause::Replaced, |gateway, _, mut device| {
         let newer = turned(gateway, SESSIONS[1]);
         assert!(head(&mut device).starts_with("OPTIONS * "));
         device.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").unwrap();
         Some(newer)
     }),
-    ("no answer to a heartbeat", End::HeartbeatMissed, |_, _, mut device| {
+    ("no answer to a heartbeat", CloseCause::HeartbeatMissed, |_, _, mut device| {
         assert!(head(&mut device).starts_with("OPTIONS * "));
         Some(device)
     }),
-    ("a gateway that drains", End::Drained, |gateway, _, mut device| {
+    ("a gateway that drains", CloseCause::Drained, |gateway, _, mut device| {
         std::thread::scope(|scope| {
             scope.spawn(|| gateway.stop(PATIENCE));
             assert!(head(&mut device).starts_with("OPTIONS * "));
@@ -127,11 +133,13 @@ const GATEWAY: &[(&str, End, Play)] = &[
 fn every_end_of_a_link_has_its_reason_in_one_event_and_one_counter() {
     for (what, end, play) in GATEWAY {
         let (gateway, visitors) = gateway(|limits| {
-            (limits.heartbeat, limits.heartbeat_timeout) = (Duration::ZERO, Duration::from_millis(200));
-            if *end == End::HeartbeatMissed {
+            (limits.heartbeat, limits.heartbeat_timeout) =
+                (Duration::ZERO, Duration::from_millis(200));
+            if *end == CloseCause::HeartbeatMissed {
                 limits.heartbeat = Duration::from_millis(50);
             }
-            limits.first_octet_timeout = if *end == End::Late { Duration::from_millis(100) } else { PATIENCE };
+            limits.first_byte_timeout =
+                if *end == CloseCause::Late { Duration::from_millis(100) } else { PATIENCE };
         });
         let events = gateway.events();
         let device = turned(&gateway, SESSIONS[0]);
@@ -145,11 +153,25 @@ fn every_end_of_a_link_has_its_reason_in_one_event_and_one_counter() {
                 other => panic!("{what}: {other} came before the link's end"),
             }
         };
-        assert_eq!((ended.end, ended.name.as_str()), (Some(*end), "lamp"), "{what}: {}", ended.reason);
-        if *end != End::Replaced {
+        assert_eq!(
+            (ended.end, ended.name.as_str()),
+            (Some(*end), "lamp"),
+            "{what}: {}",
+            ended.reason
+        );
+        if *end != CloseCause::Replaced {
             let down = events.recv_timeout(PATIENCE).unwrap();
-            assert_eq!((down.kind, down.end, down.way), (EventKind::Down, Some(*end), None), "{what}");
-            assert_eq!((gateway.stats().ends.of(*end), gateway.stats().ends.total()), (1, 1), "{what}: {:?}", gateway.stats().ends);
+            assert_eq!(
+                (down.kind, down.end, down.transport),
+                (EventKind::Down, Some(*end), None),
+                "{what}"
+            );
+            assert_eq!(
+                (gateway.stats().ends.of(*end), gateway.stats().ends.total()),
+                (1, 1),
+                "{what}: {:?}",
+                gateway.stats().ends
+            );
         }
         drop(held);
     }
@@ -160,28 +182,32 @@ fn turns(listener: &TcpListener) -> TcpStream {
     let (mut stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     head(&mut stream);
-    stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n").unwrap();
+    stream
+        .write_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n",
+        )
+        .unwrap();
     stream
 }
 
 type Served = fn(&mut TcpStream);
 
-const DEVICE: &[(&str, End, Served)] = &[
-    ("closed while it idles", End::Closed, |_| ()),
-    ("nothing behind a heartbeat", End::Silent, |stream| {
+const DEVICE: &[(&str, CloseCause, Served)] = &[
+    ("closed while it idles", CloseCause::Closed, |_| ()),
+    ("nothing behind a heartbeat", CloseCause::Silent, |stream| {
         stream.write_all(b"OPTIONS * HTTP/1.1\r\nHost: \r\n\r\n").unwrap();
         assert!(head(stream).starts_with("HTTP/1.1 204 "));
         assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "the device closes it");
     }),
-    ("told to go", End::Drained, |stream| {
+    ("told to go", CloseCause::Drained, |stream| {
         stream.write_all(b"OPTIONS * HTTP/1.1\r\nHost: \r\nConnection: close\r\n\r\n").unwrap();
         assert!(head(stream).starts_with("HTTP/1.1 204 "));
     }),
-    ("no request", End::ProtocolError, |stream| {
+    ("no request", CloseCause::ProtocolError, |stream| {
         stream.write_all(b"GET / HTTP/9.9\r\n\r\n").unwrap();
         assert!(head(stream).contains("505 "));
     }),
-    ("closed in the middle of a request", End::Cut, |stream| {
+    ("closed in the middle of a request", CloseCause::Cut, |stream| {
         stream.write_all(b"GET / HTTP/1.1\r\nHo").unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
@@ -201,11 +227,16 @@ fn a_device_tells_why_its_links_ended() {
         play(&mut turns(&listener));
         let mut seen = Vec::new();
         while seen.last().is_none_or(|(kind, _)| *kind != DeviceEventKind::Disconnected) {
-            let event = events.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("{what}: {e}, after {seen:?}"));
+            let event = events
+                .recv_timeout(PATIENCE)
+                .unwrap_or_else(|e| panic!("{what}: {e}, after {seen:?}"));
             seen.push((event.kind, event.end));
         }
-        let expected =
-            [(DeviceEventKind::Connected, None), (DeviceEventKind::Ended, Some(*end)), (DeviceEventKind::Disconnected, Some(*end))];
+        let expected = [
+            (DeviceEventKind::Connected, None),
+            (DeviceEventKind::Ended, Some(*end)),
+            (DeviceEventKind::Disconnected, Some(*end)),
+        ];
         assert_eq!(seen, expected, "{what}");
         assert_eq!((running.stats().ends.of(*end), running.stats().ends.total()), (1, 1), "{what}");
         running.stop();
@@ -214,9 +245,11 @@ fn a_device_tells_why_its_links_ended() {
 
 #[test]
 fn the_operators_page_explains_every_reason() {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reasons.md")).unwrap();
-    let explained: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
-    let reasons: Vec<&str> = End::ALL.iter().map(|end| end.as_str()).collect();
+    let page =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reasons.md")).unwrap();
+    let explained: Vec<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let reasons: Vec<&str> = CloseCause::ALL.iter().map(|end| end.as_str()).collect();
     assert_eq!(explained, reasons);
 }
 
@@ -250,5 +283,9 @@ fn the_log_says_each_end_once() {
     visitor.write_all(b"GET /lamp/ HTTP/1.1\r\nHost: v\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     visitor.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("ago (protocol-error), and it did not come"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ")
+            && answer.contains("ago (protocol-error), and it did not come"),
+        "{answer}"
+    );
 }

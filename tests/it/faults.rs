@@ -1,5 +1,6 @@
-//! Requests that fail through no fault of the link: the link goes on, the device dials as ever, and other visitors notice nothing (T48). And what a hop adds
-//! to a message, which the next hop takes (T49).
+//! Requests that fail through no fault of the link: the link goes on, the device dials as ever, and
+//! other visitors notice nothing (T48). And what a hop adds to a message, which the next hop takes
+//! (T49).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::time::{Duration, Instant};
@@ -86,7 +87,9 @@ fn malformed_bodies_cost_a_device_neither_its_link_nor_a_pause() {
         let local = LocalServer::start();
         let value = if service == "--to" { local.url() } else { "hello\n".to_owned() };
         let url = gateway.device_url("lamp");
-        let device = Ptth::start(&[&["device", &url, service, &value, "--links", "1..1"], &LONG_BACKOFF[..]].concat());
+        let device = Ptth::start(
+            &[&["device", &url, service, &value, "--links", "1..1"], &LONG_BACKOFF[..]].concat(),
+        );
         device.line_like("connected ");
         for body in ["zz", "0x5\r\n", "5\r\nhelloX", "5\r\nhel"] {
             let mut visitor = gateway.visitor();
@@ -107,18 +110,37 @@ fn malformed_bodies_cost_a_device_neither_its_link_nor_a_pause() {
 #[test]
 fn a_link_closed_behind_a_refused_request_is_no_failed_dial() {
     let rows = [
-        ("200 fields", format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(200)), true),
-        ("a head that is too long", format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(30_000)), true),
+        (
+            "200 fields",
+            format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(200)),
+            true,
+        ),
+        (
+            "a head that is too long",
+            format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(30_000)),
+            true,
+        ),
         ("a field that is none", "GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n".to_owned(), true),
         ("a head that ends half-way", "GET / HTTP/1.1\r\nHost: a\r\nX: ".to_owned(), false),
-        ("a body that ends half-way", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel".to_owned(), false),
-        ("a chunk that is none", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_owned(), true),
+        (
+            "a body that ends half-way",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel".to_owned(),
+            false,
+        ),
+        (
+            "a chunk that is none",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_owned(),
+            true,
+        ),
     ];
     for service in ["--text", "--to"] {
         let raw = RawGateway::start();
         let local = LocalServer::start();
         let value = if service == "--to" { local.url() } else { "hello\n".to_owned() };
-        let device = Ptth::start(&[&["device", &raw.url("lamp"), service, &value, "--links", "1..1"], &LONG_BACKOFF[..]].concat());
+        let device = Ptth::start(
+            &[&["device", &raw.url("lamp"), service, &value, "--links", "1..1"], &LONG_BACKOFF[..]]
+                .concat(),
+        );
         each_row(
             &rows,
             |row| format!("{service}: {}", row.0),
@@ -138,7 +160,10 @@ fn a_link_closed_behind_a_refused_request_is_no_failed_dial() {
 #[test]
 fn what_is_no_request_is_still_a_failed_dial() {
     let raw = RawGateway::start();
-    let device = Ptth::start(&[&["device", &raw.url("lamp"), "--text", "x", "--links", "1..1"], &LONG_BACKOFF[..]].concat());
+    let device = Ptth::start(
+        &[&["device", &raw.url("lamp"), "--text", "x", "--links", "1..1"], &LONG_BACKOFF[..]]
+            .concat(),
+    );
     raw.turn().write("hello device, how are you\r\n\r\n");
     device.expect_stderr("ended as soon as it was turned");
 }
@@ -146,7 +171,10 @@ fn what_is_no_request_is_still_a_failed_dial() {
 #[test]
 fn one_link_of_several_that_ends_at_once_is_forgiven_three_times() {
     let raw = RawGateway::start();
-    let device = Ptth::start(&[&["device", &raw.url("lamp"), "--text", "x", "--links", "2..2"], &LONG_BACKOFF[..]].concat());
+    let device = Ptth::start(
+        &[&["device", &raw.url("lamp"), "--text", "x", "--links", "2..2"], &LONG_BACKOFF[..]]
+            .concat(),
+    );
     let mut kept = raw.turn();
     for _ in 0..4 {
         drop(raw.turn());
@@ -176,14 +204,18 @@ fn what_a_gateway_takes_from_visitors_a_device_takes_from_it() {
     let gateway = Gateway::start(&["--forwarded", "--trusted-proxies", "127.0.0.0/8"]);
     let local = LocalServer::start();
     let services = [("to", "--to", local.url()), ("te", "--text", "hello\n".to_owned())];
-    let ways: [(&str, &[&str]); 3] =
-        [("-t", &[]), ("-j", &["--fallback", "only", "--comet", "json"]), ("-m", &["--fallback", "only", "--comet", "message"])];
+    let ways: [(&str, &[&str]); 3] = [
+        ("-t", &[]),
+        ("-j", &["--fallback", "only", "--comet", "json"]),
+        ("-m", &["--fallback", "only", "--comet", "message"]),
+    ];
     let mut devices = Vec::new();
     for (device, service, value) in &services {
-        for (way, options) in ways {
-            let name = format!("{device}{way}"); // as long as `lamp`
+        for (transport, options) in ways {
+            let name = format!("{device}{transport}"); // as long as `lamp`
             let url = gateway.device_url(&name);
-            let common = ["device", &url, service, value, "--links", "1..1", "--backoff", "60s..60s"];
+            let common =
+                ["device", &url, service, value, "--links", "1..1", "--backoff", "60s..60s"];
             let process = Ptth::start(&[&common, options].concat());
             process.line_like("connected ");
             devices.push((name, process));
@@ -200,11 +232,24 @@ fn what_a_gateway_takes_from_visitors_a_device_takes_from_it() {
             (long_head(16_385), 431),
         ] {
             let answer = gateway.visitor().ask(&request.replace("/lamp/", &format!("/{name}/")));
-            assert_eq!(answer.status(), status, "{name}: {} bytes: {}", request.len(), answer.text());
+            assert_eq!(
+                answer.status(),
+                status,
+                "{name}: {} bytes: {}",
+                request.len(),
+                answer.text()
+            );
         }
-        assert!(!device.stderr().contains("next attempt") && !device.stderr().contains("a link to"), "{name}: {}", device.stderr());
+        assert!(
+            !device.stderr().contains("next attempt") && !device.stderr().contains("a link to"),
+            "{name}: {}",
+            device.stderr()
+        );
     }
-    assert!(local.requests().iter().all(|request| request.fields.len() <= 116), "a gateway adds at most 16 fields");
+    assert!(
+        local.requests().iter().all(|request| request.fields.len() <= 116),
+        "a gateway adds at most 16 fields"
+    );
 }
 
 #[test]
@@ -217,7 +262,9 @@ fn what_a_device_takes_from_its_local_server_a_gateway_takes_from_it() {
         let n = c.head.target().split_once("?n=").map_or(0, |(_, n)| n.parse().unwrap());
         let (fields, long) = ("X: y\r\n".repeat(n), "y".repeat(n.saturating_sub(200)));
         match c.head.target().split('?').next().unwrap_or_default() {
-            "/length" => c.raw(format!("HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nok", &fields[6..])),
+            "/length" => {
+                c.raw(format!("HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nok", &fields[6..]))
+            }
             "/close" => {
                 c.raw(format!("HTTP/1.1 200 OK\r\n{fields}\r\nok"));
                 c.close = true;
@@ -226,10 +273,21 @@ fn what_a_device_takes_from_its_local_server_a_gateway_takes_from_it() {
         }
     });
     let gateway = Gateway::start(&[]);
-    let ways: [&[&str]; 3] = [&[], &["--fallback", "only", "--comet", "json"], &["--fallback", "only", "--comet", "message"]];
-    for (name, way) in ["lamp", "desk", "door"].iter().zip(ways) {
+    let ways: [&[&str]; 3] = [
+        &[],
+        &["--fallback", "only", "--comet", "json"],
+        &["--fallback", "only", "--comet", "message"],
+    ];
+    for (name, transport) in ["lamp", "desk", "door"].iter().zip(ways) {
         let url = gateway.device_url(name);
-        let device = Ptth::start(&[&["device", &url, "--to", &local.url(), "--links", "1..1"], way, &LONG_BACKOFF[..]].concat());
+        let device = Ptth::start(
+            &[
+                &["device", &url, "--to", &local.url(), "--links", "1..1"],
+                transport,
+                &LONG_BACKOFF[..],
+            ]
+            .concat(),
+        );
         device.line_like("connected ");
         for target in ["length?n=99", "length?n=100", "close?n=99", "close?n=100", "long?n=16500"] {
             gateway.get(&format!("/{name}/{target}")).expect_ok("ok");
@@ -240,8 +298,16 @@ fn what_a_device_takes_from_its_local_server_a_gateway_takes_from_it() {
         }
         gateway.get(&format!("/{name}/length?n=1")).expect_ok("ok");
         assert!(!device.stderr().contains("next attempt"), "{}", device.stderr());
-        assert!(!gateway.process.stderr().contains(&format!("{name}: a link ended")), "{}", gateway.process.stderr());
-        assert!(!gateway.process.stderr().contains(&format!("{name}: down")), "{}", gateway.process.stderr());
+        assert!(
+            !gateway.process.stderr().contains(&format!("{name}: a link ended")),
+            "{}",
+            gateway.process.stderr()
+        );
+        assert!(
+            !gateway.process.stderr().contains(&format!("{name}: down")),
+            "{}",
+            gateway.process.stderr()
+        );
     }
 }
 
@@ -252,29 +318,39 @@ const WAIT: Duration = Duration::from_millis(500);
 const DRIP: Duration = Duration::from_millis(100);
 
 /// Writes one byte per [`DRIP`], for as long as the other side takes them.
-fn drip(peer: &mut RawPeer, octets: &[u8]) {
-    for octet in octets.iter().cycle() {
-        if peer.try_write([*octet]).is_err() || peer.stirs_within(DRIP) {
+fn drip(peer: &mut RawPeer, bytes: &[u8]) {
+    for byte in bytes.iter().cycle() {
+        if peer.try_write([*byte]).is_err() || peer.stirs_within(DRIP) {
             return;
         }
     }
 }
 
-/// `first_octet` until the head begins, as much again until it is whole, and a second for a busy machine.
+/// `first_byte` until the head begins, as much again until it is whole, and a second for a busy
+/// machine.
 #[track_caller]
 fn took_at_most_two_waits(began: Instant) {
     assert!(began.elapsed() < 2 * WAIT + Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 const DRIPPED: [(&str, &str); 3] = [
-    ("a field", "HTTP/1.1 200 OK\r\nX: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy"),
-    ("many fields", "HTTP/1.1 200 OK\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\n"),
-    ("an interim head", "HTTP/1.1 103 Early Hints\r\nLink: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy"),
+    (
+        "a field",
+        "HTTP/1.1 200 OK\r\nX: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy",
+    ),
+    (
+        "many fields",
+        "HTTP/1.1 200 OK\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\nX: y\r\n",
+    ),
+    (
+        "an interim head",
+        "HTTP/1.1 103 Early Hints\r\nLink: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy",
+    ),
 ];
 
 #[test]
 fn a_device_that_drips_the_head_of_its_response_is_given_up() {
-    let gateway = Gateway::start(&["--first-octet", "500ms"]);
+    let gateway = Gateway::start(&["--first-byte", "500ms"]);
     each_row(
         &DRIPPED,
         |row| row.0.to_owned(),
@@ -295,9 +371,12 @@ fn a_device_that_drips_the_head_of_its_response_is_given_up() {
     let mut visitor = gateway.visitor();
     visitor.write(get("/lamp/x"));
     link.read_head();
-    for piece in
-        ["HTTP/1.1 103 Early", " Hints\r\n\r\n", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1", " 200 OK\r\nContent-Length: 2\r\n\r\nok"]
-    {
+    for piece in [
+        "HTTP/1.1 103 Early",
+        " Hints\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1",
+        " 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    ] {
         link.write(piece);
         link.expect_quiet(DRIP);
     }
@@ -312,20 +391,29 @@ fn a_local_server_that_drips_the_head_of_its_response_is_given_up() {
         c.close = true;
     });
     let gateway = Gateway::start(&[]);
-    let device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--first-octet", "500ms", "--links", "1..1"]);
+    let device = Ptth::device(
+        &gateway,
+        "lamp",
+        &["--to", &local.url(), "--first-byte", "500ms", "--links", "1..1"],
+    );
     for n in 0..DRIPPED.len() {
         let began = Instant::now();
         gateway.get(&format!("/lamp/{n}")).expect_refusal(504);
         took_at_most_two_waits(began);
     }
-    assert!(!gateway.process.stderr().contains("lamp: down"), "the link goes on: {}", device.stderr());
+    assert!(
+        !gateway.process.stderr().contains("lamp: down"),
+        "the link goes on: {}",
+        device.stderr()
+    );
 }
 
 #[test]
 fn a_program_waits_no_longer_for_a_device_that_drips() {
     let mut limits = Limits::default();
-    limits.first_octet_timeout = WAIT;
-    let gateway = reverse_http::Gateway::builder().listen("127.0.0.1:0").limits(limits).start().unwrap();
+    limits.first_byte_timeout = WAIT;
+    let gateway =
+        reverse_http::Gateway::builder().listen("127.0.0.1:0").limits(limits).start().unwrap();
     let empty_lines = ("empty lines", "\r\n");
     each_row(
         &[&DRIPPED[..], &[empty_lines]].concat(),
@@ -335,14 +423,14 @@ fn a_program_waits_no_longer_for_a_device_that_drips() {
             link.write(crate::support::process::offer("lamp", ""));
             link.read_head();
             std::thread::scope(|scope| {
-                let asker = scope.spawn(|| {
+                let downstream = scope.spawn(|| {
                     let began = Instant::now();
                     let request = http::Request::get("/").body(Body::empty()).unwrap();
                     (gateway.device("lamp").send(request), began)
                 });
                 link.read_head();
                 drip(&mut link, head.as_bytes());
-                let (answer, began) = asker.join().unwrap();
+                let (answer, began) = downstream.join().unwrap();
                 let error = answer.unwrap_err();
                 assert!(error.is_timeout() || error.is_malformed(), "{error}");
                 took_at_most_two_waits(began);
@@ -355,11 +443,16 @@ fn a_program_waits_no_longer_for_a_device_that_drips() {
 
 #[test]
 fn a_device_that_forwards_waits_as_long_as_its_gateway() {
-    // All waits of the device are shorter than what its local server takes; none of them is the forwarder's.
+    // All waits of the device are shorter than what its local server takes; none of them is the
+    // forwarder's.
     let short = Duration::from_millis(200);
     let mut limits = Limits::default();
-    (limits.first_octet_timeout, limits.body_silence_timeout, limits.request_write_timeout, limits.exchange_timeout) =
-        (short, short, short, short);
+    (
+        limits.first_byte_timeout,
+        limits.body_silence_timeout,
+        limits.request_write_timeout,
+        limits.exchange_timeout,
+    ) = (short, short, short, short);
     let pausing = move || std::thread::sleep(4 * short); // how slow this server is
     let local = LocalServer::with(move |c| {
         pausing();
@@ -368,7 +461,8 @@ fn a_device_that_forwards_waits_as_long_as_its_gateway() {
         c.raw("ow");
     });
     let gateway = Gateway::start(&[]);
-    let device = Device::builder(gateway.device_url("lamp")).links(1..=1).limits(limits).build().unwrap();
+    let device =
+        Device::builder(gateway.device_url("lamp")).links(1..=1).limits(limits).build().unwrap();
     let running = device.spawn_forward(&local.url()).unwrap();
     eventually("it is connected", || gateway.process.stderr().contains("lamp: up").then_some(()));
     let mut visitor = gateway.visitor();
@@ -388,7 +482,7 @@ fn a_device_notices_that_its_gateway_gave_up_and_frees_its_local_connection() {
         ended.send(began.elapsed()).unwrap();
         c.close = true;
     });
-    let gateway = Gateway::start(&["--first-octet", "500ms"]);
+    let gateway = Gateway::start(&["--first-byte", "500ms"]);
     let _device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--links", "1..1"]);
     gateway.get("/lamp/x").expect_refusal(504);
     let took = end.recv_timeout(crate::support::DEADLINE).unwrap();
@@ -406,11 +500,18 @@ fn an_option_bounds_the_local_server() {
     for more in [&[][..], &["--fallback", "only"]] {
         let gateway = Gateway::start(&[]);
         let url = gateway.device_url("lamp");
-        let device = Ptth::start(&[&["device", &url, "--to", &local.url(), "--first-octet", "300ms"], more].concat());
+        let device = Ptth::start(
+            &[&["device", &url, "--to", &local.url(), "--first-byte", "300ms"], more].concat(),
+        );
         device.line_like("connected ");
         let answer = gateway.get("/lamp/x");
         answer.expect_refusal(504);
-        assert!(answer.text().contains("300") || answer.text().contains("0.3 s (local_first_octet_timeout)"), "{}", answer.text());
+        assert!(
+            answer.text().contains("300")
+                || answer.text().contains("0.3 s (local_first_byte_timeout)"),
+            "{}",
+            answer.text()
+        );
     }
     drop(release);
 }
@@ -435,7 +536,11 @@ fn two_gateways_in_a_row_serve_and_in_a_circle_answer_508() {
         first.visitor().ask(request).expect_ok("hello\n");
         let via = local.last();
         let [outer, inner] = via.all("via")[..] else { panic!("{}", via.text()) };
-        assert!(outer != inner && outer.starts_with("1.1 ptth-") && inner.starts_with("1.1 ptth-"), "{}", via.text());
+        assert!(
+            outer != inner && outer.starts_with("1.1 ptth-") && inner.starts_with("1.1 ptth-"),
+            "{}",
+            via.text()
+        );
         device.signal("TERM");
         device.exit_code();
     }
@@ -443,7 +548,15 @@ fn two_gateways_in_a_row_serve_and_in_a_circle_answer_508() {
     for gateway in [&first, &second] {
         let answer = gateway.visitor().ask(request);
         answer.expect_refusal(508);
-        assert!(answer.head.all("proxy-status").iter().any(|value| value.contains("proxy_loop_detected")), "{}", answer.head.text());
+        assert!(
+            answer
+                .head
+                .all("proxy-status")
+                .iter()
+                .any(|value| value.contains("proxy_loop_detected")),
+            "{}",
+            answer.head.text()
+        );
     }
 }
 
@@ -475,11 +588,17 @@ fn a_gateway_knows_itself_by_the_name_that_it_was_given() {
 
 // ── A response before its request is whole (K9) ──
 
-/// A request whose body has not come when it is answered; what is left of it; whether the response ends the connection.
+/// A request whose body has not come when it is answered; what is left of it; whether the response
+/// ends the connection.
 const EARLY: [(&str, &str, &str, bool); 5] = [
     ("a body that waits for a 100", "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n", "", true),
     ("a body that is too long to be read", "Content-Length: 10000000\r\n\r\nhel", "", true),
-    ("a body that does not say its length", "Transfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n", "", true),
+    (
+        "a body that does not say its length",
+        "Transfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n",
+        "",
+        true,
+    ),
     ("a short rest", "Content-Length: 5\r\n\r\nhel", "lo", false),
     ("a short body of which nothing came", "Content-Length: 5\r\n\r\n", "hello", false),
 ];
@@ -490,7 +609,9 @@ fn answers_before_it_reads() -> LocalServer {
         if c.head.method() == "GET" {
             return c.text("hello\n");
         }
-        c.peer.write("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n");
+        c.peer.write(
+            "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n",
+        );
         // A body that was not asked for may not come.
         c.close = c.head.get("expect").is_some();
         if !c.close {
@@ -511,7 +632,12 @@ fn an_early_response_says_that_its_connection_ends_or_the_rest_is_read() {
             let mut visitor = gateway.visitor();
             visitor.write(format!("PUT /lamp/x HTTP/1.1\r\nHost: a\r\n{head}"));
             let answer = visitor.read_answer("PUT");
-            assert_eq!((answer.status(), answer.head.closes()), (401, *closes), "{}", answer.head.text());
+            assert_eq!(
+                (answer.status(), answer.head.closes()),
+                (401, *closes),
+                "{}",
+                answer.head.text()
+            );
             if *closes {
                 visitor.expect_closed();
             } else {
@@ -526,9 +652,14 @@ fn an_early_response_says_that_its_connection_ends_or_the_rest_is_read() {
 #[test]
 fn a_device_says_so_on_its_link_too() {
     let local = answers_before_it_reads();
-    for (service, value, status) in [("--to", local.url(), 401), ("--text", "hello\n".to_owned(), 200)] {
+    for (service, value, status) in
+        [("--to", local.url(), 401), ("--text", "hello\n".to_owned(), 200)]
+    {
         let raw = RawGateway::start();
-        let device = Ptth::start(&[&["device", &raw.url("lamp"), service, &value, "--links", "1..1"], &LONG_BACKOFF[..]].concat());
+        let device = Ptth::start(
+            &[&["device", &raw.url("lamp"), service, &value, "--links", "1..1"], &LONG_BACKOFF[..]]
+                .concat(),
+        );
         each_row(
             &EARLY,
             |row| format!("{service}: {}", row.0),
@@ -536,7 +667,12 @@ fn a_device_says_so_on_its_link_too() {
                 let mut link = raw.turn();
                 link.write(format!("PUT /x HTTP/1.1\r\nHost: a\r\n{head}"));
                 let answer = link.read_answer("PUT");
-                assert_eq!((answer.status(), answer.head.closes()), (status, *closes), "{}", answer.head.text());
+                assert_eq!(
+                    (answer.status(), answer.head.closes()),
+                    (status, *closes),
+                    "{}",
+                    answer.head.text()
+                );
                 if !closes {
                     link.write(rest);
                     link.ask(&get("/x")).expect_ok("hello\n");
@@ -557,6 +693,10 @@ fn a_rest_that_does_not_come_is_not_waited_for_long() {
     assert_eq!(visitor.read_answer("PUT").status(), 401);
     let began = Instant::now();
     visitor.expect_end();
-    assert!(began.elapsed() < Limits::default().abandoned_timeout + Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Limits::default().abandoned_timeout + Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
     gateway.get("/lamp/x").expect_ok("hello\n");
 }

@@ -1,4 +1,5 @@
-//! `ptth device --dir`: a directory's files, asked for by visitors, by curl, and over raw links that no gateway of ours has looked at first.
+//! `ptth device --dir`: a directory's files, asked for by visitors, by curl, and over raw links
+//! that no gateway of ours has looked at first.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::ffi::OsStr;
@@ -15,27 +16,31 @@ use reverse_http::{Body, Device};
 
 use crate::support::process::get;
 use crate::support::raw::find;
-use crate::support::{Answer, Gateway, Hash, Head, Process, Ptth, RawGateway, RawPeer, TempDir, each_row, need, pattern, say};
+use crate::support::{
+    Answer, Gateway, Hash, Head, Process, Ptth, RawGateway, RawPeer, TempDir, each_row, need,
+    pattern, say,
+};
 
 const SECRET: &str = "the secret outside";
-/// 2020-01-01, in seconds: files that are older than this second have dates that conditions can rely on.
+/// 2020-01-01, in seconds: files that are older than this second have dates that conditions can
+/// rely on.
 const THEN: u64 = 1_577_836_800;
 const THEN_DATE: &str = "Wed, 01 Jan 2020 00:00:00 GMT";
 
 /// A directory `root` to serve, and beside it what must never be served.
-struct Place {
+struct Permit {
     dir: TempDir,
 }
 
-impl Place {
-    fn new() -> Place {
+impl Permit {
+    fn new() -> Permit {
         let dir = TempDir::new("files");
         fs::create_dir_all(dir.0.join("root/sub/deep")).unwrap();
         fs::create_dir_all(dir.0.join("outside")).unwrap();
         for path in ["secret", "outside/secret", "root-secret"] {
             fs::write(dir.0.join(path), SECRET).unwrap();
         }
-        let place = Place { dir };
+        let place = Permit { dir };
         place.write("index.html", "<h1>home</h1>");
         place.write("a.txt", "0123456789");
         place.write("sub/index.html", "<h1>sub</h1>");
@@ -63,14 +68,18 @@ impl Place {
 
     fn serve(self, more: &[&str]) -> Site {
         let gateway = Gateway::start(&[]);
-        let device = Ptth::device(&gateway, "lamp", &[&["--dir", self.root().to_str().unwrap()], more].concat());
+        let device = Ptth::device(
+            &gateway,
+            "lamp",
+            &[&["--dir", self.root().to_str().unwrap()], more].concat(),
+        );
         Site { place: self, gateway, device }
     }
 }
 
 /// A directory on its way to visitors.
 struct Site {
-    place: Place,
+    place: Permit,
     gateway: Gateway,
     device: Process,
 }
@@ -82,7 +91,9 @@ impl Site {
 
     /// A request with fields, each with its CRLF.
     fn ask(&self, method: &str, target: &str, fields: &str) -> Answer {
-        self.gateway.visitor().ask(&format!("{method} /lamp{target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n"))
+        self.gateway
+            .visitor()
+            .ask(&format!("{method} /lamp{target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n"))
     }
 
     fn url(&self, target: &str) -> String {
@@ -98,11 +109,19 @@ struct Links {
 }
 
 impl Links {
-    fn of(place: &Place) -> Links {
+    fn of(place: &Permit) -> Links {
         let gateway = RawGateway::start();
         let dir = place.root();
-        let device =
-            Ptth::start(&["device", &gateway.url("lamp"), "--dir", dir.to_str().unwrap(), "--links", "1..1", "--backoff", "10ms..20ms"]);
+        let device = Ptth::start(&[
+            "device",
+            &gateway.url("lamp"),
+            "--dir",
+            dir.to_str().unwrap(),
+            "--links",
+            "1..1",
+            "--backoff",
+            "10ms..20ms",
+        ]);
         Links { gateway, link: None, _device: device }
     }
 
@@ -120,7 +139,7 @@ impl Links {
 
 #[test]
 fn files_are_served_by_their_names() {
-    let place = Place::new();
+    let place = Permit::new();
     let kinds = [
         ("x.html", "text/html; charset=utf-8"),
         ("x.css", "text/css; charset=utf-8"),
@@ -155,9 +174,12 @@ fn files_are_served_by_their_names() {
     for (name, kind) in kinds {
         let answer = visitor.ask(&get(&format!("/lamp/{name}")));
         answer.expect_ok(name);
-        for (field, value) in
-            [("content-type", kind), ("x-content-type-options", "nosniff"), ("accept-ranges", "bytes"), ("last-modified", THEN_DATE)]
-        {
+        for (field, value) in [
+            ("content-type", kind),
+            ("x-content-type-options", "nosniff"),
+            ("accept-ranges", "bytes"),
+            ("last-modified", THEN_DATE),
+        ] {
             assert_eq!(answer.head.get(field), Some(value), "{name}: {}", answer.head.text());
         }
         let tag = answer.head.get("etag").unwrap();
@@ -166,8 +188,8 @@ fn files_are_served_by_their_names() {
 }
 
 #[test]
-fn names_may_have_any_octets_and_stay_what_they_are() {
-    let place = Place::new();
+fn names_may_have_any_bytes_and_stay_what_they_are() {
+    let place = Permit::new();
     // What is asked for, and the name it has to be.
     let rows: [(&str, &[u8]); 9] = [
         ("/a%20b.txt", b"a b.txt"),
@@ -194,7 +216,7 @@ fn names_may_have_any_octets_and_stay_what_they_are() {
 
 #[test]
 fn folders_are_their_index_and_are_never_listed() {
-    let place = Place::new();
+    let place = Permit::new();
     fs::create_dir(place.root().join("c:d e")).unwrap();
     place.write("c:d e/index.html", "colon");
     fs::create_dir_all(place.root().join("odd/index.html")).unwrap();
@@ -210,7 +232,8 @@ fn folders_are_their_index_and_are_never_listed() {
         answer.expect_refusal(404);
         assert!(!answer.text().contains("c.txt"), "a listing: {}", answer.text());
     }
-    // The visitor's address has a prefix that the device does not see: the way to the slash is relative.
+    // The visitor's address has a prefix that the device does not see: the way to the slash is
+    // relative.
     for (target, location) in [
         ("/sub", "./sub/"),
         ("/sub?x=1", "./sub/?x=1"),
@@ -226,8 +249,15 @@ fn folders_are_their_index_and_are_never_listed() {
 
 #[test]
 fn hidden_files_are_absent_but_the_well_known() {
-    let place = Place::new();
-    for name in [".env", ".git/config", "sub/.htpasswd", ".well-known/security.txt", ".well-known/.x", "sub/.well-known/x"] {
+    let place = Permit::new();
+    for name in [
+        ".env",
+        ".git/config",
+        "sub/.htpasswd",
+        ".well-known/security.txt",
+        ".well-known/.x",
+        "sub/.well-known/x",
+    ] {
         place.write(name, "dotted");
     }
     let site = place.serve(&[]);
@@ -250,9 +280,10 @@ fn hidden_files_are_absent_but_the_well_known() {
 
 #[test]
 fn only_get_and_head_are_taken() {
-    let site = Place::new().serve(&[]);
+    let site = Permit::new().serve(&[]);
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "TRACE"] {
-        let length = if matches!(method, "POST" | "PUT" | "PATCH") { "Content-Length: 0\r\n" } else { "" };
+        let length =
+            if matches!(method, "POST" | "PUT" | "PATCH") { "Content-Length: 0\r\n" } else { "" };
         let answer = site.ask(method, "/a.txt", length);
         answer.expect_refusal_among(&[405]);
         assert_eq!(answer.head.get("allow"), Some("GET, HEAD"), "{method}");
@@ -260,17 +291,20 @@ fn only_get_and_head_are_taken() {
     }
     // A body with a GET means nothing, and is not taken for the next request.
     let mut visitor = site.gateway.visitor();
-    visitor.ask("GET /lamp/a.txt HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").expect_ok("0123456789");
+    visitor
+        .ask("GET /lamp/a.txt HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
+        .expect_ok("0123456789");
     site.get("/a.txt").expect_ok("0123456789");
 }
 
 #[test]
 fn head_has_the_headers_of_get() {
-    let place = Place::new();
+    let place = Permit::new();
     place.write("empty", "");
     let mut links = Links::of(&place);
     let fields = |answer: &Answer| -> Vec<(String, String)> {
-        let fields = answer.head.fields.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("date"));
+        let fields =
+            answer.head.fields.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("date"));
         fields.cloned().collect()
     };
     for (target, more) in [
@@ -291,14 +325,17 @@ fn head_has_the_headers_of_get() {
     }
     // A range is GET's alone (RFC 9110 §14.2).
     let head = links.ask("HEAD /a.txt HTTP/1.1\r\nHost: a\r\nRange: bytes=0-1\r\n\r\n");
-    assert_eq!((head.status(), head.head.get("content-length"), head.head.get("content-range")), (200, Some("10"), None));
+    assert_eq!(
+        (head.status(), head.head.get("content-length"), head.head.get("content-range")),
+        (200, Some("10"), None)
+    );
 }
 
 // ── conditions and ranges ──
 
 #[test]
 fn conditions_are_obeyed_on_the_wire() {
-    let site = Place::new().serve(&[]);
+    let site = Permit::new().serve(&[]);
     let tag = site.get("/a.txt").head.get("etag").unwrap().to_owned();
     let rows = [
         (format!("If-None-Match: {tag}\r\n"), 304),
@@ -327,7 +364,11 @@ fn conditions_are_obeyed_on_the_wire() {
         match status {
             200 => answer.expect_ok("0123456789"),
             304 => {
-                assert_eq!((answer.head.get("etag"), answer.body.len()), (Some(tag.as_str()), 0), "{fields}");
+                assert_eq!(
+                    (answer.head.get("etag"), answer.body.len()),
+                    (Some(tag.as_str()), 0),
+                    "{fields}"
+                );
                 assert_eq!(answer.head.get("last-modified"), Some(THEN_DATE));
             }
             status => answer.expect_refusal(*status),
@@ -338,7 +379,7 @@ fn conditions_are_obeyed_on_the_wire() {
 
 #[test]
 fn a_changed_file_has_another_tag() {
-    let site = Place::new().serve(&[]);
+    let site = Permit::new().serve(&[]);
     let root = site.place.root();
     let tag = || site.get("/a.txt").head.get("etag").unwrap().to_owned();
     let first = tag();
@@ -350,7 +391,12 @@ fn a_changed_file_has_another_tag() {
     // Another file of the same size and time in its place.
     let before = file.metadata().unwrap();
     site.place.write("new", "9876543210");
-    fs::File::options().write(true).open(root.join("new")).unwrap().set_modified(before.modified().unwrap()).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(root.join("new"))
+        .unwrap()
+        .set_modified(before.modified().unwrap())
+        .unwrap();
     fs::rename(root.join("new"), root.join("a.txt")).unwrap();
     assert_ne!(fs::metadata(root.join("a.txt")).unwrap().ino(), before.ino());
     assert_ne!(tag(), second);
@@ -359,7 +405,7 @@ fn a_changed_file_has_another_tag() {
 
 #[test]
 fn ranges_are_parts_of_the_file() {
-    let place = Place::new();
+    let place = Permit::new();
     place.write("empty", "");
     let site = place.serve(&[]);
     let tag = site.get("/a.txt").head.get("etag").unwrap().to_owned();
@@ -403,7 +449,10 @@ fn ranges_are_parts_of_the_file() {
             }
         }
     }
-    assert_eq!(site.ask("GET", "/empty", "Range: bytes=0-\r\n").head.get("content-range"), Some("bytes */0"));
+    assert_eq!(
+        site.ask("GET", "/empty", "Range: bytes=0-\r\n").head.get("content-range"),
+        Some("bytes */0")
+    );
     site.ask("GET", "/empty", "Range: bytes=-1\r\n").expect_ok("");
     assert_eq!(site.ask("HEAD", "/a.txt", "Range: bytes=90-\r\n").status(), 200);
 }
@@ -411,7 +460,7 @@ fn ranges_are_parts_of_the_file() {
 // ── what is not served ──
 
 /// Targets that lead out, or would if somebody decoded, resolved or joined them carelessly.
-fn ways_out(place: &Place) -> Vec<String> {
+fn ways_out(place: &Permit) -> Vec<String> {
     let outside = place.dir.0.join("secret");
     let outside = outside.to_str().unwrap();
     let up = "../".repeat(12);
@@ -503,8 +552,8 @@ fn ways_out(place: &Place) -> Vec<String> {
     ways
 }
 
-fn with_links_out() -> Place {
-    let place = Place::new();
+fn with_links_out() -> Permit {
+    let place = Permit::new();
     place.link("out", "../secret");
     place.link("out-absolute", place.dir.0.join("secret"));
     place.link("out-folder", "../outside");
@@ -520,7 +569,11 @@ fn with_links_out() -> Place {
 #[track_caller]
 fn expect_nothing_of_the_outside(answer: &Answer) {
     let text = answer.text();
-    assert!(!text.contains(SECRET) && !text.contains("root:") && !text.contains("0123456789"), "{}{text}", answer.head.text());
+    assert!(
+        !text.contains(SECRET) && !text.contains("root:") && !text.contains("0123456789"),
+        "{}{text}",
+        answer.head.text()
+    );
     answer.expect_refusal_among(&[400, 404]);
 }
 
@@ -533,10 +586,16 @@ fn no_target_leaves_the_directory() {
     let mut links = Links::of(&place);
     each_row(
         &ways,
-        |way| format!("over the link {way:?}"),
-        |way| {
-            expect_nothing_of_the_outside(&links.ask(&get(way)));
-            assert!(!links.ask(&format!("HEAD {way} HTTP/1.1\r\nHost: a\r\n\r\n")).head.start.contains(" 200 "));
+        |transport| format!("over the link {transport:?}"),
+        |transport| {
+            expect_nothing_of_the_outside(&links.ask(&get(transport)));
+            assert!(
+                !links
+                    .ask(&format!("HEAD {transport} HTTP/1.1\r\nHost: a\r\n\r\n"))
+                    .head
+                    .start
+                    .contains(" 200 ")
+            );
         },
     );
     links.ask(&get("/a.txt")).expect_ok("0123456789");
@@ -545,10 +604,10 @@ fn no_target_leaves_the_directory() {
     let site = place.serve(&[]);
     each_row(
         &ways,
-        |way| format!("a visitor's {way:?}"),
-        |way| match way.starts_with('/') {
-            true => expect_nothing_of_the_outside(&site.get(way)),
-            false => expect_nothing_of_the_outside(&site.gateway.get(way)),
+        |transport| format!("a visitor's {transport:?}"),
+        |transport| match transport.starts_with('/') {
+            true => expect_nothing_of_the_outside(&site.get(transport)),
+            false => expect_nothing_of_the_outside(&site.gateway.get(transport)),
         },
     );
     site.get("/a.txt").expect_ok("0123456789");
@@ -556,7 +615,7 @@ fn no_target_leaves_the_directory() {
 
 #[test]
 fn links_that_stay_inside_are_followed() {
-    let place = Place::new();
+    let place = Permit::new();
     place.link("by-name", "a.txt");
     place.link("by-dots", "sub/../a.txt");
     place.link("sub/up", "../a.txt");
@@ -577,7 +636,7 @@ fn links_that_stay_inside_are_followed() {
 
 #[test]
 fn a_link_that_is_swapped_between_two_requests_is_judged_anew() {
-    let place = Place::new();
+    let place = Permit::new();
     place.link("current", "a.txt");
     place.link("folder", "sub");
     let site = place.serve(&[]);
@@ -606,7 +665,7 @@ fn a_link_that_is_swapped_between_two_requests_is_judged_anew() {
 
 #[test]
 fn the_directory_is_the_one_that_was_opened() {
-    let site = Place::new().serve(&[]);
+    let site = Permit::new().serve(&[]);
     let (root, moved) = (site.place.root(), site.place.dir.0.join("moved"));
     fs::rename(&root, &moved).unwrap();
     fs::rename(site.place.dir.0.join("outside"), &root).unwrap();
@@ -621,16 +680,30 @@ fn what_is_no_regular_file_is_absent_and_blocks_nobody() {
     if !need("mkfifo") {
         return;
     }
-    let place = Place::new();
+    let place = Permit::new();
     let pipe = place.root().join("pipe.txt");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     fs::create_dir(place.root().join("pipes")).unwrap();
-    assert!(Command::new("mkfifo").arg(place.root().join("pipes/index.html")).status().unwrap().success());
+    assert!(
+        Command::new("mkfifo")
+            .arg(place.root().join("pipes/index.html"))
+            .status()
+            .unwrap()
+            .success()
+    );
     let _socket = std::os::unix::net::UnixListener::bind(place.root().join("socket.txt")).unwrap();
     place.link("to-pipe.txt", "pipe.txt");
     place.link("null.txt", "/dev/null");
     let site = place.serve(&["--links", "1..1"]);
-    for target in ["/pipe.txt", "/pipes/", "/to-pipe.txt", "/socket.txt", "/null.txt", "/pipe.txt/", "/socket.txt/x"] {
+    for target in [
+        "/pipe.txt",
+        "/pipes/",
+        "/to-pipe.txt",
+        "/socket.txt",
+        "/null.txt",
+        "/pipe.txt/",
+        "/socket.txt/x",
+    ] {
         site.get(target).expect_refusal(404);
         assert_eq!(site.ask("HEAD", target, "").status(), 404);
     }
@@ -639,13 +712,15 @@ fn what_is_no_regular_file_is_absent_and_blocks_nobody() {
 
 #[test]
 fn what_may_not_be_read_is_403_and_says_no_more() {
-    let place = Place::new();
-    for (name, mode) in [("closed.txt", 0o000), ("closed/in.txt", 0o644), ("entered/in.txt", 0o644)] {
+    let place = Permit::new();
+    for (name, mode) in [("closed.txt", 0o000), ("closed/in.txt", 0o644), ("entered/in.txt", 0o644)]
+    {
         place.write(name, SECRET);
         fs::set_permissions(place.root().join(name), fs::Permissions::from_mode(mode)).unwrap();
     }
     let gateway = Gateway::start(&[]);
-    // As nobody where the tests run as root, to whom nothing is closed; with a copy of the program where nobody may run it.
+    // As nobody where the tests run as root, to whom nothing is closed; with a copy of the program
+    // where nobody may run it.
     let program = place.dir.0.join("ptth");
     fs::copy(env!("CARGO_BIN_EXE_ptth"), &program).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
@@ -662,7 +737,11 @@ fn what_may_not_be_read_is_403_and_says_no_more() {
     for target in ["/closed.txt", "/closed/in.txt", "/closed/none.txt", "/closed/"] {
         let answer = gateway.get(&format!("/lamp{target}"));
         answer.expect_refusal(403);
-        assert!(!answer.text().contains(place.dir.0.to_str().unwrap()), "a path of this machine: {}", answer.text());
+        assert!(
+            !answer.text().contains(place.dir.0.to_str().unwrap()),
+            "a path of this machine: {}",
+            answer.text()
+        );
     }
     gateway.get("/lamp/entered/in.txt").expect_ok(SECRET);
     gateway.get("/lamp/a.txt").expect_ok("0123456789");
@@ -675,7 +754,7 @@ fn what_may_not_be_read_is_403_and_says_no_more() {
 const LARGE: u64 = 64 << 20;
 
 fn with_large() -> Site {
-    let place = Place::new();
+    let place = Permit::new();
     fs::File::create(place.root().join("large")).unwrap().set_len(LARGE).unwrap();
     place.serve(&[])
 }
@@ -686,8 +765,15 @@ fn a_file_that_shrinks_while_it_is_served_aborts_the_message() {
     let mut visitor = site.gateway.visitor();
     visitor.write(get("/lamp/large"));
     assert!(visitor.stirs_within(Duration::from_secs(10)));
-    fs::File::options().write(true).open(site.place.root().join("large")).unwrap().set_len(1000).unwrap();
-    let cut = visitor.read_answer_or_cut("GET").expect_err("an answer that is not whole must not look whole");
+    fs::File::options()
+        .write(true)
+        .open(site.place.root().join("large"))
+        .unwrap()
+        .set_len(1000)
+        .unwrap();
+    let cut = visitor
+        .read_answer_or_cut("GET")
+        .expect_err("an answer that is not whole must not look whole");
     let head = cut.head.unwrap();
     assert_eq!(head.get("content-length"), Some(LARGE.to_string().as_str()));
     assert!((cut.body.len() as u64) < LARGE, "padded");
@@ -700,10 +786,15 @@ fn a_file_that_grows_while_it_is_served_is_cut_at_its_announced_length() {
     let mut visitor = site.gateway.visitor();
     visitor.write(get("/lamp/large"));
     assert!(visitor.stirs_within(Duration::from_secs(10)));
-    fs::File::options().append(true).open(site.place.root().join("large")).unwrap().write_all(b"and more").unwrap();
+    fs::File::options()
+        .append(true)
+        .open(site.place.root().join("large"))
+        .unwrap()
+        .write_all(b"and more")
+        .unwrap();
     let answer = visitor.read_answer("GET");
     assert_eq!((answer.status(), answer.body.len() as u64), (200, LARGE));
-    assert!(answer.body.iter().all(|octet| *octet == 0));
+    assert!(answer.body.iter().all(|byte| *byte == 0));
     // The connection goes on where the message ended.
     let answer = visitor.ask("GET /lamp/large HTTP/1.1\r\nHost: a\r\nRange: bytes=-8\r\n\r\n");
     assert_eq!((answer.status(), answer.text().as_str()), (206, "and more"));
@@ -726,7 +817,7 @@ fn a_file_that_is_replaced_while_it_is_served_is_sent_as_it_was() {
 #[test]
 fn a_large_file_takes_no_memory_of_the_device() {
     const SIZE: usize = 50_000_000;
-    let place = Place::new();
+    let place = Permit::new();
     place.write("large.bin", pattern(SIZE));
     let site = place.serve(&[]);
     for _ in 0..20 {
@@ -739,8 +830,8 @@ fn a_large_file_takes_no_memory_of_the_device() {
     let head = visitor.read_head();
     assert_eq!((head.status(), head.get("content-length")), (200, Some(SIZE.to_string().as_str())));
     let (mut hash, mut sampled) = (Hash::default(), 0);
-    visitor.read_through(SIZE as u64, |octets| {
-        hash.update(octets);
+    visitor.read_through(SIZE as u64, |bytes| {
+        hash.update(bytes);
         if hash.len - sampled > 1_000_000 {
             sampled = hash.len;
             most = most.max(site.device.resident_kib());
@@ -748,7 +839,9 @@ fn a_large_file_takes_no_memory_of_the_device() {
     });
     assert_eq!(hash.finish(), Hash::of_pattern(SIZE as u64));
     let growth = most.saturating_sub(before);
-    say(&format!("a file of 50 MB: the device's resident memory went from {before} KiB to at most {most} KiB (+{growth} KiB)"));
+    say(&format!(
+        "a file of 50 MB: the device's resident memory went from {before} KiB to at most {most} KiB (+{growth} KiB)"
+    ));
     assert!(growth < 8 * 1024, "{growth} KiB more");
 }
 
@@ -757,8 +850,16 @@ fn a_large_file_takes_no_memory_of_the_device() {
 /// Runs curl to a good end; what it wrote to its standard output.
 #[track_caller]
 fn curl(arguments: &[&str]) -> Vec<u8> {
-    let output = Command::new("curl").args(["-sS", "--noproxy", "*", "--max-time", "20"]).args(arguments).output().unwrap();
-    assert!(output.status.success(), "curl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("curl")
+        .args(["-sS", "--noproxy", "*", "--max-time", "20"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "curl {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     output.stdout
 }
 
@@ -767,19 +868,27 @@ fn curl_resumes_a_download() {
     if !need("curl") {
         return;
     }
-    let place = Place::new();
-    let octets = pattern(3_000_000);
-    place.write("large.bin", &octets);
+    let place = Permit::new();
+    let bytes = pattern(3_000_000);
+    place.write("large.bin", &bytes);
     let site = place.serve(&[]);
     let down = site.place.dir.0.join("down");
-    for there in [1, 65_536, 1_234_567, octets.len() - 1] {
-        fs::write(&down, &octets[..there]).unwrap();
-        let said = curl(&["-C", "-", "-o", down.to_str().unwrap(), "-w", "%{http_code} %{size_download}", &site.url("/large.bin")]);
-        assert_eq!(String::from_utf8_lossy(&said), format!("206 {}", octets.len() - there));
-        assert_eq!(Hash::of(&fs::read(&down).unwrap()), Hash::of(&octets), "resumed at {there}");
+    for there in [1, 65_536, 1_234_567, bytes.len() - 1] {
+        fs::write(&down, &bytes[..there]).unwrap();
+        let said = curl(&[
+            "-C",
+            "-",
+            "-o",
+            down.to_str().unwrap(),
+            "-w",
+            "%{http_code} %{size_download}",
+            &site.url("/large.bin"),
+        ]);
+        assert_eq!(String::from_utf8_lossy(&said), format!("206 {}", bytes.len() - there));
+        assert_eq!(Hash::of(&fs::read(&down).unwrap()), Hash::of(&bytes), "resumed at {there}");
     }
-    assert_eq!(curl(&["-r", "10-19", &site.url("/large.bin")]), &octets[10..20]);
-    assert_eq!(curl(&["-r", "-5", &site.url("/large.bin")]), &octets[octets.len() - 5..]);
+    assert_eq!(curl(&["-r", "10-19", &site.url("/large.bin")]), &bytes[10..20]);
+    assert_eq!(curl(&["-r", "-5", &site.url("/large.bin")]), &bytes[bytes.len() - 5..]);
 }
 
 #[test]
@@ -787,12 +896,16 @@ fn curl_finds_its_way_and_asks_again_only_for_what_is_new() {
     if !need("curl") {
         return;
     }
-    let site = Place::new().serve(&[]);
+    let site = Permit::new().serve(&[]);
     let code = |arguments: &[&str]| {
         let answer = curl(&[&["-o", "/dev/null", "-w", "%{http_code}"], arguments].concat());
         String::from_utf8_lossy(&answer).into_owned()
     };
-    assert_eq!(curl(&["-L", &site.url("/sub")]), b"<h1>sub</h1>", "the relative way to the slash, behind the gateway's prefix");
+    assert_eq!(
+        curl(&["-L", &site.url("/sub")]),
+        b"<h1>sub</h1>",
+        "the relative way to the slash, behind the gateway's prefix"
+    );
     assert_eq!(curl(&["-L", &site.url("")]), b"<h1>home</h1>");
     assert_eq!(code(&["--path-as-is", &site.url("/../secret")]), "400", "the gateway's own");
     assert_eq!(code(&["--path-as-is", &site.url("/..%2fsecret")]), "404");
@@ -803,10 +916,18 @@ fn curl_finds_its_way_and_asks_again_only_for_what_is_new() {
     assert_eq!(code(&["--etag-compare", tag, &url]), "304");
     let down = site.place.dir.0.join("down");
     assert_eq!(curl(&["-R", "-o", down.to_str().unwrap(), "-w", "%{http_code}", &url]), b"200");
-    assert_eq!(fs::metadata(&down).unwrap().modified().unwrap(), UNIX_EPOCH + Duration::from_secs(THEN));
+    assert_eq!(
+        fs::metadata(&down).unwrap().modified().unwrap(),
+        UNIX_EPOCH + Duration::from_secs(THEN)
+    );
     assert_eq!(code(&["-z", down.to_str().unwrap(), &url]), "304");
     site.place.write("a.txt", "changed");
-    fs::File::options().write(true).open(site.place.root().join("a.txt")).unwrap().set_modified(SystemTime::now()).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(site.place.root().join("a.txt"))
+        .unwrap()
+        .set_modified(SystemTime::now())
+        .unwrap();
     assert_eq!(code(&["-z", down.to_str().unwrap(), &url]), "200");
     assert_eq!(code(&["--etag-compare", tag, &url]), "200");
 }
@@ -815,34 +936,48 @@ fn curl_finds_its_way_and_asks_again_only_for_what_is_new() {
 
 #[test]
 fn the_directory_comes_from_the_environment_too() {
-    let place = Place::new();
+    let place = Permit::new();
     let gateway = Gateway::start(&[]);
     let mut command = Ptth::command(&["device", &gateway.device_url("lamp")]);
     // Relative to where the command is started.
     let _device = Process::start(command.env("PTTH_DIR", "root/sub").current_dir(&place.dir.0));
-    crate::support::eventually("it is served", || (gateway.get("/lamp/b.txt").status() == 200).then_some(()));
+    crate::support::eventually("it is served", || {
+        (gateway.get("/lamp/b.txt").status() == 200).then_some(())
+    });
     gateway.get("/lamp/").expect_ok("<h1>sub</h1>");
     gateway.get("/lamp/a.txt").expect_refusal(404);
 }
 
 #[test]
 fn files_are_served_over_polls_as_over_links() {
-    let place = Place::new();
+    let place = Permit::new();
     let gateway = Gateway::start(&[]);
     let dir = place.root();
-    let device = Ptth::start(&["device", &gateway.device_url("lamp"), "--dir", dir.to_str().unwrap(), "--fallback", "only"]);
+    let device = Ptth::start(&[
+        "device",
+        &gateway.device_url("lamp"),
+        "--dir",
+        dir.to_str().unwrap(),
+        "--fallback",
+        "only",
+    ]);
     assert!(device.line().contains("COMET"));
     gateway.get("/lamp/a.txt").expect_ok("0123456789");
-    let answer = gateway.visitor().ask("GET /lamp/a.txt HTTP/1.1\r\nHost: a\r\nRange: bytes=2-3\r\n\r\n");
-    assert_eq!((answer.status(), answer.text().as_str(), answer.head.get("content-range")), (206, "23", Some("bytes 2-3/10")));
+    let answer =
+        gateway.visitor().ask("GET /lamp/a.txt HTTP/1.1\r\nHost: a\r\nRange: bytes=2-3\r\n\r\n");
+    assert_eq!(
+        (answer.status(), answer.text().as_str(), answer.head.get("content-range")),
+        (206, "23", Some("bytes 2-3/10"))
+    );
     gateway.get("/lamp/..%2fsecret").expect_refusal(404);
 }
 
 #[test]
 fn a_program_serves_a_directory_and_hears_what_is_none() {
-    let place = Place::new();
+    let place = Permit::new();
     let gateway = reverse_http::Gateway::builder().listen("127.0.0.1:0").start().unwrap();
-    let device = || Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build().unwrap();
+    let device =
+        || Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build().unwrap();
     for path in [place.root().join("a.txt"), place.root().join("none")] {
         let error = device().spawn_dir(&path).unwrap_err();
         assert!(error.is_usage() && error.to_string().contains(path.to_str().unwrap()), "{error}");
@@ -851,7 +986,8 @@ fn a_program_serves_a_directory_and_hears_what_is_none() {
     let running = device().spawn_dir(place.root()).unwrap();
     let lamp = gateway.device("lamp");
     lamp.wait(Duration::from_secs(10)).unwrap();
-    let ask = |request: http::request::Builder| lamp.send(request.body(Body::empty()).unwrap()).unwrap();
+    let ask =
+        |request: http::request::Builder| lamp.send(request.body(Body::empty()).unwrap()).unwrap();
     let response = ask(http::Request::get("/a.txt"));
     assert_eq!(response.status(), 200);
     assert_eq!(response.into_body().read_to_text(100).unwrap(), "0123456789");

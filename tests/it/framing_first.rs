@@ -1,4 +1,5 @@
-//! Framing before meaning (T47): whatever is known by its head alone (`OPTIONS *`, a heartbeat) and carries a body. The body is never a message.
+//! Framing before meaning (T47): whatever is known by its head alone (`OPTIONS *`, a heartbeat) and
+//! carries a body. The body is never a message.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::{Arc, Mutex};
@@ -34,7 +35,8 @@ fn options_of_the_server_is_answered_here_and_its_body_is_never_a_request() {
     let device = LocalServer::device(&gateway, "lamp", 1, routes);
     let fence = || {
         let mut visitor = gateway.visitor();
-        visitor.write("GET /fence HTTP/1.1\r\nHost: lamp.devices.example\r\nCookie: secret\r\n\r\n");
+        visitor
+            .write("GET /fence HTTP/1.1\r\nHost: lamp.devices.example\r\nCookie: secret\r\n\r\n");
         visitor.read_answer("GET").expect_ok("hello\n");
     };
     let forms = [
@@ -51,14 +53,23 @@ fn options_of_the_server_is_answered_here_and_its_body_is_never_a_request() {
             let mut visitor = gateway.visitor();
             for _ in 0..2 {
                 let answer = visitor.ask(&format!("{form}\r\n"));
-                assert_eq!((answer.status(), answer.head.closes()), (200, false), "{}", answer.head.text());
+                assert_eq!(
+                    (answer.status(), answer.head.closes()),
+                    (200, false),
+                    "{}",
+                    answer.head.text()
+                );
             }
-            for (what, octets) in with_bodies(form) {
+            for (what, bytes) in with_bodies(form) {
                 let mut visitor = gateway.visitor();
-                visitor.write(octets);
+                visitor.write(bytes);
                 let answer = visitor.read_answer("OPTIONS");
                 assert_eq!(answer.status(), 200, "{what}: {}", answer.head.text());
-                assert!(answer.head.closes(), "{what}: the body was not read, yet the connection goes on: {}", answer.head.text());
+                assert!(
+                    answer.head.closes(),
+                    "{what}: the body was not read, yet the connection goes on: {}",
+                    answer.head.text()
+                );
                 visitor.finish_writing();
                 visitor.expect_end();
                 fence();
@@ -73,26 +84,34 @@ fn options_of_the_server_is_answered_here_and_its_body_is_never_a_request() {
 /// A link of a device, of each kind of service, and the requests that it was seen to serve.
 fn a_heartbeat_is_alone(mut turn: impl FnMut() -> RawPeer, served: impl Fn() -> Vec<String>) {
     for close in ["", "Connection: close\r\n"] {
-        for (what, octets) in with_bodies(&format!("OPTIONS * HTTP/1.1\r\nHost:\r\n{close}")) {
+        for (what, bytes) in with_bodies(&format!("OPTIONS * HTTP/1.1\r\nHost:\r\n{close}")) {
             for busy_before in [false, true] {
                 let mut link = turn();
                 let before = served().len();
                 if busy_before {
                     link.ask("GET /before HTTP/1.1\r\nHost: a\r\n\r\n").expect_ok("yes"); // a worker may linger on the link
                 }
-                link.write(format!("{octets}{}", get("/behind")));
+                link.write(format!("{bytes}{}", get("/behind")));
                 let answer = link.read_answer("OPTIONS");
                 answer.expect_refusal(400);
                 assert!(answer.head.closes(), "{what}: {}", answer.head.text());
                 link.finish_writing();
                 link.expect_end();
                 let expected = if busy_before { vec!["/before".to_owned()] } else { vec![] };
-                assert_eq!(served()[before..], expected, "{what}: the body, or what is behind it, was served");
+                assert_eq!(
+                    served()[before..],
+                    expected,
+                    "{what}: the body, or what is behind it, was served"
+                );
             }
         }
     }
     let mut link = turn();
-    assert_eq!(link.ask("OPTIONS * HTTP/1.1\r\nHost:\r\nContent-Length: 0\r\n\r\n").status(), 204, "a length of 0 is no body");
+    assert_eq!(
+        link.ask("OPTIONS * HTTP/1.1\r\nHost:\r\nContent-Length: 0\r\n\r\n").status(),
+        204,
+        "a length of 0 is no body"
+    );
     link.ask("GET /after HTTP/1.1\r\nHost: a\r\n\r\n").expect_ok("yes");
 }
 
@@ -101,7 +120,16 @@ fn a_heartbeat_with_a_body_ends_the_link_and_its_body_is_never_a_request() {
     // A forwarder.
     let raw = RawGateway::start();
     let local = LocalServer::with(|c| c.text("yes"));
-    let _forwarder = Ptth::start(&["device", &raw.url("lamp"), "--to", &local.url(), "--backoff", "5ms..20ms", "--links", "1..2"]);
+    let _forwarder = Ptth::start(&[
+        "device",
+        &raw.url("lamp"),
+        "--to",
+        &local.url(),
+        "--backoff",
+        "5ms..20ms",
+        "--links",
+        "1..2",
+    ]);
     let targets = || local.requests().iter().map(|head| head.target().to_owned()).collect();
     a_heartbeat_is_alone(|| raw.turn(), targets);
 
@@ -121,9 +149,9 @@ fn a_heartbeat_with_a_body_ends_the_link_and_its_body_is_never_a_request() {
     running.stop();
 
     // A link without a loop.
-    for (what, octets) in with_bodies("OPTIONS * HTTP/1.1\r\nHost:\r\n") {
+    for (what, bytes) in with_bodies("OPTIONS * HTTP/1.1\r\nHost:\r\n") {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let mut link = DeviceLink::new(theirs, octets.into_bytes(), Arc::new(Limits::default()));
+        let mut link = DeviceLink::new(theirs, bytes.into_bytes(), Arc::new(Limits::default()));
         drop(ours);
         let error = link.next_request().unwrap_err();
         assert!(error.to_string().contains("heartbeat"), "{what}: {error}");
@@ -134,15 +162,22 @@ fn a_heartbeat_with_a_body_ends_the_link_and_its_body_is_never_a_request() {
 #[test]
 fn a_program_cannot_ask_the_server_with_a_body() {
     let gateway = Library::builder().listen("127.0.0.1:0").start().unwrap();
-    let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build().unwrap();
+    let device =
+        Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build().unwrap();
     let running = device.spawn(|_: Request<Body>| Response::new(Body::from("yes"))).unwrap();
     let lamp = gateway.device("lamp");
     lamp.wait(Duration::from_secs(20)).unwrap();
-    let ask = |body: Body| lamp.send(Request::builder().method(Method::OPTIONS).uri("*").body(body).unwrap());
+    let ask = |body: Body| {
+        lamp.send(Request::builder().method(Method::OPTIONS).uri("*").body(body).unwrap())
+    };
     for body in [Body::from("x"), Body::from_reader(std::io::empty())] {
         let error = ask(body).unwrap_err();
         assert!(error.is_usage(), "{error}");
     }
-    assert_eq!(ask(Body::empty()).unwrap().status(), StatusCode::NO_CONTENT, "the device answers itself");
+    assert_eq!(
+        ask(Body::empty()).unwrap().status(),
+        StatusCode::NO_CONTENT,
+        "the device answers itself"
+    );
     running.stop();
 }

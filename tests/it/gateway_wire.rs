@@ -1,4 +1,5 @@
-//! The devices' port of `ptth gateway`, played by raw devices: the vectors, every rule of protocol.md 1.2, 1.3 and 1.5, and what has to be refused.
+//! The devices' port of `ptth gateway`, played by raw devices: the vectors, every rule of
+//! protocol.md 1.2, 1.3 and 1.5, and what has to be refused.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::time::{Duration, Instant};
@@ -10,8 +11,8 @@ use crate::support::{Gateway, Head, LocalServer, RawPeer, SWITCH, each_row, even
 const SESSION_A: &str = "PTTH-Session: 0123456789abcdef0123456789abcdef\r\n";
 const SESSION_B: &str = "PTTH-Session: fedcba9876543210fedcba9876543210\r\n";
 
-fn text(octets: &[u8]) -> String {
-    String::from_utf8_lossy(octets).into_owned()
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Reads a 101 and fails where it has a field that it must not have.
@@ -33,7 +34,12 @@ fn the_seeds_device_gets_its_turn_and_the_visitors_request() {
     let mut device = gateway.dial();
     device.write(vector("seed-1-offer"));
     let head = read_switch(&mut device, "PTTH/0.9");
-    assert_eq!(head.fields.len(), 2, "a 101 has Upgrade and Connection, nothing else: {}", head.text());
+    assert_eq!(
+        head.fields.len(),
+        2,
+        "a 101 has Upgrade and Connection, nothing else: {}",
+        head.text()
+    );
     let mut visitor = gateway.visitor();
     visitor.write("GET /default/status?x=1 HTTP/1.1\r\nHost: 127.0.0.1:65331\r\nAccept: text/plain;q=1,*/*;q=0\r\n\r\n");
     let request = device.read_head();
@@ -54,7 +60,7 @@ fn the_seeds_device_gets_its_turn_and_the_visitors_request() {
 }
 
 #[test]
-fn the_drafts_device_gets_the_drafts_101_octet_for_octet() {
+fn the_drafts_device_gets_the_drafts_101_byte_for_byte() {
     let gateway = Gateway::start(&[]);
     let mut device = gateway.dial();
     device.write(vector("draft-1-offer"));
@@ -93,7 +99,8 @@ fn the_ietf_device_gets_its_turn_and_is_reached_by_its_origins_host() {
         visitor.read_answer("GET").expect_ok("Good");
     }
     for host in ["other.example.com", "backend.example.com:8443", "xbackend.example.com"] {
-        let answer = gateway.visitor().ask(&format!("GET /status/x HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        let answer =
+            gateway.visitor().ask(&format!("GET /status/x HTTP/1.1\r\nHost: {host}\r\n\r\n"));
         answer.expect_refusal(404);
     }
 }
@@ -141,11 +148,11 @@ fn airplays_device_needs_the_switch_for_its_missing_host() {
 fn a_vector_turns_wherever_it_is_cut() {
     let gateway = Gateway::start(&[]);
     for name in ["seed-1-offer", "draft-1-offer", "ietf-1-offer"] {
-        let octets = vector(name);
-        for at in (1..octets.len()).step_by(7) {
+        let bytes = vector(name);
+        for at in (1..bytes.len()).step_by(7) {
             let mut device = gateway.dial();
-            device.write(&octets[..at]);
-            device.write(&octets[at..]);
+            device.write(&bytes[..at]);
+            device.write(&bytes[at..]);
             assert_eq!(device.read_head().status(), 101, "{name} cut at {at}");
         }
     }
@@ -153,7 +160,7 @@ fn a_vector_turns_wherever_it_is_cut() {
 
 // ── What turns, what does not ──
 
-/// What a row of octets on the devices' port gets.
+/// What a row of bytes on the devices' port gets.
 enum Verdict {
     /// 101 with this token, and the link answers visitors of this name.
     Turn(&'static str, &'static str),
@@ -166,25 +173,37 @@ use Verdict::{Closed, Refused, Turn};
 
 struct Row {
     name: String,
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     verdict: Verdict,
 }
 
-fn row(name: impl Into<String>, octets: impl AsRef<[u8]>, verdict: Verdict) -> Row {
-    Row { name: name.into(), octets: octets.as_ref().to_vec(), verdict }
+fn row(name: impl Into<String>, bytes: impl AsRef<[u8]>, verdict: Verdict) -> Row {
+    Row { name: name.into(), bytes: bytes.as_ref().to_vec(), verdict }
 }
 
 /// An offer for `/lamp` with these lines in place of `Content-Length: 0`.
 fn framed(lines: &str) -> String {
-    format!("POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n{lines}\r\n")
+    format!(
+        "POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n{lines}\r\n"
+    )
 }
 
 fn offers_that_turn() -> Vec<Row> {
-    let connection = |lines: &str| format!("POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\n{lines}\r\n");
-    let upgrade = |value: &str| format!("POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: {value}\r\nConnection: Upgrade\r\n\r\n");
-    let path = |path: &str| format!("POST {path} HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n");
+    let connection = |lines: &str| {
+        format!("POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\n{lines}\r\n")
+    };
+    let upgrade = |value: &str| {
+        format!(
+            "POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: {value}\r\nConnection: Upgrade\r\n\r\n"
+        )
+    };
+    let path = |path: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n"
+        )
+    };
     let long = format!("/{}", "a".repeat(63));
-    let lamp = |name: &str, octets: String| row(name, octets, Turn("PTTH/1.0", "lamp"));
+    let lamp = |name: &str, bytes: String| row(name, bytes, Turn("PTTH/1.0", "lamp"));
     vec![
         lamp("Connection: keep-alive, Upgrade", connection("Connection: keep-alive, Upgrade\r\n")),
         lamp("Connection on two lines", connection("Connection: keep-alive\r\nConnection: upgrade\r\n")),
@@ -203,7 +222,8 @@ fn offers_that_turn() -> Vec<Row> {
         lamp("a query with a slash", path("/lamp?to=/other")),
         lamp("a session", offer("lamp", SESSION_A)),
         lamp("equal Content-Lengths", framed("Content-Length: 0\r\nContent-Length: 0\r\n")),
-        // A body that is a message of the fallback (protocol.md 1.3): it says nothing, or answers what nobody asked.
+        // A body that is a message of the fallback (protocol.md 1.3): it says nothing, or answers
+        // what nobody asked.
         lamp("a body that says nothing", framed("Content-Type: application/json\r\nContent-Length: 2\r\n") + "{}"),
         lamp("null", framed("Content-Type: application/json\r\nContent-Length: 4\r\n") + "null"),
         lamp("an empty chunked body", framed("Transfer-Encoding: chunked\r\n") + "0\r\n\r\n"),
@@ -214,47 +234,106 @@ fn offers_that_turn() -> Vec<Row> {
         lamp("unknown fields", offer("lamp", "X-Relay-Security: transport\r\nAuthorization: Bearer x\r\nCookie: a=b\r\n")),
         row("/", path("/"), Turn("PTTH/1.0", "default")),
         row("/?query", path("/?x"), Turn("PTTH/1.0", "default")),
-        row("a name of 63 octets", path(&long), Turn("PTTH/1.0", Box::leak("a".repeat(63).into_boxed_str()))),
+        row("a name of 63 bytes", path(&long), Turn("PTTH/1.0", Box::leak("a".repeat(63).into_boxed_str()))),
         row("a name of digits and a hyphen", path("/4-2"), Turn("PTTH/1.0", "4-2")),
     ]
 }
 
 fn offers_refused() -> Vec<Row> {
-    let without_connection = |lines: &str| format!("POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\n{lines}\r\n");
-    let ietf = |path: &str, lines: &str| format!("GET {path} HTTP/1.1\r\nHost: gw\r\nUpgrade: ptth\r\nConnection: upgrade\r\n{lines}\r\n");
+    let without_connection = |lines: &str| {
+        format!("POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\n{lines}\r\n")
+    };
+    let ietf = |path: &str, lines: &str| {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: gw\r\nUpgrade: ptth\r\nConnection: upgrade\r\n{lines}\r\n"
+        )
+    };
     let session = |value: &str| offer("lamp", &format!("PTTH-Session: {value}\r\n"));
     let mut rows = vec![
-        row("no Host", "POST /lamp HTTP/1.1\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n", Refused(&[400])),
+        row(
+            "no Host",
+            "POST /lamp HTTP/1.1\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n",
+            Refused(&[400]),
+        ),
         row("two Hosts", offer("lamp", "Host: other\r\n"), Refused(&[400])),
         row(
             "no Connection behind a proxy (Via), and no POST",
             without_connection("Via: 1.1 proxy\r\n").replacen("POST", "GET", 1),
             Refused(&[400]),
         ),
-        row("the IETF's offer without http/1.1", vector("ietf-x-offer-without-http11"), Refused(&[400])),
-        row("the IETF's offer without ALPN", ietf("/.well-known/ptth/https%3A%2F%2Fa.example/", ""), Refused(&[400])),
-        row("origin null", ietf("/.well-known/ptth/null/", "ALPN: http%2F1.1\r\n"), Refused(&[400])),
-        row("origin with a path", ietf("/.well-known/ptth/https%3A%2F%2Fa.example%2Fx/", "ALPN: http%2F1.1\r\n"), Refused(&[400])),
-        row("origin with userinfo", ietf("/.well-known/ptth/https%3A%2F%2Fu%40a.example/", "ALPN: http%2F1.1\r\n"), Refused(&[400])),
-        row("origin of another scheme", ietf("/.well-known/ptth/ftp%3A%2F%2Fa.example/", "ALPN: http%2F1.1\r\n"), Refused(&[400])),
+        row(
+            "the IETF's offer without http/1.1",
+            vector("ietf-x-offer-without-http11"),
+            Refused(&[400]),
+        ),
+        row(
+            "the IETF's offer without ALPN",
+            ietf("/.well-known/ptth/https%3A%2F%2Fa.example/", ""),
+            Refused(&[400]),
+        ),
+        row(
+            "origin null",
+            ietf("/.well-known/ptth/null/", "ALPN: http%2F1.1\r\n"),
+            Refused(&[400]),
+        ),
+        row(
+            "origin with a path",
+            ietf("/.well-known/ptth/https%3A%2F%2Fa.example%2Fx/", "ALPN: http%2F1.1\r\n"),
+            Refused(&[400]),
+        ),
+        row(
+            "origin with userinfo",
+            ietf("/.well-known/ptth/https%3A%2F%2Fu%40a.example/", "ALPN: http%2F1.1\r\n"),
+            Refused(&[400]),
+        ),
+        row(
+            "origin of another scheme",
+            ietf("/.well-known/ptth/ftp%3A%2F%2Fa.example/", "ALPN: http%2F1.1\r\n"),
+            Refused(&[400]),
+        ),
         row("no origin", ietf("/.well-known/ptth//", "ALPN: http%2F1.1\r\n"), Refused(&[400])),
-        row("the IETF's token with a method that is not its own", framed("").replace("PTTH/1.0", "ptth"), Refused(&[400])),
+        row(
+            "the IETF's token with a method that is not its own",
+            framed("").replace("PTTH/1.0", "ptth"),
+            Refused(&[400]),
+        ),
         row("a session too short", session("0123456789abcdef"), Refused(&[400])),
-        row("a session that is no hex", session("0123456789abcdef0123456789abcdeg"), Refused(&[400])),
+        row(
+            "a session that is no hex",
+            session("0123456789abcdef0123456789abcdeg"),
+            Refused(&[400]),
+        ),
         row("a session too long", session("0123456789abcdef0123456789abcdef0"), Refused(&[400])),
         row("two sessions", offer("lamp", &format!("{SESSION_A}{SESSION_B}")), Refused(&[400])),
         // T6, and protocol.md 1.3: a body that is no message of the fallback
         row("a body", framed("Content-Length: 5\r\n") + "hello", Refused(&[400, 415])),
-        row("a body that is no JSON", framed("Content-Type: application/json\r\nContent-Length: 5\r\n") + "hello", Refused(&[400])),
         row(
-            "JSON without an id",
-            framed("Content-Type: application/json\r\nContent-Length: 15\r\n") + "{\"status\": 200}",
+            "a body that is no JSON",
+            framed("Content-Type: application/json\r\nContent-Length: 5\r\n") + "hello",
             Refused(&[400]),
         ),
-        row("a body of another type", framed("Content-Type: text/html\r\nContent-Length: 5\r\n") + "hello", Refused(&[400, 415])),
-        row("a chunked body", framed("Transfer-Encoding: chunked\r\n") + "5\r\nhello\r\n0\r\n\r\n", Refused(&[400, 415])),
-        row("octets behind it", offer("lamp", "") + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Refused(&[400])),
-        row("one octet behind it", offer("lamp", "") + "X", Refused(&[400])),
+        row(
+            "JSON without an id",
+            framed("Content-Type: application/json\r\nContent-Length: 15\r\n")
+                + "{\"status\": 200}",
+            Refused(&[400]),
+        ),
+        row(
+            "a body of another type",
+            framed("Content-Type: text/html\r\nContent-Length: 5\r\n") + "hello",
+            Refused(&[400, 415]),
+        ),
+        row(
+            "a chunked body",
+            framed("Transfer-Encoding: chunked\r\n") + "5\r\nhello\r\n0\r\n\r\n",
+            Refused(&[400, 415]),
+        ),
+        row(
+            "bytes behind it",
+            offer("lamp", "") + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+            Refused(&[400]),
+        ),
+        row("one byte behind it", offer("lamp", "") + "X", Refused(&[400])),
         row("a second offer behind it", offer("lamp", "") + &offer("lamp", ""), Refused(&[400])),
         // T46
         row("an Origin", offer("lamp", "Origin: https://evil.example\r\n"), Refused(&[403])),
@@ -269,18 +348,30 @@ fn offers_refused() -> Vec<Row> {
             "OPTIONS /lamp HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\n\r\n",
             Refused(&[403]),
         ),
-        row("a page's GET", "GET /lamp HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: https://evil.example\r\n\r\n", Refused(&[403])),
+        row(
+            "a page's GET",
+            "GET /lamp HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: https://evil.example\r\n\r\n",
+            Refused(&[403]),
+        ),
     ];
     // No offer and no poll: this is no port for such a method.
     for method in ["GET", "HEAD", "PUT", "DELETE", "PATCH", "TRACE", "BREW"] {
-        rows.push(row(format!("{method} without an offer"), format!("{method} /lamp HTTP/1.1\r\nHost: gw\r\n\r\n"), Refused(&[405])));
+        rows.push(row(
+            format!("{method} without an offer"),
+            format!("{method} /lamp HTTP/1.1\r\nHost: gw\r\n\r\n"),
+            Refused(&[405]),
+        ));
     }
     rows.push(row(
         "GET with Upgrade: websocket",
         "GET /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         Refused(&[405]),
     ));
-    rows.push(row("CONNECT", "CONNECT gw:80 HTTP/1.1\r\nHost: gw:80\r\n\r\n", Refused(&[400, 405])));
+    rows.push(row(
+        "CONNECT",
+        "CONNECT gw:80 HTTP/1.1\r\nHost: gw:80\r\n\r\n",
+        Refused(&[400, 405]),
+    ));
     // T22
     let names = [
         "Lamp",
@@ -305,7 +396,11 @@ fn offers_refused() -> Vec<Row> {
     ];
     for name in names.map(str::to_owned).into_iter().chain(["a".repeat(64), "a".repeat(7000)]) {
         let shown = name.chars().take(20).collect::<String>();
-        rows.push(row(format!("name {shown:?} of {} octets", name.len()), offer(&name, ""), Refused(&[400])));
+        rows.push(row(
+            format!("name {shown:?} of {} bytes", name.len()),
+            offer(&name, ""),
+            Refused(&[400]),
+        ));
     }
     rows.push(row("a name of 64 KiB", offer(&"a".repeat(65_536), ""), Refused(&[414, 431])));
     rows.push(row("NUL in the name", offer("la\0mp", ""), Refused(&[400])));
@@ -315,24 +410,44 @@ fn offers_refused() -> Vec<Row> {
 /// POSTs that offer nothing that could be turned; with these fields.
 fn polls(fields: &str) -> Vec<(&'static str, String)> {
     let upgrade = |value: &str| {
-        format!("POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: {value}\r\nConnection: Upgrade\r\nContent-Length: 0\r\n{fields}\r\n")
+        format!(
+            "POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: {value}\r\nConnection: Upgrade\r\nContent-Length: 0\r\n{fields}\r\n"
+        )
     };
     vec![
         ("a poll", format!("POST /lamp HTTP/1.1\r\nHost: gw\r\n{fields}\r\n")),
-        ("a poll with a length", format!("POST /lamp HTTP/1.1\r\nHost: gw\r\nContent-Length: 0\r\n{fields}\r\n")),
+        (
+            "a poll with a length",
+            format!("POST /lamp HTTP/1.1\r\nHost: gw\r\nContent-Length: 0\r\n{fields}\r\n"),
+        ),
         ("another version", upgrade("PTTH/2.0")),
         ("version with white space", upgrade("PTTH / 1.0")),
         ("h2c", upgrade("h2c")),
         ("websocket", upgrade("websocket")),
         ("an empty Upgrade", upgrade("")),
         // A balancer removed Connection and left Upgrade, which was meant for it (RFC 9110 §7.6.1).
-        ("Upgrade alone, and Via", upgrade("PTTH/1.0").replace("Connection: Upgrade", "Via: 1.1 proxy")),
-        ("Upgrade alone, and Forwarded", upgrade("PTTH/1.0").replace("Connection: Upgrade", "Forwarded: for=192.0.2.1")),
-        ("Upgrade alone, and X-Forwarded-For", upgrade("PTTH/1.0").replace("Connection: Upgrade", "X-Forwarded-For: 192.0.2.1")),
-        ("another Connection, and Via", upgrade("PTTH/1.0").replace("Connection: Upgrade", "Connection: keep-alive\r\nVia: 1.1 proxy")),
+        (
+            "Upgrade alone, and Via",
+            upgrade("PTTH/1.0").replace("Connection: Upgrade", "Via: 1.1 proxy"),
+        ),
+        (
+            "Upgrade alone, and Forwarded",
+            upgrade("PTTH/1.0").replace("Connection: Upgrade", "Forwarded: for=192.0.2.1"),
+        ),
+        (
+            "Upgrade alone, and X-Forwarded-For",
+            upgrade("PTTH/1.0").replace("Connection: Upgrade", "X-Forwarded-For: 192.0.2.1"),
+        ),
+        (
+            "another Connection, and Via",
+            upgrade("PTTH/1.0")
+                .replace("Connection: Upgrade", "Connection: keep-alive\r\nVia: 1.1 proxy"),
+        ),
         (
             "HTTP/1.0",
-            format!("POST /lamp HTTP/1.0\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nContent-Length: 0\r\n{fields}\r\n"),
+            format!(
+                "POST /lamp HTTP/1.0\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nContent-Length: 0\r\n{fields}\r\n"
+            ),
         ),
     ]
 }
@@ -345,11 +460,16 @@ fn what_offers_nothing_that_is_known_is_a_poll() {
     // The first poll of a session is answered at once, and not with a 101.
     let gateway = Gateway::start(&["--wait-for-link", "100ms"]);
     for number in 0..polls("").len() {
-        let (name, octets) = polls(&format!("PTTH-Session: {number:032x}\r\n")).swap_remove(number);
+        let (name, bytes) = polls(&format!("PTTH-Session: {number:032x}\r\n")).swap_remove(number);
         let mut device = gateway.dial();
-        device.write(octets);
+        device.write(bytes);
         let reply = device.read_answer("POST");
-        assert_eq!((reply.status(), reply.text().as_str()), (200, "{}"), "{name}: {}", reply.head.text());
+        assert_eq!(
+            (reply.status(), reply.text().as_str()),
+            (200, "{}"),
+            "{name}: {}",
+            reply.head.text()
+        );
         gateway.get("/lamp/").expect_refusal(503); // known, and not connected
     }
 }
@@ -357,8 +477,11 @@ fn what_offers_nothing_that_is_known_is_a_poll() {
 #[test]
 fn where_only_a_turn_will_do_a_poll_hears_so() {
     let gateway = Gateway::start(&["--fallback", "never", "--wait-for-link", "100ms"]);
-    let rows: Vec<Row> =
-        ["", SESSION_A].iter().flat_map(|fields| polls(fields)).map(|(name, octets)| row(name, octets, Refused(&[426]))).collect();
+    let rows: Vec<Row> = ["", SESSION_A]
+        .iter()
+        .flat_map(|fields| polls(fields))
+        .map(|(name, bytes)| row(name, bytes, Refused(&[426])))
+        .collect();
     each_row(&rows, |r| r.name.clone(), |r| check(&gateway, r));
     gateway.get("/lamp/").expect_refusal(404);
 }
@@ -366,11 +489,23 @@ fn where_only_a_turn_will_do_a_poll_hears_so() {
 fn messages_that_are_wrong() -> Vec<Row> {
     let mut rows = Vec::new();
     // T1
-    rows.push(row("T1 length, then coding", framed("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n") + "0\r\n\r\n", Refused(&[400])));
-    rows.push(row("T1 coding, then length", framed("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n") + "0\r\n\r\n", Refused(&[400])));
+    rows.push(row(
+        "T1 length, then coding",
+        framed("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n") + "0\r\n\r\n",
+        Refused(&[400]),
+    ));
+    rows.push(row(
+        "T1 coding, then length",
+        framed("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n") + "0\r\n\r\n",
+        Refused(&[400]),
+    ));
     // T2
     for value in WRONG_CODINGS {
-        rows.push(row(format!("T2 {value:?}"), framed(&format!("Transfer-Encoding: {value}\r\n")) + "0\r\n\r\n", Refused(&[400, 501])));
+        rows.push(row(
+            format!("T2 {value:?}"),
+            framed(&format!("Transfer-Encoding: {value}\r\n")) + "0\r\n\r\n",
+            Refused(&[400, 501]),
+        ));
     }
     rows.push(row(
         "T2 two lines",
@@ -379,20 +514,36 @@ fn messages_that_are_wrong() -> Vec<Row> {
     ));
     rows.push(row(
         "T2 obs-text",
-        [framed("").trim_end_matches("\r\n").as_bytes(), b"\r\nTransfer-Encoding: chunked\xA0\r\n\r\n0\r\n\r\n"].concat(),
+        [
+            framed("").trim_end_matches("\r\n").as_bytes(),
+            b"\r\nTransfer-Encoding: chunked\xA0\r\n\r\n0\r\n\r\n",
+        ]
+        .concat(),
         Refused(&[400, 501]),
     ));
-    rows.push(row("T2 on HTTP/1.0", "POST /lamp HTTP/1.0\r\nHost: gw\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Refused(&[400])));
+    rows.push(row(
+        "T2 on HTTP/1.0",
+        "POST /lamp HTTP/1.0\r\nHost: gw\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        Refused(&[400]),
+    ));
     // T3
     for value in WRONG_LENGTHS {
-        rows.push(row(format!("T3 {value:?}"), framed(&format!("Content-Length: {value}\r\n")), Refused(&[400])));
+        rows.push(row(
+            format!("T3 {value:?}"),
+            framed(&format!("Content-Length: {value}\r\n")),
+            Refused(&[400]),
+        ));
     }
-    rows.push(row("T3 two lengths", framed("Content-Length: 0\r\nContent-Length: 5\r\n"), Refused(&[400])));
+    rows.push(row(
+        "T3 two lengths",
+        framed("Content-Length: 0\r\nContent-Length: 5\r\n"),
+        Refused(&[400]),
+    ));
     // T10
     for (name, line) in [
         ("NUL in a value", "X: a\0b\r\n"),
         ("CR in a value", "X: a\rb\r\n"),
-        ("control octet in a value", "X: a\x01b\r\n"),
+        ("control byte in a value", "X: a\x01b\r\n"),
         ("space before the colon", "X : a\r\n"),
         ("tab before the colon", "X\t: a\r\n"),
         ("an empty name", ": a\r\n"),
@@ -409,7 +560,7 @@ fn messages_that_are_wrong() -> Vec<Row> {
         Refused(&[400]),
     ));
     rows.push(row(
-        "control octet in the target",
+        "control byte in the target",
         "POST /la\x01mp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n",
         Refused(&[400]),
     ));
@@ -423,14 +574,26 @@ fn messages_that_are_wrong() -> Vec<Row> {
         "PO(ST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n",
         Refused(&[400]),
     ));
-    rows.push(row("two empty lines before it", format!("\r\n\r\n{}", offer("lamp", "")), Refused(&[400])));
+    rows.push(row(
+        "two empty lines before it",
+        format!("\r\n\r\n{}", offer("lamp", "")),
+        Refused(&[400]),
+    ));
     // Limits
     rows.push(row("101 fields", offer("lamp", &"X: y\r\n".repeat(97)), Refused(&[431])));
-    rows.push(row("a head of 20 KiB", offer("lamp", &format!("X: {}\r\n", "y".repeat(20_000))), Refused(&[431])));
-    rows.push(row("a target of 8,001 octets", offer(&format!("lamp?{}", "y".repeat(7_995)), ""), Refused(&[414])));
+    rows.push(row(
+        "a head of 20 KiB",
+        offer("lamp", &format!("X: {}\r\n", "y".repeat(20_000))),
+        Refused(&[431]),
+    ));
+    rows.push(row(
+        "a target of 8,001 bytes",
+        offer(&format!("lamp?{}", "y".repeat(7_995)), ""),
+        Refused(&[414]),
+    ));
     // T13
-    for (name, octets) in FOREIGN {
-        rows.push(row(format!("T13 {name}"), octets, Closed));
+    for (name, bytes) in FOREIGN {
+        rows.push(row(format!("T13 {name}"), bytes, Closed));
     }
     for (version, statuses) in VERSIONS {
         rows.push(row(
@@ -494,7 +657,10 @@ pub const WRONG_LENGTHS: &[&str] = &[
 pub const FOREIGN: &[(&str, &[u8])] = &[
     ("HTTP/0.9", b"GET /lamp\r\n"),
     ("an HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"),
-    ("a TLS hello", b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03\0\x01\x02\x03\x04\x05\x06\x07\r\n\r\n"),
+    (
+        "a TLS hello",
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03\0\x01\x02\x03\x04\x05\x06\x07\r\n\r\n",
+    ),
     ("an SSH banner", b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n"),
     ("garbage", b"\x00\xff\x01\xfe\r\n\r\n"),
     ("words", b"hello gateway, how are you\r\n\r\n"),
@@ -518,7 +684,7 @@ fn check(gateway: &Gateway, row: &Row) {
     let mut device = gateway.dial();
     match row.verdict {
         Turn(token, name) => {
-            device.write(&row.octets);
+            device.write(&row.bytes);
             let head = read_switch(&mut device, token);
             assert_eq!(head.fields.len(), 2, "{}", head.text());
             let mut visitor = gateway.visitor();
@@ -529,9 +695,13 @@ fn check(gateway: &Gateway, row: &Row) {
             device.expect_closed();
         }
         Refused(statuses) => {
-            let _ = device.try_write(&row.octets); // refused half-way, it may be closed before all is written
-            let answer = if row.octets.starts_with(b"HEAD") { device.read_answer("HEAD") } else { device.read_answer("POST") };
-            if row.octets.starts_with(b"HEAD") {
+            let _ = device.try_write(&row.bytes); // refused half-way, it may be closed before all is written
+            let answer = if row.bytes.starts_with(b"HEAD") {
+                device.read_answer("HEAD")
+            } else {
+                device.read_answer("POST")
+            };
+            if row.bytes.starts_with(b"HEAD") {
                 assert!(statuses.contains(&answer.status()), "{}", answer.head.text());
             } else {
                 answer.expect_refusal_among(statuses);
@@ -540,12 +710,24 @@ fn check(gateway: &Gateway, row: &Row) {
                 405 => {
                     assert_eq!(answer.head.get("allow"), Some("POST"), "{}", answer.head.text());
                     let said = answer.text().to_lowercase();
-                    assert!(row.octets.starts_with(b"HEAD") || said.contains("device"), "the body does not say what this port is: {said}");
+                    assert!(
+                        row.bytes.starts_with(b"HEAD") || said.contains("device"),
+                        "the body does not say what this port is: {said}"
+                    );
                 }
                 426 => {
-                    assert_eq!(answer.head.get("upgrade"), Some("PTTH/1.0"), "{}", answer.head.text());
+                    assert_eq!(
+                        answer.head.get("upgrade"),
+                        Some("PTTH/1.0"),
+                        "{}",
+                        answer.head.text()
+                    );
                     assert!(
-                        answer.head.all("connection").iter().any(|v| v.to_lowercase().contains("upgrade")),
+                        answer
+                            .head
+                            .all("connection")
+                            .iter()
+                            .any(|v| v.to_lowercase().contains("upgrade")),
                         "RFC 9110 §7.8: {}",
                         answer.head.text()
                     );
@@ -554,7 +736,7 @@ fn check(gateway: &Gateway, row: &Row) {
             }
         }
         Closed => {
-            let _ = device.try_write(&row.octets);
+            let _ = device.try_write(&row.bytes);
             if let Some(head) = device.try_read_head() {
                 assert!(matches!(head.status(), 400 | 405 | 501 | 505), "{}", head.text());
             }
@@ -597,15 +779,18 @@ fn malformed_messages_on_the_devices_port_cost_their_connection_and_nothing_else
 #[test]
 fn refusals_that_are_malformed_end_the_connection() {
     let gateway = Gateway::start(&[]);
-    let rows: Vec<Row> =
-        offers_refused().into_iter().chain(messages_that_are_wrong()).filter(|r| matches!(r.verdict, Refused([400]))).collect();
+    let rows: Vec<Row> = offers_refused()
+        .into_iter()
+        .chain(messages_that_are_wrong())
+        .filter(|r| matches!(r.verdict, Refused([400])))
+        .collect();
     assert!(rows.len() > 50, "the filter is wrong");
     each_row(
         &rows,
         |r| r.name.clone(),
         |r| {
             let mut device = gateway.dial();
-            let _ = device.try_write(&r.octets); // it may be closed before all is written
+            let _ = device.try_write(&r.bytes); // it may be closed before all is written
             let answer = device.read_answer("POST");
             assert!(answer.head.closes(), "no Connection: close in {}", answer.head.text());
             device.expect_end();
@@ -621,7 +806,12 @@ fn strict_connection_refuses_the_seeds_form_and_only_that() {
     device.read_answer("POST").expect_refusal(400);
     gateway.get("/default/").expect_refusal(404);
     let mut device = gateway.dial();
-    device.write(vector("seed-1-offer").strip_suffix(b"\r\n").map(|lines| [lines, b"Via: 1.1 proxy\r\n\r\n"].concat()).unwrap());
+    device.write(
+        vector("seed-1-offer")
+            .strip_suffix(b"\r\n")
+            .map(|lines| [lines, b"Via: 1.1 proxy\r\n\r\n"].concat())
+            .unwrap(),
+    );
     device.read_answer("POST").expect_refusal(400);
     gateway.link("lamp");
 }
@@ -637,7 +827,8 @@ fn expect_100_continue_gets_its_100_before_the_101() {
 
 #[test]
 fn a_refused_offer_whose_message_is_whole_may_be_followed_by_a_right_one() {
-    // 426 ends no connection where the message was well-formed: RFC 9931, the connection stays usable. A close is right too.
+    // 426 ends no connection where the message was well-formed: RFC 9931, the connection stays
+    // usable. A close is right too.
     let gateway = Gateway::start(&["--fallback", "never"]);
     let mut device = gateway.dial();
     device.write("POST /lamp HTTP/1.1\r\nHost: gw\r\nContent-Length: 0\r\n\r\n");
@@ -653,11 +844,13 @@ fn a_refused_offer_whose_message_is_whole_may_be_followed_by_a_right_one() {
 
 #[test]
 fn half_heads_end_within_their_time_on_both_ports() {
-    // head_timeout is 10 s in all, however slowly octets come.
+    // head_timeout is 10 s in all, however slowly bytes come.
     let gateway = Gateway::start(&[]);
     let then = Instant::now();
     let mut peers: Vec<RawPeer> = Vec::new();
-    for start in ["", "P", "POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTT", "POST /lamp HTTP/1.1\r\n"] {
+    for start in
+        ["", "P", "POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTT", "POST /lamp HTTP/1.1\r\n"]
+    {
         for mut peer in [gateway.dial(), gateway.visitor()] {
             peer.write(start);
             peer.deadline = Duration::from_secs(20);
@@ -667,7 +860,8 @@ fn half_heads_end_within_their_time_on_both_ports() {
     // One keeps sending: the time is a total, not a silence.
     let mut drip = gateway.visitor();
     drip.write("GET /lamp HTTP/1.1\r\nX: ");
-    while then.elapsed() < Duration::from_secs(15) && !drip.stirs_within(Duration::from_millis(250)) {
+    while then.elapsed() < Duration::from_secs(15) && !drip.stirs_within(Duration::from_millis(250))
+    {
         let _ = drip.try_write("x");
     }
     peers.push(drip);
@@ -678,7 +872,10 @@ fn half_heads_end_within_their_time_on_both_ports() {
         }
     }
     let took = then.elapsed();
-    assert!(took > Duration::from_secs(8) && took < Duration::from_secs(16), "they ended after {took:?}");
+    assert!(
+        took > Duration::from_secs(8) && took < Duration::from_secs(16),
+        "they ended after {took:?}"
+    );
 }
 
 // ── On-demand turn ──
@@ -713,7 +910,12 @@ fn on_demand_answers_204_when_nobody_asked_and_the_device_offers_again_on_the_sa
         device.write(offer("lamp", ""));
         let head = device.read_head();
         assert_eq!(head.status(), 204, "{}", head.text());
-        assert_eq!((head.get("content-length"), head.get("transfer-encoding")), (None, None), "{}", head.text());
+        assert_eq!(
+            (head.get("content-length"), head.get("transfer-encoding")),
+            (None, None),
+            "{}",
+            head.text()
+        );
         assert!(!head.closes(), "{}", head.text());
         assert!(then.elapsed() >= Duration::from_millis(250), "it was not held");
     }
@@ -739,7 +941,8 @@ fn on_demand_answers_204_when_nobody_asked_and_the_device_offers_again_on_the_sa
 
 #[test]
 fn on_demand_serves_a_visitor_who_came_first() {
-    let gateway = Gateway::start(&["--turn", "on-demand", "--poll-hold", "200ms", "--wait-for-link", "8s"]);
+    let gateway =
+        Gateway::start(&["--turn", "on-demand", "--poll-hold", "200ms", "--wait-for-link", "8s"]);
     let mut device = gateway.dial();
     device.write(offer("lamp", ""));
     assert_eq!(device.read_head().status(), 204);
@@ -748,13 +951,17 @@ fn on_demand_serves_a_visitor_who_came_first() {
     visitor.expect_quiet(Duration::from_millis(100));
     device.write(offer("lamp", ""));
     let both = device.read_once();
-    assert!(both.starts_with(SWITCH) && find(&both, b"GET /first HTTP/1.1\r\n").is_some(), "{:?}", text(&both));
+    assert!(
+        both.starts_with(SWITCH) && find(&both, b"GET /first HTTP/1.1\r\n").is_some(),
+        "{:?}",
+        text(&both)
+    );
     device.write(vector("draft-4-response"));
     visitor.read_answer("GET").expect_ok("Good");
 }
 
 #[test]
-fn octets_behind_a_held_offer_are_refused() {
+fn bytes_behind_a_held_offer_are_refused() {
     let gateway = Gateway::start(&["--turn", "on-demand", "--wait-for-link", "50ms"]);
     for late in ["X", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", &offer("lamp", "")] {
         let mut device = gateway.dial();
@@ -776,7 +983,14 @@ fn a_device_that_leaves_while_its_offer_is_held_is_not_asked() {
     drop(device);
     eventually("the gateway noticed", || (gateway.get("/lamp/").status() == 503).then_some(()));
     // Nor is one that leaves where it should offer again.
-    let gateway = Gateway::start(&["--turn", "on-demand", "--poll-hold", "100ms", "--wait-for-link", "100ms"]);
+    let gateway = Gateway::start(&[
+        "--turn",
+        "on-demand",
+        "--poll-hold",
+        "100ms",
+        "--wait-for-link",
+        "100ms",
+    ]);
     let mut device = gateway.dial();
     device.write(offer("lamp", ""));
     assert_eq!(device.read_head().status(), 204);
@@ -844,7 +1058,8 @@ fn the_newest_session_takes_the_name_over_and_the_replaced_one_does_not_get_it_b
 #[test]
 fn links_of_one_session_join_one_pool() {
     let gateway = Gateway::start(&[]);
-    let (mut one, mut two) = (gateway.link_with("lamp", SESSION_A), gateway.link_with("lamp", SESSION_A));
+    let (mut one, mut two) =
+        (gateway.link_with("lamp", SESSION_A), gateway.link_with("lamp", SESSION_A));
     let (mut first, mut second) = (gateway.visitor(), gateway.visitor());
     first.write(get("/lamp/x"));
     second.write(get("/lamp/x"));
@@ -895,7 +1110,10 @@ fn a_busy_link_of_a_replaced_session_that_never_answers_ends_in_502_after_the_gr
     let _new = gateway.link_with("lamp", SESSION_B);
     visitor.read_answer("GET").expect_refusal(502);
     let took = then.elapsed();
-    assert!(took > Duration::from_secs(8) && took < Duration::from_secs(15), "the grace is 10 s, not {took:?}");
+    assert!(
+        took > Duration::from_secs(8) && took < Duration::from_secs(15),
+        "the grace is 10 s, not {took:?}"
+    );
     old.expect_closed();
 }
 
@@ -952,7 +1170,9 @@ fn a_held_offer_of_a_replaced_session_gets_409() {
 #[test]
 fn a_thousand_take_overs_leave_one_link_that_answers() {
     let gateway = Gateway::start(&[]);
-    let take_over = |number: usize| drop(gateway.link_with("lamp", &format!("PTTH-Session: {number:032x}\r\n")));
+    let take_over = |number: usize| {
+        drop(gateway.link_with("lamp", &format!("PTTH-Session: {number:032x}\r\n")))
+    };
     (0..100).for_each(take_over);
     let threads = gateway.process.threads(); // not before: one of them starts behind the line that says where it listens
     (100..1000).for_each(take_over);
@@ -993,7 +1213,14 @@ fn an_idle_link_gets_a_heartbeat_and_any_complete_answer_proves_life() {
 
 #[test]
 fn a_heartbeat_without_an_answer_closes_the_link() {
-    let gateway = Gateway::start(&["--heartbeat", "100ms", "--heartbeat-timeout", "200ms", "--wait-for-link", "50ms"]);
+    let gateway = Gateway::start(&[
+        "--heartbeat",
+        "100ms",
+        "--heartbeat-timeout",
+        "200ms",
+        "--wait-for-link",
+        "50ms",
+    ]);
     let mut silent = gateway.link("lamp");
     assert_eq!(silent.read_head().method(), "OPTIONS");
     silent.expect_closed();
@@ -1012,12 +1239,12 @@ fn heartbeats_can_be_turned_off() {
 }
 
 #[test]
-fn unasked_octets_on_an_idle_link_close_it_and_are_never_an_answer() {
+fn unasked_bytes_on_an_idle_link_close_it_and_are_never_an_answer() {
     let gateway = Gateway::start(&["--wait-for-link", "100ms"]);
     let forged = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged";
-    for octets in [forged, "X", "<3", "\r\nHTTP/1.1 200 OK\r\n\r\n", "\0"] {
+    for bytes in [forged, "X", "<3", "\r\nHTTP/1.1 200 OK\r\n\r\n", "\0"] {
         let mut device = gateway.link("lamp");
-        device.write(octets);
+        device.write(bytes);
         device.expect_closed();
         gateway.get("/lamp/").expect_refusal(503);
     }
@@ -1039,7 +1266,11 @@ fn connection_close_in_an_answer_ends_the_link_after_it() {
     device.write("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
     let answer = visitor.read_answer("GET");
     answer.expect_ok("ok");
-    assert!(!answer.head.closes(), "the device's Connection is the link's own, not the visitor's: {}", answer.head.text());
+    assert!(
+        !answer.head.closes(),
+        "the device's Connection is the link's own, not the visitor's: {}",
+        answer.head.text()
+    );
     device.expect_closed();
     visitor.ask(&get("/lamp/y")).expect_refusal(503);
 }
@@ -1052,7 +1283,9 @@ fn a_link_that_the_device_closes_is_known_to_be_gone() {
     eventually("the gateway noticed", || (gateway.get("/lamp/").status() == 503).then_some(()));
     let device = gateway.link("lamp");
     device.finish_writing();
-    eventually("the gateway noticed the half-close", || (gateway.get("/lamp/").status() == 503).then_some(()));
+    eventually("the gateway noticed the half-close", || {
+        (gateway.get("/lamp/").status() == 503).then_some(())
+    });
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Who is who on the devices' port: names (T22), pages (T46), take-overs (T21), on every face; and secrets that nobody sees (T23).
+//! Who is who on the devices' port: names (T22), pages (T46), take-overs (T21), on every face; and
+//! secrets that nobody sees (T23).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use reverse_http::{Body, Device, Error, Grant, Limits, Reject, Tokens};
 
 use crate::support::process::{get, offer};
 use crate::support::{Gateway, LocalServer, Process, Ptth, RawPeer, each_row, eventually};
-use crate::tokens::{FACES, Face, TokenFile, basic, bearer, ietf, session};
+use crate::tokens::{FACES, TokenFile, VisitorListener, basic, bearer, ietf, session};
 
 const SECRET: &str = "c2VjcmV0LXRva2VuLTEyMzQ1Njc4OTA";
 
@@ -58,7 +59,11 @@ fn names_that_are_none_get_400_on_every_face() {
                 |name| assert_eq!(status(&gateway, face.request(name, &bearer("any"))), Some(400)),
             );
             // NUL, and more than any head may have.
-            assert_eq!(status(&gateway, face.request("la\0mp", &bearer("any"))), Some(400), "{face:?}");
+            assert_eq!(
+                status(&gateway, face.request("la\0mp", &bearer("any"))),
+                Some(400),
+                "{face:?}"
+            );
             let endless = status(&gateway, face.request(&"a".repeat(64 << 10), &bearer("any")));
             assert!(matches!(endless, Some(414 | 431)), "{face:?}: {endless:?}");
         }
@@ -87,29 +92,53 @@ fn a_pages_request_gets_403_before_a_mailbox_is_touched() {
         return; // some of it polls in JSON
     }
     let file = TokenFile::new(&[("right", "lamp")]);
-    let gateway = Gateway::start(&["--tokens", file.path(), "--cors-origin", "https://app.example"]);
+    let gateway =
+        Gateway::start(&["--tokens", file.path(), "--cors-origin", "https://app.example"]);
     let mut link = gateway.link_with("lamp", &bearer("right"));
-    for origin in ["https://evil.example", "null", "http://127.0.0.1", "https://app.example.evil.example", "https://app.example:443", ""] {
+    for origin in [
+        "https://evil.example",
+        "null",
+        "http://127.0.0.1",
+        "https://app.example.evil.example",
+        "https://app.example:443",
+        "",
+    ] {
         for face in FACES {
             for content in ["", "Content-Type: text/plain\r\n"] {
-                if !content.is_empty() && matches!(face, Face::AnswerJson | Face::AnswerMessage) {
+                if !content.is_empty()
+                    && matches!(face, VisitorListener::AnswerJson | VisitorListener::AnswerMessage)
+                {
                     continue; // it has a type of its own
                 }
-                let fields = format!("{}{}{content}Origin: {origin}\r\n", bearer("right"), session());
-                assert_eq!(status(&gateway, face.request("lamp", &fields)), Some(403), "{face:?} {origin}");
+                let fields =
+                    format!("{}{}{content}Origin: {origin}\r\n", bearer("right"), session());
+                assert_eq!(
+                    status(&gateway, face.request("lamp", &fields)),
+                    Some(403),
+                    "{face:?} {origin}"
+                );
             }
         }
         let fields = format!("{}Origin: {origin}\r\n", bearer("right"));
         assert_eq!(status(&gateway, ietf("https://lamp.example", &fields)), Some(403), "{origin}");
         // With no token neither is told of the other.
-        assert_eq!(status(&gateway, offer("lamp", &format!("Origin: {origin}\r\n"))), Some(403), "{origin}");
+        assert_eq!(
+            status(&gateway, offer("lamp", &format!("Origin: {origin}\r\n"))),
+            Some(403),
+            "{origin}"
+        );
     }
     // The listed page needs a token as anybody does, and may read why it was refused.
     let mut page = gateway.dial();
-    page.write(Face::PollJson.request("lamp", "Origin: https://app.example\r\n"));
+    page.write(VisitorListener::PollJson.request("lamp", "Origin: https://app.example\r\n"));
     let refused = page.read_answer("POST");
     refused.expect_refusal(401);
-    assert_eq!(refused.head.get("access-control-allow-origin"), Some("https://app.example"), "{}", refused.head.text());
+    assert_eq!(
+        refused.head.get("access-control-allow-origin"),
+        Some("https://app.example"),
+        "{}",
+        refused.head.text()
+    );
     // The name is still whose it was.
     let mut visitor = gateway.visitor();
     visitor.write(get("/lamp/x"));
@@ -125,17 +154,23 @@ fn a_name_goes_to_the_newest_session_of_its_credential_and_to_no_other() {
     }
     let file = TokenFile::new(&[("mine", "lamp"), ("theirs", "*")]);
     let gateway = Gateway::start(&["--tokens", file.path()]);
-    for holder in [Face::Offer, Face::PollMessage, Face::PollJson] {
+    for owner in [VisitorListener::Offer, VisitorListener::PollMessage, VisitorListener::PollJson] {
         let mut first = gateway.dial();
         let old = session() + &bearer("mine");
-        first.write(holder.request("lamp", &old));
-        let status_of = |face: Face, fields: &str| status(&gateway, face.request("lamp", fields));
+        first.write(owner.request("lamp", &old));
+        let status_of =
+            |face: VisitorListener, fields: &str| status(&gateway, face.request("lamp", fields));
         assert!(matches!(first.read_head().status(), 101 | 200 | 204));
         for face in FACES {
-            assert_eq!(status_of(face, &(session() + &bearer("theirs"))), Some(409), "{face:?} where {holder:?} has it");
+            assert_eq!(
+                status_of(face, &(session() + &bearer("theirs"))),
+                Some(409),
+                "{face:?} where {owner:?} has it"
+            );
             assert_eq!(status_of(face, &bearer("theirs")), Some(409), "{face:?} without a session");
         }
-        // The newest of the same credential has it, in any way, and the replaced one does not get it back.
+        // The newest of the same credential has it, in any way, and the replaced one does not get
+        // it back.
         for face in FACES {
             let mut newest = gateway.dial();
             newest.write(face.request("lamp", &(session() + &bearer("mine"))));
@@ -145,7 +180,7 @@ fn a_name_goes_to_the_newest_session_of_its_credential_and_to_no_other() {
         }
         drop(first);
         // A thousand take-overs cost neither memory nor the name.
-        if holder == Face::Offer {
+        if owner == VisitorListener::Offer {
             let memory = gateway.process.resident_kib();
             for _ in 0..1_000 {
                 drop(gateway.link_with("lamp", &(session() + &bearer("mine"))));
@@ -154,9 +189,13 @@ fn a_name_goes_to_the_newest_session_of_its_credential_and_to_no_other() {
             assert!(grown < 8 * 1024, "{grown} KiB");
         }
         eventually("a dead owner's name is anybody's who may have it", || {
-            (status(&gateway, offer("lamp", &(session() + &bearer("theirs")))) == Some(101)).then_some(())
+            (status(&gateway, offer("lamp", &(session() + &bearer("theirs")))) == Some(101))
+                .then_some(())
         });
-        eventually("and its own again", || (status(&gateway, offer("lamp", &(session() + &bearer("mine")))) == Some(101)).then_some(()));
+        eventually("and its own again", || {
+            (status(&gateway, offer("lamp", &(session() + &bearer("mine")))) == Some(101))
+                .then_some(())
+        });
     }
 }
 
@@ -174,16 +213,30 @@ fn with_token(arguments: &[&str]) -> Process {
 
 #[test]
 fn no_log_and_no_list_of_processes_has_a_token() {
-    let (devices, visitors) = (TokenFile::new(&[(SECRET, "lamp,door"), ("o", "*")]), TokenFile::new(&[(SECRET, "lamp,door")]));
+    let (devices, visitors) = (
+        TokenFile::new(&[(SECRET, "lamp,door"), ("o", "*")]),
+        TokenFile::new(&[(SECRET, "lamp,door")]),
+    );
     let arguments = ["--tokens", devices.path(), "--visitor-tokens", visitors.path()];
     let gateway = Gateway::start_with_env(&arguments, &[("RUST_LOG", "trace")]);
     let local = LocalServer::start();
     let token_file = TokenFile::new(&[]);
     token_file.write(SECRET);
-    let (lamp, door, refused) = (gateway.device_url("lamp"), gateway.device_url("door"), gateway.device_url("window"));
+    let (lamp, door, refused) =
+        (gateway.device_url("lamp"), gateway.device_url("door"), gateway.device_url("window"));
     let turning = with_token(&["device", &lamp, "--to", &local.url()]);
     let polling = Process::start(
-        Ptth::command(&["device", &door, "--text", "on", "--fallback", "only", "--token-file", token_file.path()]).env("RUST_LOG", "trace"),
+        Ptth::command(&[
+            "device",
+            &door,
+            "--text",
+            "on",
+            "--fallback",
+            "only",
+            "--token-file",
+            token_file.path(),
+        ])
+        .env("RUST_LOG", "trace"),
     );
     let mut forbidden = with_token(&["device", &refused, "--text", "x"]);
     assert_eq!(forbidden.exit_code(), 3, "{}", forbidden.stderr());
@@ -194,14 +247,21 @@ fn no_log_and_no_list_of_processes_has_a_token() {
             let answer = gateway.visitor().ask(&request);
             is_not_in(&answer.head.text(), "an answer");
             is_not_in(&answer.text(), "an answer");
-            assert!(matches!((target, answer.status()), ("/window/x", 403) | (_, 200)), "{target}: {}", answer.head.text());
+            assert!(
+                matches!((target, answer.status()), ("/window/x", 403) | (_, 200)),
+                "{target}: {}",
+                answer.head.text()
+            );
         }
     }
     // Refused in every way, on every face; half of it malformed.
     for face in FACES {
-        for fields in
-            [bearer(SECRET), basic("me", SECRET), format!("{}{}", bearer(SECRET), bearer(SECRET)), format!("Authorization: {SECRET}\r\n")]
-        {
+        for fields in [
+            bearer(SECRET),
+            basic("me", SECRET),
+            format!("{}{}", bearer(SECRET), bearer(SECRET)),
+            format!("Authorization: {SECRET}\r\n"),
+        ] {
             let mut peer = gateway.dial();
             peer.write(face.request("window", &fields));
             is_not_in(&peer.read_head().text(), "a refusal");
@@ -215,12 +275,20 @@ fn no_log_and_no_list_of_processes_has_a_token() {
     devices.write(format!("{SECRET} lamp\n"));
     gateway.process.signal("HUP");
     gateway.process.expect_stderr("stay as they were");
-    for (name, process) in [("gateway", &gateway.process), ("turning", &turning), ("polling", &polling), ("forbidden", &forbidden)] {
+    for (name, process) in [
+        ("gateway", &gateway.process),
+        ("turning", &turning),
+        ("polling", &polling),
+        ("forbidden", &forbidden),
+    ] {
         is_not_in(&process.stderr(), name);
         assert!(process.stderr().lines().count() > 1, "{name} logs nothing");
     }
     for process in [&gateway.process, &turning, &polling] {
-        is_not_in(&std::fs::read_to_string(format!("/proc/{}/cmdline", process.id())).unwrap(), "a command line");
+        is_not_in(
+            &std::fs::read_to_string(format!("/proc/{}/cmdline", process.id())).unwrap(),
+            "a command line",
+        );
     }
 }
 
@@ -229,11 +297,14 @@ fn no_debug_and_no_error_shows_a_token() {
     let seen = Arc::new(Mutex::new(String::new()));
     let note = seen.clone();
     let tokens = Tokens::parse(&Tokens::line(SECRET, "lamp").unwrap()).unwrap();
-    let builder = reverse_http::Gateway::builder().listen("127.0.0.1:0").tokens(tokens.clone()).authorize(move |offer| {
-        note.lock().unwrap().push_str(&format!("{offer:?} {offer:#?}"));
-        assert_eq!(offer.bearer_token(), Some(SECRET), "a program may look at it");
-        Ok(Grant::offered())
-    });
+    let builder = reverse_http::Gateway::builder()
+        .listen("127.0.0.1:0")
+        .tokens(tokens.clone())
+        .authorize(move |offer| {
+            note.lock().unwrap().push_str(&format!("{offer:?} {offer:#?}"));
+            assert_eq!(offer.bearer_token(), Some(SECRET), "a program may look at it");
+            Ok(Grant::offered())
+        });
     let gateway = builder.start().unwrap();
     let url = format!("http://{}/lamp", gateway.devices_addr());
     let builder = Device::builder(&url).bearer_token(SECRET);
@@ -261,7 +332,8 @@ fn no_debug_and_no_error_shows_a_token() {
 #[test]
 fn tokens_and_authorize_have_to_agree() {
     let tokens = |lines: &[(&str, &str)]| {
-        let lines: Vec<String> = lines.iter().map(|(token, names)| Tokens::line(token, names).unwrap()).collect();
+        let lines: Vec<String> =
+            lines.iter().map(|(token, names)| Tokens::line(token, names).unwrap()).collect();
         Tokens::parse(&lines.join("\n")).unwrap()
     };
     let mut limits = Limits::default();
@@ -284,7 +356,13 @@ fn tokens_and_authorize_have_to_agree() {
         let status = peer.read_head().status();
         (peer, status)
     };
-    let rows = [("lamp", "x", 401), ("hall", "b", 403), ("hall", "a", 403), ("door", "c", 101), ("window", "c", 403)];
+    let rows = [
+        ("lamp", "x", 401),
+        ("hall", "b", 403),
+        ("hall", "a", 403),
+        ("door", "c", 101),
+        ("window", "c", 403),
+    ];
     for (name, token, expected) in rows {
         assert_eq!(dial(name, &bearer(token)).1, expected, "{name} {token}");
     }
@@ -292,9 +370,12 @@ fn tokens_and_authorize_have_to_agree() {
     let (mut old, _) = dial("lamp", &(session() + &bearer("a")));
     let (mut link, status) = dial("lamp", &(session() + &bearer("b")));
     assert_eq!((status, old.read_head().start.as_str()), (101, "OPTIONS * HTTP/1.1"));
-    // What is in progress over a link whose token goes is cut when the grace is over; the program is told.
+    // What is in progress over a link whose token goes is cut when the grace is over; the program
+    // is told.
     std::thread::scope(|scope| {
-        let asked = scope.spawn(|| gateway.device("lamp").send(http::Request::get("/x").body(Body::empty()).unwrap()));
+        let asked = scope.spawn(|| {
+            gateway.device("lamp").send(http::Request::get("/x").body(Body::empty()).unwrap())
+        });
         assert_eq!(link.read_head().target(), "/x");
         gateway.set_tokens(tokens(&[("a", "lamp")])).unwrap();
         assert!(asked.join().unwrap().is_err());

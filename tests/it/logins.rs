@@ -1,4 +1,5 @@
-//! Logins that belong to a connection (NTLM, Negotiate) belong to one visitor's connection, all the way to the local server (T50).
+//! Logins that belong to a connection (NTLM, Negotiate) belong to one visitor's connection, all the
+//! way to the local server (T50).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::{SocketAddr, TcpListener};
@@ -9,8 +10,9 @@ use std::time::{Duration, Instant};
 use crate::support::process::get;
 use crate::support::{Gateway, Process, Ptth, RawGateway, RawPeer, each_row, eventually};
 
-/// A server whose users belong to connections. `NTLM 1 NAME` is answered with a challenge, and `NTLM 3 NAME` behind it, on the same connection, makes that
-/// connection the user's; `Negotiate NAME` does so at once. A request without a login is its connection's user's, or is refused.
+/// A server whose users belong to connections. `NTLM 1 NAME` is answered with a challenge, and
+/// `NTLM 3 NAME` behind it, on the same connection, makes that connection the user's; `Negotiate
+/// NAME` does so at once. A request without a login is its connection's user's, or is refused.
 struct Server {
     address: SocketAddr,
     /// Connections there are now, and there were in all.
@@ -21,7 +23,11 @@ struct Server {
 impl Server {
     fn start() -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = Server { address: listener.local_addr().unwrap(), open: Arc::default(), all: Arc::default() };
+        let server = Server {
+            address: listener.local_addr().unwrap(),
+            open: Arc::default(),
+            all: Arc::default(),
+        };
         let (open, all) = (server.open.clone(), server.all.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -45,7 +51,11 @@ fn serve(mut peer: RawPeer, number: usize) {
     peer.deadline = Duration::from_secs(120);
     let (mut user, mut challenged): (Option<String>, Option<String>) = (None, None);
     while let Some(head) = peer.try_read_head() {
-        assert!(head.get("ptth-same-visitor").is_none(), "what gateway and device say to each other: {}", head.text());
+        assert!(
+            head.get("ptth-same-visitor").is_none(),
+            "what gateway and device say to each other: {}",
+            head.text()
+        );
         let login = head.get("authorization").unwrap_or_default().to_owned();
         let words: Vec<&str> = login.split(' ').collect();
         let mut challenge = "WWW-Authenticate: Negotiate\r\nWWW-Authenticate: NTLM\r\n".to_owned();
@@ -63,7 +73,13 @@ fn serve(mut peer: RawPeer, number: usize) {
             Some(user) => ("200 OK", String::new(), format!("{user} on {number}")),
             None => ("401 Unauthorized", challenge, format!("nobody on {number}")),
         };
-        if peer.try_write(format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len())).is_err() {
+        if peer
+            .try_write(format!(
+                "HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            ))
+            .is_err()
+        {
             return;
         }
     }
@@ -73,12 +89,16 @@ fn with_login(target: &str, login: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: a\r\nAuthorization: {login}\r\n\r\n")
 }
 
-/// The three legs of NTLM on one connection, from a request that knows nothing of a login; the last answer.
+/// The three legs of NTLM on one connection, from a request that knows nothing of a login; the last
+/// answer.
 #[track_caller]
 fn log_in(visitor: &mut RawPeer, target: &str, name: &str) -> String {
     assert_eq!(visitor.ask(&get(target)).status(), 401);
     let challenge = visitor.ask(&with_login(target, &format!("NTLM 1 {name}")));
-    assert_eq!((challenge.status(), challenge.head.get("www-authenticate")), (401, Some(format!("NTLM 2-{name}").as_str())));
+    assert_eq!(
+        (challenge.status(), challenge.head.get("www-authenticate")),
+        (401, Some(format!("NTLM 2-{name}").as_str()))
+    );
     let answer = visitor.ask(&with_login(target, &format!("NTLM 3 {name}")));
     assert_eq!(answer.status(), 200, "{}", answer.text());
     answer.text()
@@ -87,7 +107,11 @@ fn log_in(visitor: &mut RawPeer, target: &str, name: &str) -> String {
 #[track_caller]
 fn is_nobody(visitor: &mut RawPeer, target: &str) {
     let answer = visitor.ask(&get(target));
-    assert!(answer.status() == 401 && answer.text().starts_with("nobody on "), "served as another: {}", answer.text());
+    assert!(
+        answer.status() == 401 && answer.text().starts_with("nobody on "),
+        "served as another: {}",
+        answer.text()
+    );
 }
 
 #[track_caller]
@@ -106,14 +130,20 @@ fn a_login_of_three_legs_is_its_visitors_and_nobody_elses() {
         let first = log_in(&mut alice, "/lamp/x", "alice");
         assert!(first.starts_with("alice on "), "{first}");
         // What follows without a login is hers, on the same connection, as a browser asks it.
-        (0..3).for_each(|_| assert_eq!(alice.ask(&get("/lamp/x")).text(), first, "--links {links}"));
+        (0..3)
+            .for_each(|_| assert_eq!(alice.ask(&get("/lamp/x")).text(), first, "--links {links}"));
         // Bob, on his connection and on new ones, is nobody, whoever was served in between.
         for _ in 0..3 {
             is_nobody(&mut bob, "/lamp/x");
             is_nobody(&mut gateway.visitor(), "/lamp/x");
             let again = alice.ask(&get("/lamp/x"));
-            // With one link hers may have been taken from her; then she is nobody again, and never Bob.
-            assert!(again.text() == first || (links == "1..1" && again.status() == 401), "{}", again.text());
+            // With one link hers may have been taken from her; then she is nobody again, and never
+            // Bob.
+            assert!(
+                again.text() == first || (links == "1..1" && again.status() == 401),
+                "{}",
+                again.text()
+            );
         }
         let mut carol = gateway.visitor();
         assert!(log_in(&mut carol, "/lamp/x", "carol").starts_with("carol on "));
@@ -134,9 +164,17 @@ fn many_visitors_at_once_are_each_themselves_or_nobody() {
                     visitor.deadline = Duration::from_secs(60);
                     let name = format!("user{n}");
                     for leg in ["NTLM 1", "NTLM 3", "", "", "NTLM 1", "NTLM 3", "", ""] {
-                        let request = if leg.is_empty() { get("/lamp/x") } else { with_login("/lamp/x", &format!("{leg} {name}")) };
+                        let request = if leg.is_empty() {
+                            get("/lamp/x")
+                        } else {
+                            with_login("/lamp/x", &format!("{leg} {name}"))
+                        };
                         let answer = visitor.ask(&request).text();
-                        assert!(answer.starts_with(&format!("{name} on ")) || answer.starts_with("nobody on "), "{name} is {answer}");
+                        assert!(
+                            answer.starts_with(&format!("{name} on "))
+                                || answer.starts_with("nobody on "),
+                            "{name} is {answer}"
+                        );
                     }
                     // Who knows nothing of logins is nobody.
                     is_nobody(&mut RawPeer::connect(visitors), "/lamp/x");
@@ -154,7 +192,9 @@ fn what_was_logged_in_ends_with_its_visitors_connection() {
         let mut alice = gateway.visitor();
         log_in(&mut alice, "/lamp/x", "alice");
         drop(alice);
-        eventually("her local connection is closed", || (server.open.load(SeqCst) == 0).then_some(()));
+        eventually("her local connection is closed", || {
+            (server.open.load(SeqCst) == 0).then_some(())
+        });
     }
     // One that asks, and leaves before it is answered, leaves nothing behind either.
     let mut alice = gateway.visitor();
@@ -170,11 +210,24 @@ fn over_polls_no_local_connection_that_a_login_went_over_is_used_twice() {
     for comet in ["message", "json"] {
         let (server, gateway) = (Server::start(), Gateway::start(&[]));
         let url = gateway.device_url("lamp");
-        let device = Ptth::start(&["device", &url, "--to", &server.url(), "--fallback", "only", "--polls", "1", "--comet", comet]);
+        let device = Ptth::start(&[
+            "device",
+            &url,
+            "--to",
+            &server.url(),
+            "--fallback",
+            "only",
+            "--polls",
+            "1",
+            "--comet",
+            comet,
+        ]);
         assert!(device.line().starts_with("connected lamp"));
         // A login of one leg works for the request that brings it.
         let mut alice = gateway.visitor();
-        assert!(alice.ask(&with_login("/lamp/x", "Negotiate alice")).text().starts_with("alice on "));
+        assert!(
+            alice.ask(&with_login("/lamp/x", "Negotiate alice")).text().starts_with("alice on ")
+        );
         is_nobody(&mut gateway.visitor(), "/lamp/x");
         is_nobody(&mut alice, "/lamp/x");
         // One of several legs does not get further than its second.
@@ -183,7 +236,9 @@ fn over_polls_no_local_connection_that_a_login_went_over_is_used_twice() {
         assert_eq!(last.status(), 401, "{}", last.text());
         is_nobody(&mut gateway.visitor(), "/lamp/x");
         // Connections without a login are kept as ever.
-        eventually("only idle connections are left", || (server.open.load(SeqCst) <= 1).then_some(()));
+        eventually("only idle connections are left", || {
+            (server.open.load(SeqCst) <= 1).then_some(())
+        });
     }
 }
 
@@ -191,13 +246,25 @@ fn over_polls_no_local_connection_that_a_login_went_over_is_used_twice() {
 #[test]
 fn a_gateway_that_does_not_keep_visitors_apart_gets_no_logged_in_connection_twice() {
     let server = Server::start();
-    let rows = ["", "PTTH-Same-Visitor: 1\r\n", "PTTH-Same-Visitor: 00000000000000000000000000000000\r\n", "PTTH-Same-Visitor:\r\n"];
+    let rows = [
+        "",
+        "PTTH-Same-Visitor: 1\r\n",
+        "PTTH-Same-Visitor: 00000000000000000000000000000000\r\n",
+        "PTTH-Same-Visitor:\r\n",
+    ];
     each_row(
         &rows,
         |row| format!("{row:?}"),
         |row| {
             let raw = RawGateway::start();
-            let _device = Ptth::start(&["device", &raw.url("lamp"), "--to", &server.url(), "--links", "1..1"]);
+            let _device = Ptth::start(&[
+                "device",
+                &raw.url("lamp"),
+                "--to",
+                &server.url(),
+                "--links",
+                "1..1",
+            ]);
             let mut link = raw.turn();
             assert!(link.ask(&with_login("/x", "Negotiate alice")).text().starts_with("alice on "));
             let answer = link.ask(&format!("GET /x HTTP/1.1\r\nHost: a\r\n{row}\r\n"));
@@ -206,18 +273,22 @@ fn a_gateway_that_does_not_keep_visitors_apart_gets_no_logged_in_connection_twic
     );
     // Our own gateway proves that it keeps them apart by the session, which no visitor knows.
     let raw = RawGateway::start();
-    let _device = Ptth::start(&["device", &raw.url("lamp"), "--to", &server.url(), "--links", "1..1"]);
+    let _device =
+        Ptth::start(&["device", &raw.url("lamp"), "--to", &server.url(), "--links", "1..1"]);
     let (mut link, offer) = raw.offer();
     link.write(crate::support::SWITCH);
     let session = offer.get("ptth-session").unwrap().to_owned();
     let first = link.ask(&with_login("/x", "Negotiate alice")).text();
-    let same = |session: &str| format!("GET /x HTTP/1.1\r\nHost: a\r\nPTTH-Same-Visitor: {session}\r\n\r\n");
+    let same = |session: &str| {
+        format!("GET /x HTTP/1.1\r\nHost: a\r\nPTTH-Same-Visitor: {session}\r\n\r\n")
+    };
     assert_eq!(link.ask(&same(&session)).text(), first);
     assert_eq!(link.ask(&get("/x")).status(), 401, "another visitor's");
     assert_eq!(link.ask(&same(&session)).status(), 401, "and what was hers is gone");
 }
 
-/// Devices that are not ours may have one local connection for each link, so the gateway keeps links apart, too.
+/// Devices that are not ours may have one local connection for each link, so the gateway keeps
+/// links apart, too.
 #[test]
 fn a_link_that_a_login_went_over_serves_its_visitor_alone_and_ends_with_it() {
     const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -243,7 +314,11 @@ fn a_link_that_a_login_went_over_serves_its_visitor_alone_and_ends_with_it() {
             bob.read_answer("GET").expect_ok("ok");
             alice.write(get("/lamp/a").replace("Host", "PTTH-Same-Visitor: forged\r\nHost"));
             let head = second.read_head();
-            assert_eq!((head.target(), head.get("ptth-same-visitor")), ("/a", None), "a device without a session is told nothing");
+            assert_eq!(
+                (head.target(), head.get("ptth-same-visitor")),
+                ("/a", None),
+                "a device without a session is told nothing"
+            );
             second.write(OK);
             alice.read_answer("GET").expect_ok("ok");
         }
@@ -257,7 +332,9 @@ fn a_link_that_a_login_went_over_serves_its_visitor_alone_and_ends_with_it() {
     // Other logins pin nothing, and a challenge alone does not: the newest link serves everybody.
     let gateway = Gateway::start(&[]);
     let (_first, mut second) = (gateway.link("lamp"), gateway.link("lamp"));
-    for login in ["Basic bnRsbTpuZWdv", "Bearer ntlm", "Digest username=\"ntlm\", uri=\"/x\"", "ntl"] {
+    for login in
+        ["Basic bnRsbTpuZWdv", "Bearer ntlm", "Digest username=\"ntlm\", uri=\"/x\"", "ntl"]
+    {
         let mut visitor = gateway.visitor();
         visitor.write(with_login("/lamp/x", login));
         assert_eq!(second.read_head().get("authorization"), Some(login));
@@ -280,8 +357,8 @@ fn a_pinned_link_goes_for_others_who_wait_and_never_to_them() {
     let began = Instant::now();
     bob.write(get("/lamp/b"));
     // It is told to go, and is not asked for him.
-    let farewell = only.read_head();
-    assert!(farewell.start == "OPTIONS * HTTP/1.1" && farewell.closes(), "{}", farewell.text());
+    let goaway = only.read_head();
+    assert!(goaway.start == "OPTIONS * HTTP/1.1" && goaway.closes(), "{}", goaway.text());
     let waited = began.elapsed();
     assert!(waited < Duration::from_secs(2), "{waited:?}");
     only.write("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
@@ -305,7 +382,11 @@ fn one_visitor_pins_no_more_than_a_share_and_starves_nobody() {
     let mut greedy: Vec<RawPeer> = (0..16).map(|_| gateway.visitor()).collect();
     for round in 0..2 {
         for visitor in &mut greedy {
-            assert_eq!(visitor.ask(&with_login("/lamp/x", "Negotiate eve")).status(), 200, "round {round}");
+            assert_eq!(
+                visitor.ask(&with_login("/lamp/x", "Negotiate eve")).status(),
+                200,
+                "round {round}"
+            );
         }
         for _ in 0..2 {
             let began = Instant::now();
@@ -330,10 +411,12 @@ fn heartbeats_on_a_pinned_link_lose_nobodys_login() {
     }
 }
 
-/// The bound of requests in flight holds for pinned links, and whoever is in line for it alone keeps its own.
+/// The bound of requests in flight holds for pinned links, and whoever is in line for it alone
+/// keeps its own.
 #[test]
 fn a_pinned_link_is_kept_while_its_visitor_waits_for_its_turn() {
-    let (server, gateway) = (Server::start(), Gateway::start(&["--in-flight", "1", "--wait-for-link", "9s"]));
+    let (server, gateway) =
+        (Server::start(), Gateway::start(&["--in-flight", "1", "--wait-for-link", "9s"]));
     let _device = forwarder(&gateway, &server, &["--links", "4..8"]);
     let mut alice = gateway.visitor();
     let first = log_in(&mut alice, "/lamp/x", "alice");

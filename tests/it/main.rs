@@ -10,6 +10,8 @@ mod tidy;
 
 // From outside, against the binary.
 #[cfg(feature = "cli")]
+mod admission;
+#[cfg(feature = "cli")]
 mod cli;
 #[cfg(all(feature = "cli", feature = "comet"))]
 mod comet_device;
@@ -23,8 +25,6 @@ mod device_wire;
 mod dialling;
 #[cfg(feature = "cli")]
 mod differential;
-#[cfg(feature = "cli")]
-mod doors;
 #[cfg(feature = "cli")]
 mod drain;
 #[cfg(all(feature = "cli", feature = "tls"))]

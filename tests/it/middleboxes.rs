@@ -1,4 +1,5 @@
-//! Balancers, proxies and portals between a device and its gateway (protocol.md §1.7): whose word an answer is, and what the device does then.
+//! Balancers, proxies and portals between a device and its gateway (protocol.md §1.7): whose word
+//! an answer is, and what the device does then.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{Read, Write};
@@ -13,7 +14,18 @@ const NOTHING: &str = "HTTP/1.1 200 OK\r\nProxy-Status: ptth\r\nContent-Type: ap
 
 #[track_caller]
 fn device(raw: &RawGateway, more: &[&str]) -> Process {
-    let fixed = ["device", &raw.url("lamp"), "--text", "on", "--polls", "1", "--links", "1..1", "--backoff", "5ms..20ms"];
+    let fixed = [
+        "device",
+        &raw.url("lamp"),
+        "--text",
+        "on",
+        "--polls",
+        "1",
+        "--links",
+        "1..1",
+        "--backoff",
+        "5ms..20ms",
+    ];
     Ptth::start(&[&fixed[..], more].concat())
 }
 
@@ -29,9 +41,17 @@ fn bare(status: &str, fields: &str) -> String {
     format!("HTTP/1.1 {status}\r\n{fields}Content-Length: 0\r\n\r\n")
 }
 
-/// What boxes say to an `Upgrade` that they do not know: Envoy 403, Google's front end 400, others whatever.
-const BOXES: [&str; 7] =
-    ["400 Bad Request", "403 Forbidden", "404 Not Found", "500 Oops", "502 Bad Gateway", "503 Service Unavailable", "505 No"];
+/// What boxes say to an `Upgrade` that they do not know: Envoy 403, Google's front end 400, others
+/// whatever.
+const BOXES: [&str; 7] = [
+    "400 Bad Request",
+    "403 Forbidden",
+    "404 Not Found",
+    "500 Oops",
+    "502 Bad Gateway",
+    "503 Service Unavailable",
+    "505 No",
+];
 
 #[test]
 fn what_a_box_says_to_an_upgrade_is_tried_without_one_and_that_answer_counts() {
@@ -44,8 +64,12 @@ fn what_a_box_says_to_an_upgrade_is_tried_without_one_and_that_answer_counts() {
             asked(&raw, true).write(bare(status, ""));
             let mut poll = asked(&raw, false); // at once, on a connection of its own
             poll.write(NOTHING);
-            assert_eq!(device.line(), format!("connected lamp via {} (COMET json)", raw.url("lamp")));
-            // One poll may have passed since the gateway started between the two: the next one offers the turn again.
+            assert_eq!(
+                device.line(),
+                format!("connected lamp via {} (COMET json)", raw.url("lamp"))
+            );
+            // One poll may have passed since the gateway started between the two: the next one
+            // offers the turn again.
             let head = poll.read_head();
             assert_eq!(head.get("upgrade"), Some("PTTH/1.0"));
             poll.write(bare(status, ""));
@@ -124,7 +148,8 @@ fn the_gateways_own_refusal_is_not_tried_another_way() {
 fn whose_refusal_it_is_decides_whether_it_ends_the_device() {
     let marked = "Proxy-Status: ptth; details=\"no\"\r\n";
     let bearer = "WWW-Authenticate: Basic realm=\"x\", Bearer\r\n";
-    // Status, fields, and what it does by default, with exit, with retry: whether it ends the device.
+    // Status, fields, and what it does by default, with exit, with retry: whether it ends the
+    // device.
     let rows = [
         ("401 Unauthorized", marked, [true, true, false]),
         ("401 Unauthorized", bearer, [true, true, false]),
@@ -141,11 +166,15 @@ fn whose_refusal_it_is_decides_whether_it_ends_the_device() {
         &rows,
         |row| format!("{} {}", row.0, row.1.trim()),
         |(status, fields, ends)| {
-            for (option, ends) in [&[][..], &["--on-refusal", "exit"], &["--on-refusal", "retry"]].into_iter().zip(ends) {
+            for (option, ends) in [&[][..], &["--on-refusal", "exit"], &["--on-refusal", "retry"]]
+                .into_iter()
+                .zip(ends)
+            {
                 let raw = RawGateway::start();
                 let mut device = device(&raw, option);
                 // An offer, and where that is not the gateway's word a poll without Upgrade.
-                let probed = !fields.starts_with("Proxy-Status: ptth") && matches!(&status[..3], "403" | "404");
+                let probed = !fields.starts_with("Proxy-Status: ptth")
+                    && matches!(&status[..3], "403" | "404");
                 for upgrade in if probed { &[true, false][..] } else { &[true] } {
                     asked(&raw, *upgrade).write(bare(status, fields));
                 }
@@ -176,12 +205,18 @@ fn a_captive_portal_is_one_line_and_no_fallback() {
         |(_, answered)| {
             for upgrade in [true, false] {
                 let raw = RawGateway::start();
-                let mut device = device(&raw, &["--fallback", if upgrade { "auto" } else { "only" }]);
+                let mut device =
+                    device(&raw, &["--fallback", if upgrade { "auto" } else { "only" }]);
                 for _ in 0..2 {
                     asked(&raw, upgrade).write(answered); // each time as before: nothing is learnt of a portal
                 }
                 let mut peer = asked(&raw, upgrade);
-                assert_eq!(device.stderr().lines().filter(|line| line.contains("log-in")).count(), 2, "{}", device.stderr());
+                assert_eq!(
+                    device.stderr().lines().filter(|line| line.contains("log-in")).count(),
+                    2,
+                    "{}",
+                    device.stderr()
+                );
                 assert_eq!(device.line_within(Duration::ZERO), None);
                 peer.write(if upgrade { SWITCH } else { NOTHING.as_bytes() });
                 device.line();
@@ -197,9 +232,12 @@ fn a_compressed_reply_is_named_and_none_is_asked_for() {
     let device = device(&raw, &["--fallback", "only"]);
     let (mut peer, head) = raw.offer();
     assert_eq!(head.get("accept-encoding"), Some("identity"));
-    let gzip = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff\xab\xae\x05\x00\x43\xbf\xa6\xa3\x02\x00\x00\x00";
-    let head =
-        format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", gzip.len());
+    let gzip =
+        b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff\xab\xae\x05\x00\x43\xbf\xa6\xa3\x02\x00\x00\x00";
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
+        gzip.len()
+    );
     peer.write([head.as_bytes(), gzip].concat());
     let (mut peer, _) = raw.offer();
     device.expect_stderr("Content-Encoding: gzip");
@@ -210,13 +248,21 @@ fn a_compressed_reply_is_named_and_none_is_asked_for() {
 
 #[test]
 fn a_date_in_retry_after_counts_from_the_answers_own() {
-    // Each form of a date (RFC 9110 §5.6.7), a second after the answer's, whose clock is years behind ours.
-    for date in ["Sun, 06 Nov 1994 08:49:38 GMT", "Sunday, 06-Nov-94 08:49:38 GMT", "Sun Nov  6 08:49:38 1994"] {
+    // Each form of a date (RFC 9110 §5.6.7), a second after the answer's, whose clock is years
+    // behind ours.
+    for date in [
+        "Sun, 06 Nov 1994 08:49:38 GMT",
+        "Sunday, 06-Nov-94 08:49:38 GMT",
+        "Sun Nov  6 08:49:38 1994",
+    ] {
         let raw = RawGateway::start();
         let _device = device(&raw, &[]);
         let mut peer = asked(&raw, true);
         let then = Instant::now();
-        peer.write(bare("503 Busy", &format!("Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: {date}\r\n")));
+        peer.write(bare(
+            "503 Busy",
+            &format!("Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: {date}\r\n"),
+        ));
         let _next = asked(&raw, true);
         assert!(then.elapsed() >= Duration::from_millis(990), "{date}: {:?}", then.elapsed());
     }
@@ -246,8 +292,12 @@ fn the_spellings_of_boxes_turn_all_the_same() {
     }
 }
 
-/// A box before a gateway: the first head of each connection passes as `change` makes it, everything else as it is.
-fn balancer(to: SocketAddr, change: impl Fn(String) -> String + Send + Clone + 'static) -> SocketAddr {
+/// A box before a gateway: the first head of each connection passes as `change` makes it,
+/// everything else as it is.
+fn balancer(
+    to: SocketAddr,
+    change: impl Fn(String) -> String + Send + Clone + 'static,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -262,9 +312,9 @@ fn balancer(to: SocketAddr, change: impl Fn(String) -> String + Send + Clone + '
 fn pass(mut from: TcpStream, to: SocketAddr, change: impl Fn(String) -> String) {
     let mut head = Vec::new();
     while find(&head, b"\r\n\r\n").is_none() {
-        let mut octets = [0; 4096];
-        match from.read(&mut octets) {
-            Ok(n @ 1..) => head.extend_from_slice(&octets[..n]),
+        let mut bytes = [0; 4096];
+        match from.read(&mut bytes) {
+            Ok(n @ 1..) => head.extend_from_slice(&bytes[..n]),
             _ => return,
         }
     }
@@ -284,22 +334,46 @@ fn a_balancer_that_removes_connection_and_leaves_upgrade_gets_polls() {
     for field in ["X-Forwarded-For: 192.0.2.1", "Via: 1.1 box", "Forwarded: for=192.0.2.1"] {
         let gateway = Gateway::start(&[]);
         let at = balancer(gateway.devices, move |head| head.replace("Connection: Upgrade", field));
-        let device = Ptth::start(&["device", &format!("http://{at}/lamp"), "--text", "on", "--backoff", "10ms..200ms"]);
-        assert_eq!(device.line(), format!("connected lamp via http://{at}/lamp (COMET message/http)"));
+        let device = Ptth::start(&[
+            "device",
+            &format!("http://{at}/lamp"),
+            "--text",
+            "on",
+            "--backoff",
+            "10ms..200ms",
+        ]);
+        assert_eq!(
+            device.line(),
+            format!("connected lamp via http://{at}/lamp (COMET message/http)")
+        );
         for _ in 0..3 {
             gateway.get("/lamp/x").expect_ok("on");
         }
         // A gateway that takes no polls says so.
         let gateway = Gateway::start(&["--fallback", "never"]);
         let at = balancer(gateway.devices, move |head| head.replace("Connection: Upgrade", field));
-        let device = Ptth::start(&["device", &format!("http://{at}/lamp"), "--text", "on", "--backoff", "10ms..200ms"]);
+        let device = Ptth::start(&[
+            "device",
+            &format!("http://{at}/lamp"),
+            "--text",
+            "on",
+            "--backoff",
+            "10ms..200ms",
+        ]);
         device.expect_stderr("426");
     }
 }
 
 #[test]
 fn every_answer_of_the_devices_port_but_the_101_has_the_mark() {
-    let gateway = Gateway::start(&["--turn", "on-demand", "--poll-hold", "50ms", "--cors-origin", "https://page.example"]);
+    let gateway = Gateway::start(&[
+        "--turn",
+        "on-demand",
+        "--poll-hold",
+        "50ms",
+        "--cors-origin",
+        "https://page.example",
+    ]);
     let answer = |request: &str| {
         let mut peer = gateway.dial();
         peer.write(request);
@@ -331,12 +405,14 @@ fn every_answer_of_the_devices_port_but_the_101_has_the_mark() {
 #[test]
 fn the_proxy_protocol_is_named_on_either_port() {
     let gateway = Gateway::start(&[]);
-    let v1 = b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 9999\r\nPOST /lamp HTTP/1.1\r\nHost: gw\r\n\r\n".to_vec();
+    let v1 =
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 9999\r\nPOST /lamp HTTP/1.1\r\nHost: gw\r\n\r\n"
+            .to_vec();
     let v2 =
         b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc0\0\x02\x02\xdc\x04\x27\x0fPOST /lamp HTTP/1.1\r\nHost: gw\r\n\r\n".to_vec();
-    for octets in [v1, v2] {
+    for bytes in [v1, v2] {
         for mut peer in [gateway.dial(), gateway.visitor()] {
-            peer.write(&octets);
+            peer.write(&bytes);
             let answer = peer.read_answer("POST");
             answer.expect_refusal(400);
             assert!(answer.text().contains("PROXY protocol"), "{}", answer.text());

@@ -1,4 +1,5 @@
-//! Names, played for real (T37): the binary in a mount namespace whose resolv.conf points to a name server of the test's own.
+//! Names, played for real (T37): the binary in a mount namespace whose resolv.conf points to a name
+//! server of the test's own.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::HashMap;
@@ -9,7 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::process::{Process, get};
-use crate::support::{LocalServer, Ptth, RawGateway, RawPeer, SWITCH, TempDir, eventually, need, repository, say, skipped};
+use crate::support::{
+    LocalServer, Ptth, RawGateway, RawPeer, SWITCH, TempDir, eventually, need, repository, say,
+    skipped,
+};
 
 /// What is asked, by name, and what is answered; a name that is not there gets no answer at all.
 #[derive(Clone, Default)]
@@ -44,23 +48,37 @@ impl Names {
         if !need("unshare") {
             return None;
         }
-        if !Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success()) {
+        if !Command::new("unshare")
+            .args(["-m", "true"])
+            .status()
+            .is_ok_and(|status| status.success())
+        {
             skipped("mount namespaces (root is needed)");
             return None;
         }
-        // Name servers have port 53, so each has an address of its own; parallel runs of the tests differ by their process.
+        // Name servers have port 53, so each has an address of its own; parallel runs of the tests
+        // differ by their process.
         let (zone, dir) = (Zone::default(), TempDir::new("names"));
         let (socket, net) = eventually("an address for a name server", || {
             let n = std::process::id().wrapping_mul(31).wrapping_add(NUMBER.fetch_add(1, Relaxed));
             let net = [64 + (n % 128) as u8, (n / 128 % 256) as u8];
-            UdpSocket::bind((Ipv4Addr::new(127, net[0], net[1], 53), 53)).ok().map(|socket| (socket, net))
+            UdpSocket::bind((Ipv4Addr::new(127, net[0], net[1], 53), 53))
+                .ok()
+                .map(|socket| (socket, net))
         });
         std::fs::write(
             dir.0.join("resolv.conf"),
-            format!("nameserver {}\noptions timeout:2 attempts:5\n", socket.local_addr().unwrap().ip()),
+            format!(
+                "nameserver {}\noptions timeout:2 attempts:5\n",
+                socket.local_addr().unwrap().ip()
+            ),
         )
         .unwrap();
-        std::fs::write(dir.0.join("hosts"), "127.0.0.1 localhost\n::1 both.test\n127.0.0.1 both.test\n").unwrap();
+        std::fs::write(
+            dir.0.join("hosts"),
+            "127.0.0.1 localhost\n::1 both.test\n127.0.0.1 both.test\n",
+        )
+        .unwrap();
         let answers = zone.clone();
         std::thread::spawn(move || serve(&socket, &answers)); // to the end of the tests
         Some(Names { zone, dir, net })
@@ -75,7 +93,12 @@ impl Names {
         let binary = Ptth::command::<&str>(&[]);
         let script = "mount --bind \"$1/resolv.conf\" /etc/resolv.conf && mount --bind \"$1/hosts\" /etc/hosts && shift && exec \"$@\"";
         let mut command = Command::new("unshare");
-        command.args(["-m", "sh", "-c", script, "sh"]).arg(&self.dir.0).arg(binary.get_program()).arg("device").args(arguments);
+        command
+            .args(["-m", "sh", "-c", script, "sh"])
+            .arg(&self.dir.0)
+            .arg(binary.get_program())
+            .arg("device")
+            .args(arguments);
         for (name, value) in binary.get_envs() {
             assert!(value.is_none());
             command.env_remove(name);
@@ -102,7 +125,12 @@ fn serve(socket: &UdpSocket, zone: &Zone) {
         }
         let Some(addresses) = zone.addresses.lock().unwrap().get(&name).cloned() else { continue };
         let addresses = if is_a { addresses } else { Vec::new() };
-        let mut answer = [&query[..2], &[0x81, 0x80, 0, 1, 0, addresses.len() as u8, 0, 0, 0, 0], &query[12..end]].concat();
+        let mut answer = [
+            &query[..2],
+            &[0x81, 0x80, 0, 1, 0, addresses.len() as u8, 0, 0, 0, 0],
+            &query[12..end],
+        ]
+        .concat();
         for address in addresses {
             answer.extend_from_slice(&[0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
             answer.extend_from_slice(&address.octets());
@@ -122,11 +150,20 @@ fn an_answer_that_changes_is_followed_at_the_next_attempt() {
     let first = gateway_at(names.address(1), 0);
     let port = first.addr.port();
     names.zone.set("gw.test", &[names.address(1)]);
-    let device = names.start_device(&[&format!("http://gw.test:{port}/lamp"), "--text", "x", "--backoff", "5ms..50ms"]);
+    let device = names.start_device(&[
+        &format!("http://gw.test:{port}/lamp"),
+        "--text",
+        "x",
+        "--backoff",
+        "5ms..50ms",
+    ]);
     let (mut peer, head) = first.offer();
     assert_eq!(head.get("host"), Some(format!("gw.test:{port}").as_str()));
     peer.write(SWITCH);
-    assert_eq!(device.line(), format!("connected lamp via http://gw.test:{port}/lamp (PTTH/1.0 turn)"));
+    assert_eq!(
+        device.line(),
+        format!("connected lamp via http://gw.test:{port}/lamp (PTTH/1.0 turn)")
+    );
     let second = gateway_at(names.address(2), port);
     names.zone.set("gw.test", &[names.address(2)]);
     drop((first, peer));
@@ -138,7 +175,8 @@ fn an_answer_that_changes_is_followed_at_the_next_attempt() {
 
 /// A listener whose backlog is full: the kernel drops what comes, and a connect hangs.
 fn silent_at(address: Ipv4Addr, port: u16) -> (socket2::Socket, Vec<socket2::Socket>) {
-    let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let socket =
+        || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let at = SocketAddr::new(address.into(), port).into();
     let listener = socket();
     listener.bind(&at).unwrap();
@@ -168,7 +206,8 @@ fn the_next_address_is_tried_beside_a_silent_one_and_what_was_taken_is_the_next_
     names.zone.set("gw.test", &[names.address(1), names.address(2), names.address(3)]);
     let url = format!("http://gw.test:{port}/lamp");
     let began = Instant::now();
-    let device = names.start_device(&[&url, "--text", "x", "--links", "1..1", "--backoff", "5ms..20ms"]);
+    let device =
+        names.start_device(&[&url, "--text", "x", "--links", "1..1", "--backoff", "5ms..20ms"]);
     let mut peer = third.turn();
     let took = began.elapsed();
     say(&format!("two dead addresses before a live one: {} ms", took.as_millis()));
@@ -240,14 +279,24 @@ fn silent_addresses_alone_fail_after_their_time_and_hold_up_no_end() {
     let _two = silent_at(names.address(2), port);
     names.zone.set("gw.test", &[names.address(1), names.address(2)]);
     let url = format!("http://gw.test:{port}/lamp");
-    let device = names.start_device(&[&url, "--text", "x", "--connect-timeout", "400ms", "--backoff", "5ms..20ms"]);
+    let device = names.start_device(&[
+        &url,
+        "--text",
+        "x",
+        "--connect-timeout",
+        "400ms",
+        "--backoff",
+        "5ms..20ms",
+    ]);
     device.expect_stderr("did not accept the connection within connect_timeout");
     drop(device);
     // While they are being tried, SIGTERM does not wait for them.
     for fallback in ["auto", "only"] {
         let before = names.zone.asked("gw.test");
         let mut device = names.start_device(&[&url, "--text", "x", "--fallback", fallback]);
-        eventually("its name is looked up", || (names.zone.asked("gw.test") > before).then_some(()));
+        eventually("its name is looked up", || {
+            (names.zone.asked("gw.test") > before).then_some(())
+        });
         let began = Instant::now();
         device.signal("TERM");
         assert_eq!(device.exit_code(), 0);
@@ -288,14 +337,28 @@ fn a_resolver_that_hangs_holds_nobody_up_and_no_thread_for_each_attempt() {
     ]);
     let (mut good_peer, mut other_peer) = (good.turn(), other.turn());
     let attempts = |device: &Process| device.stderr().matches("resolve_timeout (0.2 s)").count();
-    eventually("the hanging look-up fails again and again", || (attempts(&device) >= 8).then_some(()));
+    eventually("the hanging look-up fails again and again", || {
+        (attempts(&device) >= 8).then_some(())
+    });
     let text = device.stderr();
-    assert!(text.contains("hang.test cannot be looked up: the resolver did not answer within resolve_timeout"), "{text}");
+    assert!(
+        text.contains(
+            "hang.test cannot be looked up: the resolver did not answer within resolve_timeout"
+        ),
+        "{text}"
+    );
     let threads = device.threads();
-    say(&format!("{} look-ups hung one after the other: {threads} threads in all", attempts(&device)));
-    // main, reporter, signals, a loop for each of three gateways, two look-ups that hang, handlers and resolvers that idle.
+    say(&format!(
+        "{} look-ups hung one after the other: {threads} threads in all",
+        attempts(&device)
+    ));
+    // main, reporter, signals, a loop for each of three gateways, two look-ups that hang, handlers
+    // and resolvers that idle.
     assert!(threads <= 12, "{threads} threads");
-    assert!(names.zone.asked("hang.test") <= 2 * 5, "each look-up is tried again by the resolver itself, and two are there at once");
+    assert!(
+        names.zone.asked("hang.test") <= 2 * 5,
+        "each look-up is tried again by the resolver itself, and two are there at once"
+    );
     for peer in [&mut good_peer, &mut other_peer] {
         peer.write(get("/"));
         assert_eq!(peer.read_answer("GET").text(), "x");
@@ -323,7 +386,15 @@ fn the_local_servers_name_is_looked_up_for_each_connection_and_never_in_the_loop
     let port = first.addr.port();
     let local = format!("http://app.test:{port}");
     // It starts although nobody answers yet; the request gets a 502 that says why.
-    let device = names.start_device(&[&gateway.url("lamp"), "--to", &local, "--resolve-timeout", "300ms", "--links", "2..2"]);
+    let device = names.start_device(&[
+        &gateway.url("lamp"),
+        "--to",
+        &local,
+        "--resolve-timeout",
+        "300ms",
+        "--links",
+        "2..2",
+    ]);
     let (mut one, mut two) = (gateway.turn(), gateway.turn());
     assert!(device.line().starts_with("connected lamp"));
     one.write(get("/x"));
@@ -334,7 +405,11 @@ fn the_local_servers_name_is_looked_up_for_each_connection_and_never_in_the_loop
     assert!(began.elapsed() < Duration::from_millis(250), "{:?}", began.elapsed());
     let answer = one.read_answer("GET");
     answer.expect_refusal(502);
-    assert!(!answer.text().contains("app.test"), "a visitor learns what failed, and no name: {}", answer.text());
+    assert!(
+        !answer.text().contains("app.test"),
+        "a visitor learns what failed, and no name: {}",
+        answer.text()
+    );
     device.expect_stderr("app.test cannot be looked up");
     device.expect_stderr("resolve_timeout");
     // It is answered now, with a dead address before the living one.

@@ -1,7 +1,9 @@
-//! Devices behind a router with NAT, and what becomes of their links when the network fails in between (T35, T37, T40).
+//! Devices behind a router with NAT, and what becomes of their links when the network fails in
+//! between (T35, T37, T40).
 //!
-//! Each scene has namespaces of its own and waits most of its time, so the scenes of a table run side by side. Figures are printed;
-//! asserted is what is configured, and a second more (on a busy machine six).
+//! Each scene has namespaces of its own and waits most of its time, so the scenes of a table run
+//! side by side. Figures are printed; asserted is what is configured, and a second more (on a busy
+//! machine six).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,10 +14,11 @@ use http::Response;
 use reverse_http::{Body, Device, DeviceEventKind, Fallback, Limits};
 
 use crate::support::local::routes;
-use crate::support::netns::{GATEWAY_IP, Net, Place};
+use crate::support::netns::{GATEWAY_IP, Net, Permit};
 use crate::support::process::get;
 use crate::support::{
-    Gateway, Hash, LocalServer, Process, RawGateway, RawPeer, SWITCH, eventually, eventually_within, pattern, say, slack,
+    Gateway, Hash, LocalServer, Process, RawGateway, RawPeer, SWITCH, eventually,
+    eventually_within, pattern, say, slack,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -26,7 +29,7 @@ const ANSWERED: Duration = SECOND;
 const SILENCE: Duration = Duration::from_secs(3);
 /// The longest pause of `--backoff`.
 const BACKOFF: Duration = Duration::from_millis(500);
-/// `--first-octet`, `--wait-for-link`, `--body-silence` and `--request-write`.
+/// `--first-byte`, `--wait-for-link`, `--body-silence` and `--request-write`.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A SYN that is lost is sent again after 1, 2 and 4 s, as long as `connect_timeout` (10 s) allows.
 const SYN_AGAIN: Duration = Duration::from_secs(4);
@@ -41,7 +44,7 @@ struct Scene {
 
 /// How often each side has said that the other was lost.
 #[derive(Clone, Copy)]
-struct Said {
+struct ProxyClaims {
     gateway: usize,
     device: usize,
 }
@@ -54,17 +57,44 @@ struct Known {
 }
 
 fn start_gateway(net: &Net, heartbeat: &str, more: &[&str]) -> Gateway {
-    const USUAL: &[&str] = &["gateway", "--devices", "0.0.0.0:0", "--insecure-anyone-may-register", "--visitors", "127.0.0.1:0"];
-    const WAITS: &[&str] =
-        &["--heartbeat-timeout", "1s", "--first-octet", "2s", "--wait-for-link", "2s", "--body-silence", "2s", "--request-write", "2s"];
-    Gateway::of(net.ptth(Place::Gateway, &[USUAL, WAITS, &["--heartbeat", heartbeat], more].concat()))
+    const USUAL: &[&str] = &[
+        "gateway",
+        "--devices",
+        "0.0.0.0:0",
+        "--insecure-anyone-may-register",
+        "--visitors",
+        "127.0.0.1:0",
+    ];
+    const WAITS: &[&str] = &[
+        "--heartbeat-timeout",
+        "1s",
+        "--first-byte",
+        "2s",
+        "--wait-for-link",
+        "2s",
+        "--body-silence",
+        "2s",
+        "--request-write",
+        "2s",
+    ];
+    Gateway::of(
+        net.ptth(Permit::Gateway, &[USUAL, WAITS, &["--heartbeat", heartbeat], more].concat()),
+    )
 }
 
 /// A device called lamp.
-fn start_device(net: &Net, place: Place, gateway: &Gateway, host: &str, service: &[&str]) -> Process {
+fn start_device(
+    net: &Net,
+    place: Permit,
+    gateway: &Gateway,
+    host: &str,
+    service: &[&str],
+) -> Process {
     let url = format!("http://{host}:{}/lamp", gateway.devices.port());
-    let device = net.ptth(place, &[&["device", &url, "--backoff", "100ms..500ms"], service].concat());
-    let line = device.line_within(Limits::default().connect_timeout + 5 * SECOND).unwrap_or_default();
+    let device =
+        net.ptth(place, &[&["device", &url, "--backoff", "100ms..500ms"], service].concat());
+    let line =
+        device.line_within(Limits::default().connect_timeout + 5 * SECOND).unwrap_or_default();
     assert!(line.starts_with("connected lamp "), "{line}: {}", device.stderr());
     device
 }
@@ -79,7 +109,7 @@ impl Scene {
     fn with(what: &'static str, heartbeat: &str, more: &[&str], service: &[&str]) -> Option<Scene> {
         let net = Net::new()?;
         let gateway = start_gateway(&net, heartbeat, more);
-        let device = start_device(&net, Place::Device, &gateway, GATEWAY_IP, service);
+        let device = start_device(&net, Permit::Device, &gateway, GATEWAY_IP, service);
         let scene = Scene { what, gateway, device, net };
         assert_eq!(scene.visit(), 200);
         Some(scene)
@@ -94,20 +124,26 @@ impl Scene {
         self.visitor().ask(&get("/lamp/x")).status()
     }
 
-    /// Returns when the device has seen heartbeats: from then on it knows that silence means something.
+    /// Returns when the device has seen heartbeats: from then on it knows that silence means
+    /// something.
     fn beats(&self) {
         let before = self.net.asked();
-        eventually_within(3 * HEARTBEAT + slack(), "two heartbeats", || (self.net.asked() >= before + 2).then_some(()));
+        eventually_within(3 * HEARTBEAT + slack(), "two heartbeats", || {
+            (self.net.asked() >= before + 2).then_some(())
+        });
     }
 
-    fn said(&self) -> Said {
+    fn said(&self) -> ProxyClaims {
         let count = |process: &Process, text: &str| process.stderr().matches(text).count();
-        Said { gateway: count(&self.gateway.process, "lamp: down"), device: count(&self.device, "disconnected lamp") }
+        ProxyClaims {
+            gateway: count(&self.gateway.process, "lamp: down"),
+            device: count(&self.device, "disconnected lamp"),
+        }
     }
 
     /// Waits until both sides have said more than `before`.
     #[track_caller]
-    fn both_know(&self, since: Instant, before: Said, most: Duration) -> Known {
+    fn both_know(&self, since: Instant, before: ProxyClaims, most: Duration) -> Known {
         let (mut gateway, mut device) = (None, None);
         eventually_within(most, &format!("{}: both sides know", self.what), || {
             let said = self.said();
@@ -115,7 +151,9 @@ impl Scene {
             device = device.or_else(|| (said.device > before.device).then(|| since.elapsed()));
             gateway.zip(device)
         });
-        let reason = |text: String, what: &str| text.lines().rfind(|line| line.contains(what)).unwrap_or_default().to_owned();
+        let reason = |text: String, what: &str| {
+            text.lines().rfind(|line| line.contains(what)).unwrap_or_default().to_owned()
+        };
         let of_gateway = reason(self.gateway.process.stderr(), "lamp: down");
         let of_device = reason(self.device.stderr(), "disconnected lamp");
         let tail = |line: &str| line.rsplit(": ").next().unwrap_or_default().to_owned();
@@ -129,14 +167,24 @@ impl Scene {
     /// How long until a visitor is served.
     #[track_caller]
     fn served(&self, since: Instant) -> Duration {
-        eventually_within(Duration::from_secs(20), &format!("{}: a visitor is served", self.what), || {
-            (self.visit() == 200).then(|| since.elapsed())
-        })
+        eventually_within(
+            Duration::from_secs(20),
+            &format!("{}: a visitor is served", self.what),
+            || (self.visit() == 200).then(|| since.elapsed()),
+        )
     }
 
-    /// The whole story of a fault that comes at `since`: known on both sides within these bounds, mended, served again within `again` of that.
+    /// The whole story of a fault that comes at `since`: known on both sides within these bounds,
+    /// mended, served again within `again` of that.
     #[track_caller]
-    fn plays(&self, since: Instant, before: Said, bounds: (Duration, Duration), mend: impl FnOnce(&Net), again: Duration) {
+    fn plays(
+        &self,
+        since: Instant,
+        before: ProxyClaims,
+        bounds: (Duration, Duration),
+        mend: impl FnOnce(&Net),
+        again: Duration,
+    ) {
         let known = self.both_know(since, before, bounds.0.max(bounds.1) + 5 * SECOND);
         mend(&self.net);
         let mended = Instant::now();
@@ -158,7 +206,7 @@ impl Scene {
 
 fn visitor(net: &Net, gateway: &Gateway) -> RawPeer {
     let to = gateway.visitors;
-    net.inside(Place::Gateway, || RawPeer::connect(to))
+    net.inside(Permit::Gateway, || RawPeer::connect(to))
 }
 
 #[track_caller]
@@ -178,8 +226,14 @@ fn side_by_side(scenes: &[Row]) {
             let failures = &failures;
             scope.spawn(move || {
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| scene(what))) {
-                    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-                    failures.lock().unwrap().push_str(&format!("- {what}: {}\n", text.unwrap_or("a panic without a text")));
+                    let text = panic
+                        .downcast_ref::<String>()
+                        .map(String::as_str)
+                        .or_else(|| panic.downcast_ref::<&str>().copied());
+                    failures.lock().unwrap().push_str(&format!(
+                        "- {what}: {}\n",
+                        text.unwrap_or("a panic without a text")
+                    ));
                 }
             });
         }
@@ -212,10 +266,14 @@ fn what_the_network_does_not_tell_is_found_in_time_and_mended() {
         ("device stopped", |what| stopped(what, false)),
         // TCP's own means.
         ("TCP alone, NAT entry deleted", |what| tcp_alone(what, HELLO)),
-        ("TCP alone, NAT entry deleted, polls", |what| tcp_alone(what, &["--text", "hello", "--fallback", "only"])),
+        ("TCP alone, NAT entry deleted, polls", |what| {
+            tcp_alone(what, &["--text", "hello", "--fallback", "only"])
+        }),
         // Polls, which nobody sends heartbeats on.
         ("polls, NAT entry deleted", |what| polls(what, Net::forget, |_| {}, BACKOFF)),
-        ("polls, black hole both ways", |what| polls(what, |net| net.fault(&[FROM_DEVICE, TO_DEVICE]), Net::heal, SYN_AGAIN + BACKOFF)),
+        ("polls, black hole both ways", |what| {
+            polls(what, |net| net.fault(&[FROM_DEVICE, TO_DEVICE]), Net::heal, SYN_AGAIN + BACKOFF)
+        }),
         // Requests that are in flight meanwhile.
         ("black hole before the answer", |what| in_flight(what, "GET", "/lamp/late", 504)),
         ("black hole within an upload", |what| in_flight(what, "POST", "/lamp/hash", 504)),
@@ -238,25 +296,31 @@ fn nat_entry_deleted_and_reset(what: &'static str) {
     scene.net.unknown("reject with tcp reset");
     let (before, since) = (scene.said(), Instant::now());
     scene.net.forget();
-    // The gateway's next heartbeat is reset at once. The device says nothing by itself, so nothing tells it but silence.
+    // The gateway's next heartbeat is reset at once. The device says nothing by itself, so nothing
+    // tells it but silence.
     scene.plays(since, before, (HEARTBEAT, SILENCE), |_| {}, BACKOFF);
 }
 
 fn nat_entry_expired(what: &'static str) {
     const SLOW: Duration = Duration::from_secs(2);
-    // A device more patient than its gateway, which otherwise would see the next link before it has given the lost one up.
+    // A device more patient than its gateway, which otherwise would see the next link before it has
+    // given the lost one up.
     const PATIENT: Duration = Duration::from_secs(5);
-    let Some(scene) = Scene::with(what, "2s", &[], &["--text", "hello", "--silence", "5s"]) else { return };
+    let Some(scene) = Scene::with(what, "2s", &[], &["--text", "hello", "--silence", "5s"]) else {
+        return;
+    };
     let seen = scene.net.asked();
     eventually_within(3 * SLOW, "a heartbeat", || (scene.net.asked() > seen).then_some(()));
     let (before, since) = (scene.said(), Instant::now());
-    // Holds from the next packet on: one heartbeat still gets through, and the one after it comes a second late.
+    // Holds from the next packet on: one heartbeat still gets through, and the one after it comes a
+    // second late.
     scene.net.sysctl("net.netfilter.nf_conntrack_tcp_timeout_established", 1);
     let mend = |net: &Net| net.sysctl("net.netfilter.nf_conntrack_tcp_timeout_established", 600);
     scene.plays(since, before, (2 * SLOW + ANSWERED, SLOW + PATIENT), mend, BACKOFF);
 }
 
-/// Every link is lost before its first heartbeat, and the device knows only from an earlier link that there should be one.
+/// Every link is lost before its first heartbeat, and the device knows only from an earlier link
+/// that there should be one.
 fn nat_is_impatient(what: &'static str) {
     const SLOW: Duration = Duration::from_secs(2);
     let Some(scene) = Scene::with(what, "2s", &[], HELLO) else { return };
@@ -265,7 +329,9 @@ fn nat_is_impatient(what: &'static str) {
     let (before, since) = (scene.said().device, Instant::now());
     scene.net.sysctl("net.netfilter.nf_conntrack_tcp_timeout_established", 1);
     let bound = SLOW + SILENCE + 2 * (SILENCE + BACKOFF);
-    eventually_within(bound + slack(), "the device gives up three links", || (scene.said().device >= before + 3).then_some(()));
+    eventually_within(bound + slack(), "the device gives up three links", || {
+        (scene.said().device >= before + 3).then_some(())
+    });
     let gave_up = since.elapsed();
     let served = scene.served(Instant::now());
     say(&format!(
@@ -281,8 +347,15 @@ fn black_hole(what: &'static str, rules: &[&str]) {
     scene.beats();
     let (before, since) = (scene.said(), Instant::now());
     scene.net.fault(rules);
-    // Towards the device heartbeats may still get through: its silence begins behind the one that is on its way.
-    scene.plays(since, before, (HEARTBEAT + ANSWERED, HEARTBEAT + SILENCE), Net::heal, SYN_AGAIN + BACKOFF);
+    // Towards the device heartbeats may still get through: its silence begins behind the one that
+    // is on its way.
+    scene.plays(
+        since,
+        before,
+        (HEARTBEAT + ANSWERED, HEARTBEAT + SILENCE),
+        Net::heal,
+        SYN_AGAIN + BACKOFF,
+    );
 }
 
 fn resets_injected(what: &'static str) {
@@ -298,9 +371,9 @@ fn device_moves(what: &'static str) {
     let Some(scene) = Scene::start(what) else { return };
     scene.beats();
     let (before, since) = (scene.said(), Instant::now());
-    scene.net.ip(Place::Device, "addr del 10.1.0.2/24 dev eth0");
-    scene.net.ip(Place::Device, "addr add 10.1.0.77/24 dev eth0");
-    scene.net.ip(Place::Device, "route add default via 10.1.0.1");
+    scene.net.ip(Permit::Device, "addr del 10.1.0.2/24 dev eth0");
+    scene.net.ip(Permit::Device, "addr add 10.1.0.77/24 dev eth0");
+    scene.net.ip(Permit::Device, "route add default via 10.1.0.1");
     scene.plays(since, before, (HEARTBEAT + ANSWERED, SILENCE), |_| {}, BACKOFF);
 }
 
@@ -308,41 +381,45 @@ fn router_moves(what: &'static str) {
     let Some(scene) = Scene::start(what) else { return };
     scene.beats();
     let (before, since) = (scene.said(), Instant::now());
-    scene.net.ip(Place::Router, "addr del 10.2.0.1/24 dev wan");
-    scene.net.ip(Place::Router, "addr add 10.2.0.77/24 dev wan");
+    scene.net.ip(Permit::Router, "addr del 10.2.0.1/24 dev wan");
+    scene.net.ip(Permit::Router, "addr add 10.2.0.77/24 dev wan");
     scene.plays(since, before, (HEARTBEAT + ANSWERED, SILENCE), |_| {}, BACKOFF);
 }
 
 fn gateway_moves(what: &'static str) {
     let Some(net) = Net::new() else { return };
-    net.hosts(Place::Device, &format!("127.0.0.1 localhost\n{GATEWAY_IP} gw.example\n"));
+    net.hosts(Permit::Device, &format!("127.0.0.1 localhost\n{GATEWAY_IP} gw.example\n"));
     let gateway = start_gateway(&net, "1s", &[]);
-    let device = start_device(&net, Place::Device, &gateway, "gw.example", HELLO);
+    let device = start_device(&net, Permit::Device, &gateway, "gw.example", HELLO);
     let scene = Scene { what, gateway, device, net };
     assert_eq!(scene.visit(), 200);
     scene.beats();
     let (before, since) = (scene.said(), Instant::now());
-    scene.net.ip(Place::Gateway, "addr del 10.2.0.2/24 dev eth0");
-    scene.net.ip(Place::Gateway, "addr add 10.2.0.99/24 dev eth0");
-    scene.net.hosts(Place::Device, "127.0.0.1 localhost\n10.2.0.99 gw.example\n");
+    scene.net.ip(Permit::Gateway, "addr del 10.2.0.2/24 dev eth0");
+    scene.net.ip(Permit::Gateway, "addr add 10.2.0.99/24 dev eth0");
+    scene.net.hosts(Permit::Device, "127.0.0.1 localhost\n10.2.0.99 gw.example\n");
     scene.plays(since, before, (HEARTBEAT + ANSWERED, SILENCE), |_| {}, BACKOFF);
 }
 
 /// It costs one `address_delay`.
 fn dead_address(what: &'static str) {
     let Some(net) = Net::new() else { return };
-    net.hosts(Place::Device, &format!("127.0.0.1 localhost\n10.2.0.50 gw.example\n{GATEWAY_IP} gw.example\n"));
+    net.hosts(
+        Permit::Device,
+        &format!("127.0.0.1 localhost\n10.2.0.50 gw.example\n{GATEWAY_IP} gw.example\n"),
+    );
     net.fault(&["ip daddr 10.2.0.50 counter drop"]);
     let gateway = start_gateway(&net, "1s", &[]);
     let since = Instant::now();
-    let _device = start_device(&net, Place::Device, &gateway, "gw.example", HELLO);
+    let _device = start_device(&net, Permit::Device, &gateway, "gw.example", HELLO);
     let connected = since.elapsed();
     say(&format!("netns {what}: connected after {:.2} s", connected.as_secs_f64()));
     within("it is connected", connected, Limits::default().address_delay + 4 * SECOND);
     assert_eq!(visitor(&net, &gateway).ask(&get("/lamp/x")).status(), 200);
 }
 
-/// `Stream::tune`: 30 s of silence, then three probes, 10 s apart; and 60 s for what is not acknowledged.
+/// `Stream::tune`: 30 s of silence, then three probes, 10 s apart; and 60 s for what is not
+/// acknowledged.
 fn tcp_alone(what: &'static str, service: &[&str]) {
     const KEEPALIVE: Duration = Duration::from_secs(30 + 3 * 10);
     /// The kernel's timers may be late by an eighth of their time.
@@ -350,18 +427,25 @@ fn tcp_alone(what: &'static str, service: &[&str]) {
     let Some(scene) = Scene::with(what, "0s", &[], service) else { return };
     let (before, since) = (scene.said(), Instant::now());
     scene.net.forget();
-    let known = eventually_within(KEEPALIVE + LATE + 5 * SECOND, what, || (scene.said().device > before.device).then(|| since.elapsed()));
+    let known = eventually_within(KEEPALIVE + LATE + 5 * SECOND, what, || {
+        (scene.said().device > before.device).then(|| since.elapsed())
+    });
     let again = Instant::now();
     let served = scene.served(again);
     say(&format!(
         "netns {what}: the device knew after {:.2} s, a visitor was served within {:.2} s; the gateway {}",
         known.as_secs_f64(),
         served.as_secs_f64(),
-        if scene.said().gateway > before.gateway { "knew before that" } else { "had it back before it knew" }
+        if scene.said().gateway > before.gateway {
+            "knew before that"
+        } else {
+            "had it back before it knew"
+        }
     ));
     within("the device knows", known, KEEPALIVE + LATE);
-    // Until the gateway's own timers fire its half of the old link may be given to a visitor, who gets 504; and a first poll that nothing has
-    // answered yet counts as an attempt, which ends by timers of its own.
+    // Until the gateway's own timers fire its half of the old link may be given to a visitor, who
+    // gets 504; and a first poll that nothing has answered yet counts as an attempt, which ends by
+    // timers of its own.
     within("served again", served, PATIENCE + BACKOFF + LATE);
 }
 
@@ -371,22 +455,36 @@ fn loss_costs_time_and_no_request() {
     const EACH: usize = 50;
     let Some(net) = Net::new() else { return };
     let gateway = start_gateway_for_loss(&net);
-    let local = net.inside(Place::Device, LocalServer::start);
-    let _device = start_device(&net, Place::Device, &gateway, GATEWAY_IP, &["--to", &local.url(), "--links", "4..8"]);
+    let local = net.inside(Permit::Device, LocalServer::start);
+    let _device = start_device(
+        &net,
+        Permit::Device,
+        &gateway,
+        GATEWAY_IP,
+        &["--to", &local.url(), "--links", "4..8"],
+    );
     net.fault(&["numgen random mod 100 < 3 drop"]); // through the router, so both ways
     let upload = pattern(5_000);
     let hash = Hash::of(&upload);
     let ask = |peer: &mut RawPeer, n: usize| match n % 3 {
         0 => {
             let answer = peer.ask(&get(&format!("/lamp/echo/{n}")));
-            assert!(answer.status() == 200 && answer.text().starts_with(&format!("GET /echo/{n} HTTP/1.1\r\n")), "{}", answer.text());
+            assert!(
+                answer.status() == 200
+                    && answer.text().starts_with(&format!("GET /echo/{n} HTTP/1.1\r\n")),
+                "{}",
+                answer.text()
+            );
         }
         1 => {
             let answer = peer.ask(&get("/lamp/big?n=20000"));
             assert_eq!((answer.status(), Hash::of(&answer.body)), (200, Hash::of_pattern(20_000)));
         }
         _ => {
-            peer.write(format!("POST /lamp/hash HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", upload.len()));
+            peer.write(format!(
+                "POST /lamp/hash HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+                upload.len()
+            ));
             peer.write(&upload);
             peer.read_answer("POST").expect_ok(&hash);
         }
@@ -411,7 +509,9 @@ fn loss_costs_time_and_no_request() {
     });
     let whole = began.elapsed();
     times.sort();
-    let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)].as_secs_f64() * 1000.0;
+    let at = |percent: usize| {
+        times[(times.len() * percent / 100).min(times.len() - 1)].as_secs_f64() * 1000.0
+    };
     say(&format!(
         "netns 3 % loss both ways: {} requests in {:.1} s, every answer right; p50 {:.1} ms, p90 {:.1} ms, p99 {:.1} ms, longest {:.1} ms",
         times.len(),
@@ -422,13 +522,20 @@ fn loss_costs_time_and_no_request() {
         at(100)
     ));
     assert!(at(100) > 150.0, "not one packet was lost: the router does not drop what it should");
-    net.inside(Place::Device, move || drop(local));
+    net.inside(Permit::Device, move || drop(local));
 }
 
 /// With the waits that nobody changes: three losses in a row cost more than a second.
 fn start_gateway_for_loss(net: &Net) -> Gateway {
-    let arguments = ["gateway", "--devices", "0.0.0.0:0", "--insecure-anyone-may-register", "--visitors", "127.0.0.1:0"];
-    Gateway::of(net.ptth(Place::Gateway, &arguments))
+    let arguments = [
+        "gateway",
+        "--devices",
+        "0.0.0.0:0",
+        "--insecure-anyone-may-register",
+        "--visitors",
+        "127.0.0.1:0",
+    ];
+    Gateway::of(net.ptth(Permit::Gateway, &arguments))
 }
 
 #[test]
@@ -436,18 +543,20 @@ fn a_device_that_lost_its_power_is_replaced_at_once() {
     const WHAT: &str = "power cut, the same device elsewhere";
     let Some(Scene { gateway, mut device, net, .. }) = Scene::start(WHAT) else { return };
     // No FIN and no reset gets out.
-    net.ip(Place::Router, "link del lan");
+    net.ip(Permit::Router, "link del lan");
     device.signal("KILL");
     eventually_within(slack(), "it is dead", || device.has_ended().then_some(()));
     let began = Instant::now();
-    let device = start_device(&net, Place::Elsewhere, &gateway, GATEWAY_IP, HELLO);
+    let device = start_device(&net, Permit::Elsewhere, &gateway, GATEWAY_IP, HELLO);
     let connected = began.elapsed();
     let scene = Scene { what: WHAT, gateway, device, net };
     for visit in 0..20 {
         assert_eq!(scene.visit(), 200, "visit {visit}");
         if visit == 0 {
             let served = began.elapsed();
-            say(&format!("netns {WHAT}: it was connected after {connected:.2?}, a visitor was served {served:.2?} after its start"));
+            say(&format!(
+                "netns {WHAT}: it was connected after {connected:.2?}, a visitor was served {served:.2?} after its start"
+            ));
             within("a visitor is served", served, Duration::ZERO);
         }
     }
@@ -455,13 +564,14 @@ fn a_device_that_lost_its_power_is_replaced_at_once() {
     assert!(log.contains("lamp: replaced") && !log.contains("lamp: down"), "{log}");
 }
 
-/// A request that is in flight when packets begin to vanish gets this status (0: it is cut off) in time; who waits in line behind it, 503.
+/// A request that is in flight when packets begin to vanish gets this status (0: it is cut off) in
+/// time; who waits in line behind it, 503.
 fn in_flight(what: &'static str, method: &str, target: &str, expected: u16) {
     const LONG: usize = 200 << 20;
     let Some(net) = Net::new() else { return };
     let gateway = start_gateway(&net, "1s", &[]);
     let (release, hold) = crossbeam_channel::bounded::<()>(0);
-    let local = net.inside(Place::Device, || {
+    let local = net.inside(Permit::Device, || {
         LocalServer::with(move |c| match c.head.target() {
             "/late" => {
                 let _ = hold.recv_timeout(Duration::from_secs(20)); // closed when the test lets it go
@@ -475,33 +585,43 @@ fn in_flight(what: &'static str, method: &str, target: &str, expected: u16) {
             _ => routes(c),
         })
     });
-    let device = start_device(&net, Place::Device, &gateway, GATEWAY_IP, &["--to", &local.url(), "--links", "1..1", "--silence", "3s"]);
+    let device = start_device(
+        &net,
+        Permit::Device,
+        &gateway,
+        GATEWAY_IP,
+        &["--to", &local.url(), "--links", "1..1", "--silence", "3s"],
+    );
     let scene = Scene { what, gateway, device, net };
     assert_eq!(scene.visit(), 200);
-    let mut asking = scene.visitor();
+    let mut downstream = scene.visitor();
     let length = if method == "POST" { LONG } else { 0 };
-    asking.write(format!("{method} {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"));
-    eventually_within(5 * SECOND, "it is at the local server", || (local.count() == 2).then_some(()));
+    downstream.write(format!(
+        "{method} {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"
+    ));
+    eventually_within(5 * SECOND, "it is at the local server", || {
+        (local.count() == 2).then_some(())
+    });
     if expected == 0 {
-        assert_eq!(asking.read_head().status(), 200);
-        assert_eq!(asking.read_exact(5), b"hello");
+        assert_eq!(downstream.read_head().status(), 200);
+        assert_eq!(downstream.read_exact(5), b"hello");
     }
     scene.net.fault(&[FROM_DEVICE, TO_DEVICE]);
     let since = Instant::now();
-    asking.deadline = Duration::from_millis(100);
+    downstream.deadline = Duration::from_millis(100);
     let block = pattern(1 << 16);
-    while method == "POST" && asking.try_write(&block).is_ok() {} // as much as is taken
+    while method == "POST" && downstream.try_write(&block).is_ok() {} // as much as is taken
     let mut waiting = scene.visitor();
     waiting.write(get("/lamp/x"));
-    asking.deadline = 10 * SECOND;
+    downstream.deadline = 10 * SECOND;
     let got = match expected {
         0 => {
-            let (rest, _) = asking.read_to_any_end();
+            let (rest, _) = downstream.read_to_any_end();
             assert!(rest.is_empty(), "{rest:?}");
             "cut off".to_owned()
         }
         status => {
-            asking.read_answer(method).expect_refusal(status);
+            downstream.read_answer(method).expect_refusal(status);
             status.to_string()
         }
     };
@@ -520,9 +640,10 @@ fn in_flight(what: &'static str, method: &str, target: &str, expected: u16) {
     ));
     within("its visitor is told", told, PATIENCE);
     within("who waits is told", refused, PATIENCE);
-    // The gateway's FIN is sent again at the latest when as much time has gone by as the hole lasted; then the device waits `abandoned_timeout`.
+    // The gateway's FIN is sent again at the latest when as much time has gone by as the hole
+    // lasted; then the device waits `abandoned_timeout`.
     within("served again", served, refused + Limits::default().abandoned_timeout + BACKOFF);
-    scene.net.inside(Place::Device, move || drop(local));
+    scene.net.inside(Permit::Device, move || drop(local));
 }
 
 /// Through the API, for the command line has no option for `offer_timeout`.
@@ -534,21 +655,29 @@ fn polls(what: &'static str, fault: impl FnOnce(&Net), mend: impl FnOnce(&Net), 
     limits.offer_timeout = HOLD + SECOND;
     let bound = (HOLD + limits.poll_gap, limits.offer_timeout);
     let url = format!("http://{GATEWAY_IP}:{}/lamp", gateway.devices.port());
-    let (handle, events) = net.inside(Place::Device, || {
-        let builder = Device::builder(&url).fallback(Fallback::Only).limits(limits).backoff(BACKOFF / 5..BACKOFF);
+    let (handle, events) = net.inside(Permit::Device, || {
+        let builder = Device::builder(&url)
+            .fallback(Fallback::Only)
+            .limits(limits)
+            .backoff(BACKOFF / 5..BACKOFF);
         let device = builder.build().unwrap();
         let events = device.events();
         (device.spawn(|_| Response::new(Body::from("hello"))).unwrap(), events)
     });
-    eventually_within(5 * SECOND, "it is connected", || events.try_iter().find(|e| e.kind == DeviceEventKind::Connected));
+    eventually_within(5 * SECOND, "it is connected", || {
+        events.try_iter().find(|e| e.kind == DeviceEventKind::Connected)
+    });
     let visit = || visitor(&net, &gateway).ask(&get("/lamp/x")).status();
     assert_eq!(visit(), 200);
 
     let since = Instant::now();
     fault(&net);
-    let failed = |event: &reverse_http::DeviceEvent| matches!(event.kind, DeviceEventKind::Failed | DeviceEventKind::Disconnected);
-    let device =
-        eventually_within(bound.1 + 5 * SECOND, "the device knows", || events.try_iter().find(failed).map(|e| (since.elapsed(), e)));
+    let failed = |event: &reverse_http::DeviceEvent| {
+        matches!(event.kind, DeviceEventKind::Failed | DeviceEventKind::Disconnected)
+    };
+    let device = eventually_within(bound.1 + 5 * SECOND, "the device knows", || {
+        events.try_iter().find(failed).map(|e| (since.elapsed(), e))
+    });
     let down = || gateway.process.stderr().contains("lamp: down").then(|| since.elapsed());
     // Where the next poll gets through the device has not been away for as long as poll_gap.
     let known = match again > BACKOFF {
@@ -557,7 +686,9 @@ fn polls(what: &'static str, fault: impl FnOnce(&Net), mend: impl FnOnce(&Net), 
     };
     mend(&net);
     let mended = Instant::now();
-    let served = eventually_within(20 * SECOND, "a visitor is served", || (visit() == 200).then(|| mended.elapsed()));
+    let served = eventually_within(20 * SECOND, "a visitor is served", || {
+        (visit() == 200).then(|| mended.elapsed())
+    });
     say(&format!(
         "netns {what}: gateway knew after {}, device after {:.2} s; mended, a visitor was served within {:.2} s (device: {})",
         known.map_or("(never away)".to_owned(), |known| format!("{:.2} s", known.as_secs_f64())),
@@ -582,7 +713,9 @@ fn stopped(what: &'static str, stops_gateway: bool) {
     };
     let since = Instant::now();
     stops.signal("STOP");
-    let known = eventually_within(bound + 5 * SECOND, what, || knows.stderr().contains(words).then(|| since.elapsed()));
+    let known = eventually_within(bound + 5 * SECOND, what, || {
+        knows.stderr().contains(words).then(|| since.elapsed())
+    });
     std::thread::sleep(STOPPED.saturating_sub(since.elapsed()));
     stops.signal("CONT");
     let served = scene.served(Instant::now());
@@ -599,19 +732,34 @@ fn stopped(what: &'static str, stops_gateway: bool) {
 fn a_redirect_from_another_machine_never_leads_back_to_the_device() {
     let Some(net) = Net::new() else { return };
     net.hosts(
-        Place::Device,
+        Permit::Device,
         "127.0.0.1 localhost\n127.0.0.1 trap.example\n169.254.7.7 near.example\n127.0.0.1 both.example\n10.2.0.2 both.example\n",
     );
-    let raw = net.inside(Place::Gateway, || RawGateway::at("0.0.0.0:0".parse().unwrap()));
-    let trap = net.inside(Place::Device, || RawGateway::at("0.0.0.0:0".parse().unwrap()));
+    let raw = net.inside(Permit::Gateway, || RawGateway::at("0.0.0.0:0".parse().unwrap()));
+    let trap = net.inside(Permit::Device, || RawGateway::at("0.0.0.0:0".parse().unwrap()));
     let (port, trapped) = (raw.addr.port(), trap.addr.port());
     let url = format!("http://{GATEWAY_IP}:{port}/lamp");
-    let device =
-        net.ptth(Place::Device, &["device", &url, "--text", "x", "--redirect-hosts", "*", "--links", "1..1", "--backoff", "5ms..20ms"]);
+    let device = net.ptth(
+        Permit::Device,
+        &[
+            "device",
+            &url,
+            "--text",
+            "x",
+            "--redirect-hosts",
+            "*",
+            "--links",
+            "1..1",
+            "--backoff",
+            "5ms..20ms",
+        ],
+    );
     let redirect = |location: &str| {
         let (mut peer, head) = raw.offer();
         assert_eq!(head.target(), "/lamp", "before {location}");
-        peer.write(format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"));
+        peer.write(format!(
+            "HTTP/1.1 307 Temporary Redirect\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
+        ));
     };
     for (host, word) in [
         ("127.0.0.1", "loopback"),

@@ -1,5 +1,5 @@
-//! Local servers and devices that do not write HTTP as its authors meant: what they send is served where others serve it, and refused where it cannot be told
-//! what it is.
+//! Local servers and devices that do not write HTTP as its authors meant: what they send is served
+//! where others serve it, and refused where it cannot be told what it is.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -8,12 +8,29 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use crate::support::process::get;
-use crate::support::{Gateway, LocalServer, Process, Ptth, RawGateway, RawPeer, each_row, eventually, vector};
+use crate::support::{
+    Gateway, LocalServer, Process, Ptth, RawGateway, RawPeer, each_row, eventually, vector,
+};
 
 /// A device that forwards to `local`, on one link.
 #[track_caller]
 fn forwarder(raw: &RawGateway, local: &LocalServer, more: &[&str]) -> Process {
-    Ptth::start(&[&["device", &raw.url("lamp"), "--to", &local.url(), "--backoff", "5ms..20ms", "--links", "1..1"], more].concat())
+    Ptth::start(
+        &[
+            &[
+                "device",
+                &raw.url("lamp"),
+                "--to",
+                &local.url(),
+                "--backoff",
+                "5ms..20ms",
+                "--links",
+                "1..1",
+            ],
+            more,
+        ]
+        .concat(),
+    )
 }
 
 /// Answers that nginx 1.22 and HAProxy 2.6 serve as `hello` (and we do, too).
@@ -26,24 +43,54 @@ const TAKEN: &[(&str, &str)] = &[
     ("the length twice", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello"),
     ("the length as a list", "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\nhello"),
     ("an empty line before it", "\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
-    ("blanks behind chunk sizes", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5  \r\nhello\r\n0  \r\n\r\n"),
-    ("LF behind chunk sizes", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n"),
-    ("LF behind a chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\n0\r\n\r\n"),
+    (
+        "blanks behind chunk sizes",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5  \r\nhello\r\n0  \r\n\r\n",
+    ),
+    (
+        "LF behind chunk sizes",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n",
+    ),
+    (
+        "LF behind a chunk",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\n0\r\n\r\n",
+    ),
     ("nothing but LF in chunks", "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5\nhello\n0\n\n"),
-    ("a chunk extension behind a blank", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5 ;a=b\r\nhello\r\n0\r\n\r\n"),
+    (
+        "a chunk extension behind a blank",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5 ;a=b\r\nhello\r\n0\r\n\r\n",
+    ),
 ];
 
 /// Answers that are 502, or are cut.
 const REFUSED: &[(&str, &str)] = &[
-    ("a blank before a chunk size", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n 5\r\nhello\r\n0\r\n\r\n"),
-    ("an empty chunk extension", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;\r\nhello\r\n0\r\n\r\n"),
-    ("a chunk extension that is none", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;bad[=x\r\nhello\r\n0\r\n\r\n"),
-    ("a bare CR behind a chunk size", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\rhello\r\n0\r\n\r\n"),
+    (
+        "a blank before a chunk size",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n 5\r\nhello\r\n0\r\n\r\n",
+    ),
+    (
+        "an empty chunk extension",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;\r\nhello\r\n0\r\n\r\n",
+    ),
+    (
+        "a chunk extension that is none",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;bad[=x\r\nhello\r\n0\r\n\r\n",
+    ),
+    (
+        "a bare CR behind a chunk size",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\rhello\r\n0\r\n\r\n",
+    ),
     ("no version", "HTTP/01.01 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
-    ("chunked, then gzip", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+    (
+        "chunked, then gzip",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    ),
     ("a CR without LF in the head", "HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 5\r\n\r\nhello"),
     ("another protocol's version", "EVENT/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
-    ("empty lines for ever", "\r\n\r\n\r\n\r\n\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+    (
+        "empty lines for ever",
+        "\r\n\r\n\r\n\r\n\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    ),
 ];
 
 /// Asks for `/x` by `ask`: the whole body, or `None` where it was refused or cut.
@@ -102,15 +149,49 @@ fn requests_stay_strict_on_every_face() {
     let rows = [
         ("a version that is none", "GET /lamp/x HTTP/01.01\r\nHost: a\r\n\r\n".to_owned(), 400),
         ("another version", "GET /lamp/x HTTP/2.0\r\nHost: a\r\n\r\n".to_owned(), 505),
-        ("chunked, then gzip", "POST /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n".to_owned(), 400),
-        ("gzip, then chunked", "POST /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".to_owned(), 501),
-        ("an empty extension", format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{CHUNKED}5;\r\nhello\r\n0\r\n\r\n"), 400),
-        ("an extension that is none", format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{CHUNKED}5;bad[=x\r\nhello\r\n0\r\n\r\n"), 400),
-        ("blanks behind a size", format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{CHUNKED}5  \r\nhello\r\n0\r\n\r\n"), 400),
-        ("LF behind a size", format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{CHUNKED}5\nhello\r\n0\r\n\r\n"), 400),
-        ("LF behind a chunk", format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{CHUNKED}5\r\nhello\n0\r\n\r\n"), 400),
+        (
+            "chunked, then gzip",
+            "POST /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n"
+                .to_owned(),
+            400,
+        ),
+        (
+            "gzip, then chunked",
+            "POST /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
+                .to_owned(),
+            501,
+        ),
+        (
+            "an empty extension",
+            format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{CHUNKED}5;\r\nhello\r\n0\r\n\r\n"),
+            400,
+        ),
+        (
+            "an extension that is none",
+            format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{CHUNKED}5;bad[=x\r\nhello\r\n0\r\n\r\n"),
+            400,
+        ),
+        (
+            "blanks behind a size",
+            format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{CHUNKED}5  \r\nhello\r\n0\r\n\r\n"),
+            400,
+        ),
+        (
+            "LF behind a size",
+            format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{CHUNKED}5\nhello\r\n0\r\n\r\n"),
+            400,
+        ),
+        (
+            "LF behind a chunk",
+            format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{CHUNKED}5\r\nhello\n0\r\n\r\n"),
+            400,
+        ),
         ("LF in the head", "GET /lamp/x HTTP/1.1\nHost: a\n\n".to_owned(), 400),
-        ("a legal extension", format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{CHUNKED}5 ;a=b\r\nhello\r\n0\r\n\r\n"), 200),
+        (
+            "a legal extension",
+            format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{CHUNKED}5 ;a=b\r\nhello\r\n0\r\n\r\n"),
+            200,
+        ),
     ];
     let local = LocalServer::with(|c| {
         let body = c.body();
@@ -121,9 +202,9 @@ fn requests_stay_strict_on_every_face() {
     each_row(
         &rows,
         |r| format!("visitor: {}", r.0),
-        |(_, octets, status)| {
+        |(_, bytes, status)| {
             let mut visitor = gateway.visitor();
-            visitor.write(octets);
+            visitor.write(bytes);
             assert_eq!(visitor.read_answer("POST").status(), *status);
         },
     );
@@ -131,10 +212,10 @@ fn requests_stay_strict_on_every_face() {
     each_row(
         &rows[..10],
         |r| format!("offer: {}", r.0),
-        |(_, octets, status)| {
+        |(_, bytes, status)| {
             let mut device = gateway.dial();
             device.write(
-                octets
+                bytes
                     .replace("GET", "POST")
                     .replace("\r\n\r\n", "\r\nContent-Type: application/json\r\n\r\n")
                     .replacen("/lamp/x", "/other", 1),
@@ -144,23 +225,36 @@ fn requests_stay_strict_on_every_face() {
     );
     for service in [["--to", &local.url()], ["--text", "on"]] {
         let raw = RawGateway::start();
-        let _device = Ptth::start(&[&["device", &raw.url("lamp"), "--backoff", "5ms..20ms", "--links", "2..8"], &service[..]].concat());
+        let _device = Ptth::start(
+            &[
+                &["device", &raw.url("lamp"), "--backoff", "5ms..20ms", "--links", "2..8"],
+                &service[..],
+            ]
+            .concat(),
+        );
         each_row(
             &rows,
             |r| format!("link, {}: {}", service[0], r.0),
-            |(_, octets, status)| {
+            |(_, bytes, status)| {
                 let mut link = raw.turn();
-                link.write(octets);
+                link.write(bytes);
                 let answer = link.read_answer("POST");
-                // A handler that does not read the body has answered before its chunks are looked at; then the link ends behind that.
-                assert!(answer.status() == *status || (service[0] == "--text" && octets.contains(CHUNKED)), "{}", answer.head.text());
+                // A handler that does not read the body has answered before its chunks are looked
+                // at; then the link ends behind that.
+                assert!(
+                    answer.status() == *status
+                        || (service[0] == "--text" && bytes.contains(CHUNKED)),
+                    "{}",
+                    answer.head.text()
+                );
                 assert!(*status == 200 || answer.head.closes(), "{}", answer.head.text());
             },
         );
     }
 }
 
-/// K19: with the answer in one segment, as well as later; where the answer ends the connection anyway there is nothing to see.
+/// K19: with the answer in one segment, as well as later; where the answer ends the connection
+/// anyway there is nothing to see.
 #[test]
 fn a_line_end_behind_an_answer_is_nothing() {
     let stray = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello\r\n";
@@ -180,17 +274,34 @@ fn a_line_end_behind_an_answer_is_nothing() {
         }
     });
     let raw = RawGateway::start();
-    let _device = Ptth::start(&["device", &raw.url("lamp"), "--to", &format!("http://{address}"), "--links", "1..1"]);
+    let _device = Ptth::start(&[
+        "device",
+        &raw.url("lamp"),
+        "--to",
+        &format!("http://{address}"),
+        "--links",
+        "1..1",
+    ]);
     let mut link = raw.turn();
-    for request in [get("/x"), "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".to_owned(), get("/x")] {
+    for request in [
+        get("/x"),
+        "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        get("/x"),
+    ] {
         link.ask(&request).expect_ok("hello");
     }
     assert_eq!(connections.load(SeqCst), 1, "the connection goes on");
-    // From a device, on its link; and once more, cut between CR and LF, the LF with the next answer.
+    // From a device, on its link; and once more, cut between CR and LF, the LF with the next
+    // answer.
     let gateway = Gateway::start(&[]);
     let mut link = gateway.link("lamp");
     let mut visitor = gateway.visitor();
-    for answer in [stray, &stray[..stray.len() - 1], "\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello\r\n", stray] {
+    for answer in [
+        stray,
+        &stray[..stray.len() - 1],
+        "\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello\r\n",
+        stray,
+    ] {
         visitor.write(get("/lamp/x"));
         link.read_head();
         link.write(answer);
@@ -211,16 +322,28 @@ fn a_line_end_behind_a_polls_message_is_nothing() {
     }
     // Behind the gateway's reply: the device polls on the same connection.
     let raw = RawGateway::start();
-    let _device = Ptth::start(&["device", &raw.url("lamp"), "--text", "on", "--fallback", "only", "--polls", "1"]);
+    let _device = Ptth::start(&[
+        "device",
+        &raw.url("lamp"),
+        "--text",
+        "on",
+        "--fallback",
+        "only",
+        "--polls",
+        "1",
+    ]);
     let (mut poll, _) = raw.offer();
     for _ in 0..3 {
-        poll.write("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}\r\n");
+        poll.write(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}\r\n",
+        );
         assert_eq!(poll.read_head().method(), "POST");
     }
     // Behind a device's answer: its POST is a poll, too, and goes on.
     let gateway = Gateway::start(&["--poll-hold", "200ms"]);
     let mut poll = gateway.dial();
-    let json = "POST /lamp HTTP/1.1\r\nHost: a\r\nAccept: message/http\r\nContent-Length: 0\r\n\r\n";
+    let json =
+        "POST /lamp HTTP/1.1\r\nHost: a\r\nAccept: message/http\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(poll.ask(json).status(), 204);
     let mut visitor = gateway.visitor();
     poll.write(json);
@@ -244,8 +367,12 @@ fn the_version_of_airplay_senders_is_taken_from_them_alone() {
     device.write(vector("airplay-1-offer"));
     assert_eq!(device.read_head().status(), 101);
     let mut visitor = gateway.visitor();
-    for answer in ["EVENT/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"] {
-        visitor.write("POST /reverse/event HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n<plist>");
+    for answer in [
+        "EVENT/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    ] {
+        visitor
+            .write("POST /reverse/event HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n<plist>");
         device.read_head();
         device.read_exact(7);
         for piece in [&answer[..4], &answer[4..9], &answer[9..]] {
@@ -266,21 +393,27 @@ fn the_version_of_airplay_senders_is_taken_from_them_alone() {
 fn an_empty_port_is_the_default_port_wherever_an_authority_is_read() {
     let local = LocalServer::start();
     let gateway = Gateway::at_localhost(&["--route", "path,host=devices.example"]);
-    let _device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--host-header", "app.example:"]);
+    let _device =
+        Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--host-header", "app.example:"]);
     let mut visitor = gateway.visitor();
     visitor.ask("GET /x HTTP/1.1\r\nHost: lamp.devices.example:\r\n\r\n").expect_ok("hello\n");
-    visitor.ask("GET http://lamp.devices.example:/x HTTP/1.1\r\nHost: lamp.devices.example:\r\n\r\n").expect_ok("hello\n");
+    visitor
+        .ask("GET http://lamp.devices.example:/x HTTP/1.1\r\nHost: lamp.devices.example:\r\n\r\n")
+        .expect_ok("hello\n");
     assert_eq!(local.last().get("host"), Some("app.example"));
     assert_eq!(local.last().get("x-forwarded-host"), Some("lamp.devices.example"));
     visitor.ask("GET /x HTTP/1.1\r\nHost: lamp.devices.example::\r\n\r\n").expect_refusal(400);
     // URLs of the command: nothing listens on port 80, and that is where it goes.
-    for (url, to) in [("http://127.0.0.1:/lamp", "http://127.0.0.1:9"), ("http://[::1]:/lamp", "unix:/nowhere")] {
+    for (url, to) in
+        [("http://127.0.0.1:/lamp", "http://127.0.0.1:9"), ("http://[::1]:/lamp", "unix:/nowhere")]
+    {
         let device = Ptth::start(&["device", url, "--to", to, "--max-retries", "1"]);
         device.expect_stderr("gateway");
         assert!(!device.stderr().contains("not valid"), "{}", device.stderr());
     }
     let raw = RawGateway::at_localhost();
-    let device = Ptth::start(&["device", &raw.url("lamp"), "--to", "http://127.0.0.1:/", "--links", "1..1"]);
+    let device =
+        Ptth::start(&["device", &raw.url("lamp"), "--to", "http://127.0.0.1:/", "--links", "1..1"]);
     let answer = raw.turn().ask(&get("/x"));
     assert!(answer.status() == 502 || answer.status() == 200, "{}", answer.head.text());
     assert!(device.line().starts_with("connected"), "it was no wrong usage");
@@ -288,10 +421,13 @@ fn an_empty_port_is_the_default_port_wherever_an_authority_is_read() {
     let (mut dial, _) = raw.offer(); // the link was dropped above
     dial.write("HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:/lamp\r\nContent-Length: 0\r\n\r\n");
     device.expect_stderr("redirects to http://127.0.0.1:/lamp");
-    eventually("the device with a Host of its own is still there", || (gateway.get("/lamp/x").status() == 200).then_some(()));
+    eventually("the device with a Host of its own is still there", || {
+        (gateway.get("/lamp/x").status() == 200).then_some(())
+    });
 }
 
-/// S17: the local server and a handler see the host that the target names, and none that is invalid.
+/// S17: the local server and a handler see the host that the target names, and none that is
+/// invalid.
 #[test]
 fn the_targets_host_wins_on_a_link_and_an_invalid_host_is_refused() {
     let local = LocalServer::start();
@@ -300,19 +436,36 @@ fn the_targets_host_wins_on_a_link_and_an_invalid_host_is_refused() {
     let place = dir.0.to_str().unwrap();
     for service in [["--to", &local.url()], ["--text", "on"], ["--dir", place]] {
         let raw = RawGateway::start();
-        let _device = Ptth::start(&[&["device", &raw.url("lamp"), "--backoff", "5ms..20ms", "--links", "1..1"], &service[..]].concat());
+        let _device = Ptth::start(
+            &[
+                &["device", &raw.url("lamp"), "--backoff", "5ms..20ms", "--links", "1..1"],
+                &service[..],
+            ]
+            .concat(),
+        );
         let mut link = raw.turn();
-        assert_eq!(link.ask("GET http://other.example/p HTTP/1.1\r\nHost: a\r\n\r\n").status(), 200, "{service:?}");
-        link.ask("GET http://other.example/p HTTP/1.1\r\nHost: u@a/b, c\r\n\r\n").expect_refusal(400);
+        assert_eq!(
+            link.ask("GET http://other.example/p HTTP/1.1\r\nHost: a\r\n\r\n").status(),
+            200,
+            "{service:?}"
+        );
+        link.ask("GET http://other.example/p HTTP/1.1\r\nHost: u@a/b, c\r\n\r\n")
+            .expect_refusal(400);
         let mut link = raw.turn();
         link.ask("GET /p HTTP/1.1\r\nHost: u@a/b, c\r\n\r\n").expect_refusal(400);
-        assert_eq!(raw.turn().ask("GET /p HTTP/1.1\r\nHost: a\r\n\r\n").status(), 200, "{service:?}");
+        assert_eq!(
+            raw.turn().ask("GET /p HTTP/1.1\r\nHost: a\r\n\r\n").status(),
+            200,
+            "{service:?}"
+        );
     }
-    let hosts: Vec<_> = local.requests().iter().map(|head| head.get("host").map(str::to_owned)).collect();
+    let hosts: Vec<_> =
+        local.requests().iter().map(|head| head.get("host").map(str::to_owned)).collect();
     assert_eq!(hosts, [Some("other.example".to_owned()), Some("a".to_owned())]);
 }
 
-/// A server that serves one connection at a time and keeps it alive, as small ones do: connections and answers so far.
+/// A server that serves one connection at a time and keeps it alive, as small ones do: connections
+/// and answers so far.
 fn single() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, connections) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
@@ -334,22 +487,27 @@ fn single() -> (SocketAddr, Arc<AtomicUsize>) {
 
 #[test]
 fn a_server_of_one_connection_at_a_time_serves_all_who_ask_at_once() {
-    for options in
-        [&["--to-connections", "1"][..], &["--to-keep-alive", "0s"], &["--to-connections", "1", "--fallback", "only", "--polls", "4"]]
-    {
+    for options in [
+        &["--to-connections", "1"][..],
+        &["--to-keep-alive", "0s"],
+        &["--to-connections", "1", "--fallback", "only", "--polls", "4"],
+    ] {
         let (address, connections) = single();
         let gateway = Gateway::start(&["--wait-for-link", "9s"]);
         let (url, to) = (gateway.device_url("lamp"), format!("http://{address}"));
-        let device = Ptth::start(&[&["device", &url, "--to", &to, "--links", "1..8"], options].concat());
+        let device =
+            Ptth::start(&[&["device", &url, "--to", &to, "--links", "1..8"], options].concat());
         assert!(device.line().starts_with("connected lamp"));
         let visitors = gateway.visitors;
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(move || {
                     let mut visitor = RawPeer::connect(visitors);
-                    for request in
-                        [get("/lamp/x"), "POST /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".to_owned(), get("/lamp/x")]
-                    {
+                    for request in [
+                        get("/lamp/x"),
+                        "POST /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".to_owned(),
+                        get("/lamp/x"),
+                    ] {
                         visitor.ask(&request).expect_ok("hello\n");
                     }
                 });
@@ -368,7 +526,16 @@ fn idle_local_connections_are_closed_in_their_time() {
     let raw = RawGateway::start();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = format!("http://{}", listener.local_addr().unwrap());
-    let _device = Ptth::start(&["device", &raw.url("lamp"), "--to", &to, "--links", "1..1", "--to-keep-alive", "300ms"]);
+    let _device = Ptth::start(&[
+        "device",
+        &raw.url("lamp"),
+        "--to",
+        &to,
+        "--links",
+        "1..1",
+        "--to-keep-alive",
+        "300ms",
+    ]);
     let mut link = raw.turn();
     link.write(get("/x"));
     let mut local = RawPeer::adopt(listener.accept().unwrap().0, "local server");
@@ -393,7 +560,8 @@ fn who_waits_for_a_local_connection_in_vain_is_told_so() {
     let raw = RawGateway::start();
     let mut limits = reverse_http::Limits::default();
     (limits.local_connections_max, limits.local_wait_timeout) = (1, Duration::from_millis(300));
-    let device = reverse_http::Device::builder(raw.url("lamp")).limits(limits).links(2..=2).build().unwrap();
+    let device =
+        reverse_http::Device::builder(raw.url("lamp")).limits(limits).links(2..=2).build().unwrap();
     let handle = device.spawn_forward(&to).unwrap();
     let (mut first, mut second) = (raw.turn(), raw.turn());
     first.write(get("/slow"));
@@ -402,10 +570,20 @@ fn who_waits_for_a_local_connection_in_vain_is_told_so() {
     let began = Instant::now();
     let refused = second.ask(&get("/x"));
     refused.expect_refusal(503);
-    assert!(began.elapsed() >= Duration::from_millis(300) && began.elapsed() < Duration::from_millis(1300), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_millis(300)
+            && began.elapsed() < Duration::from_millis(1300),
+        "{:?}",
+        began.elapsed()
+    );
     assert_eq!(refused.head.get("retry-after"), Some("1"));
-    assert!(refused.head.get("proxy-status").unwrap().contains("error=connection_limit_reached"), "{}", refused.head.text());
-    // One that leaves the line is not missed, and the next one is served as soon as there is a connection.
+    assert!(
+        refused.head.get("proxy-status").unwrap().contains("error=connection_limit_reached"),
+        "{}",
+        refused.head.text()
+    );
+    // One that leaves the line is not missed, and the next one is served as soon as there is a
+    // connection.
     second.write(get("/y"));
     local.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow");
     first.read_answer("GET").expect_ok("slow");
@@ -415,7 +593,8 @@ fn who_waits_for_a_local_connection_in_vain_is_told_so() {
     handle.stop();
 }
 
-/// S12: visitors learn the kind of a failure, in the words of RFC 9209; the device's log has the rest.
+/// S12: visitors learn the kind of a failure, in the words of RFC 9209; the device's log has the
+/// rest.
 #[test]
 fn visitors_learn_nothing_of_the_inside_of_a_device() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -427,8 +606,20 @@ fn visitors_learn_nothing_of_the_inside_of_a_device() {
     let socket = dir.0.join("app.sock");
     let rows = [
         ("refused", format!("http://127.0.0.1:{port}"), 502, "connection_refused", "127.0.0.1"),
-        ("no such socket", format!("unix:{}", socket.display()), 502, "destination_unavailable", "private-socket"),
-        ("no such name", "http://private-name.invalid:1".to_owned(), 502, "dns_error", "private-name"),
+        (
+            "no such socket",
+            format!("unix:{}", socket.display()),
+            502,
+            "destination_unavailable",
+            "private-socket",
+        ),
+        (
+            "no such name",
+            "http://private-name.invalid:1".to_owned(),
+            502,
+            "dns_error",
+            "private-name",
+        ),
         ("hung up", reset.url(), 502, "connection_terminated", "127.0.0.1"),
     ];
     drop(silent);
@@ -436,9 +627,11 @@ fn visitors_learn_nothing_of_the_inside_of_a_device() {
         &rows,
         |row| row.0.to_owned(),
         |(_, to, status, error, secret)| {
-            for way in [&["--links", "1..1"][..], &["--fallback", "only"]] {
+            for transport in [&["--links", "1..1"][..], &["--fallback", "only"]] {
                 let gateway = Gateway::start(&[]);
-                let device = Ptth::start(&[&["device", &gateway.device_url("lamp"), "--to", to], way].concat());
+                let device = Ptth::start(
+                    &[&["device", &gateway.device_url("lamp"), "--to", to], transport].concat(),
+                );
                 assert!(device.line().starts_with("connected lamp"));
                 let mut visitor = gateway.visitor();
                 visitor.write("POST /lamp/x HTTP/1.1\r\nHost: v\r\nContent-Length: 2\r\n\r\nhi");
@@ -465,7 +658,11 @@ fn a_location_of_the_host_header_comes_back_as_the_visitors_own() {
         c.answer("302 Found", &format!("Location: {location}\r\n"), "");
     });
     let gateway = Gateway::start(&["--route", "path,host=devices.example"]);
-    let _device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--host-header", "app.internal:3000"]);
+    let _device = Ptth::device(
+        &gateway,
+        "lamp",
+        &["--to", &local.url(), "--host-header", "app.internal:3000"],
+    );
     let mut visitor = gateway.visitor();
     for (host, target, location, seen) in [
         ("v", "/lamp/x", "http://app.internal:3000/login?a", "/lamp/login?a"),
@@ -474,7 +671,9 @@ fn a_location_of_the_host_header_comes_back_as_the_visitors_own() {
         ("v", "/lamp/x", "http://elsewhere.example/", "http://elsewhere.example/"),
         ("v", "/lamp/x", "relative", "relative"),
     ] {
-        let answer = visitor.ask(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nX-Location: {location}\r\n\r\n"));
+        let answer = visitor.ask(&format!(
+            "GET {target} HTTP/1.1\r\nHost: {host}\r\nX-Location: {location}\r\n\r\n"
+        ));
         assert_eq!((answer.status(), answer.head.get("location")), (302, Some(seen)), "{location}");
     }
     assert_eq!(local.last().get("host"), Some("app.internal:3000"));
@@ -486,7 +685,11 @@ fn a_local_server_of_two_addresses_is_found_at_either() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let Ok(listener) = TcpListener::bind(address) else { continue }; // a machine without IPv6
         let port = listener.local_addr().unwrap().port();
-        if !("localhost", port).to_socket_addrs().unwrap().any(|known| known.ip() == listener.local_addr().unwrap().ip()) {
+        if !("localhost", port)
+            .to_socket_addrs()
+            .unwrap()
+            .any(|known| known.ip() == listener.local_addr().unwrap().ip())
+        {
             continue; // this machine's localhost has one address alone
         }
         std::thread::spawn(move || {
@@ -497,7 +700,14 @@ fn a_local_server_of_two_addresses_is_found_at_either() {
             }
         });
         let raw = RawGateway::start();
-        let _device = Ptth::start(&["device", &raw.url("lamp"), "--to", &format!("http://localhost:{port}"), "--links", "1..1"]);
+        let _device = Ptth::start(&[
+            "device",
+            &raw.url("lamp"),
+            "--to",
+            &format!("http://localhost:{port}"),
+            "--links",
+            "1..1",
+        ]);
         raw.turn().ask(&get("/x")).expect_ok("ok");
     }
 }

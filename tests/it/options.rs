@@ -1,4 +1,5 @@
-//! Each wait and each bound of the relay has an option that changes what it says (T24), and its error names it.
+//! Each wait and each bound of the relay has an option that changes what it says (T24), and its
+//! error names it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::{Arc, Condvar, Mutex};
@@ -29,7 +30,7 @@ fn names(answer: &crate::support::Answer, status: u16, wait: &str) {
 }
 
 #[test]
-fn a_head_has_its_time_from_the_first_octet() {
+fn a_head_has_its_time_from_the_first_byte() {
     let gateway = Gateway::start(&["--head", "300ms"]);
     let began = Instant::now();
     let mut visitor = gateway.visitor();
@@ -41,7 +42,9 @@ fn a_head_has_its_time_from_the_first_octet() {
     visitor.ask(&get("/nobody/")).expect_refusal(404);
     let began = Instant::now();
     let mut dripped = 0;
-    while !visitor.stirs_within(Duration::from_millis(20)) && began.elapsed() < Duration::from_secs(5) {
+    while !visitor.stirs_within(Duration::from_millis(20))
+        && began.elapsed() < Duration::from_secs(5)
+    {
         let _ = visitor.try_write([b"GET / HTTP/1.1\r\nHost: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"[dripped]]);
         dripped += 1;
     }
@@ -94,15 +97,15 @@ fn silence_within_a_body_has_its_time() {
     assert_eq!(visitor.read_answer_or_cut("GET").unwrap_err().body, b"hello");
     took_about(began, WAIT);
     link.expect_closed();
-    // Octets that come postpone it.
+    // Bytes that come postpone it.
     let mut link = gateway.link("lamp");
     let mut visitor = gateway.visitor();
     visitor.write(get("/lamp/x"));
     link.read_head();
     link.write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
-    for octet in b"hello" {
+    for byte in b"hello" {
         link.expect_quiet(Duration::from_millis(70));
-        link.write([*octet]);
+        link.write([*byte]);
     }
     visitor.read_answer("GET").expect_ok("hello");
 }
@@ -152,7 +155,8 @@ fn a_silent_tunnel_has_its_time() {
     let gateway = Gateway::start(&["--tunnel-silence", "1s", "--exchange", "100ms"]);
     let mut link = gateway.link("lamp");
     let mut visitor = gateway.visitor();
-    visitor.write("GET /lamp/x HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n");
+    visitor
+        .write("GET /lamp/x HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n");
     link.read_head();
     link.write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n");
     assert_eq!(visitor.read_head().status(), 101);
@@ -196,7 +200,8 @@ fn requests_in_flight_and_in_line_have_their_bounds() {
     first.expect_quiet(Duration::from_millis(50));
 }
 
-/// How many requests are ever at once at a device with four polls. Each is held until another is beside it, or for 100 ms.
+/// How many requests are ever at once at a device with four polls. Each is held until another is
+/// beside it, or for 100 ms.
 fn most_at_once(in_flight: &str) -> usize {
     let gateway = Gateway::start(&["--in-flight", in_flight, "--wait-for-link", "9s"]);
     let state = Arc::new((Mutex::new((0, 0)), Condvar::new())); // now, and at most so far
@@ -207,12 +212,22 @@ fn most_at_once(in_flight: &str) -> usize {
         now.0 += 1;
         now.1 = now.1.max(now.0);
         changed.notify_all();
-        let (mut now, _) = changed.wait_timeout_while(now, Duration::from_millis(100), |now| now.0 < 2).unwrap();
+        let (mut now, _) =
+            changed.wait_timeout_while(now, Duration::from_millis(100), |now| now.0 < 2).unwrap();
         now.0 -= 1;
         drop(now);
         c.text("on");
     });
-    let device = Ptth::start(&["device", &gateway.device_url("lamp"), "--to", &local.url(), "--fallback", "only", "--polls", "4"]);
+    let device = Ptth::start(&[
+        "device",
+        &gateway.device_url("lamp"),
+        "--to",
+        &local.url(),
+        "--fallback",
+        "only",
+        "--polls",
+        "4",
+    ]);
     assert!(device.line().starts_with("connected lamp"));
     let visitors = gateway.visitors;
     std::thread::scope(|scope| {
@@ -235,7 +250,8 @@ fn polls_have_the_same_bound_of_requests_in_flight() {
 #[test]
 fn devices_that_share_a_name_are_asked_in_turn() {
     let gateway = Gateway::start(&["--shared-names", "--wait-for-link", "9s"]);
-    let devices: Vec<_> = ["a", "b", "c"].map(|text| Ptth::device(&gateway, "lamp", &["--text", text])).into();
+    let devices: Vec<_> =
+        ["a", "b", "c"].map(|text| Ptth::device(&gateway, "lamp", &["--text", text])).into();
     let ask = |n: usize| -> Vec<String> {
         let mut visitor = gateway.visitor();
         (0..n).map(|_| visitor.ask(&get("/lamp/x")).text()).collect()
@@ -265,7 +281,8 @@ fn devices_that_share_a_name_are_asked_in_turn() {
 fn a_shared_name_is_retried_on_another_device() {
     let gateway = Gateway::start(&["--shared-names"]);
     let session = |n: u8| format!("PTTH-Session: {}\r\n", format!("{n:02x}").repeat(16));
-    let (mut first, mut second) = (gateway.link_with("lamp", &session(1)), gateway.link_with("lamp", &session(2)));
+    let (mut first, mut second) =
+        (gateway.link_with("lamp", &session(1)), gateway.link_with("lamp", &session(2)));
     let mut visitor = gateway.visitor();
     visitor.write(get("/lamp/x"));
     assert_eq!(first.read_head().target(), "/x");

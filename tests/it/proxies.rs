@@ -1,4 +1,5 @@
-//! CONNECT proxies on the device's way out: scripted ones, a small real one, and which of them the environment names.
+//! CONNECT proxies on the device's way out: scripted ones, a small real one, and which of them the
+//! environment names.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{Read, Write};
@@ -8,7 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::process::{Process, get};
-use crate::support::{Gateway, Head, Ptth, RawGateway, RawPeer, SWITCH, TempDir, each_row, eventually, free_port, need, program};
+use crate::support::{
+    Gateway, Head, Ptth, RawGateway, RawPeer, SWITCH, TempDir, each_row, eventually, free_port,
+    need, program,
+};
 
 const GATEWAY: &str = "http://gw.example:9999/lamp"; // no name server knows it: only a proxy could
 const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
@@ -19,7 +23,8 @@ fn proxy_url(proxy: &RawGateway) -> String {
 
 #[track_caller]
 fn start(proxy: &RawGateway, more: &[&str]) -> Process {
-    let fixed = ["device", GATEWAY, "--proxy", &proxy_url(proxy), "--text", "x", "--backoff", "5ms..20ms"];
+    let fixed =
+        ["device", GATEWAY, "--proxy", &proxy_url(proxy), "--text", "x", "--backoff", "5ms..20ms"];
     let mut command = Ptth::command(&[&fixed[..], more].concat());
     Process::start(command.env("PTTH_LINKS", "1..1")) // a spare link would meet what is meant for the next
 }
@@ -30,9 +35,18 @@ fn asked(proxy: &RawGateway) -> RawPeer {
     let (mut peer, head) = proxy.offer();
     assert_eq!(head.start, "CONNECT gw.example:9999 HTTP/1.1");
     assert_eq!(head.all("host"), ["gw.example:9999"]);
-    assert_eq!(head.get("user-agent"), Some(concat!("ptth/", env!("CARGO_PKG_VERSION"))), "some proxies want to know");
+    assert_eq!(
+        head.get("user-agent"),
+        Some(concat!("ptth/", env!("CARGO_PKG_VERSION"))),
+        "some proxies want to know"
+    );
     for never in ["authorization", "upgrade", "ptth-session", "proxy-authorization"] {
-        assert_eq!(head.get(never), None, "the proxy is told no more than it needs: {}", head.text());
+        assert_eq!(
+            head.get(never),
+            None,
+            "the proxy is told no more than it needs: {}",
+            head.text()
+        );
     }
     peer.expect_quiet(Duration::from_millis(30));
     peer
@@ -49,12 +63,15 @@ fn behind_the_tunnel_the_offer_goes_as_ever() {
     let proxy = RawGateway::start();
     let device = start(&proxy, &[]);
     let mut peer = asked(&proxy);
-    // Interim responses are skipped, also one octet at a time; framing fields of a 2xx mean nothing.
-    for octet in b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.0 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n" {
-        peer.write([*octet]);
+    // Interim responses are skipped, also one byte at a time; framing fields of a 2xx mean nothing.
+    for byte in b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.0 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n" {
+        peer.write([*byte]);
     }
     let head = peer.read_head();
-    assert_eq!((head.start.as_str(), head.get("host")), ("POST /lamp HTTP/1.1", Some("gw.example:9999")));
+    assert_eq!(
+        (head.start.as_str(), head.get("host")),
+        ("POST /lamp HTTP/1.1", Some("gw.example:9999"))
+    );
     assert_eq!(head.get("upgrade"), Some("PTTH/1.0"));
     peer.write(SWITCH);
     assert_eq!(device.line(), format!("connected lamp via {GATEWAY} (PTTH/1.0 turn)"));
@@ -62,7 +79,7 @@ fn behind_the_tunnel_the_offer_goes_as_ever() {
 }
 
 #[test]
-fn octets_behind_the_200_are_the_gateways() {
+fn bytes_behind_the_200_are_the_gateways() {
     let proxy = RawGateway::start();
     let device = start(&proxy, &[]);
     let mut peer = asked(&proxy);
@@ -77,7 +94,10 @@ fn what_is_no_tunnel_is_a_failed_attempt_with_words_of_its_own() {
     let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(20_000));
     let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(9);
     let rows: Vec<(&str, &str)> = vec![
-        ("HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n", "it wants credentials"),
+        (
+            "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n",
+            "it wants credentials",
+        ),
         (
             "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n",
             "407 (Negotiate, NTLM): it wants credentials in a way that is not spoken here",
@@ -86,13 +106,25 @@ fn what_is_no_tunnel_is_a_failed_attempt_with_words_of_its_own() {
             "HTTP/1.1 407 No\r\nProxy-Authenticate: Digest realm=\"a, b\", nonce=x, Basic realm=\"c\"\r\nContent-Length: 0\r\n\r\n",
             "it wants credentials; give them",
         ),
-        ("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>", "captive portal"),
-        ("HTTP/1.1 302 Found\r\nLocation: http://portal.example/\r\nContent-Length: 0\r\n\r\n", "captive portal"),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
+            "captive portal",
+        ),
+        (
+            "HTTP/1.1 302 Found\r\nLocation: http://portal.example/\r\nContent-Length: 0\r\n\r\n",
+            "captive portal",
+        ),
         ("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "cannot reach the gateway"),
-        ("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", "cannot reach the gateway"),
+        (
+            "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",
+            "cannot reach the gateway",
+        ),
         ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "is it a proxy?"),
         ("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", "is it a proxy?"),
-        ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\nHTTP/1.1 404 No\r\n\r\n", "is it a proxy?"),
+        (
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\nHTTP/1.1 404 No\r\n\r\n",
+            "is it a proxy?",
+        ),
         ("SSH-2.0-x\r\n\r\n", "is no answer"),
         ("HTTP/1.1 200 OK\r\nno colon\r\n\r\n", "is no answer"),
         (&long, "is no answer"),
@@ -112,7 +144,10 @@ fn what_is_no_tunnel_is_a_failed_attempt_with_words_of_its_own() {
             let mut peer = asked(&proxy); // the next attempt
             device.expect_stderr(word);
             let text = device.stderr();
-            assert!(text.contains(&format!("proxy {}", proxy.addr)) && text.contains(GATEWAY), "{text}");
+            assert!(
+                text.contains(&format!("proxy {}", proxy.addr)) && text.contains(GATEWAY),
+                "{text}"
+            );
             peer.write(ESTABLISHED);
             assert_eq!(peer.read_head().target(), "/lamp");
             assert!(!device.has_ended(), "a proxy's 401 or 403 is not the gateway's: {text}");
@@ -124,25 +159,47 @@ fn what_is_no_tunnel_is_a_failed_attempt_with_words_of_its_own() {
 fn where_a_proxy_opens_no_tunnel_polls_go_through_it_in_absolute_form() {
     for refusal in ["403 Forbidden", "405 Method Not Allowed"] {
         let proxy = RawGateway::start();
-        let mut command =
-            Ptth::command(&["device", GATEWAY, "--text", "x", "--backoff", "5ms..20ms", "--polls", "1", "--turn-retry", "1h"]);
-        command.env("PTTH_LINKS", "1..1").env("http_proxy", format!("http://me:hunter2@{}", proxy.addr)).env("PTTH_TOKEN", "s3cret");
+        let mut command = Ptth::command(&[
+            "device",
+            GATEWAY,
+            "--text",
+            "x",
+            "--backoff",
+            "5ms..20ms",
+            "--polls",
+            "1",
+            "--turn-retry",
+            "1h",
+        ]);
+        command
+            .env("PTTH_LINKS", "1..1")
+            .env("http_proxy", format!("http://me:hunter2@{}", proxy.addr))
+            .env("PTTH_TOKEN", "s3cret");
         let device = Process::start(&mut command);
         let (mut peer, head) = proxy.offer();
         assert_eq!(head.method(), "CONNECT");
         peer.write(format!("HTTP/1.1 {refusal}\r\nContent-Length: 0\r\n\r\n"));
         let (mut peer, head) = proxy.offer(); // at once
         assert_eq!(head.start, format!("POST {GATEWAY} HTTP/1.1"));
-        assert_eq!((head.get("host"), head.get("upgrade"), head.get("connection")), (Some("gw.example:9999"), None, None));
+        assert_eq!(
+            (head.get("host"), head.get("upgrade"), head.get("connection")),
+            (Some("gw.example:9999"), None, None)
+        );
         assert_eq!(head.get("proxy-authorization"), Some("Basic bWU6aHVudGVyMg=="));
         assert_eq!(head.get("authorization"), Some("Bearer s3cret"));
         device.expect_stderr("port 443");
         let text = get("/");
         let fields = "Content-Type: message/http\r\nPTTH-Message-ID: e\r\nConnection: close";
-        peer.write(format!("HTTP/1.1 200 OK\r\nVia: 1.1 squid\r\n{fields}\r\nContent-Length: {}\r\n\r\n{text}", text.len()));
+        peer.write(format!(
+            "HTTP/1.1 200 OK\r\nVia: 1.1 squid\r\n{fields}\r\nContent-Length: {}\r\n\r\n{text}",
+            text.len()
+        ));
         assert_eq!(device.line(), format!("connected lamp via {GATEWAY} (COMET message/http)"));
         let (_peer, head) = proxy.offer(); // one request a connection, as squid has it with such answers
-        assert_eq!((head.start.as_str(), head.get("ptth-message-id")), (format!("POST {GATEWAY} HTTP/1.1").as_str(), Some("e")));
+        assert_eq!(
+            (head.start.as_str(), head.get("ptth-message-id")),
+            (format!("POST {GATEWAY} HTTP/1.1").as_str(), Some("e"))
+        );
         let said = device.stderr();
         assert!(!said.contains("hunter2") && !said.contains("bWU6"), "{said}");
     }
@@ -151,12 +208,27 @@ fn where_a_proxy_opens_no_tunnel_polls_go_through_it_in_absolute_form() {
 #[test]
 fn without_polls_a_proxy_that_opens_no_tunnel_is_a_failed_attempt() {
     // TLS would be the proxy's to read, and the turn the proxy's to understand.
-    for (refusal, word) in [("403 Forbidden", "does not let this device go there"), ("405 Method Not Allowed", "allow CONNECT")] {
+    for (refusal, word) in [
+        ("403 Forbidden", "does not let this device go there"),
+        ("405 Method Not Allowed", "allow CONNECT"),
+    ] {
         for more in [&["--fallback", "never"][..], &["https://gw.example/lamp"]] {
             let proxy = RawGateway::start();
             let url = if more.len() == 1 { more[0] } else { GATEWAY };
-            let fixed = ["device", url, "--proxy", &proxy_url(&proxy), "--text", "x", "--backoff", "5ms..20ms", "--links", "1..1"];
-            let device = Ptth::start(&[&fixed[..], if more.len() == 1 { &[] } else { more }].concat());
+            let fixed = [
+                "device",
+                url,
+                "--proxy",
+                &proxy_url(&proxy),
+                "--text",
+                "x",
+                "--backoff",
+                "5ms..20ms",
+                "--links",
+                "1..1",
+            ];
+            let device =
+                Ptth::start(&[&fixed[..], if more.len() == 1 { &[] } else { more }].concat());
             for _ in 0..2 {
                 let (mut peer, head) = proxy.offer();
                 assert_eq!(head.method(), "CONNECT");
@@ -192,8 +264,10 @@ fn a_redirect_through_a_proxy_leads_to_no_other_host_and_not_to_this_machine() {
             // Offers and polls alike.
             for fallback in ["auto", "only"] {
                 let proxy = RawGateway::start();
-                let hosts: &[&str] = if hosts.is_empty() { &[] } else { &["--redirect-hosts", hosts] };
-                let _device = start(&proxy, &[hosts, &["--fallback", fallback, "--polls", "1"]].concat());
+                let hosts: &[&str] =
+                    if hosts.is_empty() { &[] } else { &["--redirect-hosts", hosts] };
+                let _device =
+                    start(&proxy, &[hosts, &["--fallback", fallback, "--polls", "1"]].concat());
                 let mut peer = asked(&proxy);
                 peer.write(ESTABLISHED);
                 peer.read_head();
@@ -204,7 +278,8 @@ fn a_redirect_through_a_proxy_leads_to_no_other_host_and_not_to_this_machine() {
         },
     );
     for wrong in ["a b", "http://gw.example", "gw.example:0"] {
-        let (code, _, stderr) = Ptth::run(&["device", GATEWAY, "--text", "x", "--redirect-hosts", wrong]);
+        let (code, _, stderr) =
+            Ptth::run(&["device", GATEWAY, "--text", "x", "--redirect-hosts", wrong]);
         assert!(code == 2 && stderr.contains("redirect host"), "{wrong}: {code} {stderr}");
     }
 }
@@ -231,8 +306,20 @@ fn a_silent_proxy_has_its_time() {
     device.expect_stderr("did not answer CONNECT within proxy_timeout");
     // Nobody at all is told apart from a gateway that is not there.
     let nobody = format!("http://127.0.0.1:{}", free_port());
-    let device = Ptth::start(&["device", GATEWAY, "--proxy", &nobody, "--text", "x", "--backoff", "5ms..20ms"]);
-    device.expect_stderr(&format!("proxy {} on the way to gateway {GATEWAY} cannot be reached", nobody.trim_start_matches("http://")));
+    let device = Ptth::start(&[
+        "device",
+        GATEWAY,
+        "--proxy",
+        &nobody,
+        "--text",
+        "x",
+        "--backoff",
+        "5ms..20ms",
+    ]);
+    device.expect_stderr(&format!(
+        "proxy {} on the way to gateway {GATEWAY} cannot be reached",
+        nobody.trim_start_matches("http://")
+    ));
 }
 
 /// A proxy that opens the tunnels it is asked for, and keeps what it was asked.
@@ -255,14 +342,14 @@ fn forwarding() -> Forwarding {
 }
 
 fn tunnel(mut from: TcpStream, heads: &Mutex<Vec<Head>>) {
-    let (mut octets, mut one) = (Vec::new(), [0]);
-    while !octets.ends_with(b"\r\n\r\n") {
+    let (mut bytes, mut one) = (Vec::new(), [0]);
+    while !bytes.ends_with(b"\r\n\r\n") {
         match from.read(&mut one) {
-            Ok(1) => octets.push(one[0]),
+            Ok(1) => bytes.push(one[0]),
             _ => return,
         }
     }
-    let head = Head::parse(&octets);
+    let head = Head::parse(&bytes);
     let to = TcpStream::connect(head.target());
     heads.lock().unwrap().push(head);
     let Ok(mut to) = to else {
@@ -284,8 +371,18 @@ fn links_and_polls_reach_a_real_gateway_through_a_proxy() {
     let proxy = forwarding();
     let gateway = Gateway::start(&[]);
     let url = format!("http://{}", proxy.addr);
-    let _turned = Ptth::device(&gateway, "turned", &["--text", "on", "--proxy", &url, "--links", "2..4"]);
-    let polling = Ptth::start(&["device", &gateway.device_url("polled"), "--text", "on", "--proxy", &url, "--fallback", "only"]);
+    let _turned =
+        Ptth::device(&gateway, "turned", &["--text", "on", "--proxy", &url, "--links", "2..4"]);
+    let polling = Ptth::start(&[
+        "device",
+        &gateway.device_url("polled"),
+        "--text",
+        "on",
+        "--proxy",
+        &url,
+        "--fallback",
+        "only",
+    ]);
     assert!(polling.line().starts_with("connected polled via "));
     for _ in 0..10 {
         gateway.get("/turned/x").expect_ok("on");
@@ -311,7 +408,9 @@ fn tinyproxy_opens_tunnels_for_who_has_the_password() {
     eventually("tinyproxy listens", || TcpStream::connect(("127.0.0.1", port)).ok());
     let device = |name: &str, credentials: &str, more: &[&str]| {
         let url = gateway.device_url(name);
-        let mut command = Ptth::command(&[&["device", &url, "--text", "on", "--backoff", "10ms..200ms"], more].concat());
+        let mut command = Ptth::command(
+            &[&["device", &url, "--text", "on", "--backoff", "10ms..200ms"], more].concat(),
+        );
         Process::start(command.env("http_proxy", format!("http://{credentials}127.0.0.1:{port}")))
     };
     let turned = device("turned", "me:hunter2@", &[]);
@@ -328,7 +427,8 @@ fn tinyproxy_opens_tunnels_for_who_has_the_password() {
 
 #[test]
 fn the_environment_names_a_proxy_as_for_curl() {
-    let (proxy, other, direct) = (RawGateway::at_localhost(), RawGateway::at_localhost(), RawGateway::at_localhost());
+    let (proxy, other, direct) =
+        (RawGateway::at_localhost(), RawGateway::at_localhost(), RawGateway::at_localhost());
     let (p, o) = (proxy_url(&proxy), proxy_url(&other));
     let (secret, bare) = (format!("http://me:hunt%65r2@{}/", proxy.addr), proxy.addr.to_string());
     // Variables, arguments, who is dialled.
@@ -354,7 +454,11 @@ fn the_environment_names_a_proxy_as_for_curl() {
         (vec![], vec![], &direct),
         // What is not spoken is looked at only where it would be used.
         (vec![("all_proxy", "socks://127.0.0.1:1"), ("no_proxy", "127.0.0.1")], vec![], &direct),
-        (vec![("http_proxy", "socks5h://127.0.0.1:1"), ("no_proxy", "127.0.0.0/8")], vec![], &direct),
+        (
+            vec![("http_proxy", "socks5h://127.0.0.1:1"), ("no_proxy", "127.0.0.0/8")],
+            vec![],
+            &direct,
+        ),
         (vec![("http_proxy", "https://127.0.0.1:1"), ("no_proxy", "*")], vec![], &direct),
         (vec![("all_proxy", "socks5://127.0.0.1:1")], vec![], &direct),
         (vec![("ALL_PROXY", "socks5://127.0.0.1:1"), ("no_proxy", "gw.example")], vec![], &direct),
@@ -366,14 +470,22 @@ fn the_environment_names_a_proxy_as_for_curl() {
         &rows,
         |(variables, arguments, _)| format!("{variables:?} {arguments:?}"),
         |(variables, arguments, dialled)| {
-            let mut command = Ptth::command(&[&["device", url.as_str(), "--text", "x"], arguments.as_slice()].concat());
-            let device = Process::start(command.envs(variables.iter().copied()).env("RUST_LOG", "trace"));
+            let mut command = Ptth::command(
+                &[&["device", url.as_str(), "--text", "x"], arguments.as_slice()].concat(),
+            );
+            let device =
+                Process::start(command.envs(variables.iter().copied()).env("RUST_LOG", "trace"));
             let (_peer, head) = dialled.offer();
             let method = if std::ptr::eq(*dialled, &direct) { "POST" } else { "CONNECT" };
             assert_eq!(head.method(), method);
             let has_secret = variables.iter().any(|(_, value)| *value == secret);
             let basic = "Basic bWU6aHVudGVyMg=="; // me:hunter2
-            assert_eq!(head.get("proxy-authorization"), has_secret.then_some(basic), "{}", head.text());
+            assert_eq!(
+                head.get("proxy-authorization"),
+                has_secret.then_some(basic),
+                "{}",
+                head.text()
+            );
             drop(device);
             [&proxy, &other, &direct].iter().for_each(|raw| while raw.try_accept().is_some() {});
         },
@@ -399,10 +511,15 @@ fn credentials_are_sent_to_the_proxy_alone_and_shown_nowhere() {
     let text = device.stderr();
     assert!(!text.contains("hunter2") && !text.contains("bWU6aHVudGVyMg"), "{text}");
     // Where the environment cannot be obeyed, that is said without it.
-    for value in
-        ["socks5://me:hunter2@127.0.0.1:1", "https://me:hunter2@127.0.0.1:1", "http://me:hunter2@", "http://me:%0ahunter2@127.0.0.1:1"]
-    {
-        let (code, _, err) = Ptth::finish(Ptth::command(&["device", GATEWAY, "--text", "x"]).env("http_proxy", value));
+    for value in [
+        "socks5://me:hunter2@127.0.0.1:1",
+        "https://me:hunter2@127.0.0.1:1",
+        "http://me:hunter2@",
+        "http://me:%0ahunter2@127.0.0.1:1",
+    ] {
+        let (code, _, err) = Ptth::finish(
+            Ptth::command(&["device", GATEWAY, "--text", "x"]).env("http_proxy", value),
+        );
         assert!(code == 2 && !err.contains("hunter2") && err.contains("proxy"), "{value}: {err}");
     }
     // Nor where it is obeyed by going without.
@@ -414,10 +531,13 @@ fn credentials_are_sent_to_the_proxy_alone_and_shown_nowhere() {
     device.expect_stderr("all_proxy: this kind of proxy is not spoken to");
     assert!(!device.stderr().contains("hunter2"), "{}", device.stderr());
     for variable in ["http_proxy", "PTTH_PROXY"] {
-        let (code, _, err) = Ptth::finish(Ptth::command(&["device", GATEWAY, "--text", "x"]).env(variable, value));
+        let (code, _, err) =
+            Ptth::finish(Ptth::command(&["device", GATEWAY, "--text", "x"]).env(variable, value));
         assert!(code == 2 && err.contains(variable), "{code} {err}");
     }
-    let (code, out, _) = Ptth::finish(Ptth::command(&["device", "--help"]).env("PTTH_PROXY", "http://me:hunter2@127.0.0.1:1"));
+    let (code, out, _) = Ptth::finish(
+        Ptth::command(&["device", "--help"]).env("PTTH_PROXY", "http://me:hunter2@127.0.0.1:1"),
+    );
     assert!(code == 0 && !out.contains("hunter2"));
 }
 

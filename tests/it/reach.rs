@@ -1,14 +1,17 @@
-//! The device's way out: several gateways, failover, an end of retries, a pool that never overshoots, farewells. Against scripted gateways and real ones.
+//! The device's way out: several gateways, failover, an end of retries, a pool that never
+//! overshoots, goaways. Against scripted gateways and real ones.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
-use reverse_http::{Body, Device, DeviceEventKind, Way};
+use reverse_http::{Body, Device, DeviceEventKind, Transport};
 
 use crate::support::process::{Process, get};
-use crate::support::{Gateway, LocalServer, Ptth, RawGateway, RawPeer, SWITCH, eventually, free_port, say};
+use crate::support::{
+    Gateway, LocalServer, Ptth, RawGateway, RawPeer, SWITCH, eventually, free_port, say,
+};
 
 const QUICK: &[&str] = &["--text", "x", "--backoff", "5ms..20ms"];
 
@@ -34,12 +37,18 @@ fn connected(url: &str) -> String {
 
 #[test]
 fn a_device_has_links_to_all_its_gateways_at_once_each_with_its_own_ups_and_downs() {
-    let gateways = [Gateway::start(&[]), Gateway::start(&["--fallback", "only"]), Gateway::start(&[])];
+    let gateways =
+        [Gateway::start(&[]), Gateway::start(&["--fallback", "only"]), Gateway::start(&[])];
     let urls: Vec<String> = gateways.iter().map(|g| g.device_url("lamp")).collect();
-    let mut device = start(&urls[0], &["--gateway", &urls[1], "--gateway", &urls[2], "--links", "2..3"]);
+    let mut device =
+        start(&urls[0], &["--gateway", &urls[1], "--gateway", &urls[2], "--links", "2..3"]);
     let lines: BTreeSet<String> = (0..3).map(|_| device.line()).collect();
     let polls = format!("connected lamp via {} (COMET message/http)", urls[1]);
-    assert_eq!(lines, BTreeSet::from([connected(&urls[0]), polls, connected(&urls[2])]), "one polls, two turn");
+    assert_eq!(
+        lines,
+        BTreeSet::from([connected(&urls[0]), polls, connected(&urls[2])]),
+        "one polls, two turn"
+    );
     for gateway in &gateways {
         gateway.get("/lamp/x").expect_ok("x");
     }
@@ -52,7 +61,11 @@ fn a_device_has_links_to_all_its_gateways_at_once_each_with_its_own_ups_and_down
         second.get("/lamp/x").expect_ok("x");
         third.get("/lamp/x").expect_ok("x");
     });
-    assert!(!device.stderr().contains(&format!("disconnected lamp from {}", urls[2])), "{}", device.stderr());
+    assert!(
+        !device.stderr().contains(&format!("disconnected lamp from {}", urls[2])),
+        "{}",
+        device.stderr()
+    );
     // It comes back, in the same place.
     let mut back = RawGateway::at(addr).turn();
     assert_eq!(device.line(), connected(&urls[0]));
@@ -65,14 +78,25 @@ fn a_device_has_links_to_all_its_gateways_at_once_each_with_its_own_ups_and_down
 fn gateways_may_be_a_list_in_the_environment_and_each_has_its_own_name() {
     let (one, two, three) = (RawGateway::start(), RawGateway::start(), RawGateway::start());
     let mut command = Ptth::command(&[&["device", &one.url("lamp")], QUICK].concat());
-    let device = Process::start(command.env("PTTH_GATEWAY", format!("{},{}", two.url("other"), three.url("third"))));
+    let device = Process::start(
+        command.env("PTTH_GATEWAY", format!("{},{}", two.url("other"), three.url("third"))),
+    );
     let offers = [&one, &two, &three].map(|raw| raw.offer());
-    assert_eq!(offers.each_ref().map(|(_, head)| head.target().to_owned()), ["/lamp", "/other", "/third"]);
-    let sessions: BTreeSet<_> = offers.iter().map(|(_, head)| head.get("ptth-session").unwrap().to_owned()).collect();
+    assert_eq!(
+        offers.each_ref().map(|(_, head)| head.target().to_owned()),
+        ["/lamp", "/other", "/third"]
+    );
+    let sessions: BTreeSet<_> =
+        offers.iter().map(|(_, head)| head.get("ptth-session").unwrap().to_owned()).collect();
     assert_eq!(sessions.len(), 1, "one run, one session");
-    for ((mut peer, _), (raw, name)) in offers.into_iter().zip([(&one, "lamp"), (&two, "other"), (&three, "third")]) {
+    for ((mut peer, _), (raw, name)) in
+        offers.into_iter().zip([(&one, "lamp"), (&two, "other"), (&three, "third")])
+    {
         peer.write(SWITCH);
-        assert_eq!(device.line(), format!("connected {name} via {} (PTTH/1.0 turn)", raw.url(name)));
+        assert_eq!(
+            device.line(),
+            format!("connected {name} via {} (PTTH/1.0 turn)", raw.url(name))
+        );
         serves(&mut peer);
     }
 }
@@ -81,7 +105,9 @@ fn gateways_may_be_a_list_in_the_environment_and_each_has_its_own_name() {
 fn a_refusal_ends_the_device_only_where_no_gateway_is_left() {
     let (one, two) = (RawGateway::start(), RawGateway::start());
     let refuse = |raw: &RawGateway, status: &str| {
-        raw.offer().0.write(format!("HTTP/1.1 {status}\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n"))
+        raw.offer()
+            .0
+            .write(format!("HTTP/1.1 {status}\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n"))
     };
     let mut device = start(&one.url("lamp"), &["--gateway", &two.url("lamp")]);
     refuse(&one, "403 Forbidden");
@@ -109,14 +135,23 @@ fn a_refusal_ends_the_device_only_where_no_gateway_is_left() {
 
 #[test]
 fn every_way_of_using_a_device_works_with_several_gateways() {
-    let gateways = [0, 1].map(|_| reverse_http::Gateway::builder().listen("127.0.0.1:0").start().unwrap());
+    let gateways =
+        [0, 1].map(|_| reverse_http::Gateway::builder().listen("127.0.0.1:0").start().unwrap());
     let build = |name: &str| {
         let [one, two] = gateways.each_ref().map(|g| format!("http://{}/{name}", g.devices_addr()));
-        Device::builder(one).gateway(two).links(1..=2).backoff(Duration::from_millis(5)..Duration::from_millis(50)).build().unwrap()
+        Device::builder(one)
+            .gateway(two)
+            .links(1..=2)
+            .backoff(Duration::from_millis(5)..Duration::from_millis(50))
+            .build()
+            .unwrap()
     };
-    let wait = |name: &str| gateways.iter().for_each(|g| g.device(name).wait(Duration::from_secs(10)).unwrap());
+    let wait = |name: &str| {
+        gateways.iter().for_each(|g| g.device(name).wait(Duration::from_secs(10)).unwrap())
+    };
     let ask = |g: &reverse_http::Gateway, name: &str| {
-        let response = g.device(name).send(Request::get("/x").body(Body::empty()).unwrap()).unwrap();
+        let response =
+            g.device(name).send(Request::get("/x").body(Body::empty()).unwrap()).unwrap();
         response.into_body().read_to_text(100).unwrap()
     };
     // spawn, events, stats, drain
@@ -126,18 +161,23 @@ fn every_way_of_using_a_device_works_with_several_gateways() {
     let urls: BTreeSet<String> = (0..2)
         .map(|_| events.recv_timeout(Duration::from_secs(10)).unwrap())
         .map(|e| {
-            assert_eq!((e.kind, e.way), (DeviceEventKind::Connected, Some(Way::Turn)));
+            assert_eq!((e.kind, e.transport), (DeviceEventKind::Connected, Some(Transport::Turn)));
             e.url
         })
         .collect();
     assert_eq!(urls.len(), 2);
     gateways.iter().for_each(|g| assert_eq!(ask(g, "spawned"), "spawned"));
-    eventually("both are counted", || (handle.stats().links >= 2 && handle.stats().exchanges == 2).then_some(()));
+    eventually("both are counted", || {
+        (handle.stats().links >= 2 && handle.stats().exchanges == 2).then_some(())
+    });
     handle.retry_now();
     handle.drain(Duration::from_secs(1));
     assert_eq!(handle.wait().map_err(|e| e.to_string()), Ok(()));
     eventually("both see it go", || {
-        gateways.iter().all(|g| g.device("spawned").links().is_ok_and(|(idle, busy)| idle + busy == 0)).then_some(())
+        gateways
+            .iter()
+            .all(|g| g.device("spawned").links().is_ok_and(|(idle, busy)| idle + busy == 0))
+            .then_some(())
     });
     // recv
     let device = build("received");
@@ -195,7 +235,8 @@ fn gateways_that_cannot_be_are_wrong_usage() {
         (vec!["--connect-timeout", "0s"], "--connect-timeout"),
         (vec!["--proxy-timeout", "0s"], "--proxy-timeout"),
     ] {
-        let (code, out, err) = Ptth::run(&[vec!["device", url, "--text", "x"], arguments.clone()].concat());
+        let (code, out, err) =
+            Ptth::run(&[vec!["device", url, "--text", "x"], arguments.clone()].concat());
         assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {err}");
         assert!(err.contains(word) && !err.contains("hunter2"), "{arguments:?}: {err}");
     }
@@ -237,10 +278,15 @@ fn with_failover_one_gateway_is_used_at_a_time_in_their_order() {
 #[test]
 fn with_failover_a_way_in_that_holds_is_kept_and_when_it_is_lost_the_first_is_tried_first() {
     let (first, second) = (RawGateway::start(), RawGateway::start());
-    let mut device = start(&first.url("lamp"), &["--gateway", &second.url("lamp"), "--failover", "--links", "1..1"]);
+    let mut device = start(
+        &first.url("lamp"),
+        &["--gateway", &second.url("lamp"), "--failover", "--links", "1..1"],
+    );
     // The first is full for an hour: it is left alone for so long.
     let (mut refused, _) = first.offer();
-    refused.write("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n");
+    refused.write(
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n",
+    );
     let mut peer = second.turn();
     assert_eq!(device.line(), connected(&second.url("lamp")));
     serves(&mut peer);
@@ -250,7 +296,8 @@ fn with_failover_a_way_in_that_holds_is_kept_and_when_it_is_lost_the_first_is_tr
     serves(&mut peer);
     peer.expect_quiet(Duration::from_millis(100));
     assert!(first.try_accept().is_none(), "it said when");
-    // SIGHUP: whatever they said. The way in holds, so nothing is dialled; lost, it is the first's turn again.
+    // SIGHUP: whatever they said. The way in holds, so nothing is dialled; lost, it is the first's
+    // turn again.
     device.signal("HUP");
     device.expect_stderr("SIGHUP");
     serves(&mut peer);
@@ -282,10 +329,16 @@ fn with_failover_a_gateway_that_turns_and_closes_is_passed_over() {
 #[test]
 fn with_failover_polls_move_on_too_and_bring_nothing_of_their_mode_along() {
     let (first, second) = (RawGateway::start(), RawGateway::start());
-    let device = start(&first.url("lamp"), &["--gateway", &second.url("lamp"), "--failover", "--polls", "1"]);
+    let device = start(
+        &first.url("lamp"),
+        &["--gateway", &second.url("lamp"), "--failover", "--polls", "1"],
+    );
     let (mut peer, _) = first.offer();
     peer.write("HTTP/1.1 200 OK\r\nContent-Type: message/http\r\nContent-Length: 0\r\n\r\n");
-    assert_eq!(device.line(), format!("connected lamp via {} (COMET message/http)", first.url("lamp")));
+    assert_eq!(
+        device.line(),
+        format!("connected lamp via {} (COMET message/http)", first.url("lamp"))
+    );
     peer.read_head();
     drop(first);
     drop(peer);
@@ -305,7 +358,9 @@ fn after_max_retries_the_device_ends_with_1_and_says_why() {
     // A success in between: the count begins again.
     for _ in 0..2 {
         let (mut peer, _) = raw.offer();
-        peer.write("HTTP/1.1 503 Service Unavailable\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n");
+        peer.write(
+            "HTTP/1.1 503 Service Unavailable\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n",
+        );
     }
     let mut peer = raw.turn();
     serves(&mut peer);
@@ -313,13 +368,18 @@ fn after_max_retries_the_device_ends_with_1_and_says_why() {
     for n in 0..3 {
         assert!(!device.has_ended(), "after {n}");
         let (mut peer, _) = raw.offer();
-        peer.write("HTTP/1.1 503 Service Unavailable\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n");
+        peer.write(
+            "HTTP/1.1 503 Service Unavailable\r\nProxy-Status: ptth\r\nContent-Length: 0\r\n\r\n",
+        );
     }
     assert_eq!(device.exit_code(), 1);
     assert!(raw.try_accept().is_none());
     device.expect_stderr("gave up after 3 failed attempts in a row (max_retries); the last one: ");
     // Nobody is there at all; and two that are not there.
-    let (one, two) = (format!("http://127.0.0.1:{}/lamp", free_port()), format!("http://127.0.0.1:{}/lamp", free_port()));
+    let (one, two) = (
+        format!("http://127.0.0.1:{}/lamp", free_port()),
+        format!("http://127.0.0.1:{}/lamp", free_port()),
+    );
     for more in [vec![], vec!["--gateway", &two], vec!["--gateway", &two, "--failover"]] {
         let mut device = start(&one, &[&["--max-retries", "4"], more.as_slice()].concat());
         assert_eq!(device.exit_code(), 1, "{more:?}");
@@ -333,7 +393,9 @@ fn a_way_in_through_one_gateway_keeps_the_device_alive() {
     let dead = format!("http://127.0.0.1:{}/lamp", free_port());
     let mut device = start(&dead, &["--gateway", &raw.url("lamp"), "--max-retries", "2"]);
     let mut peer = raw.turn();
-    eventually("the dead one was tried often", || (device.stderr().matches("cannot be reached").count() > 6).then_some(()));
+    eventually("the dead one was tried often", || {
+        (device.stderr().matches("cannot be reached").count() > 6).then_some(())
+    });
     serves(&mut peer);
     assert!(!device.has_ended());
     drop((peer, raw));
@@ -345,7 +407,9 @@ fn sighup_means_dial_now() {
     let raw = RawGateway::start();
     let device = start(&raw.url("lamp"), &[]);
     let (mut peer, _) = raw.offer();
-    peer.write("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n");
+    peer.write(
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n",
+    );
     device.expect_stderr("next attempt in 36");
     assert!(raw.try_accept().is_none());
     let began = Instant::now();
@@ -359,13 +423,25 @@ fn sighup_means_dial_now() {
 fn no_dial_comes_before_retry_after() {
     // Twenty devices, told the same second: none before it, and not all at the same time.
     let raw = RawGateway::start();
-    let devices: Vec<Process> =
-        (0..20).map(|n| Ptth::start(&["device", &raw.url(&format!("lamp{n}")), "--text", "x", "--backoff", "1s..60s"])).collect();
+    let devices: Vec<Process> = (0..20)
+        .map(|n| {
+            Ptth::start(&[
+                "device",
+                &raw.url(&format!("lamp{n}")),
+                "--text",
+                "x",
+                "--backoff",
+                "1s..60s",
+            ])
+        })
+        .collect();
     let mut told = std::collections::HashMap::new();
     for _ in &devices {
         let (mut peer, head) = raw.offer();
         let at = Instant::now();
-        peer.write("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n");
+        peer.write(
+            "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n",
+        );
         told.insert(head.target().to_owned(), at);
     }
     let mut waited: Vec<u128> = (0..20)
@@ -375,7 +451,10 @@ fn no_dial_comes_before_retry_after() {
         })
         .collect();
     waited.sort_unstable();
-    say(&format!("Retry-After: 2 with a back-off of 1s..60s, 20 devices: {} to {} ms", waited[0], waited[19]));
+    say(&format!(
+        "Retry-After: 2 with a back-off of 1s..60s, 20 devices: {} to {} ms",
+        waited[0], waited[19]
+    ));
     assert!(waited[0] >= 2000 && waited[19] < 4000, "{waited:?}");
     assert!(waited[19] - waited[0] >= 300, "they come together: {waited:?}");
 }
@@ -390,7 +469,16 @@ fn a_burst_of_busy_links_at_a_slow_gateway_never_overshoots_max() {
         let _ = c.peer.stirs_within(Duration::from_secs(30)); // busy as long as its link lives
         c.close = true;
     });
-    let _device = Ptth::start(&["device", &raw.url("lamp"), "--to", &local.url(), "--links", "3..6", "--backoff", "5ms..20ms"]);
+    let _device = Ptth::start(&[
+        "device",
+        &raw.url("lamp"),
+        "--to",
+        &local.url(),
+        "--links",
+        "3..6",
+        "--backoff",
+        "5ms..20ms",
+    ]);
     let mut links: Vec<RawPeer> = (0..3).map(|_| raw.turn()).collect();
     // All get busy at the same instant; the gateway takes its time with the offers that follow.
     for round in 0..2 {
@@ -402,7 +490,11 @@ fn a_burst_of_busy_links_at_a_slow_gateway_never_overshoots_max() {
         });
         let quiet = Instant::now();
         while quiet.elapsed() < Duration::from_millis(300) {
-            assert!(raw.try_accept().is_none(), "round {round}: a connection beyond MAX while {} are not answered", slow.len());
+            assert!(
+                raw.try_accept().is_none(),
+                "round {round}: a connection beyond MAX while {} are not answered",
+                slow.len()
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
         // Turned one by one, each busy as soon as it is turned: still none beyond.
@@ -429,7 +521,8 @@ fn only_a_link_that_lived_is_replaced_at_once() {
     let raw = RawGateway::start();
     let backoff = ["--backoff", "5s..60s"];
     // Used: at once.
-    let mut command = Ptth::command(&[&["device", &raw.url("lamp"), "--text", "x"], &backoff[..]].concat());
+    let mut command =
+        Ptth::command(&[&["device", &raw.url("lamp"), "--text", "x"], &backoff[..]].concat());
     let device = Process::start(command.env("RUST_LOG", "debug"));
     let mut peer = raw.turn();
     serves(&mut peer);
@@ -442,22 +535,36 @@ fn only_a_link_that_lived_is_replaced_at_once() {
     drop(peer);
     let began = Instant::now();
     let peer = raw.turn();
-    say(&format!("redial after a used link: {} ms, after one that lived 1 s: {} ms", used.as_millis(), began.elapsed().as_millis()));
+    say(&format!(
+        "redial after a used link: {} ms, after one that lived 1 s: {} ms",
+        used.as_millis(),
+        began.elapsed().as_millis()
+    ));
     assert!(used < Duration::from_secs(1) && began.elapsed() < Duration::from_secs(1));
     // Neither: a failed attempt, and its back-off.
     drop(peer);
     device.expect_stderr("ended as soon as it was turned");
 }
 
-// ── Farewells ──
+// ── Goaways ──
 
 const FAREWELL: &str = "OPTIONS * HTTP/1.1\r\nHost: gw.example\r\nConnection: close\r\n\r\n";
 
 #[test]
 fn a_farewells_replacement_is_dialled_before_the_farewell_is_answered() {
     let raw = RawGateway::start();
-    let mut device =
-        Ptth::start(&["device", &raw.url("lamp"), "--text", "x", "--links", "1..1", "--max-retries", "1", "--backoff", "30s..60s"]);
+    let mut device = Ptth::start(&[
+        "device",
+        &raw.url("lamp"),
+        "--text",
+        "x",
+        "--links",
+        "1..1",
+        "--max-retries",
+        "1",
+        "--backoff",
+        "30s..60s",
+    ]);
     let mut peer = raw.turn();
     for _ in 0..3 {
         let mut old = peer;
@@ -465,14 +572,19 @@ fn a_farewells_replacement_is_dialled_before_the_farewell_is_answered() {
         // As soon as the answer is here, the replacement's connection is, too: it was begun before.
         let head = old.read_head();
         assert!(head.status() == 204 && head.closes(), "{}", head.text());
-        let mut next = raw.try_accept().expect("the replacement is dialled before the farewell is answered");
+        let mut next =
+            raw.try_accept().expect("the replacement is dialled before the goaway is answered");
         old.expect_closed();
         next.read_head();
         next.write(SWITCH);
         serves(&mut next);
         peer = next;
     }
-    assert!(!device.has_ended() && !device.stderr().contains("next attempt"), "a farewell is no failed attempt: {}", device.stderr());
+    assert!(
+        !device.has_ended() && !device.stderr().contains("next attempt"),
+        "a goaway is no failed attempt: {}",
+        device.stderr()
+    );
 }
 
 #[test]
@@ -480,17 +592,17 @@ fn farewells_on_every_new_link_are_paced() {
     let raw = RawGateway::start();
     let mut device = start(&raw.url("lamp"), &["--links", "1..1", "--max-retries", "1"]);
     let began = Instant::now();
-    let mut farewells = 0;
+    let mut goaways = 0;
     while began.elapsed() < Duration::from_millis(1500) {
         if let Some(mut peer) = raw.try_accept() {
             peer.read_head();
             peer.write([SWITCH, FAREWELL.as_bytes()].concat());
             assert_eq!(peer.read_head().status(), 204);
-            farewells += 1;
+            goaways += 1;
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    say(&format!("{farewells} farewells in 1.5 s to a device whose gateway says nothing else"));
-    assert!((4..=7).contains(&farewells), "{farewells}");
+    say(&format!("{goaways} goaways in 1.5 s to a device whose gateway says nothing else"));
+    assert!((4..=7).contains(&goaways), "{goaways}");
     assert!(!device.has_ended(), "{}", device.stderr());
 }

@@ -1,4 +1,5 @@
-//! Files that are read again, and signals: what hangs, never ends, vanishes or is half written changes nothing, and signals work (T55).
+//! Files that are read again, and signals: what hangs, never ends, vanishes or is half written
+//! changes nothing, and signals work (T55).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::os::unix::fs::symlink;
@@ -18,7 +19,9 @@ fn says(process: &Process, signal: &str, text: &str) {
     let count = || process.stderr().matches(text).count();
     let before = count();
     process.signal(signal);
-    eventually(&format!("{text:?} after SIG{signal}; there is:\n{}", process.stderr()), || (count() > before).then_some(()));
+    eventually(&format!("{text:?} after SIG{signal}; there is:\n{}", process.stderr()), || {
+        (count() > before).then_some(())
+    });
 }
 
 fn fifo(path: &Path) {
@@ -56,7 +59,8 @@ fn files_of_a_gateway_that_cannot_be_read_change_nothing_and_signals_work() {
     let dir = TempDir::new("reload");
     let config = dir.0.join("routes.toml");
     std::fs::write(&config, "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\n").unwrap();
-    let (devices, visitors) = (TokenFile::new(&[("secret", "lamp")]), TokenFile::new(&[("visitor", "lamp")]));
+    let (devices, visitors) =
+        (TokenFile::new(&[("secret", "lamp")]), TokenFile::new(&[("visitor", "lamp")]));
     let mut gateway = Gateway::start(&[
         "--tokens",
         devices.path(),
@@ -70,7 +74,9 @@ fn files_of_a_gateway_that_cannot_be_read_change_nothing_and_signals_work() {
         pair.key(),
     ]);
     let url = gateway.device_url("lamp");
-    let device = Process::start(Ptth::command(&["device", &url, "--text", "hi"]).env("PTTH_TOKEN", "secret"));
+    let device = Process::start(
+        Ptth::command(&["device", &url, "--text", "hi"]).env("PTTH_TOKEN", "secret"),
+    );
     assert!(device.line().starts_with("connected lamp"));
     let client = Arc::new(authority.client(None));
     let ask = || {
@@ -88,7 +94,9 @@ fn files_of_a_gateway_that_cannot_be_read_change_nothing_and_signals_work() {
     for (what, file) in &files {
         let few = if what.starts_with("certificates") { 2 } else { usize::MAX }; // a pair is tried for a while
         for (spoiler, spoil) in spoilers().into_iter().take(few) {
-            spoiled(file, spoil, || says(&gateway.process, "HUP", &format!("{what} stay as they were")));
+            spoiled(file, spoil, || {
+                says(&gateway.process, "HUP", &format!("{what} stay as they were"))
+            });
             assert!(!gateway.process.stderr().contains("0 tokens"), "{spoiler}");
         }
         ask();
@@ -106,14 +114,22 @@ fn files_of_a_gateway_that_cannot_be_read_change_nothing_and_signals_work() {
 fn files_of_a_device_that_cannot_be_read_change_nothing_and_signals_work() {
     let authority = Authority::new();
     let (pair, own) = (authority.server("gateway"), authority.device("lamp", &["lamp"]));
-    let gateway =
-        Gateway::start(&["--devices-cert", pair.certificate(), "--devices-key", pair.key(), "--devices-client-ca", authority.ca()]);
+    let gateway = Gateway::start(&[
+        "--devices-cert",
+        pair.certificate(),
+        "--devices-key",
+        pair.key(),
+        "--devices-client-ca",
+        authority.ca(),
+    ]);
     let url = format!("https://localhost:{}/lamp", gateway.devices.port());
     let files = ["--ca", authority.ca(), "--cert", own.certificate(), "--key", own.key()];
     let mut device = Ptth::start(&[&["device", &url, "--text", "hi"], &files[..]].concat());
     assert!(device.line().starts_with("connected lamp"));
     for file in [&authority.file, &own.certificate, &own.key] {
-        for (_, spoil) in spoilers().into_iter().take(if file == &authority.file { usize::MAX } else { 2 }) {
+        for (_, spoil) in
+            spoilers().into_iter().take(if file == &authority.file { usize::MAX } else { 2 })
+        {
             spoiled(file, spoil, || says(&device, "HUP", "certificates stay as they were"));
             gateway.get("/lamp/").expect_ok("hi");
         }
@@ -128,7 +144,10 @@ fn files_of_a_device_that_cannot_be_read_change_nothing_and_signals_work() {
 #[test]
 fn at_the_start_files_are_bounded_in_size() {
     let gateway = ["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"];
-    let (plain, secure) = (["device", "http://localhost:1/lamp", "--text", "hi"], ["device", "https://localhost:1/lamp", "--text", "hi"]);
+    let (plain, secure) = (
+        ["device", "http://localhost:1/lamp", "--text", "hi"],
+        ["device", "https://localhost:1/lamp", "--text", "hi"],
+    );
     let zero = "/dev/zero";
     let rows: Vec<Vec<&str>> = vec![
         [&gateway[..], &["--config", zero]].concat(),
@@ -145,7 +164,10 @@ fn at_the_start_files_are_bounded_in_size() {
         |row| row.join(" "),
         |row| {
             let (code, _, stderr) = Ptth::run(row);
-            assert!(code == 2 && stderr.contains(zero) && stderr.contains("longer than"), "{code}: {stderr}");
+            assert!(
+                code == 2 && stderr.contains(zero) && stderr.contains("longer than"),
+                "{code}: {stderr}"
+            );
         },
     );
 }
@@ -153,8 +175,20 @@ fn at_the_start_files_are_bounded_in_size() {
 /// `ptth device --token-file -`, with an input that stays open.
 fn with_open_input(gateway: &Gateway, input: &[u8]) -> (std::process::Child, Option<String>) {
     use std::io::{BufRead, BufReader, Write};
-    let mut command = Ptth::command(&["device", &gateway.device_url("lamp"), "--text", "hi", "--token-file", "-"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut command = Ptth::command(&[
+        "device",
+        &gateway.device_url("lamp"),
+        "--text",
+        "hi",
+        "--token-file",
+        "-",
+    ]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let _ = stdin.write_all(input); // where it is longer than is read, the process has ended
     let mut line = String::new();
@@ -176,7 +210,10 @@ fn a_token_on_standard_input_is_its_first_line_and_bounded() {
     let (child, line) = with_open_input(&gateway, &[0; 200_000]);
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(line.is_none() && output.status.code() == Some(2) && stderr.contains("longer than 64 KiB"), "{stderr}");
+    assert!(
+        line.is_none() && output.status.code() == Some(2) && stderr.contains("longer than 64 KiB"),
+        "{stderr}"
+    );
 }
 
 /// Nothing is to be lost yet: the usual way of a signal ends the process.
@@ -186,12 +223,23 @@ fn a_signal_ends_a_start_that_waits_for_a_file() {
     let dir = TempDir::new("waits");
     let path = dir.0.join("tokens");
     fifo(&path);
-    let arguments = ["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0", "--tokens", path.to_str().unwrap()];
+    let arguments = [
+        "gateway",
+        "--devices",
+        "127.0.0.1:0",
+        "--visitors",
+        "127.0.0.1:0",
+        "--tokens",
+        path.to_str().unwrap(),
+    ];
     let writer = std::fs::File::options().read(true).write(true).open(&path).unwrap();
-    let mut child = Ptth::command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child =
+        Ptth::command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     eventually("the FIFO is being read", || {
         let open = std::fs::read_dir(format!("/proc/{}/fd", child.id())).ok()?;
-        open.flatten().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|link| link == path)).then_some(())
+        open.flatten()
+            .any(|entry| std::fs::read_link(entry.path()).is_ok_and(|link| link == path))
+            .then_some(())
     });
     assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
     let status = eventually("it ends", || child.try_wait().unwrap());
@@ -212,7 +260,8 @@ fn shown(gateway: &Gateway, authority: &Authority) -> Vec<u8> {
 fn a_renewal_that_writes_two_files_one_after_the_other_is_read_when_they_are_a_pair() {
     let authority = Authority::new();
     let pair = authority.server("gateway");
-    let gateway = Gateway::start(&["--visitors-cert", pair.certificate(), "--visitors-key", pair.key()]);
+    let gateway =
+        Gateway::start(&["--visitors-cert", pair.certificate(), "--visitors-key", pair.key()]);
     let before = shown(&gateway, &authority);
     let new = authority.server("new");
     std::fs::copy(&new.certificate, &pair.certificate).unwrap();
@@ -220,7 +269,11 @@ fn a_renewal_that_writes_two_files_one_after_the_other_is_read_when_they_are_a_p
     std::fs::copy(&new.key, &pair.key).unwrap();
     gateway.process.expect_stderr("the certificates for visitors were read again");
     assert_ne!(shown(&gateway, &authority), before);
-    assert!(!gateway.process.stderr().contains("stay as they were"), "{}", gateway.process.stderr());
+    assert!(
+        !gateway.process.stderr().contains("stay as they were"),
+        "{}",
+        gateway.process.stderr()
+    );
 }
 
 /// certbot's way: `live/` has links into `archive/`, and each is moved.
@@ -238,7 +291,12 @@ fn links_that_are_moved_to_renewed_files_are_followed() {
     point("cert", &old.certificate);
     point("key", &old.key);
     let (cert, key) = (live("cert"), live("key"));
-    let gateway = Gateway::start(&["--visitors-cert", cert.to_str().unwrap(), "--visitors-key", key.to_str().unwrap()]);
+    let gateway = Gateway::start(&[
+        "--visitors-cert",
+        cert.to_str().unwrap(),
+        "--visitors-key",
+        key.to_str().unwrap(),
+    ]);
     let before = shown(&gateway, &authority);
     point("cert", &new.certificate);
     gateway.process.signal("HUP");
@@ -247,7 +305,8 @@ fn links_that_are_moved_to_renewed_files_are_followed() {
     assert_ne!(shown(&gateway, &authority), before);
     // What is cut off half-way is told, and what was in force stays.
     let now = shown(&gateway, &authority);
-    std::fs::write(&new.certificate, &new.certificate_pem[..new.certificate_pem.len() / 2]).unwrap();
+    std::fs::write(&new.certificate, &new.certificate_pem[..new.certificate_pem.len() / 2])
+        .unwrap();
     says(&gateway.process, "HUP", "the certificates for visitors stay as they were");
     assert_eq!(shown(&gateway, &authority), now);
 }
@@ -258,13 +317,30 @@ fn a_device_shows_its_renewed_certificate_at_the_next_dial() {
     let (pair, own) = (authority.server("gateway"), authority.device("lamp", &["lamp"]));
     let ca = authority.folder().join("devices-ca.pem");
     std::fs::write(&ca, &authority.pem).unwrap();
-    let files = ["--devices-cert", pair.certificate(), "--devices-key", pair.key(), "--devices-client-ca", ca.to_str().unwrap()];
+    let files = [
+        "--devices-cert",
+        pair.certificate(),
+        "--devices-key",
+        pair.key(),
+        "--devices-client-ca",
+        ca.to_str().unwrap(),
+    ];
     let gateway = Gateway::start(&files);
     let url = format!("https://localhost:{}/lamp", gateway.devices.port());
-    let shows = ["--ca", authority.ca(), "--cert", own.certificate(), "--key", own.key(), "--backoff", "10ms..200ms"];
+    let shows = [
+        "--ca",
+        authority.ca(),
+        "--cert",
+        own.certificate(),
+        "--key",
+        own.key(),
+        "--backoff",
+        "10ms..200ms",
+    ];
     let device = Ptth::start(&[&["device", &url, "--text", "hi"], &shows[..]].concat());
     assert!(device.line().starts_with("connected lamp"));
-    // Without a signal to it: its files change, then the gateway takes another CA's certificates alone.
+    // Without a signal to it: its files change, then the gateway takes another CA's certificates
+    // alone.
     let renewed = successor.issue("lamp", &["lamp"], NOW);
     std::fs::copy(&renewed.certificate, &own.certificate).unwrap();
     std::fs::copy(&renewed.key, &own.key).unwrap();
@@ -295,8 +371,16 @@ fn sigusr1_is_a_line_about_what_goes_on() {
     let gateway = Gateway::start(&[]);
     let device = Ptth::device(&gateway, "lamp", &["--text", "hi", "--links", "1..1"]);
     gateway.get("/lamp/").expect_ok("hi");
-    says(&gateway.process, "USR1", "state: 1 devices connected, 0 polls held; since the start 1 turns, 0 events, 1 exchanges");
-    says(&device, "USR1", "state: connected by turn, 1 links (0 busy), 0 polls, 0 dials; since the start 1 exchanges");
+    says(
+        &gateway.process,
+        "USR1",
+        "state: 1 devices connected, 0 polls held; since the start 1 turns, 0 events, 1 exchanges",
+    );
+    says(
+        &device,
+        "USR1",
+        "state: connected by turn, 1 links (0 busy), 0 polls, 0 dials; since the start 1 exchanges",
+    );
     gateway.get("/lamp/").expect_ok("hi");
 }
 

@@ -1,4 +1,5 @@
-//! Revocation (T59): what a certificate or a token has let in ends with it, within `take_over_grace`: links, polls, streams, tunnels, links lent to programs.
+//! Revocation (T59): what a certificate or a token has let in ends with it, within
+//! `take_over_grace`: links, polls, streams, tunnels, links lent to programs.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::Read;
@@ -13,7 +14,7 @@ use reverse_http::{Body, Limits, Routes, Tokens};
 use crate::support::pki::TlsPeer;
 use crate::support::process::{get, offer};
 use crate::support::{Authority, DEADLINE, Head, Pair, RawPeer, eventually, say};
-use crate::tokens::{Face, bearer};
+use crate::tokens::{VisitorListener, bearer};
 
 const GRACE: Duration = Duration::from_millis(300);
 
@@ -36,7 +37,9 @@ impl World {
         let server = roots.server("gateway");
         let mut limits = Limits::default();
         (limits.take_over_grace, limits.heartbeat) = (GRACE, Duration::ZERO);
-        let mut builder = reverse_http::Gateway::builder().listen_tls("127.0.0.1:0", tls(&server, ca)).limits(limits);
+        let mut builder = reverse_http::Gateway::builder()
+            .listen_tls("127.0.0.1:0", tls(&server, ca))
+            .limits(limits);
         if let Some(lines) = visitors {
             builder = builder.visitor_tokens(table(lines));
         }
@@ -75,7 +78,8 @@ impl World {
 }
 
 fn table(lines: &[(&str, &str)]) -> Tokens {
-    let lines: Vec<String> = lines.iter().map(|(token, names)| Tokens::line(token, names).unwrap()).collect();
+    let lines: Vec<String> =
+        lines.iter().map(|(token, names)| Tokens::line(token, names).unwrap()).collect();
     Tokens::parse(&lines.join("\n")).unwrap()
 }
 
@@ -93,7 +97,8 @@ fn within_grace(began: Instant) {
 }
 
 const UPGRADE: &str = "Upgrade: echo\r\nConnection: Upgrade\r\n";
-const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n";
+const SWITCHED: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n";
 
 /// An idle link is told to go.
 fn is_told_to_go(link: &mut TlsPeer) {
@@ -106,7 +111,8 @@ fn is_told_to_go(link: &mut TlsPeer) {
 /// A poll of a device with a session, whose first is answered at once; its connection goes on.
 fn poller(world: &World, own: &Pair, name: &str, session: &str) -> (TlsPeer, String) {
     let mut poller = world.dial(own);
-    let poll = Face::PollMessage.request(name, &format!("PTTH-Session: {}\r\n", session.repeat(16)));
+    let poll = VisitorListener::PollMessage
+        .request(name, &format!("PTTH-Session: {}\r\n", session.repeat(16)));
     poller.write(&poll);
     assert_eq!(poller.read_head().status(), 204);
     (poller, poll)
@@ -118,7 +124,8 @@ fn what_a_replaced_ca_let_in_ends_within_the_grace_and_the_rest_stays() {
     let world = World::new(&format!("{}{}", old.pem, new.pem), None);
     let device = |authority: &Authority, name: &str| authority.device(name, &[name]);
     let (lamp, door, hall) = (device(&old, "lamp"), device(&old, "door"), device(&old, "hall"));
-    let (porch, cellar, stays) = (device(&old, "porch"), device(&old, "cellar"), device(&new, "stays"));
+    let (porch, cellar, stays) =
+        (device(&old, "porch"), device(&old, "cellar"), device(&new, "stays"));
     let mut idle = world.link(&lamp, "lamp");
     let mut streams = world.link(&door, "door");
     let mut tunnels = world.link(&hall, "hall");
@@ -130,7 +137,8 @@ fn what_a_replaced_ca_let_in_ends_within_the_grace_and_the_rest_stays() {
     let mut stream = world.asks(&mut streams, &get("/door/x"));
     streams.write("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nsome");
     stream.read_head();
-    let mut tunnel = world.asks(&mut tunnels, &get("/hall/x").replacen("\r\n\r\n", &format!("\r\n{UPGRADE}\r\n"), 1));
+    let mut tunnel = world
+        .asks(&mut tunnels, &get("/hall/x").replacen("\r\n\r\n", &format!("\r\n{UPGRADE}\r\n"), 1));
     tunnels.write(SWITCHED);
     assert_eq!(tunnel.read_head().status(), 101);
     let mut second = world.link(&hall, "hall");
@@ -138,7 +146,13 @@ fn what_a_replaced_ca_let_in_ends_within_the_grace_and_the_rest_stays() {
     let mut third = world.link(&door, "door");
     let handshake = RawPeer::connect(world.gateway.devices_addr());
     std::thread::scope(|scope| {
-        let lent = scope.spawn(|| world.gateway.device("door").send(Request::post("/z").body(Body::empty()).unwrap()).map(drop));
+        let leases = scope.spawn(|| {
+            world
+                .gateway
+                .device("door")
+                .send(Request::post("/z").body(Body::empty()).unwrap())
+                .map(drop)
+        });
         third.read_head();
         let began = Instant::now();
         world.replace_ca(&new.pem);
@@ -148,14 +162,15 @@ fn what_a_replaced_ca_let_in_ends_within_the_grace_and_the_rest_stays() {
         assert_eq!(between.read_head().status(), 401, "a connection that it let in is of no use");
         let mut handshake = handshake;
         handshake.expect_closed();
-        assert!(lent.join().unwrap().is_err());
+        assert!(leases.join().unwrap().is_err());
         assert!(stream.read_to_any_end().0.len() < 1000);
         tunnel.read_to_any_end();
         waits.read_answer("GET").expect_refusal(502);
         [&mut streams, &mut tunnels, &mut second, &mut third].into_iter().for_each(to_the_end);
         within_grace(began);
     });
-    // The old CA's device is not let in again, the new CA's has not noticed anything, and a renewed one takes its place.
+    // The old CA's device is not let in again, the new CA's has not noticed anything, and a renewed
+    // one takes its place.
     let mut refused = world.dial(&lamp);
     let _ = refused.0.conn.complete_io(&mut refused.0.sock); // in TLS 1.3 the refusal comes behind the handshake
     let mut byte = [0];
@@ -182,7 +197,8 @@ fn what_a_certificate_let_in_ends_when_it_expires() {
     let mut other = world.link(&long, "door");
     let (mut held, poll) = poller(&world, &short, "porch", "ab");
     held.write(&poll);
-    let mut tunnel = world.asks(&mut busy, &get("/lamp/x").replacen("\r\n\r\n", &format!("\r\n{UPGRADE}\r\n"), 1));
+    let mut tunnel = world
+        .asks(&mut busy, &get("/lamp/x").replacen("\r\n\r\n", &format!("\r\n{UPGRADE}\r\n"), 1));
     busy.write(SWITCHED);
     assert_eq!(tunnel.read_head().status(), 101, "set up after {:?}", began.elapsed());
     is_told_to_go(&mut idle);
@@ -190,7 +206,10 @@ fn what_a_certificate_let_in_ends_when_it_expires() {
     assert_eq!(held.read_head().status(), 401);
     tunnel.read_to_any_end();
     to_the_end(&mut busy);
-    say(&format!("a certificate of {life:?}: what it let in had ended after {:?}", began.elapsed()));
+    say(&format!(
+        "a certificate of {life:?}: what it let in had ended after {:?}",
+        began.elapsed()
+    ));
     let mut visitor = world.asks(&mut other, &get("/door/x"));
     other.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     visitor.read_answer("GET").expect_ok("ok");
@@ -199,10 +218,16 @@ fn what_a_certificate_let_in_ends_when_it_expires() {
 #[test]
 fn what_a_visitor_asked_with_a_revoked_token_ends_within_the_grace_and_the_rest_stays() {
     let authority = Authority::new();
-    let world = World::new(&authority.pem, Some(&[("goes", "lamp"), ("stays", "lamp"), ("less", "lamp,door")]));
+    let world = World::new(
+        &authority.pem,
+        Some(&[("goes", "lamp"), ("stays", "lamp"), ("less", "lamp,door")]),
+    );
     let own = authority.device("lamp", &["lamp"]);
-    let ask = |token: &str, more: &str| format!("GET /lamp/x HTTP/1.1\r\nHost: a\r\n{}{more}\r\n", bearer(token));
-    // Each on a link of its own: a tunnel, a stream, a request without an answer; and a tunnel of a token that stays.
+    let ask = |token: &str, more: &str| {
+        format!("GET /lamp/x HTTP/1.1\r\nHost: a\r\n{}{more}\r\n", bearer(token))
+    };
+    // Each on a link of its own: a tunnel, a stream, a request without an answer; and a tunnel of a
+    // token that stays.
     let mut links: Vec<TlsPeer> = (0..4).map(|_| world.link(&own, "lamp")).collect();
     let mut visitors = Vec::new();
     for (token, more, answer) in [
@@ -223,7 +248,11 @@ fn what_a_visitor_asked_with_a_revoked_token_ends_within_the_grace_and_the_rest_
     line.write(ask("goes", "")); // no link is left for it
     let began = Instant::now();
     world.gateway.set_visitor_tokens(table(&[("stays", "lamp"), ("less", "door")])).unwrap();
-    let [(tunnel, tunnel_link), (stream, stream_link), (waits, _waits_link), (kept, kept_link)] = &mut visitors[..] else { panic!() };
+    let [(tunnel, tunnel_link), (stream, stream_link), (waits, _waits_link), (kept, kept_link)] =
+        &mut visitors[..]
+    else {
+        panic!()
+    };
     tunnel.read_to_any_end();
     assert!(stream.read_to_any_end().0.len() < 1000);
     waits.read_answer("GET").expect_refusal(401);
@@ -236,6 +265,8 @@ fn what_a_visitor_asked_with_a_revoked_token_ends_within_the_grace_and_the_rest_
     kept_link.0.read_exact(&mut ping).unwrap();
     kept_link.write("pong");
     assert_eq!(kept.read_exact(4), b"pong");
-    eventually("the rest of its links are gone", || (world.gateway.device("lamp").links().unwrap().0 == 1).then_some(()));
+    eventually("the rest of its links are gone", || {
+        (world.gateway.device("lamp").links().unwrap().0 == 1).then_some(())
+    });
     assert!(began.elapsed() < DEADLINE);
 }

@@ -1,5 +1,5 @@
-//! Two gateways behind HAProxy are restarted in turn, ten times, under load, and no request fails (T39). The configuration is that of
-//! docs/rolling-restarts.md.
+//! Two gateways behind HAProxy are restarted in turn, ten times, under load, and no request fails
+//! (T39). The configuration is that of docs/rolling-restarts.md.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{Read, Write};
@@ -11,7 +11,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::support::{Hash, LocalServer, Process, Ptth, RawPeer, TempDir, eventually, free_port, need, pattern, program, repository, say};
+use crate::support::{
+    Hash, LocalServer, Process, Ptth, RawPeer, TempDir, eventually, free_port, need, pattern,
+    program, repository, say,
+};
 
 const DEVICES: [&str; 3] = ["lamp", "desk", "door"];
 const RESTARTS: usize = 10;
@@ -25,7 +28,8 @@ fn write(dir: &Path, name: &str, text: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// A gateway that comes back at the same addresses. They are its own, so that no other test gets its ports meanwhile.
+/// A gateway that comes back at the same addresses. They are its own, so that no other test gets
+/// its ports meanwhile.
 struct Seat {
     devices: String,
     visitors: String,
@@ -35,7 +39,8 @@ struct Seat {
 
 impl Seat {
     fn new(n: usize, config: &str) -> Seat {
-        let (devices, visitors) = (format!("127.39.0.{n}:{}", free_port()), format!("127.39.1.{n}:{}", free_port()));
+        let (devices, visitors) =
+            (format!("127.39.0.{n}:{}", free_port()), format!("127.39.1.{n}:{}", free_port()));
         let process = Seat::start(&devices, &visitors, config);
         Seat { devices, visitors, config: config.to_owned(), process }
     }
@@ -65,7 +70,12 @@ impl Seat {
     fn restart(&mut self) -> Duration {
         let then = Instant::now();
         self.process.signal("TERM");
-        assert_eq!(self.process.exit_code_within(Duration::from_secs(20)), 0, "{}", self.process.stderr());
+        assert_eq!(
+            self.process.exit_code_within(Duration::from_secs(20)),
+            0,
+            "{}",
+            self.process.stderr()
+        );
         let took = then.elapsed();
         self.process = Seat::start(&self.devices, &self.visitors, &self.config);
         took
@@ -75,11 +85,18 @@ impl Seat {
 /// The block of the page, for the addresses of this test.
 fn haproxy_config(dir: &Path, front: SocketAddr, seats: &[Seat]) -> String {
     let page = std::fs::read_to_string(repository("docs/rolling-restarts.md")).unwrap();
-    let block = page.split("```haproxy\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block of HAProxy's configuration");
-    let mut config = format!("global\n    stats socket {}/stats level operator\n\n{block}", dir.display());
-    for (there, here) in
-        [("bind :80", format!("bind {front}")), ("10.0.0.1:8080", seats[0].visitors.clone()), ("10.0.0.2:8080", seats[1].visitors.clone())]
-    {
+    let block = page
+        .split("```haproxy\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .expect("a block of HAProxy's configuration");
+    let mut config =
+        format!("global\n    stats socket {}/stats level operator\n\n{block}", dir.display());
+    for (there, here) in [
+        ("bind :80", format!("bind {front}")),
+        ("10.0.0.1:8080", seats[0].visitors.clone()),
+        ("10.0.0.2:8080", seats[1].visitors.clone()),
+    ] {
         assert_eq!(config.matches(there).count(), 1, "{there} in:\n{config}");
         config = config.replace(there, &here);
     }
@@ -123,15 +140,22 @@ fn visit(front: SocketAddr, number: usize, stop: &AtomicBool) -> Tally {
         };
         let asked = catch_unwind(AssertUnwindSafe(|| {
             let mut peer = kept.take().unwrap_or_else(|| RawPeer::connect(front));
-            let length = if method == "POST" { format!("Content-Length: {}\r\n", body.len()) } else { String::new() };
-            let mut request = format!("{method} {target} HTTP/1.1\r\nHost: visitors.example\r\n{close}{length}\r\n").into_bytes();
+            let length = if method == "POST" {
+                format!("Content-Length: {}\r\n", body.len())
+            } else {
+                String::new()
+            };
+            let mut request = format!(
+                "{method} {target} HTTP/1.1\r\nHost: visitors.example\r\n{close}{length}\r\n"
+            )
+            .into_bytes();
             if method == "POST" {
                 request.extend_from_slice(&body);
             }
             peer.write(request);
-            let answer = peer
-                .read_answer_or_cut(method)
-                .map_err(|cut| format!("cut after {:?} and {} octets", cut.head.map(|h| h.text()), cut.body.len()))?;
+            let answer = peer.read_answer_or_cut(method).map_err(|cut| {
+                format!("cut after {:?} and {} bytes", cut.head.map(|h| h.text()), cut.body.len())
+            })?;
             let came = if method == "POST" { answer.text() } else { Hash::of(&answer.body) };
             match answer.status() == 200 && came == expected {
                 true if keeps && !answer.head.closes() => Ok(Some(peer)),
@@ -143,7 +167,9 @@ fn visit(front: SocketAddr, number: usize, stop: &AtomicBool) -> Tally {
         match asked {
             Ok(Ok(peer)) => kept = peer,
             Ok(Err(why)) => tally.failures.push(format!("{method} {target}: {why}")),
-            Err(_) => tally.failures.push(format!("{method} {target}: no answer; the reason is printed above")),
+            Err(_) => tally
+                .failures
+                .push(format!("{method} {target}: no answer; the reason is printed above")),
         }
         tally.slowest = tally.slowest.max(then.elapsed());
         next = (next + PACE).max(Instant::now() - PACE * 10); // what a slow machine missed is not made up for in one burst
@@ -158,22 +184,42 @@ fn ten_rolling_restarts_of_two_gateways_fail_no_request() {
         return;
     }
     let (dir, local) = (TempDir::new("rolling"), LocalServer::start());
-    let routes: String = DEVICES.iter().map(|name| format!("[[route]]\npath = \"/{name}\"\ndevice = \"{name}\"\n")).collect();
+    let routes: String = DEVICES
+        .iter()
+        .map(|name| format!("[[route]]\npath = \"/{name}\"\ndevice = \"{name}\"\n"))
+        .collect();
     let config = write(&dir.0, "routes.toml", &routes);
     let mut seats = [Seat::new(1, &config), Seat::new(2, &config)];
     let devices = DEVICES.map(|name| {
         let [a, b] = [0, 1].map(|n| format!("http://{}/{name}", seats[n].devices));
-        Ptth::start(&["device", &a, "--gateway", &b, "--to", &local.url(), "--links", "2..8", "--backoff", "10ms..200ms"])
+        Ptth::start(&[
+            "device",
+            &a,
+            "--gateway",
+            &b,
+            "--to",
+            &local.url(),
+            "--links",
+            "2..8",
+            "--backoff",
+            "10ms..200ms",
+        ])
     });
     for device in &devices {
         let lines = [device.line(), device.line()];
-        assert!(lines.iter().all(|line| line.starts_with("connected")), "{lines:?}; {}", device.stderr());
+        assert!(
+            lines.iter().all(|line| line.starts_with("connected")),
+            "{lines:?}; {}",
+            device.stderr()
+        );
     }
     let front: SocketAddr = format!("127.39.2.1:{}", free_port()).parse().unwrap();
     let file = write(&dir.0, "haproxy.cfg", &haproxy_config(&dir.0, front, &seats));
     let balancer = Process::start(Command::new(program("haproxy")).arg("-db").arg("-f").arg(file));
     let is_up = |server: &str| {
-        eventually(&format!("{server} is up; {}", balancer.stderr()), || (statistic(&dir.0, server, "status")? == "UP").then_some(()))
+        eventually(&format!("{server} is up; {}", balancer.stderr()), || {
+            (statistic(&dir.0, server, "status")? == "UP").then_some(())
+        })
     };
     ["a", "b"].iter().for_each(|server| is_up(server));
 
@@ -181,12 +227,16 @@ fn ten_rolling_restarts_of_two_gateways_fail_no_request() {
     let mut ends = Vec::new();
     let tallies: Vec<Tally> = std::thread::scope(|scope| {
         let stop = &stop;
-        let visitors: Vec<_> = (0..VISITORS).map(|number| scope.spawn(move || visit(front, number, stop))).collect();
+        let visitors: Vec<_> =
+            (0..VISITORS).map(|number| scope.spawn(move || visit(front, number, stop))).collect();
         let restarted = catch_unwind(AssertUnwindSafe(|| {
             for n in 0..RESTARTS {
                 let (seat, server) = (n % 2, ["a", "b"][n % 2]);
                 ends.push(seats[seat].restart());
-                eventually("HAProxy saw it go", || (statistic(&dir.0, server, "chkdown")?.parse::<usize>().ok()? > n / 2).then_some(()));
+                eventually("HAProxy saw it go", || {
+                    (statistic(&dir.0, server, "chkdown")?.parse::<usize>().ok()? > n / 2)
+                        .then_some(())
+                });
                 is_up(server);
             }
         }));

@@ -1,4 +1,5 @@
-//! Who is believed and where a request goes: `--trusted-proxies`, `--forwarded`, `--config` with its table, and SIGHUP, from outside.
+//! Who is believed and where a request goes: `--trusted-proxies`, `--forwarded`, `--config` with
+//! its table, and SIGHUP, from outside.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,7 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::support::local::routes;
 use crate::support::process::{Process, get};
-use crate::support::{Answer, DEADLINE, Gateway, Head, LocalServer, Ptth, RawPeer, TempDir, each_row, eventually, vector};
+use crate::support::{
+    Answer, DEADLINE, Gateway, Head, LocalServer, Ptth, RawPeer, TempDir, each_row, eventually,
+    vector,
+};
 
 /// The head that the device saw, from an answer of `/echo`.
 #[track_caller]
@@ -73,7 +77,12 @@ impl Config {
 fn hang_up(gateway: &Gateway) {
     let lines = || {
         let said = ["were read from", "the routes stay as they were", "no --config to read again"];
-        gateway.process.stderr().lines().filter(|line| said.iter().any(|said| line.contains(said))).count()
+        gateway
+            .process
+            .stderr()
+            .lines()
+            .filter(|line| said.iter().any(|said| line.contains(said)))
+            .count()
     };
     let before = lines();
     gateway.process.signal("HUP");
@@ -90,11 +99,24 @@ type Told<'h> = [Option<&'h str>; 6];
 
 #[track_caller]
 fn told(head: &Head) -> Told<'_> {
-    assert!(!head.text().to_lowercase().contains("x-forwarded-ssl") && !head.text().contains("6.6.6.6"), "{}", head.text());
-    ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "forwarded"].map(|n| head.get(n))
+    assert!(
+        !head.text().to_lowercase().contains("x-forwarded-ssl") && !head.text().contains("6.6.6.6"),
+        "{}",
+        head.text()
+    );
+    [
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-prefix",
+        "forwarded",
+    ]
+    .map(|n| head.get(n))
 }
 
-/// What the device is told of a visitor at 127.0.0.`last`, where nothing was said or nothing believed.
+/// What the device is told of a visitor at 127.0.0.`last`, where nothing was said or nothing
+/// believed.
 fn own_word(last: u8) -> [String; 2] {
     [format!("127.0.0.{last}"), format!("for=127.0.0.{last};host=a.example;proto=http")]
 }
@@ -110,7 +132,10 @@ fn forwarding_fields_are_believed_from_trusted_proxies_alone() {
         (&["--trusted-proxies", "0.0.0.0/0"], [true, true]),
         (&["--trusted-proxies", "127.0.0.0/31,10.0.0.0/8"], [true, false]),
         (&["--trusted-proxies", "10.0.0.0/8,::/0,126.255.255.255,127.0.0.3"], [false, false]),
-        (&["--trusted-proxies", "10.0.0.0/8", "--trusted-proxies", "::ffff:127.0.0.2"], [false, true]),
+        (
+            &["--trusted-proxies", "10.0.0.0/8", "--trusted-proxies", "::ffff:127.0.0.2"],
+            [false, true],
+        ),
     ];
     each_row(
         rows,
@@ -124,14 +149,30 @@ fn forwarding_fields_are_believed_from_trusted_proxies_alone() {
                 let [own, _] = own_word(last);
                 let chain = format!("203.0.113.7, {own}");
                 let expected = match trusted {
-                    true => [Some(&*chain), Some("https"), Some("shop.example"), Some("443"), Some("/outer/lamp"), Some("for=203.0.113.7")],
-                    false => [Some(&*own), Some("http"), Some("a.example"), None, Some("/lamp"), None],
+                    true => [
+                        Some(&*chain),
+                        Some("https"),
+                        Some("shop.example"),
+                        Some("443"),
+                        Some("/outer/lamp"),
+                        Some("for=203.0.113.7"),
+                    ],
+                    false => {
+                        [Some(&*own), Some("http"), Some("a.example"), None, Some("/lamp"), None]
+                    }
                 };
                 assert_eq!(told(&head), expected, "127.0.0.{last}: {}", head.text());
-                assert_eq!(head.get("host"), Some("a.example"), "Host is the one that was routed on");
+                assert_eq!(
+                    head.get("host"),
+                    Some("a.example"),
+                    "Host is the one that was routed on"
+                );
                 // Where nothing is said there is nothing to believe, on the same connection.
                 let head = echoed(&visitor.ask(&ask_host("a.example", "/lamp/echo", "")));
-                assert_eq!(told(&head), [Some(&*own), Some("http"), Some("a.example"), None, Some("/lamp"), None]);
+                assert_eq!(
+                    told(&head),
+                    [Some(&*own), Some("http"), Some("a.example"), None, Some("/lamp"), None]
+                );
             }
         },
     );
@@ -139,16 +180,22 @@ fn forwarding_fields_are_believed_from_trusted_proxies_alone() {
 
 #[test]
 fn trusted_proxies_come_from_the_environment_too() {
-    let mut command = Ptth::command(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"]);
+    let mut command =
+        Ptth::command(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"]);
     command.envs([("PTTH_TRUSTED_PROXIES", "10.0.0.0/8,127.0.0.1"), ("PTTH_FORWARDED", "true")]);
     let process = Process::start(&mut command);
-    let addr = |prefix: &str| -> SocketAddr { process.line().strip_prefix(prefix).unwrap().parse().unwrap() };
+    let addr = |prefix: &str| -> SocketAddr {
+        process.line().strip_prefix(prefix).unwrap().parse().unwrap()
+    };
     let (devices, visitors) = (addr("devices http://"), addr("visitors http://"));
     let gateway = Gateway { process, devices, visitors };
     let _device = LocalServer::device(&gateway, "lamp", 1, routes);
     let head = echoed(&gateway.visitor().ask(&ask_host("a.example", "/lamp/echo", CLAIMS)));
     assert_eq!(head.get("x-forwarded-for"), Some("203.0.113.7, 127.0.0.1"));
-    assert_eq!(head.get("forwarded"), Some("for=203.0.113.7, for=127.0.0.1;host=a.example;proto=http"));
+    assert_eq!(
+        head.get("forwarded"),
+        Some("for=203.0.113.7, for=127.0.0.1;host=a.example;proto=http")
+    );
 }
 
 #[test]
@@ -162,7 +209,10 @@ fn what_a_trusted_proxy_says_is_written_anew_and_malformed_is_kept_out() {
         told
     };
     let rows: &[(&str, Told)] = &[
-        ("X-Forwarded-For: 203.0.113.7\r\nx-forwarded-for: 198.51.100.2,[::1]:80", with(0, "203.0.113.7, 198.51.100.2, ::1, 127.0.0.1")),
+        (
+            "X-Forwarded-For: 203.0.113.7\r\nx-forwarded-for: 198.51.100.2,[::1]:80",
+            with(0, "203.0.113.7, 198.51.100.2, ::1, 127.0.0.1"),
+        ),
         ("X-Forwarded-For: 10.0.0.1, <script>, 203.0.113.7", with(0, "203.0.113.7, 127.0.0.1")),
         ("X-Forwarded-For: \", 203.0.113.7", with(0, "203.0.113.7, 127.0.0.1")),
         ("X-Forwarded-For: 203.0.113.7, x", own),
@@ -176,13 +226,20 @@ fn what_a_trusted_proxy_says_is_written_anew_and_malformed_is_kept_out() {
         ("X-Forwarded-Prefix: /outer/", with(4, "/outer/lamp")),
         ("Forwarded: For=\"203.0.113.7\" ; proto=HTTPS", with(5, "for=203.0.113.7;proto=https")),
         ("Forwarded: for=\", for=203.0.113.7", with(5, "for=unknown")),
-        ("Connection: x-forwarded-for, forwarded\r\nX-Forwarded-For: 203.0.113.7", with(0, "203.0.113.7, 127.0.0.1")),
+        (
+            "Connection: x-forwarded-for, forwarded\r\nX-Forwarded-For: 203.0.113.7",
+            with(0, "203.0.113.7, 127.0.0.1"),
+        ),
     ];
     each_row(
         rows,
         |row| row.0.replace("\r\n", " | "),
         |(lines, expected)| {
-            let head = echoed(&gateway.visitor().ask(&ask_host("a.example", "/lamp/echo", &format!("{lines}\r\n"))));
+            let head = echoed(&gateway.visitor().ask(&ask_host(
+                "a.example",
+                "/lamp/echo",
+                &format!("{lines}\r\n"),
+            )));
             assert_eq!(told(&head), *expected, "{}", head.text());
         },
     );
@@ -194,9 +251,16 @@ fn the_chain_keeps_the_nearest_32_of_a_head_full_of_it() {
     let gateway = Gateway::start(&["--trusted-proxies", "127.0.0.1", "--forwarded"]);
     let _device = LocalServer::device(&gateway, "lamp", 1, routes);
     let chain: Vec<String> = (0..600).map(|n| format!("10.1.{}.{}", n / 200, n % 200)).collect();
-    let fields = format!("X-Forwarded-For: {}\r\nForwarded: for={}\r\n", chain.join(","), chain[..200].join(",for="));
+    let fields = format!(
+        "X-Forwarded-For: {}\r\nForwarded: for={}\r\n",
+        chain.join(","),
+        chain[..200].join(",for=")
+    );
     let head = echoed(&gateway.visitor().ask(&ask_host("a.example", "/lamp/echo", &fields)));
-    assert_eq!(head.get("x-forwarded-for").unwrap(), format!("{}, 127.0.0.1", chain[600 - 32..].join(", ")));
+    assert_eq!(
+        head.get("x-forwarded-for").unwrap(),
+        format!("{}, 127.0.0.1", chain[600 - 32..].join(", "))
+    );
     assert_eq!(head.get("forwarded").unwrap().matches("for=").count(), 33);
 }
 
@@ -210,8 +274,16 @@ fn the_slash_that_is_added_stands_behind_the_proxys_prefix() {
         (1, "https://evil.example", "/lamp/?q"),
         (2, "/outer", "/lamp/?q"),
     ] {
-        let answer = visitor_from(&gateway, last).ask(&ask_host("a", "/lamp?q", &format!("X-Forwarded-Prefix: {prefix}\r\n")));
-        assert_eq!((answer.status(), answer.head.get("location")), (308, Some(location)), "{prefix}");
+        let answer = visitor_from(&gateway, last).ask(&ask_host(
+            "a",
+            "/lamp?q",
+            &format!("X-Forwarded-Prefix: {prefix}\r\n"),
+        ));
+        assert_eq!(
+            (answer.status(), answer.head.get("location")),
+            (308, Some(location)),
+            "{prefix}"
+        );
     }
 }
 
@@ -229,16 +301,27 @@ fn forwarded_is_written_where_it_is_asked_for() {
         for (came, kept) in [
             ("", None),
             ("Forwarded: for=6.6.6.6;host=evil.example\r\n", Some("for=6.6.6.6;host=evil.example")),
-            ("Forwarded: for=6.6.6.6\r\nForwarded: for=\"[::1]\"\r\n", Some("for=6.6.6.6, for=\"[::1]\"")),
+            (
+                "Forwarded: for=6.6.6.6\r\nForwarded: for=\"[::1]\"\r\n",
+                Some("for=6.6.6.6, for=\"[::1]\""),
+            ),
             ("Forwarded: nonsense\r\n", Some("for=unknown")),
         ] {
-            let parts: Vec<&str> = [kept.filter(|_| trusted), element.then_some(own.as_str())].into_iter().flatten().collect();
+            let parts: Vec<&str> = [kept.filter(|_| trusted), element.then_some(own.as_str())]
+                .into_iter()
+                .flatten()
+                .collect();
             let expected = (!parts.is_empty()).then(|| parts.join(", "));
-            let head = echoed(&visitor_from(&gateway, 2).ask(&ask_host("a.example", "/lamp/echo", came)));
+            let head =
+                echoed(&visitor_from(&gateway, 2).ask(&ask_host("a.example", "/lamp/echo", came)));
             assert_eq!(head.get("forwarded"), expected.as_deref(), "{options:?} {came:?}");
         }
-        let head = echoed(&visitor_from(&gateway, 2).ask(&ask_host("a.example:8080", "/lamp/echo", "")));
-        assert_eq!(head.get("forwarded"), element.then_some("for=127.0.0.2;host=\"a.example:8080\";proto=http"));
+        let head =
+            echoed(&visitor_from(&gateway, 2).ask(&ask_host("a.example:8080", "/lamp/echo", "")));
+        assert_eq!(
+            head.get("forwarded"),
+            element.then_some("for=127.0.0.2;host=\"a.example:8080\";proto=http")
+        );
     }
 }
 
@@ -253,7 +336,12 @@ fn an_origin_is_compared_with_the_scheme_that_a_trusted_proxy_tells() {
         assert_eq!(device.read_head().status(), 101);
         device
     };
-    let names = ["http%3A%2F%2Fa.example", "https%3A%2F%2Fa.example", "https%3A%2F%2Fb.example", "https%3A%2F%2Fa.example%3A8443"];
+    let names = [
+        "http%3A%2F%2Fa.example",
+        "https%3A%2F%2Fa.example",
+        "https%3A%2F%2Fb.example",
+        "https%3A%2F%2Fa.example%3A8443",
+    ];
     let mut devices = names.map(register);
     let own = format!("b.example:{}", gateway.visitors.port());
     // The visitor, its Host, what it says of the scheme, and which device is reached.
@@ -301,7 +389,15 @@ fn a_network_that_is_none_is_wrong_usage() {
         ("127.0.0.1,", "no address"),
         ("unix", "unix"),
     ] {
-        let (code, out, err) = Ptth::run(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0", "--trusted-proxies", value]);
+        let (code, out, err) = Ptth::run(&[
+            "gateway",
+            "--devices",
+            "127.0.0.1:0",
+            "--visitors",
+            "127.0.0.1:0",
+            "--trusted-proxies",
+            value,
+        ]);
         assert_eq!((code, out.as_str()), (2, ""), "{value}: {err}");
         assert!(err.contains(word) && err.contains("trusted proxies"), "{value}: {err}");
     }
@@ -340,11 +436,16 @@ device = "door"
 #[test]
 fn requests_go_where_the_table_says_and_then_where_the_other_routes_do() {
     let config = Config::new(TABLE);
-    let gateway = config.gateway(&["--route", "path,host=other.example", "--wait-for-link", "50ms"]);
+    let gateway =
+        config.gateway(&["--route", "path,host=other.example", "--wait-for-link", "50ms"]);
     let _devices = ["lamp", "desk", "door"].map(|name| {
         LocalServer::device(&gateway, name, 1, move |c| {
             let prefix = c.head.get("x-forwarded-prefix").unwrap_or("-").to_owned();
-            let text = format!("{name} {} {prefix} {}", c.head.target(), c.head.get("host").unwrap_or_default());
+            let text = format!(
+                "{name} {} {prefix} {}",
+                c.head.target(),
+                c.head.get("host").unwrap_or_default()
+            );
             c.text(text);
         })
     });
@@ -408,20 +509,29 @@ fn the_table_can_be_all_there_is() {
 
 #[test]
 fn a_device_that_a_route_names_is_known_before_it_was_ever_there() {
-    let config = Config::new("[[route]]\nhost = \"lamp.example\"\ndevice = \"lamp\"\n[[route]]\nhost = \"*.devices.example\"\n");
+    let config = Config::new(
+        "[[route]]\nhost = \"lamp.example\"\ndevice = \"lamp\"\n[[route]]\nhost = \"*.devices.example\"\n",
+    );
     let gateway = config.gateway(&["--wait-for-link", "300ms"]);
-    for (host, target) in [("lamp.example", "/x"), ("lamp.devices.example", "/x"), ("any.example", "/lamp/x")] {
+    for (host, target) in
+        [("lamp.example", "/x"), ("lamp.devices.example", "/x"), ("any.example", "/lamp/x")]
+    {
         let then = Instant::now();
         let answer = gateway.visitor().ask(&ask_host(host, target, ""));
         let reason = reason(&answer, 503, "destination_unavailable");
         assert!(then.elapsed() >= Duration::from_millis(250), "{host}: it did not wait");
-        assert_eq!(reason, "device lamp is not connected, and was not lately; it did not come within 0.3 s (wait_for_link)");
+        assert_eq!(
+            reason,
+            "device lamp is not connected, and was not lately; it did not come within 0.3 s (wait_for_link)"
+        );
         assert_eq!(answer.head.get("retry-after"), Some("1"));
     }
     // A label that a visitor made up is not.
     gateway.visitor().ask(&ask_host("desk.devices.example", "/x", "")).expect_refusal(404);
     // Whoever waits gets the link that comes.
-    let config = Config::new("[[route]]\nhost = \"lamp.example\"\ndevice = \"lamp\"\nwait_for_link = \"9s\"\n");
+    let config = Config::new(
+        "[[route]]\nhost = \"lamp.example\"\ndevice = \"lamp\"\nwait_for_link = \"9s\"\n",
+    );
     let gateway = config.gateway(&["--wait-for-link", "1ms"]);
     let mut visitor = gateway.visitor();
     visitor.write(ask_host("lamp.example", "/x", ""));
@@ -433,13 +543,16 @@ fn a_device_that_a_route_names_is_known_before_it_was_ever_there() {
 #[test]
 fn a_route_has_its_own_waits_and_errors_say_so() {
     let config = Config::new(
-        "[[route]]\npath = \"/slow\"\ndevice = \"lamp\"\nfirst_octet = \"200ms\"\nbody_silence = \"150ms\"\nwait_for_link = \"100ms\"\n\
+        "[[route]]\npath = \"/slow\"\ndevice = \"lamp\"\nfirst_byte = \"200ms\"\nbody_silence = \"150ms\"\nwait_for_link = \"100ms\"\n\
          [[route]]\npath = \"/usual\"\ndevice = \"lamp\"\n",
     );
-    let gateway = config.gateway(&["--first-octet", "1h", "--wait-for-link", "1h"]);
+    let gateway = config.gateway(&["--first-byte", "1h", "--wait-for-link", "1h"]);
     let answer = gateway.get("/slow/x");
     let text = reason(&answer, 503, "destination_unavailable");
-    assert_eq!(text, "device lamp is not connected, and was not lately; it did not come within 0.1 s (wait_for_link of its route)");
+    assert_eq!(
+        text,
+        "device lamp is not connected, and was not lately; it did not come within 0.1 s (wait_for_link of its route)"
+    );
 
     let mut device = gateway.link("lamp");
     let mut usual = gateway.visitor();
@@ -447,7 +560,10 @@ fn a_route_has_its_own_waits_and_errors_say_so() {
     device.read_head();
     let answer = gateway.get("/slow/x");
     let text = reason(&answer, 503, "connection_limit_reached");
-    assert_eq!(text, "all 1 links of device lamp stayed busy for 0.1 s (wait_for_link of its route); let it dial more links or ask later");
+    assert_eq!(
+        text,
+        "all 1 links of device lamp stayed busy for 0.1 s (wait_for_link of its route); let it dial more links or ask later"
+    );
     usual.expect_quiet(Duration::from_millis(300)); // longer than any wait of the other route
     device.write(vector("draft-4-response"));
     usual.read_answer("GET").expect_ok("Good");
@@ -456,14 +572,20 @@ fn a_route_has_its_own_waits_and_errors_say_so() {
     visitor.write(get("/slow/x"));
     device.read_head();
     let text = reason(&visitor.read_answer("GET"), 504, "http_response_timeout");
-    assert_eq!(text, "the device did not begin its response within 0.2 s (first_octet of its route)");
+    assert_eq!(
+        text,
+        "the device did not begin its response within 0.2 s (first_byte of its route)"
+    );
     device.expect_closed();
 
     let _device = gateway.link("lamp");
     let mut visitor = gateway.visitor();
     visitor.write("POST /slow/x HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf");
     let text = reason(&visitor.read_answer("POST"), 408, "http_request_error");
-    assert_eq!(text, "nothing of the request's body arrived for 0.15 s (body_silence of its route)");
+    assert_eq!(
+        text,
+        "nothing of the request's body arrived for 0.15 s (body_silence of its route)"
+    );
 }
 
 #[test]
@@ -496,10 +618,14 @@ fn a_route_has_its_own_time_for_the_whole_exchange() {
 
 #[test]
 fn a_polling_device_is_waited_for_as_its_route_says() {
-    let config = Config::new("[[route]]\npath = \"/slow\"\ndevice = \"lamp\"\nfirst_octet = \"200ms\"\nbody_silence = \"150ms\"\n");
-    let gateway = config.gateway(&["--first-octet", "1h", "--poll-hold", "1h"]);
+    let config = Config::new(
+        "[[route]]\npath = \"/slow\"\ndevice = \"lamp\"\nfirst_byte = \"200ms\"\nbody_silence = \"150ms\"\n",
+    );
+    let gateway = config.gateway(&["--first-byte", "1h", "--poll-hold", "1h"]);
     let mut device = gateway.dial();
-    device.write("POST /lamp HTTP/1.1\r\nHost: gw\r\nAccept: message/http\r\nContent-Length: 0\r\n\r\n");
+    device.write(
+        "POST /lamp HTTP/1.1\r\nHost: gw\r\nAccept: message/http\r\nContent-Length: 0\r\n\r\n",
+    );
     eventually("the poll is held", || gateway.process.stderr().contains("lamp: up").then_some(()));
     let mut visitor = gateway.visitor();
     visitor.write("POST /slow/x HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf");
@@ -510,7 +636,10 @@ fn a_polling_device_is_waited_for_as_its_route_says() {
     visitor.write(get("/slow/x"));
     assert_eq!(device.read_head().status(), 200);
     let text = reason(&visitor.read_answer("GET"), 504, "http_response_timeout");
-    assert_eq!(text, "the device took the request and did not answer it within 0.2 s (first_octet of its route)");
+    assert_eq!(
+        text,
+        "the device took the request and did not answer it within 0.2 s (first_byte of its route)"
+    );
 }
 
 #[test]
@@ -532,13 +661,18 @@ fn a_route_lets_so_many_requests_in_and_no_more() {
             reason(&answer, 503, "connection_limit_reached"),
             "as many requests of route /few are in flight as its in_flight allows: 2"
         );
-        assert_eq!((answer.head.get("retry-after"), answer.head.closes()), (Some("1"), false), "{}", answer.head.text());
+        assert_eq!(
+            (answer.head.get("retry-after"), answer.head.closes()),
+            (Some("1"), false),
+            "{}",
+            answer.head.text()
+        );
     }
     // A body that nobody reads is never the next request.
-    let mut posting = gateway.visitor();
-    posting.write("POST /few/x HTTP/1.1\r\nHost: a\r\nContent-Length: 26\r\n\r\nGET /few/never HTTP/1.1\r\n\r\n");
-    posting.read_answer("POST").expect_refusal(503);
-    posting.expect_closed();
+    let mut posted = gateway.visitor();
+    posted.write("POST /few/x HTTP/1.1\r\nHost: a\r\nContent-Length: 26\r\n\r\nGET /few/never HTTP/1.1\r\n\r\n");
+    posted.read_answer("POST").expect_refusal(503);
+    posted.expect_closed();
     // Another route of the same device goes on.
     let mut other = gateway.visitor();
     other.write(get("/many/x"));
@@ -549,7 +683,8 @@ fn a_route_lets_so_many_requests_in_and_no_more() {
     }
     links[0].write(vector("draft-4-response"));
     other.read_answer("GET").expect_ok("Good");
-    // What is over counts no longer, whichever way it ended: answered, cut by the device, left by the visitor.
+    // What is over counts no longer, whichever way it ended: answered, cut by the device, left by
+    // the visitor.
     for _ in 0..3 {
         outside.write(get("/few/x"));
         links[0].read_head();
@@ -577,31 +712,42 @@ fn a_route_lets_so_many_requests_in_and_no_more() {
 
 #[test]
 fn a_tunnel_is_in_flight_until_it_ends_and_a_reload_does_not_touch_it() {
-    let text = "[[route]]\npath = \"/ws\"\ndevice = \"lamp\"\nin_flight = 1\nfirst_octet = \"100ms\"\n";
+    let text =
+        "[[route]]\npath = \"/ws\"\ndevice = \"lamp\"\nin_flight = 1\nfirst_byte = \"100ms\"\n";
     let config = Config::new(text);
     let gateway = config.gateway(&[]);
     let mut device = gateway.link("lamp");
     let mut visitor = gateway.visitor();
-    visitor.write("GET /ws/chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    visitor.write(
+        "GET /ws/chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    );
     assert_eq!(device.read_head().target(), "/chat");
-    device.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    device.write(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    );
     assert_eq!(visitor.read_head().status(), 101);
     gateway.get("/ws/x").expect_refusal(503);
     config.reload(&gateway, &text.replace("lamp", "desk"));
     gateway.get("/ws/x").expect_refusal(503);
-    visitor.expect_quiet(Duration::from_millis(200)); // longer than the route's first_octet
+    visitor.expect_quiet(Duration::from_millis(200)); // longer than the route's first_byte
     visitor.write("ping");
     assert_eq!(device.read_exact(4), b"ping");
     drop((visitor, device));
     let _desk = LocalServer::device(&gateway, "desk", 1, routes);
-    eventually("the tunnel's place is free", || (gateway.get("/ws/x").status() == 200).then_some(()));
+    eventually("the tunnel's place is free", || {
+        (gateway.get("/ws/x").status() == 200).then_some(())
+    });
 }
 
 #[test]
 fn a_hundred_routes_each_lead_to_their_device() {
     let text: String = (0..100)
         .map(|n| {
-            let key = if n % 2 == 0 { format!("path = \"/p/{n}\"") } else { format!("host = \"h{n}.example\"\npath = \"/p\"") };
+            let key = if n % 2 == 0 {
+                format!("path = \"/p/{n}\"")
+            } else {
+                format!("host = \"h{n}.example\"\npath = \"/p\"")
+            };
             format!("[[route]]\n{key}\ndevice = \"device-{n}\"\n\n")
         })
         .collect();
@@ -636,29 +782,77 @@ fn a_mistake_is_told_with_its_line_and_what_is_right() {
         ("\n\nroute = [\n", 3, &[]),
         ("[[route]]\nhost = lamp\n", 2, &[]),
         ("[[route]]\nhost = \"a.example\"\nhost = \"b.example\"\n", 3, &["duplicate"]),
-        ("[[route]]\nhost = \"a.example\"\ndevice = \"lamp\"\nhots = \"b\"\n", 4, &["hots", "host, path, device"]),
+        (
+            "[[route]]\nhost = \"a.example\"\ndevice = \"lamp\"\nhots = \"b\"\n",
+            4,
+            &["hots", "host, path, device"],
+        ),
         ("# one\n[[routes]]\nhost = \"a.example\"\n", 2, &["routes", "[[route]]"]),
         ("listen = \"127.0.0.1:80\"\n", 1, &["listen", "[[route]]"]),
         ("[route]\nhost = \"a.example\"\n", 1, &["two brackets"]),
         ("route = [1]\n", 1, &["[[route]]"]),
-        ("[[route]]\nhost = \"a.example:80\"\ndevice = \"lamp\"\n", 2, &["a.example:80", "lamp.example"]),
+        (
+            "[[route]]\nhost = \"a.example:80\"\ndevice = \"lamp\"\n",
+            2,
+            &["a.example:80", "lamp.example"],
+        ),
         ("[[route]]\nhost = \"*\"\ndevice = \"lamp\"\n", 2, &["*.devices.example"]),
         ("[[route]]\nhost = 5\n", 2, &["host", "quotes"]),
         ("[[route]]\n\npath = \"api\"\n", 3, &["api", "begins with /"]),
         ("[[route]]\npath = \"/a/../b\"\n", 2, &["/a/../b"]),
         ("[[route]]\npath = \"/api\"\ndevice = \"Lamp\"\n", 3, &["Lamp", "lower case"]),
-        ("[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nstrip = \"no\"\n", 4, &["strip", "true or false"]),
-        ("[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nfirst_octet = 120\n", 4, &["first_octet", "\"10s\""]),
-        ("[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nfirst_octet = \"120\"\n", 4, &["first_octet", "unit"]),
-        ("[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nfirst_octet = \"0s\"\n", 4, &["first_octet", "some time"]),
-        ("[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nbody_silence = \"0ms\"\n", 4, &["body_silence", "some time"]),
-        ("[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nwait_for_link = \"soon\"\n", 4, &["wait_for_link", "whole number"]),
+        (
+            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nstrip = \"no\"\n",
+            4,
+            &["strip", "true or false"],
+        ),
+        (
+            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nfirst_byte = 120\n",
+            4,
+            &["first_byte", "\"10s\""],
+        ),
+        (
+            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nfirst_byte = \"120\"\n",
+            4,
+            &["first_byte", "unit"],
+        ),
+        (
+            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nfirst_byte = \"0s\"\n",
+            4,
+            &["first_byte", "some time"],
+        ),
+        (
+            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nbody_silence = \"0ms\"\n",
+            4,
+            &["body_silence", "some time"],
+        ),
+        (
+            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nwait_for_link = \"soon\"\n",
+            4,
+            &["wait_for_link", "whole number"],
+        ),
         ("[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nin_flight = 0\n", 4, &["in_flight", "1"]),
-        ("[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nin_flight = -1\n", 4, &["in_flight", "whole number"]),
-        ("[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nin_flight = 1.5\n", 4, &["in_flight", "whole number"]),
-        ("[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nin_flight = 99999999999999999999\n", 4, &["in_flight", "whole number"]),
+        (
+            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nin_flight = -1\n",
+            4,
+            &["in_flight", "whole number"],
+        ),
+        (
+            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nin_flight = 1.5\n",
+            4,
+            &["in_flight", "whole number"],
+        ),
+        (
+            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nin_flight = 99999999999999999999\n",
+            4,
+            &["in_flight", "whole number"],
+        ),
         ("# a\n[[route]]\ndevice = \"lamp\"\n", 2, &["a host, a path, or both"]),
-        ("# a\n# b\n[[route]]\nhost = \"a.example\"\n", 3, &["a.example names no device", "*.devices.example"]),
+        (
+            "# a\n# b\n[[route]]\nhost = \"a.example\"\n",
+            3,
+            &["a.example names no device", "*.devices.example"],
+        ),
         (
             "[[route]]\nhost = \"a.example\"\npath = \"/x\"\ndevice = \"lamp\"\n\n[[route]]\ndevice = \"desk\"\npath = \"/x/\"\nhost = \"A.example\"\n",
             6,
@@ -671,10 +865,21 @@ fn a_mistake_is_told_with_its_line_and_what_is_right() {
         |(text, line, words)| {
             let config = Config::new(text);
             let file = config.path().to_str().unwrap().to_owned();
-            let (code, out, err) = Ptth::run(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0", "--config", &file]);
+            let (code, out, err) = Ptth::run(&[
+                "gateway",
+                "--devices",
+                "127.0.0.1:0",
+                "--visitors",
+                "127.0.0.1:0",
+                "--config",
+                &file,
+            ]);
             assert_eq!((code, out.as_str()), (2, ""), "{err}");
             assert!(err.contains(&format!("{file}, line {line}: ")), "{err}");
-            assert!(words.iter().all(|word| err.contains(word)) && !err.contains("panicked"), "{words:?}: {err}");
+            assert!(
+                words.iter().all(|word| err.contains(word)) && !err.contains("panicked"),
+                "{words:?}: {err}"
+            );
             assert_eq!(err.trim_end().lines().count(), 1, "one line says it: {err}");
         },
     );
@@ -682,8 +887,15 @@ fn a_mistake_is_told_with_its_line_and_what_is_right() {
 
 #[test]
 fn a_file_that_is_not_there_is_wrong_usage_and_an_empty_one_has_no_routes() {
-    let (code, _, err) =
-        Ptth::run(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0", "--config", "/nowhere/routes.toml"]);
+    let (code, _, err) = Ptth::run(&[
+        "gateway",
+        "--devices",
+        "127.0.0.1:0",
+        "--visitors",
+        "127.0.0.1:0",
+        "--config",
+        "/nowhere/routes.toml",
+    ]);
     assert_eq!(code, 2, "{err}");
     assert!(err.contains("/nowhere/routes.toml"), "{err}");
     let config = Config::new("");
@@ -700,8 +912,8 @@ fn a_file_that_is_not_there_is_wrong_usage_and_an_empty_one_has_no_routes() {
 
 #[test]
 fn a_reload_touches_no_connection_and_what_is_in_flight_keeps_its_route() {
-    let one = "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nfirst_octet = \"9s\"\nin_flight = 1\n";
-    let other = "[[route]]\npath = \"/api\"\ndevice = \"desk\"\nfirst_octet = \"50ms\"\nin_flight = 2\n[[route]]\npath = \"/new\"\ndevice = \"lamp\"\n";
+    let one = "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nfirst_byte = \"9s\"\nin_flight = 1\n";
+    let other = "[[route]]\npath = \"/api\"\ndevice = \"desk\"\nfirst_byte = \"50ms\"\nin_flight = 2\n[[route]]\npath = \"/new\"\ndevice = \"lamp\"\n";
     let config = Config::new(one);
     let gateway = config.gateway(&["--route", "none"]);
     let (mut lamp, mut desk) = (gateway.link("lamp"), gateway.link("desk"));
@@ -715,13 +927,15 @@ fn a_reload_touches_no_connection_and_what_is_in_flight_keeps_its_route() {
 
     config.reload(&gateway, other);
     gateway.process.expect_stderr("2 routes were read from");
-    // The kept connection finds the new table: another device, a shorter wait, and a bound of two of which one is taken.
+    // The kept connection finds the new table: another device, a shorter wait, and a bound of two
+    // of which one is taken.
     kept.write(get("/api/after"));
     assert_eq!(desk.read_head().target(), "/after");
     gateway.get("/api/third").expect_refusal(503);
     let text = reason(&kept.read_answer("GET"), 504, "http_response_timeout");
-    assert!(text.ends_with("0.05 s (first_octet of its route)"), "{text}");
-    // What was in flight keeps its device and its patience, long after the new route's would be over.
+    assert!(text.ends_with("0.05 s (first_byte of its route)"), "{text}");
+    // What was in flight keeps its device and its patience, long after the new route's would be
+    // over.
     busy.expect_quiet(Duration::from_millis(200));
     lamp.write(vector("draft-4-response"));
     busy.read_answer("GET").expect_ok("Good");
@@ -741,7 +955,10 @@ fn a_broken_file_on_reload_leaves_the_routes_as_they_were() {
     let _device = LocalServer::device(&gateway, "lamp", 1, routes);
     let mut visitor = gateway.visitor();
     let file = config.path().display().to_string();
-    for (text, line) in [("[[route]]\npath = \"/other\"\ndevise = \"lamp\"\n", 3), ("[[route]]\npath = \"/api\"\ndevice = \"lamp", 3)] {
+    for (text, line) in [
+        ("[[route]]\npath = \"/other\"\ndevise = \"lamp\"\n", 3),
+        ("[[route]]\npath = \"/api\"\ndevice = \"lamp", 3),
+    ] {
         config.reload(&gateway, text);
         gateway.process.expect_stderr(&format!("{file}, line {line}: "));
         visitor.ask(&get("/api/x")).expect_ok("hello\n");
@@ -773,5 +990,10 @@ fn sighup_ends_no_gateway_neither_without_a_file_nor_while_it_stops() {
     link.write(vector("draft-4-response"));
     visitor.read_answer("GET").expect_ok("Good");
     drop(link);
-    assert_eq!(gateway.process.exit_code_within(Duration::from_secs(5)), 0, "{}", gateway.process.stderr());
+    assert_eq!(
+        gateway.process.exit_code_within(Duration::from_secs(5)),
+        0,
+        "{}",
+        gateway.process.stderr()
+    );
 }

@@ -1,4 +1,5 @@
-//! Many at once: what waits costs no thread and little memory. Counts shrink to what the limit on descriptors allows, and say so.
+//! Many at once: what waits costs no thread and little memory. Counts shrink to what the limit on
+//! descriptors allows, and say so.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{Read, Write};
@@ -8,16 +9,26 @@ use std::time::{Duration, Instant};
 use crate::support::idle::IdleDevices;
 use crate::support::local::routes;
 use crate::support::process::{get, offer};
-use crate::support::{DEADLINE, Gateway, Hash, LocalServer, Process, Ptth, RawPeer, SWITCH, eventually, eventually_within, say, vector};
+use crate::support::{
+    DEADLINE, Gateway, Hash, LocalServer, Process, Ptth, RawPeer, SWITCH, eventually,
+    eventually_within, say, vector,
+};
 
-/// Connections of this process that a test may open: the wish, or what its limit leaves beside the other tests.
+/// Connections of this process that a test may open: the wish, or what its limit leaves beside the
+/// other tests.
 pub fn affordable(wish: usize) -> usize {
     let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let soft =
-        text.lines().find_map(|l| l.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<usize>().ok()).unwrap_or(1024);
+    let soft = text
+        .lines()
+        .find_map(|l| {
+            l.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<usize>().ok()
+        })
+        .unwrap_or(1024);
     let most = soft.saturating_sub(600) / 2;
     if most < wish {
-        say(&format!("SCALED DOWN: {most} connections instead of {wish}, for the limit on open files is {soft}"));
+        say(&format!(
+            "SCALED DOWN: {most} connections instead of {wish}, for the limit on open files is {soft}"
+        ));
     }
     wish.min(most)
 }
@@ -33,8 +44,8 @@ fn bare_link(gateway: &Gateway, name: &str) -> TcpStream {
     stream
 }
 
-/// Fails unless a program with many connections has the threads that it had `before`. A few may have come up late: a program says that it is there
-/// before the last of its own threads is.
+/// Fails unless a program with many connections has the threads that it had `before`. A few may
+/// have come up late: a program says that it is there before the last of its own threads is.
 #[track_caller]
 fn no_thread_each(process: &Process, before: u64, what: &str) {
     let now = process.threads();
@@ -49,21 +60,30 @@ fn descriptors(gateway: &Gateway) -> usize {
 fn idle_links_idle_visitors_and_half_heads_cost_no_thread() {
     let wish = affordable(5_000);
     // No heartbeat: these devices do not answer, and what is counted are idle links.
-    let gateway = Gateway::start(&["--heartbeat", "0s", "--wait-for-link", "100ms", "--trusted-proxies", "127.0.0.1"]);
+    let gateway = Gateway::start(&[
+        "--heartbeat",
+        "0s",
+        "--wait-for-link",
+        "100ms",
+        "--trusted-proxies",
+        "127.0.0.1",
+    ]);
     let few: Vec<TcpStream> = (0..5).map(|i| bare_link(&gateway, &format!("few-{i}"))).collect();
     gateway.get("/nobody/").expect_refusal(404);
-    let (threads, memory, open) =
-        eventually("the gateway is at rest", || Some((gateway.process.threads(), gateway.process.resident_kib(), descriptors(&gateway))));
+    let (threads, memory, open) = eventually("the gateway is at rest", || {
+        Some((gateway.process.threads(), gateway.process.resident_kib(), descriptors(&gateway)))
+    });
 
-    let links: Vec<TcpStream> = (0..wish).map(|i| bare_link(&gateway, &format!("many-{i}"))).collect();
+    let links: Vec<TcpStream> =
+        (0..wish).map(|i| bare_link(&gateway, &format!("many-{i}"))).collect();
     let with_links = (gateway.process.threads(), gateway.process.resident_kib());
     no_thread_each(&gateway.process, threads, &format!("{wish} idle links"));
     let each = (with_links.1.saturating_sub(memory) * 1024) as f64 / wish as f64;
     say(&format!(
-        "idle links: {wish} links, {} threads (5 links: {threads}), resident {} KiB (5 links: {memory} KiB): {each:.0} octets each",
+        "idle links: {wish} links, {} threads (5 links: {threads}), resident {} KiB (5 links: {memory} KiB): {each:.0} bytes each",
         with_links.0, with_links.1
     ));
-    assert!(each < 4096.0, "{each:.0} octets of resident memory for each idle link");
+    assert!(each < 4096.0, "{each:.0} bytes of resident memory for each idle link");
 
     let others = wish / 5;
     let visitors: Vec<RawPeer> = (0..others)
@@ -80,7 +100,11 @@ fn idle_links_idle_visitors_and_half_heads_cost_no_thread() {
             half
         })
         .collect();
-    no_thread_each(&gateway.process, threads, &format!("{others} idle visitors and {others} half heads"));
+    no_thread_each(
+        &gateway.process,
+        threads,
+        &format!("{others} idle visitors and {others} half heads"),
+    );
 
     // Every link is one that works.
     for i in [0, wish / 2, wish - 1] {
@@ -92,7 +116,9 @@ fn idle_links_idle_visitors_and_half_heads_cost_no_thread() {
         visitor.read_answer("GET").expect_ok("Good");
     }
     drop((links, visitors, halves));
-    eventually_within(Duration::from_secs(30), "the descriptors are given back", || (descriptors(&gateway) <= open).then_some(()));
+    eventually_within(Duration::from_secs(30), "the descriptors are given back", || {
+        (descriptors(&gateway) <= open).then_some(())
+    });
     no_thread_each(&gateway.process, threads, "none of them left");
     drop(few);
 }
@@ -112,7 +138,11 @@ fn heartbeats_of_many_idle_links_are_answered_and_counted() {
     let connected = began.elapsed();
     let (ticks, answered, began) = (gateway.process.cpu_ticks(), devices.answered, Instant::now());
     while devices.answered < answered + 2 * links as u64 {
-        assert!(began.elapsed() < 2 * interval + connected + DEADLINE, "{} heartbeats of {links} links", devices.answered - answered);
+        assert!(
+            began.elapsed() < 2 * interval + connected + DEADLINE,
+            "{} heartbeats of {links} links",
+            devices.answered - answered
+        );
         devices.answer(Duration::from_millis(100));
     }
     let (ticks, time) = (gateway.process.cpu_ticks() - ticks, began.elapsed());
@@ -139,16 +169,21 @@ fn slow_visitors_of_small_answers_cost_no_thread_and_hold_no_link() {
     let (threads, memory) = (gateway.process.threads(), gateway.process.resident_kib());
 
     let request = get(&format!("/lamp/big?n={ANSWER}"));
-    // Fewer on a slow machine: TCP ends who leaves its window closed for a minute (`TCP_USER_TIMEOUT`), and by then the test has to be over.
+    // Fewer on a slow machine: TCP ends who leaves its window closed for a minute
+    // (`TCP_USER_TIMEOUT`), and by then the test has to be over.
     let (began, mut slow) = (Instant::now(), Vec::<RawPeer>::new());
     while slow.len() < wish && (slow.len() < 100 || began.elapsed() < Duration::from_secs(15)) {
         let mut visitor = RawPeer::connect_narrow(gateway.visitors);
         visitor.write(&request);
-        assert_eq!(visitor.read_octet(), b'H'); // one at a time: no more than four wait for a link
+        assert_eq!(visitor.read_byte(), b'H'); // one at a time: no more than four wait for a link
         slow.push(visitor);
     }
     let count = slow.len();
-    assert_eq!(device.count(), count + 1, "four links carried all the answers, and none of them has been read");
+    assert_eq!(
+        device.count(),
+        count + 1,
+        "four links carried all the answers, and none of them has been read"
+    );
     let quick = |number: usize| {
         let mut visitor = gateway.visitor();
         for _ in 0..number {
@@ -157,15 +192,15 @@ fn slow_visitors_of_small_answers_cost_no_thread_and_hold_no_link() {
     };
     quick(50);
     for expected in *b"TTP/1" {
-        // Once a second or so, each of them takes an octet.
+        // Once a second or so, each of them takes a byte.
         std::thread::sleep(Duration::from_millis(200));
-        slow.iter_mut().for_each(|v| assert_eq!(v.read_octet(), expected));
+        slow.iter_mut().for_each(|v| assert_eq!(v.read_byte(), expected));
         quick(50);
         no_thread_each(&gateway.process, threads, &format!("{count} slow visitors"));
     }
     let grown = gateway.process.resident_kib().saturating_sub(memory);
     say(&format!(
-        "slow visitors: {count} with {ANSWER} octets each, {} threads (none: {threads}), {:.1} KiB of resident memory each",
+        "slow visitors: {count} with {ANSWER} bytes each, {} threads (none: {threads}), {:.1} KiB of resident memory each",
         gateway.process.threads(),
         grown as f64 / count as f64
     ));
@@ -224,7 +259,9 @@ fn a_device_forwards_many_slow_answers_without_a_thread_for_each() {
         visitor.deadline = Duration::from_secs(30);
         visitor.write(get("/lamp/x"));
     }
-    eventually_within(Duration::from_secs(25), "200 requests at the local server", || (local.count() == 200).then_some(()));
+    eventually_within(Duration::from_secs(25), "200 requests at the local server", || {
+        (local.count() == 200).then_some(())
+    });
     no_thread_each(&device, before, "200 requests in progress");
     drop(release);
     visitors.iter_mut().for_each(|v| v.read_answer("GET").expect_ok("done"));
@@ -252,7 +289,10 @@ fn callers_beyond_the_bound_are_told_at_once() {
         .collect();
     // Only a full queue answers this one before its minute is over.
     gateway.get("/lamp/late").expect_refusal(503);
-    let mut told: Vec<RawPeer> = waiting.into_iter().filter_map(|mut v| v.stirs_within(Duration::from_millis(1)).then_some(v)).collect();
+    let mut told: Vec<RawPeer> = waiting
+        .into_iter()
+        .filter_map(|mut v| v.stirs_within(Duration::from_millis(1)).then_some(v))
+        .collect();
     assert_eq!(told.len(), 20, "1,024 wait, 20 are told");
     for visitor in &mut told {
         let answer = visitor.read_answer("GET");

@@ -1,4 +1,5 @@
-//! Tables, queues and buffers that many share: no peer, address, name or credential takes one for all (T51, T53), and what is held is counted (T54).
+//! Tables, queues and buffers that many share: no peer, address, name or credential takes one for
+//! all (T51, T53), and what is held is counted (T54).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::SocketAddr;
@@ -6,10 +7,12 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::doors::with_files;
+use crate::admission::with_files;
 use crate::support::pki::TlsPeer;
 use crate::support::process::{Process, get, offer};
-use crate::support::{Authority, DEADLINE, Gateway, LocalServer, Ptth, RawGateway, RawPeer, each_row, eventually, say};
+use crate::support::{
+    Authority, DEADLINE, Gateway, LocalServer, Ptth, RawGateway, RawPeer, each_row, eventually, say,
+};
 
 // ── Who writes and does not read (T51) ──
 
@@ -18,7 +21,8 @@ const HEARTBEAT: &str = "OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n";
 /// Bytes that each of them writes, if it may.
 const FLOOD: usize = 24_000_000;
 
-/// Writes `message` again and again and reads nothing, until the other side takes no more of it or [`FLOOD`] bytes are written. Bytes written.
+/// Writes `message` again and again and reads nothing, until the other side takes no more of it or
+/// [`FLOOD`] bytes are written. Bytes written.
 fn flood(peer: &mut RawPeer, message: &str) -> usize {
     let piece = message.repeat(64 * 1024 / message.len());
     peer.deadline = Duration::from_secs(1); // without a single byte taken
@@ -34,11 +38,16 @@ fn grows(what: &str, process: &Process, peer: &mut RawPeer, message: &str) -> u6
     let before = process.resident_kib();
     let written = flood(peer, message);
     let grown = process.resident_kib().saturating_sub(before) * 1024;
-    say(&format!("{what}: {} KB written and nothing read, memory grows by {} KB", written / 1000, grown / 1000));
+    say(&format!(
+        "{what}: {} KB written and nothing read, memory grows by {} KB",
+        written / 1000,
+        grown / 1000
+    ));
     grown
 }
 
-/// What is answered at once takes at most this much more memory: buffers of one connection, and what the allocator keeps.
+/// What is answered at once takes at most this much more memory: buffers of one connection, and
+/// what the allocator keeps.
 const FLAT: u64 = 6_000_000;
 
 #[test]
@@ -49,12 +58,17 @@ fn a_gateway_that_does_not_read_the_answers_to_its_heartbeats_is_not_read_from()
         |options| options[0].to_owned(),
         |options| {
             let raw = RawGateway::start();
-            let device = Ptth::start(&[&["device", &raw.url("lamp"), "--links", "1..1"], &options[..]].concat());
+            let device = Ptth::start(
+                &[&["device", &raw.url("lamp"), "--links", "1..1"], &options[..]].concat(),
+            );
             let mut link = raw.turn();
             link.write(HEARTBEAT);
             assert_eq!(link.read_head().status(), 204);
-            assert!(grows(&format!("heartbeats, {}", options[0]), &device, &mut link, HEARTBEAT) < FLAT);
-            // Whoever reads on is answered on: here what was written whole, and the rest is served behind it.
+            assert!(
+                grows(&format!("heartbeats, {}", options[0]), &device, &mut link, HEARTBEAT) < FLAT
+            );
+            // Whoever reads on is answered on: here what was written whole, and the rest is served
+            // behind it.
             link.deadline = Duration::from_secs(10);
             for _ in 0..10_000 {
                 assert_eq!(link.read_head().status(), 204);
@@ -65,7 +79,8 @@ fn a_gateway_that_does_not_read_the_answers_to_its_heartbeats_is_not_read_from()
 
 #[test]
 fn a_peer_that_does_not_read_what_is_answered_locally_takes_no_memory() {
-    let gateway = Gateway::start(&["--health-path", "/health", "--cors-origin", "https://app.example"]);
+    let gateway =
+        Gateway::start(&["--health-path", "/health", "--cors-origin", "https://app.example"]);
     let _link = gateway.link("lamp");
     let preflight = "OPTIONS /lamp HTTP/1.1\r\nHost: a\r\nOrigin: https://app.example\r\nAccess-Control-Request-Method: POST\r\n\r\n";
     let poll = "POST /lamp HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
@@ -97,7 +112,8 @@ fn from_address(ip: [u8; 4], to: SocketAddr) -> RawPeer {
     RawPeer::adopt(socket.into(), &format!("visitor from {ip:?}"))
 }
 
-/// More kept-alive connections from one address than there are descriptors: another address is served, and devices come and go.
+/// More kept-alive connections from one address than there are descriptors: another address is
+/// served, and devices come and go.
 #[test]
 fn one_address_takes_neither_all_connections_nor_the_devices_places() {
     let gateway = Gateway::of(with_files(256, ""));
@@ -105,15 +121,18 @@ fn one_address_takes_neither_all_connections_nor_the_devices_places() {
     let mut hogs = Vec::new();
     for _ in 0..300 {
         let mut hog = gateway.visitor();
-        let kept = hog.try_write(get("/nobody/")).is_ok() && hog.try_read_head().is_some_and(|head| head.status() == 404);
+        let kept = hog.try_write(get("/nobody/")).is_ok()
+            && hog.try_read_head().is_some_and(|head| head.status() == 404);
         hogs.extend(kept.then_some(hog));
     }
     say(&format!("one address keeps {} connections of 192", hogs.len()));
     assert_eq!(hogs.len(), 48, "a quarter");
     from_address([127, 0, 0, 2], gateway.visitors).ask(&get("/nobody/")).expect_refusal(404);
     drop(gateway.link("lamp"));
-    // Many addresses take all that visitors may have; each next one is served, the device comes back.
-    let many: Vec<RawPeer> = (2..200).map(|n| from_address([127, 0, 0, n], gateway.visitors)).collect();
+    // Many addresses take all that visitors may have; each next one is served, the device comes
+    // back.
+    let many: Vec<RawPeer> =
+        (2..200).map(|n| from_address([127, 0, 0, n], gateway.visitors)).collect();
     for (n, mut peer) in many.into_iter().enumerate() {
         if n % 40 == 0 {
             drop(gateway.link("lamp"));
@@ -123,19 +142,35 @@ fn one_address_takes_neither_all_connections_nor_the_devices_places() {
     }
     from_address([127, 0, 1, 1], gateway.visitors).ask(&get("/nobody/")).expect_refusal(404);
     drop(gateway.link("lamp"));
-    assert!(!gateway.process.stderr().contains("Too many open files"), "{}", gateway.process.stderr());
+    assert!(
+        !gateway.process.stderr().contains("Too many open files"),
+        "{}",
+        gateway.process.stderr()
+    );
 }
 
-/// A program that uses the library may have fewer descriptors than it says: idle visitors give way then, too.
+/// A program that uses the library may have fewer descriptors than it says: idle visitors give way
+/// then, too.
 #[test]
 fn idle_visitors_give_way_when_descriptors_run_out_whatever_the_bound_says() {
-    let process = Ptth::command(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0", "--trusted-proxies", "127.0.0.0/8"]);
+    let process = Ptth::command(&[
+        "gateway",
+        "--devices",
+        "127.0.0.1:0",
+        "--visitors",
+        "127.0.0.1:0",
+        "--trusted-proxies",
+        "127.0.0.0/8",
+    ]);
     let gateway = Gateway::of(Process::start(&mut { process }));
     let open = gateway.process.descriptors();
     let mut visitors: Vec<RawPeer> = (0..20).map(|_| gateway.visitor()).collect();
     visitors.iter_mut().for_each(|visitor| visitor.ask(&get("/nobody/")).expect_refusal(404));
     let files = format!("--nofile={0}:{0}", open + 20);
-    let lowered = Command::new("prlimit").args(["--pid", &gateway.process.id().to_string(), &files]).status().unwrap();
+    let lowered = Command::new("prlimit")
+        .args(["--pid", &gateway.process.id().to_string(), &files])
+        .status()
+        .unwrap();
     assert!(lowered.success());
     for _ in 0..10 {
         drop(gateway.link("lamp"));
@@ -166,10 +201,16 @@ fn sessions_that_fight_for_a_name_fill_neither_the_log_nor_the_memory_of_others(
     let mut back = gateway.dial();
     back.write(offer("door", &session(1)));
     assert_eq!(back.read_head().status(), 409, "that it was replaced is known still");
-    let lines = |name: &str| gateway.process.stderr().lines().filter(|line| line.contains(&format!(" {name}: "))).count();
-    eventually("the end of the flapping is logged or counted", || (lines("flaps-3") > 1).then_some(()));
+    let lines = |name: &str| {
+        gateway.process.stderr().lines().filter(|line| line.contains(&format!(" {name}: "))).count()
+    };
+    eventually("the end of the flapping is logged or counted", || {
+        (lines("flaps-3") > 1).then_some(())
+    });
     let (lamp, flaps) = (lines("lamp"), lines("flaps-0"));
-    say(&format!("600 take-overs of a name are {lamp} lines of log, 100 comings and goings {flaps}"));
+    say(&format!(
+        "600 take-overs of a name are {lamp} lines of log, 100 comings and goings {flaps}"
+    ));
     // Ten of each kind (up, down, replaced, moved, two of a link's end) in 10 s.
     let most = 6 * 10 * (began.elapsed().as_secs() as usize / 10 + 2);
     assert!(lamp < most && flaps < most, "{most} at most: {}", gateway.process.stderr());
@@ -185,7 +226,8 @@ fn poll(name: &str) -> String {
 }
 
 fn upload(name: &str, body: &[u8]) -> Vec<u8> {
-    let head = format!("POST /{name}/ HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head =
+        format!("POST /{name}/ HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
     [head.as_bytes(), body].concat()
 }
 
@@ -194,12 +236,15 @@ fn read_event(poll: &mut RawPeer) -> serde_json::Value {
     serde_json::from_slice(&poll.read_answer("POST").body).unwrap()
 }
 
-/// Control characters have six bytes each in JSON: a device that does not read its events takes its share of the memory, and nobody else's.
+/// Control characters have six bytes each in JSON: a device that does not read its events takes its
+/// share of the memory, and nobody else's.
 #[cfg(feature = "comet")]
 #[test]
 fn events_count_as_long_as_they_are_in_json_and_each_device_has_its_share() {
-    let gateway =
-        Gateway::start_with_env(&["--memory", "16777216", "--first-octet", "600s", "--poll-hold", "600s"], &[("MALLOC_ARENA_MAX", "1")]);
+    let gateway = Gateway::start_with_env(
+        &["--memory", "16777216", "--first-byte", "600s", "--poll-hold", "600s"],
+        &[("MALLOC_ARENA_MAX", "1")],
+    );
     let before = gateway.process.resident_kib();
     let control = vec![1; 768 << 10]; // 4.5 MiB as an event, of the 6 MiB that one device has
     let mut poller = RawPeer::connect_narrow(gateway.devices);
@@ -219,7 +264,11 @@ fn events_count_as_long_as_they_are_in_json_and_each_device_has_its_share() {
     };
     let refused = asks("lamp", 512 << 10);
     refused.expect_refusal(503);
-    assert!(refused.text().contains("its share") && refused.head.get("retry-after") == Some("1"), "{}", refused.text());
+    assert!(
+        refused.text().contains("its share") && refused.head.get("retry-after") == Some("1"),
+        "{}",
+        refused.text()
+    );
     next.read_answer("POST").expect_ok("{}"); // the poll that it would have gone to is told that there is nothing
     next.write(poll("lamp"));
     let mut never = gateway.dial();
@@ -227,7 +276,10 @@ fn events_count_as_long_as_they_are_in_json_and_each_device_has_its_share() {
     asks("big", 1 << 20).expect_refusal(413);
     never.read_answer("POST").expect_ok("{}");
     let grown = gateway.process.resident_kib().saturating_sub(before) * 1024;
-    say(&format!("memory: 768 KiB of control characters for a poll that is not read take {} KB of 16,777 KB", grown / 1000));
+    say(&format!(
+        "memory: 768 KiB of control characters for a poll that is not read take {} KB of 16,777 KB",
+        grown / 1000
+    ));
     // Another device has its own share.
     let mut other = gateway.dial();
     other.deadline = Duration::from_secs(60);
@@ -236,7 +288,8 @@ fn events_count_as_long_as_they_are_in_json_and_each_device_has_its_share() {
     visitor.write(upload("door", &vec![b'x'; 512 << 10]));
     assert_eq!(read_event(&mut other)["body"].as_str().unwrap().len(), 512 << 10);
     // The event is whole, though it came late; with its answer the share is free.
-    let event = serde_json::from_slice::<serde_json::Value>(&poller.read_answer("POST").body).unwrap();
+    let event =
+        serde_json::from_slice::<serde_json::Value>(&poller.read_answer("POST").body).unwrap();
     assert!(event["body"].as_str().unwrap().bytes().eq(control.iter().copied()));
     let answer = format!("{{\"message-id\": {}, \"body\": \"taken\"}}", event["message-id"]);
     let fields = format!("Content-Type: application/json\r\nContent-Length: {}", answer.len());
@@ -248,15 +301,26 @@ fn events_count_as_long_as_they_are_in_json_and_each_device_has_its_share() {
     assert_eq!(read_event(&mut poller)["body"].as_str().unwrap().len(), control.len());
 }
 
-/// TLS sessions are memory, too: where it is taken, a visitor comes in only in the place of one that idles.
+/// TLS sessions are memory, too: where it is taken, a visitor comes in only in the place of one
+/// that idles.
 #[cfg(feature = "tls")]
 #[test]
 fn idle_tls_sessions_take_what_is_counted_for_them() {
     const ALLOWED: usize = 2 << 20;
     let authority = Authority::new();
     let (pair, client) = (authority.server("gw"), Arc::new(authority.client(None)));
-    let files = ["--visitors-cert", pair.certificate(), "--visitors-key", pair.key(), "--trusted-proxies", "127.0.0.1"];
-    let gateway = Gateway::start_with_env(&[&files[..], &["--memory", &ALLOWED.to_string()]].concat(), &[("MALLOC_ARENA_MAX", "1")]);
+    let files = [
+        "--visitors-cert",
+        pair.certificate(),
+        "--visitors-key",
+        pair.key(),
+        "--trusted-proxies",
+        "127.0.0.1",
+    ];
+    let gateway = Gateway::start_with_env(
+        &[&files[..], &["--memory", &ALLOWED.to_string()]].concat(),
+        &[("MALLOC_ARENA_MAX", "1")],
+    );
     let (open, before) = (gateway.process.descriptors(), gateway.process.resident_kib());
     let mut visitors = Vec::new();
     for _ in 0..300 {
@@ -265,7 +329,14 @@ fn idle_tls_sessions_take_what_is_counted_for_them() {
         assert!(matches!(status, 404 | 503), "{status}"); // 503 from nine tenths on
         visitors.push(visitor);
     }
-    let (kept, grown) = (gateway.process.descriptors() - open, gateway.process.resident_kib().saturating_sub(before));
-    say(&format!("memory: {kept} idle TLS visitors take {grown} KiB of {} KiB, {} bytes each", ALLOWED >> 10, grown * 1024 / kept as u64));
+    let (kept, grown) = (
+        gateway.process.descriptors() - open,
+        gateway.process.resident_kib().saturating_sub(before),
+    );
+    say(&format!(
+        "memory: {kept} idle TLS visitors take {grown} KiB of {} KiB, {} bytes each",
+        ALLOWED >> 10,
+        grown * 1024 / kept as u64
+    ));
     assert!((100..=ALLOWED / (10 << 10)).contains(&kept), "{kept} are kept of 300");
 }

@@ -2,12 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod cuts;
-pub mod fleet;
+pub mod group;
 pub mod scenes;
 
 use std::time::{Duration, Instant};
 
-use fleet::Fleet;
+use group::LoopGroup;
 use scenes::Pace;
 
 use crate::support::{Ptth, RawGateway, RawPeer, SWITCH, say};
@@ -19,33 +19,61 @@ const fn ms(ms: u64) -> Duration {
 #[test]
 fn a_fleet_is_back_soon_after_its_gateway_was_killed() {
     // Away for longer than the longest pause: every device has backed off as far as it goes.
-    fleet::killed_and_started_again(
-        &Fleet { processes: 4, links_each: 60, singles: 40, backoff: (ms(50), ms(2_500)), away: ms(3_000), within: ms(5_000) },
+    group::killed_and_started_again(
+        &LoopGroup {
+            processes: 4,
+            links_each: 60,
+            singles: 40,
+            backoff: (ms(50), ms(2_500)),
+            away: ms(3_000),
+            within: ms(5_000),
+        },
         false,
     );
 }
 
 #[test]
 fn many_links_lost_together_are_one_failure() {
-    // The first pauses after a loss are short, however many links were lost: that each of them fails to be dialled again is one outage.
-    fleet::killed_and_started_again(
-        &Fleet { processes: 4, links_each: 60, singles: 0, backoff: (ms(50), ms(60_000)), away: ms(500), within: ms(3_000) },
+    // The first pauses after a loss are short, however many links were lost: that each of them
+    // fails to be dialled again is one outage.
+    group::killed_and_started_again(
+        &LoopGroup {
+            processes: 4,
+            links_each: 60,
+            singles: 0,
+            backoff: (ms(50), ms(60_000)),
+            away: ms(500),
+            within: ms(3_000),
+        },
         false,
     );
 }
 
 #[test]
 fn many_links_are_dialled_some_at_a_time() {
-    // Accept queues are short: at most 64 dials wait for their answers, or that many more in each second in which none comes.
+    // Accept queues are short: at most 64 dials wait for their answers, or that many more in each
+    // second in which none comes.
     const LINKS: usize = 400;
     let raw = RawGateway::start();
     let began = Instant::now();
-    let _device = Ptth::start(&["device", &raw.url("lamp"), "--text", "on", "--links", &format!("{LINKS}..{LINKS}")]);
+    let _device = Ptth::start(&[
+        "device",
+        &raw.url("lamp"),
+        "--text",
+        "on",
+        "--links",
+        &format!("{LINKS}..{LINKS}"),
+    ]);
     let mut unanswered = vec![raw.accept()];
     while unanswered.len() < 100 {
         unanswered.push(raw.accept());
         let seconds = began.elapsed().as_secs() as usize;
-        assert!(unanswered.len() <= (seconds + 1) * 64, "{} dials within {:?}", unanswered.len(), began.elapsed());
+        assert!(
+            unanswered.len() <= (seconds + 1) * 64,
+            "{} dials within {:?}",
+            unanswered.len(),
+            began.elapsed()
+        );
     }
     let began = Instant::now();
     for dial in &mut unanswered {
@@ -55,17 +83,20 @@ fn many_links_are_dialled_some_at_a_time() {
     let links: Vec<RawPeer> = (100..LINKS).map(|_| raw.turn()).collect();
     let took = began.elapsed();
     say(&format!("{} links were dialled and turned within {took:.2?}", links.len()));
-    assert!(took < Duration::from_secs(3), "where each is answered the next is dialled at once, not so many a second");
+    assert!(
+        took < Duration::from_secs(3),
+        "where each is answered the next is dialled at once, not so many a second"
+    );
 }
 
 #[test]
 fn a_visitor_never_gets_a_wrong_answer_from_a_name_that_is_taken_over_a_thousand_times() {
-    scenes::take_overs(1_000, scenes::Way::Links);
+    scenes::take_overs(1_000, scenes::Transport::Links);
 }
 
 #[test]
 fn nor_from_one_whose_devices_poll() {
-    scenes::take_overs(1_000, scenes::Way::Polls);
+    scenes::take_overs(1_000, scenes::Transport::Polls);
 }
 
 #[test]

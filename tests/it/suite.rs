@@ -40,8 +40,13 @@ fn under_ci_a_missing_peer_fails_the_test() {
         return;
     }
     let output = skipping(Some("true"));
-    let (out, errors) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    let (out, errors) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!(output.status.code(), Some(101), "{out}{errors}");
-    assert!(out.contains("2 failed") && out.contains("a-peer-that-nobody-has is missing, and under CI no test is skipped"), "{out}");
+    assert!(
+        out.contains("2 failed")
+            && out.contains("a-peer-that-nobody-has is missing, and under CI no test is skipped"),
+        "{out}"
+    );
     assert!(!errors.contains("SKIPPED"), "{errors}");
 }

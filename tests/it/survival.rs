@@ -1,4 +1,5 @@
-//! What may befall a process: killed, stopped and continued, nowhere to write to, a root that is read-only (T40).
+//! What may befall a process: killed, stopped and continued, nowhere to write to, a root that is
+//! read-only (T40).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs::File;
@@ -7,7 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::process::get;
-use crate::support::{DEADLINE, Gateway, LocalServer, Process, Ptth, RawPeer, eventually, eventually_within, free_port, say, skipped};
+use crate::support::{
+    DEADLINE, Gateway, LocalServer, Process, Ptth, RawPeer, eventually, eventually_within,
+    free_port, say, skipped,
+};
 
 /// A process whose outputs are not the test's.
 struct Bare(Child);
@@ -36,9 +40,23 @@ impl Drop for Bare {
 
 /// A gateway with these addresses that says where it is to nobody.
 fn gateway_command(more: &[&str]) -> (Command, SocketAddr, SocketAddr) {
-    let (devices, visitors) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
-    let arguments =
-        [&["gateway", "--devices", &devices, "--visitors", &visitors, "--drain-notice", "0s", "--drain-timeout", "1s"], more].concat();
+    let (devices, visitors) =
+        (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    let arguments = [
+        &[
+            "gateway",
+            "--devices",
+            &devices,
+            "--visitors",
+            &visitors,
+            "--drain-notice",
+            "0s",
+            "--drain-timeout",
+            "1s",
+        ],
+        more,
+    ]
+    .concat();
     (Ptth::command(&arguments), devices.parse().unwrap(), visitors.parse().unwrap())
 }
 
@@ -68,7 +86,8 @@ fn outputs_that_take_nothing_stop_neither_side() {
     device.ends_on_sigterm();
     gateway.ends_on_sigterm();
     // A failure keeps its exit code.
-    let mut wrong = Bare::start(&mut Ptth::command(&["device", "nonsense", "--text", "on"]), full(), full());
+    let mut wrong =
+        Bare::start(&mut Ptth::command(&["device", "nonsense", "--text", "on"]), full(), full());
     assert_eq!(eventually("it ends", || wrong.0.try_wait().unwrap()).code(), Some(2));
 }
 
@@ -79,10 +98,20 @@ fn a_log_that_nobody_reads_stops_neither_side() {
     let mut gateway = Bare::start(command.env("RUST_LOG", "trace"), Stdio::piped(), Stdio::piped());
     listens(visitors);
     let url = format!("http://{devices}/lamp");
-    let mut command = Ptth::command(&["device", &url, "--text", "on", "--backoff", "1ms..5ms", "--links", "1..4"]);
+    let mut command = Ptth::command(&[
+        "device",
+        &url,
+        "--text",
+        "on",
+        "--backoff",
+        "1ms..5ms",
+        "--links",
+        "1..4",
+    ]);
     let mut device = Bare::start(command.env("RUST_LOG", "trace"), Stdio::piped(), Stdio::piped());
     serves(visitors, "/lamp/x", "on");
-    // Each refusal is a line; a pipe holds 64 KiB, and as many lines as wait for it are held besides.
+    // Each refusal is a line; a pipe holds 64 KiB, and as many lines as wait for it are held
+    // besides.
     let mut visitor = RawPeer::connect(visitors);
     for _ in 0..3_000 {
         visitor.ask(&get("/-/")).expect_refusal(400);
@@ -95,9 +124,18 @@ fn a_log_that_nobody_reads_stops_neither_side() {
 
 #[test]
 fn either_side_may_be_killed() {
-    let (devices, visitors) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    let (devices, visitors) =
+        (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
     let start = || {
-        let gateway = Ptth::start(&["gateway", "--devices", &devices, "--visitors", &visitors, "--drain-notice", "0s"]);
+        let gateway = Ptth::start(&[
+            "gateway",
+            "--devices",
+            &devices,
+            "--visitors",
+            &visitors,
+            "--drain-notice",
+            "0s",
+        ]);
         gateway.line();
         gateway
     };
@@ -113,7 +151,10 @@ fn either_side_may_be_killed() {
     let then = Instant::now();
     let gateway = start();
     serves(at, "/lamp/x", "on");
-    say(&format!("after a killed gateway was started again its device answered within {:?}", then.elapsed()));
+    say(&format!(
+        "after a killed gateway was started again its device answered within {:?}",
+        then.elapsed()
+    ));
     assert!(!device.has_ended());
     // The device: its successor has the name at once.
     device.signal("KILL");
@@ -121,7 +162,10 @@ fn either_side_may_be_killed() {
     let then = Instant::now();
     let _device = dial();
     serves(at, "/lamp/x", "on");
-    say(&format!("after a killed device was started again it answered within {:?}", then.elapsed()));
+    say(&format!(
+        "after a killed device was started again it answered within {:?}",
+        then.elapsed()
+    ));
     drop(gateway);
 }
 
@@ -143,7 +187,7 @@ fn a_gateway_that_was_stopped_and_goes_on_has_ended_nothing() {
         "2s",
         "--idle-visitor",
         "3s",
-        "--first-octet",
+        "--first-byte",
         "3s",
         "--body-silence",
         "3s",
@@ -160,7 +204,8 @@ fn a_gateway_that_was_stopped_and_goes_on_has_ended_nothing() {
     let url = gateway.device_url("poller");
     let poller = Ptth::start(&["device", &url, "--text", "polled", "--fallback", "only"]);
     assert!(poller.line().starts_with("connected poller"));
-    let (mut idle, mut waiting, mut half) = (gateway.visitor(), gateway.visitor(), gateway.visitor());
+    let (mut idle, mut waiting, mut half) =
+        (gateway.visitor(), gateway.visitor(), gateway.visitor());
     idle.ask(&get("/lamp/x")).expect_ok("on");
     waiting.write(get("/lamp/slow"));
     eventually("the local server was asked", || (local.count() == 2).then_some(()));
@@ -184,8 +229,16 @@ fn a_gateway_that_was_stopped_and_goes_on_has_ended_nothing() {
 
 #[test]
 fn a_device_that_was_stopped_comes_back_by_itself() {
-    let gateway =
-        Gateway::start(&["--heartbeat", "500ms", "--heartbeat-timeout", "500ms", "--first-octet", "500ms", "--wait-for-link", "10ms"]);
+    let gateway = Gateway::start(&[
+        "--heartbeat",
+        "500ms",
+        "--heartbeat-timeout",
+        "500ms",
+        "--first-byte",
+        "500ms",
+        "--wait-for-link",
+        "10ms",
+    ]);
     let device = Ptth::device(&gateway, "lamp", &["--text", "on"]);
     device.signal("STOP");
     // The gateway notices: nobody waits for it longer than is configured.
@@ -207,7 +260,12 @@ fn read_only_root() -> Option<Vec<String>> {
     ]
     .map(str::to_owned)
     .into();
-    let works = Command::new(&made[0]).args(&made[1..]).arg("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    let works = Command::new(&made[0])
+        .args(&made[1..])
+        .arg("true")
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
     works.then_some(made)
 }
 
@@ -222,8 +280,17 @@ fn a_read_only_root_is_enough() {
         command.args(&made[1..]).arg(env!("CARGO_BIN_EXE_ptth")).args(arguments);
         Process::start(&mut command)
     };
-    let mut gateway =
-        inside(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0", "--drain-notice", "0s", "--drain-timeout", "1s"]);
+    let mut gateway = inside(&[
+        "gateway",
+        "--devices",
+        "127.0.0.1:0",
+        "--visitors",
+        "127.0.0.1:0",
+        "--drain-notice",
+        "0s",
+        "--drain-timeout",
+        "1s",
+    ]);
     let devices = gateway.line().replace("devices ", "");
     let visitors: SocketAddr = gateway.line().replace("visitors http://", "").parse().unwrap();
     let mut device = inside(&["device", &format!("{devices}/lamp"), "--text", "on"]);

@@ -1,4 +1,5 @@
-//! The page of threats is true: every row has tests, and they exist. What has no better place stands here, too.
+//! The page of threats is true: every row has tests, and they exist. What has no better place
+//! stands here, too.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
@@ -28,11 +29,13 @@ fn all_tests() -> String {
 
 #[test]
 fn every_threat_has_its_tests() {
-    let (page, tests) = (std::fs::read_to_string(repository("docs/threats.md")).unwrap(), all_tests());
+    let (page, tests) =
+        (std::fs::read_to_string(repository("docs/threats.md")).unwrap(), all_tests());
     let mut rows = BTreeSet::new();
     for row in page.lines().filter(|line| line.starts_with("| T")) {
         let number: u32 = row[3..].split(' ').next().unwrap().parse().unwrap();
-        let named: Vec<&str> = row.split('`').skip(1).step_by(2).filter(|word| word.contains('_')).collect();
+        let named: Vec<&str> =
+            row.split('`').skip(1).step_by(2).filter(|word| word.contains('_')).collect();
         assert!(rows.insert(number) && !named.is_empty(), "{row}");
         for name in named {
             assert!(tests.contains(&format!("fn {name}() {{\n")), "T{number}: no test {name}");
@@ -48,13 +51,19 @@ fn every_option_is_tested_somewhere() {
     let tests = all_tests();
     let mut untested = Vec::new();
     for command in ["gateway", "device"] {
-        let help = Command::new(env!("CARGO_BIN_EXE_ptth")).args([command, "--help"]).output().unwrap();
+        let help =
+            Command::new(env!("CARGO_BIN_EXE_ptth")).args([command, "--help"]).output().unwrap();
         let help = String::from_utf8(help.stdout).unwrap();
-        let options = help.lines().filter_map(|line| line.trim_start().strip_prefix("--")?.split([' ', '\n', '=']).next());
+        let options = help.lines().filter_map(|line| {
+            line.trim_start().strip_prefix("--")?.split([' ', '\n', '=']).next()
+        });
         let options: BTreeSet<&str> = options.collect();
         assert!(options.len() > 10, "{help}");
         untested.extend(
-            options.into_iter().filter(|option| !tests.contains(&format!("--{option}\""))).map(|option| format!("{command} --{option}")),
+            options
+                .into_iter()
+                .filter(|option| !tests.contains(&format!("--{option}\"")))
+                .map(|option| format!("{command} --{option}")),
         );
     }
     assert!(untested.is_empty(), "no test uses {untested:?}");
@@ -88,14 +97,29 @@ fn slowhttptest_slows_nobody_else_down() {
     for (what, options, path) in [
         ("slow heads (-H)", &["-H", "-i", "2", "-t", "GET"][..], "/x"),
         ("slow bodies (-B)", &["-B", "-i", "2", "-t", "POST", "-s", "8192", "-x", "10"], "/hash"),
-        ("slow readers (-X)", &["-X", "-t", "GET", "-w", "512", "-y", "1024", "-n", "5", "-z", "32", "-k", "3"], "/big?n=200000"),
+        (
+            "slow readers (-X)",
+            &["-X", "-t", "GET", "-w", "512", "-y", "1024", "-n", "5", "-z", "32", "-k", "3"],
+            "/big?n=200000",
+        ),
     ] {
         let mut attack = Command::new(program("slowhttptest"));
-        attack.args(["-c", "1000", "-r", "500", "-p", "3", "-l", "7"]).args(options).arg("-u").arg(format!("{base}{path}"));
-        let mut attack = attack.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        attack
+            .args(["-c", "1000", "-r", "500", "-p", "3", "-l", "7"])
+            .args(options)
+            .arg("-u")
+            .arg(format!("{base}{path}"));
+        let mut attack = attack
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let meanwhile = probe(&gateway, Duration::from_secs(6));
         attack.wait().unwrap();
-        say(&format!("slowhttptest, {what}, 1,000 connections: p99 of quick requests {meanwhile:?}, {quiet:?} when all is quiet"));
+        say(&format!(
+            "slowhttptest, {what}, 1,000 connections: p99 of quick requests {meanwhile:?}, {quiet:?} when all is quiet"
+        ));
     }
     let log = gateway.process.stderr();
     assert!(!log.contains("quick: down") && !log.contains("panicked"), "{log}");

@@ -1,4 +1,5 @@
-//! The threats as tables, face V: what visitors try at the gateway's port beyond `visitors.rs`, and what one of them must never get of another's.
+//! The threats as tables, face V: what visitors try at the gateway's port beyond `visitors.rs`, and
+//! what one of them must never get of another's.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -9,12 +10,14 @@ use crate::gateway_wire::FOREIGN;
 use crate::scale::affordable;
 use crate::support::local::routes;
 use crate::support::process::get;
-use crate::support::{Gateway, Hash, Head, LocalServer, Ptth, RawPeer, each_row, eventually, fill_pattern, say};
+use crate::support::{
+    Gateway, Hash, Head, LocalServer, Ptth, RawPeer, each_row, eventually, fill_pattern, say,
+};
 use crate::threats_links::{is_cheap, spent};
 
 // ── Refused before anybody is asked ──
 
-/// Threat and what it is; octets; the statuses that refuse it.
+/// Threat and what it is; bytes; the statuses that refuse it.
 type Row = (&'static str, String, &'static [u16]);
 
 fn refused() -> Vec<Row> {
@@ -49,7 +52,7 @@ fn refused() -> Vec<Row> {
         ("T11 Host with an encoded dot", at("/lamp/x", "Host: lamp%2edevices.example\r\n"), &[400]),
         ("T11 Host with a backslash", at("/lamp/x", "Host: a\\b\r\n"), &[400]),
         ("T11 Host with a query", at("/lamp/x", "Host: a?b\r\n"), &[400]),
-        ("T11 Host with octets above 0x7F", at("/lamp/x", "Host: \u{e4}\r\n"), &[400]),
+        ("T11 Host with bytes above 0x7F", at("/lamp/x", "Host: \u{e4}\r\n"), &[400]),
         ("T11 Host with an empty port and userinfo", at("/lamp/x", "Host: a:@b\r\n"), &[400]),
         ("T11 Host with a signed port", at("/lamp/x", "Host: a:+80\r\n"), &[400]),
         ("T11 Host with a zone", at("/lamp/x", "Host: [fe80::1%25eth0]\r\n"), &[400]),
@@ -86,16 +89,21 @@ fn what_visitors_may_not_say_is_refused_and_closed_and_no_device_hears_of_it() {
     each_row(
         &refused(),
         |r| r.0.to_owned(),
-        |(_, octets, statuses)| {
+        |(_, bytes, statuses)| {
             let before = device.count();
             let mut visitor = gateway.visitor();
-            visitor.write(format!("{octets}{}", get("/lamp/smuggled"))); // what follows a refused request is no request
+            visitor.write(format!("{bytes}{}", get("/lamp/smuggled"))); // what follows a refused request is no request
             let answer = visitor.read_answer("GET");
             answer.expect_refusal_among(statuses);
             assert!(answer.head.closes(), "no Connection: close in {}", answer.head.text());
             visitor.expect_end();
             gateway.get("/lamp/fence").expect_ok("hello\n");
-            assert_eq!(device.count(), before + 1, "the device was asked: {}", device.requests()[before].text());
+            assert_eq!(
+                device.count(),
+                before + 1,
+                "the device was asked: {}",
+                device.requests()[before].text()
+            );
         },
     );
 }
@@ -108,16 +116,18 @@ fn foreign_protocols_are_refused_at_once_and_fill_no_log() {
         each_row(
             FOREIGN,
             |r| r.0.to_owned(),
-            |(_, octets)| {
+            |(_, bytes)| {
                 let mut visitor = gateway.visitor();
-                visitor.write(octets);
+                visitor.write(bytes);
                 let answer = visitor.read_answer("GET"); // without an end of the stream from this side
                 answer.expect_refusal_among(&[400, 501, 505]);
                 visitor.expect_end();
             },
         );
         gateway.get("/nobody/").expect_refusal(404);
-        eventually("the lines are written", || (gateway.process.stderr().matches("was refused").count() >= lines).then_some(()));
+        eventually("the lines are written", || {
+            (gateway.process.stderr().matches("was refused").count() >= lines).then_some(())
+        });
         let said = gateway.process.stderr();
         let ours = said.lines().filter(|l| !l.contains("no device nobody")).count();
         assert!(ours <= lines, "{} strangers at level {level}: {said}", FOREIGN.len());
@@ -128,16 +138,47 @@ fn foreign_protocols_are_refused_at_once_and_fill_no_log() {
 
 #[test]
 fn the_request_carries_the_host_that_it_was_routed_on() {
-    // T11, T12: target and Host as they come; the device that is reached, target, Host and X-Forwarded-Host as it sees them.
+    // T11, T12: target and Host as they come; the device that is reached, target, Host and
+    // X-Forwarded-Host as it sees them.
     let rows = [
         ("/echo", "lamp.devices.example", "lamp", "/echo", "lamp.devices.example"),
         ("/echo", "LAMP.DEVICES.example", "lamp", "/echo", "LAMP.DEVICES.example"),
         ("/echo", "desk.devices.example.", "desk", "/echo", "desk.devices.example."),
-        ("/echo/lamp/", "desk.devices.example:81", "desk", "/echo/lamp/", "desk.devices.example:81"),
-        ("http://lamp.devices.example/echo", "LAMP.devices.example", "lamp", "/echo", "lamp.devices.example"),
-        ("http://lamp.devices.example:80/echo", "lamp.devices.example", "lamp", "/echo", "lamp.devices.example:80"),
-        ("HTTP://lamp.devices.example./echo", "lamp.devices.example", "lamp", "/echo", "lamp.devices.example."),
-        ("http://other.example/desk/echo?a=//b", "other.example", "desk", "/echo?a=//b", "other.example"),
+        (
+            "/echo/lamp/",
+            "desk.devices.example:81",
+            "desk",
+            "/echo/lamp/",
+            "desk.devices.example:81",
+        ),
+        (
+            "http://lamp.devices.example/echo",
+            "LAMP.devices.example",
+            "lamp",
+            "/echo",
+            "lamp.devices.example",
+        ),
+        (
+            "http://lamp.devices.example:80/echo",
+            "lamp.devices.example",
+            "lamp",
+            "/echo",
+            "lamp.devices.example:80",
+        ),
+        (
+            "HTTP://lamp.devices.example./echo",
+            "lamp.devices.example",
+            "lamp",
+            "/echo",
+            "lamp.devices.example.",
+        ),
+        (
+            "http://other.example/desk/echo?a=//b",
+            "other.example",
+            "desk",
+            "/echo?a=//b",
+            "other.example",
+        ),
         ("/desk/echo/%2e%2e%2fx", "a", "desk", "/echo/%2e%2e%2fx", "a"),
         ("/desk/echo/%252e%252e/x", "a", "desk", "/echo/%252e%252e/x", "a"),
         ("/desk/echo//lamp", "a", "desk", "/echo//lamp", "a"),
@@ -152,12 +193,17 @@ fn the_request_carries_the_host_that_it_was_routed_on() {
         |r| format!("{} at {}", r.0, r.1),
         |(target, host, name, seen, forwarded)| {
             let before = (lamp.count(), desk.count());
-            let answer = gateway.visitor().ask(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Host: evil\r\n\r\n"));
+            let answer = gateway.visitor().ask(&format!(
+                "GET {target} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Host: evil\r\n\r\n"
+            ));
             assert_eq!(answer.status(), 200, "{}", answer.text());
             let (head, _) = Head::split(&answer.body);
             let reached = (lamp.count() - before.0, desk.count() - before.1);
             assert_eq!(reached, if *name == "lamp" { (1, 0) } else { (0, 1) });
-            assert_eq!((head.target(), head.get("host"), head.get("x-forwarded-host")), (*seen, Some(*forwarded), Some(*forwarded)));
+            assert_eq!(
+                (head.target(), head.get("host"), head.get("x-forwarded-host")),
+                (*seen, Some(*forwarded), Some(*forwarded))
+            );
         },
     );
 }
@@ -190,7 +236,15 @@ fn connection_strips_what_is_its_own_and_nothing_else() {
         &rows,
         |r| r.0.to_owned(),
         |(name, value, arrives)| {
-            let own = ["Host", "content-LENGTH", "X-Forwarded-Proto", "X-Forwarded-Prefix", "X-Forwarded-For", "Via"].contains(name);
+            let own = [
+                "Host",
+                "content-LENGTH",
+                "X-Forwarded-Proto",
+                "X-Forwarded-Prefix",
+                "X-Forwarded-For",
+                "Via",
+            ]
+            .contains(name);
             let line = if own { String::new() } else { format!("{name}: {value}\r\n") };
             let mut visitor = gateway.visitor();
             visitor.write(format!(
@@ -220,14 +274,27 @@ fn connection_strips_what_is_its_own_and_nothing_else() {
 
 #[test]
 fn a_coming_protocol_is_never_asked_for_with_a_body() {
-    // T9: the octets behind the head are a body, whatever Upgrade says; HTTP2-Settings goes also where it stands alone.
+    // T9: the bytes behind the head are a body, whatever Upgrade says; HTTP2-Settings goes also
+    // where it stands alone.
     let gateway = Gateway::start(&[]);
     let device = LocalServer::device(&gateway, "lamp", 1, routes);
     let rows = [
-        ("h2c in capitals", "Upgrade: H2C\r\nConnection: upgrade, http2-settings\r\nHTTP2-Settings: AAMAAABk\r\n", ""),
+        (
+            "h2c in capitals",
+            "Upgrade: H2C\r\nConnection: upgrade, http2-settings\r\nHTTP2-Settings: AAMAAABk\r\n",
+            "",
+        ),
         ("HTTP2-Settings alone", "HTTP2-Settings: AAMAAABk\r\n", ""),
-        ("a chunked body", "Upgrade: chat\r\nConnection: Upgrade\r\nTransfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n"),
-        ("a body by its length", "Upgrade: chat\r\nConnection: Upgrade\r\nContent-Length: 5\r\n", "hello"),
+        (
+            "a chunked body",
+            "Upgrade: chat\r\nConnection: Upgrade\r\nTransfer-Encoding: chunked\r\n",
+            "5\r\nhello\r\n0\r\n\r\n",
+        ),
+        (
+            "a body by its length",
+            "Upgrade: chat\r\nConnection: Upgrade\r\nContent-Length: 5\r\n",
+            "hello",
+        ),
         ("two lines of h2c", "Upgrade: h2c\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n", ""),
     ];
     each_row(
@@ -251,32 +318,41 @@ fn a_coming_protocol_is_never_asked_for_with_a_body() {
 // ── T4: a body that nobody reads ──
 
 #[test]
-fn octets_of_a_refused_requests_body_are_never_a_request() {
+fn bytes_of_a_refused_requests_body_are_never_a_request() {
     let gateway = Gateway::start(&["--wait-for-link", "50ms"]);
     let lamp = LocalServer::device(&gateway, "lamp", 1, routes);
     drop(gateway.link("away"));
     eventually("the gateway noticed", || (gateway.get("/away/").status() == 503).then_some(()));
     let smuggled = get("/lamp/smuggled");
     let chunk = format!("{:x}\r\n{smuggled}\r\n0\r\n\r\n", smuggled.len());
-    let rows: Vec<(&str, u16, String, String)> = [("/desk/x", 404), ("/away/x", 503), ("/lamp/../x", 400)]
-        .into_iter()
-        .flat_map(|(target, status)| {
-            let by_length = |n: usize| (target, status, format!("Content-Length: {}\r\n", n * smuggled.len()), smuggled.repeat(n));
-            [
-                by_length(1),
-                by_length(1_000),
-                by_length(20_000),
-                (target, status, "Transfer-Encoding: chunked\r\n".to_owned(), chunk.clone()),
-            ]
-        })
-        .collect();
+    let rows: Vec<(&str, u16, String, String)> =
+        [("/desk/x", 404), ("/away/x", 503), ("/lamp/../x", 400)]
+            .into_iter()
+            .flat_map(|(target, status)| {
+                let by_length = |n: usize| {
+                    (
+                        target,
+                        status,
+                        format!("Content-Length: {}\r\n", n * smuggled.len()),
+                        smuggled.repeat(n),
+                    )
+                };
+                [
+                    by_length(1),
+                    by_length(1_000),
+                    by_length(20_000),
+                    (target, status, "Transfer-Encoding: chunked\r\n".to_owned(), chunk.clone()),
+                ]
+            })
+            .collect();
     each_row(
         &rows,
-        |r| format!("{} with {} octets behind {}", r.0, r.3.len(), r.2),
+        |r| format!("{} with {} bytes behind {}", r.0, r.3.len(), r.2),
         |(target, status, framing, body)| {
             let before = lamp.count();
             let mut visitor = gateway.visitor();
-            let _ = visitor.try_write(format!("POST {target} HTTP/1.1\r\nHost: a\r\n{framing}\r\n{body}")); // it may not take all of it
+            let _ = visitor
+                .try_write(format!("POST {target} HTTP/1.1\r\nHost: a\r\n{framing}\r\n{body}")); // it may not take all of it
             let answer = visitor.read_answer("POST");
             answer.expect_refusal(*status);
             match answer.head.closes() {
@@ -284,7 +360,10 @@ fn octets_of_a_refused_requests_body_are_never_a_request() {
                 false => visitor.ask(&get("/lamp/x")).expect_ok("hello\n"), // and no other answer before this one
             }
             gateway.get("/lamp/fence").expect_ok("hello\n");
-            assert!(lamp.requests()[before..].iter().all(|r| r.target() != "/smuggled"), "a body became a request");
+            assert!(
+                lamp.requests()[before..].iter().all(|r| r.target() != "/smuggled"),
+                "a body became a request"
+            );
         },
     );
 }
@@ -292,8 +371,12 @@ fn octets_of_a_refused_requests_body_are_never_a_request() {
 // ── T15: callers that vanish between callers that check ──
 
 #[test]
-fn callers_that_vanish_at_any_octet_of_their_request_or_answer_shift_nobodys_answer() {
-    let request = |nonce: &str| format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\nX-Nonce: {nonce}\r\nContent-Length: 12\r\n\r\nhello, world");
+fn callers_that_vanish_at_any_byte_of_their_request_or_answer_shift_nobodys_answer() {
+    let request = |nonce: &str| {
+        format!(
+            "POST /lamp/x HTTP/1.1\r\nHost: a\r\nX-Nonce: {nonce}\r\nContent-Length: 12\r\n\r\nhello, world"
+        )
+    };
     let gateway = Gateway::start(&["--wait-for-link", "20s"]);
     let local = LocalServer::with(|c| {
         let nonce = c.head.get("x-nonce").unwrap_or_default().repeat(20);
@@ -355,7 +438,9 @@ fn a_thousand_callers_of_a_stalled_device_cost_little_and_leave_nothing_behind()
             assert_eq!(answer.head.get("retry-after"), Some("1"));
         }
         let grown = gateway.process.resident_kib().saturating_sub(before.0);
-        say(&format!("stalled device: {CALLERS} callers, round {round}: {grown} KiB more resident memory"));
+        say(&format!(
+            "stalled device: {CALLERS} callers, round {round}: {grown} KiB more resident memory"
+        ));
         assert!(grown < 8 * 1024, "{grown} KiB for {CALLERS} callers in round {round}");
         assert_eq!(gateway.process.threads(), before.1);
     }
@@ -371,7 +456,7 @@ fn a_large_body_to_a_slow_reader_keeps_memory_flat_at_both_ends() {
     let device = Ptth::device(&gateway, "lamp", &["--to", &local.url()]);
     gateway.get("/lamp/x").expect_ok("hello\n");
     let before = (gateway.process.resident_kib(), device.resident_kib());
-    // A small window, and a reader that checks every octet: it is what everybody waits for.
+    // A small window, and a reader that checks every byte: it is what everybody waits for.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(64 << 10).unwrap();
     socket.connect(&gateway.visitors.into()).unwrap();
@@ -386,14 +471,20 @@ fn a_large_body_to_a_slow_reader_keeps_memory_flat_at_both_ends() {
             fill_pattern(at, &mut expected[..part.len()]);
             right &= part == &expected[..part.len()];
             if at >> 24 != (at + part.len() as u64) >> 24 {
-                most = (gateway.process.resident_kib().max(most.0), device.resident_kib().max(most.1));
+                most =
+                    (gateway.process.resident_kib().max(most.0), device.resident_kib().max(most.1));
             }
             at += part.len() as u64;
         }
     });
-    assert!(right, "the octets are others");
+    assert!(right, "the bytes are others");
     let grown = (most.0.saturating_sub(before.0), most.1.saturating_sub(before.1));
-    say(&format!("slow reader of {} MiB: the gateway grew by {} KiB, the device by {} KiB", TOTAL >> 20, grown.0, grown.1));
+    say(&format!(
+        "slow reader of {} MiB: the gateway grew by {} KiB, the device by {} KiB",
+        TOTAL >> 20,
+        grown.0,
+        grown.1
+    ));
     assert!(grown.0 < 4 * 1024 && grown.1 < 4 * 1024, "{grown:?} KiB more, gateway and device");
 }
 
@@ -401,7 +492,7 @@ fn a_large_body_to_a_slow_reader_keeps_memory_flat_at_both_ends() {
 
 #[test]
 fn a_local_server_that_never_answers_costs_504s_and_its_pool_recovers() {
-    let gateway = Gateway::start(&["--first-octet", "1500ms", "--wait-for-link", "9s"]);
+    let gateway = Gateway::start(&["--first-byte", "1500ms", "--wait-for-link", "9s"]);
     let hung = Arc::new(AtomicUsize::new(0));
     let (release, gate) = crossbeam_channel::bounded::<()>(0);
     let local = LocalServer::with({
@@ -432,7 +523,7 @@ fn a_local_server_that_never_answers_costs_504s_and_its_pool_recovers() {
 // ── T5, from a visitor ──
 
 #[test]
-fn a_body_in_chunks_of_one_octet_arrives_in_time_and_flat_memory() {
+fn a_body_in_chunks_of_one_byte_arrives_in_time_and_flat_memory() {
     let gateway = Gateway::start(&[]);
     let (sum, sums) = mpsc::channel::<usize>();
     let _device = LocalServer::device(&gateway, "lamp", 1, move |c| {
@@ -447,22 +538,22 @@ fn a_body_in_chunks_of_one_octet_arrives_in_time_and_flat_memory() {
     let mut visitor = gateway.visitor();
     visitor.deadline = Duration::from_secs(60);
     visitor.write("POST /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
-    let block = "1\r\nx\r\n".repeat(ONE_OCTET_CHUNKS / 100);
+    let block = "1\r\nx\r\n".repeat(ONE_BYTE_CHUNKS / 100);
     for _ in 0..100 {
         visitor.write(&block);
     }
     visitor.write("0\r\n\r\n");
     visitor.read_answer("POST").expect_ok("read");
-    assert_eq!(sums.recv_timeout(Duration::from_secs(1)), Ok(ONE_OCTET_CHUNKS));
+    assert_eq!(sums.recv_timeout(Duration::from_secs(1)), Ok(ONE_BYTE_CHUNKS));
     is_cheap("a request, at the gateway", &gateway.process, before);
 }
 
 /// 10 MB of them; fewer where nothing is optimised.
-pub const ONE_OCTET_CHUNKS: usize = if cfg!(debug_assertions) { 300_000 } else { 10_000_000 };
+pub const ONE_BYTE_CHUNKS: usize = if cfg!(debug_assertions) { 300_000 } else { 10_000_000 };
 
 #[test]
 fn extensions_and_trailers_have_an_end_wherever_the_limit_falls() {
-    // T5: small extensions count over the whole body, trailers by their number and their octets.
+    // T5: small extensions count over the whole body, trailers by their number and their bytes.
     let gateway = Gateway::start(&["--wait-for-link", "9s"]);
     let whole = Arc::new(AtomicUsize::new(0));
     let counted = whole.clone();
@@ -477,7 +568,11 @@ fn extensions_and_trailers_have_an_end_wherever_the_limit_falls() {
         ("few extensions", "1;a=b\r\nx\r\n".repeat(100) + "0\r\n\r\n", Some(vec![b'x'; 100])),
         ("101 trailers", trailers(101), None),
         ("100 trailers", trailers(100), Some(Vec::new())),
-        ("trailers of 20 KiB", format!("0\r\n{}\r\n", format!("X: {}\r\n", "y".repeat(400)).repeat(50)), None),
+        (
+            "trailers of 20 KiB",
+            format!("0\r\n{}\r\n", format!("X: {}\r\n", "y".repeat(400)).repeat(50)),
+            None,
+        ),
         ("an obs-fold in a trailer", "0\r\nX: a\r\n b\r\n\r\n".to_owned(), None),
         ("a CR in a trailer", "0\r\nX: a\rb\r\n\r\n".to_owned(), None),
         ("a lone LF behind a trailer", "0\r\nX: a\n\r\n".to_owned(), None),
@@ -489,10 +584,12 @@ fn extensions_and_trailers_have_an_end_wherever_the_limit_falls() {
         |(_, body, arrives)| {
             device.answer_on(gateway.link("lamp"));
             let mut visitor = gateway.visitor();
-            let _ = visitor.try_write(format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}"));
+            let _ = visitor.try_write(format!(
+                "POST /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}"
+            ));
             match arrives {
-                Some(octets) => {
-                    visitor.read_answer("POST").expect_ok(Hash::of(octets));
+                Some(bytes) => {
+                    visitor.read_answer("POST").expect_ok(Hash::of(bytes));
                     served += 1;
                 }
                 None => {
@@ -504,7 +601,8 @@ fn extensions_and_trailers_have_an_end_wherever_the_limit_falls() {
             assert_eq!(whole.load(SeqCst), served, "the device got it as a whole body");
         },
     );
-    // What a row's device counts late shows here at the latest: another request has gone through behind it.
+    // What a row's device counts late shows here at the latest: another request has gone through
+    // behind it.
     device.answer_on(gateway.link("lamp"));
     let mut visitor = gateway.visitor();
     visitor.write("POST /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");

@@ -1,4 +1,5 @@
-//! The layers, proved from the sources: `proto/` names no socket, clock or thread; every file says what it is for; a file names only files above it.
+//! The layers, proved from the sources: `proto/` names no socket, clock or thread; every file says
+//! what it is for; a file names only files above it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on has failed
 
@@ -62,7 +63,10 @@ fn proto_names_no_socket_clock_or_thread() {
                 assert!(!names(line, never), "src/proto/{file}:{number} names {never}: {line}");
             }
             // `use std::{io, …}` would hide from the above.
-            assert!(!line.contains("std::{"), "src/proto/{file}:{number}: write each use of std on its own line");
+            assert!(
+                !line.contains("std::{"),
+                "src/proto/{file}:{number}: write each use of std on its own line"
+            );
         }
     }
 }
@@ -71,7 +75,8 @@ fn proto_names_no_socket_clock_or_thread() {
 fn names(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let part = |c: char| c.is_alphanumeric() || c == '_';
-        !line[..at].ends_with(part) && (word.ends_with(':') || !line[at + word.len()..].starts_with(part))
+        !line[..at].ends_with(part)
+            && (word.ends_with(':') || !line[at + word.len()..].starts_with(part))
     })
 }
 
@@ -84,7 +89,8 @@ fn every_file_says_first_what_it_is_for() {
     }
 }
 
-/// From the top down; a folder stands for its files. What is not here may name anything (it is new: give it a place).
+/// From the top down; a folder stands for its files. What is not here may name anything (it is new:
+/// give it a place).
 const ORDER: [&str; 20] = [
     "limits",
     "error",
@@ -110,7 +116,9 @@ const ORDER: [&str; 20] = [
 
 /// Place of a path like `proto/head` or `engine/peers`, or of a file without its `.rs`.
 fn place(path: &str) -> Option<usize> {
-    ORDER.iter().position(|above| path == *above || path.strip_prefix(above).is_some_and(|rest| rest.starts_with('/')))
+    ORDER.iter().position(|above| {
+        path == *above || path.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'))
+    })
 }
 
 #[test]
@@ -125,12 +133,19 @@ fn a_file_names_only_files_above_it() {
             );
             for (at, _) in line.match_indices("crate::") {
                 let path = &line[at + "crate::".len()..];
-                let end = path.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap_or(path.len());
+                let end = path
+                    .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
+                    .unwrap_or(path.len());
                 let path = path[..end].replace("::", "/");
                 let Some(named) = place(&path) else { continue };
-                // limits and error are one layer: a bound that cannot work is an error, and errors are bounded.
+                // limits and error are one layer: a bound that cannot work is an error, and errors
+                // are bounded.
                 let allowed = named <= own || (own < 2 && named < 2);
-                assert!(allowed, "src/{file}:{number} names {path}, which stands below it: {}", line.trim());
+                assert!(
+                    allowed,
+                    "src/{file}:{number} names {path}, which stands below it: {}",
+                    line.trim()
+                );
             }
         }
     }
@@ -138,13 +153,20 @@ fn a_file_names_only_files_above_it() {
 
 #[test]
 fn the_order_is_the_one_that_is_meant() {
-    assert!(place("limits") < place("proto/head") && place("proto/forward") < place("stream") && place("engine/peers") < place("relay"));
+    assert!(
+        place("limits") < place("proto/head")
+            && place("proto/forward") < place("stream")
+            && place("engine/peers") < place("relay")
+    );
     assert_eq!((place("proto/head/Part"), place("lib"), place("proto")), (Some(4), None, None));
-    assert!(names("use std::net::IpAddr;", "std::net") && !names("use core::net::IpAddr;", "std::net"));
+    assert!(
+        names("use std::net::IpAddr;", "std::net") && !names("use core::net::IpAddr;", "std::net")
+    );
     assert!(names("mio::Poll", "mio") && !names("premiom", "mio") && !names("an_mio", "mio"));
 }
 
-/// T47: what a request means is decided about a `FramedRequest` alone, so that nobody forgets its body.
+/// T47: what a request means is decided about a `FramedRequest` alone, so that nobody forgets its
+/// body.
 #[test]
 fn framing_is_settled_in_one_place() {
     for (file, text) in sources("src") {
@@ -152,7 +174,10 @@ fn framing_is_settled_in_one_place() {
             continue;
         }
         for (number, line) in code(&text) {
-            assert!(!line.contains("of_request("), "src/{file}:{number}: settle a request's framing with FramedRequest::of");
+            assert!(
+                !line.contains("of_request("),
+                "src/{file}:{number}: settle a request's framing with FramedRequest::of"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Tokens bound to names (`--tokens`, `--visitor-tokens`, `ptth token`), from outside: who gets in under which name, on every face, and who stays in.
+//! Tokens bound to names (`--tokens`, `--visitor-tokens`, `ptth token`), from outside: who gets in
+//! under which name, on every face, and who stays in.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::PathBuf;
@@ -11,7 +12,9 @@ use base64::engine::general_purpose::STANDARD;
 use reverse_http::Tokens;
 
 use crate::support::process::{get, offer};
-use crate::support::{Answer, Gateway, Ptth, RawPeer, SWITCH, TempDir, each_row, eventually, need, vector};
+use crate::support::{
+    Answer, Gateway, Ptth, RawPeer, SWITCH, TempDir, each_row, eventually, need, vector,
+};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -32,7 +35,8 @@ impl TokenFile {
 
     /// Other lines: tokens and their names.
     pub fn set(&self, lines: &[(&str, &str)]) {
-        let lines: Vec<String> = lines.iter().map(|(token, names)| Tokens::line(token, names).unwrap()).collect();
+        let lines: Vec<String> =
+            lines.iter().map(|(token, names)| Tokens::line(token, names).unwrap()).collect();
         self.write(lines.join("\n"));
     }
 
@@ -55,7 +59,7 @@ pub fn basic(user: &str, token: &str) -> String {
 
 /// A way to come to the devices' port under a device's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Face {
+pub enum VisitorListener {
     Offer,
     OldOffer,
     PollJson,
@@ -65,33 +69,45 @@ pub enum Face {
     AnswerMessage,
 }
 
-pub const FACES: [Face; 6] = [Face::Offer, Face::OldOffer, Face::PollJson, Face::PollMessage, Face::AnswerJson, Face::AnswerMessage];
+pub const FACES: [VisitorListener; 6] = [
+    VisitorListener::Offer,
+    VisitorListener::OldOffer,
+    VisitorListener::PollJson,
+    VisitorListener::PollMessage,
+    VisitorListener::AnswerJson,
+    VisitorListener::AnswerMessage,
+];
 
-impl Face {
+impl VisitorListener {
     /// The request; `fields` are further lines, each with its CRLF.
     pub fn request(self, name: &str, fields: &str) -> String {
         let post = |more: &str, body: &str| {
-            format!("POST /{name} HTTP/1.1\r\nHost: gw.example\r\n{fields}{more}Content-Length: {}\r\n\r\n{body}", body.len())
+            format!(
+                "POST /{name} HTTP/1.1\r\nHost: gw.example\r\n{fields}{more}Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
         };
         let event = "0123456789abcdef".repeat(2);
         match self {
-            Face::Offer => offer(name, fields),
-            Face::OldOffer => offer(name, fields).replace("PTTH/1.0", "PTTH/0.9"),
-            Face::PollJson => post("Accept: application/json\r\n", ""),
-            Face::PollMessage => post("Accept: message/http\r\n", ""),
-            Face::AnswerJson => {
+            VisitorListener::Offer => offer(name, fields),
+            VisitorListener::OldOffer => offer(name, fields).replace("PTTH/1.0", "PTTH/0.9"),
+            VisitorListener::PollJson => post("Accept: application/json\r\n", ""),
+            VisitorListener::PollMessage => post("Accept: message/http\r\n", ""),
+            VisitorListener::AnswerJson => {
                 let answer = format!("{{\"message-id\":\"{event}\",\"status\":200}}");
                 post("Accept: application/json\r\nContent-Type: application/json\r\n", &answer)
             }
-            Face::AnswerMessage => {
-                let head = format!("Accept: message/http\r\nContent-Type: message/http\r\nPTTH-Message-ID: {event}\r\n");
+            VisitorListener::AnswerMessage => {
+                let head = format!(
+                    "Accept: message/http\r\nContent-Type: message/http\r\nPTTH-Message-ID: {event}\r\n"
+                );
                 post(&head, "HTTP/1.1 204 No Content\r\n\r\n")
             }
         }
     }
 
     fn is_offer(self) -> bool {
-        matches!(self, Face::Offer | Face::OldOffer)
+        matches!(self, VisitorListener::Offer | VisitorListener::OldOffer)
     }
 }
 
@@ -131,18 +147,24 @@ fn timeless(answer: &Answer) -> String {
 
 #[test]
 fn ptth_token_prints_a_token_and_the_line_for_it() {
-    let (code, out, err) = Ptth::finish(Ptth::command(&["token", "lamp, https://*.example ,*"]).env("RUST_LOG", "trace"));
+    let (code, out, err) = Ptth::finish(
+        Ptth::command(&["token", "lamp, https://*.example ,*"]).env("RUST_LOG", "trace"),
+    );
     assert_eq!(code, 0, "{err}");
     let lines: Vec<&str> = out.lines().collect();
     let [token, line] = lines[..] else { panic!("{out}") };
-    assert!(token.len() == 43 && token.bytes().all(|o| o.is_ascii_alphanumeric() || b"-_".contains(&o)), "{token}");
+    assert!(
+        token.len() == 43 && token.bytes().all(|o| o.is_ascii_alphanumeric() || b"-_".contains(&o)),
+        "{token}"
+    );
     let (hash, names) = line.split_once(' ').unwrap();
     assert_eq!(names, "lamp,https://*.example,*");
     assert!(!err.contains(token) && !line.contains(token), "{err}");
     let again = Ptth::run(&["token", "lamp"]).1;
     assert!(!again.contains(token) && !again.contains(hash), "two tokens are alike");
     if need("sha256sum") {
-        let mut sum = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut sum =
+            Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         std::io::Write::write_all(&mut sum.stdin.take().unwrap(), token.as_bytes()).unwrap();
         let summed = String::from_utf8(sum.wait_with_output().unwrap().stdout).unwrap();
         assert_eq!(summed.split(' ').next().unwrap(), hash);
@@ -188,12 +210,22 @@ fn a_wrong_file_ends_the_start_with_its_line_and_its_mistake() {
             |(line, word)| {
                 let file = TokenFile::new(&[]);
                 file.write(format!("# devices\r\n\r\n{line}\r\n"));
-                let (code, out, err) =
-                    Ptth::run(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0", option, file.path()]);
+                let (code, out, err) = Ptth::run(&[
+                    "gateway",
+                    "--devices",
+                    "127.0.0.1:0",
+                    "--visitors",
+                    "127.0.0.1:0",
+                    option,
+                    file.path(),
+                ]);
                 assert_eq!((code, out.as_str()), (2, ""), "{err}");
                 let number = if line.contains('\n') { 4 } else { 3 };
                 let place = format!("{option} {}, line {number}: ", file.path());
-                assert!(err.contains(&place) && err.contains(word), "{place} and {word} are to be in: {err}");
+                assert!(
+                    err.contains(&place) && err.contains(word),
+                    "{place} and {word} are to be in: {err}"
+                );
                 // Whoever writes the token itself into the file does not find it in a log.
                 assert!(!err.contains("hunter2") && !err.contains(&hash[..20]), "{err}");
             },
@@ -201,7 +233,15 @@ fn a_wrong_file_ends_the_start_with_its_line_and_its_mistake() {
     }
     let file = TokenFile::new(&[]);
     file.write(b"# a\n\xff\n");
-    let (code, _, err) = Ptth::run(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0", "--tokens", file.path()]);
+    let (code, _, err) = Ptth::run(&[
+        "gateway",
+        "--devices",
+        "127.0.0.1:0",
+        "--visitors",
+        "127.0.0.1:0",
+        "--tokens",
+        file.path(),
+    ]);
     assert!(code == 2 && err.contains("line 2") && err.contains("UTF-8"), "{err}");
 }
 
@@ -210,7 +250,12 @@ fn every_face_of_the_devices_port_asks_for_a_token_of_the_name() {
     if cfg!(not(feature = "comet")) {
         return; // some of it polls in JSON
     }
-    let file = TokenFile::new(&[("right", "lamp"), ("other", "door"), ("any", "*"), ("origins", "https://lamp.example")]);
+    let file = TokenFile::new(&[
+        ("right", "lamp"),
+        ("other", "door"),
+        ("any", "*"),
+        ("origins", "https://lamp.example"),
+    ]);
     let gateway = Gateway::start(&["--tokens", file.path()]);
     let long = "x".repeat(2_000);
     // The fields, and the status for lamp, which exists, and for ghost, which nobody knows.
@@ -220,7 +265,12 @@ fn every_face_of_the_devices_port_asks_for_a_token_of_the_name() {
         ("an empty one", bearer(""), 401, 401),
         ("one in another case", bearer("Right"), 401, 401),
         ("one with more behind it", bearer("right1"), 401, 401),
-        ("the hash itself", bearer(Tokens::line("right", "lamp").unwrap().split(' ').next().unwrap()), 401, 401),
+        (
+            "the hash itself",
+            bearer(Tokens::line("right", "lamp").unwrap().split(' ').next().unwrap()),
+            401,
+            401,
+        ),
         ("a long one", bearer(&long), 401, 401),
         ("a list", bearer("right, other"), 401, 401),
         ("two fields", bearer("right") + &bearer("right"), 401, 401),
@@ -234,7 +284,12 @@ fn every_face_of_the_devices_port_asks_for_a_token_of_the_name() {
         ("an origin's", bearer("origins"), 403, 403),
         ("another device's as a password", basic("lamp", "other"), 403, 403),
         ("the right one", bearer("right"), 0, 403),
-        ("the right one, the scheme in capitals", "AUTHORIZATION: BEARER right\r\n".to_owned(), 0, 403),
+        (
+            "the right one, the scheme in capitals",
+            "AUTHORIZATION: BEARER right\r\n".to_owned(),
+            0,
+            403,
+        ),
         ("the right one as a password", basic("", "right"), 0, 403),
         ("the right one as anybody's password", basic("whoever", "right"), 0, 403),
     ];
@@ -253,13 +308,19 @@ fn every_face_of_the_devices_port_asks_for_a_token_of_the_name() {
                         status => status,
                     };
                     // Each is a session of its own, whose first poll is answered at once.
-                    let (_peer, answer) = knock(&gateway, &face.request(name, &(fields.clone() + &session())));
+                    let (_peer, answer) =
+                        knock(&gateway, &face.request(name, &(fields.clone() + &session())));
                     let got = if answer.status() == 204 { 200 } else { answer.status() };
                     assert_eq!(got, expected, "{name}: {}", answer.head.text());
                     let challenge = (expected == 401).then_some("Bearer");
-                    assert_eq!(answer.head.get("www-authenticate"), challenge, "{}", answer.head.text());
+                    assert_eq!(
+                        answer.head.get("www-authenticate"),
+                        challenge,
+                        "{}",
+                        answer.head.text()
+                    );
                     if expected == 401 {
-                        // Whatever is wrong, and whoever is asked for: octet for octet the same.
+                        // Whatever is wrong, and whoever is asked for: byte for byte the same.
                         let told = timeless(&answer);
                         assert!(refusal.is_empty() || refusal == told, "{told}\n{refusal}");
                         refusal = told;
@@ -269,12 +330,21 @@ fn every_face_of_the_devices_port_asks_for_a_token_of_the_name() {
         );
     }
     let err = gateway.process.stderr();
-    assert!(!err.contains("right1") && !err.contains(&long) && !err.contains(&STANDARD.encode("lamp:other")), "{err}");
+    assert!(
+        !err.contains("right1")
+            && !err.contains(&long)
+            && !err.contains(&STANDARD.encode("lamp:other")),
+        "{err}"
+    );
 }
 
 #[test]
 fn every_origin_of_an_offer_has_to_be_the_tokens() {
-    let file = TokenFile::new(&[("two", "https://a.example,http://b.example:8081"), ("below", "https://*.c.example"), ("any", "*")]);
+    let file = TokenFile::new(&[
+        ("two", "https://a.example,http://b.example:8081"),
+        ("below", "https://*.c.example"),
+        ("any", "*"),
+    ]);
     let gateway = Gateway::start(&["--tokens", file.path()]);
     let rows = [
         ("two", "https://a.example", 101),
@@ -295,7 +365,9 @@ fn every_origin_of_an_offer_has_to_be_the_tokens() {
     each_row(
         &rows,
         |(token, origins, _)| format!("{token}: {origins}"),
-        |(token, origins, expected)| assert_eq!(status(&gateway, &ietf(origins, &bearer(token))), *expected),
+        |(token, origins, expected)| {
+            assert_eq!(status(&gateway, &ietf(origins, &bearer(token))), *expected)
+        },
     );
 }
 
@@ -308,8 +380,14 @@ fn a_name_that_one_token_holds_is_in_conflict_for_another() {
     let gateway = Gateway::start(&["--tokens", file.path()]);
     let mut link = gateway.link_with("lamp", &(bearer("old") + &session()));
     for face in FACES {
-        let (mut peer, answer) = knock(&gateway, &face.request("lamp", &(bearer("new") + &session())));
-        assert_eq!((answer.status(), answer.head.get("retry-after")), (409, Some("60")), "{face:?}: {}", answer.head.text());
+        let (mut peer, answer) =
+            knock(&gateway, &face.request("lamp", &(bearer("new") + &session())));
+        assert_eq!(
+            (answer.status(), answer.head.get("retry-after")),
+            (409, Some("60")),
+            "{face:?}: {}",
+            answer.head.text()
+        );
         drop(peer.read_to_any_end());
     }
     // The same token takes over at once, whichever way it is shown.
@@ -330,7 +408,9 @@ fn names_of_the_file_are_known_before_they_have_come() {
     let gateway = Gateway::start(&["--tokens", file.path(), "--wait-for-link", "200ms"]);
     gateway.get("/lamp/").expect_refusal(503);
     gateway.get("/door/").expect_refusal(404); // a wildcard makes nobody known
-    let of_host = |host: &str| gateway.visitor().ask(&format!("GET /nobody/ HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    let of_host = |host: &str| {
+        gateway.visitor().ask(&format!("GET /nobody/ HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+    };
     of_host("porch.example").expect_refusal(503);
     of_host("cellar.example").expect_refusal(404);
     // Who waits is served when the device comes.
@@ -352,7 +432,9 @@ fn a_reload_is_in_force_at_once_and_a_bad_file_changes_nothing() {
     let reload = |expected: &str| {
         let seen = gateway.process.stderr().matches(expected).count();
         gateway.process.signal("HUP");
-        eventually(expected, || (gateway.process.stderr().matches(expected).count() > seen).then_some(()));
+        eventually(expected, || {
+            (gateway.process.stderr().matches(expected).count() > seen).then_some(())
+        });
     };
     let mut idle = gateway.link_with("lamp", &bearer("old"));
     let mut door = gateway.link_with("door", &bearer("stays"));
@@ -362,21 +444,22 @@ fn a_reload_is_in_force_at_once_and_a_bad_file_changes_nothing() {
     busy.read_head();
     let poller = |fields: &str| {
         let mut poller = gateway.dial();
-        poller.write(Face::PollMessage.request("porch", fields));
+        poller.write(VisitorListener::PollMessage.request("porch", fields));
         assert_eq!(poller.read_answer("POST").status(), 204); // the first poll of a session is answered at once
         poller
     };
     let fields = format!("PTTH-Session: {}\r\n{}", "ab".repeat(16), bearer("old"));
-    let (mut held, mut telling) = (poller(&fields), poller(&fields.replace("ab", "cd").replace("porch", "cellar")));
-    held.write(Face::PollMessage.request("cellar", &fields));
+    let (mut held, mut telling) =
+        (poller(&fields), poller(&fields.replace("ab", "cd").replace("porch", "cellar")));
+    held.write(VisitorListener::PollMessage.request("cellar", &fields));
     held.read_answer("POST"); // greeted there, too
-    held.write(Face::PollMessage.request("cellar", &fields));
+    held.write(VisitorListener::PollMessage.request("cellar", &fields));
     // A mistake, and what was in force stays so.
     file.write("nonsense");
     reload(&format!("{}, line 1: ", file.path()));
     assert_eq!(status(&gateway, &offer("lamp", &bearer("old"))), 101);
     // A poll of a device that works on an event.
-    telling.write(Face::PollMessage.request("porch", &fields.replace("ab", "cd")));
+    telling.write(VisitorListener::PollMessage.request("porch", &fields.replace("ab", "cd")));
     let mut waiting = gateway.visitor();
     waiting.write(get("/porch/x"));
     assert_eq!(telling.read_head().status(), 200);
@@ -400,7 +483,9 @@ fn a_reload_is_in_force_at_once_and_a_bad_file_changes_nothing() {
     busy.expect_closed();
     gateway.process.expect_stderr("valid no longer");
     // The new one gets in, and the one that stayed was not disturbed.
-    eventually("lamp is free", || (status(&gateway, &offer("lamp", &bearer("new"))) == 101).then_some(()));
+    eventually("lamp is free", || {
+        (status(&gateway, &offer("lamp", &bearer("new"))) == 101).then_some(())
+    });
     visitor.write(get("/door/x"));
     assert_eq!(door.read_head().target(), "/x");
     door.write(OK);
@@ -420,17 +505,28 @@ fn a_reload_is_in_force_at_once_and_a_bad_file_changes_nothing() {
 fn the_devices_of_a_revoked_token_leave_and_come_back_with_the_new_one() {
     let file = TokenFile::new(&[("old", "lamp")]);
     let gateway = Gateway::start(&["--tokens", file.path()]);
-    for (fallback, way) in [("auto", "turn"), ("only", "COMET")] {
+    for (fallback, transport) in [("auto", "turn"), ("only", "COMET")] {
         file.set(&[("old", "lamp")]);
         gateway.process.signal("HUP");
         let url = gateway.device_url("lamp");
         let start = |token: &str| {
-            let mut command = Ptth::command(&["device", &url, "--text", token, "--fallback", fallback, "--backoff", "10ms..50ms"]);
+            let mut command = Ptth::command(&[
+                "device",
+                &url,
+                "--text",
+                token,
+                "--fallback",
+                fallback,
+                "--backoff",
+                "10ms..50ms",
+            ]);
             crate::support::Process::start(command.env("PTTH_TOKEN", token))
         };
         let old = eventually("it gets in", || {
             let old = start("old");
-            old.line_within(Duration::from_secs(2)).filter(|line| line.contains(way)).map(|_| old)
+            old.line_within(Duration::from_secs(2))
+                .filter(|line| line.contains(transport))
+                .map(|_| old)
         });
         gateway.get("/lamp/").expect_ok("old");
         file.set(&[("new", "lamp")]);
@@ -447,11 +543,17 @@ fn beyond_loopback_there_are_two_remedies() {
     let file = TokenFile::new(&[("right", "lamp")]);
     let arguments = ["gateway", "--devices", "0.0.0.0:0", "--visitors", "127.0.0.1:0"];
     let (code, _, err) = Ptth::run(&arguments);
-    assert!(code == 2 && err.contains("--tokens") && err.contains("--insecure-anyone-may-register"), "{err}");
+    assert!(
+        code == 2 && err.contains("--tokens") && err.contains("--insecure-anyone-may-register"),
+        "{err}"
+    );
     let process = Ptth::start(&[&arguments[..], &["--tokens", file.path()]].concat());
     assert!(process.line().starts_with("devices http://0.0.0.0:"), "{}", process.stderr());
     // The variable does what the option does.
-    let gateway = Gateway::start_with_env(&[], &[("PTTH_TOKENS", file.path()), ("PTTH_VISITOR_TOKENS", file.path())]);
+    let gateway = Gateway::start_with_env(
+        &[],
+        &[("PTTH_TOKENS", file.path()), ("PTTH_VISITOR_TOKENS", file.path())],
+    );
     assert_eq!(status(&gateway, &offer("lamp", "")), 401);
     gateway.get("/lamp/").expect_refusal(401);
 }
@@ -464,7 +566,11 @@ fn ask(target: &str, fields: &str) -> String {
 
 #[test]
 fn visitors_without_a_right_token_learn_nothing() {
-    let file = TokenFile::new(&[("right", "lamp,ghost"), ("other", "door"), ("porch", "https://porch.example")]);
+    let file = TokenFile::new(&[
+        ("right", "lamp,ghost"),
+        ("other", "door"),
+        ("porch", "https://porch.example"),
+    ]);
     let gateway = Gateway::start(&["--visitor-tokens", file.path(), "--wait-for-link", "100ms"]);
     let mut link = gateway.link("lamp");
     let _porch = {
@@ -475,17 +581,29 @@ fn visitors_without_a_right_token_learn_nothing() {
     };
     let targets = ["/lamp/x", "/lamp", "/ghost/x", "/Lamp/x", "/", "/nobody", "/a%2fb/"];
     let mut told = None;
-    for fields in
-        ["".to_owned(), bearer("wrong"), basic("lamp", "wrong"), bearer("right") + &bearer("right"), "Authorization: x\r\n".to_owned()]
-    {
+    for fields in [
+        "".to_owned(),
+        bearer("wrong"),
+        basic("lamp", "wrong"),
+        bearer("right") + &bearer("right"),
+        "Authorization: x\r\n".to_owned(),
+    ] {
         for target in targets {
             for host in ["", "porch.example"] {
                 let request = ask(target, &fields);
-                let request = if host.is_empty() { request } else { request.replace("visitors.example", host) };
+                let request = if host.is_empty() {
+                    request
+                } else {
+                    request.replace("visitors.example", host)
+                };
                 let answer = gateway.visitor().ask(&request);
                 answer.expect_refusal(401);
                 let challenges = answer.head.all("www-authenticate");
-                assert!(challenges.len() == 2 && challenges[0].starts_with("Basic realm=") && challenges[0].contains("charset=\"UTF-8\""));
+                assert!(
+                    challenges.len() == 2
+                        && challenges[0].starts_with("Basic realm=")
+                        && challenges[0].contains("charset=\"UTF-8\"")
+                );
                 assert!(challenges[1].starts_with("Bearer"), "{}", answer.head.text());
                 let this = timeless(&answer);
                 assert_eq!(told.get_or_insert(this.clone()), &this, "{request}");
@@ -504,20 +622,33 @@ fn visitors_without_a_right_token_learn_nothing() {
             answer.expect_refusal(expected);
         }
     }
-    let porch = |token: &str| gateway.visitor().ask(&ask("/", &bearer(token)).replace("visitors.example", "porch.example"));
+    let porch = |token: &str| {
+        gateway
+            .visitor()
+            .ask(&ask("/", &bearer(token)).replace("visitors.example", "porch.example"))
+    };
     porch("right").expect_refusal(403);
     // The connection goes on behind a refusal, and the right token gets through; it stays here.
     let mut visitor = gateway.visitor();
     visitor.ask(&ask("/lamp/x", "")).expect_refusal(401);
     visitor.ask(&ask("/lamp/x", &bearer("other"))).expect_refusal(403);
     for fields in [bearer("right"), basic("me", "right")] {
-        visitor.write(ask("/lamp/x", &format!("{fields}Proxy-Authorization: Basic eDp5\r\nCookie: a=b\r\n")));
+        visitor.write(ask(
+            "/lamp/x",
+            &format!("{fields}Proxy-Authorization: Basic eDp5\r\nCookie: a=b\r\n"),
+        ));
         let head = link.read_head();
-        assert_eq!((head.get("authorization"), head.get("cookie")), (None, Some("a=b")), "{}", head.text());
+        assert_eq!(
+            (head.get("authorization"), head.get("cookie")),
+            (None, Some("a=b")),
+            "{}",
+            head.text()
+        );
         link.write(vector("draft-4-response"));
         visitor.read_answer("GET").expect_ok("Good");
     }
-    // HEAD has no body, a body that comes along ends the connection, and nothing is forwarded of either.
+    // HEAD has no body, a body that comes along ends the connection, and nothing is forwarded of
+    // either.
     let head = visitor.ask("HEAD /lamp/x HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!((head.status(), head.body.len()), (401, 0));
     let mut poster = gateway.visitor();
@@ -558,7 +689,7 @@ fn visitors_tokens_are_read_again() {
     visitor.read_answer("GET").expect_ok("ok");
 }
 
-/// The octets that a turned link begins with are the same with a token as without.
+/// The bytes that a turned link begins with are the same with a token as without.
 #[test]
 fn a_token_changes_nothing_of_the_turn() {
     let file = TokenFile::new(&[("right", "lamp")]);

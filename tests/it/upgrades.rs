@@ -1,4 +1,5 @@
-//! Other protocols over a link (WebSocket and whatever else `Upgrade` names): octets in, octets out, through handlers, through the forwarder, and with real peers.
+//! Other protocols over a link (WebSocket and whatever else `Upgrade` names): bytes in, bytes out,
+//! through handlers, through the forwarder, and with real peers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,10 +10,15 @@ use http::{HeaderValue, Request, Response};
 use reverse_http::{Body, Device, Gateway as LibGateway, Routes, upgrade};
 
 use crate::support::process::get;
-use crate::support::{Gateway, LocalServer, Process, Ptth, RawPeer, each_row, eventually, need, repository, say, skipped};
+use crate::support::{
+    Gateway, LocalServer, Process, Ptth, RawPeer, each_row, eventually, need, repository, say,
+    skipped,
+};
 
-const OFFER: &str = "GET /lamp/chat HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n";
-const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n";
+const OFFER: &str =
+    "GET /lamp/chat HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n";
+const SWITCH: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n";
 
 /// A visitor and a device's raw link that have been switched.
 pub fn tunnel(gateway: &Gateway) -> (RawPeer, RawPeer) {
@@ -20,10 +26,20 @@ pub fn tunnel(gateway: &Gateway) -> (RawPeer, RawPeer) {
     let mut visitor = gateway.visitor();
     visitor.write(OFFER);
     let request = link.read_head();
-    assert_eq!((request.get("upgrade"), request.get("connection")), (Some("chat"), Some("Upgrade")), "{}", request.text());
+    assert_eq!(
+        (request.get("upgrade"), request.get("connection")),
+        (Some("chat"), Some("Upgrade")),
+        "{}",
+        request.text()
+    );
     link.write(SWITCH);
     let head = visitor.read_head();
-    assert_eq!((head.status(), head.get("upgrade"), head.get("connection")), (101, Some("chat"), Some("Upgrade")), "{}", head.text());
+    assert_eq!(
+        (head.status(), head.get("upgrade"), head.get("connection")),
+        (101, Some("chat"), Some("Upgrade")),
+        "{}",
+        head.text()
+    );
     for name in ["content-length", "transfer-encoding", "date"] {
         assert_eq!(head.get(name), None, "{}", head.text());
     }
@@ -31,14 +47,20 @@ pub fn tunnel(gateway: &Gateway) -> (RawPeer, RawPeer) {
 }
 
 #[test]
-fn octets_pass_both_ways_and_each_direction_ends_by_itself() {
+fn bytes_pass_both_ways_and_each_direction_ends_by_itself() {
     let gateway = Gateway::start(&["--heartbeat", "100ms"]);
     let (mut visitor, mut link) = tunnel(&gateway);
     for n in 0..20 {
         link.write(format!("from the device {n}\n"));
-        assert_eq!(visitor.read_exact(format!("from the device {n}\n").len()), format!("from the device {n}\n").as_bytes());
+        assert_eq!(
+            visitor.read_exact(format!("from the device {n}\n").len()),
+            format!("from the device {n}\n").as_bytes()
+        );
         visitor.write(format!("from the visitor {n}\n"));
-        assert_eq!(link.read_exact(format!("from the visitor {n}\n").len()), format!("from the visitor {n}\n").as_bytes());
+        assert_eq!(
+            link.read_exact(format!("from the visitor {n}\n").len()),
+            format!("from the visitor {n}\n").as_bytes()
+        );
     }
     // No heartbeat disturbs it.
     link.expect_quiet(Duration::from_millis(350));
@@ -52,7 +74,7 @@ fn octets_pass_both_ways_and_each_direction_ends_by_itself() {
 }
 
 #[test]
-fn octets_behind_either_head_are_not_lost() {
+fn bytes_behind_either_head_are_not_lost() {
     let gateway = Gateway::start(&[]);
     let mut link = gateway.link("lamp");
     let mut visitor = gateway.visitor();
@@ -65,7 +87,7 @@ fn octets_behind_either_head_are_not_lost() {
 }
 
 #[test]
-fn a_101_cut_at_every_octet_switches_once() {
+fn a_101_cut_at_every_byte_switches_once() {
     let gateway = Gateway::start(&[]);
     for at in 1..SWITCH.len() {
         let mut link = gateway.link("lamp");
@@ -104,9 +126,21 @@ fn what_may_not_pass_is_stripped_or_refused() {
             "",
         ),
         ("no Connection", "GET /lamp/x HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\n\r\n", ""),
-        ("HTTP/1.0", "GET /lamp/x HTTP/1.0\r\nHost: a\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n", ""),
-        ("a body", "POST /lamp/x HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\nhi", "hi"),
-        ("an empty Upgrade", "GET /lamp/x HTTP/1.1\r\nHost: a\r\nUpgrade: \r\nConnection: Upgrade\r\n\r\n", ""),
+        (
+            "HTTP/1.0",
+            "GET /lamp/x HTTP/1.0\r\nHost: a\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n",
+            "",
+        ),
+        (
+            "a body",
+            "POST /lamp/x HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\nhi",
+            "hi",
+        ),
+        (
+            "an empty Upgrade",
+            "GET /lamp/x HTTP/1.1\r\nHost: a\r\nUpgrade: \r\nConnection: Upgrade\r\n\r\n",
+            "",
+        ),
     ];
     each_row(
         &rows,
@@ -116,7 +150,12 @@ fn what_may_not_pass_is_stripped_or_refused() {
             let mut visitor = gateway.visitor();
             visitor.write(request);
             let head = link.read_head();
-            assert_eq!((head.get("upgrade"), head.get("connection"), head.get("http2-settings")), (None, None, None), "{}", head.text());
+            assert_eq!(
+                (head.get("upgrade"), head.get("connection"), head.get("http2-settings")),
+                (None, None, None),
+                "{}",
+                head.text()
+            );
             assert_eq!(link.read_exact(body.len()), body.as_bytes());
             // A 101 that nobody asked for is a broken answer.
             link.write(SWITCH);
@@ -129,7 +168,12 @@ fn what_may_not_pass_is_stripped_or_refused() {
     let mut visitor = gateway.visitor();
     visitor.write("GET /lamp/x HTTP/1.1\r\nHost: a\r\nUpgrade: h2c, chat/2, websocket\r\nConnection: keep-alive, Upgrade\r\n\r\n");
     let head = link.read_head();
-    assert_eq!((head.get("upgrade"), head.get("connection")), (Some("chat/2, websocket"), Some("Upgrade")), "{}", head.text());
+    assert_eq!(
+        (head.get("upgrade"), head.get("connection")),
+        (Some("chat/2, websocket"), Some("Upgrade")),
+        "{}",
+        head.text()
+    );
     // CONNECT is no way in.
     let mut visitor = gateway.visitor();
     visitor.write("CONNECT lamp:80 HTTP/1.1\r\nHost: lamp:80\r\n\r\n");
@@ -152,7 +196,8 @@ fn a_reader_that_does_not_read_is_not_read_for() {
     let gateway = Gateway::start(&[]);
     let (visitor, mut link) = tunnel(&gateway);
     let before = gateway.process.resident_kib();
-    // The visitor reads nothing; what the sockets and the relay hold fills up, and then the device has to wait.
+    // The visitor reads nothing; what the sockets and the relay hold fills up, and then the device
+    // has to wait.
     link.deadline = Duration::from_millis(300);
     let piece = vec![b'x'; 1 << 20];
     let taken = (0..64).take_while(|_| link.try_write(&piece).is_ok()).count();
@@ -167,7 +212,8 @@ fn a_reader_that_does_not_read_is_not_read_for() {
 fn a_handler_gets_the_stream() {
     let gateway = LibGateway::builder().listen("127.0.0.1:0").start().unwrap();
     let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
-    let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build().unwrap();
+    let device =
+        Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build().unwrap();
     let handle = device
         .spawn(|request: Request<Body>| match request.uri().path() {
             "/chat" => upgrade(HeaderValue::from_static("chat"), |mut stream| {
@@ -197,15 +243,17 @@ fn a_handler_gets_the_stream() {
     handle.stop();
 
     // The same for a program that keeps the loop itself.
-    let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build().unwrap();
+    let device =
+        Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build().unwrap();
     let serving = std::thread::spawn(move || {
         let exchange = device.recv().unwrap();
         assert_eq!(exchange.request().headers()["upgrade"], "chat");
-        let response = Response::builder().status(101).header("Upgrade", "chat").body(Body::empty()).unwrap();
+        let response =
+            Response::builder().status(101).header("Upgrade", "chat").body(Body::empty()).unwrap();
         let mut stream = exchange.upgrade(response).unwrap();
-        let mut octets = [0; 4];
-        stream.read_exact(&mut octets).unwrap();
-        stream.write_all(&octets).unwrap();
+        let mut bytes = [0; 4];
+        stream.read_exact(&mut bytes).unwrap();
+        stream.write_all(&bytes).unwrap();
     });
     gateway.device("lamp").wait(Duration::from_secs(10)).unwrap();
     let mut visitor = RawPeer::connect(visitors);
@@ -220,8 +268,8 @@ fn the_forwarder_passes_an_upgrade_to_its_local_server() {
     let gateway = Gateway::start(&[]);
     let local = LocalServer::with(|c| {
         c.raw(SWITCH);
-        while let octets @ [_, ..] = c.peer.read_once().as_slice() {
-            let _ = c.peer.try_write(octets.to_ascii_uppercase());
+        while let bytes @ [_, ..] = c.peer.read_once().as_slice() {
+            let _ = c.peer.try_write(bytes.to_ascii_uppercase());
         }
         c.close = true;
     });
@@ -253,7 +301,9 @@ fn through_a_mailbox_there_is_no_upgrade() {
 // ── WebSocket, with the npm package ws at both ends ──
 
 fn have_ws() -> bool {
-    need("node") && (repository("tests/peers/node_modules/ws/package.json").exists() || skipped("ws (from npm)"))
+    need("node")
+        && (repository("tests/peers/node_modules/ws/package.json").exists()
+            || skipped("ws (from npm)"))
 }
 
 fn websocket(arguments: &[&str]) -> Command {
@@ -273,7 +323,12 @@ fn websockets_pass() {
     let _device = Ptth::device(&gateway, "lamp", &["--to", &local, "--links", "1..64"]);
     let url = format!("ws://{}/lamp", gateway.visitors);
     let mut client = Process::start(&mut websocket(&["client", &url, "20"]));
-    assert_eq!((client.exit_code_within(Duration::from_secs(60)), client.line()), (0, "ok".to_owned()), "{}", client.stderr());
+    assert_eq!(
+        (client.exit_code_within(Duration::from_secs(60)), client.line()),
+        (0, "ok".to_owned()),
+        "{}",
+        client.stderr()
+    );
 }
 
 #[test]
@@ -288,26 +343,50 @@ fn two_thousand_idle_websockets_cost_no_thread() {
     let gateway = Gateway::start(&["--wait-for-link", "9s"]);
     let names: Vec<String> = (0..DEVICES).map(|n| format!("lamp-{n}")).collect();
     let links = format!("1..{}", each + 8);
-    let devices: Vec<Process> = names.iter().map(|name| Ptth::device(&gateway, name, &["--to", &local, "--links", &links])).collect();
-    let threads = |processes: &[Process]| gateway.process.threads() + processes.iter().map(Process::threads).sum::<u64>();
-    names.iter().for_each(|name| assert_eq!(gateway.get(&format!("/{name}/x")).status(), 426, "it speaks WebSocket alone"));
-    let (before, memory) = (eventually("all are at rest", || Some(threads(&devices))), gateway.process.resident_kib());
+    let devices: Vec<Process> = names
+        .iter()
+        .map(|name| Ptth::device(&gateway, name, &["--to", &local, "--links", &links]))
+        .collect();
+    let threads = |processes: &[Process]| {
+        gateway.process.threads() + processes.iter().map(Process::threads).sum::<u64>()
+    };
+    names.iter().for_each(|name| {
+        assert_eq!(gateway.get(&format!("/{name}/x")).status(), 426, "it speaks WebSocket alone")
+    });
+    let (before, memory) =
+        (eventually("all are at rest", || Some(threads(&devices))), gateway.process.resident_kib());
 
     let mut clients: Vec<std::process::Child> = names
         .iter()
         .map(|name| {
             let url = format!("ws://{}/{name}", gateway.visitors);
-            websocket(&["idle", &url, &each.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+            websocket(&["idle", &url, &each.to_string()])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
         })
         .collect();
-    let mut outputs: Vec<_> = clients.iter_mut().map(|client| BufReader::new(client.stdout.take().unwrap()).lines()).collect();
+    let mut outputs: Vec<_> = clients
+        .iter_mut()
+        .map(|client| BufReader::new(client.stdout.take().unwrap()).lines())
+        .collect();
     for output in &mut outputs {
         assert_eq!(output.next().unwrap().unwrap(), "open");
     }
-    assert_eq!(threads(&devices), before, "threads with {} WebSockets, and with none", each * DEVICES);
-    let grown = gateway.process.resident_kib().saturating_sub(memory) * 1024 / (each * DEVICES) as u64;
-    say(&format!("idle WebSockets: {} tunnels, {before} threads in all processes, {grown} octets each at the gateway", each * DEVICES));
-    assert!(grown < 8 * 1024, "{grown} octets of resident memory for each idle tunnel");
+    assert_eq!(
+        threads(&devices),
+        before,
+        "threads with {} WebSockets, and with none",
+        each * DEVICES
+    );
+    let grown =
+        gateway.process.resident_kib().saturating_sub(memory) * 1024 / (each * DEVICES) as u64;
+    say(&format!(
+        "idle WebSockets: {} tunnels, {before} threads in all processes, {grown} bytes each at the gateway",
+        each * DEVICES
+    ));
+    assert!(grown < 8 * 1024, "{grown} bytes of resident memory for each idle tunnel");
     for (client, output) in clients.iter_mut().zip(&mut outputs) {
         drop(client.stdin.take());
         assert_eq!(output.next().unwrap().unwrap(), "ok", "each of them still works");

@@ -1,4 +1,5 @@
-//! The visitors' port of `ptth gateway`, and its links with hostile devices: what is forwarded and how, what is refused, what a visitor is told.
+//! The visitors' port of `ptth gateway`, and its links with hostile devices: what is forwarded and
+//! how, what is refused, what a visitor is told.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +11,8 @@ use crate::gateway_wire::{FOREIGN, VERSIONS, WRONG_CODINGS, WRONG_LENGTHS};
 use crate::support::local::routes;
 use crate::support::process::get;
 use crate::support::{
-    Answer, DEADLINE, Gateway, Hash, Head, LocalServer, Ptth, RawPeer, each_row, eventually, eventually_within, fill_pattern, vector,
+    Answer, DEADLINE, Gateway, Hash, Head, LocalServer, Ptth, RawPeer, each_row, eventually,
+    eventually_within, fill_pattern, vector,
 };
 
 /// The head that the device saw, from an answer of `/echo`.
@@ -23,7 +25,10 @@ fn echoed(answer: &Answer) -> Head {
 /// Fails unless the answer says in RFC 9209's way what went wrong.
 #[track_caller]
 fn has_proxy_status(answer: &Answer) {
-    let value = answer.head.get("proxy-status").unwrap_or_else(|| panic!("no Proxy-Status in {}", answer.head.text()));
+    let value = answer
+        .head
+        .get("proxy-status")
+        .unwrap_or_else(|| panic!("no Proxy-Status in {}", answer.head.text()));
     assert!(value.contains("; error=") || value.contains(";error="), "RFC 9209 §2.1.1: {value}");
 }
 
@@ -46,8 +51,15 @@ fn a_path_route_takes_the_name_off_and_says_so() {
         assert_eq!(head.get("x-forwarded-prefix"), Some("/lamp"));
         assert_eq!(head.get("host"), Some("visitors.example"));
     }
-    let head = echoed(&gateway.visitor().ask("GET http://visitors.example/lamp/echo?x HTTP/1.1\r\nHost: visitors.example\r\n\r\n"));
-    assert_eq!((head.target(), head.get("host")), ("/echo?x", Some("visitors.example")), "absolute form");
+    let head =
+        echoed(&gateway.visitor().ask(
+            "GET http://visitors.example/lamp/echo?x HTTP/1.1\r\nHost: visitors.example\r\n\r\n",
+        ));
+    assert_eq!(
+        (head.target(), head.get("host")),
+        ("/echo?x", Some("visitors.example")),
+        "absolute form"
+    );
     assert_eq!(device.count(), 7);
 }
 
@@ -58,13 +70,27 @@ fn a_name_alone_gets_its_slash() {
         let target = c.head.target().to_owned();
         c.text(target);
     });
-    for (method, target, location) in [("GET", "/lamp", "/lamp/"), ("HEAD", "/lamp", "/lamp/"), ("GET", "/lamp?a=b/c", "/lamp/?a=b/c")] {
-        let answer = gateway.visitor().ask(&format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
-        assert_eq!((answer.status(), answer.head.get("location")), (308, Some(location)), "{method} {target}");
+    for (method, target, location) in [
+        ("GET", "/lamp", "/lamp/"),
+        ("HEAD", "/lamp", "/lamp/"),
+        ("GET", "/lamp?a=b/c", "/lamp/?a=b/c"),
+    ] {
+        let answer =
+            gateway.visitor().ask(&format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!(
+            (answer.status(), answer.head.get("location")),
+            (308, Some(location)),
+            "{method} {target}"
+        );
     }
     assert_eq!(device.count(), 0);
-    for (method, target, seen) in [("POST", "/lamp", "/"), ("PUT", "/lamp?x=y", "/?x=y"), ("OPTIONS", "/lamp", "/")] {
-        gateway.visitor().ask(&format!("{method} {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")).expect_ok(seen);
+    for (method, target, seen) in
+        [("POST", "/lamp", "/"), ("PUT", "/lamp?x=y", "/?x=y"), ("OPTIONS", "/lamp", "/")]
+    {
+        gateway
+            .visitor()
+            .ask(&format!("{method} {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"))
+            .expect_ok(seen);
     }
     gateway.get("/lamp/").expect_ok("/");
     gateway.get("/lamp/?q").expect_ok("/?q");
@@ -74,9 +100,19 @@ fn a_name_alone_gets_its_slash() {
 fn a_host_route_forwards_the_request_as_it_is() {
     let gateway = Gateway::start(&["--route", "host=devices.example"]);
     let device = LocalServer::device(&gateway, "lamp", 1, routes);
-    for host in ["lamp.devices.example", "LAMP.Devices.Example", "lamp.devices.example:8080", "lamp.devices.example."] {
-        let head = echoed(&gateway.visitor().ask(&format!("GET /echo/x?y HTTP/1.1\r\nHost: {host}\r\n\r\n")));
-        assert_eq!((head.target(), head.get("host"), head.get("x-forwarded-prefix")), ("/echo/x?y", Some(host), None));
+    for host in [
+        "lamp.devices.example",
+        "LAMP.Devices.Example",
+        "lamp.devices.example:8080",
+        "lamp.devices.example.",
+    ] {
+        let head = echoed(
+            &gateway.visitor().ask(&format!("GET /echo/x?y HTTP/1.1\r\nHost: {host}\r\n\r\n")),
+        );
+        assert_eq!(
+            (head.target(), head.get("host"), head.get("x-forwarded-prefix")),
+            ("/echo/x?y", Some(host), None)
+        );
     }
     let asked = device.count();
     for host in [
@@ -87,16 +123,28 @@ fn a_host_route_forwards_the_request_as_it_is() {
         "lamp.devices.example.evil.example",
         "desk.devices.example",
     ] {
-        gateway.visitor().ask(&format!("GET /lamp/x HTTP/1.1\r\nHost: {host}\r\n\r\n")).expect_refusal(404);
+        gateway
+            .visitor()
+            .ask(&format!("GET /lamp/x HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+            .expect_refusal(404);
     }
     assert_eq!(device.count(), asked, "only the host route was asked for");
 }
 
 #[test]
 fn both_kinds_of_route_work_beside_each_other() {
-    let gateway = Gateway::start(&["--route", "path", "--route", "host=devices.example", "--route", "host=other.example"]);
+    let gateway = Gateway::start(&[
+        "--route",
+        "path",
+        "--route",
+        "host=devices.example",
+        "--route",
+        "host=other.example",
+    ]);
     let _device = LocalServer::device(&gateway, "lamp", 1, routes);
-    let ask = |target: &str, host: &str| echoed(&gateway.visitor().ask(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")));
+    let ask = |target: &str, host: &str| {
+        echoed(&gateway.visitor().ask(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")))
+    };
     assert_eq!(ask("/lamp/echo", "visitors.example").target(), "/echo");
     assert_eq!(ask("/echo/lamp", "lamp.devices.example").target(), "/echo/lamp");
     assert_eq!(ask("/echo/lamp", "lamp.other.example").target(), "/echo/lamp");
@@ -169,7 +217,7 @@ fn all_links_busy_is_503_too_and_says_so() {
 
 #[test]
 fn a_device_that_does_not_answer_in_time_is_504_and_loses_its_link() {
-    let gateway = Gateway::start(&["--first-octet", "300ms", "--wait-for-link", "50ms"]);
+    let gateway = Gateway::start(&["--first-byte", "300ms", "--wait-for-link", "50ms"]);
     let mut device = gateway.link("lamp");
     let mut visitor = gateway.visitor();
     visitor.write(get("/lamp/x"));
@@ -186,7 +234,11 @@ fn a_device_that_does_not_answer_in_time_is_504_and_loses_its_link() {
 #[test]
 fn a_device_that_hangs_up_is_502_and_an_unsafe_request_is_never_asked_twice() {
     let gateway = Gateway::start(&["--wait-for-link", "100ms"]);
-    for (method, body) in [("POST", "Content-Length: 2\r\n\r\nhi"), ("PATCH", "Content-Length: 0\r\n\r\n"), ("POST", "\r\n")] {
+    for (method, body) in [
+        ("POST", "Content-Length: 2\r\n\r\nhi"),
+        ("PATCH", "Content-Length: 0\r\n\r\n"),
+        ("POST", "\r\n"),
+    ] {
         let (mut other, mut first) = (gateway.link("lamp"), gateway.link("lamp"));
         let mut visitor = gateway.visitor();
         visitor.write(format!("{method} /lamp/x HTTP/1.1\r\nHost: a\r\n{body}"));
@@ -210,7 +262,7 @@ fn a_safe_request_is_tried_once_more_on_a_fresh_link() {
     assert_eq!(second.read_head().target(), "/x");
     second.write(vector("draft-4-response"));
     visitor.read_answer("GET").expect_ok("Good");
-    // Once, not for ever; and not after an octet of the answer.
+    // Once, not for ever; and not after a byte of the answer.
     let mut links: Vec<RawPeer> = (0..3).map(|_| gateway.link("lamp")).collect();
     visitor.write(get("/lamp/y"));
     for _ in 0..2 {
@@ -275,13 +327,13 @@ fn http_1_0_visitors_are_served_without_chunks() {
     let _device = LocalServer::device(&gateway, "lamp", 1, routes);
     let mut visitor = gateway.visitor();
     visitor.write("GET /lamp/x HTTP/1.0\r\n\r\n");
-    let octets = visitor.read_to_end();
-    let (head, body) = Head::split(&octets);
+    let bytes = visitor.read_to_end();
+    let (head, body) = Head::split(&bytes);
     assert_eq!((head.status(), body), (200, b"hello\n".as_slice()));
     let mut visitor = gateway.visitor();
     visitor.write("GET /lamp/chunked?n=100000 HTTP/1.0\r\nHost: a\r\n\r\n");
-    let octets = visitor.read_to_end();
-    let (head, body) = Head::split(&octets);
+    let bytes = visitor.read_to_end();
+    let (head, body) = Head::split(&bytes);
     assert_eq!(head.get("transfer-encoding"), None, "{}", head.text());
     assert_eq!(Hash::of(body), Hash::of_pattern(100_000));
     let mut visitor = gateway.visitor();
@@ -289,7 +341,12 @@ fn http_1_0_visitors_are_served_without_chunks() {
         visitor.write("GET /lamp/x HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
         let answer = visitor.read_answer("GET");
         answer.expect_ok("hello\n");
-        assert_eq!(answer.head.get("connection").map(str::to_lowercase).as_deref(), Some("keep-alive"), "{}", answer.head.text());
+        assert_eq!(
+            answer.head.get("connection").map(str::to_lowercase).as_deref(),
+            Some("keep-alive"),
+            "{}",
+            answer.head.text()
+        );
     }
     let head = echoed(&gateway.visitor().ask("GET /lamp/echo HTTP/1.0\r\nHost: a\r\n\r\n"));
     assert_eq!(head.start, "GET /echo HTTP/1.1", "the link speaks HTTP/1.1");
@@ -306,7 +363,8 @@ fn http_1_0_visitors_are_served_without_chunks() {
 
 #[test]
 fn the_gateways_own_answer_ends_a_connection_of_http_1_0() {
-    // It does not say keep-alive, so an HTTP/1.0 visitor takes it as the last (RFC 9112 appendix C.2.2).
+    // It does not say keep-alive, so an HTTP/1.0 visitor takes it as the last (RFC 9112 appendix
+    // C.2.2).
     let gateway = Gateway::start(&[]);
     let mut link = gateway.link("lamp");
     for (target, status) in [("/nobody/x", 404), ("/lamp", 308), ("/lamp/broken", 502)] {
@@ -316,10 +374,19 @@ fn the_gateways_own_answer_ends_a_connection_of_http_1_0() {
             link.read_head();
             link.write("no HTTP\r\n\r\n");
         }
-        let octets = visitor.read_to_end();
-        let (head, body) = Head::split(&octets);
-        assert_eq!((head.status(), head.get("connection")), (status, Some("close")), "{}", head.text());
-        assert_eq!(head.get("content-length"), Some(body.len().to_string().as_str()), "one answer, then the end");
+        let bytes = visitor.read_to_end();
+        let (head, body) = Head::split(&bytes);
+        assert_eq!(
+            (head.status(), head.get("connection")),
+            (status, Some("close")),
+            "{}",
+            head.text()
+        );
+        assert_eq!(
+            head.get("content-length"),
+            Some(body.len().to_string().as_str()),
+            "one answer, then the end"
+        );
     }
 }
 
@@ -344,7 +411,10 @@ fn every_framing_arrives_whole_and_leaves_the_link_usable() {
         assert_eq!((answer.status(), answer.body.len()), (status, 0));
     }
     let answer = visitor.ask("HEAD /lamp/x HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!((answer.status(), answer.head.get("content-length"), answer.body.len()), (200, Some("6"), 0));
+    assert_eq!(
+        (answer.status(), answer.head.get("content-length"), answer.body.len()),
+        (200, Some("6"), 0)
+    );
     for (framing, body) in [
         ("Content-Length: 5", "hello"),
         ("Transfer-Encoding: chunked", "2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\n\r\n"),
@@ -362,14 +432,14 @@ fn a_head_answer_keeps_the_length_it_speaks_of() {
     let gateway = Gateway::start(&[]);
     let mut device = gateway.link("lamp");
     let mut visitor = gateway.visitor();
-    for (octets, length) in [
+    for (bytes, length) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 123456\r\n\r\n", Some("123456")),
         ("HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\nETag: \"x\"\r\n\r\n", Some("7")),
         ("HTTP/1.1 200 OK\r\n\r\n", None),
     ] {
         visitor.write("HEAD /lamp/x HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(device.read_head().method(), "HEAD");
-        device.write(octets);
+        device.write(bytes);
         assert_eq!(visitor.read_answer("HEAD").head.get("content-length"), length);
     }
     visitor.write(get("/lamp/y"));
@@ -392,7 +462,9 @@ fn expect_100_continue_goes_to_the_device_and_its_100_comes_back() {
     let gateway = Gateway::start(&[]);
     let mut device = gateway.link("lamp");
     let mut visitor = gateway.visitor();
-    visitor.write("POST /lamp/x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    visitor.write(
+        "POST /lamp/x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+    );
     let head = device.read_head();
     assert_eq!(head.get("expect"), Some("100-continue"));
     device.expect_quiet(Duration::from_millis(50));
@@ -403,9 +475,13 @@ fn expect_100_continue_goes_to_the_device_and_its_100_comes_back() {
     device.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     visitor.read_answer("POST").expect_ok("ok");
     // Refused without a 100: the body never comes, and the visitor hears why.
-    visitor.write("POST /lamp/x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    visitor.write(
+        "POST /lamp/x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+    );
     device.read_head();
-    device.write("HTTP/1.1 417 Expectation Failed\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno");
+    device.write(
+        "HTTP/1.1 417 Expectation Failed\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno",
+    );
     let answer = visitor.read_answer("POST");
     assert_eq!((answer.status(), answer.interim.len()), (417, 0));
 }
@@ -419,7 +495,11 @@ fn informational_answers_are_forwarded_up_to_their_bound() {
     device.read_head();
     device.write("HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n");
     let head = visitor.read_head();
-    assert_eq!((head.status(), head.get("link")), (103, Some("</style.css>; rel=preload")), "at once, before the final answer");
+    assert_eq!(
+        (head.status(), head.get("link")),
+        (103, Some("</style.css>; rel=preload")),
+        "at once, before the final answer"
+    );
     assert_eq!((head.get("content-length"), head.get("transfer-encoding")), (None, None));
     device.write("HTTP/1.1 102 Processing\r\n\r\n".repeat(7));
     device.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
@@ -449,8 +529,12 @@ fn hop_by_hop_fields_stay_on_their_hop_and_the_others_survive() {
     assert_eq!(head.get("host"), Some("a.example"));
     assert_eq!(head.get("authorization"), Some("Bearer visitor"));
     assert_eq!(head.all("x-first"), ["1", "3"]);
-    let spelled: Vec<&str> =
-        head.fields.iter().map(|(n, _)| n.as_str()).filter(|n| n.to_lowercase().starts_with("x-first") || *n == "x-second").collect();
+    let spelled: Vec<&str> = head
+        .fields
+        .iter()
+        .map(|(n, _)| n.as_str())
+        .filter(|n| n.to_lowercase().starts_with("x-first") || *n == "x-second")
+        .collect();
     assert_eq!(spelled, ["X-First", "x-second", "X-FIRST"], "order and spelling are kept");
     // And back.
     let mut device = gateway.link("desk");
@@ -502,15 +586,18 @@ fn the_answers_status_line_and_fields_are_kept() {
     let gateway = Gateway::start(&[]);
     let mut device = gateway.link("lamp");
     let mut visitor = gateway.visitor();
-    for (octets, start) in [
+    for (bytes, start) in [
         ("HTTP/1.1 299 Rather Unusual\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 299 Rather Unusual"),
         ("HTTP/1.1 500 \r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 500 "),
         ("HTTP/1.1 404 OK\nContent-Length: 0\n\r\n", "HTTP/1.1 404 OK"), // an old gem's line ends
-        ("HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1:1/x\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 301 Moved"),
+        (
+            "HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1:1/x\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 301 Moved",
+        ),
     ] {
         visitor.write(get("/lamp/x"));
         device.read_head();
-        device.write(octets);
+        device.write(bytes);
         assert_eq!(visitor.read_answer("GET").head.start, start);
     }
 }
@@ -519,7 +606,9 @@ fn the_answers_status_line_and_fields_are_kept() {
 fn more_informational_answers_than_the_bound_are_502_and_end_the_link() {
     // T18: the device goes on, with more of them or with a final answer.
     let gateway = Gateway::start(&["--wait-for-link", "20ms"]);
-    for (number, end) in [(9, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), (9, ""), (5_000, "")] {
+    for (number, end) in
+        [(9, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), (9, ""), (5_000, "")]
+    {
         let mut device = gateway.link("lamp");
         let mut visitor = gateway.visitor();
         visitor.write(get("/lamp/x"));
@@ -539,7 +628,7 @@ fn more_informational_answers_than_the_bound_are_502_and_end_the_link() {
 pub const WRONG_LINES: &[(&str, &str)] = &[
     ("NUL in a value", "X: a\0b\r\n"),
     ("CR in a value", "X: a\rb\r\n"),
-    ("control octet in a value", "X: a\x01b\r\n"),
+    ("control byte in a value", "X: a\x01b\r\n"),
     ("DEL in a value", "X: a\x7fb\r\n"),
     ("a lone LF", "X: a\nY: b\r\n"),
     ("space before the colon", "X : a\r\n"),
@@ -553,7 +642,8 @@ pub const WRONG_LINES: &[(&str, &str)] = &[
     ("obs-fold with a tab", "X: a\r\n\tb\r\n"),
 ];
 
-/// T5: chunked bodies that are none. LONG stands for more octets than a head may have, END for the end of the stream.
+/// T5: chunked bodies that are none. LONG stands for more bytes than a head may have, END for the
+/// end of the stream.
 pub const WRONG_CHUNKS: &[(&str, &str)] = &[
     ("0x before a size", "0x2\r\nab\r\n0\r\n\r\n"),
     ("LF after an extension", "2;\nab\r\n0\r\n\r\n"),
@@ -577,44 +667,91 @@ pub const WRONG_CHUNKS: &[(&str, &str)] = &[
 
 struct Row {
     name: String,
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     statuses: &'static [u16],
 }
 
 fn bad_requests() -> Vec<Row> {
     let mut rows = Vec::new();
-    let mut add = |name: String, octets: Vec<u8>, statuses: &'static [u16]| rows.push(Row { name, octets, statuses });
+    let mut add = |name: String, bytes: Vec<u8>, statuses: &'static [u16]| {
+        rows.push(Row { name, bytes, statuses })
+    };
     let with = |lines: &str| format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
-    add("T1 length, then coding".into(), (with("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n") + "0\r\n\r\n").into(), &[400]);
-    add("T1 coding, then length".into(), (with("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n") + "0\r\n\r\n").into(), &[400]);
+    add(
+        "T1 length, then coding".into(),
+        (with("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n") + "0\r\n\r\n").into(),
+        &[400],
+    );
+    add(
+        "T1 coding, then length".into(),
+        (with("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n") + "0\r\n\r\n").into(),
+        &[400],
+    );
     for value in WRONG_CODINGS {
-        add(format!("T2 {value:?}"), (with(&format!("Transfer-Encoding: {value}\r\n")) + "0\r\n\r\n").into(), &[400, 501]);
+        add(
+            format!("T2 {value:?}"),
+            (with(&format!("Transfer-Encoding: {value}\r\n")) + "0\r\n\r\n").into(),
+            &[400, 501],
+        );
     }
-    add("T2 gzip gets 501".into(), (with("Transfer-Encoding: gzip\r\n") + "0\r\n\r\n").into(), &[501]);
-    add("T2 two lines".into(), (with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n") + "0\r\n\r\n").into(), &[400, 501]);
+    add(
+        "T2 gzip gets 501".into(),
+        (with("Transfer-Encoding: gzip\r\n") + "0\r\n\r\n").into(),
+        &[501],
+    );
+    add(
+        "T2 two lines".into(),
+        (with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n") + "0\r\n\r\n").into(),
+        &[400, 501],
+    );
     add(
         "T2 two lines, one unknown".into(),
         (with("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n") + "0\r\n\r\n").into(),
         &[400, 501],
     );
-    add("T2 obs-text".into(), b"POST /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\xA0\r\n\r\n0\r\n\r\n".to_vec(), &[400, 501]);
-    add("T2 on HTTP/1.0".into(), "POST /lamp/x HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(), &[400]);
+    add(
+        "T2 obs-text".into(),
+        b"POST /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\xA0\r\n\r\n0\r\n\r\n"
+            .to_vec(),
+        &[400, 501],
+    );
+    add(
+        "T2 on HTTP/1.0".into(),
+        "POST /lamp/x HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(),
+        &[400],
+    );
     for value in WRONG_LENGTHS {
         add(format!("T3 {value:?}"), with(&format!("Content-Length: {value}\r\n")).into(), &[400]);
     }
-    add("T3 two lengths".into(), (with("Content-Length: 2\r\nContent-Length: 5\r\n") + "hello").into(), &[400]);
-    add("T3 a list of two lengths".into(), (with("Content-Length: 2, 5\r\n") + "hello").into(), &[400]);
+    add(
+        "T3 two lengths".into(),
+        (with("Content-Length: 2\r\nContent-Length: 5\r\n") + "hello").into(),
+        &[400],
+    );
+    add(
+        "T3 a list of two lengths".into(),
+        (with("Content-Length: 2, 5\r\n") + "hello").into(),
+        &[400],
+    );
     for (name, line) in WRONG_LINES {
         add(format!("T10 {name}"), with(line).into(), &[400]);
     }
     add("T10 lone LFs".into(), "GET /lamp/x HTTP/1.1\nHost: a\n\n".into(), &[400]);
-    add("T10 a lone LF after the request line".into(), "GET /lamp/x HTTP/1.1\nHost: a\r\n\r\n".into(), &[400]);
-    add("T10 space before the first field".into(), "GET /lamp/x HTTP/1.1\r\n Host: a\r\n\r\n".into(), &[400]);
+    add(
+        "T10 a lone LF after the request line".into(),
+        "GET /lamp/x HTTP/1.1\nHost: a\r\n\r\n".into(),
+        &[400],
+    );
+    add(
+        "T10 space before the first field".into(),
+        "GET /lamp/x HTTP/1.1\r\n Host: a\r\n\r\n".into(),
+        &[400],
+    );
     for (name, target) in [
-        ("a control octet", "/lamp/\x01"),
+        ("a control byte", "/lamp/\x01"),
         ("NUL", "/lamp/\0"),
         ("CR", "/lamp/\rx"),
-        ("octets above 0x7F", "/lamp/\u{e4}"),
+        ("bytes above 0x7F", "/lamp/\u{e4}"),
         ("a tab", "/lamp/\tx"),
         ("a space", "/lamp/x y"),
         ("a fragment", "/lamp/x#y"),
@@ -623,7 +760,11 @@ fn bad_requests() -> Vec<Row> {
         ("another scheme", "ftp://a/lamp/x"),
         ("nothing", ""),
     ] {
-        add(format!("T10 target with {name}"), format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").into(), &[400]);
+        add(
+            format!("T10 target with {name}"),
+            format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").into(),
+            &[400],
+        );
     }
     // T11
     for (name, target, hosts) in [
@@ -649,28 +790,64 @@ fn bad_requests() -> Vec<Row> {
         ("encoded name", "/%6camp/x", "Host: a\r\n"),
         ("encoded slash behind the name", "/lamp%2fx", "Host: a\r\n"),
         ("name with a dot", "/la.mp/x", "Host: a\r\n"),
-        ("name of 64 octets", "/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa/x", "Host: a\r\n"),
+        (
+            "name of 64 bytes",
+            "/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa/x",
+            "Host: a\r\n",
+        ),
     ] {
         add(format!("T11 {name}"), format!("GET {target} HTTP/1.1\r\n{hosts}\r\n").into(), &[400]);
     }
     add("T11 an empty first segment".into(), get("//lamp/x").into(), &[400, 404]);
     // T9
-    add("T9 CONNECT".into(), "CONNECT lamp:80 HTTP/1.1\r\nHost: lamp:80\r\n\r\n".into(), &[400, 405, 501]);
-    add("T9 CONNECT with a path".into(), "CONNECT /lamp/x HTTP/1.1\r\nHost: a\r\n\r\n".into(), &[400, 405, 501]);
+    add(
+        "T9 CONNECT".into(),
+        "CONNECT lamp:80 HTTP/1.1\r\nHost: lamp:80\r\n\r\n".into(),
+        &[400, 405, 501],
+    );
+    add(
+        "T9 CONNECT with a path".into(),
+        "CONNECT /lamp/x HTTP/1.1\r\nHost: a\r\n\r\n".into(),
+        &[400, 405, 501],
+    );
     // T13
     for (version, statuses) in VERSIONS {
-        add(format!("T13 {version}"), format!("GET /lamp/x {version}\r\nHost: a\r\n\r\n").into(), statuses);
+        add(
+            format!("T13 {version}"),
+            format!("GET /lamp/x {version}\r\nHost: a\r\n\r\n").into(),
+            statuses,
+        );
     }
-    add("T13 a method that is no token".into(), "GE(T /lamp/x HTTP/1.1\r\nHost: a\r\n\r\n".into(), &[400]);
+    add(
+        "T13 a method that is no token".into(),
+        "GE(T /lamp/x HTTP/1.1\r\nHost: a\r\n\r\n".into(),
+        &[400],
+    );
     add("T13 two spaces".into(), "GET  /lamp/x HTTP/1.1\r\nHost: a\r\n\r\n".into(), &[400]);
     add("T13 a leading space".into(), " GET /lamp/x HTTP/1.1\r\nHost: a\r\n\r\n".into(), &[400]);
-    add("T13 two empty lines before it".into(), format!("\r\n\r\n{}", get("/lamp/x")).into(), &[400]);
+    add(
+        "T13 two empty lines before it".into(),
+        format!("\r\n\r\n{}", get("/lamp/x")).into(),
+        &[400],
+    );
     // Limits
     add("101 fields".into(), with(&"X: y\r\n".repeat(100)).into(), &[431]);
     add("a head of 20 KiB".into(), with(&format!("X: {}\r\n", "y".repeat(20_000))).into(), &[431]);
-    add("a head of 1 MiB without end".into(), with(&format!("X: {}", "y".repeat(1 << 20))).into(), &[431]);
-    add("a target of 8,001 octets".into(), get(&format!("/lamp/{}", "y".repeat(7_995))).into(), &[414]);
-    add("a request line without end".into(), format!("GET /lamp/{}", "y".repeat(30_000)).into(), &[414, 431]);
+    add(
+        "a head of 1 MiB without end".into(),
+        with(&format!("X: {}", "y".repeat(1 << 20))).into(),
+        &[431],
+    );
+    add(
+        "a target of 8,001 bytes".into(),
+        get(&format!("/lamp/{}", "y".repeat(7_995))).into(),
+        &[414],
+    );
+    add(
+        "a request line without end".into(),
+        format!("GET /lamp/{}", "y".repeat(30_000)).into(),
+        &[414, 431],
+    );
     rows
 }
 
@@ -686,12 +863,12 @@ fn bad_requests_of_visitors_are_refused_and_never_reach_the_device() {
         |row| {
             let before = device.count();
             let mut visitor = gateway.visitor();
-            let _ = visitor.try_write(&row.octets); // it may be refused before all is written
+            let _ = visitor.try_write(&row.bytes); // it may be refused before all is written
             let answer = visitor.read_answer("GET");
             answer.expect_refusal_among(row.statuses);
             if answer.status() != 404 {
                 assert!(answer.head.closes(), "no Connection: close in {}", answer.head.text());
-                match row.octets.len() {
+                match row.bytes.len() {
                     ..60_000 => visitor.expect_end(),
                     _ => visitor.expect_closed(),
                 }
@@ -699,7 +876,12 @@ fn bad_requests_of_visitors_are_refused_and_never_reach_the_device() {
             // The device has one link: had it been asked, it would have been before this.
             gateway.get("/lamp/fence").expect_ok("hello\n");
             fences += 1;
-            assert_eq!(device.count(), before + 1, "the device was asked: {}", device.requests()[before].text());
+            assert_eq!(
+                device.count(),
+                before + 1,
+                "the device was asked: {}",
+                device.requests()[before].text()
+            );
         },
     );
     assert_eq!(fences, rows.len());
@@ -712,9 +894,9 @@ fn foreign_protocols_on_the_visitors_port_are_closed() {
     each_row(
         FOREIGN,
         |r| r.0.to_owned(),
-        |(_, octets)| {
+        |(_, bytes)| {
             let mut visitor = gateway.visitor();
-            visitor.write(octets);
+            visitor.write(bytes);
             if let Some(head) = visitor.try_read_head() {
                 assert!(matches!(head.status(), 400 | 501 | 505), "{}", head.text());
                 assert!(head.closes(), "{}", head.text());
@@ -736,10 +918,16 @@ fn requests_at_their_limits_are_served() {
     visitor.ask(&format!("\r\n{}", get("/lamp/x"))[2..]).expect_ok("hello\n");
     visitor.write(format!("\r\n{}", get("/lamp/x"))); // one empty line before it
     visitor.read_answer("GET").expect_ok("hello\n");
-    visitor.ask(&format!("GET /lamp/{} HTTP/1.1\r\nHost: a\r\n\r\n", "y".repeat(7_994))).expect_ok("hello\n");
-    visitor.ask(&format!("GET /lamp/x HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(99))).expect_ok("hello\n");
+    visitor
+        .ask(&format!("GET /lamp/{} HTTP/1.1\r\nHost: a\r\n\r\n", "y".repeat(7_994)))
+        .expect_ok("hello\n");
+    visitor
+        .ask(&format!("GET /lamp/x HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(99)))
+        .expect_ok("hello\n");
     let head = "GET /lamp/x HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n";
-    visitor.ask(&head.replace("X: ", &format!("X: {}", "y".repeat(16 * 1024 - head.len())))).expect_ok("hello\n");
+    visitor
+        .ask(&head.replace("X: ", &format!("X: {}", "y".repeat(16 * 1024 - head.len()))))
+        .expect_ok("hello\n");
     for host in ["a", "A.Example", "a:80", "127.0.0.1:8080", "[::1]:8080", "a-b_c.example"] {
         visitor.ask(&format!("GET /lamp/x HTTP/1.1\r\nHost: {host}\r\n\r\n")).expect_ok("hello\n");
     }
@@ -767,8 +955,11 @@ fn malformed_chunks_of_a_visitor_never_make_a_whole_body() {
             device.answer_on(gateway.link("lamp"));
             let mut visitor = gateway.visitor();
             let body = body.replace("LONG", &"1".repeat(40_000));
-            let (body, ends) = body.strip_suffix("END").map_or((body.as_str(), false), |b| (b, true));
-            let _ = visitor.try_write(format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}"));
+            let (body, ends) =
+                body.strip_suffix("END").map_or((body.as_str(), false), |b| (b, true));
+            let _ = visitor.try_write(format!(
+                "POST /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}"
+            ));
             if ends {
                 visitor.finish_writing();
             }
@@ -787,9 +978,10 @@ fn malformed_chunks_of_a_visitor_never_make_a_whole_body() {
 #[test]
 fn a_request_cut_short_is_never_whole() {
     let gateway = Gateway::start(&["--wait-for-link", "100ms"]);
-    for (framing, body, seen) in
-        [("Content-Length: 10", "hello", "hello"), ("Transfer-Encoding: chunked", "5\r\nhello\r\n", "5\r\nhello\r\n")]
-    {
+    for (framing, body, seen) in [
+        ("Content-Length: 10", "hello", "hello"),
+        ("Transfer-Encoding: chunked", "5\r\nhello\r\n", "5\r\nhello\r\n"),
+    ] {
         for vanish in [false, true] {
             let mut device = gateway.link("lamp");
             let mut visitor = gateway.visitor();
@@ -801,7 +993,7 @@ fn a_request_cut_short_is_never_whole() {
             } else {
                 visitor.finish_writing();
             }
-            device.expect_closed(); // without another octet: it cannot take the body for whole
+            device.expect_closed(); // without another byte: it cannot take the body for whole
             gateway.get("/lamp/next").expect_refusal(503);
         }
     }
@@ -812,9 +1004,10 @@ fn a_refusal_in_the_middle_of_a_body_has_none_itself_when_it_answers_head() {
     let gateway = Gateway::start(&[]);
     let _link = gateway.link("lamp");
     let mut visitor = gateway.visitor();
-    visitor.write("HEAD /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n");
-    let octets = visitor.read_to_end();
-    let (head, body) = Head::split(&octets);
+    visitor
+        .write("HEAD /lamp/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n");
+    let bytes = visitor.read_to_end();
+    let (head, body) = Head::split(&bytes);
     assert_eq!((head.status(), body), (400, b"".as_slice()), "RFC 9110 §9.3.2");
 }
 
@@ -833,7 +1026,10 @@ fn trailers_with_framing_or_routing_fields_do_not_arrive() {
     }
     let rest = String::from_utf8_lossy(&rest).to_lowercase();
     assert!(
-        !rest.contains("content-length") && !rest.contains("gzip") && !rest.contains("evil") && !rest.contains("authorization"),
+        !rest.contains("content-length")
+            && !rest.contains("gzip")
+            && !rest.contains("evil")
+            && !rest.contains("authorization"),
         "{rest}"
     );
     device.write(vector("draft-4-response"));
@@ -848,7 +1044,8 @@ fn trailers_with_framing_or_routing_fields_do_not_arrive() {
 enum Told {
     /// 502 with a reason.
     BadGateway,
-    /// The head of 200, and a message that ends before its end (or 502, where it was known early enough).
+    /// The head of 200, and a message that ends before its end (or 502, where it was known early
+    /// enough).
     Cut,
     /// The answer is right and whole; what came behind it is nobody's.
     Whole(&'static str),
@@ -858,8 +1055,9 @@ enum Told {
 fn hostile_devices_are_502_or_cut_and_lose_their_link() {
     use Told::{BadGateway, Cut, Whole};
     let mut rows: Vec<(String, &str, Vec<u8>, Told)> = Vec::new();
-    let with = |lines: &str, body: &str| format!("HTTP/1.1 200 OK\r\n{lines}\r\n{body}").into_bytes();
-    for (name, octets) in [
+    let with =
+        |lines: &str, body: &str| format!("HTTP/1.1 200 OK\r\n{lines}\r\n{body}").into_bytes();
+    for (name, bytes) in [
         ("T1 length, then coding", with("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n")),
         ("T1 coding, then length", with("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n")),
         ("T2 two lines", with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n")),
@@ -889,13 +1087,23 @@ fn hostile_devices_are_502_or_cut_and_lose_their_link() {
         ("a switch nobody asked for", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n".to_vec()),
         ("a head cut in the middle", b"HTTP/1.1 200 OK\r\nContent-Le".to_vec()),
     ] {
-        rows.push((name.into(), "POST", octets, BadGateway));
+        rows.push((name.into(), "POST", bytes, BadGateway));
     }
     for value in WRONG_CODINGS {
-        rows.push((format!("T2 {value:?}"), "POST", with(&format!("Transfer-Encoding: {value}\r\n"), "0\r\n\r\n"), BadGateway));
+        rows.push((
+            format!("T2 {value:?}"),
+            "POST",
+            with(&format!("Transfer-Encoding: {value}\r\n"), "0\r\n\r\n"),
+            BadGateway,
+        ));
     }
     for value in WRONG_LENGTHS {
-        rows.push((format!("T3 {value:?}"), "POST", with(&format!("Content-Length: {value}\r\n"), "hello"), BadGateway));
+        rows.push((
+            format!("T3 {value:?}"),
+            "POST",
+            with(&format!("Content-Length: {value}\r\n"), "hello"),
+            BadGateway,
+        ));
     }
     for (name, body) in [
         ("0x before a size", "0x2\r\nab\r\n0\r\n\r\n"),
@@ -918,27 +1126,47 @@ fn hostile_devices_are_502_or_cut_and_lose_their_link() {
         Whole("ok"),
     ));
     rows.push((
-        "T16 octets behind a chunked answer".into(),
+        "T16 bytes behind a chunked answer".into(),
         "GET",
         with("Transfer-Encoding: chunked\r\n", "2\r\nok\r\n0\r\n\r\nX"),
         Whole("ok"),
     ));
-    rows.push(("T19 a body after HEAD".into(), "HEAD", with("Content-Length: 6\r\n", "forged"), Whole("")));
-    rows.push(("T19 a body after 204".into(), "GET", b"HTTP/1.1 204 No Content\r\n\r\nforged".to_vec(), Whole("")));
-    rows.push(("T19 a body after 304".into(), "GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 6\r\n\r\nforged".to_vec(), Whole("")));
-    rows.push(("an answer in HTTP/1.0".into(), "GET", b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), Whole("ok")));
+    rows.push((
+        "T19 a body after HEAD".into(),
+        "HEAD",
+        with("Content-Length: 6\r\n", "forged"),
+        Whole(""),
+    ));
+    rows.push((
+        "T19 a body after 204".into(),
+        "GET",
+        b"HTTP/1.1 204 No Content\r\n\r\nforged".to_vec(),
+        Whole(""),
+    ));
+    rows.push((
+        "T19 a body after 304".into(),
+        "GET",
+        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 6\r\n\r\nforged".to_vec(),
+        Whole(""),
+    ));
+    rows.push((
+        "an answer in HTTP/1.0".into(),
+        "GET",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(),
+        Whole("ok"),
+    ));
 
     let gateway = Gateway::start(&["--wait-for-link", "20ms"]);
     each_row(
         &rows,
         |r| r.0.clone(),
-        |(_, method, octets, told)| {
+        |(_, method, bytes, told)| {
             let mut device = gateway.link("lamp");
             let mut visitor = gateway.visitor();
             let body = if *method == "POST" { "Content-Length: 0\r\n" } else { "" };
             visitor.write(format!("{method} /lamp/x HTTP/1.1\r\nHost: a\r\n{body}\r\n"));
             device.read_head();
-            let _ = device.try_write(octets); // its link may be closed in the middle of it
+            let _ = device.try_write(bytes); // its link may be closed in the middle of it
             device.finish_writing();
             match told {
                 BadGateway => {
@@ -950,7 +1178,10 @@ fn hostile_devices_are_502_or_cut_and_lose_their_link() {
                     Ok(answer) => answer.expect_refusal(502),
                     Err(cut) => {
                         assert!(cut.body.len() <= 5, "{:?}", cut.body);
-                        assert!(cut.head.is_some(), "closed without an octet: neither what came of the answer nor a 502");
+                        assert!(
+                            cut.head.is_some(),
+                            "closed without a byte: neither what came of the answer nor a 502"
+                        );
                     }
                 },
                 Whole(said) => assert_eq!(visitor.read_answer(method).text(), *said),
@@ -963,11 +1194,14 @@ fn hostile_devices_are_502_or_cut_and_lose_their_link() {
 }
 
 #[test]
-fn a_link_with_octets_behind_its_answer_is_closed_by_the_gateway() {
+fn a_link_with_bytes_behind_its_answer_is_closed_by_the_gateway() {
     // As above, but the device keeps its end open.
     let gateway = Gateway::start(&["--wait-for-link", "100ms"]);
-    for (method, octets) in [
-        ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"),
+    for (method, bytes) in [
+        (
+            "GET",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged",
+        ),
         ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"),
         ("GET", "HTTP/1.1 204 No Content\r\n\r\nforged"),
         ("GET", "HTTP/1.1 304 Not Modified\r\n\r\nforged"),
@@ -977,7 +1211,7 @@ fn a_link_with_octets_behind_its_answer_is_closed_by_the_gateway() {
         let mut visitor = gateway.visitor();
         visitor.write(format!("{method} /lamp/x HTTP/1.1\r\nHost: a\r\n\r\n"));
         device.read_head();
-        device.write(octets);
+        device.write(bytes);
         visitor.read_answer(method);
         device.expect_closed();
         gateway.get("/lamp/next").expect_refusal(503);
@@ -993,7 +1227,9 @@ fn an_answer_before_the_whole_request_ends_well_for_both() {
     visitor.write("POST /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: 50000000\r\n\r\nsome");
     device.read_head();
     assert_eq!(device.read_exact(4), b"some");
-    device.write("HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbig\n");
+    device.write(
+        "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbig\n",
+    );
     let answer = visitor.read_answer("POST");
     assert_eq!((answer.status(), answer.text().as_str()), (413, "big\n"));
     // The rest of the upload is never the next request.
@@ -1018,7 +1254,10 @@ fn a_request_body_nobody_reads_is_never_the_next_request() {
     eventually("the gateway noticed", || (gateway.get("/lamp/").status() == 503).then_some(()));
     let mut visitor = gateway.visitor();
     let smuggled = get("/lamp/smuggled");
-    visitor.write(format!("POST /desk/x HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{smuggled}", smuggled.len()));
+    visitor.write(format!(
+        "POST /desk/x HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{smuggled}",
+        smuggled.len()
+    ));
     let answer = visitor.read_answer("POST");
     answer.expect_refusal(404);
     if answer.head.closes() {
@@ -1032,7 +1271,7 @@ fn a_request_body_nobody_reads_is_never_the_next_request() {
 
 #[test]
 fn visitors_who_vanish_do_not_shift_anybodys_answer() {
-    // T15: 100 that vanish after k octets of their answer, between 100 that check a nonce.
+    // T15: 100 that vanish after k bytes of their answer, between 100 that check a nonce.
     let gateway = Gateway::start(&["--wait-for-link", "20s"]);
     let local = LocalServer::with(|c| {
         let nonce = c.head.get("x-nonce").unwrap_or_default().repeat(200);
@@ -1044,7 +1283,9 @@ fn visitors_who_vanish_do_not_shift_anybodys_answer() {
         .map(|worker| {
             std::thread::spawn(move || {
                 for i in 0..25 {
-                    let request = |nonce: &str| format!("GET /lamp/x HTTP/1.1\r\nHost: a\r\nX-Nonce: {nonce}\r\n\r\n");
+                    let request = |nonce: &str| {
+                        format!("GET /lamp/x HTTP/1.1\r\nHost: a\r\nX-Nonce: {nonce}\r\n\r\n")
+                    };
                     let mut vanishing = RawPeer::connect(visitors);
                     vanishing.write(request("vanishing"));
                     if i % 3 > 0 {
@@ -1068,14 +1309,19 @@ fn visitors_who_vanish_do_not_shift_anybodys_answer() {
 fn a_reset_in_the_middle_of_a_head_is_noticed_at_once_on_both_ports() {
     let gateway = Gateway::start(&[]);
     let before = gateway.process.descriptors();
-    let half = [("GET /lamp/x HTTP/1.1\r\nHo", gateway.visitors), ("POST /lamp HTTP/1.1\r\nUpgra", gateway.devices)];
-    for (octets, port) in half.repeat(10) {
+    let half = [
+        ("GET /lamp/x HTTP/1.1\r\nHo", gateway.visitors),
+        ("POST /lamp HTTP/1.1\r\nUpgra", gateway.devices),
+    ];
+    for (bytes, port) in half.repeat(10) {
         let mut peer = RawPeer::connect(port);
-        peer.write(octets);
+        peer.write(bytes);
         peer.reset();
     }
     // Much sooner than the 10 s of head_timeout.
-    eventually_within(Duration::from_secs(3), "their descriptors are back", || (gateway.process.descriptors() <= before).then_some(()));
+    eventually_within(Duration::from_secs(3), "their descriptors are back", || {
+        (gateway.process.descriptors() <= before).then_some(())
+    });
 }
 
 #[test]
@@ -1090,7 +1336,8 @@ fn a_visitor_who_leaves_before_the_answer_frees_the_device() {
     gone.write(get("/lamp/big?n=30000000"));
     gone.read_head();
     drop(gone);
-    // The old link is closed (too much to drain) and a new one takes over; nothing of the old answer is left.
+    // The old link is closed (too much to drain) and a new one takes over; nothing of the old
+    // answer is left.
     device.answer_on(gateway.link("lamp"));
     gateway.get("/lamp/x").expect_ok("hello\n");
 }
@@ -1098,9 +1345,11 @@ fn a_visitor_who_leaves_before_the_answer_frees_the_device() {
 #[test]
 fn an_endless_answer_that_nobody_wants_any_more_ends_its_link() {
     let gateway = Gateway::start(&[]);
-    for (framing, piece) in
-        [("Transfer-Encoding: chunked", "1000\r\n"), ("Content-Length: 4000000000", ""), ("X: to the end of the stream", "")]
-    {
+    for (framing, piece) in [
+        ("Transfer-Encoding: chunked", "1000\r\n"),
+        ("Content-Length: 4000000000", ""),
+        ("X: to the end of the stream", ""),
+    ] {
         let mut device = gateway.link("lamp");
         let mut visitor = gateway.visitor();
         visitor.write(get("/lamp/x"));
@@ -1108,16 +1357,22 @@ fn an_endless_answer_that_nobody_wants_any_more_ends_its_link() {
         device.write(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n"));
         visitor.read_head();
         drop(visitor);
-        let piece = [piece.as_bytes(), &[b'x'; 0x1000], if piece.is_empty() { b"" } else { b"\r\n" }].concat();
+        let piece =
+            [piece.as_bytes(), &[b'x'; 0x1000], if piece.is_empty() { b"" } else { b"\r\n" }]
+                .concat();
         let taken = (0..50_000).take_while(|_| device.try_write(&piece).is_ok()).count();
-        assert!(taken < 10_000, "{framing}: {} octets were taken for a visitor who has gone", taken * 0x1000);
+        assert!(
+            taken < 10_000,
+            "{framing}: {} bytes were taken for a visitor who has gone",
+            taken * 0x1000
+        );
     }
 }
 
 // ── Streaming ──
 
 #[test]
-fn octets_are_passed_on_as_they_come_in_both_directions() {
+fn bytes_are_passed_on_as_they_come_in_both_directions() {
     let gateway = Gateway::start(&[]);
     let mut device = gateway.link("lamp");
     let mut visitor = gateway.visitor();
@@ -1128,10 +1383,16 @@ fn octets_are_passed_on_as_they_come_in_both_directions() {
         assert_eq!(device.read_chunk(), piece.as_bytes(), "it arrives before the next is sent");
     }
     // The answer may begin before the request ends.
-    device.write("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n");
+    device.write(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
+    );
     let head = visitor.read_head();
     assert_eq!(head.get("content-type"), Some("text/event-stream"));
-    assert!(head.closes(), "how much of the request is still to come nobody knows (RFC 9112 §9.6): {}", head.text());
+    assert!(
+        head.closes(),
+        "how much of the request is still to come nobody knows (RFC 9112 §9.6): {}",
+        head.text()
+    );
     for event in ["data: 1\n\n", "data: 2\n\n"] {
         device.write(format!("{:x}\r\n{event}\r\n", event.len()));
         assert_eq!(visitor.read_chunk(), event.as_bytes(), "it arrives before the next is sent");
@@ -1145,12 +1406,12 @@ fn octets_are_passed_on_as_they_come_in_both_directions() {
     let mut visitor = gateway.visitor();
     visitor.write(get("/lamp/y"));
     assert_eq!(device.read_head().target(), "/y", "both messages were whole, so the link goes on");
-    // By length, octet by octet.
+    // By length, byte by byte.
     device.write("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n");
     visitor.read_head();
-    for octet in ["a", "b", "c"] {
-        device.write(octet);
-        assert_eq!(visitor.read_exact(1), octet.as_bytes());
+    for byte in ["a", "b", "c"] {
+        device.write(byte);
+        assert_eq!(visitor.read_exact(1), byte.as_bytes());
     }
 }
 
@@ -1204,7 +1465,8 @@ fn a_large_upload_arrives_whole_through_both_ends_with_flat_memory() {
     let before = (gateway.process.resident_kib(), device.resident_kib());
     let mut visitor = gateway.visitor();
     visitor.deadline = Duration::from_secs(30);
-    visitor.write(format!("POST /lamp/hash HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n"));
+    visitor
+        .write(format!("POST /lamp/hash HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n"));
     let mut block = vec![0; 1 << 16];
     for i in 0..LARGE >> 16 {
         fill_pattern(i << 16, &mut block);
@@ -1253,7 +1515,10 @@ fn a_visitor_who_does_not_read_stops_the_device_from_writing() {
         }
         (last.1.elapsed() > Duration::from_millis(400)).then_some(now)
     });
-    assert!((stuck as u64) < LARGE / 2, "{stuck} octets were taken from the device for a visitor who reads nothing");
+    assert!(
+        (stuck as u64) < LARGE / 2,
+        "{stuck} bytes were taken from the device for a visitor who reads nothing"
+    );
     let grown = gateway.process.resident_kib().saturating_sub(before);
     assert!(grown < 4 * 1024, "the gateway grew by {grown} KiB");
     visitor.deadline = Duration::from_secs(30);
@@ -1273,8 +1538,9 @@ fn a_device_that_does_not_read_stops_the_visitor_from_writing() {
     visitor.write(format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n"));
     visitor.deadline = Duration::from_millis(500);
     let block = vec![0; 1 << 16];
-    let taken = (0..LARGE >> 16).take_while(|_| visitor.try_write(&block).is_ok()).count() as u64 * (1 << 16);
-    assert!(taken < LARGE / 2, "{taken} octets were taken for a device that reads nothing");
+    let taken = (0..LARGE >> 16).take_while(|_| visitor.try_write(&block).is_ok()).count() as u64
+        * (1 << 16);
+    assert!(taken < LARGE / 2, "{taken} bytes were taken for a device that reads nothing");
     let grown = gateway.process.resident_kib().saturating_sub(before);
     assert!(grown < 4 * 1024, "the gateway grew by {grown} KiB");
     assert_eq!(device.read_head().target(), "/x");
@@ -1284,10 +1550,11 @@ fn a_device_that_does_not_read_stops_the_visitor_from_writing() {
 fn slow_visitors_of_small_answers_do_not_hold_the_link() {
     let gateway = Gateway::start(&["--wait-for-link", "3s"]);
     let device = LocalServer::device(&gateway, "lamp", 1, routes);
-    let mut slow: Vec<RawPeer> = (0..20).map(|_| RawPeer::connect_narrow(gateway.visitors)).collect();
+    let mut slow: Vec<RawPeer> =
+        (0..20).map(|_| RawPeer::connect_narrow(gateway.visitors)).collect();
     for visitor in &mut slow {
         visitor.write(get("/lamp/big?n=30000"));
-        assert_eq!(visitor.read_octet(), b'H');
+        assert_eq!(visitor.read_byte(), b'H');
     }
     gateway.get("/lamp/x").expect_ok("hello\n");
     assert_eq!(device.count(), 21);
@@ -1297,7 +1564,8 @@ fn slow_visitors_of_small_answers_do_not_hold_the_link() {
     }
 }
 
-/// A visitor who reads the head of an endless answer and no more, and the end of the device's writing when its link is closed.
+/// A visitor who reads the head of an endless answer and no more, and the end of the device's
+/// writing when its link is closed.
 fn stalled_exchange(gateway: &Gateway) -> (RawPeer, Receiver<Instant>) {
     let mut device = gateway.link("lamp");
     let mut slow = RawPeer::connect_narrow(gateway.visitors);
@@ -1310,7 +1578,7 @@ fn stalled_exchange(gateway: &Gateway) -> (RawPeer, Receiver<Instant>) {
         while device.try_write([0; 1 << 14]).is_ok() {}
         let _ = ended.send(Instant::now()); // the test may be over
     });
-    assert_eq!(slow.read_octet(), b'H');
+    assert_eq!(slow.read_byte(), b'H');
     (slow, end)
 }
 
@@ -1324,7 +1592,10 @@ fn a_visitor_below_the_least_rate_loses_a_link_that_others_wait_for() {
     waiting.write(get("/lamp/y"));
     let ended = end.recv_timeout(Duration::from_secs(25)).expect("the stalled exchange is ended");
     let took = ended - then;
-    assert!(took > Duration::from_secs(8), "the rate is taken over 10 s, and it was ended after {took:?}");
+    assert!(
+        took > Duration::from_secs(8),
+        "the rate is taken over 10 s, and it was ended after {took:?}"
+    );
     let mut fresh = gateway.link("lamp");
     assert_eq!(fresh.read_head().target(), "/y");
     fresh.write(vector("draft-4-response"));
@@ -1364,7 +1635,8 @@ fn a_hundred_visitors_at_once_are_all_served() {
             }
         });
     }
-    let statuses: Vec<u16> = (0..400).map(|_| results.recv_timeout(DEADLINE * 3).unwrap()).collect();
+    let statuses: Vec<u16> =
+        (0..400).map(|_| results.recv_timeout(DEADLINE * 3).unwrap()).collect();
     assert!(statuses.iter().all(|s| *s == 200), "{statuses:?}");
     assert_eq!(local.count(), 400);
 }

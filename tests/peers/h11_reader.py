@@ -1,4 +1,4 @@
-"""h11 as a second opinion: what messages are in these octets? What it reads and writes is told in llhttp_reader.js."""
+"""h11 as a second opinion: what messages are in these bytes? What it reads and writes is told in llhttp_reader.js."""
 import sys
 
 import h11
@@ -6,8 +6,8 @@ import h11
 HEAD_MAX = 1 << 17
 
 
-def told(octets):
-    return bytes(octets).hex() or "-"
+def told(bytes):
+    return bytes(bytes).hex() or "-"
 
 
 def message(event, out):
@@ -28,19 +28,19 @@ def body(event, out):
     return True
 
 
-def requests(octets, out):
-    while octets:
-        octets = one_request(octets, out)
+def requests(bytes, out):
+    while bytes:
+        bytes = one_request(bytes, out)
 
 
-def one_request(octets, out):
+def one_request(bytes, out):
     """What is behind the request, which has a connection of its own: so it does not matter that h11 ends each one of HTTP/1.0, where
     those who ask may go on (RFC 9112 appendix C.2.2), nor that it skips no empty line before a request (section 2.2)."""
-    octets = octets.removeprefix(b"\r\n")
-    if not octets:
-        return octets
+    bytes = bytes.removeprefix(b"\r\n")
+    if not bytes:
+        return bytes
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_MAX)
-    connection.receive_data(octets)
+    connection.receive_data(bytes)
     keeps = True
     while True:
         event = connection.next_event()
@@ -64,21 +64,21 @@ def one_request(octets, out):
             return bytes(connection.trailing_data[0])
 
 
-def responses(methods, end, octets, out):
+def responses(methods, end, bytes, out):
     for method in methods:
-        octets = one_response(method, end, octets, out)
-        if not octets:
+        bytes = one_response(method, end, bytes, out)
+        if not bytes:
             return
-    out.append("x octets behind the response")
+    out.append("x bytes behind the response")
 
 
-def one_response(method, end, octets, out):
+def one_response(method, end, bytes, out):
     """What is behind the response. Each has a connection of its own, as with requests."""
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_MAX)
     connection.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
     connection.send(h11.EndOfMessage())
-    if octets:
-        connection.receive_data(octets)
+    if bytes:
+        connection.receive_data(bytes)
     if end:
         connection.receive_data(b"")
     while True:
@@ -97,13 +97,13 @@ def one_response(method, end, octets, out):
 
 for line in sys.stdin:
     kind, *words = line.split()
-    octets = b"" if words[-1] == "-" else bytes.fromhex(words[-1])
+    bytes = b"" if words[-1] == "-" else bytes.fromhex(words[-1])
     out = []
     try:
         if kind == "Q":
-            requests(octets, out)
+            requests(bytes, out)
         else:
-            responses(words[0].split(","), words[1] == "1", octets, out)
+            responses(words[0].split(","), words[1] == "1", bytes, out)
     except h11.ProtocolError as error:
         incomplete = "without sending complete message body" in str(error) or "unexpectedly" in str(error)
         out.append("i" if incomplete else f"x {error}".replace("\n", " "))

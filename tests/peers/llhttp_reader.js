@@ -1,26 +1,26 @@
-// llhttp (Node's own copy, in its strict mode) as a second opinion: what messages are in these octets?
+// llhttp (Node's own copy, in its strict mode) as a second opinion: what messages are in these bytes?
 //
 // Reads cases from standard input, one a line, and writes for each what it read, ended by a line ".":
 //
-//   Q OCTETS                  requests, as a server reads them
-//   S METHODS END OCTETS      responses to requests of these METHODS (GET,HEAD); END is 1 where the stream ends behind them
+//   Q BYTES                  requests, as a server reads them
+//   S METHODS END BYTES      responses to requests of these METHODS (GET,HEAD); END is 1 where the stream ends behind them
 //
 //   m METHOD TARGET MINOR | s STATUS REASON MINOR     a head
-//   f NAME VALUE      a field        b OCTETS     a piece of the body
+//   f NAME VALUE      a field        b BYTES     a piece of the body
 //   t NAME VALUE      a trailer      e            the message is whole
-//   i     the octets end within a message       c     the message was the connection's last
+//   i     the bytes end within a message       c     the message was the connection's last
 //   x WHY what follows is refused
 //
-// Octets, names and values are in hex, "-" being none. tests/peers/h11_reader.py speaks the same.
+// Bytes, names and values are in hex, "-" being none. tests/peers/h11_reader.py speaks the same.
 'use strict'
 const readline = require('node:readline')
 const { HTTPParser, methods: verbs } = require('_http_common')
 
 const HEAD_MAX = 1 << 17
 const hex = (value) => Buffer.from(value, 'latin1').toString('hex') || '-'
-const octets = (word) => (word === '-' ? Buffer.alloc(0) : Buffer.from(word, 'hex'))
+const bytes = (word) => (word === '-' ? Buffer.alloc(0) : Buffer.from(word, 'hex'))
 
-/** One run of the parser over `input`: pushes lines, returns how many octets were read, or null at an end of any kind. */
+/** One run of the parser over `input`: pushes lines, returns how many bytes were read, or null at an end of any kind. */
 function run(kind, methods, end, input, out) {
   const parser = new HTTPParser()
   parser.initialize(kind, {}, HEAD_MAX, HTTPParser.kLenientNone)
@@ -82,7 +82,7 @@ function run(kind, methods, end, input, out) {
 function read(line) {
   const words = line.split(' ')
   const requests = words[0] === 'Q'
-  let input = octets(words[requests ? 1 : 3])
+  let input = bytes(words[requests ? 1 : 3])
   const out = []
   const kind = requests ? HTTPParser.REQUEST : HTTPParser.RESPONSE
   while (input.length > 0) {

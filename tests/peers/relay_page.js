@@ -16,7 +16,7 @@ const MEBIBYTE = 1 << 20
 
 /** All URLs are relative: by path, the page does not know its prefix. */
 const PAGE = `<!doctype html><meta charset="utf-8"><title>…</title><script src="zipped.js"></script><script type="module">
-const hex = async (octets) => Array.from(new Uint8Array(await crypto.subtle.digest('SHA-256', octets)), (o) => o.toString(16).padStart(2, '0')).join('')
+const hex = async (bytes) => Array.from(new Uint8Array(await crypto.subtle.digest('SHA-256', bytes)), (o) => o.toString(16).padStart(2, '0')).join('')
 const events = () => new Promise((resolve, reject) => {
   const seen = []
   const source = new EventSource('events')
@@ -30,9 +30,9 @@ const socket = () => new Promise((resolve, reject) => {
   socket.onerror = () => reject(new Error('WebSocket'))
 })
 const upload = async () => {
-  const octets = new Uint8Array(${MEBIBYTE}).map((_, i) => i * 7 + (i >> 8))
-  const answer = await fetch('upload', { method: 'POST', body: octets })
-  return [answer.status, await answer.text() === await hex(octets)]
+  const bytes = new Uint8Array(${MEBIBYTE}).map((_, i) => i * 7 + (i >> 8))
+  const answer = await fetch('upload', { method: 'POST', body: bytes })
+  return [answer.status, await answer.text() === await hex(bytes)]
 }
 const download = async () => {
   const reader = (await fetch('download')).body.getReader()

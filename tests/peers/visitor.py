@@ -1,6 +1,6 @@
 """Python's http.client as a visitor: visitor.py PORT PREFIX. Prints "ok" when every answer was as it has to be.
 
-The device behind PREFIX answers /echo with the request's head and body, /hello with "hello", /chunked?n=N with N octets."""
+The device behind PREFIX answers /echo with the request's head and body, /hello with "hello", /chunked?n=N with N bytes."""
 import http.client
 import sys
 

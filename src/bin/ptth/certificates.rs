@@ -1,4 +1,5 @@
-//! Certificates, keys and pins of the command line: files to what the library takes, each mistake told with its option and file.
+//! Certificates, keys and pins of the command line: files to what the library takes, each mistake
+//! told with its option and file.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use crate::files::{self, Reading, Stamp};
 
 #[derive(Args)]
 pub(crate) struct GatewayFiles {
-    /// Speak TLS with devices: the certificate (PEM), followed by those between it and its root; read again on SIGHUP, as the next four are
+    /// Speak TLS with devices: the certificate (PEM), followed by those between it and its root;
+    /// read again on SIGHUP, as the next four are
     #[arg(long, value_name = "FILE", env = "PTTH_DEVICES_CERT")]
     devices_cert: Option<PathBuf>,
     /// Its private key (PEM, not encrypted)
@@ -23,7 +25,13 @@ pub(crate) struct GatewayFiles {
     #[arg(long, value_name = "FILE", env = "PTTH_DEVICES_CLIENT_CA")]
     devices_client_ca: Option<PathBuf>,
     /// With --devices-client-ca: whether a device may also show none
-    #[arg(long, value_name = "WHETHER", value_enum, default_value = "required", env = "PTTH_DEVICES_CLIENT_CERT")]
+    #[arg(
+        long,
+        value_name = "WHETHER",
+        value_enum,
+        default_value = "required",
+        env = "PTTH_DEVICES_CLIENT_CERT"
+    )]
     devices_client_cert: Shown,
     /// Speak TLS with visitors: the certificate (PEM), followed by those between it and its root
     #[arg(long, value_name = "FILE", env = "PTTH_VISITORS_CERT")]
@@ -47,24 +55,37 @@ impl GatewayFiles {
 
     /// What the files say now, for devices.
     pub(crate) fn devices(&self, reading: Reading) -> Result<Option<GatewayTls>, String> {
-        let tls = side(("--devices-cert", &self.devices_cert), ("--devices-key", &self.devices_key), reading)?;
+        let tls = side(
+            ("--devices-cert", &self.devices_cert),
+            ("--devices-key", &self.devices_key),
+            reading,
+        )?;
         let Some(ca) = &self.devices_client_ca else { return Ok(tls) };
         let option = "--devices-client-ca";
-        let tls = tls.ok_or_else(|| format!("{option} wants TLS with devices: give --devices-cert and --devices-key, too"))?;
+        let tls = tls.ok_or_else(|| {
+            format!("{option} wants TLS with devices: give --devices-cert and --devices-key, too")
+        })?;
         let wanted = match self.devices_client_cert {
             Shown::Required => ClientCertificates::Required,
             Shown::Optional => ClientCertificates::Optional,
         };
-        tls.client_ca(read(option, ca, reading)?, wanted).map(Some).map_err(|e| format!("{option} {}: {e}", ca.display()))
+        tls.client_ca(read(option, ca, reading)?, wanted)
+            .map(Some)
+            .map_err(|e| format!("{option} {}: {e}", ca.display()))
     }
 
     /// The same for visitors.
     pub(crate) fn visitors(&self, reading: Reading) -> Result<Option<GatewayTls>, String> {
-        side(("--visitors-cert", &self.visitors_cert), ("--visitors-key", &self.visitors_key), reading)
+        side(
+            ("--visitors-cert", &self.visitors_cert),
+            ("--visitors-key", &self.visitors_key),
+            reading,
+        )
     }
 }
 
-/// A device's files of TLS, which are read again: on SIGHUP, and soon after one of them has changed.
+/// A device's files of TLS, which are read again: on SIGHUP, and soon after one of them has
+/// changed.
 pub(crate) struct InForce {
     files: DeviceFiles,
     device: DeviceHandle,
@@ -72,12 +93,17 @@ pub(crate) struct InForce {
     stamps: Mutex<Vec<Option<Stamp>>>,
 }
 
-/// How often it is looked whether a file has changed. Whoever renews a certificate does so days before the old one expires.
+/// How often it is looked whether a file has changed. Whoever renews a certificate does so days
+/// before the old one expires.
 const LOOK: Duration = Duration::from_secs(2);
 
 impl InForce {
     /// `stamps`: of before the files were read.
-    pub(crate) fn new(files: DeviceFiles, stamps: Vec<Option<Stamp>>, device: DeviceHandle) -> Self {
+    pub(crate) fn new(
+        files: DeviceFiles,
+        stamps: Vec<Option<Stamp>>,
+        device: DeviceHandle,
+    ) -> Self {
         InForce { files, device, stamps: Mutex::new(stamps) }
     }
 
@@ -88,16 +114,20 @@ impl InForce {
             return;
         }
         let before = self.files.stamps();
-        let read =
-            self.files.tls(Reading::Again).and_then(|tls| tls.map(|tls| self.device.set_tls(tls).map_err(|e| e.to_string())).transpose());
+        let read = self.files.tls(Reading::Again).and_then(|tls| {
+            tls.map(|tls| self.device.set_tls(tls).map_err(|e| e.to_string())).transpose()
+        });
         match read {
-            Ok(_) => log::info!("the certificates were read again; they count from the next dial on"),
+            Ok(_) => {
+                log::info!("the certificates were read again; they count from the next dial on")
+            }
             Err(e) => log::error!("{e}; the certificates stay as they were"),
         }
         *stamps = before; // what was written meanwhile is read again soon
     }
 
-    /// Looks from time to time whether a file has changed, on a thread of its own: a file system may hang.
+    /// Looks from time to time whether a file has changed, on a thread of its own: a file system
+    /// may hang.
     ///
     /// # Errors
     /// There is no thread.
@@ -122,7 +152,11 @@ impl InForce {
 
 type Given<'f> = (&'static str, &'f Option<PathBuf>);
 
-fn side(certificate: Given<'_>, key: Given<'_>, reading: Reading) -> Result<Option<GatewayTls>, String> {
+fn side(
+    certificate: Given<'_>,
+    key: Given<'_>,
+    reading: Reading,
+) -> Result<Option<GatewayTls>, String> {
     let Some(identity) = identity(certificate, key, reading)? else { return Ok(None) };
     GatewayTls::new(identity).map(Some).map_err(|e| e.to_string())
 }
@@ -132,7 +166,8 @@ pub(crate) struct DeviceFiles {
     /// With https://: trust the CA certificates in this file (PEM), and not the system's
     #[arg(long, value_name = "FILE", env = "PTTH_CA")]
     ca: Option<PathBuf>,
-    /// The gateway's public key (sha256/BASE64) instead of a chain to a CA, or with --ca beside it; may be given several times
+    /// The gateway's public key (sha256/BASE64) instead of a chain to a CA, or with --ca beside it;
+    /// may be given several times
     #[arg(long, value_name = "PIN", value_delimiter = ',', env = "PTTH_PIN")]
     pin: Vec<String>,
     /// A certificate (PEM) to show to the gateway
@@ -141,7 +176,8 @@ pub(crate) struct DeviceFiles {
     /// Its private key (PEM, not encrypted)
     #[arg(long, value_name = "FILE", env = "PTTH_KEY")]
     key: Option<PathBuf>,
-    /// For machines without a clock: take no earlier date than this for now (2026-01-31) when certificates are checked, instead of waiting
+    /// For machines without a clock: take no earlier date than this for now (2026-01-31) when
+    /// certificates are checked, instead of waiting
     #[arg(long, value_name = "DATE", value_parser = date, env = "PTTH_CLOCK_FLOOR")]
     clock_floor: Option<SystemTime>,
 }
@@ -151,13 +187,18 @@ impl DeviceFiles {
     pub(crate) fn tls(&self, reading: Reading) -> Result<Option<DeviceTls>, String> {
         let mut tls = DeviceTls::new();
         if let Some(ca) = &self.ca {
-            tls = tls.ca(read("--ca", ca, reading)?).map_err(|e| format!("--ca {}: {e}", ca.display()))?;
+            tls = tls
+                .ca(read("--ca", ca, reading)?)
+                .map_err(|e| format!("--ca {}: {e}", ca.display()))?;
         }
         for pin in &self.pin {
             tls = tls.pin(pin).map_err(|e| format!("--pin: {e}"))?;
         }
         let identity = identity(("--cert", &self.cert), ("--key", &self.key), reading)?;
-        let given = self.ca.is_some() || !self.pin.is_empty() || identity.is_some() || self.clock_floor.is_some();
+        let given = self.ca.is_some()
+            || !self.pin.is_empty()
+            || identity.is_some()
+            || self.clock_floor.is_some();
         if let Some(identity) = identity {
             tls = tls.identity(identity);
         }
@@ -167,13 +208,22 @@ impl DeviceFiles {
         Ok(given.then_some(tls))
     }
 
-    /// What tells whether one of the files has changed. A file that is not there now counts as a state of its own.
+    /// What tells whether one of the files has changed. A file that is not there now counts as a
+    /// state of its own.
     pub(crate) fn stamps(&self) -> Vec<Option<Stamp>> {
-        [&self.ca, &self.cert, &self.key].into_iter().flatten().map(|file| Stamp::of(file).ok()).collect()
+        [&self.ca, &self.cert, &self.key]
+            .into_iter()
+            .flatten()
+            .map(|file| Stamp::of(file).ok())
+            .collect()
     }
 }
 
-fn identity(certificate: Given<'_>, key: Given<'_>, reading: Reading) -> Result<Option<Identity>, String> {
+fn identity(
+    certificate: Given<'_>,
+    key: Given<'_>,
+    reading: Reading,
+) -> Result<Option<Identity>, String> {
     let ((certificate_option, certificate), (key_option, key)) = (certificate, key);
     let (certificate, key) = match (certificate, key) {
         (None, None) => return Ok(None),
@@ -182,8 +232,15 @@ fn identity(certificate: Given<'_>, key: Given<'_>, reading: Reading) -> Result<
     };
     // Whoever renews writes one file after the other: between the two they are no pair.
     let identity = files::together(reading, || {
-        let texts = (read(certificate_option, certificate, reading)?, read(key_option, key, reading)?);
-        let what = |e| format!("{certificate_option} {} with {key_option} {}: {e}", certificate.display(), key.display());
+        let texts =
+            (read(certificate_option, certificate, reading)?, read(key_option, key, reading)?);
+        let what = |e| {
+            format!(
+                "{certificate_option} {} with {key_option} {}: {e}",
+                certificate.display(),
+                key.display()
+            )
+        };
         Identity::from_pem(texts.0, texts.1).map_err(what)
     })?;
     warn_of_readers(key_option, key);
@@ -194,14 +251,18 @@ fn identity(certificate: Given<'_>, key: Given<'_>, reading: Reading) -> Result<
 const FILE_MAX: u64 = 8 << 20;
 
 fn read(option: &str, file: &Path, reading: Reading) -> Result<Vec<u8>, String> {
-    files::read(file, FILE_MAX, reading).map_err(|what| format!("{option} {}: {what}", file.display()))
+    files::read(file, FILE_MAX, reading)
+        .map_err(|what| format!("{option} {}: {what}", file.display()))
 }
 
 fn warn_of_readers(option: &str, file: &Path) {
     use std::os::unix::fs::PermissionsExt;
     const OTHERS: u32 = 0o004;
     if std::fs::metadata(file).is_ok_and(|data| data.permissions().mode() & OTHERS != 0) {
-        log::warn!("{option} {0}: everybody on this machine can read this key; chmod o-r {0}", file.display());
+        log::warn!(
+            "{option} {0}: everybody on this machine can read this key; chmod o-r {0}",
+            file.display()
+        );
     }
 }
 
@@ -210,19 +271,27 @@ fn date(text: &str) -> Result<SystemTime, String> {
     const WRONG: &str = "write a date like 2026-01-31";
     let mut parts = text.split('-');
     let mut part = |length: usize| {
-        let part = parts.next().filter(|part| part.len() == length && part.bytes().all(|octet| octet.is_ascii_digit()));
+        let part = parts
+            .next()
+            .filter(|part| part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit()));
         part.and_then(|part| part.parse::<i64>().ok()).ok_or(WRONG)
     };
     let (year, month, day) = (part(4)?, part(2)?, part(2)?);
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let lengths = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
     let length = usize::try_from(month - 1).ok().and_then(|month| lengths.get(month).copied());
-    if parts.next().is_some() || year < 1970 || length.is_none_or(|length| day < 1 || day > length) {
+    if parts.next().is_some() || year < 1970 || length.is_none_or(|length| day < 1 || day > length)
+    {
         return Err(WRONG.to_owned());
     }
     // Days from the civil date, with March as the first month (a year's odd day comes last then).
     let (shifted, from_march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = shifted * 365 + shifted / 4 - shifted / 100 + shifted / 400 + (153 * from_march + 2) / 5 + day - 1 - 719_468;
+    let days = shifted * 365 + shifted / 4 - shifted / 100
+        + shifted / 400
+        + (153 * from_march + 2) / 5
+        + day
+        - 1
+        - 719_468;
     let seconds = u64::try_from(days * 86_400).map_err(|_| WRONG)?;
     Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
@@ -234,12 +303,25 @@ mod tests {
 
     #[test]
     fn dates_are_counted_from_1970() {
-        let seconds = |text| date(text).unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        assert_eq!((seconds("1970-01-01"), seconds("2000-02-29"), seconds("2026-01-01")), (0, 951_782_400, 1_767_225_600));
+        let seconds =
+            |text| date(text).unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!(
+            (seconds("1970-01-01"), seconds("2000-02-29"), seconds("2026-01-01")),
+            (0, 951_782_400, 1_767_225_600)
+        );
         assert_eq!((seconds("2024-12-31"), seconds("2038-01-19")), (1_735_603_200, 2_147_472_000));
-        for wrong in
-            ["", "2026", "2026-1-1", "2026-13-01", "2026-02-29", "2026-00-10", "1969-12-31", "2026-01-01-01", "2026-01-32", "+026-01-01"]
-        {
+        for wrong in [
+            "",
+            "2026",
+            "2026-1-1",
+            "2026-13-01",
+            "2026-02-29",
+            "2026-00-10",
+            "1969-12-31",
+            "2026-01-01-01",
+            "2026-01-32",
+            "+026-01-01",
+        ] {
             assert!(date(wrong).is_err(), "{wrong}");
         }
     }

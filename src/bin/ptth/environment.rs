@@ -1,4 +1,5 @@
-//! The environment's part in the arguments: a value that is wrong there is told with the variable's name, and a name that is nobody's with the nearest one.
+//! The environment's part in the arguments: a value that is wrong there is told with the variable's
+//! name, and a name that is nobody's with the nearest one.
 
 use std::error::Error as _;
 
@@ -10,14 +11,16 @@ use crate::{Failure, usage};
 /// Read beside the arguments.
 const OTHERS: [&str; 1] = ["PTTH_TOKEN"];
 
-/// The arguments, and what the environment says where they are silent. Help and mistakes in the arguments themselves end the process here.
+/// The arguments, and what the environment says where they are silent. Help and mistakes in the
+/// arguments themselves end the process here.
 ///
 /// # Errors
 /// A value in the environment that cannot be: one line that begins with the variable.
 pub(crate) fn parse<C: CommandFactory + FromArgMatches>() -> Result<C, Failure> {
     let command = C::command();
     warn_of_unknown(&command);
-    let parsed = command.clone().try_get_matches().and_then(|matches| C::from_arg_matches(&matches));
+    let parsed =
+        command.clone().try_get_matches().and_then(|matches| C::from_arg_matches(&matches));
     parsed.map_err(|error| match variable_of(&command, &error) {
         Some(variable) => usage(format!("{variable} in the environment: {}", reason_of(&error))),
         None => error.exit(),
@@ -29,14 +32,22 @@ fn variable_of(command: &Command, error: &clap::Error) -> Option<String> {
     if !matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) {
         return None;
     }
-    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else { return None };
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
     let option = argument.split([' ', '=']).next()?.to_owned();
-    let given = |argument: std::ffi::OsString| argument.to_str().is_some_and(|argument| argument.split('=').next() == Some(&option));
+    let given = |argument: std::ffi::OsString| {
+        argument.to_str().is_some_and(|argument| argument.split('=').next() == Some(&option))
+    };
     if std::env::args_os().skip(1).any(given) {
         return None;
     }
     let chosen = std::env::args().nth(1)?;
-    let variable = command.find_subcommand(chosen)?.get_arguments().find(|a| a.get_long() == option.strip_prefix("--"))?.get_env()?;
+    let variable = command
+        .find_subcommand(chosen)?
+        .get_arguments()
+        .find(|a| a.get_long() == option.strip_prefix("--"))?
+        .get_env()?;
     Some(variable.to_str()?.to_owned())
 }
 
@@ -56,22 +67,33 @@ fn reason_of(error: &clap::Error) -> String {
 /// A line of the log for each variable that looks like one of ours and is none.
 fn warn_of_unknown(command: &Command) {
     let commands = std::iter::once(command).chain(command.get_subcommands());
-    let arguments = commands.flat_map(Command::get_arguments).filter_map(|argument| argument.get_env()?.to_str());
+    let arguments = commands
+        .flat_map(Command::get_arguments)
+        .filter_map(|argument| argument.get_env()?.to_str());
     let known: Vec<&str> = arguments.chain(OTHERS).collect();
     for (name, _) in std::env::vars_os() {
-        let Some(name) = name.to_str().filter(|name| name.starts_with("PTTH_") && !is_of_kubernetes(name)) else { continue };
+        let Some(name) =
+            name.to_str().filter(|name| name.starts_with("PTTH_") && !is_of_kubernetes(name))
+        else {
+            continue;
+        };
         if known.contains(&name) {
             continue;
         }
         let nearest = known.iter().map(|known| (distance(name, known), *known)).min();
         match nearest.filter(|(distance, known)| *distance <= known.len() / 3) {
-            Some((_, nearest)) => log::warn!("the environment has {name}, which nothing reads; did you mean {nearest}?"),
-            None => log::warn!("the environment has {name}, which nothing reads; ptth gateway --help and ptth device --help name all"),
+            Some((_, nearest)) => log::warn!(
+                "the environment has {name}, which nothing reads; did you mean {nearest}?"
+            ),
+            None => log::warn!(
+                "the environment has {name}, which nothing reads; ptth gateway --help and ptth device --help name all"
+            ),
         }
     }
 }
 
-/// Kubernetes tells every container of a service called `ptth` or `ptth-…` in variables of this form.
+/// Kubernetes tells every container of a service called `ptth` or `ptth-…` in variables of this
+/// form.
 fn is_of_kubernetes(name: &str) -> bool {
     let is_port = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     let behind = |mark: &str| name.split_once(mark).map(|(_, rest)| rest);
@@ -81,7 +103,8 @@ fn is_of_kubernetes(name: &str) -> bool {
         || behind("_PORT_").is_some_and(|rest| is_port(rest.split('_').next().unwrap_or_default()))
 }
 
-/// How many letters have to be put in, taken out or exchanged to make one of the other (Levenshtein).
+/// How many letters have to be put in, taken out or exchanged to make one of the other
+/// (Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {
@@ -101,14 +124,26 @@ mod tests {
 
     #[test]
     fn distances_are_levenshteins() {
-        for (a, b, n) in [("", "", 0), ("", "abc", 3), ("kitten", "sitting", 3), ("PTTH_TOKENS", "PTTH_TOKEN", 1), ("ab", "ba", 2)] {
+        for (a, b, n) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("kitten", "sitting", 3),
+            ("PTTH_TOKENS", "PTTH_TOKEN", 1),
+            ("ab", "ba", 2),
+        ] {
             assert_eq!((distance(a, b), distance(b, a)), (n, n), "{a} {b}");
         }
     }
 
     #[test]
     fn what_kubernetes_sets_is_no_mistake() {
-        for name in ["PTTH_SERVICE_HOST", "PTTH_SERVICE_PORT_HTTP", "PTTH_PORT", "PTTH_GATEWAY_PORT_80_TCP_ADDR", "PTTH_PORT_443_TCP"] {
+        for name in [
+            "PTTH_SERVICE_HOST",
+            "PTTH_SERVICE_PORT_HTTP",
+            "PTTH_PORT",
+            "PTTH_GATEWAY_PORT_80_TCP_ADDR",
+            "PTTH_PORT_443_TCP",
+        ] {
             assert!(is_of_kubernetes(name), "{name}");
         }
         for name in ["PTTH_FORWARED", "PTTH_PORT_NAME", "PTTH_SERVICE"] {

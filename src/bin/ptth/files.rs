@@ -1,7 +1,9 @@
-//! Reads the files of the command line: bounded in size and in time, never on the thread that waits for signals.
+//! Reads the files of the command line: bounded in size and in time, never on the thread that waits
+//! for signals.
 //!
-//! A file may hang (a FIFO, a network file system), never end (a device), vanish, or be written while it is read. Each reading runs on a thread of its
-//! own, which is left behind where it hangs. What is read again while the process serves has to be a regular file that has come to rest.
+//! A file may hang (a FIFO, a network file system), never end (a device), vanish, or be written
+//! while it is read. Each reading runs on a thread of its own, which is left behind where it hangs.
+//! What is read again while the process serves has to be a regular file that has come to rest.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -14,7 +16,8 @@ use std::time::{Duration, Instant, SystemTime};
 /// When a file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// At the start: it may be a pipe of the shell's, `<(command)`, and whoever fills it may take a while.
+    /// At the start: it may be a pipe of the shell's, `<(command)`, and whoever fills it may take a
+    /// while.
     First,
     /// While the process serves.
     Again,
@@ -47,22 +50,28 @@ impl Drop for Counted {
 /// # Errors
 /// What is wrong, without the file's name.
 pub(crate) fn read(file: &Path, most: u64, reading: Reading) -> Result<Vec<u8>, String> {
-    let (file, within) = (PathBuf::from(file), if reading == Reading::First { FIRST } else { AGAIN });
+    let (file, within) =
+        (PathBuf::from(file), if reading == Reading::First { FIRST } else { AGAIN });
     let bytes = on_a_thread(within, move || match reading {
-        Reading::First => File::open(&file).map_err(|e| e.to_string()).and_then(|opened| bounded(opened, most)),
+        Reading::First => {
+            File::open(&file).map_err(|e| e.to_string()).and_then(|opened| bounded(opened, most))
+        }
         Reading::Again => at_rest(&file, most),
     });
     bytes.and_then(without_mark)
 }
 
-/// Text as editors and shells of Windows write it: a byte order mark before UTF-8 says nothing, one of UTF-16 says that nothing else could be read.
+/// Text as editors and shells of Windows write it: a byte order mark before UTF-8 says nothing, one
+/// of UTF-16 says that nothing else could be read.
 fn without_mark(mut bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     match bytes.as_slice() {
         [0xEF, 0xBB, 0xBF, ..] => {
             bytes.drain(..3);
             Ok(bytes)
         }
-        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Err("it is UTF-16; save it as UTF-8 (PowerShell: Out-File -Encoding utf8)".to_owned()),
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => {
+            Err("it is UTF-16; save it as UTF-8 (PowerShell: Out-File -Encoding utf8)".to_owned())
+        }
         _ => Ok(bytes),
     }
 }
@@ -79,27 +88,40 @@ pub(crate) fn line_of_stdin() -> Result<String, String> {
             match byte[0] {
                 b'\n' if line.trim_ascii().is_empty() => line.clear(),
                 b'\n' => break,
-                _ if line.len() == LINE_MAX => return Err(format!("its first line is longer than {} KiB", LINE_MAX >> 10)),
+                _ if line.len() == LINE_MAX => {
+                    return Err(format!("its first line is longer than {} KiB", LINE_MAX >> 10));
+                }
                 byte => line.push(byte),
             }
         }
-        without_mark(line).and_then(|line| String::from_utf8(line).map_err(|_| "there are bytes that are not UTF-8".to_owned()))
+        without_mark(line).and_then(|line| {
+            String::from_utf8(line).map_err(|_| "there are bytes that are not UTF-8".to_owned())
+        })
     })
 }
 
-fn on_a_thread<T: Send + 'static>(within: Duration, job: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+fn on_a_thread<T: Send + 'static>(
+    within: Duration,
+    job: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
     let before = READINGS.fetch_add(1, SeqCst);
     let counted = Counted;
     if before >= READINGS_MAX {
-        return Err("it was not read: earlier readings still hang; mend those files, or restart".to_owned());
+        return Err(
+            "it was not read: earlier readings still hang; mend those files, or restart".to_owned()
+        );
     }
     let (tell, told) = sync_channel(1);
     let job = move || {
         let _counted = counted;
         let _ = tell.send(job()); // nobody waits any more where it took too long
     };
-    std::thread::Builder::new().name("ptth-read".to_owned()).spawn(job).map_err(|e| format!("it was not read: no thread: {e}"))?;
-    told.recv_timeout(within).unwrap_or_else(|_| Err(format!("it was not read to its end within {within:?}")))
+    std::thread::Builder::new()
+        .name("ptth-read".to_owned())
+        .spawn(job)
+        .map_err(|e| format!("it was not read: no thread: {e}"))?;
+    told.recv_timeout(within)
+        .unwrap_or_else(|_| Err(format!("it was not read to its end within {within:?}")))
 }
 
 fn bounded(from: impl Read, most: u64) -> Result<Vec<u8>, String> {
@@ -143,7 +165,11 @@ fn at_rest(file: &Path, most: u64) -> Result<Vec<u8>, String> {
     loop {
         // A FIFO without a writer would be waited for.
         let without_waiting = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
-        let opened = OpenOptions::new().read(true).custom_flags(without_waiting).open(file).map_err(|e| e.to_string())?;
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(without_waiting)
+            .open(file)
+            .map_err(|e| e.to_string())?;
         let data = opened.metadata().map_err(|e| e.to_string())?;
         if !data.is_file() {
             return Err("it is not a regular file, and only those are read again".to_owned());
@@ -162,7 +188,8 @@ fn at_rest(file: &Path, most: u64) -> Result<Vec<u8>, String> {
 
 /// A time in the future says nothing: the clocks of file servers differ.
 fn is_recent(data: &Metadata) -> bool {
-    let age = data.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+    let age =
+        data.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
     age.is_some_and(|age| age < REST)
 }
 
@@ -170,7 +197,10 @@ fn is_recent(data: &Metadata) -> bool {
 ///
 /// # Errors
 /// Those of the last try.
-pub(crate) fn together<T>(reading: Reading, read: impl Fn() -> Result<T, String>) -> Result<T, String> {
+pub(crate) fn together<T>(
+    reading: Reading,
+    read: impl Fn() -> Result<T, String>,
+) -> Result<T, String> {
     const WHILE: Duration = Duration::from_secs(2);
     let end = Instant::now() + WHILE;
     loop {
@@ -181,7 +211,8 @@ pub(crate) fn together<T>(reading: Reading, read: impl Fn() -> Result<T, String>
     }
 }
 
-/// A thread that does one thing, again, whenever it is asked to. However often it is asked meanwhile, once more is enough.
+/// A thread that does one thing, again, whenever it is asked to. However often it is asked
+/// meanwhile, once more is enough.
 pub(crate) struct Again(SyncSender<()>);
 
 impl Again {
@@ -189,7 +220,9 @@ impl Again {
     /// There is no thread for it.
     pub(crate) fn start(name: &str, job: impl Fn() + Send + 'static) -> io::Result<Again> {
         let (ask, asked) = sync_channel(1);
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || asked.iter().for_each(|()| job()))?;
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || asked.iter().for_each(|()| job()))?;
         Ok(Again(ask))
     }
 
@@ -197,7 +230,9 @@ impl Again {
     pub(crate) fn ask(&self) {
         match self.0.try_send(()) {
             Ok(()) | Err(TrySendError::Full(())) => {}
-            Err(TrySendError::Disconnected(())) => log::error!("nothing is read again: the thread for it has ended"),
+            Err(TrySendError::Disconnected(())) => {
+                log::error!("nothing is read again: the thread for it has ended")
+            }
         }
     }
 }
@@ -211,15 +246,28 @@ mod tests {
     fn what_never_ends_is_refused_and_what_is_no_file_is_not_read_again() {
         for reading in [Reading::First, Reading::Again] {
             let what = read(Path::new("/dev/zero"), 1 << 20, reading).unwrap_err();
-            let expected = if reading == Reading::First { "longer than 1024 KiB" } else { "not a regular file" };
+            let expected = if reading == Reading::First {
+                "longer than 1024 KiB"
+            } else {
+                "not a regular file"
+            };
             assert!(what.contains(expected), "{what}");
-            assert!(read(Path::new("/nowhere/at/all"), 1, reading).unwrap_err().contains("No such file"));
+            assert!(
+                read(Path::new("/nowhere/at/all"), 1, reading)
+                    .unwrap_err()
+                    .contains("No such file")
+            );
         }
     }
 
     #[test]
     fn a_byte_order_mark_is_not_a_part_of_the_text() {
-        for (bytes, text) in [(&b"\xEF\xBB\xBFtext"[..], "text"), (b"\xEF\xBB\xBF", ""), (b"text\xEF\xBB\xBF", "text\u{feff}"), (b"", "")] {
+        for (bytes, text) in [
+            (&b"\xEF\xBB\xBFtext"[..], "text"),
+            (b"\xEF\xBB\xBF", ""),
+            (b"text\xEF\xBB\xBF", "text\u{feff}"),
+            (b"", ""),
+        ] {
             assert_eq!(without_mark(bytes.to_vec()).unwrap(), text.as_bytes());
         }
         for bytes in [b"\xFF\xFEt\0", b"\xFE\xFF\0t"] {
@@ -236,7 +284,10 @@ mod tests {
             is_recent(&std::fs::metadata(&file).unwrap())
         };
         let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
-        assert!(!written(now - hour) && !written(now + hour), "the clock of a file server may differ");
+        assert!(
+            !written(now - hour) && !written(now + hour),
+            "the clock of a file server may differ"
+        );
         let before = Stamp::of(&file).unwrap();
         assert_eq!(read(&file, 5, Reading::Again).unwrap(), b"whole");
         assert!(read(&file, 4, Reading::Again).unwrap_err().contains("longer than"));

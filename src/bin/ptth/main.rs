@@ -1,7 +1,9 @@
-//! The command `ptth`: a gateway, a device, and a demonstration, on the public API of the library alone.
+//! The command `ptth`: a gateway, a device, and a demonstration, on the public API of the library
+//! alone.
 //!
-//! Ready lines go to standard output, one each, flushed; logs go to standard error, level by `RUST_LOG` (default `info`).
-//! Exit codes: 0 stopped, 1 failed (a device: after `--max-retries`), 2 wrong usage, 3 refused by the gateway, or by all of them (401, 403, 404, 410).
+//! Ready lines go to standard output, one each, flushed; logs go to standard error, level by
+//! `RUST_LOG` (default `info`). Exit codes: 0 stopped, 1 failed (a device: after `--max-retries`),
+//! 2 wrong usage, 3 refused by the gateway, or by all of them (401, 403, 404, 410).
 
 #![allow(rustdoc::bare_urls, reason = "the doc comments of the arguments are the text of --help")]
 
@@ -30,7 +32,8 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use reverse_http::proto::turn::Dialect;
 use reverse_http::tls::GatewayTls;
 use reverse_http::{
-    Body, Device, DeviceEventKind, DeviceHandle, Encoding, EndCounts, Error, Fallback, Gateway, Limits, OnRefusal, Routes, Tokens, TurnMode,
+    Body, Device, DeviceEventKind, DeviceHandle, Encoding, EndCounts, Error, Fallback, Gateway,
+    Limits, OnRefusal, Routes, Tokens, TurnMode,
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -62,9 +65,11 @@ enum Command {
     Gateway(Box<GatewayArgs>),
     /// Connect to a gateway and answer what comes
     Device(Box<DeviceArgs>),
-    /// Make a token for devices or visitors: prints it, then the line for the gateway's file of tokens
+    /// Make a token for devices or visitors: prints it, then the line for the gateway's file of
+    /// tokens
     Token {
-        /// What it is for: device names, origins, `*` (any device), https://*.example (any host one label below)
+        /// What it is for: device names, origins, `*` (any device), https://*.example (any host one
+        /// label below)
         names: String,
     },
     /// Gateway, device and one request in this process: the transcript, live; then exit
@@ -81,52 +86,74 @@ struct GatewayArgs {
     visitors: String,
     #[command(flatten)]
     tls: GatewayFiles,
-    /// How a visitor names a device, behind the table of --config: `path` (/NAME/rest), `host=SUFFIX` (NAME.SUFFIX) or `none`; may be given several
-    /// times
-    #[arg(long, value_name = "path|host=SUFFIX|none", default_value = "path", value_delimiter = ',', env = "PTTH_ROUTE")]
+    /// How a visitor names a device, behind the table of --config: `path` (/NAME/rest),
+    /// `host=SUFFIX` (NAME.SUFFIX) or `none`; may be given several times
+    #[arg(
+        long,
+        value_name = "path|host=SUFFIX|none",
+        default_value = "path",
+        value_delimiter = ',',
+        env = "PTTH_ROUTE"
+    )]
     route: Vec<String>,
     /// A file (TOML) with a table of routes, from host and path to device; read again on SIGHUP
     #[arg(long, value_name = "FILE", env = "PTTH_CONFIG")]
     config: Option<PathBuf>,
-    /// Proxies before this gateway whose X-Forwarded-* and Forwarded fields are believed: addresses or networks, like 10.0.0.0/8
-    #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_TRUSTED_PROXIES")]
+    /// Proxies before this gateway whose X-Forwarded-* and Forwarded fields are believed: addresses
+    /// or networks, like 10.0.0.0/8
+    #[arg(
+        long,
+        value_name = "CIDR[,CIDR...]",
+        value_delimiter = ',',
+        env = "PTTH_TRUSTED_PROXIES"
+    )]
     trusted_proxies: Vec<String>,
     /// Tell devices in Forwarded (RFC 7239), too, who asked
     #[arg(long, env = "PTTH_FORWARDED", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     forwarded: bool,
-    /// When an offer is answered: `now`, or `on-demand` (when somebody asks for the device); NAME=now or NAME=on-demand says it for one device, whatever
-    /// holds for the others; may be given several times
+    /// When an offer is answered: `now`, or `on-demand` (when somebody asks for the device);
+    /// NAME=now or NAME=on-demand says it for one device, whatever holds for the others; may be
+    /// given several times
     #[arg(long, value_name = "[NAME=]now|on-demand", default_value = "now", value_delimiter = ',', value_parser = turn, env = "PTTH_TURN")]
     turn: Vec<(Option<String>, TurnMode)>,
-    /// Take offers of this protocol, too: `h2o` (its reverse tunnel, Upgrade: reverse), or an upgrade token of your own, offered as PTTH/1.0 is; may be given
-    /// several times
+    /// Take offers of this protocol, too: `h2o` (its reverse tunnel, Upgrade: reverse), or an
+    /// upgrade token of your own, offered as PTTH/1.0 is; may be given several times
     #[arg(long, value_name = "h2o|TOKEN", value_delimiter = ',', env = "PTTH_DIALECT")]
     dialect: Vec<String>,
-    /// Whether devices may poll: where no upgrade gets through, never, or always and nothing is turned
+    /// Whether devices may poll: where no upgrade gets through, never, or always and nothing is
+    /// turned
     #[arg(long, value_name = "WHEN", value_enum, default_value = "auto", env = "PTTH_FALLBACK")]
     fallback: Polling,
-    /// Let web pages of this origin use --devices, so that a browser tab can be a device; may be given several times
+    /// Let web pages of this origin use --devices, so that a browser tab can be a device; may be
+    /// given several times
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', env = "PTTH_CORS_ORIGIN")]
     cors_origin: Vec<String>,
-    /// A file with the devices' tokens, a line each: SHA-256 in hex, then the names it is for (see ptth token); read again on SIGHUP
+    /// A file with the devices' tokens, a line each: SHA-256 in hex, then the names it is for (see
+    /// ptth token); read again on SIGHUP
     #[arg(long, value_name = "FILE", env = "PTTH_TOKENS")]
     tokens: Option<PathBuf>,
-    /// A file like that of --tokens with the visitors' tokens, and which devices each may ask; read again on SIGHUP
+    /// A file like that of --tokens with the visitors' tokens, and which devices each may ask; read
+    /// again on SIGHUP
     #[arg(long, value_name = "FILE", env = "PTTH_VISITOR_TOKENS")]
     visitor_tokens: Option<PathBuf>,
-    /// Take devices' connections only from these addresses or networks, like 10.0.0.0/8 (a proxy's own address counts)
+    /// Take devices' connections only from these addresses or networks, like 10.0.0.0/8 (a proxy's
+    /// own address counts)
     #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_DEVICES_ALLOW")]
     devices_allow: Vec<String>,
-    /// Take visitors' connections only from these addresses or networks; others get 403 (a proxy's own address counts)
+    /// Take visitors' connections only from these addresses or networks; others get 403 (a proxy's
+    /// own address counts)
     #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_VISITORS_ALLOW")]
     visitors_allow: Vec<String>,
-    /// Connections in all; then visitors' idle ones give way, else accepting pauses; lowered to what the limit of open files allows
+    /// Connections in all; then visitors' idle ones give way, else accepting pauses; lowered to
+    /// what the limit of open files allows
     #[arg(long, value_name = "N", default_value = "65000", value_parser = some_number, env = "PTTH_CONNECTIONS")]
     connections: usize,
-    /// Connections from one peer address (IPv6: one /64) to --devices, and as many to --visitors, trusted proxies aside; more are closed at once [default: a quarter of --connections]
+    /// Connections from one peer address (IPv6: one /64) to --devices, and as many to --visitors,
+    /// trusted proxies aside; more are closed at once [default: a quarter of --connections]
     #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_CONNECTIONS_PER_ADDRESS")]
     connections_per_address: Option<usize>,
-    /// Connections to --devices of which no offer or poll was let in yet; of more the oldest is closed [default: a quarter of --connections]
+    /// Connections to --devices of which no offer or poll was let in yet; of more the oldest is
+    /// closed [default: a quarter of --connections]
     #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_UNAUTHENTICATED")]
     unauthenticated: Option<usize>,
     /// Let --devices listen beyond loopback although every peer can register any name
@@ -141,7 +168,8 @@ struct GatewayArgs {
     /// Forward visitors' fields whose names have an underscore
     #[arg(long, env = "PTTH_KEEP_UNDERSCORE", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     keep_underscore: bool,
-    /// This gateway's name in Via; a request that has it already came round in a circle, and gets 508 (default: ptth- and a random number)
+    /// This gateway's name in Via; a request that has it already came round in a circle, and gets
+    /// 508 (default: ptth- and a random number)
     #[arg(long, value_name = "NAME", env = "PTTH_VIA")]
     via: Option<String>,
     /// Silence on an idle link before the device is asked for a sign of life (0s: never)
@@ -150,15 +178,16 @@ struct GatewayArgs {
     /// How long that sign of life may take
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_HEARTBEAT_TIMEOUT")]
     heartbeat_timeout: Duration,
-    /// How long a poll (and, with --turn on-demand, an offer) is held before it is answered that there is nothing
+    /// How long a poll (and, with --turn on-demand, an offer) is held before it is answered that
+    /// there is nothing
     #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, env = "PTTH_POLL_HOLD")]
     poll_hold: Duration,
     /// How long a request waits for a link of a known device, then 503
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, env = "PTTH_WAIT_FOR_LINK")]
     wait_for_link: Duration,
     /// How long a device may take to begin its response, then 504
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, env = "PTTH_FIRST_OCTET")]
-    first_octet: Duration,
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, env = "PTTH_FIRST_BYTE")]
+    first_byte: Duration,
     /// How long a request's head may take to arrive, in all, then 408
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_HEAD")]
     head: Duration,
@@ -174,7 +203,8 @@ struct GatewayArgs {
     /// Longest silence within a request's or an answer's body, then 408 or an abort
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_time, env = "PTTH_BODY_SILENCE")]
     body_silence: Duration,
-    /// Whole exchange, from the visitor's head to the answer's last octet, then 504 or an abort (0s: no bound)
+    /// Whole exchange, from the visitor's head to the answer's last byte, then 504 or an abort (0s:
+    /// no bound)
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration, env = "PTTH_EXCHANGE")]
     exchange: Duration,
     /// Longest silence on a tunnel (a WebSocket, say) before it is closed (0s: no bound)
@@ -186,24 +216,28 @@ struct GatewayArgs {
     /// Requests that wait in line for one device, then 503
     #[arg(long, value_name = "N", default_value = "1024", value_parser = some_number, env = "PTTH_WAITING")]
     waiting: usize,
-    /// Octets of memory for connections and what was read and not passed on yet; from nine tenths on new requests get 503
-    #[arg(long, value_name = "OCTETS", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 20..), env = "PTTH_MEMORY")]
+    /// Bytes of memory for connections and what was read and not passed on yet; from nine tenths on
+    /// new requests get 503
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 20..), env = "PTTH_MEMORY")]
     memory: u64,
     /// Let several devices with the same credential have one name; requests go to them in turn
     #[arg(long, env = "PTTH_SHARED_NAMES", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     shared_names: bool,
-    /// Octets per second that a visitor has to take while others wait for its link, or for the room that its answer takes; and that an upload has to bring
-    /// while others wait for its link, or for the room that it takes (0: any)
-    #[arg(long, value_name = "OCTETS", default_value_t = 1024, env = "PTTH_MIN_RATE")]
+    /// Bytes per second that a visitor has to take while others wait for its link, or for the room
+    /// that its answer takes; and that an upload has to bring while others wait for its link, or
+    /// for the room that it takes (0: any)
+    #[arg(long, value_name = "BYTES", default_value_t = 1024, env = "PTTH_MIN_RATE")]
     min_rate: u64,
-    /// Serve visitors that have ended their direction of the connection (half-close) even while others wait for the link; else they count as gone a
-    /// second after anything moved
+    /// Serve visitors that have ended their direction of the connection (half-close) even while
+    /// others wait for the link; else they count as gone a second after anything moved
     #[arg(long, env = "PTTH_HALF_CLOSE", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     half_close: bool,
-    /// A path on --visitors that this gateway answers itself: 200 while it serves, 503 from SIGTERM on (for load balancers; default: none)
+    /// A path on --visitors that this gateway answers itself: 200 while it serves, 503 from SIGTERM
+    /// on (for load balancers; default: none)
     #[arg(long, value_name = "PATH", env = "PTTH_HEALTH_PATH")]
     health_path: Option<String>,
-    /// On SIGTERM: how long to serve on, so that load balancers see it coming, before --drain-timeout begins (0s: not; a second signal ends it)
+    /// On SIGTERM: how long to serve on, so that load balancers see it coming, before
+    /// --drain-timeout begins (0s: not; a second signal ends it)
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, env = "PTTH_DRAIN_NOTICE")]
     drain_notice: Duration,
     /// On SIGTERM: the gateway that devices are sent to, like http://b.example:9999
@@ -216,31 +250,39 @@ struct GatewayArgs {
 
 #[derive(Args)]
 struct DeviceArgs {
-    /// The gateway, and this device's name as first path segment: https://gw.example/lamp or http://gw.example:9999/lamp. More of a path, and a query, go into
-    /// the offer as they are, for gateways that want them; with --protocol ptth it is a template, like https://gw.example/ptth{?serialized_origin}
+    /// The gateway, and this device's name as first path segment: https://gw.example/lamp or
+    /// http://gw.example:9999/lamp. More of a path, and a query, go into the offer as they are, for
+    /// gateways that want them; with --protocol ptth it is a template, like
+    /// https://gw.example/ptth{?serialized_origin}
     url: String,
     #[command(flatten)]
     tls: DeviceFiles,
     #[command(flatten)]
     service: ServiceArgs,
-    /// Another gateway to be connected to at the same time, with this device's name there; may be given several times
+    /// Another gateway to be connected to at the same time, with this device's name there; may be
+    /// given several times
     #[arg(long, value_name = "URL", value_delimiter = ',', env = "PTTH_GATEWAY")]
     gateway: Vec<String>,
-    /// With --gateway: one gateway at a time in their order, the next when an attempt fails, the first again when the way in is lost
+    /// With --gateway: one gateway at a time in their order, the next when an attempt fails, the
+    /// first again when the way in is lost
     #[arg(long, env = "PTTH_FAILOVER", value_parser = yes_or_no, action = ArgAction::SetTrue)]
     failover: bool,
-    /// Dial through this proxy, by CONNECT: http://HOST:PORT; or none. Else the environment counts, as for curl: http_proxy, all_proxy, no_proxy
+    /// Dial through this proxy, by CONNECT: http://HOST:PORT; or none. Else the environment counts,
+    /// as for curl: http_proxy, all_proxy, no_proxy
     #[arg(long, value_name = "URL|none", env = "PTTH_PROXY", hide_env_values = true)]
     proxy: Option<String>,
-    /// End with exit code 1 after so many failed attempts in a row without a way in (default: never)
+    /// End with exit code 1 after so many failed attempts in a row without a way in (default:
+    /// never)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), env = "PTTH_MAX_RETRIES")]
     max_retries: Option<u32>,
-    /// Hosts that a gateway may redirect this device to, beside those of its gateways: HOST, *.DOMAIN, an address, a network, or * for any; HOST:PORT for that port
-    /// alone, else the default port or one above 1023
+    /// Hosts that a gateway may redirect this device to, beside those of its gateways: HOST,
+    /// *.DOMAIN, an address, a network, or * for any; HOST:PORT for that port alone, else the
+    /// default port or one above 1023
     #[arg(long, value_name = "HOST[,HOST...]", value_delimiter = ',', env = "PTTH_REDIRECT_HOSTS")]
     redirect_hosts: Vec<String>,
-    /// When the very first offer is refused (401, 403, 404 or 410): exit with code 3, or retry. Else it depends: exit where the gateway itself refuses,
-    /// retry where it may be something on the way (an ingress that is not ready)
+    /// When the very first offer is refused (401, 403, 404 or 410): exit with code 3, or retry.
+    /// Else it depends: exit where the gateway itself refuses, retry where it may be something on
+    /// the way (an ingress that is not ready)
     #[arg(long, value_enum, env = "PTTH_ON_REFUSAL")]
     on_refusal: Option<Refused>,
     /// Idle links wanted, and links in all
@@ -249,23 +291,26 @@ struct DeviceArgs {
     /// The protocol to offer
     #[arg(long, value_enum, default_value = "PTTH/1.0", env = "PTTH_PROTOCOL")]
     protocol: Protocol,
-    /// With --protocol ptth: an origin to register, like https://lamp.example; may be given several times
+    /// With --protocol ptth: an origin to register, like https://lamp.example; may be given several
+    /// times
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', env = "PTTH_ORIGIN")]
     origin: Vec<String>,
     /// With --to: send this Host instead of the visitor's
     #[arg(long, value_name = "HOST", env = "PTTH_HOST_HEADER")]
     host_header: Option<String>,
-    /// With --to: connections to the local server at once, for one that serves few (1: one after the other); more requests wait (default: as many as there
-    /// are requests)
+    /// With --to: connections to the local server at once, for one that serves few (1: one after
+    /// the other); more requests wait (default: as many as there are requests)
     #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_TO_CONNECTIONS")]
     to_connections: Option<usize>,
-    /// With --to: how long a connection to the local server idles for the next request (0s: it is closed behind each answer)
+    /// With --to: how long a connection to the local server idles for the next request (0s: it is
+    /// closed behind each answer)
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, env = "PTTH_TO_KEEP_ALIVE")]
     to_keep_alive: Duration,
     /// A file with the bearer token for the gateway (`-`: standard input); or set PTTH_TOKEN
     #[arg(long, value_name = "FILE|-", env = "PTTH_TOKEN_FILE")]
     token_file: Option<String>,
-    /// Polls instead of connections that turn, where one or the other does not get through: auto finds out
+    /// Polls instead of connections that turn, where one or the other does not get through: auto
+    /// finds out
     #[arg(long, value_enum, default_value_t = Polling::Auto, env = "PTTH_FALLBACK")]
     fallback: Polling,
     /// Polls in parallel, where they are needed; each carries one request at a time
@@ -274,13 +319,15 @@ struct DeviceArgs {
     /// The one encoding of polls to ask for, instead of both
     #[arg(long, value_enum, env = "PTTH_COMET")]
     comet: Option<Comet>,
-    /// Where something on the way does not stand an Upgrade: how long to poll without it (0s: one poll)
+    /// Where something on the way does not stand an Upgrade: how long to poll without it (0s: one
+    /// poll)
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, env = "PTTH_TURN_RETRY")]
     turn_retry: Duration,
     /// Pauses between attempts: the first, and the longest; each is random up to its bound
     #[arg(long, value_name = "MIN..MAX", default_value = "1s..60s", value_parser = pauses, env = "PTTH_BACKOFF")]
     backoff: (Duration, Duration),
-    /// How long the look-up of a name may take, the gateway's, the proxy's or the local server's, before the attempt counts as failed
+    /// How long the look-up of a name may take, the gateway's, the proxy's or the local server's,
+    /// before the attempt counts as failed
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_RESOLVE_TIMEOUT")]
     resolve_timeout: Duration,
     /// How long each address may take to accept a connection, before the next one is tried
@@ -289,13 +336,16 @@ struct DeviceArgs {
     /// How long a proxy may take to open a tunnel
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = some_time, env = "PTTH_PROXY_TIMEOUT")]
     proxy_timeout: Duration,
-    /// With --to: how long the local server may take to begin its response, then 504 (0s: as long as the gateway waits; with polls 60 s)
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration, env = "PTTH_FIRST_OCTET")]
-    first_octet: Duration,
-    /// Silence after which a link is given up, once the gateway has sent a heartbeat on any (0s: never)
+    /// With --to: how long the local server may take to begin its response, then 504 (0s: as long
+    /// as the gateway waits; with polls 60 s)
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration, env = "PTTH_FIRST_BYTE")]
+    first_byte: Duration,
+    /// Silence after which a link is given up, once the gateway has sent a heartbeat on any (0s:
+    /// never)
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = duration, env = "PTTH_SILENCE")]
     silence: Duration,
-    /// How long links over which nothing ever came are trusted before the device polls beside them, in case something on the way swallows it (0s: for ever)
+    /// How long links over which nothing ever came are trusted before the device polls beside them,
+    /// in case something on the way swallows it (0s: for ever)
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, env = "PTTH_DOUBT_AFTER")]
     doubt_after: Duration,
     /// On SIGTERM: how long requests in progress may take to finish
@@ -350,7 +400,8 @@ struct ServiceArgs {
     /// Answer every request with this text
     #[arg(long, value_name = "STRING", env = "PTTH_TEXT")]
     text: Option<String>,
-    /// Serve the files of this directory, index.html for a folder; nothing outside it, no hidden files, no listings
+    /// Serve the files of this directory, index.html for a folder; nothing outside it, no hidden
+    /// files, no listings
     #[arg(long, value_name = "PATH", env = "PTTH_DIR")]
     dir: Option<PathBuf>,
 }
@@ -394,7 +445,9 @@ fn failed(text: impl Display) -> Failure {
 }
 
 fn main() -> ExitCode {
-    let done = output::start().map_err(|e| failed(format_args!("starting a thread for standard output: {e}"))).and_then(run);
+    let done = output::start()
+        .map_err(|e| failed(format_args!("starting a thread for standard output: {e}")))
+        .and_then(run);
     let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { text, code }) => {
@@ -421,7 +474,11 @@ fn run(errors: Box<dyn Write + Send>) -> Result<(), Failure> {
 }
 
 fn gateway(args: GatewayArgs) -> Result<(), Failure> {
-    if args.tokens.is_none() && !args.tls.know_devices() && !args.insecure_anyone_may_register && !is_loopback(&args.devices)? {
+    if args.tokens.is_none()
+        && !args.tls.know_devices()
+        && !args.insecure_anyone_may_register
+        && !is_loopback(&args.devices)?
+    {
         return Err(usage(format!(
             "--devices {}: beyond loopback every peer could register any name. Say who may with --tokens FILE (ptth token NAME makes its lines) or \
              --devices-client-ca FILE, or accept it with --insecure-anyone-may-register",
@@ -429,7 +486,10 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         )));
     }
     if same_address(&args.devices, &args.visitors)? {
-        return Err(usage(format!("--devices and --visitors are both {}; they need two addresses", args.devices)));
+        return Err(usage(format!(
+            "--devices and --visitors are both {}; they need two addresses",
+            args.devices
+        )));
     }
     let fixed = routes(&args.route)?;
     let fixed = match &args.health_path {
@@ -439,14 +499,17 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     let table = with_table(fixed.clone(), args.config.as_deref(), Reading::First).map_err(usage)?;
     let limits = limits_of(&args)?;
     let first = Reading::First;
-    let (devices_tls, visitors_tls) = (args.tls.devices(first).map_err(usage)?, args.tls.visitors(first).map_err(usage)?);
+    let (devices_tls, visitors_tls) =
+        (args.tls.devices(first).map_err(usage)?, args.tls.visitors(first).map_err(usage)?);
     let scheme = |secure: bool| if secure { "https" } else { "http" };
-    let (devices_scheme, visitors_scheme) = (scheme(devices_tls.is_some()), scheme(visitors_tls.is_some()));
+    let (devices_scheme, visitors_scheme) =
+        (scheme(devices_tls.is_some()), scheme(visitors_tls.is_some()));
     let builder = match devices_tls {
         Some(tls) => Gateway::builder().listen_tls(&args.devices, tls),
         None => Gateway::builder().listen(&args.devices),
     };
-    let mut builder = builder.limits(limits).fallback(args.fallback.into()).shared_names(args.shared_names);
+    let mut builder =
+        builder.limits(limits).fallback(args.fallback.into()).shared_names(args.shared_names);
     for (name, mode) in &args.turn {
         builder = match name {
             Some(name) => builder.turn_of(name, *mode)?,
@@ -455,13 +518,15 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     }
     for dialect in &args.dialect {
         let known = if dialect == "h2o" { Ok(Dialect::h2o()) } else { Dialect::custom(dialect) };
-        builder = builder.dialect(known.map_err(|e| usage(format!("--dialect {dialect}: {}", e.reason)))?);
+        builder = builder
+            .dialect(known.map_err(|e| usage(format!("--dialect {dialect}: {}", e.reason)))?);
     }
     if let Some(file) = &args.tokens {
         builder = builder.tokens(read_tokens("--tokens", file, first).map_err(usage)?);
     }
     if let Some(file) = &args.visitor_tokens {
-        builder = builder.visitor_tokens(read_tokens("--visitor-tokens", file, first).map_err(usage)?);
+        builder =
+            builder.visitor_tokens(read_tokens("--visitor-tokens", file, first).map_err(usage)?);
     }
     // Until here a signal ends the process, whatever the files do.
     let told = watch(Signals::new(SIGNALS).map_err(failed)?);
@@ -492,7 +557,10 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     say(format_args!("devices {devices_scheme}://{}", gateway.devices_addr()));
     say(format_args!("visitors {visitors_scheme}://{visitors}"));
     let supervisor = Supervisor::of_environment();
-    let serving = format!("devices {devices_scheme}://{}, visitors {visitors_scheme}://{visitors}", gateway.devices_addr());
+    let serving = format!(
+        "devices {devices_scheme}://{}, visitors {visitors_scheme}://{visitors}",
+        gateway.devices_addr()
+    );
     supervisor.ready(&serving);
     let watched = gateway.clone();
     supervisor.watch(move |time| watched.ping(time).is_ok());
@@ -515,21 +583,32 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
 /// What this process hears of.
 const SIGNALS: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1];
 
-fn with_table(fixed: Routes, file: Option<&std::path::Path>, reading: Reading) -> Result<Routes, String> {
+fn with_table(
+    fixed: Routes,
+    file: Option<&std::path::Path>,
+    reading: Reading,
+) -> Result<Routes, String> {
     match file {
         Some(file) => config::routes_of(file, fixed, reading).map_err(|e| format!("--config {e}")),
         None => Ok(fixed),
     }
 }
 
-/// Reads every file of the command line again. A mistake in one changes nothing of what that one says.
-fn read_again(gateway: &Gateway, visitors: std::net::SocketAddr, args: &GatewayArgs, fixed: &Routes) {
+/// Reads every file of the command line again. A mistake in one changes nothing of what that one
+/// says.
+fn read_again(
+    gateway: &Gateway,
+    visitors: std::net::SocketAddr,
+    args: &GatewayArgs,
+    fixed: &Routes,
+) {
     reload_tls(gateway, "devices", gateway.devices_addr(), args.tls.devices(Reading::Again));
     reload_tls(gateway, "visitors", visitors, args.tls.visitors(Reading::Again));
-    let reloaded = with_table(fixed.clone(), args.config.as_deref(), Reading::Again).and_then(|routes| {
-        let length = routes.table_len();
-        gateway.set_routes(visitors, routes).map(|()| length).map_err(|e| e.to_string())
-    });
+    let reloaded =
+        with_table(fixed.clone(), args.config.as_deref(), Reading::Again).and_then(|routes| {
+            let length = routes.table_len();
+            gateway.set_routes(visitors, routes).map(|()| length).map_err(|e| e.to_string())
+        });
     match (reloaded, &args.config) {
         (Err(e), _) => log::error!("{e}; the routes stay as they were"),
         (Ok(length), Some(file)) => log::info!("{length} routes were read from {}", file.display()),
@@ -539,14 +618,25 @@ fn read_again(gateway: &Gateway, visitors: std::net::SocketAddr, args: &GatewayA
         (Ok(_), None) => {}
     }
     reload_tokens("--tokens", &args.tokens, |tokens| gateway.set_tokens(tokens));
-    reload_tokens("--visitor-tokens", &args.visitor_tokens, |tokens| gateway.set_visitor_tokens(tokens));
+    reload_tokens("--visitor-tokens", &args.visitor_tokens, |tokens| {
+        gateway.set_visitor_tokens(tokens)
+    });
 }
 
-/// Stops the gateway; returns when all is over. A signal within the notice ends that, a later one the process.
-fn drain(gateway: &Arc<Gateway>, told: mpsc::Receiver<i32>, supervisor: &Supervisor, notice: Duration, time: Duration) {
+/// Stops the gateway; returns when all is over. A signal within the notice ends that, a later one
+/// the process.
+fn drain(
+    gateway: &Arc<Gateway>,
+    told: mpsc::Receiver<i32>,
+    supervisor: &Supervisor,
+    notice: Duration,
+    time: Duration,
+) {
     let says = match notice.is_zero() {
         true => format!("stopping; requests in progress have {time:?} to finish"),
-        false => format!("stopping; it serves on for {notice:?}, then requests in progress have {time:?} to finish"),
+        false => format!(
+            "stopping; it serves on for {notice:?}, then requests in progress have {time:?} to finish"
+        ),
     };
     log::info!("{says}");
     supervisor.stopping(says);
@@ -575,17 +665,20 @@ fn limits_of(args: &GatewayArgs) -> Result<Limits, Failure> {
     // Zero: derived from the total, which may have been lowered.
     limits.connections_per_address_max = args.connections_per_address.unwrap_or_default();
     limits.unauthenticated_max = args.unauthenticated.unwrap_or_default();
-    (limits.heartbeat, limits.heartbeat_timeout, limits.poll_hold) = (args.heartbeat, args.heartbeat_timeout, args.poll_hold);
-    (limits.wait_for_link, limits.first_octet_timeout) = (args.wait_for_link, args.first_octet);
+    (limits.heartbeat, limits.heartbeat_timeout, limits.poll_hold) =
+        (args.heartbeat, args.heartbeat_timeout, args.poll_hold);
+    (limits.wait_for_link, limits.first_byte_timeout) = (args.wait_for_link, args.first_byte);
     limits.min_rate_bytes_per_s = args.min_rate;
     if args.half_close {
         limits.half_close_timeout = Duration::ZERO;
     }
     (limits.head_timeout, limits.idle_visitor_timeout) = (args.head, args.idle_visitor);
     limits.handshake_timeout = args.handshake;
-    (limits.request_write_timeout, limits.body_silence_timeout) = (args.request_write, args.body_silence);
+    (limits.request_write_timeout, limits.body_silence_timeout) =
+        (args.request_write, args.body_silence);
     (limits.exchange_timeout, limits.tunnel_silence_timeout) = (args.exchange, args.tunnel_silence);
-    (limits.in_flight_per_device_max, limits.waiting_per_device_max) = (args.in_flight, args.waiting);
+    (limits.in_flight_per_device_max, limits.waiting_per_device_max) =
+        (args.in_flight, args.waiting);
     Ok(limits)
 }
 
@@ -595,7 +688,11 @@ fn read_tokens(option: &str, file: &std::path::Path, reading: Reading) -> Result
 }
 
 /// Reads the file of an option again; a mistake in it changes nothing.
-fn reload_tokens(option: &str, file: &Option<PathBuf>, set: impl FnOnce(Tokens) -> Result<(), Error>) {
+fn reload_tokens(
+    option: &str,
+    file: &Option<PathBuf>,
+    set: impl FnOnce(Tokens) -> Result<(), Error>,
+) {
     let Some(file) = file else { return };
     let replaced = read_tokens(option, file, Reading::Again).and_then(|tokens| {
         let length = tokens.len();
@@ -607,28 +704,47 @@ fn reload_tokens(option: &str, file: &Option<PathBuf>, set: impl FnOnce(Tokens) 
     }
 }
 
-/// Descriptors that are no connections: listeners, the loop's own, standard streams, files that are read again. A quarter, within these bounds.
+/// Descriptors that are no connections: listeners, the loop's own, standard streams, files that are
+/// read again. A quarter, within these bounds.
 const DESCRIPTORS_RESERVED: std::ops::RangeInclusive<u64> = 16..=64;
 
-/// So many connections, or as many as there are descriptors for, which is said once: those in hand are served then, and only accepting waits.
+/// So many connections, or as many as there are descriptors for, which is said once: those in hand
+/// are served then, and only accepting waits.
 fn affordable(wanted: usize) -> Result<usize, Failure> {
     let descriptors = rlimit::Resource::NOFILE.get_soft().map_err(failed)?;
-    let reserved = (descriptors / 4).clamp(*DESCRIPTORS_RESERVED.start(), *DESCRIPTORS_RESERVED.end());
+    let reserved =
+        (descriptors / 4).clamp(*DESCRIPTORS_RESERVED.start(), *DESCRIPTORS_RESERVED.end());
     let most = usize::try_from(descriptors.saturating_sub(reserved)).unwrap_or(usize::MAX);
     if most < 4 {
-        return Err(failed(format_args!("the limit of open files is {descriptors}, too low to serve anybody; raise it (ulimit -n)")));
+        return Err(failed(format_args!(
+            "the limit of open files is {descriptors}, too low to serve anybody; raise it (ulimit -n)"
+        )));
     }
     if most < wanted {
         // Nobody asked for the default; whoever has thousands of descriptors lacks nothing.
-        let level = if wanted == Limits::default().connections_max && most >= 4_096 { log::Level::Debug } else { log::Level::Warn };
-        log::log!(level, "the limit of open files ({descriptors}) allows {most} connections, not {wanted}; raise it (ulimit -n) for more");
+        let level = if wanted == Limits::default().connections_max && most >= 4_096 {
+            log::Level::Debug
+        } else {
+            log::Level::Warn
+        };
+        log::log!(
+            level,
+            "the limit of open files ({descriptors}) allows {most} connections, not {wanted}; raise it (ulimit -n) for more"
+        );
     }
     Ok(wanted.min(most))
 }
 
 /// New handshakes get what the files say now; what cannot be read leaves all as it was.
-fn reload_tls(gateway: &Gateway, whose: &str, at: std::net::SocketAddr, read: Result<Option<GatewayTls>, String>) {
-    match read.and_then(|tls| tls.map(|tls| gateway.set_tls(at, tls).map_err(|e| e.to_string())).transpose()) {
+fn reload_tls(
+    gateway: &Gateway,
+    whose: &str,
+    at: std::net::SocketAddr,
+    read: Result<Option<GatewayTls>, String>,
+) {
+    match read.and_then(|tls| {
+        tls.map(|tls| gateway.set_tls(at, tls).map_err(|e| e.to_string())).transpose()
+    }) {
         Ok(None) => {}
         Ok(Some(())) => log::info!("the certificates for {whose} were read again"),
         Err(e) => log::error!("{e}; the certificates for {whose} stay as they were"),
@@ -658,14 +774,21 @@ fn watch(mut signals: Signals) -> mpsc::Receiver<i32> {
     told
 }
 
-/// Returns on SIGTERM or SIGINT: which it was. No file is read here, so nothing keeps a signal waiting.
-fn until_stopped(gateway: &Gateway, told: &mpsc::Receiver<i32>, reload: &Again) -> Result<i32, Failure> {
+/// Returns on SIGTERM or SIGINT: which it was. No file is read here, so nothing keeps a signal
+/// waiting.
+fn until_stopped(
+    gateway: &Gateway,
+    told: &mpsc::Receiver<i32>,
+    reload: &Again,
+) -> Result<i32, Failure> {
     loop {
         match told.recv_timeout(Duration::from_secs(1)) {
             Ok(SIGHUP) => reload.ask(),
             Ok(SIGUSR1) => log_state(gateway),
             Ok(signal) => return Ok(signal),
-            Err(_) if !gateway.is_running() => return Err(failed("the gateway's event loop ended; the log says why")),
+            Err(_) if !gateway.is_running() => {
+                return Err(failed("the gateway's event loop ended; the log says why"));
+            }
             Err(_) => {}
         }
     }
@@ -689,9 +812,12 @@ fn log_state(gateway: &Gateway) {
 
 fn log_device_state(device: &DeviceHandle) {
     let stats = device.stats();
-    let way = stats.way.map_or_else(|| "not connected".to_owned(), |way| format!("connected by {way}"));
+    let transport = stats.transport.map_or_else(
+        || "not connected".to_owned(),
+        |transport| format!("connected by {transport}"),
+    );
     log::info!(
-        "state: {way}, {} links ({} busy), {} polls, {} dials; since the start {} exchanges, {} links ended ({})",
+        "state: {transport}, {} links ({} busy), {} polls, {} dials; since the start {} exchanges, {} links ended ({})",
         stats.links,
         stats.busy,
         stats.polls,
@@ -703,7 +829,11 @@ fn log_device_state(device: &DeviceHandle) {
 }
 
 fn ends_of(ends: &EndCounts) -> String {
-    let told: Vec<String> = ends.iter().filter(|(_, count)| *count > 0).map(|(end, count)| format!("{end} {count}")).collect();
+    let told: Vec<String> = ends
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(end, count)| format!("{end} {count}"))
+        .collect();
     if told.is_empty() { "none".to_owned() } else { told.join(", ") }
 }
 
@@ -717,7 +847,9 @@ fn exit_on_second(mut signals: Signals) {
 }
 
 fn addresses(address: &str) -> Result<Vec<std::net::SocketAddr>, Failure> {
-    let found = address.to_socket_addrs().map_err(|e| usage(format!("{address}: write an address like 127.0.0.1:9999 ({e})")))?;
+    let found = address
+        .to_socket_addrs()
+        .map_err(|e| usage(format!("{address}: write an address like 127.0.0.1:9999 ({e})")))?;
     Ok(found.collect())
 }
 
@@ -738,13 +870,17 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
         Protocol::H2o => Dialect::h2o(),
     };
     let mut limits = Limits::default();
-    (limits.silence, limits.turn_retry, limits.doubt_after) = (args.silence, args.turn_retry, args.doubt_after);
-    (limits.local_connections_max, limits.local_keep_alive) = (args.to_connections.unwrap_or(0), args.to_keep_alive);
+    (limits.silence, limits.turn_retry, limits.doubt_after) =
+        (args.silence, args.turn_retry, args.doubt_after);
+    (limits.local_connections_max, limits.local_keep_alive) =
+        (args.to_connections.unwrap_or(0), args.to_keep_alive);
     (limits.resolve_timeout, limits.connect_timeout, limits.proxy_timeout) =
         (args.resolve_timeout, args.connect_timeout, args.proxy_timeout);
-    limits.local_first_octet_timeout = args.first_octet;
+    limits.local_first_byte_timeout = args.first_byte;
     if !args.origin.is_empty() && !matches!(args.protocol, Protocol::Ietf) {
-        return Err(usage("--origin goes with --protocol ptth; other devices are named by the URL's path"));
+        return Err(usage(
+            "--origin goes with --protocol ptth; other devices are named by the URL's path",
+        ));
     }
     if args.host_header.is_some() && args.service.to.is_none() {
         return Err(usage("--host-header goes with --to"));
@@ -782,7 +918,9 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
     let stamps = args.tls.stamps();
     if let Some(tls) = args.tls.tls(Reading::First).map_err(usage)? {
         if !std::iter::once(&args.url).chain(&args.gateway).any(|url| url.starts_with("https:")) {
-            return Err(usage("--ca, --pin, --cert, --key and --clock-floor go with a gateway at https://"));
+            return Err(usage(
+                "--ca, --pin, --cert, --key and --clock-floor go with a gateway at https://",
+            ));
         }
         builder = builder.tls(tls);
     }
@@ -808,7 +946,8 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
         (None, Some(dir), _) => device.spawn_dir(dir)?,
         (None, None, text) => device.spawn(answer_with_text(text.unwrap_or_default()))?,
     };
-    // Ready at once: a gateway that is away is no fault of this process, and what is ordered behind it need not wait.
+    // Ready at once: a gateway that is away is no fault of this process, and what is ordered behind
+    // it need not wait.
     let supervisor = Supervisor::of_environment();
     supervisor.ready(format_args!("connecting to {}", args.url));
     let (watched, reports) = (handle.clone(), supervisor.clone());
@@ -818,7 +957,10 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
             match event.kind {
                 DeviceEventKind::Connected => {
                     reports.status(format_args!("connected {} via {}", event.name, event.url));
-                    say(format_args!("connected {} via {} ({})", event.name, event.url, event.detail));
+                    say(format_args!(
+                        "connected {} via {} ({})",
+                        event.name, event.url, event.detail
+                    ));
                 }
                 DeviceEventKind::Waiting => {
                     reports.status(format_args!("waiting for {}", event.url));
@@ -866,7 +1008,9 @@ fn answer_with_text(text: String) -> impl Fn(http::Request<Body>) -> http::Respo
     let text: Arc<[u8]> = text.into_bytes().into();
     move |_| {
         let mut response = http::Response::new(Body::from(text.to_vec()));
-        response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
         response
     }
 }
@@ -879,8 +1023,10 @@ fn token(file: Option<&str>) -> Result<Option<String>, Failure> {
     let text = match file {
         Some("-") => files::line_of_stdin().map_err(|what| told("-", &what))?,
         Some(path) => {
-            let bytes = files::read(std::path::Path::new(path), TOKEN_FILE_MAX, Reading::First).map_err(|what| told(path, &what))?;
-            String::from_utf8(bytes).map_err(|_| told(path, &"there are bytes that are not UTF-8"))?
+            let bytes = files::read(std::path::Path::new(path), TOKEN_FILE_MAX, Reading::First)
+                .map_err(|what| told(path, &what))?;
+            String::from_utf8(bytes)
+                .map_err(|_| told(path, &"there are bytes that are not UTF-8"))?
         }
         None => match std::env::var("PTTH_TOKEN") {
             Ok(token) => token,
@@ -905,7 +1051,8 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
 
 /// `on-demand`, `lamp=now`.
 fn turn(text: &str) -> Result<(Option<String>, TurnMode), String> {
-    let (name, mode) = text.rsplit_once('=').map_or((None, text), |(name, mode)| (Some(name.to_owned()), mode));
+    let (name, mode) =
+        text.rsplit_once('=').map_or((None, text), |(name, mode)| (Some(name.to_owned()), mode));
     match mode {
         "now" => Ok((name, TurnMode::Now)),
         "on-demand" => Ok((name, TurnMode::OnDemand)),
@@ -915,7 +1062,9 @@ fn turn(text: &str) -> Result<(Option<String>, TurnMode), String> {
 
 /// A duration that is not zero.
 fn some_time(text: &str) -> Result<Duration, String> {
-    duration(text).and_then(|time| if time.is_zero() { Err("it has to be some time".to_owned()) } else { Ok(time) })
+    duration(text).and_then(|time| {
+        if time.is_zero() { Err("it has to be some time".to_owned()) } else { Ok(time) }
+    })
 }
 
 fn some_number(text: &str) -> Result<usize, String> {
@@ -929,7 +1078,9 @@ fn range(text: &str) -> Result<(&str, &str), String> {
 
 fn links(text: &str) -> Result<RangeInclusive<usize>, String> {
     let (min, max) = range(text)?;
-    let number = |n: &str| n.parse::<usize>().map_err(|_| format!("{n:?} is no number; write MIN..MAX, like 1..8"));
+    let number = |n: &str| {
+        n.parse::<usize>().map_err(|_| format!("{n:?} is no number; write MIN..MAX, like 1..8"))
+    };
     let (min, max) = (number(min)?, number(max)?);
     if min == 0 || min > max || max > 1024 {
         return Err("it takes 1 <= MIN <= MAX <= 1024".to_owned());
@@ -946,9 +1097,12 @@ fn pauses(text: &str) -> Result<(Duration, Duration), String> {
     Ok((min, max))
 }
 
-/// The seed's transcript, live: what is printed are the octets that pass between the device and the gateway.
+/// The seed's transcript, live: what is printed are the bytes that pass between the device and the
+/// gateway.
 fn demo() -> Result<(), Failure> {
-    say("A device that nobody can dial connects to its gateway and offers to turn the connection around.\n");
+    say(
+        "A device that nobody can dial connects to its gateway and offers to turn the connection around.\n",
+    );
     let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
     let visitors = gateway.relay("127.0.0.1:0", Routes::path())?;
     let (said, transcript) = mpsc::channel();
@@ -957,16 +1111,18 @@ fn demo() -> Result<(), Failure> {
     let handle = device.spawn(answer_with_text("!dlrow ,olleH\r\n".to_owned()))?;
     gateway.device("lamp").wait(Duration::from_secs(5))?;
     let print = |pieces: usize| {
-        for (who, octets) in transcript.iter().take(pieces) {
+        for (who, bytes) in transcript.iter().take(pieces) {
             say(format_args!("{who}"));
-            for line in String::from_utf8_lossy(&octets).lines() {
+            for line in String::from_utf8_lossy(&bytes).lines() {
                 say(format_args!("    {line}"));
             }
             say("");
         }
     };
     print(2);
-    say(format_args!("From here on the gateway asks and the device answers. A visitor runs: curl http://{visitors}/lamp/status\n"));
+    say(format_args!(
+        "From here on the gateway asks and the device answers. A visitor runs: curl http://{visitors}/lamp/status\n"
+    ));
     let mut visitor = TcpStream::connect(visitors).map_err(failed)?;
     visitor.set_read_timeout(Some(Duration::from_secs(10))).map_err(failed)?;
     write!(visitor, "GET /lamp/status HTTP/1.1\r\nHost: {visitors}\r\nAccept: text/plain\r\nConnection: close\r\n\r\n").map_err(failed)?;
@@ -983,13 +1139,19 @@ fn demo() -> Result<(), Failure> {
 }
 
 /// A wire to listen in on: what comes to its address goes on to `to`, and both directions are told.
-fn tap(to: std::net::SocketAddr, said: mpsc::Sender<(&'static str, Vec<u8>)>) -> io::Result<std::net::SocketAddr> {
+fn tap(
+    to: std::net::SocketAddr,
+    said: mpsc::Sender<(&'static str, Vec<u8>)>,
+) -> io::Result<std::net::SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let at = listener.local_addr()?;
     std::thread::spawn(move || {
         let both = listener.accept().and_then(|(device, _)| Ok((device, TcpStream::connect(to)?)));
         let Ok((device, gateway)) = both else { return };
-        for (who, from, to) in [("device:", device.try_clone(), gateway.try_clone()), ("gateway:", Ok(gateway), Ok(device))] {
+        for (who, from, to) in [
+            ("device:", device.try_clone(), gateway.try_clone()),
+            ("gateway:", Ok(gateway), Ok(device)),
+        ] {
             let (Ok(from), Ok(to), said) = (from, to, said.clone()) else { return };
             std::thread::spawn(move || copy(who, from, to, said));
         }
@@ -997,10 +1159,18 @@ fn tap(to: std::net::SocketAddr, said: mpsc::Sender<(&'static str, Vec<u8>)>) ->
     Ok(at)
 }
 
-fn copy(who: &'static str, mut from: TcpStream, mut to: TcpStream, said: mpsc::Sender<(&'static str, Vec<u8>)>) {
+fn copy(
+    who: &'static str,
+    mut from: TcpStream,
+    mut to: TcpStream,
+    said: mpsc::Sender<(&'static str, Vec<u8>)>,
+) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(n) = from.read(&mut buffer) {
-        if n == 0 || said.send((who, buffer[..n].to_vec())).is_err() || to.write_all(&buffer[..n]).is_err() {
+        if n == 0
+            || said.send((who, buffer[..n].to_vec())).is_err()
+            || to.write_all(&buffer[..n]).is_err()
+        {
             break;
         }
     }

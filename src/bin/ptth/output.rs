@@ -1,6 +1,8 @@
-//! Standard output and standard error, each written by a thread of its own: whoever has something to say never waits for whoever reads it.
+//! Standard output and standard error, each written by a thread of its own: whoever has something
+//! to say never waits for whoever reads it.
 //!
-//! A full disk, a closed pipe, a terminal that was paused or a log collector that hangs costs lines, and no request.
+//! A full disk, a closed pipe, a terminal that was paused or a log collector that hangs costs
+//! lines, and no request.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -9,7 +11,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// Lines that wait to be written, of each output. Beyond: they are lost, and their number is told when writing goes on.
+/// Lines that wait to be written, of each output. Beyond: they are lost, and their number is told
+/// when writing goes on.
 const LINES_MAX: usize = 1024;
 /// How long the end of the process waits for lines that are not written yet.
 const FINISH: Duration = Duration::from_secs(1);
@@ -30,7 +33,9 @@ impl Output {
         let (lines, queue) = sync_channel(LINES_MAX);
         let output = Output { lines, unwritten: Arc::default(), lost: Arc::default() };
         let (unwritten, lost) = (output.unwritten.clone(), output.lost.clone());
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || write_lines(to, &queue, &unwritten, &lost))?;
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || write_lines(to, &queue, &unwritten, &lost))?;
         Ok(output)
     }
 
@@ -44,11 +49,19 @@ impl Output {
 }
 
 /// What cannot be written is gone: there is nowhere to say so.
-fn write_lines(mut to: impl Write, queue: &Receiver<Vec<u8>>, unwritten: &AtomicUsize, lost: &AtomicU64) {
+fn write_lines(
+    mut to: impl Write,
+    queue: &Receiver<Vec<u8>>,
+    unwritten: &AtomicUsize,
+    lost: &AtomicU64,
+) {
     for line in queue {
         let missed = lost.swap(0, SeqCst);
         if missed > 0 {
-            let _ = writeln!(to, "ptth: {missed} lines were lost: they could not be written as fast as they came");
+            let _ = writeln!(
+                to,
+                "ptth: {missed} lines were lost: they could not be written as fast as they came"
+            );
         }
         let _ = to.write_all(&line).and_then(|()| to.flush());
         unwritten.fetch_sub(1, SeqCst);
@@ -56,9 +69,9 @@ fn write_lines(mut to: impl Write, queue: &Receiver<Vec<u8>>, unwritten: &Atomic
 }
 
 impl Write for Output {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.put(octets.to_vec());
-        Ok(octets.len())
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.put(bytes.to_vec());
+        Ok(bytes.len())
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
@@ -70,7 +83,8 @@ impl Write for Output {
 /// # Errors
 /// No thread could be started.
 pub(crate) fn start() -> io::Result<Box<dyn Write + Send>> {
-    let (out, err) = (Output::start("ptth-stdout", io::stdout())?, Output::start("ptth-stderr", io::stderr())?);
+    let (out, err) =
+        (Output::start("ptth-stdout", io::stdout())?, Output::start("ptth-stderr", io::stderr())?);
     let errors = Box::new(STDERR.get_or_init(|| err).clone());
     let _ = STDOUT.set(out);
     Ok(errors)
@@ -93,7 +107,12 @@ pub(crate) fn complain(line: impl Display) {
 /// Waits until everything is written, as long as that is worth while.
 pub(crate) fn finish() {
     let end = Instant::now() + FINISH;
-    let waits = || [&STDOUT, &STDERR].into_iter().filter_map(OnceLock::get).any(|output| output.unwritten.load(SeqCst) > 0);
+    let waits = || {
+        [&STDOUT, &STDERR]
+            .into_iter()
+            .filter_map(OnceLock::get)
+            .any(|output| output.unwritten.load(SeqCst) > 0)
+    };
     while waits() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -1,8 +1,10 @@
-//! The proxy on the way out, as the command line and the environment name it: `--proxy`, else what curl would read.
+//! The proxy on the way out, as the command line and the environment name it: `--proxy`, else what
+//! curl would read.
 //!
-//! curl's rules: the variable of the URL's scheme, then `all_proxy`; lower case before upper case, but `HTTP_PROXY` is never read (a CGI program has
-//! it from its client's `Proxy` field); an empty variable is none, a URL without a scheme is `http://`, userinfo is percent-encoded. `no_proxy` goes with
-//! the environment's proxy, not with `--proxy`.
+//! curl's rules: the variable of the URL's scheme, then `all_proxy`; lower case before upper case,
+//! but `HTTP_PROXY` is never read (a CGI program has it from its client's `Proxy` field); an empty
+//! variable is none, a URL without a scheme is `http://`, userinfo is percent-encoded. `no_proxy`
+//! goes with the environment's proxy, not with `--proxy`.
 
 use reverse_http::device::{DeviceBuilder, goes_without_proxy};
 
@@ -11,9 +13,18 @@ use crate::{Failure, usage};
 /// User and password.
 type Credentials = Option<(String, String)>;
 
-/// Sets the proxy of a device that dials `gateways`, of which the first decides about the variable; `given` is what `--proxy` or PTTH_PROXY says.
-pub(crate) fn set(builder: DeviceBuilder, given: Option<&str>, gateways: &[&str]) -> Result<DeviceBuilder, Failure> {
-    let typed = || std::env::args_os().any(|argument| argument == "--proxy" || argument.to_string_lossy().starts_with("--proxy="));
+/// Sets the proxy of a device that dials `gateways`, of which the first decides about the variable;
+/// `given` is what `--proxy` or PTTH_PROXY says.
+pub(crate) fn set(
+    builder: DeviceBuilder,
+    given: Option<&str>,
+    gateways: &[&str],
+) -> Result<DeviceBuilder, Failure> {
+    let typed = || {
+        std::env::args_os().any(|argument| {
+            argument == "--proxy" || argument.to_string_lossy().starts_with("--proxy=")
+        })
+    };
     match given {
         Some("none") => Ok(builder),
         Some(url) if typed() => Ok(builder.proxy(url)), // userinfo is refused there: others can read a process's arguments
@@ -25,8 +36,15 @@ pub(crate) fn set(builder: DeviceBuilder, given: Option<&str>, gateways: &[&str]
     }
 }
 
-/// The environment is often made for other programs: what is not for these gateways, or for whatever scheme, is no reason not to start.
-fn of_variable(builder: DeviceBuilder, name: &str, url: &str, no_proxy: &str, gateways: &[&str]) -> Result<DeviceBuilder, Failure> {
+/// The environment is often made for other programs: what is not for these gateways, or for
+/// whatever scheme, is no reason not to start.
+fn of_variable(
+    builder: DeviceBuilder,
+    name: &str,
+    url: &str,
+    no_proxy: &str,
+    gateways: &[&str],
+) -> Result<DeviceBuilder, Failure> {
     let Err(why) = split(url) else { return Ok(with(builder, name, url)?.no_proxy(no_proxy)) };
     if gateways.iter().all(|gateway| goes_without_proxy(gateway, no_proxy)) {
         return Ok(builder);
@@ -43,9 +61,14 @@ fn variable(name: &str) -> Option<String> {
 }
 
 /// The variable that counts for this URL, and its value.
-fn of_environment(gateway: &str, variable: impl Fn(&str) -> Option<String>) -> Option<(&'static str, String)> {
+fn of_environment(
+    gateway: &str,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Option<(&'static str, String)> {
     let names: &[&str] = match gateway.split_once("://") {
-        Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
+        Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
+            &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
+        }
         _ => &["http_proxy", "all_proxy", "ALL_PROXY"],
     };
     names.iter().find_map(|name| variable(name).map(|value| (*name, value)))
@@ -56,7 +79,8 @@ fn exceptions(variable: impl Fn(&str) -> Option<String>) -> String {
 }
 
 fn with(builder: DeviceBuilder, name: &str, value: &str) -> Result<DeviceBuilder, Failure> {
-    let (url, credentials) = split(value).map_err(|why| usage(format!("{name}: {why}, or --proxy none")))?;
+    let (url, credentials) =
+        split(value).map_err(|why| usage(format!("{name}: {why}, or --proxy none")))?;
     let builder = builder.proxy(url);
     Ok(match credentials {
         Some((user, password)) => builder.proxy_credentials(user, password),
@@ -65,7 +89,8 @@ fn with(builder: DeviceBuilder, name: &str, value: &str) -> Result<DeviceBuilder
 }
 
 /// SOCKS, for one.
-const OTHER_KIND: &str = "this kind of proxy is not spoken to, only CONNECT; name one by http://HOST:PORT";
+const OTHER_KIND: &str =
+    "this kind of proxy is not spoken to, only CONNECT; name one by http://HOST:PORT";
 
 /// A proxy's URL without userinfo and path, and what the userinfo says. Errors show nothing of it.
 fn split(value: &str) -> Result<(String, Credentials), &'static str> {
@@ -78,25 +103,28 @@ fn split(value: &str) -> Result<(String, Credentials), &'static str> {
         None => value,
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let Some((userinfo, host)) = authority.rsplit_once('@') else { return Ok((format!("http://{authority}"), None)) };
+    let Some((userinfo, host)) = authority.rsplit_once('@') else {
+        return Ok((format!("http://{authority}"), None));
+    };
     let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
     let decoded = || Some((percent_decoded(user)?, percent_decoded(password)?));
-    let credentials = decoded().ok_or("its userinfo is not percent-encoded UTF-8; write a % as %25")?;
+    let credentials =
+        decoded().ok_or("its userinfo is not percent-encoded UTF-8; write a % as %25")?;
     Ok((format!("http://{host}"), Some(credentials)))
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
-    let mut octets = Vec::with_capacity(text.len());
+    let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
-    while let Some(octet) = rest.next() {
-        if octet != b'%' {
-            octets.push(octet);
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
             continue;
         }
         let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
-        octets.push((digit()? * 16 + digit()?) as u8); // two hex digits are one octet
+        bytes.push((digit()? * 16 + digit()?) as u8); // two hex digits are one byte
     }
-    String::from_utf8(octets).ok()
+    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -106,7 +134,8 @@ mod tests {
 
     #[test]
     fn the_environment_is_read_as_curl_reads_it() {
-        let all = ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+        let all =
+            ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
         for (gateway, set, named) in [
             ("http://gw", &all[..], Some("http_proxy")),
             ("http://gw", &all[1..], Some("all_proxy")),
@@ -137,7 +166,12 @@ mod tests {
         ] {
             assert_eq!(split(value), Ok((url.to_owned(), credentials)), "{value}");
         }
-        for value in ["socks5://me:hunter2@proxy", "https://me:hunter2@proxy", "http://me:hunter2%@proxy", "http://me:hunter2%ff@proxy"] {
+        for value in [
+            "socks5://me:hunter2@proxy",
+            "https://me:hunter2@proxy",
+            "http://me:hunter2%@proxy",
+            "http://me:hunter2%ff@proxy",
+        ] {
             assert!(!split(value).unwrap_err().contains("hunter2"), "{value}");
         }
     }

@@ -1,7 +1,8 @@
-//! What a supervisor is told (sd_notify(3), without its library): ready, reloading, stopping, a line of status, and a sign of life.
+//! What a supervisor is told (sd_notify(3), without its library): ready, reloading, stopping, a
+//! line of status, and a sign of life.
 //!
-//! One datagram each to the Unix socket that `NOTIFY_SOCKET` names. Nobody is told where it is not set. A message that cannot be sent is told in the
-//! log and is no reason to stop.
+//! One datagram each to the Unix socket that `NOTIFY_SOCKET` names. Nobody is told where it is not
+//! set. A message that cannot be sent is told in the log and is no reason to stop.
 
 use std::fmt::Display;
 use std::io;
@@ -16,7 +17,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// The way to whoever supervises this process, if anybody does. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Supervisor {
-    way: Option<Arc<(UnixDatagram, SocketAddr)>>,
+    transport: Option<Arc<(UnixDatagram, SocketAddr)>>,
     /// It was told that this process stops.
     stops: Arc<AtomicBool>,
 }
@@ -33,21 +34,27 @@ impl Supervisor {
             Ok((socket, address))
         });
         match opened {
-            Ok(way) => Supervisor::to(Some(way)),
+            Ok(transport) => Supervisor::to(Some(transport)),
             Err(e) => {
-                log::warn!("NOTIFY_SOCKET={}: the supervisor will not be told anything: {e}", name.to_string_lossy());
+                log::warn!(
+                    "NOTIFY_SOCKET={}: the supervisor will not be told anything: {e}",
+                    name.to_string_lossy()
+                );
                 Supervisor::to(None)
             }
         }
     }
 
-    fn to(way: Option<(UnixDatagram, SocketAddr)>) -> Self {
-        Supervisor { way: way.map(Arc::new), stops: Arc::default() }
+    fn to(transport: Option<(UnixDatagram, SocketAddr)>) -> Self {
+        Supervisor { transport: transport.map(Arc::new), stops: Arc::default() }
     }
 
     /// It serves, or tries to.
     pub(crate) fn ready(&self, status: impl Display) {
-        self.tell_unless_stopping(&format!("READY=1\nMAINPID={}\nSTATUS={status}", std::process::id()));
+        self.tell_unless_stopping(&format!(
+            "READY=1\nMAINPID={}\nSTATUS={status}",
+            std::process::id()
+        ));
     }
 
     pub(crate) fn status(&self, status: impl Display) {
@@ -59,7 +66,8 @@ impl Supervisor {
         self.tell_unless_stopping("READY=1");
     }
 
-    /// It reads its configuration again; [`ready`](Self::ready) or [`reloaded`](Self::reloaded) follows.
+    /// It reads its configuration again; [`ready`](Self::ready) or [`reloaded`](Self::reloaded)
+    /// follows.
     pub(crate) fn reloading(&self) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         self.tell_unless_stopping(&format!(
@@ -68,31 +76,36 @@ impl Supervisor {
         ));
     }
 
-    /// From here on nothing else is told but signs of life: a reading that is still in progress must not make it ready again.
+    /// From here on nothing else is told but signs of life: a reading that is still in progress
+    /// must not make it ready again.
     pub(crate) fn stopping(&self, status: impl Display) {
         self.stops.store(true, SeqCst);
         self.tell(&format!("STOPPING=1\nSTATUS={status}"));
     }
 
-    /// Gives a sign of life at half of `WATCHDOG_USEC`, each after `ping` came back within that time.
+    /// Gives a sign of life at half of `WATCHDOG_USEC`, each after `ping` came back within that
+    /// time.
     pub(crate) fn watch(&self, ping: impl Fn(Duration) -> bool + Send + 'static) {
-        if let Some(interval) = watchdog_interval().filter(|_| self.way.is_some()) {
+        if let Some(interval) = watchdog_interval().filter(|_| self.transport.is_some()) {
             self.watch_every(interval, ping);
         }
     }
 
     fn watch_every(&self, interval: Duration, ping: impl Fn(Duration) -> bool + Send + 'static) {
         let supervisor = self.clone();
-        let watched = std::thread::Builder::new().name("ptth-watchdog".to_owned()).spawn(move || {
-            loop {
-                if ping(interval) {
-                    supervisor.tell("WATCHDOG=1");
+        let watched =
+            std::thread::Builder::new().name("ptth-watchdog".to_owned()).spawn(move || {
+                loop {
+                    if ping(interval) {
+                        supervisor.tell("WATCHDOG=1");
+                    }
+                    std::thread::sleep(interval);
                 }
-                std::thread::sleep(interval);
-            }
-        });
+            });
         if let Err(e) = watched {
-            log::error!("no thread for the supervisor's watchdog, which will think that this process hangs: {e}");
+            log::error!(
+                "no thread for the supervisor's watchdog, which will think that this process hangs: {e}"
+            );
         }
     }
 
@@ -103,9 +116,12 @@ impl Supervisor {
     }
 
     fn tell(&self, message: &str) {
-        let Some((socket, address)) = self.way.as_deref() else { return };
+        let Some((socket, address)) = self.transport.as_deref() else { return };
         if let Err(e) = socket.send_to_addr(message.as_bytes(), address) {
-            log::warn!("the supervisor was not told {:?}: {e}", message.lines().next().unwrap_or_default());
+            log::warn!(
+                "the supervisor was not told {:?}: {e}",
+                message.lines().next().unwrap_or_default()
+            );
         }
     }
 }
@@ -116,12 +132,18 @@ fn address(name: &[u8]) -> io::Result<SocketAddr> {
     match name {
         [b'/', ..] => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(name)),
         #[cfg(target_os = "linux")]
-        [b'@', name @ ..] => <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name),
-        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "it is neither an absolute path nor, on Linux, an abstract name after @")),
+        [b'@', name @ ..] => {
+            <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name)
+        }
+        _ => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "it is neither an absolute path nor, on Linux, an abstract name after @",
+        )),
     }
 }
 
-/// Half of the time after which a supervisor takes this process for hung; `None`: it does not look, or looks at another.
+/// Half of the time after which a supervisor takes this process for hung; `None`: it does not look,
+/// or looks at another.
 fn watchdog_interval() -> Option<Duration> {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>());
     match number("WATCHDOG_PID") {
@@ -144,14 +166,18 @@ mod tests {
 
     #[test]
     fn a_loop_that_makes_no_turn_gives_no_sign_of_life() {
-        let (near, far) = (UnixDatagram::unbound().unwrap(), std::env::temp_dir().join(format!("ptth-watchdog-{}", std::process::id())));
+        let (near, far) = (
+            UnixDatagram::unbound().unwrap(),
+            std::env::temp_dir().join(format!("ptth-watchdog-{}", std::process::id())),
+        );
         let _ = std::fs::remove_file(&far);
         let supervisor = UnixDatagram::bind(&far).unwrap();
         supervisor.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        let way = Supervisor::to(Some((near, address(far.as_os_str().as_encoded_bytes()).unwrap())));
+        let transport =
+            Supervisor::to(Some((near, address(far.as_os_str().as_encoded_bytes()).unwrap())));
         let turns = Arc::new(AtomicBool::new(true));
         let looked = turns.clone();
-        way.watch_every(Duration::from_millis(20), move |_| looked.load(SeqCst));
+        transport.watch_every(Duration::from_millis(20), move |_| looked.load(SeqCst));
         let mut message = [0; 64];
         let mut hear = || supervisor.recv(&mut message).map(|n| message[..n].to_vec());
         assert_eq!(hear().unwrap(), b"WATCHDOG=1");
@@ -170,6 +196,9 @@ mod tests {
         assert!(address(b"/run/systemd/notify").unwrap().as_pathname().is_some());
         assert!(address(b"vsock:2:1234").is_err() && address(b"relative").is_err());
         #[cfg(target_os = "linux")]
-        assert_eq!(std::os::linux::net::SocketAddrExt::as_abstract_name(&address(b"@ptth").unwrap()), Some(&b"ptth"[..]));
+        assert_eq!(
+            std::os::linux::net::SocketAddrExt::as_abstract_name(&address(b"@ptth").unwrap()),
+            Some(&b"ptth"[..])
+        );
     }
 }

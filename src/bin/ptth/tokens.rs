@@ -7,7 +7,7 @@ use reverse_http::Tokens;
 use crate::files::{self, Reading};
 use crate::{Failure, say};
 
-/// Longest file that is read, in octets: some 150,000 tokens. What is longer was not meant.
+/// Longest file that is read, in bytes: some 150,000 tokens. What is longer was not meant.
 const FILE_MAX: u64 = 16 << 20;
 
 /// The table in a file.
@@ -15,15 +15,20 @@ const FILE_MAX: u64 = 16 << 20;
 /// # Errors
 /// One line: the file, the line in it, what is wrong.
 pub(crate) fn read(file: &Path, reading: Reading) -> Result<Tokens, String> {
-    let octets = files::read(file, FILE_MAX, reading).map_err(|what| format!("{}: {what}", file.display()))?;
-    let text = String::from_utf8(octets).map_err(|e| {
-        let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|octet| **octet == b'\n').count();
-        format!("{}, line {line}: there are octets that are no UTF-8", file.display())
+    let bytes = files::read(file, FILE_MAX, reading)
+        .map_err(|what| format!("{}: {what}", file.display()))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count();
+        format!("{}, line {line}: there are bytes that are no UTF-8", file.display())
     })?;
     Tokens::parse(&text).map_err(|e| format!("{}, {e}", file.display()))
 }
 
-/// Prints a new token, and the line of the gateway's file that lets it have these names. The token is nowhere else.
+/// Prints a new token, and the line of the gateway's file that lets it have these names. The token
+/// is nowhere else.
 pub(crate) fn print_new(names: &str) -> Result<(), Failure> {
     let token = Tokens::draw()?;
     let line = Tokens::line(&token, names)?;

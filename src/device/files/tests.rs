@@ -1,4 +1,5 @@
-//! The pure parts, accepted beside refused; the walk beneath the root, while links and directories are swapped under it.
+//! The pure parts, accepted beside refused; the walk beneath the root, while links and directories
+//! are swapped under it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
@@ -14,7 +15,11 @@ struct Place(PathBuf);
 impl Place {
     fn new() -> Place {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let path = std::env::temp_dir().join(format!("ptth-files-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed)));
+        let path = std::env::temp_dir().join(format!(
+            "ptth-files-{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Relaxed)
+        ));
         fs::create_dir_all(path.join("root")).unwrap();
         fs::create_dir(path.join("outside")).unwrap();
         fs::write(path.join("outside/secret"), "secret").unwrap();
@@ -149,7 +154,7 @@ fn a_range_is_one_range_or_none() {
         ("bytes=1-2-3", 10, Ranged::Whole),
         ("bytes=0-1,4-5", 10, Ranged::Whole),
         ("bytes=0-1,90-95", 10, Ranged::Whole),
-        ("octets=0-1", 10, Ranged::Whole),
+        ("bytes=0-1", 10, Ranged::Whole),
         ("", 10, Ranged::Whole),
     ];
     for (value, size, ranged) in rows {
@@ -245,7 +250,10 @@ fn a_range_needs_the_file_it_is_of() {
     for (fields, allowed) in rows {
         assert_eq!(file.allow_range(&headers(fields), later), allowed, "{fields:?}");
     }
-    assert!(!file.allow_range(&headers(&[("if-range", DAY)]), at(DAY_SECONDS)), "it may change once more within this second");
+    assert!(
+        !file.allow_range(&headers(&[("if-range", DAY)]), at(DAY_SECONDS)),
+        "it may change once more within this second"
+    );
 }
 
 #[test]
@@ -260,7 +268,10 @@ fn dates_that_cannot_be_written_are_left_out() {
         file.set_modified(time).unwrap();
         let response = place.files().answer(&Request::get("/f").body(Body::empty()).unwrap());
         assert_eq!(response.status(), 200);
-        response.headers().get(header::LAST_MODIFIED).map(|value| value.to_str().unwrap().to_owned())
+        response
+            .headers()
+            .get(header::LAST_MODIFIED)
+            .map(|value| value.to_str().unwrap().to_owned())
     };
     assert_eq!(date(DAY_SECONDS as i64).as_deref(), Some(DAY));
     assert_eq!(date(0).as_deref(), Some("Thu, 01 Jan 1970 00:00:00 GMT"));
@@ -369,9 +380,15 @@ fn links_are_followed_inside_and_not_out() {
     }
 }
 
-/// Runs `swap` on a thread of its own, over and over, while `target` is asked for: at least 20,000 times and until both answers
-/// were seen (a busy machine may let the thread wait), unless `always` one is expected. How often each came.
-fn asked_while(place: &Place, target: &str, always: bool, swap: impl Fn(&Place) + Sync) -> (usize, usize) {
+/// Runs `swap` on a thread of its own, over and over, while `target` is asked for: at least 20,000
+/// times and until both answers were seen (a busy machine may let the thread wait), unless `always`
+/// one is expected. How often each came.
+fn asked_while(
+    place: &Place,
+    target: &str,
+    always: bool,
+    swap: impl Fn(&Place) + Sync,
+) -> (usize, usize) {
     let (files, over) = (place.files(), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -381,7 +398,8 @@ fn asked_while(place: &Place, target: &str, always: bool, swap: impl Fn(&Place) 
         });
         let (mut served, mut absent) = (0, 0);
         let end = std::time::Instant::now() + Duration::from_secs(20);
-        let enough = |served, absent| served + absent >= 20_000 && (always || (served > 0 && absent > 0));
+        let enough =
+            |served, absent| served + absent >= 20_000 && (always || (served > 0 && absent > 0));
         let mut other = None;
         while other.is_none() && !enough(served, absent) && std::time::Instant::now() < end {
             match asked(&files, target) {
@@ -410,7 +428,10 @@ fn a_folder_swapped_for_a_link_while_it_is_passed_leads_nowhere_else() {
         fs::rename(place.root("x/d"), place.root("x/evil")).unwrap();
         fs::rename(place.root("x/kept"), place.root("x/d")).unwrap();
     });
-    assert!(served > 0 && absent > 0, "{served} served, {absent} not: nothing was swapped in between");
+    assert!(
+        served > 0 && absent > 0,
+        "{served} served, {absent} not: nothing was swapped in between"
+    );
 }
 
 #[test]
@@ -424,7 +445,10 @@ fn a_folder_moved_away_while_a_link_goes_up_from_it_leads_nowhere_else() {
         fs::rename(place.root("x/d"), place.0.join("outside/d")).unwrap();
         fs::rename(place.0.join("outside/d"), place.root("x/d")).unwrap();
     });
-    assert!(served > 0 && absent > 0, "{served} served, {absent} not: nothing was moved in between");
+    assert!(
+        served > 0 && absent > 0,
+        "{served} served, {absent} not: nothing was moved in between"
+    );
 }
 
 #[test]
@@ -441,7 +465,10 @@ fn a_link_swapped_for_another_is_one_or_the_other() {
             fs::rename(place.root("next"), place.root("current")).unwrap();
         }
     });
-    assert_eq!(absent, 0, "a release that is put in the place of another has no moment in which there is none");
+    assert_eq!(
+        absent, 0,
+        "a release that is put in the place of another has no moment in which there is none"
+    );
 }
 
 #[cfg(target_os = "linux")] // who else exchanges two names at once
@@ -454,12 +481,17 @@ fn a_folder_and_a_link_that_change_places_are_one_or_the_other() {
         fs::write(place.root(release).join("f"), "inside").unwrap();
     }
     symlink("1", place.root("next")).unwrap();
-    let exchange = |place: &Place| renameat_with(CWD, place.root("next"), CWD, place.root("current"), RenameFlags::EXCHANGE);
+    let exchange = |place: &Place| {
+        renameat_with(CWD, place.root("next"), CWD, place.root("current"), RenameFlags::EXCHANGE)
+    };
     if exchange(&place) == Err(Errno::INVAL) {
         return; // a file system that cannot
     }
     let (_, absent) = asked_while(&place, "/current/f", true, |place| exchange(place).unwrap());
-    assert_eq!(absent, 0, "what was one thing when it was looked at and another when it was opened is looked at once more");
+    assert_eq!(
+        absent, 0,
+        "what was one thing when it was looked at and another when it was opened is looked at once more"
+    );
 }
 
 #[test]

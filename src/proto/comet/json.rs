@@ -1,7 +1,9 @@
-//! Events and answers in JSON (RFC 8259; protocol.md §2.1): written by hand in the seed's order, read strictly.
+//! Events and answers in JSON (RFC 8259; protocol.md §2.1): written by hand in the seed's order,
+//! read strictly.
 //!
-//! What is never taken: a member twice, a wrong type, a lone surrogate, nesting deeper than serde_json's 128, octets behind the
-//! message, a header that would split a line. Header octets above 0x7F travel as the ISO-8859-1 characters of the same number.
+//! What is never taken: a member twice, a wrong type, a lone surrogate, nesting deeper than
+//! serde_json's 128, bytes behind the message, a header that would split a line. Header bytes above
+//! 0x7F travel as the ISO-8859-1 characters of the same number.
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,68 +16,97 @@ use crate::error::Refusal;
 use crate::limits::{FIELDS_CEILING, HOP_FIELDS_MAX, Limits};
 use crate::proto::body::{may_trail, of_request, of_response};
 use crate::proto::comet::{Answer, Event, PROTOCOL, check_id, frames, method, whole_body};
-use crate::proto::head::{self, LineEnds, reason_phrase, same_name, trim, write_field, write_status_line};
+use crate::proto::head::{
+    self, LineEnds, reason_phrase, same_name, trim, write_field, write_status_line,
+};
 
 /// Appends an event: the request that `text` is.
 ///
 /// # Errors
 /// 400 where the text is not one whole request.
-pub fn event_to_json(out: &mut Vec<u8>, id: &str, text: &[u8], limits: &Limits) -> Result<(), Refusal> {
-    let head = head::request(text, limits, LineEnds::Crlf)?.ok_or_else(|| Refusal::new(400, "the text ends within the request's head"))?;
+pub fn event_to_json(
+    out: &mut Vec<u8>,
+    id: &str,
+    text: &[u8],
+    limits: &Limits,
+) -> Result<(), Refusal> {
+    let head = head::request(text, limits, LineEnds::Crlf)?
+        .ok_or_else(|| Refusal::new(400, "the text ends within the request's head"))?;
     let (body, trailers) = whole_body(&text[head.len..], of_request(&head)?, limits)?;
     reserve(out, &body, 6 * head.len + 8 * head.fields.len());
     push(out, "{\"message-id\": ", id);
     push(out, ", \"method\": ", head.method);
     push(out, ", \"request-uri\": ", head.target);
     push(out, ", \"http-version\": ", PROTOCOL);
-    push_fields(out, ", \"headers\": ", head.fields.iter().filter(|field| is_carried(field.name)).map(|field| (field.name, field.value)));
+    push_fields(
+        out,
+        ", \"headers\": ",
+        head.fields
+            .iter()
+            .filter(|field| is_carried(field.name))
+            .map(|field| (field.name, field.value)),
+    );
     push_rest(out, &body, &trailers);
     Ok(())
 }
 
-/// How much memory [`event_to_json`] takes at most for this text, before it takes any. The body's length in JSON is exact: an escape has up to six bytes
-/// for one, base64 four for three.
+/// How much memory [`event_to_json`] takes at most for this text, before it takes any. The body's
+/// length in JSON is exact: an escape has up to six bytes for one, base64 four for three.
 ///
 /// # Errors
 /// 400 where the text is not one whole request.
 pub fn event_json_length(id: &str, text: &[u8], limits: &Limits) -> Result<usize, Refusal> {
-    let head = head::request(text, limits, LineEnds::Crlf)?.ok_or_else(|| Refusal::new(400, "the text ends within the request's head"))?;
+    let head = head::request(text, limits, LineEnds::Crlf)?
+        .ok_or_else(|| Refusal::new(400, "the text ends within the request's head"))?;
     let (body, trailers) = whole_body(&text[head.len..], of_request(&head)?, limits)?;
     let written = match std::str::from_utf8(&body) {
-        Ok(_) => body.iter().map(|octet| escaped_length(*octet)).sum(),
+        Ok(_) => body.iter().map(|byte| escaped_length(*byte)).sum(),
         Err(_) => base64_length(body.len()),
     };
     // Of a chunked body there is a second copy meanwhile.
     let copied = if matches!(body, Cow::Owned(_)) { body.len() } else { 0 };
     let trailing: usize = trailers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
-    Ok(written + copied + AROUND_BODY + 6 * (id.len() + head.len + trailing) + 8 * head.fields.len())
+    Ok(written
+        + copied
+        + AROUND_BODY
+        + 6 * (id.len() + head.len + trailing)
+        + 8 * head.fields.len())
 }
 
 /// What stands around ids, heads and bodies in an event or an answer.
 const AROUND_BODY: usize = 256;
 
 /// Bytes that serde_json writes for one of a string.
-fn escaped_length(octet: u8) -> usize {
-    match octet {
+fn escaped_length(byte: u8) -> usize {
+    match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0C => 2,
         0..=0x1F => 6,
         _ => 1,
     }
 }
 
-fn base64_length(octets: usize) -> usize {
-    octets.div_ceil(3) * 4
+fn base64_length(bytes: usize) -> usize {
+    bytes.div_ceil(3) * 4
 }
 
-/// Appends an answer: the response that `text` is. `protocol`: the tag of its event, echoed. `is_head`: the event was a HEAD request.
+/// Appends an answer: the response that `text` is. `protocol`: the tag of its event, echoed.
+/// `is_head`: the event was a HEAD request.
 ///
 /// # Errors
 /// 502 where the text is not one whole response, or its body does not tell its end.
-pub fn answer_to_json(out: &mut Vec<u8>, id: &str, protocol: &str, text: &[u8], is_head: bool, limits: &Limits) -> Result<(), Refusal> {
-    let head =
-        head::response(text, limits, LineEnds::Crlf)?.ok_or_else(|| Refusal::new(502, "the text ends within the response's head"))?;
+pub fn answer_to_json(
+    out: &mut Vec<u8>,
+    id: &str,
+    protocol: &str,
+    text: &[u8],
+    is_head: bool,
+    limits: &Limits,
+) -> Result<(), Refusal> {
+    let head = head::response(text, limits, LineEnds::Crlf)?
+        .ok_or_else(|| Refusal::new(502, "the text ends within the response's head"))?;
     let framing = of_response(&head, method(is_head))?;
-    let (body, trailers) = whole_body(&text[head.len..], framing, limits).map_err(|e| Refusal { status: 502, ..e })?;
+    let (body, trailers) =
+        whole_body(&text[head.len..], framing, limits).map_err(|e| Refusal { status: 502, ..e })?;
     reserve(out, &body, 6 * head.len + 8 * head.fields.len());
     push(out, "{\"message-id\": ", id);
     push(out, ", \"http-version\": ", protocol);
@@ -84,7 +115,9 @@ pub fn answer_to_json(out: &mut Vec<u8>, id: &str, protocol: &str, text: &[u8], 
     push(out, ", \"reason\": ", &latin1(head.reason));
     // The length of what HEAD or a 304 leaves out is said nowhere else.
     let metadata = is_head || head.status == 304;
-    let fields = head.fields.iter().filter(|field| is_carried(field.name) || (metadata && same_name(field.name, "content-length")));
+    let fields = head.fields.iter().filter(|field| {
+        is_carried(field.name) || (metadata && same_name(field.name, "content-length"))
+    });
     push_fields(out, ", \"headers\": ", fields.map(|field| (field.name, field.value)));
     push_rest(out, &body, &trailers);
     Ok(())
@@ -93,7 +126,7 @@ pub fn answer_to_json(out: &mut Vec<u8>, id: &str, protocol: &str, text: &[u8], 
 /// Makes room for a body at once: a long buffer that grows by doubling takes twice what it holds.
 fn reserve(out: &mut Vec<u8>, body: &[u8], head: usize) {
     let written = match std::str::from_utf8(body) {
-        Ok(_) => body.iter().map(|octet| escaped_length(*octet)).sum(),
+        Ok(_) => body.iter().map(|byte| escaped_length(*byte)).sum(),
         Err(_) => base64_length(body.len()),
     };
     out.reserve_exact(written + head + AROUND_BODY);
@@ -113,7 +146,11 @@ fn push_rest(out: &mut Vec<u8>, body: &[u8], trailers: &[(String, Vec<u8>)]) {
         }
     }
     if !trailers.is_empty() {
-        push_fields(out, ", \"trailers\": ", trailers.iter().map(|(name, value)| (name.as_str(), value.as_slice())));
+        push_fields(
+            out,
+            ", \"trailers\": ",
+            trailers.iter().map(|(name, value)| (name.as_str(), value.as_slice())),
+        );
     }
     out.push(b'}');
 }
@@ -125,7 +162,11 @@ fn push(out: &mut Vec<u8>, opening: &str, text: &str) {
     let _ = serde_json::to_writer(out, text);
 }
 
-fn push_fields<'f>(out: &mut Vec<u8>, opening: &str, fields: impl Iterator<Item = (&'f str, &'f [u8])>) {
+fn push_fields<'f>(
+    out: &mut Vec<u8>,
+    opening: &str,
+    fields: impl Iterator<Item = (&'f str, &'f [u8])>,
+) {
     out.extend_from_slice(opening.as_bytes());
     out.push(b'[');
     for (i, (name, value)) in fields.enumerate() {
@@ -138,66 +179,94 @@ fn push_fields<'f>(out: &mut Vec<u8>, opening: &str, fields: impl Iterator<Item 
 
 /// Whether a field travels: those that frame, and those of one connection, do not.
 fn is_carried(name: &str) -> bool {
-    const NEVER: [&str; 6] = ["connection", "keep-alive", "proxy-connection", "upgrade", "te", "expect"];
+    const NEVER: [&str; 6] =
+        ["connection", "keep-alive", "proxy-connection", "upgrade", "te", "expect"];
     !frames(name) && !NEVER.iter().any(|never| same_name(name, never))
 }
 
-fn latin1(octets: &[u8]) -> Cow<'_, str> {
-    match std::str::from_utf8(octets) {
-        Ok(text) if octets.is_ascii() => text.into(),
-        _ => octets.iter().map(|&octet| char::from(octet)).collect::<String>().into(),
+fn latin1(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if bytes.is_ascii() => text.into(),
+        _ => bytes.iter().map(|&byte| char::from(byte)).collect::<String>().into(),
     }
 }
 
-/// The octets of a header's characters.
-fn octets(text: &str) -> Result<Vec<u8>, Refusal> {
-    let octets: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
-    octets.ok_or_else(|| Refusal::new(400, "a header has a character above U+00FF; header octets are written as ISO-8859-1"))
+/// The bytes of a header's characters.
+fn bytes(text: &str) -> Result<Vec<u8>, Refusal> {
+    let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
+    bytes.ok_or_else(|| {
+        Refusal::new(
+            400,
+            "a header has a character above U+00FF; header bytes are written as ISO-8859-1",
+        )
+    })
 }
 
-/// Reads an event. `Ok(None)`: there is none (`{}`, `null`, nothing at all). `id`: of the `PTTH-Message-ID` field.
+/// Reads an event. `Ok(None)`: there is none (`{}`, `null`, nothing at all). `id`: of the
+/// `PTTH-Message-ID` field.
 ///
 /// # Errors
 /// 400 and the rule that it breaks.
-pub fn event_from_json(octets: &[u8], id: Option<&str>, limits: &Limits) -> Result<Option<Event>, Refusal> {
-    let Some((id, members)) = read(octets, id)? else { return Ok(None) };
-    let method = members.method.as_deref().ok_or_else(|| Refusal::new(400, "the event has no method"))?;
-    let target = members.uri.as_deref().ok_or_else(|| Refusal::new(400, "the event has no request-uri"))?;
+pub fn event_from_json(
+    bytes: &[u8],
+    id: Option<&str>,
+    limits: &Limits,
+) -> Result<Option<Event>, Refusal> {
+    let Some((id, members)) = read(bytes, id)? else { return Ok(None) };
+    let method =
+        members.method.as_deref().ok_or_else(|| Refusal::new(400, "the event has no method"))?;
+    let target =
+        members.uri.as_deref().ok_or_else(|| Refusal::new(400, "the event has no request-uri"))?;
     if !members.version.as_deref().is_none_or(super::is_short_and_visible) {
-        return Err(Refusal::new(400, "the event's http-version has more than 256 octets, none, or others than visible ASCII"));
+        return Err(Refusal::new(
+            400,
+            "the event's http-version has more than 256 bytes, none, or others than visible ASCII",
+        ));
     }
     let mut lines = Vec::new();
     head::write_request_line(&mut lines, method, target)?;
     write_lines(&mut lines, &members.headers)?;
     lines.extend_from_slice(b"\r\n");
-    let head = head::request(&lines, limits, LineEnds::Crlf)?.ok_or_else(|| Refusal::new(400, "the event is no request"))?;
+    let head = head::request(&lines, limits, LineEnds::Crlf)?
+        .ok_or_else(|| Refusal::new(400, "the event is no request"))?;
     let is_head = method == "HEAD";
     let (body, trailers) = (members.body()?, members.trailers(limits)?);
     let mut text = Vec::with_capacity(lines.len() + body.len() + 64);
     super::write_request(&mut text, &head, &body, &trailers)?;
     head::request(&text, limits, LineEnds::Crlf)?; // our framing counts too: what is taken here has to be read under the same bounds
-    Ok(Some(Event { id, protocol: members.version.unwrap_or_else(|| PROTOCOL.to_owned()), text, is_head }))
+    Ok(Some(Event {
+        id,
+        protocol: members.version.unwrap_or_else(|| PROTOCOL.to_owned()),
+        text,
+        is_head,
+    }))
 }
 
-/// Reads an answer. `Ok(None)`: it is a poll (`{}`, `null`, nothing at all). `id`: of the `PTTH-Message-ID` field.
+/// Reads an answer. `Ok(None)`: it is a poll (`{}`, `null`, nothing at all). `id`: of the
+/// `PTTH-Message-ID` field.
 ///
 /// # Errors
 /// 400 and the rule that it breaks.
-pub fn answer_from_json(octets: &[u8], id: Option<&str>, limits: &Limits) -> Result<Option<Answer>, Refusal> {
-    let Some((id, members)) = read(octets, id)? else { return Ok(None) };
+pub fn answer_from_json(
+    bytes: &[u8],
+    id: Option<&str>,
+    limits: &Limits,
+) -> Result<Option<Answer>, Refusal> {
+    let Some((id, members)) = read(bytes, id)? else { return Ok(None) };
     let status = members.status.unwrap_or(200);
     if !(200..=999).contains(&status) {
         return Err(Refusal::new(400, "the answer's status is not a final one, from 200 to 999"));
     }
     let reason = match &members.reason {
-        Some(reason) => self::octets(reason)?,
+        Some(reason) => self::bytes(reason)?,
         None => reason_phrase(status).as_bytes().to_vec(),
     };
     let mut head = Vec::new();
     write_status_line(&mut head, status, &reason).map_err(|e| Refusal { status: 400, ..e })?;
     write_lines(&mut head, &members.headers)?;
     let (len, stated) = (head.len(), stated_length(&members.headers));
-    // With the longest line that into_text() adds: what is taken here has to be read under the same bounds.
+    // With the longest line that into_text() adds: what is taken here has to be read under the same
+    // bounds.
     head.extend_from_slice(b"Content-Length: 999999999999999999\r\n\r\n");
     match head::response(&head, limits, LineEnds::Crlf) {
         Ok(Some(read)) if read.len == head.len() => {}
@@ -212,7 +281,7 @@ pub fn answer_from_json(octets: &[u8], id: Option<&str>, limits: &Limits) -> Res
 /// The fields that travel; others are left out, whatever they say.
 fn write_lines(out: &mut Vec<u8>, fields: &[(String, String)]) -> Result<(), Refusal> {
     for (name, value) in fields {
-        let value = octets(value)?;
+        let value = bytes(value)?;
         // Also what is left out has to be a field: nothing splits, and nothing is let pass unread.
         let start = out.len();
         write_field(out, name, trim(&value))?;
@@ -224,9 +293,12 @@ fn write_lines(out: &mut Vec<u8>, fields: &[(String, String)]) -> Result<(), Ref
 }
 
 fn stated_length(fields: &[(String, String)]) -> Option<u64> {
-    let mut values = fields.iter().filter(|(name, _)| frames(name) && same_name(name, "content-length")).map(|(_, value)| value.trim());
+    let mut values = fields
+        .iter()
+        .filter(|(name, _)| frames(name) && same_name(name, "content-length"))
+        .map(|(_, value)| value.trim());
     let (Some(value), None) = (values.next(), values.next()) else { return None };
-    let digits = (1..=18).contains(&value.len()) && value.bytes().all(|octet| octet.is_ascii_digit());
+    let digits = (1..=18).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_digit());
     value.parse().ok().filter(|_| digits)
 }
 
@@ -251,15 +323,20 @@ impl Members {
         let body = self.body.as_deref().unwrap_or_default();
         match self.body_encoding.as_deref() {
             None => Ok(body.as_bytes().to_vec()),
-            Some("base64") => STANDARD.decode(body).map_err(|_| Refusal::new(400, "the body is not base64 (RFC 4648 §4)")),
-            Some(_) => Err(Refusal::new(400, "the only body-encoding is base64; without it the body is text")),
+            Some("base64") => STANDARD
+                .decode(body)
+                .map_err(|_| Refusal::new(400, "the body is not base64 (RFC 4648 §4)")),
+            Some(_) => Err(Refusal::new(
+                400,
+                "the only body-encoding is base64; without it the body is text",
+            )),
         }
     }
 
     fn trailers(&self, limits: &Limits) -> Result<Vec<(String, Vec<u8>)>, Refusal> {
         let (mut trailers, mut lines) = (Vec::new(), Vec::new());
         for (name, value) in &self.trailers {
-            let value = octets(value)?;
+            let value = bytes(value)?;
             let value = trim(&value);
             write_field(&mut lines, name, value)?;
             if may_trail(name) {
@@ -268,31 +345,40 @@ impl Members {
         }
         // As the decoder of the chunked coding bounds them, the empty line included.
         if self.trailers.len() > limits.fields_max || lines.len() + 2 > limits.head_bytes_max {
-            return Err(Refusal::new(400, "there are more trailers, or longer ones, than fields_max and head_bytes_max allow"));
+            return Err(Refusal::new(
+                400,
+                "there are more trailers, or longer ones, than fields_max and head_bytes_max allow",
+            ));
         }
         Ok(trailers)
     }
 }
 
 /// Id and members of a message; `None`: it says nothing.
-fn read(octets: &[u8], id: Option<&str>) -> Result<Option<(String, Members)>, Refusal> {
-    if octets.is_empty() {
+fn read(bytes: &[u8], id: Option<&str>) -> Result<Option<(String, Members)>, Refusal> {
+    if bytes.is_empty() {
         return match id {
             None => Ok(None),
             Some(_) => Err(Refusal::new(400, "there is a PTTH-Message-ID, but no message")),
         };
     }
-    let mut reader = serde_json::Deserializer::from_slice(octets);
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
     let members: Option<Members> = Option::deserialize(&mut reader)
         .and_then(|members| reader.end().map(|()| members))
-        .map_err(|e| Refusal::new(400, format!("this is no JSON message: {}", without_value(&e.to_string()))))?;
+        .map_err(|e| {
+            Refusal::new(400, format!("this is no JSON message: {}", without_value(&e.to_string())))
+        })?;
     let (own, members) = match members {
         Some(mut members) if members.any => (members.id.take(), members),
-        _ if id.is_some() => return Err(Refusal::new(400, "there is a PTTH-Message-ID, but no message")),
+        _ if id.is_some() => {
+            return Err(Refusal::new(400, "there is a PTTH-Message-ID, but no message"));
+        }
         _ => return Ok(None),
     };
     let id = match (own, id) {
-        (Some(own), Some(id)) if own != id => return Err(Refusal::new(400, "message-id and PTTH-Message-ID differ")),
+        (Some(own), Some(id)) if own != id => {
+            return Err(Refusal::new(400, "message-id and PTTH-Message-ID differ"));
+        }
         (Some(own), _) => own,
         (None, Some(id)) => id.to_owned(),
         (None, None) => return Err(Refusal::new(400, "the message has no message-id")),
@@ -301,11 +387,21 @@ fn read(octets: &[u8], id: Option<&str>) -> Result<Option<(String, Members)>, Re
     Ok(Some((id, members)))
 }
 
-/// An error's text without the string that it quotes: what a message says is nobody's business who reads a log (T23), and may be long.
+/// An error's text without the string that it quotes: what a message says is nobody's business who
+/// reads a log (T23), and may be long.
 fn without_value(text: &str) -> String {
-    let (start, end) = text.find('"').zip(text.rfind('"')).map_or((text.len(), text.len()), |(first, last)| (first, last + 1));
-    let plain = |part: &str| part.chars().filter(|c| matches!(c, ' '..='~')).take(120).collect::<String>();
-    format!("{}{}{}", plain(&text[..start]), if start < end { "(not shown)" } else { "" }, plain(&text[end..]))
+    let (start, end) = text
+        .find('"')
+        .zip(text.rfind('"'))
+        .map_or((text.len(), text.len()), |(first, last)| (first, last + 1));
+    let plain =
+        |part: &str| part.chars().filter(|c| matches!(c, ' '..='~')).take(120).collect::<String>();
+    format!(
+        "{}{}{}",
+        plain(&text[..start]),
+        if start < end { "(not shown)" } else { "" },
+        plain(&text[end..])
+    )
 }
 
 /// More members than this no message has.
@@ -354,7 +450,8 @@ impl<'de> Deserialize<'de> for Members {
     }
 }
 
-/// Names and values, at most as many as any head may have: a list without end would take many times its octets before it is counted.
+/// Names and values, at most as many as any head may have: a list without end would take many times
+/// its bytes before it is counted.
 struct Pairs(Vec<(String, String)>);
 
 impl<'de> Deserialize<'de> for Pairs {
@@ -394,18 +491,25 @@ impl<'de> Deserialize<'de> for Status {
                 f.write_str("a status: three digits")
             }
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<Status, E> {
-                u16::try_from(number).map(Status).map_err(|_| E::custom("a status has three digits"))
+                u16::try_from(number)
+                    .map(Status)
+                    .map_err(|_| E::custom("a status has three digits"))
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Status, E> {
-                let digits = text.len() == 3 && text.bytes().all(|octet| octet.is_ascii_digit());
-                text.parse().ok().filter(|_| digits).map(Status).ok_or_else(|| E::custom("a status has three digits"))
+                let digits = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());
+                text.parse()
+                    .ok()
+                    .filter(|_| digits)
+                    .map(Status)
+                    .ok_or_else(|| E::custom("a status has three digits"))
             }
         }
         deserializer.deserialize_any(Number)
     }
 }
 
-/// A value that means nothing to us: checked like any other (depth, surrogates), and dropped as it is read.
+/// A value that means nothing to us: checked like any other (depth, surrogates), and dropped as it
+/// is read.
 struct Skipped;
 
 impl<'de> Deserialize<'de> for Skipped {

@@ -1,4 +1,5 @@
-//! In place of JSON where the crate is built without the feature `comet`: every message in it is refused.
+//! In place of JSON where the crate is built without the feature `comet`: every message in it is
+//! refused.
 use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::comet::{Answer, Event};
@@ -35,7 +36,14 @@ pub fn event_from_json(_: &[u8], _: Option<&str>, _: &Limits) -> Result<Option<E
 ///
 /// # Errors
 /// 415, always.
-pub fn answer_to_json(_: &mut Vec<u8>, _: &str, _: &str, _: &[u8], _: bool, _: &Limits) -> Result<(), Refusal> {
+pub fn answer_to_json(
+    _: &mut Vec<u8>,
+    _: &str,
+    _: &str,
+    _: &[u8],
+    _: bool,
+    _: &Limits,
+) -> Result<(), Refusal> {
     Err(absent())
 }
 

@@ -1,4 +1,5 @@
-//! Generated messages: legal ones in all their variety, and mutated ones, the material of request smuggling. A case depends on its seed and number alone.
+//! Generated messages: legal ones in all their variety, and mutated ones, the material of request
+//! smuggling. A case depends on its seed and number alone.
 
 /// SplitMix64: a small generator whose sequence no dependency can change.
 pub struct Random(u64);
@@ -36,10 +37,15 @@ impl Random {
         (0..n).map(|_| b"abcdefghijklmnopqrstuvwxyz0123456789"[self.below(36)]).collect()
     }
 
-    fn octets(&mut self, n: usize) -> Vec<u8> {
+    fn bytes(&mut self, n: usize) -> Vec<u8> {
         // Bodies that look like other messages, or like anything.
         match self.below(4) {
-            0 => b"GET /lamp/smuggled HTTP/1.1\r\nHost: a\r\n\r\n".iter().copied().cycle().take(n).collect(),
+            0 => b"GET /lamp/smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+                .iter()
+                .copied()
+                .cycle()
+                .take(n)
+                .collect(),
             1 => b"0\r\n\r\n".iter().copied().cycle().take(n).collect(),
             2 => (0..n).map(|_| self.next() as u8).collect(),
             _ => self.letters(n),
@@ -67,11 +73,18 @@ struct Line {
 
 impl Line {
     fn new(name: &str, value: impl Into<Vec<u8>>) -> Line {
-        Line { name: name.into(), colon: b": ".to_vec(), value: value.into(), end: b"\r\n".to_vec() }
+        Line {
+            name: name.into(),
+            colon: b": ".to_vec(),
+            value: value.into(),
+            end: b"\r\n".to_vec(),
+        }
     }
 
     fn write(&self, out: &mut Vec<u8>) {
-        [&self.name, &self.colon, &self.value, &self.end].into_iter().for_each(|part| out.extend(part));
+        [&self.name, &self.colon, &self.value, &self.end]
+            .into_iter()
+            .for_each(|part| out.extend(part));
     }
 }
 
@@ -108,10 +121,12 @@ impl Parts {
         out.extend(&self.blank);
         match &self.content {
             Content::None => {}
-            Content::Plain(octets) => out.extend(octets),
+            Content::Plain(bytes) => out.extend(bytes),
             Content::Chunked { chunks, last, trailers, end } => {
                 for chunk in chunks {
-                    [&chunk.size, &chunk.size_end, &chunk.data, &chunk.data_end].into_iter().for_each(|part| out.extend(part));
+                    [&chunk.size, &chunk.size_end, &chunk.data, &chunk.data_end]
+                        .into_iter()
+                        .for_each(|part| out.extend(part));
                 }
                 out.extend(last);
                 trailers.iter().for_each(|line| line.write(out));
@@ -137,7 +152,7 @@ impl Parts {
 /// What is sent, and what was done to it.
 #[derive(Clone, Debug)]
 pub struct Case {
-    pub octets: Vec<u8>,
+    pub bytes: Vec<u8>,
     /// Where it is cut into pieces that are written one by one.
     pub cuts: Vec<usize>,
     /// Names of the mutations; none: it is legal, and has to be served.
@@ -146,9 +161,9 @@ pub struct Case {
 
 impl Case {
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        let ends = self.cuts.iter().copied().chain([self.octets.len()]);
+        let ends = self.cuts.iter().copied().chain([self.bytes.len()]);
         let starts = [0].into_iter().chain(self.cuts.iter().copied());
-        starts.zip(ends).map(|(from, to)| &self.octets[from..to])
+        starts.zip(ends).map(|(from, to)| &self.bytes[from..to])
     }
 }
 
@@ -220,8 +235,18 @@ fn white_space(random: &mut Random, line: &mut Line) {
 fn trailer(random: &mut Random) -> Line {
     const ALLOWED: [&str; 4] = ["X-Trailer", "x-sum", "Server-Timing", "X-T"];
     // Not those of framing: both parsers refuse them even here.
-    const FORBIDDEN: [&str; 10] =
-        ["Host", "Authorization", "Connection", "Content-Type", "Set-Cookie", "X-Forwarded-For", "TE", "Trailer", "Via", "Cookie"];
+    const FORBIDDEN: [&str; 10] = [
+        "Host",
+        "Authorization",
+        "Connection",
+        "Content-Type",
+        "Set-Cookie",
+        "X-Forwarded-For",
+        "TE",
+        "Trailer",
+        "Via",
+        "Cookie",
+    ];
     let value = random.letters(5);
     let mut line = match random.below(3) {
         0 => Line::new(FORBIDDEN[random.below(10)], value),
@@ -246,11 +271,20 @@ fn chunked(random: &mut Random, length: usize) -> Content {
         if random.chance(30) {
             size += random.pick(&[";a", ";a=b", ";a=\"b\"", ";a=b;c", "; a = b", ";a1"]);
         }
-        let data = random.octets(n);
-        chunks.push(Chunk { size: size.into(), size_end: b"\r\n".to_vec(), data, data_end: b"\r\n".to_vec() });
+        let data = random.bytes(n);
+        chunks.push(Chunk {
+            size: size.into(),
+            size_end: b"\r\n".to_vec(),
+            data,
+            data_end: b"\r\n".to_vec(),
+        });
     }
     let last = random.pick(&["0\r\n", "0\r\n", "0\r\n", "000\r\n", "0;last\r\n"]).into();
-    let trailers = if random.chance(35) { (0..1 + random.below(3)).map(|_| trailer(random)).collect() } else { Vec::new() };
+    let trailers = if random.chance(35) {
+        (0..1 + random.below(3)).map(|_| trailer(random)).collect()
+    } else {
+        Vec::new()
+    };
     Content::Chunked { chunks, last, trailers, end: b"\r\n".to_vec() }
 }
 
@@ -263,7 +297,7 @@ fn content(random: &mut Random, parts: &mut Parts) {
         let name = random.pick(&["Transfer-Encoding", "transfer-encoding"]);
         parts.insert(random, Line::new(name, coding));
     } else {
-        parts.content = Content::Plain(random.octets(length));
+        parts.content = Content::Plain(random.bytes(length));
         let name = random.pick(&["Content-Length", "content-length", "CONTENT-LENGTH"]);
         parts.insert(random, Line::new(name, length.to_string()));
     }
@@ -301,10 +335,16 @@ fn target(random: &mut Random, n: usize) -> String {
 
 /// A request that has to be served, the `n`th on its connection.
 fn legal_request(random: &mut Random, n: usize, last: bool) -> Parts {
-    const METHODS: [&str; 14] =
-        ["GET", "GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "PROPFIND", "M-SEARCH"];
+    const METHODS: [&str; 14] = [
+        "GET", "GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "DELETE", "OPTIONS", "PATCH",
+        "TRACE", "PROPFIND", "M-SEARCH",
+    ];
     // Of these only h11 can tell; llhttp has a list of methods.
-    let method = if random.chance(5) { random.pick(&["get", "X!#$%&'*+-.^_`|~"]) } else { METHODS[random.below(METHODS.len())] };
+    let method = if random.chance(5) {
+        random.pick(&["get", "X!#$%&'*+-.^_`|~"])
+    } else {
+        METHODS[random.below(METHODS.len())]
+    };
     let minor = if random.chance(10) { 0 } else { 1 };
     let target = target(random, n);
     let mut parts = Parts {
@@ -323,7 +363,9 @@ fn legal_request(random: &mut Random, n: usize, last: bool) -> Parts {
         parts.insert(random, line);
     }
     let may_have_body = minor == 1 || random.chance(50);
-    if may_have_body && random.chance(if matches!(method, "POST" | "PUT" | "PATCH" | "get") { 85 } else { 15 }) {
+    if may_have_body
+        && random.chance(if matches!(method, "POST" | "PUT" | "PATCH" | "get") { 85 } else { 15 })
+    {
         content(random, &mut parts);
         if minor == 0 {
             if let Content::Chunked { .. } = parts.content {
@@ -340,7 +382,8 @@ fn legal_request(random: &mut Random, n: usize, last: bool) -> Parts {
     } else if minor == 1 && random.chance(8) {
         let protocol = random.pick(&["websocket", "h2c", "chat/2, h2c", "h2c, x"]);
         parts.insert(random, Line::new("Upgrade", protocol));
-        let connection = random.pick(&["Upgrade", "upgrade, HTTP2-Settings", "keep-alive, Upgrade"]);
+        let connection =
+            random.pick(&["Upgrade", "upgrade, HTTP2-Settings", "keep-alive, Upgrade"]);
         parts.insert(random, Line::new("Connection", connection));
     }
     let host = if target.starts_with("HTTP") { "visitors.example" } else { "Visitors.example" };
@@ -350,7 +393,8 @@ fn legal_request(random: &mut Random, n: usize, last: bool) -> Parts {
         parts.insert(random, line);
     }
     if last && random.chance(10) {
-        let close = Line::new("Connection", random.pick(&["close", "Close", "close, x-a", "x, close"]));
+        let close =
+            Line::new("Connection", random.pick(&["close", "Close", "close, x-a", "x, close"]));
         parts.insert(random, close);
     } else if minor == 0 && random.chance(60) {
         parts.insert(random, Line::new("Connection", "keep-alive"));
@@ -384,14 +428,19 @@ fn hop_by_hop(random: &mut Random, minor: u8) -> Line {
     ];
     let row = rows[random.below(rows.len())];
     // What would keep an HTTP/1.0 connection open is added elsewhere.
-    if minor == 0 && row.0 == "Connection" { Line::new("X-Zero", "x") } else { Line::new(row.0, row.1) }
+    if minor == 0 && row.0 == "Connection" {
+        Line::new("X-Zero", "x")
+    } else {
+        Line::new(row.0, row.1)
+    }
 }
 
 /// One to three requests on a connection.
 pub fn requests(seed: u64, number: u64) -> Case {
     let mut random = Random::of(seed, number);
     let count = random.pick(&[&1, &1, &2, &3]).to_owned();
-    let mut messages: Vec<Parts> = (1..=count).map(|n| legal_request(&mut random, n, n == count)).collect();
+    let mut messages: Vec<Parts> =
+        (1..=count).map(|n| legal_request(&mut random, n, n == count)).collect();
     let mut mutations = Vec::new();
     if random.chance(55) {
         for _ in 0..1 + random.below(2) {
@@ -399,24 +448,24 @@ pub fn requests(seed: u64, number: u64) -> Case {
             mutations.push(mutate(&mut random, &mut messages[n], true));
         }
     }
-    let mut octets = Vec::new();
-    messages.iter().for_each(|message| message.write(&mut octets));
+    let mut bytes = Vec::new();
+    messages.iter().for_each(|message| message.write(&mut bytes));
     if random.chance(12) {
-        mutations.push(scramble(&mut random, &mut octets));
+        mutations.push(scramble(&mut random, &mut bytes));
     }
-    finish(&mut random, octets, mutations)
+    finish(&mut random, bytes, mutations)
 }
 
 /// A device's response, with what comes before and behind it.
 pub fn response(seed: u64, number: u64) -> Case {
     let mut random = Random::of(seed ^ 0x0072_6573_706f_6e73, number);
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     let mut mutations = Vec::new();
     for _ in 0..if random.chance(15) { 1 + random.below(3) } else { 0 } {
         let status = random.pick(&["100 Continue", "103 Early Hints", "102 Processing", "199 "]);
         let mut parts = empty_response(&format!("HTTP/1.1 {status}"));
         parts.lines = (0..random.below(3)).map(|_| any_field(&mut random)).collect();
-        parts.write(&mut octets);
+        parts.write(&mut bytes);
     }
     let mut parts = legal_response(&mut random);
     if random.chance(50) {
@@ -424,15 +473,20 @@ pub fn response(seed: u64, number: u64) -> Case {
             mutations.push(mutate(&mut random, &mut parts, false));
         }
     }
-    parts.write(&mut octets);
+    parts.write(&mut bytes);
     if random.chance(12) {
-        mutations.push(scramble(&mut random, &mut octets));
+        mutations.push(scramble(&mut random, &mut bytes));
     }
     if random.chance(8) {
-        octets.extend(random.pick(&[b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nsecond!".as_slice(), b"x", b"\r\n", b"\n"]));
-        mutations.push("octets behind the response");
+        bytes.extend(random.pick(&[
+            b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nsecond!".as_slice(),
+            b"x",
+            b"\r\n",
+            b"\n",
+        ]));
+        mutations.push("bytes behind the response");
     }
-    finish(&mut random, octets, mutations)
+    finish(&mut random, bytes, mutations)
 }
 
 fn empty_response(start: &str) -> Parts {
@@ -496,13 +550,13 @@ fn legal_response(random: &mut Random) -> Parts {
         _ => match random.below(10) {
             0 => {
                 let length = random.length();
-                parts.content = Content::Plain(random.octets(length)); // to the end of the stream
+                parts.content = Content::Plain(random.bytes(length)); // to the end of the stream
             }
             1 => parts.insert(random, Line::new("Content-Length", "0")),
             _ if minor == 1 => content(random, &mut parts),
             _ => {
                 let length = random.length();
-                parts.content = Content::Plain(random.octets(length));
+                parts.content = Content::Plain(random.bytes(length));
                 parts.insert(random, Line::new("Content-Length", length.to_string()));
             }
         },
@@ -513,13 +567,13 @@ fn legal_response(random: &mut Random) -> Parts {
     parts
 }
 
-fn finish(random: &mut Random, octets: Vec<u8>, mutations: Vec<&'static str>) -> Case {
+fn finish(random: &mut Random, bytes: Vec<u8>, mutations: Vec<&'static str>) -> Case {
     let mut cuts: Vec<usize> = match random.chance(30) {
-        true => (0..1 + random.below(5)).map(|_| random.below(octets.len() + 1)).collect(),
+        true => (0..1 + random.below(5)).map(|_| random.below(bytes.len() + 1)).collect(),
         false => Vec::new(),
     };
     cuts.sort_unstable();
-    Case { octets, cuts, mutations }
+    Case { bytes, cuts, mutations }
 }
 
 const BAD_LENGTHS: [&[u8]; 19] = [
@@ -597,7 +651,7 @@ const BAD_SIZES: [&[u8]; 22] = [
 /// Changes one thing about a message. What it is called.
 fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &'static str {
     let length = match &parts.content {
-        Content::Plain(octets) => octets.len(),
+        Content::Plain(bytes) => bytes.len(),
         _ => 5,
     };
     match random.below(if request { 46 } else { 36 }) {
@@ -633,53 +687,103 @@ fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &'static str
         7 => {
             let name = random.pick(&["Content-Length", "Transfer-Encoding", "Connection", "Host"]);
             let odd = random.pick(&[" ", "\t", "\x0b", "\0", "_", "\u{7f}", "\r", "\n"]);
-            let name = if random.chance(50) { format!("{name}{odd}") } else { format!("{odd}{name}") };
-            parts.insert(random, Line::new(&name, if name.contains('T') { "chunked" } else { "5" }));
-            "an octet too many in a framing field's name"
+            let name =
+                if random.chance(50) { format!("{name}{odd}") } else { format!("{odd}{name}") };
+            parts
+                .insert(random, Line::new(&name, if name.contains('T') { "chunked" } else { "5" }));
+            "a byte too many in a framing field's name"
         }
         8 => {
             if let Some(line) = parts.any_line(random) {
-                line.colon = random.pick(&[b" :".as_slice(), b"\t: ", b" : ", b"", b"=", b"\0:", b"\r:"]).to_vec();
+                line.colon = random
+                    .pick(&[b" :".as_slice(), b"\t: ", b" : ", b"", b"=", b"\0:", b"\r:"])
+                    .to_vec();
             }
             "a wrong colon"
         }
         9 | 10 => {
             if let Some(line) = parts.any_line(random) {
                 let at = random.below(line.value.len() + 1);
-                let fold = random.pick(&[b"\r\n ".as_slice(), b"\r\n\t", b"\n ", b"\r\n  x", b"\r \n"]);
+                let fold =
+                    random.pick(&[b"\r\n ".as_slice(), b"\r\n\t", b"\n ", b"\r\n  x", b"\r \n"]);
                 line.value.splice(at..at, fold.iter().copied());
             }
             "a folded line"
         }
         11 => {
             if let Some(line) = parts.any_line(random) {
-                line.end = random.pick(&[b"\n".as_slice(), b"\r", b"\r\r\n", b"\n\r", b"\r\n\r", b"", b"\r\n\0", b"\0\r\n"]).to_vec();
+                line.end = random
+                    .pick(&[
+                        b"\n".as_slice(),
+                        b"\r",
+                        b"\r\r\n",
+                        b"\n\r",
+                        b"\r\n\r",
+                        b"",
+                        b"\r\n\0",
+                        b"\0\r\n",
+                    ])
+                    .to_vec();
             }
             "a wrong line end"
         }
         12 => {
-            parts.start_end = random.pick(&[b"\n".as_slice(), b"\r", b"\r\r\n", b" \r\n", b"\t\r\n", b"\r\n ", b"\r\n\t"]).to_vec();
+            parts.start_end = random
+                .pick(&[
+                    b"\n".as_slice(),
+                    b"\r",
+                    b"\r\r\n",
+                    b" \r\n",
+                    b"\t\r\n",
+                    b"\r\n ",
+                    b"\r\n\t",
+                ])
+                .to_vec();
             "a wrong end of the start line"
         }
         13 => {
-            parts.blank = random.pick(&[b"\n".as_slice(), b"\r", b"\r\r\n", b"\n\n", b" \r\n", b"\r\n\r\n", b""]).to_vec();
+            parts.blank = random
+                .pick(&[b"\n".as_slice(), b"\r", b"\r\r\n", b"\n\n", b" \r\n", b"\r\n\r\n", b""])
+                .to_vec();
             "a wrong empty line"
         }
         14 | 15 => {
             if let Some(line) = parts.any_line(random) {
                 let at = random.below(line.value.len() + 1);
-                let odd = random.pick(&[b"\0".as_slice(), b"\r", b"\n", b"\x01", b"\x7f", b"\x1b[31m", b"\x0b", b"\x0c", b"\x85", b"\r\n"]);
+                let odd = random.pick(&[
+                    b"\0".as_slice(),
+                    b"\r",
+                    b"\n",
+                    b"\x01",
+                    b"\x7f",
+                    b"\x1b[31m",
+                    b"\x0b",
+                    b"\x0c",
+                    b"\x85",
+                    b"\r\n",
+                ]);
                 line.value.splice(at..at, odd.iter().copied());
             }
-            "an octet too many in a value"
+            "a byte too many in a value"
         }
         16 => {
             if let Some(line) = parts.any_line(random) {
                 let at = random.below(line.name.len() + 1);
-                let odd = random.pick(&[b"\0".as_slice(), b" ", b"\t", b"\"", b"(", b"\xe4", b":", b"@", b"/", b"\r\n"]);
+                let odd = random.pick(&[
+                    b"\0".as_slice(),
+                    b" ",
+                    b"\t",
+                    b"\"",
+                    b"(",
+                    b"\xe4",
+                    b":",
+                    b"@",
+                    b"/",
+                    b"\r\n",
+                ]);
                 line.name.splice(at..at, odd.iter().copied());
             }
-            "an octet too many in a name"
+            "a byte too many in a name"
         }
         17 => {
             if let Some(line) = parts.any_line(random) {
@@ -688,8 +792,19 @@ fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &'static str
             "an empty name"
         }
         18 => {
-            parts.before = random.pick(&[b"\r\n".as_slice(), b"\r\n\r\n", b"\r\n\r\n\r\n", b"\n", b"\r", b" ", b"\0", b"x"]).to_vec();
-            "octets before the start line"
+            parts.before = random
+                .pick(&[
+                    b"\r\n".as_slice(),
+                    b"\r\n\r\n",
+                    b"\r\n\r\n\r\n",
+                    b"\n",
+                    b"\r",
+                    b" ",
+                    b"\0",
+                    b"x",
+                ])
+                .to_vec();
+            "bytes before the start line"
         }
         19 | 20 => {
             chunk_by_force(random, parts);
@@ -704,8 +819,18 @@ fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &'static str
             chunk_by_force(random, parts);
             if let Content::Chunked { chunks, .. } = &mut parts.content {
                 let n = random.below(chunks.len());
-                chunks[n].data_end =
-                    random.pick(&[b"\n".as_slice(), b"\r", b"", b"xx", b"\r\n\r\n", b"\n\r", b"x\r\n", b"\r\r\n"]).to_vec();
+                chunks[n].data_end = random
+                    .pick(&[
+                        b"\n".as_slice(),
+                        b"\r",
+                        b"",
+                        b"xx",
+                        b"\r\n\r\n",
+                        b"\n\r",
+                        b"x\r\n",
+                        b"\r\r\n",
+                    ])
+                    .to_vec();
             }
             "a wrong end of a chunk"
         }
@@ -713,8 +838,17 @@ fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &'static str
             chunk_by_force(random, parts);
             if let Content::Chunked { chunks, .. } = &mut parts.content {
                 let n = random.below(chunks.len());
-                chunks[n].size_end =
-                    random.pick(&[b"\n".as_slice(), b"\r", b"\r\r\n", b" \r\n", b"\r\n\r\n", b"\0\r\n", b"\r\n "]).to_vec();
+                chunks[n].size_end = random
+                    .pick(&[
+                        b"\n".as_slice(),
+                        b"\r",
+                        b"\r\r\n",
+                        b" \r\n",
+                        b"\r\n\r\n",
+                        b"\0\r\n",
+                        b"\r\n ",
+                    ])
+                    .to_vec();
             }
             "a wrong end of a chunk size"
         }
@@ -732,15 +866,28 @@ fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &'static str
         24 => {
             chunk_by_force(random, parts);
             if let Content::Chunked { last, .. } = &mut parts.content {
-                *last =
-                    random.pick(&[b"".as_slice(), b"0\n", b"0", b"0\r", b"0 \r\n", b"-0\r\n", b"0x0\r\n", b"\r\n", b"0\r\n0\r\n"]).to_vec();
+                *last = random
+                    .pick(&[
+                        b"".as_slice(),
+                        b"0\n",
+                        b"0",
+                        b"0\r",
+                        b"0 \r\n",
+                        b"-0\r\n",
+                        b"0x0\r\n",
+                        b"\r\n",
+                        b"0\r\n0\r\n",
+                    ])
+                    .to_vec();
             }
             "a wrong last chunk"
         }
         25 => {
             chunk_by_force(random, parts);
             if let Content::Chunked { end, .. } = &mut parts.content {
-                *end = random.pick(&[b"\n".as_slice(), b"", b"\r", b"\r\r\n", b"x\r\n", b" \r\n\r\n"]).to_vec();
+                *end = random
+                    .pick(&[b"\n".as_slice(), b"", b"\r", b"\r\r\n", b"x\r\n", b" \r\n\r\n"])
+                    .to_vec();
             }
             "a wrong end of the trailers"
         }
@@ -761,14 +908,14 @@ fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &'static str
             "a wrong trailer"
         }
         27 => {
-            if let Content::Plain(octets) = &mut parts.content {
-                octets.truncate(octets.len() / 2);
+            if let Content::Plain(bytes) = &mut parts.content {
+                bytes.truncate(bytes.len() / 2);
             }
             "a body shorter than it says"
         }
         28 => {
-            if let Content::Plain(octets) = &mut parts.content {
-                octets.extend(b"GET /lamp/smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
+            if let Content::Plain(bytes) = &mut parts.content {
+                bytes.extend(b"GET /lamp/smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
             }
             "a body longer than it says"
         }
@@ -781,8 +928,16 @@ fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &'static str
             "a head that is too long"
         }
         31 => {
-            let value =
-                random.pick(&["close, keep-alive", "close;x", "\"close\"", ",close", "close\t", "keep-alive, close", "clos", "x close"]);
+            let value = random.pick(&[
+                "close, keep-alive",
+                "close;x",
+                "\"close\"",
+                ",close",
+                "close\t",
+                "keep-alive, close",
+                "clos",
+                "x close",
+            ]);
             parts.insert(random, Line::new("Connection", value));
             "an odd Connection"
         }
@@ -812,8 +967,13 @@ fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &'static str
         }
         33 => {
             let text = String::from_utf8_lossy(&parts.start).into_owned();
-            parts.start =
-                text.replacen(' ', random.pick(&["  ", "\t", "", "\x0b", "\r", "\0", "\u{a0}", " \t"]), 1 + random.below(2)).into_bytes();
+            parts.start = text
+                .replacen(
+                    ' ',
+                    random.pick(&["  ", "\t", "", "\x0b", "\r", "\0", "\u{a0}", " \t"]),
+                    1 + random.below(2),
+                )
+                .into_bytes();
             "a wrong space in the start line"
         }
         34 => {
@@ -892,14 +1052,18 @@ fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &'static str
         41 => {
             let text = String::from_utf8_lossy(&parts.start).into_owned();
             let method = text.split(' ').next().unwrap_or_default().to_owned();
-            let odd = random
-                .pick(&["", "G(T", "GET\t", "G\u{e9}T", "CONNECT", "PRI", "\"GET\"", "GET,", "SOURCE", "G/T", "\0GET", "@", "GET\r\n"]);
+            let odd = random.pick(&[
+                "", "G(T", "GET\t", "G\u{e9}T", "CONNECT", "PRI", "\"GET\"", "GET,", "SOURCE",
+                "G/T", "\0GET", "@", "GET\r\n",
+            ]);
             parts.start = text.replacen(&method, odd, 1).into_bytes();
             "an odd method"
         }
         42 => {
             let text = String::from_utf8_lossy(&parts.start).into_owned();
-            parts.start = text.replacen(" /", &format!(" /lamp/{}", "x".repeat(7_980 + random.below(40))), 1).into_bytes();
+            parts.start = text
+                .replacen(" /", &format!(" /lamp/{}", "x".repeat(7_980 + random.below(40))), 1)
+                .into_bytes();
             "a target about as long as may be"
         }
         43 => {
@@ -933,38 +1097,38 @@ fn chunk_by_force(random: &mut Random, parts: &mut Parts) {
     parts.insert(random, Line::new("Transfer-Encoding", "chunked"));
 }
 
-/// Changes octets anywhere.
-fn scramble(random: &mut Random, octets: &mut Vec<u8>) -> &'static str {
+/// Changes bytes anywhere.
+fn scramble(random: &mut Random, bytes: &mut Vec<u8>) -> &'static str {
     // Heads are where it matters most, and they are at the front.
-    let reach = if random.chance(70) { octets.len().min(400) } else { octets.len() };
+    let reach = if random.chance(70) { bytes.len().min(400) } else { bytes.len() };
     let at = random.below(reach);
     match random.below(6) {
         0 => {
-            octets[at] = random.next() as u8;
-            "another octet"
+            bytes[at] = random.next() as u8;
+            "another byte"
         }
         1 => {
-            octets.remove(at);
-            "an octet less"
+            bytes.remove(at);
+            "a byte less"
         }
         2 => {
-            octets.insert(at, *random.pick(&[&b'\r', &b'\n', &b' ', &0, &b':', &b'0', &0xFF]));
-            "an octet more"
+            bytes.insert(at, *random.pick(&[&b'\r', &b'\n', &b' ', &0, &b':', &b'0', &0xFF]));
+            "a byte more"
         }
         3 => {
-            octets.truncate(at);
+            bytes.truncate(at);
             "cut short"
         }
         4 => {
-            let end = (at + 1 + random.below(30)).min(octets.len());
-            let again = octets[at..end].to_vec();
-            octets.splice(at..at, again);
-            "some octets twice"
+            let end = (at + 1 + random.below(30)).min(bytes.len());
+            let again = bytes[at..end].to_vec();
+            bytes.splice(at..at, again);
+            "some bytes twice"
         }
         _ => {
             let other = random.below(reach);
-            octets.swap(at, other);
-            "two octets exchanged"
+            bytes.swap(at, other);
+            "two bytes exchanged"
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Independent parsers as processes of their own: what llhttp and h11 read in some octets. How they are spoken to stands in tests/peers/llhttp_reader.js.
+//! Independent parsers as processes of their own: what llhttp and h11 read in some bytes. How they
+//! are spoken to stands in tests/peers/llhttp_reader.js.
 
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
@@ -28,7 +29,11 @@ pub struct Message {
 
 impl Message {
     pub fn all<'m>(&'m self, name: &str) -> Vec<&'m [u8]> {
-        self.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_slice()).collect()
+        self.fields
+            .iter()
+            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.as_slice())
+            .collect()
     }
 
     pub fn get(&self, name: &str) -> Option<&[u8]> {
@@ -37,7 +42,12 @@ impl Message {
 
     /// Members of the comma list over all lines of this name, in lower case.
     pub fn list(&self, name: &str) -> Vec<String> {
-        let members = |value: &[u8]| String::from_utf8_lossy(value).split(',').map(|m| m.trim().to_lowercase()).collect::<Vec<_>>();
+        let members = |value: &[u8]| {
+            String::from_utf8_lossy(value)
+                .split(',')
+                .map(|m| m.trim().to_lowercase())
+                .collect::<Vec<_>>()
+        };
         self.all(name).into_iter().flat_map(members).filter(|m| !m.is_empty()).collect()
     }
 
@@ -55,7 +65,7 @@ impl Message {
 pub enum End {
     /// At a message's end.
     Clean,
-    /// The octets end within a message.
+    /// The bytes end within a message.
     Within,
     /// The last message was the connection's last.
     Closed,
@@ -78,7 +88,10 @@ impl Reading {
 
     /// The first final response and the interim ones before it.
     pub fn response(&self) -> (Option<&Message>, Vec<&Message>) {
-        (self.messages.iter().find(|m| !m.is_interim()), self.messages.iter().take_while(|m| m.is_interim()).collect())
+        (
+            self.messages.iter().find(|m| !m.is_interim()),
+            self.messages.iter().take_while(|m| m.is_interim()).collect(),
+        )
     }
 }
 
@@ -112,28 +125,38 @@ impl Reader {
     }
 
     fn start(name: &'static str, command: &mut Command) -> Reader {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap_or_else(|e| panic!("starting {name}: {e}"));
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("starting {name}: {e}"));
         let input = BufWriter::new(child.stdin.take().unwrap());
         let output = BufReader::new(child.stdout.take().unwrap());
         let (send, lines) = channel();
-        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|line| send.send(line))
+        });
         Reader { name, child, input, lines }
     }
 
-    /// Asks for the requests in these octets; the answer waits for [`reading`](Self::reading).
-    pub fn ask_requests(&mut self, octets: &[u8]) {
-        let line = format!("Q {}\n", hex(octets));
+    /// Asks for the requests in these bytes; the answer waits for [`reading`](Self::reading).
+    pub fn ask_requests(&mut self, bytes: &[u8]) {
+        let line = format!("Q {}\n", hex(bytes));
         self.say(&line);
     }
 
-    /// Asks for the responses, one to a request of each method; `end`: the stream ends behind the octets.
-    pub fn ask_responses(&mut self, methods: &[&str], end: bool, octets: &[u8]) {
-        let line = format!("S {} {} {}\n", methods.join(","), u8::from(end), hex(octets));
+    /// Asks for the responses, one to a request of each method; `end`: the stream ends behind the
+    /// bytes.
+    pub fn ask_responses(&mut self, methods: &[&str], end: bool, bytes: &[u8]) {
+        let line = format!("S {} {} {}\n", methods.join(","), u8::from(end), hex(bytes));
         self.say(&line);
     }
 
     fn say(&mut self, line: &str) {
-        self.input.write_all(line.as_bytes()).and_then(|()| self.input.flush()).unwrap_or_else(|e| panic!("asking {}: {e}", self.name));
+        self.input
+            .write_all(line.as_bytes())
+            .and_then(|()| self.input.flush())
+            .unwrap_or_else(|e| panic!("asking {}: {e}", self.name));
     }
 
     /// The answer to the oldest question.
@@ -141,27 +164,45 @@ impl Reader {
     pub fn reading(&mut self) -> Reading {
         let mut reading = Reading { messages: Vec::new(), end: End::Clean };
         loop {
-            let line = self.lines.recv_timeout(START).unwrap_or_else(|e| panic!("{} said nothing: {e}", self.name));
+            let line = self
+                .lines
+                .recv_timeout(START)
+                .unwrap_or_else(|e| panic!("{} said nothing: {e}", self.name));
             let words: Vec<&str> = line.split(' ').collect();
-            let octets = |i: usize| unhex(words[i]);
-            let text = |i: usize| octets(i).iter().map(|o| char::from(*o)).collect::<String>();
-            let number = |i: usize| words[i].parse::<u16>().unwrap_or_else(|_| panic!("{}: {line}", self.name));
+            let bytes = |i: usize| unhex(words[i]);
+            let text = |i: usize| bytes(i).iter().map(|o| char::from(*o)).collect::<String>();
+            let number = |i: usize| {
+                words[i].parse::<u16>().unwrap_or_else(|_| panic!("{}: {line}", self.name))
+            };
             match words[0] {
                 "." => return reading,
-                "m" => reading.messages.push(Message { method: text(1), target: text(2), minor: number(3) as u8, ..Message::default() }),
+                "m" => reading.messages.push(Message {
+                    method: text(1),
+                    target: text(2),
+                    minor: number(3) as u8,
+                    ..Message::default()
+                }),
                 "s" => {
-                    let message = Message { status: number(1), reason: octets(2), minor: number(3) as u8, ..Message::default() };
+                    let message = Message {
+                        status: number(1),
+                        reason: bytes(2),
+                        minor: number(3) as u8,
+                        ..Message::default()
+                    };
                     reading.messages.push(message);
                 }
                 "i" => reading.end = End::Within,
                 "c" => reading.end = End::Closed,
                 "x" => reading.end = End::Refused(line[2..].to_owned()),
                 word => {
-                    let message = reading.messages.last_mut().unwrap_or_else(|| panic!("{}: {line} before any head", self.name));
+                    let message = reading
+                        .messages
+                        .last_mut()
+                        .unwrap_or_else(|| panic!("{}: {line} before any head", self.name));
                     match word {
-                        "f" => message.fields.push((text(1), octets(2))),
-                        "t" => message.trailers.push((text(1), octets(2))),
-                        "b" => message.body.extend(octets(1)),
+                        "f" => message.fields.push((text(1), bytes(2))),
+                        "t" => message.trailers.push((text(1), bytes(2))),
+                        "b" => message.body.extend(bytes(1)),
                         "e" => message.whole = true,
                         _ => panic!("{} said {line}", self.name),
                     }
@@ -178,15 +219,20 @@ impl Drop for Reader {
     }
 }
 
-fn hex(octets: &[u8]) -> String {
-    if octets.is_empty() {
+fn hex(bytes: &[u8]) -> String {
+    if bytes.is_empty() {
         return "-".to_owned();
     }
     let digit = |n: u8| char::from(b"0123456789abcdef"[usize::from(n)]);
-    octets.iter().flat_map(|o| [digit(o >> 4), digit(o & 15)]).collect()
+    bytes.iter().flat_map(|o| [digit(o >> 4), digit(o & 15)]).collect()
 }
 
 fn unhex(word: &str) -> Vec<u8> {
-    let digit = |d: u8| char::from(d).to_digit(16).unwrap_or_else(|| panic!("no hex: {word}")) as u8;
-    if word == "-" { Vec::new() } else { word.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect() }
+    let digit =
+        |d: u8| char::from(d).to_digit(16).unwrap_or_else(|| panic!("no hex: {word}")) as u8;
+    if word == "-" {
+        Vec::new()
+    } else {
+        word.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+    }
 }

@@ -7,7 +7,12 @@ use reverse_http::Body;
 
 #[test]
 fn bodies_from_memory_know_their_length() {
-    let bodies = [Body::from("four"), Body::from(String::from("four")), Body::from(vec![b'f', b'o', b'u', b'r']), Body::from(&b"four"[..])];
+    let bodies = [
+        Body::from("four"),
+        Body::from(String::from("four")),
+        Body::from(vec![b'f', b'o', b'u', b'r']),
+        Body::from(&b"four"[..]),
+    ];
     for mut body in bodies {
         assert_eq!(body.length(), Some(4));
         body.read_exact(&mut [0; 1]).unwrap();
@@ -22,7 +27,13 @@ fn bodies_from_memory_know_their_length() {
 #[test]
 fn a_file_is_sent_from_its_position() {
     let path = std::env::temp_dir().join(format!("ptth-body-{}", std::process::id()));
-    let mut file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+    let mut file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&path)
+        .unwrap();
     file.write_all(b"0123456789").unwrap();
     file.seek(SeekFrom::Start(4)).unwrap();
     std::fs::remove_file(&path).unwrap();
@@ -36,8 +47,8 @@ fn a_reader_gives_what_was_promised_or_fails() {
     let mut body = Body::from_reader_with_length(io::repeat(b'x'), 5);
     assert_eq!(body.read_to_text(10).unwrap(), "xxxxx");
     let mut body = Body::from_reader_with_length(io::Cursor::new("abc"), 5);
-    let mut octets = Vec::new();
-    assert_eq!(body.read_to_end(&mut octets).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    let mut bytes = Vec::new();
+    assert_eq!(body.read_to_end(&mut bytes).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     let mut body = Body::from_reader(io::Cursor::new("abc"));
     assert_eq!(body.length(), None);
     assert_eq!(body.read_to_text(3).unwrap(), "abc");
@@ -46,7 +57,7 @@ fn a_reader_gives_what_was_promised_or_fails() {
 
 #[test]
 fn collecting_is_bounded() {
-    assert!(Body::from("12345").read_to_vec(4).unwrap_err().to_string().contains("4 octets"));
+    assert!(Body::from("12345").read_to_vec(4).unwrap_err().to_string().contains("4 bytes"));
     assert_eq!(Body::from("12345").read_to_vec(5).unwrap(), b"12345");
     assert!(Body::from_reader(io::repeat(0)).read_to_vec(1_000_000).is_err());
     let error = Body::from(vec![0xff]).read_to_text(10).unwrap_err();

@@ -36,9 +36,9 @@ fn the_samples_are_understood_however_they_are_split() {
             assert_eq!(seen.text(), "GET /status HTTP/1.1\r\nHost:\r\n\r\n");
             assert_eq!(response.status(), 200);
             assert_eq!(response.headers()["content-type"], "text/plain");
-            let mut octets = response.into_body();
-            assert_eq!(octets.length(), Some(body.len() as u64));
-            assert_eq!(octets.read_to_text(100).unwrap(), body);
+            let mut bytes = response.into_body();
+            assert_eq!(bytes.length(), Some(body.len() as u64));
+            assert_eq!(bytes.read_to_text(100).unwrap(), body);
             assert!(link.is_reusable(), "{:?}", link.why_not_reusable());
             assert!(link.response_began());
         }
@@ -48,28 +48,51 @@ fn the_samples_are_understood_however_they_are_split() {
 #[test]
 fn requests_have_a_host_a_path_and_our_framing() {
     assert_eq!(written(get("/")), "GET / HTTP/1.1\r\nHost:\r\n\r\n");
-    assert_eq!(written(get("http://user:pw@lamp.example:81/a?b=c")), "GET /a?b=c HTTP/1.1\r\nHost: lamp.example:81\r\n\r\n");
-    assert_eq!(written(get("http://lamp.example?q")), "GET /?q HTTP/1.1\r\nHost: lamp.example\r\n\r\n");
-    let own_host = Request::get("http://a/").header("host", "b").header("x-y", "z").body(Body::empty()).unwrap();
+    assert_eq!(
+        written(get("http://user:pw@lamp.example:81/a?b=c")),
+        "GET /a?b=c HTTP/1.1\r\nHost: lamp.example:81\r\n\r\n"
+    );
+    assert_eq!(
+        written(get("http://lamp.example?q")),
+        "GET /?q HTTP/1.1\r\nHost: lamp.example\r\n\r\n"
+    );
+    let own_host = Request::get("http://a/")
+        .header("host", "b")
+        .header("x-y", "z")
+        .body(Body::empty())
+        .unwrap();
     assert_eq!(written(own_host), "GET / HTTP/1.1\r\nHost: b\r\nX-Y: z\r\n\r\n");
     let options = Request::options("*").body(Body::empty()).unwrap();
     assert_eq!(written(options), "OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n");
     for method in ["POST", "PUT", "PATCH"] {
         let request = Request::builder().method(method).uri("/").body(Body::empty()).unwrap();
-        assert_eq!(written(request), format!("{method} / HTTP/1.1\r\nHost:\r\nContent-Length: 0\r\n\r\n"));
+        assert_eq!(
+            written(request),
+            format!("{method} / HTTP/1.1\r\nHost:\r\nContent-Length: 0\r\n\r\n")
+        );
     }
     for method in ["GET", "HEAD", "DELETE", "OPTIONS", "TRACE"] {
         let request = Request::builder().method(method).uri("/").body(Body::empty()).unwrap();
         assert_eq!(written(request), format!("{method} / HTTP/1.1\r\nHost:\r\n\r\n"));
     }
-    let request = Request::post("/").header("content-length", "3").header("transfer-encoding", "chunked").header("te", "gzip");
-    let request = request.header("connection", "x-hop, close").header("upgrade", "h2c").header("trailer", "x").header("keep-alive", "1");
+    let request = Request::post("/")
+        .header("content-length", "3")
+        .header("transfer-encoding", "chunked")
+        .header("te", "gzip");
+    let request = request
+        .header("connection", "x-hop, close")
+        .header("upgrade", "h2c")
+        .header("trailer", "x")
+        .header("keep-alive", "1");
     assert_eq!(
         written(request.body("12345".into()).unwrap()),
         "POST / HTTP/1.1\r\nHost:\r\nContent-Length: 5\r\nConnection: close\r\n\r\n12345"
     );
     let request = Request::put("/").body(Body::from_reader(io::Cursor::new("abc"))).unwrap();
-    assert_eq!(written(request), "PUT / HTTP/1.1\r\nHost:\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+    assert_eq!(
+        written(request),
+        "PUT / HTTP/1.1\r\nHost:\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    );
 }
 
 #[test]
@@ -93,7 +116,9 @@ fn what_cannot_be_written_is_not_sent_and_costs_nothing() {
 fn exchanges_follow_each_other_on_one_link() {
     let answers = (0..5).flat_map(|i| {
         let body = format!("answer {i}");
-        [Step::Give(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes())]
+        [Step::Give(
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes(),
+        )]
     });
     let (script, seen) = Script::new(answers);
     let mut link = link(script);
@@ -107,7 +132,7 @@ fn exchanges_follow_each_other_on_one_link() {
 }
 
 #[test]
-fn bodies_cut_at_every_octet_are_aborted_never_clean() {
+fn bodies_cut_at_every_byte_are_aborted_never_clean() {
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwiki\r\n5\r\npedia\r\n0\r\nX: y\r\n\r\n";
     let length = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nwikipedia";
     for whole in [chunked, length] {
@@ -123,11 +148,19 @@ fn bodies_cut_at_every_octet_are_aborted_never_clean() {
                 Ok(response) => {
                     assert!(at >= head);
                     let mut body = response.into_body();
-                    let mut octets = Vec::new();
-                    let error = body.read_to_end(&mut octets).unwrap_err();
-                    assert!(error.get_ref().unwrap().downcast_ref::<reverse_http::Error>().unwrap().is_closed(), "{error}");
+                    let mut bytes = Vec::new();
+                    let error = body.read_to_end(&mut bytes).unwrap_err();
+                    assert!(
+                        error
+                            .get_ref()
+                            .unwrap()
+                            .downcast_ref::<reverse_http::Error>()
+                            .unwrap()
+                            .is_closed(),
+                        "{error}"
+                    );
                     assert!(body.read(&mut [0; 9]).is_err() && body.trailers().is_none());
-                    assert!("wikipedia".as_bytes().starts_with(&octets));
+                    assert!("wikipedia".as_bytes().starts_with(&bytes));
                 }
             }
             assert!(!link.is_reusable());
@@ -157,16 +190,29 @@ fn a_body_until_close_ends_with_the_link() {
 #[test]
 fn what_ends_a_link_is_named() {
     let cases: [(&[u8], &str); 3] = [
-        (b"HTTP/1.1 200 OK\r\nConnection: x, CLOSE\r\nContent-Length: 0\r\n\r\n", "Connection: close"),
+        (
+            b"HTTP/1.1 200 OK\r\nConnection: x, CLOSE\r\nContent-Length: 0\r\n\r\n",
+            "Connection: close",
+        ),
         (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n", "HTTP/1.0"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "after the response"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "after the response",
+        ),
     ];
-    for (octets, reason) in cases {
-        let (script, _) = Script::giving(octets);
+    for (bytes, reason) in cases {
+        let (script, _) = Script::giving(bytes);
         let mut link = link(script);
         let response = link.ask(get("/")).unwrap();
-        assert_eq!(response.version(), if reason == "HTTP/1.0" { Version::HTTP_10 } else { Version::HTTP_11 });
-        assert!(link.why_not_reusable().iter().any(|why| why.contains(reason)), "{:?}", link.why_not_reusable());
+        assert_eq!(
+            response.version(),
+            if reason == "HTTP/1.0" { Version::HTTP_10 } else { Version::HTTP_11 }
+        );
+        assert!(
+            link.why_not_reusable().iter().any(|why| why.contains(reason)),
+            "{:?}",
+            link.why_not_reusable()
+        );
         let error = link.ask(get("/")).unwrap_err();
         assert!(error.is_closed() && error.to_string().contains(reason), "{error}");
     }
@@ -180,7 +226,7 @@ fn an_answer_nobody_asked_for_is_never_an_answer() {
     let mut link_ = GatewayLink::new(script, answer.to_vec(), limits());
     assert!(link_.ask(get("/")).unwrap_err().is_malformed());
     assert_eq!(seen.text(), "");
-    // Twice in one segment, split at every octet.
+    // Twice in one segment, split at every byte.
     let twice = [&answer[..], answer].concat();
     for steps in splits(&twice) {
         let second_later = matches!(&steps[0], Step::Give(first) if first.len() == answer.len());
@@ -188,7 +234,11 @@ fn an_answer_nobody_asked_for_is_never_an_answer() {
         let mut link = link(script);
         let mut body = link.ask(get("/")).unwrap().into_body();
         assert_eq!(body.read_to_text(2).unwrap(), "hi");
-        assert_eq!(link.is_reusable(), second_later, "where it has not arrived yet, only a socket can tell (pairs.rs)");
+        assert_eq!(
+            link.is_reusable(),
+            second_later,
+            "where it has not arrived yet, only a socket can tell (pairs.rs)"
+        );
     }
     // A stray line end is no answer and does no harm.
     let (script, _) = Script::giving(&[&answer[..], b"\r\n", answer].concat());
@@ -196,7 +246,8 @@ fn an_answer_nobody_asked_for_is_never_an_answer() {
     let mut body = link_.ask(get("/")).unwrap().into_body();
     assert_eq!(body.read_to_text(2).unwrap(), "hi");
     assert!(!link_.is_reusable(), "a whole answer stands behind the line end");
-    let (script, _) = Script::new([Step::Give([&answer[..], b"\r\n"].concat()), Step::Give(answer.to_vec())]);
+    let (script, _) =
+        Script::new([Step::Give([&answer[..], b"\r\n"].concat()), Step::Give(answer.to_vec())]);
     let mut link_ = link(script);
     for _ in 0..2 {
         assert_eq!(link_.ask(get("/")).unwrap().into_body().read_to_text(2).unwrap(), "hi");
@@ -204,7 +255,7 @@ fn an_answer_nobody_asked_for_is_never_an_answer() {
 }
 
 #[test]
-fn bodies_of_head_204_and_304_are_unasked_octets() {
+fn bodies_of_head_204_and_304_are_unasked_bytes() {
     for (method, head) in [
         (Method::HEAD, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"),
         (Method::GET, "HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n"),
@@ -213,7 +264,8 @@ fn bodies_of_head_204_and_304_are_unasked_octets() {
         for (body, reusable) in [("", true), ("evil", false)] {
             let (script, _) = Script::giving(format!("{head}{body}").as_bytes());
             let mut link = link(script);
-            let request = Request::builder().method(method.clone()).uri("/").body(Body::empty()).unwrap();
+            let request =
+                Request::builder().method(method.clone()).uri("/").body(Body::empty()).unwrap();
             let response = link.ask(request).unwrap();
             assert_eq!(response.headers()[header::CONTENT_LENGTH], "4");
             assert_eq!(response.into_body().read_to_vec(0).unwrap(), b"");
@@ -224,7 +276,10 @@ fn bodies_of_head_204_and_304_are_unasked_octets() {
 
 #[test]
 fn informational_responses_are_skipped_but_not_for_ever() {
-    let interim = |n: usize| "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".repeat(n) + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let interim = |n: usize| {
+        "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".repeat(n)
+            + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    };
     let (script, _) = Script::giving(interim(8).as_bytes());
     assert_eq!(link(script).ask(get("/")).unwrap().status(), 200);
     let (script, _) = Script::giving(interim(9).as_bytes());
@@ -238,7 +293,7 @@ fn informational_responses_are_skipped_but_not_for_ever() {
 
 #[test]
 fn malformed_responses_close_the_link_and_are_the_devices_fault() {
-    for octets in [
+    for bytes in [
         &b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"[..],
         b"HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
@@ -246,7 +301,7 @@ fn malformed_responses_close_the_link_and_are_the_devices_fault() {
         b"\x15\x03\x01\x00\x02\x02\x46",
         b"garbage garbage garbage\r\n\r\n",
     ] {
-        let (script, _) = Script::giving(octets);
+        let (script, _) = Script::giving(bytes);
         let mut link = link(script);
         let error = link.ask(get("/")).unwrap_err();
         assert!(error.is_malformed(), "{error}");
@@ -261,22 +316,36 @@ fn malformed_responses_close_the_link_and_are_the_devices_fault() {
 #[test]
 fn a_half_read_response_is_drained_or_ends_the_link() {
     let two = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo";
-    for (length, goes_on) in [(30_000, true), (65_536 + 10, true), (65_536 + 11, false), (1 << 30, false)] {
+    for (length, goes_on) in
+        [(30_000, true), (65_536 + 10, true), (65_536 + 11, false), (1 << 30, false)]
+    {
         let body = "x".repeat(length.min(200_000));
         let first = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}{two}");
         let (script, seen) = Script::new([Step::Give(first.into_bytes()), Step::Timeout]);
-        // The second answer comes before it is asked for, but behind a body whose end nobody has seen yet.
+        // The second answer comes before it is asked for, but behind a body whose end nobody has
+        // seen yet.
         let mut link = link(script);
         let mut body = link.ask(get("/1")).unwrap().into_body();
         body.read_exact(&mut [0; 10]).unwrap();
         drop(body);
         assert!(!link.is_reusable());
         let error = link.ask(get("/2")).unwrap_err();
-        // Drained: then the octets behind it are found to be unasked. Not drained: closed. Never the wrong answer.
-        assert!(error.to_string().contains(if goes_on { "after the response's end" } else { "drain_bytes_max" }), "{length}: {error}");
+        // Drained: then the bytes behind it are found to be unasked. Not drained: closed. Never the
+        // wrong answer.
+        assert!(
+            error.to_string().contains(if goes_on {
+                "after the response's end"
+            } else {
+                "drain_bytes_max"
+            }),
+            "{length}: {error}"
+        );
         assert!(!seen.text().contains("/2"));
     }
-    let first = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7530\r\n{}\r\n0\r\n\r\n", "x".repeat(30_000));
+    let first = format!(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7530\r\n{}\r\n0\r\n\r\n",
+        "x".repeat(30_000)
+    );
     let (script, _) = Script::new([
         Step::Give(first.into_bytes()),
         Step::WrittenTail(b"GET /2 HTTP/1.1\r\nHost:\r\n\r\n".to_vec()),
@@ -310,14 +379,17 @@ fn a_body_held_over_the_next_exchange_is_cut_off() {
 #[test]
 fn deadlines_are_kept_by_phase_and_named() {
     let cases: [(&[u8], &str); 3] = [
-        (b"", "first_octet_timeout"),
+        (b"", "first_byte_timeout"),
         (b"HTTP/1.1 200 OK\r\nConte", "head_timeout"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", "body_silence_timeout"),
     ];
-    for (octets, name) in cases {
-        let (script, seen) = Script::new([Step::Give(octets.to_vec()), Step::Timeout]);
+    for (bytes, name) in cases {
+        let (script, seen) = Script::new([Step::Give(bytes.to_vec()), Step::Timeout]);
         let mut link = link(script);
-        let error = link.ask(get("/")).and_then(|response| response.into_body().read_to_vec(100)).unwrap_err();
+        let error = link
+            .ask(get("/"))
+            .and_then(|response| response.into_body().read_to_vec(100))
+            .unwrap_err();
         assert!(error.is_timeout() && error.to_string().contains(name), "{error}");
         assert_eq!((error.fault(), error.status_hint()), (Fault::Device, Some(504)));
         assert!(!link.is_reusable());
@@ -327,8 +399,11 @@ fn deadlines_are_kept_by_phase_and_named() {
 
 #[test]
 fn an_early_answer_is_found_when_writing_fails() {
-    let answer = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno\n";
-    for kind in [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset, io::ErrorKind::WouldBlock] {
+    let answer =
+        b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno\n";
+    for kind in
+        [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset, io::ErrorKind::WouldBlock]
+    {
         let (script, _) = Script::giving(answer);
         let mut link_ = link(script.write_fails(100_000, kind));
         let request = Request::post("/").body(Body::from(vec![0; 1_000_000])).unwrap();
@@ -341,7 +416,11 @@ fn an_early_answer_is_found_when_writing_fails() {
         let request = Request::post("/").body(Body::from(vec![0; 1_000_000])).unwrap();
         let error = link_.ask(request).unwrap_err();
         assert_eq!(error.is_timeout(), kind == io::ErrorKind::WouldBlock, "{error}");
-        assert_eq!(error.to_string().contains("body_silence_timeout"), kind == io::ErrorKind::WouldBlock, "{error}");
+        assert_eq!(
+            error.to_string().contains("body_silence_timeout"),
+            kind == io::ErrorKind::WouldBlock,
+            "{error}"
+        );
         assert!(!link_.response_began());
     }
 }
@@ -350,8 +429,10 @@ fn an_early_answer_is_found_when_writing_fails() {
 fn informational_responses_to_a_stalled_upload_do_not_end_it() {
     let interim = b"HTTP/1.1 102 Processing\r\n\r\n";
     for flood in [8, 9] {
-        let (script, _) =
-            Script::new([Step::Give(interim.repeat(flood)), Step::Give(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec())]);
+        let (script, _) = Script::new([
+            Step::Give(interim.repeat(flood)),
+            Step::Give(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()),
+        ]);
         let mut link = link(script.write_fails(100_000, io::ErrorKind::WouldBlock));
         let result = link.ask(Request::post("/").body(Body::from(vec![0; 1_000_000])).unwrap());
         assert_eq!(result.is_ok(), flood == 8, "{result:?}");
@@ -363,7 +444,8 @@ fn informational_responses_to_a_stalled_upload_do_not_end_it() {
 fn a_request_body_that_fails_aborts_the_exchange() {
     let (script, seen) = Script::giving(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     let mut link = link(script);
-    let request = Request::post("/").body(Body::from_reader_with_length(io::Cursor::new("abc"), 10)).unwrap();
+    let request =
+        Request::post("/").body(Body::from_reader_with_length(io::Cursor::new("abc"), 10)).unwrap();
     let error = link.ask(request).unwrap_err();
     assert_eq!(error.fault(), Fault::Caller);
     assert!(!link.is_reusable());
@@ -399,9 +481,14 @@ fn parts_can_be_taken_at_every_phase() {
 fn limits_bound_what_a_device_can_send() {
     let mut small = Limits::default();
     small.head_bytes_max = 300;
-    let (script, _) = Script::new((0..10_000).map(|_| Step::Give(b"X-Filler: aaaaaaaaaaaaaaaaaaaa\r\n".to_vec())).collect::<Vec<_>>());
+    let (script, _) = Script::new(
+        (0..10_000)
+            .map(|_| Step::Give(b"X-Filler: aaaaaaaaaaaaaaaaaaaa\r\n".to_vec()))
+            .collect::<Vec<_>>(),
+    );
     let mut link = GatewayLink::new(script, Vec::new(), Arc::new(small));
     assert!(link.ask(get("/")).unwrap_err().is_malformed());
-    let response = http::Response::builder().header("x", HeaderValue::from_static("y")).body(()).unwrap();
+    let response =
+        http::Response::builder().header("x", HeaderValue::from_static("y")).body(()).unwrap();
     assert_eq!(response.headers().len(), 1);
 }

@@ -1,4 +1,5 @@
-//! Layer 2 from outside: links over scripted transports (every octet and every deadline decided by the test) and over Unix socket pairs.
+//! Layer 2 from outside: links over scripted transports (every byte and every deadline decided by
+//! the test) and over Unix socket pairs.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod body;
@@ -14,18 +15,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reverse_http::Limits;
-use reverse_http::stream::Transport;
+use reverse_http::stream::TimedStream;
 
 /// One step of a [`Script`]'s reads.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// These octets, as many as fit into one read.
+    /// These bytes, as many as fit into one read.
     Give(Vec<u8>),
     /// What a socket says when its read deadline passes.
     Timeout,
     /// A signal.
     Interrupted,
-    /// Only once the link has written this, and nothing else since the last such step; then the next step at once.
+    /// Only once the link has written this, and nothing else since the last such step; then the
+    /// next step at once.
     Written(Vec<u8>),
     /// Only once what the link has written ends like this.
     WrittenTail(Vec<u8>),
@@ -71,22 +73,30 @@ impl Seen {
 pub struct Script {
     steps: VecDeque<Step>,
     seen: Seen,
-    /// Most octets one write takes.
+    /// Most bytes one write takes.
     write_max: usize,
-    /// Octets taken in all before writing fails so.
+    /// Bytes taken in all before writing fails so.
     write_fails: Option<(usize, io::ErrorKind)>,
 }
 
 impl Script {
     pub fn new(steps: impl IntoIterator<Item = Step>) -> (Script, Seen) {
         let seen = Seen::default();
-        (Script { steps: steps.into_iter().collect(), seen: seen.clone(), write_max: usize::MAX, write_fails: None }, seen)
+        (
+            Script {
+                steps: steps.into_iter().collect(),
+                seen: seen.clone(),
+                write_max: usize::MAX,
+                write_fails: None,
+            },
+            seen,
+        )
     }
-    pub fn giving(octets: &[u8]) -> (Script, Seen) {
-        Script::new([Step::Give(octets.to_vec())])
+    pub fn giving(bytes: &[u8]) -> (Script, Seen) {
+        Script::new([Step::Give(bytes.to_vec())])
     }
-    pub fn write_max(mut self, octets: usize) -> Self {
-        self.write_max = octets;
+    pub fn write_max(mut self, bytes: usize) -> Self {
+        self.write_max = bytes;
         self
     }
     pub fn write_fails(mut self, after: usize, kind: io::ErrorKind) -> Self {
@@ -102,11 +112,11 @@ impl Read for Script {
         loop {
             match self.steps.pop_front() {
                 None => return Ok(0),
-                Some(Step::Give(octets)) if octets.is_empty() => {}
-                Some(Step::Give(mut octets)) => {
-                    let n = octets.len().min(buf.len());
-                    buf[..n].copy_from_slice(&octets[..n]);
-                    let rest = octets.split_off(n);
+                Some(Step::Give(bytes)) if bytes.is_empty() => {}
+                Some(Step::Give(mut bytes)) => {
+                    let n = bytes.len().min(buf.len());
+                    buf[..n].copy_from_slice(&bytes[..n]);
+                    let rest = bytes.split_off(n);
                     if !rest.is_empty() {
                         self.steps.push_front(Step::Give(rest));
                     }
@@ -122,7 +132,11 @@ impl Read for Script {
                 }
                 Some(Step::WrittenTail(wanted)) => {
                     let text = String::from_utf8_lossy(&record.written).into_owned();
-                    assert!(record.written.ends_with(&wanted), "{text:?} does not end with {:?}", String::from_utf8_lossy(&wanted));
+                    assert!(
+                        record.written.ends_with(&wanted),
+                        "{text:?} does not end with {:?}",
+                        String::from_utf8_lossy(&wanted)
+                    );
                 }
             }
         }
@@ -153,7 +167,7 @@ impl Write for Script {
     }
 }
 
-impl Transport for Script {
+impl TimedStream for Script {
     fn limit_read(&mut self, time: Option<Duration>) -> io::Result<()> {
         assert_ne!(time, Some(Duration::ZERO), "a socket takes no zero");
         self.seen.0.lock().unwrap().read_limits.push(time);
@@ -172,21 +186,25 @@ pub fn limits() -> Arc<Limits> {
 
 /// A sample message of tests/vectors.
 pub fn vector(name: &str) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(format!("{name}.http"));
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/vectors")
+        .join(format!("{name}.http"));
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Every way to cut octets into two reads, the uncut one included.
-pub fn splits(octets: &[u8]) -> impl Iterator<Item = Vec<Step>> + '_ {
-    (0..=octets.len()).map(|at| vec![Step::Give(octets[..at].to_vec()), Step::Give(octets[at..].to_vec())])
+/// Every way to cut bytes into two reads, the uncut one included.
+pub fn splits(bytes: &[u8]) -> impl Iterator<Item = Vec<Step>> + '_ {
+    (0..=bytes.len())
+        .map(|at| vec![Step::Give(bytes[..at].to_vec()), Step::Give(bytes[at..].to_vec())])
 }
 
-/// One octet per read.
-pub fn drip(octets: &[u8]) -> Vec<Step> {
-    octets.iter().map(|&octet| Step::Give(vec![octet])).collect()
+/// One byte per read.
+pub fn drip(bytes: &[u8]) -> Vec<Step> {
+    bytes.iter().map(|&byte| Step::Give(vec![byte])).collect()
 }
 
-/// `message` without its `Date` line; panics where it has none or more than one, or one that is no IMF-fixdate.
+/// `message` without its `Date` line; panics where it has none or more than one, or one that is no
+/// IMF-fixdate.
 pub fn without_date(message: &str) -> String {
     let dates: Vec<&str> = message.lines().filter(|line| line.starts_with("Date: ")).collect();
     assert_eq!(dates.len(), 1, "{message}");

@@ -40,7 +40,7 @@ fn echo(request: Request<Body>) -> Response<Body> {
     Response::new(request.into_body())
 }
 
-/// Octets that repeat only after a prime number of them.
+/// Bytes that repeat only after a prime number of them.
 fn pattern(len: usize) -> impl Read + Send + 'static {
     io::Cursor::new((0..len).map(|i| (i % 251) as u8).collect::<Vec<_>>())
 }
@@ -53,8 +53,8 @@ fn check_pattern(mut body: impl Read, len: usize) {
         if n == 0 {
             break;
         }
-        for (i, octet) in buf[..n].iter().enumerate() {
-            assert_eq!(*octet, ((seen + i) % 251) as u8, "octet {}", seen + i);
+        for (i, byte) in buf[..n].iter().enumerate() {
+            assert_eq!(*byte, ((seen + i) % 251) as u8, "byte {}", seen + i);
         }
         seen += n;
     }
@@ -103,9 +103,9 @@ fn ten_mebibytes_are_echoed_in_chunks_by_a_peer_that_reads_and_writes_at_once() 
     let mut head = Vec::new();
     let mut reader = a;
     while !head.ends_with(b"\r\n\r\n") {
-        let mut octet = [0];
-        reader.read_exact(&mut octet).unwrap();
-        head.push(octet[0]);
+        let mut byte = [0];
+        reader.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
     }
     let head = String::from_utf8(head).unwrap();
     assert!(head.contains("Transfer-Encoding: chunked\r\n"), "{head}");
@@ -120,9 +120,13 @@ fn ten_mebibytes_are_echoed_to_a_link_that_asks() {
     let (a, b) = UnixStream::pair().unwrap();
     let device = device(b, echo);
     let mut link = GatewayLink::new(a, Vec::new(), limits());
-    let mut octets = Vec::new();
-    pattern(LEN).read_to_end(&mut octets).unwrap();
-    let bodies = [Body::from_reader(pattern(LEN)), Body::from_reader_with_length(pattern(LEN), LEN as u64), Body::from(octets)];
+    let mut bytes = Vec::new();
+    pattern(LEN).read_to_end(&mut bytes).unwrap();
+    let bodies = [
+        Body::from_reader(pattern(LEN)),
+        Body::from_reader_with_length(pattern(LEN), LEN as u64),
+        Body::from(bytes),
+    ];
     for body in bodies {
         let response = link.ask(Request::post("/echo").body(body).unwrap()).unwrap();
         check_pattern(response.into_body(), LEN);
@@ -137,7 +141,10 @@ fn an_echo_dropped_half_way_ends_the_link() {
     let (a, b) = UnixStream::pair().unwrap();
     let device = device(b, echo);
     let mut link = GatewayLink::new(a, Vec::new(), limits());
-    let mut body = link.ask(Request::post("/").body(Body::from_reader(pattern(10_000_000))).unwrap()).unwrap().into_body();
+    let mut body = link
+        .ask(Request::post("/").body(Body::from_reader(pattern(10_000_000))).unwrap())
+        .unwrap()
+        .into_body();
     body.read_exact(&mut [0; 1000]).unwrap();
     drop(body);
     assert!(!link.is_reusable());
@@ -180,13 +187,17 @@ fn large_bodies_go_both_ways_one_after_the_other() {
     let device = device(b, |request| {
         let known = request.uri().path() == "/known";
         check_pattern(request.into_body(), LEN);
-        Response::new(if known { Body::from_reader_with_length(pattern(LEN), LEN as u64) } else { Body::from_reader(pattern(LEN)) })
+        Response::new(if known {
+            Body::from_reader_with_length(pattern(LEN), LEN as u64)
+        } else {
+            Body::from_reader(pattern(LEN))
+        })
     });
     let mut link = GatewayLink::new(a, Vec::new(), limits());
-    let mut octets = Vec::new();
-    pattern(LEN).read_to_end(&mut octets).unwrap();
+    let mut bytes = Vec::new();
+    pattern(LEN).read_to_end(&mut bytes).unwrap();
     for (path, body) in [
-        ("/known", Body::from(octets.clone())),
+        ("/known", Body::from(bytes.clone())),
         ("/unknown", Body::from_reader(pattern(LEN))),
         ("/known", Body::from_reader_with_length(pattern(LEN), LEN as u64)),
     ] {
@@ -203,7 +214,8 @@ fn large_bodies_go_both_ways_one_after_the_other() {
 fn a_handler_may_read_its_body_on_another_thread() {
     let (a, b) = UnixStream::pair().unwrap();
     let device = device(b, |request| {
-        let reader = thread::spawn(move || request.into_body().read_to_vec(1_000_000).unwrap().len());
+        let reader =
+            thread::spawn(move || request.into_body().read_to_vec(1_000_000).unwrap().len());
         Response::new(reader.join().unwrap().to_string().into())
     });
     let mut link = GatewayLink::new(a, Vec::new(), limits());
@@ -244,13 +256,17 @@ fn a_response_arrives_as_it_is_made() {
 }
 
 #[test]
-fn a_socket_tells_of_unasked_octets_and_of_an_end_before_anything_is_sent() {
+fn a_socket_tells_of_unasked_bytes_and_of_an_end_before_anything_is_sent() {
     let (a, mut b) = UnixStream::pair().unwrap();
     b.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").unwrap();
     let mut link = GatewayLink::new(a, Vec::new(), limits());
     assert!(link.ask(get("/")).unwrap_err().is_malformed());
     b.set_nonblocking(true).unwrap();
-    assert_eq!(b.read(&mut [0; 10]).unwrap_err().kind(), io::ErrorKind::WouldBlock, "nothing was sent");
+    assert_eq!(
+        b.read(&mut [0; 10]).unwrap_err().kind(),
+        io::ErrorKind::WouldBlock,
+        "nothing was sent"
+    );
 
     let (a, b) = UnixStream::pair().unwrap();
     let mut link = GatewayLink::new(a, Vec::new(), limits());
@@ -263,16 +279,19 @@ fn a_socket_tells_of_unasked_octets_and_of_an_end_before_anything_is_sent() {
 #[test]
 fn real_deadlines_end_real_waits() {
     let mut short = Limits::default();
-    short.first_octet_timeout = Duration::from_millis(30);
+    short.first_byte_timeout = Duration::from_millis(30);
     short.body_silence_timeout = Duration::from_millis(30);
     short.head_timeout = Duration::from_millis(30);
     let short = Arc::new(short);
     let (a, mut b) = UnixStream::pair().unwrap();
     let mut link = GatewayLink::new(a, Vec::new(), short.clone());
     let error = link.ask(get("/")).unwrap_err();
-    assert!(error.is_timeout() && error.to_string().contains("first_octet_timeout"), "{error}");
+    assert!(error.is_timeout() && error.to_string().contains("first_byte_timeout"), "{error}");
     b.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").unwrap();
-    assert!(link.ask(get("/")).unwrap_err().is_closed(), "an answer after the deadline is nobody's");
+    assert!(
+        link.ask(get("/")).unwrap_err().is_closed(),
+        "an answer after the deadline is nobody's"
+    );
 
     let (a, mut b) = UnixStream::pair().unwrap();
     let mut link = DeviceLink::new(a, Vec::new(), short);

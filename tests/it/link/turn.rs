@@ -13,7 +13,8 @@ fn plan() -> OfferPlan {
     OfferPlan::new("localhost:9999", "/", Dialect::classic_0_9())
 }
 
-const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/0.9\r\nConnection: Upgrade\r\n\r\n";
+const SWITCH: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/0.9\r\nConnection: Upgrade\r\n\r\n";
 
 fn turned(steps: Vec<Step>) -> DeviceLink<Script> {
     match link::offer(Script::new(steps).0, &plan(), limits()).unwrap() {
@@ -23,9 +24,9 @@ fn turned(steps: Vec<Step>) -> DeviceLink<Script> {
 }
 
 #[test]
-fn the_seeds_transcript_from_offer_to_answer_split_at_every_octet() {
-    let octets = [vector("seed-2-switch"), vector("seed-3-request")].concat();
-    for steps in splits(&octets).chain([drip(&octets)]) {
+fn the_seeds_transcript_from_offer_to_answer_split_at_every_byte() {
+    let bytes = [vector("seed-2-switch"), vector("seed-3-request")].concat();
+    for steps in splits(&bytes).chain([drip(&bytes)]) {
         let mut link = turned(steps);
         let request = link.next_request().unwrap().expect("the request is there");
         assert_eq!((request.method().as_str(), request.uri().path()), ("GET", "/"));
@@ -35,7 +36,7 @@ fn the_seeds_transcript_from_offer_to_answer_split_at_every_octet() {
 }
 
 #[test]
-fn the_offer_is_what_peers_compare_octet_for_octet() {
+fn the_offer_is_what_peers_compare_byte_for_byte() {
     let (script, seen) = Script::giving(SWITCH.as_bytes());
     assert!(matches!(link::offer(script, &plan(), limits()).unwrap(), Offered::Turned(_)));
     let text = seen.text();
@@ -53,7 +54,12 @@ fn informational_answers_are_skipped_but_not_for_ever() {
     let interim = "HTTP/1.1 100 Continue\r\n\r\n";
     turned(vec![Step::Give(format!("{}{SWITCH}", interim.repeat(8)).into())]);
     let (script, _) = Script::giving(format!("{}{SWITCH}", interim.repeat(9)).as_bytes());
-    assert!(link::offer(script, &plan(), limits()).unwrap_err().to_string().contains("informational_max"));
+    assert!(
+        link::offer(script, &plan(), limits())
+            .unwrap_err()
+            .to_string()
+            .contains("informational_max")
+    );
 }
 
 #[test]
@@ -62,14 +68,26 @@ fn what_is_no_turn_is_handed_back_with_its_stream() {
     let cases: [Case; 6] = [
         ("HTTP/1.1 204 No Content\r\n\r\n", |v| *v == Verdict::Nothing, true),
         ("HTTP/1.1 204 \r\nConnection: close\r\n\r\n", |v| *v == Verdict::Nothing, false),
-        ("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", |v| *v == Verdict::Refused(403), false),
+        (
+            "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno",
+            |v| *v == Verdict::Refused(403),
+            false,
+        ),
         (
             "HTTP/1.1 503 x\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n",
             |v| matches!(v, Verdict::Later { status: 503, retry_after: Some(_) }),
             true,
         ),
-        ("HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", |v| matches!(v, Verdict::Wrong(_)), false),
-        ("HTTP/1.1 307 x\r\nLocation: http://b/\r\nContent-Length: 0\r\n\r\n", |v| *v == Verdict::Redirect("http://b/".into()), true),
+        (
+            "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+            |v| matches!(v, Verdict::Wrong(_)),
+            false,
+        ),
+        (
+            "HTTP/1.1 307 x\r\nLocation: http://b/\r\nContent-Length: 0\r\n\r\n",
+            |v| *v == Verdict::Redirect("http://b/".into()),
+            true,
+        ),
     ];
     for (answer, is_right, wanted) in cases {
         let (script, _) = Script::giving(answer.as_bytes());
@@ -87,13 +105,23 @@ fn what_is_no_turn_is_handed_back_with_its_stream() {
 
 #[test]
 fn a_204_is_offered_again_on_the_same_stream() {
-    let (script, seen) = Script::giving(format!("HTTP/1.1 204 No Content\r\n\r\n{}", "").as_bytes());
-    let Offered::Answered { stream, reusable: true, .. } = link::offer(script, &plan(), limits()).unwrap() else { panic!() };
+    let (script, seen) =
+        Script::giving(format!("HTTP/1.1 204 No Content\r\n\r\n{}", "").as_bytes());
+    let Offered::Answered { stream, reusable: true, .. } =
+        link::offer(script, &plan(), limits()).unwrap()
+    else {
+        panic!()
+    };
     drop(stream);
-    let steps =
-        [Step::Give(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()), Step::WrittenTail(b"\r\n\r\n".to_vec()), Step::Give(SWITCH.into())];
+    let steps = [
+        Step::Give(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()),
+        Step::WrittenTail(b"\r\n\r\n".to_vec()),
+        Step::Give(SWITCH.into()),
+    ];
     let (script, twice) = Script::new(steps);
-    let Offered::Answered { stream, .. } = link::offer(script, &plan(), limits()).unwrap() else { panic!() };
+    let Offered::Answered { stream, .. } = link::offer(script, &plan(), limits()).unwrap() else {
+        panic!()
+    };
     assert!(matches!(link::offer(stream, &plan(), limits()).unwrap(), Offered::Turned(_)));
     assert_eq!(twice.text(), seen.text().repeat(2));
 }
@@ -103,9 +131,18 @@ fn an_answer_that_is_cut_late_or_foreign_is_an_error() {
     for at in 0..SWITCH.len() {
         let (script, _) = Script::giving(&SWITCH.as_bytes()[..at]);
         assert!(link::offer(script, &plan(), limits()).unwrap_err().is_closed());
-        let (script, _) = Script::new([Step::Give(SWITCH.as_bytes()[..at].to_vec()), Step::Timeout]);
+        let (script, _) =
+            Script::new([Step::Give(SWITCH.as_bytes()[..at].to_vec()), Step::Timeout]);
         let error = link::offer(script, &plan(), limits()).unwrap_err();
-        assert!(error.is_timeout() && error.to_string().contains(if at == 0 { "offer_timeout" } else { "head_timeout" }), "{error}");
+        assert!(
+            error.is_timeout()
+                && error.to_string().contains(if at == 0 {
+                    "offer_timeout"
+                } else {
+                    "head_timeout"
+                }),
+            "{error}"
+        );
     }
     let (script, _) = Script::giving(b"\x15\x03\x03\x00\x02\x02\x46");
     assert!(link::offer(script, &plan(), limits()).unwrap_err().to_string().contains("TLS"));
@@ -114,14 +151,16 @@ fn an_answer_that_is_cut_late_or_foreign_is_an_error() {
 #[test]
 fn offers_of_every_sample_are_accepted_however_split() {
     for name in ["seed-1-offer", "draft-1-offer", "ietf-1-offer"] {
-        let octets = vector(name);
-        for steps in splits(&octets).chain([drip(&octets)]) {
+        let bytes = vector(name);
+        for steps in splits(&bytes).chain([drip(&bytes)]) {
             let (script, seen) = Script::new(steps.into_iter().chain([Step::Give(Vec::new())]));
-            let (link, offer) = link::accept(script, &OfferRules::default(), limits()).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let (link, offer) = link::accept(script, &OfferRules::default(), limits())
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
             assert!(!offer.names.is_empty());
             let text = seen.text();
             assert!(
-                text.starts_with("HTTP/1.1 101 Switching Protocols\r\n") && text.contains(&format!("Upgrade: {}\r\n", offer.token)),
+                text.starts_with("HTTP/1.1 101 Switching Protocols\r\n")
+                    && text.contains(&format!("Upgrade: {}\r\n", offer.token)),
                 "{text}"
             );
             assert!(!text.contains("Content-Length") && text.ends_with("\r\n\r\n"));
@@ -134,27 +173,41 @@ fn offers_of_every_sample_are_accepted_however_split() {
 fn what_is_no_offer_is_refused_and_told_why() {
     let offer = vector("draft-1-offer");
     let with = |tail: &[u8]| [&offer[..], tail].concat();
-    let bodied = String::from_utf8(offer.clone()).unwrap().replace("Content-Length: 0", "Content-Length: 2") + "hi";
+    let bodied =
+        String::from_utf8(offer.clone()).unwrap().replace("Content-Length: 0", "Content-Length: 2")
+            + "hi";
     let cases: [(Vec<u8>, &str); 7] = [
         (with(b"HTTP/1.1 200 OK\r\n\r\n"), "400"),
         (with(b"x"), "400"),
         (vector("ietf-x-offer-without-http11"), "400"),
         (
             bodied.replace("hi", "").into_bytes(),
-            if offer.windows(14).any(|w| w.eq_ignore_ascii_case(b"Content-Length")) { "400" } else { "101" },
+            if offer.windows(14).any(|w| w.eq_ignore_ascii_case(b"Content-Length")) {
+                "400"
+            } else {
+                "101"
+            },
         ),
         (b"POST /lamp HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".to_vec(), "426"),
         (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), "405"),
         (b"POST / HTTP/1.1\nHost: a\n\n".to_vec(), "400"),
     ];
-    for (octets, status) in cases {
-        let (script, seen) = Script::giving(&octets);
+    for (bytes, status) in cases {
+        let (script, seen) = Script::giving(&bytes);
         let result = link::accept(script, &OfferRules::default(), limits());
         let text = seen.text();
-        assert_eq!(text.split(' ').nth(1), Some(status), "{text} for {:?}", String::from_utf8_lossy(&octets));
+        assert_eq!(
+            text.split(' ').nth(1),
+            Some(status),
+            "{text} for {:?}",
+            String::from_utf8_lossy(&bytes)
+        );
         if status != "101" {
             assert!(result.unwrap_err().is_malformed());
-            assert!(text.contains("Connection: close\r\n") && text.contains("text/plain"), "{text}");
+            assert!(
+                text.contains("Connection: close\r\n") && text.contains("text/plain"),
+                "{text}"
+            );
             assert_eq!(text.contains("Allow: POST\r\n"), status == "405");
             assert_eq!(text.contains("Upgrade: PTTH/1.0\r\n"), status == "426");
         }
@@ -172,15 +225,16 @@ fn a_gateway_can_look_at_the_credential_before_the_101() {
     offering.refuse(&reverse_http::Refusal::new(401, "who are you?"));
     let text = seen.text();
     assert!(
-        text.starts_with("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\n") && text.ends_with("\r\n\r\nwho are you?\n"),
+        text.starts_with("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\n")
+            && text.ends_with("\r\n\r\nwho are you?\n"),
         "{text}"
     );
 }
 
 #[test]
-fn octets_behind_the_101_are_in_the_parts_of_the_link() {
-    let octets = format!("{SWITCH}\x01\x02not http at all");
-    for steps in splits(octets.as_bytes()) {
+fn bytes_behind_the_101_are_in_the_parts_of_the_link() {
+    let bytes = format!("{SWITCH}\x01\x02not http at all");
+    for steps in splits(bytes.as_bytes()) {
         let (mut stream, mut unread) = turned(steps).into_parts();
         stream.read_to_end(&mut unread).unwrap();
         assert_eq!(unread, b"\x01\x02not http at all");

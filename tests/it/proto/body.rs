@@ -1,15 +1,19 @@
-//! Framing in both roles (protocol.md §3, threats T1 to T3), and the decoder against every malformed chunk (T5), cut at every octet.
+//! Framing in both roles (protocol.md §3, threats T1 to T3), and the decoder against every
+//! malformed chunk (T5), cut at every byte.
 
 use proptest::prelude::*;
 use reverse_http::Limits;
-use reverse_http::proto::body::{Decoder, Framing, Piece, last_chunk, may_trail, of_request, of_response, open_chunk};
+use reverse_http::proto::body::{
+    Decoder, Framing, Piece, last_chunk, may_trail, of_request, of_response, open_chunk,
+};
 use reverse_http::proto::head::LineEnds;
 
 use super::{REQUESTS, RESPONSES, answered, asked, get, limits, show, small, status};
 
 use Framing::{Chunked, Empty, Length, UntilClose};
 
-/// Field lines, and what they mean in a request; in a response every refusal is 502 and `Empty` without fields is `UntilClose`.
+/// Field lines, and what they mean in a request; in a response every refusal is 502 and `Empty`
+/// without fields is `UntilClose`.
 const STATED: [(&str, Result<Framing, u16>); 48] = [
     ("Content-Length: 5\r\n", Ok(Length(5))),
     ("content-LENGTH:5\r\n", Ok(Length(5))),
@@ -65,75 +69,139 @@ const STATED: [(&str, Result<Framing, u16>); 48] = [
 fn framing_fields_mean_the_same_in_both_roles() {
     for (lines, expected) in STATED {
         for method in ["GET", "POST", "HEAD", "DELETE"] {
-            let octets = format!("{method} / HTTP/1.1\r\n{lines}\r\n");
-            assert_eq!(status(of_request(&asked(&octets))), expected, "{octets}");
+            let bytes = format!("{method} / HTTP/1.1\r\n{lines}\r\n");
+            assert_eq!(status(of_request(&asked(&bytes))), expected, "{bytes}");
         }
-        let octets = format!("HTTP/1.1 200 OK\r\n{lines}\r\n");
-        assert_eq!(status(of_response(&answered(&octets), "GET")), expected.map_err(|_| 502), "{octets}");
+        let bytes = format!("HTTP/1.1 200 OK\r\n{lines}\r\n");
+        assert_eq!(
+            status(of_response(&answered(&bytes), "GET")),
+            expected.map_err(|_| 502),
+            "{bytes}"
+        );
     }
-    assert_eq!(of_request(&asked("POST / HTTP/1.1\r\n\r\n")), Ok(Empty), "neither field: no body, also with POST");
+    assert_eq!(
+        of_request(&asked("POST / HTTP/1.1\r\n\r\n")),
+        Ok(Empty),
+        "neither field: no body, also with POST"
+    );
     assert_eq!(of_response(&answered("HTTP/1.1 200 OK\r\n\r\n"), "POST"), Ok(UntilClose));
     for code in [200, 205, 299, 301, 404, 500, 999] {
-        assert_eq!(of_response(&answered(&format!("HTTP/1.0 {code} \r\n\r\n")), "GET"), Ok(UntilClose), "{code}");
+        assert_eq!(
+            of_response(&answered(&format!("HTTP/1.0 {code} \r\n\r\n")), "GET"),
+            Ok(UntilClose),
+            "{code}"
+        );
     }
 }
 
 #[test]
 fn transfer_encoding_in_http_1_0_is_refused() {
-    assert_eq!(status(of_request(&asked("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"))), Err(400));
-    assert_eq!(status(of_response(&answered("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), "GET")), Err(502));
+    assert_eq!(
+        status(of_request(&asked("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"))),
+        Err(400)
+    );
+    assert_eq!(
+        status(of_response(
+            &answered("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            "GET"
+        )),
+        Err(502)
+    );
     assert_eq!(of_request(&asked("POST / HTTP/1.0\r\nContent-Length: 5\r\n\r\n")), Ok(Length(5)));
 }
 
 #[test]
 fn head_1xx_204_and_304_have_no_body_whatever_the_fields_say() {
-    let no_body = [("GET", 100), ("GET", 103), ("GET", 199), ("POST", 204), ("GET", 304), ("HEAD", 200), ("HEAD", 404)];
+    let no_body = [
+        ("GET", 100),
+        ("GET", 103),
+        ("GET", 199),
+        ("POST", 204),
+        ("GET", 304),
+        ("HEAD", 200),
+        ("HEAD", 404),
+    ];
     for (method, code) in no_body {
-        for (lines, right) in [("", true), ("Content-Length: 5\r\n", true), ("Transfer-Encoding: chunked\r\n", true)]
-            .into_iter()
-            .chain([("Content-Length: x\r\n", false), ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", false)])
+        for (lines, right) in
+            [("", true), ("Content-Length: 5\r\n", true), ("Transfer-Encoding: chunked\r\n", true)]
+                .into_iter()
+                .chain([
+                    ("Content-Length: x\r\n", false),
+                    ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", false),
+                ])
         {
-            let octets = format!("HTTP/1.1 {code} \r\n{lines}\r\n");
+            let bytes = format!("HTTP/1.1 {code} \r\n{lines}\r\n");
             let expected = if right { Ok(Empty) } else { Err(502) };
-            assert_eq!(status(of_response(&answered(&octets), method)), expected, "{method}: {octets}");
+            assert_eq!(
+                status(of_response(&answered(&bytes), method)),
+                expected,
+                "{method}: {bytes}"
+            );
         }
     }
-    for lines in
-        ["Content-Length: 0\r\n", "Content-Length: 5\r\n", "Content-Length: x\r\n", "Content-Length: 5\r\nTransfer-Encoding: x\r\n"]
-    {
-        assert_eq!(of_response(&answered(&format!("HTTP/1.1 101 \r\n{lines}\r\n")), "POST"), Ok(Empty), "a 101's are ignored: {lines}");
+    for lines in [
+        "Content-Length: 0\r\n",
+        "Content-Length: 5\r\n",
+        "Content-Length: x\r\n",
+        "Content-Length: 5\r\nTransfer-Encoding: x\r\n",
+    ] {
+        assert_eq!(
+            of_response(&answered(&format!("HTTP/1.1 101 \r\n{lines}\r\n")), "POST"),
+            Ok(Empty),
+            "a 101's are ignored: {lines}"
+        );
     }
 }
 
 #[test]
 fn samples_are_framed_as_their_bodies_are_long() {
-    for (name, octets) in REQUESTS {
-        let head = asked(octets);
-        let body = (octets.len() - head.len) as u64;
-        assert_eq!(of_request(&head).unwrap(), if body == 0 { Empty } else { Length(body) }, "{name}");
+    for (name, bytes) in REQUESTS {
+        let head = asked(bytes);
+        let body = (bytes.len() - head.len) as u64;
+        assert_eq!(
+            of_request(&head).unwrap(),
+            if body == 0 { Empty } else { Length(body) },
+            "{name}"
+        );
     }
-    for (name, octets) in RESPONSES {
-        let head = answered(octets);
-        let body = (octets.len() - head.len) as u64;
-        assert_eq!(of_response(&head, "GET").unwrap(), if body == 0 { Empty } else { Length(body) }, "{name}");
+    for (name, bytes) in RESPONSES {
+        let head = answered(bytes);
+        let body = (bytes.len() - head.len) as u64;
+        assert_eq!(
+            of_response(&head, "GET").unwrap(),
+            if body == 0 { Empty } else { Length(body) },
+            "{name}"
+        );
     }
 }
 
 type Trailers = Vec<(String, Vec<u8>)>;
 type Decoded = (Vec<u8>, usize, Trailers);
 
-/// Decodes `octets`, given in steps of these sizes (the last one again and again). Body, octets used, trailers; `None`: more is needed.
-fn decode(framing: Framing, octets: &[u8], steps: &[usize], limits: &Limits) -> Result<Option<Decoded>, u16> {
-    decode_with(Decoder::new(framing, limits), framing, octets, steps)
+/// Decodes `bytes`, given in steps of these sizes (the last one again and again). Body, bytes used,
+/// trailers; `None`: more is needed.
+fn decode(
+    framing: Framing,
+    bytes: &[u8],
+    steps: &[usize],
+    limits: &Limits,
+) -> Result<Option<Decoded>, u16> {
+    decode_with(Decoder::new(framing, limits), framing, bytes, steps)
 }
 
-fn decode_with(mut decoder: Decoder, framing: Framing, octets: &[u8], steps: &[usize]) -> Result<Option<Decoded>, u16> {
+fn decode_with(
+    mut decoder: Decoder,
+    framing: Framing,
+    bytes: &[u8],
+    steps: &[usize],
+) -> Result<Option<Decoded>, u16> {
     let (mut body, mut used, mut given) = (Vec::new(), 0, 0usize);
-    let mut steps = steps.iter().copied().chain(std::iter::repeat(steps.last().copied().unwrap_or(usize::MAX)));
+    let mut steps =
+        steps.iter().copied().chain(std::iter::repeat(steps.last().copied().unwrap_or(usize::MAX)));
     loop {
-        given = octets.len().min(given.saturating_add(steps.next().unwrap_or(1).max(1)));
+        given = bytes.len().min(given.saturating_add(steps.next().unwrap_or(1).max(1)));
         loop {
-            let (n, piece) = status(decoder.decode(&octets[used..given]))?;
+            let (n, piece) = status(decoder.decode(&bytes[used..given]))?;
             used += n;
             match piece {
                 Piece::Data(data) => {
@@ -147,14 +215,22 @@ fn decode_with(mut decoder: Decoder, framing: Framing, octets: &[u8], steps: &[u
                 }
                 Piece::End => {
                     assert!(decoder.is_done() && decoder.finish_at_eof().is_ok());
-                    assert_eq!(decoder.decode(&octets[used..]), Ok((0, Piece::End)), "after End, always (0, End)");
+                    assert_eq!(
+                        decoder.decode(&bytes[used..]),
+                        Ok((0, Piece::End)),
+                        "after End, always (0, End)"
+                    );
                     assert_eq!(decoder.remaining(), Some(0));
                     return Ok(Some((body, used, decoder.trailers().to_vec())));
                 }
             }
         }
-        if given == octets.len() {
-            assert_eq!(decoder.finish_at_eof().is_ok(), framing == UntilClose, "a cut is never a clean end");
+        if given == bytes.len() {
+            assert_eq!(
+                decoder.finish_at_eof().is_ok(),
+                framing == UntilClose,
+                "a cut is never a clean end"
+            );
             return Ok(if framing == UntilClose { Some((body, used, Vec::new())) } else { None });
         }
     }
@@ -174,11 +250,19 @@ fn chunked_bodies_cut_anywhere() {
         ("a\r\n0123456789\r\nA\r\n0123456789\r\n000\r\n\r\n", "01234567890123456789", vec![]),
         ("0000000000000002\r\nhi\r\n0\r\n\r\n", "hi", vec![]),
         ("2;a\r\nhi\r\n2;a=b;c=\"d\t\"\r\nho\r\n0;last\r\n\r\n", "hiho", vec![]),
-        ("2 ;a=b\r\nhi\r\n2\t ; a\t=\t\"b\\\"c;\u{e9}\" ;d;e = f\r\nho\r\n0 ;z\r\n\r\n", "hiho", vec![]),
+        (
+            "2 ;a=b\r\nhi\r\n2\t ; a\t=\t\"b\\\"c;\u{e9}\" ;d;e = f\r\nho\r\n0 ;z\r\n\r\n",
+            "hiho",
+            vec![],
+        ),
         ("5 ;a=b\r\nhello\r\n0\r\n\r\n", "hello", vec![]),
         ("2\r\n\r\n\r\n0\r\n\r\n", "\r\n", vec![]),
         ("0\r\nDigest: abc\r\nX-Two:\r\n\r\n", "", x_digest()),
-        ("1\r\nx\r\n0\r\nContent-Length: 5\r\nDigest: abc\r\nHost: evil\r\nX-Two:\r\nx_y: 1\r\n\r\n", "x", x_digest()),
+        (
+            "1\r\nx\r\n0\r\nContent-Length: 5\r\nDigest: abc\r\nHost: evil\r\nX-Two:\r\nx_y: 1\r\n\r\n",
+            "x",
+            x_digest(),
+        ),
         ("0\r\nTransfer-Encoding: chunked\r\n\r\n", "", vec![]),
     ];
     for (wire, body, trailers) in table {
@@ -186,16 +270,31 @@ fn chunked_bodies_cut_anywhere() {
         let expected = Ok(Some((body.as_bytes().to_vec(), wire.len(), trailers)));
         let followed = [wire, b"GET / HTTP/1.1\r\n"].concat();
         assert_eq!(decode(Chunked, &followed, &[], &limits()), expected, "{}", show(wire));
-        assert_eq!(decode(Chunked, &followed, &[1], &limits()), expected, "octet by octet: {}", show(wire));
+        assert_eq!(
+            decode(Chunked, &followed, &[1], &limits()),
+            expected,
+            "byte by byte: {}",
+            show(wire)
+        );
         for cut in 0..wire.len() {
-            assert_eq!(decode(Chunked, &followed, &[cut, usize::MAX], &limits()), expected, "cut at {cut}: {}", show(wire));
-            assert_eq!(decode(Chunked, &wire[..cut], &[], &limits()), Ok(None), "only {cut} octets of {}", show(wire));
+            assert_eq!(
+                decode(Chunked, &followed, &[cut, usize::MAX], &limits()),
+                expected,
+                "cut at {cut}: {}",
+                show(wire)
+            );
+            assert_eq!(
+                decode(Chunked, &wire[..cut], &[], &limits()),
+                Ok(None),
+                "only {cut} bytes of {}",
+                show(wire)
+            );
         }
     }
 }
 
 #[test]
-fn a_malformed_chunk_is_refused_at_its_first_wrong_octet() {
+fn a_malformed_chunk_is_refused_at_its_first_wrong_byte() {
     let table = [
         "\r",
         "\n",
@@ -278,13 +377,22 @@ fn a_malformed_chunk_is_refused_at_its_first_wrong_octet() {
             assert_eq!(decode(Chunked, &given, &[1], &limits()), Err(400), "{}", show(&given));
         }
     }
-    // What stands before the wrong octet is right.
-    for wire in ["7fffffffffffffff\r\n", "7FFFFFFFFFFFFFFF;x\r\n", "0000000000000000", "2 ", "2\t ;", "2;a=\"\\\"", "2;a = "] {
+    // What stands before the wrong byte is right.
+    for wire in [
+        "7fffffffffffffff\r\n",
+        "7FFFFFFFFFFFFFFF;x\r\n",
+        "0000000000000000",
+        "2 ",
+        "2\t ;",
+        "2;a=\"\\\"",
+        "2;a = ",
+    ] {
         assert_eq!(decode(Chunked, wire.as_bytes(), &[], &limits()), Ok(None), "{wire:?}");
     }
 }
 
-/// As nginx and HAProxy take answers: blanks behind a chunk size, and a lone LF at the end of any line between chunks. Requests are read strictly.
+/// As nginx and HAProxy take answers: blanks behind a chunk size, and a lone LF at the end of any
+/// line between chunks. Requests are read strictly.
 #[test]
 fn chunks_of_an_answer_may_have_blanks_and_lone_lfs() {
     let trailers = || vec![pair("Digest", "abc")];
@@ -304,12 +412,24 @@ fn chunks_of_an_answer_may_have_blanks_and_lone_lfs() {
         let lenient = || Decoder::new(Chunked, &limits()).line_ends(LineEnds::CrlfOrLf);
         let expected = Ok(Some((body.as_bytes().to_vec(), wire.len(), trailers)));
         for cut in 0..=wire.len() {
-            assert_eq!(decode_with(lenient(), Chunked, &followed, &[cut, usize::MAX]), expected, "cut at {cut}: {}", show(wire));
+            assert_eq!(
+                decode_with(lenient(), Chunked, &followed, &[cut, usize::MAX]),
+                expected,
+                "cut at {cut}: {}",
+                show(wire)
+            );
         }
-        assert_eq!(decode_with(lenient(), Chunked, &followed, &[1]), expected, "octet by octet: {}", show(wire));
+        assert_eq!(
+            decode_with(lenient(), Chunked, &followed, &[1]),
+            expected,
+            "byte by byte: {}",
+            show(wire)
+        );
         assert_eq!(decode(Chunked, wire, &[], &limits()), Err(400), "as a request: {}", show(wire));
     }
-    for wrong in ["5;\n", "5;a=\n", "5 5", " 5", "5\rh", "\n", "5\nhello!", "5\nhello\rx", "0\n x", "0\n\rx"] {
+    for wrong in
+        ["5;\n", "5;a=\n", "5 5", " 5", "5\rh", "\n", "5\nhello!", "5\nhello\rx", "0\n x", "0\n\rx"]
+    {
         let lenient = Decoder::new(Chunked, &limits()).line_ends(LineEnds::CrlfOrLf);
         assert_eq!(decode_with(lenient, Chunked, wrong.as_bytes(), &[]), Err(400), "{wrong:?}");
     }
@@ -320,23 +440,33 @@ fn wrong_once_is_wrong_for_ever() {
     let mut decoder = Decoder::new(Chunked, &limits());
     assert!(decoder.decode(b"zz").is_err());
     assert!(
-        decoder.decode(b"0\r\n\r\n").is_err() && decoder.decode(b"").is_err() && decoder.finish_at_eof().is_err() && !decoder.is_done()
+        decoder.decode(b"0\r\n\r\n").is_err()
+            && decoder.decode(b"").is_err()
+            && decoder.finish_at_eof().is_err()
+            && !decoder.is_done()
     );
 }
 
 #[test]
 fn extensions_and_trailers_are_bounded() {
     let l = small(256, 4, 256);
-    let line = |octets: usize| format!("1;{}\r\nx\r\n0\r\n\r\n", "e".repeat(octets - 1));
+    let line = |bytes: usize| format!("1;{}\r\nx\r\n0\r\n\r\n", "e".repeat(bytes - 1));
     for steps in [&[][..], &[1]] {
-        let read = |wire: &str| decode(Chunked, wire.as_bytes(), steps, &l).map(|done| done.is_some());
-        assert_eq!((read(&line(255)), read(&line(256)), read(&line(257))), (Ok(true), Ok(true), Err(400)));
-        // Over all chunks of the body together: 64 × 4 octets, and one more.
+        let read =
+            |wire: &str| decode(Chunked, wire.as_bytes(), steps, &l).map(|done| done.is_some());
+        assert_eq!(
+            (read(&line(255)), read(&line(256)), read(&line(257))),
+            (Ok(true), Ok(true), Err(400))
+        );
+        // Over all chunks of the body together: 64 × 4 bytes, and one more.
         let many = |n: usize| format!("{}0\r\n\r\n", "1;ext\r\nx\r\n".repeat(n));
         assert_eq!((read(&many(64)), read(&many(65))), (Ok(true), Err(400)));
 
-        let section = |octets: usize| format!("0\r\nA: {}\r\n\r\n", "v".repeat(octets - 7));
-        assert_eq!((read(&section(255)), read(&section(256)), read(&section(257))), (Ok(true), Ok(true), Err(400)));
+        let section = |bytes: usize| format!("0\r\nA: {}\r\n\r\n", "v".repeat(bytes - 7));
+        assert_eq!(
+            (read(&section(255)), read(&section(256)), read(&section(257))),
+            (Ok(true), Ok(true), Err(400))
+        );
         let fields = |n: usize| format!("0\r\n{}\r\n", "A: b\r\n".repeat(n));
         assert_eq!((read(&fields(4)), read(&fields(5))), (Ok(true), Err(400)));
         // Without end: refused when the bound is full, not when the line ends.
@@ -346,7 +476,7 @@ fn extensions_and_trailers_are_bounded() {
 }
 
 #[test]
-fn one_octet_chunks_of_a_long_body_cost_no_memory_of_their_own() {
+fn one_byte_chunks_of_a_long_body_cost_no_memory_of_their_own() {
     let wire = "1\r\nx\r\n".repeat(100_000) + "0\r\n\r\n";
     let (body, used, _) = decode(Chunked, wire.as_bytes(), &[8192], &limits()).unwrap().unwrap();
     assert_eq!((body.len(), used), (100_000, wire.len()));
@@ -394,7 +524,16 @@ fn trailers_that_must_not_trail() {
     ] {
         assert!(!may_trail(name), "{name}");
     }
-    for name in ["Digest", "Server-Timing", "ETag", "grpc-status", "X-Checksum", "Content-Digest", "Hosts", "Contents"] {
+    for name in [
+        "Digest",
+        "Server-Timing",
+        "ETag",
+        "grpc-status",
+        "X-Checksum",
+        "Content-Digest",
+        "Hosts",
+        "Contents",
+    ] {
         assert!(may_trail(name), "{name}");
     }
 }
@@ -402,15 +541,26 @@ fn trailers_that_must_not_trail() {
 #[test]
 fn lengths_and_closes() {
     for steps in [&[][..], &[1], &[3]] {
-        assert_eq!(decode(Length(5), b"hello more", steps, &limits()), Ok(Some((b"hello".to_vec(), 5, vec![]))));
+        assert_eq!(
+            decode(Length(5), b"hello more", steps, &limits()),
+            Ok(Some((b"hello".to_vec(), 5, vec![])))
+        );
         assert_eq!(decode(Length(5), b"hell", steps, &limits()), Ok(None));
         assert_eq!(decode(Empty, b"more", steps, &limits()), Ok(Some((vec![], 0, vec![]))));
         assert_eq!(decode(Length(0), b"more", steps, &limits()), Ok(Some((vec![], 0, vec![]))));
-        assert_eq!(decode(UntilClose, b"all of it", steps, &limits()), Ok(Some((b"all of it".to_vec(), 9, vec![]))));
+        assert_eq!(
+            decode(UntilClose, b"all of it", steps, &limits()),
+            Ok(Some((b"all of it".to_vec(), 9, vec![])))
+        );
     }
     let mut decoder = Decoder::new(UntilClose, &limits());
     assert_eq!(decoder.decode(b""), Ok((0, Piece::More)));
-    assert!(!decoder.is_done() && decoder.remaining().is_none() && decoder.finish_at_eof().is_ok() && decoder.is_done());
+    assert!(
+        !decoder.is_done()
+            && decoder.remaining().is_none()
+            && decoder.finish_at_eof().is_ok()
+            && decoder.is_done()
+    );
     assert_eq!(decoder.decode(b"late"), Ok((0, Piece::End)));
 }
 
@@ -452,12 +602,14 @@ fn the_encoder_writes_what_the_decoder_reads() {
 fn a_request_head_and_its_chunks_in_one_segment() {
     let wire = [get("Transfer-Encoding: chunked\r\n"), b"3\r\nabc\r\n0\r\n\r\n".to_vec()].concat();
     let head = asked(&wire);
-    let (body, used, _) = decode(of_request(&head).unwrap(), &wire[head.len..], &[2], &limits()).unwrap().unwrap();
+    let (body, used, _) =
+        decode(of_request(&head).unwrap(), &wire[head.len..], &[2], &limits()).unwrap().unwrap();
     assert_eq!((body.as_slice(), head.len + used), (&b"abc"[..], wire.len()));
 }
 
 proptest! {
-    /// Any body, in any chunks, cut anywhere, comes out as it went in, and not an octet of what follows is touched.
+    /// Any body, in any chunks, cut anywhere, comes out as it went in, and not a byte of what
+    /// follows is touched.
     #[test]
     fn round_trip(
         chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..50), 0..20),
@@ -478,13 +630,13 @@ proptest! {
         prop_assert_eq!(decode(Chunked, &wire, &steps, &limits()), Ok(Some((chunks.concat(), len, trailers))));
     }
 
-    /// No octets make the decoder panic, and how they are cut changes nothing about what it says.
+    /// No bytes make the decoder panic, and how they are cut changes nothing about what it says.
     #[test]
-    fn cuts_change_nothing(octets in hostile(), steps in proptest::collection::vec(1usize..10, 1..40)) {
+    fn cuts_change_nothing(bytes in hostile(), steps in proptest::collection::vec(1usize..10, 1..40)) {
         let l = small(64, 4, 64);
-        let whole = decode(Chunked, &octets, &[], &l);
-        prop_assert_eq!(decode(Chunked, &octets, &steps, &l), whole.clone());
-        prop_assert_eq!(decode(Chunked, &octets, &[1], &l), whole);
+        let whole = decode(Chunked, &bytes, &[], &l);
+        prop_assert_eq!(decode(Chunked, &bytes, &steps, &l), whole.clone());
+        prop_assert_eq!(decode(Chunked, &bytes, &[1], &l), whole);
     }
 }
 

@@ -1,12 +1,16 @@
-//! The fallback's messages (protocol.md §2): what octets alone decide of an event, an answer, a POST and its reply. JSON has a file of its own.
+//! The fallback's messages (protocol.md §2): what bytes alone decide of an event, an answer, a POST
+//! and its reply. JSON has a file of its own.
 
 use proptest::prelude::*;
 use reverse_http::Limits;
 use reverse_http::proto::body::{Decoder, Piece, of_request};
-use reverse_http::proto::comet::{self, ID_BYTES_MAX, answer_start, check_id, event_from_text, id_of};
+use reverse_http::proto::comet::{
+    self, ID_BYTES_MAX, answer_start, check_id, event_from_text, id_of,
+};
 use reverse_http::proto::head::{LineEnds, request, response};
 use reverse_http::proto::turn::{
-    Brought, Decision, Dialect, Encoding, MESSAGE_ID, OfferPlan, OfferRules, Verdict, check, decide, write_offer, write_post,
+    Brought, Decision, Dialect, Encoding, MESSAGE_ID, OfferPlan, OfferRules, Verdict, check,
+    decide, write_offer, write_post,
 };
 
 use super::{answered, asked, framed, get, limits, sample, show, small, status};
@@ -27,32 +31,36 @@ struct Parts {
 impl Parts {
     /// Without the fields that frame: those each encoding writes anew.
     fn unframed(mut self) -> Parts {
-        self.fields.retain(|(name, _)| !["content-length", "transfer-encoding"].contains(&name.to_lowercase().as_str()));
+        self.fields.retain(|(name, _)| {
+            !["content-length", "transfer-encoding"].contains(&name.to_lowercase().as_str())
+        });
         self
     }
 }
 
 #[track_caller]
-fn body_of(mut decoder: Decoder, octets: &[u8]) -> (Vec<u8>, Vec<(String, Vec<u8>)>) {
+fn body_of(mut decoder: Decoder, bytes: &[u8]) -> (Vec<u8>, Vec<(String, Vec<u8>)>) {
     let (mut body, mut used) = (Vec::new(), 0);
     loop {
-        let (n, piece) = decoder.decode(&octets[used..]).unwrap();
+        let (n, piece) = decoder.decode(&bytes[used..]).unwrap();
         used += n;
         match piece {
             Piece::Data(data) => body.extend_from_slice(data),
-            Piece::More => panic!("the body is not whole: {}", show(octets)),
+            Piece::More => panic!("the body is not whole: {}", show(bytes)),
             Piece::End => break,
         }
     }
-    assert_eq!(used, octets.len(), "octets behind the message: {}", show(octets));
+    assert_eq!(used, bytes.len(), "bytes behind the message: {}", show(bytes));
     (body, decoder.trailers().to_vec())
 }
 
 #[track_caller]
 fn request_parts(text: &[u8]) -> Parts {
     let head = asked(text);
-    let (body, trailers) = body_of(Decoder::new(of_request(&head).unwrap(), &limits()), &text[head.len..]);
-    let fields = head.fields.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect();
+    let (body, trailers) =
+        body_of(Decoder::new(of_request(&head).unwrap(), &limits()), &text[head.len..]);
+    let fields =
+        head.fields.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect();
     Parts { start: vec![head.method.to_owned(), head.target.to_owned()], fields, body, trailers }
 }
 
@@ -65,7 +73,9 @@ fn pair(name: &str, value: impl AsRef<[u8]>) -> (String, Vec<u8>) {
 #[test]
 fn ids_are_visible_ascii_of_some_length() {
     let longest = "x".repeat(ID_BYTES_MAX);
-    for id in ["x", "xxx", "0123456789abcdef0123456789abcdef", "!~", "a\"b\\c", "<script>", &longest] {
+    for id in
+        ["x", "xxx", "0123456789abcdef0123456789abcdef", "!~", "a\"b\\c", "<script>", &longest]
+    {
         assert_eq!(check_id(id.as_bytes()), Ok(id));
     }
     let too_long = "x".repeat(ID_BYTES_MAX + 1);
@@ -77,7 +87,8 @@ fn ids_are_visible_ascii_of_some_length() {
 
 #[test]
 fn a_message_has_at_most_one_id_field() {
-    let id = |lines: &str| status(id_of(&asked(&get(lines)).fields).map(|id| id.map(str::to_owned)));
+    let id =
+        |lines: &str| status(id_of(&asked(&get(lines)).fields).map(|id| id.map(str::to_owned)));
     assert_eq!(id(""), Ok(None));
     assert_eq!(id("PTTH-Message-ID: xxx\r\n"), Ok(Some("xxx".to_owned())));
     assert_eq!(id("ptth-message-id:\t xxx \r\n"), Ok(Some("xxx".to_owned())));
@@ -100,8 +111,21 @@ fn a_build_without_json_says_so() {
     use comet::{answer_from_json, answer_to_json, event_from_json, event_to_json};
     assert_eq!(status(answer_from_json(b"{}", None, &limits())), Err(415));
     assert_eq!(status(event_from_json(b"{}", None, &limits())), Err(415));
-    assert_eq!(status(event_to_json(&mut Vec::new(), "x", b"GET / HTTP/1.1\r\n\r\n", &limits())), Err(415));
-    assert_eq!(status(answer_to_json(&mut Vec::new(), "x", "PTTH/1.0", b"HTTP/1.1 204 \r\n\r\n", false, &limits())), Err(415));
+    assert_eq!(
+        status(event_to_json(&mut Vec::new(), "x", b"GET / HTTP/1.1\r\n\r\n", &limits())),
+        Err(415)
+    );
+    assert_eq!(
+        status(answer_to_json(
+            &mut Vec::new(),
+            "x",
+            "PTTH/1.0",
+            b"HTTP/1.1 204 \r\n\r\n",
+            false,
+            &limits()
+        )),
+        Err(415)
+    );
 }
 
 // ── Requests, written ──
@@ -124,8 +148,12 @@ fn a_request_is_written_whole_with_a_framing_of_its_own() {
         ("Transfer-Encoding: chunked\r\n", "", "Content-Length: 0\r\n"),
         ("Expect: 100-continue\r\nContent-Length: 5\r\n", "hello", "Content-Length: 5\r\n"),
     ] {
-        let head = format!("PUT /a?b=%20 HTTP/1.1\r\nHost: x\r\n{lines}x-a: 1\r\nX-A: 2\r\nX-Empty:\r\n\r\n");
-        let expected = format!("PUT /a?b=%20 HTTP/1.1\r\nHost: x\r\nx-a: 1\r\nX-A: 2\r\nX-Empty:\r\n{framed}\r\n{body}");
+        let head = format!(
+            "PUT /a?b=%20 HTTP/1.1\r\nHost: x\r\n{lines}x-a: 1\r\nX-A: 2\r\nX-Empty:\r\n\r\n"
+        );
+        let expected = format!(
+            "PUT /a?b=%20 HTTP/1.1\r\nHost: x\r\nx-a: 1\r\nX-A: 2\r\nX-Empty:\r\n{framed}\r\n{body}"
+        );
         assert_eq!(written(&head, body.as_bytes(), &[]), expected);
     }
 }
@@ -135,18 +163,32 @@ fn trailers_make_a_request_chunked() {
     let trailers = [pair("X-Sum", "1"), pair("x-sum", "2")];
     let head = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n";
     let chunked = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
-    assert_eq!(written(head, b"hello", &trailers), format!("{chunked}5\r\nhello\r\n0\r\nX-Sum: 1\r\nx-sum: 2\r\n\r\n"));
-    assert_eq!(written(head, b"", &trailers), format!("{chunked}0\r\nX-Sum: 1\r\nx-sum: 2\r\n\r\n"));
+    assert_eq!(
+        written(head, b"hello", &trailers),
+        format!("{chunked}5\r\nhello\r\n0\r\nX-Sum: 1\r\nx-sum: 2\r\n\r\n")
+    );
+    assert_eq!(
+        written(head, b"", &trailers),
+        format!("{chunked}0\r\nX-Sum: 1\r\nx-sum: 2\r\n\r\n")
+    );
     let long = "x".repeat(0x1234);
-    assert!(written(head, long.as_bytes(), &trailers).starts_with(&format!("{chunked}1234\r\nxxx")));
+    assert!(
+        written(head, long.as_bytes(), &trailers).starts_with(&format!("{chunked}1234\r\nxxx"))
+    );
 }
 
 #[test]
 fn a_trailer_that_cannot_be_written_splits_nothing() {
     // T10
-    for trailer in [pair("X", "a\r\nY: b"), pair("X: y\r\nY", "b"), pair("", "a"), pair("X", "a\0")] {
+    for trailer in [pair("X", "a\r\nY: b"), pair("X: y\r\nY", "b"), pair("", "a"), pair("X", "a\0")]
+    {
         let mut out = Vec::new();
-        let result = comet::write_request(&mut out, &asked("POST / HTTP/1.1\r\nHost: x\r\n\r\n"), b"hello", &[trailer]);
+        let result = comet::write_request(
+            &mut out,
+            &asked("POST / HTTP/1.1\r\nHost: x\r\n\r\n"),
+            b"hello",
+            &[trailer],
+        );
         if result.is_ok() {
             let parts = request_parts(&out);
             assert_eq!((parts.body, parts.trailers), (b"hello".to_vec(), vec![]), "{}", show(&out));
@@ -170,16 +212,27 @@ const WHOLE_REQUESTS: [&str; 9] = [
 ];
 
 #[test]
-fn an_event_is_exactly_one_request_to_its_last_octet() {
+fn an_event_is_exactly_one_request_to_its_last_byte() {
     for text in WHOLE_REQUESTS {
         let event = event_from_text("xxx", text.into(), &limits()).unwrap();
-        assert_eq!((event.id.as_str(), event.protocol.as_str(), event.is_head), ("xxx", comet::PROTOCOL, text.starts_with("HEAD ")));
-        assert_eq!(show(&event.text), show(text.as_bytes()), "the text is kept octet for octet");
+        assert_eq!(
+            (event.id.as_str(), event.protocol.as_str(), event.is_head),
+            ("xxx", comet::PROTOCOL, text.starts_with("HEAD "))
+        );
+        assert_eq!(show(&event.text), show(text.as_bytes()), "the text is kept byte for byte");
         for cut in 0..text.len() {
-            assert_eq!(status(event_from_text("xxx", text[..cut].into(), &limits())), Err(400), "{text:?} cut at {cut}");
+            assert_eq!(
+                status(event_from_text("xxx", text[..cut].into(), &limits())),
+                Err(400),
+                "{text:?} cut at {cut}"
+            );
         }
         for behind in ["\r\n", "\n", "\0", "x", text] {
-            assert_eq!(status(event_from_text("xxx", format!("{text}{behind}").into(), &limits())), Err(400), "{text:?} and {behind:?}");
+            assert_eq!(
+                status(event_from_text("xxx", format!("{text}{behind}").into(), &limits())),
+                Err(400),
+                "{text:?} and {behind:?}"
+            );
         }
     }
 }
@@ -217,7 +270,7 @@ fn events_that_are_no_requests_are_refused() {
 
 #[test]
 fn an_answer_begins_behind_its_interim_responses() {
-    for (octets, is_head, start) in [
+    for (bytes, is_head, start) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", false, 0),
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel", false, 0),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false, 0),
@@ -229,17 +282,25 @@ fn an_answer_begins_behind_its_interim_responses() {
         // As the gem net-ptth writes its heads.
         ("HTTP/1.1 200 OK\nContent-Length: 0\n\n", false, 0),
         ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", false, 25),
-        ("HTTP/1.1 103 \r\nLink: </a>\r\n\r\nHTTP/1.1 102 \r\n\r\nHTTP/1.1 204 \r\n\r\n", false, 46),
+        (
+            "HTTP/1.1 103 \r\nLink: </a>\r\n\r\nHTTP/1.1 102 \r\n\r\nHTTP/1.1 204 \r\n\r\n",
+            false,
+            46,
+        ),
         // What a 1xx says of framing means nothing.
         ("HTTP/1.1 100 \r\nContent-Length: 5\r\n\r\nHTTP/1.1 204 \r\n\r\n", false, 36),
     ] {
-        assert_eq!(answer_start(octets.as_bytes(), is_head, &limits()), Ok(Some(start)), "{octets:?}");
+        assert_eq!(
+            answer_start(bytes.as_bytes(), is_head, &limits()),
+            Ok(Some(start)),
+            "{bytes:?}"
+        );
     }
 }
 
 #[test]
 fn an_answer_that_cannot_be_one_is_refused_with_400() {
-    for (octets, is_head) in [
+    for (bytes, is_head) in [
         // Its end is not to be seen.
         ("HTTP/1.1 200 OK\r\n\r\n", false),
         ("HTTP/1.0 200 OK\r\n\r\n", false),
@@ -266,11 +327,15 @@ fn an_answer_that_cannot_be_one_is_refused_with_400() {
         ("\r\nHTTP/1.1 204 \r\n\r\n", false),
         ("{}", false),
     ] {
-        assert_eq!(status(answer_start(octets.as_bytes(), is_head, &limits())), Err(400), "{octets:?}");
+        assert_eq!(
+            status(answer_start(bytes.as_bytes(), is_head, &limits())),
+            Err(400),
+            "{bytes:?}"
+        );
     }
     for lines in [format!("X: {}\r\n", "y".repeat(20_000)), "X: y\r\n".repeat(101)] {
-        let octets = format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: 0\r\n\r\n");
-        assert_eq!(status(answer_start(octets.as_bytes(), false, &limits())), Err(400));
+        let bytes = format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: 0\r\n\r\n");
+        assert_eq!(status(answer_start(bytes.as_bytes(), false, &limits())), Err(400));
     }
 }
 
@@ -287,7 +352,8 @@ fn interim_responses_are_counted() {
 }
 
 proptest! {
-    /// However far an answer has arrived: not yet, until its final head is whole; from then on always the same start.
+    /// However far an answer has arrived: not yet, until its final head is whole; from then on
+    /// always the same start.
     #[test]
     fn an_answers_start_does_not_depend_on_how_it_was_cut(
         interims in proptest::collection::vec((102u16..200, "[ -~]{0,10}", fields()), 0..8),
@@ -299,49 +365,50 @@ proptest! {
         lf: bool,
     ) {
         let end = if lf { "\n" } else { "\r\n" };
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         for (status, reason, fields) in &interims {
-            write_lines(&mut octets, &format!("HTTP/1.1 {status} {reason}"), fields, end);
-            octets.extend_from_slice(end.as_bytes());
+            write_lines(&mut bytes, &format!("HTTP/1.1 {status} {reason}"), fields, end);
+            bytes.extend_from_slice(end.as_bytes());
         }
-        let start = octets.len();
-        write_lines(&mut octets, &format!("HTTP/1.1 {code} x"), &fields, end);
+        let start = bytes.len();
+        write_lines(&mut bytes, &format!("HTTP/1.1 {code} x"), &fields, end);
         let framing = if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {}", body.len()) };
-        octets.extend_from_slice(format!("{framing}{end}{end}").as_bytes());
-        let head_end = octets.len();
-        octets.extend_from_slice(&body);
-        for cut in 0..=octets.len() {
+        bytes.extend_from_slice(format!("{framing}{end}{end}").as_bytes());
+        let head_end = bytes.len();
+        bytes.extend_from_slice(&body);
+        for cut in 0..=bytes.len() {
             let expected = if cut < head_end { None } else { Some(start) };
-            prop_assert_eq!(answer_start(&octets[..cut], is_head, &limits()), Ok(expected), "cut at {}", cut);
+            prop_assert_eq!(answer_start(&bytes[..cut], is_head, &limits()), Ok(expected), "cut at {}", cut);
         }
     }
 
     /// Whatever comes: no panic, and a start that was found once is not taken back when more comes.
     #[test]
-    fn what_is_no_answer_stays_none(octets in hostile_heads(), is_head: bool) {
+    fn what_is_no_answer_stays_none(bytes in hostile_heads(), is_head: bool) {
         let l = small(96, 4, 64);
         let mut before = Ok(None);
-        for cut in 0..=octets.len() {
-            let now = status(answer_start(&octets[..cut], is_head, &l));
-            prop_assert!(before == Ok(None) || now == before, "{:?} became {:?} at {} of {}", before, now, cut, show(&octets));
+        for cut in 0..=bytes.len() {
+            let now = status(answer_start(&bytes[..cut], is_head, &l));
+            prop_assert!(before == Ok(None) || now == before, "{:?} became {:?} at {} of {}", before, now, cut, show(&bytes));
             if let Ok(Some(start)) = now {
-                prop_assert!(start < cut && matches!(response(&octets[start..cut], &l, LineEnds::CrlfOrLf), Ok(Some(_))));
+                prop_assert!(start < cut && matches!(response(&bytes[start..cut], &l, LineEnds::CrlfOrLf), Ok(Some(_))));
             }
             before = now;
         }
     }
 
-    /// An event in message/http is whole or refused; its text is what the reader of requests takes to the last octet.
+    /// An event in message/http is whole or refused; its text is what the reader of requests takes
+    /// to the last byte.
     #[test]
-    fn an_events_text_is_whole_or_refused(octets in hostile_heads()) {
-        for cut in 0..=octets.len() {
-            if let Ok(event) = event_from_text("xxx", octets[..cut].to_vec(), &limits()) {
-                prop_assert_eq!(&event.text, &octets[..cut]);
+    fn an_events_text_is_whole_or_refused(bytes in hostile_heads()) {
+        for cut in 0..=bytes.len() {
+            if let Ok(event) = event_from_text("xxx", bytes[..cut].to_vec(), &limits()) {
+                prop_assert_eq!(&event.text, &bytes[..cut]);
                 let head = request(&event.text, &limits(), LineEnds::Crlf).unwrap().unwrap();
                 prop_assert_eq!(event.is_head, head.method == "HEAD");
                 request_parts(&event.text); // fails where the body is not whole
                 // With anything behind it, it is another text, and no event.
-                prop_assert!(event_from_text("xxx", [&octets[..cut], b"\0"].concat(), &limits()).is_err());
+                prop_assert!(event_from_text("xxx", [&bytes[..cut], b"\0"].concat(), &limits()).is_err());
             }
         }
     }
@@ -378,22 +445,26 @@ fn write_lines(out: &mut Vec<u8>, start: &str, fields: &[(String, Vec<u8>)], end
     }
 }
 
-/// Octets that a value may have, white space not at its ends.
+/// Bytes that a value may have, white space not at its ends.
 fn value() -> impl Strategy<Value = Vec<u8>> {
-    let inner = prop_oneof![8 => 0x21u8..0x7F, 1 => Just(b' '), 1 => Just(b'\t'), 2 => 0x80u8..=0xFF];
-    proptest::collection::vec(inner, 0..16).prop_map(|mut octets| {
-        let blank = |octet: &u8| matches!(octet, b' ' | b'\t');
-        while octets.last().is_some_and(blank) {
-            octets.pop();
+    let inner =
+        prop_oneof![8 => 0x21u8..0x7F, 1 => Just(b' '), 1 => Just(b'\t'), 2 => 0x80u8..=0xFF];
+    proptest::collection::vec(inner, 0..16).prop_map(|mut bytes| {
+        let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+        while bytes.last().is_some_and(blank) {
+            bytes.pop();
         }
-        let first = octets.iter().take_while(|octet| blank(octet)).count();
-        octets.split_off(first)
+        let first = bytes.iter().take_while(|byte| blank(byte)).count();
+        bytes.split_off(first)
     })
 }
 
 /// Fields that travel, repeats among them.
 fn fields() -> impl Strategy<Value = Vec<(String, Vec<u8>)>> {
-    proptest::collection::vec(("(X-[A-Za-z0-9]{1,4}|x-same|Host|Via|[!#$%&'*+.^_`|~]{1,3})", value()), 0..6)
+    proptest::collection::vec(
+        ("(X-[A-Za-z0-9]{1,4}|x-same|Host|Via|[!#$%&'*+.^_`|~]{1,3})", value()),
+        0..6,
+    )
 }
 
 fn trailers() -> impl Strategy<Value = Vec<(String, Vec<u8>)>> {
@@ -438,7 +509,10 @@ fn accept_names_the_encoding_and_without_it_that_is_json() {
         ("Accept: application/json, message/http\r\n", Encoding::Json),
         ("Accept: message/http;q=0.1, application/json;q=1\r\n", Encoding::Message),
         ("Accept: text/html, message/http, */*\r\n", Encoding::Message),
-        ("Accept: text/html\r\nAccept: message/http\r\nAccept: application/json\r\n", Encoding::Message),
+        (
+            "Accept: text/html\r\nAccept: message/http\r\nAccept: application/json\r\n",
+            Encoding::Message,
+        ),
         // With a q of 0 it is refused.
         ("Accept: message/http;q=0, application/json\r\n", Encoding::Json),
         ("Accept: message/http; Q=0.000, application/json\r\n", Encoding::Json),
@@ -493,7 +567,10 @@ fn content_type_names_the_encoding_of_what_is_there() {
     for encoding in [Encoding::Json, Encoding::Message] {
         assert_eq!(Encoding::of_type(encoding.media_type().as_bytes()), Some(encoding));
     }
-    assert_eq!((Encoding::Json.to_string(), Encoding::Message.to_string()), ("COMET json".to_owned(), "COMET message/http".to_owned()));
+    assert_eq!(
+        (Encoding::Json.to_string(), Encoding::Message.to_string()),
+        ("COMET json".to_owned(), "COMET message/http".to_owned())
+    );
 }
 
 fn plan(change: impl FnOnce(&mut OfferPlan)) -> OfferPlan {
@@ -508,7 +585,8 @@ fn posted(plan: &OfferPlan, brought: Option<&Brought<'_>>) -> String {
     String::from_utf8(out).unwrap()
 }
 
-const BROUGHT: Brought<'static> = Brought { encoding: Encoding::Json, id: "xxx", length: Some(193) };
+const BROUGHT: Brought<'static> =
+    Brought { encoding: Encoding::Json, id: "xxx", length: Some(193) };
 
 #[test]
 fn a_post_is_written_as_protocol_md_says() {
@@ -520,13 +598,18 @@ fn a_post_is_written_as_protocol_md_says() {
     assert_eq!(posted(&offer, None), format!("{start}{turn}Content-Length: 0\r\n\r\n"));
     let mut out = Vec::new();
     write_offer(&mut out, &offer).unwrap();
-    assert_eq!(show(&out), show(posted(&offer, None).as_bytes()), "an offer is a POST that brings nothing");
+    assert_eq!(
+        show(&out),
+        show(posted(&offer, None).as_bytes()),
+        "an offer is a POST that brings nothing"
+    );
 
     let json = "Content-Type: application/json\r\nPTTH-Message-ID: xxx\r\nContent-Length: 193\r\n";
     assert_eq!(posted(&poll, Some(&BROUGHT)), format!("{start}{json}\r\n"));
     assert_eq!(posted(&offer, Some(&BROUGHT)), format!("{start}{turn}{json}\r\n"));
     let streamed = Brought { encoding: Encoding::Message, id: "xxx", length: None };
-    let chunked = "Content-Type: message/http\r\nPTTH-Message-ID: xxx\r\nTransfer-Encoding: chunked\r\n";
+    let chunked =
+        "Content-Type: message/http\r\nPTTH-Message-ID: xxx\r\nTransfer-Encoding: chunked\r\n";
     assert_eq!(posted(&poll, Some(&streamed)), format!("{start}{chunked}\r\n"));
 
     let full = plan(|plan| {
@@ -536,7 +619,9 @@ fn a_post_is_written_as_protocol_md_says() {
         plan.fields = vec![("Authorization".to_owned(), "Bearer s3cret".to_owned())];
     });
     let accept = "Accept: message/http, application/json\r\nAccept-Encoding: identity\r\n";
-    let rest = format!("{accept}PTTH-Session: a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5\r\nAuthorization: Bearer s3cret\r\n");
+    let rest = format!(
+        "{accept}PTTH-Session: a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5\r\nAuthorization: Bearer s3cret\r\n"
+    );
     assert_eq!(posted(&full, None), format!("{start}Content-Length: 0\r\n{rest}\r\n"));
     assert_eq!(posted(&full, Some(&streamed)), format!("{start}{chunked}{rest}\r\n"));
 }
@@ -551,17 +636,18 @@ fn what_is_posted_is_read_as_it_was_meant() {
                 plan.accept = Some("application/json".into());
                 plan.session = Some([7; 16]);
             });
-            let octets = posted(&plan, brought);
-            let head = framed(&octets);
+            let bytes = posted(&plan, brought);
+            let head = framed(&bytes);
             let offer = match decide(&head, &OfferRules::default()) {
                 Ok(Decision::Turn(offer)) if upgrade => offer,
                 Ok(Decision::Poll(offer)) if !upgrade => offer,
-                other => panic!("{octets}: {other:?}"),
+                other => panic!("{bytes}: {other:?}"),
             };
-            assert_eq!((offer.is_poll(), offer.session), (!upgrade, Some([7; 16])), "{octets}");
+            assert_eq!((offer.is_poll(), offer.session), (!upgrade, Some([7; 16])), "{bytes}");
             assert_eq!(id_of(&head.fields), Ok(brought.map(|brought| brought.id)));
             assert_eq!(Encoding::accepted(&head.fields), Encoding::Json);
-            let content_type = head.fields.get("content-type").map(|value| Encoding::of_type(value).unwrap());
+            let content_type =
+                head.fields.get("content-type").map(|value| Encoding::of_type(value).unwrap());
             assert_eq!(content_type, brought.map(|brought| brought.encoding));
             of_request(&head).unwrap();
         }
@@ -573,8 +659,13 @@ fn a_poll_of_an_ietf_plan_is_a_post_without_alpn() {
     let ietf = OfferPlan::new("gw", "/.well-known/ptth/https%3A%2F%2Fa.example/", Dialect::ietf());
     let mut poll = ietf.clone();
     poll.upgrade = false;
-    let octets = posted(&poll, Some(&BROUGHT));
-    assert!(octets.starts_with("POST /.well-known/ptth/") && !octets.contains("ALPN") && !octets.contains("Upgrade"), "{octets}");
+    let bytes = posted(&poll, Some(&BROUGHT));
+    assert!(
+        bytes.starts_with("POST /.well-known/ptth/")
+            && !bytes.contains("ALPN")
+            && !bytes.contains("Upgrade"),
+        "{bytes}"
+    );
     // The offer itself is a GET, and can bring nothing.
     assert!(posted(&ietf, None).starts_with("GET "));
     let mut out = b"kept".to_vec();
@@ -619,55 +710,100 @@ fn a_post_that_would_split_or_say_a_thing_twice_is_not_written() {
     }
     for id in ["a\r\nX: y", "a\0b", "a\x7F"] {
         let mut out = b"kept".to_vec();
-        assert!(write_post(&mut out, &plan(|_| ()), Some(&Brought { id, ..BROUGHT })).is_err(), "{id:?}");
+        assert!(
+            write_post(&mut out, &plan(|_| ()), Some(&Brought { id, ..BROUGHT })).is_err(),
+            "{id:?}"
+        );
         assert_eq!(out, b"kept");
     }
     // Where it takes no fallback and says nothing of it, a program's own Accept is its own.
-    assert!(posted(&plan(|plan| plan.fields = vec![("Accept".to_owned(), "x/y".to_owned())]), None).contains("Accept: x/y\r\n"));
+    assert!(
+        posted(&plan(|plan| plan.fields = vec![("Accept".to_owned(), "x/y".to_owned())]), None)
+            .contains("Accept: x/y\r\n")
+    );
 }
 
 // ── What a device makes of the reply ──
 
 #[test]
 fn a_reply_of_the_fallback_is_told_from_any_web_servers() {
-    let verdict = |octets: &str| check(&answered(octets), "PTTH/1.0");
+    let verdict = |bytes: &str| check(&answered(bytes), "PTTH/1.0");
     let id = "PTTH-Message-ID: xxx\r\n";
     for (status, lines, encoding) in [
-        (200, "Content-Type: application/json\r\nContent-Length: 2\r\n".to_owned(), Some(Encoding::Json)),
+        (
+            200,
+            "Content-Type: application/json\r\nContent-Length: 2\r\n".to_owned(),
+            Some(Encoding::Json),
+        ),
         (200, "content-type: APPLICATION/JSON;charset=utf-8\r\n".to_owned(), Some(Encoding::Json)),
-        (200, "Content-Type: application/json\r\nContent-Length: 0\r\n".to_owned(), Some(Encoding::Json)),
-        (200, format!("Content-Type: message/http\r\n{id}Content-Length: 9\r\n"), Some(Encoding::Message)),
-        (200, "Content-Type: message/http\r\nTransfer-Encoding: chunked\r\n".to_owned(), Some(Encoding::Message)),
-        (200, format!("Content-Type: text/plain\r\n{id}Content-Length: 9\r\n"), Some(Encoding::Message)),
+        (
+            200,
+            "Content-Type: application/json\r\nContent-Length: 0\r\n".to_owned(),
+            Some(Encoding::Json),
+        ),
+        (
+            200,
+            format!("Content-Type: message/http\r\n{id}Content-Length: 9\r\n"),
+            Some(Encoding::Message),
+        ),
+        (
+            200,
+            "Content-Type: message/http\r\nTransfer-Encoding: chunked\r\n".to_owned(),
+            Some(Encoding::Message),
+        ),
+        (
+            200,
+            format!("Content-Type: text/plain\r\n{id}Content-Length: 9\r\n"),
+            Some(Encoding::Message),
+        ),
         (200, "Content-Length: 0\r\n".to_owned(), None),
         (200, "Content-Type: text/html\r\nContent-Length: 0\r\n".to_owned(), None),
         (204, "Content-Type: message/http\r\n".to_owned(), Some(Encoding::Message)),
         (204, "Content-Type: application/json\r\n".to_owned(), Some(Encoding::Json)),
         (204, format!("Content-Type: text/plain\r\n{id}"), Some(Encoding::Message)),
     ] {
-        let octets = format!("HTTP/1.1 {status} OK\r\n{lines}\r\n");
-        assert_eq!(verdict(&octets), Verdict::FellBack(encoding), "{octets}");
+        let bytes = format!("HTTP/1.1 {status} OK\r\n{lines}\r\n");
+        assert_eq!(verdict(&bytes), Verdict::FellBack(encoding), "{bytes}");
     }
-    for (octets, expected) in [
+    for (bytes, expected) in [
         ("HTTP/1.1 204 \r\n\r\n", Verdict::Nothing),
         ("HTTP/1.1 204 \r\nContent-Type: text/plain\r\n\r\n", Verdict::Nothing),
         ("HTTP/1.1 200 OK\r\n\r\n", Verdict::NoTurn(200)),
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Verdict::NoTurn(200)),
-        ("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\n", Verdict::NoTurn(200)),
-        ("HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nPTTH-Message-ID: xxx\r\nContent-Length: 5\r\n\r\n", Verdict::NoTurn(200)),
-        ("HTTP/1.1 201 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n", Verdict::NoTurn(201)),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\n",
+            Verdict::NoTurn(200),
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nPTTH-Message-ID: xxx\r\nContent-Length: 5\r\n\r\n",
+            Verdict::NoTurn(200),
+        ),
+        (
+            "HTTP/1.1 201 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n",
+            Verdict::NoTurn(201),
+        ),
         ("HTTP/1.1 202 OK\r\nContent-Length: 0\r\n\r\n", Verdict::NoTurn(202)),
         ("HTTP/1.1 413 No\r\nContent-Type: application/json\r\n\r\n", Verdict::NoTurn(413)),
         ("HTTP/1.1 415 No\r\nContent-Length: 0\r\n\r\n", Verdict::NoTurn(415)),
-        ("HTTP/1.1 502 No\r\nContent-Type: application/json\r\n\r\n", Verdict::Later { status: 502, retry_after: None }),
+        (
+            "HTTP/1.1 502 No\r\nContent-Type: application/json\r\n\r\n",
+            Verdict::Later { status: 502, retry_after: None },
+        ),
         ("HTTP/1.1 504 No\r\n\r\n", Verdict::Later { status: 504, retry_after: None }),
-        ("HTTP/1.1 426 No\r\nUpgrade: PTTH/1.0\r\n\r\n", Verdict::Later { status: 426, retry_after: None }),
+        (
+            "HTTP/1.1 426 No\r\nUpgrade: PTTH/1.0\r\n\r\n",
+            Verdict::Later { status: 426, retry_after: None },
+        ),
         ("HTTP/1.1 403 No\r\nContent-Type: application/json\r\n\r\n", Verdict::Refused(403)),
     ] {
-        assert_eq!(verdict(octets), expected, "{octets}");
+        assert_eq!(verdict(bytes), expected, "{bytes}");
     }
     for name in ["comet-2-event", "comet-4-nothing"] {
-        assert_eq!(check(&answered(sample(name)), "PTTH/0.9"), Verdict::FellBack(Some(Encoding::Json)), "{name}");
+        assert_eq!(
+            check(&answered(sample(name)), "PTTH/0.9"),
+            Verdict::FellBack(Some(Encoding::Json)),
+            "{name}"
+        );
     }
     assert_eq!(MESSAGE_ID, "PTTH-Message-ID");
 }

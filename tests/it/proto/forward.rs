@@ -1,11 +1,12 @@
-//! What a relay changes: hop-by-hop fields, framing, forwarding fields (T12), host and target (T9, T11).
+//! What a relay changes: hop-by-hop fields, framing, forwarding fields (T12), host and target (T9,
+//! T11).
 
 use std::net::IpAddr;
 
 use reverse_http::proto::body::{Framing, of_request, of_response};
 use reverse_http::proto::forward::{
-    Destination, FirstSegment, Forwarded, RequestRules, ResponseRules, destination, host_of, origin_form, request, response,
-    split_first_segment,
+    Destination, FirstSegment, Forwarded, RequestRules, ResponseRules, destination, host_of,
+    origin_form, request, response, split_first_segment,
 };
 
 use super::{answered, asked, framed, show, status};
@@ -21,17 +22,22 @@ const RULES: RequestRules<'_> = RequestRules {
     upgrade: false,
 };
 
-/// The field lines of `octets`, forwarded by `rules`.
+/// The field lines of `bytes`, forwarded by `rules`.
 #[track_caller]
-fn forwarded(octets: &str, rules: &RequestRules<'_>) -> Vec<String> {
-    let head = asked(octets);
+fn forwarded(bytes: &str, rules: &RequestRules<'_>) -> Vec<String> {
+    let head = asked(bytes);
     let mut out = b"before".to_vec();
     request(&mut out, &head, of_request(&head).unwrap(), rules).unwrap();
     let text = String::from_utf8(out).unwrap();
-    let lines = text.strip_prefix("before").unwrap().strip_suffix("\r\n\r\n").expect("a whole head").split("\r\n");
+    let lines = text
+        .strip_prefix("before")
+        .unwrap()
+        .strip_suffix("\r\n\r\n")
+        .expect("a whole head")
+        .split("\r\n");
     let lines: Vec<String> = lines.map(str::to_owned).collect();
     assert!(lines.iter().all(|line| !line.is_empty()));
-    let (method, _) = octets.split_once(' ').unwrap();
+    let (method, _) = bytes.split_once(' ').unwrap();
     assert_eq!(lines[0], format!("{method} {} HTTP/1.1", rules.target));
     assert!(lines[1].starts_with("Host:"), "Host is first: {lines:?}");
     lines[2..].to_vec()
@@ -41,24 +47,41 @@ fn forwarded(octets: &str, rules: &RequestRules<'_>) -> Vec<String> {
 fn an_offer_of_another_protocol_goes_on_where_it_is_to_and_never_h2c() {
     let upgrading = RequestRules { upgrade: true, ..RULES };
     for (lines, expected) in [
-        ("Upgrade: websocket\r\nConnection: Upgrade\r\n", &["Upgrade: websocket", "Connection: Upgrade"][..]),
-        ("Upgrade: h2c, websocket\r\nUpgrade: x/1, H2C\r\nConnection: upgrade\r\n", &["Upgrade: websocket, x/1", "Connection: Upgrade"]),
+        (
+            "Upgrade: websocket\r\nConnection: Upgrade\r\n",
+            &["Upgrade: websocket", "Connection: Upgrade"][..],
+        ),
+        (
+            "Upgrade: h2c, websocket\r\nUpgrade: x/1, H2C\r\nConnection: upgrade\r\n",
+            &["Upgrade: websocket, x/1", "Connection: Upgrade"],
+        ),
         ("Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA\r\n", &[]),
         ("Connection: upgrade\r\n", &[]),
         // A quote hides nothing from the next parser.
-        ("Upgrade: websocket, a\"b, h2c\r\nConnection: Upgrade\r\n", &["Upgrade: websocket", "Connection: Upgrade"]),
+        (
+            "Upgrade: websocket, a\"b, h2c\r\nConnection: Upgrade\r\n",
+            &["Upgrade: websocket", "Connection: Upgrade"],
+        ),
         ("Upgrade: \"h2c\", a b, /1, x/, x/1/2\r\nConnection: Upgrade\r\n", &[]),
     ] {
-        let octets = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
-        assert_eq!(forwarded(&octets, &upgrading), expected, "{lines:?}");
-        assert_eq!(forwarded(&octets, &RULES), [""; 0], "{lines:?}");
+        let bytes = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        assert_eq!(forwarded(&bytes, &upgrading), expected, "{lines:?}");
+        assert_eq!(forwarded(&bytes, &RULES), [""; 0], "{lines:?}");
     }
 }
 
 #[test]
 fn fields_as_long_as_hop_by_hop_ones_are_other_fields() {
-    let others =
-        ["DN: 1", "Pink: 2", "Example: 3", "X-Dotted9: 4", "Cinnection: 5", "Keep-Along: 6", "Content-Depth1: 7", "HTTP2-Sittings: 8"];
+    let others = [
+        "DN: 1",
+        "Pink: 2",
+        "Example: 3",
+        "X-Dotted9: 4",
+        "Cinnection: 5",
+        "Keep-Along: 6",
+        "Content-Depth1: 7",
+        "HTTP2-Sittings: 8",
+    ];
     let lines: String = others.iter().map(|line| format!("{line}\r\n")).collect();
     assert_eq!(relayed(&lines), others);
 }
@@ -66,9 +89,15 @@ fn fields_as_long_as_hop_by_hop_ones_are_other_fields() {
 #[test]
 fn a_prefix_that_was_taken_off_is_told_once() {
     let taken = RequestRules { prefix: Some("/lamp"), ..RULES };
-    let octets = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Prefix: /evil\r\nX-Forwarded-For: 192.0.2.1\r\nX-Other: 1\r\n\r\n";
-    assert_eq!(forwarded(octets, &taken), ["X-Forwarded-For: 192.0.2.1", "X-Other: 1", "X-Forwarded-Prefix: /lamp"]);
-    assert_eq!(forwarded(octets, &RULES), ["X-Forwarded-Prefix: /evil", "X-Forwarded-For: 192.0.2.1", "X-Other: 1"]);
+    let bytes = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Prefix: /evil\r\nX-Forwarded-For: 192.0.2.1\r\nX-Other: 1\r\n\r\n";
+    assert_eq!(
+        forwarded(bytes, &taken),
+        ["X-Forwarded-For: 192.0.2.1", "X-Other: 1", "X-Forwarded-Prefix: /lamp"]
+    );
+    assert_eq!(
+        forwarded(bytes, &RULES),
+        ["X-Forwarded-Prefix: /evil", "X-Forwarded-For: 192.0.2.1", "X-Other: 1"]
+    );
 }
 
 fn relayed(lines: &str) -> Vec<String> {
@@ -76,12 +105,16 @@ fn relayed(lines: &str) -> Vec<String> {
 }
 
 #[test]
-fn end_to_end_fields_keep_order_spelling_and_octets() {
-    let lines = "ACCEPT: a, b\r\nx-a:1\r\ncookie: a=b\r\nX-A: \"q\"\r\nExpect: 100-continue\r\nEmpty:\r\n";
-    assert_eq!(relayed(lines), ["ACCEPT: a, b", "x-a: 1", "cookie: a=b", "X-A: \"q\"", "Expect: 100-continue", "Empty:"]);
-    let octets = b"GET / HTTP/1.1\r\nHost: x\r\nA: caf\xE9\r\n\r\n";
+fn end_to_end_fields_keep_order_spelling_and_bytes() {
+    let lines =
+        "ACCEPT: a, b\r\nx-a:1\r\ncookie: a=b\r\nX-A: \"q\"\r\nExpect: 100-continue\r\nEmpty:\r\n";
+    assert_eq!(
+        relayed(lines),
+        ["ACCEPT: a, b", "x-a: 1", "cookie: a=b", "X-A: \"q\"", "Expect: 100-continue", "Empty:"]
+    );
+    let bytes = b"GET / HTTP/1.1\r\nHost: x\r\nA: caf\xE9\r\n\r\n";
     let mut out = Vec::new();
-    request(&mut out, &asked(octets), Framing::Empty, &RULES).unwrap();
+    request(&mut out, &asked(bytes), Framing::Empty, &RULES).unwrap();
     assert_eq!(show(&out), show(b"GET /status HTTP/1.1\r\nHost: gw.example\r\nA: caf\xE9\r\n\r\n"));
 }
 
@@ -95,8 +128,11 @@ fn hop_by_hop_fields_go() {
     assert_eq!(relayed("TE: trailers;q=0\r\n"), Vec::<String>::new());
 
     let keeping = RequestRules { keep_underscore: true, ..RULES };
-    let octets = "GET / HTTP/1.1\r\nHost: x\r\nx_y: z\r\n\r\n";
-    assert_eq!((forwarded(octets, &keeping), forwarded(octets, &RULES)), (vec!["x_y: z".to_owned()], vec![]));
+    let bytes = "GET / HTTP/1.1\r\nHost: x\r\nx_y: z\r\n\r\n";
+    assert_eq!(
+        (forwarded(bytes, &keeping), forwarded(bytes, &RULES)),
+        (vec!["x_y: z".to_owned()], vec![])
+    );
 }
 
 #[test]
@@ -114,7 +150,10 @@ fn connection_cannot_strip_end_to_end_fields() {
         "If-Match: i",
         "Expect: 100-continue",
     ];
-    let lines = format!("POST /lamp HTTP/1.1\r\nHost: old\r\nConnection: {names}\r\nContent-Length: 3\r\n{}\r\n\r\n", kept.join("\r\n"));
+    let lines = format!(
+        "POST /lamp HTTP/1.1\r\nHost: old\r\nConnection: {names}\r\nContent-Length: 3\r\n{}\r\n\r\n",
+        kept.join("\r\n")
+    );
     let mut expected = kept.map(str::to_owned).to_vec();
     expected.push("Content-Length: 3".to_owned());
     assert_eq!(forwarded(&lines, &RULES), expected);
@@ -124,41 +163,64 @@ fn connection_cannot_strip_end_to_end_fields() {
 fn connection_may_name_sixteen_fields() {
     let with = |n: usize| {
         let named: String = (0..n).map(|i| format!("X-{i}, close,")).collect();
-        let octets = format!("GET / HTTP/1.1\r\nHost: x\r\nConnection: {named}\r\nX-15: y\r\n\r\n");
+        let bytes = format!("GET / HTTP/1.1\r\nHost: x\r\nConnection: {named}\r\nX-15: y\r\n\r\n");
         let mut out = b"kept".to_vec();
-        let result = status(request(&mut out, &asked(&octets), Framing::Empty, &RULES));
+        let result = status(request(&mut out, &asked(&bytes), Framing::Empty, &RULES));
         (result, out.len() > 4)
     };
     assert_eq!(with(16), (Ok(()), true));
     assert_eq!(with(17), (Err(400), false));
-    let octets = format!("HTTP/1.1 200 OK\r\nConnection: {}\r\n\r\n", (0..17).map(|i| format!("x{i},")).collect::<String>());
-    let rules = ResponseRules { via: None, close: false, keep_alive: false, date: None, upgrade: false };
-    assert_eq!(status(response(&mut Vec::new(), &answered(&octets), Framing::Empty, "GET", &rules)), Err(502));
+    let bytes = format!(
+        "HTTP/1.1 200 OK\r\nConnection: {}\r\n\r\n",
+        (0..17).map(|i| format!("x{i},")).collect::<String>()
+    );
+    let rules =
+        ResponseRules { via: None, close: false, keep_alive: false, date: None, upgrade: false };
+    assert_eq!(
+        status(response(&mut Vec::new(), &answered(&bytes), Framing::Empty, "GET", &rules)),
+        Err(502)
+    );
 }
 
 #[test]
 fn framing_is_written_anew() {
-    for (octets, expected) in [
+    for (bytes, expected) in [
         ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", None),
         ("DELETE / HTTP/1.1\r\nHost: x\r\n\r\n", None),
         ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", Some("Content-Length: 0")),
         ("POST / HTTP/1.1\r\nHost: x\r\n\r\n", Some("Content-Length: 0")),
         ("PUT / HTTP/1.1\r\nHost: x\r\n\r\n", Some("Content-Length: 0")),
-        ("POST / HTTP/1.1\r\nHost: x\r\ncontent-length: 5\r\nContent-Length: 05, 5\r\n\r\n", Some("Content-Length: 5")),
-        ("POST / HTTP/1.1\r\nHost: x\r\ntransfer-encoding: CHUNKED\r\n\r\n", Some("Transfer-Encoding: chunked")),
-        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 9223372036854775807\r\n\r\n", Some("Content-Length: 9223372036854775807")),
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\ncontent-length: 5\r\nContent-Length: 05, 5\r\n\r\n",
+            Some("Content-Length: 5"),
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\ntransfer-encoding: CHUNKED\r\n\r\n",
+            Some("Transfer-Encoding: chunked"),
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 9223372036854775807\r\n\r\n",
+            Some("Content-Length: 9223372036854775807"),
+        ),
     ] {
-        assert_eq!(forwarded(octets, &RULES), expected.into_iter().collect::<Vec<_>>(), "{octets}");
+        assert_eq!(forwarded(bytes, &RULES), expected.into_iter().collect::<Vec<_>>(), "{bytes}");
     }
 }
 
 #[test]
 fn forwarding_fields_are_overwritten_for_visitors_and_kept_for_the_forwarder() {
-    let octets = "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 6.6.6.6\r\nx-forwarded-proto: https\r\nX-Forwarded-Host: evil\r\nX-Forwarded-: x\r\nX-Forwarded-Prefix: /evil\r\n\
+    let bytes = "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 6.6.6.6\r\nx-forwarded-proto: https\r\nX-Forwarded-Host: evil\r\nX-Forwarded-: x\r\nX-Forwarded-Prefix: /evil\r\n\
                   X-Forwarded-Port: 1\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 7.7.7.7\r\nVia: 1.1 theirs\r\n\r\n";
     let peer = |text: &str| Some(text.parse::<IpAddr>().unwrap());
-    let by = |peer| Some(Forwarded { peer, proto: "http", host: "gw.example:80", ..Forwarded::default() });
-    let rules = RequestRules { prefix: Some("/lamp"), forwarded: by(peer("192.0.2.7")), via: Some("ptth"), ..RULES };
+    let by = |peer| {
+        Some(Forwarded { peer, proto: "http", host: "gw.example:80", ..Forwarded::default() })
+    };
+    let rules = RequestRules {
+        prefix: Some("/lamp"),
+        forwarded: by(peer("192.0.2.7")),
+        via: Some("ptth"),
+        ..RULES
+    };
     let expected = [
         "X-Real-IP: 7.7.7.7",
         "Via: 1.1 theirs",
@@ -168,16 +230,23 @@ fn forwarding_fields_are_overwritten_for_visitors_and_kept_for_the_forwarder() {
         "X-Forwarded-Prefix: /lamp",
         "Via: 1.1 ptth",
     ];
-    assert_eq!(forwarded(octets, &rules), expected);
+    assert_eq!(forwarded(bytes, &rules), expected);
     let rules = RequestRules { forwarded: by(peer("::ffff:192.0.2.7")), ..RULES };
-    let lines = forwarded(octets, &rules);
-    assert!(lines.contains(&"X-Forwarded-For: 192.0.2.7".to_owned()) && !lines.iter().any(|l| l.contains("Prefix")), "{lines:?}");
-    let lines = forwarded(octets, &RequestRules { forwarded: by(peer("2001:db8::1")), ..RULES });
+    let lines = forwarded(bytes, &rules);
+    assert!(
+        lines.contains(&"X-Forwarded-For: 192.0.2.7".to_owned())
+            && !lines.iter().any(|l| l.contains("Prefix")),
+        "{lines:?}"
+    );
+    let lines = forwarded(bytes, &RequestRules { forwarded: by(peer("2001:db8::1")), ..RULES });
     assert!(lines.contains(&"X-Forwarded-For: 2001:db8::1".to_owned()));
-    let lines = forwarded(octets, &RequestRules { forwarded: by(None), ..RULES });
-    assert!(!lines.iter().any(|line| line.starts_with("X-Forwarded-For")), "of a peer without an address: {lines:?}");
+    let lines = forwarded(bytes, &RequestRules { forwarded: by(None), ..RULES });
+    assert!(
+        !lines.iter().any(|line| line.starts_with("X-Forwarded-For")),
+        "of a peer without an address: {lines:?}"
+    );
 
-    let untouched = forwarded(octets, &RULES);
+    let untouched = forwarded(bytes, &RULES);
     assert_eq!(untouched.len(), 9, "{untouched:?}");
     let old = forwarded("GET / HTTP/1.0\r\n\r\n", &RequestRules { via: Some("ptth"), ..RULES });
     assert_eq!(old, ["Via: 1.0 ptth"], "RFC 9110 §7.6.3: the version that was received");
@@ -185,7 +254,7 @@ fn forwarding_fields_are_overwritten_for_visitors_and_kept_for_the_forwarder() {
 
 #[test]
 fn what_cannot_be_written_is_refused_and_leaves_nothing() {
-    let octets = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let bytes = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
     let forwarded = |host| Some(Forwarded { proto: "http", host, ..Forwarded::default() });
     for rules in [
         RequestRules { target: "", ..RULES },
@@ -197,16 +266,26 @@ fn what_cannot_be_written_is_refused_and_leaves_nothing() {
         RequestRules { forwarded: forwarded("a\0"), ..RULES },
     ] {
         let mut out = b"kept".to_vec();
-        assert_eq!(status(request(&mut out, &asked(octets), Framing::Empty, &rules)), Err(400), "{rules:?}");
+        assert_eq!(
+            status(request(&mut out, &asked(bytes), Framing::Empty, &rules)),
+            Err(400),
+            "{rules:?}"
+        );
         assert_eq!(out, b"kept");
     }
 }
 
-const PLAIN: ResponseRules<'_> = ResponseRules { via: None, close: false, keep_alive: false, date: None, upgrade: false };
+const PLAIN: ResponseRules<'_> =
+    ResponseRules { via: None, close: false, keep_alive: false, date: None, upgrade: false };
 
 #[track_caller]
-fn relayed_response(octets: &str, method: &str, framing: Option<Framing>, rules: &ResponseRules<'_>) -> Vec<String> {
-    let head = answered(octets);
+fn relayed_response(
+    bytes: &str,
+    method: &str,
+    framing: Option<Framing>,
+    rules: &ResponseRules<'_>,
+) -> Vec<String> {
+    let head = answered(bytes);
     let mut out = Vec::new();
     let framing = framing.unwrap_or_else(|| of_response(&head, method).unwrap());
     response(&mut out, &head, framing, method, rules).unwrap();
@@ -217,64 +296,151 @@ fn relayed_response(octets: &str, method: &str, framing: Option<Framing>, rules:
 #[test]
 fn responses_are_framed_once() {
     let ok = "HTTP/1.1 200 OK";
-    for (octets, method, framing, expected) in [
-        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "GET", None, &[ok, "Content-Length: 5"][..]),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\ncontent-length: 5\r\n\r\n", "GET", None, &[ok, "Content-Length: 5"]),
+    for (bytes, method, framing, expected) in [
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+            "GET",
+            None,
+            &[ok, "Content-Length: 5"][..],
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\ncontent-length: 5\r\n\r\n",
+            "GET",
+            None,
+            &[ok, "Content-Length: 5"],
+        ),
         ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "GET", None, &[ok, "Content-Length: 0"]),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", "GET", None, &[ok, "Transfer-Encoding: chunked"]),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "GET", Some(Framing::UntilClose), &[ok]),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n",
+            "GET",
+            None,
+            &[ok, "Transfer-Encoding: chunked"],
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET",
+            Some(Framing::UntilClose),
+            &[ok],
+        ),
         ("HTTP/1.1 200 OK\r\n\r\n", "GET", None, &[ok]),
-        ("HTTP/1.0 200 OK\r\n\r\n", "GET", Some(Framing::Chunked), &[ok, "Transfer-Encoding: chunked"]),
+        (
+            "HTTP/1.0 200 OK\r\n\r\n",
+            "GET",
+            Some(Framing::Chunked),
+            &[ok, "Transfer-Encoding: chunked"],
+        ),
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "HEAD", None, &[ok, "Content-Length: 5"]),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "HEAD", None, &[ok]),
-        ("HTTP/1.1 304 \r\nContent-Length: 5\r\nETag: x\r\n\r\n", "GET", None, &["HTTP/1.1 304 ", "ETag: x", "Content-Length: 5"]),
+        (
+            "HTTP/1.1 304 \r\nContent-Length: 5\r\nETag: x\r\n\r\n",
+            "GET",
+            None,
+            &["HTTP/1.1 304 ", "ETag: x", "Content-Length: 5"],
+        ),
         ("HTTP/1.1 204 \r\nContent-Length: 0\r\n\r\n", "GET", None, &["HTTP/1.1 204 "]),
-        ("HTTP/1.1 103 Early Hints\r\nLink: x\r\nContent-Length: 5\r\n\r\n", "GET", None, &["HTTP/1.1 103 Early Hints", "Link: x"]),
-        ("HTTP/1.1 205 \r\n\r\n", "GET", Some(Framing::Empty), &["HTTP/1.1 205 ", "Content-Length: 0"]),
+        (
+            "HTTP/1.1 103 Early Hints\r\nLink: x\r\nContent-Length: 5\r\n\r\n",
+            "GET",
+            None,
+            &["HTTP/1.1 103 Early Hints", "Link: x"],
+        ),
+        (
+            "HTTP/1.1 205 \r\n\r\n",
+            "GET",
+            Some(Framing::Empty),
+            &["HTTP/1.1 205 ", "Content-Length: 0"],
+        ),
     ] {
-        assert_eq!(relayed_response(octets, method, framing, &PLAIN), expected, "{method} {octets}");
+        assert_eq!(relayed_response(bytes, method, framing, &PLAIN), expected, "{method} {bytes}");
     }
 }
 
 #[test]
 fn responses_lose_hop_by_hop_fields_and_gain_what_the_rules_say() {
-    let octets = "HTTP/1.1 200 OK\r\nserver: x\r\nConnection: close, X-Hop\r\nKeep-Alive: 1\r\nX-Hop: 1\r\nUpgrade: a\r\nProxy-Connection: b\r\n\
+    let bytes = "HTTP/1.1 200 OK\r\nserver: x\r\nConnection: close, X-Hop\r\nKeep-Alive: 1\r\nX-Hop: 1\r\nUpgrade: a\r\nProxy-Connection: b\r\n\
                   Set-Cookie: a=1\r\nset-cookie: b=2\r\nx_y: kept\r\nVia: 1.1 a\r\nContent-Length: 2\r\n\r\n";
-    let kept = ["HTTP/1.1 200 OK", "server: x", "Set-Cookie: a=1", "set-cookie: b=2", "x_y: kept", "Via: 1.1 a", "Content-Length: 2"];
-    assert_eq!(relayed_response(octets, "GET", None, &PLAIN), kept);
-    let rules =
-        ResponseRules { via: Some("ptth"), close: true, keep_alive: true, date: Some("Tue, 13 May 2008 20:14:45 GMT"), upgrade: false };
+    let kept = [
+        "HTTP/1.1 200 OK",
+        "server: x",
+        "Set-Cookie: a=1",
+        "set-cookie: b=2",
+        "x_y: kept",
+        "Via: 1.1 a",
+        "Content-Length: 2",
+    ];
+    assert_eq!(relayed_response(bytes, "GET", None, &PLAIN), kept);
+    let rules = ResponseRules {
+        via: Some("ptth"),
+        close: true,
+        keep_alive: true,
+        date: Some("Tue, 13 May 2008 20:14:45 GMT"),
+        upgrade: false,
+    };
     let added = ["Date: Tue, 13 May 2008 20:14:45 GMT", "Connection: close", "Via: 1.1 ptth"];
-    assert_eq!(relayed_response(octets, "GET", None, &rules), [&kept[..], &added].concat());
+    assert_eq!(relayed_response(bytes, "GET", None, &rules), [&kept[..], &added].concat());
 
-    let octets = "HTTP/1.0 200 OK\r\ndate: yesterday\r\nContent-Length: 0\r\n\r\n";
+    let bytes = "HTTP/1.0 200 OK\r\ndate: yesterday\r\nContent-Length: 0\r\n\r\n";
     let rules = ResponseRules { close: false, ..rules };
-    let expected = ["HTTP/1.1 200 OK", "date: yesterday", "Content-Length: 0", "Connection: keep-alive", "Via: 1.0 ptth"];
-    assert_eq!(relayed_response(octets, "GET", None, &rules), expected);
+    let expected = [
+        "HTTP/1.1 200 OK",
+        "date: yesterday",
+        "Content-Length: 0",
+        "Connection: keep-alive",
+        "Via: 1.0 ptth",
+    ];
+    assert_eq!(relayed_response(bytes, "GET", None, &rules), expected);
     assert_eq!(
-        relayed_response("HTTP/1.1 100 \r\n\r\n", "GET", None, &ResponseRules { via: None, keep_alive: false, ..rules }),
+        relayed_response(
+            "HTTP/1.1 100 \r\n\r\n",
+            "GET",
+            None,
+            &ResponseRules { via: None, keep_alive: false, ..rules }
+        ),
         ["HTTP/1.1 100 "]
     );
     let mut out = b"kept".to_vec();
     let wrong = ResponseRules { date: Some("a\r\nb"), ..PLAIN };
-    assert_eq!(status(response(&mut out, &answered("HTTP/1.1 200 OK\r\n\r\n"), Framing::Empty, "GET", &wrong)), Err(502));
+    assert_eq!(
+        status(response(
+            &mut out,
+            &answered("HTTP/1.1 200 OK\r\n\r\n"),
+            Framing::Empty,
+            "GET",
+            &wrong
+        )),
+        Err(502)
+    );
     assert_eq!(out, b"kept");
 }
 
-fn to<'a>(host: &str, port: Option<u16>, authority: &'a str, target: &'a str) -> Result<Destination<'a>, u16> {
+fn to<'a>(
+    host: &str,
+    port: Option<u16>,
+    authority: &'a str,
+    target: &'a str,
+) -> Result<Destination<'a>, u16> {
     Ok(Destination { host: host.to_owned(), port, authority, target })
 }
 
 /// As with the result, but owned, so that a table can be built from formatted heads.
-fn goes(method: &str, target: &str, version: &str, hosts: &str) -> Result<(String, Option<u16>, String, String), u16> {
-    let octets = format!("{method} {target} HTTP/{version}\r\n{hosts}\r\n");
-    status(destination(&framed(&octets))).map(|d| (d.host, d.port, d.authority.to_owned(), d.target.to_owned()))
+fn goes(
+    method: &str,
+    target: &str,
+    version: &str,
+    hosts: &str,
+) -> Result<(String, Option<u16>, String, String), u16> {
+    let bytes = format!("{method} {target} HTTP/{version}\r\n{hosts}\r\n");
+    status(destination(&framed(&bytes)))
+        .map(|d| (d.host, d.port, d.authority.to_owned(), d.target.to_owned()))
 }
 
 #[test]
 fn hosts_are_normalised_once() {
     let head = framed("GET /a?b HTTP/1.1\r\nHost: Lamp.Example.:8080\r\n\r\n");
-    assert_eq!(status(destination(&head)), to("lamp.example", Some(8080), "Lamp.Example.:8080", "/a?b"));
+    assert_eq!(
+        status(destination(&head)),
+        to("lamp.example", Some(8080), "Lamp.Example.:8080", "/a?b")
+    );
     for (value, host, port) in [
         ("a", "a", None),
         ("a.b-c_d", "a.b-c_d", None),
@@ -284,10 +450,17 @@ fn hosts_are_normalised_once() {
         ("[::1]:65535", "[::1]", Some(65535)),
         ("a.:80", "a", Some(80)),
     ] {
-        assert_eq!(goes("GET", "/", "1.1", &format!("Host: {value}\r\n")), Ok((host.into(), port, value.into(), "/".into())), "{value}");
+        assert_eq!(
+            goes("GET", "/", "1.1", &format!("Host: {value}\r\n")),
+            Ok((host.into(), port, value.into(), "/".into())),
+            "{value}"
+        );
     }
     let longest = "x".repeat(253);
-    assert_eq!(goes("GET", "/", "1.1", &format!("Host: {longest}\r\n")), Ok((longest.clone(), None, longest, "/".into())));
+    assert_eq!(
+        goes("GET", "/", "1.1", &format!("Host: {longest}\r\n")),
+        Ok((longest.clone(), None, longest, "/".into()))
+    );
     for value in [
         "",
         ".",
@@ -348,7 +521,11 @@ fn hosts_are_normalised_once() {
         assert_eq!(goes("GET", "/", version, hosts).is_ok(), right, "{version} {hosts:?}");
     }
     for hosts in ["", "Host:\r\n"] {
-        assert_eq!(goes("GET", "/", "1.0", hosts), Ok((String::new(), None, String::new(), "/".into())), "{hosts:?}");
+        assert_eq!(
+            goes("GET", "/", "1.0", hosts),
+            Ok((String::new(), None, String::new(), "/".into())),
+            "{hosts:?}"
+        );
     }
 }
 
@@ -377,17 +554,28 @@ fn absolute_targets_agree_with_host() {
         ("http:a/", "a", None),
         ("ftp://a/", "a", None),
     ] {
-        let expected = expected.map(|(host, port, authority, target)| (host.to_owned(), port, authority.to_owned(), target.to_owned()));
-        assert_eq!(goes("GET", target, "1.1", &format!("Host: {host}\r\n")).ok(), expected, "{target} {host}");
+        let expected = expected.map(|(host, port, authority, target)| {
+            (host.to_owned(), port, authority.to_owned(), target.to_owned())
+        });
+        assert_eq!(
+            goes("GET", target, "1.1", &format!("Host: {host}\r\n")).ok(),
+            expected,
+            "{target} {host}"
+        );
     }
-    assert_eq!(goes("GET", "http://a/", "1.1", ""), Err(400), "an absolute target does not replace Host");
+    assert_eq!(
+        goes("GET", "http://a/", "1.1", ""),
+        Err(400),
+        "an absolute target does not replace Host"
+    );
     assert_eq!(goes("GET", "http://a/", "1.0", "").unwrap().0, "a");
     assert_eq!(goes("OPTIONS", "http://a", "1.1", "Host: a\r\n").unwrap().3, "*");
 }
 
 #[test]
 fn targets_that_servers_read_differently_are_refused() {
-    let target = |method: &str, target: &str| goes(method, target, "1.1", "Host: a\r\n").map(|d| d.3);
+    let target =
+        |method: &str, target: &str| goes(method, target, "1.1", "Host: a\r\n").map(|d| d.3);
     for right in [
         "/",
         "//",
@@ -413,8 +601,9 @@ fn targets_that_servers_read_differently_are_refused() {
         assert_eq!(target("GET", right), Ok(right.to_owned()), "{right}");
     }
     for wrong in [
-        "/..", "/.", "/../x", "/a/..", "/a/../b", "/a/./b", "/%2e", "/%2E%2e", "/.%2e/x", "/a/%2e./", "/%2E/?q", "/a\\b", "/\\", "/#",
-        "/a#b", "/?a#b", "/%", "/a%2", "/%zz", "/%+1", "/%00", "/a%00b", "*", "a", "a/b", "a:80", "?x", "#",
+        "/..", "/.", "/../x", "/a/..", "/a/../b", "/a/./b", "/%2e", "/%2E%2e", "/.%2e/x",
+        "/a/%2e./", "/%2E/?q", "/a\\b", "/\\", "/#", "/a#b", "/?a#b", "/%", "/a%2", "/%zz", "/%+1",
+        "/%00", "/a%00b", "*", "a", "a/b", "a:80", "?x", "#",
     ] {
         assert_eq!(target("GET", wrong), Err(400), "{wrong}");
     }
@@ -427,20 +616,20 @@ fn targets_that_servers_read_differently_are_refused() {
 
 #[test]
 fn a_forwarder_with_one_place_to_go_wants_the_path_only() {
-    for (octets, expected) in [
+    for (bytes, expected) in [
         ("GET /x HTTP/1.1\r\n\r\n", Ok("/x")),
         ("GET http://evil:81/x?y HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", Ok("/x?y")),
         ("OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n", Ok("*")),
         ("GET /../x HTTP/1.1\r\n\r\n", Err(400)),
         ("CONNECT a:1 HTTP/1.1\r\n\r\n", Err(501)),
     ] {
-        assert_eq!(status(origin_form(&framed(octets))), expected, "{octets}");
+        assert_eq!(status(origin_form(&framed(bytes))), expected, "{bytes}");
     }
 }
 
 #[test]
 fn the_target_of_a_request_on_a_link_wins_over_host_and_neither_may_be_invalid() {
-    for (octets, expected) in [
+    for (bytes, expected) in [
         ("GET /x HTTP/1.1\r\n\r\n", Ok(None)),
         ("GET /x HTTP/1.1\r\nHost:\r\n\r\n", Ok(None)),
         ("GET /x HTTP/1.1\r\nHost: A.b:8080\r\n\r\n", Ok(Some("A.b:8080"))),
@@ -457,7 +646,7 @@ fn the_target_of_a_request_on_a_link_wins_over_host_and_neither_may_be_invalid()
         ("GET /x HTTP/1.1\r\nHost: a::99999\r\n\r\n", Err(400)),
         ("GET /x HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", Err(400)),
     ] {
-        assert_eq!(status(host_of(&asked(octets))), expected, "{octets}");
+        assert_eq!(status(host_of(&asked(bytes))), expected, "{bytes}");
     }
 }
 

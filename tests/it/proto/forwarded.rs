@@ -1,11 +1,12 @@
-//! What trusted proxies say: networks, `X-Forwarded-*` and `Forwarded` (RFC 7239), octets in and octets out (T10, T12).
+//! What trusted proxies say: networks, `X-Forwarded-*` and `Forwarded` (RFC 7239), bytes in and
+//! bytes out (T10, T12).
 
 use std::net::IpAddr;
 
 use proptest::prelude::*;
 use reverse_http::proto::body::Framing;
 use reverse_http::proto::forward::{Forwarded, RequestRules, request};
-use reverse_http::proto::forwarded::{Network, Said};
+use reverse_http::proto::forwarded::{Network, ProxyClaims};
 
 use super::asked;
 
@@ -68,19 +69,35 @@ fn networks_have_whole_addresses_and_no_bits_behind_their_prefix() {
         ("::1/127", "::/127"),
         ("::ffff:10.0.0.1/104", "10.0.0.0/8"),
     ] {
-        assert!(network(text).unwrap_err().ends_with(&format!("write {right}")), "{text}: {:?}", network(text));
+        assert!(
+            network(text).unwrap_err().ends_with(&format!("write {right}")),
+            "{text}: {:?}",
+            network(text)
+        );
     }
 }
 
 #[test]
 fn a_network_has_its_first_and_its_last_address_and_none_beside() {
     for (text, within, beside) in [
-        ("10.0.0.0/8", &["10.0.0.0", "10.255.255.255", "::ffff:10.1.2.3"][..], &["9.255.255.255", "11.0.0.0", "::10.1.2.3", "::1"][..]),
+        (
+            "10.0.0.0/8",
+            &["10.0.0.0", "10.255.255.255", "::ffff:10.1.2.3"][..],
+            &["9.255.255.255", "11.0.0.0", "::10.1.2.3", "::1"][..],
+        ),
         ("192.0.2.7", &["192.0.2.7", "::ffff:192.0.2.7"], &["192.0.2.6", "192.0.2.8"]),
         ("192.0.2.6/31", &["192.0.2.6", "192.0.2.7"], &["192.0.2.5", "192.0.2.8"]),
         ("0.0.0.0/0", &["0.0.0.0", "255.255.255.255", "::ffff:1.2.3.4"], &["::", "2001:db8::1"]),
-        ("::/0", &["::", "::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"], &["1.2.3.4", "::ffff:1.2.3.4"]),
-        ("2001:db8::/33", &["2001:db8::", "2001:db8:7fff:ffff:ffff:ffff:ffff:ffff"], &["2001:db8:8000::", "2001:db7:ffff::"]),
+        (
+            "::/0",
+            &["::", "::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"],
+            &["1.2.3.4", "::ffff:1.2.3.4"],
+        ),
+        (
+            "2001:db8::/33",
+            &["2001:db8::", "2001:db8:7fff:ffff:ffff:ffff:ffff:ffff"],
+            &["2001:db8:8000::", "2001:db7:ffff::"],
+        ),
         ("2001:db8::7", &["2001:db8::7"], &["2001:db8::6", "2001:db8::8"]),
         ("::ffff:10.0.0.0/104", &["10.9.8.7", "::ffff:10.9.8.7"], &["11.0.0.0", "::"]),
     ] {
@@ -94,11 +111,17 @@ fn a_network_has_its_first_and_its_last_address_and_none_beside() {
 /// The forwarding fields that go on where `lines` came from a trusted proxy at 127.0.0.1.
 #[track_caller]
 fn told(lines: &str, prefix: Option<&str>, element: bool) -> Vec<String> {
-    let octets = format!("GET /lamp/x HTTP/1.1\r\nHost: gw.example:8080\r\n{lines}\r\n");
-    let head = asked(&octets);
-    let said = Said::read(&head.fields);
+    let bytes = format!("GET /lamp/x HTTP/1.1\r\nHost: gw.example:8080\r\n{lines}\r\n");
+    let head = asked(&bytes);
+    let said = ProxyClaims::read(&head.fields);
     let peer = Some("::ffff:127.0.0.1".parse::<IpAddr>().unwrap());
-    let forwarded = Some(Forwarded { peer, proto: "http", host: "gw.example:8080", said: Some(&said), element });
+    let forwarded = Some(Forwarded {
+        peer,
+        proto: "http",
+        host: "gw.example:8080",
+        said: Some(&said),
+        element,
+    });
     let rules = RequestRules {
         target: "/x",
         host: "x",
@@ -112,7 +135,12 @@ fn told(lines: &str, prefix: Option<&str>, element: bool) -> Vec<String> {
     let mut out = Vec::new();
     request(&mut out, &head, Framing::Empty, &rules).unwrap();
     let text = String::from_utf8(out).unwrap();
-    text.strip_suffix("\r\n\r\n").expect("a whole head").split("\r\n").skip(2).map(str::to_owned).collect()
+    text.strip_suffix("\r\n\r\n")
+        .expect("a whole head")
+        .split("\r\n")
+        .skip(2)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The value of one of them.
@@ -132,9 +160,15 @@ fn a_chain_goes_on_in_one_line_with_the_proxys_own_address_behind_it() {
     for (came, expected) in [
         (&["203.0.113.7"][..], "203.0.113.7, 127.0.0.1"),
         (&["203.0.113.7,198.51.100.1"], "203.0.113.7, 198.51.100.1, 127.0.0.1"),
-        (&["203.0.113.7", " 198.51.100.1 ,, 2001:DB8::1\t"], "203.0.113.7, 198.51.100.1, 2001:db8::1, 127.0.0.1"),
+        (
+            &["203.0.113.7", " 198.51.100.1 ,, 2001:DB8::1\t"],
+            "203.0.113.7, 198.51.100.1, 2001:db8::1, 127.0.0.1",
+        ),
         (&["unknown, Unknown, 203.0.113.7"], "unknown, unknown, 203.0.113.7, 127.0.0.1"),
-        (&["203.0.113.7:1234, [2001:db8::1]:80, [2001:db8::2]"], "203.0.113.7, 2001:db8::1, 2001:db8::2, 127.0.0.1"),
+        (
+            &["203.0.113.7:1234, [2001:db8::1]:80, [2001:db8::2]"],
+            "203.0.113.7, 2001:db8::1, 2001:db8::2, 127.0.0.1",
+        ),
         (&["::ffff:203.0.113.7, [::ffff:203.0.113.8]"], "203.0.113.7, 203.0.113.8, 127.0.0.1"),
         // What stands before a member that is not understood was vouched for by nobody.
         (&["10.0.0.1, evil\" <b>, 203.0.113.7"], "203.0.113.7, 127.0.0.1"),
@@ -152,7 +186,8 @@ fn a_chain_goes_on_in_one_line_with_the_proxys_own_address_behind_it() {
         (&[], "127.0.0.1"),
         (&[&many], &format!("{last}, 127.0.0.1")),
     ] {
-        let lines: String = came.iter().map(|line| format!("X-Forwarded-For: {line}\r\n")).collect();
+        let lines: String =
+            came.iter().map(|line| format!("X-Forwarded-For: {line}\r\n")).collect();
         assert_eq!(value(&lines, "X-Forwarded-For").as_deref(), Some(expected), "{came:?}");
     }
 }
@@ -164,7 +199,11 @@ fn one_valid_value_is_kept_and_any_other_is_set() {
         ("x-forwarded-proto: HTTPS\r\n", "X-Forwarded-Proto", Some("https")),
         ("X-Forwarded-Proto: wss\r\n", "X-Forwarded-Proto", Some("wss")),
         ("X-Forwarded-Proto: https, http\r\n", "X-Forwarded-Proto", Some("http")),
-        ("X-Forwarded-Proto: https\r\nX-Forwarded-Proto: https\r\n", "X-Forwarded-Proto", Some("http")),
+        (
+            "X-Forwarded-Proto: https\r\nX-Forwarded-Proto: https\r\n",
+            "X-Forwarded-Proto",
+            Some("http"),
+        ),
         ("X-Forwarded-Proto: https://\r\n", "X-Forwarded-Proto", Some("http")),
         ("X-Forwarded-Proto: 1https\r\n", "X-Forwarded-Proto", Some("http")),
         ("X-Forwarded-Proto: abcdefghijklmnopq\r\n", "X-Forwarded-Proto", Some("http")),
@@ -175,7 +214,11 @@ fn one_valid_value_is_kept_and_any_other_is_set() {
         ("X-Forwarded-Host: u@a\r\n", "X-Forwarded-Host", Some("gw.example:8080")),
         ("X-Forwarded-Host: a/b\r\n", "X-Forwarded-Host", Some("gw.example:8080")),
         ("X-Forwarded-Host:\r\n", "X-Forwarded-Host", Some("gw.example:8080")),
-        ("X-Forwarded-Host: a\r\nX-Forwarded-Host: b\r\n", "X-Forwarded-Host", Some("gw.example:8080")),
+        (
+            "X-Forwarded-Host: a\r\nX-Forwarded-Host: b\r\n",
+            "X-Forwarded-Host",
+            Some("gw.example:8080"),
+        ),
         ("X-Forwarded-Port: 443\r\n", "X-Forwarded-Port", Some("443")),
         ("X-Forwarded-Port: 0\r\n", "X-Forwarded-Port", None),
         ("X-Forwarded-Port: +443\r\n", "X-Forwarded-Port", None),
@@ -213,10 +256,14 @@ fn an_outer_prefix_stands_before_ours() {
         ("", None, None),
     ] {
         let told = told(&format!("X-Forwarded-Prefix: {came}\r\n"), ours, false);
-        let values: Vec<&str> = told.iter().filter_map(|line| line.strip_prefix("X-Forwarded-Prefix: ")).collect();
+        let values: Vec<&str> =
+            told.iter().filter_map(|line| line.strip_prefix("X-Forwarded-Prefix: ")).collect();
         assert_eq!(values, expected.into_iter().collect::<Vec<_>>(), "{came}");
     }
-    assert_eq!(value("X-Forwarded-Prefix: /a\r\nX-Forwarded-Prefix: /b\r\n", "X-Forwarded-Prefix"), None);
+    assert_eq!(
+        value("X-Forwarded-Prefix: /a\r\nX-Forwarded-Prefix: /b\r\n", "X-Forwarded-Prefix"),
+        None
+    );
 }
 
 #[test]
@@ -229,9 +276,18 @@ fn elements_are_written_anew_as_they_were_understood() {
             &["For=\"192.0.2.43\";PROTO=HTTPS;by=203.0.113.43;Host=a.example"],
             Some("for=192.0.2.43;proto=https;by=203.0.113.43;host=a.example"),
         ),
-        (&["for=192.0.2.43, for=\"[2001:DB8:cafe::17]:4711\""], Some("for=192.0.2.43, for=\"[2001:db8:cafe::17]:4711\"")),
-        (&["for=192.0.2.43", "for=\"192.0.2.44:80\""], Some("for=192.0.2.43, for=\"192.0.2.44:80\"")),
-        (&["for=unknown;by=_gw.1-x", "for=\"_a:_b\";by=\"unknown:80\""], Some("for=unknown;by=_gw.1-x, for=\"_a:_b\";by=\"unknown:80\"")),
+        (
+            &["for=192.0.2.43, for=\"[2001:DB8:cafe::17]:4711\""],
+            Some("for=192.0.2.43, for=\"[2001:db8:cafe::17]:4711\""),
+        ),
+        (
+            &["for=192.0.2.43", "for=\"192.0.2.44:80\""],
+            Some("for=192.0.2.43, for=\"192.0.2.44:80\""),
+        ),
+        (
+            &["for=unknown;by=_gw.1-x", "for=\"_a:_b\";by=\"unknown:80\""],
+            Some("for=unknown;by=_gw.1-x, for=\"_a:_b\";by=\"unknown:80\""),
+        ),
         (&["for=Unknown;by=_gw.1-x"], Some("for=unknown;by=_gw.1-x")),
         (&["for=\"192.0.2.1:_port\""], Some("for=\"192.0.2.1:_port\"")),
         (
@@ -286,16 +342,28 @@ fn a_malformed_element_hides_itself_and_what_stands_before_it() {
         "f(r=x",
     ] {
         let line = |text: &str| format!("Forwarded: {text}\r\n");
-        assert_eq!(value(&line(malformed), "Forwarded").as_deref(), Some("for=unknown"), "{malformed}");
-        assert_eq!(value(&line(&format!("for=192.0.2.1, {malformed}, for=192.0.2.2")), "Forwarded").as_deref(), Some("for=unknown"));
+        assert_eq!(
+            value(&line(malformed), "Forwarded").as_deref(),
+            Some("for=unknown"),
+            "{malformed}"
+        );
+        assert_eq!(
+            value(&line(&format!("for=192.0.2.1, {malformed}, for=192.0.2.2")), "Forwarded")
+                .as_deref(),
+            Some("for=unknown")
+        );
         let lines = [line("for=192.0.2.1"), line(malformed), line("for=192.0.2.2")].concat();
-        assert_eq!(value(&lines, "Forwarded").as_deref(), Some("for=unknown, for=192.0.2.2"), "{malformed}");
+        assert_eq!(
+            value(&lines, "Forwarded").as_deref(),
+            Some("for=unknown, for=192.0.2.2"),
+            "{malformed}"
+        );
     }
 }
 
 #[test]
 fn our_own_element_names_the_peer_the_host_and_the_scheme() {
-    let own = |peer: Option<&str>, host: &str, said: Option<&Said<'_>>| {
+    let own = |peer: Option<&str>, host: &str, said: Option<&ProxyClaims<'_>>| {
         let peer = peer.map(|text| text.parse::<IpAddr>().unwrap());
         let forwarded = Some(Forwarded { peer, proto: "http", host, said, element: true });
         let rules = RequestRules {
@@ -308,29 +376,49 @@ fn our_own_element_names_the_peer_the_host_and_the_scheme() {
             drop_authorization: false,
             upgrade: false,
         };
-        let octets = "GET / HTTP/1.1\r\nHost: x\r\nForwarded: for=6.6.6.6\r\n\r\n";
+        let bytes = "GET / HTTP/1.1\r\nHost: x\r\nForwarded: for=6.6.6.6\r\n\r\n";
         let mut out = Vec::new();
-        request(&mut out, &asked(octets), Framing::Empty, &rules).unwrap();
+        request(&mut out, &asked(bytes), Framing::Empty, &rules).unwrap();
         let text = String::from_utf8(out).unwrap();
-        let values: Vec<String> = text.split("\r\n").filter_map(|line| line.strip_prefix("Forwarded: ")).map(str::to_owned).collect();
+        let values: Vec<String> = text
+            .split("\r\n")
+            .filter_map(|line| line.strip_prefix("Forwarded: "))
+            .map(str::to_owned)
+            .collect();
         values
     };
     for (peer, host, expected) in [
         (Some("192.0.2.7"), "a.example", "for=192.0.2.7;host=a.example;proto=http"),
-        (Some("::ffff:192.0.2.7"), "a.example:80", "for=192.0.2.7;host=\"a.example:80\";proto=http"),
+        (
+            Some("::ffff:192.0.2.7"),
+            "a.example:80",
+            "for=192.0.2.7;host=\"a.example:80\";proto=http",
+        ),
         (Some("2001:db8::7"), "[::1]:80", "for=\"[2001:db8::7]\";host=\"[::1]:80\";proto=http"),
         (Some("2001:db8::7"), "", "for=\"[2001:db8::7]\";proto=http"),
         (None, "a", "for=unknown;host=a;proto=http"),
     ] {
-        assert_eq!(own(peer, host, None), [expected], "an untrusted visitor's own field is replaced");
+        assert_eq!(
+            own(peer, host, None),
+            [expected],
+            "an untrusted visitor's own field is replaced"
+        );
     }
-    let (some, none, wrong) = ("Forwarded: for=1.1.1.1;proto=https\r\n", "X-Forwarded-Proto: https\r\n", "Forwarded: for=\"\r\n");
+    let (some, none, wrong) = (
+        "Forwarded: for=1.1.1.1;proto=https\r\n",
+        "X-Forwarded-Proto: https\r\n",
+        "Forwarded: for=\"\r\n",
+    );
     for (lines, expected) in [
         (some, "for=1.1.1.1;proto=https, for=127.0.0.1;host=\"gw.example:8080\";proto=http"),
         (none, "for=127.0.0.1;host=\"gw.example:8080\";proto=http"),
         (wrong, "for=unknown, for=127.0.0.1;host=\"gw.example:8080\";proto=http"),
     ] {
-        assert!(told(lines, None, true).contains(&format!("Forwarded: {expected}")), "{:?}", told(lines, None, true));
+        assert!(
+            told(lines, None, true).contains(&format!("Forwarded: {expected}")),
+            "{:?}",
+            told(lines, None, true)
+        );
     }
 }
 
@@ -353,7 +441,10 @@ fn all_of_it_in_order_and_nothing_else() {
 
 #[test]
 fn a_scheme_is_known_where_it_is_https() {
-    let scheme = |lines: &str| Said::read(&asked(&format!("GET / HTTP/1.1\r\nHost: x\r\n{lines}\r\n")).fields).scheme();
+    let scheme = |lines: &str| {
+        ProxyClaims::read(&asked(&format!("GET / HTTP/1.1\r\nHost: x\r\n{lines}\r\n")).fields)
+            .scheme()
+    };
     for (value, expected) in [
         ("https", Some("https")),
         ("HTTP", Some("http")),
@@ -380,7 +471,7 @@ proptest! {
             let field = |value: &str| format!("{name}: {value}\r\n");
             let came: String = lines.iter().map(|line| field(&line.concat())).collect();
             if let Some(written) = value(&came, name) {
-                prop_assert!(written.bytes().all(|octet| matches!(octet, b' '..=b'~')), "{written:?}");
+                prop_assert!(written.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{written:?}");
                 let again = value(&field(written.strip_suffix(own).unwrap_or_default()), name);
                 prop_assert_eq!(again.as_deref(), Some(written.as_str()));
             }
@@ -391,14 +482,18 @@ proptest! {
 #[test]
 fn a_peer_without_an_address_passes_on_what_it_said_and_adds_none() {
     for (lines, expected) in [
-        ("X-Forwarded-For: 192.0.2.1, 192.0.2.2\r\n", Some("X-Forwarded-For: 192.0.2.1, 192.0.2.2\r\n")),
+        (
+            "X-Forwarded-For: 192.0.2.1, 192.0.2.2\r\n",
+            Some("X-Forwarded-For: 192.0.2.1, 192.0.2.2\r\n"),
+        ),
         ("X-Forwarded-For: x\r\n", None),
         ("", None),
     ] {
-        let octets = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
-        let head = asked(&octets);
-        let said = Said::read(&head.fields);
-        let forwarded = Forwarded { proto: "http", host: "a", said: Some(&said), ..Forwarded::default() };
+        let bytes = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        let head = asked(&bytes);
+        let said = ProxyClaims::read(&head.fields);
+        let forwarded =
+            Forwarded { proto: "http", host: "a", said: Some(&said), ..Forwarded::default() };
         let rules = RequestRules {
             drop_authorization: false,
             target: "/",

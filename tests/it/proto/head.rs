@@ -1,41 +1,50 @@
-//! Heads: every prefix of every sample, every refusal of protocol.md §3 and threats T10, T13 as early as its octets allow.
+//! Heads: every prefix of every sample, every refusal of protocol.md §3 and threats T10, T13 as
+//! early as its bytes allow.
 
 use proptest::prelude::*;
 use reverse_http::proto::framed::FramedRequest;
 use reverse_http::proto::head::{
-    LineEnds, foreign_protocol, is_idempotent, is_token, keeps_alive, reason_phrase, request, response, title_case, write_field,
-    write_request_line, write_status_line,
+    LineEnds, foreign_protocol, is_idempotent, is_token, keeps_alive, reason_phrase, request,
+    response, title_case, write_field, write_request_line, write_status_line,
 };
 
-use super::{REQUESTS, RESPONSES, answered, asked, framed, get, limits, sample, show, small, status};
+use super::{
+    REQUESTS, RESPONSES, answered, asked, framed, get, limits, sample, show, small, status,
+};
 
 /// Length of the head in a sample: to its first empty line.
-fn head_len(octets: &[u8]) -> usize {
-    octets.windows(4).position(|w| w == b"\r\n\r\n").expect("samples have an empty line") + 4
+fn head_len(bytes: &[u8]) -> usize {
+    bytes.windows(4).position(|w| w == b"\r\n\r\n").expect("samples have an empty line") + 4
 }
 
 #[test]
 fn every_strict_prefix_is_not_yet_and_the_whole_is_done() {
-    for (name, octets) in REQUESTS {
-        let len = head_len(octets);
+    for (name, bytes) in REQUESTS {
+        let len = head_len(bytes);
         for ends in [LineEnds::Crlf, LineEnds::CrlfOrLf] {
             for cut in 0..len {
-                assert!(matches!(request(&octets[..cut], &limits(), ends), Ok(None)), "{name} cut at {cut}");
+                assert!(
+                    matches!(request(&bytes[..cut], &limits(), ends), Ok(None)),
+                    "{name} cut at {cut}"
+                );
             }
             for behind in [&b""[..], b"\0\r\n\xFF", b"GET / HTTP/1.1\r\n\r\n"] {
-                let given = [&octets[..len], behind].concat();
+                let given = [&bytes[..len], behind].concat();
                 assert_eq!(request(&given, &limits(), ends).unwrap().unwrap().len, len, "{name}");
             }
         }
     }
-    for (name, octets) in RESPONSES {
-        let len = head_len(octets);
+    for (name, bytes) in RESPONSES {
+        let len = head_len(bytes);
         for ends in [LineEnds::Crlf, LineEnds::CrlfOrLf] {
             for cut in 0..len {
-                assert!(matches!(response(&octets[..cut], &limits(), ends), Ok(None)), "{name} cut at {cut}");
+                assert!(
+                    matches!(response(&bytes[..cut], &limits(), ends), Ok(None)),
+                    "{name} cut at {cut}"
+                );
             }
             for behind in [&b""[..], b"\0\r\n\xFF", b"GET / HTTP/1.1\r\n\r\n"] {
-                let given = [&octets[..len], behind].concat();
+                let given = [&bytes[..len], behind].concat();
                 assert_eq!(response(&given, &limits(), ends).unwrap().unwrap().len, len, "{name}");
             }
         }
@@ -43,30 +52,45 @@ fn every_strict_prefix_is_not_yet_and_the_whole_is_done() {
 }
 
 #[test]
-fn a_head_keeps_octets_order_and_spelling() {
-    let octets = b"PATCH /a?b=%20c HTTP/1.0\r\nHOST: x\r\nx-a:1\r\nX-A: \t 2 \t\r\nEmpty:\r\nBlank: \t \r\nLatin: caf\xE9\r\n\r\n";
-    let head = asked(octets);
-    assert_eq!((head.method, head.target, head.minor, head.len), ("PATCH", "/a?b=%20c", 0, octets.len()));
+fn a_head_keeps_bytes_order_and_spelling() {
+    let bytes = b"PATCH /a?b=%20c HTTP/1.0\r\nHOST: x\r\nx-a:1\r\nX-A: \t 2 \t\r\nEmpty:\r\nBlank: \t \r\nLatin: caf\xE9\r\n\r\n";
+    let head = asked(bytes);
+    assert_eq!(
+        (head.method, head.target, head.minor, head.len),
+        ("PATCH", "/a?b=%20c", 0, bytes.len())
+    );
     let fields: Vec<_> = head.fields.iter().map(|f| (f.name, f.value)).collect();
-    let expected: [(&str, &[u8]); 6] =
-        [("HOST", b"x"), ("x-a", b"1"), ("X-A", b"2"), ("Empty", b""), ("Blank", b""), ("Latin", b"caf\xE9")];
+    let expected: [(&str, &[u8]); 6] = [
+        ("HOST", b"x"),
+        ("x-a", b"1"),
+        ("X-A", b"2"),
+        ("Empty", b""),
+        ("Blank", b""),
+        ("Latin", b"caf\xE9"),
+    ];
     assert_eq!(fields, expected);
     assert_eq!(head.fields.get("x-A"), Some(&b"1"[..]));
     assert_eq!(head.fields.get("x-"), None);
     assert_eq!(head.fields.all("X-a").collect::<Vec<_>>(), [b"1", b"2"]);
 
     let head = answered("HTTP/1.1 418 I'm a \t teapot\r\nA: b\r\n\r\n");
-    assert_eq!((head.status, head.minor, head.reason, head.fields.len()), (418, 1, &b"I'm a \t teapot"[..], 1));
+    assert_eq!(
+        (head.status, head.minor, head.reason, head.fields.len()),
+        (418, 1, &b"I'm a \t teapot"[..], 1)
+    );
     assert_eq!(answered(b"HTTP/1.0 200 caf\xE9\r\n\r\n").reason, b"caf\xE9");
 }
 
 #[test]
 fn yalers_answers_have_no_reason_phrase() {
-    for octets in ["HTTP/1.1 204 \r\n\r\n", "HTTP/1.1 204\r\n\r\n"] {
-        let head = answered(octets);
-        assert_eq!((head.status, head.reason, head.len), (204, &b""[..], octets.len()));
-        for cut in 0..octets.len() {
-            assert!(matches!(response(&octets.as_bytes()[..cut], &limits(), LineEnds::Crlf), Ok(None)), "cut at {cut}");
+    for bytes in ["HTTP/1.1 204 \r\n\r\n", "HTTP/1.1 204\r\n\r\n"] {
+        let head = answered(bytes);
+        assert_eq!((head.status, head.reason, head.len), (204, &b""[..], bytes.len()));
+        for cut in 0..bytes.len() {
+            assert!(
+                matches!(response(&bytes.as_bytes()[..cut], &limits(), LineEnds::Crlf), Ok(None)),
+                "cut at {cut}"
+            );
         }
     }
     assert_eq!((sample("yaler-2-switch").len(), answered(sample("yaler-2-switch")).len), (57, 57));
@@ -76,42 +100,70 @@ fn yalers_answers_have_no_reason_phrase() {
 fn at_most_one_empty_line_before_a_request_and_none_before_a_response() {
     let one = b"\r\nGET / HTTP/1.1\r\n\r\n";
     for cut in 0..one.len() {
-        assert!(matches!(request(&one[..cut], &limits(), LineEnds::Crlf), Ok(None)), "cut at {cut}");
+        assert!(
+            matches!(request(&one[..cut], &limits(), LineEnds::Crlf), Ok(None)),
+            "cut at {cut}"
+        );
     }
     assert_eq!(asked(one).len, one.len());
-    for (octets, ends) in
-        [(&b"\r\n\r\n"[..], LineEnds::Crlf), (b"\r\n\r", LineEnds::Crlf), (b"\n", LineEnds::Crlf), (b"\n\n", LineEnds::CrlfOrLf)]
-    {
-        assert_eq!(status(request(octets, &limits(), ends)).unwrap_err(), 400, "{}", show(octets));
+    for (bytes, ends) in [
+        (&b"\r\n\r\n"[..], LineEnds::Crlf),
+        (b"\r\n\r", LineEnds::Crlf),
+        (b"\n", LineEnds::Crlf),
+        (b"\n\n", LineEnds::CrlfOrLf),
+    ] {
+        assert_eq!(status(request(bytes, &limits(), ends)).unwrap_err(), 400, "{}", show(bytes));
     }
-    assert_eq!(request(b"\nGET / HTTP/1.1\n\n", &limits(), LineEnds::CrlfOrLf).unwrap().unwrap().len, 17);
-    for octets in [&b"\r\n"[..], b"\r", b"\n", b"\r\nHTTP/1.1 200 OK\r\n\r\n"] {
-        assert_eq!(status(response(octets, &limits(), LineEnds::CrlfOrLf)).unwrap_err(), 502, "{}", show(octets));
+    assert_eq!(
+        request(b"\nGET / HTTP/1.1\n\n", &limits(), LineEnds::CrlfOrLf).unwrap().unwrap().len,
+        17
+    );
+    for bytes in [&b"\r\n"[..], b"\r", b"\n", b"\r\nHTTP/1.1 200 OK\r\n\r\n"] {
+        assert_eq!(
+            status(response(bytes, &limits(), LineEnds::CrlfOrLf)).unwrap_err(),
+            502,
+            "{}",
+            show(bytes)
+        );
     }
 }
 
 #[test]
 fn a_lone_lf_ends_a_line_only_where_that_is_allowed() {
     // As the gem net-ptth writes: lines end with LF, the head with CRLF; and with nothing but LF.
-    for octets in [
+    for bytes in [
         &b"HTTP/1.1 404 OK\nContent-Type: a/b\n\r\n"[..],
         b"HTTP/1.1 404 OK\nContent-Type: a/b\n\n",
         b"HTTP/1.1 404 OK\r\nContent-Type: a/b\n\n",
     ] {
-        for cut in 0..octets.len() {
-            assert!(matches!(response(&octets[..cut], &limits(), LineEnds::CrlfOrLf), Ok(None)), "{} cut at {cut}", show(octets));
+        for cut in 0..bytes.len() {
+            assert!(
+                matches!(response(&bytes[..cut], &limits(), LineEnds::CrlfOrLf), Ok(None)),
+                "{} cut at {cut}",
+                show(bytes)
+            );
         }
-        let head = response(octets, &limits(), LineEnds::CrlfOrLf).unwrap().unwrap();
-        assert_eq!((head.status, head.fields.get("content-type"), head.len), (404, Some(&b"a/b"[..]), octets.len()));
-        assert_eq!(status(response(octets, &limits(), LineEnds::Crlf)).unwrap_err(), 502);
+        let head = response(bytes, &limits(), LineEnds::CrlfOrLf).unwrap().unwrap();
+        assert_eq!(
+            (head.status, head.fields.get("content-type"), head.len),
+            (404, Some(&b"a/b"[..]), bytes.len())
+        );
+        assert_eq!(status(response(bytes, &limits(), LineEnds::Crlf)).unwrap_err(), 502);
     }
-    for octets in [&b"GET / HTTP/1.1\n"[..], b"GET / HTTP/1.1\r\nA: b\n", b"GET / HTTP/1.1\r\nA: b\r\n\n"] {
-        assert_eq!(status(request(octets, &limits(), LineEnds::Crlf)).unwrap_err(), 400, "{}", show(octets));
-        assert!(request(octets, &limits(), LineEnds::CrlfOrLf).is_ok(), "{}", show(octets));
+    for bytes in
+        [&b"GET / HTTP/1.1\n"[..], b"GET / HTTP/1.1\r\nA: b\n", b"GET / HTTP/1.1\r\nA: b\r\n\n"]
+    {
+        assert_eq!(
+            status(request(bytes, &limits(), LineEnds::Crlf)).unwrap_err(),
+            400,
+            "{}",
+            show(bytes)
+        );
+        assert!(request(bytes, &limits(), LineEnds::CrlfOrLf).is_ok(), "{}", show(bytes));
     }
 }
 
-/// The last octet of each is the first that cannot be right; without it the verdict is "not yet".
+/// The last byte of each is the first that cannot be right; without it the verdict is "not yet".
 const WRONG_REQUESTS: [(&[u8], u16); 49] = [
     // HTTP/0.9, other versions, other protocols (T13)
     (b"GET /\r", 400),
@@ -168,30 +220,51 @@ const WRONG_REQUESTS: [(&[u8], u16); 49] = [
 ];
 
 #[test]
-fn a_wrong_request_is_refused_at_its_first_wrong_octet() {
+fn a_wrong_request_is_refused_at_its_first_wrong_byte() {
     for ends in [LineEnds::Crlf, LineEnds::CrlfOrLf] {
-        for (octets, expected) in WRONG_REQUESTS {
-            let (_, before) = octets.split_last().unwrap();
-            assert!(matches!(request(before, &limits(), ends), Ok(None)), "{} is not wrong yet", show(before));
+        for (bytes, expected) in WRONG_REQUESTS {
+            let (_, before) = bytes.split_last().unwrap();
+            assert!(
+                matches!(request(before, &limits(), ends), Ok(None)),
+                "{} is not wrong yet",
+                show(before)
+            );
             for behind in [&b""[..], b"\r\n\r\n", b" x: y\r\n\r\n"] {
-                let given = [octets, behind].concat();
-                assert_eq!(status(request(&given, &limits(), ends)).unwrap_err(), expected, "{}", show(&given));
+                let given = [bytes, behind].concat();
+                assert_eq!(
+                    status(request(&given, &limits(), ends)).unwrap_err(),
+                    expected,
+                    "{}",
+                    show(&given)
+                );
             }
         }
     }
-    // A lone CR is seen with the octet behind it.
-    for octets in
-        [&b"GET / HTTP/1.1\rA"[..], b"GET / HTTP/1.1\r\nA: b\rC", b"GET / HTTP/1.1\r\nA: b\r\r", b"GET / HTTP/1.1\r\nA: b\r\n\r\r"]
-    {
-        let (_, before) = octets.split_last().unwrap();
-        assert!(matches!(request(before, &limits(), LineEnds::CrlfOrLf), Ok(None)), "{}", show(before));
-        assert_eq!(status(request(octets, &limits(), LineEnds::CrlfOrLf)).unwrap_err(), 400, "{}", show(octets));
+    // A lone CR is seen with the byte behind it.
+    for bytes in [
+        &b"GET / HTTP/1.1\rA"[..],
+        b"GET / HTTP/1.1\r\nA: b\rC",
+        b"GET / HTTP/1.1\r\nA: b\r\r",
+        b"GET / HTTP/1.1\r\nA: b\r\n\r\r",
+    ] {
+        let (_, before) = bytes.split_last().unwrap();
+        assert!(
+            matches!(request(before, &limits(), LineEnds::CrlfOrLf), Ok(None)),
+            "{}",
+            show(before)
+        );
+        assert_eq!(
+            status(request(bytes, &limits(), LineEnds::CrlfOrLf)).unwrap_err(),
+            400,
+            "{}",
+            show(bytes)
+        );
     }
 }
 
 #[test]
 fn what_is_odd_but_right_is_taken() {
-    for octets in [
+    for bytes in [
         "get / HTTP/1.1\r\n\r\n",
         "M!#$%&'*+-.^_`|~9 * HTTP/1.1\r\n\r\n",
         "GET anything-visible-~|\"<>{} HTTP/1.0\r\n\r\n",
@@ -199,7 +272,7 @@ fn what_is_odd_but_right_is_taken() {
         "GET / HTTP/1.1\r\nA: b\tc\r\n\r\n",
         "OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n",
     ] {
-        assert_eq!(asked(octets).len, octets.len());
+        assert_eq!(asked(bytes).len, bytes.len());
     }
 }
 
@@ -231,42 +304,76 @@ const WRONG_RESPONSES: [&[u8]; 24] = [
 ];
 
 #[test]
-fn a_wrong_response_is_refused_at_its_first_wrong_octet() {
-    for octets in WRONG_RESPONSES {
-        let (_, before) = octets.split_last().unwrap();
+fn a_wrong_response_is_refused_at_its_first_wrong_byte() {
+    for bytes in WRONG_RESPONSES {
+        let (_, before) = bytes.split_last().unwrap();
         for ends in [LineEnds::Crlf, LineEnds::CrlfOrLf] {
-            assert!(matches!(response(before, &limits(), ends), Ok(None)), "{} is not wrong yet", show(before));
+            assert!(
+                matches!(response(before, &limits(), ends), Ok(None)),
+                "{} is not wrong yet",
+                show(before)
+            );
             for behind in [&b""[..], b"\r\n\r\n"] {
-                let given = [octets, behind].concat();
-                assert_eq!(status(response(&given, &limits(), ends)).unwrap_err(), 502, "{}", show(&given));
+                let given = [bytes, behind].concat();
+                assert_eq!(
+                    status(response(&given, &limits(), ends)).unwrap_err(),
+                    502,
+                    "{}",
+                    show(&given)
+                );
             }
         }
     }
-    assert_eq!(status(response(b"HTTP/1.1 200 OK\rX", &limits(), LineEnds::CrlfOrLf)).unwrap_err(), 502);
+    assert_eq!(
+        status(response(b"HTTP/1.1 200 OK\rX", &limits(), LineEnds::CrlfOrLf)).unwrap_err(),
+        502
+    );
     for code in [100, 101, 200, 599, 600, 999] {
         assert_eq!(answered(&format!("HTTP/1.1 {code} \r\n\r\n")).status, code);
     }
-    // A web demo's refusal: 24 octets and no line end, then FIN. Not yet, and never more.
-    assert!(matches!(response(b"HTTP/1.1 400 Bad Request", &limits(), LineEnds::CrlfOrLf), Ok(None)));
+    // A web demo's refusal: 24 bytes and no line end, then FIN. Not yet, and never more.
+    assert!(matches!(
+        response(b"HTTP/1.1 400 Bad Request", &limits(), LineEnds::CrlfOrLf),
+        Ok(None)
+    ));
 }
 
 #[test]
 fn a_tab_around_a_framing_value_is_refused() {
-    for line in ["Content-Length:\t5", "Content-Length: 5\t", "transfer-encoding:\tchunked", "Transfer-Encoding: chunked\t"] {
-        assert_eq!(status(request(&get(&format!("{line}\r\n")), &limits(), LineEnds::Crlf)).unwrap_err(), 400, "{line}");
+    for line in [
+        "Content-Length:\t5",
+        "Content-Length: 5\t",
+        "transfer-encoding:\tchunked",
+        "Transfer-Encoding: chunked\t",
+    ] {
+        assert_eq!(
+            status(request(&get(&format!("{line}\r\n")), &limits(), LineEnds::Crlf)).unwrap_err(),
+            400,
+            "{line}"
+        );
         let answer = format!("HTTP/1.1 200 OK\r\n{line}\r\n\r\n");
-        assert_eq!(status(response(answer.as_bytes(), &limits(), LineEnds::Crlf)).unwrap_err(), 502, "{line}");
+        assert_eq!(
+            status(response(answer.as_bytes(), &limits(), LineEnds::Crlf)).unwrap_err(),
+            502,
+            "{line}"
+        );
     }
-    for line in ["Content-Length:  5 ", "Transfer-Encoding:chunked", "Cookie:\ta=b", "Content-Lengths:\t5", "Trailer:\ta"] {
+    for line in [
+        "Content-Length:  5 ",
+        "Transfer-Encoding:chunked",
+        "Cookie:\ta=b",
+        "Content-Lengths:\t5",
+        "Trailer:\ta",
+    ] {
         assert_eq!(asked(&get(&format!("{line}\r\n"))).fields.len(), 1, "{line}");
     }
 }
 
 #[test]
 fn bounds_at_n_minus_1_n_and_n_plus_1() {
-    let octets = b"GET /12345678 HTTP/1.1\r\nHost: x\r\nA: b\r\n\r\n";
-    let n = octets.len();
-    let read = |l| status(request(octets, &l, LineEnds::Crlf).map(|head| head.map(|h| h.len)));
+    let bytes = b"GET /12345678 HTTP/1.1\r\nHost: x\r\nA: b\r\n\r\n";
+    let n = bytes.len();
+    let read = |l| status(request(bytes, &l, LineEnds::Crlf).map(|head| head.map(|h| h.len)));
     for head_bytes_max in [n, n + 1] {
         assert_eq!(read(small(head_bytes_max, 2, 9)), Ok(Some(n)));
     }
@@ -274,13 +381,14 @@ fn bounds_at_n_minus_1_n_and_n_plus_1() {
     assert_eq!((read(small(n, 1, 9)), read(small(n, 3, 9))), (Err(431), Ok(Some(n))));
     assert_eq!((read(small(n, 2, 8)), read(small(n, 2, 10))), (Err(414), Ok(Some(n))));
 
-    // As early: one octet short of the bound is not yet, at the bound it is too long, whatever part it is in.
+    // As early: one byte short of the bound is not yet, at the bound it is too long, whatever part
+    // it is in.
     let l = small(300, 2, 200);
     for filler in [&b"GET /1 HTTP/1.1\r\nA: "[..], b"GET /1 HTTP/1.1\r\nA"] {
-        let mut octets = filler.to_vec();
-        octets.resize(300, b'x');
-        assert!(matches!(request(&octets[..299], &l, LineEnds::Crlf), Ok(None)));
-        assert_eq!(status(request(&octets, &l, LineEnds::Crlf)).unwrap_err(), 431);
+        let mut bytes = filler.to_vec();
+        bytes.resize(300, b'x');
+        assert!(matches!(request(&bytes[..299], &l, LineEnds::Crlf), Ok(None)));
+        assert_eq!(status(request(&bytes, &l, LineEnds::Crlf)).unwrap_err(), 431);
     }
     let target = [&b"GET /"[..], &[b'x'; 200]].concat();
     assert!(matches!(request(&target[..204], &l, LineEnds::Crlf), Ok(None)));
@@ -291,10 +399,13 @@ fn bounds_at_n_minus_1_n_and_n_plus_1() {
     assert!(matches!(request(&third[..third.len() - 1], &l, LineEnds::Crlf), Ok(None)));
     assert_eq!(status(request(third, &l, LineEnds::Crlf)).unwrap_err(), 431);
 
-    let octets = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n";
-    let n = octets.len();
-    let read = |l| status(response(octets, &l, LineEnds::Crlf).map(|head| head.map(|h| h.len)));
-    assert_eq!((read(small(n, 1, 1)), read(small(n - 1, 1, 1)), read(small(n, 0, 1))), (Ok(Some(n)), Err(502), Err(502)));
+    let bytes = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n";
+    let n = bytes.len();
+    let read = |l| status(response(bytes, &l, LineEnds::Crlf).map(|head| head.map(|h| h.len)));
+    assert_eq!(
+        (read(small(n, 1, 1)), read(small(n - 1, 1, 1)), read(small(n, 0, 1))),
+        (Ok(Some(n)), Err(502), Err(502))
+    );
 }
 
 #[test]
@@ -302,16 +413,17 @@ fn as_many_fields_as_the_ceiling_are_read() {
     let lines: String = (0..256).map(|i| format!("F{i}: {i}\r\n")).collect();
     let mut l = limits();
     l.fields_max = 256;
-    let octets = get(&lines);
-    let head = request(&octets, &l, LineEnds::Crlf).unwrap().unwrap();
+    let bytes = get(&lines);
+    let head = request(&bytes, &l, LineEnds::Crlf).unwrap().unwrap();
     assert_eq!((head.fields.len(), head.fields.get("f255")), (256, Some(&b"255"[..])));
-    assert_eq!(status(request(&octets, &limits(), LineEnds::Crlf)).unwrap_err(), 431);
+    assert_eq!(status(request(&bytes, &limits(), LineEnds::Crlf)).unwrap_err(), 431);
 }
 
 #[test]
 fn lists_run_over_all_lines_and_do_not_split_quoted_strings() {
-    let octets = get("L: a, b ,,\t\r\nX: y\r\nl: \"c, d\\\", e\", f\r\nL:\r\nL: ,\r\nQ: \"open, close\r\n");
-    let head = asked(&octets);
+    let bytes =
+        get("L: a, b ,,\t\r\nX: y\r\nl: \"c, d\\\", e\", f\r\nL:\r\nL: ,\r\nQ: \"open, close\r\n");
+    let head = asked(&bytes);
     let list: Vec<_> = head.fields.list("L").map(|m| m.escape_ascii().to_string()).collect();
     assert_eq!(list, ["a", "b", r#"\"c, d\\\", e\""#, "f"]);
     assert!(head.fields.lists("l", "B") && head.fields.lists("l", "f"));
@@ -335,13 +447,25 @@ fn persistence() {
         (0, "Connection: Keep-Alive\r\n", true),
         (0, "Connection: keep-alive, close\r\n", false),
     ] {
-        let octets = get(connection);
-        assert_eq!(keeps_alive(minor, &asked(&octets).fields), expected, "1.{minor} {connection}");
+        let bytes = get(connection);
+        assert_eq!(keeps_alive(minor, &asked(&bytes).fields), expected, "1.{minor} {connection}");
     }
-    for (method, expected) in [("GET", true), ("HEAD", true), ("PUT", true), ("DELETE", true), ("OPTIONS", true), ("TRACE", true)]
-        .into_iter()
-        .chain([("POST", false), ("PATCH", false), ("get", false), ("CONNECT", false), ("", false)])
-    {
+    for (method, expected) in [
+        ("GET", true),
+        ("HEAD", true),
+        ("PUT", true),
+        ("DELETE", true),
+        ("OPTIONS", true),
+        ("TRACE", true),
+    ]
+    .into_iter()
+    .chain([
+        ("POST", false),
+        ("PATCH", false),
+        ("get", false),
+        ("CONNECT", false),
+        ("", false),
+    ]) {
         assert_eq!(is_idempotent(method), expected, "{method}");
     }
 }
@@ -377,8 +501,13 @@ fn nothing_that_splits_is_written() {
     ] {
         assert!(write_request_line(&mut out, method, target).is_err(), "{method:?} {target:?}");
     }
-    for (status, reason) in [(99, ""), (0, ""), (1000, ""), (200, "a\r\nb"), (200, "\n"), (200, "\0")] {
-        assert!(write_status_line(&mut out, status, reason.as_bytes()).is_err(), "{status} {reason:?}");
+    for (status, reason) in
+        [(99, ""), (0, ""), (1000, ""), (200, "a\r\nb"), (200, "\n"), (200, "\0")]
+    {
+        assert!(
+            write_status_line(&mut out, status, reason.as_bytes()).is_err(),
+            "{status} {reason:?}"
+        );
     }
     assert_eq!(out, b"before", "a refused line leaves nothing behind");
 
@@ -388,28 +517,47 @@ fn nothing_that_splits_is_written() {
     write_field(&mut out, "A", b"b\tc \xE9").unwrap();
     write_status_line(&mut out, 204, b"").unwrap();
     write_status_line(&mut out, 999, b"My \xE9").unwrap();
-    assert_eq!(out, b"GET /x HTTP/1.1\r\nHost:\r\nA: b\tc \xE9\r\nHTTP/1.1 204 \r\nHTTP/1.1 999 My \xE9\r\n");
+    assert_eq!(
+        out,
+        b"GET /x HTTP/1.1\r\nHost:\r\nA: b\tc \xE9\r\nHTTP/1.1 204 \r\nHTTP/1.1 999 My \xE9\r\n"
+    );
 }
 
 #[test]
 fn names_and_phrases() {
-    for (given, expected) in [("content-type", "Content-Type"), ("ETag", "ETag"), ("x", "X"), ("", ""), ("x--y-1a", "X--Y-1a")] {
+    for (given, expected) in [
+        ("content-type", "Content-Type"),
+        ("ETag", "ETag"),
+        ("x", "X"),
+        ("", ""),
+        ("x--y-1a", "X--Y-1a"),
+    ] {
         let mut out = Vec::new();
         title_case(given, &mut out);
         assert_eq!(out, expected.as_bytes());
     }
-    assert_eq!((reason_phrase(200), reason_phrase(431), reason_phrase(299)), ("OK", "Request Header Fields Too Large", ""));
-    for (octets, expected) in
-        [("GET", true), ("~!", true), ("", false), ("a b", false), ("a,b", false), ("a/b", false), ("a\"", false), ("\u{80}", false)]
-    {
-        assert_eq!(is_token(octets.as_bytes()), expected, "{octets:?}");
+    assert_eq!(
+        (reason_phrase(200), reason_phrase(431), reason_phrase(299)),
+        ("OK", "Request Header Fields Too Large", "")
+    );
+    for (bytes, expected) in [
+        ("GET", true),
+        ("~!", true),
+        ("", false),
+        ("a b", false),
+        ("a,b", false),
+        ("a/b", false),
+        ("a\"", false),
+        ("\u{80}", false),
+    ] {
+        assert_eq!(is_token(bytes.as_bytes()), expected, "{bytes:?}");
     }
 }
 
 /// The registry of RFC 9110 §16.2.1, with what is registered since.
 #[test]
 fn reason_phrases_are_the_registered_ones() {
-    let registered = "100 Continue|101 Switching Protocols|102 Processing|103 Early Hints|104 Upload Resumption Supported|200 OK|201 Created|\
+    let registration = "100 Continue|101 Switching Protocols|102 Processing|103 Early Hints|104 Upload Resumption Supported|200 OK|201 Created|\
         202 Accepted|203 Non-Authoritative Information|204 No Content|205 Reset Content|206 Partial Content|207 Multi-Status|\
         208 Already Reported|226 IM Used|300 Multiple Choices|301 Moved Permanently|302 Found|303 See Other|304 Not Modified|305 Use Proxy|\
         307 Temporary Redirect|308 Permanent Redirect|400 Bad Request|401 Unauthorized|402 Payment Required|403 Forbidden|404 Not Found|\
@@ -420,8 +568,11 @@ fn reason_phrases_are_the_registered_ones() {
         431 Request Header Fields Too Large|451 Unavailable For Legal Reasons|500 Internal Server Error|501 Not Implemented|502 Bad Gateway|\
         503 Service Unavailable|504 Gateway Timeout|505 HTTP Version Not Supported|506 Variant Also Negotiates|507 Insufficient Storage|\
         508 Loop Detected|511 Network Authentication Required";
-    let ours: Vec<String> = (0..1000).filter(|s| !reason_phrase(*s).is_empty()).map(|s| format!("{s} {}", reason_phrase(s))).collect();
-    assert_eq!(ours.join("|"), registered);
+    let ours: Vec<String> = (0..1000)
+        .filter(|s| !reason_phrase(*s).is_empty())
+        .map(|s| format!("{s} {}", reason_phrase(s)))
+        .collect();
+    assert_eq!(ours.join("|"), registration);
 }
 
 #[test]
@@ -438,25 +589,35 @@ fn a_refusal_says_which_rule_the_fields_break() {
         let refusal = request(&get(lines), &limits(), LineEnds::Crlf).unwrap_err();
         assert!(refusal.status == 400 && refusal.reason.starts_with(words), "{lines:?}: {refusal}");
     }
-    assert!(asked("GET / HTTP/1.1\r\n\r\n").fields.is_empty() && !asked("GET / HTTP/1.1\r\nA: b\r\n\r\n").fields.is_empty());
+    assert!(
+        asked("GET / HTTP/1.1\r\n\r\n").fields.is_empty()
+            && !asked("GET / HTTP/1.1\r\nA: b\r\n\r\n").fields.is_empty()
+    );
 }
 
 #[test]
 fn a_heartbeat_is_known_and_answered_in_one_way() {
     use reverse_http::proto::heartbeat::{FAREWELL, Heartbeat, REQUEST, recognise, write_answer};
 
-    for (octets, means) in [(REQUEST, Heartbeat::Alive), (FAREWELL, Heartbeat::Farewell)] {
-        let request = framed(octets);
-        assert_eq!((recognise(&request), request.len), (Ok(Some(means)), octets.len()));
+    for (bytes, means) in [(REQUEST, Heartbeat::Alive), (FAREWELL, Heartbeat::Farewell)] {
+        let request = framed(bytes);
+        assert_eq!((recognise(&request), request.len), (Ok(Some(means)), bytes.len()));
     }
-    for other in ["OPTIONS /* HTTP/1.1\r\n\r\n", "GET * HTTP/1.1\r\n\r\n", "OPTIONS /* HTTP/1.1\r\nContent-Length: 1\r\n\r\n"] {
+    for other in [
+        "OPTIONS /* HTTP/1.1\r\n\r\n",
+        "GET * HTTP/1.1\r\n\r\n",
+        "OPTIONS /* HTTP/1.1\r\nContent-Length: 1\r\n\r\n",
+    ] {
         assert_eq!(recognise(&framed(other)), Ok(None), "{other:?}");
     }
     for close in [false, true] {
         let mut out = Vec::new();
         write_answer(&mut out, "Sun, 06 Nov 1994 08:49:37 GMT", close);
         let head = answered(&out);
-        assert_eq!((head.status, head.len, head.fields.get("date")), (204, out.len(), Some(&b"Sun, 06 Nov 1994 08:49:37 GMT"[..])));
+        assert_eq!(
+            (head.status, head.len, head.fields.get("date")),
+            (204, out.len(), Some(&b"Sun, 06 Nov 1994 08:49:37 GMT"[..]))
+        );
         assert_eq!(keeps_alive(1, &head.fields), !close);
     }
 }
@@ -485,8 +646,8 @@ fn no_head_with_a_body_asks_the_server() {
         ("Transfer-Encoding: chunked\r\nConnection: close\r\n", false),
         ("Expect: 100-continue\r\nContent-Length: 1\r\n", false),
     ] {
-        let octets = format!("OPTIONS * HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
-        let request = framed(&octets);
+        let bytes = format!("OPTIONS * HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        let request = framed(&bytes);
         let expected = if right { Ok(Some(Heartbeat::Alive)) } else { Err(400) };
         assert_eq!(status(recognise(&request)), expected, "{lines:?}");
         let mut out = Vec::new();
@@ -495,11 +656,13 @@ fn no_head_with_a_body_asks_the_server() {
         assert!(right || out.is_empty(), "nothing of it is written");
     }
     // What cannot be framed never becomes a request that something could be decided about.
-    for lines in
-        ["Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", "Content-Length: +1\r\n", "Content-Length: 1\r\nContent-Length: 2\r\n"]
-    {
-        let octets = format!("OPTIONS * HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
-        assert_eq!(status(FramedRequest::of(asked(&octets))).map(|_| ()), Err(400), "{lines:?}");
+    for lines in [
+        "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+        "Content-Length: +1\r\n",
+        "Content-Length: 1\r\nContent-Length: 2\r\n",
+    ] {
+        let bytes = format!("OPTIONS * HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        assert_eq!(status(FramedRequest::of(asked(&bytes))).map(|_| ()), Err(400), "{lines:?}");
     }
 }
 
@@ -508,41 +671,60 @@ fn other_protocols_are_named() {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\x04\0\0\0\0\0";
     let hello = b"\x16\x03\x01\x02\0\x01\0\x01\xFC\x03\x03";
     let ssh = b"SSH-2.0-OpenSSH_9.6\r\n";
-    for (octets, what, to_request) in [(&preface[..], "HTTP/2 preface", 505), (hello, "TLS hello", 400), (ssh, "SSH banner", 400)] {
-        assert!(foreign_protocol(octets).unwrap().contains(what));
-        let refusal = request(octets, &limits(), LineEnds::Crlf).unwrap_err();
+    for (bytes, what, to_request) in
+        [(&preface[..], "HTTP/2 preface", 505), (hello, "TLS hello", 400), (ssh, "SSH banner", 400)]
+    {
+        assert!(foreign_protocol(bytes).unwrap().contains(what));
+        let refusal = request(bytes, &limits(), LineEnds::Crlf).unwrap_err();
         assert_eq!(refusal.status, to_request);
         assert!(refusal.reason.contains(what), "{refusal}");
-        let refusal = response(octets, &limits(), LineEnds::Crlf).unwrap_err();
+        let refusal = response(bytes, &limits(), LineEnds::Crlf).unwrap_err();
         assert_eq!(refusal.status, 502);
         assert!(refusal.reason.contains(what), "{refusal}");
     }
     assert_eq!(foreign_protocol(b"\x15\x03\x03\0\x02\x02\x28"), Some("a TLS alert"));
     assert_eq!(foreign_protocol(b"\0\0\x12\x04\0\0\0\0\0"), Some("HTTP/2 frames"));
-    for octets in [&b""[..], b"P", b"PRI", b"PRI * HTTP/", b"GET / HTTP/1.1", b"HTTP/1.1 200", b"S", b"SSH", b"\x17\x03", b"\0"] {
-        assert_eq!(foreign_protocol(octets), None, "{}", show(octets));
+    for bytes in [
+        &b""[..],
+        b"P",
+        b"PRI",
+        b"PRI * HTTP/",
+        b"GET / HTTP/1.1",
+        b"HTTP/1.1 200",
+        b"S",
+        b"SSH",
+        b"\x17\x03",
+        b"\0",
+    ] {
+        assert_eq!(foreign_protocol(bytes), None, "{}", show(bytes));
     }
 }
 
 #[test]
 fn debug_shows_no_credentials() {
-    let octets = get("Authorization: Bearer s3cret\r\nPROXY-authorization: s3cret\r\nCookie: s3cret\r\nAccept: shown\r\n");
-    let debug = format!("{:?}", asked(&octets));
-    assert!(!debug.contains("s3cret") && debug.contains("shown") && debug.contains("Cookie"), "{debug}");
+    let bytes = get(
+        "Authorization: Bearer s3cret\r\nPROXY-authorization: s3cret\r\nCookie: s3cret\r\nAccept: shown\r\n",
+    );
+    let debug = format!("{:?}", asked(&bytes));
+    assert!(
+        !debug.contains("s3cret") && debug.contains("shown") && debug.contains("Cookie"),
+        "{debug}"
+    );
     let debug = format!("{:?}", answered("HTTP/1.1 200 OK\r\nSet-Cookie: s3cret\r\n\r\n"));
     assert!(!debug.contains("s3cret"), "{debug}");
 }
 
 proptest! {
-    /// No octets make a parser panic, and a verdict on a prefix is never taken back: what is wrong stays wrong, what is done stays done.
+    /// No bytes make a parser panic, and a verdict on a prefix is never taken back: what is wrong
+    /// stays wrong, what is done stays done.
     #[test]
-    fn verdicts_only_grow(octets in hostile()) {
+    fn verdicts_only_grow(bytes in hostile()) {
         for ends in [LineEnds::Crlf, LineEnds::CrlfOrLf] {
             let l = small(256, 8, 64);
             let mut before = (None, None);
-            for end in 0..=octets.len() {
-                let asked = request(&octets[..end], &l, ends).map(|h| h.map(|h| h.len));
-                let answered = response(&octets[..end], &l, ends).map(|h| h.map(|h| h.len));
+            for end in 0..=bytes.len() {
+                let asked = request(&bytes[..end], &l, ends).map(|h| h.map(|h| h.len));
+                let answered = response(&bytes[..end], &l, ends).map(|h| h.map(|h| h.len));
                 match before {
                     (Some(true), _) => prop_assert!(asked.is_err()),
                     (Some(false), _) => prop_assert!(matches!(asked, Ok(Some(_)))),
@@ -560,7 +742,7 @@ proptest! {
     }
 }
 
-/// Octets that look like heads often enough to get deep.
+/// Bytes that look like heads often enough to get deep.
 fn hostile() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         Just(b"GET ".to_vec()),

@@ -1,4 +1,5 @@
-//! Layer 1, octets in and verdicts out: no socket, no clock, no thread. Tables of (octets, verdict), every refusal beside its acceptance.
+//! Layer 1, bytes in and verdicts out: no socket, no clock, no thread. Tables of (bytes, verdict),
+//! every refusal beside its acceptance.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on has failed
 
@@ -44,7 +45,12 @@ const RESPONSES: [(&str, &[u8]); 8] = [
 ];
 
 fn sample(name: &str) -> &'static [u8] {
-    REQUESTS.iter().chain(&RESPONSES).find(|(n, _)| *n == name).unwrap_or_else(|| panic!("no sample {name}")).1
+    REQUESTS
+        .iter()
+        .chain(&RESPONSES)
+        .find(|(n, _)| *n == name)
+        .unwrap_or_else(|| panic!("no sample {name}"))
+        .1
 }
 
 fn limits() -> Limits {
@@ -62,25 +68,25 @@ fn small(head_bytes_max: usize, fields_max: usize, target_bytes_max: usize) -> L
 
 /// A whole and right request head.
 #[track_caller]
-fn asked<O: AsRef<[u8]> + ?Sized>(octets: &O) -> RequestHead<'_> {
-    match request(octets.as_ref(), &limits(), LineEnds::Crlf) {
+fn asked<O: AsRef<[u8]> + ?Sized>(bytes: &O) -> RequestHead<'_> {
+    match request(bytes.as_ref(), &limits(), LineEnds::Crlf) {
         Ok(Some(head)) => head,
-        other => panic!("{}: {other:?}", show(octets.as_ref())),
+        other => panic!("{}: {other:?}", show(bytes.as_ref())),
     }
 }
 
 /// A whole and right request head whose framing is right, too.
 #[track_caller]
-fn framed<O: AsRef<[u8]> + ?Sized>(octets: &O) -> FramedRequest<'_> {
-    FramedRequest::of(asked(octets)).unwrap()
+fn framed<O: AsRef<[u8]> + ?Sized>(bytes: &O) -> FramedRequest<'_> {
+    FramedRequest::of(asked(bytes)).unwrap()
 }
 
 /// A whole and right response head.
 #[track_caller]
-fn answered<O: AsRef<[u8]> + ?Sized>(octets: &O) -> ResponseHead<'_> {
-    match response(octets.as_ref(), &limits(), LineEnds::Crlf) {
+fn answered<O: AsRef<[u8]> + ?Sized>(bytes: &O) -> ResponseHead<'_> {
+    match response(bytes.as_ref(), &limits(), LineEnds::Crlf) {
         Ok(Some(head)) => head,
-        other => panic!("{}: {other:?}", show(octets.as_ref())),
+        other => panic!("{}: {other:?}", show(bytes.as_ref())),
     }
 }
 
@@ -93,6 +99,6 @@ fn status<T>(result: Result<T, Refusal>) -> Result<T, u16> {
     result.map_err(|refusal| refusal.status)
 }
 
-fn show(octets: &[u8]) -> String {
-    octets.escape_ascii().to_string()
+fn show(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
 }

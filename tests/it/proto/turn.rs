@@ -1,11 +1,12 @@
-//! The handshake: every row of protocol.md §1.2 to §1.4 that octets alone decide, and threats T8, T9, T22, T23.
+//! The handshake: every row of protocol.md §1.2 to §1.4 that bytes alone decide, and threats T8,
+//! T9, T22, T23.
 
 use std::time::Duration;
 
 use reverse_http::proto::head::{LineEnds, request};
 use reverse_http::proto::turn::{
-    Decision, Dialect, Encoding, Name, Naming, Offer, OfferPlan, OfferRules, Verdict, check, decide, ietf_target, is_marked, write_offer,
-    write_switch,
+    Decision, Dialect, Encoding, Name, Naming, Offer, OfferPlan, OfferRules, Verdict, check,
+    decide, ietf_target, is_marked, write_offer, write_switch,
 };
 
 use super::{answered, asked, framed, limits, sample, show, status};
@@ -18,22 +19,24 @@ fn label(text: &str) -> Name {
     Name::Label(text.to_owned())
 }
 
-fn decided(octets: &str, rules: &OfferRules) -> Result<Decision, u16> {
-    status(decide(&framed(octets), rules))
+fn decided(bytes: &str, rules: &OfferRules) -> Result<Decision, u16> {
+    status(decide(&framed(bytes), rules))
 }
 
 #[track_caller]
-fn offered(octets: &[u8], rules: &OfferRules) -> Offer {
-    match decide(&framed(octets), rules) {
+fn offered(bytes: &[u8], rules: &OfferRules) -> Offer {
+    match decide(&framed(bytes), rules) {
         Ok(Decision::Turn(offer)) => *offer,
-        other => panic!("{}: {other:?}", show(octets)),
+        other => panic!("{}: {other:?}", show(bytes)),
     }
 }
 
 /// The name that a poll registers; `None`: it is no poll.
 fn polled(decision: Result<Decision, u16>) -> Option<Name> {
     match decision {
-        Ok(Decision::Poll(poll)) if poll.is_poll() && poll.names.len() == 1 => poll.names.into_iter().next(),
+        Ok(Decision::Poll(poll)) if poll.is_poll() && poll.names.len() == 1 => {
+            poll.names.into_iter().next()
+        }
         _ => None,
     }
 }
@@ -47,14 +50,24 @@ fn the_samples_are_decided_as_their_authors_meant() {
         ("ietf-1-offer", ietf, "ptth", 2),
     ] {
         let offer = offered(sample(sample_name), &rules());
-        assert_eq!((offer.names, offer.token.as_str(), offer.dialect), (vec![name], token, row), "{sample_name}");
+        assert_eq!(
+            (offer.names, offer.token.as_str(), offer.dialect),
+            (vec![name], token, row),
+            "{sample_name}"
+        );
         assert_eq!((offer.session, offer.expects_continue), (None, false));
         assert_eq!(offer.fields.0.len(), asked(sample(sample_name)).fields.len());
     }
     assert_eq!(offered(sample("draft-1-offer"), &rules()).target, "/message-queue?id=iamsam");
     assert_eq!(status(decide(&framed(sample("ietf-x-offer-without-http11")), &rules())), Err(400));
-    assert_eq!(polled(status(decide(&framed(sample("comet-1-poll")), &rules()))), Some(label("default")));
-    assert_eq!(polled(status(decide(&framed(sample("comet-3-answer")), &rules()))), Some(label("default")));
+    assert_eq!(
+        polled(status(decide(&framed(sample("comet-1-poll")), &rules()))),
+        Some(label("default"))
+    );
+    assert_eq!(
+        polled(status(decide(&framed(sample("comet-3-answer")), &rules()))),
+        Some(label("default"))
+    );
 
     let mut apple = rules();
     assert_eq!(status(decide(&framed(sample("airplay-1-offer")), &apple)), Err(400), "no Host");
@@ -63,7 +76,11 @@ fn the_samples_are_decided_as_their_authors_meant() {
 
     let mut strict = rules();
     strict.strict_connection = true;
-    assert_eq!(status(decide(&framed(sample("seed-1-offer")), &strict)), Err(400), "the seed omits Connection");
+    assert_eq!(
+        status(decide(&framed(sample("seed-1-offer")), &strict)),
+        Err(400),
+        "the seed omits Connection"
+    );
     assert_eq!(offered(sample("draft-1-offer"), &strict).names, [label("message-queue")]);
 }
 
@@ -99,23 +116,51 @@ fn which_upgrades_count() {
         ("h2c", None),
         ("", None),
     ] {
-        assert_eq!(turns(&format!("Upgrade: {upgrade}\r\nConnection: upgrade\r\n")), Ok(token.map(str::to_owned)), "{upgrade}");
+        assert_eq!(
+            turns(&format!("Upgrade: {upgrade}\r\nConnection: upgrade\r\n")),
+            Ok(token.map(str::to_owned)),
+            "{upgrade}"
+        );
     }
-    assert_eq!(turns("Upgrade: x/1\r\nUpgrade: PTTH/1.0\r\nConnection: a\r\nConnection: b, UPGRADE\r\n"), Ok(Some("PTTH/1.0".to_owned())));
+    assert_eq!(
+        turns("Upgrade: x/1\r\nUpgrade: PTTH/1.0\r\nConnection: a\r\nConnection: b, UPGRADE\r\n"),
+        Ok(Some("PTTH/1.0".to_owned()))
+    );
     for token in ["ptth", "PTTH"] {
         let lines = format!("Upgrade: {token}\r\nConnection: Upgrade\r\nALPN: http%2F1.1\r\n");
-        assert_eq!(turns(&lines), Err(400), "without a version it is the IETF token, whose method is GET");
+        assert_eq!(
+            turns(&lines),
+            Err(400),
+            "without a version it is the IETF token, whose method is GET"
+        );
     }
 
     // Without an upgrade that counts: POST polls, others go.
-    assert_eq!(polled(decided(&offer("POST", "/lamp", "1.0", TURN), &rules())), poll(), "Upgrade in HTTP/1.0 is ignored");
+    assert_eq!(
+        polled(decided(&offer("POST", "/lamp", "1.0", TURN), &rules())),
+        poll(),
+        "Upgrade in HTTP/1.0 is ignored"
+    );
     assert_eq!(polled(decided(&offer("POST", "/lamp", "1.1", ""), &rules())), poll());
     for method in ["GET", "PUT", "HEAD", "OPTIONS", "CONNECT", "post"] {
         assert_eq!(decided(&offer(method, "/lamp", "1.1", ""), &rules()), Err(405), "{method}");
         assert_eq!(decided(&offer(method, "/lamp", "1.0", TURN), &rules()), Err(405), "{method}");
-        assert_eq!(decided(&offer(method, "/lamp", "1.1", "Upgrade: h2c\r\nConnection: Upgrade\r\n"), &rules()), Err(405), "{method}");
+        assert_eq!(
+            decided(
+                &offer(method, "/lamp", "1.1", "Upgrade: h2c\r\nConnection: Upgrade\r\n"),
+                &rules()
+            ),
+            Err(405),
+            "{method}"
+        );
         // A classic offer may have any method.
-        assert!(matches!(decided(&offer(method, "/lamp", "1.1", TURN), &rules()), Ok(Decision::Turn(_))), "{method}");
+        assert!(
+            matches!(
+                decided(&offer(method, "/lamp", "1.1", TURN), &rules()),
+                Ok(Decision::Turn(_))
+            ),
+            "{method}"
+        );
     }
     let mut none = rules();
     none.dialects.clear();
@@ -139,14 +184,14 @@ fn connection_lists_upgrade_unless_it_is_the_seeds_form() {
         ("Connection: close\r\nVia:\r\n", false, false),
     ] {
         for (rules, right) in [(rules(), default), (strict.clone(), when_strict)] {
-            let octets = offer("POST", "/", "1.1", &format!("Upgrade: PTTH/1.0\r\n{lines}"));
-            let decided = decided(&octets, &rules);
+            let bytes = offer("POST", "/", "1.1", &format!("Upgrade: PTTH/1.0\r\n{lines}"));
+            let decided = decided(&bytes, &rules);
             let is = match (right, rules.strict_connection) {
                 (true, _) => matches!(decided, Ok(Decision::Turn(_))),
                 (false, true) => decided == Err(400),
                 (false, false) => matches!(decided, Ok(Decision::Poll(_))), // the field was meant for another hop
             };
-            assert!(is, "{octets} {decided:?}");
+            assert!(is, "{bytes} {decided:?}");
         }
     }
 }
@@ -170,12 +215,21 @@ fn hosts_of_offers_and_polls() {
     ] {
         for (rules, right) in [(rules(), default), (lax.clone(), when_lax)] {
             for lines in [TURN, ""] {
-                let decided = decided(&format!("POST /lamp HTTP/1.1\r\n{hosts}{lines}\r\n"), &rules);
-                assert_eq!(decided.as_ref().err(), if right { None } else { Some(&400) }, "{hosts:?} {lines:?}");
+                let decided =
+                    decided(&format!("POST /lamp HTTP/1.1\r\n{hosts}{lines}\r\n"), &rules);
+                assert_eq!(
+                    decided.as_ref().err(),
+                    if right { None } else { Some(&400) },
+                    "{hosts:?} {lines:?}"
+                );
             }
         }
     }
-    assert_eq!(polled(decided("POST /lamp HTTP/1.0\r\n\r\n", &rules())), Some(label("lamp")), "HTTP/1.0 pollers have none");
+    assert_eq!(
+        polled(decided("POST /lamp HTTP/1.0\r\n\r\n", &rules())),
+        Some(label("lamp")),
+        "HTTP/1.0 pollers have none"
+    );
 }
 
 #[test]
@@ -191,8 +245,16 @@ fn names_are_the_first_segment_of_the_path() {
         ("/0-9", "0-9"),
         (&format!("/{long}"), &long),
     ] {
-        assert_eq!(polled(decided(&offer("POST", path, "1.1", ""), &rules())), Some(label(name)), "{path}");
-        assert_eq!(offered(offer("POST", path, "1.1", TURN).as_bytes(), &rules()).names, [label(name)], "{path}");
+        assert_eq!(
+            polled(decided(&offer("POST", path, "1.1", ""), &rules())),
+            Some(label(name)),
+            "{path}"
+        );
+        assert_eq!(
+            offered(offer("POST", path, "1.1", TURN).as_bytes(), &rules()).names,
+            [label(name)],
+            "{path}"
+        );
     }
     let too_long = format!("/{long}a");
     for path in [
@@ -226,7 +288,18 @@ fn names_are_the_first_segment_of_the_path() {
 
 #[test]
 fn labels_and_origins() {
-    for text in ["", "A", "ä", "a b", "a/b", "a\0", "%61", "xn--\u{fc}", &"x".repeat(64), &"x".repeat(65536)] {
+    for text in [
+        "",
+        "A",
+        "ä",
+        "a b",
+        "a/b",
+        "a\0",
+        "%61",
+        "xn--\u{fc}",
+        &"x".repeat(64),
+        &"x".repeat(65536),
+    ] {
         assert_eq!(status(Name::label(text)), Err(400), "{text:?}");
     }
     assert_eq!(Name::label("xn--bcher-kva"), Ok(label("xn--bcher-kva")));
@@ -275,17 +348,20 @@ fn labels_and_origins() {
 
 #[test]
 fn ietf_offers_register_every_origin_of_their_list() {
-    let ietf = |target: &str, lines: &str| offer("GET", target, "1.1", &format!("Upgrade: ptth\r\nConnection: upgrade\r\n{lines}"));
+    let ietf = |target: &str, lines: &str| {
+        offer("GET", target, "1.1", &format!("Upgrade: ptth\r\nConnection: upgrade\r\n{lines}"))
+    };
     let alpn = "ALPN: http%2F1.1\r\n";
-    let names = |texts: &[&str]| texts.iter().map(|text| Name::origin(text).unwrap()).collect::<Vec<_>>();
+    let names =
+        |texts: &[&str]| texts.iter().map(|text| Name::origin(text).unwrap()).collect::<Vec<_>>();
     for (list, origins) in [
         ("https%3A%2F%2Fa.example", &["https://a.example"][..]),
         ("https%3a%2f%2fa.example,http%3A%2F%2Fb%3A8080", &["http://b:8080", "https://a.example"]),
         ("https://a.example", &["https://a.example"]),
         ("https%3A%2F%2Fa,https%3A%2F%2Fa%3A443", &["https://a"]),
     ] {
-        let octets = ietf(&format!("/.well-known/ptth/{list}/"), alpn);
-        assert_eq!(offered(octets.as_bytes(), &rules()).names, names(origins), "{list}");
+        let bytes = ietf(&format!("/.well-known/ptth/{list}/"), alpn);
+        assert_eq!(offered(bytes.as_bytes(), &rules()).names, names(origins), "{list}");
     }
     for target in [
         "/.well-known/ptth//",
@@ -306,7 +382,10 @@ fn ietf_offers_register_every_origin_of_their_list() {
     }
     let target = ietf_target(&names(&["https://a.example", "http://b:8080"]));
     assert_eq!(target, "/.well-known/ptth/https%3A%2F%2Fa.example,http%3A%2F%2Fb%3A8080/");
-    assert_eq!(offered(ietf(&target, alpn).as_bytes(), &rules()).names, names(&["http://b:8080", "https://a.example"]));
+    assert_eq!(
+        offered(ietf(&target, alpn).as_bytes(), &rules()).names,
+        names(&["http://b:8080", "https://a.example"])
+    );
 
     for (alpn, right) in [
         ("ALPN: http%2F1.1\r\n", true),
@@ -320,17 +399,26 @@ fn ietf_offers_register_every_origin_of_their_list() {
         ("ALPN: http%2F1.0\r\n", false),
         ("ALPN: http%2\r\n", false),
     ] {
-        assert_eq!(decided(&ietf("/.well-known/ptth/https%3A%2F%2Fa/", alpn), &rules()).is_ok(), right, "{alpn}");
+        assert_eq!(
+            decided(&ietf("/.well-known/ptth/https%3A%2F%2Fa/", alpn), &rules()).is_ok(),
+            right,
+            "{alpn}"
+        );
     }
 }
 
 #[test]
 fn sessions_are_32_hex_digits_or_none() {
-    let with = |lines: &str| decided(&offer("POST", "/", "1.1", &format!("{TURN}{lines}")), &rules());
-    for (value, session) in [("00112233445566778899aabbccddeeff", 0xFF), ("00112233445566778899AABBCCDDEE0A", 0x0A)] {
-        let Ok(Decision::Turn(offer)) = with(&format!("PTTH-Session: {value}\r\n")) else { panic!("{value}") };
-        let octets = offer.session.unwrap();
-        assert_eq!((octets[0], octets[1], octets[15]), (0, 0x11, session));
+    let with =
+        |lines: &str| decided(&offer("POST", "/", "1.1", &format!("{TURN}{lines}")), &rules());
+    for (value, session) in
+        [("00112233445566778899aabbccddeeff", 0xFF), ("00112233445566778899AABBCCDDEE0A", 0x0A)]
+    {
+        let Ok(Decision::Turn(offer)) = with(&format!("PTTH-Session: {value}\r\n")) else {
+            panic!("{value}")
+        };
+        let bytes = offer.session.unwrap();
+        assert_eq!((bytes[0], bytes[1], bytes[15]), (0, 0x11, session));
     }
     for lines in [
         "PTTH-Session:\r\n",
@@ -350,7 +438,11 @@ fn sessions_are_32_hex_digits_or_none() {
 fn the_table_is_data() {
     let mut apple = Dialect::custom("Acme-Turn/2").unwrap();
     apple.method = Some("PUT".into());
-    apple.answer_fields = vec![("X-Acme".into(), "1".into()), ("Content-Length".into(), "5".into()), ("X-Bad".into(), "a\r\nb".into())];
+    apple.answer_fields = vec![
+        ("X-Acme".into(), "1".into()),
+        ("Content-Length".into(), "5".into()),
+        ("X-Bad".into(), "a\r\nb".into()),
+    ];
     let mut rules = rules();
     rules.dialects.push(apple.clone());
     let lines = "Upgrade: acme-turn/2\r\nConnection: Upgrade\r\n";
@@ -361,9 +453,23 @@ fn the_table_is_data() {
     write_switch(&mut out, &offer_.token, &rules.dialects[offer_.dialect]);
     assert_eq!(show(&out), show(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: acme-turn/2\r\nConnection: Upgrade\r\nX-Acme: 1\r\n\r\n"));
 
-    for token in
-        ["h2c", "H2C", "HTTP/2.0", "http", "TLS/1.0", "websocket", "WebSocket", "", "/", "/1", "a/", "a b", "a/b/c", "a,b", "a\r\n"]
-    {
+    for token in [
+        "h2c",
+        "H2C",
+        "HTTP/2.0",
+        "http",
+        "TLS/1.0",
+        "websocket",
+        "WebSocket",
+        "",
+        "/",
+        "/1",
+        "a/",
+        "a b",
+        "a/b/c",
+        "a,b",
+        "a\r\n",
+    ] {
         assert_eq!(status(Dialect::custom(token)), Err(400), "{token:?}");
     }
     assert_eq!(Dialect::table(), [Dialect::classic(), Dialect::classic_0_9(), Dialect::ietf()]);
@@ -371,7 +477,7 @@ fn the_table_is_data() {
 }
 
 #[test]
-fn the_101_is_the_drafts_to_the_octet() {
+fn the_101_is_the_drafts_to_the_byte() {
     let mut out = Vec::new();
     write_switch(&mut out, "PTTH/1.0", &Dialect::classic());
     assert_eq!((show(&out), out.len()), (show(sample("draft-2-switch")), 76));
@@ -389,7 +495,10 @@ fn offers_are_written_as_protocol_md_pictures_them() {
 
     let mut plan = OfferPlan::new("gw", "/lamp", Dialect::classic_0_9());
     plan.session = Some([0xA5; 16]);
-    plan.fields = vec![("Authorization".to_owned(), "Bearer s3cret".to_owned()), ("X-Relay".to_owned(), "1".to_owned())];
+    plan.fields = vec![
+        ("Authorization".to_owned(), "Bearer s3cret".to_owned()),
+        ("X-Relay".to_owned(), "1".to_owned()),
+    ];
     out.clear();
     write_offer(&mut out, &plan).unwrap();
     let expected = "POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/0.9\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\
@@ -440,29 +549,38 @@ fn an_offer_that_would_split_is_not_written() {
     }
 }
 
-fn verdict(octets: &str, token: &str) -> Verdict {
-    check(&answered(octets), token)
+fn verdict(bytes: &str, token: &str) -> Verdict {
+    check(&answered(bytes), token)
 }
 
 const TURNED: Verdict = Verdict::Turned { warning: None };
 
 #[test]
 fn a_right_101_turns() {
-    for (name, token) in
-        [("draft-2-switch", "PTTH/1.0"), ("draft-2-switch", "ptth/1.0"), ("yaler-2-switch", "PTTH/1.0"), ("ietf-2-switch", "ptth")]
-    {
+    for (name, token) in [
+        ("draft-2-switch", "PTTH/1.0"),
+        ("draft-2-switch", "ptth/1.0"),
+        ("yaler-2-switch", "PTTH/1.0"),
+        ("ietf-2-switch", "ptth"),
+    ] {
         assert_eq!(check(&answered(sample(name)), token), TURNED, "{name}");
     }
-    let warned = |octets: &str, token| match verdict(octets, token) {
+    let warned = |bytes: &str, token| match verdict(bytes, token) {
         Verdict::Turned { warning } => warning,
-        other => panic!("{octets}: {other:?}"),
+        other => panic!("{bytes}: {other:?}"),
     };
     assert!(
         matches!(check(&answered(sample("seed-2-switch")), "PTTH/0.9"), Verdict::Turned { warning: Some(w) } if w.contains("Connection"))
     );
     let plain = "HTTP/1.1 101 X\r\nConnection: upgrade\r\n";
-    assert!(warned(&format!("{plain}Upgrade: PTTH/1.0\r\n\r\n"), "PTTH/0.9").unwrap().contains("version"));
-    assert!(warned(&format!("{plain}Upgrade: ptth\r\n\r\n"), "PTTH/0.9").unwrap().contains("version"));
+    assert!(
+        warned(&format!("{plain}Upgrade: PTTH/1.0\r\n\r\n"), "PTTH/0.9")
+            .unwrap()
+            .contains("version")
+    );
+    assert!(
+        warned(&format!("{plain}Upgrade: ptth\r\n\r\n"), "PTTH/0.9").unwrap().contains("version")
+    );
     assert!(warned(&format!("{plain}Upgrade: ptth\r\n\r\n"), "ptth").unwrap().contains("ALPN"));
     for lines in [
         "Content-Length: 5\r\n",
@@ -471,13 +589,17 @@ fn a_right_101_turns() {
         "Connection: keep-alive\r\n",
         "CSeq: 1\r\n",
     ] {
-        assert_eq!(warned(&format!("{plain}Upgrade: Ptth/1.0\r\n{lines}\r\n"), "PTTH/1.0"), None, "{lines}");
+        assert_eq!(
+            warned(&format!("{plain}Upgrade: Ptth/1.0\r\n{lines}\r\n"), "PTTH/1.0"),
+            None,
+            "{lines}"
+        );
     }
 }
 
 #[test]
 fn a_wrong_101_does_not() {
-    for (octets, token) in [
+    for (bytes, token) in [
         ("HTTP/1.1 101 X\r\n\r\n", "PTTH/1.0"),
         ("HTTP/1.1 101 X\r\nConnection: Upgrade\r\n\r\n", "PTTH/1.0"),
         ("HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "PTTH/1.0"),
@@ -494,9 +616,9 @@ fn a_wrong_101_does_not() {
         ("HTTP/1.1 307 X\r\nLocation:\r\n\r\n", "PTTH/1.0"),
         ("HTTP/1.1 308 X\r\nLocation: http://x/\r\nLocation: http://y/\r\n\r\n", "PTTH/1.0"),
     ] {
-        let Verdict::Wrong(sentence) = verdict(octets, token) else { panic!("{octets}") };
+        let Verdict::Wrong(sentence) = verdict(bytes, token) else { panic!("{bytes}") };
         assert!(!sentence.contains(['\r', '\n', '\x1B']), "{sentence}");
-        if (301..=303).contains(&answered(octets).status) {
+        if (301..=303).contains(&answered(bytes).status) {
             assert!(sentence.contains("307"), "{sentence}");
         }
     }
@@ -519,10 +641,13 @@ fn other_answers_are_judged_by_status() {
         assert_eq!(bare(status), Verdict::NoTurn(status));
     }
     for status in [307, 308] {
-        let octets = format!("HTTP/1.1 {status} \r\nLocation: https://b.example/\r\n\r\n");
-        assert_eq!(verdict(&octets, "PTTH/1.0"), Verdict::Redirect("https://b.example/".to_owned()));
+        let bytes = format!("HTTP/1.1 {status} \r\nLocation: https://b.example/\r\n\r\n");
+        assert_eq!(verdict(&bytes, "PTTH/1.0"), Verdict::Redirect("https://b.example/".to_owned()));
     }
-    assert_eq!(check(&answered(sample("comet-2-event")), "PTTH/1.0"), Verdict::FellBack(Some(Encoding::Json)));
+    assert_eq!(
+        check(&answered(sample("comet-2-event")), "PTTH/1.0"),
+        Verdict::FellBack(Some(Encoding::Json))
+    );
     for (content_type, expected) in [
         ("application/json", Verdict::FellBack(Some(Encoding::Json))),
         ("Application/JSON ; charset=utf-8", Verdict::FellBack(Some(Encoding::Json))),
@@ -531,18 +656,31 @@ fn other_answers_are_judged_by_status() {
         ("application/jsonx", Verdict::NoTurn(200)),
         ("", Verdict::NoTurn(200)),
     ] {
-        assert_eq!(verdict(&format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"), "PTTH/1.0"), expected, "{content_type}");
+        assert_eq!(
+            verdict(
+                &format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"),
+                "PTTH/1.0"
+            ),
+            expected,
+            "{content_type}"
+        );
     }
-    assert_eq!(verdict("HTTP/1.1 201 OK\r\nContent-Type: application/json\r\n\r\n", "PTTH/1.0"), Verdict::NoTurn(201));
+    assert_eq!(
+        verdict("HTTP/1.1 201 OK\r\nContent-Type: application/json\r\n\r\n", "PTTH/1.0"),
+        Verdict::NoTurn(201)
+    );
     // What a captive portal says is neither a fallback nor a reason to try without Upgrade.
-    for octets in [
+    for bytes in [
         "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n",
         "HTTP/1.1 203 OK\r\ncontent-type: Text/HTML; charset=utf-8\r\nContent-Length: 7\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Type: application/xhtml+xml\r\nPTTH-Message-ID: xxx\r\n\r\n",
         "HTTP/1.1 302 Found\r\nLocation: http://portal.example/\r\n\r\n",
         "HTTP/1.1 511 Network Authentication Required\r\n\r\n",
     ] {
-        assert!(matches!(verdict(octets, "PTTH/1.0"), Verdict::Wrong(why) if why.contains("log-in")), "{octets}");
+        assert!(
+            matches!(verdict(bytes, "PTTH/1.0"), Verdict::Wrong(why) if why.contains("log-in")),
+            "{bytes}"
+        );
     }
 }
 
@@ -559,10 +697,12 @@ fn the_mark_is_the_name_of_who_stands_nearest_to_the_origin() {
         ("\"ptth\"", false),
         ("", false),
     ] {
-        let octets = format!("HTTP/1.1 403 \r\nProxy-Status: {value}\r\n\r\n");
-        assert_eq!(is_marked(&answered(&octets).fields), is, "{value}");
+        let bytes = format!("HTTP/1.1 403 \r\nProxy-Status: {value}\r\n\r\n");
+        assert_eq!(is_marked(&answered(&bytes).fields), is, "{value}");
     }
-    assert!(is_marked(&answered("HTTP/1.1 403 \r\nPROXY-status: ptth\r\nProxy-Status: squid\r\n\r\n").fields));
+    assert!(is_marked(
+        &answered("HTTP/1.1 403 \r\nPROXY-status: ptth\r\nProxy-Status: squid\r\n\r\n").fields
+    ));
     assert!(!is_marked(&answered("HTTP/1.1 403 \r\nVia: ptth\r\n\r\n").fields));
 }
 
@@ -580,24 +720,38 @@ fn retry_after_is_seconds_and_at_most_an_hour() {
         ("1.5", None),
         ("Fri, 31 Dec 1999 23:59:59 GMT", None),
     ] {
-        let octets = format!("HTTP/1.1 503 \r\nRetry-After: {value}\r\n\r\n");
-        let expected = Verdict::Later { status: 503, retry_after: seconds.map(Duration::from_secs) };
-        assert_eq!(verdict(&octets, "PTTH/1.0"), expected, "{value}");
+        let bytes = format!("HTTP/1.1 503 \r\nRetry-After: {value}\r\n\r\n");
+        let expected =
+            Verdict::Later { status: 503, retry_after: seconds.map(Duration::from_secs) };
+        assert_eq!(verdict(&bytes, "PTTH/1.0"), expected, "{value}");
     }
 }
 
 #[test]
 fn debug_shows_no_credentials() {
-    let octets =
-        offer("POST", "/", "1.1", &format!("{TURN}authorization: s3cret\r\nProxy-Authorization: s3cret\r\nCookie: s3cret\r\nX: shown\r\n"));
-    let offer = offered(octets.as_bytes(), &rules());
-    assert_eq!(offer.fields.0.iter().filter(|(_, value)| value == b"s3cret").count(), 3, "authorize sees them");
+    let bytes = offer(
+        "POST",
+        "/",
+        "1.1",
+        &format!(
+            "{TURN}authorization: s3cret\r\nProxy-Authorization: s3cret\r\nCookie: s3cret\r\nX: shown\r\n"
+        ),
+    );
+    let offer = offered(bytes.as_bytes(), &rules());
+    assert_eq!(
+        offer.fields.0.iter().filter(|(_, value)| value == b"s3cret").count(),
+        3,
+        "authorize sees them"
+    );
     let debug = format!("{offer:?}");
     assert!(!debug.contains("s3cret") && debug.contains("shown"), "{debug}");
     let mut plan = OfferPlan::new("gw", "/", Dialect::classic());
     plan.fields.push(("AUTHORIZATION".to_owned(), "s3cret".to_owned()));
     let debug = format!("{plan:?}");
-    assert!(!debug.contains("s3cret") && debug.contains("AUTHORIZATION") && debug.contains("PTTH/1.0"), "{debug}");
+    assert!(
+        !debug.contains("s3cret") && debug.contains("AUTHORIZATION") && debug.contains("PTTH/1.0"),
+        "{debug}"
+    );
 }
 
 #[test]

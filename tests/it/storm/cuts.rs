@@ -1,5 +1,6 @@
-//! T42, T43: a proxy between device and gateway that cuts their connection at every octet of an exchange, either way. Over the fallback every request is
-//! answered and its handler runs once; over links it is answered rightly or given up, and nothing unsafe runs twice.
+//! T42, T43: a proxy between device and gateway that cuts their connection at every byte of an
+//! exchange, either way. Over the fallback every request is answered and its handler runs once;
+//! over links it is answered rightly or given up, and nothing unsafe runs twice.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -11,7 +12,7 @@ use reverse_http::{Body, Device, DeviceHandle, Encoding, Fallback, Gateway, Limi
 
 use crate::support::{RawPeer, eventually, say};
 
-/// Where octets come from that are counted.
+/// Where bytes come from that are counted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum From {
     Device,
@@ -27,7 +28,8 @@ enum Became {
     Cut,
 }
 
-/// A proxy that, once armed, passes so many octets more of one direction on and then ends the connection that carried the last.
+/// A proxy that, once armed, passes so many bytes more of one direction on and then ends the
+/// connection that carried the last.
 pub struct Cutter {
     pub addr: SocketAddr,
     armed: Arc<Mutex<Option<(From, usize)>>>,
@@ -42,17 +44,20 @@ impl Cutter {
         std::thread::spawn(move || {
             for device in listener.incoming().flatten() {
                 let Ok(gateway) = TcpStream::connect(gateway) else { continue };
-                for (way, from, to) in [(From::Device, &device, &gateway), (From::Gateway, &gateway, &device)] {
-                    let (from, to, armed) = (from.try_clone().unwrap(), to.try_clone().unwrap(), armed.clone());
-                    std::thread::spawn(move || pass(way, from, to, &armed));
+                for (transport, from, to) in
+                    [(From::Device, &device, &gateway), (From::Gateway, &gateway, &device)]
+                {
+                    let (from, to, armed) =
+                        (from.try_clone().unwrap(), to.try_clone().unwrap(), armed.clone());
+                    std::thread::spawn(move || pass(transport, from, to, &armed));
                 }
             }
         });
         cutter
     }
 
-    pub fn arm(&self, way: From, octets: usize) {
-        *self.armed.lock().unwrap() = Some((way, octets));
+    pub fn arm(&self, transport: From, bytes: usize) {
+        *self.armed.lock().unwrap() = Some((transport, bytes));
     }
 
     fn has_cut(&self) -> bool {
@@ -60,26 +65,31 @@ impl Cutter {
     }
 }
 
-fn pass(way: From, mut from: TcpStream, mut to: TcpStream, armed: &Mutex<Option<(From, usize)>>) {
+fn pass(
+    transport: From,
+    mut from: TcpStream,
+    mut to: TcpStream,
+    armed: &Mutex<Option<(From, usize)>>,
+) {
     let _ = to.set_nodelay(true);
-    let mut octets = [0; 16 * 1024];
-    while let Ok(n @ 1..) = from.read(&mut octets) {
+    let mut bytes = [0; 16 * 1024];
+    while let Ok(n @ 1..) = from.read(&mut bytes) {
         let passes = {
             let mut armed = armed.lock().unwrap();
             match &mut *armed {
-                Some((cut, left)) if *cut == way && n >= *left => {
+                Some((cut, left)) if *cut == transport && n >= *left => {
                     let left = *left;
                     *armed = None;
                     Some(left)
                 }
-                Some((cut, left)) if *cut == way => {
+                Some((cut, left)) if *cut == transport => {
                     *left -= n;
                     None
                 }
                 _ => None,
             }
         };
-        if to.write_all(&octets[..passes.unwrap_or(n)]).is_err() || passes.is_some() {
+        if to.write_all(&bytes[..passes.unwrap_or(n)]).is_err() || passes.is_some() {
             break;
         }
     }
@@ -109,7 +119,8 @@ impl Scene {
             Some(encoding) => builder.fallback(Fallback::Only).comet(encoding),
             None => builder.fallback(Fallback::Never),
         };
-        let device = builder.backoff(Duration::from_millis(1)..Duration::from_millis(10)).build().unwrap();
+        let device =
+            builder.backoff(Duration::from_millis(1)..Duration::from_millis(10)).build().unwrap();
         let runs: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
         let counted = runs.clone();
         let device = device
@@ -119,7 +130,7 @@ impl Scene {
                 http::Response::new(Body::from(target))
             })
             .unwrap();
-        eventually("the device is there", || device.stats().way.map(drop));
+        eventually("the device is there", || device.stats().transport.map(drop));
         Scene { _gateway: gateway, visitors, cutter, device, runs, asked: 0 }
     }
 
@@ -128,7 +139,9 @@ impl Scene {
         self.asked += 1;
         let target = format!("/nonce-{:05}", self.asked);
         let mut visitor = RawPeer::connect(self.visitors);
-        visitor.write(format!("{method} /lamp{target} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"));
+        visitor.write(format!(
+            "{method} /lamp{target} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+        ));
         let became = match visitor.read_answer_or_cut(method) {
             Ok(answer) if answer.status() == 200 => {
                 assert_eq!(answer.text(), target);
@@ -139,18 +152,30 @@ impl Scene {
                 Became::Refused
             }
             Err(cut) => {
-                assert!(target.as_bytes().starts_with(&cut.body), "octets of another answer: {:?}", cut.body);
+                assert!(
+                    target.as_bytes().starts_with(&cut.body),
+                    "bytes of another answer: {:?}",
+                    cut.body
+                );
                 Became::Cut
             }
         };
         (became, self.runs.lock().unwrap().get(&target).copied().unwrap_or(0))
     }
 
-    /// Cuts behind 0, `step`, 2 `step`... octets from `way`, until a cut lies behind `exchanges` exchanges. Returns how many were made.
-    fn cut_everywhere(&mut self, way: From, method: &str, step: usize, exchanges: usize, check: impl Fn(usize, Became, usize)) -> usize {
-        const MOST: usize = 4_000; // octets of `exchanges` exchanges, and many more
+    /// Cuts behind 0, `step`, 2 `step`... bytes from `transport`, until a cut lies behind
+    /// `exchanges` exchanges. Returns how many were made.
+    fn cut_everywhere(
+        &mut self,
+        transport: From,
+        method: &str,
+        step: usize,
+        exchanges: usize,
+        check: impl Fn(usize, Became, usize),
+    ) -> usize {
+        const MOST: usize = 4_000; // bytes of `exchanges` exchanges, and many more
         for (made, at) in (0..MOST).step_by(step).enumerate() {
-            self.cutter.arm(way, at);
+            self.cutter.arm(transport, at);
             for _ in 0..exchanges {
                 let (became, runs) = self.ask(method);
                 check(at, became, runs);
@@ -159,11 +184,12 @@ impl Scene {
                 return made;
             }
         }
-        panic!("{exchanges} exchanges of more than {MOST} octets")
+        panic!("{exchanges} exchanges of more than {MOST} bytes")
     }
 }
 
-/// Cuts a device of each kind either way, all at once. `check` is told method, kind, way, place, and what came of it.
+/// Cuts a device of each kind either way, all at once. `check` is told method, kind, way, place,
+/// and what came of it.
 fn everywhere<K: Copy + Send>(
     kinds: [(K, Option<Encoding>, &'static str); 2],
     step: usize,
@@ -173,11 +199,16 @@ fn everywhere<K: Copy + Send>(
     std::thread::scope(|threads| {
         let mut all = Vec::new();
         for (kind, polls, method) in kinds {
-            for way in [From::Device, From::Gateway] {
+            for transport in [From::Device, From::Gateway] {
                 all.push(threads.spawn(move || {
                     let mut scene = Scene::start(polls);
-                    let made =
-                        scene.cut_everywhere(way, method, step, exchanges, |at, became, runs| check(kind, method, way, at, became, runs));
+                    let made = scene.cut_everywhere(
+                        transport,
+                        method,
+                        step,
+                        exchanges,
+                        |at, became, runs| check(kind, method, transport, at, became, runs),
+                    );
                     scene.device.stop();
                     made
                 }));
@@ -187,25 +218,46 @@ fn everywhere<K: Copy + Send>(
     })
 }
 
-/// Behind every `step`th octet of two exchanges over polls: the reply to an answer brings the next event, so a reply is lost, too.
+/// Behind every `step`th byte of two exchanges over polls: the reply to an answer brings the next
+/// event, so a reply is lost, too.
 pub fn of_polls(step: usize) {
-    let kinds = [(Encoding::Json, Some(Encoding::Json), "POST"), (Encoding::Message, Some(Encoding::Message), "GET")];
-    let cuts = everywhere(kinds, step, 2, |encoding, method, way, at, became, runs| {
-        // An answer in message/http streams: its visitor may have the first of it when the rest is cut.
-        let streamed = became == Became::Cut && encoding == Encoding::Message && way == From::Device;
+    let kinds = [
+        (Encoding::Json, Some(Encoding::Json), "POST"),
+        (Encoding::Message, Some(Encoding::Message), "GET"),
+    ];
+    let cuts = everywhere(kinds, step, 2, |encoding, method, transport, at, became, runs| {
+        // An answer in message/http streams: its visitor may have the first of it when the rest is
+        // cut.
+        let streamed =
+            became == Became::Cut && encoding == Encoding::Message && transport == From::Device;
         let right = became == Became::Right || streamed;
-        assert!(right && runs == 1, "{method} in {encoding:?}, cut behind {at} octets from the {way:?}: {became:?}, run {runs} times");
+        assert!(
+            right && runs == 1,
+            "{method} in {encoding:?}, cut behind {at} bytes from the {transport:?}: {became:?}, run {runs} times"
+        );
     });
-    say(&format!("polls: cut in {cuts} places of an exchange; every request was answered, every handler ran once"));
+    say(&format!(
+        "polls: cut in {cuts} places of an exchange; every request was answered, every handler ran once"
+    ));
     assert!(cuts * step > 1_000, "so few places: {cuts}");
 }
 
-/// Behind every `step`th octet of an exchange over a link.
+/// Behind every `step`th byte of an exchange over a link.
 pub fn of_links(step: usize) {
-    let cuts = everywhere([(2, None, "GET"), (1, None, "POST")], step, 1, |most, method, way, at, became, runs| {
-        let right = runs <= most && (runs > 0 || became != Became::Right);
-        assert!(right, "{method} over a link, cut behind {at} octets from the {way:?}: {became:?}, run {runs} times");
-    });
-    say(&format!("links: cut in {cuts} places of an exchange; no answer was wrong, nothing unsafe ran twice"));
+    let cuts = everywhere(
+        [(2, None, "GET"), (1, None, "POST")],
+        step,
+        1,
+        |most, method, transport, at, became, runs| {
+            let right = runs <= most && (runs > 0 || became != Became::Right);
+            assert!(
+                right,
+                "{method} over a link, cut behind {at} bytes from the {transport:?}: {became:?}, run {runs} times"
+            );
+        },
+    );
+    say(&format!(
+        "links: cut in {cuts} places of an exchange; no answer was wrong, nothing unsafe ran twice"
+    ));
     assert!(cuts * step > 400, "so few places: {cuts}");
 }

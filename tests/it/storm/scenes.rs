@@ -1,5 +1,6 @@
-//! Storms beside the fleet's: take-overs, processes that stand still, limits on descriptors, offers that are never finished. Sizes and times are
-//! parameters: small in the tests, full in `benches/storm.rs`.
+//! Storms beside the fleet's: take-overs, processes that stand still, limits on descriptors, offers
+//! that are never finished. Sizes and times are parameters: small in the tests, full in
+//! `benches/storm.rs`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,9 +11,12 @@ use std::time::{Duration, Instant};
 use reverse_http::{Body, Device, DeviceHandle, Fallback};
 
 use crate::support::process::{get, offer};
-use crate::support::{Gateway, LocalServer, Process, Ptth, RawPeer, eventually, eventually_within, say, slack};
+use crate::support::{
+    Gateway, LocalServer, Process, Ptth, RawPeer, eventually, eventually_within, say, slack,
+};
 
-/// Asks without pause until it is stopped: every answer is right, or one of the refusals that it may be; none takes longer than `within`.
+/// Asks without pause until it is stopped: every answer is right, or one of the refusals that it
+/// may be; none takes longer than `within`.
 pub struct Asking {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Asked>,
@@ -27,7 +31,12 @@ pub struct Asked {
 
 impl Asking {
     /// `name`'s answer to `/NONCE` ends with the nonce.
-    pub fn start(visitors: SocketAddr, name: &str, allowed: &'static [u16], within: Duration) -> Asking {
+    pub fn start(
+        visitors: SocketAddr,
+        name: &str,
+        allowed: &'static [u16],
+        within: Duration,
+    ) -> Asking {
         let (stop, name) = (Arc::new(AtomicBool::new(false)), name.to_owned());
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
@@ -40,11 +49,19 @@ impl Asking {
                 let answer = peer.ask(&get(&format!("/{name}/nonce-{n}")));
                 asked.slowest = asked.slowest.max(began.elapsed());
                 if answer.status() == 200 {
-                    assert!(answer.text().ends_with(&format!("/nonce-{n}")), "a wrong answer to nonce-{n}: {}", answer.text());
+                    assert!(
+                        answer.text().ends_with(&format!("/nonce-{n}")),
+                        "a wrong answer to nonce-{n}: {}",
+                        answer.text()
+                    );
                     asked.right += 1;
                 } else {
                     answer.expect_refusal_among(allowed);
-                    assert!(answer.head.get("proxy-status").is_some(), "no reason in {}", answer.head.text());
+                    assert!(
+                        answer.head.get("proxy-status").is_some(),
+                        "no reason in {}",
+                        answer.head.text()
+                    );
                     asked.refused.push(answer.status());
                 }
                 if !answer.head.closes() {
@@ -58,35 +75,44 @@ impl Asking {
 
     pub fn stop(self) -> Asked {
         self.stop.store(true, Relaxed);
-        self.thread.join().unwrap_or_else(|_| panic!("a visitor that asked without pause failed; see above"))
+        self.thread
+            .join()
+            .unwrap_or_else(|_| panic!("a visitor that asked without pause failed; see above"))
     }
 }
 
 /// How the devices of a take-over are reached.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Way {
+pub enum Transport {
     Links,
     Polls,
 }
 
-/// A device of this process, of a session of its own, that answers with the target that it was asked for.
-fn echoing(gateway: &Gateway, name: &str, way: Way) -> DeviceHandle {
-    let fallback = if way == Way::Polls { Fallback::Only } else { Fallback::Never };
-    let device = Device::builder(gateway.device_url(name)).links(1..=2).polls(1).fallback(fallback).build().unwrap();
+/// A device of this process, of a session of its own, that answers with the target that it was
+/// asked for.
+fn echoing(gateway: &Gateway, name: &str, transport: Transport) -> DeviceHandle {
+    let fallback = if transport == Transport::Polls { Fallback::Only } else { Fallback::Never };
+    let device = Device::builder(gateway.device_url(name))
+        .links(1..=2)
+        .polls(1)
+        .fallback(fallback)
+        .build()
+        .unwrap();
     device.spawn(|request| http::Response::new(Body::from(request.uri().to_string()))).unwrap()
 }
 
-/// T21: session after session takes one name, while it is asked for without pause. Nothing of those that were replaced is left behind.
-pub fn take_overs(count: usize, way: Way) {
+/// T21: session after session takes one name, while it is asked for without pause. Nothing of those
+/// that were replaced is left behind.
+pub fn take_overs(count: usize, transport: Transport) {
     let gateway = Gateway::start(&[]);
     let open = gateway.process.descriptors();
     let started = || {
-        let device = echoing(&gateway, "lamp", way);
-        eventually("a take-over", || device.stats().way.map(drop));
+        let device = echoing(&gateway, "lamp", transport);
+        eventually("a take-over", || device.stats().transport.map(drop));
         device
     };
     let mut device = started();
-    let asking = Asking::start(gateway.visitors, "lamp", &[502, 503], Duration::from_secs(10));
+    let downstream = Asking::start(gateway.visitors, "lamp", &[502, 503], Duration::from_secs(10));
     let mut warm = None;
     for n in 0..count {
         let next = started();
@@ -95,14 +121,16 @@ pub fn take_overs(count: usize, way: Way) {
             warm = Some((gateway.process.threads(), gateway.process.resident_kib()));
         }
     }
-    let asked = asking.stop();
+    let asked = downstream.stop();
     gateway.get("/lamp/last").expect_ok("/last");
     device.stop();
     let (threads, memory) = warm.unwrap();
-    eventually("the descriptors of those that were replaced are given back", || (gateway.process.descriptors() <= open).then_some(()));
+    eventually("the descriptors of those that were replaced are given back", || {
+        (gateway.process.descriptors() <= open).then_some(())
+    });
     let after = gateway.process.resident_kib();
     say(&format!(
-        "take-overs of a name, over {way:?}: {count}; meanwhile a visitor got {} right answers and {} refusals, the slowest after {:.0} ms; \
+        "take-overs of a name, over {transport:?}: {count}; meanwhile a visitor got {} right answers and {} refusals, the slowest after {:.0} ms; \
          gateway {memory} KiB and {threads} threads after a fifth of them, {after} KiB and {} threads at the end",
         asked.right,
         asked.refused.len(),
@@ -111,18 +139,22 @@ pub fn take_overs(count: usize, way: Way) {
     ));
     assert!(asked.right > 0, "no answer but refusals: {:?}", asked.refused);
     assert!(gateway.process.threads() <= threads);
-    assert!(after <= memory + 4 * 1024, "{after} KiB after {count} take-overs, {memory} KiB after a fifth of them");
+    assert!(
+        after <= memory + 4 * 1024,
+        "{after} KiB after {count} take-overs, {memory} KiB after a fifth of them"
+    );
 }
 
 /// How soon the gateway notices.
 #[derive(Clone, Copy)]
 pub struct Pace {
     pub heartbeat: &'static str,
-    /// Of a heartbeat, and of an answer's first octet.
+    /// Of a heartbeat, and of an answer's first byte.
     pub deadline: Duration,
 }
 
-/// T40: SIGSTOP for a device. Its visitors are told in time, others notice nothing, and afterwards it is back by itself.
+/// T40: SIGSTOP for a device. Its visitors are told in time, others notice nothing, and afterwards
+/// it is back by itself.
 pub fn stopped_device(time: Duration, pace: Pace) {
     let deadline = format!("{}ms", pace.deadline.as_millis());
     let gateway = Gateway::start(&[
@@ -130,15 +162,15 @@ pub fn stopped_device(time: Duration, pace: Pace) {
         pace.heartbeat,
         "--heartbeat-timeout",
         &deadline,
-        "--first-octet",
+        "--first-byte",
         &deadline,
         "--wait-for-link",
         &deadline,
     ]);
     let device = Ptth::device(&gateway, "lamp", &["--text", "on", "--links", "4..8"]);
-    let other = echoing(&gateway, "desk", Way::Links);
-    eventually("the other device is there", || other.stats().way.map(drop));
-    let asking = Asking::start(gateway.visitors, "desk", &[], Duration::from_secs(2));
+    let other = echoing(&gateway, "desk", Transport::Links);
+    eventually("the other device is there", || other.stats().transport.map(drop));
+    let downstream = Asking::start(gateway.visitors, "desk", &[], Duration::from_secs(2));
     gateway.get("/lamp/x").expect_ok("on");
     device.signal("STOP");
     let stopped = Instant::now();
@@ -153,9 +185,11 @@ pub fn stopped_device(time: Duration, pace: Pace) {
     }
     device.signal("CONT");
     let went_on = Instant::now();
-    eventually_within(Duration::from_secs(5), "the device is back by itself", || (gateway.get("/lamp/x").status() == 200).then_some(()));
+    eventually_within(Duration::from_secs(5), "the device is back by itself", || {
+        (gateway.get("/lamp/x").status() == 200).then_some(())
+    });
     let back = went_on.elapsed();
-    let asked = asking.stop();
+    let asked = downstream.stop();
     say(&format!(
         "a device that stood still for {:.1} s: {told} visitors were told, the slowest after {:.2} s; served again {:.0} ms after it went on; \
          another device's visitor got {} answers meanwhile, the slowest after {:.0} ms",
@@ -168,11 +202,19 @@ pub fn stopped_device(time: Duration, pace: Pace) {
     other.stop();
 }
 
-/// T40: SIGSTOP for the gateway, for longer than any of its deadlines (`deadline`): none of them expires for what it missed itself.
+/// T40: SIGSTOP for the gateway, for longer than any of its deadlines (`deadline`): none of them
+/// expires for what it missed itself.
 pub fn stopped_gateway(time: Duration, deadline: Duration) {
     let allowed = format!("{}ms", deadline.as_millis());
     let mut options = Vec::new();
-    for option in ["--first-octet", "--head", "--idle-visitor", "--body-silence", "--wait-for-link", "--heartbeat-timeout"] {
+    for option in [
+        "--first-byte",
+        "--head",
+        "--idle-visitor",
+        "--body-silence",
+        "--wait-for-link",
+        "--heartbeat-timeout",
+    ] {
         options.extend([option, &allowed]);
     }
     options.extend(["--heartbeat", "500ms"]);
@@ -186,10 +228,18 @@ pub fn stopped_gateway(time: Duration, deadline: Duration) {
         c.text("on");
     });
     let device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--links", "4..8"]);
-    let polling = Ptth::start(&["device", &gateway.device_url("post"), "--text", "by post", "--fallback", "only"]);
+    let polling = Ptth::start(&[
+        "device",
+        &gateway.device_url("post"),
+        "--text",
+        "by post",
+        "--fallback",
+        "only",
+    ]);
     polling.line();
 
-    // In progress when it stops: an answer that is awaited, a head half sent, an upload half sent, a connection between two requests.
+    // In progress when it stops: an answer that is awaited, a head half sent, an upload half sent,
+    // a connection between two requests.
     let mut idle = gateway.visitor();
     idle.ask(&get("/lamp/x")).expect_ok("on");
     let mut slow = gateway.visitor();
@@ -229,7 +279,8 @@ pub fn stopped_gateway(time: Duration, deadline: Duration) {
 
 /// T27: more visitors than descriptors.
 pub fn gateway_at_its_limit(count: usize) {
-    let command = Ptth::command(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"]);
+    let command =
+        Ptth::command(&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"]);
     let gateway = Gateway::of(Process::start(&mut limited(64, &command)));
     let device = Ptth::device(&gateway, "lamp", &["--text", "on", "--links", "2..4"]);
     let mut early = gateway.visitor();
@@ -240,7 +291,9 @@ pub fn gateway_at_its_limit(count: usize) {
         early.ask(&get("/lamp/x")).expect_ok("on");
     }
     let spent = spent_in_a_second(&gateway.process);
-    say(&format!("a gateway with 64 descriptors and {count} visitors: {spent} ms of CPU in a second"));
+    say(&format!(
+        "a gateway with 64 descriptors and {count} visitors: {spent} ms of CPU in a second"
+    ));
     assert!(spent < 250, "it spins: {spent} ms of CPU in a second");
     drop(crowd);
     gateway.get("/lamp/x").expect_ok("on");
@@ -258,7 +311,16 @@ pub fn device_at_its_limit(count: usize) {
         c.text("on");
     });
     let url = gateway.device_url("lamp");
-    let command = Ptth::command(&["device", &url, "--to", &local.url(), "--links", "1..64", "--backoff", "10ms..200ms"]);
+    let command = Ptth::command(&[
+        "device",
+        &url,
+        "--to",
+        &local.url(),
+        "--links",
+        "1..64",
+        "--backoff",
+        "10ms..200ms",
+    ]);
     let device = Process::start(&mut limited(32, &command));
     device.line();
     let mut crowd: Vec<RawPeer> = (0..count)
@@ -282,7 +344,9 @@ pub fn device_at_its_limit(count: usize) {
             }
         }
     }
-    say(&format!("a device with 32 descriptors and {count} requests: {right} answered, {refused} refused, {spent} ms of CPU in a second"));
+    say(&format!(
+        "a device with 32 descriptors and {count} requests: {right} answered, {refused} refused, {spent} ms of CPU in a second"
+    ));
     assert!(right > 0, "not one was answered");
     assert!(spent < 250, "it spins: {spent} ms of CPU in a second");
     drop(crowd);
@@ -294,7 +358,10 @@ pub fn device_at_its_limit(count: usize) {
 /// The command with so many descriptors at most.
 fn limited(descriptors: usize, command: &std::process::Command) -> std::process::Command {
     let mut limited = std::process::Command::new("sh");
-    limited.args(["-c", &format!("ulimit -n {descriptors} && exec \"$@\""), "sh"]).arg(command.get_program()).args(command.get_args());
+    limited
+        .args(["-c", &format!("ulimit -n {descriptors} && exec \"$@\""), "sh"])
+        .arg(command.get_program())
+        .args(command.get_args());
     limited
 }
 
@@ -312,14 +379,16 @@ const LINGER: Duration = Duration::from_secs(5);
 pub fn half_offers(count: usize, head: Duration) {
     let allowed = format!("{}ms", head.as_millis());
     let gateway = Gateway::start(&["--head", &allowed, "--body-silence", &allowed]);
-    let device = echoing(&gateway, "lamp", Way::Links);
-    eventually("the device is there", || device.stats().way.map(drop));
-    let asking = Asking::start(gateway.visitors, "lamp", &[], Duration::from_secs(5));
+    let device = echoing(&gateway, "lamp", Transport::Links);
+    eventually("the device is there", || device.stats().transport.map(drop));
+    let downstream = Asking::start(gateway.visitors, "lamp", &[], Duration::from_secs(5));
     eventually("at rest", || (gateway.get("/lamp/x").status() == 200).then_some(()));
-    let (threads, open, memory) = (gateway.process.threads(), gateway.process.descriptors(), gateway.process.resident_kib());
+    let (threads, open, memory) =
+        (gateway.process.threads(), gateway.process.descriptors(), gateway.process.resident_kib());
     let began = Instant::now();
     let whole = offer("half", "");
-    let body = whole.replace("Content-Length: 0", "Content-Type: application/json\r\nContent-Length: 9");
+    let body =
+        whole.replace("Content-Length: 0", "Content-Type: application/json\r\nContent-Length: 9");
     let halves: Vec<RawPeer> = (0..count)
         .map(|n| {
             let mut half = gateway.dial();
@@ -334,9 +403,11 @@ pub fn half_offers(count: usize, head: Duration) {
     let dialled = began.elapsed();
     let (most_threads, most_memory) = (gateway.process.threads(), gateway.process.resident_kib());
     let within = head + LINGER + slack();
-    eventually_within(within, "half offers are reaped", || (gateway.process.descriptors() <= open + 1).then_some(()));
+    eventually_within(within, "half offers are reaped", || {
+        (gateway.process.descriptors() <= open + 1).then_some(())
+    });
     let reaped = began.elapsed();
-    let asked = asking.stop();
+    let asked = downstream.stop();
     say(&format!(
         "half offers: {count} within {:.1} s, all reaped after {:.1} s (deadline {:.1} s); {threads} threads before, {most_threads} with them; {} KiB each; \
          a visitor got {} answers meanwhile, the slowest after {:.0} ms",
@@ -347,7 +418,10 @@ pub fn half_offers(count: usize, head: Duration) {
         asked.right,
         asked.slowest.as_secs_f64() * 1e3
     ));
-    assert!(most_threads <= threads + 1, "{most_threads} threads with {count} half offers, {threads} without");
+    assert!(
+        most_threads <= threads + 1,
+        "{most_threads} threads with {count} half offers, {threads} without"
+    );
     drop(halves);
     device.stop();
 }

@@ -1,4 +1,5 @@
-//! Many devices in one thread that do nothing but answer heartbeats. Also a part of benches/liveness.rs.
+//! Many devices in one thread that do nothing but answer heartbeats. Also a part of
+//! benches/liveness.rs.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{ErrorKind, Read, Write};
@@ -7,7 +8,8 @@ use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token};
 
-const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n";
+const SWITCH: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n";
 
 /// Idle devices, and what they have answered.
 pub struct IdleDevices {
@@ -19,7 +21,12 @@ pub struct IdleDevices {
 
 impl IdleDevices {
     pub fn new() -> IdleDevices {
-        IdleDevices { poll: Poll::new().unwrap(), events: Events::with_capacity(1024), links: Vec::new(), answered: 0 }
+        IdleDevices {
+            poll: Poll::new().unwrap(),
+            events: Events::with_capacity(1024),
+            links: Vec::new(),
+            answered: 0,
+        }
     }
 
     pub fn count(&self) -> usize {
@@ -45,23 +52,29 @@ impl IdleDevices {
         self.links.push(stream);
     }
 
-    /// Answers what has come, and waits at most so long for it. Anything but a heartbeat is a failure, and so is an end.
+    /// Answers what has come, and waits at most so long for it. Anything but a heartbeat is a
+    /// failure, and so is an end.
     pub fn answer(&mut self, wait: Duration) {
         match self.poll.poll(&mut self.events, Some(wait)) {
             Err(e) if e.kind() == ErrorKind::Interrupted => return,
             other => other.unwrap(),
         }
-        let mut octets = [0; 4096];
+        let mut bytes = [0; 4096];
         for event in &self.events {
             let link = &mut self.links[event.token().0];
             loop {
-                match link.read(&mut octets) {
+                match link.read(&mut bytes) {
                     Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                     Err(e) => panic!("a link was lost: {e}"),
-                    Ok(0) => panic!("a link was closed by its gateway: no answer within heartbeat_timeout?"),
+                    Ok(0) => panic!(
+                        "a link was closed by its gateway: no answer within heartbeat_timeout?"
+                    ),
                     Ok(n) => {
-                        let head = String::from_utf8_lossy(&octets[..n]);
-                        assert!(head.starts_with("OPTIONS * ") && head.ends_with("\r\n\r\n"), "no heartbeat: {head:?}");
+                        let head = String::from_utf8_lossy(&bytes[..n]);
+                        assert!(
+                            head.starts_with("OPTIONS * ") && head.ends_with("\r\n\r\n"),
+                            "no heartbeat: {head:?}"
+                        );
                         link.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
                         self.answered += 1;
                     }

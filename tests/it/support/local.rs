@@ -1,4 +1,5 @@
-//! A small local HTTP server on threads: it keeps the head of every request it was asked, and can stand behind a device or be one.
+//! A small local HTTP server on threads: it keeps the head of every request it was asked, and can
+//! stand behind a device or be one.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -15,7 +16,7 @@ pub struct Conversation<'a> {
     pub head: Head,
     pub peer: &'a mut RawPeer,
     body_read: bool,
-    /// Set by a handler that spoke raw octets after which the connection cannot go on.
+    /// Set by a handler that spoke raw bytes after which the connection cannot go on.
     pub close: bool,
 }
 
@@ -53,21 +54,24 @@ impl Conversation<'_> {
         self.answer("200 OK", "Content-Type: text/plain\r\n", body);
     }
 
-    /// Status and reason, fields (each with its CRLF), body with its length; to HEAD without the body.
+    /// Status and reason, fields (each with its CRLF), body with its length; to HEAD without the
+    /// body.
     pub fn answer(&mut self, status: &str, fields: &str, body: impl AsRef<[u8]>) {
         self.each_piece(|_| {});
         let body = body.as_ref();
-        let mut octets = format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
+        let mut bytes =
+            format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\n\r\n", body.len())
+                .into_bytes();
         if self.head.method() != "HEAD" {
-            octets.extend_from_slice(body);
+            bytes.extend_from_slice(body);
         }
-        self.close |= self.peer.try_write(octets).is_err();
+        self.close |= self.peer.try_write(bytes).is_err();
     }
 
-    /// Octets as they are; the connection goes on when they were a whole message.
-    pub fn raw(&mut self, octets: impl AsRef<[u8]>) {
+    /// Bytes as they are; the connection goes on when they were a whole message.
+    pub fn raw(&mut self, bytes: impl AsRef<[u8]>) {
         self.each_piece(|_| {});
-        self.close |= self.peer.try_write(octets).is_err();
+        self.close |= self.peer.try_write(bytes).is_err();
     }
 }
 
@@ -114,11 +118,19 @@ impl LocalServer {
         LocalServer::on(TcpListener::bind((address, port)).unwrap(), routes)
     }
 
-    fn on(listener: TcpListener, handler: impl Fn(&mut Conversation<'_>) + Send + Sync + 'static) -> LocalServer {
+    fn on(
+        listener: TcpListener,
+        handler: impl Fn(&mut Conversation<'_>) + Send + Sync + 'static,
+    ) -> LocalServer {
         let addr = listener.local_addr().unwrap();
         let flag = Arc::new(AtomicBool::new(false));
         let stop = Stop { addr: Some(addr), flag: flag.clone() };
-        let server = LocalServer { addr, requests: Arc::default(), handler: Arc::new(handler), _stop: Arc::new(stop) };
+        let server = LocalServer {
+            addr,
+            requests: Arc::default(),
+            handler: Arc::new(handler),
+            _stop: Arc::new(stop),
+        };
         let (requests, handler) = (server.requests.clone(), server.handler.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -126,7 +138,9 @@ impl LocalServer {
                     return;
                 }
                 let (requests, handler) = (requests.clone(), handler.clone());
-                std::thread::spawn(move || serve(RawPeer::adopt(stream, "local server"), &requests, &handler));
+                std::thread::spawn(move || {
+                    serve(RawPeer::adopt(stream, "local server"), &requests, &handler)
+                });
             }
         });
         server
@@ -141,7 +155,12 @@ impl LocalServer {
         handler: impl Fn(&mut Conversation<'_>) + Send + Sync + 'static,
     ) -> LocalServer {
         let stop = Stop { addr: None, flag: Arc::default() };
-        let server = LocalServer { addr: gateway.devices, requests: Arc::default(), handler: Arc::new(handler), _stop: Arc::new(stop) };
+        let server = LocalServer {
+            addr: gateway.devices,
+            requests: Arc::default(),
+            handler: Arc::new(handler),
+            _stop: Arc::new(stop),
+        };
         for _ in 0..links {
             server.answer_on(gateway.link(name));
         }
@@ -200,7 +219,8 @@ fn serve(mut peer: RawPeer, requests: &Mutex<Vec<Head>>, handler: &Handler) {
 ///
 /// - `/echo…`: the head as it came, then the body
 /// - `/hash`: length and hash of the body
-/// - `/big?n=N`: N octets of the pattern with their length; `/chunked?n=N`: in chunks; `/until-close?n=N`: to the end of the stream
+/// - `/big?n=N`: N bytes of the pattern with their length; `/chunked?n=N`: in chunks;
+///   `/until-close?n=N`: to the end of the stream
 /// - `/status/NNN`: that status
 /// - anything else: `hello`
 pub fn routes(c: &mut Conversation<'_>) {
@@ -208,7 +228,7 @@ pub fn routes(c: &mut Conversation<'_>) {
     let n = target.split_once("?n=").map_or(0, |(_, n)| n.parse::<u64>().unwrap());
     match target.split('?').next().unwrap_or_default() {
         path if path.starts_with("/echo") => {
-            let mut body = c.head.octets.clone();
+            let mut body = c.head.bytes.clone();
             c.each_piece(|piece| body.extend_from_slice(piece));
             c.text(body);
         }

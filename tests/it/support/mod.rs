@@ -1,6 +1,8 @@
-//! What the black-box tests share: started programs, raw peers with deadlines, a small local HTTP server.
+//! What the black-box tests share: started programs, raw peers with deadlines, a small local HTTP
+//! server.
 //!
-//! Nothing here waits without a deadline, and nothing is waited for by sleeping: a condition is polled, or octets are read.
+//! Nothing here waits without a deadline, and nothing is waited for by sleeping: a condition is
+//! polled, or bytes are read.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod idle;
@@ -28,23 +30,30 @@ pub use raw::{Answer, Head, RawGateway, RawPeer};
 /// How long anything that should happen may take. What takes longer counts as failed.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long a program may take until it says something: Node and browsers are slow to start on a busy machine.
+/// How long a program may take until it says something: Node and browsers are slow to start on a
+/// busy machine.
 pub const START: Duration = Duration::from_secs(60);
 
-/// How much later than configured something may be noticed: a second, and more on a machine on which programs wait for a core.
+/// How much later than configured something may be noticed: a second, and more on a machine on
+/// which programs wait for a core.
 pub fn slack() -> Duration {
     // Of the last ten seconds, the share in which some program was ready and had no core.
     let pressure = std::fs::read_to_string("/proc/pressure/cpu").unwrap_or_default();
-    let share = pressure.split("avg10=").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
+    let share = pressure
+        .split("avg10=")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
     // Not every kernel counts that; all have the number of programs that want to run.
-    let load = || std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse::<f64>().ok();
+    let load =
+        || std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse::<f64>().ok();
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
     let busy = share.map_or_else(|| load().is_none_or(|load| load > cores), |share| share > 25.0);
     Duration::from_secs(if busy { 6 } else { 1 })
 }
 
-/// The draft's 101, octet for octet what the gateway has to send for `PTTH/1.0`.
-pub const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n";
+/// The draft's 101, byte for byte what the gateway has to send for `PTTH/1.0`.
+pub const SWITCH: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n";
 
 /// A file of this repository.
 pub fn repository(path: &str) -> PathBuf {
@@ -65,7 +74,11 @@ pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
 
 /// Polls `condition` until it gives something, at most for `time`.
 #[track_caller]
-pub fn eventually_within<T>(time: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn eventually_within<T>(
+    time: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+) -> T {
     let end = Instant::now() + time;
     loop {
         if let Some(value) = condition() {
@@ -93,16 +106,25 @@ pub fn need(program: &str) -> bool {
     installed(program).is_some() || skipped(program)
 }
 
-/// Reports that a test is skipped because `what` is missing here; always returns false. Under CI that is a failure.
+/// Reports that a test is skipped because `what` is missing here; always returns false. Under CI
+/// that is a failure.
 ///
-/// All that is missing is said once, in one line, when the test binary has ended. No code of ours runs that late, so a shell does it: it collects
-/// the names from a pipe, which the kernel closes when this process ends.
+/// All that is missing is said once, in one line, when the test binary has ended. No code of ours
+/// runs that late, so a shell does it: it collects the names from a pipe, which the kernel closes
+/// when this process ends.
 pub fn skipped(what: &str) -> bool {
     static COLLECTOR: Mutex<Option<ChildStdin>> = Mutex::new(None);
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{what} is missing, and under CI no test is skipped. To install it: {INSTALL}");
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "{what} is missing, and under CI no test is skipped. To install it: {INSTALL}"
+    );
     let mut collector = COLLECTOR.lock().unwrap_or_else(PoisonError::into_inner);
     if collector.is_none() {
-        let shell = Command::new("/bin/sh").args(["-c", COLLECT, INSTALL]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        let shell = Command::new("/bin/sh")
+            .args(["-c", COLLECT, INSTALL])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn();
         *collector = shell.ok().and_then(|mut child| child.stdin.take());
     }
     if !collector.as_mut().is_some_and(|pipe| writeln!(pipe, "{what}").is_ok()) {
@@ -114,7 +136,8 @@ pub fn skipped(what: &str) -> bool {
 /// Installs every peer that is absent.
 const INSTALL: &str = "bash .ci/peers";
 
-/// Built-in commands alone: a test may run without a PATH. A Ctrl-C is for the tests; the line comes all the same.
+/// Built-in commands alone: a test may run without a PATH. A Ctrl-C is for the tests; the line
+/// comes all the same.
 const COLLECT: &str = r#"
 trap '' INT TERM HUP
 count=0 names=
@@ -149,9 +172,11 @@ pub fn each_row<R>(rows: &[R], name: impl Fn(&R) -> String, mut check: impl FnMu
     assert!(failed == 0, "{failed} of {} rows failed:\n{failures}", rows.len());
 }
 
-/// A loopback address that no other server of this test run gets, where the system has all of 127.0.0.0/8 (Linux).
+/// A loopback address that no other server of this test run gets, where the system has all of
+/// 127.0.0.0/8 (Linux).
 ///
-/// The ports of one address are soon given out again: a device that outlives its test by a moment would dial the next test's server.
+/// The ports of one address are soon given out again: a device that outlives its test by a moment
+/// would dial the next test's server.
 pub fn own_address() -> Ipv4Addr {
     static NUMBER: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
     if !cfg!(target_os = "linux") {
@@ -163,7 +188,8 @@ pub fn own_address() -> Ipv4Addr {
     Ipv4Addr::new(127, block, (number >> 8) as u8, (number % 256) as u8)
 }
 
-/// A port of 127.0.0.1 on which nothing listens at this moment. Only for programs that cannot tell the port they got.
+/// A port of 127.0.0.1 on which nothing listens at this moment. Only for programs that cannot tell
+/// the port they got.
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -175,7 +201,8 @@ impl TempDir {
     pub fn new(name: &str) -> TempDir {
         static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("ptth-test-{name}-{}-{number}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("ptth-test-{name}-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         TempDir(path)
     }
@@ -187,28 +214,32 @@ impl Drop for TempDir {
     }
 }
 
-/// `len` octets that repeat with an odd period, so that a lost, repeated or exchanged block changes their hash.
+/// `len` bytes that repeat with an odd period, so that a lost, repeated or exchanged block changes
+/// their hash.
 pub fn pattern(len: usize) -> Vec<u8> {
-    let mut octets = vec![0; len];
-    fill_pattern(0, &mut octets);
-    octets
+    let mut bytes = vec![0; len];
+    fill_pattern(0, &mut bytes);
+    bytes
 }
 
-/// The octets of the pattern from `offset` on.
-pub fn fill_pattern(offset: u64, octets: &mut [u8]) {
+/// The bytes of the pattern from `offset` on.
+pub fn fill_pattern(offset: u64, bytes: &mut [u8]) {
     const PERIOD: usize = 65_521;
     static BLOCK: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
-    let block = BLOCK.get_or_init(|| (0..PERIOD as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect());
+    let block = BLOCK.get_or_init(|| {
+        (0..PERIOD as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
+    });
     let mut from = (offset % PERIOD as u64) as usize;
     let mut filled = 0;
-    while filled < octets.len() {
-        let n = (PERIOD - from).min(octets.len() - filled);
-        octets[filled..filled + n].copy_from_slice(&block[from..from + n]);
+    while filled < bytes.len() {
+        let n = (PERIOD - from).min(bytes.len() - filled);
+        bytes[filled..filled + n].copy_from_slice(&block[from..from + n]);
         (filled, from) = (filled + n, 0);
     }
 }
 
-/// FNV-1a over words of eight octets, with the position of every octet: a streaming check sum for bodies.
+/// FNV-1a over words of eight bytes, with the position of every byte: a streaming check sum for
+/// bodies.
 #[derive(Clone)]
 pub struct Hash {
     state: u64,
@@ -223,13 +254,13 @@ impl Default for Hash {
 }
 
 impl Hash {
-    pub fn of(octets: &[u8]) -> String {
+    pub fn of(bytes: &[u8]) -> String {
         let mut hash = Hash::default();
-        hash.update(octets);
+        hash.update(bytes);
         hash.finish()
     }
 
-    /// The hash of the first `len` octets of the pattern.
+    /// The hash of the first `len` bytes of the pattern.
     pub fn of_pattern(len: u64) -> String {
         let (mut hash, mut block) = (Hash::default(), vec![0; 1 << 16]);
         while hash.len < len {
@@ -240,20 +271,20 @@ impl Hash {
         hash.finish()
     }
 
-    pub fn update(&mut self, mut octets: &[u8]) {
-        while !octets.is_empty() {
-            if self.len % 8 == 0 && octets.len() >= 8 {
-                let (words, rest) = octets.split_at(octets.len() / 8 * 8);
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.len % 8 == 0 && bytes.len() >= 8 {
+                let (words, rest) = bytes.split_at(bytes.len() / 8 * 8);
                 for word in words.chunks_exact(8) {
                     self.mix(u64::from_le_bytes(word.try_into().unwrap()));
                 }
                 self.len += words.len() as u64;
-                octets = rest;
+                bytes = rest;
                 continue;
             }
-            self.word = self.word << 8 | u64::from(octets[0]);
+            self.word = self.word << 8 | u64::from(bytes[0]);
             self.len += 1;
-            octets = &octets[1..];
+            bytes = &bytes[1..];
             if self.len % 8 == 0 {
                 self.mix(self.word.swap_bytes());
                 self.word = 0;
@@ -274,16 +305,16 @@ impl Hash {
 }
 
 #[test]
-fn the_check_sum_does_not_depend_on_how_octets_are_cut() {
-    let octets = pattern(70_003);
-    let whole = Hash::of(&octets);
+fn the_check_sum_does_not_depend_on_how_bytes_are_cut() {
+    let bytes = pattern(70_003);
+    let whole = Hash::of(&bytes);
     assert_eq!(whole, Hash::of_pattern(70_003));
     for step in [1, 3, 7, 8, 13, 4096] {
         let mut hash = Hash::default();
-        octets.chunks(step).for_each(|piece| hash.update(piece));
+        bytes.chunks(step).for_each(|piece| hash.update(piece));
         assert_eq!(hash.finish(), whole, "in steps of {step}");
     }
-    let mut changed = octets;
+    let mut changed = bytes;
     changed.swap(5_000, 5_001);
     assert_ne!(Hash::of(&changed), whole);
 }

@@ -1,4 +1,5 @@
-//! Network namespaces of a test's own: device, router with NAT, gateway; and what goes wrong between them.
+//! Network namespaces of a test's own: device, router with NAT, gateway; and what goes wrong
+//! between them.
 //!
 //! ```text
 //!   device    10.1.0.2 ── 10.1.0.1 ┐
@@ -6,8 +7,8 @@
 //!   elsewhere 10.3.0.2 ── 10.3.0.1 ┘
 //! ```
 //!
-//! Programs start in a namespace by `ip netns exec`; a thread of the test enters one for the sockets that it opens there, which stay in
-//! it. Needs root, `ip`, `nft` and `conntrack`.
+//! Programs start in a namespace by `ip netns exec`; a thread of the test enters one for the
+//! sockets that it opens there, which stay in it. Needs root, `ip`, `nft` and `conntrack`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::ffi::OsStr;
@@ -30,7 +31,7 @@ const PREFIX: &str = "ptth-";
 const MOUNTED: &str = "/run/netns";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Permit {
     Device,
     /// Another network behind the same router.
     Elsewhere,
@@ -38,7 +39,7 @@ pub enum Place {
     Gateway,
 }
 
-const PLACES: [Place; 4] = [Place::Device, Place::Elsewhere, Place::Router, Place::Gateway];
+const PLACES: [Permit; 4] = [Permit::Device, Permit::Elsewhere, Permit::Router, Permit::Gateway];
 
 /// The namespaces; gone when dropped, whatever the test came to.
 pub struct Net {
@@ -54,8 +55,17 @@ impl Net {
             return None;
         }
         SWEPT.call_once(sweep);
-        let net = Net { prefix: format!("{PREFIX}{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)) };
-        let first = Command::new(program("ip")).args(["netns", "add", &net.name(Place::Router)]).output().unwrap();
+        let net = Net {
+            prefix: format!(
+                "{PREFIX}{}-{}",
+                std::process::id(),
+                NUMBER.fetch_add(1, Ordering::Relaxed)
+            ),
+        };
+        let first = Command::new(program("ip"))
+            .args(["netns", "add", &net.name(Permit::Router)])
+            .output()
+            .unwrap();
         if !first.status.success() {
             skipped("network namespaces (root is needed)");
             return None;
@@ -66,21 +76,27 @@ impl Net {
 
     fn build(&self) {
         for place in PLACES {
-            if place != Place::Router {
+            if place != Permit::Router {
                 succeed(Command::new(program("ip")).args(["netns", "add", &self.name(place)]), "");
             }
             self.ip(place, "link set lo up");
         }
         for (place, inner, link, outer) in [
-            (Place::Device, "10.1.0.2", "lan", "10.1.0.1"),
-            (Place::Elsewhere, "10.3.0.2", "lan2", "10.3.0.1"),
-            (Place::Gateway, GATEWAY_IP, "wan", "10.2.0.1"),
+            (Permit::Device, "10.1.0.2", "lan", "10.1.0.1"),
+            (Permit::Elsewhere, "10.3.0.2", "lan2", "10.3.0.1"),
+            (Permit::Gateway, GATEWAY_IP, "wan", "10.2.0.1"),
         ] {
-            self.ip(place, &format!("link add eth0 type veth peer name {link} netns {}", self.name(Place::Router)));
+            self.ip(
+                place,
+                &format!(
+                    "link add eth0 type veth peer name {link} netns {}",
+                    self.name(Permit::Router)
+                ),
+            );
             self.ip(place, &format!("addr add {inner}/24 dev eth0"));
             self.ip(place, "link set eth0 up");
-            self.ip(Place::Router, &format!("addr add {outer}/24 dev {link}"));
-            self.ip(Place::Router, &format!("link set {link} up"));
+            self.ip(Permit::Router, &format!("addr add {outer}/24 dev {link}"));
+            self.ip(Permit::Router, &format!("link set {link} up"));
             self.ip(place, &format!("route add default via {outer}"));
         }
         // A router as they are at home: what it has forgotten it drops and says nothing.
@@ -105,19 +121,19 @@ impl Net {
         self.sysctl("net.netfilter.nf_conntrack_tcp_loose", 0);
     }
 
-    fn name(&self, place: Place) -> String {
+    fn name(&self, place: Permit) -> String {
         format!("{}-{}", self.prefix, format!("{place:?}").to_lowercase())
     }
 
     /// A program that runs in this place.
-    pub fn command<S: AsRef<OsStr>>(&self, place: Place, arguments: &[S]) -> Command {
+    pub fn command<S: AsRef<OsStr>>(&self, place: Permit, arguments: &[S]) -> Command {
         let mut command = Command::new(program("ip"));
         command.args(["netns", "exec", &self.name(place)]).args(arguments);
         command
     }
 
     /// `ptth` in this place.
-    pub fn ptth<S: AsRef<OsStr>>(&self, place: Place, arguments: &[S]) -> Process {
+    pub fn ptth<S: AsRef<OsStr>>(&self, place: Permit, arguments: &[S]) -> Process {
         let plain = Ptth::command(arguments);
         let mut command = self.command(place, &[plain.get_program()]);
         command.args(plain.get_args());
@@ -130,13 +146,15 @@ impl Net {
         Process::start(&mut command)
     }
 
-    /// What `work` does is done in this place: the sockets that it opens, and the threads that it starts, stay there.
+    /// What `work` does is done in this place: the sockets that it opens, and the threads that it
+    /// starts, stay there.
     #[track_caller]
-    pub fn inside<T: Send>(&self, place: Place, work: impl FnOnce() -> T + Send) -> T {
+    pub fn inside<T: Send>(&self, place: Permit, work: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(Path::new(MOUNTED).join(self.name(place))).unwrap();
         let done = std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                    .unwrap();
                 work()
             });
             thread.join()
@@ -146,33 +164,53 @@ impl Net {
 
     /// `ip` with these words, in this place.
     #[track_caller]
-    pub fn ip(&self, place: Place, words: &str) {
-        succeed(Command::new(program("ip")).args(["-n", &self.name(place)]).args(words.split(' ')), "");
+    pub fn ip(&self, place: Permit, words: &str) {
+        succeed(
+            Command::new(program("ip")).args(["-n", &self.name(place)]).args(words.split(' ')),
+            "",
+        );
     }
 
     #[track_caller]
     fn nft(&self, rules: &str) -> String {
-        succeed(&mut self.command(Place::Router, &[program("nft").as_os_str(), "-f".as_ref(), "-".as_ref()]), rules)
+        succeed(
+            &mut self.command(
+                Permit::Router,
+                &[program("nft").as_os_str(), "-f".as_ref(), "-".as_ref()],
+            ),
+            rules,
+        )
     }
 
     /// Sets what the router's kernel does.
     #[track_caller]
     pub fn sysctl(&self, name: &str, value: u32) {
         let (tool, setting) = (program("sysctl"), format!("{name}={value}"));
-        succeed(&mut self.command(Place::Router, &[tool.as_os_str(), "-qw".as_ref(), setting.as_ref()]), "");
+        succeed(
+            &mut self
+                .command(Permit::Router, &[tool.as_os_str(), "-qw".as_ref(), setting.as_ref()]),
+            "",
+        );
     }
 
     /// The router forgets every connection that it has translated.
     #[track_caller]
     pub fn forget(&self) {
         let tool = program("conntrack");
-        succeed(&mut self.command(Place::Router, &[tool.as_os_str(), "-D".as_ref(), "-p".as_ref(), "tcp".as_ref()]), "");
+        succeed(
+            &mut self.command(
+                Permit::Router,
+                &[tool.as_os_str(), "-D".as_ref(), "-p".as_ref(), "tcp".as_ref()],
+            ),
+            "",
+        );
     }
 
     /// From now on the router does this to packets, one rule a line; what it did before is over.
     #[track_caller]
     pub fn fault(&self, rules: &[&str]) {
-        let added: Vec<String> = rules.iter().map(|rule| format!("add rule ip filter faults {rule}\n")).collect();
+        let added: Vec<String> =
+            rules.iter().map(|rule| format!("add rule ip filter faults {rule}\n")).collect();
         self.nft(&format!("flush chain ip filter faults\n{}", added.concat()));
     }
 
@@ -192,16 +230,19 @@ impl Net {
     #[track_caller]
     pub fn asked(&self) -> u64 {
         let told = self.nft("list counter ip filter asked\n");
-        let number = told.split_once("packets ").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
+        let number = told
+            .split_once("packets ")
+            .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
         number.unwrap_or_else(|| panic!("no counter in {told}"))
     }
 
-    fn files(&self, place: Place) -> PathBuf {
+    fn files(&self, place: Permit) -> PathBuf {
         Path::new("/etc/netns").join(self.name(place))
     }
 
-    /// What programs that start in this place find in /etc/hosts; written again it changes for them while they run.
-    pub fn hosts(&self, place: Place, text: &str) {
+    /// What programs that start in this place find in /etc/hosts; written again it changes for them
+    /// while they run.
+    pub fn hosts(&self, place: Permit, text: &str) {
         std::fs::create_dir_all(self.files(place)).unwrap();
         std::fs::write(self.files(place).join("hosts"), text).unwrap();
     }
@@ -223,9 +264,14 @@ fn remove(name: &str) {
 
 /// Removes what tests left behind whose process was killed.
 fn sweep() {
-    let listed = [MOUNTED, "/etc/netns"].into_iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
+    let listed = [MOUNTED, "/etc/netns"]
+        .into_iter()
+        .filter_map(|dir| std::fs::read_dir(dir).ok())
+        .flatten()
+        .flatten();
     for name in listed.map(|entry| entry.file_name().to_string_lossy().into_owned()) {
-        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        let owner =
+            name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
         if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             remove(&name);
         }
@@ -235,10 +281,19 @@ fn sweep() {
 /// Runs a program with this input to its end; what it printed.
 #[track_caller]
 fn succeed(command: &mut Command, input: &str) -> String {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes()); // one that does not read it says why
     let done = child.wait_with_output().unwrap();
-    assert!(done.status.success(), "{command:?}: {}\n{input}", String::from_utf8_lossy(&done.stderr));
+    assert!(
+        done.status.success(),
+        "{command:?}: {}\n{input}",
+        String::from_utf8_lossy(&done.stderr)
+    );
     String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
@@ -251,5 +306,5 @@ fn what_a_killed_test_left_behind_is_swept_away() {
     succeed(Command::new(program("ip")).args(["netns", "add", &name]), "");
     sweep();
     assert!(!Path::new(MOUNTED).join(&name).exists());
-    assert!(Path::new(MOUNTED).join(own.name(Place::Router)).exists(), "those in use stay");
+    assert!(Path::new(MOUNTED).join(own.name(Permit::Router)).exists(), "those in use stay");
 }

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
@@ -51,7 +54,8 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, "an authority of these tests");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2090, 1, 1));
+        (params.not_before, params.not_after) =
+            (date_time_ymd(2020, 1, 1), date_time_ymd(2090, 1, 1));
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
         let file = folder.0.join("ca.pem");
@@ -79,7 +83,8 @@ impl Authority {
 
     pub fn issue(&self, file: &str, names: &[&str], years: Years) -> Pair {
         self.write(file, names, |params| {
-            (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
+            (params.not_before, params.not_after) =
+                (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
         })
     }
 
@@ -87,27 +92,37 @@ impl Authority {
     pub fn issue_for(&self, file: &str, names: &[&str], life: Duration) -> Pair {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         self.write(file, names, |params| {
-            (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(1970, 1, 1) + (now + life));
+            (params.not_before, params.not_after) =
+                (date_time_ymd(2020, 1, 1), date_time_ymd(1970, 1, 1) + (now + life));
         })
     }
 
-    fn write(&self, file: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pair {
+    fn write(
+        &self,
+        file: &str,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Pair {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate_pem = params.signed_by(&key, &self.issuer).unwrap().pem();
         self.keep(file, &key, certificate_pem)
     }
 
-    /// A certificate that nobody else has issued, of a CA (as `openssl req -x509` makes it) or not; kept beside those of this authority.
+    /// A certificate that nobody else has issued, of a CA (as `openssl req -x509` makes it) or not;
+    /// kept beside those of this authority.
     pub fn self_made(&self, file: &str, names: &[&str], years: Years, of_ca: bool) -> Pair {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
-        params.is_ca = if of_ca { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::ExplicitNoCa };
+        params.is_ca =
+            if of_ca { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::ExplicitNoCa };
         params.distinguished_name.push(DnType::CommonName, file);
-        (params.not_before, params.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
+        (params.not_before, params.not_after) =
+            (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
         let key = KeyPair::generate().unwrap();
         let certificate_pem = params.self_signed(&key).unwrap().pem();
         self.keep(file, &key, certificate_pem)
@@ -115,7 +130,8 @@ impl Authority {
 
     fn keep(&self, file: &str, key: &KeyPair, certificate_pem: String) -> Pair {
         let key_pem = key.serialize_pem();
-        let (certificate, key_file) = (self.folder.0.join(format!("{file}.crt")), self.folder.0.join(format!("{file}.key")));
+        let (certificate, key_file) =
+            (self.folder.0.join(format!("{file}.crt")), self.folder.0.join(format!("{file}.key")));
         std::fs::write(&certificate, &certificate_pem).unwrap();
         std::fs::write(&key_file, &key_pem).unwrap();
         let pin = pin_of(&rcgen::PublicKeyData::subject_public_key_info(key));
@@ -126,7 +142,9 @@ impl Authority {
     pub fn client_of(&self, version: &'static rustls::SupportedProtocolVersion) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
-        ClientConfig::builder_with_protocol_versions(&[version]).with_root_certificates(roots).with_no_client_auth()
+        ClientConfig::builder_with_protocol_versions(&[version])
+            .with_root_certificates(roots)
+            .with_no_client_auth()
     }
 
     /// A client that trusts this authority, and shows `identity`.
@@ -136,14 +154,19 @@ impl Authority {
         let builder = ClientConfig::builder().with_root_certificates(roots);
         match identity {
             None => builder.with_no_client_auth(),
-            Some(pair) => builder.with_client_auth_cert(vec![certificate(pair)], key(pair)).unwrap(),
+            Some(pair) => {
+                builder.with_client_auth_cert(vec![certificate(pair)], key(pair)).unwrap()
+            }
         }
     }
 }
 
 /// A server with this certificate.
 pub fn server(pair: &Pair) -> ServerConfig {
-    ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate(pair)], key(pair)).unwrap()
+    ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate(pair)], key(pair))
+        .unwrap()
 }
 
 fn certificate(pair: &Pair) -> CertificateDer<'static> {
@@ -173,22 +196,24 @@ impl TlsPeer {
         TlsPeer(StreamOwned::new(ClientConnection::new(config, name).unwrap(), socket))
     }
 
-    pub fn write(&mut self, octets: impl AsRef<[u8]>) {
+    pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
         use std::io::Write as _;
-        self.0.write_all(octets.as_ref()).unwrap();
+        self.0.write_all(bytes.as_ref()).unwrap();
         self.0.flush().unwrap();
     }
 
     #[track_caller]
     pub fn read_head(&mut self) -> Head {
         use std::io::Read as _;
-        let mut octets = Vec::new();
-        while !octets.ends_with(b"\r\n\r\n") {
-            let mut octet = [0];
-            self.0.read_exact(&mut octet).unwrap_or_else(|e| panic!("{e} behind {:?}", String::from_utf8_lossy(&octets)));
-            octets.extend_from_slice(&octet);
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0
+                .read_exact(&mut byte)
+                .unwrap_or_else(|e| panic!("{e} behind {:?}", String::from_utf8_lossy(&bytes)));
+            bytes.extend_from_slice(&byte);
         }
-        Head::parse(&octets)
+        Head::parse(&bytes)
     }
 
     /// A request, and its answer with a body of known length.
@@ -197,7 +222,8 @@ impl TlsPeer {
         use std::io::Read as _;
         self.write(request);
         let head = self.read_head();
-        let mut body = vec![0; head.get("content-length").map_or(0, |length| length.parse().unwrap())];
+        let mut body =
+            vec![0; head.get("content-length").map_or(0, |length| length.parse().unwrap())];
         self.0.read_exact(&mut body).unwrap();
         (head, String::from_utf8_lossy(&body).into_owned())
     }

@@ -1,4 +1,5 @@
-//! Started programs: their lines of output with a deadline, their end by SIGTERM and, where that does not help, by SIGKILL.
+//! Started programs: their lines of output with a deadline, their end by SIGTERM and, where that
+//! does not help, by SIGKILL.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::ffi::OsStr;
@@ -75,7 +76,8 @@ impl Process {
         String::from_utf8_lossy(&self.stderr.lock().unwrap()).into_owned()
     }
 
-    /// The next line on standard output; `None` when it closed its output, or wrote none within `time`.
+    /// The next line on standard output; `None` when it closed its output, or wrote none within
+    /// `time`.
     pub fn line_within(&self, time: Duration) -> Option<String> {
         self.lines.lock().unwrap().recv_timeout(time).ok()
     }
@@ -83,7 +85,9 @@ impl Process {
     /// The next line on standard output.
     #[track_caller]
     pub fn line(&self) -> String {
-        self.line_within(START).unwrap_or_else(|| panic!("{}: no line on standard output; standard error:\n{}", self.name, self.stderr()))
+        self.line_within(START).unwrap_or_else(|| {
+            panic!("{}: no line on standard output; standard error:\n{}", self.name, self.stderr())
+        })
     }
 
     /// The next line that begins like this.
@@ -106,14 +110,19 @@ impl Process {
     /// Waits until standard error has `text` (compared without case).
     #[track_caller]
     pub fn expect_stderr(&self, text: &str) {
-        eventually(&format!("{}: {text:?} on standard error; there is:\n{}", self.name, self.stderr()), || {
-            self.stderr().to_lowercase().contains(&text.to_lowercase()).then_some(())
-        });
+        eventually(
+            &format!("{}: {text:?} on standard error; there is:\n{}", self.name, self.stderr()),
+            || self.stderr().to_lowercase().contains(&text.to_lowercase()).then_some(()),
+        );
     }
 
     /// Sends a signal by name (`TERM`, `INT`, `HUP`).
     pub fn signal(&self, name: &str) {
-        let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.id())]).stderr(Stdio::null()).status().unwrap();
+        let status = Command::new("sh")
+            .args(["-c", &format!("kill -{name} {}", self.id())])
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
         let _ = status; // it may have ended by itself
     }
 
@@ -132,8 +141,14 @@ impl Process {
     #[track_caller]
     pub fn exit_code_within(&mut self, time: Duration) -> i32 {
         let name = self.name.clone();
-        let status = eventually_within(time, &format!("{name} ends; standard error:\n{}", self.stderr()), || self.poll());
-        status.code().unwrap_or_else(|| panic!("{name} ended by a signal: {status}; standard error:\n{}", self.stderr()))
+        let status = eventually_within(
+            time,
+            &format!("{name} ends; standard error:\n{}", self.stderr()),
+            || self.poll(),
+        );
+        status.code().unwrap_or_else(|| {
+            panic!("{name} ended by a signal: {status}; standard error:\n{}", self.stderr())
+        })
     }
 
     #[track_caller]
@@ -144,9 +159,11 @@ impl Process {
     /// A number from /proc/PID/status: `Threads`, `VmRSS` (KiB).
     #[track_caller]
     pub fn status_number(&self, field: &str) -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.id()))
+            .unwrap_or_else(|e| panic!("{}: {e}", self.name));
         let line = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
-        line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or_else(|| panic!("no {field} in {text}"))
+        line.and_then(|l| l.split_whitespace().next()?.parse().ok())
+            .unwrap_or_else(|| panic!("no {field} in {text}"))
     }
 
     pub fn threads(&self) -> u64 {
@@ -155,12 +172,15 @@ impl Process {
 
     /// Open descriptors.
     pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap_or_else(|e| panic!("{}: {e}", self.name)).count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.id()))
+            .unwrap_or_else(|e| panic!("{}: {e}", self.name))
+            .count()
     }
 
     /// User and system time in hundredths of a second.
     pub fn cpu_ticks(&self) -> u64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id()))
+            .unwrap_or_else(|e| panic!("{}: {e}", self.name));
         let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
@@ -191,7 +211,8 @@ impl Drop for Process {
     }
 }
 
-/// A program that was copied a moment ago may be *busy*: another thread's child had the copy's descriptor until it was executed.
+/// A program that was copied a moment ago may be *busy*: another thread's child had the copy's
+/// descriptor until it was executed.
 #[track_caller]
 fn spawn(command: &mut Command, name: &str) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -206,12 +227,15 @@ fn spawn(command: &mut Command, name: &str) -> Child {
 pub struct Ptth;
 
 impl Ptth {
-    /// `ptth` with these arguments, without anything of this process's environment that would change it.
+    /// `ptth` with these arguments, without anything of this process's environment that would
+    /// change it.
     pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ptth"));
         let ours = std::env::vars_os().map(|(name, _)| name).filter(|name| {
             let name = name.to_string_lossy();
-            name.starts_with("PTTH_") || name == "RUST_LOG" || name.to_lowercase().ends_with("_proxy")
+            name.starts_with("PTTH_")
+                || name == "RUST_LOG"
+                || name.to_lowercase().ends_with("_proxy")
         });
         ours.for_each(|name| {
             command.env_remove(name);
@@ -254,7 +278,12 @@ impl Ptth {
     pub fn device(gateway: &Gateway, name: &str, more: &[&str]) -> Process {
         let url = gateway.device_url(name);
         let process = Ptth::start(&[&["device", &url, "--backoff", "10ms..200ms"], more].concat());
-        assert_eq!(process.line(), format!("connected {name} via {url} (PTTH/1.0 turn)"), "{}", process.stderr());
+        assert_eq!(
+            process.line(),
+            format!("connected {name} via {url} (PTTH/1.0 turn)"),
+            "{}",
+            process.stderr()
+        );
         process
     }
 }
@@ -284,7 +313,9 @@ impl Gateway {
         // Certificates of the tests name 127.0.0.1.
         let tls = more.iter().any(|option| option.ends_with("-cert"));
         let address = format!("{}:0", if tls { Ipv4Addr::LOCALHOST } else { super::own_address() });
-        let mut command = Ptth::command(&[&["gateway", "--devices", &address, "--visitors", &address], more].concat());
+        let mut command = Ptth::command(
+            &[&["gateway", "--devices", &address, "--visitors", &address], more].concat(),
+        );
         // Most tests that stop a gateway are about what happens behind the notice.
         command.env("PTTH_DRAIN_NOTICE", "0s");
         Gateway::of(Process::start(command.envs(variables.iter().copied())))
@@ -293,7 +324,9 @@ impl Gateway {
     /// `ptth gateway` on these addresses: those of one that was there before.
     #[track_caller]
     pub fn start_at(devices: &str, visitors: &str, more: &[&str]) -> Gateway {
-        let mut command = Ptth::command(&[&["gateway", "--devices", devices, "--visitors", visitors], more].concat());
+        let mut command = Ptth::command(
+            &[&["gateway", "--devices", devices, "--visitors", visitors], more].concat(),
+        );
         Gateway::of(Process::start(command.env("PTTH_DRAIN_NOTICE", "0s")))
     }
 
@@ -338,7 +371,10 @@ impl Gateway {
         let mut peer = self.dial();
         peer.who = format!("device {name}");
         peer.write(offer(name, fields));
-        assert_eq!(String::from_utf8_lossy(&peer.read_exact(SWITCH.len())), String::from_utf8_lossy(SWITCH));
+        assert_eq!(
+            String::from_utf8_lossy(&peer.read_exact(SWITCH.len())),
+            String::from_utf8_lossy(SWITCH)
+        );
         peer
     }
 
@@ -351,7 +387,9 @@ impl Gateway {
 
 /// The offer of the draft's kind, `Content-Length: 0` included.
 pub fn offer(name: &str, fields: &str) -> String {
-    format!("POST /{name} HTTP/1.1\r\nHost: gw.example\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nContent-Length: 0\r\n{fields}\r\n")
+    format!(
+        "POST /{name} HTTP/1.1\r\nHost: gw.example\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nContent-Length: 0\r\n{fields}\r\n"
+    )
 }
 
 /// A plain request.
@@ -361,6 +399,8 @@ pub fn get(target: &str) -> String {
 
 #[track_caller]
 fn listener(line: &str, prefix: &str) -> SocketAddr {
-    let addr = line.strip_prefix(prefix).unwrap_or_else(|| panic!("{line:?} where a line {prefix}ADDR was expected"));
+    let addr = line
+        .strip_prefix(prefix)
+        .unwrap_or_else(|| panic!("{line:?} where a line {prefix}ADDR was expected"));
     addr.parse().unwrap_or_else(|_| panic!("no address in {line:?}"))
 }

@@ -1,4 +1,5 @@
-//! Raw peers: octets out, octets in, each wait with a deadline; heads and bodies read by an HTTP reader of their own.
+//! Raw peers: bytes out, bytes in, each wait with a deadline; heads and bodies read by an HTTP
+//! reader of their own.
 //!
 //! This reader shares no code with the crate, so that a mistake there is not repeated here.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -14,44 +15,60 @@ use super::{DEADLINE, eventually_within};
 pub struct Head {
     /// Request line or status line.
     pub start: String,
-    /// Names and values in their order; octets above 0x7F as ISO-8859-1.
+    /// Names and values in their order; bytes above 0x7F as ISO-8859-1.
     pub fields: Vec<(String, String)>,
-    /// All octets to the end of the empty line.
-    pub octets: Vec<u8>,
+    /// All bytes to the end of the empty line.
+    pub bytes: Vec<u8>,
 }
 
-fn latin1(octets: &[u8]) -> String {
-    octets.iter().map(|o| char::from(*o)).collect()
+fn latin1(bytes: &[u8]) -> String {
+    bytes.iter().map(|o| char::from(*o)).collect()
 }
 
 impl Head {
     /// Reads a head that is whole; every line has to end CRLF.
     #[track_caller]
-    pub fn parse(octets: &[u8]) -> Head {
-        let text = latin1(octets);
-        let lines = text.strip_suffix("\r\n\r\n").unwrap_or_else(|| panic!("no head with its empty line: {text:?}"));
+    pub fn parse(bytes: &[u8]) -> Head {
+        let text = latin1(bytes);
+        let lines = text
+            .strip_suffix("\r\n\r\n")
+            .unwrap_or_else(|| panic!("no head with its empty line: {text:?}"));
         let mut lines = lines.split("\r\n");
         let start = lines.next().unwrap_or_default().to_owned();
         let fields = lines.map(|line| {
-            assert!(!line.contains(['\r', '\n', '\0']), "a stray CR, LF or NUL in a head: {text:?}");
-            let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("a field without a colon: {line:?} in {text:?}"));
-            assert!(!name.is_empty() && !name.contains([' ', '\t']), "a field's name is wrong: {line:?} in {text:?}");
+            assert!(
+                !line.contains(['\r', '\n', '\0']),
+                "a stray CR, LF or NUL in a head: {text:?}"
+            );
+            let (name, value) = line
+                .split_once(':')
+                .unwrap_or_else(|| panic!("a field without a colon: {line:?} in {text:?}"));
+            assert!(
+                !name.is_empty() && !name.contains([' ', '\t']),
+                "a field's name is wrong: {line:?} in {text:?}"
+            );
             (name.to_owned(), value.trim_matches([' ', '\t']).to_owned())
         });
-        Head { fields: fields.collect(), start: start.clone(), octets: octets.to_owned() }
+        Head { fields: fields.collect(), start: start.clone(), bytes: bytes.to_owned() }
     }
 
-    /// The head that a body starts with (what [`LocalServer`](super::LocalServer) echoes), and what follows.
+    /// The head that a body starts with (what [`LocalServer`](super::LocalServer) echoes), and what
+    /// follows.
     #[track_caller]
     pub fn split(body: &[u8]) -> (Head, &[u8]) {
-        let end = find(body, b"\r\n\r\n").unwrap_or_else(|| panic!("no head in {:?}", latin1(body))) + 4;
+        let end =
+            find(body, b"\r\n\r\n").unwrap_or_else(|| panic!("no head in {:?}", latin1(body))) + 4;
         (Head::parse(&body[..end]), &body[end..])
     }
 
     #[track_caller]
     pub fn status(&self) -> u16 {
         let word = self.start.split(' ').nth(1).unwrap_or_default();
-        assert!(self.start.starts_with("HTTP/1.1 ") && word.len() == 3, "no status line: {:?}", self.start);
+        assert!(
+            self.start.starts_with("HTTP/1.1 ") && word.len() == 3,
+            "no status line: {:?}",
+            self.start
+        );
         word.parse().unwrap_or_else(|_| panic!("no status line: {:?}", self.start))
     }
 
@@ -64,7 +81,11 @@ impl Head {
     }
 
     pub fn all(&self, name: &str) -> Vec<&str> {
-        self.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str()).collect()
+        self.fields
+            .iter()
+            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.as_str())
+            .collect()
     }
 
     /// The one value of this field; several lines of it are a failure.
@@ -76,11 +97,14 @@ impl Head {
     }
 
     pub fn text(&self) -> String {
-        latin1(&self.octets)
+        latin1(&self.bytes)
     }
 
     fn lists(&self, name: &str, token: &str) -> bool {
-        self.all(name).iter().flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case(token))
+        self.all(name)
+            .iter()
+            .flat_map(|v| v.split(','))
+            .any(|t| t.trim().eq_ignore_ascii_case(token))
     }
 
     /// `Connection: close`.
@@ -89,8 +113,8 @@ impl Head {
     }
 }
 
-pub fn find(octets: &[u8], what: &[u8]) -> Option<usize> {
-    octets.windows(what.len()).position(|w| w == what)
+pub fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|w| w == what)
 }
 
 /// A response with its body.
@@ -118,15 +142,30 @@ impl Answer {
     pub fn expect_refusal(&self, status: u16) {
         assert_eq!(self.status(), status, "{}{}", self.head.text(), self.text());
         let kind = self.head.get("content-type").unwrap_or_default();
-        assert!(kind.starts_with("text/plain"), "a refusal's reason is text/plain: {}{}", self.head.text(), self.text());
+        assert!(
+            kind.starts_with("text/plain"),
+            "a refusal's reason is text/plain: {}{}",
+            self.head.text(),
+            self.text()
+        );
         let length = self.body.len();
-        assert!((3..1000).contains(&length), "a refusal says why, shortly, not in {length} octets: {}{}", self.head.text(), self.text());
+        assert!(
+            (3..1000).contains(&length),
+            "a refusal says why, shortly, not in {length} bytes: {}{}",
+            self.head.text(),
+            self.text()
+        );
     }
 
     /// Fails unless it is one of `statuses`, with a reason.
     #[track_caller]
     pub fn expect_refusal_among(&self, statuses: &[u16]) {
-        assert!(statuses.contains(&self.status()), "not one of {statuses:?}: {}{}", self.head.text(), self.text());
+        assert!(
+            statuses.contains(&self.status()),
+            "not one of {statuses:?}: {}{}",
+            self.head.text(),
+            self.text()
+        );
         self.expect_refusal(self.status());
     }
 
@@ -148,12 +187,12 @@ pub struct Cut {
 
 /// What reading to the deadline gave.
 enum More {
-    Octets,
+    Bytes,
     End,
     Reset,
 }
 
-/// One end of a TCP connection, spoken octet by octet.
+/// One end of a TCP connection, spoken byte by byte.
 pub struct RawPeer {
     stream: TcpStream,
     unread: Vec<u8>,
@@ -165,16 +204,22 @@ pub struct RawPeer {
 impl RawPeer {
     #[track_caller]
     pub fn connect(to: SocketAddr) -> RawPeer {
-        let stream = TcpStream::connect_timeout(&to, DEADLINE).unwrap_or_else(|e| panic!("connecting to {to}: {e}"));
+        let stream = TcpStream::connect_timeout(&to, DEADLINE)
+            .unwrap_or_else(|e| panic!("connecting to {to}: {e}"));
         RawPeer::adopt(stream, &format!("peer of {to}"))
     }
 
-    /// With the smallest receive buffer that the kernel allows, so that what is not read stays with the sender.
+    /// With the smallest receive buffer that the kernel allows, so that what is not read stays with
+    /// the sender.
     #[track_caller]
     pub fn connect_narrow(to: SocketAddr) -> RawPeer {
-        let socket = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None).unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None)
+                .unwrap();
         socket.set_recv_buffer_size(1).unwrap();
-        socket.connect_timeout(&to.into(), DEADLINE).unwrap_or_else(|e| panic!("connecting to {to}: {e}"));
+        socket
+            .connect_timeout(&to.into(), DEADLINE)
+            .unwrap_or_else(|e| panic!("connecting to {to}: {e}"));
         RawPeer::adopt(socket.into(), &format!("slow peer of {to}"))
     }
 
@@ -185,14 +230,14 @@ impl RawPeer {
     }
 
     #[track_caller]
-    pub fn write(&mut self, octets: impl AsRef<[u8]>) {
-        self.try_write(octets).unwrap_or_else(|e| panic!("{}: writing: {e}", self.who));
+    pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        self.try_write(bytes).unwrap_or_else(|e| panic!("{}: writing: {e}", self.who));
     }
 
     /// For peers that may close in the middle of it.
-    pub fn try_write(&mut self, octets: impl AsRef<[u8]>) -> std::io::Result<()> {
+    pub fn try_write(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         self.stream.set_write_timeout(Some(self.deadline))?;
-        self.stream.write_all(octets.as_ref())
+        self.stream.write_all(bytes.as_ref())
     }
 
     /// Ends the connection with a reset.
@@ -200,7 +245,7 @@ impl RawPeer {
         socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
-    /// No more octets from here; reading goes on.
+    /// No more bytes from here; reading goes on.
     pub fn finish_writing(&self) {
         let _ = self.stream.shutdown(Shutdown::Write); // the other side may have closed already
     }
@@ -214,11 +259,20 @@ impl RawPeer {
             Ok(0) => More::End,
             Ok(n) => {
                 self.unread.extend_from_slice(&buffer[..n]);
-                More::Octets
+                More::Bytes
             }
             // A read with a time-out is not taken up again after the machine stood still.
             Err(e) if e.kind() == ErrorKind::Interrupted => self.more(by, doing),
-            Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted) => More::Reset,
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::ConnectionReset
+                        | ErrorKind::BrokenPipe
+                        | ErrorKind::ConnectionAborted
+                ) =>
+            {
+                More::Reset
+            }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 panic!(
                     "{}: {doing}: nothing for {:?}; so far {:?}",
@@ -233,14 +287,18 @@ impl RawPeer {
 
     /// Reads until `done` finds what it looks for; `Err` says how the connection ended before that.
     #[track_caller]
-    fn until<T>(&mut self, doing: &str, mut done: impl FnMut(&[u8]) -> Option<T>) -> Result<T, &'static str> {
+    fn until<T>(
+        &mut self,
+        doing: &str,
+        mut done: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<T, &'static str> {
         let by = Instant::now() + self.deadline;
         loop {
             if let Some(found) = done(&self.unread) {
                 return Ok(found);
             }
             match self.more(by, doing) {
-                More::Octets => {}
+                More::Bytes => {}
                 More::End => return Err("end of stream"),
                 More::Reset => return Err("reset"),
             }
@@ -257,25 +315,27 @@ impl RawPeer {
         std::mem::take(&mut self.unread)
     }
 
-    /// One octet, and no more is taken from the socket.
+    /// One byte, and no more is taken from the socket.
     #[track_caller]
-    pub fn read_octet(&mut self) -> u8 {
+    pub fn read_byte(&mut self) -> u8 {
         if !self.unread.is_empty() {
             return self.unread.remove(0);
         }
-        let mut octet = [0];
+        let mut byte = [0];
         self.stream.set_read_timeout(Some(self.deadline)).unwrap();
-        self.stream.read_exact(&mut octet).unwrap_or_else(|e| panic!("{}: reading an octet: {e}", self.who));
-        octet[0]
+        self.stream
+            .read_exact(&mut byte)
+            .unwrap_or_else(|e| panic!("{}: reading a byte: {e}", self.who));
+        byte[0]
     }
 
-    /// The next head; `None` when the connection ended before its first octet.
+    /// The next head; `None` when the connection ended before its first byte.
     #[track_caller]
     pub fn try_read_head(&mut self) -> Option<Head> {
         match self.until("reading a head", |o| find(o, b"\r\n\r\n").map(|at| at + 4)) {
             Ok(len) => {
-                let octets: Vec<u8> = self.unread.drain(..len).collect();
-                Some(Head::parse(&octets))
+                let bytes: Vec<u8> = self.unread.drain(..len).collect();
+                Some(Head::parse(&bytes))
             }
             Err(_) if self.unread.is_empty() => None,
             Err(how) => panic!("{}: {how} within a head: {:?}", self.who, latin1(&self.unread)),
@@ -284,10 +344,12 @@ impl RawPeer {
 
     #[track_caller]
     pub fn read_head(&mut self) -> Head {
-        self.try_read_head().unwrap_or_else(|| panic!("{}: the connection was closed where a head was expected", self.who))
+        self.try_read_head().unwrap_or_else(|| {
+            panic!("{}: the connection was closed where a head was expected", self.who)
+        })
     }
 
-    /// The rest of a head whose first octets (`taken`) were read before.
+    /// The rest of a head whose first bytes (`taken`) were read before.
     #[track_caller]
     pub fn read_head_after(&mut self, taken: &str) -> Head {
         self.unread.splice(..0, taken.bytes());
@@ -296,9 +358,14 @@ impl RawPeer {
 
     #[track_caller]
     pub fn read_exact(&mut self, n: usize) -> Vec<u8> {
-        match self.until("reading octets", |o| (o.len() >= n).then_some(())) {
+        match self.until("reading bytes", |o| (o.len() >= n).then_some(())) {
             Ok(()) => self.unread.drain(..n).collect(),
-            Err(how) => panic!("{}: {how} after {} of {n} octets: {:?}", self.who, self.unread.len(), latin1(&self.unread)),
+            Err(how) => panic!(
+                "{}: {how} after {} of {n} bytes: {:?}",
+                self.who,
+                self.unread.len(),
+                latin1(&self.unread)
+            ),
         }
     }
 
@@ -310,10 +377,13 @@ impl RawPeer {
         Ok(latin1(&line[..len]))
     }
 
-    /// Everything to the end of the stream. A reset is a failure: an answer may have been lost to it.
+    /// Everything to the end of the stream. A reset is a failure: an answer may have been lost to
+    /// it.
     #[track_caller]
     pub fn read_to_end(&mut self) -> Vec<u8> {
-        let Err(how) = self.until("reading to the end", |_| None::<()>) else { unreachable!("the condition never holds") };
+        let Err(how) = self.until("reading to the end", |_| None::<()>) else {
+            unreachable!("the condition never holds")
+        };
         assert_eq!(how, "end of stream", "{}: after {:?}", self.who, latin1(&self.unread));
         std::mem::take(&mut self.unread)
     }
@@ -321,22 +391,35 @@ impl RawPeer {
     /// Everything to the end, and whether that was a reset.
     #[track_caller]
     pub fn read_to_any_end(&mut self) -> (Vec<u8>, bool) {
-        let Err(how) = self.until("reading to the end", |_| None::<()>) else { unreachable!("the condition never holds") };
+        let Err(how) = self.until("reading to the end", |_| None::<()>) else {
+            unreachable!("the condition never holds")
+        };
         (std::mem::take(&mut self.unread), how == "reset")
     }
 
-    /// Fails unless the other side closes without another octet. A reset is a close.
+    /// Fails unless the other side closes without another byte. A reset is a close.
     #[track_caller]
     pub fn expect_closed(&mut self) {
         let _ = self.until("waiting for the close", |o| (!o.is_empty()).then_some(()));
-        assert!(self.unread.is_empty(), "{}: octets where a close was expected: {:?}", self.who, latin1(&self.unread));
+        assert!(
+            self.unread.is_empty(),
+            "{}: bytes where a close was expected: {:?}",
+            self.who,
+            latin1(&self.unread)
+        );
     }
 
-    /// Fails unless the other side ends the stream without another octet and without a reset.
+    /// Fails unless the other side ends the stream without another byte and without a reset.
     #[track_caller]
     pub fn expect_end(&mut self) {
-        let ended = self.until("waiting for the end of the stream", |o| (!o.is_empty()).then_some(()));
-        assert!(self.unread.is_empty(), "{}: octets where the end was expected: {:?}", self.who, latin1(&self.unread));
+        let ended =
+            self.until("waiting for the end of the stream", |o| (!o.is_empty()).then_some(()));
+        assert!(
+            self.unread.is_empty(),
+            "{}: bytes where the end was expected: {:?}",
+            self.who,
+            latin1(&self.unread)
+        );
         assert_eq!(ended, Err("end of stream"), "{}: an answer can be lost to a reset", self.who);
     }
 
@@ -347,20 +430,26 @@ impl RawPeer {
         self.unread.clear();
     }
 
-    /// Fails when anything comes, the end of the stream too, within `time`. Only for what must never come.
+    /// Fails when anything comes, the end of the stream too, within `time`. Only for what must
+    /// never come.
     #[track_caller]
     pub fn expect_quiet(&mut self, time: Duration) {
-        assert!(self.unread.is_empty(), "{}: octets where none may be: {:?}", self.who, latin1(&self.unread));
+        assert!(
+            self.unread.is_empty(),
+            "{}: bytes where none may be: {:?}",
+            self.who,
+            latin1(&self.unread)
+        );
         self.stream.set_read_timeout(Some(time)).unwrap();
-        let mut octets = [0; 1024];
-        match self.stream.read(&mut octets) {
+        let mut bytes = [0; 1024];
+        match self.stream.read(&mut bytes) {
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            Ok(n) => panic!("{}: {:?} where nothing may come", self.who, latin1(&octets[..n])),
+            Ok(n) => panic!("{}: {:?} where nothing may come", self.who, latin1(&bytes[..n])),
             Err(e) => panic!("{}: {e} where nothing may come", self.who),
         }
     }
 
-    /// Whether octets (or the end) have arrived already or arrive within `time`.
+    /// Whether bytes (or the end) have arrived already or arrive within `time`.
     pub fn stirs_within(&mut self, time: Duration) -> bool {
         if !self.unread.is_empty() {
             return true;
@@ -369,13 +458,13 @@ impl RawPeer {
         !matches!(self.stream.peek(&mut [0]), Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
     }
 
-    /// Reads exactly `n` octets of a body piece by piece, without keeping them.
+    /// Reads exactly `n` bytes of a body piece by piece, without keeping them.
     #[track_caller]
     pub fn read_through(&mut self, mut n: u64, mut take: impl FnMut(&[u8])) {
         while n > 0 {
             if self.unread.is_empty() {
                 self.until("reading a body", |o| (!o.is_empty()).then_some(()))
-                    .unwrap_or_else(|how| panic!("{}: {how}, {n} octets before the end", self.who));
+                    .unwrap_or_else(|how| panic!("{}: {how}, {n} bytes before the end", self.who));
             }
             let now = (self.unread.len() as u64).min(n) as usize;
             take(&self.unread[..now]);
@@ -390,7 +479,7 @@ impl RawPeer {
         match self.read_answer_or_cut(method) {
             Ok(answer) => answer,
             Err(cut) => panic!(
-                "{}: the answer is not whole: {} and {} octets of body",
+                "{}: the answer is not whole: {} and {} bytes of body",
                 self.who,
                 cut.head.map_or("no head".to_owned(), |h| h.text()),
                 cut.body.len()
@@ -403,7 +492,9 @@ impl RawPeer {
     pub fn read_answer_or_cut(&mut self, method: &str) -> Result<Answer, Cut> {
         let mut interim = Vec::new();
         let head = loop {
-            let Some(head) = self.try_read_head() else { return Err(Cut { head: None, body: Vec::new() }) };
+            let Some(head) = self.try_read_head() else {
+                return Err(Cut { head: None, body: Vec::new() });
+            };
             match head.status() {
                 100 | 102..=199 => interim.push(head),
                 _ => break head,
@@ -411,7 +502,9 @@ impl RawPeer {
         };
         let status = head.status();
         let chunked = head.lists("transfer-encoding", "chunked");
-        let length = head.get("content-length").map(|v| v.parse::<usize>().unwrap_or_else(|_| panic!("Content-Length {v:?}")));
+        let length = head
+            .get("content-length")
+            .map(|v| v.parse::<usize>().unwrap_or_else(|_| panic!("Content-Length {v:?}")));
         assert!(!chunked || length.is_none(), "both framing fields in {}", head.text());
         if status < 200 || status == 204 {
             assert!(!chunked && length.is_none(), "framing fields in a {status}: {}", head.text());
@@ -446,7 +539,11 @@ impl RawPeer {
     }
 
     #[track_caller]
-    fn read_chunks(&mut self, body: &mut Vec<u8>, trailers: &mut Vec<(String, String)>) -> Result<(), &'static str> {
+    fn read_chunks(
+        &mut self,
+        body: &mut Vec<u8>,
+        trailers: &mut Vec<(String, String)>,
+    ) -> Result<(), &'static str> {
         loop {
             let line = self.read_line()?;
             let size = line.split(';').next().unwrap_or_default();
@@ -468,7 +565,9 @@ impl RawPeer {
             if line.is_empty() {
                 return Ok(());
             }
-            let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("a trailer without a colon: {line:?}"));
+            let (name, value) = line
+                .split_once(':')
+                .unwrap_or_else(|| panic!("a trailer without a colon: {line:?}"));
             trailers.push((name.to_owned(), value.trim().to_owned()));
         }
     }
@@ -476,11 +575,15 @@ impl RawPeer {
     /// The data of the next chunk; empty at the end of the body, behind its trailers.
     #[track_caller]
     pub fn read_chunk(&mut self) -> Vec<u8> {
-        let line = self.read_line().unwrap_or_else(|how| panic!("{}: {how} where a chunk was expected", self.who));
-        let size = usize::from_str_radix(line.split(';').next().unwrap_or_default(), 16).unwrap_or_else(|_| panic!("chunk size {line:?}"));
+        let line = self
+            .read_line()
+            .unwrap_or_else(|how| panic!("{}: {how} where a chunk was expected", self.who));
+        let size = usize::from_str_radix(line.split(';').next().unwrap_or_default(), 16)
+            .unwrap_or_else(|_| panic!("chunk size {line:?}"));
         let data = self.read_exact(size);
         loop {
-            let line = self.read_line().unwrap_or_else(|how| panic!("{}: {how} behind a chunk", self.who));
+            let line =
+                self.read_line().unwrap_or_else(|how| panic!("{}: {how} behind a chunk", self.who));
             assert!(size == 0 || line.is_empty(), "{}: {line:?} behind a chunk's data", self.who);
             if line.is_empty() {
                 return data;
@@ -496,17 +599,18 @@ impl RawPeer {
     }
 }
 
-/// For servers whose callers may leave at any octet.
+/// For servers whose callers may leave at any byte.
 #[allow(dead_code, reason = "the soak uses it")]
 impl RawPeer {
-    /// The next head; `None` when there is none, for whatever reason: what peers that are cut short look like to a server.
+    /// The next head; `None` when there is none, for whatever reason: what peers that are cut short
+    /// look like to a server.
     pub fn read_message_head(&mut self) -> Option<Head> {
         let len = self.until("reading a head", |o| find(o, b"\r\n\r\n").map(|at| at + 4)).ok()?;
-        let octets: Vec<u8> = self.unread.drain(..len).collect();
-        Some(Head::parse(&octets))
+        let bytes: Vec<u8> = self.unread.drain(..len).collect();
+        Some(Head::parse(&bytes))
     }
 
-    /// Hands `n` octets of a body on; `None` when they end before.
+    /// Hands `n` bytes of a body on; `None` when they end before.
     pub fn read_some_through(&mut self, mut n: usize, mut take: impl FnMut(&[u8])) -> Option<()> {
         while n > 0 {
             self.until("reading a body", |o| (!o.is_empty()).then_some(())).ok()?;

@@ -1,75 +1,90 @@
-//! The fallback in JSON (protocol.md §2.1): every row that octets decide, what must never be taken (T10, T14), and round trips.
+//! The fallback in JSON (protocol.md §2.1): every row that bytes decide, what must never be taken
+//! (T10, T14), and round trips.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use reverse_http::proto::body::{Decoder, of_request, of_response};
 use reverse_http::proto::comet::{
-    Answer, Event, answer_from_json, answer_to_json, event_from_json, event_from_text, event_json_length, event_to_json,
+    Answer, Event, answer_from_json, answer_to_json, event_from_json, event_from_text,
+    event_json_length, event_to_json,
 };
 use serde_json::{Value, json};
 
-use super::{Parts, body_of, fields, limits, pair, request_parts, sample, show, small, status, trailers};
+use super::{
+    Parts, body_of, fields, limits, pair, request_parts, sample, show, small, status, trailers,
+};
 
 #[track_caller]
 fn response_parts(text: &[u8], is_head: bool) -> Parts {
     let head = super::answered(text);
     let framing = of_response(&head, if is_head { "HEAD" } else { "GET" }).unwrap();
     let (body, trailers) = body_of(Decoder::new(framing, &limits()), &text[head.len..]);
-    let fields = head.fields.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect();
-    let reason = head.reason.iter().map(|octet| char::from(*octet)).collect();
+    let fields =
+        head.fields.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect();
+    let reason = head.reason.iter().map(|byte| char::from(*byte)).collect();
     Parts { start: vec![head.status.to_string(), reason], fields, body, trailers }
 }
 
 fn values<'p>(parts: &'p Parts, name: &str) -> Vec<&'p [u8]> {
-    parts.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice()).collect()
+    parts
+        .fields
+        .iter()
+        .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.as_slice())
+        .collect()
 }
 
 /// The body of a sample message.
 fn body(name: &str) -> &'static [u8] {
-    let octets = sample(name);
-    &octets[octets.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4..]
+    let bytes = sample(name);
+    &bytes[bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4..]
 }
 
 #[track_caller]
-fn event(octets: impl AsRef<[u8]>) -> Event {
-    match event_from_json(octets.as_ref(), None, &limits()) {
+fn event(bytes: impl AsRef<[u8]>) -> Event {
+    match event_from_json(bytes.as_ref(), None, &limits()) {
         Ok(Some(event)) => event,
-        other => panic!("{}: {other:?}", show(octets.as_ref())),
+        other => panic!("{}: {other:?}", show(bytes.as_ref())),
     }
 }
 
 #[track_caller]
-fn answer(octets: impl AsRef<[u8]>) -> Answer {
-    match answer_from_json(octets.as_ref(), None, &limits()) {
+fn answer(bytes: impl AsRef<[u8]>) -> Answer {
+    match answer_from_json(bytes.as_ref(), None, &limits()) {
         Ok(Some(answer)) => answer,
-        other => panic!("{}: {other:?}", show(octets.as_ref())),
+        other => panic!("{}: {other:?}", show(bytes.as_ref())),
     }
 }
 
 /// The text of an answer to a GET.
 #[track_caller]
-fn text(octets: impl AsRef<[u8]>) -> String {
-    String::from_utf8(answer(octets).into_text(false)).unwrap()
+fn text(bytes: impl AsRef<[u8]>) -> String {
+    String::from_utf8(answer(bytes).into_text(false)).unwrap()
 }
 
 /// Whether both readers refuse it with 400 and one short line; if not, what they did.
-fn is_refused(octets: &[u8]) -> Result<(), String> {
-    for result in [answer_from_json(octets, None, &limits()).map(|_| ()), event_from_json(octets, None, &limits()).map(|_| ())] {
+fn is_refused(bytes: &[u8]) -> Result<(), String> {
+    for result in [
+        answer_from_json(bytes, None, &limits()).map(|_| ()),
+        event_from_json(bytes, None, &limits()).map(|_| ()),
+    ] {
         let right = result.as_ref().is_err_and(|refusal| {
             let reason = &refusal.reason;
-            refusal.status == 400 && (1..400).contains(&reason.len()) && !reason.contains(|c: char| c.is_control())
+            refusal.status == 400
+                && (1..400).contains(&reason.len())
+                && !reason.contains(|c: char| c.is_control())
         });
         if !right {
-            return Err(format!("{}: {result:?}", show(&octets[..octets.len().min(300)])));
+            return Err(format!("{}: {result:?}", show(&bytes[..bytes.len().min(300)])));
         }
     }
     Ok(())
 }
 
 #[track_caller]
-fn refused(octets: impl AsRef<[u8]>) {
-    assert_eq!(is_refused(octets.as_ref()), Ok(()));
+fn refused(bytes: impl AsRef<[u8]>) {
+    assert_eq!(is_refused(bytes.as_ref()), Ok(()));
 }
 
 /// A right answer (and no event), with these members behind its id.
@@ -80,14 +95,20 @@ fn with(members: &str) -> String {
 /// A right event with these members behind the others.
 fn event_with(members: &str) -> String {
     let comma = if members.is_empty() { "" } else { ", " };
-    format!("{{\"message-id\": \"xxx\", \"method\": \"GET\", \"request-uri\": \"/\"{comma}{members}}}")
+    format!(
+        "{{\"message-id\": \"xxx\", \"method\": \"GET\", \"request-uri\": \"/\"{comma}{members}}}"
+    )
 }
 
 /// Members that are wrong in an answer and in an event alike, each beside nothing else.
 #[track_caller]
 fn both_refuse(members: &str) {
     refused(with(members));
-    assert_eq!(status(event_from_json(event_with(members).as_bytes(), None, &limits())), Err(400), "{members}");
+    assert_eq!(
+        status(event_from_json(event_with(members).as_bytes(), None, &limits())),
+        Err(400),
+        "{members}"
+    );
 }
 
 #[track_caller]
@@ -100,25 +121,27 @@ fn both_take(members: &str) {
 
 #[test]
 fn the_seeds_event_is_the_request_it_was() {
-    let octets = body("comet-2-event");
-    assert_eq!(octets.len(), 210);
-    let event = event(octets);
-    assert_eq!((event.id.as_str(), event.protocol.as_str(), event.is_head), ("xxx", "PTTH/0.9", false));
+    let bytes = body("comet-2-event");
+    assert_eq!(bytes.len(), 210);
+    let event = event(bytes);
+    assert_eq!(
+        (event.id.as_str(), event.protocol.as_str(), event.is_head),
+        ("xxx", "PTTH/0.9", false)
+    );
     let expected = "GET / HTTP/1.1\r\nHost: 127.0.0.1:65331\r\nAccept-Encoding: identity\r\nAccept: text/plain;q=1,*/*;q=0\r\n\r\n";
     assert_eq!(show(&event.text), show(expected.as_bytes()));
 }
 
 #[test]
-fn the_seeds_answer_is_written_to_the_octet_and_read() {
-    let octets = body("comet-3-answer");
-    assert_eq!(octets.len(), 193);
-    let response =
-        "HTTP/1.1 200 OK\r\nContent-type: text/plain\r\nDate: Tue, 13 May 2008 20:14:45 GMT\r\nContent-Length: 13\r\n\r\n!dlrow ,olleH";
-    assert_eq!(text(octets), response);
-    assert_eq!(answer(octets).id, "xxx");
+fn the_seeds_answer_is_written_to_the_byte_and_read() {
+    let bytes = body("comet-3-answer");
+    assert_eq!(bytes.len(), 193);
+    let response = "HTTP/1.1 200 OK\r\nContent-type: text/plain\r\nDate: Tue, 13 May 2008 20:14:45 GMT\r\nContent-Length: 13\r\n\r\n!dlrow ,olleH";
+    assert_eq!(text(bytes), response);
+    assert_eq!(answer(bytes).id, "xxx");
     let mut out = b"kept".to_vec();
     answer_to_json(&mut out, "xxx", "PTTH/0.9", response.as_bytes(), false, &limits()).unwrap();
-    assert_eq!(show(&out[4..]), show(octets));
+    assert_eq!(show(&out[4..]), show(bytes));
 }
 
 #[test]
@@ -135,28 +158,36 @@ fn an_event_is_written_in_the_seeds_order() {
 #[test]
 fn the_seeds_nothing_is_nothing_on_both_sides() {
     assert_eq!(body("comet-4-nothing"), b"{}");
-    for octets in ["{}", "", "null", " { \n } ", "\r\nnull\t"] {
-        assert_eq!(answer_from_json(octets.as_bytes(), None, &limits()), Ok(None), "{octets:?}");
-        assert_eq!(event_from_json(octets.as_bytes(), None, &limits()), Ok(None), "{octets:?}");
+    for bytes in ["{}", "", "null", " { \n } ", "\r\nnull\t"] {
+        assert_eq!(answer_from_json(bytes.as_bytes(), None, &limits()), Ok(None), "{bytes:?}");
+        assert_eq!(event_from_json(bytes.as_bytes(), None, &limits()), Ok(None), "{bytes:?}");
         // With an id beside it, it should have been a message.
-        assert_eq!(status(answer_from_json(octets.as_bytes(), Some("xxx"), &limits())), Err(400), "{octets:?}");
-        assert_eq!(status(event_from_json(octets.as_bytes(), Some("xxx"), &limits())), Err(400), "{octets:?}");
+        assert_eq!(
+            status(answer_from_json(bytes.as_bytes(), Some("xxx"), &limits())),
+            Err(400),
+            "{bytes:?}"
+        );
+        assert_eq!(
+            status(event_from_json(bytes.as_bytes(), Some("xxx"), &limits())),
+            Err(400),
+            "{bytes:?}"
+        );
     }
 }
 
 #[test]
 fn no_prefix_of_a_sample_is_a_message() {
     for name in ["comet-2-event", "comet-3-answer"] {
-        let octets = body(name);
-        for cut in 1..octets.len() {
-            refused(&octets[..cut]);
+        let bytes = body(name);
+        for cut in 1..bytes.len() {
+            refused(&bytes[..cut]);
         }
         for behind in ["}", ",", "x", "{}", " null", "\0", "//", "[]"] {
-            refused([octets, behind.as_bytes()].concat());
+            refused([bytes, behind.as_bytes()].concat());
         }
         for around in [" ", "\n", "\r\n", "\t"] {
-            let octets = [around.as_bytes(), octets, around.as_bytes()].concat();
-            assert!(answer_from_json(&octets, None, &limits()).unwrap().is_some());
+            let bytes = [around.as_bytes(), bytes, around.as_bytes()].concat();
+            assert!(answer_from_json(&bytes, None, &limits()).unwrap().is_some());
         }
     }
     refused("{");
@@ -173,12 +204,18 @@ fn what_an_answer_may_leave_out() {
         ("\"reason\": \"Fine\"", "HTTP/1.1 200 Fine\r\nContent-Length: 0\r\n\r\n"),
         ("\"reason\": \"\"", "HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n"),
         ("\"body\": null", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
-        ("\"body\": null, \"body-encoding\": \"base64\"", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        (
+            "\"body\": null, \"body-encoding\": \"base64\"",
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        ),
         ("\"headers\": []", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
         ("\"trailers\": []", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
         ("\"body\": \"hello\"", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
         ("\"http-version\": \"whatever\"", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
-        ("\"unknown\": [1, {\"a\": null}, -0.5e3, true, \"\\u00e4\"], \"Status\": 7", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        (
+            "\"unknown\": [1, {\"a\": null}, -0.5e3, true, \"\\u00e4\"], \"Status\": 7",
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        ),
     ] {
         assert_eq!(text(with(members)), expected, "{members}");
     }
@@ -187,17 +224,27 @@ fn what_an_answer_may_leave_out() {
 #[test]
 fn what_an_event_may_leave_out() {
     let event = event(event_with(""));
-    assert_eq!((event.id.as_str(), event.protocol.as_str(), event.is_head), ("xxx", "PTTH/1.0", false));
+    assert_eq!(
+        (event.id.as_str(), event.protocol.as_str(), event.is_head),
+        ("xxx", "PTTH/1.0", false)
+    );
     assert_eq!(show(&event.text), show(b"GET / HTTP/1.1\r\n\r\n"));
     for missing in ["message-id", "method", "request-uri"] {
         let mut members = json!({"message-id": "xxx", "method": "GET", "request-uri": "/", "http-version": "PTTH/1.0"});
         members.as_object_mut().unwrap().remove(missing);
-        assert_eq!(status(event_from_json(members.to_string().as_bytes(), None, &limits())), Err(400), "without {missing}");
+        assert_eq!(
+            status(event_from_json(members.to_string().as_bytes(), None, &limits())),
+            Err(400),
+            "without {missing}"
+        );
     }
     let head = json!({"message-id": "xxx", "method": "HEAD", "request-uri": "/x"}).to_string();
     assert!(event_from_json(head.as_bytes(), None, &limits()).unwrap().unwrap().is_head);
     let head = json!({"message-id": "xxx", "method": "head", "request-uri": "/x"}).to_string();
-    assert!(!event_from_json(head.as_bytes(), None, &limits()).unwrap().unwrap().is_head, "methods have a case");
+    assert!(
+        !event_from_json(head.as_bytes(), None, &limits()).unwrap().unwrap().is_head,
+        "methods have a case"
+    );
 }
 
 #[test]
@@ -218,7 +265,8 @@ fn a_member_stands_there_once() {
         ("unknown", "1"),
         ("", "1"),
     ] {
-        let first = if name == "message-id" { String::new() } else { format!(", \"{name}\": {value}") };
+        let first =
+            if name == "message-id" { String::new() } else { format!(", \"{name}\": {value}") };
         let once = format!("{{\"message-id\": \"xxx\"{first}}}");
         answer(&once);
         refused(format!("{{\"message-id\": \"xxx\"{first}, \"{name}\": {value}}}"));
@@ -232,7 +280,22 @@ fn a_member_stands_there_once() {
 
 #[test]
 fn a_member_of_the_wrong_type_is_refused() {
-    let all = ["null", "true", "false", "0", "200", "-1", "1.5", "\"s\"", "\"200\"", "[]", "[[]]", "[\"a\"]", "{}", "{\"a\": \"b\"}"];
+    let all = [
+        "null",
+        "true",
+        "false",
+        "0",
+        "200",
+        "-1",
+        "1.5",
+        "\"s\"",
+        "\"200\"",
+        "[]",
+        "[[]]",
+        "[\"a\"]",
+        "{}",
+        "{\"a\": \"b\"}",
+    ];
     for (name, right) in [
         ("message-id", &["\"s\"", "\"200\""][..]),
         ("http-version", &["\"s\"", "\"200\""]),
@@ -246,11 +309,15 @@ fn a_member_of_the_wrong_type_is_refused() {
         ("trailers", &["[]"]),
     ] {
         for value in all {
-            let octets = if name == "message-id" { format!("{{\"message-id\": {value}}}") } else { with(&format!("\"{name}\": {value}")) };
-            if right.contains(&value) {
-                answer(&octets);
+            let bytes = if name == "message-id" {
+                format!("{{\"message-id\": {value}}}")
             } else {
-                refused(&octets);
+                with(&format!("\"{name}\": {value}"))
+            };
+            if right.contains(&value) {
+                answer(&bytes);
+            } else {
+                refused(&bytes);
             }
         }
     }
@@ -258,7 +325,7 @@ fn a_member_of_the_wrong_type_is_refused() {
 
 #[test]
 fn the_top_is_an_object() {
-    for octets in [
+    for bytes in [
         "[]",
         "[{}]",
         "[null]",
@@ -280,14 +347,19 @@ fn the_top_is_an_object() {
         "{\"status\": 200}",
         "{'message-id': 'xxx'}",
     ] {
-        refused(octets);
+        refused(bytes);
     }
 }
 
 #[test]
 fn the_id_may_stand_in_the_field_too() {
-    let (bare, named) = (json!({"status": 204}).to_string(), json!({"message-id": "xxx", "status": 204}).to_string());
-    let id = |octets: &str, id| status(answer_from_json(octets.as_bytes(), id, &limits()).map(|answer| answer.unwrap().id));
+    let (bare, named) = (
+        json!({"status": 204}).to_string(),
+        json!({"message-id": "xxx", "status": 204}).to_string(),
+    );
+    let id = |bytes: &str, id| {
+        status(answer_from_json(bytes.as_bytes(), id, &limits()).map(|answer| answer.unwrap().id))
+    };
     assert_eq!(id(&bare, Some("xxx")), Ok("xxx".to_owned()));
     assert_eq!(id(&named, Some("xxx")), Ok("xxx".to_owned()));
     assert_eq!(id(&named, None), Ok("xxx".to_owned()));
@@ -295,8 +367,16 @@ fn the_id_may_stand_in_the_field_too() {
     for other in ["XXX", "xx", "xxxx", "y"] {
         assert_eq!(id(&named, Some(other)), Err(400), "{other}");
     }
-    let (bare, named) = (json!({"method": "GET", "request-uri": "/"}), json!({"message-id": "a", "method": "GET", "request-uri": "/"}));
-    let id = |octets: &Value, id| status(event_from_json(octets.to_string().as_bytes(), id, &limits()).map(|event| event.unwrap().id));
+    let (bare, named) = (
+        json!({"method": "GET", "request-uri": "/"}),
+        json!({"message-id": "a", "method": "GET", "request-uri": "/"}),
+    );
+    let id = |bytes: &Value, id| {
+        status(
+            event_from_json(bytes.to_string().as_bytes(), id, &limits())
+                .map(|event| event.unwrap().id),
+        )
+    };
     assert_eq!(id(&bare, Some("a")), Ok("a".to_owned()));
     assert_eq!(id(&named, Some("a")), Ok("a".to_owned()));
     assert_eq!((id(&bare, None), id(&named, Some("b"))), (Err(400), Err(400)));
@@ -309,14 +389,27 @@ fn ids_in_json_are_ids() {
         answer(format!("{{\"message-id\": \"{id}\"}}"));
     }
     let too_long = "x".repeat(257);
-    for id in ["", " ", "a b", "a\\r\\nX: y", "\\u0000", "\\u007f", "ä", "\\u2028", "\\ud83d\\ude00", &too_long] {
+    for id in [
+        "",
+        " ",
+        "a b",
+        "a\\r\\nX: y",
+        "\\u0000",
+        "\\u007f",
+        "ä",
+        "\\u2028",
+        "\\ud83d\\ude00",
+        &too_long,
+    ] {
         refused(format!("{{\"message-id\": \"{id}\"}}"));
     }
 }
 
 #[test]
 fn a_status_has_three_digits_and_is_final() {
-    for (value, status) in [("200", 200), ("\"200\"", 200), ("999", 999), ("\"999\"", 999), ("404", 404), ("600", 600)] {
+    for (value, status) in
+        [("200", 200), ("\"200\"", 200), ("999", 999), ("\"999\"", 999), ("404", 404), ("600", 600)]
+    {
         let text = text(with(&format!("\"status\": {value}")));
         assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{value}: {text}");
     }
@@ -368,13 +461,22 @@ fn a_status_has_three_digits_and_is_final() {
         "true",
         "[200]",
     ] {
-        assert_eq!(status(answer_from_json(with(&format!("\"status\": {value}")).as_bytes(), None, &limits())), Err(400), "{value}");
+        assert_eq!(
+            status(answer_from_json(
+                with(&format!("\"status\": {value}")).as_bytes(),
+                None,
+                &limits()
+            )),
+            Err(400),
+            "{value}"
+        );
     }
 }
 
 #[test]
 fn so_many_members_and_no_more() {
-    let members = |n: usize| with(&(1..n).map(|i| format!("\"m{i}\": {i}")).collect::<Vec<_>>().join(", "));
+    let members =
+        |n: usize| with(&(1..n).map(|i| format!("\"m{i}\": {i}")).collect::<Vec<_>>().join(", "));
     answer(members(64));
     refused(members(65));
     refused(members(100_000));
@@ -382,20 +484,27 @@ fn so_many_members_and_no_more() {
 
 #[test]
 fn a_refusal_quotes_nothing_of_the_message() {
-    // T23: a refusal is answered to the device and logged; what its message says is for its visitor.
+    // T23: a refusal is answered to the device and logged; what its message says is for its
+    // visitor.
     for (members, says) in [
         ("\"headers\": \"Set-Cookie: s3cret\"", "expected a list"),
         ("\"headers\": [[\"Set-Cookie\", \"a\", \"s3cret\"]]", "column"),
         ("\"headers\": [\"s3cret\"]", "expected a tuple"),
         ("\"status\": \"s3cret\"", "three digits"),
         ("\"body\": [\"s3cret\"]", "expected a string"),
-        ("\"body\": \"s3cret \\\"quoted\\\" s3cret\", \"headers\": \"\\\"s3cret\\\"\"", "expected a list"),
+        (
+            "\"body\": \"s3cret \\\"quoted\\\" s3cret\", \"headers\": \"\\\"s3cret\\\"\"",
+            "expected a list",
+        ),
         ("\"reason\": \"s3cret\\n\"", ""),
         ("\"body\": \"s3cret\", \"body-encoding\": \"base64\"", "base64"),
         ("\"body-encoding\": \"s3cret\"", "base64"),
     ] {
         let refusal = answer_from_json(with(members).as_bytes(), None, &limits()).unwrap_err();
-        assert!(!refusal.reason.contains("s3cret") && refusal.reason.contains(says), "{members}: {refusal}");
+        assert!(
+            !refusal.reason.contains("s3cret") && refusal.reason.contains(says),
+            "{members}: {refusal}"
+        );
     }
 }
 
@@ -406,7 +515,10 @@ fn order_repeats_and_spelling_of_fields_are_kept() {
     let headers = "\"headers\": [[\"X-B\", \"1\"], [\"x-a\", \"\"], [\"X-B\", \" 2\\t\"], [\"x-b\", \"3, 4\"], [\"Set-Cookie\", \"a=b\"]]";
     let lines = "X-B: 1\r\nx-a:\r\nX-B: 2\r\nx-b: 3, 4\r\nSet-Cookie: a=b\r\n";
     assert_eq!(text(with(headers)), format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: 0\r\n\r\n"));
-    assert_eq!(show(&event(event_with(headers)).text), show(format!("GET / HTTP/1.1\r\n{lines}\r\n").as_bytes()));
+    assert_eq!(
+        show(&event(event_with(headers)).text),
+        show(format!("GET / HTTP/1.1\r\n{lines}\r\n").as_bytes())
+    );
 }
 
 #[test]
@@ -442,12 +554,12 @@ fn what_is_no_list_of_pairs_is_no_headers() {
 fn nothing_in_json_splits_a_line() {
     // T10. NUL to 0x1F and 0x7F, but HTAB within a value; each beside a text that passes.
     let controls = (0u32..0x20).chain([0x7F]);
-    for octet in controls.clone() {
-        let (name, value) = (format!("\"a\\u{octet:04x}b\""), format!("\"c\\u{octet:04x}d\""));
+    for byte in controls.clone() {
+        let (name, value) = (format!("\"a\\u{byte:04x}b\""), format!("\"c\\u{byte:04x}d\""));
         for list in ["headers", "trailers"] {
             both_refuse(&format!("\"{list}\": [[{name}, \"v\"]]"));
             let members = format!("\"{list}\": [[\"n\", {value}]]");
-            if octet == 9 {
+            if byte == 9 {
                 both_take(&members)
             } else {
                 both_refuse(&members)
@@ -455,20 +567,34 @@ fn nothing_in_json_splits_a_line() {
             // Also in what is left out in the end.
             for dropped in ["Connection", "Transfer-Encoding", "Content-Length", "Host"] {
                 let members = format!("\"{list}\": [[\"{dropped}\", {value}]]");
-                if octet == 9 { both_take(&members) } else { both_refuse(&members) }
+                if byte == 9 { both_take(&members) } else { both_refuse(&members) }
             }
         }
-        let reason = answer_from_json(with(&format!("\"reason\": {value}")).as_bytes(), None, &limits());
-        assert_eq!(reason.is_ok(), octet == 9, "reason with {octet:#x}");
+        let reason =
+            answer_from_json(with(&format!("\"reason\": {value}")).as_bytes(), None, &limits());
+        assert_eq!(reason.is_ok(), byte == 9, "reason with {byte:#x}");
         for (method, target) in [(value.as_str(), "\"/\""), ("\"GET\"", value.as_str())] {
-            let octets = format!("{{\"message-id\": \"xxx\", \"method\": {method}, \"request-uri\": {target}}}");
-            assert_eq!(status(event_from_json(octets.as_bytes(), None, &limits())), Err(400), "{octets}");
+            let bytes = format!(
+                "{{\"message-id\": \"xxx\", \"method\": {method}, \"request-uri\": {target}}}"
+            );
+            assert_eq!(
+                status(event_from_json(bytes.as_bytes(), None, &limits())),
+                Err(400),
+                "{bytes}"
+            );
         }
         let id = format!("{{\"message-id\": {value}}}");
         refused(&id);
     }
-    for split in ["\\r\\nX: y", "\\nX: y", "\\rX: y", "\\r\\n\\r\\nHTTP/1.1 200 OK\\r\\n\\r\\n", "\\u000d\\u000aX: y", "\\u010a", "\\u560a"]
-    {
+    for split in [
+        "\\r\\nX: y",
+        "\\nX: y",
+        "\\rX: y",
+        "\\r\\n\\r\\nHTTP/1.1 200 OK\\r\\n\\r\\n",
+        "\\u000d\\u000aX: y",
+        "\\u010a",
+        "\\u560a",
+    ] {
         for list in ["headers", "trailers"] {
             both_refuse(&format!("\"{list}\": [[\"X\", \"a{split}\"]]"));
             both_refuse(&format!("\"{list}\": [[\"X{split}\", \"a\"]]"));
@@ -479,44 +605,71 @@ fn nothing_in_json_splits_a_line() {
 
 #[test]
 fn names_methods_and_targets_are_what_a_head_takes() {
-    for name in ["", " ", "A:", "A b", " A", "A ", "A\\\"", "(A)", "A/b", "A,b", "\\u00e4", "\\u00c4", "\\u212a", "A\\u00a0"] {
+    for name in [
+        "", " ", "A:", "A b", " A", "A ", "A\\\"", "(A)", "A/b", "A,b", "\\u00e4", "\\u00c4",
+        "\\u212a", "A\\u00a0",
+    ] {
         both_refuse(&format!("\"headers\": [[\"{name}\", \"v\"]]"));
         both_refuse(&format!("\"trailers\": [[\"{name}\", \"v\"]]"));
     }
     let event = |method: &str, target: &str| {
-        let octets = json!({"message-id": "xxx", "method": method, "request-uri": target}).to_string();
-        status(event_from_json(octets.as_bytes(), None, &limits())).map(|event| event.unwrap().text)
+        let bytes =
+            json!({"message-id": "xxx", "method": method, "request-uri": target}).to_string();
+        status(event_from_json(bytes.as_bytes(), None, &limits())).map(|event| event.unwrap().text)
     };
     for method in ["GET", "M-SEARCH", "get", "!#$%&'*+-.^_`|~"] {
-        assert_eq!(event(method, "/").map(|text| show(&text)), Ok(show(format!("{method} / HTTP/1.1\r\n\r\n").as_bytes())));
+        assert_eq!(
+            event(method, "/").map(|text| show(&text)),
+            Ok(show(format!("{method} / HTTP/1.1\r\n\r\n").as_bytes()))
+        );
     }
-    for method in ["", " ", "G T", " GET", "GET ", "GET / HTTP/1.1", "GÄT", "G\"T", "G/T", "(GET)"] {
+    for method in ["", " ", "G T", " GET", "GET ", "GET / HTTP/1.1", "GÄT", "G\"T", "G/T", "(GET)"]
+    {
         assert_eq!(event(method, "/"), Err(400), "{method:?}");
     }
     for target in ["/", "*", "/a?b=c&d#e", "http://a/b", "//x", "/%00", "/{|}"] {
-        assert_eq!(event("GET", target).map(|text| show(&text)), Ok(show(format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes())));
+        assert_eq!(
+            event("GET", target).map(|text| show(&text)),
+            Ok(show(format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes()))
+        );
     }
-    for target in ["", " ", "/a b", " /", "/ ", "/ HTTP/1.1", "/ä", "/\u{e4}", "/\u{120}", "/\u{7f}", "/\u{1F4A1}"] {
+    for target in [
+        "",
+        " ",
+        "/a b",
+        " /",
+        "/ ",
+        "/ HTTP/1.1",
+        "/ä",
+        "/\u{e4}",
+        "/\u{120}",
+        "/\u{7f}",
+        "/\u{1F4A1}",
+    ] {
         assert_eq!(event("GET", target), Err(400), "{target:?}");
     }
 }
 
 #[test]
-fn octets_above_0x7f_travel_as_iso_8859_1() {
-    // Every octet that a value may have, there and back.
-    let value: Vec<u8> = (0x21..=0xFFu8).filter(|octet| *octet != 0x7F).collect();
-    let head = [b"HTTP/1.1 200 caf\xE9\r\nX: ", value.as_slice(), b"\r\nContent-Length: 0\r\n\r\n"].concat();
+fn bytes_above_0x7f_travel_as_iso_8859_1() {
+    // Every byte that a value may have, there and back.
+    let value: Vec<u8> = (0x21..=0xFFu8).filter(|byte| *byte != 0x7F).collect();
+    let head = [b"HTTP/1.1 200 caf\xE9\r\nX: ", value.as_slice(), b"\r\nContent-Length: 0\r\n\r\n"]
+        .concat();
     let mut out = Vec::new();
     answer_to_json(&mut out, "xxx", "PTTH/1.0", &head, false, &limits()).unwrap();
     let members: Value = serde_json::from_slice(&out).unwrap();
-    let latin: String = value.iter().map(|octet| char::from(*octet)).collect();
-    assert_eq!((members["headers"][0][1].as_str(), members["reason"].as_str()), (Some(latin.as_str()), Some("caf\u{e9}")));
+    let latin: String = value.iter().map(|byte| char::from(*byte)).collect();
+    assert_eq!(
+        (members["headers"][0][1].as_str(), members["reason"].as_str()),
+        (Some(latin.as_str()), Some("caf\u{e9}"))
+    );
     assert_eq!(show(&answer(&out).into_text(false)), show(&head));
     let request = [b"GET / HTTP/1.1\r\nX: ", value.as_slice(), b"\r\n\r\n"].concat();
     let mut out = Vec::new();
     event_to_json(&mut out, "xxx", &request, &limits()).unwrap();
     assert_eq!(show(&event(&out).text), show(&request));
-    // UTF-8 in a header is its octets, not its characters.
+    // UTF-8 in a header is its bytes, not its characters.
     let mut out = Vec::new();
     event_to_json(&mut out, "xxx", "GET / HTTP/1.1\r\nX: ä\r\n\r\n".as_bytes(), &limits()).unwrap();
     let members: Value = serde_json::from_slice(&out).unwrap();
@@ -528,7 +681,10 @@ fn octets_above_0x7f_travel_as_iso_8859_1() {
         refused(with(&format!("\"reason\": \"{character}\"")));
     }
     both_take("\"headers\": [[\"X\", \"\\u00ff\"]]");
-    assert_eq!(answer(with("\"reason\": \"\\u00ff\"")).into_text(false), b"HTTP/1.1 200 \xFF\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(
+        answer(with("\"reason\": \"\\u00ff\"")).into_text(false),
+        b"HTTP/1.1 200 \xFF\r\nContent-Length: 0\r\n\r\n"
+    );
 }
 
 #[test]
@@ -544,39 +700,53 @@ fn fields_that_frame_or_belong_to_one_connection_do_not_travel() {
         "Expect: 100-continue",
     ];
     let lines = dropped.join("\r\n");
-    let (request, response) =
-        (format!("POST / HTTP/1.1\r\n{lines}\r\nX: y\r\n\r\n0\r\n\r\n"), format!("HTTP/1.1 200 OK\r\n{lines}\r\nX: y\r\n\r\n0\r\n\r\n"));
+    let (request, response) = (
+        format!("POST / HTTP/1.1\r\n{lines}\r\nX: y\r\n\r\n0\r\n\r\n"),
+        format!("HTTP/1.1 200 OK\r\n{lines}\r\nX: y\r\n\r\n0\r\n\r\n"),
+    );
     for is_event in [true, false] {
         let mut out = Vec::new();
         if is_event {
             event_to_json(&mut out, "xxx", request.as_bytes(), &limits()).unwrap();
         } else {
-            answer_to_json(&mut out, "xxx", "PTTH/1.0", response.as_bytes(), false, &limits()).unwrap();
+            answer_to_json(&mut out, "xxx", "PTTH/1.0", response.as_bytes(), false, &limits())
+                .unwrap();
         }
         let members: Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(members["headers"], json!([["X", "y"]]), "{members}");
     }
     // And where a peer wrote them into its JSON.
-    let pairs: Vec<[&str; 2]> = dropped.iter().map(|line| line.split_once(": ").unwrap().into()).collect();
+    let pairs: Vec<[&str; 2]> =
+        dropped.iter().map(|line| line.split_once(": ").unwrap().into()).collect();
     let headers = json!(pairs).to_string();
-    let octets = with(&format!("\"body\": \"hello\", \"headers\": {headers}"));
-    assert_eq!(text(octets), "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
-    let octets = event_with(&format!("\"body\": \"hello\", \"headers\": {headers}"));
-    assert_eq!(show(&event(octets).text), show(b"GET / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"));
+    let bytes = with(&format!("\"body\": \"hello\", \"headers\": {headers}"));
+    assert_eq!(text(bytes), "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
+    let bytes = event_with(&format!("\"body\": \"hello\", \"headers\": {headers}"));
+    assert_eq!(show(&event(bytes).text), show(b"GET / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"));
 }
 
 #[test]
 fn the_length_is_what_the_body_has() {
     for stated in ["5", "4", "999999", "0", "+5", "x", "", "-1", "5, 6", "18446744073709551616"] {
-        let headers = json!([["Content-Length", stated], ["X", "y"], ["content-length", "7"]]).to_string();
-        let octets = with(&format!("\"headers\": {headers}, \"body\": \"hell\\u00f6\""));
-        assert_eq!(text(octets), "HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 6\r\n\r\nhellö", "{stated:?}");
-        let octets = event_with(&format!("\"headers\": {headers}, \"body\": \"hello\""));
-        assert_eq!(show(&event(octets).text), show(b"GET / HTTP/1.1\r\nX: y\r\nContent-Length: 5\r\n\r\nhello"), "{stated:?}");
+        let headers =
+            json!([["Content-Length", stated], ["X", "y"], ["content-length", "7"]]).to_string();
+        let bytes = with(&format!("\"headers\": {headers}, \"body\": \"hell\\u00f6\""));
+        assert_eq!(
+            text(bytes),
+            "HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 6\r\n\r\nhellö",
+            "{stated:?}"
+        );
+        let bytes = event_with(&format!("\"headers\": {headers}, \"body\": \"hello\""));
+        assert_eq!(
+            show(&event(bytes).text),
+            show(b"GET / HTTP/1.1\r\nX: y\r\nContent-Length: 5\r\n\r\nhello"),
+            "{stated:?}"
+        );
     }
     // On its way out it is left out too: it would only say the same once more.
     let mut out = Vec::new();
-    event_to_json(&mut out, "xxx", b"POST / HTTP/1.1\r\ncontent-LENGTH: 5\r\n\r\nhello", &limits()).unwrap();
+    event_to_json(&mut out, "xxx", b"POST / HTTP/1.1\r\ncontent-LENGTH: 5\r\n\r\nhello", &limits())
+        .unwrap();
     let members: Value = serde_json::from_slice(&out).unwrap();
     assert_eq!((&members["headers"], &members["body"]), (&json!([]), &json!("hello")));
 }
@@ -591,24 +761,41 @@ fn the_length_of_what_head_and_304_leave_out_is_kept() {
     let kept = "HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 1234\r\n\r\n";
     assert_eq!(show(&answer(&out).into_text(true)), show(kept.as_bytes()));
     // To a GET there has to be a body, and its length is its own.
-    assert_eq!(show(&answer(&out).into_text(false)), show(b"HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 0\r\n\r\n"));
+    assert_eq!(
+        show(&answer(&out).into_text(false)),
+        show(b"HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 0\r\n\r\n")
+    );
 
     let mut out = Vec::new();
-    answer_to_json(&mut out, "xxx", "PTTH/1.0", b"HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nContent-Length: 9\r\n\r\n", false, &limits())
-        .unwrap();
+    answer_to_json(
+        &mut out,
+        "xxx",
+        "PTTH/1.0",
+        b"HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nContent-Length: 9\r\n\r\n",
+        false,
+        &limits(),
+    )
+    .unwrap();
     for is_head in [false, true] {
         let text = answer(&out).into_text(is_head);
-        assert_eq!(show(&text), show(b"HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nContent-Length: 9\r\n\r\n"));
+        assert_eq!(
+            show(&text),
+            show(b"HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nContent-Length: 9\r\n\r\n")
+        );
     }
     // A body where none may be is left out; 204 has no length at all.
-    let octets = |status: u16| with(&format!("\"status\": {status}, \"headers\": [[\"Content-Length\", \"7\"]], \"body\": \"hello\""));
+    let bytes = |status: u16| {
+        with(&format!(
+            "\"status\": {status}, \"headers\": [[\"Content-Length\", \"7\"]], \"body\": \"hello\""
+        ))
+    };
     for (status, is_head, text) in [
         (204, false, "HTTP/1.1 204 No Content\r\n\r\n"),
         (204, true, "HTTP/1.1 204 No Content\r\n\r\n"),
         (304, false, "HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n"),
         (200, true, "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n"),
     ] {
-        assert_eq!(show(&answer(octets(status)).into_text(is_head)), show(text.as_bytes()));
+        assert_eq!(show(&answer(bytes(status)).into_text(is_head)), show(text.as_bytes()));
     }
     // What is no one number is no metadata.
     for headers in [
@@ -620,8 +807,12 @@ fn the_length_of_what_head_and_304_leave_out_is_kept() {
         json!([["Content-Length", "7"], ["content-length", "8"]]),
         json!([["Content-Length", "99999999999999999999"]]),
     ] {
-        let octets = json!({"message-id": "xxx", "headers": headers}).to_string();
-        assert_eq!(show(&answer(octets).into_text(true)), show(b"HTTP/1.1 200 OK\r\n\r\n"), "{headers}");
+        let bytes = json!({"message-id": "xxx", "headers": headers}).to_string();
+        assert_eq!(
+            show(&answer(bytes).into_text(true)),
+            show(b"HTTP/1.1 200 OK\r\n\r\n"),
+            "{headers}"
+        );
     }
 }
 
@@ -632,12 +823,20 @@ fn a_head_has_its_bounds_in_json_too() {
         let read = answer_from_json(with(members).as_bytes(), None, &limits);
         status(read).map(|answer| answer.unwrap().into_text(false))
     };
-    let event = |members: &str| status(event_from_json(event_with(members).as_bytes(), None, &limits)).map(|event| event.unwrap().text);
-    let headers = |n: usize| format!("\"body\": \"hello\", \"headers\": {}", json!(vec![["X", "y"]; n]));
-    assert!(answer(&headers(7)).is_ok() && event(&headers(7)).is_ok(), "with the length there are eight");
+    let event = |members: &str| {
+        status(event_from_json(event_with(members).as_bytes(), None, &limits))
+            .map(|event| event.unwrap().text)
+    };
+    let headers =
+        |n: usize| format!("\"body\": \"hello\", \"headers\": {}", json!(vec![["X", "y"]; n]));
+    assert!(
+        answer(&headers(7)).is_ok() && event(&headers(7)).is_ok(),
+        "with the length there are eight"
+    );
     assert_eq!(answer(&headers(9)), Err(400));
     assert!(matches!(event(&headers(9)), Err(400 | 431)));
-    let long = |n: usize| format!("\"body\": \"hello\", \"headers\": {}", json!([["X", "y".repeat(n)]]));
+    let long =
+        |n: usize| format!("\"body\": \"hello\", \"headers\": {}", json!([["X", "y".repeat(n)]]));
     assert!(answer(&long(300)).is_ok() && event(&long(300)).is_ok());
     assert_eq!(answer(&long(600)), Err(400));
     assert!(matches!(event(&long(600)), Err(400 | 431)));
@@ -646,7 +845,12 @@ fn a_head_has_its_bounds_in_json_too() {
 
     // Whatever is taken can be read again under the same bounds, at each side of each bound.
     for n in 0..10 {
-        for framed in ["", "\"body\": \"hello\", ", "\"trailers\": [[\"X-Sum\", \"1\"]], ", "\"status\": 304, "] {
+        for framed in [
+            "",
+            "\"body\": \"hello\", ",
+            "\"trailers\": [[\"X-Sum\", \"1\"]], ",
+            "\"status\": 304, ",
+        ] {
             let members = format!("{framed}\"headers\": {}", json!(vec![["X", "y"]; n]));
             readable(&members, &limits);
         }
@@ -655,7 +859,13 @@ fn a_head_has_its_bounds_in_json_too() {
     for n in 400..512 {
         readable(&long(n), &limits);
         readable(&format!("\"trailers\": {}", json!([["X", "y".repeat(n)]])), &limits);
-        readable(&format!("\"trailers\": {}", json!([["X", "y".repeat(n - 260)], ["Y", "z".repeat(250)]])), &limits);
+        readable(
+            &format!(
+                "\"trailers\": {}",
+                json!([["X", "y".repeat(n - 260)], ["Y", "z".repeat(250)]])
+            ),
+            &limits,
+        );
         readable(&format!("\"reason\": \"{}\"", "y".repeat(n)), &limits);
     }
 }
@@ -667,18 +877,26 @@ fn readable(members: &str, limits: &reverse_http::Limits) {
     if let Ok(answer) = answer_from_json(with(members).as_bytes(), None, limits) {
         for is_head in [false, true] {
             let text = answer.clone().unwrap().into_text(is_head);
-            let head = response(&text, limits, LineEnds::Crlf).unwrap_or_else(|e| panic!("answer {members}: {e}")).unwrap();
-            let mut decoder = Decoder::new(of_response(&head, if is_head { "HEAD" } else { "GET" }).unwrap(), limits);
+            let head = response(&text, limits, LineEnds::Crlf)
+                .unwrap_or_else(|e| panic!("answer {members}: {e}"))
+                .unwrap();
+            let mut decoder = Decoder::new(
+                of_response(&head, if is_head { "HEAD" } else { "GET" }).unwrap(),
+                limits,
+            );
             let mut rest = &text[head.len..];
             while !decoder.is_done() {
-                let (n, _) = decoder.decode(rest).unwrap_or_else(|e| panic!("answer {members}: {e}"));
+                let (n, _) =
+                    decoder.decode(rest).unwrap_or_else(|e| panic!("answer {members}: {e}"));
                 rest = &rest[n..];
             }
         }
     }
     if let Ok(event) = event_from_json(event_with(members).as_bytes(), None, limits) {
         let text = event.unwrap().text;
-        let head = request(&text, limits, LineEnds::Crlf).unwrap_or_else(|e| panic!("event {members}: {e}")).unwrap();
+        let head = request(&text, limits, LineEnds::Crlf)
+            .unwrap_or_else(|e| panic!("event {members}: {e}"))
+            .unwrap();
         of_request(&head).unwrap();
         event_from_text("xxx", text, limits).unwrap_or_else(|e| panic!("event {members}: {e}"));
     }
@@ -688,7 +906,10 @@ fn readable(members: &str, limits: &reverse_http::Limits) {
 
 #[test]
 fn text_is_text_and_anything_else_is_base64() {
-    let response = |body: &[u8]| [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat();
+    let response = |body: &[u8]| {
+        [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), body]
+            .concat()
+    };
     for (body, encoded) in [
         (&b""[..], false),
         (b"hello", false),
@@ -705,7 +926,10 @@ fn text_is_text_and_anything_else_is_base64() {
         answer_to_json(&mut out, "xxx", "PTTH/1.0", &text, false, &limits()).unwrap();
         let members: Value = serde_json::from_slice(&out).unwrap();
         if encoded {
-            assert_eq!((&members["body"], &members["body-encoding"]), (&json!(STANDARD.encode(body)), &json!("base64")));
+            assert_eq!(
+                (&members["body"], &members["body-encoding"]),
+                (&json!(STANDARD.encode(body)), &json!("base64"))
+            );
         } else {
             let text = std::str::from_utf8(body).unwrap();
             assert_eq!((&members["body"], members.get("body-encoding")), (&json!(text), None));
@@ -716,13 +940,27 @@ fn text_is_text_and_anything_else_is_base64() {
 
 #[test]
 fn base64_is_rfc_4648s_and_nothing_else() {
-    for (text, octets) in [("", &b""[..]), ("AA==", b"\0"), ("/+8=", b"\xFF\xEF"), ("aGVsbG8=", b"hello"), ("aGVs", b"hel")] {
+    for (text, bytes) in [
+        ("", &b""[..]),
+        ("AA==", b"\0"),
+        ("/+8=", b"\xFF\xEF"),
+        ("aGVsbG8=", b"hello"),
+        ("aGVs", b"hel"),
+    ] {
         let members = format!("\"body\": \"{text}\", \"body-encoding\": \"base64\"");
-        assert_eq!(response_parts(&answer(with(&members)).into_text(false), false).body, octets, "{text}");
-        assert_eq!(request_parts(&event(event_with(&members)).text).body, octets, "{text}");
+        assert_eq!(
+            response_parts(&answer(with(&members)).into_text(false), false).body,
+            bytes,
+            "{text}"
+        );
+        assert_eq!(request_parts(&event(event_with(&members)).text).body, bytes, "{text}");
         // The order of the two means nothing.
         let members = format!("\"body-encoding\": \"base64\", \"body\": \"{text}\"");
-        assert_eq!(response_parts(&answer(with(&members)).into_text(false), false).body, octets, "{text}");
+        assert_eq!(
+            response_parts(&answer(with(&members)).into_text(false), false).body,
+            bytes,
+            "{text}"
+        );
     }
     for text in [
         "A",
@@ -747,7 +985,9 @@ fn base64_is_rfc_4648s_and_nothing_else() {
     ] {
         both_refuse(&format!("\"body\": \"{text}\", \"body-encoding\": \"base64\""));
     }
-    for encoding in ["", "BASE64", "Base64", "base64url", "base64 ", "hex", "identity", "utf-8", "text", "gzip"] {
+    for encoding in
+        ["", "BASE64", "Base64", "base64url", "base64 ", "hex", "identity", "utf-8", "text", "gzip"]
+    {
         both_refuse(&format!("\"body\": \"\", \"body-encoding\": \"{encoding}\""));
     }
 }
@@ -755,11 +995,18 @@ fn base64_is_rfc_4648s_and_nothing_else() {
 #[test]
 fn trailers_travel_as_trailers() {
     let trailers = "\"trailers\": [[\"X-Sum\", \"1\"], [\"x-sum\", \"2\"]]";
-    let chunked = "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\nx-sum: 2\r\n\r\n";
+    let chunked =
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\nx-sum: 2\r\n\r\n";
     let members = format!("\"body\": \"hello\", {trailers}");
     assert_eq!(text(with(&members)), format!("HTTP/1.1 200 OK\r\n{chunked}"));
-    assert_eq!(show(&event(event_with(&members)).text), show(format!("GET / HTTP/1.1\r\n{chunked}").as_bytes()));
-    for (text, is_event) in [(format!("HTTP/1.1 200 OK\r\n{chunked}"), false), (format!("GET / HTTP/1.1\r\n{chunked}"), true)] {
+    assert_eq!(
+        show(&event(event_with(&members)).text),
+        show(format!("GET / HTTP/1.1\r\n{chunked}").as_bytes())
+    );
+    for (text, is_event) in [
+        (format!("HTTP/1.1 200 OK\r\n{chunked}"), false),
+        (format!("GET / HTTP/1.1\r\n{chunked}"), true),
+    ] {
         let mut out = Vec::new();
         if is_event {
             event_to_json(&mut out, "xxx", text.as_bytes(), &limits()).unwrap();
@@ -770,18 +1017,39 @@ fn trailers_travel_as_trailers() {
         assert_eq!(members["trailers"], json!([["X-Sum", "1"], ["x-sum", "2"]]), "{members}");
     }
     // Blanks around a value are no part of it, as they are none of a header's.
-    assert_eq!(text(with(&members.replace("\"1\"", "\" 1\\t\""))), format!("HTTP/1.1 200 OK\r\n{chunked}"));
+    assert_eq!(
+        text(with(&members.replace("\"1\"", "\" 1\\t\""))),
+        format!("HTTP/1.1 200 OK\r\n{chunked}")
+    );
     // Without a body there are none, and what must not trail does not.
     assert_eq!(show(&answer(with(trailers)).into_text(true)), show(b"HTTP/1.1 200 OK\r\n\r\n"));
-    let forbidden =
-        json!([["Content-Length", "5"], ["Transfer-Encoding", "x"], ["Host", "x"], ["Set-Cookie", "x"], ["Authorization", "x"]]);
-    assert_eq!(text(with(&format!("\"trailers\": {forbidden}"))), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let forbidden = json!([
+        ["Content-Length", "5"],
+        ["Transfer-Encoding", "x"],
+        ["Host", "x"],
+        ["Set-Cookie", "x"],
+        ["Authorization", "x"]
+    ]);
+    assert_eq!(
+        text(with(&format!("\"trailers\": {forbidden}"))),
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    );
 }
 
 #[test]
 fn what_is_no_whole_message_is_not_written() {
-    let event = |text: &str| status(event_to_json(&mut Vec::new(), "xxx", text.as_bytes(), &limits()));
-    let answer = |text: &str| status(answer_to_json(&mut Vec::new(), "xxx", "PTTH/1.0", text.as_bytes(), false, &limits()));
+    let event =
+        |text: &str| status(event_to_json(&mut Vec::new(), "xxx", text.as_bytes(), &limits()));
+    let answer = |text: &str| {
+        status(answer_to_json(
+            &mut Vec::new(),
+            "xxx",
+            "PTTH/1.0",
+            text.as_bytes(),
+            false,
+            &limits(),
+        ))
+    };
     assert_eq!(event("GET / HTTP/1.1\r\n\r\n"), Ok(()));
     for text in [
         "",
@@ -1047,7 +1315,8 @@ const NO_TEXT: &[(&str, &[u8])] = &[
     ("structure_UTF-8_BOM_empty_object", b"\xEF\xBB\xBF{}"),
 ];
 
-/// Right values, among them all that look like those above; they are ignored in a member that nobody knows.
+/// Right values, among them all that look like those above; they are ignored in a member that
+/// nobody knows.
 const RIGHT: &[&[u8]] = &[
     b"[]",
     b"[[]   ]",
@@ -1084,7 +1353,8 @@ const RIGHT: &[&[u8]] = &[
     b" [] ",
 ];
 
-/// The text as the value of a member nobody knows, deeper down there, and where a field's value is expected.
+/// The text as the value of a member nobody knows, deeper down there, and where a field's value is
+/// expected.
 fn placed(text: &[u8]) -> Vec<Vec<u8>> {
     [
         (&b"{\"message-id\": \"xxx\", \"unknown\": "[..], &b"}"[..]),
@@ -1101,9 +1371,9 @@ fn placed(text: &[u8]) -> Vec<Vec<u8>> {
 fn malformed_texts_are_refused() {
     assert!(MALFORMED.len() >= 120);
     let mut taken = String::new();
-    for (name, octets) in MALFORMED.iter().chain(NO_TEXT) {
-        for octets in placed(octets).iter().map(Vec::as_slice).chain([*octets]) {
-            if let Err(how) = is_refused(octets) {
+    for (name, bytes) in MALFORMED.iter().chain(NO_TEXT) {
+        for bytes in placed(bytes).iter().map(Vec::as_slice).chain([*bytes]) {
+            if let Err(how) = is_refused(bytes) {
                 taken += &format!("\n{name}: {how}");
             }
         }
@@ -1113,9 +1383,14 @@ fn malformed_texts_are_refused() {
 
 #[test]
 fn what_looks_like_them_and_is_right_is_ignored_or_taken() {
-    for octets in RIGHT {
-        for placed in &placed(octets)[..2] {
-            assert_eq!(text(placed), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "{}", show(placed));
+    for bytes in RIGHT {
+        for placed in &placed(bytes)[..2] {
+            assert_eq!(
+                text(placed),
+                "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+                "{}",
+                show(placed)
+            );
         }
     }
 }
@@ -1137,13 +1412,18 @@ fn numbers_without_measure_neither_panic_nor_count() {
         &format!("0.{}1", "0".repeat(100_000)),
         &format!("1e{}", "9".repeat(100_000)),
     ] {
-        for octets in placed(number.as_bytes()).iter().chain([&with(&format!("\"status\": {number}")).into_bytes()]) {
+        for bytes in placed(number.as_bytes())
+            .iter()
+            .chain([&with(&format!("\"status\": {number}")).into_bytes()])
+        {
             // Taken where it means nothing, or refused: both are right. It never is a status.
-            match answer_from_json(octets, None, &limits()) {
-                Ok(answer) => assert!(answer.unwrap().into_text(false).starts_with(b"HTTP/1.1 200 OK\r\n")),
+            match answer_from_json(bytes, None, &limits()) {
+                Ok(answer) => {
+                    assert!(answer.unwrap().into_text(false).starts_with(b"HTTP/1.1 200 OK\r\n"))
+                }
                 Err(refusal) => assert_eq!(refusal.status, 400),
             }
-            assert_eq!(status(event_from_json(octets, None, &limits())), Err(400));
+            assert_eq!(status(event_from_json(bytes, None, &limits())), Err(400));
         }
     }
 }
@@ -1151,7 +1431,9 @@ fn numbers_without_measure_neither_panic_nor_count() {
 #[test]
 fn deep_nesting_is_refused_without_a_deep_stack() {
     let deep = 100_000;
-    let closed = |open: &str, close: &str, deep: usize| format!("{}0{}", open.repeat(deep), close.repeat(deep));
+    let closed = |open: &str, close: &str, deep: usize| {
+        format!("{}0{}", open.repeat(deep), close.repeat(deep))
+    };
     for text in [
         "[".repeat(deep),
         "{\"a\":".repeat(deep),
@@ -1182,7 +1464,10 @@ fn large_texts_are_read_or_refused_and_nothing_worse() {
     refused(with(&format!("\"body\": \"{long}")));
     refused(with(&format!("\"headers\": [[\"X\", \"{long}\"]]")));
     let long = "x".repeat(1 << 20);
-    assert_eq!(text(with(&format!("\"{long}\": \"{long}\""))), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(
+        text(with(&format!("\"{long}\": \"{long}\""))),
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    );
     for members in [
         format!("\"status\": \"{long}\""),
         format!("\"reason\": \"{long}\""),
@@ -1202,7 +1487,13 @@ fn large_texts_are_read_or_refused_and_nothing_worse() {
 // ── Round trips ──
 
 /// Chunked, in pieces of three, or with a length; chunked where there are trailers.
-fn framed(start: &str, fields: &[(String, Vec<u8>)], body: &[u8], trailers: &[(String, Vec<u8>)], chunked: bool) -> Vec<u8> {
+fn framed(
+    start: &str,
+    fields: &[(String, Vec<u8>)],
+    body: &[u8],
+    trailers: &[(String, Vec<u8>)],
+    chunked: bool,
+) -> Vec<u8> {
     let mut out = Vec::new();
     super::write_lines(&mut out, start, fields, "\r\n");
     if !chunked && trailers.is_empty() {
@@ -1212,16 +1503,21 @@ fn framed(start: &str, fields: &[(String, Vec<u8>)], body: &[u8], trailers: &[(S
     }
     out.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
     for piece in body.chunks(3) {
-        out.extend_from_slice(&[format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat());
+        out.extend_from_slice(
+            &[format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat(),
+        );
     }
     super::write_lines(&mut out, "0", trailers, "\r\n");
     out.extend_from_slice(b"\r\n");
     out
 }
 
-/// Text, or any octets.
+/// Text, or any bytes.
 fn a_body() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![any::<String>().prop_map(String::into_bytes), proptest::collection::vec(any::<u8>(), 0..60)]
+    prop_oneof![
+        any::<String>().prop_map(String::into_bytes),
+        proptest::collection::vec(any::<u8>(), 0..60)
+    ]
 }
 
 /// Fields, and among them some that do not travel.
@@ -1234,16 +1530,22 @@ fn mixed_fields() -> impl Strategy<Value = Vec<(String, Vec<u8>)>> {
         Just(pair("TE", "trailers")),
         Just(pair("Expect", "100-continue")),
     ];
-    (fields(), proptest::collection::vec(hop, 0..3), any::<proptest::sample::Index>()).prop_map(|(mut fields, hops, at)| {
-        let at = at.index(fields.len() + 1);
-        fields.splice(at..at, hops);
-        fields
-    })
+    (fields(), proptest::collection::vec(hop, 0..3), any::<proptest::sample::Index>()).prop_map(
+        |(mut fields, hops, at)| {
+            let at = at.index(fields.len() + 1);
+            fields.splice(at..at, hops);
+            fields
+        },
+    )
 }
 
 fn travelling(fields: &[(String, Vec<u8>)]) -> Vec<(String, Vec<u8>)> {
     let never = ["connection", "keep-alive", "proxy-connection", "upgrade", "te", "expect"];
-    fields.iter().filter(|(name, _)| !never.contains(&name.to_lowercase().as_str())).cloned().collect()
+    fields
+        .iter()
+        .filter(|(name, _)| !never.contains(&name.to_lowercase().as_str()))
+        .cloned()
+        .collect()
 }
 
 /// A member's name and a value, right or not.
@@ -1266,7 +1568,8 @@ fn a_member() -> impl Strategy<Value = String> {
         "[A-Z]{1,4}".prop_map(|text| json!(text).to_string()),
         "/[!-~]{0,8}".prop_map(|text| json!(text).to_string()),
         (100u16..1000).prop_map(|status| status.to_string()),
-        proptest::collection::vec(("[A-Za-z-]{1,14}", "[ -\u{17f}]{0,8}"), 0..4).prop_map(|pairs| json!(pairs).to_string()),
+        proptest::collection::vec(("[A-Za-z-]{1,14}", "[ -\u{17f}]{0,8}"), 0..4)
+            .prop_map(|pairs| json!(pairs).to_string()),
         Just("[[\"Content-Length\", \"3\"], [\"Transfer-Encoding\", \"chunked\"]]".to_owned()),
         Just("\"base64\"".to_owned()),
         Just("\"AAEC/w==\"".to_owned()),
@@ -1343,7 +1646,7 @@ proptest! {
         if stated {
             prop_assert_eq!(values(&parts, "content-length").first().copied(), length.as_deref());
         }
-        let reason: String = reason.iter().map(|octet| char::from(*octet)).collect();
+        let reason: String = reason.iter().map(|byte| char::from(*byte)).collect();
         let expected = Parts { start: vec![code.to_string(), reason], fields: travelling(&fields), body: body.clone(), trailers };
         prop_assert_eq!(parts.unframed(), expected);
         prop_assert_eq!(super::answer_start(&read, is_head, &limits()), Ok(Some(0)));
@@ -1356,12 +1659,13 @@ proptest! {
         }
     }
 
-    /// Members in any order and of any kind: refused with 400, or a text that can be read to its last octet.
+    /// Members in any order and of any kind: refused with 400, or a text that can be read to its
+    /// last byte.
     #[test]
     fn what_is_taken_is_a_message(members in proptest::collection::vec(a_member(), 0..8), id: bool) {
-        let octets = format!("{{{}}}", members.join(", "));
+        let bytes = format!("{{{}}}", members.join(", "));
         let id = id.then_some("xxx");
-        match answer_from_json(octets.as_bytes(), id, &limits()) {
+        match answer_from_json(bytes.as_bytes(), id, &limits()) {
             Ok(None) => prop_assert!(members.is_empty()),
             Ok(Some(answer)) => {
                 for is_head in [false, true] {
@@ -1370,7 +1674,7 @@ proptest! {
             }
             Err(refusal) => prop_assert_eq!(refusal.status, 400),
         }
-        match event_from_json(octets.as_bytes(), id, &limits()) {
+        match event_from_json(bytes.as_bytes(), id, &limits()) {
             Ok(None) => prop_assert!(members.is_empty()),
             Ok(Some(event)) => {
                 request_parts(&event.text);
@@ -1379,45 +1683,60 @@ proptest! {
         }
     }
 
-    /// A sample with some octets changed, taken out or put in: never a panic, never a text that cannot be read.
+    /// A sample with some bytes changed, taken out or put in: never a panic, never a text that
+    /// cannot be read.
     #[test]
     fn damaged_samples_are_refused_or_readable(
         edits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>(), 0u8..3), 1..4),
         is_event: bool,
     ) {
-        let mut octets = body(if is_event { "comet-2-event" } else { "comet-3-answer" }).to_vec();
-        for (at, octet, how) in edits {
-            let at = at.index(octets.len());
+        let mut bytes = body(if is_event { "comet-2-event" } else { "comet-3-answer" }).to_vec();
+        for (at, byte, how) in edits {
+            let at = at.index(bytes.len());
             match how {
-                0 => octets[at] = octet,
-                1 => octets.insert(at, octet),
-                _ => drop(octets.remove(at)),
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                _ => drop(bytes.remove(at)),
             }
         }
-        match answer_from_json(&octets, None, &limits()) {
+        match answer_from_json(&bytes, None, &limits()) {
             Ok(Some(answer)) => drop(response_parts(&answer.into_text(false), false)),
             Ok(None) => {}
-            Err(refusal) => prop_assert_eq!(refusal.status, 400, "{}", show(&octets)),
+            Err(refusal) => prop_assert_eq!(refusal.status, 400, "{}", show(&bytes)),
         }
-        match event_from_json(&octets, None, &limits()) {
+        match event_from_json(&bytes, None, &limits()) {
             Ok(Some(event)) => drop(request_parts(&event.text)),
             Ok(None) => {}
-            Err(refusal) => prop_assert_eq!(refusal.status, 400, "{}", show(&octets)),
+            Err(refusal) => prop_assert_eq!(refusal.status, 400, "{}", show(&bytes)),
         }
     }
 }
 
-/// Its room is taken before an event is written, so it may not be longer; nor does it take twice its length by growing.
+/// Its room is taken before an event is written, so it may not be longer; nor does it take twice
+/// its length by growing.
 #[test]
 fn the_length_of_an_event_is_known_before_it_is_written() {
     let every: Vec<u8> = (0..=255).collect();
     let ascii: Vec<u8> = (0..=127).collect();
-    for body in [&every[..], &ascii, b"plain", &[1; 1000], &[b'"'; 1000], "é\u{2028}😀".as_bytes(), &[0xFF; 1001], b""] {
+    for body in [
+        &every[..],
+        &ascii,
+        b"plain",
+        &[1; 1000],
+        &[b'"'; 1000],
+        "é\u{2028}😀".as_bytes(),
+        &[0xFF; 1001],
+        b"",
+    ] {
         for fields in ["", "X: \"\\é\r\n", "A: 1\r\nB: 2\r\nC: 3\r\n"] {
             for chunked in [false, true] {
-                let framing =
-                    if chunked { "Transfer-Encoding: chunked\r\n".to_owned() } else { format!("Content-Length: {}\r\n", body.len()) };
-                let mut text = format!("POST /a\"b HTTP/1.1\r\nHost: a\r\n{framing}{fields}\r\n").into_bytes();
+                let framing = if chunked {
+                    "Transfer-Encoding: chunked\r\n".to_owned()
+                } else {
+                    format!("Content-Length: {}\r\n", body.len())
+                };
+                let mut text =
+                    format!("POST /a\"b HTTP/1.1\r\nHost: a\r\n{framing}{fields}\r\n").into_bytes();
                 if chunked {
                     text.extend_from_slice(format!("{:x}\r\n", body.len().max(1)).as_bytes());
                     text.extend_from_slice(if body.is_empty() { b"x" } else { body });
@@ -1425,7 +1744,8 @@ fn the_length_of_an_event_is_known_before_it_is_written() {
                 } else {
                     text.extend_from_slice(body);
                 }
-                let (length, mut out) = (event_json_length("id", &text, &limits()).unwrap(), Vec::new());
+                let (length, mut out) =
+                    (event_json_length("id", &text, &limits()).unwrap(), Vec::new());
                 event_to_json(&mut out, "id", &text, &limits()).unwrap();
                 assert!(
                     out.len() <= length && out.capacity() <= length,

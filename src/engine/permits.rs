@@ -1,6 +1,8 @@
-//! Places that connections take: how many of one peer address there are, how many came by which side, and how many have not shown who they are.
+//! Places that connections take: how many of one peer address there are, how many came by which
+//! side, and how many have not shown who they are.
 //!
-//! A [`Place`] belongs to one connection and goes where it goes, also out of the loop; dropping it is the one way to give it back.
+//! A [`Place`] belongs to one connection and goes where it goes, also out of the loop; dropping it
+//! is the one way to give it back.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -12,7 +14,7 @@ const SIDES: usize = 2;
 
 /// Counts places.
 #[derive(Clone, Default)]
-pub(crate) struct Places(Arc<Counts>);
+pub(crate) struct Permits(Arc<Counts>);
 
 #[derive(Default)]
 struct Counts {
@@ -23,22 +25,23 @@ struct Counts {
 
 /// One connection's place.
 #[derive(Default)]
-pub(crate) struct Place {
+pub(crate) struct Permit {
     /// Here for its drop alone.
     _address: Option<OfAddress>,
     _side: Option<OfSide>,
     unseen: Option<Unseen>,
 }
 
-struct OfAddress(Places, (IpAddr, usize));
+struct OfAddress(Permits, (IpAddr, usize));
 
-struct OfSide(Places, usize);
+struct OfSide(Permits, usize);
 
-struct Unseen(Places);
+struct Unseen(Permits);
 
-impl Places {
-    /// A place for a connection from this address by this side; `None`: it has as many there as `most`.
-    pub(crate) fn take(&self, address: IpAddr, side: usize, most: usize) -> Option<Place> {
+impl Permits {
+    /// A place for a connection from this address by this side; `None`: it has as many there as
+    /// `most`.
+    pub(crate) fn take(&self, address: IpAddr, side: usize, most: usize) -> Option<Permit> {
         let address = (household(address), side);
         let mut counts = self.0.of_address.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
@@ -48,7 +51,11 @@ impl Places {
         *count += 1;
         drop(counts);
         self.0.of_side[side].fetch_add(1, Relaxed);
-        Some(Place { _address: Some(OfAddress(self.clone(), address)), _side: Some(OfSide(self.clone(), side)), unseen: None })
+        Some(Permit {
+            _address: Some(OfAddress(self.clone(), address)),
+            _side: Some(OfSide(self.clone(), side)),
+            unseen: None,
+        })
     }
 
     /// Connections that came by this side.
@@ -62,14 +69,15 @@ impl Places {
     }
 }
 
-impl Place {
-    /// A place of a kind that is counted and has no address: a device's connections to its local server.
-    pub(crate) fn one(places: &Places) -> Self {
-        Place::default().unseen(places)
+impl Permit {
+    /// A place of a kind that is counted and has no address: a device's connections to its local
+    /// server.
+    pub(crate) fn one(places: &Permits) -> Self {
+        Permit::default().unseen(places)
     }
 
     /// Counts as one that has not shown who it is, until [`seen`](Self::seen).
-    pub(crate) fn unseen(mut self, places: &Places) -> Self {
+    pub(crate) fn unseen(mut self, places: &Permits) -> Self {
         places.0.unseen.fetch_add(1, Relaxed);
         self.unseen = Some(Unseen(places.clone()));
         self
@@ -123,10 +131,16 @@ mod tests {
 
     #[test]
     fn a_place_is_given_back_when_it_is_dropped() {
-        let places = Places::default();
+        let places = Permits::default();
         let one: IpAddr = "192.0.2.1".parse().unwrap();
-        let (first, second) = (places.take(one, 0, 2).unwrap(), places.take("::ffff:192.0.2.1".parse().unwrap(), 0, 2).unwrap());
-        assert!(places.take(one, 0, 2).is_none() && places.take("192.0.2.2".parse().unwrap(), 0, 2).is_some());
+        let (first, second) = (
+            places.take(one, 0, 2).unwrap(),
+            places.take("::ffff:192.0.2.1".parse().unwrap(), 0, 2).unwrap(),
+        );
+        assert!(
+            places.take(one, 0, 2).is_none()
+                && places.take("192.0.2.2".parse().unwrap(), 0, 2).is_some()
+        );
         assert!(places.take(one, 1, 1).is_some(), "each side has its own");
         assert_eq!((places.of_side(0), places.of_side(1)), (2, 0));
         drop(first);
@@ -140,7 +154,7 @@ mod tests {
 
     #[test]
     fn one_network_of_ipv6_is_one_address() {
-        let places = Places::default();
+        let places = Permits::default();
         let _place = places.take("2001:db8:0:1::1".parse().unwrap(), 0, 1).unwrap();
         assert!(places.take("2001:db8:0:1:ffff::2".parse().unwrap(), 0, 1).is_none());
         assert!(places.take("2001:db8:0:2::1".parse().unwrap(), 0, 1).is_some());

@@ -1,8 +1,10 @@
-//! The loop's table of connections: readiness flags, what was read and not used, what is to be written, one deadline each.
+//! The loop's table of connections: readiness flags, what was read and not used, what is to be
+//! written, one deadline each.
 //!
-//! mio is edge-triggered: a flag stays set until a system call said otherwise, so a step may stop at any point and go on
-//! when the other side is ready. On epoll and kqueue a read or write shorter than asked means "no more for now"
-//! (epoll(7), question 9), which saves the call that would only return `WouldBlock`.
+//! mio is edge-triggered: a flag stays set until a system call said otherwise, so a step may stop
+//! at any point and go on when the other side is ready. On epoll and kqueue a read or write shorter
+//! than asked means "no more for now" (epoll(7), question 9), which saves the call that would only
+//! return `WouldBlock`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice, Read, Write};
@@ -16,12 +18,12 @@ use mio::{Interest, Registry, Token};
 
 use crate::engine::FULL;
 use crate::engine::handshakes::{Handshake, Handshakes};
-use crate::engine::places::Place;
+use crate::engine::permits::Permit;
 use crate::engine::slab::{Key, Slab};
 use crate::engine::timers::{Timer, Timers};
 use crate::message::second_now;
 use crate::proto::head::are_line_ends;
-use crate::stream::{Broken, Channel, Shaken, Stream};
+use crate::stream::{Channel, HandshakeError, Shaken, Stream};
 
 /// Names a connection of the loop.
 pub(crate) type Id = Key;
@@ -47,9 +49,11 @@ pub(super) enum Watcher {
 impl Watcher {
     fn watch(&self, stream: &Stream, id: Id) -> io::Result<()> {
         match self {
-            Watcher::System(registry) => {
-                registry.register(&mut SourceFd(&stream.as_raw_fd()), Token(id.bits()), Interest::READABLE | Interest::WRITABLE)
-            }
+            Watcher::System(registry) => registry.register(
+                &mut SourceFd(&stream.as_raw_fd()),
+                Token(id.bits()),
+                Interest::READABLE | Interest::WRITABLE,
+            ),
             #[cfg(test)]
             Watcher::Simulated(node) => stream.simulated().watch(Some((*node, id.bits()))),
         }
@@ -89,8 +93,8 @@ impl From<&mio::event::Event> for Readiness {
 /// What a connection's last read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fetched {
-    /// So many octets lie at the front of the scratch buffer (kept ones first).
-    Octets(usize),
+    /// So many bytes lie at the front of the scratch buffer (kept ones first).
+    Bytes(usize),
     /// None, and none will come before the next event.
     Nothing,
     /// None, and none will ever come.
@@ -98,7 +102,7 @@ pub(crate) enum Fetched {
 }
 
 /// One connection that the loop owns.
-pub(crate) struct Peer<T> {
+pub(crate) struct Connection<T> {
     pub(crate) state: T,
     stream: Stream,
     readable: bool,
@@ -108,9 +112,10 @@ pub(crate) struct Peer<T> {
     /// The connection is gone in both directions (reset, or an error).
     broken: bool,
     ended: bool,
-    /// Reading failed behind octets that were still delivered; the next fetch says so.
+    /// Reading failed behind bytes that were still delivered; the next fetch says so.
     failed: Option<io::ErrorKind>,
-    /// A write was told of a reset. The kernel says so once: a later read would take the end of what has arrived for a clean end.
+    /// A write was told of a reset. The kernel says so once: a later read would take the end of
+    /// what has arrived for a clean end.
     was_reset: bool,
     queued: bool,
     /// The last fetch stopped although there was more: it goes on without an event.
@@ -118,14 +123,14 @@ pub(crate) struct Peer<T> {
     /// Read and not used: a half-read head, or what was pipelined behind it.
     input: Vec<u8>,
     output: Vec<u8>,
-    /// Octets of `output` that are written already.
+    /// Bytes of `output` that are written already.
     sent: usize,
     written: u64,
     read: u64,
     deadline: Option<Instant>,
     wake_up: Option<Instant>,
     /// Counted as long as it is here.
-    place: Option<Place>,
+    place: Option<Permit>,
     /// What its buffers were last counted with.
     charged: usize,
     /// Its TLS session is being made; nothing is read or written here meanwhile.
@@ -134,9 +139,9 @@ pub(crate) struct Peer<T> {
     lingers: Option<u64>,
 }
 
-impl<T> Peer<T> {
+impl<T> Connection<T> {
     fn new(stream: Stream, state: T) -> Self {
-        Peer {
+        Connection {
             state,
             stream,
             readable: true,
@@ -166,7 +171,8 @@ impl<T> Peer<T> {
         &self.stream
     }
 
-    /// Puts kept octets, then new ones, to the front of `scratch`, at most `most` in all. What is not used is to be given back with [`keep`](Self::keep).
+    /// Puts kept bytes, then new ones, to the front of `scratch`, at most `most` in all. What is
+    /// not used is to be given back with [`keep`](Self::keep).
     pub(crate) fn fetch(&mut self, scratch: &mut [u8], most: usize) -> io::Result<Fetched> {
         let kept = self.input.len().min(scratch.len());
         let most = most.max(kept).min(scratch.len());
@@ -181,7 +187,13 @@ impl<T> Peer<T> {
         if let (0, Some(kind)) = (filled, self.failed) {
             return Err(kind.into());
         }
-        while self.readable && !self.ended && self.failed.is_none() && filled < most && self.input.is_empty() && self.handshake.is_none() {
+        while self.readable
+            && !self.ended
+            && self.failed.is_none()
+            && filled < most
+            && self.input.is_empty()
+            && self.handshake.is_none()
+        {
             let read = match (&self.stream).read(&mut scratch[filled..most]) {
                 Ok(0) if self.was_reset => Err(io::ErrorKind::ConnectionReset.into()),
                 read => read,
@@ -218,20 +230,20 @@ impl<T> Peer<T> {
         Ok(match filled {
             0 if self.ended => Fetched::End, // `filled` is 0 only when nothing was kept
             0 => Fetched::Nothing,
-            n => Fetched::Octets(n),
+            n => Fetched::Bytes(n),
         })
     }
 
-    /// Keeps octets that were fetched and not used, for the next [`fetch`](Self::fetch).
-    pub(crate) fn keep(&mut self, octets: &[u8]) {
+    /// Keeps bytes that were fetched and not used, for the next [`fetch`](Self::fetch).
+    pub(crate) fn keep(&mut self, bytes: &[u8]) {
         if self.input.is_empty() {
-            self.input.extend_from_slice(octets);
+            self.input.extend_from_slice(bytes);
         } else {
-            self.input.splice(..0, octets.iter().copied());
+            self.input.splice(..0, bytes.iter().copied());
         }
     }
 
-    /// Whether a fetch can bring anything: octets, or word of the end.
+    /// Whether a fetch can bring anything: bytes, or word of the end.
     pub(crate) fn has_input(&self) -> bool {
         !self.input.is_empty() || self.readable || self.ended || self.failed.is_some()
     }
@@ -241,7 +253,7 @@ impl<T> Peer<T> {
         self.readable = !self.ended;
     }
 
-    /// Octets that were read and kept.
+    /// Bytes that were read and kept.
     pub(crate) fn kept(&self) -> usize {
         self.input.len()
     }
@@ -251,32 +263,34 @@ impl<T> Peer<T> {
         self.paused
     }
 
-    /// Whether the other side has ended its direction (kept octets aside).
+    /// Whether the other side has ended its direction (kept bytes aside).
     pub(crate) fn at_end_of_stream(&self) -> bool {
         self.ended
     }
 
-    /// Whether the other side has ended its direction, as far as is known: what it sent before may not be read yet.
+    /// Whether the other side has ended its direction, as far as is known: what it sent before may
+    /// not be read yet.
     pub(crate) fn is_ending(&self) -> bool {
         self.closing || self.ended || self.failed.is_some()
     }
 
-    /// Whether no more octets will come, by an end or by a reset (kept octets aside).
+    /// Whether no more bytes will come, by an end or by a reset (kept bytes aside).
     pub(crate) fn is_over(&self) -> bool {
         self.ended || self.failed.is_some()
     }
 
-    /// Whether reading has failed (kept octets aside).
+    /// Whether reading has failed (kept bytes aside).
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.is_some()
     }
 
-    /// Lets the next flush ask the operating system even without an event: a socket has room long before it says so.
+    /// Lets the next flush ask the operating system even without an event: a socket has room long
+    /// before it says so.
     pub(crate) fn try_to_write(&mut self) {
         self.writable = true;
     }
 
-    /// Octets moved in both directions so far: tells progress from silence.
+    /// Bytes moved in both directions so far: tells progress from silence.
     pub(crate) fn traffic(&self) -> u64 {
         self.stream.moved().map_or(self.written + self.read, |(written, read)| written + read)
     }
@@ -303,20 +317,22 @@ impl<T> Peer<T> {
         self.written + self.pending() as u64
     }
 
-    /// Takes back what was written since `mark`. False: some of it has gone out, and nothing is taken back.
+    /// Takes back what was written since `mark`. False: some of it has gone out, and nothing is
+    /// taken back.
     pub(crate) fn take_back(&mut self, mark: u64) -> bool {
-        // As a difference this fits: the bytes before the mark that have not gone out are in `output`.
+        // As a difference this fits: the bytes before the mark that have not gone out are in
+        // `output`.
         let Some(before) = mark.checked_sub(self.written) else { return false };
         self.output.truncate(self.sent + before as usize);
         true
     }
 
-    /// Octets that wait to be written.
+    /// Bytes that wait to be written.
     pub(crate) fn pending(&self) -> usize {
         self.output.len() - self.sent
     }
 
-    /// Octets the operating system has taken in all.
+    /// Bytes the operating system has taken in all.
     pub(crate) fn written(&self) -> u64 {
         self.stream.moved().map_or(self.written, |(written, _)| written)
     }
@@ -326,20 +342,22 @@ impl<T> Peer<T> {
         self.stream.moved().map_or(self.read, |(_, read)| read)
     }
 
-    /// Over TLS an end is told in the stream itself: at most one byte is read, and kept, to see it. Where nothing was sent behind the request that is the end.
+    /// Over TLS an end is told in the stream itself: at most one byte is read, and kept, to see it.
+    /// Where nothing was sent behind the request that is the end.
     pub(crate) fn look_for_end(&mut self) {
         if self.stream.moved().is_none() || !self.readable || !self.input.is_empty() {
             return;
         }
-        let mut octet = [0];
-        match self.fetch(&mut octet, 1) {
-            Ok(Fetched::Octets(n)) => self.keep(&octet[..n]),
+        let mut byte = [0];
+        match self.fetch(&mut byte, 1) {
+            Ok(Fetched::Bytes(n)) => self.keep(&byte[..n]),
             Ok(Fetched::Nothing | Fetched::End) => {}
             Err(e) => self.failed = Some(e.kind()),
         }
     }
 
-    /// Ends the writing direction, behind everything that was flushed. False: the socket has no room for what tells the end; try again when it has.
+    /// Ends the writing direction, behind everything that was flushed. False: the socket has no
+    /// room for what tells the end; try again when it has.
     pub(crate) fn end_output(&mut self) -> io::Result<bool> {
         match self.stream.shutdown(Shutdown::Write) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
@@ -355,37 +373,42 @@ impl<T> Peer<T> {
         (self.output, self.sent) = (Vec::new(), 0);
     }
 
-    /// Writes what waits and then `octets`, without copying what can go at once; the rest waits.
-    pub(crate) fn send(&mut self, octets: &[u8]) -> io::Result<()> {
+    /// Writes what waits and then `bytes`, without copying what can go at once; the rest waits.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         const SMALL: usize = 4096;
-        if octets.len() <= SMALL || !self.writable {
-            self.output().extend_from_slice(octets);
+        if bytes.len() <= SMALL || !self.writable {
+            self.output().extend_from_slice(bytes);
             return Ok(());
         }
-        let mut octets = octets;
-        while self.writable && !octets.is_empty() {
+        let mut bytes = bytes;
+        while self.writable && !bytes.is_empty() {
             let waiting = self.output.len() - self.sent;
-            let slices = [IoSlice::new(&self.output[self.sent..]), IoSlice::new(octets)];
-            let wrote = if waiting == 0 { (&self.stream).write(octets) } else { (&self.stream).write_vectored(&slices) };
+            let slices = [IoSlice::new(&self.output[self.sent..]), IoSlice::new(bytes)];
+            let wrote = if waiting == 0 {
+                (&self.stream).write(bytes)
+            } else {
+                (&self.stream).write_vectored(&slices)
+            };
             let Some(n) = self.took(wrote)? else { continue };
-            if n < waiting + octets.len() {
+            if n < waiting + bytes.len() {
                 self.writable = false;
             }
             let of_output = n.min(waiting);
             self.sent += of_output;
-            octets = &octets[n - of_output..];
+            bytes = &bytes[n - of_output..];
         }
-        self.output().extend_from_slice(octets);
+        self.output().extend_from_slice(bytes);
         Ok(())
     }
 
-    /// The same for a long message that is not needed elsewhere: what the socket does not take now waits where it is.
-    pub(crate) fn send_whole(&mut self, octets: Vec<u8>) -> io::Result<()> {
+    /// The same for a long message that is not needed elsewhere: what the socket does not take now
+    /// waits where it is.
+    pub(crate) fn send_whole(&mut self, bytes: Vec<u8>) -> io::Result<()> {
         self.flush()?;
         if self.pending() > 0 {
-            return self.send(&octets);
+            return self.send(&bytes);
         }
-        (self.output, self.sent) = (octets, 0);
+        (self.output, self.sent) = (bytes, 0);
         self.flush().map(drop)
     }
 
@@ -447,8 +470,8 @@ impl<T> Peer<T> {
 }
 
 /// All connections of one loop, its clock, timers and list of those that want another step.
-pub(crate) struct Peers<T> {
-    slab: Slab<Peer<T>>,
+pub(crate) struct Connections<T> {
+    slab: Slab<Connection<T>>,
     watcher: Watcher,
     pub(super) timers: Timers,
     pub(super) again: VecDeque<Id>,
@@ -459,8 +482,8 @@ pub(crate) struct Peers<T> {
     scratch: Vec<u8>,
     connections_max: usize,
     /// Connections that are in other hands and will come back, or end there.
-    lent: usize,
-    /// Octets of all connections' buffers, as of their last steps.
+    leases: usize,
+    /// Bytes of all connections' buffers, as of their last steps.
     buffered: usize,
     pub(super) closed_some: bool,
     pub(super) new_listeners: Vec<TcpListener>,
@@ -473,10 +496,10 @@ pub(crate) struct Peers<T> {
     lingered: u64,
 }
 
-impl<T> Peers<T> {
+impl<T> Connections<T> {
     pub(super) fn new(watcher: Watcher, connections_max: usize, handshakes: Handshakes) -> Self {
         let began = Instant::now();
-        Peers {
+        Connections {
             slab: Slab::new(),
             watcher,
             timers: Timers::default(),
@@ -486,7 +509,7 @@ impl<T> Peers<T> {
             away: Duration::ZERO,
             scratch: vec![0; SCRATCH],
             connections_max: connections_max.min(Slab::<T>::CEILING),
-            lent: 0,
+            leases: 0,
             buffered: 0,
             closed_some: false,
             new_listeners: Vec::new(),
@@ -514,10 +537,12 @@ impl<T> Peers<T> {
         self.now.checked_add(time).unwrap_or_else(|| self.now + Duration::from_secs(365 * 86_400))
     }
 
-    /// The same, up to a 256th later (100 ms in 25 s): what many connections wait for falls together, and costs one wake-up of the loop, not one each.
+    /// The same, up to a 256th later (100 ms in 25 s): what many connections wait for falls
+    /// together, and costs one wake-up of the loop, not one each.
     pub(crate) fn after_about(&self, time: Duration) -> Instant {
         let (at, grain) = (self.after(time), (time / 256).as_nanos());
-        let over = at.saturating_duration_since(self.began).as_nanos().checked_rem(grain).unwrap_or(0);
+        let over =
+            at.saturating_duration_since(self.began).as_nanos().checked_rem(grain).unwrap_or(0);
         let rest = if over == 0 { 0 } else { grain - over };
         at + Duration::from_nanos(rest.try_into().unwrap_or(0)) // below a 256th of what fits an Instant
     }
@@ -527,7 +552,8 @@ impl<T> Peers<T> {
         self.now = real.checked_sub(self.away).unwrap_or(real);
     }
 
-    /// Takes a bound listener into the loop; the number it will be known by. `None`: the loop has as many as it takes.
+    /// Takes a bound listener into the loop; the number it will be known by. `None`: the loop has
+    /// as many as it takes.
     pub(crate) fn listen(&mut self, listener: TcpListener) -> Option<usize> {
         if self.listeners == LISTENERS_MAX {
             return None;
@@ -551,7 +577,10 @@ impl<T> Peers<T> {
     pub(crate) fn date(&mut self) -> &str {
         let second = second_now().unwrap_or(0);
         if self.date.0 != second {
-            self.date = (second, httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(second)));
+            self.date = (
+                second,
+                httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(second)),
+            );
         }
         &self.date.1
     }
@@ -568,8 +597,9 @@ impl<T> Peers<T> {
         self.scratch = scratch;
     }
 
-    /// Whether a connection on which nothing is asked is silent and open: what it says unasked (stray line ends aside), or its end, makes it useless.
-    /// `look`: ask the operating system also without an event.
+    /// Whether a connection on which nothing is asked is silent and open: what it says unasked
+    /// (stray line ends aside), or its end, makes it useless. `look`: ask the operating system also
+    /// without an event.
     pub(crate) fn is_quiet(&mut self, id: Id, look: bool) -> bool {
         const STRAY_MAX: usize = 64;
         let mut scratch = self.take_scratch();
@@ -578,7 +608,7 @@ impl<T> Peers<T> {
                 peer.look_again();
             }
             let mut fetched = peer.fetch(&mut scratch, STRAY_MAX);
-            if matches!(fetched, Ok(Fetched::Octets(n)) if n < STRAY_MAX && are_line_ends(&scratch[..n])) {
+            if matches!(fetched, Ok(Fetched::Bytes(n)) if n < STRAY_MAX && are_line_ends(&scratch[..n])) {
                 fetched = peer.fetch(&mut scratch, STRAY_MAX); // the end of the stream may be behind them
             }
             matches!(fetched, Ok(Fetched::Nothing)) && !peer.is_broken()
@@ -592,21 +622,22 @@ impl<T> Peers<T> {
         self.slab.len()
     }
     pub(crate) fn is_full(&self) -> bool {
-        self.slab.len() + self.lent >= self.connections_max
+        self.slab.len() + self.leases >= self.connections_max
     }
-    /// So many connections are in other hands now. They count in `connections_max`: their descriptors are open.
-    pub(crate) fn set_lent(&mut self, lent: usize) {
-        self.closed_some |= lent < self.lent;
-        self.lent = lent;
+    /// So many connections are in other hands now. They count in `connections_max`: their
+    /// descriptors are open.
+    pub(crate) fn set_lent(&mut self, leases: usize) {
+        self.closed_some |= leases < self.leases;
+        self.leases = leases;
     }
     /// Gives a connection its place.
-    pub(crate) fn seat(&mut self, id: Id, place: Option<Place>) {
+    pub(crate) fn seat(&mut self, id: Id, place: Option<Permit>) {
         if let Some(peer) = self.slab.get_mut(id) {
             peer.place = place;
         }
     }
     /// Takes it, before the connection leaves the loop for other hands.
-    pub(crate) fn unseat(&mut self, id: Id) -> Option<Place> {
+    pub(crate) fn unseat(&mut self, id: Id) -> Option<Permit> {
         self.slab.get_mut(id)?.place.take()
     }
     /// The connection has shown who it is.
@@ -616,21 +647,22 @@ impl<T> Peers<T> {
         }
     }
     pub(crate) fn is_unseen(&self, id: Id) -> bool {
-        self.slab.get(id).and_then(|peer| peer.place.as_ref()).is_some_and(Place::is_unseen)
+        self.slab.get(id).and_then(|peer| peer.place.as_ref()).is_some_and(Permit::is_unseen)
     }
     pub(crate) fn ids(&self) -> Vec<Id> {
         self.slab.keys()
     }
 
-    /// Takes a connection into the loop. It must not be blocking. `unread` octets count as kept.
+    /// Takes a connection into the loop. It must not be blocking. `unread` bytes count as kept.
     ///
     /// # Errors
-    /// The loop is full, or the operating system will not watch the socket; the stream is dropped, which closes it.
+    /// The loop is full, or the operating system will not watch the socket; the stream is dropped,
+    /// which closes it.
     pub(crate) fn insert(&mut self, stream: Stream, unread: &[u8], state: T) -> io::Result<Id> {
         if self.is_full() {
             return Err(io::Error::other(FULL));
         }
-        let mut peer = Peer::new(stream, state);
+        let mut peer = Connection::new(stream, state);
         peer.input.extend_from_slice(unread);
         let id = self.slab.insert(peer);
         let watched = self.slab.get(id).map_or(Ok(()), |peer| self.watcher.watch(&peer.stream, id));
@@ -641,7 +673,8 @@ impl<T> Peers<T> {
         Ok(id)
     }
 
-    /// Takes a socket into the loop whose connect is still in progress: nothing is tried on it before its first event.
+    /// Takes a socket into the loop whose connect is still in progress: nothing is tried on it
+    /// before its first event.
     ///
     /// # Errors
     /// Those of [`insert`](Self::insert).
@@ -653,7 +686,8 @@ impl<T> Peers<T> {
         Ok(id)
     }
 
-    /// The one hand-over: the loop forgets the connection and gives its stream, still not blocking, and the kept octets away.
+    /// The one hand-over: the loop forgets the connection and gives its stream, still not blocking,
+    /// and the kept bytes away.
     pub(crate) fn remove(&mut self, id: Id) -> Option<(Stream, Vec<u8>, T)> {
         let peer = self.slab.remove(id)?;
         if let Err(e) = self.watcher.forget(&peer.stream) {
@@ -673,20 +707,27 @@ impl<T> Peers<T> {
     /// Counts a connection's buffers anew, after a step.
     pub(crate) fn tally(&mut self, id: Id) {
         let Some(peer) = self.slab.get_mut(id) else { return };
-        let session = peer.handshake.as_ref().map_or_else(|| peer.stream.held(), |handshake| handshake.channel.held());
+        let session = peer
+            .handshake
+            .as_ref()
+            .map_or_else(|| peer.stream.held(), |handshake| handshake.channel.held());
         let held = peer.input.capacity() + peer.output.capacity() + session;
         self.buffered = self.buffered - peer.charged + held;
         peer.charged = held;
     }
 
-    /// Bytes of memory that all connections take: each its entry here, its buffers, and its TLS session.
+    /// Bytes of memory that all connections take: each its entry here, its buffers, and its TLS
+    /// session.
     pub(crate) fn held(&self) -> usize {
-        self.buffered + self.slab.len() * size_of::<Peer<T>>()
+        self.buffered + self.slab.len() * size_of::<Connection<T>>()
     }
 
-    /// The connection is being closed gently from now on, of `most` at once: of more, the one that has been for longest is closed.
+    /// The connection is being closed gently from now on, of `most` at once: of more, the one that
+    /// has been for longest is closed.
     pub(crate) fn lingers(&mut self, id: Id, most: usize) {
-        let Some(peer) = self.slab.get_mut(id).filter(|peer| peer.lingers.is_none()) else { return };
+        let Some(peer) = self.slab.get_mut(id).filter(|peer| peer.lingers.is_none()) else {
+            return;
+        };
         self.lingered += 1;
         peer.lingers = Some(self.lingered);
         self.lingering.insert(self.lingered, id);
@@ -710,18 +751,24 @@ impl<T> Peers<T> {
         }
     }
 
-    pub(crate) fn get(&self, id: Id) -> Option<&Peer<T>> {
+    pub(crate) fn get(&self, id: Id) -> Option<&Connection<T>> {
         self.slab.get(id)
     }
-    pub(crate) fn get_mut(&mut self, id: Id) -> Option<&mut Peer<T>> {
+    pub(crate) fn get_mut(&mut self, id: Id) -> Option<&mut Connection<T>> {
         self.slab.get_mut(id)
     }
-    pub(crate) fn pair_mut(&mut self, a: Id, b: Id) -> Option<(&mut Peer<T>, &mut Peer<T>)> {
+    pub(crate) fn pair_mut(
+        &mut self,
+        a: Id,
+        b: Id,
+    ) -> Option<(&mut Connection<T>, &mut Connection<T>)> {
         self.slab.pair_mut(a, b)
     }
 
-    /// Begins a TLS handshake on a connection; [`Role::secured`](super::Role::secured) tells its end. Until then nothing else happens to the connection but
-    /// its deadline. `spares`: a quarter of the places is left to others. False: there are as many handshakes as handshakes_max allows.
+    /// Begins a TLS handshake on a connection; [`Role::secured`](super::Role::secured) tells its
+    /// end. Until then nothing else happens to the connection but its deadline. `spares`: a quarter
+    /// of the places is left to others. False: there are as many handshakes as handshakes_max
+    /// allows.
     pub(crate) fn secure(&mut self, id: Id, channel: Arc<Channel>, spares: bool) -> bool {
         let Some(peer) = self.slab.get_mut(id) else { return true };
         if !self.handshakes.begin(spares) {
@@ -747,7 +794,7 @@ impl<T> Peers<T> {
     }
 
     /// One step of a handshake; its end, if this was it.
-    pub(super) fn shake(&mut self, id: Id) -> Option<Result<(), Broken>> {
+    pub(super) fn shake(&mut self, id: Id) -> Option<Result<(), HandshakeError>> {
         let peer = self.slab.get_mut(id)?;
         let handshake = peer.handshake.as_mut().filter(|handshake| !handshake.computing)?;
         let outcome = match peer.stream.shake(&handshake.channel) {
@@ -757,7 +804,7 @@ impl<T> Peers<T> {
                     handshake.computing = true;
                     return None;
                 }
-                Err(Broken::new("no thread is to be had for its arithmetic"))
+                Err(HandshakeError::new("no thread is to be had for its arithmetic"))
             }
             Shaken::Done => Ok(()),
             Shaken::Failed(broken) => Err(broken),
@@ -782,11 +829,12 @@ impl<T> Peers<T> {
         let Some(at) = at else { return };
         if peer.wake_up.is_none_or(|wake_up| at < wake_up) {
             peer.wake_up = Some(at);
-            self.timers.push(at, Timer::Peer(id.bits()));
+            self.timers.push(at, Timer::Connection(id.bits()));
         }
     }
 
-    /// Calls [`Role::alarm`](super::Role::alarm) with `key` at `at`. Alarms are not taken back: the role ignores those it does not want any more.
+    /// Calls [`Role::alarm`](super::Role::alarm) with `key` at `at`. Alarms are not taken back: the
+    /// role ignores those it does not want any more.
     pub(crate) fn alarm(&mut self, at: Instant, key: u64) {
         self.timers.push(at, Timer::Alarm(key));
     }
@@ -835,7 +883,7 @@ impl<T> Peers<T> {
             }
             Some(at) => {
                 peer.wake_up = Some(at);
-                self.timers.push(at, Timer::Peer(id.bits()));
+                self.timers.push(at, Timer::Connection(id.bits()));
                 false
             }
             None => false,
@@ -852,7 +900,11 @@ mod tests {
     fn what_is_due_at_about_the_same_time_falls_together_and_never_early() {
         let poll = mio::Poll::new().unwrap();
         let handshakes = Handshakes::new(&crate::limits::Limits::default(), None, Arc::default());
-        let mut peers = Peers::<()>::new(Watcher::System(poll.registry().try_clone().unwrap()), 1, handshakes);
+        let mut peers = Connections::<()>::new(
+            Watcher::System(poll.registry().try_clone().unwrap()),
+            1,
+            handshakes,
+        );
         let (began, wait) = (peers.now(), Duration::from_millis(25_600));
         let mut instants = Vec::new();
         for ms in 0..1_000 {
@@ -862,7 +914,11 @@ mod tests {
             instants.push(about);
         }
         instants.dedup();
-        assert_eq!(instants.len(), 11, "a thousand waits, begun within a second, end at eleven instants");
+        assert_eq!(
+            instants.len(),
+            11,
+            "a thousand waits, begun within a second, end at eleven instants"
+        );
         assert_eq!(peers.after_about(Duration::ZERO), peers.now());
     }
 }

@@ -1,6 +1,7 @@
 //! Why links end: a closed list, so that logs, events and counters say the same.
 //!
-//! Names no socket and no role: both roles, and the relay between them, give their reasons from here.
+//! Names no socket and no role: both roles, and the relay between them, give their reasons from
+//! here.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,18 +12,19 @@ use crate::error::{Error, Fault};
 
 macro_rules! ends {
     ($( $(#[$doc:meta])* $name:ident = $text:literal, )*) => {
-        /// Why a link, or a name's last way in, ended. Shown as one word, `heartbeat-missed`, the same in logs, events and counters.
+        /// Why a link, or a name's last way in, ended. Shown as one word, `heartbeat-missed`, the
+        /// same in logs, events and counters.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
-        pub enum End { $( $(#[$doc])* $name, )* }
+        pub enum CloseCause { $( $(#[$doc])* $name, )* }
 
-        impl End {
+        impl CloseCause {
             /// All of them, in the order of this list.
-            pub const ALL: &'static [End] = &[ $( End::$name, )* ];
+            pub const ALL: &'static [CloseCause] = &[ $( CloseCause::$name, )* ];
 
             /// Its name: `closed`, `heartbeat-missed`.
             pub fn as_str(self) -> &'static str {
-                match self { $( End::$name => $text, )* }
+                match self { $( CloseCause::$name => $text, )* }
             }
         }
     };
@@ -35,21 +37,27 @@ ends! {
     Cut = "cut",
     /// The connection was reset.
     Reset = "reset",
-    /// The network did not get anything across any more: TCP's keepalive, or `TCP_USER_TIMEOUT`, gave it up.
+    /// The network did not get anything across any more: TCP's keepalive, or `TCP_USER_TIMEOUT`,
+    /// gave it up.
     Unreachable = "unreachable",
-    /// At the gateway: a heartbeat was not answered within [`heartbeat_timeout`](crate::Limits::heartbeat_timeout).
+    /// At the gateway: a heartbeat was not answered within
+    /// [`heartbeat_timeout`](crate::Limits::heartbeat_timeout).
     HeartbeatMissed = "heartbeat-missed",
-    /// At the device: nothing came for [`silence`](crate::Limits::silence), on a link that had seen heartbeats.
+    /// At the device: nothing came for [`silence`](crate::Limits::silence), on a link that had seen
+    /// heartbeats.
     Silent = "silent",
-    /// What came is not what the protocol lets come: a malformed message, or octets that nobody asked for.
+    /// What came is not what the protocol lets come: a malformed message, or bytes that nobody
+    /// asked for.
     ProtocolError = "protocol-error",
     /// An exchange on it took longer than one of its waits.
     Late = "late",
     /// Whoever asked gave up in the middle of an exchange that could not be brought to its end.
     AskerGone = "asker-gone",
-    /// Whoever asked read slower than [`min_rate_bytes_per_s`](crate::Limits::min_rate_bytes_per_s) while others waited.
+    /// Whoever asked read slower than [`min_rate_bytes_per_s`](crate::Limits::min_rate_bytes_per_s)
+    /// while others waited.
     SlowReader = "slow-reader",
-    /// Whoever asked sent its request slower than [`min_rate_bytes_per_s`](crate::Limits::min_rate_bytes_per_s) while others waited.
+    /// Whoever asked sent its request slower than
+    /// [`min_rate_bytes_per_s`](crate::Limits::min_rate_bytes_per_s) while others waited.
     SlowSender = "slow-sender",
     /// A message on it said that it was the last one, or could end only with the connection.
     LastMessage = "last-message",
@@ -69,33 +77,34 @@ ends! {
     Program = "program",
     /// This side's operating system would not go on with it.
     Failed = "failed",
-    /// A device that polls, or whose offers are held, did not come again within [`poll_gap`](crate::Limits::poll_gap).
+    /// A device that polls, or whose offers are held, did not come again within
+    /// [`poll_gap`](crate::Limits::poll_gap).
     Absent = "absent",
 }
 
-impl End {
+impl CloseCause {
     /// What an error of the connection says of its end.
-    pub(crate) fn of_io(error: &io::Error) -> End {
+    pub(crate) fn of_io(error: &io::Error) -> CloseCause {
         use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut, UnexpectedEof};
         match error.kind() {
-            TimedOut | HostUnreachable | NetworkUnreachable => End::Unreachable,
-            UnexpectedEof => End::Cut,
-            _ => End::Reset,
+            TimedOut | HostUnreachable | NetworkUnreachable => CloseCause::Unreachable,
+            UnexpectedEof => CloseCause::Cut,
+            _ => CloseCause::Reset,
         }
     }
 
     /// Whether it is part of a link's usual life, and nothing that an operator looks for.
     pub fn is_usual(self) -> bool {
-        matches!(self, End::LastMessage | End::Tunnel | End::Program)
+        matches!(self, CloseCause::LastMessage | CloseCause::Tunnel | CloseCause::Program)
     }
 
     /// With what is to be said about it.
-    pub(crate) const fn because(self, text: &'static str) -> Why {
-        Why { end: self, text: Cow::Borrowed(text) }
+    pub(crate) const fn because(self, text: &'static str) -> CloseReason {
+        CloseReason { end: self, text: Cow::Borrowed(text) }
     }
 }
 
-impl fmt::Display for End {
+impl fmt::Display for CloseCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -103,31 +112,31 @@ impl fmt::Display for End {
 
 /// A reason with its circumstances. Shown as `heartbeat-missed: no answer within 10 s`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Why {
-    pub(crate) end: End,
+pub(crate) struct CloseReason {
+    pub(crate) end: CloseCause,
     pub(crate) text: Cow<'static, str>,
 }
 
-impl Why {
-    pub(crate) fn new(end: End, text: impl Into<Cow<'static, str>>) -> Self {
-        Why { end, text: text.into() }
+impl CloseReason {
+    pub(crate) fn new(end: CloseCause, text: impl Into<Cow<'static, str>>) -> Self {
+        CloseReason { end, text: text.into() }
     }
 
     /// What the error of a program's exchange says of the end of its link.
     pub(crate) fn of_exchange(error: &Error) -> Self {
         let end = match () {
-            () if error.is_stopped() => End::Stopped,
-            () if error.fault() == Fault::Caller => End::Program,
-            () if error.is_timeout() => End::Late,
-            () if error.is_closed() => End::Cut,
-            () if error.is_malformed() => End::ProtocolError,
-            () => End::Failed,
+            () if error.is_stopped() => CloseCause::Stopped,
+            () if error.fault() == Fault::Caller => CloseCause::Program,
+            () if error.is_timeout() => CloseCause::Late,
+            () if error.is_closed() => CloseCause::Cut,
+            () if error.is_malformed() => CloseCause::ProtocolError,
+            () => CloseCause::Failed,
         };
-        Why::new(end, error.to_string())
+        CloseReason::new(end, error.to_string())
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.end, self.text)
     }
@@ -135,7 +144,7 @@ impl fmt::Display for Why {
 
 /// Links that ended, by their reasons.
 #[derive(Debug)]
-pub(crate) struct Counters([AtomicU64; End::ALL.len()]);
+pub(crate) struct Counters([AtomicU64; CloseCause::ALL.len()]);
 
 impl Default for Counters {
     fn default() -> Self {
@@ -144,7 +153,7 @@ impl Default for Counters {
 }
 
 impl Counters {
-    pub(crate) fn count(&self, end: End) {
+    pub(crate) fn count(&self, end: CloseCause) {
         self.0[end as usize].fetch_add(1, Relaxed);
     }
 
@@ -155,15 +164,17 @@ impl Counters {
 
 /// How many links ended since the start, by their reasons.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct EndCounts([u64; End::ALL.len()]);
+pub struct EndCounts([u64; CloseCause::ALL.len()]);
 
 impl EndCounts {
     pub(crate) fn sum(counts: impl Iterator<Item = EndCounts>) -> EndCounts {
-        counts.fold(EndCounts([0; End::ALL.len()]), |sum, more| EndCounts(std::array::from_fn(|n| sum.0[n] + more.0[n])))
+        counts.fold(EndCounts([0; CloseCause::ALL.len()]), |sum, more| {
+            EndCounts(std::array::from_fn(|n| sum.0[n] + more.0[n]))
+        })
     }
 
     /// Those that ended for this reason.
-    pub fn of(&self, end: End) -> u64 {
+    pub fn of(&self, end: CloseCause) -> u64 {
         self.0[end as usize]
     }
 
@@ -173,15 +184,21 @@ impl EndCounts {
     }
 
     /// Each reason with its count, those without any included.
-    pub fn iter(&self) -> impl Iterator<Item = (End, u64)> + '_ {
-        End::ALL.iter().map(|end| (*end, self.of(*end)))
+    pub fn iter(&self) -> impl Iterator<Item = (CloseCause, u64)> + '_ {
+        CloseCause::ALL.iter().map(|end| (*end, self.of(*end)))
     }
 }
 
 /// Only reasons that occurred: `{closed: 3, heartbeat-missed: 1}`.
 impl fmt::Debug for EndCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.iter().filter(|(_, n)| *n > 0).map(|(end, n)| (format_args!("{end}").to_string(), n))).finish()
+        f.debug_map()
+            .entries(
+                self.iter()
+                    .filter(|(_, n)| *n > 0)
+                    .map(|(end, n)| (format_args!("{end}").to_string(), n)),
+            )
+            .finish()
     }
 }
 
@@ -192,10 +209,13 @@ mod tests {
     #[test]
     fn every_reason_has_a_word_and_a_place_of_its_own() {
         let counters = Counters::default();
-        for (n, end) in End::ALL.iter().enumerate() {
+        for (n, end) in CloseCause::ALL.iter().enumerate() {
             assert_eq!(*end as usize, n);
             assert!(end.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{end}");
-            assert_eq!(End::ALL.iter().filter(|other| other.as_str() == end.as_str()).count(), 1);
+            assert_eq!(
+                CloseCause::ALL.iter().filter(|other| other.as_str() == end.as_str()).count(),
+                1
+            );
             counters.count(*end);
             assert_eq!((counters.read().of(*end), counters.read().total()), (1, n as u64 + 1));
         }

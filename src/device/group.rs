@@ -20,7 +20,7 @@ pub(crate) enum Standing {
 
 /// What the loops of one device share.
 #[derive(Default)]
-pub(crate) struct Fleet(Mutex<State>);
+pub(crate) struct LoopGroup(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -35,7 +35,7 @@ struct Member {
     why: Option<Error>,
 }
 
-impl Fleet {
+impl LoopGroup {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -64,7 +64,8 @@ impl Fleet {
         }
     }
 
-    /// A member gives up hope. True: it was the last, and the device ends. Its error is a refusal only where all gateways refused.
+    /// A member gives up hope. True: it was the last, and the device ends. Its error is a refusal
+    /// only where all gateways refused.
     pub(crate) fn report(&self, number: usize, standing: Standing, why: Error) -> bool {
         let mut state = self.lock();
         if let Some(member) = state.members.get_mut(number) {
@@ -73,12 +74,13 @@ impl Fleet {
         if state.members.iter().any(|member| member.standing == Standing::Hopes) {
             return false;
         }
-        let last = state.members.iter_mut().max_by_key(|member| member.standing == Standing::GaveUp);
+        let last =
+            state.members.iter_mut().max_by_key(|member| member.standing == Standing::GaveUp);
         let error = last.and_then(|member| member.why.take());
         if state.outcome.is_none() {
             state.outcome = error;
         }
-        Fleet::end(&state);
+        LoopGroup::end(&state);
         true
     }
 
@@ -86,7 +88,7 @@ impl Fleet {
     pub(crate) fn fail(&self, error: Error) {
         let mut state = self.lock();
         state.outcome.get_or_insert(error);
-        Fleet::end(&state);
+        LoopGroup::end(&state);
     }
 
     pub(crate) fn take_outcome(&self) -> Option<Error> {

@@ -1,5 +1,5 @@
-//! Who may come in before a word is said (`--devices-allow`, `--visitors-allow`), how many may (`--connections…`, `--unauthenticated`), and what of it all is
-//! logged (T32).
+//! Who may come in before a word is said (`--devices-allow`, `--visitors-allow`), how many may
+//! (`--connections…`, `--unauthenticated`), and what of it all is logged (T32).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::process::Command;
@@ -16,8 +16,8 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// Fails unless the connection is closed without a word; a reset counts, too.
 #[track_caller]
 fn is_dropped(mut peer: RawPeer) {
-    let (octets, _) = peer.read_to_any_end();
-    assert_eq!(String::from_utf8_lossy(&octets), "");
+    let (bytes, _) = peer.read_to_any_end();
+    assert_eq!(String::from_utf8_lossy(&bytes), "");
 }
 
 #[test]
@@ -51,7 +51,8 @@ fn visitors_come_from_allowed_networks_alone() {
         assert_eq!(told.get_or_insert(answer.text()), &answer.text());
     }
     // A proxy's word does not count, not even a trusted one's: it is the connection that is let in.
-    let gateway = Gateway::start(&["--visitors-allow", "10.0.0.0/8", "--trusted-proxies", "127.0.0.1"]);
+    let gateway =
+        Gateway::start(&["--visitors-allow", "10.0.0.0/8", "--trusted-proxies", "127.0.0.1"]);
     gateway.visitor().read_answer("GET").expect_refusal(403);
     let gateway = Gateway::start_with_env(&[], &[("PTTH_VISITORS_ALLOW", "127.0.0.1")]);
     gateway.get("/lamp/").expect_refusal(404);
@@ -82,7 +83,8 @@ fn one_address_has_so_many_connections() {
         });
     }
     // Trusted proxies bring many.
-    let gateway = Gateway::start(&["--connections-per-address", "1", "--trusted-proxies", "127.0.0.1"]);
+    let gateway =
+        Gateway::start(&["--connections-per-address", "1", "--trusted-proxies", "127.0.0.1"]);
     let many: Vec<RawPeer> = (0..10).map(|_| gateway.visitor()).collect();
     for mut visitor in many {
         visitor.ask(&get("/nobody/")).expect_refusal(404);
@@ -122,7 +124,16 @@ fn of_those_who_have_shown_nothing_the_oldest_goes() {
 
 #[test]
 fn connections_have_a_bound_in_all() {
-    let gateway = Gateway::start(&["--connections", "4", "--trusted-proxies", "127.0.0.1", "--wait-for-link", "60s", "--head", "120s"]);
+    let gateway = Gateway::start(&[
+        "--connections",
+        "4",
+        "--trusted-proxies",
+        "127.0.0.1",
+        "--wait-for-link",
+        "60s",
+        "--head",
+        "120s",
+    ]);
     let mut link = gateway.link("lamp");
     let mut visitors: Vec<RawPeer> = (0..3).map(|_| gateway.visitor()).collect();
     visitors[0].write(get("/lamp/0"));
@@ -139,7 +150,8 @@ fn connections_have_a_bound_in_all() {
     waits.read_answer("GET").expect_refusal(404);
 }
 
-/// Of connections that are kept alive and idle the oldest gives way before a new one waits (as nginx does).
+/// Of connections that are kept alive and idle the oldest gives way before a new one waits (as
+/// nginx does).
 #[test]
 fn idle_visitors_give_way_the_oldest_first() {
     let gateway = Gateway::start(&["--connections", "8", "--trusted-proxies", "127.0.0.1"]); // six of them are visitors'
@@ -197,7 +209,12 @@ pub fn with_files(files: u32, more: &str) -> Process {
 #[test]
 fn the_limit_of_open_files_lowers_the_bound_of_connections() {
     let gateway = Gateway::of(with_files(256, "--trusted-proxies 127.0.0.1 --head 120s"));
-    assert_eq!(gateway.process.stderr().matches("limit of open files").count(), 1, "{}", gateway.process.stderr());
+    assert_eq!(
+        gateway.process.stderr().matches("limit of open files").count(),
+        1,
+        "{}",
+        gateway.process.stderr()
+    );
     // 256 less 64 are 192, of which visitors can take three quarters.
     let mut visitors: Vec<RawPeer> = (0..144).map(|_| gateway.visitor()).collect();
     visitors.iter_mut().for_each(|visitor| visitor.write("GET /nobody/ HTTP/1.1\r\nHost: a\r\n"));
@@ -223,9 +240,20 @@ fn the_limit_of_open_files_lowers_the_bound_of_connections() {
 
 #[test]
 fn nothing_that_a_terminal_obeys_gets_into_the_log() {
-    let gateway = Gateway::start_with_env(&["--cors-origin", "https://app.example"], &[("RUST_LOG", "trace")]);
+    let gateway = Gateway::start_with_env(
+        &["--cors-origin", "https://app.example"],
+        &[("RUST_LOG", "trace")],
+    );
     let _link = gateway.link("lamp");
-    for evil in ["\x1b[31m\x1b]0;owned\x07", "\u{9b}2J", "\u{202e}evil", "\x08\x08\x08", "\x7f", "%1b[2J", "%0d%0aforged"] {
+    for evil in [
+        "\x1b[31m\x1b]0;owned\x07",
+        "\u{9b}2J",
+        "\u{202e}evil",
+        "\x08\x08\x08",
+        "\x7f",
+        "%1b[2J",
+        "%0d%0aforged",
+    ] {
         for (devices, request) in [
             (true, offer(evil, "")),
             (true, offer("lamp", &format!("X-{evil}: {evil}\r\n"))),
@@ -248,7 +276,13 @@ fn nothing_that_a_terminal_obeys_gets_into_the_log() {
             (false, get(&format!("/lamp/{evil}"))),
             (false, get(&format!("/{evil}/"))),
             (false, get("/lamp/").replace("visitors.example", evil)),
-            (false, get("/lamp/").replace("HTTP/1.1\r\n", &format!("HTTP/1.1\r\nCookie: {evil}\r\n{evil}: x\r\n"))),
+            (
+                false,
+                get("/lamp/").replace(
+                    "HTTP/1.1\r\n",
+                    &format!("HTTP/1.1\r\nCookie: {evil}\r\n{evil}: x\r\n"),
+                ),
+            ),
         ] {
             let mut peer = if devices { gateway.dial() } else { gateway.visitor() };
             peer.deadline = Duration::from_millis(100); // some of it is right, and waits
@@ -259,7 +293,8 @@ fn nothing_that_a_terminal_obeys_gets_into_the_log() {
     }
     gateway.get("/nobody/").expect_refusal(404);
     let err = gateway.process.stderr();
-    let bad: Vec<char> = err.chars().filter(|c| (c.is_control() && *c != '\n') || *c == '\u{202e}').collect();
+    let bad: Vec<char> =
+        err.chars().filter(|c| (c.is_control() && *c != '\n') || *c == '\u{202e}').collect();
     assert!(bad.is_empty(), "{bad:?} in {err:?}");
     assert!(!err.lines().any(|line| line.starts_with("forged") || line.is_empty()), "{err}");
     assert!(err.lines().count() > 10, "nothing was logged: {err}");
@@ -277,12 +312,17 @@ fn a_flood_is_logged_in_few_lines_and_counted() {
         peers += 1;
     }
     let seconds = began.elapsed().as_secs() + 1;
-    let lines = || gateway.process.stderr().lines().filter(|line| line.contains("was refused")).count() as u64;
+    let lines = || {
+        gateway.process.stderr().lines().filter(|line| line.contains("was refused")).count() as u64
+    };
     eventually("a line", || (lines() > 0).then_some(()));
     say(&format!("{peers} refused offers in {seconds} s are {} lines of log", lines()));
     assert!(lines() <= 50 * (seconds + 1) && lines() < peers, "{} lines", lines());
-    // The next one of the kind, a second later, says how many there were: nobody is lost from the count.
-    let counted = |line: &str| line.split("… and ").nth(1)?.split(' ').next()?.replace(',', "").parse::<u64>().ok();
+    // The next one of the kind, a second later, says how many there were: nobody is lost from the
+    // count.
+    let counted = |line: &str| {
+        line.split("… and ").nth(1)?.split(' ').next()?.replace(',', "").parse::<u64>().ok()
+    };
     eventually("the count", || {
         let mut peer = gateway.dial();
         peer.write("GET /lamp HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -292,12 +332,20 @@ fn a_flood_is_logged_in_few_lines_and_counted() {
     });
 }
 
-/// Requests that wait for their device fill the memory that is allowed, and no more; who comes then is told so, and served again when there is room.
+/// Requests that wait for their device fill the memory that is allowed, and no more; who comes then
+/// is told so, and served again when there is room.
 #[test]
 fn memory_has_a_bound_in_all_and_new_requests_wait_for_room() {
     const ALLOWED: usize = 4_000_000;
     const HEAD: usize = 16_200;
-    let options = ["--memory", &ALLOWED.to_string(), "--wait-for-link", "60s", "--trusted-proxies", "127.0.0.1"];
+    let options = [
+        "--memory",
+        &ALLOWED.to_string(),
+        "--wait-for-link",
+        "60s",
+        "--trusted-proxies",
+        "127.0.0.1",
+    ];
     let gateway = Gateway::start_with_env(&options, &[("MALLOC_ARENA_MAX", "1")]);
     let _quick = Ptth::device(&gateway, "quick", &["--text", "on"]);
     drop(gateway.link("away"));
@@ -315,11 +363,23 @@ fn memory_has_a_bound_in_all_and_new_requests_wait_for_room() {
         }
     };
     refused.expect_refusal(503);
-    assert!(refused.text().contains("memory_bytes_max") && refused.head.get("retry-after") == Some("1"), "{}", refused.text());
+    assert!(
+        refused.text().contains("memory_bytes_max") && refused.head.get("retry-after") == Some("1"),
+        "{}",
+        refused.text()
+    );
     let grown = gateway.process.resident_kib().saturating_sub(before) * 1024;
-    say(&format!("memory: {} waiting heads of {HEAD} bytes take {} KB of {} KB", waiting.len(), grown / 1000, ALLOWED / 1000));
+    say(&format!(
+        "memory: {} waiting heads of {HEAD} bytes take {} KB of {} KB",
+        waiting.len(),
+        grown / 1000,
+        ALLOWED / 1000
+    ));
     let held = waiting.len() * HEAD;
-    assert!(held <= ALLOWED && held > ALLOWED / 2, "{held} bytes are held when the first one is refused");
+    assert!(
+        held <= ALLOWED && held > ALLOWED / 2,
+        "{held} bytes are held when the first one is refused"
+    );
     waiting.into_iter().for_each(RawPeer::reset); // an end alone would not say that they want no answer
     eventually("there is room again", || (gateway.get("/quick/x").status() == 200).then_some(()));
 }

@@ -1,0 +1,1549 @@
+//! Who is connected: names, the sessions that hold them, their idle links and held polls, and who
+//! waits for one. Pure data, no socket.
+//!
+//! The rules of protocol.md §1.2 (*who belongs together*), §1.5 (*take-over*) and §2.1
+//! (*connected*) are here and nowhere else.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use crate::close_reason::CloseCause;
+use crate::engine::connections::Id;
+use crate::engine::slab::Key;
+use crate::gateway::departed::{Departed, Stamp};
+use crate::gateway::tokens::Digest;
+use crate::limits::{Limits, PINNED_PART, REPLACED_MAX};
+use crate::proto::turn::{Encoding, Transport};
+use crate::relay::Part;
+use crate::stream::Shown;
+
+/// 16 bytes that name one run of a device.
+pub(crate) type Session = [u8; 16];
+
+/// Who holds a name. Two are the same by credential and session, by whichever token they came in.
+#[derive(Clone, Debug)]
+pub(crate) struct Holder {
+    /// Identity that the operator's `authorize` gave; `None`: nobody asked for one.
+    pub(crate) credential: Option<Arc<str>>,
+    /// `None`: the group of all offers without a session.
+    pub(crate) session: Option<Session>,
+    /// The token that let it in.
+    pub(crate) token: Option<Digest>,
+    /// Its offer is an AirPlay sender's.
+    pub(crate) airplay: bool,
+    /// The certificate that let it in.
+    pub(crate) certificate: Option<Arc<Shown>>,
+}
+
+impl PartialEq for Holder {
+    fn eq(&self, other: &Self) -> bool {
+        self.credential == other.credential && self.session == other.session
+    }
+}
+
+/// What one or more links are registered under. Shared by all links of one registration.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Registration {
+    /// Names, each with the epoch of its holder: a take-over starts a new one.
+    names: Vec<(Arc<str>, u64)>,
+    /// Which of the devices that share its names it is.
+    session: Option<Session>,
+    /// The token that let it in.
+    token: Option<Digest>,
+    /// It may answer as AirPlay senders do.
+    airplay: bool,
+    /// The certificate that let it in.
+    certificate: Option<Arc<Shown>>,
+}
+
+impl Registration {
+    /// The first name, for logs and events.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.names[0].0 // `claim` makes none without a name
+    }
+    /// Whether its answers may begin with `EVENT/1.0`.
+    pub(crate) fn is_airplay(&self) -> bool {
+        self.airplay
+    }
+    pub(crate) fn token(&self) -> Option<&Digest> {
+        self.token.as_ref()
+    }
+    pub(crate) fn certificate(&self) -> Option<&Arc<Shown>> {
+        self.certificate.as_ref()
+    }
+    pub(crate) fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names.iter().map(|(name, _)| name)
+    }
+}
+
+/// Who waits for a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiter {
+    /// A visitor's exchange.
+    Exchange(Key),
+    /// A program's `send()`, by its number.
+    Caller(u64),
+}
+
+/// Links or polls that are free, newest last.
+#[derive(Debug, Default)]
+struct Pool(Vec<(Id, Option<Session>)>);
+
+impl Pool {
+    /// The newest; or, where devices share a name, the newest of the device whose turn it is: the
+    /// next one behind `last`, in the order of their sessions.
+    fn pick(&self, shared: bool, last: Option<Session>) -> Option<(Id, Option<Session>)> {
+        if !shared {
+            return self.0.last().copied();
+        }
+        let next = |after: &dyn Fn(Option<Session>) -> bool| {
+            let theirs = self
+                .0
+                .iter()
+                .filter(|(_, session)| after(*session))
+                .map(|(_, session)| *session)
+                .min()?;
+            self.0.iter().rfind(|(_, session)| *session == theirs).copied()
+        };
+        next(&|session| session > last).or_else(|| next(&|_| true))
+    }
+
+    fn ids(self) -> impl Iterator<Item = Id> {
+        self.0.into_iter().map(|(id, _)| id)
+    }
+
+    /// Removes one, looking from the end, where the newest are.
+    fn take_out(&mut self, id: Id) -> bool {
+        let Some(at) = self.0.iter().rposition(|(x, _)| *x == id) else { return false };
+        self.0.remove(at);
+        if self.0.is_empty() {
+            self.0 = Vec::new();
+        }
+        true
+    }
+}
+
+/// A name's mailbox: there from its first poll until `poll_gap` after the last one.
+struct Mailbox {
+    encoding: Encoding,
+    /// Held polls.
+    polls: Pool,
+    /// When the last one ended.
+    left: Instant,
+    /// The sessions whose first poll was answered at once: one, or those that share the name, the
+    /// latest `links_per_device_max` of them.
+    greeted: VecDeque<Session>,
+}
+
+struct Entry {
+    owner: Holder,
+    /// What let its holder in is valid no longer: whoever comes may take the name.
+    revoked: bool,
+    epoch: u64,
+    registration: Option<Arc<Registration>>,
+    /// Idle links.
+    idle: Pool,
+    /// Links in the loop that are not idle.
+    busy: Vec<Id>,
+    /// Idle links that serve one visitor's connection each, the longest idle first.
+    pinned: Vec<Id>,
+    /// The role's alarm for those is set.
+    pin_alarm: bool,
+    /// Links that program code has, outside the loop, and places reserved.
+    leases: usize,
+    /// Boxed, since most names have links.
+    mailbox: Option<Box<Mailbox>>,
+    /// A held offer was answered that there is nothing, then, and the device is to offer again: it
+    /// counts as connected for `poll_gap`, too.
+    lapsed: Option<Instant>,
+    /// The role's alarm for the mailbox's end is set. Of the name, not of the mailbox: whoever
+    /// takes the name over again and again gets no second one.
+    gap_alarm: bool,
+    waiting: VecDeque<Waiter>,
+    /// Exchanges whose event goes to the next poll of the session that was given it before, and to
+    /// no link.
+    again: VecDeque<(Key, Option<Session>)>,
+    /// Events that were handed out and are not answered yet.
+    events: usize,
+    /// Those of them whose device has not closed the connection that brought them.
+    present: usize,
+    /// When the last of them has to be answered: until then the device may be at work on it, with
+    /// all its polls.
+    events_until: Option<Instant>,
+    /// Which of the devices that share the name was asked last.
+    last: Option<Session>,
+    /// How it was last told to be connected.
+    transport: Transport,
+    /// When it was connected first, or not any more.
+    since: Instant,
+    /// Why it is not any more.
+    end: Option<CloseCause>,
+    /// Its place among those that are not connected.
+    departed: Option<Stamp>,
+    /// Sessions that were replaced, the latest last.
+    replaced: Vec<(Session, Instant)>,
+    /// What it takes of the budget of whole messages; `None`: it never took any.
+    messages: Option<Part>,
+}
+
+impl Entry {
+    fn new(owner: Holder, epoch: u64, transport: Transport, since: Instant) -> Self {
+        Entry {
+            owner,
+            revoked: false,
+            epoch,
+            registration: None,
+            idle: Pool::default(),
+            busy: Vec::new(),
+            pinned: Vec::new(),
+            pin_alarm: false,
+            leases: 0,
+            mailbox: None,
+            lapsed: None,
+            gap_alarm: false,
+            events: 0,
+            present: 0,
+            events_until: None,
+            last: None,
+            waiting: VecDeque::new(),
+            again: VecDeque::new(),
+            transport,
+            since,
+            end: None,
+            departed: None,
+            replaced: Vec::new(),
+            messages: None,
+        }
+    }
+
+    fn links(&self) -> usize {
+        self.idle.0.len() + self.busy.len() + self.pinned.len() + self.leases
+    }
+
+    /// Requests in flight, as `in_flight_per_device_max` bounds them. A heartbeat counts while it
+    /// lasts.
+    fn in_flight(&self) -> usize {
+        self.busy.len() + self.leases + self.events
+    }
+
+    /// Another session has taken the name from this one.
+    fn note_replaced(&mut self, session: Session, now: Instant) {
+        self.replaced.retain(|(known, _)| *known != session);
+        if self.replaced.len() >= REPLACED_MAX {
+            self.replaced.remove(0);
+        }
+        self.replaced.push((session, now));
+    }
+
+    fn is_awaited(&self) -> bool {
+        !self.waiting.is_empty() || !self.again.is_empty()
+    }
+
+    /// Whether nobody waits for it, and no message of it is in memory.
+    fn is_forgettable(&self) -> bool {
+        !self.is_awaited() && self.messages.as_ref().is_none_or(|part| part.load(Relaxed) == 0)
+    }
+
+    /// What `links_per_device_max` bounds.
+    fn places(&self) -> usize {
+        self.links() + self.mailbox.as_ref().map_or(0, |m| m.polls.0.len())
+    }
+
+    fn is_connected(&self) -> bool {
+        self.links() > 0 || self.mailbox.is_some() || self.lapsed.is_some()
+    }
+}
+
+/// What a successful claim brought.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) registration: Arc<Registration>,
+    /// Names that were not connected before.
+    pub(crate) up: Vec<Arc<str>>,
+    /// None of the names was known before.
+    pub(crate) fresh: bool,
+    /// Names that were connected, in another way.
+    pub(crate) moved: Vec<Arc<str>>,
+    /// Names taken over from another session.
+    pub(crate) replaced: Vec<Arc<str>>,
+    /// Names that another session or credential had before, connected still or not: what that one
+    /// has in hand has failed.
+    pub(crate) inherited: Vec<Arc<str>>,
+    /// Idle links of replaced sessions: to be told and closed.
+    pub(crate) idle: Vec<Id>,
+    /// Busy ones: to be closed when their grace is over.
+    pub(crate) busy: Vec<Id>,
+    /// Held polls of replaced sessions: to be refused.
+    pub(crate) polls: Vec<Id>,
+}
+
+/// What the end of a link or of a mailbox changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Left {
+    /// Names that are not connected any more.
+    pub(crate) down: Vec<Arc<str>>,
+    /// Names whose last link went while they poll.
+    pub(crate) moved: Vec<(Arc<str>, Transport)>,
+}
+
+/// What is to be done about a mailbox that may have ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Gap {
+    /// Look again after so long.
+    In(Duration),
+    /// Nothing: a poll is held, or the mailbox is gone already.
+    None,
+    /// It has ended now; the device had so many events in hand.
+    Over(Left, usize),
+}
+
+/// Why a claim failed: what to answer the offer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Denied {
+    pub(crate) status: u16,
+    pub(crate) reason: &'static str,
+    pub(crate) retry_after: Option<u64>,
+}
+
+pub(crate) struct Registry {
+    limits: Arc<Limits>,
+    /// Sessions of one credential share a name instead of taking it over.
+    shared: bool,
+    entries: HashMap<Arc<str>, Entry>,
+    connected: usize,
+    /// Names whose last link went.
+    departed: Departed,
+    epochs: u64,
+}
+
+impl Registry {
+    pub(crate) fn new(limits: Arc<Limits>, shared: bool) -> Self {
+        Registry {
+            limits,
+            shared,
+            entries: HashMap::new(),
+            connected: 0,
+            departed: Departed::default(),
+            epochs: 0,
+        }
+    }
+
+    /// Names that are connected.
+    pub(crate) fn connected(&self) -> usize {
+        self.connected
+    }
+
+    /// Names that are connected or remembered.
+    #[cfg(test)]
+    pub(crate) fn known(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Links of a name: in all, and idle.
+    pub(crate) fn links(&self, name: &str) -> (usize, usize) {
+        self.entries.get(name).map_or((0, 0), |e| (e.links(), e.idle.0.len()))
+    }
+
+    /// How a name is connected.
+    pub(crate) fn transport(&self, name: &str) -> Option<Transport> {
+        let entry = self.entries.get(name).filter(|e| e.is_connected())?;
+        match &entry.mailbox {
+            Some(mailbox) if entry.links() == 0 => Some(Transport::Comet(mailbox.encoding)),
+            _ => Some(entry.transport),
+        }
+    }
+
+    /// Reserves a place for one link or poll under all `names`, or says what to answer. The place
+    /// counts as lent until [`place`](Self::place), [`park`](Self::park) or
+    /// [`lend_ends`](Self::lend_ends).
+    pub(crate) fn claim(
+        &mut self,
+        names: &[String],
+        owner: &Holder,
+        transport: Transport,
+        now: Instant,
+    ) -> Result<Claimed, Denied> {
+        self.forget(now);
+        let mut names = names.to_vec();
+        names.dedup();
+        for name in &names {
+            self.may_claim(name, owner, now)?;
+        }
+        let new = names
+            .iter()
+            .filter(|n| self.entries.get(n.as_str()).is_none_or(|e| !e.is_connected()))
+            .count();
+        if self.connected + new > self.limits.devices_max {
+            return Err(Denied {
+                status: 503,
+                reason: "this gateway holds as many device names as devices_max allows",
+                retry_after: Some(30),
+            });
+        }
+        let mut claimed = Claimed {
+            registration: Arc::new(Registration {
+                names: Vec::new(),
+                session: None,
+                token: None,
+                certificate: None,
+                airplay: false,
+            }),
+            up: Vec::new(),
+            fresh: names.iter().all(|name| !self.entries.contains_key(name.as_str())),
+            moved: Vec::new(),
+            replaced: Vec::new(),
+            inherited: Vec::new(),
+            idle: Vec::new(),
+            busy: Vec::new(),
+            polls: Vec::new(),
+        };
+        let mut registration = Vec::with_capacity(names.len());
+        for name in &names {
+            let name: Arc<str> = self
+                .entries
+                .get_key_value(name.as_str())
+                .map_or_else(|| name.as_str().into(), |(known, _)| known.clone());
+            let epoch = self.take(&name, owner, transport, now, &mut claimed);
+            if !registration.iter().any(|(n, _)| *n == name) {
+                registration.push((name, epoch));
+            }
+        }
+        let (session, token, certificate, airplay) =
+            (owner.session, owner.token, owner.certificate.clone(), owner.airplay);
+        claimed.registration =
+            self.share(Registration { names: registration, session, token, certificate, airplay });
+        for (name, _) in &claimed.registration.names {
+            if let Some(entry) = self.entries.get_mut(name) {
+                entry.leases += 1;
+                entry.lapsed = None;
+            }
+        }
+        Ok(claimed)
+    }
+
+    fn may_claim(&self, name: &str, owner: &Holder, now: Instant) -> Result<(), Denied> {
+        let Some(entry) = self.entries.get(name).filter(|e| e.is_connected()) else {
+            return Ok(());
+        };
+        if entry.revoked && entry.owner != *owner {
+            return Ok(());
+        }
+        if entry.owner.credential != owner.credential {
+            return Err(Denied {
+                status: 409,
+                reason: "another credential holds this name",
+                retry_after: Some(60),
+            });
+        }
+        if !self.shared && entry.owner.session != owner.session {
+            let lately = |at: Instant| now.saturating_duration_since(at) < self.limits.remember;
+            if entry
+                .replaced
+                .iter()
+                .any(|(session, at)| Some(*session) == owner.session && lately(*at))
+            {
+                return Err(Denied {
+                    status: 409,
+                    reason: "a newer session of this device holds the name",
+                    retry_after: Some(60),
+                });
+            }
+        } else if entry.places() >= self.limits.links_per_device() {
+            return Err(Denied {
+                status: 503,
+                reason: "this device has as many links and polls as links_per_device_max allows",
+                retry_after: Some(10),
+            });
+        }
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        name: &Arc<str>,
+        owner: &Holder,
+        transport: Transport,
+        now: Instant,
+        claimed: &mut Claimed,
+    ) -> u64 {
+        self.epochs += 1;
+        let fresh = self.epochs;
+        let entry = self
+            .entries
+            .entry(name.clone())
+            .or_insert_with(|| Entry::new(owner.clone(), fresh, transport, now));
+        if (!self.shared || entry.revoked) && entry.owner != *owner {
+            claimed.inherited.push(name.clone());
+        }
+        if !entry.is_connected() {
+            self.connected += 1;
+            entry.since = now;
+            entry.epoch = fresh;
+            entry.registration = None;
+            entry.owner = owner.clone();
+            entry.transport = transport;
+            if let Some(stamp) = entry.departed.take() {
+                self.departed.remove(stamp);
+            }
+            claimed.up.push(name.clone());
+        } else if (!self.shared || entry.revoked) && entry.owner != *owner {
+            entry.epoch = fresh;
+            entry.registration = None;
+            claimed.replaced.push(name.clone());
+            claimed.idle.extend(std::mem::take(&mut entry.idle).ids());
+            claimed.idle.append(&mut entry.pinned);
+            claimed.busy.append(&mut entry.busy);
+            claimed.polls.extend(entry.mailbox.take().into_iter().flat_map(|m| m.polls.ids()));
+            (entry.leases, entry.lapsed) = (0, None);
+            entry.transport = transport;
+            let old = std::mem::replace(&mut entry.owner, owner.clone());
+            if let Some(session) = old.session {
+                entry.note_replaced(session, now);
+            }
+        } else if entry.transport != transport
+            && (transport == Transport::Turn || entry.links() == 0)
+        {
+            entry.transport = transport;
+            claimed.moved.push(name.clone());
+        }
+        if std::mem::take(&mut entry.revoked) {
+            entry.owner.token = owner.token;
+        }
+        entry.owner.certificate.clone_from(&owner.certificate); // a renewed one takes the old one's place
+        if let Some(holds) = owner.session {
+            entry.replaced.retain(|(session, _)| *session != holds);
+        }
+        entry.epoch
+    }
+
+    /// Lets go of the names whose holders came in with what is valid no longer. What they have is
+    /// the role's to end; nobody has to wait for that.
+    pub(crate) fn revoke(&mut self, revoked: impl Fn(&str, &Holder) -> bool) {
+        for (name, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.is_connected()) {
+            entry.revoked |= revoked(name, &entry.owner);
+        }
+    }
+
+    /// One `Registration` for all links that are registered alike.
+    fn share(&mut self, registration: Registration) -> Arc<Registration> {
+        let Some(entry) = self.entries.get_mut(registration.name()) else {
+            return Arc::new(registration);
+        };
+        match &entry.registration {
+            Some(known) if **known == registration => known.clone(),
+            _ => entry.registration.insert(Arc::new(registration)).clone(),
+        }
+    }
+
+    /// Whether a registration is still in force under at least one of its names.
+    pub(crate) fn in_force(&self, registration: &Registration) -> bool {
+        registration.names.iter().any(|(name, epoch)| {
+            self.entries.get(name).is_some_and(|e| e.epoch == *epoch && e.is_connected())
+        })
+    }
+
+    fn each(&mut self, registration: &Registration, mut f: impl FnMut(&mut Entry)) {
+        for (name, epoch) in &registration.names {
+            if let Some(entry) = self.entries.get_mut(name).filter(|e| e.epoch == *epoch) {
+                f(entry);
+            }
+        }
+    }
+
+    /// A reserved or lent link comes (back) into the loop, busy.
+    pub(crate) fn place(&mut self, registration: &Registration, id: Id) {
+        self.each(registration, |entry| {
+            entry.leases = entry.leases.saturating_sub(1);
+            entry.busy.push(id);
+        });
+    }
+
+    /// A busy link is idle.
+    pub(crate) fn set_idle(&mut self, registration: &Registration, id: Id) {
+        self.each(registration, |entry| {
+            take_out(&mut entry.busy, id);
+            entry.idle.0.push((id, registration.session));
+        });
+    }
+
+    /// An idle link is busy.
+    pub(crate) fn set_busy(&mut self, registration: &Registration, id: Id) {
+        self.each(registration, |entry| {
+            if entry.idle.take_out(id) || take_out(&mut entry.pinned, id) {
+                entry.busy.push(id);
+            }
+        });
+    }
+
+    /// A busy link is idle, and serves one visitor's connection alone: it is nobody else's.
+    pub(crate) fn set_pinned(&mut self, registration: &Registration, id: Id) {
+        self.each(registration, |entry| {
+            take_out(&mut entry.busy, id);
+            entry.pinned.push(id);
+        });
+    }
+
+    /// Whether one request more may be in flight to this name.
+    pub(crate) fn may_ask(&self, name: &str) -> bool {
+        self.entries.get(name).is_some_and(|e| e.in_flight() < self.limits.in_flight_per_device_max)
+    }
+
+    /// How many pinned links of a name should go, and the one that was idle longest: as many as
+    /// callers wait, or as are more than its share.
+    pub(crate) fn surplus_pins(&self, name: &str) -> (usize, Option<Id>) {
+        self.entries.get(name).map_or((0, None), |entry| {
+            let most = (entry.links() - entry.links().div_ceil(PINNED_PART)).max(1);
+            let surplus = entry.waiting.len().max(entry.pinned.len().saturating_sub(most));
+            (surplus.min(entry.pinned.len()), entry.pinned.first().copied())
+        })
+    }
+
+    /// Whether the role has to set the alarm that looks at a name's pinned links; then it counts as
+    /// set.
+    pub(crate) fn wants_pin_alarm(&mut self, name: &str) -> bool {
+        let wants = self.surplus_pins(name).0 > 0;
+        self.entries
+            .get_mut(name)
+            .is_some_and(|entry| wants && !std::mem::replace(&mut entry.pin_alarm, true))
+    }
+
+    /// That alarm went off.
+    pub(crate) fn pin_alarm_over(&mut self, name: &str) {
+        self.entries.get_mut(name).into_iter().for_each(|entry| entry.pin_alarm = false);
+    }
+
+    /// A busy link leaves the loop for program code.
+    pub(crate) fn lend(&mut self, registration: &Registration, id: Id) {
+        self.each(registration, |entry| {
+            take_out(&mut entry.busy, id);
+            entry.leases += 1;
+        });
+    }
+
+    /// A reserved place is a held poll's now. True: it is the first poll of its session, which is
+    /// to be answered at once.
+    pub(crate) fn park(
+        &mut self,
+        registration: &Registration,
+        id: Id,
+        encoding: Encoding,
+        session: Option<Session>,
+        now: Instant,
+    ) -> bool {
+        let (mut first, most) = (false, self.limits.links_per_device());
+        self.each(registration, |entry| {
+            entry.leases = entry.leases.saturating_sub(1);
+            let mailbox = entry.mailbox.get_or_insert_with(|| {
+                Box::new(Mailbox {
+                    encoding,
+                    polls: Pool::default(),
+                    left: now,
+                    greeted: VecDeque::new(),
+                })
+            });
+            mailbox.encoding = encoding;
+            mailbox.polls.0.push((id, registration.session));
+            if let Some(session) = session.filter(|session| !mailbox.greeted.contains(session)) {
+                first = true;
+                mailbox.greeted.truncate(most.saturating_sub(1));
+                mailbox.greeted.push_front(session);
+            }
+        });
+        first
+    }
+
+    /// A held poll is answered or gone. The names for which the role has to look at `poll_gap` from
+    /// now.
+    pub(crate) fn unpark(
+        &mut self,
+        registration: &Registration,
+        id: Id,
+        now: Instant,
+    ) -> Vec<Arc<str>> {
+        let mut alarms = Vec::new();
+        for (name, epoch) in &registration.names {
+            let Some(entry) = self.entries.get_mut(name).filter(|e| e.epoch == *epoch) else {
+                continue;
+            };
+            let Some(mailbox) = &mut entry.mailbox else { continue };
+            mailbox.polls.take_out(id);
+            mailbox.left = now;
+            if mailbox.polls.0.is_empty() && !std::mem::replace(&mut entry.gap_alarm, true) {
+                alarms.push(name.clone());
+            }
+        }
+        alarms
+    }
+
+    /// A held offer was answered that there is nothing. The names for which the role has to look at
+    /// `poll_gap` from now.
+    pub(crate) fn lapse(
+        &mut self,
+        registration: &Registration,
+        id: Id,
+        now: Instant,
+    ) -> Vec<Arc<str>> {
+        let mut alarms = Vec::new();
+        for (name, epoch) in &registration.names {
+            let Some(entry) = self.entries.get_mut(name).filter(|e| e.epoch == *epoch) else {
+                continue;
+            };
+            entry.idle.take_out(id);
+            entry.lapsed = Some(now);
+            if !std::mem::replace(&mut entry.gap_alarm, true) {
+                alarms.push(name.clone());
+            }
+        }
+        alarms
+    }
+
+    /// Whether a mailbox has been without a poll, or a device without an offer, for `poll_gap`;
+    /// then it ends. While events that it was given may be answered still, all its polls may be at
+    /// work, and it stays: at most as long as somebody waits for one of them.
+    pub(crate) fn poll_gap(&mut self, name: &Arc<str>, now: Instant) -> Gap {
+        let gap = self.limits.poll_gap;
+        let Some(entry) = self.entries.get_mut(name) else { return Gap::None };
+        let polled = entry
+            .mailbox
+            .as_ref()
+            .filter(|mailbox| mailbox.polls.0.is_empty())
+            .map(|mailbox| mailbox.left);
+        let left = polled.max(entry.lapsed);
+        let rest = left
+            .map_or(Duration::ZERO, |left| gap.saturating_sub(now.saturating_duration_since(left)));
+        if !rest.is_zero() {
+            return Gap::In(rest);
+        }
+        let works = entry
+            .events_until
+            .filter(|until| polled.is_some() && entry.present > 0 && *until > now);
+        if let Some(until) = works {
+            return Gap::In(
+                until.saturating_duration_since(now).min(gap.max(Duration::from_secs(1))),
+            );
+        }
+        entry.gap_alarm = false;
+        if left.is_none() {
+            return Gap::None;
+        }
+        entry.lapsed = None;
+        if polled.is_some() {
+            entry.mailbox = None;
+        }
+        let in_hand = entry.events;
+        let registration = Registration {
+            names: vec![(name.clone(), entry.epoch)],
+            session: None,
+            token: None,
+            certificate: None,
+            airplay: false,
+        };
+        Gap::Over(self.departures(&registration, now), in_hand)
+    }
+
+    /// The held poll of a name that is next to be answered, where another request may be in flight
+    /// there.
+    pub(crate) fn next_poll(&mut self, name: &str) -> Option<Id> {
+        let (shared, most) = (self.shared, self.limits.in_flight_per_device_max);
+        let entry = self.entries.get_mut(name).filter(|e| e.in_flight() < most)?;
+        let (id, session) = entry.mailbox.as_ref()?.polls.pick(shared, entry.last)?;
+        entry.last = session;
+        Some(id)
+    }
+
+    /// The newest held poll of the session that was given an event before: devices that share a
+    /// name know nothing of each other's. The event is in flight already, so the bound is not
+    /// asked.
+    pub(crate) fn poll_again(&self, name: &str, session: Option<Session>) -> Option<Id> {
+        let polls = &self.entries.get(name)?.mailbox.as_ref()?.polls.0;
+        polls.iter().rfind(|(_, theirs)| *theirs == session).map(|(id, _)| *id)
+    }
+
+    /// Whether a poll is held under one of the names.
+    pub(crate) fn holds_poll(&self, registration: &Registration) -> bool {
+        registration.names.iter().any(|(name, epoch)| {
+            let entry = self.entries.get(name).filter(|e| e.epoch == *epoch);
+            entry
+                .and_then(|e| e.mailbox.as_ref())
+                .is_some_and(|mailbox| !mailbox.polls.0.is_empty())
+        })
+    }
+
+    /// An event was handed out under this name, and has to be answered by then.
+    pub(crate) fn event_begins(&mut self, name: &str, until: Instant) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            (entry.events, entry.present) = (entry.events + 1, entry.present + 1);
+            entry.events_until = entry.events_until.max(Some(until));
+        }
+    }
+
+    /// The device closed the connection that brought the event: that it has one in hand does not
+    /// show any more that it is there.
+    pub(crate) fn event_deserted(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.present = entry.present.saturating_sub(1);
+        }
+    }
+
+    /// An event like that was handed out once more.
+    pub(crate) fn event_is_back(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.present += 1;
+        }
+    }
+
+    /// It is answered, or given up; `present`: unless deserted before. True: callers may have
+    /// waited for just that.
+    pub(crate) fn event_ends(&mut self, name: &str, present: bool) -> bool {
+        let Some(entry) = self.entries.get_mut(name) else { return false };
+        let was_full = entry.in_flight() >= self.limits.in_flight_per_device_max;
+        entry.events = entry.events.saturating_sub(1);
+        entry.present = entry.present.saturating_sub(usize::from(present));
+        if entry.events == 0 {
+            entry.events_until = None;
+        }
+        was_full && !entry.waiting.is_empty()
+    }
+
+    /// Whether a name has a mailbox: a poll is held, or was less than `poll_gap` ago.
+    pub(crate) fn is_polling(&self, name: &str) -> bool {
+        self.entries.get(name).is_some_and(|e| e.mailbox.is_some())
+    }
+
+    /// An event that was handed out before goes to the next poll of that session.
+    pub(crate) fn requeue(&mut self, name: &str, key: Key, session: Option<Session>) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.again.push_back((key, session));
+        }
+    }
+
+    /// The event that has waited longest to be handed out once more to this session, under one of
+    /// the names.
+    pub(crate) fn next_again(&mut self, registration: &Registration) -> Option<Key> {
+        let mut found = None;
+        self.each(registration, |entry| {
+            if found.is_none() {
+                let at =
+                    entry.again.iter().position(|(_, session)| *session == registration.session);
+                found = at.and_then(|at| entry.again.remove(at)).map(|(key, _)| key);
+            }
+        });
+        found
+    }
+
+    /// A lent link, or a reserved place, is gone.
+    pub(crate) fn lend_ends(&mut self, registration: &Registration, now: Instant) -> Left {
+        self.each(registration, |entry| entry.leases = entry.leases.saturating_sub(1));
+        self.departures(registration, now)
+    }
+
+    /// Forgets names at once that are not connected and for which nobody waits.
+    pub(crate) fn forget_names(&mut self, registration: &Registration) {
+        for name in registration.names() {
+            // What it holds of whole messages is about to be dropped: the refused answer itself.
+            if self.entries.get(name).is_some_and(|e| !e.is_connected() && !e.is_awaited()) {
+                let stamp = self.entries.remove(name).and_then(|entry| entry.departed);
+                stamp.and_then(|stamp| self.departed.remove(stamp));
+            }
+        }
+    }
+
+    /// A link of the loop is gone.
+    pub(crate) fn leave(&mut self, registration: &Registration, id: Id, now: Instant) -> Left {
+        self.each(registration, |entry| {
+            if !entry.idle.take_out(id) && !take_out(&mut entry.pinned, id) {
+                take_out(&mut entry.busy, id);
+            }
+        });
+        self.departures(registration, now)
+    }
+
+    fn departures(&mut self, registration: &Registration, now: Instant) -> Left {
+        let mut left = Left::default();
+        for (name, epoch) in &registration.names {
+            let there = |e: &&mut Entry| e.epoch == *epoch && e.links() == 0 && e.lapsed.is_none();
+            let Some(entry) = self.entries.get_mut(name).filter(there) else { continue };
+            if let Some(mailbox) = &entry.mailbox {
+                let transport = Transport::Comet(mailbox.encoding);
+                if std::mem::replace(&mut entry.transport, transport) != transport {
+                    left.moved.push((name.clone(), transport));
+                }
+                continue;
+            }
+            // The epoch ends with its last link, so that nothing of it is counted twice.
+            self.epochs += 1;
+            entry.epoch = self.epochs;
+            entry.since = now;
+            self.connected -= 1;
+            entry.departed = Some(self.departed.insert(name.clone(), &entry.owner.credential, now));
+            left.down.push(name.clone());
+        }
+        left
+    }
+
+    /// Why a name is not connected any more.
+    pub(crate) fn note_end(&mut self, name: &str, end: CloseCause) {
+        if let Some(entry) = self.entries.get_mut(name).filter(|e| !e.is_connected()) {
+            entry.end = Some(end);
+        }
+    }
+
+    /// Why, and since when, a name that was connected is not any more.
+    pub(crate) fn last_end(&self, name: &str) -> Option<(CloseCause, Instant)> {
+        let entry = self.entries.get(name).filter(|e| !e.is_connected())?;
+        Some((entry.end?, entry.since))
+    }
+
+    /// The idle link of a name that is next to be asked, where another request may be in flight
+    /// there; the caller makes it busy.
+    pub(crate) fn next_idle(&mut self, name: &str) -> Option<Id> {
+        let (shared, most) = (self.shared, self.limits.in_flight_per_device_max);
+        let entry = self.entries.get_mut(name).filter(|e| e.in_flight() < most)?;
+        let (id, session) = entry.idle.pick(shared, entry.last)?;
+        entry.last = session;
+        Some(id)
+    }
+
+    /// Whether the name has, or within the last `remember` had, a link, or was expected to have
+    /// one.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// Makes a name known that was not: as if it had been connected until now.
+    pub(crate) fn expect(&mut self, name: &str, now: Instant) {
+        self.epochs += 1;
+        let mut entry = Entry::new(
+            Holder {
+                credential: None,
+                session: None,
+                token: None,
+                certificate: None,
+                airplay: false,
+            },
+            self.epochs,
+            Transport::Turn,
+            now,
+        );
+        let name: Arc<str> = name.into();
+        entry.departed = Some(self.departed.insert(name.clone(), &None, now));
+        self.entries.insert(name, entry);
+    }
+
+    /// Lines up for a link. False: as many wait as `waiting_per_device_max` allows, or nobody knows
+    /// the name.
+    pub(crate) fn enqueue(&mut self, name: &str, waiter: Waiter) -> bool {
+        let most = self.limits.waiting_per_device_max;
+        let Some(entry) = self.entries.get_mut(name).filter(|e| e.waiting.len() < most) else {
+            return false;
+        };
+        entry.waiting.push_back(waiter);
+        true
+    }
+
+    /// What the device of this name takes of the budget of whole messages.
+    pub(crate) fn messages(&mut self, name: &str) -> Part {
+        self.entries
+            .get_mut(name)
+            .map(|entry| entry.messages.get_or_insert_default().clone())
+            .unwrap_or_default()
+    }
+
+    /// Whoever waits longest under one of the names for what has just become free: a link, which
+    /// still counts as busy, or (`poll`) a poll, which does not.
+    pub(crate) fn next_waiter(
+        &mut self,
+        registration: &Registration,
+        poll: bool,
+    ) -> Option<Waiter> {
+        let most = self.limits.in_flight_per_device_max;
+        let mut found = None;
+        self.each(registration, |entry| {
+            if found.is_none() && entry.in_flight() + usize::from(poll) <= most {
+                found = entry.waiting.pop_front();
+            }
+        });
+        found
+    }
+
+    pub(crate) fn callers_wait(&self, registration: &Registration) -> bool {
+        registration
+            .names()
+            .any(|name| self.entries.get(name).is_some_and(|e| !e.waiting.is_empty()))
+    }
+
+    /// A waiter waits no longer.
+    pub(crate) fn cancel_wait(&mut self, name: &str, waiter: Waiter) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.waiting.retain(|w| *w != waiter);
+            if let Waiter::Exchange(key) = waiter {
+                entry.again.retain(|(again, _)| *again != key);
+            }
+        }
+    }
+
+    /// Drops what is older than `remember`, and what is beyond `remembered_max`. Names that
+    /// somebody waits for are looked at again later.
+    fn forget(&mut self, now: Instant) {
+        let mut awaited = Vec::new();
+        loop {
+            let stamp = if self.departed.len() > self.limits.remembered_max {
+                self.departed.first_of_most()
+            } else {
+                self.departed.first()
+            };
+            let Some(stamp) = stamp else { break };
+            if self.departed.len() <= self.limits.remembered_max
+                && now.saturating_duration_since(stamp.at()) < self.limits.remember
+            {
+                break;
+            }
+            let Some(name) = self.departed.remove(stamp) else { break };
+            match self.entries.get(&name).map(Entry::is_forgettable) {
+                Some(true) => drop(self.entries.remove(&name)),
+                Some(false) => awaited.push(name),
+                None => {}
+            }
+        }
+        for name in awaited {
+            if let Some(entry) = self.entries.get_mut(&name) {
+                entry.departed = Some(self.departed.insert(name, &entry.owner.credential, now));
+            }
+        }
+    }
+
+    /// Called now and then so that a quiet gateway forgets, too.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        self.forget(now);
+    }
+}
+
+/// Removes an element, looking from the end, where the newest are.
+fn take_out(list: &mut Vec<Id>, id: Id) -> bool {
+    let Some(at) = list.iter().rposition(|x| *x == id) else { return false };
+    list.remove(at);
+    if list.is_empty() {
+        *list = Vec::new();
+    }
+    true
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::engine::slab::Slab;
+
+    fn registry(change: impl FnOnce(&mut Limits)) -> Registry {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        Registry::new(Arc::new(limits), false)
+    }
+    fn owner(session: Option<u8>) -> Holder {
+        Holder {
+            credential: None,
+            session: session.map(|n| [n; 16]),
+            token: None,
+            certificate: None,
+            airplay: false,
+        }
+    }
+    fn lamp() -> Vec<String> {
+        vec!["lamp".to_owned()]
+    }
+    fn ids(n: usize) -> Vec<Id> {
+        let mut slab = Slab::new();
+        (0..n).map(|_| slab.insert(())).collect()
+    }
+
+    #[test]
+    fn the_newest_idle_link_is_asked_first() {
+        let (mut registry, now, ids) = (registry(|_| ()), Instant::now(), ids(2));
+        for id in &ids {
+            let claimed = registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).unwrap();
+            registry.place(&claimed.registration, *id);
+            registry.set_idle(&claimed.registration, *id);
+        }
+        assert_eq!(registry.next_idle("lamp"), Some(ids[1]));
+        assert_eq!((registry.links("lamp"), registry.connected()), ((2, 2), 1));
+    }
+
+    #[test]
+    fn a_new_session_takes_the_name_and_the_old_one_does_not_fight() {
+        let (mut registry, now, ids) = (registry(|_| ()), Instant::now(), ids(3));
+        let old = registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).unwrap();
+        assert_eq!(old.up.len(), 1);
+        registry.place(&old.registration, ids[0]);
+        registry.set_idle(&old.registration, ids[0]);
+        let busy = registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).unwrap();
+        assert!(
+            Arc::ptr_eq(&busy.registration, &old.registration),
+            "links of one registration share it"
+        );
+        registry.place(&busy.registration, ids[1]);
+
+        let new = registry.claim(&lamp(), &owner(Some(2)), Transport::Turn, now).unwrap();
+        assert_eq!(
+            (new.idle.as_slice(), new.busy.as_slice(), new.replaced.len(), new.up.len()),
+            (&ids[..1], &ids[1..2], 1, 0)
+        );
+        assert!(!registry.in_force(&old.registration) && registry.in_force(&new.registration));
+        let denied = registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).unwrap_err();
+        assert_eq!((denied.status, denied.retry_after), (409, Some(60)));
+
+        // A link of the old epoch that ends later changes nothing.
+        assert_eq!(registry.leave(&old.registration, ids[1], now), Left::default());
+        // When the successor is gone, the old session may come back.
+        assert_eq!(registry.lend_ends(&new.registration, now).down.len(), 1);
+        assert!(registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).is_ok());
+    }
+
+    #[test]
+    fn offers_without_a_session_join_and_are_replaced_like_one() {
+        let (mut registry, now, ids) = (registry(|_| ()), Instant::now(), ids(2));
+        for id in &ids {
+            let claimed = registry.claim(&lamp(), &owner(None), Transport::Turn, now).unwrap();
+            registry.place(&claimed.registration, *id);
+        }
+        assert_eq!(registry.links("lamp").0, 2);
+        let claimed = registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).unwrap();
+        assert_eq!(claimed.busy.len(), 2);
+        let claimed = registry.claim(&lamp(), &owner(None), Transport::Turn, now).unwrap();
+        assert_eq!(claimed.replaced.len(), 1, "an offer without a session replaces a session");
+    }
+
+    #[test]
+    fn devices_that_share_a_name_are_asked_in_turn() {
+        let (now, ids) = (Instant::now(), ids(4));
+        let mut registry = Registry::new(Arc::new(Limits::default()), true);
+        let mut links = Vec::new();
+        for (id, session) in ids.iter().zip([1, 1, 2, 3]) {
+            let claimed =
+                registry.claim(&lamp(), &owner(Some(session)), Transport::Turn, now).unwrap();
+            assert!(claimed.replaced.is_empty());
+            registry.place(&claimed.registration, *id);
+            registry.set_idle(&claimed.registration, *id);
+            links.push(claimed.registration);
+        }
+        assert_eq!(registry.links("lamp"), (4, 4));
+        let turns: Vec<Id> = (0..6).map(|_| registry.next_idle("lamp").unwrap()).collect();
+        assert_eq!(
+            turns,
+            [ids[1], ids[2], ids[3], ids[1], ids[2], ids[3]],
+            "the newest link of each device in turn"
+        );
+        // One goes: the others go on.
+        registry.leave(&links[2], ids[2], now);
+        let turns: Vec<Id> = (0..3).map(|_| registry.next_idle("lamp").unwrap()).collect();
+        assert_eq!(turns, [ids[1], ids[3], ids[1]]);
+        // Another credential is still another one.
+        let other = Holder {
+            credential: Some("other".into()),
+            session: Some([4; 16]),
+            token: None,
+            certificate: None,
+            airplay: false,
+        };
+        assert_eq!(registry.claim(&lamp(), &other, Transport::Turn, now).unwrap_err().status, 409);
+    }
+
+    #[test]
+    fn requests_in_flight_are_bounded_per_device() {
+        let (mut registry, now, ids) =
+            (registry(|l| l.in_flight_per_device_max = 1), Instant::now(), ids(2));
+        let mut registration = None;
+        for id in &ids {
+            let claimed = registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).unwrap();
+            registry.place(&claimed.registration, *id);
+            registry.set_idle(&claimed.registration, *id);
+            registration = Some(claimed.registration);
+        }
+        let registration = registration.unwrap();
+        let id = registry.next_idle("lamp").unwrap();
+        registry.set_busy(&registration, id);
+        assert_eq!(registry.next_idle("lamp"), None, "one is in flight");
+        assert!(registry.enqueue("lamp", Waiter::Caller(1)));
+        assert_eq!(registry.next_waiter(&registration, true), None, "a poll would be a second one");
+        assert_eq!(
+            registry.next_waiter(&registration, false),
+            Some(Waiter::Caller(1)),
+            "the link that is free now serves the next one"
+        );
+        registry.set_idle(&registration, id);
+        assert!(registry.next_idle("lamp").is_some());
+    }
+
+    #[test]
+    fn a_name_has_one_alarm_for_its_mailboxes_end_however_often_it_is_taken_over() {
+        let (mut registry, now, ids) = (registry(|_| ()), Instant::now(), ids(100));
+        let mut alarms = Vec::new();
+        for (n, id) in ids.iter().enumerate() {
+            let claimed = registry
+                .claim(&lamp(), &owner(Some(n as u8)), Transport::Comet(Encoding::Json), now)
+                .unwrap();
+            assert!(registry.park(
+                &claimed.registration,
+                *id,
+                Encoding::Json,
+                Some([n as u8; 16]),
+                now
+            ));
+            alarms.extend(registry.unpark(&claimed.registration, *id, now));
+        }
+        assert_eq!(alarms.len(), 1);
+        let (gap, lamp) = (Limits::default().poll_gap, alarms.pop().unwrap());
+        assert_eq!(registry.poll_gap(&lamp, now), Gap::In(gap));
+        assert!(
+            matches!(registry.poll_gap(&lamp, now + gap), Gap::Over(left, 0) if left.down.len() == 1)
+        );
+        // The next mailbox has its own again.
+        let claimed = registry
+            .claim(&[lamp.to_string()], &owner(None), Transport::Comet(Encoding::Json), now)
+            .unwrap();
+        registry.park(&claimed.registration, ids[0], Encoding::Json, None, now);
+        assert_eq!(registry.unpark(&claimed.registration, ids[0], now).len(), 1);
+    }
+
+    #[test]
+    fn each_session_is_answered_at_once_once_however_many_share_the_name() {
+        let (now, ids) = (Instant::now(), ids(1));
+        let mut registry =
+            Registry::new(Arc::new(Limits { links_per_device_max: 2, ..Limits::default() }), true);
+        let mut is_first = |session: u8| {
+            let claimed = registry
+                .claim(&lamp(), &owner(Some(session)), Transport::Comet(Encoding::Json), now)
+                .unwrap();
+            let first = registry.park(
+                &claimed.registration,
+                ids[0],
+                Encoding::Json,
+                Some([session; 16]),
+                now,
+            );
+            registry.unpark(&claimed.registration, ids[0], now);
+            first
+        };
+        assert_eq!([1, 2, 1, 2, 1].map(&mut is_first), [true, true, false, false, false]);
+        assert_eq!([3, 2, 1].map(is_first), [true, false, true], "only the latest are remembered");
+    }
+
+    #[test]
+    fn an_event_goes_again_to_the_session_that_was_given_it_whatever_is_in_flight() {
+        let (now, ids, events) = (Instant::now(), ids(3), ids(2));
+        let limits = Limits { in_flight_per_device_max: 1, ..Limits::default() };
+        let mut registry = Registry::new(Arc::new(limits), true);
+        let park = |registry: &mut Registry, id, session| {
+            let claimed = registry
+                .claim(&lamp(), &owner(Some(session)), Transport::Comet(Encoding::Json), now)
+                .unwrap();
+            registry.park(&claimed.registration, id, Encoding::Json, Some([session; 16]), now);
+            claimed.registration
+        };
+        let (one, _) = (park(&mut registry, ids[0], 1), park(&mut registry, ids[1], 2));
+        registry.event_begins("lamp", now + Duration::from_secs(60)); // in the hand of session 1, whose poll carried it
+        registry.unpark(&one, ids[0], now);
+        assert_eq!(registry.next_poll("lamp"), None, "one is in flight");
+        assert_eq!(
+            registry.poll_again("lamp", Some([1; 16])),
+            None,
+            "session 2 knows nothing of it"
+        );
+        registry.requeue("lamp", events[0], Some([1; 16]));
+        let two = park(&mut registry, ids[2], 2);
+        assert_eq!(registry.next_again(&two), None);
+        let one = park(&mut registry, ids[0], 1);
+        assert_eq!((registry.next_again(&one), registry.next_again(&one)), (Some(events[0]), None));
+        assert_eq!(
+            registry.poll_again("lamp", Some([1; 16])),
+            Some(ids[0]),
+            "it is the one that is in flight"
+        );
+        registry.requeue("lamp", events[1], Some([1; 16]));
+        registry.cancel_wait("lamp", Waiter::Exchange(events[1]));
+        assert_eq!(registry.next_again(&one), None);
+    }
+
+    #[test]
+    fn a_device_whose_held_offer_lapsed_is_there_for_as_long_as_one_that_polls() {
+        let (mut registry, now, ids) = (registry(|_| ()), Instant::now(), ids(2));
+        let gap = Limits::default().poll_gap;
+        let held = |registry: &mut Registry, id| {
+            let claimed = registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).unwrap();
+            registry.place(&claimed.registration, id);
+            registry.set_idle(&claimed.registration, id);
+            (claimed.registration, claimed.up.len())
+        };
+        let (first, up) = held(&mut registry, ids[0]);
+        let alarms = registry.lapse(&first, ids[0], now);
+        assert_eq!(
+            (up, alarms.len(), registry.connected(), registry.links("lamp")),
+            (1, 1, 1, (0, 0))
+        );
+        assert_eq!(registry.poll_gap(&alarms[0], now), Gap::In(gap));
+        let (second, up) = held(&mut registry, ids[1]);
+        assert_eq!((up, Arc::ptr_eq(&first, &second)), (0, true), "nobody was told that it went");
+        assert_eq!(registry.poll_gap(&alarms[0], now + gap), Gap::None);
+        registry.lapse(&second, ids[1], now);
+        assert!(
+            matches!(registry.poll_gap(&alarms[0], now + gap), Gap::Over(left, 0) if left.down.len() == 1)
+        );
+        assert_eq!((registry.connected(), registry.transport("lamp")), (0, None));
+    }
+
+    #[test]
+    fn a_device_with_an_event_in_hand_is_there_until_that_has_to_be_answered() {
+        let (mut registry, now, ids) = (registry(|_| ()), Instant::now(), ids(2));
+        let (gap, late) = (Limits::default().poll_gap, Duration::from_secs(12));
+        let park = |registry: &mut Registry, id| {
+            let claimed = registry
+                .claim(&lamp(), &owner(Some(1)), Transport::Comet(Encoding::Json), now)
+                .unwrap();
+            registry.park(&claimed.registration, id, Encoding::Json, Some([1; 16]), now);
+            claimed.registration
+        };
+        let registration = park(&mut registry, ids[0]);
+        registry.event_begins("lamp", now + late);
+        let alarm = registry.unpark(&registration, ids[0], now).remove(0);
+        assert_eq!(registry.poll_gap(&alarm, now), Gap::In(gap));
+        assert_eq!(
+            registry.poll_gap(&alarm, now + gap),
+            Gap::In(gap),
+            "looked at again in between, in case the event ends"
+        );
+        assert_eq!(registry.poll_gap(&alarm, now + late - gap / 5), Gap::In(gap / 5));
+        assert!(registry.is_polling("lamp") && registry.connected() == 1);
+        assert!(
+            matches!(registry.poll_gap(&alarm, now + late), Gap::Over(left, 1) if left.down.len() == 1)
+        );
+        assert_eq!(registry.connected(), 0);
+        // Once it is answered, or given up, or its connection closed, the usual time holds.
+        registry.event_ends("lamp", true);
+        let registration = park(&mut registry, ids[1]);
+        registry.event_begins("lamp", now + late);
+        let alarm = registry.unpark(&registration, ids[1], now).remove(0);
+        registry.event_deserted("lamp");
+        assert!(
+            matches!(registry.poll_gap(&alarm, now + gap), Gap::Over(left, 1) if left.down.len() == 1)
+        );
+    }
+
+    #[test]
+    fn another_credential_is_refused_while_the_name_is_held() {
+        let (mut registry, now) = (registry(|_| ()), Instant::now());
+        let mine = Holder {
+            credential: Some("mine".into()),
+            session: None,
+            token: None,
+            certificate: None,
+            airplay: false,
+        };
+        let other = Holder {
+            credential: Some("other".into()),
+            session: None,
+            token: None,
+            certificate: None,
+            airplay: false,
+        };
+        let claimed = registry.claim(&lamp(), &mine, Transport::Turn, now).unwrap();
+        assert_eq!(registry.claim(&lamp(), &other, Transport::Turn, now).unwrap_err().status, 409);
+        registry.lend_ends(&claimed.registration, now);
+        assert!(registry.claim(&lamp(), &other, Transport::Turn, now).is_ok());
+    }
+
+    #[test]
+    fn bounds_are_met_exactly() {
+        let (mut registry, now) = (
+            registry(|l| {
+                (l.links_per_device_max, l.devices_max, l.waiting_per_device_max) = (2, 1, 1);
+            }),
+            Instant::now(),
+        );
+        assert!(registry.claim(&lamp(), &owner(None), Transport::Turn, now).is_ok());
+        assert!(registry.claim(&lamp(), &owner(None), Transport::Turn, now).is_ok());
+        assert_eq!(
+            registry.claim(&lamp(), &owner(None), Transport::Turn, now).unwrap_err().status,
+            503
+        );
+        assert_eq!(
+            registry
+                .claim(&["door".to_owned()], &owner(None), Transport::Turn, now)
+                .unwrap_err()
+                .status,
+            503
+        );
+        assert!(registry.enqueue("lamp", Waiter::Caller(1)));
+        assert!(!registry.enqueue("lamp", Waiter::Caller(2)));
+        registry.cancel_wait("lamp", Waiter::Caller(1));
+        assert!(registry.enqueue("lamp", Waiter::Caller(2)));
+        assert!(!registry.enqueue("door", Waiter::Caller(3)), "nobody knows it");
+    }
+
+    fn comes_and_goes(registry: &mut Registry, name: &str, credential: Option<&str>, now: Instant) {
+        let owner = Holder {
+            credential: credential.map(Into::into),
+            session: Some([1; 16]),
+            token: None,
+            certificate: None,
+            airplay: false,
+        };
+        let claimed = registry.claim(&[name.to_owned()], &owner, Transport::Turn, now).unwrap();
+        registry.lend_ends(&claimed.registration, now);
+    }
+
+    #[test]
+    fn names_that_flap_evict_nobody_and_a_credential_with_many_names_evicts_its_own() {
+        let (mut registry, now) = (registry(|l| l.remembered_max = 40), Instant::now());
+        comes_and_goes(&mut registry, "lamp", Some("mine"), now);
+        for n in 0..1_000 {
+            comes_and_goes(&mut registry, &format!("flaps-{}", n % 32), Some("flapping"), now);
+        }
+        assert!(registry.knows("lamp"));
+        assert_eq!((registry.known(), registry.departed.len()), (33, 33));
+        for n in 0..1_000 {
+            comes_and_goes(&mut registry, &format!("many-{n}"), Some("many"), now);
+        }
+        registry.tick(now);
+        assert!(registry.knows("lamp") && registry.knows("many-999") && !registry.knows("many-0"));
+        assert_eq!((registry.known(), registry.departed.len()), (40, 40));
+        registry.tick(now + Duration::from_secs(600));
+        assert_eq!((registry.known(), registry.departed.len()), (0, 0));
+    }
+
+    #[test]
+    fn sessions_that_replace_each_other_on_one_name_evict_no_other_names() {
+        let (mut registry, now) = (registry(|l| l.remembered_max = 40), Instant::now());
+        let session = |n: u32| Holder {
+            credential: None,
+            session: Some(u128::from(n).to_be_bytes()),
+            token: None,
+            certificate: None,
+            airplay: false,
+        };
+        let claim = |registry: &mut Registry, name: &str, n| {
+            registry.claim(&[name.to_owned()], &session(n), Transport::Turn, now).map(drop)
+        };
+        assert!(claim(&mut registry, "door", 1).is_ok() && claim(&mut registry, "door", 2).is_ok());
+        for n in 1..10_000 {
+            assert!(claim(&mut registry, "lamp", n).is_ok());
+        }
+        assert_eq!(
+            claim(&mut registry, "door", 1).unwrap_err().status,
+            409,
+            "it was replaced, and that is known still"
+        );
+        assert_eq!(claim(&mut registry, "lamp", 9_998).unwrap_err().status, 409);
+        let known = registry.entries.values().map(|e| e.replaced.len()).sum::<usize>();
+        assert_eq!(known, REPLACED_MAX + 1);
+        let later = now + Duration::from_secs(600);
+        assert!(
+            registry.claim(&["door".to_owned()], &session(1), Transport::Turn, later).is_ok(),
+            "after `remember` it may come back"
+        );
+    }
+
+    #[test]
+    fn a_name_is_known_for_ten_minutes_after_its_last_link() {
+        let (mut registry, now) = (registry(|_| ()), Instant::now());
+        let claimed = registry.claim(&lamp(), &owner(None), Transport::Turn, now).unwrap();
+        registry.lend_ends(&claimed.registration, now);
+        registry.tick(now + Duration::from_secs(599));
+        assert!(registry.knows("lamp"));
+        registry.tick(now + Duration::from_secs(600));
+        assert!(!registry.knows("lamp"));
+    }
+
+    #[test]
+    fn a_name_that_is_expected_is_known_for_as_long_and_anybody_may_claim_it() {
+        let (mut registry, now) = (registry(|_| ()), Instant::now());
+        assert!(!registry.enqueue("lamp", Waiter::Caller(1)));
+        registry.expect("lamp", now);
+        assert!(registry.knows("lamp") && registry.enqueue("lamp", Waiter::Caller(1)));
+        assert_eq!(
+            (registry.links("lamp"), registry.transport("lamp"), registry.connected()),
+            ((0, 0), None, 0)
+        );
+        registry.tick(now + Duration::from_secs(600));
+        assert!(registry.knows("lamp"), "somebody waits");
+        registry.cancel_wait("lamp", Waiter::Caller(1));
+        registry.tick(now + Duration::from_secs(1200));
+        assert!(!registry.knows("lamp"));
+
+        registry.expect("lamp", now);
+        registry.enqueue("lamp", Waiter::Caller(2));
+        let mine = Holder {
+            credential: Some("mine".into()),
+            session: Some([7; 16]),
+            token: None,
+            certificate: None,
+            airplay: false,
+        };
+        let claimed = registry.claim(&lamp(), &mine, Transport::Turn, now).unwrap();
+        assert_eq!((claimed.up.len(), claimed.replaced.len(), registry.connected()), (1, 0, 1));
+        assert_eq!(registry.next_waiter(&claimed.registration, false), Some(Waiter::Caller(2)));
+        registry.tick(now + Duration::from_secs(600));
+        assert!(registry.knows("lamp"), "it is connected");
+    }
+
+    #[test]
+    fn several_names_share_their_links() {
+        let (mut registry, now, ids) = (registry(|_| ()), Instant::now(), ids(1));
+        let names = vec!["https://a.example".to_owned(), "https://b.example".to_owned()];
+        let claimed = registry.claim(&names, &owner(None), Transport::Turn, now).unwrap();
+        registry.place(&claimed.registration, ids[0]);
+        registry.set_idle(&claimed.registration, ids[0]);
+        assert_eq!(registry.next_idle("https://b.example"), Some(ids[0]));
+        registry.set_busy(&claimed.registration, ids[0]);
+        assert_eq!(registry.next_idle("https://a.example"), None);
+        // One name is taken over; the link lives on under the other.
+        registry.claim(&names[..1], &owner(Some(1)), Transport::Turn, now).unwrap();
+        assert!(registry.in_force(&claimed.registration));
+        assert_eq!(registry.leave(&claimed.registration, ids[0], now).down.len(), 1);
+    }
+
+    #[test]
+    fn pinned_links_are_nobody_elses_and_go_when_others_wait_or_they_are_too_many() {
+        let mut t = Registry::new(Limits::default().into(), false);
+        let now = Instant::now();
+        let who = owner(Some(1));
+        let mut keys = Slab::new();
+        let ids: Vec<Id> = (0..8).map(|n| keys.insert(n)).collect();
+        let registration = ids
+            .iter()
+            .map(|_| {
+                t.claim(&["lamp".to_owned()], &who, Transport::Turn, now).unwrap().registration
+            })
+            .last()
+            .unwrap();
+        ids.iter().for_each(|id| t.place(&registration, *id));
+        ids.iter().for_each(|id| t.set_idle(&registration, *id));
+        // One after the other is asked, and pinned.
+        for n in 1..=8 {
+            let id = t.next_idle("lamp").unwrap();
+            t.set_busy(&registration, id);
+            t.set_pinned(&registration, id);
+            assert_eq!(
+                (t.surplus_pins("lamp").0, t.links("lamp")),
+                (n.max(6) - 6, (8, 8 - n)),
+                "{n} of 8"
+            );
+        }
+        assert_eq!(t.next_idle("lamp"), None);
+        let (_, longest) = t.surplus_pins("lamp");
+        assert_eq!(longest, Some(ids[7]), "the first that was pinned has idled longest");
+        // Whoever waits counts more than the share.
+        assert!(t.wants_pin_alarm("lamp") && !t.wants_pin_alarm("lamp"), "one alarm at a time");
+        for _ in 0..3 {
+            assert!(t.enqueue("lamp", Waiter::Caller(1)));
+        }
+        assert_eq!(t.surplus_pins("lamp").0, 3);
+        // A take-over finds them like other idle links.
+        let other = t.claim(&["lamp".to_owned()], &owner(Some(2)), Transport::Turn, now).unwrap();
+        assert_eq!(other.idle.len(), 8);
+        assert_eq!(t.surplus_pins("lamp").0, 0);
+    }
+}
