@@ -3,6 +3,7 @@
 mod api;
 mod comet_api;
 mod defaults;
+mod documents;
 mod ends;
 mod link;
 mod proto;

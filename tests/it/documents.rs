@@ -1,0 +1,177 @@
+//! The documents hold together: every section that is cited exists, every link between files leads
+//! somewhere, and the pages that have a bound on their length keep it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All files with one of these endings, in these folders (and below) or at the root itself.
+fn files(folders: &[&str], endings: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
+    let is_wanted = |path: &Path| {
+        path.extension().is_some_and(|ending| endings.iter().any(|wanted| ending == *wanted))
+    };
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("tests/peers") && !path.ends_with("target") {
+                open.push(path);
+            } else if is_wanted(&path) {
+                found.push(path);
+            }
+        }
+    }
+    let top = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
+    found.extend(top.filter(|path| path.is_file() && is_wanted(path)));
+    found.sort();
+    found
+}
+
+/// The text without comment markers and line ends, so that a citation may be wrapped.
+fn flat(text: &str) -> String {
+    let bare = text.lines().map(|line| {
+        let line = line.trim_start();
+        ["//!", "///", "//"]
+            .iter()
+            .find_map(|marker| line.strip_prefix(marker))
+            .unwrap_or(line)
+            .trim()
+    });
+    bare.collect::<Vec<_>>().join(" ")
+}
+
+/// The number at the beginning of a text: `1`, `1.6`, not the full stop behind it.
+fn number(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    text[..end].trim_end_matches('.')
+}
+
+/// Each `NAME.md §N`, and the sections that are listed behind it (`§1.2, §1.3 and §2`).
+fn citations(text: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices(".md") {
+        let begin = text[..at]
+            .rfind(|c: char| !(c.is_ascii_alphanumeric() || "-_./".contains(c)))
+            .map_or(0, |before| before + text[before..].chars().next().unwrap().len_utf8());
+        let (name, behind) = (&text[begin..at + 3], &text[at + 3..]);
+        if !behind.trim_start_matches(['`', ')', ' ', ',']).starts_with('§') {
+            continue;
+        }
+        let end = ["RFC", ".md", ". ", ";"].iter().filter_map(|stop| behind.find(stop)).min();
+        let list = &behind[..end.unwrap_or(behind.len())];
+        for section in list.split('§').skip(1).map(number).filter(|section| !section.is_empty()) {
+            found.push((name.to_owned(), section.to_owned()));
+        }
+    }
+    found
+}
+
+/// Sections of a page: `## 1.`, `### 1.6 Demand`, and rows of tables that begin with a number.
+fn sections(page: &str) -> Vec<&str> {
+    let headed = page.lines().filter_map(|line| {
+        line.strip_prefix('#').map(|rest| rest.trim_start_matches('#')).or(line.strip_prefix('|'))
+    });
+    headed.map(|rest| number(rest.trim_start())).filter(|number| !number.is_empty()).collect()
+}
+
+fn page(name: &str) -> Option<String> {
+    let file = name.rsplit('/').next()?;
+    ["docs", "."].iter().find_map(|folder| fs::read_to_string(root().join(folder).join(file)).ok())
+}
+
+#[test]
+fn every_cited_section_exists() {
+    let mut seen = 0;
+    for file in
+        files(&["src", "tests", "docs", "benches", "examples", "fuzz/fuzz_targets"], &["rs", "md"])
+    {
+        if file.ends_with(file!()) {
+            continue; // its own examples
+        }
+        for (name, section) in citations(&flat(&fs::read_to_string(&file).unwrap())) {
+            let page =
+                page(&name).unwrap_or_else(|| panic!("{}: there is no {name}", file.display()));
+            assert!(
+                sections(&page).contains(&section.as_str()),
+                "{}: {name} has no section {section}",
+                file.display()
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen >= 30, "only {seen} citations were found");
+}
+
+/// What docs/protocol.md says of itself: a § without a document before it.
+#[test]
+fn the_protocols_own_references_exist() {
+    let text = page("protocol.md").unwrap();
+    let sections = sections(&text);
+    for (at, _) in text.match_indices('§') {
+        let before = text[..at].trim_end();
+        let is_elsewhere = before.ends_with(|c: char| c.is_ascii_digit()) && {
+            let word = before.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end();
+            word.ends_with("RFC")
+        };
+        let section = number(&text[at + '§'.len_utf8()..]);
+        let is_example = before.ends_with(".md"); // in its first lines
+        assert!(is_elsewhere || is_example || sections.contains(&section), "§{section}");
+    }
+}
+
+/// As GitHub makes the anchor of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    kept.chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+        .map(|c| if c == ' ' { '-' } else { c })
+        .collect()
+}
+
+#[test]
+fn every_link_between_files_leads_somewhere() {
+    for file in files(&["docs", "src"], &["md"]) {
+        let text = fs::read_to_string(&file).unwrap();
+        for (at, _) in text.match_indices("](") {
+            let target = text[at + 2..].split(')').next().unwrap();
+            if target.contains("://") || target.contains("::") || target.starts_with("crate") {
+                continue;
+            }
+            let (path, fragment) = target.split_once('#').unwrap_or((target, ""));
+            let there = match path {
+                "" => file.clone(),
+                path => file.parent().unwrap().join(path),
+            };
+            assert!(there.exists(), "{}: {target} leads nowhere", file.display());
+            if !fragment.is_empty() {
+                let text = fs::read_to_string(&there).unwrap();
+                let found = text.lines().filter(|line| line.starts_with('#'));
+                assert!(
+                    found.map(|line| anchor(line.trim_start_matches('#'))).any(|a| a == fragment),
+                    "{}: {target} names no heading",
+                    file.display()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn citations_are_found_wherever_they_are_wrapped() {
+    let text = "//! The rules of protocol.md\n//! §1.2 (*who*), §1.5 and §2.1. See RFC 9112 §3, `docs/x.md` §4";
+    let found = citations(&flat(text));
+    let expected = [
+        ("protocol.md", "1.2"),
+        ("protocol.md", "1.5"),
+        ("protocol.md", "2.1"),
+        ("docs/x.md", "4"),
+    ];
+    assert_eq!(found, expected.map(|(name, section)| (name.to_owned(), section.to_owned())));
+    assert_eq!(sections("# A\n## 1. The turn\n### 1.6 Demand\n| 7 | x |\n"), ["1", "1.6", "7"]);
+    assert_eq!(anchor(" What is taken, and what is not"), "what-is-taken-and-what-is-not");
+}
