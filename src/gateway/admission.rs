@@ -112,12 +112,12 @@ impl GatewayRole {
     ) -> Result<(), &'static str> {
         let taken = self.admission.places.of_side(side as usize);
         let why = match side {
-            Whose::Devices if taken >= self.limits.devices_connections() => {
+            Whose::Devices if taken >= self.settings.limits.devices_connections() => {
                 return Err(
                     "devices have seven eighths of connections_max, the rest is left to visitors",
                 );
             }
-            Whose::Visitors if taken >= self.limits.visitors_connections() => {
+            Whose::Visitors if taken >= self.settings.limits.visitors_connections() => {
                 "visitors have three quarters of connections_max, the rest is left to devices"
             }
             _ if cx.is_full() => FULL,
@@ -137,7 +137,8 @@ impl GatewayRole {
         }
         while cx.is_full()
             || (side == Whose::Visitors
-                && self.admission.places.of_side(visitors) > self.limits.visitors_connections())
+                && self.admission.places.of_side(visitors)
+                    > self.settings.limits.visitors_connections())
         {
             if self.spare_idle(cx) {
                 continue;
@@ -228,7 +229,7 @@ impl GatewayRole {
             }
             Whose::Visitors => {}
             Whose::Devices => {
-                let most = self.limits.unauthenticated();
+                let most = self.settings.limits.unauthenticated();
                 self.admission.unseen.push_back(id);
                 if self.admission.unseen.len() > most.saturating_mul(2) {
                     self.admission.unseen.retain(|id| cx.is_unseen(*id)); // at most `most` and this one stay, so it is not done again soon

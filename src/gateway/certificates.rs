@@ -3,7 +3,7 @@
 //! `lamp` allows the device name `lamp`; `lamp.example` the IETF origins of that host;
 //! `*.lamps.example` those of the hosts one label below it.
 
-use crate::gateway::{Grant, Offer, Reject};
+use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::proto::turn::Name;
 
 impl Offer {

@@ -446,7 +446,7 @@ impl GatewayRole {
         let Some(peer) = cx.get_mut(id) else { return };
         let announced = posted.decoder.remaining().unwrap_or(0);
         if posted.knock.content != Some(Encoding::Message)
-            && announced > self.limits.message_bytes_max as u64
+            && announced > self.settings.limits.message_bytes_max as u64
         {
             peer.state = State::Device(Device::PostedAnswer(posted));
             return self.refuse_post(cx, id, &too_long());
@@ -465,10 +465,10 @@ impl GatewayRole {
 
     /// When the next bytes of a POST have to be there.
     fn await_post(&self, cx: &mut Connections<State>, id: Id) {
-        let (now, mut wait) = (cx.now(), self.limits.body_silence_timeout);
+        let (now, mut wait) = (cx.now(), self.settings.limits.body_silence_timeout);
         if let Some(State::Device(Device::PostedAnswer(posted))) = cx.get(id).map(|p| &p.state) {
             if let Reading::Whole(message) = &posted.reading {
-                wait = message.left(now, wait, &self.limits);
+                wait = message.left(now, wait, &self.settings.limits);
             }
         }
         let at = cx.after(wait);
@@ -502,7 +502,7 @@ impl GatewayRole {
     }
 
     fn read_post(&mut self, cx: &mut Connections<State>, id: Id, scratch: &mut [u8]) -> Came {
-        let (limits, now) = (self.limits.clone(), cx.now());
+        let (limits, now) = (self.settings.limits.clone(), cx.now());
         let Some(peer) = cx.get_mut(id) else { return Came::NotYet };
         if peer.flush().is_err() {
             return Came::Closed;
@@ -578,13 +578,14 @@ impl GatewayRole {
             posted.reading = Reading::Dropped(bytes.len());
             return if ended { Came::Dropped } else { Came::More };
         };
-        match comet::answer_start(bytes, is_head, &self.link_limits) {
+        match comet::answer_start(bytes, is_head, &self.settings.link_limits) {
             Ok(Some(start)) => {
                 // What is told by then has to agree, so that nothing of a message that does not is
                 // passed on.
                 let here = bytes.len() - start;
                 let whole = posted.decoder.remaining().map(|left| here as u64 + left);
-                let stated = comet::answer_length(&bytes[start..], is_head, &self.link_limits);
+                let stated =
+                    comet::answer_length(&bytes[start..], is_head, &self.settings.link_limits);
                 match (stated, whole) {
                     (Some(stated), Some(whole)) if stated != whole => Came::Refused(disagrees()),
                     (Some(stated), None) if stated < here as u64 => Came::Refused(disagrees()),
@@ -615,8 +616,10 @@ impl GatewayRole {
             return;
         };
         (posted.reading, posted.knock.knows) = (Reading::Exchange(key), true);
-        let decoder =
-            std::mem::replace(&mut posted.decoder, Decoder::new(Framing::Empty, &self.limits));
+        let decoder = std::mem::replace(
+            &mut posted.decoder,
+            Decoder::new(Framing::Empty, &self.settings.limits),
+        );
         relay::attach_enclosed(self, cx, key, id, decoder, first);
     }
 
@@ -636,11 +639,12 @@ impl GatewayRole {
         }
         let field = posted.knock.id.clone();
         if bytes.len() <= JSON_INLINE_MAX {
-            let answer = comet::answer_from_json(&bytes, field.as_deref(), &self.link_limits);
+            let answer =
+                comet::answer_from_json(&bytes, field.as_deref(), &self.settings.link_limits);
             return self.parsed(cx, id, answer, held);
         }
-        let (limits, remote) = (self.link_limits.clone(), self.remote.clone());
-        let at = cx.after(self.limits.body_silence_timeout);
+        let (limits, remote) = (self.settings.link_limits.clone(), self.remote.clone());
+        let at = cx.after(self.settings.limits.body_silence_timeout);
         cx.set_deadline(id, Some(at));
         let submitted = self.json_workers.submit(move || {
             let answer = comet::answer_from_json(&bytes, field.as_deref(), &limits);
@@ -861,7 +865,7 @@ impl GatewayRole {
     }
 
     pub(super) fn post_expired(&mut self, cx: &mut Connections<State>, id: Id) {
-        let (now, silence) = (cx.now(), Waits::of(&self.limits).body_silence);
+        let (now, silence) = (cx.now(), Waits::of(&self.settings.limits).body_silence);
         let Some(State::Device(Device::PostedAnswer(posted))) =
             cx.get_mut(id).map(|p| &mut p.state)
         else {
@@ -869,7 +873,9 @@ impl GatewayRole {
         };
         let why = match &mut posted.reading {
             &mut Reading::Exchange(key) => return relay::expired(self, cx, key), // its visitor has gone, so the exchange keeps its time here
-            Reading::Whole(message) => message.overdue("the answer", now, silence, &self.limits),
+            Reading::Whole(message) => {
+                message.overdue("the answer", now, silence, &self.settings.limits)
+            }
             _ => Some(format!("nothing of the answer arrived for {silence}")),
         };
         match why {
@@ -898,7 +904,7 @@ impl GatewayRole {
         });
         let first = self.registry.park(&registration, id, encoding, session, now);
         self.stats.polls.fetch_add(1, Relaxed);
-        let at = cx.after(self.limits.poll_hold);
+        let at = cx.after(self.settings.limits.poll_hold);
         cx.set_deadline(id, Some(at));
         if !self.feed(cx, &registration) && first && !knows {
             self.poll_expired(cx, id);
@@ -919,7 +925,7 @@ impl GatewayRole {
         }
         // Whoever cannot be served yet (a body is to be collected first) makes room for the next
         // one.
-        for _ in 0..self.limits.waiting_per_device_max {
+        for _ in 0..self.settings.limits.waiting_per_device_max {
             let waiter = self
                 .registry
                 .holds_poll(registration)
@@ -976,7 +982,7 @@ impl GatewayRole {
             if !exchange.is_collecting() {
                 let gathering = Gathering::new(held, exchange.announced(), cx.now());
                 let begun = cx.get_mut(downstream).map_or(Ok(()), |peer| {
-                    exchange.begin_collecting(peer, gathering, &self.limits)
+                    exchange.begin_collecting(peer, gathering, &self.settings.limits)
                 });
                 if let Err(refusal) = begun {
                     self.give_up(
@@ -1001,7 +1007,7 @@ impl GatewayRole {
 
     /// Reads on of a request that is collected; when it is whole it looks for its device anew.
     pub(super) fn collect(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
-        let (limits, now) = (self.limits.clone(), cx.now());
+        let (limits, now) = (self.settings.limits.clone(), cx.now());
         let mut scratch = cx.take_scratch();
         let collected = match (self.exchanges.get_mut(key), cx.get_mut(id)) {
             (Some(exchange), Some(peer)) => exchange.collect(peer, &mut scratch, now, &limits),
@@ -1036,14 +1042,16 @@ impl GatewayRole {
     fn await_body(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let (now, silence) = (cx.now(), self.waits(key).body_silence.time);
         let Some(body) = self.exchanges.get_mut(key).and_then(Exchange::gathering) else { return };
-        let at = cx.after(body.left(now, silence, &self.limits));
+        let at = cx.after(body.left(now, silence, &self.settings.limits));
         cx.set_deadline(id, Some(at));
     }
 
     pub(super) fn collect_expired(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let (now, silence) = (cx.now(), self.waits(key).body_silence);
         let body = self.exchanges.get_mut(key).and_then(Exchange::gathering);
-        match body.and_then(|body| body.overdue("the request's body", now, silence, &self.limits)) {
+        match body.and_then(|body| {
+            body.overdue("the request's body", now, silence, &self.settings.limits)
+        }) {
             Some(why) => self.give_up(cx, id, key, &LocalAnswer::new(408, &why)),
             None => self.await_body(cx, id, key),
         }
@@ -1212,7 +1220,7 @@ impl GatewayRole {
             };
             peer.state = State::Device(Device::PollReply(Box::new(telling)));
         }
-        let at = cx.after(self.limits.body_silence_timeout);
+        let at = cx.after(self.settings.limits.body_silence_timeout);
         cx.set_deadline(poll, Some(at));
         true
     }
@@ -1341,7 +1349,7 @@ impl GatewayRole {
     ) {
         self.stats.polls.fetch_sub(1, Relaxed);
         for name in self.registry.unpark(registration, id, cx.now()) {
-            let at = cx.after(self.limits.poll_gap);
+            let at = cx.after(self.settings.limits.poll_gap);
             self.set_alarm(cx, at, Alarm::PollGap(name));
         }
     }
@@ -1446,7 +1454,7 @@ impl GatewayRole {
         let (event, keep, began) = (telling.event, telling.keep, peer.written() > telling.written);
         match sent {
             Ok(false) => {
-                let at = cx.after(self.limits.body_silence_timeout);
+                let at = cx.after(self.settings.limits.body_silence_timeout);
                 cx.set_deadline(id, Some(at));
             }
             Ok(true) => {
@@ -1479,7 +1487,7 @@ impl GatewayRole {
         peer.state = idle();
         peer.settle();
         let more = peer.has_input();
-        let at = cx.after(self.limits.idle_visitor_timeout);
+        let at = cx.after(self.settings.limits.idle_visitor_timeout);
         cx.set_deadline(id, Some(at));
         if more {
             cx.again(id);
@@ -1498,7 +1506,7 @@ impl GatewayRole {
     fn event_told(&mut self, cx: &mut Connections<State>, event: MessageId) {
         let Some(handed) = self.events.handed.get_mut(&event) else { return };
         handed.told = true;
-        let after = self.limits.redeliver_after;
+        let after = self.settings.limits.redeliver_after;
         if after.is_zero() {
             return;
         }
@@ -1540,7 +1548,7 @@ impl GatewayRole {
     /// Events that were handed out `redeliver_after` ago and are not answered go to the next poll
     /// once more.
     pub(super) fn redeliver(&mut self, cx: &mut Connections<State>) {
-        let (now, after) = (cx.now(), self.limits.redeliver_after);
+        let (now, after) = (cx.now(), self.settings.limits.redeliver_after);
         self.events.alarm = false;
         while let Some((at, event)) = self.events.unanswered.front().copied() {
             let rest = after.saturating_sub(now.saturating_duration_since(at));
@@ -1738,8 +1746,12 @@ impl GatewayRole {
             }
             _ => None, // of an offer that was held only its 101 is kept
         };
-        let Some(location) =
-            self.drain_to.as_ref().zip(target).map(|(origin, target)| format!("{origin}{target}"))
+        let Some(location) = self
+            .settings
+            .drain_to
+            .as_ref()
+            .zip(target)
+            .map(|(origin, target)| format!("{origin}{target}"))
         else {
             return self.deny_knock(cx, id, 503, STOPPING, Some(self.away_for(cx.now())));
         };

@@ -15,11 +15,12 @@ use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connections, Fetched, Id};
 use crate::engine::slab::Key;
 use crate::error::{Error, Refusal};
+use crate::gateway::events::EventKind;
 use crate::gateway::mailbox::{DeviceHead, MessageId, Parked, PollReply, PostedAnswer};
+use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::registry::{Denied, Holder, Registration, Waiter};
 use crate::gateway::role::{Alarm, Command, GatewayRole, Handle, LeasedLink, State};
 use crate::gateway::tokens::REVOKED;
-use crate::gateway::{EventKind, Grant, Offer, Reject};
 use crate::link::{CutError, GatewayLink};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
@@ -152,21 +153,21 @@ impl GatewayRole {
             Ok(false) => return Arrived::NotYet, // who does not take the 204 to its last offer makes no other
             Err(_) => return Arrived::Closed,
         }
-        let filled = match peer.fetch(scratch, self.limits.head_bytes_max + 1024) {
+        let filled = match peer.fetch(scratch, self.settings.limits.head_bytes_max + 1024) {
             Ok(Fetched::Bytes(n)) => n,
             Ok(Fetched::Nothing) if peer.is_broken() => return Arrived::Closed,
             Ok(Fetched::Nothing) => return Arrived::NotYet,
             Ok(Fetched::End) | Err(_) => return Arrived::Closed,
         };
         let bytes = &scratch[..filled];
-        match head::request(bytes, &self.limits, LineEnds::Crlf) {
+        match head::request(bytes, &self.settings.limits, LineEnds::Crlf) {
             Err(refusal) => Arrived::Refused(refusal, None),
             Ok(None) if peer.is_over() => Arrived::Closed,
             Ok(None) => {
                 peer.keep(bytes);
                 if let State::Device(Device::Head { began, polled: true, .. }) = &mut peer.state {
                     if !std::mem::replace(began, true) {
-                        cx.set_deadline(id, Some(cx.after(self.limits.head_timeout))); // in all, from its first byte on
+                        cx.set_deadline(id, Some(cx.after(self.settings.limits.head_timeout))); // in all, from its first byte on
                     }
                 }
                 Arrived::NotYet
@@ -189,7 +190,7 @@ impl GatewayRole {
         let origin = match (origins.next(), origins.next()) {
             (None, _) => None,
             (Some(origin), None) => {
-                self.cors_origins.iter().find(|listed| listed.as_bytes() == origin)
+                self.settings.cors_origins.iter().find(|listed| listed.as_bytes() == origin)
             }
             _ => None,
         };
@@ -244,12 +245,12 @@ impl GatewayRole {
         behind: &[u8],
         origin: Option<String>,
     ) -> Result<(Box<turn::Offer>, DeviceHead), Refusal> {
-        let decided = turn::decide(request, &self.offer_rules)?;
+        let decided = turn::decide(request, &self.settings.offer_rules)?;
         let (offer, turns) = match decided {
-            Decision::Turn(offer) => (offer, self.fallback != Fallback::Only),
+            Decision::Turn(offer) => (offer, self.settings.fallback != Fallback::Only),
             Decision::Poll(offer) => (offer, false),
         };
-        if self.fallback == Fallback::Never {
+        if self.settings.fallback == Fallback::Never {
             if !turns {
                 return Err(Refusal::new(
                     426,
@@ -334,10 +335,10 @@ impl GatewayRole {
         if let Err(reject) = checked {
             return self.rejected(cx, id, &offer, &reject);
         }
-        let Some(authorize) = self.authorize.clone() else {
+        let Some(authorize) = self.settings.authorize.clone() else {
             return self.decided(cx, id, offer, Ok(Grant::offered()));
         };
-        let at = cx.after(self.limits.head_timeout);
+        let at = cx.after(self.settings.limits.head_timeout);
         cx.set_deadline(id, Some(at));
         let remote = self.remote.clone();
         let submitted = self.helpers.submit(move || {
@@ -365,7 +366,8 @@ impl GatewayRole {
             return;
         }; // it was closed meanwhile
         let (turns, transport, answers) = (knock.turns, knock.transport(), knock.has_body());
-        if self.on_link.is_some() && self.leases.len() >= self.limits.on_link_max {
+        if self.settings.on_link.is_some() && self.leases.len() >= self.settings.limits.on_link_max
+        {
             return self.deny_knock(
                 cx,
                 id,
@@ -412,7 +414,7 @@ impl GatewayRole {
         else {
             return;
         };
-        let posted = PostedAnswer::new(*knock, admitted, switch, &self.limits);
+        let posted = PostedAnswer::new(*knock, admitted, switch, &self.settings.limits);
         if answers {
             self.begin_posting(cx, id, posted, offer.wire.expects_continue)
         } else {
@@ -527,7 +529,7 @@ impl GatewayRole {
         turn::write_switch(
             &mut switch,
             &offer.wire.token,
-            &self.offer_rules.dialects[offer.wire.dialect],
+            &self.settings.offer_rules.dialects[offer.wire.dialect],
         );
         switch
     }
@@ -540,17 +542,17 @@ impl GatewayRole {
         registration: Arc<Registration>,
     ) {
         self.stats.turns.fetch_add(1, Relaxed);
-        if self.on_link.is_some() {
+        if self.settings.on_link.is_some() {
             return self.hand_to_worker(cx, id, registration, &switch);
         }
         let Some(peer) = cx.get_mut(id) else { return };
-        if self.turns.hold(registration.names()) {
+        if self.settings.turns.hold(registration.names()) {
             peer.state = State::Device(Device::Held {
                 registration: registration.clone(),
                 hold: Hold::Offer(switch),
             });
             self.registry.place(&registration, id);
-            let at = cx.after(self.limits.poll_hold);
+            let at = cx.after(self.settings.limits.poll_hold);
             match self.registry.next_waiter(&registration, false) {
                 Some(waiter) => {
                     self.switch_held(cx, id);
@@ -583,7 +585,7 @@ impl GatewayRole {
         registration: Arc<Registration>,
         switch: &[u8],
     ) {
-        let Some(handler) = self.on_link.clone() else { return };
+        let Some(handler) = self.settings.on_link.clone() else { return };
         let give_up = |role: &mut Self, cx: &mut Connections<State>| {
             role.lent_ended(
                 cx,
@@ -591,7 +593,7 @@ impl GatewayRole {
                 &CloseCause::Limit.because("no worker for its link"),
             );
         };
-        if self.leases.len() >= self.limits.on_link_max {
+        if self.leases.len() >= self.settings.limits.on_link_max {
             give_up(self, cx);
             return self.refuse(
                 cx,
@@ -623,7 +625,7 @@ impl GatewayRole {
         );
         cx.set_lent(self.leases.len());
         let (limits, remote, registered_airplay) =
-            (self.link_limits.clone(), self.remote.clone(), registration.is_airplay());
+            (self.settings.link_limits.clone(), self.remote.clone(), registration.is_airplay());
         let submitted = self.link_workers.submit(move || {
             let _back = Returning { remote, ticket };
             match stream.set_nonblocking(false) {
@@ -777,7 +779,7 @@ impl GatewayRole {
     pub(super) fn watch_idle(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
         peer.settle();
-        let heartbeat = self.limits.heartbeat;
+        let heartbeat = self.settings.limits.heartbeat;
         let at = (!heartbeat.is_zero()).then(|| cx.after_about(heartbeat));
         cx.set_deadline(id, at);
     }
@@ -860,8 +862,8 @@ impl GatewayRole {
     fn ask_options(&mut self, cx: &mut Connections<State>, id: Id, request: &'static [u8]) {
         let exchange = Exchange::heartbeat(
             request.to_vec(),
-            self.limits.heartbeat_timeout,
-            &self.limits,
+            self.settings.limits.heartbeat_timeout,
+            &self.settings.limits,
             cx.now(),
         );
         let key = self.exchanges.insert(exchange);
@@ -926,7 +928,7 @@ impl GatewayRole {
         }
         if let Some(registration) = self.registration(cx, id) {
             for name in self.registry.lapse(&registration, id, cx.now()) {
-                let at = cx.after(self.limits.poll_gap);
+                let at = cx.after(self.settings.limits.poll_gap);
                 self.set_alarm(cx, at, Alarm::PollGap(name));
             }
         }
@@ -934,7 +936,7 @@ impl GatewayRole {
         peer.output().extend_from_slice(b"HTTP/1.1 204 No Content\r\nProxy-Status: ptth\r\n\r\n");
         peer.state = HEAD;
         let sent = peer.flush().is_ok();
-        let at = cx.after(self.limits.head_timeout);
+        let at = cx.after(self.settings.limits.head_timeout);
         cx.set_deadline(id, Some(at));
         if !sent {
             cx.close(id);

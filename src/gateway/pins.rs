@@ -153,7 +153,7 @@ impl GatewayRole {
         cx: &mut Connections<State>,
         registration: &Registration,
     ) {
-        for _ in 0..self.limits.waiting_per_device_max {
+        for _ in 0..self.settings.limits.waiting_per_device_max {
             if !self.registry.callers_wait(registration) {
                 return;
             }

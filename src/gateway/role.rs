@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::Sender;
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::Role;
@@ -21,18 +21,20 @@ use crate::engine::slab::{Key, Slab};
 use crate::engine::workers::Workers;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::admission::Admission;
+use crate::gateway::events::{Event, EventKind, Subscribers};
 use crate::gateway::mailbox::{Events, MessageId};
+use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::offers::{Device, UNTURNED, peer_flush};
 use crate::gateway::registry::{Left, Registration, Registry, Waiter};
 use crate::gateway::routes::Table;
+use crate::gateway::settings::Settings;
+use crate::gateway::stats::Stats;
 use crate::gateway::tokens::{REVOKED, Tokens, Whose};
 use crate::gateway::visitors::{Visitor, VisitorListener, program_error};
-use crate::gateway::{Authorize, Event, EventKind, Grant, Offer, OnLink, Reject, Stats, Turns};
 use crate::limits::Limits;
 use crate::link::CutError;
 use crate::proto::comet::Answer;
-use crate::proto::forwarded::Network;
-use crate::proto::turn::{Fallback, OfferRules, Transport};
+use crate::proto::turn::Transport;
 use crate::relay::{self, Budget, Exchange, Held, Lingering, LocalAnswer, Relaying, Rules, Wait};
 use crate::stream::{Channel, GatewayTls, HandshakeError, Shown, ShownKey, Stream};
 
@@ -225,33 +227,14 @@ struct Listening {
 }
 
 pub(crate) struct GatewayRole {
-    pub(super) limits: Arc<Limits>,
-    /// For what devices send of theirs.
-    pub(super) link_limits: Arc<Limits>,
+    pub(super) settings: Settings,
     /// For heads that were written here.
     pub(super) own_limits: Limits,
-    pub(super) offer_rules: OfferRules,
-    pub(super) turns: Turns,
-    pub(super) fallback: Fallback,
-    /// Origins of pages that may use the devices' port.
-    pub(super) cors_origins: Vec<String>,
-    pub(super) keep_underscore: bool,
-    /// Proxies whose word is taken.
-    trusted: Vec<Network>,
-    /// Requests get our element of `Forwarded`.
-    pub(super) forwarded_element: bool,
-    /// Our pseudonym in `Via`.
-    pub(super) via: Arc<str>,
-    /// Tokens of devices, and of visitors; `None`: they need none.
-    pub(super) tokens: Option<Box<Tokens>>,
-    pub(super) visitor_tokens: Option<Box<Tokens>>,
     /// Certificates of those who are connected whose CA was replaced.
     pub(super) refused: HashSet<ShownKey>,
     /// No certificate that let a device in expires before.
     pub(super) next_expiry: Option<SystemTime>,
     pub(super) admission: Admission,
-    pub(super) authorize: Option<Authorize>,
-    pub(super) on_link: Option<OnLink>,
     pub(super) helpers: Workers,
     /// Read and write long JSON. Of their own, so that offers wait for no device's messages.
     pub(super) json_workers: Workers,
@@ -274,36 +257,13 @@ pub(crate) struct GatewayRole {
     callers: HashMap<u64, Caller>,
     alarms: HashMap<u64, Alarm>,
     numbers: u64,
-    subscribers: Vec<(Sender<Event>, u64)>,
+    subscribers: Subscribers,
     /// It is known that this gateway stops: when the notice ends. From then on answers end their
     /// visitors' connections, and new devices are sent away.
     pub(super) notice: Option<Instant>,
     /// The notice is over, too: nothing new is taken.
     pub(super) draining: bool,
-    /// The origin of the gateway that takes the devices of a stopping one.
-    pub(super) drain_to: Option<String>,
     stopped: bool,
-}
-
-pub(super) struct Settings {
-    pub(super) limits: Arc<Limits>,
-    pub(super) link_limits: Arc<Limits>,
-    pub(super) offer_rules: OfferRules,
-    pub(super) turns: Turns,
-    pub(super) shared_names: bool,
-    pub(super) fallback: Fallback,
-    pub(super) cors_origins: Vec<String>,
-    pub(super) keep_underscore: bool,
-    pub(super) trusted: Vec<Network>,
-    pub(super) forwarded_element: bool,
-    pub(super) via: Arc<str>,
-    pub(super) drain_to: Option<String>,
-    pub(super) tokens: Option<Box<Tokens>>,
-    pub(super) visitor_tokens: Option<Box<Tokens>>,
-    pub(super) devices_allow: Vec<Network>,
-    pub(super) visitors_allow: Vec<Network>,
-    pub(super) authorize: Option<Authorize>,
-    pub(super) on_link: Option<OnLink>,
 }
 
 /// The alarm that `new` puts into the table; whoever starts the loop sets it.
@@ -319,37 +279,18 @@ pub(super) const TICK: Duration = Duration::from_secs(30);
 
 impl GatewayRole {
     pub(super) fn new(
-        settings: Settings,
+        mut settings: Settings,
         remote: Remote<Command>,
         stats: Arc<Stats>,
         devices: Vec<(SocketAddr, Option<GatewayTls>)>,
     ) -> Self {
-        let Settings {
-            limits,
-            link_limits,
-            offer_rules,
-            turns,
-            shared_names,
-            fallback,
-            cors_origins,
-            keep_underscore,
-            trusted,
-            forwarded_element,
-            via,
-            drain_to,
-            tokens,
-            visitor_tokens,
-            devices_allow,
-            visitors_allow,
-            authorize,
-            on_link,
-        } = settings;
+        let limits = settings.limits.clone();
         let idle = limits.worker_idle_timeout;
         let rules = Rules {
             limits: limits.clone(),
-            answer_limits: link_limits.clone(),
+            answer_limits: settings.link_limits.clone(),
             ends: crate::proto::head::LineEnds::CrlfOrLf,
-            via: Some(via.clone()),
+            via: Some(settings.via.clone()),
             add_date: true, // RFC 9110 §6.6.1: whoever forwards a response without one
             upstream_name: "the device",
             downstream_may_half_close: true,
@@ -366,7 +307,7 @@ impl GatewayRole {
             json_workers: Workers::new("ptth-json", JSON_THREADS, limits.authorize_queue_max, idle),
             link_workers: Workers::new("ptth-link", limits.on_link_max, limits.on_link_max, idle),
             rules: Arc::new(rules),
-            registry: Registry::new(limits.clone(), shared_names),
+            registry: Registry::new(limits.clone(), settings.shared_names),
             listeners: devices
                 .into_iter()
                 .map(|(at, tls)| Listening { at: Some(at), tls, table: None })
@@ -375,24 +316,13 @@ impl GatewayRole {
             budget: Budget::of_parts(limits.messages_bytes_max, limits.messages_of_device()),
             heads: Budget::new(usize::MAX),
             own_limits: limits.for_own_heads(),
-            limits,
-            link_limits,
-            offer_rules,
-            turns,
-            fallback,
-            cors_origins,
-            keep_underscore,
-            trusted,
-            forwarded_element,
-            via,
-            origins: tokens.as_ref().is_some_and(|tokens| tokens.have_origins()),
-            tokens,
-            visitor_tokens,
+            origins: settings.tokens.as_ref().is_some_and(|tokens| tokens.have_origins()),
             refused: HashSet::new(),
             next_expiry: None,
-            admission: Admission::new(devices_allow, visitors_allow),
-            authorize,
-            on_link,
+            admission: Admission::new(
+                std::mem::take(&mut settings.devices_allow),
+                std::mem::take(&mut settings.visitors_allow),
+            ),
             remote,
             stats,
             exchanges: Slab::new(),
@@ -401,11 +331,11 @@ impl GatewayRole {
             callers: HashMap::new(),
             alarms,
             numbers: 0,
-            subscribers: Vec::new(),
+            subscribers: Subscribers::default(),
             notice: None,
             draining: false,
-            drain_to,
             stopped: false,
+            settings,
         }
     }
 
@@ -427,7 +357,7 @@ impl GatewayRole {
         leases: Vec<u64>,
     ) {
         if !links.is_empty() || !leases.is_empty() {
-            let at = cx.after(self.limits.take_over_grace);
+            let at = cx.after(self.settings.limits.take_over_grace);
             self.set_alarm(cx, at, Alarm::Evict { links, leases });
         }
     }
@@ -451,21 +381,13 @@ impl GatewayRole {
         transport: Option<Transport>,
         end: Option<CloseCause>,
     ) {
-        self.subscribers.retain_mut(|(subscriber, missed)| {
-            let event = Event {
-                kind,
-                name: name.to_owned(),
-                reason: reason.to_owned(),
-                transport,
-                end,
-                missed: *missed,
-            };
-            match subscriber.try_send(event) {
-                Ok(()) => *missed = 0,
-                Err(TrySendError::Full(_)) => *missed += 1,
-                Err(TrySendError::Disconnected(_)) => return false,
-            }
-            true
+        self.subscribers.publish(&Event {
+            kind,
+            name: name.to_owned(),
+            reason: reason.to_owned(),
+            transport,
+            end,
+            missed: 0,
         });
     }
 
@@ -556,7 +478,7 @@ impl GatewayRole {
         });
         let answer = match opened {
             Ok((id, theirs)) => {
-                let at = cx.after(self.limits.head_timeout);
+                let at = cx.after(self.settings.limits.head_timeout);
                 cx.set_deadline(id, Some(at));
                 Ok(Lease {
                     stream: Arc::new(theirs),
@@ -927,7 +849,7 @@ impl GatewayRole {
     }
 
     fn is_trusted(&self, from: IpAddr) -> bool {
-        self.trusted.iter().any(|network| network.contains(from))
+        self.settings.trusted.iter().any(|network| network.contains(from))
     }
 
     /// The first half of a drain: everything is served as ever, and everybody is told that it ends.
@@ -962,12 +884,12 @@ impl GatewayRole {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
-        match self.drain_to {
+        match self.settings.drain_to {
             None => cx.stop_listening(),
             // A device hears where to go when it dials again, which it does as soon as its link has
             // gone.
             Some(_) => {
-                let at = cx.after(time.min(self.limits.abandoned_timeout));
+                let at = cx.after(time.min(self.settings.limits.abandoned_timeout));
                 self.set_alarm(cx, at, Alarm::StopListening);
             }
         }
@@ -993,12 +915,15 @@ impl GatewayRole {
                     }
                     cx.again(id); // its deadline may be nearer now
                 }
-                State::Lingering(_) => relay::hurry_lingering(cx, id, &self.limits, find_lingering),
+                State::Lingering(_) => {
+                    relay::hurry_lingering(cx, id, &self.settings.limits, find_lingering)
+                }
                 State::Device(Device::Link(link)) if link.exchange.is_none() => self.part(cx, id),
                 State::Device(Device::Held { .. }) => self.part(cx, id),
                 // What is in hand may still be answered on a connection that is kept.
                 State::Device(Device::Head { polled, .. })
-                    if self.drain_to.is_none() && (!polled || !self.events.are_in_hand()) =>
+                    if self.settings.drain_to.is_none()
+                        && (!polled || !self.events.are_in_hand()) =>
                 {
                     cx.close(id)
                 }
@@ -1044,7 +969,7 @@ impl GatewayRole {
     }
 
     pub(super) fn linger(&mut self, cx: &mut Connections<State>, id: Id) {
-        relay::linger(cx, id, &self.limits, self.draining, State::Lingering);
+        relay::linger(cx, id, &self.settings.limits, self.draining, State::Lingering);
         self.step_lingering(cx, id);
     }
 
@@ -1113,12 +1038,12 @@ impl GatewayRole {
 
     /// Whether so much memory is taken that nothing new is begun.
     pub(super) fn is_short_of_memory(&self, cx: &Connections<State>) -> bool {
-        self.memory(cx) > self.limits.memory_bytes_max / 10 * 9
+        self.memory(cx) > self.settings.limits.memory_bytes_max / 10 * 9
     }
 
     /// Whether all of it is taken, so that no visitor comes in but in the place of another.
     pub(super) fn is_out_of_memory(&self, cx: &Connections<State>) -> bool {
-        self.memory(cx) > self.limits.memory_bytes_max
+        self.memory(cx) > self.settings.limits.memory_bytes_max
     }
 
     /// A share of the budget of whole messages for one that comes from, or goes to, the device of
@@ -1202,7 +1127,9 @@ impl Role for GatewayRole {
                 Ok(channel) => channel,
                 Err(e) => return log_names!(Warn, "a connection from {from} was dropped: {e}"),
             };
-        let Some(place) = self.admission.open(side, from, trusted, &self.limits) else { return };
+        let Some(place) = self.admission.open(side, from, trusted, &self.settings.limits) else {
+            return;
+        };
         if !self.make_room(cx, side) {
             return log_names!(
                 Warn,
@@ -1215,9 +1142,9 @@ impl Role for GatewayRole {
             self.face(listener, from, false)
         };
         let time = if channel.is_some() {
-            self.limits.handshake_timeout
+            self.settings.limits.handshake_timeout
         } else {
-            self.limits.head_timeout
+            self.settings.limits.head_timeout
         };
         match cx.insert(stream, &[], state) {
             Ok(id) => {
@@ -1256,7 +1183,7 @@ impl Role for GatewayRole {
                 if let Some(peer) = cx.get_mut(id) {
                     peer.state = state;
                 }
-                let at = cx.after(self.limits.head_timeout);
+                let at = cx.after(self.settings.limits.head_timeout);
                 cx.set_deadline(id, Some(at));
                 self.ready(cx, id);
             }
@@ -1398,7 +1325,7 @@ impl Role for GatewayRole {
                 let _ = reply.send(self.set_tokens(cx, whose, tokens));
             }
             Command::Subscribe { subscriber, reply } => {
-                self.subscribers.push((subscriber, 0));
+                self.subscribers.add(subscriber);
                 let _ = reply.send(());
             }
             Command::Unpin { link } => self.unpin(cx, link),
@@ -1457,7 +1384,7 @@ impl Relaying for GatewayRole {
     }
 
     fn memory_left(&self, cx: &Connections<State>) -> usize {
-        self.limits.memory_bytes_max.saturating_sub(self.memory(cx))
+        self.settings.limits.memory_bytes_max.saturating_sub(self.memory(cx))
     }
 
     fn callers_wait(&self, cx: &Connections<State>, link: Id) -> bool {
@@ -1511,11 +1438,6 @@ impl GatewayRole {
         }
         left
     }
-}
-
-/// A subscriber's two ends.
-pub(super) fn subscription(limits: &Limits) -> (Sender<Event>, Receiver<Event>) {
-    bounded(limits.events_max)
 }
 
 #[cfg(test)]

@@ -12,10 +12,11 @@ use crate::close_reason::CloseReason;
 use crate::engine::event_loop::Remote;
 use crate::engine::simulated::Loop;
 use crate::error::Error;
-use crate::gateway::role::{self, GatewayRole, NO_TICKET, Settings};
+use crate::gateway::role::{self, GatewayRole, NO_TICKET};
 pub(crate) use crate::gateway::role::{Command, Lease};
 use crate::gateway::routes::Table;
-use crate::gateway::{GatewayBuilder, Routes, Stats};
+use crate::gateway::stats::Stats;
+use crate::gateway::{GatewayBuilder, Routes};
 use crate::relay::Wait;
 use crate::stream::Stream;
 
@@ -30,27 +31,9 @@ pub(crate) fn start(
     now: Instant,
     visitors: SocketAddr,
 ) -> Simulated {
-    let limits = Arc::new(builder.limits);
-    let settings = Settings {
-        limits: limits.clone(),
-        link_limits: Arc::new(limits.with_room()),
-        offer_rules: builder.offer_rules,
-        turns: builder.turns,
-        shared_names: builder.shared_names,
-        fallback: builder.fallback,
-        cors_origins: builder.cors_origins,
-        keep_underscore: builder.keep_underscore,
-        trusted: builder.trusted,
-        forwarded_element: builder.forwarded,
-        via: format!("ptth-{node}").into(),
-        drain_to: builder.drain_to,
-        tokens: builder.tokens,
-        visitor_tokens: builder.visitor_tokens,
-        devices_allow: builder.devices_allow,
-        visitors_allow: builder.visitors_allow,
-        authorize: builder.authorize,
-        on_link: builder.on_link,
-    };
+    let mut settings = builder.settings;
+    settings.via = format!("ptth-{node}").into();
+    let limits = settings.limits.clone();
     let tick = Some((role::TICK, role::FIRST_ALARM));
     Loop::new(node, now, &limits, tick, |remote| {
         let mut role =

@@ -24,10 +24,10 @@ use crate::close_reason::CloseCause;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::error::{Error, Fault};
+use crate::gateway::offer::{Offer, Reject};
 use crate::gateway::offers::Device;
 use crate::gateway::registry::{Denied, Registration};
 use crate::gateway::role::{Alarm, GatewayRole, State, TICK};
-use crate::gateway::{Offer, Reject};
 use crate::proto::turn::Name;
 use crate::relay::LocalAnswer;
 use crate::stream::{Shown, ShownKey};
@@ -300,14 +300,15 @@ pub(crate) enum Whose {
 impl GatewayRole {
     /// Whether the offer shows a token that may have its names; notes whose it is.
     pub(super) fn check_token(&self, offer: &mut Offer) -> Result<(), Reject> {
-        let Some(tokens) = &self.tokens else { return Ok(()) };
+        let Some(tokens) = &self.settings.tokens else { return Ok(()) };
         let fields = offer
             .wire
             .fields
             .0
             .iter()
             .filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
-        let shown = shown(fields.map(|(_, value)| value.as_slice()), self.limits.token_bytes_max);
+        let shown =
+            shown(fields.map(|(_, value)| value.as_slice()), self.settings.limits.token_bytes_max);
         let Some(digest) = shown.filter(|digest| tokens.knows(digest)) else {
             return Err(Reject::new(401, NO_TOKEN));
         };
@@ -325,7 +326,9 @@ impl GatewayRole {
         offer: &Offer,
         names: &[String],
     ) -> Result<Option<Arc<str>>, Denied> {
-        let (Some(tokens), Some(digest)) = (&self.tokens, &offer.token) else { return Ok(None) };
+        let (Some(tokens), Some(digest)) = (&self.settings.tokens, &offer.token) else {
+            return Ok(None);
+        };
         match tokens.lines.get(digest) {
             Some(line) if names.iter().all(|name| line.allows(name)) => {
                 Ok(Some(line.identity.clone()))
@@ -342,11 +345,11 @@ impl GatewayRole {
 
     /// Whether a device's token is for just this name.
     pub(super) fn has_token(&self, name: &str) -> bool {
-        self.tokens.as_ref().is_some_and(|tokens| tokens.names(name))
+        self.settings.tokens.as_ref().is_some_and(|tokens| tokens.names(name))
     }
 
     pub(super) fn is_revoked(&self, registration: &Registration) -> bool {
-        let by_token = match (&self.tokens, registration.token()) {
+        let by_token = match (&self.settings.tokens, registration.token()) {
             (Some(tokens), Some(digest)) => {
                 !registration.names().all(|name| tokens.allows(digest, name))
             }
@@ -367,8 +370,8 @@ impl GatewayRole {
         new: Box<Tokens>,
     ) -> Result<Box<Tokens>, Error> {
         let table = match whose {
-            Whose::Devices => &mut self.tokens,
-            Whose::Visitors => &mut self.visitor_tokens,
+            Whose::Devices => &mut self.settings.tokens,
+            Whose::Visitors => &mut self.settings.visitor_tokens,
         };
         let Some(table) = table else {
             return Err(Error::usage(
@@ -377,7 +380,8 @@ impl GatewayRole {
         };
         let old = std::mem::replace(table, new);
         if let Whose::Devices = whose {
-            self.origins |= self.tokens.as_ref().is_some_and(|tokens| tokens.have_origins());
+            self.origins |=
+                self.settings.tokens.as_ref().is_some_and(|tokens| tokens.have_origins());
             self.end_revoked(cx);
         } else {
             self.end_revoked_visitors(cx);
@@ -404,7 +408,7 @@ impl GatewayRole {
                 "{} requests and tunnels are ended: the visitor's token is valid no longer",
                 ended.len()
             );
-            let at = cx.after(self.limits.take_over_grace);
+            let at = cx.after(self.settings.limits.take_over_grace);
             self.set_alarm(cx, at, Alarm::EvictVisitors(ended));
         }
     }
@@ -508,7 +512,7 @@ impl GatewayRole {
         for leases in self.leases.values().filter(|leases| !self.is_revoked(&leases.registration)) {
             kept.extend(leases.registration.names().cloned());
         }
-        let (tokens, refused, now) = (&self.tokens, &self.refused, SystemTime::now());
+        let (tokens, refused, now) = (&self.settings.tokens, &self.refused, SystemTime::now());
         self.registry.revoke(|name, owner| {
             let by_token = owner.token.is_some_and(|token| {
                 tokens.as_ref().is_some_and(|tokens| !tokens.allows(&token, name))
@@ -563,13 +567,16 @@ impl GatewayRole {
         &self,
         fields: impl Iterator<Item = &'a [u8]>,
     ) -> Option<Option<Digest>> {
-        let tokens = self.visitor_tokens.as_ref()?;
-        Some(shown(fields, self.limits.token_bytes_max).filter(|digest| tokens.knows(digest)))
+        let tokens = self.settings.visitor_tokens.as_ref()?;
+        Some(
+            shown(fields, self.settings.limits.token_bytes_max)
+                .filter(|digest| tokens.knows(digest)),
+        )
     }
 
     /// Whether a visitor with this token may ask this device.
     pub(super) fn visitor_may(&self, digest: &Digest, name: &str) -> bool {
-        self.visitor_tokens.as_ref().is_none_or(|tokens| tokens.allows(digest, name))
+        self.settings.visitor_tokens.as_ref().is_none_or(|tokens| tokens.allows(digest, name))
     }
 }
 

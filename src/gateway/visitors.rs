@@ -211,7 +211,7 @@ impl GatewayRole {
             return Asked::NotYet;
         };
         let (had_begun, first, face) = (std::mem::replace(began, true), *first, face.clone());
-        let filled = match peer.fetch(scratch, self.limits.head_bytes_max + 1024) {
+        let filled = match peer.fetch(scratch, self.settings.limits.head_bytes_max + 1024) {
             Ok(Fetched::Bytes(n)) => n,
             Ok(Fetched::Nothing) => {
                 if let State::Visitor(Visitor::Head { began, .. }) = &mut peer.state {
@@ -222,13 +222,13 @@ impl GatewayRole {
             Ok(Fetched::End) | Err(_) => return Asked::Closed,
         };
         let bytes = &scratch[..filled];
-        match head::request(bytes, &self.limits, LineEnds::Crlf) {
+        match head::request(bytes, &self.settings.limits, LineEnds::Crlf) {
             Err(refusal) => Asked::Refused { refusal, to_head: false, keep: false },
             Ok(None) if peer.is_over() => Asked::Closed,
             Ok(None) => {
                 peer.keep(bytes);
                 if !had_begun && !first {
-                    cx.set_deadline(id, Some(cx.after(self.limits.head_timeout))); // in all, from the first byte on
+                    cx.set_deadline(id, Some(cx.after(self.settings.limits.head_timeout))); // in all, from the first byte on
                 }
                 Asked::NotYet
             }
@@ -286,7 +286,7 @@ impl GatewayRole {
             }
             known => known.flatten(),
         };
-        if forward::came_through(&request.fields, &self.via) {
+        if forward::came_through(&request.fields, &self.settings.via) {
             return Asked::Refused { refusal: Refusal::new(508, LOOP), to_head, keep };
         }
         let said = trusted.then(|| ProxyClaims::read(&request.fields));
@@ -326,15 +326,15 @@ impl GatewayRole {
             proto: if secure { "https" } else { "http" },
             host: to.authority,
             said: said.as_ref(),
-            element: self.forwarded_element,
+            element: self.settings.forwarded_element,
         };
         let rules = RequestRules {
             target: &target,
             host: to.authority,
             prefix: prefix.as_deref(),
             forwarded: Some(forwarded),
-            via: Some(&self.via),
-            keep_underscore: self.keep_underscore,
+            via: Some(&self.settings.via),
+            keep_underscore: self.settings.keep_underscore,
             drop_authorization: digest.is_some(),
             upgrade: relay::wants_upgrade(request, framing),
         };
@@ -346,7 +346,7 @@ impl GatewayRole {
             }
             Ok(()) => {
                 let mut exchange =
-                    Box::new(Exchange::new(id, request, framing, head, &self.limits, now));
+                    Box::new(Exchange::new(id, request, framing, head, &self.settings.limits, now));
                 if let Some(Terms { waits, place }) = terms {
                     (exchange.waits, exchange.place) = (waits, Some(place));
                 }
@@ -364,7 +364,7 @@ impl GatewayRole {
     /// Whether a device takes a head of ours. Of the fields there are never too many:
     /// `HOP_FIELDS_MAX` is more than a gateway adds.
     fn fits_a_link(&self, head: &[u8]) -> bool {
-        head.len() + ADDED_LATER <= self.link_limits.head_bytes_max
+        head.len() + ADDED_LATER <= self.settings.link_limits.head_bytes_max
     }
 
     /// The health path first, then registered origins, then the listener's routes.
@@ -386,7 +386,7 @@ impl GatewayRole {
         if let Some(name) = self.origin(to, port, scheme) {
             return Ok(Found::Device(ToDevice::whole(name, to)));
         }
-        Ok(match table.find(method, to, &self.limits)? {
+        Ok(match table.find(method, to, &self.settings.limits)? {
             // What the proxy took off stands before the path that its client knows.
             Found::AddSlash(location) => {
                 Found::AddSlash([said.map_or("", ProxyClaims::prefix), &location].concat())
@@ -432,7 +432,7 @@ impl GatewayRole {
             },
             Ok(()) => {
                 let exchange =
-                    Box::new(Exchange::new(id, request, framing, head, &self.limits, now));
+                    Box::new(Exchange::new(id, request, framing, head, &self.settings.limits, now));
                 Asked::Forward { exchange, name: name.to_owned(), token: None }
             }
         }
@@ -465,7 +465,9 @@ impl GatewayRole {
 
     /// The waits of an exchange.
     pub(super) fn waits(&self, key: Key) -> Waits {
-        self.exchanges.get(key).map_or_else(|| Waits::of(&self.limits), |exchange| exchange.waits)
+        self.exchanges
+            .get(key)
+            .map_or_else(|| Waits::of(&self.settings.limits), |exchange| exchange.waits)
     }
 
     fn begin(
@@ -619,7 +621,7 @@ impl GatewayRole {
         peer.state = State::Visitor(Visitor::Head { began: false, first: false, face });
         peer.settle();
         let more = peer.has_input();
-        let at = cx.after(self.limits.idle_visitor_timeout);
+        let at = cx.after(self.settings.limits.idle_visitor_timeout);
         cx.set_deadline(id, Some(at));
         if more {
             cx.again(id);

@@ -1,0 +1,382 @@
+//! How a gateway is set up and started.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::{Arc, Mutex};
+
+use crate::engine::event_loop::EventLoop;
+use crate::error::{Error, Fault, Refusal};
+use crate::gateway::Gateway;
+use crate::gateway::offer::{Grant, Offer, Reject};
+use crate::gateway::role::{self, GatewayRole};
+use crate::gateway::settings::{Settings, TurnMode};
+use crate::gateway::stats::Stats;
+use crate::gateway::tokens::Tokens;
+use crate::limits::Limits;
+use crate::link::GatewayLink;
+use crate::proto::forwarded::Network;
+use crate::proto::head::authority;
+use crate::proto::turn::{Dialect, Fallback, Name};
+use crate::stream::GatewayTls;
+
+/// Longest pseudonym in `Via`, in bytes; the room that a hop has for its fields is for all of them.
+const VIA_BYTES_MAX: usize = 64;
+
+/// Sets a [`Gateway`] up.
+pub struct GatewayBuilder {
+    addresses: Vec<(String, Option<GatewayTls>)>,
+    via: Option<Arc<str>>,
+    pub(super) settings: Settings,
+}
+
+impl GatewayBuilder {
+    pub(super) fn new() -> Self {
+        GatewayBuilder { addresses: Vec::new(), via: None, settings: Settings::default() }
+    }
+
+    /// Listens for devices on this address (`127.0.0.1:9999`; port 0: any free one). May be called
+    /// several times.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.addresses.push((address.into(), None));
+        self
+    }
+    /// Listens for devices on this address, over TLS (feature `tls`). May be called several times,
+    /// beside [`listen`](Self::listen).
+    #[cfg(feature = "tls")]
+    pub fn listen_tls(mut self, address: impl Into<String>, tls: GatewayTls) -> Self {
+        self.addresses.push((address.into(), Some(tls)));
+        self
+    }
+    /// Bounds and timeouts.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.settings.set_limits(limits);
+        self
+    }
+    /// Adds a row to the dialect table (protocol.md §1.2).
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.settings.offer_rules.dialects.push(dialect);
+        self
+    }
+    /// Takes offers without `Host` (AirPlay senders). Default: 400.
+    pub fn missing_host(mut self, take: bool) -> Self {
+        self.settings.offer_rules.missing_host = take;
+        self
+    }
+    /// Insists on `Connection: upgrade`. Default: the seed's own form, which omits it, is taken
+    /// where nothing shows an intermediary.
+    pub fn strict_connection(mut self, strict: bool) -> Self {
+        self.settings.offer_rules.strict_connection = strict;
+        self
+    }
+    /// When offers are answered. Default: at once.
+    pub fn turn(mut self, mode: TurnMode) -> Self {
+        self.settings.turns.others = mode;
+        self
+    }
+    /// The same for one device name or origin, whatever [`turn`](Self::turn) says of the others:
+    /// some devices of other makes open a link for every 101, and want it when there is a request;
+    /// others do not know what a 204 is.
+    ///
+    /// # Errors
+    /// What is no device's name.
+    pub fn turn_of(mut self, name: &str, mode: TurnMode) -> Result<Self, Error> {
+        let parsed = if name.contains("://") { Name::origin(name) } else { Name::label(name) };
+        let name =
+            parsed.map_err(|e| Error::usage(format!("when {name} is turned: {}", e.reason)))?;
+        self.settings.turns.own.insert(name.to_string(), mode);
+        Ok(self)
+    }
+    /// Whether devices may poll where no upgrade gets through (protocol.md §2). Default:
+    /// [`Fallback::Auto`].
+    pub fn fallback(mut self, fallback: Fallback) -> Self {
+        self.settings.fallback = fallback;
+        self
+    }
+    /// Lets pages of this origin (`https://app.example`, as browsers write it in `Origin`) use the
+    /// devices' port, so that a browser's tab can be a device. May be called several times.
+    /// Default: none; a request with another `Origin` gets 403.
+    pub fn cors_origin(mut self, origin: impl Into<String>) -> Self {
+        self.settings.cors_origins.push(origin.into());
+        self
+    }
+    /// Lets several devices with the same credential have one name at the same time: requests go
+    /// round robin over those that are connected. Default: a new device takes the name over.
+    pub fn shared_names(mut self, shared: bool) -> Self {
+        self.settings.shared_names = shared;
+        self
+    }
+    /// Forwards visitors' fields whose names have an underscore. Default: dropped, since many
+    /// servers take `_` for `-`.
+    pub fn keep_underscore(mut self, keep: bool) -> Self {
+        self.settings.keep_underscore = keep;
+        self
+    }
+    /// Takes the word of visitors' peers in these networks (addresses, or CIDR blocks such as
+    /// `10.0.0.0/8`): they are proxies that asked for somebody else. What they say in
+    /// `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `-Prefix` and `Forwarded` goes on, written
+    /// anew, with what this gateway adds behind it; and `X-Forwarded-Proto` is the scheme that an
+    /// IETF origin is compared with. May be called several times. Default: nobody; what comes in
+    /// these fields is overwritten.
+    ///
+    /// # Errors
+    /// One of them is no network.
+    pub fn trusted_proxies<I: IntoIterator<Item = S>, S: AsRef<str>>(
+        mut self,
+        networks: I,
+    ) -> Result<Self, Error> {
+        read_networks("trusted proxies", networks, &mut self.settings.trusted)?;
+        Ok(self)
+    }
+    /// The pseudonym of this gateway in `Via`. A request that names it already has come round in a
+    /// circle, and is answered 508. Give several gateways the same one where they stand side by
+    /// side, never where one forwards to the other. Default: `ptth-` and a random number, another
+    /// one for each gateway and each start.
+    ///
+    /// # Errors
+    /// It is no token (RFC 9110 §5.6.2), or longer than 64 bytes.
+    pub fn via(mut self, pseudonym: &str) -> Result<Self, Error> {
+        if pseudonym.len() > VIA_BYTES_MAX || !crate::proto::head::is_token(pseudonym.as_bytes()) {
+            return Err(Error::usage(format!(
+                "via {pseudonym:?} is no pseudonym: it has 1 to {VIA_BYTES_MAX} letters, digits, and marks such as - . _, without blanks"
+            )));
+        }
+        self.via = Some(pseudonym.into());
+        Ok(self)
+    }
+    /// Tells devices in `Forwarded` (RFC 7239), too, who asked: `for=…;host=…;proto=…`. A visitor's
+    /// own field is replaced, a trusted proxy's gets one more element. Default: only
+    /// `X-Forwarded-*` is written.
+    pub fn forwarded(mut self, write: bool) -> Self {
+        self.settings.forwarded_element = write;
+        self
+    }
+    /// Where a gateway that stops sends the devices that come to it: the origin of another gateway
+    /// (`http://b.example:9999`). New ones get 307 with it and their own path from the first moment
+    /// of a [`drain`](Gateway::drain) on; those that were connected, and dial again, for
+    /// [`Limits::abandoned_timeout`] after its notice. Default: none, they get 503 with
+    /// `Retry-After`.
+    ///
+    /// # Errors
+    /// It is no origin of an `http` or `https` URL.
+    pub fn drain_to(mut self, origin: &str) -> Result<Self, Error> {
+        let bare = origin.strip_suffix('/').unwrap_or(origin);
+        let scheme = ["http://", "https://"].into_iter().find(|scheme| bare.starts_with(scheme));
+        let named = scheme.and_then(|scheme| {
+            authority(&bare.as_bytes()[scheme.len()..])
+                .ok()
+                .map(|host| format!("{scheme}{}", host.whole))
+        });
+        let Some(named) = named else {
+            return Err(Error::usage(format!(
+                "drain to {origin:?}: write another gateway like http://b.example:9999, without a path"
+            )));
+        };
+        self.settings.drain_to = Some(named);
+        Ok(self)
+    }
+    /// Lets in only devices that show one of these tokens on every offer and poll, as
+    /// `Authorization: Bearer TOKEN` or as the password of `Basic`, whose user is not looked at;
+    /// and only under names that the token is for. Without a known one: 401; with one for other
+    /// names: 403, whoever else there is. The token is also who the device is: another token gets
+    /// 409 while the name is held. With [`authorize`](Self::authorize), which is asked after this,
+    /// both have to agree, also about names that it grants; an identity that it gives
+    /// ([`Grant::to`]) stands in the token's place. A connection that is [adopted](Gateway::adopt)
+    /// is its program's to check. Default: no token is asked for.
+    pub fn tokens(mut self, tokens: Tokens) -> Self {
+        self.settings.tokens = Some(Box::new(tokens));
+        self
+    }
+    /// Lets visitors ask only with one of these tokens, shown as devices show theirs, and only
+    /// devices that it is for. Without a known one: 401, whatever was asked for; with one for other
+    /// devices: 403. That `Authorization` is this gateway's and does not go on to the device.
+    /// Default: whoever reaches the address may ask.
+    pub fn visitor_tokens(mut self, tokens: Tokens) -> Self {
+        self.settings.visitor_tokens = Some(Box::new(tokens));
+        self
+    }
+    /// Takes connections of devices only from these networks (addresses, or CIDR blocks); others
+    /// are closed at once. What counts is the address of the connection, a proxy's where there is
+    /// one. May be called several times. Default: from everywhere.
+    ///
+    /// # Errors
+    /// One of them is no network.
+    pub fn devices_allow<I: IntoIterator<Item = S>, S: AsRef<str>>(
+        mut self,
+        networks: I,
+    ) -> Result<Self, Error> {
+        read_networks("networks of devices", networks, &mut self.settings.devices_allow)?;
+        Ok(self)
+    }
+    /// Takes connections of visitors only from these networks; others get 403 and are closed. The
+    /// rest as with [`devices_allow`](Self::devices_allow).
+    ///
+    /// # Errors
+    /// One of them is no network.
+    pub fn visitors_allow<I: IntoIterator<Item = S>, S: AsRef<str>>(
+        mut self,
+        networks: I,
+    ) -> Result<Self, Error> {
+        read_networks("networks of visitors", networks, &mut self.settings.visitors_allow)?;
+        Ok(self)
+    }
+    /// Decides about each offer, on a worker thread, before the 101. Without it everybody may
+    /// register.
+    pub fn authorize(
+        mut self,
+        decide: impl Fn(&Offer) -> Result<Grant, Reject> + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.authorize = Some(Arc::new(decide));
+        self
+    }
+    /// Hands each turned connection to this handler, on a worker thread that it then holds: plain
+    /// blocking code. Such a gateway serves nothing else: `send()`, `relay()` and `adopt()` are
+    /// refused.
+    pub fn on_link(mut self, handler: impl Fn(GatewayLink) + Send + Sync + 'static) -> Self {
+        self.settings.on_link = Some(Arc::new(handler));
+        self
+    }
+
+    /// Binds, and starts the event loop on a thread of its own.
+    ///
+    /// # Errors
+    /// A limit that cannot work; `on_link` together with on-demand turns or a fallback that is
+    /// always used; an origin that is none; an address that cannot be bound (taken, not ours).
+    pub fn start(self) -> Result<Gateway, Error> {
+        let mut settings = self.settings;
+        settings.limits.check()?;
+        for origin in &settings.cors_origins {
+            check_origin(origin)?;
+        }
+        if settings.on_link.is_some() && settings.fallback == Fallback::Only {
+            return Err(Error::usage(
+                "on_link and a fallback that is always used exclude each other: a device that polls has no link",
+            ));
+        }
+        if settings.on_link.is_some() && settings.turns.ever_hold() {
+            return Err(Error::usage(
+                "on_link and on-demand turns exclude each other: a held offer waits for a request, and on_link has none",
+            ));
+        }
+        let failed =
+            |e: io::Error| Error::io(Fault::Network, "starting the gateway's event loop", e);
+        let (mut event_loop, remote) =
+            EventLoop::<GatewayRole>::new(&settings.limits).map_err(failed)?;
+        let mut addresses = Vec::new();
+        let mut devices = Vec::new();
+        for (address, tls) in self.addresses {
+            let (listener, at) = bind(&address, "devices")?;
+            if !event_loop.listen(listener) {
+                return Err(Error::usage(
+                    "a gateway listens on as many addresses as one event loop takes",
+                ));
+            }
+            addresses.push(at);
+            devices.push((at, tls));
+        }
+        event_loop.alarm(role::TICK, role::FIRST_ALARM);
+        let stats = Arc::new(Stats::default());
+        let only_links = settings.on_link.is_some();
+        if only_links {
+            settings.fallback = Fallback::Never; // it asks nothing itself, so a poll would wait for nothing
+        }
+        settings.via = self.via.unwrap_or_else(random_via);
+        let (limits, link_limits) = (settings.limits.clone(), settings.link_limits.clone());
+        let role = GatewayRole::new(settings, remote.clone(), stats.clone(), devices);
+        let thread = std::thread::Builder::new()
+            .name("ptth-gateway".to_owned())
+            .spawn(move || {
+                if let Err(e) = event_loop.run(role) {
+                    log::error!("the gateway's event loop ended: {e}");
+                }
+            })
+            .map_err(failed)?;
+        let (thread, certificates) = (Mutex::new(Some(thread)), Mutex::default());
+        Ok(Gateway {
+            remote,
+            limits,
+            link_limits,
+            stats,
+            addresses,
+            only_links,
+            thread,
+            certificates,
+        })
+    }
+}
+
+/// A pseudonym that no other gateway has: two in a row must not take each other's requests for
+/// their own.
+fn random_via() -> Arc<str> {
+    let mut bytes = [0; 4];
+    if let Err(e) = crate::engine::random::fill(&mut bytes) {
+        log::warn!("no random number for Via ({e}); the process's number stands in its place");
+        bytes = std::process::id().to_be_bytes();
+    }
+    format!("ptth-{:08x}", u32::from_be_bytes(bytes)).into()
+}
+
+fn read_networks<I: IntoIterator<Item = S>, S: AsRef<str>>(
+    whose: &str,
+    networks: I,
+    into: &mut Vec<Network>,
+) -> Result<(), Error> {
+    for network in networks {
+        into.push(
+            network
+                .as_ref()
+                .parse()
+                .map_err(|e: Refusal| Error::usage(format!("{whose}: {}", e.reason)))?,
+        );
+    }
+    Ok(())
+}
+
+/// An origin as browsers write it (RFC 6454 §6.2), of any scheme: it is only compared.
+fn check_origin(origin: &str) -> Result<(), Error> {
+    let serialised = origin.split_once("://").is_some_and(|(scheme, rest)| {
+        !scheme.is_empty() && !rest.is_empty() && !rest.contains('/')
+    });
+    if serialised
+        && origin
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'*' && !byte.is_ascii_uppercase())
+    {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "CORS origin {origin:?}: write one origin as browsers do, like https://app.example or http://127.0.0.1:8080, without a path"
+    )))
+}
+
+/// Binds with a real backlog (std and mio fix 128: a fleet that comes back at once overflows that).
+pub(super) fn bind(address: &str, whose: &str) -> Result<(TcpListener, SocketAddr), Error> {
+    let doing = |e: io::Error| {
+        let hint = match e.kind() {
+            io::ErrorKind::AddrInUse => {
+                "; another program has this port: stop it or choose another port"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 need privileges: choose another port"
+            }
+            io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+            _ => "",
+        };
+        Error::io(Fault::Network, format_args!("listening for {whose} on {address}{hint}"), e)
+    };
+    let candidates: Vec<SocketAddr> = address.to_socket_addrs().map_err(doing)?.collect();
+    let Some(at) = candidates.first() else {
+        return Err(Error::usage(format!("listening for {whose}: {address} names no address")));
+    };
+    let socket =
+        socket2::Socket::new(socket2::Domain::for_address(*at), socket2::Type::STREAM, None)
+            .map_err(doing)?;
+    socket.set_reuse_address(true).map_err(doing)?;
+    socket.bind(&(*at).into()).map_err(doing)?;
+    socket.listen(BACKLOG).map_err(doing)?;
+    let listener = TcpListener::from(socket);
+    let at = listener.local_addr().map_err(doing)?;
+    Ok((listener, at))
+}
+
+/// The kernel cuts it to `net.core.somaxconn` (4,096 on Linux since 5.4).
+const BACKLOG: i32 = 4096;

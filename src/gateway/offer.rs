@@ -1,0 +1,153 @@
+//! An offer as the program's `authorize` sees it, and what may be said to it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::gateway::tokens::Digest;
+use crate::proto::turn::{self, Name};
+use crate::stream::Shown;
+
+/// A device's offer, or a poll of the fallback, as the program's `authorize` sees it. Its `Debug`
+/// shows no secret.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    pub(super) wire: turn::Offer,
+    peer: Option<IpAddr>,
+    /// Its token, where the gateway has a table of them and this is one of it.
+    pub(super) token: Option<Digest>,
+    pub(super) certificate: Option<Arc<Shown>>,
+}
+
+impl Offer {
+    pub(super) fn new(
+        wire: turn::Offer,
+        peer: Option<IpAddr>,
+        certificate: Option<Arc<Shown>>,
+    ) -> Self {
+        Offer { wire, peer, token: None, certificate }
+    }
+
+    /// An offer that another server has read; for [`Gateway::adopt`].
+    pub fn from_wire(wire: turn::Offer, peer: Option<IpAddr>) -> Self {
+        Offer { wire, peer, token: None, certificate: None }
+    }
+
+    /// The names it wants to register: device names, or origins for an IETF offer. At least one.
+    pub fn names(&self) -> &[Name] {
+        &self.wire.names
+    }
+    /// The upgrade token as offered: `PTTH/1.0`, `PTTH/0.9`, `ptth`. Empty for a poll.
+    pub fn token(&self) -> &str {
+        &self.wire.token
+    }
+    /// Whether it is a poll of the fallback. Each poll of a device is decided anew; `authorize` had
+    /// better be quick.
+    pub fn is_poll(&self) -> bool {
+        self.wire.is_poll()
+    }
+    /// Path and query of the offer.
+    pub fn target(&self) -> &str {
+        &self.wire.target
+    }
+    /// Address of the device, or of the proxy before this gateway; `None` over a Unix socket.
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+    /// The DNS names of the certificate that the device showed and that a CA of this gateway has
+    /// issued (feature `tls`), sorted; they allow the names of the offer, or it would not be asked
+    /// about here. `None`: the device showed none.
+    pub fn certificate_names(&self) -> Option<&[String]> {
+        self.certificate.as_deref().map(Shown::names)
+    }
+    /// Value of the first field of this name, compared without case.
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        self.wire
+            .fields
+            .0
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_slice())
+    }
+    /// The token of `Authorization: Bearer …` (RFC 6750 §2.1).
+    pub fn bearer_token(&self) -> Option<&str> {
+        let value = std::str::from_utf8(self.field("Authorization")?).ok()?;
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    }
+    pub(super) fn label(&self) -> String {
+        self.wire.names.iter().map(Name::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What `authorize` grants.
+#[derive(Clone, Debug, Default)]
+pub struct Grant {
+    pub(super) names: Option<Vec<String>>,
+    pub(super) credential: Option<String>,
+}
+
+impl Grant {
+    /// The names that were offered, for nobody in particular.
+    pub fn offered() -> Self {
+        Grant::default()
+    }
+    /// Other names than those offered (device names, or origins).
+    ///
+    /// # Errors
+    /// One of them is neither.
+    pub fn names<I: IntoIterator<Item = S>, S: AsRef<str>>(names: I) -> Result<Self, Error> {
+        let checked: Result<Vec<String>, Error> = names
+            .into_iter()
+            .map(|name| {
+                let name = name.as_ref();
+                let parsed =
+                    if name.contains("://") { Name::origin(name) } else { Name::label(name) };
+                parsed
+                    .map(|n| n.to_string())
+                    .map_err(|e| Error::usage(format!("granting the name {name:?}: {}", e.reason)))
+            })
+            .collect();
+        Ok(Grant { names: Some(checked?), credential: None })
+    }
+    /// Who it is: an opaque identity. Only the same identity may join or take over a name while it
+    /// is held; another gets 409. Where this is not said, a certificate that the device showed says
+    /// it.
+    pub fn to(mut self, credential: impl Into<String>) -> Self {
+        self.credential = Some(credential.into());
+        self
+    }
+}
+
+/// Why `authorize` says no: what the device is answered.
+#[derive(Clone, Debug)]
+pub struct Reject {
+    pub(super) status: u16,
+    pub(super) reason: String,
+    pub(super) retry_after: Option<u64>,
+    pub(super) location: Option<String>,
+}
+
+impl Reject {
+    /// A refusal with this status (401 no or wrong credential, 403 not for this name, 404, 410,
+    /// 429, 503 …) and one line of reason. A status outside 400 to 599 is answered as 403.
+    pub fn new(status: u16, reason: impl Into<String>) -> Self {
+        let status = if (400..600).contains(&status) { status } else { 403 };
+        Reject { status, reason: reason.into(), retry_after: None, location: None }
+    }
+    /// Another gateway has this device: 307 with this `Location`.
+    pub fn elsewhere(location: impl Into<String>) -> Self {
+        Reject {
+            status: 307,
+            reason: "another gateway has this device".to_owned(),
+            retry_after: None,
+            location: Some(location.into()),
+        }
+    }
+    /// Asks the device to stay away for so long (whole seconds).
+    pub fn retry_after(mut self, time: Duration) -> Self {
+        self.retry_after = Some(time.as_secs());
+        self
+    }
+}

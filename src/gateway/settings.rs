@@ -1,0 +1,111 @@
+//! What a gateway is started with, as one value: the builder fills it in, the loop reads it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::gateway::offer::{Grant, Offer, Reject};
+use crate::gateway::tokens::Tokens;
+use crate::limits::Limits;
+use crate::link::GatewayLink;
+use crate::proto::forwarded::Network;
+use crate::proto::turn::{Fallback, OfferRules};
+
+pub(super) type Authorize = Arc<dyn Fn(&Offer) -> Result<Grant, Reject> + Send + Sync>;
+pub(super) type OnLink = Arc<dyn Fn(GatewayLink) + Send + Sync>;
+
+/// When a gateway answers an offer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TurnMode {
+    /// At once: the link idles until somebody asks.
+    #[default]
+    Now,
+    /// When there is a request: 101 and request go out in one write; 204 after
+    /// [`Limits::poll_hold`] without one.
+    OnDemand,
+}
+
+/// Whose offers are answered when.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Turns {
+    pub(super) others: TurnMode,
+    pub(super) own: HashMap<String, TurnMode>,
+}
+
+impl Turns {
+    /// Whether an offer under these names is held until somebody asks.
+    pub(crate) fn hold<'n>(&self, mut names: impl Iterator<Item = &'n Arc<str>>) -> bool {
+        let own =
+            if self.own.is_empty() { None } else { names.find_map(|name| self.own.get(&**name)) };
+        *own.unwrap_or(&self.others) == TurnMode::OnDemand
+    }
+
+    pub(super) fn ever_hold(&self) -> bool {
+        self.others == TurnMode::OnDemand
+            || self.own.values().any(|mode| *mode == TurnMode::OnDemand)
+    }
+}
+
+/// A gateway's settings. What may be replaced while it runs (tokens, allowed networks) moves into
+/// the component that replaces it.
+pub(super) struct Settings {
+    pub(super) limits: Arc<Limits>,
+    /// For what devices send of theirs: `limits` with room for what they add.
+    pub(super) link_limits: Arc<Limits>,
+    pub(super) offer_rules: OfferRules,
+    pub(super) turns: Turns,
+    /// Sessions of one credential share a name instead of taking it over.
+    pub(super) shared_names: bool,
+    pub(super) fallback: Fallback,
+    /// Origins of pages that may use the devices' port.
+    pub(super) cors_origins: Vec<String>,
+    pub(super) keep_underscore: bool,
+    /// Proxies whose word is taken.
+    pub(super) trusted: Vec<Network>,
+    /// Requests get our element of `Forwarded`.
+    pub(super) forwarded_element: bool,
+    /// Our pseudonym in `Via` (RFC 9110 §7.6.3).
+    pub(super) via: Arc<str>,
+    /// The origin of the gateway that takes the devices of a stopping one.
+    pub(super) drain_to: Option<String>,
+    /// Tokens of devices, and of visitors; `None`: they need none.
+    pub(super) tokens: Option<Box<Tokens>>,
+    pub(super) visitor_tokens: Option<Box<Tokens>>,
+    pub(super) devices_allow: Vec<Network>,
+    pub(super) visitors_allow: Vec<Network>,
+    pub(super) authorize: Option<Authorize>,
+    pub(super) on_link: Option<OnLink>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Settings {
+            link_limits: Arc::new(limits.with_room()),
+            limits: Arc::new(limits),
+            offer_rules: OfferRules::default(),
+            turns: Turns::default(),
+            shared_names: false,
+            fallback: Fallback::Auto,
+            cors_origins: Vec::new(),
+            keep_underscore: false,
+            trusted: Vec::new(),
+            forwarded_element: false,
+            via: "ptth".into(),
+            drain_to: None,
+            tokens: None,
+            visitor_tokens: None,
+            devices_allow: Vec::new(),
+            visitors_allow: Vec::new(),
+            authorize: None,
+            on_link: None,
+        }
+    }
+}
+
+impl Settings {
+    pub(super) fn set_limits(&mut self, limits: Limits) {
+        self.link_limits = Arc::new(limits.with_room());
+        self.limits = Arc::new(limits);
+    }
+}
