@@ -11,6 +11,7 @@
 //!                  └── insert, send, close, deadline ──┘        remove() ─► a worker, blocking
 //! ```
 
+pub(crate) mod budget;
 pub(crate) mod connections;
 pub(crate) mod event_loop;
 mod handshakes;

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::close_reason::{CloseCause, CloseReason};
+use crate::engine::budget::Held;
 use crate::engine::connections::{Connections, Fetched, Id};
 use crate::engine::random;
 use crate::engine::slab::Key;
@@ -30,7 +31,7 @@ use crate::proto::comet::{self, Answer};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, reason_phrase, write_field, write_status_line};
 use crate::proto::turn::{self, Encoding, MESSAGE_ID, Transport, hex};
-use crate::relay::{self, Collected, Exchange, Gathering, Held, LocalAnswer, Waits};
+use crate::relay::{self, Collected, Exchange, Gathering, LocalAnswer, Waits};
 
 /// Names an event: 16 random bytes, in hex on the wire.
 pub(crate) type MessageId = [u8; 16];

@@ -10,13 +10,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::close_reason::CloseCause;
+use crate::engine::budget::Part;
 use crate::engine::connections::Id;
 use crate::engine::slab::Key;
 use crate::gateway::departed::{Departed, Stamp};
 use crate::gateway::tokens::Digest;
 use crate::limits::{Limits, PINNED_PART, REPLACED_MAX};
 use crate::proto::turn::{Encoding, Transport};
-use crate::relay::Part;
 use crate::stream::Shown;
 
 /// 16 bytes that name one run of a device.

@@ -14,6 +14,7 @@ use crossbeam_channel::Sender;
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::Role;
+use crate::engine::budget::{Budget, Held};
 use crate::engine::connections::{Connections, Id};
 use crate::engine::event_loop::Remote;
 use crate::engine::permits::Permit;
@@ -35,7 +36,7 @@ use crate::limits::Limits;
 use crate::link::CutError;
 use crate::proto::comet::Answer;
 use crate::proto::turn::Transport;
-use crate::relay::{self, Budget, Exchange, Held, Lingering, LocalAnswer, Relaying, Rules, Wait};
+use crate::relay::{self, Exchange, Lingering, LocalAnswer, Relaying, Rules, Wait};
 use crate::stream::{Channel, GatewayTls, HandshakeError, Shown, ShownKey, Stream};
 
 /// What the gateway keeps for a connection.

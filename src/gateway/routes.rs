@@ -13,13 +13,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
+use crate::engine::budget::{Budget, Held};
 use crate::error::{Error, Refusal};
 use crate::limits::Limits;
 use crate::proto::forward::{self, Destination, FirstSegment};
 use crate::proto::forwarded::path_prefix;
 use crate::proto::head::authority;
 use crate::proto::turn::Name;
-use crate::relay::{Budget, Held, Wait, Waits};
+use crate::relay::{Wait, Waits};
 
 /// How visitors' requests find their device. Origins that devices registered (IETF offers) come
 /// first, then the table's routes, then host suffixes, then paths.

@@ -151,6 +151,51 @@ fn a_file_names_only_files_above_it() {
     }
 }
 
+/// Folders whose `mod.rs` lists their files from the top down, one in each row of a table.
+const FOLDERS: [&str; 1] = ["relay"];
+
+/// The files of a folder as its `mod.rs` orders them, without `.rs`.
+fn listed(mod_rs: &str) -> Vec<&str> {
+    let rows = mod_rs.lines().filter_map(|line| line.strip_prefix("//! | `"));
+    rows.filter_map(|row| row.split_once(".rs`").map(|(file, _)| file)).collect()
+}
+
+#[test]
+fn in_a_folder_a_file_names_only_files_above_it() {
+    for folder in FOLDERS {
+        let sources = sources(&format!("src/{folder}"));
+        let mod_rs = &sources.iter().find(|(file, _)| file == "mod.rs").expect("a mod.rs").1;
+        let order = listed(mod_rs);
+        let place = |path: &str| {
+            order.iter().position(|listed| path.split(['/', ':', '.']).next() == Some(listed))
+        };
+        for (file, text) in sources.iter().filter(|(file, _)| file != "mod.rs") {
+            let own = place(file)
+                .unwrap_or_else(|| panic!("src/{folder}/{file} is not listed in its mod.rs"));
+            for (number, line) in code(text) {
+                let at = format!("src/{folder}/{file}:{number}: {}", line.trim());
+                let prefixes = [format!("crate::{folder}::"), "super::".into()];
+                for path in prefixes.iter().flat_map(|prefix| line.split(prefix).skip(1)) {
+                    let named = path.split([':', ';', ' ', '(', ',', ')', '<']).next();
+                    if let Some(named) = named.and_then(place) {
+                        assert!(named <= own, "{at} names a file below it");
+                    }
+                }
+                assert!(
+                    !line.contains("super::{") && !line.contains(&format!("crate::{folder}::{{")),
+                    "{at} names several files at once: write each use on its own line"
+                );
+            }
+        }
+        for file in &order {
+            let is_there = sources.iter().any(|(path, _)| {
+                path.starts_with(file) && path[file.len()..].starts_with(['.', '/'])
+            });
+            assert!(is_there, "src/{folder}/mod.rs lists {file}.rs, which is not there");
+        }
+    }
+}
+
 #[test]
 fn the_order_is_the_one_that_is_meant() {
     assert!(
@@ -162,6 +207,7 @@ fn the_order_is_the_one_that_is_meant() {
     assert!(
         names("use std::net::IpAddr;", "std::net") && !names("use core::net::IpAddr;", "std::net")
     );
+    assert_eq!(listed("//! | `a.rs` | b |\n//! | file |\nuse a;"), ["a"]);
     assert!(names("mio::Poll", "mio") && !names("premiom", "mio") && !names("an_mio", "mio"));
 }
 

@@ -1,0 +1,130 @@
+//! Quotas: what many take together of the memory, or of the requests in flight, is bounded, and so
+//! is the part of each.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crate::error::Refusal;
+
+/// A bound on what many take together, clones share it: the bytes of whole messages in memory, the
+/// requests of a route.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget {
+    taken: Arc<AtomicUsize>,
+    most: usize,
+    /// What one of those may take who are told apart.
+    most_of_one: usize,
+}
+
+/// What one of many takes of a [`Budget`].
+pub(crate) type Part = Arc<AtomicUsize>;
+
+impl Budget {
+    pub(crate) fn new(most: usize) -> Self {
+        Budget { taken: Arc::default(), most, most_of_one: most }
+    }
+
+    /// The same, of which nobody takes more than this.
+    pub(crate) fn of_parts(most: usize, most_of_one: usize) -> Self {
+        Budget { most_of_one, ..Budget::new(most) }
+    }
+
+    /// A share of nothing yet.
+    pub(crate) fn share(&self) -> Held {
+        Held { budget: self.clone(), part: None, bytes: 0 }
+    }
+
+    /// The same, for one of many.
+    pub(crate) fn share_of(&self, part: Part) -> Held {
+        Held { budget: self.clone(), part: Some(part), bytes: 0 }
+    }
+
+    /// What is taken of it now.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.load(Relaxed)
+    }
+
+    /// One of what is counted, where that is no bytes. `None`: the budget has no more.
+    pub(crate) fn one(&self) -> Option<Held> {
+        let mut held = self.share();
+        held.grow(1).then_some(held)
+    }
+
+    /// Goes on with what is taken of another one, under the own bound.
+    pub(crate) fn succeed(&mut self, other: &Budget) {
+        self.taken = other.taken.clone();
+    }
+}
+
+/// A share of a [`Budget`], given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    budget: Budget,
+    part: Option<Part>,
+    bytes: usize,
+}
+
+impl Held {
+    /// Takes more. False: the budget has no more, and nothing was taken.
+    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
+        let within =
+            |most: usize| move |taken: usize| taken.checked_add(bytes).filter(|sum| *sum <= most);
+        let Budget { taken, most, most_of_one } = &self.budget;
+        if self
+            .part
+            .as_ref()
+            .is_some_and(|part| part.fetch_update(Relaxed, Relaxed, within(*most_of_one)).is_err())
+        {
+            return false;
+        }
+        let grown = taken.fetch_update(Relaxed, Relaxed, within(*most)).is_ok();
+        if grown {
+            self.bytes += bytes;
+        } else if let Some(part) = &self.part {
+            part.fetch_sub(bytes, Relaxed);
+        }
+        grown
+    }
+
+    /// The same for bytes of a whole message, which takes `beside` already.
+    ///
+    /// # Errors
+    /// 413: nobody may take so many. 503: the budget, or the part of it that is one's own, has no
+    /// more now.
+    pub(crate) fn take(&mut self, bytes: usize, beside: usize) -> Result<(), Refusal> {
+        if self.grow(bytes) {
+            return Ok(());
+        }
+        if bytes.saturating_add(beside) > self.budget.most_of_one {
+            return Err(Refusal::new(
+                413,
+                "the message is longer, as the device takes it, than the share of messages_bytes_max that one device has",
+            ));
+        }
+        Err(Refusal::new(
+            503,
+            "this gateway holds as many bytes of whole messages as messages_bytes_max allows, or its share for this device; try again later",
+        ))
+    }
+
+    /// Takes what is there already, whatever the bound says.
+    pub(crate) fn force(&mut self, bytes: usize) {
+        self.budget.taken.fetch_add(bytes, Relaxed);
+        self.bytes += bytes;
+    }
+
+    /// Whether it is of use to others that it is given back soon: more than half of the budget is
+    /// taken.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.bytes > 0 && self.budget.taken.load(Relaxed) > self.budget.most / 2
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.budget.taken.fetch_sub(self.bytes, Relaxed);
+        if let Some(part) = &self.part {
+            part.fetch_sub(self.bytes, Relaxed);
+        }
+    }
+}

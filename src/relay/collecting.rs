@@ -1,0 +1,136 @@
+//! A request's body is read whole into memory, for a device that polls.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::engine::connections::{Connection, Fetched};
+use crate::error::Refusal;
+use crate::limits::Limits;
+use crate::proto::body::{Decoder, Framing, Piece};
+use crate::proto::comet;
+use crate::proto::head::{self, LineEnds};
+use crate::relay::exchange::Exchange;
+use crate::relay::gathering::Gathering;
+
+/// How far a request's body is collected.
+pub(crate) enum Collected {
+    NotYet,
+    /// Whole: the exchange's head has the body behind it now, and can be sent or handed out.
+    Whole,
+    /// The downstream side is gone.
+    Gone,
+    Refused(Refusal),
+}
+
+impl Exchange {
+    /// Begins to read the request's body into memory; a downstream side that waits for a 100 gets
+    /// it from here.
+    ///
+    /// # Errors
+    /// 413: it is announced to be longer than is collected.
+    pub(crate) fn begin_collecting<T>(
+        &mut self,
+        downstream: &mut Connection<T>,
+        gathering: Gathering,
+        limits: &Limits,
+    ) -> Result<(), Refusal> {
+        if self.request.remaining().is_some_and(|length| length > limits.message_bytes_max as u64) {
+            return Err(too_large());
+        }
+        self.collected = Some(gathering);
+        if self.expects_continue && downstream.kept() == 0 {
+            downstream.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        Ok(())
+    }
+
+    /// Reads what has come of the request's body, at most `limits.message_bytes_max` in all.
+    pub(crate) fn collect<T>(
+        &mut self,
+        downstream: &mut Connection<T>,
+        scratch: &mut [u8],
+        now: Instant,
+        limits: &Limits,
+    ) -> Collected {
+        let Some(body) = &mut self.collected else { return Collected::NotYet };
+        let most = self
+            .request
+            .remaining()
+            .map_or(scratch.len(), |left| left.min(scratch.len() as u64) as usize);
+        if downstream.is_broken() || downstream.flush().is_err() {
+            return Collected::Gone;
+        }
+        let filled = match downstream.fetch(scratch, most) {
+            Ok(Fetched::Bytes(n)) => n,
+            Ok(Fetched::Nothing) => return Collected::NotYet,
+            Ok(Fetched::End) | Err(_) => return Collected::Gone,
+        };
+        body.came(now);
+        let mut used = 0;
+        loop {
+            let (n, piece) = match self.request.decode(&scratch[used..filled]) {
+                Ok(decoded) => decoded,
+                Err(refusal) => return Collected::Refused(refusal),
+            };
+            used += n;
+            match piece {
+                Piece::More => return Collected::NotYet,
+                Piece::Data(data) if body.len() + data.len() > limits.message_bytes_max => {
+                    return Collected::Refused(too_large());
+                }
+                Piece::Data(data) => {
+                    if let Err(refusal) = body.take(data) {
+                        return Collected::Refused(refusal);
+                    }
+                }
+                Piece::End => {
+                    downstream.keep(&scratch[used..filled]);
+                    return self.enclose_request(limits);
+                }
+            }
+        }
+    }
+
+    /// The collected request as one message, framed by us.
+    fn enclose_request(&mut self, limits: &Limits) -> Collected {
+        let Some((mut body, held)) = self.collected.take().map(Gathering::finish) else {
+            return Collected::NotYet;
+        };
+        let own = limits.for_own_heads();
+        let parsed = head::request(&self.head, &own, LineEnds::Crlf);
+        let Ok(Some(request)) = parsed else {
+            return Collected::Refused(Refusal::new(
+                400,
+                "the request cannot be forwarded as it is",
+            ));
+        };
+        let mut text = Vec::with_capacity(request.len + 64);
+        let written = match self.request.trailers() {
+            [] => comet::write_request_head(&mut text, &request, body.len()),
+            trailers => {
+                text.reserve_exact(body.len() + 64 * trailers.len());
+                comet::write_request(&mut text, &request, &std::mem::take(&mut body), trailers)
+            }
+        };
+        if let Err(refusal) = written {
+            return Collected::Refused(refusal);
+        }
+        if !body.is_empty() {
+            // In place: a second buffer of its length would be counted nowhere.
+            body.reserve_exact(text.len());
+            body.splice(..0, text);
+            text = body;
+        }
+        self.request = Decoder::new(Framing::Empty, limits);
+        (self.head, self.whole, self.held, self.request_chunked) =
+            (Vec::new(), Some(Arc::new(text)), Some(held), false);
+        Collected::Whole
+    }
+}
+
+fn too_large() -> Refusal {
+    Refusal::new(
+        413,
+        "the device is reached by polling, and the body is longer than message_bytes_max allows for that",
+    )
+}

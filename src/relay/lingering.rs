@@ -1,0 +1,117 @@
+//! How a connection is closed gently, so that the last response is not lost to a reset.
+
+use std::time::{Duration, Instant};
+
+use crate::engine::connections::{Connection, Connections, Fetched, Id};
+use crate::limits::Limits;
+
+/// Bytes that one step reads from a connection that is being closed.
+const LINGER_READ: usize = 64 * 1024;
+
+/// Ends a connection gently: what waits is written, the sending direction closed, and what still
+/// comes read and dropped, so that the last answer is not lost to a reset (RFC 9112 §9.6): clients
+/// that write everything before they read are met, however much they write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lingering {
+    /// When it ends at the latest.
+    ends: Instant,
+    /// And when nothing comes for so long.
+    silence: Duration,
+    shut: bool,
+}
+
+/// How a step left a connection that is being closed.
+enum Lingered {
+    Over,
+    Waits,
+    /// Something came, and more may be there.
+    Came,
+}
+
+impl Lingering {
+    fn step<T>(&mut self, peer: &mut Connection<T>, scratch: &mut [u8]) -> Lingered {
+        let waits =
+            |peer: &Connection<T>| if peer.is_broken() { Lingered::Over } else { Lingered::Waits };
+        match peer.flush() {
+            Err(_) => return Lingered::Over,
+            Ok(false) => return waits(peer),
+            Ok(true) => {}
+        }
+        if !self.shut {
+            match peer.end_output() {
+                Ok(true) => self.shut = true,
+                Ok(false) => return waits(peer),
+                Err(_) => return Lingered::Over,
+            }
+        }
+        match peer.fetch(scratch, LINGER_READ) {
+            Ok(Fetched::Bytes(_)) => Lingered::Came,
+            Ok(Fetched::Nothing) => Lingered::Waits,
+            Ok(Fetched::End) | Err(_) => Lingered::Over,
+        }
+    }
+}
+
+/// Begins to close a connection gently; `begin` makes its state. `hurried`: this side stops, and
+/// waits less for a silent peer.
+pub(crate) fn linger<T>(
+    cx: &mut Connections<T>,
+    id: Id,
+    limits: &Limits,
+    hurried: bool,
+    begin: impl FnOnce(Lingering) -> T,
+) {
+    let silence = if hurried {
+        limits.linger_timeout.min(limits.abandoned_timeout)
+    } else {
+        limits.linger_timeout
+    };
+    let (silent, ends) = (cx.after(silence), cx.after(limits.linger_total_timeout));
+    let Some(peer) = cx.get_mut(id) else { return };
+    peer.state = begin(Lingering { ends, silence, shut: false });
+    cx.set_deadline(id, Some(silent.min(ends)));
+    cx.lingers(id, limits.lingering_max);
+}
+
+/// This side stops: a connection that is being closed is not waited for as long as before.
+pub(crate) fn hurry_lingering<T>(
+    cx: &mut Connections<T>,
+    id: Id,
+    limits: &Limits,
+    find: fn(&mut T) -> Option<&mut Lingering>,
+) {
+    let silence = limits.linger_timeout.min(limits.abandoned_timeout);
+    let at = cx.after(silence);
+    let Some(lingering) = cx.get_mut(id).and_then(|peer| find(&mut peer.state)) else { return };
+    lingering.silence = silence;
+    let at = at.min(lingering.ends);
+    cx.set_deadline(id, Some(at));
+}
+
+/// One step of a connection that is being closed gently; closes it when that is over. `find`: where
+/// its state keeps the rest.
+pub(crate) fn step_lingering<T>(
+    cx: &mut Connections<T>,
+    id: Id,
+    find: fn(&mut T) -> Option<&mut Lingering>,
+) {
+    let mut scratch = cx.take_scratch();
+    let stepped = cx.get_mut(id).and_then(|peer| {
+        let mut lingering = *find(&mut peer.state)?;
+        let step = lingering.step(peer, &mut scratch);
+        *find(&mut peer.state)? = lingering;
+        Some((step, lingering))
+    });
+    cx.put_scratch(scratch);
+    match stepped {
+        Some((Lingered::Over, _)) => cx.close(id),
+        Some((Lingered::Came, Lingering { ends, silence, .. })) => {
+            let at = cx.after(silence).min(ends);
+            cx.set_deadline(id, Some(at));
+            if cx.get(id).is_some_and(Connection::has_input) {
+                cx.again(id); // a bounded piece in each turn of the loop
+            }
+        }
+        Some((Lingered::Waits, _)) | None => {}
+    }
+}

@@ -1,0 +1,99 @@
+//! Responses that no peer gave, written by this end: refusals and failures.
+
+use crate::proto::head::{self};
+
+/// An answer that no peer gave: a refusal or a failure, told by this end.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalAnswer<'a> {
+    pub(crate) status: u16,
+    pub(crate) reason: &'a str,
+    /// `Proxy-Status` error type (RFC 9209 §2.3).
+    pub(crate) error: Option<&'static str>,
+    /// `Proxy-Status` also without an error type: a device has to know this gateway's answer from a
+    /// middlebox's.
+    pub(crate) mark: bool,
+    pub(crate) retry_after: Option<u64>,
+    pub(crate) fields: &'a [(&'a str, &'a str)],
+    /// The answer is to a HEAD request: no body.
+    pub(crate) to_head: bool,
+    /// The connection goes on.
+    pub(crate) keep: bool,
+}
+
+impl<'a> LocalAnswer<'a> {
+    /// An answer with this status and reason that closes the connection.
+    pub(crate) fn new(status: u16, reason: &'a str) -> Self {
+        LocalAnswer {
+            status,
+            reason,
+            error: None,
+            mark: false,
+            retry_after: None,
+            fields: &[],
+            to_head: false,
+            keep: false,
+        }
+    }
+
+    /// Appends it: head and a `text/plain` body of one line.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, date: &str) {
+        let length = (self.reason.len() + 1).to_string();
+        let retry_after = self.retry_after.map(|s| s.to_string());
+        let proxy_status = match (self.error, self.mark) {
+            (Some(error), _) => {
+                Some(format!("ptth; error={error}; details=\"{}\"", quoted(self.reason)))
+            }
+            (None, true) => Some(format!("ptth; details=\"{}\"", quoted(self.reason))),
+            (None, false) => None,
+        };
+        let upgrades = self.fields.iter().any(|(name, _)| *name == "Upgrade"); // RFC 9110 §7.8: then `Connection` has to list it
+        let connection = match (self.keep, upgrades) {
+            (true, true) => Some("Upgrade"),
+            (true, false) => None,
+            (false, true) => Some("close, Upgrade"),
+            (false, false) => Some("close"),
+        };
+        let fields = [
+            ("Date", Some(date)),
+            ("Content-Type", Some("text/plain; charset=utf-8")),
+            ("Content-Length", Some(&length)),
+        ];
+        let more = [
+            ("Retry-After", retry_after.as_deref()),
+            ("Proxy-Status", proxy_status.as_deref()),
+            ("Connection", connection),
+        ];
+        let built =
+            fields.iter().chain(&more).filter_map(|(name, value)| value.map(|v| (*name, v)));
+        if head::write_status_line(out, self.status, head::reason_phrase(self.status).as_bytes())
+            .is_err()
+        {
+            return;
+        }
+        for (name, value) in built.chain(self.fields.iter().copied()) {
+            if let Err(refusal) = head::write_field(out, name, value.as_bytes()) {
+                log::error!("field {name} of an answer was left out: {refusal}");
+            }
+        }
+        out.extend_from_slice(b"\r\n");
+        if !self.to_head {
+            out.extend_from_slice(self.reason.as_bytes());
+            out.push(b'\n');
+        }
+    }
+}
+
+/// Text fit for a quoted string of a structured field (RFC 9651 §3.3.3): visible ASCII, escapes for
+/// `"` and `\`. The body has the whole of it; a program's long reason must not push a head over its
+/// limit.
+fn quoted(text: &str) -> String {
+    const CHARS_MAX: usize = 500;
+    text.chars()
+        .take(CHARS_MAX)
+        .flat_map(|c| match c {
+            '"' | '\\' => vec!['\\', c],
+            ' '..='~' => vec![c],
+            _ => vec!['?'],
+        })
+        .collect()
+}

@@ -1,0 +1,75 @@
+//! Layer 4: one exchange from a downstream connection to an upstream one, streamed, in the event
+//! loop.
+//!
+//! The same code carries a visitor's request to a device's link and, inside the device, a link's
+//! request to a local server. It costs no thread, keeps both sockets registered, and reads from
+//! nobody while the other side has not taken what was read before; of a response it reads a little
+//! ahead, so that a slow visitor does not hold the link.
+//!
+//! ```text
+//!   downstream ──head, body──► upstream   request.rs: nothing is read while upstream has bytes waiting
+//!   downstream ◄──head, body── upstream   response.rs: up to read_ahead_bytes_max may wait for downstream
+//! ```
+//! A device that polls (protocol.md §2) has no upstream connection while it works: the request is
+//! *collected* into memory and handed out by the role, and the response comes whole ([`deliver`])
+//! or as the body of a POST, which then is the upstream connection ([`attach_enclosed`]).
+//!
+//! A request that offers another protocol (WebSocket) and is answered with 101 becomes a *tunnel*:
+//! bytes go both ways as they come, each direction ends by itself, and the upstream connection is
+//! never used for anything else.
+//!
+//! Heads are rewritten by [`proto::forward`](crate::proto::forward), bodies are decoded and framed
+//! anew: what goes on is exactly what was understood.
+//!
+//! # Order of files
+//! Each names only those above it.
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `waits.rs` | how long each phase may take, and what that wait is called |
+//! | `local_answer.rs` | responses that no peer gave |
+//! | `lingering.rs` | how a connection is closed gently |
+//! | `gathering.rs` | a message that is read whole into memory |
+//! | `rules.rs` | what differs between a gateway's relay and a device's |
+//! | `failure.rs` | why an exchange fails, by the side whose fault it is |
+//! | `tunnel.rs` | both directions behind a 101 |
+//! | `exchange.rs` | the state of one exchange |
+//! | `collecting.rs` | a request that is collected |
+//! | `request.rs` | downstream to upstream |
+//! | `response.rs` | upstream to downstream |
+//! | `clocks.rs` | which deadline runs, what counts as progress, who is too slow |
+//! | `step.rs` | one bounded step of both directions |
+//! | `relaying.rs` | what a role adds |
+//! | `endings.rs` | every way in which an exchange ends |
+//! | `driver.rs` | what moves exchanges: `attach`, `deliver`, `advance` |
+//! | `expiry.rs` | what follows when a deadline passes |
+
+mod clocks;
+mod collecting;
+mod driver;
+mod endings;
+mod exchange;
+mod expiry;
+mod failure;
+mod gathering;
+mod lingering;
+mod local_answer;
+mod relaying;
+mod request;
+mod response;
+mod rules;
+mod step;
+mod tunnel;
+mod waits;
+
+pub(crate) use collecting::Collected;
+pub(crate) use driver::{advance, attach, attach_enclosed, attach_with, deliver};
+pub(crate) use endings::{abort, answer_instead};
+pub(crate) use exchange::{Exchange, wants_upgrade};
+pub(crate) use expiry::expired;
+pub(crate) use gathering::Gathering;
+pub(crate) use lingering::{Lingering, hurry_lingering, linger, step_lingering};
+pub(crate) use local_answer::LocalAnswer;
+pub(crate) use relaying::Relaying;
+pub(crate) use rules::Rules;
+pub(crate) use waits::{Wait, Waits};

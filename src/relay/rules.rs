@@ -1,0 +1,27 @@
+//! What differs between the gateway's relay and the device's.
+
+use std::sync::Arc;
+
+use crate::limits::Limits;
+use crate::proto::head::LineEnds;
+
+/// What differs between the gateway's relay and the device's.
+#[derive(Clone)]
+pub(crate) struct Rules {
+    pub(crate) limits: Arc<Limits>,
+    /// For what the upstream side sends: a device adds fields of its own to what came within
+    /// `limits`, a local server does not.
+    pub(crate) answer_limits: Arc<Limits>,
+    /// How line ends of the upstream side are read.
+    pub(crate) ends: LineEnds,
+    /// Pseudonym for `Via`.
+    pub(crate) via: Option<Arc<str>>,
+    /// Add `Date` to answers that lack one.
+    pub(crate) add_date: bool,
+    /// The upstream side in error texts: `the device`, `the local server`.
+    pub(crate) upstream_name: &'static str,
+    /// A downstream side that has ended its direction may still want its answer, however long that
+    /// takes: a visitor may (RFC 9112 §9.6). Else only bytes that move within `abandoned_timeout`
+    /// say so.
+    pub(crate) downstream_may_half_close: bool,
+}

@@ -1,0 +1,106 @@
+//! A connection that was switched to another protocol: bytes go both ways as they come, and each
+//! direction ends by itself.
+
+use crate::close_reason::{CloseCause, CloseReason};
+use crate::engine::connections::{Connection, Fetched};
+use crate::relay::rules::Rules;
+
+/// A connection that was switched to another protocol.
+#[derive(Default)]
+pub(super) struct Tunnel {
+    pub(super) to_downstream: Direction,
+    pub(super) to_upstream: Direction,
+    /// Its half-close has been seen: from then on silence counts.
+    pub(super) half_seen: bool,
+}
+
+/// How one direction of a tunnel stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Direction {
+    #[default]
+    Open,
+    /// The receiving side has been told its end.
+    Shut,
+    /// The receiving side takes nothing any more.
+    Deaf,
+}
+
+impl Tunnel {
+    /// Moves what has come, both ways. False: nothing moved.
+    pub(super) fn step<T>(
+        &mut self,
+        downstream: &mut Connection<T>,
+        link: &mut Connection<T>,
+        scratch: &mut [u8],
+        rules: &Rules,
+    ) -> Result<bool, CloseReason> {
+        let moved = pour(downstream, link, &mut self.to_upstream, scratch, rules)?
+            | pour(link, downstream, &mut self.to_downstream, scratch, rules)?;
+        if !moved {
+            downstream.settle();
+            link.settle();
+        }
+        Ok(moved)
+    }
+
+    pub(super) fn is_half_ended(&self) -> bool {
+        self.to_downstream != Direction::Open || self.to_upstream != Direction::Open
+    }
+
+    /// Why it is over, where it is: both sides were told an end, or one was, and takes no more.
+    pub(super) fn end(&self) -> Option<CloseReason> {
+        match (self.to_downstream, self.to_upstream) {
+            (Direction::Open, _) | (_, Direction::Open) => None,
+            (Direction::Deaf, Direction::Deaf) => {
+                Some(CloseCause::Reset.because("its tunnel broke"))
+            }
+            _ => Some(CloseCause::Tunnel.because("its tunnel ended in both directions")),
+        }
+    }
+}
+
+/// One direction of a tunnel. Where the receiving side takes no more, what it sent before is still
+/// passed on: the other direction goes on to its end.
+fn pour<T>(
+    from: &mut Connection<T>,
+    to: &mut Connection<T>,
+    direction: &mut Direction,
+    scratch: &mut [u8],
+    rules: &Rules,
+) -> Result<bool, CloseReason> {
+    if *direction == Direction::Deaf {
+        return Ok(false);
+    }
+    let written = to.written();
+    let mut moved = false;
+    let mut taken = Ok(true);
+    if to.pending() < rules.limits.read_ahead_bytes_max && from.has_input() {
+        match from.fetch(scratch, scratch.len()) {
+            Ok(Fetched::Bytes(n)) => {
+                taken = to.send(&scratch[..n]).map(|()| true);
+                moved = true;
+            }
+            Ok(Fetched::Nothing | Fetched::End) => {}
+            Err(_) => return Err(CloseCause::Reset.because("its tunnel broke")),
+        }
+    }
+    taken = taken.and_then(|_| to.flush());
+    if matches!(taken, Ok(true))
+        && from.at_end_of_stream()
+        && from.kept() == 0
+        && *direction == Direction::Open
+    {
+        // A direction that ends leaves the other one open.
+        taken = to.end_output().inspect(|told| {
+            if *told {
+                (*direction, moved) = (Direction::Shut, true);
+            }
+        });
+    }
+    if taken.is_err() || (to.is_broken() && *direction == Direction::Open) {
+        to.drop_output();
+        to.look_again();
+        (*direction, moved) = (Direction::Deaf, true);
+    }
+    Ok(moved || to.written() != written)
+}

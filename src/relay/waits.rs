@@ -1,0 +1,84 @@
+//! How long each phase of an exchange may take, and what each of these waits is called.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::limits::Limits;
+
+/// How long something is waited for, and how that wait is called; it shows as an error repeats it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wait {
+    pub(crate) time: Duration,
+    pub(crate) name: &'static str,
+}
+
+impl Wait {
+    /// Returns false where it may take as long as it takes.
+    pub(super) fn is_bounded(&self) -> bool {
+        !self.time.is_zero()
+    }
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} s ({})", self.time.as_secs_f32(), self.name)
+    }
+}
+
+/// How long each phase of an exchange may take; a route may have some of its own. Zero: as long as
+/// it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Waits {
+    pub(crate) link: Wait,
+    /// For the upstream side to take what is written of the request.
+    pub(crate) write: Wait,
+    pub(crate) first_byte: Wait,
+    pub(crate) body_silence: Wait,
+    /// For something to move on a tunnel, and on one that has ended in one direction.
+    pub(crate) tunnel: Wait,
+    pub(crate) half_tunnel: Wait,
+    /// The whole exchange.
+    pub(crate) exchange: Wait,
+}
+
+impl Waits {
+    pub(crate) fn of(limits: &Limits) -> Self {
+        Waits {
+            link: Wait { time: limits.wait_for_link, name: "wait_for_link" },
+            write: Wait { time: limits.request_write_timeout, name: "request_write_timeout" },
+            first_byte: Wait { time: limits.first_byte_timeout, name: "first_byte_timeout" },
+            body_silence: Wait { time: limits.body_silence_timeout, name: "body_silence_timeout" },
+            tunnel: Wait { time: limits.tunnel_silence_timeout, name: "tunnel_silence_timeout" },
+            half_tunnel: Wait { time: limits.body_silence_timeout, name: "body_silence_timeout" },
+            exchange: Wait { time: limits.exchange_timeout, name: "exchange_timeout" },
+        }
+    }
+
+    /// Of a device that forwards what comes over a link: how long anything may take is its
+    /// gateway's word, which ends the link when it is over. A tunnel that has ended in one
+    /// direction is the exception, since a gateway that half-closes a link and one that is gone
+    /// look alike.
+    pub(crate) fn of_forwarder(limits: &Limits) -> Self {
+        let usual = Self::of(limits);
+        let endless = |wait: Wait| Wait { time: Duration::ZERO, ..wait };
+        Waits {
+            link: usual.link,
+            write: endless(usual.write),
+            first_byte: Wait {
+                time: limits.local_first_byte_timeout,
+                name: "local_first_byte_timeout",
+            },
+            body_silence: endless(usual.body_silence),
+            tunnel: endless(usual.tunnel),
+            half_tunnel: usual.tunnel,
+            exchange: endless(usual.exchange),
+        }
+    }
+
+    /// Of a device that forwards what it polled for. It cannot notice that its gateway has given
+    /// up, so its own waits hold.
+    pub(crate) fn of_polling_forwarder(limits: &Limits) -> Self {
+        let (usual, own) = (Self::of(limits), Self::of_forwarder(limits).first_byte);
+        Waits { first_byte: if own.is_bounded() { own } else { usual.first_byte }, ..usual }
+    }
+}
