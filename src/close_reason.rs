@@ -80,6 +80,8 @@ ends! {
     /// A device that polls, or whose offers are held, did not come again within
     /// [`poll_gap`](crate::Limits::poll_gap).
     Absent = "absent",
+    /// An operator of the gateway ended it.
+    Operator = "operator",
 }
 
 impl CloseCause {

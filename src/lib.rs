@@ -47,6 +47,7 @@ pub mod limits;
 pub mod link;
 pub mod message;
 pub mod proto;
+mod observe;
 mod relay;
 #[cfg(test)]
 mod sim;

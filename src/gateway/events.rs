@@ -25,15 +25,22 @@ pub enum EventKind {
     Ended,
 }
 
-impl fmt::Display for EventKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl EventKind {
+    /// Its name: `up`, `down`, `moved`, `replaced`, `ended`.
+    pub fn as_str(self) -> &'static str {
+        match self {
             EventKind::Up => "up",
             EventKind::Down => "down",
             EventKind::Moved => "moved",
             EventKind::Replaced => "replaced",
             EventKind::Ended => "ended",
-        })
+        }
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

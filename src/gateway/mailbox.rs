@@ -903,6 +903,7 @@ impl GatewayRole {
             registration: registration.clone(),
             hold: Hold::Poll(Box::new(Parked { knock, owner })),
         });
+        self.observer.seen(registration.name());
         let first = self.registry.park(&registration, id, encoding, session, now);
         self.stats.polls.fetch_add(1, Relaxed);
         let at = cx.after(self.settings.limits.poll_hold);
@@ -1025,7 +1026,9 @@ impl GatewayRole {
             }
             Collected::Whole => return self.find_link(cx, id, key),
             Collected::Gone => {
-                self.exchanges.remove(key);
+                if let Some(mut exchange) = self.exchanges.remove(key) {
+                    exchange.observed.failed(CloseCause::AskerGone.as_str(), 0);
+                }
                 return cx.close(id);
             }
             Collected::Refused(refusal) => refusal,
@@ -1297,6 +1300,7 @@ impl GatewayRole {
         registration: Arc<Registration>,
     ) {
         let until = cx.after(self.waits(key).first_byte.time);
+        self.exchanges.get_mut(key).into_iter().for_each(|exchange| exchange.observed.attached());
         if !self.events.handed.contains_key(&event) {
             self.stats.events.fetch_add(1, Relaxed);
             self.registry.event_begins(name, until);

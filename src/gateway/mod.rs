@@ -12,6 +12,7 @@ mod certificates;
 mod departed;
 mod events;
 mod mailbox;
+mod observation;
 mod offer;
 mod offers;
 mod pins;

@@ -22,6 +22,7 @@ use crate::gateway::registry::{Denied, Holder, Registration, Waiter};
 use crate::gateway::role::{Alarm, Command, GatewayRole, Handle, LeasedLink, State};
 use crate::gateway::tokens::REVOKED;
 use crate::link::{CutError, GatewayLink};
+use crate::observe::Observed;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
 use crate::proto::heartbeat;
@@ -493,6 +494,7 @@ impl GatewayRole {
         for name in &claimed.moved {
             self.tell(EventKind::Moved, name, &by, Some(transport));
         }
+        self.observe_offer(offer, &claimed.registration);
         if !claimed.inherited.is_empty() {
             self.fail_events_of(cx, &claimed.inherited, &owner);
         }
@@ -620,6 +622,7 @@ impl GatewayRole {
                 registration: registration.clone(),
                 handle,
                 fate: CutError::default(),
+                observed: Observed::default(),
                 place,
             },
         );
@@ -748,6 +751,7 @@ impl GatewayRole {
         if peer.pending() > 0 && !peer_flush(cx, id) {
             return self.drop_link(cx, id, UNTURNED);
         }
+        self.observer.seen(registration.name());
         if !self.registry.in_force(&registration) {
             return self.part(cx, id);
         }

@@ -81,6 +81,20 @@ impl Registration {
     }
 }
 
+/// What a name has and wants at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(not(feature = "admin"), allow(dead_code))]
+pub(crate) struct Load {
+    pub(crate) idle: usize,
+    pub(crate) busy: usize,
+    /// Polls that are held.
+    pub(crate) polls: usize,
+    /// Events in its hands.
+    pub(crate) events: usize,
+    /// Callers in line.
+    pub(crate) waiting: usize,
+}
+
 /// Who waits for a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiter {
@@ -347,6 +361,18 @@ impl Registry {
     /// Links of a name: in all, and idle.
     pub(crate) fn links(&self, name: &str) -> (usize, usize) {
         self.entries.get(name).map_or((0, 0), |e| (e.links(), e.idle.0.len()))
+    }
+
+    /// How many connections a name has, and how many wait for one.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
+    pub(crate) fn load(&self, name: &str) -> Load {
+        self.entries.get(name).map_or_else(Load::default, |entry| Load {
+            idle: entry.idle.0.len() + entry.pinned.len(),
+            busy: entry.busy.len() + entry.leases,
+            polls: entry.mailbox.as_ref().map_or(0, |mailbox| mailbox.polls.0.len()),
+            events: entry.events,
+            waiting: entry.waiting.len() + entry.again.len(),
+        })
     }
 
     /// How a name is connected.

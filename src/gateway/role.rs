@@ -30,10 +30,12 @@ use crate::gateway::registry::{Left, Registration, Registry, Waiter};
 use crate::gateway::routes::Table;
 use crate::gateway::settings::Settings;
 use crate::gateway::stats::Stats;
+use crate::gateway::observation::Question;
 use crate::gateway::tokens::{REVOKED, Tokens, Whose};
 use crate::gateway::visitors::{Visitor, VisitorListener, program_error};
 use crate::limits::Limits;
 use crate::link::CutError;
+use crate::observe::{Observed, Observer};
 use crate::proto::comet::Answer;
 use crate::proto::turn::Transport;
 use crate::relay::{self, Exchange, Lingering, LocalAnswer, Relaying, Rules, Wait};
@@ -101,6 +103,9 @@ pub(crate) enum Command {
     Drain { notice: Duration, time: Duration },
     /// The visitor's connection that this link was pinned to is over.
     Unpin { link: Id },
+    /// What an operator asks.
+    #[allow(dead_code, reason = "nobody asks yet")]
+    Observe(Question),
     /// Whether the loop turns.
     Ping { reply: Sender<()> },
 }
@@ -132,6 +137,7 @@ pub(super) struct LeasedLink {
     pub(super) handle: Handle,
     /// Where the program that has it reads why it was cut.
     pub(super) fate: CutError,
+    pub(super) observed: Observed,
     /// Counted until it comes back or ends.
     pub(super) place: Option<Permit>,
 }
@@ -242,6 +248,7 @@ pub(crate) struct GatewayRole {
     pub(super) link_workers: Workers,
     pub(super) remote: Remote<Command>,
     pub(super) stats: Arc<Stats>,
+    pub(super) observer: Observer,
     rules: Arc<Rules>,
     listeners: Vec<Listening>,
     pub(super) exchanges: Slab<Exchange>,
@@ -326,6 +333,7 @@ impl GatewayRole {
             ),
             remote,
             stats,
+            observer: settings.observer.clone(),
             exchanges: Slab::new(),
             ends: Ends::default(),
             leases: HashMap::new(),
@@ -382,6 +390,7 @@ impl GatewayRole {
         transport: Option<Transport>,
         end: Option<CloseCause>,
     ) {
+        self.observer.changed(name, kind.as_str(), reason, transport, end);
         self.subscribers.publish(&Event {
             kind,
             name: name.to_owned(),
@@ -428,6 +437,7 @@ impl GatewayRole {
         let Some((stream, unread, _)) = cx.remove(id) else { return true };
         let (stream, ticket) = (Arc::new(stream), self.number());
         let airplay = registration.is_airplay();
+        let observed = self.observe_lease(&registration);
         self.registry.lend(&registration, id);
         let fate = CutError::default();
         self.leases.insert(
@@ -436,6 +446,7 @@ impl GatewayRole {
                 registration,
                 handle: Handle::Weak(Arc::downgrade(&stream)),
                 fate: fate.clone(),
+                observed,
                 place,
             },
         );
@@ -504,9 +515,15 @@ impl GatewayRole {
         ticket: u64,
         stream: Result<(Stream, Vec<u8>), CloseReason>,
     ) {
-        let Some(LeasedLink { registration, place, .. }) = self.leases.remove(&ticket) else {
+        let Some(LeasedLink { registration, place, mut observed, .. }) =
+            self.leases.remove(&ticket)
+        else {
             return;
         };
+        if let Some(why) = stream.as_ref().err().filter(|why| !why.end.is_usual()) {
+            observed.failed(why.end.as_str(), 0);
+        }
+        drop(observed);
         cx.set_lent(self.leases.len());
         let device = Device::link(registration.clone());
         let inserted = stream.and_then(|(stream, unread)| {
@@ -734,7 +751,7 @@ impl GatewayRole {
 
     /// Wakes a program's thread that is blocked on a lent link: its next read or write fails, with
     /// this error.
-    fn cut_lent(&mut self, ticket: u64, why: Error) {
+    pub(super) fn cut_lent(&mut self, ticket: u64, why: Error) {
         let Some(leases) = self.leases.get(&ticket) else { return };
         leases.fate.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
         let cut = match &leases.handle {
@@ -812,6 +829,17 @@ impl GatewayRole {
         };
         new.succeed(table);
         Ok(std::mem::replace(table, new))
+    }
+
+    /// What the visitors' listeners' routes say, each line behind its listener's address.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
+    pub(super) fn route_rows(&self, most: usize) -> Vec<String> {
+        let of = |listening: &Listening| {
+            let at = listening.at.map_or_else(String::new, |at| at.to_string());
+            let routes = listening.table.as_ref().map(|table| table.told(most)).unwrap_or_default();
+            routes.into_iter().map(move |route| format!("{at} {route}"))
+        };
+        self.listeners.iter().flat_map(of).take(most).collect()
     }
 
     /// The routes and the port of a visitors' listener.
@@ -1033,7 +1061,7 @@ impl GatewayRole {
 
     /// Bytes of memory that are held: connections with their buffers and sessions, heads of
     /// requests, whole messages.
-    fn memory(&self, cx: &Connections<State>) -> usize {
+    pub(super) fn memory(&self, cx: &Connections<State>) -> usize {
         cx.held() + self.heads.taken() + self.budget.taken()
     }
 
@@ -1329,6 +1357,7 @@ impl Role for GatewayRole {
                 self.subscribers.add(subscriber);
                 let _ = reply.send(());
             }
+            Command::Observe(question) => self.observe(cx, question),
             Command::Unpin { link } => self.unpin(cx, link),
             Command::Drain { notice, time } => self.give_notice(cx, notice, time),
             Command::Ping { reply } => drop(reply.send(())), // whoever asked may have given up
@@ -1423,6 +1452,8 @@ impl GatewayRole {
         none("bytes of heads", self.heads.taken());
         none("links lent", self.leases.len());
         none("callers", self.callers.len());
+        let observed = self.observer.table().map_or(0, |table| table.totals.in_progress);
+        none("exchanges observed", observed as usize);
         none("polls counted", self.stats.polls.load(Relaxed));
         if !drained {
             none("names connected", self.registry.connected()); // a mailbox that was drained has poll_gap yet

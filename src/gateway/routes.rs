@@ -450,6 +450,19 @@ impl Table {
         }
     }
 
+    /// Its routes, as they are written, at most so many.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
+    pub(super) fn told(&self, most: usize) -> Vec<String> {
+        let tables = self.exact.values().chain(self.wildcard.values()).chain([&self.any]);
+        let rows = tables.flat_map(|paths| paths.routes.values()).map(|row| {
+            let device = row.route.device.as_deref().unwrap_or("(by the host's first label)");
+            format!("{} -> {device}", row.route)
+        });
+        let hosts = self.suffixes.iter().map(|suffix| format!("*{suffix} -> (by the host)"));
+        let path = self.path.then(|| "/NAME/ -> (by the path)".to_owned());
+        rows.chain(hosts).chain(path).take(most).collect()
+    }
+
     /// Whether a route names this device.
     pub(super) fn names(&self, device: &str) -> bool {
         self.devices.contains(device)

@@ -7,6 +7,7 @@ use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::tokens::Tokens;
 use crate::limits::Limits;
 use crate::link::GatewayLink;
+use crate::observe::Observer;
 use crate::proto::forwarded::Network;
 use crate::proto::turn::{Fallback, OfferRules};
 
@@ -75,6 +76,8 @@ pub(super) struct Settings {
     pub(super) visitors_allow: Vec<Network>,
     pub(super) authorize: Option<Authorize>,
     pub(super) on_link: Option<OnLink>,
+    /// Counts for operators, where it is on.
+    pub(super) observer: Observer,
 }
 
 impl Default for Settings {
@@ -99,6 +102,7 @@ impl Default for Settings {
             visitors_allow: Vec::new(),
             authorize: None,
             on_link: None,
+            observer: Observer::default(),
         }
     }
 }

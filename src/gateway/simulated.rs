@@ -17,6 +17,7 @@ pub(crate) use crate::gateway::role::{Command, Lease};
 use crate::gateway::routes::Table;
 use crate::gateway::stats::Stats;
 use crate::gateway::{GatewayBuilder, Routes};
+use crate::observe::Observer;
 use crate::relay::Wait;
 use crate::stream::Stream;
 
@@ -32,6 +33,7 @@ pub(crate) fn start(
     visitors: SocketAddr,
 ) -> Simulated {
     let mut settings = builder.settings;
+    settings.observer = Observer::on(16);
     settings.via = format!("ptth-{node}").into();
     let limits = settings.limits.clone();
     let tick = Some((role::TICK, role::FIRST_ALARM));

@@ -53,6 +53,9 @@ pub(super) const REVOKED: &str = "the token or certificate that it came in with 
 const NO_TOKEN: &str = "this gateway takes devices with a token alone, and this is none that it knows; send Authorization: Bearer";
 const OTHER_NAME: &str = "the credential is not for this name";
 
+/// Longest comment of a line that is kept as its label, in bytes.
+const LABEL_BYTES_MAX: usize = 64;
+
 /// A random token: so many bytes, in base64url.
 const TOKEN_BYTES: usize = 32;
 
@@ -85,6 +88,8 @@ struct Line {
     below: Vec<(Box<str>, Box<str>)>,
     /// Who it is, for take-overs.
     identity: Arc<str>,
+    /// Its comment, for whoever looks at a list of devices.
+    label: Box<str>,
 }
 
 /// Shows how many there are.
@@ -107,17 +112,18 @@ impl Tokens {
     pub fn parse(text: &str) -> Result<Self, Error> {
         let mut tokens = Tokens::default();
         for (number, line) in text.strip_prefix('\u{feff}').unwrap_or(text).lines().enumerate() {
-            let line = line.split('#').next().unwrap_or_default().trim();
+            let (line, label) = line.split_once('#').unwrap_or((line, ""));
+            let line = line.trim();
             if !line.is_empty() {
                 tokens
-                    .add(number + 1, line)
+                    .add(number + 1, line, label.trim())
                     .map_err(|what| Error::usage(format!("line {}: {what}", number + 1)))?;
             }
         }
         Ok(tokens)
     }
 
-    fn add(&mut self, number: usize, text: &str) -> Result<(), String> {
+    fn add(&mut self, number: usize, text: &str, label: &str) -> Result<(), String> {
         let (digits, names) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let digest = digest_of_hex(digits)?;
         if let Some(first) = self.lines.get(&digest) {
@@ -129,6 +135,7 @@ impl Tokens {
         let mut line = Line::read(names)?;
         line.number = number;
         line.identity = hex(&digest).into();
+        line.label = crate::observe::cut(label, LABEL_BYTES_MAX);
         self.names.extend(line.names.iter().cloned());
         self.lines.insert(digest, line);
         Ok(())
@@ -168,6 +175,15 @@ impl Tokens {
         Line::read(names).map_err(Error::usage)?;
         let names: Vec<&str> = names.split(',').map(str::trim).collect();
         Ok(format!("{} {}", hex(&digest(token.as_bytes())), names.join(",")))
+    }
+
+    /// What an operator calls this token: the comment of its line, or the number of that.
+    pub(super) fn label(&self, digest: &Digest) -> Option<Box<str>> {
+        let line = self.lines.get(digest)?;
+        match &*line.label {
+            "" => Some(format!("line {}", line.number).into()),
+            label => Some(label.into()),
+        }
     }
 
     pub(super) fn knows(&self, digest: &Digest) -> bool {

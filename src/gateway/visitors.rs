@@ -347,6 +347,8 @@ impl GatewayRole {
             Ok(()) => {
                 let mut exchange =
                     Box::new(Exchange::new(id, request, framing, head, &self.settings.limits, now));
+                exchange.observed =
+                    self.observer.request(&name, request.method, request.target, Some(from));
                 if let Some(Terms { waits, place }) = terms {
                     (exchange.waits, exchange.place) = (waits, Some(place));
                 }
@@ -431,8 +433,10 @@ impl GatewayRole {
                 keep: false,
             },
             Ok(()) => {
-                let exchange =
+                let mut exchange =
                     Box::new(Exchange::new(id, request, framing, head, &self.settings.limits, now));
+                exchange.observed =
+                    self.observer.request(name, request.method, request.target, None);
                 Asked::Forward { exchange, name: name.to_owned(), token: None }
             }
         }
@@ -577,7 +581,8 @@ impl GatewayRole {
         answer: &LocalAnswer<'_>,
     ) {
         self.forget_event(cx, id);
-        let Some(exchange) = self.exchanges.remove(key) else { return };
+        let Some(mut exchange) = self.exchanges.remove(key) else { return };
+        exchange.observed.failed(answer.error.unwrap_or("refused"), answer.status);
         let answer = LocalAnswer {
             to_head: exchange.is_head(),
             keep: exchange.may_keep_asker() && self.notice.is_none(),

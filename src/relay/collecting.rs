@@ -79,6 +79,7 @@ impl Exchange {
                     return Collected::Refused(too_large());
                 }
                 Piece::Data(data) => {
+                    self.observed.sent(data.len());
                     if let Err(refusal) = body.take(data) {
                         return Collected::Refused(refusal);
                     }

@@ -44,6 +44,7 @@ pub(crate) fn attach_with<R: Relaying>(
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
     exchange.upstream = Some(link);
     exchange.progress = now;
+    exchange.observed.attached();
     if let Some(peer) = cx.get_mut(link) {
         (exchange.mark, exchange.before) = (Some(peer.mark()), peer.pending());
         let request = exchange.request();

@@ -18,7 +18,8 @@ pub(crate) fn answer_instead<R: Relaying>(
     why: CloseReason,
     answer: &LocalAnswer<'_>,
 ) {
-    let Some(exchange) = role.exchanges().remove(key) else { return };
+    let Some(mut exchange) = role.exchanges().remove(key) else { return };
+    exchange.observed.failed(why.end.as_str(), answer.status);
     let (to_head, keep) = (exchange.is_head, answer.keep && exchange.may_keep_asker());
     let_go(role, cx, &exchange, why);
     if let Some(downstream) = exchange.downstream {
@@ -39,7 +40,10 @@ pub(crate) fn abort<R: Relaying>(
     key: Key,
     why: CloseReason,
 ) {
-    let Some(exchange) = role.exchanges().remove(key) else { return };
+    let Some(mut exchange) = role.exchanges().remove(key) else { return };
+    if why.end != CloseCause::Tunnel {
+        exchange.observed.failed(why.end.as_str(), 0);
+    }
     let cut = |direction: fn(&Tunnel) -> Direction| {
         exchange.tunnel.as_ref().is_some_and(|tunnel| {
             why.end != CloseCause::Tunnel && direction(tunnel) != Direction::Shut
@@ -170,6 +174,7 @@ fn asker_left<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Ke
     if !drains {
         abort(role, cx, key, CloseCause::AskerGone.because("its caller gave up half-way"));
     } else if let Some(exchange) = role.exchanges().get_mut(key) {
+        exchange.observed.failed(CloseCause::AskerGone.as_str(), 0);
         // A stream that trickles on must not hold the link for nobody.
         (exchange.whole_within, exchange.progress, exchange.rate_from) =
             (Some(rules.limits.abandoned_timeout), cx.now(), None);

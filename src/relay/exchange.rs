@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::engine::budget::{Budget, Held};
 use crate::engine::connections::Id;
 use crate::limits::Limits;
+use crate::observe::Observed;
 use crate::proto::body::{Decoder, Framing};
 use crate::proto::forward::{self, Alias};
 use crate::proto::head::{self, RequestHead};
@@ -106,6 +107,8 @@ pub(crate) struct Exchange {
     /// Its request says that it comes from the same visitor's connection as the one before it
     /// ([`forward::SAME_VISITOR`]), in the words that a device's gateway uses.
     pub(crate) same_visitor: Option<Box<[u8]>>,
+    /// Reports to whoever operates the gateway, when it is dropped.
+    pub(crate) observed: Observed,
 }
 
 /// The message that a response is the body of: a device's POST.
@@ -211,6 +214,7 @@ impl Exchange {
             challenged: false,
             alias: None,
             same_visitor: None,
+            observed: Observed::default(),
         }
     }
 

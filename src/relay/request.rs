@@ -127,6 +127,7 @@ impl Exchange {
                 Piece::More => return Ok(used),
                 Piece::Data(_) if self.request_cut => continue,
                 Piece::Data(data) => {
+                    self.observed.sent(data.len());
                     self.body_moved = true;
                     send_piece(link, data, self.request_chunked)
                 }

@@ -218,6 +218,7 @@ impl Exchange {
             match (piece, downstream.as_deref_mut()) {
                 (Piece::More, _) => return Ok(used),
                 (Piece::Data(data), Some(downstream)) => {
+                    self.observed.received(data.len());
                     send_piece(downstream, data, self.response_chunked)
                         .map_err(|_| ExchangeError::Asker)?
                 }
@@ -273,6 +274,7 @@ impl Exchange {
             other => other,
         };
         if !interim {
+            self.observed.answered(response.status);
             self.challenged = head::has_bound_login(&response.fields);
             // An HTTP/1.0 answer ends the link, whatever it says (protocol.md §3).
             self.upstream_keeps = response.minor > 0
@@ -345,6 +347,7 @@ impl Exchange {
         forward::response(downstream.output(), response, Framing::Empty, self.method(), &rules)
             .map_err(malformed)?;
         (self.answered, self.tunnel) = (true, Some(Tunnel::default()));
+        self.observed.answered(response.status);
         self.response = Some(Decoder::new(Framing::Empty, &Limits::default()));
         self.forget_request();
         Ok(())

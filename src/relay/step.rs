@@ -38,7 +38,11 @@ impl Exchange {
             if let (Some(tunnel), Some(downstream), Some(link)) =
                 (&mut self.tunnel, downstream.as_deref_mut(), upstream.as_deref_mut())
             {
-                match tunnel.step(downstream, link, scratch, rules) {
+                let before = (link.written(), downstream.written());
+                let stepped = tunnel.step(downstream, link, scratch, rules);
+                self.observed.sent((link.written() - before.0) as usize);
+                self.observed.received((downstream.written() - before.1) as usize);
+                match stepped {
                     Ok(true) if downstream.has_paused() || link.has_paused() => {
                         return Ok(Step::Again);
                     }

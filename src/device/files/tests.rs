@@ -154,7 +154,7 @@ fn a_range_is_one_range_or_none() {
         ("bytes=1-2-3", 10, Ranged::Whole),
         ("bytes=0-1,4-5", 10, Ranged::Whole),
         ("bytes=0-1,90-95", 10, Ranged::Whole),
-        ("bytes=0-1", 10, Ranged::Whole),
+        ("lines=0-1", 10, Ranged::Whole),
         ("", 10, Ranged::Whole),
     ];
     for (value, size, ranged) in rows {

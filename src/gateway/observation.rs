@@ -1,0 +1,324 @@
+//! What an operator asks the gateway's loop, and what it tells its [`Observer`](crate::observe::Observer).
+//!
+//! Every question is one bounded step: a list of devices is given out in pieces, and whoever asks
+//! turns them into text on a thread of its own.
+
+#![allow(dead_code, reason = "nobody asks yet")]
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use crate::close_reason::CloseCause;
+use crate::engine::connections::{Connections, Id};
+use crate::gateway::offer::Offer;
+use crate::gateway::offers::{Device, Hold};
+use crate::gateway::registry::{Load, Registration};
+use crate::gateway::role::{GatewayRole, State};
+use crate::observe::{
+    Change, Counts, Done, Minute, OFFER_TEXT_MAX, Observed, OfferSeen, Row, Totals, cut,
+};
+use crate::proto::turn::Transport;
+
+/// Devices of one piece of a list.
+const ROWS_MAX: usize = 256;
+/// Links of one answer.
+const LINKS_MAX: usize = 2_048;
+/// Routes of one answer.
+const ROUTES_MAX: usize = 4_096;
+
+const DISCONNECTED: &str = "an operator disconnected the device";
+
+/// What another thread asks.
+pub(crate) enum Question {
+    /// Devices from this place of the table on, and where to go on.
+    Devices { from: usize, reply: Sender<(Vec<DeviceRow>, Option<usize>)> },
+    Device { name: String, reply: Sender<Option<Box<DeviceHistory>>> },
+    /// The links and held polls of a device, or of all.
+    Links { name: Option<String>, reply: Sender<Vec<LinkRow>> },
+    Process { reply: Sender<Process> },
+    Routes { reply: Sender<Vec<String>> },
+    /// Ends every link and poll of a device at once; how many there were.
+    Disconnect { name: String, reply: Sender<usize> },
+    /// Tells the links of a device to go when they are idle; how many there were.
+    DrainDevice { name: String, reply: Sender<usize> },
+}
+
+/// A device as a list shows it.
+#[derive(Clone, Debug)]
+pub(crate) struct DeviceRow {
+    pub(crate) name: Arc<str>,
+    pub(crate) transport: Option<Transport>,
+    pub(crate) load: Load,
+    pub(crate) since: Instant,
+    pub(crate) last_seen: Instant,
+    pub(crate) ups: u64,
+    pub(crate) in_progress: u64,
+    pub(crate) counts: Counts,
+    pub(crate) p50: Option<Duration>,
+    pub(crate) p99: Option<Duration>,
+    pub(crate) offer: OfferSeen,
+    /// Why it is not connected any more.
+    pub(crate) cause: Option<CloseCause>,
+}
+
+/// What is remembered of one device.
+#[derive(Clone, Debug)]
+pub(crate) struct DeviceHistory {
+    pub(crate) row: DeviceRow,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) recent: Vec<Done>,
+    pub(crate) minutes: Vec<Minute>,
+    /// The number of the minute that lasts now.
+    pub(crate) minute: u32,
+}
+
+/// One connection of a device.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkRow {
+    pub(crate) id: u64,
+    pub(crate) device: Arc<str>,
+    /// `idle`, `busy`, `pinned`, `leaving`, `held-offer`, `held-poll`, `answering`, `program`.
+    pub(crate) state: &'static str,
+    pub(crate) peer: Option<IpAddr>,
+    pub(crate) received: u64,
+    pub(crate) written: u64,
+    /// Method, path and age of what it is busy with.
+    pub(crate) exchange: Option<(Box<str>, Box<str>, Duration)>,
+}
+
+/// The gateway as a whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Process {
+    pub(crate) connections: usize,
+    pub(crate) memory: usize,
+    pub(crate) messages: usize,
+    pub(crate) exchanges: usize,
+    pub(crate) leases: usize,
+    pub(crate) is_stopping: bool,
+    pub(crate) totals: Totals,
+    pub(crate) start: Instant,
+}
+
+impl GatewayRole {
+    pub(super) fn observe(&mut self, cx: &mut Connections<State>, question: Question) {
+        // Whoever asked may have given up.
+        match question {
+            Question::Devices { from, reply } => drop(reply.send(self.device_rows(from))),
+            Question::Device { name, reply } => drop(reply.send(self.device_history(&name))),
+            Question::Links { name, reply } => {
+                drop(reply.send(self.link_rows(cx, name.as_deref())))
+            }
+            Question::Process { reply } => drop(reply.send(self.process(cx))),
+            Question::Routes { reply } => drop(reply.send(self.route_rows(ROUTES_MAX))),
+            Question::Disconnect { name, reply } => drop(reply.send(self.disconnect(cx, &name))),
+            Question::DrainDevice { name, reply } => drop(reply.send(self.drain_device(cx, &name))),
+        }
+    }
+
+    /// Notes what the offer or poll says of the device that was let in.
+    pub(super) fn observe_offer(&self, offer: &Offer, registration: &Registration) {
+        if !self.observer.is_on() {
+            return;
+        }
+        let agent = offer.field("User-Agent").map(String::from_utf8_lossy).unwrap_or_default();
+        let token = offer.token.zip(self.settings.tokens.as_ref());
+        let seen = OfferSeen {
+            agent: cut(&agent, OFFER_TEXT_MAX),
+            protocol: cut(offer.token(), OFFER_TEXT_MAX),
+            address: offer.peer(),
+            token: token.and_then(|(digest, tokens)| tokens.label(&digest)),
+            certificate: offer
+                .certificate
+                .as_ref()
+                .map(|shown| cut(&shown.names().join(", "), OFFER_TEXT_MAX)),
+        };
+        for name in registration.names() {
+            self.observer.offered(name, seen.clone());
+        }
+    }
+
+    /// A link that program code takes for one exchange, of which no more is known than its time.
+    pub(super) fn observe_lease(&self, registration: &Registration) -> Observed {
+        let mut observed = self.observer.request(registration.name(), "", "(program)", None);
+        observed.attached();
+        observed
+    }
+
+    fn device_rows(&self, from: usize) -> (Vec<DeviceRow>, Option<usize>) {
+        let Some(table) = self.observer.table() else { return (Vec::new(), None) };
+        let (rows, next) = table.rows(from, ROWS_MAX);
+        (rows.map(|row| self.device_row(row)).collect(), next)
+    }
+
+    fn device_row(&self, row: &Row) -> DeviceRow {
+        DeviceRow {
+            name: row.name.clone(),
+            transport: row.transport,
+            load: self.registry.load(&row.name),
+            since: row.since,
+            last_seen: row.last_seen,
+            ups: row.ups,
+            in_progress: row.in_progress,
+            counts: row.counts.clone(),
+            p50: row.times.percentile(0.5),
+            p99: row.times.percentile(0.99),
+            offer: row.offer.clone(),
+            cause: match row.transport {
+                Some(_) => None,
+                None => row.changes.back().and_then(|change| change.cause),
+            },
+        }
+    }
+
+    fn device_history(&self, name: &str) -> Option<Box<DeviceHistory>> {
+        let table = self.observer.table()?;
+        let row = table.get(name)?;
+        Some(Box::new(DeviceHistory {
+            row: self.device_row(row),
+            changes: row.changes.iter().cloned().collect(),
+            recent: row.recent.iter().cloned().collect(),
+            minutes: row.minutes.iter().copied().collect(),
+            minute: table.minute(Instant::now()),
+        }))
+    }
+
+    fn link_rows(&self, cx: &Connections<State>, name: Option<&str>) -> Vec<LinkRow> {
+        let now = Instant::now();
+        let mut rows = Vec::new();
+        for id in cx.ids() {
+            if rows.len() >= LINKS_MAX {
+                break;
+            }
+            rows.extend(self.link_row(cx, id, name, now));
+        }
+        let leases = self.leases.iter().filter(|(_, lease)| is_of(&lease.registration, name));
+        rows.extend(leases.take(LINKS_MAX - rows.len()).map(|(ticket, lease)| LinkRow {
+            id: *ticket,
+            device: lease.registration.name().clone(),
+            state: "program",
+            peer: None,
+            received: 0,
+            written: 0,
+            exchange: lease.observed.in_progress(now),
+        }));
+        rows
+    }
+
+    fn link_row(
+        &self,
+        cx: &Connections<State>,
+        id: Id,
+        name: Option<&str>,
+        now: Instant,
+    ) -> Option<LinkRow> {
+        let connection = cx.get(id)?;
+        let State::Device(device) = &connection.state else { return None };
+        let registration = device.registration().filter(|found| is_of(found, name))?;
+        let (state, exchange) = match device {
+            Device::Link(link) => {
+                let state = match link.exchange {
+                    _ if link.leaving => "leaving",
+                    Some(_) => "busy",
+                    None if link.pinned.is_some() => "pinned",
+                    None => "idle",
+                };
+                (state, link.exchange)
+            }
+            Device::Held { hold: Hold::Offer(_), .. } => ("held-offer", None),
+            Device::Held { .. } => ("held-poll", None),
+            Device::PostedAnswer(posted) => ("answering", posted.exchange()),
+            _ => return None,
+        };
+        let exchange = exchange.and_then(|key| self.exchanges.get(key));
+        Some(LinkRow {
+            id: id.bits() as u64,
+            device: registration.name().clone(),
+            state,
+            peer: connection.stream().peer_ip(),
+            received: connection.received(),
+            written: connection.written(),
+            exchange: exchange.and_then(|exchange| exchange.observed.in_progress(now)),
+        })
+    }
+
+    fn process(&self, cx: &Connections<State>) -> Process {
+        let table = self.observer.table();
+        Process {
+            connections: cx.len(),
+            memory: self.memory(cx),
+            messages: self.budget.taken(),
+            exchanges: self.exchanges.len(),
+            leases: self.leases.len(),
+            is_stopping: self.notice.is_some() || self.draining,
+            totals: table.as_ref().map(|table| table.totals.clone()).unwrap_or_default(),
+            start: table.map_or_else(Instant::now, |table| table.start),
+        }
+    }
+
+    /// The connections of a device. A name that a link shares with others takes them along.
+    fn connections_of(&self, cx: &Connections<State>, name: &str) -> Vec<Id> {
+        let is_theirs = |id: &Id| match cx.get(*id).map(|connection| &connection.state) {
+            Some(State::Device(device)) => {
+                device.registration().is_some_and(|found| is_of(found, Some(name)))
+            }
+            _ => false,
+        };
+        cx.ids().into_iter().filter(is_theirs).collect()
+    }
+
+    fn disconnect(&mut self, cx: &mut Connections<State>, name: &str) -> usize {
+        let why = CloseCause::Operator.because(DISCONNECTED);
+        let ids = self.connections_of(cx, name);
+        for id in &ids {
+            let Some(State::Device(device)) = cx.get(*id).map(|connection| &connection.state) else {
+                continue;
+            };
+            let exchange = match device {
+                Device::Link(link) => link.exchange,
+                Device::PostedAnswer(posted) => posted.exchange(),
+                Device::Held { .. } => {
+                    self.unhold(cx, *id, &why);
+                    self.deny_knock(cx, *id, 503, DISCONNECTED, Some(1));
+                    continue;
+                }
+                _ => continue,
+            };
+            match exchange {
+                Some(key) => self.end_exchange(cx, key, CloseCause::Operator, DISCONNECTED),
+                None => self.drop_link(cx, *id, why.clone()),
+            }
+        }
+        let leases: Vec<u64> = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| is_of(&lease.registration, Some(name)))
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for ticket in &leases {
+            self.cut_lent(*ticket, crate::Error::closed(crate::Fault::Gateway, DISCONNECTED));
+        }
+        ids.len() + leases.len()
+    }
+
+    fn drain_device(&mut self, cx: &mut Connections<State>, name: &str) -> usize {
+        let mut told = 0;
+        for id in self.connections_of(cx, name) {
+            match cx.get_mut(id).map(|connection| &mut connection.state) {
+                Some(State::Device(Device::Link(link))) if link.exchange.is_some() => {
+                    link.leaving = true;
+                }
+                Some(State::Device(Device::Link(_))) => self.part(cx, id),
+                _ => continue,
+            }
+            told += 1;
+        }
+        told
+    }
+}
+
+fn is_of(registration: &Registration, name: Option<&str>) -> bool {
+    name.is_none_or(|name| registration.names().any(|own| **own == *name))
+}
