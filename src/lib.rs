@@ -46,8 +46,8 @@ pub mod gateway;
 pub mod limits;
 pub mod link;
 pub mod message;
-pub mod proto;
 mod observe;
+pub mod proto;
 mod relay;
 #[cfg(test)]
 mod sim;

@@ -100,7 +100,8 @@ impl Observer {
         cause: Option<CloseCause>,
     ) {
         if let Some(mut table) = self.table() {
-            let change = Change { at: Instant::now(), kind, reason: cut(reason, REASON_BYTES_MAX), cause };
+            let change =
+                Change { at: Instant::now(), kind, reason: cut(reason, REASON_BYTES_MAX), cause };
             table.changed(name, change, transport);
         }
     }
@@ -266,7 +267,9 @@ impl Counts {
         if exchange.is_error() {
             self.errors += 1;
         }
-        if let Some(class) = self.statuses.get_mut(usize::from(exchange.status / 100).wrapping_sub(1)) {
+        if let Some(class) =
+            self.statuses.get_mut(usize::from(exchange.status / 100).wrapping_sub(1))
+        {
             *class += 1;
         }
         let Some(reason) = exchange.failure else { return };
@@ -390,7 +393,11 @@ impl Table {
     }
 
     /// Up to `most` rows from this place on, and where to go on.
-    pub(crate) fn rows(&self, from: usize, most: usize) -> (impl Iterator<Item = &Row>, Option<usize>) {
+    pub(crate) fn rows(
+        &self,
+        from: usize,
+        most: usize,
+    ) -> (impl Iterator<Item = &Row>, Option<usize>) {
         let from = from.min(self.rows.len());
         let end = from.saturating_add(most).min(self.rows.len());
         let next = (end < self.rows.len()).then_some(end);
@@ -420,7 +427,9 @@ impl Table {
         totals.took.add(took);
         totals.waited.add(waited);
         if let Some(first) = exchange.first_byte {
-            totals.first_byte.add(first.saturating_duration_since(exchange.attached.unwrap_or(exchange.began)));
+            totals
+                .first_byte
+                .add(first.saturating_duration_since(exchange.attached.unwrap_or(exchange.began)));
         }
         let Some((at, generation)) = exchange.device else { return };
         let Some(row) = self.rows.get_mut(at).and_then(Option::as_deref_mut) else { return };

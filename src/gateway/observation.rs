@@ -34,16 +34,35 @@ const DISCONNECTED: &str = "an operator disconnected the device";
 /// What another thread asks.
 pub(crate) enum Question {
     /// Devices from this place of the table on, and where to go on.
-    Devices { from: usize, reply: Sender<(Vec<DeviceRow>, Option<usize>)> },
-    Device { name: String, reply: Sender<Option<Box<DeviceHistory>>> },
+    Devices {
+        from: usize,
+        reply: Sender<(Vec<DeviceRow>, Option<usize>)>,
+    },
+    Device {
+        name: String,
+        reply: Sender<Option<Box<DeviceHistory>>>,
+    },
     /// The links and held polls of a device, or of all.
-    Links { name: Option<String>, reply: Sender<Vec<LinkRow>> },
-    Process { reply: Sender<Process> },
-    Routes { reply: Sender<Vec<String>> },
+    Links {
+        name: Option<String>,
+        reply: Sender<Vec<LinkRow>>,
+    },
+    Process {
+        reply: Sender<Process>,
+    },
+    Routes {
+        reply: Sender<Vec<String>>,
+    },
     /// Ends every link and poll of a device at once; how many there were.
-    Disconnect { name: String, reply: Sender<usize> },
+    Disconnect {
+        name: String,
+        reply: Sender<usize>,
+    },
     /// Tells the links of a device to go when they are idle; how many there were.
-    DrainDevice { name: String, reply: Sender<usize> },
+    DrainDevice {
+        name: String,
+        reply: Sender<usize>,
+    },
 }
 
 /// A device as a list shows it.
@@ -273,7 +292,8 @@ impl GatewayRole {
         let why = CloseCause::Operator.because(DISCONNECTED);
         let ids = self.connections_of(cx, name);
         for id in &ids {
-            let Some(State::Device(device)) = cx.get(*id).map(|connection| &connection.state) else {
+            let Some(State::Device(device)) = cx.get(*id).map(|connection| &connection.state)
+            else {
                 continue;
             };
             let exchange = match device {

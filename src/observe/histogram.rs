@@ -151,6 +151,9 @@ mod tests {
         for millis in [0, 1, 2, 60_000, 60_001] {
             fixed.add(Duration::from_millis(millis));
         }
-        assert_eq!((fixed.counts[0], fixed.counts[1], fixed.counts[12], fixed.counts[13]), (2, 1, 1, 1));
+        assert_eq!(
+            (fixed.counts[0], fixed.counts[1], fixed.counts[12], fixed.counts[13]),
+            (2, 1, 1, 1)
+        );
     }
 }
