@@ -31,6 +31,7 @@ enum Kind {
     Closed,
     Refused,
     Full,
+    TooLarge,
     NotConnected,
     Stopped,
     Io,
@@ -110,6 +111,11 @@ impl Error {
         error
     }
 
+    /// A message is longer than a bound; sending it again does not help.
+    pub(crate) fn too_large(fault: Fault, status: u16, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::TooLarge, fault, Some(status), text)
+    }
+
     /// The device has no connection to this gateway.
     pub(crate) fn not_connected(status: u16, text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::NotConnected, Fault::Device, Some(status), text)
@@ -164,6 +170,10 @@ impl Error {
     /// A bound of this process was reached; later may work.
     pub fn is_full(&self) -> bool {
         self.0.kind == Kind::Full
+    }
+    /// A message is longer than a bound; the same message later does not fit either.
+    pub fn is_too_large(&self) -> bool {
+        self.0.kind == Kind::TooLarge
     }
     /// The device is not connected.
     pub fn is_not_connected(&self) -> bool {
@@ -221,6 +231,7 @@ impl From<Error> for io::Error {
             Kind::Closed => io::ErrorKind::UnexpectedEof,
             Kind::Refused => io::ErrorKind::ConnectionRefused,
             Kind::NotConnected => io::ErrorKind::NotConnected,
+            Kind::TooLarge => io::ErrorKind::InvalidData,
             Kind::Full | Kind::Stopped | Kind::Io => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)

@@ -143,7 +143,7 @@ impl Body {
         let fault = self.fault();
         let too_long = || {
             let status = if fault == Fault::Device { 502 } else { 413 };
-            Error::malformed(
+            Error::too_large(
                 fault,
                 status,
                 format!(
@@ -177,7 +177,7 @@ impl Body {
         let fault = self.fault();
         String::from_utf8(self.read_to_vec(max)?).map_err(|e| {
             let status = if fault == Fault::Device { 502 } else { 400 };
-            Error::malformed(
+            Error::too_large(
                 fault,
                 status,
                 format!(
@@ -268,9 +268,10 @@ fn read_reader(
     let n = reader.read(&mut buf[..room])?.min(room);
     match left {
         Some(left) if n == 0 => {
-            let text =
-                format!("the body's reader ended {left} bytes before the length it was given with");
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+            // The program's own mistake: no kind of the system's says so.
+            return Err(io::Error::from(Error::usage(format!(
+                "the body's reader ended {left} bytes before the length it was given with"
+            ))));
         }
         Some(left) => *left -= n as u64,
         None => *ended = n == 0,

@@ -97,6 +97,26 @@ impl Identity {
         }
         Ok(Identity(Arc::new(certified)))
     }
+
+    /// Checks the dates of the certificate itself, not of those between it and its root.
+    ///
+    /// # Errors
+    /// It has expired at that time, or is not valid yet; the text says since or from when.
+    pub fn check_dates(&self, now: SystemTime) -> Result<(), Error> {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = UnixTime::since_unix_epoch(now);
+        match self.0.cert.first().and_then(|leaf| wrong_date(leaf, now)) {
+            Some(WrongDate::Expired(at)) => Err(Error::usage(format!(
+                "the certificate has expired, on {}; renew it, or set this machine's clock",
+                date(at)
+            ))),
+            Some(WrongDate::NotYet(at)) => Err(Error::usage(format!(
+                "the certificate is not valid before {}; set this machine's clock, or renew it if the clock is right",
+                date(at)
+            ))),
+            None => Ok(()),
+        }
+    }
 }
 
 fn certificates_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -424,13 +444,27 @@ impl Eq for Shown {}
 /// Beyond every certificate's date, which has a year of four digits.
 const FAR: Duration = Duration::from_secs(1 << 38);
 
-/// A certificate's last second: webpki says it of one that has expired, and checks nothing before
-/// the dates.
+/// A certificate's last second.
 fn not_after(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
+    match wrong_date(certificate, UnixTime::since_unix_epoch(FAR)) {
+        Some(WrongDate::Expired(not_after)) => Some(not_after),
+        _ => None,
+    }
+}
+
+enum WrongDate {
+    Expired(UnixTime),
+    NotYet(UnixTime),
+}
+
+/// How a certificate's dates exclude this time: webpki checks nothing before the dates.
+fn wrong_date(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<WrongDate> {
     let parsed = webpki::EndEntityCert::try_from(certificate).ok()?;
-    let far = UnixTime::since_unix_epoch(FAR);
-    match parsed.verify_for_usage(&[], &[], &[], far, webpki::KeyUsage::client_auth(), None, None) {
-        Err(webpki::Error::CertExpired { not_after, .. }) => Some(not_after),
+    match parsed.verify_for_usage(&[], &[], &[], now, webpki::KeyUsage::client_auth(), None, None) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => Some(WrongDate::Expired(not_after)),
+        Err(webpki::Error::CertNotValidYet { not_before, .. }) => {
+            Some(WrongDate::NotYet(not_before))
+        }
         _ => None,
     }
 }
@@ -505,8 +539,8 @@ impl DeviceTls {
     }
 
     /// Trusts these CA certificates (PEM, one or several) and not the system's roots. A gateway
-    /// whose own certificate is exactly one of them is trusted, too, for the names and the time
-    /// that it has.
+    /// whose own self-signed certificate is exactly one of them is trusted, too, for the names and
+    /// the time that it has. A certificate that a CA has issued is trusted through that CA alone.
     ///
     /// # Errors
     /// There is no certificate in it that can be used as a CA's.
@@ -751,6 +785,9 @@ pub(crate) fn explained(error: &rustls::Error, side: Side) -> String {
         rustls::Error::NoCertificatesPresented => {
             "no certificate was shown, and this side wants one; give the device --cert and --key"
         }
+        rustls::Error::AlertReceived(Alert::AccessDenied) if side == Side::Gateway => {
+            "the device's --pin is not the key of this certificate"
+        }
         rustls::Error::InvalidMessage(_) => "what came is not TLS; check the URL's scheme and port",
         _ => return error.to_string(),
     };
@@ -780,7 +817,7 @@ fn refusal_of_certificate(why: &CertificateError, side: Side) -> String {
         NotValidYetContext { not_before, .. } => {
             let floor = if side == Side::Device { ", or give --clock-floor" } else { "" };
             format!(
-                "{whose} is not valid yet, but from {} on; set this machine's clock{floor}",
+                "{whose} is not valid before {}; set this machine's clock{floor}, or renew it if the clock is right",
                 date(*not_before)
             )
         }

@@ -164,7 +164,7 @@ pub struct DeviceBuilder {
     polls: usize,
     comet: Option<Encoding>,
     #[cfg(feature = "tls")]
-    tls: DeviceTls,
+    tls: Option<DeviceTls>,
 }
 
 impl fmt::Debug for DeviceBuilder {
@@ -281,7 +281,7 @@ impl DeviceBuilder {
     /// Default: by the system's roots, nothing is shown.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: DeviceTls) -> Self {
-        self.tls = tls;
+        self.tls = Some(tls);
         self
     }
     /// Bounds and timeouts, the back-off among them.
@@ -322,7 +322,8 @@ impl DeviceBuilder {
     /// name that is no DNS label, links that are not `1 <= MIN <= MAX`, polls that are not 1 to 64,
     /// a limit or field that cannot work, an IETF offer without an origin or with
     /// [`Fallback::Only`], JSON in a build without the feature `comet`; credentials without a
-    /// proxy, a redirect host that is none, no retries at all.
+    /// proxy, a redirect host that is invalid, no retries at all; settings of TLS where no URL is
+    /// `https`.
     pub fn build(self) -> Result<Device, Error> {
         self.limits.check()?;
         let (min, max) = (*self.links.start(), *self.links.end());
@@ -333,7 +334,7 @@ impl DeviceBuilder {
         }
         if self.max_retries == Some(0) {
             return Err(Error::usage(
-                "max retries 0: the device would never dial; leave it away, or give 1 or more",
+                "max retries 0: the device would never dial; omit it, or give 1 or more",
             ));
         }
         let fallback = self.check_fallback()?;
@@ -341,10 +342,14 @@ impl DeviceBuilder {
         let redirects =
             RedirectHosts::new(homes.iter().map(|home| &*home.url), &self.redirect_hosts)?;
         #[cfg(feature = "tls")]
-        let tls = if homes.iter().any(|home| home.url.secure) {
-            Some(Arc::new(self.tls.connector()?))
-        } else {
-            None
+        let tls = match (homes.iter().any(|home| home.url.secure), self.tls) {
+            (true, tls) => Some(Arc::new(tls.unwrap_or_default().connector()?)),
+            (false, None) => None,
+            (false, Some(_)) => {
+                return Err(Error::usage(
+                    "TLS settings are given, and no gateway's URL begins with https://; write https:// or omit them",
+                ));
+            }
         };
         #[cfg(not(feature = "tls"))]
         let tls = None;
@@ -626,7 +631,7 @@ impl Device {
             polls: 2,
             comet: None,
             #[cfg(feature = "tls")]
-            tls: DeviceTls::default(),
+            tls: None,
         }
     }
 
@@ -639,9 +644,9 @@ impl Device {
         service: impl FnOnce(&Parts) -> Result<Service, Error>,
     ) -> Result<DeviceHandle, Error> {
         let mut slot = self.lock();
-        let parts = slot.as_ref().ok_or_else(|| {
-            Error::usage("this device was started already, in another way; build a second one")
-        })?;
+        let parts = slot
+            .as_ref()
+            .ok_or_else(|| Error::usage("this device was started already; build a second one"))?;
         let service = service(parts)?;
         let failed =
             |e: io::Error| Error::io(Fault::Network, "starting the device's event loop", e);

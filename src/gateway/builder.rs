@@ -356,7 +356,7 @@ pub(super) fn bind(address: &str, whose: &str) -> Result<(TcpListener, SocketAdd
                 "; another program has this port: stop it or choose another port"
             }
             io::ErrorKind::PermissionDenied => {
-                "; ports below 1024 need privileges: choose another port"
+                "; ports below 1024 need privileges: choose another port, or grant CAP_NET_BIND_SERVICE"
             }
             io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
             _ => "",

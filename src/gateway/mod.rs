@@ -353,6 +353,7 @@ impl DeviceRef<'_> {
     /// long, 501 the request offers an upgrade).
     pub fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.gateway.refuse_on_link("send()")?;
+        self.check_name()?;
         let (parts, body) = request.into_parts();
         let whole = Whole::new("exchange_timeout", self.gateway.limits.exchange_timeout);
         let again = (body.length() == Some(0)
@@ -407,6 +408,17 @@ impl DeviceRef<'_> {
             .map_err(|(e, NothingArrived(nothing))| (e, nothing && ticket != NO_TICKET))
     }
 
+    /// A name that no device can have is a mistake of the program.
+    fn check_name(&self) -> Result<(), Error> {
+        let read = if self.name.contains("://") {
+            Name::origin(&self.name)
+        } else {
+            Name::label(&self.name)
+        };
+        read.map(drop)
+            .map_err(|e| Error::usage(format!("device name {:?}: {}", self.name, e.reason)))
+    }
+
     fn borrow(&self, whole: Option<Whole>) -> Result<Lease, Error> {
         let (reply, answer) = bounded(1);
         let waits = Waits::of(&self.gateway.limits);
@@ -420,8 +432,10 @@ impl DeviceRef<'_> {
     /// Waits until the device is connected: it has a link, or polls.
     ///
     /// # Errors
-    /// It is not within `time`; the gateway was stopped.
+    /// It was not connected within `time` ([`Error::is_not_connected`]); the name is invalid; the
+    /// gateway was stopped.
     pub fn wait(&self, time: Duration) -> Result<(), Error> {
+        self.check_name()?;
         let (reply, answer) = bounded(1);
         self.gateway.command(Command::Wait { name: self.name.clone(), time, reply })?;
         match answer.recv_timeout(time.saturating_add(Duration::from_secs(5))) {

@@ -544,7 +544,7 @@ impl Row {
 fn by_path<'a>(method: &str, to: &Destination<'a>) -> Result<Found<'a>, Refusal> {
     let FirstSegment { segment, rest, query } = forward::split_first_segment(to.target);
     if segment.is_empty() {
-        return Err(Refusal::new(404, "no route: ask for /NAME/…, NAME being a device's"));
+        return Err(Refusal::new(404, "no route: ask for /NAME/..., NAME being a device's"));
     }
     let name = Name::label(segment)?.to_string();
     if rest.is_empty() && matches!(method, "GET" | "HEAD") {

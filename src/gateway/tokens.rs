@@ -207,7 +207,10 @@ impl Tokens {
 impl Line {
     fn read(text: &str) -> Result<Self, String> {
         if text.trim().is_empty() {
-            return Err("there is no name behind the hash; write HASH NAME[,NAME...]".to_owned());
+            return Err(
+                "there is no name; write HASH NAME[,NAME...] (ptth token NAME makes such a line)"
+                    .to_owned(),
+            );
         }
         let mut line = Line::default();
         for name in text.split(',').map(str::trim) {
@@ -262,7 +265,7 @@ fn digest_of_hex(digits: &str) -> Result<Digest, String> {
     let mut digest = [0; 32];
     if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(
-            "it begins with something else than hex digits; write the SHA-256 of the token (ptth token NAME makes a line)".to_owned()
+            "it begins with something else than hex digits; write HASH NAME, the second line that ptth token NAME prints (the token itself does not belong here)".to_owned()
         );
     }
     if digits.len() != 64 {

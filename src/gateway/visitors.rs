@@ -682,6 +682,7 @@ pub(super) fn program_error(answer: &LocalAnswer<'_>) -> Error {
         504 => Error::timeout(Fault::Device, text),
         404 => Error::not_connected(404, text),
         408 => Error::timeout(Fault::Caller, text),
+        413 => Error::too_large(Fault::Caller, 413, text),
         502 if answer.error == Some("connection_terminated") => Error::closed(Fault::Device, text),
         502 => Error::malformed(Fault::Device, 502, text),
         status => Error::refused(Fault::Gateway, status, text, None),

@@ -667,7 +667,8 @@ impl Session {
         Some(HandshakeError {
             plain,
             ..HandshakeError::new(format!(
-                "this side speaks TLS, what came is {what}; check the URL's scheme and port"
+                "TLS is spoken here, and what came is {what}; check the URL's {}",
+                if server { "scheme and port" } else { "port, or write http://" }
             ))
         })
     }

@@ -478,6 +478,23 @@ fn a_limit_that_cannot_work_is_named() {
     assert!(
         Device::builder("http://127.0.0.1:1/lamp").links(0..=1).build().unwrap_err().is_usage()
     );
+    #[cfg(feature = "tls")]
+    {
+        let tls = reverse_http::tls::DeviceTls::new;
+        let plain = Device::builder("http://127.0.0.1:1/lamp").tls(tls()).build().unwrap_err();
+        assert!(plain.is_usage() && plain.to_string().contains("https://"), "{plain}");
+        Device::builder("https://127.0.0.1:1/lamp").tls(tls()).build().unwrap();
+    }
+    let gateway = Gateway::builder().listen("127.0.0.1:0").start().unwrap();
+    for wrong in ["Nope!", "", "http://a/b"] {
+        let (sent, waited) =
+            (gateway.device(wrong).send(get("/")), gateway.device(wrong).wait(Duration::ZERO));
+        assert!(sent.unwrap_err().is_usage() && waited.unwrap_err().is_usage(), "{wrong}");
+    }
+    let short = Body::from_reader_with_length(&b"four"[..], 5).read_to_vec(9).unwrap_err();
+    assert!(short.is_usage() && short.to_string().contains("1 bytes before"), "{short}");
+    let long = Body::from("four").read_to_vec(3).unwrap_err();
+    assert!(long.is_too_large() && !long.is_full(), "{long}");
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn an_upload_has_its_bound_and_its_error() {
     };
     assert_eq!(post(10_000).unwrap().status(), 200);
     let error = post(10_001).unwrap_err();
-    assert_eq!((error.status_hint(), error.is_refused()), (Some(413), true), "{error:?}");
+    assert_eq!((error.status_hint(), error.is_too_large()), (Some(413), true), "{error:?}");
     assert!(error.to_string().contains("message_bytes_max"), "{error}");
     assert_eq!(post(5).unwrap().status(), 200);
     handle.stop();

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::pki::{NOW, TlsPeer};
+use crate::support::pki::{NOW, TlsPeer, Years};
 use crate::support::process::get;
 use crate::support::{Authority, Gateway, Process, Ptth, TempDir, each_row, eventually};
 use crate::tokens::{TokenFile, bearer};
@@ -101,6 +101,17 @@ fn files_of_a_gateway_that_cannot_be_read_change_nothing_and_signals_work() {
         }
         ask();
     }
+    // A pair that is right and has expired.
+    let old = authority.issue("old", &["localhost"], Years(2020, 2021));
+    let mine = (std::fs::read(&pair.certificate).unwrap(), std::fs::read(&pair.key).unwrap());
+    std::fs::copy(&old.certificate, &pair.certificate).unwrap();
+    std::fs::copy(&old.key, &pair.key).unwrap();
+    says(&gateway.process, "HUP", "has expired, on Fri, 01 Jan 2021");
+    ask();
+    std::fs::write(&pair.certificate, mine.0).unwrap();
+    std::fs::write(&pair.key, mine.1).unwrap();
+    says(&gateway.process, "HUP", "the certificates for visitors were read again");
+    ask();
     // The case that could only be killed: a FIFO, and signals while it is read.
     let (kept, tokens) = (devices.path.with_extension("kept"), devices.path.clone());
     std::fs::rename(&tokens, &kept).unwrap();

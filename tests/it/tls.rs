@@ -446,7 +446,7 @@ fn a_device_checks_its_gateway() {
     }
     for (what, names, years, more, why) in [
         ("expired", &["localhost"][..], Years(2020, 2021), &[][..], Some("has expired")),
-        ("early", &["localhost"], Years(2080, 2085), &[], Some("not valid yet")),
+        ("early", &["localhost"], Years(2080, 2085), &[], Some("not valid before")),
         ("early-floor", &["localhost"], Years(2080, 2085), &["--clock-floor", "2081-06-01"], None),
         (
             "late-floor",
@@ -504,7 +504,7 @@ fn a_self_made_certificate_is_taken_where_exactly_it_is_trusted() {
         ),
         ("nameless", &[], NOW, "it has no name at all (subjectAltName)"),
         ("old", localhost, Years(2020, 2021), "has expired, on Fri, 01 Jan 2021"),
-        ("early", localhost, Years(2080, 2085), "is not valid yet, but from Mon, 01 Jan 2080"),
+        ("early", localhost, Years(2080, 2085), "is not valid before Mon, 01 Jan 2080"),
     ] {
         let pair = made(file, names, years);
         let gateway = serve(&pair);

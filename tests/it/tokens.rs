@@ -495,8 +495,11 @@ fn a_reload_is_in_force_at_once_and_a_bad_file_changes_nothing() {
     reload("1 tokens were read");
     assert_eq!(door.read_head().start, "OPTIONS * HTTP/1.1");
     assert_eq!(status(&gateway, &offer("door", &bearer("stays"))), 403);
-    // An empty file lets nobody in.
+    // An empty file is an accident and changes nothing; one that lets nobody in says so.
     file.write("");
+    reload("the file is empty");
+    assert_eq!(status(&gateway, &offer("window", &bearer("stays"))), 101);
+    file.write("# nobody\n");
     reload("0 tokens were read");
     assert_eq!(status(&gateway, &offer("window", &bearer("stays"))), 401);
 }

@@ -53,6 +53,11 @@ impl GatewayFiles {
         self.devices_client_ca.is_some() && self.devices_client_cert == Shown::Required
     }
 
+    /// Whether files are given that SIGHUP reads again.
+    pub(crate) fn are_given(&self) -> bool {
+        self.devices_cert.is_some() || self.visitors_cert.is_some()
+    }
+
     /// What the files say now, for devices.
     pub(crate) fn devices(&self, reading: Reading) -> Result<Option<GatewayTls>, String> {
         let tls = side(
@@ -60,8 +65,13 @@ impl GatewayFiles {
             ("--devices-key", &self.devices_key),
             reading,
         )?;
-        let Some(ca) = &self.devices_client_ca else { return Ok(tls) };
         let option = "--devices-client-ca";
+        let Some(ca) = &self.devices_client_ca else {
+            return match self.devices_client_cert {
+                Shown::Optional => Err(format!("--devices-client-cert wants {option}, too")),
+                Shown::Required => Ok(tls),
+            };
+        };
         let tls = tls.ok_or_else(|| {
             format!("{option} wants TLS with devices: give --devices-cert and --devices-key, too")
         })?;
@@ -244,6 +254,16 @@ fn identity(
         Identity::from_pem(texts.0, texts.1).map_err(what)
     })?;
     warn_of_readers(key_option, key);
+    match (identity.check_dates(SystemTime::now()), reading) {
+        (Ok(()), _) => {}
+        // A machine without a clock, or one whose clock is set soon, may still start.
+        (Err(e), Reading::First) => {
+            log::warn!("{certificate_option} {}: {e}", certificate.display())
+        }
+        (Err(e), Reading::Again) => {
+            return Err(format!("{certificate_option} {}: {e}", certificate.display()));
+        }
+    }
     Ok(Some(identity))
 }
 

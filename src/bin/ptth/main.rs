@@ -473,6 +473,16 @@ fn run(errors: Box<dyn Write + Send>) -> Result<(), Failure> {
     }
 }
 
+impl GatewayArgs {
+    /// Whether files are given that SIGHUP reads again.
+    fn reads_files(&self) -> bool {
+        self.config.is_some()
+            || self.tokens.is_some()
+            || self.visitor_tokens.is_some()
+            || self.tls.are_given()
+    }
+}
+
 fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     if args.tokens.is_none()
         && !args.tls.know_devices()
@@ -612,8 +622,10 @@ fn read_again(
     match (reloaded, &args.config) {
         (Err(e), _) => log::error!("{e}; the routes stay as they were"),
         (Ok(length), Some(file)) => log::info!("{length} routes were read from {}", file.display()),
-        (Ok(_), None) if args.tokens.is_none() && args.visitor_tokens.is_none() => {
-            log::info!("SIGHUP: there is no --config to read again, nor a file of tokens");
+        (Ok(_), None) if !args.reads_files() => {
+            log::info!(
+                "SIGHUP: nothing to read again: no --config, tokens or certificates are given"
+            );
         }
         (Ok(_), None) => {}
     }
@@ -1063,7 +1075,7 @@ fn turn(text: &str) -> Result<(Option<String>, TurnMode), String> {
 /// A duration that is not zero.
 fn some_time(text: &str) -> Result<Duration, String> {
     duration(text).and_then(|time| {
-        if time.is_zero() { Err("it has to be some time".to_owned()) } else { Ok(time) }
+        if time.is_zero() { Err("it must be greater than zero".to_owned()) } else { Ok(time) }
     })
 }
 
@@ -1072,14 +1084,15 @@ fn some_number(text: &str) -> Result<usize, String> {
 }
 
 /// `MIN..MAX`.
-fn range(text: &str) -> Result<(&str, &str), String> {
-    text.split_once("..").ok_or_else(|| "write MIN..MAX, like 1..8".to_owned())
+fn range<'t>(text: &'t str, example: &str) -> Result<(&'t str, &'t str), String> {
+    text.split_once("..").ok_or_else(|| format!("write MIN..MAX, like {example}"))
 }
 
 fn links(text: &str) -> Result<RangeInclusive<usize>, String> {
-    let (min, max) = range(text)?;
+    let (min, max) = range(text, "1..128")?;
     let number = |n: &str| {
-        n.parse::<usize>().map_err(|_| format!("{n:?} is no number; write MIN..MAX, like 1..8"))
+        n.parse::<usize>()
+            .map_err(|_| format!("{n:?} is not a number; write MIN..MAX, like 1..128"))
     };
     let (min, max) = (number(min)?, number(max)?);
     if min == 0 || min > max || max > 1024 {
@@ -1089,7 +1102,7 @@ fn links(text: &str) -> Result<RangeInclusive<usize>, String> {
 }
 
 fn pauses(text: &str) -> Result<(Duration, Duration), String> {
-    let (min, max) = range(text)?;
+    let (min, max) = range(text, "1s..60s")?;
     let (min, max) = (duration(min)?, duration(max)?);
     if min.is_zero() || min > max {
         return Err("it takes 0 < MIN <= MAX, like 1s..60s".to_owned());

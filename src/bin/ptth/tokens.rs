@@ -17,6 +17,13 @@ const FILE_MAX: u64 = 16 << 20;
 pub(crate) fn read(file: &Path, reading: Reading) -> Result<Tokens, String> {
     let bytes = files::read(file, FILE_MAX, reading)
         .map_err(|what| format!("{}: {what}", file.display()))?;
+    // An accident of a script that writes files, most likely. A table without tokens has a comment.
+    if bytes.is_empty() {
+        return Err(format!(
+            "{}: the file is empty; a file that lets nobody in says so with a comment (# nobody)",
+            file.display()
+        ));
+    }
     let text = String::from_utf8(bytes).map_err(|e| {
         let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()]
             .iter()
