@@ -381,6 +381,11 @@ impl Stream {
         self.channel.as_deref().map_or(0, Channel::held)
     }
 
+    /// Whether bytes went into its TLS session that a write has not told to be taken.
+    pub(crate) fn owes(&self) -> bool {
+        self.channel.as_deref().is_some_and(Channel::owes)
+    }
+
     /// Whether a read tells an end or a failure although the socket brings nothing more.
     pub(crate) fn holds_end(&self) -> bool {
         self.channel.as_deref().is_some_and(Channel::holds_end)

@@ -323,6 +323,10 @@ impl<T> Connection<T> {
         // As a difference this fits: the bytes before the mark that have not gone out are in
         // `output`.
         let Some(before) = mark.checked_sub(self.written) else { return false };
+        // What a TLS session has encrypted goes out, whatever is taken back here.
+        if self.stream.owes() {
+            return false;
+        }
         self.output.truncate(self.sent + before as usize);
         true
     }

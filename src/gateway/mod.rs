@@ -46,7 +46,7 @@ use crate::gateway::tokens::Whose;
 use crate::limits::Limits;
 use crate::link::{GatewayLink, NothingArrived, Owned, Whole};
 use crate::message::Body;
-use crate::proto::turn::Transport;
+use crate::proto::turn::{Name, Transport};
 use crate::relay::{Wait, Waits};
 use crate::stream::{GatewayTls, Shared, Stream};
 

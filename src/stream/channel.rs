@@ -132,9 +132,32 @@ struct Outgoing {
     /// Cipher text from `sent` on has to go out.
     text: Vec<u8>,
     sent: usize,
-    /// So many bytes of plain text were encrypted, and are not told to be taken yet; with what
-    /// tells them from others.
-    debt: Option<(usize, Option<u64>)>,
+    /// Bytes that were encrypted, and are not told to be taken yet.
+    debt: Option<Debt>,
+}
+
+/// Plain text that was encrypted before the socket had room. Whoever writes next has to write the
+/// same bytes again: others would be lost, and the peer would get those it was never meant to.
+#[derive(Clone, Copy)]
+struct Debt {
+    length: usize,
+    /// So many of them are compared: without blocking, enough to tell one message from another.
+    compared: usize,
+    mark: Option<u64>,
+}
+
+impl Debt {
+    const COMPARED: usize = 64;
+
+    fn of(slices: &[IoSlice<'_>], skip: usize, length: usize, nonblocking: bool) -> Self {
+        let compared = if nonblocking { length.min(Self::COMPARED) } else { length };
+        Debt { length, compared, mark: marked_behind(slices, skip, compared) }
+    }
+
+    fn is_of(&self, slices: &[IoSlice<'_>]) -> bool {
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        total >= self.length && marked_behind(slices, 0, self.compared) == self.mark
+    }
 }
 
 /// What a step of a handshake came to.
@@ -330,6 +353,11 @@ impl Channel {
         SESSION + fed + self.writing.try_lock().map_or(0, |out| out.text.capacity())
     }
 
+    /// Whether bytes were encrypted that count as not written: they cannot be taken back.
+    pub(super) fn owes(&self) -> bool {
+        self.writing().debt.is_some()
+    }
+
     /// Whether the next read tells an end or a failure, whatever the socket has.
     pub(super) fn holds_end(&self) -> bool {
         self.held.load(Acquire)
@@ -473,12 +501,12 @@ impl Channel {
         let mut out = self.writing();
         self.push(&mut out, socket)?;
         let mut taken = 0;
-        if let Some((debt, mark)) = out.debt.take() {
-            if mark.is_some_and(|mark| marked(slices, debt) != Some(mark)) {
+        if let Some(debt) = out.debt.take() {
+            if !debt.is_of(slices) {
                 let text = "other bytes than those whose writing had timed out; after that, a TLS stream takes the same ones again";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
-            taken = debt; // and on: who reads a short count waits for the socket, which may have room
+            taken = debt.length; // and on: who reads a short count waits for the socket, which may have room
         }
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         while taken < total {
@@ -486,12 +514,8 @@ impl Channel {
             match self.push(&mut out, socket) {
                 Ok(()) => taken += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let mark = if self.nonblocking.load(Acquire) {
-                        None
-                    } else {
-                        marked_behind(slices, taken, n)
-                    };
-                    out.debt = Some((n, mark));
+                    let nonblocking = self.nonblocking.load(Acquire);
+                    out.debt = Some(Debt::of(slices, taken, n, nonblocking));
                     return if taken > 0 { Ok(taken) } else { Err(e) };
                 }
                 Err(e) => return Err(e),
@@ -682,10 +706,6 @@ fn behind<'s>(slices: &'s [IoSlice<'_>], mut skip: usize) -> impl Iterator<Item 
     })
 }
 
-fn marked(slices: &[IoSlice<'_>], length: usize) -> Option<u64> {
-    marked_behind(slices, 0, length)
-}
-
 /// What tells bytes from others. `None`: there are not so many.
 fn marked_behind(slices: &[IoSlice<'_>], skip: usize, length: usize) -> Option<u64> {
     let (mut hasher, mut left) = (DefaultHasher::new(), length);
@@ -781,6 +801,26 @@ mod tests {
             session.collect(&mut out);
         }
         out.text
+    }
+
+    /// What a session has encrypted goes out: whoever takes it back and writes something else would
+    /// have the end of it lost, and the peer would get what was never meant to go.
+    #[test]
+    fn what_was_encrypted_is_owed_until_the_same_bytes_are_written() {
+        let (message, other) = (vec![b'a'; 100_000], vec![b'b'; 100_000]);
+        for (next, taken) in [(&message[..], true), (&message[..1], false), (&other[..], false)] {
+            let [(writer, near), (_, far)] = &session();
+            assert!(!writer.owes());
+            while !writer.owes() {
+                let wrote = writer.write(near, &[IoSlice::new(&message)]);
+                assert!(wrote.is_ok_and(|n| n > 0), "the socket's buffers have their end");
+            }
+            let full = writer.write(near, &[IoSlice::new(&message)]).unwrap_err();
+            assert_eq!((full.kind(), writer.owes()), (io::ErrorKind::WouldBlock, true));
+            while (&*far).read(&mut [0; 65_536]).is_ok() {}
+            let wrote = writer.write(near, &[IoSlice::new(next)]);
+            assert_eq!(wrote.map_err(|e| e.kind()).is_ok(), taken, "{} bytes", next.len());
+        }
     }
 
     #[test]

@@ -94,6 +94,9 @@ impl Channel {
     pub(super) fn moved(&self) -> (u64, u64) {
         match *self {}
     }
+    pub(super) fn owes(&self) -> bool {
+        match *self {}
+    }
     pub(super) fn holds_end(&self) -> bool {
         match *self {}
     }
