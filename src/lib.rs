@@ -69,3 +69,15 @@ pub use limits::Limits;
 pub use link::{DeviceLink, GatewayLink};
 pub use message::Body;
 pub use proto::turn::{Encoding, Fallback, Transport};
+
+/// The Rust in these documents is compiled as doc tests.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/in-a-program.md")]
+    struct InAProgram;
+    #[cfg(feature = "tls")]
+    #[doc = include_str!("../docs/tls-and-tokens.md")]
+    struct TlsAndTokens;
+}

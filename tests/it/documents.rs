@@ -2,8 +2,12 @@
 //! somewhere, and the pages that have a bound on their length keep it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[cfg(feature = "cli")]
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+#[cfg(feature = "cli")]
+use std::process::Command;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -158,6 +162,88 @@ fn every_link_between_files_leads_somewhere() {
                 );
             }
         }
+    }
+}
+
+/// A README is read to its end, and a map looked at, as long as they are short.
+#[test]
+fn the_first_pages_stay_short() {
+    for (name, words_max) in [("README.md", 700), ("ARCHITECTURE.md", 1_500)] {
+        let words = page(name).unwrap().split_whitespace().count();
+        assert!(words <= words_max, "{name} has {words} words");
+    }
+}
+
+/// Options in the pages that are other programs'.
+#[cfg(feature = "cli")]
+const FOREIGN: [&str; 20] = [
+    // cargo and its tools
+    "all-features",
+    "all-targets",
+    "branch",
+    "check",
+    "features",
+    "html",
+    "lib",
+    "locked",
+    "open",
+    "path",
+    "release",
+    "shard",
+    "sharding",
+    "test",
+    "timeout",
+    // .ci/flaky
+    "changed",
+    "load",
+    "loads",
+    // useradd
+    "no-create-home",
+    "system",
+];
+
+#[cfg(feature = "cli")]
+#[test]
+fn every_option_in_a_document_is_one_of_the_command() {
+    let mut known: BTreeSet<String> = FOREIGN.iter().map(|option| (*option).to_owned()).collect();
+    for command in ["gateway", "device", "token", "demo"] {
+        let help = Command::new(env!("CARGO_BIN_EXE_ptth")).args([command, "--help"]).output();
+        known.extend(options(&String::from_utf8(help.unwrap().stdout).unwrap()));
+    }
+    for file in files(&["docs", "src"], &["md"]) {
+        if file.ends_with("CHANGELOG.md") {
+            continue; // it names what was
+        }
+        for option in options(&fs::read_to_string(&file).unwrap()) {
+            assert!(known.contains(&option), "{}: there is no --{option}", file.display());
+        }
+    }
+}
+
+/// Names behind two hyphens that begin a word.
+#[cfg(feature = "cli")]
+fn options(text: &str) -> Vec<String> {
+    let begins = |at: usize| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '-');
+    let name = |at: usize| {
+        let rest = &text[at + 2..];
+        &rest[..rest.find(|c: char| !(c.is_ascii_lowercase() || c == '-')).unwrap_or(rest.len())]
+    };
+    let found = text.match_indices("--").filter(|(at, _)| begins(*at)).map(|(at, _)| name(at));
+    found
+        .filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()))
+        .map(|name| name.trim_end_matches('-').to_owned())
+        .collect()
+}
+
+/// An operator who reads a limit's name in a message finds its option, or that there is none.
+#[test]
+fn every_limit_is_in_the_table_of_options() {
+    let page = page("command-line.md").unwrap();
+    let shown = format!("{:?}", reverse_http::Limits::default());
+    let inner = shown.strip_prefix("Limits { ").unwrap().strip_suffix(" }").unwrap();
+    for field in inner.split(", ") {
+        let name = field.split(':').next().unwrap();
+        assert!(page.contains(&format!("`{name}`")), "docs/command-line.md does not tell {name}");
     }
 }
 
