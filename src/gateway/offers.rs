@@ -716,8 +716,12 @@ impl GatewayRole {
     ) {
         if let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) {
             link.exchange = Some(key);
-            if link.registration.is_airplay() {
-                self.exchanges.get_mut(key).into_iter().for_each(Exchange::takes_event_version);
+            if let Some(exchange) = self.exchanges.get_mut(key) {
+                // A session is what devices of this crate have, and they frame strictly.
+                exchange.upstream_reads_on(link.registration.session().is_some());
+                if link.registration.is_airplay() {
+                    exchange.takes_event_version();
+                }
             }
         }
         relay::attach_with(self, cx, key, id, line);

@@ -60,6 +60,11 @@ pub(crate) struct Exchange {
     pub(crate) answered: bool,
     pub(crate) retried: bool,
     pub(super) upstream_keeps: bool,
+    /// The upstream side reads each request to its end, whatever it has answered: a device of this
+    /// crate. Other servers may take the rest of a body for their next request.
+    pub(super) upstream_reads_on: bool,
+    /// Part of the request was not written when the step began that reads of the response.
+    pub(super) unsent: bool,
     pub(super) progress: Instant,
     pub(super) seen: u64,
     /// The window of the least rate at which the downstream side takes its answer: since when, and
@@ -192,6 +197,8 @@ impl Exchange {
             answered: false,
             retried: true,
             upstream_keeps: false,
+            upstream_reads_on: false,
+            unsent: false,
             progress: now,
             seen: 0,
             rate_from: None,
@@ -216,6 +223,11 @@ impl Exchange {
             same_visitor: None,
             observed: Observed::default(),
         }
+    }
+
+    /// Says whether who is asked next reads each request to its end, whatever it has answered.
+    pub(crate) fn upstream_reads_on(&mut self, reads_on: bool) {
+        self.upstream_reads_on = reads_on;
     }
 
     /// Its answer may come as AirPlay senders write it.

@@ -55,6 +55,7 @@ impl Exchange {
             return Ok(true);
         }
         self.began = true;
+        self.unsent = !self.request.is_done() || link.pending() > 0;
         let used = stray + self.take_response(&scratch[stray..filled], downstream, rules, date)?;
         if !(self.tunnel.is_none()
             && self.response_is_whole()
@@ -276,8 +277,11 @@ impl Exchange {
         if !interim {
             self.observed.answered(response.status);
             self.challenged = head::has_bound_login(&response.fields);
-            // An HTTP/1.0 answer ends the link, whatever it says (protocol.md §3).
+            // An HTTP/1.0 answer ends the link, whatever it says (protocol.md §3). So does one
+            // before the request was out: a server that reads no body takes the rest of it for its
+            // next request, and answers that to whoever comes next.
             self.upstream_keeps = response.minor > 0
+                && (self.upstream_reads_on || !self.unsent)
                 && head::keeps_alive(response.minor, &response.fields)
                 && framing != Framing::UntilClose;
             self.downstream_keeps &=

@@ -106,7 +106,11 @@ impl Exchange {
             return Ok(()); // the POST is whole; what its connection is good for is said in its own head
         }
         if !self.upstream_keeps {
-            Err(CloseCause::LastMessage.because("its response said so"))
+            let early = self.unsent && !self.upstream_reads_on;
+            Err(CloseCause::LastMessage.because(match early {
+                true => "it answered before it had the whole request",
+                false => "its response said so",
+            }))
         } else if !self.request.is_done() || self.request_cut {
             Err(CloseCause::LastMessage.because("it answered before it had the whole request"))
         } else if link.at_end_of_stream() || link.is_broken() || link.has_failed() {

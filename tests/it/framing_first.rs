@@ -181,3 +181,58 @@ fn a_program_cannot_ask_the_server_with_a_body() {
     );
     running.stop();
 }
+
+/// Python's `http.server` among others: it answers a POST at its head and takes the body for the
+/// next request. What comes behind such an answer is nobody's request, and nobody gets its answer.
+#[test]
+fn the_rest_of_a_body_never_becomes_a_request_for_a_server_that_reads_no_bodies() {
+    const SMUGGLED: &str = "GET /stolen HTTP/1.1\r\nHost: a\r\n\r\n";
+    let local = LocalServer::with(|c| {
+        let target = c.head.target().to_owned();
+        if c.head.method() == "POST" {
+            c.forget_body();
+            return c.peer.write("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
+        }
+        c.text(target);
+    });
+    let gateway = Gateway::start(&[]);
+    let _device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--links", "1..1"]);
+    for fields in ["", "Expect: 100-continue\r\n"] {
+        let mut visitor = gateway.visitor();
+        visitor.write(format!(
+            "POST /lamp/p HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: {}\r\n\r\n",
+            3 * SMUGGLED.len()
+        ));
+        assert_eq!(visitor.read_answer("POST").status(), 403);
+        let _ = visitor.try_write(SMUGGLED.repeat(3));
+        for n in 0..4 {
+            let path = format!("/right{n}");
+            gateway.get(&format!("/lamp{path}")).expect_ok(&path);
+        }
+    }
+    assert!(local.requests().iter().all(|head| !head.target().contains("stolen")));
+}
+
+/// The same for a link: only a device of this crate, which has a session, is known to frame as the
+/// gateway does.
+#[test]
+fn a_link_without_a_session_ends_behind_an_answer_to_half_a_request() {
+    let gateway = Gateway::start(&[]);
+    for (name, fields, kept) in
+        [("lamp", "", false), ("desk", "PTTH-Session: 000102030405060708090a0b0c0d0e0f\r\n", true)]
+    {
+        let (mut link, mut visitor) = (gateway.link_with(name, fields), gateway.visitor());
+        visitor.write(format!("POST /{name}/p HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"));
+        link.read_head();
+        link.write("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
+        visitor.read_answer("POST");
+        visitor.write("hello");
+        if kept {
+            assert_eq!(link.read_exact(5), b"hello");
+            visitor.write(format!("GET /{name}/next HTTP/1.1\r\nHost: a\r\n\r\n"));
+            assert_eq!(link.read_head().target(), "/next");
+        } else {
+            link.expect_end();
+        }
+    }
+}

@@ -28,6 +28,11 @@ impl Conversation<'_> {
         body
     }
 
+    /// Leaves the body unread, as servers do that take it for the next request.
+    pub fn forget_body(&mut self) {
+        self.body_read = true;
+    }
+
     /// Hands the body on piece by piece.
     pub fn each_piece(&mut self, mut take: impl FnMut(&[u8])) {
         if std::mem::replace(&mut self.body_read, true) {
