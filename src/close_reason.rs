@@ -67,6 +67,8 @@ ends! {
     Replaced = "replaced",
     /// The token that the device came in with is valid no longer.
     Revoked = "revoked",
+    /// At the device: it idled, and the last minute had not needed so many links.
+    Surplus = "surplus",
     /// One of the two sides stops, and lets what is in progress finish.
     Drained = "drained",
     /// One of the two sides has stopped.
@@ -97,7 +99,13 @@ impl CloseCause {
 
     /// Whether it is part of a link's usual life, and nothing that an operator looks for.
     pub fn is_usual(self) -> bool {
-        matches!(self, CloseCause::LastMessage | CloseCause::Tunnel | CloseCause::Program)
+        matches!(
+            self,
+            CloseCause::LastMessage
+                | CloseCause::Tunnel
+                | CloseCause::Program
+                | CloseCause::Surplus
+        )
     }
 
     /// With what is to be said about it.

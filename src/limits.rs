@@ -256,6 +256,14 @@ limits! {
     /// How long a worker stays on a link it has answered, reading the next request itself, before
     /// the event loop watches the link again. Default 20 ms.
     worker_linger: Duration = Duration::from_millis(20);
+    /// Threads on which a device's handlers run at once, for each of its gateways. Default 64
+    /// (Tomcat has 200, gunicorn's sync workers are a few). Beyond: requests wait for a thread, as
+    /// many as there are links and polls. A device that forwards needs no threads.
+    handlers_max: usize = 64;
+    /// How far back a device looks for how many links and polls it needed at once. Default 60 s;
+    /// zero: what was dialled stays. Beyond that many, and MIN, an idle link ends with the answer to
+    /// its next heartbeat, and a poll with a reply that brings nothing.
+    demand_window: Duration = Duration::from_secs(60);
     /// How long an event loop looks for the next event before it sleeps, while such looking is
     /// mostly rewarded: to fall asleep and be woken costs more than most exchanges. It yields to
     /// every other thread meanwhile. Default 100 µs; zero turns it off (battery before latency).
@@ -271,7 +279,7 @@ impl Limits {
     /// # Errors
     /// Names the first field that cannot work, and the least value that can.
     pub fn check(&self) -> Result<(), Error> {
-        let at_least: [(&str, usize, usize); 18] = [
+        let at_least: [(&str, usize, usize); 19] = [
             ("head_bytes_max", self.head_bytes_max, 256),
             ("fields_max", self.fields_max, 8),
             ("target_bytes_max", self.target_bytes_max, 1),
@@ -285,6 +293,7 @@ impl Limits {
             ("remembered_max", self.remembered_max, 1),
             ("on_link_max", self.on_link_max, 1),
             ("helpers_max", self.helpers_max, 1),
+            ("handlers_max", self.handlers_max, 1),
             ("authorize_queue_max", self.authorize_queue_max, 1),
             ("events_max", self.events_max, 1),
             ("message_bytes_max", self.message_bytes_max, 1024),
@@ -423,8 +432,7 @@ impl Limits {
     }
 }
 
-/// Links that one device may have however few connections there may be in all: the default of `ptth
-/// device`.
+/// Links that one device may have however few connections there may be in all.
 const LINKS_PER_DEVICE_LEAST: usize = 8;
 
 /// Visitors' connections that are found at one look at all of them when some have to give way; the

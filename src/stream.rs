@@ -63,6 +63,9 @@ pub trait TimedStream: Read + Write + Send {
     /// answered when this returns: whoever dials links may dial another one first. Nothing, as it
     /// is.
     fn before_farewell(&mut self) {}
+    /// The peer, a gateway, says that so many callers wait for this device while none of its links
+    /// is free: whoever dials links may dial more. The default does nothing.
+    fn callers_wait(&mut self, _callers: usize) {}
     /// Tells the peer that nothing more will come, while what it still sends can be read. Whether
     /// that was possible.
     fn half_close(&self) -> bool {

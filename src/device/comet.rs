@@ -189,6 +189,22 @@ impl DeviceRole {
         slot.and_then(|key| self.slots.get(key)).is_some_and(|slot| slot.work.is_some())
     }
 
+    /// Whether there are more polls than the last minute needed.
+    fn has_surplus_poll(&mut self, now: Instant) -> bool {
+        self.note_working(now);
+        self.demand.has_surplus_poll(self.slots.len(), &self.plan.polls)
+    }
+
+    /// Notes how many polls have an event in hand.
+    fn note_working(&mut self, now: Instant) {
+        self.demand.note_polls(now, self.working());
+    }
+
+    /// Polls that have an event in hand.
+    pub(super) fn working(&self) -> usize {
+        self.slots.keys().into_iter().filter(|key| self.works(Some(*key))).count()
+    }
+
     /// A slot that wants a connection now; those with answers first.
     pub(super) fn slot_to_dial(&self, now: Instant) -> Option<Key> {
         let due = |slot: &Slot| slot.conn == Conn::None && slot.redial.is_some_and(|at| at <= now);
@@ -255,7 +271,7 @@ impl DeviceRole {
         }
         let (url, home) = (dial.url.clone(), dial.home.clone());
         self.undialed();
-        if !force && self.slots.len() >= self.plan.polls {
+        if !force && self.slots.len() >= *self.plan.polls.start() {
             cx.close(id);
             self.settle_polls(cx, "there are as many polls as may be");
             return None;
@@ -834,14 +850,19 @@ impl DeviceRole {
         let short =
             self.shared.is_short_with(self.shared.dialing.load(Relaxed).saturating_sub(own));
         let beside = slot.is_some_and(|key| self.is_beside(key));
-        let wanted = (self.is_polling(now) || short || (beside && self.doubt.since.is_some()))
-            && self.slots.len() + own <= self.plan.polls;
+        let has_room = match slot {
+            Some(_) if event.is_none() && self.has_surplus_poll(now) => false,
+            Some(_) => self.slots.len() <= *self.plan.polls.end(),
+            None => self.slots.len() < *self.plan.polls.start(),
+        };
+        let wanted =
+            (self.is_polling(now) || short || (beside && self.doubt.since.is_some())) && has_room;
         let wanted = wanted && self.takes(&home) && !self.draining();
         self.fell_back |= wanted && !beside;
         if event.is_none() && !wanted {
             self.doubt.tries += u32::from(beside && self.doubt.since.is_some()); // not at once again
             match slot {
-                Some(key) => self.drop_slot(cx, key, "links are there instead"),
+                Some(key) => self.drop_slot(cx, key, "it is not wanted: links are there instead, or the last minute did not need as many polls"),
                 None => {
                     cx.close(id);
                     self.undialed();
@@ -956,6 +977,7 @@ impl DeviceRole {
         if is_new {
             slot.quick = 0;
         }
+        self.note_working(cx.now());
         match (is_new, is_kept) {
             (false, true) => self.deliver(cx, key),
             (false, false) => self.answer_502(

@@ -6,6 +6,7 @@
 
 mod answer;
 mod comet;
+mod demand;
 mod dial;
 #[cfg(feature = "files")]
 mod files;
@@ -161,7 +162,7 @@ pub struct DeviceBuilder {
     host_header: Option<String>,
     whole_target: bool,
     fallback: Fallback,
-    polls: usize,
+    polls: RangeInclusive<usize>,
     comet: Option<Encoding>,
     #[cfg(feature = "tls")]
     tls: Option<DeviceTls>,
@@ -234,8 +235,10 @@ impl DeviceBuilder {
         self.max_retries = Some(attempts);
         self
     }
-    /// Idle links wanted, and links in all, pending dials counted. Default `1..=8`. A link carries
-    /// one request at a time.
+    /// Idle links wanted, and links in all, pending dials counted. Default `1..=128`. A link carries
+    /// one request at a time; more are dialled when links get busy, and as many at once as the
+    /// gateway says that callers wait. What the last minute did not need goes back
+    /// ([`Limits::demand_window`]).
     pub fn links(mut self, links: RangeInclusive<usize>) -> Self {
         self.links = links;
         self
@@ -247,9 +250,9 @@ impl DeviceBuilder {
         self.fallback = fallback;
         self
     }
-    /// Polls in parallel where the gateway falls back; each takes one request at a time. 1 to 64,
-    /// default 2.
-    pub fn polls(mut self, polls: usize) -> Self {
+    /// Polls in parallel where the gateway falls back, and polls in all where it says that callers
+    /// wait; each takes one request at a time. Within 1 to 64, default `2..=64`.
+    pub fn polls(mut self, polls: RangeInclusive<usize>) -> Self {
         self.polls = polls;
         self
     }
@@ -319,7 +322,7 @@ impl DeviceBuilder {
     /// # Errors
     /// A URL that is not `http://HOST[:PORT][/NAME]` (or `https`, with the feature `tls`) or holds
     /// a secret, one that is given twice or more than 16, a system without root certificates, a
-    /// name that is no DNS label, links that are not `1 <= MIN <= MAX`, polls that are not 1 to 64,
+    /// name that is no DNS label, links or polls that are not `1 <= MIN <= MAX`, more than 64 polls,
     /// a limit or field that cannot work, an IETF offer without an origin or with
     /// [`Fallback::Only`], JSON in a build without the feature `comet`; credentials without a
     /// proxy, a redirect host that is invalid, no retries at all; settings of TLS where no URL is
@@ -380,7 +383,7 @@ impl DeviceBuilder {
             proxy: proxy.clone(),
             max_retries: self.max_retries,
             fallback,
-            polls: self.polls,
+            polls: self.polls.clone(),
             encoding: self.comet.unwrap_or(Encoding::Message),
         };
         let groups = if self.failover {
@@ -391,7 +394,7 @@ impl DeviceBuilder {
         let members = groups
             .into_iter()
             .filter_map(GatewayList::new)
-            .map(|homes| (plan(homes), Arc::new(Counters::new(min, max))))
+            .map(|homes| (plan(homes), Arc::new(Counters::new(self.links.clone()))))
             .collect();
         let (events, events_out) = bounded(self.limits.events_max);
         let parts = Parts { members, events, host_header: self.host_header };
@@ -485,10 +488,10 @@ impl DeviceBuilder {
 
     /// How this device may fall back, if its offers can be polls at all.
     fn check_fallback(&self) -> Result<Fallback, Error> {
-        if self.polls == 0 || self.polls > POLLS_CEILING {
+        let (min, max) = (*self.polls.start(), *self.polls.end());
+        if min == 0 || min > max || max > POLLS_CEILING {
             return Err(Error::usage(format!(
-                "{} polls: it takes 1 to {POLLS_CEILING}",
-                self.polls
+                "polls {min}..{max}: it takes 1 <= MIN <= MAX <= {POLLS_CEILING}"
             )));
         }
         if self.comet == Some(Encoding::Json) && !HAS_JSON {
@@ -618,7 +621,7 @@ impl Device {
             no_proxy: String::new(),
             redirect_hosts: Vec::new(),
             max_retries: None,
-            links: 1..=8,
+            links: 1..=128,
             dialect: Dialect::classic(),
             origins: Vec::new(),
             limits: Limits::default(),
@@ -628,7 +631,7 @@ impl Device {
             host_header: None,
             whole_target: false,
             fallback: Fallback::default(),
-            polls: 2,
+            polls: 2..=64,
             comet: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -695,8 +698,9 @@ impl Device {
         Ok(DeviceHandle(Arc::new(Running { group, shared, threads: Mutex::new(threads), secure })))
     }
 
-    /// Answers requests with `handler`, on worker threads, up to MAX links at once at each gateway,
-    /// until the process ends or the gateway refuses ([`OnRefusal::Stop`]). A handler that panics
+    /// Answers requests with `handler`, on worker threads, up to
+    /// [`handlers_max`](Limits::handlers_max) at once at each gateway (more requests wait for a
+    /// thread), until the process ends or the gateway refuses ([`OnRefusal::Stop`]). A handler that panics
     /// costs one exchange: it is answered 500.
     ///
     /// # Errors
@@ -793,7 +797,11 @@ impl Device {
             // Offers that were on their way when the gateway fell back may be polls beyond those
             // wanted, for one event each.
             let (sender, receiver) = bounded(
-                parts.members.iter().map(|(plan, shared)| 2 * shared.max + plan.polls).sum(),
+                parts
+                    .members
+                    .iter()
+                    .map(|(plan, shared)| 2 * shared.max() + plan.polls.end())
+                    .sum(),
             );
             incoming = Some(receiver);
             Ok(match kind {
@@ -849,7 +857,7 @@ impl Device {
     /// `links(1..=1)`.
     ///
     /// Where the gateway falls back, each poll brings its requests over a link of its own, made
-    /// when the first one comes; such a program sets `polls(1)`, too.
+    /// when the first one comes; such a program sets `polls(1..=1)`, too.
     ///
     /// # Errors
     /// Started in another way; no thread or descriptor.
@@ -1176,6 +1184,9 @@ impl TimedStream for Accepted {
     }
     fn before_farewell(&mut self) {
         self.ticket.says_farewell();
+    }
+    fn callers_wait(&mut self, callers: usize) {
+        self.ticket.callers_wait(callers);
     }
     fn half_close(&self) -> bool {
         self.stream.shutdown(Shutdown::Write).is_ok()

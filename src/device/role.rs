@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use http::{Request, Response, StatusCode};
 use crate::close_reason::{self, CloseCause, CloseReason};
 use crate::device::answer::Past;
 use crate::device::comet::{Reply, Slot};
+use crate::device::demand::Demand;
 use crate::device::dial::{
     Backoff, GatewayList, GatewayTarget, RETRY_AFTER_MAX, Url, random, retry_after,
 };
@@ -41,6 +43,7 @@ use crate::link::{DeviceLink, Lingered, Next};
 use crate::message::Body;
 use crate::proto::body::{self, Framing};
 use crate::proto::comet;
+use crate::proto::forward::callers_waiting;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds, ResponseHead};
 use crate::proto::heartbeat::{self, Heartbeat};
@@ -184,7 +187,7 @@ pub(crate) enum Service {
 pub(crate) struct Lease {
     pub(crate) stream: Arc<Stream>,
     pub(crate) unread: Vec<u8>,
-    /// It carries a request that waits for `recv()`: no idle link.
+    /// It carries a request, which may wait for `recv()` or a thread: no idle link.
     pub(crate) busy: Option<Busy>,
     pub(crate) ticket: Ticket,
 }
@@ -254,17 +257,30 @@ impl Ticket {
         }
     }
 
-    /// One link more is busy, until the guard is dropped. Asks for another link when too few idle
-    /// ones are left.
-    pub(crate) fn busy(&self) -> Busy {
+    /// One link more is busy, until the guard is dropped.
+    fn occupy(&self) -> Busy {
         if self.link.slot.is_some() {
             return Busy(None);
         }
-        self.shared.busy.fetch_add(1, Relaxed);
-        if self.shared.is_short() && !self.shared.asked.swap(true, Relaxed) {
+        self.shared.link_is_busy();
+        Busy(Some(self.shared.clone()))
+    }
+
+    /// The same. Asks for another link when too few idle ones are left.
+    pub(crate) fn busy(&self) -> Busy {
+        let busy = self.occupy();
+        if self.link.slot.is_none()
+            && self.shared.is_short()
+            && !self.shared.asked.swap(true, Relaxed)
+        {
             self.remote.send(Command::TopUp);
         }
-        Busy(Some(self.shared.clone()))
+        busy
+    }
+
+    /// The gateway says, in a head that the loop has not read, that so many callers wait.
+    pub(crate) fn callers_wait(&self, callers: usize) {
+        self.remote.send(Command::CallersWait(callers));
     }
 }
 
@@ -292,19 +308,21 @@ impl Drop for Busy {
 }
 
 /// What loop and workers both count.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
     pub(crate) links: AtomicUsize,
     pub(crate) dialing: AtomicUsize,
     /// Links with a request in progress.
     pub(crate) busy: AtomicUsize,
+    /// The most of them at once since the loop looked last.
+    busy_peak: AtomicUsize,
     pub(crate) exchanges: AtomicUsize,
     /// Poll slots.
     pub(crate) polls: AtomicUsize,
     /// 0: none; else one more than its place in [`WAYS`].
     transport: AtomicU8,
-    pub(crate) min: usize,
-    pub(crate) max: usize,
+    /// Idle links wanted, and links in all.
+    pub(crate) wanted: RangeInclusive<usize>,
     asked: AtomicBool,
     /// Links that ended.
     pub(crate) ends: close_reason::Counters,
@@ -314,8 +332,42 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn new(min: usize, max: usize) -> Self {
-        Counters { min, max, ..Counters::default() }
+    pub(crate) fn new(wanted: RangeInclusive<usize>) -> Self {
+        Counters {
+            links: AtomicUsize::default(),
+            dialing: AtomicUsize::default(),
+            busy: AtomicUsize::default(),
+            busy_peak: AtomicUsize::default(),
+            exchanges: AtomicUsize::default(),
+            polls: AtomicUsize::default(),
+            transport: AtomicU8::default(),
+            wanted,
+            asked: AtomicBool::default(),
+            ends: close_reason::Counters::default(),
+            stopping: AtomicBool::default(),
+            upgrades: Upgrades::default(),
+        }
+    }
+
+    /// Links in all.
+    pub(crate) fn max(&self) -> usize {
+        *self.wanted.end()
+    }
+
+    /// A request is in progress on one link more.
+    fn link_is_busy(&self) {
+        let busy = self.busy.fetch_add(1, Relaxed) + 1;
+        self.busy_peak.fetch_max(busy, Relaxed);
+    }
+
+    /// The most links that were busy at once since this was called last.
+    fn take_peak(&self) -> usize {
+        self.busy_peak.swap(self.busy.load(Relaxed), Relaxed)
+    }
+
+    /// Links that may be dialled beside those that there are, or that are on their way.
+    fn room(&self) -> usize {
+        self.max().saturating_sub(self.links.load(Relaxed) + self.dialing.load(Relaxed))
     }
 
     /// Whether another link is to be dialled: fewer idle ones (and ones on the way) than MIN, fewer
@@ -327,7 +379,7 @@ impl Counters {
     /// The same with so many on the way.
     pub(super) fn is_short_with(&self, dialing: usize) -> bool {
         let (links, busy) = (self.links.load(Relaxed), self.busy.load(Relaxed));
-        links + dialing < self.max && links.saturating_sub(busy) + dialing < self.min
+        links + dialing < self.max() && links.saturating_sub(busy) + dialing < *self.wanted.start()
     }
 
     /// How the gateway reaches this device now.
@@ -363,6 +415,8 @@ pub(crate) enum Command {
         dialled: Sender<()>,
     },
     TopUp,
+    /// The gateway said to a worker, or to a program, that so many callers wait.
+    CallersWait(usize),
     /// Dial now, whatever the back-off says.
     Retry,
     /// What the next dials go by.
@@ -390,8 +444,8 @@ pub(crate) struct Plan {
     /// Failed attempts in a row, without a way in, after which the device ends.
     pub(crate) max_retries: Option<u32>,
     pub(crate) fallback: Fallback,
-    /// Poll slots wanted while the gateway falls back.
-    pub(crate) polls: usize,
+    /// Poll slots wanted while the gateway falls back, and poll slots in all.
+    pub(crate) polls: RangeInclusive<usize>,
     /// The encoding of the fallback that is asked for first.
     pub(crate) encoding: Encoding,
 }
@@ -433,6 +487,7 @@ pub(crate) struct DeviceRole {
     /// No dial before this.
     not_before: Option<Instant>,
     burst: Burst,
+    pub(super) demand: Demand,
     /// An offer was turned, or held, or answered by the fallback, some time.
     pub(super) welcomed: bool,
     waiting: bool,
@@ -561,12 +616,14 @@ impl DeviceRole {
         };
         let idle = limits.worker_idle_timeout;
         DeviceRole {
+            // A link is one job at most, so the queue takes all that there can be.
             workers: Workers::new(
                 "ptth-handler",
-                shared.max + plan.polls,
-                2 * shared.max + plan.polls,
+                limits.handlers_max.min(shared.max() + plan.polls.end()),
+                2 * shared.max() + plan.polls.end(),
                 idle,
             ),
+            demand: Demand::new(limits.demand_window),
             lookups: Lookups::new(&limits),
             races: Races::new(),
             rules: Arc::new(rules),
@@ -684,26 +741,57 @@ impl DeviceRole {
             } else if self.draining {
                 return;
             } else if self.is_polling(now) {
-                if self.slots.len() + self.shared.dialing.load(Relaxed) >= self.plan.polls {
-                    return;
+                let polls = self.slots.len() + self.shared.dialing.load(Relaxed);
+                let wanted = polls < *self.plan.polls.start()
+                    || (polls < *self.plan.polls.end() && self.demand.is_pending());
+                if !wanted {
+                    return self.demand.forget();
                 }
+                self.demand.dialled();
                 let home = self.home();
                 let key = self.new_slot(home.url.clone(), home, false);
                 self.dial_slot(cx, key);
-            } else if self.shared.is_short() {
+            } else if self.shared.is_short() || (self.shared.room() > 0 && self.demand.is_pending())
+            {
                 if !self.burst.takes(now) {
                     if !std::mem::replace(&mut self.burst.alarmed, true) {
                         cx.alarm(self.burst.ends, DIAL);
                     }
                     return;
                 }
+                self.demand.dialled();
                 self.shared.dialing.fetch_add(1, Relaxed);
                 let home = self.home();
                 self.resolve(cx, Box::new(Dial::new(home.url.clone(), home, 0, None)));
             } else {
-                return;
+                return self.demand.forget();
             }
         }
+    }
+
+    /// The gateway says that so many callers wait while none of this device's links is free. The
+    /// next [`top_up`](Self::top_up) dials.
+    pub(super) fn callers_wait(&mut self, now: Instant, callers: usize) {
+        if self.draining || callers == 0 {
+            return;
+        }
+        let room = match self.is_polling(now) {
+            true => {
+                self.demand.note_polls(now, self.working() + callers);
+                let polls = self.slots.len() + self.shared.dialing.load(Relaxed);
+                self.plan.polls.end().saturating_sub(polls)
+            }
+            false => {
+                self.demand.note_links(now, self.shared.take_peak() + callers);
+                self.shared.room()
+            }
+        };
+        self.demand.callers_wait(callers, room);
+    }
+
+    /// Returns true if another link or poll is to be dialled.
+    fn is_wanting(&self) -> bool {
+        self.demand.is_pending() || self.shared.is_short()
     }
 
     /// Finds the addresses of the gateway, or of the proxy on the way to it, and dials them one by
@@ -1270,6 +1358,7 @@ impl DeviceRole {
         let asked = asked.map(|asked| asked.min(RETRY_AFTER_MAX));
         let together = self.not_before.is_some_and(|at| at > cx.now());
         self.answered = false;
+        self.demand.forget();
         if !together && self.gives_up(why) {
             return; // the device's error says it all
         }
@@ -1473,7 +1562,7 @@ impl DeviceRole {
             };
             return self.drop_slot(cx, key, "the way in leads through another gateway of the list");
         }
-        if let (Some(key), true) = (slot, self.shared.links.load(Relaxed) >= self.shared.max) {
+        if let (Some(key), true) = (slot, self.shared.links.load(Relaxed) >= self.shared.max()) {
             self.fell_back = false;
             return self.drop_slot(
                 cx,
@@ -1777,10 +1866,16 @@ impl DeviceRole {
         };
         cx.put_scratch(scratch);
         match step {
-            None | Some(Came::Request(_) | Came::NotYet) => {}
+            None | Some(Came::Request(_)) => {
+                if self.is_wanting() {
+                    self.top_up(cx);
+                }
+            }
+            Some(Came::NotYet) => {}
             Some(Came::Gone(why)) => self.link_gone(cx, id, why),
-            Some(Came::Heartbeat(Heartbeat::Alive)) => self.answer_heartbeat(cx, id),
-            Some(Came::Heartbeat(Heartbeat::Farewell)) => self.goaway(cx, id),
+            Some(Came::Heartbeat { heartbeat, callers }) => {
+                self.heartbeat(cx, id, heartbeat, callers)
+            }
             Some(Came::Refused(refusal)) => {
                 self.answer_link(cx, id, &LocalAnswer::new(refusal.status, &refusal.reason));
             }
@@ -1831,11 +1926,13 @@ impl DeviceRole {
                     Ok(request) => request,
                     Err(refusal) => return Came::Refused(refusal),
                 };
+                let callers = callers_waiting(&request.fields).unwrap_or_default();
+                self.callers_wait(now, callers);
                 match heartbeat::recognise(&request) {
                     Err(refusal) => return Came::Refused(refusal),
                     Ok(Some(heartbeat)) => {
                         peer.keep(&bytes[request.len..]);
-                        return Came::Heartbeat(heartbeat);
+                        return Came::Heartbeat { heartbeat, callers };
                     }
                     Ok(None) => {}
                 }
@@ -1849,6 +1946,54 @@ impl DeviceRole {
                 }
             }
         }
+    }
+
+    /// Dials what is wanted, then answers. A link that the last minute did not need ends with its
+    /// answer: the gateway sends nothing on it until then, so nothing can be lost.
+    fn heartbeat(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        heartbeat: Heartbeat,
+        callers: usize,
+    ) {
+        if self.demand.is_pending() {
+            self.top_up(cx);
+        }
+        match heartbeat {
+            Heartbeat::Farewell => self.goaway(cx, id),
+            Heartbeat::Alive if callers == 0 && self.is_surplus(cx, id) => self.end_surplus(cx, id),
+            Heartbeat::Alive => self.answer_heartbeat(cx, id),
+        }
+    }
+
+    /// Whether this idle link is more than the last minute needed. While dials are in progress none
+    /// is: they were wanted just now.
+    fn is_surplus(&mut self, cx: &Connections<State>, id: Id) -> bool {
+        let Some(State::Link(link)) = cx.get(id).map(|p| &p.state) else { return false };
+        let is_real = link.slot.is_none();
+        self.note_busy(cx.now());
+        let (links, dialing) = (self.shared.links.load(Relaxed), self.shared.dialing.load(Relaxed));
+        is_real && dialing == 0 && self.demand.has_surplus_link(links, &self.shared.wanted)
+    }
+
+    fn end_surplus(&mut self, cx: &mut Connections<State>, id: Id) {
+        const WHY: CloseReason =
+            CloseCause::Surplus.because("more links than the last minute needed");
+        let date = cx.date().to_owned();
+        let Some(peer) = cx.get_mut(id) else { return };
+        let State::Link(link) = &mut peer.state else { return };
+        link.beaten = true;
+        heartbeat::write_answer(peer.output(), &date, true);
+        let _ = peer.flush(); // what is left goes out while it lingers
+        self.beaten = true;
+        self.carries();
+        self.link_ends(cx, id, WHY);
+    }
+
+    /// Notes how many links were busy at once.
+    fn note_busy(&mut self, now: Instant) {
+        self.demand.note_links(now, self.shared.take_peak());
     }
 
     fn answer_heartbeat(&mut self, cx: &mut Connections<State>, id: Id) {
@@ -1942,6 +2087,7 @@ impl DeviceRole {
         let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
         if link.exchange.take().is_some() && link.slot.is_none() {
             self.shared.busy.fetch_sub(1, Relaxed);
+            self.note_busy(cx.now());
         }
     }
 
@@ -1951,12 +2097,12 @@ impl DeviceRole {
             let is_real = link.slot.is_none();
             self.succeeded();
             if is_real {
-                self.shared.busy.fetch_add(1, Relaxed);
+                self.shared.link_is_busy();
                 self.carries();
             }
             self.shared.exchanges.fetch_add(1, Relaxed);
         }
-        if self.shared.is_short() {
+        if self.is_wanting() {
             self.top_up(cx);
         }
     }
@@ -1986,7 +2132,7 @@ impl DeviceRole {
         let ticket =
             Ticket { remote: self.remote.clone(), number: self.numbers, link, why, shared };
         let unread = if bytes.is_empty() { kept } else { bytes.to_vec() };
-        let busy = matches!(self.service, Service::Receive(_)).then(|| ticket.busy());
+        let busy = (!matches!(self.service, Service::Listen(_))).then(|| ticket.occupy());
         let lease = Lease { stream, unread, busy, ticket };
         // What cannot be handed over is dropped: its ticket tells the loop.
         match &self.service {
@@ -2017,6 +2163,7 @@ impl DeviceRole {
         link: Link,
     ) {
         self.leases.remove(&number);
+        self.note_busy(cx.now());
         self.beaten |= link.beaten;
         if link.beaten && link.slot.is_none() {
             self.carries();
@@ -2189,7 +2336,11 @@ pub(super) fn dial_stage(cx: &mut Connections<State>, id: Id, stage: Stage) {
 enum Came {
     NotYet,
     Gone(CloseReason),
-    Heartbeat(Heartbeat),
+    /// So many callers wait meanwhile.
+    Heartbeat {
+        heartbeat: Heartbeat,
+        callers: usize,
+    },
     Refused(crate::error::Refusal),
     /// A whole head (so many bytes of the scratch buffer) for program code.
     Request(usize),
@@ -2198,11 +2349,16 @@ enum Came {
 
 /// A worker's part: plain blocking code. It lingers on the link while nobody else needs the thread.
 fn answer_with(handler: &Handler, lease: Lease, limits: &Arc<Limits>, workers: &Workers) {
-    let Lease { stream, unread, ticket, .. } = lease;
+    let Lease { stream, unread, busy: mut first, ticket } = lease;
     let mut link = DeviceLink::within(Shared::new(stream), unread, limits.clone());
     loop {
-        let busy = ticket.busy();
-        match link.next_head() {
+        let is_new = first.is_none(); // the loop has read the head of the first request
+        let busy = first.take().unwrap_or_else(|| ticket.busy());
+        let next = link.next_head();
+        if let Some(callers) = link.callers_waiting().filter(|callers| is_new && *callers > 0) {
+            ticket.callers_wait(callers);
+        }
+        match next {
             Ok(Next::Heartbeat) => {}
             Ok(Next::Closed) => return ticket.end(CLOSED),
             Err(e) => return ticket.failed(&e),
@@ -2389,6 +2545,10 @@ impl Role for DeviceRole {
     fn command(&mut self, cx: &mut Connections<State>, command: Command) {
         match command {
             Command::TopUp => self.top_up(cx),
+            Command::CallersWait(callers) => {
+                self.callers_wait(cx.now(), callers);
+                self.top_up(cx);
+            }
             Command::Retry => {
                 self.not_before = None;
                 (self.doubt.swallowed, self.doubt.again) = (false, false);

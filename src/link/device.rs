@@ -13,7 +13,7 @@ use crate::link::wire::{
 };
 use crate::message::{Asked, Body, write_refusal, write_response_head};
 use crate::proto::body::Framing;
-use crate::proto::forward::{SAME_VISITOR, host_of};
+use crate::proto::forward::{SAME_VISITOR, WAITING, callers_waiting, host_of};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds, RequestHead};
 use crate::proto::heartbeat;
@@ -35,6 +35,8 @@ pub struct DeviceLink<S: TimedStream + 'static = Stream> {
     pen: WriteBuffers,
     pending: Option<Pending>,
     seen_heartbeat: bool,
+    /// How many callers wait for this device, as the last head said.
+    waiting: Option<usize>,
     /// This side ends the link and has not taken leave yet: half-close, and read on for a moment.
     goaway: bool,
 }
@@ -77,6 +79,8 @@ struct Question {
     pending: Pending,
     expects_continue: bool,
     is_heartbeat: bool,
+    /// How many callers wait for this device.
+    waiting: Option<usize>,
 }
 
 impl<S: TimedStream + 'static> DeviceLink<S> {
@@ -94,6 +98,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
             pen: WriteBuffers::default(),
             pending: None,
             seen_heartbeat: false,
+            waiting: None,
             goaway: false,
         }
     }
@@ -134,6 +139,10 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         }
         let Some(question) = self.read_question()? else { return Ok(Next::Closed) };
         let is_heartbeat = question.is_heartbeat;
+        self.waiting = question.waiting;
+        if let Some(callers) = self.waiting {
+            self.line.lock().callers_wait(callers);
+        }
         let request = self.begin(question);
         if !is_heartbeat {
             return Ok(Next::Request(request));
@@ -242,6 +251,11 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
     /// it. Nothing is decided about the message here.
     pub(crate) fn heartbeat_waits(&self) -> bool {
         self.line.lock().inbox.bytes().trim_ascii_start().starts_with(b"OPTIONS * ")
+    }
+
+    /// How many callers wait for this device, as the head that was read last says.
+    pub(crate) fn callers_waiting(&self) -> Option<usize> {
+        self.waiting
     }
 
     /// Whether this link has carried a heartbeat, so that silence is suspicious from now on.
@@ -479,6 +493,7 @@ fn question(head: &FramedRequest<'_>) -> Result<Question, Refusal> {
     *request.headers_mut() =
         if head.fields.is_empty() { HeaderMap::new() } else { header_map(&head.fields, 400)? };
     request.headers_mut().remove(SAME_VISITOR); // between gateway and forwarder
+    request.headers_mut().remove(WAITING); // between gateway and whoever dials
     // Of an absolute form: whoever looks at `Host` alone must not be told another host than whoever
     // looks at the URL.
     if let Some(host) = host.filter(|_| !head.target.starts_with('/')) {
@@ -496,7 +511,9 @@ fn question(head: &FramedRequest<'_>) -> Result<Question, Refusal> {
         && head.fields.get("upgrade").is_some();
     let expects_continue = head.minor > 0 && head.fields.lists("expect", "100-continue");
     let pending = Pending { asked, upgrade };
-    Ok(Question { request, framing: head.framing(), pending, expects_continue, is_heartbeat })
+    let waiting = callers_waiting(&head.fields);
+    let framing = head.framing();
+    Ok(Question { request, framing, pending, expects_continue, is_heartbeat, waiting })
 }
 
 fn method(text: &str) -> Result<Method, Refusal> {

@@ -724,6 +724,13 @@ impl<S: TimedStream + 'static> Wire<S> {
         }
     }
 
+    /// The peer says that so many callers wait for this device.
+    pub(super) fn callers_wait(&mut self, callers: usize) {
+        if let Some(stream) = &mut self.stream {
+            stream.callers_wait(callers);
+        }
+    }
+
     /// Half-closes and reads on for a bounded time, so that the last answer is not lost to a reset.
     /// Over a transport that cannot half-close only where more may come, for the peer could be
     /// waiting for an end that only the drop brings.

@@ -210,6 +210,7 @@ fn fate(field: &Field<'_>, named: &Named<'_>) -> FieldAction {
         14 if is("http2-settings") => FieldAction::Goes,
         16 if is("proxy-connection") => FieldAction::Goes,
         17 if is("transfer-encoding") || is(SAME_VISITOR) => FieldAction::Goes,
+        12 if is(WAITING) => FieldAction::Goes,
         12.. if begins(name, "x-forwarded-") => FieldAction::Forwarding,
         _ if named.has(name) && !survives(name) => FieldAction::Goes,
         _ => FieldAction::Stays,
@@ -282,6 +283,20 @@ impl<'a> Named<'a> {
 /// visitor's connection as the one before it on this link. Its value is the session, which no
 /// visitor knows, so that what a visitor sends, through whatever gateway, is never taken for it.
 pub(crate) const SAME_VISITOR: &str = "ptth-same-visitor";
+
+/// The field by which a gateway tells a device with a session how many callers wait for its name
+/// while no link or poll is free (protocol.md §1.6). It is between gateway and device: neither
+/// forwards one.
+pub(crate) const WAITING: &str = "ptth-waiting";
+
+/// Returns how many callers wait, as the head of a request, event or heartbeat says. A value that is
+/// not one line of one to four digits says nothing.
+pub(crate) fn callers_waiting(fields: &Fields<'_>) -> Option<usize> {
+    let mut lines = fields.all(WAITING);
+    let (value, None) = (lines.next()?, lines.next()) else { return None };
+    let is_number = matches!(value.len(), 1..=4) && value.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(value).ok().filter(|_| is_number)?.parse().ok()
+}
 
 /// What a server is told to be called, instead of what its visitors call it, and where its paths
 /// begin for those.

@@ -440,7 +440,7 @@ fn as_many_requests_are_in_hand_as_there_are_polls() {
     let (release, gate) = crossbeam_channel::unbounded::<()>();
     let counted = (running.clone(), most.clone());
     let handle = poller(&gateway, "lamp", Encoding::Message)
-        .polls(3)
+        .polls(3..=3)
         .build()
         .unwrap()
         .spawn(move |_| {
@@ -475,7 +475,7 @@ fn a_device_whose_polls_are_all_at_work_is_there_until_its_answer_is_late() {
         (Duration::from_millis(50), Duration::from_secs(2));
     let gateway = gateway(|b| b.limits(limits));
     let events = gateway.events();
-    let device = poller(&gateway, "lamp", Encoding::Message).polls(1).build().unwrap();
+    let device = poller(&gateway, "lamp", Encoding::Message).polls(1..=1).build().unwrap();
     let (release, work) = crossbeam_channel::unbounded::<()>();
     let handle = device
         .spawn(move |_| {
@@ -516,7 +516,7 @@ fn the_errors_of_send_say_what_happened() {
     let gateway = gateway(|b| b.limits(limits));
     let (release, gate) = crossbeam_channel::unbounded::<()>();
     let handle = poller(&gateway, "slow", Encoding::Message)
-        .polls(1)
+        .polls(1..=1)
         .build()
         .unwrap()
         .spawn(move |_| {

@@ -837,7 +837,7 @@ fn a_gateway_that_takes_no_answer_is_not_pestered_for_ever() {
     let ran = Arc::new(AtomicUsize::new(0));
     let counted = ran.clone();
     let device = quick(&raw)
-        .polls(1)
+        .polls(1..=1)
         .limits(limits)
         .backoff(Duration::from_millis(5)..Duration::from_millis(20))
         .build()
@@ -1591,7 +1591,7 @@ fn through_bad_weather_every_event_runs_once_and_is_answered() {
     let runs: Arc<Mutex<Vec<usize>>> = Arc::new(Mutex::new(vec![0; EVENTS]));
     let counted = runs.clone();
     let device = quick(&raw)
-        .polls(3)
+        .polls(3..=3)
         .backoff(Duration::from_millis(1)..Duration::from_millis(3))
         .build()
         .unwrap();
@@ -1700,7 +1700,7 @@ fn draining_does_not_wait_for_a_poll_that_is_held() {
 fn quick(raw: &RawGateway) -> DeviceBuilder {
     Device::builder(raw.url("lamp"))
         .links(1..=1)
-        .polls(1)
+        .polls(1..=1)
         .backoff(Duration::from_millis(5)..Duration::from_millis(20))
 }
 
@@ -1885,7 +1885,11 @@ fn what_cannot_work_is_a_usage_error() {
     };
     for polls in [0, 65] {
         assert!(
-            Device::builder("http://gw.example/lamp").polls(polls).build().unwrap_err().is_usage()
+            Device::builder("http://gw.example/lamp")
+                .polls(polls..=polls)
+                .build()
+                .unwrap_err()
+                .is_usage()
         );
     }
     let ietf = || {

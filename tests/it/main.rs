@@ -21,6 +21,8 @@ mod comet_gateway;
 #[cfg(feature = "cli")]
 mod comet_peers;
 #[cfg(feature = "cli")]
+mod demand_device;
+#[cfg(feature = "cli")]
 mod device_wire;
 #[cfg(feature = "cli")]
 mod dialling;

@@ -285,8 +285,8 @@ struct DeviceArgs {
     /// the way (an ingress that is not ready)
     #[arg(long, value_enum, env = "PTTH_ON_REFUSAL")]
     on_refusal: Option<Refused>,
-    /// Idle links wanted, and links in all
-    #[arg(long, value_name = "MIN..MAX", default_value = "1..8", value_parser = links, env = "PTTH_LINKS")]
+    /// Idle links wanted, and links in all: more are dialled while callers wait
+    #[arg(long, value_name = "MIN..MAX", default_value = "1..128", value_parser = links, env = "PTTH_LINKS")]
     links: RangeInclusive<usize>,
     /// The protocol to offer
     #[arg(long, value_enum, default_value = "PTTH/1.0", env = "PTTH_PROTOCOL")]
@@ -313,9 +313,10 @@ struct DeviceArgs {
     /// finds out
     #[arg(long, value_enum, default_value_t = Polling::Auto, env = "PTTH_FALLBACK")]
     fallback: Polling,
-    /// Polls in parallel, where they are needed; each carries one request at a time
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64), env = "PTTH_POLLS")]
-    polls: u64,
+    /// Polls in parallel, where they are needed, and polls in all while callers wait; each carries
+    /// one request at a time. N alone: always so many
+    #[arg(long, value_name = "N|MIN..MAX", default_value = "2..64", value_parser = polls, env = "PTTH_POLLS")]
+    polls: RangeInclusive<usize>,
     /// The one encoding of polls to ask for, instead of both
     #[arg(long, value_enum, env = "PTTH_COMET")]
     comet: Option<Comet>,
@@ -909,7 +910,7 @@ fn device(args: DeviceArgs) -> Result<(), Failure> {
         .limits(limits)
         .backoff(args.backoff.0..args.backoff.1)
         .fallback(args.fallback.into())
-        .polls(args.polls as usize) // 64 at most
+        .polls(args.polls)
         .failover(args.failover)
         .whole_target(true)
         .on_refusal(args.on_refusal.map_or(OnRefusal::Stop, Into::into));
@@ -1088,17 +1089,29 @@ fn range<'t>(text: &'t str, example: &str) -> Result<(&'t str, &'t str), String>
     text.split_once("..").ok_or_else(|| format!("write MIN..MAX, like {example}"))
 }
 
-fn links(text: &str) -> Result<RangeInclusive<usize>, String> {
-    let (min, max) = range(text, "1..128")?;
+/// `MIN..MAX`, each at least 1 and at most `ceiling`.
+fn numbers(text: &str, ceiling: usize, example: &str) -> Result<RangeInclusive<usize>, String> {
+    let (min, max) = range(text, example)?;
     let number = |n: &str| {
         n.parse::<usize>()
-            .map_err(|_| format!("{n:?} is not a number; write MIN..MAX, like 1..128"))
+            .map_err(|_| format!("{n:?} is not a number; write MIN..MAX, like {example}"))
     };
     let (min, max) = (number(min)?, number(max)?);
-    if min == 0 || min > max || max > 1024 {
-        return Err("it takes 1 <= MIN <= MAX <= 1024".to_owned());
+    if min == 0 || min > max || max > ceiling {
+        return Err(format!("it takes 1 <= MIN <= MAX <= {ceiling}"));
     }
     Ok(min..=max)
+}
+
+fn links(text: &str) -> Result<RangeInclusive<usize>, String> {
+    numbers(text, 1024, "1..128")
+}
+
+fn polls(text: &str) -> Result<RangeInclusive<usize>, String> {
+    match text.contains("..") {
+        true => numbers(text, 64, "2..64"),
+        false => numbers(&format!("{text}..{text}"), 64, "2..64"),
+    }
 }
 
 fn pauses(text: &str) -> Result<(Duration, Duration), String> {

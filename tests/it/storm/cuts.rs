@@ -114,7 +114,8 @@ impl Scene {
         let gateway = Gateway::builder().listen("127.0.0.1:0").limits(limits).start().unwrap();
         let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
         let cutter = Cutter::start(gateway.devices_addr());
-        let builder = Device::builder(format!("http://{}/lamp", cutter.addr)).links(1..=1).polls(1);
+        let builder =
+            Device::builder(format!("http://{}/lamp", cutter.addr)).links(1..=1).polls(1..=1);
         let builder = match polls {
             Some(encoding) => builder.fallback(Fallback::Only).comet(encoding),
             None => builder.fallback(Fallback::Never),

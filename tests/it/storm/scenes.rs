@@ -94,7 +94,7 @@ fn echoing(gateway: &Gateway, name: &str, transport: Transport) -> DeviceHandle 
     let fallback = if transport == Transport::Polls { Fallback::Only } else { Fallback::Never };
     let device = Device::builder(gateway.device_url(name))
         .links(1..=2)
-        .polls(1)
+        .polls(1..=1)
         .fallback(fallback)
         .build()
         .unwrap();

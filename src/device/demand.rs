@@ -1,0 +1,165 @@
+//! How many links, or polls, a device wants beyond its MIN: what its gateway says of waiting callers
+//! (protocol.md §1.6), and what the last minute needed.
+//!
+//! Names no socket: the caller brings the time and the counts.
+
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+/// Demand at one gateway.
+pub(super) struct Demand {
+    /// Dials that the gateway asked for and that have not begun.
+    pending: usize,
+    /// Links that were busy at once, and callers that waited for more.
+    links: Peak,
+    /// The same of polls that had an event in hand.
+    polls: Peak,
+}
+
+impl Demand {
+    /// `window`: how far back a peak counts; zero: for ever.
+    pub(super) fn new(window: Duration) -> Self {
+        Demand { pending: 0, links: Peak::new(window), polls: Peak::new(window) }
+    }
+
+    /// So many callers wait, and there is room for so many links or polls more.
+    pub(super) fn callers_wait(&mut self, callers: usize, room: usize) {
+        self.pending = self.pending.max(callers).min(room);
+    }
+
+    /// Whether another dial was asked for.
+    pub(super) fn is_pending(&self) -> bool {
+        self.pending > 0
+    }
+
+    /// A dial begins, for whatever reason.
+    pub(super) fn dialled(&mut self) {
+        self.pending = self.pending.saturating_sub(1);
+    }
+
+    /// A dial failed, or nothing more is wanted: who still waits will be said again.
+    pub(super) fn forget(&mut self) {
+        self.pending = 0;
+    }
+
+    /// At most so many links were needed at once since this was called last.
+    pub(super) fn note_links(&mut self, now: Instant, busy: usize) {
+        self.links.note(now, busy);
+    }
+
+    /// So many polls are needed.
+    pub(super) fn note_polls(&mut self, now: Instant, busy: usize) {
+        self.polls.note(now, busy);
+    }
+
+    /// Returns true if of so many links one that idles is more than the last minute needed.
+    pub(super) fn has_surplus_link(&self, links: usize, wanted: &RangeInclusive<usize>) -> bool {
+        self.links.needs(wanted).is_some_and(|needed| links > needed)
+    }
+
+    /// The same of polls.
+    pub(super) fn has_surplus_poll(&self, polls: usize, wanted: &RangeInclusive<usize>) -> bool {
+        self.polls.needs(wanted).is_some_and(|needed| polls > needed)
+    }
+}
+
+/// The most of something within a window, in parts of it.
+struct Peak {
+    part: Duration,
+    /// The present part first.
+    parts: [usize; Peak::PARTS + 1],
+    begun: Option<Instant>,
+}
+
+impl Peak {
+    const PARTS: usize = 6;
+
+    fn new(window: Duration) -> Self {
+        Peak { part: window / Self::PARTS as u32, parts: [0; Self::PARTS + 1], begun: None }
+    }
+
+    fn note(&mut self, now: Instant, count: usize) {
+        if self.part.is_zero() {
+            return;
+        }
+        let begun = *self.begun.get_or_insert(now);
+        let parts = now.saturating_duration_since(begun).as_nanos() / self.part.as_nanos();
+        if parts > 0 {
+            // What lies between two calls is of the later one: `count` is the most since the last.
+            let all = self.parts.len();
+            let gone = usize::try_from(parts).unwrap_or(usize::MAX).min(all);
+            self.parts.rotate_right(gone % all);
+            self.parts[..gone].fill(0);
+            let on = self.part.saturating_mul(u32::try_from(parts).unwrap_or(u32::MAX));
+            self.begun = Some(begun.checked_add(on).map_or(now, |begun| begun.min(now)));
+        }
+        self.parts[0] = self.parts[0].max(count);
+    }
+
+    /// How many are enough: as many as were busy, and MIN idle ones. One busy one is always counted,
+    /// since the next request makes it at once. `None`: there is no window.
+    fn needs(&self, wanted: &RangeInclusive<usize>) -> Option<usize> {
+        let busy = self.parts.iter().copied().max().unwrap_or_default().max(1);
+        (!self.part.is_zero()).then(|| (busy + wanted.start()).min(*wanted.end()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn demand_is_bounded_by_room_and_used_up_by_dials() {
+        let mut demand = Demand::new(Duration::from_secs(60));
+        demand.callers_wait(5, 3);
+        for _ in 0..3 {
+            assert!(demand.is_pending());
+            demand.dialled();
+        }
+        assert!(!demand.is_pending());
+        demand.callers_wait(9_999, 0);
+        assert!(!demand.is_pending(), "there is no room");
+        demand.callers_wait(2, 8);
+        demand.forget();
+        assert!(!demand.is_pending());
+    }
+
+    #[test]
+    fn a_link_is_surplus_when_the_last_minute_did_not_need_it() {
+        let start = Instant::now();
+        let at = |s: u64| start + Duration::from_secs(s);
+        let mut demand = Demand::new(Duration::from_secs(60));
+        demand.note_links(at(0), 7);
+        demand.note_links(at(1), 0);
+        // Seven were busy, and one is to be idle.
+        for (second, needed) in [(1, 8), (30, 8), (59, 8), (71, 2), (7_000, 2)] {
+            demand.note_links(at(second), 0);
+            assert!(!demand.has_surplus_link(needed, &(1..=128)), "after {second} s");
+            assert!(demand.has_surplus_link(needed + 1, &(1..=128)), "after {second} s");
+        }
+        demand.note_links(at(7_001), 9);
+        assert!(!demand.has_surplus_link(4, &(1..=4)), "MAX is never surplus");
+        assert!(!demand.has_surplus_link(1, &(1..=1)));
+    }
+
+    #[test]
+    fn a_peak_moves_through_the_whole_window() {
+        let start = Instant::now();
+        let mut peak = Peak::new(Duration::from_secs(6));
+        for second in 0..100_u64 {
+            peak.note(start + Duration::from_secs(second), usize::from(second % 20 == 0) * 5);
+            let since = second % 20;
+            let needed = peak.needs(&(1..=10));
+            assert!(since > 6 || needed == Some(6), "{second}: {needed:?}");
+            assert!(since < 8 || needed == Some(2), "{second}: {needed:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_window_nothing_is_surplus() {
+        let mut demand = Demand::new(Duration::ZERO);
+        demand.note_links(Instant::now(), 1);
+        assert!(!demand.has_surplus_link(1_000, &(1..=2_000)));
+        assert!(!demand.has_surplus_poll(64, &(1..=64)));
+    }
+}
