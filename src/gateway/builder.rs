@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 use crate::engine::event_loop::EventLoop;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::Gateway;
+use crate::gateway::alarms::FIRST_ALARM;
 use crate::gateway::offer::{Grant, Offer, Reject};
-use crate::gateway::role::{self, GatewayRole};
 use crate::gateway::settings::{Settings, TurnMode};
+use crate::gateway::state::{GatewayRole, TICK};
 use crate::gateway::stats::Stats;
 use crate::gateway::tokens::Tokens;
 use crate::limits::Limits;
@@ -273,7 +274,7 @@ impl GatewayBuilder {
             addresses.push(at);
             devices.push((at, tls));
         }
-        event_loop.alarm(role::TICK, role::FIRST_ALARM);
+        event_loop.alarm(TICK, FIRST_ALARM);
         let stats = Arc::new(Stats::default());
         let only_links = settings.on_link.is_some();
         if only_links {

@@ -12,7 +12,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::budget::Held;
@@ -20,11 +20,11 @@ use crate::engine::connections::{Connections, Fetched, Id};
 use crate::engine::random;
 use crate::engine::slab::Key;
 use crate::error::Refusal;
-use crate::gateway::offers::{Admitted, Device, Hold, REPLACED, STOPPING};
+use crate::gateway::alarms::Alarm;
+use crate::gateway::credentials::REVOKED;
+use crate::gateway::offers::{Admitted, REPLACED, STOPPING};
 use crate::gateway::registry::{Gap, Holder, Registration, Waiter};
-use crate::gateway::role::{Alarm, Command, GatewayRole, State};
-use crate::gateway::tokens::REVOKED;
-use crate::gateway::visitors::Visitor;
+use crate::gateway::state::{Asking, Command, Device, GatewayRole, Hold, State, States};
 use crate::limits::Limits;
 use crate::proto::body::{Decoder, Framing, Piece};
 use crate::proto::comet::{self, Answer};
@@ -213,6 +213,11 @@ pub(crate) struct PollReply {
 }
 
 impl PollReply {
+    /// Returns true while a helper writes the event that it brings.
+    fn is_unwritten(&self) -> bool {
+        self.later.is_some()
+    }
+
     fn state(event: Option<MessageId>, keep: bool, written: u64) -> State {
         State::Device(Device::PollReply(Box::new(PollReply {
             event,
@@ -467,7 +472,7 @@ impl GatewayRole {
     /// When the next bytes of a POST have to be there.
     fn await_post(&self, cx: &mut Connections<State>, id: Id) {
         let (now, mut wait) = (cx.now(), self.settings.limits.body_silence_timeout);
-        if let Some(State::Device(Device::PostedAnswer(posted))) = cx.get(id).map(|p| &p.state) {
+        if let Some(posted) = cx.posted(id) {
             if let Reading::Whole(message) = &posted.reading {
                 wait = message.left(now, wait, &self.settings.limits);
             }
@@ -478,7 +483,7 @@ impl GatewayRole {
 
     /// Reads on. What came decides: a whole message, the head of a response, or what is dropped.
     pub(super) fn post_ready(&mut self, cx: &mut Connections<State>, id: Id) {
-        if let Some(State::Device(Device::PostedAnswer(posted))) = cx.get(id).map(|p| &p.state) {
+        if let Some(posted) = cx.posted(id) {
             if let Reading::Exchange(key) = posted.reading {
                 return relay::advance(self, cx, key);
             }
@@ -549,9 +554,7 @@ impl GatewayRole {
 
     /// What has come so far, and whether that decides.
     fn judge_post(&mut self, cx: &mut Connections<State>, id: Id, ended: bool) -> Came {
-        let Some(State::Device(Device::PostedAnswer(posted))) =
-            cx.get_mut(id).map(|p| &mut p.state)
-        else {
+        let Some(posted) = cx.posted_mut(id) else {
             return Came::NotYet;
         };
         let (bytes, text) = match (&mut posted.reading, posted.knock.id.as_deref()) {
@@ -611,9 +614,7 @@ impl GatewayRole {
         first: Vec<u8>,
     ) {
         self.answered(cx, &event);
-        let Some(State::Device(Device::PostedAnswer(posted))) =
-            cx.get_mut(id).map(|p| &mut p.state)
-        else {
+        let Some(posted) = cx.posted_mut(id) else {
             return;
         };
         (posted.reading, posted.knock.knows) = (Reading::Exchange(key), true);
@@ -626,9 +627,7 @@ impl GatewayRole {
 
     /// A whole message that is JSON, or has no type.
     fn read_message(&mut self, cx: &mut Connections<State>, id: Id, bytes: Vec<u8>, held: Held) {
-        let Some(State::Device(Device::PostedAnswer(posted))) =
-            cx.get_mut(id).map(|p| &mut p.state)
-        else {
+        let Some(posted) = cx.posted_mut(id) else {
             return;
         };
         if posted.knock.content.is_none() && !matches!(bytes.trim_ascii(), b"" | b"{}" | b"null") {
@@ -669,7 +668,7 @@ impl GatewayRole {
         answer: Result<Option<Answer>, Refusal>,
         held: Held,
     ) {
-        let Some(State::Device(Device::PostedAnswer(posted))) = cx.get(id).map(|p| &p.state) else {
+        let Some(posted) = cx.posted(id) else {
             return;
         }; // the connection is gone
         if !matches!(posted.reading, Reading::Elsewhere) {
@@ -686,9 +685,7 @@ impl GatewayRole {
         match event.and_then(|event| self.answered(cx, &event)) {
             None => log_dropped(&answer.id, registration.name()),
             Some(key) => {
-                if let Some(State::Device(Device::PostedAnswer(posted))) =
-                    cx.get_mut(id).map(|p| &mut p.state)
-                {
+                if let Some(posted) = cx.posted_mut(id) {
                     posted.knock.knows = true;
                 }
                 let is_head = self.exchanges.get(key).is_some_and(Exchange::is_head);
@@ -712,9 +709,7 @@ impl GatewayRole {
             self.events.unanswered.pop_front();
         }
         self.registry.cancel_wait(&name, Waiter::Exchange(key));
-        if let Some(State::Visitor(Visitor::Exchange { event, .. })) =
-            cx.get_mut(downstream).map(|p| &mut p.state)
-        {
+        if let Some(Asking { event, .. }) = cx.asking_mut(downstream) {
             *event = None;
         }
         if self.registry.event_ends(&name, present) {
@@ -754,7 +749,7 @@ impl GatewayRole {
             return self.refuse_post(cx, id, &refusal);
         }
         let Some(State::Device(Device::PostedAnswer(posted))) =
-            cx.get_mut(id).map(|p| std::mem::replace(&mut p.state, idle()))
+            cx.state_mut(id).map(|state| std::mem::replace(state, idle()))
         else {
             return;
         };
@@ -770,7 +765,7 @@ impl GatewayRole {
     ) {
         let PostedAnswer { knock, registration, owner, switch, .. } = *posted;
         match switch {
-            _ if self.is_revoked(&registration) => {
+            _ if self.credentials.is_revoked(&registration) => {
                 let left = self.registry.lend_ends(&registration, cx.now());
                 self.gone(&left, &CloseCause::Revoked.because(REVOKED));
                 self.deny_credential(
@@ -780,7 +775,7 @@ impl GatewayRole {
                     &LocalAnswer::new(401, REVOKED),
                 );
             }
-            _ if self.draining => {
+            _ if self.lifecycle.is_draining() => {
                 let left = self.registry.lend_ends(&registration, cx.now());
                 self.gone(&left, &CloseCause::Drained.because("this gateway stops"));
                 let origin = knock.origin.as_deref();
@@ -807,7 +802,7 @@ impl GatewayRole {
     }
 
     fn refuse_post(&mut self, cx: &mut Connections<State>, id: Id, refusal: &Refusal) {
-        let Some(State::Device(Device::PostedAnswer(posted))) = cx.get(id).map(|p| &p.state) else {
+        let Some(posted) = cx.posted(id) else {
             return;
         };
         let (registration, fresh, origin) =
@@ -839,7 +834,7 @@ impl GatewayRole {
     /// Where a field names the event of an answer that is too large to be read, who asked need not
     /// wait.
     fn answer_is_too_large(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(State::Device(Device::PostedAnswer(posted))) = cx.get(id).map(|p| &p.state) else {
+        let Some(posted) = cx.posted(id) else {
             return;
         };
         let event = posted.knock.id.as_deref().and_then(read_id);
@@ -856,7 +851,7 @@ impl GatewayRole {
     }
 
     fn post_gone(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(State::Device(Device::PostedAnswer(posted))) = cx.get(id).map(|p| &p.state) else {
+        let Some(posted) = cx.posted(id) else {
             return;
         };
         let registration = posted.registration.clone();
@@ -867,9 +862,7 @@ impl GatewayRole {
 
     pub(super) fn post_expired(&mut self, cx: &mut Connections<State>, id: Id) {
         let (now, silence) = (cx.now(), Waits::of(&self.settings.limits).body_silence);
-        let Some(State::Device(Device::PostedAnswer(posted))) =
-            cx.get_mut(id).map(|p| &mut p.state)
-        else {
+        let Some(posted) = cx.posted_mut(id) else {
             return;
         };
         let why = match &mut posted.reading {
@@ -959,9 +952,7 @@ impl GatewayRole {
         downstream: Id,
         key: Key,
     ) -> bool {
-        let Some(State::Visitor(Visitor::Exchange { name, .. })) =
-            cx.get(downstream).map(|p| &p.state)
-        else {
+        let Some(Asking { name, .. }) = cx.asking(downstream) else {
             return false;
         };
         let held = self.messages_of(&name.clone());
@@ -1070,9 +1061,7 @@ impl GatewayRole {
             else {
                 return false;
             };
-            let Some(State::Visitor(Visitor::Exchange { name, event, .. })) =
-                cx.get(downstream).map(|p| &p.state)
-            else {
+            let Some(Asking { name, event, .. }) = cx.asking(downstream) else {
                 return false;
             };
             let (name, event) = (name.clone(), *event);
@@ -1105,7 +1094,7 @@ impl GatewayRole {
             peer.look_again();
         }
         self.early_bytes(cx, poll);
-        matches!(cx.get(poll).map(|p| &p.state), Some(State::Device(Device::Held { .. })))
+        matches!(cx.device(poll), Some(Device::Held { .. }))
     }
 
     /// Writes an event to a held poll. False: the poll is gone, or cannot carry it, or there is no
@@ -1119,9 +1108,7 @@ impl GatewayRole {
         downstream: Id,
         name: &str,
     ) -> bool {
-        let Some(State::Device(Device::Held { registration, hold: Hold::Poll(parked) })) =
-            cx.get(poll).map(|p| &p.state)
-        else {
+        let Some(Device::Held { registration, hold: Hold::Poll(parked) }) = cx.device(poll) else {
             return false;
         };
         let (registration, accepts) = (registration.clone(), parked.knock.accepts);
@@ -1209,7 +1196,7 @@ impl GatewayRole {
             );
             return false;
         }
-        let Some(registration) = self.registration(cx, poll) else { return false };
+        let Some(registration) = cx.registration(poll) else { return false };
         let Some(parked) = self.take_poll(cx, poll) else { return false };
         let Parked { knock, owner } = *parked;
         self.note_handed(cx, (event, key, downstream, name), owner, registration);
@@ -1237,9 +1224,7 @@ impl GatewayRole {
         event: MessageId,
         json: Result<(Vec<u8>, Held), Refusal>,
     ) {
-        let Some(State::Device(Device::PollReply(telling))) =
-            cx.get_mut(poll).map(|p| &mut p.state)
-        else {
+        let Some(telling) = cx.poll_reply_mut(poll) else {
             return;
         }; // the poll is gone
         if telling.event != Some(event) {
@@ -1321,9 +1306,7 @@ impl GatewayRole {
         }
         (handed.owner, handed.registration) = (owner, registration);
         let until = handed.until;
-        if let Some(State::Visitor(Visitor::Exchange { event: place, .. })) =
-            cx.get_mut(downstream).map(|p| &mut p.state)
-        {
+        if let Some(Asking { event: place, .. }) = cx.asking_mut(downstream) {
             *place = Some(event);
         }
         cx.set_deadline(downstream, Some(until));
@@ -1429,22 +1412,21 @@ impl GatewayRole {
 
     /// Goes on writing a reply.
     pub(super) fn tell_ready(&mut self, cx: &mut Connections<State>, id: Id) {
+        let is_unwritten = cx.poll_reply(id).is_some_and(PollReply::is_unwritten);
         let Some(peer) = cx.get_mut(id) else { return };
-        let later = matches!(&peer.state, State::Device(Device::PollReply(telling)) if telling.later.is_some());
         let sent = match peer.is_broken() {
             true => Err(std::io::ErrorKind::BrokenPipe.into()),
-            false if later => return, // there is nothing to write yet
+            false if is_unwritten => return, // there is nothing to write yet
             false => peer.flush(),
         };
         self.told(cx, id, sent);
     }
 
     pub(super) fn tell_expired(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        if matches!(&peer.state, State::Device(Device::PollReply(telling)) if telling.later.is_some())
-        {
+        if cx.poll_reply(id).is_some_and(PollReply::is_unwritten) {
             return self.told(cx, id, Err(std::io::ErrorKind::TimedOut.into()));
         }
+        let Some(peer) = cx.get_mut(id) else { return };
         peer.try_to_write(); // a socket says only late that it has room
         match peer.flush() {
             Ok(false) => self.told(cx, id, Err(std::io::ErrorKind::TimedOut.into())),
@@ -1455,8 +1437,9 @@ impl GatewayRole {
     /// How far a reply is written.
     fn told(&mut self, cx: &mut Connections<State>, id: Id, sent: std::io::Result<bool>) {
         let Some(peer) = cx.get_mut(id) else { return };
-        let State::Device(Device::PollReply(telling)) = &peer.state else { return };
-        let (event, keep, began) = (telling.event, telling.keep, peer.written() > telling.written);
+        let written = peer.written();
+        let Some(reply) = cx.poll_reply(id) else { return };
+        let (event, keep, began) = (reply.event, reply.keep, written > reply.written);
         match sent {
             Ok(false) => {
                 let at = cx.after(self.settings.limits.body_silence_timeout);
@@ -1464,9 +1447,7 @@ impl GatewayRole {
             }
             Ok(true) => {
                 self.go_on(cx, id, keep);
-                if let Some(State::Device(Device::Head { told, .. })) =
-                    cx.get_mut(id).map(|p| &mut p.state)
-                {
+                if let Some(Device::Head { told, .. }) = cx.device_mut(id) {
                     *told = event;
                 }
                 if let Some(event) = event {
@@ -1485,7 +1466,7 @@ impl GatewayRole {
 
     /// A device's connection after a reply.
     fn go_on(&mut self, cx: &mut Connections<State>, id: Id, keep: bool) {
-        if !keep || (self.draining && !self.events.are_in_hand()) {
+        if !keep || (self.lifecycle.is_draining() && !self.events.are_in_hand()) {
             return self.linger(cx, id);
         }
         let Some(peer) = cx.get_mut(id) else { return };
@@ -1586,9 +1567,7 @@ impl GatewayRole {
 
     /// Nobody asks for an event's answer any more.
     pub(super) fn forget_event(&mut self, cx: &mut Connections<State>, downstream: Id) {
-        let Some(State::Visitor(Visitor::Exchange { event: Some(event), .. })) =
-            cx.get(downstream).map(|p| &p.state)
-        else {
+        let Some(Asking { event: Some(event), .. }) = cx.asking(downstream) else {
             return;
         };
         let event = *event;
@@ -1598,11 +1577,11 @@ impl GatewayRole {
     /// Connections that a stopping gateway kept for the answers to what was in hand, when nothing
     /// is any more.
     pub(super) fn close_idle_devices(&mut self, cx: &mut Connections<State>) {
-        if !self.draining || cx.is_listening() || self.events.are_in_hand() {
+        if !self.lifecycle.is_draining() || cx.is_listening() || self.events.are_in_hand() {
             return;
         }
         for id in cx.ids() {
-            if matches!(cx.get(id).map(|p| &p.state), Some(State::Device(Device::Head { .. }))) {
+            if matches!(cx.device(id), Some(Device::Head { .. })) {
                 cx.close(id);
             }
         }
@@ -1670,7 +1649,7 @@ impl GatewayRole {
     pub(super) fn fail_events_of_revoked(&mut self, cx: &mut Connections<State>) {
         let handed = self.events.handed.iter();
         let failed: Vec<MessageId> = handed
-            .filter(|(_, handed)| self.is_revoked(&handed.registration))
+            .filter(|(_, handed)| self.credentials.is_revoked(&handed.registration))
             .map(|(id, _)| *id)
             .collect();
         self.fail_events(
@@ -1744,13 +1723,9 @@ impl GatewayRole {
     /// A device that cannot stay, since this gateway stops: to the gateway that the operator named,
     /// or for later.
     pub(super) fn send_away(&mut self, cx: &mut Connections<State>, id: Id) {
-        let target = match cx.get(id).map(|p| &p.state) {
-            Some(State::Device(Device::Deciding(knock))) => Some(&knock.target),
-            Some(State::Device(Device::Held { hold: Hold::Poll(parked), .. })) => {
-                Some(&parked.knock.target)
-            }
-            _ => None, // of an offer that was held only its 101 is kept
-        };
+        // Of an offer that was held only its 101 is kept.
+        let head = cx.deciding(id).or(cx.parked(id).map(|parked| &parked.knock));
+        let target = head.map(|head| &head.target);
         let Some(location) = self
             .settings
             .drain_to
@@ -1772,7 +1747,7 @@ impl GatewayRole {
     /// Whole seconds in which it is no use to dial a gateway that stops: while it gives notice, and
     /// then some for its successor to start.
     fn away_for(&self, now: Instant) -> u64 {
-        let left = self.notice.map_or(Duration::ZERO, |ends| ends.saturating_duration_since(now));
+        let left = self.lifecycle.notice_left(now);
         if left.is_zero() { 5 } else { left.as_secs() + 1 }
     }
 }

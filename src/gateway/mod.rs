@@ -7,22 +7,36 @@
 //! caller's or a worker's thread.
 
 mod admission;
+mod alarms;
+mod arrivals;
 mod builder;
+mod callers;
 mod certificates;
+mod credentials;
+mod deadlines;
 mod departed;
+mod draining;
 mod events;
+mod exchanges;
+mod leases;
+mod lending;
+mod lifecycle;
+mod listeners;
 mod mailbox;
 mod observation;
 mod offer;
 mod offers;
 mod pins;
 mod registry;
+mod revocation;
 mod role;
 mod routes;
 mod settings;
 #[cfg(test)]
 pub(crate) mod simulated;
+mod state;
 mod stats;
+mod telling;
 mod tokens;
 mod visitors;
 
@@ -39,8 +53,9 @@ use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::event_loop::Remote;
 use crate::error::{Error, Fault};
 use crate::gateway::builder::bind;
-use crate::gateway::role::{Command, Lease, NO_TICKET};
+use crate::gateway::leases::{Lease, Leased};
 use crate::gateway::routes::Table;
+use crate::gateway::state::Command;
 use crate::gateway::stats::Stats;
 use crate::gateway::tokens::Whose;
 use crate::limits::Limits;
@@ -373,13 +388,11 @@ impl DeviceRef<'_> {
         request: Request<Body>,
         whole: Option<Whole>,
     ) -> Result<Response<Body>, (Error, bool)> {
-        let Lease { stream, unread, ticket, fate, airplay } =
+        let Lease { stream, unread, of, fate, airplay } =
             self.borrow(whole).map_err(|e| (e, false))?;
         let remote = self.gateway.remote.clone();
         let done = move |link: Result<(Shared, Vec<u8>), Option<CloseReason>>| {
-            if ticket == NO_TICKET {
-                return; // dropping it ends it
-            }
+            let Leased::Link(ticket) = of else { return }; // dropping a pair's end ends it
             let back = |(stream, unread): (Shared, Vec<u8>)| {
                 let stream = stream.into_inner()?;
                 stream.set_nonblocking(true).ok()?;
@@ -405,7 +418,7 @@ impl DeviceRef<'_> {
         let owned = Owned { first: None, whole, fate, done: Box::new(done) };
         // By mailbox the loop has tried again where that was allowed.
         link.ask_owned(request, owned)
-            .map_err(|(e, NothingArrived(nothing))| (e, nothing && ticket != NO_TICKET))
+            .map_err(|(e, NothingArrived(nothing))| (e, nothing && of != Leased::Pair))
     }
 
     /// A name that no device can have is a mistake of the program.

@@ -14,9 +14,8 @@ use crossbeam_channel::Sender;
 use crate::close_reason::CloseCause;
 use crate::engine::connections::{Connections, Id};
 use crate::gateway::offer::Offer;
-use crate::gateway::offers::{Device, Hold};
 use crate::gateway::registry::{Load, Registration};
-use crate::gateway::role::{GatewayRole, State};
+use crate::gateway::state::{Device, GatewayRole, Hold, State, States};
 use crate::observe::{
     Change, Counts, Done, Minute, OFFER_TEXT_MAX, Observed, OfferSeen, Row, Totals, cut,
 };
@@ -131,7 +130,7 @@ impl GatewayRole {
                 drop(reply.send(self.link_rows(cx, name.as_deref())))
             }
             Question::Process { reply } => drop(reply.send(self.process(cx))),
-            Question::Routes { reply } => drop(reply.send(self.route_rows(ROUTES_MAX))),
+            Question::Routes { reply } => drop(reply.send(self.listeners.rows(ROUTES_MAX))),
             Question::Disconnect { name, reply } => drop(reply.send(self.disconnect(cx, &name))),
             Question::DrainDevice { name, reply } => drop(reply.send(self.drain_device(cx, &name))),
         }
@@ -143,12 +142,11 @@ impl GatewayRole {
             return;
         }
         let agent = offer.field("User-Agent").map(String::from_utf8_lossy).unwrap_or_default();
-        let token = offer.token.zip(self.settings.tokens.as_ref());
         let seen = OfferSeen {
             agent: cut(&agent, OFFER_TEXT_MAX),
             protocol: cut(offer.token(), OFFER_TEXT_MAX),
             address: offer.peer(),
-            token: token.and_then(|(digest, tokens)| tokens.label(&digest)),
+            token: offer.token.and_then(|digest| self.credentials.label(&digest)),
             certificate: offer
                 .certificate
                 .as_ref()
@@ -215,7 +213,7 @@ impl GatewayRole {
         }
         let leases = self.leases.iter().filter(|(_, lease)| is_of(&lease.registration, name));
         rows.extend(leases.take(LINKS_MAX - rows.len()).map(|(ticket, lease)| LinkRow {
-            id: *ticket,
+            id: ticket.number(),
             device: lease.registration.name().clone(),
             state: "program",
             peer: None,
@@ -271,7 +269,7 @@ impl GatewayRole {
             messages: self.budget.taken(),
             exchanges: self.exchanges.len(),
             leases: self.leases.len(),
-            is_stopping: self.notice.is_some() || self.draining,
+            is_stopping: self.lifecycle.is_ending(),
             totals: table.as_ref().map(|table| table.totals.clone()).unwrap_or_default(),
             start: table.map_or_else(Instant::now, |table| table.start),
         }
@@ -279,11 +277,9 @@ impl GatewayRole {
 
     /// The connections of a device. A name that a link shares with others takes them along.
     fn connections_of(&self, cx: &Connections<State>, name: &str) -> Vec<Id> {
-        let is_theirs = |id: &Id| match cx.get(*id).map(|connection| &connection.state) {
-            Some(State::Device(device)) => {
-                device.registration().is_some_and(|found| is_of(found, Some(name)))
-            }
-            _ => false,
+        let is_theirs = |id: &Id| {
+            let registration = cx.device(*id).and_then(Device::registration);
+            registration.is_some_and(|found| is_of(found, Some(name)))
         };
         cx.ids().into_iter().filter(is_theirs).collect()
     }
@@ -292,10 +288,7 @@ impl GatewayRole {
         let why = CloseCause::Operator.because(DISCONNECTED);
         let ids = self.connections_of(cx, name);
         for id in &ids {
-            let Some(State::Device(device)) = cx.get(*id).map(|connection| &connection.state)
-            else {
-                continue;
-            };
+            let Some(device) = cx.device(*id) else { continue };
             let exchange = match device {
                 Device::Link(link) => link.exchange,
                 Device::PostedAnswer(posted) => posted.exchange(),
@@ -311,14 +304,9 @@ impl GatewayRole {
                 None => self.drop_link(cx, *id, why.clone()),
             }
         }
-        let leases: Vec<u64> = self
-            .leases
-            .iter()
-            .filter(|(_, lease)| is_of(&lease.registration, Some(name)))
-            .map(|(ticket, _)| *ticket)
-            .collect();
+        let leases = self.leases.tickets(|registration| is_of(registration, Some(name)));
         for ticket in &leases {
-            self.cut_lent(*ticket, crate::Error::closed(crate::Fault::Gateway, DISCONNECTED));
+            self.leases.cut(*ticket, crate::Error::closed(crate::Fault::Gateway, DISCONNECTED));
         }
         ids.len() + leases.len()
     }
@@ -326,12 +314,10 @@ impl GatewayRole {
     fn drain_device(&mut self, cx: &mut Connections<State>, name: &str) -> usize {
         let mut told = 0;
         for id in self.connections_of(cx, name) {
-            match cx.get_mut(id).map(|connection| &mut connection.state) {
-                Some(State::Device(Device::Link(link))) if link.exchange.is_some() => {
-                    link.leaving = true;
-                }
-                Some(State::Device(Device::Link(_))) => self.part(cx, id),
-                _ => continue,
+            match cx.link_mut(id) {
+                Some(link) if link.exchange.is_some() => link.leaving = true,
+                Some(_) => self.part(cx, id),
+                None => continue,
             }
             told += 1;
         }

@@ -15,12 +15,14 @@ use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connections, Fetched, Id};
 use crate::engine::slab::Key;
 use crate::error::{Error, Refusal};
+use crate::gateway::alarms::Alarm;
+use crate::gateway::credentials::REVOKED;
 use crate::gateway::events::EventKind;
-use crate::gateway::mailbox::{DeviceHead, MessageId, Parked, PollReply, PostedAnswer};
+use crate::gateway::leases::{Handle, LeasedLink, Ticket};
+use crate::gateway::mailbox::{DeviceHead, PostedAnswer};
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::registry::{Denied, Holder, Registration, Waiter};
-use crate::gateway::role::{Alarm, Command, GatewayRole, Handle, LeasedLink, State};
-use crate::gateway::tokens::REVOKED;
+use crate::gateway::state::{Command, Device, GatewayRole, Hold, State, States};
 use crate::link::{CutError, GatewayLink};
 use crate::observe::Observed;
 use crate::proto::framed::FramedRequest;
@@ -30,71 +32,12 @@ use crate::proto::turn::{self, Decision, Fallback, Name, Transport};
 use crate::relay::{self, Exchange, LocalAnswer};
 use crate::stream::Stream;
 
-/// Where a device's connection stands.
-pub(crate) enum Device {
-    /// An offer or a poll is being read (`began`: some of it is here; `polled`: it is not the first
-    /// on this connection; `told`: the event that the last reply on it brought).
-    Head { began: bool, polled: bool, told: Option<MessageId> },
-    /// `authorize` is looking at it.
-    Deciding(Box<DeviceHead>),
-    /// The answer that it brings is being read.
-    PostedAnswer(Box<PostedAnswer>),
-    /// It waits for a request.
-    Held { registration: Arc<Registration>, hold: Hold },
-    /// A poll is being answered.
-    PollReply(Box<PollReply>),
-    /// Turned.
-    Link(Link),
-}
-
 /// Who was let in.
 pub(crate) struct Admitted {
     pub(super) registration: Arc<Registration>,
     pub(super) owner: Holder,
     /// Nobody knew its name before.
     pub(super) fresh: bool,
-}
-
-/// What becomes of a held connection when somebody asks.
-pub(crate) enum Hold {
-    /// On-demand turn: these bytes, then the request.
-    Offer(Vec<u8>),
-    /// The request as an event.
-    Poll(Box<Parked>),
-}
-
-pub(crate) struct Link {
-    pub(super) registration: Arc<Registration>,
-    /// What it is busy with.
-    pub(super) exchange: Option<Key>,
-    /// It was told to go, or has to; after its answer it is closed.
-    pub(super) leaving: bool,
-    /// It serves this visitor's connection and nobody else.
-    pub(super) pinned: Option<Id>,
-    /// That visitor's request, which waits until a heartbeat is over.
-    pub(super) wanted: Option<Key>,
-}
-
-impl Device {
-    pub(super) fn link(registration: Arc<Registration>) -> Self {
-        Device::Link(Link {
-            registration,
-            exchange: None,
-            leaving: false,
-            pinned: None,
-            wanted: None,
-        })
-    }
-
-    /// What it is registered under, where it is.
-    pub(super) fn registration(&self) -> Option<&Registration> {
-        match self {
-            Device::Link(link) => Some(&link.registration),
-            Device::Held { registration, .. } => Some(registration),
-            Device::PostedAnswer(posted) => Some(posted.registration()),
-            Device::Head { .. } | Device::Deciding(_) | Device::PollReply(_) => None,
-        }
-    }
 }
 
 const HEAD: State = State::Device(Device::Head { began: false, polled: false, told: None });
@@ -132,9 +75,7 @@ impl GatewayRole {
         match arrived {
             Arrived::NotYet => {}
             Arrived::Closed => {
-                if let Some(State::Device(Device::Head { told: Some(event), .. })) =
-                    cx.get(id).map(|p| &p.state)
-                {
+                if let Some(Device::Head { told: Some(event), .. }) = cx.device(id) {
                     self.event_deserted(event);
                 }
                 cx.close(id);
@@ -329,9 +270,9 @@ impl GatewayRole {
         // A certificate says who the device is as well as a token does; whoever shows one needs no
         // other.
         let checked = match &offer.certificate {
-            Some(shown) if self.is_void(shown) => Err(Reject::new(401, REVOKED)),
+            Some(shown) if self.credentials.is_void(shown) => Err(Reject::new(401, REVOKED)),
             Some(_) => offer.check_certificate(),
-            None => self.check_token(&mut offer),
+            None => self.credentials.check(&mut offer, self.settings.limits.token_bytes_max),
         };
         if let Err(reject) = checked {
             return self.rejected(cx, id, &offer, &reject);
@@ -363,7 +304,7 @@ impl GatewayRole {
         offer: Offer,
         verdict: Result<Grant, Reject>,
     ) {
-        let Some(State::Device(Device::Deciding(knock))) = cx.get(id).map(|p| &p.state) else {
+        let Some(knock) = cx.deciding(id) else {
             return;
         }; // it was closed meanwhile
         let (turns, transport, answers) = (knock.turns, knock.transport(), knock.has_body());
@@ -387,7 +328,8 @@ impl GatewayRole {
             !turns
                 && granted_names(&offer, &grant).iter().all(|name| self.registry.is_polling(name))
         };
-        if self.notice.is_some() && !answers && (self.draining || !polls_here()) {
+        if self.lifecycle.is_ending() && !answers && (self.lifecycle.is_draining() || !polls_here())
+        {
             return self.send_away(cx, id);
         }
         let admitted = match self.admit(cx, &offer, &grant, transport) {
@@ -411,7 +353,7 @@ impl GatewayRole {
         cx.seen(id);
         let switch = turns.then(|| self.switch(&offer, !answers));
         let Some(State::Device(Device::Deciding(knock))) =
-            cx.get_mut(id).map(|p| std::mem::replace(&mut p.state, HEAD))
+            cx.state_mut(id).map(|state| std::mem::replace(state, HEAD))
         else {
             return;
         };
@@ -458,10 +400,10 @@ impl GatewayRole {
                 retry_after: None,
             });
         }
-        if offer.certificate.as_ref().is_some_and(|shown| self.is_void(shown)) {
+        if offer.certificate.as_ref().is_some_and(|shown| self.credentials.is_void(shown)) {
             return Err(Denied { status: 401, reason: REVOKED, retry_after: None });
         }
-        let by_token = self.identity(offer, &names)?;
+        let by_token = self.credentials.identity(offer, &names)?;
         let credential = grant.credential.as_deref().map(Arc::from).or(by_token);
         let (token, certificate) = (offer.token, offer.certificate.clone());
         let owner = Holder {
@@ -499,25 +441,22 @@ impl GatewayRole {
             self.fail_events_of(cx, &claimed.inherited, &owner);
         }
         if !claimed.replaced.is_empty() {
-            let replaced_lent = self
-                .leases
-                .iter()
-                .filter(|(_, l)| !self.registry.in_force(&l.registration))
-                .map(|(t, _)| *t)
-                .collect();
+            let registry = &self.registry;
+            let replaced_leases =
+                self.leases.tickets(|registration| !registry.in_force(registration));
             for id in claimed.idle.into_iter().chain(claimed.polls) {
                 // A link with several names stays while one of them is its own.
-                if self
-                    .registration(cx, id)
+                if cx
+                    .registration(id)
                     .is_some_and(|registration| !self.registry.in_force(&registration))
                 {
                     self.part(cx, id);
                 }
             }
-            self.evict_later(cx, claimed.busy, replaced_lent);
+            self.evict_later(cx, claimed.busy, replaced_leases);
         }
         self.stats.devices.store(self.registry.connected(), Relaxed);
-        self.announce(&claimed.up);
+        self.callers.announce(&claimed.up);
         Ok(Admitted { registration: claimed.registration, owner, fresh: claimed.fresh })
     }
 
@@ -615,17 +554,13 @@ impl GatewayRole {
             return give_up(self, cx);
         };
         let handle = stream.try_clone().map_or(Handle::None, Handle::Own);
-        let ticket = self.number();
-        self.leases.insert(
-            ticket,
-            LeasedLink {
-                registration: registration.clone(),
-                handle,
-                fate: CutError::default(),
-                observed: Observed::default(),
-                place,
-            },
-        );
+        let ticket = self.leases.add(LeasedLink {
+            registration: registration.clone(),
+            handle,
+            fate: CutError::default(),
+            observed: Observed::default(),
+            place,
+        });
         cx.set_lent(self.leases.len());
         let (limits, remote, registered_airplay) =
             (self.settings.link_limits.clone(), self.remote.clone(), registration.is_airplay());
@@ -639,7 +574,7 @@ impl GatewayRole {
             }
         });
         if !submitted {
-            self.leases.remove(&ticket);
+            self.leases.take(ticket);
             cx.set_lent(self.leases.len());
             give_up(self, cx);
         }
@@ -648,7 +583,7 @@ impl GatewayRole {
     /// Gives the idle link of `name` out whose turn it is, busy; a held offer is turned with it.
     pub(super) fn take_link(&mut self, cx: &mut Connections<State>, name: &str) -> Option<Id> {
         let id = self.registry.next_idle(name)?;
-        let registration = self.registration(cx, id)?;
+        let registration = cx.registration(id)?;
         self.registry.set_busy(&registration, id);
         self.switch_held(cx, id);
         Some(id)
@@ -680,7 +615,7 @@ impl GatewayRole {
                     // It was in line for its turn alone.
                     if !peer_flush(cx, id) {
                         self.drop_link(cx, id, UNTURNED);
-                    } else if let Some(registration) = self.registration(cx, id) {
+                    } else if let Some(registration) = cx.registration(id) {
                         self.registry.set_idle(&registration, id);
                         self.watch_idle(cx, id);
                     }
@@ -714,7 +649,7 @@ impl GatewayRole {
         id: Id,
         line: &[u8],
     ) {
-        if let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) {
+        if let Some(link) = cx.link_mut(id) {
             link.exchange = Some(key);
             if let Some(exchange) = self.exchanges.get_mut(key) {
                 // A session is what devices of this crate have, and they frame strictly.
@@ -741,7 +676,7 @@ impl GatewayRole {
         let (registration, leaving) = (link.registration.clone(), link.leaving);
         if leaving {
             let end = match () {
-                () if self.is_revoked(&registration) => CloseCause::Revoked,
+                () if self.credentials.is_revoked(&registration) => CloseCause::Revoked,
                 () if self.registry.in_force(&registration) => CloseCause::Drained,
                 () => CloseCause::Replaced,
             };
@@ -776,7 +711,7 @@ impl GatewayRole {
         if let Some(waiter) = self.registry.next_waiter(&registration, false) {
             return self.serve(cx, id, waiter);
         }
-        if self.draining {
+        if self.lifecycle.is_draining() {
             return self.part(cx, id);
         }
         self.registry.set_idle(&registration, id);
@@ -835,14 +770,14 @@ impl GatewayRole {
 
     /// The idle time of a link is over: ask for a sign of life (protocol.md §1.5).
     pub(super) fn beat(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(registration) = self.registration(cx, id) else { return };
+        let Some(registration) = cx.registration(id) else { return };
         self.registry.set_busy(&registration, id);
         self.ask_options(cx, id, heartbeat::REQUEST);
     }
 
     /// Tells a link to go: replaced, or the gateway stops. An offer that is held is refused.
     pub(super) fn part(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(registration) = self.registration(cx, id) else { return };
+        let Some(registration) = cx.registration(id) else { return };
         let Some(peer) = cx.get_mut(id) else { return };
         match &mut peer.state {
             State::Device(Device::Link(link)) if link.leaving || link.exchange.is_some() => {}
@@ -852,13 +787,13 @@ impl GatewayRole {
                 self.ask_options(cx, id, heartbeat::FAREWELL);
             }
             State::Device(Device::Held { .. }) => {
-                let (end, reason) = if self.draining {
+                let (end, reason) = if self.lifecycle.is_draining() {
                     (CloseCause::Drained, STOPPING)
                 } else {
                     (CloseCause::Replaced, REPLACED)
                 };
                 self.unhold(cx, id, &end.because(reason));
-                match self.draining {
+                match self.lifecycle.is_draining() {
                     true => self.send_away(cx, id),
                     false => self.deny_knock(cx, id, 409, REPLACED, Some(60)),
                 }
@@ -875,14 +810,14 @@ impl GatewayRole {
             cx.now(),
         );
         let key = self.exchanges.insert(exchange);
-        if let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) {
+        if let Some(link) = cx.link_mut(id) {
             link.exchange = Some(key);
         }
         relay::attach(self, cx, key, id);
     }
 
     pub(super) fn drop_link(&mut self, cx: &mut Connections<State>, id: Id, why: CloseReason) {
-        let Some(registration) = self.registration(cx, id) else { return };
+        let Some(registration) = cx.registration(id) else { return };
         let left = self.registry.leave(&registration, id, cx.now());
         let wanted = self.take_wanted(cx, id);
         cx.close(id);
@@ -895,12 +830,12 @@ impl GatewayRole {
 
     /// A held connection is held no longer.
     pub(super) fn unhold(&mut self, cx: &mut Connections<State>, id: Id, why: &CloseReason) {
-        match cx.get(id).map(|p| &p.state) {
-            Some(State::Device(Device::Held { registration, hold: Hold::Offer(_) })) => {
+        match cx.device(id) {
+            Some(Device::Held { registration, hold: Hold::Offer(_) }) => {
                 let left = self.registry.leave(&registration.clone(), id, cx.now());
                 self.gone(&left, why);
             }
-            Some(State::Device(Device::Held { registration, hold: Hold::Poll(_) })) => {
+            Some(Device::Held { registration, hold: Hold::Poll(_) }) => {
                 self.unpark(cx, id, &registration.clone())
             }
             _ => {}
@@ -929,12 +864,10 @@ impl GatewayRole {
 
     /// Nobody asked for a held offer: 204, and the device offers again on the same connection.
     pub(super) fn hold_expired(&mut self, cx: &mut Connections<State>, id: Id) {
-        if let Some(State::Device(Device::Held { hold: Hold::Poll(_), .. })) =
-            cx.get(id).map(|p| &p.state)
-        {
+        if cx.parked(id).is_some() {
             return self.poll_expired(cx, id);
         }
-        if let Some(registration) = self.registration(cx, id) {
+        if let Some(registration) = cx.registration(id) {
             for name in self.registry.lapse(&registration, id, cx.now()) {
                 let at = cx.after(self.settings.limits.poll_gap);
                 self.set_alarm(cx, at, Alarm::PollGap(name));
@@ -959,7 +892,7 @@ impl GatewayRole {
         offer: &Offer,
         grant: &Grant,
     ) -> Result<(), Error> {
-        if self.draining {
+        if self.lifecycle.is_draining() {
             return Err(Error::stopped("this gateway is stopping; the connection is not adopted"));
         }
         let Admitted { registration, .. } =
@@ -1003,7 +936,7 @@ pub(super) fn peer_flush(cx: &mut Connections<State>, id: Id) -> bool {
 /// Tells the loop, also when the handler panics, that an `on_link` worker is done.
 struct Returning {
     remote: crate::engine::event_loop::Remote<Command>,
-    ticket: u64,
+    ticket: Ticket,
 }
 
 impl Drop for Returning {

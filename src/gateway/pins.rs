@@ -19,28 +19,13 @@ use std::time::Duration;
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connections, Id};
-use crate::engine::event_loop::Remote;
 use crate::engine::slab::Key;
-use crate::gateway::offers::Device;
+use crate::gateway::alarms::Alarm;
 use crate::gateway::registry::Registration;
-use crate::gateway::role::{Alarm, Command, GatewayRole, State};
-use crate::gateway::visitors::{Visitor, VisitorListener};
+use crate::gateway::state::{Asking, GatewayRole, Pin, State, States, VisitorListener};
 use crate::limits::PINNED_GRACE;
 use crate::proto::forward::SAME_VISITOR;
 use crate::proto::turn::hex;
-
-/// A visitor's hold on its link. It goes where the visitor's state goes, and with its last copy the
-/// link ends, on whichever way the visitor went.
-pub(crate) struct Pin {
-    remote: Remote<Command>,
-    link: Id,
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        self.remote.send(Command::Unpin { link: self.link });
-    }
-}
 
 const ITS_VISITOR: CloseReason = CloseCause::LastMessage.because(
     "a login that is bound to its connection went over it, and its visitor's connection is over",
@@ -49,20 +34,18 @@ const ITS_VISITOR: CloseReason = CloseCause::LastMessage.because(
 impl GatewayRole {
     /// The link that is pinned to this visitor's connection.
     fn own_link(&self, cx: &Connections<State>, visitor: Id) -> Option<Id> {
-        let Some(State::Visitor(at)) = cx.get(visitor).map(|p| &p.state) else { return None };
+        let at = cx.visitor(visitor)?;
         let VisitorListener::Visitors { pin: Some(pin), .. } = at.face() else { return None };
         (self.pinned_to(cx, pin.link) == Some(visitor)).then_some(pin.link)
     }
 
     /// Whether it has one for the device that it asks now, and that is idle.
     pub(super) fn has_idle_pin(&self, cx: &Connections<State>, visitor: Id) -> bool {
-        let Some(State::Visitor(Visitor::Exchange { name, .. })) =
-            cx.get(visitor).map(|p| &p.state)
-        else {
+        let Some(Asking { name, .. }) = cx.asking(visitor) else {
             return false;
         };
         let Some(id) = self.own_link(cx, visitor) else { return false };
-        let Some(State::Device(Device::Link(link))) = cx.get(id).map(|p| &p.state) else {
+        let Some(link) = cx.link(id) else {
             return false;
         };
         link.exchange.is_none()
@@ -72,10 +55,7 @@ impl GatewayRole {
 
     /// The visitor's connection that a link is pinned to.
     fn pinned_to(&self, cx: &Connections<State>, id: Id) -> Option<Id> {
-        match cx.get(id).map(|p| &p.state) {
-            Some(State::Device(Device::Link(link))) => link.pinned,
-            _ => None,
-        }
+        cx.link(id)?.pinned
     }
 
     /// Gives an exchange the link that is its visitor's own, where there is one for this device.
@@ -88,7 +68,7 @@ impl GatewayRole {
         name: &str,
     ) -> bool {
         let Some(id) = self.own_link(cx, visitor) else { return false };
-        let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) else {
+        let Some(link) = cx.link_mut(id) else {
             return false;
         };
         if link.leaving || !link.registration.names().any(|known| **known == *name) {
@@ -122,7 +102,7 @@ impl GatewayRole {
     /// A busy link that carried such a login is free: it waits for the next request of its
     /// visitor's connection, or ends with that.
     pub(super) fn keep_for(&mut self, cx: &mut Connections<State>, id: Id, downstream: Option<Id>) {
-        let Some(State::Device(Device::Link(link))) = cx.get(id).map(|p| &p.state) else { return };
+        let Some(link) = cx.link(id) else { return };
         let (registration, pinned) = (link.registration.clone(), link.pinned);
         let is_kept = match (pinned, downstream) {
             (Some(visitor), _) => self.own_link(cx, visitor) == Some(id),
@@ -132,7 +112,7 @@ impl GatewayRole {
         if !is_kept {
             return self.drop_link(cx, id, ITS_VISITOR);
         }
-        if self.draining {
+        if self.lifecycle.is_draining() {
             return self.part(cx, id);
         }
         self.registry.set_pinned(&registration, id);
@@ -162,7 +142,7 @@ impl GatewayRole {
                 return;
             };
             let Some(waiter) = self.registry.next_waiter(registration, true) else { return };
-            let Some(registration) = self.registration(cx, id) else { return };
+            let Some(registration) = cx.registration(id) else { return };
             self.registry.set_busy(&registration, id);
             self.switch_held(cx, id);
             self.serve(cx, id, waiter);
@@ -172,12 +152,12 @@ impl GatewayRole {
     /// Ties a link to a visitor's connection. False: it is none, but a program's.
     fn pin(&mut self, cx: &mut Connections<State>, id: Id, visitor: Id) -> bool {
         let pin = Arc::new(Pin { remote: self.remote.clone(), link: id });
-        let Some(State::Visitor(at)) = cx.get_mut(visitor).map(|p| &mut p.state) else {
+        let Some(at) = cx.visitor_mut(visitor) else {
             return false;
         };
         let VisitorListener::Visitors { pin: place, .. } = at.face_mut() else { return false };
         *place = Some(pin); // one that it had goes
-        if let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) {
+        if let Some(link) = cx.link_mut(id) {
             link.pinned = Some(visitor);
         }
         true
@@ -185,7 +165,7 @@ impl GatewayRole {
 
     /// The visitor's connection is over, or has another link.
     pub(super) fn unpin(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) else {
+        let Some(link) = cx.link_mut(id) else {
             return;
         };
         match link.exchange {
@@ -196,9 +176,7 @@ impl GatewayRole {
 
     /// The request that waits until this link is free, and its visitor.
     pub(super) fn take_wanted(&self, cx: &mut Connections<State>, id: Id) -> Option<(Id, Key)> {
-        let Some(State::Device(Device::Link(link))) = cx.get_mut(id).map(|p| &mut p.state) else {
-            return None;
-        };
+        let link = cx.link_mut(id)?;
         let key = link.wanted.take()?;
         let exchange = self.exchanges.get(key).filter(|exchange| exchange.is_waiting())?;
         Some((exchange.downstream?, key))

@@ -12,9 +12,12 @@ use crate::close_reason::CloseReason;
 use crate::engine::event_loop::Remote;
 use crate::engine::simulated::Loop;
 use crate::error::Error;
-use crate::gateway::role::{self, GatewayRole, NO_TICKET};
-pub(crate) use crate::gateway::role::{Command, Lease};
+use crate::gateway::alarms::FIRST_ALARM;
+pub(crate) use crate::gateway::leases::Lease;
+use crate::gateway::leases::Leased;
 use crate::gateway::routes::Table;
+pub(crate) use crate::gateway::state::Command;
+use crate::gateway::state::{GatewayRole, TICK};
 use crate::gateway::stats::Stats;
 use crate::gateway::{GatewayBuilder, Routes};
 use crate::observe::Observer;
@@ -36,12 +39,12 @@ pub(crate) fn start(
     settings.observer = Observer::on(16);
     settings.via = format!("ptth-{node}").into();
     let limits = settings.limits.clone();
-    let tick = Some((role::TICK, role::FIRST_ALARM));
+    let tick = Some((TICK, FIRST_ALARM));
     Loop::new(node, now, &limits, tick, |remote| {
         let mut role =
             GatewayRole::new(settings, remote, Arc::new(Stats::default()), vec![(visitors, None)]);
         let routes = Routes::path().and_host("sim.example").expect("a suffix");
-        role.listen_simulated(Box::new(Table::new(routes)), visitors);
+        role.listeners.add_visitors(Some(visitors), None, Box::new(Table::new(routes)));
         role
     })
 }
@@ -63,12 +66,8 @@ pub(crate) fn borrow(
 }
 
 /// The link comes back, or has ended. What is no link ends when it is dropped.
-pub(crate) fn give_back(
-    remote: &Remote<Command>,
-    ticket: u64,
-    stream: Result<Stream, CloseReason>,
-) {
-    if ticket != NO_TICKET {
+pub(crate) fn give_back(remote: &Remote<Command>, of: Leased, stream: Result<Stream, CloseReason>) {
+    if let Leased::Link(ticket) = of {
         remote.send(Command::Return { ticket, stream: stream.map(|stream| (stream, Vec::new())) });
     }
 }

@@ -1,5 +1,5 @@
-//! Credentials bound to names: the table of tokens, what an `Authorization` field shows, and what
-//! becomes of those whose token goes.
+//! Credentials bound to names: the table of tokens, and what an `Authorization` field shows. Which
+//! table is in force is [`credentials`](super::credentials)' business.
 //!
 //! ```text
 //!   Authorization ─► digest ─► a line of the table? ─► are these names of that line? ─► (authorize) ─► the registry: held by another? 409
@@ -13,24 +13,14 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 
-use crate::close_reason::CloseCause;
-use crate::engine::connections::{Connections, Id};
-use crate::engine::slab::Key;
 use crate::error::{Error, Fault};
-use crate::gateway::offer::{Offer, Reject};
-use crate::gateway::offers::Device;
-use crate::gateway::registry::{Denied, Registration};
-use crate::gateway::role::{Alarm, GatewayRole, State, TICK};
 use crate::proto::turn::Name;
-use crate::relay::LocalAnswer;
-use crate::stream::{Shown, ShownKey};
 
 /// SHA-256 of a token. Whoever has it has no token, yet no `Debug` needs to show it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,10 +38,6 @@ pub(super) const CHALLENGES: [(&str, &str); 2] = [
     ("WWW-Authenticate", "Basic realm=\"ptth\", charset=\"UTF-8\""),
     ("WWW-Authenticate", "Bearer realm=\"ptth\""),
 ];
-
-pub(super) const REVOKED: &str = "the token or certificate that it came in with is valid no longer";
-const NO_TOKEN: &str = "this gateway takes devices with a token alone, and this is none that it knows; send Authorization: Bearer";
-const OTHER_NAME: &str = "the credential is not for this name";
 
 /// Longest comment of a line that is kept as its label, in bytes.
 const LABEL_BYTES_MAX: usize = 64;
@@ -190,6 +176,11 @@ impl Tokens {
         self.lines.contains_key(digest)
     }
 
+    /// Who the token's holder is, for take-overs.
+    pub(super) fn identity(&self, digest: &Digest) -> Option<&Arc<str>> {
+        self.lines.get(digest).map(|line| &line.identity)
+    }
+
     pub(super) fn allows(&self, digest: &Digest, name: &str) -> bool {
         self.lines.get(digest).is_some_and(|line| line.allows(name))
     }
@@ -314,289 +305,6 @@ pub(super) fn shown<'a>(mut fields: impl Iterator<Item = &'a [u8]>, most: usize)
 pub(crate) enum Whose {
     Devices,
     Visitors,
-}
-
-impl GatewayRole {
-    /// Whether the offer shows a token that may have its names; notes whose it is.
-    pub(super) fn check_token(&self, offer: &mut Offer) -> Result<(), Reject> {
-        let Some(tokens) = &self.settings.tokens else { return Ok(()) };
-        let fields = offer
-            .wire
-            .fields
-            .0
-            .iter()
-            .filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
-        let shown =
-            shown(fields.map(|(_, value)| value.as_slice()), self.settings.limits.token_bytes_max);
-        let Some(digest) = shown.filter(|digest| tokens.knows(digest)) else {
-            return Err(Reject::new(401, NO_TOKEN));
-        };
-        if !offer.wire.names.iter().all(|name| tokens.allows(&digest, &name.to_string())) {
-            return Err(Reject::new(403, OTHER_NAME));
-        }
-        offer.token = Some(digest);
-        Ok(())
-    }
-
-    /// Who the offer's token makes it, for take-overs, where the table (another one, maybe, than
-    /// when the token was checked) lets it have these names.
-    pub(super) fn identity(
-        &self,
-        offer: &Offer,
-        names: &[String],
-    ) -> Result<Option<Arc<str>>, Denied> {
-        let (Some(tokens), Some(digest)) = (&self.settings.tokens, &offer.token) else {
-            return Ok(None);
-        };
-        match tokens.lines.get(digest) {
-            Some(line) if names.iter().all(|name| line.allows(name)) => {
-                Ok(Some(line.identity.clone()))
-            }
-            Some(_) => Err(Denied { status: 403, reason: OTHER_NAME, retry_after: None }),
-            None => Err(Denied { status: 401, reason: REVOKED, retry_after: None }),
-        }
-    }
-
-    /// Whether a certificate has expired, or its CA was replaced.
-    pub(super) fn is_void(&self, shown: &Shown) -> bool {
-        shown.expires() <= SystemTime::now() || self.refused.contains(&shown.key())
-    }
-
-    /// Whether a device's token is for just this name.
-    pub(super) fn has_token(&self, name: &str) -> bool {
-        self.settings.tokens.as_ref().is_some_and(|tokens| tokens.names(name))
-    }
-
-    pub(super) fn is_revoked(&self, registration: &Registration) -> bool {
-        let by_token = match (&self.settings.tokens, registration.token()) {
-            (Some(tokens), Some(digest)) => {
-                !registration.names().all(|name| tokens.allows(digest, name))
-            }
-            _ => false,
-        };
-        by_token || registration.certificate().is_some_and(|shown| self.is_void(shown))
-    }
-
-    /// Puts another table in force; the old one comes back.
-    ///
-    /// # Errors
-    /// The gateway was started without one: those who are connected have shown nothing that could
-    /// be checked now.
-    pub(super) fn set_tokens(
-        &mut self,
-        cx: &mut Connections<State>,
-        whose: Whose,
-        new: Box<Tokens>,
-    ) -> Result<Box<Tokens>, Error> {
-        let table = match whose {
-            Whose::Devices => &mut self.settings.tokens,
-            Whose::Visitors => &mut self.settings.visitor_tokens,
-        };
-        let Some(table) = table else {
-            return Err(Error::usage(
-                "this gateway was started without such tokens; give them to its builder, then they can be replaced",
-            ));
-        };
-        let old = std::mem::replace(table, new);
-        if let Whose::Devices = whose {
-            self.origins |=
-                self.settings.tokens.as_ref().is_some_and(|tokens| tokens.have_origins());
-            self.end_revoked(cx);
-        } else {
-            self.end_revoked_visitors(cx);
-        }
-        Ok(old)
-    }
-
-    /// What visitors have in progress with a token that is valid no longer, tunnels above all, ends
-    /// after `take_over_grace`. Their next request is refused anyway.
-    fn end_revoked_visitors(&mut self, cx: &mut Connections<State>) {
-        let mut ended = Vec::new();
-        for id in cx.ids() {
-            if let Some(State::Visitor(visitor)) = cx.get(id).map(|p| &p.state) {
-                ended.extend(
-                    visitor
-                        .token()
-                        .filter(|(_, name, digest)| !self.visitor_may(digest, name))
-                        .map(|(key, ..)| key),
-                );
-            }
-        }
-        if !ended.is_empty() {
-            log::info!(
-                "{} requests and tunnels are ended: the visitor's token is valid no longer",
-                ended.len()
-            );
-            let at = cx.after(self.settings.limits.take_over_grace);
-            self.set_alarm(cx, at, Alarm::EvictVisitors(ended));
-        }
-    }
-
-    /// The grace of visitors' revoked tokens is over.
-    pub(super) fn evict_visitors(&mut self, cx: &mut Connections<State>, exchanges: Vec<Key>) {
-        const WHY: &str =
-            "the token that it was asked with was revoked, and take_over_grace is over";
-        for key in exchanges {
-            let downstream = self.exchanges.get(key).and_then(|exchange| exchange.downstream);
-            let Some(State::Visitor(visitor)) =
-                downstream.and_then(|id| cx.get(id)).map(|p| &p.state)
-            else {
-                continue;
-            };
-            if visitor.token().is_some_and(|(_, name, digest)| !self.visitor_may(digest, name)) {
-                let answer = LocalAnswer {
-                    error: Some("http_request_denied"),
-                    fields: &CHALLENGES,
-                    ..LocalAnswer::new(401, WHY)
-                };
-                self.end_exchange_with(cx, key, CloseCause::AskerGone.because(WHY), &answer);
-            }
-        }
-    }
-
-    /// These certificates, of those that were shown at a listener, its new CA does not take.
-    pub(super) fn refuse_certificates(
-        &mut self,
-        cx: &mut Connections<State>,
-        listener: usize,
-        refused: HashSet<ShownKey>,
-    ) {
-        self.refused.retain(|(of, _)| *of != listener);
-        self.refused.extend(refused);
-        self.end_revoked(cx);
-    }
-
-    /// Ends what certificates let in that have expired meanwhile, and looks when the next one does.
-    pub(super) fn end_expired(&mut self, cx: &mut Connections<State>) {
-        let now = SystemTime::now();
-        if self.next_expiry.is_some_and(|at| at <= now) {
-            self.end_revoked(cx);
-            let connected = cx.ids().into_iter().filter_map(|id| match &cx.get(id)?.state {
-                State::Device(device) => Some(device.registration()?.certificate()?.expires()),
-                _ => None,
-            });
-            let leases = self
-                .leases
-                .values()
-                .filter_map(|leases| Some(leases.registration.certificate()?.expires()));
-            self.next_expiry = connected.chain(leases).filter(|at| *at > now).min();
-        }
-        // More than a tick ahead the wall clock may be set anew.
-        let soon = self
-            .next_expiry
-            .and_then(|at| at.duration_since(now).ok())
-            .filter(|wait| *wait <= TICK);
-        if let Some(wait) = soon {
-            let at = cx.after(wait);
-            self.set_alarm(cx, at, Alarm::Expiry);
-        }
-    }
-
-    /// A certificate was let in.
-    pub(super) fn note_expiry(&mut self, cx: &mut Connections<State>, shown: &Shown) {
-        if self.next_expiry.is_none_or(|at| shown.expires() < at) {
-            self.next_expiry = Some(shown.expires());
-            self.end_expired(cx);
-        }
-    }
-
-    /// Ends what came in with a token or certificate that is valid no longer: at once where nothing
-    /// is in progress, else after `take_over_grace`.
-    fn end_revoked(&mut self, cx: &mut Connections<State>) {
-        let (mut busy, mut idle) = (Vec::new(), Vec::new());
-        let mut kept: HashSet<Arc<str>> = HashSet::new(); // names under which others, by an identity of `authorize`, may stay
-        for id in cx.ids() {
-            let Some(peer) = cx.get_mut(id) else { continue };
-            let State::Device(device) = &mut peer.state else { continue };
-            let revoked =
-                device.registration().is_some_and(|registration| self.is_revoked(registration));
-            match device {
-                device if !revoked => kept.extend(
-                    device.registration().into_iter().flat_map(Registration::names).cloned(),
-                ),
-                Device::Link(link) if link.exchange.is_some() => {
-                    link.leaving = true;
-                    busy.push(id);
-                }
-                Device::PostedAnswer(_) => busy.push(id),
-                _ => idle.push(id),
-            }
-        }
-        let leases: Vec<u64> = self
-            .leases
-            .iter()
-            .filter(|(_, leases)| self.is_revoked(&leases.registration))
-            .map(|(ticket, _)| *ticket)
-            .collect();
-        for leases in self.leases.values().filter(|leases| !self.is_revoked(&leases.registration)) {
-            kept.extend(leases.registration.names().cloned());
-        }
-        let (tokens, refused, now) = (&self.settings.tokens, &self.refused, SystemTime::now());
-        self.registry.revoke(|name, owner| {
-            let by_token = owner.token.is_some_and(|token| {
-                tokens.as_ref().is_some_and(|tokens| !tokens.allows(&token, name))
-            });
-            let by_certificate = owner
-                .certificate
-                .as_ref()
-                .is_some_and(|shown| shown.expires() <= now || refused.contains(&shown.key()));
-            (by_token || by_certificate) && !kept.contains(name)
-        });
-        let ended = busy.len() + idle.len() + leases.len();
-        if ended > 0 {
-            log::info!("{ended} links and polls are ended: {REVOKED}");
-        }
-        for id in idle {
-            self.end_idle_revoked(cx, id);
-        }
-        self.fail_events_of_revoked(cx);
-        self.evict_later(cx, busy, leases);
-    }
-
-    fn end_idle_revoked(&mut self, cx: &mut Connections<State>, id: Id) {
-        match cx.get(id).map(|p| &p.state) {
-            Some(State::Device(Device::Held { .. })) => {
-                let origin = self.origin_of(cx, id);
-                self.unhold(cx, id, &CloseCause::Revoked.because(REVOKED));
-                self.deny_credential(cx, id, origin.as_deref(), &LocalAnswer::new(401, REVOKED));
-            }
-            _ => self.part(cx, id),
-        }
-    }
-
-    /// A refusal of a device's credential: a 401 says what to bring.
-    pub(super) fn deny_credential(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        origin: Option<&str>,
-        answer: &LocalAnswer<'_>,
-    ) {
-        let fields = if answer.status == 401 {
-            &[("WWW-Authenticate", "Bearer")][..]
-        } else {
-            answer.fields
-        };
-        self.deny(cx, id, origin, &LocalAnswer { fields, ..answer.clone() });
-    }
-
-    /// What a visitor's token is for: `None` where visitors need none, `Some(None)` where it is
-    /// none that is known.
-    pub(super) fn visitor_digest<'a>(
-        &self,
-        fields: impl Iterator<Item = &'a [u8]>,
-    ) -> Option<Option<Digest>> {
-        let tokens = self.settings.visitor_tokens.as_ref()?;
-        Some(
-            shown(fields, self.settings.limits.token_bytes_max)
-                .filter(|digest| tokens.knows(digest)),
-        )
-    }
-
-    /// Whether a visitor with this token may ask this device.
-    pub(super) fn visitor_may(&self, digest: &Digest, name: &str) -> bool {
-        self.settings.visitor_tokens.as_ref().is_none_or(|tokens| tokens.allows(digest, name))
-    }
 }
 
 #[cfg(test)]

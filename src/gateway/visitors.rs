@@ -1,21 +1,19 @@
 //! The visitors' face: their requests are read, planned and begun, and a visitor is told why a
 //! device cannot be had. Whom a request is for is [`routes`](super::routes)' business.
 
-use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use crate::engine::connections::{Connections, Fetched, Id};
 use crate::engine::slab::Key;
 use crate::error::{Error, Fault, Refusal};
-use crate::gateway::mailbox::MessageId;
-use crate::gateway::pins::Pin;
+use crate::gateway::credentials::VisitorToken;
 use crate::gateway::registry::Waiter;
-use crate::gateway::role::{GatewayRole, SHORT_OF_MEMORY, State};
 use crate::gateway::routes::{Found, Terms, ToDevice};
+use crate::gateway::state::{
+    Asking, GatewayRole, SHORT_OF_MEMORY, State, States, Visitor, VisitorListener,
+};
 use crate::gateway::tokens::{CHALLENGES, Digest};
-use crate::link::CutError;
 use crate::proto::body::Framing;
 use crate::proto::forward::{self, Destination, Forwarded, RequestRules};
 use crate::proto::forwarded::ProxyClaims;
@@ -31,71 +29,6 @@ const LOOP: &str = "this request has come through this gateway before (Via): its
 
 /// Bytes that may still be added to a head when it is known which link takes it.
 const ADDED_LATER: usize = 64;
-
-/// Where a visitor's connection stands.
-pub(crate) enum Visitor {
-    /// A request head is awaited (`began`: some of it is here).
-    Head { began: bool, first: bool, face: VisitorListener },
-    /// A request for the device of this name is being served, or waits for a link or a poll.
-    /// `event`: under which id a poll took it. `token`: with which it asked, where visitors need
-    /// one.
-    Exchange {
-        key: Key,
-        name: Box<str>,
-        event: Option<MessageId>,
-        token: Option<Digest>,
-        face: VisitorListener,
-    },
-}
-
-/// What a visitor's connection came through.
-#[derive(Clone)]
-pub(crate) enum VisitorListener {
-    /// A listener, by its number: its routes may be replaced. `trusted`: what the peer says of
-    /// those before it is believed. `secure`: it came over TLS. `pin`: the link that is its own.
-    Visitors { listener: usize, from: IpAddr, trusted: bool, secure: bool, pin: Option<Arc<Pin>> },
-    /// A program of this process, for one device; its errors are left at `fate`.
-    Program { name: Arc<str>, fate: CutError },
-}
-
-impl VisitorListener {
-    pub(super) fn program(name: &str, fate: CutError) -> Self {
-        VisitorListener::Program { name: name.into(), fate }
-    }
-}
-
-impl Visitor {
-    pub(super) fn fresh(face: VisitorListener) -> Self {
-        Visitor::Head { began: false, first: true, face }
-    }
-
-    /// What is in progress with a token: the exchange, its device, the token.
-    pub(super) fn token(&self) -> Option<(Key, &str, &Digest)> {
-        match self {
-            Visitor::Exchange { key, name, token: Some(token), .. } => Some((*key, name, token)),
-            _ => None,
-        }
-    }
-
-    /// Leaves a program the error of its exchange, unless it has one already.
-    pub(super) fn leave_fate(&self, error: impl FnOnce() -> Error) {
-        if let VisitorListener::Program { fate, .. } = self.face() {
-            fate.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(error);
-        }
-    }
-
-    pub(super) fn face(&self) -> &VisitorListener {
-        match self {
-            Visitor::Head { face, .. } | Visitor::Exchange { face, .. } => face,
-        }
-    }
-
-    pub(super) fn face_mut(&mut self) -> &mut VisitorListener {
-        match self {
-            Visitor::Head { face, .. } | Visitor::Exchange { face, .. } => face,
-        }
-    }
-}
 
 /// What came from a visitor.
 enum Asked {
@@ -166,12 +99,12 @@ impl GatewayRole {
                 );
             }
             Asked::Health { allowed, to_head, keep } => {
-                let (status, text) = match (allowed, self.notice) {
+                let (status, text) = match (allowed, self.lifecycle.is_ending()) {
                     (false, _) => {
                         (405, "this path tells whether the gateway serves; ask with GET or HEAD")
                     }
-                    (true, None) => (200, "ok"),
-                    (true, Some(_)) => (503, "this gateway is stopping"),
+                    (true, false) => (200, "ok"),
+                    (true, true) => (503, "this gateway is stopping"),
                 };
                 let fields = [("Cache-Control", "no-store"), ("Allow", "GET, HEAD")];
                 let fields = if allowed { &fields[..1] } else { &fields };
@@ -265,26 +198,26 @@ impl GatewayRole {
         let keep = framing == Framing::Empty
             && request.minor > 0
             && head::keeps_alive(request.minor, &request.fields)
-            && self.notice.is_none();
+            && !self.lifecycle.is_ending();
         let destination = forward::destination(request);
         // Before tokens: a load balancer has none, and learns nothing here but whether this gateway
         // serves.
         let is_health = |to: &Destination<'_>| {
-            self.visitors_listener(listener).is_some_and(|(table, _)| table.is_health(to))
+            self.listeners.visitors(listener).is_some_and(|(table, _)| table.is_health(to))
         };
         if matches!(request.method, "GET" | "HEAD") && destination.as_ref().is_ok_and(is_health) {
             return Asked::Health { allowed: true, to_head, keep };
         }
         // Before a route is looked for: who has no token learns nothing of what there is.
-        let digest = match self.visitor_digest(request.fields.all("Authorization")) {
-            Some(None) => {
-                return Asked::Refused {
-                    refusal: Refusal::new(401, NO_VISITOR_TOKEN),
-                    to_head,
-                    keep,
-                };
+        let authorization = request.fields.all("Authorization");
+        let token_bytes_max = self.settings.limits.token_bytes_max;
+        let digest = match self.credentials.of_visitor(authorization, token_bytes_max) {
+            VisitorToken::NotNeeded => None,
+            VisitorToken::Known(digest) => Some(digest),
+            VisitorToken::Unknown => {
+                let refusal = Refusal::new(401, NO_VISITOR_TOKEN);
+                return Asked::Refused { refusal, to_head, keep };
             }
-            known => known.flatten(),
         };
         if forward::came_through(&request.fields, &self.settings.via) {
             return Asked::Refused { refusal: Refusal::new(508, LOOP), to_head, keep };
@@ -314,7 +247,7 @@ impl GatewayRole {
             Ok(Found::AddSlash(location)) => return Asked::Redirect { location, to_head, keep },
             Ok(Found::Device(device)) => device,
         };
-        if digest.is_some_and(|digest| !self.visitor_may(&digest, &name)) {
+        if digest.is_some_and(|digest| !self.credentials.visitor_may(&digest, &name)) {
             return Asked::Refused {
                 refusal: Refusal::new(403, "this token is not for this device"),
                 to_head,
@@ -352,10 +285,10 @@ impl GatewayRole {
                 if let Some(Terms { waits, place }) = terms {
                     (exchange.waits, exchange.place) = (waits, Some(place));
                 }
-                if self.notice.is_some() {
+                if self.lifecycle.is_ending() {
                     exchange.last_of_asker();
                 }
-                if self.draining {
+                if self.lifecycle.is_draining() {
                     exchange.hurry();
                 }
                 Asked::Forward { exchange, name, token: digest }
@@ -378,7 +311,7 @@ impl GatewayRole {
         secure: bool,
         said: Option<&ProxyClaims<'_>>,
     ) -> Result<Found<'a>, Refusal> {
-        let Some((table, port)) = self.visitors_listener(listener) else {
+        let Some((table, port)) = self.listeners.visitors(listener) else {
             return Err(Refusal::new(404, "no route: this listener has none"));
         };
         if table.is_health(to) {
@@ -462,8 +395,9 @@ impl GatewayRole {
             let exact = to.port.map(|p| format!("{scheme}://{}:{p}", to.host));
             [bare, exact].into_iter().flatten()
         });
-        let known: Vec<String> =
-            candidates.filter(|name| self.registry.knows(name) || self.has_token(name)).collect();
+        let known: Vec<String> = candidates
+            .filter(|name| self.registry.knows(name) || self.credentials.have_token_for(name))
+            .collect();
         known.iter().find(|name| self.registry.links(name).0 > 0).or(known.first()).cloned()
     }
 
@@ -493,13 +427,13 @@ impl GatewayRole {
         let Some(peer) = cx.get_mut(id) else { return };
         if let State::Visitor(Visitor::Head { face, .. }) = &peer.state {
             let face = face.clone();
-            peer.state = State::Visitor(Visitor::Exchange {
+            peer.state = State::Visitor(Visitor::Asking(Asking {
                 key,
                 name: name.into(),
                 event: None,
                 token,
                 face,
-            });
+            }));
         }
         self.find_link(cx, id, key);
     }
@@ -507,8 +441,7 @@ impl GatewayRole {
     /// Gives the exchange an idle link of its device, else a poll, or lines it up for whichever
     /// comes first.
     pub(super) fn find_link(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
-        let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(id).map(|p| &p.state)
-        else {
+        let Some(Asking { name, .. }) = cx.asking(id) else {
             return;
         };
         let name = name.clone();
@@ -522,7 +455,7 @@ impl GatewayRole {
                 return self.assign(cx, key, link);
             }
         }
-        if self.registry.is_polling(&name) && !self.draining {
+        if self.registry.is_polling(&name) && !self.lifecycle.is_draining() {
             self.by_mailbox(cx, id, key);
         } else {
             self.wait_in_line(cx, id, key);
@@ -531,8 +464,7 @@ impl GatewayRole {
 
     /// Lines a request up for a link or a poll of its device, where it may.
     pub(super) fn wait_in_line(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
-        let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(id).map(|p| &p.state)
-        else {
+        let Some(Asking { name, .. }) = cx.asking(id) else {
             return;
         };
         let name = name.clone();
@@ -543,7 +475,7 @@ impl GatewayRole {
                 "destination_not_found",
                 None,
             ))
-        } else if self.draining {
+        } else if self.lifecycle.is_draining() {
             Some((503, "this gateway is stopping".to_owned(), "destination_unavailable", Some(1)))
         } else if !self.registry.enqueue(&name, Waiter::Exchange(key)) {
             let reason =
@@ -585,15 +517,14 @@ impl GatewayRole {
         exchange.observed.failed(answer.error.unwrap_or("refused"), answer.status);
         let answer = LocalAnswer {
             to_head: exchange.is_head(),
-            keep: exchange.may_keep_asker() && self.notice.is_none(),
+            keep: exchange.may_keep_asker() && !self.lifecycle.is_ending(),
             ..answer.clone()
         };
         self.answer_visitor(cx, id, &answer);
     }
 
     pub(super) fn visitor_waited(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
-        let Some(State::Visitor(Visitor::Exchange { name, .. })) = cx.get(id).map(|p| &p.state)
-        else {
+        let Some(Asking { name, .. }) = cx.asking(id) else {
             return;
         };
         let name = name.clone();
@@ -620,7 +551,7 @@ impl GatewayRole {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Visitor(visitor) = &peer.state else { return };
         let face = visitor.face().clone();
-        if !keep || self.draining {
+        if !keep || self.lifecycle.is_draining() {
             return self.linger(cx, id);
         }
         peer.state = State::Visitor(Visitor::Head { began: false, first: false, face });
@@ -641,9 +572,9 @@ impl GatewayRole {
         id: Id,
         answer: &LocalAnswer<'_>,
     ) {
-        if let Some(State::Visitor(visitor)) = cx.get(id).map(|p| &p.state) {
+        if let Some(visitor) = cx.visitor(id) {
             if let VisitorListener::Program { .. } = visitor.face() {
-                visitor.leave_fate(|| program_error(answer));
+                visitor.face().leave_fate(|| program_error(answer));
                 return cx.close(id);
             }
         }

@@ -185,7 +185,7 @@ impl Actor for Program {
                     let stream = over
                         .map_err(|_| CloseCause::Program.because("its exchange ended it"))
                         .and(stream);
-                    gateways::give_back(cx.gateway, lease.ticket, stream);
+                    gateways::give_back(cx.gateway, lease.of, stream);
                     cx.wake_gateway();
                 }
             }

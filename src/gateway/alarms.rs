@@ -1,0 +1,71 @@
+//! What the loop is to wake the gateway for. The loop knows an alarm by its number alone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::connections::Id;
+use crate::engine::slab::Key;
+use crate::gateway::leases::Ticket;
+
+/// What an alarm is for.
+pub(super) enum Alarm {
+    /// A caller's time is up.
+    Caller(u64),
+    /// The grace of replaced links is over.
+    Evict { links: Vec<Id>, leases: Vec<Ticket> },
+    /// The grace of what visitors asked with revoked tokens is over.
+    EvictVisitors(Vec<Key>),
+    /// A certificate that let a device in may have expired.
+    Expiry,
+    /// A device that polls may have stayed away.
+    PollGap(Arc<str>),
+    /// Events were handed out long ago.
+    Redeliver,
+    /// Exchanges may have taken all the time that they may.
+    Overdue,
+    /// Time to forget old names.
+    Tick,
+    /// Links of this name that are pinned may be wanted by others.
+    EasePins(Arc<str>),
+    /// The notice of a drain is over: what is in progress may finish for so long.
+    Drain(Duration),
+    /// Devices that dialled again have heard of the other gateway.
+    StopListening,
+    /// The drain's time is up.
+    Stop,
+}
+
+/// The alarm that is there from the start; whoever starts the loop sets it.
+pub(super) const FIRST_ALARM: u64 = 0;
+
+pub(super) struct Alarms {
+    set: HashMap<u64, Alarm>,
+    latest: u64,
+}
+
+impl Default for Alarms {
+    fn default() -> Self {
+        Alarms { set: HashMap::from([(FIRST_ALARM, Alarm::Tick)]), latest: FIRST_ALARM }
+    }
+}
+
+impl Alarms {
+    /// Notes what an alarm is for; the loop is to be given this number.
+    pub(super) fn add(&mut self, alarm: Alarm) -> u64 {
+        self.latest += 1;
+        self.set.insert(self.latest, alarm);
+        self.latest
+    }
+
+    /// An alarm went off.
+    pub(super) fn take(&mut self, number: u64) -> Option<Alarm> {
+        self.set.remove(&number)
+    }
+
+    /// How many are set beside the one that always is.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.set.values().filter(|alarm| !matches!(alarm, Alarm::Tick)).count()
+    }
+}

@@ -1,0 +1,196 @@
+//! New connections: through which listener, into which state, with which TLS handshake.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use crate::engine::Role;
+use crate::engine::connections::{Connections, Id};
+use crate::error::Error;
+use crate::gateway::registry::Registration;
+use crate::gateway::routes::Table;
+use crate::gateway::state::{
+    Device, GatewayRole, ShownAt, State, States, Visitor, VisitorListener,
+};
+use crate::gateway::tokens::Whose;
+use crate::relay::LocalAnswer;
+use crate::stream::{Channel, GatewayTls, HandshakeError, Shown, ShownKey, Stream};
+
+impl GatewayRole {
+    pub(super) fn add_visitors(
+        &mut self,
+        cx: &mut Connections<State>,
+        listener: TcpListener,
+        table: Box<Table>,
+        tls: Option<GatewayTls>,
+    ) -> Result<(), Error> {
+        if self.lifecycle.is_draining() {
+            return Err(Error::stopped("this gateway is stopping; nothing new is listened on"));
+        }
+        let at = listener.local_addr().ok();
+        if cx.listen(listener).is_none() {
+            return Err(Error::usage(
+                "this gateway listens on as many addresses as one event loop takes",
+            ));
+        }
+        self.listeners.add_visitors(at, tls, table);
+        Ok(())
+    }
+
+    /// From the next handshake on. Those whose handshake is in progress have to come again: they
+    /// might be let in by the old one.
+    pub(super) fn set_tls(
+        &mut self,
+        cx: &mut Connections<State>,
+        at: SocketAddr,
+        new: GatewayTls,
+    ) -> Result<ShownAt, Error> {
+        let number = self.listeners.set_tls(at, new)?;
+        let devices = self.listeners.side(number) == Some(Whose::Devices);
+        let mut shown: HashMap<ShownKey, Arc<Shown>> = HashMap::new();
+        for id in cx.ids() {
+            let Some(connection) = cx.get(id) else { continue };
+            match &connection.state {
+                State::Securing { listener, .. } if devices && *listener == number => cx.close(id),
+                _ => {
+                    let certificate = connection.stream().certificate();
+                    shown.extend(certificate.map(|shown| (shown.key(), shown)));
+                }
+            }
+        }
+        let leases = self.leases.registrations().filter_map(Registration::certificate);
+        shown.extend(leases.map(|shown| (shown.key(), shown.clone())));
+        Ok((number, shown.into_values().filter(|shown| shown.key().0 == number).collect()))
+    }
+
+    /// Whether a request for this device is worth waiting: it is connected, or was lately, or a
+    /// route or a token names it.
+    pub(super) fn is_known(&mut self, cx: &Connections<State>, name: &str) -> bool {
+        let named = self.credentials.have_token_for(name) || self.listeners.name(name);
+        if !self.registry.knows(name) && named {
+            self.registry.expect(name, cx.now());
+        }
+        self.registry.knows(name)
+    }
+
+    /// What a new connection is, by the listener that it came through.
+    fn face(&self, listener: usize, from: SocketAddr, secure: bool) -> State {
+        match self.listeners.side(listener) {
+            Some(Whose::Visitors) => {
+                let face = VisitorListener::Visitors {
+                    listener,
+                    from: from.ip().to_canonical(),
+                    trusted: self.is_trusted(from.ip()),
+                    secure,
+                    pin: None,
+                };
+                State::Visitor(Visitor::fresh(face))
+            }
+            _ => State::Device(Device::Head { began: false, polled: false, told: None }),
+        }
+    }
+
+    fn is_trusted(&self, from: IpAddr) -> bool {
+        self.settings.trusted.iter().any(|network| network.contains(from))
+    }
+
+    pub(super) fn arrive(
+        &mut self,
+        cx: &mut Connections<State>,
+        listener: usize,
+        stream: Stream,
+        from: SocketAddr,
+    ) {
+        let trusted = self.is_trusted(from.ip());
+        let Some(side) = self.listeners.side(listener) else { return };
+        if self.lifecycle.is_draining() && side == Whose::Visitors {
+            return;
+        }
+        let channel = match self
+            .listeners
+            .tls(listener)
+            .map(|tls| Channel::to_peer(tls, listener))
+            .transpose()
+        {
+            Ok(channel) => channel,
+            Err(e) => return log_names!(Warn, "a connection from {from} was dropped: {e}"),
+        };
+        let Some(place) = self.admission.open(side, from, trusted, &self.settings.limits) else {
+            return;
+        };
+        if !self.make_room(cx, side) {
+            return log_names!(
+                Warn,
+                "a connection from {from} was closed: there is no room for it (connections_max)"
+            );
+        }
+        let state = if channel.is_some() {
+            State::Securing { listener, from }
+        } else {
+            self.face(listener, from, false)
+        };
+        let time = if channel.is_some() {
+            self.settings.limits.handshake_timeout
+        } else {
+            self.settings.limits.head_timeout
+        };
+        match cx.insert(stream, &[], state) {
+            Ok(id) => {
+                if !self.come_in(cx, id, side, from, channel.is_some(), place) {
+                    return;
+                }
+                let at = cx.after(time);
+                cx.set_deadline(id, Some(at));
+                match channel {
+                    None => self.ready(cx, id), // the request often is there already
+                    Some(channel) if cx.secure(id, channel.clone(), side == Whose::Visitors) => {}
+                    Some(_) => {
+                        log_names!(
+                            Warn,
+                            "a connection from {from} was closed: as many TLS handshakes are in progress as handshakes_max allows"
+                        );
+                        cx.close(id);
+                    }
+                }
+            }
+            Err(e) => log_names!(Warn, "a connection from {from} was dropped: {e}"),
+        }
+    }
+
+    pub(super) fn handshake_over(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        outcome: Result<(), HandshakeError>,
+    ) {
+        let Some(State::Securing { listener, from }) = cx.state(id) else { return };
+        let (listener, from) = (*listener, *from);
+        match outcome {
+            Ok(()) => {
+                let state = self.face(listener, from, true);
+                if let Some(securing) = cx.state_mut(id) {
+                    *securing = state;
+                }
+                let at = cx.after(self.settings.limits.head_timeout);
+                cx.set_deadline(id, Some(at));
+                self.ready(cx, id);
+            }
+            Err(broken) => {
+                match broken.silent {
+                    true => log_names!(Debug, "{from} connected for TLS and closed without a byte"),
+                    false => {
+                        log_names!(Info, "the TLS handshake with {from} failed: {}", broken.text)
+                    }
+                }
+                match broken.plain {
+                    true => self.refuse(
+                        cx,
+                        id,
+                        &LocalAnswer::new(400, "this port speaks TLS; write https:// in the URL"),
+                    ),
+                    false => cx.close(id),
+                }
+            }
+        }
+    }
+}

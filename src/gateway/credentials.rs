@@ -1,0 +1,158 @@
+//! The credentials in force: tables of tokens that may be replaced while the gateway runs, and
+//! certificates that are not taken any more.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::error::Error;
+use crate::gateway::offer::{Offer, Reject};
+use crate::gateway::registry::{Denied, Holder, Registration};
+use crate::gateway::tokens::{self, Digest, Tokens, Whose};
+use crate::stream::{Shown, ShownKey};
+
+pub(super) const REVOKED: &str = "the token or certificate that it came in with is valid no longer";
+const NO_TOKEN: &str = "this gateway takes devices with a token alone, and this is none that it knows; send Authorization: Bearer";
+const OTHER_NAME: &str = "the credential is not for this name";
+
+pub(crate) struct Credentials {
+    /// `None`: devices need none.
+    devices: Option<Box<Tokens>>,
+    /// `None`: visitors need none.
+    visitors: Option<Box<Tokens>>,
+    /// Certificates of those who are connected whose CA was replaced.
+    refused: HashSet<ShownKey>,
+}
+
+/// What a visitor has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum VisitorToken {
+    /// Visitors need none.
+    NotNeeded,
+    /// No token, or one that is not in the table.
+    Unknown,
+    Known(Digest),
+}
+
+impl Credentials {
+    pub(super) fn new(devices: Option<Box<Tokens>>, visitors: Option<Box<Tokens>>) -> Self {
+        Credentials { devices, visitors, refused: HashSet::new() }
+    }
+
+    /// Checks that the offer shows a token that may have its names; notes whose it is.
+    pub(super) fn check(&self, offer: &mut Offer, token_bytes_max: usize) -> Result<(), Reject> {
+        let Some(tokens) = &self.devices else { return Ok(()) };
+        let fields = offer
+            .wire
+            .fields
+            .0
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+        let shown = tokens::shown(fields.map(|(_, value)| value.as_slice()), token_bytes_max);
+        let Some(digest) = shown.filter(|digest| tokens.knows(digest)) else {
+            return Err(Reject::new(401, NO_TOKEN));
+        };
+        if !offer.wire.names.iter().all(|name| tokens.allows(&digest, &name.to_string())) {
+            return Err(Reject::new(403, OTHER_NAME));
+        }
+        offer.token = Some(digest);
+        Ok(())
+    }
+
+    /// Who the offer's token makes it, for take-overs, where the table (another one, maybe, than
+    /// when the token was checked) lets it have these names.
+    pub(super) fn identity(
+        &self,
+        offer: &Offer,
+        names: &[String],
+    ) -> Result<Option<Arc<str>>, Denied> {
+        let (Some(tokens), Some(digest)) = (&self.devices, &offer.token) else { return Ok(None) };
+        match tokens.identity(digest) {
+            Some(identity) if names.iter().all(|name| tokens.allows(digest, name)) => {
+                Ok(Some(identity.clone()))
+            }
+            Some(_) => Err(Denied { status: 403, reason: OTHER_NAME, retry_after: None }),
+            None => Err(Denied { status: 401, reason: REVOKED, retry_after: None }),
+        }
+    }
+
+    /// What an operator calls a device's token.
+    pub(super) fn label(&self, digest: &Digest) -> Option<Box<str>> {
+        self.devices.as_ref()?.label(digest)
+    }
+
+    /// Returns true if a certificate has expired, or its CA was replaced.
+    pub(super) fn is_void(&self, shown: &Shown) -> bool {
+        shown.expires() <= SystemTime::now() || self.refused.contains(&shown.key())
+    }
+
+    /// Returns true if a device's token is for just this name.
+    pub(super) fn have_token_for(&self, name: &str) -> bool {
+        self.devices.as_ref().is_some_and(|tokens| tokens.names(name))
+    }
+
+    pub(super) fn have_origins(&self) -> bool {
+        self.devices.as_ref().is_some_and(|tokens| tokens.have_origins())
+    }
+
+    pub(super) fn is_revoked(&self, registration: &Registration) -> bool {
+        let by_token = match (&self.devices, registration.token()) {
+            (Some(tokens), Some(digest)) => {
+                !registration.names().all(|name| tokens.allows(digest, name))
+            }
+            _ => false,
+        };
+        by_token || registration.certificate().is_some_and(|shown| self.is_void(shown))
+    }
+
+    /// The same of whoever has a name.
+    pub(super) fn is_owner_revoked(&self, name: &str, owner: &Holder) -> bool {
+        let by_token = match (&self.devices, &owner.token) {
+            (Some(tokens), Some(digest)) => !tokens.allows(digest, name),
+            _ => false,
+        };
+        by_token || owner.certificate.as_ref().is_some_and(|shown| self.is_void(shown))
+    }
+
+    /// What a visitor's `Authorization` fields show.
+    pub(super) fn of_visitor<'a>(
+        &self,
+        fields: impl Iterator<Item = &'a [u8]>,
+        token_bytes_max: usize,
+    ) -> VisitorToken {
+        let Some(tokens) = &self.visitors else { return VisitorToken::NotNeeded };
+        match tokens::shown(fields, token_bytes_max).filter(|digest| tokens.knows(digest)) {
+            Some(digest) => VisitorToken::Known(digest),
+            None => VisitorToken::Unknown,
+        }
+    }
+
+    /// Returns true if a visitor with this token may ask this device.
+    pub(super) fn visitor_may(&self, digest: &Digest, name: &str) -> bool {
+        self.visitors.as_ref().is_none_or(|tokens| tokens.allows(digest, name))
+    }
+
+    /// Puts another table in force; the old one comes back.
+    ///
+    /// # Errors
+    /// The gateway was started without one: those who are connected have shown nothing that could
+    /// be checked now.
+    pub(super) fn replace(&mut self, whose: Whose, new: Box<Tokens>) -> Result<Box<Tokens>, Error> {
+        let table = match whose {
+            Whose::Devices => &mut self.devices,
+            Whose::Visitors => &mut self.visitors,
+        };
+        let Some(table) = table else {
+            return Err(Error::usage(
+                "this gateway was started without such tokens; give them to its builder, then they can be replaced",
+            ));
+        };
+        Ok(std::mem::replace(table, new))
+    }
+
+    /// These certificates, of those that were shown at a listener, its new CA does not take.
+    pub(super) fn refuse(&mut self, listener: usize, refused: HashSet<ShownKey>) {
+        self.refused.retain(|(of, _)| *of != listener);
+        self.refused.extend(refused);
+    }
+}

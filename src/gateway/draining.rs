@@ -1,0 +1,110 @@
+//! How a gateway stops: notice, then nothing new, then the end of what is left.
+
+use std::time::Duration;
+
+use crate::close_reason::CloseCause;
+use crate::engine::connections::Connections;
+use crate::error::Error;
+use crate::gateway::alarms::Alarm;
+use crate::gateway::exchanges::find_lingering;
+use crate::gateway::state::{Asking, Device, GatewayRole, STOPPED, State, States, Visitor};
+use crate::relay;
+
+impl GatewayRole {
+    /// The first half of a drain: everything is served as ever, and everybody is told that it ends.
+    pub(super) fn give_notice(
+        &mut self,
+        cx: &mut Connections<State>,
+        notice: Duration,
+        time: Duration,
+    ) {
+        let ends = cx.after(notice);
+        self.lifecycle.give_notice(ends);
+        if notice.is_zero() {
+            return self.drain(cx, time);
+        }
+        self.set_alarm(cx, ends, Alarm::Drain(time)); // of several, the earliest holds
+        for id in cx.ids() {
+            if let Some(Asking { key, .. }) = cx.asking(id) {
+                let key = *key;
+                if let Some(exchange) = self.exchanges.get_mut(key) {
+                    exchange.last_of_asker();
+                }
+            }
+        }
+    }
+
+    /// No listener takes anything any more, and whoever has connected and not asked is let go.
+    pub(super) fn stop_listening(&mut self, cx: &mut Connections<State>) {
+        cx.stop_listening();
+        self.close_idle_devices(cx);
+    }
+
+    pub(super) fn drain(&mut self, cx: &mut Connections<State>, time: Duration) {
+        let at = cx.after(time);
+        self.set_alarm(cx, at, Alarm::Stop); // of several, the earliest holds
+        if !self.lifecycle.drain() {
+            return;
+        }
+        match self.settings.drain_to {
+            None => cx.stop_listening(),
+            // A device hears where to go when it dials again, which it does as soon as its link has
+            // gone.
+            Some(_) => {
+                let at = cx.after(time.min(self.settings.limits.abandoned_timeout));
+                self.set_alarm(cx, at, Alarm::StopListening);
+            }
+        }
+        for id in cx.ids() {
+            let Some(state) = cx.state(id) else { continue };
+            match state {
+                State::Securing { .. } => cx.close(id),
+                // What has arrived is still served; what has not begun ends here.
+                State::Visitor(Visitor::Head { .. }) => {
+                    self.visitor_head(cx, id);
+                    if matches!(cx.visitor(id), Some(Visitor::Head { began: false, .. })) {
+                        cx.close(id);
+                    }
+                }
+                State::Visitor(Visitor::Asking(Asking { key, .. })) => {
+                    let key = *key;
+                    if let Some(exchange) = self.exchanges.get_mut(key) {
+                        exchange.last_of_asker();
+                        exchange.hurry();
+                    }
+                    cx.again(id); // its deadline may be nearer now
+                }
+                State::Lingering(_) => {
+                    relay::hurry_lingering(cx, id, &self.settings.limits, find_lingering)
+                }
+                State::Device(Device::Link(link)) if link.exchange.is_none() => self.part(cx, id),
+                State::Device(Device::Held { .. }) => self.part(cx, id),
+                // What is in hand may still be answered on a connection that is kept.
+                State::Device(Device::Head { polled, .. })
+                    if self.settings.drain_to.is_none()
+                        && (!polled || !self.events.are_in_hand()) =>
+                {
+                    cx.close(id)
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn stop(&mut self, cx: &mut Connections<State>) {
+        self.lifecycle.stop();
+        for id in cx.ids() {
+            if let Some(Asking { key, face, .. }) = cx.asking(id) {
+                face.leave_fate(|| Error::stopped(STOPPED));
+                let key = *key;
+                self.end_exchange(cx, key, CloseCause::Stopped, STOPPED);
+            }
+        }
+        for ticket in self.leases.tickets(|_| true) {
+            self.leases.cut(ticket, Error::stopped(STOPPED));
+        }
+        for id in cx.ids() {
+            cx.close(id);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What concerns any exchange: its end before its time, the memory that it takes, answers that this
+//! gateway writes itself.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use crate::close_reason::{CloseCause, CloseReason};
+use crate::engine::budget::Held;
+use crate::engine::connections::{Connections, Id};
+use crate::engine::slab::Key;
+use crate::gateway::alarms::Alarm;
+use crate::gateway::registry::Waiter;
+use crate::gateway::state::{Asking, GatewayRole, State, States};
+use crate::gateway::tokens::Whose;
+use crate::gateway::visitors::program_error;
+use crate::relay::{self, Exchange, Lingering, LocalAnswer};
+
+impl GatewayRole {
+    /// Ends an exchange: with a 502 where its visitor has heard nothing yet, else by cutting the
+    /// answer.
+    pub(super) fn end_exchange(
+        &mut self,
+        cx: &mut Connections<State>,
+        key: Key,
+        end: CloseCause,
+        why: &'static str,
+    ) {
+        let answer =
+            LocalAnswer { error: Some("connection_terminated"), ..LocalAnswer::new(502, why) };
+        self.end_exchange_with(cx, key, end.because(why), &answer);
+    }
+
+    pub(super) fn end_exchange_with(
+        &mut self,
+        cx: &mut Connections<State>,
+        key: Key,
+        why: CloseReason,
+        answer: &LocalAnswer<'_>,
+    ) {
+        let Some(exchange) = self.exchanges.get(key) else { return };
+        match (exchange.downstream, exchange.answered) {
+            (Some(downstream), false) => {
+                if let Some(Asking { name, .. }) = cx.asking(downstream) {
+                    self.registry.cancel_wait(name, Waiter::Exchange(key));
+                }
+                relay::answer_instead(self, cx, key, why, answer);
+            }
+            (Some(downstream), true) => {
+                if let Some(visitor) = cx.visitor(downstream) {
+                    visitor.face().leave_fate(|| program_error(answer));
+                }
+                relay::abort(self, cx, key, why);
+            }
+            (None, _) => relay::abort(self, cx, key, why),
+        }
+    }
+
+    /// Bytes of memory that are held: connections with their buffers and sessions, heads of
+    /// requests, whole messages.
+    pub(super) fn memory(&self, cx: &Connections<State>) -> usize {
+        cx.held() + self.heads.taken() + self.budget.taken()
+    }
+
+    /// Whether so much memory is taken that nothing new is begun.
+    pub(super) fn is_short_of_memory(&self, cx: &Connections<State>) -> bool {
+        self.memory(cx) > self.settings.limits.memory_bytes_max / 10 * 9
+    }
+
+    /// Whether all of it is taken, so that no visitor comes in but in the place of another.
+    pub(super) fn is_out_of_memory(&self, cx: &Connections<State>) -> bool {
+        self.memory(cx) > self.settings.limits.memory_bytes_max
+    }
+
+    /// A share of the budget of whole messages for one that comes from, or goes to, the device of
+    /// this name.
+    pub(super) fn messages_of(&mut self, name: &str) -> Held {
+        self.budget.share_of(self.registry.messages(name))
+    }
+
+    /// This exchange has to be over by then.
+    pub(super) fn ends_by(&mut self, cx: &mut Connections<State>, key: Key, at: Instant) {
+        self.deadlines.add(key, at, &self.exchanges);
+        self.set_overdue_alarm(cx);
+    }
+
+    pub(super) fn end_overdue(&mut self, cx: &mut Connections<State>) {
+        while let Some(key) = self.deadlines.pop_due(cx.now()) {
+            self.overdue(cx, key);
+        }
+        self.set_overdue_alarm(cx);
+    }
+
+    fn set_overdue_alarm(&mut self, cx: &mut Connections<State>) {
+        if let Some(alarm) = self.deadlines.next_alarm(cx.now(), &self.exchanges) {
+            self.set_alarm(cx, alarm, Alarm::Overdue);
+        }
+    }
+
+    /// `exchange_timeout` expired; tunnels are exempt.
+    fn overdue(&mut self, cx: &mut Connections<State>, key: Key) {
+        if self.exchanges.get(key).is_none_or(Exchange::is_tunnel) {
+            return;
+        }
+        let reason = format!("the exchange was not over within {}", self.waits(key).exchange);
+        let answer = LocalAnswer {
+            error: Some("http_response_timeout"),
+            keep: true,
+            ..LocalAnswer::new(504, &reason)
+        };
+        self.end_exchange_with(
+            cx,
+            key,
+            CloseReason::new(CloseCause::Late, reason.clone()),
+            &answer,
+        );
+    }
+
+    /// Answers on a connection that then closes gently.
+    pub(super) fn refuse(&mut self, cx: &mut Connections<State>, id: Id, answer: &LocalAnswer<'_>) {
+        let date = cx.date().to_owned();
+        self.stats.refused.fetch_add(1, Relaxed);
+        let mark = match cx.state(id) {
+            Some(State::Device(_)) => true,
+            Some(State::Securing { listener, .. }) => {
+                self.listeners.side(*listener) != Some(Whose::Visitors)
+            }
+            _ => false,
+        };
+        let Some(peer) = cx.get_mut(id) else { return };
+        LocalAnswer { mark, ..answer.clone() }.write(peer.output(), &date);
+        self.linger(cx, id);
+    }
+
+    pub(super) fn linger(&mut self, cx: &mut Connections<State>, id: Id) {
+        relay::linger(
+            cx,
+            id,
+            &self.settings.limits,
+            self.lifecycle.is_draining(),
+            State::Lingering,
+        );
+        self.step_lingering(cx, id);
+    }
+
+    pub(super) fn step_lingering(&mut self, cx: &mut Connections<State>, id: Id) {
+        relay::step_lingering(cx, id, find_lingering);
+    }
+}
+
+pub(super) fn find_lingering(state: &mut State) -> Option<&mut Lingering> {
+    if let State::Lingering(lingering) = state { Some(lingering) } else { None }
+}

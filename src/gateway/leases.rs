@@ -1,0 +1,117 @@
+//! Links in the hands of program code, and what the loop keeps of each: who it is registered as,
+//! and a handle to cut it with.
+
+use std::collections::BTreeMap;
+use std::net::Shutdown;
+use std::sync::{Arc, PoisonError, Weak};
+
+use crate::engine::permits::Permit;
+use crate::error::Error;
+use crate::gateway::registry::Registration;
+use crate::link::CutError;
+use crate::observe::Observed;
+use crate::stream::Stream;
+
+/// Names a link that is leased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(u64);
+
+impl Ticket {
+    /// Its number, for lists.
+    pub(super) fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// What a program's `send()` is given.
+pub(crate) struct Lease {
+    pub(crate) stream: Arc<Stream>,
+    pub(crate) unread: Vec<u8>,
+    pub(crate) of: Leased,
+    /// Where the loop leaves why it ended the exchange.
+    pub(crate) fate: CutError,
+    /// Its device is an AirPlay sender.
+    pub(crate) airplay: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leased {
+    /// A device's link, which comes back under this ticket.
+    Link(Ticket),
+    /// One end of a socket pair, for a device that polls. The loop serves the other end like a
+    /// visitor; whoever drops this one ends it.
+    Pair,
+}
+
+/// What is left in the loop of a link that was leased.
+pub(super) struct LeasedLink {
+    pub(super) registration: Arc<Registration>,
+    pub(super) handle: Handle,
+    /// Where the program that has it reads why it was cut.
+    pub(super) fate: CutError,
+    pub(super) observed: Observed,
+    /// Counted until it comes back or ends.
+    pub(super) place: Option<Permit>,
+}
+
+pub(super) enum Handle {
+    Weak(Weak<Stream>),
+    Own(Stream),
+    None,
+}
+
+#[derive(Default)]
+pub(super) struct Leases {
+    links: BTreeMap<Ticket, LeasedLink>,
+    latest: u64,
+}
+
+impl Leases {
+    pub(super) fn len(&self) -> usize {
+        self.links.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    pub(super) fn add(&mut self, link: LeasedLink) -> Ticket {
+        self.latest += 1;
+        self.links.insert(Ticket(self.latest), link);
+        Ticket(self.latest)
+    }
+
+    /// A link comes back, or has ended.
+    pub(super) fn take(&mut self, ticket: Ticket) -> Option<LeasedLink> {
+        self.links.remove(&ticket)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Ticket, &LeasedLink)> {
+        self.links.iter().map(|(ticket, link)| (*ticket, link))
+    }
+
+    pub(super) fn registrations(&self) -> impl Iterator<Item = &Registration> {
+        self.links.values().map(|link| &*link.registration)
+    }
+
+    /// Those whose registration is like that.
+    pub(super) fn tickets(&self, of: impl Fn(&Registration) -> bool) -> Vec<Ticket> {
+        let found = self.links.iter().filter(|(_, link)| of(&link.registration));
+        found.map(|(ticket, _)| *ticket).collect()
+    }
+
+    /// Wakes a program's thread that is blocked on a leased link: its next read or write fails,
+    /// with this error.
+    pub(super) fn cut(&self, ticket: Ticket, why: Error) {
+        let Some(link) = self.links.get(&ticket) else { return };
+        link.fate.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+        let cut = match &link.handle {
+            Handle::Weak(stream) => stream.upgrade().map(|s| s.shutdown(Shutdown::Both)),
+            Handle::Own(stream) => Some(stream.shutdown(Shutdown::Both)),
+            Handle::None => None,
+        };
+        if let Some(Err(e)) = cut {
+            log_names!(Debug, "a leased link was already closed: {e}");
+        }
+    }
+}

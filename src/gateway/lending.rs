@@ -1,0 +1,259 @@
+//! Links and polls for programs: they are leased, come back, or are waited for in vain.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use crate::close_reason::{CloseCause, CloseReason};
+use crate::engine::connections::{Connections, Id};
+use crate::error::Error;
+use crate::gateway::alarms::Alarm;
+use crate::gateway::callers::{Caller, LeaseReply, NameReply};
+use crate::gateway::credentials::REVOKED;
+use crate::gateway::leases::{Handle, Lease, Leased, LeasedLink, Ticket};
+use crate::gateway::offers::{UNTURNED, peer_flush};
+use crate::gateway::registry::{Registration, Waiter};
+use crate::gateway::state::{
+    Device, GatewayRole, SHORT_OF_MEMORY, State, States, Visitor, VisitorListener,
+};
+use crate::link::CutError;
+use crate::relay::{Relaying, Wait};
+use crate::stream::Stream;
+
+impl GatewayRole {
+    /// Hands a busy link to a program's thread. False: that thread has gone, the link is free.
+    pub(super) fn lend(&mut self, cx: &mut Connections<State>, caller: u64, id: Id) -> bool {
+        let Some((_, reply)) = self.callers.take_for_link(caller) else { return false };
+        self.lend_to(cx, &reply, id)
+    }
+
+    fn lend_to(&mut self, cx: &mut Connections<State>, reply: &LeaseReply, id: Id) -> bool {
+        let Some(registration) = cx.registration(id) else { return true };
+        let place = cx.unseat(id);
+        let Some((stream, unread, _)) = cx.remove(id) else { return true };
+        let stream = Arc::new(stream);
+        let airplay = registration.is_airplay();
+        let observed = self.observe_lease(&registration);
+        self.registry.lend(&registration, id);
+        let fate = CutError::default();
+        let ticket = self.leases.add(LeasedLink {
+            registration,
+            handle: Handle::Weak(Arc::downgrade(&stream)),
+            fate: fate.clone(),
+            observed,
+            place,
+        });
+        cx.set_lent(self.leases.len());
+        self.stats.exchanges.fetch_add(1, Relaxed);
+        let lease = Lease { stream, unread, of: Leased::Link(ticket), fate, airplay };
+        if let Err(unsent) = reply.send(Ok(lease)) {
+            let Ok(Lease { stream, unread, .. }) = unsent.0 else { return true };
+            let stream = Arc::into_inner(stream).map(|stream| (stream, unread));
+            self.take_back(
+                cx,
+                ticket,
+                stream.ok_or(CloseCause::Failed.because("its caller went while it was lent")),
+            );
+        }
+        true
+    }
+
+    /// Gives a program's thread, whose device polls, a socket of which the loop has the other end:
+    /// what is asked there goes the way of a visitor's request.
+    pub(super) fn lend_mailbox(&mut self, cx: &mut Connections<State>, caller: u64) {
+        if let Some((name, reply)) = self.callers.take_for_link(caller) {
+            self.lend_mailbox_to(cx, &name, &reply);
+        }
+    }
+
+    fn lend_mailbox_to(&mut self, cx: &mut Connections<State>, name: &str, reply: &LeaseReply) {
+        let fate = CutError::default();
+        let opened = Stream::pair().and_then(|(ours, theirs)| {
+            ours.set_nonblocking(true)?;
+            let id = cx.insert(
+                ours,
+                &[],
+                State::Visitor(Visitor::fresh(VisitorListener::program(name, fate.clone()))),
+            )?;
+            Ok((id, theirs))
+        });
+        let answer = match opened {
+            Ok((id, theirs)) => {
+                let at = cx.after(self.settings.limits.head_timeout);
+                cx.set_deadline(id, Some(at));
+                Ok(Lease {
+                    stream: Arc::new(theirs),
+                    unread: Vec::new(),
+                    of: Leased::Pair,
+                    fate,
+                    airplay: false,
+                })
+            }
+            Err(e) => Err(Error::io(
+                crate::Fault::Gateway,
+                format_args!("opening a way to device {name}, which polls"),
+                e,
+            )),
+        };
+        let _ = reply.send(answer); // where the caller has gone, its end is dropped here, and the loop sees that
+    }
+
+    pub(super) fn take_back(
+        &mut self,
+        cx: &mut Connections<State>,
+        ticket: Ticket,
+        stream: Result<(Stream, Vec<u8>), CloseReason>,
+    ) {
+        let Some(LeasedLink { registration, place, mut observed, .. }) = self.leases.take(ticket)
+        else {
+            return;
+        };
+        if let Some(why) = stream.as_ref().err().filter(|why| !why.end.is_usual()) {
+            observed.failed(why.end.as_str(), 0);
+        }
+        drop(observed);
+        cx.set_lent(self.leases.len());
+        let device = Device::link(registration.clone());
+        let inserted = stream.and_then(|(stream, unread)| {
+            let inserted = cx.insert(stream, &unread, State::Device(device));
+            inserted.map_err(|e| {
+                CloseReason::new(
+                    CloseCause::Failed,
+                    format!("it could not come back to the event loop: {e}"),
+                )
+            })
+        });
+        match inserted {
+            Ok(id) => {
+                cx.seat(id, place);
+                self.registry.place(&registration, id);
+                let revoked = if self.credentials.is_revoked(&registration) {
+                    Err(CloseCause::Revoked.because(REVOKED))
+                } else {
+                    Ok(())
+                };
+                self.free(cx, id, revoked);
+            }
+            Err(why) => self.lent_ended(cx, &registration, &why),
+        }
+    }
+
+    /// A link that was lent, or whose place was reserved, is gone.
+    pub(super) fn lent_ended(
+        &mut self,
+        cx: &Connections<State>,
+        registration: &Registration,
+        why: &CloseReason,
+    ) {
+        let left = self.registry.lend_ends(registration, cx.now());
+        self.link_ended(registration, &left, why);
+    }
+
+    pub(super) fn borrow(
+        &mut self,
+        cx: &mut Connections<State>,
+        name: String,
+        wait: Wait,
+        reply: LeaseReply,
+    ) {
+        if self.lifecycle.is_draining() {
+            let _ =
+                reply.send(Err(Error::stopped("this gateway is stopping; nothing new is sent")));
+            return;
+        }
+        if self.is_short_of_memory(cx) {
+            let _ = reply.send(Err(Error::full(SHORT_OF_MEMORY)));
+            return;
+        }
+        while let Some(link) = self.take_link(cx, &name) {
+            if !self.is_alive(cx, link) {
+                continue;
+            }
+            if !peer_flush(cx, link) {
+                self.drop_link(cx, link, UNTURNED);
+                continue;
+            }
+            self.lend_to(cx, &reply, link);
+            return;
+        }
+        if self.registry.is_polling(&name) {
+            return self.lend_mailbox_to(cx, &name, &reply);
+        }
+        if !self.is_known(cx, &name) {
+            let _ = reply.send(Err(Error::not_connected(
+                404,
+                format!("no device {name} is or was lately connected to this gateway"),
+            )));
+            return;
+        }
+        let number = self.callers.next();
+        if !self.registry.enqueue(&name, Waiter::Caller(number)) {
+            let _ = reply.send(Err(Error::full(format!(
+                "as many callers wait for {name} as waiting_per_device_max allows; try again later"
+            ))));
+            return;
+        }
+        self.ease_pins_after(cx, &name, wait.time / 2);
+        self.callers.add(number, Caller::Link { name, wait, reply });
+        let at = cx.after(wait.time);
+        self.set_alarm(cx, at, Alarm::Caller(number));
+    }
+
+    pub(super) fn await_name(
+        &mut self,
+        cx: &mut Connections<State>,
+        name: String,
+        time: Duration,
+        reply: NameReply,
+    ) {
+        if self.registry.transport(&name).is_some() {
+            let _ = reply.send(Ok(()));
+            return;
+        }
+        let number = self.callers.next();
+        self.callers.add(number, Caller::Name { name, reply });
+        let at = cx.after(time);
+        self.set_alarm(cx, at, Alarm::Caller(number));
+    }
+
+    pub(super) fn caller_expired(&mut self, number: u64, now: Instant) {
+        match self.callers.take(number) {
+            None => {}
+            Some(Caller::Link { name, wait, reply }) => {
+                self.registry.cancel_wait(&name, Waiter::Caller(number));
+                let text = self.waited_in_vain(&name, wait, now);
+                let _ = reply.send(Err(Error::not_connected(503, text)));
+            }
+            Some(Caller::Name { name, reply }) => {
+                let _ = reply.send(Err(Error::not_connected(
+                    503,
+                    format!("device {name} did not connect in the time given"),
+                )));
+            }
+        }
+    }
+
+    /// Explains why a wait for `name` timed out, in the words of the log.
+    pub(super) fn waited_in_vain(&self, name: &str, wait: Wait, now: Instant) -> String {
+        let (links, _) = self.registry.links(name);
+        if links > 0 {
+            return format!(
+                "all {links} links of device {name} stayed busy for {wait}; let it dial more links or ask later"
+            );
+        }
+        if self.registry.is_polling(name) {
+            return format!("device {name} polls, and did not come for this request within {wait}");
+        }
+        match self.registry.last_end(name) {
+            Some((end, at)) => {
+                let ago = now.saturating_duration_since(at).as_secs();
+                format!(
+                    "device {name} is not connected; its last connection ended {ago} s ago ({end}), and it did not come within {wait}"
+                )
+            }
+            None => format!(
+                "device {name} is not connected, and was not lately; it did not come within {wait}"
+            ),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! How far a gateway has come on its way to stop.
+
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Lifecycle {
+    #[default]
+    Serving,
+    /// It is known that the gateway stops, and the notice ends then. Everything is served as ever,
+    /// but answers end their visitors' connections and new devices are sent away.
+    Notice(Instant),
+    /// Nothing new is taken; what is in progress may finish.
+    Draining,
+    /// What was left has been ended.
+    Stopped,
+}
+
+impl Lifecycle {
+    /// Returns true from the first moment of the notice on.
+    pub(super) fn is_ending(self) -> bool {
+        self != Lifecycle::Serving
+    }
+
+    /// Returns true when nothing new is taken.
+    pub(super) fn is_draining(self) -> bool {
+        matches!(self, Lifecycle::Draining | Lifecycle::Stopped)
+    }
+
+    pub(super) fn is_stopped(self) -> bool {
+        self == Lifecycle::Stopped
+    }
+
+    /// Gives notice until then; of several notices the earliest end counts.
+    pub(super) fn give_notice(&mut self, ends: Instant) {
+        match self {
+            Lifecycle::Serving => *self = Lifecycle::Notice(ends),
+            Lifecycle::Notice(earlier) => *earlier = ends.min(*earlier),
+            Lifecycle::Draining | Lifecycle::Stopped => {}
+        }
+    }
+
+    /// Ends the notice. Returns false where that was done before.
+    pub(super) fn drain(&mut self) -> bool {
+        let first = !self.is_draining();
+        if first {
+            *self = Lifecycle::Draining;
+        }
+        first
+    }
+
+    pub(super) fn stop(&mut self) {
+        *self = Lifecycle::Stopped;
+    }
+
+    /// What is left of the notice.
+    pub(super) fn notice_left(self, now: Instant) -> Duration {
+        match self {
+            Lifecycle::Notice(ends) => ends.saturating_duration_since(now),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_goes_one_way() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let mut life = Lifecycle::default();
+        assert!(!life.is_ending() && life.notice_left(now).is_zero());
+        life.give_notice(at(5));
+        life.give_notice(at(9));
+        assert!(life.is_ending() && !life.is_draining());
+        assert_eq!(life.notice_left(now), Duration::from_secs(5));
+        assert!(life.drain() && !life.drain());
+        life.give_notice(at(1));
+        assert!(life.is_draining() && !life.is_stopped());
+        life.stop();
+        assert!(!life.drain() && life.is_stopped() && life.is_draining());
+    }
+}

@@ -1,0 +1,95 @@
+//! What is listened on: for each address whether devices or visitors come in there, with what
+//! certificates, and where a visitor's request goes.
+
+use std::net::SocketAddr;
+
+use crate::error::Error;
+use crate::gateway::routes::Table;
+use crate::gateway::tokens::Whose;
+use crate::stream::GatewayTls;
+
+struct Listening {
+    at: Option<SocketAddr>,
+    /// TLS is spoken here.
+    tls: Option<GatewayTls>,
+    /// Visitors' routes; `None`: devices come in here.
+    table: Option<Box<Table>>,
+}
+
+pub(super) struct Listeners(Vec<Listening>);
+
+impl Listeners {
+    pub(super) fn of_devices(devices: Vec<(SocketAddr, Option<GatewayTls>)>) -> Self {
+        let listening = |(at, tls)| Listening { at: Some(at), tls, table: None };
+        Listeners(devices.into_iter().map(listening).collect())
+    }
+
+    pub(super) fn add_visitors(
+        &mut self,
+        at: Option<SocketAddr>,
+        tls: Option<GatewayTls>,
+        table: Box<Table>,
+    ) {
+        self.0.push(Listening { at, tls, table: Some(table) });
+    }
+
+    /// What the visitors' listeners' routes say, each line behind its listener's address.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
+    pub(super) fn rows(&self, most: usize) -> Vec<String> {
+        let of = |listening: &Listening| {
+            let at = listening.at.map_or_else(String::new, |at| at.to_string());
+            let routes = listening.table.as_ref().map(|table| table.told(most)).unwrap_or_default();
+            routes.into_iter().map(move |route| format!("{at} {route}"))
+        };
+        self.0.iter().flat_map(of).take(most).collect()
+    }
+
+    pub(super) fn side(&self, listener: usize) -> Option<Whose> {
+        let table = &self.0.get(listener)?.table;
+        Some(if table.is_some() { Whose::Visitors } else { Whose::Devices })
+    }
+
+    pub(super) fn tls(&self, listener: usize) -> Option<&GatewayTls> {
+        self.0.get(listener)?.tls.as_ref()
+    }
+
+    /// The routes and the port of a visitors' listener.
+    pub(super) fn visitors(&self, listener: usize) -> Option<(&Table, u16)> {
+        let Listening { at, table, .. } = self.0.get(listener)?;
+        Some((table.as_deref()?, at.map_or(0, |at| at.port())))
+    }
+
+    /// Returns true if a route names this device.
+    pub(super) fn name(&self, device: &str) -> bool {
+        self.0.iter().filter_map(|listening| listening.table.as_ref()).any(|t| t.names(device))
+    }
+
+    /// Replaces the certificates of the listener at this address; its number.
+    pub(super) fn set_tls(&mut self, at: SocketAddr, new: GatewayTls) -> Result<usize, Error> {
+        let found = self.0.iter_mut().enumerate().filter(|(_, listening)| listening.at == Some(at));
+        let mut with_tls = found.filter_map(|(n, listening)| Some((n, listening.tls.as_mut()?)));
+        let Some((number, tls)) = with_tls.next() else {
+            return Err(Error::usage(format!(
+                "this gateway does not speak TLS at {at}; give the address of a listener that was begun with TLS"
+            )));
+        };
+        *tls = new;
+        Ok(number)
+    }
+
+    /// Replaces the routes of the listener at this address; the old ones come back.
+    pub(super) fn set_routes(
+        &mut self,
+        at: SocketAddr,
+        mut new: Box<Table>,
+    ) -> Result<Box<Table>, Error> {
+        let mut found = self.0.iter_mut().filter(|listening| listening.at == Some(at));
+        let Some(table) = found.find_map(|listening| listening.table.as_mut()) else {
+            return Err(Error::usage(format!(
+                "this gateway does not let visitors in at {at}; give the address that relay() returned"
+            )));
+        };
+        new.succeed(table);
+        Ok(std::mem::replace(table, new))
+    }
+}

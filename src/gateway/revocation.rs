@@ -1,0 +1,256 @@
+//! What becomes of those whose token or certificate is valid no longer.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::close_reason::CloseCause;
+use crate::engine::connections::{Connections, Id};
+use crate::engine::slab::Key;
+use crate::error::{Error, Fault};
+use crate::gateway::alarms::Alarm;
+use crate::gateway::credentials::REVOKED;
+use crate::gateway::leases::Ticket;
+use crate::gateway::registry::Registration;
+use crate::gateway::state::{Device, GatewayRole, State, States, TICK};
+use crate::gateway::tokens::{CHALLENGES, Tokens, Whose};
+use crate::relay::LocalAnswer;
+use crate::stream::{Shown, ShownKey};
+
+impl GatewayRole {
+    /// Puts another table in force; the old one comes back.
+    ///
+    /// # Errors
+    /// The gateway was started without one: those who are connected have shown nothing that could
+    /// be checked now.
+    pub(super) fn set_tokens(
+        &mut self,
+        cx: &mut Connections<State>,
+        whose: Whose,
+        new: Box<Tokens>,
+    ) -> Result<Box<Tokens>, Error> {
+        let old = self.credentials.replace(whose, new)?;
+        if let Whose::Devices = whose {
+            self.origins |= self.credentials.have_origins();
+            self.end_revoked(cx);
+        } else {
+            self.end_revoked_visitors(cx);
+        }
+        Ok(old)
+    }
+
+    /// What visitors have in progress with a token that is valid no longer, tunnels above all, ends
+    /// after `take_over_grace`. Their next request is refused anyway.
+    fn end_revoked_visitors(&mut self, cx: &mut Connections<State>) {
+        let mut ended = Vec::new();
+        for id in cx.ids() {
+            if let Some(visitor) = cx.visitor(id) {
+                ended.extend(
+                    visitor
+                        .token()
+                        .filter(|(_, name, digest)| !self.credentials.visitor_may(digest, name))
+                        .map(|(key, ..)| key),
+                );
+            }
+        }
+        if !ended.is_empty() {
+            log::info!(
+                "{} requests and tunnels are ended: the visitor's token is valid no longer",
+                ended.len()
+            );
+            let at = cx.after(self.settings.limits.take_over_grace);
+            self.set_alarm(cx, at, Alarm::EvictVisitors(ended));
+        }
+    }
+
+    /// The grace of visitors' revoked tokens is over.
+    pub(super) fn evict_visitors(&mut self, cx: &mut Connections<State>, exchanges: Vec<Key>) {
+        const WHY: &str =
+            "the token that it was asked with was revoked, and take_over_grace is over";
+        for key in exchanges {
+            let downstream = self.exchanges.get(key).and_then(|exchange| exchange.downstream);
+            let Some(visitor) = downstream.and_then(|id| cx.visitor(id)) else {
+                continue;
+            };
+            if visitor
+                .token()
+                .is_some_and(|(_, name, digest)| !self.credentials.visitor_may(digest, name))
+            {
+                let answer = LocalAnswer {
+                    error: Some("http_request_denied"),
+                    fields: &CHALLENGES,
+                    ..LocalAnswer::new(401, WHY)
+                };
+                self.end_exchange_with(cx, key, CloseCause::AskerGone.because(WHY), &answer);
+            }
+        }
+    }
+
+    /// These certificates, of those that were shown at a listener, its new CA does not take.
+    pub(super) fn refuse_certificates(
+        &mut self,
+        cx: &mut Connections<State>,
+        listener: usize,
+        refused: HashSet<ShownKey>,
+    ) {
+        self.credentials.refuse(listener, refused);
+        self.end_revoked(cx);
+    }
+
+    /// Ends what certificates let in that have expired meanwhile, and looks when the next one does.
+    pub(super) fn end_expired(&mut self, cx: &mut Connections<State>) {
+        let now = SystemTime::now();
+        if self.next_expiry.is_some_and(|at| at <= now) {
+            self.end_revoked(cx);
+            let connected = cx.ids().into_iter().filter_map(|id| match &cx.get(id)?.state {
+                State::Device(device) => Some(device.registration()?.certificate()?.expires()),
+                _ => None,
+            });
+            let leases = self
+                .leases
+                .registrations()
+                .filter_map(|registration| Some(registration.certificate()?.expires()));
+            self.next_expiry = connected.chain(leases).filter(|at| *at > now).min();
+        }
+        // More than a tick ahead the wall clock may be set anew.
+        let soon = self
+            .next_expiry
+            .and_then(|at| at.duration_since(now).ok())
+            .filter(|wait| *wait <= TICK);
+        if let Some(wait) = soon {
+            let at = cx.after(wait);
+            self.set_alarm(cx, at, Alarm::Expiry);
+        }
+    }
+
+    /// A certificate was let in.
+    pub(super) fn note_expiry(&mut self, cx: &mut Connections<State>, shown: &Shown) {
+        if self.next_expiry.is_none_or(|at| shown.expires() < at) {
+            self.next_expiry = Some(shown.expires());
+            self.end_expired(cx);
+        }
+    }
+
+    /// Ends what came in with a token or certificate that is valid no longer: at once where nothing
+    /// is in progress, else after `take_over_grace`.
+    fn end_revoked(&mut self, cx: &mut Connections<State>) {
+        let (mut busy, mut idle) = (Vec::new(), Vec::new());
+        let mut kept: HashSet<Arc<str>> = HashSet::new(); // names under which others, by an identity of `authorize`, may stay
+        for id in cx.ids() {
+            let Some(device) = cx.device_mut(id) else { continue };
+            let revoked = device
+                .registration()
+                .is_some_and(|registration| self.credentials.is_revoked(registration));
+            match device {
+                device if !revoked => kept.extend(
+                    device.registration().into_iter().flat_map(Registration::names).cloned(),
+                ),
+                Device::Link(link) if link.exchange.is_some() => {
+                    link.leaving = true;
+                    busy.push(id);
+                }
+                Device::PostedAnswer(_) => busy.push(id),
+                _ => idle.push(id),
+            }
+        }
+        let credentials = &self.credentials;
+        let leases = self.leases.tickets(|registration| credentials.is_revoked(registration));
+        let staying = self.leases.registrations().filter(|r| !credentials.is_revoked(r));
+        kept.extend(staying.flat_map(Registration::names).cloned());
+        self.registry.revoke(|name, owner| {
+            credentials.is_owner_revoked(name, owner) && !kept.contains(name)
+        });
+        let ended = busy.len() + idle.len() + leases.len();
+        if ended > 0 {
+            log::info!("{ended} links and polls are ended: {REVOKED}");
+        }
+        for id in idle {
+            self.end_idle_revoked(cx, id);
+        }
+        self.fail_events_of_revoked(cx);
+        self.evict_later(cx, busy, leases);
+    }
+
+    fn end_idle_revoked(&mut self, cx: &mut Connections<State>, id: Id) {
+        match cx.device(id) {
+            Some(Device::Held { .. }) => {
+                let origin = self.origin_of(cx, id);
+                self.unhold(cx, id, &CloseCause::Revoked.because(REVOKED));
+                self.deny_credential(cx, id, origin.as_deref(), &LocalAnswer::new(401, REVOKED));
+            }
+            _ => self.part(cx, id),
+        }
+    }
+
+    /// A refusal of a device's credential: a 401 says what to bring.
+    pub(super) fn deny_credential(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        origin: Option<&str>,
+        answer: &LocalAnswer<'_>,
+    ) {
+        let fields = if answer.status == 401 {
+            &[("WWW-Authenticate", "Bearer")][..]
+        } else {
+            answer.fields
+        };
+        self.deny(cx, id, origin, &LocalAnswer { fields, ..answer.clone() });
+    }
+
+    pub(super) fn evict_later(
+        &mut self,
+        cx: &mut Connections<State>,
+        links: Vec<Id>,
+        leases: Vec<Ticket>,
+    ) {
+        if !links.is_empty() || !leases.is_empty() {
+            let at = cx.after(self.settings.limits.take_over_grace);
+            self.set_alarm(cx, at, Alarm::Evict { links, leases });
+        }
+    }
+
+    pub(super) fn evict(
+        &mut self,
+        cx: &mut Connections<State>,
+        links: Vec<Id>,
+        leases: Vec<Ticket>,
+    ) {
+        for id in links {
+            let Some(device) = cx.device(id) else { continue };
+            let exchange = match device {
+                Device::Link(link) => link.exchange,
+                Device::PostedAnswer(posted) => posted.exchange(),
+                _ => continue,
+            };
+            let Some(registration) = device.registration() else { continue };
+            let (revoked, in_force) =
+                (self.credentials.is_revoked(registration), self.registry.in_force(registration));
+            match exchange {
+                _ if in_force && !revoked => {}
+                Some(key) if revoked => self.end_exchange(
+                    cx,
+                    key,
+                    CloseCause::Revoked,
+                    "the device's token or certificate became invalid, and take_over_grace is over",
+                ),
+                Some(key) => {
+                    self.end_exchange(
+                        cx,
+                        key,
+                        CloseCause::Replaced,
+                        "the device's session was replaced and take_over_grace is over",
+                    );
+                }
+                None => {
+                    let end = if revoked { CloseCause::Revoked } else { CloseCause::Replaced };
+                    self.drop_link(cx, id, end.because("take_over_grace is over"));
+                }
+            }
+        }
+        for ticket in leases {
+            let why = "the device's session was replaced, or its token revoked, and take_over_grace is over";
+            self.leases.cut(ticket, Error::closed(Fault::Device, why));
+        }
+    }
+}

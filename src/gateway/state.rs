@@ -1,0 +1,431 @@
+//! What the gateway's loop keeps: the state of each connection, with typed access to it, what other
+//! threads may ask, and the components that own the rest.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::Sender;
+
+use crate::close_reason::CloseReason;
+use crate::engine::budget::{Budget, Held};
+use crate::engine::connections::{Connections, Id};
+use crate::engine::event_loop::Remote;
+use crate::engine::slab::{Key, Slab};
+use crate::engine::workers::Workers;
+use crate::error::{Error, Refusal};
+use crate::gateway::admission::Admission;
+use crate::gateway::alarms::{Alarm, Alarms};
+use crate::gateway::callers::Callers;
+use crate::gateway::credentials::Credentials;
+use crate::gateway::deadlines::ExchangeDeadlines;
+use crate::gateway::events::{Event, Subscribers};
+use crate::gateway::leases::{Lease, Leases, Ticket};
+use crate::gateway::lifecycle::Lifecycle;
+use crate::gateway::listeners::Listeners;
+use crate::gateway::mailbox::{DeviceHead, Events, MessageId, Parked, PollReply, PostedAnswer};
+use crate::gateway::observation::Question;
+use crate::gateway::offer::{Grant, Offer, Reject};
+use crate::gateway::registry::{Registration, Registry};
+use crate::gateway::routes::Table;
+use crate::gateway::settings::Settings;
+use crate::gateway::stats::Stats;
+use crate::gateway::tokens::{Digest, Tokens, Whose};
+use crate::limits::Limits;
+use crate::link::CutError;
+use crate::observe::Observer;
+use crate::proto::comet::Answer;
+use crate::proto::turn::Transport;
+use crate::relay::{Exchange, Lingering, Rules, Wait};
+use crate::stream::{GatewayTls, Shown, ShownKey, Stream};
+
+/// What the gateway keeps for a connection.
+pub(crate) enum State {
+    /// Its TLS handshake is in progress; it came through this listener.
+    Securing {
+        listener: usize,
+        from: SocketAddr,
+    },
+    Visitor(Visitor),
+    Device(Device),
+    /// Answered and being closed gently.
+    Lingering(Lingering),
+}
+
+/// Where a visitor's connection stands.
+pub(crate) enum Visitor {
+    /// A request head is awaited (`began`: some of it is here).
+    Head { began: bool, first: bool, face: VisitorListener },
+    /// A request for a device is being served, or waits for a link or a poll.
+    Asking(Asking),
+}
+
+/// A request that is being served, or waits.
+pub(crate) struct Asking {
+    pub(crate) key: Key,
+    /// Its device.
+    pub(crate) name: Box<str>,
+    /// Under which id a poll took it.
+    pub(crate) event: Option<MessageId>,
+    /// With which token it came, where visitors need one.
+    pub(crate) token: Option<Digest>,
+    pub(crate) face: VisitorListener,
+}
+
+/// What a visitor's connection came through.
+#[derive(Clone)]
+pub(crate) enum VisitorListener {
+    /// A listener, by its number: its routes may be replaced. `trusted`: what the peer says of
+    /// those before it is believed. `secure`: it came over TLS. `pin`: the link that is its own.
+    Visitors { listener: usize, from: IpAddr, trusted: bool, secure: bool, pin: Option<Arc<Pin>> },
+    /// A program of this process, for one device; its errors are left at `fate`.
+    Program { name: Arc<str>, fate: CutError },
+}
+
+impl VisitorListener {
+    pub(super) fn program(name: &str, fate: CutError) -> Self {
+        VisitorListener::Program { name: name.into(), fate }
+    }
+
+    /// Leaves a program the error of its exchange, unless it has one already.
+    pub(super) fn leave_fate(&self, error: impl FnOnce() -> Error) {
+        if let VisitorListener::Program { fate, .. } = self {
+            fate.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(error);
+        }
+    }
+}
+
+impl Visitor {
+    pub(super) fn fresh(face: VisitorListener) -> Self {
+        Visitor::Head { began: false, first: true, face }
+    }
+
+    /// What is in progress with a token: the exchange, its device, the token.
+    pub(super) fn token(&self) -> Option<(Key, &str, &Digest)> {
+        match self {
+            Visitor::Asking(Asking { key, name, token: Some(token), .. }) => {
+                Some((*key, name, token))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn face(&self) -> &VisitorListener {
+        match self {
+            Visitor::Head { face, .. } | Visitor::Asking(Asking { face, .. }) => face,
+        }
+    }
+
+    pub(super) fn face_mut(&mut self) -> &mut VisitorListener {
+        match self {
+            Visitor::Head { face, .. } | Visitor::Asking(Asking { face, .. }) => face,
+        }
+    }
+}
+
+/// Where a device's connection stands.
+pub(crate) enum Device {
+    /// An offer or a poll is being read (`began`: some of it is here; `polled`: it is not the first
+    /// on this connection; `told`: the event that the last reply on it brought).
+    Head { began: bool, polled: bool, told: Option<MessageId> },
+    /// `authorize` is looking at it.
+    Deciding(Box<DeviceHead>),
+    /// The answer that it brings is being read.
+    PostedAnswer(Box<PostedAnswer>),
+    /// It waits for a request.
+    Held { registration: Arc<Registration>, hold: Hold },
+    /// A poll is being answered.
+    PollReply(Box<PollReply>),
+    /// Turned.
+    Link(Link),
+}
+
+/// What becomes of a held connection when somebody asks.
+pub(crate) enum Hold {
+    /// On-demand turn: these bytes, then the request.
+    Offer(Vec<u8>),
+    /// The request as an event.
+    Poll(Box<Parked>),
+}
+
+pub(crate) struct Link {
+    pub(super) registration: Arc<Registration>,
+    /// What it is busy with.
+    pub(super) exchange: Option<Key>,
+    /// It was told to go, or has to; after its answer it is closed.
+    pub(super) leaving: bool,
+    /// It serves this visitor's connection and nobody else.
+    pub(super) pinned: Option<Id>,
+    /// That visitor's request, which waits until a heartbeat is over.
+    pub(super) wanted: Option<Key>,
+}
+
+impl Device {
+    pub(super) fn link(registration: Arc<Registration>) -> Self {
+        Device::Link(Link {
+            registration,
+            exchange: None,
+            leaving: false,
+            pinned: None,
+            wanted: None,
+        })
+    }
+
+    /// What it is registered under, where it is.
+    pub(super) fn registration(&self) -> Option<&Registration> {
+        match self {
+            Device::Link(link) => Some(&link.registration),
+            Device::Held { registration, .. } => Some(registration),
+            Device::PostedAnswer(posted) => Some(posted.registration()),
+            Device::Head { .. } | Device::Deciding(_) | Device::PollReply(_) => None,
+        }
+    }
+}
+
+/// A visitor's hold on its link. It goes where the visitor's state goes, and with its last copy the
+/// link ends, on whichever way the visitor went.
+pub(crate) struct Pin {
+    pub(super) remote: Remote<Command>,
+    pub(super) link: Id,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.remote.send(Command::Unpin { link: self.link });
+    }
+}
+
+/// The state of a connection, where it is of that kind.
+pub(super) trait States {
+    fn state(&self, id: Id) -> Option<&State>;
+    fn state_mut(&mut self, id: Id) -> Option<&mut State>;
+
+    fn visitor(&self, id: Id) -> Option<&Visitor> {
+        if let State::Visitor(visitor) = self.state(id)? { Some(visitor) } else { None }
+    }
+    fn visitor_mut(&mut self, id: Id) -> Option<&mut Visitor> {
+        if let State::Visitor(visitor) = self.state_mut(id)? { Some(visitor) } else { None }
+    }
+    fn asking(&self, id: Id) -> Option<&Asking> {
+        if let Visitor::Asking(asking) = self.visitor(id)? { Some(asking) } else { None }
+    }
+    fn asking_mut(&mut self, id: Id) -> Option<&mut Asking> {
+        if let Visitor::Asking(asking) = self.visitor_mut(id)? { Some(asking) } else { None }
+    }
+    fn device(&self, id: Id) -> Option<&Device> {
+        if let State::Device(device) = self.state(id)? { Some(device) } else { None }
+    }
+    fn device_mut(&mut self, id: Id) -> Option<&mut Device> {
+        if let State::Device(device) = self.state_mut(id)? { Some(device) } else { None }
+    }
+    fn deciding(&self, id: Id) -> Option<&DeviceHead> {
+        if let Device::Deciding(head) = self.device(id)? { Some(head) } else { None }
+    }
+    fn link(&self, id: Id) -> Option<&Link> {
+        if let Device::Link(link) = self.device(id)? { Some(link) } else { None }
+    }
+    fn link_mut(&mut self, id: Id) -> Option<&mut Link> {
+        if let Device::Link(link) = self.device_mut(id)? { Some(link) } else { None }
+    }
+    fn posted(&self, id: Id) -> Option<&PostedAnswer> {
+        if let Device::PostedAnswer(posted) = self.device(id)? { Some(posted) } else { None }
+    }
+    fn posted_mut(&mut self, id: Id) -> Option<&mut PostedAnswer> {
+        if let Device::PostedAnswer(posted) = self.device_mut(id)? { Some(posted) } else { None }
+    }
+    fn parked(&self, id: Id) -> Option<&Parked> {
+        match self.device(id)? {
+            Device::Held { hold: Hold::Poll(parked), .. } => Some(parked),
+            _ => None,
+        }
+    }
+    fn poll_reply(&self, id: Id) -> Option<&PollReply> {
+        if let Device::PollReply(reply) = self.device(id)? { Some(reply) } else { None }
+    }
+    fn poll_reply_mut(&mut self, id: Id) -> Option<&mut PollReply> {
+        if let Device::PollReply(reply) = self.device_mut(id)? { Some(reply) } else { None }
+    }
+
+    /// What a link, or an offer or poll that is held, is registered as.
+    fn registration(&self, id: Id) -> Option<Arc<Registration>> {
+        match self.device(id)? {
+            Device::Link(link) => Some(link.registration.clone()),
+            Device::Held { registration, .. } => Some(registration.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl States for Connections<State> {
+    fn state(&self, id: Id) -> Option<&State> {
+        Some(&self.get(id)?.state)
+    }
+    fn state_mut(&mut self, id: Id) -> Option<&mut State> {
+        Some(&mut self.get_mut(id)?.state)
+    }
+}
+
+/// What other threads ask of the gateway's loop.
+pub(crate) enum Command {
+    /// A link for a program's `send()`.
+    Borrow { name: String, wait: Wait, reply: Sender<Result<Lease, Error>> },
+    /// The link comes back, or has ended.
+    Return { ticket: Ticket, stream: Result<(Stream, Vec<u8>), CloseReason> },
+    /// Tell when a name has a link.
+    Wait { name: String, time: Duration, reply: Sender<Result<(), Error>> },
+    /// How many links a name has (in all, and idle), and how it is connected.
+    Links { name: String, reply: Sender<(usize, usize, Option<Transport>)> },
+    /// A helper has read a long message in JSON.
+    Parsed { id: Id, answer: Box<Result<Option<Answer>, Refusal>>, held: Held },
+    /// A helper has written a long event in JSON for this poll.
+    Encoded { poll: Id, event: MessageId, json: Result<(Vec<u8>, Held), Refusal> },
+    /// `authorize` has decided.
+    Decided { id: Id, offer: Box<Offer>, verdict: Result<Grant, Reject> },
+    /// Another server did the 101.
+    Adopt {
+        stream: Stream,
+        unread: Vec<u8>,
+        offer: Box<Offer>,
+        grant: Grant,
+        reply: Sender<Result<(), Error>>,
+    },
+    /// A listener for visitors.
+    Relay {
+        listener: TcpListener,
+        table: Box<Table>,
+        tls: Option<GatewayTls>,
+        reply: Sender<Result<(), Error>>,
+    },
+    /// Other certificates for the listener at this address, which has some.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    SetTls { at: SocketAddr, tls: GatewayTls, reply: Sender<Result<ShownAt, Error>> },
+    /// These certificates, shown at this listener before it got others, are not taken any more.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    RefuseCertificates { listener: usize, refused: HashSet<ShownKey>, reply: Sender<()> },
+    /// Other routes for the listener at this address. The old ones come back: to free a long table
+    /// is not the loop's work.
+    SetRoutes { at: SocketAddr, table: Box<Table>, reply: Sender<Result<Box<Table>, Error>> },
+    /// Other tokens. The old ones come back, as routes do.
+    SetTokens { whose: Whose, tokens: Box<Tokens>, reply: Sender<Result<Box<Tokens>, Error>> },
+    /// A subscriber for events; the answer comes when it is on the list.
+    Subscribe { subscriber: Sender<Event>, reply: Sender<()> },
+    /// Say so for the time of notice; then nothing new, and what is in progress may finish for so
+    /// long.
+    Drain { notice: Duration, time: Duration },
+    /// The visitor's connection that this link was pinned to is over.
+    Unpin { link: Id },
+    /// What an operator asks.
+    #[allow(dead_code, reason = "nobody asks yet")]
+    Observe(Question),
+    /// Whether the loop turns.
+    Ping { reply: Sender<()> },
+}
+
+/// A listener's number, and what those who are connected through it have shown, each certificate
+/// once.
+pub(crate) type ShownAt = (usize, Vec<Arc<Shown>>);
+
+pub(crate) struct GatewayRole {
+    pub(super) settings: Settings,
+    /// For heads that were written here.
+    pub(super) own_limits: Limits,
+    pub(super) credentials: Credentials,
+    /// No certificate that let a device in expires before.
+    pub(super) next_expiry: Option<SystemTime>,
+    pub(super) admission: Admission,
+    pub(super) helpers: Workers,
+    /// Read and write long JSON. Of their own, so that offers wait for no device's messages.
+    pub(super) json_workers: Workers,
+    pub(super) link_workers: Workers,
+    pub(super) remote: Remote<Command>,
+    pub(super) stats: Arc<Stats>,
+    pub(super) observer: Observer,
+    pub(super) rules: Arc<Rules>,
+    pub(super) listeners: Listeners,
+    pub(super) exchanges: Slab<Exchange>,
+    pub(super) deadlines: ExchangeDeadlines,
+    pub(super) registry: Registry,
+    pub(super) events: Events,
+    /// For whole messages in memory.
+    pub(super) budget: Budget,
+    /// Counts the heads of requests in progress, of which each has a bound.
+    pub(super) heads: Budget,
+    /// Some link is registered under an origin: visitors' hosts are looked up.
+    pub(super) origins: bool,
+    pub(super) leases: Leases,
+    pub(super) callers: Callers,
+    pub(super) alarms: Alarms,
+    pub(super) subscribers: Subscribers,
+    pub(super) lifecycle: Lifecycle,
+}
+
+pub(super) const SHORT_OF_MEMORY: &str =
+    "this gateway has taken nine tenths of memory_bytes_max; try again later";
+pub(super) const STOPPED: &str = "this gateway stopped";
+/// Threads that read and write long JSON at once. Each may take some times a message's length
+/// meanwhile, which is counted nowhere; they are few.
+const JSON_THREADS: usize = 2;
+/// How often old names are forgotten.
+pub(super) const TICK: Duration = Duration::from_secs(30);
+
+impl GatewayRole {
+    pub(super) fn new(
+        mut settings: Settings,
+        remote: Remote<Command>,
+        stats: Arc<Stats>,
+        devices: Vec<(SocketAddr, Option<GatewayTls>)>,
+    ) -> Self {
+        let credentials = Credentials::new(settings.tokens.take(), settings.visitor_tokens.take());
+        let limits = settings.limits.clone();
+        let idle = limits.worker_idle_timeout;
+        let rules = Rules {
+            limits: limits.clone(),
+            answer_limits: settings.link_limits.clone(),
+            ends: crate::proto::head::LineEnds::CrlfOrLf,
+            via: Some(settings.via.clone()),
+            add_date: true, // RFC 9110 §6.6.1: whoever forwards a response without one
+            upstream_name: "the device",
+            downstream_may_half_close: true,
+        };
+        GatewayRole {
+            helpers: Workers::new(
+                "ptth-authorize",
+                limits.helpers_max,
+                limits.authorize_queue_max,
+                idle,
+            ),
+            json_workers: Workers::new("ptth-json", JSON_THREADS, limits.authorize_queue_max, idle),
+            link_workers: Workers::new("ptth-link", limits.on_link_max, limits.on_link_max, idle),
+            rules: Arc::new(rules),
+            registry: Registry::new(limits.clone(), settings.shared_names),
+            listeners: Listeners::of_devices(devices),
+            events: Events::default(),
+            budget: Budget::of_parts(limits.messages_bytes_max, limits.messages_of_device()),
+            heads: Budget::new(usize::MAX),
+            own_limits: limits.for_own_heads(),
+            origins: credentials.have_origins(),
+            credentials,
+            next_expiry: None,
+            admission: Admission::new(
+                std::mem::take(&mut settings.devices_allow),
+                std::mem::take(&mut settings.visitors_allow),
+            ),
+            remote,
+            stats,
+            observer: settings.observer.clone(),
+            exchanges: Slab::new(),
+            deadlines: ExchangeDeadlines::default(),
+            leases: Leases::default(),
+            callers: Callers::default(),
+            alarms: Alarms::default(),
+            subscribers: Subscribers::default(),
+            lifecycle: Lifecycle::default(),
+            settings,
+        }
+    }
+
+    pub(super) fn set_alarm(&mut self, cx: &mut Connections<State>, at: Instant, alarm: Alarm) {
+        cx.alarm(at, self.alarms.add(alarm));
+    }
+}
