@@ -29,6 +29,8 @@
 //! (one turned connection over anything that is `Read + Write`), the event loop and its relay
 //! (inside), [`Gateway`] and [`Device`], and the command `ptth` (feature `cli`).
 //!
+//! The [`guide`] has a page for each part: links, polls, deadlines, TLS, embedded devices, testing.
+//!
 //! When not to use it: for more than one request at a time over one connection (HTTP/2 has streams;
 //! here each takes a link of its own), or for traffic that is not HTTP.
 
@@ -43,6 +45,7 @@ pub mod device;
 mod engine;
 pub mod error;
 pub mod gateway;
+pub mod guide;
 pub mod limits;
 pub mod link;
 pub mod message;

@@ -29,7 +29,7 @@ impl Offer {
         Offer { wire, peer, token: None, certificate }
     }
 
-    /// An offer that another server has read; for [`Gateway::adopt`].
+    /// An offer that another server has read; for [`Gateway::adopt`](crate::Gateway::adopt).
     pub fn from_wire(wire: turn::Offer, peer: Option<IpAddr>) -> Self {
         Offer { wire, peer, token: None, certificate: None }
     }

@@ -94,7 +94,7 @@ fn every_file_says_first_what_it_is_for() {
 const ORDER: [&str; 21] = [
     "limits",
     "error",
-    "ends",
+    "close_reason",
     "logs",
     "proto/head",
     "proto/body",
@@ -115,7 +115,7 @@ const ORDER: [&str; 21] = [
     "device",
 ];
 
-/// Place of a path like `proto/head` or `engine/peers`, or of a file without its `.rs`.
+/// Place of a path like `proto/head` or `engine/connections`, or of a file without its `.rs`.
 fn place(path: &str) -> Option<usize> {
     ORDER.iter().position(|above| {
         path == *above || path.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'))
@@ -202,7 +202,7 @@ fn the_order_is_the_one_that_is_meant() {
     assert!(
         place("limits") < place("proto/head")
             && place("proto/forward") < place("stream")
-            && place("engine/peers") < place("relay")
+            && place("engine/connections") < place("relay")
     );
     assert_eq!((place("proto/head/Part"), place("lib"), place("proto")), (Some(4), None, None));
     assert!(
