@@ -167,7 +167,7 @@ impl From<io::Error> for Unreached {
 impl DeviceRole {
     /// Opens a connection to the local server for an exchange.
     pub(super) fn open_local(&mut self, cx: &mut Connections<State>, key: Key) {
-        if let Some(downstream) = self.exchanges.get(key).and_then(|e| e.downstream) {
+        if let Some(downstream) = self.exchanges.get(key).and_then(|e| e.downstream()) {
             cx.set_deadline(downstream, None); // look-up and race have their own
         }
         let Some(target) = self.target() else { return };
@@ -188,7 +188,7 @@ impl DeviceRole {
         host: &str,
         found: Found,
     ) {
-        if self.exchanges.get(key).is_none_or(|e| e.downstream.is_none()) {
+        if self.exchanges.get(key).is_none_or(|e| e.downstream().is_none()) {
             self.exchanges.remove(key); // its link is gone
             self.locals.opened(key);
             return self.wake_locals(cx);
@@ -230,7 +230,7 @@ impl DeviceRole {
         answer: &LocalAnswer<'_>,
     ) {
         let Some(exchange) = self.exchanges.remove(key) else { return };
-        let Some(downstream) = exchange.downstream else { return };
+        let Some(downstream) = exchange.downstream() else { return };
         let (to_head, keep) = (exchange.is_head(), exchange.may_keep_asker());
         self.answer_link(cx, downstream, &LocalAnswer { to_head, keep, ..answer.clone() });
     }

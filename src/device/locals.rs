@@ -60,7 +60,7 @@ impl DeviceRole {
     pub(super) fn find_local(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(exchange) = self.exchanges.get(key) else { return };
         let (downstream, same, unsafe_twice) =
-            (exchange.downstream, self.is_same_visitor(exchange), !exchange.idempotent);
+            (exchange.downstream(), self.is_same_visitor(exchange), !exchange.is_idempotent());
         if let Some(id) = downstream.and_then(|link| self.unbind(cx, link)) {
             if same && cx.is_quiet(id, unsafe_twice) {
                 return self.use_local(cx, key, id, true);
@@ -78,8 +78,8 @@ impl DeviceRole {
     /// connection as the one before it on its link.
     fn is_same_visitor(&self, exchange: &Exchange) -> bool {
         let session = self.plan.offer.session.as_ref().map(hex);
-        exchange.same_visitor.is_some()
-            && exchange.same_visitor.as_deref() == session.as_ref().map(|hex| &hex[..])
+        exchange.same_visitor().is_some()
+            && exchange.same_visitor() == session.as_ref().map(|hex| &hex[..])
     }
 
     fn may_open(&self) -> bool {
@@ -88,7 +88,7 @@ impl DeviceRole {
     }
 
     fn give_local(&mut self, cx: &mut Connections<State>, key: Key) {
-        let unsafe_twice = self.exchanges.get(key).is_some_and(|e| !e.idempotent);
+        let unsafe_twice = self.exchanges.get(key).is_some_and(|e| !e.is_idempotent());
         while let Some(id) = self.locals.idle.pop() {
             // What is unsafe to repeat must not go to a server that has hung up.
             if cx.is_quiet(id, unsafe_twice) {
@@ -103,7 +103,7 @@ impl DeviceRole {
     /// A new connection for an exchange stands, unless nobody wants it any more.
     pub(super) fn local_opened(&mut self, cx: &mut Connections<State>, key: Key, id: Id) {
         let place = self.locals.opened(key);
-        if self.exchanges.get(key).is_none_or(|exchange| exchange.downstream.is_none()) {
+        if self.exchanges.get(key).is_none_or(|exchange| exchange.downstream().is_none()) {
             self.exchanges.remove(key); // its link is gone
             cx.close(id);
             return self.wake_locals(cx);
@@ -123,7 +123,7 @@ impl DeviceRole {
     // --- the line ---
 
     fn await_local(&mut self, cx: &mut Connections<State>, key: Key) {
-        let Some(downstream) = self.exchanges.get(key).and_then(|e| e.downstream) else { return };
+        let Some(downstream) = self.exchanges.get(key).and_then(|e| e.downstream()) else { return };
         self.locals.waiting.push_back(key);
         let at = cx.after(self.limits.local_wait_timeout);
         cx.set_deadline(downstream, Some(at));
@@ -165,7 +165,7 @@ impl DeviceRole {
     /// A connection is free, or another may be opened: whoever is first in line gets another step.
     pub(super) fn wake_locals(&mut self, cx: &mut Connections<State>) {
         while let Some(key) = self.locals.waiting.front() {
-            match self.exchanges.get(*key).and_then(|e| e.downstream) {
+            match self.exchanges.get(*key).and_then(|e| e.downstream()) {
                 Some(downstream) => return cx.again(downstream),
                 None => drop(self.locals.waiting.pop_front()), // its link is gone
             }
@@ -175,7 +175,7 @@ impl DeviceRole {
     /// Serves those in line, as far as there are connections.
     pub(super) fn serve_locals(&mut self, cx: &mut Connections<State>) {
         while let Some(key) = self.locals.waiting.front().copied() {
-            if self.exchanges.get(key).is_some_and(|e| e.downstream.is_some()) {
+            if self.exchanges.get(key).is_some_and(|e| e.downstream().is_some()) {
                 if self.locals.idle.is_empty() && !self.may_open() {
                     return;
                 }
@@ -224,11 +224,11 @@ impl DeviceRole {
             return self.close_local(cx, id);
         };
         let exchange = self.exchanges.get(*key);
-        let bound = *bound || exchange.is_some_and(|exchange| exchange.bound);
-        let downstream = exchange.and_then(|exchange| exchange.downstream);
+        let bound = *bound || exchange.is_some_and(|exchange| exchange.is_bound());
+        let downstream = exchange.and_then(|exchange| exchange.downstream());
         // Nobody is logged in on a connection that was asked for a login, but nobody else needs it
         // either.
-        let challenged = exchange.is_some_and(|exchange| exchange.challenged);
+        let challenged = exchange.is_some_and(|exchange| exchange.is_challenged());
         let (time, stops) =
             (self.limits.local_keep_alive, self.draining() && self.locals.waiting.is_empty());
         if reusable.is_err() || time.is_zero() || stops {

@@ -38,7 +38,7 @@ impl GatewayRole {
         answer: &LocalAnswer<'_>,
     ) {
         let Some(exchange) = self.exchanges.get(key) else { return };
-        match (exchange.downstream, exchange.answered) {
+        match (exchange.downstream(), exchange.is_answered()) {
             (Some(downstream), false) => {
                 if let Some(Asking { name, .. }) = cx.asking(downstream) {
                     self.registry.cancel_wait(name, Waiter::Exchange(key));

@@ -934,7 +934,7 @@ impl GatewayRole {
                         .exchanges
                         .get(key)
                         .filter(|e| e.is_waiting())
-                        .and_then(|e| e.downstream);
+                        .and_then(|e| e.downstream());
                     if downstream.is_some_and(|downstream| self.by_mailbox(cx, downstream, key)) {
                         return true;
                     }
@@ -957,7 +957,7 @@ impl GatewayRole {
         };
         let held = self.messages_of(&name.clone());
         let Some(exchange) = self.exchanges.get_mut(key) else { return false };
-        if exchange.wants_upgrade {
+        if exchange.wants_upgrade() {
             let reason =
                 "the device is reached by polling, and no other protocol can pass there (Upgrade)";
             self.give_up(
@@ -1057,7 +1057,7 @@ impl GatewayRole {
     fn hand_out(&mut self, cx: &mut Connections<State>, key: Key) -> bool {
         loop {
             let Some(downstream) =
-                self.exchanges.get(key).filter(|e| e.is_waiting()).and_then(|e| e.downstream)
+                self.exchanges.get(key).filter(|e| e.is_waiting()).and_then(|e| e.downstream())
             else {
                 return false;
             };
@@ -1528,7 +1528,7 @@ impl GatewayRole {
     /// method has to allow it.
     fn may_repeat(&self, handed: &Handed) -> bool {
         handed.owner.session.is_some()
-            || self.exchanges.get(handed.key).is_some_and(|e| e.idempotent)
+            || self.exchanges.get(handed.key).is_some_and(|e| e.is_idempotent())
     }
 
     /// Events that were handed out `redeliver_after` ago and are not answered go to the next poll

@@ -608,7 +608,7 @@ impl GatewayRole {
                 .exchanges
                 .get(key)
                 .filter(|e| e.is_waiting())
-                .map(|e| (e.downstream, e.idempotent))
+                .map(|e| (e.downstream(), e.is_idempotent()))
             {
                 None => self.link_free(cx, id, Ok(())), // its visitor has gone
                 Some((Some(downstream), _)) if self.has_idle_pin(cx, downstream) => {
@@ -671,8 +671,8 @@ impl GatewayRole {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Device(Device::Link(link)) = &mut peer.state else { return };
         let exchange = link.exchange.take().and_then(|key| self.exchanges.get(key));
-        let bound = link.pinned.is_some() || exchange.is_some_and(|exchange| exchange.bound);
-        let downstream = exchange.and_then(|exchange| exchange.downstream);
+        let bound = link.pinned.is_some() || exchange.is_some_and(|exchange| exchange.is_bound());
+        let downstream = exchange.and_then(|exchange| exchange.downstream());
         let (registration, leaving) = (link.registration.clone(), link.leaving);
         if leaving {
             let end = match () {

@@ -86,7 +86,7 @@ impl GatewayRole {
             return false;
         }
         let (idempotent, retried) =
-            self.exchanges.get(key).map_or((false, false), |e| (e.idempotent, e.retried));
+            self.exchanges.get(key).map_or((false, false), |e| (e.is_idempotent(), e.is_retried()));
         self.registry.set_busy(&registration, id);
         cx.set_deadline(id, None);
         if (!idempotent || retried) && !self.is_alive(cx, id) {
@@ -179,7 +179,7 @@ impl GatewayRole {
         let link = cx.link_mut(id)?;
         let key = link.wanted.take()?;
         let exchange = self.exchanges.get(key).filter(|exchange| exchange.is_waiting())?;
-        Some((exchange.downstream?, key))
+        Some((exchange.downstream()?, key))
     }
 
     /// Looks after this time, at most, whether pinned links of a name are wanted by others.

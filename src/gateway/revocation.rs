@@ -68,7 +68,7 @@ impl GatewayRole {
         const WHY: &str =
             "the token that it was asked with was revoked, and take_over_grace is over";
         for key in exchanges {
-            let downstream = self.exchanges.get(key).and_then(|exchange| exchange.downstream);
+            let downstream = self.exchanges.get(key).and_then(|exchange| exchange.downstream());
             let Some(visitor) = downstream.and_then(|id| cx.visitor(id)) else {
                 continue;
             };

@@ -203,7 +203,7 @@ impl Relaying for GatewayRole {
     }
 
     fn retry(&mut self, cx: &mut Connections<State>, key: Key) {
-        let Some(downstream) = self.exchanges.get(key).and_then(|e| e.downstream) else { return };
+        let Some(downstream) = self.exchanges.get(key).and_then(|e| e.downstream()) else { return };
         self.find_link(cx, downstream, key);
     }
 

@@ -449,7 +449,7 @@ impl GatewayRole {
             return;
         }
         let (idempotent, retried) =
-            self.exchanges.get(key).map_or((false, false), |e| (e.idempotent, e.retried));
+            self.exchanges.get(key).map_or((false, false), |e| (e.is_idempotent(), e.is_retried()));
         while let Some(link) = self.take_link(cx, &name) {
             if (idempotent && !retried) || self.is_alive(cx, link) {
                 return self.assign(cx, key, link);

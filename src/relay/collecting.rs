@@ -11,8 +11,11 @@ use crate::proto::comet;
 use crate::proto::head::{self, LineEnds};
 use crate::relay::exchange::Exchange;
 use crate::relay::gathering::Gathering;
+use crate::relay::phase::Phase;
+use crate::relay::request::{Invitation, Text};
 
 /// How far a request's body is collected.
+#[derive(Debug)]
 pub(crate) enum Collected {
     NotYet,
     /// Whole: the exchange's head has the body behind it now, and can be sent or handed out.
@@ -34,11 +37,12 @@ impl Exchange {
         gathering: Gathering,
         limits: &Limits,
     ) -> Result<(), Refusal> {
-        if self.request.remaining().is_some_and(|length| length > limits.message_bytes_max as u64) {
+        let announced = self.request.body.remaining();
+        if announced.is_some_and(|length| length > limits.message_bytes_max as u64) {
             return Err(too_large());
         }
-        self.collected = Some(gathering);
-        if self.expects_continue && downstream.kept() == 0 {
+        self.phase = Phase::Collecting(gathering);
+        if self.request.invitation != Invitation::NotAwaited && downstream.kept() == 0 {
             downstream.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         Ok(())
@@ -52,11 +56,8 @@ impl Exchange {
         now: Instant,
         limits: &Limits,
     ) -> Collected {
-        let Some(body) = &mut self.collected else { return Collected::NotYet };
-        let most = self
-            .request
-            .remaining()
-            .map_or(scratch.len(), |left| left.min(scratch.len() as u64) as usize);
+        let Phase::Collecting(gathering) = &mut self.phase else { return Collected::NotYet };
+        let most = self.request.readable(scratch);
         if downstream.is_broken() || downstream.flush().is_err() {
             return Collected::Gone;
         }
@@ -65,56 +66,55 @@ impl Exchange {
             Ok(Fetched::Nothing) => return Collected::NotYet,
             Ok(Fetched::End) | Err(_) => return Collected::Gone,
         };
-        body.came(now);
+        gathering.came(now);
         let mut used = 0;
         loop {
-            let (n, piece) = match self.request.decode(&scratch[used..filled]) {
+            let (n, piece) = match self.request.body.decode(&scratch[used..filled]) {
                 Ok(decoded) => decoded,
                 Err(refusal) => return Collected::Refused(refusal),
             };
             used += n;
             match piece {
                 Piece::More => return Collected::NotYet,
-                Piece::Data(data) if body.len() + data.len() > limits.message_bytes_max => {
+                Piece::Data(data) if gathering.len() + data.len() > limits.message_bytes_max => {
                     return Collected::Refused(too_large());
                 }
                 Piece::Data(data) => {
                     self.observed.sent(data.len());
-                    if let Err(refusal) = body.take(data) {
+                    if let Err(refusal) = gathering.take(data) {
                         return Collected::Refused(refusal);
                     }
                 }
                 Piece::End => {
                     downstream.keep(&scratch[used..filled]);
-                    return self.enclose_request(limits);
+                    return match self.enclose_request(limits) {
+                        Ok(()) => Collected::Whole,
+                        Err(refusal) => Collected::Refused(refusal),
+                    };
                 }
             }
         }
     }
 
-    /// The collected request as one message, framed by us.
-    fn enclose_request(&mut self, limits: &Limits) -> Collected {
-        let Some((mut body, held)) = self.collected.take().map(Gathering::finish) else {
-            return Collected::NotYet;
+    /// Makes one message, framed by us, of the head and the collected body.
+    fn enclose_request(&mut self, limits: &Limits) -> Result<(), Refusal> {
+        let Phase::Collecting(gathering) = std::mem::replace(&mut self.phase, Phase::Waiting)
+        else {
+            return Ok(());
         };
+        let (mut body, held) = gathering.finish();
         let own = limits.for_own_heads();
-        let parsed = head::request(&self.head, &own, LineEnds::Crlf);
+        let parsed = head::request(self.request.text.bytes(), &own, LineEnds::Crlf);
         let Ok(Some(request)) = parsed else {
-            return Collected::Refused(Refusal::new(
-                400,
-                "the request cannot be forwarded as it is",
-            ));
+            return Err(Refusal::new(400, "the request cannot be forwarded as it is"));
         };
         let mut text = Vec::with_capacity(request.len + 64);
-        let written = match self.request.trailers() {
-            [] => comet::write_request_head(&mut text, &request, body.len()),
+        match self.request.body.trailers() {
+            [] => comet::write_request_head(&mut text, &request, body.len())?,
             trailers => {
                 text.reserve_exact(body.len() + 64 * trailers.len());
-                comet::write_request(&mut text, &request, &std::mem::take(&mut body), trailers)
+                comet::write_request(&mut text, &request, &std::mem::take(&mut body), trailers)?;
             }
-        };
-        if let Err(refusal) = written {
-            return Collected::Refused(refusal);
         }
         if !body.is_empty() {
             // In place: a second buffer of its length would be counted nowhere.
@@ -122,10 +122,10 @@ impl Exchange {
             body.splice(..0, text);
             text = body;
         }
-        self.request = Decoder::new(Framing::Empty, limits);
-        (self.head, self.whole, self.held, self.request_chunked) =
-            (Vec::new(), Some(Arc::new(text)), Some(held), false);
-        Collected::Whole
+        self.request.body = Decoder::new(Framing::Empty, limits);
+        self.request.framing = Framing::Empty;
+        self.request.text = Text::Whole { bytes: Arc::new(text), held };
+        Ok(())
     }
 }
 

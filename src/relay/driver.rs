@@ -1,5 +1,7 @@
 //! What moves exchanges: connections that can be read or written again, and those that are new.
 
+use std::sync::Arc;
+
 use crate::close_reason::CloseCause;
 use crate::engine::budget::Held;
 use crate::engine::connections::{Connections, Id};
@@ -7,11 +9,15 @@ use crate::engine::slab::Key;
 use crate::message::{DateText, date_now};
 use crate::proto::body::Decoder;
 use crate::relay::endings::{abort, fail, finish};
-use crate::relay::exchange::Enclosing;
+use crate::relay::exchange::Exchange;
 use crate::relay::failure::ExchangeError;
+use crate::relay::patience::Backlog;
+use crate::relay::phase::{Enclosing, Phase, Upstream};
 use crate::relay::relaying::Relaying;
+use crate::relay::response::Context;
 use crate::relay::rules::Rules;
-use crate::relay::step::Step;
+use crate::relay::step::{Ends, Step};
+use crate::relay::waits::Wait;
 
 /// What all exchanges of a loop may read at once without each being held to `read_ahead_bytes_max`:
 /// a few fast ones move large pieces, thousands of slow ones keep little.
@@ -42,11 +48,12 @@ pub(crate) fn attach_with<R: Relaying>(
 ) {
     let now = cx.now();
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
-    exchange.upstream = Some(link);
-    exchange.progress = now;
+    exchange.clocks.progress = now;
     exchange.observed.attached();
-    if let Some(peer) = cx.get_mut(link) {
-        (exchange.mark, exchange.before) = (Some(peer.mark()), peer.pending());
+    let (mark, before) =
+        cx.get(link).map_or((0, 0), |connection| (connection.mark(), connection.pending()));
+    exchange.phase = Phase::Sending(Upstream::Link { id: link, mark, before });
+    if let Some(connection) = cx.get_mut(link) {
         let request = exchange.request();
         let start = request
             .windows(2)
@@ -54,7 +61,7 @@ pub(crate) fn attach_with<R: Relaying>(
             .filter(|_| !line.is_empty())
             .map_or(0, |end| end + 2);
         let (first, rest) = request.split_at(start);
-        let out = peer.output();
+        let out = connection.output();
         [first, line, rest].iter().for_each(|part| out.extend_from_slice(part));
     }
     advance(role, cx, key);
@@ -73,10 +80,10 @@ pub(crate) fn attach_enclosed<R: Relaying>(
 ) {
     let now = cx.now();
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
-    exchange.upstream = Some(post);
-    exchange.enclosing = Some(Enclosing { decoder, first });
-    exchange.progress = now;
-    exchange.forget_request();
+    let enclosing = Enclosing { decoder, first };
+    exchange.phase = Phase::Sending(Upstream::Post { id: post, enclosing });
+    exchange.clocks.progress = now;
+    exchange.request.forget();
     cx.set_deadline(post, None); // the exchange keeps the time
     advance(role, cx, key);
 }
@@ -93,18 +100,20 @@ pub(crate) fn deliver<R: Relaying>(
     let rules = role.rules();
     let date = date_now().filter(|_| rules.add_date);
     let date = date.as_ref().map_or("", DateText::as_str);
-    let now = cx.now();
+    let context = Context { rules: &rules, date, now: cx.now() };
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
-    exchange.forget_request();
-    (exchange.held, exchange.began, exchange.progress) = (Some(held), true, now);
-    let downstream = exchange.downstream.and_then(|downstream| cx.get_mut(downstream));
-    let taken = match exchange.take_response(text, downstream, &rules, date) {
-        Ok(_) if exchange.response_is_whole() => Ok(()),
-        Ok(_) => Err(ExchangeError::HandshakeError(
-            CloseCause::ProtocolError.because("gave an answer that is not whole"),
-        )),
-        Err(lost) => Err(lost),
-    };
+    exchange.request.forget();
+    exchange.beginning.has_begun = true;
+    exchange.clocks.progress = context.now;
+    let downstream = exchange.downstream().and_then(|downstream| cx.get_mut(downstream));
+    let taken = exchange.take_response(text, downstream, &context);
+    let taken = taken.and_then(|_| match exchange.phase.receiving_mut() {
+        Some(response) if response.is_whole() => {
+            response.held = Some(held);
+            Ok(())
+        }
+        _ => Err(ExchangeError::violation("gave an answer that is not whole")),
+    });
     match taken {
         Ok(()) => advance(role, cx, key),
         Err(lost) => drop(fail(role, cx, key, lost)),
@@ -115,45 +124,19 @@ pub(crate) fn deliver<R: Relaying>(
 pub(crate) fn advance<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key) {
     loop {
         let rules = role.rules();
-        let in_progress = role.exchanges().len().max(1);
-        // Together they read no more than there is memory left: exchanges that were begun while
-        // there was plenty may all be answered at once.
-        let left = role.memory_left(cx) / in_progress;
-        let Some(exchange) = role.exchanges().get_mut(key) else { return };
-        let now = date_now().filter(|_| rules.add_date);
-        let date = now.as_ref().map_or("", DateText::as_str);
-        let mut buffer = cx.take_scratch();
-        let piece = (READ_BUDGET / in_progress)
-            .clamp(rules.limits.read_ahead_bytes_max.min(buffer.len()), buffer.len());
-        let least = if exchange.response.is_none() {
-            rules.limits.head_bytes_max + READ_LEAST
-        } else {
-            READ_LEAST
-        }; // a head is read in one piece
-        let piece = piece.min(left.max(least));
-        let scratch = &mut buffer[..piece];
-        let step = match (exchange.downstream, exchange.upstream) {
-            (Some(a), Some(l)) => match cx.pair_mut(a, l) {
-                Some((a, l)) => exchange.step(Some(a), Some(l), scratch, &rules, date),
-                None => Err(ExchangeError::HandshakeError(CloseCause::Failed.because("is gone"))),
-            },
-            (Some(a), None) => exchange.step(cx.get_mut(a), None, scratch, &rules, date),
-            (None, Some(l)) => exchange.step(None, cx.get_mut(l), scratch, &rules, date),
-            (None, None) => Ok(Step::Finished),
-        };
-        cx.put_scratch(buffer);
-        let both = [exchange.downstream, exchange.upstream];
-        both.into_iter().flatten().for_each(|id| cx.resume(id));
-        match step {
+        let Some(stepped) = step(role, cx, key, &rules) else { return };
+        match stepped {
             Ok(Step::Pending) => return wait(role, cx, key, &rules),
             Ok(Step::Again) => {
-                if let Some(id) = exchange.downstream.or(exchange.upstream) {
+                let ends = role.exchanges().get(key).map(|e| (e.downstream(), e.upstream()));
+                if let Some(id) = ends.and_then(|(downstream, upstream)| downstream.or(upstream)) {
                     cx.again(id);
                 }
                 return wait(role, cx, key, &rules);
             }
             Ok(Step::LinkDone(reusable)) => {
-                if let Some(link) = exchange.upstream.take() {
+                let link = role.exchanges().get_mut(key).and_then(|e| e.phase.detach());
+                if let Some(link) = link {
                     cx.set_deadline(link, None);
                     role.free(cx, link, reusable);
                 }
@@ -169,23 +152,74 @@ pub(crate) fn advance<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>,
     }
 }
 
+/// One step of an exchange. `None`: there is no such exchange any more.
+fn step<R: Relaying>(
+    role: &mut R,
+    cx: &mut Connections<R::State>,
+    key: Key,
+    rules: &Arc<Rules>,
+) -> Option<Result<Step, ExchangeError>> {
+    let in_progress = role.exchanges().len().max(1);
+    // Together they read no more than there is memory left: exchanges that were begun while there
+    // was plenty may all be answered at once.
+    let left = role.memory_left(cx) / in_progress;
+    let exchange = role.exchanges().get_mut(key)?;
+    let date = date_now().filter(|_| rules.add_date);
+    let date = date.as_ref().map_or("", DateText::as_str);
+    let context = Context { rules, date, now: cx.now() };
+    let mut buffer = cx.take_scratch();
+    let piece = (READ_BUDGET / in_progress)
+        .clamp(rules.limits.read_ahead_bytes_max.min(buffer.len()), buffer.len());
+    let piece = piece.min(left.max(least_piece(exchange, rules)));
+    let scratch = &mut buffer[..piece];
+    let ids = (exchange.downstream(), exchange.upstream());
+    let step = match ids {
+        (Some(downstream), Some(upstream)) => match cx.pair_mut(downstream, upstream) {
+            Some((downstream, upstream)) => {
+                let ends = Ends { downstream: Some(downstream), upstream: Some(upstream) };
+                exchange.step(ends, scratch, &context)
+            }
+            None => Err(ExchangeError::Upstream(CloseCause::Failed.because("is gone"))),
+        },
+        (Some(downstream), None) => {
+            let ends = Ends { downstream: cx.get_mut(downstream), upstream: None };
+            exchange.step(ends, scratch, &context)
+        }
+        (None, Some(upstream)) => {
+            let ends = Ends { downstream: None, upstream: cx.get_mut(upstream) };
+            exchange.step(ends, scratch, &context)
+        }
+        (None, None) => Ok(Step::Finished),
+    };
+    cx.put_scratch(buffer);
+    [ids.0, ids.1].into_iter().flatten().for_each(|id| cx.resume(id));
+    Some(step)
+}
+
+/// What an exchange may read however little memory is left: a head is read in one piece.
+fn least_piece(exchange: &Exchange, rules: &Rules) -> usize {
+    match exchange.phase.has_head() {
+        true => READ_LEAST,
+        false => rules.limits.head_bytes_max + READ_LEAST,
+    }
+}
+
+/// Sets the deadline of an exchange that waits for one of its connections.
 fn wait<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, rules: &Rules) {
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
-    [exchange.downstream, exchange.upstream].into_iter().flatten().for_each(|id| cx.tally(id)); // a step of one moves bytes to the other
+    let (downstream, upstream) = (exchange.downstream(), exchange.upstream());
+    [downstream, upstream].into_iter().flatten().for_each(|id| cx.tally(id)); // a step of one moves bytes to the other
     let now = cx.now();
-    if exchange.downstream.is_some() && exchange.is_waiting() {
+    if downstream.is_some() && exchange.is_waiting() {
         return; // it waits for a connection; the role has set that deadline
     }
-    let (downstream, upstream) = (exchange.downstream, exchange.upstream);
     exchange.note_progress(cx);
-    let writing = upstream.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
-    exchange.note_turns(downstream.and_then(|a| cx.get_mut(a)), writing, now, rules);
-    if exchange.awaits_rest() && exchange.whole_within.is_none() {
-        (exchange.whole_within, exchange.progress) = (Some(rules.limits.abandoned_timeout), now);
+    let backlog = Backlog::of(exchange, cx);
+    exchange.note_turns(downstream.and_then(|id| cx.get_mut(id)), backlog, now, rules);
+    if exchange.awaits_rest() && exchange.clocks.whole_within.is_none() {
+        exchange.clocks.restart_within(Wait::abandoned(&rules.limits), now);
     }
-    exchange.head_since = if exchange.half_head { exchange.head_since.or(Some(now)) } else { None };
-    let answer_waits = downstream.and_then(|a| cx.get(a)).is_some_and(|a| a.pending() > 0);
-    let at = exchange.left(now, &rules.limits, writing, answer_waits).map(|left| cx.after(left));
+    let at = exchange.time_left(now, &rules.limits, backlog).map(|left| cx.after(left));
     if let Some(owner) = downstream.or(upstream) {
         cx.set_deadline(owner, at);
     }

@@ -1,13 +1,19 @@
 //! How an exchange ends: with a response of this end's own, by a cut, by a retry, or as it should.
 
 use crate::close_reason::{CloseCause, CloseReason};
-use crate::engine::connections::{Connection, Connections, Id};
+use crate::engine::connections::{Connection, Connections};
 use crate::engine::slab::Key;
+use crate::error::Refusal;
+use crate::limits::Limits;
+use crate::relay::asker::Asker;
 use crate::relay::exchange::Exchange;
 use crate::relay::failure::ExchangeError;
 use crate::relay::local_answer::LocalAnswer;
+use crate::relay::phase::Upstream;
 use crate::relay::relaying::Relaying;
+use crate::relay::request::{Retry, Upload};
 use crate::relay::tunnel::{Direction, Tunnel};
+use crate::relay::waits::Wait;
 
 /// Ends an exchange whose response has not begun: its link is freed, the downstream side told.
 /// `answer.keep`: where the downstream side may go on, it does.
@@ -20,15 +26,11 @@ pub(crate) fn answer_instead<R: Relaying>(
 ) {
     let Some(mut exchange) = role.exchanges().remove(key) else { return };
     exchange.observed.failed(why.end.as_str(), answer.status);
-    let (to_head, keep) = (exchange.is_head, answer.keep && exchange.may_keep_asker());
+    let (to_head, keep) = (exchange.is_head(), answer.keep && exchange.may_keep_asker());
     let_go(role, cx, &exchange, why);
-    if let Some(downstream) = exchange.downstream {
+    if let Some(downstream) = exchange.downstream() {
         role.answer(cx, downstream, &LocalAnswer { to_head, keep, ..answer.clone() });
     }
-}
-
-fn detach<R: Relaying>(role: &mut R, key: Key) -> Option<Id> {
-    role.exchanges().get_mut(key).and_then(|exchange| exchange.upstream.take())
 }
 
 /// Ends an exchange at once, both ways: what the downstream side has of its answer is seen to be
@@ -44,25 +46,23 @@ pub(crate) fn abort<R: Relaying>(
     if why.end != CloseCause::Tunnel {
         exchange.observed.failed(why.end.as_str(), 0);
     }
-    let cut = |direction: fn(&Tunnel) -> Direction| {
-        exchange.tunnel.as_ref().is_some_and(|tunnel| {
-            why.end != CloseCause::Tunnel && direction(tunnel) != Direction::Shut
-        })
+    let is_cut = |direction: fn(&Tunnel) -> Direction| {
+        why.end != CloseCause::Tunnel
+            && exchange.phase.tunnel().is_some_and(|tunnel| direction(tunnel) != Direction::Shut)
     };
-    let (cut_asking, cut_answering) =
-        (cut(|tunnel| tunnel.to_downstream), cut(|tunnel| tunnel.to_upstream));
-    if let Some(peer) =
-        exchange.upstream.filter(|_| exchange.tunnel.is_some()).and_then(|link| cx.get_mut(link))
-    {
-        let _ = peer.flush(); // as below
+    let cuts_downstream = is_cut(|tunnel| tunnel.to_downstream);
+    let cuts_upstream = is_cut(|tunnel| tunnel.to_upstream);
+    let tunnel_link = exchange.upstream().filter(|_| exchange.is_tunnel());
+    if let Some(connection) = tunnel_link.and_then(|link| cx.get_mut(link)) {
+        let _ = connection.flush(); // as below
     }
-    if let Some(downstream) = exchange.downstream {
+    if let Some(downstream) = exchange.downstream() {
         let _ = cx.get_mut(downstream).map(Connection::flush); // what was read of the answer goes out before its cut is seen
         // A plain end would look like the end of the body.
-        role.downstream_gone(cx, downstream, exchange.response_until_close || cut_asking);
+        role.downstream_gone(cx, downstream, exchange.ends_with_connection() || cuts_downstream);
     }
-    if let Some(peer) = exchange.upstream.filter(|_| cut_answering).and_then(|link| cx.get(link)) {
-        peer.stream().will_reset();
+    if let Some(connection) = tunnel_link.filter(|_| cuts_upstream).and_then(|link| cx.get(link)) {
+        connection.stream().will_reset();
     }
     let_go(role, cx, &exchange, why);
 }
@@ -76,109 +76,130 @@ fn let_go<R: Relaying>(
     exchange: &Exchange,
     why: CloseReason,
 ) {
-    let Some(link) = exchange.upstream else { return };
-    let untouched = matches!(why.end, CloseCause::AskerGone | CloseCause::SlowSender)
-        && !exchange.request_cut
-        && cx.get_mut(link).zip(exchange.mark).is_some_and(|(peer, mark)| {
-            !peer.is_over() && !peer.is_broken() && peer.take_back(mark)
-        });
-    role.free(cx, link, if untouched { Ok(()) } else { Err(why) });
+    let Some(link) = exchange.upstream() else { return };
+    let is_clients_fault = matches!(why.end, CloseCause::AskerGone | CloseCause::SlowSender);
+    let is_untouched = match exchange.phase.upstream() {
+        Some(Upstream::Link { mark, .. }) if is_clients_fault && !exchange.request.is_cut() => {
+            cx.get_mut(link).is_some_and(|connection| {
+                !connection.is_over() && !connection.is_broken() && connection.take_back(*mark)
+            })
+        }
+        _ => false,
+    };
+    role.free(cx, link, if is_untouched { Ok(()) } else { Err(why) });
 }
 
+/// Ends an exchange whose downstream side has everything.
 pub(super) fn finish<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key) {
     let Some(exchange) = role.exchanges().remove(key) else { return };
-    if let Some(downstream) = exchange.downstream {
-        cx.set_deadline(downstream, None);
-        role.next(cx, downstream, exchange.downstream_keeps && exchange.request.is_done());
+    if let Some(client) = exchange.asker.client() {
+        cx.set_deadline(client.id, None);
+        role.next(cx, client.id, client.keeps && exchange.request.body.is_done());
     }
 }
 
-/// True: the exchange goes on (its asker is gone, the rest of a small response is drained).
+/// Ends an exchange that failed, or sends its request again. Returns true if the exchange goes on
+/// (its client is gone, the rest of a small response is drained).
 pub(super) fn fail<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
     key: Key,
     lost: ExchangeError,
 ) -> bool {
-    let rules = role.rules();
-    let Some(exchange) = role.exchanges().get_mut(key) else { return false };
     let why = match lost {
-        ExchangeError::Asker => return asker_left(role, cx, key),
+        ExchangeError::ClientGone => return client_left(role, cx, key),
         ExchangeError::Refused(refusal) => {
-            let why = CloseCause::AskerGone.because("its request broke the protocol half-way");
-            match exchange.answered {
-                true => abort(role, cx, key, why),
-                false => answer_instead(
-                    role,
-                    cx,
-                    key,
-                    why,
-                    &LocalAnswer::new(refusal.status, &refusal.reason),
-                ),
-            }
+            refuse(role, cx, key, &refusal);
             return false;
         }
-        ExchangeError::Silent(why) if exchange.may_retry() => {
-            exchange.retried = true;
-            exchange.request_cut = false;
-            log_names!(
-                Debug,
-                "{} {}; the request is sent on another connection",
-                rules.upstream_name,
-                why.text
-            );
-            if let Some(link) = detach(role, key) {
-                role.free(cx, link, Err(why));
+        ExchangeError::Silent(why) => {
+            if role.exchanges().get(key).is_some_and(Exchange::may_retry) {
+                retry(role, cx, key, why);
+                return false;
             }
-            role.retry(cx, key);
-            return false;
+            why
         }
-        ExchangeError::Silent(why) | ExchangeError::HandshakeError(why) => why,
+        ExchangeError::Upstream(why) => why,
     };
+    let rules = role.rules();
+    let Some(exchange) = role.exchanges().get(key) else { return false };
     let text = format!("{} {}", rules.upstream_name, why.text);
     log_names!(Info, "an exchange failed: {text}");
-    if exchange.downstream.is_none() || exchange.answered {
+    if exchange.downstream().is_none() || exchange.is_answered() {
         abort(role, cx, key, why);
         return false;
     }
-    let error = if exchange.began { "http_protocol_error" } else { "connection_terminated" };
-    answer_instead(
-        role,
-        cx,
-        key,
-        why,
-        &LocalAnswer { error: Some(error), keep: true, ..LocalAnswer::new(502, &text) },
-    );
+    let has_begun = exchange.beginning.has_begun;
+    let error = if has_begun { "http_protocol_error" } else { "connection_terminated" };
+    let answer = LocalAnswer { error: Some(error), keep: true, ..LocalAnswer::new(502, &text) };
+    answer_instead(role, cx, key, why, &answer);
     false
 }
 
-/// The downstream side is gone. A whole request's answer is drained, within bounds, to save the
-/// link; else the link ends.
-fn asker_left<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key) -> bool {
+/// The client's bytes are malformed.
+fn refuse<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, refusal: &Refusal) {
+    let why = CloseCause::AskerGone.because("its request broke the protocol half-way");
+    match role.exchanges().get(key).is_some_and(Exchange::is_answered) {
+        true => abort(role, cx, key, why),
+        false => {
+            let answer = LocalAnswer::new(refusal.status, &refusal.reason);
+            answer_instead(role, cx, key, why, &answer);
+        }
+    }
+}
+
+/// Sends the request on another connection.
+fn retry<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, why: CloseReason) {
     let rules = role.rules();
+    let Some(exchange) = role.exchanges().get_mut(key) else { return };
+    (exchange.request.retry, exchange.request.upload) = (Retry::Spent, Upload::Forwarded);
+    let link = exchange.phase.detach();
+    log_names!(
+        Debug,
+        "{} {}; the request is sent on another connection",
+        rules.upstream_name,
+        why.text
+    );
+    if let Some(link) = link {
+        role.free(cx, link, Err(why));
+    }
+    role.retry(cx, key);
+}
+
+/// The client is gone. A whole request's response is drained, within bounds, to save the link;
+/// else the link ends. Returns true if the exchange goes on.
+fn client_left<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key) -> bool {
+    let (rules, now) = (role.rules(), cx.now());
     let Some(exchange) = role.exchanges().get_mut(key) else { return false };
-    let downstream = exchange.downstream.take();
-    let unsent = exchange.upstream.and_then(|l| cx.get(l)).is_none_or(|l| l.pending() > 0);
-    let too_long = exchange.response.as_ref().is_some_and(|r| {
-        r.remaining().is_some_and(|left| left > rules.limits.drain_bytes_max as u64)
-            || exchange.response_until_close
-    });
-    let drains = exchange.upstream.is_some()
-        && exchange.request.is_done()
-        && !exchange.request_cut
-        && !unsent
-        && !too_long;
-    if let Some(downstream) = downstream {
-        role.downstream_gone(cx, downstream, false);
+    let drains = is_worth_draining(exchange, cx, &rules.limits);
+    let looked = (!rules.limits.half_close_timeout.is_zero()).then_some(now);
+    let left = std::mem::replace(&mut exchange.asker, Asker::Gone { looked });
+    if drains {
+        exchange.observed.failed(CloseCause::AskerGone.as_str(), 0);
+        // A stream that trickles on must not hold the link for nobody.
+        exchange.clocks.restart_within(Wait::abandoned(&rules.limits), now);
+        exchange.clocks.taking = None;
+    }
+    if let Asker::Client(client) = left {
+        role.downstream_gone(cx, client.id, false);
     }
     if !drains {
         abort(role, cx, key, CloseCause::AskerGone.because("its caller gave up half-way"));
-    } else if let Some(exchange) = role.exchanges().get_mut(key) {
-        exchange.observed.failed(CloseCause::AskerGone.as_str(), 0);
-        // A stream that trickles on must not hold the link for nobody.
-        (exchange.whole_within, exchange.progress, exchange.rate_from) =
-            (Some(rules.limits.abandoned_timeout), cx.now(), None);
-        exchange.half_closed = (!rules.limits.half_close_timeout.is_zero()).then(|| cx.now());
     }
     drains
+}
+
+/// Whether what is left of a response is read for nobody, so that its link can be used again.
+fn is_worth_draining<T>(exchange: &Exchange, cx: &Connections<T>, limits: &Limits) -> bool {
+    let is_sent =
+        exchange.upstream().and_then(|link| cx.get(link)).is_some_and(|link| link.pending() == 0);
+    let is_long = exchange.phase.receiving().is_some_and(|response| {
+        response.body.remaining().is_some_and(|left| left > limits.drain_bytes_max as u64)
+            || exchange.ends_with_connection()
+    });
+    exchange.request.body.is_done()
+        && !exchange.request.is_cut()
+        && is_sent
+        && !is_long
+        && !exchange.is_tunnel()
 }

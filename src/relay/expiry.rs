@@ -4,101 +4,114 @@ use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::budget::Held;
 use crate::engine::connections::Connections;
 use crate::engine::slab::Key;
+use crate::relay::asker::Asker;
 use crate::relay::driver::advance;
 use crate::relay::endings::{abort, answer_instead};
+use crate::relay::exchange::Exchange;
 use crate::relay::local_answer::LocalAnswer;
+use crate::relay::patience::Backlog;
 use crate::relay::relaying::Relaying;
+use crate::relay::waits::Wait;
 
 /// The deadline of an exchange's connection passed.
 pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key) {
-    let rules = role.rules();
-    let now = cx.now();
+    let (rules, now) = (role.rules(), cx.now());
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
-    let (downstream, upstream) = (exchange.downstream, exchange.upstream);
     // A socket says that it has room only when a third of its buffer is free: before anybody is
     // called slow, it is tried.
-    for id in [downstream, upstream].into_iter().flatten() {
-        if let Some(peer) = cx.get_mut(id).filter(|p| p.pending() > 0) {
-            peer.try_to_write();
-            let _ = peer.flush(); // a failure shows in the step below
+    for id in [exchange.downstream(), exchange.upstream()].into_iter().flatten() {
+        if let Some(connection) = cx.get_mut(id).filter(|p| p.pending() > 0) {
+            connection.try_to_write();
+            let _ = connection.flush(); // a failure shows in the step below
         }
     }
     exchange.note_progress(cx);
-    let unread = upstream.and_then(|l| cx.get(l)).is_some_and(|l| l.pending() > 0);
-    let answer_waits = downstream.and_then(|a| cx.get(a)).is_some_and(|a| a.pending() > 0);
-    let patience = exchange.patience(&rules.limits, unread, answer_waits);
-    let silent =
-        patience.is_bounded() && now.saturating_duration_since(exchange.progress) >= patience.time;
-    let late_head = exchange.late_head(now, &rules).filter(|_| downstream.is_some());
-    if let (false, Some(reason)) = (silent, late_head) {
+    let backlog = Backlog::of(exchange, cx);
+    let patience = exchange.patience(&rules.limits, backlog);
+    let silence = now.saturating_duration_since(exchange.clocks.progress);
+    if patience.is_bounded() && silence >= patience.time {
+        return silent_for(role, cx, key, patience, backlog);
+    }
+    let late_head = exchange.late_head(now, &rules).filter(|_| exchange.downstream().is_some());
+    if let Some(reason) = late_head {
         let answer = LocalAnswer {
             error: Some("http_response_timeout"),
             keep: true,
             ..LocalAnswer::new(504, &reason)
         };
-        return answer_instead(
-            role,
-            cx,
-            key,
-            CloseReason::new(CloseCause::Late, reason.clone()),
-            &answer,
-        );
+        let why = CloseReason::new(CloseCause::Late, reason.clone());
+        return answer_instead(role, cx, key, why, &answer);
     }
-    if !silent {
-        return match judge(role, cx, key) {
-            Some(answer) => end_for_others(role, cx, key, answer),
-            None => advance(role, cx, key),
-        };
+    match judge(role, cx, key) {
+        Some(unfair) => end_for_others(role, cx, key, unfair),
+        None => advance(role, cx, key),
     }
+}
+
+/// Nothing has moved for as long as that may take.
+fn silent_for<R: Relaying>(
+    role: &mut R,
+    cx: &mut Connections<R::State>,
+    key: Key,
+    patience: Wait,
+    backlog: Backlog,
+) {
+    let Some(exchange) = role.exchanges().get_mut(key) else { return };
     if exchange.awaits_rest() {
-        exchange.downstream_keeps = false; // what was answered stays so; its connection ends gently
-        return advance(role, cx, key);
+        exchange.asker.client_mut().into_iter().for_each(|client| client.keeps = false);
+        return advance(role, cx, key); // what was answered stays so; its connection ends gently
     }
-    if exchange.downstream_ended {
-        return abort(role, cx, key, CloseCause::AskerGone.because("who asked has gone"));
-    }
-    let whole = exchange.request.is_done();
-    let (answered, heartbeat, tunnel) =
-        (exchange.answered, exchange.whole_within.is_some(), exchange.is_tunnel());
-    if downstream.is_none() && heartbeat {
-        let what =
-            if exchange.is_probe { CloseCause::HeartbeatMissed } else { CloseCause::AskerGone };
-        return abort(
-            role,
-            cx,
-            key,
-            CloseReason::new(what, format!("the answer was not whole within {patience}")),
-        );
-    }
-    if downstream.is_none() || answered {
-        let what = if tunnel { "nothing moved on its tunnel for" } else { "nothing moved for" };
-        log_names!(Info, "an exchange was cut: {what} {patience}");
-        return abort(
-            role,
-            cx,
-            key,
-            CloseReason::new(CloseCause::Late, format!("{what} {patience}")),
-        );
-    }
-    let (status, error, reason) = if whole && !unread {
-        (
-            504,
-            "http_response_timeout",
-            format!("{} did not begin its response within {patience}", rules.upstream_name),
-        )
-    } else if unread {
+    let not_whole =
+        |cause| CloseReason::new(cause, format!("the answer was not whole within {patience}"));
+    let why = match exchange.asker {
+        Asker::Probe => not_whole(CloseCause::HeartbeatMissed),
+        Asker::Gone { .. } => not_whole(CloseCause::AskerGone),
+        Asker::Client(_) if exchange.asker.has_ended() => {
+            CloseCause::AskerGone.because("who asked has gone")
+        }
+        Asker::Client(_) if exchange.is_answered() => {
+            let what = match exchange.is_tunnel() {
+                true => "nothing moved on its tunnel for",
+                false => "nothing moved for",
+            };
+            log_names!(Info, "an exchange was cut: {what} {patience}");
+            CloseReason::new(CloseCause::Late, format!("{what} {patience}"))
+        }
+        Asker::Client(_) => return answer_late(role, cx, key, patience, backlog),
+    };
+    abort(role, cx, key, why);
+}
+
+/// Tells the client whom it waited for in vain, before any response.
+fn answer_late<R: Relaying>(
+    role: &mut R,
+    cx: &mut Connections<R::State>,
+    key: Key,
+    patience: Wait,
+    backlog: Backlog,
+) {
+    let rules = role.rules();
+    let upstream = rules.upstream_name;
+    let is_whole = role.exchanges().get(key).is_some_and(Exchange::is_whole);
+    let (status, error, reason) = if backlog.request {
         (
             504,
             "connection_timeout",
-            format!("{} took nothing of the request for {patience}", rules.upstream_name),
+            format!("{upstream} took nothing of the request for {patience}"),
+        )
+    } else if is_whole {
+        (
+            504,
+            "http_response_timeout",
+            format!("{upstream} did not begin its response within {patience}"),
         )
     } else {
         (408, "http_request_error", format!("nothing of the request's body arrived for {patience}"))
     };
-    let end = if status == 408 { CloseCause::AskerGone } else { CloseCause::Late };
+    let cause = if status == 408 { CloseCause::AskerGone } else { CloseCause::Late };
     let answer =
         LocalAnswer { error: Some(error), keep: true, ..LocalAnswer::new(status, &reason) };
-    answer_instead(role, cx, key, CloseReason::new(end, reason.clone()), &answer);
+    answer_instead(role, cx, key, CloseReason::new(cause, reason.clone()), &answer);
 }
 
 /// Why an exchange is ended for the sake of those who wait for what it holds.
@@ -113,14 +126,14 @@ enum Unfair {
 fn judge<R: Relaying>(role: &mut R, cx: &Connections<R::State>, key: Key) -> Option<Unfair> {
     let (now, rules) = (cx.now(), role.rules());
     let exchange = role.exchanges().get_mut(key)?;
-    let downstream = exchange.downstream.and_then(|a| cx.get(a));
+    let downstream = exchange.downstream().and_then(|id| cx.get(id));
     let (written, received, left) =
         downstream.map_or((0, 0, false), |a| (a.written(), a.received(), a.pending() > 0));
-    let slow = exchange.is_slow(written, left, now, &rules.limits);
+    let slow = exchange.is_slow_to_take(written, left, now, &rules.limits);
     let slow_to_send = exchange.is_slow_to_send(received, now, &rules.limits);
     let has_left = exchange.has_left(now, &rules.limits);
-    let fills = exchange.held.as_ref().is_some_and(Held::is_wanted);
-    let link = exchange.upstream;
+    let fills = exchange.held().is_some_and(Held::is_wanted);
+    let link = exchange.upstream();
     if !(slow || slow_to_send || has_left) {
         return None;
     }
@@ -179,7 +192,7 @@ fn end_for_others<R: Relaying>(
     if role
         .exchanges()
         .get(key)
-        .is_some_and(|exchange| exchange.answered || exchange.downstream.is_none())
+        .is_some_and(|exchange| exchange.is_answered() || exchange.downstream().is_none())
     {
         return abort(role, cx, key, why);
     }

@@ -4,15 +4,23 @@ use crate::close_reason::{CloseCause, CloseReason};
 use crate::error::Refusal;
 
 /// Why an exchange failed.
+#[derive(Debug)]
 pub(super) enum ExchangeError {
-    /// The downstream side is gone, or cut its request short.
-    Asker,
-    /// The downstream side's bytes are malformed.
+    /// The client is gone, or cut its request short.
+    ClientGone,
+    /// The client's bytes are malformed.
     Refused(Refusal),
     /// The upstream side failed; nothing of a response had arrived.
     Silent(CloseReason),
-    /// The upstream side failed or broke the protocol.
-    HandshakeError(CloseReason),
+    /// The upstream side failed in the middle of its response, or broke the protocol.
+    Upstream(CloseReason),
+}
+
+impl ExchangeError {
+    /// The upstream side broke the protocol.
+    pub(super) fn violation(text: &'static str) -> Self {
+        ExchangeError::Upstream(CloseCause::ProtocolError.because(text))
+    }
 }
 
 /// What is told goes to visitors, and what the system says is not theirs to know (T58): it goes to
@@ -24,7 +32,7 @@ pub(super) fn lost_by(error: &std::io::Error, told: &'static str) -> CloseReason
 
 /// What the upstream side sent cannot be read, or not be passed on.
 pub(super) fn malformed(refusal: Refusal) -> ExchangeError {
-    ExchangeError::HandshakeError(CloseReason::new(
+    ExchangeError::Upstream(CloseReason::new(
         CloseCause::ProtocolError,
         format!("sent a malformed response: {}", refusal.reason),
     ))

@@ -32,18 +32,22 @@
 //! | `gathering.rs` | a message that is read whole into memory |
 //! | `rules.rs` | what differs between a gateway's relay and a device's |
 //! | `failure.rs` | why an exchange fails, by the side whose fault it is |
+//! | `clocks.rs` | what time is measured from |
+//! | `asker.rs` | who wants the response: a client, the loop, nobody any more |
+//! | `request.rs` | the request: what is kept of it, downstream to upstream |
 //! | `tunnel.rs` | both directions behind a 101 |
-//! | `exchange.rs` | the state of one exchange |
+//! | `phase.rs` | how far an exchange is, and what it keeps in each phase |
+//! | `exchange.rs` | one exchange: how it begins, what roles may ask of it |
 //! | `collecting.rs` | a request that is collected |
-//! | `request.rs` | downstream to upstream |
-//! | `response.rs` | upstream to downstream |
-//! | `clocks.rs` | which deadline runs, what counts as progress, who is too slow |
+//! | `response.rs` | the response: upstream to downstream |
+//! | `patience.rs` | which deadline runs, what counts as progress, who is too slow |
 //! | `step.rs` | one bounded step of both directions |
 //! | `relaying.rs` | what a role adds |
 //! | `endings.rs` | every way in which an exchange ends |
 //! | `driver.rs` | what moves exchanges: `attach`, `deliver`, `advance` |
 //! | `expiry.rs` | what follows when a deadline passes |
 
+mod asker;
 mod clocks;
 mod collecting;
 mod driver;
@@ -54,6 +58,8 @@ mod failure;
 mod gathering;
 mod lingering;
 mod local_answer;
+mod patience;
+mod phase;
 mod relaying;
 mod request;
 mod response;
@@ -65,11 +71,12 @@ mod waits;
 pub(crate) use collecting::Collected;
 pub(crate) use driver::{advance, attach, attach_enclosed, attach_with, deliver};
 pub(crate) use endings::{abort, answer_instead};
-pub(crate) use exchange::{Exchange, wants_upgrade};
+pub(crate) use exchange::Exchange;
 pub(crate) use expiry::expired;
 pub(crate) use gathering::Gathering;
 pub(crate) use lingering::{Lingering, hurry_lingering, linger, step_lingering};
 pub(crate) use local_answer::LocalAnswer;
 pub(crate) use relaying::Relaying;
+pub(crate) use request::wants_upgrade;
 pub(crate) use rules::Rules;
 pub(crate) use waits::{Wait, Waits};

@@ -1,70 +1,214 @@
 //! The request on its way from the downstream to the upstream connection.
 
+use std::sync::Arc;
+
+use crate::engine::budget::{Budget, Held};
 use crate::engine::connections::{Connection, Fetched};
-use crate::proto::body::{self, Piece};
-use crate::relay::exchange::Exchange;
+use crate::limits::Limits;
+use crate::proto::body::{self, Decoder, Framing, Piece};
+use crate::proto::forward;
+use crate::proto::head::{self, RequestHead};
 use crate::relay::failure::ExchangeError;
 
-impl Exchange {
-    /// Reads and drops such a rest where the upstream connection takes none of it. Returns true if
-    /// something moved.
-    pub(super) fn drop_rest<T>(
-        &mut self,
-        downstream: &mut Connection<T>,
-        scratch: &mut [u8],
-    ) -> bool {
-        let most =
-            self.request.remaining().map_or(0, |left| left.min(scratch.len() as u64) as usize);
-        let filled = match downstream.fetch(scratch, most) {
-            Ok(Fetched::Bytes(n)) => n,
-            Ok(Fetched::Nothing) => return false,
-            Ok(Fetched::End) | Err(_) => {
-                self.downstream_keeps = false;
-                return true;
-            }
-        };
-        self.request_cut = true;
-        let dropped = self.request.decode(&scratch[..filled]).map_or(filled, |(used, _)| used); // of known length, so one piece
-        downstream.keep(&scratch[dropped..filled]);
-        true
+pub(super) struct Request {
+    pub(super) text: Text,
+    /// Reads what comes of its body.
+    pub(super) body: Decoder,
+    /// Bytes of its body that went on.
+    pub(super) passed: usize,
+    /// How its body goes on.
+    pub(super) framing: Framing,
+    pub(super) upload: Upload,
+    pub(super) invitation: Invitation,
+    pub(super) retry: Retry,
+    pub(super) is_head: bool,
+    pub(super) is_idempotent: bool,
+    /// It offers to switch to another protocol, and says so on its way.
+    pub(super) wants_upgrade: bool,
+    /// It is part of a login that belongs to the connection ([`head::is_bound_login`]): who answers
+    /// it serves this visitor alone.
+    pub(super) is_bound: bool,
+    /// It says that it comes from the same visitor's connection as the one before it
+    /// ([`forward::SAME_VISITOR`]), in the words that a device's gateway uses.
+    pub(super) same_visitor: Option<Box<[u8]>>,
+}
+
+/// What is sent before anything that still comes of the body: kept until the response begins, in
+/// case it has to be sent again.
+pub(super) enum Text {
+    /// The head as forwarded. `counted`: what it takes of the memory that is counted.
+    Head { bytes: Vec<u8>, counted: Option<Held> },
+    /// Head and body, since the body was collected. A helper may be reading it.
+    Whole { bytes: Arc<Vec<u8>>, held: Held },
+    /// It will not be sent again.
+    Forgotten,
+}
+
+/// What becomes of the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upload {
+    Forwarded,
+    /// The upstream side takes no more of it, or the downstream side sends no more of it; yet a
+    /// response may still come.
+    Cut,
+}
+
+/// Whether the downstream side waits for `100 Continue` before it sends the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Invitation {
+    NotAwaited,
+    Awaited,
+    /// It was told to go on, or went on by itself.
+    Over,
+}
+
+/// Whether the request may be sent once more on another connection: protocol.md §3, *retry on a
+/// fresh link*.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    Allowed,
+    /// It was sent once more already.
+    Spent,
+    /// It is not safe to repeat, or what was sent of it is not here any more.
+    Forbidden,
+}
+
+impl Text {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Text::Head { bytes, .. } => bytes,
+            Text::Whole { bytes, .. } => bytes,
+            Text::Forgotten => &[],
+        }
     }
 
-    pub(super) fn pump_request<T>(
+    /// What its body takes of the budget for whole messages.
+    pub(super) fn held(&self) -> Option<&Held> {
+        match self {
+            Text::Whole { held, .. } => Some(held),
+            Text::Head { .. } | Text::Forgotten => None,
+        }
+    }
+
+    /// Counts the memory that the head takes, for as long as it is kept.
+    pub(super) fn count(&mut self, memory: &Budget) {
+        if let Text::Head { bytes, counted } = self {
+            let mut share = memory.share();
+            share.force(bytes.capacity());
+            *counted = Some(share);
+        }
+    }
+}
+
+impl Request {
+    /// The client's request, whose forwarded head is `text`.
+    pub(super) fn new(
+        request: &RequestHead<'_>,
+        framing: Framing,
+        text: Vec<u8>,
+        limits: &Limits,
+    ) -> Self {
+        let is_idempotent = head::is_idempotent(request.method);
+        let expects = request.minor > 0 && request.fields.lists("Expect", "100-continue");
+        Request {
+            body: Decoder::new(framing, limits),
+            framing,
+            invitation: if expects { Invitation::Awaited } else { Invitation::NotAwaited },
+            retry: if is_idempotent { Retry::Allowed } else { Retry::Forbidden },
+            is_head: request.method == "HEAD",
+            is_idempotent,
+            wants_upgrade: wants_upgrade(request, framing),
+            is_bound: head::has_bound_login(&request.fields),
+            same_visitor: request.fields.get(forward::SAME_VISITOR).map(Into::into),
+            ..Self::bare(text, limits)
+        }
+    }
+
+    /// A request of the loop's own: a head alone, sent once.
+    pub(super) fn bare(text: Vec<u8>, limits: &Limits) -> Self {
+        Request {
+            text: Text::Head { bytes: text, counted: None },
+            body: Decoder::new(Framing::Empty, limits),
+            passed: 0,
+            framing: Framing::Empty,
+            upload: Upload::Forwarded,
+            invitation: Invitation::NotAwaited,
+            retry: Retry::Forbidden,
+            is_head: false,
+            is_idempotent: false,
+            wants_upgrade: false,
+            is_bound: false,
+            same_visitor: None,
+        }
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.upload == Upload::Cut
+    }
+
+    /// All that framing wants to know of a method.
+    pub(super) fn method(&self) -> &'static str {
+        if self.is_head { "HEAD" } else { "GET" }
+    }
+
+    /// A request that was handed out whole, and is being answered, is not sent again.
+    pub(super) fn forget(&mut self) {
+        (self.text, self.retry) = (Text::Forgotten, Retry::Forbidden);
+    }
+
+    /// Returns true if what is still to come can be read though the response is here; else the
+    /// response says that the connection ends (RFC 9110 §10.1.1, RFC 9112 §9.6). Whether who waits
+    /// for a 100 will send its body, nobody can tell.
+    pub(super) fn rest_is_short(&self, limits: &Limits) -> bool {
+        let left = self.body.remaining();
+        self.body.is_done()
+            || (self.invitation != Invitation::Awaited
+                && left.is_some_and(|left| left <= limits.drain_bytes_max as u64))
+    }
+
+    /// How much may be read: what is pipelined behind a body of known length stays in the socket,
+    /// where it is bounded.
+    pub(super) fn readable(&self, scratch: &[u8]) -> usize {
+        let most = |left: u64| left.min(scratch.len() as u64) as usize;
+        self.body.remaining().map_or(scratch.len(), most)
+    }
+
+    /// Moves what has come of the body. `before`: bytes that waited on the upstream connection
+    /// before this request; `answered`: the downstream side has the response's head. Returns true
+    /// if something moved.
+    pub(super) fn pump<T>(
         &mut self,
         downstream: &mut Connection<T>,
         link: &mut Connection<T>,
         scratch: &mut [u8],
+        before: usize,
+        answered: bool,
     ) -> Result<bool, ExchangeError> {
         let written = link.written();
         let mut moved = false;
-        let takes = self.request_cut || link.pending() <= self.before + self.request().len();
-        if !self.request.is_done() && takes && downstream.has_input() {
-            // What is pipelined behind a body of known length stays in the socket, where it is
-            // bounded.
-            let most = self
-                .request
-                .remaining()
-                .map_or(scratch.len(), |left| left.min(scratch.len() as u64) as usize);
+        let takes = self.is_cut() || link.pending() <= before + self.text.bytes().len();
+        if !self.body.is_done() && takes && downstream.has_input() {
+            let most = self.readable(scratch);
             let filled = match downstream.fetch(scratch, most) {
                 Ok(Fetched::Bytes(n)) => n,
                 Ok(Fetched::Nothing) => 0,
-                Ok(Fetched::End) => return self.asker_stops(link),
-                Err(_) => return Err(ExchangeError::Asker),
+                Ok(Fetched::End) => return self.client_stops(link, answered),
+                Err(_) => return Err(ExchangeError::ClientGone),
             };
             moved = filled > 0;
-            let used = self.take_request(&scratch[..filled], link)?;
+            let used = self.forward(&scratch[..filled], link)?;
             downstream.keep(&scratch[used..filled]);
-            if downstream.is_over() && !self.request.is_done() {
+            if downstream.is_over() && !self.body.is_done() {
                 // Before its beginning goes out: it will never be whole.
                 return if downstream.has_failed() {
-                    Err(ExchangeError::Asker)
+                    Err(ExchangeError::ClientGone)
                 } else {
-                    self.asker_stops(link)
+                    self.client_stops(link, answered)
                 };
             }
         }
         if link.flush().is_err() {
-            self.cut_request(link);
+            self.cut(link);
         }
         Ok(moved || link.written() != written)
     }
@@ -72,88 +216,90 @@ impl Exchange {
     /// The upstream side takes no more. It may have answered already (a 413, then close), so its
     /// socket is read to the end before anything is given up; and the rest of the request is read
     /// and dropped, for there are clients that read nothing before they have written everything.
-    pub(super) fn cut_request<T>(&mut self, link: &mut Connection<T>) {
-        self.request_cut = true;
+    pub(super) fn cut<T>(&mut self, link: &mut Connection<T>) {
+        self.upload = Upload::Cut;
         link.drop_output();
         link.look_again();
     }
 
-    /// The downstream side ends in the middle of its request. Where the answer has begun, it is
-    /// what made it stop, and is still wanted; the answering side is told that no more will come.
-    pub(super) fn asker_stops<T>(
+    /// The client ends in the middle of its request. Where the response has begun, it is what made
+    /// it stop, and is still wanted; the upstream side is told that no more will come.
+    fn client_stops<T>(
         &mut self,
         link: &mut Connection<T>,
+        answered: bool,
     ) -> Result<bool, ExchangeError> {
-        if !self.answered {
-            return Err(ExchangeError::Asker);
+        if !answered {
+            return Err(ExchangeError::ClientGone);
         }
-        if !std::mem::replace(&mut self.request_cut, true) {
+        if std::mem::replace(&mut self.upload, Upload::Cut) == Upload::Forwarded {
             link.drop_output();
             let _ = link.end_output(); // where it cannot be told, the end of the exchange tells it
         }
         Ok(false)
     }
 
-    /// The downstream side takes nothing any more. What it has sent may be a whole request, and
-    /// then goes on.
-    pub(super) fn asker_is_deaf<T>(
-        &mut self,
-        downstream: &mut Connection<T>,
-    ) -> Result<(), ExchangeError> {
-        downstream.drop_output();
-        if self.upstream.is_none()
-            || self.request.is_done()
-            || self.request_cut
-            || downstream.is_over()
-        {
-            return Err(ExchangeError::Asker);
-        }
-        if !std::mem::replace(&mut self.downstream_deaf, true) {
-            downstream.look_again();
-        }
-        Ok(())
-    }
-
-    pub(super) fn take_request<T>(
+    /// Passes on what `bytes` has of the body, framed anew. Returns how many of them are the
+    /// body's.
+    fn forward<T>(
         &mut self,
         bytes: &[u8],
         link: &mut Connection<T>,
     ) -> Result<usize, ExchangeError> {
         let mut used = 0;
         loop {
-            let (n, piece) = self.request.decode(&bytes[used..]).map_err(ExchangeError::Refused)?;
+            let (n, piece) = self.body.decode(&bytes[used..]).map_err(ExchangeError::Refused)?;
             used += n;
             let sent = match piece {
                 Piece::More => return Ok(used),
-                Piece::Data(_) if self.request_cut => continue,
+                Piece::Data(_) if self.is_cut() => continue,
                 Piece::Data(data) => {
-                    self.observed.sent(data.len());
-                    self.body_moved = true;
-                    send_piece(link, data, self.request_chunked)
+                    self.body_moves();
+                    self.passed += data.len();
+                    send_piece(link, data, self.framing)
                 }
                 Piece::End => {
-                    if self.request_chunked && !self.request_cut {
-                        self.body_moved = true;
-                        body::last_chunk(link.output(), self.request.trailers())
+                    if self.framing == Framing::Chunked && !self.is_cut() {
+                        self.body_moves();
+                        body::last_chunk(link.output(), self.body.trailers())
                             .map_err(ExchangeError::Refused)?;
                     }
                     return Ok(used);
                 }
             };
             if sent.is_err() {
-                self.cut_request(link);
+                self.cut(link);
             }
         }
     }
+
+    /// Bytes of the body go to the upstream side: the request cannot be sent again.
+    fn body_moves(&mut self) {
+        self.retry = Retry::Forbidden;
+        if self.invitation == Invitation::Awaited {
+            self.invitation = Invitation::Over;
+        }
+    }
+}
+
+/// Whether a request offers another protocol that may pass. `h2c` does not count: it is never
+/// honoured and never forwarded, as if it were absent. Nor does an offer with a body (T9): where
+/// the body ends and the other protocol begins, two parsers may see differently.
+pub(crate) fn wants_upgrade(request: &RequestHead<'_>, framing: Framing) -> bool {
+    if framing != Framing::Empty {
+        return false;
+    }
+    let offers = request.fields.list("Upgrade").any(|token| !token.eq_ignore_ascii_case(b"h2c"));
+    request.minor > 0 && offers && request.fields.lists("Connection", "upgrade")
 }
 
 /// Writes one piece of a body, as a chunk where the message is chunked.
 pub(super) fn send_piece<T>(
     to: &mut Connection<T>,
     data: &[u8],
-    chunked: bool,
+    framing: Framing,
 ) -> std::io::Result<()> {
-    if !chunked {
+    if framing != Framing::Chunked {
         return to.send(data);
     }
     body::open_chunk(to.output(), data.len());

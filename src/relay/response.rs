@@ -1,35 +1,45 @@
 //! The response on its way from the upstream to the downstream connection.
 
+use std::time::Instant;
+
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connection, Fetched};
-use crate::limits::Limits;
+use crate::observe::Observed;
 use crate::proto::body::{self, Decoder, Framing, Piece};
 use crate::proto::forward::{self, ResponseRules};
 use crate::proto::head::{self, ResponseHead};
-use crate::relay::exchange::{Enclosing, Exchange};
+use crate::relay::exchange::Exchange;
 use crate::relay::failure::{ExchangeError, lost_by, malformed};
-use crate::relay::request::send_piece;
+use crate::relay::phase::{Phase, Receiving, Upstream};
+use crate::relay::request::{Invitation, send_piece};
 use crate::relay::rules::Rules;
 use crate::relay::tunnel::Tunnel;
 
+/// What every step is taken under.
+pub(super) struct Context<'a> {
+    pub(super) rules: &'a Rules,
+    /// For responses that lack a `Date`; empty: none is added.
+    pub(super) date: &'a str,
+    pub(super) now: Instant,
+}
+
 impl Exchange {
+    /// Moves what has come of the response. `downstream`: where it goes, while somebody there reads
+    /// it. Returns true if something moved.
     pub(super) fn pump_response<T>(
         &mut self,
         downstream: Option<&mut Connection<T>>,
         link: &mut Connection<T>,
         scratch: &mut [u8],
-        rules: &Rules,
-        date: &str,
+        context: &Context<'_>,
     ) -> Result<bool, ExchangeError> {
         let ahead = downstream.as_deref().map_or(0, Connection::pending);
-        if self.response_is_whole() || ahead >= rules.limits.read_ahead_bytes_max.min(scratch.len())
-        {
+        let most_ahead = context.rules.limits.read_ahead_bytes_max.min(scratch.len());
+        if self.phase.is_whole() || ahead >= most_ahead {
             return Ok(false);
         }
-        if let Some(mut enclosing) = self.enclosing.take() {
-            let pumped = self.pump_enclosed(&mut enclosing, downstream, link, scratch, rules, date);
-            self.enclosing = Some(enclosing);
-            return pumped;
+        if self.phase.enclosing().is_some() {
+            return self.pump_enclosed(downstream, link, scratch, context);
         }
         if !link.has_input() {
             return Ok(false);
@@ -49,50 +59,35 @@ impl Exchange {
             Ok(Fetched::End) => return self.response_ended(downstream).map(|()| true),
             Err(e) => return Err(self.lost(lost_by(&e, "lost the connection"))),
         };
-        let stray = self.take_stray(&scratch[..filled]);
-        if stray == filled || (stray == 0 && !self.began && scratch[..filled] == *b"\r") {
+        let stray = self.beginning.take_stray(&scratch[..filled]);
+        let lone_cr = stray == 0 && !self.beginning.has_begun && scratch[..filled] == *b"\r";
+        if stray == filled || lone_cr {
             link.keep(&scratch[stray..filled]); // a CR may have its LF yet
             return Ok(true);
         }
-        self.began = true;
-        self.unsent = !self.request.is_done() || link.pending() > 0;
-        let used = stray + self.take_response(&scratch[stray..filled], downstream, rules, date)?;
-        if !(self.tunnel.is_none()
-            && self.response_is_whole()
-            && head::are_line_ends(&scratch[used..filled]))
-        {
+        self.beginning.has_begun = true;
+        self.beginning.is_early = !self.request.body.is_done() || link.pending() > 0;
+        let used = stray + self.take_response(&scratch[stray..filled], downstream, context)?;
+        if !(self.phase.is_whole() && head::are_line_ends(&scratch[used..filled])) {
             link.keep(&scratch[used..filled]);
         }
         Ok(true)
     }
 
-    /// One line end before a response is nothing: it belongs to the one before it, and came late.
-    pub(super) fn take_stray(&mut self, bytes: &[u8]) -> usize {
-        let stray = match bytes {
-            _ if self.began || self.strayed => 0,
-            [b'\r', b'\n', ..] => 2,
-            [b'\n', ..] => 1,
-            _ => 0,
-        };
-        self.strayed |= stray > 0;
-        stray
-    }
-
     /// The same for a response that is the body of a POST: its framing comes off first.
-    pub(super) fn pump_enclosed<T>(
+    fn pump_enclosed<T>(
         &mut self,
-        enclosing: &mut Enclosing,
         mut downstream: Option<&mut Connection<T>>,
         link: &mut Connection<T>,
         scratch: &mut [u8],
-        rules: &Rules,
-        date: &str,
+        context: &Context<'_>,
     ) -> Result<bool, ExchangeError> {
-        self.began = true;
-        if !enclosing.first.is_empty() {
-            let first = std::mem::take(&mut enclosing.first);
-            self.take_enclosed(&first, downstream, rules, date)?;
-            return self.ends_with(enclosing).map(|()| true);
+        self.beginning.has_begun = true;
+        let first =
+            self.phase.enclosing().map_or(Vec::new(), |post| std::mem::take(&mut post.first));
+        if !first.is_empty() {
+            self.take_enclosed(&first, downstream, context)?;
+            return self.ends_with_post().map(|()| true);
         }
         if !link.has_input() {
             return Ok(false);
@@ -101,24 +96,22 @@ impl Exchange {
             Ok(Fetched::Bytes(n)) => n,
             Ok(Fetched::Nothing) => return Ok(false),
             Ok(Fetched::End) => {
-                return Err(ExchangeError::HandshakeError(
+                return Err(ExchangeError::Upstream(
                     CloseCause::Cut.because("closed the connection in the middle of its answer"),
                 ));
             }
             Err(e) => {
-                return Err(ExchangeError::HandshakeError(lost_by(
-                    &e,
-                    "lost the connection in the middle of its answer",
-                )));
+                let told = "lost the connection in the middle of its answer";
+                return Err(ExchangeError::Upstream(lost_by(&e, told)));
             }
         };
         let mut used = 0;
-        loop {
-            let (n, piece) = enclosing.decoder.decode(&scratch[used..filled]).map_err(malformed)?;
+        while let Some(post) = self.phase.enclosing() {
+            let (n, piece) = post.decoder.decode(&scratch[used..filled]).map_err(malformed)?;
             used += n;
             match piece {
                 Piece::Data(data) => {
-                    self.take_enclosed(data, downstream.as_deref_mut(), rules, date)?
+                    self.take_enclosed(data, downstream.as_deref_mut(), context)?;
                 }
                 Piece::More => return Ok(true),
                 Piece::End => {
@@ -126,234 +119,286 @@ impl Exchange {
                     if !head::are_line_ends(behind) {
                         link.keep(behind);
                     }
-                    return self.ends_with(enclosing).map(|()| true);
+                    return self.ends_with_post().map(|()| true);
                 }
             }
         }
+        Ok(true)
     }
 
-    pub(super) fn take_enclosed<T>(
+    fn take_enclosed<T>(
         &mut self,
         bytes: &[u8],
         downstream: Option<&mut Connection<T>>,
-        rules: &Rules,
-        date: &str,
+        context: &Context<'_>,
     ) -> Result<(), ExchangeError> {
-        match self.take_response(bytes, downstream, rules, date)? {
+        match self.take_response(bytes, downstream, context)? {
             used if used == bytes.len() => Ok(()),
-            _ => Err(ExchangeError::HandshakeError(
-                CloseCause::ProtocolError.because("posted more bytes than its response has"),
-            )),
+            _ => Err(ExchangeError::violation("posted more bytes than its response has")),
         }
     }
 
     /// A POST that is whole has brought a whole response.
-    pub(super) fn ends_with(&self, enclosing: &Enclosing) -> Result<(), ExchangeError> {
-        match enclosing.is_done() && !self.response.as_ref().is_some_and(Decoder::is_done) {
-            true => Err(ExchangeError::HandshakeError(
-                CloseCause::ProtocolError.because("posted fewer bytes than its response has"),
-            )),
+    fn ends_with_post(&mut self) -> Result<(), ExchangeError> {
+        let post_is_done = self.phase.enclosing().is_none_or(|post| post.is_done());
+        match post_is_done && !self.phase.is_whole() {
+            true => Err(ExchangeError::violation("posted fewer bytes than its response has")),
             false => Ok(()),
         }
     }
 
-    pub(super) fn lost(&self, why: CloseReason) -> ExchangeError {
-        match (self.began, self.request_cut) {
-            (true, _) => ExchangeError::HandshakeError(why),
-            (false, true) => ExchangeError::Silent(
+    /// The upstream connection is lost.
+    fn lost(&self, why: CloseReason) -> ExchangeError {
+        if self.beginning.has_begun {
+            ExchangeError::Upstream(why)
+        } else if self.request.is_cut() {
+            ExchangeError::Silent(
                 CloseCause::Cut.because("closed the connection while the request was written"),
-            ),
-            (false, false) => ExchangeError::Silent(why),
+            )
+        } else {
+            ExchangeError::Silent(why)
         }
     }
 
-    pub(super) fn response_ended<T>(
+    fn response_ended<T>(
         &mut self,
         downstream: Option<&mut Connection<T>>,
     ) -> Result<(), ExchangeError> {
-        let Some(decoder) = &mut self.response else {
+        let Some(response) = self.phase.receiving_mut() else {
             return Err(
                 self.lost(CloseCause::Cut.because("closed the connection before it answered"))
             );
         };
-        decoder.finish_at_eof().map_err(|_| {
-            ExchangeError::HandshakeError(
+        response.body.finish_at_eof().map_err(|_| {
+            ExchangeError::Upstream(
                 CloseCause::Cut.because("closed the connection in the middle of its response"),
             )
         })?;
         match downstream {
-            Some(downstream) if self.response_chunked => {
+            Some(downstream) if response.framing == Framing::Chunked => {
                 body::last_chunk(downstream.output(), &[]).map_err(malformed)
             }
             _ => Ok(()),
         }
     }
 
+    /// Takes bytes of a response; returns how many of them are the response's.
     pub(super) fn take_response<T>(
         &mut self,
         bytes: &[u8],
         mut downstream: Option<&mut Connection<T>>,
-        rules: &Rules,
-        date: &str,
+        context: &Context<'_>,
     ) -> Result<usize, ExchangeError> {
+        let rules = context.rules;
         let mut used = 0;
-        while self.response.is_none() {
-            let read = if self.takes_events { head::event_response } else { head::response };
+        while !self.phase.has_head() {
+            let beginning = &mut self.beginning;
+            let read = if beginning.takes_events { head::event_response } else { head::response };
             let parsed =
                 read(&bytes[used..], &rules.answer_limits, rules.ends).map_err(malformed)?;
             let Some(response) = parsed else {
-                self.half_head = used < bytes.len();
+                let is_half = used < bytes.len();
+                beginning.half_since = is_half.then(|| beginning.half_since.unwrap_or(context.now));
                 return Ok(used);
             };
-            (self.half_head, self.head_since) = (false, None);
+            beginning.half_since = None;
             used += response.len;
-            self.take_head(&response, downstream.as_deref_mut(), rules, date)?;
+            self.take_head(&response, downstream.as_deref_mut(), context)?;
         }
-        if self.tunnel.is_some() {
-            return Ok(used); // what follows is another protocol's
+        match self.phase.receiving_mut() {
+            Some(response) => {
+                let drain_most = rules.limits.drain_bytes_max;
+                let body = &bytes[used..];
+                Ok(used + response.pass_on(body, downstream, drain_most, &mut self.observed)?)
+            }
+            None => Ok(used), // what follows is another protocol's
         }
-        let Some(decoder) = &mut self.response else { return Ok(used) };
+    }
+
+    fn take_head<T>(
+        &mut self,
+        response: &ResponseHead<'_>,
+        downstream: Option<&mut Connection<T>>,
+        context: &Context<'_>,
+    ) -> Result<(), ExchangeError> {
+        match response.status {
+            101 => self.switch(response, downstream, context.rules),
+            ..200 => self.take_interim(response, downstream, context.rules),
+            _ => self.take_final(response, downstream, context),
+        }
+    }
+
+    fn take_interim<T>(
+        &mut self,
+        response: &ResponseHead<'_>,
+        downstream: Option<&mut Connection<T>>,
+        rules: &Rules,
+    ) -> Result<(), ExchangeError> {
+        self.beginning.interim += 1;
+        if self.beginning.interim > rules.limits.informational_max {
+            return Err(ExchangeError::violation(
+                "sent more interim responses than informational_max",
+            ));
+        }
+        let framing = body::of_response(response, self.request.method()).map_err(malformed)?;
+        if response.status == 100 && self.request.invitation == Invitation::Awaited {
+            self.request.invitation = Invitation::Over;
+        }
+        // RFC 9110 §15.2: an HTTP/1.0 client is never sent a 1xx.
+        let Some(downstream) = downstream.filter(|_| !self.asker.is_old()) else { return Ok(()) };
+        self.write_head(downstream, response, framing, &interim_rules(rules))
+    }
+
+    fn take_final<T>(
+        &mut self,
+        response: &ResponseHead<'_>,
+        downstream: Option<&mut Connection<T>>,
+        context: &Context<'_>,
+    ) -> Result<(), ExchangeError> {
+        let rules = context.rules;
+        let framing = body::of_response(response, self.request.method()).map_err(malformed)?;
+        let is_old = self.asker.is_old();
+        let outgoing = match framing {
+            Framing::Chunked | Framing::UntilClose if is_old => Framing::UntilClose,
+            Framing::UntilClose => Framing::Chunked,
+            other => other,
+        };
+        self.observed.answered(response.status);
+        self.is_challenged = head::has_bound_login(&response.fields);
+        let goes_on = outgoing != Framing::UntilClose && self.request.rest_is_short(&rules.limits);
+        let keeps = self.asker.client_mut().is_none_or(|client| {
+            client.keeps &= goes_on;
+            client.keeps
+        });
+        self.phase.receive(Receiving {
+            from: None,
+            body: Decoder::new(framing, &rules.answer_limits).line_ends(rules.ends),
+            framing: outgoing,
+            is_told: false,
+            link_ends: self.why_link_ends(response, framing),
+            drained: 0,
+            held: None,
+        });
+        let Some(downstream) = downstream else { return Ok(()) };
+        let head_rules = ResponseRules {
+            close: !keeps,
+            keep_alive: is_old && keeps,
+            date: Some(context.date).filter(|date| !date.is_empty()),
+            ..interim_rules(rules)
+        };
+        self.write_head(downstream, response, outgoing, &head_rules)?;
+        self.phase.receiving_mut().into_iter().for_each(|response| response.is_told = true);
+        Ok(())
+    }
+
+    /// Why the upstream connection is not used again behind this response. One of HTTP/1.0 ends the
+    /// link, whatever it says (protocol.md §3). So does one before the request was out: a server
+    /// that reads no body takes the rest of it for its next request, and answers that to whoever
+    /// comes next.
+    fn why_link_ends(&self, response: &ResponseHead<'_>, framing: Framing) -> Option<&'static str> {
+        if self.beginning.is_early && !self.upstream_reads_on {
+            return Some("it answered before it had the whole request");
+        }
+        let keeps = response.minor > 0
+            && head::keeps_alive(response.minor, &response.fields)
+            && framing != Framing::UntilClose;
+        (!keeps).then_some("its response said so")
+    }
+
+    /// 101: from here on the bytes are another protocol's, both ways.
+    fn switch<T>(
+        &mut self,
+        response: &ResponseHead<'_>,
+        downstream: Option<&mut Connection<T>>,
+        rules: &Rules,
+    ) -> Result<(), ExchangeError> {
+        let link = match self.phase.upstream() {
+            Some(Upstream::Link { id, .. }) if self.request.wants_upgrade => Some(*id),
+            _ => None,
+        };
+        let (Some(downstream), Some(link)) = (downstream, link) else {
+            return Err(ExchangeError::violation("switched protocols without being asked"));
+        };
+        if response.minor == 0 || response.fields.get("Upgrade").is_none() {
+            return Err(ExchangeError::violation("switched protocols without saying to which"));
+        }
+        let head_rules = ResponseRules { upgrade: true, ..interim_rules(rules) };
+        let method = self.request.method();
+        forward::response(downstream.output(), response, Framing::Empty, method, &head_rules)
+            .map_err(malformed)?;
+        self.phase = Phase::Tunnel { link, tunnel: Tunnel::default() };
+        self.observed.answered(response.status);
+        self.request.forget();
+        Ok(())
+    }
+
+    /// Writes a head that is passed on, with the names that the downstream side uses.
+    fn write_head<T>(
+        &self,
+        downstream: &mut Connection<T>,
+        response: &ResponseHead<'_>,
+        framing: Framing,
+        rules: &ResponseRules<'_>,
+    ) -> Result<(), ExchangeError> {
+        let location =
+            self.alias.as_ref().and_then(|alias| alias.undo(response.fields.get("location")?));
+        let renamed =
+            location.as_ref().map(|location| response.with_value("location", location.as_bytes()));
+        let response = renamed.as_ref().unwrap_or(response);
+        forward::response(downstream.output(), response, framing, self.request.method(), rules)
+            .map_err(malformed)
+    }
+}
+
+impl Receiving {
+    /// Passes on what `bytes` has of the body, framed anew; returns how many of them are the
+    /// body's.
+    fn pass_on<T>(
+        &mut self,
+        bytes: &[u8],
+        mut downstream: Option<&mut Connection<T>>,
+        drain_most: usize,
+        observed: &mut Observed,
+    ) -> Result<usize, ExchangeError> {
+        let mut used = 0;
         loop {
-            let (n, piece) = decoder.decode(&bytes[used..]).map_err(malformed)?;
+            let (n, piece) = self.body.decode(&bytes[used..]).map_err(malformed)?;
             used += n;
             match (piece, downstream.as_deref_mut()) {
                 (Piece::More, _) => return Ok(used),
                 (Piece::Data(data), Some(downstream)) => {
-                    self.observed.received(data.len());
-                    send_piece(downstream, data, self.response_chunked)
-                        .map_err(|_| ExchangeError::Asker)?
+                    observed.received(data.len());
+                    send_piece(downstream, data, self.framing)
+                        .map_err(|_| ExchangeError::ClientGone)?;
                 }
                 (Piece::Data(data), None) => {
                     self.drained += data.len();
-                    if self.drained > rules.limits.drain_bytes_max {
-                        return Err(ExchangeError::HandshakeError(
+                    if self.drained > drain_most {
+                        return Err(ExchangeError::Upstream(
                             CloseCause::AskerGone
                                 .because("had more of an abandoned response than is drained"),
                         ));
                     }
                 }
                 (Piece::End, downstream) => {
-                    if let (true, Some(downstream)) = (self.response_chunked, downstream) {
-                        let trailers = decoder.trailers();
-                        body::last_chunk(downstream.output(), trailers).map_err(malformed)?;
+                    if let (Framing::Chunked, Some(downstream)) = (self.framing, downstream) {
+                        body::last_chunk(downstream.output(), self.body.trailers())
+                            .map_err(malformed)?;
                     }
                     return Ok(used);
                 }
             }
         }
     }
+}
 
-    pub(super) fn take_head<T>(
-        &mut self,
-        response: &ResponseHead<'_>,
-        downstream: Option<&mut Connection<T>>,
-        rules: &Rules,
-        date: &str,
-    ) -> Result<(), ExchangeError> {
-        if response.status == 101 {
-            return self.switch(response, downstream, rules);
-        }
-        let interim = response.status < 200;
-        if interim {
-            self.informational += 1;
-            if self.informational > rules.limits.informational_max {
-                return Err(ExchangeError::HandshakeError(
-                    CloseCause::ProtocolError
-                        .because("sent more interim responses than informational_max"),
-                ));
-            }
-        }
-        let framing = body::of_response(response, self.method()).map_err(malformed)?;
-        let old_asker = self.downstream_minor == 0;
-        self.continued |= response.status == 100;
-        if interim && (old_asker || downstream.is_none()) {
-            return Ok(()); // RFC 9110 §15.2: an HTTP/1.0 client is never sent a 1xx
-        }
-        let outgoing = match framing {
-            Framing::Chunked | Framing::UntilClose if old_asker => Framing::UntilClose,
-            Framing::UntilClose => Framing::Chunked,
-            other => other,
-        };
-        if !interim {
-            self.observed.answered(response.status);
-            self.challenged = head::has_bound_login(&response.fields);
-            // An HTTP/1.0 answer ends the link, whatever it says (protocol.md §3). So does one
-            // before the request was out: a server that reads no body takes the rest of it for its
-            // next request, and answers that to whoever comes next.
-            self.upstream_keeps = response.minor > 0
-                && (self.upstream_reads_on || !self.unsent)
-                && head::keeps_alive(response.minor, &response.fields)
-                && framing != Framing::UntilClose;
-            self.downstream_keeps &=
-                outgoing != Framing::UntilClose && self.rest_is_short(&rules.limits);
-            self.response_chunked = outgoing == Framing::Chunked;
-            self.response_until_close = outgoing == Framing::UntilClose;
-            self.response = Some(Decoder::new(framing, &rules.answer_limits).line_ends(rules.ends));
-        }
-        let Some(downstream) = downstream else { return Ok(()) };
-        let location =
-            self.alias.as_ref().and_then(|alias| alias.undo(response.fields.get("location")?));
-        let renamed =
-            location.as_ref().map(|location| response.with_value("location", location.as_bytes()));
-        let response = renamed.as_ref().unwrap_or(response);
-        let rules = ResponseRules {
-            via: rules.via.as_deref(),
-            close: !interim && !self.downstream_keeps,
-            keep_alive: !interim && old_asker && self.downstream_keeps,
-            date: Some(date).filter(|date| !interim && !date.is_empty()),
-            upgrade: false,
-        };
-        forward::response(downstream.output(), response, outgoing, self.method(), &rules)
-            .map_err(malformed)?;
-        self.answered |= !interim;
-        Ok(())
-    }
-
-    /// Returns true if what is still to come of the request can be read though its response is
-    /// here; else the response says that the connection ends (RFC 9110 §10.1.1, RFC 9112 §9.6).
-    /// Whether who waits for a 100 will send its body, nobody can tell.
-    pub(super) fn rest_is_short(&self, limits: &Limits) -> bool {
-        let invited = !self.expects_continue || self.continued || self.body_moved;
-        self.request.is_done()
-            || (invited
-                && self
-                    .request
-                    .remaining()
-                    .is_some_and(|left| left <= limits.drain_bytes_max as u64))
-    }
-
-    /// 101: from here on the bytes are another protocol's, both ways.
-    pub(super) fn switch<T>(
-        &mut self,
-        response: &ResponseHead<'_>,
-        downstream: Option<&mut Connection<T>>,
-        rules: &Rules,
-    ) -> Result<(), ExchangeError> {
-        let Some(downstream) =
-            downstream.filter(|_| self.wants_upgrade && self.enclosing.is_none())
-        else {
-            return Err(ExchangeError::HandshakeError(
-                CloseCause::ProtocolError.because("switched protocols without being asked"),
-            ));
-        };
-        if response.minor == 0 || response.fields.get("Upgrade").is_none() {
-            return Err(ExchangeError::HandshakeError(
-                CloseCause::ProtocolError.because("switched protocols without saying to which"),
-            ));
-        }
-        let rules = ResponseRules {
-            via: rules.via.as_deref(),
-            close: false,
-            keep_alive: false,
-            date: None,
-            upgrade: true,
-        };
-        forward::response(downstream.output(), response, Framing::Empty, self.method(), &rules)
-            .map_err(malformed)?;
-        (self.answered, self.tunnel) = (true, Some(Tunnel::default()));
-        self.observed.answered(response.status);
-        self.response = Some(Decoder::new(Framing::Empty, &Limits::default()));
-        self.forget_request();
-        Ok(())
+/// What is changed in the head of every response; of an interim one no more.
+fn interim_rules<'a>(rules: &'a Rules) -> ResponseRules<'a> {
+    ResponseRules {
+        via: rules.via.as_deref(),
+        close: false,
+        keep_alive: false,
+        date: None,
+        upgrade: false,
     }
 }

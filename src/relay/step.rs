@@ -1,15 +1,18 @@
 //! One step of an exchange: bytes move as far as both connections allow.
 
 use crate::close_reason::{CloseCause, CloseReason};
-use crate::engine::connections::Connection;
+use crate::engine::connections::{Connection, Fetched};
 use crate::relay::exchange::Exchange;
 use crate::relay::failure::ExchangeError;
-use crate::relay::rules::Rules;
+use crate::relay::phase::{Phase, Upstream};
+use crate::relay::request::Upload;
+use crate::relay::response::Context;
 
 /// Steps of one `advance` before the other connections of the loop get their turn.
 const STEPS_MAX: usize = 4;
 
 /// How a step left an exchange.
+#[derive(Debug)]
 pub(super) enum Step {
     /// It waits for one of its connections.
     Pending,
@@ -24,94 +27,140 @@ pub(super) enum Step {
     TunnelEnds(CloseReason),
 }
 
+/// The connections of an exchange that are there.
+pub(super) struct Ends<'a, T> {
+    pub(super) downstream: Option<&'a mut Connection<T>>,
+    pub(super) upstream: Option<&'a mut Connection<T>>,
+}
+
+impl<T> Ends<'_, T> {
+    /// Whether one of them has more to read although its last read stopped.
+    fn have_paused(&self) -> bool {
+        let ends = [&self.downstream, &self.upstream];
+        ends.into_iter().flatten().any(|connection| connection.has_paused())
+    }
+}
+
 impl Exchange {
     pub(super) fn step<T>(
         &mut self,
-        mut downstream: Option<&mut Connection<T>>,
-        mut upstream: Option<&mut Connection<T>>,
+        mut ends: Ends<'_, T>,
         scratch: &mut [u8],
-        rules: &Rules,
-        date: &str,
+        context: &Context<'_>,
     ) -> Result<Step, ExchangeError> {
         for _ in 0..STEPS_MAX {
-            let mut moved = false;
-            if let (Some(tunnel), Some(downstream), Some(link)) =
-                (&mut self.tunnel, downstream.as_deref_mut(), upstream.as_deref_mut())
-            {
-                let before = (link.written(), downstream.written());
-                let stepped = tunnel.step(downstream, link, scratch, rules);
-                self.observed.sent((link.written() - before.0) as usize);
-                self.observed.received((downstream.written() - before.1) as usize);
-                match stepped {
-                    Ok(true) if downstream.has_paused() || link.has_paused() => {
-                        return Ok(Step::Again);
-                    }
-                    Ok(true) => continue,
-                    Ok(false) => return Ok(tunnel.end().map_or(Step::Pending, Step::TunnelEnds)),
-                    Err(why) => return Ok(Step::TunnelEnds(why)),
+            let left = match self.is_tunnel() {
+                true => self.move_tunnel(&mut ends, scratch, context),
+                false => {
+                    let moved = self.move_messages(&mut ends, scratch, context)?;
+                    self.settle(&mut ends, moved, scratch)
                 }
-            }
-            if let Some(link) = upstream.as_deref_mut() {
-                match downstream.as_deref_mut() {
-                    Some(downstream) => moved |= self.pump_request(downstream, link, scratch)?,
-                    None if link.flush().is_err() => self.cut_request(link),
-                    None => {}
-                }
-                let reader = downstream.as_deref_mut().filter(|_| !self.downstream_deaf);
-                moved |= self.pump_response(reader, link, scratch, rules, date)?;
-            }
-            if let Some(downstream) = downstream.as_deref_mut() {
-                let written = downstream.written();
-                if downstream.is_broken() || downstream.flush().is_err() {
-                    self.asker_is_deaf(downstream)?;
-                }
-                moved |= downstream.written() != written;
-            }
-            if self.tunnel.is_some() {
-                continue;
-            }
-            if self.response_is_whole() {
-                let sends_rest = self.awaits_rest() && self.upstream_keeps && !self.request_cut;
-                match (upstream.as_deref(), downstream.as_deref_mut()) {
-                    (Some(link), _) if !sends_rest => {
-                        return Ok(Step::LinkDone(self.reusable(link)));
-                    }
-                    (None, Some(downstream)) if self.awaits_rest() => {
-                        moved |= self.drop_rest(downstream, scratch)
-                    }
-                    _ => {}
-                }
-                match moved {
-                    _ if !self.awaits_rest() && upstream.is_none() => {}
-                    true => continue,
-                    false => return Ok(Step::Pending),
-                }
-                if downstream.is_none_or(|downstream| downstream.pending() == 0) {
-                    return Ok(Step::Finished);
-                }
-                return Ok(Step::Pending);
-            }
-            if !moved {
-                return Ok(Step::Pending);
-            }
-            if [&downstream, &upstream].into_iter().flatten().any(|peer| peer.has_paused()) {
-                break;
+            };
+            match left {
+                Some(step) => return Ok(step),
+                None if ends.have_paused() => break,
+                None => {}
             }
         }
         Ok(Step::Again)
     }
 
-    pub(super) fn reusable<T>(&self, link: &Connection<T>) -> Result<(), CloseReason> {
-        if self.enclosing.is_some() {
+    /// `None`: something moved, and more may.
+    fn move_tunnel<T>(
+        &mut self,
+        ends: &mut Ends<'_, T>,
+        scratch: &mut [u8],
+        context: &Context<'_>,
+    ) -> Option<Step> {
+        let (Phase::Tunnel { tunnel, .. }, Some(downstream), Some(link)) =
+            (&mut self.phase, ends.downstream.as_deref_mut(), ends.upstream.as_deref_mut())
+        else {
+            return Some(Step::Pending);
+        };
+        let written = (link.written(), downstream.written());
+        let stepped = tunnel.step(downstream, link, scratch, context.rules);
+        self.observed.sent((link.written() - written.0) as usize);
+        self.observed.received((downstream.written() - written.1) as usize);
+        match stepped {
+            Ok(true) => None,
+            Ok(false) => Some(tunnel.end().map_or(Step::Pending, Step::TunnelEnds)),
+            Err(why) => Some(Step::TunnelEnds(why)),
+        }
+    }
+
+    /// Moves what there is of request and response. Returns true if something moved.
+    fn move_messages<T>(
+        &mut self,
+        ends: &mut Ends<'_, T>,
+        scratch: &mut [u8],
+        context: &Context<'_>,
+    ) -> Result<bool, ExchangeError> {
+        let mut moved = false;
+        let is_deaf = self.asker.client().is_some_and(|client| client.is_deaf);
+        if let Some(link) = ends.upstream.as_deref_mut() {
+            match ends.downstream.as_deref_mut() {
+                Some(downstream) => {
+                    let (before, answered) = (self.phase.before(), self.is_answered());
+                    let passed = self.request.passed;
+                    let pumped = self.request.pump(downstream, link, scratch, before, answered);
+                    self.observed.sent(self.request.passed - passed);
+                    moved |= pumped?;
+                }
+                None if link.flush().is_err() => self.request.cut(link),
+                None => {}
+            }
+            let reader = ends.downstream.as_deref_mut().filter(|_| !is_deaf);
+            moved |= self.pump_response(reader, link, scratch, context)?;
+        }
+        if let Some(downstream) = ends.downstream.as_deref_mut() {
+            let written = downstream.written();
+            if downstream.is_broken() || downstream.flush().is_err() {
+                self.client_is_deaf(downstream)?;
+            }
+            moved |= downstream.written() != written;
+        }
+        Ok(moved)
+    }
+
+    /// What follows when as much has moved as could. `None`: it goes on.
+    fn settle<T>(
+        &mut self,
+        ends: &mut Ends<'_, T>,
+        moved: bool,
+        scratch: &mut [u8],
+    ) -> Option<Step> {
+        if self.is_tunnel() {
+            return None;
+        }
+        if !self.phase.is_whole() {
+            return (!moved).then_some(Step::Pending);
+        }
+        let link_keeps =
+            self.phase.receiving().is_some_and(|response| response.link_ends.is_none());
+        let sends_rest = self.awaits_rest() && link_keeps && !self.request.is_cut();
+        let mut moved = moved;
+        match (ends.upstream.as_deref(), ends.downstream.as_deref_mut()) {
+            (Some(link), _) if !sends_rest => return Some(Step::LinkDone(self.reusable(link))),
+            (None, Some(downstream)) if self.awaits_rest() => {
+                moved |= self.drop_rest(downstream, scratch);
+            }
+            _ => {}
+        }
+        if self.awaits_rest() || ends.upstream.is_some() {
+            return (!moved).then_some(Step::Pending);
+        }
+        let is_sent = ends.downstream.as_ref().is_none_or(|downstream| downstream.pending() == 0);
+        Some(if is_sent { Step::Finished } else { Step::Pending })
+    }
+
+    /// The one place that decides whether the upstream connection is fit for another request.
+    fn reusable<T>(&self, link: &Connection<T>) -> Result<(), CloseReason> {
+        if matches!(self.phase.upstream(), Some(Upstream::Post { .. })) {
             return Ok(()); // the POST is whole; what its connection is good for is said in its own head
         }
-        if !self.upstream_keeps {
-            let early = self.unsent && !self.upstream_reads_on;
-            Err(CloseCause::LastMessage.because(match early {
-                true => "it answered before it had the whole request",
-                false => "its response said so",
-            }))
-        } else if !self.request.is_done() || self.request_cut {
+        if let Some(why) = self.phase.receiving().and_then(|response| response.link_ends) {
+            Err(CloseCause::LastMessage.because(why))
+        } else if !self.request.body.is_done() || self.request.is_cut() {
             Err(CloseCause::LastMessage.because("it answered before it had the whole request"))
         } else if link.at_end_of_stream() || link.is_broken() || link.has_failed() {
             Err(CloseCause::Closed.because("behind its response"))
@@ -125,13 +174,37 @@ impl Exchange {
         }
     }
 
-    /// Returns true while a short rest of a request is read whose response is whole: its response
-    /// did not say that its connection ends.
-    pub(super) fn awaits_rest(&self) -> bool {
-        self.downstream_keeps
-            && self.downstream.is_some()
-            && self.tunnel.is_none()
-            && !self.request.is_done()
-            && self.response_is_whole()
+    /// Reads and drops the rest of a request where the upstream connection takes none of it.
+    /// Returns true if something moved.
+    fn drop_rest<T>(&mut self, downstream: &mut Connection<T>, scratch: &mut [u8]) -> bool {
+        let most = self.request.body.remaining().map_or(0, |_| self.request.readable(scratch));
+        let filled = match downstream.fetch(scratch, most) {
+            Ok(Fetched::Bytes(n)) => n,
+            Ok(Fetched::Nothing) => return false,
+            Ok(Fetched::End) | Err(_) => {
+                self.asker.client_mut().into_iter().for_each(|client| client.keeps = false);
+                return true;
+            }
+        };
+        self.request.upload = Upload::Cut;
+        let decoded = self.request.body.decode(&scratch[..filled]);
+        let dropped = decoded.map_or(filled, |(used, _)| used); // of known length, so one piece
+        downstream.keep(&scratch[dropped..filled]);
+        true
+    }
+
+    /// The downstream side takes nothing any more. What it has sent may be a whole request, and
+    /// then goes on.
+    fn client_is_deaf<T>(&mut self, downstream: &mut Connection<T>) -> Result<(), ExchangeError> {
+        downstream.drop_output();
+        let has_link = self.upstream().is_some();
+        let is_over = self.request.body.is_done() || self.request.is_cut() || downstream.is_over();
+        let Some(client) = self.asker.client_mut().filter(|_| has_link && !is_over) else {
+            return Err(ExchangeError::ClientGone);
+        };
+        if !std::mem::replace(&mut client.is_deaf, true) {
+            downstream.look_again();
+        }
+        Ok(())
     }
 }

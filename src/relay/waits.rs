@@ -13,6 +13,11 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
+    /// For whoever has gone, or nearly.
+    pub(super) fn abandoned(limits: &Limits) -> Self {
+        Wait { time: limits.abandoned_timeout, name: "abandoned_timeout" }
+    }
+
     /// Returns false where it may take as long as it takes.
     pub(super) fn is_bounded(&self) -> bool {
         !self.time.is_zero()

@@ -1,0 +1,80 @@
+//! Who wants the response: a client, the loop itself, or nobody any more.
+
+use std::time::Instant;
+
+use crate::engine::connections::Id;
+
+pub(super) enum Asker {
+    /// Whoever sent the request on the downstream connection.
+    Client(Client),
+    /// The loop itself: any response is a sign of life.
+    Probe,
+    /// Nobody: the client is gone, and what little is left of the response is drained to save the
+    /// upstream connection. `looked`: when callers were last looked for who want that connection;
+    /// `None`: they are never.
+    Gone { looked: Option<Instant> },
+}
+
+/// The downstream side.
+pub(super) struct Client {
+    pub(super) id: Id,
+    /// Of its HTTP version.
+    pub(super) minor: u8,
+    /// Another request may follow on its connection.
+    pub(super) keeps: bool,
+    /// It reads no more, yet what it sent may be a whole request.
+    pub(super) is_deaf: bool,
+    pub(super) sending: Sending,
+}
+
+/// The direction in which a client sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sending {
+    Open,
+    /// The client has ended it, and is most likely gone.
+    Ended,
+    /// The client has ended it and may still want its response: since when, or since callers were
+    /// last looked for.
+    HalfClosed(Instant),
+}
+
+impl Client {
+    pub(super) fn new(id: Id, minor: u8, keeps: bool) -> Self {
+        Client { id, minor, keeps, is_deaf: false, sending: Sending::Open }
+    }
+}
+
+impl Asker {
+    pub(super) fn client(&self) -> Option<&Client> {
+        match self {
+            Asker::Client(client) => Some(client),
+            Asker::Probe | Asker::Gone { .. } => None,
+        }
+    }
+
+    pub(super) fn client_mut(&mut self) -> Option<&mut Client> {
+        match self {
+            Asker::Client(client) => Some(client),
+            Asker::Probe | Asker::Gone { .. } => None,
+        }
+    }
+
+    /// Whether its client has ended its direction, and is most likely gone.
+    pub(super) fn has_ended(&self) -> bool {
+        self.client().is_some_and(|client| client.sending == Sending::Ended)
+    }
+
+    /// Since when callers count for more than whoever asked.
+    pub(super) fn absent_since(&mut self) -> Option<&mut Instant> {
+        match self {
+            Asker::Client(Client { sending: Sending::HalfClosed(looked), .. }) => Some(looked),
+            Asker::Gone { looked } => looked.as_mut(),
+            Asker::Client(_) | Asker::Probe => None,
+        }
+    }
+
+    /// Whether an HTTP/1.0 client asks.
+    pub(super) fn is_old(&self) -> bool {
+        self.client().is_some_and(|client| client.minor == 0)
+    }
+}

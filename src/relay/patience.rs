@@ -1,0 +1,211 @@
+//! The deadlines of an exchange: which one runs, what counts as progress, and who is too slow.
+
+use std::time::{Duration, Instant};
+
+use crate::engine::connections::{Connection, Connections, Id};
+use crate::limits::Limits;
+use crate::relay::asker::Sending;
+use crate::relay::clocks::{Window, left};
+use crate::relay::exchange::Exchange;
+use crate::relay::phase::Phase;
+use crate::relay::request::Invitation;
+use crate::relay::rules::Rules;
+use crate::relay::waits::Wait;
+
+/// Bytes that one side has not taken yet, as far as deadlines depend on them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Backlog {
+    /// The upstream side has not taken all that there is of the request.
+    pub(super) request: bool,
+    /// The downstream side has not taken all that there is of the response. However long a gateway
+    /// lets a local server be silent, it takes what it asked for, or its link ends.
+    pub(super) response: bool,
+}
+
+impl Backlog {
+    pub(super) fn of<T>(exchange: &Exchange, cx: &Connections<T>) -> Self {
+        let waits =
+            |id: Option<Id>| id.and_then(|id| cx.get(id)).is_some_and(|peer| peer.pending() > 0);
+        Backlog { request: waits(exchange.upstream()), response: waits(exchange.downstream()) }
+    }
+}
+
+impl Exchange {
+    /// Notes whether something has moved since the last look. What is read of a request only to be
+    /// dropped does not count.
+    pub(super) fn note_progress<T>(&mut self, cx: &Connections<T>) {
+        let find = |id: Option<Id>| id.and_then(|id| cx.get(id));
+        let of_downstream =
+            if self.request.is_cut() { Connection::written } else { Connection::traffic };
+        let moved = find(self.downstream()).map_or(0, of_downstream)
+            + find(self.upstream()).map_or(0, Connection::traffic);
+        if self.clocks.seen != moved && self.clocks.whole_within.is_none() {
+            (self.clocks.seen, self.clocks.progress) = (moved, cx.now());
+        }
+    }
+
+    /// When this exchange is next to be looked at, if nothing happens before. Counted from the last
+    /// progress, not from the last event: events that move nothing postpone nothing.
+    pub(super) fn time_left(
+        &mut self,
+        now: Instant,
+        limits: &Limits,
+        backlog: Backlog,
+    ) -> Option<Duration> {
+        let (patience, progress) = (self.patience(limits, backlog), self.clocks.progress);
+        let silent = patience.is_bounded().then(|| left(progress, patience.time, now));
+        let head =
+            self.beginning.half_since.map(|from| left(from, self.head_wait(limits).time, now));
+        let look = self
+            .asker
+            .absent_since()
+            .map(|looked| left((*looked).max(progress), limits.half_close_timeout, now));
+        let windows = [self.clocks.taking, self.clocks.sending]
+            .map(|window| window.map(|window| window.left(now, limits)));
+        [silent, head, look].into_iter().chain(windows).flatten().min()
+    }
+
+    /// How long a response's head may take, from its first byte to its last: one that drips in must
+    /// not hold a connection for longer than silence may.
+    fn head_wait(&self, limits: &Limits) -> Wait {
+        let whole = Wait { time: limits.head_timeout, name: "head_timeout" };
+        Some(self.waits.first_byte)
+            .filter(|first| first.is_bounded() && first.time < whole.time)
+            .unwrap_or(whole)
+    }
+
+    /// Why the head of its response is waited for no longer, where that is so.
+    pub(super) fn late_head(&self, now: Instant, rules: &Rules) -> Option<String> {
+        let wait = self.head_wait(&rules.limits);
+        let late = now.saturating_duration_since(self.beginning.half_since?) >= wait.time;
+        late.then(|| {
+            format!(
+                "{} began its response, and its head was not whole within {wait}",
+                rules.upstream_name
+            )
+        })
+    }
+
+    /// Notes what the next deadline depends on: who keeps whom waiting, and who has left.
+    pub(super) fn note_turns<T>(
+        &mut self,
+        downstream: Option<&mut Connection<T>>,
+        backlog: Backlog,
+        now: Instant,
+        rules: &Rules,
+    ) {
+        if let Phase::Tunnel { tunnel, .. } = &mut self.phase {
+            if tunnel.is_half_ended() && !tunnel.half_seen {
+                (tunnel.half_seen, self.clocks.progress) = (true, now);
+            }
+        }
+        let Some(downstream) = downstream else { return };
+        if self.request.body.is_done() && !self.is_tunnel() {
+            downstream.look_for_end();
+        }
+        if downstream.is_ending() {
+            self.note_end(now, rules);
+        }
+        self.open_windows(downstream, backlog, now, &rules.limits);
+    }
+
+    /// The client has ended its direction.
+    fn note_end(&mut self, now: Instant, rules: &Rules) {
+        let (is_tunnel, patience) = (self.is_tunnel(), rules.limits.half_close_timeout);
+        let Some(client) = self.asker.client_mut().filter(|c| c.sending == Sending::Open) else {
+            return;
+        };
+        if !rules.downstream_may_half_close {
+            (client.sending, self.clocks.progress) = (Sending::Ended, now);
+        } else if !is_tunnel && !patience.is_zero() {
+            client.sending = Sending::HalfClosed(now);
+        }
+    }
+
+    /// Begins the windows of the least rate for whoever is to move bytes now, and ends the others.
+    fn open_windows<T>(
+        &mut self,
+        downstream: &Connection<T>,
+        backlog: Backlog,
+        now: Instant,
+        limits: &Limits,
+    ) {
+        let is_rated = limits.min_rate_bytes_per_s > 0 && !self.is_tunnel();
+        let has_link = self.upstream().is_some();
+        let takes = is_rated && downstream.pending() > 0 && (has_link || self.held().is_some());
+        // Who waits for a 100 is not slow, nor is who sends what the upstream side does not take.
+        let is_invited =
+            self.request.invitation != Invitation::Awaited || self.beginning.interim > 0;
+        let sends = is_rated
+            && has_link
+            && !backlog.request
+            && is_invited
+            && !self.request.body.is_done()
+            && !self.request.is_cut();
+        let clocks = &mut self.clocks;
+        clocks.taking =
+            takes.then(|| clocks.taking.unwrap_or(Window::new(now, downstream.written())));
+        clocks.sending =
+            sends.then(|| clocks.sending.unwrap_or(Window::new(now, downstream.received())));
+    }
+
+    /// Whether the downstream side, which has `unread` bytes waiting for it, took too little over a
+    /// whole window of the minimum rate. The next window begins when all has been written that can
+    /// be: what its socket had room for is no sign of reading.
+    pub(super) fn is_slow_to_take(
+        &mut self,
+        written: u64,
+        unread: bool,
+        now: Instant,
+        limits: &Limits,
+    ) -> bool {
+        let Some(window) = self.clocks.taking.filter(|window| window.is_over(now, limits)) else {
+            return false;
+        };
+        self.clocks.taking = None;
+        unread && window.is_slow(written, now, limits)
+    }
+
+    /// Whether the downstream side sent too little over a whole window of the least rate; begins
+    /// the next window. `received`: in all.
+    pub(super) fn is_slow_to_send(&mut self, received: u64, now: Instant, limits: &Limits) -> bool {
+        let Some(window) = self.clocks.sending.filter(|window| window.is_over(now, limits)) else {
+            return false;
+        };
+        self.clocks.sending = Some(Window::new(now, received));
+        window.is_slow(received, now, limits)
+    }
+
+    /// Whether the downstream side has ended its direction, or is gone, and nothing has moved for
+    /// so long that it does not count while callers wait. It is asked again as much later.
+    pub(super) fn has_left(&mut self, now: Instant, limits: &Limits) -> bool {
+        let progress = self.clocks.progress;
+        let Some(looked) = self.asker.absent_since() else { return false };
+        let is_due = left((*looked).max(progress), limits.half_close_timeout, now).is_zero();
+        if is_due {
+            *looked = now;
+        }
+        is_due
+    }
+
+    /// How long nothing may move.
+    pub(super) fn patience(&self, limits: &Limits, backlog: Backlog) -> Wait {
+        let abandoned = Wait::abandoned(limits);
+        if let Some(wait) = self.clocks.whole_within {
+            return wait;
+        }
+        let wait = match self.phase.tunnel() {
+            Some(tunnel) if tunnel.is_half_ended() && self.clocks.is_hurried => return abandoned,
+            Some(tunnel) if tunnel.is_half_ended() => return self.waits.half_tunnel,
+            Some(_) => return self.waits.tunnel,
+            None if backlog.request => self.waits.write,
+            None if backlog.response && !self.waits.body_silence.is_bounded() => {
+                Wait { time: limits.body_silence_timeout, name: "body_silence_timeout" }
+            }
+            None if self.request.body.is_done() && !self.phase.has_head() => self.waits.first_byte,
+            None => self.waits.body_silence,
+        };
+        let is_shorter = !wait.is_bounded() || limits.abandoned_timeout < wait.time;
+        if self.asker.has_ended() && is_shorter { abandoned } else { wait }
+    }
+}
