@@ -39,6 +39,12 @@ impl Budget {
         Held { budget: self.clone(), part: Some(part), bytes: 0 }
     }
 
+    /// The same, which leaves `spare` bytes of the part to others of its kind.
+    pub(crate) fn share_but(&self, part: Part, spare: usize) -> Held {
+        let most_of_one = self.most_of_one.saturating_sub(spare);
+        Held { budget: Budget { most_of_one, ..self.clone() }, part: Some(part), bytes: 0 }
+    }
+
     /// What is taken of it now.
     pub(crate) fn taken(&self) -> usize {
         self.taken.load(Relaxed)
@@ -110,13 +116,18 @@ impl Held {
     /// Takes what is there already, whatever the bound says.
     pub(crate) fn force(&mut self, bytes: usize) {
         self.budget.taken.fetch_add(bytes, Relaxed);
+        if let Some(part) = &self.part {
+            part.fetch_add(bytes, Relaxed);
+        }
         self.bytes += bytes;
     }
 
     /// Whether it is of use to others that it is given back soon: more than half of the budget is
-    /// taken.
+    /// taken, or of the part that it belongs to.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.bytes > 0 && self.budget.taken.load(Relaxed) > self.budget.most / 2
+        let Budget { taken, most, most_of_one } = &self.budget;
+        let of_part = self.part.as_ref().is_some_and(|part| part.load(Relaxed) > most_of_one / 2);
+        self.bytes > 0 && (of_part || taken.load(Relaxed) > most / 2)
     }
 }
 
@@ -126,5 +137,35 @@ impl Drop for Held {
         if let Some(part) = &self.part {
             part.fetch_sub(self.bytes, Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_wanted_when_more_than_half_of_it_is_taken() {
+        let budget = Budget::of_parts(1000, 100);
+        let (mine, others) = (Part::default(), Part::default());
+        let (mut held, mut beside) = (budget.share_of(mine.clone()), budget.share_of(others));
+        assert!(held.grow(50) && beside.grow(10));
+        assert!(!held.is_wanted() && !beside.is_wanted());
+        assert!(held.grow(1));
+        assert!(held.is_wanted() && !beside.is_wanted());
+        // What is taken by force counts for the part, too, and is given back with the rest.
+        held.force(60);
+        assert_eq!((mine.load(Relaxed), budget.taken()), (111, 121));
+        drop(held);
+        assert_eq!((mine.load(Relaxed), budget.taken()), (0, 10));
+    }
+
+    #[test]
+    fn what_is_spared_is_left_to_the_others_of_a_part() {
+        let budget = Budget::of_parts(1000, 100);
+        let part = Part::default();
+        let (mut upload, mut answer) = (budget.share_but(part.clone(), 25), budget.share_of(part));
+        assert!(!upload.grow(76) && upload.grow(75) && !upload.grow(1));
+        assert!(answer.grow(25) && !answer.grow(1));
     }
 }

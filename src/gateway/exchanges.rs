@@ -77,6 +77,15 @@ impl GatewayRole {
         self.budget.share_of(self.registry.messages(name))
     }
 
+    /// The same for what visitors send to it: up to a quarter is left to what the device answers.
+    pub(super) fn uploads_of(&mut self, name: &str) -> Held {
+        let limits = &self.settings.limits;
+        let whole = limits.messages_of_device();
+        let three = limits.message_bytes_max.saturating_mul(3);
+        let spare = whole.saturating_sub(three).min(whole / 4);
+        self.budget.share_but(self.registry.messages(name), spare)
+    }
+
     /// This exchange has to be over by then.
     pub(super) fn ends_by(&mut self, cx: &mut Connections<State>, key: Key, at: Instant) {
         self.deadlines.add(key, at, &self.exchanges);

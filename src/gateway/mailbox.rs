@@ -955,7 +955,7 @@ impl GatewayRole {
         let Some(Asking { name, .. }) = cx.asking(downstream) else {
             return false;
         };
-        let held = self.messages_of(&name.clone());
+        let held = self.uploads_of(&name.clone());
         let Some(exchange) = self.exchanges.get_mut(key) else { return false };
         if exchange.wants_upgrade() {
             let reason =

@@ -5,8 +5,8 @@
 //! (*connected*) are here and nowhere else.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::close_reason::CloseCause;
@@ -201,8 +201,6 @@ struct Entry {
     departed: Option<Stamp>,
     /// Sessions that were replaced, the latest last.
     replaced: Vec<(Session, Instant)>,
-    /// What it takes of the budget of whole messages; `None`: it never took any.
-    messages: Option<Part>,
 }
 
 impl Entry {
@@ -231,7 +229,6 @@ impl Entry {
             end: None,
             departed: None,
             replaced: Vec::new(),
-            messages: None,
         }
     }
 
@@ -256,11 +253,6 @@ impl Entry {
 
     fn is_awaited(&self) -> bool {
         !self.waiting.is_empty() || !self.again.is_empty()
-    }
-
-    /// Whether nobody waits for it, and no message of it is in memory.
-    fn is_forgettable(&self) -> bool {
-        !self.is_awaited() && self.messages.as_ref().is_none_or(|part| part.load(Relaxed) == 0)
     }
 
     /// What `links_per_device_max` bounds.
@@ -333,6 +325,10 @@ pub(crate) struct Registry {
     /// Names whose last link went.
     departed: Departed,
     epochs: u64,
+    /// What each credential, or name without one, takes of the budget of whole messages.
+    parts: HashMap<Box<str>, Weak<AtomicUsize>>,
+    /// As many were left when they were last swept.
+    parts_left: usize,
 }
 
 impl Registry {
@@ -344,6 +340,8 @@ impl Registry {
             connected: 0,
             departed: Departed::default(),
             epochs: 0,
+            parts: HashMap::new(),
+            parts_left: 0,
         }
     }
 
@@ -871,7 +869,6 @@ impl Registry {
     /// Forgets names at once that are not connected and for which nobody waits.
     pub(crate) fn forget_names(&mut self, registration: &Registration) {
         for name in registration.names() {
-            // What it holds of whole messages is about to be dropped: the refused answer itself.
             if self.entries.get(name).is_some_and(|e| !e.is_connected() && !e.is_awaited()) {
                 let stamp = self.entries.remove(name).and_then(|entry| entry.departed);
                 stamp.and_then(|stamp| self.departed.remove(stamp));
@@ -972,12 +969,22 @@ impl Registry {
         true
     }
 
-    /// What the device of this name takes of the budget of whole messages.
+    /// What the device of this name takes of the budget of whole messages, together with all that
+    /// its credential let in: more names are no larger share.
     pub(crate) fn messages(&mut self, name: &str) -> Part {
-        self.entries
-            .get_mut(name)
-            .map(|entry| entry.messages.get_or_insert_default().clone())
-            .unwrap_or_default()
+        const SPARE: usize = 64;
+        let credential = self.entries.get(name).and_then(|entry| entry.owner.credential.as_deref());
+        let key = credential.map_or_else(|| format!("name {name}"), |c| format!("credential {c}"));
+        if let Some(part) = self.parts.get(key.as_str()).and_then(Weak::upgrade) {
+            return part;
+        }
+        if self.parts.len() > 2 * self.parts_left + SPARE {
+            self.parts.retain(|_, part| part.strong_count() > 0);
+            self.parts_left = self.parts.len();
+        }
+        let part = Part::default();
+        self.parts.insert(key.into(), Arc::downgrade(&part));
+        part
     }
 
     /// Whoever waits longest under one of the names for what has just become free: a link, which
@@ -1030,7 +1037,7 @@ impl Registry {
                 break;
             }
             let Some(name) = self.departed.remove(stamp) else { break };
-            match self.entries.get(&name).map(Entry::is_forgettable) {
+            match self.entries.get(&name).map(|entry| !entry.is_awaited()) {
                 Some(true) => drop(self.entries.remove(&name)),
                 Some(false) => awaited.push(name),
                 None => {}
@@ -1079,6 +1086,29 @@ mod tests {
             airplay: false,
         }
     }
+    /// A token with many names is one device's share of memory, whatever becomes of its names.
+    #[test]
+    fn names_of_one_credential_have_one_share_of_memory() {
+        let mut registry = Registry::new(Arc::new(Limits::default()), false);
+        let now = Instant::now();
+        for (name, credential) in
+            [("a", Some("one")), ("b", Some("one")), ("c", Some("two")), ("d", None)]
+        {
+            let holder = Holder { credential: credential.map(Into::into), ..owner(None) };
+            assert!(registry.claim(&[name.to_owned()], &holder, Transport::Turn, now).is_ok());
+        }
+        let [a, b, c, d, e] = ["a", "b", "c", "d", "nobody"].map(|name| registry.messages(name));
+        assert!(Arc::ptr_eq(&a, &b) && Arc::ptr_eq(&e, &registry.messages("nobody")));
+        for (n, other) in [&c, &d, &e].into_iter().enumerate() {
+            assert!(!Arc::ptr_eq(&a, other), "{n}");
+        }
+        drop((a, b, c, d, e));
+        for n in 0..1000 {
+            registry.messages(&format!("name-{n}"));
+        }
+        assert!(registry.parts.len() < 200, "what nobody holds is swept: {}", registry.parts.len());
+    }
+
     fn lamp() -> Vec<String> {
         vec!["lamp".to_owned()]
     }

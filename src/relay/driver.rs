@@ -213,10 +213,19 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, rul
     if downstream.is_some() && exchange.is_waiting() {
         return; // it waits for a connection; the role has set that deadline
     }
+    // The rest of a request that is answered already is not worth another's wait.
+    let awaits_rest = exchange.awaits_rest();
+    if awaits_rest && upstream.is_some_and(|link| role.callers_wait(cx, link)) {
+        if let Some(exchange) = role.exchanges().get_mut(key) {
+            exchange.asker.client_mut().into_iter().for_each(|client| client.keeps = false);
+        }
+        return advance(role, cx, key);
+    }
+    let Some(exchange) = role.exchanges().get_mut(key) else { return };
     exchange.note_progress(cx);
     let backlog = Backlog::of(exchange, cx);
     exchange.note_turns(downstream.and_then(|id| cx.get_mut(id)), backlog, now, rules);
-    if exchange.awaits_rest() && exchange.clocks.whole_within.is_none() {
+    if awaits_rest && exchange.clocks.whole_within.is_none() {
         exchange.clocks.restart_within(Wait::abandoned(&rules.limits), now);
     }
     let at = exchange.time_left(now, &rules.limits, backlog).map(|left| cx.after(left));
