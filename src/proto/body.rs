@@ -201,7 +201,7 @@ enum State {
     Trailer,
     Done,
     /// It was wrong once and stays wrong.
-    HandshakeError,
+    Broken,
 }
 
 /// Where in `*( BWS ";" BWS name [ BWS "=" BWS value ] )` a chunk line stands (RFC 9112 §7.1.1).
@@ -315,7 +315,7 @@ impl Decoder {
             let rest = &input[used..];
             match self.state {
                 State::Done => return Ok((used, Piece::End)),
-                State::HandshakeError => return Err(malformed("the body was malformed before")),
+                State::Broken => return Err(malformed("the body was malformed before")),
                 _ if rest.is_empty() => return Ok((used, Piece::More)),
                 State::UntilClose => return Ok((input.len(), Piece::Data(rest))),
                 State::Length(left) | State::Data(left) => {
@@ -327,12 +327,12 @@ impl Decoder {
                 State::Trailer => {
                     used += self
                         .trailer_line(rest)
-                        .inspect_err(|_| self.state = State::HandshakeError)?
+                        .inspect_err(|_| self.state = State::Broken)?
                 }
                 _ => {
                     self.state = self
                         .chunk_byte(rest[0])
-                        .inspect_err(|_| self.state = State::HandshakeError)?;
+                        .inspect_err(|_| self.state = State::Broken)?;
                     used += usize::from(self.state != State::Trailer); // its first byte is read again, as part of the section
                 }
             }
