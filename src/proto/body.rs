@@ -325,14 +325,11 @@ impl Decoder {
                     return Ok((used + taken as usize, Piece::Data(&rest[..taken as usize])));
                 }
                 State::Trailer => {
-                    used += self
-                        .trailer_line(rest)
-                        .inspect_err(|_| self.state = State::Broken)?
+                    used += self.trailer_line(rest).inspect_err(|_| self.state = State::Broken)?
                 }
                 _ => {
-                    self.state = self
-                        .chunk_byte(rest[0])
-                        .inspect_err(|_| self.state = State::Broken)?;
+                    self.state =
+                        self.chunk_byte(rest[0]).inspect_err(|_| self.state = State::Broken)?;
                     used += usize::from(self.state != State::Trailer); // its first byte is read again, as part of the section
                 }
             }
