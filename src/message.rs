@@ -567,6 +567,7 @@ fn is_ours(name: &HeaderName) -> bool {
             | "proxy-connection"
             | "te"
             | "trailer"
+            | crate::proto::forward::WAITING
     )
 }
 

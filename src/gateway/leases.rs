@@ -32,6 +32,8 @@ pub(crate) struct Lease {
     pub(crate) fate: CutError,
     /// Its device is an AirPlay sender.
     pub(crate) airplay: bool,
+    /// Callers that wait, as the request is to tell the device.
+    pub(crate) waiting: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

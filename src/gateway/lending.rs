@@ -35,6 +35,7 @@ impl GatewayRole {
         let airplay = registration.is_airplay();
         let observed = self.observe_lease(&registration);
         self.registry.lend(&registration, id);
+        let waiting = self.registry.demand(&registration, 0);
         let fate = CutError::default();
         let ticket = self.leases.add(LeasedLink {
             registration,
@@ -45,7 +46,7 @@ impl GatewayRole {
         });
         cx.set_lent(self.leases.len());
         self.stats.exchanges.fetch_add(1, Relaxed);
-        let lease = Lease { stream, unread, of: Leased::Link(ticket), fate, airplay };
+        let lease = Lease { stream, unread, of: Leased::Link(ticket), fate, airplay, waiting };
         if let Err(unsent) = reply.send(Ok(lease)) {
             let Ok(Lease { stream, unread, .. }) = unsent.0 else { return true };
             let stream = Arc::into_inner(stream).map(|stream| (stream, unread));
@@ -87,6 +88,7 @@ impl GatewayRole {
                     of: Leased::Pair,
                     fate,
                     airplay: false,
+                    waiting: 0, // the event tells it
                 })
             }
             Err(e) => Err(Error::io(

@@ -9,6 +9,7 @@
 //! An event is the exchange's own request as it would go over a link; its answer is read by the
 //! code that reads a link. A held poll is a parked connection: no thread, no buffer.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -28,6 +29,7 @@ use crate::gateway::state::{Asking, Command, Device, GatewayRole, Hold, State, S
 use crate::limits::Limits;
 use crate::proto::body::{Decoder, Framing, Piece};
 use crate::proto::comet::{self, Answer};
+use crate::proto::forward::{self, waiting_line};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, reason_phrase, write_field, write_status_line};
 use crate::proto::turn::{self, Encoding, MESSAGE_ID, Transport, hex};
@@ -242,6 +244,15 @@ fn write_event(
         held.take(comet::event_json_length(id, text, limits)?, text.len())?;
     }
     comet::event_to_json(out, id, text, limits)
+}
+
+/// A request with a line of ours behind its first one.
+fn with_line<'t>(text: &'t [u8], line: &[u8]) -> Cow<'t, [u8]> {
+    if line.is_empty() {
+        return text.into();
+    }
+    let (first, rest) = text.split_at(forward::behind_first_line(text));
+    [first, line, rest].concat().into()
 }
 
 /// An event that a device has, or is being given.
@@ -1115,6 +1126,7 @@ impl GatewayRole {
         let mut held = self.messages_of(name);
         let Some(exchange) = self.exchanges.get(key) else { return false };
         let (collected, text) = (exchange.collected(), id_text(&event));
+        let line = waiting_line(self.registry.demand(&registration, 1));
         let (mut json, mut written) = (Vec::new(), Ok(()));
         match (accepts, &collected) {
             (Encoding::Message, _) => {}
@@ -1125,11 +1137,13 @@ impl GatewayRole {
                     (event, key, downstream, name),
                     whole.clone(),
                     held,
+                    line,
                 );
             }
             (Encoding::Json, whole) => {
                 let held = whole.as_ref().map(|_| &mut held); // a head alone is bounded, and counted in the buffer that it is written to
-                written = write_event(&mut json, &text, exchange.request(), held, &self.own_limits);
+                let request = with_line(exchange.request(), &line);
+                written = write_event(&mut json, &text, &request, held, &self.own_limits);
             }
         }
         if let Err(refusal) = &written {
@@ -1151,9 +1165,21 @@ impl GatewayRole {
             return false;
         };
         let before = peer.written();
-        let body: &[u8] = if accepts == Encoding::Json { &json } else { exchange.request() };
-        write_reply(peer.output(), &knock, Some((body.len(), &text)), &date);
-        let sent = peer.send(body).and_then(|()| peer.flush());
+        let sent = match accepts {
+            Encoding::Json => {
+                write_reply(peer.output(), &knock, Some((json.len(), &text)), &date);
+                peer.send(&json)
+            }
+            Encoding::Message => {
+                let request = exchange.request();
+                let (first, rest) = request.split_at(forward::behind_first_line(request));
+                let length = request.len() + line.len();
+                write_reply(peer.output(), &knock, Some((length, &text)), &date);
+                peer.output().extend_from_slice(&[first, &line].concat());
+                peer.send(rest)
+            }
+        };
+        let sent = sent.and_then(|()| peer.flush());
         let telling = PollReply {
             event: Some(event),
             keep: knock.keep,
@@ -1175,12 +1201,18 @@ impl GatewayRole {
         (event, key, downstream, name): (MessageId, Key, Id, &str),
         whole: Arc<Vec<u8>>,
         mut held: Held,
+        line: Vec<u8>,
     ) -> bool {
         let (remote, limits) = (self.remote.clone(), self.own_limits.clone());
         let submitted = self.json_workers.submit(move || {
             let mut json = Vec::new();
-            let written =
-                write_event(&mut json, &id_text(&event), &whole, Some(&mut held), &limits);
+            let written = write_event(
+                &mut json,
+                &id_text(&event),
+                &with_line(&whole, &line),
+                Some(&mut held),
+                &limits,
+            );
             drop(whole);
             remote.send(Command::Encoded { poll, event, json: written.map(|()| (json, held)) });
         });

@@ -388,7 +388,7 @@ impl DeviceRef<'_> {
         request: Request<Body>,
         whole: Option<Whole>,
     ) -> Result<Response<Body>, (Error, bool)> {
-        let Lease { stream, unread, of, fate, airplay } =
+        let Lease { stream, unread, of, fate, airplay, waiting } =
             self.borrow(whole).map_err(|e| (e, false))?;
         let remote = self.gateway.remote.clone();
         let done = move |link: Result<(Shared, Vec<u8>), Option<CloseReason>>| {
@@ -415,7 +415,7 @@ impl DeviceRef<'_> {
         let link =
             GatewayLink::within(Shared::new(stream), unread, self.gateway.link_limits.clone())
                 .taking_events(airplay);
-        let owned = Owned { first: None, whole, fate, done: Box::new(done) };
+        let owned = Owned { first: None, waiting, whole, fate, done: Box::new(done) };
         // By mailbox the loop has tried again where that was allowed.
         link.ask_owned(request, owned)
             .map_err(|(e, NothingArrived(nothing))| (e, nothing && of != Leased::Pair))

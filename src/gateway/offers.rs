@@ -25,6 +25,7 @@ use crate::gateway::registry::{Denied, Holder, Registration, Waiter};
 use crate::gateway::state::{Command, Device, GatewayRole, Hold, State, States};
 use crate::link::{CutError, GatewayLink};
 use crate::observe::Observed;
+use crate::proto::forward::waiting_line;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
 use crate::proto::heartbeat;
@@ -659,7 +660,9 @@ impl GatewayRole {
                 }
             }
         }
-        relay::attach_with(self, cx, key, id, line);
+        let demand = cx.registration(id).map_or(0, |link| self.registry.demand(&link, 0));
+        let lines = [line, &waiting_line(demand)].concat();
+        relay::attach_with(self, cx, key, id, &lines);
     }
 
     pub(super) fn link_free(
@@ -803,6 +806,8 @@ impl GatewayRole {
     }
 
     fn ask_options(&mut self, cx: &mut Connections<State>, id: Id, request: &'static [u8]) {
+        let Some(registration) = cx.registration(id) else { return };
+        let demand = self.registry.demand(&registration, 0);
         let exchange = Exchange::heartbeat(
             request.to_vec(),
             self.settings.limits.heartbeat_timeout,
@@ -813,7 +818,7 @@ impl GatewayRole {
         if let Some(link) = cx.link_mut(id) {
             link.exchange = Some(key);
         }
-        relay::attach(self, cx, key, id);
+        relay::attach_with(self, cx, key, id, &waiting_line(demand));
     }
 
     pub(super) fn drop_link(&mut self, cx: &mut Connections<State>, id: Id, why: CloseReason) {

@@ -251,6 +251,11 @@ impl Entry {
         self.replaced.push((session, now));
     }
 
+    /// Idle links and held polls.
+    fn free(&self) -> usize {
+        self.idle.0.len() + self.mailbox.as_ref().map_or(0, |mailbox| mailbox.polls.0.len())
+    }
+
     fn is_awaited(&self) -> bool {
         !self.waiting.is_empty() || !self.again.is_empty()
     }
@@ -1004,6 +1009,20 @@ impl Registry {
         found
     }
 
+    /// How many callers wait for a name of a device with a session, while none of its links and
+    /// polls is free: it can dial as many (protocol.md §1.6). `taken`: polls that still count as
+    /// held and are about to be answered.
+    pub(crate) fn demand(&self, registration: &Registration, taken: usize) -> usize {
+        if registration.session.is_none() {
+            return 0;
+        }
+        let entries = registration.names.iter().filter_map(|(name, epoch)| {
+            self.entries.get(name).filter(|entry| entry.epoch == *epoch)
+        });
+        let wanting = entries.filter(|entry| !entry.waiting.is_empty() && entry.free() <= taken);
+        wanting.map(|entry| entry.waiting.len()).sum()
+    }
+
     pub(crate) fn callers_wait(&self, registration: &Registration) -> bool {
         registration
             .names()
@@ -1601,5 +1620,31 @@ mod tests {
         let other = t.claim(&["lamp".to_owned()], &owner(Some(2)), Transport::Turn, now).unwrap();
         assert_eq!(other.idle.len(), 8);
         assert_eq!(t.surplus_pins("lamp").0, 0);
+    }
+
+    #[test]
+    fn demand_is_what_waits_while_nothing_is_free_and_only_of_a_session() {
+        let (mut registry, now, ids) = (registry(|_| ()), Instant::now(), ids(2));
+        let claimed = registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).unwrap();
+        let registration = claimed.registration;
+        registry.place(&registration, ids[0]);
+        for number in 0..3 {
+            assert!(registry.enqueue("lamp", Waiter::Caller(number)));
+            assert_eq!(registry.demand(&registration, 0), number as usize + 1);
+        }
+        registry.set_idle(&registration, ids[0]);
+        assert_eq!(registry.demand(&registration, 0), 0, "a link is free");
+        registry.set_busy(&registration, ids[0]);
+        let encoding = Encoding::Message;
+        let poll = registry.claim(&lamp(), &owner(Some(1)), Transport::Comet(encoding), now);
+        registry.park(&poll.unwrap().registration, ids[1], encoding, Some([1; 16]), now);
+        assert_eq!(registry.demand(&registration, 0), 0, "a poll is free");
+        assert_eq!(registry.demand(&registration, 1), 3, "but for the one that is about to go");
+
+        let (mut registry, now) = (self::registry(|_| ()), Instant::now());
+        let claimed = registry.claim(&lamp(), &owner(None), Transport::Turn, now).unwrap();
+        registry.place(&claimed.registration, ids[0]);
+        assert!(registry.enqueue("lamp", Waiter::Caller(1)));
+        assert_eq!(registry.demand(&claimed.registration, 0), 0);
     }
 }

@@ -28,7 +28,7 @@ const TOO_LONG_WITH_OURS: &str = "the request head is longer than a device takes
 const LOOP: &str = "this request has come through this gateway before (Via): its device forwards to where it came from";
 
 /// Bytes that may still be added to a head when it is known which link takes it.
-const ADDED_LATER: usize = 64;
+const ADDED_LATER: usize = 96;
 
 /// What came from a visitor.
 enum Asked {

@@ -14,6 +14,7 @@ use crate::link::upload::{EARLY, Step, Upload};
 use crate::link::wire::{HeadFault, Line, Patience, Side, Whole, Wire, header_map};
 use crate::message::{Body, write_request_head};
 use crate::proto::body::{self, Framing};
+use crate::proto::forward;
 use crate::proto::head::{self, LineEnds, ResponseHead};
 use crate::proto::turn::foreign_protocol;
 use crate::stream::{Stream, TimedStream};
@@ -39,6 +40,8 @@ pub(crate) struct NothingArrived(pub(crate) bool);
 pub(crate) struct Owned<S> {
     /// For the response's first byte; `None`: `first_byte_timeout`.
     pub(crate) first: Option<Instant>,
+    /// Callers that wait for the same device: it is told (protocol.md §1.6).
+    pub(crate) waiting: usize,
     /// For everything, the response's body included.
     pub(crate) whole: Option<Whole>,
     /// Where whoever cuts the connection from this side leaves why; that is then the exchange's
@@ -94,7 +97,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
     /// than a device takes), leave it as it was.
     pub fn ask(&mut self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.make_ready()?;
-        let (answer, upload) = self.exchange(request, None)?;
+        let (answer, upload) = self.exchange(request, None, 0)?;
         let mut wire = self.line.lock();
         let body = match begin(&mut wire, &answer) {
             None => Body::from_streamed(WireBody::new(&self.line, &wire, None).with_upload(upload)),
@@ -127,7 +130,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
                 .lock()
                 .spoil("a login that belongs to its connection goes over it (NTLM, Negotiate)"); // nobody else may have it after this
         }
-        let (answer, upload) = match self.exchange(request, owned.first) {
+        let (answer, upload) = match self.exchange(request, owned.first, owned.waiting) {
             Ok(exchanged) => exchanged,
             Err(error) => {
                 let nothing = NothingArrived(!self.response_began());
@@ -208,6 +211,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         &mut self,
         request: Request<Body>,
         deadline: Option<Instant>,
+        waiting: usize,
     ) -> Result<Exchanged, Error> {
         refuse_unasked(&mut self.line.lock())?;
         let (parts, body) = request.into_parts();
@@ -216,6 +220,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
             Error::usage(format!("writing a request's head: {}; nothing was sent", refusal.reason))
         })?;
         refuse_long_head(&self.pen.out, parts.headers.len(), &self.line.lock().limits)?;
+        self.tell_waiting(waiting, parts.headers.len());
         self.line.lock().forget_arrivals();
         let exchanged = match self.send(body, sending.framing, &parts.method, deadline) {
             Ok(Some(early)) => early?,
@@ -235,6 +240,19 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
             self.line.lock().spoil("the request said Connection: close");
         }
         Ok(exchanged)
+    }
+
+    /// Tells the device in the request's head how many callers wait, where there is room for that.
+    fn tell_waiting(&mut self, waiting: usize, fields: usize) {
+        const FIELDS_OF_OURS: usize = 2; // Host, and what frames the message
+        let line = forward::waiting_line(waiting);
+        let (head, limits) = (&mut self.pen.out, &self.line.lock().limits);
+        let fits = head.len() + line.len() <= limits.head_bytes_max
+            && fields + FIELDS_OF_OURS < limits.fields_max;
+        if !line.is_empty() && fits {
+            let place = forward::behind_first_line(head);
+            head.splice(place..place, line);
+        }
     }
 
     /// Writes the request. Where the device answers instead of taking it all: the response's head,

@@ -485,7 +485,7 @@ impl Decoder {
 /// authentication, request modifiers, control data or content (RFC 9110 §6.5.1), nor those of a
 /// proxy, nor names with `_`. `Content-Digest` may: trailers are where RFC 9530 puts it.
 pub fn may_trail(name: &str) -> bool {
-    const NEVER: [&str; 31] = [
+    const NEVER: [&str; 32] = [
         "transfer-encoding",
         "host",
         "connection",
@@ -517,6 +517,7 @@ pub fn may_trail(name: &str) -> bool {
         "via",
         "forwarded",
         "http2-settings",
+        "ptth-waiting",
     ];
     const NEVER_BEGINS: [&str; 3] = ["content-", "proxy-", "x-forwarded-"];
     let named = NEVER.iter().any(|never| same_name(name, never)) || name.contains('_');

@@ -289,6 +289,20 @@ pub(crate) const SAME_VISITOR: &str = "ptth-same-visitor";
 /// forwards one.
 pub(crate) const WAITING: &str = "ptth-waiting";
 
+/// The line that says how many callers wait; empty where none does.
+pub(crate) fn waiting_line(callers: usize) -> Vec<u8> {
+    const MOST: usize = 9_999; // four digits
+    match callers {
+        0 => Vec::new(),
+        callers => format!("PTTH-Waiting: {}\r\n", callers.min(MOST)).into_bytes(),
+    }
+}
+
+/// Where a line may be put into a request: behind its first line.
+pub(crate) fn behind_first_line(request: &[u8]) -> usize {
+    request.windows(2).position(|end| end == b"\r\n").map_or(0, |end| end + 2)
+}
+
 /// Returns how many callers wait, as the head of a request, event or heartbeat says. A value that is
 /// not one line of one to four digits says nothing.
 pub(crate) fn callers_waiting(fields: &Fields<'_>) -> Option<usize> {
@@ -615,6 +629,14 @@ pub struct FirstSegment<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn waiting_callers_have_a_line_of_at_most_four_digits() {
+        assert_eq!(waiting_line(0), b"");
+        assert_eq!(waiting_line(7), b"PTTH-Waiting: 7\r\n");
+        assert_eq!(waiting_line(10_000), b"PTTH-Waiting: 9999\r\n");
+        assert_eq!(behind_first_line(b"GET / HTTP/1.1\r\nHost:\r\n\r\n"), 16);
+    }
 
     #[test]
     fn a_location_of_the_alias_is_a_path_for_visitors() {

@@ -8,6 +8,7 @@ use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::message::{DateText, date_now};
 use crate::proto::body::Decoder;
+use crate::proto::forward;
 use crate::relay::endings::{abort, fail, finish};
 use crate::relay::exchange::Exchange;
 use crate::relay::failure::ExchangeError;
@@ -55,11 +56,7 @@ pub(crate) fn attach_with<R: Relaying>(
     exchange.phase = Phase::Sending(Upstream::Link { id: link, mark, before });
     if let Some(connection) = cx.get_mut(link) {
         let request = exchange.request();
-        let start = request
-            .windows(2)
-            .position(|end| end == b"\r\n")
-            .filter(|_| !line.is_empty())
-            .map_or(0, |end| end + 2);
+        let start = if line.is_empty() { 0 } else { forward::behind_first_line(request) };
         let (first, rest) = request.split_at(start);
         let out = connection.output();
         [first, line, rest].iter().for_each(|part| out.extend_from_slice(part));

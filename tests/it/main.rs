@@ -21,6 +21,7 @@ mod comet_gateway;
 #[cfg(feature = "cli")]
 mod comet_peers;
 #[cfg(feature = "cli")]
+mod demand;
 mod demand_device;
 #[cfg(feature = "cli")]
 mod device_wire;
