@@ -235,6 +235,17 @@ fn options(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// A program that gets an error finds what to do about it.
+#[test]
+fn every_predicate_of_errors_is_explained() {
+    let page = page("in-a-program.md").unwrap();
+    let source = fs::read_to_string(root().join("src/error.rs")).unwrap();
+    for predicate in source.split("pub fn is_").skip(1) {
+        let name = format!("is_{}", predicate.split('(').next().unwrap());
+        assert!(page.contains(&format!("| `{name}` |")), "docs/in-a-program.md: {name}");
+    }
+}
+
 /// An operator who reads a limit's name in a message finds its option, or that there is none.
 #[test]
 fn every_limit_is_in_the_table_of_options() {
