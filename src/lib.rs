@@ -40,6 +40,8 @@ compile_error!("reverse-http works on Unix only: its event loop registers raw de
 #[macro_use]
 mod logs;
 
+#[cfg(feature = "admin")]
+pub mod admin;
 pub mod close_reason;
 pub mod device;
 mod engine;

@@ -10,7 +10,7 @@
 //! [`RECENT_MAX`] requests of at most 200 bytes, [`CHANGES_MAX`] changes of at most 230 bytes and
 //! 600 bytes of its offer: less than 14 KiB, about 2 KiB for a device that nobody asks.
 
-#![allow(dead_code, reason = "nobody turns it on yet")]
+#![cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody turns it on"))]
 
 pub(crate) mod histogram;
 

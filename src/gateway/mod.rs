@@ -23,7 +23,7 @@ mod lending;
 mod lifecycle;
 mod listeners;
 mod mailbox;
-mod observation;
+pub(crate) mod observation;
 mod offer;
 mod offers;
 mod pins;
@@ -34,8 +34,8 @@ mod routes;
 mod settings;
 #[cfg(test)]
 pub(crate) mod simulated;
-mod state;
-mod stats;
+pub(crate) mod state;
+pub(crate) mod stats;
 mod telling;
 mod tokens;
 mod visitors;
@@ -94,6 +94,8 @@ pub struct Gateway {
     stats: Arc<Stats>,
     addresses: Vec<SocketAddr>,
     only_links: bool,
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
+    observes: bool,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Held while certificates are replaced, which takes two commands.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
@@ -320,6 +322,18 @@ impl Gateway {
             .unwrap_or_else(PoisonError::into_inner)
             .as_ref()
             .is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Whether it was started to [observe](GatewayBuilder::observe).
+    #[cfg(feature = "admin")]
+    pub(crate) fn observes(&self) -> bool {
+        self.observes
+    }
+
+    /// What an admin listener reaches of it.
+    #[cfg(feature = "admin")]
+    pub(crate) fn parts(&self) -> (Remote<Command>, Arc<Stats>, Arc<Limits>) {
+        (self.remote.clone(), self.stats.clone(), self.limits.clone())
     }
 
     fn refuse_on_link(&self, what: &str) -> Result<(), Error> {

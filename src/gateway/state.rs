@@ -316,7 +316,7 @@ pub(crate) enum Command {
     /// The visitor's connection that this link was pinned to is over.
     Unpin { link: Id },
     /// What an operator asks.
-    #[allow(dead_code, reason = "nobody asks yet")]
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     Observe(Question),
     /// Whether the loop turns.
     Ping { reply: Sender<()> },

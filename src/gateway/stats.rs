@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use crate::close_reason::{Counters, EndCounts};
 
 #[derive(Debug, Default)]
-pub(super) struct Stats {
+pub(crate) struct Stats {
     pub(super) devices: AtomicUsize,
     pub(super) polls: AtomicUsize,
     pub(super) turns: AtomicU64,
@@ -37,7 +37,7 @@ pub struct GatewayStats {
 }
 
 impl Stats {
-    pub(super) fn read(&self) -> GatewayStats {
+    pub(crate) fn read(&self) -> GatewayStats {
         GatewayStats {
             devices: self.devices.load(Relaxed),
             polls: self.polls.load(Relaxed),

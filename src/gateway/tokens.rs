@@ -163,6 +163,12 @@ impl Tokens {
         Ok(format!("{} {}", hex(&digest(token.as_bytes())), names.join(",")))
     }
 
+    /// Whether the only one of these `Authorization` fields shows a token of the table.
+    #[cfg(feature = "admin")]
+    pub(crate) fn admits<'a>(&self, fields: impl Iterator<Item = &'a [u8]>, most: usize) -> bool {
+        shown(fields, most).is_some_and(|digest| self.knows(&digest))
+    }
+
     /// What an operator calls this token: the comment of its line, or the number of that.
     pub(super) fn label(&self, digest: &Digest) -> Option<Box<str>> {
         let line = self.lines.get(digest)?;

@@ -551,7 +551,7 @@ pub(crate) fn origins_of_path(target: &str) -> Result<Vec<Name>, Refusal> {
 }
 
 /// `None`: a `%` without two hex digits behind it.
-fn percent_decoded(bytes: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn percent_decoded(bytes: &[u8]) -> Option<Vec<u8>> {
     let hex = |byte: u8| char::from(byte).to_digit(16);
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut rest = bytes;

@@ -11,6 +11,8 @@ mod tidy;
 
 // From outside, against the binary.
 #[cfg(feature = "cli")]
+mod admin;
+#[cfg(feature = "cli")]
 mod admission;
 #[cfg(feature = "cli")]
 mod cli;

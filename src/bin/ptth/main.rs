@@ -7,10 +7,12 @@
 
 #![allow(rustdoc::bare_urls, reason = "the doc comments of the arguments are the text of --help")]
 
+mod admin;
 mod certificates;
 mod config;
 mod environment;
 mod files;
+mod levels;
 mod output;
 mod proxy;
 mod supervise;
@@ -26,6 +28,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crate::admin::AdminArgs;
 use crate::config::duration;
 use certificates::{DeviceFiles, GatewayFiles};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -246,6 +249,8 @@ struct GatewayArgs {
     /// On SIGTERM, after --drain-notice: how long requests in progress may take to finish
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_DRAIN_TIMEOUT")]
     drain_timeout: Duration,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 #[derive(Args)]
@@ -460,9 +465,9 @@ fn main() -> ExitCode {
     code
 }
 
-fn run(errors: Box<dyn Write + Send>) -> Result<(), Failure> {
+fn run(errors: output::Output) -> Result<(), Failure> {
     let level = env_logger::Env::default().default_filter_or("info");
-    env_logger::Builder::from_env(level).target(env_logger::Target::Pipe(errors)).init();
+    levels::start(level, errors);
     if let Err(e) = rlimit::increase_nofile_limit(u64::MAX) {
         log::debug!("the limit of open files stays as it is: {e}");
     }
@@ -502,6 +507,7 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
             args.devices
         )));
     }
+    args.admin.check()?;
     let fixed = routes(&args.route)?;
     let fixed = match &args.health_path {
         Some(path) => fixed.health_path(path)?,
@@ -551,7 +557,8 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         .trusted_proxies(&args.trusted_proxies)?
         .devices_allow(&args.devices_allow)?
         .visitors_allow(&args.visitors_allow)?
-        .forwarded(args.forwarded);
+        .forwarded(args.forwarded)
+        .observe(args.admin.is_on());
     let builder = match &args.via {
         Some(via) => builder.via(via)?,
         None => builder,
@@ -565,8 +572,12 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
         Some(tls) => gateway.relay_tls(&args.visitors, table, tls)?,
         None => gateway.relay(&args.visitors, table)?,
     };
+    let admin = args.admin.listen(&gateway)?.map(Arc::new);
     say(format_args!("devices {devices_scheme}://{}", gateway.devices_addr()));
     say(format_args!("visitors {visitors_scheme}://{visitors}"));
+    if let Some(admin) = &admin {
+        say(format_args!("admin {}", admin.url()));
+    }
     let supervisor = Supervisor::of_environment();
     let serving = format!(
         "devices {devices_scheme}://{}, visitors {visitors_scheme}://{visitors}",
@@ -577,10 +588,11 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     supervisor.watch(move |time| watched.ping(time).is_ok());
     let (notice, time) = (args.drain_notice, args.drain_timeout);
     let again = {
-        let (gateway, supervisor) = (gateway.clone(), supervisor.clone());
+        let (gateway, supervisor, admin) = (gateway.clone(), supervisor.clone(), admin.clone());
         Again::start("ptth-reload", move || {
             supervisor.reloading();
             read_again(&gateway, visitors, &args, &fixed);
+            args.admin.read_again(admin.as_deref());
             supervisor.ready(&serving);
         })
     };
@@ -588,6 +600,7 @@ fn gateway(args: GatewayArgs) -> Result<(), Failure> {
     // Somebody at a keyboard waits for no load balancer.
     let notice = if signal == SIGINT { Duration::ZERO } else { notice };
     drain(&gateway, told, &supervisor, notice, time);
+    admin.iter().for_each(|admin| admin.stop());
     Ok(())
 }
 

@@ -22,7 +22,7 @@ static STDERR: OnceLock<Output> = OnceLock::new();
 
 /// One of the two; clones write to the same.
 #[derive(Clone)]
-struct Output {
+pub(crate) struct Output {
     lines: SyncSender<Vec<u8>>,
     unwritten: Arc<AtomicUsize>,
     lost: Arc<AtomicU64>,
@@ -82,10 +82,10 @@ impl Write for Output {
 ///
 /// # Errors
 /// No thread could be started.
-pub(crate) fn start() -> io::Result<Box<dyn Write + Send>> {
+pub(crate) fn start() -> io::Result<Output> {
     let (out, err) =
         (Output::start("ptth-stdout", io::stdout())?, Output::start("ptth-stderr", io::stderr())?);
-    let errors = Box::new(STDERR.get_or_init(|| err).clone());
+    let errors = STDERR.get_or_init(|| err).clone();
     let _ = STDOUT.set(out);
     Ok(errors)
 }

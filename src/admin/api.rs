@@ -1,0 +1,318 @@
+//! The answers in JSON (docs/admin.md, docs/admin.schema.json): names that stay, times in seconds
+//! since 1970, durations in milliseconds.
+
+use std::cmp::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Map, Value, json};
+
+use crate::admin::answers::Asked;
+use crate::admin::view::{Snapshot, View};
+use crate::gateway::Event;
+use crate::gateway::observation::{DeviceHistory, DeviceRow, LinkRow, Process};
+use crate::observe::{Change, Counts, Done, Minute};
+use crate::proto::turn::{Encoding, Transport};
+
+/// Devices of one page, where nothing is said.
+const PAGE: usize = 100;
+const PAGE_MAX: usize = 1_000;
+
+/// What a list is asked for: which devices, in which order, which page.
+pub(super) struct Wanted {
+    pub(super) text: String,
+    pub(super) state: String,
+    pub(super) silent_for: Option<Duration>,
+    pub(super) sort: String,
+    pub(super) page: usize,
+    pub(super) limit: usize,
+}
+
+impl Wanted {
+    pub(super) fn of(asked: &Asked<'_>) -> Wanted {
+        Wanted {
+            text: asked.parameter("q").to_lowercase(),
+            state: asked.parameter("state"),
+            silent_for: asked.time("silent_for"),
+            sort: asked.parameter("sort"),
+            page: asked.number("page").unwrap_or(1).max(1),
+            limit: asked.number("limit").unwrap_or(PAGE).clamp(1, PAGE_MAX),
+        }
+    }
+
+    fn takes(&self, snapshot: &Snapshot, row: &DeviceRow) -> bool {
+        let is_state = match self.state.as_str() {
+            "up" => row.transport.is_some(),
+            "down" => row.transport.is_none(),
+            _ => true,
+        };
+        let is_silent = self.silent_for.is_none_or(|time| snapshot.silence(row) >= time);
+        is_state && is_silent && (self.text.is_empty() || self.names(row))
+    }
+
+    fn names(&self, row: &DeviceRow) -> bool {
+        let offer = &row.offer;
+        let texts = [&*row.name, &*offer.agent, &*offer.protocol];
+        let more = [offer.token.as_deref(), offer.certificate.as_deref()];
+        texts
+            .into_iter()
+            .chain(more.into_iter().flatten())
+            .any(|text| text.to_lowercase().contains(&self.text))
+            || offer.address.is_some_and(|address| address.to_string().contains(&self.text))
+    }
+
+    /// The devices that it is about, in its order, and of those the ones of its page.
+    pub(super) fn find<'s>(&self, snapshot: &'s Snapshot) -> (usize, Vec<&'s DeviceRow>) {
+        let mut found: Vec<&DeviceRow> =
+            snapshot.devices.iter().filter(|row| self.takes(snapshot, row)).collect();
+        let (falls, key) = match self.sort.strip_prefix('-') {
+            Some(key) => (true, key),
+            None => (false, self.sort.as_str()),
+        };
+        found.sort_unstable_by(|a, b| {
+            let order = compare(key, a, b);
+            let order = if falls { order.reverse() } else { order };
+            order.then_with(|| a.name.cmp(&b.name))
+        });
+        let skipped = (self.page - 1).saturating_mul(self.limit);
+        (found.len(), found.into_iter().skip(skipped).take(self.limit).collect())
+    }
+}
+
+fn compare(key: &str, a: &DeviceRow, b: &DeviceRow) -> Ordering {
+    let number = |of: fn(&DeviceRow) -> u64| of(a).cmp(&of(b));
+    match key {
+        "state" => a.transport.is_none().cmp(&b.transport.is_none()),
+        "links" => number(|row| (row.load.idle + row.load.busy + row.load.polls) as u64),
+        "busy" => number(|row| row.load.busy as u64),
+        "waiting" => number(|row| row.load.waiting as u64),
+        "requests" => number(|row| row.counts.requests),
+        "errors" => number(|row| row.counts.errors),
+        "p50" => a.p50.cmp(&b.p50),
+        "p99" => a.p99.cmp(&b.p99),
+        "bytes" => number(|row| row.counts.bytes_from_devices + row.counts.bytes_to_devices),
+        "silent" => b.last_seen.cmp(&a.last_seen),
+        "since" => a.since.cmp(&b.since),
+        "ups" => number(|row| row.ups),
+        "address" => a.offer.address.cmp(&b.offer.address),
+        _ => Ordering::Equal, // by name, below
+    }
+}
+
+pub(super) fn devices(asked: &Asked<'_>, snapshot: &Snapshot) -> Value {
+    let wanted = Wanted::of(asked);
+    let (found, rows) = wanted.find(snapshot);
+    let devices: Vec<Value> = rows.into_iter().map(|row| row_json(snapshot, row)).collect();
+    json!({
+        "at": snapshot.unix(snapshot.at),
+        "known": snapshot.devices.len(),
+        "found": found,
+        "page": wanted.page,
+        "limit": wanted.limit,
+        "devices": devices,
+    })
+}
+
+/// A device at one moment; so that it can be told beside its history, the moment may be now.
+fn row_json(snapshot: &Snapshot, row: &DeviceRow) -> Value {
+    device_json(row, snapshot.at, &|at| snapshot.unix(at))
+}
+
+fn device_json(row: &DeviceRow, now: Instant, unix: &dyn Fn(Instant) -> f64) -> Value {
+    let silence = now.saturating_duration_since(row.last_seen);
+    json!({
+        "name": &*row.name,
+        "state": if row.transport.is_some() { "up" } else { "down" },
+        "transport": row.transport.map(transport_name),
+        "since": unix(row.since),
+        "cause": row.cause.map(|cause| cause.as_str()),
+        "last_seen": unix(row.last_seen),
+        "silent_ms": millis(silence),
+        "times_up": row.ups,
+        "links": { "idle": row.load.idle, "busy": row.load.busy },
+        "polls": row.load.polls,
+        "events_in_hand": row.load.events,
+        "waiting": row.load.waiting,
+        "in_progress": row.in_progress,
+        "requests": row.counts.requests,
+        "errors": row.counts.errors,
+        "responses": responses(&row.counts),
+        "failures": failures(&row.counts),
+        "latency_ms": { "p50": row.p50.map(millis), "p99": row.p99.map(millis) },
+        "bytes": { "to_device": row.counts.bytes_to_devices, "from_device": row.counts.bytes_from_devices },
+        "offer": {
+            "protocol": text(&row.offer.protocol),
+            "user_agent": text(&row.offer.agent),
+            "address": row.offer.address.map(|address| address.to_string()),
+            "token": row.offer.token.as_deref(),
+            "certificate": row.offer.certificate.as_deref(),
+        },
+    })
+}
+
+fn text(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+/// With three digits behind the point.
+pub(super) fn millis(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1000.0
+}
+
+pub(super) fn transport_name(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Turn => "upgrade",
+        Transport::Comet(Encoding::Json) => "comet-json",
+        Transport::Comet(_) => "comet-message",
+    }
+}
+
+fn responses(counts: &Counts) -> Value {
+    let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(counts.statuses);
+    Value::Object(classes.map(|(class, count)| (class.to_owned(), json!(count))).collect())
+}
+
+fn failures(counts: &Counts) -> Value {
+    let pairs = counts.failures.iter();
+    Value::Object(pairs.map(|(reason, count)| ((*reason).to_owned(), json!(count))).collect())
+}
+
+pub(super) fn device(history: &DeviceHistory, links: &[LinkRow]) -> Value {
+    let (now, wall) = (Instant::now(), SystemTime::now());
+    let unix = |at: Instant| {
+        let ago = now.saturating_duration_since(at);
+        unix_seconds(wall.checked_sub(ago).unwrap_or(wall))
+    };
+    let minutes = history.minutes.iter().map(|minute| minute_json(minute, history.minute));
+    let mut device = device_json(&history.row, now, &unix);
+    if let Value::Object(fields) = &mut device {
+        fields.insert("links_one_by_one".to_owned(), links.iter().map(link_json).collect());
+        let requests = history.recent.iter().rev().map(|done| done_json(done, &unix));
+        fields.insert("recent_requests".to_owned(), requests.collect());
+        let changes = history.changes.iter().rev().map(|change| change_json(change, &unix));
+        fields.insert("recent_changes".to_owned(), changes.collect());
+        fields.insert("minutes".to_owned(), minutes.collect());
+    }
+    device
+}
+
+fn minute_json(minute: &Minute, now: u32) -> Value {
+    let mean = minute.total_ms as f64 / f64::from(minute.requests.max(1));
+    json!({
+        "minutes_ago": now.saturating_sub(minute.number),
+        "requests": minute.requests,
+        "errors": minute.errors,
+        "mean_ms": (mean * 10.0).round() / 10.0,
+        "longest_ms": minute.longest_ms,
+    })
+}
+
+fn done_json(done: &Done, unix: &dyn Fn(Instant) -> f64) -> Value {
+    json!({
+        "at": unix(done.at),
+        "method": text(&done.method),
+        "path": &*done.path,
+        "visitor": done.from.map(|address| address.to_string()),
+        "status": Some(done.status).filter(|status| *status != 0),
+        "took_ms": millis(done.took),
+        "waited_ms": millis(done.waited),
+        "failure": done.failure,
+    })
+}
+
+fn change_json(change: &Change, unix: &dyn Fn(Instant) -> f64) -> Value {
+    json!({
+        "at": unix(change.at),
+        "kind": change.kind,
+        "reason": &*change.reason,
+        "cause": change.cause.map(|cause| cause.as_str()),
+    })
+}
+
+fn link_json(link: &LinkRow) -> Value {
+    let exchange = link.exchange.as_ref().map(|(method, path, age)| {
+        json!({ "method": text(method), "path": &**path, "age_ms": millis(*age) })
+    });
+    json!({
+        "id": link.id,
+        "device": &*link.device,
+        "state": link.state,
+        "address": link.peer.map(|address| address.to_string()),
+        "bytes": { "to_device": link.written, "from_device": link.received },
+        "exchange": exchange,
+    })
+}
+
+pub(super) fn links(links: &[LinkRow]) -> Value {
+    json!({ "links": links.iter().map(link_json).collect::<Vec<_>>() })
+}
+
+/// Each limit as its own `Debug` shows it; there is no other list of them to forget one in.
+pub(super) fn limits(view: &View, process: &Process) -> Value {
+    let shown = format!("{:?}", view.limits);
+    let inner = shown.split_once("{ ").and_then(|(_, rest)| rest.strip_suffix(" }"));
+    let pairs = inner.unwrap_or_default().split(", ").filter_map(|pair| pair.split_once(": "));
+    let limits: Map<String, Value> =
+        pairs.map(|(name, value)| (name.to_owned(), json!(value))).collect();
+    json!({
+        "limits": limits,
+        "use": {
+            "connections": process.connections,
+            "memory_bytes": process.memory,
+            "messages_bytes": process.messages,
+            "exchanges": process.exchanges,
+            "leases": process.leases,
+        },
+    })
+}
+
+/// The gateway as a whole.
+pub(super) fn totals(snapshot: &Snapshot, view: &View) -> Value {
+    let (process, stats) = (&snapshot.process, &snapshot.stats);
+    let ends = stats.ends.iter().filter(|(_, count)| *count > 0);
+    let ends: Map<String, Value> =
+        ends.map(|(cause, count)| (cause.as_str().to_owned(), json!(count))).collect();
+    let sum = |of: fn(&DeviceRow) -> usize| snapshot.devices.iter().map(of).sum::<usize>();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "at": snapshot.unix(snapshot.at),
+        "since": snapshot.unix(process.start),
+        "stopping": process.is_stopping,
+        "devices": { "connected": stats.devices, "known": snapshot.devices.len() },
+        "links": { "idle": sum(|row| row.load.idle), "busy": sum(|row| row.load.busy) },
+        "polls": stats.polls,
+        "waiting": sum(|row| row.load.waiting),
+        "in_progress": process.totals.in_progress,
+        "requests": process.totals.counts.requests,
+        "errors": process.totals.counts.errors,
+        "responses": responses(&process.totals.counts),
+        "failures": failures(&process.totals.counts),
+        "refused": stats.refused,
+        "turns": stats.turns,
+        "bytes": {
+            "to_devices": process.totals.counts.bytes_to_devices,
+            "from_devices": process.totals.counts.bytes_from_devices,
+        },
+        "ends": ends,
+        "connections": { "now": process.connections, "max": view.limits.connections_max },
+        "memory_bytes": { "now": process.memory, "max": view.limits.memory_bytes_max },
+    })
+}
+
+/// One event, with its number.
+pub(super) fn event(id: u64, event: &Event, at: SystemTime) -> Value {
+    json!({
+        "id": id,
+        "at": unix_seconds(at),
+        "kind": event.kind.as_str(),
+        "device": event.name,
+        "reason": event.reason,
+        "transport": event.transport.map(transport_name),
+        "cause": event.end.map(|cause| cause.as_str()),
+        "missed": event.missed,
+    })
+}
+
+fn unix_seconds(at: SystemTime) -> f64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (since.as_secs_f64() * 1000.0).round() / 1000.0
+}

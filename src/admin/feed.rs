@@ -1,0 +1,98 @@
+//! The gateway's events with numbers, so that whoever follows them can go on where it stopped.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::admin::api;
+use crate::gateway::Event;
+
+/// Events that are kept for those who come back.
+const EVENTS_MAX: usize = 1_024;
+
+/// The latest events as JSON.
+#[derive(Default)]
+pub(super) struct Feed {
+    ring: Mutex<Ring>,
+    grown: Condvar,
+    /// The gateway, or the listener, has ended.
+    over: AtomicBool,
+}
+
+#[derive(Default)]
+struct Ring {
+    last: u64,
+    events: VecDeque<(u64, Arc<str>)>,
+}
+
+impl Feed {
+    /// Fills it on a thread of its own until the gateway stops or nobody has the feed any more.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub(super) fn start(events: Receiver<Event>) -> Arc<Feed> {
+        let feed = Arc::new(Feed::default());
+        let weak = Arc::downgrade(&feed);
+        let spawned =
+            std::thread::Builder::new().name("ptth-admin-feed".to_owned()).spawn(move || {
+                loop {
+                    let event = events.recv_timeout(Duration::from_secs(1));
+                    let Some(feed) = weak.upgrade() else { return };
+                    match event {
+                        Ok(event) => feed.push(&event),
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => return feed.end(),
+                    }
+                }
+            });
+        if let Err(e) = spawned {
+            log::error!("the admin listener shows no events: no thread could be started: {e}");
+        }
+        feed
+    }
+
+    fn push(&self, event: &Event) {
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.last += 1;
+        let id = ring.last;
+        let json = api::event(id, event, SystemTime::now()).to_string();
+        if ring.events.len() >= EVENTS_MAX {
+            ring.events.pop_front();
+        }
+        ring.events.push_back((id, json.into()));
+        drop(ring);
+        self.grown.notify_all();
+    }
+
+    fn end(&self) {
+        self.over.store(true, SeqCst);
+        self.grown.notify_all();
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(SeqCst)
+    }
+
+    /// The number of the latest event.
+    pub(super) fn last(&self) -> u64 {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner).last
+    }
+
+    /// Events behind this number; where there are none, those that come within `wait`.
+    pub(super) fn after(&self, after: u64, wait: Duration) -> Vec<(u64, Arc<str>)> {
+        let end = Instant::now() + wait;
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            // A number from before a restart of the gateway is not known here.
+            let after = if after > ring.last { 0 } else { after };
+            let left = end.saturating_duration_since(Instant::now());
+            if after < ring.last || left.is_zero() || self.is_over() {
+                return ring.events.iter().filter(|(id, _)| *id > after).cloned().collect();
+            }
+            ring = self.grown.wait_timeout(ring, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What an operator sees and does: a status page, JSON, events and metrics on a listener of its own
+//! (docs/admin.md).
+//!
+//! Its threads are apart from the gateway's event loop, which they ask in small pieces. Nothing of
+//! it is reachable on the ports of devices and visitors, and nothing of it shows a secret.
+//!
+//! ```text
+//!   server.rs  connections, heads, who may ask ─► answers.rs  which path is what ─┬─► api.rs      JSON
+//!   view.rs    the gateway at one moment, asked once a second at most ◄───────────┼─► metrics.rs  Prometheus
+//!   feed.rs    the events with their numbers                          ◄───────────┴─► page.rs     HTML
+//! ```
+
+mod answers;
+mod api;
+mod feed;
+mod metrics;
+mod page;
+mod server;
+mod view;
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::admin::server::Server;
+use crate::admin::view::View;
+use crate::error::Error;
+use crate::gateway::Gateway;
+use crate::gateway::Tokens;
+
+/// How a gateway's [admin listener](Gateway::admin) behaves.
+#[derive(Clone, Default)]
+pub struct Admin {
+    tokens: Option<Tokens>,
+    metrics_per_device: usize,
+    set_log_level: Option<SetLogLevel>,
+}
+
+type SetLogLevel = Arc<dyn Fn(log::LevelFilter) + Send + Sync>;
+
+impl Admin {
+    /// On loopback or a Unix socket, for whoever can connect there.
+    pub fn new() -> Self {
+        Admin::default()
+    }
+    /// Answers only those who show one of these tokens, as `Authorization: Bearer TOKEN` or as the
+    /// password of `Basic`, whatever names it is for. A listener beyond loopback needs them.
+    pub fn tokens(mut self, tokens: Tokens) -> Self {
+        self.tokens = Some(tokens);
+        self
+    }
+    /// Gives so many devices series of their own in `/metrics`, those that were connected first.
+    /// Default: none, since each device costs its monitoring some series.
+    pub fn metrics_per_device(mut self, most: usize) -> Self {
+        self.metrics_per_device = most;
+        self
+    }
+    /// What the action *log level* does. Default: [`log::set_max_level`], which a logger with a
+    /// filter of its own may not follow upwards.
+    pub fn on_log_level(mut self, set: impl Fn(log::LevelFilter) + Send + Sync + 'static) -> Self {
+        self.set_log_level = Some(Arc::new(set));
+        self
+    }
+}
+
+/// Shows no token.
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("tokens", &self.tokens)
+            .field("metrics_per_device", &self.metrics_per_device)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A running admin listener. Dropping it ends it, and so does the end of its gateway.
+#[derive(Debug)]
+pub struct AdminListener {
+    server: Server,
+}
+
+impl AdminListener {
+    /// Where it listens: `http://127.0.0.1:9990`, or `unix:/run/ptth.sock`.
+    pub fn url(&self) -> &str {
+        self.server.url()
+    }
+
+    /// Ends it, as dropping does.
+    pub fn stop(&self) {
+        self.server.stop();
+    }
+
+    /// Replaces its [tokens](Admin::tokens), for the next request.
+    ///
+    /// # Errors
+    /// It was started without tokens.
+    pub fn set_tokens(&self, tokens: Tokens) -> Result<(), Error> {
+        self.server.set_tokens(tokens)
+    }
+}
+
+impl Gateway {
+    /// Listens for operators on this address (`127.0.0.1:9990`; port 0: any free one) or Unix socket
+    /// (`unix:/run/ptth.sock`, for its owner alone). The gateway has to be one that
+    /// [observes](crate::gateway::GatewayBuilder::observe).
+    ///
+    /// # Errors
+    /// The gateway does not observe; the address is beyond loopback, and there are no
+    /// [tokens](Admin::tokens); it cannot be bound.
+    pub fn admin(&self, address: &str, admin: Admin) -> Result<AdminListener, Error> {
+        if !self.observes() {
+            return Err(Error::usage(
+                "admin() on a gateway that does not observe its devices; say GatewayBuilder::observe(true)",
+            ));
+        }
+        let view = Arc::new(View::of(self, admin.metrics_per_device));
+        Ok(AdminListener { server: Server::start(address, view, admin)? })
+    }
+}

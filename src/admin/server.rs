@@ -1,0 +1,424 @@
+//! The admin listener's connections: bounds, heads, and who may ask.
+//!
+//! One thread accepts, each connection has a thread of its own, and both are few: whoever operates a
+//! gateway is not many. Each wait has a deadline.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::admin::answers::{self, Asked, Reply};
+use crate::admin::view::View;
+use crate::admin::{Admin, SetLogLevel};
+use crate::error::{Error, Fault};
+use crate::gateway::Tokens;
+use crate::limits::Limits;
+use crate::message::{DateText, date_now};
+use crate::proto::body::Framing;
+use crate::proto::framed::FramedRequest;
+use crate::proto::head::{self, LineEnds};
+use crate::stream::Stream;
+
+/// Connections at once, each with a thread.
+const CONNECTIONS_MAX: usize = 64;
+/// Those of them that follow events or wait for one.
+const FOLLOWERS_MAX: usize = 32;
+/// Requests on one connection.
+const REQUESTS_MAX: usize = 1_000;
+/// Longest request head, in bytes.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// How long a request may take to arrive, and the next one to begin.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long nothing may be taken of an answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a follower of events is told the totals.
+pub(super) const PULSE: Duration = Duration::from_secs(2);
+
+/// What all connections share.
+pub(super) struct Context {
+    pub(super) view: Arc<View>,
+    tokens: RwLock<Option<Tokens>>,
+    pub(super) set_log_level: Option<SetLogLevel>,
+    limits: Limits,
+    stopped: Arc<AtomicBool>,
+    connections: AtomicUsize,
+    followers: AtomicUsize,
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    fn accept(&self) -> io::Result<Stream> {
+        let stream: Stream = match self {
+            Listener::Tcp(listener) => listener.accept()?.0.into(),
+            Listener::Unix(listener, _) => listener.accept()?.0.into(),
+        };
+        stream.set_nonblocking(false)?;
+        stream.tune()?;
+        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+        Ok(stream)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Listener::Unix(_, path) = self {
+            let _ = std::fs::remove_file(path); // somebody else may have done it
+        }
+    }
+}
+
+/// A running listener.
+pub(super) struct Server {
+    url: String,
+    context: Arc<Context>,
+    stopped: Arc<AtomicBool>,
+    waker: Waker,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    pub(super) fn start(address: &str, view: Arc<View>, admin: Admin) -> Result<Server, Error> {
+        let (listener, url) = match address.strip_prefix("unix:") {
+            Some(path) => (bind_unix(Path::new(path))?, address.to_owned()),
+            None => bind_tcp(address, admin.tokens.is_some())?,
+        };
+        let doing = |e| Error::io(Fault::Gateway, "starting the admin listener", e);
+        let poll = Poll::new().map_err(doing)?;
+        let waker = Waker::new(poll.registry(), Token(1)).map_err(doing)?;
+        let descriptor = match &listener {
+            Listener::Tcp(listener) => listener.as_raw_fd(),
+            Listener::Unix(listener, _) => listener.as_raw_fd(),
+        };
+        poll.registry()
+            .register(&mut SourceFd(&descriptor), Token(0), Interest::READABLE)
+            .map_err(doing)?;
+        let stopped = Arc::new(AtomicBool::new(false));
+        let context = Arc::new(Context {
+            view,
+            tokens: RwLock::new(admin.tokens),
+            set_log_level: admin.set_log_level,
+            limits: Limits { head_bytes_max: HEAD_BYTES_MAX, ..Limits::default() },
+            stopped: stopped.clone(),
+            connections: AtomicUsize::new(0),
+            followers: AtomicUsize::new(0),
+        });
+        let shared = context.clone();
+        let thread = std::thread::Builder::new()
+            .name("ptth-admin".to_owned())
+            .spawn(move || accept(&listener, poll, &shared))
+            .map_err(doing)?;
+        Ok(Server { url, context, stopped, waker, thread: Mutex::new(Some(thread)) })
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Accepts nothing more; connections end within a second.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, SeqCst);
+        let woken = self.waker.wake().is_ok();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread.filter(|_| woken) {
+            drop(thread.join()); // its panic was logged where it happened
+        }
+    }
+
+    /// Puts other tokens in force, where there were some.
+    pub(super) fn set_tokens(&self, new: Tokens) -> Result<(), Error> {
+        let mut tokens = self.context.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        if tokens.is_none() {
+            return Err(Error::usage("this admin listener was started without tokens"));
+        }
+        *tokens = Some(new);
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn bind_tcp(address: &str, has_tokens: bool) -> Result<(Listener, String), Error> {
+    let doing =
+        |e| Error::io(Fault::Network, format_args!("listening for operators on {address}"), e);
+    let candidates: Vec<SocketAddr> = address.to_socket_addrs().map_err(doing)?.collect();
+    let beyond = candidates.iter().find(|at| !at.ip().to_canonical().is_loopback());
+    if let Some(at) = beyond.filter(|_| !has_tokens) {
+        return Err(Error::usage(format!(
+            "the admin listener at {at} is beyond loopback: whoever reached it could disconnect devices; listen on 127.0.0.1 or a Unix socket, or say who may with tokens"
+        )));
+    }
+    let listener = TcpListener::bind(&candidates[..]).map_err(doing)?;
+    listener.set_nonblocking(true).map_err(doing)?;
+    let at = listener.local_addr().map_err(doing)?;
+    Ok((Listener::Tcp(listener), format!("http://{at}")))
+}
+
+/// For its owner alone. A socket that nobody listens on is left over from an earlier run, and goes.
+fn bind_unix(path: &Path) -> Result<Listener, Error> {
+    let doing = |e| {
+        let at = format_args!("listening for operators on unix:{}", path.display());
+        Error::io(Fault::Gateway, at, e)
+    };
+    if UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+        std::fs::remove_file(path).map_err(doing)?;
+    }
+    let listener = UnixListener::bind(path).map_err(doing)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(doing)?;
+    listener.set_nonblocking(true).map_err(doing)?;
+    Ok(Listener::Unix(listener, path.to_owned()))
+}
+
+fn accept(listener: &Listener, mut poll: Poll, context: &Arc<Context>) {
+    let mut events = Events::with_capacity(4);
+    while !context.stopped.load(SeqCst) {
+        match listener.accept() {
+            Ok(stream) => serve_on_thread(stream, context),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                // The gateway may have ended without anybody dropping this listener.
+                if let Err(e) = poll.poll(&mut events, Some(Duration::from_secs(1))) {
+                    if e.kind() != io::ErrorKind::Interrupted {
+                        return log::error!("the admin listener ended: {e}");
+                    }
+                }
+                if context.view.is_over() {
+                    return;
+                }
+            }
+            Err(e) => {
+                log_names!(Warn, "a connection to the admin listener was not accepted: {e}");
+                std::thread::sleep(Duration::from_millis(100)); // descriptors may have run out
+            }
+        }
+    }
+}
+
+/// One taken of so many; dropping it gives it back.
+struct Place<'c>(&'c AtomicUsize);
+
+impl<'c> Place<'c> {
+    fn take(taken: &'c AtomicUsize, most: usize) -> Option<Place<'c>> {
+        let place = Place(taken);
+        (taken.fetch_add(1, SeqCst) < most).then_some(place) // one too many is given back at once
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+fn serve_on_thread(stream: Stream, context: &Arc<Context>) {
+    let context = context.clone();
+    let thread = std::thread::Builder::new().name("ptth-admin-peer".to_owned());
+    let spawned = thread.spawn(move || {
+        match Place::take(&context.connections, CONNECTIONS_MAX) {
+            Some(_place) => serve(&stream, &context),
+            None => Reply::text(503, "the admin listener has as many connections as it takes")
+                .write(&stream, false, false),
+        }
+        .unwrap_or_else(|e| log::debug!("a connection of an operator ended: {e}"));
+    });
+    if let Err(e) = spawned {
+        log_names!(Warn, "an operator's connection was closed: no thread could be started: {e}");
+    }
+}
+
+fn serve(stream: &Stream, context: &Context) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    for _ in 0..REQUESTS_MAX {
+        let end = Instant::now() + HEAD_TIMEOUT;
+        let answered = loop {
+            if let Some(answered) = answer_head(&bytes, context) {
+                break answered;
+            }
+            if !read_more(stream, &mut bytes, end, context)? {
+                return Ok(());
+            }
+        };
+        bytes.drain(..answered.taken);
+        if let Some(after) = answered.reply.follows() {
+            return follow(stream, context, after);
+        }
+        answered.reply.write(stream, answered.to_head, answered.keep)?;
+        if !answered.keep || answered.reply.is_last() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// A request that was read, and what is said to it.
+struct Answered {
+    reply: Reply,
+    taken: usize,
+    to_head: bool,
+    keep: bool,
+}
+
+/// `None`: the head is not whole yet.
+fn answer_head(bytes: &[u8], context: &Context) -> Option<Answered> {
+    let wrong = |refusal, to_head| Answered {
+        reply: Reply::of(&refusal),
+        taken: bytes.len(),
+        to_head,
+        keep: false,
+    };
+    let request = match head::request(bytes, &context.limits, LineEnds::Crlf) {
+        Ok(None) => return None,
+        Ok(Some(request)) => request,
+        Err(refusal) => return Some(wrong(refusal, false)),
+    };
+    let (taken, to_head) = (request.len, request.method == "HEAD");
+    let keep = head::keeps_alive(request.minor, &request.fields);
+    Some(match FramedRequest::of(request) {
+        Ok(request) => Answered { reply: answer(&request, context), taken, to_head, keep },
+        Err(refusal) => wrong(refusal, to_head),
+    })
+}
+
+/// Returns false when nothing more comes.
+fn read_more(
+    mut stream: &Stream,
+    bytes: &mut Vec<u8>,
+    end: Instant,
+    context: &Context,
+) -> io::Result<bool> {
+    let mut piece = [0; 4096];
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || context.stopped.load(SeqCst) {
+            return Ok(false);
+        }
+        stream.set_read_timeout(Some(left.min(Duration::from_secs(1))))?;
+        match stream.read(&mut piece) {
+            Ok(0) => return Ok(false),
+            Ok(n) => {
+                bytes.extend_from_slice(&piece[..n]);
+                return Ok(true);
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Who may ask, then what is asked.
+fn answer(request: &FramedRequest<'_>, context: &Context) -> Reply {
+    if request.framing() != Framing::Empty {
+        return Reply::text(413, "requests to the admin listener have no body").last();
+    }
+    let (path, query) = request.target.split_once('?').unwrap_or((request.target, ""));
+    if !matches!(request.method, "GET" | "HEAD" | "POST") {
+        return Reply::text(405, "the admin listener takes GET, HEAD and POST")
+            .field("Allow", "GET, HEAD, POST");
+    }
+    if !answers::is_health(path) {
+        if let Err(reply) = may_ask(request, context) {
+            return reply;
+        }
+    }
+    let asked = Asked {
+        is_post: request.method == "POST",
+        path,
+        query,
+        wants_events: request.fields.lists("Accept", "text/event-stream"),
+        last_event: request.fields.get("Last-Event-ID").unwrap_or_default(),
+    };
+    let place = asked.waits().then(|| Place::take(&context.followers, FOLLOWERS_MAX));
+    match place {
+        Some(None) => Reply::text(503, "as many follow events already as may"),
+        _ => answers::answer(&asked, context),
+    }
+}
+
+/// Without tokens whoever can connect may ask, and a page of another site must not be made to
+/// connect in an operator's name: its host is then a DNS name that leads to loopback (DNS
+/// rebinding), or it cannot set a field of ours (CSRF).
+fn may_ask(request: &FramedRequest<'_>, context: &Context) -> Result<(), Reply> {
+    match &*context.tokens.read().unwrap_or_else(PoisonError::into_inner) {
+        Some(tokens) => {
+            let shown = request.fields.all("Authorization");
+            if !tokens.admits(shown, context.limits.token_bytes_max) {
+                return Err(Reply::text(401, "operators of this gateway show a token")
+                    .field("WWW-Authenticate", "Basic realm=\"ptth admin\", charset=\"UTF-8\"")
+                    .field("WWW-Authenticate", "Bearer realm=\"ptth admin\""));
+            }
+        }
+        None => {
+            let host = head::one_host(&request.fields).ok().flatten().unwrap_or_default();
+            if !is_local_host(host) {
+                return Err(Reply::text(
+                    421,
+                    "the admin listener answers for localhost and for addresses alone (DNS rebinding)",
+                ));
+            }
+        }
+    }
+    if request.method == "POST" && request.fields.get("X-Ptth-Admin").is_none() {
+        return Err(Reply::text(403, "actions need the field X-Ptth-Admin: 1 (CSRF)"));
+    }
+    Ok(())
+}
+
+fn is_local_host(host: &[u8]) -> bool {
+    let Ok(authority) = head::authority(host) else { return false };
+    let bare = authority.host.trim_start_matches('[').trim_end_matches(']');
+    bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+}
+
+/// Server-sent events until one side ends.
+fn follow(mut stream: &Stream, context: &Context, mut after: u64) -> io::Result<()> {
+    let Some(_place) = Place::take(&context.followers, FOLLOWERS_MAX) else {
+        return Reply::text(503, "as many follow events already as may")
+            .write(stream, false, false);
+    };
+    let date = date_now();
+    let date = date.as_ref().map_or("", DateText::as_str);
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\nConnection: close\r\n\r\nretry: 2000\n\n"
+    )?;
+    let mut told = Instant::now();
+    let mut text = answers::pulse(&context.view);
+    while !context.stopped.load(SeqCst) && !context.view.is_over() {
+        let wait = PULSE.saturating_sub(told.elapsed());
+        for (id, event) in context.view.feed.after(after, wait) {
+            after = id;
+            text.push_str(&format!("id: {id}\nevent: device\ndata: {event}\n\n"));
+        }
+        if told.elapsed() >= PULSE {
+            told = Instant::now();
+            text.push_str(&answers::pulse(&context.view));
+        }
+        stream.write_all(text.as_bytes())?;
+        text.clear();
+    }
+    Ok(())
+}

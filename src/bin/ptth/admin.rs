@@ -1,0 +1,67 @@
+//! The options of a gateway's admin listener.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use reverse_http::Gateway;
+use reverse_http::admin::{Admin, AdminListener};
+
+use crate::files::Reading;
+use crate::{Failure, is_loopback, levels, read_tokens, reload_tokens, usage};
+
+#[derive(Args)]
+pub(crate) struct AdminArgs {
+    /// Where operators look: a status page, JSON, /metrics and actions; on loopback or a Unix
+    /// socket, unless --admin-tokens says who may (default: nowhere)
+    #[arg(long, value_name = "ADDR|unix:PATH", env = "PTTH_ADMIN")]
+    admin: Option<String>,
+    /// A file like that of --tokens with the tokens of operators, who show one to --admin, whatever
+    /// names it is for; read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "PTTH_ADMIN_TOKENS")]
+    admin_tokens: Option<PathBuf>,
+    /// Give so many devices series of their own in /metrics of --admin
+    #[arg(long, value_name = "N", default_value_t = 0, env = "PTTH_METRICS_PER_DEVICE")]
+    metrics_per_device: usize,
+}
+
+impl AdminArgs {
+    pub(crate) fn is_on(&self) -> bool {
+        self.admin.is_some()
+    }
+
+    /// Says what is wrong before anything is bound.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let Some(address) = &self.admin else {
+            return match (&self.admin_tokens, self.metrics_per_device) {
+                (None, 0) => Ok(()),
+                (Some(_), _) => Err(usage("--admin-tokens goes with --admin")),
+                (None, _) => Err(usage("--metrics-per-device goes with --admin")),
+            };
+        };
+        if address.starts_with("unix:") || self.admin_tokens.is_some() || is_loopback(address)? {
+            return Ok(());
+        }
+        Err(usage(format!(
+            "--admin {address}: beyond loopback whoever reached it could disconnect devices. Listen on loopback (127.0.0.1:9990) or a Unix socket \
+             (unix:/run/ptth.sock), or say who may with --admin-tokens FILE (ptth token '*' makes its lines)"
+        )))
+    }
+
+    /// Listens, where that is wanted.
+    pub(crate) fn listen(&self, gateway: &Gateway) -> Result<Option<AdminListener>, Failure> {
+        let Some(address) = &self.admin else { return Ok(None) };
+        let mut admin =
+            Admin::new().metrics_per_device(self.metrics_per_device).on_log_level(levels::set);
+        if let Some(file) = &self.admin_tokens {
+            let tokens = read_tokens("--admin-tokens", file, Reading::First).map_err(usage)?;
+            admin = admin.tokens(tokens);
+        }
+        Ok(Some(gateway.admin(address, admin)?))
+    }
+
+    /// Reads its file again.
+    pub(crate) fn read_again(&self, listener: Option<&AdminListener>) {
+        let Some(listener) = listener else { return };
+        reload_tokens("--admin-tokens", &self.admin_tokens, |tokens| listener.set_tokens(tokens));
+    }
+}
