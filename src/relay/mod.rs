@@ -65,6 +65,8 @@ mod request;
 mod response;
 mod rules;
 mod step;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 mod waits;
 
