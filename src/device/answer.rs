@@ -4,13 +4,13 @@
 //! ```text
 //!   Head ─► Body ─► Done       what was read of the handler's response; its bytes are the answer's text, as they are
 //! ```
-//! Names no socket and no clock but the instant of a first failure: `comet.rs` moves the bytes.
+//! Names no socket and no clock but the instant of a first failure: `answers.rs` moves the bytes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::device::dial::Url;
+use crate::device::url::Url;
 use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::body::{self, Decoder, Framing, Piece};

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::device::role::Command;
+use crate::device::command::Command;
 use crate::engine::event_loop::Remote;
 use crate::error::Error;
 

@@ -13,46 +13,22 @@
 //! used twice. There a login of one leg (Kerberos) works still, and one of several (NTLM) fails as
 //! if its first leg had not been; it could not be refused instead, since the two look alike.
 
-use std::collections::VecDeque;
-use std::time::Duration;
-
 use crate::close_reason::CloseReason;
-use crate::device::forward::Local;
-use crate::device::role::{DeviceRole, LOCALS, Link, State};
-use crate::engine::connections::{Connections, Id};
-use crate::engine::permits::{Permit, Permits};
+use crate::device::dial::LOCALS;
+use crate::device::link::Link;
+use crate::device::pool::BOUND_GRACE;
+use crate::device::pool::Local;
+use crate::device::pool::POOL_MAX;
+use crate::device::role::DeviceRole;
+use crate::device::state::State;
+use crate::engine::connections::Connections;
+use crate::engine::connections::Id;
+use crate::engine::permits::Permit;
 use crate::engine::slab::Key;
 use crate::proto::turn::hex;
-use crate::relay::{self, Exchange, LocalAnswer};
-
-/// Connections that idle for the next request; more are closed when they become free.
-const POOL_MAX: usize = 256;
-
-/// How long a request is in line before an idle bound connection goes for it: long enough for the
-/// next leg of its login.
-const BOUND_GRACE: Duration = Duration::from_secs(1);
-
-/// All connections to the local server.
-#[derive(Default)]
-pub(super) struct Locals {
-    /// Idle ones that are anybody's, newest last.
-    idle: Vec<Id>,
-    /// How many there are in all, those that are being opened included.
-    open: Permits,
-    /// The places of those, by their exchanges.
-    opening: Vec<(Key, Permit)>,
-    /// Requests that wait for one, in their order: one of each link and poll at most.
-    waiting: VecDeque<Key>,
-    alarmed: bool,
-}
-
-impl Locals {
-    /// What an exchange wanted to be opened is open, or will not be.
-    pub(super) fn opened(&mut self, key: Key) -> Option<Permit> {
-        let at = self.opening.iter().position(|(opening, _)| *opening == key)?;
-        Some(self.opening.swap_remove(at).1)
-    }
-}
+use crate::relay;
+use crate::relay::Exchange;
+use crate::relay::LocalAnswer;
 
 impl DeviceRole {
     /// Gives an exchange a connection to the local server: its link's own, an idle one, or a new
@@ -119,8 +95,6 @@ impl DeviceRole {
         }
         relay::attach(self, cx, key, id);
     }
-
-    // --- the line ---
 
     fn await_local(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(downstream) = self.exchanges.get(key).and_then(|e| e.downstream()) else { return };
@@ -211,8 +185,6 @@ impl DeviceRole {
         };
         self.answer_waiting(cx, key, &answer);
     }
-
-    // --- connections that are free ---
 
     pub(super) fn local_free(
         &mut self,

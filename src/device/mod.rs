@@ -3,24 +3,102 @@
 //!
 //! One thread runs the event loop; handlers are plain blocking code on worker threads, which exist
 //! only while there is work.
+//!
+//! # Order of files
+//! Each names only those above it. Up to `plan.rs` files have data and rules of their own; from
+//! `role.rs` on each adds the part of the event loop's state that it is named for.
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `backoff.rs` | pauses between attempts, `Retry-After` |
+//! | `burst.rs` | how many dials may wait for their answers |
+//! | `demand.rs` | how many links and polls beyond MIN are wanted |
+//! | `doubt.rs` | whether turned connections carry anything |
+//! | `files.rs` | a directory's files (`files/beneath.rs` opens them) |
+//! | `link.rs` | a turned connection, as the loop knows it |
+//! | `no_proxy.rs` | hosts that are dialled without a proxy |
+//! | `pool.rs` | connections to the local server |
+//! | `reply.rs` | a reply of the fallback, while its body arrives |
+//! | `stopping.rs` | how the holder of an upgraded stream hears of its end |
+//! | `url.rs` | the URL of a gateway, and how far away an address is |
+//! | `answer.rs` | an event in hand and its answer |
+//! | `counters.rs` | what loop and workers count |
+//! | `gateways.rs` | the gateways in their order |
+//! | `redirects.rs` | where a gateway may send the device |
+//! | `target.rs` | the local server, and requests for it |
+//! | `dial.rs` | a connection on its way to be a link, or one that polls |
+//! | `slots.rs` | the state of one poll |
+//! | `lookups.rs` | names that are being looked up |
+//! | `command.rs` | what other threads ask of the loop |
+//! | `races.rs` | one connection out of several addresses |
+//! | `group.rs` | how several loops end together |
+//! | `lease.rs` | a link in the hands of program code |
+//! | `state.rs` | what the device keeps for a connection |
+//! | `proxy.rs` | the CONNECT of a proxy and its answer |
+//! | `upgrade.rs` | what a handler does behind a 101 |
+//! | `worker.rs` | answers with a handler |
+//! | `plan.rs` | what a loop goes by |
+//! | `role.rs` | the loop's state, and what it tells |
+//! | `dialing.rs` | what is dialled and when; failures |
+//! | `doubts.rs` | polls beside links that never carried anything |
+//! | `forward.rs` | requests to the local server |
+//! | `links.rs` | the life of a link |
+//! | `locals.rs` | who gets which local connection |
+//! | `offers.rs` | an offer, its verdict, and what follows |
+//! | `race.rs` | connecting |
+//! | `resolve.rs` | look-ups |
+//! | `simulated.rs` | a device for the simulation |
+//! | `tunnel.rs` | CONNECT as a stage of the dial |
+//! | `answers.rs` | events, the virtual links and the POSTs of their answers |
+//! | `events.rs` | what the loop's events, deadlines and commands lead to |
+//! | `suspicions.rs` | signs that an `Upgrade` does not get through |
+//! | `polls.rs` | which polls there are, and what their replies mean |
 
 mod answer;
-mod comet;
+mod answers;
+mod backoff;
+mod burst;
+mod command;
+mod counters;
 mod demand;
 mod dial;
+mod dialing;
+mod doubt;
+mod doubts;
+mod events;
 #[cfg(feature = "files")]
 mod files;
 mod forward;
+mod gateways;
 mod group;
+mod lease;
+mod link;
+mod links;
 mod locals;
+mod lookups;
+mod no_proxy;
+mod offers;
+mod plan;
+mod polls;
+mod pool;
 mod proxy;
 mod race;
+mod races;
 mod redirects;
+mod reply;
 mod resolve;
 mod role;
 #[cfg(test)]
 pub(crate) mod simulated;
+mod slots;
+mod state;
+mod stopping;
+mod suspicions;
+mod target;
+mod tunnel;
 mod upgrade;
+mod url;
+mod worker;
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
@@ -38,14 +116,18 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use http::{Request, Response, StatusCode};
 
 use crate::close_reason::{CloseCause, EndCounts};
-use crate::device::dial::{GatewayList, GatewayTarget, Url};
-use crate::device::forward::Target;
+use crate::device::command::Command;
+use crate::device::counters::Counters;
+use crate::device::gateways::{GatewayList, GatewayTarget};
 use crate::device::group::LoopGroup;
+use crate::device::lease::{Busy, CLOSED, Lease, Ticket};
+use crate::device::plan::{Plan, Service};
+use crate::device::polls::can_poll;
 use crate::device::proxy::Proxy;
 use crate::device::redirects::RedirectHosts;
-use crate::device::role::{
-    Busy, CLOSED, Command, Counters, DeviceRole, Lease, Plan, Service, Ticket,
-};
+use crate::device::role::DeviceRole;
+use crate::device::target::Target;
+use crate::device::url::Url;
 use crate::engine::event_loop::EventLoop;
 use crate::engine::random;
 use crate::error::{Error, Fault};
@@ -58,9 +140,8 @@ use crate::stream::{Shared, Stream, TimedStream};
 #[cfg(feature = "tls")]
 use crate::tls::DeviceTls;
 
-pub use upgrade::{Stopping, Upgraded, upgrade};
-
-type Handler = Arc<dyn Fn(Request<Body>) -> Response<Body> + Send + Sync>;
+pub use stopping::Stopping;
+pub use upgrade::{Upgraded, upgrade};
 
 /// What a device does when its very first offer is answered 401, 403, 404 or 410. A gateway of ours
 /// marks its answers (`Proxy-Status: ptth`); one without the mark may come of a balancer or proxy
@@ -500,7 +581,7 @@ impl DeviceBuilder {
             ));
         }
         match self.fallback {
-            fallback if comet::can_poll(&self.dialect) => Ok(fallback),
+            fallback if can_poll(&self.dialect) => Ok(fallback),
             Fallback::Only => Err(Error::usage(
                 "a device with this protocol cannot poll (fallback only); choose PTTH/1.0, or let its connections turn",
             )),
@@ -550,7 +631,7 @@ fn path_name(url: &Url, whole_target: bool) -> Result<Name, Error> {
 /// ```
 pub fn goes_without_proxy(url: &str, no_proxy: &str) -> bool {
     Url::parse(url, "gateway")
-        .is_ok_and(|url| proxy::Exceptions::parse(no_proxy).has(&url.host, url.port))
+        .is_ok_and(|url| no_proxy::Exceptions::parse(no_proxy).has(&url.host, url.port))
 }
 
 struct Parts {

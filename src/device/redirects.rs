@@ -5,50 +5,17 @@
 //! only the device can reach: its own loopback services, or the metadata of a cloud
 //! (169.254.169.254).
 
-use std::net::IpAddr;
-
-use crate::device::dial::Url;
-use crate::device::proxy::{Except, network};
+use crate::device::no_proxy::Except;
+use crate::device::no_proxy::network;
+use crate::device::url::Reach;
+use crate::device::url::Url;
 use crate::error::Error;
-
-/// How far away an address is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Reach {
-    /// This machine.
-    Loopback,
-    /// This link.
-    LinkLocal,
-    Beyond,
-}
-
-impl Reach {
-    pub(super) fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            // Linux dials itself by 0.0.0.0 and ::, too.
-            address if address.is_loopback() || address.is_unspecified() => Reach::Loopback,
-            IpAddr::V4(address) if address.is_link_local() => Reach::LinkLocal,
-            IpAddr::V6(address) if address.is_unicast_link_local() => Reach::LinkLocal,
-            _ => Reach::Beyond,
-        }
-    }
-
-    /// Of a host as it is written, before anybody looks it up: a name is taken to be far, but for
-    /// `localhost` (RFC 6761 §6.3).
-    pub(super) fn of_host(host: &str) -> Self {
-        let name = host.trim_end_matches('.').to_ascii_lowercase();
-        match host.parse::<IpAddr>() {
-            Ok(address) => Reach::of(address),
-            Err(_) if name == "localhost" || name.ends_with(".localhost") => Reach::Loopback,
-            Err(_) => Reach::Beyond,
-        }
-    }
-}
 
 /// The hosts that a device may be redirected to.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RedirectHosts {
     /// Those of the configured gateways, with their ports.
-    own: Vec<(String, u16)>,
+    pub(super) own: Vec<(String, u16)>,
     allowed: Vec<(Host, Option<u16>)>,
 }
 
@@ -82,6 +49,28 @@ impl RedirectHosts {
             })
         });
         Ok(RedirectHosts { own, allowed: allowed.collect::<Result<_, _>>()? })
+    }
+
+    /// A `Location` of a response of `from`: absolute, or a path on the same host. `reach` is how
+    /// far away its sender is.
+    pub(super) fn follow(&self, from: &Url, location: &str, reach: Reach) -> Result<Url, Error> {
+        let to = match location.starts_with('/') && !location.starts_with("//") {
+            true => {
+                let scheme = if from.secure { "https" } else { "http" };
+                Url::parse(&format!("{scheme}://{}{location}", from.authority), "redirect")?
+            }
+            false => Url::parse(location, "redirect")?,
+        };
+        if from.secure && !to.secure {
+            return Err(Error::usage(format!(
+                "redirect URL {}: it leads out of TLS, from https:// to http://",
+                to.text
+            )));
+        }
+        if !from.same_origin(&to) {
+            self.check(&to).map_err(|why| Error::usage(format!("redirect URL {why}")))?;
+        }
+        Ok(Url { nearest: from.nearest.max(reach), ..to })
     }
 
     /// Whether the device may go there, as far as the URL tells.
@@ -256,5 +245,58 @@ mod tests {
             assert_eq!(Reach::of_host(host), reach, "{host}");
         }
         assert!(Reach::Loopback < Reach::LinkLocal && Reach::LinkLocal < Reach::Beyond);
+    }
+
+    #[test]
+    fn redirects_may_be_relative_and_change_the_origin() {
+        let url = Url::parse("http://gw.example:9999/lamp", "gateway").unwrap();
+        let near = follow(&url, "/other").unwrap();
+        assert!(near.same_origin(&url) && near.target == "/other");
+        assert!(!follow(&url, "http://gw2.example:9999/lamp").unwrap().same_origin(&url));
+        assert!(follow(&url, "ftp://gw2.example/").is_err());
+    }
+
+    fn follow(url: &Url, location: &str) -> Result<Url, Error> {
+        let hosts = RedirectHosts::new(std::iter::once(url), &["*".to_owned()]).unwrap();
+        hosts.follow(url, location, Reach::Loopback)
+    }
+
+    #[test]
+    fn a_redirect_leads_no_nearer_than_where_any_of_a_row_came_from() {
+        let url = Url::parse("http://gw.example/lamp", "gateway").unwrap();
+        assert_eq!(
+            url.too_near(Reach::Loopback),
+            None,
+            "what is configured is dialled wherever it is"
+        );
+        let hosts = RedirectHosts::new(std::iter::once(&url), &["*".to_owned()]).unwrap();
+        let far = hosts.follow(&url, "/other", Reach::Beyond).unwrap();
+        assert!(
+            far.too_near(Reach::Loopback).is_some()
+                && far.too_near(Reach::LinkLocal).is_some()
+                && far.too_near(Reach::Beyond).is_none()
+        );
+        let again = hosts.follow(&far, "/more", Reach::Loopback).unwrap();
+        assert!(again.too_near(Reach::LinkLocal).is_some());
+        let near = hosts.follow(&url, "/other", Reach::LinkLocal).unwrap();
+        assert!(
+            near.too_near(Reach::Loopback).is_some() && near.too_near(Reach::LinkLocal).is_none()
+        );
+    }
+
+    #[test]
+    #[cfg(feature = "tls")]
+    fn https_has_its_own_port_and_is_not_left_by_a_redirect() {
+        let url = Url::parse("https://gw.example/lamp", "gateway").unwrap();
+        assert!(url.secure && url.port == 443);
+        assert!(follow(&url, "/other").unwrap().secure);
+        assert!(!url.same_origin(&Url::parse("http://gw.example:443/lamp", "gateway").unwrap()));
+        let error = follow(&url, "http://gw.example/lamp").unwrap_err().to_string();
+        assert!(error.contains("https"), "{error}");
+        assert!(
+            follow(&Url::parse("http://gw.example/", "gateway").unwrap(), "https://gw2.example/")
+                .unwrap()
+                .secure
+        );
     }
 }

@@ -6,94 +6,16 @@
 //! hangs until the resolver returns: at most [`PER_NAME`] for one name, at most
 //! [`Limits::helpers_max`](crate::Limits::helpers_max) in all.
 
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::time::Instant;
-
-use crate::device::role::{Command, DeviceRole, Dial, LOOKUP, State};
+use crate::device::command::Command;
+use crate::device::dial::LOOKUP;
+use crate::device::lookups::ADDRESSES_MAX;
+use crate::device::lookups::Found;
+use crate::device::lookups::Lookup;
+use crate::device::lookups::Waiter;
+use crate::device::role::DeviceRole;
+use crate::device::state::State;
 use crate::engine::connections::Connections;
-use crate::engine::slab::Key;
-use crate::engine::workers::Workers;
-use crate::limits::Limits;
-
-/// Threads that may be at work on one name: one that hangs, and one that is tried beside it.
-const PER_NAME: usize = 2;
-/// Addresses of one name that are tried; a resolver that knows more is not tried to the end.
-const ADDRESSES_MAX: usize = 64;
-
-/// The addresses, in the resolver's order, or why there are none.
-pub(crate) type Found = Result<Vec<SocketAddr>, String>;
-
-/// Who waits for a name's addresses.
-pub(crate) enum Waiter {
-    Dial(Box<Dial>),
-    /// An exchange that needs a connection to the local server.
-    Local(Key),
-}
-
-struct Lookup {
-    number: u64,
-    host: String,
-    port: u16,
-    /// Until then those who wait do wait. Nobody waits any more: it was given up.
-    until: Instant,
-    waiters: Vec<Waiter>,
-}
-
-/// The look-ups of one event loop.
-pub(super) struct Lookups {
-    running: Vec<Lookup>,
-    numbers: u64,
-    threads: Workers,
-    /// An alarm is set already.
-    alarmed: bool,
-}
-
-impl Lookups {
-    pub(super) fn new(limits: &Limits) -> Self {
-        let threads =
-            Workers::new("ptth-resolve", limits.helpers_max, 0, limits.worker_idle_timeout);
-        Lookups { running: Vec::new(), numbers: 0, threads, alarmed: false }
-    }
-
-    /// One that this waiter may share: of the same name, and in time, or the last that may run.
-    /// `Err`: there has to be a new one.
-    fn join(
-        &mut self,
-        host: &str,
-        port: u16,
-        until: Instant,
-        waiter: Waiter,
-    ) -> Result<(), Waiter> {
-        let same = |lookup: &&mut Lookup| lookup.host == host && lookup.port == port;
-        let many = self.running.iter_mut().filter(same).count() >= PER_NAME;
-        let Some(lookup) = self.running.iter_mut().rfind(same) else { return Err(waiter) };
-        if lookup.waiters.is_empty() && !many {
-            return Err(waiter);
-        }
-        if lookup.waiters.is_empty() {
-            lookup.until = until; // it hangs, and so does the other; should it return after all, its answer is good
-        }
-        lookup.waiters.push(waiter);
-        Ok(())
-    }
-
-    /// Those whose time is over, with the host they waited for.
-    fn expire(&mut self, now: Instant) -> Vec<(String, Waiter)> {
-        let late = self.running.iter_mut().filter(|lookup| lookup.until <= now);
-        late.flat_map(|lookup| {
-            lookup.waiters.drain(..).map(|waiter| (lookup.host.clone(), waiter)).collect::<Vec<_>>()
-        })
-        .collect()
-    }
-
-    fn next_end(&self) -> Option<Instant> {
-        self.running
-            .iter()
-            .filter(|lookup| !lookup.waiters.is_empty())
-            .map(|lookup| lookup.until)
-            .min()
-    }
-}
+use std::net::ToSocketAddrs;
 
 impl DeviceRole {
     /// Has a name looked up; `waiter` is served by [`found`](Self::found), now or later.

@@ -5,14 +5,25 @@
 //! the gateway stops, it learns from [`Stopping`].
 
 use std::fmt;
-use std::io::{self, IoSlice, Read, Write};
+use std::io;
+use std::io::IoSlice;
+use std::io::Read;
+use std::io::Write;
 use std::net::Shutdown;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::HeaderValue;
+use http::Response;
+use http::StatusCode;
+use http::header;
 
-use crate::device::role::{Busy, Ticket};
+use crate::device::lease::Busy;
+use crate::device::lease::Ticket;
+use crate::device::stopping::Phase;
+use crate::device::stopping::Stopping;
 use crate::link::DeviceLink;
 use crate::message::Body;
 use crate::stream::Shared;
@@ -20,11 +31,11 @@ use crate::stream::Shared;
 /// A connection that was switched to another protocol: what is written goes to whoever asked, and
 /// the other way round. No deadlines but those that are set here. Dropping it ends the connection.
 pub struct Upgraded {
-    stream: Shared,
+    pub(super) stream: Shared,
     /// Read behind the request, before the switch.
-    unread: io::Cursor<Vec<u8>>,
-    stopping: Stopping,
-    _busy: Busy, // before the ticket: the loop counts when it hears of the link's end
+    pub(super) unread: io::Cursor<Vec<u8>>,
+    pub(super) stopping: Stopping,
+    pub(super) _busy: Busy, // before the ticket: the loop counts when it hears of the link's end
     _ticket: Ticket,
 }
 
@@ -121,98 +132,6 @@ impl Drop for Upgraded {
             self.stream.stream().will_reset();
         }
         self.stopping.set(Phase::Over);
-    }
-}
-
-/// Tells the holder of an [`Upgraded`] that the connection is about to be cut; clones tell the
-/// same.
-#[derive(Clone)]
-pub struct Stopping(Arc<(Mutex<Phase>, Condvar)>);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Open,
-    Stopping,
-    /// The stream was dropped.
-    Over,
-}
-
-impl Stopping {
-    fn new(phase: Phase) -> Self {
-        Stopping(Arc::new((Mutex::new(phase), Condvar::new())))
-    }
-
-    fn phase(&self) -> MutexGuard<'_, Phase> {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, phase: Phase) {
-        let mut now = self.phase();
-        if *now != Phase::Over {
-            *now = phase;
-        }
-        drop(now);
-        self.0.1.notify_all();
-    }
-
-    /// Returns true if the connection is about to be cut.
-    pub fn is_stopping(&self) -> bool {
-        *self.phase() == Phase::Stopping
-    }
-
-    /// Blocks until the connection is about to be cut (true), or its stream was dropped (false).
-    pub fn wait(&self) -> bool {
-        let waited = self.0.1.wait_while(self.phase(), |phase| *phase == Phase::Open);
-        *waited.unwrap_or_else(PoisonError::into_inner) == Phase::Stopping
-    }
-
-    /// The same, for at most so long; false when that time is over, too.
-    pub fn wait_for(&self, time: Duration) -> bool {
-        let waited = self.0.1.wait_timeout_while(self.phase(), time, |phase| *phase == Phase::Open);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 == Phase::Stopping
-    }
-}
-
-impl fmt::Debug for Stopping {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Stopping").field(&*self.phase()).finish()
-    }
-}
-
-/// The upgraded streams that handlers of one loop hold.
-#[derive(Debug, Default)]
-pub(crate) struct Upgrades(Mutex<Held>);
-
-#[derive(Debug, Default)]
-struct Held {
-    /// Those that were dropped are swept out as it grows.
-    streams: Vec<Weak<(Mutex<Phase>, Condvar)>>,
-    swept: usize,
-    /// The device stops for good: what comes later is told at once.
-    for_good: bool,
-}
-
-impl Upgrades {
-    fn add(&self) -> Stopping {
-        const SPARE: usize = 64;
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let stopping = Stopping::new(if held.for_good { Phase::Stopping } else { Phase::Open });
-        if held.streams.len() > 2 * held.swept + SPARE {
-            held.streams.retain(|stream| stream.strong_count() > 0);
-            held.swept = held.streams.len();
-        }
-        held.streams.push(Arc::downgrade(&stopping.0));
-        stopping
-    }
-
-    /// Tells all that are held; and those that come later, if the device stops `for_good`.
-    pub(super) fn stop(&self, for_good: bool) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.for_good |= for_good;
-        held.swept = 0;
-        for stream in std::mem::take(&mut held.streams).iter().filter_map(Weak::upgrade) {
-            Stopping(stream).set(Phase::Stopping);
-        }
     }
 }
 

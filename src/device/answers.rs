@@ -1,0 +1,557 @@
+//! Events and their answers: over the virtual link to whoever answers, and back by POST.
+//!
+//! An event is one request, its answer one response; the socket pair carries both as a link would, so
+//! that everything above a link serves polls unchanged.
+
+use crate::device::answer::Work;
+use crate::device::dial::DIAL;
+use crate::device::dial::Stage;
+use crate::device::link::Link;
+use crate::device::offers::ReplyHead;
+use crate::device::plan::Service;
+use crate::device::role::DeviceRole;
+use crate::device::slots::Conn;
+use crate::device::state::State;
+use crate::device::state::flush;
+use crate::engine::connections::Connection;
+use crate::engine::connections::Connections;
+use crate::engine::connections::Fetched;
+use crate::engine::connections::Id;
+use crate::engine::slab::Key;
+use crate::proto::body;
+use crate::proto::comet::Event;
+use crate::proto::turn::Brought;
+use crate::proto::turn::Encoding;
+use crate::proto::turn::Verdict;
+use crate::stream::Stream;
+
+/// Steps of one event loop's turn for one connection or virtual link.
+pub(super) const STEPS_MAX: usize = 4;
+
+/// Bytes of one read from a virtual link.
+const PIECE: usize = 64 * 1024;
+
+/// An event's request reaches the virtual link as HTTP/1.1, so that its response can be framed
+/// whatever it is.
+fn speak_1_1(text: &mut [u8]) {
+    let line = text.iter().position(|&byte| byte == b'\r').unwrap_or(0);
+    if let Some(minor @ b'0') = text[..line].last_mut() {
+        *minor = b'1';
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_reach_the_link_as_http_1_1() {
+        for (text, is) in [
+            ("GET / HTTP/1.0\r\nA: HTTP/1.0\r\n\r\n", "GET / HTTP/1.1\r\nA: HTTP/1.0\r\n\r\n"),
+            ("GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n\r\n"),
+        ] {
+            let mut bytes = text.as_bytes().to_vec();
+            speak_1_1(&mut bytes);
+            assert_eq!(bytes, is.as_bytes());
+        }
+    }
+}
+
+impl DeviceRole {
+    /// An event came. One that is in progress is a copy; one that was answered is not run again.
+    pub(super) fn take_event(
+        &mut self,
+        cx: &mut Connections<State>,
+        key: Key,
+        event: Event,
+        encoding: Option<Encoding>,
+        (keep, quick): (bool, bool),
+    ) {
+        let Some(from) = self.slots.get(key).map(|slot| slot.url.clone()) else { return };
+        if self.is_beside(key) && self.doubt.since.is_some() {
+            self.give_up_links(cx); // a gateway asks an idle link first, where it has one
+        }
+        if self.draining() {
+            log_names!(Info, "event {} came while the device stops; it is not taken", event.id);
+            return self.drop_slot(cx, key, "the device stops");
+        }
+        let is_copy = |work: &Work| work.id == event.id && work.from.same_origin(&from);
+        if self.slots.keys().into_iter().any(|key| {
+            self.slots
+                .get(key)
+                .and_then(|slot| slot.work.as_ref())
+                .is_some_and(|work| is_copy(work))
+        }) {
+            log_names!(Debug, "event {} came again while it is in progress", event.id);
+            return self.nothing(cx, key, keep, quick);
+        }
+        if !keep {
+            self.close_connection(cx, key);
+        }
+        let encoding = encoding.unwrap_or(Encoding::Message);
+        let past = self.past.recall(&event.id, &from, encoding);
+        let (is_new, is_kept) = (past.is_none(), past.is_some_and(|text| text.is_some()));
+        let work = match past.flatten() {
+            Some(text) => Work::again(&event, encoding, from, text.to_vec()),
+            None => Work::new(&event, encoding, from),
+        };
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.work = Some(Box::new(work));
+        if is_new {
+            slot.quick = 0;
+        }
+        self.note_working(cx.now());
+        match (is_new, is_kept) {
+            (false, true) => self.deliver(cx, key),
+            (false, false) => self.answer_502(
+                cx,
+                key,
+                "the device answered this event before, and did not keep its answer",
+            ),
+            (true, _) => self.hand_over(cx, key, event.text),
+        }
+    }
+
+    /// Writes the request into the virtual link; makes one where there is none.
+    fn hand_over(&mut self, cx: &mut Connections<State>, key: Key, mut text: Vec<u8>) {
+        speak_1_1(&mut text);
+        let bridge = self.slots.get(key).and_then(|slot| slot.bridge);
+        if let Some(id) = bridge.filter(|id| cx.is_quiet(*id, true)) {
+            if let Some(peer) = cx.get_mut(id) {
+                peer.output().extend_from_slice(&text);
+            }
+            return flush(cx, id);
+        }
+        self.close_bridge(cx, key);
+        if let Err(e) = self.bridge_over(cx, key, &text) {
+            self.answer_502(cx, key, &format!("the device has no room for another request: {e}"));
+        }
+    }
+
+    fn bridge_over(
+        &mut self,
+        cx: &mut Connections<State>,
+        key: Key,
+        text: &[u8],
+    ) -> std::io::Result<()> {
+        let (near, far) = Stream::pair()?;
+        near.set_nonblocking(true)?;
+        far.set_nonblocking(true)?;
+        let id = cx.insert(near, &[], State::Bridge(key))?;
+        if let Some(slot) = self.slots.get_mut(key) {
+            slot.bridge = Some(id);
+        }
+        if let Some(peer) = cx.get_mut(id) {
+            peer.output().extend_from_slice(text);
+        }
+        flush(cx, id);
+        let link = cx.insert(far, &[], State::Link(Link::new(Some(key), cx.now())))?;
+        match &self.service {
+            Service::Listen(_) => self.lend(cx, link, &[]),
+            _ => self.link_idle(cx, link),
+        }
+        Ok(())
+    }
+
+    pub(super) fn bridge_ready(&mut self, cx: &mut Connections<State>, key: Key, id: Id) {
+        if self.works(Some(key)) {
+            flush(cx, id);
+            return self.pump(cx, key);
+        }
+        if !cx.is_quiet(id, false) {
+            self.close_bridge(cx, key); // the link ended between two events; the next one gets a new pair
+        }
+    }
+
+    /// Moves what came of the response towards the gateway, as far as it takes it.
+    pub(super) fn pump(&mut self, cx: &mut Connections<State>, key: Key) {
+        let mut scratch = cx.take_scratch();
+        let mut moved = Ok(true);
+        for _ in 0..STEPS_MAX {
+            moved = self.read_response(cx, key, &mut scratch);
+            if moved != Ok(true) {
+                break;
+            }
+            self.pass_on(cx, key, &mut scratch);
+        }
+        cx.put_scratch(scratch);
+        match moved {
+            Ok(true) => {
+                if let Some(id) = self.slots.get(key).and_then(|slot| slot.bridge) {
+                    cx.again(id); // others first
+                }
+            }
+            Ok(false) => {}
+            Err(why) => self.response_broke(cx, key, &why),
+        }
+        self.set_post_deadline(cx, key);
+    }
+
+    /// Whether something of the response was read.
+    fn read_response(
+        &mut self,
+        cx: &mut Connections<State>,
+        key: Key,
+        scratch: &mut [u8],
+    ) -> Result<bool, String> {
+        let Some(slot) = self.slots.get_mut(key) else { return Ok(false) };
+        let (Some(work), Some(bridge)) = (&mut slot.work, slot.bridge) else { return Ok(false) };
+        let waiting = match slot.conn {
+            Conn::Open(id) if work.post.is_some() => cx.get(id).map_or(0, Connection::pending),
+            _ => 0,
+        };
+        let room = match work.post {
+            Some(_) if waiting > self.limits.read_ahead_bytes_max => 0,
+            Some(_) => PIECE,
+            None => work.room(&self.limits).min(PIECE),
+        };
+        if work.is_read() {
+            return Ok(false);
+        }
+        if room == 0 && work.needs_length {
+            return Err("answered more than is kept, and a proxy on the way wants to know the length first (411)".to_owned());
+        }
+        let Some(peer) = cx.get_mut(bridge).filter(|peer| room > 0 && peer.has_input()) else {
+            return Ok(false);
+        };
+        let kept = peer.kept();
+        let filled = match peer.fetch(scratch, kept + room) {
+            Ok(Fetched::Nothing) => return Ok(false),
+            Ok(Fetched::Bytes(n)) if n > kept => n,
+            Ok(Fetched::Bytes(n)) => {
+                peer.keep(&scratch[..n]);
+                return if peer.is_over() {
+                    Err("closed its link in the middle of its answer".to_owned())
+                } else {
+                    Ok(false)
+                };
+            }
+            Ok(Fetched::End) | Err(_) => {
+                return Err("closed its link without a whole answer".to_owned());
+            }
+        };
+        let used =
+            work.take(&scratch[..filled], &self.link_limits).map_err(|e| e.reason.into_owned())?;
+        peer.keep(&scratch[used..filled]);
+        if work.is_read() {
+            peer.settle(); // an idle pair has no buffer
+            if !work.keeps_link() || used < filled || peer.pending() > 0 {
+                self.close_bridge(cx, key);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What was read goes on at once: into the POST that is under way, or into one that begins.
+    fn pass_on(&mut self, cx: &mut Connections<State>, key: Key, scratch: &mut Vec<u8>) {
+        let Some(work) = self.slots.get(key).and_then(|slot| slot.work.as_ref()) else { return };
+        if work.post.is_some() {
+            self.feed(cx, key);
+        } else if work.is_ready() {
+            cx.put_scratch(std::mem::take(scratch)); // a step of the connection needs it
+            self.deliver(cx, key);
+            *scratch = cx.take_scratch();
+        }
+    }
+
+    /// The response will never be whole.
+    fn response_broke(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
+        let Some(slot) = self.slots.get(key) else { return };
+        let Some(work) = &slot.work else { return };
+        if work.post.is_none() {
+            log_names!(Info, "an event is answered with 502: the device {why}");
+            return self.answer_502(cx, key, &format!("the device {why}"));
+        }
+        // The gateway has some of it: it has to see that there is no more, as on a link.
+        if let Conn::Open(id) = slot.conn {
+            cx.reset(id);
+            self.has_no_connection(Some(key));
+        }
+        self.give_up(cx, key, why);
+        self.poll_on(cx, key, false);
+    }
+
+    /// An answer is ready: it is posted on the slot's connection if that is still good, else on a
+    /// new one, at once.
+    fn deliver(&mut self, cx: &mut Connections<State>, key: Key) {
+        let Some(slot) = self.slots.get(key) else { return };
+        match slot.conn {
+            _ if slot.redial.is_some() => {} // it failed before and waits for its time
+            Conn::Resolving | Conn::Racing(_) => {}
+            Conn::None => self.dial_at_once(cx, key),
+            Conn::Open(id) => {
+                let resting = matches!(cx.get(id).map(|p| &p.state), Some(State::Dial(dial)) if matches!(dial.stage, Stage::Resting));
+                if !resting {
+                    return; // still connecting
+                }
+                if cx.is_quiet(id, true) {
+                    return self.offer(cx, id);
+                }
+                self.close_connection(cx, key);
+                self.dial_at_once(cx, key);
+            }
+        }
+    }
+
+    /// What the head of this slot's next POST says of an answer.
+    pub(super) fn brought(&self, slot: Option<Key>) -> Option<Brought<'_>> {
+        let work = self.slots.get(slot?)?.work.as_ref()?;
+        work.is_ready().then(|| work.brought())
+    }
+
+    /// Whether the answer on this connection was given to it whole.
+    pub(super) fn has_posted(&self, peer: &Connection<State>) -> bool {
+        let State::Dial(dial) = &peer.state else { return true };
+        let work =
+            dial.slot.and_then(|key| self.slots.get(key)).and_then(|slot| slot.work.as_ref());
+        work.and_then(|work| work.post.as_ref()).is_none_or(|post| post.ended)
+    }
+
+    /// The head of the POST is written; the answer follows, as far as it is here.
+    pub(super) fn begin_post(&mut self, cx: &mut Connections<State>, key: Key) {
+        if let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) {
+            work.begin_post();
+        }
+        self.feed(cx, key);
+        if let Some(id) = self.slots.get(key).and_then(|slot| slot.bridge) {
+            cx.again(id); // there may be more
+        }
+        self.set_post_deadline(cx, key);
+    }
+
+    fn feed(&mut self, cx: &mut Connections<State>, key: Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        let (Some(work), Conn::Open(id)) = (&mut slot.work, slot.conn) else { return };
+        let Some(peer) = cx.get_mut(id) else { return };
+        let fresh = work.fresh();
+        let chunked = work.post.as_ref().is_some_and(|post| post.chunked && !post.ended);
+        if chunked && !fresh.is_empty() {
+            body::open_chunk(peer.output(), fresh.len());
+        }
+        let sent = peer.send(fresh); // a failure shows in the next read
+        if chunked && !fresh.is_empty() {
+            peer.output().extend_from_slice(b"\r\n");
+        }
+        if chunked && work.is_read() {
+            peer.output().extend_from_slice(b"0\r\n\r\n");
+        }
+        work.given(&self.limits);
+        if sent.is_err() {
+            peer.look_again();
+            cx.again(id);
+        }
+        flush(cx, id);
+    }
+
+    /// While the gateway has something to take: `body_silence_timeout`. While the handler is at
+    /// work: none. Behind the last byte: that of any reply.
+    pub(super) fn set_post_deadline(&mut self, cx: &mut Connections<State>, key: Key) {
+        let drains = self.draining();
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        let (Some(work), Conn::Open(id)) = (&mut slot.work, slot.conn) else { return };
+        let Some(post) = &mut work.post else { return };
+        let Some(peer) = cx.get(id) else { return };
+        let now = (peer.written(), peer.pending() > 0, post.ended, drains);
+        if post.seen.replace(now) == Some(now) {
+            return; // an event that moved nothing postpones nothing
+        }
+        let time = match (peer.pending() > 0, post.ended) {
+            (true, _) => Some(self.limits.body_silence_timeout),
+            (false, false) => None,
+            // What was written has arrived, if it ever does; the reply may be held as any poll's.
+            (false, true) if drains => Some(self.limits.abandoned_timeout),
+            (false, true) => Some(self.limits.offer_timeout),
+        };
+        let at = time.map(|time| cx.after(time));
+        cx.set_deadline(id, at);
+    }
+}
+
+impl DeviceRole {
+    /// What a reply means for the answer that its POST brought. `None`: all is done; else the
+    /// verdict goes on to be obeyed.
+    pub(super) fn settle_answer(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        verdict: Verdict,
+        reply: &ReplyHead,
+    ) -> Option<Verdict> {
+        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return None };
+        let Some(key) = dial.slot else { return Some(verdict) };
+        let Some(work) = self.slots.get(key).and_then(|slot| slot.work.as_ref()) else {
+            return Some(verdict);
+        };
+        let Some(chunked) = work.post.as_ref().map(|post| post.chunked) else {
+            return Some(verdict);
+        };
+        let said =
+            if reply.said.is_empty() { String::new() } else { format!(": {}", reply.said.trim()) };
+        match verdict {
+            Verdict::Turned { .. } | Verdict::Nothing | Verdict::FellBack(_) => {
+                self.acknowledge(cx, key);
+                if matches!(verdict, Verdict::Turned { .. }) && !reply.sent {
+                    return Some(Verdict::Wrong(
+                        "the gateway answered 101 before it had the whole answer of an event"
+                            .to_owned(),
+                    ));
+                }
+                Some(verdict)
+            }
+            Verdict::NoTurn(413) if !work.replaced => {
+                self.answer_otherwise(cx, key, "the device's answer is too large for the gateway, or for a proxy before it (413)");
+                None
+            }
+            Verdict::NoTurn(411) if chunked && !work.lost => {
+                self.wait_for_length(cx, key);
+                None
+            }
+            Verdict::NoTurn(411) if !work.replaced => {
+                self.answer_otherwise(cx, key, "the device's answer is too long for a proxy that wants to know its length first (411)");
+                None
+            }
+            Verdict::Later { status: 409 | 426, .. } | Verdict::Refused(_) => {
+                self.give_up(cx, key, &format!("the gateway answered {}{said}", reply.status));
+                Some(verdict)
+            }
+            // 405 and 501 are about the Upgrade, if there was one; 2xx of another type is no
+            // gateway's.
+            Verdict::NoTurn(405 | 501 | 200..=299) => Some(verdict),
+            Verdict::Later { status: 400, .. } | Verdict::NoTurn(_) => {
+                self.give_up(cx, key, &format!("the gateway answered {}{said}", reply.status));
+                self.nothing(cx, key, false, true); // not in a circle: the gateway may hand the event out again
+                None
+            }
+            other => Some(other), // it is not taken: a redirect, 408, 429, 5xx
+        }
+    }
+
+    /// A reply acknowledged the answer. It is remembered, in case its event comes again.
+    fn acknowledge(&mut self, cx: &mut Connections<State>, key: Key) {
+        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.take()) else { return };
+        if !work.is_read() {
+            self.close_bridge(cx, key); // nobody wants the rest
+        }
+        self.past.remember(*work, true, &self.limits);
+    }
+
+    /// Posts a 502 for the same event instead, on a new connection: the reply's body was not read.
+    fn answer_otherwise(&mut self, cx: &mut Connections<State>, key: Key, reason: &str) {
+        log_names!(Warn, "{reason}; a 502 is posted instead");
+        self.close_connection(cx, key);
+        self.answer_502(cx, key, reason);
+    }
+
+    fn answer_502(&mut self, cx: &mut Connections<State>, key: Key, reason: &str) {
+        let date = cx.date().to_owned();
+        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else {
+            return;
+        };
+        let link_ends = !work.keeps_link();
+        work.replace(reason, &date, &self.limits);
+        if link_ends {
+            self.close_bridge(cx, key);
+        }
+        self.deliver(cx, key);
+    }
+
+    fn wait_for_length(&mut self, cx: &mut Connections<State>, key: Key) {
+        self.close_connection(cx, key);
+        if let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) {
+            (work.post, work.needs_length) = (None, true);
+            if work.is_ready() {
+                return self.deliver(cx, key);
+            }
+        }
+        self.pump(cx, key);
+    }
+
+    /// A POST ended without an acknowledgement. True: its answer cannot be posted again.
+    pub(super) fn post_broke(&mut self, cx: &mut Connections<State>, key: Key) -> bool {
+        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else {
+            return false;
+        };
+        let (had_post, lost) = (work.post.take().is_some(), work.lost);
+        if had_post {
+            self.answer_fails(cx, key);
+        }
+        lost
+    }
+
+    /// An answer could not be posted: it is tried again for so long as somebody may wait for it,
+    /// counted from the first failure.
+    pub(super) fn answer_fails(&mut self, cx: &mut Connections<State>, key: Key) {
+        let (now, at) = (cx.now(), cx.after(self.limits.first_byte_timeout));
+        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else {
+            return;
+        };
+        if work.failing_since.is_none() {
+            work.failing_since = Some(now);
+            cx.alarm(at, DIAL);
+        }
+    }
+
+    /// Lets go of answers that could not be posted for `first_byte_timeout`: nobody waits for them
+    /// any more.
+    pub(super) fn give_up_late_answers(&mut self, cx: &mut Connections<State>) {
+        let (now, patience) = (cx.now(), self.limits.first_byte_timeout);
+        for key in self.slots.keys() {
+            let Some(slot) = self.slots.get(key) else { continue };
+            let since = slot.work.as_ref().and_then(|work| work.failing_since);
+            if slot.conn == Conn::None
+                && since.is_some_and(|since| now.saturating_duration_since(since) >= patience)
+            {
+                self.give_up(cx, key, "it could not be posted within first_byte_timeout");
+                self.drop_slot(cx, key, "its answer could not be posted");
+            }
+        }
+    }
+
+    /// An answer is dropped. Its event is remembered: should it come again, it gets a 502 and no
+    /// second run.
+    pub(super) fn give_up(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
+        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.take()) else { return };
+        log_names!(Warn, "the answer to event {} is dropped: {why}", work.id);
+        if !work.keeps_link() {
+            self.close_bridge(cx, key);
+        }
+        self.past.remember(*work, false, &self.limits);
+    }
+
+    /// No reply within its time; or the gateway took nothing of an answer.
+    pub(super) fn reply_is_late(&mut self, cx: &mut Connections<State>, id: Id) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        let State::Dial(dial) = &peer.state else { return };
+        let Some(key) = dial.slot.filter(|key| self.works(Some(*key))) else {
+            return self.end_dial(
+                cx,
+                id,
+                "the gateway did not answer the offer within offer_timeout",
+                None,
+            );
+        };
+        if peer.pending() == 0 && self.draining() {
+            self.acknowledge(cx, key); // it was written whole, and its reply may be held for long
+            return self.drop_slot(cx, key, "the device stops");
+        }
+        let (waiting, written) = (peer.pending(), peer.written());
+        peer.try_to_write(); // a socket has room long before it says so
+        let _ = peer.flush(); // a failure shows in the next read
+        match (waiting, peer.written() > written) {
+            (0, _) => self.end_dial(
+                cx,
+                id,
+                "the gateway did not answer a POST within offer_timeout",
+                None,
+            ),
+            (_, true) => self.pump(cx, key),
+            (_, false) => self.end_dial(
+                cx,
+                id,
+                "the gateway took nothing of an answer for body_silence_timeout",
+                None,
+            ),
+        }
+    }
+}

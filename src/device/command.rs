@@ -1,0 +1,47 @@
+//! What other threads ask of a device's event loop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+
+use crate::close_reason::CloseReason;
+use crate::device::link::Link;
+use crate::device::lookups::Found;
+use crate::stream::Connector;
+use crate::stream::Stream;
+
+/// What other threads ask of the device's loop.
+pub(crate) enum Command {
+    Resolved {
+        number: u64,
+        found: Found,
+    },
+    Back {
+        number: u64,
+        back: Box<(Stream, Vec<u8>, Link)>,
+    },
+    Gone {
+        number: u64,
+        link: Link,
+        why: CloseReason,
+    },
+    /// A lent link is told to go, and its answer waits until another one is dialled.
+    Farewell {
+        number: u64,
+        link: Link,
+        dialled: Sender<()>,
+    },
+    TopUp,
+    /// The gateway said to a worker, or to a program, that so many callers wait.
+    CallersWait(usize),
+    /// Dial now, whatever the back-off says.
+    Retry,
+    /// What the next dials go by.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    SetTls(Arc<Connector>),
+    /// Nothing new; what is in progress may finish for so long.
+    Drain(Duration),
+    /// Whether the loop turns.
+    Ping(crossbeam_channel::Sender<()>),
+}

@@ -1,0 +1,161 @@
+//! The gateways that one event loop may go to: one, or with failover several in their order.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::device::url::Url;
+
+/// A gateway as it was configured: where it is, and the name it knows this device by.
+#[derive(Debug)]
+pub(crate) struct GatewayTarget {
+    pub(crate) url: Arc<Url>,
+    pub(crate) name: String,
+}
+
+/// The gateways that one event loop may go to, one at a time, in their order: one, or with failover
+/// all.
+#[derive(Debug)]
+pub(crate) struct GatewayList {
+    list: Vec<Entry>,
+    current: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    pub(super) home: Arc<GatewayTarget>,
+    /// It asked to be left alone until then.
+    pub(super) not_before: Option<Instant>,
+    /// It refused the device for good.
+    pub(super) refused: bool,
+}
+
+impl GatewayList {
+    /// `homes` has at least one.
+    pub(crate) fn new(homes: Vec<GatewayTarget>) -> Option<Self> {
+        let list: Vec<Entry> = homes
+            .into_iter()
+            .map(|home| Entry { home: Arc::new(home), not_before: None, refused: false })
+            .collect();
+        (!list.is_empty()).then_some(GatewayList { list, current: 0 })
+    }
+
+    pub(crate) fn current(&self) -> &Arc<GatewayTarget> {
+        &self.list[self.current].home
+    }
+
+    pub(crate) fn is_current(&self, home: &Arc<GatewayTarget>) -> bool {
+        Arc::ptr_eq(self.current(), home)
+    }
+
+    pub(crate) fn any_has_origin(&self, url: &Url) -> bool {
+        self.list.iter().any(|entry| entry.home.url.same_origin(url))
+    }
+
+    pub(crate) fn is_list(&self) -> bool {
+        self.list.len() > 1
+    }
+
+    /// The way in goes through this one.
+    pub(crate) fn settle_on(&mut self, home: &Arc<GatewayTarget>) {
+        self.current = self.place(home).unwrap_or(self.current);
+    }
+
+    /// Nobody is asked to wait any more.
+    pub(crate) fn hurry(&mut self) {
+        self.list.iter_mut().for_each(|entry| entry.not_before = None);
+    }
+
+    /// It will not be dialled before `at`; nor ever, where it `refused` for good.
+    pub(crate) fn rest(&mut self, home: &Arc<GatewayTarget>, at: Option<Instant>, refused: bool) {
+        if let Some(place) = self.place(home) {
+            let entry = &mut self.list[place];
+            entry.not_before = at.max(entry.not_before);
+            entry.refused |= refused;
+        }
+    }
+
+    pub(crate) fn all_refused(&self) -> bool {
+        self.list.iter().all(|entry| entry.refused)
+    }
+
+    /// Goes on to the next that may be dialled at `now`. False: there is none behind the current
+    /// one.
+    pub(crate) fn advance(&mut self, now: Instant) -> bool {
+        match (self.current + 1..self.list.len()).find(|place| self.list[*place].may(now)) {
+            Some(place) => self.current = place,
+            None => return false,
+        }
+        true
+    }
+
+    /// Begins again: the first that may be dialled at `at`, or whichever may be dialled soonest.
+    /// When that is.
+    pub(crate) fn start_over(&mut self, at: Instant) -> Instant {
+        let first = (0..self.list.len()).find(|place| self.list[*place].may(at));
+        let soonest = || {
+            (0..self.list.len())
+                .filter(|place| !self.list[*place].refused)
+                .min_by_key(|place| self.list[*place].not_before)
+        };
+        self.current = first.or_else(soonest).unwrap_or(self.current);
+        self.list[self.current].not_before.map_or(at, |not_before| not_before.max(at))
+    }
+
+    pub(super) fn place(&self, home: &Arc<GatewayTarget>) -> Option<usize> {
+        self.list.iter().position(|entry| Arc::ptr_eq(&entry.home, home))
+    }
+}
+
+impl Entry {
+    fn may(&self, at: Instant) -> bool {
+        !self.refused && self.not_before.is_none_or(|not_before| not_before <= at)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn homes(n: usize) -> (GatewayList, Vec<Arc<GatewayTarget>>) {
+        let home = |n: usize| GatewayTarget {
+            url: Arc::new(Url::parse(&format!("http://gw{n}/lamp"), "gateway").unwrap()),
+            name: "lamp".to_owned(),
+        };
+        let homes = GatewayList::new((0..n).map(home).collect()).unwrap();
+        let list = homes.list.iter().map(|entry| entry.home.clone()).collect();
+        (homes, list)
+    }
+
+    #[test]
+    fn a_failovers_list_is_gone_through_in_order_and_begins_again_with_its_first() {
+        let now = Instant::now();
+        let (mut homes, list) = homes(3);
+        assert!(
+            homes.is_current(&list[0])
+                && homes.advance(now)
+                && homes.is_current(&list[1])
+                && homes.advance(now)
+        );
+        assert!(homes.is_current(&list[2]) && !homes.advance(now) && homes.is_current(&list[2]));
+        assert_eq!(homes.start_over(now), now);
+        assert!(homes.is_current(&list[0]));
+        // One that asked to be left alone is left alone.
+        let later = now + Duration::from_secs(60);
+        homes.rest(&list[0], Some(later), false);
+        homes.rest(&list[1], Some(now + Duration::from_secs(90)), false);
+        assert_eq!(homes.start_over(now), now);
+        assert!(homes.is_current(&list[2]));
+        homes.rest(&list[2], Some(now + Duration::from_secs(61)), false);
+        assert_eq!(homes.start_over(now), later);
+        assert!(homes.is_current(&list[0]) && !homes.advance(now));
+        // One that refused for good is not dialled again.
+        homes.rest(&list[0], None, true);
+        assert_eq!(homes.start_over(now), now + Duration::from_secs(61));
+        assert!(homes.is_current(&list[2]) && !homes.all_refused());
+        homes.hurry();
+        assert_eq!(homes.start_over(now), now);
+        assert!(homes.is_current(&list[1]));
+    }
+}

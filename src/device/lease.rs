@@ -1,0 +1,136 @@
+//! A link in the hands of program code, and how it comes back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::close_reason::CloseCause;
+use crate::close_reason::CloseReason;
+use crate::device::command::Command;
+use crate::device::counters::Counters;
+use crate::device::dial::PACE;
+use crate::device::link::Link;
+use crate::engine::event_loop::Remote;
+use crate::error::Error;
+use crate::error::Fault;
+use crate::stream::Stream;
+
+/// A link in the hands of program code.
+pub(crate) struct Lease {
+    pub(crate) stream: Arc<Stream>,
+    pub(crate) unread: Vec<u8>,
+    /// It carries a request, which may wait for `recv()` or a thread: no idle link.
+    pub(crate) busy: Option<Busy>,
+    pub(crate) ticket: Ticket,
+}
+
+/// Why a link ended that its gateway closed between two requests.
+pub(crate) const CLOSED: CloseReason = CloseCause::Closed.because("by the gateway");
+
+/// Gives a link, or word of its end, back to the loop.
+pub(crate) struct Ticket {
+    pub(super) remote: Remote<Command>,
+    pub(super) number: u64,
+    pub(super) link: Link,
+    /// What the end of the link is put down to, if it is not given back.
+    pub(super) why: CloseReason,
+    pub(crate) shared: Arc<Counters>,
+}
+
+impl Ticket {
+    /// The link is over, and not by the doing of its exchange.
+    pub(crate) fn end(mut self, why: CloseReason) {
+        self.why = why;
+    }
+
+    /// The same, after an error on it.
+    pub(crate) fn failed(self, error: &Error) {
+        let end = match () {
+            () if error.is_timeout() => CloseCause::Late,
+            () if error.is_closed() => CloseCause::Cut,
+            () if error.fault() == Fault::Gateway => CloseCause::ProtocolError,
+            () => CloseCause::Failed,
+        };
+        self.end(CloseReason::new(end, error.to_string()));
+    }
+
+    /// Something came on the link: its end is no failed dial.
+    pub(crate) fn used(&mut self) {
+        self.link.used = true;
+    }
+
+    /// The link may be watched by the loop again.
+    pub(crate) fn give_back(
+        mut self,
+        stream: Option<Stream>,
+        unread: Vec<u8>,
+        seen_heartbeat: bool,
+    ) {
+        self.link.beaten |= seen_heartbeat;
+        let back = stream.and_then(|stream| {
+            stream.set_nonblocking(true).ok().map(|()| (stream, unread, self.link))
+        });
+        if let Some(back) = back {
+            self.remote.send(Command::Back { number: self.number, back: Box::new(back) });
+            self.number = 0;
+        }
+    }
+
+    /// Its gateway tells the link to go, and will be answered when this returns: by then another
+    /// one is dialled, where one is wanted.
+    pub(crate) fn says_farewell(&mut self) {
+        let (dialled, done) = crossbeam_channel::bounded(1);
+        let number = std::mem::take(&mut self.number); // its end is counted now
+        if number != 0 && self.remote.send(Command::Farewell { number, link: self.link, dialled }) {
+            let _ = done.recv_timeout(PACE); // a loop that is late, or has ended, keeps no gateway waiting
+        }
+    }
+
+    /// One link more is busy, until the guard is dropped.
+    pub(super) fn occupy(&self) -> Busy {
+        if self.link.slot.is_some() {
+            return Busy(None);
+        }
+        self.shared.link_is_busy();
+        Busy(Some(self.shared.clone()))
+    }
+
+    /// The same. Asks for another link when too few idle ones are left.
+    pub(crate) fn busy(&self) -> Busy {
+        let busy = self.occupy();
+        if self.link.slot.is_none()
+            && self.shared.is_short()
+            && !self.shared.asked.swap(true, Relaxed)
+        {
+            self.remote.send(Command::TopUp);
+        }
+        busy
+    }
+
+    /// The gateway says, in a head that the loop has not read, that so many callers wait.
+    pub(crate) fn callers_wait(&self, callers: usize) {
+        self.remote.send(Command::CallersWait(callers));
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.number != 0 {
+            self.remote.send(Command::Gone {
+                number: self.number,
+                link: self.link,
+                why: self.why.clone(),
+            });
+        }
+    }
+}
+
+/// A link's busy time; a virtual link's is not counted.
+pub(crate) struct Busy(Option<Arc<Counters>>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.0 {
+            shared.busy.fetch_sub(1, Relaxed);
+        }
+    }
+}

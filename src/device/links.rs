@@ -1,0 +1,630 @@
+//! A link's life in the event loop: idle, lent or relayed, and gone.
+//!
+//! ```text
+//!   offer ─► Link (idle ⇄ at a worker, or relayed to the local server) ─► gone ─► dialled again
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use std::time::Instant;
+
+use crossbeam_channel::TrySendError;
+
+use crate::close_reason::CloseCause;
+use crate::close_reason::CloseReason;
+use crate::device::DeviceEventKind;
+use crate::device::backoff::random;
+use crate::device::dial::PACE;
+use crate::device::dial::QUICK_MAX;
+use crate::device::lease::CLOSED;
+use crate::device::lease::Lease;
+use crate::device::lease::Ticket;
+use crate::device::link::Link;
+use crate::device::plan::Service;
+use crate::device::role::DeviceRole;
+use crate::device::state::State;
+use crate::device::state::find_lingering;
+use crate::device::target::plan_exchange;
+use crate::device::worker::answer_with;
+use crate::engine::connections::Connections;
+use crate::engine::connections::Fetched;
+use crate::engine::connections::Id;
+use crate::engine::slab::Key;
+use crate::proto::forward::callers_waiting;
+use crate::proto::framed::FramedRequest;
+use crate::proto::head;
+use crate::proto::head::LineEnds;
+use crate::proto::heartbeat;
+use crate::proto::heartbeat::Heartbeat;
+use crate::proto::turn::Transport;
+use crate::relay;
+use crate::relay::Exchange;
+use crate::relay::LocalAnswer;
+use crate::relay::Relaying;
+use crate::stream::Stream;
+
+pub(super) const STOPS: CloseReason = CloseCause::Drained.because("the device stops");
+
+/// A link that lived shorter than this counts as a failed attempt: a gateway that turns and closes
+/// is not dialled in a circle.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+
+/// Links that live shorter than this are brief, and so many of them in a row make it a habit of
+/// their gateway's.
+const BRIEF_LIFE: Duration = Duration::from_secs(10);
+
+const BRIEF_MAX: usize = 10;
+
+/// What an idle link brought.
+enum Came {
+    NotYet,
+    Gone(CloseReason),
+    /// So many callers wait meanwhile.
+    Heartbeat {
+        heartbeat: Heartbeat,
+        callers: usize,
+    },
+    Refused(crate::error::Refusal),
+    /// A whole head (so many bytes of the scratch buffer) for program code.
+    Request(usize),
+    Forward(Box<Exchange>),
+}
+
+impl DeviceRole {
+    /// `held`: the offer was not answered at once.
+    pub(super) fn turned(&mut self, cx: &mut Connections<State>, id: Id, held: bool) {
+        let now = cx.now();
+        let Some(peer) = cx.get_mut(id) else { return };
+        let State::Dial(dial) = &peer.state else { return };
+        let (url, home, slot) = (dial.url.clone(), dial.home.clone(), dial.slot);
+        let asked = peer.kept() > 0; // a 101 that comes at once, and alone, is from a gateway that holds nothing
+        if !self.takes(&home) {
+            let Some(key) = slot else {
+                cx.close(id);
+                return self.undialed();
+            };
+            return self.drop_slot(cx, key, "the way in leads through another gateway of the list");
+        }
+        if let (Some(key), true) = (slot, self.shared.links.load(Relaxed) >= self.shared.max()) {
+            self.fell_back = false;
+            return self.drop_slot(
+                cx,
+                key,
+                "its connection turned, and there are as many links as may be",
+            ); // closes it, too
+        }
+        self.holds = held || (self.holds && asked);
+        peer.state = State::Link(Link { held, ..Link::new(None, now) });
+        cx.set_deadline(id, None);
+        self.shared.links.fetch_add(1, Relaxed);
+        (self.welcomed, self.fell_back, self.answered, self.troubled) =
+            (true, false, !self.doubtful, 0);
+        if !matches!(self.service, Service::Listen(_)) {
+            self.doubt.since.get_or_insert(now); // what `listen()` gives out the loop does not see
+        }
+        self.settle_transport(cx, &url.text, None);
+        match slot {
+            None => {
+                self.shared.dialing.fetch_sub(1, Relaxed);
+                self.burst.answered();
+            }
+            Some(key) => {
+                self.has_no_connection(slot); // it is the link's now
+                self.drop_slot(cx, key, "its connection turned");
+            }
+        }
+        self.waiting = false;
+        self.doubt_links(cx);
+        self.top_up(cx);
+        if self.draining {
+            return self.link_gone(cx, id, STOPS);
+        }
+        match &self.service {
+            Service::Listen(_) => self.lend(cx, id, &[]),
+            _ => self.link_idle(cx, id),
+        }
+    }
+
+    /// Whether links end as soon as they were of use, and the next ones are on their way: that the
+    /// last one ended is no news then.
+    pub(super) fn comes_and_goes(&self) -> bool {
+        self.holds || self.brief > BRIEF_MAX
+    }
+
+    /// A gateway that ends its links behind a request or two would fill every log with the way in
+    /// that comes and goes.
+    fn note_brief(&mut self, cx: &Connections<State>, link: &Link, why: &CloseReason) {
+        let as_wanted = why.end.is_usual()
+            || matches!(why.end, CloseCause::Closed | CloseCause::Reset | CloseCause::Drained);
+        if !as_wanted || cx.now().saturating_duration_since(link.since) >= BRIEF_LIFE {
+            self.brief = 0;
+            return;
+        }
+        self.brief = self.brief.saturating_add(1);
+        if self.brief == BRIEF_MAX + 1 && !self.holds {
+            let url = &self.home().url.text;
+            log_names!(
+                Info,
+                "{url} ends its links after a few seconds or requests; from now on it is told only when no other one comes"
+            );
+        }
+    }
+
+    /// The loop watches the link; what is there already is read.
+    pub(super) fn link_idle(&mut self, cx: &mut Connections<State>, id: Id) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        let State::Link(link) = &mut peer.state else { return };
+        (link.exchange, link.began) = (None, false);
+        let silence = self.limits.silence;
+        let watched = self.beaten && link.slot.is_none() && !silence.is_zero();
+        peer.settle();
+        let (more, waits) = (peer.has_input(), peer.pending() > 0);
+        let at = match waits {
+            true => Some(cx.after(self.limits.body_silence_timeout)),
+            false => watched.then(|| cx.after(silence)),
+        };
+        cx.set_deadline(id, at);
+        if more {
+            cx.again(id);
+        }
+    }
+
+    pub(super) fn link_gone(&mut self, cx: &mut Connections<State>, id: Id, why: CloseReason) {
+        let Some((_, _, State::Link(link))) = cx.remove(id) else { return };
+        self.count_out(cx, &link, why);
+    }
+
+    /// A link has ended: its reason goes into one line of the log, into the events, and into the
+    /// counters.
+    pub(super) fn count_out(&mut self, cx: &mut Connections<State>, link: &Link, why: CloseReason) {
+        self.end_bound(cx, link);
+        if link.slot.is_some() {
+            return log_names!(Debug, "a virtual link ended: {why}"); // its slot sees the end at the bridge
+        }
+        let home = self.home();
+        let last = self.shared.links.fetch_sub(1, Relaxed) == 1 && self.polls_with().is_none();
+        self.note_brief(cx, link, &why);
+        let quiet = self.comes_and_goes();
+        match (last, why.end.is_usual() || quiet) {
+            (true, _) if !quiet => {} // the line of the way in says it
+            (_, true) => log_names!(Debug, "a link to {} ended: {why}", home.url.text),
+            (_, false) => log_names!(Info, "a link to {} ended: {why}", home.url.text),
+        }
+        self.shared.ends.count(why.end);
+        self.publish(
+            DeviceEventKind::Ended,
+            &home,
+            &home.url.text,
+            why.text.to_string(),
+            Some(why.end),
+        );
+        let in_vain = !link.used
+            && !link.beaten
+            && self.doubt.since.is_some()
+            && !self.draining
+            && self.polls_beside();
+        if in_vain {
+            self.give_up_links(cx);
+        }
+        let short = !link.used
+            && !link.held
+            && !in_vain
+            && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
+        if quiet && !short && !self.draining {
+            self.top_up(cx); // the next offer is as good as a link
+        }
+        self.settle_transport(cx, "", Some(&why));
+        if !short {
+            self.quick_ends = 0;
+            self.succeeded();
+        }
+        if self.draining {
+            return;
+        }
+        // Gateways have closed links because a visitor's request failed, with nothing written to
+        // them (T48). Where other links live, that is forgiven, but not for ever.
+        self.quick_ends += u32::from(short);
+        let faulty = why.end == CloseCause::ProtocolError
+            && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
+        self.quick_faults = if faulty { self.quick_faults.saturating_add(1) } else { 0 };
+        if self.quick_faults > BRIEF_MAX && last {
+            self.dial_later(cx, PACE.mul_f64(0.5 + random())); // no failed attempt, but no circle either
+        }
+        let forgiven =
+            self.transport == Some(Transport::Turn) && self.quick_ends <= QUICK_MAX as u32;
+        if short && !forgiven {
+            if self.transport.is_none() {
+                self.plan.homes.settle_on(&home);
+            }
+            self.doubtful = true;
+            self.failed_at(
+                cx,
+                &home,
+                &format!("{}: a link ended as soon as it was turned: {why}", home.url.text),
+                None,
+            );
+        }
+        self.top_up(cx);
+    }
+
+    /// Whether what this device answered by itself (a heartbeat) is written. Nothing is read
+    /// before: a gateway that does not take its answers would fill the memory with them.
+    fn answers_are_out(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
+        let Some(peer) = cx.get_mut(id) else { return false };
+        let waits = peer.pending();
+        if waits == 0 {
+            return true;
+        }
+        match peer.flush() {
+            Ok(true) => self.link_idle(cx, id), // which asks for the step that reads on
+            Ok(false) if peer.is_broken() => {
+                self.link_gone(cx, id, CloseCause::Reset.because("it broke under a heartbeat"))
+            }
+            Ok(false) if peer.pending() < waits => {
+                let at = cx.after(self.limits.body_silence_timeout);
+                cx.set_deadline(id, Some(at));
+            }
+            Ok(false) => {}
+            Err(e) => self.link_gone(
+                cx,
+                id,
+                CloseReason::new(CloseCause::of_io(&e), format!("it broke under a heartbeat: {e}")),
+            ),
+        }
+        false
+    }
+
+    /// The gateway has taken nothing of an answer for `body_silence_timeout`, unless its socket has
+    /// room and did not say so.
+    pub(super) fn answer_expired(&mut self, cx: &mut Connections<State>, id: Id) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        let waits = peer.pending();
+        peer.try_to_write();
+        if !self.answers_are_out(cx, id) && cx.get(id).is_some_and(|peer| peer.pending() == waits) {
+            self.link_gone(
+                cx,
+                id,
+                CloseCause::Late
+                    .because("the gateway took nothing of an answer for body_silence_timeout"),
+            );
+        }
+    }
+
+    pub(super) fn link_ready(&mut self, cx: &mut Connections<State>, id: Id) {
+        if !self.answers_are_out(cx, id) {
+            return;
+        }
+        let mut scratch = cx.take_scratch();
+        let came = self.read_request(cx, id, &mut scratch);
+        let step = match came {
+            Came::Request(filled) => {
+                self.lend(cx, id, &scratch[..filled]);
+                None
+            }
+            other => Some(other),
+        };
+        cx.put_scratch(scratch);
+        match step {
+            None | Some(Came::Request(_)) => {
+                if self.is_wanting() {
+                    self.top_up(cx);
+                }
+            }
+            Some(Came::NotYet) => {}
+            Some(Came::Gone(why)) => self.link_gone(cx, id, why),
+            Some(Came::Heartbeat { heartbeat, callers }) => {
+                self.heartbeat(cx, id, heartbeat, callers)
+            }
+            Some(Came::Refused(refusal)) => {
+                self.answer_link(cx, id, &LocalAnswer::new(refusal.status, &refusal.reason));
+            }
+            Some(Came::Forward(exchange)) => self.begin_forward(cx, id, *exchange),
+        }
+    }
+
+    fn read_request(&mut self, cx: &mut Connections<State>, id: Id, scratch: &mut [u8]) -> Came {
+        let now = cx.now();
+        let Some(peer) = cx.get_mut(id) else { return Came::NotYet };
+        let filled = match peer.fetch(scratch, self.link_limits.head_bytes_max + 1024) {
+            Ok(Fetched::Bytes(n)) => n,
+            Ok(Fetched::Nothing) if peer.is_broken() => {
+                return Came::Gone(CloseCause::Reset.because("while it idled"));
+            }
+            Ok(Fetched::Nothing) => return Came::NotYet,
+            Ok(Fetched::End) => return Came::Gone(CLOSED),
+            Err(e) => {
+                return Came::Gone(CloseReason::new(
+                    CloseCause::of_io(&e),
+                    format!("while it idled: {e}"),
+                ));
+            }
+        };
+        let bytes = &scratch[..filled];
+        if bytes == b"\r\n" {
+            return Came::NotYet; // a stray line end behind an earlier message
+        }
+        let read = head::request(bytes, &self.link_limits, LineEnds::Crlf);
+        if let (State::Link(link), true) = (&mut peer.state, head::begins_request(bytes)) {
+            link.used |= !bytes.starts_with(b"OPTIONS * "); // whatever becomes of it: the fault may be a visitor's, and dialling is all right (T48)
+        }
+        match read {
+            Err(refusal) => Came::Refused(refusal),
+            Ok(None) if peer.is_over() => Came::Gone(
+                CloseCause::Cut.because("closed by the gateway in the middle of a request"),
+            ),
+            Ok(None) => {
+                peer.keep(bytes);
+                let State::Link(link) = &mut peer.state else { return Came::NotYet };
+                if !std::mem::replace(&mut link.began, true) {
+                    cx.set_deadline(id, Some(cx.after(self.limits.head_timeout)));
+                }
+                Came::NotYet
+            }
+            Ok(Some(head)) => {
+                let request = match FramedRequest::of(head) {
+                    Ok(request) => request,
+                    Err(refusal) => return Came::Refused(refusal),
+                };
+                let callers = callers_waiting(&request.fields).unwrap_or_default();
+                self.callers_wait(now, callers);
+                match heartbeat::recognise(&request) {
+                    Err(refusal) => return Came::Refused(refusal),
+                    Ok(Some(heartbeat)) => {
+                        peer.keep(&bytes[request.len..]);
+                        return Came::Heartbeat { heartbeat, callers };
+                    }
+                    Ok(None) => {}
+                }
+                let Service::Forward(target) = &self.service else { return Came::Request(filled) };
+                match plan_exchange(id, &request, target, &self.link_limits, now) {
+                    Ok(exchange) => {
+                        peer.keep(&bytes[request.len..]);
+                        Came::Forward(Box::new(exchange))
+                    }
+                    Err(refusal) => Came::Refused(refusal),
+                }
+            }
+        }
+    }
+
+    /// Dials what is wanted, then answers. A link that the last minute did not need ends with its
+    /// answer: the gateway sends nothing on it until then, so nothing can be lost.
+    fn heartbeat(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        heartbeat: Heartbeat,
+        callers: usize,
+    ) {
+        if self.demand.is_pending() {
+            self.top_up(cx);
+        }
+        match heartbeat {
+            Heartbeat::Farewell => self.goaway(cx, id),
+            Heartbeat::Alive if callers == 0 && self.is_surplus(cx, id) => self.end_surplus(cx, id),
+            Heartbeat::Alive => self.answer_heartbeat(cx, id),
+        }
+    }
+
+    /// Whether this idle link is more than the last minute needed. While dials are in progress none
+    /// is: they were wanted just now.
+    fn is_surplus(&mut self, cx: &Connections<State>, id: Id) -> bool {
+        let Some(State::Link(link)) = cx.get(id).map(|p| &p.state) else { return false };
+        let is_real = link.slot.is_none();
+        self.note_busy(cx.now());
+        let (links, dialing) = (self.shared.links.load(Relaxed), self.shared.dialing.load(Relaxed));
+        is_real && dialing == 0 && self.demand.has_surplus_link(links, &self.shared.wanted)
+    }
+
+    fn end_surplus(&mut self, cx: &mut Connections<State>, id: Id) {
+        const WHY: CloseReason =
+            CloseCause::Surplus.because("more links than the last minute needed");
+        let date = cx.date().to_owned();
+        let Some(peer) = cx.get_mut(id) else { return };
+        let State::Link(link) = &mut peer.state else { return };
+        link.beaten = true;
+        heartbeat::write_answer(peer.output(), &date, true);
+        let _ = peer.flush(); // what is left goes out while it lingers
+        self.beaten = true;
+        self.carries();
+        self.link_ends(cx, id, WHY);
+    }
+
+    /// Notes how many links were busy at once.
+    fn note_busy(&mut self, now: Instant) {
+        self.demand.note_links(now, self.shared.take_peak());
+    }
+
+    fn answer_heartbeat(&mut self, cx: &mut Connections<State>, id: Id) {
+        let date = cx.date().to_owned();
+        let Some(peer) = cx.get_mut(id) else { return };
+        heartbeat::write_answer(peer.output(), &date, false);
+        let sent = peer.flush().is_ok();
+        if let State::Link(link) = &mut peer.state {
+            link.beaten = true;
+        }
+        self.beaten = true;
+        self.carries();
+        match sent {
+            true => self.link_idle(cx, id),
+            false => {
+                self.link_ends(cx, id, CloseCause::Reset.because("it broke under a heartbeat"))
+            }
+        }
+    }
+
+    /// The gateway tells a link to go: its replacement is dialled first, then it is answered and
+    /// closed. That is no failed attempt, but a gateway that says so on every new link is not
+    /// dialled in a circle.
+    fn goaway(&mut self, cx: &mut Connections<State>, id: Id) {
+        let date = cx.date().to_owned();
+        let Some(State::Link(link)) = cx.get(id).map(|p| &p.state) else { return };
+        self.replace(cx, *link);
+        let Some(peer) = cx.get_mut(id) else { return };
+        heartbeat::write_answer(peer.output(), &date, true);
+        let _ = peer.flush(); // what is left goes out while it lingers
+        self.linger(cx, id);
+    }
+
+    /// A link was told to go: it is counted out, and another one is dialled.
+    pub(super) fn replace(&mut self, cx: &mut Connections<State>, mut link: Link) {
+        const WHY: CloseReason = CloseCause::Drained.because("the gateway told it to go");
+        link.used = true;
+        self.shared.upgrades.stop(false); // its tunnels have a grace as well
+        self.carries();
+        let old = cx.now().saturating_duration_since(link.since) >= SHORT_LIFE;
+        self.quick_farewells = if old { 0 } else { self.quick_farewells + 1 };
+        if self.quick_farewells > QUICK_MAX {
+            self.dial_later(cx, PACE.mul_f64(0.5 + random()));
+        }
+        self.count_out(cx, &link, WHY);
+    }
+
+    /// Closes a link gently; another may be dialled at once.
+    pub(super) fn link_ends(&mut self, cx: &mut Connections<State>, id: Id, why: CloseReason) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        let State::Link(link) = peer.state else { return };
+        self.linger(cx, id);
+        self.count_out(cx, &link, why);
+    }
+
+    pub(super) fn linger(&mut self, cx: &mut Connections<State>, id: Id) {
+        relay::linger(cx, id, &self.limits, self.draining, State::Lingering);
+        self.step_lingering(cx, id);
+    }
+
+    pub(super) fn step_lingering(&mut self, cx: &mut Connections<State>, id: Id) {
+        relay::step_lingering(cx, id, find_lingering);
+    }
+
+    pub(super) fn answer_link(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        answer: &LocalAnswer<'_>,
+    ) {
+        let date = cx.date().to_owned();
+        let Some(peer) = cx.get_mut(id) else { return };
+        answer.write(peer.output(), &date);
+        let sent = peer.flush();
+        match (answer.keep, sent) {
+            (true, Ok(true)) => self.next(cx, id, true),
+            _ => {
+                self.relayed(cx, id);
+                let end = if matches!(answer.status, 400..=499 | 501 | 505) {
+                    CloseCause::ProtocolError
+                } else {
+                    CloseCause::LastMessage
+                };
+                let text = format!(
+                    "its request was answered {} by this device, which closes it: {}",
+                    answer.status, answer.reason
+                );
+                self.link_ends(cx, id, CloseReason::new(end, text));
+            }
+        }
+    }
+
+    /// An exchange that this loop relayed is over.
+    pub(super) fn relayed(&mut self, cx: &mut Connections<State>, id: Id) {
+        let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
+        if link.exchange.take().is_some() && link.slot.is_none() {
+            self.shared.busy.fetch_sub(1, Relaxed);
+            self.note_busy(cx.now());
+        }
+    }
+
+    pub(super) fn relaying(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
+        if let Some(State::Link(link)) = cx.get_mut(id).map(|p| &mut p.state) {
+            (link.exchange, link.used) = (Some(key), true);
+            let is_real = link.slot.is_none();
+            self.succeeded();
+            if is_real {
+                self.shared.link_is_busy();
+                self.carries();
+            }
+            self.shared.exchanges.fetch_add(1, Relaxed);
+        }
+        if self.is_wanting() {
+            self.top_up(cx);
+        }
+    }
+
+    /// Hands a link to program code: a handler on a worker, or a queue that the program reads.
+    pub(super) fn lend(&mut self, cx: &mut Connections<State>, id: Id, bytes: &[u8]) {
+        let Some((stream, kept, State::Link(mut link))) = cx.remove(id) else { return };
+        if !bytes.is_empty() {
+            link.used = true;
+            self.succeeded(); // the gateway not only turns, it asks
+            if link.slot.is_none() {
+                self.carries();
+            }
+        }
+        if let Err(e) = stream.set_nonblocking(false) {
+            return self.count_out(
+                cx,
+                &link,
+                CloseReason::new(CloseCause::Failed, format!("it cannot be made blocking: {e}")),
+            );
+        }
+        self.numbers += 1;
+        let stream = Arc::new(stream);
+        self.leases.insert(self.numbers, Arc::downgrade(&stream));
+        let (why, shared) =
+            (CloseCause::Program.because("its exchange ended it"), self.shared.clone());
+        let ticket =
+            Ticket { remote: self.remote.clone(), number: self.numbers, link, why, shared };
+        let unread = if bytes.is_empty() { kept } else { bytes.to_vec() };
+        let busy = (!matches!(self.service, Service::Listen(_))).then(|| ticket.occupy());
+        let lease = Lease { stream, unread, busy, ticket };
+        // What cannot be handed over is dropped: its ticket tells the loop.
+        match &self.service {
+            Service::Handler(handler) => {
+                let (handler, limits, workers) =
+                    (handler.clone(), self.link_limits.clone(), self.workers.clone());
+                if !self.workers.submit(move || answer_with(&handler, lease, &limits, &workers)) {
+                    log::error!("no worker thread could be started; a link is closed");
+                }
+            }
+            Service::Receive(queue) | Service::Listen(queue) => {
+                match queue.try_send(lease) {
+                    Ok(()) => {}
+                    Err(TrySendError::Full(_)) => log::error!("more links than MAX; one is closed"),
+                    Err(TrySendError::Disconnected(_)) => self.stopped = true, // the program has dropped the device
+                }
+            }
+            Service::Forward(_) => {}
+        }
+    }
+
+    pub(super) fn back(
+        &mut self,
+        cx: &mut Connections<State>,
+        number: u64,
+        stream: Stream,
+        unread: &[u8],
+        link: Link,
+    ) {
+        self.leases.remove(&number);
+        self.note_busy(cx.now());
+        self.beaten |= link.beaten;
+        if link.beaten && link.slot.is_none() {
+            self.carries();
+        }
+        if self.draining {
+            return self.count_out(cx, &link, STOPS);
+        }
+        match cx.insert(stream, unread, State::Link(link)) {
+            Ok(id) => self.link_idle(cx, id),
+            Err(e) => self.count_out(
+                cx,
+                &link,
+                CloseReason::new(
+                    CloseCause::Failed,
+                    format!("it could not come back to the event loop: {e}"),
+                ),
+            ),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Look-ups of names in progress, and who waits for them.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::device::dial::Dial;
+use crate::engine::slab::Key;
+use crate::engine::workers::Workers;
+use crate::limits::Limits;
+
+/// Threads that may be at work on one name: one that hangs, and one that is tried beside it.
+const PER_NAME: usize = 2;
+
+/// Addresses of one name that are tried; a resolver that knows more is not tried to the end.
+pub(super) const ADDRESSES_MAX: usize = 64;
+
+/// The addresses, in the resolver's order, or why there are none.
+pub(crate) type Found = Result<Vec<SocketAddr>, String>;
+
+/// Who waits for a name's addresses.
+pub(crate) enum Waiter {
+    Dial(Box<Dial>),
+    /// An exchange that needs a connection to the local server.
+    Local(Key),
+}
+
+pub(super) struct Lookup {
+    pub(super) number: u64,
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// Until then those who wait do wait. Nobody waits any more: it was given up.
+    pub(super) until: Instant,
+    pub(super) waiters: Vec<Waiter>,
+}
+
+/// The look-ups of one event loop.
+pub(super) struct Lookups {
+    pub(super) running: Vec<Lookup>,
+    pub(super) numbers: u64,
+    pub(super) threads: Workers,
+    /// An alarm is set already.
+    pub(super) alarmed: bool,
+}
+
+impl Lookups {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let threads =
+            Workers::new("ptth-resolve", limits.helpers_max, 0, limits.worker_idle_timeout);
+        Lookups { running: Vec::new(), numbers: 0, threads, alarmed: false }
+    }
+
+    /// One that this waiter may share: of the same name, and in time, or the last that may run.
+    /// `Err`: there has to be a new one.
+    pub(super) fn join(
+        &mut self,
+        host: &str,
+        port: u16,
+        until: Instant,
+        waiter: Waiter,
+    ) -> Result<(), Waiter> {
+        let same = |lookup: &&mut Lookup| lookup.host == host && lookup.port == port;
+        let many = self.running.iter_mut().filter(same).count() >= PER_NAME;
+        let Some(lookup) = self.running.iter_mut().rfind(same) else { return Err(waiter) };
+        if lookup.waiters.is_empty() && !many {
+            return Err(waiter);
+        }
+        if lookup.waiters.is_empty() {
+            lookup.until = until; // it hangs, and so does the other; should it return after all, its answer is good
+        }
+        lookup.waiters.push(waiter);
+        Ok(())
+    }
+
+    /// Those whose time is over, with the host they waited for.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<(String, Waiter)> {
+        let late = self.running.iter_mut().filter(|lookup| lookup.until <= now);
+        late.flat_map(|lookup| {
+            lookup.waiters.drain(..).map(|waiter| (lookup.host.clone(), waiter)).collect::<Vec<_>>()
+        })
+        .collect()
+    }
+
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        self.running
+            .iter()
+            .filter(|lookup| !lookup.waiters.is_empty())
+            .map(|lookup| lookup.until)
+            .min()
+    }
+}

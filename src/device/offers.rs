@@ -1,0 +1,559 @@
+//! The offer on a connection, its verdict, and what each verdict leads to.
+
+use std::time::Duration;
+
+use crate::device::DeviceEventKind;
+use crate::device::OnRefusal;
+use crate::device::backoff::random;
+use crate::device::backoff::retry_after;
+use crate::device::dial::Dial;
+use crate::device::dial::PACE;
+use crate::device::dial::QUICK_MAX;
+use crate::device::dial::Stage;
+use crate::device::group::Standing;
+use crate::device::role::DeviceRole;
+use crate::device::state::State;
+use crate::device::state::dial_stage;
+use crate::device::state::flush;
+use crate::device::state::printable;
+use crate::device::url::Reach;
+use crate::engine::connections::Connections;
+use crate::engine::connections::Fetched;
+use crate::engine::connections::Id;
+use crate::error::Error;
+use crate::error::Fault;
+use crate::proto::body;
+use crate::proto::body::Framing;
+use crate::proto::comet;
+use crate::proto::head;
+use crate::proto::head::LineEnds;
+use crate::proto::head::ResponseHead;
+use crate::proto::turn;
+use crate::proto::turn::Fallback;
+use crate::proto::turn::Verdict;
+use crate::stream::Channel;
+use std::sync::Arc;
+
+/// What a reply's head says beside its verdict.
+pub(super) struct ReplyHead {
+    pub(super) status: u16,
+    /// Another request may follow on the connection, once the body is read.
+    pub(super) keep: bool,
+    /// What it answers had gone out whole.
+    pub(super) sent: bool,
+    /// How the body of a reply of the fallback ends.
+    pub(super) framing: Result<Framing, crate::error::Refusal>,
+    pub(super) id: Result<Option<String>, crate::error::Refusal>,
+    /// A short text in its body, where that came with the head.
+    pub(super) said: String,
+    /// It is the gateway's own word, not that of something on the way.
+    pub(super) marked: bool,
+    /// How its content is compressed.
+    pub(super) coding: Option<String>,
+    /// How long it asks to be left alone.
+    pub(super) retry_after: Option<Duration>,
+}
+
+/// A refusal that no gateway of ours gave.
+const UNMARKED: &str = "that is not the gateway's own word (Proxy-Status: ptth), but perhaps that of a balancer or proxy before it, or this is no gateway";
+
+/// An offer that got no answer. `silent`: not one byte of it.
+struct Unanswered {
+    silent: bool,
+    pub(super) why: String,
+}
+
+impl From<String> for Unanswered {
+    fn from(why: String) -> Self {
+        Unanswered { silent: false, why }
+    }
+}
+
+/// `sent`: the request went out whole. `behind`: the bytes that came with the head.
+fn reply_head(response: &ResponseHead<'_>, sent: bool, behind: &[u8]) -> ReplyHead {
+    const SAID_MAX: u64 = 200;
+    let framing = body::of_response(response, "POST");
+    let said = match framing {
+        Ok(Framing::Length(n)) if n <= SAID_MAX && behind.len() as u64 >= n => {
+            &behind[..n as usize]
+        }
+        _ => &[],
+    };
+    let keep = sent
+        && framing != Ok(Framing::UntilClose)
+        && head::keeps_alive(response.minor, &response.fields);
+    let fields = &response.fields;
+    let wants_token = response.status == 401
+        && fields.list("www-authenticate").any(|challenge| first_word(challenge, b"Bearer"));
+    ReplyHead {
+        marked: turn::is_marked(fields) || wants_token,
+        coding: head::coding(fields).map(printable),
+        retry_after: retry_after(fields),
+        status: response.status,
+        keep,
+        sent,
+        framing,
+        id: comet::id_of(&response.fields).map(|id| id.map(str::to_owned)),
+        said: printable(said),
+    }
+}
+
+/// Whether a challenge is of this scheme.
+fn first_word(challenge: &[u8], scheme: &[u8]) -> bool {
+    challenge
+        .split(|&byte| byte == b' ')
+        .next()
+        .is_some_and(|word| word.eq_ignore_ascii_case(scheme))
+}
+
+impl DeviceRole {
+    pub(super) fn dial_ready(&mut self, cx: &mut Connections<State>, id: Id) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        let State::Dial(dial) = &peer.state else { return };
+        match dial.stage {
+            Stage::Tunnelling { .. } => self.read_tunnel(cx, id),
+            Stage::Connecting | Stage::Securing => {}
+            Stage::Offered { .. } => {
+                if let Some(key) = dial.slot {
+                    flush(cx, id); // then there may be room for more of an answer
+                    self.pump(cx, key);
+                }
+                self.read_verdict(cx, id);
+            }
+            Stage::Reading(_) => self.read_reply(cx, id),
+            Stage::Pausing { .. } | Stage::Resting => {
+                if !cx.is_quiet(id, false) {
+                    self.spoke_unasked(cx, id);
+                }
+            }
+        }
+    }
+
+    /// The gateway speaks or ends although nothing was asked: either way this connection is of no
+    /// use.
+    fn spoke_unasked(&mut self, cx: &mut Connections<State>, id: Id) {
+        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
+        match dial.slot {
+            Some(key) => self.lost_between(cx, key),
+            None => dial_stage(cx, id, Stage::Pausing { keep: false }), // its pause goes on
+        }
+    }
+
+    /// The pause of an offer is over.
+    pub(super) fn paused(&mut self, cx: &mut Connections<State>, id: Id, keep: bool) {
+        if keep {
+            return self.offer(cx, id);
+        }
+        let Some((_, _, State::Dial(dial))) = cx.remove(id) else { return };
+        let next =
+            Dial { quick: dial.quick, ..Dial::new(dial.url, dial.home, dial.redirects, None) };
+        self.resolve(cx, Box::new(next));
+    }
+
+    /// The way to the gateway stands: its TLS handshake begins, or the offer is written.
+    pub(super) fn reached(&mut self, cx: &mut Connections<State>, id: Id) {
+        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
+        if !dial.url.secure {
+            return self.offer(cx, id);
+        }
+        let begun = match &self.plan.tls {
+            Some(connector) => Channel::to_gateway(connector, &dial.url.host).map_err(|e| e.to_string()),
+            None => {
+                Err("it was redirected to from http://, where anybody could have said so; give this device the https:// URL itself"
+                    .to_owned())
+            }
+        };
+        let why = match begun {
+            Ok(channel) => {
+                dial_stage(cx, id, Stage::Securing);
+                let at = cx.after(self.limits.handshake_timeout);
+                cx.set_deadline(id, Some(at));
+                if cx.secure(id, channel, false) {
+                    return;
+                }
+                "as many TLS handshakes are in progress as handshakes_max allows".to_owned()
+            }
+            Err(why) => why,
+        };
+        self.end_dial(cx, id, &why, None);
+    }
+
+    /// Writes the offer, or the poll, and begins the answer that it brings. Secrets go to
+    /// configured origins only.
+    pub(super) fn offer(&mut self, cx: &mut Connections<State>, id: Id) {
+        let now = cx.now();
+        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
+        let (url, mut slot) = (dial.url.clone(), dial.slot);
+        let through = self.polls_through_proxy(&url, now).then(|| self.through_proxy(&url));
+        let upgrade = through.is_none() && self.offers_turn(slot, now);
+        if !upgrade && slot.is_none() {
+            slot = self.adopt(cx, id, false);
+            if slot.is_none() {
+                return; // others poll already
+            }
+        }
+        let mut plan = self.plan.offer.clone();
+        plan.upgrade = upgrade;
+        plan.authority.clone_from(&url.authority);
+        plan.target.clone_from(&url.target);
+        if let Some((target, authorization)) = through {
+            plan.target = target;
+            plan.fields.extend(authorization);
+        }
+        if self.plan.homes.any_has_origin(&url) {
+            plan.fields.extend(self.plan.secrets.iter().cloned());
+        }
+        let brought = self.brought(slot);
+        let Some(peer) = cx.get_mut(id) else { return };
+        let written = turn::write_post(peer.output(), &plan, brought.as_ref());
+        let posts = brought.is_some();
+        if let State::Dial(dial) = &mut peer.state {
+            dial.stage = Stage::Offered { at: now, upgrade, informational: 0 };
+        }
+        if let Err(refusal) = written {
+            return self.end_dial(
+                cx,
+                id,
+                &format!("the offer cannot be written: {}", refusal.reason),
+                None,
+            );
+        }
+        match slot {
+            Some(key) if posts => self.begin_post(cx, key),
+            _ => {
+                flush(cx, id);
+                let at = cx.after(self.limits.offer_timeout);
+                cx.set_deadline(id, Some(at));
+            }
+        }
+    }
+
+    fn read_verdict(&mut self, cx: &mut Connections<State>, id: Id) {
+        let mut scratch = cx.take_scratch();
+        let verdict = self.next_verdict(cx, id, &mut scratch);
+        cx.put_scratch(scratch);
+        match verdict {
+            Ok(None) => {}
+            Ok(Some((verdict, reply))) => self.obey(cx, id, verdict, reply),
+            Err(Unanswered { silent: true, .. }) if self.was_held(cx, id) => {
+                if let Some(key) = cx.get(id).and_then(|peer| {
+                    if let State::Dial(dial) = &peer.state { dial.slot } else { None }
+                }) {
+                    self.pause_poll(cx, key);
+                }
+            }
+            Err(Unanswered { silent: true, .. }) if self.dislikes_upgrade(cx, id) => {
+                self.poll_instead(cx, id, "offers of a turn are hung up on");
+            }
+            Err(Unanswered { why, .. }) => self.end_dial(cx, id, &why, None),
+        }
+    }
+
+    /// `Ok(None)`: not here yet. Bytes behind the answer are kept: behind a 101 they are the first
+    /// request.
+    fn next_verdict(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        scratch: &mut [u8],
+    ) -> Result<Option<(Verdict, ReplyHead)>, Unanswered> {
+        let Some(peer) = cx.get_mut(id) else { return Ok(None) };
+        let State::Dial(dial) = &peer.state else { return Ok(None) };
+        let Stage::Offered { mut informational, .. } = dial.stage else { return Ok(None) };
+        let _ = peer.flush(); // a failure shows in the next read
+        let fetched = peer.fetch(scratch, self.limits.head_bytes_max + 1024);
+        let silent = informational == 0;
+        let filled = match fetched {
+            Ok(Fetched::Bytes(n)) => n,
+            Ok(Fetched::Nothing) => return Ok(None),
+            Ok(Fetched::End) => {
+                return Err(Unanswered {
+                    silent,
+                    why: "the gateway closed the connection instead of answering the offer"
+                        .to_owned(),
+                });
+            }
+            Err(e) => {
+                return Err(Unanswered {
+                    silent,
+                    why: format!(
+                        "the connection to the gateway broke before the offer was answered: {e}"
+                    ),
+                });
+            }
+        };
+        let bytes = &scratch[..filled];
+        let mut used = 0;
+        loop {
+            let parsed =
+                head::response(&bytes[used..], &self.limits, LineEnds::CrlfOrLf).map_err(|e| {
+                    Unanswered::from(format!("this is not a gateway's answer: {}", e.reason))
+                })?;
+            let Some(response) = parsed else {
+                if peer.is_over() {
+                    return Err("the gateway closed the connection in the middle of its answer to the offer".to_owned().into());
+                }
+                peer.keep(&bytes[used..]);
+                return Ok(None);
+            };
+            used += response.len;
+            let verdict = turn::check(&response, &self.plan.offer.dialect.token);
+            if verdict != Verdict::Informational {
+                peer.keep(&bytes[used..]);
+                let sent = peer.pending() == 0 && self.has_posted(peer);
+                return Ok(Some((verdict, reply_head(&response, sent, &bytes[used..]))));
+            }
+            informational += 1;
+            if informational > self.limits.informational_max {
+                return Err("the gateway sent more interim responses than informational_max"
+                    .to_owned()
+                    .into());
+            }
+            let State::Dial(dial) = &mut peer.state else { return Ok(None) };
+            if let Stage::Offered { informational: counted, .. } = &mut dial.stage {
+                *counted = informational;
+            }
+        }
+    }
+
+    pub(super) fn obey(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        verdict: Verdict,
+        reply: ReplyHead,
+    ) {
+        let now = cx.now();
+        let Some(State::Dial(dial)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
+        let Stage::Offered { at, upgrade, .. } = dial.stage else { return };
+        dial.fresh = false;
+        let (slot, took) = (dial.slot, now.saturating_duration_since(at));
+        if upgrade {
+            self.hung_up = None;
+        }
+        let verdict = match verdict {
+            Verdict::Turned { .. } if !upgrade => {
+                Verdict::Wrong("the gateway answered 101 to a poll that offered no turn".to_owned())
+            }
+            other => other,
+        };
+        if upgrade && self.upgrade_may_trouble(&reply, slot.is_some() && took > PACE) {
+            return self.poll_once(cx, id, reply.status);
+        }
+        let Some(verdict) = self.settle_answer(cx, id, verdict, &reply) else { return };
+        let may_poll = self.plan.fallback != Fallback::Never;
+        match (verdict, slot) {
+            (Verdict::Turned { warning }, _) => {
+                if let Some(warning) = warning {
+                    log_names!(Warn, "the gateway's 101 is tolerated: {warning}");
+                }
+                self.turned(cx, id, took >= PACE);
+            }
+            (Verdict::Nothing, Some(_)) if !upgrade => {
+                self.fell_back(cx, id, None, reply, took < PACE)
+            }
+            (Verdict::Nothing, Some(key)) => {
+                self.welcomed = true;
+                self.succeeded();
+                self.nothing(cx, key, reply.keep, took < PACE);
+            }
+            (Verdict::Nothing, None) => self.nothing_yet(cx, id, reply.keep, took < PACE),
+            (Verdict::FellBack(encoding), _) if may_poll => {
+                self.fell_back(cx, id, encoding, reply, took < PACE)
+            }
+            (Verdict::FellBack(_), _) => {
+                let why = "the gateway, or a proxy on the way, does not turn connections: it fell back to polling, \
+                           and this device may not poll (fallback never)";
+                self.end_dial(cx, id, why, None);
+            }
+            (
+                Verdict::Refused(status) | Verdict::Later { status, .. } | Verdict::NoTurn(status),
+                Some(key),
+            ) if self.is_beside(key) => {
+                self.end_dial(cx, id, &format!("it was answered with {status}"), None);
+            }
+            (Verdict::Redirect(location), _) => self.redirected(cx, id, &location),
+            (Verdict::Refused(status), _) => self.refused(cx, id, status, reply.marked),
+            (Verdict::Later { status: 502 | 504, .. }, Some(key)) if took > PACE => {
+                self.pause_poll(cx, key)
+            }
+            (Verdict::Later { status, .. }, _) => {
+                if status == 426 && !upgrade {
+                    self.plain_until = None; // it takes offers alone: what hung up on them was something else
+                }
+                self.later(cx, id, status, reply.retry_after);
+            }
+            (Verdict::NoTurn(407), _) => {
+                self.end_dial(cx, id, "a proxy on the way wants credentials: status 407", None)
+            }
+            (Verdict::NoTurn(status), _) if upgrade && may_poll => {
+                self.poll_instead(cx, id, &format!("status {status} answers an offer of a turn"));
+            }
+            (Verdict::NoTurn(status), _) => {
+                let what =
+                    if may_poll { "no gateway" } else { "no gateway that turns connections" };
+                self.end_dial(
+                    cx,
+                    id,
+                    &format!("{what} answers here: status {status}; check the URL, port included"),
+                    None,
+                );
+            }
+            (Verdict::Wrong(why), _) => self.end_dial(cx, id, &why, None),
+            (Verdict::Informational, _) => {}
+        }
+    }
+
+    fn later(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        status: u16,
+        retry_after: Option<Duration>,
+    ) {
+        let hint = match status {
+            400 => "it takes this offer for malformed; check the URL",
+            409 => {
+                "another device, or a newer run of this one, holds the name; stop it or choose another name"
+            }
+            426 if self.plan.fallback == Fallback::Only => {
+                "it takes no polls, only devices that turn; allow it with --fallback auto"
+            }
+            426 => "it does not turn this protocol; choose another with --protocol",
+            429 | 503 => "it is full or stopping",
+            _ => "it cannot take devices just now",
+        };
+        self.end_dial(
+            cx,
+            id,
+            &format!("the gateway answered the offer with {status}: {hint}"),
+            retry_after,
+        );
+    }
+
+    /// 204: the gateway holds offers until somebody asks.
+    fn nothing_yet(&mut self, cx: &mut Connections<State>, id: Id, keep: bool, quick: bool) {
+        let now = cx.now();
+        let Some(peer) = cx.get_mut(id) else { return };
+        let State::Dial(dial) = &mut peer.state else { return };
+        let (url, home) = (dial.url.clone(), dial.home.clone());
+        dial.quick = if quick { dial.quick + 1 } else { 0 };
+        let pauses = dial.quick > QUICK_MAX;
+        (self.welcomed, self.holds) = (true, true);
+        self.succeeded();
+        if !self.waiting && self.transport.is_none() {
+            self.waiting = true;
+            self.tell(DeviceEventKind::Waiting, &home, &url.text, String::new());
+        }
+        if self.draining {
+            return self.end_dial(cx, id, "the device stops", None);
+        }
+        self.top_up(cx); // after an outage the other offers are wanted, too
+        match (keep, pauses) {
+            (_, true) => {
+                dial_stage(cx, id, Stage::Pausing { keep });
+                cx.set_deadline(id, Some(now + PACE));
+            }
+            (_, false) => self.paused(cx, id, keep),
+        }
+    }
+
+    fn redirected(&mut self, cx: &mut Connections<State>, id: Id, location: &str) {
+        let Some((stream, _, State::Dial(dial))) = cx.remove(id) else { return };
+        self.has_no_connection(dial.slot);
+        // Through a proxy only the URL tells how far its gateway is.
+        let from = match (self.proxy_to(&dial.url), stream.peer_ip()) {
+            (None, Some(address)) => Reach::of(address),
+            _ => Reach::of_host(&dial.url.host),
+        };
+        if dial.redirects >= self.limits.redirects_max {
+            let why = format!(
+                "gateway {} redirects in a circle: {} times",
+                dial.home.url.text, dial.redirects
+            );
+            return self.dial_failed(cx, &dial.home, dial.slot, &why, None);
+        }
+        match self.plan.redirects.follow(&dial.url, location, from) {
+            Err(e) => {
+                let why = format!(
+                    "gateway {} redirects to where this device cannot go: {e}",
+                    dial.url.text
+                );
+                self.dial_failed(cx, &dial.home, dial.slot, &why, None);
+            }
+            Ok(url) => {
+                log_names!(Info, "gateway {} redirects to {}", dial.url.text, url.text);
+                let url = Arc::new(url);
+                self.goes_to(cx, dial.slot, &url);
+                self.resolve(
+                    cx,
+                    Box::new(Dial::new(url, dial.home, dial.redirects + 1, dial.slot)),
+                );
+            }
+        }
+    }
+
+    /// 401, 403, 404, 410: final for the first offer ever where the user wants that; weather after
+    /// a success, or where it is not the gateway's own word.
+    pub(super) fn refused(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        status: u16,
+        marked: bool,
+    ) {
+        let why = match status {
+            _ if !marked => UNMARKED,
+            401 => "401: no or a wrong credential; check the token",
+            403 => "403: the credential is not for this name",
+            404 => {
+                "404: it knows no such name, or this is the port of its visitors; devices use another (9999 unless changed)"
+            }
+            _ => "410: the name is gone for good",
+        };
+        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
+        let (slot, home) = (dial.slot, dial.home.clone());
+        let text = match marked {
+            true => format!("gateway {} refused the offer with {why}", dial.url.text),
+            false => {
+                format!("gateway {}: the offer was refused with {status}: {why}", dial.url.text)
+            }
+        };
+        cx.close(id);
+        self.attempt_over(cx, slot, &text);
+        self.tell(DeviceEventKind::Refused { status }, &home, &home.url.text, text.clone());
+        let for_good = !self.welcomed
+            && match self.plan.on_refusal {
+                OnRefusal::Retry => false,
+                OnRefusal::Stop => marked,
+                OnRefusal::StopOnAny => true,
+            };
+        if for_good {
+            self.plan.homes.rest(&home, None, true);
+        }
+        if for_good && self.plan.homes.all_refused() {
+            log::warn!("{text}");
+            self.group.report(
+                self.member,
+                Standing::Refused,
+                Error::refused(Fault::Gateway, status, text, None),
+            );
+            self.stopped = true;
+            return;
+        }
+        if !marked {
+            return self.failed_at(cx, &home, &text, None); // a balancer that is not ready yet will be soon
+        }
+        if self.may_go_on(&home) {
+            let long = self.backoff.long(random());
+            return self.failed_at(cx, &home, &text, Some(long));
+        }
+        self.answered = false;
+        if self.gives_up(&text) {
+            return;
+        }
+        let pause = self.backoff.fail_for_long(random());
+        log_names!(Warn, "{text}; next attempt in {:.0} s", pause.as_secs_f32());
+        self.dial_later(cx, pause);
+    }
+}

@@ -1,0 +1,56 @@
+//! A reply of the fallback while its body arrives, and the event in it.
+
+use crate::error::Refusal;
+use crate::limits::Limits;
+use crate::proto::body::Decoder;
+use crate::proto::body::Piece;
+use crate::proto::comet;
+use crate::proto::comet::Event;
+use crate::proto::turn::Encoding;
+
+/// A reply of the fallback while its body arrives.
+pub(super) struct Reply {
+    pub(super) decoder: Decoder,
+    pub(super) body: Vec<u8>,
+    pub(super) encoding: Option<Encoding>,
+    pub(super) id: Option<String>,
+    pub(super) keep: bool,
+    pub(super) quick: bool,
+    /// Bytes came behind it.
+    pub(super) surplus: bool,
+}
+
+impl Reply {
+    /// How many bytes were used; whole when the decoder is done.
+    pub(super) fn take(&mut self, bytes: &[u8], limits: &Limits) -> Result<usize, Refusal> {
+        let mut used = 0;
+        loop {
+            let (n, piece) = self.decoder.decode(&bytes[used..])?;
+            used += n;
+            match piece {
+                Piece::More | Piece::End => return Ok(used),
+                Piece::Data(data) if self.body.len() + data.len() > limits.event_bytes_max() => {
+                    return Err(Refusal::new(
+                        502,
+                        "it is longer than any event within message_bytes_max; raise that bound here to the gateway's",
+                    ));
+                }
+                Piece::Data(data) => self.body.extend_from_slice(data),
+            }
+        }
+    }
+
+    /// The head has its bounds where the event is asked as a request: who breaks them gets a 431,
+    /// as on a link.
+    pub(super) fn into_event(self, limits: &Limits) -> Result<Option<Event>, Refusal> {
+        match (self.encoding, self.id.as_deref()) {
+            (Some(Encoding::Json), id) => comet::event_from_json(&self.body, id, limits),
+            (_, None) if self.body.is_empty() => Ok(None),
+            (_, Some(id)) => comet::event_from_text(id, self.body, limits).map(Some),
+            (_, None) => Err(Refusal::new(
+                400,
+                "it is message/http and names no event: PTTH-Message-ID is missing",
+            )),
+        }
+    }
+}

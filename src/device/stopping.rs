@@ -1,0 +1,102 @@
+//! How a program that holds an upgraded stream learns that it is about to be cut.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::Weak;
+use std::time::Duration;
+
+/// Tells the holder of an [`Upgraded`] that the connection is about to be cut; clones tell the
+/// same.
+#[derive(Clone)]
+pub struct Stopping(Arc<(Mutex<Phase>, Condvar)>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Open,
+    Stopping,
+    /// The stream was dropped.
+    Over,
+}
+
+impl Stopping {
+    pub(super) fn new(phase: Phase) -> Self {
+        Stopping(Arc::new((Mutex::new(phase), Condvar::new())))
+    }
+
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set(&self, phase: Phase) {
+        let mut now = self.phase();
+        if *now != Phase::Over {
+            *now = phase;
+        }
+        drop(now);
+        self.0.1.notify_all();
+    }
+
+    /// Returns true if the connection is about to be cut.
+    pub fn is_stopping(&self) -> bool {
+        *self.phase() == Phase::Stopping
+    }
+
+    /// Blocks until the connection is about to be cut (true), or its stream was dropped (false).
+    pub fn wait(&self) -> bool {
+        let waited = self.0.1.wait_while(self.phase(), |phase| *phase == Phase::Open);
+        *waited.unwrap_or_else(PoisonError::into_inner) == Phase::Stopping
+    }
+
+    /// The same, for at most so long; false when that time is over, too.
+    pub fn wait_for(&self, time: Duration) -> bool {
+        let waited = self.0.1.wait_timeout_while(self.phase(), time, |phase| *phase == Phase::Open);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 == Phase::Stopping
+    }
+}
+
+impl fmt::Debug for Stopping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stopping").field(&*self.phase()).finish()
+    }
+}
+
+/// The upgraded streams that handlers of one loop hold.
+#[derive(Debug, Default)]
+pub(crate) struct Upgrades(Mutex<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    /// Those that were dropped are swept out as it grows.
+    streams: Vec<Weak<(Mutex<Phase>, Condvar)>>,
+    swept: usize,
+    /// The device stops for good: what comes later is told at once.
+    for_good: bool,
+}
+
+impl Upgrades {
+    pub(super) fn add(&self) -> Stopping {
+        const SPARE: usize = 64;
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let stopping = Stopping::new(if held.for_good { Phase::Stopping } else { Phase::Open });
+        if held.streams.len() > 2 * held.swept + SPARE {
+            held.streams.retain(|stream| stream.strong_count() > 0);
+            held.swept = held.streams.len();
+        }
+        held.streams.push(Arc::downgrade(&stopping.0));
+        stopping
+    }
+
+    /// Tells all that are held; and those that come later, if the device stops `for_good`.
+    pub(super) fn stop(&self, for_good: bool) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.for_good |= for_good;
+        held.swept = 0;
+        for stream in std::mem::take(&mut held.streams).iter().filter_map(Weak::upgrade) {
+            Stopping(stream).set(Phase::Stopping);
+        }
+    }
+}

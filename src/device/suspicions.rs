@@ -1,0 +1,114 @@
+//! Signs that something on the way does not let an `Upgrade` pass (protocol.md §1.7).
+
+use crate::device::dial::Stage;
+use crate::device::offers::ReplyHead;
+use crate::device::role::DeviceRole;
+use crate::device::state::State;
+use crate::engine::connections::Connections;
+use crate::engine::connections::Id;
+use crate::engine::slab::Key;
+use crate::proto::turn::Fallback;
+
+impl DeviceRole {
+    /// Whether offers that are hung up on should become polls: the second in a row, the later one's
+    /// connection begun after the earlier one had ended.
+    pub(super) fn dislikes_upgrade(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
+        let now = cx.now();
+        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return false };
+        let (Stage::Offered { upgrade: true, .. }, Some(begun)) = (&dial.stage, dial.begun) else {
+            return false;
+        };
+        if self.plan.fallback != Fallback::Auto || !dial.fresh || self.draining() {
+            return false; // a connection on which a poll was answered before ended for another reason
+        }
+        match self.hung_up {
+            // Not when it was offered: a connection may have been on its way while a gateway died,
+            // and ended the others.
+            Some(before) if begun > before => {
+                self.hung_up = None;
+                true
+            }
+            Some(_) => false, // offers in parallel, and one cause
+            None => {
+                self.hung_up = Some(now);
+                false
+            }
+        }
+    }
+
+    /// What is on the way does not stand an offer: polls without one are next, the first of them at
+    /// once.
+    pub(super) fn poll_instead(&mut self, cx: &mut Connections<State>, id: Id, why: &str) {
+        let now = cx.now();
+        if self.plain_until.is_none_or(|until| now >= until) {
+            log_names!(
+                Info,
+                "{why}: polling without Upgrade for {} s (turn_retry)",
+                self.limits.turn_retry.as_secs_f32()
+            );
+        }
+        self.plain_until = Some(cx.after(self.limits.turn_retry));
+        self.ask_without_upgrade(cx, id, None);
+    }
+
+    /// Whether an answer to an offer may be that of a middlebox which an `Upgrade` troubles
+    /// (protocol.md §1.7). Who asks to be left alone has another trouble, and a proxy's time-out
+    /// (`waited`) is one.
+    pub(super) fn upgrade_may_trouble(&self, reply: &ReplyHead, waited: bool) -> bool {
+        let of_a_box = match reply.status {
+            502 | 504 => !waited,
+            400 | 403 | 404 | 500 | 503 | 505..=510 | 512.. => true,
+            _ => false,
+        };
+        of_a_box
+            && !reply.marked
+            && reply.retry_after.is_none()
+            && self.plan.fallback == Fallback::Auto
+            && !self.draining()
+    }
+
+    /// Asks the same once more without `Upgrade`, at once; that answer counts.
+    pub(super) fn poll_once(&mut self, cx: &mut Connections<State>, id: Id, status: u16) {
+        log_names!(
+            Debug,
+            "status {status} answers an offer of a turn, and not in the gateway's name: polling once without Upgrade"
+        );
+        self.ask_without_upgrade(cx, id, Some(status));
+    }
+
+    pub(super) fn ask_without_upgrade(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        doubt: Option<u16>,
+    ) {
+        let Some(key) = self.adopt(cx, id, false) else { return };
+        if self.post_broke(cx, key) {
+            self.give_up(cx, key, "its POST was not understood, and it was too long to be kept");
+        }
+        self.close_connection(cx, key);
+        if let Some(slot) = self.slots.get_mut(key) {
+            (slot.plain, slot.doubt) = (true, doubt);
+        }
+        self.dial_slot(cx, key);
+    }
+
+    /// A poll without `Upgrade` passed where an offer did not. The second time this is no chance (a
+    /// gateway that starts between the two, say).
+    pub(super) fn settle_doubt(&mut self, cx: &mut Connections<State>, key: Key) {
+        const TIMES: u32 = 2;
+        let Some(status) = self.slots.get_mut(key).and_then(|slot| slot.doubt.take()) else {
+            return;
+        };
+        self.troubled = self.troubled.saturating_add(1);
+        if self.troubled >= TIMES {
+            let time = self.limits.turn_retry;
+            log_names!(
+                Info,
+                "something on the way refuses offers of a turn with {status}: polling without Upgrade for {} s (turn_retry)",
+                time.as_secs_f32()
+            );
+            self.plain_until = Some(cx.after(time));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! A worker's part: plain blocking code that answers over a lent link with a handler.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use http::Request;
+use http::Response;
+use http::StatusCode;
+
+use crate::device::lease::Busy;
+use crate::device::lease::CLOSED;
+use crate::device::lease::Lease;
+use crate::device::lease::Ticket;
+use crate::device::upgrade::Taker;
+use crate::device::upgrade::Upgraded;
+use crate::device::upgrade::taker;
+use crate::engine::workers::Workers;
+use crate::limits::Limits;
+use crate::link::DeviceLink;
+use crate::link::Lingered;
+use crate::link::Next;
+use crate::message::Body;
+use crate::stream::Shared;
+
+/// What answers requests: plain blocking code.
+pub(crate) type Handler = Arc<dyn Fn(Request<Body>) -> Response<Body> + Send + Sync>;
+
+/// A worker's part: plain blocking code. It lingers on the link while nobody else needs the thread.
+pub(super) fn answer_with(
+    handler: &Handler,
+    lease: Lease,
+    limits: &Arc<Limits>,
+    workers: &Workers,
+) {
+    let Lease { stream, unread, busy: mut first, ticket } = lease;
+    let mut link = DeviceLink::within(Shared::new(stream), unread, limits.clone());
+    loop {
+        let is_new = first.is_none(); // the loop has read the head of the first request
+        let busy = first.take().unwrap_or_else(|| ticket.busy());
+        let next = link.next_head();
+        if let Some(callers) = link.callers_waiting().filter(|callers| is_new && *callers > 0) {
+            ticket.callers_wait(callers);
+        }
+        match next {
+            Ok(Next::Heartbeat) => {}
+            Ok(Next::Closed) => return ticket.end(CLOSED),
+            Err(e) => return ticket.failed(&e),
+            Ok(Next::Request(request)) => {
+                ticket.shared.exchanges.fetch_add(1, Relaxed);
+                let (response, taker) = ask_handler(handler, request);
+                let sent = match link.respond(response) {
+                    Err(e) if e.is_usage() && taker.is_some() => {
+                        log::error!(
+                            "a handler returned 101, which was not asked for; its request is answered with 500"
+                        );
+                        link.respond(crate::device::internal_error())
+                    }
+                    Ok(()) if taker.is_some() => return take_over(link, ticket, busy, taker),
+                    sent => sent,
+                };
+                if let Err(e) = sent {
+                    return ticket.failed(&e);
+                }
+            }
+        }
+        if !link.is_reusable() || ticket.shared.stopping.load(Relaxed) {
+            return link.close(); // still busy: it takes a moment, and is no idle link meanwhile
+        }
+        drop(busy);
+        if workers.is_pressed() {
+            break;
+        }
+        match link.linger(limits.worker_linger) {
+            // The loop's: a goaway's replacement is dialled before it is answered.
+            Lingered::Ready if link.heartbeat_waits() => break,
+            Lingered::Ready => {}
+            Lingered::Quiet => break,
+            Lingered::Closed => return ticket.end(CLOSED),
+        }
+    }
+    let seen = link.has_seen_heartbeat();
+    let (stream, unread) = link.into_parts();
+    ticket.give_back(stream.into_inner(), unread, seen);
+}
+
+/// Behind a 101 the stream is the handler's, on this thread.
+fn take_over(link: DeviceLink<Shared>, ticket: Ticket, busy: Busy, taker: Option<Taker>) {
+    match (Upgraded::new(link, ticket, busy), taker) {
+        (Ok(upgraded), Some(taker)) => taker(upgraded),
+        (Err(e), _) => log_names!(Info, "a link that was switched to another protocol ended: {e}"),
+        (Ok(_), None) => {}
+    }
+}
+
+/// The response, and what is to be done behind its 101. A panic costs this exchange: it is answered
+/// 500.
+fn ask_handler(handler: &Handler, request: Request<Body>) -> (Response<Body>, Option<Taker>) {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(request))) {
+        Ok(mut response) => {
+            let taker = taker(&mut response)
+                .filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);
+            if response.status().is_informational() && taker.is_none() {
+                log::error!(
+                    "a handler returned the interim status {}; its request is answered with 500",
+                    response.status()
+                );
+                return (crate::device::internal_error(), None);
+            }
+            (response, taker)
+        }
+        Err(_) => {
+            log::error!("a handler panicked; its request is answered with 500");
+            (crate::device::internal_error(), None)
+        }
+    }
+}
