@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use crate::device::command::Command;
-use crate::device::group::LoopGroup;
-use crate::device::plan::Service;
-use crate::device::role::DeviceRole;
-use crate::device::target::Target;
 use crate::device::Device;
 use crate::device::DeviceBuilder;
 use crate::device::DeviceEvent;
 use crate::device::DeviceEventKind;
 use crate::device::Parts;
+use crate::device::command::Command;
+use crate::device::group::LoopGroup;
+use crate::device::plan::Service;
+use crate::device::role::DeviceRole;
+use crate::device::target::Target;
 use crate::engine::simulated::Loop;
 
 /// A device and what it tells.
