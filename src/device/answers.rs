@@ -40,24 +40,6 @@ fn speak_1_1(text: &mut [u8]) {
     }
 }
 
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_reach_the_link_as_http_1_1() {
-        for (text, is) in [
-            ("GET / HTTP/1.0\r\nA: HTTP/1.0\r\n\r\n", "GET / HTTP/1.1\r\nA: HTTP/1.0\r\n\r\n"),
-            ("GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n\r\n"),
-        ] {
-            let mut bytes = text.as_bytes().to_vec();
-            speak_1_1(&mut bytes);
-            assert_eq!(bytes, is.as_bytes());
-        }
-    }
-}
-
 impl DeviceRole {
     /// An event came. One that is in progress is a copy; one that was answered is not run again.
     pub(super) fn take_event(
@@ -552,6 +534,24 @@ impl DeviceRole {
                 "the gateway took nothing of an answer for body_silence_timeout",
                 None,
             ),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_reach_the_link_as_http_1_1() {
+        for (text, is) in [
+            ("GET / HTTP/1.0\r\nA: HTTP/1.0\r\n\r\n", "GET / HTTP/1.1\r\nA: HTTP/1.0\r\n\r\n"),
+            ("GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n\r\n"),
+        ] {
+            let mut bytes = text.as_bytes().to_vec();
+            speak_1_1(&mut bytes);
+            assert_eq!(bytes, is.as_bytes());
         }
     }
 }
