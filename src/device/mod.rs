@@ -344,7 +344,7 @@ impl DeviceBuilder {
         self
     }
     /// The dialect of the offer. Default [`Dialect::classic`], `PTTH/1.0`.
-    pub fn protocol(mut self, dialect: Dialect) -> Self {
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
         self.dialect = dialect;
         self
     }
@@ -548,7 +548,7 @@ impl DeviceBuilder {
             }
             None => {
                 return Err(wrong(
-                    "with an IETF offer (--protocol ptth) its path has to say where the origins go, as in /ptth{?serialized_origin}; \
+                    "with an IETF offer (--dialect ptth) its path has to say where the origins go, as in /ptth{?serialized_origin}; \
                      without a path they go to /.well-known/ptth/{serialized_origin}/",
                 ));
             }

@@ -419,7 +419,7 @@ impl DeviceRole {
             426 if self.plan.fallback == Fallback::Only => {
                 "it takes no polls, only devices that turn; allow it with --fallback auto"
             }
-            426 => "it does not turn this protocol; choose another with --protocol",
+            426 => "it does not turn this protocol; choose another with --dialect",
             429 | 503 => "it is full or stopping",
             _ => "it cannot take devices just now",
         };

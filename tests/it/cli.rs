@@ -63,7 +63,7 @@ const DEVICE_OPTIONS: &[&str] = &[
     "--text",
     "--dir",
     "--links",
-    "--protocol",
+    "--dialect",
     "--silence",
     "--doubt-after",
     "--origin",
@@ -189,12 +189,12 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (device(&["--text", "x", "--links", "0..0"]), "0..0"),
         (device(&["--text", "x", "--links", "a..b"]), "a..b"),
         (device(&["--text", "x", "--links", "1..99999999999999999999"]), "99999999999999999999"),
-        (device(&["--text", "x", "--protocol", "PTTH/3.0"]), "PTTH/3.0"),
-        (device(&["--text", "x", "--protocol", "websocket"]), "websocket"),
-        (device(&["--text", "x", "--protocol", "ptth"]), "--origin"),
-        (device(&["--text", "x", "--protocol", "ptth", "--origin", "null"]), "null"),
+        (device(&["--text", "x", "--dialect", "PTTH/3.0"]), "PTTH/3.0"),
+        (device(&["--text", "x", "--dialect", "websocket"]), "websocket"),
+        (device(&["--text", "x", "--dialect", "ptth"]), "--origin"),
+        (device(&["--text", "x", "--dialect", "ptth", "--origin", "null"]), "null"),
         (
-            device(&["--text", "x", "--protocol", "ptth", "--origin", "ftp://a.example"]),
+            device(&["--text", "x", "--dialect", "ptth", "--origin", "ftp://a.example"]),
             "ftp://a.example",
         ),
         (device(&["--text", "x", "--backoff", "5s..1s"]), "5s..1s"),
@@ -307,7 +307,7 @@ fn options_come_from_the_environment_too() {
     let mut command = Ptth::command(&["device", &raw.url("lamp")]);
     command.envs([
         ("PTTH_TEXT", "from the environment"),
-        ("PTTH_PROTOCOL", "PTTH/0.9"),
+        ("PTTH_DIALECT", "PTTH/0.9"),
         ("PTTH_LINKS", "2..2"),
         ("PTTH_BACKOFF", "10ms..20ms"),
     ]);
@@ -323,8 +323,8 @@ fn options_come_from_the_environment_too() {
 fn an_option_on_the_command_line_beats_the_environment() {
     let raw = RawGateway::start();
     let mut command =
-        Ptth::command(&["device", &raw.url("lamp"), "--text", "said", "--protocol", "PTTH/1.0"]);
-    command.env("PTTH_PROTOCOL", "PTTH/0.9");
+        Ptth::command(&["device", &raw.url("lamp"), "--text", "said", "--dialect", "PTTH/1.0"]);
+    command.env("PTTH_DIALECT", "PTTH/0.9");
     let _device = Process::start(&mut command);
     assert_eq!(raw.offer().1.get("upgrade"), Some("PTTH/1.0"));
 }

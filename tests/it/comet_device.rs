@@ -1441,7 +1441,7 @@ fn options_come_from_the_environment_and_wrong_ones_are_named() {
     let ietf = [
         "device",
         "http://127.0.0.1:1",
-        "--protocol",
+        "--dialect",
         "ptth",
         "--origin",
         "https://a.example",
@@ -1461,7 +1461,7 @@ fn an_ietf_offer_asks_for_no_fallback() {
     let device = Ptth::start(&[
         "device",
         &url,
-        "--protocol",
+        "--dialect",
         "ptth",
         "--origin",
         "https://a.example",
@@ -1893,7 +1893,7 @@ fn what_cannot_work_is_a_usage_error() {
         );
     }
     let ietf = || {
-        Device::builder("http://gw.example").protocol(Dialect::ietf()).origin("https://a.example")
+        Device::builder("http://gw.example").dialect(Dialect::ietf()).origin("https://a.example")
     };
     assert!(ietf().fallback(Fallback::Only).build().unwrap_err().is_usage());
     assert!(ietf().build().is_ok());

@@ -112,9 +112,10 @@ fn the_defaults_of_the_command_follow_demand() {
     first.read_answer("GET").expect_ok("x");
     let _links: Vec<RawPeer> = (1..128).map(|_| raw.turn()).collect();
     nobody_dials(&raw, &mut first);
-    let main = std::fs::read_to_string(repository("src/bin/ptth/main.rs")).unwrap();
+    let arguments = std::fs::read_to_string(repository("src/bin/ptth/arguments.rs")).unwrap();
     assert!(
-        main.contains("default_value = \"1..128\"") && main.contains("default_value = \"2..64\"")
+        arguments.contains("default_value = \"1..128\"")
+            && arguments.contains("default_value = \"2..64\"")
     );
 }
 

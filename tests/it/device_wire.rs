@@ -119,9 +119,9 @@ fn path_and_query_of_the_url_are_the_offers_target() {
 }
 
 #[test]
-fn the_protocol_option_chooses_the_dialect() {
+fn the_dialect_option_chooses_the_dialect() {
     let raw = RawGateway::start();
-    let device = text_device(&raw, &["--protocol", "PTTH/0.9"]);
+    let device = text_device(&raw, &["--dialect", "PTTH/0.9"]);
     let (mut peer, head) = raw.offer();
     is_offer(&head, &raw, "PTTH/0.9");
     peer.write(vector("seed-2-switch"));
@@ -131,7 +131,7 @@ fn the_protocol_option_chooses_the_dialect() {
     let device = Ptth::start(&[
         "device",
         &format!("http://{}", raw.addr),
-        "--protocol",
+        "--dialect",
         "ptth",
         "--origin",
         "https://backend.example.com",
@@ -161,7 +161,7 @@ fn the_protocol_option_chooses_the_dialect() {
 #[test]
 fn the_seeds_gateway_gets_what_seed_4_shows() {
     let raw = RawGateway::start();
-    let device = text_device(&raw, &["--protocol", "PTTH/0.9"]);
+    let device = text_device(&raw, &["--dialect", "PTTH/0.9"]);
     let (mut peer, _) = raw.offer();
     peer.write(vector("seed-2-switch"));
     peer.write(vector("seed-3-request"));
@@ -174,13 +174,13 @@ fn the_seeds_gateway_gets_what_seed_4_shows() {
 #[test]
 fn every_dialects_switch_turns() {
     // Options, 101 (with what may come before it), request.
-    let ietf: &[&str] = &["--protocol", "ptth", "--origin", "https://backend.example.com"];
+    let ietf: &[&str] = &["--dialect", "ptth", "--origin", "https://backend.example.com"];
     let rows: Vec<(&str, &[&str], Vec<u8>)> = vec![
-        ("seed", &["--protocol", "PTTH/0.9"], vector("seed-2-switch")),
+        ("seed", &["--dialect", "PTTH/0.9"], vector("seed-2-switch")),
         ("draft", &[], vector("draft-2-switch")),
         ("ietf", ietf, vector("ietf-2-switch")),
         ("yaler, with an empty reason phrase", &[], vector("yaler-2-switch")),
-        ("a version that was not offered", &["--protocol", "PTTH/0.9"], vector("draft-2-switch")),
+        ("a version that was not offered", &["--dialect", "PTTH/0.9"], vector("draft-2-switch")),
         ("the other way round", &[], vector("seed-2-switch")),
         ("no Connection", &[], b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\n\r\n".to_vec()),
         (

@@ -433,7 +433,7 @@ fn a_gateway_url_with_more_than_a_name_is_refused_to_a_program_that_does_not_ask
 #[test]
 fn an_ietf_offer_goes_where_the_urls_template_says() {
     let origins: &[&str] =
-        &["--protocol", "ptth", "--origin", "https://lamp.example", "--origin", "http://b:8080"];
+        &["--dialect", "ptth", "--origin", "https://lamp.example", "--origin", "http://b:8080"];
     for (path, target) in [
         ("", "/.well-known/ptth/https%3A%2F%2Flamp.example,http%3A%2F%2Fb%3A8080/"),
         (
@@ -511,11 +511,11 @@ fn h2os_reverse_tunnel_is_a_dialect_of_both_commands() {
     unasked.write(H2O_OFFER);
     unasked.read_answer("GET").expect_refusal(405);
 
-    let device = self::device(&gateway.device_url("porch"), &["--protocol", "h2o"]);
+    let device = self::device(&gateway.device_url("porch"), &["--dialect", "h2o"]);
     assert!(device.line().ends_with(" (reverse turn)"));
     gateway.get("/porch/").expect_ok("x");
     let raw = RawGateway::start();
-    let device = self::device(&raw.url("lamp"), &["--protocol", "h2o", "--links", "1..1"]);
+    let device = self::device(&raw.url("lamp"), &["--dialect", "h2o", "--links", "1..1"]);
     let (mut peer, head) = raw.offer();
     assert_eq!(
         (head.method(), head.get("upgrade"), head.get("alpn")),

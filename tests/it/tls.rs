@@ -628,7 +628,7 @@ fn a_certificate_is_a_credential_for_its_names() {
         (&["*.lamp.example"], "https://lamp.example", false),
     ] {
         let pair = authority.device("origins", names);
-        let mut device = with(&pair, "", &["--protocol", "ptth", "--origin", origin]);
+        let mut device = with(&pair, "", &["--dialect", "ptth", "--origin", origin]);
         match good {
             true => assert!(device.line().starts_with(&format!("connected {origin}")), "{names:?}"),
             false => assert_eq!(device.exit_code(), 3, "{names:?} {origin}"),

@@ -7,7 +7,8 @@ use reverse_http::Gateway;
 use reverse_http::admin::{Admin, AdminListener};
 
 use crate::files::Reading;
-use crate::{Failure, is_loopback, levels, read_tokens, reload_tokens, usage};
+use crate::gateway::{is_loopback, read_tokens, reload_tokens};
+use crate::{Failure, levels, usage};
 
 #[derive(Args)]
 pub(crate) struct AdminArgs {

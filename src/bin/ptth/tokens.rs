@@ -4,8 +4,9 @@ use std::path::Path;
 
 use reverse_http::Tokens;
 
+use crate::Failure;
 use crate::files::{self, Reading};
-use crate::{Failure, say};
+use crate::output::say;
 
 /// Longest file that is read, in bytes: some 150,000 tokens. What is longer was not meant.
 const FILE_MAX: u64 = 16 << 20;

@@ -1,0 +1,441 @@
+//! The options of `ptth gateway` and `ptth device`: their names, defaults, variables and help texts,
+//! and how their values are written.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, ValueEnum};
+use reverse_http::proto::turn::Dialect;
+use reverse_http::{Fallback, OnRefusal, TurnMode};
+
+use crate::admin::AdminArgs;
+use crate::certificates::{DeviceFiles, GatewayFiles};
+use crate::config::duration;
+
+#[derive(Args)]
+pub(crate) struct GatewayArgs {
+    /// Where devices connect (port 0: any free one)
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9999", env = "PTTH_DEVICES")]
+    pub(crate) devices: String,
+    /// Where visitors come in
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "PTTH_VISITORS")]
+    pub(crate) visitors: String,
+    #[command(flatten)]
+    pub(crate) tls: GatewayFiles,
+    /// How a visitor names a device, behind the table of --config: `path` (/NAME/rest),
+    /// `host=SUFFIX` (NAME.SUFFIX) or `none`; may be given several times
+    #[arg(
+        long,
+        value_name = "path|host=SUFFIX|none",
+        default_value = "path",
+        value_delimiter = ',',
+        env = "PTTH_ROUTE"
+    )]
+    pub(crate) route: Vec<String>,
+    /// A file (TOML) with a table of routes, from host and path to device; read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "PTTH_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Proxies before this gateway whose X-Forwarded-* and Forwarded fields are believed: addresses
+    /// or networks, like 10.0.0.0/8
+    #[arg(
+        long,
+        value_name = "CIDR[,CIDR...]",
+        value_delimiter = ',',
+        env = "PTTH_TRUSTED_PROXIES"
+    )]
+    pub(crate) trusted_proxies: Vec<String>,
+    /// Tell devices in Forwarded (RFC 7239), too, who asked
+    #[arg(long, env = "PTTH_FORWARDED", value_parser = yes_or_no, action = ArgAction::SetTrue)]
+    pub(crate) forwarded: bool,
+    /// When an offer is answered: `now`, or `on-demand` (when somebody asks for the device);
+    /// NAME=now or NAME=on-demand says it for one device, whatever holds for the others; may be
+    /// given several times
+    #[arg(long, value_name = "[NAME=]now|on-demand", default_value = "now", value_delimiter = ',', value_parser = turn, env = "PTTH_TURN")]
+    pub(crate) turn: Vec<(Option<String>, TurnMode)>,
+    /// Take offers of this protocol, too: `h2o` (its reverse tunnel, Upgrade: reverse), or an
+    /// upgrade token of your own, offered as PTTH/1.0 is; may be given several times
+    #[arg(long, value_name = "h2o|TOKEN", value_delimiter = ',', env = "PTTH_DIALECT")]
+    pub(crate) dialect: Vec<String>,
+    /// Whether devices may poll: where no upgrade gets through, never, or always and nothing is
+    /// turned
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "auto", env = "PTTH_FALLBACK")]
+    pub(crate) fallback: Polling,
+    /// Let web pages of this origin use --devices, so that a browser tab can be a device; may be
+    /// given several times
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',', env = "PTTH_CORS_ORIGIN")]
+    pub(crate) cors_origin: Vec<String>,
+    /// A file with the devices' tokens, a line each: SHA-256 in hex, then the names it is for (see
+    /// ptth token); read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "PTTH_TOKENS")]
+    pub(crate) tokens: Option<PathBuf>,
+    /// A file like that of --tokens with the visitors' tokens, and which devices each may ask; read
+    /// again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "PTTH_VISITOR_TOKENS")]
+    pub(crate) visitor_tokens: Option<PathBuf>,
+    /// Take devices' connections only from these addresses or networks, like 10.0.0.0/8 (a proxy's
+    /// own address counts)
+    #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_DEVICES_ALLOW")]
+    pub(crate) devices_allow: Vec<String>,
+    /// Take visitors' connections only from these addresses or networks; others get 403 (a proxy's
+    /// own address counts)
+    #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_VISITORS_ALLOW")]
+    pub(crate) visitors_allow: Vec<String>,
+    /// Connections in all; then visitors' idle ones give way, else accepting pauses; lowered to
+    /// what the limit of open files allows
+    #[arg(long, value_name = "N", default_value = "65000", value_parser = some_number, env = "PTTH_CONNECTIONS")]
+    pub(crate) connections: usize,
+    /// Connections from one peer address (IPv6: one /64) to --devices, and as many to --visitors,
+    /// trusted proxies aside; more are closed at once [default: a quarter of --connections]
+    #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_CONNECTIONS_PER_ADDRESS")]
+    pub(crate) connections_per_address: Option<usize>,
+    /// Connections to --devices of which no offer or poll was let in yet; of more the oldest is
+    /// closed [default: a quarter of --connections]
+    #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_UNAUTHENTICATED")]
+    pub(crate) unauthenticated: Option<usize>,
+    /// Let --devices listen beyond loopback although every peer can register any name
+    #[arg(long, env = "PTTH_INSECURE_ANYONE_MAY_REGISTER", value_parser = yes_or_no, action = ArgAction::SetTrue)]
+    pub(crate) insecure_anyone_may_register: bool,
+    /// Take offers without a Host field (AirPlay senders)
+    #[arg(long, env = "PTTH_MISSING_HOST", value_parser = yes_or_no, action = ArgAction::SetTrue)]
+    pub(crate) missing_host: bool,
+    /// Refuse offers whose Connection field does not list `upgrade`
+    #[arg(long, env = "PTTH_STRICT_CONNECTION", value_parser = yes_or_no, action = ArgAction::SetTrue)]
+    pub(crate) strict_connection: bool,
+    /// Forward visitors' fields whose names have an underscore
+    #[arg(long, env = "PTTH_KEEP_UNDERSCORE", value_parser = yes_or_no, action = ArgAction::SetTrue)]
+    pub(crate) keep_underscore: bool,
+    /// This gateway's name in Via; a request that has it already came round in a circle, and gets
+    /// 508 (default: ptth- and a random number)
+    #[arg(long, value_name = "NAME", env = "PTTH_VIA")]
+    pub(crate) via: Option<String>,
+    /// Silence on an idle link before the device is asked for a sign of life (0s: never)
+    #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, env = "PTTH_HEARTBEAT")]
+    pub(crate) heartbeat: Duration,
+    /// How long that sign of life may take
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_HEARTBEAT_TIMEOUT")]
+    pub(crate) heartbeat_timeout: Duration,
+    /// How long a poll (and, with --turn on-demand, an offer) is held before it is answered that
+    /// there is nothing
+    #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = duration, env = "PTTH_POLL_HOLD")]
+    pub(crate) poll_hold: Duration,
+    /// How long a request waits for a link of a known device, then 503
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, env = "PTTH_WAIT_FOR_LINK")]
+    pub(crate) wait_for_link: Duration,
+    /// How long a device may take to begin its response, then 504
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, env = "PTTH_FIRST_BYTE")]
+    pub(crate) first_byte: Duration,
+    /// How long a request's head may take to arrive, in all, then 408
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_HEAD")]
+    pub(crate) head: Duration,
+    /// How long a TLS handshake may take, in all, then closed
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_HANDSHAKE")]
+    pub(crate) handshake: Duration,
+    /// How long a kept-alive visitor may stay silent between requests
+    #[arg(long, value_name = "DURATION", default_value = "75s", value_parser = some_time, env = "PTTH_IDLE_VISITOR")]
+    pub(crate) idle_visitor: Duration,
+    /// How long a device may take nothing of a request that is written to it, then 504
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_time, env = "PTTH_REQUEST_WRITE")]
+    pub(crate) request_write: Duration,
+    /// Longest silence within a request's or an answer's body, then 408 or an abort
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_time, env = "PTTH_BODY_SILENCE")]
+    pub(crate) body_silence: Duration,
+    /// Whole exchange, from the visitor's head to the answer's last byte, then 504 or an abort (0s:
+    /// no bound)
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration, env = "PTTH_EXCHANGE")]
+    pub(crate) exchange: Duration,
+    /// Longest silence on a tunnel (a WebSocket, say) before it is closed (0s: no bound)
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration, env = "PTTH_TUNNEL_SILENCE")]
+    pub(crate) tunnel_silence: Duration,
+    /// Requests in flight to one device; others wait in line
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = some_number, env = "PTTH_IN_FLIGHT")]
+    pub(crate) in_flight: usize,
+    /// Requests that wait in line for one device, then 503
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = some_number, env = "PTTH_WAITING")]
+    pub(crate) waiting: usize,
+    /// Bytes of memory for connections and what was read and not passed on yet; from nine tenths on
+    /// new requests get 503
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 20..), env = "PTTH_MEMORY")]
+    pub(crate) memory: u64,
+    /// Let several devices with the same credential have one name; requests go to them in turn
+    #[arg(long, env = "PTTH_SHARED_NAMES", value_parser = yes_or_no, action = ArgAction::SetTrue)]
+    pub(crate) shared_names: bool,
+    /// Bytes per second that a visitor has to take while others wait for its link, or for the room
+    /// that its answer takes; and that an upload has to bring while others wait for its link, or
+    /// for the room that it takes (0: any)
+    #[arg(long, value_name = "BYTES", default_value_t = 1024, env = "PTTH_MIN_RATE")]
+    pub(crate) min_rate: u64,
+    /// Serve visitors that have ended their direction of the connection (half-close) even while
+    /// others wait for the link; else they count as gone a second after anything moved
+    #[arg(long, env = "PTTH_HALF_CLOSE", value_parser = yes_or_no, action = ArgAction::SetTrue)]
+    pub(crate) half_close: bool,
+    /// A path on --visitors that this gateway answers itself: 200 while it serves, 503 from SIGTERM
+    /// on (for load balancers; default: none)
+    #[arg(long, value_name = "PATH", env = "PTTH_HEALTH_PATH")]
+    pub(crate) health_path: Option<String>,
+    /// On SIGTERM: how long to serve on, so that load balancers see it coming, before
+    /// --drain-timeout begins (0s: not; a second signal ends it)
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, env = "PTTH_DRAIN_NOTICE")]
+    pub(crate) drain_notice: Duration,
+    /// On SIGTERM: the gateway that devices are sent to, like http://b.example:9999
+    #[arg(long, value_name = "URL", env = "PTTH_DRAIN_TO")]
+    pub(crate) drain_to: Option<String>,
+    /// On SIGTERM, after --drain-notice: how long requests in progress may take to finish
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_DRAIN_TIMEOUT")]
+    pub(crate) drain_timeout: Duration,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct DeviceArgs {
+    /// The gateway, and this device's name as first path segment: https://gw.example/lamp or
+    /// http://gw.example:9999/lamp. More of a path, and a query, go into the offer as they are, for
+    /// gateways that want them; with --dialect ptth it is a template, like
+    /// https://gw.example/ptth{?serialized_origin}
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) tls: DeviceFiles,
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+    /// Another gateway to be connected to at the same time, with this device's name there; may be
+    /// given several times
+    #[arg(long, value_name = "URL", value_delimiter = ',', env = "PTTH_GATEWAY")]
+    pub(crate) gateway: Vec<String>,
+    /// With --gateway: one gateway at a time in their order, the next when an attempt fails, the
+    /// first again when the way in is lost
+    #[arg(long, env = "PTTH_FAILOVER", value_parser = yes_or_no, action = ArgAction::SetTrue)]
+    pub(crate) failover: bool,
+    /// Dial through this proxy, by CONNECT: http://HOST:PORT; or none. Else the environment counts,
+    /// as for curl: http_proxy, all_proxy, no_proxy
+    #[arg(long, value_name = "URL|none", env = "PTTH_PROXY", hide_env_values = true)]
+    pub(crate) proxy: Option<String>,
+    /// End with exit code 1 after so many failed attempts in a row without a way in (default:
+    /// never)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), env = "PTTH_MAX_RETRIES")]
+    pub(crate) max_retries: Option<u32>,
+    /// Hosts that a gateway may redirect this device to, beside those of its gateways: HOST,
+    /// *.DOMAIN, an address, a network, or * for any; HOST:PORT for that port alone, else the
+    /// default port or one above 1023
+    #[arg(long, value_name = "HOST[,HOST...]", value_delimiter = ',', env = "PTTH_REDIRECT_HOSTS")]
+    pub(crate) redirect_hosts: Vec<String>,
+    /// When the very first offer is refused (401, 403, 404 or 410): exit with code 3, or retry.
+    /// Else it depends: exit where the gateway itself refuses, retry where it may be something on
+    /// the way (an ingress that is not ready)
+    #[arg(long, value_enum, env = "PTTH_ON_REFUSAL")]
+    pub(crate) on_refusal: Option<Refused>,
+    /// Idle links wanted, and links in all: more are dialled while callers wait
+    #[arg(long, value_name = "MIN..MAX", default_value = "1..128", value_parser = links, env = "PTTH_LINKS")]
+    pub(crate) links: RangeInclusive<usize>,
+    /// The dialect to offer
+    #[arg(long, value_enum, default_value = "PTTH/1.0", env = "PTTH_DIALECT")]
+    pub(crate) dialect: Offered,
+    /// With --dialect ptth: an origin to register, like https://lamp.example; may be given several
+    /// times
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',', env = "PTTH_ORIGIN")]
+    pub(crate) origin: Vec<String>,
+    /// With --to: send this Host instead of the visitor's
+    #[arg(long, value_name = "HOST", env = "PTTH_HOST_HEADER")]
+    pub(crate) host_header: Option<String>,
+    /// With --to: connections to the local server at once, for one that serves few (1: one after
+    /// the other); more requests wait (default: as many as there are requests)
+    #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_TO_CONNECTIONS")]
+    pub(crate) to_connections: Option<usize>,
+    /// With --to: how long a connection to the local server idles for the next request (0s: it is
+    /// closed behind each answer)
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, env = "PTTH_TO_KEEP_ALIVE")]
+    pub(crate) to_keep_alive: Duration,
+    /// A file with the bearer token for the gateway (`-`: standard input); or set PTTH_TOKEN
+    #[arg(long, value_name = "FILE|-", env = "PTTH_TOKEN_FILE")]
+    pub(crate) token_file: Option<String>,
+    /// Polls instead of connections that turn, where one or the other does not get through: auto
+    /// finds out
+    #[arg(long, value_enum, default_value_t = Polling::Auto, env = "PTTH_FALLBACK")]
+    pub(crate) fallback: Polling,
+    /// Polls in parallel, where they are needed, and polls in all while callers wait; each carries
+    /// one request at a time. N alone: always so many
+    #[arg(long, value_name = "N|MIN..MAX", default_value = "2..64", value_parser = polls, env = "PTTH_POLLS")]
+    pub(crate) polls: RangeInclusive<usize>,
+    /// The one encoding of polls to ask for, instead of both
+    #[arg(long, value_enum, env = "PTTH_COMET")]
+    pub(crate) comet: Option<Comet>,
+    /// Where something on the way does not stand an Upgrade: how long to poll without it (0s: one
+    /// poll)
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, env = "PTTH_TURN_RETRY")]
+    pub(crate) turn_retry: Duration,
+    /// Pauses between attempts: the first, and the longest; each is random up to its bound
+    #[arg(long, value_name = "MIN..MAX", default_value = "1s..60s", value_parser = pauses, env = "PTTH_BACKOFF")]
+    pub(crate) backoff: (Duration, Duration),
+    /// How long the look-up of a name may take, the gateway's, the proxy's or the local server's,
+    /// before the attempt counts as failed
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_RESOLVE_TIMEOUT")]
+    pub(crate) resolve_timeout: Duration,
+    /// How long each address may take to accept a connection, before the next one is tried
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_CONNECT_TIMEOUT")]
+    pub(crate) connect_timeout: Duration,
+    /// How long a proxy may take to open a tunnel
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = some_time, env = "PTTH_PROXY_TIMEOUT")]
+    pub(crate) proxy_timeout: Duration,
+    /// With --to: how long the local server may take to begin its response, then 504 (0s: as long
+    /// as the gateway waits; with polls 60 s)
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration, env = "PTTH_FIRST_BYTE")]
+    pub(crate) first_byte: Duration,
+    /// Silence after which a link is given up, once the gateway has sent a heartbeat on any (0s:
+    /// never)
+    #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = duration, env = "PTTH_SILENCE")]
+    pub(crate) silence: Duration,
+    /// How long links over which nothing ever came are trusted before the device polls beside them,
+    /// in case something on the way swallows it (0s: for ever)
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, env = "PTTH_DOUBT_AFTER")]
+    pub(crate) doubt_after: Duration,
+    /// On SIGTERM: how long requests in progress may take to finish
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_DRAIN_TIMEOUT")]
+    pub(crate) drain_timeout: Duration,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Polling {
+    Auto,
+    Never,
+    Only,
+}
+
+impl From<Polling> for Fallback {
+    fn from(polling: Polling) -> Self {
+        match polling {
+            Polling::Auto => Fallback::Auto,
+            Polling::Never => Fallback::Never,
+            Polling::Only => Fallback::Only,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Refused {
+    Exit,
+    Retry,
+}
+
+impl From<Refused> for OnRefusal {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Exit => OnRefusal::StopOnAny,
+            Refused::Retry => OnRefusal::Retry,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Comet {
+    Json,
+    Message,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct ServiceArgs {
+    /// Forward requests to this local HTTP server: http://127.0.0.1:3000 or unix:/run/app.sock
+    #[arg(long, value_name = "URL", env = "PTTH_TO")]
+    pub(crate) to: Option<String>,
+    /// Answer every request with this text
+    #[arg(long, value_name = "STRING", env = "PTTH_TEXT")]
+    pub(crate) text: Option<String>,
+    /// Serve the files of this directory, index.html for a folder; nothing outside it, no hidden
+    /// files, no listings
+    #[arg(long, value_name = "PATH", env = "PTTH_DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Offered {
+    #[value(name = "PTTH/1.0")]
+    Classic,
+    #[value(name = "PTTH/0.9")]
+    Classic09,
+    #[value(name = "ptth")]
+    Ietf,
+    /// As h2o's reverse tunnel: GET, Upgrade: reverse
+    #[value(name = "h2o")]
+    H2o,
+}
+
+impl From<Offered> for Dialect {
+    fn from(offered: Offered) -> Self {
+        match offered {
+            Offered::Classic => Dialect::classic(),
+            Offered::Classic09 => Dialect::classic_0_9(),
+            Offered::Ietf => Dialect::ietf(),
+            Offered::H2o => Dialect::h2o(),
+        }
+    }
+}
+
+/// A switch in the environment.
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" | "y" | "t" => Ok(true),
+        "" | "0" | "false" | "no" | "off" | "n" | "f" => Ok(false),
+        _ => Err("write true or false".to_owned()),
+    }
+}
+
+/// `on-demand`, `lamp=now`.
+fn turn(text: &str) -> Result<(Option<String>, TurnMode), String> {
+    let (name, mode) =
+        text.rsplit_once('=').map_or((None, text), |(name, mode)| (Some(name.to_owned()), mode));
+    match mode {
+        "now" => Ok((name, TurnMode::Now)),
+        "on-demand" => Ok((name, TurnMode::OnDemand)),
+        _ => Err("write now, on-demand, NAME=now or NAME=on-demand".to_owned()),
+    }
+}
+
+/// A duration that is not zero.
+fn some_time(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|time| {
+        if time.is_zero() { Err("it must be greater than zero".to_owned()) } else { Ok(time) }
+    })
+}
+
+fn some_number(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "write a whole number from 1 on".to_owned())
+}
+
+/// `MIN..MAX`.
+fn range<'t>(text: &'t str, example: &str) -> Result<(&'t str, &'t str), String> {
+    text.split_once("..").ok_or_else(|| format!("write MIN..MAX, like {example}"))
+}
+
+/// `MIN..MAX`, each at least 1 and at most `ceiling`.
+fn numbers(text: &str, ceiling: usize, example: &str) -> Result<RangeInclusive<usize>, String> {
+    let (min, max) = range(text, example)?;
+    let number = |n: &str| {
+        n.parse::<usize>()
+            .map_err(|_| format!("{n:?} is not a number; write MIN..MAX, like {example}"))
+    };
+    let (min, max) = (number(min)?, number(max)?);
+    if min == 0 || min > max || max > ceiling {
+        return Err(format!("it takes 1 <= MIN <= MAX <= {ceiling}"));
+    }
+    Ok(min..=max)
+}
+
+fn links(text: &str) -> Result<RangeInclusive<usize>, String> {
+    numbers(text, 1024, "1..128")
+}
+
+fn polls(text: &str) -> Result<RangeInclusive<usize>, String> {
+    match text.contains("..") {
+        true => numbers(text, 64, "2..64"),
+        false => numbers(&format!("{text}..{text}"), 64, "2..64"),
+    }
+}
+
+fn pauses(text: &str) -> Result<(Duration, Duration), String> {
+    let (min, max) = range(text, "1s..60s")?;
+    let (min, max) = (duration(min)?, duration(max)?);
+    if min.is_zero() || min > max {
+        return Err("it takes 0 < MIN <= MAX, like 1s..60s".to_owned());
+    }
+    Ok((min, max))
+}

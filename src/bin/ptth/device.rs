@@ -1,0 +1,249 @@
+//! `ptth device`: the options become a device, which answers what its gateway asks until a signal.
+
+use std::fmt::Display;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use reverse_http::device::DeviceBuilder;
+use reverse_http::{
+    Body, Device, DeviceEvent, DeviceEventKind, DeviceHandle, Encoding, Limits, OnRefusal,
+};
+use signal_hook::consts::{SIGHUP, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+use crate::arguments::{Comet, DeviceArgs, Offered, ServiceArgs};
+use crate::files::{Again, Reading};
+use crate::output::say;
+use crate::signals::{SIGNALS, ends_of, exit_on_second};
+use crate::supervise::Supervisor;
+use crate::{Failure, certificates, failed, files, proxy, usage};
+
+/// Answers until a signal, or until there is nothing left to try.
+pub(crate) fn run(args: DeviceArgs) -> Result<(), Failure> {
+    check_combinations(&args)?;
+    let stamps = args.tls.stamps();
+    let device = builder(&args)?.build()?;
+    let signals = Signals::new(SIGNALS).map_err(failed)?;
+    let events = device.events();
+    let handle = serve(device, args.service)?;
+    // Ready at once: a gateway that is away is no fault of this process, and what is ordered behind
+    // it need not wait.
+    let supervisor = Supervisor::of_environment();
+    supervisor.ready(format_args!("connecting to {}", args.url));
+    let watched = handle.clone();
+    supervisor.watch(move |time| watched.ping(time).is_ok());
+    let reporter = report(events, supervisor.clone());
+    let files = Arc::new(certificates::InForce::new(args.tls, stamps, handle.clone()));
+    let again = {
+        let (files, running, supervisor) = (files.clone(), handle.clone(), supervisor.clone());
+        Again::start("ptth-reload", move || {
+            supervisor.reloading();
+            files.read_again();
+            running.retry_now();
+            log::info!("SIGHUP: what is wanted is dialled now");
+            supervisor.reloaded();
+        })
+    };
+    let again = again.map_err(failed)?;
+    files.watch().map_err(failed)?;
+    let (running, drain) = (handle.clone(), args.drain_timeout);
+    std::thread::spawn(move || handle_signals(signals, &running, &again, &supervisor, drain));
+    let ended = handle.wait();
+    drop(reporter.join()); // its last lines are out
+    Ok(ended?)
+}
+
+/// Refuses options that mean nothing without another one.
+fn check_combinations(args: &DeviceArgs) -> Result<(), Failure> {
+    if !args.origin.is_empty() && !matches!(args.dialect, Offered::Ietf) {
+        return Err(usage(
+            "--origin goes with --dialect ptth; other devices are named by the URL's path",
+        ));
+    }
+    if args.host_header.is_some() && args.service.to.is_none() {
+        return Err(usage("--host-header goes with --to"));
+    }
+    if args.to_connections.is_some() && args.service.to.is_none() {
+        return Err(usage("--to-connections goes with --to"));
+    }
+    if args.failover && args.gateway.is_empty() {
+        return Err(usage("--failover goes with --gateway: it takes a second gateway to go to"));
+    }
+    Ok(())
+}
+
+fn limits_of(args: &DeviceArgs) -> Limits {
+    let mut limits = Limits::default();
+    (limits.silence, limits.turn_retry, limits.doubt_after) =
+        (args.silence, args.turn_retry, args.doubt_after);
+    (limits.local_connections_max, limits.local_keep_alive) =
+        (args.to_connections.unwrap_or(0), args.to_keep_alive);
+    (limits.resolve_timeout, limits.connect_timeout, limits.proxy_timeout) =
+        (args.resolve_timeout, args.connect_timeout, args.proxy_timeout);
+    limits.local_first_byte_timeout = args.first_byte;
+    limits
+}
+
+fn builder(args: &DeviceArgs) -> Result<DeviceBuilder, Failure> {
+    let mut builder = Device::builder(&args.url)
+        .links(args.links.clone())
+        .dialect(args.dialect.into())
+        .limits(limits_of(args))
+        .backoff(args.backoff.0..args.backoff.1)
+        .fallback(args.fallback.into())
+        .polls(args.polls.clone())
+        .failover(args.failover)
+        .whole_target(true)
+        .on_refusal(args.on_refusal.map_or(OnRefusal::Stop, Into::into));
+    for url in &args.gateway {
+        builder = builder.gateway(url);
+    }
+    for host in &args.redirect_hosts {
+        builder = builder.redirect_host(host);
+    }
+    if let Some(attempts) = args.max_retries {
+        builder = builder.max_retries(attempts);
+    }
+    let gateways: Vec<&str> =
+        std::iter::once(&args.url).chain(&args.gateway).map(String::as_str).collect();
+    builder = proxy::set(builder, args.proxy.as_deref(), &gateways)?;
+    if let Some(tls) = args.tls.tls(Reading::First).map_err(usage)? {
+        if !gateways.iter().any(|url| url.starts_with("https:")) {
+            return Err(usage(
+                "--ca, --pin, --cert, --key and --clock-floor go with a gateway at https://",
+            ));
+        }
+        builder = builder.tls(tls);
+    }
+    match args.comet {
+        Some(Comet::Json) => builder = builder.comet(Encoding::Json),
+        Some(Comet::Message) => builder = builder.comet(Encoding::Message),
+        None => {}
+    }
+    for origin in &args.origin {
+        builder = builder.origin(origin);
+    }
+    if let Some(token) = token(args.token_file.as_deref())? {
+        builder = builder.bearer_token(token);
+    }
+    if let Some(host) = &args.host_header {
+        builder = builder.host_header(host);
+    }
+    Ok(builder)
+}
+
+/// Starts the device with what is to answer.
+fn serve(device: Device, service: ServiceArgs) -> Result<DeviceHandle, Failure> {
+    Ok(match (service.to, service.dir, service.text) {
+        (Some(target), ..) => device.spawn_forward(&target)?,
+        (None, Some(dir), _) => device.spawn_dir(dir)?,
+        (None, None, text) => device.spawn(answer_with_text(text.unwrap_or_default()))?,
+    })
+}
+
+/// Tells the reader of standard output and the supervisor how the device is connected.
+fn report(
+    events: impl IntoIterator<Item = DeviceEvent> + Send + 'static,
+    supervisor: Supervisor,
+) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for event in events {
+            match event.kind {
+                DeviceEventKind::Connected => {
+                    supervisor.status(format_args!("connected {} via {}", event.name, event.url));
+                    say(format_args!(
+                        "connected {} via {} ({})",
+                        event.name, event.url, event.detail
+                    ));
+                }
+                DeviceEventKind::Waiting => {
+                    supervisor.status(format_args!("waiting for {}", event.url));
+                    say(format_args!("waiting {} via {}", event.name, event.url));
+                }
+                _ => {} // the library has logged it
+            }
+        }
+    })
+}
+
+/// Handles signals until one of them ends the device.
+fn handle_signals(
+    mut signals: Signals,
+    device: &DeviceHandle,
+    again: &Again,
+    supervisor: &Supervisor,
+    drain: Duration,
+) {
+    for signal in signals.forever() {
+        match signal {
+            SIGHUP => again.ask(),
+            SIGUSR1 => log_device_state(device),
+            _ => {
+                let says = format!("stopping; requests in progress have {drain:?} to finish");
+                log::info!("{says}");
+                supervisor.stopping(says);
+                exit_on_second(signals);
+                return device.drain(drain);
+            }
+        }
+    }
+}
+
+/// A handler that answers every request with this text.
+pub(crate) fn answer_with_text(
+    text: String,
+) -> impl Fn(http::Request<Body>) -> http::Response<Body> {
+    let text: Arc<[u8]> = text.into_bytes().into();
+    move |_| {
+        let mut response = http::Response::new(Body::from(text.to_vec()));
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
+        response
+    }
+}
+
+fn log_device_state(device: &DeviceHandle) {
+    let stats = device.stats();
+    let transport = stats.transport.map_or_else(
+        || "not connected".to_owned(),
+        |transport| format!("connected by {transport}"),
+    );
+    log::info!(
+        "state: {transport}, {} links ({} busy), {} polls, {} dials; since the start {} exchanges, {} links ended ({})",
+        stats.links,
+        stats.busy,
+        stats.polls,
+        stats.dialing,
+        stats.exchanges,
+        stats.ends.total(),
+        ends_of(&stats.ends)
+    );
+}
+
+/// Longest file with a token that is read, in bytes.
+const TOKEN_FILE_MAX: u64 = 64 * 1024;
+
+fn token(file: Option<&str>) -> Result<Option<String>, Failure> {
+    let told = |file: &str, what: &dyn Display| usage(format!("--token-file {file}: {what}"));
+    let text = match file {
+        Some("-") => files::line_of_stdin().map_err(|what| told("-", &what))?,
+        Some(path) => {
+            let bytes = files::read(Path::new(path), TOKEN_FILE_MAX, Reading::First)
+                .map_err(|what| told(path, &what))?;
+            String::from_utf8(bytes)
+                .map_err(|_| told(path, &"there are bytes that are not UTF-8"))?
+        }
+        None => match std::env::var("PTTH_TOKEN") {
+            Ok(token) => token,
+            Err(std::env::VarError::NotPresent) => return Ok(None),
+            Err(e) => return Err(usage(format!("PTTH_TOKEN: {e}"))),
+        },
+    };
+    match text.trim_start_matches('\u{feff}').trim() {
+        "" => Err(usage("the token is empty; leave it away, or give one")),
+        token => Ok(Some(token.to_owned())),
+    }
+}

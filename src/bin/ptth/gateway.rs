@@ -1,0 +1,432 @@
+//! `ptth gateway`: the options become a gateway, which serves until a signal and reads its files
+//! again when one says so.
+
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use reverse_http::gateway::GatewayBuilder;
+use reverse_http::proto::turn::Dialect;
+use reverse_http::tls::GatewayTls;
+use reverse_http::{Error, Gateway, Limits, Routes, Tokens};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+use crate::arguments::{GatewayArgs, Offered};
+use crate::files::{Again, Reading};
+use crate::output::say;
+use crate::signals::{SIGNALS, ends_of};
+use crate::supervise::Supervisor;
+use crate::{Failure, config, failed, tokens, usage};
+
+/// Serves until a signal, or checks the options where only that is asked for.
+pub(crate) fn run(args: GatewayArgs) -> Result<(), Failure> {
+    let prepared = Prepared::of(&args)?;
+    // Until here a signal ends the process, whatever the files do.
+    let told = watch(Signals::new(SIGNALS).map_err(failed)?);
+    let (devices_scheme, visitors_scheme) = prepared.schemes;
+    let gateway = Arc::new(prepared.builder.start()?);
+    let visitors = match prepared.visitors_tls {
+        Some(tls) => gateway.relay_tls(&args.visitors, prepared.table, tls)?,
+        None => gateway.relay(&args.visitors, prepared.table)?,
+    };
+    let admin = args.admin.listen(&gateway)?.map(Arc::new);
+    say(format_args!("devices {devices_scheme}://{}", gateway.devices_addr()));
+    say(format_args!("visitors {visitors_scheme}://{visitors}"));
+    if let Some(admin) = &admin {
+        say(format_args!("admin {}", admin.url()));
+    }
+    let supervisor = Supervisor::of_environment();
+    let serving = format!(
+        "devices {devices_scheme}://{}, visitors {visitors_scheme}://{visitors}",
+        gateway.devices_addr()
+    );
+    supervisor.ready(&serving);
+    let watched = gateway.clone();
+    supervisor.watch(move |time| watched.ping(time).is_ok());
+    let (notice, time) = (args.drain_notice, args.drain_timeout);
+    let again = {
+        let (gateway, supervisor, admin) = (gateway.clone(), supervisor.clone(), admin.clone());
+        let fixed = prepared.fixed;
+        Again::start("ptth-reload", move || {
+            supervisor.reloading();
+            read_again(&gateway, visitors, &args, &fixed);
+            args.admin.read_again(admin.as_deref());
+            supervisor.ready(&serving);
+        })
+    };
+    let signal = until_stopped(&gateway, &told, &again.map_err(failed)?)?;
+    // Somebody at a keyboard waits for no load balancer.
+    let notice = if signal == SIGINT { Duration::ZERO } else { notice };
+    drain(&gateway, told, &supervisor, notice, time);
+    admin.iter().for_each(|admin| admin.stop());
+    Ok(())
+}
+
+/// Everything that the options and their files say, read and validated, before anything is bound.
+struct Prepared {
+    builder: GatewayBuilder,
+    /// The routes of `--route`.
+    fixed: Routes,
+    /// The same behind those of the file.
+    table: Routes,
+    visitors_tls: Option<GatewayTls>,
+    /// Of the devices' and the visitors' URLs.
+    schemes: (&'static str, &'static str),
+}
+
+impl Prepared {
+    fn of(args: &GatewayArgs) -> Result<Self, Failure> {
+        check_addresses(args)?;
+        args.admin.check()?;
+        let fixed = routes(&args.route)?;
+        let fixed = match &args.health_path {
+            Some(path) => fixed.health_path(path)?,
+            None => fixed,
+        };
+        let first = Reading::First;
+        let table = with_table(fixed.clone(), args.config.as_deref(), first).map_err(usage)?;
+        let limits = limits_of(args)?;
+        let (devices_tls, visitors_tls) =
+            (args.tls.devices(first).map_err(usage)?, args.tls.visitors(first).map_err(usage)?);
+        let scheme = |secure: bool| if secure { "https" } else { "http" };
+        let schemes = (scheme(devices_tls.is_some()), scheme(visitors_tls.is_some()));
+        let builder = match devices_tls {
+            Some(tls) => Gateway::builder().listen_tls(&args.devices, tls),
+            None => Gateway::builder().listen(&args.devices),
+        };
+        let builder = with_offers(builder.limits(limits), args)?;
+        let builder = with_access(builder, args)?
+            .keep_underscore(args.keep_underscore)
+            .forwarded(args.forwarded)
+            .observe(args.admin.is_on());
+        let builder = match &args.via {
+            Some(via) => builder.via(via)?,
+            None => builder,
+        };
+        let builder = match &args.drain_to {
+            Some(origin) => builder.drain_to(origin)?,
+            None => builder,
+        };
+        Ok(Prepared { builder, fixed, table, visitors_tls, schemes })
+    }
+}
+
+/// Refuses addresses that let anybody register, and two listeners at one.
+fn check_addresses(args: &GatewayArgs) -> Result<(), Failure> {
+    if args.tokens.is_none()
+        && !args.tls.know_devices()
+        && !args.insecure_anyone_may_register
+        && !is_loopback(&args.devices)?
+    {
+        return Err(usage(format!(
+            "--devices {}: beyond loopback every peer could register any name. Say who may with --tokens FILE (ptth token NAME makes its lines) or \
+             --devices-client-ca FILE, or accept it with --insecure-anyone-may-register",
+            args.devices
+        )));
+    }
+    if same_address(&args.devices, &args.visitors)? {
+        return Err(usage(format!(
+            "--devices and --visitors are both {}; they need two addresses",
+            args.devices
+        )));
+    }
+    Ok(())
+}
+
+/// Which offers are taken, and when they are answered.
+fn with_offers(builder: GatewayBuilder, args: &GatewayArgs) -> Result<GatewayBuilder, Failure> {
+    let mut builder = builder.fallback(args.fallback.into()).shared_names(args.shared_names);
+    for (name, mode) in &args.turn {
+        builder = match name {
+            Some(name) => builder.turn_of(name, *mode)?,
+            None => builder.turn(*mode),
+        };
+    }
+    for dialect in &args.dialect {
+        // The names are those of `ptth device --dialect`.
+        let known = match Offered::from_str(dialect, false) {
+            Ok(named) => Ok(named.into()),
+            Err(_) => Dialect::custom(dialect),
+        };
+        builder = builder
+            .dialect(known.map_err(|e| usage(format!("--dialect {dialect}: {}", e.reason)))?);
+    }
+    for origin in &args.cors_origin {
+        builder = builder.cors_origin(origin);
+    }
+    Ok(builder.missing_host(args.missing_host).strict_connection(args.strict_connection))
+}
+
+/// Who is let in, and who is believed.
+fn with_access(mut builder: GatewayBuilder, args: &GatewayArgs) -> Result<GatewayBuilder, Failure> {
+    if let Some(file) = &args.tokens {
+        builder = builder.tokens(read_tokens("--tokens", file, Reading::First).map_err(usage)?);
+    }
+    if let Some(file) = &args.visitor_tokens {
+        let tokens = read_tokens("--visitor-tokens", file, Reading::First).map_err(usage)?;
+        builder = builder.visitor_tokens(tokens);
+    }
+    Ok(builder
+        .trusted_proxies(&args.trusted_proxies)?
+        .devices_allow(&args.devices_allow)?
+        .visitors_allow(&args.visitors_allow)?)
+}
+
+fn with_table(
+    fixed: Routes,
+    file: Option<&std::path::Path>,
+    reading: Reading,
+) -> Result<Routes, String> {
+    match file {
+        Some(file) => config::routes_of(file, fixed, reading).map_err(|e| format!("--config {e}")),
+        None => Ok(fixed),
+    }
+}
+
+/// Reads every file of the command line again. A mistake in one changes nothing of what that one
+/// says.
+fn read_again(
+    gateway: &Gateway,
+    visitors: std::net::SocketAddr,
+    args: &GatewayArgs,
+    fixed: &Routes,
+) {
+    reload_tls(gateway, "devices", gateway.devices_addr(), args.tls.devices(Reading::Again));
+    reload_tls(gateway, "visitors", visitors, args.tls.visitors(Reading::Again));
+    let reloaded =
+        with_table(fixed.clone(), args.config.as_deref(), Reading::Again).and_then(|routes| {
+            let length = routes.table_len();
+            gateway.set_routes(visitors, routes).map(|()| length).map_err(|e| e.to_string())
+        });
+    match (reloaded, &args.config) {
+        (Err(e), _) => log::error!("{e}; the routes stay as they were"),
+        (Ok(length), Some(file)) => log::info!("{length} routes were read from {}", file.display()),
+        (Ok(_), None) if !args.reads_files() => {
+            log::info!(
+                "SIGHUP: nothing to read again: no --config, tokens or certificates are given"
+            );
+        }
+        (Ok(_), None) => {}
+    }
+    reload_tokens("--tokens", &args.tokens, |tokens| gateway.set_tokens(tokens));
+    reload_tokens("--visitor-tokens", &args.visitor_tokens, |tokens| {
+        gateway.set_visitor_tokens(tokens)
+    });
+}
+
+/// Stops the gateway; returns when all is over. A signal within the notice ends that, a later one
+/// the process.
+fn drain(
+    gateway: &Arc<Gateway>,
+    told: mpsc::Receiver<i32>,
+    supervisor: &Supervisor,
+    notice: Duration,
+    time: Duration,
+) {
+    let says = match notice.is_zero() {
+        true => format!("stopping; requests in progress have {time:?} to finish"),
+        false => format!(
+            "stopping; it serves on for {notice:?}, then requests in progress have {time:?} to finish"
+        ),
+    };
+    log::info!("{says}");
+    supervisor.stopping(says);
+    let (hurried, ends) = (gateway.clone(), Instant::now() + notice);
+    std::thread::spawn(move || {
+        while let Ok(signal) = told.recv_timeout(ends.saturating_duration_since(Instant::now())) {
+            if signal == SIGUSR1 {
+                log_state(&hurried);
+            } else if signal != SIGHUP {
+                log::info!("stopping without further notice");
+                drop(told); // from here on a signal ends the process
+                return hurried.stop(time);
+            }
+        }
+    });
+    gateway.drain(notice, time);
+}
+
+/// What the options say of bounds and times.
+fn limits_of(args: &GatewayArgs) -> Result<Limits, Failure> {
+    let mut limits = Limits::default();
+    limits.connections_max = affordable(args.connections)?;
+    limits.memory_bytes_max = usize::try_from(args.memory).unwrap_or(usize::MAX);
+    limits.messages_bytes_max = limits.messages_bytes_max.min(limits.memory_bytes_max / 2);
+    limits.message_bytes_max = limits.message_bytes_max.min(limits.messages_bytes_max / 4); // one in JSON takes some times its length
+    // Zero: derived from the total, which may have been lowered.
+    limits.connections_per_address_max = args.connections_per_address.unwrap_or_default();
+    limits.unauthenticated_max = args.unauthenticated.unwrap_or_default();
+    (limits.heartbeat, limits.heartbeat_timeout, limits.poll_hold) =
+        (args.heartbeat, args.heartbeat_timeout, args.poll_hold);
+    (limits.wait_for_link, limits.first_byte_timeout) = (args.wait_for_link, args.first_byte);
+    limits.min_rate_bytes_per_s = args.min_rate;
+    if args.half_close {
+        limits.half_close_timeout = Duration::ZERO;
+    }
+    (limits.head_timeout, limits.idle_visitor_timeout) = (args.head, args.idle_visitor);
+    limits.handshake_timeout = args.handshake;
+    (limits.request_write_timeout, limits.body_silence_timeout) =
+        (args.request_write, args.body_silence);
+    (limits.exchange_timeout, limits.tunnel_silence_timeout) = (args.exchange, args.tunnel_silence);
+    (limits.in_flight_per_device_max, limits.waiting_per_device_max) =
+        (args.in_flight, args.waiting);
+    Ok(limits)
+}
+
+/// The table in the file of an option.
+pub(crate) fn read_tokens(option: &str, file: &std::path::Path, reading: Reading) -> Result<Tokens, String> {
+    tokens::read(file, reading).map_err(|e| format!("{option} {e}"))
+}
+
+/// Reads the file of an option again; a mistake in it changes nothing.
+pub(crate) fn reload_tokens(
+    option: &str,
+    file: &Option<PathBuf>,
+    set: impl FnOnce(Tokens) -> Result<(), Error>,
+) {
+    let Some(file) = file else { return };
+    let replaced = read_tokens(option, file, Reading::Again).and_then(|tokens| {
+        let length = tokens.len();
+        set(tokens).map(|()| length).map_err(|e| e.to_string())
+    });
+    match replaced {
+        Ok(length) => log::info!("{length} tokens were read from {}", file.display()), // and are in force
+        Err(e) => log::error!("{e}; the tokens stay as they were"),
+    }
+}
+
+/// Descriptors that are no connections: listeners, the loop's own, standard streams, files that are
+/// read again. A quarter, within these bounds.
+const DESCRIPTORS_RESERVED: std::ops::RangeInclusive<u64> = 16..=64;
+
+/// So many connections, or as many as there are descriptors for, which is said once: those in hand
+/// are served then, and only accepting waits.
+fn affordable(wanted: usize) -> Result<usize, Failure> {
+    let descriptors = rlimit::Resource::NOFILE.get_soft().map_err(failed)?;
+    let reserved =
+        (descriptors / 4).clamp(*DESCRIPTORS_RESERVED.start(), *DESCRIPTORS_RESERVED.end());
+    let most = usize::try_from(descriptors.saturating_sub(reserved)).unwrap_or(usize::MAX);
+    if most < 4 {
+        return Err(failed(format_args!(
+            "the limit of open files is {descriptors}, too low to serve anybody; raise it (ulimit -n)"
+        )));
+    }
+    if most < wanted {
+        // Nobody asked for the default; whoever has thousands of descriptors lacks nothing.
+        let level = if wanted == Limits::default().connections_max && most >= 4_096 {
+            log::Level::Debug
+        } else {
+            log::Level::Warn
+        };
+        log::log!(
+            level,
+            "the limit of open files ({descriptors}) allows {most} connections, not {wanted}; raise it (ulimit -n) for more"
+        );
+    }
+    Ok(wanted.min(most))
+}
+
+/// New handshakes get what the files say now; what cannot be read leaves all as it was.
+fn reload_tls(
+    gateway: &Gateway,
+    whose: &str,
+    at: std::net::SocketAddr,
+    read: Result<Option<GatewayTls>, String>,
+) {
+    match read.and_then(|tls| {
+        tls.map(|tls| gateway.set_tls(at, tls).map_err(|e| e.to_string())).transpose()
+    }) {
+        Ok(None) => {}
+        Ok(Some(())) => log::info!("the certificates for {whose} were read again"),
+        Err(e) => log::error!("{e}; the certificates for {whose} stay as they were"),
+    }
+}
+
+/// What `--route` says.
+fn routes(given: &[String]) -> Result<Routes, Failure> {
+    given.iter().try_fold(Routes::default(), |routes, route| match route.split_once('=') {
+        None if route == "path" => Ok(routes.and_path()),
+        None if route == "none" => Ok(routes),
+        Some(("host", suffix)) => Ok(routes.and_host(suffix)?),
+        _ => Err(usage(format!("--route {route}: write path, host=SUFFIX, or none"))),
+    })
+}
+
+/// Tells of signals, as long as somebody listens; SIGTERM or SIGINT then ends the process at once.
+fn watch(mut signals: Signals) -> mpsc::Receiver<i32> {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if tell.send(signal).is_err() && matches!(signal, SIGTERM | SIGINT) {
+                std::process::exit(1);
+            }
+        }
+    });
+    told
+}
+
+/// Returns on SIGTERM or SIGINT: which it was. No file is read here, so nothing keeps a signal
+/// waiting.
+fn until_stopped(
+    gateway: &Gateway,
+    told: &mpsc::Receiver<i32>,
+    reload: &Again,
+) -> Result<i32, Failure> {
+    loop {
+        match told.recv_timeout(Duration::from_secs(1)) {
+            Ok(SIGHUP) => reload.ask(),
+            Ok(SIGUSR1) => log_state(gateway),
+            Ok(signal) => return Ok(signal),
+            Err(_) if !gateway.is_running() => {
+                return Err(failed("the gateway's event loop ended; the log says why"));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// SIGUSR1: one line about what goes on.
+fn log_state(gateway: &Gateway) {
+    let stats = gateway.stats();
+    log::info!(
+        "state: {} devices connected, {} polls held; since the start {} turns, {} events, {} exchanges, {} refusals, {} links ended ({})",
+        stats.devices,
+        stats.polls,
+        stats.turns,
+        stats.events,
+        stats.exchanges,
+        stats.refused,
+        stats.ends.total(),
+        ends_of(&stats.ends)
+    );
+}
+
+fn addresses(address: &str) -> Result<Vec<std::net::SocketAddr>, Failure> {
+    let found = address
+        .to_socket_addrs()
+        .map_err(|e| usage(format!("{address}: write an address like 127.0.0.1:9999 ({e})")))?;
+    Ok(found.collect())
+}
+
+pub(crate) fn is_loopback(address: &str) -> Result<bool, Failure> {
+    Ok(addresses(address)?.iter().all(|a| a.ip().to_canonical().is_loopback()))
+}
+
+fn same_address(a: &str, b: &str) -> Result<bool, Failure> {
+    let b = addresses(b)?;
+    Ok(addresses(a)?.iter().any(|a| a.port() != 0 && b.contains(a)))
+}
+
+impl GatewayArgs {
+    /// Whether files are given that SIGHUP reads again.
+    fn reads_files(&self) -> bool {
+        self.config.is_some()
+            || self.tokens.is_some()
+            || self.visitor_tokens.is_some()
+            || self.tls.are_given()
+    }
+}
