@@ -278,7 +278,11 @@ fn limits_of(args: &GatewayArgs) -> Result<Limits, Failure> {
 }
 
 /// The table in the file of an option.
-pub(crate) fn read_tokens(option: &str, file: &std::path::Path, reading: Reading) -> Result<Tokens, String> {
+pub(crate) fn read_tokens(
+    option: &str,
+    file: &std::path::Path,
+    reading: Reading,
+) -> Result<Tokens, String> {
     tokens::read(file, reading).map_err(|e| format!("{option} {e}"))
 }
 
