@@ -176,12 +176,13 @@ fn the_first_pages_stay_short() {
 
 /// Options in the pages that are other programs'.
 #[cfg(feature = "cli")]
-const FOREIGN: [&str; 20] = [
+const FOREIGN: [&str; 21] = [
     // cargo and its tools
     "all-features",
     "all-targets",
     "branch",
     "check",
+    "doc",
     "features",
     "html",
     "lib",
