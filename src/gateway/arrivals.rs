@@ -9,9 +9,7 @@ use crate::engine::connections::{Connections, Id};
 use crate::error::Error;
 use crate::gateway::registry::Registration;
 use crate::gateway::routes::Table;
-use crate::gateway::state::{
-    Device, GatewayRole, ShownAt, State, States, Visitor, VisitorListener,
-};
+use crate::gateway::state::{GatewayRole, HEAD, ShownAt, State, States, Visitor, VisitorListener};
 use crate::gateway::tokens::Whose;
 use crate::relay::LocalAnswer;
 use crate::stream::{Channel, GatewayTls, HandshakeError, Shown, ShownKey, Stream};
@@ -86,7 +84,7 @@ impl GatewayRole {
                 };
                 State::Visitor(Visitor::fresh(face))
             }
-            _ => State::Device(Device::Head { began: false, polled: false, told: None }),
+            _ => HEAD,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::gateway::alarms::Alarm;
 use crate::gateway::callers::{Caller, LeaseReply, NameReply};
 use crate::gateway::credentials::REVOKED;
 use crate::gateway::leases::{Handle, Lease, Leased, LeasedLink, Ticket};
-use crate::gateway::offers::{UNTURNED, peer_flush};
+use crate::gateway::links::{UNTURNED, peer_flush};
 use crate::gateway::registry::{Registration, Waiter};
 use crate::gateway::state::{
     Device, GatewayRole, SHORT_OF_MEMORY, State, States, Visitor, VisitorListener,

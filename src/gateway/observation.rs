@@ -294,7 +294,7 @@ impl GatewayRole {
                 Device::PostedAnswer(posted) => posted.exchange(),
                 Device::Held { .. } => {
                     self.unhold(cx, *id, &why);
-                    self.deny_knock(cx, *id, 503, DISCONNECTED, Some(1));
+                    self.deny_device(cx, *id, 503, DISCONNECTED, Some(1));
                     continue;
                 }
                 _ => continue,

@@ -101,7 +101,7 @@ impl Role for GatewayRole {
             },
             State::Device(Device::Head { .. }) => self.device_head_expired(cx, id),
             State::Device(Device::Deciding(_)) => {
-                self.deny_knock(cx, id, 503, "the offer was not decided in time", Some(10))
+                self.deny_device(cx, id, 503, "the offer was not decided in time", Some(10))
             }
             State::Device(Device::Held { .. }) => self.hold_expired(cx, id),
             State::Device(Device::PostedAnswer(_)) => self.post_expired(cx, id),

@@ -20,13 +20,16 @@ use crate::gateway::alarms::{Alarm, Alarms};
 use crate::gateway::callers::Callers;
 use crate::gateway::credentials::Credentials;
 use crate::gateway::deadlines::ExchangeDeadlines;
+use crate::gateway::device_head::DeviceHead;
 use crate::gateway::events::{Event, Subscribers};
 use crate::gateway::leases::{Lease, Leases, Ticket};
 use crate::gateway::lifecycle::Lifecycle;
 use crate::gateway::listeners::Listeners;
-use crate::gateway::mailbox::{DeviceHead, Events, MessageId, Parked, PollReply, PostedAnswer};
 use crate::gateway::observation::Question;
 use crate::gateway::offer::{Grant, Offer, Reject};
+use crate::gateway::polls::deliveries::{Deliveries, MessageId};
+use crate::gateway::polls::posted::PostedAnswer;
+use crate::gateway::polls::reply::{Parked, PollReply};
 use crate::gateway::registry::{Registration, Registry};
 use crate::gateway::routes::Table;
 use crate::gateway::settings::Settings;
@@ -52,6 +55,14 @@ pub(crate) enum State {
     /// Answered and being closed gently.
     Lingering(Lingering),
 }
+
+/// A device's connection that is new, or offers again.
+pub(super) const HEAD: State =
+    State::Device(Device::Head { began: false, polled: false, told: None });
+
+/// A device's connection between two polls.
+pub(super) const BETWEEN_POLLS: State =
+    State::Device(Device::Head { began: false, polled: true, told: None });
 
 /// Where a visitor's connection stands.
 pub(crate) enum Visitor {
@@ -346,7 +357,7 @@ pub(crate) struct GatewayRole {
     pub(super) exchanges: Slab<Exchange>,
     pub(super) deadlines: ExchangeDeadlines,
     pub(super) registry: Registry,
-    pub(super) events: Events,
+    pub(super) events: Deliveries,
     /// For whole messages in memory.
     pub(super) budget: Budget,
     /// Counts the heads of requests in progress, of which each has a bound.
@@ -400,7 +411,7 @@ impl GatewayRole {
             rules: Arc::new(rules),
             registry: Registry::new(limits.clone(), settings.shared_names),
             listeners: Listeners::of_devices(devices),
-            events: Events::default(),
+            events: Deliveries::default(),
             budget: Budget::of_parts(limits.messages_bytes_max, limits.messages_of_device()),
             heads: Budget::new(usize::MAX),
             own_limits: limits.for_own_heads(),

@@ -20,7 +20,7 @@ impl GatewayRole {
         self.publish(kind, name, reason, transport, None);
     }
 
-    pub(super) fn publish(
+    fn publish(
         &mut self,
         kind: EventKind,
         name: &str,

@@ -1,0 +1,112 @@
+//! What the head of a request on the devices' port says: an offer or a poll, what its body is, and
+//! what it takes.
+
+use std::sync::Arc;
+
+use crate::error::Refusal;
+use crate::gateway::registry::{Holder, Registration};
+use crate::proto::body::Framing;
+use crate::proto::comet;
+use crate::proto::framed::FramedRequest;
+use crate::proto::head;
+use crate::proto::turn::{Encoding, Transport};
+
+/// What the head of a device's request said: an offer or a poll.
+pub(crate) struct DeviceHead {
+    /// It is to be turned.
+    pub(crate) turns: bool,
+    pub(crate) framing: Framing,
+    /// What an event goes out in.
+    pub(crate) accepts: Encoding,
+    /// What its own body is in.
+    pub(crate) content: Option<Encoding>,
+    /// The event that it answers, where a field says so.
+    pub(crate) id: Option<String>,
+    /// It brought the answer to an event of its mailbox: it knows where it stands.
+    pub(crate) knows: bool,
+    pub(crate) minor: u8,
+    pub(crate) keep: bool,
+    /// The page it comes from.
+    pub(crate) origin: Option<String>,
+    /// Where it was sent, for a redirect.
+    pub(crate) target: Box<str>,
+}
+
+impl DeviceHead {
+    pub(super) fn read(
+        request: &FramedRequest<'_>,
+        turns: bool,
+        origin: Option<String>,
+    ) -> Result<Self, Refusal> {
+        let framing = request.framing();
+        let id = comet::id_of(&request.fields)?.map(str::to_owned);
+        if request.fields.all("Content-Type").count() > 1 {
+            return Err(Refusal::new(400, "there is more than one Content-Type"));
+        }
+        // protocol.md §1.3: whatever is wrong with the body of an offer, it is 400.
+        let wrong_type = || {
+            let status = if turns { 400 } else { 415 };
+            Refusal::new(
+                status,
+                "an answer is application/json or message/http; its Content-Type says something else",
+            )
+        };
+        if framing != Framing::Empty && head::coding(&request.fields).is_some() {
+            let status = if turns { 400 } else { 415 };
+            return Err(Refusal::new(
+                status,
+                "an answer has no Content-Encoding; this one is compressed",
+            ));
+        }
+        let content = match request.fields.get("Content-Type").filter(|_| framing != Framing::Empty)
+        {
+            None => None,
+            Some(content_type) => Some(Encoding::of_type(content_type).ok_or_else(wrong_type)?),
+        };
+        if content == Some(Encoding::Message) && id.is_none() {
+            return Err(Refusal::new(
+                400,
+                "an answer in message/http names its event in PTTH-Message-ID; this one does not",
+            ));
+        }
+        if framing == Framing::Empty && id.is_some() {
+            return Err(Refusal::new(400, "there is a PTTH-Message-ID, but no answer in the body"));
+        }
+        let accepts = Encoding::accepted(&request.fields);
+        if accepts == Encoding::Json && !cfg!(feature = "comet") && !turns {
+            return Err(Refusal::new(
+                406,
+                "this gateway has no JSON (feature comet); send Accept: message/http",
+            ));
+        }
+        let keep = head::keeps_alive(request.minor, &request.fields);
+        Ok(DeviceHead {
+            turns,
+            framing,
+            accepts,
+            content,
+            id,
+            knows: false,
+            minor: request.minor,
+            keep,
+            origin,
+            target: request.target.into(),
+        })
+    }
+
+    pub(super) fn transport(&self) -> Transport {
+        if self.turns { Transport::Turn } else { Transport::Comet(self.accepts) }
+    }
+
+    pub(super) fn has_body(&self) -> bool {
+        self.framing != Framing::Empty
+    }
+}
+
+/// Who was let in.
+pub(crate) struct Admitted {
+    pub(super) registration: Arc<Registration>,
+    pub(super) owner: Holder,
+    /// Nobody knew its name before.
+    pub(super) fresh: bool,
+}

@@ -1,0 +1,189 @@
+//! Events in devices' hands: answered, late, to be handed out once more, or forgotten.
+
+use std::sync::Arc;
+
+use crate::close_reason::CloseCause;
+use crate::engine::connections::{Connections, Id};
+use crate::engine::slab::Key;
+use crate::gateway::alarms::Alarm;
+use crate::gateway::polls::deliveries::{Due, Handed, MessageId};
+use crate::gateway::registry::Holder;
+use crate::gateway::state::{Asking, Device, GatewayRole, State, States};
+use crate::relay::LocalAnswer;
+
+impl GatewayRole {
+    /// The device closed the connection that brought it this event, and was to keep it: it has
+    /// hardly the event in its hand still.
+    pub(in crate::gateway) fn event_deserted(&mut self, event: &MessageId) {
+        if let Some(name) = self.events.desert(event) {
+            self.registry.event_deserted(name);
+        }
+    }
+
+    pub(in crate::gateway) fn event_told(&mut self, cx: &mut Connections<State>, event: MessageId) {
+        let after = self.settings.limits.redeliver_after;
+        if self.events.written(event, cx.now(), !after.is_zero()) {
+            let at = cx.after(after);
+            self.set_alarm(cx, at, Alarm::Redeliver);
+        }
+    }
+
+    /// An event did not reach its poll whole. `began`: some of it may have.
+    pub(in crate::gateway) fn event_not_told(
+        &mut self,
+        cx: &mut Connections<State>,
+        event: MessageId,
+        began: bool,
+    ) {
+        let Some(handed) = self.events.get(&event) else { return };
+        let (key, downstream, told, until) =
+            (handed.key, handed.downstream, handed.told, handed.until);
+        if began && !self.may_repeat(handed) {
+            self.answered(cx, &event);
+            return self.end_exchange(
+                cx,
+                key,
+                CloseCause::Cut,
+                "the device's connection ended while the request was written, and it may not be sent twice",
+            );
+        }
+        if !self.hand_out(cx, key) && !told {
+            let at = cx.after(self.waits(key).link.time).min(until);
+            cx.set_deadline(downstream, Some(at));
+        }
+    }
+
+    /// Whether an event may be handed out again: a device with a session knows its id, else the
+    /// method has to allow it.
+    fn may_repeat(&self, handed: &Handed) -> bool {
+        handed.owner.session.is_some()
+            || self.exchanges.get(handed.key).is_some_and(|e| e.is_idempotent())
+    }
+
+    /// Events that were handed out `redeliver_after` ago and are not answered go to the next poll
+    /// once more.
+    pub(in crate::gateway) fn redeliver(&mut self, cx: &mut Connections<State>) {
+        let (now, after) = (cx.now(), self.settings.limits.redeliver_after);
+        self.events.alarm_over();
+        loop {
+            let event = match self.events.next_due(now, after) {
+                Due::Never => return,
+                Due::Now(event) => event,
+                Due::In(rest) => {
+                    let at = cx.after(rest);
+                    return self.set_alarm(cx, at, Alarm::Redeliver);
+                }
+            };
+            let handed = self.events.get(&event).filter(|handed| self.may_repeat(handed));
+            let Some(Handed { key, name, .. }) = handed else { continue };
+            let key = *key;
+            log_names!(
+                Debug,
+                "{name}: an event is handed out once more, after {} s without an answer",
+                after.as_secs_f32()
+            );
+            self.events.repeat(&event);
+            self.hand_out(cx, key);
+        }
+    }
+
+    /// Nobody asks for an event's answer any more.
+    pub(in crate::gateway) fn forget_event(&mut self, cx: &mut Connections<State>, downstream: Id) {
+        let Some(Asking { event: Some(event), .. }) = cx.asking(downstream) else {
+            return;
+        };
+        let event = *event;
+        self.answered(cx, &event);
+    }
+
+    /// An event was not answered in time.
+    pub(in crate::gateway) fn event_expired(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        key: Key,
+        event: MessageId,
+    ) {
+        let told = self.events.get(&event).is_some_and(|handed| handed.told);
+        let (status, error, reason) = match told {
+            true => {
+                let wait = self.waits(key).first_byte;
+                (
+                    504,
+                    "http_response_timeout",
+                    format!("the device took the request and did not answer it within {wait}"),
+                )
+            }
+            false => (
+                503,
+                "destination_unavailable",
+                "the device did not poll again in time to take the request".to_owned(),
+            ),
+        };
+        let retry_after = (status == 503).then_some(1);
+        self.give_up(
+            cx,
+            id,
+            key,
+            &LocalAnswer { error: Some(error), retry_after, ..LocalAnswer::new(status, &reason) },
+        );
+    }
+
+    /// What the old session of these names had in hand has failed.
+    pub(in crate::gateway) fn fail_events_of(
+        &mut self,
+        cx: &mut Connections<State>,
+        names: &[Arc<str>],
+        now_held_by: &Holder,
+    ) {
+        let replaced = |handed: &Handed| {
+            handed.owner != *now_held_by && names.iter().any(|name| **name == *handed.name)
+        };
+        let failed = self.events.those(replaced);
+        self.fail_events(
+            cx,
+            failed,
+            CloseCause::Replaced,
+            "the device's session was replaced before it answered",
+        );
+    }
+
+    /// Fails what devices have in hand whose token was revoked: nobody will take their answers.
+    pub(in crate::gateway) fn fail_events_of_revoked(&mut self, cx: &mut Connections<State>) {
+        let credentials = &self.credentials;
+        let failed = self.events.those(|handed| credentials.is_revoked(&handed.registration));
+        self.fail_events(
+            cx,
+            failed,
+            CloseCause::Revoked,
+            "the device's token or certificate became invalid before it answered",
+        );
+    }
+
+    fn fail_events(
+        &mut self,
+        cx: &mut Connections<State>,
+        failed: Vec<MessageId>,
+        end: CloseCause,
+        why: &'static str,
+    ) {
+        for event in failed {
+            if let Some(key) = self.answered(cx, &event) {
+                self.end_exchange(cx, key, end, why);
+            }
+        }
+    }
+
+    /// Connections that a stopping gateway kept for the answers to what was in hand, when nothing
+    /// is any more.
+    pub(in crate::gateway) fn close_idle_devices(&mut self, cx: &mut Connections<State>) {
+        if !self.lifecycle.is_draining() || cx.is_listening() || self.events.are_in_hand() {
+            return;
+        }
+        for id in cx.ids() {
+            if matches!(cx.device(id), Some(Device::Head { .. })) {
+                cx.close(id);
+            }
+        }
+    }
+}

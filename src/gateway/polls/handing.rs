@@ -1,0 +1,444 @@
+//! Polls are held, and handed requests as events.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::close_reason::{CloseCause, CloseReason};
+use crate::engine::budget::Held;
+use crate::engine::connections::{Connections, Id};
+use crate::engine::slab::Key;
+use crate::error::Refusal;
+use crate::gateway::alarms::Alarm;
+use crate::gateway::device_head::{Admitted, DeviceHead};
+use crate::gateway::polls::deliveries::{Given, Handed, MessageId, Outgoing, id_text};
+use crate::gateway::polls::posted::JSON_INLINE_MAX;
+use crate::gateway::polls::reply::{Parked, PollReply, with_line, write_event, write_reply};
+use crate::gateway::registry::{Gap, Holder, Registration, Waiter};
+use crate::gateway::state::{
+    Asking, BETWEEN_POLLS, Command, Device, GatewayRole, Hold, State, States,
+};
+use crate::proto::forward::{self, waiting_line};
+use crate::proto::turn::Encoding;
+use crate::relay::LocalAnswer;
+
+/// What a request is as an event.
+enum EventText {
+    /// Itself (`message/http`).
+    Request,
+    Json(Vec<u8>),
+    /// Long JSON, which a helper writes out of this.
+    Later(Arc<Vec<u8>>),
+}
+
+/// An event for a helper: the whole request, the line that tells who waits, the room in the budget.
+struct LaterEvent {
+    whole: Arc<Vec<u8>>,
+    line: Vec<u8>,
+    held: Held,
+}
+
+impl GatewayRole {
+    /// A poll takes what waits, or is held.
+    pub(in crate::gateway) fn park(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        admitted: Admitted,
+        head: DeviceHead,
+    ) {
+        let Admitted { registration, owner, .. } = admitted;
+        let (encoding, session, knows, now) = (head.accepts, owner.session, head.knows, cx.now());
+        let Some(peer) = cx.get_mut(id) else { return };
+        peer.settle();
+        peer.state = State::Device(Device::Held {
+            registration: registration.clone(),
+            hold: Hold::Poll(Box::new(Parked { head, owner })),
+        });
+        self.observer.seen(registration.name());
+        let first = self.registry.park(&registration, id, encoding, session, now);
+        self.stats.polls.fetch_add(1, Relaxed);
+        let at = cx.after(self.settings.limits.poll_hold);
+        cx.set_deadline(id, Some(at));
+        if !self.feed(cx, &registration) && first && !knows {
+            self.poll_expired(cx, id);
+        }
+        // What came while the answer was parsed, its end above all, was not looked at, and no event
+        // tells of it again.
+        if cx.get(id).is_some_and(|p| p.has_input()) {
+            cx.again(id);
+        }
+    }
+
+    /// Gives held polls to whoever waits longest. True: somebody took one.
+    fn feed(&mut self, cx: &mut Connections<State>, registration: &Arc<Registration>) -> bool {
+        if let Some(key) = self.registry.next_again(registration) {
+            if self.hand_out(cx, key) {
+                return true;
+            }
+        }
+        // Whoever cannot be served yet (a body is to be collected first) makes room for the next
+        // one.
+        for _ in 0..self.settings.limits.waiting_per_device_max {
+            let waiter = self
+                .registry
+                .holds_poll(registration)
+                .then(|| self.registry.next_waiter(registration, true))
+                .flatten();
+            match waiter {
+                None => return false,
+                Some(Waiter::Caller(number)) => self.lend_mailbox(cx, number),
+                Some(Waiter::Exchange(key)) => {
+                    let downstream = self
+                        .exchanges
+                        .get(key)
+                        .filter(|e| e.is_waiting())
+                        .and_then(|e| e.downstream());
+                    if downstream.is_some_and(|downstream| self.by_mailbox(cx, downstream, key)) {
+                        return true;
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    /// Hands a whole request to a held poll of its device. False: there is none, or nobody asks any
+    /// more.
+    pub(in crate::gateway) fn hand_out(&mut self, cx: &mut Connections<State>, key: Key) -> bool {
+        loop {
+            let Some(downstream) =
+                self.exchanges.get(key).filter(|e| e.is_waiting()).and_then(|e| e.downstream())
+            else {
+                return false;
+            };
+            let Some(Asking { name, event, .. }) = cx.asking(downstream) else {
+                return false;
+            };
+            let (name, event) = (name.clone(), *event);
+            let given_to =
+                event.and_then(|event| self.events.get(&event)).map(|handed| handed.owner.session);
+            let poll = match given_to {
+                Some(session) => self.registry.poll_again(&name, session),
+                None => self.registry.next_poll(&name),
+            };
+            let Some(poll) = poll else {
+                if let Some(session) = given_to {
+                    self.registry.requeue(&name, key, session);
+                }
+                return false;
+            };
+            let Some(event) = event.or_else(|| self.events.draw_id()) else { return false };
+            if self.is_held_still(cx, poll)
+                && self.tell_event(cx, poll, &Outgoing { event, key, downstream, name: &name })
+            {
+                return true;
+            }
+        }
+    }
+
+    /// Looks once more whether a held poll is there: an event that is written to one that has gone
+    /// is missed only after `redeliver_after`.
+    fn is_held_still(&mut self, cx: &mut Connections<State>, poll: Id) -> bool {
+        if let Some(peer) = cx.get_mut(poll) {
+            peer.look_again();
+        }
+        self.early_bytes(cx, poll);
+        matches!(cx.device(poll), Some(Device::Held { .. }))
+    }
+
+    /// Writes an event to a held poll. Returns false if the poll is gone, or cannot carry it, or
+    /// there is no room for the event.
+    fn tell_event(
+        &mut self,
+        cx: &mut Connections<State>,
+        poll: Id,
+        outgoing: &Outgoing<'_>,
+    ) -> bool {
+        let Some(Device::Held { registration, hold: Hold::Poll(parked) }) = cx.device(poll) else {
+            return false;
+        };
+        let (registration, accepts) = (registration.clone(), parked.head.accepts);
+        let line = waiting_line(self.registry.demand(&registration, 1));
+        let mut held = self.messages_of(outgoing.name);
+        let written = match self.event_text(outgoing, accepts, &line, &mut held) {
+            None => return false,
+            Some(Ok(EventText::Later(whole))) => {
+                return self.tell_later(cx, poll, outgoing, LaterEvent { whole, line, held });
+            }
+            Some(Err(refusal)) if matches!(refusal.status, 413 | 503) => {
+                self.no_room_for_event(cx, outgoing, &refusal);
+                return false;
+            }
+            Some(written) => written,
+        };
+        let Some(parked) = self.take_poll(cx, poll) else { return false };
+        let Parked { head, owner } = *parked;
+        let text = match written {
+            Ok(text) => text,
+            Err(refusal) => {
+                let name = outgoing.name;
+                log_names!(Warn, "{name}: a request cannot be written as an event: {refusal}");
+                let answer = LocalAnswer::new(406, &refusal.reason);
+                self.deny(cx, poll, head.origin.as_deref(), &answer);
+                return false;
+            }
+        };
+        self.note_handed(cx, outgoing, owner, registration);
+        let (date, id) = (cx.date().to_owned(), id_text(&outgoing.event));
+        let exchange = self.exchanges.get(outgoing.key);
+        let (Some(peer), Some(exchange)) = (cx.get_mut(poll), exchange) else { return false };
+        let before = peer.written();
+        let sent = match &text {
+            EventText::Json(json) => {
+                write_reply(peer.output(), &head, Some((json.len(), &id)), &date);
+                peer.send(json)
+            }
+            EventText::Request | EventText::Later(_) => {
+                let request = exchange.request();
+                let (first, rest) = request.split_at(forward::behind_first_line(request));
+                let length = request.len() + line.len();
+                write_reply(peer.output(), &head, Some((length, &id)), &date);
+                peer.output().extend_from_slice(&[first, &line].concat());
+                peer.send(rest)
+            }
+        };
+        let sent = sent.and_then(|()| peer.flush());
+        peer.state = State::Device(Device::PollReply(PollReply::with_event(
+            outgoing.event,
+            head.keep,
+            before,
+            held,
+        )));
+        self.told(cx, poll, sent);
+        true
+    }
+
+    /// What a request is as an event in this encoding; `None`: the exchange is gone.
+    fn event_text(
+        &self,
+        outgoing: &Outgoing<'_>,
+        accepts: Encoding,
+        line: &[u8],
+        held: &mut Held,
+    ) -> Option<Result<EventText, Refusal>> {
+        let exchange = self.exchanges.get(outgoing.key)?;
+        if accepts == Encoding::Message {
+            return Some(Ok(EventText::Request));
+        }
+        let collected = exchange.collected();
+        if let Some(whole) = collected.as_ref().filter(|whole| whole.len() > JSON_INLINE_MAX) {
+            return Some(Ok(EventText::Later(whole.clone())));
+        }
+        // A head alone is bounded, and counted in the buffer that it is written to.
+        let held = collected.is_some().then_some(held);
+        let (mut json, id) = (Vec::new(), id_text(&outgoing.event));
+        let request = with_line(exchange.request(), line);
+        let written = write_event(&mut json, &id, &request, held, &self.own_limits);
+        Some(written.map(|()| EventText::Json(json)))
+    }
+
+    /// Has a helper write a long event in JSON. The poll waits for it, and the request counts as
+    /// handed out.
+    fn tell_later(
+        &mut self,
+        cx: &mut Connections<State>,
+        poll: Id,
+        outgoing: &Outgoing<'_>,
+        later: LaterEvent,
+    ) -> bool {
+        let (remote, limits, event) =
+            (self.remote.clone(), self.own_limits.clone(), outgoing.event);
+        let submitted = self.json_workers.submit(move || {
+            let LaterEvent { whole, line, mut held } = later;
+            let (mut json, id) = (Vec::new(), id_text(&event));
+            let request = with_line(&whole, &line);
+            let written = write_event(&mut json, &id, &request, Some(&mut held), &limits);
+            drop(request);
+            drop(whole);
+            remote.send(Command::Encoded { poll, event, json: written.map(|()| (json, held)) });
+        });
+        if !submitted {
+            let why = "too many long messages are being written as JSON; try again later";
+            self.no_room_for_event(cx, outgoing, &Refusal::new(503, why));
+            return false;
+        }
+        let Some(registration) = cx.registration(poll) else { return false };
+        let Some(parked) = self.take_poll(cx, poll) else { return false };
+        let Parked { head, owner } = *parked;
+        self.note_handed(cx, outgoing, owner, registration);
+        if let Some(peer) = cx.get_mut(poll) {
+            peer.state =
+                State::Device(Device::PollReply(PollReply::later(event, head, peer.written())));
+        }
+        let at = cx.after(self.settings.limits.body_silence_timeout);
+        cx.set_deadline(poll, Some(at));
+        true
+    }
+
+    /// A helper has written an event.
+    pub(in crate::gateway) fn encoded(
+        &mut self,
+        cx: &mut Connections<State>,
+        poll: Id,
+        event: MessageId,
+        json: Result<(Vec<u8>, Held), Refusal>,
+    ) {
+        let Some(reply) = cx.poll_reply_mut(poll) else {
+            return;
+        }; // the poll is gone
+        if reply.event != Some(event) {
+            return;
+        }
+        let Some(head) = reply.later.take() else { return };
+        let (json, held) = match json {
+            Ok(written) if self.events.get(&event).is_some() => written,
+            Ok(_) => return self.tell_nothing(cx, poll, &head), // nobody asks any more
+            Err(refusal) => {
+                self.tell_nothing(cx, poll, &head);
+                let handed = self.events.get(&event);
+                let handed = handed.map(|handed| (handed.downstream, handed.name.clone()));
+                if let (Some((downstream, name)), Some(key)) = (handed, self.answered(cx, &event)) {
+                    let outgoing = Outgoing { event, key, downstream, name: &name };
+                    self.no_room_for_event(cx, &outgoing, &refusal);
+                }
+                return;
+            }
+        };
+        let date = cx.date().to_owned();
+        let Some(peer) = cx.get_mut(poll) else { return };
+        let written = peer.written();
+        write_reply(peer.output(), &head, Some((json.len(), &id_text(&event))), &date);
+        let sent = peer.send_whole(json).and_then(|()| peer.flush());
+        peer.state = State::Device(Device::PollReply(PollReply::with_event(
+            event, head.keep, written, held,
+        )));
+        self.told(cx, poll, sent);
+    }
+
+    /// There is no memory to write a request as an event, now (503) or ever (413).
+    fn no_room_for_event(
+        &mut self,
+        cx: &mut Connections<State>,
+        outgoing: &Outgoing<'_>,
+        refusal: &Refusal,
+    ) {
+        let retry_after = (refusal.status == 503).then_some(1);
+        self.give_up(
+            cx,
+            outgoing.downstream,
+            outgoing.key,
+            &LocalAnswer { retry_after, ..LocalAnswer::new(refusal.status, &refusal.reason) },
+        );
+    }
+
+    /// An event is in the hand of whoever polled.
+    fn note_handed(
+        &mut self,
+        cx: &mut Connections<State>,
+        outgoing: &Outgoing<'_>,
+        owner: Holder,
+        registration: Arc<Registration>,
+    ) {
+        let Outgoing { event, key, downstream, name } = *outgoing;
+        let until = cx.after(self.waits(key).first_byte.time);
+        self.exchanges.get_mut(key).into_iter().for_each(|exchange| exchange.observed.attached());
+        let handed = Handed {
+            key,
+            downstream,
+            name: name.into(),
+            owner,
+            registration,
+            until,
+            told: false,
+            repeated: false,
+            present: true,
+        };
+        match self.events.hand(event, handed) {
+            Given::First => {
+                self.stats.events.fetch_add(1, Relaxed);
+                self.registry.event_begins(name, until);
+            }
+            Given::Back => self.registry.event_is_back(name),
+            Given::Again => {}
+        }
+        if let Some(Asking { event: place, .. }) = cx.asking_mut(downstream) {
+            *place = Some(event);
+        }
+        let until = self.events.get(&event).map(|handed| handed.until); // of the first time
+        cx.set_deadline(downstream, until);
+    }
+
+    /// Takes a held poll out of line; whoever takes it answers it.
+    pub(in crate::gateway) fn take_poll(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+    ) -> Option<Box<Parked>> {
+        let peer = cx.get_mut(id)?;
+        let registration = match &peer.state {
+            State::Device(Device::Held { registration, hold: Hold::Poll(_) }) => {
+                registration.clone()
+            }
+            _ => return None,
+        };
+        let taken = std::mem::replace(&mut peer.state, BETWEEN_POLLS);
+        self.unpark(cx, id, &registration);
+        match taken {
+            State::Device(Device::Held { hold: Hold::Poll(parked), .. }) => Some(parked),
+            _ => None,
+        }
+    }
+
+    pub(in crate::gateway) fn unpark(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        registration: &Registration,
+    ) {
+        self.stats.polls.fetch_sub(1, Relaxed);
+        for name in self.registry.unpark(registration, id, cx.now()) {
+            let at = cx.after(self.settings.limits.poll_gap);
+            self.set_alarm(cx, at, Alarm::PollGap(name));
+        }
+    }
+
+    /// A mailbox may have been without a poll for too long.
+    pub(in crate::gateway) fn poll_gap(&mut self, cx: &mut Connections<State>, name: Arc<str>) {
+        match self.registry.poll_gap(&name, cx.now()) {
+            Gap::None => {}
+            Gap::In(rest) => {
+                let at = cx.after(rest);
+                self.set_alarm(cx, at, Alarm::PollGap(name));
+            }
+            Gap::Over(left, 0) => self
+                .gone(&left, &CloseCause::Absent.because("it did not come again within poll_gap")),
+            // All its polls may be at work for longer than anybody waits; whoever reads the log
+            // wants to know.
+            Gap::Over(left, n) => {
+                let text =
+                    format!("it did not come again within poll_gap; requests in its hand: {n}");
+                self.gone(&left, &CloseReason::new(CloseCause::Absent, text));
+            }
+        }
+    }
+
+    /// An event's answer is here: nothing of the event is left. The exchange that asked, where it
+    /// still waits.
+    pub(in crate::gateway) fn answered(
+        &mut self,
+        cx: &mut Connections<State>,
+        event: &MessageId,
+    ) -> Option<Key> {
+        let Handed { key, downstream, name, registration, present, .. } =
+            self.events.take(event)?;
+        self.registry.cancel_wait(&name, Waiter::Exchange(key));
+        if let Some(Asking { event, .. }) = cx.asking_mut(downstream) {
+            *event = None;
+        }
+        if self.registry.event_ends(&name, present) {
+            self.feed(cx, &registration);
+        }
+        self.close_idle_devices(cx);
+        self.exchanges.get(key).filter(|e| e.is_waiting()).map(|_| key)
+    }
+}

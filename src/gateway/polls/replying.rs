@@ -1,0 +1,137 @@
+//! Writes replies to polls, and goes on behind them.
+
+use crate::engine::connections::{Connections, Id};
+use crate::gateway::device_head::DeviceHead;
+use crate::gateway::polls::reply::{PollReply, cors_fields, write_head, write_reply};
+use crate::gateway::state::{BETWEEN_POLLS, Device, GatewayRole, State, States};
+use crate::proto::turn;
+
+impl GatewayRole {
+    /// Nothing came for as long as a poll is held.
+    pub(in crate::gateway) fn poll_expired(&mut self, cx: &mut Connections<State>, id: Id) {
+        if let Some(parked) = self.take_poll(cx, id) {
+            self.tell_nothing(cx, id, &parked.head);
+        }
+    }
+
+    pub(in crate::gateway) fn tell_nothing(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        head: &DeviceHead,
+    ) {
+        let date = cx.date().to_owned();
+        let Some(peer) = cx.get_mut(id) else { return };
+        let written = peer.written();
+        write_reply(peer.output(), head, None, &date);
+        peer.state = State::Device(Device::PollReply(PollReply::small(head.keep, written)));
+        let sent = peer.flush();
+        self.told(cx, id, sent);
+    }
+
+    /// A page that the operator lists asks whether it may post.
+    pub(in crate::gateway) fn answer_preflight(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        origin: &str,
+        keep: bool,
+    ) {
+        let date = cx.date().to_owned();
+        let Some(peer) = cx.get_mut(id) else { return };
+        let written = peer.written();
+        let mut fields = vec![
+            ("Date", date.as_str()),
+            ("Access-Control-Allow-Methods", "POST"),
+            (
+                "Access-Control-Allow-Headers",
+                "Accept, Authorization, Content-Type, PTTH-Message-ID, PTTH-Session",
+            ),
+            ("Access-Control-Allow-Private-Network", "true"),
+            ("Access-Control-Max-Age", "600"),
+            ("Cache-Control", "no-store"),
+            turn::MARK,
+        ];
+        fields.extend(cors_fields(Some(origin)));
+        fields.extend((!keep).then_some(("Connection", "close")));
+        write_head(peer.output(), 204, &fields);
+        peer.state = State::Device(Device::PollReply(PollReply::small(keep, written)));
+        let sent = peer.flush();
+        self.told(cx, id, sent);
+    }
+
+    /// Goes on writing a reply.
+    pub(in crate::gateway) fn tell_ready(&mut self, cx: &mut Connections<State>, id: Id) {
+        let is_unwritten = cx.poll_reply(id).is_some_and(PollReply::is_unwritten);
+        let Some(peer) = cx.get_mut(id) else { return };
+        let sent = match peer.is_broken() {
+            true => Err(std::io::ErrorKind::BrokenPipe.into()),
+            false if is_unwritten => return, // there is nothing to write yet
+            false => peer.flush(),
+        };
+        self.told(cx, id, sent);
+    }
+
+    pub(in crate::gateway) fn tell_expired(&mut self, cx: &mut Connections<State>, id: Id) {
+        if cx.poll_reply(id).is_some_and(PollReply::is_unwritten) {
+            return self.told(cx, id, Err(std::io::ErrorKind::TimedOut.into()));
+        }
+        let Some(peer) = cx.get_mut(id) else { return };
+        peer.try_to_write(); // a socket says only late that it has room
+        match peer.flush() {
+            Ok(false) => self.told(cx, id, Err(std::io::ErrorKind::TimedOut.into())),
+            sent => self.told(cx, id, sent),
+        }
+    }
+
+    /// How far a reply is written.
+    pub(in crate::gateway) fn told(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        sent: std::io::Result<bool>,
+    ) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        let written = peer.written();
+        let Some(reply) = cx.poll_reply(id) else { return };
+        let (event, keep, began) = (reply.event, reply.keep, written > reply.written);
+        match sent {
+            Ok(false) => {
+                let at = cx.after(self.settings.limits.body_silence_timeout);
+                cx.set_deadline(id, Some(at));
+            }
+            Ok(true) => {
+                self.go_on(cx, id, keep);
+                if let Some(Device::Head { told, .. }) = cx.device_mut(id) {
+                    *told = event;
+                }
+                if let Some(event) = event {
+                    self.event_told(cx, event);
+                }
+            }
+            Err(e) => {
+                log_names!(Debug, "a poll could not be answered: {e}");
+                cx.close(id);
+                if let Some(event) = event {
+                    self.event_not_told(cx, event, began);
+                }
+            }
+        }
+    }
+
+    /// A device's connection after a reply.
+    fn go_on(&mut self, cx: &mut Connections<State>, id: Id, keep: bool) {
+        if !keep || (self.lifecycle.is_draining() && !self.events.are_in_hand()) {
+            return self.linger(cx, id);
+        }
+        let Some(peer) = cx.get_mut(id) else { return };
+        peer.state = BETWEEN_POLLS;
+        peer.settle();
+        let more = peer.has_input();
+        let at = cx.after(self.settings.limits.idle_visitor_timeout);
+        cx.set_deadline(id, Some(at));
+        if more {
+            cx.again(id);
+        }
+    }
+}

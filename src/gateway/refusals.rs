@@ -1,0 +1,89 @@
+//! Refusals on the devices' port.
+
+use std::time::Instant;
+
+use crate::engine::connections::{Connections, Id};
+use crate::gateway::polls::reply::cors_fields;
+use crate::gateway::state::{Device, GatewayRole, Hold, State, States};
+use crate::relay::LocalAnswer;
+
+pub(super) const EARLY: &str =
+    "bytes came after the offer or poll and before its answer; wait for the answer";
+pub(super) const STOPPING: &str = "this gateway is stopping; dial again";
+pub(super) const REPLACED: &str = "a newer session of this device holds the name";
+
+impl GatewayRole {
+    /// Refuses, in a way that a listed page may read, and that nobody keeps.
+    pub(super) fn deny(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        origin: Option<&str>,
+        answer: &LocalAnswer<'_>,
+    ) {
+        let mut fields = answer.fields.to_vec();
+        fields.push(("Cache-Control", "no-store"));
+        fields.extend(cors_fields(origin));
+        self.refuse(cx, id, &LocalAnswer { fields: &fields, ..answer.clone() });
+    }
+
+    /// Refuses what was read as an offer or a poll.
+    pub(super) fn deny_device(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        status: u16,
+        reason: &str,
+        retry_after: Option<u64>,
+    ) {
+        let origin = self.origin_of(cx, id);
+        self.deny(
+            cx,
+            id,
+            origin.as_deref(),
+            &LocalAnswer { retry_after, ..LocalAnswer::new(status, reason) },
+        );
+    }
+
+    pub(super) fn origin_of(&self, cx: &Connections<State>, id: Id) -> Option<String> {
+        match &cx.get(id)?.state {
+            State::Device(Device::Deciding(head)) => head.origin.clone(),
+            State::Device(Device::Held { hold: Hold::Poll(parked), .. }) => {
+                parked.head.origin.clone()
+            }
+            State::Device(Device::PostedAnswer(posted)) => posted.head.origin.clone(),
+            _ => None,
+        }
+    }
+
+    /// A device that cannot stay, since this gateway stops: to the gateway that the operator named,
+    /// or for later.
+    pub(super) fn send_away(&mut self, cx: &mut Connections<State>, id: Id) {
+        // Of an offer that was held only its 101 is kept.
+        let head = cx.deciding(id).or(cx.parked(id).map(|parked| &parked.head));
+        let target = head.map(|head| &head.target);
+        let Some(location) = self
+            .settings
+            .drain_to
+            .as_ref()
+            .zip(target)
+            .map(|(origin, target)| format!("{origin}{target}"))
+        else {
+            return self.deny_device(cx, id, 503, STOPPING, Some(self.away_for(cx.now())));
+        };
+        let origin = self.origin_of(cx, id);
+        let fields = [("Location", location.as_str())];
+        let answer = LocalAnswer {
+            fields: &fields,
+            ..LocalAnswer::new(307, "this gateway is stopping; another one takes this device")
+        };
+        self.deny(cx, id, origin.as_deref(), &answer);
+    }
+
+    /// Whole seconds in which it is no use to dial a gateway that stops: while it gives notice, and
+    /// then some for its successor to start.
+    fn away_for(&self, now: Instant) -> u64 {
+        let left = self.lifecycle.notice_left(now);
+        if left.is_zero() { 5 } else { left.as_secs() + 1 }
+    }
+}
