@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 use std::sync::Weak;
 use std::time::Duration;
 
-/// Tells the holder of an [`Upgraded`] that the connection is about to be cut; clones tell the
+/// Tells the holder of an [`Upgraded`](crate::Upgraded) that the connection is about to be cut; clones tell the
 /// same.
 #[derive(Clone)]
 pub struct Stopping(Arc<(Mutex<Phase>, Condvar)>);
