@@ -6,8 +6,8 @@ import h11
 HEAD_MAX = 1 << 17
 
 
-def told(bytes):
-    return bytes(bytes).hex() or "-"
+def told(data):
+    return bytes(data).hex() or "-"
 
 
 def message(event, out):
@@ -28,19 +28,19 @@ def body(event, out):
     return True
 
 
-def requests(bytes, out):
-    while bytes:
-        bytes = one_request(bytes, out)
+def requests(data, out):
+    while data:
+        data = one_request(data, out)
 
 
-def one_request(bytes, out):
+def one_request(data, out):
     """What is behind the request, which has a connection of its own: so it does not matter that h11 ends each one of HTTP/1.0, where
     those who ask may go on (RFC 9112 appendix C.2.2), nor that it skips no empty line before a request (section 2.2)."""
-    bytes = bytes.removeprefix(b"\r\n")
-    if not bytes:
-        return bytes
+    data = data.removeprefix(b"\r\n")
+    if not data:
+        return data
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_MAX)
-    connection.receive_data(bytes)
+    connection.receive_data(data)
     keeps = True
     while True:
         event = connection.next_event()
@@ -64,21 +64,21 @@ def one_request(bytes, out):
             return bytes(connection.trailing_data[0])
 
 
-def responses(methods, end, bytes, out):
+def responses(methods, end, data, out):
     for method in methods:
-        bytes = one_response(method, end, bytes, out)
-        if not bytes:
+        data = one_response(method, end, data, out)
+        if not data:
             return
     out.append("x bytes behind the response")
 
 
-def one_response(method, end, bytes, out):
+def one_response(method, end, data, out):
     """What is behind the response. Each has a connection of its own, as with requests."""
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_MAX)
     connection.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
     connection.send(h11.EndOfMessage())
-    if bytes:
-        connection.receive_data(bytes)
+    if data:
+        connection.receive_data(data)
     if end:
         connection.receive_data(b"")
     while True:
@@ -97,13 +97,13 @@ def one_response(method, end, bytes, out):
 
 for line in sys.stdin:
     kind, *words = line.split()
-    bytes = b"" if words[-1] == "-" else bytes.fromhex(words[-1])
+    data = b"" if words[-1] == "-" else bytes.fromhex(words[-1])
     out = []
     try:
         if kind == "Q":
-            requests(bytes, out)
+            requests(data, out)
         else:
-            responses(words[0].split(","), words[1] == "1", bytes, out)
+            responses(words[0].split(","), words[1] == "1", data, out)
     except h11.ProtocolError as error:
         incomplete = "without sending complete message body" in str(error) or "unexpectedly" in str(error)
         out.append("i" if incomplete else f"x {error}".replace("\n", " "))
