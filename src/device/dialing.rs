@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use crate::close_reason::CloseCause;
 use crate::close_reason::CloseReason;
-use crate::device::DeviceEventKind;
 use crate::device::backoff::RETRY_AFTER_MAX;
 use crate::device::backoff::random;
 use crate::device::dial::DIAL;
 use crate::device::dial::Dial;
+use crate::device::events::DeviceEventKind;
 use crate::device::gateways::GatewayTarget;
 use crate::device::group::Standing;
 use crate::device::lookups::Found;
@@ -317,11 +317,10 @@ impl DeviceRole {
 
     /// What was found out about one gateway says nothing of the next.
     fn forget_mode(&mut self) {
-        (self.fell_back, self.encoding, self.plain_until, self.hung_up, self.beaten) =
-            (false, None, None, None, false);
+        self.mode.reset();
+        (self.encoding, self.hung_up, self.beaten) = (None, None, false);
         (self.troubled, self.no_tunnel_until) = (0, None);
-        (self.holds, self.brief, self.doubt.since, self.doubt.swallowed, self.doubt.again) =
-            (false, 0, None, false, false);
+        (self.holds, self.brief, self.doubt.since, self.doubt.again) = (false, 0, None, false);
     }
 
     /// How long nothing is dialled after a failure. Attempts that fail together are one failure,

@@ -12,8 +12,6 @@ pub(super) struct Doubt {
     /// Polls beside the links that came to nothing, in a row: the next one waits twice as long.
     pub(super) tries: u32,
     pub(super) alarmed: bool,
-    /// They carry nothing: polls go without `Upgrade` until the way in is lost.
-    pub(super) swallowed: bool,
-    /// That was so before, in this run: the next links are doubted at once.
+    /// They carried nothing before, in this run: the next links are doubted at once.
     pub(super) again: bool,
 }

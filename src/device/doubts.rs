@@ -72,9 +72,8 @@ impl DeviceRole {
     pub(super) fn give_up_links(&mut self, cx: &mut Connections<State>) {
         const WHY: CloseReason =
             CloseCause::Silent.because("nothing ever came over it, where polls are answered");
-        (self.doubt.since, self.doubt.tries, self.doubt.swallowed, self.doubt.again) =
-            (None, 0, true, true);
-        self.fell_back = true;
+        (self.doubt.since, self.doubt.tries, self.doubt.again) = (None, 0, true);
+        self.mode.swallow();
         self.poll_alone();
         let url = self.home().url.clone();
         log_names!(

@@ -1,293 +1,47 @@
-//! The device as the event loop drives it: what each event, deadline and command leads to.
-
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::Weak;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+//! What a device tells the program that reads its events.
 
 use crate::close_reason::CloseCause;
-use crate::close_reason::CloseReason;
-use crate::device::command::Command;
-use crate::device::dial::DIAL;
-use crate::device::dial::DOUBT;
-use crate::device::dial::LOCALS;
-use crate::device::dial::LOOKUP;
-use crate::device::dial::STOP;
-use crate::device::dial::Stage;
-use crate::device::link::Link;
-use crate::device::links::STOPS;
-use crate::device::pool::Local;
-use crate::device::role::DeviceRole;
-use crate::device::state::State;
-use crate::device::state::find_lingering;
-use crate::engine::Role;
-use crate::engine::connections::Connections;
-use crate::engine::connections::Id;
-use crate::engine::slab::Key;
-use crate::engine::slab::Slab;
-use crate::relay;
-use crate::relay::Exchange;
-use crate::relay::LocalAnswer;
-use crate::relay::Relaying;
-use crate::relay::Rules;
-use crate::stream::HandshakeError;
-use crate::stream::Stream;
+use crate::proto::turn::Transport;
 
-impl DeviceRole {
-    pub(super) fn drain(&mut self, cx: &mut Connections<State>, time: Duration) {
-        self.draining = true;
-        self.shared.stopping.store(true, Relaxed);
-        self.shared.upgrades.stop(true);
-        let at = cx.after(time);
-        cx.alarm(at, STOP);
-        self.drain_slots(cx);
-        let dials = self.call_off_dials(cx);
-        self.shared.dialing.fetch_sub(dials, Relaxed);
-        for id in cx.ids() {
-            match cx.get(id).map(|p| &p.state) {
-                Some(State::Dial(dial)) if dial.slot.is_none() => {
-                    cx.close(id);
-                    self.shared.dialing.fetch_sub(1, Relaxed);
-                }
-                Some(State::Link(Link { exchange: None, slot, .. })) if !self.works(*slot) => {
-                    self.link_gone(cx, id, STOPS)
-                }
-                Some(State::Local(Local::Idle)) => cx.close(id),
-                Some(State::Lingering(_)) => {
-                    relay::hurry_lingering(cx, id, &self.limits, find_lingering)
-                }
-                Some(State::Link(Link { exchange: Some(key), .. })) => {
-                    if let Some(exchange) = self.exchanges.get_mut(*key) {
-                        exchange.hurry();
-                    }
-                    cx.again(id); // its deadline may be nearer now
-                }
-                _ => {}
-            }
-        }
-        self.settle_transport(cx, "", Some(&STOPS));
-        self.top_up(cx); // an answer may have waited for a dial that has just ended
-    }
-
-    pub(super) fn stop(&mut self, cx: &mut Connections<State>) {
-        self.stopped = true;
-        for key in self.slots.keys() {
-            self.drop_slot(cx, key, "the device stops");
-        }
-        for stream in self.leases.values().filter_map(Weak::upgrade) {
-            if let Err(e) = stream.shutdown(std::net::Shutdown::Both) {
-                log_names!(Debug, "a lent link was already closed: {e}");
-            }
-        }
-        for id in cx.ids() {
-            cx.close(id);
-        }
-    }
+/// What a [`DeviceEvent`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceEventKind {
+    /// The gateway reaches this device, or reaches it in another way than before; `detail` says how
+    /// (`PTTH/1.0 turn`, `COMET json`).
+    Connected,
+    /// The gateway holds the offer (204): it turns when somebody asks.
+    Waiting,
+    /// The last link or poll is gone, and no offer is held by a gateway that is known to hold them;
+    /// `detail` says why. The device dials again.
+    Disconnected,
+    /// An attempt failed; `detail` says why. The device tries again after its back-off.
+    Failed,
+    /// A link ended; the device dials another where one is wanted. With the last one `Disconnected`
+    /// follows.
+    Ended,
+    /// The gateway refused with this status.
+    Refused {
+        /// 401, 403, 404 or 410.
+        status: u16,
+    },
 }
 
-impl Role for DeviceRole {
-    type State = State;
-    type Command = Command;
-
-    fn accepted(&mut self, _: &mut Connections<State>, _: usize, _: Stream, from: SocketAddr) {
-        log::error!("a device has no listener, yet {from} was accepted"); // cannot be: it is given none
-    }
-
-    fn secured(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        outcome: Result<(), HandshakeError>,
-    ) {
-        match outcome {
-            Ok(()) => self.offer(cx, id),
-            Err(broken) => {
-                self.end_dial(cx, id, &format!("no TLS with the gateway: {}", broken.text), None)
-            }
-        }
-    }
-
-    fn ready(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(peer) = cx.get(id) else { return };
-        match &peer.state {
-            State::Racing(_) => self.racer_ready(cx, id),
-            State::Dial(_) => self.dial_ready(cx, id),
-            State::Link(Link { exchange: Some(key), .. }) => {
-                let key = *key;
-                if self.has_local_line() {
-                    self.serve_locals(cx);
-                }
-                relay::advance(self, cx, key);
-            }
-            State::Link(_) => self.link_ready(cx, id),
-            State::Bridge(slot) => self.bridge_ready(cx, *slot, id),
-            State::Local(_) => self.local_ready(cx, id),
-            State::Lingering(_) => self.step_lingering(cx, id),
-        }
-    }
-
-    fn expired(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(peer) = cx.get(id) else { return };
-        match &peer.state {
-            State::Racing(_) => self.racer_expired(cx, id),
-            State::Dial(dial) => match dial.stage {
-                Stage::Connecting => self.end_dial(cx, id, "nothing was written to it", None), // cannot be: whoever takes it writes
-                Stage::Tunnelling { .. } => self.tunnel_is_late(cx, id),
-                Stage::Securing => self.end_dial(
-                    cx,
-                    id,
-                    "the TLS handshake was not over within handshake_timeout",
-                    None,
-                ),
-                Stage::Offered { .. } => self.reply_is_late(cx, id),
-                Stage::Reading(_) => self.end_dial(
-                    cx,
-                    id,
-                    "the gateway's reply stopped half-way for body_silence_timeout",
-                    None,
-                ),
-                Stage::Pausing { keep } => self.paused(cx, id, keep),
-                Stage::Resting => {}
-            },
-            State::Link(Link { exchange: Some(key), .. }) => {
-                let key = *key;
-                match self.exchanges.get(key).is_some_and(Exchange::is_waiting) {
-                    true => self.local_queue_waited(cx, key), // a race for its connection keeps the time itself
-                    false => relay::expired(self, cx, key),
-                }
-            }
-            State::Link(Link { began: true, .. }) => self.answer_link(
-                cx,
-                id,
-                &LocalAnswer::new(408, "the request head was not whole within head_timeout"),
-            ),
-            State::Link(_) if peer.pending() > 0 => self.answer_expired(cx, id),
-            State::Link(_) => self.link_gone(
-                cx,
-                id,
-                CloseCause::Silent.because("nothing came for as long as silence allows"),
-            ),
-            State::Bridge(_) => {}
-            // Whoever asked has gone, so the exchange keeps its time here.
-            State::Local(Local::Busy { key, .. }) => {
-                let key = *key;
-                relay::expired(self, cx, key);
-            }
-            State::Local(_) => self.close_local(cx, id),
-            State::Lingering(_) => cx.close(id),
-        }
-    }
-
-    fn alarm(&mut self, cx: &mut Connections<State>, key: u64) {
-        match key {
-            DIAL => self.top_up(cx),
-            LOOKUP => self.lookups_are_late(cx),
-            DOUBT => {
-                self.doubt.alarmed = false;
-                self.doubt_links(cx);
-            }
-            LOCALS => self.locals_are_late(cx),
-            _ => self.stop(cx),
-        }
-    }
-
-    fn command(&mut self, cx: &mut Connections<State>, command: Command) {
-        match command {
-            Command::TopUp => self.top_up(cx),
-            Command::CallersWait(callers) => {
-                self.callers_wait(cx.now(), callers);
-                self.top_up(cx);
-            }
-            Command::Retry => {
-                self.not_before = None;
-                (self.doubt.swallowed, self.doubt.again) = (false, false);
-                self.succeeded();
-                self.plan.homes.hurry();
-                self.hurry_slots(cx.now());
-                self.top_up(cx);
-            }
-            Command::SetTls(connector) => self.plan.tls = Some(connector),
-            Command::Resolved { number, found } => self.resolved(cx, number, &found),
-            Command::Back { number, back } => {
-                let (stream, unread, link) = *back;
-                self.back(cx, number, stream, &unread, link);
-            }
-            Command::Gone { number, link, why } => {
-                if self.leases.remove(&number).is_some() {
-                    self.count_out(cx, &link, why);
-                }
-            }
-            Command::Farewell { number, link, dialled } => {
-                if self.leases.remove(&number).is_some() {
-                    self.replace(cx, link);
-                }
-                let _ = dialled.send(()); // whoever waits may have gone on
-            }
-            Command::Ping(reply) => drop(reply.send(())), // whoever asked may have given up
-            Command::Drain(time) if !self.draining => self.drain(cx, time),
-            Command::Drain(time) => {
-                let at = cx.after(time); // the earlier end holds
-                cx.alarm(at, STOP);
-            }
-        }
-    }
-
-    fn finished(&self, cx: &Connections<State>) -> bool {
-        self.stopped
-            || (self.draining && cx.len() == 0 && self.slots.len() == 0 && self.leases.is_empty())
-    }
-}
-
-impl Relaying for DeviceRole {
-    fn exchanges(&mut self) -> &mut Slab<Exchange> {
-        &mut self.exchanges
-    }
-
-    fn rules(&self) -> Arc<Rules> {
-        self.rules.clone()
-    }
-
-    fn free(&mut self, cx: &mut Connections<State>, link: Id, reusable: Result<(), CloseReason>) {
-        self.local_free(cx, link, reusable);
-    }
-
-    fn retry(&mut self, cx: &mut Connections<State>, key: Key) {
-        self.find_local(cx, key);
-    }
-
-    fn next(&mut self, cx: &mut Connections<State>, downstream: Id, keep: bool) {
-        self.relayed(cx, downstream);
-        match keep && !self.draining {
-            true => self.link_idle(cx, downstream),
-            false => self.link_ends(
-                cx,
-                downstream,
-                CloseCause::LastMessage.because("its last message said so"),
-            ),
-        }
-    }
-
-    fn answer(&mut self, cx: &mut Connections<State>, downstream: Id, answer: &LocalAnswer<'_>) {
-        self.answer_link(cx, downstream, answer);
-    }
-
-    fn downstream_gone(&mut self, cx: &mut Connections<State>, downstream: Id, reset: bool) {
-        self.relayed(cx, downstream);
-        let Some(State::Link(link)) = cx.get(downstream).map(|p| &p.state) else { return };
-        let link = *link;
-        match reset {
-            true => cx.reset(downstream),
-            false => cx.close(downstream),
-        }
-        self.count_out(cx, &link, CloseCause::Cut.because("an exchange on it failed half-way"));
-    }
-
-    fn memory_left(&self, cx: &Connections<State>) -> usize {
-        self.limits.memory_bytes_max.saturating_sub(cx.held())
-    }
-
-    fn callers_wait(&self, _: &Connections<State>, _: Id) -> bool {
-        false // the pool of local connections has no queue
-    }
+/// Something happened between a device and its gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceEvent {
+    /// What.
+    pub kind: DeviceEventKind,
+    /// The name the device registers.
+    pub name: String,
+    /// The URL of the gateway concerned.
+    pub url: String,
+    /// More, in words.
+    pub detail: String,
+    /// How the gateway reaches the device, with [`Connected`](DeviceEventKind::Connected).
+    pub transport: Option<Transport>,
+    /// The reason as one of a closed list, with [`Ended`](DeviceEventKind::Ended) and
+    /// [`Disconnected`](DeviceEventKind::Disconnected).
+    pub end: Option<CloseCause>,
 }

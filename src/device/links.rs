@@ -13,10 +13,10 @@ use crossbeam_channel::TrySendError;
 
 use crate::close_reason::CloseCause;
 use crate::close_reason::CloseReason;
-use crate::device::DeviceEventKind;
 use crate::device::backoff::random;
 use crate::device::dial::PACE;
 use crate::device::dial::QUICK_MAX;
+use crate::device::events::DeviceEventKind;
 use crate::device::lease::CLOSED;
 use crate::device::lease::Lease;
 use crate::device::lease::Ticket;
@@ -87,7 +87,7 @@ impl DeviceRole {
             return self.drop_slot(cx, key, "the way in leads through another gateway of the list");
         }
         if let (Some(key), true) = (slot, self.shared.links.load(Relaxed) >= self.shared.max()) {
-            self.fell_back = false;
+            self.mode.decide(false);
             return self.drop_slot(
                 cx,
                 key,
@@ -98,8 +98,8 @@ impl DeviceRole {
         peer.state = State::Link(Link { held, ..Link::new(None, now) });
         cx.set_deadline(id, None);
         self.shared.links.fetch_add(1, Relaxed);
-        (self.welcomed, self.fell_back, self.answered, self.troubled) =
-            (true, false, !self.doubtful, 0);
+        self.mode.decide(false);
+        (self.welcomed, self.answered, self.troubled) = (true, !self.doubtful, 0);
         if !matches!(self.service, Service::Listen(_)) {
             self.doubt.since.get_or_insert(now); // what `listen()` gives out the loop does not see
         }

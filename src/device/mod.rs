@@ -14,8 +14,10 @@
 //! | `burst.rs` | how many dials may wait for their answers |
 //! | `demand.rs` | how many links and polls beyond MIN are wanted |
 //! | `doubt.rs` | whether turned connections carry anything |
+//! | `events.rs` | what a device tells its program |
 //! | `files.rs` | a directory's files (`files/beneath.rs` opens them) |
 //! | `link.rs` | a turned connection, as the loop knows it |
+//! | `mode.rs` | links or polls, with or without the offer of an upgrade |
 //! | `no_proxy.rs` | hosts that are dialled without a proxy |
 //! | `pool.rs` | connections to the local server |
 //! | `reply.rs` | a reply of the fallback, while its body arrives |
@@ -50,7 +52,7 @@
 //! | `simulated.rs` | a device for the simulation |
 //! | `tunnel.rs` | CONNECT as a stage of the dial |
 //! | `answers.rs` | events, the virtual links and the POSTs of their answers |
-//! | `events.rs` | what the loop's events, deadlines and commands lead to |
+//! | `event_loop.rs` | what the loop's events, deadlines and commands lead to |
 //! | `suspicions.rs` | signs that an `Upgrade` does not get through |
 //! | `polls.rs` | which polls there are, and what their replies mean |
 
@@ -65,6 +67,7 @@ mod dial;
 mod dialing;
 mod doubt;
 mod doubts;
+mod event_loop;
 mod events;
 #[cfg(feature = "files")]
 mod files;
@@ -76,6 +79,7 @@ mod link;
 mod links;
 mod locals;
 mod lookups;
+mod mode;
 mod no_proxy;
 mod offers;
 mod plan;
@@ -115,7 +119,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use http::{Request, Response, StatusCode};
 
-use crate::close_reason::{CloseCause, EndCounts};
+use crate::close_reason::EndCounts;
 use crate::device::command::Command;
 use crate::device::counters::Counters;
 use crate::device::gateways::{GatewayList, GatewayTarget};
@@ -140,68 +144,10 @@ use crate::stream::{Shared, Stream, TimedStream};
 #[cfg(feature = "tls")]
 use crate::tls::DeviceTls;
 
+pub use events::{DeviceEvent, DeviceEventKind};
+pub use plan::OnRefusal;
 pub use stopping::Stopping;
 pub use upgrade::{Upgraded, upgrade};
-
-/// What a device does when its very first offer is answered 401, 403, 404 or 410. A gateway of ours
-/// marks its answers (`Proxy-Status: ptth`); one without the mark may come of a balancer or proxy
-/// on the way, which is not ready yet. A 401 with `WWW-Authenticate: Bearer` counts as marked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OnRefusal {
-    /// Come back later, at about the longest back-off: the gateway's operator may still be setting
-    /// things up.
-    #[default]
-    Retry,
-    /// Stop, with the refusal as the error, where it is the gateway's own; come back otherwise,
-    /// after the usual pauses.
-    Stop,
-    /// Stop at any of them, whoever gave it: for gateways that do not mark their answers.
-    StopOnAny,
-}
-
-/// What a [`DeviceEvent`] tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DeviceEventKind {
-    /// The gateway reaches this device, or reaches it in another way than before; `detail` says how
-    /// (`PTTH/1.0 turn`, `COMET json`).
-    Connected,
-    /// The gateway holds the offer (204): it turns when somebody asks.
-    Waiting,
-    /// The last link or poll is gone, and no offer is held by a gateway that is known to hold them;
-    /// `detail` says why. The device dials again.
-    Disconnected,
-    /// An attempt failed; `detail` says why. The device tries again after its back-off.
-    Failed,
-    /// A link ended; the device dials another where one is wanted. With the last one `Disconnected`
-    /// follows.
-    Ended,
-    /// The gateway refused with this status.
-    Refused {
-        /// 401, 403, 404 or 410.
-        status: u16,
-    },
-}
-
-/// Something happened between a device and its gateway.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DeviceEvent {
-    /// What.
-    pub kind: DeviceEventKind,
-    /// The name the device registers.
-    pub name: String,
-    /// The URL of the gateway concerned.
-    pub url: String,
-    /// More, in words.
-    pub detail: String,
-    /// How the gateway reaches the device, with [`Connected`](DeviceEventKind::Connected).
-    pub transport: Option<Transport>,
-    /// The reason as one of a closed list, with [`Ended`](DeviceEventKind::Ended) and
-    /// [`Disconnected`](DeviceEventKind::Disconnected).
-    pub end: Option<CloseCause>,
-}
 
 /// Counters of a device, over all its gateways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -1275,15 +1221,4 @@ impl TimedStream for Accepted {
     fn reset_when_dropped(&self) {
         self.stream.will_reset();
     }
-}
-
-/// What a handler's panic is answered with.
-fn internal_error() -> Response<Body> {
-    let mut response = Response::new(Body::from("the device's handler failed\n"));
-    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-    response.headers_mut().insert(
-        http::header::CONTENT_TYPE,
-        http::HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    response
 }

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use crate::device::DeviceEventKind;
-use crate::device::OnRefusal;
 use crate::device::backoff::random;
 use crate::device::backoff::retry_after;
 use crate::device::dial::Dial;
 use crate::device::dial::PACE;
 use crate::device::dial::QUICK_MAX;
 use crate::device::dial::Stage;
+use crate::device::events::DeviceEventKind;
 use crate::device::group::Standing;
+use crate::device::plan::OnRefusal;
 use crate::device::role::DeviceRole;
 use crate::device::state::State;
 use crate::device::state::dial_stage;
@@ -379,7 +379,7 @@ impl DeviceRole {
             }
             (Verdict::Later { status, .. }, _) => {
                 if status == 426 && !upgrade {
-                    self.plain_until = None; // it takes offers alone: what hung up on them was something else
+                    self.mode.end_plain(); // it takes offers alone: what hung up on them was something else
                 }
                 self.later(cx, id, status, reply.retry_after);
             }

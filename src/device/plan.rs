@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use crate::device::OnRefusal;
 use crate::device::gateways::GatewayList;
 use crate::device::lease::Lease;
 use crate::device::proxy::Proxy;
@@ -16,6 +15,23 @@ use crate::proto::turn::Encoding;
 use crate::proto::turn::Fallback;
 use crate::proto::turn::OfferPlan;
 use crate::stream::Connector;
+
+/// What a device does when its very first offer is answered 401, 403, 404 or 410. A gateway of ours
+/// marks its answers (`Proxy-Status: ptth`); one without the mark may come of a balancer or proxy
+/// on the way, which is not ready yet. A 401 with `WWW-Authenticate: Bearer` counts as marked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnRefusal {
+    /// Come back later, at about the longest back-off: the gateway's operator may still be setting
+    /// things up.
+    #[default]
+    Retry,
+    /// Stop, with the refusal as the error, where it is the gateway's own; come back otherwise,
+    /// after the usual pauses.
+    Stop,
+    /// Stop at any of them, whoever gave it: for gateways that do not mark their answers.
+    StopOnAny,
+}
 
 /// Who answers what comes over the links.
 #[derive(Clone)]

@@ -40,27 +40,19 @@ use crate::proto::body::Decoder;
 use crate::proto::head::LineEnds;
 use crate::proto::head::are_line_ends;
 use crate::proto::turn::Encoding;
-use crate::proto::turn::Fallback;
 use crate::proto::turn::Naming;
 
 impl DeviceRole {
     /// Whether polls are wanted rather than links.
     pub(super) fn is_polling(&self, now: Instant) -> bool {
-        self.fell_back
-            || self.doubt.swallowed
-            || self.plan.fallback == Fallback::Only
-            || self.plain_until.is_some_and(|until| now < until)
-            || self.polls_through_proxy(&self.plan.homes.current().url, now)
+        self.mode.polls(now) || self.polls_through_proxy(&self.plan.homes.current().url, now)
     }
 
     /// Whether the next request offers the turn.
     pub(super) fn offers_turn(&self, slot: Option<Key>, now: Instant) -> bool {
         let plain =
             slot.and_then(|key| self.slots.get(key)).is_some_and(|slot| slot.plain || slot.beside);
-        !plain
-            && !self.doubt.swallowed
-            && self.plan.fallback != Fallback::Only
-            && self.plain_until.is_none_or(|until| now >= until)
+        !plain && self.mode.offers_upgrade(now)
     }
 
     /// Attempts on their way whose end is not known, those of polls that were answered before
@@ -533,7 +525,9 @@ impl DeviceRole {
         let wanted =
             (self.is_polling(now) || short || (beside && self.doubt.since.is_some())) && has_room;
         let wanted = wanted && self.takes(&home) && !self.draining();
-        self.fell_back |= wanted && !beside;
+        if wanted && !beside {
+            self.mode.decide(true);
+        }
         if event.is_none() && !wanted {
             self.doubt.tries += u32::from(beside && self.doubt.since.is_some()); // not at once again
             match slot {

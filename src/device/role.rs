@@ -11,8 +11,6 @@ use crossbeam_channel::TrySendError;
 
 use crate::close_reason::CloseCause;
 use crate::close_reason::CloseReason;
-use crate::device::DeviceEvent;
-use crate::device::DeviceEventKind;
 use crate::device::answer::Past;
 use crate::device::backoff::Backoff;
 use crate::device::burst::Burst;
@@ -21,9 +19,12 @@ use crate::device::counters::Counters;
 use crate::device::counters::WAYS;
 use crate::device::demand::Demand;
 use crate::device::doubt::Doubt;
+use crate::device::events::DeviceEvent;
+use crate::device::events::DeviceEventKind;
 use crate::device::gateways::GatewayTarget;
 use crate::device::group::LoopGroup;
 use crate::device::lookups::Lookups;
+use crate::device::mode::Mode;
 use crate::device::plan::Plan;
 use crate::device::plan::Service;
 use crate::device::pool::Locals;
@@ -92,12 +93,9 @@ pub(crate) struct DeviceRole {
     pub(super) transport: Option<Transport>,
     pub(super) slots: Slab<Slot>,
     pub(super) past: Past,
-    /// The latest decisive reply was the fallback's, not a 101.
-    pub(super) fell_back: bool,
+    pub(super) mode: Mode,
     /// The encoding that the fallback's replies showed.
     pub(super) encoding: Option<Encoding>,
-    /// Polls go without `Upgrade` until then: something on the way does not stand it.
-    pub(super) plain_until: Option<Instant>,
     /// When an offer was last ended without a byte of an answer, with no answer to any since.
     pub(super) hung_up: Option<Instant>,
     /// The proxy does not open tunnels to where the gateway is; until then it gets polls in
@@ -136,7 +134,7 @@ impl DeviceRole {
             // connection, are wanted for others.
             downstream_may_half_close: false,
         };
-        let idle = limits.worker_idle_timeout;
+        let (idle, mode) = (limits.worker_idle_timeout, Mode::new(plan.fallback));
         DeviceRole {
             // A link is one job at most, so the queue takes all that there can be.
             workers: Workers::new(
@@ -177,9 +175,8 @@ impl DeviceRole {
             transport: None,
             slots: Slab::new(),
             past: Past::default(),
-            fell_back: false,
+            mode,
             encoding: None,
-            plain_until: None,
             hung_up: None,
             no_tunnel_until: None,
             troubled: 0,
@@ -283,7 +280,7 @@ impl DeviceRole {
                     text,
                     why.map(|why| why.end),
                 );
-                self.doubt.swallowed = false; // the next way may be another
+                self.mode.end_swallowed(); // the next way may be another
                 self.begin_again(cx);
             }
             Some(Transport::Turn) => self.tell(

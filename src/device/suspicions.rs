@@ -40,14 +40,14 @@ impl DeviceRole {
     /// once.
     pub(super) fn poll_instead(&mut self, cx: &mut Connections<State>, id: Id, why: &str) {
         let now = cx.now();
-        if self.plain_until.is_none_or(|until| now >= until) {
+        if !self.mode.is_plain(now) {
             log_names!(
                 Info,
                 "{why}: polling without Upgrade for {} s (turn_retry)",
                 self.limits.turn_retry.as_secs_f32()
             );
         }
-        self.plain_until = Some(cx.after(self.limits.turn_retry));
+        self.mode.go_plain(cx.after(self.limits.turn_retry));
         self.ask_without_upgrade(cx, id, None);
     }
 
@@ -108,7 +108,7 @@ impl DeviceRole {
                 "something on the way refuses offers of a turn with {status}: polling without Upgrade for {} s (turn_retry)",
                 time.as_secs_f32()
             );
-            self.plain_until = Some(cx.after(time));
+            self.mode.go_plain(cx.after(time));
         }
     }
 }

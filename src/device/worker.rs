@@ -53,7 +53,7 @@ pub(super) fn answer_with(
                         log::error!(
                             "a handler returned 101, which was not asked for; its request is answered with 500"
                         );
-                        link.respond(crate::device::internal_error())
+                        link.respond(internal_error())
                     }
                     Ok(()) if taker.is_some() => return take_over(link, ticket, busy, taker),
                     sent => sent,
@@ -104,13 +104,24 @@ fn ask_handler(handler: &Handler, request: Request<Body>) -> (Response<Body>, Op
                     "a handler returned the interim status {}; its request is answered with 500",
                     response.status()
                 );
-                return (crate::device::internal_error(), None);
+                return (internal_error(), None);
             }
             (response, taker)
         }
         Err(_) => {
             log::error!("a handler panicked; its request is answered with 500");
-            (crate::device::internal_error(), None)
+            (internal_error(), None)
         }
     }
+}
+
+/// What a handler's panic is answered with.
+fn internal_error() -> Response<Body> {
+    let mut response = Response::new(Body::from("the device's handler failed\n"));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
 }
