@@ -17,10 +17,13 @@ pub(crate) mod histogram;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Sender, TrySendError};
 
 use crate::close_reason::CloseCause;
 use crate::observe::histogram::{Fixed, Recent};
+use crate::proto::head::RequestHead;
 use crate::proto::turn::Transport;
 
 /// Requests of one device that are remembered.
@@ -56,31 +59,61 @@ impl Observer {
     }
 
     /// A request for this device has begun.
-    pub(crate) fn request(
+    pub(crate) fn request(&self, name: &str, head: &RequestHead<'_>, visit: &Visit) -> Observed {
+        let path = head.target.split(['?', '#']).next().unwrap_or_default();
+        let detail = self.records().then(|| Detail::of(name, head, visit));
+        self.begin(name, (head.method, path), visit.from, detail)
+    }
+
+    /// A program has taken a link of this device for an exchange.
+    pub(crate) fn lease(&self, name: &str) -> Observed {
+        self.begin(name, ("", "(program)"), None, None)
+    }
+
+    fn begin(
         &self,
         name: &str,
-        method: &str,
-        target: &str,
+        (method, path): (&str, &str),
         from: Option<IpAddr>,
+        detail: Option<Box<Detail>>,
     ) -> Observed {
         let Some(table) = &self.0 else { return Observed::default() };
-        let now = Instant::now();
-        let path = target.split(['?', '#']).next().unwrap_or_default();
-        let known = self.table().and_then(|mut table| table.begin(name));
+        let device = self.table().and_then(|mut table| table.begin(name));
         Observed(Some(Box::new(Exchanged {
             table: table.clone(),
-            device: known,
+            device,
             method: cut(method, 16),
             path: cut(path, PATH_BYTES_MAX),
             from,
-            began: now,
+            began: Instant::now(),
             attached: None,
             first_byte: None,
             status: 0,
             to_device: 0,
             from_device: 0,
             failure: None,
+            detail,
         })))
+    }
+
+    /// A request that no device gets was answered.
+    pub(crate) fn refused(&self, head: &RequestHead<'_>, visit: &Visit, status: u16) {
+        let Some(mut table) = self.table() else { return };
+        let mut record = Detail::of("", head, visit).record;
+        record.status = status;
+        table.tell(record);
+    }
+
+    /// Whether somebody reads records.
+    pub(crate) fn records(&self) -> bool {
+        self.table().is_some_and(|table| table.records.is_some())
+    }
+
+    /// Sends a record of each request there.
+    pub(crate) fn record(&self, to: Sender<ExchangeRecord>) {
+        if let Some(mut table) = self.table() {
+            (table.records, table.missed) = (Some(to), 0);
+        }
     }
 
     /// A device of this name gave a sign of life.
@@ -134,6 +167,96 @@ pub(crate) struct OfferSeen {
     pub(crate) certificate: Option<Box<str>>,
 }
 
+/// Who asks, and how the request is called in logs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Visit {
+    pub(crate) from: Option<IpAddr>,
+    pub(crate) request_id: Option<String>,
+}
+
+/// A request that is over, for an access log.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ExchangeRecord {
+    /// When it was over.
+    pub at: SystemTime,
+    /// The device that it was for; empty where it was for none.
+    pub device: String,
+    /// Who asked, behind trusted proxies; `None`: a program.
+    pub visitor: Option<IpAddr>,
+    /// Its method, as it came.
+    pub method: String,
+    /// Its target, as it came: with its query.
+    pub target: String,
+    /// The minor version: HTTP/1.`minor`.
+    pub minor: u8,
+    /// Its `Host`; empty where there is none.
+    pub host: String,
+    /// Its `Referer`, where there is one.
+    pub referer: Option<String>,
+    /// Its `User-Agent`, where there is one.
+    pub user_agent: Option<String>,
+    /// Its `X-Request-Id`, a trusted proxy's or made here, as the device got it.
+    pub request_id: Option<String>,
+    /// What it was answered; 0: nothing.
+    pub status: u16,
+    /// Bytes of its body, and of a tunnel to the device.
+    pub to_device: u64,
+    /// Bytes of its answer's body, and of a tunnel from the device.
+    pub from_device: u64,
+    /// How long it waited for a link or a poll.
+    pub waited: Duration,
+    /// From the link to the head of the device's response; `None`: there was none.
+    pub first_byte: Option<Duration>,
+    /// In all.
+    pub took: Duration,
+    /// The number of its link; `None`: it had none, or a poll took it.
+    pub link: Option<u64>,
+    /// It was sent again on another link.
+    pub retried: bool,
+    /// Why it failed: a [`CloseCause`], or an error type of RFC 9209.
+    pub failure: Option<&'static str>,
+    /// Records that were lost before this one because nobody read them in time.
+    pub missed: u64,
+}
+
+/// What is kept of a request for its record.
+struct Detail {
+    record: ExchangeRecord,
+}
+
+impl Detail {
+    fn of(device: &str, head: &RequestHead<'_>, visit: &Visit) -> Box<Detail> {
+        let text = |name| {
+            let value = head.fields.get(name)?;
+            Some(String::from_utf8_lossy(value).into_owned())
+        };
+        let record = ExchangeRecord {
+            at: SystemTime::now(),
+            device: device.to_owned(),
+            visitor: visit.from,
+            method: head.method.to_owned(),
+            target: head.target.to_owned(),
+            minor: head.minor,
+            host: text("Host").unwrap_or_default(),
+            referer: text("Referer"),
+            user_agent: text("User-Agent"),
+            request_id: visit.request_id.clone(),
+            status: 0,
+            to_device: 0,
+            from_device: 0,
+            waited: Duration::ZERO,
+            first_byte: None,
+            took: Duration::ZERO,
+            link: None,
+            retried: false,
+            failure: None,
+            missed: 0,
+        };
+        Box::new(Detail { record })
+    }
+}
+
 /// An exchange that is watched, or not.
 #[derive(Default)]
 pub(crate) struct Observed(Option<Box<Exchanged>>);
@@ -152,14 +275,18 @@ struct Exchanged {
     to_device: u64,
     from_device: u64,
     failure: Option<&'static str>,
+    detail: Option<Box<Detail>>,
 }
 
 impl Observed {
     /// A link or a poll has taken the request.
-    pub(crate) fn attached(&mut self) {
-        if let Some(exchange) = &mut self.0 {
-            exchange.attached.get_or_insert_with(Instant::now);
+    pub(crate) fn attached(&mut self, link: Option<u64>) {
+        let Some(exchange) = &mut self.0 else { return };
+        if let Some(detail) = &mut exchange.detail {
+            detail.record.retried |= exchange.attached.is_some() && detail.record.link != link;
+            detail.record.link = link;
         }
+        exchange.attached.get_or_insert_with(Instant::now);
     }
 
     /// The head of the device's response is here.
@@ -281,6 +408,21 @@ impl Counts {
 }
 
 impl Exchanged {
+    fn complete(&self, detail: Detail, took: Duration, waited: Duration) -> ExchangeRecord {
+        let attached = self.attached.unwrap_or(self.began);
+        ExchangeRecord {
+            at: SystemTime::now(),
+            status: self.status,
+            to_device: self.to_device,
+            from_device: self.from_device,
+            waited,
+            first_byte: self.first_byte.map(|first| first.saturating_duration_since(attached)),
+            took,
+            failure: self.failure,
+            ..detail.record
+        }
+    }
+
     fn is_error(&self) -> bool {
         self.failure.is_some() || self.status >= 500
     }
@@ -368,6 +510,8 @@ pub(crate) struct Table {
     generations: u64,
     pub(crate) totals: Totals,
     pub(crate) start: Instant,
+    records: Option<Sender<ExchangeRecord>>,
+    missed: u64,
 }
 
 impl Table {
@@ -381,6 +525,8 @@ impl Table {
             generations: 0,
             totals: Totals::default(),
             start: now,
+            records: None,
+            missed: 0,
         }
     }
 
@@ -421,6 +567,9 @@ impl Table {
         let took = now.saturating_duration_since(exchange.began);
         let waited = exchange.attached.unwrap_or(now).saturating_duration_since(exchange.began);
         let minute = self.minute(now);
+        if let Some(detail) = exchange.detail.take() {
+            self.tell(exchange.complete(*detail, took, waited));
+        }
         let totals = &mut self.totals;
         totals.in_progress = totals.in_progress.saturating_sub(1);
         totals.counts.add(exchange);
@@ -454,6 +603,16 @@ impl Table {
             waited,
             failure: exchange.failure,
         });
+    }
+
+    /// Nobody is waited for who does not read.
+    fn tell(&mut self, record: ExchangeRecord) {
+        let Some(records) = &self.records else { return };
+        match records.try_send(ExchangeRecord { missed: self.missed, ..record }) {
+            Ok(()) => self.missed = 0,
+            Err(TrySendError::Full(_)) => self.missed += 1,
+            Err(TrySendError::Disconnected(_)) => self.records = None,
+        }
     }
 
     fn seen(&mut self, name: &str) {
@@ -531,6 +690,8 @@ impl Table {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::limits::Limits;
+    use crate::proto::head;
 
     fn up(observer: &Observer, name: &str) {
         observer.changed(name, "up", "PTTH/1.0", Some(Transport::Turn), None);
@@ -540,22 +701,28 @@ mod tests {
         observer.changed(name, "down", "closed", None, Some(CloseCause::Closed));
     }
 
+    fn asked(observer: &Observer, name: &str, target: &str) -> Observed {
+        let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let head = head::request(text.as_bytes(), &Limits::default(), head::LineEnds::Crlf);
+        observer.request(name, &head.unwrap().unwrap(), &Visit::default())
+    }
+
     #[test]
     fn an_exchange_is_counted_where_it_ends_however_it_ends() {
         let observer = Observer::on(10);
         up(&observer, "lamp");
-        let mut fine = observer.request("lamp", "GET", "/status?token=secret", None);
-        fine.attached();
+        let mut fine = asked(&observer, "lamp", "/status?token=secret");
+        fine.attached(Some(1));
         fine.answered(200);
         fine.received(7);
         assert_eq!(observer.table().unwrap().get("lamp").unwrap().in_progress, 1);
         drop(fine);
-        let mut late = observer.request("lamp", "POST", "/on", None);
+        let mut late = asked(&observer, "lamp", "/on");
         late.sent(3);
         late.failed("late", 504);
         late.failed("stopped", 0);
         drop(late);
-        drop(observer.request("nobody", "GET", "/", None));
+        drop(asked(&observer, "nobody", "/"));
         let table = observer.table().unwrap();
         let row = table.get("lamp").unwrap();
         assert_eq!((row.counts.requests, row.counts.errors, row.in_progress), (2, 1, 0));
@@ -575,7 +742,7 @@ mod tests {
         }
         down(&observer, "b");
         down(&observer, "a");
-        let orphan = observer.request("b", "GET", "/", None);
+        let orphan = asked(&observer, "b", "/");
         up(&observer, "d");
         assert!(observer.table().unwrap().get("b").is_none());
         drop(orphan); // its row is another's now
@@ -591,9 +758,9 @@ mod tests {
     fn what_is_remembered_of_a_device_is_bounded() {
         let observer = Observer::on(3);
         up(&observer, "lamp");
-        let path = format!("/é{}", "x".repeat(1000));
+        let path = format!("/{}", "x".repeat(1000));
         for _ in 0..100 {
-            drop(observer.request("lamp", "GET", &path, None));
+            drop(asked(&observer, "lamp", &path));
             observer.changed("lamp", "ended", &"y".repeat(1000), Some(Transport::Turn), None);
         }
         let table = observer.table().unwrap();
@@ -610,7 +777,7 @@ mod tests {
     fn an_observer_that_is_off_remembers_nothing() {
         let observer = Observer::default();
         up(&observer, "lamp");
-        let observed = observer.request("lamp", "GET", "/", None);
+        let observed = asked(&observer, "lamp", "/");
         assert!(observed.in_progress(Instant::now()).is_none() && observer.table().is_none());
     }
 }

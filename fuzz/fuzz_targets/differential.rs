@@ -115,7 +115,8 @@ fuzz_target!(|bytes: &[u8]| {
         via: Some("ptth"),
         keep_underscore: false,
         upgrade: false,
-    };
+        request_id: None,
+};
     if forward(&mut wire, &head, framing, &rules).is_err() {
         return;
     }

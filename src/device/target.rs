@@ -104,6 +104,7 @@ pub(super) fn plan_exchange(
         keep_underscore: true,
         drop_authorization: false, // the gateway has dropped what it does not trust
         upgrade: relay::wants_upgrade(request, framing),
+        request_id: None,
     };
     let mut text = Vec::with_capacity(request.len + 64);
     forward::request(&mut text, request, framing, &rules)?;

@@ -88,7 +88,7 @@ impl GatewayRole {
         }
     }
 
-    fn is_trusted(&self, from: IpAddr) -> bool {
+    pub(super) fn is_trusted(&self, from: IpAddr) -> bool {
         self.settings.trusted.iter().any(|network| network.contains(from))
     }
 

@@ -68,6 +68,8 @@ use crate::proto::turn::{Name, Transport};
 use crate::relay::{Wait, Waits};
 use crate::stream::{GatewayTls, Shared, Stream};
 
+#[cfg(feature = "admin")]
+pub use crate::observe::ExchangeRecord;
 pub use builder::GatewayBuilder;
 pub use events::{Event, EventKind};
 pub use offer::{Grant, Offer, Reject};
@@ -325,6 +327,24 @@ impl Gateway {
             .unwrap_or_else(PoisonError::into_inner)
             .as_ref()
             .is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// A record of each request that is over, from now on, for an access log. At most `most` wait
+    /// to be read, then they are lost, and the next one says how many. Requests get an
+    /// `X-Request-Id` from then on. Called again, the earlier receiver ends.
+    ///
+    /// # Errors
+    /// The gateway does not [observe](GatewayBuilder::observe), or was stopped.
+    #[cfg(feature = "admin")]
+    pub fn records(&self, most: usize) -> Result<Receiver<ExchangeRecord>, Error> {
+        if !self.observes {
+            return Err(Error::usage(
+                "records() of a gateway that does not observe; say GatewayBuilder::observe(true)",
+            ));
+        }
+        let (to, records) = bounded(most.max(1));
+        self.command(Command::Observe(observation::Question::Records { to }))?;
+        Ok(records)
     }
 
     /// Whether it was started to [observe](GatewayBuilder::observe).

@@ -17,8 +17,12 @@ use crate::gateway::offer::Offer;
 use crate::gateway::registry::{Load, Registration};
 use crate::gateway::state::{Device, GatewayRole, Hold, State, States};
 use crate::observe::{
-    Change, Counts, Done, Minute, OFFER_TEXT_MAX, Observed, OfferSeen, Row, Totals, cut,
+    Change, Counts, Done, ExchangeRecord, Minute, OFFER_TEXT_MAX, Observed, OfferSeen, Row, Totals,
+    Visit, cut,
 };
+use crate::proto::forward::REQUEST_ID;
+use crate::proto::forwarded::ProxyClaims;
+use crate::proto::head::Fields;
 use crate::proto::turn::Transport;
 
 /// Devices of one piece of a list.
@@ -27,6 +31,9 @@ const ROWS_MAX: usize = 256;
 const LINKS_MAX: usize = 2_048;
 /// Routes of one answer.
 const ROUTES_MAX: usize = 4_096;
+
+/// Longest `X-Request-Id` of a trusted proxy, in bytes; a longer one is replaced.
+const REQUEST_ID_BYTES_MAX: usize = 128;
 
 const DISCONNECTED: &str = "an operator disconnected the device";
 
@@ -48,6 +55,10 @@ pub(crate) enum Question {
     },
     Process {
         reply: Sender<Process>,
+    },
+    /// Records of requests, from now on, instead of an earlier such channel.
+    Records {
+        to: Sender<ExchangeRecord>,
     },
     Routes {
         reply: Sender<Vec<String>>,
@@ -131,9 +142,31 @@ impl GatewayRole {
             }
             Question::Process { reply } => drop(reply.send(self.process(cx))),
             Question::Routes { reply } => drop(reply.send(self.listeners.rows(ROUTES_MAX))),
+            Question::Records { to } => self.observer.record(to),
             Question::Disconnect { name, reply } => drop(reply.send(self.disconnect(cx, &name))),
             Question::DrainDevice { name, reply } => drop(reply.send(self.drain_device(cx, &name))),
         }
+    }
+
+    /// Who asks, and under which id; that costs something only where there is an access log.
+    pub(super) fn visit(
+        &self,
+        fields: &Fields<'_>,
+        from: IpAddr,
+        said: Option<&ProxyClaims<'_>>,
+    ) -> Visit {
+        if !self.observer.is_on() {
+            return Visit { from: Some(from), request_id: None };
+        }
+        let told = said.and_then(|said| said.visitor(|hop| self.is_trusted(hop)));
+        let request_id = self.observer.records().then(|| {
+            let came = fields.get(REQUEST_ID).and_then(|id| std::str::from_utf8(id).ok());
+            match came.filter(|id| said.is_some() && is_request_id(id)) {
+                Some(id) => id.to_owned(),
+                None => random_id(),
+            }
+        });
+        Visit { from: Some(told.unwrap_or(from)), request_id }
     }
 
     /// Notes what the offer or poll says of the device that was let in.
@@ -159,8 +192,8 @@ impl GatewayRole {
 
     /// A link that program code takes for one exchange, of which no more is known than its time.
     pub(super) fn observe_lease(&self, registration: &Registration) -> Observed {
-        let mut observed = self.observer.request(registration.name(), "", "(program)", None);
-        observed.attached();
+        let mut observed = self.observer.lease(registration.name());
+        observed.attached(None);
         observed
     }
 
@@ -322,6 +355,19 @@ impl GatewayRole {
             told += 1;
         }
         told
+    }
+}
+
+/// What a trusted proxy may call a request.
+fn is_request_id(id: &str) -> bool {
+    (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn random_id() -> String {
+    let mut bytes = [0; 16];
+    match crate::engine::random::fill(&mut bytes) {
+        Ok(()) => format!("{:032x}", u128::from_be_bytes(bytes)),
+        Err(_) => "-".to_owned(), // the log of such a system has larger problems
     }
 }
 

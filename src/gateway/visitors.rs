@@ -14,6 +14,7 @@ use crate::gateway::state::{
     Asking, GatewayRole, SHORT_OF_MEMORY, State, States, Visitor, VisitorListener,
 };
 use crate::gateway::tokens::{CHALLENGES, Digest};
+use crate::observe::Visit;
 use crate::proto::body::Framing;
 use crate::proto::forward::{self, Destination, Forwarded, RequestRules};
 use crate::proto::forwarded::ProxyClaims;
@@ -119,7 +120,8 @@ impl GatewayRole {
                     "this gateway answers OPTIONS * itself; ask for a path to reach a device";
                 self.answer_visitor(cx, id, &LocalAnswer { keep, ..LocalAnswer::new(200, text) });
             }
-            Asked::Forward { exchange, .. } if self.is_short_of_memory(cx) => {
+            Asked::Forward { mut exchange, .. } if self.is_short_of_memory(cx) => {
+                exchange.observed.failed("short-of-memory", 503);
                 let (to_head, keep) = (exchange.is_head(), exchange.may_keep_asker());
                 let answer = LocalAnswer {
                     to_head,
@@ -169,10 +171,36 @@ impl GatewayRole {
                 peer.keep(&bytes[request.len..]);
                 let to_head = request.method == "HEAD";
                 match FramedRequest::of(request) {
-                    Ok(request) => self.plan(id, &request, &face, now),
+                    Ok(request) => {
+                        let asked = self.plan(id, &request, &face, now);
+                        self.observe_unforwarded(&request, &face, &asked);
+                        asked
+                    }
                     Err(refusal) => Asked::Refused { refusal, to_head, keep: false },
                 }
             }
+        }
+    }
+
+    /// A request that no device gets is in the access log all the same, but for those of a load
+    /// balancer.
+    fn observe_unforwarded(
+        &self,
+        request: &FramedRequest<'_>,
+        face: &VisitorListener,
+        asked: &Asked,
+    ) {
+        let VisitorListener::Visitors { from, trusted, .. } = face else { return };
+        let status = match asked {
+            Asked::Refused { refusal, .. } => refusal.status,
+            Asked::Redirect { .. } => 308,
+            Asked::Server { .. } => 200,
+            _ => return,
+        };
+        if self.observer.records() {
+            let said = trusted.then(|| ProxyClaims::read(&request.fields));
+            let visit = self.visit(&request.fields, *from, said.as_ref());
+            self.observer.refused(request, &visit, status);
         }
     }
 
@@ -261,6 +289,7 @@ impl GatewayRole {
             said: said.as_ref(),
             element: self.settings.forwarded_element,
         };
+        let visit = self.visit(&request.fields, from, said.as_ref());
         let rules = RequestRules {
             target: &target,
             host: to.authority,
@@ -270,6 +299,7 @@ impl GatewayRole {
             keep_underscore: self.settings.keep_underscore,
             drop_authorization: digest.is_some(),
             upgrade: relay::wants_upgrade(request, framing),
+            request_id: visit.request_id.as_deref(),
         };
         let mut head = Vec::with_capacity(request.len + 192);
         match forward::request(&mut head, request, framing, &rules) {
@@ -280,8 +310,7 @@ impl GatewayRole {
             Ok(()) => {
                 let mut exchange =
                     Box::new(Exchange::new(id, request, framing, head, &self.settings.limits, now));
-                exchange.observed =
-                    self.observer.request(&name, request.method, request.target, Some(from));
+                exchange.observed = self.observer.request(&name, request, &visit);
                 if let Some(Terms { waits, place }) = terms {
                     (exchange.waits, exchange.place) = (waits, Some(place));
                 }
@@ -355,6 +384,7 @@ impl GatewayRole {
                 keep_underscore: true,
                 drop_authorization: false,
                 upgrade: false,
+                request_id: None,
             };
             forward::request(&mut head, request, framing, &rules)
         });
@@ -368,8 +398,7 @@ impl GatewayRole {
             Ok(()) => {
                 let mut exchange =
                     Box::new(Exchange::new(id, request, framing, head, &self.settings.limits, now));
-                exchange.observed =
-                    self.observer.request(name, request.method, request.target, None);
+                exchange.observed = self.observer.request(name, request, &Visit::default());
                 Asked::Forward { exchange, name: name.to_owned(), token: None }
             }
         }

@@ -16,6 +16,9 @@ use crate::proto::framed::FramedRequest;
 
 pub use crate::proto::forwarded::Forwarded;
 
+/// By which a request is found again in the logs of those it passed.
+pub const REQUEST_ID: &str = "X-Request-Id";
+
 /// How a request is forwarded.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestRules<'a> {
@@ -37,6 +40,8 @@ pub struct RequestRules<'a> {
     /// The request's offer of another protocol goes on: `Upgrade`, without `h2c`, and `Connection:
     /// Upgrade`. Default: both go.
     pub upgrade: bool,
+    /// `X-Request-Id`, in place of what came; `None`: what came goes on.
+    pub request_id: Option<&'a str>,
 }
 
 /// Appends the head of the request as it is forwarded, in HTTP/1.1. Order, spelling and bytes of
@@ -93,12 +98,18 @@ fn request_lines(
         if rules.prefix.is_some() && same_name(field.name, "x-forwarded-prefix") {
             continue;
         }
+        if rules.request_id.is_some() && same_name(field.name, REQUEST_ID) {
+            continue;
+        }
         if rules.drop_authorization && same_name(field.name, "authorization") {
             continue;
         }
         if rules.keep_underscore || !field.name.contains('_') {
             push_field(out, field.name, field.value);
         }
+    }
+    if let Some(id) = rules.request_id {
+        write_field(out, REQUEST_ID, id.as_bytes())?;
     }
     if takes_trailers && head.fields.lists("te", "trailers") {
         push_field(out, "TE", b"trailers");

@@ -250,6 +250,19 @@ impl<'a> ProxyClaims<'a> {
         }
     }
 
+    /// The visitor, as far as addresses are believed: the nearest one that no trusted proxy has.
+    pub fn visitor(&self, is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+        let mut farthest = None;
+        for hop in self.hops.rsplit(", ") {
+            let address = hop.parse().ok()?; // `unknown`: nor is anything before it
+            if !is_trusted(address) {
+                return Some(address);
+            }
+            farthest = Some(address);
+        }
+        farthest
+    }
+
     /// The path prefix that the proxy has taken off; empty: none.
     pub fn prefix(&self) -> &'a str {
         self.prefix

@@ -50,7 +50,7 @@ pub(crate) fn attach_with<R: Relaying>(
     let now = cx.now();
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
     exchange.clocks.progress = now;
-    exchange.observed.attached();
+    exchange.observed.attached(Some(link.bits() as u64));
     let (mark, before) =
         cx.get(link).map_or((0, 0), |connection| (connection.mark(), connection.pending()));
     exchange.phase = Phase::Sending(Upstream::Link { id: link, mark, before });

@@ -584,3 +584,269 @@ fn chromium_sees_a_device_come_work_and_go() {
     assert_eq!(output.next().and_then(Result::ok).as_deref(), Some("ok"));
     assert!(browser.wait().unwrap().success());
 }
+
+// ── Commands ──
+
+#[test]
+fn status_and_health_say_in_a_terminal_what_the_listener_says() {
+    let observed = Observed::start(&[]);
+    let mut link = observed.gateway.link("lamp");
+    let _door = observed.gateway.link("door");
+    exchange(&observed.gateway, &mut link, "/lamp/x");
+    observed.device("lamp", "one request", |device| device["requests"] == 1);
+    let at = observed.admin.to_string();
+    let run = |arguments: &[&str]| Ptth::run(&[arguments, &["--admin", &at]].concat());
+    let (code, out, _) = eventually("a fresh list", || {
+        let run = run(&["status", "--sort=-requests"]);
+        run.1
+            .starts_with("2 devices connected, 2 known, 2 shown; 1 requests (0 errors)")
+            .then_some(run)
+    });
+    let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((code, lines[1][0], lines[2][0], lines[3][0]), (0, "name", "lamp", "door"), "{out}");
+    assert_eq!(lines[2][1..4], ["up", "upgrade", "1"]);
+    let (code, out, _) = run(&["status", "lamp"]);
+    assert!(code == 0 && out.contains("/lamp/x") && out.contains("ups and downs"), "{out}");
+    let (code, out, _) = run(&["status", "--json", "--limit", "1", "--silent-for", "0s"]);
+    let listed: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &listed["found"], &listed["limit"]), (0, &2.into(), &1.into()));
+    let (code, _, error) = run(&["status", "nobody"]);
+    assert!(code == 1 && error.contains("no device of this name"), "{error}");
+    assert_eq!(run(&["health"]).0, 0);
+    assert_eq!(run(&["health", "--live"]).1, "ok");
+    let watched = Ptth::start(&["status", "--watch", "--json", "--admin", &at]);
+    for _ in 0..2 {
+        assert!(watched.line().starts_with("{\"at\":"));
+    }
+    drop(observed);
+    let (code, _, error) = run(&["health"]);
+    assert!(code == 1 && error.contains("is the gateway running with --admin"), "{error}");
+}
+
+#[test]
+fn commands_show_a_token_from_a_file_or_the_environment() {
+    let folder = TempDir::new("admin-command");
+    let (lines, file) = (folder.0.join("tokens"), folder.0.join("token"));
+    let (_, out, _) = Ptth::run(&["token", "*"]);
+    let (token, line) = out.split_once('\n').unwrap();
+    std::fs::write(&lines, line).unwrap();
+    std::fs::write(&file, token).unwrap();
+    let observed = Observed::start(&["--admin-tokens", lines.to_str().unwrap()]);
+    let at = observed.admin.to_string();
+    let (code, _, error) = Ptth::run(&["status", "--admin", &at]);
+    assert!(code == 2 && error.contains("--admin-token-file"), "{error}");
+    let file = file.to_str().unwrap();
+    assert_eq!(Ptth::run(&["status", "--admin", &at, "--admin-token-file", file]).0, 0);
+    let mut command = Ptth::command(&["status"]);
+    let (code, _, error) =
+        Ptth::finish(command.env("PTTH_ADMIN", &at).env("PTTH_ADMIN_TOKEN", token));
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(Ptth::run(&["health", "--admin", &at]).0, 0, "health needs none");
+}
+
+// ── The access log ──
+
+/// A gateway that logs requests into a file.
+struct Logged {
+    gateway: Gateway,
+    folder: TempDir,
+}
+
+impl Logged {
+    #[track_caller]
+    fn start(more: &[&str]) -> Logged {
+        let folder = TempDir::new("access-log");
+        let file = folder.0.join("access.log");
+        let gateway = Gateway::start(&[&["--access-log", file.to_str().unwrap()], more].concat());
+        Logged { gateway, folder }
+    }
+
+    /// The lines of a file, once there are so many.
+    #[track_caller]
+    fn lines(&self, file: &str, most: usize) -> Vec<String> {
+        eventually(&format!("{most} lines in {file}"), || {
+            let text = std::fs::read_to_string(self.folder.0.join(file)).ok()?;
+            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            (lines.len() >= most).then_some(lines)
+        })
+    }
+}
+
+#[test]
+fn the_access_log_has_a_line_for_each_request() {
+    let logged = Logged::start(&[]);
+    let mut link = logged.gateway.link("lamp");
+    let mut visitor = logged.gateway.visitor();
+    visitor.write(
+        "GET /lamp/a?x=1 HTTP/1.1\r\nHost: a\r\nReferer: http://b/\"\r\nUser-Agent: curl/8\r\n\r\n",
+    );
+    link.read_head();
+    link.write(OK);
+    visitor.read_answer("GET").expect_ok("ok");
+    logged.gateway.get("/nobody/").expect_refusal(404);
+    let lines = logged.lines("access.log", 2);
+    let (before, after) = lines[0].split_once(" - - [").unwrap();
+    assert_eq!(before.parse::<std::net::Ipv4Addr>().unwrap().octets()[0], 127);
+    let (date, rest) = after.split_once("] ").unwrap();
+    assert!(date.ends_with(" +0000") && date.len() == "06/Nov/1994:08:49:37 +0000".len(), "{date}");
+    assert_eq!(rest, r#""GET /lamp/a?x=1 HTTP/1.1" 200 2 "http://b/\"" "curl/8""#);
+    assert!(lines[1].ends_with(r#""GET /nobody/ HTTP/1.1" 404 - "-" "-""#), "{}", lines[1]);
+    let logged = Logged::start(&["--access-log-format", "common"]);
+    logged.gateway.visitor().ask("GET /lamp HTTP/1.1\r\nHost: a\r\n\r\n");
+    let lines = logged.lines("access.log", 1);
+    assert!(lines[0].ends_with(r#"+0000] "GET /lamp HTTP/1.1" 308 -"#), "{}", lines[0]);
+}
+
+#[test]
+fn in_json_it_has_everything_and_behind_proxies_the_visitor() {
+    let logged =
+        Logged::start(&["--access-log-format", "json", "--trusted-proxies", "127.0.0.0/8"]);
+    let gateway = &logged.gateway;
+    let mut link = gateway.link("lamp");
+    let mut visitor = gateway.visitor();
+    visitor.write("POST /lamp/a HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 198.51.100.9, 203.0.113.7, 127.0.0.9\r\nX-Request-Id: abc-1\r\nContent-Length: 3\r\n\r\nxyz");
+    assert_eq!(link.read_head().all("x-request-id"), ["abc-1"]);
+    assert_eq!(link.read_exact(3), b"xyz");
+    link.write(OK);
+    visitor.read_answer("POST").expect_ok("ok");
+    let line: Value = serde_json::from_str(&logged.lines("access.log", 1)[0]).unwrap();
+    for (name, value) in [
+        ("device", Value::from("lamp")),
+        ("visitor", "203.0.113.7".into()),
+        ("method", "POST".into()),
+        ("target", "/lamp/a".into()),
+        ("host", "h".into()),
+        ("status", 200.into()),
+        ("bytes_to_device", 3.into()),
+        ("bytes_from_device", 2.into()),
+        ("request_id", "abc-1".into()),
+        ("retried", false.into()),
+        ("failure", Value::Null),
+    ] {
+        assert_eq!(line[name], value, "{name} in {line}");
+    }
+    assert!(line["link"].is_u64() && line["first_byte_ms"].is_number(), "{line}");
+    // A request that fails, and one that is sent again.
+    visitor.write(get("/lamp/b"));
+    link.read_head();
+    drop(link);
+    let mut other = gateway.link("lamp");
+    other.read_head();
+    other.write(OK);
+    visitor.read_answer("GET").expect_ok("ok");
+    let line: Value = serde_json::from_str(&logged.lines("access.log", 2)[1]).unwrap();
+    assert_eq!((&line["retried"], &line["status"]), (&true.into(), &200.into()), "{line}");
+}
+
+#[test]
+fn a_visitors_own_request_id_is_not_believed() {
+    let logged = Logged::start(&["--access-log-format", "json"]);
+    let mut link = logged.gateway.link("lamp");
+    let mut visitor = logged.gateway.visitor();
+    visitor.write(
+        "GET /lamp/a HTTP/1.1\r\nHost: h\r\nX-Request-Id: mine\r\nX-Forwarded-For: 9.9.9.9\r\n\r\n",
+    );
+    let head = link.read_head();
+    let ids = head.all("x-request-id");
+    assert!(ids.len() == 1 && ids[0].len() == 32 && ids[0] != "mine", "{ids:?}");
+    link.write(OK);
+    visitor.read_answer("GET").expect_ok("ok");
+    let line: Value = serde_json::from_str(&logged.lines("access.log", 1)[0]).unwrap();
+    assert_eq!(line["request_id"], ids[0]);
+    assert!(line["visitor"].as_str().unwrap().starts_with("127."));
+    // Without an access log it is the device's business.
+    let gateway = Gateway::start(&[]);
+    let mut link = gateway.link("lamp");
+    gateway.visitor().write("GET /lamp/a HTTP/1.1\r\nHost: h\r\nX-Request-Id: mine\r\n\r\n");
+    assert_eq!(link.read_head().all("x-request-id"), ["mine"]);
+}
+
+#[test]
+fn the_access_log_is_opened_anew_on_sighup_and_whole_at_the_end() {
+    let mut logged = Logged::start(&["--access-log-format", "common", "--drain-timeout", "100ms"]);
+    logged.gateway.get("/nobody/1").expect_refusal(404);
+    logged.lines("access.log", 1);
+    std::fs::rename(logged.folder.0.join("access.log"), logged.folder.0.join("access.1")).unwrap();
+    logged.gateway.process.signal("HUP");
+    logged.gateway.process.expect_stderr("was opened anew");
+    for n in 0..50 {
+        logged.gateway.get(&format!("/nobody/{n}")).expect_refusal(404);
+    }
+    logged.gateway.process.signal("TERM");
+    assert_eq!(logged.gateway.process.exit_code(), 0);
+    assert_eq!(logged.lines("access.log", 50).len(), 50);
+    assert_eq!(logged.lines("access.1", 1).len(), 1);
+}
+
+#[test]
+fn an_access_log_that_nobody_takes_keeps_no_request_waiting() {
+    let folder = TempDir::new("access-fifo");
+    let fifo = folder.0.join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    // Somebody has it open, and reads nothing.
+    let mut reader = std::fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+    let gateway = Gateway::start(&["--access-log", fifo.to_str().unwrap(), "--route", "none"]);
+    let mut visitor = gateway.visitor();
+    for _ in 0..50 {
+        visitor.write(get("/nothing").repeat(200));
+        (0..200).for_each(|_| drop(visitor.read_answer("GET")));
+    }
+    std::thread::spawn(move || {
+        let mut piece = [0; 4096];
+        while reader.read(&mut piece).is_ok_and(|n| n > 0) {}
+    });
+    eventually("it says how many are lost", || {
+        visitor.ask(&get("/nothing"));
+        gateway.process.stderr().contains("requests are not in the access log").then_some(())
+    });
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_is_wrong_usage() {
+    let common = ["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"];
+    let (code, out, error) = Ptth::run(&[&common[..], &["--access-log", "/"]].concat());
+    assert!(code == 2 && out.is_empty() && error.contains("--access-log /"), "{code} {error}");
+}
+
+#[test]
+fn on_standard_output_it_stands_behind_the_ready_lines() {
+    let gateway = Gateway::start(&["--access-log", "-", "--access-log-format", "common"]);
+    gateway.get("/nobody/").expect_refusal(404);
+    assert!(gateway.process.line().ends_with("\"GET /nobody/ HTTP/1.1\" 404 -"));
+}
+
+// ── What monitoring reads ──
+
+/// Words of a text that may be names of metrics.
+fn metrics_in(text: &str) -> Vec<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let mut names: Vec<String> =
+        words.filter(|word| word.starts_with("ptth_")).map(str::to_owned).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_ask_for_metrics_that_there_are() {
+    let observed = Observed::start(&["--metrics-per-device", "1"]);
+    let mut link = observed.gateway.link("lamp");
+    exchange(&observed.gateway, &mut link, "/lamp/");
+    observed.device("lamp", "one request", |device| device["requests"] == 1);
+    let said = eventually("fresh metrics", || {
+        let text = observed.get("/metrics").text();
+        text.contains("ptth_device_latency_seconds{").then_some(metrics_in(&text))
+    });
+    let read = |file: &str| {
+        std::fs::read_to_string(repository(&format!("examples/monitoring/{file}"))).unwrap()
+    };
+    let dashboard = read("dashboard.json");
+    let board: Value = serde_json::from_str(&dashboard).unwrap();
+    assert!(board["panels"].as_array().is_some_and(|panels| panels.len() > 10));
+    for file in [dashboard, read("alerts.yml")] {
+        let asked = metrics_in(&file);
+        assert!(asked.len() > 5);
+        let missing: Vec<&String> = asked.iter().filter(|name| !said.contains(name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+}

@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use reverse_http::proto::turn::Dialect;
 use reverse_http::{Fallback, OnRefusal, TurnMode};
 
+use crate::access_log::AccessLogArgs;
 use crate::admin::AdminArgs;
 use crate::certificates::{DeviceFiles, GatewayFiles};
 use crate::config::duration;
@@ -185,6 +186,8 @@ pub(crate) struct GatewayArgs {
     pub(crate) drain_timeout: Duration,
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
+    #[command(flatten)]
+    pub(crate) access_log: AccessLogArgs,
 }
 
 #[derive(Args)]
@@ -391,7 +394,7 @@ fn turn(text: &str) -> Result<(Option<String>, TurnMode), String> {
 }
 
 /// A duration that is not zero.
-fn some_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
     duration(text).and_then(|time| {
         if time.is_zero() { Err("it must be greater than zero".to_owned()) } else { Ok(time) }
     })

@@ -125,7 +125,7 @@ fn builder(args: &DeviceArgs) -> Result<DeviceBuilder, Failure> {
     for origin in &args.origin {
         builder = builder.origin(origin);
     }
-    if let Some(token) = token(args.token_file.as_deref())? {
+    if let Some(token) = token(args.token_file.as_deref(), "--token-file", "PTTH_TOKEN")? {
         builder = builder.bearer_token(token);
     }
     if let Some(host) = &args.host_header {
@@ -226,8 +226,12 @@ fn log_device_state(device: &DeviceHandle) {
 /// Longest file with a token that is read, in bytes.
 const TOKEN_FILE_MAX: u64 = 64 * 1024;
 
-fn token(file: Option<&str>) -> Result<Option<String>, Failure> {
-    let told = |file: &str, what: &dyn Display| usage(format!("--token-file {file}: {what}"));
+pub(crate) fn token(
+    file: Option<&str>,
+    option: &str,
+    variable: &str,
+) -> Result<Option<String>, Failure> {
+    let told = |file: &str, what: &dyn Display| usage(format!("{option} {file}: {what}"));
     let text = match file {
         Some("-") => files::line_of_stdin().map_err(|what| told("-", &what))?,
         Some(path) => {
@@ -236,10 +240,10 @@ fn token(file: Option<&str>) -> Result<Option<String>, Failure> {
             String::from_utf8(bytes)
                 .map_err(|_| told(path, &"there are bytes that are not UTF-8"))?
         }
-        None => match std::env::var("PTTH_TOKEN") {
+        None => match std::env::var(variable) {
             Ok(token) => token,
             Err(std::env::VarError::NotPresent) => return Ok(None),
-            Err(e) => return Err(usage(format!("PTTH_TOKEN: {e}"))),
+            Err(e) => return Err(usage(format!("{variable}: {e}"))),
         },
     };
     match text.trim_start_matches('\u{feff}').trim() {

@@ -9,7 +9,7 @@ use clap::{Command, CommandFactory, FromArgMatches};
 use crate::{Failure, usage};
 
 /// Read beside the arguments.
-const OTHERS: [&str; 1] = ["PTTH_TOKEN"];
+const OTHERS: [&str; 2] = ["PTTH_ADMIN_TOKEN", "PTTH_TOKEN"];
 
 /// The arguments, and what the environment says where they are silent. Help and mistakes in the
 /// arguments themselves end the process here.

@@ -4,6 +4,7 @@
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use reverse_http::{Error, Gateway, Limits, Routes, Tokens};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use crate::access_log::AccessLog;
 use crate::arguments::{GatewayArgs, Offered};
 use crate::files::{Again, Reading};
 use crate::output::say;
@@ -29,6 +31,7 @@ pub(crate) fn run(args: GatewayArgs) -> Result<(), Failure> {
     let told = watch(Signals::new(SIGNALS).map_err(failed)?);
     let (devices_scheme, visitors_scheme) = prepared.schemes;
     let gateway = Arc::new(prepared.builder.start()?);
+    let access_log = args.access_log.start(&gateway)?;
     let visitors = match prepared.visitors_tls {
         Some(tls) => gateway.relay_tls(&args.visitors, prepared.table, tls)?,
         None => gateway.relay(&args.visitors, prepared.table)?,
@@ -50,11 +53,13 @@ pub(crate) fn run(args: GatewayArgs) -> Result<(), Failure> {
     let (notice, time) = (args.drain_notice, args.drain_timeout);
     let again = {
         let (gateway, supervisor, admin) = (gateway.clone(), supervisor.clone(), admin.clone());
+        let reopen = access_log.as_ref().map(AccessLog::again);
         let fixed = prepared.fixed;
         Again::start("ptth-reload", move || {
             supervisor.reloading();
             read_again(&gateway, visitors, &args, &fixed);
             args.admin.read_again(admin.as_deref());
+            reopen.iter().for_each(|again| again.store(true, SeqCst));
             supervisor.ready(&serving);
         })
     };
@@ -63,6 +68,7 @@ pub(crate) fn run(args: GatewayArgs) -> Result<(), Failure> {
     let notice = if signal == SIGINT { Duration::ZERO } else { notice };
     drain(&gateway, told, &supervisor, notice, time);
     admin.iter().for_each(|admin| admin.stop());
+    access_log.into_iter().for_each(AccessLog::finish);
     Ok(())
 }
 
@@ -102,7 +108,7 @@ impl Prepared {
         let builder = with_access(builder, args)?
             .keep_underscore(args.keep_underscore)
             .forwarded(args.forwarded)
-            .observe(args.admin.is_on());
+            .observe(args.admin.is_on() || args.access_log.is_on());
         let builder = match &args.via {
             Some(via) => builder.via(via)?,
             None => builder,

@@ -7,6 +7,7 @@
 
 #![allow(rustdoc::bare_urls, reason = "the doc comments of the arguments are the text of --help")]
 
+mod access_log;
 mod admin;
 mod arguments;
 mod certificates;
@@ -20,6 +21,7 @@ mod levels;
 mod output;
 mod proxy;
 mod signals;
+mod status;
 mod supervise;
 mod tokens;
 
@@ -30,6 +32,7 @@ use clap::{Parser, Subcommand};
 use reverse_http::Error;
 
 use crate::arguments::{DeviceArgs, GatewayArgs};
+use crate::status::{HealthArgs, StatusArgs};
 
 #[derive(Parser)]
 #[command(
@@ -61,6 +64,10 @@ enum Command {
         /// label below)
         names: String,
     },
+    /// What a gateway's --admin says of its devices, or of one: a table, or JSON
+    Status(StatusArgs),
+    /// Whether a gateway serves, by its --admin: exit code 0, else 1 (for containers)
+    Health(HealthArgs),
     /// Gateway, device and one request in this process: the transcript, live; then exit
     Demo,
 }
@@ -115,6 +122,8 @@ fn run(errors: output::Output) -> Result<(), Failure> {
         Command::Gateway(args) => gateway::run(*args),
         Command::Device(args) => device::run(*args),
         Command::Token { names } => tokens::print_new(&names),
+        Command::Status(args) => status::status(&args),
+        Command::Health(args) => status::health(&args),
         Command::Demo => demo::run(),
     }
 }

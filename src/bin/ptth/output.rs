@@ -97,6 +97,13 @@ pub(crate) fn say(line: impl Display) {
     }
 }
 
+/// Whole lines for whoever started us.
+pub(crate) fn say_lines(lines: &[u8]) {
+    if let Some(out) = STDOUT.get() {
+        out.put(lines.to_vec());
+    }
+}
+
 /// A line for whoever has to mend something.
 pub(crate) fn complain(line: impl Display) {
     if let Some(err) = STDERR.get() {

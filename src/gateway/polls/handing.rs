@@ -341,7 +341,10 @@ impl GatewayRole {
     ) {
         let Outgoing { event, key, downstream, name } = *outgoing;
         let until = cx.after(self.waits(key).first_byte.time);
-        self.exchanges.get_mut(key).into_iter().for_each(|exchange| exchange.observed.attached());
+        self.exchanges
+            .get_mut(key)
+            .into_iter()
+            .for_each(|exchange| exchange.observed.attached(None));
         let handed = Handed {
             key,
             downstream,

@@ -20,6 +20,7 @@ const RULES: RequestRules<'_> = RequestRules {
     keep_underscore: false,
     drop_authorization: false,
     upgrade: false,
+    request_id: None,
 };
 
 /// The field lines of `bytes`, forwarded by `rules`.

@@ -131,6 +131,7 @@ fn told(lines: &str, prefix: Option<&str>, element: bool) -> Vec<String> {
         keep_underscore: false,
         drop_authorization: false,
         upgrade: false,
+        request_id: None,
     };
     let mut out = Vec::new();
     request(&mut out, &head, Framing::Empty, &rules).unwrap();
@@ -375,6 +376,7 @@ fn our_own_element_names_the_peer_the_host_and_the_scheme() {
             keep_underscore: false,
             drop_authorization: false,
             upgrade: false,
+            request_id: None,
         };
         let bytes = "GET / HTTP/1.1\r\nHost: x\r\nForwarded: for=6.6.6.6\r\n\r\n";
         let mut out = Vec::new();
@@ -503,6 +505,7 @@ fn a_peer_without_an_address_passes_on_what_it_said_and_adds_none() {
             via: None,
             keep_underscore: false,
             upgrade: false,
+            request_id: None,
         };
         let mut out = Vec::new();
         request(&mut out, &head, Framing::Empty, &rules).unwrap();

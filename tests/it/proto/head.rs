@@ -636,6 +636,7 @@ fn no_head_with_a_body_asks_the_server() {
         keep_underscore: false,
         drop_authorization: false,
         upgrade: false,
+        request_id: None,
     };
     for (lines, right) in [
         ("", true),

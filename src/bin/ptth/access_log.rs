@@ -1,0 +1,292 @@
+//! `--access-log`: a line for each request, written by a thread of its own.
+//!
+//! Whoever writes slowly costs lines and no request; how many were lost is said in the log. The file
+//! is opened anew on SIGHUP, as logrotate wants it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::{Args, ValueEnum};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use reverse_http::Gateway;
+use reverse_http::gateway::ExchangeRecord;
+use serde_json::json;
+
+use crate::{Failure, failed, output, usage};
+
+/// Requests that wait to be written. Beyond: they are lost, and their number is told.
+const RECORDS_MAX: usize = 8_192;
+/// Bytes that are written at once.
+const BATCH: usize = 64 * 1024;
+/// How long the end of the process waits for lines that are not written yet.
+const FINISH: Duration = Duration::from_secs(1);
+
+#[derive(Args)]
+pub(crate) struct AccessLogArgs {
+    /// Write a line for each request to this file (`-`: standard output); opened anew on SIGHUP
+    #[arg(long, value_name = "FILE|-", env = "PTTH_ACCESS_LOG")]
+    access_log: Option<PathBuf>,
+    /// The form of its lines: Common Log Format, the same with referer and user agent, or JSON with
+    /// everything
+    #[arg(long, value_enum, default_value_t = Format::Combined, env = "PTTH_ACCESS_LOG_FORMAT")]
+    access_log_format: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Common,
+    Combined,
+    Json,
+}
+
+impl AccessLogArgs {
+    pub(crate) fn is_on(&self) -> bool {
+        self.access_log.is_some()
+    }
+
+    /// Opens the file, and writes from here on.
+    pub(crate) fn start(&self, gateway: &Gateway) -> Result<Option<AccessLog>, Failure> {
+        let Some(path) = self.access_log.clone() else { return Ok(None) };
+        let to = match path.as_os_str() == "-" {
+            true => Target::Output,
+            false => Target::File {
+                file: open(&path).map_err(|e| usage(told(&path, &e)))?,
+                path,
+                failing: false,
+            },
+        };
+        let records = gateway.records(RECORDS_MAX)?;
+        let (again, format) = (Arc::new(AtomicBool::new(false)), self.access_log_format);
+        let asked = again.clone();
+        let thread = std::thread::Builder::new()
+            .name("ptth-access-log".to_owned())
+            .spawn(move || write_all(to, &records, format, &asked))
+            .map_err(failed)?;
+        Ok(Some(AccessLog { again, thread }))
+    }
+}
+
+/// The log's thread.
+pub(crate) struct AccessLog {
+    again: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl AccessLog {
+    /// The flag that has the file opened anew, before the next line.
+    pub(crate) fn again(&self) -> Arc<AtomicBool> {
+        self.again.clone()
+    }
+
+    /// Waits until everything is written, as long as that is worth while; the gateway has stopped.
+    pub(crate) fn finish(self) {
+        let end = Instant::now() + FINISH;
+        while !self.thread.is_finished() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn told(path: &std::path::Path, error: &io::Error) -> String {
+    format!("--access-log {}: {error}", path.display())
+}
+
+fn open(path: &std::path::Path) -> io::Result<File> {
+    let file = OpenOptions::new().create(true).append(true).open(path)?;
+    if file.metadata()?.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(file) }
+}
+
+enum Target {
+    Output,
+    /// `failing`: that it cannot be written was said.
+    File {
+        file: File,
+        path: PathBuf,
+        failing: bool,
+    },
+}
+
+impl Target {
+    fn open_again(&mut self) {
+        let Target::File { file, path, .. } = self else { return };
+        match open(path) {
+            Ok(new) => {
+                *file = new;
+                log::info!("the access log {} was opened anew", path.display());
+            }
+            Err(e) => log::error!("{}; the file that was open stays", told(path, &e)),
+        }
+    }
+
+    fn write(&mut self, lines: &[u8]) {
+        match self {
+            Target::Output => output::say_lines(lines),
+            Target::File { file, path, failing } => match file.write_all(lines) {
+                Ok(()) => *failing = false,
+                Err(_) if *failing => {}
+                Err(e) => {
+                    *failing = true;
+                    log::error!("{}; lines are lost", told(path, &e));
+                }
+            },
+        }
+    }
+}
+
+fn write_all(
+    mut to: Target,
+    records: &Receiver<ExchangeRecord>,
+    format: Format,
+    again: &AtomicBool,
+) {
+    let mut lines = Vec::with_capacity(BATCH);
+    loop {
+        let first = records.recv_timeout(Duration::from_millis(500));
+        if again.swap(false, SeqCst) {
+            to.open_again();
+        }
+        let first = match first {
+            Ok(record) => record,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        lines.clear();
+        for record in std::iter::once(first).chain(records.try_iter()) {
+            if record.missed > 0 {
+                log::warn!(
+                    "{} requests are not in the access log: it could not be written as fast as they came",
+                    record.missed
+                );
+            }
+            write_line(&mut lines, &record, format);
+            if lines.len() >= BATCH {
+                break;
+            }
+        }
+        to.write(&lines);
+    }
+}
+
+fn write_line(lines: &mut Vec<u8>, record: &ExchangeRecord, format: Format) {
+    let written = match format {
+        Format::Json => serde_json::to_writer(&mut *lines, &as_json(record)).is_ok(),
+        Format::Common => common(lines, record).is_ok(),
+        Format::Combined => common(lines, record)
+            .and_then(|()| {
+                write!(
+                    lines,
+                    " {} {}",
+                    quoted(record.referer.as_deref().unwrap_or("-")),
+                    quoted(record.user_agent.as_deref().unwrap_or("-"))
+                )
+            })
+            .is_ok(),
+    };
+    if written {
+        lines.push(b'\n');
+    }
+}
+
+/// `HOST - - [DATE] "REQUEST" STATUS BYTES`.
+fn common(lines: &mut Vec<u8>, record: &ExchangeRecord) -> io::Result<()> {
+    let visitor = record.visitor.map_or_else(|| "-".to_owned(), |address| address.to_string());
+    let [day, month, year, time] = date(record.at);
+    let request = format!("{} {} HTTP/1.{}", record.method, record.target, record.minor);
+    let bytes = match record.from_device {
+        0 => "-".to_owned(),
+        bytes => bytes.to_string(),
+    };
+    let status = match record.status {
+        0 => "-".to_owned(), // the visitor left before
+        status => status.to_string(),
+    };
+    write!(
+        lines,
+        "{visitor} - - [{day}/{month}/{year}:{time} +0000] {} {status} {bytes}",
+        quoted(&request)
+    )
+}
+
+/// As Apache and nginx write it: nothing that ends the string or the line, nothing that a terminal
+/// obeys.
+fn quoted(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len() + 2);
+    safe.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => safe.extend(['\\', c]),
+            c if c.is_control() => {
+                let mut bytes = [0; 4];
+                for byte in c.encode_utf8(&mut bytes).bytes() {
+                    safe.push_str(&format!("\\x{byte:02X}"));
+                }
+            }
+            c => safe.push(c),
+        }
+    }
+    safe.push('"');
+    safe
+}
+
+/// Day, name of the month, year and time of day, in UTC.
+fn date(at: SystemTime) -> [String; 4] {
+    let text = httpdate::fmt_http_date(at); // Sun, 06 Nov 1994 08:49:37 GMT
+    let mut parts = text.split(' ').skip(1).map(str::to_owned);
+    std::array::from_fn(|_| parts.next().unwrap_or_default())
+}
+
+fn rfc_3339(at: SystemTime) -> String {
+    let [day, month, year, time] = date(at);
+    let months = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    let number = months.find(&month).unwrap_or(0) / 3 + 1;
+    let millis = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_millis();
+    format!("{year}-{number:02}-{day}T{time}.{millis:03}Z")
+}
+
+fn as_json(record: &ExchangeRecord) -> serde_json::Value {
+    let millis = |time: Duration| time.as_micros() as f64 / 1000.0;
+    json!({
+        "time": rfc_3339(record.at),
+        "device": Some(&record.device).filter(|name| !name.is_empty()),
+        "visitor": record.visitor.as_ref().map(IpAddr::to_string),
+        "method": record.method,
+        "target": record.target,
+        "protocol": format!("HTTP/1.{}", record.minor),
+        "host": record.host,
+        "status": Some(record.status).filter(|status| *status != 0),
+        "bytes_to_device": record.to_device,
+        "bytes_from_device": record.from_device,
+        "waited_ms": millis(record.waited),
+        "first_byte_ms": record.first_byte.map(millis),
+        "total_ms": millis(record.took),
+        "link": record.link,
+        "retried": record.retried,
+        "failure": record.failure,
+        "request_id": record.request_id,
+        "referer": record.referer,
+        "user_agent": record.user_agent,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_written_both_ways() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(784_111_777_042);
+        assert_eq!(rfc_3339(at), "1994-11-06T08:49:37.042Z");
+        assert_eq!(date(at), ["06", "Nov", "1994", "08:49:37"].map(str::to_owned));
+    }
+
+    #[test]
+    fn nothing_ends_a_quoted_string() {
+        assert_eq!(quoted("a\"b\\c\r\n\u{1b}[2J"), "\"a\\\"b\\\\c\\x0D\\x0A\\x1B[2J\"");
+    }
+}
