@@ -603,6 +603,20 @@ impl DeviceTls {
         DeviceTls { given: Some(config), ..DeviceTls::default() }
     }
 
+    /// The configuration of rustls that a device with these settings uses, for a connection of
+    /// one's own.
+    ///
+    /// # Errors
+    /// The system has no roots, and no CA or key is given.
+    pub fn into_rustls(self) -> Result<Arc<ClientConfig>, Error> {
+        self.connector().map(|connector| connector.config)
+    }
+
+    /// What a failed handshake of a device means, and the remedy where one is known.
+    pub fn explained(error: &rustls::Error) -> String {
+        explained(error, Side::Device)
+    }
+
     /// Reads the system's roots where they are wanted.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// A proxy on the way from a device to its gateway.
-struct Proxy {
+pub(crate) struct Proxy {
     process: Process,
     port: u16,
     dir: TempDir,
@@ -23,7 +23,7 @@ struct Proxy {
 
 impl Proxy {
     /// nginx with what a `location` block has besides `proxy_pass`.
-    fn nginx(gateway: &Gateway, directives: &str) -> Proxy {
+    pub(crate) fn nginx(gateway: &Gateway, directives: &str) -> Proxy {
         eventually("nginx listens on a free port", || {
             let (dir, port) = (TempDir::new("nginx-way"), free_port());
             let path = write_nginx(&dir.0, port, gateway, directives);
@@ -71,7 +71,7 @@ impl Proxy {
         Some(Proxy { process, port, dir })
     }
 
-    fn url(&self, name: &str) -> String {
+    pub(crate) fn url(&self, name: &str) -> String {
         format!("http://127.0.0.1:{}/{name}", self.port)
     }
 
@@ -109,7 +109,7 @@ fn write_nginx(dir: &Path, port: u16, gateway: &Gateway, directives: &str) -> Pa
 }
 
 /// What nginx's own documentation says an upgrade needs.
-const NGINX_PASSES_UPGRADES: &str = "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;";
+pub(crate) const NGINX_PASSES_UPGRADES: &str = "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;";
 
 fn connected(url: &str, transport: &str) -> String {
     format!("connected lamp via {url} ({transport})")

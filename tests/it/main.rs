@@ -15,6 +15,8 @@ mod admin;
 #[cfg(feature = "cli")]
 mod admission;
 #[cfg(feature = "cli")]
+mod check;
+#[cfg(feature = "cli")]
 mod cli;
 #[cfg(all(feature = "cli", feature = "comet"))]
 mod comet_device;

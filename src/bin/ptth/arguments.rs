@@ -374,7 +374,7 @@ impl From<Offered> for Dialect {
 }
 
 /// A switch in the environment.
-fn yes_or_no(text: &str) -> Result<bool, String> {
+pub(crate) fn yes_or_no(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" | "y" | "t" => Ok(true),
         "" | "0" | "false" | "no" | "off" | "n" | "f" => Ok(false),

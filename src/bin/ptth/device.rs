@@ -226,6 +226,7 @@ fn log_device_state(device: &DeviceHandle) {
 /// Longest file with a token that is read, in bytes.
 const TOKEN_FILE_MAX: u64 = 64 * 1024;
 
+/// The token of a file, or of the environment.
 pub(crate) fn token(
     file: Option<&str>,
     option: &str,

@@ -11,6 +11,7 @@ mod access_log;
 mod admin;
 mod arguments;
 mod certificates;
+mod check;
 mod config;
 mod demo;
 mod device;
@@ -32,6 +33,7 @@ use clap::{Parser, Subcommand};
 use reverse_http::Error;
 
 use crate::arguments::{DeviceArgs, GatewayArgs};
+use crate::check::CheckArgs;
 use crate::status::{HealthArgs, StatusArgs};
 
 #[derive(Parser)]
@@ -68,6 +70,8 @@ enum Command {
     Status(StatusArgs),
     /// Whether a gateway serves, by its --admin: exit code 0, else 1 (for containers)
     Health(HealthArgs),
+    /// Go the way of a device to its gateway, step by step, and say what is wrong
+    Check(Box<CheckArgs>),
     /// Gateway, device and one request in this process: the transcript, live; then exit
     Demo,
 }
@@ -124,6 +128,7 @@ fn run(errors: output::Output) -> Result<(), Failure> {
         Command::Token { names } => tokens::print_new(&names),
         Command::Status(args) => status::status(&args),
         Command::Health(args) => status::health(&args),
+        Command::Check(args) => check::run(*args),
         Command::Demo => demo::run(),
     }
 }

@@ -6,6 +6,8 @@
 //! variable is none, a URL without a scheme is `http://`, userinfo is percent-encoded. `no_proxy`
 //! goes with the environment's proxy, not with `--proxy`.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use reverse_http::device::{DeviceBuilder, goes_without_proxy};
 
 use crate::{Failure, usage};
@@ -34,6 +36,55 @@ pub(crate) fn set(
             None => Ok(builder),
         },
     }
+}
+
+/// The proxy of one connection.
+pub(crate) struct Way {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// The option or variable that names it.
+    pub(crate) source: &'static str,
+    credentials: Credentials,
+}
+
+impl Way {
+    pub(crate) fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// The request for a tunnel to `HOST:PORT`.
+    pub(crate) fn connect(&self, to: &str) -> String {
+        let credentials = self.credentials.as_ref().map(|(user, password)| {
+            let encoded = STANDARD.encode(format!("{user}:{password}"));
+            format!("Proxy-Authorization: Basic {encoded}\r\n")
+        });
+        let agent = concat!("ptth/", env!("CARGO_PKG_VERSION"));
+        format!(
+            "CONNECT {to} HTTP/1.1\r\nHost: {to}\r\nUser-Agent: {agent}\r\n{}\r\n",
+            credentials.unwrap_or_default()
+        )
+    }
+}
+
+/// The proxy that a device would use for this gateway, by the same rules as [`set`].
+pub(crate) fn way(given: Option<&str>, gateway: &str) -> Result<Option<Way>, Failure> {
+    let (source, url) = match given {
+        Some("none") => return Ok(None),
+        Some(url) => ("--proxy or PTTH_PROXY", url.to_owned()),
+        None => match of_environment(gateway, variable) {
+            Some((_, _)) if goes_without_proxy(gateway, &exceptions(variable)) => return Ok(None),
+            Some(found) => found,
+            None => return Ok(None),
+        },
+    };
+    let (url, credentials) = split(&url).map_err(|why| usage(format!("{source}: {why}")))?;
+    let uri: Option<http::Uri> = url.parse().ok();
+    let authority = uri.as_ref().and_then(http::Uri::authority);
+    let authority =
+        authority.ok_or_else(|| usage(format!("{source}: write a proxy like http://HOST:PORT")))?;
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = authority.port_u16().unwrap_or(1080); // as the library, and curl
+    Ok(Some(Way { host, port, source, credentials }))
 }
 
 /// The environment is often made for other programs: what is not for these gateways, or for

@@ -1,0 +1,231 @@
+//! `ptth check`: each way in which a device may not reach its gateway, what is said about it, and
+//! the exit code.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use crate::comet_peers::{NGINX_PASSES_UPGRADES, Proxy};
+use crate::support::{Authority, Gateway, Ptth, RawGateway, RawPeer, SWITCH, TempDir, need};
+
+/// Exit code and output of a check.
+fn check(url: &str, more: &[&str]) -> (i32, String) {
+    let (code, out, err) = Ptth::run(&[&["check", url], more].concat());
+    (code, format!("{out}\n{err}"))
+}
+
+/// Fails unless a check ends so, with all of these words.
+#[track_caller]
+fn says(told: &(i32, String), code: i32, words: &[&str]) {
+    assert_eq!(told.0, code, "{}", told.1);
+    for word in words {
+        assert!(told.1.contains(word), "{word:?} is not in:\n{}", told.1);
+    }
+}
+
+/// The connection with the offer; before it come those that only look whether the port is open.
+fn offer_of(raw: &RawGateway) -> RawPeer {
+    loop {
+        let mut peer = raw.accept();
+        if peer.try_read_head().is_some() {
+            return peer;
+        }
+    }
+}
+
+/// A check of a gateway that the test plays.
+fn against(answer: impl FnOnce(&RawGateway), more: &[&str]) -> (i32, String) {
+    let raw = RawGateway::start();
+    let url = raw.url("lamp");
+    let mut process = Ptth::start(&[&["check", &url], more].concat());
+    answer(&raw);
+    let code = process.exit_code();
+    let lines = process.all_lines().join("\n");
+    (code, format!("{lines}\n{}", process.stderr()))
+}
+
+#[test]
+fn a_gateway_that_turns_is_usable_and_keeps_its_device() {
+    let gateway = Gateway::start(&["--heartbeat", "100ms"]);
+    let device = Ptth::device(&gateway, "lamp", &["--text", "here"]);
+    let told = check(&gateway.device_url("lamp"), &[]);
+    says(&told, 0, &["IPv4", "IPv6", "TCP", "101", "heartbeat  it came", "usable", "upgrade"]);
+    gateway.get("/lamp/").expect_ok("here");
+    assert!(!gateway.process.stderr().contains("replaced"), "{}", gateway.process.stderr());
+    assert!(!device.stderr().contains("ended"), "{}", device.stderr());
+    // Without a heartbeat in its time the link is all the same open.
+    let told = check(&gateway.device_url("lamp"), &["--heartbeat", "0s"]);
+    says(&told, 0, &["usable"]);
+    assert!(!told.1.contains("heartbeat"), "{}", told.1);
+    // The name itself, where that is wanted.
+    let told = check(&gateway.device_url("lamp"), &["--heartbeat", "0s", "--take-over"]);
+    says(&told, 0, &["name", "usable"]);
+    gateway.process.expect_stderr("replaced");
+}
+
+#[test]
+fn tokens_are_told_apart() {
+    let folder = TempDir::new("check-tokens");
+    let file = |name: &str, text: &str| {
+        let path = folder.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (_, made, _) = Ptth::run(&["token", "lamp"]);
+    let (token, line) = made.split_once('\n').unwrap();
+    let (right, wrong) = (file("right", token), file("wrong", "guessed"));
+    let tokens = file("tokens", line);
+    let gateway = Gateway::start(&["--tokens", &tokens]);
+    let (lamp, door) = (gateway.device_url("lamp"), gateway.device_url("door"));
+    says(&check(&lamp, &[]), 3, &["401", "--token-file", "refused by the gateway"]);
+    says(&check(&lamp, &["--token-file", &wrong]), 3, &["401"]);
+    let known = check(&lamp, &["--token-file", &right]);
+    says(&known, 0, &["the gateway knows it", "--take-over", "Upgrade reaches", "usable"]);
+    let taken = check(&lamp, &["--token-file", &right, "--take-over"]);
+    says(&taken, 0, &["lets the device have its name"]);
+    let other = check(&door, &["--token-file", &right, "--take-over"]);
+    says(&other, 3, &["it is not for this name"]);
+    assert!(!known.1.contains(token), "a check shows no token");
+}
+
+#[test]
+fn what_is_no_gateway_is_named() {
+    let page = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\nhello";
+    let told = against(|raw| offer_of(raw).write(page), &[]);
+    says(&told, 1, &["captive portal", "not usable"]);
+    let told = against(|raw| offer_of(raw).write("SSH-2.0-OpenSSH_9.7\r\n"), &[]);
+    says(&told, 1, &["no HTTP"]);
+    let told = against(|raw| drop(offer_of(raw)), &[]);
+    says(&told, 1, &["closed without an answer"]);
+    let unavailable =
+        "HTTP/1.1 503 Busy\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\n\x1b[31mlater";
+    let told = against(|raw| offer_of(raw).write(unavailable), &[]);
+    says(&told, 1, &["503", "no gateway of ours", "\\u{1b}[31mla"]);
+    let told =
+        against(|raw| offer_of(raw).write("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"), &[]);
+    says(&told, 3, &["404", "URL"]);
+}
+
+#[test]
+fn an_idle_link_that_is_cut_is_told() {
+    let cut = |raw: &RawGateway| offer_of(raw).write(SWITCH);
+    says(&against(cut, &[]), 1, &["101", "the idle link ended", "--heartbeat"]);
+    // A gateway that says nothing is no fault; one that asks gets its answer.
+    let quiet = |raw: &RawGateway| {
+        let mut peer = offer_of(raw);
+        peer.write(SWITCH);
+        peer.expect_end();
+    };
+    says(&against(quiet, &["--heartbeat", "200ms"]), 0, &["none within 200ms", "usable"]);
+    let asks = |raw: &RawGateway| {
+        let mut peer = offer_of(raw);
+        peer.write([SWITCH, b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n"].concat());
+        assert_eq!(peer.read_answer("OPTIONS").status(), 200);
+    };
+    says(&against(asks, &[]), 0, &["heartbeat  it came", "usable"]);
+}
+
+#[test]
+fn a_port_that_refuses_and_a_name_that_is_not_there_are_told() {
+    let raw = RawGateway::start();
+    let url = raw.url("lamp");
+    drop(raw);
+    says(&check(&url, &[]), 1, &["nothing listens", "firewall"]);
+    let missing = check("http://no-such-gateway.invalid/lamp", &["--timeout", "5s"]);
+    says(&missing, 1, &["DNS", "no-such-gateway.invalid has no address"]);
+    says(&check("ftp://a.example/lamp", &[]), 2, &["ftp://a.example"]);
+    says(&check("http://a.example/lamp", &["--pin", "sha256/AAAA"]), 2, &["--pin"]);
+}
+
+#[test]
+fn the_chain_is_explained() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let pair = authority.server("gateway");
+    let gateway = Gateway::start(&[
+        "--devices-cert",
+        pair.certificate(),
+        "--devices-key",
+        pair.key(),
+        "--heartbeat",
+        "100ms",
+    ]);
+    let port = gateway.devices.port();
+    let url = format!("https://localhost:{port}/lamp");
+    let chain = ["for localhost", "issued by \"an authority of these tests\"", "to 2090-01-01"];
+    let right = check(&url, &["--ca", authority.ca()]);
+    says(&right, 0, &["TLSv1.3", "usable"]);
+    says(&right, 0, &chain);
+    let wrong = check(&url, &["--ca", other.ca()]);
+    says(&wrong, 1, &["no CA that is trusted here has issued the gateway's certificate", "--pin"]);
+    says(&wrong, 1, &chain);
+    let plain = check(&format!("http://localhost:{port}/lamp"), &["--timeout", "2s"]);
+    assert_eq!(plain.0, 1, "{}", plain.1);
+    let raw = RawGateway::at_localhost();
+    let secure = format!("https://localhost:{}/lamp", raw.addr.port());
+    let mut process = Ptth::start(&["check", &secure]);
+    loop {
+        let mut peer = raw.accept();
+        if peer.stirs_within(std::time::Duration::from_secs(1))
+            && peer.try_write("HTTP/1.1 400 Bad Request\r\n\r\n").is_ok()
+        {
+            break;
+        }
+        if process.has_ended() {
+            break;
+        }
+    }
+    assert_eq!(process.exit_code(), 1, "{}", process.all_lines().join("\n"));
+}
+
+#[test]
+fn a_proxy_that_removes_upgrade_is_told_from_one_that_passes_it() {
+    if !need("nginx") {
+        return;
+    }
+    let gateway = Gateway::start(&["--poll-hold", "200ms", "--heartbeat", "100ms"]);
+    let proxy = Proxy::nginx(&gateway, "");
+    let told = check(&proxy.url("lamp"), &[]);
+    says(&told, 0, &["removed Upgrade", "COMET will be used", "usable"]);
+    let proxy = Proxy::nginx(&gateway, NGINX_PASSES_UPGRADES);
+    says(&check(&proxy.url("lamp"), &[]), 0, &["101", "heartbeat  it came", "upgrade"]);
+    // With a token whose name is not the check's, too.
+    let folder = TempDir::new("check-nginx");
+    let (token, tokens) = (folder.0.join("token"), folder.0.join("tokens"));
+    let (_, made, _) = Ptth::run(&["token", "lamp"]);
+    let (secret, line) = made.split_once('\n').unwrap();
+    std::fs::write(&token, secret).unwrap();
+    std::fs::write(&tokens, line).unwrap();
+    let gateway = Gateway::start(&["--tokens", tokens.to_str().unwrap()]);
+    let more = ["--token-file", token.to_str().unwrap()];
+    let proxy = Proxy::nginx(&gateway, "");
+    says(&check(&proxy.url("lamp"), &more), 0, &["removed Upgrade", "COMET will be used"]);
+    let proxy = Proxy::nginx(&gateway, NGINX_PASSES_UPGRADES);
+    says(&check(&proxy.url("lamp"), &more), 0, &["Upgrade reaches the gateway"]);
+}
+
+#[test]
+fn the_proxy_of_the_environment_is_used() {
+    let gateway = Gateway::start(&["--heartbeat", "100ms"]);
+    let raw = RawGateway::start();
+    let url = gateway.device_url("lamp");
+    let through = |answer: &'static [u8]| {
+        let mut command = Ptth::command(&["check", &url]);
+        command.env("http_proxy", format!("http://me:hunter2@{}", raw.addr));
+        let mut process = crate::support::Process::start(&mut command);
+        let mut peer = loop {
+            let mut peer = raw.accept();
+            if let Some(head) = peer.try_read_head() {
+                assert_eq!(head.method(), "CONNECT");
+                assert_eq!(head.get("proxy-authorization"), Some("Basic bWU6aHVudGVyMg=="));
+                break peer;
+            }
+        };
+        peer.write(answer);
+        let code = process.exit_code();
+        let lines = process.all_lines().join("\n");
+        assert!(!lines.contains("hunter2"), "{lines}");
+        (code, lines)
+    };
+    let told = through(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n");
+    says(&told, 1, &["proxy", "http_proxy", "no tunnel", "poll through it"]);
+    let told = through(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n");
+    says(&told, 1, &["407", "credentials"]);
+    gateway.get("/nobody/").expect_refusal(404);
+}
