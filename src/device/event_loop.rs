@@ -201,6 +201,7 @@ impl Role for DeviceRole {
             }
             Command::Retry => {
                 self.not_before = None;
+                self.trusts_upgrades_again();
                 self.mode.end_swallowed();
                 self.doubt.again = false;
                 self.succeeded();
@@ -208,7 +209,10 @@ impl Role for DeviceRole {
                 self.hurry_slots(cx.now());
                 self.top_up(cx);
             }
-            Command::SetTls(connector) => self.plan.tls = Some(connector),
+            Command::SetTls(connector) => {
+                self.plan.tls = Some(connector);
+                self.trusts_upgrades_again();
+            }
             Command::Resolved { number, found } => self.resolved(cx, number, &found),
             Command::Back { number, back } => {
                 let (stream, unread, link) = *back;

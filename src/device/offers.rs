@@ -48,6 +48,8 @@ pub(super) struct ReplyHead {
     pub(super) said: String,
     /// It is the gateway's own word, not that of something on the way.
     pub(super) marked: bool,
+    /// What the gateway says of it, where it is its own word.
+    pub(super) details: Option<String>,
     /// How its content is compressed.
     pub(super) coding: Option<String>,
     /// How long it asks to be left alone.
@@ -87,6 +89,7 @@ fn reply_head(response: &ResponseHead<'_>, sent: bool, behind: &[u8]) -> ReplyHe
         && fields.list("www-authenticate").any(|challenge| first_word(challenge, b"Bearer"));
     ReplyHead {
         marked: turn::is_marked(fields) || wants_token,
+        details: turn::details(fields).filter(|_| turn::is_marked(fields)).map(str::to_owned),
         coding: head::coding(fields).map(printable),
         retry_after: retry_after(fields),
         status: response.status,
@@ -275,7 +278,8 @@ impl DeviceRole {
             }
             Err(e) => {
                 return Err(Unanswered {
-                    silent,
+                    // A session of TLS that failed says nothing of offers.
+                    silent: silent && e.kind() != std::io::ErrorKind::InvalidData,
                     why: format!(
                         "the connection to the gateway broke before the offer was answered: {e}"
                     ),
@@ -373,7 +377,7 @@ impl DeviceRole {
                 self.end_dial(cx, id, &format!("it was answered with {status}"), None);
             }
             (Verdict::Redirect(location), _) => self.redirected(cx, id, &location),
-            (Verdict::Refused(status), _) => self.refused(cx, id, status, reply.marked),
+            (Verdict::Refused(status), _) => self.refused(cx, id, status, &reply),
             (Verdict::Later { status: 502 | 504, .. }, Some(key)) if took > PACE => {
                 self.pause_poll(cx, key)
             }
@@ -381,7 +385,7 @@ impl DeviceRole {
                 if status == 426 && !upgrade {
                     self.mode.end_plain(); // it takes offers alone: what hung up on them was something else
                 }
-                self.later(cx, id, status, reply.retry_after);
+                self.later(cx, id, &reply);
             }
             (Verdict::NoTurn(407), _) => {
                 self.end_dial(cx, id, "a proxy on the way wants credentials: status 407", None)
@@ -404,14 +408,10 @@ impl DeviceRole {
         }
     }
 
-    fn later(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        status: u16,
-        retry_after: Option<Duration>,
-    ) {
+    fn later(&mut self, cx: &mut Connections<State>, id: Id, reply: &ReplyHead) {
+        let status = reply.status;
         let hint = match status {
+            _ if reply.details.is_some() => reply.details.as_deref().unwrap_or_default(),
             400 => "it takes this offer for malformed; check the URL",
             409 => {
                 "another device, or a newer run of this one, holds the name; stop it or choose another name"
@@ -427,7 +427,7 @@ impl DeviceRole {
             cx,
             id,
             &format!("the gateway answered the offer with {status}: {hint}"),
-            retry_after,
+            reply.retry_after,
         );
     }
 
@@ -500,11 +500,14 @@ impl DeviceRole {
         cx: &mut Connections<State>,
         id: Id,
         status: u16,
-        marked: bool,
+        reply: &ReplyHead,
     ) {
+        let marked = reply.marked;
+        let has_token = self.plan.secrets.iter().any(|(name, _)| name == "Authorization");
         let why = match status {
             _ if !marked => UNMARKED,
-            401 => "401: no or a wrong credential; check the token",
+            401 if has_token => "401: it does not know this token",
+            401 => "401: it wants a token, and none was given (PTTH_TOKEN or --token-file)",
             403 => "403: the credential is not for this name",
             404 => {
                 "404: it knows no such name, or this is the port of its visitors; devices use another (9999 unless changed)"
@@ -514,7 +517,14 @@ impl DeviceRole {
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
         let (slot, home) = (dial.slot, dial.home.clone());
         let text = match marked {
-            true => format!("gateway {} refused the offer with {why}", dial.url.text),
+            true => {
+                let details = reply.details.as_ref().map(|details| format!(" ({details})"));
+                format!(
+                    "gateway {} refused the offer with {why}{}",
+                    dial.url.text,
+                    details.unwrap_or_default()
+                )
+            }
             false => {
                 format!("gateway {}: the offer was refused with {status}: {why}", dial.url.text)
             }

@@ -36,6 +36,12 @@ impl DeviceRole {
         }
     }
 
+    /// Forgets what hung up on offers: it may have been mended.
+    pub(super) fn trusts_upgrades_again(&mut self) {
+        self.mode.end_plain();
+        (self.hung_up, self.troubled) = (None, 0);
+    }
+
     /// What is on the way does not stand an offer: polls without one are next, the first of them at
     /// once.
     pub(super) fn poll_instead(&mut self, cx: &mut Connections<State>, id: Id, why: &str) {

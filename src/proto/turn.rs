@@ -153,6 +153,16 @@ pub fn is_marked(fields: &Fields<'_>) -> bool {
     trim(name) == MARK.1.as_bytes()
 }
 
+/// What a gateway's mark says beside its name: the `details` of the first member of `Proxy-Status`
+/// (RFC 9209 §2.1.2), where that is a string of visible characters.
+pub fn details<'f>(fields: &'f Fields<'_>) -> Option<&'f str> {
+    const NAME: &str = "details=\"";
+    let first = std::str::from_utf8(fields.all(MARK.0).next()?).ok()?;
+    let behind = &first[first.find(NAME)? + NAME.len()..];
+    let text = &behind[..behind.find('"')?];
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'\\').then_some(text)
+}
+
 /// How the fallback's messages are written (protocol.md §2.1, §2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -1308,3 +1308,35 @@ fn a_token_comes_from_a_file_or_the_environment_and_is_never_shown() {
         Ptth::run(&["device", &url, "--text", "x", "--token-file", "/dev/null"]);
     assert!(code == 2 && stderr.contains("token"), "{code}: {stderr}");
 }
+
+/// What a gateway says of its refusal reaches whoever reads the device's log; what something on the
+/// way says, or what is no plain text, does not.
+#[test]
+fn a_gateways_own_words_are_in_the_devices_log() {
+    for (status, mark, said) in [
+        ("400 Bad Request", "ptth; details=\"this port speaks TLS\"", Some("this port speaks TLS")),
+        (
+            "403 Forbidden",
+            "ptth; error=x; details=\"not for this name\"",
+            Some("not for this name"),
+        ),
+        ("429 Full", "nginx; details=\"of another\", ptth", None),
+        ("429 Full", "ptth; details=\"of \\\\another\"", None),
+        ("429 Full", "ptth; details=\"of another", None),
+    ] {
+        let raw = RawGateway::start();
+        let device = Ptth::start(
+            &[&["device", &raw.url("lamp"), "--text", "on"], &["--backoff", "60s..60s"][..]]
+                .concat(),
+        );
+        let (mut peer, _) = raw.offer();
+        peer.write(format!("HTTP/1.1 {status}\r\nProxy-Status: {mark}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
+        match said {
+            Some(said) => device.expect_stderr(said),
+            None => {
+                device.expect_stderr("429");
+                assert!(!device.stderr().contains("another"), "{mark}: {}", device.stderr());
+            }
+        }
+    }
+}

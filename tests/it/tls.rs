@@ -543,6 +543,30 @@ fn a_self_made_certificate_is_taken_where_exactly_it_is_trusted() {
     gateway.process.expect_stderr("the device's certificate has expired, on Fri, 01 Jan 2021");
 }
 
+/// A handshake that fails behind the client's own last message looks like an offer that is hung up
+/// on, and says nothing of offers.
+#[test]
+fn a_certificate_that_is_refused_makes_no_device_poll() {
+    let authority = Authority::new();
+    let pair = authority.server("gateway");
+    let gateway = Gateway::start(&[
+        "--devices-cert",
+        pair.certificate(),
+        "--devices-key",
+        pair.key(),
+        "--devices-client-ca",
+        authority.ca(),
+    ]);
+    let device = dial(&gateway, "lamp", &["--text", "hi", "--ca", authority.ca()]);
+    eventually(&format!("five attempts; there is:\n{}", device.stderr()), || {
+        (device.stderr().matches("cannot be reached").count()
+            + device.stderr().matches("the connection to the gateway broke").count()
+            >= 5)
+            .then_some(())
+    });
+    assert!(!device.stderr().contains("polling without Upgrade"), "{}", device.stderr());
+}
+
 #[test]
 fn what_the_command_line_says_is_in_the_environment_too() {
     let authority = Authority::new();
