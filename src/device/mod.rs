@@ -918,13 +918,16 @@ impl fmt::Debug for DeviceHandle {
 }
 
 impl DeviceHandle {
-    /// Ends the device now: requests in progress are cut. Returns when all is over.
+    /// Ends the device now: requests in progress are cut. Returns when its connections are over.
+    ///
+    /// A handler that runs is not interrupted: it may still be at work when this returns, and its
+    /// response is dropped. A handler whose end matters tells its own code that it has ended.
     pub fn stop(&self) {
         self.drain(Duration::ZERO);
     }
 
     /// Takes nothing new, lets requests in progress finish within `time`, then ends. Returns when
-    /// all is over.
+    /// its connections are over; handlers that took longer run on, as with [`stop`](Self::stop).
     pub fn drain(&self, time: Duration) {
         self.0.group.send(|| Command::Drain(time));
         self.join();

@@ -377,13 +377,15 @@ impl GatewayRole {
             place,
         });
         cx.set_lent(self.leases.len());
-        let (limits, remote, registered_airplay) =
-            (self.settings.link_limits.clone(), self.remote.clone(), registration.is_airplay());
+        let (limits, remote) = (self.settings.link_limits.clone(), self.remote.clone());
+        let (name, airplay) = (registration.name().clone(), registration.is_airplay());
         let submitted = self.link_workers.submit(move || {
             let _back = Returning { remote, ticket };
             match stream.set_nonblocking(false) {
                 Ok(()) => handler(
-                    GatewayLink::within(stream, unread, limits).taking_events(registered_airplay),
+                    GatewayLink::within(stream, unread, limits)
+                        .taking_events(airplay)
+                        .of_device(name),
                 ),
                 Err(e) => log::error!("a turned connection cannot be made blocking: {e}"),
             }

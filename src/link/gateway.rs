@@ -29,6 +29,7 @@ use crate::stream::{Stream, TimedStream};
 pub struct GatewayLink<S: TimedStream + 'static = Stream> {
     line: Arc<Line<S>>,
     pen: WriteBuffers,
+    name: Option<Arc<str>>,
 }
 
 /// Of a failed exchange: no byte of the response had arrived, so that another link may try, where
@@ -72,7 +73,20 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         GatewayLink {
             line: Line::new(Wire::new(stream, unread, limits, Side::Gateway)),
             pen: WriteBuffers::default(),
+            name: None,
         }
+    }
+
+    /// The same, of the device that is registered under this name.
+    pub(crate) fn of_device(self, name: Arc<str>) -> Self {
+        GatewayLink { name: Some(name), ..self }
+    }
+
+    /// The name that its device is registered under, the first of several: for links that a
+    /// [`Gateway`](crate::Gateway) gives to [`on_link`](crate::GatewayBuilder::on_link). `None`:
+    /// the link was made with [`new`](Self::new).
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// The same, for a device whose answers may begin with `EVENT/1.0` (AirPlay senders).
@@ -314,7 +328,7 @@ type Exchanged = (Answer, Option<Box<Upload>>);
 
 impl<S: TimedStream + 'static> std::fmt::Debug for GatewayLink<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GatewayLink").finish_non_exhaustive()
+        f.debug_struct("GatewayLink").field("name", &self.name).finish_non_exhaustive()
     }
 }
 

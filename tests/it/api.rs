@@ -232,6 +232,7 @@ fn each_link_may_have_a_handler_at_the_gateway() {
     let gateway = Gateway::builder()
         .listen("127.0.0.1:0")
         .on_link(move |mut link| {
+            assert_eq!(link.name(), Some("lamp"));
             let mut answers = Vec::new();
             for n in 0..3 {
                 answers.push(
