@@ -204,8 +204,8 @@ fn with_device(
     view: &View,
     name: &str,
     show: impl FnOnce(
-        Box<crate::gateway::observation::DeviceHistory>,
-        Vec<crate::gateway::observation::LinkRow>,
+        Box<crate::gateway::questions::DeviceHistory>,
+        Vec<crate::gateway::questions::LinkRow>,
     ) -> Reply,
 ) -> Result<Reply, Silent> {
     let Some(name) = decoded(name) else { return Ok(Reply::missing("this name is malformed")) };

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::admin::answers::Asked;
 use crate::admin::view::{Snapshot, View};
 use crate::gateway::Event;
-use crate::gateway::observation::{DeviceHistory, DeviceRow, LinkRow, Process};
+use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process};
 use crate::observe::{Change, Counts, Done, Minute};
 use crate::proto::turn::{Encoding, Transport};
 

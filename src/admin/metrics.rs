@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::admin::view::{Snapshot, View};
-use crate::gateway::observation::DeviceRow;
+use crate::gateway::questions::DeviceRow;
 use crate::observe::histogram::{BOUNDS_MS, Fixed};
 
 /// A page of metrics in the making.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::admin::answers::Asked;
 use crate::admin::api::{Wanted, transport_name};
 use crate::admin::view::{Snapshot, View};
-use crate::gateway::observation::{DeviceHistory, DeviceRow, LinkRow};
+use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow};
 use crate::observe::{Change, Done, MINUTES_MAX, Minute};
 use crate::proto::turn::percent_encoded;
 

@@ -8,7 +8,7 @@ use crossbeam_channel::{Sender, bounded};
 
 use crate::admin::feed::Feed;
 use crate::engine::event_loop::Remote;
-use crate::gateway::observation::{DeviceHistory, DeviceRow, LinkRow, Process, Question};
+use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process, Question};
 use crate::gateway::state::Command;
 use crate::gateway::stats::Stats;
 use crate::gateway::{Gateway, GatewayStats};

@@ -134,7 +134,8 @@ impl GatewayRole {
         };
         match cx.insert(stream, &[], state) {
             Ok(id) => {
-                if !self.come_in(cx, id, side, from, channel.is_some(), place) {
+                cx.seat(id, Some(place));
+                if !self.come_in(cx, id, side, from, channel.is_some()) {
                     return;
                 }
                 let at = cx.after(time);

@@ -1,13 +1,13 @@
 //! How a gateway is set up and started.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::{Arc, Mutex};
 
 use crate::engine::event_loop::EventLoop;
 use crate::error::{Error, Fault, Refusal};
-use crate::gateway::Gateway;
 use crate::gateway::alarms::FIRST_ALARM;
+use crate::gateway::handle::Gateway;
+use crate::gateway::listeners::bind;
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::settings::{Settings, TurnMode};
 use crate::gateway::state::{GatewayRole, TICK};
@@ -329,6 +329,13 @@ impl GatewayBuilder {
     }
 }
 
+impl Gateway {
+    /// A builder with every default.
+    pub fn builder() -> GatewayBuilder {
+        GatewayBuilder::new()
+    }
+}
+
 /// A pseudonym that no other gateway has: two in a row must not take each other's requests for
 /// their own.
 fn random_via() -> Arc<str> {
@@ -372,36 +379,3 @@ fn check_origin(origin: &str) -> Result<(), Error> {
         "CORS origin {origin:?}: write one origin as browsers do, like https://app.example or http://127.0.0.1:8080, without a path"
     )))
 }
-
-/// Binds with a real backlog (std and mio fix 128: a fleet that comes back at once overflows that).
-pub(super) fn bind(address: &str, whose: &str) -> Result<(TcpListener, SocketAddr), Error> {
-    let doing = |e: io::Error| {
-        let hint = match e.kind() {
-            io::ErrorKind::AddrInUse => {
-                "; another program has this port: stop it or choose another port"
-            }
-            io::ErrorKind::PermissionDenied => {
-                "; ports below 1024 need privileges: choose another port, or grant CAP_NET_BIND_SERVICE"
-            }
-            io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
-            _ => "",
-        };
-        Error::io(Fault::Network, format_args!("listening for {whose} on {address}{hint}"), e)
-    };
-    let candidates: Vec<SocketAddr> = address.to_socket_addrs().map_err(doing)?.collect();
-    let Some(at) = candidates.first() else {
-        return Err(Error::usage(format!("listening for {whose}: {address} names no address")));
-    };
-    let socket =
-        socket2::Socket::new(socket2::Domain::for_address(*at), socket2::Type::STREAM, None)
-            .map_err(doing)?;
-    socket.set_reuse_address(true).map_err(doing)?;
-    socket.bind(&(*at).into()).map_err(doing)?;
-    socket.listen(BACKLOG).map_err(doing)?;
-    let listener = TcpListener::from(socket);
-    let at = listener.local_addr().map_err(doing)?;
-    Ok((listener, at))
-}
-
-/// The kernel cuts it to `net.core.somaxconn` (4,096 on Linux since 5.4).
-const BACKLOG: i32 = 4096;

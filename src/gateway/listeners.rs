@@ -1,9 +1,10 @@
 //! What is listened on: for each address whether devices or visitors come in there, with what
 //! certificates, and where a visitor's request goes.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 
-use crate::error::Error;
+use crate::error::{Error, Fault};
 use crate::gateway::routes::Table;
 use crate::gateway::tokens::Whose;
 use crate::stream::GatewayTls;
@@ -93,3 +94,36 @@ impl Listeners {
         Ok(std::mem::replace(table, new))
     }
 }
+
+/// Binds with a real backlog (std and mio fix 128: a fleet that comes back at once overflows that).
+pub(super) fn bind(address: &str, whose: &str) -> Result<(TcpListener, SocketAddr), Error> {
+    let doing = |e: io::Error| {
+        let hint = match e.kind() {
+            io::ErrorKind::AddrInUse => {
+                "; another program has this port: stop it or choose another port"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 need privileges: choose another port, or grant CAP_NET_BIND_SERVICE"
+            }
+            io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+            _ => "",
+        };
+        Error::io(Fault::Network, format_args!("listening for {whose} on {address}{hint}"), e)
+    };
+    let candidates: Vec<SocketAddr> = address.to_socket_addrs().map_err(doing)?.collect();
+    let Some(at) = candidates.first() else {
+        return Err(Error::usage(format!("listening for {whose}: {address} names no address")));
+    };
+    let socket =
+        socket2::Socket::new(socket2::Domain::for_address(*at), socket2::Type::STREAM, None)
+            .map_err(doing)?;
+    socket.set_reuse_address(true).map_err(doing)?;
+    socket.bind(&(*at).into()).map_err(doing)?;
+    socket.listen(BACKLOG).map_err(doing)?;
+    let listener = TcpListener::from(socket);
+    let at = listener.local_addr().map_err(doing)?;
+    Ok((listener, at))
+}
+
+/// The kernel cuts it to `net.core.somaxconn` (4,096 on Linux since 5.4).
+const BACKLOG: i32 = 4096;

@@ -6,24 +6,18 @@
 #![cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody asks"))]
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use crossbeam_channel::Sender;
+use std::time::Instant;
 
 use crate::close_reason::CloseCause;
 use crate::engine::connections::{Connections, Id};
 use crate::gateway::offer::Offer;
-use crate::gateway::registry::{Load, Registration};
+use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process, Question};
+use crate::gateway::registry::Registration;
 use crate::gateway::state::{Device, GatewayRole, Hold, State, States};
-use crate::observe::{
-    Change, Counts, Done, ExchangeRecord, Minute, OFFER_TEXT_MAX, Observed, OfferSeen, Row, Totals,
-    Visit, cut,
-};
+use crate::observe::{OFFER_TEXT_MAX, Observed, OfferSeen, Row, Visit, cut};
 use crate::proto::forward::REQUEST_ID;
 use crate::proto::forwarded::ProxyClaims;
 use crate::proto::head::Fields;
-use crate::proto::turn::Transport;
 
 /// Devices of one piece of a list.
 const ROWS_MAX: usize = 256;
@@ -36,100 +30,6 @@ const ROUTES_MAX: usize = 4_096;
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 const DISCONNECTED: &str = "an operator disconnected the device";
-
-/// What another thread asks.
-pub(crate) enum Question {
-    /// Devices from this place of the table on, and where to go on.
-    Devices {
-        from: usize,
-        reply: Sender<(Vec<DeviceRow>, Option<usize>)>,
-    },
-    Device {
-        name: String,
-        reply: Sender<Option<Box<DeviceHistory>>>,
-    },
-    /// The links and held polls of a device, or of all.
-    Links {
-        name: Option<String>,
-        reply: Sender<Vec<LinkRow>>,
-    },
-    Process {
-        reply: Sender<Process>,
-    },
-    /// Records of requests, from now on, instead of an earlier such channel.
-    Records {
-        to: Sender<ExchangeRecord>,
-    },
-    Routes {
-        reply: Sender<Vec<String>>,
-    },
-    /// Ends every link and poll of a device at once; how many there were.
-    Disconnect {
-        name: String,
-        reply: Sender<usize>,
-    },
-    /// Tells the links of a device to go when they are idle; how many there were.
-    DrainDevice {
-        name: String,
-        reply: Sender<usize>,
-    },
-}
-
-/// A device as a list shows it.
-#[derive(Clone, Debug)]
-pub(crate) struct DeviceRow {
-    pub(crate) name: Arc<str>,
-    pub(crate) transport: Option<Transport>,
-    pub(crate) load: Load,
-    pub(crate) since: Instant,
-    pub(crate) last_seen: Instant,
-    pub(crate) ups: u64,
-    pub(crate) in_progress: u64,
-    pub(crate) counts: Counts,
-    pub(crate) p50: Option<Duration>,
-    pub(crate) p99: Option<Duration>,
-    pub(crate) offer: OfferSeen,
-    /// Why it is not connected any more.
-    pub(crate) cause: Option<CloseCause>,
-}
-
-/// What is remembered of one device.
-#[derive(Clone, Debug)]
-pub(crate) struct DeviceHistory {
-    pub(crate) row: DeviceRow,
-    pub(crate) changes: Vec<Change>,
-    pub(crate) recent: Vec<Done>,
-    pub(crate) minutes: Vec<Minute>,
-    /// The number of the minute that lasts now.
-    pub(crate) minute: u32,
-}
-
-/// One connection of a device.
-#[derive(Clone, Debug)]
-pub(crate) struct LinkRow {
-    pub(crate) id: u64,
-    pub(crate) device: Arc<str>,
-    /// `idle`, `busy`, `pinned`, `leaving`, `held-offer`, `held-poll`, `answering`, `program`.
-    pub(crate) state: &'static str,
-    pub(crate) peer: Option<IpAddr>,
-    pub(crate) received: u64,
-    pub(crate) written: u64,
-    /// Method, path and age of what it is busy with.
-    pub(crate) exchange: Option<(Box<str>, Box<str>, Duration)>,
-}
-
-/// The gateway as a whole.
-#[derive(Clone, Debug)]
-pub(crate) struct Process {
-    pub(crate) connections: usize,
-    pub(crate) memory: usize,
-    pub(crate) messages: usize,
-    pub(crate) exchanges: usize,
-    pub(crate) leases: usize,
-    pub(crate) is_stopping: bool,
-    pub(crate) totals: Totals,
-    pub(crate) start: Instant,
-}
 
 impl GatewayRole {
     pub(super) fn observe(&mut self, cx: &mut Connections<State>, question: Question) {

@@ -1,10 +1,10 @@
-//! The devices' face: offers and polls are read and decided, links are parked, watched and given
-//! out.
+//! The handshake: an offer or a poll is read, decided and admitted; then its connection is upgraded, or
+//! goes to [`polls`](super::polls).
 //!
 //! ```text
-//!   Head ─► Deciding ─┬─► (Posting: its body is an answer) ─┬─► Link (idle ⇄ busy) ─► closed          an offer, --turn now
-//!     ▲               └─────────────────────────────────────┼─► Held (204 after poll_hold) ─► Link     an offer, --turn on-demand
-//!     └── Telling ◄─────────────────────────────────────────┴─► Held (nothing after poll_hold)         a poll: mailbox.rs
+//!   Head ─► Deciding ─┬─► (PostedAnswer: its body is one) ─┬─► Link (idle ⇄ busy) ─► closed         an offer, --turn now: links.rs
+//!     ▲               └────────────────────────────────────┼─► Held (204 after poll_hold) ─► Link    an offer, --turn on-demand
+//!     └── PollReply ◄──────────────────────────────────────┴─► Held (nothing after poll_hold)        a poll: polls/
 //! ```
 
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ use crate::gateway::events::EventKind;
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::polls::posted::PostedAnswer;
 use crate::gateway::refusals::{EARLY, REPLACED, STOPPING};
-use crate::gateway::registry::{Denied, Holder};
+use crate::gateway::registry::{Claimed, Denied, Holder};
 use crate::gateway::state::{Command, Device, GatewayRole, HEAD, State, States};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
@@ -480,24 +480,7 @@ impl GatewayRole {
         if let Some(shown) = &offer.certificate {
             self.note_expiry(cx, shown);
         }
-        let by = match transport {
-            Transport::Turn => offer.token().to_owned(),
-            transport => transport.to_string(),
-        };
-        for name in &claimed.replaced {
-            self.tell(
-                EventKind::Replaced,
-                name,
-                "a newer session of the device took the name over",
-                Some(transport),
-            );
-        }
-        for name in &claimed.up {
-            self.tell(EventKind::Up, name, &by, Some(transport));
-        }
-        for name in &claimed.moved {
-            self.tell(EventKind::Moved, name, &by, Some(transport));
-        }
+        self.tell_claimed(offer, &claimed, transport);
         self.observe_offer(offer, &claimed.registration);
         if !claimed.inherited.is_empty() {
             self.fail_events_of(cx, &claimed.inherited, &owner);
@@ -520,6 +503,28 @@ impl GatewayRole {
         self.stats.devices.store(self.registry.connected(), Relaxed);
         self.callers.announce(&claimed.up);
         Ok(Admitted { registration: claimed.registration, owner, fresh: claimed.fresh })
+    }
+
+    /// Tells who was replaced, who is connected, and who in another way.
+    fn tell_claimed(&mut self, offer: &Offer, claimed: &Claimed, transport: Transport) {
+        let by = match transport {
+            Transport::Turn => offer.token().to_owned(),
+            transport => transport.to_string(),
+        };
+        for name in &claimed.replaced {
+            self.tell(
+                EventKind::Replaced,
+                name,
+                "a newer session of the device took the name over",
+                Some(transport),
+            );
+        }
+        for name in &claimed.up {
+            self.tell(EventKind::Up, name, &by, Some(transport));
+        }
+        for name in &claimed.moved {
+            self.tell(EventKind::Moved, name, &by, Some(transport));
+        }
     }
 
     /// The bytes that turn a connection. `may_continue`: a 100 that was asked for has not gone out

@@ -1,6 +1,7 @@
 //! The visitors' face: their requests are read, planned and begun, and a visitor is told why a
 //! device cannot be had. Whom a request is for is [`routes`](super::routes)' business.
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
@@ -63,6 +64,27 @@ enum Asked {
     },
 }
 
+/// How a visitor's connection came in.
+#[derive(Clone, Copy)]
+struct Arrival {
+    listener: usize,
+    from: IpAddr,
+    /// What it says of those before it is believed.
+    trusted: bool,
+    /// It came over TLS.
+    secure: bool,
+}
+
+/// A request whose device is known.
+struct Planned<'r> {
+    to: Destination<'r>,
+    device: ToDevice<'r>,
+    token: Option<Digest>,
+    said: Option<ProxyClaims<'r>>,
+    /// The connection may go on behind an answer of ours.
+    keep: bool,
+}
+
 impl GatewayRole {
     pub(super) fn visitor_head(&mut self, cx: &mut Connections<State>, id: Id) {
         let mut scratch = cx.take_scratch();
@@ -100,20 +122,12 @@ impl GatewayRole {
                 );
             }
             Asked::Health { allowed, to_head, keep } => {
-                let (status, text) = match (allowed, self.lifecycle.is_ending()) {
-                    (false, _) => {
-                        (405, "this path tells whether the gateway serves; ask with GET or HEAD")
-                    }
-                    (true, false) => (200, "ok"),
-                    (true, true) => (503, "this gateway is stopping"),
-                };
+                let (status, text) = self.health(allowed);
                 let fields = [("Cache-Control", "no-store"), ("Allow", "GET, HEAD")];
                 let fields = if allowed { &fields[..1] } else { &fields };
-                self.answer_visitor(
-                    cx,
-                    id,
-                    &LocalAnswer { fields, to_head, keep, ..LocalAnswer::new(status, text) },
-                );
+                let answer =
+                    LocalAnswer { fields, to_head, keep, ..LocalAnswer::new(status, text) };
+                self.answer_visitor(cx, id, &answer);
             }
             Asked::Server { keep } => {
                 let text =
@@ -136,6 +150,15 @@ impl GatewayRole {
                 );
             }
             Asked::Forward { exchange, name, token } => self.begin(cx, id, *exchange, &name, token),
+        }
+    }
+
+    /// What the health path answers; `allowed`: it was asked with GET or HEAD.
+    fn health(&self, allowed: bool) -> (u16, &'static str) {
+        match (allowed, self.lifecycle.is_ending()) {
+            (false, _) => (405, "this path tells whether the gateway serves; ask with GET or HEAD"),
+            (true, false) => (200, "ok"),
+            (true, true) => (503, "this gateway is stopping"),
         }
     }
 
@@ -211,85 +234,100 @@ impl GatewayRole {
         face: &VisitorListener,
         now: Instant,
     ) -> Asked {
-        let to_head = request.method == "HEAD";
-        let framing = request.framing();
-        let (listener, from, trusted, secure) = match face {
+        let arrival = match face {
             VisitorListener::Visitors { listener, from, trusted, secure, .. } => {
-                (*listener, *from, *trusted, *secure)
+                Arrival { listener: *listener, from: *from, trusted: *trusted, secure: *secure }
             }
             VisitorListener::Program { name, .. } => {
                 return self.plan_for_program(id, request, name, now);
             }
         };
+        match self.find_device(request, arrival) {
+            Ok(planned) => self.forward(id, request, arrival, planned, now),
+            Err(asked) => asked,
+        }
+    }
+
+    /// Whom a request is for, or what it is answered instead.
+    fn find_device<'r>(
+        &self,
+        request: &'r FramedRequest<'_>,
+        arrival: Arrival,
+    ) -> Result<Planned<'r>, Asked> {
+        let to_head = request.method == "HEAD";
         // For HTTP/1.0 only a relayed answer says `keep-alive`; without that word it ends the
         // connection (RFC 9112 appendix C.2.2).
-        let keep = framing == Framing::Empty
+        let keep = request.framing() == Framing::Empty
             && request.minor > 0
             && head::keeps_alive(request.minor, &request.fields)
             && !self.lifecycle.is_ending();
+        let refused = |refusal, keep| Err(Asked::Refused { refusal, to_head, keep });
         let destination = forward::destination(request);
         // Before tokens: a load balancer has none, and learns nothing here but whether this gateway
         // serves.
         let is_health = |to: &Destination<'_>| {
-            self.listeners.visitors(listener).is_some_and(|(table, _)| table.is_health(to))
+            self.listeners.visitors(arrival.listener).is_some_and(|(table, _)| table.is_health(to))
         };
         if matches!(request.method, "GET" | "HEAD") && destination.as_ref().is_ok_and(is_health) {
-            return Asked::Health { allowed: true, to_head, keep };
+            return Err(Asked::Health { allowed: true, to_head, keep });
         }
         // Before a route is looked for: who has no token learns nothing of what there is.
         let authorization = request.fields.all("Authorization");
         let token_bytes_max = self.settings.limits.token_bytes_max;
-        let digest = match self.credentials.of_visitor(authorization, token_bytes_max) {
+        let token = match self.credentials.of_visitor(authorization, token_bytes_max) {
             VisitorToken::NotNeeded => None,
             VisitorToken::Known(digest) => Some(digest),
-            VisitorToken::Unknown => {
-                let refusal = Refusal::new(401, NO_VISITOR_TOKEN);
-                return Asked::Refused { refusal, to_head, keep };
-            }
+            VisitorToken::Unknown => return refused(Refusal::new(401, NO_VISITOR_TOKEN), keep),
         };
         if forward::came_through(&request.fields, &self.settings.via) {
-            return Asked::Refused { refusal: Refusal::new(508, LOOP), to_head, keep };
+            return refused(Refusal::new(508, LOOP), keep);
         }
-        let said = trusted.then(|| ProxyClaims::read(&request.fields));
+        let said = arrival.trusted.then(|| ProxyClaims::read(&request.fields));
         let to = match destination {
-            Ok(to) if to.target == "*" => return Asked::Server { keep },
+            Ok(to) if to.target == "*" => return Err(Asked::Server { keep }),
             Ok(to) => to,
-            Err(refusal) => return Asked::Refused { refusal, to_head, keep: false },
+            Err(refusal) => return refused(refusal, false),
         };
-        let planned = self.route(request.method, &to, listener, secure, said.as_ref());
-        let ToDevice { name, target, prefix, terms } = match planned {
-            Err(refusal) => {
-                return Asked::Refused {
-                    keep: keep && matches!(refusal.status, 404 | 503),
-                    refusal,
-                    to_head,
-                };
+        let device = match self.route(request.method, &to, arrival, said.as_ref()) {
+            Ok(Found::Device(device)) => device,
+            Ok(Found::AddSlash(location)) => {
+                return Err(Asked::Redirect { location, to_head, keep });
             }
             Ok(Found::Health) => {
-                return Asked::Health {
-                    allowed: matches!(request.method, "GET" | "HEAD"),
-                    to_head,
-                    keep,
-                };
+                let allowed = matches!(request.method, "GET" | "HEAD");
+                return Err(Asked::Health { allowed, to_head, keep });
             }
-            Ok(Found::AddSlash(location)) => return Asked::Redirect { location, to_head, keep },
-            Ok(Found::Device(device)) => device,
+            Err(refusal) => {
+                let keep = keep && matches!(refusal.status, 404 | 503);
+                return refused(refusal, keep);
+            }
         };
-        if digest.is_some_and(|digest| !self.credentials.visitor_may(&digest, &name)) {
-            return Asked::Refused {
-                refusal: Refusal::new(403, "this token is not for this device"),
-                to_head,
-                keep,
-            };
+        if token.is_some_and(|digest| !self.credentials.visitor_may(&digest, &device.name)) {
+            return refused(Refusal::new(403, "this token is not for this device"), keep);
         }
+        Ok(Planned { to, device, token, said, keep })
+    }
+
+    /// The exchange of a request whose device is known.
+    fn forward(
+        &self,
+        id: Id,
+        request: &FramedRequest<'_>,
+        arrival: Arrival,
+        planned: Planned<'_>,
+        now: Instant,
+    ) -> Asked {
+        let Planned { to, device, token, said, keep } = planned;
+        let (to_head, framing) = (request.method == "HEAD", request.framing());
+        let ToDevice { name, target, prefix, terms } = device;
         let forwarded = Forwarded {
-            peer: Some(from),
-            proto: if secure { "https" } else { "http" },
+            peer: Some(arrival.from),
+            proto: if arrival.secure { "https" } else { "http" },
             host: to.authority,
             said: said.as_ref(),
             element: self.settings.forwarded_element,
         };
-        let visit = self.visit(&request.fields, from, said.as_ref());
+        let visit = self.visit(&request.fields, arrival.from, said.as_ref());
         let rules = RequestRules {
             target: &target,
             host: to.authority,
@@ -297,32 +335,32 @@ impl GatewayRole {
             forwarded: Some(forwarded),
             via: Some(&self.settings.via),
             keep_underscore: self.settings.keep_underscore,
-            drop_authorization: digest.is_some(),
+            drop_authorization: token.is_some(),
             upgrade: relay::wants_upgrade(request, framing),
             request_id: visit.request_id.as_deref(),
         };
         let mut head = Vec::with_capacity(request.len + 192);
         match forward::request(&mut head, request, framing, &rules) {
-            Err(refusal) => Asked::Refused { refusal, to_head, keep: false },
+            Err(refusal) => return Asked::Refused { refusal, to_head, keep: false },
             Ok(()) if !self.fits_a_link(&head) => {
-                Asked::Refused { refusal: Refusal::new(431, TOO_LONG_WITH_OURS), to_head, keep }
+                let refusal = Refusal::new(431, TOO_LONG_WITH_OURS);
+                return Asked::Refused { refusal, to_head, keep };
             }
-            Ok(()) => {
-                let mut exchange =
-                    Box::new(Exchange::new(id, request, framing, head, &self.settings.limits, now));
-                exchange.observed = self.observer.request(&name, request, &visit);
-                if let Some(Terms { waits, place }) = terms {
-                    (exchange.waits, exchange.place) = (waits, Some(place));
-                }
-                if self.lifecycle.is_ending() {
-                    exchange.last_of_asker();
-                }
-                if self.lifecycle.is_draining() {
-                    exchange.hurry();
-                }
-                Asked::Forward { exchange, name, token: digest }
-            }
+            Ok(()) => {}
         }
+        let limits = &self.settings.limits;
+        let mut exchange = Box::new(Exchange::new(id, request, framing, head, limits, now));
+        exchange.observed = self.observer.request(&name, request, &visit);
+        if let Some(Terms { waits, place }) = terms {
+            (exchange.waits, exchange.place) = (waits, Some(place));
+        }
+        if self.lifecycle.is_ending() {
+            exchange.last_of_asker();
+        }
+        if self.lifecycle.is_draining() {
+            exchange.hurry();
+        }
+        Asked::Forward { exchange, name, token }
     }
 
     /// Whether a device takes a head of ours. Of the fields there are never too many:
@@ -336,17 +374,16 @@ impl GatewayRole {
         &self,
         method: &str,
         to: &Destination<'a>,
-        listener: usize,
-        secure: bool,
+        arrival: Arrival,
         said: Option<&ProxyClaims<'_>>,
     ) -> Result<Found<'a>, Refusal> {
-        let Some((table, port)) = self.listeners.visitors(listener) else {
+        let Some((table, port)) = self.listeners.visitors(arrival.listener) else {
             return Err(Refusal::new(404, "no route: this listener has none"));
         };
         if table.is_health(to) {
             return Ok(Found::Health);
         }
-        let scheme = said.and_then(ProxyClaims::scheme).or(secure.then_some("https"));
+        let scheme = said.and_then(ProxyClaims::scheme).or(arrival.secure.then_some("https"));
         if let Some(name) = self.origin(to, port, scheme) {
             return Ok(Found::Device(ToDevice::whole(name, to)));
         }

@@ -1,0 +1,471 @@
+//! A running gateway, as a program holds it, and one of its devices by name.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use http::{Request, Response};
+
+use crate::close_reason::{CloseCause, CloseReason};
+use crate::engine::event_loop::Remote;
+use crate::error::{Error, Fault};
+use crate::gateway::events;
+use crate::gateway::events::Event;
+use crate::gateway::leases::{Lease, Leased};
+use crate::gateway::listeners::bind;
+use crate::gateway::offer::{Grant, Offer};
+#[cfg(feature = "admin")]
+use crate::gateway::questions::Question;
+use crate::gateway::routes::{Routes, Table};
+use crate::gateway::state::Command;
+use crate::gateway::stats::{GatewayStats, Stats};
+use crate::gateway::tokens::{Tokens, Whose};
+use crate::limits::Limits;
+use crate::link::{GatewayLink, NothingArrived, Owned, Whole};
+use crate::message::Body;
+#[cfg(feature = "admin")]
+use crate::observe::ExchangeRecord;
+use crate::proto::turn::{Name, Transport};
+use crate::relay::{Wait, Waits};
+use crate::stream::{GatewayTls, Shared, Stream};
+
+/// A running gateway. Dropping it ends it at once; [`stop`](Gateway::stop) lets exchanges in
+/// progress finish.
+///
+/// ```
+/// use reverse_http::{Body, Device, Gateway};
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+/// let url = format!("http://{}/lamp", gateway.devices_addr());
+/// let device = Device::builder(&url).build()?.spawn(|_request| http::Response::new(Body::from("on")))?;
+/// gateway.device("lamp").wait(std::time::Duration::from_secs(5))?;
+/// let mut response = gateway.device("lamp").send(http::Request::get("/status").body(Body::empty()).unwrap())?;
+/// assert_eq!(response.body_mut().read_to_text(100)?, "on");
+/// device.stop();
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+pub struct Gateway {
+    pub(super) remote: Remote<Command>,
+    pub(super) limits: Arc<Limits>,
+    pub(super) link_limits: Arc<Limits>,
+    pub(super) stats: Arc<Stats>,
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) only_links: bool,
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
+    pub(super) observes: bool,
+    pub(super) thread: Mutex<Option<JoinHandle<()>>>,
+    /// Held while certificates are replaced, which takes two commands.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    pub(super) certificates: Mutex<()>,
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway")
+            .field("addresses", &self.addresses)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Gateway {
+    /// Where devices connect: the first address.
+    ///
+    /// # Panics
+    /// When the builder was given no address to listen on.
+    pub fn devices_addr(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// Lets visitors in over plain HTTP on this address; the address that was bound.
+    ///
+    /// # Errors
+    /// It cannot be bound; the gateway has `on_link`; it was stopped.
+    pub fn relay(&self, address: &str, routes: Routes) -> Result<SocketAddr, Error> {
+        self.relay_with(address, routes, None)
+    }
+
+    /// Lets visitors in over TLS on this address (feature `tls`); the address that was bound.
+    /// Devices are told `X-Forwarded-Proto: https`.
+    ///
+    /// # Errors
+    /// Those of [`relay`](Self::relay).
+    #[cfg(feature = "tls")]
+    pub fn relay_tls(
+        &self,
+        address: &str,
+        routes: Routes,
+        tls: GatewayTls,
+    ) -> Result<SocketAddr, Error> {
+        self.relay_with(address, routes, Some(tls))
+    }
+
+    /// Replaces what a listener shows and wants in TLS, devices' or visitors' (feature `tls`), at
+    /// the address that it was bound to. It counts from the next handshake on; sessions that began
+    /// before are not resumed. Connections stay as they are, but for those of devices whose
+    /// certificates the new [`client_ca`](GatewayTls::client_ca) does not take: they are ended as
+    /// those of a [token](Self::set_tokens) that is gone.
+    ///
+    /// # Errors
+    /// The gateway does not speak TLS at this address, or was stopped.
+    #[cfg(feature = "tls")]
+    pub fn set_tls(&self, at: SocketAddr, tls: GatewayTls) -> Result<(), Error> {
+        let _one_at_a_time = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        let (reply, answer) = bounded(1);
+        self.command(Command::SetTls { at, tls: tls.clone(), reply })?;
+        let (listener, shown) = answer.recv().map_err(|_| stopped())??;
+        // To check thousands of chains is not the loop's work.
+        let refused =
+            shown.iter().filter(|shown| !tls.accepts(shown)).map(|shown| shown.key()).collect();
+        let (reply, answer) = bounded(1);
+        self.command(Command::RefuseCertificates { listener, refused, reply })?;
+        answer.recv().map_err(|_| stopped())
+    }
+
+    fn relay_with(
+        &self,
+        address: &str,
+        routes: Routes,
+        tls: Option<GatewayTls>,
+    ) -> Result<SocketAddr, Error> {
+        self.refuse_on_link("relay()")?;
+        let (listener, at) = bind(address, "visitors")?;
+        let (reply, answer) = bounded(1);
+        self.command(Command::Relay { listener, table: Box::new(Table::new(routes)), tls, reply })?;
+        answer.recv().map_err(|_| stopped())??;
+        Ok(at)
+    }
+
+    /// Replaces the routes of a visitors' listener, at the address that [`relay`](Self::relay)
+    /// returned. Connections stay; requests in progress keep the device and the waits that they
+    /// began with, and the next request of every connection finds the new routes. What is in flight
+    /// by a route counts on where the new one has the same host and path.
+    ///
+    /// # Errors
+    /// Visitors do not come in at this address; the gateway was stopped.
+    pub fn set_routes(&self, visitors: SocketAddr, routes: Routes) -> Result<(), Error> {
+        let (reply, answer) = bounded(1);
+        self.command(Command::SetRoutes {
+            at: visitors,
+            table: Box::new(Table::new(routes)),
+            reply,
+        })?;
+        answer.recv().map_err(|_| stopped())?.map(drop)
+    }
+
+    /// Replaces the devices' [tokens](GatewayBuilder::tokens), for the next offer and the next
+    /// poll. Links and polls that came in with a token that is gone, or has lost one of their
+    /// names, are ended: at once where they idle (polls with 401), else behind what they have in
+    /// hand, and in any case after [`Limits::take_over_grace`].
+    ///
+    /// # Errors
+    /// The gateway was started without tokens, or was stopped.
+    pub fn set_tokens(&self, tokens: Tokens) -> Result<(), Error> {
+        self.replace_tokens(Whose::Devices, tokens)
+    }
+
+    /// Replaces the visitors' [tokens](GatewayBuilder::visitor_tokens), for the next request. What
+    /// is in progress with a token that is gone, or is not for that device any more, goes on for
+    /// [`Limits::take_over_grace`]; then it is ended: 401 where no answer has begun, else cut, and
+    /// so are tunnels.
+    ///
+    /// # Errors
+    /// The gateway was started without visitors' tokens, or was stopped.
+    pub fn set_visitor_tokens(&self, tokens: Tokens) -> Result<(), Error> {
+        self.replace_tokens(Whose::Visitors, tokens)
+    }
+
+    fn replace_tokens(&self, whose: Whose, tokens: Tokens) -> Result<(), Error> {
+        let (reply, answer) = bounded(1);
+        self.command(Command::SetTokens { whose, tokens: Box::new(tokens), reply })?;
+        answer.recv().map_err(|_| stopped())?.map(drop)
+    }
+
+    /// A device by its name (or by an origin it registered). It need not be connected.
+    pub fn device<'g>(&'g self, name: &str) -> DeviceRef<'g> {
+        DeviceRef { gateway: self, name: name.to_owned() }
+    }
+
+    /// Takes a connection that another server has already turned (it read the offer and wrote the
+    /// 101). `unread`: bytes it read beyond the offer (none, from a right device).
+    ///
+    /// # Errors
+    /// The name is held by another credential, or full; the gateway has `on_link` or was stopped.
+    /// The connection is closed then.
+    pub fn adopt(
+        &self,
+        stream: impl Into<Stream>,
+        unread: Vec<u8>,
+        offer: Offer,
+        grant: Grant,
+    ) -> Result<(), Error> {
+        self.refuse_on_link("adopt()")?;
+        let stream = stream.into();
+        let failed = |e| Error::io(Fault::Network, "adopting a connection", e);
+        stream.tune().map_err(failed)?;
+        stream.set_nonblocking(true).map_err(failed)?;
+        let (reply, answer) = bounded(1);
+        self.command(Command::Adopt { stream, unread, offer: Box::new(offer), grant, reply })?;
+        answer.recv().map_err(|_| stopped())?
+    }
+
+    /// What happens to names from now on. At most [`Limits::events_max`] wait to be read.
+    pub fn events(&self) -> Receiver<Event> {
+        let (subscriber, events) = events::subscription(&self.limits);
+        let (reply, subscribed) = bounded(1);
+        // A gateway that was stopped has no events; then the receiver says at once that it is
+        // disconnected.
+        let _ =
+            self.remote.send(Command::Subscribe { subscriber, reply }) && subscribed.recv().is_ok();
+        events
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> GatewayStats {
+        self.stats.read()
+    }
+
+    /// Stops: nothing new comes in, idle links and visitors are closed, exchanges in progress may
+    /// finish within `time`. Returns when all is over. It is a [`drain`](Self::drain) without
+    /// notice.
+    pub fn stop(&self, time: Duration) {
+        self.drain(Duration::ZERO, time);
+    }
+
+    /// Stops so that a load balancer, or another gateway's devices, can be ahead of it. Returns
+    /// when all is over.
+    ///
+    /// For the time of `notice` everything is served as ever, but the [health
+    /// path](Routes::health_path) says 503, every answer ends its visitor's connection, and devices
+    /// that come are sent away ([`GatewayBuilder::drain_to`]); one that polls here goes on. Then
+    /// nothing new comes in, idle links and visitors are closed, devices that poll are let go, and
+    /// exchanges in progress may finish within `time`; what is left then is ended: 502 where no
+    /// answer has begun, else it is cut, and so are tunnels. Called again (from another thread),
+    /// the earlier ends hold.
+    pub fn drain(&self, notice: Duration, time: Duration) {
+        self.remote.send(Command::Drain { notice, time });
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            log::error!("the gateway's event loop had panicked");
+        }
+    }
+
+    /// Waits until the event loop has made a turn: for supervisors.
+    ///
+    /// # Errors
+    /// It has not within `time`; the gateway was stopped.
+    pub fn ping(&self, time: Duration) -> Result<(), Error> {
+        let (reply, answer) = bounded(1);
+        self.command(Command::Ping { reply })?;
+        answer.recv_timeout(time).map_err(|e| match e {
+            RecvTimeoutError::Timeout => Error::timeout(
+                Fault::Gateway,
+                format!("the gateway's event loop made no turn within {time:?}"),
+            ),
+            RecvTimeoutError::Disconnected => stopped(),
+        })
+    }
+
+    /// Whether its event loop still runs. False after [`stop`](Self::stop), or when the operating
+    /// system failed it.
+    pub fn is_running(&self) -> bool {
+        self.thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// A record of each request that is over, from now on, for an access log. At most `most` wait
+    /// to be read, then they are lost, and the next one says how many. Requests get an
+    /// `X-Request-Id` from then on. Called again, the earlier receiver ends.
+    ///
+    /// # Errors
+    /// The gateway does not [observe](GatewayBuilder::observe), or was stopped.
+    #[cfg(feature = "admin")]
+    pub fn records(&self, most: usize) -> Result<Receiver<ExchangeRecord>, Error> {
+        if !self.observes {
+            return Err(Error::usage(
+                "records() of a gateway that does not observe; say GatewayBuilder::observe(true)",
+            ));
+        }
+        let (to, records) = bounded(most.max(1));
+        self.command(Command::Observe(Question::Records { to }))?;
+        Ok(records)
+    }
+
+    /// Whether it was started to [observe](GatewayBuilder::observe).
+    #[cfg(feature = "admin")]
+    pub(crate) fn observes(&self) -> bool {
+        self.observes
+    }
+
+    /// What an admin listener reaches of it.
+    #[cfg(feature = "admin")]
+    pub(crate) fn parts(&self) -> (Remote<Command>, Arc<Stats>, Arc<Limits>) {
+        (self.remote.clone(), self.stats.clone(), self.limits.clone())
+    }
+
+    fn refuse_on_link(&self, what: &str) -> Result<(), Error> {
+        if self.only_links {
+            return Err(Error::usage(format!(
+                "{what} on a gateway with on_link: its links belong to that handler; start another gateway"
+            )));
+        }
+        Ok(())
+    }
+
+    fn command(&self, command: Command) -> Result<(), Error> {
+        if self.remote.send(command) { Ok(()) } else { Err(stopped()) }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+fn stopped() -> Error {
+    Error::stopped("this gateway was stopped")
+}
+
+/// One device of a gateway, by name.
+#[derive(Clone, Debug)]
+pub struct DeviceRef<'g> {
+    gateway: &'g Gateway,
+    name: String,
+}
+
+impl DeviceRef<'_> {
+    /// Asks the device, over a turned link, or by mailbox where it polls. Blocks until the
+    /// response's head is here; its body streams.
+    ///
+    /// Waits up to [`Limits::wait_for_link`] for a link when none is idle. A request without a body
+    /// and with an idempotent method is sent once more on a fresh link when the first was closed
+    /// before a byte of the response came (RFC 9110 §9.2.2); others never. To a device that polls a
+    /// request goes whole: its body is read into memory first, up to [`Limits::message_bytes_max`].
+    ///
+    /// # Errors
+    /// Not connected (404 never seen, 503 no link in time), full, timed out (504), closed or broken
+    /// by the device (502), stopped; for a device that polls also refused (413 the body is too
+    /// long, 501 the request offers an upgrade).
+    pub fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
+        self.gateway.refuse_on_link("send()")?;
+        self.check_name()?;
+        let (parts, body) = request.into_parts();
+        let whole = Whole::new("exchange_timeout", self.gateway.limits.exchange_timeout);
+        let again = (body.length() == Some(0)
+            && crate::proto::head::is_idempotent(parts.method.as_str()))
+        .then(|| parts.clone());
+        match (self.send_once(Request::from_parts(parts, body), whole), again) {
+            (Err((e, true)), Some(parts)) if e.is_closed() => {
+                self.send_once(Request::from_parts(parts, Body::empty()), whole).map_err(|(e, _)| e)
+            }
+            (other, _) => other.map_err(|(e, _)| e),
+        }
+    }
+
+    /// The error comes with whether nothing of a response had arrived.
+    fn send_once(
+        &self,
+        request: Request<Body>,
+        whole: Option<Whole>,
+    ) -> Result<Response<Body>, (Error, bool)> {
+        let Lease { stream, unread, of, fate, airplay, waiting } =
+            self.borrow(whole).map_err(|e| (e, false))?;
+        let remote = self.gateway.remote.clone();
+        let done = move |link: Result<(Shared, Vec<u8>), Option<CloseReason>>| {
+            let Leased::Link(ticket) = of else { return }; // dropping a pair's end ends it
+            let back = |(stream, unread): (Shared, Vec<u8>)| {
+                let stream = stream.into_inner()?;
+                stream.set_nonblocking(true).ok()?;
+                Some((stream, unread))
+            };
+            let unfinished = || {
+                CloseCause::Program
+                    .because("a program's exchange on it ended without a message boundary")
+            };
+            let stream = match link {
+                Ok(link) => back(link).ok_or_else(unfinished),
+                Err(why) => Err(why.unwrap_or_else(unfinished)),
+            };
+            remote.send(Command::Return { ticket, stream });
+        };
+        if let Err(e) = stream.set_nonblocking(false) {
+            done(Err(None));
+            return Err((Error::io(Fault::Network, "making a link blocking", e), false));
+        }
+        let link =
+            GatewayLink::within(Shared::new(stream), unread, self.gateway.link_limits.clone())
+                .taking_events(airplay);
+        let owned = Owned { first: None, waiting, whole, fate, done: Box::new(done) };
+        // By mailbox the loop has tried again where that was allowed.
+        link.ask_owned(request, owned)
+            .map_err(|(e, NothingArrived(nothing))| (e, nothing && of != Leased::Pair))
+    }
+
+    /// A name that no device can have is a mistake of the program.
+    fn check_name(&self) -> Result<(), Error> {
+        let read = if self.name.contains("://") {
+            Name::origin(&self.name)
+        } else {
+            Name::label(&self.name)
+        };
+        read.map(drop)
+            .map_err(|e| Error::usage(format!("device name {:?}: {}", self.name, e.reason)))
+    }
+
+    fn borrow(&self, whole: Option<Whole>) -> Result<Lease, Error> {
+        let (reply, answer) = bounded(1);
+        let waits = Waits::of(&self.gateway.limits);
+        let left = whole.map_or(waits.link.time, |whole| whole.left());
+        let wait =
+            if left < waits.link.time { Wait { time: left, ..waits.exchange } } else { waits.link };
+        self.gateway.command(Command::Borrow { name: self.name.clone(), wait, reply })?;
+        answer.recv().map_err(|_| stopped())?
+    }
+
+    /// Waits until the device is connected: it has a link, or polls.
+    ///
+    /// # Errors
+    /// It was not connected within `time` ([`Error::is_not_connected`]); the name is invalid; the
+    /// gateway was stopped.
+    pub fn wait(&self, time: Duration) -> Result<(), Error> {
+        self.check_name()?;
+        let (reply, answer) = bounded(1);
+        self.gateway.command(Command::Wait { name: self.name.clone(), time, reply })?;
+        match answer.recv_timeout(time.saturating_add(Duration::from_secs(5))) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => {
+                Err(Error::timeout(Fault::Gateway, "the gateway's event loop did not answer"))
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(stopped()),
+        }
+    }
+
+    /// How many links the device has: in all, and idle.
+    ///
+    /// # Errors
+    /// The gateway was stopped.
+    pub fn links(&self) -> Result<(usize, usize), Error> {
+        self.connection().map(|(all, idle, _)| (all, idle))
+    }
+
+    /// How the device is connected: over links, or by polls in one of two encodings; `None`: it is
+    /// not.
+    ///
+    /// # Errors
+    /// The gateway was stopped.
+    pub fn transport(&self) -> Result<Option<Transport>, Error> {
+        self.connection().map(|(_, _, transport)| transport)
+    }
+
+    fn connection(&self) -> Result<(usize, usize, Option<Transport>), Error> {
+        let (reply, answer) = bounded(1);
+        self.gateway.command(Command::Links { name: self.name.clone(), reply })?;
+        answer.recv().map_err(|_| stopped())
+    }
+}

@@ -1,0 +1,169 @@
+//! Whether there is room for one connection more, and who gives way to it.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::engine::FULL;
+use crate::engine::connections::{Connections, Id};
+use crate::gateway::state::{GatewayRole, State, Visitor, VisitorListener};
+use crate::gateway::tokens::Whose;
+use crate::limits::IDLE_FOUND_MAX;
+use crate::relay::LocalAnswer;
+
+/// Where few connections idle they are not looked for again before this has passed.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Whether a connection is a visitor's that waits for a request; whether that would be its first.
+fn idles(cx: &Connections<State>, id: Id) -> Option<bool> {
+    match &cx.get(id)?.state {
+        State::Visitor(Visitor::Head {
+            began: false,
+            first,
+            face: VisitorListener::Visitors { .. },
+        }) => Some(*first),
+        _ => None,
+    }
+}
+
+impl GatewayRole {
+    /// Whether another connection may come by this side, if need be in the place of a visitor's
+    /// that idles, or of a device's that has shown nothing.
+    pub(super) fn has_room(
+        &mut self,
+        cx: &mut Connections<State>,
+        side: Whose,
+    ) -> Result<(), &'static str> {
+        let taken = self.admission.places.of_side(side as usize);
+        let why = match side {
+            Whose::Devices if taken >= self.settings.limits.devices_connections() => {
+                return Err(
+                    "devices have seven eighths of connections_max, the rest is left to visitors",
+                );
+            }
+            Whose::Visitors if taken >= self.settings.limits.visitors_connections() => {
+                "visitors have three quarters of connections_max, the rest is left to devices"
+            }
+            _ if cx.is_full() => FULL,
+            Whose::Visitors if self.is_out_of_memory(cx) => "memory_bytes_max is taken",
+            _ => return Ok(()),
+        };
+        let gives_way = (side == Whose::Devices && self.admission.places.unseen() > 0)
+            || self.find_idle(cx).is_some();
+        if gives_way { Ok(()) } else { Err(why) }
+    }
+
+    /// Makes room for a connection whose place is taken already. False: there is none.
+    pub(super) fn make_room(&mut self, cx: &mut Connections<State>, side: Whose) -> bool {
+        let visitors = Whose::Visitors as usize;
+        if side == Whose::Visitors && self.is_out_of_memory(cx) && !self.spare_idle(cx) {
+            return false; // one for one: if others hold the memory, no number of idle ones would do
+        }
+        while cx.is_full()
+            || (side == Whose::Visitors
+                && self.admission.places.of_side(visitors)
+                    > self.settings.limits.visitors_connections())
+        {
+            if self.spare_idle(cx) {
+                continue;
+            }
+            match self.admission.oldest(cx, 0).filter(|_| side == Whose::Devices) {
+                Some(oldest) => cx.close(oldest),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Closes the connection that is first to give way. False: there is none.
+    pub(super) fn spare_idle(&mut self, cx: &mut Connections<State>) -> bool {
+        let Some(id) = self.find_idle(cx) else { return false };
+        self.admission.idle.pop_front();
+        log_names!(
+            Info,
+            "a visitor's idle connection was closed to make room for another one (connections_max, memory_bytes_max)"
+        );
+        cx.close(id);
+        true
+    }
+
+    /// The visitor's connection that is first to give way: of those between two requests the one
+    /// that has idled longest, then of those that have not sent their first one yet. Nothing is
+    /// noted down for it while there is room: all connections are looked at once for many that give
+    /// way.
+    fn find_idle(&mut self, cx: &Connections<State>) -> Option<Id> {
+        loop {
+            while let Some((deadline, id)) = self.admission.idle.front().copied() {
+                if cx.deadline(id) == Some(deadline) && idles(cx, id).is_some() {
+                    return Some(id);
+                }
+                self.admission.idle.pop_front();
+            }
+            let now = cx.now();
+            if self.admission.few.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK)
+            {
+                return None;
+            }
+            let idle =
+                cx.ids().into_iter().filter_map(|id| Some((idles(cx, id)?, cx.deadline(id)?, id)));
+            let mut idle: Vec<(bool, Instant, Id)> = idle.collect();
+            if idle.len() > IDLE_FOUND_MAX {
+                idle.select_nth_unstable(IDLE_FOUND_MAX);
+            }
+            self.admission.few = (idle.len() <= IDLE_FOUND_MAX).then_some(now);
+            idle.truncate(IDLE_FOUND_MAX);
+            idle.sort_unstable();
+            self.admission.idle =
+                idle.into_iter().map(|(_, deadline, id)| (deadline, id)).collect();
+            if self.admission.idle.is_empty() {
+                return None;
+            }
+        }
+    }
+
+    /// Lets a new connection in. Returns false if it is being closed instead.
+    pub(super) fn come_in(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        side: Whose,
+        from: SocketAddr,
+        secure: bool,
+    ) -> bool {
+        match side {
+            Whose::Visitors if !self.admission.allows(side, from.ip()) && secure => {
+                log_names!(
+                    Info,
+                    "a visitor from {from} was closed: no allowed network has its address (--visitors-allow)"
+                );
+                cx.close(id); // before the handshake there is no way to tell it
+                return false;
+            }
+            Whose::Visitors if !self.admission.allows(side, from.ip()) => {
+                log_names!(
+                    Info,
+                    "a visitor from {from} got 403: no allowed network has its address (--visitors-allow)"
+                );
+                let answer =
+                    LocalAnswer::new(403, "this address may not ask here (--visitors-allow)");
+                self.refuse(cx, id, &LocalAnswer { error: Some("http_request_denied"), ..answer });
+                return false;
+            }
+            Whose::Visitors => {}
+            Whose::Devices => {
+                let most = self.settings.limits.unauthenticated();
+                self.admission.unseen.push_back(id);
+                if self.admission.unseen.len() > most.saturating_mul(2) {
+                    self.admission.unseen.retain(|id| cx.is_unseen(*id)); // at most `most` and this one stay, so it is not done again soon
+                }
+                while let Some(oldest) = self.admission.oldest(cx, most) {
+                    log_names!(
+                        Warn,
+                        "a connection to the devices' port was closed: unauthenticated_max ({most}) others wait behind it"
+                    );
+                    cx.close(oldest);
+                }
+            }
+        }
+        true
+    }
+}
