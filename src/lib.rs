@@ -42,6 +42,7 @@ mod logs;
 
 #[cfg(feature = "admin")]
 pub mod admin;
+pub mod calendar;
 pub mod close_reason;
 pub mod device;
 mod engine;

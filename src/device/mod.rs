@@ -803,6 +803,25 @@ impl Device {
         self.spawn(move |request| files.answer(&request))
     }
 
+    /// Validates the address of a local server as [`forward_to`](Self::forward_to) does, without
+    /// connecting to it or to a gateway.
+    ///
+    /// # Errors
+    /// It is invalid (`is_usage()`).
+    pub fn check_forward(&self, target: &str) -> Result<(), Error> {
+        Target::parse(target, None).map(drop)
+    }
+
+    /// Validates a directory as [`serve_dir`](Self::serve_dir) does, without connecting to a
+    /// gateway.
+    ///
+    /// # Errors
+    /// It is no directory, or cannot be opened (`is_usage()`).
+    #[cfg(feature = "files")]
+    pub fn check_dir(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        files::Files::open(path.as_ref()).map(drop)
+    }
+
     /// What happens between this device and its gateway. At most [`Limits::events_max`] wait to be
     /// read; more are dropped.
     pub fn events(&self) -> Receiver<DeviceEvent> {

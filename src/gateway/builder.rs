@@ -254,13 +254,12 @@ impl GatewayBuilder {
         self
     }
 
-    /// Binds, and starts the event loop on a thread of its own.
+    /// Validates everything that can be validated without binding an address.
     ///
     /// # Errors
-    /// A limit that cannot work; `on_link` together with on-demand turns or a fallback that is
-    /// always used; an origin that is none; an address that cannot be bound (taken, not ours).
-    pub fn start(self) -> Result<Gateway, Error> {
-        let mut settings = self.settings;
+    /// Those of [`start`](Self::start) that no address causes.
+    pub fn check(&self) -> Result<(), Error> {
+        let settings = &self.settings;
         settings.limits.check()?;
         for origin in &settings.cors_origins {
             check_origin(origin)?;
@@ -275,6 +274,17 @@ impl GatewayBuilder {
                 "on_link and on-demand turns exclude each other: a held offer waits for a request, and on_link has none",
             ));
         }
+        Ok(())
+    }
+
+    /// Binds, and starts the event loop on a thread of its own.
+    ///
+    /// # Errors
+    /// A limit that cannot work; `on_link` together with on-demand turns or a fallback that is
+    /// always used; an origin that is none; an address that cannot be bound (taken, not ours).
+    pub fn start(self) -> Result<Gateway, Error> {
+        self.check()?;
+        let mut settings = self.settings;
         let failed =
             |e: io::Error| Error::io(Fault::Network, "starting the gateway's event loop", e);
         let (mut event_loop, remote) =

@@ -13,6 +13,7 @@ use crate::stream::{Shown, ShownKey};
 
 pub(super) const REVOKED: &str = "the token or certificate that it came in with is valid no longer";
 const NO_TOKEN: &str = "this gateway takes devices with a token alone, and this is none that it knows; send Authorization: Bearer";
+const EXPIRED: &str = "the token has expired; ask for a new one";
 const OTHER_NAME: &str = "the credential is not for this name";
 
 pub(crate) struct Credentials {
@@ -22,6 +23,8 @@ pub(crate) struct Credentials {
     visitors: Option<Box<Tokens>>,
     /// Certificates of those who are connected whose CA was replaced.
     refused: HashSet<ShownKey>,
+    /// When the next token of a table counts no longer.
+    next_expiry: Option<SystemTime>,
 }
 
 /// What a visitor has shown.
@@ -36,7 +39,10 @@ pub(super) enum VisitorToken {
 
 impl Credentials {
     pub(super) fn new(devices: Option<Box<Tokens>>, visitors: Option<Box<Tokens>>) -> Self {
-        Credentials { devices, visitors, refused: HashSet::new() }
+        let mut credentials =
+            Credentials { devices, visitors, refused: HashSet::new(), next_expiry: None };
+        credentials.look_ahead(SystemTime::now());
+        credentials
     }
 
     /// Checks that the offer shows a token that may have its names; notes whose it is.
@@ -52,6 +58,15 @@ impl Credentials {
         let Some(digest) = shown.filter(|digest| tokens.knows(digest)) else {
             return Err(Reject::new(401, NO_TOKEN));
         };
+        if let Some(day) = tokens.expired(&digest) {
+            let label = tokens.label(&digest).unwrap_or_default();
+            log_names!(
+                Info,
+                "the token of an offer for {} ({label}) expired on {day}",
+                offer.label()
+            );
+            return Err(Reject::new(401, EXPIRED));
+        }
         if !offer.wire.names.iter().all(|name| tokens.allows(&digest, &name.to_string())) {
             return Err(Reject::new(403, OTHER_NAME));
         }
@@ -122,7 +137,14 @@ impl Credentials {
     ) -> VisitorToken {
         let Some(tokens) = &self.visitors else { return VisitorToken::NotNeeded };
         match tokens::shown(fields, token_bytes_max).filter(|digest| tokens.knows(digest)) {
-            Some(digest) => VisitorToken::Known(digest),
+            Some(digest) => match tokens.expired(&digest) {
+                None => VisitorToken::Known(digest),
+                Some(day) => {
+                    let label = tokens.label(&digest).unwrap_or_default();
+                    log_names!(Info, "a visitor's token ({label}) expired on {day}");
+                    VisitorToken::Unknown
+                }
+            },
             None => VisitorToken::Unknown,
         }
     }
@@ -147,7 +169,23 @@ impl Credentials {
                 "this gateway was started without such tokens; give them to its builder, then they can be replaced",
             ));
         };
-        Ok(std::mem::replace(table, new))
+        let old = std::mem::replace(table, new);
+        self.look_ahead(SystemTime::now());
+        Ok(old)
+    }
+
+    /// Returns true if the last day of a token is over since this was asked before.
+    pub(super) fn have_expired(&mut self, now: SystemTime) -> bool {
+        let due = self.next_expiry.is_some_and(|at| at <= now);
+        if due {
+            self.look_ahead(now);
+        }
+        due
+    }
+
+    fn look_ahead(&mut self, now: SystemTime) {
+        let tables = [&self.devices, &self.visitors].into_iter().flatten();
+        self.next_expiry = tables.filter_map(|tokens| tokens.next_expiry(now)).min();
     }
 
     /// These certificates, of those that were shown at a listener, its new CA does not take.

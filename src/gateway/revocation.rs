@@ -97,9 +97,14 @@ impl GatewayRole {
         self.end_revoked(cx);
     }
 
-    /// Ends what certificates let in that have expired meanwhile, and looks when the next one does.
+    /// Ends what tokens and certificates let in that have expired meanwhile, and looks when the next
+    /// certificate does. A token has its last day, which need not end to the second.
     pub(super) fn end_expired(&mut self, cx: &mut Connections<State>) {
         let now = SystemTime::now();
+        if self.credentials.have_expired(now) {
+            self.end_revoked(cx);
+            self.end_revoked_visitors(cx);
+        }
         if self.next_expiry.is_some_and(|at| at <= now) {
             self.end_revoked(cx);
             let connected = cx.ids().into_iter().filter_map(|id| match &cx.get(id)?.state {

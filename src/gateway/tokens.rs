@@ -13,12 +13,14 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 
+use crate::calendar;
 use crate::error::{Error, Fault};
 use crate::proto::turn::Name;
 
@@ -76,7 +78,27 @@ struct Line {
     identity: Arc<str>,
     /// Its comment, for whoever looks at a list of devices.
     label: Box<str>,
+    expires: Option<Expiry>,
 }
+
+/// The last day of a token.
+#[derive(Clone, PartialEq, Eq)]
+struct Expiry {
+    day: Box<str>,
+    /// From then on it counts no longer.
+    at: SystemTime,
+}
+
+impl Expiry {
+    fn read(day: &str) -> Result<Self, String> {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let first = calendar::day(day).map_err(|e| format!("{EXPIRES}{day}: {e}"))?;
+        Ok(Expiry { day: day.into(), at: first + DAY })
+    }
+}
+
+/// What stands behind a line's names where its token has a last day.
+const EXPIRES: &str = "expires=";
 
 /// Shows how many there are.
 impl fmt::Debug for Tokens {
@@ -89,8 +111,9 @@ impl Tokens {
     /// Reads a table: on each line the SHA-256 of a token in hex, white space, and the names it is
     /// for, with commas between. A name is a device's (`lamp`), an origin (`https://lamp.example`),
     /// `*` (any device name), or an origin whose first label is `*` (`https://*.example`: any host
-    /// one label below). What stands behind `#` is a comment; empty lines do not count. Without a
-    /// line nobody has a token.
+    /// one label below). Behind the names may stand `expires=2026-12-31`, the last day in UTC on which
+    /// the token counts. What stands behind `#` is a comment, and the token's label for operators;
+    /// empty lines do not count. Without a line nobody has a token.
     ///
     /// # Errors
     /// One line: the number of the first line that is wrong, and what is wrong with it. No error
@@ -118,7 +141,9 @@ impl Tokens {
                 first.number
             ));
         }
+        let (names, expires) = names_and_expiry(names)?;
         let mut line = Line::read(names)?;
+        line.expires = expires;
         line.number = number;
         line.identity = hex(&digest).into();
         line.label = crate::observe::cut(label, LABEL_BYTES_MAX);
@@ -135,6 +160,19 @@ impl Tokens {
     /// Whether there is none, so that nobody is let in.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
+    }
+
+    /// What differs from an earlier table, for the log: `2 added, 1 removed`.
+    pub fn changes_since(&self, before: &Tokens) -> String {
+        let added = self.lines.keys().filter(|digest| !before.lines.contains_key(digest)).count();
+        let removed = before.lines.keys().filter(|digest| !self.lines.contains_key(digest)).count();
+        let changed = self.lines.iter().filter(|(digest, line)| {
+            before.lines.get(digest).is_some_and(|was| !was.says_the_same(line))
+        });
+        let counts = [(added, "added"), (removed, "removed"), (changed.count(), "changed")];
+        let told = counts.iter().filter(|(count, _)| *count > 0);
+        let told: Vec<String> = told.map(|(count, what)| format!("{count} {what}")).collect();
+        if told.is_empty() { "nothing changed".to_owned() } else { told.join(", ") }
     }
 
     /// Whether this token is for this name: a device's, or an origin as it is registered.
@@ -158,15 +196,39 @@ impl Tokens {
     /// # Errors
     /// One of the names is none that a line may have.
     pub fn line(token: &str, names: &str) -> Result<String, Error> {
+        Tokens::line_with(token, names, None, None)
+    }
+
+    /// The same with a last day (`2026-12-31`), and a label that operators read.
+    ///
+    /// # Errors
+    /// As [`line`](Self::line); a date that is none; a label with control characters.
+    pub fn line_with(
+        token: &str,
+        names: &str,
+        expires: Option<&str>,
+        label: Option<&str>,
+    ) -> Result<String, Error> {
         Line::read(names).map_err(Error::usage)?;
         let names: Vec<&str> = names.split(',').map(str::trim).collect();
-        Ok(format!("{} {}", hex(&digest(token.as_bytes())), names.join(",")))
+        let mut line = format!("{} {}", hex(&digest(token.as_bytes())), names.join(","));
+        if let Some(day) = expires {
+            Expiry::read(day).map_err(Error::usage)?;
+            line += &format!(" {EXPIRES}{day}");
+        }
+        if let Some(label) = label {
+            if label.trim().is_empty() || label.chars().any(char::is_control) {
+                return Err(Error::usage("a label is some text, without control characters"));
+            }
+            line += &format!(" # {}", label.trim());
+        }
+        Ok(line)
     }
 
     /// Whether the only one of these `Authorization` fields shows a token of the table.
     #[cfg(feature = "admin")]
     pub(crate) fn admits<'a>(&self, fields: impl Iterator<Item = &'a [u8]>, most: usize) -> bool {
-        shown(fields, most).is_some_and(|digest| self.knows(&digest))
+        shown(fields, most).is_some_and(|digest| self.is_valid(&digest))
     }
 
     /// What an operator calls this token: the comment of its line, or the number of that.
@@ -176,6 +238,23 @@ impl Tokens {
             "" => Some(format!("line {}", line.number).into()),
             label => Some(label.into()),
         }
+    }
+
+    /// Returns true if the table has this token and its last day is not over.
+    pub(crate) fn is_valid(&self, digest: &Digest) -> bool {
+        self.lines.get(digest).is_some_and(|line| !line.is_over(SystemTime::now()))
+    }
+
+    /// The last day of a token, where that is over.
+    pub(super) fn expired(&self, digest: &Digest) -> Option<&str> {
+        let line = self.lines.get(digest).filter(|line| line.is_over(SystemTime::now()))?;
+        line.expires.as_ref().map(|expiry| &*expiry.day)
+    }
+
+    /// When the next token counts no longer.
+    pub(super) fn next_expiry(&self, now: SystemTime) -> Option<SystemTime> {
+        let all = self.lines.values().filter_map(|line| Some(line.expires.as_ref()?.at));
+        all.filter(|at| *at > now).min()
     }
 
     pub(super) fn knows(&self, digest: &Digest) -> bool {
@@ -188,7 +267,7 @@ impl Tokens {
     }
 
     pub(super) fn allows(&self, digest: &Digest, name: &str) -> bool {
-        self.lines.get(digest).is_some_and(|line| line.allows(name))
+        self.is_valid(digest) && self.lines.get(digest).is_some_and(|line| line.allows(name))
     }
 
     /// Whether a line has this name, written out.
@@ -202,6 +281,16 @@ impl Tokens {
 }
 
 impl Line {
+    /// Returns true if both are for the same names, with the same label and last day.
+    fn says_the_same(&self, other: &Line) -> bool {
+        (&self.names, self.any, &self.below, &self.label, &self.expires)
+            == (&other.names, other.any, &other.below, &other.label, &other.expires)
+    }
+
+    fn is_over(&self, now: SystemTime) -> bool {
+        self.expires.as_ref().is_some_and(|expiry| expiry.at <= now)
+    }
+
     fn read(text: &str) -> Result<Self, String> {
         if text.trim().is_empty() {
             return Err(
@@ -247,6 +336,16 @@ impl Line {
         self.names.contains(name)
             || (self.any && !name.contains("://"))
             || self.below.iter().any(below)
+    }
+}
+
+/// The last day stands behind the names, in a word of its own.
+fn names_and_expiry(text: &str) -> Result<(&str, Option<Expiry>), String> {
+    let text = text.trim();
+    let last = text.rfind(char::is_whitespace).map_or(0, |at| at + 1);
+    match text.get(last..).and_then(|word| word.strip_prefix(EXPIRES)) {
+        Some(day) => Ok((text[..last].trim_end(), Some(Expiry::read(day)?))),
+        None => Ok((text, None)),
     }
 }
 
@@ -324,6 +423,36 @@ mod tests {
         let known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(digest_of_hex(known).unwrap(), digest(b"abc"));
         assert_eq!(Tokens::line("abc", " lamp , * ").unwrap(), format!("{known} lamp,*"));
+    }
+
+    #[test]
+    fn a_token_counts_until_the_end_of_its_last_day() {
+        let line = Tokens::line_with("abc", "lamp, door", Some("2026-12-31"), Some("the shop"));
+        let line = line.unwrap();
+        assert!(line.ends_with(" lamp,door expires=2026-12-31 # the shop"), "{line}");
+        let table = Tokens::parse(&line).unwrap();
+        let digest = digest(b"abc");
+        assert_eq!(table.label(&digest).as_deref(), Some("the shop"));
+        let ends = calendar::day("2027-01-01").unwrap();
+        let second = Duration::from_secs(1);
+        let line = &table.lines[&digest];
+        assert!(!line.is_over(ends - second) && line.is_over(ends));
+        assert_eq!(table.next_expiry(ends - second), Some(ends));
+        assert_eq!(table.next_expiry(ends), None);
+        let over = Tokens::parse(&Tokens::line_with("abc", "*", Some("2020-02-29"), None).unwrap());
+        let over = over.unwrap();
+        assert_eq!(over.expired(&digest), Some("2020-02-29"));
+        assert!(!over.permits("abc", "lamp") && over.knows(&digest) && !over.is_valid(&digest));
+        for wrong in [
+            "lamp expires=2020-02-30",
+            "lamp expires=",
+            "expires=2020-02-29",
+            "lamp expires=2020-01-01 door",
+        ] {
+            assert!(Tokens::parse(&format!("{} {wrong}", hex(&digest))).is_err(), "{wrong}");
+        }
+        assert!(Tokens::line_with("abc", "lamp", None, Some("two\nlines")).is_err());
+        assert!(Tokens::line_with("abc", "lamp", Some("soon"), None).is_err());
     }
 
     #[test]

@@ -25,7 +25,10 @@ mod comet_gateway;
 #[cfg(feature = "cli")]
 mod comet_peers;
 #[cfg(feature = "cli")]
+mod config;
+#[cfg(feature = "cli")]
 mod demand;
+#[cfg(feature = "cli")]
 mod demand_device;
 #[cfg(feature = "cli")]
 mod device_wire;

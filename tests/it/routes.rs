@@ -76,7 +76,7 @@ impl Config {
 #[track_caller]
 fn hang_up(gateway: &Gateway) {
     let lines = || {
-        let said = ["were read from", "the routes stay as they were", "no --config to read again"];
+        let said = ["were read from", "the routes stay as they were", "nothing to read again"];
         gateway
             .process
             .stderr()
@@ -875,7 +875,7 @@ fn a_mistake_is_told_with_its_line_and_what_is_right() {
                 &file,
             ]);
             assert_eq!((code, out.as_str()), (2, ""), "{err}");
-            assert!(err.contains(&format!("{file}, line {line}: ")), "{err}");
+            assert!(err.contains(&format!("{file}, line {line}, column ")), "{err}");
             assert!(
                 words.iter().all(|word| err.contains(word)) && !err.contains("panicked"),
                 "{words:?}: {err}"
@@ -960,7 +960,7 @@ fn a_broken_file_on_reload_leaves_the_routes_as_they_were() {
         ("[[route]]\npath = \"/api\"\ndevice = \"lamp", 3),
     ] {
         config.reload(&gateway, text);
-        gateway.process.expect_stderr(&format!("{file}, line {line}: "));
+        gateway.process.expect_stderr(&format!("{file}, line {line}, column "));
         visitor.ask(&get("/api/x")).expect_ok("hello\n");
         visitor.ask(&get("/other/x")).expect_refusal(404);
     }

@@ -702,3 +702,48 @@ fn a_token_changes_nothing_of_the_turn() {
     assert_eq!(peer.read_exact(SWITCH.len()), SWITCH);
     peer.expect_quiet(Duration::from_millis(50));
 }
+
+#[test]
+fn a_token_has_a_label_and_a_last_day() {
+    let new = |more: &[&str]| {
+        let (code, out, err) = Ptth::run(&[&["token", "lamp"], more].concat());
+        assert_eq!(code, 0, "{err}");
+        let (token, line) = out.split_once('\n').unwrap();
+        (token.to_owned(), line.trim().to_owned())
+    };
+    let label = ["--label", "the lamp at the door", "--expires"];
+    let (over, over_line) = new(&[&label[..], &["2020-02-29"]].concat());
+    assert!(over_line.ends_with(" lamp expires=2020-02-29 # the lamp at the door"), "{over_line}");
+    let (good, good_line) = new(&[&label[..], &["2999-12-31"]].concat());
+    for wrong in [["--expires", "tomorrow"], ["--expires", "2026-02-30"], ["--label", ""]] {
+        assert_eq!(Ptth::run(&[&["token", "lamp"], &wrong[..]].concat()).0, 2, "{wrong:?}");
+    }
+    let file = TokenFile::new(&[]);
+    std::fs::write(&file.path, format!("{over_line}\n{good_line}\n")).unwrap();
+    let gateway = Gateway::start(&["--tokens", file.path(), "--visitor-tokens", file.path()]);
+    // One whose day is over is told so, and no more than that.
+    let mut device = gateway.dial();
+    let refused = device.ask(&offer("lamp", &bearer(&over)));
+    refused.expect_refusal(401);
+    assert!(refused.text().contains("expired"), "{}", refused.text());
+    assert!(!refused.text().contains("2020") && !refused.text().contains("door"));
+    gateway.process.expect_stderr("(the lamp at the door) expired on 2020-02-29");
+    let ask = |token: &str| {
+        gateway.visitor().ask(&format!("GET /lamp/x HTTP/1.1\r\nHost: a\r\n{}\r\n", bearer(token)))
+    };
+    ask(&over).expect_refusal(401);
+    gateway.process.expect_stderr("a visitor's token (the lamp at the door) expired on 2020-02-29");
+    // The other one serves until its day is over: here, until the file says so.
+    let mut link = gateway.link_with("lamp", &bearer(&good));
+    let mut visitor = gateway.visitor();
+    visitor.write(format!("GET /lamp/x HTTP/1.1\r\nHost: a\r\n{}\r\n", bearer(&good)));
+    assert_eq!(link.read_head().target(), "/x");
+    link.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    visitor.read_answer("GET").expect_ok("ok");
+    std::fs::write(&file.path, good_line.replace("2999", "2021")).unwrap();
+    gateway.process.signal("HUP");
+    gateway.process.expect_stderr("1 removed, 1 changed");
+    assert_eq!(link.read_head().target(), "*", "it is told to go");
+    ask(&good).expect_refusal(401);
+    gateway.process.expect_stderr("expired on 2021-12-31");
+}

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use reverse_http::Gateway;
 use reverse_http::admin::{Admin, AdminListener};
+use reverse_http::{Gateway, Tokens};
 
 use crate::files::Reading;
-use crate::gateway::{is_loopback, read_tokens, reload_tokens};
+use crate::gateway::is_loopback;
+use crate::reload::{read_tokens, reload_tokens};
 use crate::{Failure, levels, usage};
 
 #[derive(Args)]
@@ -53,16 +54,24 @@ impl AdminArgs {
         let Some(address) = &self.admin else { return Ok(None) };
         let mut admin =
             Admin::new().metrics_per_device(self.metrics_per_device).on_log_level(levels::set);
-        if let Some(file) = &self.admin_tokens {
-            let tokens = read_tokens("--admin-tokens", file, Reading::First).map_err(usage)?;
+        if let Some(tokens) = self.tokens(Reading::First)? {
             admin = admin.tokens(tokens);
         }
         Ok(Some(gateway.admin(address, admin)?))
     }
 
+    /// The table of operators' tokens.
+    pub(crate) fn tokens(&self, reading: Reading) -> Result<Option<Tokens>, Failure> {
+        let read = self.admin_tokens.as_ref();
+        let read = read.map(|file| read_tokens("--admin-tokens", file, reading));
+        read.transpose().map_err(usage)
+    }
+
     /// Reads its file again.
     pub(crate) fn read_again(&self, listener: Option<&AdminListener>) {
         let Some(listener) = listener else { return };
-        reload_tokens("--admin-tokens", &self.admin_tokens, |tokens| listener.set_tokens(tokens));
+        reload_tokens("--admin-tokens", &self.admin_tokens, None, |tokens| {
+            listener.set_tokens(tokens)
+        });
     }
 }

@@ -34,9 +34,15 @@ pub(crate) struct GatewayArgs {
         env = "PTTH_ROUTE"
     )]
     pub(crate) route: Vec<String>,
-    /// A file (TOML) with a table of routes, from host and path to device; read again on SIGHUP
+    /// A file (TOML) with options in its table [gateway] (and those of devices in [device]), and
+    /// [[route]] tables, from host and path to device; command line and environment win; the routes
+    /// are read again on SIGHUP
     #[arg(long, value_name = "FILE", env = "PTTH_CONFIG")]
     pub(crate) config: Option<PathBuf>,
+    /// Validate the options, the files, certificates, tokens and routes that they name, and the
+    /// addresses, then exit: 0 right, 2 wrong; nothing is bound
+    #[arg(long)]
+    pub(crate) check: bool,
     /// Proxies before this gateway whose X-Forwarded-* and Forwarded fields are believed: addresses
     /// or networks, like 10.0.0.0/8
     #[arg(
@@ -201,6 +207,14 @@ pub(crate) struct DeviceArgs {
     pub(crate) tls: DeviceFiles,
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
+    /// A file (TOML) with options in its table [device], the URL as `url`; it may be the gateway's,
+    /// too; command line and environment win
+    #[arg(long, value_name = "FILE", env = "PTTH_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Validate the options, the files, certificates and token that they name, then exit: 0 right,
+    /// 2 wrong
+    #[arg(long)]
+    pub(crate) check: bool,
     /// Another gateway to be connected to at the same time, with this device's name there; may be
     /// given several times
     #[arg(long, value_name = "URL", value_delimiter = ',', env = "PTTH_GATEWAY")]

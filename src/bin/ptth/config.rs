@@ -1,6 +1,9 @@
-//! The file of `ptth gateway --config`: TOML to routes, each mistake told with its line and with
-//! what would be right.
+//! The file of `--config`: TOML with every option ([`options`]) and a table of routes, each mistake
+//! told with its line and column, and with what would be right.
 
+mod options;
+
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::Range;
 use std::path::Path;
@@ -10,68 +13,119 @@ use reverse_http::{Error, Route, Routes};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+pub(crate) use self::options::{Merged, Setting};
+use crate::environment::distance;
 use crate::files::{self, Reading};
 
 /// Longest file that is read, in bytes: more than 65,000 routes. What is longer was not meant.
 const FILE_MAX: u64 = 16 << 20;
 
-/// Adds the routes of a file to those that are there.
-///
-/// # Errors
-/// One line: the file, the line in it, what is wrong, what is right.
-pub(crate) fn routes_of(file: &Path, routes: Routes, reading: Reading) -> Result<Routes, String> {
-    let told = |what: &dyn Display| format!("{}: {what}", file.display());
-    let bytes = files::read(file, FILE_MAX, reading).map_err(|what| told(&what))?;
-    let text = String::from_utf8(bytes).map_err(|_| told(&"there are bytes that are not UTF-8"))?;
-    routes_of_text(&file.display().to_string(), &text, routes)
+/// A file's text, and the name that its mistakes are told with.
+#[derive(Clone)]
+pub(crate) struct File {
+    name: String,
+    text: String,
 }
 
-/// The same of a file's text; `name` is what its mistakes are told with.
-pub(crate) fn routes_of_text(name: &str, text: &str, mut routes: Routes) -> Result<Routes, String> {
-    let file = File { name, text };
-    let table = DeTable::parse(text)
-        .map_err(|e| file.mistake(e.span().unwrap_or_default(), e.message()))?;
-    for (key, value) in in_order(table.get_ref()) {
-        if key.get_ref() != "route" {
-            return Err(file.mistake(
-                key.span(),
-                format_args!("there is no {}; the file has [[route]] tables alone", key.get_ref()),
-            ));
-        }
-        let written = value
-            .get_ref()
-            .as_array()
-            .ok_or_else(|| file.mistake(key.span(), "write [[route]], with two brackets"))?;
-        for value in written {
-            let table = value
-                .get_ref()
-                .as_table()
-                .ok_or_else(|| file.mistake(value.span(), "a route is a table: [[route]]"))?;
-            let route = file.route(table)?;
-            routes = routes.and_route(route).map_err(|e| file.mistake(value.span(), e))?;
-        }
+impl File {
+    /// # Errors
+    /// One line: the file, and why it cannot be read.
+    pub(crate) fn read(path: &Path, reading: Reading) -> Result<Self, String> {
+        let name = path.display().to_string();
+        let bytes = files::read(path, FILE_MAX, reading).map_err(|e| format!("{name}: {e}"))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| format!("{name}: there are bytes that are not UTF-8"))?;
+        Ok(File { name, text })
     }
-    Ok(routes)
-}
 
-/// The entries as they stand in the file, so that its first mistake is the one that is told.
-fn in_order<'t, 'i>(
-    table: &'t DeTable<'i>,
-) -> Vec<(&'t Spanned<std::borrow::Cow<'i, str>>, &'t Spanned<DeValue<'i>>)> {
-    let mut entries: Vec<_> = table.iter().collect();
-    entries.sort_by_key(|(key, _)| key.span().start);
-    entries
-}
+    /// Every option of the file.
+    ///
+    /// # Errors
+    /// One line: the file, the place in it, what is wrong, what is right.
+    pub(crate) fn settings(&self, command: &clap::Command) -> Result<Vec<Setting>, String> {
+        options::settings_of(self, command)
+    }
 
-struct File<'t> {
-    name: &'t str,
-    text: &'t str,
-}
+    /// Adds the routes of the file to those that are there.
+    ///
+    /// # Errors
+    /// As [`settings`](Self::settings).
+    pub(crate) fn routes(&self, mut routes: Routes) -> Result<Routes, String> {
+        self.each_route(|at, table| {
+            let route = self.route(table)?;
+            routes =
+                std::mem::take(&mut routes).and_route(route).map_err(|e| self.mistake(at, e))?;
+            Ok(())
+        })?;
+        Ok(routes)
+    }
 
-impl File<'_> {
+    /// What each route says, by host and path: to tell what a reading has changed.
+    pub(crate) fn routes_by_key(&self) -> BTreeMap<String, String> {
+        let mut all = BTreeMap::new();
+        let read = self.each_route(|at, table| {
+            let text = |key: &str| table.get(key).and_then(|value| value.get_ref().as_str());
+            let key = format!("{}{}", text("host").unwrap_or("*"), text("path").unwrap_or("/"));
+            all.insert(key, self.text.get(at).unwrap_or_default().trim().to_owned());
+            for (entry, value) in in_order(table) {
+                let value = self.text.get(value.span()).unwrap_or_default();
+                let all = all.values_mut().last();
+                all.into_iter().for_each(|all| *all += &format!("; {} = {value}", entry.get_ref()));
+            }
+            Ok(())
+        });
+        drop(read); // a file with a mistake is told by whoever takes its routes
+        all
+    }
+
+    fn each_route(
+        &self,
+        mut take: impl FnMut(Range<usize>, &DeTable<'_>) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let table = self.table()?;
+        for (key, value) in in_order(table.get_ref()) {
+            if options::TABLES.contains(&key.get_ref().as_ref()) {
+                continue;
+            }
+            if key.get_ref() != "route" {
+                return Err(self.mistake(
+                    key.span(),
+                    format_args!(
+                        "there is no {}; the file has the tables [gateway] and [device], and [[route]] tables",
+                        key.get_ref()
+                    ),
+                ));
+            }
+            let written = value
+                .get_ref()
+                .as_array()
+                .ok_or_else(|| self.mistake(key.span(), "write [[route]], with two brackets"))?;
+            for value in written {
+                let table = value
+                    .get_ref()
+                    .as_table()
+                    .ok_or_else(|| self.mistake(value.span(), "a route is a table: [[route]]"))?;
+                take(value.span(), table)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn table(&self) -> Result<Spanned<DeTable<'_>>, String> {
+        DeTable::parse(&self.text)
+            .map_err(|e| self.mistake(e.span().unwrap_or_default(), e.message()))
+    }
+
+    /// `FILE, line 3, column 7`.
+    fn place(&self, at: &Range<usize>) -> String {
+        let before = self.text.get(..at.start).unwrap_or(&self.text);
+        let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
+        let column = 1 + before.chars().rev().take_while(|c| *c != '\n').count();
+        format!("{}, line {line}, column {column}", self.name)
+    }
+
     fn mistake(&self, at: Range<usize>, what: impl Display) -> String {
-        let line = 1 + self.text.bytes().take(at.start).filter(|byte| *byte == b'\n').count();
-        format!("{}, line {line}: {what}", self.name)
+        format!("{}: {what}", self.place(&at))
     }
 
     fn route(&self, table: &DeTable<'_>) -> Result<Route, String> {
@@ -88,8 +142,8 @@ impl File<'_> {
                 "exchange" => Ok(route.exchange(entry.time()?)),
                 "in_flight" => route.in_flight(entry.number()?),
                 other => {
-                    let known = "host, path, device, strip, wait_for_link, first_byte, body_silence, exchange and in_flight";
-                    return Err(self.mistake(key.span(), format_args!("a route has no {other}; it has {known}")));
+                    let known = ROUTE_KEYS.map(str::to_owned);
+                    return Err(self.mistake(key.span(), unknown("a route", other, &known)));
                 }
             };
             set.map_err(|e: Error| self.mistake(value.span(), e))
@@ -97,9 +151,74 @@ impl File<'_> {
     }
 }
 
+/// The keys of a route.
+const ROUTE_KEYS: [&str; 9] = [
+    "host",
+    "path",
+    "device",
+    "strip",
+    "wait_for_link",
+    "first_byte",
+    "body_silence",
+    "exchange",
+    "in_flight",
+];
+
+/// The entries as they stand in the file, so that its first mistake is the one that is told.
+fn in_order<'t, 'i>(
+    table: &'t DeTable<'i>,
+) -> Vec<(&'t Spanned<std::borrow::Cow<'i, str>>, &'t Spanned<DeValue<'i>>)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    entries
+}
+
+/// Names that are listed beside the nearest one.
+const LISTED_MAX: usize = 12;
+
+/// What is said about a name that a table does not have: the nearest one, else all.
+fn unknown(table: &str, given: &str, names: &[String]) -> String {
+    let nearest = names.iter().map(|name| (distance(given, name), name)).min();
+    match nearest.filter(|(distance, name)| *distance <= name.len() / 3) {
+        Some((_, nearest)) if names.len() > LISTED_MAX => {
+            format!("{table} has no {given}; did you mean {nearest}?")
+        }
+        Some((_, nearest)) => {
+            format!("{table} has no {given}; did you mean {nearest}? It has {}", names.join(", "))
+        }
+        None if names.len() > LISTED_MAX => {
+            format!("{table} has no {given}; --help of the command of this name lists all")
+        }
+        None => format!("{table} has no {given}; it has {}", names.join(", ")),
+    }
+}
+
+/// What a reading changed in a table: `2 added (a, b), 1 removed (c)`; nothing: `nothing changed`.
+pub(crate) fn changes(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> String {
+    let added = now.keys().filter(|key| !before.contains_key(*key));
+    let removed = before.keys().filter(|key| !now.contains_key(*key));
+    let changed = now.iter().filter(|(key, text)| before.get(*key).is_some_and(|was| was != *text));
+    let parts = [
+        told("added", added.collect()),
+        told("removed", removed.collect()),
+        told("changed", changed.map(|(key, _)| key).collect()),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "nothing changed".to_owned() } else { parts.join(", ") }
+}
+
+/// Names that a line of the log lists.
+const NAMES_MAX: usize = 5;
+
+fn told(what: &str, names: Vec<&String>) -> Option<String> {
+    let listed: Vec<&str> = names.iter().take(NAMES_MAX).map(|name| name.as_str()).collect();
+    let more = if names.len() > NAMES_MAX { ", …" } else { "" };
+    (!names.is_empty()).then(|| format!("{} {what} ({}{more})", names.len(), listed.join(", ")))
+}
+
 /// One line of a route.
 struct Entry<'t, 'i> {
-    file: &'t File<'t>,
+    file: &'t File,
     key: &'t str,
     value: &'t Spanned<DeValue<'i>>,
 }

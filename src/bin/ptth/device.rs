@@ -25,6 +25,9 @@ pub(crate) fn run(args: DeviceArgs) -> Result<(), Failure> {
     check_combinations(&args)?;
     let stamps = args.tls.stamps();
     let device = builder(&args)?.build()?;
+    if args.check {
+        return check_service(&device, &args.service);
+    }
     let signals = Signals::new(SIGNALS).map_err(failed)?;
     let events = device.events();
     let handle = serve(device, args.service)?;
@@ -132,6 +135,18 @@ fn builder(args: &DeviceArgs) -> Result<DeviceBuilder, Failure> {
         builder = builder.host_header(host);
     }
     Ok(builder)
+}
+
+/// `--check`: whether what is to answer could.
+fn check_service(device: &Device, service: &ServiceArgs) -> Result<(), Failure> {
+    if let Some(target) = &service.to {
+        device.check_forward(target)?;
+    }
+    if let Some(path) = &service.dir {
+        device.check_dir(path)?;
+    }
+    say("the options, and the files that they name, are valid");
+    Ok(())
 }
 
 /// Starts the device with what is to answer.

@@ -6,25 +6,32 @@ use std::error::Error as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory, FromArgMatches};
 
+use crate::config::Merged;
 use crate::{Failure, usage};
 
 /// Read beside the arguments.
 const OTHERS: [&str; 2] = ["PTTH_ADMIN_TOKEN", "PTTH_TOKEN"];
 
-/// The arguments, and what the environment says where they are silent. Help and mistakes in the
+/// The arguments, what the environment says where they are silent, and what the file of --config
+/// says where both are. Help and mistakes in the
 /// arguments themselves end the process here.
 ///
 /// # Errors
-/// A value in the environment that cannot be: one line that begins with the variable.
-pub(crate) fn parse<C: CommandFactory + FromArgMatches>() -> Result<C, Failure> {
+/// A value in the environment that cannot be: one line that begins with the variable. A mistake in
+/// the file: one line with its place.
+pub(crate) fn parse<C: CommandFactory + FromArgMatches>() -> Result<(C, Merged), Failure> {
     let command = C::command();
     warn_of_unknown(&command);
-    let parsed =
-        command.clone().try_get_matches().and_then(|matches| C::from_arg_matches(&matches));
-    parsed.map_err(|error| match variable_of(&command, &error) {
+    let merged = Merged::of(&command, std::env::args_os().collect())?;
+    let parsed = command
+        .clone()
+        .try_get_matches_from(&merged.arguments)
+        .and_then(|matches| C::from_arg_matches(&matches));
+    let parsed = parsed.map_err(|error| match variable_of(&command, &error) {
         Some(variable) => usage(format!("{variable} in the environment: {}", reason_of(&error))),
         None => error.exit(),
-    })
+    })?;
+    Ok((parsed, merged))
 }
 
 /// The variable whose value is the mistake.
@@ -51,7 +58,7 @@ fn variable_of(command: &Command, error: &clap::Error) -> Option<String> {
     Some(variable.to_str()?.to_owned())
 }
 
-fn reason_of(error: &clap::Error) -> String {
+pub(crate) fn reason_of(error: &clap::Error) -> String {
     let value = match error.get(ContextKind::InvalidValue) {
         Some(ContextValue::String(value)) => value.as_str(),
         _ => "",
@@ -105,7 +112,7 @@ fn is_of_kubernetes(name: &str) -> bool {
 
 /// How many letters have to be put in, taken out or exchanged to make one of the other
 /// (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], i + 1);

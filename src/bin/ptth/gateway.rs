@@ -3,30 +3,38 @@
 
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use reverse_http::gateway::GatewayBuilder;
 use reverse_http::proto::turn::Dialect;
 use reverse_http::tls::GatewayTls;
-use reverse_http::{Error, Gateway, Limits, Routes, Tokens};
+use reverse_http::{Gateway, Limits, Routes};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::access_log::AccessLog;
 use crate::arguments::{GatewayArgs, Offered};
+use crate::config::File;
 use crate::files::{Again, Reading};
 use crate::output::say;
+use crate::reload::{LastRead, Tables, read_tokens};
 use crate::signals::{SIGNALS, ends_of};
 use crate::supervise::Supervisor;
-use crate::{Failure, config, failed, tokens, usage};
+use crate::{Failure, failed, usage};
 
 /// Serves until a signal, or checks the options where only that is asked for.
-pub(crate) fn run(args: GatewayArgs) -> Result<(), Failure> {
-    let prepared = Prepared::of(&args)?;
+pub(crate) fn run(args: GatewayArgs, file: Option<File>) -> Result<(), Failure> {
+    let prepared = Prepared::of(&args, file.as_ref())?;
+    if args.check {
+        prepared.builder.check()?;
+        args.admin.tokens(Reading::First)?;
+        say("the options, and the files that they name, are valid");
+        return Ok(());
+    }
     // Until here a signal ends the process, whatever the files do.
     let told = watch(Signals::new(SIGNALS).map_err(failed)?);
     let (devices_scheme, visitors_scheme) = prepared.schemes;
@@ -54,10 +62,11 @@ pub(crate) fn run(args: GatewayArgs) -> Result<(), Failure> {
     let again = {
         let (gateway, supervisor, admin) = (gateway.clone(), supervisor.clone(), admin.clone());
         let reopen = access_log.as_ref().map(AccessLog::again);
-        let fixed = prepared.fixed;
+        let (fixed, last_read) = (prepared.fixed, Mutex::new(prepared.last_read));
         Again::start("ptth-reload", move || {
             supervisor.reloading();
-            read_again(&gateway, visitors, &args, &fixed);
+            let mut last_read = last_read.lock().unwrap_or_else(PoisonError::into_inner);
+            last_read.read_again(&gateway, visitors, &args, &fixed);
             args.admin.read_again(admin.as_deref());
             reopen.iter().for_each(|again| again.store(true, SeqCst));
             supervisor.ready(&serving);
@@ -79,13 +88,14 @@ struct Prepared {
     fixed: Routes,
     /// The same behind those of the file.
     table: Routes,
+    last_read: LastRead,
     visitors_tls: Option<GatewayTls>,
     /// Of the devices' and the visitors' URLs.
     schemes: (&'static str, &'static str),
 }
 
 impl Prepared {
-    fn of(args: &GatewayArgs) -> Result<Self, Failure> {
+    fn of(args: &GatewayArgs, file: Option<&File>) -> Result<Self, Failure> {
         check_addresses(args)?;
         args.admin.check()?;
         let fixed = routes(&args.route)?;
@@ -94,7 +104,10 @@ impl Prepared {
             None => fixed,
         };
         let first = Reading::First;
-        let table = with_table(fixed.clone(), args.config.as_deref(), first).map_err(usage)?;
+        let table = match file {
+            Some(file) => file.routes(fixed.clone()).map_err(|e| usage(format!("--config {e}")))?,
+            None => fixed.clone(),
+        };
         let limits = limits_of(args)?;
         let (devices_tls, visitors_tls) =
             (args.tls.devices(first).map_err(usage)?, args.tls.visitors(first).map_err(usage)?);
@@ -105,7 +118,8 @@ impl Prepared {
             None => Gateway::builder().listen(&args.devices),
         };
         let builder = with_offers(builder.limits(limits), args)?;
-        let builder = with_access(builder, args)?
+        let tables = read_tables(args)?;
+        let builder = with_access(builder, args, &tables)?
             .keep_underscore(args.keep_underscore)
             .forwarded(args.forwarded)
             .observe(args.admin.is_on() || args.access_log.is_on());
@@ -117,7 +131,8 @@ impl Prepared {
             Some(origin) => builder.drain_to(origin)?,
             None => builder,
         };
-        Ok(Prepared { builder, fixed, table, visitors_tls, schemes })
+        let last_read = LastRead::new(tables, file);
+        Ok(Prepared { builder, fixed, table, last_read, visitors_tls, schemes })
     }
 }
 
@@ -167,61 +182,34 @@ fn with_offers(builder: GatewayBuilder, args: &GatewayArgs) -> Result<GatewayBui
     Ok(builder.missing_host(args.missing_host).strict_connection(args.strict_connection))
 }
 
+/// The tables of tokens that the options name.
+fn read_tables(args: &GatewayArgs) -> Result<Tables, Failure> {
+    let read = |option, file: &Option<PathBuf>| {
+        let read = file.as_ref().map(|file| read_tokens(option, file, Reading::First));
+        read.transpose().map_err(usage)
+    };
+    Ok(Tables {
+        devices: read("--tokens", &args.tokens)?,
+        visitors: read("--visitor-tokens", &args.visitor_tokens)?,
+    })
+}
+
 /// Who is let in, and who is believed.
-fn with_access(mut builder: GatewayBuilder, args: &GatewayArgs) -> Result<GatewayBuilder, Failure> {
-    if let Some(file) = &args.tokens {
-        builder = builder.tokens(read_tokens("--tokens", file, Reading::First).map_err(usage)?);
+fn with_access(
+    mut builder: GatewayBuilder,
+    args: &GatewayArgs,
+    tables: &Tables,
+) -> Result<GatewayBuilder, Failure> {
+    if let Some(tokens) = &tables.devices {
+        builder = builder.tokens(tokens.clone());
     }
-    if let Some(file) = &args.visitor_tokens {
-        let tokens = read_tokens("--visitor-tokens", file, Reading::First).map_err(usage)?;
-        builder = builder.visitor_tokens(tokens);
+    if let Some(tokens) = &tables.visitors {
+        builder = builder.visitor_tokens(tokens.clone());
     }
     Ok(builder
         .trusted_proxies(&args.trusted_proxies)?
         .devices_allow(&args.devices_allow)?
         .visitors_allow(&args.visitors_allow)?)
-}
-
-fn with_table(
-    fixed: Routes,
-    file: Option<&std::path::Path>,
-    reading: Reading,
-) -> Result<Routes, String> {
-    match file {
-        Some(file) => config::routes_of(file, fixed, reading).map_err(|e| format!("--config {e}")),
-        None => Ok(fixed),
-    }
-}
-
-/// Reads every file of the command line again. A mistake in one changes nothing of what that one
-/// says.
-fn read_again(
-    gateway: &Gateway,
-    visitors: std::net::SocketAddr,
-    args: &GatewayArgs,
-    fixed: &Routes,
-) {
-    reload_tls(gateway, "devices", gateway.devices_addr(), args.tls.devices(Reading::Again));
-    reload_tls(gateway, "visitors", visitors, args.tls.visitors(Reading::Again));
-    let reloaded =
-        with_table(fixed.clone(), args.config.as_deref(), Reading::Again).and_then(|routes| {
-            let length = routes.table_len();
-            gateway.set_routes(visitors, routes).map(|()| length).map_err(|e| e.to_string())
-        });
-    match (reloaded, &args.config) {
-        (Err(e), _) => log::error!("{e}; the routes stay as they were"),
-        (Ok(length), Some(file)) => log::info!("{length} routes were read from {}", file.display()),
-        (Ok(_), None) if !args.reads_files() => {
-            log::info!(
-                "SIGHUP: nothing to read again: no --config, tokens or certificates are given"
-            );
-        }
-        (Ok(_), None) => {}
-    }
-    reload_tokens("--tokens", &args.tokens, |tokens| gateway.set_tokens(tokens));
-    reload_tokens("--visitor-tokens", &args.visitor_tokens, |tokens| {
-        gateway.set_visitor_tokens(tokens)
-    });
 }
 
 /// Stops the gateway; returns when all is over. A signal within the notice ends that, a later one
@@ -283,32 +271,6 @@ fn limits_of(args: &GatewayArgs) -> Result<Limits, Failure> {
     Ok(limits)
 }
 
-/// The table in the file of an option.
-pub(crate) fn read_tokens(
-    option: &str,
-    file: &std::path::Path,
-    reading: Reading,
-) -> Result<Tokens, String> {
-    tokens::read(file, reading).map_err(|e| format!("{option} {e}"))
-}
-
-/// Reads the file of an option again; a mistake in it changes nothing.
-pub(crate) fn reload_tokens(
-    option: &str,
-    file: &Option<PathBuf>,
-    set: impl FnOnce(Tokens) -> Result<(), Error>,
-) {
-    let Some(file) = file else { return };
-    let replaced = read_tokens(option, file, Reading::Again).and_then(|tokens| {
-        let length = tokens.len();
-        set(tokens).map(|()| length).map_err(|e| e.to_string())
-    });
-    match replaced {
-        Ok(length) => log::info!("{length} tokens were read from {}", file.display()), // and are in force
-        Err(e) => log::error!("{e}; the tokens stay as they were"),
-    }
-}
-
 /// Descriptors that are no connections: listeners, the loop's own, standard streams, files that are
 /// read again. A quarter, within these bounds.
 const DESCRIPTORS_RESERVED: std::ops::RangeInclusive<u64> = 16..=64;
@@ -338,22 +300,6 @@ fn affordable(wanted: usize) -> Result<usize, Failure> {
         );
     }
     Ok(wanted.min(most))
-}
-
-/// New handshakes get what the files say now; what cannot be read leaves all as it was.
-fn reload_tls(
-    gateway: &Gateway,
-    whose: &str,
-    at: std::net::SocketAddr,
-    read: Result<Option<GatewayTls>, String>,
-) {
-    match read.and_then(|tls| {
-        tls.map(|tls| gateway.set_tls(at, tls).map_err(|e| e.to_string())).transpose()
-    }) {
-        Ok(None) => {}
-        Ok(Some(())) => log::info!("the certificates for {whose} were read again"),
-        Err(e) => log::error!("{e}; the certificates for {whose} stay as they were"),
-    }
 }
 
 /// What `--route` says.
@@ -433,7 +379,7 @@ fn same_address(a: &str, b: &str) -> Result<bool, Failure> {
 
 impl GatewayArgs {
     /// Whether files are given that SIGHUP reads again.
-    fn reads_files(&self) -> bool {
+    pub(crate) fn reads_files(&self) -> bool {
         self.config.is_some()
             || self.tokens.is_some()
             || self.visitor_tokens.is_some()

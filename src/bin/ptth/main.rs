@@ -21,6 +21,7 @@ mod gateway;
 mod levels;
 mod output;
 mod proxy;
+mod reload;
 mod signals;
 mod status;
 mod supervise;
@@ -65,6 +66,12 @@ enum Command {
         /// What it is for: device names, origins, `*` (any device), https://*.example (any host one
         /// label below)
         names: String,
+        /// What operators call it, in logs and lists
+        #[arg(long, value_name = "TEXT")]
+        label: Option<String>,
+        /// The last day on which it counts, in UTC, like 2026-12-31 (default: it does not expire)
+        #[arg(long, value_name = "DATE")]
+        expires: Option<String>,
     },
     /// What a gateway's --admin says of its devices, or of one: a table, or JSON
     Status(StatusArgs),
@@ -91,6 +98,11 @@ impl From<Error> for Failure {
         };
         Failure { text: error.to_string(), code }
     }
+}
+
+/// The command line, as help texts, completions and the file of --config know it.
+fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 fn usage(text: impl Into<String>) -> Failure {
@@ -122,13 +134,17 @@ fn run(errors: output::Output) -> Result<(), Failure> {
     if let Err(e) = rlimit::increase_nofile_limit(u64::MAX) {
         log::debug!("the limit of open files stays as it is: {e}");
     }
-    match environment::parse::<Cli>()?.command {
-        Command::Gateway(args) => gateway::run(*args),
+    let (cli, merged) = environment::parse::<Cli>()?;
+    let done = match cli.command {
+        Command::Gateway(args) => gateway::run(*args, merged.file.clone()),
         Command::Device(args) => device::run(*args),
-        Command::Token { names } => tokens::print_new(&names),
+        Command::Token { names, label, expires } => {
+            tokens::print_new(&names, expires.as_deref(), label.as_deref())
+        }
         Command::Status(args) => status::status(&args),
         Command::Health(args) => status::health(&args),
         Command::Check(args) => check::run(*args),
         Command::Demo => demo::run(),
-    }
+    };
+    done.map_err(|failure| merged.located(failure))
 }

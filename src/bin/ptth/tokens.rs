@@ -37,9 +37,13 @@ pub(crate) fn read(file: &Path, reading: Reading) -> Result<Tokens, String> {
 
 /// Prints a new token, and the line of the gateway's file that lets it have these names. The token
 /// is nowhere else.
-pub(crate) fn print_new(names: &str) -> Result<(), Failure> {
+pub(crate) fn print_new(
+    names: &str,
+    expires: Option<&str>,
+    label: Option<&str>,
+) -> Result<(), Failure> {
     let token = Tokens::draw()?;
-    let line = Tokens::line(&token, names)?;
+    let line = Tokens::line_with(&token, names, expires, label)?;
     say(token);
     say(line);
     Ok(())
