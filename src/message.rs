@@ -177,7 +177,7 @@ impl Body {
         let fault = self.fault();
         String::from_utf8(self.read_to_vec(max)?).map_err(|e| {
             let status = if fault == Fault::Device { 502 } else { 400 };
-            Error::too_large(
+            Error::malformed(
                 fault,
                 status,
                 format!(
