@@ -237,7 +237,7 @@ impl DeviceRole {
         cx.put_scratch(scratch);
         match verdict {
             Ok(None) => {}
-            Ok(Some((verdict, reply))) => self.obey(cx, id, verdict, reply),
+            Ok(Some((verdict, reply))) => self.handle_verdict(cx, id, verdict, reply),
             Err(Unanswered { silent: true, .. }) if self.was_held(cx, id) => {
                 if let Some(key) = cx.get(id).and_then(|peer| {
                     if let State::Dial(dial) = &peer.state { dial.slot } else { None }
@@ -320,7 +320,7 @@ impl DeviceRole {
         }
     }
 
-    pub(super) fn obey(
+    pub(super) fn handle_verdict(
         &mut self,
         cx: &mut Connections<State>,
         id: Id,
@@ -387,25 +387,35 @@ impl DeviceRole {
                 }
                 self.later(cx, id, &reply);
             }
-            (Verdict::NoTurn(407), _) => {
-                self.end_dial(cx, id, "a proxy on the way wants credentials: status 407", None)
-            }
-            (Verdict::NoTurn(status), _) if upgrade && may_poll => {
-                self.poll_instead(cx, id, &format!("status {status} answers an offer of a turn"));
-            }
-            (Verdict::NoTurn(status), _) => {
-                let what =
-                    if may_poll { "no gateway" } else { "no gateway that turns connections" };
-                self.end_dial(
-                    cx,
-                    id,
-                    &format!("{what} answers here: status {status}; check the URL, port included"),
-                    None,
-                );
-            }
+            (Verdict::NoTurn(status), _) => self.not_upgraded(cx, id, status, upgrade && may_poll),
             (Verdict::Wrong(why), _) => self.end_dial(cx, id, &why, None),
             (Verdict::Informational, _) => {}
         }
+    }
+
+    /// A status that no gateway of ours gives to an offer. `may_poll`: it was an offer of the
+    /// upgrade, and polls without one may pass.
+    fn not_upgraded(&mut self, cx: &mut Connections<State>, id: Id, status: u16, may_poll: bool) {
+        if status == 407 {
+            return self.end_dial(cx, id, "a proxy on the way wants credentials: status 407", None);
+        }
+        if may_poll {
+            return self.poll_instead(
+                cx,
+                id,
+                &format!("status {status} answers an offer of a turn"),
+            );
+        }
+        let what = match self.plan.fallback {
+            Fallback::Never => "no gateway that turns connections",
+            _ => "no gateway",
+        };
+        self.end_dial(
+            cx,
+            id,
+            &format!("{what} answers here: status {status}; check the URL, port included"),
+            None,
+        );
     }
 
     fn later(&mut self, cx: &mut Connections<State>, id: Id, reply: &ReplyHead) {

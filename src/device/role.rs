@@ -113,6 +113,21 @@ pub(crate) struct DeviceRole {
     pub(super) member: usize,
 }
 
+/// What a device's relay goes by.
+fn rules(limits: &Arc<Limits>) -> Rules {
+    Rules {
+        limits: limits.clone(),
+        answer_limits: limits.clone(),
+        ends: LineEnds::CrlfOrLf,
+        via: None,
+        add_date: true,
+        upstream_name: "the device's local server",
+        // A gateway that closes a link gives its request up; the link, and the local
+        // connection, are wanted for others.
+        downstream_may_half_close: false,
+    }
+}
+
 impl DeviceRole {
     pub(super) fn new(
         [limits, link_limits]: [Arc<Limits>; 2],
@@ -123,17 +138,7 @@ impl DeviceRole {
         events: Sender<DeviceEvent>,
         (group, member): (Arc<LoopGroup>, usize),
     ) -> Self {
-        let rules = Rules {
-            limits: limits.clone(),
-            answer_limits: limits.clone(),
-            ends: LineEnds::CrlfOrLf,
-            via: None,
-            add_date: true,
-            upstream_name: "the device's local server",
-            // A gateway that closes a link gives its request up; the link, and the local
-            // connection, are wanted for others.
-            downstream_may_half_close: false,
-        };
+        let rules = rules(&limits);
         let (idle, mode) = (limits.worker_idle_timeout, Mode::new(plan.fallback));
         DeviceRole {
             // A link is one job at most, so the queue takes all that there can be.
