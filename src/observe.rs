@@ -14,6 +14,7 @@
 
 pub(crate) mod histogram;
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,7 +74,7 @@ impl Observer {
     fn begin(
         &self,
         name: &str,
-        (method, path): (&str, &str),
+        (name_of_method, path): (&str, &str),
         from: Option<IpAddr>,
         detail: Option<Box<Detail>>,
     ) -> Observed {
@@ -82,7 +83,7 @@ impl Observer {
         Observed(Some(Box::new(Exchanged {
             table: table.clone(),
             device,
-            method: cut(method, 16),
+            method: method(name_of_method),
             path: cut(path, PATH_BYTES_MAX),
             from,
             began: Instant::now(),
@@ -153,7 +154,20 @@ pub(crate) fn cut(text: &str, most: usize) -> Box<str> {
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text[..end].chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    let text = &text[..end];
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.into(); // nearly always, and much faster
+    }
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// A method; those in use need no memory of their own.
+fn method(text: &str) -> Cow<'static, str> {
+    const USUAL: [&str; 8] = ["GET", "POST", "PUT", "HEAD", "DELETE", "PATCH", "OPTIONS", ""];
+    match USUAL.iter().find(|usual| **usual == text) {
+        Some(usual) => Cow::Borrowed(usual),
+        None => Cow::Owned(cut(text, 16).into()),
+    }
 }
 
 /// What the latest offer of a device said of it.
@@ -257,6 +271,9 @@ impl Detail {
     }
 }
 
+/// Method, path and age of a request in progress.
+pub(crate) type Asked = (Cow<'static, str>, Box<str>, Duration);
+
 /// An exchange that is watched, or not.
 #[derive(Default)]
 pub(crate) struct Observed(Option<Box<Exchanged>>);
@@ -265,7 +282,7 @@ struct Exchanged {
     table: Arc<Mutex<Table>>,
     /// Its device's row and that row's generation; `None`: no such device was ever here.
     device: Option<(usize, u64)>,
-    method: Box<str>,
+    method: Cow<'static, str>,
     path: Box<str>,
     from: Option<IpAddr>,
     began: Instant,
@@ -279,6 +296,11 @@ struct Exchanged {
 }
 
 impl Observed {
+    /// Whether its end will be counted.
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// A link or a poll has taken the request.
     pub(crate) fn attached(&mut self, link: Option<u64>) {
         let Some(exchange) = &mut self.0 else { return };
@@ -323,7 +345,7 @@ impl Observed {
     }
 
     /// What it is, while it is in progress: method, path, age.
-    pub(crate) fn in_progress(&self, now: Instant) -> Option<(Box<str>, Box<str>, Duration)> {
+    pub(crate) fn in_progress(&self, now: Instant) -> Option<Asked> {
         let exchange = self.0.as_ref()?;
         let age = now.saturating_duration_since(exchange.began);
         Some((exchange.method.clone(), exchange.path.clone(), age))
@@ -342,7 +364,7 @@ impl Drop for Exchanged {
 #[derive(Clone, Debug)]
 pub(crate) struct Done {
     pub(crate) at: Instant,
-    pub(crate) method: Box<str>,
+    pub(crate) method: Cow<'static, str>,
     pub(crate) path: Box<str>,
     pub(crate) from: Option<IpAddr>,
     /// 0: none was sent.

@@ -118,6 +118,7 @@ impl GatewayRole {
         let State::Device(Device::Link(link)) = &mut peer.state else { return };
         let exchange = link.exchange.take().and_then(|key| self.exchanges.get(key));
         let bound = link.pinned.is_some() || exchange.is_some_and(|exchange| exchange.is_bound());
+        let is_counted = exchange.is_some_and(|exchange| exchange.observed.is_on());
         let downstream = exchange.and_then(|exchange| exchange.downstream());
         let (registration, leaving) = (link.registration.clone(), link.leaving);
         if leaving {
@@ -136,7 +137,9 @@ impl GatewayRole {
         if peer.pending() > 0 && !peer_flush(cx, id) {
             return self.drop_link(cx, id, UNTURNED);
         }
-        self.observer.seen(registration.name());
+        if !is_counted {
+            self.observer.seen(registration.name()); // a heartbeat was answered
+        }
         if !self.registry.in_force(&registration) {
             return self.part(cx, id);
         }

@@ -10,7 +10,7 @@ use crossbeam_channel::Sender;
 
 use crate::close_reason::CloseCause;
 use crate::gateway::registry::Load;
-use crate::observe::{Change, Counts, Done, ExchangeRecord, Minute, OfferSeen, Totals};
+use crate::observe::{Asked, Change, Counts, Done, ExchangeRecord, Minute, OfferSeen, Totals};
 use crate::proto::turn::Transport;
 
 /// What another thread asks.
@@ -91,7 +91,7 @@ pub(crate) struct LinkRow {
     pub(crate) received: u64,
     pub(crate) written: u64,
     /// Method, path and age of what it is busy with.
-    pub(crate) exchange: Option<(Box<str>, Box<str>, Duration)>,
+    pub(crate) exchange: Option<Asked>,
 }
 
 /// The gateway as a whole.

@@ -13,6 +13,11 @@ use crate::support::{
 };
 
 const GATEWAY_OPTIONS: &[&str] = &[
+    "--admin",
+    "--admin-tokens",
+    "--metrics-per-device",
+    "--access-log",
+    "--access-log-format",
     "--devices",
     "--visitors",
     "--route",
@@ -100,7 +105,7 @@ fn the_gateway_prints_one_ready_line_per_listener() {
 fn help_names_every_option_and_exits_with_0() {
     let (code, out, _) = Ptth::run(&["--help"]);
     assert_eq!(code, 0);
-    for word in ["gateway", "device", "token", "demo"] {
+    for word in ["gateway", "device", "token", "status", "health", "demo"] {
         assert!(out.contains(word), "{word} is not in:\n{out}");
     }
     for (command, options) in [("gateway", GATEWAY_OPTIONS), ("device", DEVICE_OPTIONS)] {
@@ -113,10 +118,11 @@ fn help_names_every_option_and_exits_with_0() {
             assert!(out.contains(&variable), "{variable} is not in the help of {command}:\n{out}");
         }
     }
-    for command in ["gateway", "device"] {
+    for command in ["gateway", "device", "status", "health"] {
         // Whoever lists processes would read it.
         assert!(
-            !Ptth::run(&[command, "--help"]).1.contains("--token "),
+            !Ptth::run(&[command, "--help"]).1.contains("token <TOKEN>")
+                && !Ptth::run(&[command, "--help"]).1.contains("--token "),
             "{command} takes a secret as an argument"
         );
     }
