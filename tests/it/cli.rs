@@ -62,8 +62,12 @@ const GATEWAY_OPTIONS: &[&str] = &[
     "--connections",
     "--connections-per-address",
     "--unauthenticated",
+    "--log-format",
 ];
 const DEVICE_OPTIONS: &[&str] = &[
+    "--config",
+    "--log-format",
+    "--status",
     "--to",
     "--text",
     "--dir",

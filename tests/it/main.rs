@@ -25,6 +25,8 @@ mod comet_gateway;
 #[cfg(feature = "cli")]
 mod comet_peers;
 #[cfg(feature = "cli")]
+mod commands;
+#[cfg(feature = "cli")]
 mod config;
 #[cfg(feature = "cli")]
 mod demand;
@@ -64,6 +66,8 @@ mod nonces;
 mod odd_servers;
 #[cfg(feature = "cli")]
 mod options;
+#[cfg(feature = "cli")]
+mod pages;
 #[cfg(feature = "cli")]
 mod peers;
 #[cfg(feature = "cli")]

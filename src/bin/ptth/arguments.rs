@@ -13,6 +13,7 @@ use crate::access_log::AccessLogArgs;
 use crate::admin::AdminArgs;
 use crate::certificates::{DeviceFiles, GatewayFiles};
 use crate::config::duration;
+use crate::levels::LogFormat;
 
 #[derive(Args)]
 pub(crate) struct GatewayArgs {
@@ -162,7 +163,7 @@ pub(crate) struct GatewayArgs {
     pub(crate) waiting: usize,
     /// Bytes of memory for connections and what was read and not passed on yet; from nine tenths on
     /// new requests get 503
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1 << 20..), env = "PTTH_MEMORY")]
+    #[arg(long, value_name = "BYTES", default_value = "1Gi", value_parser = memory, env = "PTTH_MEMORY")]
     pub(crate) memory: u64,
     /// Let several devices with the same credential have one name; requests go to them in turn
     #[arg(long, env = "PTTH_SHARED_NAMES", value_parser = yes_or_no, action = ArgAction::SetTrue)]
@@ -170,7 +171,7 @@ pub(crate) struct GatewayArgs {
     /// Bytes per second that a visitor has to take while others wait for its link, or for the room
     /// that its answer takes; and that an upload has to bring while others wait for its link, or
     /// for the room that it takes (0: any)
-    #[arg(long, value_name = "BYTES", default_value_t = 1024, env = "PTTH_MIN_RATE")]
+    #[arg(long, value_name = "BYTES", default_value = "1Ki", value_parser = size, env = "PTTH_MIN_RATE")]
     pub(crate) min_rate: u64,
     /// Serve visitors that have ended their direction of the connection (half-close) even while
     /// others wait for the link; else they count as gone a second after anything moved
@@ -192,6 +193,9 @@ pub(crate) struct GatewayArgs {
     pub(crate) drain_timeout: Duration,
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
+    /// The form of the log's lines on standard error
+    #[arg(long, value_name = "FORM", value_enum, default_value = "text", env = "PTTH_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
     #[command(flatten)]
     pub(crate) access_log: AccessLogArgs,
 }
@@ -308,6 +312,13 @@ pub(crate) struct DeviceArgs {
     /// On SIGTERM: how long requests in progress may take to finish
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, env = "PTTH_DRAIN_TIMEOUT")]
     pub(crate) drain_timeout: Duration,
+    /// The form of the log's lines on standard error
+    #[arg(long, value_name = "FORM", value_enum, default_value = "text", env = "PTTH_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
+    /// Tell how the device is connected, in JSON: a file that is replaced at each change, or an
+    /// address on loopback that answers HTTP with 200 while it is connected, else 503
+    #[arg(long, value_name = "PATH|ADDR", env = "PTTH_STATUS")]
+    pub(crate) status: Option<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -418,6 +429,32 @@ fn some_number(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "write a whole number from 1 on".to_owned())
 }
 
+/// `1048576`, `512M`, `1Gi`.
+fn size(text: &str) -> Result<u64, String> {
+    const WRONG: &str = "write a whole number of bytes, with or without a unit: 512M, 1G, or Ki, Mi, Gi in powers of 1024";
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..unit_at].parse().map_err(|_| WRONG)?;
+    let unit = match &text[unit_at..] {
+        "" => 1,
+        "K" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        _ => return Err(WRONG.to_owned()),
+    };
+    number.checked_mul(unit).ok_or_else(|| "that is more than 64 bits count".to_owned())
+}
+
+/// A size that a gateway can work with.
+fn memory(text: &str) -> Result<u64, String> {
+    size(text).and_then(|bytes| match bytes {
+        0..1_048_576 => Err("it takes at least 1Mi (1048576 bytes)".to_owned()),
+        bytes => Ok(bytes),
+    })
+}
+
 /// `MIN..MAX`.
 fn range<'t>(text: &'t str, example: &str) -> Result<(&'t str, &'t str), String> {
     text.split_once("..").ok_or_else(|| format!("write MIN..MAX, like {example}"))
@@ -455,4 +492,29 @@ fn pauses(text: &str) -> Result<(Duration, Duration), String> {
         return Err("it takes 0 < MIN <= MAX, like 1s..60s".to_owned());
     }
     Ok((min, max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units_in_powers_of_1000_and_of_1024() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1048576", 1 << 20),
+            ("2K", 2_000),
+            ("512M", 512_000_000),
+            ("1G", 1_000_000_000),
+            ("1Ki", 1 << 10),
+            ("3Mi", 3 << 20),
+            ("1Gi", 1 << 30),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "G", "1g", "1GB", "-1", "+1", "1.5G", " 1", "1 G", "99999999999G"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+        assert!(memory("1Mi").is_ok() && memory("1048575").is_err() && memory("1K").is_err());
+    }
 }

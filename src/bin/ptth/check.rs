@@ -5,7 +5,6 @@
 //! name over. What a gateway thinks of the real name shows only with `--take-over`.
 
 mod chain;
-mod wire;
 
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc::sync_channel;
@@ -23,8 +22,8 @@ use crate::device::token;
 use crate::files::Reading;
 use crate::output::say;
 use crate::proxy::{self, Way};
+use crate::wire::{Reply, Wire};
 use crate::{Failure, failed, usage};
-use wire::{Reply, Wire};
 
 #[derive(Args)]
 pub(crate) struct CheckArgs {

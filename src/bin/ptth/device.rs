@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::arguments::{Comet, DeviceArgs, Offered, ServiceArgs};
+use crate::board::Board;
 use crate::files::{Again, Reading};
 use crate::output::say;
 use crate::signals::{SIGNALS, ends_of, exit_on_second};
@@ -37,7 +38,8 @@ pub(crate) fn run(args: DeviceArgs) -> Result<(), Failure> {
     supervisor.ready(format_args!("connecting to {}", args.url));
     let watched = handle.clone();
     supervisor.watch(move |time| watched.ping(time).is_ok());
-    let reporter = report(events, supervisor.clone());
+    let board = args.status.as_deref().map(Board::start).transpose()?;
+    let reporter = report(events, supervisor.clone(), board.clone());
     let files = Arc::new(certificates::InForce::new(args.tls, stamps, handle.clone()));
     let again = {
         let (files, running, supervisor) = (files.clone(), handle.clone(), supervisor.clone());
@@ -55,6 +57,7 @@ pub(crate) fn run(args: DeviceArgs) -> Result<(), Failure> {
     std::thread::spawn(move || handle_signals(signals, &running, &again, &supervisor, drain));
     let ended = handle.wait();
     drop(reporter.join()); // its last lines are out
+    board.iter().for_each(Board::stopped);
     Ok(ended?)
 }
 
@@ -162,9 +165,11 @@ fn serve(device: Device, service: ServiceArgs) -> Result<DeviceHandle, Failure> 
 fn report(
     events: impl IntoIterator<Item = DeviceEvent> + Send + 'static,
     supervisor: Supervisor,
+    board: Option<Board>,
 ) -> JoinHandle<()> {
     std::thread::spawn(move || {
         for event in events {
+            board.iter().for_each(|board| board.note(&event));
             match event.kind {
                 DeviceEventKind::Connected => {
                     supervisor.status(format_args!("connected {} via {}", event.name, event.url));

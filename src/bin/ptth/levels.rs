@@ -1,29 +1,67 @@
-//! The log's level, which an operator may change while the command runs.
+//! The log's level, which an operator may change while the command runs, and the form of its lines.
 
 use std::io::Write;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
+use clap::ValueEnum;
+use env_logger::fmt::Formatter;
 use env_logger::{Builder, Env, Logger, Target};
 use log::{LevelFilter, Log, Metadata, Record};
+use serde_json::json;
 
 /// What the environment says until an operator says something else.
 struct Levels {
-    of_environment: Logger,
+    of_environment: InForms,
     /// The same without a filter.
-    all: Logger,
+    all: InForms,
     /// A level and one; 0: the environment's.
     chosen: AtomicUsize,
 }
 
 static LEVELS: OnceLock<Levels> = OnceLock::new();
+/// Whether lines are JSON.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// How lines of the log are written.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// One logger for each form.
+struct InForms {
+    text: Logger,
+    json: Logger,
+}
+
+impl InForms {
+    fn build(mut text: Builder, mut json: Builder) -> Self {
+        InForms { text: text.build(), json: json.format(write_json).build() }
+    }
+
+    fn chosen(&self) -> &Logger {
+        if are_json() { &self.json } else { &self.text }
+    }
+}
+
+fn write_json(to: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
+    let line = json!({
+        "time": to.timestamp_millis().to_string(),
+        "level": record.level().as_str(),
+        "target": record.target(),
+        "message": record.args().to_string(),
+    });
+    writeln!(to, "{line}")
+}
 
 impl Levels {
     /// The logger that takes such a record.
     fn logger(&self, metadata: &Metadata<'_>) -> Option<&Logger> {
         match self.chosen.load(Relaxed) {
-            0 => Some(&self.of_environment),
-            chosen => ((metadata.level() as usize) < chosen).then_some(&self.all),
+            0 => Some(self.of_environment.chosen()),
+            chosen => ((metadata.level() as usize) < chosen).then(|| self.all.chosen()),
         }
     }
 }
@@ -40,16 +78,39 @@ impl Log for Levels {
     fn flush(&self) {}
 }
 
-/// Starts the log: `level` out of the environment, `output` where it goes.
-pub(crate) fn start(level: Env<'_>, output: impl Write + Send + Clone + 'static) {
+/// Starts the log, whose level `RUST_LOG` says (default `info`); `output` is where it goes.
+pub(crate) fn start(output: impl Write + Send + Clone + 'static) {
     let to = |output| Target::Pipe(Box::new(output));
-    let of_environment = Builder::from_env(level).target(to(output.clone())).build();
-    let all = Builder::new().filter_level(LevelFilter::Trace).target(to(output)).build();
-    let usual = of_environment.filter();
+    // What is said before the options are read.
+    if std::env::var("PTTH_LOG_FORMAT").is_ok_and(|format| format == "json") {
+        set_format(LogFormat::Json);
+    }
+    let filtered = || {
+        let mut builder = Builder::from_env(Env::default().default_filter_or("info"));
+        builder.target(to(output.clone()));
+        builder
+    };
+    let whole = || {
+        let mut builder = Builder::new();
+        builder.filter_level(LevelFilter::Trace).target(to(output.clone()));
+        builder
+    };
+    let of_environment = InForms::build(filtered(), filtered());
+    let all = InForms::build(whole(), whole());
+    let usual = of_environment.text.filter();
     let levels = LEVELS.get_or_init(|| Levels { of_environment, all, chosen: AtomicUsize::new(0) });
     if log::set_logger(levels).is_ok() {
         log::set_max_level(usual);
     }
+}
+
+/// From here on lines have this form.
+pub(crate) fn set_format(format: LogFormat) {
+    JSON.store(format == LogFormat::Json, Relaxed);
+}
+
+pub(crate) fn are_json() -> bool {
+    JSON.load(Relaxed)
 }
 
 /// From here on this level counts, and no longer what the environment says.

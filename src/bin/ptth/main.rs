@@ -10,6 +10,8 @@
 mod access_log;
 mod admin;
 mod arguments;
+mod board;
+mod call;
 mod certificates;
 mod check;
 mod config;
@@ -20,20 +22,24 @@ mod files;
 mod gateway;
 mod levels;
 mod output;
+mod pages;
 mod proxy;
 mod reload;
 mod signals;
 mod status;
 mod supervise;
 mod tokens;
+mod wire;
 
 use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use reverse_http::Error;
+use serde_json::json;
 
 use crate::arguments::{DeviceArgs, GatewayArgs};
+use crate::call::CallArgs;
 use crate::check::CheckArgs;
 use crate::status::{HealthArgs, StatusArgs};
 
@@ -47,7 +53,7 @@ use crate::status::{HealthArgs, StatusArgs};
         ptth device http://127.0.0.1:9999/lamp --to http://127.0.0.1:3000\n  \
         curl -i http://127.0.0.1:8080/lamp/anything\n\n\
         Every option can also be set as an environment variable: --wait-for-link as PTTH_WAIT_FOR_LINK.\n\
-        Durations are written 500ms, 10s, 5m, 1h. Logs go to standard error; RUST_LOG=debug shows more."
+        Durations are written 500ms, 10s, 5m, 1h; sizes 1048576, 512M, 1Gi. Logs go to standard error; RUST_LOG=debug shows more."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -79,6 +85,15 @@ enum Command {
     Health(HealthArgs),
     /// Go the way of a device to its gateway, step by step, and say what is wrong
     Check(Box<CheckArgs>),
+    /// Ask a device once, as a visitor: ptth call lamp GET /status
+    Call(Box<CallArgs>),
+    /// Print completions for a shell: source <(ptth completions bash)
+    Completions {
+        #[arg(value_enum)]
+        shell: pages::For,
+    },
+    /// Print a manual page, or write all: ptth man gateway | man -l -
+    Man(pages::ManArgs),
     /// Gateway, device and one request in this process: the transcript, live; then exit
     Demo,
 }
@@ -120,7 +135,12 @@ fn main() -> ExitCode {
     let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { text, code }) => {
-            output::complain(format_args!("ptth: {text}"));
+            match levels::are_json() {
+                true => {
+                    output::complain(json!({ "level": "ERROR", "target": "ptth", "message": text }))
+                }
+                false => output::complain(format_args!("ptth: {text}")),
+            }
             ExitCode::from(code)
         }
     };
@@ -129,12 +149,16 @@ fn main() -> ExitCode {
 }
 
 fn run(errors: output::Output) -> Result<(), Failure> {
-    let level = env_logger::Env::default().default_filter_or("info");
-    levels::start(level, errors);
+    levels::start(errors);
     if let Err(e) = rlimit::increase_nofile_limit(u64::MAX) {
         log::debug!("the limit of open files stays as it is: {e}");
     }
     let (cli, merged) = environment::parse::<Cli>()?;
+    match &cli.command {
+        Command::Gateway(args) => levels::set_format(args.log_format),
+        Command::Device(args) => levels::set_format(args.log_format),
+        _ => {}
+    }
     let done = match cli.command {
         Command::Gateway(args) => gateway::run(*args, merged.file.clone()),
         Command::Device(args) => device::run(*args),
@@ -144,6 +168,12 @@ fn run(errors: output::Output) -> Result<(), Failure> {
         Command::Status(args) => status::status(&args),
         Command::Health(args) => status::health(&args),
         Command::Check(args) => check::run(*args),
+        Command::Call(args) => call::run(*args),
+        Command::Completions { shell } => {
+            pages::completions(shell);
+            Ok(())
+        }
+        Command::Man(args) => pages::man(&args),
         Command::Demo => demo::run(),
     };
     done.map_err(|failure| merged.located(failure))

@@ -7,7 +7,7 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 
-use super::wire::Wire;
+use crate::wire::Wire;
 
 /// One line for each certificate, the leaf first.
 ///

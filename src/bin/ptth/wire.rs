@@ -1,4 +1,4 @@
-//! One connection of a check: plain or secured, each read and write with what is left of its time.
+//! One connection of `ptth check` or `ptth call`: plain or secured, each read and write with what is left of its time.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 const TEXT_MAX: usize = 1024;
 
 /// A socket whose reads and writes end at an instant.
-pub(super) struct Timed {
+pub(crate) struct Timed {
     socket: TcpStream,
     until: Instant,
 }
@@ -58,21 +58,21 @@ enum Stream {
     Tls(Box<StreamOwned<ClientConnection, Timed>>),
 }
 
-pub(super) struct Wire {
+pub(crate) struct Wire {
     stream: Stream,
     /// Read and not used yet.
     unread: Vec<u8>,
 }
 
 /// What came back to an offer or a CONNECT.
-pub(super) struct Reply {
-    pub(super) status: u16,
-    pub(super) reason: String,
-    pub(super) verdict: Verdict,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) reason: String,
+    pub(crate) verdict: Verdict,
     /// A gateway of this project answered, and not somebody on the way.
-    pub(super) marked: bool,
+    pub(crate) marked: bool,
     /// A short text, as it came but for control characters.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 /// The token that a check offers.
@@ -80,13 +80,13 @@ const TOKEN: &str = "PTTH/1.0";
 
 impl Wire {
     /// A connection that has to be done within this time.
-    pub(super) fn new(socket: TcpStream, within: Duration) -> Self {
+    pub(crate) fn new(socket: TcpStream, within: Duration) -> Self {
         let timed = Timed { socket, until: Instant::now() + within };
         Wire { stream: Stream::Plain(timed), unread: Vec::new() }
     }
 
     /// Its time begins anew.
-    pub(super) fn extend(&mut self, within: Duration) {
+    pub(crate) fn extend(&mut self, within: Duration) {
         let until = Instant::now() + within;
         match &mut self.stream {
             Stream::Plain(timed) => timed.until = until,
@@ -95,7 +95,7 @@ impl Wire {
     }
 
     /// Finishes a TLS handshake.
-    pub(super) fn secure(self, config: Arc<ClientConfig>, host: &str) -> Result<Wire, String> {
+    pub(crate) fn secure(self, config: Arc<ClientConfig>, host: &str) -> Result<Wire, String> {
         let Stream::Plain(timed) = self.stream else {
             return Err("it is secured already".to_owned());
         };
@@ -112,13 +112,13 @@ impl Wire {
     }
 
     /// The certificates that the other side has shown, the leaf first.
-    pub(super) fn certificates(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn certificates(&self) -> Vec<Vec<u8>> {
         let Stream::Tls(tls) = &self.stream else { return Vec::new() };
         let shown = tls.conn.peer_certificates().unwrap_or_default();
         shown.iter().map(|certificate| certificate.to_vec()).collect()
     }
 
-    pub(super) fn version(&self) -> String {
+    pub(crate) fn version(&self) -> String {
         match &self.stream {
             Stream::Tls(tls) => tls
                 .conn
@@ -129,7 +129,7 @@ impl Wire {
         }
     }
 
-    pub(super) fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
         let sent = match &mut self.stream {
             Stream::Plain(timed) => timed.write_all(bytes),
             Stream::Tls(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
@@ -137,8 +137,18 @@ impl Wire {
         sent.map_err(|e| format!("the connection broke while the request was written ({e})"))
     }
 
-    /// Reads more; `false`: the other side has ended the connection.
-    fn fill(&mut self) -> io::Result<bool> {
+    /// What was read and not taken yet.
+    pub(crate) fn unread(&self) -> &[u8] {
+        &self.unread
+    }
+
+    /// These bytes in front were used.
+    pub(crate) fn take(&mut self, n: usize) {
+        self.unread.drain(..n.min(self.unread.len()));
+    }
+
+    /// Reads more; returns false if the other side has ended the connection.
+    pub(crate) fn fill(&mut self) -> io::Result<bool> {
         let mut bytes = [0; 4096];
         let n = match &mut self.stream {
             Stream::Plain(timed) => timed.read(&mut bytes)?,
@@ -152,7 +162,7 @@ impl Wire {
     }
 
     /// The final answer, or the 101.
-    pub(super) fn reply(&mut self) -> Result<Reply, String> {
+    pub(crate) fn reply(&mut self) -> Result<Reply, String> {
         let limits = Limits::default();
         for _ in 0..=limits.informational_max {
             let (mut reply, taken, length) = loop {
@@ -187,7 +197,7 @@ impl Wire {
     }
 
     /// Waits for a heartbeat and answers it. `false`: none came, and the connection is open.
-    pub(super) fn heartbeat(&mut self) -> Result<bool, String> {
+    pub(crate) fn heartbeat(&mut self) -> Result<bool, String> {
         loop {
             match head::request(&self.unread, &Limits::default(), LineEnds::Crlf) {
                 Ok(Some(_)) => break,

@@ -1,0 +1,209 @@
+//! `ptth device --status`: how the device is connected, in JSON, as a file that is replaced whole or
+//! at a listener of its own, for health checks and LEDs.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use reverse_http::{DeviceEvent, DeviceEventKind};
+use serde_json::{Value, json};
+
+use crate::gateway::is_loopback;
+use crate::output::say;
+use crate::{Failure, failed, usage};
+
+/// How long one who asks at the listener may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest request head that is read there, in bytes.
+const HEAD_MAX: usize = 8 * 1024;
+
+/// What is known of the connections. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Board {
+    state: Arc<Mutex<State>>,
+    file: Option<Arc<PathBuf>>,
+}
+
+#[derive(Default)]
+struct State {
+    name: String,
+    /// By URL: how, and since when.
+    connected: BTreeMap<String, (String, SystemTime)>,
+    last_error: Option<(String, String, SystemTime)>,
+    stopped: bool,
+}
+
+impl State {
+    fn json(&self) -> Value {
+        let seconds = |at: &SystemTime| {
+            at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+        };
+        let gateways: Vec<Value> = self
+            .connected
+            .iter()
+            .map(|(url, (via, since))| json!({ "url": url, "via": via, "since": seconds(since) }))
+            .collect();
+        let first = self.connected.values().min_by_key(|(_, since)| *since);
+        json!({
+            "name": self.name,
+            "connected": first.is_some(),
+            "via": first.map(|(via, _)| via),
+            "since": first.map(|(_, since)| seconds(since)),
+            "gateways": gateways,
+            "last_error": self.last_error.as_ref().map(|(url, text, at)| {
+                json!({ "url": url, "text": text, "at": seconds(at) })
+            }),
+            "stopped": self.stopped,
+        })
+    }
+
+    fn note(&mut self, event: &DeviceEvent) {
+        self.name.clone_from(&event.name);
+        let now = SystemTime::now();
+        match event.kind {
+            DeviceEventKind::Connected | DeviceEventKind::Waiting => {
+                let via = match event.kind {
+                    DeviceEventKind::Waiting => "an offer that the gateway holds".to_owned(),
+                    _ => event.detail.clone(),
+                };
+                let since = self.connected.get(&event.url).map_or(now, |(_, since)| *since);
+                self.connected.insert(event.url.clone(), (via, since));
+            }
+            DeviceEventKind::Disconnected => {
+                self.connected.remove(&event.url);
+                self.last_error = Some((event.url.clone(), event.detail.clone(), now));
+            }
+            DeviceEventKind::Failed | DeviceEventKind::Refused { .. } => {
+                self.last_error = Some((event.url.clone(), event.detail.clone(), now));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Board {
+    /// Listens, or writes the file for the first time.
+    ///
+    /// # Errors
+    /// The address cannot be bound or is not loopback; the file cannot be written.
+    pub(crate) fn start(to: &str) -> Result<Self, Failure> {
+        let state = Arc::<Mutex<State>>::default();
+        if !is_address(to) {
+            let board = Board { state, file: Some(Arc::new(PathBuf::from(to))) };
+            board.write().map_err(|e| usage(format!("--status {to}: {e}")))?;
+            return Ok(board);
+        }
+        if !is_loopback(to)? {
+            return Err(usage(format!(
+                "--status {to}: beyond loopback anybody could read it; write an address like 127.0.0.1:9991, or a path"
+            )));
+        }
+        let listener =
+            TcpListener::bind(to).map_err(|e| failed(format_args!("--status {to}: {e}")))?;
+        let address = listener.local_addr().map_err(failed)?;
+        say(format_args!("status http://{address}"));
+        let board = Board { state, file: None };
+        let shown = board.clone();
+        std::thread::Builder::new()
+            .name("ptth-status".to_owned())
+            .spawn(move || {
+                for stream in listener.incoming() {
+                    match stream {
+                        Ok(stream) => drop(shown.answer(stream)), // whoever asked has gone
+                        // No descriptor is left, most likely.
+                        Err(_) => std::thread::sleep(Duration::from_millis(100)),
+                    }
+                }
+            })
+            .map_err(failed)?;
+        Ok(board)
+    }
+
+    /// Notes what happened.
+    pub(crate) fn note(&self, event: &DeviceEvent) {
+        self.change(|state| state.note(event));
+    }
+
+    /// The device has ended.
+    pub(crate) fn stopped(&self) {
+        self.change(|state| {
+            state.connected.clear();
+            state.stopped = true;
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Err(e) = self.write() {
+            log::warn!("--status: the file was not written: {e}");
+        }
+    }
+
+    fn text(&self) -> (bool, String) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (!state.connected.is_empty(), format!("{:#}\n", state.json()))
+    }
+
+    /// A reader sees the old text or the new one, whole.
+    fn write(&self) -> io::Result<()> {
+        let Some(path) = &self.file else { return Ok(()) };
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".{}", std::process::id()));
+        let beside = Path::new(&beside);
+        std::fs::write(beside, self.text().1)?;
+        std::fs::rename(beside, path.as_path()).inspect_err(|_| {
+            drop(std::fs::remove_file(beside)); // the first mistake is the one that is told
+        })
+    }
+
+    /// One request, whatever its path: 200 while the device is connected, else 503.
+    fn answer(&self, mut stream: TcpStream) -> io::Result<()> {
+        stream.set_read_timeout(Some(ASK_TIMEOUT))?;
+        stream.set_write_timeout(Some(ASK_TIMEOUT))?;
+        let began = std::time::Instant::now();
+        let (mut head, mut bytes) = (Vec::new(), [0; 1024]);
+        while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+            let n = stream.read(&mut bytes)?;
+            head.extend_from_slice(&bytes[..n]);
+            if n == 0 || head.len() > HEAD_MAX || began.elapsed() > ASK_TIMEOUT {
+                return Ok(());
+            }
+        }
+        let (connected, text) = self.text();
+        let status = if connected { "200 OK" } else { "503 Service Unavailable" };
+        let body = if head.starts_with(b"HEAD ") { "" } else { &text };
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n{body}",
+            text.len()
+        )
+    }
+}
+
+/// `127.0.0.1:9991` or `localhost:9991`, and no path.
+fn is_address(to: &str) -> bool {
+    let port = to.rsplit_once(':').map(|(_, port)| port);
+    !to.contains('/') && port.is_some_and(|port| port.parse::<u16>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_told_from_an_address() {
+        for (to, address) in [
+            ("127.0.0.1:0", true),
+            ("[::1]:9991", true),
+            ("localhost:1", true),
+            ("/run/ptth/status.json", false),
+            ("status.json", false),
+            ("./a:1", false),
+        ] {
+            assert_eq!(is_address(to), address, "{to}");
+        }
+    }
+}

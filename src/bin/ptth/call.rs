@@ -1,0 +1,214 @@
+//! `ptth call`: one request to a device, as a visitor.
+
+use std::io::Write;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use reverse_http::Limits;
+use reverse_http::proto::body::{self, Decoder, Piece};
+use reverse_http::proto::head::{self, LineEnds, write_field, write_request_line};
+use reverse_http::tls::DeviceTls;
+
+use crate::arguments::some_time;
+use crate::certificates::DeviceFiles;
+use crate::device::token;
+use crate::files::{self, Reading};
+use crate::wire::Wire;
+use crate::{Failure, failed, usage};
+
+/// Longest body that is sent or shown, in bytes.
+const BODY_MAX: usize = 64 << 20;
+
+#[derive(Args)]
+pub(crate) struct CallArgs {
+    /// The device
+    name: String,
+    /// The method: GET, POST, ...
+    method: String,
+    /// What the device is asked for: /status?all=1
+    target: String,
+    /// The gateway's address for visitors, which serves devices below /NAME (--route path)
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8080",
+        env = "PTTH_CALL_VISITORS"
+    )]
+    visitors: String,
+    /// A field of the request, like `Accept: text/plain`; may be given several times
+    #[arg(long, short = 'H', value_name = "NAME: VALUE")]
+    header: Vec<String>,
+    /// The body, or @FILE (`@-` is standard input, one line)
+    #[arg(long, short, value_name = "TEXT|@FILE")]
+    data: Option<String>,
+    /// Show status and fields of the answer, too
+    #[arg(long, short)]
+    include: bool,
+    /// A file with a visitor's token (`-`: standard input); or set PTTH_VISITOR_TOKEN
+    #[arg(long, value_name = "FILE|-")]
+    token_file: Option<String>,
+    #[command(flatten)]
+    tls: DeviceFiles,
+    /// How long the answer may take, in all
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_time)]
+    timeout: Duration,
+}
+
+/// Asks, and shows the answer's body. Exit codes: 0 for a status below 400, else 1; 2 wrong usage.
+pub(crate) fn run(args: CallArgs) -> Result<(), Failure> {
+    let to = Visitors::of(&args)?;
+    let request = request(&args, &to)?;
+    let mut wire = to.connect(args.timeout)?;
+    wire.send(&request).map_err(failed)?;
+    let status = show_answer(&mut wire, &args)?;
+    match status {
+        0..=399 => Ok(()),
+        _ => Err(failed(format_args!("{status} {}", head::reason_phrase(status)))),
+    }
+}
+
+/// Where visitors come in.
+struct Visitors {
+    host: String,
+    port: u16,
+    authority: String,
+    prefix: String,
+    tls: Option<DeviceTls>,
+}
+
+impl Visitors {
+    fn of(args: &CallArgs) -> Result<Self, Failure> {
+        let wrong = || {
+            usage(format!("--visitors {}: write a URL like http://127.0.0.1:8080", args.visitors))
+        };
+        let uri: http::Uri = args.visitors.parse().map_err(|_| wrong())?;
+        let authority = uri.authority().ok_or_else(wrong)?;
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(wrong()),
+        };
+        let files = args.tls.tls(Reading::First).map_err(usage)?;
+        if files.is_some() && !secure {
+            return Err(usage("--ca, --pin, --cert, --key and --clock-floor go with https://"));
+        }
+        Ok(Visitors {
+            host: authority.host().trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }),
+            authority: authority.to_string(),
+            prefix: uri.path().trim_end_matches('/').to_owned(),
+            tls: secure.then(|| files.unwrap_or_default()),
+        })
+    }
+
+    fn connect(&self, within: Duration) -> Result<Wire, Failure> {
+        let began = Instant::now();
+        let found = (self.host.as_str(), self.port).to_socket_addrs();
+        let found = found.map_err(|e| failed(format_args!("{}: {e}", self.host)))?;
+        let mut last = None;
+        for address in found {
+            let left = within.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
+            match TcpStream::connect_timeout(&address, left) {
+                Ok(stream) => {
+                    let wire = Wire::new(stream, left);
+                    let Some(tls) = &self.tls else { return Ok(wire) };
+                    let config = tls.clone().into_rustls()?;
+                    return wire.secure(config, &self.host).map_err(failed);
+                }
+                Err(e) => last = Some(format!("{address}: {e}")),
+            }
+        }
+        Err(failed(last.unwrap_or_else(|| format!("{} has no address", self.host))))
+    }
+}
+
+fn request(args: &CallArgs, to: &Visitors) -> Result<Vec<u8>, Failure> {
+    if !args.target.starts_with('/') {
+        return Err(usage(format!("{}: write a path, /status", args.target)));
+    }
+    let body = match args.data.as_deref().map(|data| (data, data.strip_prefix('@'))) {
+        None => None,
+        Some((_, Some("-"))) => Some(files::line_of_stdin().map_err(usage)?.into_bytes()),
+        Some((_, Some(path))) => {
+            let read = files::read(std::path::Path::new(path), BODY_MAX as u64, Reading::First);
+            Some(read.map_err(|e| usage(format!("--data @{path}: {e}")))?)
+        }
+        Some((text, None)) => Some(text.as_bytes().to_vec()),
+    };
+    let mut request = Vec::new();
+    let target = format!("{}/{}{}", to.prefix, args.name, args.target);
+    let wrong = |e: reverse_http::Refusal| usage(e.reason.into_owned());
+    write_request_line(&mut request, &args.method, &target).map_err(wrong)?;
+    let mut field = |name: &str, value: &str| write_field(&mut request, name, value.as_bytes());
+    field("Host", &to.authority).map_err(wrong)?;
+    field("Connection", "close").map_err(wrong)?;
+    if let Some(token) = token(args.token_file.as_deref(), "--token-file", "PTTH_VISITOR_TOKEN")? {
+        field("Authorization", &format!("Bearer {token}")).map_err(wrong)?;
+    }
+    for line in &args.header {
+        let (name, value) = line
+            .split_once(':')
+            .ok_or_else(|| usage(format!("--header {line}: write NAME: VALUE")))?;
+        let framing = ["host", "connection", "content-length", "transfer-encoding"];
+        if framing.iter().any(|ours| name.eq_ignore_ascii_case(ours)) {
+            return Err(usage(format!("--header {name}: ptth writes this field itself")));
+        }
+        field(name, value.trim()).map_err(wrong)?;
+    }
+    if body.is_some() || !matches!(args.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "DELETE") {
+        let length = body.as_ref().map_or(0, Vec::len);
+        field("Content-Length", &length.to_string()).map_err(wrong)?;
+    }
+    request.extend_from_slice(b"\r\n");
+    request.extend(body.unwrap_or_default());
+    Ok(request)
+}
+
+/// Writes the answer to standard output as it comes; returns its status.
+fn show_answer(wire: &mut Wire, args: &CallArgs) -> Result<u16, Failure> {
+    let limits = Limits::default();
+    let no_http =
+        |e: reverse_http::Refusal| failed(format_args!("what came back is no HTTP: {}", e.reason));
+    let (status, mut decoder) = loop {
+        let found = head::response(wire.unread(), &limits, LineEnds::CrlfOrLf).map_err(no_http)?;
+        let Some(head) = found else {
+            if !wire.fill().map_err(failed)? {
+                return Err(failed("the connection was closed without an answer"));
+            }
+            continue;
+        };
+        let (status, length) = (head.status, head.len);
+        let decoder =
+            body::of_response(&head, &args.method).map(|framing| Decoder::new(framing, &limits));
+        if args.include && status >= 200 {
+            show(&wire.unread()[..length])?;
+        }
+        wire.take(length);
+        if status >= 200 {
+            break (status, decoder.map_err(no_http)?);
+        }
+    };
+    let mut shown = 0;
+    while !decoder.is_done() {
+        let (used, piece) = decoder.decode(wire.unread()).map_err(no_http)?;
+        if let Piece::Data(data) = piece {
+            shown += data.len();
+            show(data)?;
+        }
+        wire.take(used);
+        if shown > BODY_MAX {
+            return Err(failed(format_args!("the answer is longer than {BODY_MAX} bytes")));
+        }
+        if used == 0 && !decoder.is_done() && !wire.fill().map_err(failed)? {
+            decoder.finish_at_eof().map_err(|_| failed("the answer was cut off"))?;
+        }
+    }
+    Ok(status)
+}
+
+/// Straight to standard output: nothing else goes on here that a slow reader could keep waiting.
+fn show(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(failed)
+}
