@@ -742,7 +742,9 @@ fn a_token_has_a_label_and_a_last_day() {
     visitor.read_answer("GET").expect_ok("ok");
     std::fs::write(&file.path, good_line.replace("2999", "2021")).unwrap();
     gateway.process.signal("HUP");
-    gateway.process.expect_stderr("1 removed, 1 changed");
+    eventually("both tables are read again", || {
+        (gateway.process.stderr().matches("1 removed, 1 changed").count() == 2).then_some(())
+    });
     assert_eq!(link.read_head().target(), "*", "it is told to go");
     ask(&good).expect_refusal(401);
     gateway.process.expect_stderr("expired on 2021-12-31");
