@@ -155,7 +155,7 @@ impl Gateway {
         answer.recv().map_err(|_| stopped())?.map(drop)
     }
 
-    /// Replaces the devices' [tokens](GatewayBuilder::tokens), for the next offer and the next
+    /// Replaces the devices' [tokens](crate::GatewayBuilder::tokens), for the next offer and the next
     /// poll. Links and polls that came in with a token that is gone, or has lost one of their
     /// names, are ended: at once where they idle (polls with 401), else behind what they have in
     /// hand, and in any case after [`Limits::take_over_grace`].
@@ -166,7 +166,7 @@ impl Gateway {
         self.replace_tokens(Whose::Devices, tokens)
     }
 
-    /// Replaces the visitors' [tokens](GatewayBuilder::visitor_tokens), for the next request. What
+    /// Replaces the visitors' [tokens](crate::GatewayBuilder::visitor_tokens), for the next request. What
     /// is in progress with a token that is gone, or is not for that device any more, goes on for
     /// [`Limits::take_over_grace`]; then it is ended: 401 where no answer has begun, else cut, and
     /// so are tunnels.
@@ -239,7 +239,7 @@ impl Gateway {
     ///
     /// For the time of `notice` everything is served as ever, but the [health
     /// path](Routes::health_path) says 503, every answer ends its visitor's connection, and devices
-    /// that come are sent away ([`GatewayBuilder::drain_to`]); one that polls here goes on. Then
+    /// that come are sent away ([`drain_to`](crate::GatewayBuilder::drain_to)); one that polls here goes on. Then
     /// nothing new comes in, idle links and visitors are closed, devices that poll are let go, and
     /// exchanges in progress may finish within `time`; what is left then is ended: 502 where no
     /// answer has begun, else it is cut, and so are tunnels. Called again (from another thread),
@@ -283,7 +283,7 @@ impl Gateway {
     /// `X-Request-Id` from then on. Called again, the earlier receiver ends.
     ///
     /// # Errors
-    /// The gateway does not [observe](GatewayBuilder::observe), or was stopped.
+    /// The gateway does not [observe](crate::GatewayBuilder::observe), or was stopped.
     #[cfg(feature = "admin")]
     pub fn records(&self, most: usize) -> Result<Receiver<ExchangeRecord>, Error> {
         if !self.observes {
@@ -296,7 +296,7 @@ impl Gateway {
         Ok(records)
     }
 
-    /// Whether it was started to [observe](GatewayBuilder::observe).
+    /// Whether it was started to [observe](crate::GatewayBuilder::observe).
     #[cfg(feature = "admin")]
     pub(crate) fn observes(&self) -> bool {
         self.observes
