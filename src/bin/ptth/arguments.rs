@@ -363,7 +363,7 @@ pub(crate) enum Comet {
 #[group(required = true, multiple = false)]
 pub(crate) struct ServiceArgs {
     /// Forward requests to this local HTTP server: http://127.0.0.1:3000 or unix:/run/app.sock
-    #[arg(long, value_name = "URL", env = "PTTH_TO")]
+    #[arg(long, value_name = "URL", env = "PTTH_TO", value_parser = local_server)]
     pub(crate) to: Option<String>,
     /// Answer every request with this text
     #[arg(long, value_name = "STRING", env = "PTTH_TEXT")]
@@ -427,6 +427,13 @@ pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
 
 fn some_number(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "write a whole number from 1 on".to_owned())
+}
+
+/// A URL; `127.0.0.1:3000` stands for `http://127.0.0.1:3000`.
+#[allow(clippy::unnecessary_wraps, reason = "clap's parsers may fail")]
+fn local_server(text: &str) -> Result<String, String> {
+    let has_scheme = text.contains("://") || text.starts_with("unix:");
+    Ok(if has_scheme { text.to_owned() } else { format!("http://{text}") })
 }
 
 /// `1048576`, `512M`, `1Gi`.
@@ -497,6 +504,19 @@ fn pauses(text: &str) -> Result<(Duration, Duration), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_local_server_without_a_scheme_is_at_http() {
+        for (text, url) in [
+            ("127.0.0.1:3000", "http://127.0.0.1:3000"),
+            ("localhost:3000", "http://localhost:3000"),
+            ("http://a", "http://a"),
+            ("ftp://a", "ftp://a"),
+            ("unix:/run/app.sock", "unix:/run/app.sock"),
+        ] {
+            assert_eq!(local_server(text).as_deref(), Ok(url));
+        }
+    }
 
     #[test]
     fn sizes_have_units_in_powers_of_1000_and_of_1024() {
