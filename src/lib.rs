@@ -63,13 +63,13 @@ pub mod tls;
 
 pub use close_reason::{CloseCause, EndCounts};
 pub use device::{
-    Device, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange, Listener, OnRefusal,
-    Stopping, Upgraded, upgrade,
+    Device, DeviceBuilder, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange,
+    Listener, OnRefusal, Stopping, Upgraded, upgrade,
 };
 pub use error::{Error, Fault, Refusal};
 pub use gateway::{
-    DeviceRef, Event, EventKind, Gateway, GatewayStats, Grant, Offer, Reject, Route, Routes,
-    Tokens, TurnMode,
+    DeviceRef, Event, EventKind, Gateway, GatewayBuilder, GatewayStats, Grant, Offer, Reject,
+    Route, Routes, Tokens, TurnMode,
 };
 pub use limits::Limits;
 pub use link::{DeviceLink, GatewayLink};

@@ -35,8 +35,8 @@ pub(crate) struct GatewayArgs {
         env = "PTTH_ROUTE"
     )]
     pub(crate) route: Vec<String>,
-    /// A file (TOML) with options in its table [gateway] (and those of devices in [device]), and
-    /// [[route]] tables, from host and path to device; command line and environment win; the routes
+    /// A file (TOML) with options in its table `gateway` (and those of devices in `device`), and
+    /// `route` tables, from host and path to device; command line and environment win; the routes
     /// are read again on SIGHUP
     #[arg(long, value_name = "FILE", env = "PTTH_CONFIG")]
     pub(crate) config: Option<PathBuf>,
@@ -211,7 +211,7 @@ pub(crate) struct DeviceArgs {
     pub(crate) tls: DeviceFiles,
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
-    /// A file (TOML) with options in its table [device], the URL as `url`; it may be the gateway's,
+    /// A file (TOML) with options in its table `device`, the URL as `url`; it may be the gateway's,
     /// too; command line and environment win
     #[arg(long, value_name = "FILE", env = "PTTH_CONFIG")]
     pub(crate) config: Option<PathBuf>,
