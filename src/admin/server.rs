@@ -181,7 +181,7 @@ fn bind_tcp(address: &str, has_tokens: bool) -> Result<(Listener, String), Error
 /// For its owner alone. A socket that nobody listens on is left over from an earlier run, and goes.
 fn bind_unix(path: &Path) -> Result<Listener, Error> {
     let doing = |e| {
-        let at = format_args!("listening for operators on unix:{}", path.display());
+        let at = format!("listening for operators on unix:{}", path.display());
         Error::io(Fault::Gateway, at, e)
     };
     if UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
