@@ -116,7 +116,7 @@ fuzz_target!(|bytes: &[u8]| {
         keep_underscore: false,
         upgrade: false,
         request_id: None,
-};
+    };
     if forward(&mut wire, &head, framing, &rules).is_err() {
         return;
     }

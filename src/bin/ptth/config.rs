@@ -1,6 +1,7 @@
 //! The file of `--config`: TOML with every option ([`options`]) and a table of routes, each mistake
 //! told with its line and column, and with what would be right.
 
+#[path = "config/options.rs"] // also where another program takes this file by its path
 mod options;
 
 use std::collections::BTreeMap;
@@ -35,7 +36,11 @@ impl File {
         let bytes = files::read(path, FILE_MAX, reading).map_err(|e| format!("{name}: {e}"))?;
         let text = String::from_utf8(bytes)
             .map_err(|_| format!("{name}: there are bytes that are not UTF-8"))?;
-        Ok(File { name, text })
+        Ok(File::of_text(name, text))
+    }
+
+    pub(crate) fn of_text(name: String, text: String) -> Self {
+        File { name, text }
     }
 
     /// Every option of the file.
