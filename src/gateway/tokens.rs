@@ -92,7 +92,8 @@ struct Expiry {
 impl Expiry {
     fn read(day: &str) -> Result<Self, String> {
         const DAY: Duration = Duration::from_secs(86_400);
-        let first = calendar::day(day).map_err(|e| format!("{EXPIRES}{day}: {e}"))?;
+        let first =
+            calendar::day(day).map_err(|e| format!("{EXPIRES} is followed by {day:?}: {e}"))?;
         Ok(Expiry { day: day.into(), at: first + DAY })
     }
 }
@@ -146,7 +147,8 @@ impl Tokens {
         line.expires = expires;
         line.number = number;
         line.identity = hex(&digest).into();
-        line.label = crate::observe::cut(label, LABEL_BYTES_MAX);
+        let label = label.replace(char::is_control, " ");
+        line.label = crate::observe::cut(&label, LABEL_BYTES_MAX);
         self.names.extend(line.names.iter().cloned());
         self.lines.insert(digest, line);
         Ok(())
@@ -448,9 +450,13 @@ mod tests {
             "lamp expires=",
             "expires=2020-02-29",
             "lamp expires=2020-01-01 door",
+            "lamp expires=2020\u{1b}[31m",
         ] {
-            assert!(Tokens::parse(&format!("{} {wrong}", hex(&digest))).is_err(), "{wrong}");
+            let mistake = Tokens::parse(&format!("{} {wrong}", hex(&digest))).unwrap_err();
+            assert!(!mistake.to_string().contains(char::is_control), "{mistake}");
         }
+        let odd = Tokens::parse(&format!("{} lamp # a\u{1b}b\tc", hex(&digest))).unwrap();
+        assert_eq!(odd.label(&digest).as_deref(), Some("a b c"));
         assert!(Tokens::line_with("abc", "lamp", None, Some("two\nlines")).is_err());
         assert!(Tokens::line_with("abc", "lamp", Some("soon"), None).is_err());
     }
