@@ -503,6 +503,28 @@ impl DeviceRole {
         }
     }
 
+    /// A refusal in the gateway's own words, where it has some.
+    fn refusal(&self, url: &str, status: u16, reply: &ReplyHead) -> String {
+        if !reply.marked {
+            return format!("gateway {url}: the offer was refused with {status}: {UNMARKED}");
+        }
+        let has_token = self.plan.secrets.iter().any(|(name, _)| name == "Authorization");
+        let why = reply.details.as_deref().unwrap_or(match status {
+            401 => "it does not take the credential",
+            403 => "the credential is not for this name",
+            404 => {
+                "it knows no such name, or this is the port of its visitors; devices use another (9999 unless changed)"
+            }
+            _ => "the name is gone for good",
+        });
+        let remedy = match status {
+            401 if has_token => "; check the token",
+            401 => "; no token was given (PTTH_TOKEN or --token-file)",
+            _ => "",
+        };
+        format!("gateway {url} refused the offer with {status}: {why}{remedy}")
+    }
+
     /// 401, 403, 404, 410: final for the first offer ever where the user wants that; weather after
     /// a success, or where it is not the gateway's own word.
     pub(super) fn refused(
@@ -513,32 +535,9 @@ impl DeviceRole {
         reply: &ReplyHead,
     ) {
         let marked = reply.marked;
-        let has_token = self.plan.secrets.iter().any(|(name, _)| name == "Authorization");
-        let why = match status {
-            _ if !marked => UNMARKED,
-            401 if has_token => "401: it does not know this token",
-            401 => "401: it wants a token, and none was given (PTTH_TOKEN or --token-file)",
-            403 => "403: the credential is not for this name",
-            404 => {
-                "404: it knows no such name, or this is the port of its visitors; devices use another (9999 unless changed)"
-            }
-            _ => "410: the name is gone for good",
-        };
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
         let (slot, home) = (dial.slot, dial.home.clone());
-        let text = match marked {
-            true => {
-                let details = reply.details.as_ref().map(|details| format!(" ({details})"));
-                format!(
-                    "gateway {} refused the offer with {why}{}",
-                    dial.url.text,
-                    details.unwrap_or_default()
-                )
-            }
-            false => {
-                format!("gateway {}: the offer was refused with {status}: {why}", dial.url.text)
-            }
-        };
+        let text = self.refusal(&dial.url.text, status, reply);
         cx.close(id);
         self.attempt_over(cx, slot, &text);
         self.tell(DeviceEventKind::Refused { status }, &home, &home.url.text, text.clone());

@@ -12,7 +12,7 @@ use crate::gateway::tokens::{self, Digest, Tokens, Whose};
 use crate::stream::{Shown, ShownKey};
 
 pub(super) const REVOKED: &str = "the token or certificate that it came in with is valid no longer";
-const NO_TOKEN: &str = "this gateway takes devices with a token alone, and this is none that it knows; send Authorization: Bearer";
+const NO_TOKEN: &str = "this gateway requires a device token, and recognised none in this request; send Authorization: Bearer";
 const EXPIRED: &str = "the token has expired; ask for a new one";
 const OTHER_NAME: &str = "the credential is not for this name";
 

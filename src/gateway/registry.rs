@@ -256,6 +256,11 @@ impl Entry {
         self.idle.0.len() + self.mailbox.as_ref().map_or(0, |mailbox| mailbox.polls.0.len())
     }
 
+    /// Returns true if the role has to set the alarm for `poll_gap`: it is not set already.
+    fn begins_gap(&mut self) -> bool {
+        !std::mem::replace(&mut self.gap_alarm, true)
+    }
+
     fn is_awaited(&self) -> bool {
         !self.waiting.is_empty() || !self.again.is_empty()
     }
@@ -702,7 +707,7 @@ impl Registry {
             let Some(mailbox) = &mut entry.mailbox else { continue };
             mailbox.polls.take_out(id);
             mailbox.left = now;
-            if mailbox.polls.0.is_empty() && !std::mem::replace(&mut entry.gap_alarm, true) {
+            if mailbox.polls.0.is_empty() && entry.begins_gap() {
                 alarms.push(name.clone());
             }
         }
@@ -724,7 +729,7 @@ impl Registry {
             };
             entry.idle.take_out(id);
             entry.lapsed = Some(now);
-            if !std::mem::replace(&mut entry.gap_alarm, true) {
+            if entry.begins_gap() {
                 alarms.push(name.clone());
             }
         }

@@ -23,7 +23,7 @@ use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
 use crate::relay::{self, Exchange, LocalAnswer, Waits};
 
-const NO_VISITOR_TOKEN: &str = "this gateway answers visitors with a token alone; send it as Authorization: Bearer, or as the password of Basic";
+const NO_VISITOR_TOKEN: &str = "this gateway requires a visitor token; send it as Authorization: Bearer, or as the password of Basic";
 
 const TOO_LONG_WITH_OURS: &str = "the request head is longer than a device takes, with the fields that this gateway adds; send fewer or shorter fields";
 
@@ -621,9 +621,15 @@ impl GatewayRole {
             return self.linger(cx, id);
         }
         peer.state = State::Visitor(Visitor::Head { began: false, first: false, face });
+        self.await_request(cx, id);
+    }
+
+    /// A connection idles between two requests; what was sent ahead is looked at soon.
+    pub(super) fn await_request(&self, cx: &mut Connections<State>, id: Id) {
+        let at = cx.after(self.settings.limits.idle_visitor_timeout);
+        let Some(peer) = cx.get_mut(id) else { return };
         peer.settle();
         let more = peer.has_input();
-        let at = cx.after(self.settings.limits.idle_visitor_timeout);
         cx.set_deadline(id, Some(at));
         if more {
             cx.again(id);

@@ -728,6 +728,20 @@ fn a_token_has_a_label_and_a_last_day() {
     assert!(refused.text().contains("expired"), "{}", refused.text());
     assert!(!refused.text().contains("2020") && !refused.text().contains("door"));
     gateway.process.expect_stderr("(the lamp at the door) expired on 2020-02-29");
+    // A device repeats the gateway's own reason, and adds what it knows itself.
+    for (token, said) in [
+        (Some(over.as_str()), "401: the token has expired; ask for a new one; check the token"),
+        (
+            Some("wrong"),
+            "recognised none in this request; send Authorization: Bearer; check the token",
+        ),
+        (None, "no token was given (PTTH_TOKEN or --token-file)"),
+    ] {
+        let mut command = Ptth::command(&["device", &gateway.device_url("lamp"), "--text", "on"]);
+        token.into_iter().for_each(|token| drop(command.env("PTTH_TOKEN", token)));
+        let (code, _, err) = Ptth::finish(&mut command);
+        assert!(code == 3 && err.contains(said), "{code}: {err}");
+    }
     let ask = |token: &str| {
         gateway.visitor().ask(&format!("GET /lamp/x HTTP/1.1\r\nHost: a\r\n{}\r\n", bearer(token)))
     };

@@ -126,12 +126,6 @@ impl GatewayRole {
         }
         let Some(peer) = cx.get_mut(id) else { return };
         peer.state = BETWEEN_POLLS;
-        peer.settle();
-        let more = peer.has_input();
-        let at = cx.after(self.settings.limits.idle_visitor_timeout);
-        cx.set_deadline(id, Some(at));
-        if more {
-            cx.again(id);
-        }
+        self.await_request(cx, id);
     }
 }
