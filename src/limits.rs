@@ -132,8 +132,8 @@ limits! {
     /// many as requests are in progress, which links and polls bound. Beyond: requests wait in
     /// line. 1 is for servers that serve one connection after the other.
     local_connections_max: usize = 0;
-    /// Events kept for a subscriber that does not read them. Default 1,024. Beyond: dropped, and
-    /// counted in the next one.
+    /// Events kept for a subscriber that does not read them. Default 1,024. Beyond: dropped; a
+    /// gateway counts them in the next one.
     events_max: usize = 1_024;
 
     /// Whole time for a request head to arrive, from its first byte (from the accept for the first
@@ -313,7 +313,7 @@ impl Limits {
                 self.fields_max
             )));
         }
-        let never_zero: [(&str, Duration); 18] = [
+        let never_zero: [(&str, Duration); 19] = [
             ("head_timeout", self.head_timeout),
             ("handshake_timeout", self.handshake_timeout),
             ("idle_visitor_timeout", self.idle_visitor_timeout),
@@ -326,6 +326,7 @@ impl Limits {
             ("proxy_timeout", self.proxy_timeout),
             ("local_wait_timeout", self.local_wait_timeout),
             ("offer_timeout", self.offer_timeout),
+            ("abandoned_timeout", self.abandoned_timeout),
             ("heartbeat_timeout", self.heartbeat_timeout),
             ("poll_hold", self.poll_hold),
             ("min_rate_window", self.min_rate_window),
@@ -336,7 +337,7 @@ impl Limits {
         for (name, value) in never_zero {
             if value.is_zero() {
                 return Err(Error::usage(format!(
-                    "limits: {name} is zero; it has to be some time"
+                    "limits: {name} is zero; it must be greater than zero"
                 )));
             }
         }

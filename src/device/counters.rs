@@ -31,6 +31,8 @@ pub(crate) struct Counters {
     /// Links that ended.
     pub(crate) ends: close_reason::Counters,
     pub(crate) stopping: AtomicBool,
+    /// It has stopped: what still waits for a thread is not begun.
+    pub(crate) stopped: AtomicBool,
     /// Streams behind a 101 that handlers hold.
     pub(crate) upgrades: Upgrades,
 }
@@ -49,6 +51,7 @@ impl Counters {
             asked: AtomicBool::default(),
             ends: close_reason::Counters::default(),
             stopping: AtomicBool::default(),
+            stopped: AtomicBool::default(),
             upgrades: Upgrades::default(),
         }
     }

@@ -83,7 +83,8 @@ impl DeviceRole {
     /// The gateway says that so many callers wait while none of this device's links is free. The
     /// next [`top_up`](Self::top_up) dials.
     pub(super) fn callers_wait(&mut self, now: Instant, callers: usize) {
-        if self.draining || callers == 0 {
+        let pauses = self.not_before.is_some_and(|at| at > now);
+        if self.draining || callers == 0 || pauses {
             return;
         }
         let room = match self.is_polling(now) {
@@ -318,6 +319,7 @@ impl DeviceRole {
     /// What was found out about one gateway says nothing of the next.
     fn forget_mode(&mut self) {
         self.mode.reset();
+        self.demand.forget();
         (self.encoding, self.hung_up, self.beaten) = (None, None, false);
         (self.troubled, self.no_tunnel_until) = (0, None);
         (self.holds, self.brief, self.doubt.since, self.doubt.again) = (false, 0, None, false);

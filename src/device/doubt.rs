@@ -7,11 +7,13 @@ use std::time::Instant;
 /// rest, until a poll beside the links brings what should have come over them.
 #[derive(Default)]
 pub(super) struct Doubt {
-    /// A link was turned then, and none has carried anything since.
+    /// A link was turned then, and none has carried anything since; or, with `tries`, when the last
+    /// poll beside the links came to nothing.
     pub(super) since: Option<Instant>,
     /// Polls beside the links that came to nothing, in a row: the next one waits twice as long.
     pub(super) tries: u32,
-    pub(super) alarmed: bool,
+    /// When the alarm that is set goes off.
+    pub(super) alarm: Option<Instant>,
     /// They carried nothing before, in this run: the next links are doubted at once.
     pub(super) again: bool,
 }

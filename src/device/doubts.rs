@@ -1,7 +1,7 @@
 //! Links over which nothing ever came: polls beside them, and what these prove.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::close_reason::CloseCause;
 use crate::close_reason::CloseReason;
@@ -41,8 +41,9 @@ impl DeviceRole {
             .saturating_mul(1 << self.doubt.tries.min(6))
             .saturating_sub(now.saturating_duration_since(since));
         if !left.is_zero() {
-            if !std::mem::replace(&mut self.doubt.alarmed, true) {
-                let at = cx.after(left);
+            let at = cx.after(left);
+            if self.doubt.alarm.is_none_or(|set| at < set) {
+                self.doubt.alarm = Some(at);
                 cx.alarm(at, DOUBT);
             }
             return;
@@ -63,8 +64,15 @@ impl DeviceRole {
     /// stay as they are.
     pub(super) fn doubt_refused(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
         log_names!(Debug, "a poll beside the links came to nothing: {why}");
-        self.doubt.tries = self.doubt.tries.saturating_add(1);
+        self.doubt_later(cx.now());
         self.drop_slot(cx, key, why);
+    }
+
+    /// The next poll beside the links waits twice as long, counted from now: counted from the
+    /// first, no wait would be left after a while.
+    pub(super) fn doubt_later(&mut self, now: Instant) {
+        self.doubt.tries = self.doubt.tries.saturating_add(1);
+        self.doubt.since = self.doubt.since.map(|_| now);
     }
 
     /// What polls bring, or that links end without use where polls are answered, says that turned

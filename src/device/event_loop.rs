@@ -72,6 +72,7 @@ impl DeviceRole {
 
     pub(super) fn stop(&mut self, cx: &mut Connections<State>) {
         self.stopped = true;
+        self.shared.stopped.store(true, Relaxed);
         for key in self.slots.keys() {
             self.drop_slot(cx, key, "the device stops");
         }
@@ -184,7 +185,7 @@ impl Role for DeviceRole {
             DIAL => self.top_up(cx),
             LOOKUP => self.lookups_are_late(cx),
             DOUBT => {
-                self.doubt.alarmed = false;
+                self.doubt.alarm = self.doubt.alarm.filter(|at| *at > cx.now());
                 self.doubt_links(cx);
             }
             LOCALS => self.locals_are_late(cx),

@@ -411,10 +411,11 @@ impl DeviceRole {
     /// is: they were wanted just now.
     fn is_surplus(&mut self, cx: &Connections<State>, id: Id) -> bool {
         let Some(State::Link(link)) = cx.get(id).map(|p| &p.state) else { return false };
-        let is_real = link.slot.is_none();
+        // One that a visitor is logged in on is that visitor's.
+        let may_go = link.slot.is_none() && link.bound.is_none();
         self.note_busy(cx.now());
         let (links, dialing) = (self.shared.links.load(Relaxed), self.shared.dialing.load(Relaxed));
-        is_real && dialing == 0 && self.demand.has_surplus_link(links, &self.shared.wanted)
+        may_go && dialing == 0 && self.demand.has_surplus_link(links, &self.shared.wanted)
     }
 
     fn end_surplus(&mut self, cx: &mut Connections<State>, id: Id) {
@@ -423,7 +424,7 @@ impl DeviceRole {
         let date = cx.date().to_owned();
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Link(link) = &mut peer.state else { return };
-        link.beaten = true;
+        (link.beaten, link.used) = (true, true); // that it ends is no failure to dial
         heartbeat::write_answer(peer.output(), &date, true);
         let _ = peer.flush(); // what is left goes out while it lingers
         self.beaten = true;
@@ -583,8 +584,12 @@ impl DeviceRole {
             Service::Handler(handler) => {
                 let (handler, limits, workers) =
                     (handler.clone(), self.link_limits.clone(), self.workers.clone());
-                if !self.workers.submit(move || answer_with(&handler, lease, &limits, &workers)) {
-                    log::error!("no worker thread could be started; a link is closed");
+                let since = Instant::now();
+                let job = move || answer_with(&handler, lease, &limits, &workers, since);
+                if !self.workers.submit(job) {
+                    log::error!(
+                        "a request waits for no handler: no thread could be started, or handlers_max is taken and the queue is full; its link is closed"
+                    );
                 }
             }
             Service::Receive(queue) | Service::Listen(queue) => {

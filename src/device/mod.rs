@@ -1079,10 +1079,12 @@ impl Exchange {
                 Some(Exchange { request, link, ticket, _busy: busy })
             }
             Ok(None) => {
+                drop(busy); // before the loop hears of the link's end
                 ticket.end(CLOSED);
                 None
             }
             Err(e) => {
+                drop(busy);
                 ticket.failed(&e);
                 None
             }

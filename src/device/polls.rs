@@ -5,8 +5,8 @@
 //!   gateway ◄─ POST, reply ─► connection ─ slot ─ bridge ◄═ socket pair ═► virtual link ─► handler, recv(), accept(), local server
 //! ```
 //! A slot outlives its connection while it has an event in progress or an answer that no reply has
-//! acknowledged. Every poll carries the offer, and each reply decides for itself: there is no mode
-//! but the count of polls wanted.
+//! acknowledged. Every poll carries the offer, and each reply decides for itself
+//! ([`mode`](super::mode)).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -529,7 +529,9 @@ impl DeviceRole {
             self.mode.decide(true);
         }
         if event.is_none() && !wanted {
-            self.doubt.tries += u32::from(beside && self.doubt.since.is_some()); // not at once again
+            if beside {
+                self.doubt_later(now); // not at once again
+            }
             match slot {
                 Some(key) => self.drop_slot(cx, key, "it is not wanted: links are there instead, or the last minute did not need as many polls"),
                 None => {

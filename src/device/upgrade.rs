@@ -1,7 +1,7 @@
 //! What a program does behind a 101: the stream is its own, plain and blocking.
 //!
 //! A handler returns [`upgrade`]'s response; when the 101 is written, its closure gets the stream,
-//! on the handler's own thread. Whether the connection is about to be cut, because this device or
+//! on a thread of its own. Whether the connection is about to be cut, because this device or
 //! the gateway stops, it learns from [`Stopping`].
 
 use std::fmt;

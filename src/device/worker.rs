@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use http::Request;
 use http::Response;
@@ -31,8 +32,12 @@ pub(super) fn answer_with(
     lease: Lease,
     limits: &Arc<Limits>,
     workers: &Workers,
+    since: Instant,
 ) {
+    /// A job that began later may have lost its caller meanwhile.
+    const SOON: Duration = Duration::from_secs(1);
     let Lease { stream, unread, busy: mut first, ticket } = lease;
+    let mut waited = since.elapsed() > SOON;
     let mut link = DeviceLink::within(Shared::new(stream), unread, limits.clone());
     loop {
         let is_new = first.is_none(); // the loop has read the head of the first request
@@ -43,8 +48,22 @@ pub(super) fn answer_with(
         }
         match next {
             Ok(Next::Heartbeat) => {}
-            Ok(Next::Closed) => return ticket.end(CLOSED),
-            Err(e) => return ticket.failed(&e),
+            Ok(Next::Closed) => {
+                drop(busy); // before the loop hears of the link's end
+                return ticket.end(CLOSED);
+            }
+            Err(e) => {
+                drop(busy);
+                return ticket.failed(&e);
+            }
+            // Nobody waits for its response any more, or nobody may.
+            Ok(Next::Request(_))
+                if ticket.shared.stopped.load(Relaxed)
+                    || (std::mem::take(&mut waited) && link.has_ended()) =>
+            {
+                drop(busy);
+                return ticket.end(CLOSED);
+            }
             Ok(Next::Request(request)) => {
                 ticket.shared.exchanges.fetch_add(1, Relaxed);
                 let (response, taker) = ask_handler(handler, request);
@@ -55,10 +74,11 @@ pub(super) fn answer_with(
                         );
                         link.respond(internal_error())
                     }
-                    Ok(()) if taker.is_some() => return take_over(link, ticket, busy, taker),
+                    Ok(()) if taker.is_some() => return hand_over(link, ticket, busy, taker),
                     sent => sent,
                 };
                 if let Err(e) = sent {
+                    drop(busy);
                     return ticket.failed(&e);
                 }
             }
@@ -83,7 +103,15 @@ pub(super) fn answer_with(
     ticket.give_back(stream.into_inner(), unread, seen);
 }
 
-/// Behind a 101 the stream is the handler's, on this thread.
+/// Behind a 101 the stream is the handler's, for as long as it likes: on a thread of its own, so that
+/// requests find one of `handlers_max`. Links bound how many there are.
+fn hand_over(link: DeviceLink<Shared>, ticket: Ticket, busy: Busy, taker: Option<Taker>) {
+    let run = move || take_over(link, ticket, busy, taker);
+    if let Err(e) = std::thread::Builder::new().name("ptth-upgraded".to_owned()).spawn(run) {
+        log_names!(Warn, "there is no thread for an upgraded connection, which is closed: {e}");
+    }
+}
+
 fn take_over(link: DeviceLink<Shared>, ticket: Ticket, busy: Busy, taker: Option<Taker>) {
     match (Upgraded::new(link, ticket, busy), taker) {
         (Ok(upgraded), Some(taker)) => taker(upgraded),

@@ -399,7 +399,9 @@ pub(super) fn obey<R: Role>(
 }
 
 pub(super) fn expire<R: Role>(peers: &mut Connections<R::State>, role: &mut R) {
-    while let Some((at, timer)) = peers.timers.pop_due(peers.now()) {
+    // What is due again at once has its turn behind everything else.
+    for _ in 0..peers.timers.len() {
+        let Some((at, timer)) = peers.timers.pop_due(peers.now()) else { break };
         match timer {
             Timer::Connection(bits) => {
                 let id = Id::from_bits(bits);

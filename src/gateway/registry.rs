@@ -4,7 +4,7 @@
 //! The rules of protocol.md §1.2 (*who belongs together*), §1.5 (*take-over*) and §2.1
 //! (*connected*) are here and nowhere else.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -403,8 +403,9 @@ impl Registry {
         now: Instant,
     ) -> Result<Claimed, Denied> {
         self.forget(now);
-        let mut names = names.to_vec();
-        names.dedup();
+        // A program may grant one name twice.
+        let mut seen = HashSet::new();
+        let names: Vec<String> = names.iter().filter(|name| seen.insert(*name)).cloned().collect();
         for name in &names {
             self.may_claim(name, owner, now)?;
         }
@@ -1110,6 +1111,18 @@ mod tests {
             airplay: false,
         }
     }
+    #[test]
+    fn a_name_that_is_granted_twice_counts_once() {
+        let mut registry = Registry::new(Arc::new(Limits::default()), false);
+        let names = ["a", "b", "a"].map(str::to_owned);
+        let claimed = registry.claim(&names, &owner(None), Transport::Turn, Instant::now());
+        let registration = claimed.unwrap().registration;
+        assert_eq!(registration.names().map(|name| &**name).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(registry.connected(), 2);
+        registry.lend_ends(&registration, Instant::now());
+        assert_eq!(registry.connected(), 0);
+    }
+
     /// A token with many names is one device's share of memory, whatever becomes of its names.
     #[test]
     fn names_of_one_credential_have_one_share_of_memory() {

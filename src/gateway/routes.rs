@@ -302,7 +302,7 @@ impl Route {
 
 fn some_time(name: &str, time: Duration) -> Result<Duration, Error> {
     if time.is_zero() {
-        Err(Error::usage(format!("{name} is zero; it has to be some time")))
+        Err(Error::usage(format!("{name} is zero; it must be greater than zero")))
     } else {
         Ok(time)
     }

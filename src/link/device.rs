@@ -84,6 +84,11 @@ struct Question {
 }
 
 impl<S: TimedStream + 'static> DeviceLink<S> {
+    /// Whether the other side has ended the connection, as far as can be told without waiting.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.line.lock().fill_arrived(), Some(Ok(0) | Err(_)))
+    }
+
     /// A link over a stream whose turn is done. `unread`: bytes that were read behind the 101; they
     /// are the first request's (RFC 9931), never lost.
     pub fn new(stream: S, unread: Vec<u8>, limits: Arc<Limits>) -> Self {

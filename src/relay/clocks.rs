@@ -37,6 +37,11 @@ impl Clocks {
     pub(super) fn restart_within(&mut self, wait: Wait, now: Instant) {
         (self.whole_within, self.progress) = (Some(wait), now);
     }
+
+    /// The usual deadlines count again.
+    pub(super) fn go_on(&mut self, now: Instant) {
+        (self.whole_within, self.progress) = (None, now);
+    }
 }
 
 /// A window of the least rate: since when, and how many bytes had moved then.
@@ -62,7 +67,7 @@ impl Window {
     /// Whether too little has moved until now.
     pub(super) fn is_slow(&self, has: u64, now: Instant, limits: &Limits) -> bool {
         let seconds = now.saturating_duration_since(self.from).as_secs_f64();
-        ((has - self.had) as f64) < limits.min_rate_bytes_per_s as f64 * seconds
+        (has.saturating_sub(self.had) as f64) < limits.min_rate_bytes_per_s as f64 * seconds
     }
 }
 

@@ -222,8 +222,13 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, rul
     exchange.note_progress(cx);
     let backlog = Backlog::of(exchange, cx);
     exchange.note_turns(downstream.and_then(|id| cx.get_mut(id)), backlog, now, rules);
-    if awaits_rest && exchange.clocks.whole_within.is_none() {
-        exchange.clocks.restart_within(Wait::abandoned(&rules.limits), now);
+    match exchange.clocks.whole_within {
+        None if awaits_rest => {
+            exchange.clocks.restart_within(Wait::abandoned(&rules.limits), now);
+        }
+        // What is left is the response, which its client may take at its own pace.
+        Some(_) if !awaits_rest && downstream.is_some() => exchange.clocks.go_on(now),
+        _ => {}
     }
     let at = exchange.time_left(now, &rules.limits, backlog).map(|left| cx.after(left));
     if let Some(owner) = downstream.or(upstream) {

@@ -178,7 +178,7 @@ fn client_left<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: K
         exchange.observed.failed(CloseCause::AskerGone.as_str(), 0);
         // A stream that trickles on must not hold the link for nobody.
         exchange.clocks.restart_within(Wait::abandoned(&rules.limits), now);
-        exchange.clocks.taking = None;
+        (exchange.clocks.taking, exchange.clocks.sending) = (None, None);
     }
     if let Asker::Client(client) = left {
         role.downstream_gone(cx, client.id, false);

@@ -32,8 +32,7 @@ pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>,
     if patience.is_bounded() && silence >= patience.time {
         return silent_for(role, cx, key, patience, backlog);
     }
-    let late_head = exchange.late_head(now, &rules).filter(|_| exchange.downstream().is_some());
-    if let Some(reason) = late_head {
+    if let Some(reason) = exchange.late_head(now, &rules) {
         let answer = LocalAnswer {
             error: Some("http_response_timeout"),
             keep: true,

@@ -54,8 +54,7 @@ impl Exchange {
     ) -> Option<Duration> {
         let (patience, progress) = (self.patience(limits, backlog), self.clocks.progress);
         let silent = patience.is_bounded().then(|| left(progress, patience.time, now));
-        let head =
-            self.beginning.half_since.map(|from| left(from, self.head_wait(limits).time, now));
+        let head = self.half_head_since().map(|from| left(from, self.head_wait(limits).time, now));
         let look = self
             .asker
             .absent_since()
@@ -63,6 +62,12 @@ impl Exchange {
         let windows = [self.clocks.taking, self.clocks.sending]
             .map(|window| window.map(|window| window.left(now, limits)));
         [silent, head, look].into_iter().chain(windows).flatten().min()
+    }
+
+    /// Since when some of a response's head is here, and not all. For nobody there is one deadline,
+    /// which is another: for the whole.
+    fn half_head_since(&self) -> Option<Instant> {
+        self.beginning.half_since.filter(|_| self.downstream().is_some())
     }
 
     /// How long a response's head may take, from its first byte to its last: one that drips in must
@@ -77,7 +82,7 @@ impl Exchange {
     /// Why the head of its response is waited for no longer, where that is so.
     pub(super) fn late_head(&self, now: Instant, rules: &Rules) -> Option<String> {
         let wait = self.head_wait(&rules.limits);
-        let late = now.saturating_duration_since(self.beginning.half_since?) >= wait.time;
+        let late = now.saturating_duration_since(self.half_head_since()?) >= wait.time;
         late.then(|| {
             format!(
                 "{} began its response, and its head was not whole within {wait}",

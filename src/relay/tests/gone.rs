@@ -95,3 +95,21 @@ fn who_has_ended_its_direction_may_still_want_its_response() {
     assert!(scene.client_reads().ends_with("\r\n\r\nok"));
     assert!(scene.told().starts_with("the link is free; "));
 }
+
+/// Its head has no deadline of its own then: one that is over already would be due again and again.
+#[test]
+fn half_a_head_for_nobody_ends_with_the_time_for_all() {
+    let mut scene = Scene::sent(GET);
+    scene.server_sends("HTTP/1.1 2");
+    scene.pass(9);
+    scene.client_resets();
+    assert_eq!(scene.told(), "close the client");
+    scene.pass(3);
+    assert!(scene.told().starts_with("the link ends: the answer was not whole within"));
+    assert!(scene.is_over());
+
+    let mut scene = Scene::probe();
+    scene.server_sends("HTTP/1.1 2");
+    scene.pass(2);
+    assert!(scene.told().starts_with("the link ends"));
+}
