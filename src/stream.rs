@@ -400,12 +400,6 @@ impl Stream {
         self.channel.as_deref().is_some_and(Channel::is_paused)
     }
 
-    /// Bytes that the buffers of a TLS session take.
-    #[allow(dead_code, reason = "for whoever counts memory")]
-    pub(crate) fn buffered(&self) -> usize {
-        self.channel.as_deref().map_or(0, Channel::buffered)
-    }
-
     /// The certificate that a gateway's peer showed in TLS; `None`: it showed none.
     pub(crate) fn certificate(&self) -> Option<Arc<Shown>> {
         self.channel.as_deref()?.shown()

@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 
 use crate::engine::Role;
 use crate::engine::connections::{Connections, Id, Watcher};
-use crate::engine::event_loop::{Remote, expire, obey, step_ready};
+use crate::engine::event_loop::{Remote, expire, obey, ready, step_ready};
 use crate::engine::handshakes::Handshakes;
 use crate::limits::Limits;
 use crate::sim::net;
@@ -57,7 +57,7 @@ impl<R: Role> Loop<R> {
         for (token, news) in events {
             let id = Id::from_bits(token);
             if self.peers.note(id, news) {
-                self.role.ready(&mut self.peers, id);
+                ready(&mut self.peers, &mut self.role, id);
             }
         }
         while let Some((listener, socket, from)) =

@@ -22,6 +22,9 @@ struct Shared {
     idle_timeout: Duration,
     state: Mutex<State>,
     wake: Condvar,
+    /// Stands for an operating system that has no thread left.
+    #[cfg(test)]
+    refuses_threads: std::sync::atomic::AtomicBool,
 }
 
 #[derive(Default)]
@@ -46,11 +49,13 @@ impl Workers {
             idle_timeout,
             state: Mutex::default(),
             wake: Condvar::new(),
+            #[cfg(test)]
+            refuses_threads: Default::default(),
         }))
     }
 
-    /// Runs `job` on a thread of the pool. False: pool and queue are full, or no thread could be
-    /// started; nothing ran.
+    /// Runs `job` on a thread of the pool. Returns false if pool and queue are full, or no thread
+    /// could be started and there is none that could take it later; nothing ran.
     pub(crate) fn submit(&self, job: impl FnOnce() + Send + 'static) -> bool {
         let mut state = self.0.lock();
         if state.waiting > state.queue.len() {
@@ -58,26 +63,26 @@ impl Workers {
             self.0.wake.notify_one();
             return true;
         }
-        if state.threads < self.0.threads_max {
-            let shared = self.0.clone();
-            let thread = std::thread::Builder::new().name(self.0.name.clone());
-            state.queue.push_back(Box::new(job));
+        let started = state.threads < self.0.threads_max && self.start_thread();
+        if started {
             (state.threads, state.waiting) = (state.threads + 1, state.waiting + 1);
-            if thread.spawn(move || shared.work()).is_ok() {
-                return true;
-            }
-            (state.threads, state.waiting) = (state.threads - 1, state.waiting - 1);
-            if state.threads > 0 {
-                return true; // no thread to be had; one of those that live takes it later
-            }
-            state.queue.pop_back();
-            return false;
-        }
-        if state.queue.len() - state.waiting >= self.0.queue_max {
+        } else if state.threads == 0 || state.queue.len() - state.waiting >= self.0.queue_max {
             return false;
         }
         state.queue.push_back(Box::new(job));
         true
+    }
+
+    /// Starts a thread, which looks for a job as soon as the caller releases the lock. Returns false
+    /// if the operating system has none.
+    fn start_thread(&self) -> bool {
+        #[cfg(test)]
+        if self.0.refuses_threads.load(std::sync::atomic::Ordering::Relaxed) {
+            return false;
+        }
+        let shared = self.0.clone();
+        let thread = std::thread::Builder::new().name(self.0.name.clone());
+        thread.spawn(move || shared.work()).is_ok()
     }
 
     /// Threads alive now.
@@ -149,6 +154,33 @@ mod tests {
         let mut ran: Vec<i32> = finished.iter().take(3).collect();
         ran.sort_unstable();
         assert_eq!(ran, [0, 1, 2]);
+    }
+
+    #[test]
+    fn without_another_thread_the_queue_keeps_its_bound() {
+        let workers = Workers::new("test", 4, 1, Duration::from_secs(5));
+        let refuse = |refuses| {
+            workers.0.refuses_threads.store(refuses, std::sync::atomic::Ordering::Relaxed);
+        };
+        refuse(true);
+        assert!(!workers.submit(|| ()), "there is no thread that could take it later");
+        refuse(false);
+        let (release, gate) = bounded::<()>(0);
+        let (done, finished) = unbounded();
+        let job = |n: i32| {
+            let (gate, done) = (gate.clone(), done.clone());
+            move || {
+                let _ = gate.recv();
+                let _ = done.send(n);
+            }
+        };
+        assert!(workers.submit(job(0)));
+        refuse(true);
+        assert!(workers.submit(job(1)), "the thread that lives takes it later");
+        assert!(!workers.submit(job(2)), "the queue holds one");
+        assert_eq!(workers.threads(), 1);
+        drop(release);
+        assert_eq!(finished.iter().take(2).collect::<Vec<_>>(), [0, 1]);
     }
 
     #[test]

@@ -203,7 +203,8 @@ impl GatewayRole {
     }
 
     /// Looks once more whether a link that is to carry an unsafe request is still there: such a
-    /// request is not sent twice.
+    /// request is not sent twice. One that has gone is dropped; whoever was to have it looks for
+    /// another, so nobody else in line gets one for it.
     pub(super) fn is_alive(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
         if let Some(peer) = cx.get_mut(id) {
             peer.look_again();
@@ -211,7 +212,7 @@ impl GatewayRole {
         match self.is_quiet(cx, id) {
             Ok(()) => true,
             Err(why) => {
-                self.drop_link(cx, id, why);
+                self.end_link(cx, id, &why);
                 false
             }
         }
@@ -269,14 +270,20 @@ impl GatewayRole {
 
     pub(super) fn drop_link(&mut self, cx: &mut Connections<State>, id: Id, why: CloseReason) {
         let Some(registration) = cx.registration(id) else { return };
+        self.end_link(cx, id, &why);
+        self.serve_by_idle(cx, &registration);
+    }
+
+    /// Closes a link. The request that it would have carried next looks for another one.
+    fn end_link(&mut self, cx: &mut Connections<State>, id: Id, why: &CloseReason) {
+        let Some(registration) = cx.registration(id) else { return };
         let left = self.registry.leave(&registration, id, cx.now());
         let wanted = self.take_wanted(cx, id);
         cx.close(id);
-        self.link_ended(&registration, &left, &why);
+        self.link_ended(&registration, &left, why);
         if let Some((visitor, key)) = wanted {
             self.find_link(cx, visitor, key);
         }
-        self.serve_by_idle(cx, &registration);
     }
 
     /// A held connection is held no longer.

@@ -146,13 +146,19 @@ pub fn came_through(fields: &Fields<'_>, pseudonym: &str) -> bool {
     fields.list("via").any(received_by)
 }
 
+/// The protocols that `Upgrade` names and that may pass: those that a request offers, or a 101 was
+/// switched to. `h2c` is never honoured and never forwarded, as if it were absent; nor is a member
+/// that is no protocol's name.
+pub(crate) fn protocols<'f, 'a>(fields: &'f Fields<'a>) -> impl Iterator<Item = &'a [u8]> + 'f {
+    fields
+        .list("upgrade")
+        .filter(|token| is_protocol(token) && !token.eq_ignore_ascii_case(b"h2c"))
+}
+
 /// What a message says of the protocols that it offers, or was switched to.
 fn push_upgrade(out: &mut Vec<u8>, fields: &Fields<'_>) {
     let mut first = true;
-    for token in fields
-        .list("upgrade")
-        .filter(|token| is_protocol(token) && !token.eq_ignore_ascii_case(b"h2c"))
-    {
+    for token in protocols(fields) {
         out.extend_from_slice(if first { b"Upgrade: " } else { b", " });
         out.extend_from_slice(token);
         first = false;

@@ -282,15 +282,16 @@ impl Request {
     }
 }
 
-/// Whether a request offers another protocol that may pass. `h2c` does not count: it is never
-/// honoured and never forwarded, as if it were absent. Nor does an offer with a body (T9): where
-/// the body ends and the other protocol begins, two parsers may see differently.
+/// Returns true if a request offers another protocol that may pass ([`forward::protocols`]). An
+/// offer with a body does not count (T9): where the body ends and the other protocol begins, two
+/// parsers may see differently.
 pub(crate) fn wants_upgrade(request: &RequestHead<'_>, framing: Framing) -> bool {
     if framing != Framing::Empty {
         return false;
     }
-    let offers = request.fields.list("Upgrade").any(|token| !token.eq_ignore_ascii_case(b"h2c"));
-    request.minor > 0 && offers && request.fields.lists("Connection", "upgrade")
+    request.minor > 0
+        && request.fields.lists("Connection", "upgrade")
+        && forward::protocols(&request.fields).next().is_some()
 }
 
 /// Writes one piece of a body, as a chunk where the message is chunked.

@@ -319,7 +319,7 @@ impl Exchange {
         let (Some(downstream), Some(link)) = (downstream, link) else {
             return Err(ExchangeError::violation("switched protocols without being asked"));
         };
-        if response.minor == 0 || response.fields.get("Upgrade").is_none() {
+        if response.minor == 0 || forward::protocols(&response.fields).next().is_none() {
             return Err(ExchangeError::violation("switched protocols without saying to which"));
         }
         let head_rules = ResponseRules { upgrade: true, ..interim_rules(rules) };

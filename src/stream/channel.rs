@@ -368,13 +368,6 @@ impl Channel {
         self.paused.load(Acquire)
     }
 
-    /// Bytes that this side's buffers take, beside what rustls holds: a record of either direction
-    /// at most, between two steps.
-    pub(super) fn buffered(&self) -> usize {
-        let read = self.session.try_lock().map_or(0, |session| session.fed.capacity());
-        read + self.writing.try_lock().map_or(0, |out| out.text.capacity())
-    }
-
     pub(super) fn share(self: &Arc<Self>) -> Arc<Self> {
         self.handles.fetch_add(1, AcqRel);
         self.clone()

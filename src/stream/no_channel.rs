@@ -103,9 +103,6 @@ impl Channel {
     pub(super) fn is_paused(&self) -> bool {
         match *self {}
     }
-    pub(super) fn buffered(&self) -> usize {
-        match *self {}
-    }
     pub(super) fn share(self: &Arc<Self>) -> Arc<Self> {
         match **self {}
     }

@@ -62,8 +62,19 @@ fn a_reset_on_one_side_is_one_on_the_other() {
 #[test]
 fn nobody_is_switched_who_did_not_ask_or_is_not_told_to_what() {
     let get = "GET /a HTTP/1.1\r\nHost: lamp\r\n\r\n";
-    let nowhere = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
-    for (request, response) in [(get, SWITCH), (OFFER, nowhere)] {
+    let to = |lines: &str| format!("HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n");
+    let offers = |upgrade: &str| OFFER.replace("websocket", upgrade);
+    for (request, response) in [
+        (get.to_owned(), SWITCH.to_owned()),
+        (OFFER.to_owned(), to("")),
+        // What may not pass is as if it were absent, in the offer and in the 101.
+        (OFFER.to_owned(), to("Connection: Upgrade\r\nUpgrade: h2c\r\n")),
+        (OFFER.to_owned(), to("Connection: Upgrade\r\nUpgrade: \"x\r\n")),
+        (offers("h2c"), SWITCH.to_owned()),
+        (offers("\"x"), SWITCH.to_owned()),
+        (offers("\"h2c\", /1, H2C"), SWITCH.to_owned()),
+    ] {
+        let (request, response) = (request.as_str(), response.as_str());
         let mut scene = Scene::sent(request);
         scene.server_sends(response);
         let told = scene.told();
