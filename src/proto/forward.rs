@@ -150,9 +150,7 @@ pub fn came_through(fields: &Fields<'_>, pseudonym: &str) -> bool {
 /// switched to. `h2c` is never honoured and never forwarded, as if it were absent; nor is a member
 /// that is no protocol's name.
 pub(crate) fn protocols<'f, 'a>(fields: &'f Fields<'a>) -> impl Iterator<Item = &'a [u8]> + 'f {
-    fields
-        .list("upgrade")
-        .filter(|token| is_protocol(token) && !token.eq_ignore_ascii_case(b"h2c"))
+    fields.list("upgrade").filter(|token| is_protocol(token) && !token.eq_ignore_ascii_case(b"h2c"))
 }
 
 /// What a message says of the protocols that it offers, or was switched to.
