@@ -7,10 +7,11 @@ use std::time::SystemTime;
 use crate::close_reason::CloseCause;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, Refusal};
 use crate::gateway::alarms::Alarm;
 use crate::gateway::credentials::REVOKED;
 use crate::gateway::leases::Ticket;
+use crate::gateway::refusals::REPLACED;
 use crate::gateway::registry::Registration;
 use crate::gateway::state::{Device, GatewayRole, State, States, TICK};
 use crate::gateway::tokens::{CHALLENGES, Tokens, Whose};
@@ -223,9 +224,9 @@ impl GatewayRole {
     ) {
         for id in links {
             let Some(device) = cx.device(id) else { continue };
-            let exchange = match device {
-                Device::Link(link) => link.exchange,
-                Device::PostedAnswer(posted) => posted.exchange(),
+            let (exchange, posts) = match device {
+                Device::Link(link) => (link.exchange, false),
+                Device::PostedAnswer(posted) => (posted.exchange(), true),
                 _ => continue,
             };
             let Some(registration) = device.registration() else { continue };
@@ -247,6 +248,10 @@ impl GatewayRole {
                         "the device's session was replaced and take_over_grace is over",
                     );
                 }
+                None if posts && revoked => {
+                    self.refuse_post(cx, id, &Refusal::new(401, REVOKED));
+                }
+                None if posts => self.refuse_post(cx, id, &Refusal::new(409, REPLACED)),
                 None => {
                     let end = if revoked { CloseCause::Revoked } else { CloseCause::Replaced };
                     self.drop_link(cx, id, end.because("take_over_grace is over"));

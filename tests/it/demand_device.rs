@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
-use reverse_http::device::DeviceBuilder;
+use reverse_http::device::{DeviceBuilder, DeviceHandle};
 use reverse_http::{Body, Device, Encoding, Fallback, Limits};
 
 use crate::support::{
@@ -294,6 +294,61 @@ fn requests_beyond_the_handlers_wait_and_none_is_lost() {
     handle.stop();
 }
 
+/// Two links of a device with one thread for handlers: its handler runs for the first, and the
+/// request of the second waits for the thread.
+fn one_runs_one_waits(
+    raw: &RawGateway,
+) -> (DeviceHandle, [RawPeer; 2], crossbeam_channel::Receiver<String>, Opener) {
+    let mut limits = Limits::default();
+    limits.handlers_max = 1;
+    let (open, gate) = crossbeam_channel::unbounded::<()>();
+    let (asked, paths) = crossbeam_channel::unbounded();
+    let device = device(raw, 1..=4).limits(limits).build().unwrap();
+    let handle = device
+        .spawn(move |request| {
+            asked.send(request.uri().path().to_owned()).unwrap();
+            gate.recv_timeout(DEADLINE).unwrap();
+            Response::new(Body::from("done"))
+        })
+        .unwrap();
+    let links = ["/runs", "/waits"].map(|path| {
+        let mut link = raw.turn();
+        link.write(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        link
+    });
+    assert_eq!(paths.recv_timeout(DEADLINE).unwrap(), "/runs");
+    eventually("the other waits", || (handle.stats().busy == 2).then_some(()));
+    (handle, links, paths, open)
+}
+
+#[test]
+fn a_request_whose_link_ended_while_it_waited_is_not_run() {
+    let raw = RawGateway::start();
+    let (handle, [mut first, second], paths, open) = one_runs_one_waits(&raw);
+    drop(second);
+    std::thread::sleep(Duration::from_millis(1_200)); // what waits for less is run at once
+    open.send(()).unwrap();
+    first.read_answer("GET").expect_ok("done");
+    first.write("GET /next HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(paths.recv_timeout(DEADLINE).unwrap(), "/next");
+    open.send(()).unwrap();
+    first.read_answer("GET").expect_ok("done");
+    handle.stop();
+}
+
+#[test]
+fn a_request_that_waits_when_the_device_stops_is_not_run() {
+    let raw = RawGateway::start();
+    let (handle, links, paths, open) = one_runs_one_waits(&raw);
+    handle.stop();
+    open.send(()).unwrap();
+    drop(open);
+    for mut link in links {
+        link.read_to_any_end();
+    }
+    assert!(paths.iter().next().is_none(), "the handler has gone, and was not run again");
+}
+
 // ── Surplus ──
 
 /// Links that were asked at once, with their answers read.
@@ -344,6 +399,33 @@ fn links_that_the_last_minute_needed_stay() {
     let mut links = busy_links(&raw, &paths, &open, 4);
     for _ in 0..2 {
         assert!(links.iter_mut().all(goes_on), "four were busy, and one is to be idle");
+    }
+    handle.stop();
+}
+
+/// A link that a visitor is logged in on is that visitor's, however many others idle.
+#[test]
+fn a_link_that_is_one_visitors_is_never_surplus() {
+    let raw = RawGateway::start();
+    let (local, paths, open) = gated();
+    let mut limits = Limits::default();
+    limits.demand_window = Duration::from_millis(300);
+    let device = device(&raw, 1..=8).limits(limits).build().unwrap();
+    let handle = device.spawn_forward(&local.url()).unwrap();
+    let mut links = busy_links(&raw, &paths, &open, 5);
+    let session = "ab".repeat(16);
+    links[0].write(format!(
+        "GET /mine HTTP/1.1\r\nHost: a\r\nAuthorization: NTLM eA==\r\nPTTH-Same-Visitor: {session}\r\n\r\n"
+    ));
+    paths.recv_timeout(DEADLINE).unwrap();
+    open.send(()).unwrap();
+    links[0].read_answer("GET").expect_ok("done");
+    let mut mine = links.remove(0);
+    let end = Instant::now() + DEADLINE;
+    while links.len() > 1 {
+        assert!(Instant::now() < end, "{} links are left", links.len());
+        links.retain_mut(goes_on);
+        assert!(goes_on(&mut mine));
     }
     handle.stop();
 }

@@ -4,7 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Response;
 use reverse_http::{Body, Device};
@@ -327,6 +327,25 @@ fn a_foreign_gateway_that_is_merely_idle_keeps_its_links() {
         nobody_dials(&raw);
         nobody_dials(&raw);
     }
+}
+
+/// The wait before the next poll beside the links doubles up to 64 times `--doubt-after`, and counts
+/// from the poll before.
+#[test]
+fn polls_beside_doubted_links_become_rare_and_stay_so() {
+    let raw = RawGateway::start();
+    let _device = device(&raw.url("lamp"), &["--doubt-after", "5ms", "--links", "1..1"]);
+    let mut link = raw.turn();
+    let mut since = Instant::now();
+    for n in 1..=10 {
+        let (mut poll, head) = raw.offer();
+        assert_eq!(head.get("upgrade"), None, "{}", head.text());
+        let waited = since.elapsed();
+        assert!(n < 8 || waited >= Duration::from_millis(300), "poll {n} after {waited:?}");
+        since = Instant::now();
+        poll.write(BUSY);
+    }
+    serves(&mut link);
 }
 
 #[test]

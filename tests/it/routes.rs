@@ -819,12 +819,12 @@ fn a_mistake_is_told_with_its_line_and_what_is_right() {
         (
             "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nfirst_byte = \"0s\"\n",
             4,
-            &["first_byte", "some time"],
+            &["first_byte", "greater than zero"],
         ),
         (
             "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nbody_silence = \"0ms\"\n",
             4,
-            &["body_silence", "some time"],
+            &["body_silence", "greater than zero"],
         ),
         (
             "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nwait_for_link = \"soon\"\n",

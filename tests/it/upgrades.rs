@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response};
-use reverse_http::{Body, Device, Gateway as LibGateway, Routes, upgrade};
+use reverse_http::{Body, Device, Gateway as LibGateway, Limits, Routes, upgrade};
 
 use crate::support::process::get;
 use crate::support::{
@@ -212,8 +212,11 @@ fn a_reader_that_does_not_read_is_not_read_for() {
 fn a_handler_gets_the_stream() {
     let gateway = LibGateway::builder().listen("127.0.0.1:0").start().unwrap();
     let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
-    let device =
-        Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build().unwrap();
+    // A stream behind a 101 is no request in progress: it takes none of the handlers' threads.
+    let mut limits = Limits::default();
+    limits.handlers_max = 1;
+    let url = format!("http://{}/lamp", gateway.devices_addr());
+    let device = Device::builder(url).limits(limits).build().unwrap();
     let handle = device
         .spawn(|request: Request<Body>| match request.uri().path() {
             "/chat" => upgrade(HeaderValue::from_static("chat"), |mut stream| {

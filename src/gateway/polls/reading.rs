@@ -32,6 +32,11 @@ enum Came {
     Dropped,
 }
 
+/// The answer has come whole, and this gateway is too slow for it.
+fn helpers_are_busy() -> Refusal {
+    Refusal::new(503, "too many long answers are being read; post it again")
+}
+
 fn log_dropped(id: &str, name: &str) {
     log_names!(
         Info,
@@ -253,11 +258,7 @@ impl GatewayRole {
             remote.send(Command::Parsed { id, answer: Box::new(answer), held });
         });
         if !submitted {
-            self.refuse_post(
-                cx,
-                id,
-                &Refusal::new(503, "too many long answers are being read; post it again"),
-            );
+            self.refuse_post(cx, id, &helpers_are_busy());
         }
     }
 
@@ -334,7 +335,12 @@ impl GatewayRole {
         self.settle(cx, id, head, admitted, switch);
     }
 
-    fn refuse_post(&mut self, cx: &mut Connections<State>, id: Id, refusal: &Refusal) {
+    pub(in crate::gateway) fn refuse_post(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        refusal: &Refusal,
+    ) {
         let Some(posted) = cx.posted(id) else {
             return;
         };
@@ -348,18 +354,18 @@ impl GatewayRole {
             self.answer_is_too_large(cx, id);
         }
         let left = self.registry.lend_ends(&registration, cx.now());
-        self.gone(
-            &left,
-            &CloseReason::new(
-                CloseCause::ProtocolError,
-                format!("its answer was refused: {refusal}"),
-            ),
-        );
+        let cause = match refusal.status {
+            401 => CloseCause::Revoked,
+            409 => CloseCause::Replaced,
+            503 => CloseCause::Limit,
+            _ => CloseCause::ProtocolError,
+        };
+        self.gone(&left, &CloseReason::new(cause, format!("its answer was refused: {refusal}")));
         if fresh && refusal.status != 503 {
             self.registry.forget_names(&registration); // nobody knew them before, and nothing right has come
         }
         let retry_after = (refusal.status == 503).then_some(1);
-        self.deny(
+        self.deny_credential(
             cx,
             id,
             origin.as_deref(),
@@ -407,6 +413,7 @@ impl GatewayRole {
             Reading::Whole(message) => {
                 message.overdue("the answer", now, silence, &self.settings.limits)
             }
+            Reading::Elsewhere => return self.refuse_post(cx, id, &helpers_are_busy()),
             _ => Some(format!("nothing of the answer arrived for {silence}")),
         };
         match why {

@@ -26,6 +26,8 @@ pub(crate) struct PollReply {
     pub(crate) keep: bool,
     /// What the connection had written before.
     pub(crate) written: u64,
+    /// What it had written when its deadline was set; `None` before it was.
+    seen: Option<u64>,
     /// A helper writes the event's JSON; nothing of the reply is written before.
     pub(crate) later: Option<Box<DeviceHead>>,
     /// What a long event takes of the budget.
@@ -38,19 +40,32 @@ impl PollReply {
         self.later.is_some()
     }
 
+    /// Returns true if more of it has been written than when this was asked last, or if it is asked
+    /// for the first time: a deadline counts from there.
+    pub(crate) fn has_moved(&mut self, written: u64) -> bool {
+        self.seen.replace(written) != Some(written)
+    }
+
     /// One that says that nothing came, or another small one.
     pub(crate) fn small(keep: bool, written: u64) -> Box<Self> {
-        Box::new(PollReply { event: None, keep, written, later: None, _held: None })
+        Box::new(PollReply { event: None, keep, written, seen: None, later: None, _held: None })
     }
 
     pub(crate) fn with_event(event: MessageId, keep: bool, written: u64, held: Held) -> Box<Self> {
-        Box::new(PollReply { event: Some(event), keep, written, later: None, _held: Some(held) })
+        Box::new(PollReply {
+            event: Some(event),
+            keep,
+            written,
+            seen: None,
+            later: None,
+            _held: Some(held),
+        })
     }
 
     /// One whose event a helper writes.
     pub(crate) fn later(event: MessageId, head: DeviceHead, written: u64) -> Box<Self> {
         let (keep, later) = (head.keep, Some(Box::new(head)));
-        Box::new(PollReply { event: Some(event), keep, written, later, _held: None })
+        Box::new(PollReply { event: Some(event), keep, written, seen: None, later, _held: None })
     }
 }
 

@@ -78,10 +78,12 @@ impl GatewayRole {
         }
         let Some(peer) = cx.get_mut(id) else { return };
         peer.try_to_write(); // a socket says only late that it has room
-        match peer.flush() {
-            Ok(false) => self.told(cx, id, Err(std::io::ErrorKind::TimedOut.into())),
-            sent => self.told(cx, id, sent),
-        }
+        let before = peer.written();
+        let sent = match peer.flush() {
+            Ok(false) if peer.written() == before => Err(std::io::ErrorKind::TimedOut.into()),
+            sent => sent,
+        };
+        self.told(cx, id, sent);
     }
 
     /// How far a reply is written.
@@ -93,9 +95,10 @@ impl GatewayRole {
     ) {
         let Some(peer) = cx.get_mut(id) else { return };
         let written = peer.written();
-        let Some(reply) = cx.poll_reply(id) else { return };
+        let Some(reply) = cx.poll_reply_mut(id) else { return };
         let (event, keep, began) = (reply.event, reply.keep, written > reply.written);
         match sent {
+            Ok(false) if !reply.has_moved(written) => {}
             Ok(false) => {
                 let at = cx.after(self.settings.limits.body_silence_timeout);
                 cx.set_deadline(id, Some(at));
