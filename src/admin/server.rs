@@ -3,11 +3,12 @@
 //! One thread accepts, each connection has a thread of its own, and both are few: whoever operates a
 //! gateway is not many. Each wait has a deadline.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -32,6 +33,8 @@ use crate::stream::Stream;
 
 /// Connections at once, each with a thread.
 const CONNECTIONS_MAX: usize = 64;
+/// Those of them from one address beyond loopback: one stranger leaves room for the operators.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = CONNECTIONS_MAX / 4;
 /// Those of them that follow events or wait for one.
 const FOLLOWERS_MAX: usize = 32;
 /// Requests on one connection.
@@ -52,7 +55,7 @@ pub(super) struct Context {
     pub(super) set_log_level: Option<SetLogLevel>,
     limits: Limits,
     stopped: Arc<AtomicBool>,
-    connections: AtomicUsize,
+    connections: Arc<Places>,
     followers: AtomicUsize,
 }
 
@@ -62,22 +65,26 @@ enum Listener {
 }
 
 impl Listener {
-    fn accept(&self) -> io::Result<Stream> {
-        let stream: Stream = match self {
-            Listener::Tcp(listener) => listener.accept()?.0.into(),
-            Listener::Unix(listener, _) => listener.accept()?.0.into(),
+    /// A connection, and the address that it comes from where it is not of this machine.
+    fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
+        let (stream, from): (Stream, _) = match self {
+            Listener::Tcp(listener) => {
+                let (stream, from) = listener.accept()?;
+                (stream.into(), Some(from.ip().to_canonical()))
+            }
+            Listener::Unix(listener, _) => (listener.accept()?.0.into(), None),
         };
         stream.set_nonblocking(false)?;
         stream.tune()?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
-        Ok(stream)
+        Ok((stream, from.filter(|address| !address.is_loopback())))
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Listener::Unix(_, path) = self {
-            let _ = std::fs::remove_file(path); // somebody else may have done it
+            let _ = remove_socket(path); // somebody else may have done it
         }
     }
 }
@@ -120,7 +127,7 @@ impl Server {
             set_log_level: admin.set_log_level,
             limits: Limits { head_bytes_max: HEAD_BYTES_MAX, ..Limits::default() },
             stopped: stopped.clone(),
-            connections: AtomicUsize::new(0),
+            connections: Arc::default(),
             followers: AtomicUsize::new(0),
         });
         let shared = context.clone();
@@ -178,14 +185,23 @@ fn bind_tcp(address: &str, has_tokens: bool) -> Result<(Listener, String), Error
     Ok((Listener::Tcp(listener), format!("http://{at}")))
 }
 
+/// Removes a socket, and nothing that is not one.
+fn remove_socket(path: &Path) -> io::Result<()> {
+    if std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        return std::fs::remove_file(path);
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is not a socket"))
+}
+
 /// For its owner alone. A socket that nobody listens on is left over from an earlier run, and goes.
+/// Linux refuses a connection to any other file in the same way, and those stay.
 fn bind_unix(path: &Path) -> Result<Listener, Error> {
     let doing = |e| {
         let at = format!("listening for operators on unix:{}", path.display());
         Error::io(Fault::Gateway, at, e)
     };
     if UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
-        std::fs::remove_file(path).map_err(doing)?;
+        remove_socket(path).map_err(doing)?;
     }
     let listener = UnixListener::bind(path).map_err(doing)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(doing)?;
@@ -197,7 +213,7 @@ fn accept(listener: &Listener, mut poll: Poll, context: &Arc<Context>) {
     let mut events = Events::with_capacity(4);
     while !context.stopped.load(SeqCst) {
         match listener.accept() {
-            Ok(stream) => serve_on_thread(stream, context),
+            Ok((stream, from)) => serve_on_thread(stream, from, context),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 // The gateway may have ended without anybody dropping this listener.
                 if let Err(e) = poll.poll(&mut events, Some(Duration::from_secs(1))) {
@@ -233,16 +249,68 @@ impl Drop for Place<'_> {
     }
 }
 
-fn serve_on_thread(stream: Stream, context: &Arc<Context>) {
+/// The connections in progress, and from which addresses they come.
+#[derive(Default)]
+struct Places(Mutex<Taken>);
+
+#[derive(Default)]
+struct Taken {
+    all: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+impl Places {
+    /// `from`: the address that has a share, where the connection has one.
+    fn take(self: &Arc<Self>, from: Option<IpAddr>) -> Option<ConnectionPlace> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_address = from.and_then(|from| taken.by_address.get(&from)).copied().unwrap_or(0);
+        if taken.all >= CONNECTIONS_MAX || of_address >= CONNECTIONS_PER_ADDRESS_MAX {
+            return None;
+        }
+        taken.all += 1;
+        if let Some(from) = from {
+            taken.by_address.insert(from, of_address + 1);
+        }
+        Some(ConnectionPlace { places: self.clone(), from })
+    }
+}
+
+/// The place of one connection; dropping it gives it back.
+struct ConnectionPlace {
+    places: Arc<Places>,
+    from: Option<IpAddr>,
+}
+
+impl Drop for ConnectionPlace {
+    fn drop(&mut self) {
+        let mut taken = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.all -= 1;
+        let Some(from) = self.from else { return };
+        if let Some(count) = taken.by_address.get_mut(&from) {
+            *count -= 1;
+            if *count == 0 {
+                taken.by_address.remove(&from);
+            }
+        }
+    }
+}
+
+/// Starts the connection's thread, which it gets only with a place.
+fn serve_on_thread(stream: Stream, from: Option<IpAddr>, context: &Arc<Context>) {
+    let Some(place) = context.connections.take(from) else {
+        // Nothing was written before, so the socket takes it at once, or never.
+        let told = stream.set_nonblocking(true).and_then(|()| {
+            Reply::text(503, "the admin listener has as many connections as it takes")
+                .write(&stream, false, false)
+        });
+        return told.unwrap_or_else(|e| log::debug!("a connection of an operator ended: {e}"));
+    };
     let context = context.clone();
     let thread = std::thread::Builder::new().name("ptth-admin-peer".to_owned());
     let spawned = thread.spawn(move || {
-        match Place::take(&context.connections, CONNECTIONS_MAX) {
-            Some(_place) => serve(&stream, &context),
-            None => Reply::text(503, "the admin listener has as many connections as it takes")
-                .write(&stream, false, false),
-        }
-        .unwrap_or_else(|e| log::debug!("a connection of an operator ended: {e}"));
+        let _place = place;
+        serve(&stream, &context)
+            .unwrap_or_else(|e| log::debug!("a connection of an operator ended: {e}"));
     });
     if let Err(e) = spawned {
         log_names!(Warn, "an operator's connection was closed: no thread could be started: {e}");
@@ -297,7 +365,10 @@ fn answer_head(bytes: &[u8], context: &Context) -> Option<Answered> {
     let (taken, to_head) = (request.len, request.method == "HEAD");
     let keep = head::keeps_alive(request.minor, &request.fields);
     Some(match FramedRequest::of(request) {
-        Ok(request) => Answered { reply: answer(&request, context), taken, to_head, keep },
+        Ok(request) => {
+            let keep = keep && has_shown_token(&request, context);
+            Answered { reply: answer(&request, context), taken, to_head, keep }
+        }
         Err(refusal) => wrong(refusal, to_head),
     })
 }
@@ -364,8 +435,7 @@ fn answer(request: &FramedRequest<'_>, context: &Context) -> Reply {
 fn may_ask(request: &FramedRequest<'_>, context: &Context) -> Result<(), Reply> {
     match &*context.tokens.read().unwrap_or_else(PoisonError::into_inner) {
         Some(tokens) => {
-            let shown = request.fields.all("Authorization");
-            if !tokens.admits(shown, context.limits.token_bytes_max) {
+            if !is_admitted(request, tokens, context) {
                 return Err(Reply::text(401, "operators of this gateway show a token")
                     .field("WWW-Authenticate", "Basic realm=\"ptth admin\", charset=\"UTF-8\"")
                     .field("WWW-Authenticate", "Bearer realm=\"ptth admin\""));
@@ -385,6 +455,17 @@ fn may_ask(request: &FramedRequest<'_>, context: &Context) -> Result<(), Reply> 
         return Err(Reply::text(403, "actions need the field X-Ptth-Admin: 1 (CSRF)"));
     }
     Ok(())
+}
+
+fn is_admitted(request: &FramedRequest<'_>, tokens: &Tokens, context: &Context) -> bool {
+    tokens.admits(request.fields.all("Authorization"), context.limits.token_bytes_max)
+}
+
+/// Returns true also where there are no tokens. A connection is not kept for whoever has shown none:
+/// it would take the place of an operator.
+fn has_shown_token(request: &FramedRequest<'_>, context: &Context) -> bool {
+    let tokens = context.tokens.read().unwrap_or_else(PoisonError::into_inner);
+    tokens.as_ref().is_none_or(|tokens| is_admitted(request, tokens, context))
 }
 
 fn is_local_host(host: &[u8]) -> bool {
@@ -421,4 +502,27 @@ fn follow(mut stream: &Stream, context: &Context, mut after: u64) -> io::Result<
         text.clear();
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_beyond_loopback_has_a_share_of_the_connections() {
+        let places = Arc::new(Places::default());
+        let stranger = Some(IpAddr::from([203, 0, 113, 7]));
+        let mut held: Vec<_> =
+            std::iter::from_fn(|| places.take(stranger)).take(CONNECTIONS_MAX).collect();
+        assert_eq!(held.len(), CONNECTIONS_PER_ADDRESS_MAX);
+        held.extend(places.take(Some(IpAddr::from([203, 0, 113, 8]))));
+        held.extend(std::iter::from_fn(|| places.take(None)).take(CONNECTIONS_MAX));
+        assert_eq!(held.len(), CONNECTIONS_MAX, "loopback and Unix sockets have all that is left");
+        drop(held.remove(0));
+        assert!(places.take(stranger).is_some(), "a place is given back");
+        held.clear();
+        let taken = places.0.lock().unwrap();
+        assert_eq!((taken.all, taken.by_address.len()), (0, 0));
+    }
 }

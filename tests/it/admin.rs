@@ -139,6 +139,19 @@ fn operators_show_a_token_where_there_are_some() {
         "whatever its Host: nobody rebinds a token"
     );
     assert_eq!(observed.get("/healthz").status(), 200);
+    // Without a token there is one answer for a connection, with one there are many.
+    let (host, shown) = ("Host: localhost\r\n", format!("Authorization: Bearer {token}\r\n"));
+    for first in ["GET /healthz", "GET /", "PUT /"] {
+        let mut peer = RawPeer::connect(observed.admin);
+        peer.write(format!("{first} HTTP/1.1\r\n{host}\r\n"));
+        assert_eq!(peer.read_answer("GET").head.get("connection"), Some("close"), "{first}");
+        peer.expect_end();
+    }
+    let mut peer = RawPeer::connect(observed.admin);
+    for _ in 0..2 {
+        peer.write(format!("GET /healthz HTTP/1.1\r\n{host}{shown}\r\n"));
+        assert_eq!(peer.read_answer("GET").head.get("connection"), Some("keep-alive"));
+    }
     std::fs::write(&file, next).unwrap();
     observed.gateway.process.signal("HUP");
     eventually("the other token counts", || (with(&other) == 200).then_some(()));
@@ -233,6 +246,17 @@ fn a_unix_socket_is_its_owners_alone_and_gone_with_the_gateway() {
     let common = ["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0", "--admin"];
     let (code, _, error) = Ptth::run(&[&common[..], &[&address]].concat());
     assert!(code == 1 && error.contains("unix:"), "{code} {error}");
+    // Nor a file that is not a socket, whether named or linked to.
+    let (file, link) = (folder.0.join("ptth.toml"), folder.0.join("link"));
+    std::fs::write(&file, "[gateway]").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    for path in [&file, &link] {
+        let address = format!("unix:{}", path.display());
+        let (code, _, error) = Ptth::run(&[&common[..], &[&address]].concat());
+        assert!(code == 1 && error.contains(&address), "{code} {error}");
+        assert!(error.contains("not a socket"), "{error}");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "[gateway]");
+    }
     gateway.process.signal("TERM");
     assert_eq!(gateway.process.exit_code(), 0);
     assert!(!path.exists());
@@ -804,8 +828,41 @@ fn an_access_log_that_nobody_takes_keeps_no_request_waiting() {
 #[test]
 fn a_file_that_cannot_be_opened_is_wrong_usage() {
     let common = ["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"];
-    let (code, out, error) = Ptth::run(&[&common[..], &["--access-log", "/"]].concat());
-    assert!(code == 2 && out.is_empty() && error.contains("--access-log /"), "{code} {error}");
+    for file in ["/", "/no/such/folder/log"] {
+        for check in [&[][..], &["--check"]] {
+            let (code, out, error) =
+                Ptth::run(&[&common[..], &["--access-log", file], check].concat());
+            assert!(code == 2 && out.is_empty(), "{code} {error}");
+            assert!(error.contains(&format!("--access-log {file}")), "{error}");
+        }
+    }
+    let folder = TempDir::new("access-check");
+    let new = folder.0.join("log");
+    let options = ["--check", "--access-log", new.to_str().unwrap()];
+    assert_eq!(Ptth::run(&[&common[..], &options].concat()).0, 0);
+    assert!(!new.exists(), "a check makes no file");
+}
+
+#[test]
+fn a_fifo_without_a_reader_is_not_waited_for() {
+    let mut logged = Logged::start(&["--access-log-format", "common", "--drain-timeout", "100ms"]);
+    let path = logged.folder.0.join("access.log");
+    std::fs::rename(&path, logged.folder.0.join("access.1")).unwrap();
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    logged.gateway.process.signal("HUP");
+    let fifo = path.to_str().unwrap();
+    let options = ["--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0", "--access-log", fifo];
+    let start = |more: &[&str]| Ptth::start(&[&["gateway"], &options[..], more].concat());
+    for mut process in [start(&[]), start(&["--check"])] {
+        assert_eq!(process.exit_code(), 2);
+        process.expect_stderr(&format!("--access-log {fifo}: it took longer than"));
+        assert_eq!(process.line_within(Duration::ZERO), None);
+    }
+    logged.gateway.process.expect_stderr("the file that was open stays");
+    logged.gateway.get("/nobody/").expect_refusal(404);
+    logged.lines("access.1", 1);
+    logged.gateway.process.signal("TERM");
+    assert_eq!(logged.gateway.process.exit_code(), 0);
 }
 
 #[test]

@@ -3,10 +3,11 @@
 //! Whoever writes slowly costs lines and no request; how many were lost is said in the log. The file
 //! is opened anew on SIGHUP, as logrotate wants it.
 
+use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
@@ -18,7 +19,7 @@ use reverse_http::Gateway;
 use reverse_http::gateway::ExchangeRecord;
 use serde_json::json;
 
-use crate::{Failure, failed, output, usage};
+use crate::{Failure, failed, files, output, usage};
 
 /// Requests that wait to be written. Beyond: they are lost, and their number is told.
 const RECORDS_MAX: usize = 8_192;
@@ -50,25 +51,60 @@ impl AccessLogArgs {
         self.access_log.is_some()
     }
 
-    /// Opens the file, and writes from here on.
-    pub(crate) fn start(&self, gateway: &Gateway) -> Result<Option<AccessLog>, Failure> {
+    /// Opens the file. It may hang for a while, so nobody has to wait for a signal then.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or not in time.
+    pub(crate) fn open(&self) -> Result<Option<Opened>, Failure> {
         let Some(path) = self.access_log.clone() else { return Ok(None) };
         let to = match path.as_os_str() == "-" {
             true => Target::Output,
             false => Target::File {
-                file: open(&path).map_err(|e| usage(told(&path, &e)))?,
+                file: open(&path, true).map_err(|e| usage(told(&path, e)))?,
                 path,
                 failing: false,
             },
         };
+        Ok(Some(Opened { to, format: self.access_log_format }))
+    }
+
+    /// Whether the file could be written, without making it.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let Some(path) = self.access_log.as_ref().filter(|path| path.as_os_str() != "-") else {
+            return Ok(());
+        };
+        let folder = match path.parent() {
+            Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+            Some(folder) => folder,
+            None => path,
+        };
+        match path.try_exists() {
+            Ok(false) if folder.is_dir() => Ok(()),
+            _ => open(path, false).map(drop).map_err(|e| usage(told(path, e))),
+        }
+    }
+}
+
+/// A log that nothing is written to yet.
+pub(crate) struct Opened {
+    to: Target,
+    format: Format,
+}
+
+impl Opened {
+    /// Writes from here on.
+    pub(crate) fn start(self, gateway: &Gateway) -> Result<AccessLog, Failure> {
         let records = gateway.records(RECORDS_MAX)?;
-        let (again, format) = (Arc::new(AtomicBool::new(false)), self.access_log_format);
+        let again = Arc::new(AtomicBool::new(false));
         let asked = again.clone();
         let thread = std::thread::Builder::new()
             .name("ptth-access-log".to_owned())
-            .spawn(move || write_all(to, &records, format, &asked))
+            .spawn(move || write_all(self.to, &records, self.format, &asked))
             .map_err(failed)?;
-        Ok(Some(AccessLog { again, thread }))
+        Ok(AccessLog { again, thread })
     }
 }
 
@@ -93,13 +129,17 @@ impl AccessLog {
     }
 }
 
-fn told(path: &std::path::Path, error: &io::Error) -> String {
+fn told(path: &Path, error: impl Display) -> String {
     format!("--access-log {}: {error}", path.display())
 }
 
-fn open(path: &std::path::Path) -> io::Result<File> {
-    let file = OpenOptions::new().create(true).append(true).open(path)?;
-    if file.metadata()?.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(file) }
+/// A FIFO without a reader would be waited for, and a network's file system may hang.
+fn open(path: &Path, create: bool) -> Result<File, String> {
+    let path = path.to_owned();
+    files::on_a_thread(files::AGAIN, move || {
+        let opened = OpenOptions::new().create(create).append(true).open(path);
+        opened.map_err(|e| e.to_string())
+    })
 }
 
 enum Target {
@@ -115,12 +155,12 @@ enum Target {
 impl Target {
     fn open_again(&mut self) {
         let Target::File { file, path, .. } = self else { return };
-        match open(path) {
+        match open(path, true) {
             Ok(new) => {
                 *file = new;
                 log::info!("the access log {} was opened anew", path.display());
             }
-            Err(e) => log::error!("{}; the file that was open stays", told(path, &e)),
+            Err(e) => log::error!("{}; the file that was open stays", told(path, e)),
         }
     }
 

@@ -25,7 +25,7 @@ pub(crate) enum Reading {
 
 /// How long a reading may take.
 const FIRST: Duration = Duration::from_secs(60);
-const AGAIN: Duration = Duration::from_secs(5);
+pub(crate) const AGAIN: Duration = Duration::from_secs(5);
 /// A file that was written to less than this ago may not be whole yet.
 const REST: Duration = Duration::from_millis(200);
 /// Readings at once. Those that hang count; beyond, nothing is read.
@@ -100,7 +100,11 @@ pub(crate) fn line_of_stdin() -> Result<String, String> {
     })
 }
 
-fn on_a_thread<T: Send + 'static>(
+/// Does what may hang on a thread of its own, which is left behind where it does.
+///
+/// # Errors
+/// The job's own; it took too long; too many hang.
+pub(crate) fn on_a_thread<T: Send + 'static>(
     within: Duration,
     job: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
@@ -108,7 +112,7 @@ fn on_a_thread<T: Send + 'static>(
     let counted = Counted;
     if before >= READINGS_MAX {
         return Err(
-            "it was not read: earlier readings still hang; mend those files, or restart".to_owned()
+            "it was not opened: earlier files still hang; mend those files, or restart".to_owned()
         );
     }
     let (tell, told) = sync_channel(1);
@@ -119,9 +123,8 @@ fn on_a_thread<T: Send + 'static>(
     std::thread::Builder::new()
         .name("ptth-read".to_owned())
         .spawn(job)
-        .map_err(|e| format!("it was not read: no thread: {e}"))?;
-    told.recv_timeout(within)
-        .unwrap_or_else(|_| Err(format!("it was not read to its end within {within:?}")))
+        .map_err(|e| format!("it was not opened: no thread: {e}"))?;
+    told.recv_timeout(within).unwrap_or_else(|_| Err(format!("it took longer than {within:?}")))
 }
 
 fn bounded(from: impl Read, most: u64) -> Result<Vec<u8>, String> {

@@ -32,14 +32,16 @@ pub(crate) fn run(args: GatewayArgs, file: Option<File>) -> Result<(), Failure> 
     if args.check {
         prepared.builder.check()?;
         args.admin.tokens(Reading::First)?;
+        args.access_log.check()?;
         say("the options, and the files that they name, are valid");
         return Ok(());
     }
+    let access_log = args.access_log.open()?;
     // Until here a signal ends the process, whatever the files do.
     let told = watch(Signals::new(SIGNALS).map_err(failed)?);
     let (devices_scheme, visitors_scheme) = prepared.schemes;
     let gateway = Arc::new(prepared.builder.start()?);
-    let access_log = args.access_log.start(&gateway)?;
+    let access_log = access_log.map(|log| log.start(&gateway)).transpose()?;
     let visitors = match prepared.visitors_tls {
         Some(tls) => gateway.relay_tls(&args.visitors, prepared.table, tls)?,
         None => gateway.relay(&args.visitors, prepared.table)?,
