@@ -243,8 +243,8 @@ fn events(asked: &Asked<'_>, view: &View) -> Reply {
     }
     let wait = asked.time("wait").unwrap_or_default().min(WAIT_MAX);
     let found = view.feed.after(after.unwrap_or(0), wait);
-    let last = found.last().map_or_else(|| view.feed.last(), |(id, _)| *id);
-    let listed: Vec<&str> = found.iter().map(|(_, event)| &**event).collect();
+    let listed: Vec<&str> = found.events.iter().map(|(_, event)| &**event).collect();
+    let last = found.last;
     let body = format!("{{\"events\":[{}],\"last\":{last}}}\n", listed.join(","));
     Reply::new(200, "application/json", body)
 }

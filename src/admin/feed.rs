@@ -81,8 +81,9 @@ impl Feed {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner).last
     }
 
-    /// Events behind this number; where there are none, those that come within `wait`.
-    pub(super) fn after(&self, after: u64, wait: Duration) -> Vec<(u64, Arc<str>)> {
+    /// Events behind this number, with the number to go on behind; where there are none, those that
+    /// come within `wait`.
+    pub(super) fn after(&self, after: u64, wait: Duration) -> Found {
         let end = Instant::now() + wait;
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -90,9 +91,16 @@ impl Feed {
             let after = if after > ring.last { 0 } else { after };
             let left = end.saturating_duration_since(Instant::now());
             if after < ring.last || left.is_zero() || self.is_over() {
-                return ring.events.iter().filter(|(id, _)| *id > after).cloned().collect();
+                let events = ring.events.iter().filter(|(id, _)| *id > after).cloned().collect();
+                return Found { events, last: ring.last };
             }
             ring = self.grown.wait_timeout(ring, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+/// Events, and the number of the latest one when they were looked for.
+pub(super) struct Found {
+    pub(super) events: Vec<(u64, Arc<str>)>,
+    pub(super) last: u64,
 }

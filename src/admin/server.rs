@@ -490,7 +490,7 @@ fn follow(mut stream: &Stream, context: &Context, mut after: u64) -> io::Result<
     let mut text = answers::pulse(&context.view);
     while !context.stopped.load(SeqCst) && !context.view.is_over() {
         let wait = PULSE.saturating_sub(told.elapsed());
-        for (id, event) in context.view.feed.after(after, wait) {
+        for (id, event) in context.view.feed.after(after, wait).events {
             after = id;
             text.push_str(&format!("id: {id}\nevent: device\ndata: {event}\n\n"));
         }

@@ -100,10 +100,11 @@ impl GatewayRole {
     fn device_rows(&self, from: usize) -> (Vec<DeviceRow>, Option<usize>) {
         let Some(table) = self.observer.table() else { return (Vec::new(), None) };
         let (rows, next) = table.rows(from, ROWS_MAX);
-        (rows.map(|row| self.device_row(row)).collect(), next)
+        let now = Instant::now();
+        (rows.map(|row| self.device_row(row, now)).collect(), next)
     }
 
-    fn device_row(&self, row: &Row) -> DeviceRow {
+    fn device_row(&self, row: &Row, now: Instant) -> DeviceRow {
         DeviceRow {
             name: row.name.clone(),
             transport: row.transport,
@@ -113,8 +114,8 @@ impl GatewayRole {
             ups: row.ups,
             in_progress: row.in_progress,
             counts: row.counts.clone(),
-            p50: row.times.percentile(0.5),
-            p99: row.times.percentile(0.99),
+            p50: row.times.percentile(0.5, now),
+            p99: row.times.percentile(0.99, now),
             offer: row.offer.clone(),
             cause: match row.transport {
                 Some(_) => None,
@@ -125,13 +126,13 @@ impl GatewayRole {
 
     fn device_history(&self, name: &str) -> Option<Box<DeviceHistory>> {
         let table = self.observer.table()?;
-        let row = table.get(name)?;
+        let (row, now) = (table.get(name)?, Instant::now());
         Some(Box::new(DeviceHistory {
-            row: self.device_row(row),
+            row: self.device_row(row, now),
             changes: row.changes.iter().cloned().collect(),
             recent: row.recent.iter().cloned().collect(),
             minutes: row.minutes.iter().copied().collect(),
-            minute: table.minute(Instant::now()),
+            minute: table.minute(now),
         }))
     }
 

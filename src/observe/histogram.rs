@@ -31,25 +31,33 @@ impl Recent {
     }
 
     fn age(&mut self, now: Instant) {
-        let periods = now.saturating_duration_since(self.halved).as_secs() / HALVING.as_secs();
-        if periods > 0 {
+        let halvings = self.halvings(now);
+        if halvings > 0 {
             self.halved = now;
-            let shift = u32::try_from(periods).unwrap_or(u32::MAX);
             for count in &mut self.counts {
-                *count = count.checked_shr(shift).unwrap_or(0);
+                *count = count.checked_shr(halvings).unwrap_or(0);
             }
         }
     }
 
-    /// The time within which this share of the exchanges was over; `None` without any.
-    pub(crate) fn percentile(&self, share: f64) -> Option<Duration> {
-        let total: u64 = self.counts.iter().map(|count| u64::from(*count)).sum();
+    /// How often the counts are to be halved by now.
+    fn halvings(&self, now: Instant) -> u32 {
+        let periods = now.saturating_duration_since(self.halved).as_secs() / HALVING.as_secs();
+        u32::try_from(periods).unwrap_or(u32::MAX)
+    }
+
+    /// The time within which this share of the exchanges was over; `None` without any in the last
+    /// minutes.
+    pub(crate) fn percentile(&self, share: f64, now: Instant) -> Option<Duration> {
+        let halvings = self.halvings(now);
+        let counts = self.counts.map(|count| count.checked_shr(halvings).unwrap_or(0));
+        let total: u64 = counts.iter().map(|count| u64::from(*count)).sum();
         if total == 0 {
             return None;
         }
         let rank = ((total as f64 * share).ceil() as u64).clamp(1, total);
         let mut seen = 0;
-        let found = self.counts.iter().position(|count| {
+        let found = counts.iter().position(|count| {
             seen += u64::from(*count);
             seen >= rank
         });
@@ -111,7 +119,7 @@ mod tests {
             let (now, time) = (Instant::now(), Duration::from_micros(micros));
             let mut recent = Recent::new(now);
             recent.add(time, now);
-            let found = recent.percentile(0.5).unwrap();
+            let found = recent.percentile(0.5, now).unwrap();
             let off = (found.as_secs_f64() / time.as_secs_f64() - 1.0).abs();
             assert!(off < 0.07, "{time:?} was read as {found:?}");
         }
@@ -127,11 +135,12 @@ mod tests {
     fn the_median_and_the_tail_are_told_apart() {
         let now = Instant::now();
         let mut recent = Recent::new(now);
-        assert_eq!(recent.percentile(0.5), None);
+        assert_eq!(recent.percentile(0.5, now), None);
         for n in 0..100 {
             recent.add(Duration::from_millis(if n < 98 { 10 } else { 1_000 }), now);
         }
-        let (median, tail) = (recent.percentile(0.5).unwrap(), recent.percentile(0.99).unwrap());
+        let (median, tail) =
+            (recent.percentile(0.5, now).unwrap(), recent.percentile(0.99, now).unwrap());
         assert!(median < Duration::from_millis(11) && tail > Duration::from_millis(930));
     }
 
@@ -142,7 +151,19 @@ mod tests {
         (0..16).for_each(|_| recent.add(Duration::from_secs(1), now));
         let later = now + 5 * HALVING;
         recent.add(Duration::from_millis(1), later);
-        assert!(recent.percentile(0.99).unwrap() < Duration::from_millis(2));
+        assert!(recent.percentile(0.99, later).unwrap() < Duration::from_millis(2));
+    }
+
+    #[test]
+    fn counts_fade_also_where_nothing_is_added() {
+        let now = Instant::now();
+        let mut recent = Recent::new(now);
+        (0..4).for_each(|_| recent.add(Duration::from_secs(1), now));
+        for (halvings, is_known) in [(0, true), (2, true), (3, false), (31, false), (40, false)] {
+            let found = recent.percentile(0.5, now + halvings * HALVING);
+            assert_eq!(found.is_some(), is_known, "after {halvings} halvings");
+        }
+        assert!(recent.percentile(0.5, now).is_some(), "reading changes nothing");
     }
 
     #[test]

@@ -210,8 +210,10 @@ fn a_reading_again_says_what_changed() {
     gateway.process.expect_stderr("1 routes were read from");
     gateway.process.expect_stderr(&format!("{}: nothing changed", file.path()));
     gateway.process.expect_stderr(&format!("1 tokens were read from {}: nothing", tokens.path()));
+    // In the file the new route stands before the other, by host and path behind it.
     let more = "[[route]]\nhost = \"b.example\"\ndevice = \"door\"\n";
-    let text = format!("{}{more}", one.replace("one", "two").replace("\"lamp\"", "\"desk\""));
+    let text = one.replace("one", "two").replace("\"lamp\"", "\"desk\"");
+    let text = text.replacen("[[route]]", &format!("{more}[[route]]"), 1);
     std::fs::write(&file.path, text).unwrap();
     std::fs::write(&tokens.path, format!("{door}\n{}\n", lamp.replace(" lamp", " lamp,desk")))
         .unwrap();

@@ -2,9 +2,14 @@
 //! complaint, and has every option.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use crate::support::{Ptth, TempDir, need, program};
+use crate::support::{Ptth, RawGateway, TempDir, need, program};
 
 /// What a program says of a file's syntax.
 fn complaints(command: &mut Command) -> (bool, String) {
@@ -82,4 +87,52 @@ fn manual_pages_are_read_without_a_warning() {
         let (success, said) = complaints(&mut man);
         assert!(success && said.is_empty(), "{}: {said}", page.display());
     }
+}
+
+/// A one-shot command whose standard output is this.
+fn into(stdout: impl Into<Stdio>, arguments: &[&str]) -> (i32, String) {
+    let output = Ptth::command(arguments).stdout(stdout).output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn what_was_asked_for_is_written_or_the_command_fails() {
+    for arguments in [
+        &["token", "lamp"][..],
+        &["man", "gateway"],
+        &["completions", "bash"],
+        &["demo"],
+        &["check", "http://127.0.0.1:9/lamp"],
+        &["device", "http://127.0.0.1:9/lamp", "--text", "x", "--check"],
+        &["gateway", "--check"],
+    ] {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let (code, error) = into(full, arguments);
+        assert!(code == 1 && error.contains("standard output: "), "{arguments:?}: {code} {error}");
+        // Whoever has read enough is told nothing.
+        let (read, closed) = UnixStream::pair().unwrap();
+        drop(read);
+        let (code, error) = into(OwnedFd::from(closed), arguments);
+        assert!(code == 1 && !error.contains("ptth:"), "{arguments:?}: {code} {error}");
+    }
+}
+
+#[test]
+fn a_slow_reader_gets_everything() {
+    let admin = RawGateway::start(); // it plays an admin listener
+    let body = format!("{{\"x\":\"{}\"}}", "x".repeat(1 << 20)); // more than a pipe holds
+    let mut command = Ptth::command(&["status", "--json", "--admin", &admin.addr.to_string()]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut peer = admin.accept();
+    peer.read_head();
+    peer.write(format!("HTTP/1.1 200 OK\r\n\r\n{body}"));
+    drop(peer);
+    let late = Instant::now() + Duration::from_millis(1_500);
+    while Instant::now() < late {
+        assert_eq!(child.try_wait().unwrap(), None, "it ended before it was read");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut read = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut read).unwrap();
+    assert!(child.wait().unwrap().success() && read.trim_end() == body);
 }

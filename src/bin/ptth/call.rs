@@ -1,6 +1,5 @@
 //! `ptth call`: one request to a device, as a visitor.
 
-use std::io::Write;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use crate::arguments::some_time;
 use crate::certificates::DeviceFiles;
 use crate::device::token;
 use crate::files::{self, Reading};
+use crate::output::print;
 use crate::wire::Wire;
 use crate::{Failure, failed, usage};
 
@@ -182,7 +182,7 @@ fn show_answer(wire: &mut Wire, args: &CallArgs) -> Result<u16, Failure> {
         let decoder =
             body::of_response(&head, &args.method).map(|framing| Decoder::new(framing, &limits));
         if args.include && status >= 200 {
-            show(&wire.unread()[..length])?;
+            print(&wire.unread()[..length])?;
         }
         wire.take(length);
         if status >= 200 {
@@ -194,7 +194,7 @@ fn show_answer(wire: &mut Wire, args: &CallArgs) -> Result<u16, Failure> {
         let (used, piece) = decoder.decode(wire.unread()).map_err(no_http)?;
         if let Piece::Data(data) = piece {
             shown += data.len();
-            show(data)?;
+            print(data)?;
         }
         wire.take(used);
         if shown > BODY_MAX {
@@ -205,10 +205,4 @@ fn show_answer(wire: &mut Wire, args: &CallArgs) -> Result<u16, Failure> {
         }
     }
     Ok(status)
-}
-
-/// Straight to standard output: nothing else goes on here that a slow reader could keep waiting.
-fn show(bytes: &[u8]) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(failed)
 }

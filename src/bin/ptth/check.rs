@@ -6,6 +6,7 @@
 
 mod chain;
 
+use std::fmt::Display;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::certificates::DeviceFiles;
 use crate::config::duration;
 use crate::device::token;
 use crate::files::Reading;
-use crate::output::say;
+use crate::output::print_line;
 use crate::proxy::{self, Way};
 use crate::wire::{Reply, Wire};
 use crate::{Failure, failed, usage};
@@ -54,19 +55,23 @@ pub(crate) struct CheckArgs {
 const HOLD: Duration = Duration::from_secs(30);
 
 /// A step that succeeded.
-fn good(step: &str, what: impl std::fmt::Display) {
-    say(format_args!("ok     {step:<9}  {what}"));
+fn good(step: &str, what: impl Display) -> Result<(), Failure> {
+    print_line(format_args!("ok     {step:<9}  {what}"))
 }
 
 /// Something that a device gets over.
-fn warn(step: &str, what: impl std::fmt::Display) {
-    say(format_args!("note   {step:<9}  {what}"));
+fn warn(step: &str, what: impl Display) -> Result<(), Failure> {
+    print_line(format_args!("note   {step:<9}  {what}"))
 }
 
 /// The step at which the way ends.
-fn bad(step: &str, what: impl std::fmt::Display) -> Failure {
-    say(format_args!("wrong  {step:<9}  {what}"));
-    failed("not usable")
+fn wrong(step: &str, what: impl Display) -> Result<(), Failure> {
+    print_line(format_args!("wrong  {step:<9}  {what}"))
+}
+
+/// The same, as the end of the command.
+fn bad(step: &str, what: impl Display) -> Failure {
+    wrong(step, what).err().unwrap_or_else(|| failed("not usable"))
 }
 
 /// Runs the check. Exit codes: 0 usable, 1 not, 2 wrong usage, 3 refused by the gateway.
@@ -82,8 +87,7 @@ pub(crate) fn run(args: CheckArgs) -> Result<(), Failure> {
     if args.take_over {
         check.offer_name(&addresses)?;
     }
-    say(format_args!("usable: a device would connect by {transport}"));
-    Ok(())
+    print_line(format_args!("usable: a device would connect by {transport}"))
 }
 
 /// Where the check goes, and what it shows there.
@@ -148,7 +152,7 @@ impl Check {
     fn reach(&self) -> Result<Vec<SocketAddr>, Failure> {
         let (host, port) = match &self.way {
             Some(way) => {
-                good("proxy", format_args!("{} (of {})", way.authority(), way.source));
+                good("proxy", format_args!("{} (of {})", way.authority(), way.source))?;
                 (way.host.clone(), way.port)
             }
             None => (self.gateway.host.clone(), self.gateway.port),
@@ -162,16 +166,16 @@ impl Check {
             [] => "no address".to_owned(),
             some => some.iter().map(|a| a.ip().to_string()).collect::<Vec<_>>().join(", "),
         };
-        good("DNS", format_args!("{host}: IPv4 {}; IPv6 {}", list(&v4), list(&v6)));
+        good("DNS", format_args!("{host}: IPv4 {}; IPv6 {}", list(&v4), list(&v6)))?;
         let mut open = Vec::new();
         for address in found {
             let began = Instant::now();
             match TcpStream::connect_timeout(&address, self.timeout) {
                 Ok(_) => {
-                    good("TCP", format_args!("{address} accepts after {:?}", rounded(began)));
+                    good("TCP", format_args!("{address} accepts after {:?}", rounded(began)))?;
                     open.push(address);
                 }
-                Err(e) => warn("TCP", format_args!("{address}: {}", explained(&e))),
+                Err(e) => warn("TCP", format_args!("{address}: {}", explained(&e)))?,
             }
         }
         if open.is_empty() {
@@ -231,14 +235,14 @@ impl Check {
     fn show_chain(&self, addresses: &[SocketAddr]) -> Result<(), Failure> {
         let wire = self.connect(addresses)?;
         match chain::shown(wire, &self.gateway.host) {
-            Ok(chain) => chain.iter().for_each(|line| warn("chain", line)),
+            Ok(chain) => chain.iter().try_for_each(|line| warn("chain", line))?,
             Err(e) => return Err(bad("TLS", e)),
         }
         let wire = self.secured(addresses)?;
         good(
             "TLS",
             format_args!("{}; the chain, the dates and the host are right", wire.version()),
-        );
+        )?;
         Ok(())
     }
 
@@ -250,7 +254,7 @@ impl Check {
         let name = renamed(&self.gateway.target, &name);
         match self.offer(addresses, &name)? {
             Offered::Turned(wire) => {
-                good("offer", "101: the connection is turned (PTTH/1.0)");
+                good("offer", "101: the connection is turned (PTTH/1.0)")?;
                 self.await_heartbeat(*wire)?;
                 Ok("upgrade")
             }
@@ -268,17 +272,17 @@ impl Check {
         good(
             "token",
             "the gateway knows it; it is not for the name of this check, as it should be. Whether it is for the device's name shows --take-over",
-        );
+        )?;
         match reply.status {
             405 => {
                 warn(
                     "offer",
                     "a proxy or another box on the way removed Upgrade: COMET will be used (docs/operations.md says what proxies need)",
-                );
+                )?;
                 Ok("COMET (polls)")
             }
             _ => {
-                good("offer", "Upgrade reaches the gateway");
+                good("offer", "Upgrade reaches the gateway")?;
                 Ok("upgrade")
             }
         }
@@ -287,13 +291,13 @@ impl Check {
     /// The offer of the device's own name.
     fn offer_name(&self, addresses: &[SocketAddr]) -> Result<(), Failure> {
         match self.offer(addresses, &self.gateway.target)? {
-            Offered::Turned(_) => good("name", "101: the gateway lets the device have its name"),
-            Offered::Polls => good("name", "the gateway lets the device have its name, by polls"),
+            Offered::Turned(_) => good("name", "101: the gateway lets the device have its name")?,
+            Offered::Polls => good("name", "the gateway lets the device have its name, by polls")?,
             Offered::OtherName => {
-                bad(
+                wrong(
                     "name",
                     "the gateway knows the token, and it is not for this name: see its line of --tokens",
-                );
+                )?;
                 return Err(refused());
             }
         }
@@ -340,7 +344,7 @@ impl Check {
             if reply.text.is_empty() { String::new() } else { format!(" It says: {}", reply.text) };
         match reply.verdict {
             Verdict::Turned { warning } => {
-                warning.iter().for_each(|warning| warn("offer", warning));
+                warning.iter().try_for_each(|warning| warn("offer", warning))?;
                 Ok(Offered::Turned(Box::new(wire)))
             }
             Verdict::FellBack(_) | Verdict::Nothing => {
@@ -349,7 +353,7 @@ impl Check {
                     format_args!(
                         "{status}: a proxy or another box on the way removed Upgrade, or the gateway only takes polls (--fallback only): COMET will be used"
                     ),
-                );
+                )?;
                 Ok(Offered::Polls)
             }
             Verdict::Refused(403) if reply.marked && self.gateway.token.is_some() => {
@@ -363,7 +367,7 @@ impl Check {
                     403 => "it does not let this device in: see its log",
                     _ => "the URL may be wrong, or an ingress is not ready",
                 };
-                bad("offer", format_args!("{status} from {from}: {remedy}.{told}"));
+                wrong("offer", format_args!("{status} from {from}: {remedy}.{told}"))?;
                 Err(refused())
             }
             Verdict::Redirect(to) => Err(bad(
@@ -408,14 +412,14 @@ impl Check {
             Ok(true) => good(
                 "heartbeat",
                 format_args!("it came after {:?}, and was answered", rounded(began)),
-            ),
+            )?,
             Ok(false) => warn(
                 "heartbeat",
                 format_args!(
                     "none within {:?}: the gateway may send them more seldom (its --heartbeat); the link stayed open",
                     self.heartbeat
                 ),
-            ),
+            )?,
             Err(e) => {
                 return Err(bad(
                     "heartbeat",

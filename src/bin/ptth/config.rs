@@ -71,12 +71,12 @@ impl File {
         let read = self.each_route(|at, table| {
             let text = |key: &str| table.get(key).and_then(|value| value.get_ref().as_str());
             let key = format!("{}{}", text("host").unwrap_or("*"), text("path").unwrap_or("/"));
-            all.insert(key, self.text.get(at).unwrap_or_default().trim().to_owned());
+            let mut said = self.text.get(at).unwrap_or_default().trim().to_owned();
             for (entry, value) in in_order(table) {
                 let value = self.text.get(value.span()).unwrap_or_default();
-                let all = all.values_mut().last();
-                all.into_iter().for_each(|all| *all += &format!("; {} = {value}", entry.get_ref()));
+                said.push_str(&format!("; {} = {value}", entry.get_ref()));
             }
+            all.insert(key, said);
             Ok(())
         });
         drop(read); // a file with a mistake is told by whoever takes its routes

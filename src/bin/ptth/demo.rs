@@ -8,15 +8,15 @@ use std::time::Duration;
 use reverse_http::{Device, Gateway, Routes};
 
 use crate::device::answer_with_text;
-use crate::output::say;
+use crate::output::print_line;
 use crate::{Failure, failed};
 
 /// The seed's transcript, live: what is printed are the bytes that pass between the device and the
 /// gateway.
 pub(crate) fn run() -> Result<(), Failure> {
-    say(
+    print_line(
         "A device that nobody can dial connects to its gateway and offers to turn the connection around.\n",
-    );
+    )?;
     let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
     let visitors = gateway.relay("127.0.0.1:0", Routes::path())?;
     let (said, transcript) = mpsc::channel();
@@ -26,30 +26,31 @@ pub(crate) fn run() -> Result<(), Failure> {
     gateway.device("lamp").wait(Duration::from_secs(5))?;
     let print = |pieces: usize| {
         for (who, bytes) in transcript.iter().take(pieces) {
-            say(format_args!("{who}"));
-            for line in String::from_utf8_lossy(&bytes).lines() {
-                say(format_args!("    {line}"));
-            }
-            say("");
+            print_line(format_args!("{who}\n{}", indented(&String::from_utf8_lossy(&bytes))))?;
         }
+        Ok::<(), Failure>(())
     };
-    print(2);
-    say(format_args!(
+    print(2)?;
+    print_line(format_args!(
         "From here on the gateway asks and the device answers. A visitor runs: curl http://{visitors}/lamp/status\n"
-    ));
+    ))?;
     let mut visitor = TcpStream::connect(visitors).map_err(failed)?;
     visitor.set_read_timeout(Some(Duration::from_secs(10))).map_err(failed)?;
     write!(visitor, "GET /lamp/status HTTP/1.1\r\nHost: {visitors}\r\nAccept: text/plain\r\nConnection: close\r\n\r\n").map_err(failed)?;
     let mut answer = String::new();
     visitor.read_to_string(&mut answer).map_err(failed)?;
-    print(2);
-    say("The visitor got:");
-    answer.lines().for_each(|line| say(format_args!("    {line}")));
+    print(2)?;
+    print_line(format_args!("The visitor got:\n{}", indented(&answer).trim_end_matches('\n')))?;
     handle.stop();
     match answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("!dlrow ,olleH\r\n") {
         true => Ok(()),
         false => Err(failed("the visitor did not get the device's answer")),
     }
+}
+
+/// Each line with blanks before it.
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}\n")).collect()
 }
 
 /// A wire to listen in on: what comes to its address goes on to `to`, and both directions are told.

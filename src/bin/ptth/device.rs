@@ -16,7 +16,7 @@ use signal_hook::iterator::Signals;
 use crate::arguments::{Comet, DeviceArgs, Offered, ServiceArgs};
 use crate::board::Board;
 use crate::files::{Again, Reading};
-use crate::output::say;
+use crate::output::{print_line, say};
 use crate::signals::{SIGNALS, ends_of, exit_on_second};
 use crate::supervise::Supervisor;
 use crate::{Failure, certificates, failed, files, proxy, usage};
@@ -148,7 +148,7 @@ fn check_service(device: &Device, service: &ServiceArgs) -> Result<(), Failure> 
     if let Some(path) = &service.dir {
         device.check_dir(path)?;
     }
-    say("the options, and the files that they name, are valid");
+    print_line("the options, and the files that they name, are valid")?;
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use crate::access_log::AccessLog;
 use crate::arguments::{GatewayArgs, Offered};
 use crate::config::File;
 use crate::files::{Again, Reading};
-use crate::output::say;
+use crate::output::{print_line, say};
 use crate::reload::{LastRead, Tables, read_tokens};
 use crate::signals::{SIGNALS, ends_of};
 use crate::supervise::Supervisor;
@@ -33,8 +33,7 @@ pub(crate) fn run(args: GatewayArgs, file: Option<File>) -> Result<(), Failure> 
         prepared.builder.check()?;
         args.admin.tokens(Reading::First)?;
         args.access_log.check()?;
-        say("the options, and the files that they name, are valid");
-        return Ok(());
+        return print_line("the options, and the files that they name, are valid");
     }
     let access_log = args.access_log.open()?;
     // Until here a signal ends the process, whatever the files do.

@@ -98,7 +98,7 @@ enum Command {
     Demo,
 }
 
-/// Why the command ends: what to say, and the exit code.
+/// Why the command ends: what to say, if anything, and the exit code.
 struct Failure {
     text: String,
     code: u8,
@@ -136,6 +136,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { text, code }) => {
             match levels::are_json() {
+                _ if text.is_empty() => {}
                 true => {
                     output::complain(json!({ "level": "ERROR", "target": "ptth", "message": text }))
                 }
@@ -169,10 +170,7 @@ fn run(errors: output::Output) -> Result<(), Failure> {
         Command::Health(args) => status::health(&args),
         Command::Check(args) => check::run(*args),
         Command::Call(args) => call::run(*args),
-        Command::Completions { shell } => {
-            pages::completions(shell);
-            Ok(())
-        }
+        Command::Completions { shell } => pages::completions(shell),
         Command::Man(args) => pages::man(&args),
         Command::Demo => demo::run(),
     };

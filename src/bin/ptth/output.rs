@@ -1,8 +1,8 @@
-//! Standard output and standard error, each written by a thread of its own: whoever has something
-//! to say never waits for whoever reads it.
+//! Standard output and standard error.
 //!
-//! A full disk, a closed pipe, a terminal that was paused or a log collector that hangs costs
-//! lines, and no request.
+//! What serves ([`say`]) never waits for whoever reads it: a thread of its own writes, and a full
+//! disk, a closed pipe, a terminal that was paused or a log collector that hangs costs lines, and no
+//! request. What a command was asked for ([`print()`]) is written whole, or the command fails.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+
+use crate::{Failure, failed};
 
 /// Lines that wait to be written, of each output. Beyond: they are lost, and their number is told
 /// when writing goes on.
@@ -102,6 +104,27 @@ pub(crate) fn say_lines(lines: &[u8]) {
     if let Some(out) = STDOUT.get() {
         out.put(lines.to_vec());
     }
+}
+
+/// What the command was asked for, written before this returns: nothing else goes on that a slow
+/// reader could keep waiting.
+///
+/// # Errors
+/// It could not be written. Nothing is to be said of it where nobody reads any more.
+pub(crate) fn print(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|e| match e.kind() {
+        io::ErrorKind::BrokenPipe => failed(""),
+        _ => failed(format_args!("standard output: {e}")),
+    })
+}
+
+/// The same for a line.
+///
+/// # Errors
+/// Those of [`print()`].
+pub(crate) fn print_line(line: impl Display) -> Result<(), Failure> {
+    print(format!("{line}\n").as_bytes())
 }
 
 /// A line for whoever has to mend something.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use clap_complete::Shell;
 
-use crate::output::say_lines;
+use crate::output::print;
 use crate::{Failure, failed, usage};
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -17,7 +17,7 @@ pub(crate) enum For {
 }
 
 /// Prints the completions for a shell.
-pub(crate) fn completions(shell: For) {
+pub(crate) fn completions(shell: For) -> Result<(), Failure> {
     let shell = match shell {
         For::Bash => Shell::Bash,
         For::Zsh => Shell::Zsh,
@@ -25,7 +25,7 @@ pub(crate) fn completions(shell: For) {
     };
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut crate::command(), "ptth", &mut script);
-    say_lines(&script);
+    print(&script)
 }
 
 #[derive(Args)]
@@ -57,6 +57,5 @@ pub(crate) fn man(args: &ManArgs) -> Result<(), Failure> {
     };
     let mut text = Vec::new();
     clap_mangen::Man::new(page).render(&mut text).map_err(failed)?;
-    say_lines(&text);
-    Ok(())
+    print(&text)
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::arguments::some_time;
 use crate::config::duration;
-use crate::output::say;
+use crate::output::print_line;
 use crate::{Failure, failed, usage};
 
 /// Longest answer that is read, in bytes.
@@ -158,10 +158,7 @@ impl AdminAt {
 pub(crate) fn health(args: &HealthArgs) -> Result<(), Failure> {
     let (status, body) = args.at.ask(if args.live { "/healthz" } else { "/readyz" }, None)?;
     match status {
-        200 => {
-            say(body.trim());
-            Ok(())
-        }
+        200 => print_line(body.trim()),
         status => Err(failed(format_args!("{status} {}", body.trim()))),
     }
 }
@@ -172,9 +169,9 @@ pub(crate) fn status(args: &StatusArgs) -> Result<(), Failure> {
         let began = Instant::now();
         let shown = show(args, token.as_deref())?;
         if args.watch && io::stdout().is_terminal() {
-            say(format_args!("\x1b[H\x1b[2J{shown}"));
+            print_line(format_args!("\x1b[H\x1b[2J{shown}"))?;
         } else {
-            say(shown);
+            print_line(shown)?;
         }
         if !args.watch {
             return Ok(());

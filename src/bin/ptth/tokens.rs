@@ -6,7 +6,7 @@ use reverse_http::Tokens;
 
 use crate::Failure;
 use crate::files::{self, Reading};
-use crate::output::say;
+use crate::output::print_line;
 
 /// Longest file that is read, in bytes: some 150,000 tokens. What is longer was not meant.
 const FILE_MAX: u64 = 16 << 20;
@@ -44,7 +44,5 @@ pub(crate) fn print_new(
 ) -> Result<(), Failure> {
     let token = Tokens::draw()?;
     let line = Tokens::line_with(&token, names, expires, label)?;
-    say(token);
-    say(line);
-    Ok(())
+    print_line(format_args!("{token}\n{line}"))
 }
