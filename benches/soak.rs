@@ -23,7 +23,7 @@
     reason = "a benchmark that cannot go on has failed"
 )]
 
-#[path = "../tests/it/storm/cuts.rs"]
+#[path = "../tests/it/outages/storm/cuts.rs"]
 #[allow(dead_code, reason = "the storm uses all of it")]
 mod cuts;
 #[path = "../tests/it/support/mod.rs"]

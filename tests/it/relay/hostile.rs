@@ -10,14 +10,14 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use reverse_http::{Body, Device, DeviceHandle, Gateway as LibGateway, Limits, Routes};
 
-use crate::gateway_wire::{FOREIGN, VERSIONS, WRONG_CODINGS, WRONG_LENGTHS};
-use crate::scale::affordable;
+use crate::gateway::wire::{FOREIGN, VERSIONS, WRONG_CODINGS, WRONG_LENGTHS};
+use crate::engine::scale::affordable;
 use crate::support::process::{Process, get};
 use crate::support::{
     DEADLINE, Gateway, Hash, LocalServer, Ptth, RawGateway, RawPeer, each_row, eventually, say,
 };
-use crate::threats_visitors::ONE_BYTE_CHUNKS;
-use crate::visitors::{WRONG_CHUNKS, WRONG_LINES};
+use crate::gateway::hostile_visitors::ONE_BYTE_CHUNKS;
+use crate::gateway::visitors::{WRONG_CHUNKS, WRONG_LINES};
 
 // ── Face L: what a hostile device may not say ──
 

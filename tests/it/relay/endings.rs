@@ -19,7 +19,7 @@ use crate::support::{
     Authority, DEADLINE, Gateway, Ptth, RawGateway, RawPeer, SWITCH, each_row, eventually,
     eventually_within, pattern,
 };
-use crate::upgrades::tunnel;
+use crate::relay::upgrades::tunnel;
 
 /// More than what the buffers of all sockets on the way take.
 const LARGE: usize = 16 << 20;

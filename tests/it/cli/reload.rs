@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::support::pki::{NOW, TlsPeer, Years};
 use crate::support::process::get;
 use crate::support::{Authority, Gateway, Process, Ptth, TempDir, each_row, eventually};
-use crate::tokens::{TokenFile, bearer};
+use crate::gateway::tokens::{TokenFile, bearer};
 
 /// Sends a signal and waits for one more line with this text.
 #[track_caller]

@@ -16,7 +16,7 @@ use reverse_http::tls::{ClientCertificates, DeviceTls, GatewayTls, Identity};
 use reverse_http::{Body, Device};
 use rustls::{HandshakeKind, StreamOwned};
 
-use crate::scale::affordable;
+use crate::engine::scale::affordable;
 use crate::support::pki::{self, NOW, TlsPeer, Years};
 use crate::support::process::{get, offer};
 use crate::support::{

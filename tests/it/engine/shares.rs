@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::admission::with_files;
+use crate::gateway::admission::with_files;
 use crate::support::pki::TlsPeer;
 use crate::support::process::{Process, get, offer};
 use crate::support::{

@@ -14,7 +14,7 @@ use reverse_http::{Body, Limits, Routes, Tokens};
 use crate::support::pki::TlsPeer;
 use crate::support::process::{get, offer};
 use crate::support::{Authority, DEADLINE, Head, Pair, RawPeer, eventually, say};
-use crate::tokens::{VisitorListener, bearer};
+use crate::gateway::tokens::{VisitorListener, bearer};
 
 const GRACE: Duration = Duration::from_millis(300);
 

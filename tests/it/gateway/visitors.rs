@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::gateway_wire::{FOREIGN, VERSIONS, WRONG_CODINGS, WRONG_LENGTHS};
+use crate::gateway::wire::{FOREIGN, VERSIONS, WRONG_CODINGS, WRONG_LENGTHS};
 use crate::support::local::routes;
 use crate::support::process::get;
 use crate::support::{

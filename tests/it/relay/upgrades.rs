@@ -340,7 +340,7 @@ fn two_thousand_idle_websockets_cost_no_thread() {
         return;
     }
     const DEVICES: usize = 4;
-    let each = crate::scale::affordable(2_000) / DEVICES;
+    let each = crate::engine::scale::affordable(2_000) / DEVICES;
     let server = Process::start(&mut websocket(&["server"]));
     let local = format!("http://127.0.0.1:{}", server.line());
     let gateway = Gateway::start(&["--wait-for-link", "9s"]);

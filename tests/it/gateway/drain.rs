@@ -36,7 +36,7 @@ fn ends_well(mut gateway: Gateway) {
 /// A load balancer has no token, and is told no more than it asks for.
 #[test]
 fn the_health_path_needs_no_token_and_tells_nothing_else() {
-    let tokens = crate::tokens::TokenFile::new(&[("secret", "lamp")]);
+    let tokens = crate::gateway::tokens::TokenFile::new(&[("secret", "lamp")]);
     let gateway = start(&["--visitor-tokens", tokens.path()]);
     let mut visitor = gateway.visitor();
     visitor.ask(&get("/health")).expect_ok("ok\n");
@@ -57,7 +57,7 @@ fn the_health_path_needs_no_token_and_tells_nothing_else() {
     // Who may ask is told how.
     let text = format!(
         "POST /health HTTP/1.1\r\nHost: a\r\n{}Content-Length: 0\r\n\r\n",
-        crate::tokens::bearer("secret")
+        crate::gateway::tokens::bearer("secret")
     );
     gateway.visitor().ask(&text).expect_refusal(405);
     // Framing first: what stands in a body is no request.

@@ -10,7 +10,7 @@ use reverse_http::{Body, Device, Error, Grant, Limits, Reject, Tokens};
 
 use crate::support::process::{get, offer};
 use crate::support::{Gateway, LocalServer, Process, Ptth, RawPeer, each_row, eventually};
-use crate::tokens::{FACES, TokenFile, VisitorListener, basic, bearer, ietf, session};
+use crate::gateway::tokens::{FACES, TokenFile, VisitorListener, basic, bearer, ietf, session};
 
 const SECRET: &str = "c2VjcmV0LXRva2VuLTEyMzQ1Njc4OTA";
 

@@ -2,7 +2,7 @@
 //! the exit code.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use crate::comet_peers::{NGINX_PASSES_UPGRADES, Proxy};
+use crate::comet::peers::{NGINX_PASSES_UPGRADES, Proxy};
 use crate::support::{Authority, Gateway, Ptth, RawGateway, RawPeer, SWITCH, TempDir, need};
 
 /// Exit code and output of a check.

@@ -121,7 +121,7 @@ fn a_device_at_its_limit_of_descriptors_fails_single_exchanges_and_recovers() {
 
 #[test]
 fn offers_that_are_never_finished_are_reaped_and_cost_no_thread() {
-    scenes::half_offers(crate::scale::affordable(2_000), ms(2_000));
+    scenes::half_offers(crate::engine::scale::affordable(2_000), ms(2_000));
 }
 
 #[cfg(feature = "comet")]

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::gateway_wire::{WRONG_CODINGS, WRONG_LENGTHS};
+use crate::gateway::wire::{WRONG_CODINGS, WRONG_LENGTHS};
 use crate::support::process::{Process, get};
 use crate::support::raw::find;
 use crate::support::{

@@ -15,8 +15,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use crate::gateway_wire::{WRONG_CODINGS, WRONG_LENGTHS};
-use crate::scale::affordable;
+use crate::gateway::wire::{WRONG_CODINGS, WRONG_LENGTHS};
+use crate::engine::scale::affordable;
 use crate::support::process::{get, offer};
 use crate::support::raw::find;
 use crate::support::{

@@ -1,0 +1,11 @@
+//! The command: options, files, signals, exit codes, output.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on has failed
+
+mod check;
+mod commands;
+mod config;
+mod contract;
+mod pages;
+mod peers;
+mod reload;
+mod supervised;

@@ -1,0 +1,10 @@
+//! `ptth device`: what it dials, offers and answers, and the files it serves.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on has failed
+
+mod demand;
+mod dialling;
+mod files;
+mod names;
+mod proxies;
+mod reach;
+mod wire;

@@ -1,0 +1,13 @@
+//! `ptth gateway`: the devices' port, the visitors' port, routes, tokens, admission.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on has failed
+
+pub mod admission;
+mod demand;
+mod drain;
+pub mod hostile_visitors;
+mod identity;
+mod revocation;
+mod routes;
+pub mod tokens;
+pub mod visitors;
+pub mod wire;
