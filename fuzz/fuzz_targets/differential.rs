@@ -97,7 +97,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let rows: Vec<Row> = STRICTER.into_iter().chain(STRICTER_WITH_VISITORS).collect();
     // Of chunk extensions milo has its own opinion, and 0.9.0 miscounts some; llhttp and h11 are
-    // asked about those (tests/it/differential.rs).
+    // asked about those (tests/it/relay/differential/).
     if framing != Framing::Chunked || !bytes[head.len..].contains(&b';') {
         agree(&oracle::request(bytes), &head, &body, head.len, &rows);
     }

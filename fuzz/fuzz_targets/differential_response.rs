@@ -103,7 +103,7 @@ fuzz_target!(|input: &[u8]| {
     }
     let rows: Vec<Row> = STRICTER.into_iter().chain(STRICTER_WITH_DEVICES).collect();
     // Of chunk extensions milo has its own opinion, and 0.9.0 miscounts some; llhttp and h11 are
-    // asked about those (tests/it/differential.rs).
+    // asked about those (tests/it/relay/differential/).
     if framing != Framing::Chunked || !bytes[head.len..].contains(&b';') {
         agree(&oracle::response(bytes, is_head), &head, &body, head.len, &rows);
     }

@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::gateway::tokens::{TokenFile, bearer};
 use crate::support::pki::{NOW, TlsPeer, Years};
 use crate::support::process::get;
 use crate::support::{Authority, Gateway, Process, Ptth, TempDir, each_row, eventually};
-use crate::gateway::tokens::{TokenFile, bearer};
 
 /// Sends a signal and waits for one more line with this text.
 #[track_caller]

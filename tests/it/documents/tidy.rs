@@ -89,6 +89,15 @@ fn every_file_says_first_what_it_is_for() {
     }
 }
 
+/// A file of tests is read from its top to its end.
+#[test]
+fn no_file_of_tests_is_above_800_lines() {
+    for (file, text) in sources("tests/it") {
+        let lines = text.lines().count();
+        assert!(lines <= 800, "tests/it/{file} has {lines} lines: split it by subject");
+    }
+}
+
 /// From the top down; a folder stands for its files. What is not here may name anything (it is new:
 /// give it a place).
 const ORDER: [&str; 23] = [

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use crate::gateway::wire::FOREIGN;
 use crate::engine::scale::affordable;
+use crate::gateway::wire::FOREIGN;
+use crate::relay::hostile::{is_cheap, spent};
 use crate::support::local::routes;
 use crate::support::process::get;
 use crate::support::{
     Gateway, Hash, Head, LocalServer, Ptth, RawPeer, each_row, eventually, fill_pattern, say,
 };
-use crate::relay::hostile::{is_cheap, spent};
 
 // ── Refused before anybody is asked ──
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use reverse_http::{Body, Device, Error, Grant, Limits, Reject, Tokens};
 
+use crate::gateway::tokens::{FACES, TokenFile, VisitorListener, basic, bearer, ietf, session};
 use crate::support::process::{get, offer};
 use crate::support::{Gateway, LocalServer, Process, Ptth, RawPeer, each_row, eventually};
-use crate::gateway::tokens::{FACES, TokenFile, VisitorListener, basic, bearer, ietf, session};
 
 const SECRET: &str = "c2VjcmV0LXRva2VuLTEyMzQ1Njc4OTA";
 

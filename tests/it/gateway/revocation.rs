@@ -11,10 +11,10 @@ use http::Request;
 use reverse_http::tls::{ClientCertificates, GatewayTls, Identity};
 use reverse_http::{Body, Limits, Routes, Tokens};
 
+use crate::gateway::tokens::{VisitorListener, bearer};
 use crate::support::pki::TlsPeer;
 use crate::support::process::{get, offer};
 use crate::support::{Authority, DEADLINE, Head, Pair, RawPeer, eventually, say};
-use crate::gateway::tokens::{VisitorListener, bearer};
 
 const GRACE: Duration = Duration::from_millis(300);
 

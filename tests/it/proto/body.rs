@@ -1,6 +1,7 @@
 //! Framing in both roles (protocol.md §3, threats T1 to T3), and the decoder against every
 //! malformed chunk (T5), cut at every byte.
 
+use Framing::{Chunked, Empty, Length, UntilClose};
 use proptest::prelude::*;
 use reverse_http::Limits;
 use reverse_http::proto::body::{
@@ -9,8 +10,6 @@ use reverse_http::proto::body::{
 use reverse_http::proto::head::LineEnds;
 
 use super::{REQUESTS, RESPONSES, answered, asked, get, limits, show, small, status};
-
-use Framing::{Chunked, Empty, Length, UntilClose};
 
 /// Field lines, and what they mean in a request; in a response every refusal is 502 and `Empty`
 /// without fields is `UntilClose`.

@@ -12,6 +12,8 @@
 mod cases;
 mod chain;
 mod readers;
+mod requests;
+mod responses;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -22,7 +24,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use self::cases::Case;
-use self::readers::{End, Fields, Message, Reader, Reading};
+use self::readers::{Fields, Message, Reader, Reading};
 use crate::support::process::offer;
 use crate::support::raw::find;
 use crate::support::{DEADLINE, Gateway, SWITCH, say};
@@ -378,125 +380,8 @@ struct Tally {
     laxer: BTreeMap<&'static str, usize>,
 }
 
-/// What one parser has to say about a case: how many requests it confirms, or what is wrong.
-fn compare(
-    name: &str,
-    case: &Case,
-    read: &Reading,
-    arrived: &[(Reading, bool)],
-    answers: &[Answer],
-) -> Result<usize, String> {
-    let mut device = arrived.iter().flat_map(|(reading, _)| &reading.messages);
-    let mut seen = 0;
-    for (i, answer) in answers.iter().enumerate() {
-        let request = read.messages.get(i);
-        let Some(nth) = answer.nth else {
-            if !(answer.status == 308 || (400..600).contains(&answer.status)) {
-                return Err(format!("answer {i} is the gateway's own {}", answer.status));
-            }
-            if answer.closes && i + 1 < answers.len() {
-                return Err(format!("answer {i} closes, and {} follow", answers.len() - i - 1));
-            }
-            if !answer.closes && request.is_none() {
-                return Err(went_on(name, i, read));
-            }
-            // An HTTP/1.0 visitor takes an answer that does not say keep-alive as the last.
-            if !answer.closes
-                && !request.is_some_and(|r| r.whole && r.body.is_empty() && r.minor == 1)
-            {
-                return Err(format!(
-                    "the gateway's own {} goes on behind what {name} reads as {request:?}",
-                    answer.status
-                ));
-            }
-            continue;
-        };
-        if nth != seen {
-            return Err(format!("answer {i} is the device's {nth}, not its {seen}"));
-        }
-        seen += 1;
-        let Some(request) = request.filter(|request| request.whole) else {
-            return Err(went_on(name, i, read));
-        };
-        let Some(got) = device.next().filter(|message| message.whole) else {
-            return Err(format!(
-                "the device answered, and {name} reads no request number {nth} in what it got: {arrived:?}"
-            ));
-        };
-        same_request(request, got).map_err(|e| format!("request {i}: {e}"))?;
-    }
-    // What the device has beyond its answers is a request that was cut.
-    if let Some(partial) = device.next() {
-        let last_refused = answers.last().is_some_and(|a| a.nth.is_none() && a.closes);
-        let k = answers.len() - usize::from(last_refused);
-        if partial.whole {
-            return Err(format!("the device got a request that nobody was answered: {partial:?}"));
-        }
-        let Some(request) = read.messages.get(k) else { return Err(went_on(name, k, read)) };
-        let Some(body) = request.body.get(..partial.body.len()) else {
-            return Err(went_on(name, k, read));
-        };
-        let cut = Message { body: body.to_vec(), trailers: Vec::new(), ..request.clone() };
-        same_request(&cut, partial).map_err(|e| format!("request {k}, which was cut: {e}"))?;
-    }
-    if device.next().is_some() {
-        return Err("the device got more than one request that was not answered".to_owned());
-    }
-    for (reading, closed) in arrived {
-        match &reading.end {
-            End::Refused(why) if known(name, why, false).is_none() => {
-                return Err(format!("{name} refuses what the device got: {why}"));
-            }
-            End::Within if !closed => {
-                return Err("the device got a part of a request, and its link goes on".to_owned());
-            }
-            _ => {}
-        }
-    }
-    // It may end where the request says so, and says that it does.
-    let may_close = |request: &Message| {
-        request.lists("connection", "close")
-            || request.minor == 0 && !request.lists("connection", "keep-alive")
-    };
-    let last = answers
-        .len()
-        .checked_sub(1)
-        .and_then(|last| Some((&answers[last], read.messages.get(last)?)));
-    let ended = answers.last().is_some_and(|a| a.closes && a.nth.is_none())
-        || last.is_some_and(|(a, r)| a.closes && may_close(r));
-    if answers.len() < read.whole() && !ended {
-        return Err(format!(
-            "{} answers to the {} requests that {name} reads",
-            answers.len(),
-            read.whole()
-        ));
-    }
-    if let (End::Refused(why), true) = (&read.end, answers.is_empty()) {
-        if !case.mutations.contains(&"cut short") && known(name, why, false).is_none() {
-            return Err(format!("{name} refuses it ({why}), and the visitor heard nothing"));
-        }
-    }
-    Ok(seen)
-}
-
 fn went_on(name: &str, i: usize, read: &Reading) -> String {
     format!("the relay went on with request {i}, and {name} says: {:?}", read.end)
-}
-
-/// Where the request names what it wants: authority and path.
-fn destination(request: &Message) -> (Vec<u8>, String) {
-    let host = request.get("host").unwrap_or_default().to_vec();
-    match request.target.find("://") {
-        Some(at) => {
-            let rest = &request.target[at + 3..];
-            let end = rest.find('/').unwrap_or(rest.len());
-            (
-                rest.as_bytes()[..end].to_vec(),
-                if end == rest.len() { "/".to_owned() } else { rest[end..].to_owned() },
-            )
-        }
-        None => (host, request.target.clone()),
-    }
 }
 
 /// Fields that no proxy passes on, or that this one writes itself, by their names alone.
@@ -555,69 +440,6 @@ fn end_to_end(message: &Message, request: bool) -> Fields {
     message.fields.iter().filter(|(name, _)| stays(name)).cloned().collect()
 }
 
-/// Fails unless `got` is `sent` as a relay has to forward it.
-fn same_request(sent: &Message, got: &Message) -> Result<(), String> {
-    let (authority, path) = destination(sent);
-    let rest =
-        path.strip_prefix("/lamp").ok_or_else(|| format!("{path:?} is not for this device"))?;
-    let target = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
-    equal("method", &sent.method, &got.method)?;
-    equal("target", &target, &got.target)?;
-    equal("version", &1, &got.minor)?;
-    equal(
-        "Host, first",
-        &Some(("Host".to_owned(), authority.clone())),
-        &got.fields.first().cloned(),
-    )?;
-    let bytes = |text: &str| text.as_bytes().to_vec();
-    let mut own = end_to_end(sent, true);
-    own.push(("Via".to_owned(), format!("1.{} ptth", sent.minor).into_bytes()));
-    equal("end-to-end fields", &own, &end_to_end(got, true))?;
-    for (name, value) in [
-        ("X-Forwarded-For", bytes("127.0.0.1")),
-        ("X-Forwarded-Proto", bytes("http")),
-        ("X-Forwarded-Host", authority),
-        ("X-Forwarded-Prefix", bytes("/lamp")),
-    ] {
-        equal(name, &vec![value.as_slice()], &got.all(name))?;
-    }
-    for name in ["keep-alive", "proxy-connection", "http2-settings", "forwarded"] {
-        equal(name, &Vec::<&[u8]>::new(), &got.all(name))?;
-    }
-    let forwarding =
-        got.fields.iter().filter(|(name, _)| name.to_lowercase().starts_with("x-forwarded-"));
-    equal("forwarding fields", &4, &forwarding.count())?;
-    equal("TE", &sent.lists("te", "trailers").then_some(b"trailers".as_slice()), &got.get("te"))?;
-    let offers: Vec<String> =
-        sent.list("upgrade").into_iter().filter(|token| token != "h2c").collect();
-    let no_body = got.whole && sent.body.is_empty() && sent.all("transfer-encoding").is_empty();
-    let upgrades = no_body && sent.minor == 1 && sent.lists("connection", "upgrade");
-    equal("Upgrade", &if upgrades { offers.clone() } else { Vec::new() }, &got.list("upgrade"))?;
-    let connection =
-        if upgrades && !offers.is_empty() { vec!["upgrade".to_owned()] } else { Vec::new() };
-    equal("Connection", &connection, &got.list("connection"))?;
-    let chunked = !sent.all("transfer-encoding").is_empty();
-    equal(
-        "Transfer-Encoding",
-        &if chunked { vec![b"chunked".as_slice()] } else { Vec::new() },
-        &got.all("transfer-encoding"),
-    )?;
-    equal("body", &latin1(&sent.body), &latin1(&got.body))?;
-    let length = sent.body.len().to_string();
-    let says = !chunked
-        && (!sent.all("content-length").is_empty()
-            || matches!(sent.method.as_str(), "POST" | "PUT" | "PATCH"));
-    if got.whole {
-        equal(
-            "Content-Length",
-            &if says { vec![length.as_bytes()] } else { Vec::new() },
-            &got.all("content-length"),
-        )?;
-        same_trailers(sent, got)?;
-    }
-    Ok(())
-}
-
 /// Trailers: none but those that came, in their order; every harmless one, and none that has a
 /// meaning in a head.
 fn same_trailers(sent: &Message, got: &Message) -> Result<(), String> {
@@ -668,102 +490,6 @@ fn equal<T: PartialEq + std::fmt::Debug>(
     }
 }
 
-/// One connection's worth of requests.
-fn request_case(
-    case: &Case,
-    gateway: &Gateway,
-    device: &RawDevice,
-    readers: &mut [Reader; 2],
-    tally: &mut Tally,
-) -> Result<(), String> {
-    readers.iter_mut().for_each(|reader| reader.ask_requests(&case.bytes));
-    let got = visit(gateway.visitors, case.pieces());
-    let fence = visit(gateway.visitors, [FENCE.as_bytes()].into_iter());
-    let readings: Vec<Reading> = readers.iter_mut().map(Reader::reading).collect();
-    let (got, fence) = (got?, fence?);
-    if !latin1(&fence.bytes).contains("X-Fence: 1") {
-        return Err(format!("the next visitor got {:?}", latin1(&fence.bytes)));
-    }
-    let streams = device.streams();
-    let mut confirmed = 0;
-    let mut complaints = Vec::new();
-    let most = readings.iter().max_by_key(|read| read.messages.len()).unwrap();
-    let methods: Vec<&str> = most.messages.iter().map(|message| message.method.as_str()).collect();
-    let answers = answers(&got.bytes, &methods)?;
-    for (reader, read) in readers.iter_mut().zip(&readings) {
-        streams.iter().for_each(|stream| reader.ask_requests(&stream.bytes));
-        let arrived: Vec<(Reading, bool)> =
-            streams.iter().map(|stream| (reader.reading(), stream.closed)).collect();
-        let outcome = compare(reader.name, case, read, &arrived, &answers);
-        let refused = answers.iter().any(|a| a.nth.is_none() && a.status >= 400 && a.status != 404);
-        match outcome {
-            Ok(n) => {
-                confirmed += 1;
-                tally.forwarded += n;
-                tally.refused += usize::from(refused);
-                tally.cut +=
-                    usize::from(arrived.iter().any(|(reading, _)| reading.end == End::Within));
-                tally.silent += usize::from(answers.is_empty());
-                let unread = match &read.end {
-                    End::Refused(why) => known(reader.name, why, false).is_none(),
-                    End::Within => true,
-                    End::Clean | End::Closed => false,
-                };
-                if case.mutations.is_empty() && (refused || unread) {
-                    return Err(format!(
-                        "a legal case: {answers:?}, and {} ends {:?}",
-                        reader.name, read.end
-                    ));
-                }
-            }
-            Err(complaint) => {
-                let End::Refused(why) = &read.end else {
-                    return Err(format!("{}: {complaint}", reader.name));
-                };
-                let Some(row) = known(reader.name, why, false)
-                    .filter(|_| complaint.starts_with("the relay went on"))
-                else {
-                    return Err(format!("{}: {complaint}", reader.name));
-                };
-                *tally.laxer.entry(row.complaint).or_default() += 1;
-                if row.needs_other {
-                    complaints.push(complaint);
-                }
-            }
-        }
-    }
-    if got.reset && got.bytes.is_empty() && readings.iter().any(|read| read.whole() > 0) {
-        return Err("the visitor got nothing but a reset".to_owned());
-    }
-    if confirmed == 0 && !complaints.is_empty() {
-        Err(format!("no parser reads it: {complaints:?}"))
-    } else {
-        Ok(())
-    }
-}
-
-// ── Responses ──
-
-/// Who asks in a case of responses.
-const ASKERS: [(&str, &str, bool); 8] = [
-    ("GET", "GET /lamp/case HTTP/1.1\r\nHost: a\r\n\r\n", true),
-    ("GET", "GET /lamp/case HTTP/1.1\r\nHost: a\r\n\r\n", true),
-    ("HEAD", "HEAD /lamp/case HTTP/1.1\r\nHost: a\r\n\r\n", true),
-    ("POST", "POST /lamp/case HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi", true),
-    ("GET", "GET /lamp/case HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", false),
-    ("GET", "GET /lamp/case HTTP/1.0\r\n\r\n", false),
-    (
-        "POST",
-        "POST /lamp/case HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi",
-        true,
-    ),
-    (
-        "GET",
-        "GET /lamp/case HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\nConnection: Upgrade\r\n\r\n",
-        true,
-    ),
-];
-
 /// What a parser does not read of a device's response and the relay does, besides [`LAXER`].
 const LAXER_WITH_DEVICES: [Laxer; 8] = [
     laxer(
@@ -795,189 +521,6 @@ const LAXER_WITH_DEVICES: [Laxer; 8] = [
     ),
     laxer("h11", "no response line received", false, "the same"),
 ];
-
-/// One response of a device, and behind it, where the visitor's connection goes on, the answer to a
-/// fence.
-fn response_case(
-    case: &Case,
-    number: u64,
-    gateway: &Gateway,
-    device: &RawDevice,
-    readers: &mut [Reader; 2],
-    tally: &mut Tally,
-) -> Result<(), String> {
-    let (method, request, goes_on) = ASKERS[(number % ASKERS.len() as u64) as usize];
-    readers.iter_mut().for_each(|reader| reader.ask_responses(&[method], false, &case.bytes));
-    let open: Vec<Reading> = readers.iter_mut().map(Reader::reading).collect();
-    // The device ends its stream but where both parsers see a whole response without that; and then
-    // sometimes.
-    let then_end = number % 3 == 0
-        || open.iter().any(|read| !read.response().0.is_some_and(|message| message.whole));
-    readers.iter_mut().for_each(|reader| reader.ask_responses(&[method], then_end, &case.bytes));
-    let readings: Vec<Reading> = readers.iter_mut().map(Reader::reading).collect();
-    // What comes behind a whole response has to come with it: nobody can tell it from the next
-    // answer once the next request is out.
-    let behind = |read: &Reading| {
-        let whole = read.messages.iter().position(|message| message.whole && !message.is_interim());
-        whole.is_some_and(|at| at + 1 < read.messages.len() || matches!(read.end, End::Refused(_)))
-    };
-    let pieces = match open.iter().any(behind) {
-        true => vec![case.bytes.clone()],
-        false => case.pieces().map(<[u8]>::to_vec).collect(),
-    };
-    *device.script.lock().unwrap() = Some(Script { pieces, then_end });
-    let got = visit(
-        gateway.visitors,
-        [request.as_bytes(), if goes_on { FENCE.as_bytes() } else { b"" }].into_iter(),
-    );
-    *device.script.lock().unwrap() = None;
-    let (got, fence) = (got?, visit(gateway.visitors, [FENCE.as_bytes()].into_iter())?);
-    if !latin1(&fence.bytes).contains("X-Fence: 1") {
-        return Err(format!("the next visitor got {:?}", latin1(&fence.bytes)));
-    }
-    device.streams();
-    let mut read_by = 0;
-    let mut complaints = Vec::new();
-    for (reader, read) in readers.iter_mut().zip(&readings) {
-        reader.ask_responses(&[method, "GET"], !got.reset, &got.bytes);
-        let seen = reader.reading();
-        let tell = |why: String| {
-            format!(
-                "{}: {why}\n    to {request:?}, {then_end}; the visitor got {}",
-                reader.name,
-                shown(&got.bytes)
-            )
-        };
-        match same_response(case, read, &seen, goes_on, request.contains("HTTP/1.0")) {
-            Ok(Outcome::Forwarded) => {
-                (tally.forwarded, read_by) = (tally.forwarded + 1, read_by + 1)
-            }
-            Ok(Outcome::Cut) => (tally.cut, read_by) = (tally.cut + 1, read_by + 1),
-            Ok(Outcome::Refused) => {
-                (tally.refused, read_by) = (tally.refused + 1, read_by + 1);
-            }
-            Err(complaint) => {
-                let End::Refused(why) = &read.end else { return Err(tell(complaint)) };
-                let Some(row) = known(reader.name, why, true)
-                    .filter(|_| complaint.starts_with("the relay went on"))
-                else {
-                    return Err(tell(complaint));
-                };
-                *tally.laxer.entry(row.complaint).or_default() += 1;
-                if row.needs_other {
-                    complaints.push(tell(complaint));
-                }
-            }
-        }
-    }
-    if read_by == 0 && !complaints.is_empty() {
-        Err(format!("no parser reads it: {complaints:?}"))
-    } else {
-        Ok(())
-    }
-}
-
-enum Outcome {
-    Forwarded,
-    /// The visitor sees that its end is missing.
-    Cut,
-    /// 502.
-    Refused,
-}
-
-fn same_response(
-    case: &Case,
-    read: &Reading,
-    seen: &Reading,
-    goes_on: bool,
-    old: bool,
-) -> Result<Outcome, String> {
-    let (sent, sent_interim) = read.response();
-    let (got, got_interim) = seen.response();
-    if let End::Refused(why) = &seen.end {
-        return Err(format!("the visitor's bytes are refused: {why}"));
-    }
-    let interim: Vec<Message> = if old {
-        Vec::new()
-    } else {
-        sent_interim.iter().map(|message| without_framing(message)).collect()
-    };
-    let came: Vec<Message> = got_interim.iter().map(|message| without_framing(message)).collect();
-    let same = came.iter().zip(&interim).all(|(came, sent)| came == sent);
-    if same && came.len() > interim.len() && !sent.is_some_and(|sent| sent.whole) {
-        return Err(went_on("the parser", interim.len(), read));
-    }
-    if !same || came.len() > interim.len() {
-        return Err(format!("interim responses {interim:?} came as {came:?}"));
-    }
-    let Some(got) = got else {
-        // A reset that was quicker than the head, or no answer at all.
-        return if sent.is_none_or(|sent| !sent.whole) {
-            Ok(Outcome::Cut)
-        } else {
-            Err("the visitor got no answer".to_owned())
-        };
-    };
-    let behind = seen.messages.iter().filter(|message| !message.is_interim()).nth(1);
-    let closes = got.lists("connection", "close") || old && !got.lists("connection", "keep-alive");
-    match behind {
-        Some(fence) if fence.get("x-fence").is_none() => {
-            return Err(format!("behind it comes {fence:?}"));
-        }
-        Some(_) if !goes_on || closes => return Err("more comes behind the last answer".to_owned()),
-        None if goes_on && !closes && got.whole => {
-            return Err("the next answer is missing".to_owned());
-        }
-        _ => {}
-    }
-    if got.get("proxy-status").is_some() {
-        let legal = case.mutations.is_empty();
-        return match got.status {
-            502 if !legal && got.whole => Ok(Outcome::Refused),
-            status => Err(format!("the relay refused with {status}: {}", latin1(&got.body))),
-        };
-    }
-    let Some(sent) = sent else { return Err(went_on("the parser", 0, read)) };
-    equal("interim responses", &interim.len(), &came.len())?;
-    let head = Message { body: Vec::new(), trailers: Vec::new(), whole: true, ..got.clone() };
-    let (expected, mut came) = (without_framing(sent), without_framing(&head));
-    if sent.get("date").is_none() {
-        // RFC 9110 §6.6.1: whoever forwards a response without one adds it.
-        let added = came.fields.iter().rposition(|(name, value)| {
-            name == "Date" && value.len() == 29 && value.ends_with(b" GMT")
-        });
-        came.fields.remove(added.ok_or("there is no Date")?);
-    }
-    equal("head", &expected, &came)?;
-    if got.body.len() > sent.body.len() {
-        return Err(went_on("the parser", 0, read));
-    }
-    equal("body", &latin1(&sent.body[..got.body.len()]), &latin1(&got.body))?;
-    match (sent.whole, got.whole) {
-        (true, true) => {
-            equal("body", &sent.body.len(), &got.body.len())?;
-            if !old {
-                same_trailers(sent, got)?;
-            }
-            Ok(Outcome::Forwarded)
-        }
-        (false, true) => Err(went_on("the parser", 0, read)),
-        (true, false) if case.mutations.is_empty() => Err("a whole response came cut".to_owned()),
-        (_, false) => Ok(Outcome::Cut),
-    }
-}
-
-/// What of a response's head goes from end to end.
-fn without_framing(message: &Message) -> Message {
-    let mut fields = end_to_end(message, false);
-    // The relay's own mark is the last Via.
-    if let Some(at) =
-        fields.iter().rposition(|(name, value)| name == "Via" && value.ends_with(b" ptth"))
-    {
-        fields.remove(at);
-    }
-    Message { status: message.status, reason: message.reason.clone(), fields, ..Message::default() }
-}
 
 /// Runs cases on two threads, each with a gateway, a device and parsers of its own, and fails with
 /// the first ones that fail.
@@ -1064,22 +607,5 @@ impl Tally {
              {silent} closed without an answer, {} read by one of them alone as a row of the protocol allows",
             laxer.values().sum::<usize>()
         )
-    }
-}
-
-#[test]
-fn the_device_gets_the_requests_that_independent_parsers_read() {
-    let check: Check = |case, _, gateway, device, readers, tally| {
-        request_case(case, gateway, device, readers, tally)
-    };
-    if let Some(tally) = run("requests", 4_000, cases::requests, check) {
-        tally.is_no_idle_talk();
-    }
-}
-
-#[test]
-fn the_visitor_gets_the_responses_that_independent_parsers_read() {
-    if let Some(tally) = run("responses", 3_000, cases::response, response_case) {
-        tally.is_no_idle_talk();
     }
 }

@@ -1,0 +1,167 @@
+//! Secrets, scale, and the end of a gateway.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use super::Kind::{Json, Text};
+use super::{
+    BOTH, Device, Event, answer_json, asks, fence, in_hand, latin1, ok, poll, post, reply, session,
+};
+use crate::engine::scale::affordable;
+use crate::support::process::get;
+use crate::support::{DEADLINE, Gateway, RawPeer, say};
+
+// ── Secrets, scale, the end ──
+
+#[test]
+fn no_credential_reaches_the_log() {
+    // T23, at the level that says most.
+    let mut gateway = Gateway::start_with_env(&["--wait-for-link", "9s"], &[("RUST_LOG", "trace")]);
+    let secret = "Authorization: Bearer s3cret-of-the-device\r\nCookie: s3cret=1\r\n";
+    for kind in BOTH {
+        let mut device = Device::with(&gateway, "lamp", kind, &format!("{}{secret}", session()));
+        device.poll();
+        device.nothing();
+        device.poll();
+        let mut visitor = asks(
+            &gateway,
+            "GET /lamp/x HTTP/1.1\r\nHost: a\r\nAuthorization: Basic s3cret-of-the-visitor\r\nCookie: s3cret=2\r\n\r\n",
+        );
+        let event = device.event();
+        assert_eq!(event.get("authorization"), Some("Basic s3cret-of-the-visitor"));
+        for (content_type, body) in [
+            ("application/json", "s3cret"),
+            ("application/json", "{\"message-id\": \"x\", \"headers\": \"Set-Cookie: s3cret\"}"),
+            ("application/json", "{\"message-id\": \"x\", \"status\": \"s3cret\"}"),
+            ("text/html", "s3cret"),
+            ("message/http", "HTTP/1.1 200 OK\r\nSet-Cookie: s3cret\r\n\r\ns3cret"),
+        ] {
+            let mut other = device.again();
+            other.post(content_type, &format!("PTTH-Message-ID: {}\r\n", event.id), body);
+            other.refused(&[400, 415]);
+        }
+        let mut page = gateway.dial();
+        page.write(poll("lamp", &format!("{secret}Origin: https://evil.example\r\n")));
+        page.read_answer("POST").expect_refusal(403);
+        device.answer(&event, &reply(200, "OK", &[("Set-Cookie", "s3cret=3")], "s3cret"));
+        visitor.read_answer("GET").expect_ok("s3cret");
+        let mut new = Device::with(&gateway, "lamp", kind, &format!("{}{secret}", session()));
+        new.poll();
+        new.nothing();
+        device.refused(&[409]);
+    }
+    gateway.process.signal("TERM");
+    assert_eq!(gateway.process.exit_code_within(Duration::from_secs(20)), 0);
+    let said = gateway.process.stderr();
+    assert!(!said.contains("s3cret"), "{said}");
+    assert!(!said.is_empty(), "at this level it should have said something");
+}
+
+#[test]
+fn held_polls_cost_no_thread_and_little_memory() {
+    let wish = affordable(1_000);
+    let gateway = Gateway::start(&["--poll-hold", "120s"]);
+    let mut few: Vec<Device> =
+        (0..3).map(|i| Device::polling(&gateway, &format!("few-{i}"), Json)).collect();
+    few.iter_mut().for_each(|device| device.serves(&gateway, "warm"));
+    let bare = |name: String| {
+        let mut stream = TcpStream::connect(gateway.devices).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let fields = session();
+        stream.write_all(poll(&name, &fields).as_bytes()).unwrap();
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"\r\n\r\n{}") {
+            let mut byte = [0; 1024];
+            let n = stream.read(&mut byte).unwrap_or_else(|e| panic!("poll of {name}: {e}"));
+            assert!(n > 0, "poll of {name}: closed behind {}", latin1(&bytes));
+            bytes.extend_from_slice(&byte[..n]);
+        }
+        stream.write_all(poll(&name, &fields).as_bytes()).unwrap();
+        (stream, fields)
+    };
+    fence(&gateway);
+    let (threads, memory) = (gateway.process.threads(), gateway.process.resident_kib());
+    let held: Vec<(TcpStream, String)> = (0..wish).map(|i| bare(format!("many-{i}"))).collect();
+    fence(&gateway);
+    let with_polls = (gateway.process.threads(), gateway.process.resident_kib());
+    assert_eq!(with_polls.0, threads, "threads with {wish} held polls, and with three");
+    let each = (with_polls.1.saturating_sub(memory) * 1024) as f64 / wish as f64;
+    say(&format!(
+        "held polls: {wish} polls, {} threads (3 polls: {threads}), resident {} KiB (3 polls: {memory} KiB): {each:.0} bytes each",
+        with_polls.0, with_polls.1
+    ));
+    assert!(each < 4096.0, "{each:.0} bytes of resident memory for each held poll");
+    // Each of them is one that works.
+    for i in [0, wish / 2, wish - 1] {
+        let mut visitor = asks(&gateway, get(&format!("/many-{i}/x")));
+        let (stream, fields) = &held[i];
+        let mut peer = RawPeer::adopt(stream.try_clone().unwrap(), "device");
+        let event = Event::of(peer.read_answer("POST"));
+        assert_eq!(event.target, "/x");
+        peer.write(post(
+            &format!("many-{i}"),
+            fields,
+            "application/json",
+            answer_json(&event, &ok("x")),
+        ));
+        visitor.read_answer("GET").expect_ok("x");
+    }
+    few.iter_mut().for_each(|device| device.serves(&gateway, "still"));
+    drop(held);
+}
+
+#[test]
+fn sigterm_ends_held_polls_and_lets_exchanges_finish() {
+    let mut gateway = Gateway::start(&["--wait-for-link", "9s"]);
+    let mut held = Vec::new();
+    for (name, kind) in [("a", Json), ("b", Text)] {
+        let mut device = Device::polling(&gateway, name, kind);
+        device.serves(&gateway, "before");
+        held.push(device);
+    }
+    let mut busy = Vec::new();
+    for (name, kind) in [("c", Json), ("d", Text)] {
+        let mut device = Device::polling(&gateway, name, kind);
+        let (visitor, event) = in_hand(&gateway, &mut device);
+        busy.push((device, visitor, event));
+    }
+    gateway.process.signal("TERM");
+    for device in &mut held {
+        let reply = device.refused(&[503]);
+        assert!(reply.head.get("retry-after").is_some(), "{}", reply.head.text());
+    }
+    // What is in hand is answered on the connection that is there.
+    for (device, visitor, event) in &mut busy {
+        device.answer(event, &ok("the last one"));
+        visitor.read_answer("GET").expect_ok("the last one");
+        let reply = device.refused(&[503]);
+        assert!(reply.head.get("retry-after").is_some(), "{}", reply.head.text());
+    }
+    assert_eq!(gateway.process.exit_code_within(Duration::from_secs(15)), 0);
+}
+
+/// However the last event in hand ends: connections that were kept for answers are waited for no
+/// longer.
+#[test]
+fn sigterm_waits_for_no_answer_that_nobody_wants() {
+    let mut gateway = Gateway::start(&["--wait-for-link", "9s", "--drain-timeout", "30s"]);
+    let mut one = Device::polling(&gateway, "lamp", Json);
+    let (mut visitor, event) = in_hand(&gateway, &mut one);
+    let mut other = one.again();
+    other.poll();
+    let (left, _) = in_hand(&gateway, &mut other);
+    gateway.process.signal("TERM");
+    gateway.process.expect_stderr("stopping");
+    left.reset();
+    // The other answer is too long to be taken, so its visitor is told, and nothing is in hand any
+    // more.
+    one.peer.write(format!(
+        "POST /lamp HTTP/1.1\r\nHost: gw\r\nContent-Type: application/json\r\nPTTH-Message-ID: {}\r\nContent-Length: 9000000\r\n{}\r\n",
+        event.id, one.fields
+    ));
+    visitor.read_answer("GET").expect_refusal(502);
+    one.refused(&[413]);
+    other.peer.expect_end();
+    assert_eq!(gateway.process.exit_code_within(Duration::from_secs(8)), 0);
+}
