@@ -1,4 +1,4 @@
-//! The threats as tables, face V: what visitors try at the gateway's port beyond `visitors.rs`, and
+//! The threats as tables, face V: what visitors try at the gateway's port beyond `visitors/`, and
 //! what one of them must never get of another's.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
