@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 
