@@ -456,8 +456,8 @@ impl DeviceRole {
     }
 
     /// The gateway tells a link to go: its replacement is dialled first, then it is answered and
-    /// closed. That is no failed attempt, but a gateway that says so on every new link is not
-    /// dialled in a circle.
+    /// closed. That is no failed attempt, but a gateway that says so on every new link, before it
+    /// asked anything, is not dialled in a circle.
     fn goaway(&mut self, cx: &mut Connections<State>, id: Id) {
         let date = cx.date().to_owned();
         let Some(State::Link(link)) = cx.get(id).map(|p| &p.state) else { return };
@@ -471,11 +471,11 @@ impl DeviceRole {
     /// A link was told to go: it is counted out, and another one is dialled.
     pub(super) fn replace(&mut self, cx: &mut Connections<State>, mut link: Link) {
         const WHY: CloseReason = CloseCause::Drained.because("the gateway told it to go");
+        let of_use = link.used || cx.now().saturating_duration_since(link.since) >= SHORT_LIFE;
         link.used = true;
         self.shared.upgrades.stop(false); // its tunnels have a grace as well
         self.carries();
-        let old = cx.now().saturating_duration_since(link.since) >= SHORT_LIFE;
-        self.quick_farewells = if old { 0 } else { self.quick_farewells + 1 };
+        self.quick_farewells = if of_use { 0 } else { self.quick_farewells + 1 };
         if self.quick_farewells > QUICK_MAX {
             self.dial_later(cx, PACE.mul_f64(0.5 + random()));
         }

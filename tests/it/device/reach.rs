@@ -587,6 +587,23 @@ fn a_farewells_replacement_is_dialled_before_the_farewell_is_answered() {
     );
 }
 
+/// A gateway may end each link behind one request: what was of use is replaced at once.
+#[test]
+fn farewells_behind_a_request_are_not_paced() {
+    let raw = RawGateway::start();
+    let _device = Ptth::start(&["device", &raw.url("lamp"), "--text", "x", "--links", "1..1"]);
+    let began = Instant::now();
+    for _ in 0..40 {
+        let mut link = raw.turn();
+        link.write(get("/"));
+        link.read_answer("GET").expect_ok("x");
+        link.write(FAREWELL);
+        link.read_answer("OPTIONS");
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(15), "40 links took {took:?}; a pause has 0.5 s and more");
+}
+
 #[test]
 fn farewells_on_every_new_link_are_paced() {
     let raw = RawGateway::start();
