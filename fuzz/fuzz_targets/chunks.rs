@@ -64,7 +64,10 @@ fn slowly(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     loop {
         let line_len = bytes[at..].windows(2).position(|pair| pair == b"\r\n")?;
         let line = &bytes[at..at + line_len];
-        let digits = line.split(|byte| *byte == b';').next()?;
+        let digits = match line.iter().position(|byte| *byte == b';') {
+            Some(at) => line[..at].trim_ascii_end(), // blanks may stand before an extension
+            None => line,
+        };
         if digits.is_empty() || digits.len() > 16 || !digits.iter().all(u8::is_ascii_hexdigit) {
             return None;
         }
