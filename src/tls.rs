@@ -2,8 +2,8 @@
 //! and wants. Values only; how bytes move is [`stream`](crate::stream)'s business.
 //!
 //! rustls with the `ring` provider, TLS 1.2 and 1.3, ALPN `http/1.1`. Early data (0-RTT) stays off.
-//! There is no switch that trusts everybody: who cannot have a certificate of a known CA pins the
-//! gateway's key ([`DeviceTls::pin`]).
+//! There is no switch that trusts every gateway: who cannot have a certificate of a known CA pins the
+//! gateway's key ([`DeviceTls::pin`]). For a local server there is one ([`LocalTls::insecure`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -622,12 +622,17 @@ impl DeviceTls {
     /// # Errors
     /// There are none.
     pub(crate) fn connector(self) -> Result<Connector, Error> {
+        let checks_chain = self.trusted.is_some() || self.pins.is_empty();
+        self.connector_that(checks_chain)
+    }
+
+    fn connector_that(self, checks_chain: bool) -> Result<Connector, Error> {
+        let whom = Whom { side: Side::Device, name: None };
         if let Some(config) = self.given {
-            return Ok(Connector { config, clock: None });
+            return Ok(Connector { config, clock: None, whom });
         }
         let clock = Clock { now: self.now, floor: self.floor };
         let provider = Arc::new(provider::default_provider());
-        let checks_chain = self.trusted.is_some() || self.pins.is_empty();
         let chain = match (&self.trusted, checks_chain) {
             (_, false) => None,
             (Some(trusted), _) => Some(trusted.roots.clone()),
@@ -654,7 +659,101 @@ impl DeviceTls {
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::in_memory_sessions(8); // a device has one gateway
-        Ok(Connector { config: Arc::new(config), clock: checks_chain.then_some(clock) })
+        Ok(Connector { config: Arc::new(config), clock: checks_chain.then_some(clock), whom })
+    }
+}
+
+/// How a device knows its local server at `https://`.
+///
+/// The server's certificate is checked as a gateway's is ([`DeviceTls`]): against the system's
+/// roots, or against [`ca`](Self::ca) alone, for the URL's host ([`server_name`](Self::server_name):
+/// for another one) and the time; or by its key ([`pin`](Self::pin)). [`insecure`](Self::insecure)
+/// checks nothing.
+///
+/// ```no_run
+/// use reverse_http::Device;
+/// use reverse_http::tls::LocalTls;
+/// # fn read(_: &str) -> Vec<u8> { Vec::new() }
+/// let tls = LocalTls::new().ca(read("nas.crt"))?.server_name("nas.internal")?;
+/// let device = Device::builder("https://gw.example/nas").local_tls(tls).build()?;
+/// device.forward_to("https://192.168.1.20:5001")?; // blocks
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct LocalTls {
+    known: DeviceTls,
+    name: Option<ServerName<'static>>,
+    insecure: bool,
+}
+
+impl LocalTls {
+    /// The system's roots, and the URL's host.
+    pub fn new() -> Self {
+        LocalTls::default()
+    }
+
+    /// Trusts these CA certificates (PEM, one or several) and not the system's roots; as
+    /// [`DeviceTls::ca`].
+    ///
+    /// # Errors
+    /// There is no certificate in it that can be used as a CA's.
+    pub fn ca(mut self, ca: impl AsRef<[u8]>) -> Result<Self, Error> {
+        self.known = self.known.ca(ca)?;
+        Ok(self)
+    }
+
+    /// The server's key, `sha256/BASE64`; as [`DeviceTls::pin`].
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn pin(mut self, pin: impl AsRef<str>) -> Result<Self, Error> {
+        self.known = self.known.pin(pin)?;
+        Ok(self)
+    }
+
+    /// The name that the server is asked for (SNI) and that its certificate has to be for, instead
+    /// of the URL's host: a DNS name or an address. `Host` is not changed by it.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn server_name(mut self, name: impl AsRef<str>) -> Result<Self, Error> {
+        let name = name.as_ref();
+        let parsed = ServerName::try_from(name.to_owned());
+        self.name = Some(parsed.map_err(|_| {
+            Error::usage(format!(
+                "server name {name:?}: write a host as certificates have it, like nas.internal, without a port"
+            ))
+        })?);
+        Ok(self)
+    }
+
+    /// For a device that starts without a clock; as [`DeviceTls::clock_floor`].
+    pub fn clock_floor(mut self, floor: SystemTime) -> Self {
+        self.known = self.known.clock_floor(floor);
+        self
+    }
+
+    /// Takes every certificate of anybody: whoever can put itself between device and server reads
+    /// and changes everything. For servers on the same machine or cable that cannot be given a
+    /// certificate; a [`pin`](Self::pin) is as little work and safe.
+    pub fn insecure(mut self) -> Self {
+        self.insecure = true;
+        self
+    }
+
+    /// # Errors
+    /// The system has no roots, and no CA or key is given; nothing is to be checked, and something
+    /// is.
+    pub(crate) fn connector(self) -> Result<Connector, Error> {
+        let LocalTls { known, name, insecure } = self;
+        if insecure && (known.trusted.is_some() || !known.pins.is_empty()) {
+            return Err(Error::usage(
+                "a CA or a pin is given for the local server, and nothing of it is to be checked; give one or the other",
+            ));
+        }
+        let checks_chain = !insecure && (known.trusted.is_some() || known.pins.is_empty());
+        let connector = known.connector_that(checks_chain)?;
+        Ok(Connector { whom: Whom { side: Side::Local, name }, ..connector })
     }
 }
 
@@ -665,7 +764,7 @@ fn system_roots() -> Result<RootCertStore, Error> {
     if usable == 0 {
         let why = found.errors.first().map_or_else(String::new, |e| format!(" ({e})"));
         return Err(Error::usage(format!(
-            "this system has no root certificates{why}; install them (ca-certificates), or give the gateway's CA (--ca) or key (--pin)"
+            "this system has no root certificates{why}; install them (ca-certificates), or give the CA or the key of whom this device dials (--ca or --pin for the gateway, --to-ca or --to-pin for the local server)"
         )));
     }
     Ok(roots)
@@ -677,9 +776,31 @@ pub(crate) struct Connector {
     pub(crate) config: Arc<ClientConfig>,
     /// Where certificates' dates matter.
     clock: Option<Clock>,
+    whom: Whom,
+}
+
+/// Whom a device dials.
+#[derive(Clone, Debug)]
+struct Whom {
+    side: Side,
+    /// Whom it asks for instead of the URL's host.
+    name: Option<ServerName<'static>>,
 }
 
 impl Connector {
+    /// Who tells what went wrong in its handshakes.
+    pub(crate) fn side(&self) -> Side {
+        self.whom.side
+    }
+
+    /// Whom a server at this host is asked for, and has to be.
+    ///
+    /// # Errors
+    /// No certificate could be for it.
+    pub(crate) fn server_name(&self, host: &str) -> Result<ServerName<'static>, Error> {
+        self.whom.name.clone().map_or_else(|| self::host(host), Ok)
+    }
+
     /// Whether certificates can be checked now: not as long as the clock shows a time before this
     /// code was written.
     pub(crate) fn has_time(&self) -> bool {
@@ -771,8 +892,32 @@ impl ServerCertVerifier for Verifier {
 /// Who tells what went wrong in a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
+    /// A device, of its gateway.
     Device,
+    /// A device, of its local server.
+    Local,
     Gateway,
+}
+
+impl Side {
+    /// Whose certificate it checks, the option that says whom it trusts, and what else does.
+    fn words(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Side::Device => {
+                ("the gateway's certificate", "--ca", "give its CA (--ca) or pin its key (--pin)")
+            }
+            Side::Local => (
+                "the local server's certificate",
+                "--to-ca",
+                "give its CA (--to-ca) or pin its key (--to-pin)",
+            ),
+            Side::Gateway => (
+                "the device's certificate",
+                "--devices-client-ca",
+                "give its CA (--devices-client-ca), or issue one with that CA",
+            ),
+        }
+    }
 }
 
 /// What went wrong in a handshake, with what to do about it where that is known.
@@ -780,6 +925,14 @@ pub(crate) fn explained(error: &rustls::Error, side: Side) -> String {
     use rustls::AlertDescription as Alert;
     let remedy = match error {
         rustls::Error::InvalidCertificate(why) => return refusal_of_certificate(why, side),
+        rustls::Error::AlertReceived(Alert::CertificateRequired | Alert::HandshakeFailure)
+            if side == Side::Local =>
+        {
+            "the local server wants something that was not shown: a certificate perhaps, and a device has none for it; or another name (--to-server-name)"
+        }
+        rustls::Error::AlertReceived(Alert::UnrecognisedName) if side == Side::Local => {
+            "the local server does not know the name that it was asked for; give the one that it has (--to-server-name)"
+        }
         rustls::Error::AlertReceived(Alert::CertificateRequired | Alert::HandshakeFailure) => {
             "the other side wants something that was not shown, a certificate perhaps (--cert and --key)"
         }
@@ -811,17 +964,13 @@ pub(crate) fn explained(error: &rustls::Error, side: Side) -> String {
 /// The rule that a certificate broke, and the remedy.
 fn refusal_of_certificate(why: &CertificateError, side: Side) -> String {
     use CertificateError::*;
-    let (whose, ca, trusts) = match side {
-        Side::Device => {
-            ("the gateway's certificate", "--ca", "give its CA (--ca) or pin its key (--pin)")
+    let (whose, ca, trusts) = side.words();
+    let names = match side {
+        Side::Local => {
+            "issue one with a subjectAltName for it, or ask for a name that it has (--to-server-name)"
         }
-        Side::Gateway => (
-            "the device's certificate",
-            "--devices-client-ca",
-            "give its CA (--devices-client-ca), or issue one with that CA",
-        ),
+        _ => "issue one with a subjectAltName for it, or write a URL with a name that it has",
     };
-    let names = "issue one with a subjectAltName for it, or write a URL with a name that it has";
     let text = match why {
         ExpiredContext { not_after, .. } => format!(
             "{whose} has expired, on {}; renew it, or set this machine's clock",
@@ -829,7 +978,7 @@ fn refusal_of_certificate(why: &CertificateError, side: Side) -> String {
         ),
         Expired => format!("{whose} has expired; renew it, or set this machine's clock"),
         NotValidYetContext { not_before, .. } => {
-            let floor = if side == Side::Device { ", or give --clock-floor" } else { "" };
+            let floor = if side == Side::Gateway { "" } else { ", or give --clock-floor" };
             format!(
                 "{whose} is not valid before {}; set this machine's clock{floor}, or renew it if the clock is right",
                 date(*not_before)
@@ -855,10 +1004,11 @@ fn refusal_of_certificate(why: &CertificateError, side: Side) -> String {
         }
         NotValidForName => format!("{whose} is for another host than the URL's; {names}"),
         ApplicationVerificationFailure => {
-            format!("the key of {whose} is none of those that are pinned (--pin)")
+            let pin = if side == Side::Local { "--to-pin" } else { "--pin" };
+            format!("the key of {whose} is none of those that are pinned ({pin})")
         }
         InvalidPurpose | InvalidPurposeContext { .. } => {
-            let purpose = if side == Side::Device { "serverAuth" } else { "clientAuth" };
+            let purpose = if side == Side::Gateway { "clientAuth" } else { "serverAuth" };
             format!("{whose} is for another purpose (extendedKeyUsage); issue one for {purpose}")
         }
         BadEncoding => format!("{whose} cannot be read; issue a new one"),

@@ -40,6 +40,9 @@ pub(crate) enum Command {
     /// What the next dials go by.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     SetTls(Arc<Connector>),
+    /// The same of the next connections to the local server.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    SetLocalTls(Arc<Connector>),
     /// Nothing new; what is in progress may finish for so long.
     Drain(Duration),
     /// Whether the loop turns.

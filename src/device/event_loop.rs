@@ -21,6 +21,7 @@ use crate::device::pool::Local;
 use crate::device::role::DeviceRole;
 use crate::device::state::State;
 use crate::device::state::find_lingering;
+use crate::device::target::Unreached;
 use crate::engine::Role;
 use crate::engine::connections::Connections;
 use crate::engine::connections::Id;
@@ -101,6 +102,9 @@ impl Role for DeviceRole {
         id: Id,
         outcome: Result<(), HandshakeError>,
     ) {
+        if let Some(State::Local(Local::Securing { key, .. })) = cx.get(id).map(|p| &p.state) {
+            return self.local_secured(cx, (*key, id), outcome);
+        }
         match outcome {
             Ok(()) => self.offer(cx, id),
             Err(broken) => {
@@ -175,6 +179,11 @@ impl Role for DeviceRole {
                 let key = *key;
                 relay::expired(self, cx, key);
             }
+            State::Local(Local::Securing { key, .. }) => {
+                let key = *key;
+                cx.close(id);
+                self.local_failed(cx, key, &Unreached::handshake_is_late());
+            }
             State::Local(_) => self.close_local(cx, id),
             State::Lingering(_) => cx.close(id),
         }
@@ -214,6 +223,7 @@ impl Role for DeviceRole {
                 self.plan.tls = Some(connector);
                 self.trusts_upgrades_again();
             }
+            Command::SetLocalTls(connector) => self.know_local(cx, connector),
             Command::Resolved { number, found } => self.resolved(cx, number, &found),
             Command::Back { number, back } => {
                 let (stream, unread, link) = *back;

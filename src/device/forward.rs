@@ -3,9 +3,11 @@
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::device::lookups::Found;
 use crate::device::lookups::Waiter;
+use crate::device::plan::Service;
 use crate::device::pool::Local;
 use crate::device::role::DeviceRole;
 use crate::device::state::State;
@@ -18,6 +20,9 @@ use crate::relay;
 use crate::relay::Exchange;
 use crate::relay::LocalAnswer;
 use crate::relay::Waits;
+use crate::stream::Channel;
+use crate::stream::Connector;
+use crate::stream::HandshakeError;
 
 impl DeviceRole {
     /// Opens a connection to the local server for an exchange.
@@ -51,6 +56,63 @@ impl DeviceRole {
         match found {
             Ok(addresses) => self.race(cx, Waiter::Local(key), host, addresses),
             Err(why) => self.local_failed(cx, key, &Unreached::unknown(why)),
+        }
+    }
+
+    /// The way to the local server stands; at `https` the handshake begins.
+    pub(super) fn local_reached(&mut self, cx: &mut Connections<State>, key: Key, id: Id) {
+        let secure = self.target().and_then(|target| {
+            let connector = target.tls.as_ref()?;
+            Some(Channel::to_server(connector, target.host()))
+        });
+        let Some(channel) = secure else { return self.local_opened(cx, key, id) };
+        let why = match channel {
+            Ok(channel) => {
+                if let Some(peer) = cx.get_mut(id) {
+                    peer.state = State::Local(Local::Securing { key, known: self.locals.known });
+                }
+                let at = cx.after(self.limits.handshake_timeout);
+                cx.set_deadline(id, Some(at));
+                if cx.secure(id, channel, false) {
+                    return;
+                }
+                Unreached::handshakes_are_many()
+            }
+            Err(e) => Unreached::insecure(HandshakeError::new(e.to_string())),
+        };
+        cx.close(id);
+        self.local_failed(cx, key, &why);
+    }
+
+    /// The handshake with the local server is over.
+    pub(super) fn local_secured(
+        &mut self,
+        cx: &mut Connections<State>,
+        (key, id): (Key, Id),
+        outcome: Result<(), HandshakeError>,
+    ) {
+        match outcome {
+            Ok(()) => self.local_opened(cx, key, id),
+            Err(broken) => {
+                cx.close(id);
+                self.local_failed(cx, key, &Unreached::insecure(broken));
+            }
+        }
+    }
+
+    /// Another way to know the local server. Connections that were made by the old one are not used
+    /// for another request.
+    pub(super) fn know_local(&mut self, cx: &mut Connections<State>, connector: Arc<Connector>) {
+        if let Service::Forward(target) = &mut self.service {
+            target.tls = Some(connector);
+        }
+        self.locals.known = self.locals.known.wrapping_add(1);
+        for id in cx.ids() {
+            if let Some(State::Local(Local::Idle | Local::Bound { .. })) =
+                cx.get(id).map(|p| &p.state)
+            {
+                self.close_local(cx, id);
+            }
         }
     }
 
@@ -98,6 +160,7 @@ impl DeviceRole {
                 let key = *key;
                 relay::advance(self, cx, key);
             }
+            Local::Securing { .. } => {} // the handshake's events are the loop's
             Local::Idle | Local::Bound { .. } => {
                 if !cx.is_quiet(id, false) {
                     self.close_local(cx, id);

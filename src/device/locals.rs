@@ -91,7 +91,11 @@ impl DeviceRole {
     fn use_local(&mut self, cx: &mut Connections<State>, key: Key, id: Id, bound: bool) {
         cx.set_deadline(id, None);
         if let Some(peer) = cx.get_mut(id) {
-            peer.state = State::Local(Local::Busy { key, bound });
+            let known = match &peer.state {
+                State::Local(Local::Securing { known, .. }) => *known,
+                _ => self.locals.known,
+            };
+            peer.state = State::Local(Local::Busy { key, bound, known });
         }
         relay::attach(self, cx, key, id);
     }
@@ -192,9 +196,11 @@ impl DeviceRole {
         id: Id,
         reusable: Result<(), CloseReason>,
     ) {
-        let Some(State::Local(Local::Busy { key, bound })) = cx.get(id).map(|p| &p.state) else {
+        let Some(State::Local(Local::Busy { key, bound, known })) = cx.get(id).map(|p| &p.state)
+        else {
             return self.close_local(cx, id);
         };
+        let is_of_old = *known != self.locals.known;
         let exchange = self.exchanges.get(*key);
         let bound = *bound || exchange.is_some_and(|exchange| exchange.is_bound());
         let downstream = exchange.and_then(|exchange| exchange.downstream());
@@ -203,7 +209,7 @@ impl DeviceRole {
         let challenged = exchange.is_some_and(|exchange| exchange.is_challenged());
         let (time, stops) =
             (self.limits.local_keep_alive, self.draining() && self.locals.waiting.is_empty());
-        if reusable.is_err() || time.is_zero() || stops {
+        if reusable.is_err() || time.is_zero() || stops || is_of_old {
             return self.close_local(cx, id);
         }
         match downstream.filter(|_| bound) {

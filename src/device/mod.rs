@@ -142,7 +142,7 @@ use crate::proto::template;
 use crate::proto::turn::{self, Dialect, Encoding, Fallback, Name, Naming, OfferPlan, Transport};
 use crate::stream::{Shared, Stream, TimedStream};
 #[cfg(feature = "tls")]
-use crate::tls::DeviceTls;
+use crate::tls::{DeviceTls, LocalTls};
 
 pub use events::{DeviceEvent, DeviceEventKind};
 pub use plan::OnRefusal;
@@ -193,6 +193,8 @@ pub struct DeviceBuilder {
     comet: Option<Encoding>,
     #[cfg(feature = "tls")]
     tls: Option<DeviceTls>,
+    #[cfg(feature = "tls")]
+    local_tls: Option<LocalTls>,
 }
 
 impl fmt::Debug for DeviceBuilder {
@@ -314,6 +316,13 @@ impl DeviceBuilder {
         self.tls = Some(tls);
         self
     }
+    /// For [`Device::forward_to`] a server at `https://`: how that is known (feature `tls`).
+    /// Default: by the system's roots.
+    #[cfg(feature = "tls")]
+    pub fn local_tls(mut self, tls: LocalTls) -> Self {
+        self.local_tls = Some(tls);
+        self
+    }
     /// Bounds and timeouts, the back-off among them.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -424,7 +433,13 @@ impl DeviceBuilder {
             .map(|homes| (plan(homes), Arc::new(Counters::new(self.links.clone()))))
             .collect();
         let (events, events_out) = bounded(self.limits.events_max);
-        let parts = Parts { members, events, host_header: self.host_header };
+        let parts = Parts {
+            members,
+            events,
+            host_header: self.host_header,
+            #[cfg(feature = "tls")]
+            local_tls: self.local_tls,
+        };
         Ok(Device {
             link_limits: Arc::new(self.limits.with_room()),
             limits: Arc::new(self.limits),
@@ -585,6 +600,21 @@ struct Parts {
     members: Vec<(Plan, Arc<Counters>)>,
     events: Sender<DeviceEvent>,
     host_header: Option<String>,
+    #[cfg(feature = "tls")]
+    local_tls: Option<LocalTls>,
+}
+
+impl Parts {
+    /// The local server at this URL.
+    fn target(&self, url: &str) -> Result<Target, Error> {
+        #[cfg(feature = "tls")]
+        let knowing = (self.local_tls.is_some(), &|| {
+            self.local_tls.clone().unwrap_or_default().connector().map(Arc::new)
+        });
+        #[cfg(not(feature = "tls"))]
+        let knowing = (false, &|| Err(Error::usage("this build has no TLS (feature tls)")));
+        Target::parse(url, self.host_header.clone(), (knowing.0, knowing.1))
+    }
 }
 
 /// A device that is set up. One of [`serve`](Device::serve), [`spawn`](Device::spawn),
@@ -604,6 +634,10 @@ pub struct Device {
     events: Receiver<DeviceEvent>,
     queue: OnceLock<Queue>,
     starting: Mutex<()>,
+}
+
+fn started() -> Error {
+    Error::usage("this device was started already; build a second one")
 }
 
 /// What `recv()` and `listen()` share: links that wait for the program.
@@ -662,6 +696,8 @@ impl Device {
             comet: None,
             #[cfg(feature = "tls")]
             tls: None,
+            #[cfg(feature = "tls")]
+            local_tls: None,
         }
     }
 
@@ -674,10 +710,15 @@ impl Device {
         service: impl FnOnce(&Parts) -> Result<Service, Error>,
     ) -> Result<DeviceHandle, Error> {
         let mut slot = self.lock();
-        let parts = slot
-            .as_ref()
-            .ok_or_else(|| Error::usage("this device was started already; build a second one"))?;
+        let parts = slot.as_ref().ok_or_else(started)?;
         let service = service(parts)?;
+        let local_secure = matches!(&service, Service::Forward(target) if target.tls.is_some());
+        #[cfg(feature = "tls")]
+        if parts.local_tls.is_some() && !local_secure {
+            return Err(Error::usage(
+                "settings of TLS are given for a local server, and this device forwards to none",
+            ));
+        }
         let failed =
             |e: io::Error| Error::io(Fault::Network, "starting the device's event loop", e);
         let loops = parts
@@ -722,7 +763,8 @@ impl Device {
             }
         }
         group.send(|| Command::TopUp);
-        Ok(DeviceHandle(Arc::new(Running { group, shared, threads: Mutex::new(threads), secure })))
+        let threads = Mutex::new(threads);
+        Ok(DeviceHandle(Arc::new(Running { group, shared, threads, secure, local_secure })))
     }
 
     /// Answers requests with `handler`, on worker threads, up to
@@ -751,11 +793,13 @@ impl Device {
         self.start(|_| Ok(Service::Handler(Arc::new(handler))))
     }
 
-    /// Forwards requests to a local HTTP server, `http://127.0.0.1:3000` or `unix:/run/app.sock`,
-    /// until the process ends or the gateway refuses. No thread per request, however slow.
+    /// Forwards requests to a local HTTP server, `http://127.0.0.1:3000`, `https://nas.internal`
+    /// (feature `tls`; [`DeviceBuilder::local_tls`]) or `unix:/run/app.sock`, until the process ends
+    /// or the gateway refuses. No thread per request, however slow.
     ///
     /// # Errors
-    /// A target that is none; those of [`serve`](Self::serve).
+    /// A target that is none, or one at `https://` that cannot be checked (a system without root
+    /// certificates); those of [`serve`](Self::serve).
     pub fn forward_to(&self, target: &str) -> Result<(), Error> {
         self.spawn_forward(target)?.wait()
     }
@@ -765,7 +809,7 @@ impl Device {
     /// # Errors
     /// A target that is none; those of [`spawn`](Self::spawn).
     pub fn spawn_forward(&self, target: &str) -> Result<DeviceHandle, Error> {
-        self.start(|parts| Ok(Service::Forward(Target::parse(target, parts.host_header.clone())?)))
+        self.start(|parts| Ok(Service::Forward(parts.target(target)?)))
     }
 
     /// Serves the files of a directory, until the process ends or the gateway refuses (feature
@@ -807,9 +851,12 @@ impl Device {
     /// connecting to it or to a gateway.
     ///
     /// # Errors
-    /// It is invalid (`is_usage()`).
+    /// It is invalid, or the device was started already (`is_usage()`).
     pub fn check_forward(&self, target: &str) -> Result<(), Error> {
-        Target::parse(target, None).map(drop)
+        match &*self.lock() {
+            Some(parts) => parts.target(target).map(drop),
+            None => Err(started()),
+        }
     }
 
     /// Validates a directory as [`serve_dir`](Self::serve_dir) does, without connecting to a
@@ -928,6 +975,9 @@ struct Running {
     /// Some gateway is dialled over TLS.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     secure: bool,
+    /// The local server is asked over TLS.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    local_secure: bool,
 }
 
 impl fmt::Debug for DeviceHandle {
@@ -1000,6 +1050,26 @@ impl DeviceHandle {
         }
         let connector = Arc::new(tls.connector()?);
         match self.0.group.send(|| Command::SetTls(connector.clone())) {
+            0 => Err(Error::stopped("this device has ended")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Replaces how the local server is known (feature `tls`). It counts from the next connection
+    /// to it on: what is in progress goes on, and what was connected before takes no other request.
+    ///
+    /// # Errors
+    /// This device does not forward to a server at `https://`; settings that cannot work; a system
+    /// without root certificates; the device has ended.
+    #[cfg(feature = "tls")]
+    pub fn set_local_tls(&self, tls: LocalTls) -> Result<(), Error> {
+        if !self.0.local_secure {
+            return Err(Error::usage(
+                "this device forwards to no server at https://, so there is no TLS to replace",
+            ));
+        }
+        let connector = Arc::new(tls.connector()?);
+        match self.0.group.send(|| Command::SetLocalTls(connector.clone())) {
             0 => Err(Error::stopped("this device has ended")),
             _ => Ok(()),
         }

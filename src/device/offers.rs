@@ -160,7 +160,7 @@ impl DeviceRole {
             return self.offer(cx, id);
         }
         let begun = match &self.plan.tls {
-            Some(connector) => Channel::to_gateway(connector, &dial.url.host).map_err(|e| e.to_string()),
+            Some(connector) => Channel::to_server(connector, &dial.url.host).map_err(|e| e.to_string()),
             None => {
                 Err("it was redirected to from http://, where anybody could have said so; give this device the https:// URL itself"
                     .to_owned())

@@ -28,6 +28,8 @@ pub(super) struct Locals {
     /// Requests that wait for one, in their order: one of each link and poll at most.
     pub(super) waiting: VecDeque<Key>,
     pub(super) alarmed: bool,
+    /// How often it was said anew how the server is known.
+    pub(super) known: u32,
 }
 
 impl Locals {
@@ -40,8 +42,10 @@ impl Locals {
 
 /// A connection to the local server.
 pub(crate) enum Local {
+    /// Its TLS handshake is in progress, for this exchange. `known`: [`Locals::known`] at its begin.
+    Securing { key: Key, known: u32 },
     /// `bound`: a login that belongs to this connection went over it (NTLM, Negotiate).
-    Busy { key: Key, bound: bool },
+    Busy { key: Key, bound: bool, known: u32 },
     /// Anybody's.
     Idle,
     /// Idle, and this link's alone, since then.

@@ -177,7 +177,7 @@ impl DeviceRole {
                 }
                 self.connected(cx, id);
             }
-            Waiter::Local(key) => self.local_opened(cx, key, id),
+            Waiter::Local(key) => self.local_reached(cx, key, id),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::device::plan::Service;
 use crate::device::role::DeviceRole;
 use crate::device::target::Target;
 use crate::engine::simulated::Loop;
+use crate::error::Error;
 
 /// A device and what it tells.
 pub(crate) struct Simulated {
@@ -34,7 +35,8 @@ pub(crate) fn start(builder: DeviceBuilder, node: usize, now: Instant, target: &
         parts.into_inner().ok().flatten().expect("it was not started");
     let (plan, shared) = members.pop().expect("it has one gateway");
     let service = Service::Forward(
-        Target::parse(target, None).expect("the simulation's server has an address"),
+        Target::parse(target, None, (false, &|| Err(Error::usage("there is no TLS here"))))
+            .expect("the simulation's server has an address"),
     );
     let for_role = [limits.clone(), link_limits];
     let event_loop = Loop::new(node, now, &limits, None, |remote| {

@@ -69,6 +69,8 @@ type Failure = (io::ErrorKind, String);
 
 struct Session {
     tls: Connection,
+    /// Who tells what goes wrong in it.
+    side: Side,
     /// Cipher text that was read and that the session has not taken yet, from `used` on.
     fed: Vec<u8>,
     used: usize,
@@ -177,21 +179,24 @@ pub(crate) struct HandshakeError {
     pub(crate) plain: bool,
     /// Nothing came at all: a port scan, a balancer that looks whether the port is open.
     pub(crate) silent: bool,
+    /// This side does not accept the certificate that it was shown.
+    pub(crate) untrusted: bool,
 }
 
 impl HandshakeError {
     pub(crate) fn new(text: impl Into<String>) -> Self {
-        HandshakeError { text: text.into(), plain: false, silent: false }
+        HandshakeError { text: text.into(), plain: false, silent: false, untrusted: false }
     }
 }
 
 impl Channel {
-    /// The device's side of a session with this host.
-    pub(crate) fn to_gateway(connector: &Connector, host: &str) -> Result<Arc<Channel>, Error> {
-        let connection = ClientConnection::new(connector.config.clone(), tls::host(host)?);
+    /// The device's side of a session with a gateway, or a local server, at this host.
+    pub(crate) fn to_server(connector: &Connector, host: &str) -> Result<Arc<Channel>, Error> {
+        let name = connector.server_name(host)?;
+        let connection = ClientConnection::new(connector.config.clone(), name);
         let connection =
             connection.map_err(|e| Error::usage(format!("TLS cannot be begun: {e}")))?;
-        Ok(Channel::new(connection.into(), None))
+        Ok(Channel::new(connection.into(), connector.side(), None))
     }
 
     /// The gateway's side, at the listener with this number.
@@ -199,13 +204,14 @@ impl Channel {
         let connection = ServerConnection::new(tls.config().clone());
         let connection =
             connection.map_err(|e| Error::usage(format!("TLS cannot be begun: {e}")))?;
-        Ok(Channel::new(connection.into(), Some((tls.clone(), listener))))
+        Ok(Channel::new(connection.into(), Side::Gateway, Some((tls.clone(), listener))))
     }
 
-    fn new(tls: Connection, gateway: Option<(GatewayTls, usize)>) -> Arc<Channel> {
+    fn new(tls: Connection, side: Side, gateway: Option<(GatewayTls, usize)>) -> Arc<Channel> {
         Arc::new(Channel {
             session: Mutex::new(Session {
                 tls,
+                side,
                 fed: Vec::new(),
                 used: 0,
                 records: Records::default(),
@@ -249,8 +255,11 @@ impl Channel {
         }
         let sent = self.push(&mut self.writing(), socket);
         let mut session = self.session();
-        if let Some((_, text)) = &session.failed {
-            return Shaken::Failed(HandshakeError::new(text.clone()));
+        if let Some((kind, text)) = &session.failed {
+            return Shaken::Failed(HandshakeError {
+                untrusted: *kind == io::ErrorKind::PermissionDenied,
+                ..HandshakeError::new(text.clone())
+            });
         }
         if let Err(e) = sent {
             if e.kind() != io::ErrorKind::WouldBlock {
@@ -586,12 +595,11 @@ impl Session {
             Err(e) => self.failed = Some((e.kind(), e.to_string())),
         }
         if let Err(e) = self.tls.process_new_packets() {
-            let side = if matches!(self.tls, Connection::Server(_)) {
-                Side::Gateway
-            } else {
-                Side::Device
+            let kind = match e {
+                rustls::Error::InvalidCertificate(_) => io::ErrorKind::PermissionDenied,
+                _ => io::ErrorKind::InvalidData,
             };
-            self.failed = Some((io::ErrorKind::InvalidData, tls::explained(&e, side)));
+            self.failed = Some((kind, tls::explained(&e, self.side)));
         }
         (taken, begun)
     }
@@ -766,7 +774,7 @@ mod tests {
         let (near, far) = UnixStream::pair().unwrap();
         let ends = [
             (Channel::to_peer(&gateway, 0).unwrap(), Kind::Unix(near)),
-            (Channel::to_gateway(&device, "localhost").unwrap(), Kind::Unix(far)),
+            (Channel::to_server(&device, "localhost").unwrap(), Kind::Unix(far)),
         ];
         ends[1].0.compute();
         let mut done = 0;

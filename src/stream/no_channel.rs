@@ -15,6 +15,7 @@ pub(crate) enum Channel {}
 pub(crate) enum GatewayTls {}
 
 /// In place of `tls::Connector`.
+#[derive(Debug)]
 pub(crate) enum Connector {}
 
 /// In place of `tls::Shown`.
@@ -55,16 +56,17 @@ pub(crate) struct HandshakeError {
     pub(crate) text: String,
     pub(crate) plain: bool,
     pub(crate) silent: bool,
+    pub(crate) untrusted: bool,
 }
 
 impl HandshakeError {
     pub(crate) fn new(text: impl Into<String>) -> Self {
-        HandshakeError { text: text.into(), plain: false, silent: false }
+        HandshakeError { text: text.into(), plain: false, silent: false, untrusted: false }
     }
 }
 
 impl Channel {
-    pub(crate) fn to_gateway(connector: &Connector, _: &str) -> Result<Arc<Channel>, Error> {
+    pub(crate) fn to_server(connector: &Connector, _: &str) -> Result<Arc<Channel>, Error> {
         match *connector {}
     }
     pub(crate) fn to_peer(tls: &GatewayTls, _: usize) -> Result<Arc<Channel>, Error> {

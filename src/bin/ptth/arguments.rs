@@ -11,7 +11,7 @@ use reverse_http::{Fallback, OnRefusal, TurnMode};
 
 use crate::access_log::AccessLogArgs;
 use crate::admin::AdminArgs;
-use crate::certificates::{DeviceFiles, GatewayFiles};
+use crate::certificates::{DeviceFiles, GatewayFiles, LocalFiles};
 use crate::config::duration;
 use crate::levels::LogFormat;
 
@@ -211,6 +211,8 @@ pub(crate) struct DeviceArgs {
     pub(crate) tls: DeviceFiles,
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
+    #[command(flatten)]
+    pub(crate) local: LocalFiles,
     /// A file (TOML) with options in its table `device`, the URL as `url`; it may be the gateway's,
     /// too; command line and environment win
     #[arg(long, value_name = "FILE", env = "PTTH_CONFIG")]
@@ -362,7 +364,8 @@ pub(crate) enum Comet {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct ServiceArgs {
-    /// Forward requests to this local HTTP server: http://127.0.0.1:3000 or unix:/run/app.sock
+    /// Forward requests to this local HTTP server: http://127.0.0.1:3000, https://nas.internal or
+    /// unix:/run/app.sock
     #[arg(long, value_name = "URL", env = "PTTH_TO", value_parser = local_server)]
     pub(crate) to: Option<String>,
     /// Answer every request with this text

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use clap::{Args, ValueEnum};
-use reverse_http::tls::{ClientCertificates, DeviceTls, GatewayTls, Identity};
+use clap::{ArgAction, Args, ValueEnum};
+use reverse_http::tls::{ClientCertificates, DeviceTls, GatewayTls, Identity, LocalTls};
 use reverse_http::{DeviceHandle, calendar};
 
+use crate::arguments::yes_or_no;
 use crate::files::{self, Reading, Stamp};
 
 #[derive(Args)]
@@ -98,6 +99,7 @@ impl GatewayFiles {
 /// changed.
 pub(crate) struct InForce {
     files: DeviceFiles,
+    local: LocalFiles,
     device: DeviceHandle,
     /// What the files were when they were last read.
     stamps: Mutex<Vec<Option<Stamp>>>,
@@ -110,30 +112,52 @@ const LOOK: Duration = Duration::from_secs(2);
 impl InForce {
     /// `stamps`: of before the files were read.
     pub(crate) fn new(
-        files: DeviceFiles,
+        (files, local): (DeviceFiles, LocalFiles),
         stamps: Vec<Option<Stamp>>,
         device: DeviceHandle,
     ) -> Self {
-        InForce { files, device, stamps: Mutex::new(stamps) }
+        InForce { files, local, device, stamps: Mutex::new(stamps) }
     }
 
-    /// From the next dial on they count; what cannot be read leaves all as it was.
+    /// From the next dial, and the next connection to the local server, on they count; what cannot
+    /// be read leaves all as it was.
     pub(crate) fn read_again(&self) {
         let mut stamps = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
         if stamps.is_empty() {
             return;
         }
-        let before = self.files.stamps();
-        let read = self.files.tls(Reading::Again).and_then(|tls| {
-            tls.map(|tls| self.device.set_tls(tls).map_err(|e| e.to_string())).transpose()
-        });
-        match read {
-            Ok(_) => {
+        let before = self.stamps();
+        match self.read_all() {
+            Ok(()) => {
                 log::info!("the certificates were read again; they count from the next dial on")
             }
             Err(e) => log::error!("{e}; the certificates stay as they were"),
         }
         *stamps = before; // what was written meanwhile is read again soon
+    }
+
+    /// Both are read before either counts.
+    fn read_all(&self) -> Result<(), String> {
+        let gateway = match self.files.stamps().is_empty() {
+            true => None,
+            false => self.files.tls(Reading::Again)?,
+        };
+        let local = match self.local.stamp() {
+            None => None,
+            Some(_) => self.local.tls(Reading::Again, self.files.clock_floor)?,
+        };
+        if let Some(tls) = gateway {
+            self.device.set_tls(tls).map_err(|e| e.to_string())?;
+        }
+        match local {
+            Some(tls) => self.device.set_local_tls(tls).map_err(|e| e.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    /// The gateway's files, then the local server's.
+    fn stamps(&self) -> Vec<Option<Stamp>> {
+        stamps(&self.files, &self.local)
     }
 
     /// Looks from time to time whether a file has changed, on a thread of its own: a file system
@@ -142,14 +166,14 @@ impl InForce {
     /// # Errors
     /// There is no thread.
     pub(crate) fn watch(self: &Arc<Self>) -> io::Result<()> {
-        if self.files.stamps().is_empty() {
+        if self.stamps().is_empty() {
             return Ok(());
         }
         let (files, name) = (Arc::downgrade(self), "ptth-files".to_owned());
         std::thread::Builder::new().name(name).spawn(move || {
             while let Some(files) = files.upgrade() {
                 let known = files.stamps.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                if files.files.stamps() != known {
+                if files.stamps() != known {
                     files.read_again();
                 }
                 drop(files);
@@ -158,6 +182,11 @@ impl InForce {
         })?;
         Ok(())
     }
+}
+
+/// What the files are now.
+pub(crate) fn stamps(files: &DeviceFiles, local: &LocalFiles) -> Vec<Option<Stamp>> {
+    files.stamps().into_iter().chain(local.stamp()).collect()
 }
 
 /// `2026-01-31`.
@@ -223,14 +252,100 @@ impl DeviceFiles {
         Ok(given.then_some(tls))
     }
 
+    /// The date before which it is never now, where nothing else is given.
+    pub(crate) fn has_clock_floor_alone(&self) -> bool {
+        let others =
+            self.ca.is_some() || !self.pin.is_empty() || self.cert.is_some() || self.key.is_some();
+        self.clock_floor.is_some() && !others
+    }
+
+    pub(crate) fn clock_floor(&self) -> Option<SystemTime> {
+        self.clock_floor
+    }
+
     /// What tells whether one of the files has changed. A file that is not there now counts as a
     /// state of its own.
-    pub(crate) fn stamps(&self) -> Vec<Option<Stamp>> {
+    fn stamps(&self) -> Vec<Option<Stamp>> {
         [&self.ca, &self.cert, &self.key]
             .into_iter()
             .flatten()
             .map(|file| Stamp::of(file).ok())
             .collect()
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct LocalFiles {
+    /// With --to https://: trust the CA certificates in this file (PEM) for the local server, and
+    /// not the system's
+    #[arg(long, value_name = "FILE", env = "PTTH_TO_CA")]
+    to_ca: Option<PathBuf>,
+    /// With --to https://: the local server's public key (sha256/BASE64) instead of a chain to a CA,
+    /// or with --to-ca beside it; may be given several times
+    #[arg(long, value_name = "PIN", value_delimiter = ',', env = "PTTH_TO_PIN")]
+    to_pin: Vec<String>,
+    /// With --to https://: the name that the local server is asked for and its certificate has to be
+    /// for, instead of the URL's host
+    #[arg(long, value_name = "HOST", env = "PTTH_TO_SERVER_NAME")]
+    to_server_name: Option<String>,
+    /// With --to https://: take every certificate of the local server; for one on the same machine
+    /// or cable (else pin its key: --to-pin)
+    #[arg(long, env = "PTTH_TO_INSECURE", value_parser = yes_or_no, action = ArgAction::SetTrue)]
+    to_insecure: bool,
+}
+
+impl LocalFiles {
+    /// The first of the options that is given.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        match self {
+            LocalFiles { to_ca: Some(_), .. } => Some("--to-ca"),
+            LocalFiles { to_pin, .. } if !to_pin.is_empty() => Some("--to-pin"),
+            LocalFiles { to_server_name: Some(_), .. } => Some("--to-server-name"),
+            LocalFiles { to_insecure: true, .. } => Some("--to-insecure"),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing of the local server is checked.
+    pub(crate) fn are_insecure(&self) -> bool {
+        self.to_insecure
+    }
+
+    /// What the options and their file say. `None`: nothing.
+    pub(crate) fn tls(
+        &self,
+        reading: Reading,
+        floor: Option<SystemTime>,
+    ) -> Result<Option<LocalTls>, String> {
+        if self.to_insecure && (self.to_ca.is_some() || !self.to_pin.is_empty()) {
+            return Err(
+                "--to-insecure checks nothing; omit it, or omit --to-ca and --to-pin".to_owned()
+            );
+        }
+        let mut tls = LocalTls::new();
+        if let Some(ca) = &self.to_ca {
+            tls = tls
+                .ca(read("--to-ca", ca, reading)?)
+                .map_err(|e| format!("--to-ca {}: {e}", ca.display()))?;
+        }
+        for pin in &self.to_pin {
+            tls = tls.pin(pin).map_err(|e| format!("--to-pin: {e}"))?;
+        }
+        if let Some(name) = &self.to_server_name {
+            tls = tls.server_name(name).map_err(|e| format!("--to-server-name: {e}"))?;
+        }
+        if self.to_insecure {
+            tls = tls.insecure();
+        }
+        if let Some(floor) = floor {
+            tls = tls.clock_floor(floor);
+        }
+        Ok((self.given().is_some() || floor.is_some()).then_some(tls))
+    }
+
+    /// What tells whether the file has changed. `None`: there is none.
+    fn stamp(&self) -> Option<Option<Stamp>> {
+        self.to_ca.as_ref().map(|file| Stamp::of(file).ok())
     }
 }
 

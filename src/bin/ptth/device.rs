@@ -24,7 +24,7 @@ use crate::{Failure, certificates, failed, files, proxy, usage};
 /// Answers until a signal, or until there is nothing left to try.
 pub(crate) fn run(args: DeviceArgs) -> Result<(), Failure> {
     check_combinations(&args)?;
-    let stamps = args.tls.stamps();
+    let stamps = certificates::stamps(&args.tls, &args.local);
     let device = builder(&args)?.build()?;
     if args.check {
         return check_service(&device, &args.service);
@@ -40,7 +40,8 @@ pub(crate) fn run(args: DeviceArgs) -> Result<(), Failure> {
     supervisor.watch(move |time| watched.ping(time).is_ok());
     let board = args.status.as_deref().map(Board::start).transpose()?;
     let reporter = report(events, supervisor.clone(), board.clone());
-    let files = Arc::new(certificates::InForce::new(args.tls, stamps, handle.clone()));
+    let given = (args.tls, args.local);
+    let files = Arc::new(certificates::InForce::new(given, stamps, handle.clone()));
     let again = {
         let (files, running, supervisor) = (files.clone(), handle.clone(), supervisor.clone());
         Again::start("ptth-reload", move || {
@@ -74,10 +75,19 @@ fn check_combinations(args: &DeviceArgs) -> Result<(), Failure> {
     if args.to_connections.is_some() && args.service.to.is_none() {
         return Err(usage("--to-connections goes with --to"));
     }
+    if let Some(option) = args.local.given() {
+        if !is_secure(args.service.to.as_deref()) {
+            return Err(usage(format!("{option} goes with --to https://")));
+        }
+    }
     if args.failover && args.gateway.is_empty() {
         return Err(usage("--failover goes with --gateway: it takes a second gateway to go to"));
     }
     Ok(())
+}
+
+fn is_secure(url: Option<&str>) -> bool {
+    url.is_some_and(|url| url.starts_with("https:"))
 }
 
 fn limits_of(args: &DeviceArgs) -> Limits {
@@ -115,14 +125,7 @@ fn builder(args: &DeviceArgs) -> Result<DeviceBuilder, Failure> {
     let gateways: Vec<&str> =
         std::iter::once(&args.url).chain(&args.gateway).map(String::as_str).collect();
     builder = proxy::set(builder, args.proxy.as_deref(), &gateways)?;
-    if let Some(tls) = args.tls.tls(Reading::First).map_err(usage)? {
-        if !gateways.iter().any(|url| url.starts_with("https:")) {
-            return Err(usage(
-                "--ca, --pin, --cert, --key and --clock-floor go with a gateway at https://",
-            ));
-        }
-        builder = builder.tls(tls);
-    }
+    builder = secured(builder, args, gateways.iter().any(|url| is_secure(Some(url))))?;
     match args.comet {
         Some(Comet::Json) => builder = builder.comet(Encoding::Json),
         Some(Comet::Message) => builder = builder.comet(Encoding::Message),
@@ -136,6 +139,36 @@ fn builder(args: &DeviceArgs) -> Result<DeviceBuilder, Failure> {
     }
     if let Some(host) = &args.host_header {
         builder = builder.host_header(host);
+    }
+    Ok(builder)
+}
+
+/// How the gateways and the local server are known.
+fn secured(
+    mut builder: DeviceBuilder,
+    args: &DeviceArgs,
+    gateway_is_secure: bool,
+) -> Result<DeviceBuilder, Failure> {
+    let local_is_secure = is_secure(args.service.to.as_deref());
+    if let Some(tls) = args.tls.tls(Reading::First).map_err(usage)? {
+        match gateway_is_secure {
+            true => builder = builder.tls(tls),
+            false if local_is_secure && args.tls.has_clock_floor_alone() => {}
+            false => {
+                return Err(usage(
+                    "--ca, --pin, --cert, --key and --clock-floor go with a gateway at https://",
+                ));
+            }
+        }
+    }
+    if args.local.are_insecure() {
+        log::warn!(
+            "--to-insecure: the local server's certificate is not checked, so whoever stands between can read and change everything; --to-pin is as short and safe"
+        );
+    }
+    let floor = args.tls.clock_floor().filter(|_| local_is_secure);
+    if let Some(tls) = args.local.tls(Reading::First, floor).map_err(usage)? {
+        builder = builder.local_tls(tls);
     }
     Ok(builder)
 }
