@@ -279,6 +279,26 @@ impl Limits {
     /// # Errors
     /// Names the first field that cannot work, and the least value that can.
     pub fn check(&self) -> Result<(), Error> {
+        self.check_least()?;
+        Self::check_most("fields_max", self.fields_max, FIELDS_CEILING)?;
+        self.check_not_zero()?;
+        Self::check_most("head_bytes_max", self.head_bytes_max, HEAD_CEILING)?;
+        if self.backoff_min > self.backoff_max {
+            return Err(Error::usage("limits: backoff_min is longer than backoff_max".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn check_most(name: &str, value: usize, most: usize) -> Result<(), Error> {
+        if value > most {
+            return Err(Error::usage(format!(
+                "limits: {name} is {value}; the most that works is {most}"
+            )));
+        }
+        Ok(())
+    }
+
+    fn check_least(&self) -> Result<(), Error> {
         let at_least: [(&str, usize, usize); 19] = [
             ("head_bytes_max", self.head_bytes_max, 256),
             ("fields_max", self.fields_max, 8),
@@ -307,12 +327,10 @@ impl Limits {
                 )));
             }
         }
-        if self.fields_max > FIELDS_CEILING {
-            return Err(Error::usage(format!(
-                "limits: fields_max is {}; the most that works is {FIELDS_CEILING}",
-                self.fields_max
-            )));
-        }
+        Ok(())
+    }
+
+    fn check_not_zero(&self) -> Result<(), Error> {
         let never_zero: [(&str, Duration); 19] = [
             ("head_timeout", self.head_timeout),
             ("handshake_timeout", self.handshake_timeout),
@@ -340,15 +358,6 @@ impl Limits {
                     "limits: {name} is zero; it must be greater than zero"
                 )));
             }
-        }
-        if self.head_bytes_max > HEAD_CEILING {
-            return Err(Error::usage(format!(
-                "limits: head_bytes_max is {}; the most that works is {HEAD_CEILING}",
-                self.head_bytes_max
-            )));
-        }
-        if self.backoff_min > self.backoff_max {
-            return Err(Error::usage("limits: backoff_min is longer than backoff_max".to_owned()));
         }
         Ok(())
     }

@@ -19,6 +19,17 @@ use crate::proto::head::{self, LineEnds};
 use crate::proto::turn::{Brought, Encoding};
 use crate::relay::LocalAnswer;
 
+/// How an answer that no gateway took may be posted again.
+#[derive(Debug, Default)]
+pub(super) struct Again {
+    /// It was too long to be kept: it cannot be posted again.
+    pub(super) lost: bool,
+    /// Something on the way wants to know its length first (411).
+    pub(super) needs_length: bool,
+    /// The text tells of a failure, in the handler's place.
+    pub(super) replaced: bool,
+}
+
 /// An event and its answer, until the answer is acknowledged or given up.
 pub(super) struct Work {
     pub(super) id: String,
@@ -33,12 +44,7 @@ pub(super) struct Work {
     /// The answer as it is posted. Of one that is too long to be kept, what no connection was given
     /// yet.
     text: Vec<u8>,
-    /// It was too long to be kept: it cannot be posted again.
-    pub(super) lost: bool,
-    /// Something on the way wants to know its length first (411).
-    pub(super) needs_length: bool,
-    /// The text tells of a failure, in the handler's place.
-    pub(super) replaced: bool,
+    pub(super) again: Again,
     pub(super) failing_since: Option<Instant>,
     pub(super) post: Option<Post>,
 }
@@ -75,9 +81,7 @@ impl Work {
             reading: Reading::Head { informational: 0 },
             keeps: false,
             text: Vec::new(),
-            lost: false,
-            needs_length: false,
-            replaced: false,
+            again: Again::default(),
             failing_since: None,
             post: None,
         }
@@ -95,13 +99,15 @@ impl Work {
 
     /// Whether all of the answer is at hand.
     pub(super) fn is_whole(&self) -> bool {
-        self.is_read() && !self.lost
+        self.is_read() && !self.again.lost
     }
 
     /// Whether a POST may begin: JSON is one message, `message/http` streams.
     pub(super) fn is_ready(&self) -> bool {
         self.is_whole()
-            || (self.encoding == Encoding::Message && !self.needs_length && !self.text.is_empty())
+            || (self.encoding == Encoding::Message
+                && !self.again.needs_length
+                && !self.text.is_empty())
     }
 
     /// Whether the virtual link carries another request.
@@ -205,7 +211,7 @@ impl Work {
             LocalAnswer { keep: true, to_head: self.is_head, ..LocalAnswer::new(502, reason) };
         answer.write(&mut self.text, date);
         (self.reading, self.keeps, self.post) = (Reading::Done, false, None);
-        (self.lost, self.replaced) = (false, true);
+        (self.again.lost, self.again.replaced) = (false, true);
         if self.encoding == Encoding::Json {
             if let Err(refusal) = self.write_json(limits) {
                 log::error!("a 502 cannot be written in JSON: {refusal}"); // cannot be: we have just written it
@@ -236,8 +242,8 @@ impl Work {
     /// All of that was given to it: it is kept for another try, or let go.
     pub(super) fn given(&mut self, limits: &Limits) {
         let Some(post) = &mut self.post else { return };
-        self.lost |= self.text.len() > limits.answer_keep_bytes_max;
-        if self.lost {
+        self.again.lost |= self.text.len() > limits.answer_keep_bytes_max;
+        if self.again.lost {
             self.text = Vec::new();
         }
         post.given = self.text.len();
@@ -366,12 +372,15 @@ mod tests {
         work.begin_post();
         assert_eq!((work.brought().length, work.fresh().len()), (None, 41));
         work.given(&limits);
-        assert!(!work.lost && work.fresh().is_empty());
+        assert!(!work.again.lost && work.fresh().is_empty());
         work.take(&[b'x'; 99], &limits).unwrap();
         assert_eq!(work.fresh(), [b'x'; 99]);
         work.given(&limits);
         assert!(
-            work.lost && !work.is_ready() && work.fresh().is_empty() && work.into_text().is_none()
+            work.again.lost
+                && !work.is_ready()
+                && work.fresh().is_empty()
+                && work.into_text().is_none()
         );
     }
 

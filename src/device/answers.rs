@@ -191,7 +191,7 @@ impl DeviceRole {
         if work.is_read() {
             return Ok(false);
         }
-        if room == 0 && work.needs_length {
+        if room == 0 && work.again.needs_length {
             return Err("answered more than is kept, and a proxy on the way wants to know the length first (411)".to_owned());
         }
         let Some(peer) = cx.get_mut(bridge).filter(|peer| room > 0 && peer.has_input()) else {
@@ -381,15 +381,15 @@ impl DeviceRole {
                 }
                 Some(verdict)
             }
-            Verdict::NoTurn(413) if !work.replaced => {
+            Verdict::NoTurn(413) if !work.again.replaced => {
                 self.answer_otherwise(cx, key, "the device's answer is too large for the gateway, or for a proxy before it (413)");
                 None
             }
-            Verdict::NoTurn(411) if chunked && !work.lost => {
+            Verdict::NoTurn(411) if chunked && !work.again.lost => {
                 self.wait_for_length(cx, key);
                 None
             }
-            Verdict::NoTurn(411) if !work.replaced => {
+            Verdict::NoTurn(411) if !work.again.replaced => {
                 self.answer_otherwise(cx, key, "the device's answer is too long for a proxy that wants to know its length first (411)");
                 None
             }
@@ -441,7 +441,7 @@ impl DeviceRole {
     fn wait_for_length(&mut self, cx: &mut Connections<State>, key: Key) {
         self.close_connection(cx, key);
         if let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) {
-            (work.post, work.needs_length) = (None, true);
+            (work.post, work.again.needs_length) = (None, true);
             if work.is_ready() {
                 return self.deliver(cx, key);
             }
@@ -454,7 +454,7 @@ impl DeviceRole {
         let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else {
             return false;
         };
-        let (had_post, lost) = (work.post.take().is_some(), work.lost);
+        let (had_post, lost) = (work.post.take().is_some(), work.again.lost);
         if had_post {
             self.answer_fails(cx, key);
         }

@@ -45,7 +45,7 @@ impl DeviceRole {
         }
         // A dial may fail at once (no route): then `not_before` is set again, and the rest waits.
         while self.not_before.is_none()
-            && (!self.is_failing() || self.answered || self.attempts() == 0)
+            && (!self.is_failing() || self.tries.answered || self.attempts() == 0)
         {
             if let Some(key) = self.slot_to_dial(now) {
                 self.dial_slot(cx, key);
@@ -236,7 +236,7 @@ impl DeviceRole {
     /// A dial is over without a link; with the last one goes what a held offer had told.
     pub(super) fn undialed(&mut self) {
         if self.shared.dialing.fetch_sub(1, Relaxed) == 1 {
-            self.waiting = false;
+            self.signs.waiting = false;
         }
     }
 
@@ -251,7 +251,7 @@ impl DeviceRole {
     ) {
         let asked = asked.map(|asked| asked.min(RETRY_AFTER_MAX));
         let together = self.not_before.is_some_and(|at| at > cx.now());
-        self.answered = false;
+        self.tries.answered = false;
         self.demand.forget();
         if !together && self.gives_up(why) {
             return; // the device's error says it all
@@ -287,9 +287,11 @@ impl DeviceRole {
     /// One failed attempt more; with as many as may be, and no way in, this gateway is given up,
     /// and with the last one the device (true).
     pub(super) fn gives_up(&mut self, why: &str) -> bool {
-        self.failed = self.failed.saturating_add(1);
-        let Some(max) =
-            self.plan.max_retries.filter(|max| self.failed >= *max && self.transport.is_none())
+        self.tries.failed = self.tries.failed.saturating_add(1);
+        let Some(max) = self
+            .plan
+            .max_retries
+            .filter(|max| self.tries.failed >= *max && self.transport.is_none())
         else {
             return false;
         };
@@ -306,8 +308,8 @@ impl DeviceRole {
     /// An attempt came to something, or a link was of use.
     pub(super) fn succeeded(&mut self) {
         self.backoff.succeed();
-        self.doubtful = false;
-        if std::mem::take(&mut self.failed) > 0 {
+        self.tries.doubtful = false;
+        if std::mem::take(&mut self.tries.failed) > 0 {
             self.group.hopes(self.member);
         }
     }
@@ -320,9 +322,10 @@ impl DeviceRole {
     fn forget_mode(&mut self) {
         self.mode.reset();
         self.demand.forget();
-        (self.encoding, self.hung_up, self.beaten) = (None, None, false);
+        (self.encoding, self.hung_up, self.signs.beaten) = (None, None, false);
         (self.troubled, self.no_tunnel_until) = (0, None);
-        (self.holds, self.brief, self.doubt.since, self.doubt.again) = (false, 0, None, false);
+        (self.signs.holds, self.tries.brief, self.doubt.since, self.doubt.again) =
+            (false, 0, None, false);
     }
 
     /// How long nothing is dialled after a failure. Attempts that fail together are one failure,

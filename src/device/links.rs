@@ -94,12 +94,12 @@ impl DeviceRole {
                 "its connection turned, and there are as many links as may be",
             ); // closes it, too
         }
-        self.holds = held || (self.holds && asked);
+        self.signs.holds = held || (self.signs.holds && asked);
         peer.state = State::Link(Link { held, ..Link::new(None, now) });
         cx.set_deadline(id, None);
         self.shared.links.fetch_add(1, Relaxed);
         self.mode.decide(false);
-        (self.welcomed, self.answered, self.troubled) = (true, !self.doubtful, 0);
+        (self.signs.welcomed, self.tries.answered, self.troubled) = (true, !self.tries.doubtful, 0);
         if !matches!(self.service, Service::Listen(_)) {
             self.doubt.since.get_or_insert(now); // what `listen()` gives out the loop does not see
         }
@@ -114,7 +114,7 @@ impl DeviceRole {
                 self.drop_slot(cx, key, "its connection turned");
             }
         }
-        self.waiting = false;
+        self.signs.waiting = false;
         self.doubt_links(cx);
         self.top_up(cx);
         if self.draining {
@@ -129,7 +129,7 @@ impl DeviceRole {
     /// Whether links end as soon as they were of use, and the next ones are on their way: that the
     /// last one ended is no news then.
     pub(super) fn comes_and_goes(&self) -> bool {
-        self.holds || self.brief > BRIEF_MAX
+        self.signs.holds || self.tries.brief > BRIEF_MAX
     }
 
     /// A gateway that ends its links behind a request or two would fill every log with the way in
@@ -138,11 +138,11 @@ impl DeviceRole {
         let as_wanted = why.end.is_usual()
             || matches!(why.end, CloseCause::Closed | CloseCause::Reset | CloseCause::Drained);
         if !as_wanted || cx.now().saturating_duration_since(link.since) >= BRIEF_LIFE {
-            self.brief = 0;
+            self.tries.brief = 0;
             return;
         }
-        self.brief = self.brief.saturating_add(1);
-        if self.brief == BRIEF_MAX + 1 && !self.holds {
+        self.tries.brief = self.tries.brief.saturating_add(1);
+        if self.tries.brief == BRIEF_MAX + 1 && !self.signs.holds {
             let url = &self.home().url.text;
             log_names!(
                 Info,
@@ -157,7 +157,7 @@ impl DeviceRole {
         let State::Link(link) = &mut peer.state else { return };
         (link.exchange, link.began) = (None, false);
         let silence = self.limits.silence;
-        let watched = self.beaten && link.slot.is_none() && !silence.is_zero();
+        let watched = self.signs.beaten && link.slot.is_none() && !silence.is_zero();
         peer.settle();
         let (more, waits) = (peer.has_input(), peer.pending() > 0);
         let at = match waits {
@@ -216,7 +216,7 @@ impl DeviceRole {
         }
         self.settle_transport(cx, "", Some(&why));
         if !short {
-            self.quick_ends = 0;
+            self.tries.quick_ends = 0;
             self.succeeded();
         }
         if self.draining {
@@ -224,20 +224,21 @@ impl DeviceRole {
         }
         // Gateways have closed links because a visitor's request failed, with nothing written to
         // them (T48). Where other links live, that is forgiven, but not for ever.
-        self.quick_ends += u32::from(short);
+        self.tries.quick_ends += u32::from(short);
         let faulty = why.end == CloseCause::ProtocolError
             && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
-        self.quick_faults = if faulty { self.quick_faults.saturating_add(1) } else { 0 };
-        if self.quick_faults > BRIEF_MAX && last {
+        self.tries.quick_faults =
+            if faulty { self.tries.quick_faults.saturating_add(1) } else { 0 };
+        if self.tries.quick_faults > BRIEF_MAX && last {
             self.dial_later(cx, PACE.mul_f64(0.5 + random())); // no failed attempt, but no circle either
         }
         let forgiven =
-            self.transport == Some(Transport::Turn) && self.quick_ends <= QUICK_MAX as u32;
+            self.transport == Some(Transport::Turn) && self.tries.quick_ends <= QUICK_MAX as u32;
         if short && !forgiven {
             if self.transport.is_none() {
                 self.plan.homes.settle_on(&home);
             }
-            self.doubtful = true;
+            self.tries.doubtful = true;
             self.failed_at(
                 cx,
                 &home,
@@ -427,7 +428,7 @@ impl DeviceRole {
         (link.beaten, link.used) = (true, true); // that it ends is no failure to dial
         heartbeat::write_answer(peer.output(), &date, true);
         let _ = peer.flush(); // what is left goes out while it lingers
-        self.beaten = true;
+        self.signs.beaten = true;
         self.carries();
         self.link_ends(cx, id, WHY);
     }
@@ -445,7 +446,7 @@ impl DeviceRole {
         if let State::Link(link) = &mut peer.state {
             link.beaten = true;
         }
-        self.beaten = true;
+        self.signs.beaten = true;
         self.carries();
         match sent {
             true => self.link_idle(cx, id),
@@ -475,8 +476,8 @@ impl DeviceRole {
         link.used = true;
         self.shared.upgrades.stop(false); // its tunnels have a grace as well
         self.carries();
-        self.quick_farewells = if of_use { 0 } else { self.quick_farewells + 1 };
-        if self.quick_farewells > QUICK_MAX {
+        self.tries.quick_goaways = if of_use { 0 } else { self.tries.quick_goaways + 1 };
+        if self.tries.quick_goaways > QUICK_MAX {
             self.dial_later(cx, PACE.mul_f64(0.5 + random()));
         }
         self.count_out(cx, &link, WHY);
@@ -613,7 +614,7 @@ impl DeviceRole {
     ) {
         self.leases.remove(&number);
         self.note_busy(cx.now());
-        self.beaten |= link.beaten;
+        self.signs.beaten |= link.beaten;
         if link.beaten && link.slot.is_none() {
             self.carries();
         }

@@ -357,7 +357,7 @@ impl DeviceRole {
                 self.fell_back(cx, id, None, reply, took < PACE)
             }
             (Verdict::Nothing, Some(key)) => {
-                self.welcomed = true;
+                self.signs.welcomed = true;
                 self.succeeded();
                 self.nothing(cx, key, reply.keep, took < PACE);
             }
@@ -449,10 +449,10 @@ impl DeviceRole {
         let (url, home) = (dial.url.clone(), dial.home.clone());
         dial.quick = if quick { dial.quick + 1 } else { 0 };
         let pauses = dial.quick > QUICK_MAX;
-        (self.welcomed, self.holds) = (true, true);
+        (self.signs.welcomed, self.signs.holds) = (true, true);
         self.succeeded();
-        if !self.waiting && self.transport.is_none() {
-            self.waiting = true;
+        if !self.signs.waiting && self.transport.is_none() {
+            self.signs.waiting = true;
             self.tell(DeviceEventKind::Waiting, &home, &url.text, String::new());
         }
         if self.draining {
@@ -542,7 +542,7 @@ impl DeviceRole {
         self.demand.forget(); // whoever waits now will not wait that long
         self.attempt_over(cx, slot, &text);
         self.tell(DeviceEventKind::Refused { status }, &home, &home.url.text, text.clone());
-        let for_good = !self.welcomed
+        let for_good = !self.signs.welcomed
             && match self.plan.on_refusal {
                 OnRefusal::Retry => false,
                 OnRefusal::Stop => marked,
@@ -568,7 +568,7 @@ impl DeviceRole {
             let long = self.backoff.long(random());
             return self.failed_at(cx, &home, &text, Some(long));
         }
-        self.answered = false;
+        self.tries.answered = false;
         if self.gives_up(&text) {
             return;
         }

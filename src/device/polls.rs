@@ -255,7 +255,7 @@ impl DeviceRole {
         (slot.url, slot.conn) = (url.clone(), Conn::Resolving);
         let Some(work) = &mut slot.work else { return };
         work.post = None;
-        if work.lost || !work.from.same_origin(url) {
+        if work.again.lost || !work.from.same_origin(url) {
             self.give_up(cx, key, "the gateway that asked redirects to another one, or the answer was too long to be kept");
         }
     }
@@ -511,7 +511,7 @@ impl DeviceRole {
                 );
             }
         };
-        self.welcomed = true;
+        self.signs.welcomed = true;
         self.succeeded();
         let own = usize::from(slot.is_none());
         let short =
@@ -562,10 +562,9 @@ impl DeviceRole {
     pub(super) fn slots_told(&self) -> Vec<String> {
         let slots = self.slots.keys().into_iter().filter_map(|key| self.slots.get(key));
         let told = |slot: &Slot| {
-            let work = slot
-                .work
-                .as_ref()
-                .map(|work| (work.is_read(), work.is_ready(), work.post.is_some(), work.lost));
+            let work = slot.work.as_ref().map(|work| {
+                (work.is_read(), work.is_ready(), work.post.is_some(), work.again.lost)
+            });
             format!(
                 "a slot: {:?}, dials again {}, bridge {:?}, work {work:?}",
                 slot.conn,

@@ -29,6 +29,8 @@ use crate::device::plan::Plan;
 use crate::device::plan::Service;
 use crate::device::pool::Locals;
 use crate::device::races::Races;
+use crate::device::signs::Signs;
+use crate::device::signs::Tries;
 use crate::device::slots::Slot;
 use crate::device::state::State;
 use crate::device::target::Target;
@@ -61,33 +63,12 @@ pub(crate) struct DeviceRole {
     pub(super) leases: HashMap<u64, Weak<Stream>>,
     pub(super) numbers: u64,
     pub(super) backoff: Backoff,
-    /// Attempts that failed since the last that did not.
-    pub(super) failed: u32,
-    /// An offer was turned since the last failure: what else is wanted need not wait for its turn.
-    pub(super) answered: bool,
-    /// The last failure was a link that ended as soon as it was turned: another 101 proves nothing.
-    pub(super) doubtful: bool,
-    /// The gateway holds offers until somebody asks: one that is on its way, or waits there, is a
-    /// way in.
-    pub(super) holds: bool,
-    /// Links in a row that the gateway ended after a short while.
-    pub(super) brief: usize,
-    /// Goaways in a row on links that had hardly begun.
-    pub(super) quick_farewells: usize,
-    /// Links in a row that ended unused as soon as they were turned.
-    pub(super) quick_ends: u32,
-    /// Links in a row that brought as soon as they were turned what no gateway may send.
-    pub(super) quick_faults: usize,
+    pub(super) tries: Tries,
+    pub(super) signs: Signs,
     /// No dial before this.
     pub(super) not_before: Option<Instant>,
     pub(super) burst: Burst,
     pub(super) demand: Demand,
-    /// An offer was turned, or held, or answered by the fallback, some time.
-    pub(super) welcomed: bool,
-    pub(super) waiting: bool,
-    /// A heartbeat came, on whichever link: from then on silence is watched on all, for a link may
-    /// be lost before its first.
-    pub(super) beaten: bool,
     /// It was said that dialling waits for the clock.
     pub(super) waits_for_clock: bool,
     pub(super) transport: Option<Transport>,
@@ -131,10 +112,9 @@ fn rules(limits: &Arc<Limits>) -> Rules {
 impl DeviceRole {
     pub(super) fn new(
         [limits, link_limits]: [Arc<Limits>; 2],
-        plan: Plan,
+        (plan, shared): (Plan, Arc<Counters>),
         service: Service,
         remote: Remote<Command>,
-        shared: Arc<Counters>,
         events: Sender<DeviceEvent>,
         (group, member): (Arc<LoopGroup>, usize),
     ) -> Self {
@@ -153,14 +133,8 @@ impl DeviceRole {
             races: Races::new(),
             rules: Arc::new(rules),
             backoff: Backoff::new(limits.backoff_min, limits.backoff_max),
-            failed: 0,
-            answered: false,
-            doubtful: false,
-            holds: false,
-            brief: 0,
-            quick_farewells: 0,
-            quick_ends: 0,
-            quick_faults: 0,
+            tries: Tries::default(),
+            signs: Signs::default(),
             limits,
             link_limits,
             plan,
@@ -173,9 +147,6 @@ impl DeviceRole {
             numbers: 0,
             not_before: None,
             burst: Burst::until(Instant::now()),
-            welcomed: false,
-            waiting: false,
-            beaten: false,
             waits_for_clock: false,
             transport: None,
             slots: Slab::new(),

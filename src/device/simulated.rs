@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use crate::device::Device;
-use crate::device::DeviceBuilder;
-use crate::device::DeviceEvent;
-use crate::device::DeviceEventKind;
-use crate::device::Parts;
+use crate::device::builder::DeviceBuilder;
 use crate::device::command::Command;
+use crate::device::events::DeviceEvent;
+use crate::device::events::DeviceEventKind;
 use crate::device::group::LoopGroup;
 use crate::device::plan::Service;
 use crate::device::role::DeviceRole;
+use crate::device::setup::Device;
+use crate::device::setup::Parts;
 use crate::device::target::Target;
 use crate::engine::simulated::Loop;
 use crate::error::Error;
@@ -42,7 +42,7 @@ pub(crate) fn start(builder: DeviceBuilder, node: usize, now: Instant, target: &
     let event_loop = Loop::new(node, now, &limits, None, |remote| {
         let group = Arc::new(LoopGroup::default());
         let member = group.join(remote.clone());
-        DeviceRole::new(for_role, plan, service, remote, shared, sender, (group, member))
+        DeviceRole::new(for_role, (plan, shared), service, remote, sender, (group, member))
     });
     event_loop.remote.send(Command::TopUp);
     Simulated { event_loop, events }

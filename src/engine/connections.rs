@@ -73,19 +73,20 @@ impl Watcher {
 pub(crate) struct Readiness {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
-    pub(crate) read_closed: bool,
-    pub(crate) write_closed: bool,
-    pub(crate) error: bool,
+    /// The other side ended its direction.
+    pub(crate) closing: bool,
+    /// The connection is gone in both directions.
+    pub(crate) broken: bool,
 }
 
 impl From<&mio::event::Event> for Readiness {
     fn from(event: &mio::event::Event) -> Self {
+        let error = event.is_error();
         Readiness {
-            readable: event.is_readable(),
-            writable: event.is_writable(),
-            read_closed: event.is_read_closed(),
-            write_closed: event.is_write_closed(),
-            error: event.is_error(),
+            readable: event.is_readable() || error,
+            writable: event.is_writable() || error,
+            closing: event.is_read_closed() || error,
+            broken: event.is_write_closed() || error,
         }
     }
 }
@@ -101,22 +102,28 @@ pub(crate) enum Fetched {
     End,
 }
 
+/// What is known of a connection's end.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ending {
+    /// The other side ended its direction; reading goes on until that end is reached.
+    closing: bool,
+    /// The connection is gone in both directions (reset, or an error).
+    broken: bool,
+    ended: bool,
+    /// A write was told of a reset. The kernel says so once: a later read would take the end of
+    /// what has arrived for a clean end.
+    was_reset: bool,
+}
+
 /// One connection that the loop owns.
 pub(crate) struct Connection<T> {
     pub(crate) state: T,
     stream: Stream,
     readable: bool,
     writable: bool,
-    /// The other side ended its direction; reading goes on until that end is reached.
-    closing: bool,
-    /// The connection is gone in both directions (reset, or an error).
-    broken: bool,
-    ended: bool,
+    ending: Ending,
     /// Reading failed behind bytes that were still delivered; the next fetch says so.
     failed: Option<io::ErrorKind>,
-    /// A write was told of a reset. The kernel says so once: a later read would take the end of
-    /// what has arrived for a clean end.
-    was_reset: bool,
     queued: bool,
     /// The last fetch stopped although there was more: it goes on without an event.
     paused: bool,
@@ -146,11 +153,8 @@ impl<T> Connection<T> {
             stream,
             readable: true,
             writable: true,
-            closing: false,
-            broken: false,
-            ended: false,
+            ending: Ending::default(),
             failed: None,
-            was_reset: false,
             queued: false,
             paused: false,
             input: Vec::new(),
@@ -188,19 +192,19 @@ impl<T> Connection<T> {
             return Err(kind.into());
         }
         while self.readable
-            && !self.ended
+            && !self.ending.ended
             && self.failed.is_none()
             && filled < most
             && self.input.is_empty()
             && self.handshake.is_none()
         {
             let read = match (&self.stream).read(&mut scratch[filled..most]) {
-                Ok(0) if self.was_reset => Err(io::ErrorKind::ConnectionReset.into()),
+                Ok(0) if self.ending.was_reset => Err(io::ErrorKind::ConnectionReset.into()),
                 read => read,
             };
             match read {
                 Ok(0) => {
-                    self.ended = true;
+                    self.ending.ended = true;
                     self.readable = false;
                 }
                 Ok(n) => {
@@ -210,7 +214,7 @@ impl<T> Connection<T> {
                     if self.paused {
                         break; // there is more, for the next step: others first
                     }
-                    if filled < most && !self.closing && !self.stream.holds_end() {
+                    if filled < most && !self.ending.closing && !self.stream.holds_end() {
                         self.readable = false; // a short read; where the end is known to be near, it is read up to it
                     }
                 }
@@ -228,7 +232,7 @@ impl<T> Connection<T> {
             }
         }
         Ok(match filled {
-            0 if self.ended => Fetched::End, // `filled` is 0 only when nothing was kept
+            0 if self.ending.ended => Fetched::End, // `filled` is 0 only when nothing was kept
             0 => Fetched::Nothing,
             n => Fetched::Bytes(n),
         })
@@ -245,12 +249,12 @@ impl<T> Connection<T> {
 
     /// Whether a fetch can bring anything: bytes, or word of the end.
     pub(crate) fn has_input(&self) -> bool {
-        !self.input.is_empty() || self.readable || self.ended || self.failed.is_some()
+        !self.input.is_empty() || self.readable || self.ending.ended || self.failed.is_some()
     }
 
     /// Lets the next fetch ask the operating system even without an event.
     pub(crate) fn look_again(&mut self) {
-        self.readable = !self.ended;
+        self.readable = !self.ending.ended;
     }
 
     /// Bytes that were read and kept.
@@ -265,18 +269,18 @@ impl<T> Connection<T> {
 
     /// Whether the other side has ended its direction (kept bytes aside).
     pub(crate) fn at_end_of_stream(&self) -> bool {
-        self.ended
+        self.ending.ended
     }
 
     /// Whether the other side has ended its direction, as far as is known: what it sent before may
     /// not be read yet.
     pub(crate) fn is_ending(&self) -> bool {
-        self.closing || self.ended || self.failed.is_some()
+        self.ending.closing || self.ending.ended || self.failed.is_some()
     }
 
     /// Whether no more bytes will come, by an end or by a reset (kept bytes aside).
     pub(crate) fn is_over(&self) -> bool {
-        self.ended || self.failed.is_some()
+        self.ending.ended || self.failed.is_some()
     }
 
     /// Whether reading has failed (kept bytes aside).
@@ -297,7 +301,7 @@ impl<T> Connection<T> {
 
     /// Whether it is gone in both directions: what is written now nobody will read.
     pub(crate) fn is_broken(&self) -> bool {
-        self.broken
+        self.ending.broken
     }
 
     /// What a head is written to; [`flush`](Self::flush) sends it.
@@ -456,7 +460,7 @@ impl<T> Connection<T> {
                 Ok(None)
             }
             Err(e) => {
-                self.was_reset |= e.kind() == io::ErrorKind::ConnectionReset;
+                self.ending.was_reset |= e.kind() == io::ErrorKind::ConnectionReset;
                 Err(e)
             }
         }
@@ -865,10 +869,10 @@ impl<T> Connections<T> {
     /// Notes what an event said. False: the connection is gone.
     pub(super) fn note(&mut self, id: Id, news: Readiness) -> bool {
         let Some(peer) = self.slab.get_mut(id) else { return false };
-        peer.readable |= news.readable || news.error;
-        peer.writable |= news.writable || news.error;
-        peer.closing |= news.read_closed || news.error;
-        peer.broken |= news.error || news.write_closed;
+        peer.readable |= news.readable;
+        peer.writable |= news.writable;
+        peer.ending.closing |= news.closing;
+        peer.ending.broken |= news.broken;
         true
     }
 

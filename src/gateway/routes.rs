@@ -778,6 +778,10 @@ mod tests {
         ] {
             assert_eq!(Route::new().host(host).is_ok(), right, "{host}");
         }
+    }
+
+    #[test]
+    fn what_no_path_device_or_wait_can_be_is_refused() {
         let long = format!("/{}", "x".repeat(1023));
         for (path, right) in [
             ("/", true),

@@ -725,7 +725,7 @@ impl Origin {
         Origin { label, conns: Vec::new(), limits: Limits::default().for_own_heads(), rough }
     }
 
-    /// False: the connection is over.
+    /// Returns false when the connection is over.
     fn serve(
         label: &str,
         rough: bool,
@@ -738,98 +738,118 @@ impl Origin {
             if serving.until > cx.now {
                 return true;
             }
-            if serving.echo.is_some() && serving.input.is_empty() {
-                let ended = read_all(&serving.socket, &mut serving.input, usize::MAX).is_err();
-                if ended && serving.input.is_empty() {
-                    return false;
-                }
+            if let Some(goes_on) = Self::write(rough, serving, cx) {
+                return goes_on;
             }
-            if let Some(left) = &mut serving.echo {
-                let echoed = serving.input.len().min(*left);
-                serving.out.extend(serving.input.drain(..echoed));
-                serving.input.clear();
-                *left -= echoed;
+            match Self::read(label, limits, serving, cx) {
+                Ok(asked) => Self::respond(label, rough, asked, serving, cx),
+                Err(goes_on) => return goes_on,
             }
-            if let Some(left) = &mut serving.breaks {
-                let wrote = write_some(&serving.socket, &mut serving.out, *left);
-                *left -= wrote.unwrap_or(*left);
-                if *left == 0 {
-                    let _ = serving.socket.abort();
-                    return false;
-                }
-                return true;
-            }
-            if write_some(&serving.socket, &mut serving.out, usize::MAX).is_err() {
-                return false;
-            }
-            if !serving.out.is_empty() {
-                return true;
-            }
-            match serving.echo {
-                Some(0) => return false,
-                Some(_) => return true,
-                None => {}
-            }
-            if let Some(ends) = serving.ends.take() {
-                if ends == Ends::Close {
-                    return false;
-                }
-                if rough && cx.rng.permille(100) {
-                    let at = cx.now + cx.rng.skewed(20 * SECOND);
-                    serving.idle = Some(at);
-                    cx.wake(at);
-                }
-            }
-            if serving.asked.is_none()
-                && serving.input.is_empty()
-                && serving.idle.is_some_and(|at| at <= cx.now)
-            {
-                return false;
-            }
+        }
+    }
+
+    /// Writes what is left to write; whether the connection goes on, where no request can be read
+    /// now.
+    fn write(rough: bool, serving: &mut Serving, cx: &mut Cx<'_>) -> Option<bool> {
+        if serving.echo.is_some() && serving.input.is_empty() {
             let ended = read_all(&serving.socket, &mut serving.input, usize::MAX).is_err();
-            if serving.asked.is_none() {
-                match take_head(&mut serving.input, limits) {
-                    Err(why) => {
-                        cx.ledger.violation(format!("{label} was sent what is no request: {why}"));
-                        return false;
-                    }
-                    Ok(None) => return !ended,
-                    Ok(asked) => serving.asked = asked,
-                }
+            if ended && serving.input.is_empty() {
+                return Some(false);
             }
-            let Some(asked) = &mut serving.asked else { return !ended };
-            match take_body(asked, &mut serving.input) {
+        }
+        if let Some(left) = &mut serving.echo {
+            let echoed = serving.input.len().min(*left);
+            serving.out.extend(serving.input.drain(..echoed));
+            serving.input.clear();
+            *left -= echoed;
+        }
+        if let Some(left) = &mut serving.breaks {
+            let wrote = write_some(&serving.socket, &mut serving.out, *left);
+            *left -= wrote.unwrap_or(*left);
+            if *left == 0 {
+                let _ = serving.socket.abort();
+                return Some(false);
+            }
+            return Some(true);
+        }
+        if write_some(&serving.socket, &mut serving.out, usize::MAX).is_err() {
+            return Some(false);
+        }
+        if !serving.out.is_empty() {
+            return Some(true);
+        }
+        if let Some(left) = serving.echo {
+            return Some(left > 0);
+        }
+        if let Some(ends) = serving.ends.take() {
+            if ends == Ends::Close {
+                return Some(false);
+            }
+            if rough && cx.rng.permille(100) {
+                let at = cx.now + cx.rng.skewed(20 * SECOND);
+                serving.idle = Some(at);
+                cx.wake(at);
+            }
+        }
+        let is_idle = serving.asked.is_none() && serving.input.is_empty();
+        (is_idle && serving.idle.is_some_and(|at| at <= cx.now)).then_some(false)
+    }
+
+    /// Reads a request to its end; otherwise whether the connection goes on.
+    fn read(
+        label: &str,
+        limits: &Limits,
+        serving: &mut Serving,
+        cx: &mut Cx<'_>,
+    ) -> Result<Asked, bool> {
+        let ended = read_all(&serving.socket, &mut serving.input, usize::MAX).is_err();
+        if serving.asked.is_none() {
+            match take_head(&mut serving.input, limits) {
                 Err(why) => {
-                    cx.ledger.violation(format!("{label} was sent a malformed body: {why}"));
-                    return false;
+                    cx.ledger.violation(format!("{label} was sent what is no request: {why}"));
+                    return Err(false);
                 }
-                Ok(false) => return !ended,
-                Ok(true) => {}
+                Ok(None) => return Err(!ended),
+                Ok(asked) => serving.asked = asked,
             }
-            let Some(asked) = serving.asked.take() else { return false };
-            run(cx, &asked, label);
-            if asked.echo.is_some() {
-                serving.out = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n".to_vec();
-                serving.echo = asked.echo;
-                if asked.length > 0 && cx.rng.permille(300) {
-                    serving.breaks = Some(serving.out.len() + cx.rng.size(0, asked.length - 1));
-                }
-                continue;
+        }
+        let Some(asked) = &mut serving.asked else { return Err(!ended) };
+        match take_body(asked, &mut serving.input) {
+            Err(why) => {
+                cx.ledger.violation(format!("{label} was sent a malformed body: {why}"));
+                return Err(false);
             }
-            let (out, ends) = answer(cx, &asked, true);
-            (serving.out, serving.ends, serving.idle) = (out, Some(ends), None);
-            if rough {
-                let pause = match cx.rng.range(0, 99) {
-                    0..=49 => 0,
-                    50..=89 => cx.rng.skewed(200 * MILLI),
-                    90..=97 => cx.rng.skewed(8 * SECOND),
-                    _ => cx.rng.range(50, 100) * SECOND,
-                };
-                serving.until = cx.now + pause;
-                cx.wake(serving.until);
-                if cx.rng.permille(60) {
-                    serving.breaks = Some(cx.rng.size(0, serving.out.len()));
-                }
+            Ok(false) => return Err(!ended),
+            Ok(true) => {}
+        }
+        serving.asked.take().ok_or(false)
+    }
+
+    fn respond(label: &str, rough: bool, asked: Asked, serving: &mut Serving, cx: &mut Cx<'_>) {
+        run(cx, &asked, label);
+        if asked.echo.is_some() {
+            serving.out =
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n"
+                    .to_vec();
+            serving.echo = asked.echo;
+            if asked.length > 0 && cx.rng.permille(300) {
+                serving.breaks = Some(serving.out.len() + cx.rng.size(0, asked.length - 1));
+            }
+            return;
+        }
+        let (out, ends) = answer(cx, &asked, true);
+        (serving.out, serving.ends, serving.idle) = (out, Some(ends), None);
+        if rough {
+            let pause = match cx.rng.range(0, 99) {
+                0..=49 => 0,
+                50..=89 => cx.rng.skewed(200 * MILLI),
+                90..=97 => cx.rng.skewed(8 * SECOND),
+                _ => cx.rng.range(50, 100) * SECOND,
+            };
+            serving.until = cx.now + pause;
+            cx.wake(serving.until);
+            if cx.rng.permille(60) {
+                serving.breaks = Some(cx.rng.size(0, serving.out.len()));
             }
         }
     }

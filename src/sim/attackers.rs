@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::body::{self, Decoder, Framing, Piece};
 use crate::proto::head::{self, LineEnds};
@@ -350,33 +351,35 @@ impl HostileGateway {
                 continue;
             }
             let Some((_, decoder)) = &mut conn.answer else { return true };
-            let mut used = 0;
-            let whole = loop {
-                match decoder.decode(&conn.input[used..]) {
-                    Ok((n, Piece::Data(_))) => used += n,
-                    Ok((n, Piece::More)) => {
-                        used += n;
-                        break false;
-                    }
-                    Ok((n, Piece::End)) => {
-                        used += n;
-                        break true;
-                    }
-                    Err(refusal) => {
-                        cx.ledger.violation(format!(
-                            "{} was sent a malformed body: {refusal}",
-                            self.label
-                        ));
-                        return false;
-                    }
+            let whole = match take_answer(decoder, &mut conn.input) {
+                Ok(whole) => whole,
+                Err(refusal) => {
+                    cx.ledger
+                        .violation(format!("{} was sent a malformed body: {refusal}", self.label));
+                    return false;
                 }
             };
-            conn.input.drain(..used);
             if !whole {
                 return true;
             }
             conn.answer = None;
         }
+    }
+
+    /// A request as any gateway sends it.
+    fn ask_rightly(&mut self, conn: &mut Turned, cx: &mut Cx<'_>) {
+        self.next_nonce += 1;
+        let (nonce, post) = (self.next_nonce, cx.rng.permille(400));
+        let method = if post { "POST" } else { "GET" };
+        let length = if post { cx.rng.skewed(4000) as usize } else { 0 };
+        cx.ledger.requests.insert(nonce, Entry::new(method));
+        cx.ledger.outcome(nonce, format!("asked by {}", self.label));
+        let head = format!(
+            "{method} /r?n={nonce}&len={length} HTTP/1.1\r\nHost: any\r\nContent-Length: {length}\r\n\r\n"
+        );
+        conn.out.extend_from_slice(head.as_bytes());
+        conn.out.extend_from_slice(&pattern('q', nonce, length));
+        conn.asked.push_back((nonce, method));
     }
 
     fn ask(&mut self, conn: &mut Turned, cx: &mut Cx<'_>) {
@@ -388,18 +391,7 @@ impl HostileGateway {
         let close_soon = |conn: &mut Turned| conn.close_at = Some(cx.now + 500 * MILLI);
         match choice {
             0..=7 => {
-                self.next_nonce += 1;
-                let (nonce, post) = (self.next_nonce, cx.rng.permille(400));
-                let method = if post { "POST" } else { "GET" };
-                let length = if post { cx.rng.skewed(4000) as usize } else { 0 };
-                cx.ledger.requests.insert(nonce, Entry::new(method));
-                cx.ledger.outcome(nonce, format!("asked by {}", self.label));
-                let head = format!(
-                    "{method} /r?n={nonce}&len={length} HTTP/1.1\r\nHost: any\r\nContent-Length: {length}\r\n\r\n"
-                );
-                conn.out.extend_from_slice(head.as_bytes());
-                conn.out.extend_from_slice(&pattern('q', nonce, length));
-                conn.asked.push_back((nonce, method));
+                self.ask_rightly(conn, cx);
             }
             8 | 9 => {
                 conn.out.extend_from_slice(b"OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n");
@@ -503,4 +495,20 @@ impl Actor for HostileGateway {
         self.gone = true;
         self.conns.clear();
     }
+}
+
+/// Reads on in an answer's body; true at its end.
+fn take_answer(decoder: &mut Decoder, input: &mut Vec<u8>) -> Result<bool, Refusal> {
+    let mut used = 0;
+    let whole = loop {
+        let (n, piece) = decoder.decode(&input[used..])?;
+        used += n;
+        match piece {
+            Piece::Data(_) => {}
+            Piece::More => break false,
+            Piece::End => break true,
+        }
+    };
+    input.drain(..used);
+    Ok(whole)
 }

@@ -129,22 +129,28 @@ struct Cut {
     how: Failure,
 }
 
+/// What has ended of one end of a connection.
 #[derive(Debug, Default)]
-struct End {
-    /// Delivered and not read.
-    rx: VecDeque<u8>,
+struct Over {
     /// The other side's end was delivered.
     fin: bool,
-    error: Option<ErrorKind>,
     /// Nothing goes any more, in either direction.
     dead: bool,
-    handles: usize,
-    opened: bool,
-    connected: bool,
     /// Its own direction was ended.
     shut: bool,
     /// To be closed with a reset.
     aborts: bool,
+}
+
+#[derive(Debug, Default)]
+struct End {
+    over: Over,
+    /// Delivered and not read.
+    rx: VecDeque<u8>,
+    error: Option<ErrorKind>,
+    handles: usize,
+    opened: bool,
+    connected: bool,
     /// Bytes on their way here, and delivered here in all.
     on_way: usize,
     delivered: u64,
@@ -421,14 +427,14 @@ impl Net {
     fn readiness(&self, conn: usize, side: usize) -> Readiness {
         let (end, other) = (&self.conns[conn].ends[side], &self.conns[conn].ends[1 - side]);
         let room = self.conns[conn].window.saturating_sub(other.rx.len() + other.on_way);
-        let over = end.dead || (end.fin && end.shut);
+        let (over, error) = (&end.over, end.error.is_some());
         Readiness {
-            readable: !end.rx.is_empty() || end.fin || end.dead || end.error.is_some(),
-            writable: end.dead
-                || (end.connected && room > 0 && room >= self.conns[conn].window / 3),
-            read_closed: end.fin || end.dead,
-            write_closed: over,
-            error: end.error.is_some(),
+            readable: !end.rx.is_empty() || over.fin || over.dead || error,
+            writable: over.dead
+                || (end.connected && room > 0 && room >= self.conns[conn].window / 3)
+                || error,
+            closing: over.fin || over.dead || error,
+            broken: over.dead || (over.fin && over.shut) || error,
         }
     }
 
@@ -641,7 +647,7 @@ impl Net {
         if severed || (end.opened && end.handles == 0) {
             return self.reset_other(conn, to); // nobody is there who could take it
         }
-        if end.dead || end.fin {
+        if end.over.dead || end.over.fin {
             return; // behind an end that something on the way has made
         }
         let cut = self.conns[conn].cut.filter(|cut| cut.to == to);
@@ -704,8 +710,8 @@ impl Net {
 
     fn arrive_fin(&mut self, conn: usize, to: usize) {
         let end = &mut self.conns[conn].ends[to];
-        if !end.dead {
-            end.fin = true;
+        if !end.over.dead {
+            end.over.fin = true;
             self.notify(conn, to);
         }
     }
@@ -716,10 +722,10 @@ impl Net {
             return self.at(hole, Happening::Reset { conn, to, kind });
         }
         let end = &mut self.conns[conn].ends[to];
-        if end.dead || (end.opened && end.handles == 0) {
+        if end.over.dead || (end.opened && end.handles == 0) {
             return;
         }
-        (end.dead, end.error) = (true, Some(kind));
+        (end.over.dead, end.error) = (true, Some(kind));
         self.notify(conn, to);
     }
 
@@ -732,8 +738,8 @@ impl Net {
     /// The end of a direction is on its way behind all bytes.
     fn end_direction(&mut self, conn: usize, side: usize) {
         let to = 1 - side;
-        if std::mem::replace(&mut self.conns[conn].ends[side].shut, true)
-            || self.conns[conn].ends[side].dead
+        if std::mem::replace(&mut self.conns[conn].ends[side].over.shut, true)
+            || self.conns[conn].ends[side].over.dead
         {
             return;
         }
@@ -757,7 +763,7 @@ impl Net {
         }
         match end.error.take() {
             Some(kind) => Err(kind.into()),
-            None if end.fin || end.dead => Ok(0),
+            None if end.over.fin || end.over.dead => Ok(0),
             None => Err(ErrorKind::WouldBlock.into()),
         }
     }
@@ -789,7 +795,7 @@ impl Net {
         if let Some(kind) = end.error.take() {
             return Err(kind.into());
         }
-        if end.dead || end.shut || local_end {
+        if end.over.dead || end.over.shut || local_end {
             return Err(ErrorKind::BrokenPipe.into());
         }
         let room = if end.connected { window.saturating_sub(taken) } else { 0 };
@@ -811,18 +817,18 @@ impl Net {
             return;
         }
         end.watch = None;
-        let (unread, aborts) = (!end.rx.is_empty(), end.aborts);
+        let (unread, aborts) = (!end.rx.is_empty(), end.over.aborts);
         end.rx = VecDeque::new();
         if unread || aborts {
             match self.conns[conn].local {
                 true => self.arrive_reset(conn, 1 - side, ErrorKind::ConnectionReset),
                 false => self.reset_other(conn, side),
             }
-            self.conns[conn].ends[side].dead = true;
+            self.conns[conn].ends[side].over.dead = true;
             return;
         }
         self.end_direction(conn, side);
-        self.conns[conn].ends[side].dead = true;
+        self.conns[conn].ends[side].over.dead = true;
     }
 }
 
@@ -883,21 +889,21 @@ impl Socket {
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         with(|net| {
             let end = &net.conns[self.conn].ends[self.side];
-            if end.dead || !end.connected {
+            if end.over.dead || !end.connected {
                 return Err(ErrorKind::NotConnected.into());
             }
             if how != Shutdown::Read {
                 net.end_direction(self.conn, self.side);
             }
             if how != Shutdown::Write {
-                net.conns[self.conn].ends[self.side].fin = true;
+                net.conns[self.conn].ends[self.side].over.fin = true;
                 net.notify(self.conn, self.side);
             }
             Ok(())
         })
     }
     pub(crate) fn abort(&self) -> io::Result<()> {
-        with(|net| net.conns[self.conn].ends[self.side].aborts = true);
+        with(|net| net.conns[self.conn].ends[self.side].over.aborts = true);
         Ok(())
     }
     pub(crate) fn try_clone(&self) -> Socket {

@@ -91,7 +91,7 @@ pub(super) struct World {
     gateway: Remote<gateways::Command>,
     /// The setup of the device whose gateway breaks the protocol.
     attacked: Option<usize>,
-    on_demand: bool,
+    turn: TurnMode,
     shared_names: bool,
     limits: Limits,
     device_limits: Limits,
@@ -201,7 +201,7 @@ impl World {
             gateway_node: 0,
             gateway: Remote::simulated().0,
             attacked: None,
-            on_demand: rng.permille(200),
+            turn: if rng.permille(200) { TurnMode::OnDemand } else { TurnMode::Now },
             shared_names: rng.permille(150),
             limits,
             device_limits,
@@ -282,10 +282,9 @@ impl World {
     }
 
     fn begin_gateway(&mut self) {
-        let (on_demand, shared, limits) = (self.on_demand, self.shared_names, self.limits.clone());
+        let (turn, shared, limits) = (self.turn, self.shared_names, self.limits.clone());
         self.gateway_node = self.add("gateway", Some(ip(0, 1)), |world, node| {
-            let mode = if on_demand { TurnMode::OnDemand } else { TurnMode::Now };
-            let builder = Gateway::builder().limits(limits).turn(mode).shared_names(shared);
+            let builder = Gateway::builder().limits(limits).turn(turn).shared_names(shared);
             let now = net::with(|net| net.now);
             Node::Gateway(Box::new(gateways::start(
                 builder,

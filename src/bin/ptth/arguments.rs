@@ -15,6 +15,23 @@ use crate::certificates::{DeviceFiles, GatewayFiles, LocalFiles};
 use crate::config::duration;
 use crate::levels::LogFormat;
 
+/// What a gateway takes of its peers, or not.
+#[derive(Args)]
+pub(crate) struct LeniencyArgs {
+    /// Let --devices listen beyond loopback although every peer can register any name
+    #[arg(long, env = "PTTH_INSECURE_ANYONE_MAY_REGISTER", value_parser = yes_or_no, action = ArgAction::SetTrue)]
+    pub(crate) insecure_anyone_may_register: bool,
+    /// Take offers without a Host field (AirPlay senders)
+    #[arg(long, env = "PTTH_MISSING_HOST", value_parser = yes_or_no, action = ArgAction::SetTrue)]
+    pub(crate) missing_host: bool,
+    /// Refuse offers whose Connection field does not list `upgrade`
+    #[arg(long, env = "PTTH_STRICT_CONNECTION", value_parser = yes_or_no, action = ArgAction::SetTrue)]
+    pub(crate) strict_connection: bool,
+    /// Forward visitors' fields whose names have an underscore
+    #[arg(long, env = "PTTH_KEEP_UNDERSCORE", value_parser = yes_or_no, action = ArgAction::SetTrue)]
+    pub(crate) keep_underscore: bool,
+}
+
 #[derive(Args)]
 pub(crate) struct GatewayArgs {
     /// Where devices connect (port 0: any free one)
@@ -101,18 +118,8 @@ pub(crate) struct GatewayArgs {
     /// closed [default: a quarter of --connections]
     #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_UNAUTHENTICATED")]
     pub(crate) unauthenticated: Option<usize>,
-    /// Let --devices listen beyond loopback although every peer can register any name
-    #[arg(long, env = "PTTH_INSECURE_ANYONE_MAY_REGISTER", value_parser = yes_or_no, action = ArgAction::SetTrue)]
-    pub(crate) insecure_anyone_may_register: bool,
-    /// Take offers without a Host field (AirPlay senders)
-    #[arg(long, env = "PTTH_MISSING_HOST", value_parser = yes_or_no, action = ArgAction::SetTrue)]
-    pub(crate) missing_host: bool,
-    /// Refuse offers whose Connection field does not list `upgrade`
-    #[arg(long, env = "PTTH_STRICT_CONNECTION", value_parser = yes_or_no, action = ArgAction::SetTrue)]
-    pub(crate) strict_connection: bool,
-    /// Forward visitors' fields whose names have an underscore
-    #[arg(long, env = "PTTH_KEEP_UNDERSCORE", value_parser = yes_or_no, action = ArgAction::SetTrue)]
-    pub(crate) keep_underscore: bool,
+    #[command(flatten)]
+    pub(crate) leniency: LeniencyArgs,
     /// This gateway's name in Via; a request that has it already came round in a circle, and gets
     /// 508 (default: ptth- and a random number)
     #[arg(long, value_name = "NAME", env = "PTTH_VIA")]

@@ -121,7 +121,7 @@ impl Prepared {
         let builder = with_offers(builder.limits(limits), args)?;
         let tables = read_tables(args)?;
         let builder = with_access(builder, args, &tables)?
-            .keep_underscore(args.keep_underscore)
+            .keep_underscore(args.leniency.keep_underscore)
             .forwarded(args.forwarded)
             .observe(args.admin.is_on() || args.access_log.is_on());
         let builder = match &args.via {
@@ -141,7 +141,7 @@ impl Prepared {
 fn check_addresses(args: &GatewayArgs) -> Result<(), Failure> {
     if args.tokens.is_none()
         && !args.tls.know_devices()
-        && !args.insecure_anyone_may_register
+        && !args.leniency.insecure_anyone_may_register
         && !is_loopback(&args.devices)?
     {
         return Err(usage(format!(
@@ -180,7 +180,9 @@ fn with_offers(builder: GatewayBuilder, args: &GatewayArgs) -> Result<GatewayBui
     for origin in &args.cors_origin {
         builder = builder.cors_origin(origin);
     }
-    Ok(builder.missing_host(args.missing_host).strict_connection(args.strict_connection))
+    Ok(builder
+        .missing_host(args.leniency.missing_host)
+        .strict_connection(args.leniency.strict_connection))
 }
 
 /// The tables of tokens that the options name.

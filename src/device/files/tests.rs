@@ -300,15 +300,10 @@ fn types_go_by_the_ending() {
     }
 }
 
-#[test]
-fn links_are_followed_inside_and_not_out() {
-    let place = Place::new();
-    fs::create_dir_all(place.root("a/b")).unwrap();
-    fs::write(place.root("f"), "f").unwrap();
-    fs::write(place.root("a/b/g"), "g").unwrap();
-    fs::write(place.root("a/index.html"), "a's").unwrap();
+/// Symbolic links inside the directory, out of it, and nowhere: name and target.
+fn links_in(place: &Place) -> Vec<(&'static str, String)> {
     let absolute = |name: &str| place.root(name).to_str().unwrap().to_owned();
-    let links = [
+    vec![
         ("to-f", "f".to_owned()),
         ("to-f-about", "a/../f".to_owned()),
         ("to-f-and-about", "./a/b/./../../f".to_owned()),
@@ -335,7 +330,17 @@ fn links_are_followed_inside_and_not_out() {
         ("out-proc", "/proc/self/root/etc/passwd".to_owned()),
         ("top", "/".to_owned()),
         ("a/out-chain", "../out-folder/secret".to_owned()),
-    ];
+    ]
+}
+
+#[test]
+fn links_are_followed_inside_and_not_out() {
+    let place = Place::new();
+    fs::create_dir_all(place.root("a/b")).unwrap();
+    fs::write(place.root("f"), "f").unwrap();
+    fs::write(place.root("a/b/g"), "g").unwrap();
+    fs::write(place.root("a/index.html"), "a's").unwrap();
+    let links = links_in(&place);
     for (name, target) in &links {
         symlink(target, place.root(name)).unwrap();
     }

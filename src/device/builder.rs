@@ -1,0 +1,508 @@
+//! What a device is set up with, and whether that can work.
+
+use std::fmt;
+use std::io;
+use std::ops::{Range, RangeInclusive};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+
+use crate::device::counters::Counters;
+use crate::device::gateways::GatewayList;
+use crate::device::gateways::GatewayTarget;
+use crate::device::no_proxy::Exceptions;
+use crate::device::plan::OnRefusal;
+use crate::device::plan::Plan;
+use crate::device::polls::can_poll;
+use crate::device::proxy::Proxy;
+use crate::device::redirects::RedirectHosts;
+use crate::device::setup::Device;
+use crate::device::setup::Parts;
+use crate::device::url::Url;
+use crate::engine::random;
+use crate::error::{Error, Fault};
+use crate::limits::Limits;
+use crate::proto::template;
+use crate::proto::turn::{self, Dialect, Encoding, Fallback, Name, Naming, OfferPlan};
+use crate::stream::Connector;
+#[cfg(feature = "tls")]
+use crate::tls::{DeviceTls, LocalTls};
+
+/// An offer, and the fields that go to the gateways' own origins only.
+type Offer = (OfferPlan, Vec<(String, String)>);
+
+/// Sets a [`Device`] up.
+pub struct DeviceBuilder {
+    url: String,
+    others: Vec<String>,
+    failover: bool,
+    proxy: Option<String>,
+    proxy_credentials: Option<(String, String)>,
+    no_proxy: String,
+    redirect_hosts: Vec<String>,
+    max_retries: Option<u32>,
+    links: RangeInclusive<usize>,
+    dialect: Dialect,
+    origins: Vec<String>,
+    limits: Limits,
+    token: Option<String>,
+    fields: Vec<(String, String)>,
+    on_refusal: OnRefusal,
+    host_header: Option<String>,
+    whole_target: bool,
+    fallback: Fallback,
+    polls: RangeInclusive<usize>,
+    comet: Option<Encoding>,
+    #[cfg(feature = "tls")]
+    tls: Option<DeviceTls>,
+    #[cfg(feature = "tls")]
+    local_tls: Option<LocalTls>,
+}
+
+impl fmt::Debug for DeviceBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceBuilder")
+            .field("links", &self.links)
+            .field("dialect", &self.dialect)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Device {
+    /// A builder for a device of the gateway at this URL: `http://gw.example:9999/lamp` registers
+    /// the name `lamp`; without a path it is `default`.
+    pub fn builder(url: impl Into<String>) -> DeviceBuilder {
+        DeviceBuilder {
+            url: url.into(),
+            others: Vec::new(),
+            failover: false,
+            proxy: None,
+            proxy_credentials: None,
+            no_proxy: String::new(),
+            redirect_hosts: Vec::new(),
+            max_retries: None,
+            links: 1..=128,
+            dialect: Dialect::classic(),
+            origins: Vec::new(),
+            limits: Limits::default(),
+            token: None,
+            fields: Vec::new(),
+            on_refusal: OnRefusal::default(),
+            host_header: None,
+            whole_target: false,
+            fallback: Fallback::default(),
+            polls: 2..=64,
+            comet: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "tls")]
+            local_tls: None,
+        }
+    }
+}
+
+impl DeviceBuilder {
+    /// Sends `Authorization: Bearer TOKEN` with the offer, to the gateways' own origins only.
+    pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+    /// Another gateway, where this device is reached, too: it has links to all of them at once,
+    /// MIN..MAX to each, with a back-off and a fallback for each. May be called several times; 16
+    /// gateways at most. The token and the fields go to each of them.
+    pub fn gateway(mut self, url: impl Into<String>) -> Self {
+        self.others.push(url.into());
+        self
+    }
+    /// Several gateways one at a time, in their order, instead of all at once: the next when an
+    /// attempt at the current one fails, after the last one a pause, and when the way in is lost
+    /// the first again. Default off.
+    pub fn failover(mut self, failover: bool) -> Self {
+        self.failover = failover;
+        self
+    }
+    /// A proxy that everything is dialled through, by CONNECT: `http://HOST:PORT` (1080 unless
+    /// given). Default none; the environment is not read.
+    pub fn proxy(mut self, url: impl Into<String>) -> Self {
+        self.proxy = Some(url.into());
+        self
+    }
+    /// User and password for the proxy (`Proxy-Authorization: Basic`). They are never logged.
+    pub fn proxy_credentials(
+        mut self,
+        user: impl Into<String>,
+        password: impl Into<String>,
+    ) -> Self {
+        self.proxy_credentials = Some((user.into(), password.into()));
+        self
+    }
+    /// Hosts that are dialled without the proxy, as curl reads `no_proxy`: names, with all names
+    /// below them, addresses and networks, separated by commas; `*` for all. An entry that ends in
+    /// `:PORT` is for that port alone.
+    pub fn no_proxy(mut self, hosts: impl Into<String>) -> Self {
+        self.no_proxy = hosts.into();
+        self
+    }
+    /// A host that a gateway may redirect this device to (307 and 308), beside those of its own
+    /// gateways: `gw2.example`, `*.gw.example` for all names below it, an address, a network like
+    /// `10.0.0.0/8`, or `*` for any; in its default port or one above 1023, or with `:PORT` in that
+    /// one. May be called several times. Never does a redirect lead to a loopback or link-local
+    /// address from a gateway that is farther away.
+    pub fn redirect_host(mut self, host: impl Into<String>) -> Self {
+        self.redirect_hosts.push(host.into());
+        self
+    }
+    /// Ends the device ([`Error::is_not_connected`]) after so many failed attempts in a row without
+    /// a way in; with several gateways, when that is so at each of them. A link that ended within a
+    /// second, unused, is a failed attempt, too. Default: it never gives up.
+    pub fn max_retries(mut self, attempts: u32) -> Self {
+        self.max_retries = Some(attempts);
+        self
+    }
+    /// Idle links wanted, and links in all, pending dials counted. Default `1..=128`. A link carries
+    /// one request at a time; more are dialled when links get busy, and as many at once as the
+    /// gateway says that callers wait. What the last minute did not need goes back
+    /// ([`Limits::demand_window`]).
+    pub fn links(mut self, links: RangeInclusive<usize>) -> Self {
+        self.links = links;
+        self
+    }
+    /// Whether to poll where no connection turns (the COMET fallback). Default [`Fallback::Auto`]:
+    /// each reply of the gateway decides, at no cost where connections turn. An IETF offer
+    /// ([`Dialect::ietf`]) cannot poll: with it `Auto` counts as `Never`.
+    pub fn fallback(mut self, fallback: Fallback) -> Self {
+        self.fallback = fallback;
+        self
+    }
+    /// Polls in parallel where the gateway falls back, and polls in all where it says that callers
+    /// wait; each takes one request at a time. Within 1 to 64, default `2..=64`.
+    pub fn polls(mut self, polls: RangeInclusive<usize>) -> Self {
+        self.polls = polls;
+        self
+    }
+    /// The one encoding of the fallback that is asked for. Default: both, `message/http` before
+    /// JSON (feature `comet`).
+    pub fn comet(mut self, encoding: Encoding) -> Self {
+        self.comet = Some(encoding);
+        self
+    }
+    /// The dialect of the offer. Default [`Dialect::classic`], `PTTH/1.0`.
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
+        self
+    }
+    /// An origin to register with an IETF offer ([`Dialect::ietf`]), like `https://lamp.example`.
+    /// May be called several times. Offers go to `/.well-known/ptth/{serialized_origin}/`, or where
+    /// the gateway's URL says by a template of RFC 6570:
+    /// `https://gw.example/ptth{?serialized_origin}`.
+    pub fn origin(mut self, origin: impl Into<String>) -> Self {
+        self.origins.push(origin.into());
+        self
+    }
+    /// Another field of the offer, sent to the gateways' own origins only.
+    pub fn field(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.fields.push((name.into(), value.into()));
+        self
+    }
+    /// How the gateway of an `https` URL is known, and what is shown to it (feature `tls`).
+    /// Default: by the system's roots, nothing is shown.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: DeviceTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+    /// For [`Device::forward_to`] a server at `https://`: how that is known (feature `tls`).
+    /// Default: by the system's roots.
+    #[cfg(feature = "tls")]
+    pub fn local_tls(mut self, tls: LocalTls) -> Self {
+        self.local_tls = Some(tls);
+        self
+    }
+    /// Bounds and timeouts, the back-off among them.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+    /// Pauses between attempts: the first, and the longest. Default 1 s to 60 s, with full jitter.
+    pub fn backoff(mut self, pauses: Range<Duration>) -> Self {
+        (self.limits.backoff_min, self.limits.backoff_max) = (pauses.start, pauses.end);
+        self
+    }
+    /// What a refusal of the first offer ever does. Default: come back later.
+    pub fn on_refusal(mut self, what: OnRefusal) -> Self {
+        self.on_refusal = what;
+        self
+    }
+    /// For [`Device::forward_to`]: this `Host` instead of the visitor's.
+    pub fn host_header(mut self, host: impl Into<String>) -> Self {
+        self.host_header = Some(host.into());
+        self
+    }
+
+    /// Takes gateway URLs with more than a name, like `http://gw.example/message-queue?id=iamsam`:
+    /// path and query go into the offer as they are, and the first segment is the device's name.
+    /// Gateways of other makes may know devices by them; ours goes by the first segment alone.
+    /// Default off: such a URL is mostly a mistake, and is refused.
+    pub fn whole_target(mut self, take: bool) -> Self {
+        self.whole_target = take;
+        self
+    }
+
+    /// Checks everything; dials nothing yet.
+    ///
+    /// # Errors
+    /// A URL that is not `http://HOST[:PORT][/NAME]` (or `https`, with the feature `tls`) or holds
+    /// a secret, one that is given twice or more than 16, a system without root certificates, a
+    /// name that is no DNS label, links or polls that are not `1 <= MIN <= MAX`, more than 64 polls,
+    /// a limit or field that cannot work, an IETF offer without an origin or with
+    /// [`Fallback::Only`], JSON in a build without the feature `comet`; credentials without a
+    /// proxy, a redirect host that is invalid, no retries at all; settings of TLS where no URL is
+    /// `https`.
+    pub fn build(self) -> Result<Device, Error> {
+        self.limits.check()?;
+        self.check_links()?;
+        let fallback = self.check_fallback()?;
+        let (proxy, homes) = (self.check_proxy()?, self.check_gateways()?);
+        let redirects =
+            RedirectHosts::new(homes.iter().map(|home| &*home.url), &self.redirect_hosts)?;
+        let tls = self.connector(homes.iter().any(|home| home.url.secure))?;
+        let (offer, secrets) = self.offer(&homes, fallback)?;
+        let plan = |homes: GatewayList| Plan {
+            homes,
+            tls: tls.clone(),
+            offer: offer.clone(),
+            secrets: secrets.clone(),
+            on_refusal: self.on_refusal,
+            redirects: redirects.clone(),
+            proxy: proxy.clone(),
+            max_retries: self.max_retries,
+            fallback,
+            polls: self.polls.clone(),
+            encoding: self.comet.unwrap_or(Encoding::Message),
+        };
+        let groups = if self.failover {
+            vec![homes]
+        } else {
+            homes.into_iter().map(|home| vec![home]).collect()
+        };
+        let members = groups
+            .into_iter()
+            .filter_map(GatewayList::new)
+            .map(|homes| (plan(homes), Arc::new(Counters::new(self.links.clone()))))
+            .collect();
+        let (events, events_out) = bounded(self.limits.events_max);
+        let parts = Parts {
+            members,
+            events,
+            host_header: self.host_header,
+            #[cfg(feature = "tls")]
+            local_tls: self.local_tls,
+        };
+        Ok(Device {
+            link_limits: Arc::new(self.limits.with_room()),
+            limits: Arc::new(self.limits),
+            parts: Mutex::new(Some(parts)),
+            events: events_out,
+            queue: OnceLock::new(),
+            starting: Mutex::new(()),
+        })
+    }
+
+    fn check_links(&self) -> Result<(), Error> {
+        let (min, max) = (*self.links.start(), *self.links.end());
+        if min == 0 || min > max || max > LINKS_CEILING {
+            return Err(Error::usage(format!(
+                "links {min}..{max}: it takes 1 <= MIN <= MAX <= {LINKS_CEILING}"
+            )));
+        }
+        if self.max_retries == Some(0) {
+            return Err(Error::usage(
+                "max retries 0: the device would never dial; omit it, or give 1 or more",
+            ));
+        }
+        Ok(())
+    }
+
+    /// What checks the gateways' certificates, where a URL begins with `https://`.
+    #[cfg(feature = "tls")]
+    fn connector(&self, secure: bool) -> Result<Option<Arc<Connector>>, Error> {
+        match (secure, &self.tls) {
+            (true, tls) => Ok(Some(Arc::new(tls.clone().unwrap_or_default().connector()?))),
+            (false, None) => Ok(None),
+            (false, Some(_)) => Err(Error::usage(
+                "TLS settings are given, and no gateway's URL begins with https://; write https:// or omit them",
+            )),
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn connector(&self, _: bool) -> Result<Option<Arc<Connector>>, Error> {
+        Ok(None)
+    }
+
+    /// The offer, and the fields of it that only a configured gateway's origin gets.
+    fn offer(&self, homes: &[GatewayTarget], fallback: Fallback) -> Result<Offer, Error> {
+        let mut session = [0; 16];
+        random::fill(&mut session).map_err(|e| {
+            Error::io(Fault::Network, "drawing a session id", io::Error::other(e.to_string()))
+        })?;
+        let first = homes.first().map_or(("", ""), |home| (&home.url.authority, &home.url.target));
+        let mut offer = OfferPlan::new(first.0, first.1, self.dialect.clone());
+        offer.session = Some(session);
+        offer.upgrade = fallback != Fallback::Only;
+        offer.accept = accepted(fallback, self.comet).map(Into::into);
+        let mut secrets = self.fields.clone();
+        if let Some(token) = &self.token {
+            secrets.push(("Authorization".to_owned(), format!("Bearer {token}")));
+        }
+        let mut whole = offer.clone();
+        whole.fields.extend(secrets.iter().cloned());
+        turn::write_offer(&mut Vec::new(), &whole)
+            .map_err(|e| Error::usage(format!("the offer cannot be written: {}", e.reason)))?;
+        Ok((offer, secrets))
+    }
+
+    /// The gateways' URLs, each with the name that it will know this device by.
+    fn check_gateways(&self) -> Result<Vec<GatewayTarget>, Error> {
+        let mut homes: Vec<GatewayTarget> = Vec::new();
+        for text in std::iter::once(&self.url).chain(&self.others) {
+            let mut url = Url::parse(text, "gateway")?;
+            let name = match self.dialect.naming {
+                Naming::Origins => self.register_origins(&mut url)?,
+                _ => path_name(&url, self.whole_target)?,
+            };
+            if homes.iter().any(|home| home.url.same_origin(&url) && home.url.target == url.target)
+            {
+                return Err(Error::usage(format!("gateway URL {}: it is given twice", url.text)));
+            }
+            homes.push(GatewayTarget { url: Arc::new(url), name: name.to_string() });
+        }
+        if homes.len() > GATEWAYS_CEILING {
+            return Err(Error::usage(format!(
+                "{} gateways: it takes {GATEWAYS_CEILING} at most",
+                homes.len()
+            )));
+        }
+        Ok(homes)
+    }
+
+    /// Sets an IETF offer's path; the first origin.
+    fn register_origins(&self, url: &mut Url) -> Result<Name, Error> {
+        let mut names = Vec::new();
+        for origin in &self.origins {
+            names.push(
+                Name::origin(origin)
+                    .map_err(|e| Error::usage(format!("origin {origin}: {}", e.reason)))?,
+            );
+        }
+        let needed = || {
+            Error::usage(
+                "an IETF offer registers origins: name at least one (--origin), like https://lamp.example",
+            )
+        };
+        let own = turn::origins_of_path(&url.target).ok();
+        if names.is_empty() {
+            names = own.clone().ok_or_else(needed)?;
+        }
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let wrong = |why: &str| Error::usage(format!("gateway URL {}: {why}", url.text));
+        let target = match own {
+            _ if url.target == "/" => turn::ietf_target(&names),
+            _ if template::is_template(&url.target) => {
+                template::expand(&url.target, &names).map_err(|e| wrong(&e.reason))?
+            }
+            Some(own) if own == sorted => url.target.clone(),
+            Some(_) => {
+                return Err(wrong(
+                    "its path registers other origins than those that are given beside it (--origin)",
+                ));
+            }
+            None => {
+                return Err(wrong(
+                    "with an IETF offer (--dialect ptth) its path has to say where the origins go, as in /ptth{?serialized_origin}; \
+                     without a path they go to /.well-known/ptth/{serialized_origin}/",
+                ));
+            }
+        };
+        url.target = target;
+        names.into_iter().next().ok_or_else(needed)
+    }
+
+    fn check_proxy(&self) -> Result<Option<Proxy>, Error> {
+        match &self.proxy {
+            Some(url) => Proxy::new(url, self.proxy_credentials.as_ref(), &self.no_proxy).map(Some),
+            None if self.proxy_credentials.is_some() => {
+                Err(Error::usage("credentials for a proxy, but there is no proxy"))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// How this device may fall back, if its offers can be polls at all.
+    fn check_fallback(&self) -> Result<Fallback, Error> {
+        let (min, max) = (*self.polls.start(), *self.polls.end());
+        if min == 0 || min > max || max > POLLS_CEILING {
+            return Err(Error::usage(format!(
+                "polls {min}..{max}: it takes 1 <= MIN <= MAX <= {POLLS_CEILING}"
+            )));
+        }
+        if self.comet == Some(Encoding::Json) && !HAS_JSON {
+            return Err(Error::usage(
+                "this build has no JSON (feature comet); poll in message/http",
+            ));
+        }
+        match self.fallback {
+            fallback if can_poll(&self.dialect) => Ok(fallback),
+            Fallback::Only => Err(Error::usage(
+                "a device with this protocol cannot poll (fallback only); choose PTTH/1.0, or let its connections turn",
+            )),
+            _ => Ok(Fallback::Never),
+        }
+    }
+}
+
+/// `Accept` of offers and polls.
+fn accepted(fallback: Fallback, only: Option<Encoding>) -> Option<&'static str> {
+    match only {
+        _ if fallback == Fallback::Never => None,
+        Some(encoding) => Some(encoding.media_type()),
+        None if HAS_JSON => Some("message/http, application/json"),
+        None => Some(Encoding::Message.media_type()),
+    }
+}
+
+/// More links than this no device needs, and no gateway's default takes.
+const LINKS_CEILING: usize = 1024;
+/// More gateways than this are a mistake.
+const GATEWAYS_CEILING: usize = 16;
+/// More polls in parallel than this are no fallback any more.
+const POLLS_CEILING: usize = 64;
+const HAS_JSON: bool = cfg!(feature = "comet");
+
+fn path_name(url: &Url, whole_target: bool) -> Result<Name, Error> {
+    let path = url.target.split('?').next().unwrap_or("/");
+    if !whole_target && (path.len() < url.target.len() || path.matches('/').count() > 1) {
+        return Err(Error::usage(format!(
+            "gateway URL {}: its path is the device's name alone, as in http://gw.example/lamp; a gateway that wants more is given it with whole_target",
+            url.text
+        )));
+    }
+    let segment = path.strip_prefix('/').unwrap_or(path).split('/').next().unwrap_or("");
+    let name = if path == "/" { "default" } else { segment };
+    Name::label(name).map_err(|e| {
+        Error::usage(format!("gateway URL {}: the device's name {name:?}: {}", url.text, e.reason))
+    })
+}
+
+/// Whether this URL's host is one of those that `no_proxy` names, in [`DeviceBuilder::no_proxy`]'s
+/// reading: it is dialled without a proxy. A text that is no URL is not.
+///
+/// ```
+/// assert!(reverse_http::device::goes_without_proxy("http://gw.example:9999/lamp", "localhost,.example"));
+/// ```
+pub fn goes_without_proxy(url: &str, no_proxy: &str) -> bool {
+    Url::parse(url, "gateway").is_ok_and(|url| Exceptions::parse(no_proxy).has(&url.host, url.port))
+}

@@ -1,0 +1,114 @@
+//! One request that a program received, and the way to answer it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use http::{Request, Response, StatusCode};
+
+use crate::device::lease::Busy;
+use crate::device::lease::CLOSED;
+use crate::device::lease::Lease;
+use crate::device::lease::Ticket;
+use crate::device::upgrade::Upgraded;
+use crate::error::{Error, Fault};
+use crate::limits::Limits;
+use crate::link::DeviceLink;
+use crate::message::Body;
+use crate::stream::Shared;
+
+/// One request and the way to answer it. Dropped unanswered, it closes its link.
+pub struct Exchange {
+    request: Request<Body>,
+    link: DeviceLink<Shared>,
+    _busy: Busy, // before the ticket: the loop counts when it hears of the link's end
+    ticket: Ticket,
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange")
+            .field("method", self.request.method())
+            .field("uri", self.request.uri())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Exchange {
+    pub(super) fn begin(lease: Lease, limits: &Arc<Limits>) -> Option<Self> {
+        let Lease { stream, unread, busy, ticket } = lease;
+        let busy = busy.unwrap_or_else(|| ticket.busy());
+        let mut link = DeviceLink::within(Shared::new(stream), unread, limits.clone());
+        match link.next_request() {
+            Ok(Some(request)) => {
+                ticket.shared.exchanges.fetch_add(1, Relaxed);
+                Some(Exchange { request, link, ticket, _busy: busy })
+            }
+            Ok(None) => {
+                drop(busy); // before the loop hears of the link's end
+                ticket.end(CLOSED);
+                None
+            }
+            Err(e) => {
+                drop(busy);
+                ticket.failed(&e);
+                None
+            }
+        }
+    }
+
+    /// The request; its body streams from the link.
+    pub fn request(&self) -> &Request<Body> {
+        &self.request
+    }
+
+    /// The request, to read its body.
+    pub fn request_mut(&mut self) -> &mut Request<Body> {
+        &mut self.request
+    }
+
+    /// Answers a request that offers another protocol with this 101 (its `Upgrade` names the
+    /// protocol), and gives the stream out.
+    ///
+    /// # Errors
+    /// The request offered none, or the response is no 101 with `Upgrade` (then nothing was sent,
+    /// and the link is closed); the gateway is gone.
+    pub fn upgrade(self, response: Response<Body>) -> Result<Upgraded, Error> {
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Error::usage(format!(
+                "switching protocols with the status {}: it takes 101",
+                response.status()
+            )));
+        }
+        let Exchange { request, mut link, ticket, _busy } = self;
+        link.respond(response)?;
+        drop(request);
+        Upgraded::new(link, ticket, _busy)
+            .map_err(|e| Error::io(Fault::Network, "switching a link to another protocol", e))
+    }
+
+    /// Sends the response and gives the link back.
+    ///
+    /// # Errors
+    /// The gateway is gone or took nothing for too long, or the response's own body failed; the
+    /// link is closed then.
+    pub fn respond(self, response: Response<Body>) -> Result<(), Error> {
+        if response.status().is_informational() {
+            return Err(Error::usage(format!(
+                "responding with {}: an exchange takes one final response",
+                response.status()
+            )));
+        }
+        let Exchange { request, mut link, ticket, _busy } = self;
+        link.respond(response)?;
+        drop(request);
+        if !link.is_reusable() {
+            link.close();
+            return Ok(());
+        }
+        let heartbeat = link.has_seen_heartbeat();
+        let (stream, unread) = link.into_parts();
+        ticket.give_back(stream.into_inner(), unread, heartbeat);
+        Ok(())
+    }
+}

@@ -1,0 +1,205 @@
+//! A running device: how it is asked, ended and waited for.
+
+use std::fmt;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::RecvTimeoutError;
+
+use crate::close_reason::EndCounts;
+use crate::device::command::Command;
+use crate::device::counters::Counters;
+use crate::device::group::LoopGroup;
+use crate::error::{Error, Fault};
+use crate::proto::turn::Transport;
+#[cfg(feature = "tls")]
+use crate::tls::{DeviceTls, LocalTls};
+
+/// Counters of a device, over all its gateways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceStats {
+    /// How the first of its gateways that reaches the device does so now; `None`: none does.
+    pub transport: Option<Transport>,
+    /// Turned connections now.
+    pub links: usize,
+    /// Polls of the fallback now, those with a request in progress included.
+    pub polls: usize,
+    /// Links with a request in progress.
+    pub busy: usize,
+    /// Connections on their way to be links.
+    pub dialing: usize,
+    /// Requests taken since the start.
+    pub exchanges: usize,
+    /// Links that ended since the start, by reason.
+    pub ends: EndCounts,
+}
+
+/// A running device. Clones are handles on the same one.
+#[derive(Clone)]
+pub struct DeviceHandle(pub(super) Arc<Running>);
+
+pub(super) struct Running {
+    pub(super) group: Arc<LoopGroup>,
+    pub(super) shared: Vec<Arc<Counters>>,
+    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Some gateway is dialled over TLS.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    pub(super) secure: bool,
+    /// The local server is asked over TLS.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    pub(super) local_secure: bool,
+}
+
+impl fmt::Debug for DeviceHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceHandle").field("stats", &self.stats()).finish()
+    }
+}
+
+impl DeviceHandle {
+    /// Ends the device now: requests in progress are cut. Returns when its connections are over.
+    ///
+    /// A handler that runs is not interrupted: it may still be at work when this returns, and its
+    /// response is dropped. A handler whose end matters tells its own code that it has ended.
+    pub fn stop(&self) {
+        self.drain(Duration::ZERO);
+    }
+
+    /// Takes nothing new, lets requests in progress finish within `time`, then ends. Returns when
+    /// its connections are over; handlers that took longer run on, as with [`stop`](Self::stop).
+    pub fn drain(&self, time: Duration) {
+        self.0.group.send(|| Command::Drain(time));
+        self.join();
+    }
+
+    /// Waits until every event loop of the device (one for each gateway) has made a turn: for
+    /// supervisors.
+    ///
+    /// # Errors
+    /// One has not within `time`; the device has ended.
+    pub fn ping(&self, time: Duration) -> Result<(), Error> {
+        let (reply, answers) = crossbeam_channel::unbounded();
+        let asked = self.0.group.send(|| Command::Ping(reply.clone()));
+        drop(reply);
+        if asked == 0 {
+            return Err(Error::stopped("this device has ended"));
+        }
+        let end = std::time::Instant::now().checked_add(time);
+        for _ in 0..asked {
+            let answer = match end {
+                Some(end) => answers.recv_deadline(end),
+                None => answers.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match answer {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Disconnected) => break, // a loop that ended meanwhile
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(Error::timeout(
+                        Fault::Device,
+                        format!("the device's event loop made no turn within {time:?}"),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces how the gateways are known and what is shown to them (feature `tls`): a renewed
+    /// certificate, another CA. It counts from the next dial on; what is connected stays, and
+    /// sessions that began before are not resumed.
+    ///
+    /// # Errors
+    /// No gateway of this device is at `https://`; a system without root certificates; the device
+    /// has ended.
+    #[cfg(feature = "tls")]
+    pub fn set_tls(&self, tls: DeviceTls) -> Result<(), Error> {
+        if !self.0.secure {
+            return Err(Error::usage(
+                "this device has no gateway at https://, so there is no TLS to replace",
+            ));
+        }
+        let connector = Arc::new(tls.connector()?);
+        match self.0.group.send(|| Command::SetTls(connector.clone())) {
+            0 => Err(Error::stopped("this device has ended")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Replaces how the local server is known (feature `tls`). It counts from the next connection
+    /// to it on: what is in progress goes on, and what was connected before takes no other request.
+    ///
+    /// # Errors
+    /// This device does not forward to a server at `https://`; settings that cannot work; a system
+    /// without root certificates; the device has ended.
+    #[cfg(feature = "tls")]
+    pub fn set_local_tls(&self, tls: LocalTls) -> Result<(), Error> {
+        if !self.0.local_secure {
+            return Err(Error::usage(
+                "this device forwards to no server at https://, so there is no TLS to replace",
+            ));
+        }
+        let connector = Arc::new(tls.connector()?);
+        match self.0.group.send(|| Command::SetLocalTls(connector.clone())) {
+            0 => Err(Error::stopped("this device has ended")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Dials now, whatever the back-off or a gateway's `Retry-After` says.
+    pub fn retry_now(&self) {
+        self.0.group.send(|| Command::Retry);
+    }
+
+    /// Waits until the device has ended: stopped, or refused, or out of retries.
+    ///
+    /// # Errors
+    /// The gateway, or each of them, refused the first offer ([`OnRefusal::Stop`]);
+    /// [`max_retries`](DeviceBuilder::max_retries) attempts failed.
+    pub fn wait(&self) -> Result<(), Error> {
+        self.join();
+        self.0.group.take_outcome().map_or(Ok(()), Err)
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> DeviceStats {
+        let sum =
+            |count: fn(&Counters) -> usize| self.0.shared.iter().map(|shared| count(shared)).sum();
+        DeviceStats {
+            transport: self.0.shared.iter().find_map(|shared| shared.transport()),
+            links: sum(|shared| shared.links.load(Relaxed)),
+            polls: sum(|shared| shared.polls.load(Relaxed)),
+            busy: sum(|shared| shared.busy.load(Relaxed)),
+            dialing: sum(|shared| shared.dialing.load(Relaxed)),
+            exchanges: sum(|shared| shared.exchanges.load(Relaxed)),
+            ends: EndCounts::sum(self.0.shared.iter().map(|shared| shared.ends.read())),
+        }
+    }
+
+    fn join(&self) {
+        let mut threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
+            if thread.join().is_err() {
+                self.0
+                    .group
+                    .fail(Error::stopped("the device's event loop panicked; please report it"));
+            }
+        }
+    }
+
+    pub(super) fn ended(&self) -> Error {
+        self.0.group.take_outcome().unwrap_or_else(|| Error::stopped("this device was stopped"))
+    }
+}
+
+/// Ends the device when nobody is left who could take its requests.
+#[derive(Debug)]
+pub(super) struct StopOnDrop(pub(super) DeviceHandle);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.0.group.send(|| Command::Drain(Duration::ZERO));
+    }
+}

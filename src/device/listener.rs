@@ -1,0 +1,119 @@
+//! Turned connections as a program accepts them.
+
+use std::fmt;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+
+use crate::device::handle::StopOnDrop;
+use crate::device::lease::Busy;
+use crate::device::lease::Lease;
+use crate::device::lease::Ticket;
+use crate::error::Error;
+use crate::limits::Limits;
+use crate::link::DeviceLink;
+use crate::stream::{Stream, TimedStream};
+
+/// Gives out turned connections; see [`Device::listen`].
+#[derive(Debug)]
+pub struct Listener {
+    pub(super) queue: Receiver<Lease>,
+    pub(super) running: Arc<StopOnDrop>,
+    pub(super) limits: Arc<Limits>,
+}
+
+impl Listener {
+    /// The next turned connection. When it is dropped the device dials another in its place, if it
+    /// is needed.
+    ///
+    /// # Errors
+    /// Refused by the gateway; stopped.
+    pub fn accept(&self) -> Result<DeviceLink<Accepted>, Error> {
+        let Lease { stream, unread, mut ticket, .. } =
+            self.queue.recv().map_err(|_| self.running.0.ended())?;
+        if !unread.is_empty() {
+            ticket.used();
+        }
+        let busy = ticket.busy();
+        Ok(DeviceLink::within(
+            Accepted { stream, ticket, _busy: busy },
+            unread,
+            self.limits.clone(),
+        ))
+    }
+
+    /// Ends the device and with it all its links.
+    pub fn stop(&self) {
+        self.running.0.stop();
+    }
+}
+
+/// The stream under a link that [`Listener::accept`] gave out.
+pub struct Accepted {
+    stream: Arc<Stream>,
+    _busy: Busy, // before the ticket: the loop counts when it hears of the link's end
+    ticket: Ticket,
+}
+
+impl fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Accepted").field(&self.stream).finish()
+    }
+}
+
+impl Read for Accepted {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = (&*self.stream).read(buf)?;
+        if n > 0 {
+            self.ticket.used();
+        }
+        Ok(n)
+    }
+}
+
+impl Write for Accepted {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        (&*self.stream).write(buf)
+    }
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self.stream).write_vectored(bufs)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl TimedStream for Accepted {
+    fn limit_read(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.stream.set_read_timeout(time)
+    }
+    fn limit_write(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.stream.set_write_timeout(time)
+    }
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.stream.as_fd())
+    }
+    fn read_arrived(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
+        let read = self.stream.read_what_arrived(buf);
+        if matches!(read, Some(Ok(1..))) {
+            self.ticket.used();
+        }
+        read
+    }
+    fn before_farewell(&mut self) {
+        self.ticket.says_farewell();
+    }
+    fn callers_wait(&mut self, callers: usize) {
+        self.ticket.callers_wait(callers);
+    }
+    fn half_close(&self) -> bool {
+        self.stream.shutdown(Shutdown::Write).is_ok()
+    }
+    fn reset_when_dropped(&self) {
+        self.stream.will_reset();
+    }
+}

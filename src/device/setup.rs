@@ -1,0 +1,362 @@
+//! A device that is set up: how it is started, and what serves its requests.
+
+use std::fmt;
+use std::io;
+#[cfg(feature = "files")]
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use http::{Request, Response};
+
+use crate::device::command::Command;
+use crate::device::counters::Counters;
+use crate::device::events::DeviceEvent;
+use crate::device::exchange::Exchange;
+#[cfg(feature = "files")]
+use crate::device::files::Files;
+use crate::device::group::LoopGroup;
+use crate::device::handle::DeviceHandle;
+use crate::device::handle::Running;
+use crate::device::handle::StopOnDrop;
+use crate::device::lease::Lease;
+use crate::device::listener::Listener;
+use crate::device::plan::Plan;
+use crate::device::plan::Service;
+use crate::device::role::DeviceRole;
+use crate::device::target::Target;
+use crate::engine::event_loop::EventLoop;
+use crate::error::{Error, Fault};
+use crate::limits::Limits;
+use crate::message::Body;
+#[cfg(feature = "tls")]
+use crate::tls::LocalTls;
+
+/// A device that is set up. One of [`serve`](Device::serve), [`spawn`](Device::spawn),
+/// [`recv`](Device::recv), [`listen`](Device::listen), [`forward_to`](Device::forward_to) and
+/// (feature `files`) `serve_dir` starts it.
+///
+/// ```no_run
+/// use reverse_http::{Body, Device};
+/// let device = Device::builder("http://gw.example:9999/lamp").links(1..=8).build()?;
+/// device.serve(|request| http::Response::new(Body::from(format!("you asked for {}\n", request.uri()))))?; // blocks
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+pub struct Device {
+    pub(super) limits: Arc<Limits>,
+    pub(super) link_limits: Arc<Limits>,
+    pub(super) parts: Mutex<Option<Parts>>,
+    pub(super) events: Receiver<DeviceEvent>,
+    pub(super) queue: OnceLock<Queue>,
+    pub(super) starting: Mutex<()>,
+}
+
+pub(super) struct Parts {
+    /// One event loop each.
+    pub(super) members: Vec<(Plan, Arc<Counters>)>,
+    pub(super) events: Sender<DeviceEvent>,
+    pub(super) host_header: Option<String>,
+    #[cfg(feature = "tls")]
+    pub(super) local_tls: Option<LocalTls>,
+}
+
+impl Parts {
+    /// The local server at this URL.
+    fn target(&self, url: &str) -> Result<Target, Error> {
+        #[cfg(feature = "tls")]
+        let knowing = (self.local_tls.is_some(), &|| {
+            self.local_tls.clone().unwrap_or_default().connector().map(Arc::new)
+        });
+        #[cfg(not(feature = "tls"))]
+        let knowing = (false, &|| Err(Error::usage("this build has no TLS (feature tls)")));
+        Target::parse(url, self.host_header.clone(), (knowing.0, knowing.1))
+    }
+}
+
+fn started() -> Error {
+    Error::usage("this device was started already; build a second one")
+}
+
+/// What `recv()` and `listen()` share: links that wait for the program.
+pub(super) struct Queue {
+    kind: Kind,
+    links: Receiver<Lease>,
+    running: Arc<StopOnDrop>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Receive,
+    Listen,
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device").field("started", &self.lock().is_none()).finish_non_exhaustive()
+    }
+}
+
+impl Device {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Parts>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(
+        &self,
+        service: impl FnOnce(&Parts) -> Result<Service, Error>,
+    ) -> Result<DeviceHandle, Error> {
+        let mut slot = self.lock();
+        let parts = slot.as_ref().ok_or_else(started)?;
+        let service = service(parts)?;
+        let local_secure = matches!(&service, Service::Forward(target) if target.tls.is_some());
+        #[cfg(feature = "tls")]
+        if parts.local_tls.is_some() && !local_secure {
+            return Err(Error::usage(
+                "settings of TLS are given for a local server, and this device forwards to none",
+            ));
+        }
+        let failed =
+            |e: io::Error| Error::io(Fault::Network, "starting the device's event loop", e);
+        let loops = parts
+            .members
+            .iter()
+            .map(|_| EventLoop::<DeviceRole>::new(&self.limits).map_err(failed))
+            .collect::<Result<Vec<_>, _>>()?;
+        let Some(parts) = slot.take() else {
+            return Err(Error::usage("this device was started already"));
+        };
+        let secure = parts.members.iter().any(|(plan, _)| plan.tls.is_some());
+        let group = Arc::new(LoopGroup::default());
+        let (mut shared, mut threads) = (Vec::new(), Vec::new());
+        let mut waiting = Vec::new();
+        for ((plan, counters), (event_loop, remote)) in parts.members.into_iter().zip(loops) {
+            let place = (group.clone(), group.join(remote.clone()));
+            let (limits, service, events) = (
+                [&self.limits, &self.link_limits].map(Arc::clone),
+                service.clone(),
+                parts.events.clone(),
+            );
+            shared.push(counters.clone());
+            waiting.push((
+                event_loop,
+                DeviceRole::new(limits, (plan, counters), service, remote, events, place),
+            ));
+        }
+        // All are in the group before the first of them can give up.
+        for (event_loop, role) in waiting {
+            let failure = group.clone();
+            let run = move || {
+                if let Err(e) = event_loop.run(role) {
+                    failure.fail(Error::io(Fault::Network, "running the device's event loop", e));
+                }
+            };
+            match std::thread::Builder::new().name("ptth-device".to_owned()).spawn(run) {
+                Ok(thread) => threads.push(thread),
+                Err(e) => {
+                    group.send(|| Command::Drain(Duration::ZERO));
+                    return Err(failed(e));
+                }
+            }
+        }
+        group.send(|| Command::TopUp);
+        let threads = Mutex::new(threads);
+        Ok(DeviceHandle(Arc::new(Running { group, shared, threads, secure, local_secure })))
+    }
+
+    /// Answers requests with `handler`, on worker threads, up to
+    /// [`handlers_max`](Limits::handlers_max) at once at each gateway (more requests wait for a
+    /// thread), until the process ends or the gateway refuses ([`OnRefusal::Stop`]). A handler that panics
+    /// costs one exchange: it is answered 500.
+    ///
+    /// # Errors
+    /// Started before; no thread or descriptor; refused.
+    pub fn serve(
+        &self,
+        handler: impl Fn(Request<Body>) -> Response<Body> + Send + Sync + 'static,
+    ) -> Result<(), Error> {
+        self.spawn(handler)?.wait()
+    }
+
+    /// Like [`serve`](Self::serve), in the background. Dropping the handle does not stop the
+    /// device; [`DeviceHandle::stop`] does.
+    ///
+    /// # Errors
+    /// Started before; no thread or descriptor.
+    pub fn spawn(
+        &self,
+        handler: impl Fn(Request<Body>) -> Response<Body> + Send + Sync + 'static,
+    ) -> Result<DeviceHandle, Error> {
+        self.start(|_| Ok(Service::Handler(Arc::new(handler))))
+    }
+
+    /// Forwards requests to a local HTTP server, `http://127.0.0.1:3000`, `https://nas.internal`
+    /// (feature `tls`; [`DeviceBuilder::local_tls`]) or `unix:/run/app.sock`, until the process ends
+    /// or the gateway refuses. No thread per request, however slow.
+    ///
+    /// # Errors
+    /// A target that is none, or one at `https://` that cannot be checked (a system without root
+    /// certificates); those of [`serve`](Self::serve).
+    pub fn forward_to(&self, target: &str) -> Result<(), Error> {
+        self.spawn_forward(target)?.wait()
+    }
+
+    /// Like [`forward_to`](Self::forward_to), in the background.
+    ///
+    /// # Errors
+    /// A target that is none; those of [`spawn`](Self::spawn).
+    pub fn spawn_forward(&self, target: &str) -> Result<DeviceHandle, Error> {
+        self.start(|parts| Ok(Service::Forward(parts.target(target)?)))
+    }
+
+    /// Serves the files of a directory, until the process ends or the gateway refuses (feature
+    /// `files`).
+    ///
+    /// GET and HEAD, with validators, conditional requests and single ranges (RFC 9110). A folder
+    /// is its `index.html`; there are no listings. Symbolic links are followed as long as they stay
+    /// inside; nothing outside is reachable, nor a name that begins with a dot (but
+    /// `/.well-known`), nor what is no regular file: all of it is 404. A file that may not be read
+    /// is 403. The directory is opened once, here: one that is put in its place later is another.
+    /// What stands in it may change at any time.
+    ///
+    /// ```no_run
+    /// use reverse_http::Device;
+    /// Device::builder("http://gw.example:9999/lamp").build()?.serve_dir("/srv/lamp")?; // blocks
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A path that is no directory, or one that cannot be opened (`is_usage()`); those of
+    /// [`serve`](Self::serve).
+    #[cfg(feature = "files")]
+    pub fn serve_dir(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        self.spawn_dir(path)?.wait()
+    }
+
+    /// Like [`serve_dir`](Self::serve_dir), in the background.
+    ///
+    /// # Errors
+    /// A path that is no directory, or one that cannot be opened (`is_usage()`); those of
+    /// [`spawn`](Self::spawn).
+    #[cfg(feature = "files")]
+    pub fn spawn_dir(&self, path: impl AsRef<Path>) -> Result<DeviceHandle, Error> {
+        let files = Files::open(path.as_ref())?;
+        self.spawn(move |request| files.answer(&request))
+    }
+
+    /// Validates the address of a local server as [`forward_to`](Self::forward_to) does, without
+    /// connecting to it or to a gateway.
+    ///
+    /// # Errors
+    /// It is invalid, or the device was started already (`is_usage()`).
+    pub fn check_forward(&self, target: &str) -> Result<(), Error> {
+        match &*self.lock() {
+            Some(parts) => parts.target(target).map(drop),
+            None => Err(started()),
+        }
+    }
+
+    /// Validates a directory as [`serve_dir`](Self::serve_dir) does, without connecting to a
+    /// gateway.
+    ///
+    /// # Errors
+    /// It is no directory, or cannot be opened (`is_usage()`).
+    #[cfg(feature = "files")]
+    pub fn check_dir(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        Files::open(path.as_ref()).map(drop)
+    }
+
+    /// What happens between this device and its gateway. At most [`Limits::events_max`] wait to be
+    /// read; more are dropped.
+    pub fn events(&self) -> Receiver<DeviceEvent> {
+        self.events.clone()
+    }
+
+    fn queue(&self, kind: Kind) -> Result<&Queue, Error> {
+        let _one_starts = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = self.queue.get() {
+            return match queue.kind == kind {
+                true => Ok(queue),
+                false => Err(Error::usage(
+                    "this device is used with recv() and with listen(); build one for each",
+                )),
+            };
+        }
+        let mut incoming = None;
+        let handle = self.start(|parts| {
+            // Offers that were on their way when the gateway fell back may be polls beyond those
+            // wanted, for one event each.
+            let (sender, receiver) = bounded(
+                parts
+                    .members
+                    .iter()
+                    .map(|(plan, shared)| 2 * shared.max() + plan.polls.end())
+                    .sum(),
+            );
+            incoming = Some(receiver);
+            Ok(match kind {
+                Kind::Receive => Service::Receive(sender),
+                Kind::Listen => Service::Listen(sender),
+            })
+        })?;
+        let Some(links) = incoming else {
+            return Err(Error::usage("this device was started already"));
+        };
+        Ok(self.queue.get_or_init(|| Queue { kind, links, running: Arc::new(StopOnDrop(handle)) }))
+    }
+
+    /// The next request, for programs that keep the loop themselves, on one thread or on several.
+    /// The first call starts the device, dropping the `Device` ends it: exchanges in hand are cut.
+    ///
+    /// # Errors
+    /// Started in another way; refused by the gateway; stopped.
+    pub fn recv(&self) -> Result<Exchange, Error> {
+        loop {
+            let queue = self.queue(Kind::Receive)?;
+            let lease = queue.links.recv().map_err(|_| queue.running.0.ended())?;
+            if let Some(exchange) = Exchange::begin(lease, &self.link_limits) {
+                return Ok(exchange);
+            }
+        }
+    }
+
+    /// The next request, or `None` when there is none within `time`.
+    ///
+    /// # Errors
+    /// Those of [`recv`](Self::recv).
+    pub fn recv_timeout(&self, time: Duration) -> Result<Option<Exchange>, Error> {
+        let end = std::time::Instant::now() + time;
+        loop {
+            let queue = self.queue(Kind::Receive)?;
+            let left = end.saturating_duration_since(std::time::Instant::now());
+            match queue.links.recv_timeout(left) {
+                Ok(lease) => {
+                    if let Some(exchange) = Exchange::begin(lease, &self.link_limits) {
+                        return Ok(Some(exchange));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Err(RecvTimeoutError::Disconnected) => return Err(queue.running.0.ended()),
+            }
+        }
+    }
+
+    /// Turned connections one by one, as `std::net` gives TCP connections: MIN wait in a queue, MAX
+    /// exist at once. The gateway may use a link that waits here at once, so accept in a loop and
+    /// serve each link on a thread of its own; a program that serves one at a time sets
+    /// `links(1..=1)`.
+    ///
+    /// Where the gateway falls back, each poll brings its requests over a link of its own, made
+    /// when the first one comes; such a program sets `polls(1..=1)`, too.
+    ///
+    /// # Errors
+    /// Started in another way; no thread or descriptor.
+    pub fn listen(&self) -> Result<Listener, Error> {
+        let queue = self.queue(Kind::Listen)?;
+        Ok(Listener {
+            queue: queue.links.clone(),
+            running: queue.running.clone(),
+            limits: self.link_limits.clone(),
+        })
+    }
+}
