@@ -116,8 +116,8 @@ limits! {
     /// visitors and to devices.
     messages_bytes_max: usize = 256 * 1024 * 1024;
     /// Bytes of memory for what one gateway holds: connections with their buffers and TLS sessions,
-    /// heads of requests in progress, and whole messages, whose `messages_bytes_max` is a part of
-    /// it. Default 1 GiB. When nine tenths are taken new requests get 503 with `Retry-After: 1`;
+    /// heads of requests in progress, what is observed of devices, and whole messages, whose
+    /// `messages_bytes_max` is a part of it. Default 1 GiB. When nine tenths are taken new requests get 503 with `Retry-After: 1`;
     /// what is in progress goes on, in pieces that get smaller as memory does. When all is taken a
     /// visitor comes in only in the place of one that idles.
     memory_bytes_max: usize = 1024 * 1024 * 1024;
@@ -448,6 +448,14 @@ const LINKS_PER_DEVICE_LEAST: usize = 8;
 /// Visitors' connections that are found at one look at all of them when some have to give way; the
 /// next look is due when they are used up.
 pub(crate) const IDLE_FOUND_MAX: usize = 1_024;
+
+/// The part of [`Limits::memory_bytes_max`] that what a gateway observes of its devices may take.
+/// Half of that is for names that are away; of more, the credential with most of them loses its
+/// oldest. When all is taken no device's history grows any longer than it is.
+pub(crate) const OBSERVED_PART: usize = 8;
+
+/// How long a name that is away is listed for operators, at most.
+pub(crate) const OBSERVED_AWAY_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// Sessions of one name that are remembered after they were replaced. Devices that fight for a name
 /// are two, or a few.

@@ -6,23 +6,28 @@
 //! so that no end is forgotten. Off unless a gateway was started with it: then every call is one
 //! test of an `Option`.
 //!
-//! Memory of one device is bounded: 848 bytes of histogram, 60 minutes of 24 bytes,
-//! [`RECENT_MAX`] requests of at most 200 bytes, [`CHANGES_MAX`] changes of at most 230 bytes and
-//! 600 bytes of its offer: less than 14 KiB, about 2 KiB for a device that nobody asks.
+//! Memory of one device is bounded: 1.8 KiB of histogram, 60 minutes of 24 bytes, [`RECENT_MAX`]
+//! requests of at most 220 bytes, [`CHANGES_MAX`] changes of at most 230 bytes and 600 bytes of its
+//! offer: less than 16 KiB, about 1 KiB for a device that nobody asks. All of it is counted, and has
+//! a bound ([`OBSERVED_PART`](crate::limits::OBSERVED_PART)).
 
 #![cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody turns it on"))]
 
 pub(crate) mod histogram;
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::mem::size_of;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Sender, TrySendError};
 
 use crate::close_reason::CloseCause;
+use crate::engine::departed::{Departed, Stamp};
+use crate::limits::OBSERVED_AWAY_MAX;
 use crate::observe::histogram::{Fixed, Recent};
 use crate::proto::head::RequestHead;
 use crate::proto::turn::Transport;
@@ -37,17 +42,29 @@ pub(crate) const MINUTES_MAX: usize = 60;
 const PATH_BYTES_MAX: usize = 96;
 /// Longest reason of a change that is remembered, in bytes.
 const REASON_BYTES_MAX: usize = 160;
+/// Longest target of a record, and longest field, in bytes: many may wait to be written.
+const RECORD_TARGET_MAX: usize = 4_096;
+const RECORD_FIELD_MAX: usize = 1_024;
 /// Longest text out of an offer that is remembered, in bytes.
 pub(crate) const OFFER_TEXT_MAX: usize = 128;
 
 /// The handle of a gateway's loop; clones share it.
 #[derive(Clone, Default)]
-pub(crate) struct Observer(Option<Arc<Mutex<Table>>>);
+pub(crate) struct Observer(Option<Shared>);
+
+#[derive(Clone)]
+struct Shared {
+    table: Arc<Mutex<Table>>,
+    /// Apart from the table, so that it is read wherever memory is looked at.
+    bytes: Arc<AtomicUsize>,
+}
 
 impl Observer {
-    /// An observer that remembers so many names.
-    pub(crate) fn on(names_max: usize) -> Self {
-        Observer(Some(Arc::new(Mutex::new(Table::new(names_max, Instant::now())))))
+    /// An observer that remembers so many names, in so many bytes.
+    pub(crate) fn on(names_max: usize, bytes_max: usize) -> Self {
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let table = Table::new(names_max, (bytes.clone(), bytes_max), Instant::now());
+        Observer(Some(Shared { table: Arc::new(Mutex::new(table)), bytes }))
     }
 
     pub(crate) fn is_on(&self) -> bool {
@@ -56,7 +73,19 @@ impl Observer {
 
     /// The table, where there is one.
     pub(crate) fn table(&self) -> Option<MutexGuard<'_, Table>> {
-        self.0.as_ref().map(|table| table.lock().unwrap_or_else(PoisonError::into_inner))
+        self.0.as_ref().map(|shared| shared.table.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Bytes of memory that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |shared| shared.bytes.load(Relaxed))
+    }
+
+    /// Called now and then, so that names that are away are forgotten in time.
+    pub(crate) fn tick(&self, now: Instant) {
+        if let Some(mut table) = self.table() {
+            table.forget(now);
+        }
     }
 
     /// A request for this device has begun.
@@ -78,7 +107,7 @@ impl Observer {
         from: Option<IpAddr>,
         detail: Option<Box<Detail>>,
     ) -> Observed {
-        let Some(table) = &self.0 else { return Observed::default() };
+        let Some(Shared { table, .. }) = &self.0 else { return Observed::default() };
         let device = self.table().and_then(|mut table| table.begin(name));
         Observed(Some(Box::new(Exchanged {
             table: table.clone(),
@@ -140,21 +169,26 @@ impl Observer {
         }
     }
 
-    /// What the latest offer under a name said.
-    pub(crate) fn offered(&self, name: &str, offer: OfferSeen) {
+    /// What the latest offer under a name said, and whose it was.
+    pub(crate) fn offered(&self, name: &str, offer: OfferSeen, credential: &Option<Arc<str>>) {
         if let Some(mut table) = self.table() {
-            table.offered(name, offer);
+            table.offered(name, offer, credential);
         }
     }
 }
 
-/// The beginning of a text, with nothing that a terminal obeys.
-pub(crate) fn cut(text: &str, most: usize) -> Box<str> {
+/// So many bytes of a text, or a few less.
+fn beginning(text: &str, most: usize) -> &str {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    let text = &text[..end];
+    &text[..end]
+}
+
+/// The beginning of a text, with nothing that a terminal obeys.
+pub(crate) fn cut(text: &str, most: usize) -> Box<str> {
+    let text = beginning(text, most);
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return text.into(); // nearly always, and much faster
     }
@@ -176,9 +210,19 @@ pub(crate) struct OfferSeen {
     pub(crate) agent: Box<str>,
     pub(crate) protocol: Box<str>,
     pub(crate) address: Option<IpAddr>,
+    /// It came over TLS.
+    pub(crate) secure: bool,
     /// The label of its token, or its line in the file.
     pub(crate) token: Option<Box<str>>,
     pub(crate) certificate: Option<Box<str>>,
+}
+
+impl OfferSeen {
+    fn text_bytes(&self) -> usize {
+        let more = [&self.token, &self.certificate];
+        let more = more.into_iter().flatten().map(|text| text.len());
+        self.agent.len() + self.protocol.len() + more.sum::<usize>()
+    }
 }
 
 /// Who asks, and how the request is called in logs.
@@ -200,7 +244,8 @@ pub struct ExchangeRecord {
     pub visitor: Option<IpAddr>,
     /// Its method, as it came.
     pub method: String,
-    /// Its target, as it came: with its query.
+    /// Its target, as it came: with its query, but 4,096 bytes at most. The fields below have 1,024
+    /// at most.
     pub target: String,
     /// The minor version: HTTP/1.`minor`.
     pub minor: u8,
@@ -243,6 +288,7 @@ impl Detail {
     fn of(device: &str, head: &RequestHead<'_>, visit: &Visit) -> Box<Detail> {
         let text = |name| {
             let value = head.fields.get(name)?;
+            let value = &value[..value.len().min(RECORD_FIELD_MAX)];
             Some(String::from_utf8_lossy(value).into_owned())
         };
         let record = ExchangeRecord {
@@ -250,7 +296,7 @@ impl Detail {
             device: device.to_owned(),
             visitor: visit.from,
             method: head.method.to_owned(),
-            target: head.target.to_owned(),
+            target: beginning(head.target, RECORD_TARGET_MAX).to_owned(),
             minor: head.minor,
             host: text("Host").unwrap_or_default(),
             referer: text("Referer"),
@@ -374,6 +420,12 @@ pub(crate) struct Done {
     pub(crate) failure: Option<&'static str>,
 }
 
+impl Done {
+    fn text_bytes(&self) -> usize {
+        self.path.len() + if let Cow::Owned(method) = &self.method { method.capacity() } else { 0 }
+    }
+}
+
 /// Something that happened to a name.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
@@ -464,6 +516,12 @@ pub(crate) struct Totals {
 pub(crate) struct Row {
     pub(crate) name: Arc<str>,
     generation: u64,
+    /// Whose it is; `None`: nobody said.
+    credential: Option<Arc<str>>,
+    /// Its place among the names that are away.
+    departed: Option<Stamp>,
+    /// Bytes of the texts in `offer`, `changes` and `recent`.
+    texts: usize,
     pub(crate) counts: Counts,
     pub(crate) in_progress: u64,
     pub(crate) times: Recent,
@@ -484,6 +542,9 @@ impl Row {
         Row {
             name: name.into(),
             generation,
+            credential: None,
+            departed: None,
+            texts: 0,
             counts: Counts::default(),
             in_progress: 0,
             times: Recent::new(now),
@@ -498,19 +559,37 @@ impl Row {
         }
     }
 
-    fn remember(&mut self, done: Done) {
-        if self.recent.len() >= RECENT_MAX {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(done);
+    /// Bytes of memory that it takes.
+    fn bytes(&self) -> usize {
+        size_of::<Row>()
+            + ENTRY_BYTES
+            + self.name.len()
+            + self.texts
+            + self.times.bytes()
+            + self.changes.capacity() * size_of::<Change>()
+            + self.recent.capacity() * size_of::<Done>()
+            + self.minutes.capacity() * size_of::<Minute>()
+            + self.counts.failures.capacity() * size_of::<(&str, u64)>()
     }
 
-    fn tick(&mut self, number: u32, took: Duration, is_error: bool) {
+    fn remember(&mut self, done: Done, is_tight: bool) {
+        self.texts += done.text_bytes();
+        if let Some(old) = push(&mut self.recent, done, RECENT_MAX, is_tight) {
+            self.texts -= old.text_bytes();
+        }
+    }
+
+    fn note(&mut self, change: Change, is_tight: bool) {
+        self.texts += change.reason.len();
+        if let Some(old) = push(&mut self.changes, change, CHANGES_MAX, is_tight) {
+            self.texts -= old.reason.len();
+        }
+    }
+
+    fn tick(&mut self, number: u32, took: Duration, is_error: bool, is_tight: bool) {
         if self.minutes.back().is_none_or(|minute| minute.number != number) {
-            if self.minutes.len() >= MINUTES_MAX {
-                self.minutes.pop_front();
-            }
-            self.minutes.push_back(Minute { number, ..Minute::default() });
+            let minute = Minute { number, ..Minute::default() };
+            push(&mut self.minutes, minute, MINUTES_MAX, is_tight);
         }
         let Some(minute) = self.minutes.back_mut() else { return };
         let millis = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
@@ -521,14 +600,32 @@ impl Row {
     }
 }
 
+/// Adds the newest. Beyond `most`, and wherever memory is tight, the oldest goes.
+fn push<T>(list: &mut VecDeque<T>, newest: T, most: usize, is_tight: bool) -> Option<T> {
+    let is_full = list.len() >= most || is_tight;
+    let oldest = if is_full { list.pop_front() } else { None };
+    list.push_back(newest);
+    oldest
+}
+
+/// What a row takes in the tables beside itself, in bytes: the names, the places, those away.
+const ENTRY_BYTES: usize = 160;
+
+/// Names that are forgotten in one step.
+const FORGOTTEN_AT_ONCE: usize = 64;
+
 /// All names that are connected, and of the others those that were connected last.
 pub(crate) struct Table {
     names: HashMap<Arc<str>, usize>,
     rows: Vec<Option<Box<Row>>>,
     free: Vec<usize>,
-    /// Rows of names that are not connected, by when that began.
-    departed: BTreeSet<(Instant, usize)>,
+    /// Names that are not connected.
+    departed: Departed,
     names_max: usize,
+    /// Bytes of all rows, and of those of names that are away.
+    bytes: Arc<AtomicUsize>,
+    bytes_away: usize,
+    bytes_max: usize,
     generations: u64,
     pub(crate) totals: Totals,
     pub(crate) start: Instant,
@@ -537,13 +634,16 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    fn new(names_max: usize, now: Instant) -> Self {
+    fn new(names_max: usize, (bytes, bytes_max): (Arc<AtomicUsize>, usize), now: Instant) -> Self {
         Table {
             names: HashMap::new(),
             rows: Vec::new(),
             free: Vec::new(),
-            departed: BTreeSet::new(),
+            departed: Departed::default(),
             names_max: names_max.max(1),
+            bytes,
+            bytes_away: 0,
+            bytes_max,
             generations: 0,
             totals: Totals::default(),
             start: now,
@@ -552,6 +652,7 @@ impl Table {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn get(&self, name: &str) -> Option<&Row> {
         self.rows.get(*self.names.get(name)?)?.as_deref()
     }
@@ -560,16 +661,42 @@ impl Table {
         self.rows.get_mut(*self.names.get(name)?)?.as_deref_mut()
     }
 
-    /// Up to `most` rows from this place on, and where to go on.
+    /// A row whose percentiles are those of now.
+    pub(crate) fn aged(&mut self, name: &str, now: Instant) -> Option<&Row> {
+        let at = *self.names.get(name)?;
+        self.update(at, |row, _| row.times.age(now));
+        self.rows.get(at)?.as_deref()
+    }
+
+    /// Up to `most` such rows from this place on, and where to go on.
     pub(crate) fn rows(
-        &self,
+        &mut self,
         from: usize,
         most: usize,
+        now: Instant,
     ) -> (impl Iterator<Item = &Row>, Option<usize>) {
         let from = from.min(self.rows.len());
         let end = from.saturating_add(most).min(self.rows.len());
+        for at in from..end {
+            self.update(at, |row, _| row.times.age(now));
+        }
         let next = (end < self.rows.len()).then_some(end);
         (self.rows[from..end].iter().filter_map(Option::as_deref), next)
+    }
+
+    /// Changes a row, and counts what it takes; whether memory is tight is told.
+    fn update<T>(&mut self, at: usize, change: impl FnOnce(&mut Row, bool) -> T) -> Option<T> {
+        let bytes = self.bytes.load(Relaxed);
+        let is_tight = bytes >= self.bytes_max;
+        let row = self.rows.get_mut(at)?.as_deref_mut()?;
+        let before = row.bytes();
+        let changed = change(row, is_tight);
+        let after = row.bytes();
+        self.bytes.store(bytes - before + after, Relaxed);
+        if row.departed.is_some() {
+            self.bytes_away = self.bytes_away - before + after;
+        }
+        Some(changed)
     }
 
     /// The number of the minute that lasts now.
@@ -603,27 +730,29 @@ impl Table {
                 .add(first.saturating_duration_since(exchange.attached.unwrap_or(exchange.began)));
         }
         let Some((at, generation)) = exchange.device else { return };
-        let Some(row) = self.rows.get_mut(at).and_then(Option::as_deref_mut) else { return };
-        if row.generation != generation {
-            return;
-        }
-        row.in_progress = row.in_progress.saturating_sub(1);
-        row.counts.add(exchange);
-        // Of a program's own exchange no more is known than that it was brought to its end.
-        if exchange.first_byte.is_some() || exchange.failure.is_none() {
-            row.last_seen = now;
-            row.times.add(took, now);
-        }
-        row.tick(minute, took, exchange.is_error());
-        row.remember(Done {
-            at: now,
-            method: std::mem::take(&mut exchange.method),
-            path: std::mem::take(&mut exchange.path),
-            from: exchange.from,
-            status: exchange.status,
-            took,
-            waited,
-            failure: exchange.failure,
+        self.update(at, |row, is_tight| {
+            if row.generation != generation {
+                return;
+            }
+            row.in_progress = row.in_progress.saturating_sub(1);
+            row.counts.add(exchange);
+            // Of a program's own exchange no more is known than that it was brought to its end.
+            if exchange.first_byte.is_some() || exchange.failure.is_none() {
+                row.last_seen = now;
+                row.times.add(took, now);
+            }
+            row.tick(minute, took, exchange.is_error(), is_tight);
+            let done = Done {
+                at: now,
+                method: std::mem::take(&mut exchange.method),
+                path: std::mem::take(&mut exchange.path),
+                from: exchange.from,
+                status: exchange.status,
+                took,
+                waited,
+                failure: exchange.failure,
+            };
+            row.remember(done, is_tight);
         });
     }
 
@@ -643,11 +772,15 @@ impl Table {
         }
     }
 
-    fn offered(&mut self, name: &str, offer: OfferSeen) {
-        if let Some(row) = self.get_mut(name) {
-            row.offer = offer;
-            row.last_seen = Instant::now();
-        }
+    fn offered(&mut self, name: &str, offer: OfferSeen, credential: &Option<Arc<str>>) {
+        let Some(at) = self.names.get(name).copied() else { return };
+        self.update(at, |row, _| {
+            row.texts = row.texts - row.offer.text_bytes() + offer.text_bytes();
+            (row.offer, row.last_seen) = (offer, Instant::now());
+            if row.credential != *credential {
+                row.credential.clone_from(credential);
+            }
+        });
     }
 
     fn changed(&mut self, name: &str, change: Change, transport: Option<Transport>) {
@@ -657,33 +790,37 @@ impl Table {
             None if transport.is_some() => self.insert(name, now),
             None => return,
         };
+        self.update(at, |row, is_tight| row.note(change, is_tight));
         let Some(row) = self.rows.get_mut(at).and_then(Option::as_deref_mut) else { return };
         match (row.transport.is_some(), transport.is_some()) {
             (false, true) => {
-                self.departed.remove(&(row.since, at));
+                if let Some(stamp) = row.departed.take() {
+                    self.departed.remove(stamp);
+                    self.bytes_away -= row.bytes();
+                }
                 (row.since, row.last_seen) = (now, now);
                 row.ups += 1;
             }
             (true, false) => {
                 row.since = now;
-                self.departed.insert((now, at));
+                let stamp = self.departed.insert(row.name.clone(), &row.credential, now);
+                row.departed = Some(stamp);
+                self.bytes_away += row.bytes();
             }
             _ => {}
         }
         row.transport = transport;
-        if row.changes.len() >= CHANGES_MAX {
-            row.changes.pop_front();
-        }
-        row.changes.push_back(change);
+        self.forget(now);
     }
 
     fn insert(&mut self, name: &str, now: Instant) -> usize {
         if self.names.len() >= self.names_max {
-            self.forget_one();
+            self.departed.first_of_most().into_iter().for_each(|stamp| self.remove(stamp));
         }
         self.generations += 1;
         let row = Box::new(Row::new(name, self.generations, now));
         let key = row.name.clone();
+        self.bytes.fetch_add(row.bytes(), Relaxed);
         let at = match self.free.pop() {
             Some(at) => {
                 self.rows[at] = Some(row);
@@ -698,11 +835,28 @@ impl Table {
         at
     }
 
-    /// Forgets the name that has been away for longest. Connected ones are bounded by the registry.
-    fn forget_one(&mut self) {
-        let Some((_, at)) = self.departed.pop_first() else { return };
+    /// Forgets names that have been away for too long, or for which there is no room. Connected ones
+    /// are bounded by the registry.
+    fn forget(&mut self, now: Instant) {
+        for _ in 0..FORGOTTEN_AT_ONCE {
+            let has_no_room = self.bytes_away > self.bytes_max / 2;
+            let is_old =
+                |stamp: &Stamp| now.saturating_duration_since(stamp.at()) >= OBSERVED_AWAY_MAX;
+            let stamp = match has_no_room {
+                true => self.departed.first_of_most(),
+                false => self.departed.first().filter(is_old),
+            };
+            let Some(stamp) = stamp else { return };
+            self.remove(stamp);
+        }
+    }
+
+    fn remove(&mut self, stamp: Stamp) {
+        let Some(name) = self.departed.remove(stamp) else { return };
+        let Some(at) = self.names.remove(&name) else { return };
         if let Some(row) = self.rows.get_mut(at).and_then(Option::take) {
-            self.names.remove(&row.name);
+            self.bytes.fetch_sub(row.bytes(), Relaxed);
+            self.bytes_away -= row.bytes();
             self.free.push(at);
         }
     }
@@ -723,6 +877,11 @@ mod tests {
         observer.changed(name, "down", "closed", None, Some(CloseCause::Closed));
     }
 
+    fn offered(observer: &Observer, name: &str, credential: &str) {
+        let offer = OfferSeen { agent: "ptth/0.1.0".into(), ..OfferSeen::default() };
+        observer.offered(name, offer, &Some(credential.into()));
+    }
+
     fn asked(observer: &Observer, name: &str, target: &str) -> Observed {
         let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
         let head = head::request(text.as_bytes(), &Limits::default(), head::LineEnds::Crlf);
@@ -731,7 +890,7 @@ mod tests {
 
     #[test]
     fn an_exchange_is_counted_where_it_ends_however_it_ends() {
-        let observer = Observer::on(10);
+        let observer = Observer::on(10, 1 << 20);
         up(&observer, "lamp");
         let mut fine = asked(&observer, "lamp", "/status?token=secret");
         fine.attached(Some(1));
@@ -758,7 +917,7 @@ mod tests {
 
     #[test]
     fn of_names_that_are_away_the_longest_away_is_forgotten_first() {
-        let observer = Observer::on(3);
+        let observer = Observer::on(3, 1 << 20);
         for name in ["a", "b", "c"] {
             up(&observer, name);
         }
@@ -771,14 +930,14 @@ mod tests {
         assert_eq!(observer.table().unwrap().get("d").unwrap().counts.requests, 0);
         up(&observer, "a");
         up(&observer, "e"); // nobody is away: the registry bounds those who are connected
-        let table = observer.table().unwrap();
-        assert_eq!(table.rows(0, 100).0.count(), 4);
+        let mut table = observer.table().unwrap();
+        assert_eq!(table.rows(0, 100, Instant::now()).0.count(), 4);
         assert_eq!(table.get("a").unwrap().ups, 2);
     }
 
     #[test]
     fn what_is_remembered_of_a_device_is_bounded() {
-        let observer = Observer::on(3);
+        let observer = Observer::on(3, 1 << 20);
         up(&observer, "lamp");
         let path = format!("/{}", "x".repeat(1000));
         for _ in 0..100 {
@@ -791,8 +950,70 @@ mod tests {
         assert!(row.recent.iter().all(|done| done.path.len() <= PATH_BYTES_MAX));
         assert!(row.changes.iter().all(|change| change.reason.len() <= REASON_BYTES_MAX));
         assert!(row.minutes.len() <= 2);
-        let sizes = (std::mem::size_of::<Row>(), std::mem::size_of::<Done>());
-        assert!(sizes.0 < 1_536 && sizes.1 <= 128, "{sizes:?}");
+        assert!(row.bytes() < 14 * 1024, "{}", row.bytes());
+        assert!(size_of::<Row>() < 768 && size_of::<Done>() <= 128, "{}", size_of::<Row>());
+    }
+
+    #[test]
+    fn what_is_remembered_is_counted_and_gone_when_it_is_forgotten() {
+        let observer = Observer::on(3, 1 << 20);
+        assert_eq!(observer.bytes(), 0);
+        up(&observer, "lamp");
+        offered(&observer, "lamp", "mine");
+        let idle = observer.bytes();
+        assert!((300..1_536).contains(&idle), "{idle}");
+        (0..40).for_each(|_| drop(asked(&observer, "lamp", "/a/path")));
+        down(&observer, "lamp");
+        let busy = observer.bytes();
+        assert!(busy > idle + 2_048, "{busy}");
+        let began = Instant::now();
+        observer.tick(began + OBSERVED_AWAY_MAX - Duration::from_secs(60));
+        assert_eq!(observer.bytes(), busy);
+        observer.tick(began + OBSERVED_AWAY_MAX + Duration::from_secs(60));
+        assert!(observer.table().unwrap().get("lamp").is_none());
+        assert_eq!((observer.bytes(), observer.table().unwrap().bytes_away), (0, 0));
+    }
+
+    #[test]
+    fn of_names_that_are_away_the_credential_with_most_loses_its_oldest() {
+        let observer = Observer::on(4, 1 << 20);
+        let comes_and_goes = |name: &str, credential: &str| {
+            up(&observer, name);
+            offered(&observer, name, credential);
+            down(&observer, name);
+        };
+        comes_and_goes("lamp", "mine");
+        (0..100).for_each(|n| comes_and_goes(&format!("n{n}"), "other"));
+        let has = |name: &str| observer.table().unwrap().get(name).is_some();
+        assert!(has("lamp") && has("n99") && !has("n0"));
+        assert_eq!(observer.table().unwrap().names.len(), 4);
+    }
+
+    #[test]
+    fn memory_has_a_bound_and_histories_stay_as_they_are_behind_it() {
+        let bytes_max = 32 * 1024;
+        let observer = Observer::on(1_000, bytes_max);
+        for n in 0..100 {
+            let name = format!("n{n}");
+            up(&observer, &name);
+            down(&observer, &name);
+        }
+        assert!(observer.bytes() <= bytes_max / 2 + 1_024, "{}", observer.bytes());
+        assert!(observer.table().unwrap().get("n99").is_some(), "the latest are there");
+        for n in 0..8 {
+            up(&observer, &format!("busy{n}"));
+        }
+        let path = format!("/{}", "x".repeat(90));
+        for n in 0..800 {
+            drop(asked(&observer, &format!("busy{}", n % 8), &path));
+        }
+        let bytes = observer.bytes();
+        assert!(bytes < bytes_max + 4 * 1_024, "{bytes}");
+        let table = observer.table().unwrap();
+        let row = table.get("busy7").unwrap();
+        assert!(row.counts.requests == 100 && !row.recent.is_empty(), "the latest are there");
+        let rows = table.rows.iter().flatten();
+        assert_eq!(rows.map(|row| row.bytes()).sum::<usize>(), observer.bytes(), "none is lost");
     }
 
     #[test]

@@ -400,6 +400,11 @@ impl Stream {
         self.channel.as_deref().is_some_and(Channel::is_paused)
     }
 
+    /// Whether TLS is spoken over it.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.channel.is_some()
+    }
+
     /// The certificate that a gateway's peer showed in TLS; `None`: it showed none.
     pub(crate) fn certificate(&self) -> Option<Arc<Shown>> {
         self.channel.as_deref()?.shown()

@@ -173,10 +173,10 @@ fn show(asked: &Asked<'_>, view: &View) -> Result<Reply, Silent> {
             true => Reply::text(200, "ok"),
             false => Reply::text(503, "this gateway is stopping"),
         },
-        "/metrics" => {
-            let text = metrics::text(&*view.snapshot()?, view);
-            Reply::new(200, "text/plain; version=0.0.4; charset=utf-8", text)
-        }
+        "/metrics" => metrics::text(view.snapshot()?, view).map_or_else(
+            |e| Reply::text(500, &format!("the metrics cannot be written: {e}")),
+            |text| Reply::new(200, metrics::CONTENT_TYPE, text),
+        ),
         "/api/v1/devices" => Reply::json(&api::devices(asked, &*view.snapshot()?)),
         "/api/v1/links" => {
             let name = asked.parameter("device");

@@ -71,7 +71,7 @@ impl Wanted {
         found.sort_unstable_by(|a, b| {
             let order = compare(key, a, b);
             let order = if falls { order.reverse() } else { order };
-            order.then_with(|| a.name.cmp(&b.name))
+            order.then_with(|| a.name.cmp(&b.name)) // so that pages do not overlap
         });
         let skipped = (self.page - 1).saturating_mul(self.limit);
         (found.len(), found.into_iter().skip(skipped).take(self.limit).collect())
@@ -82,8 +82,9 @@ fn compare(key: &str, a: &DeviceRow, b: &DeviceRow) -> Ordering {
     let number = |of: fn(&DeviceRow) -> u64| of(a).cmp(&of(b));
     match key {
         "state" => a.transport.is_none().cmp(&b.transport.is_none()),
-        "links" => number(|row| (row.load.idle + row.load.busy + row.load.polls) as u64),
-        "busy" => number(|row| row.load.busy as u64),
+        "links" => number(|row| (row.idle() + row.busy()) as u64),
+        "idle" => number(|row| row.idle() as u64),
+        "busy" => number(|row| row.busy() as u64),
         "waiting" => number(|row| row.load.waiting as u64),
         "requests" => number(|row| row.counts.requests),
         "errors" => number(|row| row.counts.errors),
@@ -94,7 +95,7 @@ fn compare(key: &str, a: &DeviceRow, b: &DeviceRow) -> Ordering {
         "since" => a.since.cmp(&b.since),
         "ups" => number(|row| row.ups),
         "address" => a.offer.address.cmp(&b.offer.address),
-        _ => Ordering::Equal, // by name, below
+        _ => a.name.cmp(&b.name),
     }
 }
 
@@ -123,6 +124,7 @@ fn device_json(row: &DeviceRow, now: Instant, unix: &dyn Fn(Instant) -> f64) -> 
         "name": &*row.name,
         "state": if row.transport.is_some() { "up" } else { "down" },
         "transport": row.transport.map(transport_name),
+        "tls": row.transport.map(|_| row.offer.secure),
         "since": unix(row.since),
         "cause": row.cause.map(|cause| cause.as_str()),
         "last_seen": unix(row.last_seen),

@@ -67,7 +67,9 @@ impl Feed {
         self.grown.notify_all();
     }
 
-    fn end(&self) {
+    /// Nobody waits for events any more.
+    pub(super) fn end(&self) {
+        let _ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner); // who waits has looked, or looks again
         self.over.store(true, SeqCst);
         self.grown.notify_all();
     }
@@ -103,4 +105,20 @@ impl Feed {
 pub(super) struct Found {
     pub(super) events: Vec<(u64, Arc<str>)>,
     pub(super) last: u64,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_events_of_a_feed_that_has_ended() {
+        let (_events, received) = crossbeam_channel::unbounded();
+        let feed = Feed::start(received);
+        let shared = feed.clone();
+        let waiter = std::thread::spawn(move || shared.after(0, Duration::from_secs(3_600)));
+        feed.end();
+        assert!(waiter.join().unwrap().events.is_empty());
+    }
 }

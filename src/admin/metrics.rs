@@ -1,211 +1,247 @@
-//! `/metrics` in Prometheus' text format, version 0.0.4.
+//! `/metrics` in Prometheus' text format, version 0.0.4, as the crate prometheus-client writes it.
 //!
-//! Written here and not by a client crate: those keep registries of counters of their own, which a
-//! loop that counts already would have to copy into. Label sets are bounded: reasons come from
-//! closed lists, devices have a label only up to the number that the operator gave.
+//! The loop counts already, so there is no registry of counters beside its own: a [`Collector`]
+//! tells at each scrape what a snapshot says. Label sets are bounded: reasons come from closed
+//! lists, devices have a label only up to the number that the operator gave.
 
-use std::fmt::Write;
+use std::collections::HashMap;
+use std::fmt;
+use std::iter::once;
+use std::sync::Arc;
 use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::Exemplar;
+use prometheus_client::registry::Registry;
 
 use crate::admin::view::{Snapshot, View};
 use crate::gateway::questions::DeviceRow;
 use crate::observe::histogram::{BOUNDS_MS, Fixed};
 
-/// A page of metrics in the making.
-struct Page(String);
+pub(super) const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n"); // a String takes all
+/// # Errors
+/// The crate refuses a value; a string itself takes all that is written to it.
+pub(super) fn text(snapshot: Arc<Snapshot>, view: &View) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Told {
+        snapshot,
+        connections_max: view.limits.connections_max,
+        memory_max: view.limits.memory_bytes_max,
+        listed: view.metrics_per_device,
+    }));
+    let mut text = String::with_capacity(8 * 1024);
+    prometheus_text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// A snapshot, and what is told of it.
+struct Told {
+    snapshot: Arc<Snapshot>,
+    connections_max: usize,
+    memory_max: usize,
+    /// Devices that have series of their own.
+    listed: usize,
+}
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Told").finish_non_exhaustive()
     }
+}
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
-        self.0.push_str(name);
-        for (n, (label, text)) in labels.iter().enumerate() {
-            self.0.push(if n == 0 { '{' } else { ',' });
-            let _ = write!(self.0, "{label}=\"");
-            for c in text.chars() {
-                match c {
-                    '"' => self.0.push_str("\\\""),
-                    '\\' => self.0.push_str("\\\\"),
-                    '\n' => self.0.push_str("\\n"),
-                    c => self.0.push(c),
-                }
+impl Collector for Told {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(encoder);
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        page.gauges("ptth_build_info", "The version of this gateway.", once((version, 1)))?;
+        self.state(&mut page)?;
+        self.exchanges(&mut page)?;
+        match self.listed {
+            0 => Ok(()),
+            most => {
+                devices(&mut page, &self.snapshot.devices[..most.min(self.snapshot.devices.len())])
             }
-            self.0.push('"');
         }
-        if !labels.is_empty() {
-            self.0.push('}');
-        }
-        let _ = writeln!(self.0, " {value}");
+    }
+}
+
+/// A page of metrics in the making. The names of counters have no `_total` here: the crate adds it.
+struct Page<'e>(DescriptorEncoder<'e>);
+
+/// The labels of a sample, and its value.
+type Sample<'l, const N: usize, V> = ([(&'l str, &'l str); N], V);
+
+impl Page<'_> {
+    fn gauge(&mut self, name: &str, help: &str, value: usize) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        metric.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))
     }
 
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: f64) {
-        self.family(name, kind, help);
-        self.sample(name, &[], value);
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: usize) {
-        self.one(name, "gauge", help, value as f64);
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: u64) {
-        self.one(name, "counter", help, value as f64);
-    }
-
-    fn labelled<'l>(
+    fn gauges<'l, const N: usize>(
         &mut self,
-        (name, kind, help): (&str, &str, &str),
-        label: &str,
-        values: impl IntoIterator<Item = (&'l str, u64)>,
-    ) {
-        self.family(name, kind, help);
-        for (text, value) in values {
-            self.sample(name, &[(label, text)], value as f64);
-        }
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = Sample<'l, N, usize>>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        samples.into_iter().try_for_each(|(labels, value)| {
+            metric.encode_family(&labels)?.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))
+        })
     }
 
-    fn histogram(&mut self, name: &str, help: &str, histogram: &Fixed) {
-        self.family(name, "histogram", help);
-        let bucket = format!("{name}_bucket");
-        let mut total = 0;
-        for (n, count) in histogram.counts.iter().enumerate() {
-            total += count;
-            let bound = BOUNDS_MS.get(n).map(|ms| Duration::from_millis(*ms).as_secs_f64());
-            let bound = bound.map_or_else(|| "+Inf".to_owned(), |bound| bound.to_string());
-            self.sample(&bucket, &[("le", &bound)], total as f64);
-        }
-        self.sample(&format!("{name}_sum"), &[], histogram.sum.as_secs_f64());
-        self.sample(&format!("{name}_count"), &[], total as f64);
+    /// In seconds.
+    fn times<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = Sample<'l, N, f64>>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        samples
+            .into_iter()
+            .try_for_each(|(labels, value)| metric.encode_family(&labels)?.encode_gauge(&value))
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        metric.encode_counter(&value, NO_EXEMPLAR)
+    }
+
+    fn counters<'l>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = Sample<'l, 1, u64>>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        samples.into_iter().try_for_each(|(labels, value)| {
+            metric.encode_family(&labels)?.encode_counter(&value, NO_EXEMPLAR)
+        })
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, histogram: &Fixed) -> fmt::Result {
+        let bounds = BOUNDS_MS.iter().map(|ms| Duration::from_millis(*ms).as_secs_f64());
+        let bounds = bounds.chain(once(f64::MAX)); // the crate's word for infinity
+        let buckets: Vec<(f64, u64)> = bounds.zip(histogram.counts).collect();
+        let total = histogram.counts.iter().sum();
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        let exemplars = None::<&HashMap<usize, Exemplar<NoLabelSet, f64>>>;
+        metric.encode_histogram(histogram.sum.as_secs_f64(), total, &buckets, exemplars)
     }
 }
 
-pub(super) fn text(snapshot: &Snapshot, view: &View) -> String {
-    let mut page = Page(String::with_capacity(8 * 1024));
-    page.family("ptth_build_info", "gauge", "The version of this gateway.");
-    page.sample("ptth_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
-    of_state(&mut page, snapshot, view);
-    of_exchanges(&mut page, snapshot);
-    let listed = snapshot.devices.iter().take(view.metrics_per_device);
-    of_devices(&mut page, &listed.collect::<Vec<_>>());
-    page.0
+const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, f64>> = None;
+
+/// Samples that differ in one label.
+fn by<'l, V>(
+    label: &'l str,
+    values: impl IntoIterator<Item = (&'l str, V)>,
+) -> impl Iterator<Item = Sample<'l, 1, V>> {
+    values.into_iter().map(move |(text, value)| ([(label, text)], value))
 }
 
-fn of_state(page: &mut Page, snapshot: &Snapshot, view: &View) {
-    let (process, stats) = (&snapshot.process, &snapshot.stats);
-    let sum = |of: fn(&DeviceRow) -> usize| snapshot.devices.iter().map(of).sum::<usize>();
-    let start = snapshot.unix(process.start);
-    page.one("ptth_start_time_seconds", "gauge", "When this gateway was started.", start);
-    page.gauge("ptth_stopping", "1 while this gateway stops.", process.is_stopping.into());
-    page.gauge("ptth_devices_connected", "Device names that are connected.", stats.devices);
-    page.gauge(
-        "ptth_devices_known",
-        "Device names that are connected or remembered.",
-        snapshot.devices.len(),
-    );
-    let links =
-        [("idle", sum(|row| row.load.idle) as u64), ("busy", sum(|row| row.load.busy) as u64)];
-    page.labelled(("ptth_links", "gauge", "Links of devices by state."), "state", links);
-    page.gauge("ptth_polls_held", "Polls that are held.", stats.polls);
-    page.gauge(
-        "ptth_callers_waiting",
-        "Requests in line for a link or a poll.",
-        sum(|row| row.load.waiting),
-    );
-    page.gauge("ptth_connections", "Connections of the event loop.", process.connections);
-    page.gauge("ptth_connections_max", "Their bound.", view.limits.connections_max);
-    page.gauge("ptth_memory_bytes", "Memory that is counted.", process.memory);
-    page.gauge("ptth_memory_max_bytes", "Its bound.", view.limits.memory_bytes_max);
-    page.counter("ptth_turns_total", "Offers that were turned.", stats.turns);
-    page.counter("ptth_poll_events_total", "Requests that were handed to polls.", stats.events);
-    page.counter(
-        "ptth_refusals_total",
-        "Requests and offers that the gateway answered itself.",
-        stats.refused,
-    );
-    let ends = stats.ends.iter().map(|(cause, count)| (cause.as_str(), count));
-    page.labelled(
-        ("ptth_link_ends_total", "counter", "Links that ended, by cause."),
-        "cause",
-        ends,
-    );
-}
-
-fn of_exchanges(page: &mut Page, snapshot: &Snapshot) {
-    let totals = &snapshot.process.totals;
-    let counts = &totals.counts;
-    page.gauge(
-        "ptth_requests_in_progress",
-        "Requests in progress.",
-        usize::try_from(totals.in_progress).unwrap_or(usize::MAX),
-    );
-    page.counter("ptth_requests_total", "Requests that are over.", counts.requests);
-    let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(counts.statuses);
-    page.labelled(
-        ("ptth_responses_total", "counter", "Responses to visitors, by class of status."),
-        "class",
-        classes,
-    );
-    page.labelled(
-        ("ptth_request_failures_total", "counter", "Requests that failed, by reason."),
-        "reason",
-        counts.failures.iter().copied(),
-    );
-    let bytes =
-        [("to_devices", counts.bytes_to_devices), ("from_devices", counts.bytes_from_devices)];
-    page.labelled(
-        ("ptth_body_bytes_total", "counter", "Bytes of bodies and tunnels."),
-        "direction",
-        bytes,
-    );
-    page.histogram(
-        "ptth_exchange_duration_seconds",
-        "Requests from their head to the last byte of their answer.",
-        &totals.took,
-    );
-    page.histogram(
-        "ptth_wait_duration_seconds",
-        "How long requests waited for a link or a poll.",
-        &totals.waited,
-    );
-    page.histogram(
-        "ptth_first_byte_duration_seconds",
-        "From the link to the head of the device's response.",
-        &totals.first_byte,
-    );
-}
-
-fn of_devices(page: &mut Page, rows: &[&DeviceRow]) {
-    if rows.is_empty() {
-        return;
+impl Told {
+    fn state(&self, page: &mut Page<'_>) -> fmt::Result {
+        let (process, stats) = (&self.snapshot.process, &self.snapshot.stats);
+        let sum = |of: fn(&DeviceRow) -> usize| self.snapshot.devices.iter().map(of).sum::<usize>();
+        let start = self.snapshot.unix(process.start);
+        page.times("ptth_start_time_seconds", "When this gateway was started.", once(([], start)))?;
+        page.gauge("ptth_stopping", "1 while this gateway stops.", process.is_stopping.into())?;
+        page.gauge("ptth_devices_connected", "Device names that are connected.", stats.devices)?;
+        let known = self.snapshot.devices.len();
+        page.gauge("ptth_devices_known", "Device names that are connected or remembered.", known)?;
+        let links = [("idle", sum(|row| row.load.idle)), ("busy", sum(|row| row.load.busy))];
+        page.gauges("ptth_links", "Links of devices by state.", by("state", links))?;
+        page.gauge("ptth_polls_held", "Polls that are held.", stats.polls)?;
+        let waiting = sum(|row| row.load.waiting);
+        page.gauge("ptth_callers_waiting", "Requests in line for a link or a poll.", waiting)?;
+        page.gauge("ptth_connections", "Connections of the event loop.", process.connections)?;
+        page.gauge("ptth_connections_max", "Their bound.", self.connections_max)?;
+        page.gauge("ptth_memory_bytes", "Memory that is counted.", process.memory)?;
+        page.gauge("ptth_memory_max_bytes", "Its bound.", self.memory_max)?;
+        page.counter("ptth_turns", "Offers that were turned.", stats.turns)?;
+        page.counter("ptth_poll_events", "Requests that were handed to polls.", stats.events)?;
+        page.counter(
+            "ptth_refusals",
+            "Requests and offers that the gateway answered itself.",
+            stats.refused,
+        )?;
+        let ends = stats.ends.iter().map(|(cause, count)| (cause.as_str(), count));
+        page.counters("ptth_link_ends", "Links that ended, by cause.", by("cause", ends))
     }
-    let mut each = |name: &str, kind: &str, help: &str, of: &dyn Fn(&DeviceRow) -> u64| {
-        let values = rows.iter().map(|row| (&*row.name, of(row)));
-        page.labelled((name, kind, help), "device", values);
-    };
-    each("ptth_device_up", "gauge", "Whether the device is connected.", &|row| {
-        row.transport.is_some().into()
-    });
-    each("ptth_device_requests_total", "counter", "Its requests that are over.", &|row| {
-        row.counts.requests
-    });
-    each(
-        "ptth_device_errors_total",
-        "counter",
+
+    fn exchanges(&self, page: &mut Page<'_>) -> fmt::Result {
+        let totals = &self.snapshot.process.totals;
+        let counts = &totals.counts;
+        let in_progress = usize::try_from(totals.in_progress).unwrap_or(usize::MAX);
+        page.gauge("ptth_requests_in_progress", "Requests in progress.", in_progress)?;
+        page.counter("ptth_requests", "Requests that are over.", counts.requests)?;
+        let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(counts.statuses);
+        page.counters(
+            "ptth_responses",
+            "Responses to visitors, by class of status.",
+            by("class", classes),
+        )?;
+        page.counters(
+            "ptth_request_failures",
+            "Requests that failed, by reason.",
+            by("reason", counts.failures.iter().copied()),
+        )?;
+        let bytes =
+            [("to_devices", counts.bytes_to_devices), ("from_devices", counts.bytes_from_devices)];
+        page.counters("ptth_body_bytes", "Bytes of bodies and tunnels.", by("direction", bytes))?;
+        page.histogram(
+            "ptth_exchange_duration_seconds",
+            "Requests from their head to the last byte of their answer.",
+            &totals.took,
+        )?;
+        page.histogram(
+            "ptth_wait_duration_seconds",
+            "How long requests waited for a link or a poll.",
+            &totals.waited,
+        )?;
+        page.histogram(
+            "ptth_first_byte_duration_seconds",
+            "From the link to the head of the device's response.",
+            &totals.first_byte,
+        )
+    }
+}
+
+fn devices(page: &mut Page<'_>, rows: &[DeviceRow]) -> fmt::Result {
+    fn each<V>(
+        rows: &[DeviceRow],
+        of: impl Fn(&DeviceRow) -> V,
+    ) -> impl Iterator<Item = Sample<'_, 1, V>> {
+        by("device", rows.iter().map(move |row| (&*row.name, of(row))))
+    }
+    page.gauges(
+        "ptth_device_up",
+        "Whether the device is connected.",
+        each(rows, |row| usize::from(row.transport.is_some())),
+    )?;
+    page.counters(
+        "ptth_device_requests",
+        "Its requests that are over.",
+        each(rows, |row| row.counts.requests),
+    )?;
+    page.counters(
+        "ptth_device_errors",
         "Those that failed, or were answered 5xx.",
-        &|row| row.counts.errors,
-    );
-    each("ptth_device_waiting", "gauge", "Requests in line for it.", &|row| {
-        row.load.waiting as u64
+        each(rows, |row| row.counts.errors),
+    )?;
+    page.gauges("ptth_device_waiting", "Requests in line for it.", each(rows, |r| r.load.waiting))?;
+    let percentiles = rows.iter().flat_map(|row| {
+        [("0.5", row.p50), ("0.99", row.p99)].into_iter().filter_map(|(quantile, time)| {
+            Some(([("device", &*row.name), ("quantile", quantile)], time?.as_secs_f64()))
+        })
     });
-    const NAME: &str = "ptth_device_latency_seconds";
-    page.family(NAME, "gauge", "Percentiles of its exchanges in the last minutes.");
-    for row in rows {
-        for (quantile, time) in [("0.5", row.p50), ("0.99", row.p99)] {
-            if let Some(time) = time {
-                let labels = [("device", &*row.name), ("quantile", quantile)];
-                page.sample(NAME, &labels, time.as_secs_f64());
-            }
-        }
-    }
+    page.times(
+        "ptth_device_latency_seconds",
+        "Percentiles of its exchanges in the last minutes.",
+        percentiles,
+    )
 }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   server.rs  connections, heads, who may ask ─► answers.rs  which path is what ─┬─► api.rs      JSON
-//!   view.rs    the gateway at one moment, asked once a second at most ◄───────────┼─► metrics.rs  Prometheus
+//!   view.rs    the gateway at one moment, asked twice a second at most ◄───────────┼─► metrics.rs  Prometheus
 //!   feed.rs    the events with their numbers                          ◄───────────┴─► page.rs     HTML
 //! ```
 

@@ -26,7 +26,7 @@ pub(super) struct Content {
 impl Content {
     pub(super) fn whole(&self, nonce: &str) -> String {
         let level = log::max_level().as_str().to_ascii_lowercase();
-        let levels = ["error", "warn", "info", "debug", "trace"].map(|name| {
+        let levels = ["off", "error", "warn", "info", "debug", "trace"].map(|name| {
             format!("<option{}>{name}</option>", if name == level { " selected" } else { "" })
         });
         let time = httpdate::fmt_http_date(SystemTime::now());
@@ -116,7 +116,7 @@ const COLUMNS: [(&str, &str, bool); 16] = [
     ("name", "name", false),
     ("state", "state", false),
     ("transport", "", false),
-    ("idle", "-links", true),
+    ("idle", "-idle", true),
     ("busy", "-busy", true),
     ("waiting", "-waiting", true),
     ("silent", "-silent", true),
@@ -254,6 +254,12 @@ fn state(row: &DeviceRow, now: Instant) -> String {
     }
 }
 
+/// How a device is connected.
+fn transport(row: &DeviceRow) -> String {
+    let tls = if row.offer.secure { ", TLS" } else { "" };
+    row.transport.map_or_else(String::new, |via| format!("{}{tls}", transport_name(via)))
+}
+
 fn device_row(html: &mut String, snapshot: &Snapshot, row: &DeviceRow) {
     let number = |n: u64| if n == 0 { String::new() } else { n.to_string() };
     let bytes = |n: u64| if n == 0 { String::new() } else { size(n) };
@@ -263,9 +269,9 @@ fn device_row(html: &mut String, snapshot: &Snapshot, row: &DeviceRow) {
     html.push_str("<tr>");
     cell(html, "name", "", &format!("<a href=\"/devices/{href}\">{name}</a>"));
     cell(html, "state", "", &state(row, snapshot.at));
-    cell(html, "transport", "", row.transport.map_or("", transport_name));
-    cell(html, "idle", "n", &number((row.load.idle + row.load.polls) as u64));
-    cell(html, "busy", "n", &number((row.load.busy + row.load.events) as u64));
+    cell(html, "transport", "", &transport(row));
+    cell(html, "idle", "n", &number(row.idle() as u64));
+    cell(html, "busy", "n", &number(row.busy() as u64));
     cell(html, "waiting", "n warn", &number(row.load.waiting as u64));
     cell(html, "silent", "n", &span(snapshot.silence(row)));
     cell(html, "requests", "n", &number(row.counts.requests));
@@ -293,7 +299,7 @@ pub(super) fn device(history: &DeviceHistory, links: &[LinkRow]) -> Content {
         html,
         "<div class=\"tile\"><b>{}</b><span>{}</span></div>",
         state(row, now),
-        row.transport.map_or("", transport_name)
+        transport(row)
     );
     tile(&mut html, &span(now.saturating_duration_since(row.last_seen)), "since last seen");
     tile(&mut html, &row.ups.to_string(), "times up");

@@ -145,6 +145,7 @@ impl Server {
     /// Accepts nothing more; connections end within a second.
     pub(super) fn stop(&self) {
         self.stopped.store(true, SeqCst);
+        self.context.view.feed.end();
         let woken = self.waker.wake().is_ok();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread.filter(|_| woken) {
@@ -331,7 +332,7 @@ fn serve(stream: &Stream, context: &Context) -> io::Result<()> {
         };
         bytes.drain(..answered.taken);
         if let Some(after) = answered.reply.follows() {
-            return follow(stream, context, after);
+            return follow(stream, context, after, answered.to_head);
         }
         answered.reply.write(stream, answered.to_head, answered.keep)?;
         if !answered.keep || answered.reply.is_last() {
@@ -475,7 +476,7 @@ fn is_local_host(host: &[u8]) -> bool {
 }
 
 /// Server-sent events until one side ends.
-fn follow(mut stream: &Stream, context: &Context, mut after: u64) -> io::Result<()> {
+fn follow(mut stream: &Stream, context: &Context, mut after: u64, to_head: bool) -> io::Result<()> {
     let Some(_place) = Place::take(&context.followers, FOLLOWERS_MAX) else {
         return Reply::text(503, "as many follow events already as may")
             .write(stream, false, false);
@@ -484,10 +485,13 @@ fn follow(mut stream: &Stream, context: &Context, mut after: u64) -> io::Result<
     let date = date.as_ref().map_or("", DateText::as_str);
     write!(
         stream,
-        "HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\nConnection: close\r\n\r\nretry: 2000\n\n"
+        "HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\nConnection: close\r\n\r\n"
     )?;
+    if to_head {
+        return Ok(());
+    }
     let mut told = Instant::now();
-    let mut text = answers::pulse(&context.view);
+    let mut text = format!("retry: 2000\n\n{}", answers::pulse(&context.view));
     while !context.stopped.load(SeqCst) && !context.view.is_over() {
         let wait = PULSE.saturating_sub(told.elapsed());
         for (id, event) in context.view.feed.after(after, wait).events {

@@ -1,7 +1,7 @@
 //! The gateway at one moment, as its event loop told it in pieces: asked at most twice a second,
 //! however many look.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Sender, bounded};
@@ -16,7 +16,7 @@ use crate::limits::Limits;
 
 /// How old what is shown may be.
 const FRESH: Duration = Duration::from_millis(500);
-/// How long the loop may take for one piece.
+/// How long whoever asks waits for the loop, for all pieces together.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The loop has ended, or stands still.
@@ -53,14 +53,80 @@ pub(super) struct View {
     pub(super) limits: Arc<Limits>,
     pub(super) feed: Arc<Feed>,
     pub(super) metrics_per_device: usize,
-    latest: Mutex<Option<Arc<Snapshot>>>,
+    latest: Latest<Snapshot>,
+}
+
+/// The latest of something that is made anew when it is old, by one of those who ask at that time.
+struct Latest<T> {
+    state: Mutex<State<T>>,
+    /// One was made, or could not be.
+    made: Condvar,
+}
+
+struct State<T> {
+    made: Option<Arc<T>>,
+    /// Somebody makes the next one.
+    making: bool,
+}
+
+/// Whoever makes the next one; dropping it lets others try.
+struct Maker<'l, T>(&'l Latest<T>);
+
+impl<T> Drop for Maker<'_, T> {
+    fn drop(&mut self) {
+        self.0.state().making = false;
+        self.0.made.notify_all();
+    }
+}
+
+impl<T> Latest<T> {
+    fn new() -> Self {
+        Latest { state: Mutex::new(State { made: None, making: false }), made: Condvar::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that is fresh; whoever waits for another's waits until its own time is over.
+    ///
+    /// # Errors
+    /// There is none by then; `make` says so.
+    fn get(
+        &self,
+        end: Instant,
+        is_fresh: impl Fn(&T) -> bool,
+        make: impl FnOnce() -> Result<T, Silent>,
+    ) -> Result<Arc<T>, Silent> {
+        let mut state = self.state();
+        loop {
+            if let Some(made) = state.made.as_ref().filter(|made| is_fresh(made)) {
+                return Ok(made.clone());
+            }
+            if !state.making {
+                break;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Silent);
+            }
+            state = self.made.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.making = true;
+        drop(state);
+        let maker = Maker(self);
+        let made = Arc::new(make()?);
+        self.state().made = Some(made.clone());
+        drop(maker);
+        Ok(made)
+    }
 }
 
 impl View {
     pub(super) fn of(gateway: &Gateway, metrics_per_device: usize) -> Self {
         let (remote, stats, limits) = gateway.parts();
         let feed = Feed::start(gateway.events());
-        View { remote, stats, limits, feed, metrics_per_device, latest: Mutex::default() }
+        View { remote, stats, limits, feed, metrics_per_device, latest: Latest::new() }
     }
 
     /// Whether the gateway has ended.
@@ -69,11 +135,19 @@ impl View {
     }
 
     fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Question) -> Result<T, Silent> {
+        self.ask_by(Instant::now() + ANSWER_TIMEOUT, question)
+    }
+
+    fn ask_by<T>(
+        &self,
+        end: Instant,
+        question: impl FnOnce(Sender<T>) -> Question,
+    ) -> Result<T, Silent> {
         let (reply, answer) = bounded(1);
         if !self.remote.send(Command::Observe(question(reply))) {
             return Err(Silent);
         }
-        answer.recv_timeout(ANSWER_TIMEOUT).map_err(|_| Silent)
+        answer.recv_deadline(end).map_err(|_| Silent)
     }
 
     /// What is known now.
@@ -81,20 +155,16 @@ impl View {
     /// # Errors
     /// The loop does not answer.
     pub(super) fn snapshot(&self) -> Result<Arc<Snapshot>, Silent> {
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(snapshot) = latest.as_ref().filter(|snapshot| snapshot.at.elapsed() < FRESH) {
-            return Ok(snapshot.clone());
-        }
-        let snapshot = Arc::new(self.take()?);
-        *latest = Some(snapshot.clone());
-        Ok(snapshot)
+        let end = Instant::now() + ANSWER_TIMEOUT;
+        self.latest.get(end, |snapshot| snapshot.at.elapsed() < FRESH, || self.take(end))
     }
 
-    fn take(&self) -> Result<Snapshot, Silent> {
-        let process = self.process()?;
+    fn take(&self, end: Instant) -> Result<Snapshot, Silent> {
+        let process = self.ask_by(end, |reply| Question::Process { reply })?;
         let (mut devices, mut from) = (Vec::new(), Some(0));
         while let Some(place) = from {
-            let (mut rows, next) = self.ask(|reply| Question::Devices { from: place, reply })?;
+            let (mut rows, next) =
+                self.ask_by(end, |reply| Question::Devices { from: place, reply })?;
             devices.append(&mut rows);
             from = next;
         }
@@ -129,5 +199,45 @@ impl View {
     /// Whether the loop answers, and does not stop.
     pub(super) fn is_ready(&self) -> Result<bool, Silent> {
         Ok(!self.process()?.is_stopping)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn one_makes_it_and_the_others_wait_no_longer_than_they_would() {
+        let latest = Arc::new(Latest::new());
+        let (begun, begins) = channel();
+        let (end, ends) = channel();
+        let soon = || Instant::now() + Duration::from_millis(20);
+        let late = || Instant::now() + Duration::from_secs(60);
+        let shared = latest.clone();
+        let maker = std::thread::spawn(move || {
+            shared.get(
+                late(),
+                |_| true,
+                || {
+                    begun.send(()).unwrap();
+                    ends.recv().unwrap();
+                    Ok(1)
+                },
+            )
+        });
+        begins.recv().unwrap();
+        assert!(latest.get(soon(), |_| true, || panic!("a second one is made")).is_err());
+        let shared = latest.clone();
+        let waiter =
+            std::thread::spawn(move || shared.get(late(), |_| true, || panic!("a second one")));
+        end.send(()).unwrap();
+        assert_eq!((*maker.join().unwrap().unwrap(), *waiter.join().unwrap().unwrap()), (1, 1));
+        // An old one is made anew; where that fails the next who asks tries.
+        assert!(latest.get(soon(), |_| false, || Err(Silent)).is_err());
+        assert_eq!(*latest.get(soon(), |_| false, || Ok(2)).unwrap(), 2);
+        assert_eq!(*latest.get(soon(), |_| true, || Err(Silent)).unwrap(), 2);
     }
 }

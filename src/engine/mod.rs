@@ -13,6 +13,7 @@
 
 pub(crate) mod budget;
 pub(crate) mod connections;
+pub(crate) mod departed;
 pub(crate) mod event_loop;
 mod handshakes;
 pub(crate) mod permits;

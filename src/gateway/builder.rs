@@ -13,7 +13,7 @@ use crate::gateway::settings::{Settings, TurnMode};
 use crate::gateway::state::{GatewayRole, TICK};
 use crate::gateway::stats::Stats;
 use crate::gateway::tokens::Tokens;
-use crate::limits::Limits;
+use crate::limits::{Limits, OBSERVED_PART};
 use crate::link::GatewayLink;
 use crate::observe::Observer;
 use crate::proto::forwarded::Network;
@@ -239,8 +239,9 @@ impl GatewayBuilder {
     }
     /// Counts for operators what each device does and how its requests end, for
     /// [`Gateway::admin`](crate::Gateway::admin) (feature `admin`); of as many names as
-    /// [`Limits::devices_max`] and [`Limits::remembered_max`] together allow. It takes about 2 KiB
-    /// of memory for a device that nobody asks, and less than 14 KiB for a busy one. Default: no.
+    /// [`Limits::devices_max`] and [`Limits::remembered_max`] together allow. It takes about 1 KiB
+    /// of memory for a device that nobody asks, and less than 16 KiB for a busy one, all of it
+    /// counted in [`Limits::memory_bytes_max`], of which it may be an eighth. Default: no.
     #[cfg(feature = "admin")]
     pub fn observe(mut self, observe: bool) -> Self {
         self.observe = observe;
@@ -310,8 +311,10 @@ impl GatewayBuilder {
         }
         if self.observe {
             let limits = &settings.limits;
-            settings.observer =
-                Observer::on(limits.devices_max.saturating_add(limits.remembered_max));
+            settings.observer = Observer::on(
+                limits.devices_max.saturating_add(limits.remembered_max),
+                limits.memory_bytes_max / OBSERVED_PART,
+            );
         }
         settings.via = self.via.unwrap_or_else(random_via);
         let (limits, link_limits) = (settings.limits.clone(), settings.link_limits.clone());

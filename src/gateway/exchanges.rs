@@ -56,9 +56,9 @@ impl GatewayRole {
     }
 
     /// Bytes of memory that are held: connections with their buffers and sessions, heads of
-    /// requests, whole messages.
+    /// requests, whole messages, what is observed of devices.
     pub(super) fn memory(&self, cx: &Connections<State>) -> usize {
-        cx.held() + self.heads.taken() + self.budget.taken()
+        cx.held() + self.heads.taken() + self.budget.taken() + self.observer.bytes()
     }
 
     /// Whether so much memory is taken that nothing new is begun.

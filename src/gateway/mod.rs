@@ -13,7 +13,6 @@
 //! | file | what it has |
 //! |---|---|
 //! | `tokens.rs` | credentials bound to names: the table, and what an `Authorization` field shows |
-//! | `departed.rs` | names that are remembered after their last link went |
 //! | `registry.rs` | who is connected: names, sessions, idle links, held polls, who waits |
 //! | `routes.rs` | which device a visitor's request is for |
 //! | `lifecycle.rs` | serving, notice, draining, stopped |
@@ -66,7 +65,6 @@ mod callers;
 mod certificates;
 mod credentials;
 mod deadlines;
-mod departed;
 mod device_head;
 mod draining;
 mod events;

@@ -12,7 +12,7 @@ use crate::close_reason::CloseCause;
 use crate::engine::connections::{Connections, Id};
 use crate::gateway::offer::Offer;
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process, Question};
-use crate::gateway::registry::Registration;
+use crate::gateway::registry::{Holder, Registration};
 use crate::gateway::state::{Device, GatewayRole, Hold, State, States};
 use crate::observe::{OFFER_TEXT_MAX, Observed, OfferSeen, Row, Visit, cut};
 use crate::proto::forward::REQUEST_ID;
@@ -70,7 +70,7 @@ impl GatewayRole {
     }
 
     /// Notes what the offer or poll says of the device that was let in.
-    pub(super) fn observe_offer(&self, offer: &Offer, registration: &Registration) {
+    pub(super) fn observe_offer(&self, offer: &Offer, registration: &Registration, owner: &Holder) {
         if !self.observer.is_on() {
             return;
         }
@@ -79,6 +79,7 @@ impl GatewayRole {
             agent: cut(&agent, OFFER_TEXT_MAX),
             protocol: cut(offer.token(), OFFER_TEXT_MAX),
             address: offer.peer(),
+            secure: offer.secure,
             token: offer.token.and_then(|digest| self.credentials.label(&digest)),
             certificate: offer
                 .certificate
@@ -86,7 +87,7 @@ impl GatewayRole {
                 .map(|shown| cut(&shown.names().join(", "), OFFER_TEXT_MAX)),
         };
         for name in registration.names() {
-            self.observer.offered(name, seen.clone());
+            self.observer.offered(name, seen.clone(), &owner.credential);
         }
     }
 
@@ -98,13 +99,12 @@ impl GatewayRole {
     }
 
     fn device_rows(&self, from: usize) -> (Vec<DeviceRow>, Option<usize>) {
-        let Some(table) = self.observer.table() else { return (Vec::new(), None) };
-        let (rows, next) = table.rows(from, ROWS_MAX);
-        let now = Instant::now();
-        (rows.map(|row| self.device_row(row, now)).collect(), next)
+        let Some(mut table) = self.observer.table() else { return (Vec::new(), None) };
+        let (rows, next) = table.rows(from, ROWS_MAX, Instant::now());
+        (rows.map(|row| self.device_row(row)).collect(), next)
     }
 
-    fn device_row(&self, row: &Row, now: Instant) -> DeviceRow {
+    fn device_row(&self, row: &Row) -> DeviceRow {
         DeviceRow {
             name: row.name.clone(),
             transport: row.transport,
@@ -114,8 +114,8 @@ impl GatewayRole {
             ups: row.ups,
             in_progress: row.in_progress,
             counts: row.counts.clone(),
-            p50: row.times.percentile(0.5, now),
-            p99: row.times.percentile(0.99, now),
+            p50: row.times.percentile(0.5),
+            p99: row.times.percentile(0.99),
             offer: row.offer.clone(),
             cause: match row.transport {
                 Some(_) => None,
@@ -125,14 +125,15 @@ impl GatewayRole {
     }
 
     fn device_history(&self, name: &str) -> Option<Box<DeviceHistory>> {
-        let table = self.observer.table()?;
-        let (row, now) = (table.get(name)?, Instant::now());
+        let (mut table, now) = (self.observer.table()?, Instant::now());
+        let minute = table.minute(now);
+        let row = table.aged(name, now)?;
         Some(Box::new(DeviceHistory {
-            row: self.device_row(row, now),
+            row: self.device_row(row),
             changes: row.changes.iter().cloned().collect(),
             recent: row.recent.iter().cloned().collect(),
             minutes: row.minutes.iter().copied().collect(),
-            minute: table.minute(now),
+            minute,
         }))
     }
 
@@ -238,6 +239,7 @@ impl GatewayRole {
                 None => self.drop_link(cx, *id, why.clone()),
             }
         }
+        self.fail_events_of_name(cx, name, CloseCause::Operator, DISCONNECTED);
         let leases = self.leases.tickets(|registration| is_of(registration, Some(name)));
         for ticket in &leases {
             self.leases.cut(*ticket, crate::Error::closed(crate::Fault::Gateway, DISCONNECTED));

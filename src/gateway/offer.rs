@@ -15,6 +15,8 @@ use crate::stream::Shown;
 pub struct Offer {
     pub(super) wire: turn::Offer,
     peer: Option<IpAddr>,
+    /// It came over TLS.
+    pub(super) secure: bool,
     /// Its token, where the gateway has a table of them and this is one of it.
     pub(super) token: Option<Digest>,
     pub(super) certificate: Option<Arc<Shown>>,
@@ -26,12 +28,12 @@ impl Offer {
         peer: Option<IpAddr>,
         certificate: Option<Arc<Shown>>,
     ) -> Self {
-        Offer { wire, peer, token: None, certificate }
+        Offer { wire, peer, secure: false, token: None, certificate }
     }
 
     /// An offer that another server has read; for [`Gateway::adopt`](crate::Gateway::adopt).
     pub fn from_wire(wire: turn::Offer, peer: Option<IpAddr>) -> Self {
-        Offer { wire, peer, token: None, certificate: None }
+        Offer { wire, peer, secure: false, token: None, certificate: None }
     }
 
     /// The names it wants to register: device names, or origins for an IETF offer. At least one.

@@ -242,9 +242,10 @@ impl GatewayRole {
     ) {
         let Some(peer) = cx.get_mut(id) else { return };
         let peer_ip: Option<IpAddr> = peer.stream().peer_ip();
-        let certificate = peer.stream().certificate();
+        let (certificate, secure) = (peer.stream().certificate(), peer.stream().is_secure());
         peer.state = State::Device(Device::Deciding(head));
         let mut offer = Offer::new(wire, peer_ip, certificate);
+        offer.secure = secure;
         // A certificate says who the device is as well as a token does; whoever shows one needs no
         // other.
         let checked = match &offer.certificate {
@@ -481,7 +482,7 @@ impl GatewayRole {
             self.note_expiry(cx, shown);
         }
         self.tell_claimed(offer, &claimed, transport);
-        self.observe_offer(offer, &claimed.registration);
+        self.observe_offer(offer, &claimed.registration, &owner);
         if !claimed.inherited.is_empty() {
             self.fail_events_of(cx, &claimed.inherited, &owner);
         }

@@ -69,6 +69,18 @@ pub(crate) struct DeviceRow {
     pub(crate) cause: Option<CloseCause>,
 }
 
+impl DeviceRow {
+    /// Links and polls that wait for a request.
+    pub(crate) fn idle(&self) -> usize {
+        self.load.idle + self.load.polls
+    }
+
+    /// Links with a request, and requests that polls took along.
+    pub(crate) fn busy(&self) -> usize {
+        self.load.busy + self.load.events
+    }
+}
+
 /// What is remembered of one device.
 #[derive(Clone, Debug)]
 pub(crate) struct DeviceHistory {

@@ -126,6 +126,7 @@ impl Role for GatewayRole {
             Alarm::Stop => self.stop(cx),
             Alarm::Tick => {
                 self.registry.tick(cx.now());
+                self.observer.tick(std::time::Instant::now());
                 self.end_expired(cx);
                 crate::logs::settle();
                 let at = cx.after(TICK);

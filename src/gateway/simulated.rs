@@ -36,7 +36,7 @@ pub(crate) fn start(
     visitors: SocketAddr,
 ) -> Simulated {
     let mut settings = builder.settings;
-    settings.observer = Observer::on(16);
+    settings.observer = Observer::on(16, 16 * 1024);
     settings.via = format!("ptth-{node}").into();
     let limits = settings.limits.clone();
     let tick = Some((TICK, FIRST_ALARM));

@@ -1,91 +1,120 @@
 //! Histograms of durations with bounded memory: one per device for percentiles, three per process
 //! for `/metrics`.
 //!
-//! [`Recent`] has eight buckets in each power of two from 16 µs to two hours, so a percentile is at
-//! most 7 % off; every five minutes its counts are halved, so that it speaks of the last minutes.
-//! [`Fixed`] has the bounds that monitoring systems aggregate over many gateways.
+//! [`Recent`] is an HDR histogram with one significant digit, so a percentile is at most 7 % off
+//! (8 µs where that is more);
+//! every five minutes its counts are halved, so that it speaks of the last minutes. [`Fixed`] has
+//! the bounds that monitoring systems aggregate over many gateways.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// The resolution at the lower end.
-const UNIT: Duration = Duration::from_micros(16);
-const BUCKETS: usize = 208;
-/// How often the counts of [`Recent`] are halved.
-const HALVING: Duration = Duration::from_secs(300);
+#[cfg(feature = "admin")]
+pub(crate) use self::recent::Recent;
+#[cfg(not(feature = "admin"))]
+pub(crate) use self::unasked::Recent;
 
-/// Percentiles of the last minutes, in 848 bytes.
-pub(crate) struct Recent {
-    counts: [u32; BUCKETS],
-    halved: Instant,
-}
+#[cfg(feature = "admin")]
+mod recent {
+    use std::mem::size_of;
+    use std::time::{Duration, Instant};
 
-impl Recent {
-    pub(crate) fn new(now: Instant) -> Self {
-        Recent { counts: [0; BUCKETS], halved: now }
+    use hdrhistogram::Histogram;
+
+    /// The resolution at the lower end, in microseconds.
+    const LOWEST: u64 = 16;
+    /// Two hours; what took longer counts as that.
+    const HIGHEST: u64 = 7_200_000_000;
+    /// How often the counts are halved.
+    pub(super) const HALVING: Duration = Duration::from_secs(300);
+
+    /// Percentiles of the last minutes, in microseconds: 1.8 KiB at most, none while there are no
+    /// exchanges.
+    pub(crate) struct Recent {
+        counts: Option<Box<Histogram<u32>>>,
+        halved: Instant,
     }
 
-    pub(crate) fn add(&mut self, time: Duration, now: Instant) {
-        self.age(now);
-        let count = &mut self.counts[bucket(time)];
-        *count = count.saturating_add(1);
+    /// As small as it can be; it grows with what is added.
+    fn empty() -> Option<Histogram<u32>> {
+        let mut counts = Histogram::new_with_bounds(LOWEST, 2 * LOWEST, 1).ok()?;
+        counts.auto(true);
+        Some(counts)
     }
 
-    fn age(&mut self, now: Instant) {
-        let halvings = self.halvings(now);
-        if halvings > 0 {
-            self.halved = now;
-            for count in &mut self.counts {
-                *count = count.checked_shr(halvings).unwrap_or(0);
+    impl Recent {
+        pub(crate) fn new(now: Instant) -> Self {
+            Recent { counts: None, halved: now }
+        }
+
+        pub(crate) fn bytes(&self) -> usize {
+            let of = |counts: &Histogram<u32>| counts.distinct_values() * size_of::<u32>();
+            self.counts.as_deref().map_or(0, |counts| size_of::<Histogram<u32>>() + of(counts))
+        }
+
+        pub(crate) fn add(&mut self, time: Duration, now: Instant) {
+            self.age(now);
+            if self.counts.is_none() {
+                self.counts = empty().map(Box::new);
+            }
+            let micros = u64::try_from(time.as_micros()).unwrap_or(HIGHEST).min(HIGHEST);
+            if let Some(counts) = &mut self.counts {
+                let grown = counts.record(micros);
+                debug_assert!(grown.is_ok(), "it grows up to HIGHEST");
             }
         }
-    }
 
-    /// How often the counts are to be halved by now.
-    fn halvings(&self, now: Instant) -> u32 {
-        let periods = now.saturating_duration_since(self.halved).as_secs() / HALVING.as_secs();
-        u32::try_from(periods).unwrap_or(u32::MAX)
-    }
-
-    /// The time within which this share of the exchanges was over; `None` without any in the last
-    /// minutes.
-    pub(crate) fn percentile(&self, share: f64, now: Instant) -> Option<Duration> {
-        let halvings = self.halvings(now);
-        let counts = self.counts.map(|count| count.checked_shr(halvings).unwrap_or(0));
-        let total: u64 = counts.iter().map(|count| u64::from(*count)).sum();
-        if total == 0 {
-            return None;
+        /// Halves the counts as often as is due by now.
+        pub(crate) fn age(&mut self, now: Instant) {
+            let periods = now.saturating_duration_since(self.halved).as_secs() / HALVING.as_secs();
+            if periods == 0 {
+                return;
+            }
+            self.halved = now;
+            let Some(old) = self.counts.take() else { return };
+            let halvings = u32::try_from(periods).unwrap_or(u32::MAX);
+            let Some(mut counts) = empty() else { return };
+            for step in old.iter_recorded() {
+                let left = step.count_at_value().checked_shr(halvings).unwrap_or(0);
+                if left > 0 {
+                    let grown = counts.record_n(step.value_iterated_to(), left);
+                    debug_assert!(grown.is_ok(), "it grows as the old one did");
+                }
+            }
+            if !counts.is_empty() {
+                self.counts = Some(Box::new(counts));
+            }
         }
-        let rank = ((total as f64 * share).ceil() as u64).clamp(1, total);
-        let mut seen = 0;
-        let found = counts.iter().position(|count| {
-            seen += u64::from(*count);
-            seen >= rank
-        });
-        found.map(middle)
+
+        /// The time within which this share of the exchanges was over; `None` without any in the
+        /// last minutes.
+        pub(crate) fn percentile(&self, share: f64) -> Option<Duration> {
+            let counts = self.counts.as_ref()?;
+            let found = counts.value_at_quantile(share); // the upper end of its bucket
+            Some(Duration::from_micros(counts.median_equivalent(found)))
+        }
     }
 }
 
-fn bucket(time: Duration) -> usize {
-    let units = u64::try_from(time.as_micros() / UNIT.as_micros()).unwrap_or(u64::MAX);
-    if units < 8 {
-        return units as usize;
-    }
-    let exponent = 63 - units.leading_zeros() as usize;
-    let step = (units >> (exponent - 3)) as usize & 7;
-    ((exponent - 2) * 8 + step).min(BUCKETS - 1)
-}
+/// Without the feature `admin` nobody can ask.
+#[cfg(not(feature = "admin"))]
+mod unasked {
+    use std::time::{Duration, Instant};
 
-/// The middle of a bucket.
-fn middle(bucket: usize) -> Duration {
-    let (from, width) = match bucket {
-        0..8 => (bucket as u32, 1),
-        _ => {
-            let exponent = bucket / 8 + 2;
-            let width = 1u32 << (exponent - 3);
-            ((8 + bucket as u32 % 8) * width, width)
+    pub(crate) struct Recent;
+
+    impl Recent {
+        pub(crate) fn new(_: Instant) -> Self {
+            Recent
         }
-    };
-    UNIT * from + UNIT * width / 2
+        pub(crate) fn bytes(&self) -> usize {
+            0
+        }
+        pub(crate) fn add(&mut self, _: Duration, _: Instant) {}
+        pub(crate) fn age(&mut self, _: Instant) {}
+        pub(crate) fn percentile(&self, _: f64) -> Option<Duration> {
+            None
+        }
+    }
 }
 
 /// Upper bounds of [`Fixed`], in milliseconds; one bucket more is without a bound.
@@ -108,9 +137,12 @@ impl Fixed {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "admin"))]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::time::Instant;
+
+    use super::recent::HALVING;
     use super::*;
 
     #[test]
@@ -119,28 +151,21 @@ mod tests {
             let (now, time) = (Instant::now(), Duration::from_micros(micros));
             let mut recent = Recent::new(now);
             recent.add(time, now);
-            let found = recent.percentile(0.5, now).unwrap();
+            let found = recent.percentile(0.5).unwrap();
             let off = (found.as_secs_f64() / time.as_secs_f64() - 1.0).abs();
             assert!(off < 0.07, "{time:?} was read as {found:?}");
         }
     }
 
     #[test]
-    fn every_time_has_a_bucket_and_buckets_are_in_order() {
-        assert!((1..BUCKETS).all(|n| middle(n - 1) < middle(n) && bucket(middle(n)) == n));
-        assert_eq!((bucket(Duration::ZERO), bucket(Duration::MAX)), (0, BUCKETS - 1));
-    }
-
-    #[test]
     fn the_median_and_the_tail_are_told_apart() {
         let now = Instant::now();
         let mut recent = Recent::new(now);
-        assert_eq!(recent.percentile(0.5, now), None);
+        assert_eq!(recent.percentile(0.5), None);
         for n in 0..100 {
             recent.add(Duration::from_millis(if n < 98 { 10 } else { 1_000 }), now);
         }
-        let (median, tail) =
-            (recent.percentile(0.5, now).unwrap(), recent.percentile(0.99, now).unwrap());
+        let (median, tail) = (recent.percentile(0.5).unwrap(), recent.percentile(0.99).unwrap());
         assert!(median < Duration::from_millis(11) && tail > Duration::from_millis(930));
     }
 
@@ -151,19 +176,34 @@ mod tests {
         (0..16).for_each(|_| recent.add(Duration::from_secs(1), now));
         let later = now + 5 * HALVING;
         recent.add(Duration::from_millis(1), later);
-        assert!(recent.percentile(0.99, later).unwrap() < Duration::from_millis(2));
+        assert!(recent.percentile(0.99).unwrap() < Duration::from_millis(2));
     }
 
     #[test]
     fn counts_fade_also_where_nothing_is_added() {
         let now = Instant::now();
-        let mut recent = Recent::new(now);
-        (0..4).for_each(|_| recent.add(Duration::from_secs(1), now));
         for (halvings, is_known) in [(0, true), (2, true), (3, false), (31, false), (40, false)] {
-            let found = recent.percentile(0.5, now + halvings * HALVING);
-            assert_eq!(found.is_some(), is_known, "after {halvings} halvings");
+            let mut recent = Recent::new(now);
+            (0..4).for_each(|_| recent.add(Duration::from_secs(1), now));
+            recent.age(now + halvings * HALVING);
+            let (found, bytes) = (recent.percentile(0.5), recent.bytes());
+            assert_eq!((found.is_some(), bytes > 0), (is_known, is_known), "{halvings} halvings");
         }
-        assert!(recent.percentile(0.5, now).is_some(), "reading changes nothing");
+    }
+
+    #[test]
+    fn a_histogram_is_as_large_as_what_it_was_told() {
+        let now = Instant::now();
+        let mut recent = Recent::new(now);
+        assert_eq!((recent.percentile(0.5), recent.bytes()), (None, 0));
+        recent.add(Duration::ZERO, now);
+        let least = recent.bytes();
+        assert!(least < 512, "{least}");
+        recent.add(Duration::MAX, now);
+        let most = recent.bytes();
+        assert!(most > least && most <= 1_848, "{most}");
+        let longest = recent.percentile(1.0).unwrap().as_secs();
+        assert!((6_900..7_500).contains(&longest), "{longest}");
     }
 
     #[test]

@@ -25,6 +25,8 @@ use crate::{Failure, failed, files, output, usage};
 const RECORDS_MAX: usize = 8_192;
 /// Bytes that are written at once.
 const BATCH: usize = 64 * 1024;
+/// How often it is said that requests are not in the log.
+const NOTICE_PERIOD: Duration = Duration::from_secs(10);
 /// How long the end of the process waits for lines that are not written yet.
 const FINISH: Duration = Duration::from_secs(1);
 
@@ -35,8 +37,9 @@ pub(crate) struct AccessLogArgs {
     access_log: Option<PathBuf>,
     /// The form of its lines: Common Log Format, the same with referer and user agent, or JSON with
     /// everything
-    #[arg(long, value_enum, default_value_t = Format::Combined, env = "PTTH_ACCESS_LOG_FORMAT")]
-    access_log_format: Format,
+    /// [default: combined]
+    #[arg(long, value_enum, env = "PTTH_ACCESS_LOG_FORMAT")]
+    access_log_format: Option<Format>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -51,11 +54,17 @@ impl AccessLogArgs {
         self.access_log.is_some()
     }
 
+    /// Whether it is a file, which SIGHUP opens anew.
+    pub(crate) fn is_file(&self) -> bool {
+        self.access_log.as_ref().is_some_and(|path| path.as_os_str() != "-")
+    }
+
     /// Opens the file. It may hang for a while, so nobody has to wait for a signal then.
     ///
     /// # Errors
     /// The file cannot be opened, or not in time.
     pub(crate) fn open(&self) -> Result<Option<Opened>, Failure> {
+        self.check_format()?;
         let Some(path) = self.access_log.clone() else { return Ok(None) };
         let to = match path.as_os_str() == "-" {
             true => Target::Output,
@@ -65,7 +74,14 @@ impl AccessLogArgs {
                 failing: false,
             },
         };
-        Ok(Some(Opened { to, format: self.access_log_format }))
+        Ok(Some(Opened { to, format: self.access_log_format.unwrap_or(Format::Combined) }))
+    }
+
+    fn check_format(&self) -> Result<(), Failure> {
+        match (&self.access_log, self.access_log_format) {
+            (None, Some(_)) => Err(usage("--access-log-format goes with --access-log")),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the file could be written, without making it.
@@ -73,6 +89,7 @@ impl AccessLogArgs {
     /// # Errors
     /// Those of [`open`](Self::open).
     pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.check_format()?;
         let Some(path) = self.access_log.as_ref().filter(|path| path.as_os_str() != "-") else {
             return Ok(());
         };
@@ -186,11 +203,13 @@ fn write_all(
     again: &AtomicBool,
 ) {
     let mut lines = Vec::with_capacity(BATCH);
+    let mut missed = Missed::default();
     loop {
         let first = records.recv_timeout(Duration::from_millis(500));
         if again.swap(false, SeqCst) {
             to.open_again();
         }
+        missed.tell(matches!(first, Err(RecvTimeoutError::Disconnected)));
         let first = match first {
             Ok(record) => record,
             Err(RecvTimeoutError::Timeout) => continue,
@@ -198,12 +217,7 @@ fn write_all(
         };
         lines.clear();
         for record in std::iter::once(first).chain(records.try_iter()) {
-            if record.missed > 0 {
-                log::warn!(
-                    "{} requests are not in the access log: it could not be written as fast as they came",
-                    record.missed
-                );
-            }
+            missed.number += record.missed;
             write_line(&mut lines, &record, format);
             if lines.len() >= BATCH {
                 break;
@@ -213,9 +227,30 @@ fn write_all(
     }
 }
 
+/// Requests that are not in the log.
+#[derive(Default)]
+struct Missed {
+    number: u64,
+    told: Option<Instant>,
+}
+
+impl Missed {
+    /// Says so, now and then: whoever is overloaded is not to be flooded by that.
+    fn tell(&mut self, is_end: bool) {
+        let is_due = is_end || self.told.is_none_or(|told| told.elapsed() >= NOTICE_PERIOD);
+        if self.number > 0 && is_due {
+            log::warn!(
+                "{} requests are not in the access log: it could not be written as fast as they came",
+                self.number
+            );
+            *self = Missed { number: 0, told: Some(Instant::now()) };
+        }
+    }
+}
+
 fn write_line(lines: &mut Vec<u8>, record: &ExchangeRecord, format: Format) {
     let written = match format {
-        Format::Json => serde_json::to_writer(&mut *lines, &as_json(record)).is_ok(),
+        Format::Json => write!(lines, "{}", in_ascii(&as_json(record).to_string())).is_ok(),
         Format::Common => common(lines, record).is_ok(),
         Format::Combined => common(lines, record)
             .and_then(|()| {
@@ -261,7 +296,7 @@ fn quoted(text: &str) -> String {
     for c in text.chars() {
         match c {
             '"' | '\\' => safe.extend(['\\', c]),
-            c if c.is_control() => {
+            c if c.is_control() || !c.is_ascii() => {
                 let mut bytes = [0; 4];
                 for byte in c.encode_utf8(&mut bytes).bytes() {
                     safe.push_str(&format!("\\x{byte:02X}"));
@@ -271,6 +306,23 @@ fn quoted(text: &str) -> String {
         }
     }
     safe.push('"');
+    safe
+}
+
+/// JSON with nothing beyond ASCII, of which a terminal might obey some.
+fn in_ascii(json: &str) -> String {
+    let mut safe = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            ' '..='~' => safe.push(c),
+            c => {
+                let mut units = [0; 2];
+                for unit in c.encode_utf16(&mut units) {
+                    safe.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+        }
+    }
     safe
 }
 

@@ -31,6 +31,11 @@ impl AdminArgs {
         self.admin.is_some()
     }
 
+    /// Whether it has a file that SIGHUP reads again.
+    pub(crate) fn reads_files(&self) -> bool {
+        self.admin_tokens.is_some()
+    }
+
     /// Says what is wrong before anything is bound.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         let Some(address) = &self.admin else {

@@ -1,12 +1,9 @@
 //! `ptth call`: one request to a device, as a visitor.
 
-use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use reverse_http::Limits;
-use reverse_http::proto::body::{self, Decoder, Piece};
-use reverse_http::proto::head::{self, LineEnds, write_field, write_request_line};
+use reverse_http::proto::head::{self, write_field, write_request_line};
 use reverse_http::tls::DeviceTls;
 
 use crate::arguments::some_time;
@@ -14,7 +11,7 @@ use crate::certificates::DeviceFiles;
 use crate::device::token;
 use crate::files::{self, Reading};
 use crate::output::print;
-use crate::wire::Wire;
+use crate::wire::{Part, Wire, looked_up};
 use crate::{Failure, failed, usage};
 
 /// Longest body that is sent or shown, in bytes.
@@ -59,9 +56,13 @@ pub(crate) struct CallArgs {
 pub(crate) fn run(args: CallArgs) -> Result<(), Failure> {
     let to = Visitors::of(&args)?;
     let request = request(&args, &to)?;
-    let mut wire = to.connect(args.timeout)?;
+    let mut wire = to.connect(Instant::now() + args.timeout)?;
     wire.send(&request).map_err(failed)?;
-    let status = show_answer(&mut wire, &args)?;
+    let status = wire.answer(&args.method, BODY_MAX, |_, part| match part {
+        Part::Head(head) if args.include => print(head),
+        Part::Head(_) => Ok(()),
+        Part::Body(data) => print(data),
+    })?;
     match status {
         0..=399 => Ok(()),
         _ => Err(failed(format_args!("{status} {}", head::reason_phrase(status)))),
@@ -102,24 +103,13 @@ impl Visitors {
         })
     }
 
-    fn connect(&self, within: Duration) -> Result<Wire, Failure> {
-        let began = Instant::now();
-        let found = (self.host.as_str(), self.port).to_socket_addrs();
+    fn connect(&self, until: Instant) -> Result<Wire, Failure> {
+        let found = looked_up((self.host.clone(), self.port), until);
         let found = found.map_err(|e| failed(format_args!("{}: {e}", self.host)))?;
-        let mut last = None;
-        for address in found {
-            let left = within.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
-            match TcpStream::connect_timeout(&address, left) {
-                Ok(stream) => {
-                    let wire = Wire::new(stream, left);
-                    let Some(tls) = &self.tls else { return Ok(wire) };
-                    let config = tls.clone().into_rustls()?;
-                    return wire.secure(config, &self.host).map_err(failed);
-                }
-                Err(e) => last = Some(format!("{address}: {e}")),
-            }
-        }
-        Err(failed(last.unwrap_or_else(|| format!("{} has no address", self.host))))
+        let wire = Wire::dial(&found, until)
+            .map_err(|e| failed(format_args!("{}:{}: {e}", self.host, self.port)))?;
+        let Some(tls) = &self.tls else { return Ok(wire) };
+        wire.secure(tls.clone().into_rustls()?, &self.host).map_err(failed)
     }
 }
 
@@ -163,46 +153,4 @@ fn request(args: &CallArgs, to: &Visitors) -> Result<Vec<u8>, Failure> {
     request.extend_from_slice(b"\r\n");
     request.extend(body.unwrap_or_default());
     Ok(request)
-}
-
-/// Writes the answer to standard output as it comes; returns its status.
-fn show_answer(wire: &mut Wire, args: &CallArgs) -> Result<u16, Failure> {
-    let limits = Limits::default();
-    let no_http =
-        |e: reverse_http::Refusal| failed(format_args!("what came back is no HTTP: {}", e.reason));
-    let (status, mut decoder) = loop {
-        let found = head::response(wire.unread(), &limits, LineEnds::CrlfOrLf).map_err(no_http)?;
-        let Some(head) = found else {
-            if !wire.fill().map_err(failed)? {
-                return Err(failed("the connection was closed without an answer"));
-            }
-            continue;
-        };
-        let (status, length) = (head.status, head.len);
-        let decoder =
-            body::of_response(&head, &args.method).map(|framing| Decoder::new(framing, &limits));
-        if args.include && status >= 200 {
-            print(&wire.unread()[..length])?;
-        }
-        wire.take(length);
-        if status >= 200 {
-            break (status, decoder.map_err(no_http)?);
-        }
-    };
-    let mut shown = 0;
-    while !decoder.is_done() {
-        let (used, piece) = decoder.decode(wire.unread()).map_err(no_http)?;
-        if let Piece::Data(data) = piece {
-            shown += data.len();
-            print(data)?;
-        }
-        wire.take(used);
-        if shown > BODY_MAX {
-            return Err(failed(format_args!("the answer is longer than {BODY_MAX} bytes")));
-        }
-        if used == 0 && !decoder.is_done() && !wire.fill().map_err(failed)? {
-            decoder.finish_at_eof().map_err(|_| failed("the answer was cut off"))?;
-        }
-    }
-    Ok(status)
 }

@@ -7,8 +7,7 @@
 mod chain;
 
 use std::fmt::Display;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::sync::mpsc::sync_channel;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use clap::{ArgAction, Args};
@@ -23,7 +22,7 @@ use crate::device::token;
 use crate::files::Reading;
 use crate::output::print_line;
 use crate::proxy::{self, Way};
-use crate::wire::{Reply, Wire};
+use crate::wire::{Reply, Wire, looked_up};
 use crate::{Failure, failed, usage};
 
 #[derive(Args)]
@@ -158,7 +157,7 @@ impl Check {
             None => (self.gateway.host.clone(), self.gateway.port),
         };
         let asked = (host.clone(), port);
-        let found = looked_up(asked, self.timeout).map_err(|e| {
+        let found = looked_up(asked, Instant::now() + self.timeout).map_err(|e| {
             bad("DNS", format_args!("{host} has no address ({e}); check the name, and this machine's resolver (/etc/resolv.conf)"))
         })?;
         let (v4, v6): (Vec<_>, Vec<_>) = found.iter().partition(|address| address.is_ipv4());
@@ -192,7 +191,7 @@ impl Check {
         let address = addresses.first().ok_or_else(|| bad("TCP", "no address"))?;
         let stream = TcpStream::connect_timeout(address, self.timeout)
             .map_err(|e| bad("TCP", format_args!("{address}: {}", explained(&e))))?;
-        let mut wire = Wire::new(stream, self.timeout);
+        let mut wire = Wire::new(stream, Instant::now() + self.timeout);
         let Some(way) = &self.way else { return Ok(wire) };
         let to = match self.gateway.host.contains(':') {
             true => format!("[{}]:{}", self.gateway.host, self.gateway.port),
@@ -431,22 +430,6 @@ impl Check {
             }
         }
         Ok(())
-    }
-}
-
-/// The system's resolver has no deadline of its own.
-fn looked_up(asked: (String, u16), within: Duration) -> Result<Vec<SocketAddr>, String> {
-    let (tell, told) = sync_channel(1);
-    let look = move || {
-        let _ = tell.send(asked.to_socket_addrs()); // nobody waits where it took too long
-    };
-    std::thread::Builder::new()
-        .name("ptth-resolve".to_owned())
-        .spawn(look)
-        .map_err(|e| format!("no thread: {e}"))?;
-    match told.recv_timeout(within) {
-        Ok(found) => found.map(Vec::from_iter).map_err(|e| e.to_string()),
-        Err(_) => Err(format!("no answer within {within:?}")),
     }
 }
 

@@ -112,6 +112,7 @@ fn builder(args: &DeviceArgs) -> Result<DeviceBuilder, Failure> {
         .polls(args.polls.clone())
         .failover(args.failover)
         .whole_target(true)
+        .field("User-Agent", concat!("ptth/", env!("CARGO_PKG_VERSION")))
         .on_refusal(args.on_refusal.map_or(OnRefusal::Stop, Into::into));
     for url in &args.gateway {
         builder = builder.gateway(url);

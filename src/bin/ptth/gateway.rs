@@ -386,6 +386,8 @@ impl GatewayArgs {
         self.config.is_some()
             || self.tokens.is_some()
             || self.visitor_tokens.is_some()
+            || self.admin.reads_files()
+            || self.access_log.is_file()
             || self.tls.are_given()
     }
 }

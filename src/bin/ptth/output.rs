@@ -7,7 +7,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -31,21 +31,30 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    fn start(name: &'static str, to: impl Write + Send + 'static) -> io::Result<Output> {
+    /// `tell` says that so many lines were lost.
+    fn start(
+        name: &'static str,
+        to: impl Write + Send + 'static,
+        tell: fn(&mut dyn Write, &str),
+    ) -> io::Result<Output> {
         let (lines, queue) = sync_channel(LINES_MAX);
         let output = Output { lines, unwritten: Arc::default(), lost: Arc::default() };
         let (unwritten, lost) = (output.unwritten.clone(), output.lost.clone());
         std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || write_lines(to, &queue, &unwritten, &lost))?;
+            .spawn(move || write_lines(to, &queue, (&unwritten, &lost), tell))?;
         Ok(output)
     }
 
-    fn put(&self, line: Vec<u8>) {
+    /// One or more whole lines.
+    fn put(&self, lines: Vec<u8>) {
         self.unwritten.fetch_add(1, SeqCst);
-        if self.lines.try_send(line).is_err() {
+        if let Err(TrySendError::Full(lines) | TrySendError::Disconnected(lines)) =
+            self.lines.try_send(lines)
+        {
             self.unwritten.fetch_sub(1, SeqCst);
-            self.lost.fetch_add(1, SeqCst);
+            let number = lines.iter().filter(|byte| **byte == b'\n').count();
+            self.lost.fetch_add(number as u64, SeqCst);
         }
     }
 }
@@ -54,15 +63,17 @@ impl Output {
 fn write_lines(
     mut to: impl Write,
     queue: &Receiver<Vec<u8>>,
-    unwritten: &AtomicUsize,
-    lost: &AtomicU64,
+    (unwritten, lost): (&AtomicUsize, &AtomicU64),
+    tell: fn(&mut dyn Write, &str),
 ) {
     for line in queue {
         let missed = lost.swap(0, SeqCst);
         if missed > 0 {
-            let _ = writeln!(
-                to,
-                "ptth: {missed} lines were lost: they could not be written as fast as they came"
+            tell(
+                &mut to,
+                &format!(
+                    "{missed} lines were lost: they could not be written as fast as they came"
+                ),
             );
         }
         let _ = to.write_all(&line).and_then(|()| to.flush());
@@ -85,8 +96,13 @@ impl Write for Output {
 /// # Errors
 /// No thread could be started.
 pub(crate) fn start() -> io::Result<Output> {
-    let (out, err) =
-        (Output::start("ptth-stdout", io::stdout())?, Output::start("ptth-stderr", io::stderr())?);
+    // Standard output may be an access log, where a notice has no place.
+    let out = Output::start("ptth-stdout", io::stdout(), |_, what| {
+        log::warn!("standard output: {what}");
+    })?;
+    let err = Output::start("ptth-stderr", io::stderr(), |stderr, what| {
+        let _ = writeln!(stderr, "ptth: {what}");
+    })?;
     let errors = STDERR.get_or_init(|| err).clone();
     let _ = STDOUT.set(out);
     Ok(errors)

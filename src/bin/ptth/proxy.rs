@@ -8,6 +8,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use reverse_http::Device;
 use reverse_http::device::{DeviceBuilder, goes_without_proxy};
 
 use crate::{Failure, usage};
@@ -22,19 +23,72 @@ pub(crate) fn set(
     given: Option<&str>,
     gateways: &[&str],
 ) -> Result<DeviceBuilder, Failure> {
-    let typed = || {
-        std::env::args_os().any(|argument| {
-            argument == "--proxy" || argument.to_string_lossy().starts_with("--proxy=")
-        })
-    };
-    match given {
-        Some("none") => Ok(builder),
-        Some(url) if typed() => Ok(builder.proxy(url)), // userinfo is refused there: others can read a process's arguments
-        Some(url) => with(builder, "PTTH_PROXY", url),
-        None => match of_environment(gateways.first().copied().unwrap_or_default(), variable) {
-            Some((name, url)) => of_variable(builder, name, &url, &exceptions(variable), gateways),
-            None => Ok(builder),
-        },
+    let Some(proxy) = Proxy::of(given, is_typed(), gateways, variable)? else { return Ok(builder) };
+    let builder = builder.proxy(proxy.url).no_proxy(proxy.no_proxy);
+    Ok(match proxy.credentials {
+        Some((user, password)) => builder.proxy_credentials(user, password),
+        None => builder,
+    })
+}
+
+/// Whether `--proxy` is an argument, and not a variable.
+fn is_typed() -> bool {
+    std::env::args_os()
+        .any(|argument| argument == "--proxy" || argument.to_string_lossy().starts_with("--proxy="))
+}
+
+/// What options and environment say of a proxy.
+#[derive(Debug)]
+struct Proxy {
+    /// The option or variable that names it.
+    source: &'static str,
+    /// Without userinfo.
+    url: String,
+    credentials: Credentials,
+    /// Hosts that are dialled without it.
+    no_proxy: String,
+}
+
+impl Proxy {
+    /// `None`: there is none for any of these gateways.
+    ///
+    /// # Errors
+    /// It is not a proxy that is spoken to.
+    fn of(
+        given: Option<&str>,
+        typed: bool,
+        gateways: &[&str],
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Proxy>, Failure> {
+        if given == Some("none") {
+            return Ok(None);
+        }
+        let first = gateways.first().copied().unwrap_or_default();
+        let found = match given {
+            // A URL as the library takes it. It refuses userinfo: others can read a process's
+            // arguments.
+            Some(url) if typed => {
+                let (url, no_proxy) = (url.to_owned(), String::new());
+                return Ok(Some(Proxy { source: "--proxy", url, credentials: None, no_proxy }));
+            }
+            Some(url) => Some(("PTTH_PROXY", url.to_owned())),
+            None => of_environment(first, &variable),
+        };
+        let Some((source, url)) = found else { return Ok(None) };
+        let no_proxy = if given.is_some() { String::new() } else { exceptions(&variable) };
+        if gateways.iter().all(|gateway| goes_without_proxy(gateway, &no_proxy)) {
+            return Ok(None);
+        }
+        match split(&url) {
+            // The environment is often made for other programs: what is for whatever scheme is no
+            // reason not to start.
+            Err(why) if source.eq_ignore_ascii_case("all_proxy") && why == OTHER_KIND => {
+                log::warn!("{source}: {why}; dialling without a proxy (say so with --proxy none)");
+                Ok(None)
+            }
+            Err(why) => Err(usage(format!("{source}: {why}, or --proxy none"))),
+            Ok((url, credentials)) => Ok(Some(Proxy { source, url, credentials, no_proxy })),
+        }
     }
 }
 
@@ -68,16 +122,9 @@ impl Way {
 
 /// The proxy that a device would use for this gateway, by the same rules as [`set`].
 pub(crate) fn way(given: Option<&str>, gateway: &str) -> Result<Option<Way>, Failure> {
-    let (source, url) = match given {
-        Some("none") => return Ok(None),
-        Some(url) => ("--proxy or PTTH_PROXY", url.to_owned()),
-        None => match of_environment(gateway, variable) {
-            Some((_, _)) if goes_without_proxy(gateway, &exceptions(variable)) => return Ok(None),
-            Some(found) => found,
-            None => return Ok(None),
-        },
-    };
-    let (url, credentials) = split(&url).map_err(|why| usage(format!("{source}: {why}")))?;
+    let found = Proxy::of(given, is_typed(), &[gateway], variable)?;
+    let Some(Proxy { source, url, credentials, .. }) = found else { return Ok(None) };
+    Device::builder("http://localhost/check").proxy(&url).build()?; // the library's verdict
     let uri: Option<http::Uri> = url.parse().ok();
     let authority = uri.as_ref().and_then(http::Uri::authority);
     let authority =
@@ -85,26 +132,6 @@ pub(crate) fn way(given: Option<&str>, gateway: &str) -> Result<Option<Way>, Fai
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = authority.port_u16().unwrap_or(1080); // as the library, and curl
     Ok(Some(Way { host, port, source, credentials }))
-}
-
-/// The environment is often made for other programs: what is not for these gateways, or for
-/// whatever scheme, is no reason not to start.
-fn of_variable(
-    builder: DeviceBuilder,
-    name: &str,
-    url: &str,
-    no_proxy: &str,
-    gateways: &[&str],
-) -> Result<DeviceBuilder, Failure> {
-    let Err(why) = split(url) else { return Ok(with(builder, name, url)?.no_proxy(no_proxy)) };
-    if gateways.iter().all(|gateway| goes_without_proxy(gateway, no_proxy)) {
-        return Ok(builder);
-    }
-    if name.eq_ignore_ascii_case("all_proxy") && why == OTHER_KIND {
-        log::warn!("{name}: {why}; dialling without a proxy (say so with --proxy none)");
-        return Ok(builder);
-    }
-    with(builder, name, url)
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -127,16 +154,6 @@ fn of_environment(
 
 fn exceptions(variable: impl Fn(&str) -> Option<String>) -> String {
     variable("no_proxy").or_else(|| variable("NO_PROXY")).unwrap_or_default()
-}
-
-fn with(builder: DeviceBuilder, name: &str, value: &str) -> Result<DeviceBuilder, Failure> {
-    let (url, credentials) =
-        split(value).map_err(|why| usage(format!("{name}: {why}, or --proxy none")))?;
-    let builder = builder.proxy(url);
-    Ok(match credentials {
-        Some((user, password)) => builder.proxy_credentials(user, password),
-        None => builder,
-    })
 }
 
 /// SOCKS, for one.
@@ -224,6 +241,51 @@ mod tests {
             "http://me:hunter2%ff@proxy",
         ] {
             assert!(!split(value).unwrap_err().contains("hunter2"), "{value}");
+        }
+    }
+
+    /// What both `ptth device` and `ptth check` make of it.
+    fn found(
+        given: Option<&str>,
+        typed: bool,
+        set: &[(&str, &str)],
+    ) -> Result<Option<String>, String> {
+        let variable = |name: &str| {
+            let value = set.iter().find(|(known, _)| *known == name);
+            value.map(|(_, value)| (*value).to_owned())
+        };
+        let proxy = Proxy::of(given, typed, &["http://gw.example/lamp"], variable);
+        proxy.map(|proxy| proxy.map(|proxy| proxy.url)).map_err(|failure| failure.text)
+    }
+
+    #[test]
+    fn an_option_is_meant_and_an_environment_may_be_for_others() {
+        let proxy = Ok(Some("http://p:1".to_owned()));
+        for (given, typed, set) in [
+            (Some("http://p:1"), true, &[][..]),
+            (Some("http://p:1"), true, &[("no_proxy", "gw.example")]),
+            (Some("http://me:hunter2@p:1"), false, &[]),
+            (None, false, &[("http_proxy", "p:1")]),
+            (None, false, &[("ALL_PROXY", "http://me:hunter2@p:1")]),
+        ] {
+            assert_eq!(found(given, typed, set), proxy, "{given:?} {set:?}");
+        }
+        for (given, set) in [
+            (Some("none"), &[("http_proxy", "p:1")][..]),
+            (None, &[]),
+            (None, &[("all_proxy", "socks5://p:1")]),
+            (None, &[("ALL_PROXY", "socks5://p:1")]),
+            (None, &[("http_proxy", "socks5://p:1"), ("no_proxy", "gw.example")]),
+        ] {
+            assert_eq!(found(given, false, set), Ok(None), "{given:?} {set:?}");
+        }
+        for (given, typed, set) in [
+            (Some("socks5://me:hunter2@p:1"), false, &[][..]),
+            (None, false, &[("http_proxy", "socks5://me:hunter2@p:1")]),
+            (None, false, &[("all_proxy", "https://me:hunter2@p:1")]),
+        ] {
+            let told = found(given, typed, set).unwrap_err();
+            assert!(told.contains("proxy") && !told.contains("hunter2"), "{told}");
         }
     }
 }

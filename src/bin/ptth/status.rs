@@ -1,9 +1,7 @@
 //! `ptth status` and `ptth health`: what a gateway's admin listener says, in a terminal.
 
-use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
+use std::fmt::{Display, Write as _};
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -12,10 +10,13 @@ use serde_json::Value;
 use crate::arguments::some_time;
 use crate::config::duration;
 use crate::output::print_line;
+use crate::wire::{Part, Wire, looked_up};
 use crate::{Failure, failed, usage};
 
 /// Longest answer that is read, in bytes.
-const ANSWER_BYTES_MAX: u64 = 64 << 20;
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Longest line of a refusal that is shown, in characters.
+const LINE_CHARS_MAX: usize = 400;
 /// How often `--watch` looks.
 const PERIOD: Duration = Duration::from_secs(2);
 
@@ -33,7 +34,7 @@ pub(crate) struct AdminAt {
     /// PTTH_ADMIN_TOKEN
     #[arg(long, value_name = "FILE|-", env = "PTTH_ADMIN_TOKEN_FILE")]
     admin_token_file: Option<String>,
-    /// How long the answer may take
+    /// How long an answer may take, in all
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_ADMIN_TIMEOUT")]
     admin_timeout: Duration,
 }
@@ -53,7 +54,7 @@ pub(crate) struct StatusArgs {
     /// Only devices of which nothing was heard for so long
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     silent_for: Option<Duration>,
-    /// The order: name, state, links, busy, waiting, silent, since, ups, requests, errors, p50, p99,
+    /// The order: name, state, links, idle, busy, waiting, silent, since, ups, requests, errors, p50, p99,
     /// bytes or address, falling with - before it
     #[arg(long, value_name = "KEY", default_value = "name", allow_hyphen_values = true)]
     sort: String,
@@ -71,62 +72,44 @@ pub(crate) struct HealthArgs {
     live: bool,
 }
 
-/// Anything that is read and written with deadlines.
-trait Wire: Read + Write {}
-impl<T: Read + Write> Wire for T {}
-
 impl AdminAt {
-    fn connect(&self) -> io::Result<(Box<dyn Wire>, String)> {
-        let time = Some(self.admin_timeout);
+    fn connect(&self, until: Instant) -> io::Result<(Wire, String)> {
         if let Some(path) = self.admin.strip_prefix("unix:") {
-            let stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(time)?;
-            stream.set_write_timeout(time)?;
-            return Ok((Box::new(stream), "localhost".to_owned()));
+            return Ok((Wire::to_unix(path, until)?, "localhost".to_owned()));
         }
         let host = self.admin.strip_prefix("http://").unwrap_or(&self.admin).trim_end_matches('/');
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "it names no address");
-        for address in host.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, self.admin_timeout) {
-                Ok(stream) => {
-                    stream.set_read_timeout(time)?;
-                    stream.set_write_timeout(time)?;
-                    return Ok((Box::new(stream), host.to_owned()));
-                }
-                Err(e) => last = e,
-            }
-        }
-        Err(last)
+        let found = looked_up(host.to_owned(), until).map_err(io::Error::other)?;
+        Ok((Wire::dial(&found, until)?, host.to_owned()))
     }
 
-    /// Status and body of one GET.
+    /// Status and body of one GET, all of it within --admin-timeout.
     fn ask(&self, path: &str, token: Option<&str>) -> Result<(u16, String), Failure> {
-        let doing = |e: io::Error| {
-            let hint = match e.kind() {
-                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
-                    "; is the gateway running with --admin, and is this its address?"
-                }
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => " (--admin-timeout)",
-                _ => "",
-            };
-            failed(format_args!("asking {}: {e}{hint}", self.admin))
-        };
-        let (mut wire, host) = self.connect().map_err(doing)?;
+        let until = Instant::now() + self.admin_timeout;
+        let doing =
+            |e: &dyn Display, hint| failed(format_args!("asking {}: {e}{hint}", self.admin));
+        let (mut wire, host) = self.connect(until).map_err(|e| match e.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
+                doing(&e, "; is the gateway running with --admin, and is this its address?")
+            }
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => doing(&e, " (--admin-timeout)"),
+            _ => doing(&e, ""),
+        })?;
         let token = match token {
             Some(token) => format!("Authorization: Bearer {token}\r\n"),
             None => String::new(),
         };
-        write!(wire, "GET {path} HTTP/1.0\r\nHost: {host}\r\n{token}\r\n").map_err(doing)?;
-        let mut bytes = Vec::new();
-        wire.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes).map_err(doing)?;
-        let text = String::from_utf8_lossy(&bytes);
-        let answer = text.split_once("\r\n\r\n").and_then(|(head, body)| {
-            let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
-            Some((status, body.to_owned()))
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{token}\r\n");
+        wire.send(request.as_bytes()).map_err(|e| doing(&e, ""))?;
+        let mut body = Vec::new();
+        let answered = wire.answer("GET", ANSWER_BYTES_MAX, |_, part| {
+            if let Part::Body(data) = part {
+                body.extend_from_slice(data);
+            }
+            Ok(())
         });
-        answer.ok_or_else(|| {
-            failed(format_args!("{} does not speak as an admin listener does", self.admin))
-        })
+        let status = answered.map_err(|failure| doing(&failure.text, ""))?;
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
     fn token(&self) -> Result<Option<String>, Failure> {
@@ -150,7 +133,7 @@ impl AdminAt {
             (401, _) => Err(usage(
                 "this admin listener wants a token; set PTTH_ADMIN_TOKEN, or give --admin-token-file",
             )),
-            (status, body) => Err(failed(format_args!("{}: {status} {}", self.admin, body.trim()))),
+            (status, body) => Err(failed(format_args!("{}: {}", self.admin, told(status, &body)))),
         }
     }
 }
@@ -158,9 +141,20 @@ impl AdminAt {
 pub(crate) fn health(args: &HealthArgs) -> Result<(), Failure> {
     let (status, body) = args.at.ask(if args.live { "/healthz" } else { "/readyz" }, None)?;
     match status {
-        200 => print_line(body.trim()),
-        status => Err(failed(format_args!("{status} {}", body.trim()))),
+        200 => print_line(shown(body.trim())),
+        status => Err(failed(told(status, &body))),
     }
+}
+
+/// What an answer says that is none.
+fn told(status: u16, body: &str) -> String {
+    let line = body.trim().lines().next().unwrap_or_default();
+    format!("{status} {}", shown(&line.chars().take(LINE_CHARS_MAX).collect::<String>()))
+}
+
+/// With nothing that a terminal obeys: whatever answers there may not be a gateway.
+fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 pub(crate) fn status(args: &StatusArgs) -> Result<(), Failure> {
@@ -232,7 +226,7 @@ fn summary(totals: &Value, list: &Value) -> String {
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => shown(text),
         other => other.to_string(),
     }
 }
@@ -275,7 +269,7 @@ fn rows_of(list: &Value) -> Vec<Vec<String>> {
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for device in list["devices"].as_array().into_iter().flatten() {
         let state = match device["cause"].as_str() {
-            Some(cause) => format!("down ({cause})"),
+            Some(cause) => format!("down ({})", shown(cause)),
             None => plain(&device["state"]),
         };
         rows.push(vec![
@@ -321,7 +315,7 @@ fn one(device: &Value) -> String {
         plain(&device["times_up"])
     ); // a String takes all
     if let Some(failures) = device["failures"].as_object().filter(|failures| !failures.is_empty()) {
-        let told = failures.iter().map(|(reason, count)| format!("{reason} {count}"));
+        let told = failures.iter().map(|(reason, count)| format!("{} {count}", shown(reason)));
         let _ = write!(text, "; failures: {}", told.collect::<Vec<_>>().join(", "));
     }
     let section = |title: &str, list: &Value, of: &dyn Fn(&Value) -> Vec<String>| {
@@ -336,14 +330,14 @@ fn one(device: &Value) -> String {
             time(&done["took_ms"]),
             format!("waited {}", time(&done["waited_ms"])),
             plain(&done["path"]),
-            done["failure"].as_str().unwrap_or_default().to_owned(),
+            shown(done["failure"].as_str().unwrap_or_default()),
         ]
     }));
     text.push_str(&section("ups and downs", &device["recent_changes"], &|change| {
         vec![
             format!("{} ago", ago(&change["at"])),
             plain(&change["kind"]),
-            change["cause"].as_str().unwrap_or_default().to_owned(),
+            shown(change["cause"].as_str().unwrap_or_default()),
             plain(&change["reason"]),
         ]
     }));

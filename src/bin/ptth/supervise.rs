@@ -7,8 +7,7 @@
 use std::fmt::Display;
 use std::io;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long a supervisor may take nothing of what it is told. Then that is lost.
@@ -18,8 +17,9 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(crate) struct Supervisor {
     transport: Option<Arc<(UnixDatagram, SocketAddr)>>,
-    /// It was told that this process stops.
-    stops: Arc<AtomicBool>,
+    /// It was told that this process stops. Held while something else is told, so that this does
+    /// not come behind.
+    stops: Arc<Mutex<bool>>,
 }
 
 impl Supervisor {
@@ -79,7 +79,8 @@ impl Supervisor {
     /// From here on nothing else is told but signs of life: a reading that is still in progress
     /// must not make it ready again.
     pub(crate) fn stopping(&self, status: impl Display) {
-        self.stops.store(true, SeqCst);
+        let mut stops = self.stops.lock().unwrap_or_else(PoisonError::into_inner);
+        *stops = true;
         self.tell(&format!("STOPPING=1\nSTATUS={status}"));
     }
 
@@ -110,7 +111,8 @@ impl Supervisor {
     }
 
     fn tell_unless_stopping(&self, message: &str) {
-        if !self.stops.load(SeqCst) {
+        let stops = self.stops.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*stops {
             self.tell(message);
         }
     }
@@ -162,6 +164,8 @@ fn watchdog_interval() -> Option<Duration> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
     use super::*;
 
     #[test]

@@ -1,44 +1,69 @@
-//! One connection of `ptth check` or `ptth call`: plain or secured, each read and write with what is left of its time.
+//! One connection of `ptth check`, `ptth call` or `ptth status`: plain or secured. Looking the name
+//! up, each read and each write have what is left of its time.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use reverse_http::Limits;
+use reverse_http::proto::body::{self, Decoder, Piece};
 use reverse_http::proto::head::{self, LineEnds, ResponseHead};
 use reverse_http::proto::turn::{self, Verdict};
 use reverse_http::tls::DeviceTls;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
+use crate::{Failure, failed, files};
+
+/// What an address has to accept a connection, however many there are and however late it is.
+const SHARE_MIN: Duration = Duration::from_millis(1);
+
 /// Longest text of an answer that is shown, in bytes.
 const TEXT_MAX: usize = 1024;
 
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
 /// A socket whose reads and writes end at an instant.
 pub(crate) struct Timed {
-    socket: TcpStream,
+    socket: Socket,
     until: Instant,
 }
 
 impl Timed {
     fn left(&self) -> io::Result<Duration> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+        left_until(self.until).ok_or_else(|| io::ErrorKind::TimedOut.into())
     }
+}
+
+fn left_until(until: Instant) -> Option<Duration> {
+    Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
 }
 
 impl Read for Timed {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.socket.set_read_timeout(Some(self.left()?))?;
-        self.socket.read(bytes).map_err(late)
+        let left = Some(self.left()?);
+        let read = match &mut self.socket {
+            Socket::Tcp(tcp) => tcp.set_read_timeout(left).and_then(|()| tcp.read(bytes)),
+            Socket::Unix(unix) => unix.set_read_timeout(left).and_then(|()| unix.read(bytes)),
+        };
+        read.map_err(late)
     }
 }
 
 impl Write for Timed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.set_write_timeout(Some(self.left()?))?;
-        self.socket.write(bytes).map_err(late)
+        let left = Some(self.left()?);
+        let written = match &mut self.socket {
+            Socket::Tcp(tcp) => tcp.set_write_timeout(left).and_then(|()| tcp.write(bytes)),
+            Socket::Unix(unix) => unix.set_write_timeout(left).and_then(|()| unix.write(bytes)),
+        };
+        written.map_err(late)
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
@@ -75,14 +100,78 @@ pub(crate) struct Reply {
     pub(crate) text: String,
 }
 
+/// A part of a final answer.
+pub(crate) enum Part<'b> {
+    /// The head as it came.
+    Head(&'b [u8]),
+    /// A piece of the body.
+    Body(&'b [u8]),
+}
+
+/// The addresses of a name. The system's resolver has no deadline of its own.
+///
+/// # Errors
+/// There are none, or not in time.
+pub(crate) fn looked_up<A>(asked: A, until: Instant) -> Result<Vec<SocketAddr>, String>
+where
+    A: ToSocketAddrs<Iter: Iterator<Item = SocketAddr>> + Send + 'static,
+{
+    let (tell, told) = sync_channel(1);
+    let look = move || {
+        let found = asked.to_socket_addrs().map(Vec::from_iter);
+        let _ = tell.send(found); // nobody waits where it took too long
+    };
+    std::thread::Builder::new()
+        .name("ptth-resolve".to_owned())
+        .spawn(look)
+        .map_err(|e| format!("no thread: {e}"))?;
+    match told.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        Ok(Ok(found)) if found.is_empty() => Err("it has no address".to_owned()),
+        Ok(found) => found.map_err(|e| e.to_string()),
+        Err(_) => Err("no answer of the resolver in time".to_owned()),
+    }
+}
+
 /// The token that a check offers.
 const TOKEN: &str = "PTTH/1.0";
 
 impl Wire {
-    /// A connection that has to be done within this time.
-    pub(crate) fn new(socket: TcpStream, within: Duration) -> Self {
-        let timed = Timed { socket, until: Instant::now() + within };
-        Wire { stream: Stream::Plain(timed), unread: Vec::new() }
+    /// A connection that has to be done by then.
+    pub(crate) fn new(socket: TcpStream, until: Instant) -> Self {
+        Wire::over(Socket::Tcp(socket), until)
+    }
+
+    fn over(socket: Socket, until: Instant) -> Self {
+        Wire { stream: Stream::Plain(Timed { socket, until }), unread: Vec::new() }
+    }
+
+    /// To the first address that accepts; each has its share of the time.
+    ///
+    /// # Errors
+    /// None does.
+    pub(crate) fn dial(addresses: &[SocketAddr], until: Instant) -> io::Result<Self> {
+        let mut last = io::ErrorKind::TimedOut.into();
+        for (n, address) in addresses.iter().enumerate() {
+            let others = u32::try_from(addresses.len() - n).unwrap_or(u32::MAX);
+            let Some(left) = left_until(until) else { break };
+            match TcpStream::connect_timeout(address, (left / others).max(SHARE_MIN)) {
+                Ok(socket) => return Ok(Wire::new(socket, until)),
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
+    }
+
+    /// To a Unix socket, whose listener may be too busy to accept.
+    ///
+    /// # Errors
+    /// There is none, or it does not accept in time.
+    pub(crate) fn to_unix(path: &str, until: Instant) -> Result<Self, io::Error> {
+        let path = path.to_owned();
+        let left = left_until(until).ok_or(io::ErrorKind::TimedOut)?;
+        let connected = files::on_a_thread(left, move || Ok(UnixStream::connect(path)));
+        let socket = connected.map_err(|_| io::ErrorKind::TimedOut)??;
+        Ok(Wire::over(Socket::Unix(socket), until))
     }
 
     /// Its time begins anew.
@@ -137,18 +226,13 @@ impl Wire {
         sent.map_err(|e| format!("the connection broke while the request was written ({e})"))
     }
 
-    /// What was read and not taken yet.
-    pub(crate) fn unread(&self) -> &[u8] {
-        &self.unread
-    }
-
     /// These bytes in front were used.
-    pub(crate) fn take(&mut self, n: usize) {
+    fn take(&mut self, n: usize) {
         self.unread.drain(..n.min(self.unread.len()));
     }
 
     /// Reads more; returns false if the other side has ended the connection.
-    pub(crate) fn fill(&mut self) -> io::Result<bool> {
+    fn fill(&mut self) -> io::Result<bool> {
         let mut bytes = [0; 4096];
         let n = match &mut self.stream {
             Stream::Plain(timed) => timed.read(&mut bytes)?,
@@ -159,6 +243,67 @@ impl Wire {
         };
         self.unread.extend_from_slice(&bytes[..n]);
         Ok(n > 0)
+    }
+
+    /// The final answer to a request with this method, part by part; its status. Its body has
+    /// `most` bytes at most.
+    ///
+    /// # Errors
+    /// It is malformed, too long, cut off or late; whatever `take` says.
+    pub(crate) fn answer(
+        &mut self,
+        method: &str,
+        most: usize,
+        mut take: impl FnMut(u16, Part<'_>) -> Result<(), Failure>,
+    ) -> Result<u16, Failure> {
+        let (status, mut decoder) = self.final_head(method, &mut take)?;
+        let mut taken = 0;
+        while !decoder.is_done() {
+            let (used, piece) = decoder.decode(&self.unread).map_err(no_http)?;
+            if let Piece::Data(data) = piece {
+                taken += data.len();
+                if taken > most {
+                    return Err(failed(format_args!("the answer is longer than {most} bytes")));
+                }
+                take(status, Part::Body(data))?;
+            }
+            self.take(used);
+            if used == 0 && !decoder.is_done() && !self.fill().map_err(read_failed)? {
+                decoder.finish_at_eof().map_err(|_| failed("the answer was cut off"))?;
+            }
+        }
+        Ok(status)
+    }
+
+    fn final_head(
+        &mut self,
+        method: &str,
+        take: &mut impl FnMut(u16, Part<'_>) -> Result<(), Failure>,
+    ) -> Result<(u16, Decoder), Failure> {
+        let limits = Limits::default();
+        let mut informational = 0;
+        loop {
+            let found = head::response(&self.unread, &limits, LineEnds::CrlfOrLf);
+            let Some(head) = found.map_err(no_http)? else {
+                if !self.fill().map_err(read_failed)? {
+                    return Err(failed("the connection was closed without an answer"));
+                }
+                continue;
+            };
+            let (status, length) = (head.status, head.len);
+            if status >= 200 {
+                let framing = body::of_response(&head, method).map_err(no_http)?;
+                let decoder = Decoder::new(framing, &limits);
+                take(status, Part::Head(&self.unread[..length]))?;
+                self.take(length);
+                return Ok((status, decoder));
+            }
+            self.take(length);
+            informational += 1;
+            if informational > limits.informational_max {
+                return Err(failed("too many preliminary answers (1xx) came"));
+            }
+        }
     }
 
     /// The final answer, or the 101.
@@ -234,6 +379,17 @@ fn text_length(head: &ResponseHead<'_>) -> usize {
     let length = head.fields.get("content-length").and_then(|n| std::str::from_utf8(n).ok());
     let length = length.and_then(|n| n.parse().ok()).unwrap_or(0);
     if plain && head.status >= 300 { TEXT_MAX.min(length) } else { 0 }
+}
+
+fn no_http(refusal: reverse_http::Refusal) -> Failure {
+    failed(format_args!("what came back is no HTTP: {}", refusal.reason))
+}
+
+fn read_failed(error: io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::TimedOut => failed("the answer did not come in time"),
+        _ => failed(format_args!("the connection broke within the answer ({error})")),
+    }
 }
 
 /// What the library makes of a mistake of TLS, which comes wrapped.

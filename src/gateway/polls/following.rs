@@ -160,6 +160,19 @@ impl GatewayRole {
         );
     }
 
+    /// Fails what a device of this name has in hand: its connections were cut.
+    pub(in crate::gateway) fn fail_events_of_name(
+        &mut self,
+        cx: &mut Connections<State>,
+        name: &str,
+        end: CloseCause,
+        why: &'static str,
+    ) {
+        let theirs = |handed: &Handed| handed.registration.names().any(|own| **own == *name);
+        let failed = self.events.those(theirs);
+        self.fail_events(cx, failed, end, why);
+    }
+
     fn fail_events(
         &mut self,
         cx: &mut Connections<State>,

@@ -222,5 +222,15 @@ fn the_proxy_of_the_environment_is_used() {
     says(&told, 1, &["proxy", "http_proxy", "no tunnel", "poll through it"]);
     let told = through(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n");
     says(&told, 1, &["407", "credentials"]);
+    // One of the command line is as strict as a device's.
+    for given in ["http://me:hunter2@127.0.0.1:1", "socks5://127.0.0.1:1", "127.0.0.1:1"] {
+        let (code, out, error) = Ptth::run(&["check", &url, "--proxy", given]);
+        assert!(code == 2 && out.is_empty() && !error.contains("hunter2"), "{given}: {error}");
+    }
+    // One that is not spoken to is left out, as a device leaves it.
+    let mut command = Ptth::command(&["check", &url, "--heartbeat", "0s"]);
+    let (code, out, error) = Ptth::finish(command.env("all_proxy", "socks5://127.0.0.1:1"));
+    assert!(error.contains("all_proxy: this kind of proxy is not spoken to"), "{error}");
+    assert!(code == 0 && out.contains("usable"), "{out}");
     gateway.get("/nobody/").expect_refusal(404);
 }

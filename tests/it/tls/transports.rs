@@ -303,3 +303,16 @@ fn a_handler_reads_and_writes_an_upgraded_stream_at_the_same_time() {
     visitor.expect_end();
     device.stop();
 }
+
+#[test]
+fn operators_see_which_devices_come_over_tls() {
+    let authority = Authority::new();
+    let (gateway, _pair) = secure_gateway(&authority, &["--admin", "127.0.0.1:0"]);
+    let line = gateway.process.line();
+    let admin = line.strip_prefix("admin ").unwrap();
+    let _lamp = device(&authority, &gateway, "lamp", &["--text", "on"]);
+    eventually("the device is told", || {
+        let (code, out, _) = Ptth::run(&["status", "lamp", "--json", "--admin", admin]);
+        (code == 0 && out.contains(r#""tls":true,"#)).then_some(())
+    });
+}

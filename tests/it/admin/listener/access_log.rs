@@ -213,3 +213,30 @@ fn on_standard_output_it_stands_behind_the_ready_lines() {
     gateway.get("/nobody/").expect_refusal(404);
     assert!(gateway.process.line().ends_with("\"GET /nobody/ HTTP/1.1\" 404 -"));
 }
+
+#[test]
+fn a_visitor_forges_no_line_of_the_access_log() {
+    let forged = "x\" 200 1\\ \u{9b}2J\u{202e}é\u{1f4a9}";
+    let request =
+        format!("GET /nobody/?q=%22%0a HTTP/1.1\r\nHost: a\r\nUser-Agent: {forged}\r\n\r\n");
+    for (format, expected) in [
+        (
+            "combined",
+            r#""GET /nobody/?q=%22%0a HTTP/1.1" 404 - "-" "x\" 200 1\\ \xC2\x9B2J\xE2\x80\xAE\xC3\xA9\xF0\x9F\x92\xA9""#,
+        ),
+        ("json", r#""user_agent":"x\" 200 1\\ \u009b2J\u202e\u00e9\ud83d\udca9""#),
+    ] {
+        let logged = Logged::start(&["--access-log-format", format]);
+        let mut visitor = logged.gateway.visitor();
+        visitor.ask(&request).expect_refusal(404);
+        let lines = logged.lines("access.log", 1);
+        assert!(lines.len() == 1 && lines[0].contains(expected), "{lines:?}");
+    }
+    // What is long is cut: as many lines as may wait take little memory.
+    let logged = Logged::start(&["--access-log-format", "json"]);
+    let target = format!("/nobody/{}", "x".repeat(7_000));
+    logged.gateway.get(&target).expect_refusal(404);
+    let value: Value = serde_json::from_str(&logged.lines("access.log", 1)[0]).unwrap();
+    let written = value["target"].as_str().unwrap();
+    assert!(written.len() < 4_200 && target.starts_with(&written[..4_000]), "{}", written.len());
+}

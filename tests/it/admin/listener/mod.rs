@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod access_log;
+mod hostile;
 mod monitoring;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -111,6 +112,7 @@ fn beyond_loopback_it_wants_tokens_and_says_both_remedies() {
     for (options, told) in [
         (["--admin-tokens", "/dev/null"], "--admin-tokens goes with --admin"),
         (["--metrics-per-device", "3"], "--metrics-per-device goes with --admin"),
+        (["--access-log-format", "json"], "--access-log-format goes with --access-log"),
     ] {
         let (code, _, error) = Ptth::run(&[&common[..], &options].concat());
         assert!(code == 2 && error.contains(told), "{error}");
@@ -327,7 +329,14 @@ fn a_list_has_an_order_and_pages() {
         devices.iter().map(|device| device["name"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(names(""), ["a", "b", "c"]);
-    assert_eq!(names("sort=-name"), ["a", "b", "c"], "falling of equals: by name");
+    assert_eq!(names("sort=-name"), ["c", "b", "a"]);
+    assert_eq!(names("sort=-busy"), ["a", "b", "c"], "equals by name");
+    let mut visitor = observed.gateway.visitor();
+    visitor.write(get("/c/"));
+    links[0].read_head();
+    eventually("the busiest first", || (names("sort=-busy")[0] == "c").then_some(()));
+    links[0].write(OK);
+    visitor.read_answer("GET").expect_ok("ok");
     eventually("the busiest first", || (names("sort=-requests")[0] == "b").then_some(()));
     assert_eq!(names("limit=2&page=2"), ["c"]);
     assert!(names("page=9").is_empty());
@@ -344,6 +353,8 @@ fn polls_and_programs_are_told_too() {
     let told = observed.device("poller", "one request", |device| device["requests"] == 1);
     assert!(told["transport"].as_str().unwrap().starts_with("comet-"), "{told}");
     assert_eq!(told["responses"]["2xx"], 1);
+    let agent = concat!("ptth/", env!("CARGO_PKG_VERSION"));
+    assert_eq!((&told["tls"], &told["offer"]["user_agent"]), (&false.into(), &agent.into()));
     assert!(told["recent_requests"][0]["waited_ms"].as_f64().is_some());
 }
 
@@ -364,6 +375,13 @@ fn events_are_followed_and_found_again() {
     drop(link);
     lines = read_events(&mut stream, "\"kind\":\"down\"");
     assert!(lines.contains("\"cause\":\"closed\""), "{lines}");
+    // To HEAD there is no stream.
+    let mut peer = RawPeer::connect(observed.admin);
+    peer.write(
+        "HEAD /api/v1/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n",
+    );
+    assert_eq!(peer.read_head().get("content-type"), Some("text/event-stream"));
+    peer.expect_end();
     // By long poll, from where one was.
     let all = observed.json("/api/v1/events");
     let last = all["last"].as_u64().unwrap();
@@ -531,6 +549,24 @@ fn a_device_is_disconnected_or_drained() {
         serde_json::from_slice(&observed.post("/api/v1/devices/nobody/drain").body).unwrap();
     assert_eq!(none["connections"], 0);
     gateway.process.expect_stderr("an operator asked for disconnect of door");
+}
+
+#[test]
+fn what_a_polling_device_has_in_hand_is_cut_with_it() {
+    let observed = Observed::start(&[]);
+    let poll = "POST /poller HTTP/1.1\r\nHost: gw.example\r\nAccept: message/http\r\nContent-Length: 0\r\n\r\n";
+    let mut polls = [observed.gateway.dial(), observed.gateway.dial()];
+    polls.iter_mut().for_each(|peer| peer.write(poll));
+    observed.device("poller", "both polls", |device| device["polls"] == 2);
+    let mut visitor = observed.gateway.visitor();
+    visitor.write(get("/poller/x"));
+    observed.device("poller", "a request in hand", |device| device["events_in_hand"] == 1);
+    assert_eq!(observed.post("/api/v1/devices/poller/disconnect").status(), 200);
+    let refused = visitor.read_answer("GET");
+    refused.expect_refusal(502);
+    assert!(refused.text().contains("operator"), "{}", refused.text());
+    let told = observed.device("poller", "nothing in hand", |device| device["events_in_hand"] == 0);
+    assert_eq!((&told["polls"], &told["failures"]["operator"]), (&0.into(), &1.into()), "{told}");
 }
 
 #[test]
