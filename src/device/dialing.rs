@@ -274,7 +274,11 @@ impl DeviceRole {
             self.forget_mode();
         } else {
             let pause = self.back_off(cx, asked);
-            log_names!(Warn, "{why}; next attempt in {:.1} s", pause.as_secs_f32());
+            let text = format!("{why}; next attempt in {:.1} s", pause.as_secs_f32());
+            match together {
+                true => log_names!(Debug, "{text}"), // the first of them was told
+                false => log_names!(Warn, "{text}"),
+            }
         }
     }
 

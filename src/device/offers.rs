@@ -436,7 +436,7 @@ impl DeviceRole {
         self.end_dial(
             cx,
             id,
-            &format!("the gateway answered the offer with {status}: {hint}"),
+            &format!("the gateway answered with {status}: {hint}"),
             reply.retry_after,
         );
     }

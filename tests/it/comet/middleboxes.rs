@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::process::{Process, get};
 use crate::support::raw::find;
-use crate::support::{Gateway, Head, Ptth, RawGateway, RawPeer, SWITCH, each_row};
+use crate::support::{Gateway, Head, Ptth, RawGateway, RawPeer, SWITCH, each_row, eventually};
 
 const NOTHING: &str = "HTTP/1.1 200 OK\r\nProxy-Status: ptth\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 
@@ -211,12 +211,9 @@ fn a_captive_portal_is_one_line_and_no_fallback() {
                     asked(&raw, upgrade).write(answered); // each time as before: nothing is learnt of a portal
                 }
                 let mut peer = asked(&raw, upgrade);
-                assert_eq!(
-                    device.stderr().lines().filter(|line| line.contains("log-in")).count(),
-                    2,
-                    "{}",
-                    device.stderr()
-                );
+                let told = || device.stderr().matches("log-in").count();
+                eventually("both are told", || (told() >= 2).then_some(()));
+                assert_eq!(told(), 2, "{}", device.stderr());
                 assert_eq!(device.line_within(Duration::ZERO), None);
                 peer.write(if upgrade { SWITCH } else { NOTHING.as_bytes() });
                 device.line();

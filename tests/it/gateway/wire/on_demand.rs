@@ -63,6 +63,7 @@ fn on_demand_answers_204_when_nobody_asked_and_the_device_offers_again_on_the_sa
     visitor.read_answer("GET").expect_ok("Good");
     // An operator reads once that it came, and once that it went.
     let said = |what: &str| gateway.process.stderr().matches(what).count();
+    gateway.process.expect_stderr("lamp: up");
     assert_eq!((said("lamp: up"), said("lamp: down")), (1, 0), "{}", gateway.process.stderr());
     drop(device);
     gateway.process.expect_stderr("lamp: down: closed: ");
