@@ -27,7 +27,7 @@ use crossbeam_channel::{Sender, TrySendError};
 
 use crate::close_reason::CloseCause;
 use crate::engine::departed::{Departed, Stamp};
-use crate::limits::OBSERVED_AWAY_MAX;
+use crate::limits::{Limits, OBSERVED_AWAY_MAX, OBSERVED_PART};
 use crate::observe::histogram::{Fixed, Recent};
 use crate::proto::head::RequestHead;
 use crate::proto::turn::Transport;
@@ -74,6 +74,19 @@ impl Observer {
     /// The table, where there is one.
     pub(crate) fn table(&self) -> Option<MutexGuard<'_, Table>> {
         self.0.as_ref().map(|shared| shared.table.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Bounds of a gateway with these limits: names, and bytes.
+    pub(crate) fn bounds(limits: &Limits) -> (usize, usize) {
+        let names = limits.devices_max.saturating_add(limits.remembered_max);
+        (names, limits.memory_bytes_max / OBSERVED_PART)
+    }
+
+    /// Other bounds; what is beyond them goes when something changes.
+    pub(crate) fn set_bounds(&self, limits: &Limits) {
+        if let Some(mut table) = self.table() {
+            (table.names_max, table.bytes_max) = Observer::bounds(limits);
+        }
     }
 
     /// Bytes of memory that it takes.
@@ -215,6 +228,7 @@ pub(crate) struct OfferSeen {
     /// The label of its token, or its line in the file.
     pub(crate) token: Option<Box<str>>,
     pub(crate) certificate: Option<Box<str>>,
+    pub(crate) certificate_expires: Option<SystemTime>,
 }
 
 impl OfferSeen {
@@ -866,7 +880,6 @@ impl Table {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use crate::limits::Limits;
     use crate::proto::head;
 
     fn up(observer: &Observer, name: &str) {

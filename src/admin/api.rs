@@ -147,6 +147,7 @@ fn device_json(row: &DeviceRow, now: Instant, unix: &dyn Fn(Instant) -> f64) -> 
             "address": row.offer.address.map(|address| address.to_string()),
             "token": row.offer.token.as_deref(),
             "certificate": row.offer.certificate.as_deref(),
+            "certificate_expires": row.offer.certificate_expires.map(unix_seconds),
         },
     })
 }
@@ -250,7 +251,7 @@ pub(super) fn links(links: &[LinkRow]) -> Value {
 
 /// Each limit as its own `Debug` shows it; there is no other list of them to forget one in.
 pub(super) fn limits(view: &View, process: &Process) -> Value {
-    let shown = format!("{:?}", view.limits);
+    let shown = format!("{:?}", view.limits());
     let inner = shown.split_once("{ ").and_then(|(_, rest)| rest.strip_suffix(" }"));
     let pairs = inner.unwrap_or_default().split(", ").filter_map(|pair| pair.split_once(": "));
     let limits: Map<String, Value> =
@@ -279,6 +280,9 @@ pub(super) fn totals(snapshot: &Snapshot, view: &View) -> Value {
         "at": snapshot.unix(snapshot.at),
         "since": snapshot.unix(process.start),
         "stopping": process.is_stopping,
+        "configuration": view.configuration().map(|configuration| {
+            json!({ "read": unix_seconds(configuration.read), "told": configuration.told })
+        }),
         "devices": { "connected": stats.devices, "known": snapshot.devices.len() },
         "links": { "idle": sum(|row| row.load.idle), "busy": sum(|row| row.load.busy) },
         "polls": stats.polls,
@@ -295,8 +299,8 @@ pub(super) fn totals(snapshot: &Snapshot, view: &View) -> Value {
             "from_devices": process.totals.counts.bytes_from_devices,
         },
         "ends": ends,
-        "connections": { "now": process.connections, "max": view.limits.connections_max },
-        "memory_bytes": { "now": process.memory, "max": view.limits.memory_bytes_max },
+        "connections": { "now": process.connections, "max": view.limits().connections_max },
+        "memory_bytes": { "now": process.memory, "max": view.limits().memory_bytes_max },
     })
 }
 

@@ -28,8 +28,8 @@ pub(super) fn text(snapshot: Arc<Snapshot>, view: &View) -> Result<String, fmt::
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Told {
         snapshot,
-        connections_max: view.limits.connections_max,
-        memory_max: view.limits.memory_bytes_max,
+        connections_max: view.limits().connections_max,
+        memory_max: view.limits().memory_bytes_max,
         listed: view.metrics_per_device,
     }));
     let mut text = String::with_capacity(8 * 1024);

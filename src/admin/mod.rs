@@ -89,6 +89,12 @@ impl AdminListener {
         self.server.stop();
     }
 
+    /// Says on its page, and in `/api/v1/status`, what became of the program's configuration when it
+    /// was read last.
+    pub fn configuration_read(&self, told: impl Into<String>) {
+        self.server.configuration_read(told.into());
+    }
+
     /// Replaces its [tokens](Admin::tokens), for the next request.
     ///
     /// # Errors

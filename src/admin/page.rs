@@ -235,10 +235,15 @@ fn tiles(html: &mut String, snapshot: &Snapshot, view: &View) {
     tile(html, &counts.requests.to_string(), "requests");
     tile(html, &counts.errors.to_string(), "errors");
     let share = |now: usize, max: usize| format!("{} %", now.saturating_mul(100) / max.max(1));
-    tile(html, &share(process.connections, view.limits.connections_max), "of connections");
-    tile(html, &share(process.memory, view.limits.memory_bytes_max), "of memory");
+    tile(html, &share(process.connections, view.limits().connections_max), "of connections");
+    tile(html, &share(process.memory, view.limits().memory_bytes_max), "of memory");
     tile(html, &span(snapshot.at.saturating_duration_since(process.start)), "running");
     html.push_str("</div>");
+    if let Some(configuration) = view.configuration() {
+        let ago = span(configuration.read.elapsed().unwrap_or_default());
+        let told = escaped(&configuration.told);
+        let _ = write!(html, "<p class=\"soft\">configuration, {ago} ago: {told}</p>");
+    }
 }
 
 fn state(row: &DeviceRow, now: Instant) -> String {
@@ -327,12 +332,17 @@ pub(super) fn device(history: &DeviceHistory, links: &[LinkRow]) -> Content {
 fn offer(html: &mut String, row: &DeviceRow) {
     let offer = &row.offer;
     let address = offer.address.map(|address| address.to_string());
+    let expires = offer.certificate_expires.map(|at| {
+        let left = at.duration_since(SystemTime::now());
+        left.map_or_else(|_| "already".to_owned(), |left| format!("in {}", span(left)))
+    });
     let parts = [
         ("protocol", Some(&*offer.protocol)),
         ("agent", Some(&*offer.agent)),
         ("address", address.as_deref()),
         ("token", offer.token.as_deref()),
         ("certificate", offer.certificate.as_deref()),
+        ("which expires", expires.as_deref()),
     ];
     let told = parts.iter().filter_map(|(name, text)| {
         let text = text.filter(|text| !text.is_empty())?;

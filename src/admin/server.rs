@@ -153,6 +153,10 @@ impl Server {
         }
     }
 
+    pub(super) fn configuration_read(&self, told: String) {
+        self.context.view.set_configuration(told);
+    }
+
     /// Puts other tokens in force, where there were some.
     pub(super) fn set_tokens(&self, new: Tokens) -> Result<(), Error> {
         let mut tokens = self.context.tokens.write().unwrap_or_else(PoisonError::into_inner);

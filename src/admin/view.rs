@@ -9,6 +9,7 @@ use crossbeam_channel::{Sender, bounded};
 use crate::admin::feed::Feed;
 use crate::engine::event_loop::Remote;
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process, Question};
+use crate::gateway::settings::InForce;
 use crate::gateway::state::Command;
 use crate::gateway::stats::Stats;
 use crate::gateway::{Gateway, GatewayStats};
@@ -50,10 +51,18 @@ impl Snapshot {
 pub(super) struct View {
     remote: Remote<Command>,
     stats: Arc<Stats>,
-    pub(super) limits: Arc<Limits>,
+    limits: InForce,
     pub(super) feed: Arc<Feed>,
     pub(super) metrics_per_device: usize,
     latest: Latest<Snapshot>,
+    configuration: Mutex<Option<Configuration>>,
+}
+
+/// What its program says of its configuration.
+#[derive(Clone)]
+pub(super) struct Configuration {
+    pub(super) read: SystemTime,
+    pub(super) told: String,
 }
 
 /// The latest of something that is made anew when it is old, by one of those who ask at that time.
@@ -126,7 +135,30 @@ impl View {
     pub(super) fn of(gateway: &Gateway, metrics_per_device: usize) -> Self {
         let (remote, stats, limits) = gateway.parts();
         let feed = Feed::start(gateway.events());
-        View { remote, stats, limits, feed, metrics_per_device, latest: Latest::new() }
+        View {
+            remote,
+            stats,
+            limits,
+            feed,
+            metrics_per_device,
+            latest: Latest::new(),
+            configuration: Mutex::default(),
+        }
+    }
+
+    pub(super) fn configuration(&self) -> Option<Configuration> {
+        self.configuration.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_configuration(&self, told: String) {
+        let read = SystemTime::now();
+        *self.configuration.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Configuration { read, told });
+    }
+
+    /// The limits in force.
+    pub(super) fn limits(&self) -> Arc<Limits> {
+        self.limits.get()
     }
 
     /// Whether the gateway has ended.

@@ -44,6 +44,12 @@ impl Proxy {
         credentials: Option<&(String, String)>,
         except: &str,
     ) -> Result<Self, Error> {
+        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+            return Err(Error::usage(
+                "a proxy is spoken to by CONNECT alone, over http://; write http://HOST:PORT",
+            ));
+        }
         let url = Url::parse(url, "proxy")?;
         if url.secure {
             return Err(Error::usage(format!(

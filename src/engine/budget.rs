@@ -29,6 +29,11 @@ impl Budget {
         Budget { most_of_one, ..Budget::new(most) }
     }
 
+    /// The same under other bounds; shares that were taken keep theirs.
+    pub(crate) fn bounded(&self, most: usize, most_of_one: usize) -> Self {
+        Budget { most, most_of_one, taken: self.taken.clone() }
+    }
+
     /// A share of nothing yet.
     pub(crate) fn share(&self) -> Held {
         Held { budget: self.clone(), part: None, bytes: 0 }

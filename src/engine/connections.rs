@@ -494,7 +494,8 @@ pub(crate) struct Connections<T> {
     /// Bytes of all connections' buffers, as of their last steps.
     buffered: usize,
     pub(super) closed_some: bool,
-    pub(super) new_listeners: Vec<TcpListener>,
+    /// What is to be listened on, by number; `None`: no longer.
+    pub(super) listener_changes: Vec<(usize, Option<TcpListener>)>,
     listeners: usize,
     pub(super) listening: bool,
     date: (u64, String),
@@ -520,7 +521,7 @@ impl<T> Connections<T> {
             leases: 0,
             buffered: 0,
             closed_some: false,
-            new_listeners: Vec::new(),
+            listener_changes: Vec::new(),
             listeners: 0,
             listening: true,
             date: (u64::MAX, String::new()),
@@ -566,9 +567,24 @@ impl<T> Connections<T> {
         if self.listeners == LISTENERS_MAX {
             return None;
         }
-        self.new_listeners.push(listener);
+        self.listener_changes.push((self.listeners, Some(listener)));
         self.listeners += 1;
         Some(self.listeners - 1)
+    }
+
+    /// Closes a listener; its number stays. What came in there stays, too.
+    pub(crate) fn unlisten(&mut self, number: usize) {
+        self.listener_changes.push((number, None));
+    }
+
+    /// Listens again under the number of a listener that was closed.
+    pub(crate) fn listen_again(&mut self, number: usize, listener: TcpListener) {
+        self.listener_changes.push((number, Some(listener)));
+    }
+
+    /// Another bound; connections that there are stay.
+    pub(crate) fn set_connections_max(&mut self, most: usize) {
+        self.connections_max = most.min(Slab::<T>::CEILING);
     }
 
     /// Closes all listeners: nothing new comes in.

@@ -127,7 +127,8 @@ struct Listening {
 pub(crate) struct EventLoop<R: Role> {
     poll: Poll,
     peers: Connections<R::State>,
-    listeners: Vec<Listening>,
+    /// By number; `None`: closed.
+    listeners: Vec<Option<Listening>>,
     spinning: Spinning,
     commands: Receiver<R::Command>,
     awake: Arc<AtomicBool>,
@@ -222,7 +223,7 @@ impl<R: Role> EventLoop<R> {
             return Some(Duration::ZERO);
         }
         let mut at = self.peers.timers.next();
-        for listening in self.listeners.iter().filter(|l| l.pending) {
+        for listening in self.listeners.iter().flatten().filter(|l| l.pending) {
             match listening.paused_until {
                 Some(paused) if !self.peers.closed_some => {
                     at = Some(at.map_or(paused, |at| at.min(paused)))
@@ -235,8 +236,13 @@ impl<R: Role> EventLoop<R> {
     }
 
     fn change_listeners(&mut self) {
-        for listener in std::mem::take(&mut self.peers.new_listeners) {
-            let token = Token(LISTENERS - self.listeners.len());
+        for (number, change) in std::mem::take(&mut self.peers.listener_changes) {
+            if self.listeners.len() <= number {
+                self.listeners.resize_with(number + 1, || None);
+            }
+            self.listeners[number] = None; // closing a descriptor takes it off epoll and kqueue
+            let Some(listener) = change else { continue };
+            let token = Token(LISTENERS - number);
             let watched = listener.set_nonblocking(true).and_then(|()| {
                 self.poll.registry().register(
                     &mut SourceFd(&listener.as_raw_fd()),
@@ -247,7 +253,7 @@ impl<R: Role> EventLoop<R> {
             if let Err(e) = watched {
                 log::error!("a listener cannot be watched, nothing will be accepted on it: {e}");
             }
-            self.listeners.push(Listening {
+            self.listeners[number] = Some(Listening {
                 listener,
                 pending: true,
                 paused_until: None,
@@ -255,7 +261,7 @@ impl<R: Role> EventLoop<R> {
             });
         }
         if !self.peers.listening {
-            self.listeners.clear(); // closing a descriptor takes it off epoll and kqueue
+            self.listeners.clear();
         }
     }
 
@@ -292,7 +298,7 @@ impl<R: Role> EventLoop<R> {
             return; // its commands are obeyed below, every turn
         }
         if token.0 > LISTENERS - LISTENERS_MAX {
-            if let Some(listening) = self.listeners.get_mut(LISTENERS - token.0) {
+            if let Some(Some(listening)) = self.listeners.get_mut(LISTENERS - token.0) {
                 listening.pending = true;
             }
             return;
@@ -306,7 +312,7 @@ impl<R: Role> EventLoop<R> {
     fn accept(&mut self, role: &mut R) {
         let (closed_some, now) = (std::mem::take(&mut self.peers.closed_some), self.peers.now());
         for n in 0..self.listeners.len() {
-            let listening = &mut self.listeners[n];
+            let Some(listening) = &mut self.listeners[n] else { continue };
             if listening.paused_until.is_some_and(|until| until > now && !closed_some) {
                 continue;
             }
@@ -314,7 +320,8 @@ impl<R: Role> EventLoop<R> {
                 listening.pause_logged = false; // a whole turn without a pause: the next one is news
             }
             for _ in 0..ACCEPTS_PER_TURN {
-                if !self.listeners[n].pending || !self.accept_one(role, n) {
+                let is_pending = self.listeners[n].as_ref().is_some_and(|l| l.pending);
+                if !is_pending || !self.accept_one(role, n) {
                     break;
                 }
             }
@@ -327,8 +334,9 @@ impl<R: Role> EventLoop<R> {
             self.pause_accepting(n, why);
             return false;
         }
+        let Some(listening) = &mut self.listeners[n] else { return false };
         let accepted: io::Result<(Stream, SocketAddr)> =
-            self.listeners[n].listener.accept().and_then(|(stream, from)| {
+            listening.listener.accept().and_then(|(stream, from)| {
                 stream.set_nonblocking(true)?;
                 let stream = Stream::from(stream);
                 stream.tune()?;
@@ -338,7 +346,7 @@ impl<R: Role> EventLoop<R> {
             Ok((stream, from)) => {
                 role.accepted(&mut self.peers, n, stream, from);
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.listeners[n].pending = false,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => listening.pending = false,
             // EMFILE, ENFILE, ENOBUFS, ENOMEM: wait until something closes instead of spinning on a
             // listener that stays ready.
             Err(e) if matches!(e.raw_os_error(), Some(23 | 24 | 105 | 12)) => {
@@ -348,11 +356,14 @@ impl<R: Role> EventLoop<R> {
             }
             Err(e) => log::debug!("accepting a connection failed: {e}"), // it was aborted before we came to it; the next one is another
         }
-        self.listeners[n].pending && self.listeners[n].paused_until.is_none()
+        self.listeners[n].as_ref().is_some_and(|l| l.pending && l.paused_until.is_none())
     }
 
     fn pause_accepting(&mut self, n: usize, why: &str) {
-        let Listening { listener, pause_logged, paused_until, .. } = &mut self.listeners[n];
+        let Some(Listening { listener, pause_logged, paused_until, .. }) = &mut self.listeners[n]
+        else {
+            return;
+        };
         if !std::mem::replace(pause_logged, true) {
             let at =
                 listener.local_addr().map_or_else(|_| "a listener".to_owned(), |at| at.to_string());

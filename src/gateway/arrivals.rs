@@ -11,28 +11,65 @@ use crate::gateway::registry::Registration;
 use crate::gateway::routes::Table;
 use crate::gateway::state::{GatewayRole, HEAD, ShownAt, State, States, Visitor, VisitorListener};
 use crate::gateway::tokens::Whose;
-use crate::relay::LocalAnswer;
+use crate::limits::Limits;
+use crate::relay::{LocalAnswer, Rules};
 use crate::stream::{Channel, GatewayTls, HandshakeError, Shown, ShownKey, Stream};
 
 impl GatewayRole {
-    pub(super) fn add_visitors(
+    /// `table`: visitors' routes; `None`: devices come in here.
+    pub(super) fn listen(
         &mut self,
         cx: &mut Connections<State>,
         listener: TcpListener,
-        table: Box<Table>,
+        table: Option<Box<Table>>,
         tls: Option<GatewayTls>,
     ) -> Result<(), Error> {
         if self.lifecycle.is_draining() {
             return Err(Error::stopped("this gateway is stopping; nothing new is listened on"));
         }
         let at = listener.local_addr().ok();
+        let side = if table.is_some() { Whose::Visitors } else { Whose::Devices };
+        if let Some(number) = self.listeners.closed(at, side) {
+            cx.listen_again(number, listener);
+            self.listeners.open_again(number, tls, table);
+            return Ok(());
+        }
         if cx.listen(listener).is_none() {
             return Err(Error::usage(
                 "this gateway listens on as many addresses as one event loop takes",
             ));
         }
-        self.listeners.add_visitors(at, tls, table);
+        self.listeners.add(at, tls, table);
         Ok(())
+    }
+
+    /// Takes nothing new at this address.
+    pub(super) fn unlisten(
+        &mut self,
+        cx: &mut Connections<State>,
+        at: SocketAddr,
+    ) -> Result<(), Error> {
+        let Some(number) = self.listeners.close(at) else {
+            return Err(Error::usage(format!("this gateway does not listen at {at}")));
+        };
+        cx.unlisten(number);
+        Ok(())
+    }
+
+    /// Other bounds and timeouts, for what comes from now on.
+    pub(super) fn set_limits(&mut self, cx: &mut Connections<State>, limits: Limits) {
+        self.settings.set_limits(limits);
+        let limits = self.settings.limits.clone();
+        self.rules = Arc::new(Rules {
+            limits: limits.clone(),
+            answer_limits: self.settings.link_limits.clone(),
+            ..(*self.rules).clone()
+        });
+        self.own_limits = limits.for_own_heads();
+        self.budget = self.budget.bounded(limits.messages_bytes_max, limits.messages_of_device());
+        self.observer.set_bounds(&limits);
+        cx.set_connections_max(limits.connections_max);
+        self.registry.set_limits(limits);
     }
 
     /// From the next handshake on. Those whose handshake is in progress have to come again: they

@@ -9,11 +9,11 @@ use crate::gateway::alarms::FIRST_ALARM;
 use crate::gateway::handle::Gateway;
 use crate::gateway::listeners::bind;
 use crate::gateway::offer::{Grant, Offer, Reject};
-use crate::gateway::settings::{Settings, TurnMode};
+use crate::gateway::settings::{InForce, Settings, TurnMode};
 use crate::gateway::state::{GatewayRole, TICK};
 use crate::gateway::stats::Stats;
 use crate::gateway::tokens::Tokens;
-use crate::limits::{Limits, OBSERVED_PART};
+use crate::limits::Limits;
 use crate::link::GatewayLink;
 use crate::observe::Observer;
 use crate::proto::forwarded::Network;
@@ -310,14 +310,11 @@ impl GatewayBuilder {
             settings.fallback = Fallback::Never; // it asks nothing itself, so a poll would wait for nothing
         }
         if self.observe {
-            let limits = &settings.limits;
-            settings.observer = Observer::on(
-                limits.devices_max.saturating_add(limits.remembered_max),
-                limits.memory_bytes_max / OBSERVED_PART,
-            );
+            let (names_max, bytes_max) = Observer::bounds(&settings.limits);
+            settings.observer = Observer::on(names_max, bytes_max);
         }
         settings.via = self.via.unwrap_or_else(random_via);
-        let (limits, link_limits) = (settings.limits.clone(), settings.link_limits.clone());
+        let limits = InForce::new(settings.limits.clone());
         let role = GatewayRole::new(settings, remote.clone(), stats.clone(), devices);
         let thread = std::thread::Builder::new()
             .name("ptth-gateway".to_owned())
@@ -328,17 +325,7 @@ impl GatewayBuilder {
             })
             .map_err(failed)?;
         let (thread, certificates) = (Mutex::new(Some(thread)), Mutex::default());
-        Ok(Gateway {
-            remote,
-            limits,
-            link_limits,
-            stats,
-            addresses,
-            only_links,
-            observes,
-            thread,
-            certificates,
-        })
+        Ok(Gateway { remote, limits, stats, addresses, only_links, observes, thread, certificates })
     }
 }
 

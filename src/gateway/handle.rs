@@ -20,6 +20,7 @@ use crate::gateway::offer::{Grant, Offer};
 #[cfg(feature = "admin")]
 use crate::gateway::questions::Question;
 use crate::gateway::routes::{Routes, Table};
+use crate::gateway::settings::InForce;
 use crate::gateway::state::Command;
 use crate::gateway::stats::{GatewayStats, Stats};
 use crate::gateway::tokens::{Tokens, Whose};
@@ -48,8 +49,7 @@ use crate::stream::{GatewayTls, Shared, Stream};
 /// ```
 pub struct Gateway {
     pub(super) remote: Remote<Command>,
-    pub(super) limits: Arc<Limits>,
-    pub(super) link_limits: Arc<Limits>,
+    pub(super) limits: InForce,
     pub(super) stats: Arc<Stats>,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) only_links: bool,
@@ -131,11 +131,75 @@ impl Gateway {
         tls: Option<GatewayTls>,
     ) -> Result<SocketAddr, Error> {
         self.refuse_on_link("relay()")?;
-        let (listener, at) = bind(address, "visitors")?;
+        self.listen_with(address, Some(routes), tls)
+    }
+
+    /// `routes`: visitors' ones; `None`: devices come in.
+    fn listen_with(
+        &self,
+        address: &str,
+        routes: Option<Routes>,
+        tls: Option<GatewayTls>,
+    ) -> Result<SocketAddr, Error> {
+        let whose = if routes.is_some() { "visitors" } else { "devices" };
+        let (listener, at) = bind(address, whose)?;
+        let table = routes.map(|routes| Box::new(Table::new(routes)));
         let (reply, answer) = bounded(1);
-        self.command(Command::Relay { listener, table: Box::new(Table::new(routes)), tls, reply })?;
+        self.command(Command::Listen { listener, table, tls, reply })?;
         answer.recv().map_err(|_| stopped())??;
         Ok(at)
+    }
+
+    /// Lets devices in on another address, too; the address that was bound.
+    ///
+    /// # Errors
+    /// It cannot be bound; the gateway was stopped.
+    pub fn listen(&self, address: &str) -> Result<SocketAddr, Error> {
+        self.listen_with(address, None, None)
+    }
+
+    /// The same over TLS (feature `tls`).
+    ///
+    /// # Errors
+    /// Those of [`listen`](Self::listen).
+    #[cfg(feature = "tls")]
+    pub fn listen_tls(&self, address: &str, tls: GatewayTls) -> Result<SocketAddr, Error> {
+        self.listen_with(address, None, Some(tls))
+    }
+
+    /// Takes no more connections at this address, of devices or of visitors, and frees it. Those
+    /// that came in there stay, and [`set_routes`](Self::set_routes) is for them, too.
+    ///
+    /// # Errors
+    /// The gateway does not listen there, or was stopped.
+    pub fn unlisten(&self, at: SocketAddr) -> Result<(), Error> {
+        let (reply, answer) = bounded(1);
+        self.command(Command::Unlisten { at, reply })?;
+        answer.recv().map_err(|_| stopped())?
+    }
+
+    /// Replaces the [limits](crate::GatewayBuilder::limits) while it runs. Nothing is ended: new
+    /// bounds and timeouts are for what comes from now on, the next wait of a connection included.
+    /// Bounds of threads and queues (`helpers_max`, `authorize_queue_max`, `on_link_max`,
+    /// `events_max` of earlier subscribers, `worker_idle_timeout`) and `spin` stay as they were.
+    ///
+    /// ```
+    /// # let gateway = reverse_http::Gateway::builder().listen("127.0.0.1:0").start()?;
+    /// let mut limits = reverse_http::Limits::default();
+    /// limits.first_byte_timeout = std::time::Duration::from_secs(20);
+    /// gateway.set_limits(limits)?;
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A limit that cannot work; the gateway was stopped.
+    pub fn set_limits(&self, limits: Limits) -> Result<(), Error> {
+        limits.check()?;
+        let (reply, answer) = bounded(1);
+        self.command(Command::SetLimits { limits: Box::new(limits.clone()), reply })?;
+        answer.recv().map_err(|_| stopped())?;
+        self.limits.set(Arc::new(limits));
+        Ok(())
     }
 
     /// Replaces the routes of a visitors' listener, at the address that [`relay`](Self::relay)
@@ -213,7 +277,7 @@ impl Gateway {
 
     /// What happens to names from now on. At most [`Limits::events_max`] wait to be read.
     pub fn events(&self) -> Receiver<Event> {
-        let (subscriber, events) = events::subscription(&self.limits);
+        let (subscriber, events) = events::subscription(&self.limits.get());
         let (reply, subscribed) = bounded(1);
         // A gateway that was stopped has no events; then the receiver says at once that it is
         // disconnected.
@@ -304,7 +368,7 @@ impl Gateway {
 
     /// What an admin listener reaches of it.
     #[cfg(feature = "admin")]
-    pub(crate) fn parts(&self) -> (Remote<Command>, Arc<Stats>, Arc<Limits>) {
+    pub(crate) fn parts(&self) -> (Remote<Command>, Arc<Stats>, InForce) {
         (self.remote.clone(), self.stats.clone(), self.limits.clone())
     }
 
@@ -356,7 +420,7 @@ impl DeviceRef<'_> {
         self.gateway.refuse_on_link("send()")?;
         self.check_name()?;
         let (parts, body) = request.into_parts();
-        let whole = Whole::new("exchange_timeout", self.gateway.limits.exchange_timeout);
+        let whole = Whole::new("exchange_timeout", self.gateway.limits.get().exchange_timeout);
         let again = (body.length() == Some(0)
             && crate::proto::head::is_idempotent(parts.method.as_str()))
         .then(|| parts.clone());
@@ -398,9 +462,12 @@ impl DeviceRef<'_> {
             done(Err(None));
             return Err((Error::io(Fault::Network, "making a link blocking", e), false));
         }
-        let link =
-            GatewayLink::within(Shared::new(stream), unread, self.gateway.link_limits.clone())
-                .taking_events(airplay);
+        let link = GatewayLink::within(
+            Shared::new(stream),
+            unread,
+            Arc::new(self.gateway.limits.get().with_room()),
+        )
+        .taking_events(airplay);
         let owned = Owned { first: None, waiting, whole, fate, done: Box::new(done) };
         // By mailbox the loop has tried again where that was allowed.
         link.ask_owned(request, owned)
@@ -420,7 +487,7 @@ impl DeviceRef<'_> {
 
     fn borrow(&self, whole: Option<Whole>) -> Result<Lease, Error> {
         let (reply, answer) = bounded(1);
-        let waits = Waits::of(&self.gateway.limits);
+        let waits = Waits::of(&self.gateway.limits.get());
         let left = whole.map_or(waits.link.time, |whole| whole.left());
         let wait =
             if left < waits.link.time { Wait { time: left, ..waits.exchange } } else { waits.link };

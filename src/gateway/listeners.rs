@@ -15,23 +15,57 @@ struct Listening {
     tls: Option<GatewayTls>,
     /// Visitors' routes; `None`: devices come in here.
     table: Option<Box<Table>>,
+    /// Nothing new comes in; who came in before still finds its routes here.
+    closed: bool,
 }
 
 pub(super) struct Listeners(Vec<Listening>);
 
 impl Listeners {
     pub(super) fn of_devices(devices: Vec<(SocketAddr, Option<GatewayTls>)>) -> Self {
-        let listening = |(at, tls)| Listening { at: Some(at), tls, table: None };
+        let listening = |(at, tls)| Listening { at: Some(at), tls, table: None, closed: false };
         Listeners(devices.into_iter().map(listening).collect())
     }
 
-    pub(super) fn add_visitors(
+    /// `table`: visitors' routes; `None`: devices come in here.
+    pub(super) fn add(
         &mut self,
         at: Option<SocketAddr>,
         tls: Option<GatewayTls>,
-        table: Box<Table>,
+        table: Option<Box<Table>>,
     ) {
-        self.0.push(Listening { at, tls, table: Some(table) });
+        self.0.push(Listening { at, tls, table, closed: false });
+    }
+
+    /// The number of a closed listener at this address, for the same side.
+    pub(super) fn closed(&self, at: Option<SocketAddr>, side: Whose) -> Option<usize> {
+        let is_it = |(n, listening): &(usize, &Listening)| {
+            listening.closed && at.is_some() && listening.at == at && self.side(*n) == Some(side)
+        };
+        self.0.iter().enumerate().find(is_it).map(|(n, _)| n)
+    }
+
+    /// Opens a closed one again; routes go on counting.
+    pub(super) fn open_again(
+        &mut self,
+        number: usize,
+        tls: Option<GatewayTls>,
+        table: Option<Box<Table>>,
+    ) {
+        let Some(listening) = self.0.get_mut(number) else { return };
+        (listening.tls, listening.closed) = (tls, false);
+        if let (Some(mut new), Some(old)) = (table, &mut listening.table) {
+            new.succeed(old);
+            *old = new;
+        }
+    }
+
+    /// Marks the listener at this address as closed; its number.
+    pub(super) fn close(&mut self, at: SocketAddr) -> Option<usize> {
+        let mut open = self.0.iter_mut().enumerate().filter(|(_, listening)| !listening.closed);
+        let (number, listening) = open.find(|(_, listening)| listening.at == Some(at))?;
+        listening.closed = true;
+        Some(number)
     }
 
     /// What the visitors' listeners' routes say, each line behind its listener's address.

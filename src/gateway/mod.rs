@@ -87,7 +87,7 @@ mod revocation;
 mod role;
 mod room;
 mod routes;
-mod settings;
+pub(crate) mod settings;
 #[cfg(test)]
 pub(crate) mod simulated;
 pub(crate) mod state;

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::close_reason::CloseCause;
 use crate::engine::connections::{Connections, Id};
+use crate::engine::slab::Key;
 use crate::gateway::offer::Offer;
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process, Question};
 use crate::gateway::registry::{Holder, Registration};
@@ -18,6 +19,7 @@ use crate::observe::{OFFER_TEXT_MAX, Observed, OfferSeen, Row, Visit, cut};
 use crate::proto::forward::REQUEST_ID;
 use crate::proto::forwarded::ProxyClaims;
 use crate::proto::head::Fields;
+use crate::relay::Exchange;
 
 /// Devices of one piece of a list.
 const ROWS_MAX: usize = 256;
@@ -85,6 +87,7 @@ impl GatewayRole {
                 .certificate
                 .as_ref()
                 .map(|shown| cut(&shown.names().join(", "), OFFER_TEXT_MAX)),
+            certificate_expires: offer.certificate.as_ref().map(|shown| shown.expires()),
         };
         for name in registration.names() {
             self.observer.offered(name, seen.clone(), &owner.credential);
@@ -172,6 +175,7 @@ impl GatewayRole {
         let (state, exchange) = match device {
             Device::Link(link) => {
                 let state = match link.exchange {
+                    Some(key) if self.is_tunnel(key) => "tunnel",
                     _ if link.leaving => "leaving",
                     Some(_) => "busy",
                     None if link.pinned.is_some() => "pinned",
@@ -194,6 +198,10 @@ impl GatewayRole {
             written: connection.written(),
             exchange: exchange.and_then(|exchange| exchange.observed.in_progress(now)),
         })
+    }
+
+    fn is_tunnel(&self, key: Key) -> bool {
+        self.exchanges.get(key).is_some_and(Exchange::is_tunnel)
     }
 
     fn process(&self, cx: &Connections<State>) -> Process {

@@ -429,9 +429,10 @@ impl GatewayRole {
     }
 
     fn rejected(&mut self, cx: &mut Connections<State>, id: Id, offer: &Offer, reject: &Reject) {
+        let from = offer.peer().map(|peer| format!(" from {peer}")).unwrap_or_default();
         log_names!(
             Info,
-            "an offer for {} was rejected: {} {}",
+            "an offer for {}{from} was rejected: {} {}",
             offer.label(),
             reject.status,
             reject.reason

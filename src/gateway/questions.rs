@@ -97,7 +97,7 @@ pub(crate) struct DeviceHistory {
 pub(crate) struct LinkRow {
     pub(crate) id: u64,
     pub(crate) device: Arc<str>,
-    /// `idle`, `busy`, `pinned`, `leaving`, `held-offer`, `held-poll`, `answering`, `program`.
+    /// `idle`, `busy`, `tunnel`, `pinned`, `leaving`, `held-offer`, `held-poll`, `answering`, `program`.
     pub(crate) state: &'static str,
     pub(crate) peer: Option<IpAddr>,
     pub(crate) received: u64,

@@ -355,6 +355,11 @@ impl Registry {
         }
     }
 
+    /// Other bounds, for what comes from now on.
+    pub(crate) fn set_limits(&mut self, limits: Arc<Limits>) {
+        self.limits = limits;
+    }
+
     /// Names that are connected.
     pub(crate) fn connected(&self) -> usize {
         self.connected

@@ -151,8 +151,15 @@ impl Role for GatewayRole {
                 let adopted = self.adopt(cx, stream, &unread, &offer, &grant);
                 let _ = reply.send(adopted);
             }
-            Command::Relay { listener, table, tls, reply } => {
-                let _ = reply.send(self.add_visitors(cx, listener, table, tls));
+            Command::Listen { listener, table, tls, reply } => {
+                let _ = reply.send(self.listen(cx, listener, table, tls));
+            }
+            Command::Unlisten { at, reply } => {
+                let _ = reply.send(self.unlisten(cx, at));
+            }
+            Command::SetLimits { limits, reply } => {
+                self.set_limits(cx, *limits);
+                let _ = reply.send(());
             }
             Command::SetTls { at, tls, reply } => {
                 let _ = reply.send(self.set_tls(cx, at, tls));

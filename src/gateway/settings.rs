@@ -1,7 +1,7 @@
 //! What a gateway is started with, as one value: the builder fills it in, the loop reads it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::tokens::Tokens;
@@ -111,5 +111,23 @@ impl Settings {
     pub(super) fn set_limits(&mut self, limits: Limits) {
         self.link_limits = Arc::new(limits.with_room());
         self.limits = Arc::new(limits);
+    }
+}
+
+/// The limits in force, for other threads than the loop's; clones share them.
+#[derive(Clone)]
+pub(crate) struct InForce(Arc<RwLock<Arc<Limits>>>);
+
+impl InForce {
+    pub(super) fn new(limits: Arc<Limits>) -> Self {
+        InForce(Arc::new(RwLock::new(limits)))
+    }
+
+    pub(crate) fn get(&self) -> Arc<Limits> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set(&self, limits: Arc<Limits>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 }

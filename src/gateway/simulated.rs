@@ -44,7 +44,7 @@ pub(crate) fn start(
         let mut role =
             GatewayRole::new(settings, remote, Arc::new(Stats::default()), vec![(visitors, None)]);
         let routes = Routes::path().and_host("sim.example").expect("a suffix");
-        role.listeners.add_visitors(Some(visitors), None, Box::new(Table::new(routes)));
+        role.listeners.add(Some(visitors), None, Some(Box::new(Table::new(routes))));
         role
     })
 }

@@ -301,10 +301,10 @@ pub(crate) enum Command {
         grant: Grant,
         reply: Sender<Result<(), Error>>,
     },
-    /// A listener for visitors.
-    Relay {
+    /// A listener for visitors, with their routes; without: for devices.
+    Listen {
         listener: TcpListener,
-        table: Box<Table>,
+        table: Option<Box<Table>>,
         tls: Option<GatewayTls>,
         reply: Sender<Result<(), Error>>,
     },
@@ -314,6 +314,10 @@ pub(crate) enum Command {
     /// These certificates, shown at this listener before it got others, are not taken any more.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     RefuseCertificates { listener: usize, refused: HashSet<ShownKey>, reply: Sender<()> },
+    /// Nothing new comes in at this address.
+    Unlisten { at: SocketAddr, reply: Sender<Result<(), Error>> },
+    /// Other bounds and timeouts.
+    SetLimits { limits: Box<Limits>, reply: Sender<()> },
     /// Other routes for the listener at this address. The old ones come back: to free a long table
     /// is not the loop's work.
     SetRoutes { at: SocketAddr, table: Box<Table>, reply: Sender<Result<Box<Table>, Error>> },

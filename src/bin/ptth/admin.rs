@@ -1,6 +1,7 @@
 //! The options of a gateway's admin listener.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
 use reverse_http::admin::{Admin, AdminListener};
@@ -11,7 +12,7 @@ use crate::gateway::is_loopback;
 use crate::reload::{read_tokens, reload_tokens};
 use crate::{Failure, levels, usage};
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct AdminArgs {
     /// Where operators look: a status page, JSON, /metrics and actions; on loopback or a Unix
     /// socket, unless --admin-tokens says who may (default: nowhere)
@@ -72,11 +73,15 @@ impl AdminArgs {
         read.transpose().map_err(usage)
     }
 
+    pub(crate) fn address(&self) -> Option<&str> {
+        self.admin.as_deref()
+    }
+
     /// Reads its file again.
-    pub(crate) fn read_again(&self, listener: Option<&AdminListener>) {
-        let Some(listener) = listener else { return };
+    pub(crate) fn read_again(&self, listener: &Mutex<Option<AdminListener>>) {
         reload_tokens("--admin-tokens", &self.admin_tokens, None, |tokens| {
-            listener.set_tokens(tokens)
+            let listener = listener.lock().unwrap_or_else(PoisonError::into_inner);
+            listener.as_ref().map_or(Ok(()), |listener| listener.set_tokens(tokens))
         });
     }
 }

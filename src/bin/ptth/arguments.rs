@@ -53,8 +53,8 @@ pub(crate) struct GatewayArgs {
     )]
     pub(crate) route: Vec<String>,
     /// A file (TOML) with options in its table `gateway` (and those of devices in `device`), and
-    /// `route` tables, from host and path to device; command line and environment win; the routes
-    /// are read again on SIGHUP
+    /// `route` tables, from host and path to device; command line and environment win; routes,
+    /// listeners and limits are read again on SIGHUP
     #[arg(long, value_name = "FILE", env = "PTTH_CONFIG")]
     pub(crate) config: Option<PathBuf>,
     /// Validate the options, the files, certificates, tokens and routes that they name, and the

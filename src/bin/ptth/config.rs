@@ -14,7 +14,7 @@ use reverse_http::{Error, Route, Routes};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-pub(crate) use self::options::{Merged, Setting};
+pub(crate) use self::options::Merged;
 use crate::environment::distance;
 use crate::files::{self, Reading};
 
@@ -43,23 +43,22 @@ impl File {
         File { name, text }
     }
 
-    /// Every option of the file.
-    ///
-    /// # Errors
-    /// One line: the file, the place in it, what is wrong, what is right.
-    pub(crate) fn settings(&self, command: &clap::Command) -> Result<Vec<Setting>, String> {
-        options::settings_of(self, command)
-    }
-
     /// Adds the routes of the file to those that are there.
     ///
     /// # Errors
-    /// As [`settings`](Self::settings).
+    /// One line: the file, the place in it, what is wrong, what is right.
     pub(crate) fn routes(&self, mut routes: Routes) -> Result<Routes, String> {
+        let mut seen: BTreeMap<String, Range<usize>> = BTreeMap::new();
         self.each_route(|at, table| {
-            let route = self.route(table)?;
+            let (route, key) = (self.route(table)?, key_of(table));
             routes =
-                std::mem::take(&mut routes).and_route(route).map_err(|e| self.mistake(at, e))?;
+                std::mem::take(&mut routes).and_route(route).map_err(|e| match seen.get(&key) {
+                    Some(other) => {
+                        self.mistake(at.clone(), format_args!("{e}; see {}", self.place(other)))
+                    }
+                    None => self.mistake(at.clone(), e),
+                })?;
+            seen.insert(key, at);
             Ok(())
         })?;
         Ok(routes)
@@ -69,14 +68,12 @@ impl File {
     pub(crate) fn routes_by_key(&self) -> BTreeMap<String, String> {
         let mut all = BTreeMap::new();
         let read = self.each_route(|at, table| {
-            let text = |key: &str| table.get(key).and_then(|value| value.get_ref().as_str());
-            let key = format!("{}{}", text("host").unwrap_or("*"), text("path").unwrap_or("/"));
             let mut said = self.text.get(at).unwrap_or_default().trim().to_owned();
             for (entry, value) in in_order(table) {
                 let value = self.text.get(value.span()).unwrap_or_default();
                 said.push_str(&format!("; {} = {value}", entry.get_ref()));
             }
-            all.insert(key, said);
+            all.insert(key_of(table), said);
             Ok(())
         });
         drop(read); // a file with a mistake is told by whoever takes its routes
@@ -154,6 +151,12 @@ impl File {
             set.map_err(|e: Error| self.mistake(value.span(), e))
         })
     }
+}
+
+/// Host and path of a route.
+fn key_of(table: &DeTable<'_>) -> String {
+    let text = |key: &str| table.get(key).and_then(|value| value.get_ref().as_str());
+    format!("{}{}", text("host").unwrap_or("*"), text("path").unwrap_or("/"))
 }
 
 /// The keys of a route.

@@ -4,9 +4,10 @@
 use std::error::Error as _;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Command, CommandFactory, FromArgMatches};
+use clap::{Arg, Command, CommandFactory, FromArgMatches};
 
 use crate::config::Merged;
+use crate::files::Reading;
 use crate::{Failure, usage};
 
 /// Read beside the arguments.
@@ -20,9 +21,9 @@ const OTHERS: [&str; 2] = ["PTTH_ADMIN_TOKEN", "PTTH_TOKEN"];
 /// A value in the environment that cannot be: one line that begins with the variable. A mistake in
 /// the file: one line with its place.
 pub(crate) fn parse<C: CommandFactory + FromArgMatches>() -> Result<(C, Merged), Failure> {
-    let command = C::command();
+    let command = with_hyphens(C::command());
     warn_of_unknown(&command);
-    let merged = Merged::of(&command, std::env::args_os().collect())?;
+    let merged = Merged::of(&command, std::env::args_os().collect(), Reading::First)?;
     let parsed = command
         .clone()
         .try_get_matches_from(&merged.arguments)
@@ -33,6 +34,43 @@ pub(crate) fn parse<C: CommandFactory + FromArgMatches>() -> Result<(C, Merged),
     })?;
     Ok((parsed, merged))
 }
+
+/// The same once more, while the command runs: with what the file says now.
+///
+/// # Errors
+/// One line: what is wrong.
+pub(crate) fn parse_again<C: CommandFactory + FromArgMatches>() -> Result<(C, Merged), String> {
+    let command = with_hyphens(C::command());
+    let arguments = std::env::args_os().collect();
+    let merged = Merged::of(&command, arguments, Reading::Again).map_err(|e| e.text)?;
+    let parsed = command
+        .try_get_matches_from(&merged.arguments)
+        .and_then(|matches| C::from_arg_matches(&matches));
+    let parsed = parsed.map_err(|error| {
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        merged.located(usage(line)).text
+    })?;
+    Ok((parsed, merged))
+}
+
+/// A value that is a number may begin with `-`: then what is wrong is told of the value, and not that
+/// there is no such option.
+fn with_hyphens(command: Command) -> Command {
+    let is_number = |argument: &Arg| {
+        let names = argument.get_value_names().unwrap_or_default();
+        names.iter().any(|name| NUMBERS.contains(&name.as_str()))
+    };
+    command.mut_subcommands(|subcommand| {
+        subcommand.mut_args(|argument| match is_number(&argument) {
+            true => argument.allow_hyphen_values(true),
+            false => argument,
+        })
+    })
+}
+
+/// How help texts name values that are numbers.
+const NUMBERS: [&str; 5] = ["DURATION", "N", "BYTES", "MIN..MAX", "N|MIN..MAX"];
 
 /// The variable whose value is the mistake.
 fn variable_of(command: &Command, error: &clap::Error) -> Option<String> {

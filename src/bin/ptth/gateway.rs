@@ -18,17 +18,18 @@ use signal_hook::iterator::Signals;
 
 use crate::access_log::AccessLog;
 use crate::arguments::{GatewayArgs, Offered};
-use crate::config::File;
+use crate::config::Merged;
 use crate::files::{Again, Reading};
-use crate::output::{print_line, say};
-use crate::reload::{LastRead, Tables, read_tokens};
+use crate::listeners::Listeners;
+use crate::output::print_line;
+use crate::reload::{LastRead, Tables, outcome, read_tokens};
 use crate::signals::{SIGNALS, ends_of};
 use crate::supervise::Supervisor;
 use crate::{Failure, failed, usage};
 
 /// Serves until a signal, or checks the options where only that is asked for.
-pub(crate) fn run(args: GatewayArgs, file: Option<File>) -> Result<(), Failure> {
-    let prepared = Prepared::of(&args, file.as_ref())?;
+pub(crate) fn run(args: GatewayArgs, merged: &Merged) -> Result<(), Failure> {
+    let prepared = Prepared::of(&args, merged)?;
     if args.check {
         prepared.builder.check()?;
         args.admin.tokens(Reading::First)?;
@@ -38,46 +39,41 @@ pub(crate) fn run(args: GatewayArgs, file: Option<File>) -> Result<(), Failure> 
     let access_log = args.access_log.open()?;
     // Until here a signal ends the process, whatever the files do.
     let told = watch(Signals::new(SIGNALS).map_err(failed)?);
-    let (devices_scheme, visitors_scheme) = prepared.schemes;
     let gateway = Arc::new(prepared.builder.start()?);
     let access_log = access_log.map(|log| log.start(&gateway)).transpose()?;
     let visitors = match prepared.visitors_tls {
         Some(tls) => gateway.relay_tls(&args.visitors, prepared.table, tls)?,
         None => gateway.relay(&args.visitors, prepared.table)?,
     };
-    let admin = args.admin.listen(&gateway)?.map(Arc::new);
-    say(format_args!("devices {devices_scheme}://{}", gateway.devices_addr()));
-    say(format_args!("visitors {visitors_scheme}://{visitors}"));
-    if let Some(admin) = &admin {
-        say(format_args!("admin {}", admin.url()));
-    }
+    let listeners = Listeners::start(&gateway, &args, visitors, prepared.schemes)?;
+    let admin = listeners.admin();
+    listeners.say();
+    listeners.tell_configuration("read at the start");
     let supervisor = Supervisor::of_environment();
-    let serving = format!(
-        "devices {devices_scheme}://{}, visitors {visitors_scheme}://{visitors}",
-        gateway.devices_addr()
-    );
-    supervisor.ready(&serving);
+    supervisor.ready(listeners.serving());
     let watched = gateway.clone();
     supervisor.watch(move |time| watched.ping(time).is_ok());
     let (notice, time) = (args.drain_notice, args.drain_timeout);
     let again = {
-        let (gateway, supervisor, admin) = (gateway.clone(), supervisor.clone(), admin.clone());
+        let (gateway, supervisor) = (gateway.clone(), supervisor.clone());
         let reopen = access_log.as_ref().map(AccessLog::again);
-        let (fixed, last_read) = (prepared.fixed, Mutex::new(prepared.last_read));
+        let (fixed, state) = (prepared.fixed, Mutex::new((prepared.last_read, listeners)));
         Again::start("ptth-reload", move || {
             supervisor.reloading();
-            let mut last_read = last_read.lock().unwrap_or_else(PoisonError::into_inner);
-            last_read.read_again(&gateway, visitors, &args, &fixed);
-            args.admin.read_again(admin.as_deref());
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let (last_read, listeners) = &mut *state;
+            last_read.read_again(&gateway, listeners, &args, &fixed);
+            listeners.read_tokens_again();
+            listeners.tell_configuration(&outcome());
             reopen.iter().for_each(|again| again.store(true, SeqCst));
-            supervisor.ready(&serving);
+            supervisor.ready(listeners.serving());
         })
     };
     let signal = until_stopped(&gateway, &told, &again.map_err(failed)?)?;
     // Somebody at a keyboard waits for no load balancer.
     let notice = if signal == SIGINT { Duration::ZERO } else { notice };
     drain(&gateway, told, &supervisor, notice, time);
-    admin.iter().for_each(|admin| admin.stop());
+    drop(admin.lock().unwrap_or_else(PoisonError::into_inner).take());
     access_log.into_iter().for_each(AccessLog::finish);
     Ok(())
 }
@@ -96,8 +92,8 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn of(args: &GatewayArgs, file: Option<&File>) -> Result<Self, Failure> {
-        check_addresses(args)?;
+    fn of(args: &GatewayArgs, merged: &Merged) -> Result<Self, Failure> {
+        check_addresses(args, &args.devices, &args.visitors)?;
         args.admin.check()?;
         let fixed = routes(&args.route)?;
         let fixed = match &args.health_path {
@@ -105,7 +101,7 @@ impl Prepared {
             None => fixed,
         };
         let first = Reading::First;
-        let table = match file {
+        let table = match &merged.file {
             Some(file) => file.routes(fixed.clone()).map_err(|e| usage(format!("--config {e}")))?,
             None => fixed.clone(),
         };
@@ -118,6 +114,7 @@ impl Prepared {
             Some(tls) => Gateway::builder().listen_tls(&args.devices, tls),
             None => Gateway::builder().listen(&args.devices),
         };
+        let in_force = limits.clone();
         let builder = with_offers(builder.limits(limits), args)?;
         let tables = read_tables(args)?;
         let builder = with_access(builder, args, &tables)?
@@ -132,28 +129,30 @@ impl Prepared {
             Some(origin) => builder.drain_to(origin)?,
             None => builder,
         };
-        let last_read = LastRead::new(tables, file);
+        let last_read = LastRead::new(tables, merged, in_force);
         Ok(Prepared { builder, fixed, table, last_read, visitors_tls, schemes })
     }
 }
 
 /// Refuses addresses that let anybody register, and two listeners at one.
-fn check_addresses(args: &GatewayArgs) -> Result<(), Failure> {
+pub(crate) fn check_addresses(
+    args: &GatewayArgs,
+    devices: &str,
+    visitors: &str,
+) -> Result<(), Failure> {
     if args.tokens.is_none()
         && !args.tls.know_devices()
         && !args.leniency.insecure_anyone_may_register
-        && !is_loopback(&args.devices)?
+        && !is_loopback(devices)?
     {
         return Err(usage(format!(
-            "--devices {}: beyond loopback every peer could register any name. Say who may with --tokens FILE (ptth token NAME makes its lines) or \
-             --devices-client-ca FILE, or accept it with --insecure-anyone-may-register",
-            args.devices
+            "--devices {devices}: beyond loopback every peer could register any name. Say who may with --tokens FILE (ptth token NAME makes its lines) or \
+             --devices-client-ca FILE, or accept it with --insecure-anyone-may-register"
         )));
     }
-    if same_address(&args.devices, &args.visitors)? {
+    if same_address(devices, visitors)? {
         return Err(usage(format!(
-            "--devices and --visitors are both {}; they need two addresses",
-            args.devices
+            "--devices and --visitors are both {devices}; they need two addresses"
         )));
     }
     Ok(())
@@ -248,7 +247,7 @@ fn drain(
 }
 
 /// What the options say of bounds and times.
-fn limits_of(args: &GatewayArgs) -> Result<Limits, Failure> {
+pub(crate) fn limits_of(args: &GatewayArgs) -> Result<Limits, Failure> {
     let mut limits = Limits::default();
     limits.connections_max = affordable(args.connections)?;
     limits.memory_bytes_max = usize::try_from(args.memory).unwrap_or(usize::MAX);

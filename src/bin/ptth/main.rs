@@ -21,6 +21,7 @@ mod environment;
 mod files;
 mod gateway;
 mod levels;
+mod listeners;
 mod output;
 mod pages;
 mod proxy;
@@ -161,7 +162,7 @@ fn run(errors: output::Output) -> Result<(), Failure> {
         _ => {}
     }
     let done = match cli.command {
-        Command::Gateway(args) => gateway::run(*args, merged.file.clone()),
+        Command::Gateway(args) => gateway::run(*args, &merged),
         Command::Device(args) => device::run(*args),
         Command::Token { names, label, expires } => {
             tokens::print_new(&names, expires.as_deref(), label.as_deref())

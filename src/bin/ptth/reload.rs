@@ -4,14 +4,17 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use reverse_http::tls::GatewayTls;
-use reverse_http::{Error, Gateway, Routes, Tokens};
+use reverse_http::{Error, Gateway, Limits, Routes, Tokens};
 
 use crate::arguments::GatewayArgs;
-use crate::config::{File, changes};
+use crate::config::{File, Merged, changes};
 use crate::files::Reading;
-use crate::tokens;
+use crate::gateway::limits_of;
+use crate::listeners::Listeners;
+use crate::{Cli, Command, environment, tokens};
 
 /// The tables of tokens.
 pub(crate) struct Tables {
@@ -19,34 +22,60 @@ pub(crate) struct Tables {
     pub(crate) visitors: Option<Tokens>,
 }
 
+/// Mistakes that were told since the last [`outcome`].
+static MISTAKES: AtomicUsize = AtomicUsize::new(0);
+
+/// A line of the log about something that could not be read or done again, which is counted.
+macro_rules! wrong {
+    ($($told:tt)*) => {{
+        log::error!($($told)*);
+        $crate::reload::count_mistake();
+    }};
+}
+pub(crate) use wrong;
+
+pub(crate) fn count_mistake() {
+    MISTAKES.fetch_add(1, SeqCst);
+}
+
+/// What a reading came to, for operators.
+pub(crate) fn outcome() -> String {
+    match MISTAKES.swap(0, SeqCst) {
+        0 => "read again, and in force".to_owned(),
+        1 => "read again with a mistake, which the log tells".to_owned(),
+        n => format!("read again with {n} mistakes, which the log tells"),
+    }
+}
+
 /// What the files said when they were last read.
 pub(crate) struct LastRead {
     tables: Tables,
     routes: BTreeMap<String, String>,
+    /// The file's options that count: neither the command line nor the environment has them.
     options: BTreeMap<String, String>,
+    /// The limits in force.
+    limits: Limits,
 }
 
 impl LastRead {
-    pub(crate) fn new(tables: Tables, file: Option<&File>) -> Self {
-        LastRead {
-            tables,
-            routes: file.map(File::routes_by_key).unwrap_or_default(),
-            options: file.and_then(|file| options_of(file).ok()).unwrap_or_default(),
-        }
+    pub(crate) fn new(tables: Tables, merged: &Merged, limits: Limits) -> Self {
+        let routes = merged.file.as_ref().map(File::routes_by_key).unwrap_or_default();
+        LastRead { tables, routes, options: merged.said.clone(), limits }
     }
 
     /// Reads every file of the command line again.
     pub(crate) fn read_again(
         &mut self,
         gateway: &Gateway,
-        visitors: SocketAddr,
+        listeners: &mut Listeners,
         args: &GatewayArgs,
         fixed: &Routes,
     ) {
-        reload_tls(gateway, "devices", gateway.devices_addr(), args.tls.devices(Reading::Again));
+        let (devices, visitors) = (listeners.devices_at(), listeners.visitors_at());
+        reload_tls(gateway, "devices", devices, args.tls.devices(Reading::Again));
         reload_tls(gateway, "visitors", visitors, args.tls.visitors(Reading::Again));
         match &args.config {
-            Some(path) => self.read_config(gateway, visitors, path, fixed),
+            Some(path) => self.read_config(gateway, listeners, (path, args), fixed),
             None if !args.reads_files() => log::info!(
                 "SIGHUP: nothing to read again: no --config, tokens or certificates are given"
             ),
@@ -64,39 +93,109 @@ impl LastRead {
     fn read_config(
         &mut self,
         gateway: &Gateway,
-        visitors: SocketAddr,
-        path: &Path,
+        listeners: &mut Listeners,
+        (path, args): (&Path, &GatewayArgs),
         fixed: &Routes,
     ) {
-        let reloaded = File::read(path, Reading::Again).and_then(|file| {
-            let options = options_of(&file)?;
-            let routes = file.routes(fixed.clone())?;
-            let length = routes.table_len();
-            gateway.set_routes(visitors, routes).map_err(|e| e.to_string())?;
-            Ok((length, file.routes_by_key(), options))
+        let read = environment::parse_again::<Cli>().and_then(|(cli, merged)| {
+            let (Command::Gateway(new), Some(file)) = (cli.command, merged.file) else {
+                return Err(format!("--config {}: it is not named any more", path.display()));
+            };
+            let routes = file.routes(fixed.clone()).map_err(|e| format!("--config {e}"))?;
+            Ok((new, file, merged.said, routes))
         });
-        let (length, routes, options) = match reloaded {
+        let (new, file, options, routes) = match read {
             Ok(read) => read,
-            Err(e) => return log::error!("--config {e}; the routes stay as they were"),
+            Err(e) => {
+                return wrong!("{e}; the routes stay as they were, and so do listeners and limits");
+            }
         };
-        let what = changes(&self.routes, &routes);
+        for at in listeners.with_routes() {
+            if let Err(e) = gateway.set_routes(at, routes.clone()) {
+                return wrong!("--config {}: {e}; the routes stay as they were", path.display());
+            }
+        }
+        let by_key = file.routes_by_key();
+        let (length, what) = (routes.table_len(), changes(&self.routes, &by_key));
         log::info!("{length} routes were read from {}: {what}", path.display());
-        if options != self.options {
+        self.routes = by_key;
+        self.follow_limits(gateway, &new, &options);
+        listeners.follow(gateway, args, &new, &routes);
+        self.tell_others(path, &options);
+        self.options = options;
+    }
+
+    fn follow_limits(
+        &mut self,
+        gateway: &Gateway,
+        new: &GatewayArgs,
+        options: &BTreeMap<String, String>,
+    ) {
+        let limits = match limits_of(new) {
+            Ok(limits) if limits == self.limits => return,
+            Ok(limits) => limits,
+            Err(e) => return wrong!("{}; the limits stay as they were", e.text),
+        };
+        match gateway.set_limits(limits.clone()) {
+            Ok(()) => {
+                let part = |all| of_these(all, |name| LIMITS.contains(&name));
+                let what = changes(&part(&self.options), &part(options));
+                log::info!("limits and timeouts: {what}; they count from now on");
+                self.limits = limits;
+            }
+            Err(e) => wrong!("{e}; the limits stay as they were"),
+        }
+    }
+
+    /// What else has changed has to wait.
+    fn tell_others(&self, path: &Path, options: &BTreeMap<String, String>) {
+        let part =
+            |all| of_these(all, |name| !LIMITS.contains(&name) && !ADDRESSES.contains(&name));
+        let (before, now) = (part(&self.options), part(options));
+        if before != now {
             log::warn!(
                 "{}: options of [gateway] count from the next start on: {}",
                 path.display(),
-                changes(&self.options, &options)
+                changes(&before, &now)
             );
         }
-        (self.routes, self.options) = (routes, options);
     }
 }
 
-/// What the file says of a gateway's options.
-fn options_of(file: &File) -> Result<BTreeMap<String, String>, String> {
-    let settings = file.settings(&crate::command())?;
-    let own = settings.into_iter().filter(|setting| setting.table == "gateway");
-    Ok(own.map(|setting| (setting.id, setting.arguments.join(" "))).collect())
+/// Options whose new values count at once: those that [`limits_of`] reads.
+const LIMITS: [&str; 20] = [
+    "connections",
+    "connections-per-address",
+    "unauthenticated",
+    "memory",
+    "heartbeat",
+    "heartbeat-timeout",
+    "poll-hold",
+    "wait-for-link",
+    "first-byte",
+    "min-rate",
+    "half-close",
+    "head",
+    "idle-visitor",
+    "handshake",
+    "request-write",
+    "body-silence",
+    "exchange",
+    "tunnel-silence",
+    "in-flight",
+    "waiting",
+];
+
+/// Options that say where is listened.
+const ADDRESSES: [&str; 3] = ["devices", "visitors", "admin"];
+
+/// Some of the options.
+fn of_these(
+    all: &BTreeMap<String, String>,
+    is_one: impl Fn(&str) -> bool,
+) -> BTreeMap<String, String> {
+    let some = all.iter().filter(|(name, _)| is_one(name));
+    some.map(|(name, said)| (name.clone(), said.clone())).collect()
 }
 
 /// New handshakes get what the files say now; what cannot be read leaves all as it was.
@@ -111,7 +210,7 @@ fn reload_tls(
     }) {
         Ok(None) => {}
         Ok(Some(())) => log::info!("the certificates for {whose} were read again"),
-        Err(e) => log::error!("{e}; the certificates for {whose} stay as they were"),
+        Err(e) => wrong!("{e}; the certificates for {whose} stay as they were"),
     }
 }
 
@@ -138,6 +237,6 @@ pub(crate) fn reload_tokens(
             log::info!("{} tokens were read from {}{what}", tokens.len(), file.display());
             before.into_iter().for_each(|before| *before = tokens.clone());
         }
-        Err(e) => log::error!("{e}; the tokens stay as they were"),
+        Err(e) => wrong!("{e}; the tokens stay as they were"),
     }
 }

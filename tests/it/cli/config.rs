@@ -2,10 +2,13 @@
 //! the environment win; `--check`; what a reading again says.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 
-use crate::support::process::Process;
-use crate::support::{Gateway, Ptth, RawGateway, TempDir, each_row};
+use crate::support::process::{Process, get};
+use crate::support::{
+    Gateway, Ptth, RawGateway, RawPeer, TempDir, each_row, eventually, own_address,
+};
 
 struct File {
     _dir: TempDir,
@@ -198,6 +201,33 @@ fn check_validates_and_binds_nothing() {
 }
 
 #[test]
+fn what_operators_stumbled_over_is_told_in_words() {
+    let twice = "[[route]]\npath = \"/a\"\ndevice = \"x\"\n".repeat(2);
+    let file = File::new(&twice);
+    for (arguments, words) in [
+        (
+            &["gateway", "--heartbeat", "-1s"][..],
+            &["'-1s'", "--heartbeat", "write a whole number"][..],
+        ),
+        (&["gateway", "--in-flight", "-1"], &["--in-flight", "from 1 on"]),
+        (
+            &["gateway", "--config", file.path()],
+            &["line 4", "another route /a", "line 1, column 1"],
+        ),
+        (
+            &["device", "http://127.0.0.1:9/lamp", "--text", "x", "--proxy", "socks5://a"],
+            &["CONNECT", "http://HOST:PORT"],
+        ),
+    ] {
+        let (code, out, error) = Ptth::run(&[arguments, &["--check"]].concat());
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {error}");
+        for word in words {
+            assert!(error.contains(word), "{arguments:?}: no {word:?} in {error}");
+        }
+    }
+}
+
+#[test]
 fn a_reading_again_says_what_changed() {
     let (_, made, _) = Ptth::run(&["token", "lamp"]);
     let (_, other, _) = Ptth::run(&["token", "door"]);
@@ -229,4 +259,102 @@ fn a_reading_again_says_what_changed() {
         .process
         .expect_stderr("line 2, column 1: [gateway] has no fallbak; did you mean fallback?");
     gateway.process.expect_stderr("the routes stay as they were");
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// A request through `link`, answered.
+#[track_caller]
+fn exchange(visitor: &mut RawPeer, link: &mut RawPeer) {
+    visitor.write(get("/lamp/x"));
+    link.read_head();
+    link.write(OK);
+    visitor.read_answer("GET").expect_ok("ok");
+}
+
+/// Where a listener was added last, by the log.
+#[track_caller]
+fn added(gateway: &Gateway, whose: &str, on: &str) -> SocketAddr {
+    let begin = format!("added {whose} http://{on}:");
+    gateway.process.expect_stderr(&begin);
+    let log = gateway.process.stderr();
+    let (_, rest) = log.rsplit_once(&begin).unwrap();
+    let port = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+    format!("{on}:{port}").parse().unwrap()
+}
+
+#[test]
+fn sighup_moves_listeners_and_takes_limits_and_connections_stay() {
+    let (one, other) = (own_address().to_string(), "127.0.0.1");
+    let text = |devices: &str, visitors: &str, more: &str| {
+        format!("[gateway]\ndevices = \"{devices}\"\nvisitors = \"{visitors}\"\n{more}\n")
+    };
+    let (here, there) = (format!("{one}:0"), format!("{other}:0"));
+    let file = File::new(&text(&here, &here, ""));
+    let mut gateway = Gateway::of(Ptth::start(&["gateway", "--config", file.path()]));
+    let again = |gateway: &Gateway, text: &str| {
+        std::fs::write(&file.path, text).unwrap();
+        gateway.process.signal("HUP");
+    };
+    let (mut link, mut visitor) = (gateway.link("lamp"), gateway.visitor());
+    exchange(&mut visitor, &mut link);
+    again(&gateway, &text(&here, &there, "first_byte = \"100ms\""));
+    gateway.process.expect_stderr("limits and timeouts: 1 added (first-byte)");
+    let (devices, old) = (gateway.devices, gateway.visitors);
+    let told = format!("; removed visitors http://{old}; kept devices http://{devices}");
+    gateway.visitors = added(&gateway, "visitors", other);
+    gateway.process.expect_stderr(&told);
+    eventually("the old listener is closed", || TcpStream::connect(old).is_err().then_some(()));
+    exchange(&mut visitor, &mut link); // who came in before stays
+    exchange(&mut gateway.visitor(), &mut link);
+    let mut late = gateway.visitor();
+    late.write(get("/lamp/late"));
+    link.read_head();
+    late.read_answer("GET").expect_refusal(504);
+    // What cannot be bound, or must not be, changes nothing.
+    let mut link = gateway.link("lamp");
+    again(&gateway, &text(&here, "203.0.113.7:1", ""));
+    gateway.process.expect_stderr(&format!("visitors stay at {}", gateway.visitors));
+    gateway.process.expect_stderr("limits and timeouts: 1 removed (first-byte)");
+    exchange(&mut gateway.visitor(), &mut link);
+    again(&gateway, &text("0.0.0.0:0", &there, ""));
+    gateway.process.expect_stderr("--devices 0.0.0.0:0: beyond loopback");
+    gateway.process.expect_stderr("the listeners stay as they were");
+    exchange(&mut gateway.visitor(), &mut link);
+    again(&gateway, &text(&there, &there, "in_flight = 0"));
+    gateway.process.expect_stderr("and so do listeners and limits");
+    // Devices move, too; their links stay.
+    again(&gateway, &text(&there, &there, ""));
+    gateway.devices = added(&gateway, "devices", other);
+    eventually("the old listener is closed", || TcpStream::connect(devices).is_err().then_some(()));
+    exchange(&mut gateway.visitor(), &mut link);
+    let _door = gateway.link("door");
+    // The routes of the file are for everybody, wherever they came in.
+    again(&gateway, &text(&there, &there, "[[route]]\npath = \"/x\"\ndevice = \"lamp\""));
+    gateway.process.expect_stderr("1 added (*/x)");
+    visitor.write(get("/x"));
+    link.read_head();
+    link.write(OK);
+    visitor.read_answer("GET").expect_ok("ok");
+}
+
+#[test]
+fn sighup_moves_the_operators_listener_and_the_command_line_wins() {
+    let file = File::new("[gateway]\nadmin = \"127.0.0.1:0\"\nin_flight = 7\n");
+    let gateway = Gateway::start(&["--config", file.path(), "--in-flight", "9"]);
+    let old = gateway.process.line().replace("admin http://", "");
+    std::fs::write(&file.path, "[gateway]\nadmin = \"127.0.0.2:0\"\nin_flight = 8\n").unwrap();
+    gateway.process.signal("HUP");
+    let at = added(&gateway, "admin", "127.0.0.2").to_string();
+    let (code, out, error) = Ptth::run(&["health", "--admin", &at]);
+    assert_eq!((code, out.as_str()), (0, "ok"), "{error}");
+    assert_eq!(Ptth::run(&["health", "--admin", &old]).0, 1);
+    std::fs::write(&file.path, "[gateway]\nadmin = \"0.0.0.0:0\"\n").unwrap();
+    gateway.process.signal("HUP");
+    gateway.process.expect_stderr("the operators' listener stays as it was");
+    std::fs::write(&file.path, "[gateway]\n").unwrap();
+    gateway.process.signal("HUP");
+    gateway.process.expect_stderr(&format!("listeners: removed admin http://{at}"));
+    assert_eq!(Ptth::run(&["health", "--admin", &at]).0, 1);
+    assert!(!gateway.process.stderr().contains("limits and timeouts"), "--in-flight was typed");
 }

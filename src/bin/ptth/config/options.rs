@@ -2,7 +2,7 @@
 //! by its name, validated by the command line's own rules, and put before the arguments that were
 //! typed. What the command line or the environment says wins.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -30,6 +30,8 @@ pub(crate) struct Merged {
     pub(crate) file: Option<File>,
     /// Where in the file each option stands that was taken from it.
     places: HashMap<String, String>,
+    /// What each of those says, by its name.
+    pub(crate) said: BTreeMap<String, String>,
 }
 
 impl Merged {
@@ -37,8 +39,17 @@ impl Merged {
     ///
     /// # Errors
     /// A mistake in the file, with its line and column.
-    pub(crate) fn of(command: &Command, typed: Vec<OsString>) -> Result<Self, Failure> {
-        let plain = |arguments| Merged { arguments, file: None, places: HashMap::new() };
+    pub(crate) fn of(
+        command: &Command,
+        typed: Vec<OsString>,
+        reading: Reading,
+    ) -> Result<Self, Failure> {
+        let plain = |arguments| Merged {
+            arguments,
+            file: None,
+            places: HashMap::new(),
+            said: BTreeMap::new(),
+        };
         // Mistakes in the arguments themselves are told by whoever parses them in earnest.
         let Ok(matches) = without_demands(command).try_get_matches_from(&typed) else {
             return Ok(plain(typed));
@@ -49,20 +60,21 @@ impl Merged {
         }
         let Some(path) = given.get_one::<PathBuf>("config") else { return Ok(plain(typed)) };
         let told = |what| usage(format!("--config {what}"));
-        let file = File::read(path, Reading::First).map_err(told)?;
+        let file = File::read(path, reading).map_err(told)?;
         let settings = settings_of(&file, command).map_err(told)?;
         let Some(subcommand) = command.find_subcommand(name) else { return Ok(plain(typed)) };
-        let (mut own, mut places) = (Vec::new(), HashMap::new());
+        let (mut own, mut places, mut said) = (Vec::new(), HashMap::new(), BTreeMap::new());
         for setting in settings.iter().filter(|setting| setting.table == name) {
             if !is_given(subcommand, given, &setting.id) {
                 own.extend(setting.arguments.iter().map(OsString::from));
                 places.insert(format!("--{}", setting.id), file.place(&setting.at));
+                said.insert(setting.id.clone(), setting.arguments.join(" "));
             }
         }
         // Behind `ptth gateway`, before all else.
         let (head, rest) = typed.split_at(2.min(typed.len()));
         let arguments = head.iter().cloned().chain(own).chain(rest.iter().cloned()).collect();
-        Ok(Merged { arguments, file: Some(file), places })
+        Ok(Merged { arguments, file: Some(file), places, said })
     }
 
     /// A mistake that names an option of the file, with the place of that.
@@ -84,13 +96,13 @@ impl Merged {
 
 /// One option of a table.
 #[derive(Clone, Debug)]
-pub(crate) struct Setting {
+struct Setting {
     /// `gateway` or `device`.
-    pub(crate) table: &'static str,
+    table: &'static str,
     /// Its name without dashes in front.
-    pub(crate) id: String,
+    id: String,
     /// As it would be typed.
-    pub(crate) arguments: Vec<String>,
+    arguments: Vec<String>,
     at: Range<usize>,
 }
 
@@ -131,7 +143,7 @@ fn rivals(subcommand: &Command, key: &str) -> Vec<String> {
 ///
 /// # Errors
 /// The first mistake, with its line and column.
-pub(super) fn settings_of(file: &File, command: &Command) -> Result<Vec<Setting>, String> {
+fn settings_of(file: &File, command: &Command) -> Result<Vec<Setting>, String> {
     let mut settings: Vec<Setting> = Vec::new();
     let whole = file.table()?;
     for (key, value) in in_order(whole.get_ref()) {

@@ -552,6 +552,30 @@ fn a_device_is_disconnected_or_drained() {
 }
 
 #[test]
+fn a_tunnel_and_the_configuration_are_told() {
+    let observed = Observed::start(&[]);
+    let mut link = observed.gateway.link("lamp");
+    let mut visitor = observed.gateway.visitor();
+    let upgrade = "Upgrade: websocket\r\nConnection: upgrade\r\n";
+    visitor.write(format!("GET /lamp/ws HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n"));
+    link.read_head();
+    link.write(format!("HTTP/1.1 101 Switching Protocols\r\n{upgrade}\r\n"));
+    assert_eq!(visitor.read_head().status(), 101);
+    let links = eventually("the tunnel", || {
+        let links = observed.json("/api/v1/links?device=lamp");
+        (links["links"][0]["state"] == "tunnel").then_some(links)
+    });
+    assert_eq!(links["links"][0]["exchange"]["path"], "/lamp/ws");
+    assert_eq!(observed.json("/api/v1/status")["configuration"]["told"], "read at the start");
+    observed.gateway.process.signal("HUP");
+    eventually("it was read again", || {
+        let told = observed.json("/api/v1/status");
+        (told["configuration"]["told"] == "read again, and in force").then_some(())
+    });
+    assert!(observed.get("/").text().contains("read again, and in force"));
+}
+
+#[test]
 fn what_a_polling_device_has_in_hand_is_cut_with_it() {
     let observed = Observed::start(&[]);
     let poll = "POST /poller HTTP/1.1\r\nHost: gw.example\r\nAccept: message/http\r\nContent-Length: 0\r\n\r\n";

@@ -1,0 +1,234 @@
+//! Where `ptth gateway` listens, and how SIGHUP moves that: a new address is bound before the old
+//! one is closed, so one that cannot be bound leaves everything as it was. Connections stay.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use reverse_http::admin::AdminListener;
+use reverse_http::{Gateway, Routes};
+
+use crate::Failure;
+use crate::admin::AdminArgs;
+use crate::arguments::GatewayArgs;
+use crate::files::Reading;
+use crate::gateway::check_addresses;
+use crate::output::say;
+use crate::reload::wrong;
+
+/// The operators' listener, which is taken out when the gateway stops.
+pub(crate) type AdminPlace = Arc<Mutex<Option<AdminListener>>>;
+
+/// One address.
+struct Place {
+    /// As its option says it.
+    said: String,
+    at: SocketAddr,
+    scheme: &'static str,
+}
+
+impl Place {
+    fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.at)
+    }
+}
+
+/// All of them.
+pub(crate) struct Listeners {
+    devices: Place,
+    visitors: Place,
+    /// Where visitors came in before: who stayed asks by the same routes.
+    former: Vec<SocketAddr>,
+    admin: AdminPlace,
+    admin_args: AdminArgs,
+}
+
+/// What became of listeners.
+#[derive(Default)]
+struct Changes {
+    added: Vec<String>,
+    removed: Vec<String>,
+    kept: Vec<String>,
+}
+
+impl Listeners {
+    /// Those of the start. `visitors` is already bound.
+    ///
+    /// # Errors
+    /// The operators' address cannot be bound.
+    pub(crate) fn start(
+        gateway: &Gateway,
+        args: &GatewayArgs,
+        visitors: SocketAddr,
+        schemes: (&'static str, &'static str),
+    ) -> Result<Self, Failure> {
+        let place = |said: &str, at, scheme| Place { said: said.to_owned(), at, scheme };
+        Ok(Listeners {
+            devices: place(&args.devices, gateway.devices_addr(), schemes.0),
+            visitors: place(&args.visitors, visitors, schemes.1),
+            former: Vec::new(),
+            admin: Arc::new(Mutex::new(args.admin.listen(gateway)?)),
+            admin_args: args.admin.clone(),
+        })
+    }
+
+    /// The ready lines.
+    pub(crate) fn say(&self) {
+        say(format_args!("devices {}", self.devices.url()));
+        say(format_args!("visitors {}", self.visitors.url()));
+        self.admin_url().into_iter().for_each(|url| say(format_args!("admin {url}")));
+    }
+
+    /// For a supervisor.
+    pub(crate) fn serving(&self) -> String {
+        format!("devices {}, visitors {}", self.devices.url(), self.visitors.url())
+    }
+
+    pub(crate) fn admin(&self) -> AdminPlace {
+        self.admin.clone()
+    }
+
+    pub(crate) fn devices_at(&self) -> SocketAddr {
+        self.devices.at
+    }
+
+    pub(crate) fn visitors_at(&self) -> SocketAddr {
+        self.visitors.at
+    }
+
+    /// Everywhere that visitors came in, which has routes.
+    pub(crate) fn with_routes(&self) -> impl Iterator<Item = SocketAddr> {
+        self.former.iter().copied().chain([self.visitors.at])
+    }
+
+    /// Tells operators what became of the configuration.
+    pub(crate) fn tell_configuration(&self, told: &str) {
+        let admin = self.admin.lock().unwrap_or_else(PoisonError::into_inner);
+        admin.iter().for_each(|admin| admin.configuration_read(told));
+    }
+
+    /// Reads the operators' tokens again.
+    pub(crate) fn read_tokens_again(&self) {
+        self.admin_args.read_again(&self.admin);
+    }
+
+    fn admin_url(&self) -> Option<String> {
+        let admin = self.admin.lock().unwrap_or_else(PoisonError::into_inner);
+        admin.as_ref().map(|admin| admin.url().to_owned())
+    }
+
+    /// Goes where the options say now. `args` are those of the start: what they say of tokens and
+    /// certificates is in force.
+    pub(crate) fn follow(
+        &mut self,
+        gateway: &Gateway,
+        args: &GatewayArgs,
+        new: &GatewayArgs,
+        routes: &Routes,
+    ) {
+        let is_same = self.devices.said == new.devices
+            && self.visitors.said == new.visitors
+            && self.admin_args.address() == new.admin.address();
+        if is_same {
+            return;
+        }
+        if let Err(e) = check_addresses(args, &new.devices, &new.visitors) {
+            return wrong!("{}; the listeners stay as they were", e.text);
+        }
+        let mut changes = Changes::default();
+        let devices = || match args.tls.devices(Reading::Again)? {
+            Some(tls) => gateway.listen_tls(&new.devices, tls).map_err(|e| e.to_string()),
+            None => gateway.listen(&new.devices).map_err(|e| e.to_string()),
+        };
+        changes.follow(gateway, ("devices", &new.devices), &mut self.devices, devices);
+        let visitors = || {
+            match args.tls.visitors(Reading::Again)? {
+                Some(tls) => gateway.relay_tls(&new.visitors, routes.clone(), tls),
+                None => gateway.relay(&new.visitors, routes.clone()),
+            }
+            .map_err(|e| e.to_string())
+        };
+        let left =
+            changes.follow(gateway, ("visitors", &new.visitors), &mut self.visitors, visitors);
+        self.former.extend(left);
+        self.former.retain(|at| *at != self.visitors.at); // it may be back where it was
+        self.follow_admin(gateway, args, new, &mut changes);
+        changes.tell();
+    }
+
+    fn follow_admin(
+        &mut self,
+        gateway: &Gateway,
+        args: &GatewayArgs,
+        new: &GatewayArgs,
+        changes: &mut Changes,
+    ) {
+        let name = |url: String| format!("admin {url}");
+        let before = self.admin_url().map(name);
+        if self.admin_args.address() == new.admin.address() {
+            return changes.kept.extend(before);
+        }
+        if !args.admin.is_on() && !args.access_log.is_on() {
+            return log::warn!(
+                "--admin counts from the next start on: this gateway was started without one, and observes nothing"
+            );
+        }
+        let listening = new.admin.check().and_then(|()| new.admin.listen(gateway));
+        match listening {
+            Ok(listener) => {
+                let old = {
+                    let mut admin = self.admin.lock().unwrap_or_else(PoisonError::into_inner);
+                    std::mem::replace(&mut *admin, listener)
+                };
+                drop(old);
+                self.admin_args = new.admin.clone();
+                changes.removed.extend(before);
+                changes.added.extend(self.admin_url().map(name));
+            }
+            Err(e) => {
+                wrong!("{}; the operators' listener stays as it was", e.text);
+                changes.kept.extend(before);
+            }
+        }
+    }
+}
+
+impl Changes {
+    /// Goes to another address, where it is one; the one that was left.
+    fn follow(
+        &mut self,
+        gateway: &Gateway,
+        (option, said): (&str, &str),
+        place: &mut Place,
+        listen: impl FnOnce() -> Result<SocketAddr, String>,
+    ) -> Option<SocketAddr> {
+        let before = format!("{option} {}", place.url());
+        if place.said == said {
+            self.kept.push(before);
+            return None;
+        }
+        let at = match listen() {
+            Ok(at) => at,
+            Err(e) => {
+                wrong!("--{option} {said}: {e}; {option} stay at {}", place.at);
+                self.kept.push(before);
+                return None;
+            }
+        };
+        let left = std::mem::replace(&mut place.at, at);
+        place.said = said.to_owned();
+        if let Err(e) = gateway.unlisten(left) {
+            wrong!("--{option}: the listener at {left} cannot be closed: {e}");
+        }
+        self.removed.push(before);
+        self.added.push(format!("{option} {}", place.url()));
+        Some(left)
+    }
+
+    fn tell(&self) {
+        let parts = [("added", &self.added), ("removed", &self.removed), ("kept", &self.kept)];
+        let parts = parts.iter().filter(|(_, names)| !names.is_empty());
+        let parts: Vec<String> =
+            parts.map(|(what, names)| format!("{what} {}", names.join(", "))).collect();
+        log::info!("listeners: {}; connections stay", parts.join("; "));
+    }
+}
