@@ -32,7 +32,8 @@
 //! The [`guide`] has a page for each part: links, polls, deadlines, TLS, embedded devices, testing.
 //!
 //! When not to use it: for more than one request at a time over one connection (HTTP/2 has streams;
-//! here each takes a link of its own), or for traffic that is not HTTP.
+//! here each takes a link of its own), or for much traffic that is not HTTP: a connection to a TCP
+//! server behind a device ([`DeviceBuilder::tcp`], `ptth connect`) takes a link of its own, too.
 
 #[cfg(not(unix))]
 compile_error!("reverse-http works on Unix only: its event loop registers raw descriptors");

@@ -238,6 +238,42 @@ impl Stream {
         Ok((Stream::from(one), Stream::from(other)))
     }
 
+    /// Begins TLS on a connected socket that blocks, as a device does with the gateway at this host.
+    /// From here on bytes go through the session; one thread may read while another writes. The
+    /// socket's time-outs hold in the handshake, too.
+    ///
+    /// # Errors
+    /// The other side is not who it has to be, does not speak TLS, or takes longer than the socket's
+    /// time-outs allow; a system without root certificates.
+    #[cfg(feature = "tls")]
+    pub fn secured(
+        mut self,
+        tls: crate::tls::DeviceTls,
+        host: &str,
+    ) -> Result<Self, crate::error::Error> {
+        use crate::error::{Error, Fault};
+        let channel = Channel::to_server(&tls.connector()?, host)?;
+        channel.compute();
+        loop {
+            match self.shake(&channel) {
+                Shaken::Done => break,
+                Shaken::Compute => channel.compute(),
+                Shaken::Waiting => {
+                    let late = "the TLS handshake took longer than it may";
+                    return Err(Error::timeout(Fault::Gateway, late));
+                }
+                Shaken::Failed(broken) => {
+                    let text = format!("no TLS with {host}: {}", broken.text);
+                    return Err(Error::closed(Fault::Gateway, text));
+                }
+            }
+        }
+        self.secure(channel);
+        let blocking = self.set_nonblocking(false);
+        blocking.map_err(|e| Error::io(Fault::Network, "beginning TLS", e))?;
+        Ok(self)
+    }
+
     #[cfg(test)]
     pub(crate) fn simulated(&self) -> &crate::sim::net::Socket {
         match &self.kind {

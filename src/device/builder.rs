@@ -19,6 +19,7 @@ use crate::device::proxy::Proxy;
 use crate::device::redirects::RedirectHosts;
 use crate::device::setup::Device;
 use crate::device::setup::Parts;
+use crate::device::tcp_target::TcpTarget;
 use crate::device::url::Url;
 use crate::engine::random;
 use crate::error::{Error, Fault};
@@ -50,6 +51,7 @@ pub struct DeviceBuilder {
     fields: Vec<(String, String)>,
     on_refusal: OnRefusal,
     host_header: Option<String>,
+    tcp: Vec<(String, String)>,
     whole_target: bool,
     fallback: Fallback,
     polls: RangeInclusive<usize>,
@@ -90,6 +92,7 @@ impl Device {
             fields: Vec::new(),
             on_refusal: OnRefusal::default(),
             host_header: None,
+            tcp: Vec::new(),
             whole_target: false,
             fallback: Fallback::default(),
             polls: 2..=64,
@@ -240,6 +243,23 @@ impl DeviceBuilder {
         self
     }
 
+    /// A TCP server that visitors may ask for by this name, and by nothing else, beside whatever
+    /// answers requests: `GET /NAME` with `Upgrade: ptth-tcp/1` gets a connection to it, bytes both
+    /// ways (`ptth connect https://gw.example/lamp/ssh`). `HOST:PORT`, or `unix:/path`. May be called
+    /// several times; 64 at most. Whoever may ask this device for anything may ask for it: that is
+    /// the gateway's word (tokens of visitors). Not over polls, where no upgrade can pass.
+    ///
+    /// ```no_run
+    /// use reverse_http::{Body, Device};
+    /// let device = Device::builder("https://gw.example/lamp").tcp("ssh", "127.0.0.1:22").build()?;
+    /// device.forward_to("http://127.0.0.1:3000")?; // blocks
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    pub fn tcp(mut self, name: impl Into<String>, address: impl Into<String>) -> Self {
+        self.tcp.push((name.into(), address.into()));
+        self
+    }
+
     /// Takes gateway URLs with more than a name, like `http://gw.example/message-queue?id=iamsam`:
     /// path and query go into the offer as they are, and the first segment is the device's name.
     /// Gateways of other makes may know devices by them; ours goes by the first segment alone.
@@ -258,11 +278,12 @@ impl DeviceBuilder {
     /// a limit or field that cannot work, an IETF offer without an origin or with
     /// [`Fallback::Only`], JSON in a build without the feature `comet`; credentials without a
     /// proxy, a redirect host that is invalid, no retries at all; settings of TLS where no URL is
-    /// `https`.
+    /// `https`; a TCP target without a name or an address, or one that is given twice.
     pub fn build(self) -> Result<Device, Error> {
         self.limits.check()?;
         self.check_links()?;
         let fallback = self.check_fallback()?;
+        let tcp: Arc<[TcpTarget]> = TcpTarget::parse_all(&self.tcp)?.into();
         let (proxy, homes) = (self.check_proxy()?, self.check_gateways()?);
         let redirects =
             RedirectHosts::new(homes.iter().map(|home| &*home.url), &self.redirect_hosts)?;
@@ -277,6 +298,7 @@ impl DeviceBuilder {
             redirects: redirects.clone(),
             proxy: proxy.clone(),
             max_retries: self.max_retries,
+            tcp: tcp.clone(),
             fallback,
             polls: self.polls.clone(),
             encoding: self.comet.unwrap_or(Encoding::Message),

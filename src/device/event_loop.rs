@@ -175,7 +175,7 @@ impl Role for DeviceRole {
             ),
             State::Bridge(_) => {}
             // Whoever asked has gone, so the exchange keeps its time here.
-            State::Local(Local::Busy { key, .. }) => {
+            State::Local(Local::Busy { key, .. } | Local::Tunnel { key }) => {
                 let key = *key;
                 relay::expired(self, cx, key);
             }

@@ -31,11 +31,16 @@ impl DeviceRole {
             cx.set_deadline(downstream, None); // look-up and race have their own
         }
         let Some(target) = self.target() else { return };
-        match target.place.clone() {
-            Place::Unix(path) => self.race_to(cx, Waiter::Local(key), &path),
+        self.connect_to(cx, target.place.clone(), Waiter::Local(key));
+    }
+
+    /// Begins to connect to a place; the waiter gets the connection, or hears why there is none.
+    pub(super) fn connect_to(&mut self, cx: &mut Connections<State>, place: Place, waiter: Waiter) {
+        match place {
+            Place::Unix(path) => self.race_to(cx, waiter, &path),
             Place::Tcp(host, port) => match host.parse::<IpAddr>() {
-                Ok(ip) => self.race(cx, Waiter::Local(key), &host, vec![SocketAddr::new(ip, port)]),
-                Err(_) => self.look_up(cx, &host, port, Waiter::Local(key)),
+                Ok(ip) => self.race(cx, waiter, &host, vec![SocketAddr::new(ip, port)]),
+                Err(_) => self.look_up(cx, &host, port, waiter),
             },
         }
     }
@@ -156,7 +161,7 @@ impl DeviceRole {
         let Some(peer) = cx.get_mut(id) else { return };
         let State::Local(local) = &peer.state else { return };
         match local {
-            Local::Busy { key, .. } => {
+            Local::Busy { key, .. } | Local::Tunnel { key } => {
                 let key = *key;
                 relay::advance(self, cx, key);
             }

@@ -26,6 +26,7 @@ use crate::device::role::DeviceRole;
 use crate::device::state::State;
 use crate::device::state::find_lingering;
 use crate::device::target::plan_exchange;
+use crate::device::tcp::AskedTcp;
 use crate::device::worker::answer_with;
 use crate::engine::connections::Connections;
 use crate::engine::connections::Fetched;
@@ -69,6 +70,7 @@ enum Came {
     /// A whole head (so many bytes of the scratch buffer) for program code.
     Request(usize),
     Forward(Box<Exchange>),
+    Tcp(Box<AskedTcp>),
 }
 
 impl DeviceRole {
@@ -321,6 +323,7 @@ impl DeviceRole {
                 self.answer_link(cx, id, &LocalAnswer::new(refusal.status, &refusal.reason));
             }
             Some(Came::Forward(exchange)) => self.begin_forward(cx, id, *exchange),
+            Some(Came::Tcp(asked)) => self.begin_tcp(cx, id, *asked),
         }
     }
 
@@ -374,6 +377,14 @@ impl DeviceRole {
                     Ok(Some(heartbeat)) => {
                         peer.keep(&bytes[request.len..]);
                         return Came::Heartbeat { heartbeat, callers };
+                    }
+                    Ok(None) => {}
+                }
+                match self.asked_tcp(id, &request, now) {
+                    Err(refusal) => return Came::Refused(refusal),
+                    Ok(Some(asked)) => {
+                        peer.keep(&bytes[request.len..]);
+                        return Came::Tcp(Box::new(asked));
                     }
                     Ok(None) => {}
                 }
@@ -586,7 +597,8 @@ impl DeviceRole {
                 let (handler, limits, workers) =
                     (handler.clone(), self.link_limits.clone(), self.workers.clone());
                 let since = Instant::now();
-                let job = move || answer_with(&handler, lease, &limits, &workers, since);
+                let lingers = self.plan.tcp.is_empty(); // else a request may be for a target
+                let job = move || answer_with(&handler, lease, &limits, &workers, lingers, since);
                 if !self.workers.submit(job) {
                     log::error!(
                         "a request waits for no handler: no thread could be started, or handlers_max is taken and the queue is full; its link is closed"

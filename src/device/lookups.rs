@@ -22,6 +22,11 @@ pub(crate) enum Waiter {
     Dial(Box<Dial>),
     /// An exchange that needs a connection to the local server.
     Local(Key),
+    /// An exchange that needs a connection to a TCP target, and the place of that in the list.
+    Tcp {
+        key: Key,
+        target: usize,
+    },
 }
 
 pub(super) struct Lookup {

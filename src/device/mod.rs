@@ -28,6 +28,7 @@
 //! | `gateways.rs` | the gateways in their order |
 //! | `redirects.rs` | where a gateway may send the device |
 //! | `target.rs` | the local server, and requests for it |
+//! | `tcp_target.rs` | TCP targets by name |
 //! | `dial.rs` | a connection on its way to be a link, or one that polls |
 //! | `signs.rs` | what the latest attempts and the gateway have shown |
 //! | `slots.rs` | the state of one poll |
@@ -45,6 +46,7 @@
 //! | `dialing.rs` | what is dialled and when; failures |
 //! | `doubts.rs` | polls beside links that never carried anything |
 //! | `forward.rs` | requests to the local server |
+//! | `tcp.rs` | requests for TCP targets |
 //! | `links.rs` | the life of a link |
 //! | `locals.rs` | who gets which local connection |
 //! | `offers.rs` | an offer, its verdict, and what follows |
@@ -111,6 +113,8 @@ mod state;
 mod stopping;
 mod suspicions;
 mod target;
+mod tcp;
+mod tcp_target;
 mod tunnel;
 mod upgrade;
 mod url;

@@ -10,6 +10,7 @@ use crate::device::lease::Lease;
 use crate::device::proxy::Proxy;
 use crate::device::redirects::RedirectHosts;
 use crate::device::target::Target;
+use crate::device::tcp_target::TcpTarget;
 use crate::device::worker::Handler;
 use crate::proto::turn::Encoding;
 use crate::proto::turn::Fallback;
@@ -59,6 +60,8 @@ pub(crate) struct Plan {
     pub(crate) proxy: Option<Proxy>,
     /// Failed attempts in a row, without a way in, after which the device ends.
     pub(crate) max_retries: Option<u32>,
+    /// What visitors may ask for by name.
+    pub(crate) tcp: Arc<[TcpTarget]>,
     pub(crate) fallback: Fallback,
     /// Poll slots wanted while the gateway falls back, and poll slots in all.
     pub(crate) polls: RangeInclusive<usize>,

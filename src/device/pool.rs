@@ -46,6 +46,8 @@ pub(crate) enum Local {
     Securing { key: Key, known: u32 },
     /// `bound`: a login that belongs to this connection went over it (NTLM, Negotiate).
     Busy { key: Key, bound: bool, known: u32 },
+    /// To a TCP target: this exchange's alone.
+    Tunnel { key: Key },
     /// Anybody's.
     Idle,
     /// Idle, and this link's alone, since then.

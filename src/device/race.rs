@@ -123,6 +123,10 @@ impl DeviceRole {
                 let why = failed.map_or_else(|| Unreached::unknown(no_address()), Unreached::from);
                 self.local_failed(cx, key, &why);
             }
+            Waiter::Tcp { key, target } => {
+                let why = failed.map_or_else(|| Unreached::unknown(no_address()), Unreached::from);
+                self.tcp_failed(cx, (key, target), &why);
+            }
         }
     }
 
@@ -178,6 +182,7 @@ impl DeviceRole {
                 self.connected(cx, id);
             }
             Waiter::Local(key) => self.local_reached(cx, key, id),
+            Waiter::Tcp { key, .. } => self.tcp_opened(cx, key, id),
         }
     }
 

@@ -94,6 +94,7 @@ impl DeviceRole {
         match waiter {
             Waiter::Dial(dial) => self.dial_found(cx, dial, host, found),
             Waiter::Local(key) => self.local_found(cx, key, host, found),
+            Waiter::Tcp { key, target } => self.tcp_found(cx, (key, target), host, found),
         }
     }
 }

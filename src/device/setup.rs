@@ -74,6 +74,18 @@ impl Parts {
     }
 }
 
+/// # Errors
+/// The program would get whole links, and with them what is asked of TCP targets.
+fn check_tcp(parts: &Parts, service: &Service) -> Result<(), Error> {
+    let has_tcp = parts.members.iter().any(|(plan, _)| !plan.tcp.is_empty());
+    match has_tcp && matches!(service, Service::Listen(_)) {
+        true => Err(Error::usage(
+            "TCP targets are given, and listen() gives whole links to the program; use one or the other",
+        )),
+        false => Ok(()),
+    }
+}
+
 fn started() -> Error {
     Error::usage("this device was started already; build a second one")
 }
@@ -109,6 +121,7 @@ impl Device {
         let mut slot = self.lock();
         let parts = slot.as_ref().ok_or_else(started)?;
         let service = service(parts)?;
+        check_tcp(parts, &service)?;
         let local_secure = matches!(&service, Service::Forward(target) if target.tls.is_some());
         #[cfg(feature = "tls")]
         if parts.local_tls.is_some() && !local_secure {

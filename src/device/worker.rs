@@ -26,12 +26,14 @@ use crate::stream::Shared;
 /// What answers requests: plain blocking code.
 pub(crate) type Handler = Arc<dyn Fn(Request<Body>) -> Response<Body> + Send + Sync>;
 
-/// A worker's part: plain blocking code. It lingers on the link while nobody else needs the thread.
+/// A worker's part: plain blocking code. It lingers on the link while nobody else needs the thread,
+/// unless the loop has to look at each request (`lingers`).
 pub(super) fn answer_with(
     handler: &Handler,
     lease: Lease,
     limits: &Arc<Limits>,
     workers: &Workers,
+    lingers: bool,
     since: Instant,
 ) {
     /// A job that began later may have lost its caller meanwhile.
@@ -87,7 +89,7 @@ pub(super) fn answer_with(
             return link.close(); // still busy: it takes a moment, and is no idle link meanwhile
         }
         drop(busy);
-        if workers.is_pressed() {
+        if !lingers || workers.is_pressed() {
             break;
         }
         match link.linger(limits.worker_linger) {

@@ -11,5 +11,6 @@ pub mod forwarded;
 pub mod framed;
 pub mod head;
 pub mod heartbeat;
+pub mod tcp;
 pub(crate) mod template;
 pub mod turn;

@@ -18,6 +18,7 @@ use crate::relay::relaying::Relaying;
 use crate::relay::response::Context;
 use crate::relay::rules::Rules;
 use crate::relay::step::{Ends, Step};
+use crate::relay::tunnel::Tunnel;
 use crate::relay::waits::Wait;
 
 /// What all exchanges of a loop may read at once without each being held to `read_ahead_bytes_max`:
@@ -82,6 +83,28 @@ pub(crate) fn attach_enclosed<R: Relaying>(
     exchange.clocks.progress = now;
     exchange.request.forget();
     cx.set_deadline(post, None); // the exchange keeps the time
+    advance(role, cx, key);
+}
+
+/// Gives an exchange a connection that speaks another protocol. `head`: the 101 of this end, behind
+/// which bytes go both ways.
+pub(crate) fn attach_tunnel<R: Relaying>(
+    role: &mut R,
+    cx: &mut Connections<R::State>,
+    key: Key,
+    link: Id,
+    head: &[u8],
+) {
+    let now = cx.now();
+    let Some(exchange) = role.exchanges().get_mut(key) else { return };
+    exchange.clocks.progress = now;
+    exchange.phase = Phase::Tunnel { link, tunnel: Tunnel::default() };
+    exchange.request.forget();
+    exchange.observed.attached(Some(link.bits() as u64));
+    exchange.observed.answered(101);
+    cx.set_deadline(link, None); // the exchange keeps the time
+    let downstream = exchange.downstream().and_then(|downstream| cx.get_mut(downstream));
+    downstream.into_iter().for_each(|peer| peer.output().extend_from_slice(head));
     advance(role, cx, key);
 }
 

@@ -71,7 +71,7 @@ mod tunnel;
 mod waits;
 
 pub(crate) use collecting::Collected;
-pub(crate) use driver::{advance, attach, attach_enclosed, attach_with, deliver};
+pub(crate) use driver::{advance, attach, attach_enclosed, attach_tunnel, attach_with, deliver};
 pub(crate) use endings::{abort, answer_instead};
 pub(crate) use exchange::Exchange;
 pub(crate) use expiry::expired;

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{ArgAction, ArgGroup, Args, ValueEnum};
 use reverse_http::proto::turn::Dialect;
 use reverse_http::{Fallback, OnRefusal, TurnMode};
 
@@ -208,6 +208,8 @@ pub(crate) struct GatewayArgs {
 }
 
 #[derive(Args)]
+#[group(skip)]
+#[command(group(ArgGroup::new("answers").args(["to", "text", "dir", "tcp"]).required(true).multiple(true)))]
 pub(crate) struct DeviceArgs {
     /// The gateway, and this device's name as first path segment: https://gw.example/lamp or
     /// http://gw.example:9999/lamp. More of a path, and a query, go into the offer as they are, for
@@ -220,6 +222,10 @@ pub(crate) struct DeviceArgs {
     pub(crate) service: ServiceArgs,
     #[command(flatten)]
     pub(crate) local: LocalFiles,
+    /// Let visitors connect to this TCP server by this name, and to no other (ptth connect), beside
+    /// what else answers or alone; may be given several times
+    #[arg(long, value_name = "NAME=HOST:PORT|unix:PATH", value_delimiter = ',', value_parser = tcp_target, env = "PTTH_TCP")]
+    pub(crate) tcp: Vec<(String, String)>,
     /// A file (TOML) with options in its table `device`, the URL as `url`; it may be the gateway's,
     /// too; command line and environment win
     #[arg(long, value_name = "FILE", env = "PTTH_CONFIG")]
@@ -369,7 +375,7 @@ pub(crate) enum Comet {
 }
 
 #[derive(Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub(crate) struct ServiceArgs {
     /// Forward requests to this local HTTP server: http://127.0.0.1:3000, https://nas.internal or
     /// unix:/run/app.sock
@@ -444,6 +450,13 @@ fn some_number(text: &str) -> Result<usize, String> {
 fn local_server(text: &str) -> Result<String, String> {
     let has_scheme = text.contains("://") || text.starts_with("unix:");
     Ok(if has_scheme { text.to_owned() } else { format!("http://{text}") })
+}
+
+/// `ssh=127.0.0.1:22`.
+fn tcp_target(text: &str) -> Result<(String, String), String> {
+    let (name, place) =
+        text.split_once('=').ok_or("write NAME=HOST:PORT, like ssh=127.0.0.1:22")?;
+    Ok((name.to_owned(), place.to_owned()))
 }
 
 /// `1048576`, `512M`, `1Gi`.

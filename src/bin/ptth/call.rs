@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use reverse_http::proto::head::{self, write_field, write_request_line};
-use reverse_http::tls::DeviceTls;
 
 use crate::arguments::some_time;
 use crate::certificates::DeviceFiles;
 use crate::device::token;
 use crate::files::{self, Reading};
 use crate::output::print;
-use crate::wire::{Part, Wire, looked_up};
+use crate::visitors::Visitors;
+use crate::wire::Part;
 use crate::{Failure, failed, usage};
 
 /// Longest body that is sent or shown, in bytes.
@@ -54,7 +54,7 @@ pub(crate) struct CallArgs {
 
 /// Asks, and shows the answer's body. Exit codes: 0 for a status below 400, else 1; 2 wrong usage.
 pub(crate) fn run(args: CallArgs) -> Result<(), Failure> {
-    let to = Visitors::of(&args)?;
+    let to = Visitors::of(&args.visitors, &args.tls, "--visitors ", "http://127.0.0.1:8080")?;
     let request = request(&args, &to)?;
     let mut wire = to.connect(Instant::now() + args.timeout)?;
     wire.send(&request).map_err(failed)?;
@@ -66,50 +66,6 @@ pub(crate) fn run(args: CallArgs) -> Result<(), Failure> {
     match status {
         0..=399 => Ok(()),
         _ => Err(failed(format_args!("{status} {}", head::reason_phrase(status)))),
-    }
-}
-
-/// Where visitors come in.
-struct Visitors {
-    host: String,
-    port: u16,
-    authority: String,
-    prefix: String,
-    tls: Option<DeviceTls>,
-}
-
-impl Visitors {
-    fn of(args: &CallArgs) -> Result<Self, Failure> {
-        let wrong = || {
-            usage(format!("--visitors {}: write a URL like http://127.0.0.1:8080", args.visitors))
-        };
-        let uri: http::Uri = args.visitors.parse().map_err(|_| wrong())?;
-        let authority = uri.authority().ok_or_else(wrong)?;
-        let secure = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            _ => return Err(wrong()),
-        };
-        let files = args.tls.tls(Reading::First).map_err(usage)?;
-        if files.is_some() && !secure {
-            return Err(usage("--ca, --pin, --cert, --key and --clock-floor go with https://"));
-        }
-        Ok(Visitors {
-            host: authority.host().trim_start_matches('[').trim_end_matches(']').to_owned(),
-            port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }),
-            authority: authority.to_string(),
-            prefix: uri.path().trim_end_matches('/').to_owned(),
-            tls: secure.then(|| files.unwrap_or_default()),
-        })
-    }
-
-    fn connect(&self, until: Instant) -> Result<Wire, Failure> {
-        let found = looked_up((self.host.clone(), self.port), until);
-        let found = found.map_err(|e| failed(format_args!("{}: {e}", self.host)))?;
-        let wire = Wire::dial(&found, until)
-            .map_err(|e| failed(format_args!("{}:{}: {e}", self.host, self.port)))?;
-        let Some(tls) = &self.tls else { return Ok(wire) };
-        wire.secure(tls.clone().into_rustls()?, &self.host).map_err(failed)
     }
 }
 
@@ -127,7 +83,7 @@ fn request(args: &CallArgs, to: &Visitors) -> Result<Vec<u8>, Failure> {
         Some((text, None)) => Some(text.as_bytes().to_vec()),
     };
     let mut request = Vec::new();
-    let target = format!("{}/{}{}", to.prefix, args.name, args.target);
+    let target = format!("{}/{}{}", to.path, args.name, args.target);
     let wrong = |e: reverse_http::Refusal| usage(e.reason.into_owned());
     write_request_line(&mut request, &args.method, &target).map_err(wrong)?;
     let mut field = |name: &str, value: &str| write_field(&mut request, name, value.as_bytes());

@@ -141,6 +141,9 @@ fn builder(args: &DeviceArgs) -> Result<DeviceBuilder, Failure> {
     if let Some(host) = &args.host_header {
         builder = builder.host_header(host);
     }
+    for (name, place) in &args.tcp {
+        builder = builder.tcp(name, place);
+    }
     Ok(builder)
 }
 
@@ -191,7 +194,8 @@ fn serve(device: Device, service: ServiceArgs) -> Result<DeviceHandle, Failure> 
     Ok(match (service.to, service.dir, service.text) {
         (Some(target), ..) => device.spawn_forward(&target)?,
         (None, Some(dir), _) => device.spawn_dir(dir)?,
-        (None, None, text) => device.spawn(answer_with_text(text.unwrap_or_default()))?,
+        (None, None, Some(text)) => device.spawn(answer_with_text(text))?,
+        (None, None, None) => device.spawn(|_| nothing_but_tcp())?,
     })
 }
 
@@ -243,6 +247,17 @@ fn handle_signals(
             }
         }
     }
+}
+
+/// What a device with TCP targets alone answers to every other request.
+fn nothing_but_tcp() -> http::Response<Body> {
+    let text = "this device has TCP targets alone (ptth connect)\n";
+    let mut response = http::Response::new(Body::from(text.as_bytes().to_vec()));
+    *response.status_mut() = http::StatusCode::NOT_FOUND;
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
+    response
 }
 
 /// A handler that answers every request with this text.

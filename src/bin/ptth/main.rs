@@ -15,6 +15,7 @@ mod call;
 mod certificates;
 mod check;
 mod config;
+mod connect;
 mod demo;
 mod device;
 mod environment;
@@ -30,6 +31,7 @@ mod signals;
 mod status;
 mod supervise;
 mod tokens;
+mod visitors;
 mod wire;
 
 use std::fmt::Display;
@@ -42,6 +44,7 @@ use serde_json::json;
 use crate::arguments::{DeviceArgs, GatewayArgs};
 use crate::call::CallArgs;
 use crate::check::CheckArgs;
+use crate::connect::ConnectArgs;
 use crate::status::{HealthArgs, StatusArgs};
 
 #[derive(Parser)]
@@ -88,6 +91,9 @@ enum Command {
     Check(Box<CheckArgs>),
     /// Ask a device once, as a visitor: ptth call lamp GET /status
     Call(Box<CallArgs>),
+    /// Connect to a TCP target of a device: as ProxyCommand of ssh, or with -L from a port of this
+    /// machine
+    Connect(Box<ConnectArgs>),
     /// Print completions for a shell: source <(ptth completions bash)
     Completions {
         #[arg(value_enum)]
@@ -171,6 +177,7 @@ fn run(errors: output::Output) -> Result<(), Failure> {
         Command::Health(args) => status::health(&args),
         Command::Check(args) => check::run(*args),
         Command::Call(args) => call::run(*args),
+        Command::Connect(args) => connect::run(*args),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man(args) => pages::man(&args),
         Command::Demo => demo::run(),

@@ -22,7 +22,7 @@ use crate::{Failure, failed, files};
 const SHARE_MIN: Duration = Duration::from_millis(1);
 
 /// Longest text of an answer that is shown, in bytes.
-const TEXT_MAX: usize = 1024;
+pub(crate) const TEXT_MAX: usize = 1024;
 
 enum Socket {
     Tcp(TcpStream),
@@ -200,6 +200,19 @@ impl Wire {
         Ok(Wire { stream: Stream::Tls(Box::new(tls)), unread: Vec::new() })
     }
 
+    /// The socket under it, before any TLS.
+    ///
+    /// # Errors
+    /// More was read of it than was used.
+    pub(crate) fn into_socket(self) -> Result<TcpStream, String> {
+        match self.stream {
+            Stream::Plain(Timed { socket: Socket::Tcp(socket), .. }) if self.unread.is_empty() => {
+                Ok(socket)
+            }
+            _ => Err("more bytes came than were asked for".to_owned()),
+        }
+    }
+
     /// The certificates that the other side has shown, the leaf first.
     pub(crate) fn certificates(&self) -> Vec<Vec<u8>> {
         let Stream::Tls(tls) = &self.stream else { return Vec::new() };
@@ -374,7 +387,7 @@ impl Reply {
 }
 
 /// How much of a plain text is read: a page of HTML explains nothing on a terminal.
-fn text_length(head: &ResponseHead<'_>) -> usize {
+pub(crate) fn text_length(head: &ResponseHead<'_>) -> usize {
     let plain = head.fields.get("content-type").is_some_and(|kind| kind.starts_with(b"text/plain"));
     let length = head.fields.get("content-length").and_then(|n| std::str::from_utf8(n).ok());
     let length = length.and_then(|n| n.parse().ok()).unwrap_or(0);

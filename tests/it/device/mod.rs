@@ -7,4 +7,5 @@ mod files;
 mod names;
 mod proxies;
 mod reach;
+mod tcp;
 mod wire;

@@ -1,0 +1,375 @@
+//! `ptth connect`: bytes to a TCP target of a device and back (protocol.md §4), between standard
+//! input and output (as `ProxyCommand` of ssh), or for each connection to a port of this machine.
+//!
+//! Blocking code, two threads for each connection. Each direction ends by itself. What breaks looks
+//! broken at the other end: a reset, and no end of TLS.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use crossbeam_channel::{Receiver, bounded};
+use reverse_http::Limits;
+use reverse_http::proto::head::{self, LineEnds, reason_phrase};
+use reverse_http::proto::tcp;
+use reverse_http::stream::{Stream, TimedStream};
+
+use crate::arguments::some_time;
+use crate::certificates::DeviceFiles;
+use crate::device::token;
+use crate::output::say;
+use crate::proxy::{self, Way};
+use crate::visitors::Visitors;
+use crate::wire::{self, TEXT_MAX};
+use crate::{Failure, failed, usage};
+
+/// Connections that -L serves at once; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 64;
+/// Bytes of one read.
+const PIECE: usize = 64 * 1024;
+/// How long one direction may take to notice that the other one broke, before both are ended.
+const NOTICE: Duration = Duration::from_secs(1);
+
+#[derive(Args)]
+pub(crate) struct ConnectArgs {
+    /// The target, as visitors reach its device: https://gw.example/lamp/ssh, where the device was
+    /// started with --tcp ssh=127.0.0.1:22
+    url: String,
+    /// Listen here, and connect each connection to the target, instead of standard input and output
+    #[arg(long, short = 'L', value_name = "[ADDR:]PORT", value_parser = listener)]
+    listen: Option<String>,
+    /// A file with a visitor's token (`-`: standard input, with -L); or set PTTH_VISITOR_TOKEN
+    #[arg(long, value_name = "FILE|-")]
+    token_file: Option<String>,
+    #[command(flatten)]
+    tls: DeviceFiles,
+    /// Go through this proxy, by CONNECT: http://HOST:PORT; or none. Else the environment counts,
+    /// as for ptth device
+    #[arg(long, value_name = "URL|none", env = "PTTH_PROXY", hide_env_values = true)]
+    proxy: Option<String>,
+    /// How long it may take until the target is connected, in all
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = some_time)]
+    timeout: Duration,
+}
+
+/// `2222`, `127.0.0.1:2222`, `[::1]:2222`.
+fn listener(text: &str) -> Result<String, String> {
+    let wrong = || "write a port, or ADDR:PORT, like 127.0.0.1:2222".to_owned();
+    let (address, port) = text.rsplit_once(':').unwrap_or(("127.0.0.1", text));
+    port.parse::<u16>().map_err(|_| wrong())?;
+    match address {
+        "" => Err(wrong()),
+        _ => Ok(format!("{address}:{port}")),
+    }
+}
+
+/// Connects. Exit codes: 0 both directions have ended, 1 it failed or broke, 2 wrong usage, 3
+/// refused (401, 403, 404).
+pub(crate) fn run(args: ConnectArgs) -> Result<(), Failure> {
+    if args.token_file.as_deref() == Some("-") && args.listen.is_none() {
+        return Err(usage("--token-file - goes with -L: standard input is the target's"));
+    }
+    let to = Visitors::of(&args.url, &args.tls, "", "https://gw.example/lamp/ssh")?;
+    if to.path.is_empty() {
+        return Err(usage(format!(
+            "{}: its path names the device and its target, like https://gw.example/lamp/ssh",
+            args.url
+        )));
+    }
+    let way = proxy::way(args.proxy.as_deref(), &args.url)?;
+    let token = token(args.token_file.as_deref(), "--token-file", "PTTH_VISITOR_TOKEN")?;
+    let mut request = Vec::new();
+    tcp::write_request(&mut request, &to.path, &to.authority, token.as_deref())
+        .map_err(|e| usage(format!("the request cannot be written: {}", e.reason)))?;
+    let target = Target { to, way, request, timeout: args.timeout };
+    match &args.listen {
+        Some(at) => serve(at, target),
+        None => serve_stdio(&target),
+    }
+}
+
+/// A device's target, and the way to it.
+struct Target {
+    to: Visitors,
+    way: Option<Way>,
+    request: Vec<u8>,
+    timeout: Duration,
+}
+
+impl Target {
+    /// A connection to the target, and what it has said already.
+    fn open(&self) -> Result<(Arc<Stream>, Vec<u8>), Failure> {
+        let until = Instant::now() + self.timeout;
+        let left = || until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let socket = self.to.reach(self.way.as_ref(), until)?;
+        let limit = |socket: &TcpStream, time: Option<Duration>| {
+            socket.set_read_timeout(time).and_then(|()| socket.set_write_timeout(time))
+        };
+        let waits = socket.try_clone().map_err(failed)?;
+        limit(&socket, Some(left())).map_err(failed)?;
+        let mut stream = Stream::from(socket);
+        stream.tune().map_err(failed)?;
+        if let Some(tls) = &self.to.tls {
+            stream = stream.secured(tls.clone(), &self.to.host).map_err(failed)?;
+        }
+        stream.write_all(&self.request).map_err(failed)?;
+        let mut bytes = Vec::new();
+        let length = loop {
+            if let Some(length) = self.switched(&mut bytes, &mut stream)? {
+                break length;
+            }
+            if left() <= Duration::from_millis(1) {
+                return Err(failed("the target was not connected in time (--timeout)"));
+            }
+            stream.limit_read(Some(left())).map_err(failed)?;
+            if fill(&mut stream, &mut bytes)? == 0 {
+                return Err(failed("the connection was closed without an answer"));
+            }
+        };
+        limit(&waits, None).and_then(|()| stream.limit_read(None)).map_err(failed)?;
+        Ok((Arc::new(stream), bytes.split_off(length)))
+    }
+
+    /// The length of the 101, once it is here; what is no 101 is told.
+    fn switched(&self, bytes: &mut Vec<u8>, stream: &mut Stream) -> Result<Option<usize>, Failure> {
+        loop {
+            let read = head::response(bytes, &Limits::default(), LineEnds::CrlfOrLf);
+            let read =
+                read.map_err(|e| failed(format_args!("what came back is no HTTP: {}", e.reason)))?;
+            let Some(head) = read else { return Ok(None) };
+            let (status, length) = (head.status, head.len);
+            if tcp::is_switched(&head) {
+                return Ok(Some(length));
+            }
+            if (100..200).contains(&status) && status != 101 {
+                bytes.drain(..length);
+                continue;
+            }
+            let text = length + wire::text_length(&head).min(TEXT_MAX);
+            while bytes.len() < text && fill(stream, bytes).is_ok_and(|n| n > 0) {}
+            let text = bytes.get(length..text.min(bytes.len())).unwrap_or_default();
+            return Err(refusal(status, &String::from_utf8_lossy(text)));
+        }
+    }
+}
+
+/// Reads more; a head is bounded by whoever reads it.
+fn fill(stream: &mut Stream, bytes: &mut Vec<u8>) -> Result<usize, Failure> {
+    let mut piece = [0; 4096];
+    match stream.read(&mut piece) {
+        Ok(n) => {
+            bytes.extend_from_slice(&piece[..n]);
+            Ok(n)
+        }
+        Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            Err(failed("the target was not connected in time (--timeout)"))
+        }
+        Err(e) => Err(failed(format_args!("the connection broke before an answer ({e})"))),
+    }
+}
+
+/// Why the target is not connected, in the words of whoever refused.
+fn refusal(status: u16, text: &str) -> Failure {
+    let remedy = match status {
+        401 => "; give a visitor's token (--token-file, or PTTH_VISITOR_TOKEN)",
+        501 => {
+            "; TCP needs connections that turn: something between device and gateway lets no upgrade through"
+        }
+        101 | 200..=399 | 426 => {
+            "; this is no TCP target (ptth device --tcp), or something on the way removed Upgrade"
+        }
+        _ => "",
+    };
+    let text = text.trim().escape_debug().to_string();
+    let text = if text.is_empty() { text } else { format!(": {text}") };
+    let text = format!("{status} {}{text}{remedy}", reason_phrase(status));
+    Failure { text, code: if matches!(status, 401 | 403 | 404) { 3 } else { 1 } }
+}
+
+/// Moves bytes until there are no more.
+fn pour(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        match from.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(n) => to.write_all(&piece[..n])?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// The end of one direction. A peer that is gone needs not be told.
+fn end(stream: &Stream) -> io::Result<()> {
+    match stream.shutdown(Shutdown::Write) {
+        Err(e) if e.kind() != io::ErrorKind::NotConnected => Err(e),
+        _ => Ok(()),
+    }
+}
+
+// --- standard input and output ---
+
+fn serve_stdio(target: &Target) -> Result<(), Failure> {
+    let (gateway, first) = target.open()?;
+    let up = gateway.clone();
+    let upwards = std::thread::Builder::new().name("ptth-stdin".to_owned()).spawn(move || {
+        let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        pour(stdin, &*up).and_then(|()| end(&up)).inspect_err(|_| {
+            up.reset_when_dropped();
+            let _ = up.shutdown(Shutdown::Both); // it wakes the other direction
+        })
+    });
+    let upwards = upwards.map_err(failed)?;
+    let downwards = || {
+        let mut stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        stdout.write_all(&first)?;
+        pour(&*gateway, &stdout)?;
+        // Whoever reads it sees its end when no descriptor of it is left.
+        rustix::stdio::dup2_stdout(File::options().write(true).open("/dev/null")?)?;
+        Ok::<(), io::Error>(())
+    };
+    let broken = |e: io::Error| {
+        gateway.reset_when_dropped();
+        failed(format_args!("the connection broke: {e}"))
+    };
+    downwards().map_err(broken)?;
+    match upwards.join() {
+        Ok(done) => done.map_err(broken),
+        Err(_) => Err(failed("a thread panicked; please report it")),
+    }
+}
+
+// --- a port of this machine ---
+
+fn serve(at: &str, target: Target) -> Result<(), Failure> {
+    let listener = TcpListener::bind(at).map_err(|e| failed(format_args!("-L {at}: {e}")))?;
+    let address = listener.local_addr().map_err(failed)?;
+    if !address.ip().is_loopback() {
+        log::warn!("-L {address}: whoever reaches this port reaches the target");
+    }
+    say(format_args!("listening {address}"));
+    let target = Arc::new(target);
+    let (places, taken) = bounded(CONNECTIONS_MAX);
+    for near in listener.incoming() {
+        let near = match near {
+            Ok(near) => near,
+            Err(e) => {
+                log::warn!("accepting a connection: {e}");
+                std::thread::sleep(Duration::from_millis(100)); // no descriptor is free, say
+                continue;
+            }
+        };
+        let _ = places.send(()); // waits for a place; the other end is below
+        let (place, target) = (Place(taken.clone()), target.clone());
+        let spawned =
+            std::thread::Builder::new().name("ptth-connection".to_owned()).spawn(move || {
+                let _place = place;
+                if let Err(failure) = carry(near, &target) {
+                    log::warn!("{}", failure.text);
+                }
+            });
+        if let Err(e) = spawned {
+            log::warn!("a connection is closed: there is no thread for it: {e}");
+        }
+    }
+    Ok(())
+}
+
+/// One of the connections that may be at once.
+struct Place(Receiver<()>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = self.0.try_recv(); // there is one for each
+    }
+}
+
+fn carry(near: TcpStream, target: &Target) -> Result<(), Failure> {
+    let near = Stream::from(near);
+    near.tune().map_err(failed)?;
+    let (gateway, first) = target.open().inspect_err(|_| near.reset_when_dropped())?;
+    let pair = Arc::new(Pair {
+        near,
+        gateway,
+        broken: AtomicBool::new(false),
+        ended: AtomicUsize::new(0),
+    });
+    let up = pair.clone();
+    let upwards = std::thread::Builder::new()
+        .name("ptth-upwards".to_owned())
+        .spawn(move || up.pass(&up.near, &up.gateway, &[]));
+    let upwards = upwards.inspect_err(|_| pair.break_off()).map_err(failed)?;
+    let downwards = pair.pass(&pair.gateway, &pair.near, &first);
+    let upwards = upwards.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
+    downwards.and(upwards).map_err(|e| failed(format_args!("a connection broke: {e}")))
+}
+
+/// A connection of this machine, and the one to its target.
+struct Pair {
+    near: Stream,
+    gateway: Arc<Stream>,
+    /// One direction broke: that the other one has come to an end says nothing.
+    broken: AtomicBool,
+    /// Directions that have ended, or broke.
+    ended: AtomicUsize,
+}
+
+impl Pair {
+    /// One direction, to its end.
+    fn pass(&self, from: &Stream, to: &Stream, first: &[u8]) -> io::Result<()> {
+        let mut writer = to;
+        let passed = writer.write_all(first).and_then(|()| pour(from, writer));
+        let passed = passed.and_then(|()| match self.broken.load(SeqCst) {
+            true => Ok(()),
+            false => end(to),
+        });
+        self.ended.fetch_add(1, SeqCst);
+        if passed.is_err() {
+            self.break_off();
+        }
+        passed
+    }
+
+    /// Wakes the other direction, and makes both ends resets.
+    fn break_off(&self) {
+        self.broken.store(true, SeqCst);
+        let both = [&self.near, &*self.gateway];
+        for stream in both {
+            stream.reset_when_dropped();
+            let _ = stream.shutdown(Shutdown::Read); // it tells the peer nothing
+        }
+        let until = Instant::now() + NOTICE;
+        while self.ended.load(SeqCst) < 2 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if self.ended.load(SeqCst) < 2 {
+            both.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both))); // it is stuck in a write
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_alone_is_on_loopback() {
+        for (text, at) in [
+            ("2222", Some("127.0.0.1:2222")),
+            ("0.0.0.0:22", Some("0.0.0.0:22")),
+            ("[::1]:22", Some("[::1]:22")),
+            ("localhost:0", Some("localhost:0")),
+            (":22", None),
+            ("", None),
+            ("ssh", None),
+            ("127.0.0.1:65536", None),
+        ] {
+            assert_eq!(listener(text).ok().as_deref(), at, "{text}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The way to a gateway's visitors, for `ptth call` and `ptth connect`: its URL, and a connection to
+//! it, through a proxy where there is one.
+
+use std::net::TcpStream;
+use std::time::Instant;
+
+use reverse_http::tls::DeviceTls;
+
+use crate::certificates::DeviceFiles;
+use crate::files::Reading;
+use crate::proxy::Way;
+use crate::wire::{Wire, looked_up};
+use crate::{Failure, failed, usage};
+
+/// Where visitors come in.
+pub(crate) struct Visitors {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// `Host`.
+    pub(crate) authority: String,
+    /// Without a slash at its end.
+    pub(crate) path: String,
+    /// `None`: plain.
+    pub(crate) tls: Option<DeviceTls>,
+}
+
+impl Visitors {
+    /// Reads a URL; `named` is how its mistakes are told, `like` what would be right.
+    pub(crate) fn of(
+        url: &str,
+        files: &DeviceFiles,
+        named: &str,
+        like: &str,
+    ) -> Result<Self, Failure> {
+        let wrong = || usage(format!("{named}{url}: write a URL like {like}"));
+        let uri: http::Uri = url.parse().map_err(|_| wrong())?;
+        let authority = uri.authority().ok_or_else(wrong)?;
+        if authority.as_str().contains('@') || uri.query().is_some() {
+            return Err(wrong());
+        }
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(wrong()),
+        };
+        let files = files.tls(Reading::First).map_err(usage)?;
+        if files.is_some() && !secure {
+            return Err(usage("--ca, --pin, --cert, --key and --clock-floor go with https://"));
+        }
+        Ok(Visitors {
+            host: authority.host().trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }),
+            authority: authority.to_string(),
+            path: uri.path().trim_end_matches('/').to_owned(),
+            tls: secure.then(|| files.unwrap_or_default()),
+        })
+    }
+
+    /// A connection to the gateway, with TLS where the URL says so.
+    pub(crate) fn connect(&self, until: Instant) -> Result<Wire, Failure> {
+        let wire = dial(&self.host, self.port, until)?;
+        let Some(tls) = &self.tls else { return Ok(wire) };
+        wire.secure(tls.clone().into_rustls()?, &self.host).map_err(failed)
+    }
+
+    /// A connection to the gateway, through a proxy where there is one, before any TLS.
+    pub(crate) fn reach(&self, way: Option<&Way>, until: Instant) -> Result<TcpStream, Failure> {
+        let Some(way) = way else {
+            return dial(&self.host, self.port, until)?.into_socket().map_err(failed);
+        };
+        let mut wire = dial(&way.host, way.port, until)?;
+        let to = match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        };
+        let broken = |why: String| failed(format_args!("the proxy {}: {why}", way.authority()));
+        let told = wire.send(way.connect(&to).as_bytes()).and_then(|()| wire.reply());
+        let reply = told.map_err(broken)?;
+        match reply.status {
+            200..=299 => wire.into_socket().map_err(broken),
+            407 => Err(broken(
+                "407: it wants credentials: http://USER:PASSWORD@HOST:PORT in the environment (PTTH_PROXY)"
+                    .to_owned(),
+            )),
+            status => Err(broken(format!("{status} {}: it opens no tunnel to {to}", reply.reason))),
+        }
+    }
+}
+
+fn dial(host: &str, port: u16, until: Instant) -> Result<Wire, Failure> {
+    let found = looked_up((host.to_owned(), port), until);
+    let found = found.map_err(|e| failed(format_args!("{host}: {e}")))?;
+    Wire::dial(&found, until).map_err(|e| failed(format_args!("{host}:{port}: {e}")))
+}

@@ -1,0 +1,132 @@
+//! Requests for TCP targets (protocol.md §4): a connection to the target is opened, and behind the
+//! 101 bytes go both ways, in the event loop.
+//!
+//! The 101 goes out when the connection stands, so that a visitor hears why there is none.
+
+use std::time::Instant;
+
+use crate::device::lookups::Found;
+use crate::device::lookups::Waiter;
+use crate::device::pool::Local;
+use crate::device::role::DeviceRole;
+use crate::device::state::State;
+use crate::device::target::Unreached;
+use crate::device::tcp_target;
+use crate::engine::connections::Connections;
+use crate::engine::connections::Id;
+use crate::engine::slab::Key;
+use crate::error::Refusal;
+use crate::proto::forward;
+use crate::proto::framed::FramedRequest;
+use crate::proto::tcp;
+use crate::relay;
+use crate::relay::Exchange;
+use crate::relay::Waits;
+
+/// A request for a TCP target.
+pub(super) struct AskedTcp {
+    exchange: Exchange,
+    /// The target's place in the list. `None`: it is not there.
+    target: Option<usize>,
+}
+
+impl DeviceRole {
+    /// `None`: the request is for whatever else the device answers with.
+    pub(super) fn asked_tcp(
+        &self,
+        id: Id,
+        request: &FramedRequest<'_>,
+        now: Instant,
+    ) -> Result<Option<AskedTcp>, Refusal> {
+        if self.plan.tcp.is_empty() || !relay::wants_upgrade(request, request.framing()) {
+            return Ok(None);
+        }
+        let Some(name) = tcp::asked(request) else { return Ok(None) };
+        forward::host_of(request)?;
+        let target = self.plan.tcp.iter().position(|target| target.name == name);
+        let framing = request.framing();
+        let exchange = Exchange::new(id, request, framing, Vec::new(), &self.link_limits, now);
+        Ok(Some(AskedTcp { exchange, target }))
+    }
+
+    pub(super) fn begin_tcp(&mut self, cx: &mut Connections<State>, id: Id, asked: AskedTcp) {
+        let AskedTcp { mut exchange, target } = asked;
+        let polled =
+            matches!(cx.get(id).map(|p| &p.state), Some(State::Link(link)) if link.slot.is_some());
+        exchange.waits = Waits::of_forwarder(&self.limits);
+        let key = self.exchanges.insert(exchange);
+        self.relaying(cx, id, key);
+        cx.set_deadline(id, None); // look-up and race have their own
+        let place = target.and_then(|at| self.plan.tcp.get(at)).map(|target| target.place.clone());
+        match (place, target) {
+            _ if polled => self.answer_waiting(cx, key, &tcp_target::POLLED),
+            (Some(place), Some(target)) => {
+                self.connect_to(cx, place, Waiter::Tcp { key, target });
+            }
+            _ => self.answer_waiting(cx, key, &tcp_target::NO_TARGET),
+        }
+    }
+
+    /// The addresses of a target are found, or there are none.
+    pub(super) fn tcp_found(
+        &mut self,
+        cx: &mut Connections<State>,
+        (key, target): (Key, usize),
+        host: &str,
+        found: Found,
+    ) {
+        match found {
+            _ if self.is_abandoned(key) => {}
+            Ok(addresses) => self.race(cx, Waiter::Tcp { key, target }, host, addresses),
+            Err(why) => self.tcp_failed(cx, (key, target), &Unreached::unknown(why)),
+        }
+    }
+
+    /// The connection to a target stands, unless nobody wants it any more.
+    pub(super) fn tcp_opened(&mut self, cx: &mut Connections<State>, key: Key, id: Id) {
+        if self.is_abandoned(key) {
+            return cx.close(id);
+        }
+        match tcp::switch() {
+            Ok(head) => {
+                if let Some(peer) = cx.get_mut(id) {
+                    peer.state = State::Local(Local::Tunnel { key });
+                }
+                relay::attach_tunnel(self, cx, key, id, &head);
+            }
+            Err(refusal) => {
+                log::error!("a 101 cannot be written: {refusal}"); // cannot be: it is constant
+                cx.close(id);
+            }
+        }
+    }
+
+    pub(super) fn tcp_failed(
+        &mut self,
+        cx: &mut Connections<State>,
+        (key, target): (Key, usize),
+        why: &Unreached,
+    ) {
+        // Where the target is, and what the system says of it, is for whoever runs this device, not
+        // for visitors (T58).
+        if let Some(target) = self.plan.tcp.get(target) {
+            log_names!(
+                Warn,
+                "the TCP target {} ({}) cannot be reached: {}; is it running?",
+                target.name,
+                target.text,
+                why.why
+            );
+        }
+        self.answer_waiting(cx, key, &tcp_target::unreached(why));
+    }
+
+    /// Whether the link whose request an exchange was is gone; then so is the exchange.
+    fn is_abandoned(&mut self, key: Key) -> bool {
+        let abandoned = self.exchanges.get(key).is_none_or(|e| e.downstream().is_none());
+        if abandoned {
+            self.exchanges.remove(key);
+        }
+        abandoned
+    }
+}
