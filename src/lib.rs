@@ -59,6 +59,7 @@ mod relay;
 #[cfg(test)]
 mod sim;
 pub mod stream;
+pub mod subscription;
 #[cfg(feature = "tls")]
 pub mod tls;
 
@@ -76,6 +77,7 @@ pub use limits::Limits;
 pub use link::{DeviceLink, GatewayLink};
 pub use message::Body;
 pub use proto::turn::{Encoding, Fallback, Transport};
+pub use subscription::Subscription;
 
 /// The Rust in these documents is compiled as doc tests.
 #[cfg(doctest)]

@@ -62,7 +62,7 @@ pub trait TimedStream: Read + Write + Send {
     /// The peer, a gateway, has told this link to go (a heartbeat with `Connection: close`), and is
     /// answered when this returns: whoever dials links may dial another one first. Nothing, as it
     /// is.
-    fn before_farewell(&mut self) {}
+    fn before_goaway(&mut self) {}
     /// The peer, a gateway, says that so many callers wait for this device while none of its links
     /// is free: whoever dials links may dial more. The default does nothing.
     fn callers_wait(&mut self, _callers: usize) {}

@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-
 use crate::admin::api;
 use crate::gateway::Event;
+use crate::subscription::Subscription;
 
 /// Events that are kept for those who come back.
 const EVENTS_MAX: usize = 1_024;
@@ -33,7 +33,7 @@ impl Feed {
     ///
     /// # Errors
     /// No thread could be started.
-    pub(super) fn start(events: Receiver<Event>) -> Arc<Feed> {
+    pub(super) fn start(events: Subscription<Event>) -> Arc<Feed> {
         let feed = Arc::new(Feed::default());
         let weak = Arc::downgrade(&feed);
         let spawned =

@@ -8,7 +8,7 @@ use crate::proto::head::Fields;
 use crate::proto::turn;
 
 /// Exponential back-off with full jitter: the n-th pause is random between nothing and MIN·2ⁿ, at
-/// most MAX, so that a fleet that lost its gateway together does not come back together.
+/// most MAX, so that devices that lost their gateway together do not come back together.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     pub(super) min: Duration,
@@ -93,7 +93,7 @@ pub(crate) fn random() -> f64 {
 mod tests {
     use super::*;
 
-    /// A fleet that lost its gateway together, each device on its own clock: when they come, in
+    /// Devices that lost their gateway together, each on its own clock: when they come, in
     /// seconds since then.
     #[test]
     fn two_hundred_devices_do_not_come_back_together() {

@@ -26,7 +26,7 @@ pub(crate) enum Command {
         link: Link,
         why: CloseReason,
     },
-    /// A lent link is told to go, and its answer waits until another one is dialled.
+    /// A leased link is told to go, and its answer waits until another one is dialled.
     Farewell {
         number: u64,
         link: Link,

@@ -23,7 +23,7 @@ pub(crate) struct Counters {
     pub(crate) exchanges: AtomicUsize,
     /// Poll slots.
     pub(crate) polls: AtomicUsize,
-    /// 0: none; else one more than its place in [`WAYS`].
+    /// 0: none; else one more than its place in [`TRANSPORTS`].
     pub(super) transport: AtomicU8,
     /// Idle links wanted, and links in all.
     pub(crate) wanted: RangeInclusive<usize>,
@@ -93,9 +93,9 @@ impl Counters {
     pub(crate) fn transport(&self) -> Option<Transport> {
         usize::from(self.transport.load(Relaxed))
             .checked_sub(1)
-            .and_then(|place| WAYS.get(place).copied())
+            .and_then(|place| TRANSPORTS.get(place).copied())
     }
 }
 
-pub(super) const WAYS: [Transport; 3] =
+pub(super) const TRANSPORTS: [Transport; 3] =
     [Transport::Turn, Transport::Comet(Encoding::Json), Transport::Comet(Encoding::Message)];

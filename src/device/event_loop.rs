@@ -79,7 +79,7 @@ impl DeviceRole {
         }
         for stream in self.leases.values().filter_map(Weak::upgrade) {
             if let Err(e) = stream.shutdown(std::net::Shutdown::Both) {
-                log_names!(Debug, "a lent link was already closed: {e}");
+                log_names!(Debug, "a leased link was already closed: {e}");
             }
         }
         for id in cx.ids() {

@@ -77,7 +77,7 @@ impl Ticket {
 
     /// Its gateway tells the link to go, and will be answered when this returns: by then another
     /// one is dialled, where one is wanted.
-    pub(crate) fn says_farewell(&mut self) {
+    pub(crate) fn says_goaway(&mut self) {
         let (dialled, done) = crossbeam_channel::bounded(1);
         let number = std::mem::take(&mut self.number); // its end is counted now
         if number != 0 && self.remote.send(Command::Farewell { number, link: self.link, dialled }) {

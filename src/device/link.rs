@@ -12,7 +12,7 @@ pub(crate) struct Link {
     /// It is the virtual link of this poll slot: no link of the gateway's, and not counted as one.
     pub(super) slot: Option<Key>,
     pub(super) since: Instant,
-    /// A heartbeat came on it while it was lent.
+    /// A heartbeat came on it while it was leased.
     pub(super) beaten: bool,
     /// Some of a head is here.
     pub(super) began: bool,

@@ -1,4 +1,4 @@
-//! A link's life in the event loop: idle, lent or relayed, and gone.
+//! A link's life in the event loop: idle, leased or relayed, and gone.
 //!
 //! ```text
 //!   offer ─► Link (idle ⇄ at a worker, or relayed to the local server) ─► gone ─► dialled again

@@ -104,8 +104,8 @@ impl TimedStream for Accepted {
         }
         read
     }
-    fn before_farewell(&mut self) {
-        self.ticket.says_farewell();
+    fn before_goaway(&mut self) {
+        self.ticket.says_goaway();
     }
     fn callers_wait(&mut self, callers: usize) {
         self.ticket.callers_wait(callers);

@@ -84,7 +84,7 @@ impl DeviceRole {
             cx.close(id);
             return self.wake_locals(cx);
         }
-        cx.seat(id, place);
+        cx.set_permit(id, place);
         self.use_local(cx, key, id, false);
     }
 

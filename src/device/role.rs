@@ -16,7 +16,7 @@ use crate::device::backoff::Backoff;
 use crate::device::burst::Burst;
 use crate::device::command::Command;
 use crate::device::counters::Counters;
-use crate::device::counters::WAYS;
+use crate::device::counters::TRANSPORTS;
 use crate::device::demand::Demand;
 use crate::device::doubt::Doubt;
 use crate::device::events::DeviceEvent;
@@ -90,7 +90,7 @@ pub(crate) struct DeviceRole {
     pub(super) draining: bool,
     pub(super) stopped: bool,
     pub(super) group: Arc<LoopGroup>,
-    /// Its number in the fleet.
+    /// Its number in the group.
     pub(super) member: usize,
 }
 
@@ -240,8 +240,8 @@ impl DeviceRole {
         }
         self.transport = transport;
         let place =
-            transport.and_then(|transport| WAYS.iter().position(|known| *known == transport));
-        self.shared.transport.store(place.map_or(0, |place| place as u8 + 1), Relaxed); // below WAYS.len()
+            transport.and_then(|transport| TRANSPORTS.iter().position(|known| *known == transport));
+        self.shared.transport.store(place.map_or(0, |place| place as u8 + 1), Relaxed); // below TRANSPORTS.len()
         let home = self.home();
         let url = if url.is_empty() { &home.url.text } else { url };
         match transport {
@@ -284,7 +284,7 @@ impl DeviceRole {
             ("connections", connections),
             ("exchanges", self.exchanges.len()),
             ("slots", self.slots.len()),
-            ("lent", self.leases.len()),
+            ("leases", self.leases.len()),
             ("races", self.races.len()),
         ];
         let counted = counted.iter().map(|(what, n)| (*what, n.load(Relaxed)));

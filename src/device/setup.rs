@@ -30,6 +30,7 @@ use crate::engine::event_loop::EventLoop;
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
 use crate::message::Body;
+use crate::subscription::Subscription;
 #[cfg(feature = "tls")]
 use crate::tls::LocalTls;
 
@@ -281,8 +282,8 @@ impl Device {
 
     /// What happens between this device and its gateway. At most [`Limits::events_max`] wait to be
     /// read; more are dropped.
-    pub fn events(&self) -> Receiver<DeviceEvent> {
-        self.events.clone()
+    pub fn events(&self) -> Subscription<DeviceEvent> {
+        Subscription::new(self.events.clone())
     }
 
     fn queue(&self, kind: Kind) -> Result<&Queue, Error> {

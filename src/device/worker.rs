@@ -1,4 +1,4 @@
-//! A worker's part: plain blocking code that answers over a lent link with a handler.
+//! A worker's part: plain blocking code that answers over a leased link with a handler.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;

@@ -655,7 +655,7 @@ impl<T> Connections<T> {
         self.leases = leases;
     }
     /// Gives a connection its place.
-    pub(crate) fn seat(&mut self, id: Id, place: Option<Permit>) {
+    pub(crate) fn set_permit(&mut self, id: Id, place: Option<Permit>) {
         if let Some(peer) = self.slab.get_mut(id) {
             peer.place = place;
         }

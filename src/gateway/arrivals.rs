@@ -171,7 +171,7 @@ impl GatewayRole {
         };
         match cx.insert(stream, &[], state) {
             Ok(id) => {
-                cx.seat(id, Some(place));
+                cx.set_permit(id, Some(place));
                 if !self.come_in(cx, id, side, from, channel.is_some()) {
                     return;
                 }

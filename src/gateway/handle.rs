@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use http::{Request, Response};
 
 use crate::close_reason::{CloseCause, CloseReason};
@@ -32,6 +32,7 @@ use crate::observe::ExchangeRecord;
 use crate::proto::turn::{Name, Transport};
 use crate::relay::{Wait, Waits};
 use crate::stream::{GatewayTls, Shared, Stream};
+use crate::subscription::Subscription;
 
 /// A running gateway. Dropping it ends it at once; [`stop`](Gateway::stop) lets exchanges in
 /// progress finish.
@@ -276,14 +277,14 @@ impl Gateway {
     }
 
     /// What happens to names from now on. At most [`Limits::events_max`] wait to be read.
-    pub fn events(&self) -> Receiver<Event> {
+    pub fn events(&self) -> Subscription<Event> {
         let (subscriber, events) = events::subscription(&self.limits.get());
         let (reply, subscribed) = bounded(1);
         // A gateway that was stopped has no events; then the receiver says at once that it is
         // disconnected.
         let _ =
             self.remote.send(Command::Subscribe { subscriber, reply }) && subscribed.recv().is_ok();
-        events
+        Subscription::new(events)
     }
 
     /// Counters.
@@ -349,7 +350,7 @@ impl Gateway {
     /// # Errors
     /// The gateway does not [observe](crate::GatewayBuilder::observe), or was stopped.
     #[cfg(feature = "admin")]
-    pub fn records(&self, most: usize) -> Result<Receiver<ExchangeRecord>, Error> {
+    pub fn records(&self, most: usize) -> Result<Subscription<ExchangeRecord>, Error> {
         if !self.observes {
             return Err(Error::usage(
                 "records() of a gateway that does not observe; say GatewayBuilder::observe(true)",
@@ -357,7 +358,7 @@ impl Gateway {
         }
         let (to, records) = bounded(most.max(1));
         self.command(Command::Observe(Question::Records { to }))?;
-        Ok(records)
+        Ok(Subscription::new(records))
     }
 
     /// Whether it was started to [observe](crate::GatewayBuilder::observe).

@@ -127,7 +127,7 @@ impl GatewayRole {
         });
         match inserted {
             Ok(id) => {
-                cx.seat(id, place);
+                cx.set_permit(id, place);
                 self.registry.place(&registration, id);
                 let revoked = if self.credentials.is_revoked(&registration) {
                     Err(CloseCause::Revoked.because(REVOKED))

@@ -32,7 +32,7 @@ use crate::stream::{Stream, TimedStream};
 /// ```
 pub struct DeviceLink<S: TimedStream + 'static = Stream> {
     line: Arc<Line<S>>,
-    pen: WriteBuffers,
+    buffers: WriteBuffers,
     pending: Option<Pending>,
     seen_heartbeat: bool,
     /// How many callers wait for this device, as the last head said.
@@ -100,7 +100,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         let line = Line::new(Wire::new(stream, unread, limits, Side::Device));
         DeviceLink {
             line,
-            pen: WriteBuffers::default(),
+            buffers: WriteBuffers::default(),
             pending: None,
             seen_heartbeat: false,
             waiting: None,
@@ -155,7 +155,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         self.seen_heartbeat = true;
         drop(request);
         if self.pending.as_ref().is_some_and(|pending| pending.asked.close) {
-            self.line.lock().before_farewell();
+            self.line.lock().before_goaway();
         }
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
@@ -338,8 +338,8 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
             return Ok(());
         }
         let (parts, body) = response.into_parts();
-        self.pen.out.clear();
-        write_response_head(&mut self.pen.out, &parts, &body, &pending.asked).map_err(
+        self.buffers.out.clear();
+        write_response_head(&mut self.buffers.out, &parts, &body, &pending.asked).map_err(
             |refusal| {
                 Error::usage(format!(
                     "writing a 1xx response: {}; nothing was sent",
@@ -351,7 +351,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         if parts.status == StatusCode::CONTINUE {
             wire.expectation = Expectation::None;
         }
-        wire.write_all(&self.pen.out, &[])
+        wire.write_all(&self.buffers.out, &[])
             .map_err(|e| wire.write_failed("writing a 1xx response", e))?;
         if switches {
             wire.spoil("the link was switched to another protocol");
@@ -365,9 +365,9 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         let (parts, mut body) = response.into_parts();
         let (close, read_first) = self.settle_request(body.in_memory().is_none());
         let asked = Asked { close: pending.asked.close || close, ..pending.asked };
-        self.pen.out.clear();
-        let written = write_response_head(&mut self.pen.out, &parts, &body, &asked);
-        let fits = fits_the_gateway(&self.pen.out, parts.headers.len(), &self.line.lock().limits);
+        self.buffers.out.clear();
+        let written = write_response_head(&mut self.buffers.out, &parts, &body, &asked);
+        let fits = fits_the_gateway(&self.buffers.out, parts.headers.len(), &self.line.lock().limits);
         let sending = match written.and_then(|sending| fits.map(|()| sending)) {
             Ok(sending) => sending,
             Err(refusal) => {
@@ -378,7 +378,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
                 )));
             }
         };
-        let sent = self.pen.send(&self.line, &mut body, sending.framing, read_first);
+        let sent = self.buffers.send(&self.line, &mut body, sending.framing, read_first);
         if let Err(SendFault::Body(error)) = sent {
             self.line.lock().abort(sending.framing);
             self.line.end_exchange();
@@ -439,13 +439,13 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
     /// Answers with a status and a short reason, and ends the link. That it cannot be written
     /// changes nothing.
     fn refuse(&mut self, refusal: &Refusal) {
-        self.pen.out.clear();
-        write_refusal(&mut self.pen.out, refusal, &[]);
+        self.buffers.out.clear();
+        write_refusal(&mut self.buffers.out, refusal, &[]);
         self.line.end_exchange();
         let mut wire = self.line.lock();
         wire.spoil("a message was refused");
         wire.more_may_come = true;
-        if let Err(error) = wire.write_all(&self.pen.out, &[]) {
+        if let Err(error) = wire.write_all(&self.buffers.out, &[]) {
             log::debug!("a refusal could not be written: {error}");
         }
         drop(wire);

@@ -28,7 +28,7 @@ use crate::stream::{Stream, TimedStream};
 /// its error (over a [`TimedStream`] that keeps deadlines).
 pub struct GatewayLink<S: TimedStream + 'static = Stream> {
     line: Arc<Line<S>>,
-    pen: WriteBuffers,
+    buffers: WriteBuffers,
     name: Option<Arc<str>>,
 }
 
@@ -72,7 +72,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
     pub(crate) fn within(stream: S, unread: Vec<u8>, limits: Arc<Limits>) -> Self {
         GatewayLink {
             line: Line::new(Wire::new(stream, unread, limits, Side::Gateway)),
-            pen: WriteBuffers::default(),
+            buffers: WriteBuffers::default(),
             name: None,
         }
     }
@@ -229,11 +229,11 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
     ) -> Result<Exchanged, Error> {
         refuse_unasked(&mut self.line.lock())?;
         let (parts, body) = request.into_parts();
-        self.pen.out.clear();
-        let sending = write_request_head(&mut self.pen.out, &parts, &body).map_err(|refusal| {
+        self.buffers.out.clear();
+        let sending = write_request_head(&mut self.buffers.out, &parts, &body).map_err(|refusal| {
             Error::usage(format!("writing a request's head: {}; nothing was sent", refusal.reason))
         })?;
-        refuse_long_head(&self.pen.out, parts.headers.len(), &self.line.lock().limits)?;
+        refuse_long_head(&self.buffers.out, parts.headers.len(), &self.line.lock().limits)?;
         self.tell_waiting(waiting, parts.headers.len());
         self.line.lock().forget_arrivals();
         let exchanged = match self.send(body, sending.framing, &parts.method, deadline) {
@@ -260,7 +260,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
     fn tell_waiting(&mut self, waiting: usize, fields: usize) {
         const FIELDS_OF_OURS: usize = 2; // Host, and what frames the message
         let line = forward::waiting_line(waiting);
-        let (head, limits) = (&mut self.pen.out, &self.line.lock().limits);
+        let (head, limits) = (&mut self.buffers.out, &self.line.lock().limits);
         let fits = head.len() + line.len() <= limits.head_bytes_max
             && fields + FIELDS_OF_OURS < limits.fields_max;
         if !line.is_empty() && fits {
@@ -283,10 +283,10 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
                 .in_memory()
                 .is_some_and(|bytes| bytes.len() <= COPY_MAX && framing != Framing::Chunked)
         {
-            return self.pen.send(&self.line, &mut body, framing, false).map(|()| None);
+            return self.buffers.send(&self.line, &mut body, framing, false).map(|()| None);
         }
         let mut interim = 0;
-        let mut upload = Upload::new(std::mem::take(&mut self.pen), body, framing);
+        let mut upload = Upload::new(std::mem::take(&mut self.buffers), body, framing);
         while upload.load()? {
             let mut wire = self.line.lock();
             if upload.write(&mut wire)? == Step::Moved {
@@ -307,7 +307,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
                 Err(error) => return Ok(Some(Err(error))),
             }
         }
-        self.pen = upload.into_pen();
+        self.buffers = upload.into_buffers();
         Ok(None)
     }
 

@@ -27,7 +27,7 @@ const STALL: Duration = Duration::from_millis(100);
 const TURN: Duration = Duration::from_millis(2);
 
 pub(super) struct Upload {
-    pen: WriteBuffers,
+    buffers: WriteBuffers,
     body: Body,
     framing: Framing,
     promised: Option<u64>,
@@ -35,7 +35,7 @@ pub(super) struct Upload {
     head: usize,
     /// The head goes out before the body is read for the first time.
     head_alone: bool,
-    /// What of the pen's piece is not written yet.
+    /// What of the buffers' piece is not written yet.
     piece: Range<usize>,
     ended: bool,
     /// How long the next step may wait, and what that falls back to when something moves.
@@ -55,12 +55,12 @@ pub(super) enum Step {
 }
 
 impl Upload {
-    /// The pen holds the head.
-    pub(super) fn new(pen: WriteBuffers, body: Body, framing: Framing) -> Self {
+    /// The buffers hold the head.
+    pub(super) fn new(buffers: WriteBuffers, body: Body, framing: Framing) -> Self {
         let promised = if let Framing::Length(length) = framing { Some(length) } else { None };
         let head_alone = body.may_wait();
         Upload {
-            pen,
+            buffers,
             body,
             framing,
             promised,
@@ -75,8 +75,8 @@ impl Upload {
     }
 
     /// The buffers, for the next message.
-    pub(super) fn into_pen(self) -> WriteBuffers {
-        self.pen
+    pub(super) fn into_buffers(self) -> WriteBuffers {
+        self.buffers
     }
 
     /// From here on the response is read in turns with the writing.
@@ -87,19 +87,19 @@ impl Upload {
 
     /// Whether all is written, as far as that is known without asking the body's own reader.
     pub(super) fn is_done(&self) -> bool {
-        self.ended && self.piece.is_empty() && self.head == self.pen.out.len()
+        self.ended && self.piece.is_empty() && self.head == self.buffers.out.len()
     }
 
     /// Gets the next piece ready (this is where the body's own reader is waited for). False: all is
     /// written.
     pub(super) fn load(&mut self) -> Result<bool, SendFault> {
-        let head_left = self.head < self.pen.out.len();
+        let head_left = self.head < self.buffers.out.len();
         if !self.piece.is_empty() || (head_left && self.head_alone) {
             return Ok(true);
         }
         if !self.ended {
             (self.piece, self.ended) =
-                self.pen.next_piece(&mut self.body, self.framing, &mut self.promised)?;
+                self.buffers.next_piece(&mut self.body, self.framing, &mut self.promised)?;
         }
         Ok(head_left || !self.piece.is_empty())
     }
@@ -109,7 +109,7 @@ impl Upload {
         &mut self,
         wire: &mut Wire<S>,
     ) -> Result<Step, SendFault> {
-        let (out, piece) = (&self.pen.out[self.head..], self.pen.piece(self.piece.clone()));
+        let (out, piece) = (&self.buffers.out[self.head..], self.buffers.piece(self.piece.clone()));
         match wire.write_some(out, piece, self.pause) {
             Ok(0) => Err(SendFault::Wire(
                 wire.write_failed("writing a request", io::ErrorKind::WriteZero.into()),

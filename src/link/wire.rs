@@ -718,9 +718,9 @@ impl<S: TimedStream + 'static> Wire<S> {
     // --- ending ---
 
     /// The link will end with the answer that comes next.
-    pub(super) fn before_farewell(&mut self) {
+    pub(super) fn before_goaway(&mut self) {
         if let Some(stream) = &mut self.stream {
-            stream.before_farewell();
+            stream.before_goaway();
         }
     }
 

@@ -10,13 +10,13 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Args, ValueEnum};
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-use reverse_http::Gateway;
 use reverse_http::gateway::ExchangeRecord;
+use reverse_http::{Gateway, Subscription};
 use serde_json::json;
 
 use crate::{Failure, failed, files, output, usage};
@@ -198,7 +198,7 @@ impl Target {
 
 fn write_all(
     mut to: Target,
-    records: &Receiver<ExchangeRecord>,
+    records: &Subscription<ExchangeRecord>,
     format: Format,
     again: &AtomicBool,
 ) {

@@ -106,6 +106,7 @@ const ORDER: [&str; 24] = [
     "close_reason",
     "logs",
     "calendar",
+    "subscription",
     "proto/head",
     "proto/body",
     "proto/turn",
@@ -230,7 +231,7 @@ fn the_order_is_the_one_that_is_meant() {
             && place("proto/forward") < place("stream")
             && place("engine/connections") < place("relay")
     );
-    assert_eq!((place("proto/head/Part"), place("lib"), place("proto")), (Some(5), None, None));
+    assert_eq!((place("proto/head/Part"), place("lib"), place("proto")), (Some(6), None, None));
     assert!(
         names("use std::net::IpAddr;", "std::net") && !names("use core::net::IpAddr;", "std::net")
     );

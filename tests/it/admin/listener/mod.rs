@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::support::process::get;
 use crate::support::raw::Answer;
 use crate::support::{
-    Gateway, Ptth, RawPeer, TempDir, eventually, need, program, repository, skipped,
+    DEADLINE, Gateway, Ptth, RawPeer, TempDir, eventually, need, program, repository, skipped,
 };
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -356,6 +356,29 @@ fn polls_and_programs_are_told_too() {
     let agent = concat!("ptth/", env!("CARGO_PKG_VERSION"));
     assert_eq!((&told["tls"], &told["offer"]["user_agent"]), (&false.into(), &agent.into()));
     assert!(told["recent_requests"][0]["waited_ms"].as_f64().is_some());
+    // A program's own exchange, of which no more is known than its time.
+    let gateway = reverse_http::Gateway::builder().listen("127.0.0.1:0").observe(true);
+    let gateway = gateway.start().unwrap();
+    let admin = gateway.admin("127.0.0.1:0", reverse_http::admin::Admin::new()).unwrap();
+    let url = format!("http://{}/lamp", gateway.devices_addr());
+    let device = reverse_http::Device::builder(url).build().unwrap();
+    let running =
+        device.spawn(|_| http::Response::new(reverse_http::Body::from("hello"))).unwrap();
+    let lamp = gateway.device("lamp");
+    lamp.wait(DEADLINE).unwrap();
+    let request = http::Request::get("/secret?x=1").body(reverse_http::Body::empty()).unwrap();
+    let response = lamp.send(request).unwrap();
+    assert_eq!(response.into_body().read_to_text(100).unwrap(), "hello");
+    let admin = admin.url().strip_prefix("http://").unwrap().parse::<SocketAddr>().unwrap();
+    let told = eventually("one request of a program", || {
+        let mut peer = RawPeer::connect(admin);
+        peer.write(format!("GET /api/v1/devices/lamp HTTP/1.1\r\nHost: {admin}\r\n\r\n"));
+        let told: Value = serde_json::from_slice(&peer.read_answer("GET").body).ok()?;
+        (told["requests"] == 1 && told["in_progress"] == 0).then_some(told)
+    });
+    assert_eq!(told["recent_requests"][0]["path"], "(program)", "{told}");
+    assert!(!told.to_string().contains("secret"), "{told}");
+    running.stop();
 }
 
 #[test]
