@@ -12,15 +12,12 @@
     reason = "a benchmark that cannot go on has failed"
 )]
 
-#[path = "../tests/it/support/idle.rs"]
-mod idle;
-
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use idle::IdleDevices;
+use ptth_test_support::idle::IdleDevices;
 
 const LINKS: usize = 19_000;
 /// `--heartbeat`'s default.

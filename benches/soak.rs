@@ -23,13 +23,6 @@
     reason = "a benchmark that cannot go on has failed"
 )]
 
-#[path = "../tests/it/outages/storm/cuts.rs"]
-#[allow(dead_code, reason = "the storm uses all of it")]
-mod cuts;
-#[path = "../tests/it/support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "the tests use all of it")]
-mod support;
-
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
@@ -37,7 +30,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use cuts::{Cutter, From};
+use ptth_test_support as support;
+use support::storm::cuts::{Cutter, From};
 use support::process::get;
 use support::{
     Gateway, Hash, Process, Ptth, RawPeer, TempDir, eventually_within, fill_pattern, pattern,

@@ -11,7 +11,7 @@
 //!   cuts        a cut behind every byte of an exchange, over links and over polls
 //! ```
 //!
-//! The scenes are those of `tests/it/outages/storm/mod.rs`, which plays them smaller. As root they run in a
+//! The scenes are those of `tests/it/outages/storm.rs`, which plays them smaller. As root they run in a
 //! network namespace of their own, whose counters of overflows are theirs alone. Fails with the
 //! first figure that is not as it has to be.
 
@@ -21,22 +21,14 @@
     reason = "a benchmark that cannot go on has failed"
 )]
 
-#[path = "../tests/it/outages/storm/cuts.rs"]
-mod cuts;
-#[path = "../tests/it/outages/storm/group.rs"]
-mod group;
-#[path = "../tests/it/outages/storm/scenes.rs"]
-mod scenes;
-#[path = "../tests/it/support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "the tests use all of it")]
-mod support;
-
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use group::LoopGroup;
-use scenes::{Pace, Transport};
+use ptth_test_support as support;
+use support::storm::group::{self, LoopGroup};
+use support::storm::scenes::{self, Pace, Transport};
+use support::storm::cuts;
 
 const ALONE: &str = "PTTH_STORM_ALONE";
 

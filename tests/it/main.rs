@@ -24,6 +24,6 @@ mod outages;
 #[cfg(feature = "cli")]
 mod relay;
 #[cfg(feature = "cli")]
-mod support;
+extern crate ptth_test_support as support;
 #[cfg(feature = "cli")]
 mod tls;

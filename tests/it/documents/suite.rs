@@ -3,7 +3,7 @@
 
 use std::process::{Command, Output};
 
-use crate::support::need;
+use crate::support::{Hash, need, pattern};
 
 /// Set for the tests of this file when they are to be skipped, for want of a peer that nobody has.
 const SKIPS: &str = "PTTH_TEST_SKIPS";
@@ -49,4 +49,19 @@ fn under_ci_a_missing_peer_fails_the_test() {
         "{out}"
     );
     assert!(!errors.contains("SKIPPED"), "{errors}");
+}
+
+#[test]
+fn the_check_sum_does_not_depend_on_how_bytes_are_cut() {
+    let bytes = pattern(70_003);
+    let whole = Hash::of(&bytes);
+    assert_eq!(whole, Hash::of_pattern(70_003));
+    for step in [1, 3, 7, 8, 13, 4096] {
+        let mut hash = Hash::default();
+        bytes.chunks(step).for_each(|piece| hash.update(piece));
+        assert_eq!(hash.finish(), whole, "in steps of {step}");
+    }
+    let mut changed = bytes;
+    changed.swap(5_000, 5_001);
+    assert_ne!(Hash::of(&changed), whole);
 }

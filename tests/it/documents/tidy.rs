@@ -82,7 +82,7 @@ fn names(line: &str, word: &str) -> bool {
 
 #[test]
 fn every_file_says_first_what_it_is_for() {
-    for folder in ["src", "tests/it"] {
+    for folder in ["src", "tests/it", "tests/support/src"] {
         for (file, text) in sources(folder) {
             assert!(text.starts_with("//!"), "{folder}/{file} does not open with //!");
         }

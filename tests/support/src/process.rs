@@ -230,7 +230,7 @@ impl Ptth {
     /// `ptth` with these arguments, without anything of this process's environment that would
     /// change it.
     pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ptth"));
+        let mut command = Command::new(super::ptth());
         let ours = std::env::vars_os().map(|(name, _)| name).filter(|name| {
             let name = name.to_string_lossy();
             name.starts_with("PTTH_")

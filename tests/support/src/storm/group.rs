@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use reverse_http::{Body, Device, DeviceHandle};
 
-use crate::support::process::get;
-use crate::support::{Gateway, Process, Ptth, eventually_within, say};
+use crate::process::get;
+use crate::{Gateway, Process, Ptth, eventually_within, say};
 
 /// How large, how long away, and by when 99 of 100 have to be back.
 pub struct LoopGroup {

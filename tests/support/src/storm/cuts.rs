@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use reverse_http::{Body, Device, DeviceHandle, Encoding, Fallback, Gateway, Limits, Routes};
 
-use crate::support::{RawPeer, eventually, say};
+use crate::{RawPeer, eventually, say};
 
 /// Where bytes come from that are counted.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use reverse_http::{Body, Device, DeviceHandle, Fallback};
 
-use crate::support::process::{get, offer};
-use crate::support::{
+use crate::process::{get, offer};
+use crate::{
     Gateway, LocalServer, Process, Ptth, RawPeer, eventually, eventually_within, say, slack,
 };
 

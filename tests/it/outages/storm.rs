@@ -1,15 +1,10 @@
 //! Storms, at the size of a test; `benches/storm.rs` plays the same scenes at full size.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-pub mod cuts;
-pub mod group;
-pub mod scenes;
-
 use std::time::{Duration, Instant};
 
-use group::LoopGroup;
-use scenes::Pace;
-
+use crate::support::storm::group::{self, LoopGroup};
+use crate::support::storm::scenes::{self, Pace};
 use crate::support::{Ptth, RawGateway, RawPeer, SWITCH, say};
 
 const fn ms(ms: u64) -> Duration {

@@ -12,6 +12,7 @@ pub mod netns;
 pub mod pki;
 pub mod process;
 pub mod raw;
+pub mod storm;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -57,7 +58,13 @@ pub const SWITCH: &[u8] =
 
 /// A file of this repository.
 pub fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(path)
+}
+
+/// The command under test: cargo puts it beside the folder of the test's or bench's own binary.
+pub fn ptth() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    own.ancestors().nth(2).unwrap().join("ptth")
 }
 
 /// A sample message of tests/vectors.
@@ -302,19 +309,4 @@ impl Hash {
         self.mix(self.len);
         format!("{}-{:016x}", self.len, self.state)
     }
-}
-
-#[test]
-fn the_check_sum_does_not_depend_on_how_bytes_are_cut() {
-    let bytes = pattern(70_003);
-    let whole = Hash::of(&bytes);
-    assert_eq!(whole, Hash::of_pattern(70_003));
-    for step in [1, 3, 7, 8, 13, 4096] {
-        let mut hash = Hash::default();
-        bytes.chunks(step).for_each(|piece| hash.update(piece));
-        assert_eq!(hash.finish(), whole, "in steps of {step}");
-    }
-    let mut changed = bytes;
-    changed.swap(5_000, 5_001);
-    assert_ne!(Hash::of(&changed), whole);
 }
