@@ -80,7 +80,28 @@ pub(super) fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &
         Content::Plain(bytes) => bytes.len(),
         _ => 5,
     };
-    match random.below(if request { 46 } else { 36 }) {
+    let choice = random.below(if request { 46 } else { 36 });
+    match choice {
+        0..=7 => change_framing(choice, random, parts, length),
+        8..=13 => change_lines(choice, random, parts),
+        14..=18 => insert_bytes(choice, random, parts),
+        19..=22 => change_chunks(choice, random, parts),
+        23..=25 => change_last_chunks(choice, random, parts),
+        26..=31 => change_sizes(choice, random, parts),
+        32..=36 => change_start(choice, random, parts, length),
+        37..=40 => change_destination(choice, random, parts),
+        _ => change_request(choice, random, parts),
+    }
+}
+
+/// Fields that frame the body.
+fn change_framing(
+    choice: usize,
+    random: &mut Random,
+    parts: &mut Parts,
+    length: usize,
+) -> &'static str {
+    match choice {
         0 => {
             parts.insert(random, Line::new("Content-Length", length.to_string()));
             "one more Content-Length"
@@ -110,7 +131,7 @@ pub(super) fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &
             }
             "a wrong Transfer-Encoding"
         }
-        7 => {
+        _ => {
             let name = random.pick(&["Content-Length", "Transfer-Encoding", "Connection", "Host"]);
             let odd = random.pick(&[" ", "\t", "\x0b", "\0", "_", "\u{7f}", "\r", "\n"]);
             let name =
@@ -119,6 +140,16 @@ pub(super) fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &
                 .insert(random, Line::new(&name, if name.contains('T') { "chunked" } else { "5" }));
             "a byte too many in a framing field's name"
         }
+    }
+}
+
+/// Lines and their ends.
+fn change_lines(
+    choice: usize,
+    random: &mut Random,
+    parts: &mut Parts,
+) -> &'static str {
+    match choice {
         8 => {
             if let Some(line) = parts.any_line(random) {
                 line.colon = random
@@ -167,12 +198,22 @@ pub(super) fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &
                 .to_vec();
             "a wrong end of the start line"
         }
-        13 => {
+        _ => {
             parts.blank = random
                 .pick(&[b"\n".as_slice(), b"\r", b"\r\r\n", b"\n\n", b" \r\n", b"\r\n\r\n", b""])
                 .to_vec();
             "a wrong empty line"
         }
+    }
+}
+
+/// Bytes too many.
+fn insert_bytes(
+    choice: usize,
+    random: &mut Random,
+    parts: &mut Parts,
+) -> &'static str {
+    match choice {
         14 | 15 => {
             if let Some(line) = parts.any_line(random) {
                 let at = random.below(line.value.len() + 1);
@@ -217,7 +258,7 @@ pub(super) fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &
             }
             "an empty name"
         }
-        18 => {
+        _ => {
             parts.before = random
                 .pick(&[
                     b"\r\n".as_slice(),
@@ -232,6 +273,16 @@ pub(super) fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &
                 .to_vec();
             "bytes before the start line"
         }
+    }
+}
+
+/// Chunks.
+fn change_chunks(
+    choice: usize,
+    random: &mut Random,
+    parts: &mut Parts,
+) -> &'static str {
+    match choice {
         19 | 20 => {
             chunk_by_force(random, parts);
             let size = BAD_SIZES[random.below(BAD_SIZES.len())];
@@ -260,7 +311,7 @@ pub(super) fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &
             }
             "a wrong end of a chunk"
         }
-        22 => {
+        _ => {
             chunk_by_force(random, parts);
             if let Content::Chunked { chunks, .. } = &mut parts.content {
                 let n = random.below(chunks.len());
@@ -278,6 +329,16 @@ pub(super) fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &
             }
             "a wrong end of a chunk size"
         }
+    }
+}
+
+/// The lengths of chunks, the last one, and the trailers' end.
+fn change_last_chunks(
+    choice: usize,
+    random: &mut Random,
+    parts: &mut Parts,
+) -> &'static str {
+    match choice {
         23 => {
             chunk_by_force(random, parts);
             if let Content::Chunked { chunks, .. } = &mut parts.content {
@@ -308,7 +369,7 @@ pub(super) fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &
             }
             "a wrong last chunk"
         }
-        25 => {
+        _ => {
             chunk_by_force(random, parts);
             if let Content::Chunked { end, .. } = &mut parts.content {
                 *end = random
@@ -317,6 +378,16 @@ pub(super) fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &
             }
             "a wrong end of the trailers"
         }
+    }
+}
+
+/// Trailers, and more or less than there should be.
+fn change_sizes(
+    choice: usize,
+    random: &mut Random,
+    parts: &mut Parts,
+) -> &'static str {
+    match choice {
         26 => {
             chunk_by_force(random, parts);
             if let Content::Chunked { trailers, .. } = &mut parts.content {
@@ -353,7 +424,7 @@ pub(super) fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &
             parts.insert(random, Line::new("X-Long", vec![b'x'; 17_000]));
             "a head that is too long"
         }
-        31 => {
+        _ => {
             let value = random.pick(&[
                 "close, keep-alive",
                 "close;x",
@@ -367,6 +438,17 @@ pub(super) fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &
             parts.insert(random, Line::new("Connection", value));
             "an odd Connection"
         }
+    }
+}
+
+/// The start line, both framings, and lines twice or not at all.
+fn change_start(
+    choice: usize,
+    random: &mut Random,
+    parts: &mut Parts,
+    length: usize,
+) -> &'static str {
+    match choice {
         32 => {
             let text = String::from_utf8_lossy(&parts.start).into_owned();
             let from = if text.contains("HTTP/1.0") { "HTTP/1.0" } else { "HTTP/1.1" };
@@ -414,10 +496,20 @@ pub(super) fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &
             }
             "a line twice"
         }
-        36 => {
+        _ => {
             parts.lines.retain(|line| line.name.len() != 4);
             "no Host"
         }
+    }
+}
+
+/// Where a request is to.
+fn change_destination(
+    choice: usize,
+    random: &mut Random,
+    parts: &mut Parts,
+) -> &'static str {
+    match choice {
         37 | 38 => {
             let host = random.pick(&[
                 "a, b",
@@ -441,7 +533,7 @@ pub(super) fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &
             }
             "an odd Host, or one more"
         }
-        39 | 40 => {
+        _ => {
             let text = String::from_utf8_lossy(&parts.start).into_owned();
             let target = text.split(' ').nth(1).unwrap_or_default().to_owned();
             let odd = random.pick(&[
@@ -475,6 +567,16 @@ pub(super) fn mutate(random: &mut Random, parts: &mut Parts, request: bool) -> &
             parts.start = text.replacen(&target, odd, 1).into_bytes();
             "an odd target"
         }
+    }
+}
+
+/// Methods, targets and what a request asks for.
+fn change_request(
+    choice: usize,
+    random: &mut Random,
+    parts: &mut Parts,
+) -> &'static str {
+    match choice {
         41 => {
             let text = String::from_utf8_lossy(&parts.start).into_owned();
             let method = text.split(' ').next().unwrap_or_default().to_owned();
