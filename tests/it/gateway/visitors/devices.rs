@@ -20,12 +20,16 @@ enum Told {
     Whole(&'static str),
 }
 
-#[test]
-fn hostile_devices_are_502_or_cut_and_lose_their_link() {
+/// Its name, the method, the answer, and what the visitor gets.
+type Hostile = (String, &'static str, Vec<u8>, Told);
+
+fn with(lines: &str, body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\n{lines}\r\n{body}").into_bytes()
+}
+
+fn hostile_heads() -> Vec<Hostile> {
     use Told::{BadGateway, Cut, Whole};
-    let mut rows: Vec<(String, &str, Vec<u8>, Told)> = Vec::new();
-    let with =
-        |lines: &str, body: &str| format!("HTTP/1.1 200 OK\r\n{lines}\r\n{body}").into_bytes();
+    let mut rows: Vec<Hostile> = Vec::new();
     for (name, bytes) in [
         ("T1 length, then coding", with("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n")),
         ("T1 coding, then length", with("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n")),
@@ -58,6 +62,12 @@ fn hostile_devices_are_502_or_cut_and_lose_their_link() {
     ] {
         rows.push((name.into(), "POST", bytes, BadGateway));
     }
+    rows
+}
+
+fn hostile_bodies() -> Vec<Hostile> {
+    use Told::{BadGateway, Cut, Whole};
+    let mut rows: Vec<Hostile> = Vec::new();
     for value in WRONG_CODINGS {
         rows.push((
             format!("T2 {value:?}"),
@@ -87,6 +97,12 @@ fn hostile_devices_are_502_or_cut_and_lose_their_link() {
     ] {
         rows.push((format!("T5 {name}"), "GET", with("Transfer-Encoding: chunked\r\n", body), Cut));
     }
+    rows
+}
+
+fn hostile_ends() -> Vec<Hostile> {
+    use Told::{BadGateway, Cut, Whole};
+    let mut rows: Vec<Hostile> = Vec::new();
     rows.push(("T17 short by length".into(), "GET", with("Content-Length: 10\r\n", "hello"), Cut));
     rows.push((
         "T16 two answers".into(),
@@ -124,7 +140,14 @@ fn hostile_devices_are_502_or_cut_and_lose_their_link() {
         b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(),
         Whole("ok"),
     ));
+    rows
+}
 
+#[test]
+fn hostile_devices_are_502_or_cut_and_lose_their_link() {
+    use Told::{BadGateway, Cut, Whole};
+    let rows: Vec<Hostile> =
+        hostile_heads().into_iter().chain(hostile_bodies()).chain(hostile_ends()).collect();
     let gateway = Gateway::start(&["--wait-for-link", "20ms"]);
     each_row(
         &rows,

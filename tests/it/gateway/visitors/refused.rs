@@ -15,12 +15,26 @@ struct Row {
     statuses: &'static [u16],
 }
 
+/// Takes a row: its name, the bytes, and the statuses of which one is right.
+type Add<'a> = &'a mut dyn FnMut(String, Vec<u8>, &'static [u16]);
+
 fn bad_requests() -> Vec<Row> {
     let mut rows = Vec::new();
     let mut add = |name: String, bytes: Vec<u8>, statuses: &'static [u16]| {
         rows.push(Row { name, bytes, statuses })
     };
-    let with = |lines: &str| format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+    bad_framing(&mut add);
+    bad_lines(&mut add);
+    bad_destinations(&mut add);
+    bad_versions_and_sizes(&mut add);
+    rows
+}
+
+fn with(lines: &str) -> String {
+    format!("POST /lamp/x HTTP/1.1\r\nHost: a\r\n{lines}\r\n")
+}
+
+fn bad_framing(add: Add<'_>) {
     add(
         "T1 length, then coding".into(),
         (with("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n") + "0\r\n\r\n").into(),
@@ -77,6 +91,9 @@ fn bad_requests() -> Vec<Row> {
         (with("Content-Length: 2, 5\r\n") + "hello").into(),
         &[400],
     );
+}
+
+fn bad_lines(add: Add<'_>) {
     for (name, line) in WRONG_LINES {
         add(format!("T10 {name}"), with(line).into(), &[400]);
     }
@@ -110,6 +127,9 @@ fn bad_requests() -> Vec<Row> {
             &[400],
         );
     }
+}
+
+fn bad_destinations(add: Add<'_>) {
     // T11
     for (name, target, hosts) in [
         ("no Host", "/lamp/x", ""),
@@ -154,6 +174,9 @@ fn bad_requests() -> Vec<Row> {
         "CONNECT /lamp/x HTTP/1.1\r\nHost: a\r\n\r\n".into(),
         &[400, 405, 501],
     );
+}
+
+fn bad_versions_and_sizes(add: Add<'_>) {
     // T13
     for (version, statuses) in VERSIONS {
         add(
@@ -192,7 +215,6 @@ fn bad_requests() -> Vec<Row> {
         format!("GET /lamp/{}", "y".repeat(30_000)).into(),
         &[414, 431],
     );
-    rows
 }
 
 #[test]

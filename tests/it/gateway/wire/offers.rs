@@ -12,6 +12,7 @@ use crate::support::{Gateway, RawPeer, SWITCH, each_row, vector};
 // ── What turns, what does not ──
 
 /// What a row of bytes on the devices' port gets.
+#[derive(Clone)]
 enum Verdict {
     /// 101 with this token, and the link answers visitors of this name.
     Turn(&'static str, &'static str),
@@ -21,6 +22,7 @@ enum Verdict {
     Closed,
 }
 
+#[derive(Clone)]
 struct Row {
     name: String,
     bytes: Vec<u8>,
@@ -90,6 +92,10 @@ fn offers_that_turn() -> Vec<Row> {
 }
 
 fn offers_refused() -> Vec<Row> {
+    [offers_with_wrong_heads(), offers_with_bodies(), wrong_methods(), wrong_names()].concat()
+}
+
+fn offers_with_wrong_heads() -> Vec<Row> {
     let without_connection = |lines: &str| {
         format!("POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\n{lines}\r\n")
     };
@@ -99,7 +105,7 @@ fn offers_refused() -> Vec<Row> {
         )
     };
     let session = |value: &str| offer("lamp", &format!("PTTH-Session: {value}\r\n"));
-    let mut rows = vec![
+    vec![
         row(
             "no Host",
             "POST /lamp HTTP/1.1\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n",
@@ -155,6 +161,11 @@ fn offers_refused() -> Vec<Row> {
         ),
         row("a session too long", session("0123456789abcdef0123456789abcdef0"), Refused(&[400])),
         row("two sessions", offer("lamp", &format!("{SESSION_A}{SESSION_B}")), Refused(&[400])),
+    ]
+}
+
+fn offers_with_bodies() -> Vec<Row> {
+    vec![
         // T6, and protocol.md 1.3: a body that is no message of the fallback
         row("a body", framed("Content-Length: 5\r\n") + "hello", Refused(&[400, 415])),
         row(
@@ -203,7 +214,11 @@ fn offers_refused() -> Vec<Row> {
             "GET /lamp HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: https://evil.example\r\n\r\n",
             Refused(&[403]),
         ),
-    ];
+    ]
+}
+
+fn wrong_methods() -> Vec<Row> {
+    let mut rows = Vec::new();
     // No offer and no poll: this is no port for such a method.
     for method in ["GET", "HEAD", "PUT", "DELETE", "PATCH", "TRACE", "BREW"] {
         rows.push(row(
@@ -222,6 +237,11 @@ fn offers_refused() -> Vec<Row> {
         "CONNECT gw:80 HTTP/1.1\r\nHost: gw:80\r\n\r\n",
         Refused(&[400, 405]),
     ));
+    rows
+}
+
+fn wrong_names() -> Vec<Row> {
+    let mut rows = Vec::new();
     // T22
     let names = [
         "Lamp",
@@ -337,6 +357,10 @@ fn where_only_a_turn_will_do_a_poll_hears_so() {
 }
 
 fn messages_that_are_wrong() -> Vec<Row> {
+    [wrong_framing(), wrong_lines(), wrong_sizes_and_versions()].concat()
+}
+
+fn wrong_framing() -> Vec<Row> {
     let mut rows = Vec::new();
     // T1
     rows.push(row(
@@ -389,6 +413,11 @@ fn messages_that_are_wrong() -> Vec<Row> {
         framed("Content-Length: 0\r\nContent-Length: 5\r\n"),
         Refused(&[400]),
     ));
+    rows
+}
+
+fn wrong_lines() -> Vec<Row> {
+    let mut rows = Vec::new();
     // T10
     for (name, line) in [
         ("NUL in a value", "X: a\0b\r\n"),
@@ -429,6 +458,11 @@ fn messages_that_are_wrong() -> Vec<Row> {
         format!("\r\n\r\n{}", offer("lamp", "")),
         Refused(&[400]),
     ));
+    rows
+}
+
+fn wrong_sizes_and_versions() -> Vec<Row> {
+    let mut rows = Vec::new();
     // Limits
     rows.push(row("101 fields", offer("lamp", &"X: y\r\n".repeat(97)), Refused(&[431])));
     rows.push(row(

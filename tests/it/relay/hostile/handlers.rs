@@ -37,62 +37,61 @@ enum Seen {
 type Answering =
     (&'static str, &'static str, u16, &'static [(&'static str, &'static str)], fn() -> Body, Seen);
 
-#[test]
-fn what_a_handler_says_of_framing_never_reaches_a_visitor() {
-    use Seen::{Aborted, Whole};
-    let four: fn() -> Body = || Body::from("four");
-    let streamed: fn() -> Body = || Body::from_reader(&b"four"[..]);
-    let rows: &[Answering] = &[
-        ("a longer length", "GET", 200, &[("content-length", "99")], four, Whole(200, "four")),
-        ("a shorter length", "GET", 200, &[("content-length", "2")], four, Whole(200, "four")),
+const FOUR: fn() -> Body = || Body::from("four");
+const STREAMED: fn() -> Body = || Body::from_reader(&b"four"[..]);
+
+/// What frames an answer is the link's own word, whatever the handler says.
+const FRAMING: &[Answering] = &[
+        ("a longer length", "GET", 200, &[("content-length", "99")], FOUR, Seen::Whole(200, "four")),
+        ("a shorter length", "GET", 200, &[("content-length", "2")], FOUR, Seen::Whole(200, "four")),
         (
             "a length that is none",
             "GET",
             200,
             &[("content-length", "+4")],
-            four,
-            Whole(200, "four"),
+            FOUR,
+            Seen::Whole(200, "four"),
         ),
         (
             "two lengths",
             "GET",
             200,
             &[("content-length", "4"), ("content-length", "5")],
-            four,
-            Whole(200, "four"),
+            FOUR,
+            Seen::Whole(200, "four"),
         ),
-        ("a coding", "GET", 200, &[("transfer-encoding", "chunked")], four, Whole(200, "four")),
+        ("a coding", "GET", 200, &[("transfer-encoding", "chunked")], FOUR, Seen::Whole(200, "four")),
         (
             "an unknown coding",
             "GET",
             200,
             &[("transfer-encoding", "gzip")],
-            four,
-            Whole(200, "four"),
+            FOUR,
+            Seen::Whole(200, "four"),
         ),
         (
             "both",
             "GET",
             200,
             &[("transfer-encoding", "chunked"), ("content-length", "4")],
-            four,
-            Whole(200, "four"),
+            FOUR,
+            Seen::Whole(200, "four"),
         ),
         (
             "a length for a stream",
             "GET",
             200,
             &[("content-length", "2")],
-            streamed,
-            Whole(200, "four"),
+            STREAMED,
+            Seen::Whole(200, "four"),
         ),
         (
             "a coding for a stream",
             "GET",
             200,
             &[("transfer-encoding", "identity")],
-            streamed,
-            Whole(200, "four"),
+            STREAMED,
+            Seen::Whole(200, "four"),
         ),
         (
             "fields of the hop",
@@ -104,30 +103,34 @@ fn what_a_handler_says_of_framing_never_reaches_a_visitor() {
                 ("te", "x"),
                 ("keep-alive", "x"),
             ],
-            four,
-            Whole(200, "four"),
+            FOUR,
+            Seen::Whole(200, "four"),
         ),
-        ("a length in a HEAD", "HEAD", 200, &[("content-length", "+7")], four, Whole(200, "")),
-        ("a body on HEAD", "HEAD", 200, &[], streamed, Whole(200, "")),
-        ("a body on 204", "GET", 204, &[("content-length", "4")], four, Whole(204, "")),
+];
+
+/// Answers that have no body, or not the one that they promise.
+const BODIES: &[Answering] = &[
+        ("a length in a HEAD", "HEAD", 200, &[("content-length", "+7")], FOUR, Seen::Whole(200, "")),
+        ("a body on HEAD", "HEAD", 200, &[], STREAMED, Seen::Whole(200, "")),
+        ("a body on 204", "GET", 204, &[("content-length", "4")], FOUR, Seen::Whole(204, "")),
         (
             "a stream on 204",
             "GET",
             204,
             &[("transfer-encoding", "chunked")],
-            streamed,
-            Whole(204, ""),
+            STREAMED,
+            Seen::Whole(204, ""),
         ),
-        ("a body on 205", "GET", 205, &[], four, Whole(205, "")),
-        ("a body on 304", "GET", 304, &[("content-length", "4")], four, Whole(304, "")),
-        ("an interim status", "GET", 102, &[], four, Whole(500, "")),
+        ("a body on 205", "GET", 205, &[], FOUR, Seen::Whole(205, "")),
+        ("a body on 304", "GET", 304, &[("content-length", "4")], FOUR, Seen::Whole(304, "")),
+        ("an interim status", "GET", 102, &[], FOUR, Seen::Whole(500, "")),
         (
             "a switch that nobody asked for",
             "GET",
             101,
             &[("upgrade", "websocket"), ("connection", "upgrade")],
-            four,
-            Whole(500, ""),
+            FOUR,
+            Seen::Whole(500, ""),
         ),
         (
             "fewer bytes than promised",
@@ -135,7 +138,7 @@ fn what_a_handler_says_of_framing_never_reaches_a_visitor() {
             200,
             &[],
             || Body::from_reader_with_length(Short(b"four", false), 10),
-            Aborted,
+            Seen::Aborted,
         ),
         (
             "more bytes than promised",
@@ -143,7 +146,7 @@ fn what_a_handler_says_of_framing_never_reaches_a_visitor() {
             200,
             &[],
             || Body::from_reader_with_length(&b"four and more"[..], 4),
-            Whole(200, "four"),
+            Seen::Whole(200, "four"),
         ),
         (
             "a reader that fails",
@@ -151,10 +154,15 @@ fn what_a_handler_says_of_framing_never_reaches_a_visitor() {
             200,
             &[],
             || Body::from_reader(Short(b"four", true)),
-            Aborted,
+            Seen::Aborted,
         ),
-        ("trailers that frame", "GET", 200, &[], framing_trailers, Whole(200, "four")),
-    ];
+        ("trailers that frame", "GET", 200, &[], framing_trailers, Seen::Whole(200, "four")),
+];
+
+#[test]
+fn what_a_handler_says_of_framing_never_reaches_a_visitor() {
+    use Seen::{Aborted, Whole};
+    let rows: Vec<&Answering> = FRAMING.iter().chain(BODIES).collect();
     let gateway = LibGateway::builder().listen("127.0.0.1:0").start().unwrap();
     let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
     let said: Vec<_> =
@@ -181,7 +189,7 @@ fn what_a_handler_says_of_framing_never_reaches_a_visitor() {
     });
     let device = device.unwrap();
     gateway.device("lamp").wait(DEADLINE).unwrap();
-    let numbered: Vec<(usize, &Answering)> = rows.iter().enumerate().collect();
+    let numbered: Vec<(usize, &Answering)> = rows.into_iter().enumerate().collect();
     each_row(
         &numbered,
         |(_, row)| row.0.to_owned(),
