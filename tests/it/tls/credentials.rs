@@ -375,6 +375,16 @@ fn a_device_without_a_clock_waits_for_one() {
     running.stop();
 }
 
+/// The command fails with these words.
+#[track_caller]
+fn expect_mistake(command: &[&str], arguments: &[&str], parts: &[&str]) {
+    let (code, _, stderr) = Ptth::run(&[command, arguments].concat());
+    assert_eq!(code, 2, "{arguments:?}: {stderr}");
+    for part in parts {
+        assert!(stderr.contains(part), "{part} in {stderr}");
+    }
+}
+
 #[test]
 fn mistakes_in_files_are_told_with_option_file_and_remedy() {
     let authority = Authority::new();
@@ -395,7 +405,6 @@ fn mistakes_in_files_are_told_with_option_file_and_remedy() {
     let nothing = authority.folder().join("nothing");
     let nothing = nothing.to_str().unwrap();
     let gateway = ["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"];
-    let device = ["device", "https://localhost:1/lamp", "--text", "hi"];
     for (command, arguments, parts) in [
         (
             &gateway[..],
@@ -455,7 +464,21 @@ fn mistakes_in_files_are_told_with_option_file_and_remedy() {
             ],
             &["--devices-client-ca", &empty, "no certificate in it"],
         ),
-        (&device, &["--ca", &empty], &["--ca", &empty, "no certificate in it"]),
+    ] {
+        expect_mistake(command, arguments, parts);
+    }
+}
+
+#[test]
+fn mistakes_in_a_devices_files_are_told_with_option_file_and_remedy() {
+    let authority = Authority::new();
+    let (pair, other) = (authority.server("gateway"), authority.server("other"));
+    let empty = authority.folder().join("empty");
+    std::fs::write(&empty, "").unwrap();
+    let empty = empty.to_str().unwrap();
+    let device = ["device", "https://localhost:1/lamp", "--text", "hi"];
+    for (command, arguments, parts) in [
+        (&device[..], &["--ca", empty][..], &["--ca", empty, "no certificate in it"][..]),
         (
             &device,
             &["--cert", pair.certificate(), "--key", other.key()],
@@ -470,12 +493,14 @@ fn mistakes_in_files_are_told_with_option_file_and_remedy() {
             &["https://"],
         ),
     ] {
-        let (code, _, stderr) = Ptth::run(&[command, arguments].concat());
-        assert_eq!(code, 2, "{arguments:?}: {stderr}");
-        for part in parts {
-            assert!(stderr.contains(part), "{part} in {stderr}");
-        }
+        expect_mistake(command, arguments, parts);
     }
+}
+
+#[test]
+fn a_key_that_everybody_can_read_is_told() {
+    let authority = Authority::new();
+    let pair = authority.server("gateway");
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&pair.key, std::fs::Permissions::from_mode(0o644)).unwrap();
     let files = ["--devices-cert", pair.certificate(), "--devices-key", pair.key()];

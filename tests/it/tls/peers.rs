@@ -12,12 +12,12 @@ use crate::support::{
 };
 
 #[test]
-fn openssl_is_a_visitor_a_device_and_a_gateway() {
+fn openssl_is_a_visitor_and_a_device() {
     if !need("openssl") {
         return;
     }
     let authority = Authority::new();
-    let (gateway, pair) = secure_gateway(&authority, &["--devices-client-ca", authority.ca()]);
+    let (gateway, _) = secure_gateway(&authority, &["--devices-client-ca", authority.ca()]);
     let own = authority.device("own", &["lamp"]);
     let connect = |port: SocketAddr| format!("localhost:{}", port.port());
     // As a device: its offer, and an answer to what it will be asked, which comes to its standard
@@ -79,6 +79,15 @@ fn openssl_is_a_visitor_a_device_and_a_gateway() {
     assert!(said.starts_with("HTTP/1.1 200 OK") && said.contains("openssl"), "{said}");
     let _ = as_device.kill(); // by its own id
     let _ = as_device.wait();
+}
+
+#[test]
+fn openssl_is_a_gateway() {
+    if !need("openssl") {
+        return;
+    }
+    let authority = Authority::new();
+    let pair = authority.server("gateway");
     // As a gateway: it turns, asks, and shows the answer.
     let port = free_port().to_string();
     let mut command = Command::new("openssl");

@@ -56,10 +56,15 @@ fn a_poll_has_no_body_or_one_that_says_nothing() {
     );
 }
 
-#[test]
-fn what_is_neither_poll_nor_answer_is_refused_and_costs_no_event() {
-    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
-    let mut rows: Vec<(String, Vec<u8>, &[u16])> = [
+/// Its name, the POST, and the statuses of which one is right.
+type Neither = (String, Vec<u8>, &'static [u16]);
+
+fn raw(lines: &str, body: &str) -> Vec<u8> {
+    format!("POST /NAME HTTP/1.1\r\nHost: gw\r\n{lines}FIELDS\r\n\r\n{body}").into_bytes()
+}
+
+fn wrong_types() -> Vec<Neither> {
+    let mut rows: Vec<Neither> = [
         ("a page's form", "application/x-www-form-urlencoded", "a=b"),
         ("multipart", "multipart/form-data; boundary=x", "--x--"),
         ("HTML", "text/html", "<p>"),
@@ -80,9 +85,6 @@ fn what_is_neither_poll_nor_answer_is_refused_and_costs_no_event() {
         (name.to_owned(), post("NAME", "FIELDS\r\n", content_type, body), &[400, 415][..])
     })
     .into();
-    let raw = |lines: &str, body: &str| {
-        format!("POST /NAME HTTP/1.1\r\nHost: gw\r\n{lines}FIELDS\r\n\r\n{body}").into_bytes()
-    };
     rows.push((
         "a body without a type".to_owned(),
         raw("Content-Length: 2\r\n", "hi"),
@@ -99,6 +101,11 @@ fn what_is_neither_poll_nor_answer_is_refused_and_costs_no_event() {
         ),
         &[400, 415],
     ));
+    rows
+}
+
+fn wrong_framing() -> Vec<Neither> {
+    let mut rows: Vec<Neither> = Vec::new();
     // T1 to T3 on a POST of the fallback.
     let json = "Content-Type: application/json\r\n";
     rows.push((
@@ -152,6 +159,13 @@ fn what_is_neither_poll_nor_answer_is_refused_and_costs_no_event() {
             &[400],
         ));
     }
+    rows
+}
+
+#[test]
+fn what_is_neither_poll_nor_answer_is_refused_and_costs_no_event() {
+    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
+    let rows = [wrong_types(), wrong_framing()].concat();
     let numbers: Vec<usize> = (0..rows.len()).collect();
     each_row(
         &numbers,

@@ -132,10 +132,15 @@ fn first_bytes_that_are_not_http_close_the_link_with_a_word_about_them() {
 
 // ── What a hostile gateway gets (face l of the threats) ──
 
-#[test]
-fn malformed_requests_on_a_link_are_refused_and_reach_no_local_server() {
-    let mut rows: Vec<(String, Vec<u8>, &[u16])> = Vec::new();
-    let with = |lines: &str| format!("POST /x HTTP/1.1\r\nHost:\r\n{lines}\r\n");
+/// Its name, the request, and the statuses of which one is right.
+type Malformed = (String, Vec<u8>, &'static [u16]);
+
+fn with(lines: &str) -> String {
+    format!("POST /x HTTP/1.1\r\nHost:\r\n{lines}\r\n")
+}
+
+fn malformed_framing() -> Vec<Malformed> {
+    let mut rows: Vec<Malformed> = Vec::new();
     rows.push((
         "T1 length, then coding".into(),
         (with("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n") + "0\r\n\r\n").into(),
@@ -175,6 +180,11 @@ fn malformed_requests_on_a_link_are_refused_and_reach_no_local_server() {
         with("Content-Length: 0\r\nContent-Length: 5\r\n").into(),
         &[400],
     ));
+    rows
+}
+
+fn malformed_heads() -> Vec<Malformed> {
+    let mut rows: Vec<Malformed> = Vec::new();
     for (name, line) in [
         ("NUL in a value", "X: a\0b\r\n"),
         ("CR in a value", "X: a\rb\r\n"),
@@ -222,6 +232,12 @@ fn malformed_requests_on_a_link_are_refused_and_reach_no_local_server() {
         &[400],
     ));
     rows.push(("T13 words".into(), "hello device, how are you\r\n\r\n".into(), &[400]));
+    rows
+}
+
+#[test]
+fn malformed_requests_on_a_link_are_refused_and_reach_no_local_server() {
+    let rows = [malformed_framing(), malformed_heads()].concat();
     for what in ["--to", "--text"] {
         let raw = RawGateway::start();
         let local = LocalServer::start();

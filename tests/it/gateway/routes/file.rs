@@ -9,10 +9,8 @@ use crate::support::{Gateway, LocalServer, Ptth, each_row, vector};
 
 // ── The file ──
 
-#[test]
-fn a_mistake_is_told_with_its_line_and_what_is_right() {
-    // The file, the line of its mistake, and words that the message has to have.
-    let rows: &[(&str, usize, &[&str])] = &[
+/// The file, the line of its mistake, and words that the message has to have.
+const MISTAKES: &[(&str, usize, &[&str])] = &[
         ("[[route]\n", 1, &[]),
         ("\n\nroute = [\n", 3, &[]),
         ("[[route]]\nhost = lamp\n", 2, &[]),
@@ -94,8 +92,11 @@ fn a_mistake_is_told_with_its_line_and_what_is_right() {
             &["another route a.example/x"],
         ),
     ];
+
+#[test]
+fn a_mistake_is_told_with_its_line_and_what_is_right() {
     each_row(
-        rows,
+        MISTAKES,
         |row| row.0.replace('\n', " | "),
         |(text, line, words)| {
             let config = Config::new(text);
