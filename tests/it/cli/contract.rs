@@ -132,14 +132,14 @@ fn help_names_every_option_and_exits_with_0() {
     }
 }
 
-#[test]
-fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
-    let device = |more: &[&'static str]| [&["device", "http://127.0.0.1:9/lamp"], more].concat();
+/// Arguments, and a word that the message has to have.
+type Usage = (Vec<&'static str>, &'static str);
+
+fn wrong_usage_of_gateways() -> Vec<Usage> {
     let gateway = |more: &[&'static str]| {
         [&["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"], more].concat()
     };
-    // The arguments, and a word that the message has to have.
-    let rows: Vec<(Vec<&str>, &str)> = vec![
+    vec![
         (vec![], "gateway"),
         (vec!["bogus"], "bogus"),
         (vec!["gateway", "--no-such-option"], "no-such-option"),
@@ -184,6 +184,12 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (gateway(&["--poll-hold", "-1s"]), "-1"),
         (gateway(&["--wait-for-link", "5 s"]), "5 s"),
         (gateway(&["--min-rate", "slow"]), "slow"),
+    ]
+}
+
+fn wrong_usage_of_devices() -> Vec<Usage> {
+    let device = |more: &[&'static str]| [&["device", "http://127.0.0.1:9/lamp"], more].concat();
+    vec![
         (vec!["device"], "URL"),
         (device(&[]), "--text"),
         (device(&["--to", "http://127.0.0.1:1", "--text", "x"]), "--text"),
@@ -215,7 +221,12 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (vec!["device", "ws://127.0.0.1:9/lamp", "--text", "x"], "ws"),
         (vec!["device", "http://", "--text", "x"], "http://"),
         (vec!["demo", "--bogus"], "--bogus"),
-    ];
+    ]
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
+    let rows = [wrong_usage_of_gateways(), wrong_usage_of_devices()].concat();
     each_row(
         &rows,
         |(arguments, _)| arguments.join(" "),

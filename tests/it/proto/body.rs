@@ -292,9 +292,8 @@ fn chunked_bodies_cut_anywhere() {
     }
 }
 
-#[test]
-fn a_malformed_chunk_is_refused_at_its_first_wrong_byte() {
-    let table = [
+/// Bytes of which the last is wrong.
+const MALFORMED_CHUNKS: &[&str] = &[
         "\r",
         "\n",
         ";",
@@ -368,8 +367,11 @@ fn a_malformed_chunk_is_refused_at_its_first_wrong_byte() {
         "0\r\nA: b\0",
         "0\r\nA: b\r\n ",
         "0\r\nA: b\r\n\rx",
-    ];
-    for wire in table {
+];
+
+#[test]
+fn a_malformed_chunk_is_refused_at_its_first_wrong_byte() {
+    for wire in MALFORMED_CHUNKS {
         let wire = wire.as_bytes();
         for given in [wire.to_vec(), [wire, b"\r\n\r\n"].concat()] {
             assert_eq!(decode(Chunked, &given, &[], &limits()), Err(400), "{}", show(&given));

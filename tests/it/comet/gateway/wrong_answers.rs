@@ -177,13 +177,15 @@ fn an_answer_with_a_wrong_head_is_refused_and_a_right_one_still_taken() {
     );
 }
 
-#[test]
-fn an_answer_in_json_that_is_wrong_is_refused_and_a_right_one_still_taken() {
-    // T14, T10. In the rows, ID is the event's.
-    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
-    let deep = format!("{{\"message-id\": \"ID\", \"unknown\": {}", "[".repeat(100_000));
-    let members = |rest: &str| format!("{{\"message-id\": \"ID\", {rest}}}");
-    let rows: Vec<(&str, Vec<u8>)> = vec![
+/// An answer in JSON, with `ID` for the event's id.
+type Wrong = (&'static str, Vec<u8>);
+
+fn members(rest: &str) -> String {
+    format!("{{\"message-id\": \"ID\", {rest}}}")
+}
+
+fn wrong_texts() -> Vec<Wrong> {
+    vec![
         ("truncated", b"{\"message-id\": \"ID\", \"status\": 200".to_vec()),
         ("truncated within a string", b"{\"message-id\": \"ID\", \"body\": \"hel".to_vec()),
         ("only an opening", b"{".to_vec()),
@@ -209,6 +211,11 @@ fn an_answer_in_json_that_is_wrong_is_refused_and_a_right_one_still_taken() {
             members(&(0..70).map(|i| format!("\"m{i}\": 1")).collect::<Vec<_>>().join(", "))
                 .into_bytes(),
         ),
+    ]
+}
+
+fn wrong_members() -> Vec<Wrong> {
+    vec![
         ("status 99", members("\"status\": 99").into_bytes()),
         ("status 100", members("\"status\": 100").into_bytes()),
         ("status 101", members("\"status\": 101").into_bytes()),
@@ -235,6 +242,12 @@ fn an_answer_in_json_that_is_wrong_is_refused_and_a_right_one_still_taken() {
             "bytes that are no UTF-8",
             [b"{\"message-id\": \"ID\", \"body\": \"".as_slice(), b"\xFF\"}"].concat(),
         ),
+    ]
+}
+
+fn wrong_bodies_and_sizes() -> Vec<Wrong> {
+    let deep = format!("{{\"message-id\": \"ID\", \"unknown\": {}", "[".repeat(100_000));
+    vec![
         ("bad base64", members("\"body\": \"A\", \"body-encoding\": \"base64\"").into_bytes()),
         (
             "another body-encoding",
@@ -259,7 +272,14 @@ fn an_answer_in_json_that_is_wrong_is_refused_and_a_right_one_still_taken() {
         ),
         ("deep nesting", deep.into_bytes()),
         ("another message's field", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec()),
-    ];
+    ]
+}
+
+#[test]
+fn an_answer_in_json_that_is_wrong_is_refused_and_a_right_one_still_taken() {
+    // T14, T10.
+    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
+    let rows = [wrong_texts(), wrong_members(), wrong_bodies_and_sizes()].concat();
     let mut good = Device::polling(&gateway, "good", Json);
     let names: Vec<usize> = (0..rows.len()).collect();
     each_row(

@@ -11,12 +11,8 @@ use crate::support::{Answer, Gateway, Process, each_row, need};
 
 // ── what is not served ──
 
-/// Targets that lead out, or would if somebody decoded, resolved or joined them carelessly.
-fn ways_out(place: &Permit) -> Vec<String> {
-    let outside = place.dir.0.join("secret");
-    let outside = outside.to_str().unwrap();
-    let up = "../".repeat(12);
-    let mut ways: Vec<String> = [
+/// Targets that would lead out of the directory.
+const TARGETS_OUT: &[&str] = &[
         "/../secret",
         "/..",
         "/../",
@@ -88,9 +84,14 @@ fn ways_out(place: &Permit) -> Vec<String> {
         "/out-device",
         "/sub/out-again",
         "/out-hidden/../secret",
-    ]
-    .map(str::to_owned)
-    .to_vec();
+];
+
+/// Targets that lead out, or would if somebody decoded, resolved or joined them carelessly.
+fn ways_out(place: &Permit) -> Vec<String> {
+    let outside = place.dir.0.join("secret");
+    let outside = outside.to_str().unwrap();
+    let up = "../".repeat(12);
+    let mut ways: Vec<String> = TARGETS_OUT.iter().map(|target| (*target).to_owned()).collect();
     ways.extend([
         format!("/{up}etc/passwd"),
         format!("/{}etc/passwd", "..%2f".repeat(12)),

@@ -115,10 +115,10 @@ fn a_local_servers_answer_cut_at_any_byte_is_an_abort_for_its_gateway() {
     );
 }
 
-#[test]
-fn what_gateways_may_not_say_is_refused_and_nobody_is_asked() {
+/// What gateways may not say: its name, the request, and the statuses of which one is right.
+fn wrong_requests() -> Vec<(String, Vec<u8>, &'static [u16])> {
     let with = |lines: &str| format!("POST /x HTTP/1.1\r\nHost: a\r\n{lines}\r\n").into_bytes();
-    let mut rows: Vec<(String, Vec<u8>, &[u16])> = Vec::new();
+    let mut rows: Vec<(String, Vec<u8>, &'static [u16])> = Vec::new();
     for (name, line) in WRONG_LINES {
         rows.push((format!("T10 {name}"), with(line), &[400]));
     }
@@ -169,6 +169,12 @@ fn what_gateways_may_not_say_is_refused_and_nobody_is_asked() {
     ] {
         rows.push((name.into(), bytes.into(), statuses));
     }
+    rows
+}
+
+#[test]
+fn what_gateways_may_not_say_is_refused_and_nobody_is_asked() {
+    let rows = wrong_requests();
     let asked = Arc::new(AtomicUsize::new(0));
     for kind in ["a handler", "a local server"] {
         let raw = RawGateway::start();
