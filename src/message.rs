@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::error::{Error, Fault, Refusal};
-use crate::proto::body::Framing;
-use crate::proto::head;
+use crate::proto::body::{Framing, may_trail};
+use crate::proto::head::{self, decimal, is_of_connection};
 
 /// The body of a request or a response: a [`Read`] that may know its length and may end with
 /// trailers.
@@ -479,11 +479,7 @@ fn single_length(headers: &HeaderMap) -> Option<u64> {
     let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
     let digits = value.as_bytes();
-    // `parse` alone would take `+5`.
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    decimal(digits).filter(|length| *length < u64::MAX) // what does not fit is no length
 }
 
 /// Appends a whole answer that refuses: status, a `text/plain` body with the reason, `Connection:
@@ -522,7 +518,7 @@ fn try_refusal(
 pub(crate) fn trailers_to_send(trailers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     let mut kept = Vec::with_capacity(trailers.len());
     for (name, value) in trailers {
-        if is_ours(name) || is_unfit_for_trailers(name) {
+        if !may_trail(name.as_str()) {
             log_names!(
                 Warn,
                 "the trailer field {name} is left out: it frames, routes or authenticates, and has to stand in the head"
@@ -536,39 +532,14 @@ pub(crate) fn trailers_to_send(trailers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     kept
 }
 
-fn is_unfit_for_trailers(name: &HeaderName) -> bool {
-    let unfit = [
-        header::HOST,
-        header::AUTHORIZATION,
-        header::PROXY_AUTHORIZATION,
-        header::SET_COOKIE,
-        header::COOKIE,
-        header::CONTENT_TYPE,
-        header::CONTENT_ENCODING,
-        header::CONTENT_RANGE,
-        header::EXPECT,
-        header::LOCATION,
-        header::CACHE_CONTROL,
-        header::MAX_FORWARDS,
-        header::RANGE,
-    ];
-    unfit.contains(name)
-}
-
 /// Fields that belong to the connection or frame the message: written by us or not at all.
 fn is_ours(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "content-length"
-            | "transfer-encoding"
-            | "connection"
-            | "upgrade"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | crate::proto::forward::WAITING
-    )
+    let name = name.as_str();
+    is_of_connection(name)
+        || matches!(
+            name,
+            "content-length" | "transfer-encoding" | "trailer" | crate::proto::forward::WAITING
+        )
 }
 
 fn write_fields(

@@ -25,6 +25,8 @@ use rustix::io::Errno;
 use crate::device::files::beneath::{Found, Root, STEPS_MAX};
 use crate::error::{Error, Refusal};
 use crate::message::{Body, date_of};
+use crate::proto::head::decimal;
+use crate::proto::turn::percent_decoded;
 
 /// A directory that is served.
 #[derive(Debug)]
@@ -118,26 +120,8 @@ fn wanted(path: &str) -> Result<Wanted, Refusal> {
 }
 
 fn decoded(segment: &str) -> Result<Vec<u8>, Refusal> {
-    let mut bytes = segment.bytes();
-    let mut name = Vec::with_capacity(segment.len());
-    while let Some(byte) = bytes.next() {
-        name.push(match byte {
-            b'%' => {
-                let mut digit = || {
-                    bytes.next().and_then(|o| char::from(o).to_digit(16)).map(|digit| digit as u8)
-                };
-                let (Some(high), Some(low)) = (digit(), digit()) else {
-                    return Err(Refusal::new(
-                        400,
-                        "the path has a % without two hex digits behind it",
-                    ));
-                };
-                high << 4 | low
-            }
-            byte => byte,
-        });
-    }
-    Ok(name)
+    percent_decoded(segment.as_bytes())
+        .ok_or_else(|| Refusal::new(400, "the path has a % without two hex digits behind it"))
 }
 
 /// To a folder without its slash. The reference is relative, since a gateway may have taken a
@@ -425,7 +409,7 @@ fn range(value: &[u8], size: u64) -> Ranged {
         set.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|range| !range.is_empty());
     let (Some(range), None) = (ranges.next(), ranges.next()) else { return Ranged::Whole };
     let Some((from, to)) = split_at_byte(range, b'-') else { return Ranged::Whole };
-    match (number(from), number(to)) {
+    match (decimal(from), decimal(to)) {
         (None, Some(suffix)) if from.is_empty() => match size {
             _ if suffix == 0 => Ranged::Beyond,
             0 => Ranged::Whole, // all there is, and Content-Range cannot say it
@@ -444,16 +428,6 @@ fn range(value: &[u8], size: u64) -> Ranged {
 fn split_at_byte(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     let place = bytes.iter().position(|byte| *byte == at)?;
     Some((&bytes[..place], &bytes[place + 1..]))
-}
-
-/// Digits only. What is larger than any file is just that.
-fn number(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    Some(digits.iter().fold(0u64, |number, digit| {
-        number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
-    }))
 }
 
 // ── small things ──

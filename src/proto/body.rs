@@ -19,7 +19,7 @@
 use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::head::{
-    Fields, LineEnds, Part, RequestHead, ResponseHead, begins, is_token, same_name, section, trim,
+    Fields, LineEnds, Part, RequestHead, ResponseHead, begins, decimal, is_token, same_name, section, trim,
     write_field,
 };
 
@@ -136,13 +136,9 @@ pub(crate) fn content_length(fields: &Fields<'_>) -> Result<Option<u64>, Refusal
     Ok(length)
 }
 
-/// Up to 19 digits and nothing else. By hand, since `parse` takes a `+`.
+/// Up to 19 digits and nothing else.
 fn number(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let value = digits.iter().fold(0u64, |value, digit| value * 10 + u64::from(digit - b'0')); // 19 digits fit
-    (value <= LENGTH_MAX).then_some(value)
+    decimal(digits).filter(|value| digits.len() <= 19 && *value <= LENGTH_MAX)
 }
 
 /// What [`Decoder::decode`] found at the front of its input.

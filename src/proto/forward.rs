@@ -7,7 +7,7 @@
 use crate::error::Refusal;
 use crate::proto::body::{Framing, content_length};
 use crate::proto::head::{
-    Authority, Field, Fields, RequestHead, ResponseHead, authority, begins, is_dots, is_token,
+    Authority, Field, Fields, RequestHead, ResponseHead, authority, begins, decimal, is_dots, is_token,
     one_host, push_decimal, push_field, same_name, write_field, write_request_line,
     write_status_line,
 };
@@ -323,8 +323,7 @@ pub(crate) fn behind_first_line(request: &[u8]) -> usize {
 pub(crate) fn callers_waiting(fields: &Fields<'_>) -> Option<usize> {
     let mut lines = fields.all(WAITING);
     let (value, None) = (lines.next()?, lines.next()) else { return None };
-    let is_number = matches!(value.len(), 1..=4) && value.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(value).ok().filter(|_| is_number)?.parse().ok()
+    decimal(value).filter(|_| value.len() <= 4)?.try_into().ok()
 }
 
 /// What a server is told to be called, instead of what its visitors call it, and where its paths

@@ -136,6 +136,26 @@ pub(crate) fn are_line_ends(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }
 
+/// Digits and nothing else. By hand, since `parse` takes a `+`. A number that does not fit is the
+/// largest that does.
+pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let add = |number: u64, digit: &u8| {
+        number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+    };
+    Some(digits.iter().fold(0, add))
+}
+
+/// Whether a field of this name is of one connection alone (RFC 9110 §7.6.1), whatever `Connection`
+/// lists.
+pub(crate) fn is_of_connection(name: &str) -> bool {
+    ["connection", "keep-alive", "proxy-connection", "te", "upgrade"]
+        .iter()
+        .any(|own| same_name(name, own))
+}
+
 /// Names of fields are compared without case (RFC 9110 §5.1).
 pub(crate) fn same_name(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.eq_ignore_ascii_case(b)

@@ -15,7 +15,7 @@ use crate::error::Refusal;
 use crate::proto::framed::FramedRequest;
 pub use crate::proto::head::foreign_protocol;
 use crate::proto::head::{
-    Fields, RequestHead, ResponseHead, authority, is_token, one_host, same_name, shown, trim,
+    Fields, RequestHead, ResponseHead, authority, decimal, is_token, one_host, same_name, shown, trim,
     write_field, write_request_line,
 };
 
@@ -960,11 +960,5 @@ const RETRY_AFTER_MAX_S: u64 = 3600;
 
 pub(crate) fn retry_after(fields: &Fields<'_>) -> Option<Duration> {
     let value = fields.get("retry-after")?;
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let seconds = value
-        .iter()
-        .fold(0, |seconds, digit| RETRY_AFTER_MAX_S.min(seconds * 10 + u64::from(digit - b'0')));
-    Some(Duration::from_secs(seconds))
+    decimal(value).map(|seconds| Duration::from_secs(seconds.min(RETRY_AFTER_MAX_S)))
 }

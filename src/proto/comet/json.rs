@@ -17,7 +17,7 @@ use crate::limits::{FIELDS_CEILING, HOP_FIELDS_MAX, Limits};
 use crate::proto::body::{may_trail, of_request, of_response};
 use crate::proto::comet::{Answer, Event, PROTOCOL, check_id, frames, method, whole_body};
 use crate::proto::head::{
-    self, LineEnds, reason_phrase, same_name, trim, write_field, write_status_line,
+    self, LineEnds, decimal, is_of_connection, reason_phrase, same_name, trim, write_field, write_status_line,
 };
 
 /// Appends an event: the request that `text` is.
@@ -179,9 +179,7 @@ fn push_fields<'f>(
 
 /// Whether a field travels: those that frame, and those of one connection, do not.
 fn is_carried(name: &str) -> bool {
-    const NEVER: [&str; 6] =
-        ["connection", "keep-alive", "proxy-connection", "upgrade", "te", "expect"];
-    !frames(name) && !NEVER.iter().any(|never| same_name(name, never))
+    !frames(name) && !is_of_connection(name) && !same_name(name, "expect")
 }
 
 fn latin1(bytes: &[u8]) -> Cow<'_, str> {
@@ -298,8 +296,7 @@ fn stated_length(fields: &[(String, String)]) -> Option<u64> {
         .filter(|(name, _)| frames(name) && same_name(name, "content-length"))
         .map(|(_, value)| value.trim());
     let (Some(value), None) = (values.next(), values.next()) else { return None };
-    let digits = (1..=18).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_digit());
-    value.parse().ok().filter(|_| digits)
+    decimal(value.as_bytes()).filter(|_| value.len() <= 18)
 }
 
 /// The members that mean something, as they came.
@@ -496,10 +493,9 @@ impl<'de> Deserialize<'de> for Status {
                     .map_err(|_| E::custom("a status has three digits"))
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Status, E> {
-                let digits = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());
-                text.parse()
-                    .ok()
-                    .filter(|_| digits)
+                decimal(text.as_bytes())
+                    .filter(|_| text.len() == 3)
+                    .and_then(|number| number.try_into().ok())
                     .map(Status)
                     .ok_or_else(|| E::custom("a status has three digits"))
             }

@@ -139,6 +139,7 @@ fn trailers_follow_a_chunked_body() {
         trailers.insert("x-checksum", HeaderValue::from_static("abc"));
         trailers.insert("content-length", HeaderValue::from_static("5"));
         trailers.insert("host", HeaderValue::from_static("evil"));
+        trailers.insert("content-language", HeaderValue::from_static("de"));
         Body::from("data").with_trailers(trailers)
     };
     let text = answer_to(b"GET / HTTP/1.1\r\nHost:\r\n\r\n", |_| Response::new(body()));
