@@ -1,5 +1,4 @@
 //! The integration tests, one binary. Its folders are those of `src/`.
-#![allow(clippy::too_many_lines, reason = "tables of rows are long")]
 
 mod api;
 mod documents;

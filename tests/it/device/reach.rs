@@ -134,7 +134,7 @@ fn a_refusal_ends_the_device_only_where_no_gateway_is_left() {
 }
 
 #[test]
-fn every_way_of_using_a_device_works_with_several_gateways() {
+fn a_spawned_device_has_several_gateways() {
     let gateways =
         [0, 1].map(|_| reverse_http::Gateway::builder().listen("127.0.0.1:0").start().unwrap());
     let build = |name: &str| {
@@ -145,9 +145,6 @@ fn every_way_of_using_a_device_works_with_several_gateways() {
             .backoff(Duration::from_millis(5)..Duration::from_millis(50))
             .build()
             .unwrap()
-    };
-    let wait = |name: &str| {
-        gateways.iter().for_each(|g| g.device(name).wait(Duration::from_secs(10)).unwrap())
     };
     let ask = |g: &reverse_http::Gateway, name: &str| {
         let response =
@@ -179,6 +176,29 @@ fn every_way_of_using_a_device_works_with_several_gateways() {
             .all(|g| g.device("spawned").links().is_ok_and(|(idle, busy)| idle + busy == 0))
             .then_some(())
     });
+}
+
+#[test]
+fn receiving_listening_and_forwarding_work_with_several_gateways() {
+    let gateways =
+        [0, 1].map(|_| reverse_http::Gateway::builder().listen("127.0.0.1:0").start().unwrap());
+    let build = |name: &str| {
+        let [one, two] = gateways.each_ref().map(|g| format!("http://{}/{name}", g.devices_addr()));
+        Device::builder(one)
+            .gateway(two)
+            .links(1..=2)
+            .backoff(Duration::from_millis(5)..Duration::from_millis(50))
+            .build()
+            .unwrap()
+    };
+    let wait = |name: &str| {
+        gateways.iter().for_each(|g| g.device(name).wait(Duration::from_secs(10)).unwrap())
+    };
+    let ask = |g: &reverse_http::Gateway, name: &str| {
+        let response =
+            g.device(name).send(Request::get("/x").body(Body::empty()).unwrap()).unwrap();
+        response.into_body().read_to_text(100).unwrap()
+    };
     // recv
     let device = build("received");
     std::thread::scope(|scope| {

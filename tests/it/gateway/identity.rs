@@ -254,22 +254,7 @@ fn no_log_and_no_list_of_processes_has_a_token() {
             );
         }
     }
-    // Refused in every way, on every face; half of it malformed.
-    for face in FACES {
-        for fields in [
-            bearer(SECRET),
-            basic("me", SECRET),
-            format!("{}{}", bearer(SECRET), bearer(SECRET)),
-            format!("Authorization: {SECRET}\r\n"),
-        ] {
-            let mut peer = gateway.dial();
-            peer.write(face.request("window", &fields));
-            is_not_in(&peer.read_head().text(), "a refusal");
-            let mut peer = gateway.dial();
-            peer.write(face.request("WINDOW", &fields));
-            is_not_in(&peer.read_head().text(), "a refusal");
-        }
-    }
+    refused_on_every_face(&gateway);
     gateway.process.signal("HUP");
     gateway.process.expect_stderr("tokens were read");
     devices.write(format!("{SECRET} lamp\n"));
@@ -289,6 +274,25 @@ fn no_log_and_no_list_of_processes_has_a_token() {
             &std::fs::read_to_string(format!("/proc/{}/cmdline", process.id())).unwrap(),
             "a command line",
         );
+    }
+}
+
+/// Refused in every way, on every face; half of it malformed.
+fn refused_on_every_face(gateway: &Gateway) {
+    for face in FACES {
+        for fields in [
+            bearer(SECRET),
+            basic("me", SECRET),
+            format!("{}{}", bearer(SECRET), bearer(SECRET)),
+            format!("Authorization: {SECRET}\r\n"),
+        ] {
+            let mut peer = gateway.dial();
+            peer.write(face.request("window", &fields));
+            is_not_in(&peer.read_head().text(), "a refusal");
+            let mut peer = gateway.dial();
+            peer.write(face.request("WINDOW", &fields));
+            is_not_in(&peer.read_head().text(), "a refusal");
+        }
     }
 }
 

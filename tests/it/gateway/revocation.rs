@@ -185,16 +185,20 @@ fn what_a_replaced_ca_let_in_ends_within_the_grace_and_the_rest_stays() {
         [&mut streams, &mut tunnels, &mut second, &mut third].into_iter().for_each(to_the_end);
         within_grace(began);
     });
-    // The old CA's device is not let in again, the new CA's has not noticed anything, and a renewed
-    // one takes its place.
-    let mut refused = world.dial(&lamp);
+    the_old_ca_is_out_and_the_new_one_in(&world, &lamp, &device(&new, "lamp"), &mut other);
+}
+
+/// The old CA's device is not let in again, the new CA's has not noticed anything, and a renewed
+/// one takes its place.
+fn the_old_ca_is_out_and_the_new_one_in(world: &World, lamp: &Pair, again: &Pair, other: &mut TlsPeer) {
+    let mut refused = world.dial(lamp);
     let _ = refused.0.conn.complete_io(&mut refused.0.sock); // in TLS 1.3 the refusal comes behind the handshake
     let mut byte = [0];
     assert!(refused.0.read(&mut byte).is_err());
-    let mut visitor = world.asks(&mut other, &get("/stays/x"));
+    let mut visitor = world.asks(other, &get("/stays/x"));
     other.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     visitor.read_answer("GET").expect_ok("ok");
-    let mut renewed = world.link(&device(&new, "lamp"), "lamp");
+    let mut renewed = world.link(again, "lamp");
     let mut visitor = world.asks(&mut renewed, &get("/lamp/x"));
     renewed.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     visitor.read_answer("GET").expect_ok("ok");

@@ -245,21 +245,9 @@ fn a_wrong_file_ends_the_start_with_its_line_and_its_mistake() {
     assert!(code == 2 && err.contains("line 2") && err.contains("UTF-8"), "{err}");
 }
 
-#[test]
-fn every_face_of_the_devices_port_asks_for_a_token_of_the_name() {
-    if cfg!(not(feature = "comet")) {
-        return; // some of it polls in JSON
-    }
-    let file = TokenFile::new(&[
-        ("right", "lamp"),
-        ("other", "door"),
-        ("any", "*"),
-        ("origins", "https://lamp.example"),
-    ]);
-    let gateway = Gateway::start(&["--tokens", file.path()]);
-    let long = "x".repeat(2_000);
-    // The fields, and the status for lamp, which exists, and for ghost, which nobody knows.
-    let rows = [
+/// Fields with their name, and the status for lamp, which exists, and for ghost, which nobody knows.
+fn tokens_shown(long: &str) -> Vec<(&'static str, String, u16, u16)> {
+    vec![
         ("none", String::new(), 401, 401),
         ("an unknown one", bearer("wrong"), 401, 401),
         ("an empty one", bearer(""), 401, 401),
@@ -271,7 +259,7 @@ fn every_face_of_the_devices_port_asks_for_a_token_of_the_name() {
             401,
             401,
         ),
-        ("a long one", bearer(&long), 401, 401),
+        ("a long one", bearer(long), 401, 401),
         ("a list", bearer("right, other"), 401, 401),
         ("two fields", bearer("right") + &bearer("right"), 401, 401),
         ("another scheme", "Authorization: Digest right\r\n".to_owned(), 401, 401),
@@ -292,7 +280,23 @@ fn every_face_of_the_devices_port_asks_for_a_token_of_the_name() {
         ),
         ("the right one as a password", basic("", "right"), 0, 403),
         ("the right one as anybody's password", basic("whoever", "right"), 0, 403),
-    ];
+    ]
+}
+
+#[test]
+fn every_face_of_the_devices_port_asks_for_a_token_of_the_name() {
+    if cfg!(not(feature = "comet")) {
+        return; // some of it polls in JSON
+    }
+    let file = TokenFile::new(&[
+        ("right", "lamp"),
+        ("other", "door"),
+        ("any", "*"),
+        ("origins", "https://lamp.example"),
+    ]);
+    let gateway = Gateway::start(&["--tokens", file.path()]);
+    let long = "x".repeat(2_000);
+    let rows = tokens_shown(&long);
     // Its own: a name that is held by one token is in conflict for another.
     let _lamp = gateway.link_with("lamp", &bearer("right"));
     for face in FACES {
@@ -422,6 +426,16 @@ fn names_of_the_file_are_known_before_they_have_come() {
     visitor.read_answer("GET").expect_ok("ok");
 }
 
+/// Has the files read again, until the log says what is expected of it once more.
+#[track_caller]
+fn reload(gateway: &Gateway, expected: &str) {
+    let seen = gateway.process.stderr().matches(expected).count();
+    gateway.process.signal("HUP");
+    eventually(expected, || {
+        (gateway.process.stderr().matches(expected).count() > seen).then_some(())
+    });
+}
+
 #[test]
 fn a_reload_is_in_force_at_once_and_a_bad_file_changes_nothing() {
     if cfg!(not(feature = "comet")) {
@@ -429,13 +443,7 @@ fn a_reload_is_in_force_at_once_and_a_bad_file_changes_nothing() {
     }
     let file = TokenFile::new(&[("old", "lamp,porch,hall,cellar"), ("stays", "door")]);
     let gateway = Gateway::start(&["--tokens", file.path()]);
-    let reload = |expected: &str| {
-        let seen = gateway.process.stderr().matches(expected).count();
-        gateway.process.signal("HUP");
-        eventually(expected, || {
-            (gateway.process.stderr().matches(expected).count() > seen).then_some(())
-        });
-    };
+    let reload = |expected: &str| reload(&gateway, expected);
     let mut idle = gateway.link_with("lamp", &bearer("old"));
     let mut door = gateway.link_with("door", &bearer("stays"));
     let mut busy = gateway.link_with("hall", &bearer("old"));
@@ -631,7 +639,11 @@ fn visitors_without_a_right_token_learn_nothing() {
             .ask(&ask("/", &bearer(token)).replace("visitors.example", "porch.example"))
     };
     porch("right").expect_refusal(403);
-    // The connection goes on behind a refusal, and the right token gets through; it stays here.
+    goes_on_behind_refusals(&gateway, &mut link);
+}
+
+/// The connection goes on behind a refusal, and the right token gets through; it stays here.
+fn goes_on_behind_refusals(gateway: &Gateway, link: &mut RawPeer) {
     let mut visitor = gateway.visitor();
     visitor.ask(&ask("/lamp/x", "")).expect_refusal(401);
     visitor.ask(&ask("/lamp/x", &bearer("other"))).expect_refusal(403);

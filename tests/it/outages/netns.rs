@@ -507,7 +507,11 @@ fn loss_costs_time_and_no_request() {
             .collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    let whole = began.elapsed();
+    tell_loss(&mut times, began.elapsed());
+    net.inside(Permit::Device, move || drop(local));
+}
+
+fn tell_loss(times: &mut [Duration], whole: Duration) {
     times.sort();
     let at = |percent: usize| {
         times[(times.len() * percent / 100).min(times.len() - 1)].as_secs_f64() * 1000.0
@@ -522,7 +526,6 @@ fn loss_costs_time_and_no_request() {
         at(100)
     ));
     assert!(at(100) > 150.0, "not one packet was lost: the router does not drop what it should");
-    net.inside(Permit::Device, move || drop(local));
 }
 
 /// With the waits that nobody changes: three losses in a row cost more than a second.
@@ -571,20 +574,7 @@ fn in_flight(what: &'static str, method: &str, target: &str, expected: u16) {
     let Some(net) = Net::new() else { return };
     let gateway = start_gateway(&net, "1s", &[]);
     let (release, hold) = crossbeam_channel::bounded::<()>(0);
-    let local = net.inside(Permit::Device, || {
-        LocalServer::with(move |c| match c.head.target() {
-            "/late" => {
-                let _ = hold.recv_timeout(Duration::from_secs(20)); // closed when the test lets it go
-                c.text("late");
-            }
-            "/half" => {
-                c.raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello");
-                let _ = hold.recv_timeout(Duration::from_secs(20));
-                c.close = true;
-            }
-            _ => routes(c),
-        })
-    });
+    let local = net.inside(Permit::Device, || holding_server(hold));
     let device = start_device(
         &net,
         Permit::Device,
@@ -644,6 +634,22 @@ fn in_flight(what: &'static str, method: &str, target: &str, expected: u16) {
     // lasted; then the device waits `abandoned_timeout`.
     within("served again", served, refused + Limits::default().abandoned_timeout + BACKOFF);
     scene.net.inside(Permit::Device, move || drop(local));
+}
+
+/// A local server whose answers to some requests wait until the other end of `hold` is dropped.
+fn holding_server(hold: crossbeam_channel::Receiver<()>) -> LocalServer {
+    LocalServer::with(move |c| match c.head.target() {
+        "/late" => {
+            let _ = hold.recv_timeout(Duration::from_secs(20)); // closed when the test lets it go
+            c.text("late");
+        }
+        "/half" => {
+            c.raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello");
+            let _ = hold.recv_timeout(Duration::from_secs(20));
+            c.close = true;
+        }
+        _ => routes(c),
+    })
 }
 
 /// Through the API, for the command line has no option for `offer_timeout`.

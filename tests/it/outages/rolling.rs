@@ -178,18 +178,8 @@ fn visit(front: SocketAddr, number: usize, stop: &AtomicBool) -> Tally {
     tally
 }
 
-#[test]
-fn ten_rolling_restarts_of_two_gateways_fail_no_request() {
-    if !need("haproxy") {
-        return;
-    }
-    let (dir, local) = (TempDir::new("rolling"), LocalServer::start());
-    let routes: String = DEVICES
-        .iter()
-        .map(|name| format!("[[route]]\npath = \"/{name}\"\ndevice = \"{name}\"\n"))
-        .collect();
-    let config = write(&dir.0, "routes.toml", &routes);
-    let mut seats = [Seat::new(1, &config), Seat::new(2, &config)];
+/// Each is connected to both gateways.
+fn start_devices(seats: &[Seat; 2], local: &LocalServer) -> Vec<Process> {
     let devices = DEVICES.map(|name| {
         let [a, b] = [0, 1].map(|n| format!("http://{}/{name}", seats[n].devices));
         Ptth::start(&[
@@ -213,6 +203,44 @@ fn ten_rolling_restarts_of_two_gateways_fail_no_request() {
             device.stderr()
         );
     }
+    devices.into()
+}
+
+/// No request failed; how many there were.
+fn verdict(tallies: &[Tally], ends: &[Duration], time: Duration) -> usize {
+    let requests: usize = tallies.iter().map(|tally| tally.requests).sum();
+    let failures: Vec<&String> = tallies.iter().flat_map(|tally| &tally.failures).collect();
+    let slowest = tallies.iter().map(|tally| tally.slowest).max().unwrap();
+    say(&format!(
+        "rolling restarts: {RESTARTS} in {:.1} s, {requests} requests ({:.0}/s), {} failed, slowest {slowest:?}; a gateway took {:?} to end at most",
+        time.as_secs_f64(),
+        requests as f64 / time.as_secs_f64(),
+        failures.len(),
+        ends.iter().max().unwrap(),
+    ));
+    assert!(
+        failures.is_empty(),
+        "{} failed, the first of them:\n{}",
+        failures.len(),
+        failures[..failures.len().min(5)].iter().map(|f| f.as_str()).collect::<Vec<_>>().join("\n")
+    );
+    assert!(requests > RESTARTS * VISITORS * 5, "only {requests} requests in {time:?} say little");
+    requests
+}
+
+#[test]
+fn ten_rolling_restarts_of_two_gateways_fail_no_request() {
+    if !need("haproxy") {
+        return;
+    }
+    let (dir, local) = (TempDir::new("rolling"), LocalServer::start());
+    let routes: String = DEVICES
+        .iter()
+        .map(|name| format!("[[route]]\npath = \"/{name}\"\ndevice = \"{name}\"\n"))
+        .collect();
+    let config = write(&dir.0, "routes.toml", &routes);
+    let mut seats = [Seat::new(1, &config), Seat::new(2, &config)];
+    let _devices = start_devices(&seats, &local);
     let front: SocketAddr = format!("127.39.2.1:{}", free_port()).parse().unwrap();
     let file = write(&dir.0, "haproxy.cfg", &haproxy_config(&dir.0, front, &seats));
     let balancer = Process::start(Command::new(program("haproxy")).arg("-db").arg("-f").arg(file));
@@ -247,24 +275,7 @@ fn ten_rolling_restarts_of_two_gateways_fail_no_request() {
         }
         tallies
     });
-    let time = began.elapsed();
-    let requests: usize = tallies.iter().map(|tally| tally.requests).sum();
-    let failures: Vec<&String> = tallies.iter().flat_map(|tally| &tally.failures).collect();
-    let slowest = tallies.iter().map(|tally| tally.slowest).max().unwrap();
-    say(&format!(
-        "rolling restarts: {RESTARTS} in {:.1} s, {requests} requests ({:.0}/s), {} failed, slowest {slowest:?}; a gateway took {:?} to end at most",
-        time.as_secs_f64(),
-        requests as f64 / time.as_secs_f64(),
-        failures.len(),
-        ends.iter().max().unwrap(),
-    ));
-    assert!(
-        failures.is_empty(),
-        "{} failed, the first of them:\n{}",
-        failures.len(),
-        failures[..failures.len().min(5)].iter().map(|f| f.as_str()).collect::<Vec<_>>().join("\n")
-    );
-    assert!(requests > RESTARTS * VISITORS * 5, "only {requests} requests in {time:?} say little");
+    let requests = verdict(&tallies, &ends, began.elapsed());
     for server in ["a", "b"] {
         let served: usize = statistic(&dir.0, server, "stot").unwrap().parse().unwrap();
         assert!(served > requests / 10, "{server} served {served} of {requests}");

@@ -398,10 +398,6 @@ fn mistakes_in_files_are_told_with_option_file_and_remedy() {
         file("empty", ""),
         file("rubbish", "-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n"),
     );
-    let encrypted = file(
-        "encrypted",
-        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n",
-    );
     let nothing = authority.folder().join("nothing");
     let nothing = nothing.to_str().unwrap();
     let gateway = ["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"];
@@ -429,26 +425,6 @@ fn mistakes_in_files_are_told_with_option_file_and_remedy() {
         ),
         (
             &gateway,
-            &["--visitors-cert", pair.certificate(), "--visitors-key", &empty],
-            &["--visitors-key", &empty, "no private key"],
-        ),
-        (
-            &gateway,
-            &["--visitors-cert", pair.certificate(), "--visitors-key", &encrypted],
-            &[&encrypted, "encrypted", "openssl pkey"],
-        ),
-        (
-            &gateway,
-            &["--visitors-cert", pair.certificate(), "--visitors-key", other.key()],
-            &[other.key(), "not the certificate's"],
-        ),
-        (
-            &gateway,
-            &["--visitors-cert", pair.key(), "--visitors-key", pair.certificate()],
-            &["no certificate in it"],
-        ),
-        (
-            &gateway,
             &["--devices-client-ca", authority.ca()],
             &["--devices-client-ca", "--devices-cert"],
         ),
@@ -466,6 +442,43 @@ fn mistakes_in_files_are_told_with_option_file_and_remedy() {
         ),
     ] {
         expect_mistake(command, arguments, parts);
+    }
+}
+
+#[test]
+fn mistakes_in_keys_are_told_with_option_file_and_remedy() {
+    let authority = Authority::new();
+    let (pair, other) = (authority.server("gateway"), authority.server("other"));
+    let file = |name: &str, text: &str| {
+        let path = authority.folder().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let empty = file("empty", "");
+    let encrypted = file(
+        "encrypted",
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    );
+    let gateway = ["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"];
+    for (arguments, parts) in [
+        (
+            &["--visitors-cert", pair.certificate(), "--visitors-key", &empty][..],
+            &["--visitors-key", &empty, "no private key"][..],
+        ),
+        (
+            &["--visitors-cert", pair.certificate(), "--visitors-key", &encrypted],
+            &[&encrypted, "encrypted", "openssl pkey"],
+        ),
+        (
+            &["--visitors-cert", pair.certificate(), "--visitors-key", other.key()],
+            &[other.key(), "not the certificate's"],
+        ),
+        (
+            &["--visitors-cert", pair.key(), "--visitors-key", pair.certificate()],
+            &["no certificate in it"],
+        ),
+    ] {
+        expect_mistake(&gateway, arguments, parts);
     }
 }
 

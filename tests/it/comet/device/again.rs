@@ -439,10 +439,9 @@ fn a_request_beyond_the_devices_bounds_is_refused_and_not_the_gateway() {
     expect_poll(&mut peer);
 }
 
-#[test]
-fn a_malformed_event_costs_one_attempt() {
+fn malformed_events() -> Vec<(&'static str, Vec<u8>)> {
     let id = "PTTH-Message-ID: e\r\n";
-    let rows: Vec<(&str, Vec<u8>)> = vec![
+    vec![
         ("no JSON", reply("application/json", "", "{'message-id': 'xxx'}")),
         ("JSON cut short", reply("application/json", "", "{\"message-id\": \"e\"")),
         ("two messages", reply("application/json", "", "{}{}")),
@@ -490,7 +489,12 @@ fn a_malformed_event_costs_one_attempt() {
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n+2\r\n{}\r\n0\r\n\r\n".to_vec(),
         ),
         ("bytes behind nothing", format!("{NOTHING}HTTP/1.1 200 OK\r\n\r\n").into_bytes()),
-    ];
+    ]
+}
+
+#[test]
+fn a_malformed_event_costs_one_attempt() {
+    let rows = malformed_events();
     let raw = RawGateway::start();
     let local = LocalServer::start();
     let mut device = forwarder(&raw, &local, &[]);

@@ -156,6 +156,11 @@ fn answers_without_a_body_keep_the_length_they_speak_of() {
             assert!(!answer.head.closes(), "{}", answer.head.text());
         }
     }
+}
+
+#[test]
+fn in_json_what_may_not_be_there_is_left_out_and_what_is_left_out_is_made_up_for() {
+    let gateway = Gateway::start(&[]);
     // In JSON, what may not be there is left out, and a length that is wrong counts for nothing.
     let mut device = Device::polling(&gateway, "lamp", Json);
     let mut visitor = gateway.visitor();

@@ -127,25 +127,7 @@ fn a_listed_origin_may_poll() {
         "--wait-for-link",
         "9s",
     ]);
-    for origin in [APP, "http://localhost:3000"] {
-        let mut page = gateway.dial();
-        page.write(preflight("lamp", origin));
-        let answer = page.read_answer("OPTIONS");
-        assert_eq!(answer.status(), 204, "{}{}", answer.head.text(), answer.text());
-        is_for(&answer.head, origin);
-        assert!(
-            lists(&answer.head, "access-control-allow-methods", "POST"),
-            "{}",
-            answer.head.text()
-        );
-        for name in ["authorization", "content-type", "ptth-message-id", "ptth-session"] {
-            assert!(
-                lists(&answer.head, "access-control-allow-headers", name),
-                "{name} in {}",
-                answer.head.text()
-            );
-        }
-    }
+    preflights_are_answered(&gateway);
     // A preflight registers nothing.
     gateway.get("/lamp/").expect_refusal(404);
     for kind in BOTH {
@@ -200,6 +182,28 @@ fn a_listed_origin_may_poll() {
     let reply = device.read_answer("POST");
     is_nothing(&reply, Json);
     assert!(reply.head.all("access-control-allow-origin").is_empty(), "{}", reply.head.text());
+}
+
+fn preflights_are_answered(gateway: &Gateway) {
+    for origin in [APP, "http://localhost:3000"] {
+        let mut page = gateway.dial();
+        page.write(preflight("lamp", origin));
+        let answer = page.read_answer("OPTIONS");
+        assert_eq!(answer.status(), 204, "{}{}", answer.head.text(), answer.text());
+        is_for(&answer.head, origin);
+        assert!(
+            lists(&answer.head, "access-control-allow-methods", "POST"),
+            "{}",
+            answer.head.text()
+        );
+        for name in ["authorization", "content-type", "ptth-message-id", "ptth-session"] {
+            assert!(
+                lists(&answer.head, "access-control-allow-headers", name),
+                "{name} in {}",
+                answer.head.text()
+            );
+        }
+    }
 }
 
 #[test]

@@ -282,6 +282,11 @@ fn a_reply_of_the_fallback_is_told_from_any_web_servers() {
         let bytes = format!("HTTP/1.1 {status} OK\r\n{lines}\r\n");
         assert_eq!(verdict(&bytes), Verdict::FellBack(encoding), "{bytes}");
     }
+}
+
+#[test]
+fn any_other_servers_reply_is_none_of_the_fallback() {
+    let verdict = |bytes: &str| check(&answered(bytes), "PTTH/1.0");
     for (bytes, expected) in [
         ("HTTP/1.1 204 \r\n\r\n", Verdict::Nothing),
         ("HTTP/1.1 204 \r\nContent-Type: text/plain\r\n\r\n", Verdict::Nothing),

@@ -73,6 +73,18 @@ fn compare(
     if device.next().is_some() {
         return Err("the device got more than one request that was not answered".to_owned());
     }
+    ends_rightly(name, case, read, arrived, answers)?;
+    Ok(seen)
+}
+
+/// Whatever was not answered was refused, or was none.
+fn ends_rightly(
+    name: &str,
+    case: &Case,
+    read: &Reading,
+    arrived: &[(Reading, bool)],
+    answers: &[Answer],
+) -> Result<(), String> {
     for (reading, closed) in arrived {
         match &reading.end {
             End::Refused(why) if known(name, why, false).is_none() => {
@@ -107,7 +119,7 @@ fn compare(
             return Err(format!("{name} refuses it ({why}), and the visitor heard nothing"));
         }
     }
-    Ok(seen)
+    Ok(())
 }
 
 /// Where the request names what it wants: authority and path.

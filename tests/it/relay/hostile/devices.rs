@@ -10,8 +10,7 @@ use crate::gateway::wire::{FOREIGN, VERSIONS};
 use crate::support::process::get;
 use crate::support::{DEADLINE, Gateway, LocalServer, RawGateway, RawPeer, each_row};
 
-#[test]
-fn no_answer_that_is_malformed_reaches_a_visitor() {
+fn malformed_answers() -> Vec<(String, Vec<u8>)> {
     let mut rows: Vec<(String, Vec<u8>)> = Vec::new();
     for (name, line) in WRONG_LINES.iter().filter(|(name, _)| *name != "a lone LF") {
         rows.push((format!("T10 {name}"), answer(&format!("{line}Content-Length: 0\r\n"), "")));
@@ -69,7 +68,12 @@ fn no_answer_that_is_malformed_reaches_a_visitor() {
         "an empty line before the answer, and another".into(),
         [b"\r\n\r\n".to_vec(), answer("Content-Length: 0\r\n", "")].concat(),
     ));
+    rows
+}
 
+#[test]
+fn no_answer_that_is_malformed_reaches_a_visitor() {
+    let rows = malformed_answers();
     let gateway = Gateway::start(&["--wait-for-link", "20ms"]);
     each_row(
         &rows,
