@@ -31,8 +31,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use ptth_test_support as support;
-use support::storm::cuts::{Cutter, From};
 use support::process::get;
+use support::storm::cuts::{Cutter, From};
 use support::{
     Gateway, Hash, Process, Ptth, RawPeer, TempDir, eventually_within, fill_pattern, pattern,
 };

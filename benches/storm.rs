@@ -26,9 +26,9 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use ptth_test_support as support;
+use support::storm::cuts;
 use support::storm::group::{self, LoopGroup};
 use support::storm::scenes::{self, Pace, Transport};
-use support::storm::cuts;
 
 const ALONE: &str = "PTTH_STORM_ALONE";
 

@@ -367,7 +367,8 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         let asked = Asked { close: pending.asked.close || close, ..pending.asked };
         self.buffers.out.clear();
         let written = write_response_head(&mut self.buffers.out, &parts, &body, &asked);
-        let fits = fits_the_gateway(&self.buffers.out, parts.headers.len(), &self.line.lock().limits);
+        let fits =
+            fits_the_gateway(&self.buffers.out, parts.headers.len(), &self.line.lock().limits);
         let sending = match written.and_then(|sending| fits.map(|()| sending)) {
             Ok(sending) => sending,
             Err(refusal) => {

@@ -230,9 +230,13 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         refuse_unasked(&mut self.line.lock())?;
         let (parts, body) = request.into_parts();
         self.buffers.out.clear();
-        let sending = write_request_head(&mut self.buffers.out, &parts, &body).map_err(|refusal| {
-            Error::usage(format!("writing a request's head: {}; nothing was sent", refusal.reason))
-        })?;
+        let sending =
+            write_request_head(&mut self.buffers.out, &parts, &body).map_err(|refusal| {
+                Error::usage(format!(
+                    "writing a request's head: {}; nothing was sent",
+                    refusal.reason
+                ))
+            })?;
         refuse_long_head(&self.buffers.out, parts.headers.len(), &self.line.lock().limits)?;
         self.tell_waiting(waiting, parts.headers.len());
         self.line.lock().forget_arrivals();

@@ -19,8 +19,8 @@
 use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::head::{
-    Fields, LineEnds, Part, RequestHead, ResponseHead, begins, decimal, is_token, same_name, section, trim,
-    write_field,
+    Fields, LineEnds, Part, RequestHead, ResponseHead, begins, decimal, is_token, same_name,
+    section, trim, write_field,
 };
 
 /// How the end of a body is found (RFC 9112 §6.3).

@@ -7,8 +7,8 @@
 use crate::error::Refusal;
 use crate::proto::body::{Framing, content_length};
 use crate::proto::head::{
-    Authority, Field, Fields, RequestHead, ResponseHead, authority, begins, decimal, is_dots, is_token,
-    one_host, push_decimal, push_field, same_name, write_field, write_request_line,
+    Authority, Field, Fields, RequestHead, ResponseHead, authority, begins, decimal, is_dots,
+    is_token, one_host, push_decimal, push_field, same_name, write_field, write_request_line,
     write_status_line,
 };
 

@@ -142,9 +142,8 @@ pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let add = |number: u64, digit: &u8| {
-        number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
-    };
+    let add =
+        |number: u64, digit: &u8| number.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
     Some(digits.iter().fold(0, add))
 }
 

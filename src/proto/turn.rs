@@ -15,8 +15,8 @@ use crate::error::Refusal;
 use crate::proto::framed::FramedRequest;
 pub use crate::proto::head::foreign_protocol;
 use crate::proto::head::{
-    Fields, RequestHead, ResponseHead, authority, decimal, is_token, one_host, same_name, shown, trim,
-    write_field, write_request_line,
+    Fields, RequestHead, ResponseHead, authority, decimal, is_token, one_host, same_name, shown,
+    trim, write_field, write_request_line,
 };
 
 /// One row of the dialect table (protocol.md §1.2). Names of tokens compare without case, versions

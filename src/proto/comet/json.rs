@@ -17,7 +17,8 @@ use crate::limits::{FIELDS_CEILING, HOP_FIELDS_MAX, Limits};
 use crate::proto::body::{may_trail, of_request, of_response};
 use crate::proto::comet::{Answer, Event, PROTOCOL, check_id, frames, method, whole_body};
 use crate::proto::head::{
-    self, LineEnds, decimal, is_of_connection, reason_phrase, same_name, trim, write_field, write_status_line,
+    self, LineEnds, decimal, is_of_connection, reason_phrase, same_name, trim, write_field,
+    write_status_line,
 };
 
 /// Appends an event: the request that `text` is.

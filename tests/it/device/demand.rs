@@ -11,9 +11,7 @@ use http::{Request, Response};
 use reverse_http::device::{DeviceBuilder, DeviceHandle};
 use reverse_http::{Body, Device, Encoding, Fallback, Limits};
 
-use crate::support::{
-    DEADLINE, LocalServer, RawGateway, RawPeer, SWITCH, each_row, eventually,
-};
+use crate::support::{DEADLINE, LocalServer, RawGateway, RawPeer, SWITCH, each_row, eventually};
 
 const HEARTBEAT: &str = "OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n";
 /// What is not one line of one to four digits, and says nothing.

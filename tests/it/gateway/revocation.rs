@@ -190,7 +190,12 @@ fn what_a_replaced_ca_let_in_ends_within_the_grace_and_the_rest_stays() {
 
 /// The old CA's device is not let in again, the new CA's has not noticed anything, and a renewed
 /// one takes its place.
-fn the_old_ca_is_out_and_the_new_one_in(world: &World, lamp: &Pair, again: &Pair, other: &mut TlsPeer) {
+fn the_old_ca_is_out_and_the_new_one_in(
+    world: &World,
+    lamp: &Pair,
+    again: &Pair,
+    other: &mut TlsPeer,
+) {
     let mut refused = world.dial(lamp);
     let _ = refused.0.conn.complete_io(&mut refused.0.sock); // in TLS 1.3 the refusal comes behind the handshake
     let mut byte = [0];

@@ -362,8 +362,7 @@ fn polls_and_programs_are_told_too() {
     let admin = gateway.admin("127.0.0.1:0", reverse_http::admin::Admin::new()).unwrap();
     let url = format!("http://{}/lamp", gateway.devices_addr());
     let device = reverse_http::Device::builder(url).build().unwrap();
-    let running =
-        device.spawn(|_| http::Response::new(reverse_http::Body::from("hello"))).unwrap();
+    let running = device.spawn(|_| http::Response::new(reverse_http::Body::from("hello"))).unwrap();
     let lamp = gateway.device("lamp");
     lamp.wait(DEADLINE).unwrap();
     let request = http::Request::get("/secret?x=1").body(reverse_http::Body::empty()).unwrap();

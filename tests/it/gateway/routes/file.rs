@@ -11,87 +11,87 @@ use crate::support::{Gateway, LocalServer, Ptth, each_row, vector};
 
 /// The file, the line of its mistake, and words that the message has to have.
 const MISTAKES: &[(&str, usize, &[&str])] = &[
-        ("[[route]\n", 1, &[]),
-        ("\n\nroute = [\n", 3, &[]),
-        ("[[route]]\nhost = lamp\n", 2, &[]),
-        ("[[route]]\nhost = \"a.example\"\nhost = \"b.example\"\n", 3, &["duplicate"]),
-        (
-            "[[route]]\nhost = \"a.example\"\ndevice = \"lamp\"\nhots = \"b\"\n",
-            4,
-            &["hots", "host, path, device"],
-        ),
-        ("# one\n[[routes]]\nhost = \"a.example\"\n", 2, &["routes", "[[route]]"]),
-        ("listen = \"127.0.0.1:80\"\n", 1, &["listen", "[[route]]"]),
-        ("[route]\nhost = \"a.example\"\n", 1, &["two brackets"]),
-        ("route = [1]\n", 1, &["[[route]]"]),
-        (
-            "[[route]]\nhost = \"a.example:80\"\ndevice = \"lamp\"\n",
-            2,
-            &["a.example:80", "lamp.example"],
-        ),
-        ("[[route]]\nhost = \"*\"\ndevice = \"lamp\"\n", 2, &["*.devices.example"]),
-        ("[[route]]\nhost = 5\n", 2, &["host", "quotes"]),
-        ("[[route]]\n\npath = \"api\"\n", 3, &["api", "begins with /"]),
-        ("[[route]]\npath = \"/a/../b\"\n", 2, &["/a/../b"]),
-        ("[[route]]\npath = \"/api\"\ndevice = \"Lamp\"\n", 3, &["Lamp", "lower case"]),
-        (
-            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nstrip = \"no\"\n",
-            4,
-            &["strip", "true or false"],
-        ),
-        (
-            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nfirst_byte = 120\n",
-            4,
-            &["first_byte", "\"10s\""],
-        ),
-        (
-            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nfirst_byte = \"120\"\n",
-            4,
-            &["first_byte", "unit"],
-        ),
-        (
-            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nfirst_byte = \"0s\"\n",
-            4,
-            &["first_byte", "greater than zero"],
-        ),
-        (
-            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nbody_silence = \"0ms\"\n",
-            4,
-            &["body_silence", "greater than zero"],
-        ),
-        (
-            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nwait_for_link = \"soon\"\n",
-            4,
-            &["wait_for_link", "whole number"],
-        ),
-        ("[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nin_flight = 0\n", 4, &["in_flight", "1"]),
-        (
-            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nin_flight = -1\n",
-            4,
-            &["in_flight", "whole number"],
-        ),
-        (
-            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nin_flight = 1.5\n",
-            4,
-            &["in_flight", "whole number"],
-        ),
-        (
-            "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nin_flight = 99999999999999999999\n",
-            4,
-            &["in_flight", "whole number"],
-        ),
-        ("# a\n[[route]]\ndevice = \"lamp\"\n", 2, &["a host, a path, or both"]),
-        (
-            "# a\n# b\n[[route]]\nhost = \"a.example\"\n",
-            3,
-            &["a.example names no device", "*.devices.example"],
-        ),
-        (
-            "[[route]]\nhost = \"a.example\"\npath = \"/x\"\ndevice = \"lamp\"\n\n[[route]]\ndevice = \"desk\"\npath = \"/x/\"\nhost = \"A.example\"\n",
-            6,
-            &["another route a.example/x"],
-        ),
-    ];
+    ("[[route]\n", 1, &[]),
+    ("\n\nroute = [\n", 3, &[]),
+    ("[[route]]\nhost = lamp\n", 2, &[]),
+    ("[[route]]\nhost = \"a.example\"\nhost = \"b.example\"\n", 3, &["duplicate"]),
+    (
+        "[[route]]\nhost = \"a.example\"\ndevice = \"lamp\"\nhots = \"b\"\n",
+        4,
+        &["hots", "host, path, device"],
+    ),
+    ("# one\n[[routes]]\nhost = \"a.example\"\n", 2, &["routes", "[[route]]"]),
+    ("listen = \"127.0.0.1:80\"\n", 1, &["listen", "[[route]]"]),
+    ("[route]\nhost = \"a.example\"\n", 1, &["two brackets"]),
+    ("route = [1]\n", 1, &["[[route]]"]),
+    (
+        "[[route]]\nhost = \"a.example:80\"\ndevice = \"lamp\"\n",
+        2,
+        &["a.example:80", "lamp.example"],
+    ),
+    ("[[route]]\nhost = \"*\"\ndevice = \"lamp\"\n", 2, &["*.devices.example"]),
+    ("[[route]]\nhost = 5\n", 2, &["host", "quotes"]),
+    ("[[route]]\n\npath = \"api\"\n", 3, &["api", "begins with /"]),
+    ("[[route]]\npath = \"/a/../b\"\n", 2, &["/a/../b"]),
+    ("[[route]]\npath = \"/api\"\ndevice = \"Lamp\"\n", 3, &["Lamp", "lower case"]),
+    (
+        "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nstrip = \"no\"\n",
+        4,
+        &["strip", "true or false"],
+    ),
+    (
+        "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nfirst_byte = 120\n",
+        4,
+        &["first_byte", "\"10s\""],
+    ),
+    (
+        "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nfirst_byte = \"120\"\n",
+        4,
+        &["first_byte", "unit"],
+    ),
+    (
+        "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nfirst_byte = \"0s\"\n",
+        4,
+        &["first_byte", "greater than zero"],
+    ),
+    (
+        "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nbody_silence = \"0ms\"\n",
+        4,
+        &["body_silence", "greater than zero"],
+    ),
+    (
+        "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nwait_for_link = \"soon\"\n",
+        4,
+        &["wait_for_link", "whole number"],
+    ),
+    ("[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nin_flight = 0\n", 4, &["in_flight", "1"]),
+    (
+        "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nin_flight = -1\n",
+        4,
+        &["in_flight", "whole number"],
+    ),
+    (
+        "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nin_flight = 1.5\n",
+        4,
+        &["in_flight", "whole number"],
+    ),
+    (
+        "[[route]]\npath = \"/api\"\ndevice = \"lamp\"\nin_flight = 99999999999999999999\n",
+        4,
+        &["in_flight", "whole number"],
+    ),
+    ("# a\n[[route]]\ndevice = \"lamp\"\n", 2, &["a host, a path, or both"]),
+    (
+        "# a\n# b\n[[route]]\nhost = \"a.example\"\n",
+        3,
+        &["a.example names no device", "*.devices.example"],
+    ),
+    (
+        "[[route]]\nhost = \"a.example\"\npath = \"/x\"\ndevice = \"lamp\"\n\n[[route]]\ndevice = \"desk\"\npath = \"/x/\"\nhost = \"A.example\"\n",
+        6,
+        &["another route a.example/x"],
+    ),
+];
 
 #[test]
 fn a_mistake_is_told_with_its_line_and_what_is_right() {

@@ -144,11 +144,7 @@ fn change_framing(
 }
 
 /// Lines and their ends.
-fn change_lines(
-    choice: usize,
-    random: &mut Random,
-    parts: &mut Parts,
-) -> &'static str {
+fn change_lines(choice: usize, random: &mut Random, parts: &mut Parts) -> &'static str {
     match choice {
         8 => {
             if let Some(line) = parts.any_line(random) {
@@ -208,11 +204,7 @@ fn change_lines(
 }
 
 /// Bytes too many.
-fn insert_bytes(
-    choice: usize,
-    random: &mut Random,
-    parts: &mut Parts,
-) -> &'static str {
+fn insert_bytes(choice: usize, random: &mut Random, parts: &mut Parts) -> &'static str {
     match choice {
         14 | 15 => {
             if let Some(line) = parts.any_line(random) {
@@ -277,11 +269,7 @@ fn insert_bytes(
 }
 
 /// Chunks.
-fn change_chunks(
-    choice: usize,
-    random: &mut Random,
-    parts: &mut Parts,
-) -> &'static str {
+fn change_chunks(choice: usize, random: &mut Random, parts: &mut Parts) -> &'static str {
     match choice {
         19 | 20 => {
             chunk_by_force(random, parts);
@@ -333,11 +321,7 @@ fn change_chunks(
 }
 
 /// The lengths of chunks, the last one, and the trailers' end.
-fn change_last_chunks(
-    choice: usize,
-    random: &mut Random,
-    parts: &mut Parts,
-) -> &'static str {
+fn change_last_chunks(choice: usize, random: &mut Random, parts: &mut Parts) -> &'static str {
     match choice {
         23 => {
             chunk_by_force(random, parts);
@@ -382,11 +366,7 @@ fn change_last_chunks(
 }
 
 /// Trailers, and more or less than there should be.
-fn change_sizes(
-    choice: usize,
-    random: &mut Random,
-    parts: &mut Parts,
-) -> &'static str {
+fn change_sizes(choice: usize, random: &mut Random, parts: &mut Parts) -> &'static str {
     match choice {
         26 => {
             chunk_by_force(random, parts);
@@ -504,11 +484,7 @@ fn change_start(
 }
 
 /// Where a request is to.
-fn change_destination(
-    choice: usize,
-    random: &mut Random,
-    parts: &mut Parts,
-) -> &'static str {
+fn change_destination(choice: usize, random: &mut Random, parts: &mut Parts) -> &'static str {
     match choice {
         37 | 38 => {
             let host = random.pick(&[
@@ -571,11 +547,7 @@ fn change_destination(
 }
 
 /// Methods, targets and what a request asks for.
-fn change_request(
-    choice: usize,
-    random: &mut Random,
-    parts: &mut Parts,
-) -> &'static str {
+fn change_request(choice: usize, random: &mut Random, parts: &mut Parts) -> &'static str {
     match choice {
         41 => {
             let text = String::from_utf8_lossy(&parts.start).into_owned();
