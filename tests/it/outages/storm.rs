@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::storm::cuts;
 use crate::support::storm::group::{self, LoopGroup};
 use crate::support::storm::scenes::{self, Pace};
 use crate::support::{Ptth, RawGateway, RawPeer, SWITCH, say};

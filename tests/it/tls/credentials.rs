@@ -388,7 +388,7 @@ fn expect_mistake(command: &[&str], arguments: &[&str], parts: &[&str]) {
 #[test]
 fn mistakes_in_files_are_told_with_option_file_and_remedy() {
     let authority = Authority::new();
-    let (pair, other) = (authority.server("gateway"), authority.server("other"));
+    let pair = authority.server("gateway");
     let file = |name: &str, text: &str| {
         let path = authority.folder().join(name);
         std::fs::write(&path, text).unwrap();

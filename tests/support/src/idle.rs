@@ -19,6 +19,12 @@ pub struct IdleDevices {
     pub answered: u64,
 }
 
+impl Default for IdleDevices {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl IdleDevices {
     pub fn new() -> IdleDevices {
         IdleDevices {

@@ -47,6 +47,12 @@ pub struct Authority {
     pub pem: String,
 }
 
+impl Default for Authority {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Authority {
     pub fn new() -> Authority {
         let folder = TempDir::new("pki");

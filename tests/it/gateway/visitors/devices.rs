@@ -28,7 +28,7 @@ fn with(lines: &str, body: &str) -> Vec<u8> {
 }
 
 fn hostile_heads() -> Vec<Hostile> {
-    use Told::{BadGateway, Cut, Whole};
+    use Told::BadGateway;
     let mut rows: Vec<Hostile> = Vec::new();
     for (name, bytes) in [
         ("T1 length, then coding", with("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n")),
@@ -66,7 +66,7 @@ fn hostile_heads() -> Vec<Hostile> {
 }
 
 fn hostile_bodies() -> Vec<Hostile> {
-    use Told::{BadGateway, Cut, Whole};
+    use Told::{BadGateway, Cut};
     let mut rows: Vec<Hostile> = Vec::new();
     for value in WRONG_CODINGS {
         rows.push((
@@ -101,9 +101,9 @@ fn hostile_bodies() -> Vec<Hostile> {
 }
 
 fn hostile_ends() -> Vec<Hostile> {
-    use Told::{BadGateway, Cut, Whole};
-    let mut rows: Vec<Hostile> = Vec::new();
-    rows.push(("T17 short by length".into(), "GET", with("Content-Length: 10\r\n", "hello"), Cut));
+    use Told::{Cut, Whole};
+    let mut rows: Vec<Hostile> =
+        vec![("T17 short by length".into(), "GET", with("Content-Length: 10\r\n", "hello"), Cut)];
     rows.push((
         "T16 two answers".into(),
         "GET",
