@@ -176,8 +176,9 @@ fn the_first_pages_stay_short() {
 
 /// Options in the pages that are other programs'.
 #[cfg(feature = "cli")]
-const FOREIGN: [&str; 21] = [
+const FOREIGN: [&str; 23] = [
     // cargo and its tools
+    "all",
     "all-features",
     "all-targets",
     "branch",
@@ -194,6 +195,7 @@ const FOREIGN: [&str; 21] = [
     "sharding",
     "test",
     "timeout",
+    "workspace",
     // .ci/flaky
     "changed",
     "load",
