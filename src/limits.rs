@@ -465,7 +465,7 @@ pub(crate) const REPLACED_MAX: usize = 16;
 /// is logged. The logger is the process's, so no gateway has its own bound.
 pub(crate) const LOG_LINES_PER_SECOND: u32 = 50;
 
-/// The same for lines that say what became of a device: a whole fleet that goes at once is still
+/// The same for lines that say what became of a device: many devices that go at once are still
 /// told name by name, within reason.
 pub(crate) const LOG_NAMES_PER_SECOND: u32 = 1_000;
 

@@ -650,7 +650,7 @@ impl<T> Connections<T> {
     }
     /// So many connections are in other hands now. They count in `connections_max`: their
     /// descriptors are open.
-    pub(crate) fn set_lent(&mut self, leases: usize) {
+    pub(crate) fn set_leases(&mut self, leases: usize) {
         self.closed_some |= leases < self.leases;
         self.leases = leases;
     }

@@ -1,5 +1,5 @@
-//! Who may come in at all, before a word is said: allowed networks, places for each address and
-//! each side, how many may stand in the door, and who gives way.
+//! Admission before any byte is read: allowed networks, permits for each address and each side, a
+//! bound on unauthenticated connections, and the connections that give way.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -11,11 +11,11 @@ use crate::gateway::tokens::Whose;
 use crate::limits::Limits;
 use crate::proto::forwarded::Network;
 
-/// The two doors, and what they count.
+/// What is counted before connections are let in.
 pub(crate) struct Admission {
     pub(super) devices_allow: Vec<Network>,
     pub(super) visitors_allow: Vec<Network>,
-    pub(super) places: Permits,
+    pub(super) permits: Permits,
     /// Devices' connections in the order they came; those that were let in since, or are gone, are
     /// skipped when their turn comes.
     pub(super) unseen: VecDeque<Id>,
@@ -31,7 +31,7 @@ impl Admission {
         Admission {
             devices_allow,
             visitors_allow,
-            places: Permits::default(),
+            permits: Permits::default(),
             unseen: VecDeque::new(),
             idle: VecDeque::new(),
             few: None,
@@ -46,7 +46,7 @@ impl Admission {
         networks.is_empty() || networks.iter().any(|network| network.contains(from))
     }
 
-    /// The place of a connection from this address; `None`: it is to be closed.
+    /// The permit of a connection from this address; `None`: it is to be closed.
     pub(super) fn open(
         &self,
         side: Whose,
@@ -62,21 +62,22 @@ impl Admission {
             return None;
         }
         let most = if trusted { usize::MAX } else { limits.connections_per_address() };
-        let place = self.places.take(from.ip(), side as usize, most);
-        if place.is_none() {
+        let permit = self.permits.take(from.ip(), side as usize, most);
+        if permit.is_none() {
             log_names!(
                 Warn,
                 "a connection from {from} was closed: its address has as many as connections_per_address_max allows ({most})"
             );
         }
-        place.map(
-            |place| if matches!(side, Whose::Devices) { place.unseen(&self.places) } else { place },
-        )
+        permit.map(|permit| match side {
+            Whose::Devices => permit.unseen(&self.permits),
+            Whose::Visitors => permit,
+        })
     }
 
-    /// The oldest of those in the devices' door, where there are too many.
+    /// The oldest unauthenticated connection of a device, where there are too many.
     pub(super) fn oldest<T>(&mut self, cx: &Connections<T>, most: usize) -> Option<Id> {
-        if self.places.unseen() <= most {
+        if self.permits.unseen() <= most {
             return None;
         }
         std::iter::from_fn(|| self.unseen.pop_front()).find(|id| cx.is_unseen(*id))

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use crate::error::Error;
 use crate::gateway::offer::{Offer, Reject};
-use crate::gateway::registry::{Denied, Holder, Registration};
+use crate::gateway::registry::{Denied, Owner, Registration};
 use crate::gateway::tokens::{self, Digest, Tokens, Whose};
 use crate::stream::{Shown, ShownKey};
 
@@ -121,7 +121,7 @@ impl Credentials {
     }
 
     /// The same of whoever has a name.
-    pub(super) fn is_owner_revoked(&self, name: &str, owner: &Holder) -> bool {
+    pub(super) fn is_owner_revoked(&self, name: &str, owner: &Owner) -> bool {
         let by_token = match (&self.devices, &owner.token) {
             (Some(tokens), Some(digest)) => !tokens.allows(digest, name),
             _ => false,

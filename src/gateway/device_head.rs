@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::error::Refusal;
-use crate::gateway::registry::{Holder, Registration};
+use crate::gateway::registry::{Owner, Registration};
 use crate::proto::body::Framing;
 use crate::proto::comet;
 use crate::proto::framed::FramedRequest;
@@ -106,7 +106,7 @@ impl DeviceHead {
 /// Who was let in.
 pub(crate) struct Admitted {
     pub(super) registration: Arc<Registration>,
-    pub(super) owner: Holder,
+    pub(super) owner: Owner,
     /// Nobody knew its name before.
     pub(super) fresh: bool,
 }

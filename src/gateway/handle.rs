@@ -439,7 +439,7 @@ impl DeviceRef<'_> {
         request: Request<Body>,
         whole: Option<Whole>,
     ) -> Result<Response<Body>, (Error, bool)> {
-        let Lease { stream, unread, of, fate, airplay, waiting } =
+        let Lease { stream, unread, of, cut_error, airplay, waiting } =
             self.borrow(whole).map_err(|e| (e, false))?;
         let remote = self.gateway.remote.clone();
         let done = move |link: Result<(Shared, Vec<u8>), Option<CloseReason>>| {
@@ -469,7 +469,7 @@ impl DeviceRef<'_> {
             Arc::new(self.gateway.limits.get().with_room()),
         )
         .taking_events(airplay);
-        let owned = Owned { first: None, waiting, whole, fate, done: Box::new(done) };
+        let owned = Owned { first: None, waiting, whole, cut_error, done: Box::new(done) };
         // By mailbox the loop has tried again where that was allowed.
         link.ask_owned(request, owned)
             .map_err(|(e, NothingArrived(nothing))| (e, nothing && of != Leased::Pair))

@@ -29,7 +29,7 @@ pub(crate) struct Lease {
     pub(crate) unread: Vec<u8>,
     pub(crate) of: Leased,
     /// Where the loop leaves why it ended the exchange.
-    pub(crate) fate: CutError,
+    pub(crate) cut_error: CutError,
     /// Its device is an AirPlay sender.
     pub(crate) airplay: bool,
     /// Callers that wait, as the request is to tell the device.
@@ -50,7 +50,7 @@ pub(super) struct LeasedLink {
     pub(super) registration: Arc<Registration>,
     pub(super) handle: Handle,
     /// Where the program that has it reads why it was cut.
-    pub(super) fate: CutError,
+    pub(super) cut_error: CutError,
     pub(super) observed: Observed,
     /// Counted until it comes back or ends.
     pub(super) place: Option<Permit>,
@@ -106,7 +106,7 @@ impl Leases {
     /// with this error.
     pub(super) fn cut(&self, ticket: Ticket, why: Error) {
         let Some(link) = self.links.get(&ticket) else { return };
-        link.fate.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+        link.cut_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
         let cut = match &link.handle {
             Handle::Weak(stream) => stream.upgrade().map(|s| s.shutdown(Shutdown::Both)),
             Handle::Own(stream) => Some(stream.shutdown(Shutdown::Both)),

@@ -342,7 +342,7 @@ impl GatewayRole {
         }
     }
 
-    /// `on_link`: the worker was reserved by the count of lent links; the link is its own until the
+    /// `on_link`: the worker was reserved by the count of leased links; the link is its own until the
     /// handler returns.
     fn hand_to_worker(
         &mut self,
@@ -382,11 +382,11 @@ impl GatewayRole {
         let ticket = self.leases.add(LeasedLink {
             registration: registration.clone(),
             handle,
-            fate: CutError::default(),
+            cut_error: CutError::default(),
             observed: Observed::default(),
             place,
         });
-        cx.set_lent(self.leases.len());
+        cx.set_leases(self.leases.len());
         let (limits, remote) = (self.settings.link_limits.clone(), self.remote.clone());
         let (name, airplay) = (registration.name().clone(), registration.is_airplay());
         let submitted = self.link_workers.submit(move || {
@@ -402,7 +402,7 @@ impl GatewayRole {
         });
         if !submitted {
             self.leases.take(ticket);
-            cx.set_lent(self.leases.len());
+            cx.set_leases(self.leases.len());
             give_up(self, cx);
         }
     }

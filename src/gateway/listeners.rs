@@ -129,7 +129,7 @@ impl Listeners {
     }
 }
 
-/// Binds with a real backlog (std and mio fix 128: a fleet that comes back at once overflows that).
+/// Binds with a real backlog (std and mio fix 128: many devices that come back at once overflow that).
 pub(super) fn bind(address: &str, whose: &str) -> Result<(TcpListener, SocketAddr), Error> {
     let doing = |e: io::Error| {
         let hint = match e.kind() {

@@ -18,7 +18,7 @@
 //! | `lifecycle.rs` | serving, notice, draining, stopped |
 //! | `events.rs` | what happens to names, for subscribers |
 //! | `stats.rs` | counters |
-//! | `deadlines.rs` | when exchanges have to be over |
+//! | `exchange_deadlines.rs` | when exchanges have to be over |
 //! | `admission.rs` | allowed networks, permits for each address and side |
 //! | `listeners.rs` | what is listened on, with which certificates and routes |
 //! | `offer.rs` | an offer as `authorize` sees it, and what may be said to it |
@@ -34,7 +34,7 @@
 //! | `polls/posted.rs` | a POST that brings an answer |
 //! | `polls/reply.rs` | what a poll is answered |
 //! | `state.rs` | the state of each connection, and the components above together: `GatewayRole` |
-//! | `telling.rs` | names and links that come and go, told to log, subscribers and counters |
+//! | `publishing.rs` | names and links that come and go, told to log, subscribers and counters |
 //! | `visitors.rs` | a visitor's request: read, planned, begun, or told why not |
 //! | `exchanges.rs` | an exchange that ends before its time; answers of the gateway's own |
 //! | `arrivals.rs` | new connections and their TLS handshakes |
@@ -49,7 +49,7 @@
 //! | `polls/following.rs` | events in devices' hands: answered, late, repeated, forgotten |
 //! | `polls/replying.rs` | writes replies to polls |
 //! | `revocation.rs` | what becomes of those whose credential goes, or who were replaced |
-//! | `lending.rs` | links and polls for programs |
+//! | `leasing.rs` | links and polls for programs |
 //! | `draining.rs` | how a gateway stops |
 //! | `observation.rs` | answers an operator's questions |
 //! | `role.rs` | the gateway on its event loop: each event goes to the file whose business it is |
@@ -64,14 +64,14 @@ mod builder;
 mod callers;
 mod certificates;
 mod credentials;
-mod deadlines;
 mod device_head;
 mod draining;
 mod events;
+mod exchange_deadlines;
 mod exchanges;
 mod handle;
 mod leases;
-mod lending;
+mod leasing;
 mod lifecycle;
 mod links;
 mod listeners;
@@ -92,7 +92,7 @@ pub(crate) mod settings;
 pub(crate) mod simulated;
 pub(crate) mod state;
 pub(crate) mod stats;
-mod telling;
+mod publishing;
 mod tokens;
 mod visitors;
 

@@ -20,7 +20,7 @@ use crate::gateway::events::EventKind;
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::polls::posted::PostedAnswer;
 use crate::gateway::refusals::{EARLY, REPLACED, STOPPING};
-use crate::gateway::registry::{Claimed, Denied, Holder};
+use crate::gateway::registry::{Claimed, Denied, Owner};
 use crate::gateway::state::{Command, Device, GatewayRole, HEAD, State, States};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
@@ -470,7 +470,7 @@ impl GatewayRole {
         let by_token = self.credentials.identity(offer, &names)?;
         let credential = grant.credential.as_deref().map(Arc::from).or(by_token);
         let (token, certificate) = (offer.token, offer.certificate.clone());
-        let owner = Holder {
+        let owner = Owner {
             credential,
             session: offer.wire.session,
             token,

@@ -24,7 +24,7 @@ pub(crate) type Session = [u8; 16];
 
 /// Who holds a name. Two are the same by credential and session, by whichever token they came in.
 #[derive(Clone, Debug)]
-pub(crate) struct Holder {
+pub(crate) struct Owner {
     /// Identity that the operator's `authorize` gave; `None`: nobody asked for one.
     pub(crate) credential: Option<Arc<str>>,
     /// `None`: the group of all offers without a session.
@@ -37,7 +37,7 @@ pub(crate) struct Holder {
     pub(crate) certificate: Option<Arc<Shown>>,
 }
 
-impl PartialEq for Holder {
+impl PartialEq for Owner {
     fn eq(&self, other: &Self) -> bool {
         self.credential == other.credential && self.session == other.session
     }
@@ -46,7 +46,7 @@ impl PartialEq for Holder {
 /// What one or more links are registered under. Shared by all links of one registration.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Registration {
-    /// Names, each with the epoch of its holder: a take-over starts a new one.
+    /// Names, each with the epoch of its owner: a take-over starts a new one.
     names: Vec<(Arc<str>, u64)>,
     /// Which of the devices that share its names it is.
     session: Option<Session>,
@@ -155,8 +155,8 @@ struct Mailbox {
 }
 
 struct Entry {
-    owner: Holder,
-    /// What let its holder in is valid no longer: whoever comes may take the name.
+    owner: Owner,
+    /// The credential of its owner is no longer valid: any session may take the name.
     revoked: bool,
     epoch: u64,
     registration: Option<Arc<Registration>>,
@@ -204,7 +204,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(owner: Holder, epoch: u64, transport: Transport, since: Instant) -> Self {
+    fn new(owner: Owner, epoch: u64, transport: Transport, since: Instant) -> Self {
         Entry {
             owner,
             revoked: false,
@@ -398,12 +398,12 @@ impl Registry {
     }
 
     /// Reserves a place for one link or poll under all `names`, or says what to answer. The place
-    /// counts as lent until [`place`](Self::place), [`park`](Self::park) or
+    /// counts as leased until [`place`](Self::place), [`park`](Self::park) or
     /// [`lend_ends`](Self::lend_ends).
     pub(crate) fn claim(
         &mut self,
         names: &[String],
-        owner: &Holder,
+        owner: &Owner,
         transport: Transport,
         now: Instant,
     ) -> Result<Claimed, Denied> {
@@ -466,7 +466,7 @@ impl Registry {
         Ok(claimed)
     }
 
-    fn may_claim(&self, name: &str, owner: &Holder, now: Instant) -> Result<(), Denied> {
+    fn may_claim(&self, name: &str, owner: &Owner, now: Instant) -> Result<(), Denied> {
         let Some(entry) = self.entries.get(name).filter(|e| e.is_connected()) else {
             return Ok(());
         };
@@ -506,7 +506,7 @@ impl Registry {
     fn take(
         &mut self,
         name: &Arc<str>,
-        owner: &Holder,
+        owner: &Owner,
         transport: Transport,
         now: Instant,
         claimed: &mut Claimed,
@@ -561,9 +561,9 @@ impl Registry {
         entry.epoch
     }
 
-    /// Lets go of the names whose holders came in with what is valid no longer. What they have is
+    /// Lets go of the names whose owners' credentials are no longer valid. What they have is
     /// the role's to end; nobody has to wait for that.
-    pub(crate) fn revoke(&mut self, revoked: impl Fn(&str, &Holder) -> bool) {
+    pub(crate) fn revoke(&mut self, revoked: impl Fn(&str, &Owner) -> bool) {
         for (name, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.is_connected()) {
             entry.revoked |= revoked(name, &entry.owner);
         }
@@ -595,7 +595,7 @@ impl Registry {
         }
     }
 
-    /// A reserved or lent link comes (back) into the loop, busy.
+    /// A reserved or leased link comes (back) into the loop, busy.
     pub(crate) fn place(&mut self, registration: &Registration, id: Id) {
         self.each(registration, |entry| {
             entry.leases = entry.leases.saturating_sub(1);
@@ -876,7 +876,7 @@ impl Registry {
         found
     }
 
-    /// A lent link, or a reserved place, is gone.
+    /// A leased link, or a reserved place, is gone.
     pub(crate) fn lend_ends(&mut self, registration: &Registration, now: Instant) -> Left {
         self.each(registration, |entry| entry.leases = entry.leases.saturating_sub(1));
         self.departures(registration, now)
@@ -958,7 +958,7 @@ impl Registry {
     pub(crate) fn expect(&mut self, name: &str, now: Instant) {
         self.epochs += 1;
         let mut entry = Entry::new(
-            Holder {
+            Owner {
                 credential: None,
                 session: None,
                 token: None,
@@ -1107,8 +1107,8 @@ mod tests {
         change(&mut limits);
         Registry::new(Arc::new(limits), false)
     }
-    fn owner(session: Option<u8>) -> Holder {
-        Holder {
+    fn owner(session: Option<u8>) -> Owner {
+        Owner {
             credential: None,
             session: session.map(|n| [n; 16]),
             token: None,
@@ -1136,8 +1136,8 @@ mod tests {
         for (name, credential) in
             [("a", Some("one")), ("b", Some("one")), ("c", Some("two")), ("d", None)]
         {
-            let holder = Holder { credential: credential.map(Into::into), ..owner(None) };
-            assert!(registry.claim(&[name.to_owned()], &holder, Transport::Turn, now).is_ok());
+            let other = Owner { credential: credential.map(Into::into), ..owner(None) };
+            assert!(registry.claim(&[name.to_owned()], &other, Transport::Turn, now).is_ok());
         }
         let [a, b, c, d, e] = ["a", "b", "c", "d", "nobody"].map(|name| registry.messages(name));
         assert!(Arc::ptr_eq(&a, &b) && Arc::ptr_eq(&e, &registry.messages("nobody")));
@@ -1240,7 +1240,7 @@ mod tests {
         let turns: Vec<Id> = (0..3).map(|_| registry.next_idle("lamp").unwrap()).collect();
         assert_eq!(turns, [ids[1], ids[3], ids[1]]);
         // Another credential is still another one.
-        let other = Holder {
+        let other = Owner {
             credential: Some("other".into()),
             session: Some([4; 16]),
             token: None,
@@ -1433,14 +1433,14 @@ mod tests {
     #[test]
     fn another_credential_is_refused_while_the_name_is_held() {
         let (mut registry, now) = (registry(|_| ()), Instant::now());
-        let mine = Holder {
+        let mine = Owner {
             credential: Some("mine".into()),
             session: None,
             token: None,
             certificate: None,
             airplay: false,
         };
-        let other = Holder {
+        let other = Owner {
             credential: Some("other".into()),
             session: None,
             token: None,
@@ -1482,7 +1482,7 @@ mod tests {
     }
 
     fn comes_and_goes(registry: &mut Registry, name: &str, credential: Option<&str>, now: Instant) {
-        let owner = Holder {
+        let owner = Owner {
             credential: credential.map(Into::into),
             session: Some([1; 16]),
             token: None,
@@ -1515,7 +1515,7 @@ mod tests {
     #[test]
     fn sessions_that_replace_each_other_on_one_name_evict_no_other_names() {
         let (mut registry, now) = (registry(|l| l.remembered_max = 40), Instant::now());
-        let session = |n: u32| Holder {
+        let session = |n: u32| Owner {
             credential: None,
             session: Some(u128::from(n).to_be_bytes()),
             token: None,
@@ -1573,7 +1573,7 @@ mod tests {
 
         registry.expect("lamp", now);
         registry.enqueue("lamp", Waiter::Caller(2));
-        let mine = Holder {
+        let mine = Owner {
             credential: Some("mine".into()),
             session: Some([7; 16]),
             token: None,

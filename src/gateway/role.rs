@@ -265,7 +265,7 @@ impl GatewayRole {
         none("events handed out", self.events.in_hand());
         none("bytes of the budget", self.budget.taken());
         none("bytes of heads", self.heads.taken());
-        none("links lent", self.leases.len());
+        none("leases", self.leases.len());
         none("callers", self.callers.len());
         let observed = self.observer.table().map_or(0, |table| table.totals.in_progress);
         none("exchanges observed", observed as usize);

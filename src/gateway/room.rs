@@ -33,7 +33,7 @@ impl GatewayRole {
         cx: &mut Connections<State>,
         side: Whose,
     ) -> Result<(), &'static str> {
-        let taken = self.admission.places.of_side(side as usize);
+        let taken = self.admission.permits.of_side(side as usize);
         let why = match side {
             Whose::Devices if taken >= self.settings.limits.devices_connections() => {
                 return Err(
@@ -47,7 +47,7 @@ impl GatewayRole {
             Whose::Visitors if self.is_out_of_memory(cx) => "memory_bytes_max is taken",
             _ => return Ok(()),
         };
-        let gives_way = (side == Whose::Devices && self.admission.places.unseen() > 0)
+        let gives_way = (side == Whose::Devices && self.admission.permits.unseen() > 0)
             || self.find_idle(cx).is_some();
         if gives_way { Ok(()) } else { Err(why) }
     }
@@ -60,7 +60,7 @@ impl GatewayRole {
         }
         while cx.is_full()
             || (side == Whose::Visitors
-                && self.admission.places.of_side(visitors)
+                && self.admission.permits.of_side(visitors)
                     > self.settings.limits.visitors_connections())
         {
             if self.spare_idle(cx) {

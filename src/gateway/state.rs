@@ -19,7 +19,7 @@ use crate::gateway::admission::Admission;
 use crate::gateway::alarms::{Alarm, Alarms};
 use crate::gateway::callers::Callers;
 use crate::gateway::credentials::Credentials;
-use crate::gateway::deadlines::ExchangeDeadlines;
+use crate::gateway::exchange_deadlines::ExchangeDeadlines;
 use crate::gateway::device_head::DeviceHead;
 use crate::gateway::events::{Event, Subscribers};
 use crate::gateway::leases::{Lease, Leases, Ticket};
@@ -90,19 +90,19 @@ pub(crate) enum VisitorListener {
     /// A listener, by its number: its routes may be replaced. `trusted`: what the peer says of
     /// those before it is believed. `secure`: it came over TLS. `pin`: the link that is its own.
     Visitors { listener: usize, from: IpAddr, trusted: bool, secure: bool, pin: Option<Arc<Pin>> },
-    /// A program of this process, for one device; its errors are left at `fate`.
-    Program { name: Arc<str>, fate: CutError },
+    /// A program of this process, for one device; the error of a cut exchange is left for it.
+    Program { name: Arc<str>, cut_error: CutError },
 }
 
 impl VisitorListener {
-    pub(super) fn program(name: &str, fate: CutError) -> Self {
-        VisitorListener::Program { name: name.into(), fate }
+    pub(super) fn program(name: &str, cut_error: CutError) -> Self {
+        VisitorListener::Program { name: name.into(), cut_error }
     }
 
     /// Leaves a program the error of its exchange, unless it has one already.
     pub(super) fn leave_fate(&self, error: impl FnOnce() -> Error) {
-        if let VisitorListener::Program { fate, .. } = self {
-            fate.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(error);
+        if let VisitorListener::Program { cut_error, .. } = self {
+            cut_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(error);
         }
     }
 }

@@ -263,7 +263,7 @@ impl Tokens {
         self.lines.contains_key(digest)
     }
 
-    /// Who the token's holder is, for take-overs.
+    /// The owner of the token, for take-overs.
     pub(super) fn identity(&self, digest: &Digest) -> Option<&Arc<str>> {
         self.lines.get(digest).map(|line| &line.identity)
     }

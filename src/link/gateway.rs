@@ -47,7 +47,7 @@ pub(crate) struct Owned<S> {
     pub(crate) whole: Option<Whole>,
     /// Where whoever cuts the connection from this side leaves why; that is then the exchange's
     /// error.
-    pub(crate) fate: CutError,
+    pub(crate) cut_error: CutError,
     /// Gets the stream back.
     pub(crate) done: Done<S>,
 }
@@ -137,7 +137,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         request: Request<Body>,
         owned: Owned<S>,
     ) -> Result<Response<Body>, (Error, NothingArrived)> {
-        let settlement = Settlement::new(owned.done, owned.fate);
+        let settlement = Settlement::new(owned.done, owned.cut_error);
         self.line.lock().whole = owned.whole;
         if has_bound_login(request.headers()) {
             self.line
@@ -148,7 +148,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
             Ok(exchanged) => exchanged,
             Err(error) => {
                 let nothing = NothingArrived(!self.response_began());
-                let error = settlement.fate().unwrap_or(error);
+                let error = settlement.cut_error().unwrap_or(error);
                 let stream = self.line.lock().take_reusable();
                 settlement.settle(stream.ok_or_else(|| Some(CloseReason::of_exchange(&error))));
                 return Err((error, nothing));

@@ -199,17 +199,17 @@ pub(crate) type CutError = Arc<Mutex<Option<Error>>>;
 /// Calls a [`Done`] exactly once, whatever happens.
 pub(super) struct Settlement<S> {
     done: Option<Done<S>>,
-    fate: CutError,
+    cut_error: CutError,
 }
 
 impl<S> Settlement<S> {
-    pub(super) fn new(done: Done<S>, fate: CutError) -> Self {
-        Settlement { done: Some(done), fate }
+    pub(super) fn new(done: Done<S>, cut_error: CutError) -> Self {
+        Settlement { done: Some(done), cut_error }
     }
 
     /// Why this side has cut the connection, if it has.
-    pub(super) fn fate(&self) -> Option<Error> {
-        self.fate.lock().unwrap_or_else(PoisonError::into_inner).take()
+    pub(super) fn cut_error(&self) -> Option<Error> {
+        self.cut_error.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub(super) fn settle(mut self, stream: Result<(S, Vec<u8>), Option<CloseReason>>) {
@@ -358,8 +358,8 @@ impl<S: TimedStream + 'static> Streamed for WireBody<S> {
             return Ok(0);
         }
         let Some(line) = self.line.take() else { return Ok(0) };
-        let fate = |body: &Self| body.settlement.as_ref().and_then(Settlement::fate);
-        let got = self.step(&line, buf).map_err(|error| fate(self).unwrap_or(error));
+        let cut_error = |body: &Self| body.settlement.as_ref().and_then(Settlement::cut_error);
+        let got = self.step(&line, buf).map_err(|error| cut_error(self).unwrap_or(error));
         self.failed = got.is_err();
         if self.failed || self.remaining == Some(0) {
             self.settle(&line, got.as_ref().err());

@@ -37,7 +37,7 @@ fn ask(
     let (tell, told) = mpsc::channel();
     let done = Box::new(move |link: Result<_, _>| tell.send(link.ok()).unwrap());
     let first = Some(Instant::now() + Duration::from_millis(50));
-    let owned = Owned { first, waiting: 0, whole: None, fate: CutError::default(), done };
+    let owned = Owned { first, waiting: 0, whole: None, cut_error: CutError::default(), done };
     (GatewayLink::new(a, Vec::new(), limits()).ask_owned(request, owned), told, b)
 }
 
@@ -136,7 +136,7 @@ fn a_panicking_request_body_still_tells() {
     let request = Request::post("/").body(Body::from_reader(Panicking)).unwrap();
     let link = GatewayLink::new(a, Vec::new(), limits());
     let done = Box::new(move |link: Result<_, _>| tell.send(link.is_ok()).unwrap());
-    let owned = Owned { first: None, waiting: 0, whole: None, fate: CutError::default(), done };
+    let owned = Owned { first: None, waiting: 0, whole: None, cut_error: CutError::default(), done };
     assert!(
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| link.ask_owned(request, owned)))
             .is_err()

@@ -82,7 +82,7 @@ fn request_lines(
     write_field(out, "Host", rules.host.as_bytes())?;
     let (mut had_length, mut takes_trailers) = (false, false);
     for field in &head.fields {
-        match fate(field, &named) {
+        match action(field, &named) {
             FieldAction::Stays => {}
             FieldAction::Forwarding if rules.forwarded.is_none() => {}
             FieldAction::Length => {
@@ -211,7 +211,7 @@ enum FieldAction {
     Forwarding,
 }
 
-fn fate(field: &Field<'_>, named: &Named<'_>) -> FieldAction {
+fn action(field: &Field<'_>, named: &Named<'_>) -> FieldAction {
     let name = field.name;
     // By length first: most names differ there, and this runs for every field of every message.
     let is = |other: &str| same_name(name, other);
@@ -424,7 +424,7 @@ fn response_lines(
     write_status_line(out, head.status, head.reason)?;
     let mut dated = false;
     for field in &head.fields {
-        match fate(field, &named) {
+        match action(field, &named) {
             FieldAction::Stays | FieldAction::Forwarding | FieldAction::Host => {}
             FieldAction::Goes | FieldAction::Length | FieldAction::Te => continue,
         }

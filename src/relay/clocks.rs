@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::limits::Limits;
-use crate::relay::waits::Wait;
+use crate::relay::timeouts::Wait;
 
 pub(super) struct Clocks {
     /// When something last moved.

@@ -18,8 +18,8 @@ use crate::relay::relaying::Relaying;
 use crate::relay::response::Context;
 use crate::relay::rules::Rules;
 use crate::relay::step::{Ends, Step};
+use crate::relay::timeouts::Wait;
 use crate::relay::tunnel::Tunnel;
-use crate::relay::waits::Wait;
 
 /// What all exchanges of a loop may read at once without each being held to `read_ahead_bytes_max`:
 /// a few fast ones move large pieces, thousands of slow ones keep little.

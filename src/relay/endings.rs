@@ -13,7 +13,7 @@ use crate::relay::phase::Upstream;
 use crate::relay::relaying::Relaying;
 use crate::relay::request::{Retry, Upload};
 use crate::relay::tunnel::{Direction, Tunnel};
-use crate::relay::waits::Wait;
+use crate::relay::timeouts::Wait;
 
 /// Ends an exchange whose response has not begun: its link is freed, the downstream side told.
 /// `answer.keep`: where the downstream side may go on, it does.

@@ -15,7 +15,7 @@ use crate::relay::clocks::Clocks;
 use crate::relay::gathering::Gathering;
 use crate::relay::phase::{Beginning, Phase, Receiving};
 use crate::relay::request::{Request, Retry, Text};
-use crate::relay::waits::{Wait, Waits};
+use crate::relay::timeouts::{Wait, Waits};
 
 /// One exchange in progress.
 pub(crate) struct Exchange {

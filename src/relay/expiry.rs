@@ -11,7 +11,7 @@ use crate::relay::exchange::Exchange;
 use crate::relay::local_answer::LocalAnswer;
 use crate::relay::patience::Backlog;
 use crate::relay::relaying::Relaying;
-use crate::relay::waits::Wait;
+use crate::relay::timeouts::Wait;
 
 /// The deadline of an exchange's connection passed.
 pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key) {

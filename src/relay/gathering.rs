@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::engine::budget::Held;
 use crate::error::Refusal;
 use crate::limits::Limits;
-use crate::relay::waits::Wait;
+use crate::relay::timeouts::Wait;
 
 /// A message that is read whole into memory: its bytes, what they take of the budget, and how they
 /// come.

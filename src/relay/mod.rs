@@ -26,7 +26,7 @@
 //!
 //! | file | what it has |
 //! |---|---|
-//! | `waits.rs` | how long each phase may take, and what that wait is called |
+//! | `timeouts.rs` | how long each phase may take, and what that wait is called |
 //! | `local_answer.rs` | responses that no peer gave |
 //! | `lingering.rs` | how a connection is closed gently |
 //! | `gathering.rs` | a message that is read whole into memory |
@@ -68,7 +68,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 mod tunnel;
-mod waits;
+mod timeouts;
 
 pub(crate) use collecting::Collected;
 pub(crate) use driver::{advance, attach, attach_enclosed, attach_tunnel, attach_with, deliver};
@@ -81,4 +81,4 @@ pub(crate) use local_answer::LocalAnswer;
 pub(crate) use relaying::Relaying;
 pub(crate) use request::wants_upgrade;
 pub(crate) use rules::Rules;
-pub(crate) use waits::{Wait, Waits};
+pub(crate) use timeouts::{Wait, Waits};

@@ -10,7 +10,7 @@ use crate::relay::exchange::Exchange;
 use crate::relay::phase::Phase;
 use crate::relay::request::Invitation;
 use crate::relay::rules::Rules;
-use crate::relay::waits::Wait;
+use crate::relay::timeouts::Wait;
 
 /// Bytes that one side has not taken yet, as far as deadlines depend on them.
 #[derive(Clone, Copy, Debug)]

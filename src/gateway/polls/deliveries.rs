@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::engine::connections::Id;
 use crate::engine::random;
 use crate::engine::slab::Key;
-use crate::gateway::registry::{Holder, Registration};
+use crate::gateway::registry::{Owner, Registration};
 use crate::proto::turn::hex;
 
 /// Names an event: 16 random bytes, in hex on the wire.
@@ -21,7 +21,7 @@ pub(crate) struct Handed {
     pub(crate) downstream: Id,
     pub(crate) name: Box<str>,
     /// Whom it was given to last.
-    pub(crate) owner: Holder,
+    pub(crate) owner: Owner,
     pub(crate) registration: Arc<Registration>,
     /// When it has to be answered.
     pub(crate) until: Instant,
@@ -171,7 +171,7 @@ impl Deliveries {
         &self,
         event: &MessageId,
         registration: &Registration,
-        owner: &Holder,
+        owner: &Owner,
     ) -> bool {
         let mine = |handed: &Handed| {
             handed.owner == *owner && registration.names().any(|name| **name == *handed.name)
@@ -241,7 +241,7 @@ mod tests {
 
     fn handed(now: Instant) -> Handed {
         let (limits, key) = (Arc::new(Limits::default()), Slab::new().insert(()));
-        let owner = Holder {
+        let owner = Owner {
             credential: None,
             session: None,
             token: None,

@@ -7,7 +7,7 @@ use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::gateway::alarms::Alarm;
 use crate::gateway::polls::deliveries::{Due, Handed, MessageId};
-use crate::gateway::registry::Holder;
+use crate::gateway::registry::Owner;
 use crate::gateway::state::{Asking, Device, GatewayRole, State, States};
 use crate::relay::LocalAnswer;
 
@@ -134,10 +134,10 @@ impl GatewayRole {
         &mut self,
         cx: &mut Connections<State>,
         names: &[Arc<str>],
-        now_held_by: &Holder,
+        now_owned_by: &Owner,
     ) {
         let replaced = |handed: &Handed| {
-            handed.owner != *now_held_by && names.iter().any(|name| **name == *handed.name)
+            handed.owner != *now_owned_by && names.iter().any(|name| **name == *handed.name)
         };
         let failed = self.events.those(replaced);
         self.fail_events(

@@ -13,7 +13,7 @@ use crate::gateway::device_head::{Admitted, DeviceHead};
 use crate::gateway::polls::deliveries::{Given, Handed, MessageId, Outgoing, id_text};
 use crate::gateway::polls::posted::JSON_INLINE_MAX;
 use crate::gateway::polls::reply::{Parked, PollReply, with_line, write_event, write_reply};
-use crate::gateway::registry::{Gap, Holder, Registration, Waiter};
+use crate::gateway::registry::{Gap, Owner, Registration, Waiter};
 use crate::gateway::state::{
     Asking, BETWEEN_POLLS, Command, Device, GatewayRole, Hold, State, States,
 };
@@ -336,7 +336,7 @@ impl GatewayRole {
         &mut self,
         cx: &mut Connections<State>,
         outgoing: &Outgoing<'_>,
-        owner: Holder,
+        owner: Owner,
         registration: Arc<Registration>,
     ) {
         let Outgoing { event, key, downstream, name } = *outgoing;

@@ -6,7 +6,7 @@ use crate::engine::budget::Held;
 use crate::error::Refusal;
 use crate::gateway::device_head::DeviceHead;
 use crate::gateway::polls::deliveries::MessageId;
-use crate::gateway::registry::Holder;
+use crate::gateway::registry::Owner;
 use crate::limits::Limits;
 use crate::proto::comet;
 use crate::proto::forward;
@@ -16,7 +16,7 @@ use crate::proto::turn::{self, Encoding, MESSAGE_ID};
 /// A poll that is held.
 pub(crate) struct Parked {
     pub(crate) head: DeviceHead,
-    pub(crate) owner: Holder,
+    pub(crate) owner: Owner,
 }
 
 /// The reply to a poll while it is being written.

@@ -36,24 +36,24 @@ impl GatewayRole {
         let observed = self.observe_lease(&registration);
         self.registry.lend(&registration, id);
         let waiting = self.registry.demand(&registration, 0);
-        let fate = CutError::default();
+        let cut_error = CutError::default();
         let ticket = self.leases.add(LeasedLink {
             registration,
             handle: Handle::Weak(Arc::downgrade(&stream)),
-            fate: fate.clone(),
+            cut_error: cut_error.clone(),
             observed,
             place,
         });
-        cx.set_lent(self.leases.len());
+        cx.set_leases(self.leases.len());
         self.stats.exchanges.fetch_add(1, Relaxed);
-        let lease = Lease { stream, unread, of: Leased::Link(ticket), fate, airplay, waiting };
+        let lease = Lease { stream, unread, of: Leased::Link(ticket), cut_error, airplay, waiting };
         if let Err(unsent) = reply.send(Ok(lease)) {
             let Ok(Lease { stream, unread, .. }) = unsent.0 else { return true };
             let stream = Arc::into_inner(stream).map(|stream| (stream, unread));
             self.take_back(
                 cx,
                 ticket,
-                stream.ok_or(CloseCause::Failed.because("its caller went while it was lent")),
+                stream.ok_or(CloseCause::Failed.because("its caller went while it was leased")),
             );
         }
         true
@@ -68,13 +68,13 @@ impl GatewayRole {
     }
 
     fn lend_mailbox_to(&mut self, cx: &mut Connections<State>, name: &str, reply: &LeaseReply) {
-        let fate = CutError::default();
+        let cut_error = CutError::default();
         let opened = Stream::pair().and_then(|(ours, theirs)| {
             ours.set_nonblocking(true)?;
             let id = cx.insert(
                 ours,
                 &[],
-                State::Visitor(Visitor::fresh(VisitorListener::program(name, fate.clone()))),
+                State::Visitor(Visitor::fresh(VisitorListener::program(name, cut_error.clone()))),
             )?;
             Ok((id, theirs))
         });
@@ -86,7 +86,7 @@ impl GatewayRole {
                     stream: Arc::new(theirs),
                     unread: Vec::new(),
                     of: Leased::Pair,
-                    fate,
+                    cut_error,
                     airplay: false,
                     waiting: 0, // the event tells it
                 })
@@ -114,7 +114,7 @@ impl GatewayRole {
             observed.failed(why.end.as_str(), 0);
         }
         drop(observed);
-        cx.set_lent(self.leases.len());
+        cx.set_leases(self.leases.len());
         let device = Device::link(registration.clone());
         let inserted = stream.and_then(|(stream, unread)| {
             let inserted = cx.insert(stream, &unread, State::Device(device));
@@ -140,7 +140,7 @@ impl GatewayRole {
         }
     }
 
-    /// A link that was lent, or whose place was reserved, is gone.
+    /// A link that was leased, or whose place was reserved, is gone.
     pub(super) fn lent_ended(
         &mut self,
         cx: &Connections<State>,
