@@ -34,6 +34,22 @@ use crate::tls::{DeviceTls, LocalTls};
 type Offer = (OfferPlan, Vec<(String, String)>);
 
 /// Sets a [`Device`] up.
+///
+/// ```
+/// use std::time::Duration;
+/// use reverse_http::{Device, OnRefusal};
+///
+/// let device = Device::builder("http://gw.example:9999/lamp")
+///     .gateway("http://gw2.example:9999/lamp")
+///     .bearer_token("secret")
+///     .links(1..=8)
+///     .backoff(Duration::from_secs(1)..Duration::from_secs(30))
+///     .on_refusal(OnRefusal::Stop)
+///     .build()?; // checks all of it; nothing is dialled yet
+///
+/// assert!(Device::builder("gw.example").build().is_err_and(|e| e.is_usage()));
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 pub struct DeviceBuilder {
     url: String,
     others: Vec<String>,

@@ -18,6 +18,26 @@ use crate::message::Body;
 use crate::stream::Shared;
 
 /// One request and the way to answer it. Dropped unanswered, it closes its link.
+///
+/// ```
+/// use std::time::Duration;
+/// use reverse_http::{Body, Device, Gateway};
+///
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+/// let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build()?;
+/// let asking = std::thread::spawn(move || {
+///     let lamp = gateway.device("lamp");
+///     lamp.wait(Duration::from_secs(5)).unwrap();
+///     let response = lamp.send(http::Request::get("/status").body(Body::empty()).unwrap());
+///     response.unwrap().into_body().read_to_text(100).unwrap()
+/// });
+///
+/// let exchange = device.recv()?; // the first call starts the device
+/// assert_eq!(exchange.request().uri(), "/status");
+/// exchange.respond(http::Response::new(Body::from("on")))?;
+/// assert_eq!(asking.join().unwrap(), "on");
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 pub struct Exchange {
     request: Request<Body>,
     link: DeviceLink<Shared>,

@@ -37,7 +37,22 @@ pub struct DeviceStats {
     pub ends: EndCounts,
 }
 
-/// A running device. Clones are handles on the same one.
+/// A running device. Clones are handles on the same one, and dropping them does not stop it.
+///
+/// ```
+/// use std::time::Duration;
+/// use reverse_http::{Body, Device, Gateway};
+///
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+/// let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build()?;
+/// let running = device.spawn(|_| http::Response::new(Body::from("on")))?;
+/// gateway.device("lamp").wait(Duration::from_secs(5))?;
+/// assert!(running.stats().links > 0);
+///
+/// running.drain(Duration::from_secs(5)); // requests in progress may finish
+/// running.wait()?; // it has ended
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct DeviceHandle(pub(super) Arc<Running>);
 
@@ -156,8 +171,9 @@ impl DeviceHandle {
     /// Waits until the device has ended: stopped, or refused, or out of retries.
     ///
     /// # Errors
-    /// The gateway, or each of them, refused the first offer ([`OnRefusal::Stop`]);
-    /// [`max_retries`](DeviceBuilder::max_retries) attempts failed.
+    /// The gateway, or each of them, refused the first offer
+    /// ([`OnRefusal::Stop`](crate::OnRefusal::Stop));
+    /// [`max_retries`](crate::DeviceBuilder::max_retries) attempts failed.
     pub fn wait(&self) -> Result<(), Error> {
         self.join();
         self.0.group.take_outcome().map_or(Ok(()), Err)

@@ -18,7 +18,29 @@ use crate::limits::Limits;
 use crate::link::DeviceLink;
 use crate::stream::{Stream, TimedStream};
 
-/// Gives out turned connections; see [`Device::listen`].
+/// Gives out turned connections; see [`Device::listen`](crate::Device::listen).
+///
+/// ```
+/// use std::time::Duration;
+/// use reverse_http::{Body, Device, Gateway};
+///
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+/// let url = format!("http://{}/lamp", gateway.devices_addr());
+/// let listener = Device::builder(url).links(1..=1).build()?.listen()?;
+/// std::thread::spawn(move || {
+///     while let Ok(mut link) = listener.accept() {
+///         while let Ok(Some(_request)) = link.next_request() {
+///             link.respond(http::Response::new(Body::from("on"))).unwrap();
+///         }
+///     }
+/// });
+///
+/// let lamp = gateway.device("lamp");
+/// lamp.wait(Duration::from_secs(5))?;
+/// let response = lamp.send(http::Request::get("/").body(Body::empty()).unwrap())?;
+/// assert_eq!(response.into_body().read_to_text(100)?, "on");
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Listener {
     pub(super) queue: Receiver<Lease>,

@@ -180,8 +180,9 @@ impl Device {
 
     /// Answers requests with `handler`, on worker threads, up to
     /// [`handlers_max`](Limits::handlers_max) at once at each gateway (more requests wait for a
-    /// thread), until the process ends or the gateway refuses ([`OnRefusal::Stop`]). A handler that panics
-    /// costs one exchange: it is answered 500.
+    /// thread), until the process ends or the gateway refuses
+    /// ([`OnRefusal::Stop`](crate::OnRefusal::Stop)). A handler that panics costs one exchange: it
+    /// is answered 500.
     ///
     /// # Errors
     /// Started before; no thread or descriptor; refused.
@@ -205,8 +206,9 @@ impl Device {
     }
 
     /// Forwards requests to a local HTTP server, `http://127.0.0.1:3000`, `https://nas.internal`
-    /// (feature `tls`; [`DeviceBuilder::local_tls`]) or `unix:/run/app.sock`, until the process ends
-    /// or the gateway refuses. No thread per request, however slow.
+    /// (feature `tls`; [`DeviceBuilder::local_tls`](crate::DeviceBuilder::local_tls)) or
+    /// `unix:/run/app.sock`, until the process ends or the gateway refuses. No thread per request,
+    /// however slow.
     ///
     /// # Errors
     /// A target that is none, or one at `https://` that cannot be checked (a system without root

@@ -1,5 +1,6 @@
 //! How a gateway is set up and started.
 
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -25,12 +26,31 @@ use crate::stream::GatewayTls;
 const VIA_BYTES_MAX: usize = 64;
 
 /// Sets a [`Gateway`] up.
+///
+/// ```
+/// use std::time::Duration;
+/// use reverse_http::{Gateway, Limits};
+///
+/// let mut limits = Limits::default();
+/// limits.first_byte_timeout = Duration::from_secs(20);
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").limits(limits).start()?;
+/// assert_ne!(gateway.devices_addr().port(), 0); // where devices connect
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 pub struct GatewayBuilder {
     addresses: Vec<(String, Option<GatewayTls>)>,
     via: Option<Arc<str>>,
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     observe: bool,
     pub(super) settings: Settings,
+}
+
+/// Shows no certificate and no token.
+impl fmt::Debug for GatewayBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses: Vec<&str> = self.addresses.iter().map(|(address, _)| &**address).collect();
+        f.debug_struct("GatewayBuilder").field("listen", &addresses).finish_non_exhaustive()
+    }
 }
 
 impl GatewayBuilder {
