@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_events_of_a_feed_that_has_ended() {
         let (_events, received) = crossbeam_channel::unbounded();
-        let feed = Feed::start(received);
+        let feed = Feed::start(Subscription::new(received));
         let shared = feed.clone();
         let waiter = std::thread::spawn(move || shared.after(0, Duration::from_secs(3_600)));
         feed.end();

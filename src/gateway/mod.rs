@@ -80,6 +80,7 @@ mod offer;
 mod offers;
 mod pins;
 mod polls;
+mod publishing;
 pub(crate) mod questions;
 mod refusals;
 mod registry;
@@ -92,7 +93,6 @@ pub(crate) mod settings;
 pub(crate) mod simulated;
 pub(crate) mod state;
 pub(crate) mod stats;
-mod publishing;
 mod tokens;
 mod visitors;
 

@@ -13,7 +13,7 @@ use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::gateway::offer::Offer;
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process, Question};
-use crate::gateway::registry::{Holder, Registration};
+use crate::gateway::registry::{Owner, Registration};
 use crate::gateway::state::{Device, GatewayRole, Hold, State, States};
 use crate::observe::{OFFER_TEXT_MAX, Observed, OfferSeen, Row, Visit, cut};
 use crate::proto::forward::REQUEST_ID;
@@ -72,7 +72,7 @@ impl GatewayRole {
     }
 
     /// Notes what the offer or poll says of the device that was let in.
-    pub(super) fn observe_offer(&self, offer: &Offer, registration: &Registration, owner: &Holder) {
+    pub(super) fn observe_offer(&self, offer: &Offer, registration: &Registration, owner: &Owner) {
         if !self.observer.is_on() {
             return;
         }

@@ -136,7 +136,8 @@ fn a_panicking_request_body_still_tells() {
     let request = Request::post("/").body(Body::from_reader(Panicking)).unwrap();
     let link = GatewayLink::new(a, Vec::new(), limits());
     let done = Box::new(move |link: Result<_, _>| tell.send(link.is_ok()).unwrap());
-    let owned = Owned { first: None, waiting: 0, whole: None, cut_error: CutError::default(), done };
+    let owned =
+        Owned { first: None, waiting: 0, whole: None, cut_error: CutError::default(), done };
     assert!(
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| link.ask_owned(request, owned)))
             .is_err()

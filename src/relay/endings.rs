@@ -12,8 +12,8 @@ use crate::relay::local_answer::LocalAnswer;
 use crate::relay::phase::Upstream;
 use crate::relay::relaying::Relaying;
 use crate::relay::request::{Retry, Upload};
-use crate::relay::tunnel::{Direction, Tunnel};
 use crate::relay::timeouts::Wait;
+use crate::relay::tunnel::{Direction, Tunnel};
 
 /// Ends an exchange whose response has not begun: its link is freed, the downstream side told.
 /// `answer.keep`: where the downstream side may go on, it does.

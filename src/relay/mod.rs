@@ -67,8 +67,8 @@ mod rules;
 mod step;
 #[cfg(test)]
 mod tests;
-mod tunnel;
 mod timeouts;
+mod tunnel;
 
 pub(crate) use collecting::Collected;
 pub(crate) use driver::{advance, attach, attach_enclosed, attach_tunnel, attach_with, deliver};
