@@ -25,6 +25,7 @@
 
 mod actors;
 mod attackers;
+mod hostile_devices;
 pub(crate) mod net;
 mod programs;
 mod tunnels;
