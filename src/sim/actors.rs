@@ -559,14 +559,14 @@ impl Actor for Visitor {
 /// A request as a server reads it.
 pub(super) struct Asked {
     /// A tunnel is wanted, which echoes so many bytes.
-    echo: Option<usize>,
+    pub(super) echo: Option<usize>,
     /// `None`: a heartbeat, or what is nobody's.
-    nonce: Option<u64>,
-    method: String,
-    length: usize,
-    close: bool,
-    decoder: Decoder,
-    body: Vec<u8>,
+    pub(super) nonce: Option<u64>,
+    pub(super) method: String,
+    pub(super) length: usize,
+    pub(super) close: bool,
+    pub(super) decoder: Decoder,
+    pub(super) body: Vec<u8>,
 }
 
 fn query(target: &str, name: &str) -> Option<u64> {

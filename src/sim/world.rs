@@ -9,9 +9,7 @@ use crate::engine::event_loop::Remote;
 use crate::gateway::{Gateway, TurnMode, simulated as gateways};
 use crate::limits::Limits;
 use crate::proto::turn::{Encoding, Fallback};
-use crate::sim::actors::{
-    Actor, Cx, Entry, Ledger, Origin, Request, Visitor,
-};
+use crate::sim::actors::{Actor, Cx, Entry, Ledger, Origin, Request, Visitor};
 use crate::sim::attackers::{Attacker, HostileGateway};
 use crate::sim::hostile_devices::{Hostile, HostilePoller};
 use crate::sim::net::{self, Happening, MILLI, Micros, Net, Rng, SECOND, Weather};
