@@ -127,6 +127,9 @@ impl File {
     }
 
     fn mistake(&self, at: Range<usize>, what: impl Display) -> String {
+        // A key of the file may have what a terminal obeys.
+        let what: String =
+            what.to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         format!("{}: {what}", self.place(&at))
     }
 

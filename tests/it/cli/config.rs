@@ -203,8 +203,9 @@ fn check_validates_and_binds_nothing() {
 #[test]
 fn what_operators_stumbled_over_is_told_in_words() {
     let twice = "[[route]]\npath = \"/a\"\ndevice = \"x\"\n".repeat(2);
-    let file = File::new(&twice);
+    let (file, odd) = (File::new(&twice), File::new("[gateway]\n\"\\u001b[2J\" = 1\n"));
     for (arguments, words) in [
+        (&["gateway", "--config", odd.path()][..], &["line 2, column 1", "has no ?[2J"][..]),
         (
             &["gateway", "--heartbeat", "-1s"][..],
             &["'-1s'", "--heartbeat", "write a whole number"][..],
