@@ -3,13 +3,19 @@
 //!
 //! Names no socket: the caller brings the time and the counts.
 
+use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
+
+/// A dial that takes longer is not expected to serve anybody who waits now: something swallows it.
+const OVERDUE: Duration = Duration::from_secs(10);
 
 /// Demand at one gateway.
 pub(super) struct Demand {
     /// Dials that the gateway asked for and that have not begun.
     pending: usize,
+    /// When dials began, the oldest first, whatever became of them.
+    begun: VecDeque<Instant>,
     /// Links that were busy at once, and callers that waited for more.
     links: Peak,
     /// The same of polls that had an event in hand.
@@ -19,12 +25,35 @@ pub(super) struct Demand {
 impl Demand {
     /// `window`: how far back a peak counts; zero: for ever.
     pub(super) fn new(window: Duration) -> Self {
-        Demand { pending: 0, links: Peak::new(window), polls: Peak::new(window) }
+        Demand {
+            pending: 0,
+            begun: VecDeque::new(),
+            links: Peak::new(window),
+            polls: Peak::new(window),
+        }
     }
 
-    /// So many callers wait, and there is room for so many links or polls more.
-    pub(super) fn callers_wait(&mut self, callers: usize, room: usize) {
-        self.pending = self.pending.max(callers).min(room);
+    /// So many callers wait, and there is room for so many links or polls more. `in_progress`: dials
+    /// that the gateway had not seen when it said so, each of which will serve one of these callers.
+    /// That is every dial whose answer is not here yet: what a gateway sends behind a 101 comes
+    /// behind it.
+    pub(super) fn callers_wait(
+        &mut self,
+        now: Instant,
+        callers: usize,
+        in_progress: usize,
+        room: usize,
+    ) {
+        self.forget_overdue(now);
+        let expected = in_progress.min(self.begun.len());
+        self.pending = self.pending.max(callers.saturating_sub(expected)).min(room);
+    }
+
+    fn forget_overdue(&mut self, now: Instant) {
+        let is_overdue = |at: &Instant| now.saturating_duration_since(*at) > OVERDUE;
+        while self.begun.front().is_some_and(is_overdue) {
+            self.begun.pop_front();
+        }
     }
 
     /// Whether another dial was asked for.
@@ -33,7 +62,9 @@ impl Demand {
     }
 
     /// A dial begins, for whatever reason.
-    pub(super) fn dialled(&mut self) {
+    pub(super) fn dialled(&mut self, now: Instant) {
+        self.forget_overdue(now);
+        self.begun.push_back(now);
         self.pending = self.pending.saturating_sub(1);
     }
 
@@ -110,18 +141,60 @@ mod tests {
 
     #[test]
     fn demand_is_bounded_by_room_and_used_up_by_dials() {
-        let mut demand = Demand::new(Duration::from_secs(60));
-        demand.callers_wait(5, 3);
+        let (mut demand, now) = (Demand::new(Duration::from_secs(60)), Instant::now());
+        demand.callers_wait(now, 5, 0, 3);
         for _ in 0..3 {
             assert!(demand.is_pending());
-            demand.dialled();
+            demand.dialled(now);
         }
         assert!(!demand.is_pending());
-        demand.callers_wait(9_999, 0);
+        demand.callers_wait(now, 9_999, 0, 0);
         assert!(!demand.is_pending(), "there is no room");
-        demand.callers_wait(2, 8);
+        demand.callers_wait(now, 2, 0, 8);
         demand.forget();
         assert!(!demand.is_pending());
+    }
+
+    /// Dials what is asked for.
+    fn dial(demand: &mut Demand, now: Instant) -> usize {
+        let mut dials = 0;
+        while demand.is_pending() {
+            demand.dialled(now);
+            dials += 1;
+        }
+        dials
+    }
+
+    #[test]
+    fn a_caller_is_dialled_for_once_however_often_it_is_counted() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut demand = Demand::new(Duration::from_secs(60));
+        demand.callers_wait(at(0), 31, 1, 127);
+        assert_eq!(dial(&mut demand, at(0)), 31, "the one in progress was dialled by nobody here");
+        // Each of the links that turn brings a caller's request, and the number that still waits.
+        for turned in 1..=31 {
+            demand.callers_wait(at(100), 31 - turned, 31 - turned, 127 - turned);
+            assert_eq!(dial(&mut demand, at(100)), 0, "{turned} have turned");
+        }
+        // Ten more come while five are dialled for.
+        demand.callers_wait(at(200), 5, 0, 96);
+        assert_eq!(dial(&mut demand, at(200)), 5);
+        demand.callers_wait(at(210), 15, 5, 91);
+        assert_eq!(dial(&mut demand, at(210)), 10);
+    }
+
+    #[test]
+    fn a_dial_that_hangs_serves_nobody() {
+        let start = Instant::now();
+        let mut demand = Demand::new(Duration::from_secs(60));
+        demand.callers_wait(start, 3, 0, 8);
+        assert_eq!(dial(&mut demand, start), 3);
+        demand.callers_wait(start + OVERDUE, 3, 3, 5);
+        assert_eq!(dial(&mut demand, start + OVERDUE), 0);
+        let later = start + OVERDUE + Duration::from_millis(1);
+        demand.callers_wait(later, 3, 3, 5);
+        assert_eq!(dial(&mut demand, later), 3);
     }
 
     #[test]

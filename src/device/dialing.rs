@@ -58,7 +58,7 @@ impl DeviceRole {
                 if !wanted {
                     return self.demand.forget();
                 }
-                self.demand.dialled();
+                self.demand.dialled(now);
                 let home = self.home();
                 let key = self.new_slot(home.url.clone(), home, false);
                 self.dial_slot(cx, key);
@@ -70,7 +70,7 @@ impl DeviceRole {
                     }
                     return;
                 }
-                self.demand.dialled();
+                self.demand.dialled(now);
                 self.shared.dialing.fetch_add(1, Relaxed);
                 let home = self.home();
                 self.resolve(cx, Box::new(Dial::new(home.url.clone(), home, 0, None)));
@@ -87,18 +87,19 @@ impl DeviceRole {
         if self.draining || callers == 0 || pauses {
             return;
         }
-        let room = match self.is_polling(now) {
+        let dialing = self.shared.dialing.load(Relaxed);
+        let (in_progress, room) = match self.is_polling(now) {
             true => {
                 self.demand.note_polls(now, self.working() + callers);
-                let polls = self.slots.len() + self.shared.dialing.load(Relaxed);
-                self.plan.polls.end().saturating_sub(polls)
+                let room = self.plan.polls.end().saturating_sub(self.slots.len() + dialing);
+                (self.attempts(), room)
             }
             false => {
                 self.demand.note_links(now, self.shared.take_peak() + callers);
-                self.shared.room()
+                (dialing, self.shared.room())
             }
         };
-        self.demand.callers_wait(callers, room);
+        self.demand.callers_wait(now, callers, in_progress, room);
     }
 
     /// Returns true if another link or poll is to be dialled.

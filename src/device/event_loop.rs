@@ -157,7 +157,7 @@ impl Role for DeviceRole {
             },
             State::Link(Link { exchange: Some(key), .. }) => {
                 let key = *key;
-                match self.exchanges.get(key).is_some_and(Exchange::is_waiting) {
+                match self.exchanges.get(key).is_some_and(|exchange| exchange.is_waiting()) {
                     true => self.local_queue_waited(cx, key), // a race for its connection keeps the time itself
                     false => relay::expired(self, cx, key),
                 }
@@ -256,7 +256,7 @@ impl Role for DeviceRole {
 }
 
 impl Relaying for DeviceRole {
-    fn exchanges(&mut self) -> &mut Slab<Exchange> {
+    fn exchanges(&mut self) -> &mut Slab<Box<Exchange>> {
         &mut self.exchanges
     }
 

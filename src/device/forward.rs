@@ -179,7 +179,7 @@ impl DeviceRole {
         &mut self,
         cx: &mut Connections<State>,
         id: Id,
-        mut exchange: Exchange,
+        mut exchange: Box<Exchange>,
     ) {
         let polled =
             matches!(cx.get(id).map(|p| &p.state), Some(State::Link(link)) if link.slot.is_some());

@@ -124,7 +124,14 @@ impl DeviceRole {
         }
         match &self.service {
             Service::Listen(_) => self.lend(cx, id, &[]),
-            _ => self.link_idle(cx, id),
+            _ => {
+                self.link_idle(cx, id);
+                // The request that came with its 101, before another link turns: what it says of
+                // callers was counted while those dials were in progress.
+                if asked {
+                    self.link_ready(cx, id);
+                }
+            }
         }
     }
 
@@ -322,7 +329,7 @@ impl DeviceRole {
             Some(Came::Refused(refusal)) => {
                 self.answer_link(cx, id, &LocalAnswer::new(refusal.status, &refusal.reason));
             }
-            Some(Came::Forward(exchange)) => self.begin_forward(cx, id, *exchange),
+            Some(Came::Forward(exchange)) => self.begin_forward(cx, id, exchange),
             Some(Came::Tcp(asked)) => self.begin_tcp(cx, id, *asked),
         }
     }

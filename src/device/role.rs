@@ -58,7 +58,7 @@ pub(crate) struct DeviceRole {
     pub(super) lookups: Lookups,
     pub(super) races: Races,
     pub(super) rules: Arc<Rules>,
-    pub(super) exchanges: Slab<Exchange>,
+    pub(super) exchanges: Slab<Box<Exchange>>,
     pub(super) locals: Locals,
     pub(super) leases: HashMap<u64, Weak<Stream>>,
     pub(super) numbers: u64,

@@ -54,7 +54,7 @@ impl DeviceRole {
         let polled =
             matches!(cx.get(id).map(|p| &p.state), Some(State::Link(link)) if link.slot.is_some());
         exchange.waits = Waits::of_forwarder(&self.limits);
-        let key = self.exchanges.insert(exchange);
+        let key = self.exchanges.insert(Box::new(exchange));
         self.relaying(cx, id, key);
         cx.set_deadline(id, None); // look-up and race have their own
         let place = target.and_then(|at| self.plan.tcp.get(at)).map(|target| target.place.clone());

@@ -483,6 +483,8 @@ pub(crate) struct Connections<T> {
     watcher: Watcher,
     pub(super) timers: Timers,
     pub(super) again: VecDeque<Id>,
+    /// Connections that have used up their share of a turn and could go on.
+    pub(super) yielded: VecDeque<Id>,
     began: Instant,
     now: Instant,
     /// Time the loop was stopped (SIGSTOP, suspend); its clock leaves it out.
@@ -513,6 +515,7 @@ impl<T> Connections<T> {
             watcher,
             timers: Timers::default(),
             again: VecDeque::new(),
+            yielded: VecDeque::new(),
             began,
             now: began,
             away: Duration::ZERO,
@@ -871,6 +874,20 @@ impl<T> Connections<T> {
         }
     }
 
+    /// Asks for another step of this connection, which has used up its share of a turn: when those
+    /// that did so before have had theirs.
+    pub(crate) fn yields(&mut self, id: Id) {
+        if let Some(peer) = self.slab.get_mut(id).filter(|peer| !peer.queued) {
+            peer.queued = true;
+            self.yielded.push_back(id);
+        }
+    }
+
+    /// Whether a connection asks for a step without an event.
+    pub(super) fn is_eager(&self) -> bool {
+        !self.again.is_empty() || !self.yielded.is_empty()
+    }
+
     /// Where a fetch stopped although there was more, another step goes on.
     pub(crate) fn resume(&mut self, id: Id) {
         if self.slab.get_mut(id).is_some_and(|peer| std::mem::take(&mut peer.paused)) {
@@ -882,14 +899,15 @@ impl<T> Connections<T> {
         self.slab.get_mut(id).map(|peer| peer.queued = false).is_some()
     }
 
-    /// Notes what an event said. False: the connection is gone.
+    /// Notes what an event said. False: the connection is gone, or has its next step without an
+    /// event, behind those that asked for theirs before.
     pub(super) fn note(&mut self, id: Id, news: Readiness) -> bool {
         let Some(peer) = self.slab.get_mut(id) else { return false };
         peer.readable |= news.readable;
         peer.writable |= news.writable;
         peer.ending.closing |= news.closing;
         peer.ending.broken |= news.broken;
-        true
+        !peer.queued
     }
 
     /// Whether a timer's connection really is due; moves the timer on when its deadline has moved.

@@ -17,7 +17,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::engine::Role;
-use crate::engine::connections::{Connections, Id, LISTENERS_MAX, Watcher};
+use crate::engine::connections::{Connection, Connections, Id, LISTENERS_MAX, Watcher};
 use crate::engine::handshakes::Handshakes;
 use crate::engine::timers::Timer;
 use crate::limits::Limits;
@@ -28,6 +28,14 @@ const WAKER: Token = Token(usize::MAX);
 const LISTENERS: usize = usize::MAX - 1;
 const ACCEPTS_PER_TURN: usize = 64;
 const COMMANDS_PER_TURN: usize = 1024;
+/// What one connection may move in a turn of the loop before others have theirs: some 30 µs.
+pub(crate) const SHARE: usize = 128 * 1024;
+/// What those that have used up their share may move in a turn, all together, beside one event.
+const STREAMS_PER_TURN: usize = 2 * SHARE;
+/// How much more for each event: about the time that an event takes.
+const STREAMS_PER_EVENT: usize = 16 * 1024;
+/// What a step of theirs counts as, however little it moves.
+const STEP_LEAST: usize = 4 * 1024;
 /// How long accepting pauses when descriptors or places have run out, unless a connection closes
 /// before.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -202,7 +210,7 @@ impl<R: Role> EventLoop<R> {
             let now = Instant::now();
             self.set_clock(last, before, now, timeout);
             last = now;
-            step_ready(&mut self.peers, &mut role);
+            step_ready(&mut self.peers, &mut role, events.iter().count());
             for event in &events {
                 self.note(&mut role, event);
             }
@@ -216,7 +224,7 @@ impl<R: Role> EventLoop<R> {
 
     /// How long `poll` may wait; `None`: until something happens.
     fn timeout(&self) -> Option<Duration> {
-        if !self.peers.again.is_empty()
+        if self.peers.is_eager()
             || !self.commands.is_empty()
             || !self.peers.handshakes.computed.is_empty()
         {
@@ -386,11 +394,29 @@ pub(super) fn ready<R: Role>(peers: &mut Connections<R::State>, role: &mut R, id
     peers.tally(id);
 }
 
-pub(super) fn step_ready<R: Role>(peers: &mut Connections<R::State>, role: &mut R) {
+/// Steps of connections that asked for them: all that moved little, and of streams as many as take
+/// about as long as the turn's `events`. So a stream's share of the loop is bounded by bytes, small
+/// requests wait for a few shares and not for all streams, and a flood of small requests leaves
+/// streams half of the loop.
+pub(super) fn step_ready<R: Role>(peers: &mut Connections<R::State>, role: &mut R, events: usize) {
     for _ in 0..peers.again.len() {
         let Some(id) = peers.again.pop_front() else { break };
         if peers.unqueue(id) {
             ready(peers, role, id);
+        }
+    }
+    let moved = |peers: &Connections<R::State>, id| peers.get(id).map_or(0, Connection::traffic);
+    let mut left = STREAMS_PER_TURN.saturating_add(events.saturating_mul(STREAMS_PER_EVENT));
+    for _ in 0..peers.yielded.len() {
+        let Some(id) = peers.yielded.pop_front() else { break };
+        if peers.unqueue(id) {
+            let before = moved(peers, id);
+            ready(peers, role, id);
+            let moved = moved(peers, id).saturating_sub(before);
+            left = left.saturating_sub(usize::try_from(moved).unwrap_or(left).max(STEP_LEAST));
+        }
+        if left == 0 {
+            break;
         }
     }
 }
@@ -423,5 +449,79 @@ pub(super) fn expire<R: Role>(peers: &mut Connections<R::State>, role: &mut R) {
             }
             Timer::Alarm(key) => role.alarm(peers, key),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::engine::simulated::Loop;
+    use crate::sim::net::{self, Net, Rng, Weather};
+    use crate::stream::HandshakeError;
+
+    /// Notes who had a step. Streams always want another one.
+    struct Noting {
+        steps: Vec<Id>,
+    }
+
+    impl Role for Noting {
+        type State = bool;
+        type Command = ();
+
+        fn accepted(&mut self, _: &mut Connections<bool>, _: usize, _: Stream, _: SocketAddr) {}
+        fn secured(&mut self, _: &mut Connections<bool>, _: Id, _: Result<(), HandshakeError>) {}
+        fn ready(&mut self, cx: &mut Connections<bool>, id: Id) {
+            self.steps.push(id);
+            if cx.get(id).is_some_and(|connection| connection.state) {
+                cx.yields(id);
+            }
+        }
+        fn expired(&mut self, _: &mut Connections<bool>, _: Id) {}
+        fn alarm(&mut self, _: &mut Connections<bool>, _: u64) {}
+        fn command(&mut self, _: &mut Connections<bool>, (): ()) {}
+        fn finished(&self, _: &Connections<bool>) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn streams_share_what_a_turn_leaves_them_and_each_has_its_turn() {
+        let calm = Weather { cuts: 0, refusals: 0, delay: 0, splits: false, narrow: 0 };
+        let mut network = Net::new(Rng::new(1), calm, false);
+        let node = network.add_node("loop", None);
+        net::install(Some(network));
+        let role = Noting { steps: Vec::new() };
+        let mut turning = Loop::new(node, Instant::now(), &Limits::default(), None, |_| role);
+        let mut ends = Vec::new();
+        let mut insert = |turning: &mut Loop<Noting>, streams| {
+            let (near, far) = net::pair().unwrap();
+            ends.push(far);
+            turning.peers.insert(near.into(), &[], streams).unwrap()
+        };
+        let streams: Vec<Id> = (0..100).map(|_| insert(&mut turning, true)).collect();
+        let small = insert(&mut turning, false);
+        for id in &streams {
+            turning.peers.yields(*id);
+        }
+        let at_once = STREAMS_PER_TURN / STEP_LEAST;
+        let (peers, role) = (&mut turning.peers, &mut turning.role);
+        peers.again(small);
+        step_ready(peers, role, 0);
+        assert_eq!(role.steps[0], small, "what moved little comes first");
+        assert_eq!(role.steps[1..], streams[..at_once]);
+        // An event is no reason to go on early, for streams alone.
+        let news = crate::engine::connections::Readiness { readable: true, ..Default::default() };
+        assert!(!peers.note(streams[0], news) && peers.note(small, news));
+        role.steps.clear();
+        step_ready(peers, role, 0);
+        let next: Vec<Id> =
+            streams.iter().chain(&streams).skip(at_once).take(at_once).copied().collect();
+        assert_eq!(role.steps, next, "the others first, then those that had a step");
+        role.steps.clear();
+        step_ready(peers, role, 9);
+        let more = 9 * STREAMS_PER_EVENT / STEP_LEAST;
+        assert_eq!(role.steps.len(), at_once + more, "as much more as events take");
+        net::install(None);
     }
 }

@@ -53,7 +53,7 @@ impl<R: Role> Loop<R> {
         }
         let events = net::with(|net| net.take_ready(self.node));
         self.peers.set_clock(now, Duration::ZERO);
-        step_ready(&mut self.peers, &mut self.role);
+        step_ready(&mut self.peers, &mut self.role, events.len());
         for (token, news) in events {
             let id = Id::from_bits(token);
             if self.peers.note(id, news) {
@@ -82,7 +82,7 @@ impl<R: Role> Loop<R> {
 
     /// Whether it has something to do without an event.
     pub(crate) fn is_eager(&self) -> bool {
-        !self.peers.again.is_empty() || !self.commands.is_empty()
+        self.peers.is_eager() || !self.commands.is_empty()
     }
 
     /// When its next timer is due, as its wait would end for it.

@@ -17,7 +17,7 @@ pub(super) struct ExchangeDeadlines {
 }
 
 impl ExchangeDeadlines {
-    pub(super) fn add(&mut self, key: Key, at: Instant, living: &Slab<Exchange>) {
+    pub(super) fn add(&mut self, key: Key, at: Instant, living: &Slab<Box<Exchange>>) {
         const SPARE: usize = 64;
         if self.at.len() > 2 * living.len() + SPARE {
             self.at.retain(|(_, key)| living.get(*key).is_some());
@@ -32,7 +32,11 @@ impl ExchangeDeadlines {
     }
 
     /// The alarm to set, where none goes off early enough.
-    pub(super) fn next_alarm(&mut self, now: Instant, living: &Slab<Exchange>) -> Option<Instant> {
+    pub(super) fn next_alarm(
+        &mut self,
+        now: Instant,
+        living: &Slab<Box<Exchange>>,
+    ) -> Option<Instant> {
         self.alarms.retain(|alarm| *alarm > now);
         while self.at.first().is_some_and(|(_, key)| living.get(*key).is_none()) {
             self.at.pop_first();
@@ -43,7 +47,7 @@ impl ExchangeDeadlines {
     }
 
     #[cfg(test)]
-    pub(super) fn living(&self, living: &Slab<Exchange>) -> usize {
+    pub(super) fn living(&self, living: &Slab<Box<Exchange>>) -> usize {
         self.at.iter().filter(|(_, key)| living.get(*key).is_some()).count()
     }
 }
@@ -55,8 +59,8 @@ mod tests {
     use super::*;
     use crate::limits::Limits;
 
-    fn exchange(now: Instant) -> Exchange {
-        Exchange::heartbeat(Vec::new(), Duration::ZERO, &Limits::default(), now)
+    fn exchange(now: Instant) -> Box<Exchange> {
+        Box::new(Exchange::heartbeat(Vec::new(), Duration::ZERO, &Limits::default(), now))
     }
 
     #[test]

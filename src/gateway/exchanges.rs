@@ -13,7 +13,7 @@ use crate::gateway::registry::Waiter;
 use crate::gateway::state::{Asking, GatewayRole, State, States};
 use crate::gateway::tokens::Whose;
 use crate::gateway::visitors::program_error;
-use crate::relay::{self, Exchange, Lingering, LocalAnswer};
+use crate::relay::{self, Lingering, LocalAnswer};
 
 impl GatewayRole {
     /// Ends an exchange: with a 502 where its visitor has heard nothing yet, else by cutting the
@@ -107,7 +107,7 @@ impl GatewayRole {
 
     /// `exchange_timeout` expired; tunnels are exempt.
     fn overdue(&mut self, cx: &mut Connections<State>, key: Key) {
-        if self.exchanges.get(key).is_none_or(Exchange::is_tunnel) {
+        if self.exchanges.get(key).is_none_or(|exchange| exchange.is_tunnel()) {
             return;
         }
         let reason = format!("the exchange was not over within {}", self.waits(key).exchange);

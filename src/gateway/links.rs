@@ -261,7 +261,7 @@ impl GatewayRole {
             &self.settings.limits,
             cx.now(),
         );
-        let key = self.exchanges.insert(exchange);
+        let key = self.exchanges.insert(Box::new(exchange));
         if let Some(link) = cx.link_mut(id) {
             link.exchange = Some(key);
         }

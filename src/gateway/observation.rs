@@ -19,7 +19,6 @@ use crate::observe::{OFFER_TEXT_MAX, Observed, OfferSeen, Row, Visit, cut};
 use crate::proto::forward::REQUEST_ID;
 use crate::proto::forwarded::ProxyClaims;
 use crate::proto::head::Fields;
-use crate::relay::Exchange;
 
 /// Devices of one piece of a list.
 const ROWS_MAX: usize = 256;
@@ -201,7 +200,7 @@ impl GatewayRole {
     }
 
     fn is_tunnel(&self, key: Key) -> bool {
-        self.exchanges.get(key).is_some_and(Exchange::is_tunnel)
+        self.exchanges.get(key).is_some_and(|exchange| exchange.is_tunnel())
     }
 
     fn process(&self, cx: &Connections<State>) -> Process {

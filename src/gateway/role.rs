@@ -55,7 +55,7 @@ impl Role for GatewayRole {
             State::Visitor(Visitor::Head { .. }) => self.visitor_head(cx, id),
             State::Visitor(Visitor::Asking(Asking { key, .. })) => {
                 let key = *key;
-                match self.exchanges.get(key).is_some_and(Exchange::is_collecting) {
+                match self.exchanges.get(key).is_some_and(|exchange| exchange.is_collecting()) {
                     true => self.collect(cx, id, key),
                     false => relay::advance(self, cx, key),
                 }
@@ -195,7 +195,7 @@ impl Role for GatewayRole {
 }
 
 impl Relaying for GatewayRole {
-    fn exchanges(&mut self) -> &mut Slab<Exchange> {
+    fn exchanges(&mut self) -> &mut Slab<Box<Exchange>> {
         &mut self.exchanges
     }
 

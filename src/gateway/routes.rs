@@ -546,12 +546,13 @@ fn by_path<'a>(method: &str, to: &Destination<'a>) -> Result<Found<'a>, Refusal>
     if segment.is_empty() {
         return Err(Refusal::new(404, "no route: ask for /NAME/..., NAME being a device's"));
     }
-    let name = Name::label(segment)?.to_string();
+    Name::label(segment)?; // as it is written
     if rest.is_empty() && matches!(method, "GET" | "HEAD") {
-        return Ok(Found::AddSlash(format!("/{name}/{query}")));
+        return Ok(Found::AddSlash(format!("/{segment}/{query}")));
     }
     let target = if rest.is_empty() { format!("/{query}").into() } else { rest.into() };
-    Ok(Found::Device(ToDevice { prefix: Some(format!("/{name}")), name, target, terms: None }))
+    let (name, prefix) = (segment.to_owned(), Some(["/", segment].concat()));
+    Ok(Found::Device(ToDevice { prefix, name, target, terms: None }))
 }
 
 #[cfg(test)]

@@ -358,7 +358,7 @@ pub(crate) struct GatewayRole {
     pub(super) observer: Observer,
     pub(super) rules: Arc<Rules>,
     pub(super) listeners: Listeners,
-    pub(super) exchanges: Slab<Exchange>,
+    pub(super) exchanges: Slab<Box<Exchange>>,
     pub(super) deadlines: ExchangeDeadlines,
     pub(super) registry: Registry,
     pub(super) events: Deliveries,

@@ -149,7 +149,7 @@ impl GatewayRole {
                     &LocalAnswer { error: Some("connection_limit_reached"), ..answer },
                 );
             }
-            Asked::Forward { exchange, name, token } => self.begin(cx, id, *exchange, &name, token),
+            Asked::Forward { exchange, name, token } => self.begin(cx, id, exchange, &name, token),
         }
     }
 
@@ -478,7 +478,7 @@ impl GatewayRole {
         &mut self,
         cx: &mut Connections<State>,
         id: Id,
-        mut exchange: Exchange,
+        mut exchange: Box<Exchange>,
         name: &str,
         token: Option<Digest>,
     ) {

@@ -24,11 +24,15 @@ use crate::proto::head::{
 #[cfg(feature = "comet")]
 mod json;
 #[cfg(feature = "comet")]
+pub(crate) use json::write_event;
+#[cfg(feature = "comet")]
 pub use json::{
     answer_from_json, answer_to_json, event_from_json, event_json_length, event_to_json,
 };
 #[cfg(not(feature = "comet"))]
 mod no_json;
+#[cfg(not(feature = "comet"))]
+pub(crate) use no_json::write_event;
 #[cfg(not(feature = "comet"))]
 pub use no_json::{
     answer_from_json, answer_to_json, event_from_json, event_json_length, event_to_json,

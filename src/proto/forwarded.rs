@@ -12,7 +12,9 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt::{self, Write};
 
 use crate::error::Refusal;
-use crate::proto::head::{Fields, authority, is_dots, is_token, push_field, trim, write_field};
+use crate::proto::head::{
+    Fields, authority, is_dots, is_token, push_decimal, push_field, trim, write_field,
+};
 
 /// Members of a list that are kept, those nearest to us. A chain of that many proxies is a loop.
 const HOPS_MAX: usize = 32;
@@ -139,7 +141,7 @@ impl Forwarded<'_> {
         let said = self.said.unwrap_or(&nothing);
         let peer = self.peer.map(|peer| peer.to_canonical());
         match peer {
-            Some(peer) if said.hops.is_empty() => push_shown(out, "X-Forwarded-For", peer),
+            Some(peer) if said.hops.is_empty() => push_address(out, "X-Forwarded-For", peer),
             Some(peer) => push_shown(out, "X-Forwarded-For", format_args!("{}, {peer}", said.hops)),
             None if said.hops.is_empty() => {}
             None => push_field(out, "X-Forwarded-For", said.hops.as_bytes()),
@@ -184,6 +186,20 @@ impl Forwarded<'_> {
         push_pair(&mut element, "proto", self.proto);
         element
     }
+}
+
+/// Appends a field whose value is an address. IPv4 without the formatter, which costs a twentieth
+/// of a relayed request.
+fn push_address(out: &mut Vec<u8>, name: &str, address: IpAddr) {
+    let IpAddr::V4(address) = address else { return push_shown(out, name, address) };
+    out.extend_from_slice(name.as_bytes());
+    let mut before: &[u8] = b": ";
+    for part in address.octets() {
+        out.extend_from_slice(before);
+        push_decimal(out, part.into());
+        before = b".";
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends a field whose value shows as plain ASCII, without a `String` in between.

@@ -934,7 +934,7 @@ pub(crate) fn authority(bytes: &[u8]) -> Result<Authority<'_>, Refusal> {
     let wrong = |reason| Refusal::new(400, reason);
     let whole = std::str::from_utf8(bytes)
         .map_err(|_| wrong("the host has bytes above 0x7F; write it in its ASCII form"))?;
-    if whole.contains('@') {
+    if bytes.contains(&b'@') {
         return Err(wrong("the host has userinfo before it"));
     }
     let whole = without_empty_port(whole);
@@ -943,7 +943,10 @@ pub(crate) fn authority(bytes: &[u8]) -> Result<Authority<'_>, Refusal> {
             (&whole[..address.len() + 2], after)
         }
         Some(_) => return Err(wrong("the host has a bracket, but no IPv6 address in brackets")),
-        None => whole.split_at(whole.find(':').unwrap_or(whole.len())),
+        None => {
+            let colon = whole.bytes().position(|byte| byte == b':');
+            whole.split_at(colon.unwrap_or(whole.len()))
+        }
     };
     let port = match after.strip_prefix(':') {
         None if after.is_empty() => None,
@@ -959,11 +962,11 @@ pub(crate) fn authority(bytes: &[u8]) -> Result<Authority<'_>, Refusal> {
         return Ok(Authority { whole, host, port });
     }
     let host = host.strip_suffix('.').unwrap_or(host);
-    let plain = |label: &str| {
+    let plain = |label: &[u8]| {
         !label.is_empty()
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            && label.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
     };
-    if host.len() > 253 || !host.split('.').all(plain) {
+    if host.len() > 253 || !host.as_bytes().split(|byte| *byte == b'.').all(plain) {
         return Err(wrong("the host is empty, or no host name or address"));
     }
     Ok(Authority { whole, host, port })

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::close_reason::CloseCause;
 use crate::engine::budget::Held;
 use crate::engine::connections::{Connections, Id};
+use crate::engine::event_loop::SHARE;
 use crate::engine::slab::Key;
-use crate::message::{DateText, date_now};
 use crate::proto::body::Decoder;
 use crate::proto::forward;
 use crate::relay::endings::{abort, fail, finish};
@@ -118,9 +118,7 @@ pub(crate) fn deliver<R: Relaying>(
     held: Held,
 ) {
     let rules = role.rules();
-    let date = date_now().filter(|_| rules.add_date);
-    let date = date.as_ref().map_or("", DateText::as_str);
-    let context = Context { rules: &rules, date, now: cx.now() };
+    let context = Context { rules: &rules, now: cx.now() };
     let Some(exchange) = role.exchanges().get_mut(key) else { return };
     exchange.request.forget();
     exchange.beginning.has_begun = true;
@@ -148,10 +146,9 @@ pub(crate) fn advance<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>,
         match stepped {
             Ok(Step::Pending) => return wait(role, cx, key, &rules),
             Ok(Step::Again) => {
-                let ends = role.exchanges().get(key).map(|e| (e.downstream(), e.upstream()));
-                if let Some(id) = ends.and_then(|(downstream, upstream)| downstream.or(upstream)) {
-                    cx.again(id);
-                }
+                // Both: an event of either is no reason to go on before others had their turn.
+                let ends = role.exchanges().get(key).map(|e| [e.downstream(), e.upstream()]);
+                ends.into_iter().flatten().flatten().for_each(|id| cx.yields(id));
                 return wait(role, cx, key, &rules);
             }
             Ok(Step::LinkDone(reusable)) => {
@@ -184,12 +181,10 @@ fn step<R: Relaying>(
     // was plenty may all be answered at once.
     let left = role.memory_left(cx) / in_progress;
     let exchange = role.exchanges().get_mut(key)?;
-    let date = date_now().filter(|_| rules.add_date);
-    let date = date.as_ref().map_or("", DateText::as_str);
-    let context = Context { rules, date, now: cx.now() };
+    let context = Context { rules, now: cx.now() };
     let mut buffer = cx.take_scratch();
-    let piece = (READ_BUDGET / in_progress)
-        .clamp(rules.limits.read_ahead_bytes_max.min(buffer.len()), buffer.len());
+    let piece =
+        (READ_BUDGET / in_progress).clamp(rules.limits.read_ahead_bytes_max.min(SHARE), SHARE);
     let piece = piece.min(left.max(least_piece(exchange, rules)));
     let scratch = &mut buffer[..piece];
     let ids = (exchange.downstream(), exchange.upstream());

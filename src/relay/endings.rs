@@ -113,7 +113,7 @@ pub(super) fn fail<R: Relaying>(
             return false;
         }
         ExchangeError::Silent(why) => {
-            if role.exchanges().get(key).is_some_and(Exchange::may_retry) {
+            if role.exchanges().get(key).is_some_and(|exchange| exchange.may_retry()) {
                 retry(role, cx, key, why);
                 return false;
             }
@@ -139,7 +139,7 @@ pub(super) fn fail<R: Relaying>(
 /// The client's bytes are malformed.
 fn refuse<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, refusal: &Refusal) {
     let why = CloseCause::AskerGone.because("its request broke the protocol half-way");
-    match role.exchanges().get(key).is_some_and(Exchange::is_answered) {
+    match role.exchanges().get(key).is_some_and(|exchange| exchange.is_answered()) {
         true => abort(role, cx, key, why),
         false => {
             let answer = LocalAnswer::new(refusal.status, &refusal.reason);

@@ -7,7 +7,6 @@ use crate::engine::slab::Key;
 use crate::relay::asker::Asker;
 use crate::relay::driver::advance;
 use crate::relay::endings::{abort, answer_instead};
-use crate::relay::exchange::Exchange;
 use crate::relay::local_answer::LocalAnswer;
 use crate::relay::patience::Backlog;
 use crate::relay::relaying::Relaying;
@@ -91,7 +90,7 @@ fn answer_late<R: Relaying>(
 ) {
     let rules = role.rules();
     let upstream = rules.upstream_name;
-    let is_whole = role.exchanges().get(key).is_some_and(Exchange::is_whole);
+    let is_whole = role.exchanges().get(key).is_some_and(|exchange| exchange.is_whole());
     let (status, error, reason) = if backlog.request {
         (
             504,

@@ -12,7 +12,7 @@ use crate::relay::rules::Rules;
 
 /// What a role adds so that exchanges can be driven on its loop.
 pub(crate) trait Relaying: Role {
-    fn exchanges(&mut self) -> &mut Slab<Exchange>;
+    fn exchanges(&mut self) -> &mut Slab<Box<Exchange>>;
     fn rules(&self) -> Arc<Rules>;
     /// The upstream connection is free: at a message boundary and fit for reuse, or (`Err`, why) to
     /// be closed.

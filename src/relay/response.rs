@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connection, Fetched};
+use crate::message::{DateText, date_now};
 use crate::observe::Observed;
 use crate::proto::body::{self, Decoder, Framing, Piece};
 use crate::proto::forward::{self, ResponseRules};
@@ -18,8 +19,6 @@ use crate::relay::tunnel::Tunnel;
 /// What every step is taken under.
 pub(super) struct Context<'a> {
     pub(super) rules: &'a Rules,
-    /// For responses that lack a `Date`; empty: none is added.
-    pub(super) date: &'a str,
     pub(super) now: Instant,
 }
 
@@ -280,10 +279,12 @@ impl Exchange {
             held: None,
         });
         let Some(downstream) = downstream else { return Ok(()) };
+        let lacks_date = rules.add_date && response.fields.get("date").is_none();
+        let date = if lacks_date { date_now() } else { None };
         let head_rules = ResponseRules {
             close: !keeps,
             keep_alive: is_old && keeps,
-            date: Some(context.date).filter(|date| !date.is_empty()),
+            date: date.as_ref().map(DateText::as_str),
             ..interim_rules(rules)
         };
         self.write_head(downstream, response, outgoing, &head_rules)?;

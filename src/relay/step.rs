@@ -2,13 +2,15 @@
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connection, Fetched};
+use crate::engine::event_loop::SHARE;
 use crate::relay::exchange::Exchange;
 use crate::relay::failure::ExchangeError;
 use crate::relay::phase::{Phase, Upstream};
 use crate::relay::request::Upload;
 use crate::relay::response::Context;
 
-/// Steps of one `advance` before the other connections of the loop get their turn.
+/// Steps of one `advance` before the other connections of the loop get their turn, unless
+/// [`SHARE`] is used up earlier.
 const STEPS_MAX: usize = 4;
 
 /// How a step left an exchange.
@@ -39,6 +41,12 @@ impl<T> Ends<'_, T> {
         let ends = [&self.downstream, &self.upstream];
         ends.into_iter().flatten().any(|connection| connection.has_paused())
     }
+
+    /// Bytes that both have moved so far.
+    fn traffic(&self) -> u64 {
+        let ends = [&self.downstream, &self.upstream];
+        ends.into_iter().flatten().map(|connection| connection.traffic()).sum()
+    }
 }
 
 impl Exchange {
@@ -48,6 +56,7 @@ impl Exchange {
         scratch: &mut [u8],
         context: &Context<'_>,
     ) -> Result<Step, ExchangeError> {
+        let end = ends.traffic() + 2 * SHARE as u64; // what is read and written counts twice
         for _ in 0..STEPS_MAX {
             let left = match self.is_tunnel() {
                 true => self.move_tunnel(&mut ends, scratch, context),
@@ -58,7 +67,7 @@ impl Exchange {
             };
             match left {
                 Some(step) => return Ok(step),
-                None if ends.have_paused() => break,
+                None if ends.have_paused() || ends.traffic() >= end => break,
                 None => {}
             }
         }

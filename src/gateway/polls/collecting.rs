@@ -4,7 +4,7 @@ use crate::close_reason::CloseCause;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::gateway::state::{Asking, GatewayRole, State, States};
-use crate::relay::{Collected, Exchange, Gathering, LocalAnswer};
+use crate::relay::{Collected, Gathering, LocalAnswer};
 
 impl GatewayRole {
     /// A request for a device that polls. True: a poll took it. Else it is being collected, lined
@@ -99,7 +99,10 @@ impl GatewayRole {
     /// When the next bytes of a body that is collected have to be there.
     fn await_body(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let (now, silence) = (cx.now(), self.waits(key).body_silence.time);
-        let Some(body) = self.exchanges.get_mut(key).and_then(Exchange::gathering) else { return };
+        let Some(body) = self.exchanges.get_mut(key).and_then(|exchange| exchange.gathering())
+        else {
+            return;
+        };
         let at = cx.after(body.left(now, silence, &self.settings.limits));
         cx.set_deadline(id, Some(at));
     }
@@ -111,7 +114,7 @@ impl GatewayRole {
         key: Key,
     ) {
         let (now, silence) = (cx.now(), self.waits(key).body_silence);
-        let body = self.exchanges.get_mut(key).and_then(Exchange::gathering);
+        let body = self.exchanges.get_mut(key).and_then(|exchange| exchange.gathering());
         match body.and_then(|body| {
             body.overdue("the request's body", now, silence, &self.settings.limits)
         }) {

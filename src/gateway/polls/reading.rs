@@ -13,7 +13,7 @@ use crate::proto::body::{Decoder, Framing, Piece};
 use crate::proto::comet::{self, Answer};
 use crate::proto::head;
 use crate::proto::turn::Encoding;
-use crate::relay::{self, Exchange, Gathering, LocalAnswer, Waits};
+use crate::relay::{self, Gathering, LocalAnswer, Waits};
 
 /// What a POST has brought so far.
 enum Came {
@@ -290,7 +290,7 @@ impl GatewayRole {
                 if let Some(posted) = cx.posted_mut(id) {
                     posted.head.knows = true;
                 }
-                let is_head = self.exchanges.get(key).is_some_and(Exchange::is_head);
+                let is_head = self.exchanges.get(key).is_some_and(|exchange| exchange.is_head());
                 relay::deliver(self, cx, key, &answer.into_text(is_head), held);
             }
         }

@@ -78,10 +78,10 @@ pub(crate) fn write_event(
     held: Option<&mut Held>,
     limits: &Limits,
 ) -> Result<(), Refusal> {
-    if let Some(held) = held {
-        held.take(comet::event_json_length(id, text, limits)?, text.len())?;
-    }
-    comet::event_to_json(out, id, text, limits)
+    comet::write_event(out, id, text, limits, |length| match held {
+        Some(held) => held.take(length, text.len()),
+        None => Ok(()),
+    })
 }
 
 /// A request with a line of ours behind its first one.

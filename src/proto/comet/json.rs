@@ -17,8 +17,8 @@ use crate::limits::{FIELDS_CEILING, HOP_FIELDS_MAX, Limits};
 use crate::proto::body::{may_trail, of_request, of_response};
 use crate::proto::comet::{Answer, Event, PROTOCOL, check_id, frames, method, whole_body};
 use crate::proto::head::{
-    self, LineEnds, decimal, is_of_connection, reason_phrase, same_name, trim, write_field,
-    write_status_line,
+    self, LineEnds, RequestHead, decimal, is_of_connection, reason_phrase, same_name, trim,
+    write_field, write_status_line,
 };
 
 /// Appends an event: the request that `text` is.
@@ -31,9 +31,20 @@ pub fn event_to_json(
     text: &[u8],
     limits: &Limits,
 ) -> Result<(), Refusal> {
-    let head = head::request(text, limits, LineEnds::Crlf)?
-        .ok_or_else(|| Refusal::new(400, "the text ends within the request's head"))?;
-    let (body, trailers) = whole_body(&text[head.len..], of_request(&head)?, limits)?;
+    write_event(out, id, text, limits, |_| Ok(()))
+}
+
+/// The same. `take`: is told how much memory it takes at most, before it takes any, and may refuse.
+pub(crate) fn write_event(
+    out: &mut Vec<u8>,
+    id: &str,
+    text: &[u8],
+    limits: &Limits,
+    take: impl FnOnce(usize) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    let request = WholeRequest::read(text, limits)?;
+    take(request.event_length(id))?;
+    let WholeRequest { head, body, trailers } = request;
     reserve(out, &body, 6 * head.len + 8 * head.fields.len());
     push(out, "{\"message-id\": ", id);
     push(out, ", \"method\": ", head.method);
@@ -57,21 +68,41 @@ pub fn event_to_json(
 /// # Errors
 /// 400 where the text is not one whole request.
 pub fn event_json_length(id: &str, text: &[u8], limits: &Limits) -> Result<usize, Refusal> {
-    let head = head::request(text, limits, LineEnds::Crlf)?
-        .ok_or_else(|| Refusal::new(400, "the text ends within the request's head"))?;
-    let (body, trailers) = whole_body(&text[head.len..], of_request(&head)?, limits)?;
-    let written = match std::str::from_utf8(&body) {
-        Ok(_) => body.iter().map(|byte| escaped_length(*byte)).sum(),
-        Err(_) => base64_length(body.len()),
-    };
-    // Of a chunked body there is a second copy meanwhile.
-    let copied = if matches!(body, Cow::Owned(_)) { body.len() } else { 0 };
-    let trailing: usize = trailers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
-    Ok(written
-        + copied
-        + AROUND_BODY
-        + 6 * (id.len() + head.len + trailing)
-        + 8 * head.fields.len())
+    Ok(WholeRequest::read(text, limits)?.event_length(id))
+}
+
+/// A request whose text is whole.
+struct WholeRequest<'t> {
+    head: RequestHead<'t>,
+    body: Cow<'t, [u8]>,
+    trailers: Vec<(String, Vec<u8>)>,
+}
+
+impl<'t> WholeRequest<'t> {
+    fn read(text: &'t [u8], limits: &Limits) -> Result<Self, Refusal> {
+        let head = head::request(text, limits, LineEnds::Crlf)?
+            .ok_or_else(|| Refusal::new(400, "the text ends within the request's head"))?;
+        let (body, trailers) = whole_body(&text[head.len..], of_request(&head)?, limits)?;
+        Ok(WholeRequest { head, body, trailers })
+    }
+
+    /// How much memory it takes at most as an event.
+    fn event_length(&self, id: &str) -> usize {
+        let WholeRequest { head, body, trailers } = self;
+        let written = match std::str::from_utf8(body) {
+            Ok(_) => body.iter().map(|byte| escaped_length(*byte)).sum(),
+            Err(_) => base64_length(body.len()),
+        };
+        // Of a chunked body there is a second copy meanwhile.
+        let copied = if matches!(body, Cow::Owned(_)) { body.len() } else { 0 };
+        let trailing: usize =
+            trailers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+        written
+            + copied
+            + AROUND_BODY
+            + 6 * (id.len() + head.len + trailing)
+            + 8 * head.fields.len()
+    }
 }
 
 /// What stands around ids, heads and bodies in an event or an answer.
@@ -159,6 +190,11 @@ fn push_rest(out: &mut Vec<u8>, body: &[u8], trailers: &[(String, Vec<u8>)]) {
 /// Appends a member's opening and its string.
 fn push(out: &mut Vec<u8>, opening: &str, text: &str) {
     out.extend_from_slice(opening.as_bytes());
+    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        return out.push(b'"');
+    }
     // Writing to a Vec cannot fail, and a string always is JSON.
     let _ = serde_json::to_writer(out, text);
 }

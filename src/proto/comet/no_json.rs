@@ -16,6 +16,16 @@ pub fn event_to_json(_: &mut Vec<u8>, _: &str, _: &[u8], _: &Limits) -> Result<(
     Err(absent())
 }
 
+pub(crate) fn write_event(
+    _: &mut Vec<u8>,
+    _: &str,
+    _: &[u8],
+    _: &Limits,
+    _: impl FnOnce(usize) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    Err(absent())
+}
+
 /// As with the feature `comet`; here always refused.
 ///
 /// # Errors

@@ -102,6 +102,34 @@ fn as_many_links_are_dialled_as_callers_wait() {
 }
 
 #[test]
+fn a_caller_who_is_dialled_for_is_not_dialled_for_again() {
+    let raw = RawGateway::start();
+    let (local, paths, open) = gated();
+    let handle = device(&raw, 1..=128).build().unwrap();
+    let handle = handle.spawn_forward(&local.url()).unwrap();
+    let mut first = raw.turn();
+    first.write(asks("/first", "5"));
+    assert_eq!(paths.recv_timeout(DEADLINE).unwrap(), "/first");
+    let mut dials: Vec<RawPeer> = (0..5).map(|_| raw.offer().0).collect();
+    // One turns, and brings a request; four callers wait for the four that are on their way.
+    dials[0].write(SWITCH);
+    dials[0].write(asks("/second", "4"));
+    assert_eq!(paths.recv_timeout(DEADLINE).unwrap(), "/second");
+    assert!(raw.try_accept().is_none());
+    // Two more than those on their way.
+    dials[1].write(SWITCH);
+    dials[1].write(asks("/third", "5"));
+    assert_eq!(paths.recv_timeout(DEADLINE).unwrap(), "/third");
+    let mut more: Vec<RawPeer> = (0..2).map(|_| raw.turn()).collect();
+    nobody_dials(&raw, &mut more[0]);
+    for _ in 0..3 {
+        open.send(()).unwrap();
+    }
+    first.read_answer("GET").expect_ok("done");
+    handle.stop();
+}
+
+#[test]
 fn the_defaults_of_the_command_follow_demand() {
     let raw = RawGateway::start();
     let _device = crate::support::Ptth::start(&["device", &raw.url("lamp"), "--text", "x"]);
@@ -182,10 +210,11 @@ fn dials_in_progress_leave_less_room() {
     let device = device(&raw, 2..=8).build().unwrap();
     let handle = device.spawn_forward(&local.url()).unwrap();
     let mut links: Vec<RawPeer> = (0..2).map(|_| raw.turn()).collect();
+    links.iter_mut().for_each(|link| nobody_dials(&raw, link)); // both have turned there
     links[0].write(asks("/0", "4"));
     paths.recv_timeout(DEADLINE).unwrap();
     let mut held: Vec<RawPeer> = (0..4).map(|_| raw.offer().0).collect();
-    links[1].write(asks("/1", "4"));
+    links[1].write(asks("/1", "9")); // four of the nine have their dials, three have no room
     paths.recv_timeout(DEADLINE).unwrap();
     held.extend((0..2).map(|_| raw.offer().0));
     held[0].write(SWITCH);
@@ -571,7 +600,7 @@ fn surplus_polls_end_with_a_reply_that_brings_nothing() {
     let device = poller(&raw, 2..=8, Encoding::Message).limits(limits).build().unwrap();
     let handle = device.spawn_forward(&local.url()).unwrap();
     let mut first = poll(&raw);
-    first.write(event(Encoding::Message, "e0", "4"));
+    first.write(event(Encoding::Message, "e0", "5")); // MIN's second poll is on its way to one
     paths.recv_timeout(DEADLINE).unwrap();
     let mut polls: Vec<RawPeer> = (0..5).map(|_| poll(&raw)).collect();
     for (n, peer) in polls.iter_mut().enumerate() {

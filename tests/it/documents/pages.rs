@@ -176,11 +176,12 @@ fn the_first_pages_stay_short() {
 
 /// Options in the pages that are other programs'.
 #[cfg(feature = "cli")]
-const FOREIGN: [&str; 23] = [
+const FOREIGN: [&str; 24] = [
     // cargo and its tools
     "all",
     "all-features",
     "all-targets",
+    "bench",
     "branch",
     "check",
     "doc",

@@ -1,7 +1,7 @@
 //! Resumed sessions, renewed certificates, hostile peers.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use rustls::{HandshakeKind, StreamOwned};
 use super::{VERSIONS, device, secure_gateway};
 use crate::support::pki::{self, NOW, TlsPeer};
 use crate::support::process::get;
-use crate::support::{Authority, DEADLINE, Hash, LocalServer, Ptth, RawPeer, eventually};
+use crate::support::{Authority, DEADLINE, Hash, LocalServer, Ptth, RawPeer, SWITCH, eventually};
 
 // ── sessions ──
 
@@ -25,6 +25,53 @@ fn sessions_are_resumed_in_both_versions() {
             visitor.ask(&get("/nobody/"));
             assert_eq!(visitor.0.conn.handshake_kind(), Some(kind), "{version:?}");
         }
+    }
+}
+
+/// A whole offer, to which nothing was said behind the first flight: a round trip for the handshake,
+/// and one for what the offer is answered.
+fn offered_in_the_second_flight(socket: &mut TcpStream, tls: &mut rustls::ServerConnection) {
+    let (mut flights, mut offer) = (0, Vec::new());
+    while !offer.ends_with(b"\r\n\r\n") {
+        assert!(tls.read_tls(socket).unwrap() > 0, "the device closed the connection");
+        tls.process_new_packets().unwrap();
+        if flights == 0 && tls.wants_write() {
+            while tls.wants_write() {
+                tls.write_tls(socket).unwrap();
+            }
+            flights = 1; // and not its tickets, which come behind the client's end of the handshake
+        }
+        match tls.reader().read_to_end(&mut offer) {
+            Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::WouldBlock),
+            Ok(_) => panic!("the device ended its session"),
+        }
+    }
+    assert!(offer.starts_with(b"POST /lamp "), "{}", String::from_utf8_lossy(&offer));
+}
+
+#[test]
+fn further_links_resume_the_first_ones_session_and_cost_two_round_trips() {
+    let authority = Authority::new();
+    let config = Arc::new(pki::server(&authority.server("gateway")));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://localhost:{}/lamp", listener.local_addr().unwrap().port());
+    let arguments = ["device", &url, "--ca", authority.ca(), "--text", "hi", "--links", "1..3"];
+    let _device = Ptth::start(&arguments);
+    let accept = || {
+        let (socket, _) = listener.accept().unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        (socket, rustls::ServerConnection::new(config.clone()).unwrap())
+    };
+    let (mut socket, mut tls) = accept();
+    offered_in_the_second_flight(&mut socket, &mut tls);
+    assert_eq!(tls.handshake_kind(), Some(HandshakeKind::Full));
+    let mut first = StreamOwned::new(tls, socket);
+    first.write_all(SWITCH).unwrap();
+    first.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nPTTH-Waiting: 2\r\n\r\n").unwrap();
+    for _ in 0..2 {
+        let (mut socket, mut tls) = accept();
+        offered_in_the_second_flight(&mut socket, &mut tls);
+        assert_eq!(tls.handshake_kind(), Some(HandshakeKind::Resumed));
     }
 }
 
