@@ -457,6 +457,13 @@ pub(crate) const OBSERVED_PART: usize = 8;
 /// How long a name that is away is listed for operators, at most.
 pub(crate) const OBSERVED_AWAY_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
 
+/// How often a connection is moved from one event loop to another for one request or offer, where
+/// its device's owner changes meanwhile. Then it is answered 503.
+pub(crate) const MOVES_MAX: u8 = 16;
+
+/// Most event loops of a gateway.
+pub(crate) const LOOPS_MAX: usize = 64;
+
 /// Sessions of one name that are remembered after they were replaced. Devices that fight for a name
 /// are two, or a few.
 pub(crate) const REPLACED_MAX: usize = 16;

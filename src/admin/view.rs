@@ -1,13 +1,15 @@
 //! The gateway at one moment, as its event loop told it in pieces: asked at most twice a second,
 //! however many look.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::Sender;
 
 use crate::admin::feed::Feed;
-use crate::engine::event_loop::Remote;
+use crate::gateway::loops::Loops;
+use crate::gateway::observation::LINKS_MAX;
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process, Question};
 use crate::gateway::settings::InForce;
 use crate::gateway::state::Command;
@@ -49,7 +51,7 @@ impl Snapshot {
 
 /// The way to a gateway.
 pub(super) struct View {
-    remote: Remote<Command>,
+    loops: Loops<Command>,
     stats: Arc<Stats>,
     limits: InForce,
     pub(super) feed: Arc<Feed>,
@@ -133,10 +135,10 @@ impl<T> Latest<T> {
 
 impl View {
     pub(super) fn of(gateway: &Gateway, metrics_per_device: usize) -> Self {
-        let (remote, stats, limits) = gateway.parts();
+        let (loops, stats, limits) = gateway.parts();
         let feed = Feed::start(gateway.events());
         View {
-            remote,
+            loops,
             stats,
             limits,
             feed,
@@ -166,20 +168,20 @@ impl View {
         self.feed.is_over()
     }
 
-    fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Question) -> Result<T, Silent> {
+    /// What every loop answers, in no order.
+    fn ask<T>(&self, question: impl Fn(Sender<T>) -> Question) -> Result<Vec<T>, Silent> {
         self.ask_by(Instant::now() + ANSWER_TIMEOUT, question)
     }
 
     fn ask_by<T>(
         &self,
         end: Instant,
-        question: impl FnOnce(Sender<T>) -> Question,
-    ) -> Result<T, Silent> {
-        let (reply, answer) = bounded(1);
-        if !self.remote.send(Command::Observe(question(reply))) {
-            return Err(Silent);
-        }
-        answer.recv_deadline(end).map_err(|_| Silent)
+        question: impl Fn(Sender<T>) -> Question,
+    ) -> Result<Vec<T>, Silent> {
+        let asked = self.loops.ask(|reply| Command::Observe(question(reply)));
+        let answers = asked.ok_or(Silent)?;
+        let answer = |_| answers.recv_deadline(end).map_err(|_| Silent);
+        (0..self.loops.len()).map(answer).collect()
     }
 
     /// What is known now.
@@ -192,46 +194,70 @@ impl View {
     }
 
     fn take(&self, end: Instant) -> Result<Snapshot, Silent> {
-        let process = self.ask_by(end, |reply| Question::Process { reply })?;
+        let loops = self.ask_by(end, |reply| Question::Process { reply })?;
+        let process = Process::of_loops(loops).ok_or(Silent)?;
         let (mut devices, mut from) = (Vec::new(), Some(0));
         while let Some(place) = from {
-            let (mut rows, next) =
-                self.ask_by(end, |reply| Question::Devices { from: place, reply })?;
-            devices.append(&mut rows);
-            from = next;
+            let pieces = self.ask_by(end, |reply| Question::Devices { from: place, reply })?;
+            from = pieces.iter().find_map(|(_, next)| *next);
+            devices.append(&mut merged(pieces.into_iter().map(|(rows, _)| rows)));
         }
         let (at, wall, stats) = (Instant::now(), SystemTime::now(), self.stats.read());
         Ok(Snapshot { at, wall, devices, process, stats })
     }
 
     pub(super) fn process(&self) -> Result<Process, Silent> {
-        self.ask(|reply| Question::Process { reply })
+        let loops = self.ask(|reply| Question::Process { reply })?;
+        Process::of_loops(loops).ok_or(Silent)
     }
 
     pub(super) fn device(&self, name: &str) -> Result<Option<Box<DeviceHistory>>, Silent> {
-        self.ask(|reply| Question::Device { name: name.to_owned(), reply })
+        let found = self.ask(|reply| Question::Device { name: name.to_owned(), reply })?;
+        let found = found.into_iter().flatten();
+        Ok(found.reduce(|one, other| if other.row.home.is_some() { other } else { one }))
     }
 
     pub(super) fn links(&self, name: Option<&str>) -> Result<Vec<LinkRow>, Silent> {
-        self.ask(|reply| Question::Links { name: name.map(str::to_owned), reply })
+        let links = self.ask(|reply| Question::Links { name: name.map(str::to_owned), reply })?;
+        Ok(links.into_iter().flatten().take(LINKS_MAX).collect())
     }
 
     pub(super) fn routes(&self) -> Result<Vec<String>, Silent> {
-        self.ask(|reply| Question::Routes { reply })
+        let routes = self.ask(|reply| Question::Routes { reply })?; // every loop has the same
+        routes.into_iter().next().ok_or(Silent)
     }
 
     pub(super) fn disconnect(&self, name: &str) -> Result<usize, Silent> {
-        self.ask(|reply| Question::Disconnect { name: name.to_owned(), reply })
+        let ended = self.ask(|reply| Question::Disconnect { name: name.to_owned(), reply })?;
+        Ok(ended.into_iter().sum())
     }
 
     pub(super) fn drain(&self, name: &str) -> Result<usize, Silent> {
-        self.ask(|reply| Question::DrainDevice { name: name.to_owned(), reply })
+        let told = self.ask(|reply| Question::DrainDevice { name: name.to_owned(), reply })?;
+        Ok(told.into_iter().sum())
     }
 
     /// Whether the loop answers, and does not stop.
     pub(super) fn is_ready(&self) -> Result<bool, Silent> {
         Ok(!self.process()?.is_stopping)
     }
+}
+
+/// The same devices, as each loop shows them: what counts is said by the one that has it.
+fn merged(loops: impl Iterator<Item = Vec<DeviceRow>>) -> Vec<DeviceRow> {
+    let mut places: HashMap<Arc<str>, usize> = HashMap::new();
+    let mut all: Vec<DeviceRow> = Vec::new();
+    for row in loops.flatten() {
+        match places.get(&row.name) {
+            None => {
+                places.insert(row.name.clone(), all.len());
+                all.push(row);
+            }
+            Some(at) if row.home.is_some() => all[*at] = row,
+            Some(_) => {}
+        }
+    }
+    all
 }
 
 #[cfg(test)]

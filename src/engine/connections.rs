@@ -17,6 +17,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use crate::engine::FULL;
+use crate::engine::group::Group;
 use crate::engine::handshakes::{Handshake, Handshakes};
 use crate::engine::permits::Permit;
 use crate::engine::slab::{Key, Slab};
@@ -477,9 +478,28 @@ impl<T> Connection<T> {
     }
 }
 
+/// A connection on its way from one loop of a group to another: its socket with its TLS session,
+/// what was read of it and not used, what waits to be written, and its place. Dropped on its way, it
+/// is closed.
+pub(crate) struct Parcel<T> {
+    connection: Option<Connection<T>>,
+    group: Arc<Group>,
+}
+
+impl<T> Drop for Parcel<T> {
+    fn drop(&mut self) {
+        if self.connection.is_some() {
+            self.group.leave(1);
+        }
+    }
+}
+
 /// All connections of one loop, its clock, timers and list of those that want another step.
 pub(crate) struct Connections<T> {
     slab: Slab<Connection<T>>,
+    group: Arc<Group>,
+    /// This loop's number in its group.
+    number: usize,
     watcher: Watcher,
     pub(super) timers: Timers,
     pub(super) again: VecDeque<Id>,
@@ -500,6 +520,8 @@ pub(crate) struct Connections<T> {
     pub(super) listener_changes: Vec<(usize, Option<TcpListener>)>,
     listeners: usize,
     pub(super) listening: bool,
+    /// They are closed.
+    closed: bool,
     date: (u64, String),
     pub(super) handshakes: Handshakes,
     /// Connections that are being closed gently, the oldest first.
@@ -508,10 +530,18 @@ pub(crate) struct Connections<T> {
 }
 
 impl<T> Connections<T> {
-    pub(super) fn new(watcher: Watcher, connections_max: usize, handshakes: Handshakes) -> Self {
+    /// The table of this loop (`number`) of a group.
+    pub(super) fn new(
+        watcher: Watcher,
+        connections_max: usize,
+        handshakes: Handshakes,
+        (group, number): (Arc<Group>, usize),
+    ) -> Self {
         let began = Instant::now();
         Connections {
-            slab: Slab::new(),
+            slab: Slab::numbered(number),
+            group,
+            number,
             watcher,
             timers: Timers::default(),
             again: VecDeque::new(),
@@ -527,6 +557,7 @@ impl<T> Connections<T> {
             listener_changes: Vec::new(),
             listeners: 0,
             listening: true,
+            closed: false,
             date: (u64::MAX, String::new()),
             handshakes,
             lingering: BTreeMap::new(),
@@ -590,14 +621,35 @@ impl<T> Connections<T> {
         self.connections_max = most.min(Slab::<T>::CEILING);
     }
 
-    /// Closes all listeners: nothing new comes in.
+    /// Closes all listeners of this loop: nothing new comes in by it.
     pub(crate) fn stop_listening(&mut self) {
-        self.listening = false;
+        if std::mem::take(&mut self.listening) {
+            self.group.stop_listening();
+        }
     }
 
-    /// Whether anything may still come in.
+    /// The listeners are closed, as [`stop_listening`](Self::stop_listening) asked for.
+    pub(super) fn listeners_closed(&mut self) {
+        if !std::mem::replace(&mut self.closed, true) {
+            self.group.close();
+        }
+    }
+
+    /// Whether a loop of the group has a listener that is not closed yet: whoever connects now may
+    /// be let in.
+    pub(crate) fn is_group_open(&self) -> bool {
+        self.group.is_open()
+    }
+
+    /// Whether anything may still come in, by this loop.
     pub(crate) fn is_listening(&self) -> bool {
         self.listening
+    }
+
+    /// Whether the loops of the group have nothing any more and get nothing: no connection here,
+    /// there, on its way or in other hands, and no listener.
+    pub(crate) fn is_group_idle(&self) -> bool {
+        !self.group.is_listening() && self.group.connections() == 0 && self.group.lent() == 0
     }
 
     /// The time of day as an IMF-fixdate.
@@ -648,13 +700,19 @@ impl<T> Connections<T> {
     pub(crate) fn len(&self) -> usize {
         self.slab.len()
     }
+    /// Whether the loops of the group have as many connections as they may.
     pub(crate) fn is_full(&self) -> bool {
-        self.slab.len() + self.leases >= self.connections_max
+        self.group.is_full(self.connections_max)
+    }
+    /// Connections that the loops of the group have lent.
+    pub(crate) fn lent(&self) -> usize {
+        self.group.lent()
     }
     /// So many connections are in other hands now. They count in `connections_max`: their
     /// descriptors are open.
     pub(crate) fn set_leases(&mut self, leases: usize) {
         self.closed_some |= leases < self.leases;
+        self.group.set_lent(self.leases, leases);
         self.leases = leases;
     }
     /// Gives a connection its place.
@@ -686,18 +744,47 @@ impl<T> Connections<T> {
     /// The loop is full, or the operating system will not watch the socket; the stream is dropped,
     /// which closes it.
     pub(crate) fn insert(&mut self, stream: Stream, unread: &[u8], state: T) -> io::Result<Id> {
-        if self.is_full() {
+        if !self.group.enter(self.connections_max) {
             return Err(io::Error::other(FULL));
         }
         let mut peer = Connection::new(stream, state);
         peer.input.extend_from_slice(unread);
+        self.add(peer)
+    }
+
+    /// Watches a connection that is counted in the group already.
+    fn add(&mut self, peer: Connection<T>) -> io::Result<Id> {
         let id = self.slab.insert(peer);
         let watched = self.slab.get(id).map_or(Ok(()), |peer| self.watcher.watch(&peer.stream, id));
         if let Err(e) = watched {
             self.slab.remove(id);
+            self.group.leave(1);
             return Err(e);
         }
+        self.group.set_held(self.number, self.held());
         Ok(id)
+    }
+
+    /// Takes a connection out for another loop of the group, whole. It keeps its place and stays
+    /// counted.
+    pub(crate) fn take_out(&mut self, id: Id) -> Option<Parcel<T>> {
+        let mut peer = self.detach(id)?;
+        (peer.queued, peer.charged, peer.lingers) = (false, 0, None);
+        (peer.deadline, peer.wake_up, peer.handshake) = (None, None, None);
+        Some(Parcel { connection: Some(peer), group: self.group.clone() })
+    }
+
+    /// Puts in a connection that another loop of the group has taken out. It has no deadline, and is
+    /// to be stepped: no event tells what had been seen there.
+    ///
+    /// # Errors
+    /// The operating system will not watch the socket; it is closed.
+    pub(crate) fn put_in(&mut self, mut parcel: Parcel<T>) -> io::Result<Id> {
+        let Some(mut peer) = parcel.connection.take() else {
+            return Err(io::ErrorKind::NotFound.into()); // it is taken here alone
+        };
+        (peer.readable, peer.writable) = (!peer.ending.ended, true);
+        self.add(peer)
     }
 
     /// Takes a socket into the loop whose connect is still in progress: nothing is tried on it
@@ -716,19 +803,32 @@ impl<T> Connections<T> {
     /// The one hand-over: the loop forgets the connection and gives its stream, still not blocking,
     /// and the kept bytes away.
     pub(crate) fn remove(&mut self, id: Id) -> Option<(Stream, Vec<u8>, T)> {
+        let peer = self.detach(id)?;
+        self.group.leave(1);
+        self.closed_some = true;
+        Some((peer.stream, peer.input, peer.state))
+    }
+
+    fn detach(&mut self, id: Id) -> Option<Connection<T>> {
         let peer = self.slab.remove(id)?;
         if let Err(e) = self.watcher.forget(&peer.stream) {
             log::warn!("a connection could not be taken off the event loop: {e}");
         }
-        self.closed_some = true;
         self.buffered -= peer.charged;
         if peer.handshake.is_some() {
             self.handshakes.end();
         }
         if let Some(number) = peer.lingers {
-            self.lingering.remove(&number);
+            self.unlinger(number);
         }
-        Some((peer.stream, peer.input, peer.state))
+        self.group.set_held(self.number, self.held());
+        Some(peer)
+    }
+
+    fn unlinger(&mut self, number: u64) {
+        if self.lingering.remove(&number).is_some() {
+            self.group.lingered();
+        }
     }
 
     /// Counts a connection's buffers anew, after a step.
@@ -739,8 +839,11 @@ impl<T> Connections<T> {
             .as_ref()
             .map_or_else(|| peer.stream.held(), |handshake| handshake.channel.held());
         let held = peer.input.capacity() + peer.output.capacity() + session;
-        self.buffered = self.buffered - peer.charged + held;
-        peer.charged = held;
+        if held != peer.charged {
+            self.buffered = self.buffered - peer.charged + held;
+            peer.charged = held;
+            self.group.set_held(self.number, self.held());
+        }
     }
 
     /// Bytes of memory that all connections take: each its entry here, its buffers, and its TLS
@@ -749,8 +852,13 @@ impl<T> Connections<T> {
         self.buffered + self.slab.len() * size_of::<Connection<T>>()
     }
 
-    /// The connection is being closed gently from now on, of `most` at once: of more, the one that
-    /// has been for longest is closed.
+    /// The same of all loops of the group.
+    pub(crate) fn held_by_all(&self) -> usize {
+        self.held() + self.group.held_by_others(self.number)
+    }
+
+    /// The connection is being closed gently from now on, of `most` at once in the group: of more,
+    /// the one of this loop that has been for longest is closed.
     pub(crate) fn lingers(&mut self, id: Id, most: usize) {
         let Some(peer) = self.slab.get_mut(id).filter(|peer| peer.lingers.is_none()) else {
             return;
@@ -758,8 +866,8 @@ impl<T> Connections<T> {
         self.lingered += 1;
         peer.lingers = Some(self.lingered);
         self.lingering.insert(self.lingered, id);
-        if self.lingering.len() > most {
-            if let Some((_, oldest)) = self.lingering.pop_first() {
+        if self.group.lingers() > most {
+            if let Some(oldest) = self.lingering.values().next().copied() {
                 self.close(oldest);
             }
         }
@@ -933,6 +1041,20 @@ impl<T> Connections<T> {
     }
 }
 
+impl<T> Drop for Connections<T> {
+    fn drop(&mut self) {
+        // The loop has ended before its time; the others go on.
+        self.stop_listening();
+        self.listeners_closed();
+        self.group.leave(self.slab.len());
+        self.group.set_lent(self.leases, 0);
+        self.group.set_held(self.number, 0);
+        for _ in 0..self.lingering.len() {
+            self.group.lingered();
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
@@ -941,11 +1063,14 @@ mod tests {
     #[test]
     fn what_is_due_at_about_the_same_time_falls_together_and_never_early() {
         let poll = mio::Poll::new().unwrap();
-        let handshakes = Handshakes::new(&crate::limits::Limits::default(), None, Arc::default());
+        let limits = crate::limits::Limits::default();
+        let group = Group::new(1, &limits);
+        let handshakes = Handshakes::new(&limits, None, Arc::default(), group.clone());
         let mut peers = Connections::<()>::new(
             Watcher::System(poll.registry().try_clone().unwrap()),
             1,
             handshakes,
+            (group, 0),
         );
         let (began, wait) = (peers.now(), Duration::from_millis(25_600));
         let mut instants = Vec::new();

@@ -18,6 +18,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::engine::Role;
 use crate::engine::connections::{Connection, Connections, Id, LISTENERS_MAX, Watcher};
+use crate::engine::group::Group;
 use crate::engine::handshakes::Handshakes;
 use crate::engine::timers::Timer;
 use crate::limits::Limits;
@@ -66,12 +67,17 @@ impl<C> Remote<C> {
         if self.sender.send(command).is_err() {
             return false;
         }
+        self.wake();
+        true
+    }
+
+    /// Has the loop take a turn, in which it sees what has changed elsewhere.
+    pub(crate) fn wake(&self) {
         if !self.awake.swap(true, Ordering::AcqRel) {
             if let Some(Err(e)) = self.waker.as_ref().map(|waker| waker.wake()) {
                 log::error!("the event loop could not be woken: {e}");
             }
         }
-        true
     }
 
     /// The way to a loop that is driven by hand.
@@ -143,17 +149,27 @@ pub(crate) struct EventLoop<R: Role> {
 }
 
 impl<R: Role> EventLoop<R> {
-    /// A loop without listeners, and the way to it.
+    /// A loop without listeners that is alone, and the way to it.
     pub(crate) fn new(limits: &Limits) -> io::Result<(Self, Remote<R::Command>)> {
+        Self::of_group(limits, Group::new(1, limits), 0)
+    }
+
+    /// The same for the loop of this number in a group.
+    pub(crate) fn of_group(
+        limits: &Limits,
+        group: Arc<Group>,
+        number: usize,
+    ) -> io::Result<(Self, Remote<R::Command>)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, commands) = unbounded();
         let awake = Arc::new(AtomicBool::new(false));
-        let handshakes = Handshakes::new(limits, Some(waker.clone()), awake.clone());
+        let handshakes = Handshakes::new(limits, Some(waker.clone()), awake.clone(), group.clone());
         let peers = Connections::new(
             Watcher::System(poll.registry().try_clone()?),
             limits.connections_max,
             handshakes,
+            (group, number),
         );
         let remote = Remote { sender, waker: Some(waker), awake: awake.clone() };
         Ok((
@@ -270,6 +286,7 @@ impl<R: Role> EventLoop<R> {
         }
         if !self.peers.listening {
             self.listeners.clear();
+            self.peers.listeners_closed();
         }
     }
 

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::Waker;
 
 use crate::engine::connections::Id;
-use crate::engine::workers::Workers;
+use crate::engine::group::Group;
 use crate::limits::Limits;
 use crate::stream::Channel;
 
@@ -24,29 +24,29 @@ pub(super) struct Handshake {
 }
 
 pub(super) struct Handshakes {
-    workers: Workers,
+    group: Arc<Group>,
     done: Sender<Id>,
     /// Those whose step was computed.
     pub(super) computed: Receiver<Id>,
     /// `None`: in the simulation, which has no handshakes.
     waker: Option<Arc<Waker>>,
     awake: Arc<AtomicBool>,
+    /// Of this loop.
     in_progress: usize,
+    /// Of all loops.
     most: usize,
 }
 
 impl Handshakes {
-    pub(super) fn new(limits: &Limits, waker: Option<Arc<Waker>>, awake: Arc<AtomicBool>) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    pub(super) fn new(
+        limits: &Limits,
+        waker: Option<Arc<Waker>>,
+        awake: Arc<AtomicBool>,
+        group: Arc<Group>,
+    ) -> Self {
         let (done, computed) = unbounded(); // as many as there are handshakes
-        let workers = Workers::new(
-            "ptth-handshake",
-            cores.saturating_sub(1).max(1),
-            limits.handshakes(),
-            limits.worker_idle_timeout,
-        );
         Handshakes {
-            workers,
+            group,
             done,
             computed,
             waker,
@@ -59,13 +59,16 @@ impl Handshakes {
     /// Takes a place. `spares`: a quarter is left to others. False: there are as many as may be.
     pub(super) fn begin(&mut self, spares: bool) -> bool {
         let most = if spares { self.most - self.most / 4 } else { self.most };
-        let may = self.in_progress < most;
+        let may = self.group.begin_handshake(most);
         self.in_progress += usize::from(may);
         may
     }
 
     pub(super) fn end(&mut self) {
-        self.in_progress = self.in_progress.saturating_sub(1);
+        if self.in_progress > 0 {
+            self.in_progress -= 1;
+            self.group.end_handshake();
+        }
     }
 
     /// Has a worker compute the next step of this connection's handshake. False: no thread is to be
@@ -73,12 +76,20 @@ impl Handshakes {
     pub(super) fn compute(&self, id: Id, channel: &Arc<Channel>) -> bool {
         let (done, waker, awake) = (self.done.clone(), self.waker.clone(), self.awake.clone());
         let channel = Arc::downgrade(channel);
-        self.workers.submit(move || {
+        self.group.handshake_workers.submit(move || {
             // The loop has dropped it meanwhile: who wanted it has gone, or its time was up.
             let Some(channel) = channel.upgrade() else { return };
             let _told = Told { id, done, waker, awake };
             channel.compute();
         })
+    }
+}
+
+impl Drop for Handshakes {
+    fn drop(&mut self) {
+        while self.in_progress > 0 {
+            self.end();
+        }
     }
 }
 

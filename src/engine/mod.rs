@@ -15,6 +15,7 @@ pub(crate) mod budget;
 pub(crate) mod connections;
 pub(crate) mod departed;
 pub(crate) mod event_loop;
+pub(crate) mod group;
 mod handshakes;
 pub(crate) mod permits;
 pub(crate) mod random;

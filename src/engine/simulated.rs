@@ -9,6 +9,7 @@ use crossbeam_channel::Receiver;
 use crate::engine::Role;
 use crate::engine::connections::{Connections, Id, Watcher};
 use crate::engine::event_loop::{Remote, expire, obey, ready, step_ready};
+use crate::engine::group::Group;
 use crate::engine::handshakes::Handshakes;
 use crate::limits::Limits;
 use crate::sim::net;
@@ -24,7 +25,7 @@ pub(crate) struct Loop<R: Role> {
 }
 
 impl<R: Role> Loop<R> {
-    /// The loop of this node. `alarm`: one that is set before it begins.
+    /// The loop of this node, which is alone. `alarm`: one that is set before it begins.
     pub(crate) fn new(
         node: usize,
         now: Instant,
@@ -33,23 +34,65 @@ impl<R: Role> Loop<R> {
         role: impl FnOnce(Remote<R::Command>) -> R,
     ) -> Self {
         let (remote, commands) = Remote::simulated();
+        let peers = Self::table(node, now, limits, (Group::new(1, limits), 0));
+        let mut this = Loop { role: role(remote.clone()), peers, remote, commands, node };
+        this.alarm(alarm);
+        this
+    }
+
+    /// The loops of these nodes, which belong together.
+    pub(crate) fn several(
+        nodes: &[usize],
+        now: Instant,
+        limits: &Limits,
+        alarm: (Duration, u64),
+        role: impl Fn(&[Remote<R::Command>], usize) -> R,
+    ) -> Vec<Self> {
+        let (remotes, commands): (Vec<_>, Vec<_>) =
+            nodes.iter().map(|_| Remote::simulated()).unzip();
+        let group = Group::new(nodes.len(), limits);
+        let loops = nodes.iter().zip(commands).enumerate();
+        loops
+            .map(|(number, (node, commands))| {
+                let peers = Self::table(*node, now, limits, (group.clone(), number));
+                let (role, remote) = (role(&remotes, number), remotes[number].clone());
+                let mut this = Loop { role, peers, remote, commands, node: *node };
+                this.alarm(Some(alarm));
+                this
+            })
+            .collect()
+    }
+
+    fn alarm(&mut self, alarm: Option<(Duration, u64)>) {
+        if let Some((after, key)) = alarm {
+            let at = self.peers.after(after);
+            self.peers.alarm(at, key);
+        }
+    }
+
+    fn table(
+        node: usize,
+        now: Instant,
+        limits: &Limits,
+        (group, number): (Arc<Group>, usize),
+    ) -> Connections<R::State> {
         let mut peers = Connections::new(
             Watcher::Simulated(node),
             limits.connections_max,
-            Handshakes::new(limits, None, Arc::default()),
+            Handshakes::new(limits, None, Arc::default(), group.clone()),
+            (group, number),
         );
         peers.begin_at(now);
-        if let Some((after, key)) = alarm {
-            let at = peers.after(after);
-            peers.alarm(at, key);
-        }
-        Loop { role: role(remote.clone()), peers, remote, commands, node }
+        peers
     }
 
     /// One turn, in the order of the real loop. False: the role is finished.
     pub(crate) fn turn(&mut self, now: Instant) -> bool {
         if self.role.finished(&self.peers) {
             return false;
+        }
+        if !self.peers.listening {
+            self.peers.listeners_closed();
         }
         let events = net::with(|net| net.take_ready(self.node));
         self.peers.set_clock(now, Duration::ZERO);

@@ -35,11 +35,22 @@ pub(crate) struct Slab<T> {
     slots: Vec<Slot<T>>,
     free: Vec<usize>,
     len: usize,
+    /// Of a new slot.
+    generation: usize,
 }
+
+/// Generations that lie between the first ones of two tables.
+const APART: u32 = HALF / 4 * 3;
 
 impl<T> Slab<T> {
     pub(crate) fn new() -> Self {
-        Slab { slots: Vec::new(), free: Vec::new(), len: 0 }
+        Slab::numbered(0)
+    }
+
+    /// The table of this number among several: their keys differ, until a slot has been used
+    /// millions of times.
+    pub(crate) fn numbered(number: usize) -> Self {
+        Slab { slots: Vec::new(), free: Vec::new(), len: 0, generation: (number << APART) & LOW }
     }
 
     /// Most entries that keys can name, less the highest slots: with all generation bits set those
@@ -57,7 +68,7 @@ impl<T> Slab<T> {
             self.slots[slot].entry = Some(entry);
             return self.slots[slot].key;
         }
-        let key = Key::new(self.slots.len(), 0);
+        let key = Key::new(self.slots.len(), self.generation);
         self.slots.push(Slot { key, entry: Some(entry) });
         key
     }
@@ -116,6 +127,14 @@ mod tests {
         assert_eq!(slab.remove(old), None);
         assert_eq!((slab.get(new), slab.len()), (Some(&"new"), 1));
         assert_eq!(Key::from_bits(new.bits()), new);
+    }
+
+    #[test]
+    fn keys_of_two_tables_differ() {
+        let (mut one, mut two) = (Slab::numbered(1), Slab::numbered(2));
+        let key = one.insert("one");
+        assert_ne!(key, two.insert("two"));
+        assert_eq!((one.get(key), two.get(key)), (Some(&"one"), None));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::engine::connections::{Connections, Id};
@@ -11,14 +12,20 @@ use crate::gateway::tokens::Whose;
 use crate::limits::Limits;
 use crate::proto::forwarded::Network;
 
-/// What is counted before connections are let in.
+/// Connections in the devices' door.
+pub(super) type Unseen = Arc<Mutex<VecDeque<(usize, Id)>>>;
+
+/// The two doors, and what they count.
 pub(crate) struct Admission {
     pub(super) devices_allow: Vec<Network>,
     pub(super) visitors_allow: Vec<Network>,
     pub(super) permits: Permits,
-    /// Devices' connections in the order they came; those that were let in since, or are gone, are
-    /// skipped when their turn comes.
-    pub(super) unseen: VecDeque<Id>,
+    /// Devices' connections of all loops in the order they came, each with its loop; those that were
+    /// let in since, or are gone, are skipped when their turn comes.
+    unseen: Unseen,
+    /// Entries of this loop there, at most.
+    noted: usize,
+    number: usize,
     /// Visitors' connections that idled when they were last looked for, the first to give way in
     /// front, each with its deadline then: one that moved since was not idle all the time.
     pub(super) idle: VecDeque<(Instant, Id)>,
@@ -27,12 +34,20 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    pub(super) fn new(devices_allow: Vec<Network>, visitors_allow: Vec<Network>) -> Self {
+    /// The doors of the loop of this number. Places are counted for all loops.
+    pub(super) fn new(
+        devices_allow: Vec<Network>,
+        visitors_allow: Vec<Network>,
+        (permits, unseen): (Permits, Unseen),
+        number: usize,
+    ) -> Self {
         Admission {
             devices_allow,
             visitors_allow,
-            permits: Permits::default(),
-            unseen: VecDeque::new(),
+            permits,
+            unseen,
+            noted: 0,
+            number,
             idle: VecDeque::new(),
             few: None,
         }
@@ -75,11 +90,45 @@ impl Admission {
         })
     }
 
-    /// The oldest unauthenticated connection of a device, where there are too many.
-    pub(super) fn oldest<T>(&mut self, cx: &Connections<T>, most: usize) -> Option<Id> {
+    fn unseen(&self) -> MutexGuard<'_, VecDeque<(usize, Id)>> {
+        self.unseen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A device's connection is new. At most twice `most` entries of each loop stay, and this one.
+    pub(super) fn note_unseen<T>(&mut self, cx: &Connections<T>, id: Id, most: usize) {
+        let (number, mut noted) = (self.number, self.noted + 1);
+        let mut unseen = self.unseen();
+        unseen.push_back((number, id));
+        if noted > most.saturating_mul(2) {
+            unseen.retain(|(of, id)| *of != number || cx.is_unseen(*id));
+            noted = unseen.iter().filter(|(of, _)| *of == number).count(); // about `most`, so it is not done again soon
+        }
+        drop(unseen);
+        self.noted = noted;
+    }
+
+    /// The oldest of those in the devices' door, with the number of its loop, where there are too
+    /// many. Another loop's may have been let in meanwhile.
+    pub(super) fn oldest<T>(&self, cx: &Connections<T>, most: usize) -> Option<(usize, Id)> {
         if self.permits.unseen() <= most {
             return None;
         }
-        std::iter::from_fn(|| self.unseen.pop_front()).find(|id| cx.is_unseen(*id))
+        let mut unseen = self.unseen();
+        std::iter::from_fn(|| unseen.pop_front())
+            .find(|(of, id)| *of != self.number || cx.is_unseen(*id))
+    }
+
+    /// Whether one of those in the devices' door is this loop's.
+    pub(super) fn has_unseen<T>(&self, cx: &Connections<T>) -> bool {
+        let is_here = |(of, id): &(usize, Id)| *of == self.number && cx.is_unseen(*id);
+        self.permits.unseen() > 0 && self.unseen().iter().any(is_here)
+    }
+
+    /// The oldest of them that is this loop's.
+    pub(super) fn oldest_here<T>(&self, cx: &Connections<T>) -> Option<Id> {
+        let mut unseen = self.unseen();
+        let is_here = |(of, id): &(usize, Id)| *of == self.number && cx.is_unseen(*id);
+        let at = unseen.iter().position(is_here)?;
+        unseen.remove(at).map(|(_, id)| id)
     }
 }

@@ -30,6 +30,8 @@ pub(super) enum Alarm {
     EasePins(Arc<str>),
     /// The notice of a drain is over: what is in progress may finish for so long.
     Drain(Duration),
+    /// The listeners of all loops may be closed.
+    DrainOn,
     /// Devices that dialled again have heard of the other gateway.
     StopListening,
     /// The drain's time is up.

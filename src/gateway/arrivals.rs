@@ -20,26 +20,27 @@ impl GatewayRole {
     pub(super) fn listen(
         &mut self,
         cx: &mut Connections<State>,
-        listener: TcpListener,
-        table: Option<Box<Table>>,
-        tls: Option<GatewayTls>,
+        listener: Option<TcpListener>,
+        at: SocketAddr,
+        (table, tls): (Option<Arc<Table>>, Option<GatewayTls>),
     ) -> Result<(), Error> {
         if self.lifecycle.is_draining() {
             return Err(Error::stopped("this gateway is stopping; nothing new is listened on"));
         }
-        let at = listener.local_addr().ok();
         let side = if table.is_some() { Whose::Visitors } else { Whose::Devices };
         if let Some(number) = self.listeners.closed(at, side) {
-            cx.listen_again(number, listener);
+            if let Some(listener) = listener {
+                cx.listen_again(number, listener);
+            }
             self.listeners.open_again(number, tls, table);
             return Ok(());
         }
-        if cx.listen(listener).is_none() {
+        if listener.is_some_and(|listener| cx.listen(listener).is_none()) {
             return Err(Error::usage(
                 "this gateway listens on as many addresses as one event loop takes",
             ));
         }
-        self.listeners.add(at, tls, table);
+        self.listeners.add(Some(at), tls, table);
         Ok(())
     }
 
@@ -101,11 +102,13 @@ impl GatewayRole {
     /// Whether a request for this device is worth waiting: it is connected, or was lately, or a
     /// route or a token names it.
     pub(super) fn is_known(&mut self, cx: &Connections<State>, name: &str) -> bool {
-        let named = self.credentials.have_token_for(name) || self.listeners.name(name);
-        if !self.registry.knows(name) && named {
-            self.registry.expect(name, cx.now());
-        }
         self.registry.knows(name)
+            || (self.is_expected(name) && self.registry.expect(name, cx.now()).is_ok())
+    }
+
+    /// Whether a route or a token names this device.
+    pub(super) fn is_expected(&self, name: &str) -> bool {
+        self.credentials.have_token_for(name) || self.listeners.name(name)
     }
 
     /// What a new connection is, by the listener that it came through.

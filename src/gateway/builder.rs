@@ -2,19 +2,22 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use crate::engine::event_loop::EventLoop;
+use crate::engine::group::Group;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::alarms::FIRST_ALARM;
 use crate::gateway::handle::Gateway;
 use crate::gateway::listeners::bind;
+use crate::gateway::loops::Loops;
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::settings::{InForce, Settings, TurnMode};
-use crate::gateway::state::{GatewayRole, TICK};
-use crate::gateway::stats::Stats;
+use crate::gateway::state::{Command, Common, EACH_ACCEPTS, GatewayRole, TICK};
 use crate::gateway::tokens::Tokens;
-use crate::limits::Limits;
+use crate::limits::{LOOPS_MAX, Limits};
 use crate::link::GatewayLink;
 use crate::observe::Observer;
 use crate::proto::forwarded::Network;
@@ -40,6 +43,7 @@ const VIA_BYTES_MAX: usize = 64;
 pub struct GatewayBuilder {
     addresses: Vec<(String, Option<GatewayTls>)>,
     via: Option<Arc<str>>,
+    loops: Option<usize>,
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     observe: bool,
     pub(super) settings: Settings,
@@ -58,6 +62,7 @@ impl GatewayBuilder {
         GatewayBuilder {
             addresses: Vec::new(),
             via: None,
+            loops: None,
             observe: false,
             settings: Settings::default(),
         }
@@ -212,7 +217,7 @@ impl GatewayBuilder {
     /// ([`Grant::to`]) stands in the token's place. A connection that is [adopted](Gateway::adopt)
     /// is its program's to check. Default: no token is asked for.
     pub fn tokens(mut self, tokens: Tokens) -> Self {
-        self.settings.tokens = Some(Box::new(tokens));
+        self.settings.tokens = Some(Arc::new(tokens));
         self
     }
     /// Lets visitors ask only with one of these tokens, shown as devices show theirs, and only
@@ -220,7 +225,7 @@ impl GatewayBuilder {
     /// devices: 403. That `Authorization` is this gateway's and does not go on to the device.
     /// Default: whoever reaches the address may ask.
     pub fn visitor_tokens(mut self, tokens: Tokens) -> Self {
-        self.settings.visitor_tokens = Some(Box::new(tokens));
+        self.settings.visitor_tokens = Some(Arc::new(tokens));
         self
     }
     /// Takes connections of devices only from these networks (addresses, or CIDR blocks); others
@@ -247,6 +252,13 @@ impl GatewayBuilder {
     ) -> Result<Self, Error> {
         read_networks("networks of visitors", networks, &mut self.settings.visitors_allow)?;
         Ok(self)
+    }
+    /// How many event loops the gateway has, 1 to 64, each on a thread of its own. Every device is
+    /// served by one of them, with all its visitors; several use several cores when there are
+    /// several devices. Default: 1.
+    pub fn loops(mut self, loops: usize) -> Self {
+        self.loops = Some(loops);
+        self
     }
     /// Decides about each offer, on a worker thread, before the 101. Without it everybody may
     /// register.
@@ -282,6 +294,9 @@ impl GatewayBuilder {
     pub fn check(&self) -> Result<(), Error> {
         let settings = &self.settings;
         settings.limits.check()?;
+        if self.loops.is_some_and(|loops| !(1..=LOOPS_MAX).contains(&loops)) {
+            return Err(Error::usage(format!("a gateway has 1 to {LOOPS_MAX} event loops")));
+        }
         for origin in &settings.cors_origins {
             check_origin(origin)?;
         }
@@ -298,7 +313,7 @@ impl GatewayBuilder {
         Ok(())
     }
 
-    /// Binds, and starts the event loop on a thread of its own.
+    /// Binds, and starts each event loop on a thread of its own.
     ///
     /// # Errors
     /// A limit that cannot work; `on_link` together with on-demand turns or a fallback that is
@@ -308,45 +323,91 @@ impl GatewayBuilder {
         let mut settings = self.settings;
         let failed =
             |e: io::Error| Error::io(Fault::Network, "starting the gateway's event loop", e);
-        let (mut event_loop, remote) =
-            EventLoop::<GatewayRole>::new(&settings.limits).map_err(failed)?;
-        let mut addresses = Vec::new();
-        let mut devices = Vec::new();
-        for (address, tls) in self.addresses {
-            let (listener, at) = bind(&address, "devices")?;
-            if !event_loop.listen(listener) {
-                return Err(Error::usage(
-                    "a gateway listens on as many addresses as one event loop takes",
-                ));
-            }
-            addresses.push(at);
-            devices.push((at, tls));
+        let number_of_loops = self.loops.unwrap_or(1);
+        let group = Group::new(number_of_loops, &settings.limits);
+        let (mut event_loops, mut remotes) = (Vec::new(), Vec::new());
+        for number in 0..number_of_loops {
+            let made = EventLoop::<GatewayRole>::of_group(&settings.limits, group.clone(), number);
+            let (mut event_loop, remote) = made.map_err(failed)?;
+            event_loop.alarm(TICK, FIRST_ALARM);
+            event_loops.push(event_loop);
+            remotes.push(remote);
         }
-        event_loop.alarm(TICK, FIRST_ALARM);
-        let stats = Arc::new(Stats::default());
-        let only_links = settings.on_link.is_some();
-        let observes = self.observe;
+        let devices = listen_for_devices(self.addresses, &mut event_loops)?;
+        let addresses = devices.iter().map(|(at, _)| *at).collect();
+        let (only_links, observes) = (settings.on_link.is_some(), self.observe);
         if only_links {
             settings.fallback = Fallback::Never; // it asks nothing itself, so a poll would wait for nothing
         }
-        if self.observe {
+        if observes {
             let (names_max, bytes_max) = Observer::bounds(&settings.limits);
             settings.observer = Observer::on(names_max, bytes_max);
         }
         settings.via = self.via.unwrap_or_else(random_via);
         let limits = InForce::new(settings.limits.clone());
-        let role = GatewayRole::new(settings, remote.clone(), stats.clone(), devices);
-        let thread = std::thread::Builder::new()
-            .name("ptth-gateway".to_owned())
-            .spawn(move || {
-                if let Err(e) = event_loop.run(role) {
-                    log::error!("the gateway's event loop ended: {e}");
-                }
-            })
-            .map_err(failed)?;
-        let (thread, certificates) = (Mutex::new(Some(thread)), Mutex::default());
-        Ok(Gateway { remote, limits, stats, addresses, only_links, observes, thread, certificates })
+        let common = Common::new(settings);
+        let stats = common.stats();
+        let loops = Loops::new(remotes, common.directory());
+        let mut gateway = Gateway {
+            loops: loops.clone(),
+            limits,
+            stats,
+            addresses,
+            only_links,
+            observes,
+            threads: Mutex::default(),
+            tables: Mutex::default(),
+        };
+        for (number, event_loop) in event_loops.into_iter().enumerate() {
+            let place = (loops.clone(), number);
+            let role = GatewayRole::new(&common, place, devices.clone());
+            // Where this fails the gateway is dropped, which ends those that run.
+            let thread = run(event_loop, role, loops.clone(), number).map_err(failed)?;
+            gateway.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        log::info!("the gateway has {number_of_loops} event loops");
+        Ok(gateway)
     }
+}
+
+/// Binds the addresses, for each loop a socket where the system shares connections out.
+fn listen_for_devices(
+    addresses: Vec<(String, Option<GatewayTls>)>,
+    event_loops: &mut [EventLoop<GatewayRole>],
+) -> Result<Vec<(SocketAddr, Option<GatewayTls>)>, Error> {
+    let sockets = if EACH_ACCEPTS { event_loops.len() } else { 1 };
+    let mut devices = Vec::new();
+    for (address, tls) in addresses {
+        let (listeners, at) = bind(&address, "devices", sockets)?;
+        for (listener, event_loop) in listeners.into_iter().zip(event_loops.iter_mut()) {
+            if !event_loop.listen(listener) {
+                return Err(Error::usage(
+                    "a gateway listens on as many addresses as one event loop takes",
+                ));
+            }
+        }
+        devices.push((at, tls));
+    }
+    Ok(devices)
+}
+
+/// Runs a loop on a thread of its own.
+fn run(
+    event_loop: EventLoop<GatewayRole>,
+    role: GatewayRole,
+    loops: Loops<Command>,
+    number: usize,
+) -> io::Result<JoinHandle<()>> {
+    let name = match number {
+        0 => "ptth-gateway".to_owned(),
+        number => format!("ptth-gateway.{number}"),
+    };
+    std::thread::Builder::new().name(name).spawn(move || {
+        if let Err(e) = event_loop.run(role) {
+            log::error!("the gateway's event loop ended: {e}");
+        }
+        loops.wake_all(); // they end when there is nothing left anywhere
+    })
 }
 
 impl Gateway {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use crate::error::Error;
+use crate::gateway::directory::Directory;
 use crate::gateway::leases::Lease;
 use crate::relay::Wait;
 
@@ -20,13 +21,30 @@ pub(super) enum Caller {
     Name { name: String, reply: NameReply },
 }
 
-#[derive(Default)]
 pub(super) struct Callers {
+    directory: Arc<Directory>,
     waiting: BTreeMap<u64, Caller>,
     latest: u64,
 }
 
+impl Drop for Callers {
+    fn drop(&mut self) {
+        self.waiting.values().for_each(|caller| self.is_over(caller));
+    }
+}
+
 impl Callers {
+    /// Those of one loop; all loops have the same directory.
+    pub(super) fn new(directory: Arc<Directory>) -> Self {
+        Callers { directory, waiting: BTreeMap::new(), latest: 0 }
+    }
+
+    fn is_over(&self, caller: &Caller) {
+        if let Caller::Name { .. } = caller {
+            self.directory.end_wait();
+        }
+    }
+
     /// The number of the next one.
     pub(super) fn next(&mut self) -> u64 {
         self.latest += 1;
@@ -34,31 +52,43 @@ impl Callers {
     }
 
     pub(super) fn add(&mut self, number: u64, caller: Caller) {
+        if let Caller::Name { .. } = caller {
+            self.directory.begin_wait();
+        }
         self.waiting.insert(number, caller);
     }
 
     /// One waits no longer.
     pub(super) fn take(&mut self, number: u64) -> Option<Caller> {
-        self.waiting.remove(&number)
+        let caller = self.waiting.remove(&number)?;
+        self.is_over(&caller);
+        Some(caller)
     }
 
     /// One that waited for a link gets one.
     pub(super) fn take_for_link(&mut self, number: u64) -> Option<(String, LeaseReply)> {
-        match self.waiting.remove(&number)? {
+        match self.take(number)? {
             Caller::Link { name, reply, .. } => Some((name, reply)),
             Caller::Name { .. } => None,
         }
     }
 
-    /// These names are connected: wakes those who waited for one of them.
+    /// These names are connected, to whichever loop: wakes those who waited for one of them.
     pub(super) fn announce(&mut self, names: &[Arc<str>]) {
+        let directory = &self.directory;
         self.waiting.retain(|_, caller| match caller {
             Caller::Name { name, reply } if names.iter().any(|up| **up == **name) => {
                 let _ = reply.send(Ok(())); // the caller may have gone
+                directory.end_wait();
                 false
             }
             _ => true,
         });
+    }
+
+    /// Whether a thread waits for any name, at whichever loop.
+    pub(super) fn are_anywhere(&self) -> bool {
+        self.directory.is_awaited()
     }
 
     #[cfg(test)]

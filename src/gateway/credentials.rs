@@ -18,9 +18,9 @@ const OTHER_NAME: &str = "the credential is not for this name";
 
 pub(crate) struct Credentials {
     /// `None`: devices need none.
-    devices: Option<Box<Tokens>>,
+    devices: Option<Arc<Tokens>>,
     /// `None`: visitors need none.
-    visitors: Option<Box<Tokens>>,
+    visitors: Option<Arc<Tokens>>,
     /// Certificates of those who are connected whose CA was replaced.
     refused: HashSet<ShownKey>,
     /// When the next token of a table counts no longer.
@@ -38,7 +38,7 @@ pub(super) enum VisitorToken {
 }
 
 impl Credentials {
-    pub(super) fn new(devices: Option<Box<Tokens>>, visitors: Option<Box<Tokens>>) -> Self {
+    pub(super) fn new(devices: Option<Arc<Tokens>>, visitors: Option<Arc<Tokens>>) -> Self {
         let mut credentials =
             Credentials { devices, visitors, refused: HashSet::new(), next_expiry: None };
         credentials.look_ahead(SystemTime::now());
@@ -159,7 +159,7 @@ impl Credentials {
     /// # Errors
     /// The gateway was started without one: those who are connected have shown nothing that could
     /// be checked now.
-    pub(super) fn replace(&mut self, whose: Whose, new: Box<Tokens>) -> Result<Box<Tokens>, Error> {
+    pub(super) fn replace(&mut self, whose: Whose, new: Arc<Tokens>) -> Result<Arc<Tokens>, Error> {
         let table = match whose {
             Whose::Devices => &mut self.devices,
             Whose::Visitors => &mut self.visitors,

@@ -10,6 +10,9 @@ use crate::gateway::exchanges::find_lingering;
 use crate::gateway::state::{Asking, Device, GatewayRole, STOPPED, State, States, Visitor};
 use crate::relay;
 
+/// How soon it is looked again whether the other loops have closed their listeners.
+const CLOSING: Duration = Duration::from_millis(1);
+
 impl GatewayRole {
     /// The first half of a drain: everything is served as ever, and everybody is told that it ends.
     pub(super) fn give_notice(
@@ -43,7 +46,7 @@ impl GatewayRole {
     pub(super) fn drain(&mut self, cx: &mut Connections<State>, time: Duration) {
         let at = cx.after(time);
         self.set_alarm(cx, at, Alarm::Stop); // of several, the earliest holds
-        if !self.lifecycle.drain() {
+        if self.lifecycle.is_draining() {
             return;
         }
         match self.settings.drain_to {
@@ -54,6 +57,19 @@ impl GatewayRole {
                 let at = cx.after(time.min(self.settings.limits.abandoned_timeout));
                 self.set_alarm(cx, at, Alarm::StopListening);
             }
+        }
+        self.drain_on(cx);
+    }
+
+    /// Lets go of what is connected, when no loop lets in anybody any more: a device that was told
+    /// to go, and dials again, would be sent away by a loop that has not heard of the end yet.
+    pub(super) fn drain_on(&mut self, cx: &mut Connections<State>) {
+        if !cx.is_listening() && self.loops.are_several() && cx.is_group_open() {
+            let at = cx.after(CLOSING);
+            return self.set_alarm(cx, at, Alarm::DrainOn);
+        }
+        if !self.lifecycle.drain() {
+            return;
         }
         for id in cx.ids() {
             let Some(state) = cx.state(id) else { continue };

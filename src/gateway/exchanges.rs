@@ -55,10 +55,10 @@ impl GatewayRole {
         }
     }
 
-    /// Bytes of memory that are held: connections with their buffers and sessions, heads of
+    /// Bytes of memory that all loops hold: connections with their buffers and sessions, heads of
     /// requests, whole messages, what is observed of devices.
     pub(super) fn memory(&self, cx: &Connections<State>) -> usize {
-        cx.held() + self.heads.taken() + self.budget.taken() + self.observer.bytes()
+        cx.held_by_all() + self.heads.taken() + self.budget.taken() + self.observer.bytes()
     }
 
     /// Whether so much memory is taken that nothing new is begun.

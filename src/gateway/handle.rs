@@ -1,27 +1,30 @@
 //! A running gateway, as a program holds it, and one of its devices by name.
 
+#[cfg(feature = "tls")]
+use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, bounded};
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use http::{Request, Response};
 
 use crate::close_reason::{CloseCause, CloseReason};
-use crate::engine::event_loop::Remote;
 use crate::error::{Error, Fault};
 use crate::gateway::events;
 use crate::gateway::events::Event;
 use crate::gateway::leases::{Lease, Leased};
 use crate::gateway::listeners::bind;
+use crate::gateway::loops::Loops;
 use crate::gateway::offer::{Grant, Offer};
+use crate::gateway::offers::granted_names;
 #[cfg(feature = "admin")]
 use crate::gateway::questions::Question;
 use crate::gateway::routes::{Routes, Table};
 use crate::gateway::settings::InForce;
-use crate::gateway::state::Command;
+use crate::gateway::state::{Command, EACH_ACCEPTS};
 use crate::gateway::stats::{GatewayStats, Stats};
 use crate::gateway::tokens::{Tokens, Whose};
 use crate::limits::Limits;
@@ -49,17 +52,17 @@ use crate::subscription::Subscription;
 /// # Ok::<(), reverse_http::Error>(())
 /// ```
 pub struct Gateway {
-    pub(super) remote: Remote<Command>,
+    pub(super) loops: Loops<Command>,
     pub(super) limits: InForce,
     pub(super) stats: Arc<Stats>,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) only_links: bool,
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     pub(super) observes: bool,
-    pub(super) thread: Mutex<Option<JoinHandle<()>>>,
-    /// Held while certificates are replaced, which takes two commands.
-    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
-    pub(super) certificates: Mutex<()>,
+    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The routes of visitors' listeners. Held while listeners, routes or certificates are changed,
+    /// so that every loop sees the changes in one order.
+    pub(super) tables: Mutex<Vec<(SocketAddr, Arc<Table>)>>,
 }
 
 impl fmt::Debug for Gateway {
@@ -113,16 +116,22 @@ impl Gateway {
     /// The gateway does not speak TLS at this address, or was stopped.
     #[cfg(feature = "tls")]
     pub fn set_tls(&self, at: SocketAddr, tls: GatewayTls) -> Result<(), Error> {
-        let _one_at_a_time = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
-        let (reply, answer) = bounded(1);
-        self.command(Command::SetTls { at, tls: tls.clone(), reply })?;
-        let (listener, shown) = answer.recv().map_err(|_| stopped())??;
-        // To check thousands of chains is not the loop's work.
-        let refused =
-            shown.iter().filter(|shown| !tls.accepts(shown)).map(|shown| shown.key()).collect();
-        let (reply, answer) = bounded(1);
-        self.command(Command::RefuseCertificates { listener, refused, reply })?;
-        answer.recv().map_err(|_| stopped())
+        let _one_at_a_time = self.tables();
+        let mut refused = HashSet::new();
+        let mut number = None;
+        for answer in self.ask(|reply| Command::SetTls { at, tls: tls.clone(), reply })? {
+            let (listener, shown) = answer?;
+            number = Some(listener); // the same in every loop
+            // To check thousands of chains is not the loop's work.
+            let not_taken = shown.iter().filter(|shown| !tls.accepts(shown));
+            refused.extend(not_taken.map(|shown| shown.key()));
+        }
+        let Some(listener) = number else { return Err(stopped()) };
+        let refuse = |reply| {
+            let refused = refused.clone();
+            Command::RefuseCertificates { listener, refused, reply }
+        };
+        self.ask(refuse).map(drop)
     }
 
     fn relay_with(
@@ -143,12 +152,30 @@ impl Gateway {
         tls: Option<GatewayTls>,
     ) -> Result<SocketAddr, Error> {
         let whose = if routes.is_some() { "visitors" } else { "devices" };
-        let (listener, at) = bind(address, whose)?;
-        let table = routes.map(|routes| Box::new(Table::new(routes)));
-        let (reply, answer) = bounded(1);
-        self.command(Command::Listen { listener, table, tls, reply })?;
-        answer.recv().map_err(|_| stopped())??;
+        let mut tables = self.tables();
+        let sockets = if EACH_ACCEPTS { self.loops.len() } else { 1 };
+        let (listeners, at) = bind(address, whose, sockets)?;
+        let mut listeners = listeners.into_iter();
+        let place = tables.iter().position(|(of, _)| *of == at).filter(|_| routes.is_some());
+        let table = routes.map(|routes| {
+            let mut table = Table::new(routes);
+            // What is in flight by the routes of a listener that was closed counts on.
+            place.into_iter().for_each(|place| table.succeed(&tables[place].1));
+            Arc::new(table)
+        });
+        self.ask_each(|reply| {
+            let (listener, tls) = (listeners.next(), tls.clone());
+            Command::Listen { listener, at, table: table.clone(), tls, reply }
+        })?;
+        if let Some(table) = table {
+            place.into_iter().for_each(|place| drop(tables.swap_remove(place)));
+            tables.push((at, table));
+        }
         Ok(at)
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Vec<(SocketAddr, Arc<Table>)>> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets devices in on another address, too; the address that was bound.
@@ -174,9 +201,8 @@ impl Gateway {
     /// # Errors
     /// The gateway does not listen there, or was stopped.
     pub fn unlisten(&self, at: SocketAddr) -> Result<(), Error> {
-        let (reply, answer) = bounded(1);
-        self.command(Command::Unlisten { at, reply })?;
-        answer.recv().map_err(|_| stopped())?
+        let _one_at_a_time = self.tables();
+        self.ask_each(|reply| Command::Unlisten { at, reply })
     }
 
     /// Replaces the [limits](crate::GatewayBuilder::limits) while it runs. Nothing is ended: new
@@ -196,9 +222,8 @@ impl Gateway {
     /// A limit that cannot work; the gateway was stopped.
     pub fn set_limits(&self, limits: Limits) -> Result<(), Error> {
         limits.check()?;
-        let (reply, answer) = bounded(1);
-        self.command(Command::SetLimits { limits: Box::new(limits.clone()), reply })?;
-        answer.recv().map_err(|_| stopped())?;
+        let _one_at_a_time = self.tables();
+        self.ask(|reply| Command::SetLimits { limits: Box::new(limits.clone()), reply })?;
         self.limits.set(Arc::new(limits));
         Ok(())
     }
@@ -211,13 +236,18 @@ impl Gateway {
     /// # Errors
     /// Visitors do not come in at this address; the gateway was stopped.
     pub fn set_routes(&self, visitors: SocketAddr, routes: Routes) -> Result<(), Error> {
-        let (reply, answer) = bounded(1);
-        self.command(Command::SetRoutes {
-            at: visitors,
-            table: Box::new(Table::new(routes)),
-            reply,
-        })?;
-        answer.recv().map_err(|_| stopped())?.map(drop)
+        let (mut tables, mut new) = (self.tables(), Table::new(routes));
+        let mut old = tables.iter_mut().filter(|(at, _)| *at == visitors).map(|(_, table)| table);
+        let mut old = old.next();
+        if let Some(old) = &old {
+            new.succeed(old);
+        }
+        let new = Arc::new(new);
+        self.ask_each(|reply| Command::SetRoutes { at: visitors, table: new.clone(), reply })?;
+        if let Some(old) = &mut old {
+            **old = new;
+        }
+        Ok(())
     }
 
     /// Replaces the devices' [tokens](crate::GatewayBuilder::tokens), for the next offer and the next
@@ -243,9 +273,9 @@ impl Gateway {
     }
 
     fn replace_tokens(&self, whose: Whose, tokens: Tokens) -> Result<(), Error> {
-        let (reply, answer) = bounded(1);
-        self.command(Command::SetTokens { whose, tokens: Box::new(tokens), reply })?;
-        answer.recv().map_err(|_| stopped())?.map(drop)
+        let _one_at_a_time = self.tables();
+        let tokens = Arc::new(tokens);
+        self.ask_each(|reply| Command::SetTokens { whose, tokens: tokens.clone(), reply })
     }
 
     /// A device by its name (or by an origin it registered). It need not be connected.
@@ -271,8 +301,10 @@ impl Gateway {
         let failed = |e| Error::io(Fault::Network, "adopting a connection", e);
         stream.tune().map_err(failed)?;
         stream.set_nonblocking(true).map_err(failed)?;
+        let home = granted_names(&offer, &grant).first().map_or(0, |name| self.loops.home_of(name));
         let (reply, answer) = bounded(1);
-        self.command(Command::Adopt { stream, unread, offer: Box::new(offer), grant, reply })?;
+        let offer = Box::new(offer);
+        self.command(home, Command::Adopt { stream, unread, offer, grant, reply })?;
         answer.recv().map_err(|_| stopped())?
     }
 
@@ -280,10 +312,10 @@ impl Gateway {
     pub fn events(&self) -> Subscription<Event> {
         let (subscriber, events) = events::subscription(&self.limits.get());
         let (reply, subscribed) = bounded(1);
-        // A gateway that was stopped has no events; then the receiver says at once that it is
-        // disconnected.
-        let _ =
-            self.remote.send(Command::Subscribe { subscriber, reply }) && subscribed.recv().is_ok();
+        // The loops have one list of subscribers. A gateway that was stopped has no events; then
+        // the receiver says at once that it is disconnected.
+        let _ = self.loops.send(0, Command::Subscribe { subscriber, reply })
+            && subscribed.recv().is_ok();
         Subscription::new(events)
     }
 
@@ -310,37 +342,45 @@ impl Gateway {
     /// answer has begun, else it is cut, and so are tunnels. Called again (from another thread),
     /// the earlier ends hold.
     pub fn drain(&self, notice: Duration, time: Duration) {
-        self.remote.send(Command::Drain { notice, time });
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
-            log::error!("the gateway's event loop had panicked");
+        self.loops.send_others(self.loops.len(), || Command::Drain { notice, time });
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in std::mem::take(&mut *threads) {
+            if thread.join().is_err() {
+                log::error!("the gateway's event loop had panicked");
+            }
         }
     }
 
-    /// Waits until the event loop has made a turn: for supervisors.
+    /// Waits until every event loop has made a turn: for supervisors.
     ///
     /// # Errors
-    /// It has not within `time`; the gateway was stopped.
+    /// One has not within `time`; the gateway was stopped.
     pub fn ping(&self, time: Duration) -> Result<(), Error> {
-        let (reply, answer) = bounded(1);
-        self.command(Command::Ping { reply })?;
-        answer.recv_timeout(time).map_err(|e| match e {
-            RecvTimeoutError::Timeout => Error::timeout(
-                Fault::Gateway,
-                format!("the gateway's event loop made no turn within {time:?}"),
-            ),
-            RecvTimeoutError::Disconnected => stopped(),
-        })
+        let until = Instant::now().checked_add(time);
+        let answers = self.loops.ask(|reply| Command::Ping { reply }).ok_or_else(stopped)?;
+        for _ in 0..self.loops.len() {
+            let left = until.map_or(time, |until| until.saturating_duration_since(Instant::now()));
+            answers.recv_timeout(left).map_err(|e| match e {
+                RecvTimeoutError::Timeout => Error::timeout(
+                    Fault::Gateway,
+                    format!("the gateway's event loop made no turn within {time:?}"),
+                ),
+                RecvTimeoutError::Disconnected => stopped(),
+            })?;
+        }
+        Ok(())
     }
 
-    /// Whether its event loop still runs. False after [`stop`](Self::stop), or when the operating
-    /// system failed it.
+    /// How many event loops it has.
+    pub fn loops(&self) -> usize {
+        self.loops.len()
+    }
+
+    /// Whether its event loops still run. False after [`stop`](Self::stop), or when the operating
+    /// system failed one of them.
     pub fn is_running(&self) -> bool {
-        self.thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .is_some_and(|thread| !thread.is_finished())
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        !threads.is_empty() && threads.iter().all(|thread| !thread.is_finished())
     }
 
     /// A record of each request that is over, from now on, for an access log. At most `most` wait
@@ -357,7 +397,7 @@ impl Gateway {
             ));
         }
         let (to, records) = bounded(most.max(1));
-        self.command(Command::Observe(Question::Records { to }))?;
+        self.command(0, Command::Observe(Question::Records { to }))?; // the loops observe together
         Ok(Subscription::new(records))
     }
 
@@ -369,8 +409,8 @@ impl Gateway {
 
     /// What an admin listener reaches of it.
     #[cfg(feature = "admin")]
-    pub(crate) fn parts(&self) -> (Remote<Command>, Arc<Stats>, InForce) {
-        (self.remote.clone(), self.stats.clone(), self.limits.clone())
+    pub(crate) fn parts(&self) -> (Loops<Command>, Arc<Stats>, InForce) {
+        (self.loops.clone(), self.stats.clone(), self.limits.clone())
     }
 
     fn refuse_on_link(&self, what: &str) -> Result<(), Error> {
@@ -382,8 +422,23 @@ impl Gateway {
         Ok(())
     }
 
-    fn command(&self, command: Command) -> Result<(), Error> {
-        if self.remote.send(command) { Ok(()) } else { Err(stopped()) }
+    fn command(&self, number: usize, command: Command) -> Result<(), Error> {
+        if self.loops.send(number, command) { Ok(()) } else { Err(stopped()) }
+    }
+
+    /// What every loop answers.
+    fn ask<T>(&self, command: impl FnMut(Sender<T>) -> Command) -> Result<Vec<T>, Error> {
+        let answers = self.loops.ask(command).ok_or_else(stopped)?;
+        let answers: Vec<T> = answers.iter().collect();
+        if answers.len() == self.loops.len() { Ok(answers) } else { Err(stopped()) }
+    }
+
+    /// Has every loop do what may fail, and drops here what comes back.
+    fn ask_each<T>(
+        &self,
+        command: impl FnMut(Sender<Result<T, Error>>) -> Command,
+    ) -> Result<(), Error> {
+        self.ask(command)?.into_iter().try_for_each(|answer| answer.map(drop))
     }
 }
 
@@ -441,7 +496,7 @@ impl DeviceRef<'_> {
     ) -> Result<Response<Body>, (Error, bool)> {
         let Lease { stream, unread, of, cut_error, airplay, waiting } =
             self.borrow(whole).map_err(|e| (e, false))?;
-        let remote = self.gateway.remote.clone();
+        let loops = self.gateway.loops.clone();
         let done = move |link: Result<(Shared, Vec<u8>), Option<CloseReason>>| {
             let Leased::Link(ticket) = of else { return }; // dropping a pair's end ends it
             let back = |(stream, unread): (Shared, Vec<u8>)| {
@@ -457,7 +512,7 @@ impl DeviceRef<'_> {
                 Ok(link) => back(link).ok_or_else(unfinished),
                 Err(why) => Err(why.unwrap_or_else(unfinished)),
             };
-            remote.send(Command::Return { ticket, stream });
+            loops.send(ticket.home(), Command::Return { ticket, stream });
         };
         if let Err(e) = stream.set_nonblocking(false) {
             done(Err(None));
@@ -492,8 +547,14 @@ impl DeviceRef<'_> {
         let left = whole.map_or(waits.link.time, |whole| whole.left());
         let wait =
             if left < waits.link.time { Wait { time: left, ..waits.exchange } } else { waits.link };
-        self.gateway.command(Command::Borrow { name: self.name.clone(), wait, reply })?;
+        let name = self.name.clone();
+        self.gateway.command(self.home(), Command::Borrow { name, wait, moves: 0, reply })?;
         answer.recv().map_err(|_| stopped())?
+    }
+
+    /// The loop that has the device, or would get it.
+    fn home(&self) -> usize {
+        self.gateway.loops.home_of(&self.name)
     }
 
     /// Waits until the device is connected: it has a link, or polls.
@@ -504,7 +565,8 @@ impl DeviceRef<'_> {
     pub fn wait(&self, time: Duration) -> Result<(), Error> {
         self.check_name()?;
         let (reply, answer) = bounded(1);
-        self.gateway.command(Command::Wait { name: self.name.clone(), time, reply })?;
+        let name = self.name.clone();
+        self.gateway.command(self.home(), Command::Wait { name, time, reply })?;
         match answer.recv_timeout(time.saturating_add(Duration::from_secs(5))) {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Timeout) => {
@@ -533,7 +595,7 @@ impl DeviceRef<'_> {
 
     fn connection(&self) -> Result<(usize, usize, Option<Transport>), Error> {
         let (reply, answer) = bounded(1);
-        self.gateway.command(Command::Links { name: self.name.clone(), reply })?;
+        self.gateway.command(self.home(), Command::Links { name: self.name.clone(), reply })?;
         answer.recv().map_err(|_| stopped())
     }
 }

@@ -12,14 +12,22 @@ use crate::link::CutError;
 use crate::observe::Observed;
 use crate::stream::Stream;
 
-/// Names a link that is leased.
+/// Names a link that is leased: the number of the loop that leased it, and one of its own there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
+
+/// Bits of a ticket's own number.
+const NUMBER: u32 = 48;
 
 impl Ticket {
     /// Its number, for lists.
     pub(super) fn number(self) -> u64 {
         self.0
+    }
+
+    /// The number of the loop that it goes back to.
+    pub(super) fn home(self) -> usize {
+        (self.0 >> NUMBER) as usize
     }
 }
 
@@ -62,19 +70,19 @@ pub(super) enum Handle {
     None,
 }
 
-#[derive(Default)]
 pub(super) struct Leases {
     links: BTreeMap<Ticket, LeasedLink>,
     latest: u64,
 }
 
 impl Leases {
-    pub(super) fn len(&self) -> usize {
-        self.links.len()
+    /// Those of the loop of this number.
+    pub(super) fn numbered(number: usize) -> Self {
+        Leases { links: BTreeMap::new(), latest: (number as u64) << NUMBER }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.links.is_empty()
+    pub(super) fn len(&self) -> usize {
+        self.links.len()
     }
 
     pub(super) fn add(&mut self, link: LeasedLink) -> Ticket {

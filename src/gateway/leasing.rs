@@ -12,10 +12,12 @@ use crate::gateway::callers::{Caller, LeaseReply, NameReply};
 use crate::gateway::credentials::REVOKED;
 use crate::gateway::leases::{Handle, Lease, Leased, LeasedLink, Ticket};
 use crate::gateway::links::{UNTURNED, peer_flush};
+use crate::gateway::loops::UNSETTLED;
 use crate::gateway::registry::{Registration, Waiter};
 use crate::gateway::state::{
-    Device, GatewayRole, SHORT_OF_MEMORY, State, States, Visitor, VisitorListener,
+    Command, Device, GatewayRole, SHORT_OF_MEMORY, State, States, Visitor, VisitorListener,
 };
+use crate::limits::MOVES_MAX;
 use crate::link::CutError;
 use crate::relay::{Relaying, Wait};
 use crate::stream::Stream;
@@ -156,8 +158,18 @@ impl GatewayRole {
         cx: &mut Connections<State>,
         name: String,
         wait: Wait,
+        moves: u8,
         reply: LeaseReply,
     ) {
+        if let Some(to) = self.elsewhere(&name, cx.now()) {
+            if moves >= MOVES_MAX {
+                let _ = reply.send(Err(Error::full(UNSETTLED)));
+                return;
+            }
+            // A loop that has ended drops the reply, which tells whoever waits.
+            self.loops.send(to, Command::Borrow { name, wait, moves: moves + 1, reply });
+            return;
+        }
         if self.lifecycle.is_draining() {
             let _ =
                 reply.send(Err(Error::stopped("this gateway is stopping; nothing new is sent")));
@@ -201,6 +213,22 @@ impl GatewayRole {
         self.set_alarm(cx, at, Alarm::Caller(number));
     }
 
+    /// These names are connected to this loop.
+    pub(super) fn announce(&mut self, names: &[Arc<str>]) {
+        self.callers.announce(names);
+        if self.loops.are_several() && !names.is_empty() && self.callers.are_anywhere() {
+            let names: Arc<[Arc<str>]> = names.into();
+            self.loops.send_others(self.number, || Command::Announce { names: names.clone() });
+        }
+    }
+
+    /// The device that a program waits for has come to another loop.
+    pub(super) fn caller_unsettled(&mut self, number: u64) {
+        if let Some((_, reply)) = self.callers.take_for_link(number) {
+            let _ = reply.send(Err(Error::not_connected(503, UNSETTLED)));
+        }
+    }
+
     pub(super) fn await_name(
         &mut self,
         cx: &mut Connections<State>,
@@ -208,12 +236,11 @@ impl GatewayRole {
         time: Duration,
         reply: NameReply,
     ) {
-        if self.registry.transport(&name).is_some() {
-            let _ = reply.send(Ok(()));
-            return;
-        }
         let number = self.callers.next();
-        self.callers.add(number, Caller::Name { name, reply });
+        self.callers.add(number, Caller::Name { name: name.clone(), reply });
+        if self.registry.is_connected_anywhere(&name) {
+            return self.callers.announce(&[name.into()]);
+        }
         let at = cx.after(time);
         self.set_alarm(cx, at, Alarm::Caller(number));
     }

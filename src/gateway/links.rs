@@ -359,7 +359,10 @@ impl GatewayRole {
                 &CloseCause::Limit.because("no worker for its link"),
             );
         };
-        if self.leases.len() >= self.settings.limits.on_link_max {
+        // Its worker is reserved before the 101, and counted for all loops.
+        cx.set_leases(self.leases.len() + 1);
+        if cx.lent() > self.settings.limits.on_link_max {
+            cx.set_leases(self.leases.len());
             give_up(self, cx);
             return self.refuse(
                 cx,
@@ -376,6 +379,7 @@ impl GatewayRole {
         let turned = peer_flush(cx, id);
         let place = cx.unseat(id);
         let Some((stream, unread, _)) = cx.remove(id).filter(|_| turned) else {
+            cx.set_leases(self.leases.len());
             return give_up(self, cx);
         };
         let handle = stream.try_clone().map_or(Handle::None, Handle::Own);

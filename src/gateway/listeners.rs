@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
 
 use crate::error::{Error, Fault};
 use crate::gateway::routes::Table;
@@ -14,7 +15,7 @@ struct Listening {
     /// TLS is spoken here.
     tls: Option<GatewayTls>,
     /// Visitors' routes; `None`: devices come in here.
-    table: Option<Box<Table>>,
+    table: Option<Arc<Table>>,
     /// Nothing new comes in; who came in before still finds its routes here.
     closed: bool,
 }
@@ -32,15 +33,15 @@ impl Listeners {
         &mut self,
         at: Option<SocketAddr>,
         tls: Option<GatewayTls>,
-        table: Option<Box<Table>>,
+        table: Option<Arc<Table>>,
     ) {
         self.0.push(Listening { at, tls, table, closed: false });
     }
 
     /// The number of a closed listener at this address, for the same side.
-    pub(super) fn closed(&self, at: Option<SocketAddr>, side: Whose) -> Option<usize> {
+    pub(super) fn closed(&self, at: SocketAddr, side: Whose) -> Option<usize> {
         let is_it = |(n, listening): &(usize, &Listening)| {
-            listening.closed && at.is_some() && listening.at == at && self.side(*n) == Some(side)
+            listening.closed && listening.at == Some(at) && self.side(*n) == Some(side)
         };
         self.0.iter().enumerate().find(is_it).map(|(n, _)| n)
     }
@@ -50,13 +51,12 @@ impl Listeners {
         &mut self,
         number: usize,
         tls: Option<GatewayTls>,
-        table: Option<Box<Table>>,
+        table: Option<Arc<Table>>,
     ) {
         let Some(listening) = self.0.get_mut(number) else { return };
         (listening.tls, listening.closed) = (tls, false);
-        if let (Some(mut new), Some(old)) = (table, &mut listening.table) {
-            new.succeed(old);
-            *old = new;
+        if table.is_some() {
+            listening.table = table;
         }
     }
 
@@ -116,21 +116,25 @@ impl Listeners {
     pub(super) fn set_routes(
         &mut self,
         at: SocketAddr,
-        mut new: Box<Table>,
-    ) -> Result<Box<Table>, Error> {
+        new: Arc<Table>,
+    ) -> Result<Arc<Table>, Error> {
         let mut found = self.0.iter_mut().filter(|listening| listening.at == Some(at));
         let Some(table) = found.find_map(|listening| listening.table.as_mut()) else {
             return Err(Error::usage(format!(
                 "this gateway does not let visitors in at {at}; give the address that relay() returned"
             )));
         };
-        new.succeed(table);
         Ok(std::mem::replace(table, new))
     }
 }
 
-/// Binds with a real backlog (std and mio fix 128: many devices that come back at once overflow that).
-pub(super) fn bind(address: &str, whose: &str) -> Result<(TcpListener, SocketAddr), Error> {
+/// Binds with a real backlog (std and mio fix 128: a fleet that comes back at once overflows that).
+/// Of several sockets, each gets a share of the connections.
+pub(super) fn bind(
+    address: &str,
+    whose: &str,
+    sockets: usize,
+) -> Result<(Vec<TcpListener>, SocketAddr), Error> {
     let doing = |e: io::Error| {
         let hint = match e.kind() {
             io::ErrorKind::AddrInUse => {
@@ -148,15 +152,29 @@ pub(super) fn bind(address: &str, whose: &str) -> Result<(TcpListener, SocketAdd
     let Some(at) = candidates.first() else {
         return Err(Error::usage(format!("listening for {whose}: {address} names no address")));
     };
+    let mut listeners = vec![open(*at, sockets, true).map_err(doing)?];
+    let at = listeners[0].local_addr().map_err(doing)?;
+    for _ in 1..sockets {
+        listeners.push(open(at, sockets, false).map_err(doing)?);
+    }
+    Ok((listeners, at))
+}
+
+fn open(at: SocketAddr, sockets: usize, is_first: bool) -> io::Result<TcpListener> {
     let socket =
-        socket2::Socket::new(socket2::Domain::for_address(*at), socket2::Type::STREAM, None)
-            .map_err(doing)?;
-    socket.set_reuse_address(true).map_err(doing)?;
-    socket.bind(&(*at).into()).map_err(doing)?;
-    socket.listen(BACKLOG).map_err(doing)?;
-    let listener = TcpListener::from(socket);
-    let at = listener.local_addr().map_err(doing)?;
-    Ok((listener, at))
+        socket2::Socket::new(socket2::Domain::for_address(at), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    // The first is bound without SO_REUSEPORT, so that another process that listens there is found,
+    // and lets the others in behind that.
+    if !is_first {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&at.into())?;
+    if is_first && sockets > 1 {
+        socket.set_reuse_port(true)?;
+    }
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from(socket))
 }
 
 /// The kernel cuts it to `net.core.somaxconn` (4,096 on Linux since 5.4).

@@ -13,6 +13,7 @@
 //! | file | what it has |
 //! |---|---|
 //! | `tokens.rs` | credentials bound to names: the table, and what an `Authorization` field shows |
+//! | `directory.rs` | which loop holds a name, and what is counted for all loops |
 //! | `registry.rs` | who is connected: names, sessions, idle links, held polls, who waits |
 //! | `routes.rs` | which device a visitor's request is for |
 //! | `lifecycle.rs` | serving, notice, draining, stopped |
@@ -27,6 +28,7 @@
 //! | `settings.rs` | what a gateway is started with |
 //! | `device_head.rs` | the head of a request on the devices' port; who was let in |
 //! | `leases.rs` | links in the hands of program code |
+//! | `loops.rs` | the ways to all event loops of the gateway |
 //! | `alarms.rs` | what the loop is to wake the gateway for |
 //! | `callers.rs` | programs' threads that wait |
 //! | `questions.rs` | what an operator may ask |
@@ -43,6 +45,7 @@
 //! | `links.rs` | a link's life: given out, watched, told to go, ended |
 //! | `pins.rs` | links that serve one visitor's connection alone |
 //! | `offers.rs` | an offer or a poll: read, decided, admitted |
+//! | `moves.rs` | connections that belong to another loop |
 //! | `polls/reading.rs` | reads a POST's answer |
 //! | `polls/collecting.rs` | reads a request whole before it is handed out |
 //! | `polls/handing.rs` | holds polls, hands requests out as events |
@@ -65,6 +68,7 @@ mod callers;
 mod certificates;
 mod credentials;
 mod device_head;
+mod directory;
 mod draining;
 mod events;
 mod exchange_deadlines;
@@ -75,7 +79,9 @@ mod leasing;
 mod lifecycle;
 mod links;
 mod listeners;
-mod observation;
+pub(crate) mod loops;
+mod moves;
+pub(crate) mod observation;
 mod offer;
 mod offers;
 mod pins;

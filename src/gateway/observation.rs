@@ -23,7 +23,7 @@ use crate::proto::head::Fields;
 /// Devices of one piece of a list.
 const ROWS_MAX: usize = 256;
 /// Links of one answer.
-const LINKS_MAX: usize = 2_048;
+pub(crate) const LINKS_MAX: usize = 2_048;
 /// Routes of one answer.
 const ROUTES_MAX: usize = 4_096;
 
@@ -109,6 +109,7 @@ impl GatewayRole {
     fn device_row(&self, row: &Row) -> DeviceRow {
         DeviceRow {
             name: row.name.clone(),
+            home: self.registry.knows(&row.name).then_some(self.number),
             transport: row.transport,
             load: self.registry.load(&row.name),
             since: row.since,

@@ -17,11 +17,12 @@ use crate::error::{Error, Refusal};
 use crate::gateway::credentials::REVOKED;
 use crate::gateway::device_head::{Admitted, DeviceHead};
 use crate::gateway::events::EventKind;
+use crate::gateway::loops::UNSETTLED;
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::polls::posted::PostedAnswer;
 use crate::gateway::refusals::{EARLY, REPLACED, STOPPING};
-use crate::gateway::registry::{Claimed, Denied, Owner};
-use crate::gateway::state::{Command, Device, GatewayRole, HEAD, State, States};
+use crate::gateway::registry::{Claimed, Denied, Owner, Unclaimed};
+use crate::gateway::state::{Command, Device, GatewayRole, HEAD, Journey, State, States};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
 use crate::proto::turn::{self, Decision, Fallback, Name, Transport};
@@ -257,7 +258,7 @@ impl GatewayRole {
             return self.rejected(cx, id, &offer, &reject);
         }
         let Some(authorize) = self.settings.authorize.clone() else {
-            return self.decided(cx, id, offer, Ok(Grant::offered()));
+            return self.decided(cx, id, offer, Ok(Grant::offered()), Journey::default());
         };
         let at = cx.after(self.settings.limits.head_timeout);
         cx.set_deadline(id, Some(at));
@@ -282,13 +283,19 @@ impl GatewayRole {
         id: Id,
         offer: Offer,
         verdict: Result<Grant, Reject>,
+        journey: Journey,
     ) {
+        let may_move = self.loops.are_several() && cx.deciding(id).is_some();
+        if let (Ok(grant), true) = (&verdict, may_move) {
+            if let Some(to) = self.belongs_elsewhere(&granted_names(&offer, grant)) {
+                return self.send_offer(cx, id, to, (offer, grant.clone()), journey);
+            }
+        }
         let Some(head) = cx.deciding(id) else {
             return;
         }; // it was closed meanwhile
         let (turns, transport, answers) = (head.turns, head.transport(), head.has_body());
-        if self.settings.on_link.is_some() && self.leases.len() >= self.settings.limits.on_link_max
-        {
+        if self.settings.on_link.is_some() && cx.lent() >= self.settings.limits.on_link_max {
             return self.deny_device(
                 cx,
                 id,
@@ -313,22 +320,15 @@ impl GatewayRole {
         }
         let admitted = match self.admit(cx, &offer, &grant, transport) {
             Ok(admitted) => admitted,
-            Err(denied) => {
-                log_names!(
-                    Info,
-                    "an offer for {} was refused: {} {}",
-                    offer.label(),
-                    denied.status,
-                    denied.reason
-                );
-                let origin = self.origin_of(cx, id);
-                let answer = LocalAnswer {
-                    retry_after: denied.retry_after,
-                    ..LocalAnswer::new(denied.status, denied.reason)
-                };
-                return self.deny_credential(cx, id, origin.as_deref(), &answer);
+            Err(Unclaimed::Denied(denied)) => return self.deny_offer(cx, id, &offer, &denied),
+            Err(Unclaimed::Elsewhere(_)) => {
+                let names = granted_names(&offer, &grant);
+                return self.regroup(cx, id, (offer, grant), &names, journey);
             }
         };
+        for (name, session, at) in journey.replaced {
+            self.registry.note_replaced(&name, session, at);
+        }
         cx.seen(id);
         let switch = turns.then(|| self.switch(&offer, !answers));
         let Some(State::Device(Device::Deciding(head))) =
@@ -403,13 +403,13 @@ impl GatewayRole {
             return Err(Error::stopped("this gateway is stopping; the connection is not adopted"));
         }
         let Admitted { registration, .. } =
-            self.admit(cx, offer, grant, Transport::Turn).map_err(|d| {
-                Error::refused(
-                    crate::Fault::Gateway,
-                    d.status,
-                    format!("adopting a connection: {}", d.reason),
-                    None,
-                )
+            self.admit(cx, offer, grant, Transport::Turn).map_err(|why| {
+                let (status, reason) = match why {
+                    Unclaimed::Denied(denied) => (denied.status, denied.reason),
+                    Unclaimed::Elsewhere(_) => (503, UNSETTLED),
+                };
+                let text = format!("adopting a connection: {reason}");
+                Error::refused(crate::Fault::Gateway, status, text, None)
             })?;
         match cx.insert(stream, unread, State::Device(Device::link(registration.clone()))) {
             Ok(id) => {
@@ -448,6 +448,42 @@ impl GatewayRole {
         self.deny_credential(cx, id, origin.as_deref(), &answer);
     }
 
+    pub(super) fn deny_offer(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        offer: &Offer,
+        denied: &Denied,
+    ) {
+        let (status, reason) = (denied.status, denied.reason);
+        log_names!(Info, "an offer for {} was refused: {status} {reason}", offer.label());
+        let origin = self.origin_of(cx, id);
+        let answer =
+            LocalAnswer { retry_after: denied.retry_after, ..LocalAnswer::new(status, reason) };
+        self.deny_credential(cx, id, origin.as_deref(), &answer);
+    }
+
+    /// Who would hold these names by this offer.
+    pub(super) fn holder(
+        &self,
+        offer: &Offer,
+        grant: &Grant,
+        names: &[String],
+    ) -> Result<Owner, Denied> {
+        if offer.certificate.as_ref().is_some_and(|shown| self.credentials.is_void(shown)) {
+            return Err(Denied { status: 401, reason: REVOKED, retry_after: None });
+        }
+        let by_token = self.credentials.identity(offer, names)?;
+        let credential = grant.credential.as_deref().map(Arc::from).or(by_token);
+        Ok(Owner {
+            credential,
+            session: offer.wire.session,
+            token: offer.token,
+            certificate: offer.certificate.clone(),
+            airplay: offer.wire.is_airplay(),
+        })
+    }
+
     /// Reserves the place in the registry, tells who was replaced, and closes their links.
     fn admit(
         &mut self,
@@ -455,30 +491,17 @@ impl GatewayRole {
         offer: &Offer,
         grant: &Grant,
         transport: Transport,
-    ) -> Result<Admitted, Denied> {
+    ) -> Result<Admitted, Unclaimed> {
         let names = granted_names(offer, grant);
         if names.is_empty() {
-            return Err(Denied {
-                status: 403,
-                reason: "the credential is not for this name",
-                retry_after: None,
-            });
+            let reason = "the credential is not for this name";
+            return Err(Denied { status: 403, reason, retry_after: None }.into());
         }
-        if offer.certificate.as_ref().is_some_and(|shown| self.credentials.is_void(shown)) {
-            return Err(Denied { status: 401, reason: REVOKED, retry_after: None });
-        }
-        let by_token = self.credentials.identity(offer, &names)?;
-        let credential = grant.credential.as_deref().map(Arc::from).or(by_token);
-        let (token, certificate) = (offer.token, offer.certificate.clone());
-        let owner = Owner {
-            credential,
-            session: offer.wire.session,
-            token,
-            certificate,
-            airplay: offer.wire.is_airplay(),
-        };
+        let owner = self.holder(offer, grant, &names)?;
         let claimed = self.registry.claim(&names, &owner, transport, cx.now())?;
-        self.origins |= names.iter().any(|n| n.contains("://"));
+        if names.iter().any(|name| name.contains("://")) {
+            self.origins.store(true, Relaxed);
+        }
         if let Some(shown) = &offer.certificate {
             self.note_expiry(cx, shown);
         }
@@ -502,8 +525,7 @@ impl GatewayRole {
             }
             self.evict_later(cx, claimed.busy, replaced_leases);
         }
-        self.stats.devices.store(self.registry.connected(), Relaxed);
-        self.callers.announce(&claimed.up);
+        self.announce(&claimed.up);
         Ok(Admitted { registration: claimed.registration, owner, fresh: claimed.fresh })
     }
 
@@ -545,7 +567,7 @@ impl GatewayRole {
     }
 }
 
-fn granted_names(offer: &Offer, grant: &Grant) -> Vec<String> {
+pub(super) fn granted_names(offer: &Offer, grant: &Grant) -> Vec<String> {
     match &grant.names {
         Some(names) => names.clone(),
         None => offer.wire.names.iter().map(Name::to_string).collect(),

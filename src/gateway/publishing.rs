@@ -1,6 +1,6 @@
 //! What happens to names and links, told to the log, to subscribers and to the counters.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::PoisonError;
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::gateway::events::{Event, EventKind};
@@ -29,7 +29,8 @@ impl GatewayRole {
         end: Option<CloseCause>,
     ) {
         self.observer.changed(name, kind.as_str(), reason, transport, end);
-        self.subscribers.publish(&Event {
+        let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
+        subscribers.publish(&Event {
             kind,
             name: name.to_owned(),
             reason: reason.to_owned(),
@@ -64,15 +65,18 @@ impl GatewayRole {
         self.gone(left, why);
     }
 
+    pub(super) fn tell_down(&mut self, name: &str, why: &CloseReason) {
+        log_names!(Info of [name], "{name}: {}: {why}", EventKind::Down);
+        self.publish(EventKind::Down, name, &why.text, None, Some(why.end));
+    }
+
     pub(super) fn gone(&mut self, left: &Left, why: &CloseReason) {
         for name in &left.down {
-            log_names!(Info of [name], "{name}: {}: {why}", EventKind::Down);
             self.registry.note_end(name, why.end);
-            self.publish(EventKind::Down, name, &why.text, None, Some(why.end));
+            self.tell_down(name, why);
         }
         for (name, transport) in &left.moved {
             self.tell(EventKind::Moved, name, &transport.to_string(), Some(*transport));
         }
-        self.stats.devices.store(self.registry.connected(), Relaxed);
     }
 }

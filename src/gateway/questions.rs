@@ -55,6 +55,8 @@ pub(crate) enum Question {
 #[derive(Clone, Debug)]
 pub(crate) struct DeviceRow {
     pub(crate) name: Arc<str>,
+    /// The number of the event loop that has it, where the loop that was asked does.
+    pub(crate) home: Option<usize>,
     pub(crate) transport: Option<Transport>,
     pub(crate) load: Load,
     pub(crate) since: Instant,
@@ -106,10 +108,11 @@ pub(crate) struct LinkRow {
     pub(crate) exchange: Option<Asked>,
 }
 
-/// The gateway as a whole.
+/// A loop of the gateway, or the gateway as a whole.
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
     pub(crate) connections: usize,
+    /// Of all loops, as are `messages` and `totals`.
     pub(crate) memory: usize,
     pub(crate) messages: usize,
     pub(crate) exchanges: usize,
@@ -117,4 +120,17 @@ pub(crate) struct Process {
     pub(crate) is_stopping: bool,
     pub(crate) totals: Totals,
     pub(crate) start: Instant,
+}
+
+impl Process {
+    /// What the loops say of themselves, together; `None`: there are none.
+    pub(crate) fn of_loops(loops: Vec<Process>) -> Option<Process> {
+        loops.into_iter().reduce(|mut all, of| {
+            all.connections += of.connections;
+            all.exchanges += of.exchanges;
+            all.leases += of.leases;
+            all.is_stopping |= of.is_stopping;
+            all
+        })
+    }
 }

@@ -14,6 +14,7 @@ use crate::engine::budget::Part;
 use crate::engine::connections::Id;
 use crate::engine::departed::{Departed, Stamp};
 use crate::engine::slab::Key;
+use crate::gateway::directory::Home;
 use crate::gateway::tokens::Digest;
 use crate::limits::{Limits, PINNED_PART, REPLACED_MAX};
 use crate::proto::turn::{Encoding, Transport};
@@ -201,6 +202,8 @@ struct Entry {
     departed: Option<Stamp>,
     /// Sessions that were replaced, the latest last.
     replaced: Vec<(Session, Instant)>,
+    /// What its owner takes of the budget of whole messages, once that was asked for.
+    part: Weak<AtomicUsize>,
 }
 
 impl Entry {
@@ -229,6 +232,7 @@ impl Entry {
             end: None,
             departed: None,
             replaced: Vec::new(),
+            part: Weak::new(),
         }
     }
 
@@ -326,32 +330,80 @@ pub(crate) struct Denied {
     pub(crate) retry_after: Option<u64>,
 }
 
+/// What there was of a name that another loop gets.
+#[derive(Debug)]
+pub(crate) struct Surrendered {
+    pub(crate) was_connected: bool,
+    /// Idle links and held polls.
+    pub(crate) free: Vec<Id>,
+    pub(crate) busy: Vec<Id>,
+    pub(crate) waiting: VecDeque<Waiter>,
+    /// Sessions that were replaced, now or before.
+    pub(crate) replaced: Vec<(Session, Instant)>,
+}
+
+/// Why a claim failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Unclaimed {
+    Denied(Denied),
+    /// The loop of this number owns one of the names.
+    Elsewhere(usize),
+}
+
+#[cfg(test)]
+impl Unclaimed {
+    fn status(&self) -> u16 {
+        match self {
+            Unclaimed::Denied(denied) => denied.status,
+            Unclaimed::Elsewhere(_) => 0,
+        }
+    }
+}
+
+impl From<Denied> for Unclaimed {
+    fn from(denied: Denied) -> Self {
+        Unclaimed::Denied(denied)
+    }
+}
+
+/// The names that one loop owns.
 pub(crate) struct Registry {
     limits: Arc<Limits>,
     /// Sessions of one credential share a name instead of taking it over.
     shared: bool,
+    /// What the loops know of each other's names: an entry there for each one here.
+    home: Home,
     entries: HashMap<Arc<str>, Entry>,
-    connected: usize,
     /// Names whose last link went.
     departed: Departed,
     epochs: u64,
-    /// What each credential, or name without one, takes of the budget of whole messages.
-    parts: HashMap<Box<str>, Weak<AtomicUsize>>,
-    /// As many were left when they were last swept.
-    parts_left: usize,
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // The loop has ended; others may have the names.
+        for (name, entry) in &self.entries {
+            self.home.directory.disown(name);
+            if entry.is_connected() {
+                self.home.directory.disconnect();
+            }
+        }
+        for _ in 0..self.departed.len() {
+            self.home.directory.forget();
+        }
+    }
 }
 
 impl Registry {
-    pub(crate) fn new(limits: Arc<Limits>, shared: bool) -> Self {
+    /// The registry of the loop that is at home there.
+    pub(crate) fn new(limits: Arc<Limits>, shared: bool, home: Home) -> Self {
         Registry {
             limits,
             shared,
+            home,
             entries: HashMap::new(),
-            connected: 0,
             departed: Departed::default(),
             epochs: 0,
-            parts: HashMap::new(),
-            parts_left: 0,
         }
     }
 
@@ -360,9 +412,45 @@ impl Registry {
         self.limits = limits;
     }
 
-    /// Names that are connected.
+    /// The registry of a loop that is alone.
+    #[cfg(test)]
+    pub(crate) fn alone(limits: Arc<Limits>, shared: bool) -> Self {
+        Registry::new(limits, shared, Home::alone())
+    }
+
+    /// Names that are connected, of all loops.
+    #[cfg(test)]
     pub(crate) fn connected(&self) -> usize {
-        self.connected
+        self.home.directory.connected()
+    }
+
+    /// The other loop that owns this name.
+    pub(crate) fn elsewhere(&self, name: &str) -> Option<usize> {
+        if self.entries.contains_key(name) {
+            return None;
+        }
+        self.home.directory.owner(name).filter(|owner| *owner != self.home.number)
+    }
+
+    /// Whether any loop knows this name; whether its device is connected.
+    pub(crate) fn is_known_anywhere(&self, name: &str) -> bool {
+        self.entries.contains_key(name) || self.home.directory.owner(name).is_some()
+    }
+
+    /// Whether a device of this name is connected, to whichever loop.
+    pub(crate) fn is_connected_anywhere(&self, name: &str) -> bool {
+        match self.entries.get(name) {
+            Some(entry) => entry.is_connected(),
+            None => self.home.directory.is_connected(name),
+        }
+    }
+
+    /// Whether a device of this name has a link here, or is connected to another loop.
+    pub(crate) fn is_linked_anywhere(&self, name: &str) -> bool {
+        match self.entries.get(name) {
+            Some(entry) => entry.links() > 0,
+            None => self.home.directory.is_connected(name),
+        }
     }
 
     /// Names that are connected or remembered.
@@ -406,25 +494,16 @@ impl Registry {
         owner: &Owner,
         transport: Transport,
         now: Instant,
-    ) -> Result<Claimed, Denied> {
+    ) -> Result<Claimed, Unclaimed> {
         self.forget(now);
         // A program may grant one name twice.
         let mut seen = HashSet::new();
-        let names: Vec<String> = names.iter().filter(|name| seen.insert(*name)).cloned().collect();
+        let names: Vec<&String> = names.iter().filter(|name| seen.insert(*name)).collect();
         for name in &names {
             self.may_claim(name, owner, now)?;
         }
-        let new = names
-            .iter()
-            .filter(|n| self.entries.get(n.as_str()).is_none_or(|e| !e.is_connected()))
-            .count();
-        if self.connected + new > self.limits.devices_max {
-            return Err(Denied {
-                status: 503,
-                reason: "this gateway holds as many device names as devices_max allows",
-                retry_after: Some(30),
-            });
-        }
+        let fresh = names.iter().all(|name| !self.entries.contains_key(name.as_str()));
+        let names = self.reserve(&names)?;
         let mut claimed = Claimed {
             registration: Arc::new(Registration {
                 names: Vec::new(),
@@ -434,7 +513,7 @@ impl Registry {
                 airplay: false,
             }),
             up: Vec::new(),
-            fresh: names.iter().all(|name| !self.entries.contains_key(name.as_str())),
+            fresh,
             moved: Vec::new(),
             replaced: Vec::new(),
             inherited: Vec::new(),
@@ -443,15 +522,9 @@ impl Registry {
             polls: Vec::new(),
         };
         let mut registration = Vec::with_capacity(names.len());
-        for name in &names {
-            let name: Arc<str> = self
-                .entries
-                .get_key_value(name.as_str())
-                .map_or_else(|| name.as_str().into(), |(known, _)| known.clone());
+        for name in names {
             let epoch = self.take(&name, owner, transport, now, &mut claimed);
-            if !registration.iter().any(|(n, _)| *n == name) {
-                registration.push((name, epoch));
-            }
+            registration.push((name, epoch));
         }
         let (session, token, certificate, airplay) =
             (owner.session, owner.token, owner.certificate.clone(), owner.airplay);
@@ -464,6 +537,46 @@ impl Registry {
             }
         }
         Ok(claimed)
+    }
+
+    /// Makes this loop the owner of names that it may have, and counts those that are not connected
+    /// yet: all of them, or none.
+    fn reserve(&self, names: &[&String]) -> Result<Vec<Arc<str>>, Unclaimed> {
+        let Home { directory, number } = &self.home;
+        let (mut reserved, mut own): (Vec<Arc<str>>, Vec<Arc<str>>) = (Vec::new(), Vec::new());
+        let mut refused = None;
+        for name in names {
+            if let Some((known, _)) = self.entries.get_key_value(name.as_str()) {
+                reserved.push(known.clone());
+                continue;
+            }
+            let name: Arc<str> = name.as_str().into();
+            match directory.own(&name, *number) {
+                Ok(_) => own.push(name.clone()),
+                Err(owner) => {
+                    refused = Some(Unclaimed::Elsewhere(owner));
+                    break;
+                }
+            }
+            reserved.push(name);
+        }
+        let is_new =
+            |name: &&Arc<str>| self.entries.get(*name).is_none_or(|entry| !entry.is_connected());
+        let new = reserved.iter().filter(is_new).count();
+        if refused.is_none() && !directory.connect(new, self.limits.devices_max) {
+            refused = Some(Unclaimed::Denied(Denied {
+                status: 503,
+                reason: "this gateway holds as many device names as devices_max allows",
+                retry_after: Some(30),
+            }));
+        }
+        match refused {
+            None => Ok(reserved),
+            Some(refused) => {
+                own.iter().for_each(|name| directory.disown(name));
+                Err(refused)
+            }
+        }
     }
 
     fn may_claim(&self, name: &str, owner: &Owner, now: Instant) -> Result<(), Denied> {
@@ -521,14 +634,16 @@ impl Registry {
             claimed.inherited.push(name.clone());
         }
         if !entry.is_connected() {
-            self.connected += 1;
+            self.home.directory.set_connected(name, true);
             entry.since = now;
             entry.epoch = fresh;
             entry.registration = None;
             entry.owner = owner.clone();
+            entry.part = Weak::new();
             entry.transport = transport;
             if let Some(stamp) = entry.departed.take() {
                 self.departed.remove(stamp);
+                self.home.directory.forget();
             }
             claimed.up.push(name.clone());
         } else if (!self.shared || entry.revoked) && entry.owner != *owner {
@@ -542,6 +657,7 @@ impl Registry {
             (entry.leases, entry.lapsed) = (0, None);
             entry.transport = transport;
             let old = std::mem::replace(&mut entry.owner, owner.clone());
+            entry.part = Weak::new();
             if let Some(session) = old.session {
                 entry.note_replaced(session, now);
             }
@@ -887,8 +1003,49 @@ impl Registry {
         for name in registration.names() {
             if self.entries.get(name).is_some_and(|e| !e.is_connected() && !e.is_awaited()) {
                 let stamp = self.entries.remove(name).and_then(|entry| entry.departed);
-                stamp.and_then(|stamp| self.departed.remove(stamp));
+                self.home.directory.disown(name);
+                if stamp.and_then(|stamp| self.departed.remove(stamp)).is_some() {
+                    self.home.directory.forget();
+                }
             }
+        }
+    }
+
+    /// Gives up a name that is to be another loop's, with what there is of it; `None`: it is not
+    /// here.
+    ///
+    /// # Errors
+    /// This holder may not have it.
+    pub(crate) fn surrender(
+        &mut self,
+        name: &str,
+        to: &Owner,
+        now: Instant,
+    ) -> Result<Option<Surrendered>, Denied> {
+        self.may_claim(name, to, now)?;
+        let Some(mut entry) = self.entries.remove(name) else { return Ok(None) };
+        self.home.directory.disown(name);
+        let was_connected = entry.is_connected();
+        if was_connected {
+            self.home.directory.disconnect();
+        }
+        if entry.departed.and_then(|stamp| self.departed.remove(stamp)).is_some() {
+            self.home.directory.forget();
+        }
+        if let Some(session) = entry.owner.session.filter(|_| was_connected && entry.owner != *to) {
+            entry.note_replaced(session, now);
+        }
+        let Entry { idle, pinned, busy, waiting, mailbox, replaced, .. } = entry;
+        let polls = mailbox.into_iter().flat_map(|mailbox| mailbox.polls.ids());
+        let free = idle.ids().chain(pinned).chain(polls).collect();
+        Ok(Some(Surrendered { was_connected, free, busy, waiting, replaced }))
+    }
+
+    /// Another loop had this name, and there this session was replaced.
+    pub(crate) fn note_replaced(&mut self, name: &str, session: Session, at: Instant) {
+        let entry = self.entries.get_mut(name);
+        if let Some(entry) = entry.filter(|entry| entry.owner.session != Some(session)) {
+            entry.note_replaced(session, at);
         }
     }
 
@@ -918,7 +1075,9 @@ impl Registry {
             self.epochs += 1;
             entry.epoch = self.epochs;
             entry.since = now;
-            self.connected -= 1;
+            self.home.directory.disconnect();
+            self.home.directory.set_connected(name, false);
+            self.home.directory.remember();
             entry.departed = Some(self.departed.insert(name.clone(), &entry.owner.credential, now));
             left.down.push(name.clone());
         }
@@ -955,7 +1114,13 @@ impl Registry {
     }
 
     /// Makes a name known that was not: as if it had been connected until now.
-    pub(crate) fn expect(&mut self, name: &str, now: Instant) {
+    ///
+    /// # Errors
+    /// The loop of this number owns it.
+    pub(crate) fn expect(&mut self, name: &str, now: Instant) -> Result<(), usize> {
+        let name: Arc<str> = name.into();
+        self.home.directory.own(&name, self.home.number)?;
+        self.home.directory.remember();
         self.epochs += 1;
         let mut entry = Entry::new(
             Owner {
@@ -969,9 +1134,9 @@ impl Registry {
             Transport::Turn,
             now,
         );
-        let name: Arc<str> = name.into();
         entry.departed = Some(self.departed.insert(name.clone(), &None, now));
         self.entries.insert(name, entry);
+        Ok(())
     }
 
     /// Lines up for a link. False: as many wait as `waiting_per_device_max` allows, or nobody knows
@@ -988,18 +1153,14 @@ impl Registry {
     /// What the device of this name takes of the budget of whole messages, together with all that
     /// its credential let in: more names are no larger share.
     pub(crate) fn messages(&mut self, name: &str) -> Part {
-        const SPARE: usize = 64;
-        let credential = self.entries.get(name).and_then(|entry| entry.owner.credential.as_deref());
-        let key = credential.map_or_else(|| format!("name {name}"), |c| format!("credential {c}"));
-        if let Some(part) = self.parts.get(key.as_str()).and_then(Weak::upgrade) {
+        let entry = self.entries.get_mut(name);
+        if let Some(part) = entry.as_ref().and_then(|entry| entry.part.upgrade()) {
             return part;
         }
-        if self.parts.len() > 2 * self.parts_left + SPARE {
-            self.parts.retain(|_, part| part.strong_count() > 0);
-            self.parts_left = self.parts.len();
-        }
-        let part = Part::default();
-        self.parts.insert(key.into(), Arc::downgrade(&part));
+        let credential = entry.as_ref().and_then(|entry| entry.owner.credential.as_deref());
+        let key = credential.map_or_else(|| format!("name {name}"), |c| format!("credential {c}"));
+        let part = self.home.directory.part(&key);
+        entry.into_iter().for_each(|entry| entry.part = Arc::downgrade(&part));
         part
     }
 
@@ -1055,26 +1216,27 @@ impl Registry {
     fn forget(&mut self, now: Instant) {
         let mut awaited = Vec::new();
         loop {
-            let stamp = if self.departed.len() > self.limits.remembered_max {
-                self.departed.first_of_most()
-            } else {
-                self.departed.first()
-            };
+            let too_many = self.home.directory.remembered() > self.limits.remembered_max;
+            let stamp =
+                if too_many { self.departed.first_of_most() } else { self.departed.first() };
             let Some(stamp) = stamp else { break };
-            if self.departed.len() <= self.limits.remembered_max
-                && now.saturating_duration_since(stamp.at()) < self.limits.remember
-            {
+            if !too_many && now.saturating_duration_since(stamp.at()) < self.limits.remember {
                 break;
             }
             let Some(name) = self.departed.remove(stamp) else { break };
+            self.home.directory.forget();
             match self.entries.get(&name).map(|entry| !entry.is_awaited()) {
-                Some(true) => drop(self.entries.remove(&name)),
+                Some(true) => {
+                    self.entries.remove(&name);
+                    self.home.directory.disown(&name);
+                }
                 Some(false) => awaited.push(name),
                 None => {}
             }
         }
         for name in awaited {
             if let Some(entry) = self.entries.get_mut(&name) {
+                self.home.directory.remember();
                 entry.departed = Some(self.departed.insert(name, &entry.owner.credential, now));
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
 use crate::close_reason::CloseCause;
@@ -28,11 +29,13 @@ impl GatewayRole {
         &mut self,
         cx: &mut Connections<State>,
         whose: Whose,
-        new: Box<Tokens>,
-    ) -> Result<Box<Tokens>, Error> {
+        new: Arc<Tokens>,
+    ) -> Result<Arc<Tokens>, Error> {
         let old = self.credentials.replace(whose, new)?;
         if let Whose::Devices = whose {
-            self.origins |= self.credentials.have_origins();
+            if self.credentials.have_origins() {
+                self.origins.store(true, Relaxed);
+            }
             self.end_revoked(cx);
         } else {
             self.end_revoked_visitors(cx);

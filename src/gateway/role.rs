@@ -2,9 +2,9 @@
 //! here is only whose that is.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 #[cfg(test)]
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 
 use crate::close_reason::CloseReason;
 use crate::engine::Role;
@@ -12,7 +12,9 @@ use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::{Key, Slab};
 use crate::gateway::alarms::Alarm;
 use crate::gateway::registry::Waiter;
-use crate::gateway::state::{Asking, Command, Device, GatewayRole, State, States, TICK, Visitor};
+use crate::gateway::state::{
+    Asking, Command, Device, GatewayRole, Journey, State, States, TICK, Visitor,
+};
 use crate::gateway::tokens::Whose;
 use crate::relay::{self, Exchange, LocalAnswer, Relaying, Rules};
 use crate::stream::{HandshakeError, Stream};
@@ -36,7 +38,15 @@ impl Role for GatewayRole {
         stream: Stream,
         from: SocketAddr,
     ) {
-        self.arrive(cx, listener, stream, from);
+        let Some(dealt) = &mut self.dealt else {
+            return self.arrive(cx, listener, stream, from);
+        };
+        let to = *dealt % self.loops.len();
+        *dealt = to + 1;
+        match to == self.number {
+            true => self.arrive(cx, listener, stream, from),
+            false => drop(self.loops.send(to, Command::Accepted { listener, stream, from })),
+        }
     }
 
     fn secured(
@@ -122,6 +132,7 @@ impl Role for GatewayRole {
             Alarm::Overdue => self.end_overdue(cx),
             Alarm::EasePins(name) => self.ease_pins(cx, &name),
             Alarm::Drain(time) => self.drain(cx, time),
+            Alarm::DrainOn => self.drain_on(cx),
             Alarm::StopListening => self.stop_listening(cx),
             Alarm::Stop => self.stop(cx),
             Alarm::Tick => {
@@ -137,7 +148,9 @@ impl Role for GatewayRole {
 
     fn command(&mut self, cx: &mut Connections<State>, command: Command) {
         match command {
-            Command::Borrow { name, wait, reply } => self.borrow(cx, name, wait, reply),
+            Command::Borrow { name, wait, moves, reply } => {
+                self.borrow(cx, name, wait, moves, reply)
+            }
             Command::Return { ticket, stream } => self.take_back(cx, ticket, stream),
             Command::Wait { name, time, reply } => self.await_name(cx, name, time, reply),
             Command::Links { name, reply } => {
@@ -146,13 +159,15 @@ impl Role for GatewayRole {
             }
             Command::Parsed { id, answer, held } => self.parsed(cx, id, *answer, held),
             Command::Encoded { poll, event, json } => self.encoded(cx, poll, event, json),
-            Command::Decided { id, offer, verdict } => self.decided(cx, id, *offer, verdict),
+            Command::Decided { id, offer, verdict } => {
+                self.decided(cx, id, *offer, verdict, Journey::default())
+            }
             Command::Adopt { stream, unread, offer, grant, reply } => {
                 let adopted = self.adopt(cx, stream, &unread, &offer, &grant);
                 let _ = reply.send(adopted);
             }
-            Command::Listen { listener, table, tls, reply } => {
-                let _ = reply.send(self.listen(cx, listener, table, tls));
+            Command::Listen { listener, at, table, tls, reply } => {
+                let _ = reply.send(self.listen(cx, listener, at, (table, tls)));
             }
             Command::Unlisten { at, reply } => {
                 let _ = reply.send(self.unlisten(cx, at));
@@ -175,9 +190,16 @@ impl Role for GatewayRole {
                 let _ = reply.send(self.set_tokens(cx, whose, tokens));
             }
             Command::Subscribe { subscriber, reply } => {
-                self.subscribers.add(subscriber);
+                let mut all = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
+                all.add(subscriber);
+                drop(all);
                 let _ = reply.send(());
             }
+            Command::Moved { parcel, errand } => self.moved_in(cx, *parcel, errand),
+            Command::Accepted { listener, stream, from } => self.arrive(cx, listener, stream, from),
+            Command::Announce { names } => self.callers.announce(&names),
+            Command::GiveWay { side } => self.give_way(cx, side),
+            Command::CloseUnseen { id } => self.close_unseen(cx, Some(id)),
             Command::Observe(question) => self.observe(cx, question),
             Command::Unpin { link } => self.unpin(cx, link),
             Command::Drain { notice, time } => self.give_notice(cx, notice, time),
@@ -187,10 +209,7 @@ impl Role for GatewayRole {
 
     fn finished(&self, cx: &Connections<State>) -> bool {
         self.lifecycle.is_stopped()
-            || (self.lifecycle.is_draining()
-                && !cx.is_listening()
-                && cx.len() == 0
-                && self.leases.is_empty())
+            || (self.lifecycle.is_draining() && !cx.is_listening() && cx.is_group_idle())
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::FULL;
 use crate::engine::connections::{Connections, Id};
-use crate::gateway::state::{GatewayRole, State, Visitor, VisitorListener};
+use crate::gateway::state::{Command, GatewayRole, State, Visitor, VisitorListener};
 use crate::gateway::tokens::Whose;
 use crate::limits::IDLE_FOUND_MAX;
 use crate::relay::LocalAnswer;
@@ -20,6 +20,7 @@ fn idles(cx: &Connections<State>, id: Id) -> Option<bool> {
             began: false,
             first,
             face: VisitorListener::Visitors { .. },
+            ..
         }) => Some(*first),
         _ => None,
     }
@@ -47,9 +48,45 @@ impl GatewayRole {
             Whose::Visitors if self.is_out_of_memory(cx) => "memory_bytes_max is taken",
             _ => return Ok(()),
         };
-        let gives_way = (side == Whose::Devices && self.admission.permits.unseen() > 0)
+        let gives_way = (side == Whose::Devices && self.admission.has_unseen(cx))
             || self.find_idle(cx).is_some();
-        if gives_way { Ok(()) } else { Err(why) }
+        if gives_way {
+            return Ok(());
+        }
+        // Accepting pauses for as long as the others may take.
+        self.loops.send_others(self.number, || Command::GiveWay { side });
+        Err(why)
+    }
+
+    /// Another loop has no room for a connection by this side, and none that could give way.
+    pub(super) fn give_way(&mut self, cx: &mut Connections<State>, side: Whose) {
+        let visitors = Whose::Visitors as usize;
+        let is_full = cx.is_full()
+            || (side == Whose::Visitors
+                && (self.is_out_of_memory(cx)
+                    || self.admission.permits.of_side(visitors)
+                        >= self.settings.limits.visitors_connections()));
+        if is_full && !self.spare_idle(cx) && side == Whose::Devices {
+            self.admission.oldest_here(cx).into_iter().for_each(|oldest| cx.close(oldest));
+        }
+    }
+
+    /// Closes the oldest connections that have not shown who they are, as long as there are too
+    /// many. Another loop closes its own. `first`: the one that another loop has found.
+    pub(super) fn close_unseen(&mut self, cx: &mut Connections<State>, first: Option<Id>) {
+        let most = self.settings.limits.unauthenticated();
+        let mut oldest = first.filter(|id| cx.is_unseen(*id)).map(|id| (self.number, id));
+        while let Some((of, id)) = oldest.take().or_else(|| self.admission.oldest(cx, most)) {
+            if of != self.number {
+                self.loops.send(of, Command::CloseUnseen { id });
+                return;
+            }
+            log_names!(
+                Warn,
+                "a connection to the devices' port was closed: unauthenticated_max ({most}) others wait behind it"
+            );
+            cx.close(id);
+        }
     }
 
     /// Makes room for a connection whose place is taken already. False: there is none.
@@ -66,7 +103,8 @@ impl GatewayRole {
             if self.spare_idle(cx) {
                 continue;
             }
-            match self.admission.oldest(cx, 0).filter(|_| side == Whose::Devices) {
+            let is_device = side == Whose::Devices;
+            match is_device.then(|| self.admission.oldest_here(cx)).flatten() {
                 Some(oldest) => cx.close(oldest),
                 None => return false,
             }
@@ -151,17 +189,8 @@ impl GatewayRole {
             Whose::Visitors => {}
             Whose::Devices => {
                 let most = self.settings.limits.unauthenticated();
-                self.admission.unseen.push_back(id);
-                if self.admission.unseen.len() > most.saturating_mul(2) {
-                    self.admission.unseen.retain(|id| cx.is_unseen(*id)); // at most `most` and this one stay, so it is not done again soon
-                }
-                while let Some(oldest) = self.admission.oldest(cx, most) {
-                    log_names!(
-                        Warn,
-                        "a connection to the devices' port was closed: unauthenticated_max ({most}) others wait behind it"
-                    );
-                    cx.close(oldest);
-                }
+                self.admission.note_unseen(cx, id, most);
+                self.close_unseen(cx, None);
             }
         }
         true

@@ -49,6 +49,7 @@ impl Turns {
 
 /// A gateway's settings. What may be replaced while it runs (tokens, allowed networks) moves into
 /// the component that replaces it.
+#[derive(Clone)]
 pub(super) struct Settings {
     pub(super) limits: Arc<Limits>,
     /// For what devices send of theirs: `limits` with room for what they add.
@@ -70,8 +71,8 @@ pub(super) struct Settings {
     /// The origin of the gateway that takes the devices of a stopping one.
     pub(super) drain_to: Option<String>,
     /// Tokens of devices, and of visitors; `None`: they need none.
-    pub(super) tokens: Option<Box<Tokens>>,
-    pub(super) visitor_tokens: Option<Box<Tokens>>,
+    pub(super) tokens: Option<Arc<Tokens>>,
+    pub(super) visitor_tokens: Option<Arc<Tokens>>,
     pub(super) devices_allow: Vec<Network>,
     pub(super) visitors_allow: Vec<Network>,
     pub(super) authorize: Option<Authorize>,

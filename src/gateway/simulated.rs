@@ -9,17 +9,16 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use crate::close_reason::CloseReason;
-use crate::engine::event_loop::Remote;
 use crate::engine::simulated::Loop;
 use crate::error::Error;
 use crate::gateway::alarms::FIRST_ALARM;
 use crate::gateway::builder::GatewayBuilder;
 pub(crate) use crate::gateway::leases::Lease;
 use crate::gateway::leases::Leased;
+pub(crate) use crate::gateway::loops::Loops;
 use crate::gateway::routes::{Routes, Table};
 pub(crate) use crate::gateway::state::Command;
-use crate::gateway::state::{GatewayRole, TICK};
-use crate::gateway::stats::Stats;
+use crate::gateway::state::{Common, GatewayRole, TICK};
 use crate::observe::Observer;
 use crate::relay::Wait;
 use crate::stream::Stream;
@@ -27,26 +26,30 @@ use crate::stream::Stream;
 /// A gateway that takes its turns by hand.
 pub(crate) type Simulated = Loop<GatewayRole>;
 
-/// The builder's gateway on the loop of this node; listener 0 is the devices', listener 1 the
-/// visitors' (by path).
+/// The builder's gateway on the loops of these nodes, of which the first accepts; listener 0 is the
+/// devices', listener 1 the visitors' (by path).
 pub(crate) fn start(
     builder: GatewayBuilder,
-    node: usize,
+    nodes: &[usize],
     now: Instant,
     visitors: SocketAddr,
-) -> Simulated {
+) -> (Vec<Simulated>, Loops<Command>) {
     let mut settings = builder.settings;
     settings.observer = Observer::on(16, 16 * 1024);
-    settings.via = format!("ptth-{node}").into();
+    settings.via = format!("ptth-{}", nodes[0]).into();
     let limits = settings.limits.clone();
-    let tick = Some((TICK, FIRST_ALARM));
-    Loop::new(node, now, &limits, tick, |remote| {
-        let mut role =
-            GatewayRole::new(settings, remote, Arc::new(Stats::default()), vec![(visitors, None)]);
+    let common = Common::new(settings);
+    let made = Loop::several(nodes, now, &limits, (TICK, FIRST_ALARM), |remotes, number| {
+        let loops = Loops::new(remotes.to_vec(), common.directory());
+        let place = (loops, number);
+        let mut role = GatewayRole::new(&common, place, vec![(visitors, None)]);
+        role.dealt = (nodes.len() > 1 && number == 0).then_some(0);
         let routes = Routes::path().and_host("sim.example").expect("a suffix");
-        role.listeners.add(Some(visitors), None, Some(Box::new(Table::new(routes))));
+        role.listeners.add(Some(visitors), None, Some(Arc::new(Table::new(routes))));
         role
-    })
+    });
+    let remotes = made.iter().map(|gateway: &Simulated| gateway.remote.clone()).collect();
+    (made, Loops::new(remotes, common.directory()))
 }
 
 /// Asks it to stop.
@@ -56,19 +59,21 @@ pub(crate) fn drain(gateway: &Simulated, time: Duration) {
 
 /// A link for a program, as its `send()` asks for one.
 pub(crate) fn borrow(
-    remote: &Remote<Command>,
+    loops: &Loops<Command>,
     name: &str,
     wait: Duration,
     reply: Sender<Result<Lease, Error>>,
 ) {
     let wait = Wait { time: wait, name: "wait_for_link" };
-    remote.send(Command::Borrow { name: name.to_owned(), wait, reply });
+    let asked = Command::Borrow { name: name.to_owned(), wait, moves: 0, reply };
+    loops.send(loops.home_of(name), asked);
 }
 
 /// The link comes back, or has ended. What is no link ends when it is dropped.
-pub(crate) fn give_back(remote: &Remote<Command>, of: Leased, stream: Result<Stream, CloseReason>) {
+pub(crate) fn give_back(loops: &Loops<Command>, of: Leased, stream: Result<Stream, CloseReason>) {
     if let Leased::Link(ticket) = of {
-        remote.send(Command::Return { ticket, stream: stream.map(|stream| (stream, Vec::new())) });
+        let stream = stream.map(|stream| (stream, Vec::new()));
+        loops.send(ticket.home(), Command::Return { ticket, stream });
     }
 }
 

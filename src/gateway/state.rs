@@ -3,34 +3,38 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
 use crate::close_reason::CloseReason;
 use crate::engine::budget::{Budget, Held};
-use crate::engine::connections::{Connections, Id};
+use crate::engine::connections::{Connections, Id, Parcel};
 use crate::engine::event_loop::Remote;
+use crate::engine::permits::Permits;
 use crate::engine::slab::{Key, Slab};
 use crate::engine::workers::Workers;
 use crate::error::{Error, Refusal};
-use crate::gateway::admission::Admission;
+use crate::gateway::admission::{Admission, Unseen};
 use crate::gateway::alarms::{Alarm, Alarms};
 use crate::gateway::callers::Callers;
 use crate::gateway::credentials::Credentials;
 use crate::gateway::device_head::DeviceHead;
+use crate::gateway::directory::{Directory, Home};
 use crate::gateway::events::{Event, Subscribers};
 use crate::gateway::exchange_deadlines::ExchangeDeadlines;
 use crate::gateway::leases::{Lease, Leases, Ticket};
 use crate::gateway::lifecycle::Lifecycle;
 use crate::gateway::listeners::Listeners;
+use crate::gateway::loops::Loops;
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::polls::deliveries::{Deliveries, MessageId};
 use crate::gateway::polls::posted::PostedAnswer;
 use crate::gateway::polls::reply::{Parked, PollReply};
 use crate::gateway::questions::Question;
-use crate::gateway::registry::{Registration, Registry};
+use crate::gateway::registry::{Registration, Registry, Session};
 use crate::gateway::routes::Table;
 use crate::gateway::settings::Settings;
 use crate::gateway::stats::Stats;
@@ -67,7 +71,8 @@ pub(super) const BETWEEN_POLLS: State =
 /// Where a visitor's connection stands.
 pub(crate) enum Visitor {
     /// A request head is awaited (`began`: some of it is here).
-    Head { began: bool, first: bool, face: VisitorListener },
+    /// `moves`: how often it was moved to another loop for this request.
+    Head { began: bool, first: bool, moves: u8, face: VisitorListener },
     /// A request for a device is being served, or waits for a link or a poll.
     Asking(Asking),
 }
@@ -109,7 +114,7 @@ impl VisitorListener {
 
 impl Visitor {
     pub(super) fn fresh(face: VisitorListener) -> Self {
-        Visitor::Head { began: false, first: true, face }
+        Visitor::Head { began: false, first: true, moves: 0, face }
     }
 
     /// What is in progress with a token: the exchange, its device, the token.
@@ -280,7 +285,8 @@ impl States for Connections<State> {
 /// What other threads ask of the gateway's loop.
 pub(crate) enum Command {
     /// A link for a program's `send()`.
-    Borrow { name: String, wait: Wait, reply: Sender<Result<Lease, Error>> },
+    /// `moves`: how many loops were asked before.
+    Borrow { name: String, wait: Wait, moves: u8, reply: Sender<Result<Lease, Error>> },
     /// The link comes back, or has ended.
     Return { ticket: Ticket, stream: Result<(Stream, Vec<u8>), CloseReason> },
     /// Tell when a name has a link.
@@ -303,8 +309,10 @@ pub(crate) enum Command {
     },
     /// A listener for visitors, with their routes; without: for devices.
     Listen {
-        listener: TcpListener,
-        table: Option<Box<Table>>,
+        /// `None`: another loop accepts for this one.
+        listener: Option<TcpListener>,
+        at: SocketAddr,
+        table: Option<Arc<Table>>,
         tls: Option<GatewayTls>,
         reply: Sender<Result<(), Error>>,
     },
@@ -320,9 +328,9 @@ pub(crate) enum Command {
     SetLimits { limits: Box<Limits>, reply: Sender<()> },
     /// Other routes for the listener at this address. The old ones come back: to free a long table
     /// is not the loop's work.
-    SetRoutes { at: SocketAddr, table: Box<Table>, reply: Sender<Result<Box<Table>, Error>> },
+    SetRoutes { at: SocketAddr, table: Arc<Table>, reply: Sender<Result<Arc<Table>, Error>> },
     /// Other tokens. The old ones come back, as routes do.
-    SetTokens { whose: Whose, tokens: Box<Tokens>, reply: Sender<Result<Box<Tokens>, Error>> },
+    SetTokens { whose: Whose, tokens: Arc<Tokens>, reply: Sender<Result<Arc<Tokens>, Error>> },
     /// A subscriber for events; the answer comes when it is on the list.
     Subscribe { subscriber: Sender<Event>, reply: Sender<()> },
     /// Say so for the time of notice; then nothing new, and what is in progress may finish for so
@@ -330,11 +338,38 @@ pub(crate) enum Command {
     Drain { notice: Duration, time: Duration },
     /// The visitor's connection that this link was pinned to is over.
     Unpin { link: Id },
+    /// A connection that another loop has taken out for this one.
+    Moved { parcel: Box<Parcel<State>>, errand: Errand },
+    /// A connection that another loop has accepted for this one.
+    Accepted { listener: usize, stream: Stream, from: SocketAddr },
+    /// These names are connected to another loop, and somebody waits for a name.
+    Announce { names: Arc<[Arc<str>]> },
+    /// Another loop has no room for a connection by this side: one of this loop's is to give way.
+    GiveWay { side: Whose },
+    /// More connections than may have not shown who they are, and this one is the oldest of them.
+    CloseUnseen { id: Id },
     /// What an operator asks.
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     Observe(Question),
     /// Whether the loop turns.
     Ping { reply: Sender<()> },
+}
+
+/// What a connection was moved for.
+pub(crate) enum Errand {
+    /// A visitor's request, which lies in it unread.
+    Ask,
+    /// This offer or poll, which was granted.
+    Register { offer: Box<Offer>, grant: Grant, journey: Journey },
+}
+
+/// An offer's way through the loops.
+#[derive(Default)]
+pub(crate) struct Journey {
+    /// How often it was moved.
+    pub(super) moves: u8,
+    /// Sessions that it has replaced under names which loops have given up for it.
+    pub(super) replaced: Vec<(Box<str>, Session, Instant)>,
 }
 
 /// A listener's number, and what those who are connected through it have shown, each certificate
@@ -353,6 +388,12 @@ pub(crate) struct GatewayRole {
     /// Read and write long JSON. Of their own, so that offers wait for no device's messages.
     pub(super) json_workers: Workers,
     pub(super) link_workers: Workers,
+    /// This loop's number, and the ways to all of them.
+    pub(super) number: usize,
+    pub(super) loops: Loops<Command>,
+    /// Connections that it has accepted for others, where it accepts for all of them.
+    pub(super) dealt: Option<usize>,
+    /// The way to this loop.
     pub(super) remote: Remote<Command>,
     pub(super) stats: Arc<Stats>,
     pub(super) observer: Observer,
@@ -367,11 +408,11 @@ pub(crate) struct GatewayRole {
     /// Counts the heads of requests in progress, of which each has a bound.
     pub(super) heads: Budget,
     /// Some link is registered under an origin: visitors' hosts are looked up.
-    pub(super) origins: bool,
+    pub(super) origins: Arc<AtomicBool>,
     pub(super) leases: Leases,
     pub(super) callers: Callers,
     pub(super) alarms: Alarms,
-    pub(super) subscribers: Subscribers,
+    pub(super) subscribers: Arc<Mutex<Subscribers>>,
     pub(super) lifecycle: Lifecycle,
 }
 
@@ -381,17 +422,34 @@ pub(super) const STOPPED: &str = "this gateway stopped";
 /// Threads that read and write long JSON at once. Each may take some times a message's length
 /// meanwhile, which is counted nowhere; they are few.
 const JSON_THREADS: usize = 2;
+/// Whether the system spreads connections over sockets that listen at one address. Where it does
+/// not, the first loop accepts for all.
+pub(super) const EACH_ACCEPTS: bool = cfg!(target_os = "linux");
 /// How often old names are forgotten.
 pub(super) const TICK: Duration = Duration::from_secs(30);
 
-impl GatewayRole {
-    pub(super) fn new(
-        mut settings: Settings,
-        remote: Remote<Command>,
-        stats: Arc<Stats>,
-        devices: Vec<(SocketAddr, Option<GatewayTls>)>,
-    ) -> Self {
-        let credentials = Credentials::new(settings.tokens.take(), settings.visitor_tokens.take());
+/// What the loops of a gateway have in common: what is set once, what is counted for all, and the
+/// threads that work for them.
+pub(super) struct Common {
+    settings: Settings,
+    directory: Arc<Directory>,
+    stats: Arc<Stats>,
+    rules: Arc<Rules>,
+    helpers: Workers,
+    json_workers: Workers,
+    link_workers: Workers,
+    budget: Budget,
+    heads: Budget,
+    places: Permits,
+    unseen: Unseen,
+    origins: Arc<AtomicBool>,
+    subscribers: Arc<Mutex<Subscribers>>,
+    /// The first tables of tokens: devices' and visitors'.
+    tokens: [Option<Arc<Tokens>>; 2],
+}
+
+impl Common {
+    pub(super) fn new(mut settings: Settings) -> Self {
         let limits = settings.limits.clone();
         let idle = limits.worker_idle_timeout;
         let rules = Rules {
@@ -403,38 +461,82 @@ impl GatewayRole {
             upstream_name: "the device",
             downstream_may_half_close: true,
         };
-        GatewayRole {
-            helpers: Workers::new(
-                "ptth-authorize",
-                limits.helpers_max,
-                limits.authorize_queue_max,
-                idle,
-            ),
-            json_workers: Workers::new("ptth-json", JSON_THREADS, limits.authorize_queue_max, idle),
-            link_workers: Workers::new("ptth-link", limits.on_link_max, limits.on_link_max, idle),
+        let (offers, links) = (limits.authorize_queue_max, limits.on_link_max);
+        let directory: Arc<Directory> = Arc::default();
+        Common {
+            stats: Arc::new(Stats::of(directory.clone())),
+            directory,
             rules: Arc::new(rules),
-            registry: Registry::new(limits.clone(), settings.shared_names),
-            listeners: Listeners::of_devices(devices),
-            events: Deliveries::default(),
+            helpers: Workers::new("ptth-authorize", limits.helpers_max, offers, idle),
+            json_workers: Workers::new("ptth-json", JSON_THREADS, offers, idle),
+            link_workers: Workers::new("ptth-link", links, links, idle),
             budget: Budget::of_parts(limits.messages_bytes_max, limits.messages_of_device()),
             heads: Budget::new(usize::MAX),
+            places: Permits::default(),
+            unseen: Arc::default(),
+            origins: Arc::default(),
+            subscribers: Arc::default(),
+            tokens: [settings.tokens.take(), settings.visitor_tokens.take()],
+            settings,
+        }
+    }
+
+    pub(super) fn directory(&self) -> Arc<Directory> {
+        self.directory.clone()
+    }
+
+    pub(super) fn stats(&self) -> Arc<Stats> {
+        self.stats.clone()
+    }
+}
+
+impl GatewayRole {
+    /// The role of the loop that has this number among `loops`.
+    pub(super) fn new(
+        common: &Common,
+        (loops, number): (Loops<Command>, usize),
+        devices: Vec<(SocketAddr, Option<GatewayTls>)>,
+    ) -> Self {
+        let settings = common.settings.clone();
+        let [devices_tokens, visitors_tokens] = common.tokens.clone();
+        let credentials = Credentials::new(devices_tokens, visitors_tokens);
+        if credentials.have_origins() {
+            common.origins.store(true, Relaxed);
+        }
+        let limits = settings.limits.clone();
+        let home = Home { directory: common.directory.clone(), number };
+        GatewayRole {
+            helpers: common.helpers.clone(),
+            json_workers: common.json_workers.clone(),
+            link_workers: common.link_workers.clone(),
+            rules: common.rules.clone(),
             own_limits: limits.for_own_heads(),
-            origins: credentials.have_origins(),
+            registry: Registry::new(limits, settings.shared_names, home),
+            listeners: Listeners::of_devices(devices),
+            events: Deliveries::default(),
+            budget: common.budget.clone(),
+            heads: common.heads.clone(),
+            origins: common.origins.clone(),
             credentials,
             next_expiry: None,
             admission: Admission::new(
-                std::mem::take(&mut settings.devices_allow),
-                std::mem::take(&mut settings.visitors_allow),
+                settings.devices_allow.clone(),
+                settings.visitors_allow.clone(),
+                (common.places.clone(), common.unseen.clone()),
+                number,
             ),
-            remote,
-            stats,
+            number,
+            dealt: (!EACH_ACCEPTS && loops.are_several()).then_some(0),
+            remote: loops.remote(number).clone(),
+            loops,
+            stats: common.stats.clone(),
             observer: settings.observer.clone(),
             exchanges: Slab::new(),
             deadlines: ExchangeDeadlines::default(),
-            leases: Leases::default(),
-            callers: Callers::default(),
+            leases: Leases::numbered(number),
+            callers: Callers::new(common.directory.clone()),
             alarms: Alarms::default(),
-            subscribers: Subscribers::default(),
+            subscribers: common.subscribers.clone(),
             lifecycle: Lifecycle::default(),
             settings,
         }

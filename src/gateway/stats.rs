@@ -1,17 +1,21 @@
 //! A gateway's counters.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::close_reason::{Counters, EndCounts};
+use crate::gateway::directory::Directory;
 
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
-    pub(super) devices: AtomicUsize,
+    /// Knows how many names are connected.
+    pub(super) directory: Arc<Directory>,
     pub(super) polls: AtomicUsize,
     pub(super) turns: AtomicU64,
     pub(super) events: AtomicU64,
     pub(super) exchanges: AtomicU64,
     pub(super) refused: AtomicU64,
+    pub(super) moved: AtomicU64,
     pub(super) ends: Counters,
 }
 
@@ -32,19 +36,26 @@ pub struct GatewayStats {
     pub exchanges: u64,
     /// Requests and offers answered by the gateway itself, refusals mostly.
     pub refused: u64,
+    /// How often a connection was moved from one event loop to another, since the start.
+    pub moved: u64,
     /// Links that ended since the start, by reason.
     pub ends: EndCounts,
 }
 
 impl Stats {
+    pub(super) fn of(directory: Arc<Directory>) -> Self {
+        Stats { directory, ..Stats::default() }
+    }
+
     pub(crate) fn read(&self) -> GatewayStats {
         GatewayStats {
-            devices: self.devices.load(Relaxed),
+            devices: self.directory.connected(),
             polls: self.polls.load(Relaxed),
             turns: self.turns.load(Relaxed),
             events: self.events.load(Relaxed),
             exchanges: self.exchanges.load(Relaxed),
             refused: self.refused.load(Relaxed),
+            moved: self.moved.load(Relaxed),
             ends: self.ends.read(),
         }
     }

@@ -9,12 +9,14 @@ use crate::engine::connections::{Connections, Fetched, Id};
 use crate::engine::slab::Key;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::credentials::VisitorToken;
+use crate::gateway::loops::UNSETTLED;
 use crate::gateway::registry::Waiter;
 use crate::gateway::routes::{Found, Terms, ToDevice};
 use crate::gateway::state::{
     Asking, GatewayRole, SHORT_OF_MEMORY, State, States, Visitor, VisitorListener,
 };
 use crate::gateway::tokens::{CHALLENGES, Digest};
+use crate::limits::MOVES_MAX;
 use crate::observe::Visit;
 use crate::proto::body::Framing;
 use crate::proto::forward::{self, Destination, Forwarded, RequestRules};
@@ -62,6 +64,8 @@ enum Asked {
         name: String,
         token: Option<Digest>,
     },
+    /// The loop of this number has its device.
+    Elsewhere(usize),
 }
 
 /// How a visitor's connection came in.
@@ -93,6 +97,7 @@ impl GatewayRole {
         match asked {
             Asked::NotYet => {}
             Asked::Closed => cx.close(id),
+            Asked::Elsewhere(to) => self.send_visitor(cx, id, to),
             Asked::Refused { refusal, to_head, keep } => {
                 log_names!(Debug, "a visitor's request was refused: {refusal}");
                 let retry_after = (refusal.status == 503).then_some(1);
@@ -165,10 +170,11 @@ impl GatewayRole {
     fn read_request(&mut self, cx: &mut Connections<State>, id: Id, scratch: &mut [u8]) -> Asked {
         let now = cx.now();
         let Some(peer) = cx.get_mut(id) else { return Asked::NotYet };
-        let State::Visitor(Visitor::Head { began, first, face }) = &mut peer.state else {
+        let State::Visitor(Visitor::Head { began, first, face, moves }) = &mut peer.state else {
             return Asked::NotYet;
         };
         let (had_begun, first, face) = (std::mem::replace(began, true), *first, face.clone());
+        let may_move = *moves < MOVES_MAX;
         let filled = match peer.fetch(scratch, self.settings.limits.head_bytes_max + 1024) {
             Ok(Fetched::Bytes(n)) => n,
             Ok(Fetched::Nothing) => {
@@ -192,10 +198,16 @@ impl GatewayRole {
             }
             Ok(Some(request)) => {
                 peer.keep(&bytes[request.len..]);
-                let to_head = request.method == "HEAD";
+                let (to_head, length) = (request.method == "HEAD", request.len);
                 match FramedRequest::of(request) {
                     Ok(request) => {
-                        let asked = self.plan(id, &request, &face, now);
+                        let mut asked = self.plan(id, &request, &face, now);
+                        if let Asked::Elsewhere(_) = asked {
+                            match may_move {
+                                true => peer.keep(&bytes[..length]),
+                                false => asked = unsettled(to_head),
+                            }
+                        }
                         self.observe_unforwarded(&request, &face, &asked);
                         asked
                     }
@@ -228,7 +240,7 @@ impl GatewayRole {
     }
 
     fn plan(
-        &self,
+        &mut self,
         id: Id,
         request: &FramedRequest<'_>,
         face: &VisitorListener,
@@ -243,7 +255,10 @@ impl GatewayRole {
             }
         };
         match self.find_device(request, arrival) {
-            Ok(planned) => self.forward(id, request, arrival, planned, now),
+            Ok(planned) => match self.elsewhere(&planned.device.name, now) {
+                Some(to) => Asked::Elsewhere(to),
+                None => self.forward(id, request, arrival, planned, now),
+            },
             Err(asked) => asked,
         }
     }
@@ -446,7 +461,7 @@ impl GatewayRole {
     /// tell: the host decides. The port may be absent, the scheme's, or the listener's own (proxies
     /// send `Host` with that).
     fn origin(&self, to: &Destination<'_>, listener: u16, scheme: Option<&str>) -> Option<String> {
-        if !self.origins || to.host.is_empty() {
+        if !self.origins.load(Relaxed) || to.host.is_empty() {
             return None;
         }
         let usual = to.port.is_none_or(|port| match (port, scheme) {
@@ -462,9 +477,11 @@ impl GatewayRole {
             [bare, exact].into_iter().flatten()
         });
         let known: Vec<String> = candidates
-            .filter(|name| self.registry.knows(name) || self.credentials.have_token_for(name))
+            .filter(|name| {
+                self.registry.is_known_anywhere(name) || self.credentials.have_token_for(name)
+            })
             .collect();
-        known.iter().find(|name| self.registry.links(name).0 > 0).or(known.first()).cloned()
+        known.iter().find(|name| self.registry.is_linked_anywhere(name)).or(known.first()).cloned()
     }
 
     /// The waits of an exchange.
@@ -589,6 +606,15 @@ impl GatewayRole {
         self.answer_visitor(cx, id, &answer);
     }
 
+    /// Ends an exchange whose device has come to another loop.
+    pub(super) fn give_up_unsettled(&mut self, cx: &mut Connections<State>, key: Key) {
+        let waiting = self.exchanges.get(key).filter(|exchange| exchange.is_waiting());
+        let Some(downstream) = waiting.and_then(Exchange::downstream) else { return };
+        let answer = LocalAnswer { retry_after: Some(1), ..LocalAnswer::new(503, UNSETTLED) };
+        let error = Some("destination_unavailable");
+        self.give_up(cx, downstream, key, &LocalAnswer { error, ..answer });
+    }
+
     pub(super) fn visitor_waited(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
         let Some(Asking { name, .. }) = cx.asking(id) else {
             return;
@@ -620,7 +646,7 @@ impl GatewayRole {
         if !keep || self.lifecycle.is_draining() {
             return self.linger(cx, id);
         }
-        peer.state = State::Visitor(Visitor::Head { began: false, first: false, face });
+        peer.state = State::Visitor(Visitor::Head { began: false, first: false, moves: 0, face });
         self.await_request(cx, id);
     }
 
@@ -674,6 +700,11 @@ impl GatewayRole {
             false => cx.close(id),
         }
     }
+}
+
+/// A device has changed its loop too often.
+fn unsettled(to_head: bool) -> Asked {
+    Asked::Refused { refusal: Refusal::new(503, UNSETTLED), to_head, keep: false }
 }
 
 /// What a visitor would be answered, as `send()` returns it.

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
 use std::net::{Shutdown, SocketAddr};
 
-use crate::engine::event_loop::Remote;
 use crate::gateway::simulated as gateways;
 use crate::limits::Limits;
 use crate::proto::body::{self, Decoder, Framing, Piece};
@@ -73,14 +72,14 @@ pub(super) struct Cx<'w> {
     /// Failures are over.
     pub(super) calm: bool,
     /// The gateway that runs now, for programs of its process.
-    pub(super) gateway: &'w Remote<gateways::Command>,
-    pub(super) gateway_node: usize,
+    pub(super) gateway: &'w gateways::Loops<gateways::Command>,
+    pub(super) gateway_nodes: &'w [usize],
 }
 
 impl Cx<'_> {
-    /// The gateway has a command to look at.
+    /// A loop of the gateway has a command to look at.
     pub(super) fn wake_gateway(&self) {
-        net::with(|net| net.wants_turn(self.gateway_node));
+        net::with(|net| self.gateway_nodes.iter().for_each(|node| net.wants_turn(*node)));
     }
 
     pub(super) fn wake(&self, at: Micros) {

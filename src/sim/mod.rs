@@ -1,5 +1,5 @@
-//! A deterministic simulation: gateway and devices in one thread, on a network and a clock that a
-//! seed decides.
+//! A deterministic simulation: gateway (with one event loop or two) and devices in one thread, on a
+//! network and a clock that a seed decides.
 //!
 //! ```text
 //!   visitors ─► net ─► GatewayRole ◄─ net ◄─ DeviceRole ─► net ─► servers that count what ran

@@ -86,8 +86,10 @@ pub(super) struct World {
     /// The visitors are done: nobody begins any more.
     ends: bool,
     turns: usize,
-    gateway_node: usize,
-    gateway: Remote<gateways::Command>,
+    /// One for each of its loops; the first accepts.
+    gateway_nodes: Vec<usize>,
+    gateway: gateways::Loops<gateways::Command>,
+    loops: usize,
     /// The setup of the device whose gateway breaks the protocol.
     attacked: Option<usize>,
     turn: TurnMode,
@@ -197,8 +199,9 @@ impl World {
             fair,
             ends: false,
             turns: 0,
-            gateway_node: 0,
-            gateway: Remote::simulated().0,
+            gateway_nodes: Vec::new(),
+            gateway: gateways::Loops::new(vec![Remote::simulated().0], Default::default()),
+            loops: rng.size(1, 2),
             attacked: None,
             turn: if rng.permille(200) { TurnMode::OnDemand } else { TurnMode::Now },
             shared_names: rng.permille(150),
@@ -282,20 +285,20 @@ impl World {
 
     fn begin_gateway(&mut self) {
         let (turn, shared, limits) = (self.turn, self.shared_names, self.limits.clone());
-        self.gateway_node = self.add("gateway", Some(ip(0, 1)), |world, node| {
-            let builder = Gateway::builder().limits(limits).turn(turn).shared_names(shared);
-            let now = net::with(|net| net.now);
-            Node::Gateway(Box::new(gateways::start(
-                builder,
-                node,
-                world.instant(now),
-                gateway_at(VISITORS),
-            )))
-        });
-        let node = self.gateway_node;
-        if let Node::Gateway(gateway) = &self.nodes[node] {
-            self.gateway = gateway.remote.clone();
+        let builder = Gateway::builder().limits(limits).turn(turn).shared_names(shared);
+        let nodes: Vec<usize> = (0..self.loops)
+            .map(|number| {
+                let address = (number == 0).then(|| ip(0, 1));
+                self.add(&format!("gateway loop {number}"), address, |_, _| Node::Gone)
+            })
+            .collect();
+        let now = self.instant(self.now());
+        let (made, loops) = gateways::start(builder, &nodes, now, gateway_at(VISITORS));
+        for (node, gateway) in nodes.iter().zip(made) {
+            self.nodes[*node] = Node::Gateway(Box::new(gateway));
         }
+        let node = nodes[0];
+        (self.gateway_nodes, self.gateway) = (nodes, loops);
         net::with(|net| {
             net.listen(gateway_at(DEVICES), node, 0);
             net.listen(gateway_at(VISITORS), node, 1);
@@ -518,7 +521,9 @@ impl World {
             }
             Deed::Strike(address, hole) => net::with(|net| net.strike(address, hole)),
             Deed::RestartGateway => {
-                self.lose(self.gateway_node);
+                std::mem::take(&mut self.gateway_nodes)
+                    .into_iter()
+                    .for_each(|node| self.lose(node));
                 self.begin_gateway();
             }
         }
@@ -602,7 +607,7 @@ impl World {
             Node::Device(device) => (device.event_loop.turn(instant), device.event_loop.is_eager()),
             Node::Actor(actor) => {
                 net::with(|net| net.take_ready(node));
-                let (gateway, gateway_node) = (&self.gateway, self.gateway_node);
+                let (gateway, gateway_nodes) = (&self.gateway, &self.gateway_nodes[..]);
                 let mut cx = Cx {
                     node,
                     now,
@@ -610,7 +615,7 @@ impl World {
                     ledger: &mut self.ledger,
                     calm: self.calm,
                     gateway,
-                    gateway_node,
+                    gateway_nodes,
                 };
                 actor.step(&mut cx);
                 (true, false)
@@ -623,8 +628,21 @@ impl World {
         if self.attacked.is_some_and(|attacked| self.running.contains(&(attacked, node))) {
             self.check_memory(node);
         }
+        if self.gateway_nodes.contains(&node) {
+            self.wake_loops(node, goes_on);
+        }
         if !goes_on {
             self.finished(node);
+        }
+    }
+
+    /// What a loop of the gateway has asked of the others, or its end, wakes them.
+    fn wake_loops(&self, node: usize, goes_on: bool) {
+        for other in self.gateway_nodes.iter().filter(|other| **other != node) {
+            let Node::Gateway(gateway) = &self.nodes[*other] else { continue };
+            if gateway.is_eager() || !goes_on {
+                net::with(|net| net.wants_turn(*other));
+            }
         }
     }
 
@@ -759,7 +777,8 @@ impl World {
         if !self.run_until(until, |_| false) {
             return;
         }
-        if let Node::Gateway(gateway) = &self.nodes[self.gateway_node] {
+        for node in self.gateway_nodes.clone() {
+            let Node::Gateway(gateway) = &self.nodes[node] else { continue };
             let left = gateways::leftovers(gateway, false);
             if !left.is_empty() {
                 self.ledger.violation(format!(
@@ -771,17 +790,21 @@ impl World {
     }
 
     fn end_gateway_first(&mut self) {
-        let node = self.gateway_node;
-        if let Node::Gateway(gateway) = &self.nodes[node] {
-            gateways::drain(gateway, Duration::from_secs(3600));
-            net::with(|net| net.wants_turn(node));
+        let nodes = self.gateway_nodes.clone();
+        for node in &nodes {
+            if let Node::Gateway(gateway) = &self.nodes[*node] {
+                gateways::drain(gateway, Duration::from_secs(3600));
+                net::with(|net| net.wants_turn(*node));
+            }
         }
         net::tell(|| "--- the gateway is asked to stop ---".to_owned());
         let until = self.now() + STOPS;
-        if !self.run_until(until, |world| matches!(world.nodes[node], Node::Gone)) {
+        let gone = |world: &Self| nodes.iter().all(|node| matches!(world.nodes[*node], Node::Gone));
+        if !self.run_until(until, gone) {
             return;
         }
-        if let Node::Gateway(gateway) = &self.nodes[node] {
+        for node in &nodes {
+            let Node::Gateway(gateway) = &self.nodes[*node] else { continue };
             let left = gateways::leftovers(gateway, true).join(", ");
             return self.ledger.violation(format!(
                 "the gateway was asked to stop and did not within {} s; it has {left}",

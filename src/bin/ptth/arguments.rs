@@ -106,6 +106,10 @@ pub(crate) struct GatewayArgs {
     /// own address counts)
     #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_VISITORS_ALLOW")]
     pub(crate) visitors_allow: Vec<String>,
+    /// Event loops, each on a thread of its own (1 to 64); a device and its visitors are always in
+    /// one of them [default: 1]
+    #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_LOOPS")]
+    pub(crate) loops: Option<usize>,
     /// Connections in all; then visitors' idle ones give way, else accepting pauses; lowered to
     /// what the limit of open files allows
     #[arg(long, value_name = "N", default_value = "65000", value_parser = some_number, env = "PTTH_CONNECTIONS")]

@@ -121,6 +121,10 @@ impl Prepared {
             .keep_underscore(args.leniency.keep_underscore)
             .forwarded(args.forwarded)
             .observe(args.admin.is_on() || args.access_log.is_on());
+        let builder = match args.loops {
+            Some(loops) => builder.loops(loops),
+            None => builder,
+        };
         let builder = match &args.via {
             Some(via) => builder.via(via)?,
             None => builder,

@@ -248,7 +248,7 @@ mod tests {
             certificate: None,
             airplay: false,
         };
-        let claimed = Registry::new(limits, false)
+        let claimed = Registry::alone(limits, false)
             .claim(&["lamp".to_owned()], &owner, Transport::Turn, now)
             .unwrap();
         Handed {

@@ -160,7 +160,8 @@ impl GatewayRole {
         );
     }
 
-    /// Fails what a device of this name has in hand: its connections were cut.
+    /// Fails what a device of this name has in hand: its connections were cut, or another loop gets
+    /// the name.
     pub(in crate::gateway) fn fail_events_of_name(
         &mut self,
         cx: &mut Connections<State>,

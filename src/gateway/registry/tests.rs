@@ -7,7 +7,7 @@ use crate::engine::slab::Slab;
 fn registry(change: impl FnOnce(&mut Limits)) -> Registry {
     let mut limits = Limits::default();
     change(&mut limits);
-    Registry::new(Arc::new(limits), false)
+    Registry::alone(Arc::new(limits), false)
 }
 fn owner(session: Option<u8>) -> Owner {
     Owner {
@@ -20,7 +20,7 @@ fn owner(session: Option<u8>) -> Owner {
 }
 #[test]
 fn a_name_that_is_granted_twice_counts_once() {
-    let mut registry = Registry::new(Arc::new(Limits::default()), false);
+    let mut registry = Registry::alone(Arc::new(Limits::default()), false);
     let names = ["a", "b", "a"].map(str::to_owned);
     let claimed = registry.claim(&names, &owner(None), Transport::Turn, Instant::now());
     let registration = claimed.unwrap().registration;
@@ -33,7 +33,7 @@ fn a_name_that_is_granted_twice_counts_once() {
 /// A token with many names is one device's share of memory, whatever becomes of its names.
 #[test]
 fn names_of_one_credential_have_one_share_of_memory() {
-    let mut registry = Registry::new(Arc::new(Limits::default()), false);
+    let mut registry = Registry::alone(Arc::new(Limits::default()), false);
     let now = Instant::now();
     for (name, credential) in
         [("a", Some("one")), ("b", Some("one")), ("c", Some("two")), ("d", None)]
@@ -50,7 +50,8 @@ fn names_of_one_credential_have_one_share_of_memory() {
     for n in 0..1000 {
         registry.messages(&format!("name-{n}"));
     }
-    assert!(registry.parts.len() < 200, "what nobody holds is swept: {}", registry.parts.len());
+    let parts = registry.home.directory.parts();
+    assert!(parts < 200, "what nobody holds is swept: {parts}");
 }
 
 fn lamp() -> Vec<String> {
@@ -94,7 +95,11 @@ fn a_new_session_takes_the_name_and_the_old_one_does_not_fight() {
     );
     assert!(!registry.in_force(&old.registration) && registry.in_force(&new.registration));
     let denied = registry.claim(&lamp(), &owner(Some(1)), Transport::Turn, now).unwrap_err();
-    assert_eq!((denied.status, denied.retry_after), (409, Some(60)));
+    let retry_after = match &denied {
+        Unclaimed::Denied(denied) => denied.retry_after,
+        Unclaimed::Elsewhere(_) => None,
+    };
+    assert_eq!((denied.status(), retry_after), (409, Some(60)));
 
     // A link of the old epoch that ends later changes nothing.
     assert_eq!(registry.leave(&old.registration, ids[1], now), Left::default());
@@ -120,7 +125,7 @@ fn offers_without_a_session_join_and_are_replaced_like_one() {
 #[test]
 fn devices_that_share_a_name_are_asked_in_turn() {
     let (now, ids) = (Instant::now(), ids(4));
-    let mut registry = Registry::new(Arc::new(Limits::default()), true);
+    let mut registry = Registry::alone(Arc::new(Limits::default()), true);
     let mut links = Vec::new();
     for (id, session) in ids.iter().zip([1, 1, 2, 3]) {
         let claimed = registry.claim(&lamp(), &owner(Some(session)), Transport::Turn, now).unwrap();
@@ -148,7 +153,7 @@ fn devices_that_share_a_name_are_asked_in_turn() {
         certificate: None,
         airplay: false,
     };
-    assert_eq!(registry.claim(&lamp(), &other, Transport::Turn, now).unwrap_err().status, 409);
+    assert_eq!(registry.claim(&lamp(), &other, Transport::Turn, now).unwrap_err().status(), 409);
 }
 
 #[test]
@@ -212,7 +217,7 @@ fn a_name_has_one_alarm_for_its_mailboxes_end_however_often_it_is_taken_over() {
 fn each_session_is_answered_at_once_once_however_many_share_the_name() {
     let (now, ids) = (Instant::now(), ids(1));
     let mut registry =
-        Registry::new(Arc::new(Limits { links_per_device_max: 2, ..Limits::default() }), true);
+        Registry::alone(Arc::new(Limits { links_per_device_max: 2, ..Limits::default() }), true);
     let mut is_first = |session: u8| {
         let claimed = registry
             .claim(&lamp(), &owner(Some(session)), Transport::Comet(Encoding::Json), now)
@@ -230,7 +235,7 @@ fn each_session_is_answered_at_once_once_however_many_share_the_name() {
 fn an_event_goes_again_to_the_session_that_was_given_it_whatever_is_in_flight() {
     let (now, ids, events) = (Instant::now(), ids(3), ids(2));
     let limits = Limits { in_flight_per_device_max: 1, ..Limits::default() };
-    let mut registry = Registry::new(Arc::new(limits), true);
+    let mut registry = Registry::alone(Arc::new(limits), true);
     let park = |registry: &mut Registry, id, session| {
         let claimed = registry
             .claim(&lamp(), &owner(Some(session)), Transport::Comet(Encoding::Json), now)
@@ -337,7 +342,7 @@ fn another_credential_is_refused_while_the_name_is_held() {
         airplay: false,
     };
     let claimed = registry.claim(&lamp(), &mine, Transport::Turn, now).unwrap();
-    assert_eq!(registry.claim(&lamp(), &other, Transport::Turn, now).unwrap_err().status, 409);
+    assert_eq!(registry.claim(&lamp(), &other, Transport::Turn, now).unwrap_err().status(), 409);
     registry.lend_ends(&claimed.registration, now);
     assert!(registry.claim(&lamp(), &other, Transport::Turn, now).is_ok());
 }
@@ -353,14 +358,14 @@ fn bounds_are_met_exactly() {
     assert!(registry.claim(&lamp(), &owner(None), Transport::Turn, now).is_ok());
     assert!(registry.claim(&lamp(), &owner(None), Transport::Turn, now).is_ok());
     assert_eq!(
-        registry.claim(&lamp(), &owner(None), Transport::Turn, now).unwrap_err().status,
+        registry.claim(&lamp(), &owner(None), Transport::Turn, now).unwrap_err().status(),
         503
     );
     assert_eq!(
         registry
             .claim(&["door".to_owned()], &owner(None), Transport::Turn, now)
             .unwrap_err()
-            .status,
+            .status(),
         503
     );
     assert!(registry.enqueue("lamp", Waiter::Caller(1)));
@@ -419,11 +424,11 @@ fn sessions_that_replace_each_other_on_one_name_evict_no_other_names() {
         assert!(claim(&mut registry, "lamp", n).is_ok());
     }
     assert_eq!(
-        claim(&mut registry, "door", 1).unwrap_err().status,
+        claim(&mut registry, "door", 1).unwrap_err().status(),
         409,
         "it was replaced, and that is known still"
     );
-    assert_eq!(claim(&mut registry, "lamp", 9_998).unwrap_err().status, 409);
+    assert_eq!(claim(&mut registry, "lamp", 9_998).unwrap_err().status(), 409);
     let known = registry.entries.values().map(|e| e.replaced.len()).sum::<usize>();
     assert_eq!(known, REPLACED_MAX + 1);
     let later = now + Duration::from_secs(600);
@@ -448,7 +453,7 @@ fn a_name_is_known_for_ten_minutes_after_its_last_link() {
 fn a_name_that_is_expected_is_known_for_as_long_and_anybody_may_claim_it() {
     let (mut registry, now) = (registry(|_| ()), Instant::now());
     assert!(!registry.enqueue("lamp", Waiter::Caller(1)));
-    registry.expect("lamp", now);
+    assert!(registry.expect("lamp", now).is_ok());
     assert!(registry.knows("lamp") && registry.enqueue("lamp", Waiter::Caller(1)));
     assert_eq!(
         (registry.links("lamp"), registry.transport("lamp"), registry.connected()),
@@ -460,7 +465,7 @@ fn a_name_that_is_expected_is_known_for_as_long_and_anybody_may_claim_it() {
     registry.tick(now + Duration::from_secs(1200));
     assert!(!registry.knows("lamp"));
 
-    registry.expect("lamp", now);
+    assert!(registry.expect("lamp", now).is_ok());
     registry.enqueue("lamp", Waiter::Caller(2));
     let mine = Owner {
         credential: Some("mine".into()),
@@ -494,7 +499,7 @@ fn several_names_share_their_links() {
 
 #[test]
 fn pinned_links_are_nobody_elses_and_go_when_others_wait_or_they_are_too_many() {
-    let mut t = Registry::new(Limits::default().into(), false);
+    let mut t = Registry::alone(Limits::default().into(), false);
     let now = Instant::now();
     let who = owner(Some(1));
     let mut keys = Slab::new();

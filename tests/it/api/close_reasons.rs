@@ -46,7 +46,7 @@ fn turned(gateway: &Gateway, session: &str) -> TcpStream {
 fn gateway(change: impl FnOnce(&mut Limits)) -> (Gateway, SocketAddr) {
     let mut limits = Limits::default();
     change(&mut limits);
-    let gateway = Gateway::builder().listen("127.0.0.1:0").limits(limits).start().unwrap();
+    let gateway = crate::support::gateway().listen("127.0.0.1:0").limits(limits).start().unwrap();
     let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
     (gateway, visitors)
 }

@@ -18,7 +18,7 @@ use reverse_http::{
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn gateway(change: impl FnOnce(GatewayBuilder) -> GatewayBuilder) -> Gateway {
-    change(Gateway::builder().listen("127.0.0.1:0")).start().unwrap()
+    change(crate::support::gateway().listen("127.0.0.1:0")).start().unwrap()
 }
 
 /// A device that polls.
@@ -599,10 +599,11 @@ fn a_gateway_or_a_device_may_refuse_the_fallback() {
     );
     handle.stop();
 
-    let error = Gateway::builder().on_link(|_| ()).fallback(Fallback::Only).start().unwrap_err();
+    let error =
+        crate::support::gateway().on_link(|_| ()).fallback(Fallback::Only).start().unwrap_err();
     assert!(error.is_usage(), "{error:?}");
     for origin in ["*", "https://a.example/", "a.example", "https://A.example", ""] {
-        let error = Gateway::builder().cors_origin(origin).start().unwrap_err();
+        let error = crate::support::gateway().cors_origin(origin).start().unwrap_err();
         assert!(error.is_usage() && error.to_string().contains("origin"), "{origin}: {error:?}");
     }
 }

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn gateway(change: impl FnOnce(&mut Limits)) -> Gateway {
     let mut limits = Limits::default();
     change(&mut limits);
-    Gateway::builder().listen("127.0.0.1:0").limits(limits).start().unwrap()
+    crate::support::gateway().listen("127.0.0.1:0").limits(limits).start().unwrap()
 }
 
 fn device(gateway: &Gateway, name: &str, links: std::ops::RangeInclusive<usize>) -> Device {
@@ -229,7 +229,7 @@ fn a_program_may_accept_links_like_connections() {
 fn each_link_may_have_a_handler_at_the_gateway() {
     let (tell, told) = mpsc::channel();
     let tell = std::sync::Mutex::new(tell);
-    let gateway = Gateway::builder()
+    let gateway = crate::support::gateway()
         .listen("127.0.0.1:0")
         .on_link(move |mut link| {
             assert_eq!(link.name(), Some("lamp"));
@@ -255,8 +255,11 @@ fn each_link_may_have_a_handler_at_the_gateway() {
     assert!(gateway.relay("127.0.0.1:0", Routes::path()).unwrap_err().is_usage());
     assert!(gateway.device("lamp").send(get("/")).unwrap_err().is_usage());
     handle.stop();
-    let both =
-        Gateway::builder().listen("127.0.0.1:0").on_link(|_| ()).turn(TurnMode::OnDemand).start();
+    let both = crate::support::gateway()
+        .listen("127.0.0.1:0")
+        .on_link(|_| ())
+        .turn(TurnMode::OnDemand)
+        .start();
     assert!(both.unwrap_err().is_usage());
 }
 
@@ -268,7 +271,7 @@ fn beyond_on_link_max_an_offer_is_503() {
     let entered = std::sync::Mutex::new(entered);
     let (release, gate) = mpsc::channel::<()>();
     let gate = std::sync::Mutex::new(gate);
-    let gateway = Gateway::builder()
+    let gateway = crate::support::gateway()
         .listen("127.0.0.1:0")
         .limits(limits)
         .on_link(move |_| {
@@ -296,7 +299,7 @@ fn parked(gateway: &Gateway, name: &str) -> Offered<TcpStream> {
 
 #[test]
 fn another_server_may_do_the_101() {
-    let gateway = Gateway::builder().start().unwrap();
+    let gateway = crate::support::gateway().start().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/lamp", listener.local_addr().unwrap());
     let handle = Device::builder(url)
@@ -345,7 +348,7 @@ fn events_tell_up_replaced_and_down() {
 fn authorize_names_rejects_and_redirects() {
     let elsewhere = gateway(|_| ());
     let there = format!("http://{}/lamp", elsewhere.devices_addr());
-    let gateway = Gateway::builder()
+    let gateway = crate::support::gateway()
         .listen("127.0.0.1:0")
         .authorize(move |offer| {
             match (offer.names()[0].to_string().as_str(), offer.bearer_token()) {
@@ -403,7 +406,7 @@ fn parked_with(gateway: &Gateway, name: &str, token: &str) -> Offered<TcpStream>
 
 #[test]
 fn another_credential_does_not_take_a_name_and_the_same_one_does() {
-    let gateway = Gateway::builder()
+    let gateway = crate::support::gateway()
         .listen("127.0.0.1:0")
         .authorize(|offer| Ok(Grant::offered().to(offer.bearer_token().unwrap_or("nobody"))))
         .start()
@@ -470,7 +473,7 @@ fn a_limit_that_cannot_work_is_named() {
     let mut limits = Limits::default();
     limits.head_bytes_max = 10;
     let error =
-        Gateway::builder().listen("127.0.0.1:0").limits(limits.clone()).start().unwrap_err();
+        crate::support::gateway().listen("127.0.0.1:0").limits(limits.clone()).start().unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("head_bytes_max"), "{error}");
     let error = Device::builder("http://127.0.0.1:1/lamp").limits(limits).build().unwrap_err();
     assert!(error.to_string().contains("head_bytes_max"), "{error}");
@@ -486,7 +489,7 @@ fn a_limit_that_cannot_work_is_named() {
         assert!(plain.is_usage() && plain.to_string().contains("https://"), "{plain}");
         Device::builder("https://127.0.0.1:1/lamp").tls(tls()).build().unwrap();
     }
-    let gateway = Gateway::builder().listen("127.0.0.1:0").start().unwrap();
+    let gateway = crate::support::gateway().listen("127.0.0.1:0").start().unwrap();
     for wrong in ["Nope!", "", "http://a/b"] {
         let (sent, waited) =
             (gateway.device(wrong).send(get("/")), gateway.device(wrong).wait(Duration::ZERO));
@@ -570,8 +573,8 @@ fn routes_of_a_running_listener_are_replaced() {
 
 #[test]
 fn a_trusted_proxy_is_an_address_or_a_network() {
-    assert!(Gateway::builder().trusted_proxies(["127.0.0.1", "2001:db8::/32"]).is_ok());
-    let error = Gateway::builder()
+    assert!(crate::support::gateway().trusted_proxies(["127.0.0.1", "2001:db8::/32"]).is_ok());
+    let error = crate::support::gateway()
         .trusted_proxies(["127.0.0.1".to_owned(), "10.0.0.1/8".to_owned()])
         .err()
         .unwrap();
@@ -660,7 +663,7 @@ fn a_gateway_that_turns_and_closes_is_not_dialled_in_a_circle() {
 #[test]
 fn an_on_demand_gateway_turns_for_a_program_too() {
     let gateway =
-        Gateway::builder().listen("127.0.0.1:0").turn(TurnMode::OnDemand).start().unwrap();
+        crate::support::gateway().listen("127.0.0.1:0").turn(TurnMode::OnDemand).start().unwrap();
     let device = device(&gateway, "lamp", 1..=2);
     let events = device.events();
     let handle =

@@ -59,6 +59,7 @@ const GATEWAY_OPTIONS: &[&str] = &[
     "--visitor-tokens",
     "--devices-allow",
     "--visitors-allow",
+    "--loops",
     "--connections",
     "--connections-per-address",
     "--unauthenticated",

@@ -135,8 +135,7 @@ fn a_refusal_ends_the_device_only_where_no_gateway_is_left() {
 
 #[test]
 fn a_spawned_device_has_several_gateways() {
-    let gateways =
-        [0, 1].map(|_| reverse_http::Gateway::builder().listen("127.0.0.1:0").start().unwrap());
+    let gateways = [0, 1].map(|_| crate::support::gateway().listen("127.0.0.1:0").start().unwrap());
     let build = |name: &str| {
         let [one, two] = gateways.each_ref().map(|g| format!("http://{}/{name}", g.devices_addr()));
         Device::builder(one)
@@ -180,8 +179,7 @@ fn a_spawned_device_has_several_gateways() {
 
 #[test]
 fn receiving_listening_and_forwarding_work_with_several_gateways() {
-    let gateways =
-        [0, 1].map(|_| reverse_http::Gateway::builder().listen("127.0.0.1:0").start().unwrap());
+    let gateways = [0, 1].map(|_| crate::support::gateway().listen("127.0.0.1:0").start().unwrap());
     let build = |name: &str| {
         let [one, two] = gateways.each_ref().map(|g| format!("http://{}/{name}", g.devices_addr()));
         Device::builder(one)

@@ -145,13 +145,12 @@ impl Device {
     }
 }
 
-/// A visitor who has written this request, which the gateway has read: it takes what comes in the
-/// order in which it comes.
+/// A visitor who has written this request, which the gateway has read.
 #[track_caller]
 fn visitor(visitors: SocketAddr, request: &str) -> RawPeer {
     let mut visitor = RawPeer::connect(visitors);
     visitor.write(request);
-    RawPeer::connect(visitors).ask(&get("/nobody-has-this-name/")).expect_refusal(404);
+    crate::support::fence(visitors);
     visitor
 }
 
@@ -307,8 +306,7 @@ fn a_programs_request_says_how_many_wait_and_its_own_word_is_dropped() {
         |face| format!("{face:?}"),
         |face| {
             let own = crate::support::own_address();
-            let gateway =
-                reverse_http::Gateway::builder().listen(format!("{own}:0")).start().unwrap();
+            let gateway = crate::support::gateway().listen(format!("{own}:0")).start().unwrap();
             let visitors = gateway.relay(&format!("{own}:0"), Routes::path()).unwrap();
             let mut device = Device::connect(gateway.devices_addr(), *face, SESSION);
             let mut in_line = VecDeque::from([visitor(visitors, &get("/lamp/0"))]);

@@ -301,14 +301,13 @@ fn no_debug_and_no_error_shows_a_token() {
     let seen = Arc::new(Mutex::new(String::new()));
     let note = seen.clone();
     let tokens = Tokens::parse(&Tokens::line(SECRET, "lamp").unwrap()).unwrap();
-    let builder = reverse_http::Gateway::builder()
-        .listen("127.0.0.1:0")
-        .tokens(tokens.clone())
-        .authorize(move |offer| {
+    let builder = crate::support::gateway().listen("127.0.0.1:0").tokens(tokens.clone()).authorize(
+        move |offer| {
             note.lock().unwrap().push_str(&format!("{offer:?} {offer:#?}"));
             assert_eq!(offer.bearer_token(), Some(SECRET), "a program may look at it");
             Ok(Grant::offered())
-        });
+        },
+    );
     let gateway = builder.start().unwrap();
     let url = format!("http://{}/lamp", gateway.devices_addr());
     let builder = Device::builder(&url).bearer_token(SECRET);
@@ -342,7 +341,7 @@ fn tokens_and_authorize_have_to_agree() {
     };
     let mut limits = Limits::default();
     limits.take_over_grace = Duration::from_millis(300);
-    let gateway = reverse_http::Gateway::builder()
+    let gateway = crate::support::gateway()
         .listen("127.0.0.1:0")
         .limits(limits)
         .tokens(tokens(&[("a", "lamp,hall"), ("b", "lamp"), ("c", "door,window")]))

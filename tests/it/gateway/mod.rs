@@ -6,6 +6,7 @@ mod demand;
 mod drain;
 pub mod hostile_visitors;
 mod identity;
+mod loops;
 mod revocation;
 mod routes;
 pub mod tokens;

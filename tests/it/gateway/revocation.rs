@@ -37,9 +37,8 @@ impl World {
         let server = roots.server("gateway");
         let mut limits = Limits::default();
         (limits.take_over_grace, limits.heartbeat) = (GRACE, Duration::ZERO);
-        let mut builder = reverse_http::Gateway::builder()
-            .listen_tls("127.0.0.1:0", tls(&server, ca))
-            .limits(limits);
+        let mut builder =
+            crate::support::gateway().listen_tls("127.0.0.1:0", tls(&server, ca)).limits(limits);
         if let Some(lines) = visitors {
             builder = builder.visitor_tokens(table(lines));
         }

@@ -412,8 +412,7 @@ fn a_local_server_that_drips_the_head_of_its_response_is_given_up() {
 fn a_program_waits_no_longer_for_a_device_that_drips() {
     let mut limits = Limits::default();
     limits.first_byte_timeout = WAIT;
-    let gateway =
-        reverse_http::Gateway::builder().listen("127.0.0.1:0").limits(limits).start().unwrap();
+    let gateway = crate::support::gateway().listen("127.0.0.1:0").limits(limits).start().unwrap();
     let empty_lines = ("empty lines", "\r\n");
     each_row(
         &[&DRIPPED[..], &[empty_lines]].concat(),

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response};
-use reverse_http::{Body, Device, Gateway as LibGateway, Limits, Routes, upgrade};
+use reverse_http::{Body, Device, Limits, Routes, upgrade};
 
 use crate::support::process::get;
 use crate::support::{
@@ -210,7 +210,7 @@ fn a_reader_that_does_not_read_is_not_read_for() {
 
 #[test]
 fn a_handler_gets_the_stream() {
-    let gateway = LibGateway::builder().listen("127.0.0.1:0").start().unwrap();
+    let gateway = crate::support::gateway().listen("127.0.0.1:0").start().unwrap();
     let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
     // A stream behind a 101 is no request in progress: it takes none of the handlers' threads.
     let mut limits = Limits::default();

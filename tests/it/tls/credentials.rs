@@ -331,7 +331,7 @@ fn authorize_is_told_the_names_of_the_certificate() {
     let (told, names) = std::sync::mpsc::channel();
     let told = std::sync::Mutex::new(told);
     let gateway =
-        reverse_http::Gateway::builder().listen_tls("127.0.0.1:0", tls).authorize(move |offer| {
+        crate::support::gateway().listen_tls("127.0.0.1:0", tls).authorize(move |offer| {
             told.lock().unwrap().send(offer.certificate_names().map(<[String]>::to_vec)).unwrap();
             Ok(reverse_http::Grant::offered())
         });

@@ -90,9 +90,8 @@ impl Api {
         let tls =
             GatewayTls::new(Identity::from_pem(&pair.certificate_pem, &pair.key_pem).unwrap())
                 .unwrap();
-        let gateway = change(reverse_http::Gateway::builder().listen_tls("127.0.0.1:0", tls))
-            .start()
-            .unwrap();
+        let gateway =
+            change(crate::support::gateway().listen_tls("127.0.0.1:0", tls)).start().unwrap();
         Api { authority, gateway }
     }
 

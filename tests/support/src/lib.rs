@@ -35,6 +35,35 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 /// busy machine.
 pub const START: Duration = Duration::from_secs(60);
 
+/// How many event loops the gateways of these tests have: `PTTH_TEST_LOOPS`, else one.
+pub fn loops() -> usize {
+    let told = std::env::var("PTTH_TEST_LOOPS").ok();
+    told.map_or(1, |told| told.parse().expect("PTTH_TEST_LOOPS is a number"))
+}
+
+/// A gateway of this process, with as many event loops as these tests have.
+pub fn gateway() -> reverse_http::gateway::GatewayBuilder {
+    reverse_http::Gateway::builder().loops(loops())
+}
+
+/// Returns when every loop of a gateway has seen what was written before, and what one loop had
+/// another do for that: a loop takes what comes in the order in which it comes.
+#[track_caller]
+pub fn fence(visitors: std::net::SocketAddr) {
+    // Which loop a connection comes to chance decides; so many come to all of them.
+    let (rounds, connections) = if loops() == 1 { (1, 1) } else { (3, 12 * loops()) };
+    for _ in 0..rounds {
+        let asked: Vec<RawPeer> = (0..connections)
+            .map(|_| {
+                let mut peer = RawPeer::connect(visitors);
+                peer.write(process::get("/nobody-has-this-name/"));
+                peer
+            })
+            .collect();
+        asked.into_iter().for_each(|mut peer| peer.read_answer("GET").expect_refusal(404));
+    }
+}
+
 /// How much later than configured something may be noticed: a second, and more on a machine on
 /// which programs wait for a core.
 pub fn slack() -> Duration {

@@ -241,6 +241,9 @@ impl Ptth {
             command.env_remove(name);
         });
         command.args(arguments);
+        if arguments.first().is_some_and(|first| first.as_ref() == "gateway") {
+            command.env("PTTH_LOOPS", super::loops().to_string());
+        }
         command
     }
 

@@ -495,11 +495,10 @@ fn asks(gateway: &Gateway, request: impl AsRef<[u8]>) -> RawPeer {
     visitor
 }
 
-/// The gateway's loop has seen what was written before: it takes what comes in the order in which
-/// it comes.
+/// The gateway's loops have seen what was written before.
 #[track_caller]
 fn fence(gateway: &Gateway) {
-    gateway.get("/nobody-has-this-name/").expect_refusal(404);
+    crate::support::fence(gateway.visitors);
 }
 
 /// A visitor who waits for `device`, and the event in its hand.

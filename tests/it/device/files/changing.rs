@@ -239,7 +239,7 @@ fn files_are_served_over_polls_as_over_links() {
 #[test]
 fn a_program_serves_a_directory_and_hears_what_is_none() {
     let place = Permit::new();
-    let gateway = reverse_http::Gateway::builder().listen("127.0.0.1:0").start().unwrap();
+    let gateway = crate::support::gateway().listen("127.0.0.1:0").start().unwrap();
     let device =
         || Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build().unwrap();
     for path in [place.root().join("a.txt"), place.root().join("none")] {

@@ -158,6 +158,7 @@ fn a_reload_touches_no_connection_and_what_is_in_flight_keeps_its_route() {
     assert_eq!(lamp.read_head().target(), "/before");
     lamp.write(vector("draft-4-response"));
     kept.read_answer("GET").expect_ok("Good");
+    crate::support::fence(gateway.visitors); // its place is free
     busy.write(get("/api/during"));
     assert_eq!(lamp.read_head().target(), "/during");
 

@@ -25,7 +25,7 @@ const EARLY: &str =
 fn library(change: impl FnOnce(&mut Limits)) -> (LibGateway, SocketAddr) {
     let mut limits = Limits::default();
     change(&mut limits);
-    let gateway = LibGateway::builder().listen("127.0.0.1:0").limits(limits).start().unwrap();
+    let gateway = crate::support::gateway().listen("127.0.0.1:0").limits(limits).start().unwrap();
     let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
     (gateway, visitors)
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use reverse_http::{Body, Device, Gateway as LibGateway, Limits, Routes};
+use reverse_http::{Body, Device, Limits, Routes};
 
 use super::forwarder;
 use crate::support::process::get;
@@ -163,7 +163,7 @@ const BODIES: &[Answering] = &[
 fn what_a_handler_says_of_framing_never_reaches_a_visitor() {
     use Seen::{Aborted, Whole};
     let rows: Vec<&Answering> = FRAMING.iter().chain(BODIES).collect();
-    let gateway = LibGateway::builder().listen("127.0.0.1:0").start().unwrap();
+    let gateway = crate::support::gateway().listen("127.0.0.1:0").start().unwrap();
     let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
     let said: Vec<_> =
         rows.iter().map(|(_, _, status, fields, body, _)| (*status, *fields, *body)).collect();
@@ -242,7 +242,7 @@ fn handlers_that_sleep_panic_or_never_return_cost_themselves_alone() {
     let mut limits = Limits::default();
     limits.first_byte_timeout = Duration::from_secs(2);
     limits.wait_for_link = Duration::from_secs(9);
-    let gateway = LibGateway::builder().listen("127.0.0.1:0").limits(limits).start().unwrap();
+    let gateway = crate::support::gateway().listen("127.0.0.1:0").limits(limits).start().unwrap();
     let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
     let released = Arc::new(AtomicBool::new(false));
     let (release, gate) = crossbeam_channel::bounded::<()>(0);
@@ -299,7 +299,7 @@ fn a_program_beyond_the_bound_of_a_devices_line_is_told_at_once() {
     let mut limits = Limits::default();
     limits.waiting_per_device_max = 2;
     limits.wait_for_link = Duration::from_secs(30);
-    let gateway = LibGateway::builder().listen("127.0.0.1:0").limits(limits).start().unwrap();
+    let gateway = crate::support::gateway().listen("127.0.0.1:0").limits(limits).start().unwrap();
     let raw = RawPeer::connect(gateway.devices_addr());
     let mut link = raw;
     link.write(crate::support::process::offer("lamp", ""));

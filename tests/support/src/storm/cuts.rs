@@ -111,7 +111,7 @@ impl Scene {
     fn start(polls: Option<Encoding>) -> Scene {
         let mut limits = Limits::default();
         limits.redeliver_after = Duration::from_millis(40); // an event that was written whole and lost is waited for so long each time
-        let gateway = Gateway::builder().listen("127.0.0.1:0").limits(limits).start().unwrap();
+        let gateway = crate::gateway().listen("127.0.0.1:0").limits(limits).start().unwrap();
         let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
         let cutter = Cutter::start(gateway.devices_addr());
         let builder =

@@ -1,0 +1,135 @@
+//! What the loops of one role share: how many connections they have together, the memory that those
+//! take, handshakes in progress, and the threads that compute them. All bounds are of the group.
+//!
+//! What changes with every request is counted by each loop on a cache line of its own, and added up
+//! by whoever asks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crate::engine::workers::Workers;
+use crate::limits::Limits;
+
+/// A counter that one loop writes; it shares its cache line with no other.
+#[repr(align(128))]
+#[derive(Default)]
+struct OfLoop(AtomicUsize);
+
+/// The loops of one role.
+pub(crate) struct Group {
+    /// Connections of all loops, those on their way between two included.
+    connections: AtomicUsize,
+    /// Connections in other hands.
+    lent: AtomicUsize,
+    lingering: AtomicUsize,
+    handshakes: AtomicUsize,
+    /// Loops that something may still come in by.
+    listening: AtomicUsize,
+    /// Loops whose listeners are not closed yet.
+    open: AtomicUsize,
+    held: Box<[OfLoop]>,
+    pub(super) handshake_workers: Workers,
+}
+
+impl Group {
+    /// A group of so many loops, at least one.
+    pub(crate) fn new(loops: usize, limits: &Limits) -> Arc<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Arc::new(Group {
+            connections: AtomicUsize::new(0),
+            lent: AtomicUsize::new(0),
+            lingering: AtomicUsize::new(0),
+            handshakes: AtomicUsize::new(0),
+            listening: AtomicUsize::new(loops.max(1)),
+            open: AtomicUsize::new(loops.max(1)),
+            held: (0..loops.max(1)).map(|_| OfLoop::default()).collect(),
+            handshake_workers: Workers::new(
+                "ptth-handshake",
+                cores.saturating_sub(1).max(1),
+                limits.handshakes(),
+                limits.worker_idle_timeout,
+            ),
+        })
+    }
+
+    /// Connections of all loops.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Relaxed)
+    }
+
+    /// Connections that all loops have lent.
+    pub(super) fn lent(&self) -> usize {
+        self.lent.load(Relaxed)
+    }
+
+    pub(super) fn is_full(&self, most: usize) -> bool {
+        self.connections() + self.lent() >= most
+    }
+
+    /// Counts one connection more. Returns false if there are as many as `most`.
+    pub(super) fn enter(&self, most: usize) -> bool {
+        let most = most.saturating_sub(self.lent());
+        let one_more = |count: usize| (count < most).then_some(count + 1);
+        self.connections.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+    }
+
+    pub(super) fn leave(&self, connections: usize) {
+        self.connections.fetch_sub(connections, Relaxed);
+    }
+
+    /// A loop that had lent `before` has lent `now`.
+    pub(super) fn set_lent(&self, before: usize, now: usize) {
+        self.lent.fetch_add(now, Relaxed);
+        self.lent.fetch_sub(before, Relaxed);
+    }
+
+    /// One connection more is being closed gently. Returns how many there are.
+    pub(super) fn lingers(&self) -> usize {
+        self.lingering.fetch_add(1, Relaxed) + 1
+    }
+
+    pub(super) fn lingered(&self) {
+        self.lingering.fetch_sub(1, Relaxed);
+    }
+
+    /// Counts a handshake more. Returns false if there are as many as `most`.
+    pub(super) fn begin_handshake(&self, most: usize) -> bool {
+        let one_more = |count: usize| (count < most).then_some(count + 1);
+        self.handshakes.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+    }
+
+    pub(super) fn end_handshake(&self) {
+        self.handshakes.fetch_sub(1, Relaxed);
+    }
+
+    /// A loop takes nothing new any more.
+    pub(super) fn stop_listening(&self) {
+        self.listening.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn is_listening(&self) -> bool {
+        self.listening.load(Relaxed) > 0
+    }
+
+    /// The listeners of a loop are closed.
+    pub(super) fn close(&self) {
+        self.open.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.load(Relaxed) > 0
+    }
+
+    /// What the connections of a loop take of memory.
+    pub(super) fn set_held(&self, number: usize, bytes: usize) {
+        if let Some(of) = self.held.get(number) {
+            of.0.store(bytes, Relaxed);
+        }
+    }
+
+    /// What the connections of all other loops take.
+    pub(super) fn held_by_others(&self, number: usize) -> usize {
+        let others = self.held.iter().enumerate().filter(|(other, _)| *other != number);
+        others.map(|(_, of)| of.0.load(Relaxed)).sum()
+    }
+}

@@ -1,0 +1,235 @@
+//! Which event loop of this gateway holds a name: what the loops know of each other's registries.
+//!
+//! The loop that registers a name first, or expects its device, owns it until the name is
+//! forgotten: the entry here is made before the registry's, and removed behind it. A loop looks
+//! into its own registry first, so a request on a connection that is where its device is touches
+//! nothing here.
+
+use std::collections::HashMap;
+use std::collections::hash_map::{Entry, RandomState};
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+
+use crate::engine::budget::Part;
+
+const SHARDS: usize = 16;
+
+type Names = HashMap<Arc<str>, Known>;
+
+#[derive(Debug)]
+struct Known {
+    owner: usize,
+    is_connected: bool,
+}
+
+/// The names of all loops, and what is counted of them together.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    shards: [RwLock<Names>; SHARDS],
+    hash: RandomState,
+    /// Names that are connected.
+    connected: AtomicUsize,
+    /// Names that are not connected any more, and known still.
+    remembered: AtomicUsize,
+    /// Programs' threads that wait until a name is connected.
+    awaited: AtomicUsize,
+    parts: Mutex<Parts>,
+}
+
+/// What each credential, or name without one, takes of the budget of whole messages.
+#[derive(Debug, Default)]
+struct Parts {
+    of: HashMap<Box<str>, Weak<AtomicUsize>>,
+    /// As many were left when they were last swept.
+    left: usize,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Directory {
+            shards: Default::default(),
+            hash: RandomState::new(),
+            connected: AtomicUsize::new(0),
+            remembered: AtomicUsize::new(0),
+            awaited: AtomicUsize::new(0),
+            parts: Mutex::default(),
+        }
+    }
+}
+
+impl Directory {
+    fn shard(&self, name: &str) -> &RwLock<Names> {
+        &self.shards[self.hash.hash_one(name) as usize % SHARDS]
+    }
+
+    fn read(&self, name: &str) -> RwLockReadGuard<'_, Names> {
+        self.shard(name).read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, name: &str) -> RwLockWriteGuard<'_, Names> {
+        self.shard(name).write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The loop that owns this name.
+    pub(crate) fn owner(&self, name: &str) -> Option<usize> {
+        self.read(name).get(name).map(|known| known.owner)
+    }
+
+    /// Whether a device of this name is connected.
+    pub(crate) fn is_connected(&self, name: &str) -> bool {
+        self.read(name).get(name).is_some_and(|known| known.is_connected)
+    }
+
+    /// Makes a loop the owner of a name that nobody owns. Returns true if it was nobody's.
+    ///
+    /// # Errors
+    /// Another loop owns it.
+    pub(super) fn own(&self, name: &Arc<str>, number: usize) -> Result<bool, usize> {
+        match self.write(name).entry(name.clone()) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Known { owner: number, is_connected: false });
+                Ok(true)
+            }
+            Entry::Occupied(known) if known.get().owner == number => Ok(false),
+            Entry::Occupied(known) => Err(known.get().owner),
+        }
+    }
+
+    /// The owner has forgotten the name.
+    pub(super) fn disown(&self, name: &str) {
+        self.write(name).remove(name);
+    }
+
+    /// Notes whether a name is connected.
+    pub(super) fn set_connected(&self, name: &str, is_connected: bool) {
+        if let Some(known) = self.write(name).get_mut(name) {
+            known.is_connected = is_connected;
+        }
+    }
+
+    /// Names that are connected.
+    pub(crate) fn connected(&self) -> usize {
+        self.connected.load(Relaxed)
+    }
+
+    /// Counts so many connected names more. Returns false if those are more than `most`.
+    pub(super) fn connect(&self, names: usize, most: usize) -> bool {
+        let more = |count: usize| count.checked_add(names).filter(|sum| *sum <= most);
+        self.connected.fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    /// A name is not connected any more.
+    pub(super) fn disconnect(&self) {
+        self.connected.fetch_sub(1, Relaxed);
+    }
+
+    /// Names that are remembered.
+    pub(super) fn remembered(&self) -> usize {
+        self.remembered.load(Relaxed)
+    }
+
+    pub(super) fn remember(&self) {
+        self.remembered.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn forget(&self) {
+        self.remembered.fetch_sub(1, Relaxed);
+    }
+
+    /// A thread waits for a name. Whoever counts it looks behind that whether the name is connected:
+    /// then no loop that connects it overlooks the thread.
+    pub(super) fn begin_wait(&self) {
+        self.awaited.fetch_add(1, SeqCst);
+    }
+
+    pub(super) fn end_wait(&self) {
+        self.awaited.fetch_sub(1, SeqCst);
+    }
+
+    /// Whether a thread waits for any name, at whichever loop.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.awaited.load(SeqCst) > 0
+    }
+
+    /// What this credential, or name, takes of the budget of whole messages.
+    pub(super) fn part(&self, key: &str) -> Part {
+        const SPARE: usize = 64;
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(part) = parts.of.get(key).and_then(Weak::upgrade) {
+            return part;
+        }
+        if parts.of.len() > 2 * parts.left + SPARE {
+            parts.of.retain(|_, part| part.strong_count() > 0);
+            parts.left = parts.of.len();
+        }
+        let part = Part::default();
+        parts.of.insert(key.into(), Arc::downgrade(&part));
+        part
+    }
+
+    /// Parts that are noted, those that nobody holds any more included.
+    #[cfg(test)]
+    pub(super) fn parts(&self) -> usize {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).of.len()
+    }
+
+    /// Names of all loops.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|s| s.read().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+}
+
+/// One loop's place in a directory.
+#[derive(Clone)]
+pub(crate) struct Home {
+    pub(super) directory: Arc<Directory>,
+    /// The loop's number.
+    pub(super) number: usize,
+}
+
+#[cfg(test)]
+impl Home {
+    /// Of a loop that is alone.
+    pub(super) fn alone() -> Self {
+        Home { directory: Arc::default(), number: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_loop_owns_a_name_until_it_is_forgotten() {
+        let (directory, name) = (Directory::default(), Arc::from("lamp"));
+        assert_eq!(directory.owner("lamp"), None);
+        assert_eq!(directory.own(&name, 1), Ok(true));
+        assert_eq!(directory.own(&name, 1), Ok(false));
+        assert_eq!(directory.own(&name, 0), Err(1));
+        assert!(!directory.is_connected("lamp"));
+        directory.set_connected("lamp", true);
+        assert!(directory.is_connected("lamp") && directory.owner("lamp") == Some(1));
+        directory.disown("lamp");
+        assert_eq!((directory.owner("lamp"), directory.len()), (None, 0));
+        assert_eq!(directory.own(&name, 0), Ok(true));
+    }
+
+    #[test]
+    fn names_are_counted_for_all_loops_up_to_their_bound() {
+        let directory = Directory::default();
+        assert!(directory.connect(2, 3) && !directory.connect(2, 3) && directory.connect(1, 3));
+        assert_eq!(directory.connected(), 3);
+        directory.disconnect();
+        assert!(directory.connect(1, 3));
+    }
+
+    #[test]
+    fn one_credential_has_one_part_wherever_its_names_are() {
+        let directory = Directory::default();
+        let part = directory.part("credential mine");
+        assert!(Arc::ptr_eq(&part, &directory.part("credential mine")));
+        assert!(!Arc::ptr_eq(&part, &directory.part("name lamp")));
+    }
+}

@@ -1,0 +1,78 @@
+//! The event loops of one gateway: the way to each of them, and which one holds a name.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::engine::event_loop::Remote;
+use crate::gateway::directory::Directory;
+
+/// A name has had other owners than the one that a request or offer was moved to, again and again.
+pub(super) const UNSETTLED: &str =
+    "the device changes from one event loop of this gateway to another; try again";
+
+/// The ways to all loops. Clones share what they know.
+pub(crate) struct Loops<C> {
+    remotes: Arc<[Remote<C>]>,
+    directory: Arc<Directory>,
+}
+
+impl<C> Clone for Loops<C> {
+    fn clone(&self) -> Self {
+        Loops { remotes: self.remotes.clone(), directory: self.directory.clone() }
+    }
+}
+
+impl<C> Loops<C> {
+    /// Of these loops, at least one, in the order of their numbers.
+    pub(crate) fn new(remotes: Vec<Remote<C>>, directory: Arc<Directory>) -> Self {
+        Loops { remotes: remotes.into(), directory }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.remotes.len()
+    }
+
+    pub(crate) fn are_several(&self) -> bool {
+        self.len() > 1
+    }
+
+    /// The loop that owns this name; where none does, one that is always the same for it.
+    pub(crate) fn home_of(&self, name: &str) -> usize {
+        let spread = || name.bytes().fold(0, |sum: usize, b| sum.wrapping_mul(31) + b as usize);
+        self.directory.owner(name).unwrap_or_else(spread) % self.len()
+    }
+
+    /// Asks a loop. Returns false if it has ended.
+    pub(crate) fn send(&self, number: usize, command: C) -> bool {
+        self.remotes.get(number).is_some_and(|remote| remote.send(command))
+    }
+
+    /// Asks every loop, in order, each with a reply to the same channel. `None`: one of them has
+    /// ended; the others are asked all the same.
+    pub(crate) fn ask<T>(&self, mut command: impl FnMut(Sender<T>) -> C) -> Option<Receiver<T>> {
+        let (reply, answers) = bounded(self.len()); // no loop waits for whoever asks
+        let mut sent = true;
+        for remote in &*self.remotes {
+            sent &= remote.send(command(reply.clone()));
+        }
+        sent.then_some(answers)
+    }
+
+    /// Asks every loop but one.
+    pub(crate) fn send_others(&self, but: usize, mut command: impl FnMut() -> C) {
+        for (_, remote) in self.remotes.iter().enumerate().filter(|(number, _)| *number != but) {
+            remote.send(command());
+        }
+    }
+
+    /// Has every loop take a turn.
+    pub(crate) fn wake_all(&self) {
+        self.remotes.iter().for_each(Remote::wake);
+    }
+
+    /// The way to the loop of this number.
+    pub(crate) fn remote(&self, number: usize) -> &Remote<C> {
+        &self.remotes[number % self.len()]
+    }
+}
