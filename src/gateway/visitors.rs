@@ -609,7 +609,7 @@ impl GatewayRole {
     /// Ends an exchange whose device has come to another loop.
     pub(super) fn give_up_unsettled(&mut self, cx: &mut Connections<State>, key: Key) {
         let waiting = self.exchanges.get(key).filter(|exchange| exchange.is_waiting());
-        let Some(downstream) = waiting.and_then(Exchange::downstream) else { return };
+        let Some(downstream) = waiting.and_then(|exchange| exchange.downstream()) else { return };
         let answer = LocalAnswer { retry_after: Some(1), ..LocalAnswer::new(503, UNSETTLED) };
         let error = Some("destination_unavailable");
         self.give_up(cx, downstream, key, &LocalAnswer { error, ..answer });

@@ -8,9 +8,13 @@ mod posts;
 
 use proptest::prelude::*;
 use reverse_http::proto::body::{Decoder, Piece, of_request};
-use reverse_http::proto::comet::{self, answer_start};
+use reverse_http::proto::comet;
+#[cfg(feature = "comet")]
+use reverse_http::proto::comet::answer_start;
 
-use super::{answered, asked, limits, sample, show, small, status};
+#[cfg(feature = "comet")]
+use super::{answered, sample, small, status};
+use super::{asked, limits, show};
 
 /// A whole message, taken apart with the readers of heads and bodies.
 #[derive(Clone, Debug, PartialEq, Eq)]
