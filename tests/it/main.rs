@@ -1,5 +1,7 @@
 //! The integration tests, one binary. Its folders are those of `src/`.
 
+extern crate ptth_test_support as support;
+
 mod api;
 mod documents;
 mod link;
@@ -22,7 +24,5 @@ mod gateway;
 mod outages;
 #[cfg(feature = "cli")]
 mod relay;
-#[cfg(feature = "cli")]
-extern crate ptth_test_support as support;
 #[cfg(feature = "cli")]
 mod tls;
