@@ -235,6 +235,7 @@ impl<R: Role> EventLoop<R> {
             obey(&mut self.peers, &mut role, &self.commands);
             expire(&mut self.peers, &mut role);
         }
+        role.ended();
         Ok(())
     }
 

@@ -80,4 +80,6 @@ pub(crate) trait Role: Sized {
     fn command(&mut self, cx: &mut Connections<Self::State>, command: Self::Command);
     /// Whether the loop may end (asked after every turn of it).
     fn finished(&self, cx: &Connections<Self::State>) -> bool;
+    /// The loop has ended, as it may: nothing comes any more.
+    fn ended(&mut self) {}
 }

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -379,7 +379,11 @@ impl Gateway {
     /// Whether its event loops still run. False after [`stop`](Self::stop), or when the operating
     /// system failed one of them.
     pub fn is_running(&self) -> bool {
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let threads = match self.threads.try_lock() {
+            Ok(threads) => threads,
+            Err(TryLockError::Poisoned(e)) => e.into_inner(),
+            Err(TryLockError::WouldBlock) => return true, // `drain` waits until they have ended
+        };
         !threads.is_empty() && threads.iter().all(|thread| !thread.is_finished())
     }
 

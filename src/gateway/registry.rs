@@ -418,6 +418,12 @@ impl Registry {
         Registry::new(limits, shared, Home::alone())
     }
 
+    /// The names of this loop that are connected.
+    pub(crate) fn connected_names(&self) -> Vec<Arc<str>> {
+        let connected = self.entries.iter().filter(|(_, entry)| entry.is_connected());
+        connected.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Names that are connected, of all loops.
     #[cfg(test)]
     pub(crate) fn connected(&self) -> usize {

@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 
-use crate::close_reason::CloseReason;
+use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::Role;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::{Key, Slab};
 use crate::gateway::alarms::Alarm;
 use crate::gateway::registry::Waiter;
 use crate::gateway::state::{
-    Asking, Command, Device, GatewayRole, Journey, State, States, TICK, Visitor,
+    Asking, Command, Device, GatewayRole, Journey, STOPPED, State, States, TICK, Visitor,
 };
 use crate::gateway::tokens::Whose;
 use crate::relay::{self, Exchange, LocalAnswer, Relaying, Rules};
@@ -210,6 +210,13 @@ impl Role for GatewayRole {
     fn finished(&self, cx: &Connections<State>) -> bool {
         self.lifecycle.is_stopped()
             || (self.lifecycle.is_draining() && !cx.is_listening() && cx.is_group_idle())
+    }
+
+    fn ended(&mut self) {
+        let why = CloseCause::Drained.because(STOPPED);
+        for name in self.registry.connected_names() {
+            self.tell_down(&name, &why);
+        }
     }
 }
 

@@ -607,3 +607,21 @@ fn a_gateway_or_a_device_may_refuse_the_fallback() {
         assert!(error.is_usage() && error.to_string().contains("origin"), "{origin}: {error:?}");
     }
 }
+
+/// A polling device has no connection that could end with the gateway.
+#[test]
+fn a_gateway_that_stops_tells_the_end_of_devices_that_poll() {
+    let gateway = gateway(|builder| builder);
+    let handle = poller(&gateway, "lamp", Encoding::Message)
+        .build()
+        .unwrap()
+        .spawn(|_| Response::new(Body::empty()))
+        .unwrap();
+    gateway.device("lamp").wait(PATIENCE).unwrap();
+    let events = gateway.events();
+    gateway.stop(Duration::ZERO);
+    let down = events.iter().find(|event| event.kind == EventKind::Down).unwrap();
+    assert_eq!((&*down.name, down.end), ("lamp", Some(reverse_http::CloseCause::Drained)));
+    assert!(!gateway.is_running());
+    handle.stop();
+}
