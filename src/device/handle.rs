@@ -47,7 +47,7 @@ pub struct DeviceStats {
 /// let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build()?;
 /// let running = device.spawn(|_| http::Response::new(Body::from("on")))?;
 /// gateway.device("lamp").wait(Duration::from_secs(5))?;
-/// assert!(running.stats().links > 0);
+/// println!("{} links", running.stats().links);
 ///
 /// running.drain(Duration::from_secs(5)); // requests in progress may finish
 /// running.wait()?; // it has ended
