@@ -20,6 +20,11 @@ const NOTHING_YET: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 const NO_EVENT: &str = "HTTP/1.1 204 No Content\r\nContent-Type: message/http\r\n\r\n";
 const HEARTBEAT: &str = "OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n";
 const FAREWELL: &str = "OPTIONS * HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n";
+/// Whether a log has a warning, but for that of a machine which gave the process no time.
+fn warns(log: &str) -> bool {
+    log.lines().any(|line| line.contains(" WARN ") && !line.contains("stood still"))
+}
+
 /// How long nothing has to happen before it is taken that nothing will.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -115,7 +120,7 @@ fn visits_through_held_offers_are_told_once_and_their_end_when_no_offer_is_held(
         assert!(device.line().starts_with("connected lamp via "));
         assert_eq!(device.line_within(QUIET), None, "{links}: connected is told once");
         let log = device.stderr();
-        assert!(!log.contains("disconnected") && !log.contains(" WARN "), "{links}: {log}");
+        assert!(!log.contains("disconnected") && !warns(&log), "{links}: {log}");
         let addr = raw.addr;
         drop(raw); // first, so that nothing is dialled into a listener that is about to go
         drop(held);
@@ -139,7 +144,7 @@ fn a_gateway_that_closes_behind_every_204_is_asked_in_its_pace_and_not_complaine
     }
     assert!(device.line().starts_with("waiting lamp via "));
     assert_eq!(device.line_within(Duration::ZERO), None, "waiting is told once");
-    assert!(!device.stderr().contains(" WARN "), "{}", device.stderr());
+    assert!(!warns(&device.stderr()), "{}", device.stderr());
     nobody_dials(&raw); // it came at once four times: now there is a second between
     serves(&mut raw.turn());
 }
@@ -317,7 +322,7 @@ fn a_foreign_gateway_that_is_merely_idle_keeps_its_links() {
         serves(&mut link);
         assert_eq!(device.line_within(QUIET), None, "{no}");
         let log = device.stderr();
-        assert!(!log.contains("disconnected") && !log.contains(" WARN "), "{no}: {log}");
+        assert!(!log.contains("disconnected") && !warns(&log), "{no}: {log}");
         assert_eq!(log.matches("polling beside them").count(), 1, "{log}");
         // What has carried something is not doubted; a poll may have been on its way.
         std::thread::sleep(QUIET);
