@@ -74,6 +74,11 @@ pub(super) struct Reply {
 }
 
 impl Reply {
+    /// Whether it refuses to answer for the request's host.
+    pub(super) fn refuses_host(&self) -> bool {
+        self.status == 421
+    }
+
     fn new(status: u16, kind: &'static str, body: impl Into<Vec<u8>>) -> Reply {
         let fields = Vec::new();
         Reply { status, kind, body: body.into(), fields, is_last: false, follows: None }

@@ -52,6 +52,8 @@ pub(super) const PULSE: Duration = Duration::from_secs(2);
 pub(super) struct Context {
     pub(super) view: Arc<View>,
     tokens: RwLock<Option<Tokens>>,
+    /// How often they were replaced.
+    replacements: AtomicUsize,
     pub(super) set_log_level: Option<SetLogLevel>,
     limits: Limits,
     stopped: Arc<AtomicBool>,
@@ -124,6 +126,7 @@ impl Server {
         let context = Arc::new(Context {
             view,
             tokens: RwLock::new(admin.tokens),
+            replacements: AtomicUsize::new(0),
             set_log_level: admin.set_log_level,
             limits: Limits { head_bytes_max: HEAD_BYTES_MAX, ..Limits::default() },
             stopped: stopped.clone(),
@@ -164,6 +167,7 @@ impl Server {
             return Err(Error::usage("this admin listener was started without tokens"));
         }
         *tokens = Some(new);
+        self.context.replacements.fetch_add(1, SeqCst);
         Ok(())
     }
 }
@@ -371,8 +375,10 @@ fn answer_head(bytes: &[u8], context: &Context) -> Option<Answered> {
     let keep = head::keeps_alive(request.minor, &request.fields);
     Some(match FramedRequest::of(request) {
         Ok(request) => {
-            let keep = keep && has_shown_token(&request, context);
-            Answered { reply: answer(&request, context), taken, to_head, keep }
+            let reply = answer(&request, context);
+            // Whoever may not ask would take the place of an operator.
+            let keep = keep && !reply.refuses_host() && has_shown_token(&request, context);
+            Answered { reply, taken, to_head, keep }
         }
         Err(refusal) => wrong(refusal, to_head),
     })
@@ -479,7 +485,8 @@ fn is_local_host(host: &[u8]) -> bool {
     bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
 }
 
-/// Server-sent events until one side ends.
+/// Server-sent events until one side ends, or other tokens are in force: a browser connects again by
+/// itself, and shows its token.
 fn follow(mut stream: &Stream, context: &Context, mut after: u64, to_head: bool) -> io::Result<()> {
     let Some(_place) = Place::take(&context.followers, FOLLOWERS_MAX) else {
         return Reply::text(503, "as many follow events already as may")
@@ -494,9 +501,13 @@ fn follow(mut stream: &Stream, context: &Context, mut after: u64, to_head: bool)
     if to_head {
         return Ok(());
     }
+    let replacements = context.replacements.load(SeqCst);
     let mut told = Instant::now();
     let mut text = format!("retry: 2000\n\n{}", answers::pulse(&context.view));
-    while !context.stopped.load(SeqCst) && !context.view.is_over() {
+    while !context.stopped.load(SeqCst)
+        && !context.view.is_over()
+        && context.replacements.load(SeqCst) == replacements
+    {
         let wait = PULSE.saturating_sub(told.elapsed());
         for (id, event) in context.view.feed.after(after, wait).events {
             after = id;

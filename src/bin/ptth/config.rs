@@ -36,6 +36,10 @@ impl File {
         let bytes = files::read(path, FILE_MAX, reading).map_err(|e| format!("{name}: {e}"))?;
         let text = String::from_utf8(bytes)
             .map_err(|_| format!("{name}: there are bytes that are not UTF-8"))?;
+        // A disk that was full when the file was written, not the wish for all defaults.
+        if matches!(reading, Reading::Again) && text.trim().is_empty() {
+            return Err(format!("{name}: the file is empty"));
+        }
         Ok(File::of_text(name, text))
     }
 

@@ -11,7 +11,7 @@ use crate::files::Reading;
 use crate::{Failure, usage};
 
 /// Read beside the arguments.
-const OTHERS: [&str; 2] = ["PTTH_ADMIN_TOKEN", "PTTH_TOKEN"];
+const OTHERS: [&str; 3] = ["PTTH_ADMIN_TOKEN", "PTTH_TOKEN", "PTTH_VISITOR_TOKEN"];
 
 /// The arguments, what the environment says where they are silent, and what the file of --config
 /// says where both are. Help and mistakes in the

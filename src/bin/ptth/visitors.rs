@@ -32,7 +32,7 @@ impl Visitors {
         named: &str,
         like: &str,
     ) -> Result<Self, Failure> {
-        let wrong = || usage(format!("{named}{url}: write a URL like {like}"));
+        let wrong = || usage(format!("{named}{}: write a URL like {like}", without_user_info(url)));
         let uri: http::Uri = url.parse().map_err(|_| wrong())?;
         let authority = uri.authority().ok_or_else(wrong)?;
         if authority.as_str().contains('@') || uri.query().is_some() {
@@ -91,4 +91,15 @@ fn dial(host: &str, port: u16, until: Instant) -> Result<Wire, Failure> {
     let found = looked_up((host.to_owned(), port), until);
     let found = found.map_err(|e| failed(format_args!("{host}: {e}")))?;
     Wire::dial(&found, until).map_err(|e| failed(format_args!("{host}:{port}: {e}")))
+}
+
+/// A URL as it may be shown: a password in it is nobody's business.
+fn without_user_info(url: &str) -> String {
+    match url.rsplit_once('@') {
+        Some((before, host)) => {
+            let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
+            format!("{scheme}://...@{host}")
+        }
+        None => url.to_owned(),
+    }
 }

@@ -190,7 +190,10 @@ fn programs_reach_devices_of_every_loop_and_wait_for_those_that_come() {
     eventually("nobody is connected", || (gateway.stats().devices == 0).then_some(()));
     // Of each device in order: up, then its links end, then down.
     let mut of_device = std::collections::HashMap::<String, Vec<EventKind>>::new();
-    for event in events.try_iter() {
+    let mut down = 0;
+    while down < names.len() {
+        let event = events.recv_timeout(Duration::from_secs(20)).unwrap();
+        down += usize::from(event.kind == EventKind::Down);
         of_device.entry(event.name).or_default().push(event.kind);
     }
     for name in &names {
