@@ -404,6 +404,7 @@ fn a_variable_that_nothing_reads_is_told_with_the_nearest_one() {
         ("PTTH_FORWARED", "1"),
         ("PTTH_SOMETHING_ELSE", "1"),
         ("PTTH_TOKEN", "t"),
+        ("PTTH_VISITOR_TOKEN", "t"),
         ("PTTH_SERVICE_HOST", "10.0.0.1"),
         ("PTTH_TEXT", "x"),
     ];

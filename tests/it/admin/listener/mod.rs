@@ -157,10 +157,15 @@ fn operators_show_a_token_where_there_are_some() {
         peer.write(format!("GET /healthz HTTP/1.1\r\n{host}{shown}\r\n"));
         assert_eq!(peer.read_answer("GET").head.get("connection"), Some("keep-alive"));
     }
+    let mut follower = RawPeer::connect(observed.admin);
+    let accept = "Accept: text/event-stream\r\n";
+    follower.write(format!("GET /api/v1/events HTTP/1.1\r\n{host}{accept}{shown}\r\n"));
+    assert_eq!(follower.read_head().status(), 200);
     std::fs::write(&file, next).unwrap();
     observed.gateway.process.signal("HUP");
     eventually("the other token counts", || (with(&other) == 200).then_some(()));
     assert_eq!(with(&token), 401);
+    follower.read_to_end(); // it goes on for nobody whose token has gone
     let log = observed.gateway.process.stderr();
     assert!(!log.contains(&token) && !log.contains(&other), "{log}");
 }
@@ -173,7 +178,8 @@ fn pages_of_other_sites_can_neither_read_nor_act() {
     };
     // DNS rebinding: a name that leads to loopback.
     for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example"] {
-        assert_eq!(ask("GET", "/api/v1/devices", &format!("Host: {host}")).status(), 421, "{host}");
+        let refused = ask("GET", "/api/v1/devices", &format!("Host: {host}"));
+        assert_eq!((refused.status(), refused.head.closes()), (421, true), "{host}");
     }
     for host in ["localhost", "localhost:1", "127.0.0.1", "[::1]:7"] {
         assert_eq!(ask("GET", "/api/v1/devices", &format!("Host: {host}")).status(), 200, "{host}");
