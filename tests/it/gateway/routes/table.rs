@@ -107,7 +107,7 @@ fn the_table_can_be_all_there_is() {
     gateway.get("/api/x").expect_ok("hello\n");
     let answer = gateway.get("/lamp/x");
     assert_eq!(reason(&answer, 404, "destination_not_found"), "no route has this host and path");
-    config.reload(&gateway, "");
+    config.reload(&gateway, "# none\n");
     gateway.get("/api/x").expect_refusal(404);
 }
 
