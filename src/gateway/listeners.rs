@@ -68,7 +68,7 @@ impl Listeners {
         Some(number)
     }
 
-    /// What the visitors' listeners' routes say, each line behind its listener's address.
+    /// What the routes of the visitors' listeners that are open say, each line behind its listener's address.
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     pub(super) fn rows(&self, most: usize) -> Vec<String> {
         let of = |listening: &Listening| {
@@ -76,7 +76,7 @@ impl Listeners {
             let routes = listening.table.as_ref().map(|table| table.told(most)).unwrap_or_default();
             routes.into_iter().map(move |route| format!("{at} {route}"))
         };
-        self.0.iter().flat_map(of).take(most).collect()
+        self.0.iter().filter(|listening| !listening.closed).flat_map(of).take(most).collect()
     }
 
     pub(super) fn side(&self, listener: usize) -> Option<Whose> {
@@ -179,3 +179,24 @@ fn open(at: SocketAddr, sockets: usize, is_first: bool) -> io::Result<TcpListene
 
 /// The kernel cuts it to `net.core.somaxconn` (4,096 on Linux since 5.4).
 const BACKLOG: i32 = 4096;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::gateway::routes::Routes;
+
+    #[test]
+    fn routes_are_told_of_listeners_that_are_open() {
+        let at: SocketAddr = "127.0.0.1:8080".parse().unwrap();
+        let table = || Some(Arc::new(Table::new(Routes::path())));
+        let mut listeners = Listeners::of_devices(Vec::new());
+        listeners.add(Some(at), None, table());
+        let told = listeners.rows(9);
+        assert!(told.iter().all(|row| row.starts_with("127.0.0.1:8080 ")) && !told.is_empty());
+        let number = listeners.close(at).unwrap();
+        assert!(listeners.rows(9).is_empty());
+        listeners.open_again(number, None, None);
+        assert_eq!(listeners.rows(9), told);
+    }
+}
