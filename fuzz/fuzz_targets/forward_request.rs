@@ -8,11 +8,11 @@ use reverse_http::proto::forward::{Forwarded, RequestRules, destination, request
 use reverse_http::proto::forwarded::ProxyClaims;
 use reverse_http::proto::framed::FramedRequest;
 use reverse_http::proto::head::{LineEnds, RequestHead, request};
-use reverse_http_fuzz::{all, check_fields, check_refusal, choices, same, wide};
+use reverse_http_fuzz::{all, check_fields, check_refusal, choices, forwarded, same, wide};
 
 fuzz_target!(|input: &[u8]| {
     let Some((bytes, [framing, length, flags, more])) = choices::<4>(input) else { return };
-    let Ok(Some(head)) = request(bytes, &wide(), LineEnds::Crlf) else { return };
+    let Ok(Some(head)) = request(bytes, &forwarded(), LineEnds::Crlf) else { return };
     let framing = match framing & 3 {
         0 => Framing::Empty,
         1 => Framing::Length(1 + u64::from(length) * 0x0101_0101_0101),

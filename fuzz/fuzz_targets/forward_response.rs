@@ -6,11 +6,11 @@ use libfuzzer_sys::fuzz_target;
 use reverse_http::proto::body::{Framing, of_response};
 use reverse_http::proto::forward::{ResponseRules, response as forward};
 use reverse_http::proto::head::{LineEnds, response};
-use reverse_http_fuzz::{all, check_fields, check_refusal, choices, same, wide};
+use reverse_http_fuzz::{all, check_fields, check_refusal, choices, forwarded, same, wide};
 
 fuzz_target!(|input: &[u8]| {
     let Some((bytes, [framing, length, flags])) = choices::<3>(input) else { return };
-    let Ok(Some(head)) = response(bytes, &wide(), LineEnds::CrlfOrLf) else { return };
+    let Ok(Some(head)) = response(bytes, &forwarded(), LineEnds::CrlfOrLf) else { return };
     let method = if flags & 1 == 0 { "GET" } else { "HEAD" };
     // As the relay does: framed as it came, but where no length is known (to be sent on in chunks,
     // or until close).

@@ -36,6 +36,13 @@ pub fn wide() -> Limits {
     limits
 }
 
+/// Limits of a head that is forwarded: [`wide`] ones, with room for the fields that a hop adds.
+pub fn forwarded() -> Limits {
+    let mut limits = wide();
+    limits.fields_max -= 16;
+    limits
+}
+
 /// How lines end, from one bit.
 pub fn line_ends(choice: u8) -> LineEnds {
     if choice & 1 == 0 { LineEnds::Crlf } else { LineEnds::CrlfOrLf }
