@@ -120,7 +120,7 @@ impl Target {
         stream.write_all(&self.request).map_err(failed)?;
         let mut bytes = Vec::new();
         let length = loop {
-            if let Some(length) = self.switched(&mut bytes, &mut stream)? {
+            if let Some(length) = self.switched(&mut bytes, &mut stream, until)? {
                 break length;
             }
             if left() <= Duration::from_millis(1) {
@@ -136,7 +136,12 @@ impl Target {
     }
 
     /// The length of the 101, once it is here; what is no 101 is told.
-    fn switched(&self, bytes: &mut Vec<u8>, stream: &mut Stream) -> Result<Option<usize>, Failure> {
+    fn switched(
+        &self,
+        bytes: &mut Vec<u8>,
+        stream: &mut Stream,
+        until: Instant,
+    ) -> Result<Option<usize>, Failure> {
         loop {
             let read = head::response(bytes, &Limits::default(), LineEnds::CrlfOrLf);
             let read =
@@ -151,7 +156,11 @@ impl Target {
                 continue;
             }
             let text = length + wire::text_length(&head).min(TEXT_MAX);
-            while bytes.len() < text && fill(stream, bytes).is_ok_and(|n| n > 0) {}
+            // What drips in is told as far as it came in time.
+            while bytes.len() < text
+                && Instant::now() < until
+                && fill(stream, bytes).is_ok_and(|n| n > 0)
+            {}
             let text = bytes.get(length..text.min(bytes.len())).unwrap_or_default();
             return Err(refusal(status, &String::from_utf8_lossy(text)));
         }
