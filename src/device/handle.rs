@@ -37,7 +37,8 @@ pub struct DeviceStats {
     pub ends: EndCounts,
 }
 
-/// A running device. Clones are handles on the same one, and dropping them does not stop it.
+/// A running device. Clones are handles on the same one; when the last of them is dropped, the
+/// device is stopped, as by [`stop`](Self::stop).
 ///
 /// ```
 /// use std::time::Duration;
@@ -54,6 +55,7 @@ pub struct DeviceStats {
 /// # Ok::<(), reverse_http::Error>(())
 /// ```
 #[derive(Clone)]
+#[must_use = "a device is stopped when the last of its handles is dropped"]
 pub struct DeviceHandle(pub(super) Arc<Running>);
 
 pub(super) struct Running {
@@ -87,7 +89,7 @@ impl DeviceHandle {
     /// its connections are over; handlers that took longer run on, as with [`stop`](Self::stop).
     pub fn drain(&self, time: Duration) {
         self.0.group.send(|| Command::Drain(time));
-        self.join();
+        self.0.join();
     }
 
     /// Waits until every event loop of the device (one for each gateway) has made a turn: for
@@ -175,7 +177,7 @@ impl DeviceHandle {
     /// ([`OnRefusal::Stop`](crate::OnRefusal::Stop));
     /// [`max_retries`](crate::DeviceBuilder::max_retries) attempts failed.
     pub fn wait(&self) -> Result<(), Error> {
-        self.join();
+        self.0.join();
         self.0.group.take_outcome().map_or(Ok(()), Err)
     }
 
@@ -194,19 +196,29 @@ impl DeviceHandle {
         }
     }
 
+    pub(super) fn ended(&self) -> Error {
+        self.0.group.take_outcome().unwrap_or_else(|| Error::stopped("this device was stopped"))
+    }
+}
+
+impl Running {
+    /// Waits for the event loops, but for one that runs this: a handler may own a handle, and is
+    /// dropped by a loop.
     fn join(&self) {
-        let mut threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for thread in threads.drain(..) {
-            if thread.join().is_err() {
-                self.0
-                    .group
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                self.group
                     .fail(Error::stopped("the device's event loop panicked; please report it"));
             }
         }
     }
+}
 
-    pub(super) fn ended(&self) -> Error {
-        self.0.group.take_outcome().unwrap_or_else(|| Error::stopped("this device was stopped"))
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.group.send(|| Command::Drain(Duration::ZERO));
+        self.join();
     }
 }
 

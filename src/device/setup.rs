@@ -193,8 +193,8 @@ impl Device {
         self.spawn(handler)?.wait()
     }
 
-    /// Like [`serve`](Self::serve), in the background. Dropping the handle does not stop the
-    /// device; [`DeviceHandle::stop`] does.
+    /// Like [`serve`](Self::serve), in the background, until the last clone of the handle is
+    /// dropped.
     ///
     /// # Errors
     /// Started before; no thread or descriptor.

@@ -10,7 +10,7 @@ use crate::engine::event_loop::EventLoop;
 use crate::engine::group::Group;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::alarms::FIRST_ALARM;
-use crate::gateway::handle::Gateway;
+use crate::gateway::handle::{Gateway, Running};
 use crate::gateway::listeners::bind;
 use crate::gateway::loops::Loops;
 use crate::gateway::offer::{Grant, Offer, Reject};
@@ -348,7 +348,7 @@ impl GatewayBuilder {
         let common = Common::new(settings);
         let stats = common.stats();
         let loops = Loops::new(remotes, common.directory());
-        let mut gateway = Gateway {
+        let mut running = Running {
             loops: loops.clone(),
             limits,
             stats,
@@ -363,10 +363,10 @@ impl GatewayBuilder {
             let role = GatewayRole::new(&common, place, devices.clone());
             // Where this fails the gateway is dropped, which ends those that run.
             let thread = run(event_loop, role, loops.clone(), number).map_err(failed)?;
-            gateway.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
+            running.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         log::info!("the gateway has {number_of_loops} event loops");
-        Ok(gateway)
+        Ok(Gateway(Arc::new(running)))
     }
 }
 

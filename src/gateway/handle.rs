@@ -37,8 +37,9 @@ use crate::relay::{Wait, Waits};
 use crate::stream::{GatewayTls, Shared, Stream};
 use crate::subscription::Subscription;
 
-/// A running gateway. Dropping it ends it at once; [`stop`](Gateway::stop) lets exchanges in
-/// progress finish.
+/// A running gateway. Clones are handles on the same one; when the last of them is dropped, with
+/// every [`DeviceRef`], the gateway ends at once. [`stop`](Gateway::stop) lets exchanges in progress
+/// finish.
 ///
 /// ```
 /// use reverse_http::{Body, Device, Gateway};
@@ -51,7 +52,11 @@ use crate::subscription::Subscription;
 /// device.stop();
 /// # Ok::<(), reverse_http::Error>(())
 /// ```
-pub struct Gateway {
+#[derive(Clone)]
+#[must_use = "a gateway ends when the last of its handles is dropped"]
+pub struct Gateway(pub(super) Arc<Running>);
+
+pub(super) struct Running {
     pub(super) loops: Loops<Command>,
     pub(super) limits: InForce,
     pub(super) stats: Arc<Stats>,
@@ -68,7 +73,7 @@ pub struct Gateway {
 impl fmt::Debug for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gateway")
-            .field("addresses", &self.addresses)
+            .field("addresses", &self.0.addresses)
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
@@ -80,7 +85,7 @@ impl Gateway {
     /// # Panics
     /// When the builder was given no address to listen on.
     pub fn devices_addr(&self) -> SocketAddr {
-        self.addresses[0]
+        self.0.addresses[0]
     }
 
     /// Lets visitors in over plain HTTP on this address; the address that was bound.
@@ -153,7 +158,7 @@ impl Gateway {
     ) -> Result<SocketAddr, Error> {
         let whose = if routes.is_some() { "visitors" } else { "devices" };
         let mut tables = self.tables();
-        let sockets = if EACH_ACCEPTS { self.loops.len() } else { 1 };
+        let sockets = if EACH_ACCEPTS { self.0.loops.len() } else { 1 };
         let (listeners, at) = bind(address, whose, sockets)?;
         let mut listeners = listeners.into_iter();
         let place = tables.iter().position(|(of, _)| *of == at).filter(|_| routes.is_some());
@@ -175,7 +180,7 @@ impl Gateway {
     }
 
     fn tables(&self) -> MutexGuard<'_, Vec<(SocketAddr, Arc<Table>)>> {
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets devices in on another address, too; the address that was bound.
@@ -224,7 +229,7 @@ impl Gateway {
         limits.check()?;
         let _one_at_a_time = self.tables();
         self.ask(|reply| Command::SetLimits { limits: Box::new(limits.clone()), reply })?;
-        self.limits.set(Arc::new(limits));
+        self.0.limits.set(Arc::new(limits));
         Ok(())
     }
 
@@ -279,8 +284,8 @@ impl Gateway {
     }
 
     /// A device by its name (or by an origin it registered). It need not be connected.
-    pub fn device<'g>(&'g self, name: &str) -> DeviceRef<'g> {
-        DeviceRef { gateway: self, name: name.to_owned() }
+    pub fn device(&self, name: &str) -> DeviceRef {
+        DeviceRef { gateway: self.clone(), name: name.to_owned() }
     }
 
     /// Takes a connection that another server has already turned (it read the offer and wrote the
@@ -301,7 +306,8 @@ impl Gateway {
         let failed = |e| Error::io(Fault::Network, "adopting a connection", e);
         stream.tune().map_err(failed)?;
         stream.set_nonblocking(true).map_err(failed)?;
-        let home = granted_names(&offer, &grant).first().map_or(0, |name| self.loops.home_of(name));
+        let home =
+            granted_names(&offer, &grant).first().map_or(0, |name| self.0.loops.home_of(name));
         let (reply, answer) = bounded(1);
         let offer = Box::new(offer);
         self.command(home, Command::Adopt { stream, unread, offer, grant, reply })?;
@@ -310,18 +316,18 @@ impl Gateway {
 
     /// What happens to names from now on. At most [`Limits::events_max`] wait to be read.
     pub fn events(&self) -> Subscription<Event> {
-        let (subscriber, events) = events::subscription(&self.limits.get());
+        let (subscriber, events) = events::subscription(&self.0.limits.get());
         let (reply, subscribed) = bounded(1);
         // The loops have one list of subscribers. A gateway that was stopped has no events; then
         // the receiver says at once that it is disconnected.
-        let _ = self.loops.send(0, Command::Subscribe { subscriber, reply })
+        let _ = self.0.loops.send(0, Command::Subscribe { subscriber, reply })
             && subscribed.recv().is_ok();
         Subscription::new(events)
     }
 
     /// Counters.
     pub fn stats(&self) -> GatewayStats {
-        self.stats.read()
+        self.0.stats.read()
     }
 
     /// Stops: nothing new comes in, idle links and visitors are closed, exchanges in progress may
@@ -342,13 +348,7 @@ impl Gateway {
     /// answer has begun, else it is cut, and so are tunnels. Called again (from another thread),
     /// the earlier ends hold.
     pub fn drain(&self, notice: Duration, time: Duration) {
-        self.loops.send_others(self.loops.len(), || Command::Drain { notice, time });
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        for thread in std::mem::take(&mut *threads) {
-            if thread.join().is_err() {
-                log::error!("the gateway's event loop had panicked");
-            }
-        }
+        self.0.drain(notice, time);
     }
 
     /// Waits until every event loop has made a turn: for supervisors.
@@ -357,8 +357,8 @@ impl Gateway {
     /// One has not within `time`; the gateway was stopped.
     pub fn ping(&self, time: Duration) -> Result<(), Error> {
         let until = Instant::now().checked_add(time);
-        let answers = self.loops.ask(|reply| Command::Ping { reply }).ok_or_else(stopped)?;
-        for _ in 0..self.loops.len() {
+        let answers = self.0.loops.ask(|reply| Command::Ping { reply }).ok_or_else(stopped)?;
+        for _ in 0..self.0.loops.len() {
             let left = until.map_or(time, |until| until.saturating_duration_since(Instant::now()));
             answers.recv_timeout(left).map_err(|e| match e {
                 RecvTimeoutError::Timeout => Error::timeout(
@@ -373,13 +373,13 @@ impl Gateway {
 
     /// How many event loops it has.
     pub fn loops(&self) -> usize {
-        self.loops.len()
+        self.0.loops.len()
     }
 
     /// Whether its event loops still run. False after [`stop`](Self::stop), or when the operating
     /// system failed one of them.
     pub fn is_running(&self) -> bool {
-        let threads = match self.threads.try_lock() {
+        let threads = match self.0.threads.try_lock() {
             Ok(threads) => threads,
             Err(TryLockError::Poisoned(e)) => e.into_inner(),
             Err(TryLockError::WouldBlock) => return true, // `drain` waits until they have ended
@@ -395,7 +395,7 @@ impl Gateway {
     /// The gateway does not [observe](crate::GatewayBuilder::observe), or was stopped.
     #[cfg(feature = "admin")]
     pub fn records(&self, most: usize) -> Result<Subscription<ExchangeRecord>, Error> {
-        if !self.observes {
+        if !self.0.observes {
             return Err(Error::usage(
                 "records() of a gateway that does not observe; say GatewayBuilder::observe(true)",
             ));
@@ -408,17 +408,17 @@ impl Gateway {
     /// Whether it was started to [observe](crate::GatewayBuilder::observe).
     #[cfg(feature = "admin")]
     pub(crate) fn observes(&self) -> bool {
-        self.observes
+        self.0.observes
     }
 
     /// What an admin listener reaches of it.
     #[cfg(feature = "admin")]
     pub(crate) fn parts(&self) -> (Loops<Command>, Arc<Stats>, InForce) {
-        (self.loops.clone(), self.stats.clone(), self.limits.clone())
+        (self.0.loops.clone(), self.0.stats.clone(), self.0.limits.clone())
     }
 
     fn refuse_on_link(&self, what: &str) -> Result<(), Error> {
-        if self.only_links {
+        if self.0.only_links {
             return Err(Error::usage(format!(
                 "{what} on a gateway with on_link: its links belong to that handler; start another gateway"
             )));
@@ -427,14 +427,14 @@ impl Gateway {
     }
 
     fn command(&self, number: usize, command: Command) -> Result<(), Error> {
-        if self.loops.send(number, command) { Ok(()) } else { Err(stopped()) }
+        if self.0.loops.send(number, command) { Ok(()) } else { Err(stopped()) }
     }
 
     /// What every loop answers.
     fn ask<T>(&self, command: impl FnMut(Sender<T>) -> Command) -> Result<Vec<T>, Error> {
-        let answers = self.loops.ask(command).ok_or_else(stopped)?;
+        let answers = self.0.loops.ask(command).ok_or_else(stopped)?;
         let answers: Vec<T> = answers.iter().collect();
-        if answers.len() == self.loops.len() { Ok(answers) } else { Err(stopped()) }
+        if answers.len() == self.0.loops.len() { Ok(answers) } else { Err(stopped()) }
     }
 
     /// Has every loop do what may fail, and drops here what comes back.
@@ -446,9 +446,23 @@ impl Gateway {
     }
 }
 
-impl Drop for Gateway {
+impl Running {
+    /// Waits for the event loops, but for one that runs this: a program's function may own a
+    /// handle, and is dropped by a loop.
+    fn drain(&self, notice: Duration, time: Duration) {
+        self.loops.send_others(self.loops.len(), || Command::Drain { notice, time });
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in std::mem::take(&mut *threads) {
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                log::error!("the gateway's event loop had panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
-        self.stop(Duration::ZERO);
+        self.drain(Duration::ZERO, Duration::ZERO);
     }
 }
 
@@ -456,14 +470,14 @@ fn stopped() -> Error {
     Error::stopped("this gateway was stopped")
 }
 
-/// One device of a gateway, by name.
+/// One device of a gateway, by name. It is a handle on its gateway, too.
 #[derive(Clone, Debug)]
-pub struct DeviceRef<'g> {
-    gateway: &'g Gateway,
+pub struct DeviceRef {
+    gateway: Gateway,
     name: String,
 }
 
-impl DeviceRef<'_> {
+impl DeviceRef {
     /// Asks the device, over a turned link, or by mailbox where it polls. Blocks until the
     /// response's head is here; its body streams.
     ///
@@ -480,7 +494,7 @@ impl DeviceRef<'_> {
         self.gateway.refuse_on_link("send()")?;
         self.check_name()?;
         let (parts, body) = request.into_parts();
-        let whole = Whole::new("exchange_timeout", self.gateway.limits.get().exchange_timeout);
+        let whole = Whole::new("exchange_timeout", self.gateway.0.limits.get().exchange_timeout);
         let again = (body.length() == Some(0)
             && crate::proto::head::is_idempotent(parts.method.as_str()))
         .then(|| parts.clone());
@@ -500,7 +514,7 @@ impl DeviceRef<'_> {
     ) -> Result<Response<Body>, (Error, bool)> {
         let Lease { stream, unread, of, cut_error, airplay, waiting } =
             self.borrow(whole).map_err(|e| (e, false))?;
-        let loops = self.gateway.loops.clone();
+        let loops = self.gateway.0.loops.clone();
         let done = move |link: Result<(Shared, Vec<u8>), Option<CloseReason>>| {
             let Leased::Link(ticket) = of else { return }; // dropping a pair's end ends it
             let back = |(stream, unread): (Shared, Vec<u8>)| {
@@ -525,7 +539,7 @@ impl DeviceRef<'_> {
         let link = GatewayLink::within(
             Shared::new(stream),
             unread,
-            Arc::new(self.gateway.limits.get().with_room()),
+            Arc::new(self.gateway.0.limits.get().with_room()),
         )
         .taking_events(airplay);
         let owned = Owned { first: None, waiting, whole, cut_error, done: Box::new(done) };
@@ -547,7 +561,7 @@ impl DeviceRef<'_> {
 
     fn borrow(&self, whole: Option<Whole>) -> Result<Lease, Error> {
         let (reply, answer) = bounded(1);
-        let waits = Waits::of(&self.gateway.limits.get());
+        let waits = Waits::of(&self.gateway.0.limits.get());
         let left = whole.map_or(waits.link.time, |whole| whole.left());
         let wait =
             if left < waits.link.time { Wait { time: left, ..waits.exchange } } else { waits.link };
@@ -558,7 +572,7 @@ impl DeviceRef<'_> {
 
     /// The loop that has the device, or would get it.
     fn home(&self) -> usize {
-        self.gateway.loops.home_of(&self.name)
+        self.gateway.0.loops.home_of(&self.name)
     }
 
     /// Waits until the device is connected: it has a link, or polls.

@@ -421,6 +421,48 @@ fn another_credential_does_not_take_a_name_and_the_same_one_does() {
 }
 
 #[test]
+fn a_device_and_a_gateway_end_with_the_last_of_their_handles() {
+    let gateway = gateway(|_| ());
+    let lamp = gateway.device("lamp");
+    let device = parrot(&gateway, "lamp", 1..=1);
+    let another = device.clone();
+    drop(device);
+    assert_eq!(ask(&gateway, "lamp", get("/a")).1, "GET /a", "a handle is left");
+    drop(another);
+    until("its links have ended with it", || lamp.links().unwrap().0 == 0);
+
+    let devices = gateway.devices_addr();
+    let other = gateway.clone();
+    drop(gateway);
+    assert!(other.is_running());
+    drop(other);
+    assert!(TcpStream::connect(devices).is_ok(), "one of its devices is a handle, too");
+    drop(lamp);
+    assert!(TcpStream::connect(devices).is_err(), "nothing listens any more");
+}
+
+#[test]
+fn a_handler_may_own_the_last_handle_of_its_own_device() {
+    let gateway = gateway(|_| ());
+    let slot = Arc::new(std::sync::Mutex::new(None::<DeviceHandle>));
+    let own = slot.clone();
+    let handle = device(&gateway, "lamp", 1..=1)
+        .spawn(move |_| {
+            let held = own.lock().unwrap().is_some();
+            Response::new(Body::from(format!("{held}")))
+        })
+        .unwrap();
+    *slot.lock().unwrap() = Some(handle);
+    gateway.device("lamp").wait(PATIENCE).unwrap();
+    assert_eq!(ask(&gateway, "lamp", get("/")).1, "true");
+    let handle = slot.lock().unwrap().clone().unwrap();
+    drop(slot); // the handler keeps the other one, and is dropped by the event loop
+    handle.stop();
+    drop(handle);
+    until("its link has ended", || gateway.device("lamp").links().unwrap().0 == 0);
+}
+
+#[test]
 fn stopping_lets_what_is_in_progress_finish_and_cuts_what_does_not() {
     for (time, finishes) in [(PATIENCE, true), (Duration::from_millis(50), false)] {
         let gateway = gateway(|_| ());

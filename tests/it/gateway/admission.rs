@@ -96,10 +96,15 @@ fn one_address_has_so_many_connections() {
 fn of_those_who_have_shown_nothing_the_oldest_goes() {
     let gateway = Gateway::start(&["--unauthenticated", "3"]);
     let mut links: Vec<RawPeer> = (0..10).map(|n| gateway.link(&format!("lamp-{n}"))).collect(); // they were let in
-    let mut waiting: Vec<RawPeer> = (0..3)
-        .map(|_| {
+    let open = gateway.process.descriptors();
+    let mut waiting: Vec<RawPeer> = (1..=3)
+        .map(|n| {
             let mut peer = gateway.dial();
             peer.write("POST /slow HTTP/1.1\r\nHo");
+            // Each is accepted by a loop of its own: they come in one after the other.
+            eventually("it is accepted", || {
+                (gateway.process.descriptors() == open + n).then_some(())
+            });
             peer
         })
         .collect();
