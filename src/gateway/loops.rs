@@ -39,6 +39,9 @@ impl<C> Loops<C> {
 
     /// The loop that owns this name; where none does, one that is always the same for it.
     pub(crate) fn home_of(&self, name: &str) -> usize {
+        if !self.are_several() {
+            return 0;
+        }
         let spread = || name.bytes().fold(0, |sum: usize, b| sum.wrapping_mul(31) + b as usize);
         self.directory.owner(name).unwrap_or_else(spread) % self.len()
     }
