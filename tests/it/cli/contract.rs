@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::support::process::{Process, get};
 use crate::support::raw::find;
 use crate::support::{
-    Gateway, LocalServer, Ptth, RawGateway, SWITCH, each_row, eventually, vector,
+    Gateway, LocalServer, Ptth, RawGateway, SWITCH, each_row, eventually, slack, vector,
 };
 
 const GATEWAY_OPTIONS: &[&str] = &[
@@ -323,7 +323,7 @@ fn options_come_from_the_environment_too() {
     let then = Instant::now();
     let answer = visitor.ask("GET / HTTP/1.1\r\nHost: reverse.devices.example\r\n\r\n");
     answer.expect_refusal(503);
-    assert!(then.elapsed() < Duration::from_secs(4), "PTTH_WAIT_FOR_LINK is not obeyed");
+    assert!(then.elapsed() < Duration::from_secs(3) + slack(), "PTTH_WAIT_FOR_LINK is not obeyed");
 
     let raw = RawGateway::start();
     let mut command = Ptth::command(&["device", &raw.url("lamp")]);

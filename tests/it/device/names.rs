@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::support::process::{Process, get};
 use crate::support::{
     LocalServer, Ptth, RawGateway, RawPeer, SWITCH, TempDir, eventually, need, repository, say,
-    skipped,
+    skipped, slack,
 };
 
 /// What is asked, by name, and what is answered; a name that is not there gets no answer at all.
@@ -375,7 +375,7 @@ fn a_resolver_that_hangs_holds_nobody_up_and_no_thread_for_each_attempt() {
     let began = Instant::now();
     device.signal("TERM");
     assert_eq!(device.exit_code(), 0);
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(2) + slack(), "{:?}", began.elapsed());
 }
 
 #[test]
@@ -391,7 +391,7 @@ fn the_local_servers_name_is_looked_up_for_each_connection_and_never_in_the_loop
         "--to",
         &local,
         "--resolve-timeout",
-        "300ms",
+        "4s",
         "--links",
         "2..2",
     ]);
@@ -402,7 +402,7 @@ fn the_local_servers_name_is_looked_up_for_each_connection_and_never_in_the_loop
     let began = Instant::now();
     two.write("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(two.read_answer("OPTIONS").status(), 204);
-    assert!(began.elapsed() < Duration::from_millis(250), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     let answer = one.read_answer("GET");
     answer.expect_refusal(502);
     assert!(

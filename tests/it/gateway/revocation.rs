@@ -14,7 +14,7 @@ use reverse_http::{Body, Limits, Routes, Tokens};
 use crate::gateway::tokens::{VisitorListener, bearer};
 use crate::support::pki::TlsPeer;
 use crate::support::process::{get, offer};
-use crate::support::{Authority, DEADLINE, Head, Pair, RawPeer, eventually, say};
+use crate::support::{Authority, DEADLINE, Head, Pair, RawPeer, eventually, say, slack};
 
 const GRACE: Duration = Duration::from_millis(300);
 
@@ -92,7 +92,7 @@ fn to_the_end(peer: &mut TlsPeer) {
 #[track_caller]
 fn within_grace(began: Instant) {
     let took = began.elapsed();
-    assert!(took < GRACE + Duration::from_secs(1), "{took:?}");
+    assert!(took < GRACE + slack(), "{took:?}");
 }
 
 const UPGRADE: &str = "Upgrade: echo\r\nConnection: Upgrade\r\n";

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use reverse_http::{Body, Device, Limits};
 
 use crate::support::process::get;
-use crate::support::{Gateway, LocalServer, Ptth, RawGateway, RawPeer, each_row, eventually};
+use crate::support::{
+    Gateway, LocalServer, Ptth, RawGateway, RawPeer, each_row, eventually, slack,
+};
 
 /// A pause between two dials that no test waits out: a device that paused at all fails.
 const LONG_BACKOFF: [&str; 2] = ["--backoff", "60s..60s"];
@@ -330,7 +332,7 @@ fn drip(peer: &mut RawPeer, bytes: &[u8]) {
 /// machine.
 #[track_caller]
 fn took_at_most_two_waits(began: Instant) {
-    assert!(began.elapsed() < 2 * WAIT + Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < 2 * WAIT + slack(), "{:?}", began.elapsed());
 }
 
 const DRIPPED: [(&str, &str); 3] = [
@@ -476,16 +478,15 @@ fn a_device_that_forwards_waits_as_long_as_its_gateway() {
 fn a_device_notices_that_its_gateway_gave_up_and_frees_its_local_connection() {
     let (ended, end) = std::sync::mpsc::channel();
     let local = LocalServer::with(move |c| {
-        let began = Instant::now();
         c.peer.expect_end(); // the request's body is empty, so this is the connection's end
-        ended.send(began.elapsed()).unwrap();
+        ended.send(()).unwrap();
         c.close = true;
     });
     let gateway = Gateway::start(&["--first-byte", "500ms"]);
     let _device = Ptth::device(&gateway, "lamp", &["--to", &local.url(), "--links", "1..1"]);
     gateway.get("/lamp/x").expect_refusal(504);
-    let took = end.recv_timeout(crate::support::DEADLINE).unwrap();
-    assert!(took < WAIT + Limits::default().abandoned_timeout + Duration::from_secs(1), "{took:?}");
+    // Nothing else would end it: a device that forwards has no wait of its own (K3).
+    end.recv_timeout(crate::support::DEADLINE).unwrap();
 }
 
 #[test]
@@ -693,7 +694,7 @@ fn a_rest_that_does_not_come_is_not_waited_for_long() {
     let began = Instant::now();
     visitor.expect_end();
     assert!(
-        began.elapsed() < Limits::default().abandoned_timeout + Duration::from_secs(1),
+        began.elapsed() < Limits::default().abandoned_timeout + slack(),
         "{:?}",
         began.elapsed()
     );

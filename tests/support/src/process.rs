@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::raw::{Answer, RawPeer};
 use super::{DEADLINE, START, SWITCH, eventually, eventually_within};
@@ -20,6 +20,8 @@ pub struct Process {
     /// Behind a lock, so that threads may share the process.
     lines: Mutex<Receiver<String>>,
     stderr: Arc<Mutex<Vec<u8>>>,
+    /// Reads standard error.
+    reader: std::thread::JoinHandle<()>,
     ended: Option<ExitStatus>,
 }
 
@@ -55,7 +57,7 @@ impl Process {
         });
         let stderr = Arc::new(Mutex::new(Vec::new()));
         let kept = stderr.clone();
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(n @ 1..) = errors.read(&mut buffer) {
                 let mut kept = kept.lock().unwrap();
@@ -64,7 +66,7 @@ impl Process {
                 }
             }
         });
-        Process { child, name, lines: Mutex::new(lines), stderr, ended: None }
+        Process { child, name, lines: Mutex::new(lines), stderr, reader, ended: None }
     }
 
     pub fn id(&self) -> u32 {
@@ -146,6 +148,11 @@ impl Process {
             &format!("{name} ends; standard error:\n{}", self.stderr()),
             || self.poll(),
         );
+        // What it wrote last may still be in the pipe. A process that it started may hold that open.
+        let end = Instant::now() + Duration::from_secs(2);
+        while !self.reader.is_finished() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         status.code().unwrap_or_else(|| {
             panic!("{name} ended by a signal: {status}; standard error:\n{}", self.stderr())
         })
