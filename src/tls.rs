@@ -5,6 +5,8 @@
 //! There is no switch that trusts every gateway: who cannot have a certificate of a known CA pins the
 //! gateway's key ([`DeviceTls::pin`]). For a local server there is one ([`LocalTls::insecure`]).
 
+mod by_name;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,7 +19,7 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, ring as provider};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{
@@ -25,6 +27,7 @@ use rustls::{
     ServerConfig, SignatureScheme,
 };
 
+use self::by_name::ByName;
 use crate::error::{Error, Fault};
 
 const ALPN: &[u8] = b"http/1.1";
@@ -117,6 +120,17 @@ impl Identity {
             None => Ok(()),
         }
     }
+
+    /// The DNS names of its subjectAltName, in lower case, sorted; `*.example` as it stands there.
+    pub fn names(&self) -> Vec<String> {
+        self.0.cert.first().map(|leaf| dns_names(leaf)).unwrap_or_default()
+    }
+
+    /// The last second in which it is valid; `None`: its date cannot be read.
+    pub fn valid_until(&self) -> Option<SystemTime> {
+        let until = not_after(self.0.cert.first()?)?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(until.as_secs()))
+    }
 }
 
 fn certificates_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -191,8 +205,9 @@ fn unusable(e: impl fmt::Display) -> Error {
 /// ```
 #[derive(Clone)]
 pub struct GatewayTls {
-    /// `None`: somebody else's configuration.
-    identity: Option<Identity>,
+    /// The first is for clients that ask for no name that another one has. None: somebody else's
+    /// configuration.
+    identities: Vec<Identity>,
     /// Who checks the certificates of those who connect. `None`: nobody, or somebody else's
     /// configuration.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
@@ -205,16 +220,6 @@ impl fmt::Debug for GatewayTls {
     }
 }
 
-/// The same certificate for everybody, whatever name they ask for.
-#[derive(Debug)]
-struct Always(Arc<CertifiedKey>);
-
-impl ResolvesServerCert for Always {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.clone())
-    }
-}
-
 impl GatewayTls {
     /// Shows this certificate; whoever connects need not show one. Sessions are resumed by tickets,
     /// for a few hours.
@@ -222,7 +227,45 @@ impl GatewayTls {
     /// # Errors
     /// There is no randomness for the tickets' key.
     pub fn new(identity: Identity) -> Result<Self, Error> {
-        GatewayTls::with(identity, None)
+        GatewayTls::with(vec![identity], None)
+    }
+
+    /// Shows other certificates, too: a client that asks for a name (SNI) that one of them has gets
+    /// that one, written out (`a.example`) or with a star for the first label (`*.example`). All
+    /// other clients get the one of [`new`](Self::new), and so do those that ask for no name. Of
+    /// several with the same name the earliest is shown whose kind of key the client takes.
+    ///
+    /// ```no_run
+    /// use reverse_http::tls::{GatewayTls, Identity};
+    /// # fn read(_: &str) -> Vec<u8> { Vec::new() }
+    /// let usual = Identity::from_pem(read("gw.crt"), read("gw.key"))?;
+    /// let other = Identity::from_pem(read("shop.crt"), read("shop.key"))?; // for shop.example
+    /// let tls = GatewayTls::new(usual)?.also([other])?;
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// One of them has no DNS name, so nobody could ask for it; this was made with
+    /// [`from_rustls`](Self::from_rustls).
+    pub fn also(mut self, others: impl IntoIterator<Item = Identity>) -> Result<Self, Error> {
+        if self.identities.is_empty() {
+            return Err(Error::usage("a configuration of rustls says itself what it shows"));
+        }
+        for other in others {
+            if other.names().is_empty() {
+                return Err(Error::usage(
+                    "a certificate beside the first one has no DNS name (subjectAltName), so no client could ask for it",
+                ));
+            }
+            self.identities.push(other);
+        }
+        GatewayTls::with(self.identities, self.verifier)
+    }
+
+    /// The certificates that it shows, the first one first; none where it was made with
+    /// [`from_rustls`](Self::from_rustls).
+    pub fn identities(&self) -> &[Identity] {
+        &self.identities
     }
 
     /// Whoever connects shows a certificate that this CA (PEM, one or several) has issued, for
@@ -244,9 +287,9 @@ impl GatewayTls {
         ca: impl AsRef<[u8]>,
         wanted: ClientCertificates,
     ) -> Result<Self, Error> {
-        let identity = self
-            .identity
-            .ok_or_else(|| Error::usage("a configuration of rustls says itself whom it lets in"))?;
+        if self.identities.is_empty() {
+            return Err(Error::usage("a configuration of rustls says itself whom it lets in"));
+        }
         let trusted = Trusted::of(ca.as_ref())?;
         let verifier = WebPkiClientVerifier::builder_with_provider(
             trusted.roots.clone(),
@@ -257,24 +300,29 @@ impl GatewayTls {
             ClientCertificates::Optional => verifier.allow_unauthenticated(),
         };
         let verifier = DeviceVerifier { chain: verifier.build().map_err(unusable)?, trusted };
-        GatewayTls::with(identity, Some(Arc::new(verifier)))
+        GatewayTls::with(self.identities, Some(Arc::new(verifier)))
     }
 
+    /// There is at least one identity.
     fn with(
-        identity: Identity,
+        identities: Vec<Identity>,
         verifier: Option<Arc<dyn ClientCertVerifier>>,
     ) -> Result<Self, Error> {
+        let Some((first, others)) = identities.split_first() else {
+            return Err(Error::usage("there is no certificate to show"));
+        };
+        let shown = ByName::of(first, others);
         let builder = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()));
         let builder = builder.with_safe_default_protocol_versions().map_err(unusable)?;
         let builder = match verifier.clone() {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_cert_resolver(Arc::new(Always(identity.0.clone())));
+        let mut config = builder.with_cert_resolver(Arc::new(shown));
         config.alpn_protocols = vec![ALPN.to_vec(), ALPN_OLD.to_vec()];
         config.ticketer = provider::Ticketer::new().map_err(unusable)?;
         config.send_tls13_tickets = 1; // a device keeps its connection
-        Ok(GatewayTls { identity: Some(identity), verifier, config: Arc::new(config) })
+        Ok(GatewayTls { identities, verifier, config: Arc::new(config) })
     }
 
     /// Somebody's own configuration of rustls, as it is. The names of a client certificate that its
@@ -282,7 +330,7 @@ impl GatewayTls {
     /// configuration is put in another's place (`set_tls`), what is connected by a certificate
     /// cannot be checked against it, and has to show its certificate again.
     pub fn from_rustls(config: Arc<ServerConfig>) -> Self {
-        GatewayTls { identity: None, verifier: None, config }
+        GatewayTls { identities: Vec::new(), verifier: None, config }
     }
 
     pub(crate) fn config(&self) -> &Arc<ServerConfig> {

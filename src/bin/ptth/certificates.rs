@@ -7,21 +7,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use clap::{ArgAction, Args, ValueEnum};
-use reverse_http::tls::{ClientCertificates, DeviceTls, GatewayTls, Identity, LocalTls};
+use reverse_http::tls::{ClientCertificates, DeviceTls, GatewayTls, LocalTls};
 use reverse_http::{DeviceHandle, calendar};
 
 use crate::arguments::yes_or_no;
 use crate::files::{self, Reading, Stamp};
+use crate::pairs::Pairs;
 
 #[derive(Args)]
 pub(crate) struct GatewayFiles {
     /// Speak TLS with devices: the certificate (PEM), followed by those between it and its root;
-    /// read again on SIGHUP, as the next four are
-    #[arg(long, value_name = "FILE", env = "PTTH_DEVICES_CERT")]
-    devices_cert: Option<PathBuf>,
-    /// Its private key (PEM, not encrypted)
-    #[arg(long, value_name = "FILE", env = "PTTH_DEVICES_KEY")]
-    devices_key: Option<PathBuf>,
+    /// read again on SIGHUP, as all files of TLS are; may be given several times, then a client is
+    /// shown the one that has the name that it asks for (SNI), or the first
+    #[arg(long, value_name = "FILE", value_delimiter = ',', env = "PTTH_DEVICES_CERT")]
+    devices_cert: Vec<PathBuf>,
+    /// Its private key (PEM, not encrypted); as often, and in the same order
+    #[arg(long, value_name = "FILE", value_delimiter = ',', env = "PTTH_DEVICES_KEY")]
+    devices_key: Vec<PathBuf>,
+    /// Speak TLS with devices with every certificate of this folder, too: NAME.crt with NAME.key,
+    /// NAME/fullchain.pem with NAME/privkey.pem
+    #[arg(long, value_name = "DIR", env = "PTTH_DEVICES_CERTS")]
+    devices_certs: Option<PathBuf>,
     /// Devices show a certificate of this CA, whose DNS names are the names that they may register
     #[arg(long, value_name = "FILE", env = "PTTH_DEVICES_CLIENT_CA")]
     devices_client_ca: Option<PathBuf>,
@@ -34,12 +40,16 @@ pub(crate) struct GatewayFiles {
         env = "PTTH_DEVICES_CLIENT_CERT"
     )]
     devices_client_cert: Shown,
-    /// Speak TLS with visitors: the certificate (PEM), followed by those between it and its root
-    #[arg(long, value_name = "FILE", env = "PTTH_VISITORS_CERT")]
-    visitors_cert: Option<PathBuf>,
-    /// Its private key (PEM, not encrypted)
-    #[arg(long, value_name = "FILE", env = "PTTH_VISITORS_KEY")]
-    visitors_key: Option<PathBuf>,
+    /// Speak TLS with visitors: the certificate (PEM), followed by those between it and its root;
+    /// may be given several times
+    #[arg(long, value_name = "FILE", value_delimiter = ',', env = "PTTH_VISITORS_CERT")]
+    visitors_cert: Vec<PathBuf>,
+    /// Its private key (PEM, not encrypted); as often, and in the same order
+    #[arg(long, value_name = "FILE", value_delimiter = ',', env = "PTTH_VISITORS_KEY")]
+    visitors_key: Vec<PathBuf>,
+    /// Speak TLS with visitors with every certificate of such a folder, too
+    #[arg(long, value_name = "DIR", env = "PTTH_VISITORS_CERTS")]
+    visitors_certs: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -56,16 +66,18 @@ impl GatewayFiles {
 
     /// Whether files are given that SIGHUP reads again.
     pub(crate) fn are_given(&self) -> bool {
-        self.devices_cert.is_some() || self.visitors_cert.is_some()
+        let named = !self.devices_cert.is_empty() || !self.visitors_cert.is_empty();
+        named || self.devices_certs.is_some() || self.visitors_certs.is_some()
     }
 
     /// What the files say now, for devices.
     pub(crate) fn devices(&self, reading: Reading) -> Result<Option<GatewayTls>, String> {
-        let tls = side(
-            ("--devices-cert", &self.devices_cert),
-            ("--devices-key", &self.devices_key),
-            reading,
-        )?;
+        let pairs = Pairs {
+            certificate: ("--devices-cert", &self.devices_cert),
+            key: ("--devices-key", &self.devices_key),
+            folder: ("--devices-certs", self.devices_certs.as_deref()),
+        };
+        let tls = side(&pairs, reading)?;
         let option = "--devices-client-ca";
         let Some(ca) = &self.devices_client_ca else {
             return match self.devices_client_cert {
@@ -87,11 +99,12 @@ impl GatewayFiles {
 
     /// The same for visitors.
     pub(crate) fn visitors(&self, reading: Reading) -> Result<Option<GatewayTls>, String> {
-        side(
-            ("--visitors-cert", &self.visitors_cert),
-            ("--visitors-key", &self.visitors_key),
-            reading,
-        )
+        let pairs = Pairs {
+            certificate: ("--visitors-cert", &self.visitors_cert),
+            key: ("--visitors-key", &self.visitors_key),
+            folder: ("--visitors-certs", self.visitors_certs.as_deref()),
+        };
+        side(&pairs, reading)
     }
 }
 
@@ -194,15 +207,11 @@ fn first_second(text: &str) -> Result<SystemTime, String> {
     calendar::day(text).map_err(|e| e.to_string())
 }
 
-type Given<'f> = (&'static str, &'f Option<PathBuf>);
-
-fn side(
-    certificate: Given<'_>,
-    key: Given<'_>,
-    reading: Reading,
-) -> Result<Option<GatewayTls>, String> {
-    let Some(identity) = identity(certificate, key, reading)? else { return Ok(None) };
-    GatewayTls::new(identity).map(Some).map_err(|e| e.to_string())
+fn side(pairs: &Pairs<'_>, reading: Reading) -> Result<Option<GatewayTls>, String> {
+    let mut identities = pairs.identities(reading)?.into_iter();
+    let Some(first) = identities.next() else { return Ok(None) };
+    let tls = GatewayTls::new(first).and_then(|tls| tls.also(identities));
+    tls.map(Some).map_err(|e| format!("{}: {e}", pairs.certificate.0))
 }
 
 #[derive(Args)]
@@ -238,7 +247,12 @@ impl DeviceFiles {
         for pin in &self.pin {
             tls = tls.pin(pin).map_err(|e| format!("--pin: {e}"))?;
         }
-        let identity = identity(("--cert", &self.cert), ("--key", &self.key), reading)?;
+        let pairs = Pairs {
+            certificate: ("--cert", self.cert.as_slice()),
+            key: ("--key", self.key.as_slice()),
+            folder: ("", None),
+        };
+        let identity = pairs.identities(reading)?.pop();
         let given = self.ca.is_some()
             || !self.pin.is_empty()
             || identity.is_some()
@@ -349,53 +363,15 @@ impl LocalFiles {
     }
 }
 
-fn identity(
-    certificate: Given<'_>,
-    key: Given<'_>,
-    reading: Reading,
-) -> Result<Option<Identity>, String> {
-    let ((certificate_option, certificate), (key_option, key)) = (certificate, key);
-    let (certificate, key) = match (certificate, key) {
-        (None, None) => return Ok(None),
-        (Some(certificate), Some(key)) => (certificate, key),
-        _ => return Err(format!("{certificate_option} and {key_option} go together; give both")),
-    };
-    // Whoever renews writes one file after the other: between the two they are no pair.
-    let identity = files::together(reading, || {
-        let texts =
-            (read(certificate_option, certificate, reading)?, read(key_option, key, reading)?);
-        let what = |e| {
-            format!(
-                "{certificate_option} {} with {key_option} {}: {e}",
-                certificate.display(),
-                key.display()
-            )
-        };
-        Identity::from_pem(texts.0, texts.1).map_err(what)
-    })?;
-    warn_of_readers(key_option, key);
-    match (identity.check_dates(SystemTime::now()), reading) {
-        (Ok(()), _) => {}
-        // A machine without a clock, or one whose clock is set soon, may still start.
-        (Err(e), Reading::First) => {
-            log::warn!("{certificate_option} {}: {e}", certificate.display())
-        }
-        (Err(e), Reading::Again) => {
-            return Err(format!("{certificate_option} {}: {e}", certificate.display()));
-        }
-    }
-    Ok(Some(identity))
-}
-
 /// More than a chain or a bundle of CAs has, in bytes.
 const FILE_MAX: u64 = 8 << 20;
 
-fn read(option: &str, file: &Path, reading: Reading) -> Result<Vec<u8>, String> {
+pub(crate) fn read(option: &str, file: &Path, reading: Reading) -> Result<Vec<u8>, String> {
     files::read(file, FILE_MAX, reading)
         .map_err(|what| format!("{option} {}: {what}", file.display()))
 }
 
-fn warn_of_readers(option: &str, file: &Path) {
+pub(crate) fn warn_of_readers(option: &str, file: &Path) {
     use std::os::unix::fs::PermissionsExt;
     const OTHERS: u32 = 0o004;
     if std::fs::metadata(file).is_ok_and(|data| data.permissions().mode() & OTHERS != 0) {

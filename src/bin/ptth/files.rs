@@ -23,7 +23,6 @@ pub(crate) enum Reading {
     Again,
 }
 
-/// How long a reading may take.
 const FIRST: Duration = Duration::from_secs(60);
 pub(crate) const AGAIN: Duration = Duration::from_secs(5);
 /// A file that was written to less than this ago may not be whole yet.
@@ -45,14 +44,18 @@ impl Drop for Counted {
     }
 }
 
+/// How long a reading may take.
+pub(crate) fn within(reading: Reading) -> Duration {
+    if reading == Reading::First { FIRST } else { AGAIN }
+}
+
 /// The bytes of a file, `most` at most, without the mark that some editors put before UTF-8.
 ///
 /// # Errors
 /// What is wrong, without the file's name.
 pub(crate) fn read(file: &Path, most: u64, reading: Reading) -> Result<Vec<u8>, String> {
-    let (file, within) =
-        (PathBuf::from(file), if reading == Reading::First { FIRST } else { AGAIN });
-    let bytes = on_a_thread(within, move || match reading {
+    let file = PathBuf::from(file);
+    let bytes = on_a_thread(within(reading), move || match reading {
         Reading::First => {
             File::open(&file).map_err(|e| e.to_string()).and_then(|opened| bounded(opened, most))
         }

@@ -25,6 +25,7 @@ mod levels;
 mod listeners;
 mod output;
 mod pages;
+mod pairs;
 mod proxy;
 mod reload;
 mod signals;

@@ -14,6 +14,7 @@ use crate::config::{File, Merged, changes};
 use crate::files::Reading;
 use crate::gateway::limits_of;
 use crate::listeners::Listeners;
+use crate::pairs::told;
 use crate::{Cli, Command, environment, tokens};
 
 /// The tables of tokens.
@@ -206,10 +207,12 @@ fn reload_tls(
     read: Result<Option<GatewayTls>, String>,
 ) {
     match read.and_then(|tls| {
-        tls.map(|tls| gateway.set_tls(at, tls).map_err(|e| e.to_string())).transpose()
+        let Some(tls) = tls else { return Ok(None) };
+        let told = told(tls.identities());
+        gateway.set_tls(at, tls).map(|()| Some(told)).map_err(|e| e.to_string())
     }) {
         Ok(None) => {}
-        Ok(Some(())) => log::info!("the certificates for {whose} were read again"),
+        Ok(Some(told)) => log::info!("the certificates for {whose} were read again: {told}"),
         Err(e) => wrong!("{e}; the certificates for {whose} stay as they were"),
     }
 }

@@ -176,7 +176,7 @@ fn the_first_pages_stay_short() {
 
 /// Options in the pages that are other programs'.
 #[cfg(feature = "cli")]
-const FOREIGN: [&str; 24] = [
+const FOREIGN: [&str; 30] = [
     // cargo and its tools
     "all",
     "all-features",
@@ -201,6 +201,13 @@ const FOREIGN: [&str; 24] = [
     "changed",
     "load",
     "loads",
+    // certbot, lego
+    "domains",
+    "email",
+    "http",
+    "renew-hook",
+    "run-hook",
+    "standalone",
     // useradd
     "no-create-home",
     "system",

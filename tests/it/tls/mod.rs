@@ -5,6 +5,7 @@
 mod credentials;
 mod local;
 mod many;
+mod names;
 mod peers;
 mod records;
 mod sessions;

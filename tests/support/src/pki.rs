@@ -196,9 +196,14 @@ pub struct TlsPeer(pub StreamOwned<ClientConnection, std::net::TcpStream>);
 impl TlsPeer {
     pub fn connect(to: std::net::SocketAddr, config: Arc<ClientConfig>) -> TlsPeer {
         let socket = std::net::TcpStream::connect(to).unwrap();
+        TlsPeer::over(socket, config, "localhost")
+    }
+
+    /// Over a connection that there is, asking for this name.
+    pub fn over(socket: std::net::TcpStream, config: Arc<ClientConfig>, name: &str) -> TlsPeer {
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         socket.set_write_timeout(Some(DEADLINE)).unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
         TlsPeer(StreamOwned::new(ClientConnection::new(config, name).unwrap(), socket))
     }
 

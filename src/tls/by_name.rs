@@ -1,0 +1,67 @@
+//! Which of several certificates a client is shown: the one that has the name that it asks for
+//! (SNI), else the first.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use super::Identity;
+
+/// Certificates by their names. Of several with one name the earlier one is shown, unless its kind
+/// of key is one that the client does not take (an ECDSA certificate beside one for RSA).
+pub(super) struct ByName {
+    first: Arc<CertifiedKey>,
+    exact: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    /// `*.example`, by what stands behind the first dot.
+    wildcard: HashMap<String, Vec<Arc<CertifiedKey>>>,
+}
+
+impl ByName {
+    pub(super) fn of(first: &Identity, others: &[Identity]) -> Self {
+        let (mut exact, mut wildcard) = (HashMap::new(), HashMap::new());
+        // One certificate alone is for everybody, whatever its names.
+        let named = std::iter::once(first).chain(others).filter(|_| !others.is_empty());
+        for identity in named {
+            for name in identity.names() {
+                let (names, name) = match name.strip_prefix("*.") {
+                    Some(domain) => (&mut wildcard, domain.to_owned()),
+                    None => (&mut exact, name),
+                };
+                let of_name: &mut Vec<_> = names.entry(name).or_default();
+                of_name.push(identity.0.clone());
+            }
+        }
+        ByName { first: first.0.clone(), exact, wildcard }
+    }
+
+    /// The certificates for a name: those that have it written out before those with a star in
+    /// place of its first label.
+    fn named(&self, name: &str) -> impl Iterator<Item = &Arc<CertifiedKey>> {
+        let name = name.to_ascii_lowercase();
+        let domain = name.split_once('.').map(|(_, domain)| domain);
+        let below = domain.and_then(|domain| self.wildcard.get(domain));
+        self.exact.get(&name).into_iter().chain(below).flatten()
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let schemes = hello.signature_schemes();
+        let name = hello.server_name().unwrap_or_default();
+        let mut usable =
+            self.named(name).filter(|named| named.key.choose_scheme(schemes).is_some());
+        Some(usable.next().unwrap_or(&self.first).clone())
+    }
+}
+
+impl fmt::Debug for ByName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByName")
+            .field("exact", &self.exact.keys())
+            .field("wildcard", &self.wildcard.keys())
+            .finish_non_exhaustive()
+    }
+}
