@@ -139,8 +139,9 @@ limits! {
     /// Whole time for a request head to arrive, from its first byte (from the accept for the first
     /// one). Default 10 s (slowhttptest's slow heads end here). Then: 408, close.
     head_timeout: Duration = Duration::from_secs(10);
-    /// Whole time for a TLS handshake, from the accept (at a device: from the connect). Default 10
-    /// s (HAProxy's advice for `timeout client-hs`; nginx has 60 s). Then: closed.
+    /// Whole time for a TLS handshake, from the accept (at a device: from the connect), and for the
+    /// PROXY header that a balancer sends before a connection. Default 10 s (HAProxy's advice for
+    /// `timeout client-hs`; nginx has 60 s). Then: closed.
     handshake_timeout: Duration = Duration::from_secs(10);
     /// How long a kept-alive visitor may stay silent between requests. Default 75 s (nginx
     /// `keepalive_timeout`). Then: closed.

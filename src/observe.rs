@@ -244,6 +244,8 @@ impl OfferSeen {
 pub(crate) struct Visit {
     pub(crate) from: Option<IpAddr>,
     pub(crate) request_id: Option<String>,
+    /// What operators call its token, where there is an access log.
+    pub(crate) token: Option<Box<str>>,
 }
 
 /// A request that is over, for an access log.
@@ -256,6 +258,9 @@ pub struct ExchangeRecord {
     pub device: String,
     /// Who asked, behind trusted proxies; `None`: a program.
     pub visitor: Option<IpAddr>,
+    /// The label of the visitor's token, or its line in the file; `None`: it showed none that is
+    /// valid, or visitors need none.
+    pub token: Option<String>,
     /// Its method, as it came.
     pub method: String,
     /// Its target, as it came: with its query, but 4,096 bytes at most. The fields below have 1,024
@@ -316,6 +321,7 @@ impl Detail {
             referer: text("Referer"),
             user_agent: text("User-Agent"),
             request_id: visit.request_id.clone(),
+            token: visit.token.as_deref().map(str::to_owned),
             status: 0,
             to_device: 0,
             from_device: 0,

@@ -131,6 +131,8 @@ const EINPROGRESS: i32 = 36;
 pub struct Stream {
     kind: Kind,
     channel: Option<Arc<Channel>>,
+    /// The other end, where a balancer before this one has named it.
+    named: Option<Box<SocketAddr>>,
 }
 
 #[derive(Debug)]
@@ -159,7 +161,7 @@ impl fmt::Debug for Stream {
 
 impl From<Kind> for Stream {
     fn from(kind: Kind) -> Self {
-        Stream { kind, channel: None }
+        Stream { kind, channel: None, named: None }
     }
 }
 
@@ -397,7 +399,8 @@ impl Stream {
             #[cfg(test)]
             Kind::Sim(s) => Kind::Sim(s.try_clone()),
         };
-        Ok(Stream { kind, channel: self.channel.as_ref().map(Channel::share) })
+        let channel = self.channel.as_ref().map(Channel::share);
+        Ok(Stream { kind, channel, named: self.named.clone() })
     }
 
     /// One step of a handshake, as far as it needs no arithmetic.
@@ -459,8 +462,29 @@ impl Stream {
         }
     }
 
-    /// Address of the other end; `None` on a Unix socket.
+    /// Reads what has arrived on the socket itself, and leaves it there. Without waiting, where the
+    /// socket does not block.
+    ///
+    /// # Errors
+    /// Nothing has arrived (`WouldBlock`); the connection failed; it is no TCP connection.
+    pub(crate) fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match &self.kind {
+            Kind::Tcp(s) => s.peek(buf),
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// A balancer has named the other end.
+    pub(crate) fn set_peer(&mut self, peer: SocketAddr) {
+        self.named = Some(Box::new(peer));
+    }
+
+    /// Address of the other end, behind a balancer that names it (PROXY protocol) the one that it
+    /// names; `None` on a Unix socket.
     pub fn peer_ip(&self) -> Option<IpAddr> {
+        if let Some(named) = &self.named {
+            return Some(named.ip().to_canonical());
+        }
         match &self.kind {
             Kind::Tcp(s) => s.peer_addr().ok().map(|a| a.ip().to_canonical()),
             Kind::Unix(_) => None,
@@ -471,6 +495,9 @@ impl Stream {
 
     /// The other end for logs: `203.0.113.7:40112` or `unix socket`.
     pub fn peer_label(&self) -> String {
+        if let Some(named) = &self.named {
+            return named.to_string();
+        }
         match &self.kind {
             Kind::Tcp(s) => {
                 s.peer_addr().map_or_else(|_| "unconnected".to_owned(), |a| a.to_string())

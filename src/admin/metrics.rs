@@ -169,6 +169,11 @@ impl Told {
             "Requests and offers that the gateway answered itself.",
             stats.refused,
         )?;
+        page.counter(
+            "ptth_proxy_headers_refused",
+            "Connections of balancers without a valid PROXY header.",
+            stats.proxy_headers_refused,
+        )?;
         let ends = stats.ends.iter().map(|(cause, count)| (cause.as_str(), count));
         page.counters("ptth_link_ends", "Links that ended, by cause.", by("cause", ends))
     }

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -237,6 +237,36 @@ impl<T> Connection<T> {
             0 => Fetched::Nothing,
             n => Fetched::Bytes(n),
         })
+    }
+
+    /// Copies what has arrived to the front of `scratch` and leaves it where it is: for what stands
+    /// before the stream's own first bytes. Nothing was fetched before.
+    pub(crate) fn peek(&mut self, scratch: &mut [u8]) -> io::Result<Fetched> {
+        loop {
+            return match self.stream.peek(scratch) {
+                Ok(0) => Ok(Fetched::End),
+                Ok(n) => Ok(Fetched::Bytes(n)),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    Ok(Fetched::Nothing)
+                }
+                Err(e) => Err(e),
+            };
+        }
+    }
+
+    /// Drops so many bytes that were peeked at, at most as many as `scratch` has room for.
+    pub(crate) fn skip(&mut self, length: usize, scratch: &mut [u8]) -> io::Result<()> {
+        let bytes = scratch.get_mut(..length).ok_or(io::ErrorKind::InvalidInput)?;
+        (&self.stream).read_exact(bytes)?; // they are here, so it does not wait
+        self.read += length as u64;
+        Ok(())
+    }
+
+    /// A balancer has named the other end.
+    pub(crate) fn set_peer(&mut self, peer: SocketAddr) {
+        self.stream.set_peer(peer);
     }
 
     /// Keeps bytes that were fetched and not used, for the next [`fetch`](Self::fetch).

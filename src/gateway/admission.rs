@@ -15,10 +15,19 @@ use crate::proto::forwarded::Network;
 /// Connections in the devices' door.
 pub(super) type Unseen = Arc<Mutex<VecDeque<(usize, Id)>>>;
 
+/// Where one side's connections come from.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sources {
+    /// Networks that are let in; none: all.
+    pub(super) allow: Vec<Network>,
+    /// Balancers, whose connections begin with a PROXY header that names the peer.
+    pub(super) balancers: Vec<Network>,
+}
+
 /// The two doors, and what they count.
 pub(crate) struct Admission {
-    pub(super) devices_allow: Vec<Network>,
-    pub(super) visitors_allow: Vec<Network>,
+    devices: Sources,
+    visitors: Sources,
     pub(super) permits: Permits,
     /// Devices' connections of all loops in the order they came, each with its loop; those that were
     /// let in since, or are gone, are skipped when their turn comes.
@@ -36,14 +45,14 @@ pub(crate) struct Admission {
 impl Admission {
     /// The doors of the loop of this number. Places are counted for all loops.
     pub(super) fn new(
-        devices_allow: Vec<Network>,
-        visitors_allow: Vec<Network>,
+        devices: Sources,
+        visitors: Sources,
         (permits, unseen): (Permits, Unseen),
         number: usize,
     ) -> Self {
         Admission {
-            devices_allow,
-            visitors_allow,
+            devices,
+            visitors,
             permits,
             unseen,
             noted: 0,
@@ -53,12 +62,28 @@ impl Admission {
         }
     }
 
+    fn sources(&self, side: Whose) -> &Sources {
+        match side {
+            Whose::Devices => &self.devices,
+            Whose::Visitors => &self.visitors,
+        }
+    }
+
     pub(super) fn allows(&self, side: Whose, from: IpAddr) -> bool {
-        let networks = match side {
-            Whose::Devices => &self.devices_allow,
-            Whose::Visitors => &self.visitors_allow,
-        };
+        let networks = &self.sources(side).allow;
         networks.is_empty() || networks.iter().any(|network| network.contains(from))
+    }
+
+    /// Returns true if connections from this address begin with a PROXY header.
+    pub(super) fn is_balancer(&self, side: Whose, from: IpAddr) -> bool {
+        self.sources(side).balancers.iter().any(|network| network.contains(from))
+    }
+
+    /// The permit of a balancer's connection whose peer is not known yet: it counts for its side
+    /// alone, and among the unauthenticated ones of devices.
+    pub(super) fn open_unnamed(&self, side: Whose, from: SocketAddr) -> Option<Permit> {
+        let permit = self.permits.take(from.ip(), side as usize, usize::MAX);
+        permit.map(|permit| self.counted(permit, side))
     }
 
     /// The permit of a connection from this address; `None`: it is to be closed.
@@ -84,10 +109,14 @@ impl Admission {
                 "a connection from {from} was closed: its address has as many as connections_per_address_max allows ({most})"
             );
         }
-        permit.map(|permit| match side {
+        permit.map(|permit| self.counted(permit, side))
+    }
+
+    fn counted(&self, permit: Permit, side: Whose) -> Permit {
+        match side {
             Whose::Devices => permit.unseen(&self.permits),
             Whose::Visitors => permit,
-        })
+        }
     }
 
     fn unseen(&self) -> MutexGuard<'_, VecDeque<(usize, Id)>> {

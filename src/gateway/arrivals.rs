@@ -1,17 +1,21 @@
 //! New connections: through which listener, into which state, with which TLS handshake.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::engine::Role;
-use crate::engine::connections::{Connections, Id};
+use crate::engine::connections::{Connections, Fetched, Id};
+use crate::engine::permits::Permit;
 use crate::error::Error;
 use crate::gateway::registry::Registration;
 use crate::gateway::routes::Table;
 use crate::gateway::state::{GatewayRole, HEAD, ShownAt, State, States, Visitor, VisitorListener};
 use crate::gateway::tokens::Whose;
 use crate::limits::Limits;
+use crate::proto::proxy_header;
 use crate::relay::{LocalAnswer, Rules};
 use crate::stream::{Channel, GatewayTls, HandshakeError, Shown, ShownKey, Stream};
 
@@ -139,61 +143,146 @@ impl GatewayRole {
         stream: Stream,
         from: SocketAddr,
     ) {
-        let trusted = self.is_trusted(from.ip());
         let Some(side) = self.listeners.side(listener) else { return };
         if self.lifecycle.is_draining() && side == Whose::Visitors {
             return;
         }
-        let channel = match self
-            .listeners
-            .tls(listener)
-            .map(|tls| Channel::to_peer(tls, listener))
-            .transpose()
-        {
-            Ok(channel) => channel,
-            Err(e) => return log_names!(Warn, "a connection from {from} was dropped: {e}"),
+        let is_named = !self.admission.is_balancer(side, from.ip());
+        let permit = match is_named {
+            true => self.permit(side, from),
+            false => self.admission.open_unnamed(side, from),
         };
-        let Some(place) = self.admission.open(side, from, trusted, &self.settings.limits) else {
-            return;
-        };
+        let Some(permit) = permit else { return };
         if !self.make_room(cx, side) {
             return log_names!(
                 Warn,
                 "a connection from {from} was closed: there is no room for it (connections_max)"
             );
         }
-        let state = if channel.is_some() {
-            State::Securing { listener, from }
-        } else {
-            self.face(listener, from, false)
+        let state = match is_named {
+            true => self.first_state(listener, from),
+            false => State::Unnamed { listener, from },
         };
-        let time = if channel.is_some() {
-            self.settings.limits.handshake_timeout
-        } else {
-            self.settings.limits.head_timeout
+        let id = match cx.insert(stream, &[], state) {
+            Ok(id) => id,
+            Err(e) => return log_names!(Warn, "a connection from {from} was dropped: {e}"),
         };
-        match cx.insert(stream, &[], state) {
-            Ok(id) => {
-                cx.set_permit(id, Some(place));
-                if !self.come_in(cx, id, side, from, channel.is_some()) {
-                    return;
-                }
-                let at = cx.after(time);
-                cx.set_deadline(id, Some(at));
-                match channel {
-                    None => self.ready(cx, id), // the request often is there already
-                    Some(channel) if cx.secure(id, channel.clone(), side == Whose::Visitors) => {}
-                    Some(_) => {
-                        log_names!(
-                            Warn,
-                            "a connection from {from} was closed: as many TLS handshakes are in progress as handshakes_max allows"
-                        );
-                        cx.close(id);
-                    }
-                }
-            }
-            Err(e) => log_names!(Warn, "a connection from {from} was dropped: {e}"),
+        cx.set_permit(id, Some(permit));
+        if side == Whose::Devices {
+            self.note_device(cx, id);
         }
+        if is_named {
+            return self.begin_connection(cx, id, listener, from);
+        }
+        let at = cx.after(self.settings.limits.handshake_timeout);
+        cx.set_deadline(id, Some(at));
+        self.ready(cx, id); // the header often is there already
+    }
+
+    fn permit(&self, side: Whose, from: SocketAddr) -> Option<Permit> {
+        self.admission.open(side, from, self.is_trusted(from.ip()), &self.settings.limits)
+    }
+
+    /// What a connection is whose peer is known.
+    fn first_state(&self, listener: usize, from: SocketAddr) -> State {
+        match self.listeners.tls(listener) {
+            Some(_) => State::Securing { listener, from },
+            None => self.face(listener, from, false),
+        }
+    }
+
+    /// The peer is known, and what comes next is TLS or a request.
+    fn begin_connection(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        listener: usize,
+        from: SocketAddr,
+    ) {
+        let tls = self.listeners.tls(listener);
+        let (secure, is_visitor) =
+            (tls.is_some(), self.listeners.side(listener) == Some(Whose::Visitors));
+        let channel = match tls.map(|tls| Channel::to_peer(tls, listener)).transpose() {
+            Ok(channel) => channel,
+            Err(e) => {
+                log_names!(Warn, "a connection from {from} was dropped: {e}");
+                return cx.close(id);
+            }
+        };
+        if is_visitor && !self.admit_visitor(cx, id, from, secure) {
+            return;
+        }
+        let limits = &self.settings.limits;
+        let time = if secure { limits.handshake_timeout } else { limits.head_timeout };
+        let at = cx.after(time);
+        cx.set_deadline(id, Some(at));
+        match channel {
+            None => self.ready(cx, id), // the request often is there already
+            Some(channel) if cx.secure(id, channel.clone(), is_visitor) => {}
+            Some(_) => {
+                log_names!(
+                    Warn,
+                    "a connection from {from} was closed: as many TLS handshakes are in progress as handshakes_max allows"
+                );
+                cx.close(id);
+            }
+        }
+    }
+
+    /// Reads the header that a balancer sends before a connection. What stands behind it stays in
+    /// the socket, for TLS or for whoever reads a request.
+    pub(super) fn proxy_header(&mut self, cx: &mut Connections<State>, id: Id) {
+        let mut scratch = cx.take_scratch();
+        let read = read_proxy_header(cx, id, &mut scratch);
+        cx.put_scratch(scratch);
+        let Some(State::Unnamed { listener, from }) = cx.state(id) else { return };
+        let (listener, from) = (*listener, *from);
+        match read {
+            ProxyHeader::NotYet => {}
+            ProxyHeader::Whole(source) => {
+                if let (Some(source), Some(connection)) = (source, cx.get_mut(id)) {
+                    connection.set_peer(source);
+                }
+                self.name_peer(cx, id, listener, source.unwrap_or(from));
+            }
+            ProxyHeader::None => {
+                log_names!(Debug, "{from} connected for a PROXY header and closed without a byte");
+                cx.close(id);
+            }
+            ProxyHeader::Wrong(why) => self.refuse_proxy_header(cx, id, from, &why),
+        }
+    }
+
+    /// A balancer's connection is its peer's from here on.
+    fn name_peer(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        listener: usize,
+        from: SocketAddr,
+    ) {
+        let Some(side) = self.listeners.side(listener) else { return cx.close(id) };
+        let Some(permit) = self.permit(side, from) else { return cx.close(id) };
+        cx.set_permit(id, Some(permit));
+        let state = self.first_state(listener, from);
+        let Some(unnamed) = cx.state_mut(id) else { return };
+        *unnamed = state;
+        self.begin_connection(cx, id, listener, from);
+    }
+
+    pub(super) fn refuse_proxy_header(
+        &self,
+        cx: &mut Connections<State>,
+        id: Id,
+        from: SocketAddr,
+        why: &str,
+    ) {
+        self.stats.proxy_headers_refused.fetch_add(1, Relaxed);
+        log_names!(
+            Warn,
+            "a connection from {from}, from which a PROXY header is wanted, was closed: {why}"
+        );
+        cx.close(id);
     }
 
     pub(super) fn handshake_over(
@@ -231,5 +320,37 @@ impl GatewayRole {
                 }
             }
         }
+    }
+}
+
+/// What a balancer's connection has brought so far.
+enum ProxyHeader {
+    NotYet,
+    /// The peer that it names, if it names one. The header is taken from the socket.
+    Whole(Option<SocketAddr>),
+    /// It was closed without a byte, as a check whether the port is open does.
+    None,
+    Wrong(Cow<'static, str>),
+}
+
+fn read_proxy_header(cx: &mut Connections<State>, id: Id, scratch: &mut [u8]) -> ProxyHeader {
+    let Some(connection) = cx.get_mut(id) else { return ProxyHeader::NotYet };
+    let most = proxy_header::BYTES_MAX.min(scratch.len());
+    let length = match connection.peek(&mut scratch[..most]) {
+        Ok(Fetched::Bytes(length)) => length,
+        Ok(Fetched::Nothing) => return ProxyHeader::NotYet,
+        Ok(Fetched::End) => return ProxyHeader::None,
+        Err(e) => return ProxyHeader::Wrong(e.to_string().into()),
+    };
+    match proxy_header::read(&scratch[..length]) {
+        Ok(Some(header)) => match connection.skip(header.length, scratch) {
+            Ok(()) => ProxyHeader::Whole(header.source),
+            Err(e) => ProxyHeader::Wrong(e.to_string().into()),
+        },
+        Ok(None) if connection.is_ending() => {
+            ProxyHeader::Wrong("it ended before its header was whole".into())
+        }
+        Ok(None) => ProxyHeader::NotYet,
+        Err(refusal) => ProxyHeader::Wrong(refusal.reason),
     }
 }

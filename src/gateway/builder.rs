@@ -222,7 +222,9 @@ impl GatewayBuilder {
     }
     /// Lets visitors ask only with one of these tokens, shown as devices show theirs, and only
     /// devices that it is for. Without a known one: 401, whatever was asked for; with one for other
-    /// devices: 403. That `Authorization` is this gateway's and does not go on to the device.
+    /// devices: 403. That `Authorization` is this gateway's and does not go on to the device;
+    /// where the application needs it for itself the token comes as `PTTH-Authorization`, which
+    /// then counts alone, and never goes on.
     /// Default: whoever reaches the address may ask.
     pub fn visitor_tokens(mut self, tokens: Tokens) -> Self {
         self.settings.visitor_tokens = Some(Arc::new(tokens));
@@ -238,7 +240,7 @@ impl GatewayBuilder {
         mut self,
         networks: I,
     ) -> Result<Self, Error> {
-        read_networks("networks of devices", networks, &mut self.settings.devices_allow)?;
+        read_networks("networks of devices", networks, &mut self.settings.devices.allow)?;
         Ok(self)
     }
     /// Takes connections of visitors only from these networks; others get 403 and are closed. The
@@ -250,7 +252,51 @@ impl GatewayBuilder {
         mut self,
         networks: I,
     ) -> Result<Self, Error> {
-        read_networks("networks of visitors", networks, &mut self.settings.visitors_allow)?;
+        read_networks("networks of visitors", networks, &mut self.settings.visitors.allow)?;
+        Ok(self)
+    }
+    /// Connections of devices from these networks (addresses, or CIDR blocks) come through a TCP
+    /// balancer, which sends a PROXY header before them, of version 1 or 2: HAProxy's `send-proxy`
+    /// and `send-proxy-v2`, nginx's `proxy_protocol on`. The peer that it names counts wherever an
+    /// address does: for allowed networks, bounds for each address, logs, and
+    /// [`Offer::peer`](crate::Offer::peer). Where it names none (LOCAL, UNKNOWN) the balancer's own
+    /// address counts. The header comes before TLS, within
+    /// [`Limits::handshake_timeout`]; a connection without a
+    /// whole and valid one is closed. From all other addresses it is never looked for. May be
+    /// called several times. Default: from nowhere.
+    ///
+    /// ```
+    /// # use reverse_http::{Gateway, Routes};
+    /// let gateway = Gateway::builder()
+    ///     .listen("127.0.0.1:0")
+    ///     .visitors_proxy_protocol(["10.0.0.7", "fd00::/8"])?
+    ///     .start()?;
+    /// gateway.relay("127.0.0.1:0", Routes::path())?;
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// One of them is no network.
+    pub fn devices_proxy_protocol<I: IntoIterator<Item = S>, S: AsRef<str>>(
+        mut self,
+        networks: I,
+    ) -> Result<Self, Error> {
+        let balancers = &mut self.settings.devices.balancers;
+        read_networks("balancers before the devices' port", networks, balancers)?;
+        Ok(self)
+    }
+    /// The same for visitors' connections; the peer that the header names is also the one in
+    /// `X-Forwarded-For` and `Forwarded`, and that [`trusted_proxies`](Self::trusted_proxies) are
+    /// looked for.
+    ///
+    /// # Errors
+    /// One of them is no network.
+    pub fn visitors_proxy_protocol<I: IntoIterator<Item = S>, S: AsRef<str>>(
+        mut self,
+        networks: I,
+    ) -> Result<Self, Error> {
+        let balancers = &mut self.settings.visitors.balancers;
+        read_networks("balancers before the visitors' port", networks, balancers)?;
         Ok(self)
     }
     /// How many event loops the gateway has, 1 to 64, each on a thread of its own. Every device is

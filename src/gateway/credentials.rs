@@ -9,6 +9,8 @@ use crate::error::Error;
 use crate::gateway::offer::{Offer, Reject};
 use crate::gateway::registry::{Denied, Owner, Registration};
 use crate::gateway::tokens::{self, Digest, Tokens, Whose};
+use crate::proto::forward::GATEWAY_AUTHORIZATION;
+use crate::proto::head::Fields;
 use crate::stream::{Shown, ShownKey};
 
 pub(super) const REVOKED: &str = "the token or certificate that it came in with is valid no longer";
@@ -34,7 +36,43 @@ pub(super) enum VisitorToken {
     NotNeeded,
     /// No token, or one that is not in the table.
     Unknown,
-    Known(Digest),
+    /// `PTTH-Authorization` more than once.
+    Several,
+    Known(Digest, Shower),
+}
+
+impl VisitorToken {
+    /// Whether `Authorization` was for this gateway, and the device does not get it.
+    pub(super) fn takes_authorization(self) -> bool {
+        !matches!(self, VisitorToken::NotNeeded | VisitorToken::Known(_, Shower::Own))
+    }
+}
+
+/// The field that a visitor's token came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shower {
+    /// The gateway takes it for itself.
+    Authorization,
+    /// `PTTH-Authorization`: what `Authorization` says is the application's.
+    Own,
+}
+
+impl Shower {
+    /// The field that counts: `PTTH-Authorization` where there is one, whatever it says.
+    fn of(fields: &Fields<'_>) -> Self {
+        match fields.get(GATEWAY_AUTHORIZATION) {
+            Some(_) => Shower::Own,
+            None => Shower::Authorization,
+        }
+    }
+
+    fn digest(self, fields: &Fields<'_>, token_bytes_max: usize) -> Option<Digest> {
+        let name = match self {
+            Shower::Authorization => "Authorization",
+            Shower::Own => GATEWAY_AUTHORIZATION,
+        };
+        tokens::shown(fields.all(name), token_bytes_max)
+    }
 }
 
 impl Credentials {
@@ -129,16 +167,17 @@ impl Credentials {
         by_token || owner.certificate.as_ref().is_some_and(|shown| self.is_void(shown))
     }
 
-    /// What a visitor's `Authorization` fields show.
-    pub(super) fn of_visitor<'a>(
-        &self,
-        fields: impl Iterator<Item = &'a [u8]>,
-        token_bytes_max: usize,
-    ) -> VisitorToken {
+    /// What a visitor's request shows.
+    pub(super) fn of_visitor(&self, fields: &Fields<'_>, token_bytes_max: usize) -> VisitorToken {
         let Some(tokens) = &self.visitors else { return VisitorToken::NotNeeded };
-        match tokens::shown(fields, token_bytes_max).filter(|digest| tokens.knows(digest)) {
+        if fields.all(GATEWAY_AUTHORIZATION).nth(1).is_some() {
+            return VisitorToken::Several;
+        }
+        let shower = Shower::of(fields);
+        let shown = shower.digest(fields, token_bytes_max);
+        match shown.filter(|digest| tokens.knows(digest)) {
             Some(digest) => match tokens.expired(&digest) {
-                None => VisitorToken::Known(digest),
+                None => VisitorToken::Known(digest, shower),
                 Some(day) => {
                     let label = tokens.label(&digest).unwrap_or_default();
                     log_names!(Info, "a visitor's token ({label}) expired on {day}");
@@ -147,6 +186,22 @@ impl Credentials {
             },
             None => VisitorToken::Unknown,
         }
+    }
+
+    /// What an operator calls a visitor's token.
+    pub(super) fn visitor_label(&self, digest: &Digest) -> Option<Box<str>> {
+        self.visitors.as_ref()?.label(digest)
+    }
+
+    /// The same of the token that a request shows.
+    pub(super) fn label_shown(
+        &self,
+        fields: &Fields<'_>,
+        token_bytes_max: usize,
+    ) -> Option<Box<str>> {
+        let tokens = self.visitors.as_ref()?;
+        let digest = Shower::of(fields).digest(fields, token_bytes_max)?;
+        tokens.is_valid(&digest).then(|| tokens.label(&digest)).flatten()
     }
 
     /// Returns true if a visitor with this token may ask this device.

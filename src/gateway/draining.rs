@@ -74,7 +74,7 @@ impl GatewayRole {
         for id in cx.ids() {
             let Some(state) = cx.state(id) else { continue };
             match state {
-                State::Securing { .. } => cx.close(id),
+                State::Unnamed { .. } | State::Securing { .. } => cx.close(id),
                 // What has arrived is still served; what has not begun ends here.
                 State::Visitor(Visitor::Head { .. }) => {
                     self.visitor_head(cx, id);

@@ -57,7 +57,7 @@ impl GatewayRole {
         said: Option<&ProxyClaims<'_>>,
     ) -> Visit {
         if !self.observer.is_on() {
-            return Visit { from: Some(from), request_id: None };
+            return Visit { from: Some(from), ..Visit::default() };
         }
         let told = said.and_then(|said| said.visitor(|hop| self.is_trusted(hop)));
         let request_id = self.observer.records().then(|| {
@@ -67,7 +67,7 @@ impl GatewayRole {
                 None => random_id(),
             }
         });
-        Visit { from: Some(told.unwrap_or(from)), request_id }
+        Visit { from: Some(told.unwrap_or(from)), request_id, token: None }
     }
 
     /// Notes what the offer or poll says of the device that was let in.

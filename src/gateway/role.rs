@@ -61,6 +61,7 @@ impl Role for GatewayRole {
     fn ready(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(state) = cx.state(id) else { return };
         match state {
+            State::Unnamed { .. } => self.proxy_header(cx, id),
             State::Securing { .. } => {}
             State::Visitor(Visitor::Head { .. }) => self.visitor_head(cx, id),
             State::Visitor(Visitor::Asking(Asking { key, .. })) => {
@@ -85,6 +86,10 @@ impl Role for GatewayRole {
     fn expired(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(state) = cx.state(id) else { return };
         match state {
+            State::Unnamed { from, .. } => {
+                let from = *from;
+                self.refuse_proxy_header(cx, id, from, "it was not whole within handshake_timeout");
+            }
             State::Securing { from, .. } => {
                 log::debug!("the TLS handshake with {from} was not over within handshake_timeout");
                 cx.close(id);

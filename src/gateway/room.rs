@@ -158,41 +158,40 @@ impl GatewayRole {
         }
     }
 
-    /// Lets a new connection in. Returns false if it is being closed instead.
-    pub(super) fn come_in(
+    /// Whether a visitor's address may come in. Returns false if the connection is being closed
+    /// instead.
+    pub(super) fn admit_visitor(
         &mut self,
         cx: &mut Connections<State>,
         id: Id,
-        side: Whose,
         from: SocketAddr,
         secure: bool,
     ) -> bool {
-        match side {
-            Whose::Visitors if !self.admission.allows(side, from.ip()) && secure => {
-                log_names!(
-                    Info,
-                    "a visitor from {from} was closed: no allowed network has its address (--visitors-allow)"
-                );
-                cx.close(id); // before the handshake there is no way to tell it
-                return false;
-            }
-            Whose::Visitors if !self.admission.allows(side, from.ip()) => {
-                log_names!(
-                    Info,
-                    "a visitor from {from} got 403: no allowed network has its address (--visitors-allow)"
-                );
-                let answer =
-                    LocalAnswer::new(403, "this address may not ask here (--visitors-allow)");
-                self.refuse(cx, id, &LocalAnswer { error: Some("http_request_denied"), ..answer });
-                return false;
-            }
-            Whose::Visitors => {}
-            Whose::Devices => {
-                let most = self.settings.limits.unauthenticated();
-                self.admission.note_unseen(cx, id, most);
-                self.close_unseen(cx, None);
-            }
+        if self.admission.allows(Whose::Visitors, from.ip()) {
+            return true;
         }
-        true
+        if secure {
+            log_names!(
+                Info,
+                "a visitor from {from} was closed: no allowed network has its address (--visitors-allow)"
+            );
+            cx.close(id); // before the handshake there is no way to tell it
+            return false;
+        }
+        log_names!(
+            Info,
+            "a visitor from {from} got 403: no allowed network has its address (--visitors-allow)"
+        );
+        let answer = LocalAnswer::new(403, "this address may not ask here (--visitors-allow)");
+        self.refuse(cx, id, &LocalAnswer { error: Some("http_request_denied"), ..answer });
+        false
+    }
+
+    /// A device's connection is new: the oldest of those that have shown nothing gives way, where
+    /// there are too many.
+    pub(super) fn note_device(&mut self, cx: &mut Connections<State>, id: Id) {
+        let most = self.settings.limits.unauthenticated();
+        self.admission.note_unseen(cx, id, most);
+        self.close_unseen(cx, None);
     }
 }

@@ -170,6 +170,7 @@ pub struct Route {
     path: Option<String>,
     device: Option<String>,
     keeps_prefix: bool,
+    frees_preflights: bool,
     wait_for_link: Option<Duration>,
     first_byte: Option<Duration>,
     body_silence: Option<Duration>,
@@ -238,6 +239,14 @@ impl Route {
     /// `X-Forwarded-Prefix`.
     pub fn keep_prefix(mut self, keep: bool) -> Self {
         self.keeps_prefix = keep;
+        self
+    }
+
+    /// Whether CORS preflights (`OPTIONS` with `Origin` and `Access-Control-Request-Method`) reach
+    /// the device without a visitor's token, which browsers never send with them. Default: 401, as
+    /// for every request without a token where visitors need one.
+    pub fn free_preflights(mut self, free: bool) -> Self {
+        self.frees_preflights = free;
         self
     }
 
@@ -471,6 +480,11 @@ impl Table {
     /// Whether a request asks for the gateway's own state.
     pub(super) fn is_health(&self, to: &Destination<'_>) -> bool {
         self.health.as_deref().is_some_and(|path| path == path_of(to))
+    }
+
+    /// Whether the request's route lets preflights through without a token.
+    pub(super) fn frees_preflights(&self, to: &Destination<'_>) -> bool {
+        to.target != "*" && self.row(to).is_some_and(|row| row.route.frees_preflights)
     }
 
     fn row(&self, to: &Destination<'_>) -> Option<&Row> {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::gateway::admission::Sources;
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::tokens::Tokens;
 use crate::limits::Limits;
@@ -73,8 +74,9 @@ pub(super) struct Settings {
     /// Tokens of devices, and of visitors; `None`: they need none.
     pub(super) tokens: Option<Arc<Tokens>>,
     pub(super) visitor_tokens: Option<Arc<Tokens>>,
-    pub(super) devices_allow: Vec<Network>,
-    pub(super) visitors_allow: Vec<Network>,
+    /// Whose connections are taken, of each side.
+    pub(super) devices: Sources,
+    pub(super) visitors: Sources,
     pub(super) authorize: Option<Authorize>,
     pub(super) on_link: Option<OnLink>,
     /// Counts for operators, where it is on.
@@ -99,8 +101,8 @@ impl Default for Settings {
             drain_to: None,
             tokens: None,
             visitor_tokens: None,
-            devices_allow: Vec::new(),
-            visitors_allow: Vec::new(),
+            devices: Sources::default(),
+            visitors: Sources::default(),
             authorize: None,
             on_link: None,
             observer: Observer::default(),

@@ -49,6 +49,11 @@ use crate::stream::{GatewayTls, Shown, ShownKey, Stream};
 
 /// What the gateway keeps for a connection.
 pub(crate) enum State {
+    /// A balancer has opened it, and its PROXY header is awaited.
+    Unnamed {
+        listener: usize,
+        from: SocketAddr,
+    },
     /// Its TLS handshake is in progress; it came through this listener.
     Securing {
         listener: usize,
@@ -520,8 +525,8 @@ impl GatewayRole {
             credentials,
             next_expiry: None,
             admission: Admission::new(
-                settings.devices_allow.clone(),
-                settings.visitors_allow.clone(),
+                settings.devices.clone(),
+                settings.visitors.clone(),
                 (common.places.clone(), common.unseen.clone()),
                 number,
             ),

@@ -15,6 +15,7 @@ pub(crate) struct Stats {
     pub(super) events: AtomicU64,
     pub(super) exchanges: AtomicU64,
     pub(super) refused: AtomicU64,
+    pub(super) proxy_headers_refused: AtomicU64,
     pub(super) moved: AtomicU64,
     pub(super) ends: Counters,
 }
@@ -36,6 +37,9 @@ pub struct GatewayStats {
     pub exchanges: u64,
     /// Requests and offers answered by the gateway itself, refusals mostly.
     pub refused: u64,
+    /// Connections of balancers that were closed since the start because they did not begin with a
+    /// valid PROXY header.
+    pub proxy_headers_refused: u64,
     /// How often a connection was moved from one event loop to another, since the start.
     pub moved: u64,
     /// Links that ended since the start, by reason.
@@ -55,6 +59,7 @@ impl Stats {
             events: self.events.load(Relaxed),
             exchanges: self.exchanges.load(Relaxed),
             refused: self.refused.load(Relaxed),
+            proxy_headers_refused: self.proxy_headers_refused.load(Relaxed),
             moved: self.moved.load(Relaxed),
             ends: self.ends.read(),
         }

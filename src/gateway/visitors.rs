@@ -25,7 +25,9 @@ use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
 use crate::relay::{self, Exchange, LocalAnswer, Waits};
 
-const NO_VISITOR_TOKEN: &str = "this gateway requires a visitor token; send it as Authorization: Bearer, or as the password of Basic";
+const NO_VISITOR_TOKEN: &str = "this gateway requires a visitor token; send it as Authorization: Bearer, or as the password of Basic, or as PTTH-Authorization: Bearer where Authorization is the device's";
+
+const SEVERAL_TOKENS: &str = "there are several PTTH-Authorization fields; send one";
 
 const TOO_LONG_WITH_OURS: &str = "the request head is longer than a device takes, with the fields that this gateway adds; send fewer or shorter fields";
 
@@ -84,6 +86,8 @@ struct Planned<'r> {
     to: Destination<'r>,
     device: ToDevice<'r>,
     token: Option<Digest>,
+    /// `Authorization` was for this gateway.
+    drop_authorization: bool,
     said: Option<ProxyClaims<'r>>,
     /// The connection may go on behind an answer of ours.
     keep: bool,
@@ -234,7 +238,9 @@ impl GatewayRole {
         };
         if self.observer.records() {
             let said = trusted.then(|| ProxyClaims::read(&request.fields));
-            let visit = self.visit(&request.fields, *from, said.as_ref());
+            let mut visit = self.visit(&request.fields, *from, said.as_ref());
+            let most = self.settings.limits.token_bytes_max;
+            visit.token = self.credentials.label_shown(&request.fields, most);
             self.observer.refused(request, &visit, status);
         }
     }
@@ -287,11 +293,13 @@ impl GatewayRole {
             return Err(Asked::Health { allowed: true, to_head, keep });
         }
         // Before a route is looked for: who has no token learns nothing of what there is.
-        let authorization = request.fields.all("Authorization");
-        let token_bytes_max = self.settings.limits.token_bytes_max;
-        let token = match self.credentials.of_visitor(authorization, token_bytes_max) {
+        let most = self.settings.limits.token_bytes_max;
+        let shown = self.credentials.of_visitor(&request.fields, most);
+        let token = match shown {
+            VisitorToken::Known(digest, _) => Some(digest),
             VisitorToken::NotNeeded => None,
-            VisitorToken::Known(digest) => Some(digest),
+            VisitorToken::Unknown if self.is_free_preflight(request, &destination, arrival) => None,
+            VisitorToken::Several => return refused(Refusal::new(400, SEVERAL_TOKENS), keep),
             VisitorToken::Unknown => return refused(Refusal::new(401, NO_VISITOR_TOKEN), keep),
         };
         if forward::came_through(&request.fields, &self.settings.via) {
@@ -320,7 +328,28 @@ impl GatewayRole {
         if token.is_some_and(|digest| !self.credentials.visitor_may(&digest, &device.name)) {
             return refused(Refusal::new(403, "this token is not for this device"), keep);
         }
-        Ok(Planned { to, device, token, said, keep })
+        let drop_authorization = shown.takes_authorization();
+        Ok(Planned { to, device, token, drop_authorization, said, keep })
+    }
+
+    /// Returns true for a CORS preflight to a route of the table that lets those through without a
+    /// token. A preflight never brings one (Fetch §4.8).
+    fn is_free_preflight(
+        &self,
+        request: &FramedRequest<'_>,
+        to: &Result<Destination<'_>, Refusal>,
+        arrival: Arrival,
+    ) -> bool {
+        let has = |name| request.fields.get(name).is_some();
+        let is_preflight = request.method == "OPTIONS"
+            && request.framing() == Framing::Empty
+            && has("Origin")
+            && has("Access-Control-Request-Method");
+        let (Ok(to), Some((table, port))) = (to, self.listeners.visitors(arrival.listener)) else {
+            return false;
+        };
+        let scheme = arrival.secure.then_some("https");
+        is_preflight && table.frees_preflights(to) && self.origin(to, port, scheme).is_none()
     }
 
     /// The exchange of a request whose device is known.
@@ -332,7 +361,7 @@ impl GatewayRole {
         planned: Planned<'_>,
         now: Instant,
     ) -> Asked {
-        let Planned { to, device, token, said, keep } = planned;
+        let Planned { to, device, token, drop_authorization, said, keep } = planned;
         let (to_head, framing) = (request.method == "HEAD", request.framing());
         let ToDevice { name, target, prefix, terms } = device;
         let forwarded = Forwarded {
@@ -342,7 +371,10 @@ impl GatewayRole {
             said: said.as_ref(),
             element: self.settings.forwarded_element,
         };
-        let visit = self.visit(&request.fields, arrival.from, said.as_ref());
+        let mut visit = self.visit(&request.fields, arrival.from, said.as_ref());
+        if self.observer.records() {
+            visit.token = token.and_then(|digest| self.credentials.visitor_label(&digest));
+        }
         let rules = RequestRules {
             target: &target,
             host: to.authority,
@@ -350,7 +382,7 @@ impl GatewayRole {
             forwarded: Some(forwarded),
             via: Some(&self.settings.via),
             keep_underscore: self.settings.keep_underscore,
-            drop_authorization: token.is_some(),
+            drop_authorization,
             upgrade: relay::wants_upgrade(request, framing),
             request_id: visit.request_id.as_deref(),
         };

@@ -19,6 +19,10 @@ pub use crate::proto::forwarded::Forwarded;
 /// By which a request is found again in the logs of those it passed.
 pub const REQUEST_ID: &str = "X-Request-Id";
 
+/// A visitor's token for the gateway, in place of `Authorization`, which is the application's then.
+/// No hop forwards it.
+pub const GATEWAY_AUTHORIZATION: &str = "PTTH-Authorization";
+
 /// How a request is forwarded.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestRules<'a> {
@@ -224,6 +228,7 @@ fn action(field: &Field<'_>, named: &Named<'_>) -> FieldAction {
         14 if is("content-length") => FieldAction::Length,
         14 if is("http2-settings") => FieldAction::Goes,
         16 if is("proxy-connection") => FieldAction::Goes,
+        18 if is(GATEWAY_AUTHORIZATION) => FieldAction::Goes,
         17 if is("transfer-encoding") || is(SAME_VISITOR) => FieldAction::Goes,
         12 if is(WAITING) => FieldAction::Goes,
         12.. if begins(name, "x-forwarded-") => FieldAction::Forwarding,

@@ -11,6 +11,7 @@ pub mod forwarded;
 pub mod framed;
 pub mod head;
 pub mod heartbeat;
+pub mod proxy_header;
 pub mod tcp;
 pub(crate) mod template;
 pub mod turn;

@@ -268,9 +268,10 @@ fn write_line(lines: &mut Vec<u8>, record: &ExchangeRecord, format: Format) {
     }
 }
 
-/// `HOST - - [DATE] "REQUEST" STATUS BYTES`.
+/// `HOST - TOKEN [DATE] "REQUEST" STATUS BYTES`, with the token's label where others have a user.
 fn common(lines: &mut Vec<u8>, record: &ExchangeRecord) -> io::Result<()> {
     let visitor = record.visitor.map_or_else(|| "-".to_owned(), |address| address.to_string());
+    let token = record.token.as_deref().map_or_else(|| "-".to_owned(), word);
     let [day, month, year, time] = date(record.at);
     let request = format!("{} {} HTTP/1.{}", record.method, record.target, record.minor);
     let bytes = match record.from_device {
@@ -283,9 +284,22 @@ fn common(lines: &mut Vec<u8>, record: &ExchangeRecord) -> io::Result<()> {
     };
     write!(
         lines,
-        "{visitor} - - [{day}/{month}/{year}:{time} +0000] {} {status} {bytes}",
+        "{visitor} - {token} [{day}/{month}/{year}:{time} +0000] {} {status} {bytes}",
         quoted(&request)
     )
+}
+
+/// A label as one word: what separates fields, or a terminal obeys, is escaped as in strings.
+fn word(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' | b'[' | b']' => safe.push_str(&format!("\\x{byte:02X}")),
+            b'!'..=b'~' => safe.push(char::from(byte)),
+            _ => safe.push_str(&format!("\\x{byte:02X}")),
+        }
+    }
+    safe
 }
 
 /// As Apache and nginx write it: nothing that ends the string or the line, nothing that a terminal
@@ -346,6 +360,7 @@ fn as_json(record: &ExchangeRecord) -> serde_json::Value {
     json!({
         "time": rfc_3339(record.at),
         "device": Some(&record.device).filter(|name| !name.is_empty()),
+        "token": record.token,
         "visitor": record.visitor.as_ref().map(IpAddr::to_string),
         "method": record.method,
         "target": record.target,

@@ -99,13 +99,31 @@ pub(crate) struct GatewayArgs {
     #[arg(long, value_name = "FILE", env = "PTTH_VISITOR_TOKENS")]
     pub(crate) visitor_tokens: Option<PathBuf>,
     /// Take devices' connections only from these addresses or networks, like 10.0.0.0/8 (a proxy's
-    /// own address counts)
+    /// own address counts, but where it sends a PROXY header)
     #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_DEVICES_ALLOW")]
     pub(crate) devices_allow: Vec<String>,
     /// Take visitors' connections only from these addresses or networks; others get 403 (a proxy's
-    /// own address counts)
+    /// own address counts, but where it sends a PROXY header)
     #[arg(long, value_name = "CIDR[,CIDR...]", value_delimiter = ',', env = "PTTH_VISITORS_ALLOW")]
     pub(crate) visitors_allow: Vec<String>,
+    /// TCP balancers (addresses or networks) whose connections to --devices begin with a PROXY
+    /// header, of version 1 or 2 and before TLS; the peer that it names counts instead of the
+    /// balancer, and nobody else's header is looked for
+    #[arg(
+        long,
+        value_name = "CIDR[,CIDR...]",
+        value_delimiter = ',',
+        env = "PTTH_DEVICES_PROXY_PROTOCOL"
+    )]
+    pub(crate) devices_proxy_protocol: Vec<String>,
+    /// The same for --visitors
+    #[arg(
+        long,
+        value_name = "CIDR[,CIDR...]",
+        value_delimiter = ',',
+        env = "PTTH_VISITORS_PROXY_PROTOCOL"
+    )]
+    pub(crate) visitors_proxy_protocol: Vec<String>,
     /// Event loops, each on a thread of its own (1 to 64); a device and its visitors are always in
     /// one of them [default: 1]
     #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_LOOPS")]
@@ -147,7 +165,8 @@ pub(crate) struct GatewayArgs {
     /// How long a request's head may take to arrive, in all, then 408
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_HEAD")]
     pub(crate) head: Duration,
-    /// How long a TLS handshake may take, in all, then closed
+    /// How long a TLS handshake may take, in all, and a balancer's PROXY header before it, then
+    /// closed
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time, env = "PTTH_HANDSHAKE")]
     pub(crate) handshake: Duration,
     /// How long a kept-alive visitor may stay silent between requests

@@ -145,6 +145,7 @@ impl File {
                 "path" => route.path(entry.text("\"/api\"")?),
                 "device" => route.device(entry.text("\"lamp\"")?),
                 "strip" => Ok(route.keep_prefix(!entry.yes_or_no()?)),
+                "free_preflights" => Ok(route.free_preflights(entry.yes_or_no()?)),
                 "wait_for_link" => Ok(route.wait_for_link(entry.time()?)),
                 "first_byte" => route.first_byte(entry.time()?),
                 "body_silence" => route.body_silence(entry.time()?),
@@ -167,11 +168,12 @@ fn key_of(table: &DeTable<'_>) -> String {
 }
 
 /// The keys of a route.
-const ROUTE_KEYS: [&str; 9] = [
+const ROUTE_KEYS: [&str; 10] = [
     "host",
     "path",
     "device",
     "strip",
+    "free_preflights",
     "wait_for_link",
     "first_byte",
     "body_silence",

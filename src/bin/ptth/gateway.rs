@@ -215,7 +215,9 @@ fn with_access(
     Ok(builder
         .trusted_proxies(&args.trusted_proxies)?
         .devices_allow(&args.devices_allow)?
-        .visitors_allow(&args.visitors_allow)?)
+        .visitors_allow(&args.visitors_allow)?
+        .devices_proxy_protocol(&args.devices_proxy_protocol)?
+        .visitors_proxy_protocol(&args.visitors_proxy_protocol)?)
 }
 
 /// Stops the gateway; returns when all is over. A signal within the notice ends that, a later one

@@ -8,6 +8,7 @@ mod comet;
 mod forward;
 mod forwarded;
 mod head;
+mod proxy_header;
 mod turn;
 
 use reverse_http::proto::framed::FramedRequest;

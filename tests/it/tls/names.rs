@@ -236,8 +236,8 @@ fn the_hooks_of_the_page_renew_certificates() {
     let page = std::fs::read_to_string(repository("docs/certificates.md")).unwrap();
     let hooks: Vec<&str> = page
         .split("```sh\n")
-        .filter_map(|block| block.starts_with("#!/bin/sh").then(|| block.split("```").next()))
-        .flatten()
+        .filter(|block| block.starts_with("#!/bin/sh"))
+        .filter_map(|block| block.split("```").next())
         .collect();
     let [certbot, lego] = hooks[..] else { panic!("{} hooks", hooks.len()) };
     let (folder, usual) = (TempDir::new("renewed"), Authority::new());

@@ -1,0 +1,101 @@
+//! The PROXY protocol, versions 1 and 2: what a TCP balancer sends before the bytes of a connection,
+//! so that the server learns whose they are (<https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>).
+//!
+//! The grammar is the crate `proxy-header`'s. What is stricter here: a line of version 1 is no
+//! longer than the protocol's 107 bytes and has nothing but what the protocol names, a header of
+//! version 2 has a bound, and both are refused at the first byte that no header begins with.
+
+use core::net::SocketAddr;
+
+use proxy_header::{Error, ParseConfig, Protocol, ProxyHeader};
+
+use crate::error::Refusal;
+
+/// How a line of version 1 begins, and its longest length.
+const TEXT: &[u8] = b"PROXY ";
+const TEXT_MAX: usize = 107;
+
+/// How a header of version 2 begins; four bytes follow, the last two of which are its length from
+/// there.
+const BINARY: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// Longest header of version 2, in bytes: what nginx reads (its `NGX_PROXY_PROTOCOL_MAX_HEADER`).
+/// The longest that needs none of its extensions (TLV) has 232.
+pub const BYTES_MAX: usize = 4_096;
+
+/// A whole header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The connection's other end, as the balancer saw it. `None`: the balancer speaks for itself
+    /// (LOCAL, a health check), or does not know (UNKNOWN, a Unix socket).
+    pub source: Option<SocketAddr>,
+    /// Bytes of the header; the connection's own come behind it.
+    pub length: usize,
+}
+
+/// Reads a header at the front of `bytes`. Extensions of version 2 are skipped. `None`: it is not
+/// whole yet.
+///
+/// ```
+/// use reverse_http::proto::proxy_header;
+/// let header = proxy_header::read(b"PROXY TCP4 203.0.113.7 192.0.2.1 40112 443\r\nGET / HTTP/1.1\r\n")?;
+/// let header = header.expect("it is whole");
+/// assert_eq!(header.source, "203.0.113.7:40112".parse().ok());
+/// assert_eq!(header.length, 44);
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
+///
+/// # Errors
+/// No header begins like this; it is longer than a header may be; it is malformed, or for datagrams.
+pub fn read(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
+    let wrong = |why: &'static str| Err(Refusal::new(400, why));
+    let (is_text, is_binary) = (begins(bytes, TEXT), begins(bytes, BINARY));
+    if !is_text && !is_binary {
+        return wrong("no PROXY header begins with its first bytes");
+    }
+    let most = match bytes.get(14..16) {
+        Some([high, low]) if is_binary => 16 + usize::from(u16::from_be_bytes([*high, *low])),
+        _ if is_text && bytes.contains(&b'\n') => bytes.len(),
+        _ if is_text => TEXT_MAX,
+        _ => BYTES_MAX,
+    };
+    if most > BYTES_MAX {
+        return wrong("its PROXY header is longer than 4,096 bytes");
+    }
+    let config = ParseConfig { include_tlvs: false, allow_v1: is_text, allow_v2: is_binary };
+    match ProxyHeader::parse(bytes, config) {
+        Ok((_, length)) if is_text && !is_line(&bytes[..length]) => {
+            wrong("its PROXY header is malformed")
+        }
+        Ok((header, length)) => match header.proxied_address() {
+            Some(address) if address.protocol == Protocol::Datagram => {
+                wrong("its PROXY header is for datagrams")
+            }
+            address => Ok(Some(Header { source: address.map(|a| a.source), length })),
+        },
+        Err(Error::BufferTooShort) if bytes.len() < most => Ok(None),
+        Err(_) => wrong("its PROXY header is malformed"),
+    }
+}
+
+/// Returns true if the one is the beginning of the other.
+fn begins(bytes: &[u8], mark: &[u8]) -> bool {
+    bytes.iter().zip(mark).all(|(byte, marked)| byte == marked)
+}
+
+/// Returns true if a whole line of version 1 has the words that the protocol names, between single
+/// blanks. What stands behind `UNKNOWN` says nothing.
+fn is_line(line: &[u8]) -> bool {
+    let bare = line.strip_suffix(b"\r\n").unwrap_or_default();
+    let mut words = bare.split(|byte| *byte == b' ').skip(1);
+    let is_bare = line.len() <= TEXT_MAX && bare.iter().all(|byte| matches!(byte, b' '..=b'~'));
+    match words.next() {
+        Some(b"UNKNOWN") => is_bare,
+        Some(b"TCP4" | b"TCP6") => {
+            let ports = words.skip(2);
+            let are_digits = |word: &[u8]| word.iter().all(u8::is_ascii_digit);
+            is_bare && ports.map(are_digits).eq([true, true])
+        }
+        _ => false,
+    }
+}
