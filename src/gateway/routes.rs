@@ -8,11 +8,16 @@
 //! A path is compared as [`forward::destination`] leaves it: byte for byte. Nothing is decoded a
 //! second time, so `/%61pi` is not `/api`, and `%2f` is neither a slash nor `%2F` (T11).
 
+mod reply;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use self::reply::Goal;
+pub(super) use self::reply::Reply;
 use crate::engine::budget::{Budget, Held};
 use crate::error::{Error, Refusal};
 use crate::limits::Limits;
@@ -85,15 +90,18 @@ impl Routes {
     /// Also by this route.
     ///
     /// # Errors
-    /// It has neither host nor path; it names no device, and has no `*.suffix` to take one from;
-    /// its host and path are those of another route.
+    /// It has neither host nor path; it names no device, and has no `*.suffix` to take one from, and
+    /// no answer of its own; it has both, or what only a device's route has beside an answer, or a
+    /// status that does not go with it; its host and path are those of another route.
     pub fn and_route(mut self, route: Route) -> Result<Self, Error> {
         if route.host == Host::Any && route.path.is_none() {
             return Err(Error::usage(
                 "a route has a host, a path, or both; the path / takes every request",
             ));
         }
-        if route.device.is_none() && !matches!(route.host, Host::Wildcard(_)) {
+        route.check_goal()?;
+        let needs_device = route.goal.is_none() && !matches!(route.host, Host::Wildcard(_));
+        if route.device.is_none() && needs_device {
             return Err(Error::usage(format!(
                 "route {route} names no device; only a host like *.devices.example names one by itself"
             )));
@@ -169,6 +177,10 @@ pub struct Route {
     /// Without a slash at its end: `/` is empty.
     path: Option<String>,
     device: Option<String>,
+    /// Instead of a device.
+    goal: Option<Goal>,
+    status: Option<u16>,
+    content_type: Option<Arc<str>>,
     keeps_prefix: bool,
     frees_preflights: bool,
     wait_for_link: Option<Duration>,
@@ -233,6 +245,81 @@ impl Route {
             parsed.map_err(|e| Error::usage(format!("device {name:?}: {}", e.reason)))?.to_string(),
         );
         Ok(self)
+    }
+
+    /// Instead of a device: answers with a redirect, 308 unless [`status`](Self::status) says
+    /// otherwise. To a URL (`https://new.example/page`), or a path of the same host (`/page`). With
+    /// `/*` at its end the request's path comes behind it, without the route's own, and the query:
+    /// `https://new.example/*`.
+    ///
+    /// ```
+    /// # use reverse_http::{Route, Routes};
+    /// let routes = Routes::path()
+    ///     .and_route(Route::new().host("old.example")?.redirect("https://new.example/*")?)?
+    ///     .and_route(Route::new().path("/robots.txt")?.answer("User-agent: *\nDisallow: /")?)?;
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn redirect(mut self, to: &str) -> Result<Self, Error> {
+        self.goal = Some(Goal::redirect(to)?);
+        Ok(self)
+    }
+
+    /// Instead of a device: answers every request with this text, 200 unless
+    /// [`status`](Self::status) says otherwise. It has one line end behind it.
+    ///
+    /// # Errors
+    /// It is longer than 64 KiB.
+    pub fn answer(mut self, text: &str) -> Result<Self, Error> {
+        self.goal = Some(Goal::text(text)?);
+        Ok(self)
+    }
+
+    /// The status of [`redirect`](Self::redirect) (301, 302, 303, 307, 308) or of
+    /// [`answer`](Self::answer) (200 to 203, 400 to 599 but 401).
+    pub fn status(mut self, status: u16) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// The type of [`answer`](Self::answer). Default: `text/plain; charset=utf-8`.
+    ///
+    /// # Errors
+    /// It is no media type.
+    pub fn content_type(mut self, value: &str) -> Result<Self, Error> {
+        self.content_type = Some(reply::content_type(value)?);
+        Ok(self)
+    }
+
+    /// What goes with a device does not go with an answer, nor the other way round.
+    fn check_goal(&self) -> Result<(), Error> {
+        let wrong = |what: &str| Err(Error::usage(format!("route {self} has {what}")));
+        let Some(goal) = &self.goal else {
+            return match (self.status, &self.content_type) {
+                (None, None) => Ok(()),
+                _ => wrong("a status or content_type, which go with an answer of its own"),
+            };
+        };
+        let times = [self.wait_for_link, self.first_byte, self.body_silence, self.exchange];
+        let is_text = matches!(goal, Goal::Text(_));
+        match self.status {
+            _ if self.device.is_some() => wrong("a device and an answer of its own; leave one out"),
+            _ if times.iter().any(Option::is_some) || self.in_flight.is_some() => {
+                wrong("times or in_flight, which go with a device")
+            }
+            _ if self.frees_preflights || (is_text && self.keeps_prefix) => {
+                wrong("free_preflights or strip, which go with a device")
+            }
+            _ if !is_text && self.content_type.is_some() => {
+                wrong("a content_type, which goes with an answer and not with a redirect")
+            }
+            Some(status) if !goal.takes(status) => wrong(&format!(
+                "status {status}; a redirect has 301, 302, 303, 307 or 308, an answer 200 to 203 or 400 to 599 but 401"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the path goes on whole. Default: the route's prefix is taken off and told in
@@ -342,6 +429,8 @@ pub(super) enum Found<'a> {
     Health,
     /// `/NAME` alone, asked with GET or HEAD.
     AddSlash(String),
+    /// The route answers by itself.
+    Reply(Reply),
 }
 
 /// A device, and the request as it goes there.
@@ -464,8 +553,10 @@ impl Table {
     pub(super) fn told(&self, most: usize) -> Vec<String> {
         let tables = self.exact.values().chain(self.wildcard.values()).chain([&self.any]);
         let rows = tables.flat_map(|paths| paths.routes.values()).map(|row| {
-            let device = row.route.device.as_deref().unwrap_or("(by the host's first label)");
-            format!("{} -> {device}", row.route)
+            let by_label = || "(by the host's first label)".to_owned();
+            let told = row.route.goal.as_ref().map(Goal::to_string);
+            let told = told.or_else(|| row.route.device.clone()).unwrap_or_else(by_label);
+            format!("{} -> {told}", row.route)
         });
         let hosts = self.suffixes.iter().map(|suffix| format!("*{suffix} -> (by the host)"));
         let path = self.path.then(|| "/NAME/ -> (by the path)".to_owned());
@@ -509,7 +600,10 @@ impl Table {
         limits: &Limits,
     ) -> Result<Found<'a>, Refusal> {
         if let Some(row) = self.row(to) {
-            return row.admit(to, limits).map(Found::Device);
+            return match row.reply(to) {
+                Some(reply) => Ok(Found::Reply(reply)),
+                None => row.admit(to, limits).map(Found::Device),
+            };
         }
         for suffix in &self.suffixes {
             if let Some(label) = to.host.strip_suffix(suffix.as_str()) {
@@ -532,6 +626,15 @@ fn path_of<'a>(to: &Destination<'a>) -> &'a str {
 }
 
 impl Row {
+    /// What the route answers by itself, where it does.
+    fn reply(&self, to: &Destination<'_>) -> Option<Reply> {
+        let route = &self.route;
+        let goal = route.goal.as_ref()?;
+        let path = route.path.as_deref().filter(|_| !route.keeps_prefix);
+        let rest = path.and_then(|path| to.target.strip_prefix(path)).unwrap_or(to.target);
+        Some(goal.reply(route.status, route.content_type.as_ref(), rest))
+    }
+
     fn admit<'a>(&self, to: &Destination<'a>, limits: &Limits) -> Result<ToDevice<'a>, Refusal> {
         let Row { route, places } = self;
         let name = match &route.device {

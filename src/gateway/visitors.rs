@@ -11,7 +11,7 @@ use crate::error::{Error, Fault, Refusal};
 use crate::gateway::credentials::VisitorToken;
 use crate::gateway::loops::UNSETTLED;
 use crate::gateway::registry::Waiter;
-use crate::gateway::routes::{Found, Terms, ToDevice};
+use crate::gateway::routes::{Found, Reply, Terms, ToDevice};
 use crate::gateway::state::{
     Asking, GatewayRole, SHORT_OF_MEMORY, State, States, Visitor, VisitorListener,
 };
@@ -45,8 +45,9 @@ enum Asked {
         to_head: bool,
         keep: bool,
     },
-    Redirect {
-        location: String,
+    /// A redirect, or what a route answers by itself.
+    Reply {
+        reply: Reply,
         to_head: bool,
         keep: bool,
     },
@@ -117,18 +118,17 @@ impl GatewayRole {
                 };
                 self.answer_visitor(cx, id, &answer);
             }
-            Asked::Redirect { location, to_head, keep } => {
-                let fields = [("Location", location.as_str())];
-                self.answer_visitor(
-                    cx,
-                    id,
-                    &LocalAnswer {
-                        fields: &fields,
-                        to_head,
-                        keep,
-                        ..LocalAnswer::new(308, "add a slash behind the device's name")
-                    },
-                );
+            Asked::Reply { reply, to_head, keep } => {
+                let location = reply.location.as_deref().map(|to| ("Location", to));
+                let kind = reply.content_type.as_deref().map(|kind| ("Content-Type", kind));
+                let fields: Vec<(&str, &str)> = location.into_iter().chain(kind).collect();
+                let answer = LocalAnswer {
+                    fields: &fields,
+                    to_head,
+                    keep,
+                    ..LocalAnswer::new(reply.status, &reply.text)
+                };
+                self.answer_visitor(cx, id, &answer);
             }
             Asked::Health { allowed, to_head, keep } => {
                 let (status, text) = self.health(allowed);
@@ -232,7 +232,7 @@ impl GatewayRole {
         let VisitorListener::Visitors { from, trusted, .. } = face else { return };
         let status = match asked {
             Asked::Refused { refusal, .. } => refusal.status,
-            Asked::Redirect { .. } => 308,
+            Asked::Reply { reply, .. } => reply.status,
             Asked::Server { .. } => 200,
             _ => return,
         };
@@ -314,8 +314,11 @@ impl GatewayRole {
         let device = match self.route(request.method, &to, arrival, said.as_ref()) {
             Ok(Found::Device(device)) => device,
             Ok(Found::AddSlash(location)) => {
-                return Err(Asked::Redirect { location, to_head, keep });
+                let text = "add a slash behind the device's name";
+                let reply = Reply::redirect(308, location, text);
+                return Err(Asked::Reply { reply, to_head, keep });
             }
+            Ok(Found::Reply(reply)) => return Err(Asked::Reply { reply, to_head, keep }),
             Ok(Found::Health) => {
                 let allowed = matches!(request.method, "GET" | "HEAD");
                 return Err(Asked::Health { allowed, to_head, keep });

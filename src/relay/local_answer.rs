@@ -35,7 +35,8 @@ impl<'a> LocalAnswer<'a> {
         }
     }
 
-    /// Appends it: head and a `text/plain` body of one line.
+    /// Appends it: head and a body with one line end behind it, `text/plain` where `fields` do not
+    /// say otherwise.
     pub(crate) fn write(&self, out: &mut Vec<u8>, date: &str) {
         let length = (self.reason.len() + 1).to_string();
         let retry_after = self.retry_after.map(|s| s.to_string());
@@ -47,6 +48,7 @@ impl<'a> LocalAnswer<'a> {
             (None, false) => None,
         };
         let upgrades = self.fields.iter().any(|(name, _)| *name == "Upgrade"); // RFC 9110 §7.8: then `Connection` has to list it
+        let is_typed = self.fields.iter().any(|(name, _)| *name == "Content-Type");
         let connection = match (self.keep, upgrades) {
             (true, true) => Some("Upgrade"),
             (true, false) => None,
@@ -55,7 +57,7 @@ impl<'a> LocalAnswer<'a> {
         };
         let fields = [
             ("Date", Some(date)),
-            ("Content-Type", Some("text/plain; charset=utf-8")),
+            ("Content-Type", (!is_typed).then_some("text/plain; charset=utf-8")),
             ("Content-Length", Some(&length)),
         ];
         let more = [

@@ -144,6 +144,10 @@ impl File {
                 "host" => route.host(entry.text("\"lamp.example\" or \"*.devices.example\"")?),
                 "path" => route.path(entry.text("\"/api\"")?),
                 "device" => route.device(entry.text("\"lamp\"")?),
+                "redirect" => route.redirect(entry.text("\"https://new.example/*\"")?),
+                "answer" => route.answer(entry.text("\"back soon\"")?),
+                "status" => Ok(route.status(entry.status()?)),
+                "content_type" => route.content_type(entry.text("\"text/html\"")?),
                 "strip" => Ok(route.keep_prefix(!entry.yes_or_no()?)),
                 "free_preflights" => Ok(route.free_preflights(entry.yes_or_no()?)),
                 "wait_for_link" => Ok(route.wait_for_link(entry.time()?)),
@@ -168,10 +172,14 @@ fn key_of(table: &DeTable<'_>) -> String {
 }
 
 /// The keys of a route.
-const ROUTE_KEYS: [&str; 10] = [
+const ROUTE_KEYS: [&str; 14] = [
     "host",
     "path",
     "device",
+    "redirect",
+    "answer",
+    "status",
+    "content_type",
     "strip",
     "free_preflights",
     "wait_for_link",
@@ -191,7 +199,7 @@ fn in_order<'t, 'i>(
 }
 
 /// Names that are listed beside the nearest one.
-const LISTED_MAX: usize = 12;
+const LISTED_MAX: usize = 16;
 
 /// What is said about a name that a table does not have: the nearest one, else all.
 fn unknown(table: &str, given: &str, names: &[String]) -> String {
@@ -258,6 +266,11 @@ impl<'t> Entry<'t, '_> {
 
     fn yes_or_no(&self) -> Result<bool, String> {
         self.value.get_ref().as_bool().ok_or_else(|| self.wrong("write true or false"))
+    }
+
+    fn status(&self) -> Result<u16, String> {
+        let status = self.number()?;
+        u16::try_from(status).map_err(|_| self.wrong("write a status, like 503"))
     }
 
     fn number(&self) -> Result<usize, String> {

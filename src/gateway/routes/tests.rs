@@ -19,6 +19,9 @@ fn find(
             Ok((name, target.into_owned(), prefix))
         }
         Ok(Found::AddSlash(location)) => Ok(("308".to_owned(), location, None)),
+        Ok(Found::Reply(reply)) => {
+            Ok((reply.status.to_string(), reply.location.unwrap_or(reply.text.to_string()), None))
+        }
         Ok(Found::Health) => Ok(("health".to_owned(), String::new(), None)),
         Err(refusal) => Err(refusal.status),
     }
@@ -350,4 +353,101 @@ fn a_routes_own_waits_have_names_of_their_own() {
     assert_eq!(waits.link.to_string(), "0 s (wait_for_link of its route)");
     assert_eq!(waits.body_silence, Waits::of(&limits).body_silence);
     assert_eq!(waits.body_silence.to_string(), "60 s (body_silence_timeout)");
+}
+
+#[test]
+fn a_route_may_answer_by_itself() {
+    let on = |path: &str| Route::new().path(path).unwrap();
+    let table = [
+        on("/old").redirect("https://new.example/base/*").unwrap(),
+        on("/here").redirect("/there/*").unwrap().status(302),
+        on("/kept").redirect("/there/*").unwrap().keep_prefix(true),
+        on("/page").redirect("https://new.example/page?x#y").unwrap().status(301),
+        on("/robots.txt").answer("User-agent: *\nDisallow: /\n").unwrap(),
+        on("/down").answer("back soon").unwrap().status(503),
+    ];
+    let table = Table::new(Routes::table(table).unwrap());
+    for (target, status, said) in [
+        ("/old", "308", "https://new.example/base/"),
+        ("/old?x=1", "308", "https://new.example/base/?x=1"),
+        ("/old/a/b?x=//", "308", "https://new.example/base/a/b?x=//"),
+        ("/here/x", "302", "/there/x"),
+        ("/here//evil.example/", "302", "/there/evil.example/"),
+        ("/kept/x", "308", "/there/kept/x"),
+        ("/page/x?z", "301", "https://new.example/page?x#y"),
+        ("/robots.txt", "200", "User-agent: *\nDisallow: /"),
+        ("/down/x", "503", "back soon"),
+    ] {
+        let found = find(&table, "GET", &to("gw.example", target));
+        assert_eq!(found, device(status, said, None), "{target}");
+    }
+    let told = table.told(9).join("; ");
+    assert!(told.contains("/old -> redirect to https://new.example/base/*"), "{told}");
+    // A path alone that all paths lead to: no other host can be named.
+    let all = Route::new().path("/").unwrap().redirect("/*").unwrap();
+    let table = Table::new(Routes::table([all]).unwrap());
+    for target in ["//evil.example", "///evil.example/", "/evil.example"] {
+        let found = find(&table, "GET", &to("gw.example", target)).unwrap().1;
+        assert!(found.starts_with("/evil.example"), "{found}");
+    }
+}
+
+#[test]
+fn answers_of_routes_that_cannot_work_are_refused() {
+    let on = || Route::new().path("/x").unwrap();
+    for to in
+        ["https://new.example", "http://new.example:81/a?b#c", "/", "/a", "/a/*", "https://[::1]/*"]
+    {
+        assert!(on().redirect(to).is_ok_and(|route| Routes::table([route]).is_ok()), "{to}");
+    }
+    for to in [
+        "",
+        "new.example",
+        "//new.example",
+        "ftp://new.example/",
+        "https://",
+        "https:///x",
+        "https://user@new.example/",
+        "https://a b/",
+        "/a\r\nX: y",
+        "/a*",
+        "/*/b",
+        "/a?b/*",
+        "/\\evil",
+        "javascript:alert(1)",
+        "https://\u{e9}.example/",
+    ] {
+        assert!(on().redirect(to).is_err(), "{to}");
+    }
+    let second = Duration::from_secs(1);
+    let redirect = || on().redirect("/y").unwrap();
+    let answer = || on().answer("hi").unwrap();
+    for (route, fits) in [
+        (redirect().status(307), true),
+        (redirect().status(200), false),
+        (redirect().status(304), false),
+        (redirect().content_type("text/html").unwrap(), false),
+        (redirect().device("lamp").unwrap(), false),
+        (redirect().in_flight(1).unwrap(), false),
+        (redirect().wait_for_link(second), false),
+        (redirect().free_preflights(true), false),
+        (answer().status(404).content_type("text/html").unwrap(), true),
+        (answer().status(599), true),
+        (answer().status(600), false),
+        (answer().status(204), false),
+        (answer().status(401), false),
+        (answer().status(101), false),
+        (answer().status(308), false),
+        (answer().keep_prefix(true), false),
+        (on().device("lamp").unwrap().status(200), false),
+        (on().device("lamp").unwrap().content_type("text/html").unwrap(), false),
+        (
+            Route::new().host("*.old.example").unwrap().redirect("https://new.example/*").unwrap(),
+            true,
+        ),
+    ] {
+        assert_eq!(Routes::table([route.clone()]).is_ok(), fits, "{route:?}");
+    }
+    assert!(on().content_type("text/html\r\nX: y").is_err() && on().content_type("html").is_err());
+    assert!(on().answer(&"x".repeat(65_536)).is_ok() && on().answer(&"x".repeat(65_537)).is_err());
 }

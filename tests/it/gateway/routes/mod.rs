@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod file;
+mod replies;
 mod table;
 mod trust;
 

@@ -1,0 +1,143 @@
+//! What a route answers by itself, without a device: a redirect, or a text.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::proto::head::{self, authority};
+
+/// Longest text of a route, in bytes: a page, not a download. Each is in memory for as long as its
+/// table is.
+const TEXT_BYTES_MAX: usize = 64 * 1024;
+
+/// Where a redirect leads, or what is said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// `appends`: the rest of the request's path and its query come behind it.
+    Redirect {
+        to: String,
+        appends: bool,
+    },
+    Text(Arc<str>),
+}
+
+/// An answer of a route's, as it is written.
+#[derive(Debug)]
+pub(in crate::gateway) struct Reply {
+    pub(in crate::gateway) status: u16,
+    pub(in crate::gateway) location: Option<String>,
+    pub(in crate::gateway) content_type: Option<Arc<str>>,
+    /// Without the line end behind it.
+    pub(in crate::gateway) text: Arc<str>,
+}
+
+impl Reply {
+    pub(in crate::gateway) fn redirect(status: u16, location: String, text: &str) -> Self {
+        Reply { status, location: Some(location), content_type: None, text: text.into() }
+    }
+}
+
+impl Goal {
+    /// `https://new.example/base/*`, or `/base/*` on the same host.
+    ///
+    /// # Errors
+    /// It is neither an `http` or `https` URL nor a path.
+    pub(super) fn redirect(to: &str) -> Result<Self, Error> {
+        let wrong = || {
+            Error::usage(format!(
+                "redirect {to:?}: write a URL like https://new.example/page or a path like /page; with /* at its end the rest of the path and the query are appended"
+            ))
+        };
+        let (base, appends) = match to.strip_suffix("/*") {
+            Some(_) => (&to[..to.len() - 1], true),
+            None => (to, false),
+        };
+        let is_plain = base.bytes().all(|byte| matches!(byte, 0x21..=0x7E))
+            && !base.contains(['*', '\\', '"', '<', '>'])
+            && !(appends && base.contains(['?', '#']));
+        let url = ["https://", "http://"].into_iter().find_map(|scheme| base.strip_prefix(scheme));
+        let is_known = match url {
+            Some(rest) => {
+                let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+                !host.is_empty() && authority(host.as_bytes()).is_ok()
+            }
+            None => base.starts_with('/') && !base.starts_with("//"),
+        };
+        match is_plain && is_known {
+            true => Ok(Goal::Redirect { to: base.to_owned(), appends }),
+            false => Err(wrong()),
+        }
+    }
+
+    /// # Errors
+    /// It is too long.
+    pub(super) fn text(text: &str) -> Result<Self, Error> {
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        match text.len() <= TEXT_BYTES_MAX {
+            true => Ok(Goal::Text(text.into())),
+            false => Err(Error::usage(format!(
+                "an answer of {} bytes; a route's own answer has {TEXT_BYTES_MAX} at most",
+                text.len()
+            ))),
+        }
+    }
+
+    /// Whether the status goes with it: of a redirect, or of an answer with a body.
+    pub(super) fn takes(&self, status: u16) -> bool {
+        match self {
+            Goal::Redirect { .. } => matches!(status, 301 | 302 | 303 | 307 | 308),
+            Goal::Text(_) => matches!(status, 200..=203 | 400..=599) && status != 401,
+        }
+    }
+
+    /// The answer to a request for `rest`: its path behind the route's prefix, and its query.
+    pub(super) fn reply(
+        &self,
+        status: Option<u16>,
+        content_type: Option<&Arc<str>>,
+        rest: &str,
+    ) -> Reply {
+        match self {
+            Goal::Text(text) => Reply {
+                status: status.unwrap_or(200),
+                location: None,
+                content_type: content_type.cloned(),
+                text: text.clone(),
+            },
+            Goal::Redirect { to, appends } => {
+                // A slash more would name another host where the redirect is a path.
+                let rest = if *appends { rest.trim_start_matches('/') } else { "" };
+                let location = [to, rest].concat();
+                Reply::redirect(status.unwrap_or(308), location, "this has moved; see Location")
+            }
+        }
+    }
+}
+
+/// For the table of routes: `redirect to https://new.example/`, `answer`.
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Goal::Redirect { to, appends } => {
+                write!(f, "redirect to {to}{}", if *appends { "*" } else { "" })
+            }
+            Goal::Text(_) => f.write_str("an answer of its own"),
+        }
+    }
+}
+
+/// A value of `Content-Type`.
+///
+/// # Errors
+/// No field could have it.
+pub(super) fn content_type(value: &str) -> Result<Arc<str>, Error> {
+    let mut scratch = Vec::new();
+    match value.contains('/')
+        && head::write_field(&mut scratch, "Content-Type", value.as_bytes()).is_ok()
+    {
+        true => Ok(value.into()),
+        false => Err(Error::usage(format!(
+            "content_type {value:?}: write one like text/html; charset=utf-8"
+        ))),
+    }
+}
