@@ -128,7 +128,7 @@ limits! {
     /// Bytes of acknowledged answers that a device keeps, in case their events come again. Default
     /// 4 MiB. Beyond: the oldest are forgotten, and a copy of their event gets 502.
     answer_cache_bytes_max: usize = 4 * 1024 * 1024;
-    /// Connections of a device to its local server at once, those that idle included. Default 0: as
+    /// Connections of a device to each of its local servers at once, idle ones included. Default 0: as
     /// many as requests are in progress, which links and polls bound. Beyond: requests wait in
     /// line. 1 is for servers that serve one connection after the other.
     local_connections_max: usize = 0;
@@ -160,6 +160,11 @@ limits! {
     /// notices that its gateway has ended the link (nginx behind nginx would give up on its own). A
     /// device that polls cannot notice; there `first_byte_timeout` holds. Then: 504.
     local_first_byte_timeout: Duration = Duration::ZERO;
+    /// At a device that forwards: longest silence of its local server in the middle of a response,
+    /// or while it is to take a request. Default zero: off, as above; with polls
+    /// `body_silence_timeout` and `request_write_timeout`. Then: the response is aborted, or 504
+    /// where none has begun. Tunnels have `tunnel_silence_timeout`.
+    local_silence_timeout: Duration = Duration::ZERO;
     /// Longest silence within a body, while it is this peer's turn to move. Default 60 s. Then: the
     /// exchange is aborted; 408 or 504 where no response has begun.
     body_silence_timeout: Duration = Duration::from_secs(60);

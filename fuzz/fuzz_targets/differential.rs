@@ -116,6 +116,8 @@ fuzz_target!(|bytes: &[u8]| {
         keep_underscore: false,
         upgrade: false,
         request_id: None,
+        edits: None,
+        alias: None,
     };
     if forward(&mut wire, &head, framing, &rules).is_err() {
         return;

@@ -116,6 +116,8 @@ fuzz_target!(|input: &[u8]| {
         keep_alive: false,
         date: Some("Sun, 06 Nov 1994 08:49:37 GMT"),
         upgrade: false,
+        edits: None,
+        alias: None,
     };
     if forward(&mut wire, &head, framing, method, &rules).is_err() {
         return;

@@ -52,6 +52,8 @@ fuzz_target!(|input: &[u8]| {
         keep_underscore: flags & 16 != 0,
         upgrade: flags & 32 != 0,
         request_id: None,
+        edits: None,
+        alias: None,
     };
     let mut wire = b"before".to_vec();
     match forward(&mut wire, &head, framing, &rules) {

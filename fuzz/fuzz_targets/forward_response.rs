@@ -28,6 +28,8 @@ fuzz_target!(|input: &[u8]| {
         keep_alive: flags & 8 != 0,
         date: (flags & 16 != 0).then_some("Sun, 06 Nov 1994 08:49:37 GMT"),
         upgrade: flags & 32 != 0 && head.status == 101,
+        edits: None,
+        alias: None,
     };
     let mut wire = b"before".to_vec();
     if let Err(refusal) = forward(&mut wire, &head, framing, method, &rules) {

@@ -63,6 +63,8 @@ fn written(head: &RequestHead<'_>) -> Vec<u8> {
         keep_underscore: false,
         upgrade: false,
         request_id: None,
+        edits: None,
+        alias: None,
     };
     let mut out = Vec::new();
     forward(&mut out, head, Framing::Empty, &rules).expect("what is understood can be written");

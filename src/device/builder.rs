@@ -19,11 +19,13 @@ use crate::device::proxy::Proxy;
 use crate::device::redirects::RedirectHosts;
 use crate::device::setup::Device;
 use crate::device::setup::Parts;
+use crate::device::target::Edits;
 use crate::device::tcp_target::TcpTarget;
 use crate::device::url::Url;
 use crate::engine::random;
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
+use crate::proto::edits::FieldEdits;
 use crate::proto::template;
 use crate::proto::turn::{self, Dialect, Encoding, Fallback, Name, Naming, OfferPlan};
 use crate::stream::Connector;
@@ -67,6 +69,8 @@ pub struct DeviceBuilder {
     fields: Vec<(String, String)>,
     on_refusal: OnRefusal,
     host_header: Option<String>,
+    maps_origin: bool,
+    edits: Edits,
     tcp: Vec<(String, String)>,
     whole_target: bool,
     fallback: Fallback,
@@ -108,6 +112,8 @@ impl Device {
             fields: Vec::new(),
             on_refusal: OnRefusal::default(),
             host_header: None,
+            maps_origin: false,
+            edits: Edits::default(),
             tcp: Vec::new(),
             whole_target: false,
             fallback: Fallback::default(),
@@ -253,12 +259,41 @@ impl DeviceBuilder {
         self.on_refusal = what;
         self
     }
-    /// For [`Device::forward_to`]: this `Host` instead of the visitor's.
+    /// For [`Device::forward_to`]: this `Host` instead of the visitor's. Where `Location`,
+    /// `Content-Location` or `Refresh` of a response has a URL with this host, visitors get a path
+    /// on theirs, with the prefix that the gateway took off; a cookie with this `Domain` becomes one
+    /// of their host.
     pub fn host_header(mut self, host: impl Into<String>) -> Self {
         self.host_header = Some(host.into());
         self
     }
+    /// With [`host_header`](Self::host_header): `Origin` and `Referer` of requests that name the
+    /// visitors' own `Host` name that of the local server instead, for one that compares them. Others
+    /// stay as they are. Default off: a server that minds `X-Forwarded-Host` compares with that.
+    pub fn map_origin(mut self, map: bool) -> Self {
+        self.maps_origin = map;
+        self
+    }
 
+    /// For [`Device::forward_to`]: fields that are set and removed in requests to the local server,
+    /// for one that chokes on what proxies add or wants what they do not.
+    ///
+    /// ```no_run
+    /// use reverse_http::{Device, proto::edits::FieldEdits};
+    /// let edits = FieldEdits::default().set("X-Site", "porch")?.remove("X-Forwarded-For")?;
+    /// let device = Device::builder("https://gw.example/lamp").request_fields(edits).build()?;
+    /// device.forward_to("http://127.0.0.1:3000")?; // blocks
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn request_fields(mut self, edits: FieldEdits) -> Self {
+        self.edits.request = Some(edits).filter(|edits| !edits.is_empty());
+        self
+    }
+    /// The same in its responses, those of an upgrade among them; not in 1xx and in trailers.
+    pub fn response_fields(mut self, edits: FieldEdits) -> Self {
+        self.edits.response = Some(edits).filter(|edits| !edits.is_empty()).map(Arc::new);
+        self
+    }
     /// A TCP server that visitors may ask for by this name, and by nothing else, beside whatever
     /// answers requests: `GET /NAME` with `Upgrade: ptth-tcp/1` gets a connection to it, bytes both
     /// ways (`ptth connect https://gw.example/lamp/ssh`). `HOST:PORT`, or `unix:/path`. May be called
@@ -334,6 +369,8 @@ impl DeviceBuilder {
             members,
             events,
             host_header: self.host_header,
+            maps_origin: self.maps_origin,
+            edits: self.edits,
             #[cfg(feature = "tls")]
             local_tls: self.local_tls,
         };

@@ -54,7 +54,7 @@ impl DeviceRole {
                 Some(State::Link(Link { exchange: None, slot, .. })) if !self.works(*slot) => {
                     self.link_gone(cx, id, STOPS)
                 }
-                Some(State::Local(Local::Idle)) => cx.close(id),
+                Some(State::Local(Local::Idle { .. })) => cx.close(id),
                 Some(State::Lingering(_)) => {
                     relay::hurry_lingering(cx, id, &self.limits, find_lingering)
                 }
@@ -120,7 +120,7 @@ impl Role for DeviceRole {
             State::Dial(_) => self.dial_ready(cx, id),
             State::Link(Link { exchange: Some(key), .. }) => {
                 let key = *key;
-                if self.has_local_line() {
+                if self.locals.has_line() {
                     self.serve_locals(cx);
                 }
                 relay::advance(self, cx, key);
@@ -223,7 +223,7 @@ impl Role for DeviceRole {
                 self.plan.tls = Some(connector);
                 self.trusts_upgrades_again();
             }
-            Command::SetLocalTls(connector) => self.know_local(cx, connector),
+            Command::SetLocalTls(connector) => self.know_local(cx, &connector),
             Command::Resolved { number, found } => self.resolved(cx, number, &found),
             Command::Back { number, back } => {
                 let (stream, unread, link) = *back;

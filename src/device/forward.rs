@@ -1,5 +1,5 @@
-//! The device's forwarder: requests from a link go to one local HTTP server, in the event loop,
-//! over a keep-alive pool.
+//! The device's forwarder: requests from a link go to a local HTTP server, in the event loop, over
+//! that server's keep-alive pool.
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -9,7 +9,10 @@ use crate::device::lookups::Found;
 use crate::device::lookups::Waiter;
 use crate::device::plan::Service;
 use crate::device::pool::Local;
+use crate::device::pool::Made;
+use crate::device::pool::ServerId;
 use crate::device::role::DeviceRole;
+use crate::device::servers::NO_SERVER;
 use crate::device::state::State;
 use crate::device::target::Place;
 use crate::device::target::Unreached;
@@ -25,12 +28,12 @@ use crate::stream::Connector;
 use crate::stream::HandshakeError;
 
 impl DeviceRole {
-    /// Opens a connection to the local server for an exchange.
-    pub(super) fn open_local(&mut self, cx: &mut Connections<State>, key: Key) {
+    /// Opens a connection to its local server for an exchange.
+    pub(super) fn open_local(&mut self, cx: &mut Connections<State>, key: Key, server: ServerId) {
         if let Some(downstream) = self.exchanges.get(key).and_then(|e| e.downstream()) {
             cx.set_deadline(downstream, None); // look-up and race have their own
         }
-        let Some(target) = self.target() else { return };
+        let Some(target) = self.server(server) else { return };
         self.connect_to(cx, target.place.clone(), Waiter::Local(key));
     }
 
@@ -66,15 +69,17 @@ impl DeviceRole {
 
     /// The way to the local server stands; at `https` the handshake begins.
     pub(super) fn local_reached(&mut self, cx: &mut Connections<State>, key: Key, id: Id) {
-        let secure = self.target().and_then(|target| {
+        let secure = self.server_of(key).and_then(|server| {
+            let target = self.server(server)?;
             let connector = target.tls.as_ref()?;
-            Some(Channel::to_server(connector, target.host()))
+            Some((server, Channel::to_server(connector, target.host())))
         });
-        let Some(channel) = secure else { return self.local_opened(cx, key, id) };
+        let Some((server, channel)) = secure else { return self.local_opened(cx, key, id) };
         let why = match channel {
             Ok(channel) => {
                 if let Some(peer) = cx.get_mut(id) {
-                    peer.state = State::Local(Local::Securing { key, known: self.locals.known });
+                    let made = Made { server, known: self.locals.pool(server).known };
+                    peer.state = State::Local(Local::Securing { key, made });
                 }
                 let at = cx.after(self.limits.handshake_timeout);
                 cx.set_deadline(id, Some(at));
@@ -105,18 +110,23 @@ impl DeviceRole {
         }
     }
 
-    /// Another way to know the local server. Connections that were made by the old one are not used
-    /// for another request.
-    pub(super) fn know_local(&mut self, cx: &mut Connections<State>, connector: Arc<Connector>) {
-        if let Service::Forward(target) = &mut self.service {
-            target.tls = Some(connector);
+    /// Another way to know local servers at `https`. Connections that were made by the old one are
+    /// not used for another request.
+    pub(super) fn know_local(&mut self, cx: &mut Connections<State>, connector: &Arc<Connector>) {
+        let Service::Forward(servers) = &mut self.service else { return };
+        let known = servers.know(connector);
+        for server in &known {
+            let pool = self.locals.pool(*server);
+            pool.known = pool.known.wrapping_add(1);
         }
-        self.locals.known = self.locals.known.wrapping_add(1);
         for id in cx.ids() {
-            if let Some(State::Local(Local::Idle | Local::Bound { .. })) =
-                cx.get(id).map(|p| &p.state)
-            {
-                self.close_local(cx, id);
+            match cx.get(id).map(|p| &p.state) {
+                Some(State::Local(Local::Idle { server } | Local::Bound { server, .. }))
+                    if known.contains(server) =>
+                {
+                    self.close_local(cx, id);
+                }
+                _ => {}
             }
         }
     }
@@ -128,7 +138,7 @@ impl DeviceRole {
         unreached: &Unreached,
     ) {
         self.locals.opened(key);
-        let text = self.target().map_or(String::new(), |t| t.text.clone());
+        let text = self.server_of(key).map_or("", |server| self.server_text(server));
         // Where the local server is, and what the system says of it, is for whoever runs this
         // device, not for visitors (T58).
         log_names!(
@@ -166,7 +176,7 @@ impl DeviceRole {
                 relay::advance(self, cx, key);
             }
             Local::Securing { .. } => {} // the handshake's events are the loop's
-            Local::Idle | Local::Bound { .. } => {
+            Local::Idle { .. } | Local::Bound { .. } => {
                 if !cx.is_quiet(id, false) {
                     self.close_local(cx, id);
                 }
@@ -188,8 +198,17 @@ impl DeviceRole {
         } else {
             Waits::of_forwarder(&self.limits)
         };
+        let server = exchange.server;
         let key = self.exchanges.insert(exchange);
         self.relaying(cx, id, key);
-        self.find_local(cx, key);
+        match server {
+            Some(_) => self.find_local(cx, key),
+            None => self.answer_waiting(cx, key, &NO_SERVER),
+        }
+    }
+
+    /// The local server that an exchange is for, while it is there.
+    fn server_of(&self, key: Key) -> Option<ServerId> {
+        self.exchanges.get(key)?.server
     }
 }

@@ -25,7 +25,6 @@ use crate::device::plan::Service;
 use crate::device::role::DeviceRole;
 use crate::device::state::State;
 use crate::device::state::find_lingering;
-use crate::device::target::plan_exchange;
 use crate::device::tcp::AskedTcp;
 use crate::device::worker::answer_with;
 use crate::engine::connections::Connections;
@@ -395,8 +394,8 @@ impl DeviceRole {
                     }
                     Ok(None) => {}
                 }
-                let Service::Forward(target) = &self.service else { return Came::Request(filled) };
-                match plan_exchange(id, &request, target, &self.link_limits, now) {
+                let Service::Forward(servers) = &self.service else { return Came::Request(filled) };
+                match servers.plan(id, &request, &self.link_limits, now) {
                     Ok(exchange) => {
                         peer.keep(&bytes[request.len..]);
                         Came::Forward(Box::new(exchange))

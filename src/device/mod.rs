@@ -19,7 +19,7 @@
 //! | `link.rs` | a turned connection, as the loop knows it |
 //! | `mode.rs` | links or polls, with or without the offer of an upgrade |
 //! | `no_proxy.rs` | hosts that are dialled without a proxy |
-//! | `pool.rs` | connections to the local server |
+//! | `pool.rs` | connections to local servers |
 //! | `reply.rs` | a reply of the fallback, while its body arrives |
 //! | `stopping.rs` | how the holder of an upgraded stream hears of its end |
 //! | `url.rs` | the URL of a gateway, and how far away an address is |
@@ -27,7 +27,8 @@
 //! | `counters.rs` | what loop and workers count |
 //! | `gateways.rs` | the gateways in their order |
 //! | `redirects.rs` | where a gateway may send the device |
-//! | `target.rs` | the local server, and requests for it |
+//! | `target.rs` | one local server, and why it cannot be asked |
+//! | `servers.rs` | local servers by path, and requests for them |
 //! | `tcp_target.rs` | TCP targets by name |
 //! | `dial.rs` | a connection on its way to be a link, or one that polls |
 //! | `signs.rs` | what the latest attempts and the gateway have shown |
@@ -104,6 +105,7 @@ mod redirects;
 mod reply;
 mod resolve;
 mod role;
+mod servers;
 mod setup;
 mod signs;
 #[cfg(test)]
@@ -126,6 +128,7 @@ pub use exchange::Exchange;
 pub use handle::{DeviceHandle, DeviceStats};
 pub use listener::{Accepted, Listener};
 pub use plan::OnRefusal;
+pub use servers::{LocalServer, LocalServers};
 pub use setup::Device;
 pub use stopping::Stopping;
 pub use upgrade::{Upgraded, upgrade};

@@ -9,7 +9,7 @@ use crate::device::gateways::GatewayList;
 use crate::device::lease::Lease;
 use crate::device::proxy::Proxy;
 use crate::device::redirects::RedirectHosts;
-use crate::device::target::Target;
+use crate::device::servers::Servers;
 use crate::device::tcp_target::TcpTarget;
 use crate::device::worker::Handler;
 use crate::proto::turn::Encoding;
@@ -42,7 +42,7 @@ pub(crate) enum Service {
     Receive(Sender<Lease>),
     /// `accept()`: links wait in a channel.
     Listen(Sender<Lease>),
-    Forward(Target),
+    Forward(Servers),
 }
 
 /// What one event loop goes by.

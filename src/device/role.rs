@@ -28,6 +28,7 @@ use crate::device::mode::Mode;
 use crate::device::plan::Plan;
 use crate::device::plan::Service;
 use crate::device::pool::Locals;
+use crate::device::pool::ServerId;
 use crate::device::races::Races;
 use crate::device::signs::Signs;
 use crate::device::signs::Tries;
@@ -120,6 +121,12 @@ impl DeviceRole {
     ) -> Self {
         let rules = rules(&limits);
         let (idle, mode) = (limits.worker_idle_timeout, Mode::new(plan.fallback));
+        let locals = match &service {
+            Service::Forward(servers) => {
+                Locals::new(servers.iter().map(|target| target.connections_max))
+            }
+            _ => Locals::new(std::iter::empty()),
+        };
         DeviceRole {
             // A link is one job at most, so the queue takes all that there can be.
             workers: Workers::new(
@@ -142,7 +149,7 @@ impl DeviceRole {
             remote,
             shared,
             exchanges: Slab::new(),
-            locals: Locals::default(),
+            locals,
             leases: HashMap::new(),
             numbers: 0,
             not_before: None,
@@ -178,11 +185,17 @@ impl DeviceRole {
         self.plan.homes.current().clone()
     }
 
-    pub(super) fn target(&self) -> Option<&Target> {
+    /// A local server of the list.
+    pub(super) fn server(&self, server: ServerId) -> Option<&Target> {
         match &self.service {
-            Service::Forward(target) => Some(target),
+            Service::Forward(servers) => servers.get(server),
             _ => None,
         }
+    }
+
+    /// Its URL, as it was given.
+    pub(super) fn server_text(&self, server: ServerId) -> &str {
+        self.server(server).map_or("", |target| &target.text)
     }
 
     /// `url`: where `home` has led to.

@@ -25,7 +25,10 @@ use crate::device::listener::Listener;
 use crate::device::plan::Plan;
 use crate::device::plan::Service;
 use crate::device::role::DeviceRole;
-use crate::device::target::Target;
+use crate::device::servers::Common;
+use crate::device::servers::LocalServers;
+use crate::device::servers::Servers;
+use crate::device::target::Edits;
 use crate::engine::event_loop::EventLoop;
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
@@ -58,26 +61,43 @@ pub(super) struct Parts {
     pub(super) members: Vec<(Plan, Arc<Counters>)>,
     pub(super) events: Sender<DeviceEvent>,
     pub(super) host_header: Option<String>,
+    pub(super) maps_origin: bool,
+    pub(super) edits: Edits,
     #[cfg(feature = "tls")]
     pub(super) local_tls: Option<LocalTls>,
 }
 
 impl Parts {
-    /// The local server at this URL.
-    fn target(&self, url: &str) -> Result<Target, Error> {
+    /// The local servers that are given.
+    fn servers(&self, given: LocalServers, limits: &Limits) -> Result<Servers, Error> {
         #[cfg(feature = "tls")]
-        let knowing = (self.local_tls.is_some(), &|| {
+        let (has_tls, connector) = (self.local_tls.is_some(), || {
             self.local_tls.clone().unwrap_or_default().connector().map(Arc::new)
         });
         #[cfg(not(feature = "tls"))]
-        let knowing = (false, &|| Err(Error::usage("this build has no TLS (feature tls)")));
-        Target::parse(url, self.host_header.clone(), (knowing.0, knowing.1))
+        let (has_tls, connector) =
+            (false, || Err(Error::usage("this build has no TLS (feature tls)")));
+        let common = Common {
+            host_header: self.host_header.as_deref(),
+            maps_origin: self.maps_origin,
+            edits: &self.edits,
+            connections_max: limits.local_connections_max,
+            has_tls,
+            connector: &connector,
+        };
+        Servers::new(given, &common)
     }
 }
 
 /// # Errors
-/// The program would get whole links, and with them what is asked of TCP targets.
-fn check_tcp(parts: &Parts, service: &Service) -> Result<(), Error> {
+/// The program would get whole links, and with them what is asked of TCP targets; fields are edited
+/// for a local server that is not there.
+fn check_parts(parts: &Parts, service: &Service) -> Result<(), Error> {
+    if !parts.edits.are_none() && !matches!(service, Service::Forward(_)) {
+        return Err(Error::usage(
+            "fields are edited for a local server, and this device forwards to none",
+        ));
+    }
     let has_tcp = parts.members.iter().any(|(plan, _)| !plan.tcp.is_empty());
     match has_tcp && matches!(service, Service::Listen(_)) {
         true => Err(Error::usage(
@@ -122,8 +142,8 @@ impl Device {
         let mut slot = self.lock();
         let parts = slot.as_ref().ok_or_else(started)?;
         let service = service(parts)?;
-        check_tcp(parts, &service)?;
-        let local_secure = matches!(&service, Service::Forward(target) if target.tls.is_some());
+        check_parts(parts, &service)?;
+        let local_secure = matches!(&service, Service::Forward(servers) if servers.iter().any(|target| target.tls.is_some()));
         #[cfg(feature = "tls")]
         if parts.local_tls.is_some() && !local_secure {
             return Err(Error::usage(
@@ -207,22 +227,24 @@ impl Device {
 
     /// Forwards requests to a local HTTP server, `http://127.0.0.1:3000`, `https://nas.internal`
     /// (feature `tls`; [`DeviceBuilder::local_tls`](crate::DeviceBuilder::local_tls)) or
-    /// `unix:/run/app.sock`, until the process ends or the gateway refuses. No thread per request,
-    /// however slow.
+    /// `unix:/run/app.sock`, or to several by their paths
+    /// ([`LocalServer`](crate::device::LocalServer)), until the process ends
+    /// or the gateway refuses. No thread per request, however slow. Each server has its own
+    /// connections, and a request for a path that is no server's gets 404.
     ///
     /// # Errors
-    /// A target that is none, or one at `https://` that cannot be checked (a system without root
+    /// A server that is none, two for one path, more than 64, or one at `https://` that cannot be checked (a system without root
     /// certificates); those of [`serve`](Self::serve).
-    pub fn forward_to(&self, target: &str) -> Result<(), Error> {
-        self.spawn_forward(target)?.wait()
+    pub fn forward_to(&self, servers: impl Into<LocalServers>) -> Result<(), Error> {
+        self.spawn_forward(servers)?.wait()
     }
 
     /// Like [`forward_to`](Self::forward_to), in the background.
     ///
     /// # Errors
-    /// A target that is none; those of [`spawn`](Self::spawn).
-    pub fn spawn_forward(&self, target: &str) -> Result<DeviceHandle, Error> {
-        self.start(|parts| Ok(Service::Forward(parts.target(target)?)))
+    /// As [`forward_to`](Self::forward_to), but for what happens later.
+    pub fn spawn_forward(&self, servers: impl Into<LocalServers>) -> Result<DeviceHandle, Error> {
+        self.start(|parts| Ok(Service::Forward(parts.servers(servers.into(), &self.limits)?)))
     }
 
     /// Serves the files of a directory, until the process ends or the gateway refuses (feature
@@ -260,14 +282,14 @@ impl Device {
         self.spawn(move |request| files.answer(&request))
     }
 
-    /// Validates the address of a local server as [`forward_to`](Self::forward_to) does, without
-    /// connecting to it or to a gateway.
+    /// Validates local servers as [`forward_to`](Self::forward_to) does, without
+    /// connecting to them or to a gateway.
     ///
     /// # Errors
-    /// It is invalid, or the device was started already (`is_usage()`).
-    pub fn check_forward(&self, target: &str) -> Result<(), Error> {
+    /// They are invalid, or the device was started already (`is_usage()`).
+    pub fn check_forward(&self, servers: impl Into<LocalServers>) -> Result<(), Error> {
         match &*self.lock() {
-            Some(parts) => parts.target(target).map(drop),
+            Some(parts) => parts.servers(servers.into(), &self.limits).map(drop),
             None => Err(started()),
         }
     }

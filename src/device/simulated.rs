@@ -15,9 +15,11 @@ use crate::device::events::DeviceEventKind;
 use crate::device::group::LoopGroup;
 use crate::device::plan::Service;
 use crate::device::role::DeviceRole;
+use crate::device::servers::Common;
+use crate::device::servers::Servers;
 use crate::device::setup::Device;
 use crate::device::setup::Parts;
-use crate::device::target::Target;
+use crate::device::target::Edits;
 use crate::engine::simulated::Loop;
 use crate::error::Error;
 
@@ -34,9 +36,16 @@ pub(crate) fn start(builder: DeviceBuilder, node: usize, now: Instant, target: &
     let Parts { mut members, events: sender, .. } =
         parts.into_inner().ok().flatten().expect("it was not started");
     let (plan, shared) = members.pop().expect("it has one gateway");
+    let common = Common {
+        host_header: None,
+        maps_origin: false,
+        edits: &Edits::default(),
+        connections_max: limits.local_connections_max,
+        has_tls: false,
+        connector: &|| Err(Error::usage("there is no TLS here")),
+    };
     let service = Service::Forward(
-        Target::parse(target, None, (false, &|| Err(Error::usage("there is no TLS here"))))
-            .expect("the simulation's server has an address"),
+        Servers::new(target.into(), &common).expect("the simulation's server has an address"),
     );
     let for_role = [limits.clone(), link_limits];
     let event_loop = Loop::new(node, now, &limits, None, |remote| {

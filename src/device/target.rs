@@ -1,4 +1,4 @@
-//! The local server of a forwarder, and what a gateway's request becomes for it.
+//! One local server of a forwarder, and why it cannot be asked.
 //!
 //! The target is fixed: neither `Host` nor an absolute-form target chooses another server (T25).
 
@@ -6,20 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::device::url::Url;
-use crate::engine::connections::Id;
 use crate::error::Error;
-use crate::error::Refusal;
-use crate::limits::Limits;
-use crate::proto::forward;
-use crate::proto::forward::RequestRules;
-use crate::proto::framed::FramedRequest;
+use crate::proto::edits::FieldEdits;
 use crate::proto::head::authority;
-use crate::relay;
-use crate::relay::Exchange;
 use crate::stream::Connector;
 use crate::stream::HandshakeError;
 use std::io;
-use std::time::Instant;
 
 /// A local server.
 #[derive(Clone, Debug)]
@@ -29,14 +21,30 @@ pub(crate) struct Target {
     pub(super) authority: String,
     /// `Host` to send instead of the visitor's.
     pub(super) host_header: Option<String>,
+    /// With that: visitors' `Origin` and `Referer` name the server by it, too.
+    pub(super) maps_origin: bool,
     /// `https`: how the server is known.
     pub(super) tls: Option<Arc<Connector>>,
+    pub(super) edits: Edits,
+    /// What is taken off the paths of requests.
+    pub(super) stripped: Option<String>,
+    /// Most connections at once; 0: as many as there are requests.
+    pub(super) connections_max: usize,
     pub(super) text: String,
 }
 
-/// How a server at `https` is known; reading the system's roots takes a moment and may fail, so it
-/// is asked only where it is needed. False: nothing is said of it.
-pub(crate) type Knowing<'a> = (bool, &'a dyn Fn() -> Result<Arc<Connector>, Error>);
+/// What is set and removed in requests to the local server, and in its responses.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Edits {
+    pub(super) request: Option<FieldEdits>,
+    pub(super) response: Option<Arc<FieldEdits>>,
+}
+
+impl Edits {
+    pub(super) fn are_none(&self) -> bool {
+        self.request.is_none() && self.response.is_none()
+    }
+}
 
 #[derive(Clone, Debug)]
 pub(super) enum Place {
@@ -50,7 +58,7 @@ impl Target {
     pub(crate) fn parse(
         text: &str,
         host_header: Option<String>,
-        (knows, connector): Knowing<'_>,
+        connector: impl FnOnce() -> Result<Arc<Connector>, Error>,
     ) -> Result<Self, Error> {
         let host_header = match &host_header {
             None => None,
@@ -63,11 +71,6 @@ impl Target {
                 }
             },
         };
-        if knows && !text.starts_with("https:") {
-            return Err(Error::usage(format!(
-                "settings of TLS are given for the local server {text}, and its URL does not begin with https://; write https:// or omit them"
-            )));
-        }
         if let Some(path) = text.strip_prefix("unix:") {
             if !path.starts_with('/') {
                 return Err(Error::usage(format!(
@@ -79,6 +82,10 @@ impl Target {
                 authority: "localhost".to_owned(),
                 host_header,
                 tls: None,
+                maps_origin: false,
+                edits: Edits::default(),
+                stripped: None,
+                connections_max: 0,
                 text: text.to_owned(),
             });
         }
@@ -94,8 +101,20 @@ impl Target {
             place: Place::Tcp(url.host, url.port),
             authority: url.authority,
             host_header,
+            maps_origin: false,
+            edits: Edits::default(),
+            stripped: None,
+            connections_max: 0,
             text: text.to_owned(),
         })
+    }
+
+    /// The port that the server listens on.
+    pub(super) fn port(&self) -> Option<u16> {
+        match self.place {
+            Place::Tcp(_, port) => Some(port),
+            Place::Unix(_) => None,
+        }
     }
 
     /// The host that a certificate has to be for, unless another one is given.
@@ -105,36 +124,6 @@ impl Target {
             Place::Unix(_) => "localhost",
         }
     }
-}
-
-/// What a gateway's request becomes for the local server.
-pub(super) fn plan_exchange(
-    downstream: Id,
-    request: &FramedRequest<'_>,
-    target: &Target,
-    limits: &Limits,
-    now: Instant,
-) -> Result<Exchange, Refusal> {
-    let framing = request.framing();
-    let came = forward::host_of(request)?;
-    let host = target.host_header.as_deref().or(came).unwrap_or(&target.authority);
-    let rules = RequestRules {
-        target: forward::origin_form(request)?,
-        host,
-        prefix: None,
-        forwarded: None,
-        via: None,
-        keep_underscore: true,
-        drop_authorization: false, // the gateway has dropped what it does not trust
-        upgrade: relay::wants_upgrade(request, framing),
-        request_id: None,
-    };
-    let mut text = Vec::with_capacity(request.len + 64);
-    forward::request(&mut text, request, framing, &rules)?;
-    let mut exchange = Exchange::new(downstream, request, framing, text, limits, now);
-    exchange.alias =
-        target.host_header.as_deref().map(|host| Box::new(forward::Alias::new(host, request)));
-    Ok(exchange)
 }
 
 /// Why the local server cannot be asked: what visitors are told, with the names of RFC 9209, and
@@ -213,34 +202,28 @@ impl From<io::Error> for Unreached {
 mod tests {
     use super::*;
 
-    fn parse(text: &str, knows: bool) -> Result<Target, Error> {
-        Target::parse(text, None, (knows, &|| Err(Error::usage("this connector is never asked"))))
+    fn parse(text: &str) -> Result<Target, Error> {
+        Target::parse(text, None, || Err(Error::usage("this connector is never asked")))
     }
 
     #[test]
     fn a_target_is_a_server_and_nothing_else() {
-        assert!(parse("http://127.0.0.1:3000", false).is_ok());
-        assert!(parse("http://127.0.0.1:3000/", false).is_ok());
-        assert!(
-            parse("http://nowhere.invalid:3000", false).is_ok(),
-            "it is looked up when it is wanted"
-        );
-        assert!(parse("unix:/run/app.sock", false).is_ok());
+        assert!(parse("http://127.0.0.1:3000").is_ok());
+        assert!(parse("http://127.0.0.1:3000/").is_ok());
+        assert!(parse("http://nowhere.invalid:3000").is_ok(), "it is looked up when it is wanted");
+        assert!(parse("unix:/run/app.sock").is_ok());
         for text in ["unix:app.sock", "http://127.0.0.1:3000/app", "127.0.0.1:3000"] {
-            assert!(parse(text, false).unwrap_err().is_usage(), "{text}");
-        }
-        for text in ["unix:/run/app.sock", "http://127.0.0.1:3000"] {
-            assert!(parse(text, true).unwrap_err().to_string().contains("https://"), "{text}");
+            assert!(parse(text).unwrap_err().is_usage(), "{text}");
         }
     }
 
     #[test]
     #[cfg(feature = "tls")]
     fn how_a_server_is_known_is_asked_where_it_is_https() {
-        let error = parse("https://127.0.0.1/", false).unwrap_err();
+        let error = parse("https://127.0.0.1/").unwrap_err();
         assert!(error.to_string().contains("never asked"), "{error}");
         let known = || crate::tls::LocalTls::new().insecure().connector().map(Arc::new);
-        let target = Target::parse("https://nas.internal", None, (true, &known)).unwrap();
+        let target = Target::parse("https://nas.internal", None, known).unwrap();
         assert!(target.tls.is_some() && target.host() == "nas.internal");
         assert!(matches!(target.place, Place::Tcp(_, 443)));
     }

@@ -5,8 +5,7 @@
 //!   health path ─► registered origins (visitors.rs) ─► table: exact host ─► *.suffix ─► any host ─► --route host=SUFFIX ─► --route path ─► 404
 //!                                              └── of each, the longest path that matches, by whole segments
 //! ```
-//! A path is compared as [`forward::destination`] leaves it: byte for byte. Nothing is decoded a
-//! second time, so `/%61pi` is not `/api`, and `%2f` is neither a slash nor `%2F` (T11).
+//! A path is compared byte for byte ([`prefixes`](crate::proto::prefixes)).
 
 mod reply;
 
@@ -24,6 +23,7 @@ use crate::limits::Limits;
 use crate::proto::forward::{self, Destination, FirstSegment};
 use crate::proto::forwarded::path_prefix;
 use crate::proto::head::authority;
+use crate::proto::prefixes::{Prefixes, path_of, without_prefix};
 use crate::proto::turn::Name;
 use crate::relay::{Wait, Waits};
 
@@ -389,6 +389,7 @@ impl Route {
             link: own(self.wait_for_link, "wait_for_link of its route", usual.link),
             first_byte: own(self.first_byte, "first_byte of its route", usual.first_byte),
             body_silence,
+            response_silence: body_silence,
             half_tunnel: body_silence,
             exchange: own(self.exchange, "exchange of its route", usual.exchange),
             ..usual
@@ -473,13 +474,7 @@ pub(crate) struct Table {
 }
 
 /// The routes of one host, by their paths.
-#[derive(Debug, Default)]
-struct Paths {
-    routes: HashMap<String, Row>,
-    /// Bytes of the longest path, and most segments: no more of a request's path is looked up.
-    longest: usize,
-    deepest: usize,
-}
+type Paths = Prefixes<Row>;
 
 #[derive(Debug)]
 struct Row {
@@ -488,29 +483,11 @@ struct Row {
     places: Budget,
 }
 
-impl Paths {
-    fn add(&mut self, path: String, route: Route) {
-        (self.longest, self.deepest) =
-            (self.longest.max(path.len()), self.deepest.max(path.matches('/').count()));
-        let places = Budget::new(route.in_flight.unwrap_or(usize::MAX));
-        self.routes.insert(path, Row { route, places });
-    }
-
-    /// The route with the longest path that the given one begins with, by whole segments.
-    fn longest(&self, path: &str) -> Option<&Row> {
-        let ends = path.match_indices('/').skip(1).map(|(at, _)| at).chain([path.len()]);
-        let within = ends.take(self.deepest).take_while(|end| *end <= self.longest);
-        within
-            .filter_map(|end| self.routes.get(&path[..end]))
-            .last()
-            .or_else(|| self.routes.get(""))
-    }
-
-    fn succeed(&mut self, old: &Paths) {
-        for (path, row) in &mut self.routes {
-            if let Some(old) = old.routes.get(path) {
-                row.places.succeed(&old.places);
-            }
+/// What is in flight by a route of another table counts in that of the same path here.
+fn succeed(paths: &mut Paths, old: &Paths) {
+    for (path, row) in paths.iter_mut() {
+        if let Some(old) = old.get(path) {
+            row.places.succeed(&old.places);
         }
     }
 }
@@ -532,7 +509,8 @@ impl Table {
                 Host::Wildcard(suffix) => table.wildcard.entry(suffix).or_default(),
                 Host::Exact(host) => table.exact.entry(host).or_default(),
             };
-            paths.add(path, route);
+            let places = Budget::new(route.in_flight.unwrap_or(usize::MAX));
+            paths.insert(path, Row { route, places });
         }
         table
     }
@@ -540,10 +518,10 @@ impl Table {
     /// Takes the place of another table: what is in flight there by a route of the same host and
     /// path counts here.
     pub(super) fn succeed(&mut self, old: &Table) {
-        self.any.succeed(&old.any);
+        succeed(&mut self.any, &old.any);
         for (paths, old) in [(&mut self.exact, &old.exact), (&mut self.wildcard, &old.wildcard)] {
             for (host, paths) in paths {
-                old.get(host).into_iter().for_each(|old| paths.succeed(old));
+                old.get(host).into_iter().for_each(|old| succeed(paths, old));
             }
         }
     }
@@ -552,7 +530,7 @@ impl Table {
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     pub(super) fn told(&self, most: usize) -> Vec<String> {
         let tables = self.exact.values().chain(self.wildcard.values()).chain([&self.any]);
-        let rows = tables.flat_map(|paths| paths.routes.values()).map(|row| {
+        let rows = tables.flat_map(Paths::values).map(|row| {
             let by_label = || "(by the host's first label)".to_owned();
             let told = row.route.goal.as_ref().map(Goal::to_string);
             let told = told.or_else(|| row.route.device.clone()).unwrap_or_else(by_label);
@@ -570,7 +548,7 @@ impl Table {
 
     /// Whether a request asks for the gateway's own state.
     pub(super) fn is_health(&self, to: &Destination<'_>) -> bool {
-        self.health.as_deref().is_some_and(|path| path == path_of(to))
+        self.health.as_deref().is_some_and(|path| path == path_of(to.target))
     }
 
     /// Whether the request's route lets preflights through without a token.
@@ -579,13 +557,13 @@ impl Table {
     }
 
     fn row(&self, to: &Destination<'_>) -> Option<&Row> {
-        let path = path_of(to);
+        let path = path_of(to.target);
         let suffix = to.host.split_once('.').map(|(_, suffix)| suffix);
         let wildcard = suffix.and_then(|suffix| self.wildcard.get(suffix));
         [self.exact.get(&to.host), wildcard, Some(&self.any)]
             .into_iter()
             .flatten()
-            .find_map(|paths| paths.longest(path))
+            .find_map(|paths| paths.find(path))
     }
 
     /// Where a request goes.
@@ -621,10 +599,6 @@ impl Table {
     }
 }
 
-fn path_of<'a>(to: &Destination<'a>) -> &'a str {
-    to.target.split_once('?').map_or(to.target, |(path, _)| path)
-}
-
 impl Row {
     /// What the route answers by itself, where it does.
     fn reply(&self, to: &Destination<'_>) -> Option<Reply> {
@@ -649,10 +623,7 @@ impl Row {
         })?;
         let terms = Some(Terms { waits: route.waits(limits), place });
         let path = route.path.as_deref().filter(|path| !path.is_empty() && !route.keeps_prefix);
-        let Some(rest) = path.and_then(|path| to.target.strip_prefix(path)) else {
-            return Ok(ToDevice { terms, ..ToDevice::whole(name, to) });
-        };
-        let target = if rest.starts_with('/') { rest.into() } else { format!("/{rest}").into() };
+        let target = without_prefix(to.target, path.unwrap_or_default());
         Ok(ToDevice { name, target, prefix: path.map(str::to_owned), terms })
     }
 }

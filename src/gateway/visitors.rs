@@ -388,6 +388,8 @@ impl GatewayRole {
             drop_authorization,
             upgrade: relay::wants_upgrade(request, framing),
             request_id: visit.request_id.as_deref(),
+            edits: None,
+            alias: None,
         };
         let mut head = Vec::with_capacity(request.len + 192);
         match forward::request(&mut head, request, framing, &rules) {
@@ -472,6 +474,8 @@ impl GatewayRole {
                 drop_authorization: false,
                 upgrade: false,
                 request_id: None,
+                edits: None,
+                alias: None,
             };
             forward::request(&mut head, request, framing, &rules)
         });

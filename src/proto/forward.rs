@@ -12,6 +12,9 @@ use crate::proto::head::{
     write_status_line,
 };
 
+use crate::proto::absolute::absolute_form;
+use crate::proto::alias::Alias;
+use crate::proto::edits::FieldEdits;
 use crate::proto::framed::FramedRequest;
 
 pub use crate::proto::forwarded::Forwarded;
@@ -46,6 +49,10 @@ pub struct RequestRules<'a> {
     pub upgrade: bool,
     /// `X-Request-Id`, in place of what came; `None`: what came goes on.
     pub request_id: Option<&'a str>,
+    /// What an operator sets and removes.
+    pub edits: Option<&'a FieldEdits>,
+    /// How the server that is asked is named, where its visitors name it otherwise.
+    pub alias: Option<&'a Alias>,
 }
 
 /// Appends the head of the request as it is forwarded, in HTTP/1.1. Order, spelling and bytes of
@@ -108,13 +115,20 @@ fn request_lines(
         if rules.drop_authorization && same_name(field.name, "authorization") {
             continue;
         }
+        if rules.edits.is_some_and(|edits| edits.covers(field.name)) {
+            continue;
+        }
         if rules.keep_underscore || !field.name.contains('_') {
-            push_field(out, field.name, field.value);
+            match rules.alias.and_then(|alias| alias.meant(field.name, field.value)) {
+                Some(meant) => push_field(out, field.name, &meant),
+                None => push_field(out, field.name, field.value),
+            }
         }
     }
     if let Some(id) = rules.request_id {
         write_field(out, REQUEST_ID, id.as_bytes())?;
     }
+    rules.edits.into_iter().for_each(|edits| edits.push(out));
     if takes_trailers && head.fields.lists("te", "trailers") {
         push_field(out, "TE", b"trailers");
     }
@@ -331,53 +345,6 @@ pub(crate) fn callers_waiting(fields: &Fields<'_>) -> Option<usize> {
     decimal(value).filter(|_| value.len() <= 4)?.try_into().ok()
 }
 
-/// What a server is told to be called, instead of what its visitors call it, and where its paths
-/// begin for those.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Alias {
-    pub(crate) authority: String,
-    /// `/NAME`, or empty.
-    pub(crate) prefix: String,
-}
-
-impl Alias {
-    /// For a request to a server that is told to be `authority`; the prefix is what its gateway
-    /// took off the path.
-    pub(crate) fn new(authority: &str, request: &RequestHead<'_>) -> Self {
-        let prefix = request
-            .fields
-            .get("x-forwarded-prefix")
-            .and_then(|prefix| std::str::from_utf8(prefix).ok())
-            .unwrap_or_default();
-        Alias { authority: authority.to_owned(), prefix: prefix.trim_end_matches('/').to_owned() }
-    }
-
-    /// A `Location` that names the server by its alias, as its visitors have to see it: a path,
-    /// since their scheme and host are theirs to know. `None`: it names no server, or another one.
-    pub(crate) fn undo(&self, location: &[u8]) -> Option<String> {
-        let (scheme_port, named, path) =
-            absolute_form(std::str::from_utf8(location).ok()?).ok()??;
-        let ours = authority(self.authority.as_bytes()).ok()?;
-        let port = |authority: Authority<'_>| authority.port.unwrap_or(scheme_port);
-        if !named.host.eq_ignore_ascii_case(ours.host) || port(named) != port(ours) {
-            return None;
-        }
-        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        let behind = path
-            .strip_prefix(&self.prefix)
-            .filter(|behind| behind.is_empty() || behind.starts_with(['/', '?', '#']));
-        // A server that minds the prefix has written it already.
-        let path = if behind.is_some() { path } else { format!("{}{path}", self.prefix) };
-        // `//other.example/` would name another host (RFC 3986 §4.2), and browsers read a backslash
-        // as a slash.
-        Some(if path.starts_with("//") || path.starts_with("/\\") {
-            format!("/.{path}")
-        } else {
-            path
-        })
-    }
-}
-
 /// How a response is forwarded.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseRules<'a> {
@@ -392,6 +359,10 @@ pub struct ResponseRules<'a> {
     pub date: Option<&'a str>,
     /// It is a 101 that was asked for: `Upgrade` and `Connection: Upgrade` go on.
     pub upgrade: bool,
+    /// What an operator sets and removes.
+    pub edits: Option<&'a FieldEdits>,
+    /// How the server that answers is named, where its visitors name it otherwise.
+    pub alias: Option<&'a Alias>,
 }
 
 /// Appends the head of a response as it is forwarded, in HTTP/1.1, framed as `framing` says:
@@ -433,8 +404,18 @@ fn response_lines(
             FieldAction::Stays | FieldAction::Forwarding | FieldAction::Host => {}
             FieldAction::Goes | FieldAction::Length | FieldAction::Te => continue,
         }
+        if rules.edits.is_some_and(|edits| edits.covers(field.name)) {
+            continue;
+        }
         dated |= same_name(field.name, "date");
-        push_field(out, field.name, field.value);
+        match rules.alias.and_then(|alias| alias.seen(field.name, field.value)) {
+            Some(seen) => push_field(out, field.name, &seen),
+            None => push_field(out, field.name, field.value),
+        }
+    }
+    if let Some(edits) = rules.edits {
+        edits.push(out);
+        dated |= edits.covers("date");
     }
     match framing {
         Framing::Length(length) => push_length(out, length),
@@ -577,23 +558,6 @@ fn split_target<'a>(head: &RequestHead<'a>) -> Result<Split<'a>, Refusal> {
     Ok((Some((scheme_port, named)), path))
 }
 
-/// The scheme's port, the authority, and what is behind it, of a target that is an http or https
-/// URL.
-fn absolute_form(target: &str) -> Result<Option<(u16, Authority<'_>, &str)>, Refusal> {
-    let (scheme_port, rest) =
-        match (strip_scheme(target, "http://"), strip_scheme(target, "https://")) {
-            (Some(rest), _) => (80, rest),
-            (_, Some(rest)) => (443, rest),
-            _ => return Ok(None),
-        };
-    let (named, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    Ok(Some((scheme_port, authority(named.as_bytes())?, path)))
-}
-
-fn strip_scheme<'t>(target: &'t str, scheme: &str) -> Option<&'t str> {
-    begins(target, scheme).then(|| &target[scheme.len()..])
-}
-
 /// Refuses what servers behind us read in different ways. `//` and `%2f` are data and stay; a
 /// backslash in a query is what browsers send, and stays.
 fn check_path(target: &str) -> Result<(), Refusal> {
@@ -659,42 +623,5 @@ mod tests {
         assert_eq!(waiting_line(7), b"PTTH-Waiting: 7\r\n");
         assert_eq!(waiting_line(10_000), b"PTTH-Waiting: 9999\r\n");
         assert_eq!(behind_first_line(b"GET / HTTP/1.1\r\nHost:\r\n\r\n"), 16);
-    }
-
-    #[test]
-    fn a_location_of_the_alias_is_a_path_for_visitors() {
-        let undo = |authority: &str, prefix: &str, location: &str| {
-            Alias { authority: authority.to_owned(), prefix: prefix.to_owned() }
-                .undo(location.as_bytes())
-        };
-        for (authority, prefix, location, seen) in [
-            ("app.internal:3000", "", "http://app.internal:3000/x?y", Some("/x?y")),
-            ("app.internal:3000", "", "http://APP.internal:3000", Some("/")),
-            ("app.internal:3000", "", "http://app.internal:3000?y", Some("/?y")),
-            ("app.internal", "", "http://app.internal:80/x", Some("/x")),
-            ("app.internal", "", "https://app.internal/x", Some("/x")),
-            ("app.internal:443", "", "https://app.internal/x", Some("/x")),
-            ("app.internal", "/lamp", "http://app.internal/x", Some("/lamp/x")),
-            ("app.internal", "/lamp", "http://app.internal/lamp/x", Some("/lamp/x")),
-            ("app.internal", "/lamp", "http://app.internal/lampoon", Some("/lamp/lampoon")),
-            ("app.internal", "", "http://app.internal//evil.example/x", Some("/.//evil.example/x")),
-            (
-                "app.internal",
-                "",
-                "http://app.internal/\\evil.example/x",
-                Some("/./\\evil.example/x"),
-            ),
-            ("app.internal:3000", "", "http://app.internal/x", None),
-            ("app.internal", "", "http://other.example/x", None),
-            ("app.internal", "/lamp", "/x", None),
-            ("app.internal", "", "ftp://app.internal/x", None),
-            ("app.internal", "", "http://me@app.internal/x", None),
-        ] {
-            assert_eq!(
-                undo(authority, prefix, location).as_deref(),
-                seen,
-                "{authority} {prefix} {location}"
-            );
-        }
     }
 }

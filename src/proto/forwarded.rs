@@ -308,7 +308,7 @@ fn port(digits: &str) -> Option<u16> {
 
 /// A proxy's prefix ends up in links and redirects: only what is no more than a path, and one path,
 /// is taken.
-fn outer_prefix(text: &str) -> Option<&str> {
+pub(crate) fn outer_prefix(text: &str) -> Option<&str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+;=:@%".contains(&byte);
     path_prefix(text).ok().filter(|prefix| prefix.bytes().all(plain))
 }

@@ -210,25 +210,6 @@ pub struct ResponseHead<'a> {
     pub len: usize,
 }
 
-impl<'a> ResponseHead<'a> {
-    /// The same with another value in the fields of this name.
-    pub(crate) fn with_value<'b>(&self, name: &str, value: &'b [u8]) -> ResponseHead<'b>
-    where
-        'a: 'b,
-    {
-        let fields = self.fields.iter().map(|field| {
-            if same_name(field.name, name) { Field { name: field.name, value } } else { *field }
-        });
-        ResponseHead {
-            fields: Fields(fields.collect()),
-            minor: self.minor,
-            status: self.status,
-            reason: self.reason,
-            len: self.len,
-        }
-    }
-}
-
 /// What is being read, and so which status refuses it.
 #[derive(Clone, Copy)]
 pub(crate) enum Part {

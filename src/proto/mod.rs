@@ -4,13 +4,17 @@
 //! A parser here answers *done, not yet, wrong*: `Ok(Some(..))`, `Ok(None)`, `Err(Refusal)`. The
 //! caller keeps bytes and socket.
 
+pub(crate) mod absolute;
+pub mod alias;
 pub mod body;
 pub mod comet;
+pub mod edits;
 pub mod forward;
 pub mod forwarded;
 pub mod framed;
 pub mod head;
 pub mod heartbeat;
+pub(crate) mod prefixes;
 pub mod proxy_header;
 pub mod tcp;
 pub(crate) mod template;

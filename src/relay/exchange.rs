@@ -7,8 +7,9 @@ use crate::engine::budget::{Budget, Held};
 use crate::engine::connections::Id;
 use crate::limits::Limits;
 use crate::observe::Observed;
+use crate::proto::alias::Alias;
 use crate::proto::body::Framing;
-use crate::proto::forward::Alias;
+use crate::proto::edits::FieldEdits;
 use crate::proto::head::{self, RequestHead};
 use crate::relay::asker::{Asker, Client};
 use crate::relay::clocks::Clocks;
@@ -28,9 +29,13 @@ pub(crate) struct Exchange {
     pub(crate) waits: Waits,
     /// Its place among the requests that its route lets be in flight.
     pub(crate) place: Option<Held>,
+    /// The place of the server that it is for, where its role has a list of such.
+    pub(crate) server: Option<usize>,
     /// What the upstream side takes itself for, where that is not what the downstream side called
     /// it.
     pub(crate) alias: Option<Box<Alias>>,
+    /// What an operator sets and removes in its response.
+    pub(crate) edits: Option<Arc<FieldEdits>>,
     /// Its response asks for a login that belongs to the connection ([`head::is_bound_login`]).
     /// Nobody is logged in by that.
     pub(super) is_challenged: bool,
@@ -78,7 +83,9 @@ impl Exchange {
             clocks: Clocks::new(now, Some(within)),
             waits: Waits::of(limits),
             place: None,
+            server: None,
             alias: None,
+            edits: None,
             is_challenged: false,
             upstream_reads_on: false,
             observed: Observed::default(),

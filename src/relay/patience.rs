@@ -208,6 +208,7 @@ impl Exchange {
                 Wait { time: limits.body_silence_timeout, name: "body_silence_timeout" }
             }
             None if self.request.body.is_done() && !self.phase.has_head() => self.waits.first_byte,
+            None if self.request.body.is_done() => self.waits.response_silence,
             None => self.waits.body_silence,
         };
         let is_shorter = !wait.is_bounded() || limits.abandoned_timeout < wait.time;

@@ -285,6 +285,8 @@ impl Exchange {
             close: !keeps,
             keep_alive: is_old && keeps,
             date: date.as_ref().map(DateText::as_str),
+            edits: self.edits.as_deref(),
+            alias: self.alias.as_deref(),
             ..interim_rules(rules)
         };
         self.write_head(downstream, response, outgoing, &head_rules)?;
@@ -323,17 +325,20 @@ impl Exchange {
         if response.minor == 0 || forward::protocols(&response.fields).next().is_none() {
             return Err(ExchangeError::violation("switched protocols without saying to which"));
         }
-        let head_rules = ResponseRules { upgrade: true, ..interim_rules(rules) };
-        let method = self.request.method();
-        forward::response(downstream.output(), response, Framing::Empty, method, &head_rules)
-            .map_err(malformed)?;
+        let head_rules = ResponseRules {
+            upgrade: true,
+            edits: self.edits.as_deref(),
+            alias: self.alias.as_deref(),
+            ..interim_rules(rules)
+        };
+        self.write_head(downstream, response, Framing::Empty, &head_rules)?;
         self.phase = Phase::Tunnel { link, tunnel: Tunnel::default() };
         self.observed.answered(response.status);
         self.request.forget();
         Ok(())
     }
 
-    /// Writes a head that is passed on, with the names that the downstream side uses.
+    /// Writes a head that is passed on.
     fn write_head<T>(
         &self,
         downstream: &mut Connection<T>,
@@ -341,11 +346,6 @@ impl Exchange {
         framing: Framing,
         rules: &ResponseRules<'_>,
     ) -> Result<(), ExchangeError> {
-        let location =
-            self.alias.as_ref().and_then(|alias| alias.undo(response.fields.get("location")?));
-        let renamed =
-            location.as_ref().map(|location| response.with_value("location", location.as_bytes()));
-        let response = renamed.as_ref().unwrap_or(response);
         forward::response(downstream.output(), response, framing, self.request.method(), rules)
             .map_err(malformed)
     }
@@ -401,5 +401,7 @@ fn interim_rules<'a>(rules: &'a Rules) -> ResponseRules<'a> {
         keep_alive: false,
         date: None,
         upgrade: false,
+        edits: None,
+        alias: None,
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Waits {
     pub(crate) write: Wait,
     pub(crate) first_byte: Wait,
     pub(crate) body_silence: Wait,
+    /// For the next byte of a response that has begun, to a request that is whole.
+    pub(crate) response_silence: Wait,
     /// For something to move on a tunnel, and on one that has ended in one direction.
     pub(crate) tunnel: Wait,
     pub(crate) half_tunnel: Wait,
@@ -53,6 +55,10 @@ impl Waits {
             write: Wait { time: limits.request_write_timeout, name: "request_write_timeout" },
             first_byte: Wait { time: limits.first_byte_timeout, name: "first_byte_timeout" },
             body_silence: Wait { time: limits.body_silence_timeout, name: "body_silence_timeout" },
+            response_silence: Wait {
+                time: limits.body_silence_timeout,
+                name: "body_silence_timeout",
+            },
             tunnel: Wait { time: limits.tunnel_silence_timeout, name: "tunnel_silence_timeout" },
             half_tunnel: Wait { time: limits.body_silence_timeout, name: "body_silence_timeout" },
             exchange: Wait { time: limits.exchange_timeout, name: "exchange_timeout" },
@@ -60,20 +66,23 @@ impl Waits {
     }
 
     /// Of a device that forwards what comes over a link: how long anything may take is its
-    /// gateway's word, which ends the link when it is over. A tunnel that has ended in one
+    /// gateway's word, which ends the link when it is over, unless the device has a word of its own
+    /// on its local server. A tunnel that has ended in one
     /// direction is the exception, since a gateway that half-closes a link and one that is gone
     /// look alike.
     pub(crate) fn of_forwarder(limits: &Limits) -> Self {
         let usual = Self::of(limits);
         let endless = |wait: Wait| Wait { time: Duration::ZERO, ..wait };
+        let local = Wait { time: limits.local_silence_timeout, name: "local_silence_timeout" };
         Waits {
             link: usual.link,
-            write: endless(usual.write),
+            write: local,
             first_byte: Wait {
                 time: limits.local_first_byte_timeout,
                 name: "local_first_byte_timeout",
             },
             body_silence: endless(usual.body_silence),
+            response_silence: local,
             tunnel: endless(usual.tunnel),
             half_tunnel: usual.tunnel,
             exchange: endless(usual.exchange),
@@ -83,7 +92,13 @@ impl Waits {
     /// Of a device that forwards what it polled for. It cannot notice that its gateway has given
     /// up, so its own waits hold.
     pub(crate) fn of_polling_forwarder(limits: &Limits) -> Self {
-        let (usual, own) = (Self::of(limits), Self::of_forwarder(limits).first_byte);
-        Waits { first_byte: if own.is_bounded() { own } else { usual.first_byte }, ..usual }
+        let (usual, own) = (Self::of(limits), Self::of_forwarder(limits));
+        let first = |own: Wait, usual| if own.is_bounded() { own } else { usual };
+        Waits {
+            first_byte: first(own.first_byte, usual.first_byte),
+            write: first(own.write, usual.write),
+            response_silence: first(own.response_silence, usual.response_silence),
+            ..usual
+        }
     }
 }

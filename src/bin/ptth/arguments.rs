@@ -293,13 +293,36 @@ pub(crate) struct DeviceArgs {
     /// times
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', env = "PTTH_ORIGIN")]
     pub(crate) origin: Vec<String>,
-    /// With --to: send this Host instead of the visitor's
-    #[arg(long, value_name = "HOST", env = "PTTH_HOST_HEADER")]
-    pub(crate) host_header: Option<String>,
-    /// With --to: connections to the local server at once, for one that serves few (1: one after
-    /// the other); more requests wait (default: as many as there are requests)
-    #[arg(long, value_name = "N", value_parser = some_number, env = "PTTH_TO_CONNECTIONS")]
-    pub(crate) to_connections: Option<usize>,
+    /// With --to: take this path off requests for its server, /cam of --to /cam=URL, and put it back
+    /// into what that says of paths; may be given several times
+    #[arg(long, value_name = "PATH", value_delimiter = ',', env = "PTTH_STRIP_PREFIX")]
+    pub(crate) strip_prefix: Vec<String>,
+    /// With --to: send this Host instead of the visitor's, to all servers or to that of PATH
+    #[arg(long, value_name = "[PATH=]HOST", value_delimiter = ',', value_parser = host_for_path, env = "PTTH_HOST_HEADER")]
+    pub(crate) host_header: Vec<ForPath<String>>,
+    /// With --host-header: visitors' Origin and Referer name the local server by that host, too, for
+    /// one that compares them
+    #[arg(long, env = "PTTH_MAP_ORIGIN", value_parser = yes_or_no, action = ArgAction::SetTrue)]
+    pub(crate) map_origin: bool,
+    /// With --to: set this field in requests to the local server, instead of those of its name; may
+    /// be given several times
+    #[arg(long, value_name = "NAME: VALUE", value_parser = field, env = "PTTH_SET_FIELD")]
+    pub(crate) set_field: Vec<(String, String)>,
+    /// With --to: remove fields of this name from requests to the local server, X-Forwarded-For say;
+    /// may be given several times
+    #[arg(long, value_name = "NAME", value_delimiter = ',', env = "PTTH_REMOVE_FIELD")]
+    pub(crate) remove_field: Vec<String>,
+    /// With --to: set this field in the local server's responses; may be given several times
+    #[arg(long, value_name = "NAME: VALUE", value_parser = field, env = "PTTH_SET_RESPONSE_FIELD")]
+    pub(crate) set_response_field: Vec<(String, String)>,
+    /// With --to: remove fields of this name from the local server's responses; may be given several
+    /// times
+    #[arg(long, value_name = "NAME", value_delimiter = ',', env = "PTTH_REMOVE_RESPONSE_FIELD")]
+    pub(crate) remove_response_field: Vec<String>,
+    /// With --to: connections at once to each local server, or to that of PATH, for one that serves
+    /// few (1: one after the other); more requests wait (default: as many as there are requests)
+    #[arg(long, value_name = "[PATH=]N", value_delimiter = ',', value_parser = number_for_path, env = "PTTH_TO_CONNECTIONS")]
+    pub(crate) to_connections: Vec<ForPath<usize>>,
     /// With --to: how long a connection to the local server idles for the next request (0s: it is
     /// closed behind each answer)
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, env = "PTTH_TO_KEEP_ALIVE")]
@@ -339,6 +362,11 @@ pub(crate) struct DeviceArgs {
     /// as the gateway waits; with polls 60 s)
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration, env = "PTTH_FIRST_BYTE")]
     pub(crate) first_byte: Duration,
+    /// With --to: how long the local server may be silent in the middle of a response, or take
+    /// nothing of a request, then the response is cut, or 504 (0s: as long as the gateway waits; with
+    /// polls 60 s)
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration, env = "PTTH_TO_SILENCE")]
+    pub(crate) to_silence: Duration,
     /// Silence after which a link is given up, once the gateway has sent a heartbeat on any (0s:
     /// never)
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = duration, env = "PTTH_SILENCE")]
@@ -401,9 +429,11 @@ pub(crate) enum Comet {
 #[group(multiple = false)]
 pub(crate) struct ServiceArgs {
     /// Forward requests to this local HTTP server: http://127.0.0.1:3000, https://nas.internal or
-    /// unix:/run/app.sock
-    #[arg(long, value_name = "URL", env = "PTTH_TO", value_parser = local_server)]
-    pub(crate) to: Option<String>,
+    /// unix:/run/app.sock. May be given several times, for paths that begin with PATH, and once
+    /// without for all others: /api=http://127.0.0.1:8080. The longest path wins; what is for none is
+    /// answered 404
+    #[arg(long, value_name = "[PATH=]URL", value_delimiter = ',', env = "PTTH_TO", value_parser = local_server)]
+    pub(crate) to: Vec<ForPath<String>>,
     /// Answer every request with this text
     #[arg(long, value_name = "STRING", env = "PTTH_TEXT")]
     pub(crate) text: Option<String>,
@@ -468,11 +498,46 @@ fn some_number(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "write a whole number from 1 on".to_owned())
 }
 
+/// What is said of the local server of a path, or of all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ForPath<T> {
+    pub(crate) path: Option<String>,
+    pub(crate) value: T,
+}
+
+/// `/cam=VALUE`, or `VALUE`.
+fn for_path<'t>(text: &'t str, example: &str) -> Result<(Option<String>, &'t str), String> {
+    match text.starts_with('/') {
+        true => text
+            .split_once('=')
+            .map(|(path, value)| (Some(path.to_owned()), value))
+            .ok_or_else(|| format!("write PATH=, and what is for it, like {example}")),
+        false => Ok((None, text)),
+    }
+}
+
 /// A URL; `127.0.0.1:3000` stands for `http://127.0.0.1:3000`.
-#[allow(clippy::unnecessary_wraps, reason = "clap's parsers may fail")]
-fn local_server(text: &str) -> Result<String, String> {
-    let has_scheme = text.contains("://") || text.starts_with("unix:");
-    Ok(if has_scheme { text.to_owned() } else { format!("http://{text}") })
+fn local_server(text: &str) -> Result<ForPath<String>, String> {
+    let (path, url) = for_path(text, "/api=http://127.0.0.1:8080")?;
+    let has_scheme = url.contains("://") || url.starts_with("unix:");
+    let value = if has_scheme { url.to_owned() } else { format!("http://{url}") };
+    Ok(ForPath { path, value })
+}
+
+fn host_for_path(text: &str) -> Result<ForPath<String>, String> {
+    for_path(text, "/cam=cam.internal")
+        .map(|(path, value)| ForPath { path, value: value.to_owned() })
+}
+
+fn number_for_path(text: &str) -> Result<ForPath<usize>, String> {
+    let (path, value) = for_path(text, "/cam=1")?;
+    Ok(ForPath { path, value: some_number(value)? })
+}
+
+/// `X-Site: porch`.
+fn field(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("write NAME: VALUE, like X-Site: porch")?;
+    Ok((name.to_owned(), value.trim().to_owned()))
 }
 
 /// `ssh=127.0.0.1:22`.
@@ -553,15 +618,20 @@ mod tests {
 
     #[test]
     fn a_local_server_without_a_scheme_is_at_http() {
-        for (text, url) in [
-            ("127.0.0.1:3000", "http://127.0.0.1:3000"),
-            ("localhost:3000", "http://localhost:3000"),
-            ("http://a", "http://a"),
-            ("ftp://a", "ftp://a"),
-            ("unix:/run/app.sock", "unix:/run/app.sock"),
+        for (text, path, url) in [
+            ("127.0.0.1:3000", None, "http://127.0.0.1:3000"),
+            ("localhost:3000", None, "http://localhost:3000"),
+            ("http://a", None, "http://a"),
+            ("ftp://a", None, "ftp://a"),
+            ("unix:/run/app.sock", None, "unix:/run/app.sock"),
+            ("/api=a:3000", Some("/api"), "http://a:3000"),
+            ("/api=unix:/run/a=b.sock", Some("/api"), "unix:/run/a=b.sock"),
+            ("/=https://a", Some("/"), "https://a"),
         ] {
-            assert_eq!(local_server(text).as_deref(), Ok(url));
+            let server = ForPath { path: path.map(str::to_owned), value: url.to_owned() };
+            assert_eq!(local_server(text), Ok(server));
         }
+        assert!(local_server("/run/app.sock").is_err());
     }
 
     #[test]

@@ -320,6 +320,11 @@ impl LocalFiles {
         }
     }
 
+    /// Whether a name is given that its certificate has to be for.
+    pub(crate) fn has_server_name(&self) -> bool {
+        self.to_server_name.is_some()
+    }
+
     /// Whether nothing of the local server is checked.
     pub(crate) fn are_insecure(&self) -> bool {
         self.to_insecure

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use reverse_http::device::DeviceBuilder;
+use reverse_http::device::{DeviceBuilder, LocalServer};
 use reverse_http::{
     Body, Device, DeviceEvent, DeviceEventKind, DeviceHandle, Encoding, Limits, OnRefusal,
 };
@@ -16,6 +16,7 @@ use signal_hook::iterator::Signals;
 use crate::arguments::{Comet, DeviceArgs, Offered, ServiceArgs};
 use crate::board::Board;
 use crate::files::{Again, Reading};
+use crate::local_servers::{self, is_any_secure, is_secure, said_of_all};
 use crate::output::{print_line, say};
 use crate::signals::{SIGNALS, ends_of, exit_on_second};
 use crate::supervise::Supervisor;
@@ -25,13 +26,13 @@ use crate::{Failure, certificates, failed, files, proxy, usage};
 pub(crate) fn run(args: DeviceArgs) -> Result<(), Failure> {
     check_combinations(&args)?;
     let stamps = certificates::stamps(&args.tls, &args.local);
-    let device = builder(&args)?.build()?;
+    let (device, servers) = (builder(&args)?.build()?, local_servers::of(&args)?);
     if args.check {
-        return check_service(&device, &args.service);
+        return check_service(&device, servers, &args.service);
     }
     let signals = Signals::new(SIGNALS).map_err(failed)?;
     let events = device.events();
-    let handle = serve(device, args.service)?;
+    let handle = serve(device, servers, args.service)?;
     // Ready at once: a gateway that is away is no fault of this process, and what is ordered behind
     // it need not wait.
     let supervisor = Supervisor::of_environment();
@@ -69,25 +70,11 @@ fn check_combinations(args: &DeviceArgs) -> Result<(), Failure> {
             "--origin goes with --dialect ptth; other devices are named by the URL's path",
         ));
     }
-    if args.host_header.is_some() && args.service.to.is_none() {
-        return Err(usage("--host-header goes with --to"));
-    }
-    if args.to_connections.is_some() && args.service.to.is_none() {
-        return Err(usage("--to-connections goes with --to"));
-    }
-    if let Some(option) = args.local.given() {
-        if !is_secure(args.service.to.as_deref()) {
-            return Err(usage(format!("{option} goes with --to https://")));
-        }
-    }
+    local_servers::check(args)?;
     if args.failover && args.gateway.is_empty() {
         return Err(usage("--failover goes with --gateway: it takes a second gateway to go to"));
     }
     Ok(())
-}
-
-fn is_secure(url: Option<&str>) -> bool {
-    url.is_some_and(|url| url.starts_with("https:"))
 }
 
 fn limits_of(args: &DeviceArgs) -> Limits {
@@ -95,10 +82,11 @@ fn limits_of(args: &DeviceArgs) -> Limits {
     (limits.silence, limits.turn_retry, limits.doubt_after) =
         (args.silence, args.turn_retry, args.doubt_after);
     (limits.local_connections_max, limits.local_keep_alive) =
-        (args.to_connections.unwrap_or(0), args.to_keep_alive);
+        (said_of_all(&args.to_connections).copied().unwrap_or(0), args.to_keep_alive);
     (limits.resolve_timeout, limits.connect_timeout, limits.proxy_timeout) =
         (args.resolve_timeout, args.connect_timeout, args.proxy_timeout);
-    limits.local_first_byte_timeout = args.first_byte;
+    (limits.local_first_byte_timeout, limits.local_silence_timeout) =
+        (args.first_byte, args.to_silence);
     limits
 }
 
@@ -126,7 +114,7 @@ fn builder(args: &DeviceArgs) -> Result<DeviceBuilder, Failure> {
     let gateways: Vec<&str> =
         std::iter::once(&args.url).chain(&args.gateway).map(String::as_str).collect();
     builder = proxy::set(builder, args.proxy.as_deref(), &gateways)?;
-    builder = secured(builder, args, gateways.iter().any(|url| is_secure(Some(url))))?;
+    builder = secured(builder, args, gateways.iter().any(|url| is_secure(url)))?;
     match args.comet {
         Some(Comet::Json) => builder = builder.comet(Encoding::Json),
         Some(Comet::Message) => builder = builder.comet(Encoding::Message),
@@ -138,13 +126,10 @@ fn builder(args: &DeviceArgs) -> Result<DeviceBuilder, Failure> {
     if let Some(token) = token(args.token_file.as_deref(), "--token-file", "PTTH_TOKEN")? {
         builder = builder.bearer_token(token);
     }
-    if let Some(host) = &args.host_header {
-        builder = builder.host_header(host);
-    }
     for (name, place) in &args.tcp {
         builder = builder.tcp(name, place);
     }
-    Ok(builder)
+    local_servers::set(builder, args)
 }
 
 /// How the gateways and the local server are known.
@@ -153,7 +138,7 @@ fn secured(
     args: &DeviceArgs,
     gateway_is_secure: bool,
 ) -> Result<DeviceBuilder, Failure> {
-    let local_is_secure = is_secure(args.service.to.as_deref());
+    let local_is_secure = is_any_secure(args);
     if let Some(tls) = args.tls.tls(Reading::First).map_err(usage)? {
         match gateway_is_secure {
             true => builder = builder.tls(tls),
@@ -178,9 +163,13 @@ fn secured(
 }
 
 /// `--check`: whether what is to answer could.
-fn check_service(device: &Device, service: &ServiceArgs) -> Result<(), Failure> {
-    if let Some(target) = &service.to {
-        device.check_forward(target)?;
+fn check_service(
+    device: &Device,
+    servers: Vec<LocalServer>,
+    service: &ServiceArgs,
+) -> Result<(), Failure> {
+    if !servers.is_empty() {
+        device.check_forward(servers)?;
     }
     if let Some(path) = &service.dir {
         device.check_dir(path)?;
@@ -190,12 +179,16 @@ fn check_service(device: &Device, service: &ServiceArgs) -> Result<(), Failure> 
 }
 
 /// Starts the device with what is to answer.
-fn serve(device: Device, service: ServiceArgs) -> Result<DeviceHandle, Failure> {
-    Ok(match (service.to, service.dir, service.text) {
-        (Some(target), ..) => device.spawn_forward(&target)?,
-        (None, Some(dir), _) => device.spawn_dir(dir)?,
-        (None, None, Some(text)) => device.spawn(answer_with_text(text))?,
-        (None, None, None) => device.spawn(|_| nothing_but_tcp())?,
+fn serve(
+    device: Device,
+    servers: Vec<LocalServer>,
+    service: ServiceArgs,
+) -> Result<DeviceHandle, Failure> {
+    Ok(match (service.dir, service.text) {
+        _ if !servers.is_empty() => device.spawn_forward(servers)?,
+        (Some(dir), _) => device.spawn_dir(dir)?,
+        (None, Some(text)) => device.spawn(answer_with_text(text))?,
+        (None, None) => device.spawn(|_| nothing_but_tcp())?,
     })
 }
 

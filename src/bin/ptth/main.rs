@@ -23,6 +23,7 @@ mod files;
 mod gateway;
 mod levels;
 mod listeners;
+mod local_servers;
 mod output;
 mod pages;
 mod pairs;

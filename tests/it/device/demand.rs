@@ -83,7 +83,7 @@ fn as_many_links_are_dialled_as_callers_wait() {
             let raw = RawGateway::start();
             let (local, paths, open) = gated();
             let handle = device(&raw, links.clone()).build().unwrap();
-            let handle = handle.spawn_forward(&local.url()).unwrap();
+            let handle = handle.spawn_forward(local.url()).unwrap();
             let mut first = raw.turn();
             first.write(asks("/first", waiting));
             assert_eq!(paths.recv_timeout(DEADLINE).unwrap(), "/first");
@@ -106,7 +106,7 @@ fn a_caller_who_is_dialled_for_is_not_dialled_for_again() {
     let raw = RawGateway::start();
     let (local, paths, open) = gated();
     let handle = device(&raw, 1..=128).build().unwrap();
-    let handle = handle.spawn_forward(&local.url()).unwrap();
+    let handle = handle.spawn_forward(local.url()).unwrap();
     let mut first = raw.turn();
     first.write(asks("/first", "5"));
     assert_eq!(paths.recv_timeout(DEADLINE).unwrap(), "/first");
@@ -168,7 +168,7 @@ fn a_malformed_number_of_callers_says_nothing() {
             let raw = RawGateway::start();
             let (local, paths, open) = gated();
             let device = device(&raw, 1..=8).build().unwrap();
-            let handle = device.spawn_forward(&local.url()).unwrap();
+            let handle = device.spawn_forward(local.url()).unwrap();
             let mut first = raw.turn();
             first.write(asks("/", value));
             paths.recv_timeout(DEADLINE).unwrap();
@@ -208,7 +208,7 @@ fn dials_in_progress_leave_less_room() {
     let raw = RawGateway::start();
     let (local, paths, open) = gated();
     let device = device(&raw, 2..=8).build().unwrap();
-    let handle = device.spawn_forward(&local.url()).unwrap();
+    let handle = device.spawn_forward(local.url()).unwrap();
     let mut links: Vec<RawPeer> = (0..2).map(|_| raw.turn()).collect();
     links.iter_mut().for_each(|link| nobody_dials(&raw, link)); // both have turned there
     links[0].write(asks("/0", "4"));
@@ -436,7 +436,7 @@ fn links_that_the_last_minute_needed_stay() {
     let raw = RawGateway::start();
     let (local, paths, open) = gated();
     let device = device(&raw, 1..=8).build().unwrap();
-    let handle = device.spawn_forward(&local.url()).unwrap();
+    let handle = device.spawn_forward(local.url()).unwrap();
     let mut links = busy_links(&raw, &paths, &open, 4);
     for _ in 0..2 {
         assert!(links.iter_mut().all(goes_on), "four were busy, and one is to be idle");
@@ -452,7 +452,7 @@ fn a_link_that_is_one_visitors_is_never_surplus() {
     let mut limits = Limits::default();
     limits.demand_window = Duration::from_millis(300);
     let device = device(&raw, 1..=8).limits(limits).build().unwrap();
-    let handle = device.spawn_forward(&local.url()).unwrap();
+    let handle = device.spawn_forward(local.url()).unwrap();
     let mut links = busy_links(&raw, &paths, &open, 5);
     let session = "ab".repeat(16);
     links[0].write(format!(
@@ -478,7 +478,7 @@ fn surplus_links_end_with_the_answer_to_a_heartbeat() {
     let mut limits = Limits::default();
     limits.demand_window = Duration::from_millis(300);
     let device = device(&raw, 1..=8).limits(limits).build().unwrap();
-    let handle = device.spawn_forward(&local.url()).unwrap();
+    let handle = device.spawn_forward(local.url()).unwrap();
     let mut links = busy_links(&raw, &paths, &open, 5);
     assert_eq!(links.len(), 6);
     let end = Instant::now() + DEADLINE;
@@ -566,7 +566,7 @@ fn as_many_polls_are_opened_as_callers_wait() {
             let raw = RawGateway::start();
             let (local, paths, open) = gated();
             let device = poller(&raw, polls.clone(), *encoding).build().unwrap();
-            let handle = device.spawn_forward(&local.url()).unwrap();
+            let handle = device.spawn_forward(local.url()).unwrap();
             let mut first = poll(&raw);
             first.write(event(*encoding, "e1", waiting));
             // What MIN wants is dialled behind the first answer.
@@ -598,7 +598,7 @@ fn surplus_polls_end_with_a_reply_that_brings_nothing() {
     let mut limits = Limits::default();
     limits.demand_window = Duration::from_millis(300);
     let device = poller(&raw, 2..=8, Encoding::Message).limits(limits).build().unwrap();
-    let handle = device.spawn_forward(&local.url()).unwrap();
+    let handle = device.spawn_forward(local.url()).unwrap();
     let mut first = poll(&raw);
     first.write(event(Encoding::Message, "e0", "5")); // MIN's second poll is on its way to one
     paths.recv_timeout(DEADLINE).unwrap();
@@ -639,7 +639,7 @@ fn a_dial_that_fails_ends_the_demand() {
     let (local, paths, open) = gated();
     let device = device(&raw, 1..=8).build().unwrap();
     let local = Arc::new(local);
-    let handle = device.spawn_forward(&local.url()).unwrap();
+    let handle = device.spawn_forward(local.url()).unwrap();
     let mut first = raw.turn();
     first.write(asks("/", "4"));
     paths.recv_timeout(DEADLINE).unwrap();

@@ -228,7 +228,7 @@ fn receiving_listening_and_forwarding_work_with_several_gateways() {
     });
     // forward_to
     let local = LocalServer::start();
-    let handle = build("forwarded").spawn_forward(&local.url()).unwrap();
+    let handle = build("forwarded").spawn_forward(local.url()).unwrap();
     wait("forwarded");
     gateways.iter().for_each(|g| assert_eq!(ask(g, "forwarded"), "hello\n"));
     handle.stop();

@@ -21,6 +21,8 @@ const RULES: RequestRules<'_> = RequestRules {
     drop_authorization: false,
     upgrade: false,
     request_id: None,
+    edits: None,
+    alias: None,
 };
 
 /// The field lines of `bytes`, forwarded by `rules`.
@@ -175,8 +177,15 @@ fn connection_may_name_sixteen_fields() {
         "HTTP/1.1 200 OK\r\nConnection: {}\r\n\r\n",
         (0..17).map(|i| format!("x{i},")).collect::<String>()
     );
-    let rules =
-        ResponseRules { via: None, close: false, keep_alive: false, date: None, upgrade: false };
+    let rules = ResponseRules {
+        via: None,
+        close: false,
+        keep_alive: false,
+        date: None,
+        upgrade: false,
+        edits: None,
+        alias: None,
+    };
     assert_eq!(
         status(response(&mut Vec::new(), &answered(&bytes), Framing::Empty, "GET", &rules)),
         Err(502)
@@ -276,8 +285,15 @@ fn what_cannot_be_written_is_refused_and_leaves_nothing() {
     }
 }
 
-const PLAIN: ResponseRules<'_> =
-    ResponseRules { via: None, close: false, keep_alive: false, date: None, upgrade: false };
+const PLAIN: ResponseRules<'_> = ResponseRules {
+    via: None,
+    close: false,
+    keep_alive: false,
+    date: None,
+    upgrade: false,
+    edits: None,
+    alias: None,
+};
 
 #[track_caller]
 fn relayed_response(
@@ -376,6 +392,8 @@ fn responses_lose_hop_by_hop_fields_and_gain_what_the_rules_say() {
         keep_alive: true,
         date: Some("Tue, 13 May 2008 20:14:45 GMT"),
         upgrade: false,
+        edits: None,
+        alias: None,
     };
     let added = ["Date: Tue, 13 May 2008 20:14:45 GMT", "Connection: close", "Via: 1.1 ptth"];
     assert_eq!(relayed_response(bytes, "GET", None, &rules), [&kept[..], &added].concat());

@@ -132,6 +132,8 @@ fn told(lines: &str, prefix: Option<&str>, element: bool) -> Vec<String> {
         drop_authorization: false,
         upgrade: false,
         request_id: None,
+        edits: None,
+        alias: None,
     };
     let mut out = Vec::new();
     request(&mut out, &head, Framing::Empty, &rules).unwrap();
@@ -377,6 +379,8 @@ fn our_own_element_names_the_peer_the_host_and_the_scheme() {
             drop_authorization: false,
             upgrade: false,
             request_id: None,
+            edits: None,
+            alias: None,
         };
         let bytes = "GET / HTTP/1.1\r\nHost: x\r\nForwarded: for=6.6.6.6\r\n\r\n";
         let mut out = Vec::new();
@@ -506,6 +510,8 @@ fn a_peer_without_an_address_passes_on_what_it_said_and_adds_none() {
             keep_underscore: false,
             upgrade: false,
             request_id: None,
+            edits: None,
+            alias: None,
         };
         let mut out = Vec::new();
         request(&mut out, &head, Framing::Empty, &rules).unwrap();

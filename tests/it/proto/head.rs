@@ -637,6 +637,8 @@ fn no_head_with_a_body_asks_the_server() {
         drop_authorization: false,
         upgrade: false,
         request_id: None,
+        edits: None,
+        alias: None,
     };
     for (lines, right) in [
         ("", true),

@@ -464,7 +464,7 @@ fn a_device_that_forwards_waits_as_long_as_its_gateway() {
     let gateway = Gateway::start(&[]);
     let device =
         Device::builder(gateway.device_url("lamp")).links(1..=1).limits(limits).build().unwrap();
-    let running = device.spawn_forward(&local.url()).unwrap();
+    let running = device.spawn_forward(local.url()).unwrap();
     eventually("it is connected", || gateway.process.stderr().contains("lamp: up").then_some(()));
     let mut visitor = gateway.visitor();
     visitor.write("POST /lamp/x HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nsl");

@@ -152,7 +152,7 @@ fn a_local_server_is_forwarded_to() {
         c.text(target);
     });
     let device = quick(&raw).build().unwrap();
-    let running = device.spawn_forward(&local.url()).unwrap();
+    let running = device.spawn_forward(local.url()).unwrap();
     let mut peer = fall_back(&raw);
     ask_three(&mut peer);
     assert_eq!(local.count(), 3);

@@ -1,0 +1,444 @@
+//! Names of a local server: those that it is told, and those that its visitors use.
+//!
+//! A server that is told another `Host`, or another path, than its visitors asked for puts those
+//! into its redirects and cookies, where visitors cannot use them. They become the visitors' own
+//! again, and nothing else does (T11):
+//!
+//! ```text
+//!   told Host: app.internal:3000     Location: http://app.internal:3000/login ─► /lamp/login
+//!   told /x, asked for /cam/x        Location: /login                         ─► /lamp/cam/login
+//!                                    Set-Cookie: s=1; Path=/                  ─► s=1; Path=/lamp/cam
+//!   Origin: https://gw.example ─► https://app.internal:3000                   with names_visitors() alone
+//! ```
+//! What comes back is a path without scheme and host: visitors know theirs. A URL that names any
+//! other server, or one that two readers would read differently (userinfo, blanks, a backslash for
+//! a slash), stays as it is.
+
+use crate::error::Refusal;
+use crate::proto::absolute::{absolute_form, split_authority};
+use crate::proto::forwarded::outer_prefix;
+use crate::proto::head::{Authority, Fields, authority, begins, same_name, trim};
+
+/// How a local server is named inside and outside, for [`RequestRules`] and [`ResponseRules`].
+///
+/// [`RequestRules`]: crate::proto::forward::RequestRules
+/// [`ResponseRules`]: crate::proto::forward::ResponseRules
+///
+/// ```
+/// use reverse_http::proto::alias::Alias;
+/// let alias = Alias::of_host("app.internal:3000")?;
+/// assert_eq!(alias.seen("Location", b"http://app.internal:3000/login").as_deref(), Some(&b"/login"[..]));
+/// assert_eq!(alias.seen("Location", b"http://elsewhere.example/login"), None);
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// `Host`, as the server is told.
+    told: String,
+    /// The server is told another one than its visitors use.
+    is_renamed: bool,
+    /// What the gateway took off the path, and the device behind it: `/lamp/cam`, or empty.
+    prefix: String,
+    /// The device took some of that; so a path alone lacks it, too.
+    is_stripped: bool,
+    /// The port that the server listens on, which it may add to the name that it is told.
+    port: Option<u16>,
+    /// `Host`, as visitors say it, where their `Origin` and `Referer` are to name the server by its
+    /// own.
+    visitors: Option<String>,
+}
+
+impl Alias {
+    /// For a server that is told to be `host`, and that its visitors know by another.
+    ///
+    /// # Errors
+    /// It is no host.
+    pub fn of_host(host: &str) -> Result<Self, Refusal> {
+        Ok(Alias { is_renamed: true, ..Alias::same(authority(host.as_bytes())?.whole) })
+    }
+
+    /// For a server that is told the host that its visitors use.
+    pub(crate) fn same(host: &str) -> Self {
+        Alias {
+            told: host.to_owned(),
+            is_renamed: false,
+            prefix: String::new(),
+            is_stripped: false,
+            port: None,
+            visitors: None,
+        }
+    }
+
+    /// The port that a server listens on: with the name that it is told, that is the server, too.
+    pub(crate) fn at_port(mut self, port: Option<u16>) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// Adds the prefix that the gateway took off the path, if the request says so in a way that can
+    /// be part of a path.
+    pub(crate) fn behind_prefix(mut self, request: &Fields<'_>) -> Self {
+        let said =
+            request.get("x-forwarded-prefix").and_then(|line| std::str::from_utf8(line).ok());
+        self.prefix = said.and_then(outer_prefix).unwrap_or_default().to_owned();
+        self
+    }
+
+    /// Adds a prefix that the device takes off the path behind that.
+    pub(crate) fn stripped(mut self, prefix: &str) -> Self {
+        self.prefix.push_str(prefix);
+        self.is_stripped = true;
+        self
+    }
+
+    /// All that was taken off the path.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The visitors' `Host`: a URL of theirs with it, in `Origin` or `Referer`, names the server by
+    /// its own.
+    pub(crate) fn names_visitors(mut self, host: Option<&str>) -> Self {
+        self.visitors = host.map(str::to_owned);
+        self
+    }
+
+    /// The value of a response's field as visitors have to see it. `None`: as it is.
+    pub fn seen(&self, name: &str, value: &[u8]) -> Option<Vec<u8>> {
+        let text = || std::str::from_utf8(value).ok();
+        // By length first: most names differ there.
+        match name.len() {
+            7 if same_name(name, "refresh") => self.refresh(text()?),
+            8 if same_name(name, "location") => self.url(text()?),
+            10 if same_name(name, "set-cookie") => return self.cookie(value),
+            16 if same_name(name, "content-location") => self.url(text()?),
+            _ => None,
+        }
+        .map(String::into_bytes)
+    }
+
+    /// The value of a request's field as the server has to see it. `None`: as it is.
+    pub(crate) fn meant(&self, name: &str, value: &[u8]) -> Option<Vec<u8>> {
+        let is_origin = same_name(name, "origin");
+        if !is_origin && !same_name(name, "referer") {
+            return None;
+        }
+        let visitors = authority(self.visitors.as_deref()?.as_bytes()).ok()?;
+        let url = std::str::from_utf8(value).ok().filter(|url| is_one_url(url))?;
+        let (scheme_port, named, path) = absolute_form(url).ok()??;
+        if !is_same(named, visitors, Some(scheme_port)) || (is_origin && !path.is_empty()) {
+            return None;
+        }
+        let scheme = if scheme_port == 80 { "http" } else { "https" };
+        let path = match begins_with_prefix(path, &self.prefix) {
+            true => &path[self.prefix.len()..],
+            false => path,
+        };
+        Some(format!("{scheme}://{}{path}", self.told).into_bytes())
+    }
+
+    /// A URL that names the server, as a path that visitors can ask for.
+    fn url(&self, url: &str) -> Option<String> {
+        let path = self.path(url)?;
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        // A server that minds the prefix has written it already.
+        let path = match begins_with_prefix(&path, &self.prefix) {
+            true => path,
+            false => format!("{}{path}", self.prefix),
+        };
+        // `//other.example/` would name another host (RFC 3986 §4.2), and browsers read a backslash
+        // as a slash.
+        Some(if path.starts_with("//") || path.starts_with("/\\") {
+            format!("/.{path}")
+        } else {
+            path
+        })
+    }
+
+    /// What stands behind the server's name in a URL that has it, or in one that needs none.
+    fn path<'u>(&self, url: &'u str) -> Option<&'u str> {
+        if !is_one_url(url) {
+            return None;
+        }
+        let told = || authority(self.told.as_bytes()).ok();
+        if let Some((scheme_port, named, path)) = absolute_form(url).ok()? {
+            let told = told()?;
+            let is_at_port = self.port == Some(named.port.unwrap_or(scheme_port))
+                && named.host.eq_ignore_ascii_case(told.host);
+            return (is_at_port || is_same(named, told, Some(scheme_port))).then_some(path);
+        }
+        if let Some(rest) = url.strip_prefix("//") {
+            let (named, path) = split_authority(rest).ok()?;
+            return is_same(named, told()?, None).then_some(path);
+        }
+        (self.is_stripped && url.starts_with('/') && !url.starts_with("/\\")).then_some(url)
+    }
+
+    /// `0; url=http://app.internal/`, as browsers read it (HTML, "shared declarative refresh
+    /// steps").
+    fn refresh(&self, value: &str) -> Option<String> {
+        let (delay, rest) = value.split_once([';', ','])?;
+        let delay = delay.trim();
+        if delay.is_empty() || !delay.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+            return None;
+        }
+        let rest = rest.trim();
+        let behind_name =
+            begins(rest, "url").then(|| rest[3..].trim_start().strip_prefix('=')).flatten();
+        let url = behind_name.map_or(rest, str::trim_start);
+        let url = match url.strip_prefix(['"', '\'']) {
+            Some(quoted) => quoted.split(&url[..1]).next()?,
+            None => url,
+        };
+        Some(format!("{delay}; url={}", self.url(url)?))
+    }
+
+    /// A cookie whose `Domain` or `Path` names the server.
+    fn cookie(&self, value: &[u8]) -> Option<Vec<u8>> {
+        let mut parts = value.split(|byte| *byte == b';');
+        let pair = parts.next()?;
+        // Such a cookie has the path / or none at all.
+        let is_bound =
+            trim(pair).get(..7).is_some_and(|begin| begin.eq_ignore_ascii_case(b"__Host-"));
+        let (mut seen, mut changed) = (pair.to_vec(), false);
+        for part in parts {
+            match self.attribute(part, is_bound) {
+                Attribute::Stays => seen.extend_from_slice(&[b";", part].concat()),
+                Attribute::Goes => changed = true,
+                Attribute::Path(path) => {
+                    changed = true;
+                    seen.extend_from_slice(b"; Path=");
+                    seen.extend_from_slice(path.as_bytes());
+                }
+            }
+        }
+        changed.then_some(seen)
+    }
+
+    fn attribute(&self, part: &[u8], is_bound: bool) -> Attribute {
+        let Some((name, value)) = std::str::from_utf8(part).ok().and_then(|p| p.split_once('='))
+        else {
+            return Attribute::Stays;
+        };
+        let (name, value) = (name.trim(), value.trim());
+        if self.is_renamed && same_name(name, "domain") {
+            // Without it the cookie is for the host that it came from: the visitors'.
+            let told = authority(self.told.as_bytes()).map_or("", |told| told.host);
+            return match value.trim_start_matches('.').eq_ignore_ascii_case(told) {
+                true => Attribute::Goes,
+                false => Attribute::Stays,
+            };
+        }
+        let is_path = self.is_stripped && !is_bound && same_name(name, "path");
+        if !is_path || !value.starts_with('/') || begins_with_prefix(value, &self.prefix) {
+            return Attribute::Stays;
+        }
+        // The path /lamp/cam is for /lamp/cam, too; /lamp/cam/ is not (RFC 6265 §5.1.4).
+        Attribute::Path(format!("{}{}", self.prefix, if value == "/" { "" } else { value }))
+    }
+}
+
+/// What becomes of an attribute of a cookie.
+enum Attribute {
+    Stays,
+    Goes,
+    Path(String),
+}
+
+/// Browsers drop tabs and line ends from URLs before they read them, and lists are not for us.
+fn is_one_url(text: &str) -> bool {
+    text.bytes().all(|byte| byte > b' ' && byte != 0x7F)
+}
+
+/// `scheme_port`: what no port means. Without a scheme both say one, or none.
+fn is_same(a: Authority<'_>, b: Authority<'_>, scheme_port: Option<u16>) -> bool {
+    a.host.eq_ignore_ascii_case(b.host) && a.port.or(scheme_port) == b.port.or(scheme_port)
+}
+
+/// Whether the path begins with these whole segments; no segments are no beginning.
+fn begins_with_prefix(path: &str, prefix: &str) -> bool {
+    let behind = path.strip_prefix(prefix).filter(|_| !prefix.is_empty());
+    behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(['/', '?', '#']))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn alias(told: &str, prefix: &str) -> Alias {
+        Alias { prefix: prefix.to_owned(), ..Alias::of_host(told).unwrap() }
+    }
+
+    #[track_caller]
+    fn sees(alias: &Alias, name: &str, value: &str, seen: Option<&str>) {
+        let mapped =
+            alias.seen(name, value.as_bytes()).map(|seen| String::from_utf8(seen).unwrap());
+        assert_eq!(mapped.as_deref(), seen, "{name}: {value}, {alias:?}");
+    }
+
+    #[test]
+    fn a_location_of_the_alias_is_a_path_for_visitors() {
+        for (told, prefix, location, seen) in [
+            ("app.internal:3000", "", "http://app.internal:3000/x?y", Some("/x?y")),
+            ("app.internal:3000", "", "HTTP://APP.internal:3000", Some("/")),
+            ("app.internal:3000", "", "http://app.internal:3000?y", Some("/?y")),
+            ("app.internal", "", "http://app.internal:80/x", Some("/x")),
+            ("app.internal", "", "https://app.internal/x", Some("/x")),
+            ("app.internal:443", "", "https://app.internal/x", Some("/x")),
+            ("app.internal", "/lamp", "http://app.internal/x", Some("/lamp/x")),
+            ("app.internal", "/lamp", "http://app.internal/lamp/x", Some("/lamp/x")),
+            ("app.internal", "/lamp", "http://app.internal/lampoon", Some("/lamp/lampoon")),
+            ("app.internal", "", "//app.internal/x", Some("/x")),
+            ("app.internal", "", "http://app.internal//evil.example/x", Some("/.//evil.example/x")),
+            ("app.internal", "", "http://app.internal/\\evil.example", Some("/./\\evil.example")),
+            ("app.internal:3000", "", "http://app.internal/x", None),
+            ("app.internal:3000", "", "//app.internal/x", None),
+            ("app.internal", "", "http://other.example/x", None),
+            ("app.internal", "", "//other.example/x", None),
+            ("app.internal", "", "http://app.internal.evil.example/", None),
+            ("app.internal", "", "http://app.internal@evil.example/", None),
+            ("app.internal", "", "http://app.internal\\@evil.example/", None),
+            ("app.internal", "", "http://me@app.internal/x", None),
+            ("app.internal", "", "http://app.internal/\t/evil.example", None),
+            ("app.internal", "", "http:/app.internal/x", None),
+            ("app.internal", "", "ftp://app.internal/x", None),
+            ("app.internal", "", "javascript://app.internal/%0aalert(1)", None),
+            ("app.internal", "/lamp", "/x", None),
+            ("app.internal", "/lamp", "x", None),
+            ("app.internal", "", "", None),
+        ] {
+            let alias = alias(told, prefix);
+            sees(&alias, "Location", location, seen);
+            sees(&alias, "content-location", location, seen);
+            sees(&alias, "X-Location", location, None);
+        }
+    }
+
+    #[test]
+    fn a_server_may_add_the_port_that_it_listens_on() {
+        let alias = alias("app.internal", "").at_port(Some(8080));
+        for (location, seen) in [
+            ("http://app.internal:8080/x", Some("/x")),
+            ("http://app.internal/x", Some("/x")),
+            ("http://app.internal:8081/x", None),
+            ("http://other.example:8080/x", None),
+        ] {
+            sees(&alias, "Location", location, seen);
+        }
+    }
+
+    #[test]
+    fn a_refresh_is_read_as_browsers_read_it() {
+        let alias = alias("app.internal", "/lamp");
+        for (refresh, seen) in [
+            ("0; url=http://app.internal/x", Some("0; url=/lamp/x")),
+            ("0;URL='http://app.internal/x'", Some("0; url=/lamp/x")),
+            ("5.5 , url = \"http://app.internal/x\" y", Some("5.5; url=/lamp/x")),
+            ("3; http://app.internal/x", Some("3; url=/lamp/x")),
+            ("0; url=http://other.example/http://app.internal/", None),
+            ("0; url='http://other.example/';url=http://app.internal/", None),
+            ("0; url=/x", None),
+            ("5", None),
+            ("http://app.internal/x", None),
+            ("x; url=http://app.internal/x", None),
+            ("0; url=", None),
+            ("0; url=\"", None),
+        ] {
+            sees(&alias, "Refresh", refresh, seen);
+        }
+    }
+
+    #[test]
+    fn a_cookie_of_the_alias_is_one_of_the_visitors_host() {
+        let alias = alias("app.internal:3000", "/lamp");
+        for (cookie, seen) in [
+            ("a=b; Domain=app.internal; Secure", Some("a=b; Secure")),
+            ("a=b;domain = .APP.internal", Some("a=b")),
+            ("a=Domain=app.internal; Path=/x", None),
+            ("a=b; Domain=internal", None),
+            ("a=b; Domain=other.example", None),
+            ("a=b; Domain", None),
+            ("a=b; Path=/", None),
+            ("a", None),
+        ] {
+            sees(&alias, "Set-Cookie", cookie, seen);
+        }
+        assert_eq!(
+            alias.seen("set-cookie", b"a=\xff; Domain=app.internal").as_deref(),
+            Some(&b"a=\xff"[..])
+        );
+    }
+
+    #[test]
+    fn paths_get_back_what_was_stripped() {
+        let strips =
+            |told| Alias { prefix: "/lamp".to_owned(), ..Alias::same(told) }.stripped("/cam");
+        let alias = strips("gw.example");
+        for (url, seen) in [
+            ("/", Some("/lamp/cam/")),
+            ("/x?y", Some("/lamp/cam/x?y")),
+            ("/cam/x", Some("/lamp/cam/cam/x")),
+            ("/lamp/cam/x", Some("/lamp/cam/x")),
+            ("/lamp/cam", Some("/lamp/cam")),
+            ("/lamp/camera", Some("/lamp/cam/lamp/camera")),
+            ("https://gw.example/x", Some("/lamp/cam/x")),
+            ("https://gw.example", Some("/lamp/cam/")),
+            ("https://gw.example//evil.example", Some("/lamp/cam//evil.example")),
+            ("//gw.example/x", Some("/lamp/cam/x")),
+            ("//evil.example/x", None),
+            ("/\\evil.example/x", None),
+            ("/\t/evil.example/x", None),
+            ("x", None),
+            ("../x", None),
+            ("?x", None),
+            ("https://gw.example:8443/x", None),
+        ] {
+            sees(&alias, "Location", url, seen);
+            let refresh = format!("1; url={url}");
+            let seen = seen.map(|seen| format!("1; url={seen}"));
+            sees(&alias, "Refresh", &refresh, seen.as_deref());
+        }
+        for (cookie, seen) in [
+            ("a=b; Path=/; HttpOnly", Some("a=b; Path=/lamp/cam; HttpOnly")),
+            ("a=b;path=/x", Some("a=b; Path=/lamp/cam/x")),
+            ("a=b; Path=/lamp/cam/x", None),
+            ("a=b; Path=x", None),
+            ("a=b; Path", None),
+            ("a=b", None),
+            ("__Host-a=b; Secure; Path=/", None),
+            ("a=b; Domain=gw.example", None),
+        ] {
+            sees(&alias, "Set-Cookie", cookie, seen);
+        }
+        // A name that no URL can have: paths are mapped still.
+        sees(&strips("a b"), "Location", "/x", Some("/lamp/cam/x"));
+        sees(&strips("a b"), "Location", "http://a b/x", None);
+    }
+
+    #[test]
+    fn an_origin_of_the_visitors_is_the_servers_own() {
+        let alias = alias("app.internal:3000", "/lamp").names_visitors(Some("gw.example"));
+        for (name, value, meant) in [
+            ("Origin", "https://gw.example", Some("https://app.internal:3000")),
+            ("origin", "http://GW.example:80", Some("http://app.internal:3000")),
+            ("Origin", "https://gw.example/", None),
+            ("Origin", "https://gw.example:8443", None),
+            ("Origin", "https://evil.example", None),
+            ("Origin", "https://gw.example.evil.example", None),
+            ("Origin", "https://gw.example https://evil.example", None),
+            ("Origin", "null", None),
+            ("Referer", "https://gw.example/lamp/x?y", Some("https://app.internal:3000/x?y")),
+            ("Referer", "https://gw.example/lamp", Some("https://app.internal:3000")),
+            ("Referer", "https://gw.example/porch", Some("https://app.internal:3000/porch")),
+            ("Referer", "https://gw.example@evil.example/lamp", None),
+            ("Referer", "https://evil.example/?https://gw.example/", None),
+            ("Referer", "/lamp/x", None),
+            ("Host", "gw.example", None),
+        ] {
+            let mapped = alias.meant(name, value.as_bytes());
+            assert_eq!(mapped.as_deref(), meant.map(str::as_bytes), "{name}: {value}");
+        }
+        assert_eq!(alias.clone().names_visitors(None).meant("Origin", b"https://gw.example"), None);
+    }
+}

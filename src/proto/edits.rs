@@ -1,0 +1,116 @@
+//! Fields that an operator sets or removes in messages that are passed on.
+//!
+//! Never those that say where a message ends, whom it is for, or what holds for one connection
+//! alone: an edit cannot be made of them, so that no option changes how the next parser reads a
+//! message (T1, T10, T12).
+
+use std::fmt;
+
+use crate::error::Refusal;
+use crate::proto::head::{begins, push_field, same_name, write_field};
+
+/// More edits than this, or more bytes in them, are a mistake: the next hop has limits, too.
+const EDITS_MAX: usize = 64;
+const BYTES_MAX: usize = 8 * 1024;
+
+/// Fields of a message that an operator sets or removes. What is set replaces every field of its
+/// name; it goes behind the fields that came.
+///
+/// ```
+/// use reverse_http::proto::edits::FieldEdits;
+/// let edits = FieldEdits::default().set("X-Device", "lamp")?.remove("X-Forwarded-For")?;
+/// assert!(!edits.is_empty());
+/// for framing in ["Content-Length", "transfer-encoding", "Host", "Connection", "PTTH-Waiting"] {
+///     assert!(FieldEdits::default().remove(framing).is_err());
+/// }
+/// assert!(FieldEdits::default().set("X-Device", "lamp\r\nHost: other").is_err());
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct FieldEdits {
+    set: Vec<(String, String)>,
+    removed: Vec<String>,
+}
+
+impl fmt::Debug for FieldEdits {
+    /// Values may be secrets (T23).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let set: Vec<&str> = self.set.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("FieldEdits").field("set", &set).field("removed", &self.removed).finish()
+    }
+}
+
+impl FieldEdits {
+    /// Writes this field, instead of those of its name. Several of one name are several fields.
+    ///
+    /// # Errors
+    /// A name that is none or may not be edited, a value with a control byte, more than 64 edits or
+    /// 8 KiB.
+    pub fn set(mut self, name: &str, value: &str) -> Result<Self, Refusal> {
+        may_be_edited(name)?;
+        write_field(&mut Vec::new(), name, value.trim().as_bytes())?;
+        self.set.push((name.to_owned(), value.trim().to_owned()));
+        self.bounded()
+    }
+
+    /// Drops all fields of this name.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub fn remove(mut self, name: &str) -> Result<Self, Refusal> {
+        may_be_edited(name)?;
+        write_field(&mut Vec::new(), name, b"")?;
+        self.removed.push(name.to_owned());
+        self.bounded()
+    }
+
+    /// Returns true if nothing is edited.
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.removed.is_empty()
+    }
+
+    fn bounded(self) -> Result<Self, Refusal> {
+        let bytes: usize = self.set.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+        match self.set.len() + self.removed.len() <= EDITS_MAX && bytes <= BYTES_MAX {
+            true => Ok(self),
+            false => Err(Refusal::new(400, "more than 64 fields, or 8 KiB of them, are edited")),
+        }
+    }
+
+    /// Whether a field of this name that came does not go on.
+    pub(crate) fn covers(&self, name: &str) -> bool {
+        let set = self.set.iter().map(|(set, _)| set);
+        set.chain(&self.removed).any(|edited| same_name(edited, name))
+    }
+
+    /// Appends what is set.
+    pub(crate) fn push(&self, out: &mut Vec<u8>) {
+        self.set.iter().for_each(|(name, value)| push_field(out, name, value.as_bytes()));
+    }
+}
+
+/// # Errors
+/// The field is framing, names the recipient, or holds for one connection.
+fn may_be_edited(name: &str) -> Result<(), Refusal> {
+    const KEPT: [&str; 11] = [
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+    ];
+    let is_kept = KEPT.iter().any(|kept| same_name(name, kept));
+    match is_kept || begins(name, "ptth-") || begins(name, "proxy-") {
+        true => Err(Refusal::new(
+            400,
+            "this field says where a message ends, whom it is for, or what holds for one connection; it cannot be edited",
+        )),
+        false => Ok(()),
+    }
+}
