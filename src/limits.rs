@@ -37,7 +37,7 @@ limits! {
     /// fields of its own. Beyond: 431 to a request, 502 for a response.
     head_bytes_max: usize = 16 * 1024;
     /// Most fields in a head or trailer section. Default 100 (httparse's usual array, Apache's
-    /// `LimitRequestFields`); 16 more from the other end of a link. Beyond: 431 or 502.
+    /// `LimitRequestFields`), at most 240; 16 more from the other end of a link. Beyond: 431 or 502.
     fields_max: usize = 100;
     /// Longest request target in bytes. Default 8,000 (RFC 9112 §3 recommends at least that).
     /// Beyond: 414.
@@ -286,7 +286,7 @@ impl Limits {
     /// Names the first field that cannot work, and the least value that can.
     pub fn check(&self) -> Result<(), Error> {
         self.check_least()?;
-        Self::check_most("fields_max", self.fields_max, FIELDS_CEILING)?;
+        Self::check_most("fields_max", self.fields_max, FIELDS_CEILING - HOP_FIELDS_MAX)?;
         self.check_not_zero()?;
         Self::check_most("head_bytes_max", self.head_bytes_max, HEAD_CEILING)?;
         if self.backoff_min > self.backoff_max {
@@ -424,7 +424,7 @@ impl Limits {
     pub(crate) fn for_own_heads(&self) -> Limits {
         Limits {
             head_bytes_max: HEAD_CEILING,
-            fields_max: FIELDS_CEILING,
+            fields_max: FIELDS_CEILING - HOP_FIELDS_MAX,
             target_bytes_max: HEAD_CEILING,
             ..self.clone()
         }
@@ -520,6 +520,7 @@ pub(crate) const PINNED_GRACE: Duration = Duration::from_secs(1);
 /// [`Limits::head_bytes_max`].
 const HEAD_CEILING: usize = 128 * 1024;
 
-/// The ceiling of [`Limits::fields_max`]: for every field of a message each name that `Connection`
-/// lists is compared.
+/// Most fields of a head or trailer section, what hops add included, so that
+/// [`Limits::fields_max`] is at most [`HOP_FIELDS_MAX`] less: what was accepted can always be
+/// forwarded. For every field of a message each name that `Connection` lists is compared.
 pub(crate) const FIELDS_CEILING: usize = 256;

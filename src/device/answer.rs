@@ -204,17 +204,16 @@ impl Work {
         Ok(())
     }
 
-    /// Puts a short 502 in the place of the answer.
-    pub(super) fn replace(&mut self, reason: &str, date: &str, limits: &Limits) {
+    /// Puts a short one of the device's own in the place of the answer.
+    pub(super) fn replace(&mut self, answer: &LocalAnswer<'_>, date: &str, limits: &Limits) {
         self.text = Vec::new();
-        let answer =
-            LocalAnswer { keep: true, to_head: self.is_head, ..LocalAnswer::new(502, reason) };
+        let answer = LocalAnswer { keep: true, to_head: self.is_head, ..answer.clone() };
         answer.write(&mut self.text, date);
         (self.reading, self.keeps, self.post) = (Reading::Done, false, None);
         (self.again.lost, self.again.replaced) = (false, true);
         if self.encoding == Encoding::Json {
             if let Err(refusal) = self.write_json(limits) {
-                log::error!("a 502 cannot be written in JSON: {refusal}"); // cannot be: we have just written it
+                log::error!("an answer of the device's own cannot be written in JSON: {refusal}"); // cannot be: we have just written it
             }
         }
     }
@@ -455,7 +454,7 @@ mod tests {
                 &limits,
             )
             .unwrap_err();
-        long.replace(&refusal.reason, "now", &limits);
+        long.replace(&LocalAnswer::new(502, &refusal.reason), "now", &limits);
         let text = String::from_utf8(long.into_text().unwrap()).unwrap();
         assert!(
             text.contains("\"status\": 502") && text.contains("larger than message_bytes_max"),

@@ -23,6 +23,7 @@ use crate::proto::comet::Event;
 use crate::proto::turn::Brought;
 use crate::proto::turn::Encoding;
 use crate::proto::turn::Verdict;
+use crate::relay::LocalAnswer;
 use crate::stream::Stream;
 
 /// Steps of one event loop's turn for one connection or virtual link.
@@ -30,6 +31,27 @@ pub(super) const STEPS_MAX: usize = 4;
 
 /// Bytes of one read from a virtual link.
 const PIECE: usize = 64 * 1024;
+
+/// What is said of an event that comes while the device stops: nothing of it ran.
+const STOPPING: LocalAnswer<'_> = LocalAnswer {
+    status: 503,
+    reason: "the device stops; try again later",
+    error: Some("destination_unavailable"),
+    mark: false,
+    retry_after: Some(1),
+    fields: &[],
+    to_head: false,
+    keep: true,
+};
+
+/// The same of one whose answer was not there in time.
+const STOPPED: LocalAnswer<'_> = LocalAnswer {
+    status: 502,
+    reason: "the device was stopped before it had answered",
+    error: Some("connection_terminated"),
+    retry_after: None,
+    ..STOPPING
+};
 
 /// An event's request reaches the virtual link as HTTP/1.1, so that its response can be framed
 /// whatever it is.
@@ -51,12 +73,8 @@ impl DeviceRole {
         (keep, quick): (bool, bool),
     ) {
         let Some(from) = self.slots.get(key).map(|slot| slot.url.clone()) else { return };
-        if self.is_beside(key) && self.doubt.since.is_some() {
+        if self.is_beside(key) && self.doubt.since.is_some() && !self.draining() {
             self.give_up_links(cx); // a gateway asks an idle link first, where it has one
-        }
-        if self.draining() {
-            log_names!(Info, "event {} came while the device stops; it is not taken", event.id);
-            return self.drop_slot(cx, key, "the device stops");
         }
         let is_copy = |work: &Work| work.id == event.id && work.from.same_origin(&from);
         if self.slots.keys().into_iter().any(|key| {
@@ -91,6 +109,10 @@ impl DeviceRole {
                 key,
                 "the device answered this event before, and did not keep its answer",
             ),
+            (true, _) if self.draining() => {
+                log_names!(Info, "event {} came while the device stops; it is not run", event.id);
+                self.answer_itself(cx, key, &STOPPING);
+            }
             (true, _) => self.hand_over(cx, key, event.text),
         }
     }
@@ -426,16 +448,32 @@ impl DeviceRole {
     }
 
     fn answer_502(&mut self, cx: &mut Connections<State>, key: Key, reason: &str) {
+        self.answer_itself(cx, key, &LocalAnswer::new(502, reason));
+    }
+
+    /// Posts an answer of the device's own in the place of the handler's.
+    fn answer_itself(&mut self, cx: &mut Connections<State>, key: Key, answer: &LocalAnswer<'_>) {
         let date = cx.date().to_owned();
         let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else {
             return;
         };
         let link_ends = !work.keeps_link();
-        work.replace(reason, &date, &self.limits);
+        work.replace(answer, &date, &self.limits);
         if link_ends {
             self.close_bridge(cx, key);
         }
         self.deliver(cx, key);
+    }
+
+    /// The device ends with an event in this slot's hand. Whoever asked is told, as far as the
+    /// connection takes that at once: there is no time left to wait for it.
+    pub(super) fn say_last(&mut self, cx: &mut Connections<State>, key: Key) {
+        let Some(slot) = self.slots.get(key) else { return };
+        let unposted = slot.work.as_ref().is_some_and(|work| work.post.is_none());
+        let is_open = matches!(slot.conn, Conn::Open(_)) && slot.redial.is_none();
+        if unposted && is_open {
+            self.answer_itself(cx, key, &STOPPED);
+        }
     }
 
     fn wait_for_length(&mut self, cx: &mut Connections<State>, key: Key) {
@@ -503,9 +541,11 @@ impl DeviceRole {
 
     /// No reply within its time; or the gateway took nothing of an answer.
     pub(super) fn reply_is_late(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        let State::Dial(dial) = &peer.state else { return };
+        let Some(State::Dial(dial)) = cx.get(id).map(|peer| &peer.state) else { return };
         let Some(key) = dial.slot.filter(|key| self.works(Some(*key))) else {
+            if self.was_let_go(cx, id) {
+                return;
+            }
             return self.end_dial(
                 cx,
                 id,
@@ -513,9 +553,10 @@ impl DeviceRole {
                 None,
             );
         };
+        let Some(peer) = cx.get_mut(id) else { return };
         if peer.pending() == 0 && self.draining() {
             self.acknowledge(cx, key); // it was written whole, and its reply may be held for long
-            return self.drop_slot(cx, key, "the device stops");
+            return self.let_go(cx, key);
         }
         let (waiting, written) = (peer.pending(), peer.written());
         peer.try_to_write(); // a socket has room long before it says so

@@ -26,6 +26,12 @@ pub(crate) enum Command {
         link: Link,
         why: CloseReason,
     },
+    /// A leased link has had its last message, and is closed gently.
+    Ends {
+        number: u64,
+        back: Box<(Stream, Vec<u8>, Link)>,
+        why: CloseReason,
+    },
     /// A leased link is told to go, and its answer waits until another one is dialled.
     Farewell {
         number: u64,

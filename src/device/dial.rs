@@ -22,6 +22,8 @@ pub(crate) struct Dial {
     pub(super) quick: usize,
     /// Nothing has been answered on this connection yet.
     pub(super) fresh: bool,
+    /// Its writing direction is ended: the device stops, and nothing more is asked on it.
+    pub(super) last: bool,
     /// When the connection was begun.
     pub(super) begun: Option<Instant>,
 }
@@ -41,6 +43,7 @@ impl Dial {
             slot,
             quick: 0,
             fresh: true,
+            last: false,
             begun: None,
         }
     }

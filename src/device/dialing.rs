@@ -313,7 +313,7 @@ impl DeviceRole {
     /// An attempt came to something, or a link was of use.
     pub(super) fn succeeded(&mut self) {
         self.backoff.succeed();
-        self.tries.doubtful = false;
+        (self.tries.doubtful, self.tries.stopping) = (false, false);
         if std::mem::take(&mut self.tries.failed) > 0 {
             self.group.hopes(self.member);
         }

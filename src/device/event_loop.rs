@@ -75,6 +75,7 @@ impl DeviceRole {
         self.stopped = true;
         self.shared.stopped.store(true, Relaxed);
         for key in self.slots.keys() {
+            self.say_last(cx, key);
             self.drop_slot(cx, key, "the device stops");
         }
         for stream in self.leases.values().filter_map(Weak::upgrade) {
@@ -157,7 +158,11 @@ impl Role for DeviceRole {
             },
             State::Link(Link { exchange: Some(key), .. }) => {
                 let key = *key;
-                match self.exchanges.get(key).is_some_and(|exchange| exchange.is_waiting()) {
+                let in_line = self
+                    .exchanges
+                    .get(key)
+                    .is_some_and(|exchange| exchange.is_waiting() && !exchange.has_lost_asker());
+                match in_line {
                     true => self.local_queue_waited(cx, key), // a race for its connection keeps the time itself
                     false => relay::expired(self, cx, key),
                 }
@@ -234,6 +239,12 @@ impl Role for DeviceRole {
                     self.count_out(cx, &link, why);
                 }
             }
+            Command::Ends { number, back, why } => {
+                let (stream, unread, link) = *back;
+                if self.leases.remove(&number).is_some() {
+                    self.end_leased(cx, (stream, unread), link, why);
+                }
+            }
             Command::Farewell { number, link, dialled } => {
                 if self.leases.remove(&number).is_some() {
                     self.replace(cx, link);
@@ -288,7 +299,18 @@ impl Relaying for DeviceRole {
         self.answer_link(cx, downstream, answer);
     }
 
-    fn downstream_gone(&mut self, cx: &mut Connections<State>, downstream: Id, reset: bool) {
+    fn downstream_gone(
+        &mut self,
+        cx: &mut Connections<State>,
+        downstream: Id,
+        why: &CloseReason,
+        reset: bool,
+    ) {
+        if let Some(State::Link(Link { exchange: Some(key), .. })) =
+            cx.get(downstream).map(|p| &p.state)
+        {
+            self.stop_connecting(cx, *key);
+        }
         self.relayed(cx, downstream);
         let Some(State::Link(link)) = cx.get(downstream).map(|p| &p.state) else { return };
         let link = *link;
@@ -296,7 +318,11 @@ impl Relaying for DeviceRole {
             true => cx.reset(downstream),
             false => cx.close(downstream),
         }
-        self.count_out(cx, &link, CloseCause::Cut.because("an exchange on it failed half-way"));
+        let why = match why.end {
+            CloseCause::Tunnel => why.clone(),
+            _ => CloseCause::Cut.because("an exchange on it failed half-way"),
+        };
+        self.count_out(cx, &link, why);
     }
 
     fn memory_left(&self, cx: &Connections<State>) -> usize {

@@ -122,13 +122,16 @@ impl Exchange {
         let Exchange { request, mut link, ticket, _busy } = self;
         link.respond(response)?;
         drop(request);
-        if !link.is_reusable() {
-            link.close();
-            return Ok(());
-        }
-        let heartbeat = link.has_seen_heartbeat();
+        let (keeps, heartbeat) = (link.is_reusable(), link.has_seen_heartbeat());
         let (stream, unread) = link.into_parts();
-        ticket.give_back(stream.into_inner(), unread, heartbeat);
+        let stream = stream.into_inner();
+        match keeps {
+            true => ticket.give_back(stream, unread, heartbeat),
+            false => {
+                drop(_busy); // before the loop hears of the link's end
+                ticket.close(stream, unread);
+            }
+        }
         Ok(())
     }
 }

@@ -30,7 +30,8 @@ use crate::stream::HandshakeError;
 impl DeviceRole {
     /// Opens a connection to its local server for an exchange.
     pub(super) fn open_local(&mut self, cx: &mut Connections<State>, key: Key, server: ServerId) {
-        if let Some(downstream) = self.exchanges.get(key).and_then(|e| e.downstream()) {
+        let exchange = self.exchanges.get(key).filter(|e| !e.has_lost_asker());
+        if let Some(downstream) = exchange.and_then(|e| e.downstream()) {
             cx.set_deadline(downstream, None); // look-up and race have their own
         }
         let Some(target) = self.server(server) else { return };
@@ -131,6 +132,30 @@ impl DeviceRole {
         }
     }
 
+    /// The link of an exchange that has just begun may have ended behind its request, and no event
+    /// tells of it again.
+    pub(super) fn look_for_asker(&mut self, cx: &mut Connections<State>, key: Key) {
+        if self.exchanges.get(key).is_some_and(|exchange| exchange.is_waiting()) {
+            relay::advance(self, cx, key);
+        }
+    }
+
+    /// The link of an exchange is gone: a connection that is being made for it is of no use.
+    pub(super) fn stop_connecting(&mut self, cx: &mut Connections<State>, key: Key) {
+        self.call_off_races_for(cx, key);
+        let place = self.locals.opened(key);
+        if place.is_some() {
+            for id in cx.ids() {
+                if matches!(cx.get(id).map(|p| &p.state), Some(State::Local(Local::Securing { key: own, .. })) if *own == key)
+                {
+                    cx.close(id);
+                }
+            }
+            drop(place);
+            self.wake_locals(cx);
+        }
+    }
+
     pub(super) fn local_failed(
         &mut self,
         cx: &mut Connections<State>,
@@ -202,7 +227,10 @@ impl DeviceRole {
         let key = self.exchanges.insert(exchange);
         self.relaying(cx, id, key);
         match server {
-            Some(_) => self.find_local(cx, key),
+            Some(_) => {
+                self.find_local(cx, key);
+                self.look_for_asker(cx, key);
+            }
             None => self.answer_waiting(cx, key, &NO_SERVER),
         }
     }

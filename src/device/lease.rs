@@ -75,6 +75,19 @@ impl Ticket {
         }
     }
 
+    /// The last message of the link is written: the loop closes it gently, and dials another one
+    /// meanwhile.
+    pub(crate) fn close(mut self, stream: Option<Stream>, unread: Vec<u8>) {
+        let back = stream.and_then(|stream| {
+            stream.set_nonblocking(true).ok().map(|()| (stream, unread, self.link))
+        });
+        if let Some(back) = back {
+            let (number, back, why) = (self.number, Box::new(back), self.why.clone());
+            self.remote.send(Command::Ends { number, back, why });
+            self.number = 0;
+        }
+    }
+
     /// Its gateway tells the link to go, and will be answered when this returns: by then another
     /// one is dialled, where one is wanted.
     pub(crate) fn says_goaway(&mut self) {

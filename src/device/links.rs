@@ -489,13 +489,20 @@ impl DeviceRole {
     /// A link was told to go: it is counted out, and another one is dialled.
     pub(super) fn replace(&mut self, cx: &mut Connections<State>, mut link: Link) {
         const WHY: CloseReason = CloseCause::Drained.because("the gateway told it to go");
-        let of_use = link.used || cx.now().saturating_duration_since(link.since) >= SHORT_LIFE;
+        let now = cx.now();
+        let of_use = link.used || now.saturating_duration_since(link.since) >= SHORT_LIFE;
+        let is_new = self.tries.last_goaway.is_none_or(|last| link.since > last);
         link.used = true;
         self.shared.upgrades.stop(false); // its tunnels have a grace as well
         self.carries();
-        self.tries.quick_goaways = if of_use { 0 } else { self.tries.quick_goaways + 1 };
-        if self.tries.quick_goaways > QUICK_MAX {
-            self.dial_later(cx, PACE.mul_f64(0.5 + random()));
+        if of_use {
+            self.tries.quick_goaways = 0;
+        } else if is_new {
+            self.tries.last_goaway = Some(now);
+            self.tries.quick_goaways += 1;
+            if self.tries.quick_goaways > QUICK_MAX {
+                self.dial_later(cx, PACE.mul_f64(0.5 + random()));
+            }
         }
         self.count_out(cx, &link, WHY);
     }
@@ -619,6 +626,20 @@ impl DeviceRole {
                 }
             }
             Service::Forward(_) => {}
+        }
+    }
+
+    /// Program code has had the last message of a link written.
+    pub(super) fn end_leased(
+        &mut self,
+        cx: &mut Connections<State>,
+        (stream, unread): (Stream, Vec<u8>),
+        link: Link,
+        why: CloseReason,
+    ) {
+        match cx.insert(stream, &unread, State::Link(link)) {
+            Ok(id) => self.link_ends(cx, id, why),
+            Err(_) => self.count_out(cx, &link, why), // it is closed at once then
         }
     }
 

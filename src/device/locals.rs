@@ -28,7 +28,6 @@ use crate::engine::connections::Connections;
 use crate::engine::connections::Id;
 use crate::engine::permits::Permit;
 use crate::engine::slab::Key;
-use crate::proto::turn::hex;
 use crate::relay;
 use crate::relay::Exchange;
 use crate::relay::LocalAnswer;
@@ -58,9 +57,7 @@ impl DeviceRole {
     /// Whether a request says, as its gateway alone can, that it comes from the same visitor's
     /// connection as the one before it on its link.
     fn is_same_visitor(&self, exchange: &Exchange) -> bool {
-        let session = self.plan.offer.session.as_ref().map(hex);
-        exchange.same_visitor().is_some()
-            && exchange.same_visitor() == session.as_ref().map(|hex| &hex[..])
+        exchange.same_visitor().is_some_and(|said| self.sessions.is_one(said))
     }
 
     fn give_local(&mut self, cx: &mut Connections<State>, key: Key, server: ServerId) {

@@ -27,6 +27,7 @@
 //! | `counters.rs` | what loop and workers count |
 //! | `gateways.rs` | the gateways in their order |
 //! | `redirects.rs` | where a gateway may send the device |
+//! | `sessions.rs` | which session is shown to whom |
 //! | `target.rs` | one local server, and why it cannot be asked |
 //! | `servers.rs` | local servers by path, and requests for them |
 //! | `tcp_target.rs` | TCP targets by name |
@@ -106,6 +107,7 @@ mod reply;
 mod resolve;
 mod role;
 mod servers;
+mod sessions;
 mod setup;
 mod signs;
 #[cfg(test)]

@@ -181,14 +181,15 @@ impl DeviceRole {
         self.end_dial(cx, id, &why, None);
     }
 
-    /// Writes the offer, or the poll, and begins the answer that it brings. Secrets go to
-    /// configured origins only.
+    /// Writes the offer, or the poll, and begins the answer that it brings. Secrets and the session
+    /// go to configured origins only; any other has a session of its own.
     pub(super) fn offer(&mut self, cx: &mut Connections<State>, id: Id) {
         let now = cx.now();
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
         let (url, mut slot) = (dial.url.clone(), dial.slot);
         let through = self.polls_through_proxy(&url, now).then(|| self.through_proxy(&url));
-        let upgrade = through.is_none() && self.offers_turn(slot, now);
+        let last = self.draining();
+        let upgrade = !last && through.is_none() && self.offers_turn(slot, now);
         if !upgrade && slot.is_none() {
             slot = self.adopt(cx, id, false);
             if slot.is_none() {
@@ -196,7 +197,7 @@ impl DeviceRole {
             }
         }
         let mut plan = self.plan.offer.clone();
-        plan.upgrade = upgrade;
+        (plan.upgrade, plan.last) = (upgrade, last);
         plan.authority.clone_from(&url.authority);
         plan.target.clone_from(&url.target);
         if let Some((target, authorization)) = through {
@@ -205,6 +206,9 @@ impl DeviceRole {
         }
         if self.plan.homes.any_has_origin(&url) {
             plan.fields.extend(self.plan.secrets.iter().cloned());
+            plan.session = self.sessions.own();
+        } else {
+            plan.session = self.sessions.of(&url);
         }
         let brought = self.brought(slot);
         let Some(peer) = cx.get_mut(id) else { return };
@@ -238,6 +242,7 @@ impl DeviceRole {
         match verdict {
             Ok(None) => {}
             Ok(Some((verdict, reply))) => self.handle_verdict(cx, id, verdict, reply),
+            Err(Unanswered { silent: true, .. }) if self.was_let_go(cx, id) => {}
             Err(Unanswered { silent: true, .. }) if self.was_held(cx, id) => {
                 if let Some(key) = cx.get(id).and_then(|peer| {
                     if let State::Dial(dial) = &peer.state { dial.slot } else { None }
@@ -420,6 +425,7 @@ impl DeviceRole {
 
     fn later(&mut self, cx: &mut Connections<State>, id: Id, reply: &ReplyHead) {
         let status = reply.status;
+        self.tries.stopping = reply.details.as_deref() == Some(turn::STOPPING);
         let hint = match status {
             _ if reply.details.is_some() => reply.details.as_deref().unwrap_or_default(),
             400 => "it takes this offer for malformed; check the URL",

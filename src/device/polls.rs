@@ -308,14 +308,47 @@ impl DeviceRole {
         self.redial_after(cx, key, PACE.mul_f64(0.5 + random()));
     }
 
-    /// Nothing new: slots without an event end now, the others when their answers are acknowledged.
+    /// Nothing new: slots without an event are let go, the others when their answers are
+    /// acknowledged.
     pub(super) fn drain_slots(&mut self, cx: &mut Connections<State>) {
         for key in self.slots.keys() {
             match self.works(Some(key)) {
-                false => self.drop_slot(cx, key, "the device stops"),
+                false => self.let_go(cx, key),
                 true => self.set_post_deadline(cx, key),
             }
         }
+    }
+
+    /// Ends a slot of a device that stops. A gateway that holds its poll sees the end of what the
+    /// device sends, and hands it nothing; an event that is on its way already is read and given
+    /// back, for its visitor would wait for it in vain.
+    pub(super) fn let_go(&mut self, cx: &mut Connections<State>, key: Key) {
+        let at = cx.after(self.limits.abandoned_timeout);
+        let held = self.slots.get(key).and_then(|slot| match slot.conn {
+            Conn::Open(id) => Some(id),
+            Conn::None | Conn::Resolving | Conn::Racing(_) => None,
+        });
+        let waits = held.and_then(|id| cx.get_mut(id)).is_some_and(|peer| {
+            let is_written = peer.pending() == 0;
+            let State::Dial(dial) = &mut peer.state else { return false };
+            dial.last = matches!(dial.stage, Stage::Offered { .. });
+            match dial.last {
+                true => is_written && peer.end_output().is_ok(),
+                false => matches!(dial.stage, Stage::Reading(_)),
+            }
+        });
+        match held.filter(|_| waits) {
+            Some(id) => cx.set_deadline(id, Some(at)),
+            None => self.drop_slot(cx, key, "the device stops"),
+        }
+    }
+
+    /// Whether this was a poll of a device that stops, with nothing in hand; it is over then.
+    pub(super) fn was_let_go(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
+        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return false };
+        let idle = dial.slot.filter(|key| self.draining() && !self.works(Some(*key)));
+        idle.into_iter().for_each(|key| self.drop_slot(cx, key, "the device stops"));
+        idle.is_some()
     }
 
     /// A reply brought nothing: poll again, but not in a circle.
@@ -368,7 +401,8 @@ impl DeviceRole {
 
     /// A poll slot ended, or has no connection: perhaps the device had no other way in.
     fn settle_polls(&mut self, cx: &mut Connections<State>, why: &str) {
-        let end = if self.draining() { CloseCause::Drained } else { CloseCause::Cut };
+        let stops = self.draining() || self.tries.stopping;
+        let end = if stops { CloseCause::Drained } else { CloseCause::Cut };
         self.settle_transport(cx, "", Some(&CloseReason::new(end, why.to_owned())));
     }
 
@@ -418,12 +452,13 @@ impl DeviceRole {
             }
         };
         let decoder = Decoder::new(framing, &self.limits).line_ends(LineEnds::CrlfOrLf);
+        let is_last = matches!(cx.get(id).map(|p| &p.state), Some(State::Dial(dial)) if dial.last);
         let reply = Reply {
             decoder,
             body: Vec::new(),
             encoding,
             id: message,
-            keep: reply.keep,
+            keep: reply.keep && !is_last,
             quick,
             surplus: false,
         };

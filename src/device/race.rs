@@ -192,6 +192,17 @@ impl DeviceRole {
         race.running.into_iter().for_each(|id| cx.close(id));
     }
 
+    /// Ends the race for the connection of an exchange that nobody waits for any more.
+    pub(super) fn call_off_races_for(&mut self, cx: &mut Connections<State>, exchange: Key) {
+        for key in self.races.running.keys() {
+            let waiter = self.races.running.get(key).map(|race| &race.waiter);
+            if matches!(waiter, Some(Waiter::Local(own) | Waiter::Tcp { key: own, .. }) if *own == exchange)
+            {
+                self.call_off_race(cx, key);
+            }
+        }
+    }
+
     /// Ends the races for new links; returns how many there were.
     pub(super) fn call_off_dials(&mut self, cx: &mut Connections<State>) -> usize {
         let keys = self.races.running.keys().into_iter();

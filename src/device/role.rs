@@ -30,6 +30,7 @@ use crate::device::plan::Service;
 use crate::device::pool::Locals;
 use crate::device::pool::ServerId;
 use crate::device::races::Races;
+use crate::device::sessions::Sessions;
 use crate::device::signs::Signs;
 use crate::device::signs::Tries;
 use crate::device::slots::Slot;
@@ -75,6 +76,7 @@ pub(crate) struct DeviceRole {
     pub(super) transport: Option<Transport>,
     pub(super) slots: Slab<Slot>,
     pub(super) past: Past,
+    pub(super) sessions: Sessions,
     pub(super) mode: Mode,
     /// The encoding that the fallback's replies showed.
     pub(super) encoding: Option<Encoding>,
@@ -107,6 +109,7 @@ fn rules(limits: &Arc<Limits>) -> Rules {
         // A gateway that closes a link gives its request up; the link, and the local
         // connection, are wanted for others.
         downstream_may_half_close: false,
+        upstream_is_link: false,
     }
 }
 
@@ -127,6 +130,7 @@ impl DeviceRole {
             }
             _ => Locals::new(std::iter::empty()),
         };
+        let sessions = Sessions::new(plan.offer.session);
         DeviceRole {
             // A link is one job at most, so the queue takes all that there can be.
             workers: Workers::new(
@@ -158,6 +162,7 @@ impl DeviceRole {
             transport: None,
             slots: Slab::new(),
             past: Past::default(),
+            sessions,
             mode,
             encoding: None,
             hung_up: None,

@@ -1,5 +1,7 @@
 //! What the latest attempts and the gateway itself have shown.
 
+use std::time::Instant;
+
 /// How the latest attempts to get a link went.
 #[derive(Debug, Default)]
 pub(super) struct Tries {
@@ -9,10 +11,14 @@ pub(super) struct Tries {
     pub(super) answered: bool,
     /// The last failure was a link that ended as soon as it was turned: another 101 proves nothing.
     pub(super) doubtful: bool,
+    /// The last refusal said that the gateway stops.
+    pub(super) stopping: bool,
     /// Links in a row that the gateway ended after a short while.
     pub(super) brief: usize,
     /// Goaways in a row on links that had hardly begun.
     pub(super) quick_goaways: usize,
+    /// When the last of those came. What was turned before is told to go by the same event.
+    pub(super) last_goaway: Option<Instant>,
     /// Links in a row that ended unused as soon as they were turned.
     pub(super) quick_ends: u32,
     /// Links in a row that brought as soon as they were turned what no gateway may send.

@@ -62,6 +62,7 @@ impl DeviceRole {
             _ if polled => self.answer_waiting(cx, key, &tcp_target::POLLED),
             (Some(place), Some(target)) => {
                 self.connect_to(cx, place, Waiter::Tcp { key, target });
+                self.look_for_asker(cx, key);
             }
             _ => self.answer_waiting(cx, key, &tcp_target::NO_TARGET),
         }

@@ -86,7 +86,9 @@ pub(super) fn answer_with(
             }
         }
         if !link.is_reusable() || ticket.shared.stopping.load(Relaxed) {
-            return link.close(); // still busy: it takes a moment, and is no idle link meanwhile
+            let (stream, unread) = link.into_parts();
+            drop(busy);
+            return ticket.close(stream.into_inner(), unread);
         }
         drop(busy);
         if !lingers || workers.is_pressed() {

@@ -351,6 +351,11 @@ impl GatewayBuilder {
                 "on_link and a fallback that is always used exclude each other: a device that polls has no link",
             ));
         }
+        if settings.fallback == Fallback::Only && settings.turns.ever_hold() {
+            return Err(Error::usage(
+                "on-demand turns and a fallback that is always used exclude each other: no offer is upgraded, so none is held",
+            ));
+        }
         if settings.on_link.is_some() && settings.turns.ever_hold() {
             return Err(Error::usage(
                 "on_link and on-demand turns exclude each other: a held offer waits for a request, and on_link has none",
@@ -362,8 +367,8 @@ impl GatewayBuilder {
     /// Binds, and starts each event loop on a thread of its own.
     ///
     /// # Errors
-    /// A limit that cannot work; `on_link` together with on-demand turns or a fallback that is
-    /// always used; an origin that is none; an address that cannot be bound (taken, not ours).
+    /// A limit that cannot work; two of `on_link`, on-demand turns and a fallback that is always
+    /// used; an origin that is none; an address that cannot be bound (taken, not ours).
     pub fn start(self) -> Result<Gateway, Error> {
         self.check()?;
         let mut settings = self.settings;

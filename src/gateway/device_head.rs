@@ -9,7 +9,7 @@ use crate::proto::body::Framing;
 use crate::proto::comet;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head;
-use crate::proto::turn::{Encoding, Transport};
+use crate::proto::turn::{Encoding, LAST, Transport};
 
 /// What the head of a device's request said: an offer or a poll.
 pub(crate) struct DeviceHead {
@@ -24,6 +24,8 @@ pub(crate) struct DeviceHead {
     pub(crate) id: Option<String>,
     /// It brought the answer to an event of its mailbox: it knows where it stands.
     pub(crate) knows: bool,
+    /// Its device stops: it takes no event, and is not turned.
+    pub(crate) last: bool,
     pub(crate) minor: u8,
     pub(crate) keep: bool,
     /// The page it comes from.
@@ -79,14 +81,16 @@ impl DeviceHead {
                 "this gateway has no JSON (feature comet); send Accept: message/http",
             ));
         }
-        let keep = head::keeps_alive(request.minor, &request.fields);
+        let last = request.fields.get(LAST) == Some(b"1");
+        let keep = !last && head::keeps_alive(request.minor, &request.fields);
         Ok(DeviceHead {
-            turns,
+            turns: turns && !last,
             framing,
             accepts,
             content,
             id,
             knows: false,
+            last,
             minor: request.minor,
             keep,
             origin,

@@ -8,7 +8,7 @@ use crate::engine::connections::{Connections, Fetched, Id};
 use crate::engine::slab::Key;
 use crate::gateway::alarms::Alarm;
 use crate::gateway::leases::{Handle, LeasedLink, Ticket};
-use crate::gateway::refusals::{EARLY, REPLACED, STOPPING};
+use crate::gateway::refusals::{EARLY, REPLACED};
 use crate::gateway::registry::{Registration, Waiter};
 use crate::gateway::state::{Command, Device, GatewayRole, HEAD, Hold, State, States};
 use crate::link::{CutError, GatewayLink};
@@ -16,6 +16,7 @@ use crate::observe::Observed;
 use crate::proto::forward::waiting_line;
 use crate::proto::head;
 use crate::proto::heartbeat;
+use crate::proto::turn::STOPPING;
 use crate::relay::{self, Exchange, LocalAnswer};
 
 /// Why a link never came to be.

@@ -20,12 +20,12 @@ use crate::gateway::events::EventKind;
 use crate::gateway::loops::UNSETTLED;
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::polls::posted::PostedAnswer;
-use crate::gateway::refusals::{EARLY, REPLACED, STOPPING};
+use crate::gateway::refusals::{EARLY, REPLACED};
 use crate::gateway::registry::{Claimed, Denied, Owner, Unclaimed};
 use crate::gateway::state::{Command, Device, GatewayRole, HEAD, Journey, State, States};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
-use crate::proto::turn::{self, Decision, Fallback, Name, Transport};
+use crate::proto::turn::{self, Decision, Fallback, Name, STOPPING, Transport};
 use crate::relay::LocalAnswer;
 use crate::stream::Stream;
 
@@ -364,6 +364,12 @@ impl GatewayRole {
                     head.origin.as_deref(),
                     &LocalAnswer::new(401, REVOKED),
                 );
+            }
+            // What it brought is taken, and it takes nothing.
+            _ if head.last => {
+                let left = self.registry.lend_ends(&registration, cx.now());
+                self.gone(&left, &CloseCause::Drained.because("the device stops"));
+                self.tell_nothing(cx, id, &head);
             }
             _ if self.lifecycle.is_draining() => {
                 let left = self.registry.lend_ends(&registration, cx.now());

@@ -5,11 +5,11 @@ use std::time::Instant;
 use crate::engine::connections::{Connections, Id};
 use crate::gateway::polls::reply::cors_fields;
 use crate::gateway::state::{Device, GatewayRole, Hold, State, States};
+use crate::proto::turn::STOPPING;
 use crate::relay::LocalAnswer;
 
 pub(super) const EARLY: &str =
     "bytes came after the offer or poll and before its answer; wait for the answer";
-pub(super) const STOPPING: &str = "this gateway is stopping; dial again";
 pub(super) const REPLACED: &str = "a newer session of this device holds the name";
 
 impl GatewayRole {

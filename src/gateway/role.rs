@@ -255,7 +255,13 @@ impl Relaying for GatewayRole {
         self.answer_visitor(cx, downstream, answer);
     }
 
-    fn downstream_gone(&mut self, cx: &mut Connections<State>, downstream: Id, reset: bool) {
+    fn downstream_gone(
+        &mut self,
+        cx: &mut Connections<State>,
+        downstream: Id,
+        _: &CloseReason,
+        reset: bool,
+    ) {
         self.forget_event(cx, downstream);
         if let Some(Asking { key, name, .. }) = cx.asking(downstream) {
             self.registry.cancel_wait(name, Waiter::Exchange(*key)); // it may have gone while it waited in line

@@ -465,6 +465,7 @@ impl Common {
             add_date: true, // RFC 9110 §6.6.1: whoever forwards a response without one
             upstream_name: "the device",
             downstream_may_half_close: true,
+            upstream_is_link: true,
         };
         let (offers, links) = (limits.authorize_queue_max, limits.on_link_max);
         let directory: Arc<Directory> = Arc::default();

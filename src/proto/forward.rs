@@ -16,6 +16,7 @@ use crate::proto::absolute::absolute_form;
 use crate::proto::alias::Alias;
 use crate::proto::edits::FieldEdits;
 use crate::proto::framed::FramedRequest;
+use crate::proto::named::{Named, TOO_MANY_NAMED};
 
 pub use crate::proto::forwarded::Forwarded;
 
@@ -246,72 +247,13 @@ fn action(field: &Field<'_>, named: &Named<'_>) -> FieldAction {
         17 if is("transfer-encoding") || is(SAME_VISITOR) => FieldAction::Goes,
         12 if is(WAITING) => FieldAction::Goes,
         12.. if begins(name, "x-forwarded-") => FieldAction::Forwarding,
-        _ if named.has(name) && !survives(name) => FieldAction::Goes,
+        _ if named.drops(name) => FieldAction::Goes,
         _ => FieldAction::Stays,
     }
 }
 
-/// End-to-end fields that `Connection` may not remove (RFC 9110 §7.6.1: an option never names a
-/// field meant for all recipients). A visitor who could strip these would reach the device as
-/// somebody else, or past its cache and its checks (T12).
-fn survives(name: &str) -> bool {
-    const END_TO_END: [&str; 17] = [
-        "authorization",
-        "proxy-authorization",
-        "www-authenticate",
-        "cookie",
-        "set-cookie",
-        "cache-control",
-        "via",
-        "origin",
-        "date",
-        "expect",
-        "range",
-        "location",
-        "retry-after",
-        "vary",
-        "etag",
-        "x-real-ip",
-        "trailer",
-    ];
-    END_TO_END.iter().any(|kept| same_name(name, kept))
-        || begins(name, "content-")
-        || begins(name, "if-")
-}
-
-/// Most fields that `Connection` may name besides the usual options. So many times every name is
-/// compared, so it is small.
-const NAMED_MAX: usize = 16;
-
 /// A device takes `OPTIONS *` for a heartbeat, and an old one reads its body as the next request.
 const SERVER_BODY: &str = "OPTIONS * goes without a body to a device";
-
-const TOO_MANY_NAMED: &str = "Connection names more than 16 fields";
-
-/// The options of `Connection` that name fields.
-struct Named<'a> {
-    names: [&'a [u8]; NAMED_MAX],
-    len: usize,
-}
-
-impl<'a> Named<'a> {
-    /// `None`: more than [`NAMED_MAX`].
-    fn by_connection(fields: &Fields<'a>) -> Option<Self> {
-        let mut named = Named { names: [b""; NAMED_MAX], len: 0 };
-        let usual: [&[u8]; 4] = [b"close", b"keep-alive", b"upgrade", b"te"];
-        for option in fields.list("connection") {
-            if !usual.iter().any(|usual| option.eq_ignore_ascii_case(usual)) {
-                *named.names.get_mut(named.len)? = option;
-                named.len += 1;
-            }
-        }
-        Some(named)
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.names[..self.len].iter().any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
-    }
-}
 
 /// The field by which a gateway tells a device with a session that a request comes from the same
 /// visitor's connection as the one before it on this link. Its value is the session, which no

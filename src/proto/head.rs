@@ -61,7 +61,7 @@ impl<'a> Fields<'a> {
     /// Members of the comma list over all lines of this name, trimmed, empty ones left out. Quoted
     /// strings are not split.
     pub fn list<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
-        self.all(name).flat_map(|value| Members { rest: value })
+        self.all(name).flat_map(members)
     }
     /// Whether that list has this token (compared without case).
     pub fn lists(&self, name: &str, token: &str) -> bool {
@@ -84,6 +84,11 @@ impl fmt::Debug for Fields<'_> {
             .entries(self.iter().map(|field| (field.name, shown(field.name, field.value))))
             .finish()
     }
+}
+
+/// Members of the comma list in one value, trimmed, empty ones left out.
+pub(crate) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    Members { rest: value }
 }
 
 /// Members of one comma list (RFC 9110 §5.6.1), quoted strings kept whole.

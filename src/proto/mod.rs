@@ -14,6 +14,7 @@ pub mod forwarded;
 pub mod framed;
 pub mod head;
 pub mod heartbeat;
+pub(crate) mod named;
 pub(crate) mod prefixes;
 pub mod proxy_header;
 pub mod tcp;

@@ -141,6 +141,13 @@ fn name_and_version(token: &str) -> (&str, Option<&str>) {
 /// JSON.
 pub const MESSAGE_ID: &str = "PTTH-Message-ID";
 
+/// What a gateway that stops says to offers and polls that it does not take.
+pub(crate) const STOPPING: &str = "this gateway is stopping; dial again";
+
+/// With the value `1` in a device's POST: it is the last one there, for the device stops, and no
+/// event may come with its reply (protocol.md §2).
+pub(crate) const LAST: &str = "PTTH-Last";
+
 /// Stands in every answer of a gateway's devices' port but the 101, so that a device knows it from
 /// a middlebox's (protocol.md §1.7; RFC 9209).
 pub(crate) const MARK: (&str, &str) = ("Proxy-Status", "ptth");
@@ -646,6 +653,8 @@ pub struct OfferPlan {
     pub accept: Option<Cow<'static, str>>,
     /// This run's session.
     pub session: Option<[u8; 16]>,
+    /// This is a device's last POST: it stops, and takes no event with the reply.
+    pub last: bool,
     /// Further fields (`Authorization` …).
     pub fields: Vec<(String, String)>,
 }
@@ -661,6 +670,7 @@ impl OfferPlan {
             upgrade: true,
             accept: None,
             session: None,
+            last: false,
             fields: Vec::new(),
         }
     }
@@ -668,7 +678,7 @@ impl OfferPlan {
 
 impl fmt::Debug for OfferPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let OfferPlan { authority, target, dialect, upgrade, accept, session, fields } = self;
+        let OfferPlan { authority, target, dialect, upgrade, accept, session, last, fields } = self;
         let fields: Vec<_> =
             fields.iter().map(|(name, value)| (name, shown(name, value.as_bytes()))).collect();
         f.debug_struct("OfferPlan")
@@ -678,6 +688,7 @@ impl fmt::Debug for OfferPlan {
             .field("upgrade", upgrade)
             .field("accept", accept)
             .field("session", session)
+            .field("last", last)
             .field("fields", &fields)
             .finish()
     }
@@ -696,7 +707,7 @@ pub struct Brought<'a> {
 
 /// Appends the offer (protocol.md §1.1): `Host`, `Upgrade`, `Connection: Upgrade`, `Content-Length:
 /// 0` (not with GET), `ALPN: http%2F1.1` for the rows that have it, `Accept` with `Accept-Encoding:
-/// identity`, `PTTH-Session`, the further fields.
+/// identity`, `PTTH-Session`, `PTTH-Last`, the further fields.
 ///
 /// # Errors
 /// A target or field that cannot be written, or a further field that is one of those above. Nothing
@@ -756,8 +767,11 @@ fn write_post_lines(
     if let Some(session) = plan.session {
         write_field(out, "PTTH-Session", &hex(&session))?;
     }
+    if plan.last {
+        write_field(out, LAST, b"1")?;
+    }
     for (name, value) in &plan.fields {
-        let reserved = ["ptth-session", MESSAGE_ID, "alpn", "content-type"];
+        let reserved = ["ptth-session", MESSAGE_ID, LAST, "alpn", "content-type"];
         let accepts = plan.accept.is_some()
             && ["accept", "accept-encoding"].iter().any(|ours| same_name(name, ours));
         if is_ours(name) || accepts || reserved.iter().any(|ours| same_name(name, ours)) {

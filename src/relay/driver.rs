@@ -225,8 +225,14 @@ fn wait<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key, rul
     let (downstream, upstream) = (exchange.downstream(), exchange.upstream());
     [downstream, upstream].into_iter().flatten().for_each(|id| cx.tally(id)); // a step of one moves bytes to the other
     let now = cx.now();
-    if downstream.is_some() && exchange.is_waiting() {
-        return; // it waits for a connection; the role has set that deadline
+    if let Some(id) = downstream.filter(|_| exchange.is_waiting()) {
+        // It waits for a connection. The role has set that deadline, unless who asked is gone.
+        exchange.note_progress(cx);
+        if let Some(left) = exchange.time_without_asker(cx.get_mut(id), now, rules) {
+            let at = cx.after(left);
+            cx.set_deadline(id, Some(at));
+        }
+        return;
     }
     // The rest of a request that is answered already is not worth another's wait.
     let awaits_rest = exchange.awaits_rest();

@@ -35,7 +35,7 @@ pub(crate) fn answer_instead<R: Relaying>(
 
 /// Ends an exchange at once, both ways: what the downstream side has of its answer is seen to be
 /// incomplete. Of a tunnel each side that was not told a clean end sees a reset, and no
-/// close_notify, for nothing else tells it from an end.
+/// close_notify, for nothing else tells it from an end; so does a link whose own direction is open.
 pub(crate) fn abort<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -53,13 +53,18 @@ pub(crate) fn abort<R: Relaying>(
     let cuts_downstream = is_cut(|tunnel| tunnel.to_downstream);
     let cuts_upstream = is_cut(|tunnel| tunnel.to_upstream);
     let tunnel_link = exchange.upstream().filter(|_| exchange.is_tunnel());
+    // A link that was told an end, and has not ended, would not hear that all is over.
+    let cuts_upstream = cuts_upstream
+        || (role.rules().upstream_is_link
+            && tunnel_link.and_then(|link| cx.get(link)).is_some_and(|link| !link.is_over()));
     if let Some(connection) = tunnel_link.and_then(|link| cx.get_mut(link)) {
         let _ = connection.flush(); // as below
     }
     if let Some(downstream) = exchange.downstream() {
         let _ = cx.get_mut(downstream).map(Connection::flush); // what was read of the answer goes out before its cut is seen
         // A plain end would look like the end of the body.
-        role.downstream_gone(cx, downstream, exchange.ends_with_connection() || cuts_downstream);
+        let reset = exchange.ends_with_connection() || cuts_downstream;
+        role.downstream_gone(cx, downstream, &why, reset);
     }
     if let Some(connection) = tunnel_link.filter(|_| cuts_upstream).and_then(|link| cx.get(link)) {
         connection.stream().will_reset();
@@ -180,11 +185,12 @@ fn client_left<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: K
         exchange.clocks.restart_within(Wait::abandoned(&rules.limits), now);
         (exchange.clocks.taking, exchange.clocks.sending) = (None, None);
     }
+    let why = CloseCause::AskerGone.because("its caller gave up half-way");
     if let Asker::Client(client) = left {
-        role.downstream_gone(cx, client.id, false);
+        role.downstream_gone(cx, client.id, &why, false);
     }
     if !drains {
-        abort(role, cx, key, CloseCause::AskerGone.because("its caller gave up half-way"));
+        abort(role, cx, key, why);
     }
     drains
 }

@@ -184,6 +184,11 @@ impl Exchange {
         }
     }
 
+    /// Whether the downstream side has ended its direction, and is most likely gone.
+    pub(crate) fn has_lost_asker(&self) -> bool {
+        self.asker.has_ended()
+    }
+
     /// Its gateway or device stops: what is half ended is not waited for any longer.
     pub(crate) fn hurry(&mut self) {
         self.clocks.is_hurried = true;

@@ -11,6 +11,7 @@ use crate::relay::local_answer::LocalAnswer;
 use crate::relay::patience::Backlog;
 use crate::relay::relaying::Relaying;
 use crate::relay::timeouts::Wait;
+use crate::relay::tunnel::Tunnel;
 
 /// The deadline of an exchange's connection passed.
 pub(crate) fn expired<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: Key) {
@@ -66,6 +67,9 @@ fn silent_for<R: Relaying>(
         Asker::Gone { .. } => not_whole(CloseCause::AskerGone),
         Asker::Client(_) if exchange.asker.has_ended() => {
             CloseCause::AskerGone.because("who asked has gone")
+        }
+        Asker::Client(_) if exchange.phase.tunnel().is_some_and(Tunnel::is_given_up) => {
+            CloseCause::Reset.because("its tunnel broke")
         }
         Asker::Client(_) if exchange.is_answered() => {
             let what = match exchange.is_tunnel() {

@@ -114,6 +114,25 @@ impl Exchange {
         self.open_windows(downstream, backlog, now, &rules.limits);
     }
 
+    /// How long an exchange without an upstream connection has still, where its downstream side has
+    /// ended its direction, and is most likely gone.
+    pub(super) fn time_without_asker<T>(
+        &mut self,
+        downstream: Option<&mut Connection<T>>,
+        now: Instant,
+        rules: &Rules,
+    ) -> Option<Duration> {
+        let downstream = downstream.filter(|_| !rules.downstream_may_half_close)?;
+        if self.is_whole() {
+            downstream.look_for_end();
+        }
+        if !downstream.is_ending() {
+            return None;
+        }
+        self.note_end(now, rules);
+        Some(left(self.clocks.progress, rules.limits.abandoned_timeout, now))
+    }
+
     /// The client has ended its direction.
     fn note_end(&mut self, now: Instant, rules: &Rules) {
         let (is_tunnel, patience) = (self.is_tunnel(), rules.limits.half_close_timeout);
@@ -200,6 +219,7 @@ impl Exchange {
             return wait;
         }
         let wait = match self.phase.tunnel() {
+            Some(tunnel) if tunnel.is_given_up() => return abandoned,
             Some(tunnel) if tunnel.is_half_ended() && self.clocks.is_hurried => return abandoned,
             Some(tunnel) if tunnel.is_half_ended() => return self.waits.half_tunnel,
             Some(_) => return self.waits.tunnel,

@@ -36,9 +36,15 @@ pub(crate) trait Relaying: Role {
         downstream: Id,
         answer: &LocalAnswer<'_>,
     );
-    /// The exchange cannot end well for the downstream connection: close it, with a reset where its
-    /// end has to be seen as a failure.
-    fn downstream_gone(&mut self, cx: &mut Connections<Self::State>, downstream: Id, reset: bool);
+    /// The exchange cannot end well for the downstream connection, or was a tunnel that has ended:
+    /// close it, with a reset where its end has to be seen as a failure.
+    fn downstream_gone(
+        &mut self,
+        cx: &mut Connections<Self::State>,
+        downstream: Id,
+        why: &CloseReason,
+        reset: bool,
+    );
     /// Whether callers wait for a connection like this exchange's.
     fn callers_wait(&self, cx: &Connections<Self::State>, link: Id) -> bool;
     /// Bytes of the memory that may be held which are not taken.

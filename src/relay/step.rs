@@ -92,7 +92,9 @@ impl Exchange {
         self.observed.received((downstream.written() - written.1) as usize);
         match stepped {
             Ok(true) => None,
-            Ok(false) => Some(tunnel.end().map_or(Step::Pending, Step::TunnelEnds)),
+            Ok(false) => {
+                Some(tunnel.end(link, context.rules).map_or(Step::Pending, Step::TunnelEnds))
+            }
             Err(why) => Some(Step::TunnelEnds(why)),
         }
     }

@@ -47,10 +47,18 @@ impl Tunnel {
         self.to_downstream != Direction::Open || self.to_upstream != Direction::Open
     }
 
+    /// Whether the downstream side takes nothing any more, and what it sent has gone on to its end.
+    pub(super) fn is_given_up(&self) -> bool {
+        (self.to_downstream, self.to_upstream) == (Direction::Deaf, Direction::Shut)
+    }
+
     /// Why it is over, where it is: both sides were told an end, or one was, and takes no more.
-    pub(super) fn end(&self) -> Option<CloseReason> {
+    pub(super) fn end<T>(&self, link: &Connection<T>, rules: &Rules) -> Option<CloseReason> {
         match (self.to_downstream, self.to_upstream) {
             (Direction::Open, _) | (_, Direction::Open) => None,
+            // A link that was told an end hears of another one only by a reset, to which what is
+            // on its way there would be lost now.
+            _ if self.is_given_up() && rules.upstream_is_link && !link.is_over() => None,
             (Direction::Deaf, Direction::Deaf) => {
                 Some(CloseCause::Reset.because("its tunnel broke"))
             }

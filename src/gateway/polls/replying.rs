@@ -45,7 +45,7 @@ impl GatewayRole {
             ("Access-Control-Allow-Methods", "POST"),
             (
                 "Access-Control-Allow-Headers",
-                "Accept, Authorization, Content-Type, PTTH-Message-ID, PTTH-Session",
+                "Accept, Authorization, Content-Type, PTTH-Last, PTTH-Message-ID, PTTH-Session",
             ),
             ("Access-Control-Allow-Private-Network", "true"),
             ("Access-Control-Max-Age", "600"),

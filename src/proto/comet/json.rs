@@ -13,13 +13,14 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::error::Refusal;
-use crate::limits::{FIELDS_CEILING, HOP_FIELDS_MAX, Limits};
+use crate::limits::{FIELDS_CEILING, Limits};
 use crate::proto::body::{may_trail, of_request, of_response};
 use crate::proto::comet::{Answer, Event, PROTOCOL, check_id, frames, method, whole_body};
 use crate::proto::head::{
-    self, LineEnds, RequestHead, decimal, is_of_connection, reason_phrase, same_name, trim,
+    self, Fields, LineEnds, RequestHead, decimal, is_of_connection, reason_phrase, same_name, trim,
     write_field, write_status_line,
 };
+use crate::proto::named::{Named, TOO_MANY_NAMED};
 
 /// Appends an event: the request that `text` is.
 ///
@@ -43,6 +44,7 @@ pub(crate) fn write_event(
     take: impl FnOnce(usize) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
     let request = WholeRequest::read(text, limits)?;
+    let named = named_in(&request.head.fields, 400)?;
     take(request.event_length(id))?;
     let WholeRequest { head, body, trailers } = request;
     reserve(out, &body, 6 * head.len + 8 * head.fields.len());
@@ -55,7 +57,7 @@ pub(crate) fn write_event(
         ", \"headers\": ",
         head.fields
             .iter()
-            .filter(|field| is_carried(field.name))
+            .filter(|field| is_carried(field.name, &named))
             .map(|field| (field.name, field.value)),
     );
     push_rest(out, &body, &trailers);
@@ -137,6 +139,7 @@ pub fn answer_to_json(
     let head = head::response(text, limits, LineEnds::Crlf)?
         .ok_or_else(|| Refusal::new(502, "the text ends within the response's head"))?;
     let framing = of_response(&head, method(is_head))?;
+    let named = named_in(&head.fields, 502)?;
     let (body, trailers) =
         whole_body(&text[head.len..], framing, limits).map_err(|e| Refusal { status: 502, ..e })?;
     reserve(out, &body, 6 * head.len + 8 * head.fields.len());
@@ -148,7 +151,7 @@ pub fn answer_to_json(
     // The length of what HEAD or a 304 leaves out is said nowhere else.
     let metadata = is_head || head.status == 304;
     let fields = head.fields.iter().filter(|field| {
-        is_carried(field.name) || (metadata && same_name(field.name, "content-length"))
+        is_carried(field.name, &named) || (metadata && same_name(field.name, "content-length"))
     });
     push_fields(out, ", \"headers\": ", fields.map(|field| (field.name, field.value)));
     push_rest(out, &body, &trailers);
@@ -215,8 +218,13 @@ fn push_fields<'f>(
 }
 
 /// Whether a field travels: those that frame, and those of one connection, do not.
-fn is_carried(name: &str) -> bool {
-    !frames(name) && !is_of_connection(name) && !same_name(name, "expect")
+fn is_carried(name: &str, named: &Named<'_>) -> bool {
+    !frames(name) && !is_of_connection(name) && !same_name(name, "expect") && !named.drops(name)
+}
+
+/// What `Connection` names in a head; `status`: of the refusal where that is too much.
+fn named_in<'f>(fields: &Fields<'f>, status: u16) -> Result<Named<'f>, Refusal> {
+    Named::of(fields.list("connection")).ok_or_else(|| Refusal::new(status, TOO_MANY_NAMED))
 }
 
 fn latin1(bytes: &[u8]) -> Cow<'_, str> {
@@ -315,12 +323,15 @@ pub fn answer_from_json(
 
 /// The fields that travel; others are left out, whatever they say.
 fn write_lines(out: &mut Vec<u8>, fields: &[(String, String)]) -> Result<(), Refusal> {
+    let connection = fields.iter().filter(|(name, _)| same_name(name, "connection"));
+    let options = connection.flat_map(|(_, value)| head::members(value.as_bytes()));
+    let named = Named::of(options).ok_or_else(|| Refusal::new(400, TOO_MANY_NAMED))?;
     for (name, value) in fields {
         let value = bytes(value)?;
         // Also what is left out has to be a field: nothing splits, and nothing is let pass unread.
         let start = out.len();
         write_field(out, name, trim(&value))?;
-        if !is_carried(name) {
+        if !is_carried(name, &named) {
             out.truncate(start);
         }
     }
@@ -500,7 +511,7 @@ impl<'de> Deserialize<'de> for Pairs {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Pairs, A::Error> {
                 let mut pairs = Vec::new();
                 while let Some(pair) = seq.next_element()? {
-                    if pairs.len() == FIELDS_CEILING + HOP_FIELDS_MAX {
+                    if pairs.len() == FIELDS_CEILING {
                         return Err(de::Error::custom("more fields than any head has"));
                     }
                     pairs.push(pair);

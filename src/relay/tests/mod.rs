@@ -93,7 +93,13 @@ impl Relaying for TestRole {
         self.told.push(format!("answer {}{keep}: {}", answer.status, answer.reason));
         cx.close(downstream);
     }
-    fn downstream_gone(&mut self, cx: &mut Connections<Key>, downstream: Id, reset: bool) {
+    fn downstream_gone(
+        &mut self,
+        cx: &mut Connections<Key>,
+        downstream: Id,
+        _: &CloseReason,
+        reset: bool,
+    ) {
         self.told.push(if reset { "reset the client" } else { "close the client" }.into());
         if reset { cx.reset(downstream) } else { cx.close(downstream) }
     }
@@ -134,6 +140,7 @@ impl Scene {
             add_date: false,
             upstream_name: "the server",
             downstream_may_half_close: true,
+            upstream_is_link: true,
         });
         let calm = Weather { cuts: 0, refusals: 0, delay: 0, splits: false, narrow: 0 };
         let mut network = Net::new(Rng::new(1), calm, false);
@@ -158,6 +165,13 @@ impl Scene {
             Scene { event_loop, client: Some(client), server: None, downstream, key, began };
         scene.client_sends(&request[length..]);
         scene
+    }
+
+    /// Its downstream side is a link, whose end gives the request up.
+    fn of_a_device(mut self) -> Scene {
+        let rules = Arc::get_mut(&mut self.event_loop.role.rules).unwrap();
+        (rules.downstream_may_half_close, rules.upstream_is_link) = (false, false);
+        self
     }
 
     /// A heartbeat on a link, which has a second.

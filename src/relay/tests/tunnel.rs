@@ -104,9 +104,11 @@ fn silence_has_its_own_bound_and_a_shorter_one_when_half_is_over() {
     scene.pass(10);
     assert_eq!(scene.told(), "");
     scene.client_ends();
+    assert!(scene.server_reads().ends_with("<end>"));
     scene.pass(4);
     let told = scene.told();
     assert!(told.contains("nothing moved on its tunnel for 3 s (body_silence_timeout)"), "{told}");
+    assert_eq!(scene.server_reads(), "<reset>", "it would not hear of a close behind that end");
 }
 
 /// The client is gone when the 101 comes: there is nobody to speak the other protocol with.
@@ -118,4 +120,24 @@ fn a_tunnel_to_nobody_ends_at_once() {
     assert!(scene.is_over(), "{:?}", scene.told());
     let told = scene.told();
     assert!(told.contains("close the client") && told.contains("the link ends"), "{told}");
+}
+
+/// A link has heard the end of what its visitor sent. That the visitor is gone altogether it hears
+/// too, but not before what is on its way there had some time.
+#[test]
+fn a_link_hears_that_its_visitor_is_gone_behind_an_end() {
+    let mut scene = switched();
+    scene.client_sends("all of it");
+    scene.client_ends();
+    scene.client_resets();
+    assert_eq!((scene.told().as_str(), scene.server_reads().as_str()), ("", "all of it<end>"));
+    scene.pass(3);
+    assert_eq!(scene.told(), "reset the client; the link ends: its tunnel broke");
+    assert_eq!(scene.server_reads(), "<reset>");
+    // At a device the far end is a target, which is closed at once.
+    let mut scene = switched().of_a_device();
+    scene.client_ends();
+    scene.client_resets();
+    let told = scene.told();
+    assert!(told.contains("the link ends: its tunnel ended"), "{told}");
 }

@@ -55,3 +55,33 @@ fn who_leaves_while_waiting_ends_the_exchange() {
     assert_eq!(scene.told(), "close the client");
     assert!(scene.is_over());
 }
+
+/// A gateway that ends a link has mostly given its request up. A visitor that ends its direction
+/// waits on.
+#[test]
+fn at_a_device_what_waits_ends_with_its_link() {
+    let get = "GET /a HTTP/1.1\r\nHost: lamp\r\n\r\n";
+    let half = "POST /a HTTP/1.1\r\nHost: lamp\r\nContent-Length: 5\r\n\r\nhel";
+    for request in [get, half] {
+        let mut scene = Scene::new(request).of_a_device();
+        scene.client_ends();
+        scene.pass(1);
+        assert_eq!(scene.told(), "", "it may be a half-close");
+        scene.pass(2);
+        assert_eq!(scene.told(), "close the client");
+        assert!(scene.is_over());
+    }
+    let mut scene = Scene::new(get).of_a_device();
+    scene.client_ends();
+    scene.pass(1);
+    scene.attach();
+    scene.server_sends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    assert!(scene.client_reads().ends_with("\r\n\r\nok"));
+    assert_eq!(scene.told(), "the link is free; next request");
+
+    let mut scene = Scene::new(get);
+    scene.client_ends();
+    scene.pass(60);
+    assert_eq!(scene.told(), "");
+    assert!(!scene.is_over());
+}

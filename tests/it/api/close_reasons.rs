@@ -243,6 +243,79 @@ fn a_device_tells_why_its_links_ended() {
     }
 }
 
+/// What a device that polls is told when its gateway stops, and when it is full.
+#[test]
+fn a_device_that_polls_tells_a_gateway_that_stops_from_one_that_is_full() {
+    for (details, end) in [
+        ("this gateway is stopping; dial again", CloseCause::Drained),
+        ("as many links are served as on_link_max allows", CloseCause::Cut),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/lamp", listener.local_addr().unwrap());
+        let device = Device::builder(url).polls(1..=1).build().unwrap();
+        let events = device.events();
+        let running = device.spawn(|_| Response::new(Body::empty())).unwrap();
+        let (mut poll, _) = listener.accept().unwrap();
+        poll.set_read_timeout(Some(PATIENCE)).unwrap();
+        head(&mut poll);
+        let nothing = "HTTP/1.1 204 No Content\r\nContent-Type: message/http\r\n\r\n";
+        poll.write_all(nothing.as_bytes()).unwrap();
+        head(&mut poll);
+        let refusal = format!(
+            "HTTP/1.1 503 Service Unavailable\r\nProxy-Status: ptth; details=\"{details}\"\r\nContent-Length: 0\r\n\r\n"
+        );
+        poll.write_all(refusal.as_bytes()).unwrap();
+        let ended = loop {
+            let event = events.recv_timeout(PATIENCE).unwrap();
+            if event.kind == DeviceEventKind::Disconnected {
+                break event.end;
+            }
+        };
+        assert_eq!(ended, Some(end), "{details}");
+        running.stop();
+    }
+}
+
+/// A connection to a TCP target that both sides have ended was not cut.
+#[test]
+fn a_tunnel_that_ended_in_both_directions_is_no_cut() {
+    let (gateway, target) =
+        (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let url = format!("http://{}/lamp", gateway.local_addr().unwrap());
+    let device = Device::builder(url)
+        .links(1..=1)
+        .tcp("echo", target.local_addr().unwrap().to_string())
+        .build()
+        .unwrap();
+    let events = device.events();
+    let running = device.spawn(|_| Response::new(Body::empty())).unwrap();
+    let mut ends = Vec::new();
+    for is_cut in [false, true] {
+        let mut link = turns(&gateway);
+        link.write_all(
+            b"GET /echo HTTP/1.1\r\nHost: v\r\nConnection: Upgrade\r\nUpgrade: ptth-tcp/1\r\n\r\n",
+        )
+        .unwrap();
+        assert!(head(&mut link).starts_with("HTTP/1.1 101 "));
+        let (server, _) = target.accept().unwrap();
+        if is_cut {
+            reset(server);
+        } else {
+            link.shutdown(std::net::Shutdown::Write).unwrap();
+            drop(server);
+            assert_eq!(link.read(&mut [0; 1]).unwrap(), 0);
+        }
+        ends.push(loop {
+            let event = events.recv_timeout(PATIENCE).unwrap();
+            if event.kind == DeviceEventKind::Ended {
+                break event.end.unwrap();
+            }
+        });
+    }
+    assert_eq!(ends, [CloseCause::Tunnel, CloseCause::Cut]);
+    running.stop();
+}
+
 #[test]
 fn the_operators_page_explains_every_reason() {
     let page =

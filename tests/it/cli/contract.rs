@@ -185,6 +185,7 @@ fn wrong_usage_of_gateways() -> Vec<Usage> {
         (gateway(&["--config", "/nowhere/at/all.toml"]), "/nowhere/at/all.toml"),
         (gateway(&["--turn", "never"]), "never"),
         (gateway(&["--fallback", "sideways"]), "sideways"),
+        (gateway(&["--turn", "on-demand", "--fallback", "only"]), "on-demand"),
         (gateway(&["--cors-origin", "nonsense"]), "nonsense"),
         (gateway(&["--cors-origin", "https://a.example/path"]), "https://a.example/path"),
         (gateway(&["--heartbeat", "banana"]), "banana"),

@@ -5,3 +5,4 @@ mod device;
 mod gateway;
 mod middleboxes;
 pub mod peers;
+mod stopping;

@@ -406,18 +406,33 @@ fn a_program_that_listens_dials_the_replacement_before_a_farewell_is_answered() 
                 "{}",
                 answer.head.text()
             );
-            let mut next = raw
+            let next = raw
                 .try_accept()
                 .expect("the replacement is on its way before the goaway is answered");
             link.expect_closed();
-            next.read_head();
-            next.write(SWITCH);
-            serves(&mut next);
+            link = next; // the old one is closed here, too, and the program goes on to this
+            link.read_head();
+            link.write(SWITCH);
+            serves(&mut link);
             nobody_dials(&raw);
-            link = next;
         }
         listener.stop();
     });
+}
+
+/// A drain tells all links of a device at once, also those that had just been turned. Each is
+/// replaced before its goaway is answered: there was one event, and no circle.
+#[test]
+fn a_drain_of_many_new_links_is_one_goaway() {
+    let raw = RawGateway::start();
+    let _device = device(&raw.url("lamp"), &["--links", "8..8"]);
+    let mut links: Vec<RawPeer> = (0..8).map(|_| raw.turn()).collect();
+    let mut replacements = Vec::new();
+    for link in &mut links {
+        link.write(FAREWELL);
+        assert_eq!(link.read_answer("OPTIONS").head.status(), 204);
+        replacements.push(raw.try_accept().expect("the replacement is dialled before the answer"));
+    }
 }
 
 // ── Giving up, and what is said of it ──

@@ -6,6 +6,7 @@ mod demand;
 mod dialling;
 mod fields;
 mod files;
+mod leaving;
 mod names;
 mod proxies;
 mod reach;

@@ -174,7 +174,7 @@ fn an_answer_that_changes_is_followed_at_the_next_attempt() {
 }
 
 /// A listener whose backlog is full: the kernel drops what comes, and a connect hangs.
-fn silent_at(address: Ipv4Addr, port: u16) -> (socket2::Socket, Vec<socket2::Socket>) {
+pub(super) fn silent_at(address: Ipv4Addr, port: u16) -> (socket2::Socket, Vec<socket2::Socket>) {
     let socket =
         || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let at = SocketAddr::new(address.into(), port).into();

@@ -215,6 +215,29 @@ fn what_breaks_at_one_end_breaks_at_the_other() {
     visitor.expect_closed();
 }
 
+/// A half-close passes, and a target may ignore it. When the visitor is gone altogether, its link
+/// serves others.
+#[test]
+fn a_target_that_ignores_the_end_holds_no_link_for_a_visitor_that_is_gone() {
+    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = target.local_addr().unwrap().to_string();
+    let _device = device(&gateway, "lamp", &at, &["--links", "1..1"]);
+    let mut visitor = gateway.visitor();
+    visitor.write(offer("/lamp/echo") + "all of it");
+    assert_eq!(visitor.read_head().status(), 101);
+    visitor.finish_writing();
+    let (mut server, _) = target.accept().unwrap();
+    let mut heard = Vec::new();
+    server.read_to_end(&mut heard).unwrap();
+    assert_eq!(heard, b"all of it");
+    visitor.reset();
+    eventually("the link serves others", || {
+        (gateway.get("/lamp/x").status() == 200).then_some(())
+    });
+    drop(server); // it was there all the time, and said nothing
+}
+
 #[test]
 fn targets_that_cannot_work_are_refused_with_a_remedy() {
     let rows: [(&[&str], &str); 7] = [

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::Kind::{Json, Text};
 use super::{
-    BOTH, Device, Event, answer_json, asks, fence, in_hand, latin1, ok, poll, post, reply, session,
+    BOTH, Device, Event, answer_json, asks, fence, in_hand, latin1, offer_with, ok, poll, post,
+    reply, session,
 };
 use crate::engine::scale::affordable;
 use crate::support::process::get;
@@ -139,6 +140,37 @@ fn sigterm_ends_held_polls_and_lets_exchanges_finish() {
         assert!(reply.head.get("retry-after").is_some(), "{}", reply.head.text());
     }
     assert_eq!(gateway.process.exit_code_within(Duration::from_secs(15)), 0);
+}
+
+/// A device that stops says so with the answer that it brings last: it is handed nothing, and
+/// need not wait until its poll would have been held.
+#[test]
+fn a_device_that_says_its_last_is_handed_nothing_and_answered_at_once() {
+    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
+    for kind in BOTH {
+        let mut device = Device::polling(&gateway, "lamp", kind);
+        let (mut visitor, event) = in_hand(&gateway, &mut device);
+        let mut next = asks(&gateway, get("/lamp/next"));
+        fence(&gateway);
+        let mut other = device.again();
+        let fields = device.fields.clone();
+        device.fields += "PTTH-Last: 1\r\n";
+        device.answer(&event, &ok("bye"));
+        visitor.read_answer("GET").expect_ok("bye");
+        device.nothing();
+        device.peer.expect_closed();
+        other.fields = fields;
+        other.poll();
+        let event = other.event();
+        assert_eq!(event.target, "/next");
+        other.answer(&event, &ok("served"));
+        next.read_answer("GET").expect_ok("served");
+    }
+    // It is not upgraded either.
+    let mut device = Device::with(&gateway, "desk", Json, &session());
+    device.peer.write(offer_with(&device, "application/json", "PTTH-Last: 1\r\n", "{}"));
+    device.nothing();
+    device.peer.expect_closed();
 }
 
 /// However the last event in hand ends: connections that were kept for answers are waited for no

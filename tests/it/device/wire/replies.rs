@@ -80,11 +80,19 @@ fn redirects_are_followed_to_another_gateway() {
         peer.write(format!("HTTP/1.1 {status}\r\nLocation: http://{}/lamp\r\n\r\n", there.addr));
         let (mut peer, head) = there.offer();
         is_offer(&head, &there, "PTTH/1.0");
-        assert_eq!(head.get("ptth-session"), first.get("ptth-session"));
+        // What names the device's run is no other origin's to know, not on another port either.
+        let theirs = head.get("ptth-session").map(str::to_owned);
+        assert_ne!(theirs.as_deref(), first.get("ptth-session"));
         peer.write(SWITCH);
         let line = device.line();
         assert!(line.starts_with("connected lamp via http://"), "{line}");
         peer.ask(&get("/")).expect_ok(SEED_TEXT);
+        // To each it is always the same.
+        drop(peer);
+        let (mut peer, again) = raw.offer();
+        assert_eq!(again.get("ptth-session"), first.get("ptth-session"));
+        peer.write(format!("HTTP/1.1 {status}\r\nLocation: http://{}/lamp\r\n\r\n", there.addr));
+        assert_eq!(there.offer().1.get("ptth-session"), theirs.as_deref());
     }
 }
 

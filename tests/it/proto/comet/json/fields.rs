@@ -198,15 +198,19 @@ fn bytes_above_0x7f_travel_as_iso_8859_1() {
 fn fields_that_frame_or_belong_to_one_connection_do_not_travel() {
     let dropped = [
         "Transfer-Encoding: chunked",
-        "Connection: close, X-Hop",
-        "connection: keep-alive",
+        "Connection: close, X-Hop, Cache-Control",
+        "connection: keep-alive, x-late",
         "Keep-Alive: timeout=5",
         "Proxy-Connection: close",
         "Upgrade: websocket",
         "TE: trailers",
         "Expect: 100-continue",
+        // Named by Connection, before it and behind it.
+        "X-Hop: 1",
+        "X-Late: 2",
     ];
-    let lines = dropped.join("\r\n");
+    // End-to-end fields stay, though they are named (RFC 9110 §7.6.1).
+    let lines = format!("X-late: 3\r\n{}\r\nCache-Control: no-store", dropped.join("\r\n"));
     let (request, response) = (
         format!("POST / HTTP/1.1\r\n{lines}\r\nX: y\r\n\r\n0\r\n\r\n"),
         format!("HTTP/1.1 200 OK\r\n{lines}\r\nX: y\r\n\r\n0\r\n\r\n"),
@@ -220,7 +224,11 @@ fn fields_that_frame_or_belong_to_one_connection_do_not_travel() {
                 .unwrap();
         }
         let members: Value = serde_json::from_slice(&out).unwrap();
-        assert_eq!(members["headers"], json!([["X", "y"]]), "{members}");
+        assert_eq!(
+            members["headers"],
+            json!([["Cache-Control", "no-store"], ["X", "y"]]),
+            "{members}"
+        );
     }
     // And where a peer wrote them into its JSON.
     let pairs: Vec<[&str; 2]> =
@@ -230,6 +238,27 @@ fn fields_that_frame_or_belong_to_one_connection_do_not_travel() {
     assert_eq!(text(bytes), "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
     let bytes = event_with(&format!("\"body\": \"hello\", \"headers\": {headers}"));
     assert_eq!(show(&event(bytes).text), show(b"GET / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"));
+    // As many as a link takes, and no more.
+    for (many, taken) in [(16, true), (17, false)] {
+        let names: Vec<String> = (0..many).map(|n| format!("x-{n}")).collect();
+        let connection = names.join(", ");
+        let headers = json!([["Connection", connection], ["X-0", "1"]]).to_string();
+        let members = format!("\"headers\": {headers}");
+        if taken {
+            assert_eq!(text(with(&members)), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        } else {
+            both_refuse(&members);
+        }
+        let response = format!(
+            "HTTP/1.1 200 OK\r\nConnection: {connection}\r\nX-0: 1\r\nContent-Length: 0\r\n\r\n"
+        );
+        let written =
+            answer_to_json(&mut Vec::new(), "x", "PTTH/1.0", response.as_bytes(), false, &limits());
+        assert_eq!(
+            written.map_err(|refusal| refusal.status),
+            if taken { Ok(()) } else { Err(502) }
+        );
+    }
 }
 
 #[test]
