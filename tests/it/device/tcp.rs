@@ -232,9 +232,7 @@ fn a_target_that_ignores_the_end_holds_no_link_for_a_visitor_that_is_gone() {
     server.read_to_end(&mut heard).unwrap();
     assert_eq!(heard, b"all of it");
     visitor.reset();
-    eventually("the link serves others", || {
-        (gateway.get("/lamp/x").status() == 200).then_some(())
-    });
+    eventually("the link serves others", || (gateway.get("/lamp/x").status() == 200).then_some(()));
     drop(server); // it was there all the time, and said nothing
 }
 
