@@ -14,8 +14,8 @@ use rustls::{ServerConnection, StreamOwned};
 use crate::support::pki::{self, Years};
 use crate::support::process::get;
 use crate::support::{
-    Authority, DEADLINE, Gateway, Hash, Pair, Process, Ptth, each_row, eventually, free_port, need,
-    pattern, program,
+    Authority, DEADLINE, Gateway, Hash, LocalServer, Pair, Process, Ptth, each_row, eventually,
+    free_port, need, pattern, program,
 };
 
 /// A server over TLS on threads: it answers `hello`, echoes bodies, switches to `chat`, and keeps
@@ -294,6 +294,28 @@ fn a_new_ca_counts_from_the_next_connection_on() {
     device.signal("HUP");
     device.expect_stderr("the certificates stay as they were");
     gateway.get("/lamp/x").expect_ok("hello");
+}
+
+/// Where one of several servers is at https, what is said of TLS holds for it and for no other.
+#[test]
+fn one_of_several_servers_is_at_https() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let (server, plain) = (Server::start(&authority.server("local")), LocalServer::start());
+    let gateway = Gateway::start(&[]);
+    let file = authority.folder().join("local-ca.pem");
+    std::fs::write(&file, &authority.pem).unwrap();
+    let (nas, ca) = (format!("/nas={}", server.url()), file.to_str().unwrap());
+    let device =
+        Ptth::device(&gateway, "lamp", &["--to", &plain.url(), "--to", &nas, "--to-ca", ca]);
+    gateway.get("/lamp/nas/x").expect_ok("hello");
+    assert_eq!(gateway.get("/lamp/echo").status(), 200);
+    std::fs::write(&file, &stranger.pem).unwrap();
+    device.signal("HUP");
+    eventually("the changed file is read", || {
+        (gateway.get("/lamp/nas/x").status() == 502).then_some(())
+    });
+    assert_eq!(gateway.get("/lamp/echo").status(), 200);
+    assert_eq!(server.connections(), 1);
 }
 
 #[test]
