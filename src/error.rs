@@ -1,8 +1,8 @@
 //! One opaque [`Error`] for the whole crate, and [`Refusal`], what the pure protocol functions say
 //! of bad bytes.
 //!
-//! An error says what was being done, on which side, what came instead, and what to do. Its kinds
-//! are private so that they can grow; ask with predicates.
+//! An error says what was being done, on which side, what came instead, and what to do. Its kind
+//! ([`ErrorKind`]) may grow; predicates ask for the usual ones.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -23,17 +23,54 @@ pub enum Fault {
     Network,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+/// What kind of failure an [`Error`] is: [`Error::kind`].
+///
+/// ```
+/// use reverse_http::{Body, ErrorKind, Gateway};
+///
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+/// let request = http::Request::get("/").body(Body::empty()).unwrap();
+/// match gateway.device("lamp").send(request) {
+///     Ok(response) => println!("{}", response.status()),
+///     Err(e) => match e.kind() {
+///         ErrorKind::Unknown => println!("no such device: {e}"),
+///         ErrorKind::Away | ErrorKind::Busy | ErrorKind::Full => println!("ask again later: {e}"),
+///         ErrorKind::Timeout | ErrorKind::Closed => println!("it may have run: {e}"),
+///         _ => return Err(e),
+///     },
+/// }
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The library was used in a way that cannot work: mend the program or its configuration.
     Usage,
+    /// A peer's bytes broke the protocol.
     Malformed,
+    /// A deadline passed; the text names it.
     Timeout,
+    /// The connection ended before the exchange did.
     Closed,
+    /// The other side refused; [`Error::status_hint`] is its status.
     Refused,
+    /// A bound of this process was reached; later may work.
     Full,
+    /// A message is longer than a bound; the same message later does not fit either.
     TooLarge,
-    NotConnected,
+    /// No device of this name is connected to the gateway, nor was lately.
+    Unknown,
+    /// The device is known and not connected, and did not come in time.
+    Away,
+    /// The device is connected, and all its links stayed busy; or it polls, and did not come in
+    /// time, or as many requests wait for it already as may.
+    Busy,
+    /// The body that the program gave failed, or ended before its length. What the other side has
+    /// of the message was aborted.
+    Body,
+    /// The gateway or device was stopped.
     Stopped,
+    /// The operating system failed; `source()` is its error.
     Io,
 }
 
@@ -47,7 +84,7 @@ enum Kind {
 pub struct Error(Box<Inner>);
 
 struct Inner {
-    kind: Kind,
+    kind: ErrorKind,
     fault: Fault,
     status: Option<u16>,
     text: Cow<'static, str>,
@@ -57,7 +94,7 @@ struct Inner {
 
 impl Error {
     fn new(
-        kind: Kind,
+        kind: ErrorKind,
         fault: Fault,
         status: Option<u16>,
         text: impl Into<Cow<'static, str>>,
@@ -74,22 +111,27 @@ impl Error {
 
     /// The library was called in a way that cannot work (bad URL, bad name, limits out of range).
     pub(crate) fn usage(text: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Kind::Usage, Fault::Caller, None, text)
+        Self::new(ErrorKind::Usage, Fault::Caller, None, text)
     }
 
     /// A peer's bytes break the protocol. `status` is what a gateway would tell its visitor.
     pub(crate) fn malformed(fault: Fault, status: u16, text: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Kind::Malformed, fault, Some(status), text)
+        Self::new(ErrorKind::Malformed, fault, Some(status), text)
     }
 
     /// A deadline passed; `text` names it.
     pub(crate) fn timeout(fault: Fault, text: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Kind::Timeout, fault, Some(if fault == Fault::Caller { 408 } else { 504 }), text)
+        Self::new(
+            ErrorKind::Timeout,
+            fault,
+            Some(if fault == Fault::Caller { 408 } else { 504 }),
+            text,
+        )
     }
 
     /// The connection ended before the exchange did.
     pub(crate) fn closed(fault: Fault, text: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Kind::Closed, fault, Some(502), text)
+        Self::new(ErrorKind::Closed, fault, Some(502), text)
     }
 
     /// The other side said no, with this status.
@@ -99,89 +141,121 @@ impl Error {
         text: impl Into<Cow<'static, str>>,
         retry_after: Option<Duration>,
     ) -> Self {
-        let mut error = Self::new(Kind::Refused, fault, Some(status), text);
+        let mut error = Self::new(ErrorKind::Refused, fault, Some(status), text);
         error.0.retry_after = retry_after;
         error
     }
 
     /// A bound was reached; trying again later may work.
     pub(crate) fn full(text: impl Into<Cow<'static, str>>) -> Self {
-        let mut error = Self::new(Kind::Full, Fault::Gateway, Some(503), text);
-        error.0.retry_after = Some(Duration::from_secs(1));
-        error
+        Self::later(ErrorKind::Full, Fault::Gateway, text)
     }
 
     /// A message is longer than a bound; sending it again does not help.
     pub(crate) fn too_large(fault: Fault, status: u16, text: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Kind::TooLarge, fault, Some(status), text)
+        Self::new(ErrorKind::TooLarge, fault, Some(status), text)
+    }
+
+    /// No device of this name has a connection to this gateway, or lately had.
+    pub(crate) fn unknown(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Unknown, Fault::Device, Some(404), text)
     }
 
     /// The device has no connection to this gateway.
-    pub(crate) fn not_connected(status: u16, text: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Kind::NotConnected, Fault::Device, Some(status), text)
+    pub(crate) fn away(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::later(ErrorKind::Away, Fault::Device, text)
+    }
+
+    /// The device is connected, and had nothing free in time.
+    pub(crate) fn busy(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::later(ErrorKind::Busy, Fault::Device, text)
+    }
+
+    /// A body that was to be sent has failed: the program's own, or that of a peer whose message is
+    /// passed on, which is that peer's failure.
+    pub(crate) fn of_body(mut self) -> Self {
+        if self.0.fault == Fault::Caller {
+            self.0.kind = ErrorKind::Body;
+        }
+        self
+    }
+
+    /// Asking again in a second may work.
+    fn later(kind: ErrorKind, fault: Fault, text: impl Into<Cow<'static, str>>) -> Self {
+        let mut error = Self::new(kind, fault, Some(503), text);
+        error.0.retry_after = Some(Duration::from_secs(1));
+        error
     }
 
     /// A device ends without a way in, after as many failed attempts as it may make.
     pub(crate) fn gave_up(text: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Kind::NotConnected, Fault::Network, None, text)
+        Self::new(ErrorKind::Away, Fault::Network, None, text)
     }
 
     /// This gateway or device was stopped.
     pub(crate) fn stopped(text: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Kind::Stopped, Fault::Caller, Some(503), text)
+        Self::new(ErrorKind::Stopped, Fault::Caller, Some(503), text)
     }
 
     /// An input/output error while doing `what`.
     pub(crate) fn io(fault: Fault, what: impl fmt::Display, source: io::Error) -> Self {
         let kind = match source.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Kind::Timeout,
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ErrorKind::Timeout,
             io::ErrorKind::UnexpectedEof
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::ConnectionAborted => Kind::Closed,
-            _ => Kind::Io,
+            | io::ErrorKind::ConnectionAborted => ErrorKind::Closed,
+            _ => ErrorKind::Io,
         };
-        let status = if kind == Kind::Timeout { 504 } else { 502 };
+        let status = if kind == ErrorKind::Timeout { 504 } else { 502 };
         let mut error = Self::new(kind, fault, Some(status), format!("{what}: {source}"));
         error.0.source = Some(source);
         error
     }
 
+    /// What kind of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
     /// The library was used in a way that cannot work; mend the program or its configuration.
     pub fn is_usage(&self) -> bool {
-        self.0.kind == Kind::Usage
+        self.0.kind == ErrorKind::Usage
     }
     /// A peer's bytes broke the protocol.
     pub fn is_malformed(&self) -> bool {
-        self.0.kind == Kind::Malformed
+        self.0.kind == ErrorKind::Malformed
     }
     /// A deadline passed; the text names it.
     pub fn is_timeout(&self) -> bool {
-        self.0.kind == Kind::Timeout
+        self.0.kind == ErrorKind::Timeout
     }
     /// The connection ended before the exchange did.
     pub fn is_closed(&self) -> bool {
-        self.0.kind == Kind::Closed
+        self.0.kind == ErrorKind::Closed
     }
     /// The other side refused; [`status_hint`](Self::status_hint) is its status.
     pub fn is_refused(&self) -> bool {
-        self.0.kind == Kind::Refused
+        self.0.kind == ErrorKind::Refused
     }
     /// A bound of this process was reached; later may work.
     pub fn is_full(&self) -> bool {
-        self.0.kind == Kind::Full
+        self.0.kind == ErrorKind::Full
     }
     /// A message is longer than a bound; the same message later does not fit either.
     pub fn is_too_large(&self) -> bool {
-        self.0.kind == Kind::TooLarge
+        self.0.kind == ErrorKind::TooLarge
     }
-    /// The device is not connected.
+    /// The device is not connected: [`ErrorKind::Unknown`] or [`ErrorKind::Away`].
     pub fn is_not_connected(&self) -> bool {
-        self.0.kind == Kind::NotConnected
+        matches!(self.0.kind, ErrorKind::Unknown | ErrorKind::Away)
+    }
+    /// The device is connected, and nothing of it was free in time.
+    pub fn is_busy(&self) -> bool {
+        self.0.kind == ErrorKind::Busy
     }
     /// The gateway or device was stopped.
     pub fn is_stopped(&self) -> bool {
-        self.0.kind == Kind::Stopped
+        self.0.kind == ErrorKind::Stopped
     }
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
@@ -225,14 +299,18 @@ impl std::error::Error for Error {
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match error.0.kind {
-            Kind::Usage => io::ErrorKind::InvalidInput,
-            Kind::Malformed => io::ErrorKind::InvalidData,
-            Kind::Timeout => io::ErrorKind::TimedOut,
-            Kind::Closed => io::ErrorKind::UnexpectedEof,
-            Kind::Refused => io::ErrorKind::ConnectionRefused,
-            Kind::NotConnected => io::ErrorKind::NotConnected,
-            Kind::TooLarge => io::ErrorKind::InvalidData,
-            Kind::Full | Kind::Stopped | Kind::Io => io::ErrorKind::Other,
+            ErrorKind::Usage => io::ErrorKind::InvalidInput,
+            ErrorKind::Malformed => io::ErrorKind::InvalidData,
+            ErrorKind::Timeout => io::ErrorKind::TimedOut,
+            ErrorKind::Closed => io::ErrorKind::UnexpectedEof,
+            ErrorKind::Refused => io::ErrorKind::ConnectionRefused,
+            ErrorKind::Unknown | ErrorKind::Away => io::ErrorKind::NotConnected,
+            ErrorKind::TooLarge => io::ErrorKind::InvalidData,
+            ErrorKind::Full
+            | ErrorKind::Busy
+            | ErrorKind::Body
+            | ErrorKind::Stopped
+            | ErrorKind::Io => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)
     }

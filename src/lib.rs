@@ -56,6 +56,7 @@ pub mod message;
 mod observe;
 pub mod proto;
 mod relay;
+pub mod response;
 #[cfg(test)]
 mod sim;
 pub mod stream;
@@ -68,7 +69,7 @@ pub use device::{
     Device, DeviceBuilder, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange,
     Listener, OnRefusal, Stopping, Upgraded, upgrade,
 };
-pub use error::{Error, Fault, Refusal};
+pub use error::{Error, ErrorKind, Fault, Refusal};
 pub use gateway::{
     DeviceRef, Event, EventKind, Gateway, GatewayBuilder, GatewayStats, Grant, Offer, Reject,
     Route, Routes, Tokens, TurnMode,
@@ -77,6 +78,7 @@ pub use limits::Limits;
 pub use link::{DeviceLink, GatewayLink};
 pub use message::Body;
 pub use proto::turn::{Encoding, Fallback, Transport};
+pub use response::IntoResponse;
 pub use subscription::Subscription;
 
 /// The Rust in these documents is compiled as doc tests.

@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -53,12 +54,13 @@ enum Source {
         at: usize,
     },
     Reader {
-        reader: Box<dyn Read + Send>,
+        /// Behind a lock that is never taken: it makes the body `Sync`.
+        reader: Mutex<Box<dyn Read + Send>>,
         /// Bytes still to come, where the program said how many.
         left: Option<u64>,
         ended: bool,
     },
-    Streamed(Box<dyn Streamed>),
+    Streamed(Mutex<Box<dyn Streamed>>),
 }
 
 /// A body that is read from a connection: what [`link`](crate::link) puts into a [`Body`].
@@ -93,13 +95,17 @@ impl Body {
     /// Whatever a reader gives until it ends; no length is known, so it goes out chunked (to an
     /// HTTP/1.0 peer: until close). Each read of the reader is written and flushed at once.
     pub fn from_reader(reader: impl Read + Send + 'static) -> Body {
-        Source::Reader { reader: Box::new(reader), left: None, ended: false }.into()
+        Body::of_reader(Box::new(reader), None)
     }
 
     /// Exactly `length` bytes of a reader. More are left in it; fewer are an error that aborts the
     /// message.
     pub fn from_reader_with_length(reader: impl Read + Send + 'static, length: u64) -> Body {
-        Source::Reader { reader: Box::new(reader), left: Some(length), ended: false }.into()
+        Body::of_reader(Box::new(reader), Some(length))
+    }
+
+    fn of_reader(reader: Box<dyn Read + Send>, left: Option<u64>) -> Body {
+        Source::Reader { reader: Mutex::new(reader), left, ended: false }.into()
     }
 
     /// The same body with trailer fields behind it (RFC 9110 §6.5). They need the chunked coding,
@@ -116,6 +122,7 @@ impl Body {
         let own = || self.trailers.clone().filter(|map| !map.is_empty());
         match &self.source {
             Source::Streamed(streamed) => {
+                let streamed = lock(streamed);
                 streamed.trailers().or_else(|| own().filter(|_| streamed.remaining() == Some(0)))
             }
             _ if self.is_at_end() => own(),
@@ -131,7 +138,7 @@ impl Body {
             Source::Bytes { bytes, at } => Some((bytes.len() - at) as u64),
             Source::Reader { ended: true, .. } => Some(0),
             Source::Reader { left, .. } => *left,
-            Source::Streamed(streamed) => streamed.remaining(),
+            Source::Streamed(streamed) => lock(streamed).remaining(),
         }
     }
 
@@ -190,7 +197,7 @@ impl Body {
 
     /// A body that is read from a connection.
     pub(crate) fn from_streamed(streamed: impl Streamed + 'static) -> Body {
-        Source::Streamed(Box::new(streamed)).into()
+        Source::Streamed(Mutex::new(Box::new(streamed))).into()
     }
 
     /// All that is still to come, where it lies in memory.
@@ -208,7 +215,7 @@ impl Body {
     pub(crate) fn may_wait(&self) -> bool {
         match &self.source {
             Source::Reader { left, .. } => left.is_none(),
-            Source::Streamed(streamed) => streamed.may_wait(),
+            Source::Streamed(streamed) => lock(streamed).may_wait(),
             _ => false,
         }
     }
@@ -224,7 +231,7 @@ impl Body {
 
     fn fault(&self) -> Fault {
         match &self.source {
-            Source::Streamed(streamed) => streamed.fault(),
+            Source::Streamed(streamed) => lock(streamed).fault(),
             _ => Fault::Caller,
         }
     }
@@ -246,10 +253,20 @@ impl Read for Body {
                 *at += n;
                 Ok(n)
             }
-            Source::Reader { reader, left, ended } => read_reader(reader, left, ended, buf),
-            Source::Streamed(streamed) => streamed.read(buf),
+            Source::Reader { reader, left, ended } => {
+                read_reader(unlocked(reader), left, ended, buf)
+            }
+            Source::Streamed(streamed) => unlocked(streamed).read(buf),
         }
     }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unlocked<T>(of: &mut Mutex<T>) -> &mut T {
+    of.get_mut().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn read_reader(

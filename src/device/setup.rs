@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use http::{Request, Response};
+use http::Request;
 
 use crate::device::command::Command;
 use crate::device::counters::Counters;
@@ -33,6 +33,7 @@ use crate::engine::event_loop::EventLoop;
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
 use crate::message::Body;
+use crate::response::IntoResponse;
 use crate::subscription::Subscription;
 #[cfg(feature = "tls")]
 use crate::tls::LocalTls;
@@ -198,7 +199,8 @@ impl Device {
         Ok(DeviceHandle(Arc::new(Running { group, shared, threads, secure, local_secure })))
     }
 
-    /// Answers requests with `handler`, on worker threads, up to
+    /// Answers requests with `handler`, which returns a response or what
+    /// [becomes one](IntoResponse), on worker threads, up to
     /// [`handlers_max`](Limits::handlers_max) at once at each gateway (more requests wait for a
     /// thread), until the process ends or the gateway refuses
     /// ([`OnRefusal::Stop`](crate::OnRefusal::Stop)). A handler that panics costs one exchange: it
@@ -206,9 +208,9 @@ impl Device {
     ///
     /// # Errors
     /// Started before; no thread or descriptor; refused.
-    pub fn serve(
+    pub fn serve<R: IntoResponse>(
         &self,
-        handler: impl Fn(Request<Body>) -> Response<Body> + Send + Sync + 'static,
+        handler: impl Fn(Request<Body>) -> R + Send + Sync + 'static,
     ) -> Result<(), Error> {
         self.spawn(handler)?.wait()
     }
@@ -218,10 +220,11 @@ impl Device {
     ///
     /// # Errors
     /// Started before; no thread or descriptor.
-    pub fn spawn(
+    pub fn spawn<R: IntoResponse>(
         &self,
-        handler: impl Fn(Request<Body>) -> Response<Body> + Send + Sync + 'static,
+        handler: impl Fn(Request<Body>) -> R + Send + Sync + 'static,
     ) -> Result<DeviceHandle, Error> {
+        let handler = move |request| handler(request).into_response();
         self.start(|_| Ok(Service::Handler(Arc::new(handler))))
     }
 

@@ -285,7 +285,7 @@ impl Gateway {
 
     /// A device by its name (or by an origin it registered). It need not be connected.
     pub fn device(&self, name: &str) -> DeviceRef {
-        DeviceRef { gateway: self.clone(), name: name.to_owned() }
+        DeviceRef { gateway: self.clone(), name: name.to_owned(), timeout: None }
     }
 
     /// Takes a connection that another server has already turned (it read the offer and wrote the
@@ -475,9 +475,43 @@ fn stopped() -> Error {
 pub struct DeviceRef {
     gateway: Gateway,
     name: String,
+    timeout: Option<Duration>,
 }
 
 impl DeviceRef {
+    /// The same device, with a deadline for each exchange of this handle: from [`send`](Self::send)
+    /// to the last byte of the response's body. The shorter of this and
+    /// [`Limits::exchange_timeout`] holds. What is read or written when it has passed fails with
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), and the link is closed. Default, and for a
+    /// time of zero: the limit alone.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use reverse_http::{Body, ErrorKind, Gateway};
+    ///
+    /// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+    /// let sensor = gateway.device("sensor").timeout(Duration::from_millis(20));
+    /// let request = http::Request::get("/temperature").body(Body::empty()).unwrap();
+    /// assert_eq!(sensor.send(request).unwrap_err().kind(), ErrorKind::Unknown);
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    #[must_use]
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.timeout = Some(time);
+        self
+    }
+
+    /// The deadline of an exchange that begins now.
+    fn whole(&self) -> Option<Whole> {
+        let limit = self.gateway.0.limits.get().exchange_timeout;
+        match self.timeout {
+            Some(own) if !own.is_zero() && (limit.is_zero() || own < limit) => {
+                Whole::new("DeviceRef::timeout", own)
+            }
+            _ => Whole::new("exchange_timeout", limit),
+        }
+    }
+
     /// Asks the device, over a turned link, or by mailbox where it polls. Blocks until the
     /// response's head is here; its body streams.
     ///
@@ -487,14 +521,14 @@ impl DeviceRef {
     /// request goes whole: its body is read into memory first, up to [`Limits::message_bytes_max`].
     ///
     /// # Errors
-    /// Not connected (404 never seen, 503 no link in time), full, timed out (504), closed or broken
-    /// by the device (502), stopped; for a device that polls also refused (413 the body is too
-    /// long, 501 the request offers an upgrade).
+    /// Unknown (404), away or busy (503), full, timed out (504), closed or broken by the device
+    /// (502), the request's own body, stopped; for a device that polls also refused (413 the body is
+    /// too long, 501 the request offers an upgrade). [`Error::kind`] tells which.
     pub fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.gateway.refuse_on_link("send()")?;
         self.check_name()?;
         let (parts, body) = request.into_parts();
-        let whole = Whole::new("exchange_timeout", self.gateway.0.limits.get().exchange_timeout);
+        let whole = self.whole();
         let again = (body.length() == Some(0)
             && crate::proto::head::is_idempotent(parts.method.as_str()))
         .then(|| parts.clone());
@@ -563,8 +597,11 @@ impl DeviceRef {
         let (reply, answer) = bounded(1);
         let waits = Waits::of(&self.gateway.0.limits.get());
         let left = whole.map_or(waits.link.time, |whole| whole.left());
-        let wait =
-            if left < waits.link.time { Wait { time: left, ..waits.exchange } } else { waits.link };
+        let wait = if left < waits.link.time {
+            Wait { time: left, name: whole.map_or(waits.exchange.name, |whole| whole.name()) }
+        } else {
+            waits.link
+        };
         let name = self.name.clone();
         self.gateway.command(self.home(), Command::Borrow { name, wait, moves: 0, reply })?;
         answer.recv().map_err(|_| stopped())?

@@ -194,10 +194,9 @@ impl GatewayRole {
             return self.lend_mailbox_to(cx, &name, &reply);
         }
         if !self.is_known(cx, &name) {
-            let _ = reply.send(Err(Error::not_connected(
-                404,
-                format!("no device {name} is or was lately connected to this gateway"),
-            )));
+            let _ = reply.send(Err(Error::unknown(format!(
+                "no device {name} is or was lately connected to this gateway"
+            ))));
             return;
         }
         let number = self.callers.next();
@@ -225,7 +224,7 @@ impl GatewayRole {
     /// The device that a program waits for has come to another loop.
     pub(super) fn caller_unsettled(&mut self, number: u64) {
         if let Some((_, reply)) = self.callers.take_for_link(number) {
-            let _ = reply.send(Err(Error::not_connected(503, UNSETTLED)));
+            let _ = reply.send(Err(Error::busy(UNSETTLED)));
         }
     }
 
@@ -251,13 +250,14 @@ impl GatewayRole {
             Some(Caller::Link { name, wait, reply }) => {
                 self.registry.cancel_wait(&name, Waiter::Caller(number));
                 let text = self.waited_in_vain(&name, wait, now);
-                let _ = reply.send(Err(Error::not_connected(503, text)));
+                let is_connected = self.registry.is_connected_anywhere(&name);
+                let error = if is_connected { Error::busy(text) } else { Error::away(text) };
+                let _ = reply.send(Err(error));
             }
             Some(Caller::Name { name, reply }) => {
-                let _ = reply.send(Err(Error::not_connected(
-                    503,
-                    format!("device {name} did not connect in the time given"),
-                )));
+                let _ = reply.send(Err(Error::away(format!(
+                    "device {name} did not connect in the time given"
+                ))));
             }
         }
     }

@@ -750,10 +750,11 @@ fn unsettled(to_head: bool) -> Asked {
 pub(super) fn program_error(answer: &LocalAnswer<'_>) -> Error {
     let text = answer.reason.to_owned();
     match answer.status {
-        503 if answer.error == Some("destination_unavailable") => Error::not_connected(503, text),
+        503 if answer.error == Some("destination_unavailable") => Error::away(text),
+        503 if answer.error == Some("connection_limit_reached") => Error::busy(text),
         503 => Error::full(text),
         504 => Error::timeout(Fault::Device, text),
-        404 => Error::not_connected(404, text),
+        404 => Error::unknown(text),
         408 => Error::timeout(Fault::Caller, text),
         413 => Error::too_large(Fault::Caller, 413, text),
         502 if answer.error == Some("connection_terminated") => Error::closed(Fault::Device, text),

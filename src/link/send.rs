@@ -105,7 +105,7 @@ impl WriteBuffers {
         if let Some(left) = promised {
             if n == 0 {
                 let text = format!("reading a body: it ended {left} bytes before its length");
-                return Err(SendFault::Body(Error::closed(Fault::Caller, text)));
+                return Err(SendFault::Body(Error::closed(Fault::Caller, text).of_body()));
             }
             *left -= n as u64;
             ended = *left == 0;
@@ -165,11 +165,8 @@ fn read(body: &mut Body, buf: &mut [u8]) -> Result<usize, SendFault> {
             Ok(n) => return Ok(n.min(buf.len())),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
-                return Err(SendFault::Body(from_io(
-                    Fault::Caller,
-                    "reading a body that was to be sent",
-                    error,
-                )));
+                let error = from_io(Fault::Caller, "reading a body that was to be sent", error);
+                return Err(SendFault::Body(error.of_body()));
             }
         }
     }

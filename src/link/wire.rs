@@ -142,6 +142,11 @@ impl Whole {
         (!time.is_zero()).then_some(Whole { ends, time, name })
     }
 
+    /// What a program knows it by.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// What is left of it.
     pub(crate) fn left(&self) -> Duration {
         self.ends.saturating_duration_since(Instant::now())

@@ -26,7 +26,9 @@ impl Wait {
 
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} s ({})", self.time.as_secs_f32(), self.name)
+        // What is left of a deadline is told to the millisecond.
+        let milliseconds = self.time.as_secs_f64() * 1e3;
+        write!(f, "{} s ({})", milliseconds.round() / 1e3, self.name)
     }
 }
 

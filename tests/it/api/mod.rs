@@ -4,3 +4,4 @@
 mod close_reasons;
 mod comet;
 mod links;
+mod programs;

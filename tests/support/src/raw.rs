@@ -458,6 +458,17 @@ impl RawPeer {
         !matches!(self.stream.peek(&mut [0]), Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
     }
 
+    /// Whether bytes, or an end, are here now.
+    pub fn stirs(&mut self) -> bool {
+        if !self.unread.is_empty() {
+            return true;
+        }
+        self.stream.set_nonblocking(true).unwrap();
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).unwrap();
+        !matches!(peeked, Err(e) if e.kind() == ErrorKind::WouldBlock)
+    }
+
     /// Reads exactly `n` bytes of a body piece by piece, without keeping them.
     #[track_caller]
     pub fn read_through(&mut self, mut n: u64, mut take: impl FnMut(&[u8])) {

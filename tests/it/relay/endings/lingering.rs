@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use reverse_http::{CloseCause, Gateway as LibGateway, Limits};
 
 use super::library;
+use super::library_of_one_loop;
 use super::{EARLY, LARGE, OK, STREAM, WINDOW, answers_early, link, upload};
 use crate::support::pki::TlsPeer;
 use crate::support::process::get;
@@ -95,7 +96,7 @@ fn lingering_ends_with_silence_and_after_its_time_however_much_comes() {
 
 #[test]
 fn of_too_many_lingering_connections_the_oldest_is_closed() {
-    let (_gateway, visitors) = library(|limits| limits.lingering_max = 2);
+    let (_gateway, visitors) = library_of_one_loop(|limits| limits.lingering_max = 2);
     let mut first = lingering(visitors);
     let (mut second, mut third) = (lingering(visitors), lingering(visitors));
     eventually_within(Duration::from_secs(3), "the first is closed", || {

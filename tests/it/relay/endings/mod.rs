@@ -10,7 +10,7 @@ mod tunnels;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use reverse_http::{Gateway as LibGateway, Limits, Routes};
+use reverse_http::{Gateway as LibGateway, GatewayBuilder, Limits, Routes};
 
 use crate::support::process::offer;
 use crate::support::{RawPeer, SWITCH};
@@ -25,7 +25,18 @@ const EARLY: &str =
 fn library(change: impl FnOnce(&mut Limits)) -> (LibGateway, SocketAddr) {
     let mut limits = Limits::default();
     change(&mut limits);
-    let gateway = crate::support::gateway().listen("127.0.0.1:0").limits(limits).start().unwrap();
+    started(crate::support::gateway().limits(limits))
+}
+
+/// Where one loop accepts all connections: it alone knows which of them is the oldest.
+fn library_of_one_loop(change: impl FnOnce(&mut Limits)) -> (LibGateway, SocketAddr) {
+    let mut limits = Limits::default();
+    change(&mut limits);
+    started(crate::support::gateway().limits(limits).loops(1))
+}
+
+fn started(builder: GatewayBuilder) -> (LibGateway, SocketAddr) {
+    let gateway = builder.listen("127.0.0.1:0").start().unwrap();
     let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
     (gateway, visitors)
 }

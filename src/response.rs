@@ -1,0 +1,176 @@
+//! What a handler may return.
+
+use std::fs::File;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
+
+use crate::message::Body;
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// What a device's handler may return: a [`Response`], or what becomes one.
+///
+/// | type | response |
+/// |---|---|
+/// | `Response<T>`, where `T` becomes a [`Body`] | as it is |
+/// | `&'static str`, `String` | 200, `text/plain; charset=utf-8` |
+/// | `&'static [u8]`, `Vec<u8>` | 200, `application/octet-stream` |
+/// | [`Body`] | 200, without `Content-Type` |
+/// | [`File`] | 200, `application/octet-stream`, from the file's position on; 500 where the system does not tell its length |
+/// | [`StatusCode`] | that status, without a body |
+/// | `(StatusCode, T)` | the response of `T`, with that status |
+/// | `Result<T, E>` | that of the value, or that of the error |
+///
+/// ```
+/// use http::{Request, StatusCode};
+/// use reverse_http::{Body, Device, Gateway, IntoResponse};
+///
+/// /// A question mark ends a request whose body cannot be read.
+/// fn answer(mut request: Request<Body>) -> Result<String, (StatusCode, String)> {
+///     let text = request
+///         .body_mut()
+///         .read_to_text(1000)
+///         .map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))?;
+///     Ok(text.to_uppercase())
+/// }
+///
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+/// let url = format!("http://{}/lamp", gateway.devices_addr());
+/// let device = Device::builder(url).build()?.spawn(answer)?;
+///
+/// // A test of the handler needs neither.
+/// let response = answer(Request::new(Body::from("on"))).into_response();
+/// assert_eq!(response.into_body().read_to_text(10)?, "ON");
+/// # device.stop();
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+pub trait IntoResponse {
+    /// The response.
+    fn into_response(self) -> Response<Body>;
+}
+
+fn ok(body: impl Into<Body>, content_type: HeaderValue) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+impl<T: Into<Body>> IntoResponse for Response<T> {
+    fn into_response(self) -> Response<Body> {
+        self.map(Into::into)
+    }
+}
+
+impl IntoResponse for &'static str {
+    fn into_response(self) -> Response<Body> {
+        ok(self, TEXT)
+    }
+}
+
+impl IntoResponse for String {
+    fn into_response(self) -> Response<Body> {
+        ok(self, TEXT)
+    }
+}
+
+impl IntoResponse for &'static [u8] {
+    fn into_response(self) -> Response<Body> {
+        ok(self, BYTES)
+    }
+}
+
+impl IntoResponse for Vec<u8> {
+    fn into_response(self) -> Response<Body> {
+        ok(self, BYTES)
+    }
+}
+
+impl IntoResponse for Body {
+    fn into_response(self) -> Response<Body> {
+        Response::new(self)
+    }
+}
+
+impl IntoResponse for File {
+    fn into_response(self) -> Response<Body> {
+        match Body::from_file(self) {
+            Ok(body) => ok(body, BYTES),
+            Err(e) => {
+                log::error!(
+                    "a handler's file has no length ({e}); its request is answered with 500"
+                );
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+        }
+    }
+}
+
+impl IntoResponse for StatusCode {
+    fn into_response(self) -> Response<Body> {
+        (self, Body::empty()).into_response()
+    }
+}
+
+impl<T: IntoResponse> IntoResponse for (StatusCode, T) {
+    fn into_response(self) -> Response<Body> {
+        let mut response = self.1.into_response();
+        *response.status_mut() = self.0;
+        response
+    }
+}
+
+impl<T: IntoResponse, E: IntoResponse> IntoResponse for Result<T, E> {
+    fn into_response(self) -> Response<Body> {
+        match self {
+            Ok(value) => value.into_response(),
+            Err(error) => error.into_response(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn read(of: impl IntoResponse) -> (u16, Option<String>, Vec<u8>) {
+        let (parts, mut body) = of.into_response().into_parts();
+        let content_type = parts.headers.get(CONTENT_TYPE);
+        (
+            parts.status.as_u16(),
+            content_type.map(|value| value.to_str().unwrap().to_owned()),
+            body.read_to_vec(100).unwrap(),
+        )
+    }
+
+    #[test]
+    fn each_type_becomes_its_response() {
+        let text = Some("text/plain; charset=utf-8".to_owned());
+        let bytes = Some("application/octet-stream".to_owned());
+        assert_eq!(read("on"), (200, text.clone(), b"on".to_vec()));
+        assert_eq!(read("on".to_owned()), (200, text.clone(), b"on".to_vec()));
+        assert_eq!(read(&b"\0"[..]), (200, bytes.clone(), vec![0]));
+        assert_eq!(read(vec![0]), (200, bytes, vec![0]));
+        assert_eq!(read(Body::from("on")), (200, None, b"on".to_vec()));
+        assert_eq!(read(StatusCode::NO_CONTENT), (204, None, Vec::new()));
+        assert_eq!(read(Response::new("on")), (200, None, b"on".to_vec()));
+        let missing = (StatusCode::NOT_FOUND, "no such lamp");
+        assert_eq!(read(missing), (404, text.clone(), b"no such lamp".to_vec()));
+        let taken = |is_there: bool| if is_there { Ok("on") } else { Err(missing) };
+        assert_eq!(read(taken(true)), (200, text.clone(), b"on".to_vec()));
+        assert_eq!(read(taken(false)), (404, text, b"no such lamp".to_vec()));
+    }
+
+    #[test]
+    fn a_file_is_sent_from_its_position() {
+        use std::io::{Seek, SeekFrom};
+        let mut file = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/rustfmt.toml")).unwrap();
+        let whole = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/rustfmt.toml")).unwrap();
+        file.seek(SeekFrom::Start(3)).unwrap();
+        let (parts, mut body) = file.into_response().into_parts();
+        assert_eq!((parts.status, body.length()), (StatusCode::OK, Some(whole.len() as u64 - 3)));
+        assert_eq!(body.read_to_vec(1 << 20).unwrap(), &whole[3..]);
+    }
+}
