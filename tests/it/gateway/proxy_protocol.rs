@@ -274,7 +274,7 @@ fn a_program_sees_the_peer_and_what_was_refused() {
     // A device that dials by itself sends none.
     let url = format!("http://{}/lamp", gateway.devices_addr());
     let device = Device::builder(url).max_retries(1).build().unwrap();
-    let running = device.spawn(|_| http::Response::new("".into())).unwrap();
+    let running = device.spawn(|_| "").unwrap();
     assert!(running.wait().is_err());
 }
 
