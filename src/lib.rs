@@ -61,6 +61,7 @@ pub mod response;
 mod sim;
 pub mod stream;
 pub mod subscription;
+pub mod text;
 #[cfg(feature = "tls")]
 pub mod tls;
 

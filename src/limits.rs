@@ -460,6 +460,10 @@ pub(crate) const IDLE_FOUND_MAX: usize = 1_024;
 /// oldest. When all is taken no device's history grows any longer than it is.
 pub(crate) const OBSERVED_PART: usize = 8;
 
+/// The part of [`Limits::memory_bytes_max`] that records of requests may take which wait to be
+/// read: 16 MiB by default, some thousands of long ones. Beyond, records are lost, and counted.
+pub(crate) const RECORDS_PART: usize = 64;
+
 /// How long a name that is away is listed for operators, at most.
 pub(crate) const OBSERVED_AWAY_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
 

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use crate::limits::{
     LOG_COUNTS_MAX, LOG_LINE_CHARS_MAX, LOG_LINES_PER_NAME, LOG_NAME_WINDOW, LOG_NAMES_MAX,
 };
+use crate::text::spelled_out;
 
 /// Logs like `log::log!`, within bounds.
 macro_rules! log_names {
@@ -213,26 +214,12 @@ pub(crate) fn settle() {
     }
 }
 
-/// The text on one line, without what a terminal obeys or what turns the direction of reading, and
-/// not without end.
+/// The text on one line, without what [misleads](crate::text::misleads), and not without end.
 pub(crate) fn plain(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for (n, c) in text.chars().enumerate() {
-        if n == LOG_LINE_CHARS_MAX {
-            out.push('…');
-            break;
-        }
-        match c {
-            c if c.is_control() => out.extend(c.escape_default()),
-            '\u{200e}'
-            | '\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}'
-            | '\u{feff}' => out.extend(c.escape_unicode()),
-            c => out.push(c),
-        }
+    match text.char_indices().nth(LOG_LINE_CHARS_MAX) {
+        Some((end, _)) => spelled_out(&text[..end]) + "…",
+        None => spelled_out(text),
     }
-    out
 }
 
 fn thousands(number: u64) -> String {

@@ -14,23 +14,27 @@
 #![cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody turns it on"))]
 
 pub(crate) mod histogram;
+pub(crate) mod records;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::mem::size_of;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::Sender;
 
 use crate::close_reason::CloseCause;
 use crate::engine::departed::{Departed, Stamp};
-use crate::limits::{Limits, OBSERVED_AWAY_MAX, OBSERVED_PART};
+use crate::limits::{Limits, OBSERVED_AWAY_MAX, OBSERVED_PART, RECORDS_PART};
 use crate::observe::histogram::{Fixed, Recent};
+use crate::observe::records::{Detail, ExchangeRecord, Records, Seen, Taken};
 use crate::proto::head::RequestHead;
 use crate::proto::turn::Transport;
+use crate::subscription::Charged;
+use crate::text::misleads;
 
 /// Requests of one device that are remembered.
 pub(crate) const RECENT_MAX: usize = 32;
@@ -42,9 +46,6 @@ pub(crate) const MINUTES_MAX: usize = 60;
 const PATH_BYTES_MAX: usize = 96;
 /// Longest reason of a change that is remembered, in bytes.
 const REASON_BYTES_MAX: usize = 160;
-/// Longest target of a record, and longest field, in bytes: many may wait to be written.
-const RECORD_TARGET_MAX: usize = 4_096;
-const RECORD_FIELD_MAX: usize = 1_024;
 /// Longest text out of an offer that is remembered, in bytes.
 pub(crate) const OFFER_TEXT_MAX: usize = 128;
 
@@ -57,14 +58,35 @@ struct Shared {
     table: Arc<Mutex<Table>>,
     /// Apart from the table, so that it is read wherever memory is looked at.
     bytes: Arc<AtomicUsize>,
+    records: Taken,
+}
+
+/// Bounds of an observer: names, and bytes of memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) names: usize,
+    pub(crate) bytes: usize,
+    /// Those of records that wait to be read.
+    pub(crate) records: usize,
+}
+
+impl Bounds {
+    /// Those of a gateway with these limits.
+    pub(crate) fn of(limits: &Limits) -> Self {
+        Bounds {
+            names: limits.devices_max.saturating_add(limits.remembered_max),
+            bytes: limits.memory_bytes_max / OBSERVED_PART,
+            records: limits.memory_bytes_max / RECORDS_PART,
+        }
+    }
 }
 
 impl Observer {
-    /// An observer that remembers so many names, in so many bytes.
-    pub(crate) fn on(names_max: usize, bytes_max: usize) -> Self {
-        let bytes = Arc::new(AtomicUsize::new(0));
-        let table = Table::new(names_max, (bytes.clone(), bytes_max), Instant::now());
-        Observer(Some(Shared { table: Arc::new(Mutex::new(table)), bytes }))
+    /// An observer with these bounds.
+    pub(crate) fn on(bounds: Bounds) -> Self {
+        let (bytes, records) = (Arc::<AtomicUsize>::default(), Taken::default());
+        let table = Table::new(bounds, (bytes.clone(), records.clone()), Instant::now());
+        Observer(Some(Shared { table: Arc::new(Mutex::new(table)), bytes, records }))
     }
 
     pub(crate) fn is_on(&self) -> bool {
@@ -76,22 +98,16 @@ impl Observer {
         self.0.as_ref().map(|shared| shared.table.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Bounds of a gateway with these limits: names, and bytes.
-    pub(crate) fn bounds(limits: &Limits) -> (usize, usize) {
-        let names = limits.devices_max.saturating_add(limits.remembered_max);
-        (names, limits.memory_bytes_max / OBSERVED_PART)
-    }
-
     /// Other bounds; what is beyond them goes when something changes.
     pub(crate) fn set_bounds(&self, limits: &Limits) {
         if let Some(mut table) = self.table() {
-            (table.names_max, table.bytes_max) = Observer::bounds(limits);
+            table.set_bounds(Bounds::of(limits));
         }
     }
 
     /// Bytes of memory that it takes.
     pub(crate) fn bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, |shared| shared.bytes.load(Relaxed))
+        self.0.as_ref().map_or(0, |shared| shared.bytes.load(Relaxed) + shared.records.bytes())
     }
 
     /// Called now and then, so that names that are away are forgotten in time.
@@ -104,7 +120,8 @@ impl Observer {
     /// A request for this device has begun.
     pub(crate) fn request(&self, name: &str, head: &RequestHead<'_>, visit: &Visit) -> Observed {
         let path = head.target.split(['?', '#']).next().unwrap_or_default();
-        let detail = self.records().then(|| Detail::of(name, head, visit));
+        let seen = Seen::from(head);
+        let detail = self.table().and_then(|table| table.records.begin(name, &seen, visit));
         self.begin(name, (head.method, path), visit.from, detail)
     }
 
@@ -139,24 +156,36 @@ impl Observer {
         })))
     }
 
-    /// A request that no device gets was answered.
-    pub(crate) fn refused(&self, head: &RequestHead<'_>, visit: &Visit, status: u16) {
+    /// A request that no device gets was answered. `failure`: why it was refused, where it was.
+    pub(crate) fn answered(
+        &self,
+        seen: &Seen<'_>,
+        visit: &Visit,
+        status: u16,
+        failure: Option<&'static str>,
+    ) {
         let Some(mut table) = self.table() else { return };
-        let mut record = Detail::of("", head, visit).record;
-        record.status = status;
-        table.tell(record);
+        table.totals.counts.count(status, failure);
+        if let Some(detail) = table.records.begin("", seen, visit) {
+            table.records.tell(ExchangeRecord { status, failure, ..detail.into_record() });
+        }
     }
 
     /// Whether somebody reads records.
     pub(crate) fn records(&self) -> bool {
-        self.table().is_some_and(|table| table.records.is_some())
+        self.table().is_some_and(|table| table.records.are_read())
     }
 
     /// Sends a record of each request there.
-    pub(crate) fn record(&self, to: Sender<ExchangeRecord>) {
+    pub(crate) fn record(&self, to: Sender<Charged<ExchangeRecord>>, readers: Weak<()>) {
         if let Some(mut table) = self.table() {
-            (table.records, table.missed) = (Some(to), 0);
+            table.records.send_to(to, readers);
         }
+    }
+
+    /// What is counted of records.
+    pub(crate) fn taken_by_records(&self) -> Taken {
+        self.0.as_ref().map(|shared| shared.records.clone()).unwrap_or_default()
     }
 
     /// A device of this name gave a sign of life.
@@ -199,13 +228,13 @@ fn beginning(text: &str, most: usize) -> &str {
     &text[..end]
 }
 
-/// The beginning of a text, with nothing that a terminal obeys.
+/// The beginning of a text, with nothing that [misleads].
 pub(crate) fn cut(text: &str, most: usize) -> Box<str> {
     let text = beginning(text, most);
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return text.into(); // nearly always, and much faster
     }
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    text.chars().map(|c| if misleads(c) { '?' } else { c }).collect()
 }
 
 /// A method; those in use need no memory of their own.
@@ -246,95 +275,6 @@ pub(crate) struct Visit {
     pub(crate) request_id: Option<String>,
     /// What operators call its token, where there is an access log.
     pub(crate) token: Option<Box<str>>,
-}
-
-/// A request that is over, for an access log.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ExchangeRecord {
-    /// When it was over.
-    pub at: SystemTime,
-    /// The device that it was for; empty where it was for none.
-    pub device: String,
-    /// Who asked, behind trusted proxies; `None`: a program.
-    pub visitor: Option<IpAddr>,
-    /// The label of the visitor's token, or its line in the file; `None`: it showed none that is
-    /// valid, or visitors need none.
-    pub token: Option<String>,
-    /// Its method, as it came.
-    pub method: String,
-    /// Its target, as it came: with its query, but 4,096 bytes at most. The fields below have 1,024
-    /// at most.
-    pub target: String,
-    /// The minor version: HTTP/1.`minor`.
-    pub minor: u8,
-    /// Its `Host`; empty where there is none.
-    pub host: String,
-    /// Its `Referer`, where there is one.
-    pub referer: Option<String>,
-    /// Its `User-Agent`, where there is one.
-    pub user_agent: Option<String>,
-    /// Its `X-Request-Id`, a trusted proxy's or made here, as the device got it.
-    pub request_id: Option<String>,
-    /// What it was answered; 0: nothing.
-    pub status: u16,
-    /// Bytes of its body, and of a tunnel to the device.
-    pub to_device: u64,
-    /// Bytes of its answer's body, and of a tunnel from the device.
-    pub from_device: u64,
-    /// How long it waited for a link or a poll.
-    pub waited: Duration,
-    /// From the link to the head of the device's response; `None`: there was none.
-    pub first_byte: Option<Duration>,
-    /// In all.
-    pub took: Duration,
-    /// The number of its link; `None`: it had none, or a poll took it.
-    pub link: Option<u64>,
-    /// It was sent again on another link.
-    pub retried: bool,
-    /// Why it failed: a [`CloseCause`], or an error type of RFC 9209.
-    pub failure: Option<&'static str>,
-    /// Records that were lost before this one because nobody read them in time.
-    pub missed: u64,
-}
-
-/// What is kept of a request for its record.
-struct Detail {
-    record: ExchangeRecord,
-}
-
-impl Detail {
-    fn of(device: &str, head: &RequestHead<'_>, visit: &Visit) -> Box<Detail> {
-        let text = |name| {
-            let value = head.fields.get(name)?;
-            let value = &value[..value.len().min(RECORD_FIELD_MAX)];
-            Some(String::from_utf8_lossy(value).into_owned())
-        };
-        let record = ExchangeRecord {
-            at: SystemTime::now(),
-            device: device.to_owned(),
-            visitor: visit.from,
-            method: head.method.to_owned(),
-            target: beginning(head.target, RECORD_TARGET_MAX).to_owned(),
-            minor: head.minor,
-            host: text("Host").unwrap_or_default(),
-            referer: text("Referer"),
-            user_agent: text("User-Agent"),
-            request_id: visit.request_id.clone(),
-            token: visit.token.as_deref().map(str::to_owned),
-            status: 0,
-            to_device: 0,
-            from_device: 0,
-            waited: Duration::ZERO,
-            first_byte: None,
-            took: Duration::ZERO,
-            link: None,
-            retried: false,
-            failure: None,
-            missed: 0,
-        };
-        Box::new(Detail { record })
-    }
 }
 
 /// Method, path and age of a request in progress.
@@ -470,7 +410,7 @@ pub(crate) struct Minute {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) requests: u64,
-    /// Requests that failed or were answered with 500 or more.
+    /// Requests that were answered with 500 or more, or failed and were not answered with 4xx.
     pub(crate) errors: u64,
     /// Responses by their first digit, 1 to 5.
     pub(crate) statuses: [u64; 5],
@@ -482,18 +422,19 @@ pub(crate) struct Counts {
 
 impl Counts {
     fn add(&mut self, exchange: &Exchanged) {
-        self.requests += 1;
         self.bytes_to_devices += exchange.to_device;
         self.bytes_from_devices += exchange.from_device;
-        if exchange.is_error() {
-            self.errors += 1;
-        }
-        if let Some(class) =
-            self.statuses.get_mut(usize::from(exchange.status / 100).wrapping_sub(1))
-        {
+        self.count(exchange.status, exchange.failure);
+    }
+
+    /// One request more, which was answered with this status (0: with none).
+    fn count(&mut self, status: u16, failure: Option<&'static str>) {
+        self.requests += 1;
+        self.errors += u64::from(is_error(status, failure));
+        if let Some(class) = self.statuses.get_mut(usize::from(status / 100).wrapping_sub(1)) {
             *class += 1;
         }
-        let Some(reason) = exchange.failure else { return };
+        let Some(reason) = failure else { return };
         match self.failures.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, count)) => *count += 1,
             None => self.failures.push((reason, 1)),
@@ -501,8 +442,13 @@ impl Counts {
     }
 }
 
+/// A visitor's mistake that was answered is no error.
+fn is_error(status: u16, failure: Option<&'static str>) -> bool {
+    status >= 500 || (failure.is_some() && !(400..500).contains(&status))
+}
+
 impl Exchanged {
-    fn complete(&self, detail: Detail, took: Duration, waited: Duration) -> ExchangeRecord {
+    fn complete(&self, record: ExchangeRecord, took: Duration, waited: Duration) -> ExchangeRecord {
         let attached = self.attached.unwrap_or(self.began);
         ExchangeRecord {
             at: SystemTime::now(),
@@ -513,12 +459,12 @@ impl Exchanged {
             first_byte: self.first_byte.map(|first| first.saturating_duration_since(attached)),
             took,
             failure: self.failure,
-            ..detail.record
+            ..record
         }
     }
 
     fn is_error(&self) -> bool {
-        self.failure.is_some() || self.status >= 500
+        is_error(self.status, self.failure)
     }
 }
 
@@ -649,27 +595,31 @@ pub(crate) struct Table {
     generations: u64,
     pub(crate) totals: Totals,
     pub(crate) start: Instant,
-    records: Option<Sender<ExchangeRecord>>,
-    missed: u64,
+    records: Records,
 }
 
 impl Table {
-    fn new(names_max: usize, (bytes, bytes_max): (Arc<AtomicUsize>, usize), now: Instant) -> Self {
+    fn new(bounds: Bounds, (bytes, records): (Arc<AtomicUsize>, Taken), now: Instant) -> Self {
         Table {
             names: HashMap::new(),
             rows: Vec::new(),
             free: Vec::new(),
             departed: Departed::default(),
-            names_max: names_max.max(1),
+            names_max: bounds.names.max(1),
             bytes,
             bytes_away: 0,
-            bytes_max,
+            bytes_max: bounds.bytes,
             generations: 0,
             totals: Totals::default(),
             start: now,
-            records: None,
-            missed: 0,
+            records: Records::new(records, bounds.records),
         }
+    }
+
+    fn set_bounds(&mut self, bounds: Bounds) {
+        self.names_max = bounds.names.max(1);
+        self.bytes_max = bounds.bytes;
+        self.records.bytes_max = bounds.records;
     }
 
     #[cfg(test)]
@@ -737,7 +687,7 @@ impl Table {
         let waited = exchange.attached.unwrap_or(now).saturating_duration_since(exchange.began);
         let minute = self.minute(now);
         if let Some(detail) = exchange.detail.take() {
-            self.tell(exchange.complete(*detail, took, waited));
+            self.records.tell(exchange.complete(detail.into_record(), took, waited));
         }
         let totals = &mut self.totals;
         totals.in_progress = totals.in_progress.saturating_sub(1);
@@ -774,16 +724,6 @@ impl Table {
             };
             row.remember(done, is_tight);
         });
-    }
-
-    /// Nobody is waited for who does not read.
-    fn tell(&mut self, record: ExchangeRecord) {
-        let Some(records) = &self.records else { return };
-        match records.try_send(ExchangeRecord { missed: self.missed, ..record }) {
-            Ok(()) => self.missed = 0,
-            Err(TrySendError::Full(_)) => self.missed += 1,
-            Err(TrySendError::Disconnected(_)) => self.records = None,
-        }
     }
 
     fn seen(&mut self, name: &str) {
@@ -909,7 +849,7 @@ mod tests {
 
     #[test]
     fn an_exchange_is_counted_where_it_ends_however_it_ends() {
-        let observer = Observer::on(10, 1 << 20);
+        let observer = Observer::on(Bounds { names: 10, bytes: 1 << 20, records: 1 << 20 });
         up(&observer, "lamp");
         let mut fine = asked(&observer, "lamp", "/status?token=secret");
         fine.attached(Some(1));
@@ -936,7 +876,7 @@ mod tests {
 
     #[test]
     fn of_names_that_are_away_the_longest_away_is_forgotten_first() {
-        let observer = Observer::on(3, 1 << 20);
+        let observer = Observer::on(Bounds { names: 3, bytes: 1 << 20, records: 1 << 20 });
         for name in ["a", "b", "c"] {
             up(&observer, name);
         }
@@ -956,7 +896,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_of_a_device_is_bounded() {
-        let observer = Observer::on(3, 1 << 20);
+        let observer = Observer::on(Bounds { names: 3, bytes: 1 << 20, records: 1 << 20 });
         up(&observer, "lamp");
         let path = format!("/{}", "x".repeat(1000));
         for _ in 0..100 {
@@ -975,7 +915,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_counted_and_gone_when_it_is_forgotten() {
-        let observer = Observer::on(3, 1 << 20);
+        let observer = Observer::on(Bounds { names: 3, bytes: 1 << 20, records: 1 << 20 });
         assert_eq!(observer.bytes(), 0);
         up(&observer, "lamp");
         offered(&observer, "lamp", "mine");
@@ -995,7 +935,7 @@ mod tests {
 
     #[test]
     fn of_names_that_are_away_the_credential_with_most_loses_its_oldest() {
-        let observer = Observer::on(4, 1 << 20);
+        let observer = Observer::on(Bounds { names: 4, bytes: 1 << 20, records: 1 << 20 });
         let comes_and_goes = |name: &str, credential: &str| {
             up(&observer, name);
             offered(&observer, name, credential);
@@ -1011,7 +951,7 @@ mod tests {
     #[test]
     fn memory_has_a_bound_and_histories_stay_as_they_are_behind_it() {
         let bytes_max = 32 * 1024;
-        let observer = Observer::on(1_000, bytes_max);
+        let observer = Observer::on(Bounds { names: 1_000, bytes: bytes_max, records: 1 << 20 });
         for n in 0..100 {
             let name = format!("n{n}");
             up(&observer, &name);

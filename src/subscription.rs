@@ -1,7 +1,9 @@
 //! What a gateway or a device tells a program, as it happens.
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{RecvError, RecvTimeoutError, TryRecvError};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crossbeam_channel as channel;
@@ -29,11 +31,60 @@ use crossbeam_channel as channel;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "what happens before the first read waits here, and is dropped with it"]
-pub struct Subscription<T>(channel::Receiver<T>);
+pub struct Subscription<T>(Source<T>);
+
+enum Source<T> {
+    Plain(channel::Receiver<T>),
+    Charged(channel::Receiver<Charged<T>>, Arc<()>),
+}
+
+/// Bytes that are counted as long as it lives.
+pub(crate) struct Charge {
+    bytes: usize,
+    of: Arc<AtomicUsize>,
+}
+
+impl Charge {
+    pub(crate) fn new(bytes: usize, of: &Arc<AtomicUsize>) -> Self {
+        of.fetch_add(bytes, Relaxed);
+        Charge { bytes, of: of.clone() }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+/// Something whose bytes are counted until it is read, or nobody is left who could.
+pub(crate) struct Charged<T> {
+    item: T,
+    _charge: Charge,
+}
+
+impl<T> Charged<T> {
+    pub(crate) fn new(item: T, charge: Charge) -> Self {
+        Charged { item, _charge: charge }
+    }
+
+    pub(crate) fn into_item(self) -> T {
+        self.item
+    }
+}
 
 impl<T> Subscription<T> {
     pub(crate) fn new(receiver: channel::Receiver<T>) -> Self {
-        Subscription(receiver)
+        Subscription(Source::Plain(receiver))
+    }
+
+    /// With the sender's way to see whether there are readers: a channel keeps what nobody can read
+    /// any more.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
+    pub(crate) fn charged(receiver: channel::Receiver<Charged<T>>) -> (Self, Weak<()>) {
+        let reader = Arc::new(());
+        let readers = Arc::downgrade(&reader);
+        (Subscription(Source::Charged(receiver, reader)), readers)
     }
 
     /// Waits for the next one.
@@ -41,7 +92,11 @@ impl<T> Subscription<T> {
     /// # Errors
     /// The gateway or device has ended, and all was read.
     pub fn recv(&self) -> Result<T, RecvError> {
-        self.0.recv().map_err(|_| RecvError)
+        let received = match &self.0 {
+            Source::Plain(from) => from.recv(),
+            Source::Charged(from, _) => from.recv().map(Charged::into_item),
+        };
+        received.map_err(|_| RecvError)
     }
 
     /// Waits for the next one, at most for `time`.
@@ -49,7 +104,11 @@ impl<T> Subscription<T> {
     /// # Errors
     /// None came within `time`; the gateway or device has ended, and all was read.
     pub fn recv_timeout(&self, time: Duration) -> Result<T, RecvTimeoutError> {
-        self.0.recv_timeout(time).map_err(|e| match e {
+        let received = match &self.0 {
+            Source::Plain(from) => from.recv_timeout(time),
+            Source::Charged(from, _) => from.recv_timeout(time).map(Charged::into_item),
+        };
+        received.map_err(|e| match e {
             channel::RecvTimeoutError::Timeout => RecvTimeoutError::Timeout,
             channel::RecvTimeoutError::Disconnected => RecvTimeoutError::Disconnected,
         })
@@ -60,7 +119,11 @@ impl<T> Subscription<T> {
     /// # Errors
     /// None waits; the gateway or device has ended, and all was read.
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        self.0.try_recv().map_err(|e| match e {
+        let received = match &self.0 {
+            Source::Plain(from) => from.try_recv(),
+            Source::Charged(from, _) => from.try_recv().map(Charged::into_item),
+        };
+        received.map_err(|e| match e {
             channel::TryRecvError::Empty => TryRecvError::Empty,
             channel::TryRecvError::Disconnected => TryRecvError::Disconnected,
         })
@@ -68,24 +131,34 @@ impl<T> Subscription<T> {
 
     /// All that come, until the gateway or device has ended; each step waits.
     pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
-        self.0.iter()
+        std::iter::from_fn(|| self.recv().ok())
     }
 
     /// Those that are there; never waits.
     pub fn try_iter(&self) -> impl Iterator<Item = T> + '_ {
-        self.0.try_iter()
+        std::iter::from_fn(|| self.try_recv().ok())
+    }
+
+    fn waiting(&self) -> usize {
+        match &self.0 {
+            Source::Plain(from) => from.len(),
+            Source::Charged(from, _) => from.len(),
+        }
     }
 }
 
 impl<T> Clone for Subscription<T> {
     fn clone(&self) -> Self {
-        Subscription(self.0.clone())
+        Subscription(match &self.0 {
+            Source::Plain(from) => Source::Plain(from.clone()),
+            Source::Charged(from, reader) => Source::Charged(from.clone(), reader.clone()),
+        })
     }
 }
 
 impl<T> fmt::Debug for Subscription<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscription").field("waiting", &self.0.len()).finish()
+        f.debug_struct("Subscription").field("waiting", &self.waiting()).finish()
     }
 }
 
@@ -94,12 +167,12 @@ impl<T> IntoIterator for Subscription<T> {
     type IntoIter = IntoIter<T>;
 
     fn into_iter(self) -> IntoIter<T> {
-        IntoIter(self.0.into_iter())
+        IntoIter(self)
     }
 }
 
 /// All that come to a [`Subscription`], until the gateway or device has ended; each step waits.
-pub struct IntoIter<T>(channel::IntoIter<T>);
+pub struct IntoIter<T>(Subscription<T>);
 
 impl<T> fmt::Debug for IntoIter<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -111,6 +184,6 @@ impl<T> Iterator for IntoIter<T> {
     type Item = T;
 
     fn next(&mut self) -> Option<T> {
-        self.0.next()
+        self.0.recv().ok()
     }
 }

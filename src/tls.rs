@@ -131,6 +131,12 @@ impl Identity {
         let until = not_after(self.0.cert.first()?)?;
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(until.as_secs()))
     }
+
+    /// The same of it and those between it and its root: the first that is over ends them all.
+    fn expires(&self) -> Option<SystemTime> {
+        let ends = self.0.cert.iter().filter_map(not_after).map(|end| end.as_secs());
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(ends.min()?))
+    }
 }
 
 fn certificates_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -212,6 +218,8 @@ pub struct GatewayTls {
     /// configuration.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     config: Arc<ServerConfig>,
+    /// When the first of the certificates and their chains is over, where that is known.
+    expires: Option<SystemTime>,
 }
 
 impl fmt::Debug for GatewayTls {
@@ -322,7 +330,8 @@ impl GatewayTls {
         config.alpn_protocols = vec![ALPN.to_vec(), ALPN_OLD.to_vec()];
         config.ticketer = provider::Ticketer::new().map_err(unusable)?;
         config.send_tls13_tickets = 1; // a device keeps its connection
-        Ok(GatewayTls { identities, verifier, config: Arc::new(config) })
+        let expires = identities.iter().filter_map(Identity::expires).min();
+        Ok(GatewayTls { identities, verifier, config: Arc::new(config), expires })
     }
 
     /// Somebody's own configuration of rustls, as it is. The names of a client certificate that its
@@ -330,11 +339,18 @@ impl GatewayTls {
     /// configuration is put in another's place (`set_tls`), what is connected by a certificate
     /// cannot be checked against it, and has to show its certificate again.
     pub fn from_rustls(config: Arc<ServerConfig>) -> Self {
-        GatewayTls { identities: Vec::new(), verifier: None, config }
+        GatewayTls { identities: Vec::new(), verifier: None, config, expires: None }
     }
 
     pub(crate) fn config(&self) -> &Arc<ServerConfig> {
         &self.config
+    }
+
+    /// When the first of the certificates that are shown here, or of their chains, is over; `None`:
+    /// that is not known.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
+    pub(crate) fn expires(&self) -> Option<SystemTime> {
+        self.expires
     }
 
     /// Whether a certificate that was shown before would be let in now. Arithmetic: not for the

@@ -2,10 +2,11 @@
 
 use std::io::{self, Write};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::admin::operators::{Operator, UNKNOWN};
 use crate::admin::server::Context;
 use crate::admin::view::{Silent, View};
 use crate::admin::{api, metrics, page};
@@ -17,6 +18,10 @@ use crate::stream::Stream;
 
 /// Longest wait for an event.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How often it is looked whether whoever waits may do so still.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long writing an answer may take in all, however little is taken at a time.
+const WRITE_TOTAL: Duration = Duration::from_secs(60);
 
 /// A request of somebody who may ask.
 pub(super) struct Asked<'a> {
@@ -25,6 +30,8 @@ pub(super) struct Asked<'a> {
     pub(super) query: &'a str,
     pub(super) wants_events: bool,
     pub(super) last_event: &'a [u8],
+    /// Whoever asks; `None`: nobody is asked who that is.
+    pub(super) operator: Option<Operator>,
 }
 
 impl Asked<'_> {
@@ -149,7 +156,19 @@ impl Reply {
         if !to_head {
             out.extend_from_slice(&self.body);
         }
-        stream.write_all(&out)?;
+        let end = Instant::now() + WRITE_TOTAL;
+        let mut rest = &out[..];
+        while !rest.is_empty() {
+            match stream.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => rest = &rest[n..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+            if Instant::now() > end {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
         stream.flush()
     }
 }
@@ -159,18 +178,52 @@ pub(super) fn is_health(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz")
 }
 
+/// The parameters that a path of the interface takes; `None`: it is a page, or none of ours.
+fn parameters(asked: &Asked<'_>) -> Option<&'static [&'static str]> {
+    let path = asked.path.strip_prefix("/api/v1/")?;
+    Some(match (path, asked.is_post) {
+        ("devices", false) => &["q", "state", "silent_for", "sort", "page", "limit"],
+        ("links", false) => &["device"],
+        ("events", false) => &["after", "wait"],
+        ("log-level", true) => &["level"],
+        ("status" | "routes" | "limits" | "log-level", false) => &[],
+        (path, _) if path.starts_with("devices/") => &[],
+        _ => return None,
+    })
+}
+
+/// A parameter that nobody knows asked for something that the answer would not say.
+fn unknown_parameter(asked: &Asked<'_>) -> Option<Reply> {
+    let known = parameters(asked)?;
+    let keys = asked.query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
+    if keys.filter(|key| !key.is_empty()).all(|key| known.contains(&key)) {
+        return None;
+    }
+    Some(match known {
+        [] => Reply::text(400, "this path takes no parameters"),
+        _ => Reply::text(
+            400,
+            &format!("this path takes these parameters alone: {}", known.join(", ")),
+        ),
+    })
+}
+
 /// Answers a request.
 pub(super) fn answer(asked: &Asked<'_>, context: &Context) -> Reply {
+    if let Some(reply) = unknown_parameter(asked) {
+        return reply;
+    }
     let answered = match asked.is_post {
         true => act(asked, context),
-        false => show(asked, &context.view),
+        false => show(asked, context),
     };
     answered.unwrap_or_else(|Silent| {
         Reply::text(503, "the gateway's event loop does not answer").field("Retry-After", "1")
     })
 }
 
-fn show(asked: &Asked<'_>, view: &View) -> Result<Reply, Silent> {
+fn show(asked: &Asked<'_>, context: &Context) -> Result<Reply, Silent> {
+    let view = &*context.view;
     Ok(match asked.path {
         "/" => page(asked, page::devices(asked, &*view.snapshot()?, view)),
         "/healthz" => view.process().map(|_| Reply::text(200, "ok"))?,
@@ -191,7 +244,7 @@ fn show(asked: &Asked<'_>, view: &View) -> Result<Reply, Silent> {
         "/api/v1/routes" => Reply::json(&json!({ "routes": view.routes()? })),
         "/api/v1/limits" => Reply::json(&api::limits(view, &view.process()?)),
         "/api/v1/status" => Reply::json(&api::totals(&*view.snapshot()?, view)),
-        "/api/v1/events" => events(asked, view),
+        "/api/v1/events" => events(asked, context),
         "/api/v1/log-level" => Reply::json(&json!({ "level": level_name(log::max_level()) })),
         path => match (path.strip_prefix("/api/v1/devices/"), path.strip_prefix("/devices/")) {
             (Some(name), _) => with_device(view, name, |history, links| {
@@ -238,16 +291,27 @@ fn page(asked: &Asked<'_>, content: page::Content) -> Reply {
 }
 
 /// Followed where the client takes a stream, else what is there, or comes within `wait`.
-fn events(asked: &Asked<'_>, view: &View) -> Reply {
+fn events(asked: &Asked<'_>, context: &Context) -> Reply {
+    let feed = &context.view.feed;
     let last = std::str::from_utf8(asked.last_event).ok().and_then(|text| text.parse().ok());
     let after = last.or_else(|| asked.number("after"));
     if asked.wants_events {
         let mut reply = Reply::text(200, "");
-        reply.follows = Some(after.unwrap_or_else(|| view.feed.last()));
+        reply.follows = Some(after.unwrap_or_else(|| feed.last()));
         return reply;
     }
-    let wait = asked.time("wait").unwrap_or_default().min(WAIT_MAX);
-    let found = view.feed.after(after.unwrap_or(0), wait);
+    let end = Instant::now() + asked.time("wait").unwrap_or_default().min(WAIT_MAX);
+    let found = loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let found = feed.after(after.unwrap_or(0), left.min(LOOK));
+        // Who waits may have been let in with a token that counts no longer.
+        if asked.operator.is_some_and(|operator| !context.operators.still_admit(operator)) {
+            return Reply::text(401, UNKNOWN);
+        }
+        if !found.events.is_empty() || left.is_zero() || feed.is_over() {
+            break found;
+        }
+    };
     let listed: Vec<&str> = found.events.iter().map(|(_, event)| &**event).collect();
     let last = found.last;
     let body = format!("{{\"events\":[{}],\"last\":{last}}}\n", listed.join(","));
@@ -264,7 +328,7 @@ pub(super) fn pulse(view: &View) -> String {
 
 fn act(asked: &Asked<'_>, context: &Context) -> Result<Reply, Silent> {
     if asked.path == "/api/v1/log-level" {
-        return Ok(set_log_level(&asked.parameter("level"), context));
+        return Ok(set_log_level(asked, context));
     }
     let action = asked.path.strip_prefix("/api/v1/devices/").and_then(|rest| rest.rsplit_once('/'));
     let Some((name, action)) = action else {
@@ -276,19 +340,29 @@ fn act(asked: &Asked<'_>, context: &Context) -> Result<Reply, Silent> {
         "drain" => context.view.drain(&name)?,
         _ => return Ok(Reply::missing("a device can be asked to disconnect or to drain")),
     };
-    log_names!(Info, "an operator asked for {action} of {name}: {connections} connections");
+    let by = by(asked, context);
+    log_names!(Info, "an operator{by} asked for {action} of {name}: {connections} connections");
     Ok(Reply::json(&json!({ "device": name, "action": action, "connections": connections })))
 }
 
-fn set_log_level(level: &str, context: &Context) -> Reply {
-    let Ok(level) = log::LevelFilter::from_str(level) else {
+/// Whose token it is, for the log.
+fn by(asked: &Asked<'_>, context: &Context) -> String {
+    match asked.operator.map(|operator| context.operators.label(operator)) {
+        Some(label) if !label.is_empty() => format!(" ({label})"),
+        _ => String::new(),
+    }
+}
+
+fn set_log_level(asked: &Asked<'_>, context: &Context) -> Reply {
+    let Ok(level) = log::LevelFilter::from_str(&asked.parameter("level")) else {
         return Reply::text(400, "write level=error, warn, info, debug, trace or off");
     };
     match &context.set_log_level {
         Some(set) => set(level),
         None => log::set_max_level(level),
     }
-    log::info!("an operator set the log level to {level}");
+    let by = by(asked, context);
+    log_names!(Info, "an operator{by} set the log level to {level}");
     Reply::json(&json!({ "level": level_name(level) }))
 }
 

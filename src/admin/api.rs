@@ -283,6 +283,14 @@ pub(super) fn totals(snapshot: &Snapshot, view: &View) -> Value {
         "configuration": view.configuration().map(|configuration| {
             json!({ "read": unix_seconds(configuration.read), "told": configuration.told })
         }),
+        "certificates": process.certificates.iter().map(|(whose, at, expires)| {
+            json!({
+                "listener": whose.as_str(),
+                "address": at.to_string(),
+                "expires": unix_seconds(*expires),
+                "days_left": days_left(*expires, snapshot.wall),
+            })
+        }).collect::<Value>(),
         "devices": { "connected": stats.devices, "known": snapshot.devices.len() },
         "links": { "idle": sum(|row| row.load.idle), "busy": sum(|row| row.load.busy) },
         "polls": stats.polls,
@@ -304,11 +312,20 @@ pub(super) fn totals(snapshot: &Snapshot, view: &View) -> Value {
     })
 }
 
+/// Whole days until something is over; less than none: since then.
+pub(super) fn days_left(end: SystemTime, now: SystemTime) -> i64 {
+    const DAY: f64 = 86_400.0;
+    match end.duration_since(now) {
+        Ok(left) => (left.as_secs_f64() / DAY).floor() as i64,
+        Err(over) => -((over.duration().as_secs_f64() / DAY).ceil() as i64),
+    }
+}
+
 /// One event, with its number.
-pub(super) fn event(id: u64, event: &Event, at: SystemTime) -> Value {
+pub(super) fn event(id: u64, event: &Event) -> Value {
     json!({
         "id": id,
-        "at": unix_seconds(at),
+        "at": unix_seconds(event.at),
         "kind": event.kind.as_str(),
         "device": event.name,
         "reason": event.reason,

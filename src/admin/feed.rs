@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::admin::api;
 use crate::gateway::Event;
@@ -58,7 +58,7 @@ impl Feed {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.last += 1;
         let id = ring.last;
-        let json = api::event(id, event, SystemTime::now()).to_string();
+        let json = api::event(id, event).to_string();
         if ring.events.len() >= EVENTS_MAX {
             ring.events.pop_front();
         }

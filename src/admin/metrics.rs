@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::iter::once;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text};
@@ -162,6 +162,21 @@ impl Told {
         page.gauge("ptth_connections_max", "Their bound.", self.connections_max)?;
         page.gauge("ptth_memory_bytes", "Memory that is counted.", process.memory)?;
         page.gauge("ptth_memory_max_bytes", "Its bound.", self.memory_max)?;
+        let certificates: Vec<_> = process
+            .certificates
+            .iter()
+            .map(|(whose, at, expires)| {
+                let end = expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                (whose.as_str(), at.to_string(), end.as_secs_f64())
+            })
+            .collect();
+        page.times(
+            "ptth_certificate_expires_seconds",
+            "When the first of the certificates that a listener shows is over, since 1970.",
+            certificates
+                .iter()
+                .map(|(whose, at, end)| ([("listener", *whose), ("address", at.as_str())], *end)),
+        )?;
         page.counter("ptth_turns", "Offers that were turned.", stats.turns)?;
         page.counter("ptth_poll_events", "Requests that were handed to polls.", stats.events)?;
         page.counter(
@@ -173,6 +188,11 @@ impl Told {
             "ptth_proxy_headers_refused",
             "Connections of balancers without a valid PROXY header.",
             stats.proxy_headers_refused,
+        )?;
+        page.counter(
+            "ptth_access_log_lost",
+            "Requests that the access log lacks because it was not written in time.",
+            stats.records_lost,
         )?;
         let ends = stats.ends.iter().map(|(cause, count)| (cause.as_str(), count));
         page.counters("ptth_link_ends", "Links that ended, by cause.", by("cause", ends))
@@ -192,7 +212,7 @@ impl Told {
         )?;
         page.counters(
             "ptth_request_failures",
-            "Requests that failed, by reason.",
+            "Requests that failed or were refused, by reason.",
             by("reason", counts.failures.iter().copied()),
         )?;
         let bytes =

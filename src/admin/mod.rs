@@ -5,7 +5,9 @@
 //! it is reachable on the ports of devices and visitors, and nothing of it shows a secret.
 //!
 //! ```text
-//!   server.rs  connections, heads, who may ask ─► answers.rs  which path is what ─┬─► api.rs      JSON
+//!   server.rs  connections, heads ─► answers.rs  which path is what ───────────────┬─► api.rs      JSON
+//!     places.rs     which connection gives way                                     │
+//!     operators.rs  who may ask                                                    │
 //!   view.rs    the gateway at one moment, asked twice a second at most ◄───────────┼─► metrics.rs  Prometheus
 //!   feed.rs    the events with their numbers                          ◄───────────┴─► page.rs     HTML
 //! ```
@@ -14,7 +16,9 @@ mod answers;
 mod api;
 mod feed;
 mod metrics;
+mod operators;
 mod page;
+mod places;
 mod server;
 mod view;
 

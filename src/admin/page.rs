@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::admin::answers::Asked;
-use crate::admin::api::{Wanted, transport_name};
+use crate::admin::api::{Wanted, days_left, transport_name};
 use crate::admin::view::{Snapshot, View};
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow};
 use crate::observe::{Change, Done, MINUTES_MAX, Minute};
@@ -238,6 +238,10 @@ fn tiles(html: &mut String, snapshot: &Snapshot, view: &View) {
     tile(html, &share(process.connections, view.limits().connections_max), "of connections");
     tile(html, &share(process.memory, view.limits().memory_bytes_max), "of memory");
     tile(html, &span(snapshot.at.saturating_duration_since(process.start)), "running");
+    if let Some(first) = process.certificates.iter().map(|(_, _, expires)| *expires).min() {
+        let days = days_left(first, snapshot.wall);
+        tile(html, &format!("{days} d"), "left of the first certificate");
+    }
     html.push_str("</div>");
     if let Some(configuration) = view.configuration() {
         let ago = span(configuration.read.elapsed().unwrap_or_default());

@@ -3,16 +3,15 @@
 //! One thread accepts, each connection has a thread of its own, and both are few: whoever operates a
 //! gateway is not many. Each wait has a deadline.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::admin::answers::{self, Asked, Reply};
+use crate::admin::operators::{Operator, Operators, Remote};
+use crate::admin::places::{ConnectionPlace, Places};
 use crate::admin::view::View;
 use crate::admin::{Admin, SetLogLevel};
 use crate::error::{Error, Fault};
@@ -31,11 +32,7 @@ use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
 use crate::stream::Stream;
 
-/// Connections at once, each with a thread.
-const CONNECTIONS_MAX: usize = 64;
-/// Those of them from one address beyond loopback: one stranger leaves room for the operators.
-const CONNECTIONS_PER_ADDRESS_MAX: usize = CONNECTIONS_MAX / 4;
-/// Those of them that follow events or wait for one.
+/// Connections that follow events or wait for one.
 const FOLLOWERS_MAX: usize = 32;
 /// Requests on one connection.
 const REQUESTS_MAX: usize = 1_000;
@@ -51,9 +48,7 @@ pub(super) const PULSE: Duration = Duration::from_secs(2);
 /// What all connections share.
 pub(super) struct Context {
     pub(super) view: Arc<View>,
-    tokens: RwLock<Option<Tokens>>,
-    /// How often they were replaced.
-    replacements: AtomicUsize,
+    pub(super) operators: Operators,
     pub(super) set_log_level: Option<SetLogLevel>,
     limits: Limits,
     stopped: Arc<AtomicBool>,
@@ -67,19 +62,19 @@ enum Listener {
 }
 
 impl Listener {
-    /// A connection, and the address that it comes from where it is not of this machine.
-    fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
+    /// A connection, and where it comes from.
+    fn accept(&self) -> io::Result<(Stream, Remote)> {
         let (stream, from): (Stream, _) = match self {
             Listener::Tcp(listener) => {
                 let (stream, from) = listener.accept()?;
-                (stream.into(), Some(from.ip().to_canonical()))
+                (stream.into(), Remote::Address(from.ip().to_canonical()))
             }
-            Listener::Unix(listener, _) => (listener.accept()?.0.into(), None),
+            Listener::Unix(listener, _) => (listener.accept()?.0.into(), Remote::UnixSocket),
         };
         stream.set_nonblocking(false)?;
         stream.tune()?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
-        Ok((stream, from.filter(|address| !address.is_loopback())))
+        Ok((stream, from))
     }
 }
 
@@ -123,12 +118,12 @@ impl Server {
             .register(&mut SourceFd(&descriptor), Token(0), Interest::READABLE)
             .map_err(doing)?;
         let stopped = Arc::new(AtomicBool::new(false));
+        let limits = Limits { head_bytes_max: HEAD_BYTES_MAX, ..Limits::default() };
         let context = Arc::new(Context {
             view,
-            tokens: RwLock::new(admin.tokens),
-            replacements: AtomicUsize::new(0),
+            operators: Operators::new(admin.tokens, limits.token_bytes_max),
             set_log_level: admin.set_log_level,
-            limits: Limits { head_bytes_max: HEAD_BYTES_MAX, ..Limits::default() },
+            limits,
             stopped: stopped.clone(),
             connections: Arc::default(),
             followers: AtomicUsize::new(0),
@@ -162,13 +157,7 @@ impl Server {
 
     /// Puts other tokens in force, where there were some.
     pub(super) fn set_tokens(&self, new: Tokens) -> Result<(), Error> {
-        let mut tokens = self.context.tokens.write().unwrap_or_else(PoisonError::into_inner);
-        if tokens.is_none() {
-            return Err(Error::usage("this admin listener was started without tokens"));
-        }
-        *tokens = Some(new);
-        self.context.replacements.fetch_add(1, SeqCst);
-        Ok(())
+        self.context.operators.replace(new)
     }
 }
 
@@ -258,55 +247,10 @@ impl Drop for Place<'_> {
     }
 }
 
-/// The connections in progress, and from which addresses they come.
-#[derive(Default)]
-struct Places(Mutex<Taken>);
-
-#[derive(Default)]
-struct Taken {
-    all: usize,
-    by_address: HashMap<IpAddr, usize>,
-}
-
-impl Places {
-    /// `from`: the address that has a share, where the connection has one.
-    fn take(self: &Arc<Self>, from: Option<IpAddr>) -> Option<ConnectionPlace> {
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_address = from.and_then(|from| taken.by_address.get(&from)).copied().unwrap_or(0);
-        if taken.all >= CONNECTIONS_MAX || of_address >= CONNECTIONS_PER_ADDRESS_MAX {
-            return None;
-        }
-        taken.all += 1;
-        if let Some(from) = from {
-            taken.by_address.insert(from, of_address + 1);
-        }
-        Some(ConnectionPlace { places: self.clone(), from })
-    }
-}
-
-/// The place of one connection; dropping it gives it back.
-struct ConnectionPlace {
-    places: Arc<Places>,
-    from: Option<IpAddr>,
-}
-
-impl Drop for ConnectionPlace {
-    fn drop(&mut self) {
-        let mut taken = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.all -= 1;
-        let Some(from) = self.from else { return };
-        if let Some(count) = taken.by_address.get_mut(&from) {
-            *count -= 1;
-            if *count == 0 {
-                taken.by_address.remove(&from);
-            }
-        }
-    }
-}
-
 /// Starts the connection's thread, which it gets only with a place.
-fn serve_on_thread(stream: Stream, from: Option<IpAddr>, context: &Arc<Context>) {
-    let Some(place) = context.connections.take(from) else {
+fn serve_on_thread(stream: Stream, from: Remote, context: &Arc<Context>) {
+    let stream = Arc::new(stream);
+    let Some(place) = context.connections.take(&stream, from.beyond()) else {
         // Nothing was written before, so the socket takes it at once, or never.
         let told = stream.set_nonblocking(true).and_then(|()| {
             Reply::text(503, "the admin listener has as many connections as it takes")
@@ -317,8 +261,7 @@ fn serve_on_thread(stream: Stream, from: Option<IpAddr>, context: &Arc<Context>)
     let context = context.clone();
     let thread = std::thread::Builder::new().name("ptth-admin-peer".to_owned());
     let spawned = thread.spawn(move || {
-        let _place = place;
-        serve(&stream, &context)
+        serve((&stream, from), &place, &context)
             .unwrap_or_else(|e| log::debug!("a connection of an operator ended: {e}"));
     });
     if let Err(e) = spawned {
@@ -326,26 +269,32 @@ fn serve_on_thread(stream: Stream, from: Option<IpAddr>, context: &Arc<Context>)
     }
 }
 
-fn serve(stream: &Stream, context: &Context) -> io::Result<()> {
+fn serve(
+    (stream, from): (&Stream, Remote),
+    place: &ConnectionPlace,
+    context: &Context,
+) -> io::Result<()> {
     let mut bytes = Vec::new();
     for _ in 0..REQUESTS_MAX {
         let end = Instant::now() + HEAD_TIMEOUT;
-        let answered = loop {
-            if let Some(answered) = answer_head(&bytes, context) {
-                break answered;
-            }
+        while matches!(head::request(&bytes, &context.limits, LineEnds::Crlf), Ok(None)) {
             if !read_more(stream, &mut bytes, end, context)? {
                 return Ok(());
             }
-        };
+        }
+        if !place.answers() {
+            return Ok(());
+        }
+        let Some(answered) = answer_head(&bytes, from, context) else { return Ok(()) };
         bytes.drain(..answered.taken);
-        if let Some(after) = answered.reply.follows() {
-            return follow(stream, context, after, answered.to_head);
+        if let Some((after, operator)) = answered.reply.follows().zip(answered.operator) {
+            return follow(stream, context, (after, operator), answered.to_head);
         }
         answered.reply.write(stream, answered.to_head, answered.keep)?;
         if !answered.keep || answered.reply.is_last() {
             return Ok(());
         }
+        place.waits(true);
     }
     Ok(())
 }
@@ -353,15 +302,18 @@ fn serve(stream: &Stream, context: &Context) -> io::Result<()> {
 /// A request that was read, and what is said to it.
 struct Answered {
     reply: Reply,
+    /// Whoever asked, where that was looked at.
+    operator: Option<Operator>,
     taken: usize,
     to_head: bool,
     keep: bool,
 }
 
 /// `None`: the head is not whole yet.
-fn answer_head(bytes: &[u8], context: &Context) -> Option<Answered> {
+fn answer_head(bytes: &[u8], from: Remote, context: &Context) -> Option<Answered> {
     let wrong = |refusal, to_head| Answered {
         reply: Reply::of(&refusal),
+        operator: None,
         taken: bytes.len(),
         to_head,
         keep: false,
@@ -375,10 +327,10 @@ fn answer_head(bytes: &[u8], context: &Context) -> Option<Answered> {
     let keep = head::keeps_alive(request.minor, &request.fields);
     Some(match FramedRequest::of(request) {
         Ok(request) => {
-            let reply = answer(&request, context);
+            let (reply, operator) = answer(&request, from, context);
             // Whoever may not ask would take the place of an operator.
-            let keep = keep && !reply.refuses_host() && has_shown_token(&request, context);
-            Answered { reply, taken, to_head, keep }
+            let keep = keep && !reply.refuses_host() && context.operators.are_shown(&request);
+            Answered { reply, operator, taken, to_head, keep }
         }
         Err(refusal) => wrong(refusal, to_head),
     })
@@ -412,82 +364,49 @@ fn read_more(
 }
 
 /// Who may ask, then what is asked.
-fn answer(request: &FramedRequest<'_>, context: &Context) -> Reply {
+fn answer(
+    request: &FramedRequest<'_>,
+    from: Remote,
+    context: &Context,
+) -> (Reply, Option<Operator>) {
+    let refused = |reply| (reply, None);
     if request.framing() != Framing::Empty {
-        return Reply::text(413, "requests to the admin listener have no body").last();
+        return refused(Reply::text(413, "requests to the admin listener have no body").last());
     }
     let (path, query) = request.target.split_once('?').unwrap_or((request.target, ""));
     if !matches!(request.method, "GET" | "HEAD" | "POST") {
-        return Reply::text(405, "the admin listener takes GET, HEAD and POST")
-            .field("Allow", "GET, HEAD, POST");
+        let reply = Reply::text(405, "the admin listener takes GET, HEAD and POST");
+        return refused(reply.field("Allow", "GET, HEAD, POST"));
     }
-    if !answers::is_health(path) {
-        if let Err(reply) = may_ask(request, context) {
-            return reply;
-        }
-    }
+    let operator = match answers::is_health(path) {
+        true => None,
+        false => match context.operators.admit(request, from) {
+            Ok(operator) => Some(operator),
+            Err(reply) => return refused(reply),
+        },
+    };
     let asked = Asked {
         is_post: request.method == "POST",
         path,
         query,
         wants_events: request.fields.lists("Accept", "text/event-stream"),
         last_event: request.fields.get("Last-Event-ID").unwrap_or_default(),
+        operator,
     };
     let place = asked.waits().then(|| Place::take(&context.followers, FOLLOWERS_MAX));
     match place {
-        Some(None) => Reply::text(503, "as many follow events already as may"),
-        _ => answers::answer(&asked, context),
+        Some(None) => refused(Reply::text(503, "as many follow events already as may")),
+        _ => (answers::answer(&asked, context), operator),
     }
 }
 
-/// Without tokens whoever can connect may ask, and a page of another site must not be made to
-/// connect in an operator's name: its host is then a DNS name that leads to loopback (DNS
-/// rebinding), or it cannot set a field of ours (CSRF).
-fn may_ask(request: &FramedRequest<'_>, context: &Context) -> Result<(), Reply> {
-    match &*context.tokens.read().unwrap_or_else(PoisonError::into_inner) {
-        Some(tokens) => {
-            if !is_admitted(request, tokens, context) {
-                return Err(Reply::text(401, "operators of this gateway show a token")
-                    .field("WWW-Authenticate", "Basic realm=\"ptth admin\", charset=\"UTF-8\"")
-                    .field("WWW-Authenticate", "Bearer realm=\"ptth admin\""));
-            }
-        }
-        None => {
-            let host = head::one_host(&request.fields).ok().flatten().unwrap_or_default();
-            if !is_local_host(host) {
-                return Err(Reply::text(
-                    421,
-                    "the admin listener answers for localhost and for addresses alone (DNS rebinding)",
-                ));
-            }
-        }
-    }
-    if request.method == "POST" && request.fields.get("X-Ptth-Admin").is_none() {
-        return Err(Reply::text(403, "actions need the field X-Ptth-Admin: 1 (CSRF)"));
-    }
-    Ok(())
-}
-
-fn is_admitted(request: &FramedRequest<'_>, tokens: &Tokens, context: &Context) -> bool {
-    tokens.admits(request.fields.all("Authorization"), context.limits.token_bytes_max)
-}
-
-/// Returns true also where there are no tokens. A connection is not kept for whoever has shown none:
-/// it would take the place of an operator.
-fn has_shown_token(request: &FramedRequest<'_>, context: &Context) -> bool {
-    let tokens = context.tokens.read().unwrap_or_else(PoisonError::into_inner);
-    tokens.as_ref().is_none_or(|tokens| is_admitted(request, tokens, context))
-}
-
-fn is_local_host(host: &[u8]) -> bool {
-    let Ok(authority) = head::authority(host) else { return false };
-    let bare = authority.host.trim_start_matches('[').trim_end_matches(']');
-    bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
-}
-
-/// Server-sent events until one side ends, or other tokens are in force: a browser connects again by
-/// itself, and shows its token.
-fn follow(mut stream: &Stream, context: &Context, mut after: u64, to_head: bool) -> io::Result<()> {
+/// Server-sent events until one side ends, or the token of whoever follows counts no longer.
+fn follow(
+    mut stream: &Stream,
+    context: &Context,
+    (mut after, operator): (u64, Operator),
+    to_head: bool,
+) -> io::Result<()> {
     let Some(_place) = Place::take(&context.followers, FOLLOWERS_MAX) else {
         return Reply::text(503, "as many follow events already as may")
             .write(stream, false, false);
@@ -501,13 +420,9 @@ fn follow(mut stream: &Stream, context: &Context, mut after: u64, to_head: bool)
     if to_head {
         return Ok(());
     }
-    let replacements = context.replacements.load(SeqCst);
     let mut told = Instant::now();
     let mut text = format!("retry: 2000\n\n{}", answers::pulse(&context.view));
-    while !context.stopped.load(SeqCst)
-        && !context.view.is_over()
-        && context.replacements.load(SeqCst) == replacements
-    {
+    while !context.stopped.load(SeqCst) && !context.view.is_over() {
         let wait = PULSE.saturating_sub(told.elapsed());
         for (id, event) in context.view.feed.after(after, wait).events {
             after = id;
@@ -517,31 +432,11 @@ fn follow(mut stream: &Stream, context: &Context, mut after: u64, to_head: bool)
             told = Instant::now();
             text.push_str(&answers::pulse(&context.view));
         }
+        if !context.operators.still_admit(operator) {
+            return Ok(());
+        }
         stream.write_all(text.as_bytes())?;
         text.clear();
     }
     Ok(())
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_address_beyond_loopback_has_a_share_of_the_connections() {
-        let places = Arc::new(Places::default());
-        let stranger = Some(IpAddr::from([203, 0, 113, 7]));
-        let mut held: Vec<_> =
-            std::iter::from_fn(|| places.take(stranger)).take(CONNECTIONS_MAX).collect();
-        assert_eq!(held.len(), CONNECTIONS_PER_ADDRESS_MAX);
-        held.extend(places.take(Some(IpAddr::from([203, 0, 113, 8]))));
-        held.extend(std::iter::from_fn(|| places.take(None)).take(CONNECTIONS_MAX));
-        assert_eq!(held.len(), CONNECTIONS_MAX, "loopback and Unix sockets have all that is left");
-        drop(held.remove(0));
-        assert!(places.take(stranger).is_some(), "a place is given back");
-        held.clear();
-        let taken = places.0.lock().unwrap();
-        assert_eq!((taken.all, taken.by_address.len()), (0, 0));
-    }
 }

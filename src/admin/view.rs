@@ -136,7 +136,7 @@ impl<T> Latest<T> {
 impl View {
     pub(super) fn of(gateway: &Gateway, metrics_per_device: usize) -> Self {
         let (loops, stats, limits) = gateway.parts();
-        let feed = Feed::start(gateway.events());
+        let feed = Feed::start(gateway.events_since_start());
         View {
             loops,
             stats,

@@ -293,6 +293,11 @@ impl<T> Connection<T> {
         self.input.len()
     }
 
+    /// What was read and kept.
+    pub(crate) fn kept_bytes(&self) -> &[u8] {
+        &self.input
+    }
+
     /// Whether the last fetch stopped although there was more, since others are to have their turn.
     pub(crate) fn has_paused(&self) -> bool {
         self.paused

@@ -19,7 +19,7 @@ use crate::gateway::state::{Command, Common, EACH_ACCEPTS, GatewayRole, TICK};
 use crate::gateway::tokens::Tokens;
 use crate::limits::{LOOPS_MAX, Limits};
 use crate::link::GatewayLink;
-use crate::observe::Observer;
+use crate::observe::{Bounds, Observer};
 use crate::proto::forwarded::Network;
 use crate::proto::head::authority;
 use crate::proto::turn::{Dialect, Fallback, Name};
@@ -391,8 +391,7 @@ impl GatewayBuilder {
             settings.fallback = Fallback::Never; // it asks nothing itself, so a poll would wait for nothing
         }
         if observes {
-            let (names_max, bytes_max) = Observer::bounds(&settings.limits);
-            settings.observer = Observer::on(names_max, bytes_max);
+            settings.observer = Observer::on(Bounds::of(&settings.limits));
         }
         settings.via = self.via.unwrap_or_else(random_via);
         let limits = InForce::new(settings.limits.clone());
@@ -400,6 +399,8 @@ impl GatewayBuilder {
         let stats = common.stats();
         let loops = Loops::new(remotes, common.directory());
         let mut running = Running {
+            #[cfg(feature = "admin")]
+            first_events: Mutex::new(observes.then(|| common.subscribe())),
             loops: loops.clone(),
             limits,
             stats,

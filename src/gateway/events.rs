@@ -1,6 +1,7 @@
 //! What happens to names, for those who subscribed.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
@@ -52,6 +53,8 @@ pub struct Event {
     pub kind: EventKind,
     /// To whom.
     pub name: String,
+    /// When.
+    pub at: SystemTime,
     /// Why, in words; for `Up` and `Moved` the token that was turned with, or the encoding of the
     /// polls.
     pub reason: String,

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "admin")]
+use crossbeam_channel::Receiver;
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use http::{Request, Response};
 
@@ -31,7 +33,7 @@ use crate::limits::Limits;
 use crate::link::{GatewayLink, NothingArrived, Owned, Whole};
 use crate::message::Body;
 #[cfg(feature = "admin")]
-use crate::observe::ExchangeRecord;
+use crate::observe::records::ExchangeRecord;
 use crate::proto::turn::{Name, Transport};
 use crate::relay::{Wait, Waits};
 use crate::stream::{GatewayTls, Shared, Stream};
@@ -64,6 +66,9 @@ pub(super) struct Running {
     pub(super) only_links: bool,
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     pub(super) observes: bool,
+    /// Events since the start of a gateway that observes, for its first admin listener.
+    #[cfg(feature = "admin")]
+    pub(super) first_events: Mutex<Option<Receiver<Event>>>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     /// The routes of visitors' listeners. Held while listeners, routes or certificates are changed,
     /// so that every loop sees the changes in one order.
@@ -325,6 +330,13 @@ impl Gateway {
         Subscription::new(events)
     }
 
+    /// The events since the start, for whoever asks first; for others those from now on.
+    #[cfg(feature = "admin")]
+    pub(crate) fn events_since_start(&self) -> Subscription<Event> {
+        let first = self.0.first_events.lock().unwrap_or_else(PoisonError::into_inner).take();
+        first.map_or_else(|| self.events(), Subscription::new)
+    }
+
     /// Counters.
     pub fn stats(&self) -> GatewayStats {
         self.0.stats.read()
@@ -388,8 +400,9 @@ impl Gateway {
     }
 
     /// A record of each request that is over, from now on, for an access log. At most `most` wait
-    /// to be read, then they are lost, and the next one says how many. Requests get an
-    /// `X-Request-Id` from then on. Called again, the earlier receiver ends.
+    /// to be read, within a 64th of [`Limits::memory_bytes_max`]; then they are lost, and the next
+    /// one says how many, as does [`GatewayStats::records_lost`]. Requests get an `X-Request-Id`
+    /// from then on. Called again, the earlier receiver ends.
     ///
     /// # Errors
     /// The gateway does not [observe](crate::GatewayBuilder::observe), or was stopped.
@@ -401,8 +414,9 @@ impl Gateway {
             ));
         }
         let (to, records) = bounded(most.max(1));
-        self.command(0, Command::Observe(Question::Records { to }))?; // the loops observe together
-        Ok(Subscription::new(records))
+        let (records, readers) = Subscription::charged(records);
+        self.command(0, Command::Observe(Question::Records { to, readers }))?; // the loops observe together
+        Ok(records)
     }
 
     /// Whether it was started to [observe](crate::GatewayBuilder::observe).

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::error::{Error, Fault};
 use crate::gateway::routes::Table;
@@ -77,6 +78,16 @@ impl Listeners {
             routes.into_iter().map(move |route| format!("{at} {route}"))
         };
         self.0.iter().filter(|listening| !listening.closed).flat_map(of).take(most).collect()
+    }
+
+    /// Whose the open listeners with certificates are, where, and when those are over.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
+    pub(super) fn certificates(&self) -> Vec<(Whose, SocketAddr, SystemTime)> {
+        let of = |(number, listening): (usize, &Listening)| {
+            let expires = listening.tls.as_ref().filter(|_| !listening.closed)?.expires()?;
+            Some((self.side(number)?, listening.at?, expires))
+        };
+        self.0.iter().enumerate().filter_map(of).collect()
     }
 
     pub(super) fn side(&self, listener: usize) -> Option<Whose> {

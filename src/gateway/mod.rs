@@ -99,11 +99,11 @@ pub(crate) mod settings;
 pub(crate) mod simulated;
 pub(crate) mod state;
 pub(crate) mod stats;
-mod tokens;
+pub(crate) mod tokens;
 mod visitors;
 
 #[cfg(feature = "admin")]
-pub use crate::observe::ExchangeRecord;
+pub use crate::observe::records::ExchangeRecord;
 pub use builder::GatewayBuilder;
 pub use events::{Event, EventKind};
 pub use handle::{DeviceRef, Gateway};

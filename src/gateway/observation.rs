@@ -43,7 +43,7 @@ impl GatewayRole {
             }
             Question::Process { reply } => drop(reply.send(self.process(cx))),
             Question::Routes { reply } => drop(reply.send(self.listeners.rows(ROUTES_MAX))),
-            Question::Records { to } => self.observer.record(to),
+            Question::Records { to, readers } => self.observer.record(to, readers),
             Question::Disconnect { name, reply } => drop(reply.send(self.disconnect(cx, &name))),
             Question::DrainDevice { name, reply } => drop(reply.send(self.drain_device(cx, &name))),
         }
@@ -215,6 +215,7 @@ impl GatewayRole {
             is_stopping: self.lifecycle.is_ending(),
             totals: table.as_ref().map(|table| table.totals.clone()).unwrap_or_default(),
             start: table.map_or_else(Instant::now, |table| table.start),
+            certificates: self.listeners.certificates(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What happens to names and links, told to the log, to subscribers and to the counters.
 
 use std::sync::PoisonError;
+use std::time::SystemTime;
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::gateway::events::{Event, EventKind};
@@ -33,6 +34,7 @@ impl GatewayRole {
         subscribers.publish(&Event {
             kind,
             name: name.to_owned(),
+            at: SystemTime::now(),
             reason: reason.to_owned(),
             transport,
             end,

@@ -2,16 +2,19 @@
 
 #![cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody asks"))]
 
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
 use crate::close_reason::CloseCause;
 use crate::gateway::registry::Load;
-use crate::observe::{Asked, Change, Counts, Done, ExchangeRecord, Minute, OfferSeen, Totals};
+use crate::gateway::tokens::Whose;
+use crate::observe::records::ExchangeRecord;
+use crate::observe::{Asked, Change, Counts, Done, Minute, OfferSeen, Totals};
 use crate::proto::turn::Transport;
+use crate::subscription::Charged;
 
 /// What another thread asks.
 pub(crate) enum Question {
@@ -34,7 +37,9 @@ pub(crate) enum Question {
     },
     /// Records of requests, from now on, instead of an earlier such channel.
     Records {
-        to: Sender<ExchangeRecord>,
+        to: Sender<Charged<ExchangeRecord>>,
+        /// Is gone with the last one who could read them.
+        readers: Weak<()>,
     },
     Routes {
         reply: Sender<Vec<String>>,
@@ -120,6 +125,8 @@ pub(crate) struct Process {
     pub(crate) is_stopping: bool,
     pub(crate) totals: Totals,
     pub(crate) start: Instant,
+    /// Whose the listeners with certificates are, where, and when those are over.
+    pub(crate) certificates: Vec<(Whose, SocketAddr, SystemTime)>,
 }
 
 impl Process {

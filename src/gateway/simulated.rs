@@ -19,7 +19,7 @@ pub(crate) use crate::gateway::loops::Loops;
 use crate::gateway::routes::{Routes, Table};
 pub(crate) use crate::gateway::state::Command;
 use crate::gateway::state::{Common, GatewayRole, TICK};
-use crate::observe::Observer;
+use crate::observe::{Bounds, Observer};
 use crate::relay::Wait;
 use crate::stream::Stream;
 
@@ -35,7 +35,7 @@ pub(crate) fn start(
     visitors: SocketAddr,
 ) -> (Vec<Simulated>, Loops<Command>) {
     let mut settings = builder.settings;
-    settings.observer = Observer::on(16, 16 * 1024);
+    settings.observer = Observer::on(Bounds { names: 16, bytes: 16 * 1024, records: 16 * 1024 });
     settings.via = format!("ptth-{}", nodes[0]).into();
     let limits = settings.limits.clone();
     let common = Common::new(settings);

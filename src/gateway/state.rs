@@ -470,7 +470,7 @@ impl Common {
         let (offers, links) = (limits.authorize_queue_max, limits.on_link_max);
         let directory: Arc<Directory> = Arc::default();
         Common {
-            stats: Arc::new(Stats::of(directory.clone())),
+            stats: Arc::new(Stats::of(directory.clone(), settings.observer.taken_by_records())),
             directory,
             rules: Arc::new(rules),
             helpers: Workers::new("ptth-authorize", limits.helpers_max, offers, idle),
@@ -493,6 +493,14 @@ impl Common {
 
     pub(super) fn stats(&self) -> Arc<Stats> {
         self.stats.clone()
+    }
+
+    /// Events from before the first loop runs.
+    #[cfg(feature = "admin")]
+    pub(super) fn subscribe(&self) -> crossbeam_channel::Receiver<Event> {
+        let (subscriber, events) = crate::gateway::events::subscription(&self.settings.limits);
+        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner).add(subscriber);
+        events
     }
 }
 

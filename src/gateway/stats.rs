@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::close_reason::{Counters, EndCounts};
 use crate::gateway::directory::Directory;
+use crate::observe::records::Taken;
 
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
@@ -18,6 +19,7 @@ pub(crate) struct Stats {
     pub(super) proxy_headers_refused: AtomicU64,
     pub(super) moved: AtomicU64,
     pub(super) ends: Counters,
+    pub(super) records: Taken,
 }
 
 /// Counters of a gateway.
@@ -44,11 +46,14 @@ pub struct GatewayStats {
     pub moved: u64,
     /// Links that ended since the start, by reason.
     pub ends: EndCounts,
+    /// [Records](crate::Gateway::records) of requests that were lost since the start, because nobody
+    /// read them in time.
+    pub records_lost: u64,
 }
 
 impl Stats {
-    pub(super) fn of(directory: Arc<Directory>) -> Self {
-        Stats { directory, ..Stats::default() }
+    pub(super) fn of(directory: Arc<Directory>, records: Taken) -> Self {
+        Stats { directory, records, ..Stats::default() }
     }
 
     pub(crate) fn read(&self) -> GatewayStats {
@@ -62,6 +67,7 @@ impl Stats {
             proxy_headers_refused: self.proxy_headers_refused.load(Relaxed),
             moved: self.moved.load(Relaxed),
             ends: self.ends.read(),
+            records_lost: self.records.lost(),
         }
     }
 }

@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use crate::calendar;
 use crate::error::{Error, Fault};
 use crate::proto::turn::Name;
+use crate::text::misleads;
 
 /// SHA-256 of a token. Whoever has it has no token, yet no `Debug` needs to show it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -147,7 +148,7 @@ impl Tokens {
         line.expires = expires;
         line.number = number;
         line.identity = hex(&digest).into();
-        let label = label.replace(char::is_control, " ");
+        let label = label.replace(misleads, " ");
         line.label = crate::observe::cut(&label, LABEL_BYTES_MAX);
         self.names.extend(line.names.iter().cloned());
         self.lines.insert(digest, line);
@@ -204,7 +205,8 @@ impl Tokens {
     /// The same with a last day (`2026-12-31`), and a label that operators read.
     ///
     /// # Errors
-    /// As [`line`](Self::line); a date that is none; a label with control characters.
+    /// As [`line`](Self::line); a date that is none; a label with characters that
+    /// [mislead](crate::text::misleads).
     pub fn line_with(
         token: &str,
         names: &str,
@@ -219,22 +221,18 @@ impl Tokens {
             line += &format!(" {EXPIRES}{day}");
         }
         if let Some(label) = label {
-            if label.trim().is_empty() || label.chars().any(char::is_control) {
-                return Err(Error::usage("a label is some text, without control characters"));
+            if label.trim().is_empty() || label.chars().any(misleads) {
+                return Err(Error::usage(
+                    "a label is some text, without control characters and others that nobody sees",
+                ));
             }
             line += &format!(" # {}", label.trim());
         }
         Ok(line)
     }
 
-    /// Whether the only one of these `Authorization` fields shows a token of the table.
-    #[cfg(feature = "admin")]
-    pub(crate) fn admits<'a>(&self, fields: impl Iterator<Item = &'a [u8]>, most: usize) -> bool {
-        shown(fields, most).is_some_and(|digest| self.is_valid(&digest))
-    }
-
     /// What an operator calls this token: the comment of its line, or the number of that.
-    pub(super) fn label(&self, digest: &Digest) -> Option<Box<str>> {
+    pub(crate) fn label(&self, digest: &Digest) -> Option<Box<str>> {
         let line = self.lines.get(digest)?;
         match &*line.label {
             "" => Some(format!("line {}", line.number).into()),
@@ -248,7 +246,7 @@ impl Tokens {
     }
 
     /// The last day of a token, where that is over.
-    pub(super) fn expired(&self, digest: &Digest) -> Option<&str> {
+    pub(crate) fn expired(&self, digest: &Digest) -> Option<&str> {
         let line = self.lines.get(digest).filter(|line| line.is_over(SystemTime::now()))?;
         line.expires.as_ref().map(|expiry| &*expiry.day)
     }
@@ -386,7 +384,7 @@ const BASIC: GeneralPurpose = GeneralPurpose::new(
 /// The digest of the token that `Authorization` fields show: that of the only one, `Bearer` (RFC
 /// 6750 §2.1), or the password of `Basic` (RFC 7617 §2), whose user is not looked at. `None`: there
 /// is none, or more than one, or it is malformed, or longer than `most`.
-pub(super) fn shown<'a>(mut fields: impl Iterator<Item = &'a [u8]>, most: usize) -> Option<Digest> {
+pub(crate) fn shown<'a>(mut fields: impl Iterator<Item = &'a [u8]>, most: usize) -> Option<Digest> {
     let (value, None) = (fields.next()?, fields.next()) else { return None };
     let blank = value.iter().position(|byte| *byte == b' ')?;
     let (scheme, rest) = value.split_at(blank);
@@ -412,6 +410,16 @@ pub(super) fn shown<'a>(mut fields: impl Iterator<Item = &'a [u8]>, most: usize)
 pub(crate) enum Whose {
     Devices,
     Visitors,
+}
+
+#[cfg(feature = "admin")]
+impl Whose {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Whose::Devices => "devices",
+            Whose::Visitors => "visitors",
+        }
+    }
 }
 
 #[cfg(test)]
@@ -455,9 +463,12 @@ mod tests {
             let mistake = Tokens::parse(&format!("{} {wrong}", hex(&digest))).unwrap_err();
             assert!(!mistake.to_string().contains(char::is_control), "{mistake}");
         }
-        let odd = Tokens::parse(&format!("{} lamp # a\u{1b}b\tc", hex(&digest))).unwrap();
-        assert_eq!(odd.label(&digest).as_deref(), Some("a b c"));
-        assert!(Tokens::line_with("abc", "lamp", None, Some("two\nlines")).is_err());
+        let odd = format!("{} lamp # a\u{1b}b\tc\u{202e}d\u{2066}é", hex(&digest));
+        let odd = Tokens::parse(&odd).unwrap();
+        assert_eq!(odd.label(&digest).as_deref(), Some("a b c d é"));
+        for label in ["two\nlines", "pmal\u{202e}", "la\u{200b}mp", " "] {
+            assert!(Tokens::line_with("abc", "lamp", None, Some(label)).is_err(), "{label:?}");
+        }
         assert!(Tokens::line_with("abc", "lamp", Some("soon"), None).is_err());
     }
 

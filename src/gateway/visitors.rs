@@ -18,6 +18,7 @@ use crate::gateway::state::{
 use crate::gateway::tokens::{CHALLENGES, Digest};
 use crate::limits::MOVES_MAX;
 use crate::observe::Visit;
+use crate::observe::records::Seen;
 use crate::proto::body::Framing;
 use crate::proto::forward::{self, Destination, Forwarded, RequestRules};
 use crate::proto::forwarded::ProxyClaims;
@@ -30,6 +31,8 @@ const NO_VISITOR_TOKEN: &str = "this gateway requires a visitor token; send it a
 const SEVERAL_TOKENS: &str = "there are several PTTH-Authorization fields; send one";
 
 const TOO_LONG_WITH_OURS: &str = "the request head is longer than a device takes, with the fields that this gateway adds; send fewer or shorter fields";
+
+const HEAD_LATE: &str = "the request head was not whole within head_timeout";
 
 const LOOP: &str = "this request has come through this gateway before (Via): its device forwards to where it came from";
 
@@ -191,7 +194,10 @@ impl GatewayRole {
         };
         let bytes = &scratch[..filled];
         match head::request(bytes, &self.settings.limits, LineEnds::Crlf) {
-            Err(refusal) => Asked::Refused { refusal, to_head: false, keep: false },
+            Err(refusal) => {
+                self.observe_malformed(bytes, &face, &refusal);
+                Asked::Refused { refusal, to_head: false, keep: false }
+            }
             Ok(None) if peer.is_over() => Asked::Closed,
             Ok(None) => {
                 peer.keep(bytes);
@@ -215,14 +221,17 @@ impl GatewayRole {
                         self.observe_unforwarded(&request, &face, &asked);
                         asked
                     }
-                    Err(refusal) => Asked::Refused { refusal, to_head, keep: false },
+                    Err(refusal) => {
+                        self.observe_malformed(bytes, &face, &refusal);
+                        Asked::Refused { refusal, to_head, keep: false }
+                    }
                 }
             }
         }
     }
 
-    /// A request that no device gets is in the access log all the same, but for those of a load
-    /// balancer.
+    /// A request that no device gets is counted, and in the access log, all the same, but for those
+    /// of a load balancer.
     fn observe_unforwarded(
         &self,
         request: &FramedRequest<'_>,
@@ -230,18 +239,30 @@ impl GatewayRole {
         asked: &Asked,
     ) {
         let VisitorListener::Visitors { from, trusted, .. } = face else { return };
-        let status = match asked {
-            Asked::Refused { refusal, .. } => refusal.status,
-            Asked::Reply { reply, .. } => reply.status,
-            Asked::Server { .. } => 200,
+        let (status, failure) = match asked {
+            Asked::Refused { refusal, .. } => (refusal.status, proxy_error(refusal.status)),
+            Asked::Reply { reply, .. } => (reply.status, None),
+            Asked::Server { .. } => (200, None),
             _ => return,
         };
-        if self.observer.records() {
+        if self.observer.is_on() {
             let said = trusted.then(|| ProxyClaims::read(&request.fields));
             let mut visit = self.visit(&request.fields, *from, said.as_ref());
-            let most = self.settings.limits.token_bytes_max;
-            visit.token = self.credentials.label_shown(&request.fields, most);
-            self.observer.refused(request, &visit, status);
+            if self.observer.records() {
+                let most = self.settings.limits.token_bytes_max;
+                visit.token = self.credentials.label_shown(&request.fields, most);
+            }
+            self.observer.answered(&Seen::from(&**request), &visit, status, failure);
+        }
+    }
+
+    /// The same for a head that is malformed, or never was whole: nobody's word in it counts.
+    fn observe_malformed(&self, bytes: &[u8], face: &VisitorListener, refusal: &Refusal) {
+        let VisitorListener::Visitors { from, .. } = face else { return };
+        if self.observer.is_on() {
+            let visit = Visit { from: Some(*from), ..Visit::default() };
+            let failure = proxy_error(refusal.status);
+            self.observer.answered(&Seen::first_line(bytes), &visit, refusal.status, failure);
         }
     }
 
@@ -730,14 +751,14 @@ impl GatewayRole {
     }
 
     pub(super) fn visitor_head_expired(&mut self, cx: &mut Connections<State>, id: Id) {
-        match cx.get(id).is_some_and(|p| p.kept() > 0) {
-            true => self.refuse(
-                cx,
-                id,
-                &LocalAnswer::new(408, "the request head was not whole within head_timeout"),
-            ),
-            false => cx.close(id),
+        let Some(peer) = cx.get(id).filter(|peer| peer.kept() > 0) else {
+            return cx.close(id);
+        };
+        let refusal = Refusal::new(408, HEAD_LATE);
+        if let State::Visitor(visitor) = &peer.state {
+            self.observe_malformed(peer.kept_bytes(), visitor.face(), &refusal);
         }
+        self.refuse(cx, id, &LocalAnswer::new(refusal.status, &refusal.reason));
     }
 }
 

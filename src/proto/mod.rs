@@ -17,6 +17,7 @@ pub mod heartbeat;
 pub(crate) mod named;
 pub(crate) mod prefixes;
 pub mod proxy_header;
+pub mod rebinding;
 pub mod tcp;
 pub(crate) mod template;
 pub mod turn;

@@ -21,7 +21,8 @@ use serde_json::json;
 
 use crate::{Failure, failed, files, output, usage};
 
-/// Requests that wait to be written. Beyond: they are lost, and their number is told.
+/// Requests that wait to be written, within the bytes that a gateway allows them. Beyond: they are
+/// lost, and their number is told.
 const RECORDS_MAX: usize = 8_192;
 /// Bytes that are written at once.
 const BATCH: usize = 64 * 1024;
@@ -121,7 +122,7 @@ impl Opened {
             .name("ptth-access-log".to_owned())
             .spawn(move || write_all(self.to, &records, self.format, &asked))
             .map_err(failed)?;
-        Ok(AccessLog { again, thread })
+        Ok(AccessLog { again, thread, lost: Lost::default() })
     }
 }
 
@@ -129,6 +130,7 @@ impl Opened {
 pub(crate) struct AccessLog {
     again: Arc<AtomicBool>,
     thread: JoinHandle<()>,
+    lost: Lost,
 }
 
 impl AccessLog {
@@ -137,12 +139,51 @@ impl AccessLog {
         self.again.clone()
     }
 
+    /// Says what was lost, now and then. To be called now and then, on a thread that does not write.
+    pub(crate) fn tell_lost(&mut self, gateway: &Gateway) {
+        let lost = gateway.stats().records_lost;
+        if let Some(number) = self.lost.due(lost, Instant::now()) {
+            tell_lost(number);
+        }
+    }
+
     /// Waits until everything is written, as long as that is worth while; the gateway has stopped.
-    pub(crate) fn finish(self) {
+    pub(crate) fn finish(self, gateway: &Gateway) {
         let end = Instant::now() + FINISH;
         while !self.thread.is_finished() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(1));
         }
+        let lost = gateway.stats().records_lost - self.lost.number;
+        if lost > 0 {
+            tell_lost(lost);
+        }
+    }
+}
+
+fn tell_lost(number: u64) {
+    log::warn!(
+        "{number} requests are not in the access log: it could not be written as fast as they came"
+    );
+}
+
+/// Requests that are not in the log, as far as that was told.
+#[derive(Default)]
+struct Lost {
+    number: u64,
+    told: Option<Instant>,
+}
+
+impl Lost {
+    /// How many are to be told of, where that is due: whoever is overloaded is not to be flooded by
+    /// that.
+    fn due(&mut self, all: u64, now: Instant) -> Option<u64> {
+        let is_due =
+            self.told.is_none_or(|told| now.saturating_duration_since(told) >= NOTICE_PERIOD);
+        let new = all.saturating_sub(self.number);
+        (is_due && new > 0).then(|| {
+            *self = Lost { number: all, told: Some(now) };
+            new
+        })
     }
 }
 
@@ -203,13 +244,11 @@ fn write_all(
     again: &AtomicBool,
 ) {
     let mut lines = Vec::with_capacity(BATCH);
-    let mut missed = Missed::default();
     loop {
         let first = records.recv_timeout(Duration::from_millis(500));
         if again.swap(false, SeqCst) {
             to.open_again();
         }
-        missed.tell(matches!(first, Err(RecvTimeoutError::Disconnected)));
         let first = match first {
             Ok(record) => record,
             Err(RecvTimeoutError::Timeout) => continue,
@@ -217,34 +256,12 @@ fn write_all(
         };
         lines.clear();
         for record in std::iter::once(first).chain(records.try_iter()) {
-            missed.number += record.missed;
             write_line(&mut lines, &record, format);
             if lines.len() >= BATCH {
                 break;
             }
         }
         to.write(&lines);
-    }
-}
-
-/// Requests that are not in the log.
-#[derive(Default)]
-struct Missed {
-    number: u64,
-    told: Option<Instant>,
-}
-
-impl Missed {
-    /// Says so, now and then: whoever is overloaded is not to be flooded by that.
-    fn tell(&mut self, is_end: bool) {
-        let is_due = is_end || self.told.is_none_or(|told| told.elapsed() >= NOTICE_PERIOD);
-        if self.number > 0 && is_due {
-            log::warn!(
-                "{} requests are not in the access log: it could not be written as fast as they came",
-                self.number
-            );
-            *self = Missed { number: 0, told: Some(Instant::now()) };
-        }
     }
 }
 
@@ -273,7 +290,11 @@ fn common(lines: &mut Vec<u8>, record: &ExchangeRecord) -> io::Result<()> {
     let visitor = record.visitor.map_or_else(|| "-".to_owned(), |address| address.to_string());
     let token = record.token.as_deref().map_or_else(|| "-".to_owned(), word);
     let [day, month, year, time] = date(record.at);
-    let request = format!("{} {} HTTP/1.{}", record.method, record.target, record.minor);
+    let request = match (&*record.method, &*record.target) {
+        ("", "") => "-".to_owned(),
+        ("", line) => line.to_owned(), // what came of a first line that could not be read
+        (method, target) => format!("{method} {target} HTTP/1.{}", record.minor),
+    };
     let bytes = match record.from_device {
         0 => "-".to_owned(),
         bytes => bytes.to_string(),
@@ -362,7 +383,7 @@ fn as_json(record: &ExchangeRecord) -> serde_json::Value {
         "device": Some(&record.device).filter(|name| !name.is_empty()),
         "token": record.token,
         "visitor": record.visitor.as_ref().map(IpAddr::to_string),
-        "method": record.method,
+        "method": Some(&record.method).filter(|method| !method.is_empty()),
         "target": record.target,
         "protocol": format!("HTTP/1.{}", record.minor),
         "host": record.host,
@@ -390,6 +411,16 @@ mod tests {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(784_111_777_042);
         assert_eq!(rfc_3339(at), "1994-11-06T08:49:37.042Z");
         assert_eq!(date(at), ["06", "Nov", "1994", "08:49:37"].map(str::to_owned));
+    }
+
+    #[test]
+    fn what_is_lost_is_told_now_and_then_and_none_of_it_twice() {
+        let (mut lost, began) = (Lost::default(), Instant::now());
+        assert_eq!(lost.due(0, began), None);
+        assert_eq!(lost.due(3, began), Some(3));
+        assert_eq!(lost.due(9, began + NOTICE_PERIOD / 2), None);
+        assert_eq!(lost.due(9, began + NOTICE_PERIOD), Some(6));
+        assert_eq!(lost.due(9, began + 3 * NOTICE_PERIOD), None);
     }
 
     #[test]

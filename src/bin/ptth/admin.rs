@@ -7,8 +7,8 @@ use clap::Args;
 use reverse_http::admin::{Admin, AdminListener};
 use reverse_http::{Gateway, Tokens};
 
+use crate::addresses::is_loopback;
 use crate::files::Reading;
-use crate::gateway::is_loopback;
 use crate::reload::{read_tokens, reload_tokens};
 use crate::{Failure, levels, usage};
 

@@ -1,24 +1,21 @@
 //! `ptth device --status`: how the device is connected, in JSON, as a file that is replaced whole or
 //! at a listener of its own, for health checks and LEDs.
 
+mod listener;
+
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use reverse_http::{DeviceEvent, DeviceEventKind};
 use serde_json::{Value, json};
 
-use crate::gateway::is_loopback;
+use crate::addresses::is_loopback;
 use crate::output::say;
 use crate::{Failure, failed, usage};
-
-/// How long one who asks at the listener may take.
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest request head that is read there, in bytes.
-const HEAD_MAX: usize = 8 * 1024;
 
 /// What is known of the connections. Clones share it.
 #[derive(Clone)]
@@ -107,18 +104,7 @@ impl Board {
         say(format_args!("status http://{address}"));
         let board = Board { state, file: None };
         let shown = board.clone();
-        std::thread::Builder::new()
-            .name("ptth-status".to_owned())
-            .spawn(move || {
-                for stream in listener.incoming() {
-                    match stream {
-                        Ok(stream) => drop(shown.answer(stream)), // whoever asked has gone
-                        // No descriptor is left, most likely.
-                        Err(_) => std::thread::sleep(Duration::from_millis(100)),
-                    }
-                }
-            })
-            .map_err(failed)?;
+        listener::start(listener, move || shown.text()).map_err(failed)?;
         Ok(board)
     }
 
@@ -142,6 +128,7 @@ impl Board {
         }
     }
 
+    /// Whether the device is connected, and all of it in JSON.
     fn text(&self) -> (bool, String) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         (!state.connected.is_empty(), format!("{:#}\n", state.json()))
@@ -157,29 +144,6 @@ impl Board {
         std::fs::rename(beside, path.as_path()).inspect_err(|_| {
             drop(std::fs::remove_file(beside)); // the first mistake is the one that is told
         })
-    }
-
-    /// One request, whatever its path: 200 while the device is connected, else 503.
-    fn answer(&self, mut stream: TcpStream) -> io::Result<()> {
-        stream.set_read_timeout(Some(ASK_TIMEOUT))?;
-        stream.set_write_timeout(Some(ASK_TIMEOUT))?;
-        let began = std::time::Instant::now();
-        let (mut head, mut bytes) = (Vec::new(), [0; 1024]);
-        while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-            let n = stream.read(&mut bytes)?;
-            head.extend_from_slice(&bytes[..n]);
-            if n == 0 || head.len() > HEAD_MAX || began.elapsed() > ASK_TIMEOUT {
-                return Ok(());
-            }
-        }
-        let (connected, text) = self.text();
-        let status = if connected { "200 OK" } else { "503 Service Unavailable" };
-        let body = if head.starts_with(b"HEAD ") { "" } else { &text };
-        write!(
-            stream,
-            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n{body}",
-            text.len()
-        )
     }
 }
 

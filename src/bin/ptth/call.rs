@@ -1,9 +1,11 @@
 //! `ptth call`: one request to a device, as a visitor.
 
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use reverse_http::proto::head::{self, write_field, write_request_line};
+use reverse_http::text::spelled_out;
 
 use crate::arguments::some_time;
 use crate::certificates::DeviceFiles;
@@ -59,6 +61,9 @@ pub(crate) fn run(args: CallArgs) -> Result<(), Failure> {
     let mut wire = to.connect(Instant::now() + args.timeout)?;
     wire.send(&request).map_err(failed)?;
     let status = wire.answer(&args.method, BODY_MAX, |_, part| match part {
+        Part::Head(head) if args.include && io::stdout().is_terminal() => {
+            print(for_terminal(head).as_bytes())
+        }
         Part::Head(head) if args.include => print(head),
         Part::Head(_) => Ok(()),
         Part::Body(data) => print(data),
@@ -67,6 +72,12 @@ pub(crate) fn run(args: CallArgs) -> Result<(), Failure> {
         0..=399 => Ok(()),
         _ => Err(failed(format_args!("{status} {}", head::reason_phrase(status)))),
     }
+}
+
+/// A head with nothing that a terminal obeys but the ends of its lines.
+fn for_terminal(head: &[u8]) -> String {
+    let text = String::from_utf8_lossy(head);
+    text.lines().map(|line| spelled_out(line) + "\r\n").collect()
 }
 
 fn request(args: &CallArgs, to: &Visitors) -> Result<Vec<u8>, Failure> {

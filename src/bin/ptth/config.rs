@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+use reverse_http::text::misleads;
 use reverse_http::{Error, Route, Routes};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -133,7 +134,7 @@ impl File {
     fn mistake(&self, at: Range<usize>, what: impl Display) -> String {
         // A key of the file may have what a terminal obeys.
         let what: String =
-            what.to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+            what.to_string().chars().map(|c| if misleads(c) { '?' } else { c }).collect();
         format!("{}: {what}", self.place(&at))
     }
 

@@ -3,7 +3,9 @@
 //!
 //! A file may hang (a FIFO, a network file system), never end (a device), vanish, or be written
 //! while it is read. Each reading runs on a thread of its own, which is left behind where it hangs.
-//! What is read again while the process serves has to be a regular file that has come to rest.
+//! At the start a file is a regular one, or a descriptor that the process was started with
+//! (`/dev/stdin`, `<(command)`), or `/dev/null`: a FIFO of another name would be waited for. What is
+//! read again while the process serves has to be a regular file that has come to rest.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -56,12 +58,43 @@ pub(crate) fn within(reading: Reading) -> Duration {
 pub(crate) fn read(file: &Path, most: u64, reading: Reading) -> Result<Vec<u8>, String> {
     let file = PathBuf::from(file);
     let bytes = on_a_thread(within(reading), move || match reading {
-        Reading::First => {
-            File::open(&file).map_err(|e| e.to_string()).and_then(|opened| bounded(opened, most))
-        }
+        Reading::First => bounded(opened_first(&file)?, most),
         Reading::Again => at_rest(&file, most),
     });
     bytes.and_then(without_mark)
+}
+
+/// Never waits for whoever would write to a FIFO.
+fn opened(file: &Path) -> Result<(File, Metadata), String> {
+    let without_waiting = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(without_waiting)
+        .open(file)
+        .map_err(|e| e.to_string())?;
+    let data = opened.metadata().map_err(|e| e.to_string())?;
+    Ok((opened, data))
+}
+
+fn opened_first(file: &Path) -> Result<File, String> {
+    if is_descriptor(file) {
+        return File::open(file).map_err(|e| e.to_string());
+    }
+    match opened(file)? {
+        (_, data) if data.is_dir() => Err("it is a directory".to_owned()),
+        (opened, data) if data.is_file() || file == Path::new("/dev/null") => Ok(opened),
+        _ => Err(
+            "it is not a regular file; of others only /dev/stdin, /dev/fd/N and /dev/null are read"
+                .to_owned(),
+        ),
+    }
+}
+
+/// A descriptor that the process was started with, as shells name those of `<(command)`.
+fn is_descriptor(file: &Path) -> bool {
+    file == Path::new("/dev/stdin")
+        || file.starts_with("/dev/fd")
+        || file.starts_with("/proc/self/fd")
 }
 
 /// Text as editors and shells of Windows write it: a byte order mark before UTF-8 says nothing, one
@@ -169,14 +202,7 @@ impl From<&Metadata> for Stamp {
 fn at_rest(file: &Path, most: u64) -> Result<Vec<u8>, String> {
     let end = Instant::now() + AGAIN - AGAIN / 5; // the caller hears of it within its time
     loop {
-        // A FIFO without a writer would be waited for.
-        let without_waiting = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(without_waiting)
-            .open(file)
-            .map_err(|e| e.to_string())?;
-        let data = opened.metadata().map_err(|e| e.to_string())?;
+        let (opened, data) = opened(file)?;
         if !data.is_file() {
             return Err("it is not a regular file, and only those are read again".to_owned());
         }
@@ -252,18 +278,31 @@ mod tests {
     fn what_never_ends_is_refused_and_what_is_no_file_is_not_read_again() {
         for reading in [Reading::First, Reading::Again] {
             let what = read(Path::new("/dev/zero"), 1 << 20, reading).unwrap_err();
-            let expected = if reading == Reading::First {
-                "longer than 1024 KiB"
-            } else {
-                "not a regular file"
-            };
-            assert!(what.contains(expected), "{what}");
+            assert!(what.contains("not a regular file"), "{what}");
             assert!(
                 read(Path::new("/nowhere/at/all"), 1, reading)
                     .unwrap_err()
                     .contains("No such file")
             );
         }
+    }
+
+    #[test]
+    fn a_descriptor_and_nothing_else_that_is_no_file_is_read_at_the_start() {
+        let mut writer = std::process::Command::new("printf");
+        let mut writer = writer.arg("text").stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let ours = writer.stdout.take().unwrap();
+        let mut path = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&ours));
+        let most = "text".len() as u64;
+        let longer = bounded(io::repeat(b'x'), most).unwrap_err();
+        assert!(longer.contains("longer than"), "{longer}");
+        assert_eq!(read(Path::new(&path), most, Reading::First).unwrap(), b"text");
+        writer.wait().unwrap();
+        let again = read(Path::new(&path), most, Reading::Again).unwrap_err();
+        assert!(again.contains("only those are read again"), "{again}");
+        assert_eq!(read(Path::new("/dev/null"), most, Reading::First).unwrap(), b"");
+        path = std::env::temp_dir().to_str().unwrap().to_owned();
+        assert_eq!(read(Path::new(&path), most, Reading::First).unwrap_err(), "it is a directory");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `ptth gateway`: the options become a gateway, which serves until a signal and reads its files
 //! again when one says so.
 
-use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc;
@@ -17,6 +16,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::access_log::AccessLog;
+use crate::addresses::{is_loopback, refuse_absent, refuse_same};
 use crate::arguments::{GatewayArgs, Offered};
 use crate::config::Merged;
 use crate::files::{Again, Reading};
@@ -34,13 +34,14 @@ pub(crate) fn run(args: GatewayArgs, merged: &Merged) -> Result<(), Failure> {
         prepared.builder.check()?;
         args.admin.tokens(Reading::First)?;
         args.access_log.check()?;
+        refuse_absent(&listening(&args.devices, &args.visitors, args.admin.address()))?;
         return print_line("the options, and the files that they name, are valid");
     }
     let access_log = args.access_log.open()?;
     // Until here a signal ends the process, whatever the files do.
     let told = watch(Signals::new(SIGNALS).map_err(failed)?);
     let gateway = Arc::new(prepared.builder.start()?);
-    let access_log = access_log.map(|log| log.start(&gateway)).transpose()?;
+    let mut access_log = access_log.map(|log| log.start(&gateway)).transpose()?;
     let visitors = match prepared.visitors_tls {
         Some(tls) => gateway.relay_tls(&args.visitors, prepared.table, tls)?,
         None => gateway.relay(&args.visitors, prepared.table)?,
@@ -69,12 +70,12 @@ pub(crate) fn run(args: GatewayArgs, merged: &Merged) -> Result<(), Failure> {
             supervisor.ready(listeners.serving());
         })
     };
-    let signal = until_stopped(&gateway, &told, &again.map_err(failed)?)?;
+    let signal = until_stopped(&gateway, &told, &again.map_err(failed)?, access_log.as_mut())?;
     // Somebody at a keyboard waits for no load balancer.
     let notice = if signal == SIGINT { Duration::ZERO } else { notice };
     drain(&gateway, told, &supervisor, notice, time);
     drop(admin.lock().unwrap_or_else(PoisonError::into_inner).take());
-    access_log.into_iter().for_each(AccessLog::finish);
+    access_log.into_iter().for_each(|log| log.finish(&gateway));
     Ok(())
 }
 
@@ -93,7 +94,7 @@ struct Prepared {
 
 impl Prepared {
     fn of(args: &GatewayArgs, merged: &Merged) -> Result<Self, Failure> {
-        check_addresses(args, &args.devices, &args.visitors)?;
+        check_addresses(args, (&args.devices, &args.visitors, args.admin.address()))?;
         args.admin.check()?;
         let fixed = routes(&args.route)?;
         let fixed = match &args.health_path {
@@ -138,11 +139,11 @@ impl Prepared {
     }
 }
 
-/// Refuses addresses that let anybody register, and two listeners at one.
+/// Refuses addresses that let anybody register, and two listeners at one: of devices, of visitors,
+/// of operators.
 pub(crate) fn check_addresses(
     args: &GatewayArgs,
-    devices: &str,
-    visitors: &str,
+    (devices, visitors, admin): (&str, &str, Option<&str>),
 ) -> Result<(), Failure> {
     if args.tokens.is_none()
         && !args.tls.know_devices()
@@ -154,12 +155,17 @@ pub(crate) fn check_addresses(
              --devices-client-ca FILE, or accept it with --insecure-anyone-may-register"
         )));
     }
-    if same_address(devices, visitors)? {
-        return Err(usage(format!(
-            "--devices and --visitors are both {devices}; they need two addresses"
-        )));
-    }
-    Ok(())
+    refuse_same(&listening(devices, visitors, admin))
+}
+
+/// Every address of a gateway, by its option.
+fn listening<'a>(
+    devices: &'a str,
+    visitors: &'a str,
+    admin: Option<&'a str>,
+) -> Vec<(&'static str, &'a str)> {
+    let admin = admin.map(|admin| ("--admin", admin));
+    [("--devices", devices), ("--visitors", visitors)].into_iter().chain(admin).collect()
 }
 
 /// Which offers are taken, and when they are answered.
@@ -339,8 +345,10 @@ fn until_stopped(
     gateway: &Gateway,
     told: &mpsc::Receiver<i32>,
     reload: &Again,
+    mut access_log: Option<&mut AccessLog>,
 ) -> Result<i32, Failure> {
     loop {
+        access_log.iter_mut().for_each(|log| log.tell_lost(gateway));
         match told.recv_timeout(Duration::from_secs(1)) {
             Ok(SIGHUP) => reload.ask(),
             Ok(SIGUSR1) => log_state(gateway),
@@ -367,22 +375,6 @@ fn log_state(gateway: &Gateway) {
         stats.ends.total(),
         ends_of(&stats.ends)
     );
-}
-
-fn addresses(address: &str) -> Result<Vec<std::net::SocketAddr>, Failure> {
-    let found = address
-        .to_socket_addrs()
-        .map_err(|e| usage(format!("{address}: write an address like 127.0.0.1:9999 ({e})")))?;
-    Ok(found.collect())
-}
-
-pub(crate) fn is_loopback(address: &str) -> Result<bool, Failure> {
-    Ok(addresses(address)?.iter().all(|a| a.ip().to_canonical().is_loopback()))
-}
-
-fn same_address(a: &str, b: &str) -> Result<bool, Failure> {
-    let b = addresses(b)?;
-    Ok(addresses(a)?.iter().any(|a| a.port() != 0 && b.contains(a)))
 }
 
 impl GatewayArgs {

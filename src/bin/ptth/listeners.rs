@@ -131,7 +131,7 @@ impl Listeners {
         if is_same {
             return;
         }
-        if let Err(e) = check_addresses(args, &new.devices, &new.visitors) {
+        if let Err(e) = check_addresses(args, (&new.devices, &new.visitors, new.admin.address())) {
             return wrong!("{}; the listeners stay as they were", e.text);
         }
         let mut changes = Changes::default();

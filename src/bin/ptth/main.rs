@@ -8,6 +8,7 @@
 #![allow(rustdoc::bare_urls, reason = "the doc comments of the arguments are the text of --help")]
 
 mod access_log;
+mod addresses;
 mod admin;
 mod arguments;
 mod board;

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use reverse_http::text::misleads;
 use serde_json::Value;
 
 use crate::arguments::some_time;
@@ -154,7 +155,7 @@ fn told(status: u16, body: &str) -> String {
 
 /// With nothing that a terminal obeys: whatever answers there may not be a gateway.
 fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    text.chars().map(|c| if misleads(c) { '?' } else { c }).collect()
 }
 
 pub(crate) fn status(args: &StatusArgs) -> Result<(), Failure> {

@@ -159,16 +159,19 @@ fn at_the_start_files_are_bounded_in_size() {
         ["device", "http://localhost:1/lamp", "--text", "hi"],
         ["device", "https://localhost:1/lamp", "--text", "hi"],
     );
-    let zero = "/dev/zero";
+    let folder = TempDir::new("long-files");
+    let long = folder.0.join("long");
+    std::fs::File::create(&long).unwrap().set_len(17 << 20).unwrap();
+    let long = long.to_str().unwrap();
     let rows: Vec<Vec<&str>> = vec![
-        [&gateway[..], &["--config", zero]].concat(),
-        [&gateway[..], &["--tokens", zero]].concat(),
-        [&gateway[..], &["--visitor-tokens", zero]].concat(),
-        [&gateway[..], &["--devices-cert", zero, "--devices-key", zero]].concat(),
-        [&gateway[..], &["--visitors-cert", zero, "--visitors-key", zero]].concat(),
-        [&plain[..], &["--token-file", zero]].concat(),
-        [&secure[..], &["--ca", zero]].concat(),
-        [&secure[..], &["--cert", zero, "--key", zero]].concat(),
+        [&gateway[..], &["--config", long]].concat(),
+        [&gateway[..], &["--tokens", long]].concat(),
+        [&gateway[..], &["--visitor-tokens", long]].concat(),
+        [&gateway[..], &["--devices-cert", long, "--devices-key", long]].concat(),
+        [&gateway[..], &["--visitors-cert", long, "--visitors-key", long]].concat(),
+        [&plain[..], &["--token-file", long]].concat(),
+        [&secure[..], &["--ca", long]].concat(),
+        [&secure[..], &["--cert", long, "--key", long]].concat(),
     ];
     each_row(
         &rows,
@@ -176,7 +179,7 @@ fn at_the_start_files_are_bounded_in_size() {
         |row| {
             let (code, _, stderr) = Ptth::run(row);
             assert!(
-                code == 2 && stderr.contains(zero) && stderr.contains("longer than"),
+                code == 2 && stderr.contains(long) && stderr.contains("longer than"),
                 "{code}: {stderr}"
             );
         },
@@ -241,14 +244,16 @@ fn a_signal_ends_a_start_that_waits_for_a_file() {
         "--visitors",
         "127.0.0.1:0",
         "--tokens",
-        path.to_str().unwrap(),
+        "/dev/stdin",
     ];
     let writer = std::fs::File::options().read(true).write(true).open(&path).unwrap();
-    let mut child =
-        Ptth::command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut command = Ptth::command(&arguments);
+    command.stdin(std::fs::File::open(&path).unwrap());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     eventually("the FIFO is being read", || {
         let open = std::fs::read_dir(format!("/proc/{}/fd", child.id())).ok()?;
         open.flatten()
+            .filter(|entry| entry.file_name() != "0")
             .any(|entry| std::fs::read_link(entry.path()).is_ok_and(|link| link == path))
             .then_some(())
     });

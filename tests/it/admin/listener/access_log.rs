@@ -168,6 +168,37 @@ fn an_access_log_that_nobody_takes_keeps_no_request_waiting() {
 }
 
 #[test]
+fn what_waits_for_the_access_log_is_bounded_in_bytes_and_counted_as_memory() {
+    let folder = TempDir::new("access-bytes");
+    let fifo = folder.0.join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    // Somebody has it open, and reads nothing.
+    let _reader = std::fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+    let log = ["--access-log", fifo.to_str().unwrap(), "--route", "none", "--memory", "64M"];
+    let observed = super::Observed::start(&log);
+    let (mut visitor, long) = (observed.gateway.visitor(), "x".repeat(4_000));
+    for _ in 0..10 {
+        visitor.write(get(&format!("/{long}")).repeat(100));
+        (0..100).for_each(|_| drop(visitor.read_answer("GET")));
+    }
+    let lost = |text: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix("ptth_access_log_lost_total "));
+        line?.parse::<u64>().ok()
+    };
+    // A 64th of the memory: 1 MiB, some 250 of these; some more are in the writer's hands.
+    let metrics = eventually("what is lost", || {
+        let text = observed.get("/metrics").text();
+        lost(&text).is_some_and(|lost| lost > 0).then_some(text)
+    });
+    let lost = lost(&metrics).unwrap();
+    assert!((500..950).contains(&lost), "{lost}");
+    let memory = &observed.json("/api/v1/limits")["use"]["memory_bytes"];
+    assert!((900_000..4_000_000).contains(&memory.as_u64().unwrap()), "{memory}");
+    // The writer hangs, and it is said all the same.
+    observed.gateway.process.expect_stderr("requests are not in the access log");
+}
+
+#[test]
 fn a_file_that_cannot_be_opened_is_wrong_usage() {
     let common = ["gateway", "--devices", "127.0.0.1:0", "--visitors", "127.0.0.1:0"];
     for file in ["/", "/no/such/folder/log"] {

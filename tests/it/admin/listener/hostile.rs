@@ -14,10 +14,12 @@ fn what_others_write_is_text_on_every_page() {
     let file = folder.0.join("tokens");
     let (_, out, _) = Ptth::run(&["token", "lamp", "--label", "<i>label</i>"]);
     let (token, line) = out.trim_end().split_once('\n').unwrap();
-    std::fs::write(&file, line).unwrap();
+    std::fs::write(&file, format!("{line}\u{202e}\u{2066}\n")).unwrap();
     let observed = Observed::start(&["--tokens", file.to_str().unwrap()]);
     let script = "<script>alert(1)</script>";
-    let fields = format!("Authorization: Bearer {token}\r\nUser-Agent: {script}\"'&\u{9b}31m\r\n");
+    let fields = format!(
+        "Authorization: Bearer {token}\r\nUser-Agent: {script}\"'&\u{9b}31m\u{202e}\u{200b}\r\n"
+    );
     let mut link = observed.gateway.link_with("lamp", &fields);
     let mut visitor = observed.gateway.visitor();
     visitor.write("GET /lamp/'onload='alert(1)&lt;b&gt; HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -28,7 +30,9 @@ fn what_others_write_is_text_on_every_page() {
     let query = "/?q=%3Cscript%3Ealert(1)%3C/script%3E&sort=%22%3E%3Cu%3E&silent_for=%3Cu%3E";
     for page in ["/", "/devices/lamp", "/?q=%3Cscript", "/?fragment=1", query] {
         let html = observed.get(page).text();
-        for never in [script, "<i>label", "'onload", "\"><u>", "\u{9b}"] {
+        for never in
+            [script, "<i>label", "'onload", "\"><u>", "\u{9b}", "\u{202e}", "\u{2066}", "\u{200b}"]
+        {
             assert!(!html.contains(never), "{page}: {never:?}\n{html}");
         }
     }

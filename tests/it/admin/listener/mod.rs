@@ -2,8 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod access_log;
+mod bounds;
 mod hostile;
 mod monitoring;
+mod operators;
+mod refused;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -223,15 +226,6 @@ fn heads_are_read_strictly_and_within_bounds() {
     let mut peer = RawPeer::connect(observed.admin);
     peer.write("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3));
     (0..3).for_each(|_| peer.read_answer("GET").expect_ok("ok\n"));
-    // One connection more than there are places is told so.
-    let held: Vec<RawPeer> = (0..63).map(|_| RawPeer::connect(observed.admin)).collect();
-    eventually("the listener is full", || {
-        let mut late = RawPeer::connect(observed.admin);
-        late.write("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
-        (late.read_answer("GET").status() == 503).then_some(())
-    });
-    drop(held);
-    eventually("there is room again", || (observed.get("/healthz").status() == 200).then_some(()));
 }
 
 #[test]

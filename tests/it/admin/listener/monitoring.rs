@@ -1,8 +1,11 @@
 //! What monitoring reads.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::{Observed, exchange};
+use crate::support::pki::Authority;
 use crate::support::{eventually, repository};
 
 // ── What monitoring reads ──
@@ -39,4 +42,42 @@ fn the_dashboard_and_the_alerts_ask_for_metrics_that_there_are() {
         let missing: Vec<&String> = asked.iter().filter(|name| !said.contains(name)).collect();
         assert!(missing.is_empty(), "{missing:?}");
     }
+}
+
+#[test]
+fn the_days_of_the_gateways_own_certificates_are_told() {
+    const DAY: u64 = 86_400;
+    let authority = Authority::new();
+    let long = authority.issue_for("long", &["localhost"], Duration::from_secs(90 * DAY));
+    let short = authority.issue_for("short", &["localhost"], Duration::from_secs(9 * DAY));
+    let observed = Observed::start(&[
+        "--visitors-cert",
+        long.certificate(),
+        "--visitors-key",
+        long.key(),
+        "--devices-cert",
+        short.certificate(),
+        "--devices-key",
+        short.key(),
+    ]);
+    let told = observed.json("/api/v1/status")["certificates"].clone();
+    let days: Vec<_> = told.as_array().unwrap().iter().map(|one| &one["days_left"]).collect();
+    assert_eq!(days, [8, 89], "{told}");
+    assert_eq!(
+        (&told[0]["listener"], &told[1]["listener"]),
+        (&"devices".into(), &"visitors".into())
+    );
+    let metrics = observed.get("/metrics").text();
+    for (one, whose) in told.as_array().unwrap().iter().zip(["devices", "visitors"]) {
+        let address = one["address"].as_str().unwrap();
+        let labels = format!("{{listener=\"{whose}\",address=\"{address}\"}}");
+        let line = format!("ptth_certificate_expires_seconds{labels} ");
+        let line = metrics.lines().find_map(|found| found.strip_prefix(&line));
+        let at: f64 = line.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap();
+        assert_eq!(at, one["expires"].as_f64().unwrap());
+    }
+    assert!(observed.get("/").text().contains("<b>8 d</b><span>left of the first certificate"));
+    let plain = Observed::start(&[]);
+    assert_eq!(plain.json("/api/v1/status")["certificates"], Value::from(Vec::<Value>::new()));
+    assert!(!plain.get("/").text().contains("of the first certificate"));
 }

@@ -1,0 +1,188 @@
+//! Who may ask at the admin listener, and what the log says of that.
+//!
+//! Where there are tokens, the first request with each one from each address is told, and so are
+//! requests with one that does not count. Where there are none whoever can connect may ask, and a
+//! page of another site must not be made to connect in an operator's name: its host is then a DNS
+//! name that leads to loopback (DNS rebinding), or it cannot set a field of ours (CSRF).
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError, RwLock};
+
+use crate::admin::answers::Reply;
+use crate::error::Error;
+use crate::gateway::tokens::{Digest, Tokens, shown};
+use crate::logs::Gate;
+use crate::proto::framed::FramedRequest;
+use crate::proto::head;
+use crate::proto::rebinding;
+
+/// Pairs of a token and an address that are known to have come; of more, the oldest is told again.
+const SEEN_MAX: usize = 256;
+/// Lines about refusals, per second.
+const REFUSALS_PER_SECOND: u32 = 1;
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remote {
+    Address(IpAddr),
+    UnixSocket,
+}
+
+impl Remote {
+    /// The address that has a share of the connections: one beyond this machine.
+    pub(super) fn beyond(self) -> Option<IpAddr> {
+        match self {
+            Remote::Address(address) if !address.is_loopback() => Some(address),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Remote::Address(address) => address.fmt(f),
+            Remote::UnixSocket => f.write_str("the Unix socket"),
+        }
+    }
+}
+
+/// The token of whoever asks; `None`: there are no tokens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Operator(Option<Digest>);
+
+/// The tokens in force, and who was seen with them.
+pub(super) struct Operators {
+    tokens: RwLock<Option<Tokens>>,
+    seen: Mutex<VecDeque<(Digest, Remote)>>,
+    token_bytes_max: usize,
+}
+
+impl Operators {
+    pub(super) fn new(tokens: Option<Tokens>, token_bytes_max: usize) -> Self {
+        Operators { tokens: RwLock::new(tokens), seen: Mutex::default(), token_bytes_max }
+    }
+
+    /// Puts other tokens in force, where there were some.
+    pub(super) fn replace(&self, new: Tokens) -> Result<(), Error> {
+        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        if tokens.is_none() {
+            return Err(Error::usage("this admin listener was started without tokens"));
+        }
+        *tokens = Some(new);
+        Ok(())
+    }
+
+    /// Whoever asks, where that may be.
+    ///
+    /// # Errors
+    /// What is answered instead.
+    pub(super) fn admit(
+        &self,
+        request: &FramedRequest<'_>,
+        from: Remote,
+    ) -> Result<Operator, Reply> {
+        let operator = match &*self.tokens.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(tokens) => Operator(Some(self.known(request, tokens, from)?)),
+            None if is_local(request) => Operator(None),
+            None => {
+                return Err(Reply::text(
+                    421,
+                    "the admin listener answers for localhost and for addresses alone (DNS rebinding)",
+                ));
+            }
+        };
+        if request.method == "POST" && request.fields.get("X-Ptth-Admin").is_none() {
+            return Err(Reply::text(403, "actions need the field X-Ptth-Admin: 1 (CSRF)"));
+        }
+        Ok(operator)
+    }
+
+    fn known(
+        &self,
+        request: &FramedRequest<'_>,
+        tokens: &Tokens,
+        from: Remote,
+    ) -> Result<Digest, Reply> {
+        static REFUSED: Gate = Gate::new(module_path!(), REFUSALS_PER_SECOND);
+        let digest = self.shown(request);
+        match digest.filter(|digest| tokens.is_valid(digest)) {
+            Some(digest) => {
+                self.tell_first(digest, tokens, from);
+                return Ok(digest);
+            }
+            // A browser asks without one first.
+            None if request.fields.all("Authorization").next().is_none() => {
+                log_names!(Debug, "an operator at {from} showed no token");
+            }
+            None => {
+                let why = match digest.and_then(|digest| tokens.expired(&digest)) {
+                    Some(day) => format!("a token whose last day was {day}"),
+                    None => "no token of this gateway's operators".to_owned(),
+                };
+                REFUSED.log(
+                    log::Level::Warn,
+                    format_args!("whoever asked the admin listener from {from} showed {why}"),
+                );
+            }
+        }
+        Err(Reply::text(401, UNKNOWN)
+            .field("WWW-Authenticate", "Basic realm=\"ptth admin\", charset=\"UTF-8\"")
+            .field("WWW-Authenticate", "Bearer realm=\"ptth admin\""))
+    }
+
+    fn shown(&self, request: &FramedRequest<'_>) -> Option<Digest> {
+        shown(request.fields.all("Authorization"), self.token_bytes_max)
+    }
+
+    /// Says who has come, once for each token and address.
+    fn tell_first(&self, digest: Digest, tokens: &Tokens, from: Remote) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.contains(&(digest, from)) {
+            return;
+        }
+        if seen.len() == SEEN_MAX {
+            seen.pop_front();
+        }
+        seen.push_back((digest, from));
+        drop(seen);
+        let label = tokens.label(&digest).unwrap_or_default();
+        log_names!(Info, "an operator came from {from}, with the token {label}");
+    }
+
+    /// Whether a request shows what [`admit`](Self::admit) would want, whatever it asks for. A
+    /// connection is not kept for whoever has shown no token: it would take the place of an
+    /// operator.
+    pub(super) fn are_shown(&self, request: &FramedRequest<'_>) -> bool {
+        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        let is_valid =
+            |tokens: &Tokens| self.shown(request).is_some_and(|digest| tokens.is_valid(&digest));
+        tokens.as_ref().is_none_or(is_valid)
+    }
+
+    /// Whether whoever was admitted would be still.
+    pub(super) fn still_admit(&self, operator: Operator) -> bool {
+        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        match (&*tokens, operator.0) {
+            (Some(tokens), Some(digest)) => tokens.is_valid(&digest),
+            (None, _) => true,
+            (Some(_), None) => false,
+        }
+    }
+
+    /// What operators call the token of one; empty where there are no tokens.
+    pub(super) fn label(&self, operator: Operator) -> String {
+        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        let label = tokens.as_ref().zip(operator.0).and_then(|(all, digest)| all.label(&digest));
+        label.map(String::from).unwrap_or_default()
+    }
+}
+
+/// What whoever shows no token is told.
+pub(super) const UNKNOWN: &str = "operators of this gateway show a token";
+
+fn is_local(request: &FramedRequest<'_>) -> bool {
+    head::one_host(&request.fields).is_ok_and(|host| host.is_some_and(rebinding::is_local))
+}

@@ -1,0 +1,20 @@
+//! DNS rebinding: a web page whose own name leads to this machine makes a browser ask a listener on
+//! loopback, and reads the answer. What tells such a request is its `Host`.
+
+use core::net::IpAddr;
+
+use crate::proto::head;
+
+/// Returns true if this `Host` is `localhost` or an address, with or without a port: no page of
+/// another site has such a name.
+///
+/// ```
+/// use reverse_http::proto::rebinding::is_local;
+/// assert!(is_local(b"localhost:9990") && is_local(b"127.0.0.1") && is_local(b"[::1]:80"));
+/// assert!(!is_local(b"rebound.example") && !is_local(b"127.0.0.1.example") && !is_local(b""));
+/// ```
+pub fn is_local(host: &[u8]) -> bool {
+    let Ok(authority) = head::authority(host) else { return false };
+    let bare = authority.host.trim_start_matches('[').trim_end_matches(']');
+    bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+}

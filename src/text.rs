@@ -1,0 +1,49 @@
+//! Text of peers where people read it: on a terminal, in a log, on a page.
+
+/// Returns true if a terminal may obey this character, or if it changes how the text beside it is
+/// read without being seen: controls, line and paragraph separators, marks that turn the direction
+/// of reading, and invisible format characters.
+///
+/// ```
+/// use reverse_http::text::misleads;
+/// assert!(misleads('\u{1b}') && misleads('\n') && misleads('\u{202e}') && misleads('\u{200b}'));
+/// assert!(!misleads('a') && !misleads(' ') && !misleads('é') && !misleads('灯'));
+/// ```
+pub fn misleads(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{115f}' | '\u{1160}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{3164}'
+                | '\u{feff}'
+                | '\u{ffa0}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
+}
+
+/// The text with such characters spelled out (`\u{1b}`, `\n`).
+///
+/// ```
+/// use reverse_http::text::spelled_out;
+/// assert_eq!(spelled_out("lamp\u{202e}\x1b[2J é"), "lamp\\u{202e}\\u{1b}[2J é");
+/// ```
+pub fn spelled_out(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            c if c.is_control() => out.extend(c.escape_default()),
+            c if misleads(c) => out.extend(c.escape_unicode()),
+            c => out.push(c),
+        }
+    }
+    out
+}
