@@ -58,7 +58,7 @@ impl Exchange {
     pub(super) fn begin(lease: Lease, limits: &Arc<Limits>) -> Option<Self> {
         let Lease { stream, unread, busy, ticket } = lease;
         let busy = busy.unwrap_or_else(|| ticket.busy());
-        let mut link = DeviceLink::within(Shared::new(stream), unread, limits.clone());
+        let mut link = DeviceLink::within(Shared::new(stream), unread, limits.clone()).watched();
         match link.next_request() {
             Ok(Some(request)) => {
                 ticket.shared.exchanges.fetch_add(1, Relaxed);
@@ -71,7 +71,7 @@ impl Exchange {
             }
             Err(e) => {
                 drop(busy);
-                ticket.failed(&e);
+                ticket.refused(link, &e);
                 None
             }
         }

@@ -12,6 +12,8 @@ use crate::device::link::Link;
 use crate::engine::event_loop::Remote;
 use crate::error::Error;
 use crate::error::Fault;
+use crate::link::DeviceLink;
+use crate::stream::Shared;
 use crate::stream::Stream;
 
 /// A link in the hands of program code.
@@ -44,13 +46,17 @@ impl Ticket {
 
     /// The same, after an error on it.
     pub(crate) fn failed(self, error: &Error) {
-        let end = match () {
-            () if error.is_timeout() => CloseCause::Late,
-            () if error.is_closed() => CloseCause::Cut,
-            () if error.fault() == Fault::Gateway => CloseCause::ProtocolError,
-            () => CloseCause::Failed,
-        };
-        self.end(CloseReason::new(end, error.to_string()));
+        self.end(reason_of(error));
+    }
+
+    /// No request could be read. One that was answered with a refusal ends its link gently.
+    pub(crate) fn refused(mut self, link: DeviceLink<Shared>, error: &Error) {
+        if !link.is_leaving() {
+            return self.failed(error);
+        }
+        self.why = reason_of(error);
+        let (stream, unread) = link.into_parts();
+        self.close(stream.into_inner(), unread);
     }
 
     /// Something came on the link: its end is no failed dial.
@@ -123,6 +129,17 @@ impl Ticket {
     pub(crate) fn callers_wait(&self, callers: usize) {
         self.remote.send(Command::CallersWait(callers));
     }
+}
+
+/// What an error of a link says of its end.
+fn reason_of(error: &Error) -> CloseReason {
+    let end = match () {
+        () if error.is_timeout() => CloseCause::Late,
+        () if error.is_closed() => CloseCause::Cut,
+        () if error.fault() == Fault::Gateway => CloseCause::ProtocolError,
+        () => CloseCause::Failed,
+    };
+    CloseReason::new(end, error.to_string())
 }
 
 impl Drop for Ticket {

@@ -40,7 +40,7 @@ pub(super) fn answer_with(
     const SOON: Duration = Duration::from_secs(1);
     let Lease { stream, unread, busy: mut first, ticket } = lease;
     let mut waited = since.elapsed() > SOON;
-    let mut link = DeviceLink::within(Shared::new(stream), unread, limits.clone());
+    let mut link = DeviceLink::within(Shared::new(stream), unread, limits.clone()).watched();
     loop {
         let is_new = first.is_none(); // the loop has read the head of the first request
         let busy = first.take().unwrap_or_else(|| ticket.busy());
@@ -56,7 +56,7 @@ pub(super) fn answer_with(
             }
             Err(e) => {
                 drop(busy);
-                return ticket.failed(&e);
+                return ticket.refused(link, &e);
             }
             // Nobody waits for its response any more, or nobody may.
             Ok(Next::Request(_))

@@ -39,6 +39,8 @@ pub struct DeviceLink<S: TimedStream + 'static = Stream> {
     waiting: Option<usize>,
     /// This side ends the link and has not taken leave yet: half-close, and read on for a moment.
     goaway: bool,
+    /// Whoever has it takes leave in its place.
+    is_watched: bool,
 }
 
 /// A request that waits for its response.
@@ -105,7 +107,19 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
             seen_heartbeat: false,
             waiting: None,
             goaway: false,
+            is_watched: false,
         }
+    }
+
+    /// What ends it with a refusal leaves it open: whoever has it closes it gently, where that
+    /// [is due](Self::is_leaving).
+    pub(crate) fn watched(self) -> Self {
+        DeviceLink { is_watched: true, ..self }
+    }
+
+    /// Whether its last message is written, and it is to be closed gently.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.goaway
     }
 
     /// Waits for the next request. `None`: the gateway closed the link between two requests, or the
@@ -455,7 +469,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
     }
 
     fn take_leave(&mut self) {
-        if std::mem::take(&mut self.goaway) {
+        if !self.is_watched && std::mem::take(&mut self.goaway) {
             self.line.lock().finish();
         }
     }

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use http::Response;
-use reverse_http::{Body, Device};
+use reverse_http::{Body, Device, Limits};
 
 use crate::support::process::{Process, get, offer};
 use crate::support::{Gateway, Ptth, RawGateway, RawPeer, SWITCH, eventually, vector};
@@ -418,6 +418,30 @@ fn a_program_that_listens_dials_the_replacement_before_a_farewell_is_answered() 
         }
         listener.stop();
     });
+}
+
+/// A link whose last message is written is replaced at once, however long its gateway keeps it
+/// open: it serves nobody any more.
+#[test]
+fn a_link_that_was_ended_here_is_replaced_at_once() {
+    let raw = RawGateway::start();
+    let mut limits = Limits::default();
+    (limits.linger_timeout, limits.linger_total_timeout) =
+        (Duration::from_secs(60), Duration::from_secs(60));
+    let device = Device::builder(raw.url("lamp")).links(1..=1).limits(limits).build().unwrap();
+    let running = device.spawn(|_| Response::new(Body::from("x"))).unwrap();
+    let mut kept = Vec::new();
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 200),
+        ("GET / HTTP/1.1\r\nHost: u@a/b, c\r\n\r\n", 400),
+    ] {
+        let mut link = raw.turn();
+        link.write(request);
+        assert_eq!(link.read_answer("GET").status(), status);
+        kept.push(link);
+    }
+    serves(&mut raw.turn());
+    running.stop();
 }
 
 /// A drain tells all links of a device at once, also those that had just been turned. Each is
