@@ -40,6 +40,7 @@ const STOPPING: LocalAnswer<'_> = LocalAnswer {
     mark: false,
     retry_after: Some(1),
     fields: &[],
+    page: None,
     to_head: false,
     keep: true,
 };

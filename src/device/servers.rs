@@ -305,6 +305,7 @@ pub(super) const NO_SERVER: LocalAnswer<'_> = LocalAnswer {
     mark: false,
     retry_after: None,
     fields: &[],
+    page: None,
     to_head: false,
     keep: true,
 };

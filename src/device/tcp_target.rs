@@ -71,6 +71,7 @@ pub(super) const NO_TARGET: LocalAnswer<'_> = LocalAnswer {
     mark: false,
     retry_after: None,
     fields: &[],
+    page: None,
     to_head: false,
     keep: true,
 };

@@ -262,6 +262,7 @@ impl GatewayRole {
         from: SocketAddr,
     ) {
         let Some(side) = self.listeners.side(listener) else { return cx.close(id) };
+        cx.set_permit(id, None); // of the balancer's address, which may be the peer's, too
         let Some(permit) = self.permit(side, from) else { return cx.close(id) };
         cx.set_permit(id, Some(permit));
         let state = self.first_state(listener, from);

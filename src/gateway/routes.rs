@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::reply::Goal;
-pub(super) use self::reply::Reply;
+pub(super) use self::reply::{Offline, Reply};
 use crate::engine::budget::{Budget, Held};
 use crate::error::{Error, Refusal};
 use crate::limits::Limits;
@@ -181,6 +181,7 @@ pub struct Route {
     goal: Option<Goal>,
     status: Option<u16>,
     content_type: Option<Arc<str>>,
+    offline: Option<Arc<Offline>>,
     keeps_prefix: bool,
     frees_preflights: bool,
     wait_for_link: Option<Duration>,
@@ -293,6 +294,27 @@ impl Route {
         Ok(self)
     }
 
+    /// What visitors are shown where the device is away, instead of the reason, as `text/html`. The
+    /// status stays as it is (503, or 404 of a device that no route names), and so do `Retry-After`
+    /// and `Proxy-Status`.
+    ///
+    /// # Errors
+    /// It is longer than 64 KiB.
+    pub fn offline_html(mut self, page: &str) -> Result<Self, Error> {
+        Arc::make_mut(self.offline.get_or_insert_default()).set_html(page)?;
+        Ok(self)
+    }
+
+    /// The same as `application/json`, beside [`offline_html`](Self::offline_html) or alone. Of both
+    /// a visitor gets this one whose `Accept` names JSON and not HTML.
+    ///
+    /// # Errors
+    /// It is longer than 64 KiB.
+    pub fn offline_json(mut self, page: &str) -> Result<Self, Error> {
+        Arc::make_mut(self.offline.get_or_insert_default()).set_json(page)?;
+        Ok(self)
+    }
+
     /// What goes with a device does not go with an answer, nor the other way round.
     fn check_goal(&self) -> Result<(), Error> {
         let wrong = |what: &str| Err(Error::usage(format!("route {self} has {what}")));
@@ -309,6 +331,7 @@ impl Route {
             _ if times.iter().any(Option::is_some) || self.in_flight.is_some() => {
                 wrong("times or in_flight, which go with a device")
             }
+            _ if self.offline.is_some() => wrong("an offline page, which goes with a device"),
             _ if self.frees_preflights || (is_text && self.keeps_prefix) => {
                 wrong("free_preflights or strip, which go with a device")
             }
@@ -457,6 +480,8 @@ impl<'a> ToDevice<'a> {
 pub(super) struct Terms {
     pub(super) waits: Waits,
     pub(super) place: Held,
+    /// What is shown where the device is away.
+    pub(super) offline: Option<Arc<Offline>>,
 }
 
 /// [`Routes`] as a listener has them: made for looking up, and with what is in flight.
@@ -621,7 +646,8 @@ impl Row {
             let most = route.in_flight.unwrap_or(usize::MAX);
             Refusal::new(503, format!("as many requests of route {route} are in flight as its in_flight allows: {most}"))
         })?;
-        let terms = Some(Terms { waits: route.waits(limits), place });
+        let offline = route.offline.clone();
+        let terms = Some(Terms { waits: route.waits(limits), place, offline });
         let path = route.path.as_deref().filter(|path| !path.is_empty() && !route.keeps_prefix);
         let target = without_prefix(to.target, path.unwrap_or_default());
         Ok(ToDevice { name, target, prefix: path.map(str::to_owned), terms })

@@ -123,13 +123,12 @@ impl GatewayRole {
             }
             Asked::Reply { reply, to_head, keep } => {
                 let location = reply.location.as_deref().map(|to| ("Location", to));
-                let kind = reply.content_type.as_deref().map(|kind| ("Content-Type", kind));
-                let fields: Vec<(&str, &str)> = location.into_iter().chain(kind).collect();
                 let answer = LocalAnswer {
-                    fields: &fields,
+                    fields: location.as_slice(),
+                    page: Some(&reply.page),
                     to_head,
                     keep,
-                    ..LocalAnswer::new(reply.status, &reply.text)
+                    ..LocalAnswer::new(reply.status, &reply.page.text)
                 };
                 self.answer_visitor(cx, id, &answer);
             }
@@ -424,8 +423,9 @@ impl GatewayRole {
         let limits = &self.settings.limits;
         let mut exchange = Box::new(Exchange::new(id, request, framing, head, limits, now));
         exchange.observed = self.observer.request(&name, request, &visit);
-        if let Some(Terms { waits, place }) = terms {
+        if let Some(Terms { waits, place, offline }) = terms {
             (exchange.waits, exchange.place) = (waits, Some(place));
+            exchange.offline = offline.and_then(|offline| offline.page(&request.fields).cloned());
         }
         if self.lifecycle.is_ending() {
             exchange.last_of_asker();
@@ -658,7 +658,11 @@ impl GatewayRole {
         self.forget_event(cx, id);
         let Some(mut exchange) = self.exchanges.remove(key) else { return };
         exchange.observed.failed(answer.error.unwrap_or("refused"), answer.status);
+        let is_away =
+            matches!(answer.error, Some("destination_unavailable" | "destination_not_found"));
+        let page = exchange.offline.take().filter(|_| is_away);
         let answer = LocalAnswer {
+            page: page.as_ref(),
             to_head: exchange.is_head(),
             keep: exchange.may_keep_asker() && !self.lifecycle.is_ending(),
             ..answer.clone()

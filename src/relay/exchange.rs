@@ -14,6 +14,7 @@ use crate::proto::head::{self, RequestHead};
 use crate::relay::asker::{Asker, Client};
 use crate::relay::clocks::Clocks;
 use crate::relay::gathering::Gathering;
+use crate::relay::local_answer::Page;
 use crate::relay::phase::{Beginning, Phase, Receiving};
 use crate::relay::request::{Request, Retry, Text};
 use crate::relay::timeouts::{Wait, Waits};
@@ -31,6 +32,8 @@ pub(crate) struct Exchange {
     pub(crate) place: Option<Held>,
     /// The place of the server that it is for, where its role has a list of such.
     pub(crate) server: Option<usize>,
+    /// What its visitor is shown where the device is away, instead of a reason.
+    pub(crate) offline: Option<Page>,
     /// What the upstream side takes itself for, where that is not what the downstream side called
     /// it.
     pub(crate) alias: Option<Box<Alias>>,
@@ -84,6 +87,7 @@ impl Exchange {
             waits: Waits::of(limits),
             place: None,
             server: None,
+            offline: None,
             alias: None,
             edits: None,
             is_challenged: false,

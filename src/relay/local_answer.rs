@@ -1,6 +1,16 @@
 //! Responses that no peer gave, written by this end: refusals and failures.
 
+use std::sync::Arc;
+
 use crate::proto::head::{self};
+
+/// A body that says more to people, or to programs, than a reason does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Page {
+    pub(crate) content_type: Arc<str>,
+    /// Without the line end behind it.
+    pub(crate) text: Arc<str>,
+}
 
 /// An answer that no peer gave: a refusal or a failure, told by this end.
 #[derive(Clone, Debug)]
@@ -14,6 +24,8 @@ pub(crate) struct LocalAnswer<'a> {
     pub(crate) mark: bool,
     pub(crate) retry_after: Option<u64>,
     pub(crate) fields: &'a [(&'a str, &'a str)],
+    /// The body instead of the reason.
+    pub(crate) page: Option<&'a Page>,
     /// The answer is to a HEAD request: no body.
     pub(crate) to_head: bool,
     /// The connection goes on.
@@ -30,15 +42,20 @@ impl<'a> LocalAnswer<'a> {
             mark: false,
             retry_after: None,
             fields: &[],
+            page: None,
             to_head: false,
             keep: false,
         }
     }
 
-    /// Appends it: head and a body with one line end behind it, `text/plain` where `fields` do not
-    /// say otherwise.
+    /// Appends it: head and a body with one line end behind it, which is its reason as `text/plain`
+    /// where it has no page.
     pub(crate) fn write(&self, out: &mut Vec<u8>, date: &str) {
-        let length = (self.reason.len() + 1).to_string();
+        let (kind, body) = match self.page {
+            Some(page) => (&*page.content_type, &*page.text),
+            None => ("text/plain; charset=utf-8", self.reason),
+        };
+        let length = (body.len() + 1).to_string();
         let retry_after = self.retry_after.map(|s| s.to_string());
         let proxy_status = match (self.error, self.mark) {
             (Some(error), _) => {
@@ -48,18 +65,14 @@ impl<'a> LocalAnswer<'a> {
             (None, false) => None,
         };
         let upgrades = self.fields.iter().any(|(name, _)| *name == "Upgrade"); // RFC 9110 §7.8: then `Connection` has to list it
-        let is_typed = self.fields.iter().any(|(name, _)| *name == "Content-Type");
         let connection = match (self.keep, upgrades) {
             (true, true) => Some("Upgrade"),
             (true, false) => None,
             (false, true) => Some("close, Upgrade"),
             (false, false) => Some("close"),
         };
-        let fields = [
-            ("Date", Some(date)),
-            ("Content-Type", (!is_typed).then_some("text/plain; charset=utf-8")),
-            ("Content-Length", Some(&length)),
-        ];
+        let fields =
+            [("Date", Some(date)), ("Content-Type", Some(kind)), ("Content-Length", Some(&length))];
         let more = [
             ("Retry-After", retry_after.as_deref()),
             ("Proxy-Status", proxy_status.as_deref()),
@@ -79,7 +92,7 @@ impl<'a> LocalAnswer<'a> {
         }
         out.extend_from_slice(b"\r\n");
         if !self.to_head {
-            out.extend_from_slice(self.reason.as_bytes());
+            out.extend_from_slice(body.as_bytes());
             out.push(b'\n');
         }
     }

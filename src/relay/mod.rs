@@ -77,7 +77,7 @@ pub(crate) use exchange::Exchange;
 pub(crate) use expiry::expired;
 pub(crate) use gathering::Gathering;
 pub(crate) use lingering::{Lingering, hurry_lingering, linger, step_lingering};
-pub(crate) use local_answer::LocalAnswer;
+pub(crate) use local_answer::{LocalAnswer, Page};
 pub(crate) use relaying::Relaying;
 pub(crate) use request::wants_upgrade;
 pub(crate) use rules::Rules;

@@ -149,6 +149,8 @@ impl File {
                 "answer" => route.answer(entry.text("\"back soon\"")?),
                 "status" => Ok(route.status(entry.status()?)),
                 "content_type" => route.content_type(entry.text("\"text/html\"")?),
+                "offline_html" => route.offline_html(entry.text("\"<h1>away</h1>\"")?),
+                "offline_json" => route.offline_json(entry.text("'{\"away\": true}'")?),
                 "strip" => Ok(route.keep_prefix(!entry.yes_or_no()?)),
                 "free_preflights" => Ok(route.free_preflights(entry.yes_or_no()?)),
                 "wait_for_link" => Ok(route.wait_for_link(entry.time()?)),
@@ -173,7 +175,7 @@ fn key_of(table: &DeTable<'_>) -> String {
 }
 
 /// The keys of a route.
-const ROUTE_KEYS: [&str; 14] = [
+const ROUTE_KEYS: [&str; 16] = [
     "host",
     "path",
     "device",
@@ -181,6 +183,8 @@ const ROUTE_KEYS: [&str; 14] = [
     "answer",
     "status",
     "content_type",
+    "offline_html",
+    "offline_json",
     "strip",
     "free_preflights",
     "wait_for_link",

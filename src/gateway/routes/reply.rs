@@ -4,7 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::proto::head::{self, authority};
+use crate::proto::head::{self, Fields, authority};
+use crate::relay::Page;
+
+/// The type of a text where nothing is said.
+pub(super) const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// Longest text of a route, in bytes: a page, not a download. Each is in memory for as long as its
 /// table is.
@@ -26,14 +30,13 @@ pub(super) enum Goal {
 pub(in crate::gateway) struct Reply {
     pub(in crate::gateway) status: u16,
     pub(in crate::gateway) location: Option<String>,
-    pub(in crate::gateway) content_type: Option<Arc<str>>,
-    /// Without the line end behind it.
-    pub(in crate::gateway) text: Arc<str>,
+    pub(in crate::gateway) page: Page,
 }
 
 impl Reply {
     pub(in crate::gateway) fn redirect(status: u16, location: String, text: &str) -> Self {
-        Reply { status, location: Some(location), content_type: None, text: text.into() }
+        let page = Page { content_type: PLAIN.into(), text: text.into() };
+        Reply { status, location: Some(location), page }
     }
 }
 
@@ -72,14 +75,7 @@ impl Goal {
     /// # Errors
     /// It is too long.
     pub(super) fn text(text: &str) -> Result<Self, Error> {
-        let text = text.strip_suffix('\n').unwrap_or(text);
-        match text.len() <= TEXT_BYTES_MAX {
-            true => Ok(Goal::Text(text.into())),
-            false => Err(Error::usage(format!(
-                "an answer of {} bytes; a route's own answer has {TEXT_BYTES_MAX} at most",
-                text.len()
-            ))),
-        }
+        bounded(text).map(Goal::Text)
     }
 
     /// Whether the status goes with it: of a redirect, or of an answer with a body.
@@ -101,8 +97,10 @@ impl Goal {
             Goal::Text(text) => Reply {
                 status: status.unwrap_or(200),
                 location: None,
-                content_type: content_type.cloned(),
-                text: text.clone(),
+                page: Page {
+                    content_type: content_type.cloned().unwrap_or_else(|| PLAIN.into()),
+                    text: text.clone(),
+                },
             },
             Goal::Redirect { to, appends } => {
                 // A slash more would name another host where the redirect is a path.
@@ -122,6 +120,62 @@ impl fmt::Display for Goal {
                 write!(f, "redirect to {to}{}", if *appends { "*" } else { "" })
             }
             Goal::Text(_) => f.write_str("an answer of its own"),
+        }
+    }
+}
+
+/// # Errors
+/// It is too long.
+fn bounded(text: &str) -> Result<Arc<str>, Error> {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    match text.len() <= TEXT_BYTES_MAX {
+        true => Ok(text.into()),
+        false => Err(Error::usage(format!(
+            "a text of {} bytes; a route's own has {TEXT_BYTES_MAX} at most",
+            text.len()
+        ))),
+    }
+}
+
+/// What a route shows where its device is away: to people, to programs, or to both.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::gateway) struct Offline {
+    html: Option<Page>,
+    json: Option<Page>,
+}
+
+impl Offline {
+    /// # Errors
+    /// It is too long.
+    pub(super) fn set_html(&mut self, text: &str) -> Result<(), Error> {
+        let content_type = "text/html; charset=utf-8".into();
+        self.html = Some(Page { content_type, text: bounded(text)? });
+        Ok(())
+    }
+
+    /// # Errors
+    /// It is too long.
+    pub(super) fn set_json(&mut self, text: &str) -> Result<(), Error> {
+        let content_type = "application/json".into();
+        self.json = Some(Page { content_type, text: bounded(text)? });
+        Ok(())
+    }
+
+    /// The page for a visitor who accepts this: JSON where that is accepted by name and HTML is not.
+    pub(in crate::gateway) fn page(&self, fields: &Fields<'_>) -> Option<&Page> {
+        let accepts = |is_it: fn(&[u8]) -> bool| {
+            fields.list("accept").any(|member| {
+                let kind = member.split(|byte| *byte == b';').next().unwrap_or_default();
+                is_it(&kind.trim_ascii().to_ascii_lowercase())
+            })
+        };
+        let wants_json = || {
+            accepts(|kind| kind == b"application/json" || kind.ends_with(b"+json"))
+                && !accepts(|kind| kind == b"text/html" || kind == b"application/xhtml+xml")
+        };
+        match (&self.html, &self.json) {
+            (Some(_), Some(json)) if wants_json() => Some(json),
+            (html, json) => html.as_ref().or(json.as_ref()),
         }
     }
 }

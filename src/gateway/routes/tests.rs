@@ -19,9 +19,11 @@ fn find(
             Ok((name, target.into_owned(), prefix))
         }
         Ok(Found::AddSlash(location)) => Ok(("308".to_owned(), location, None)),
-        Ok(Found::Reply(reply)) => {
-            Ok((reply.status.to_string(), reply.location.unwrap_or(reply.text.to_string()), None))
-        }
+        Ok(Found::Reply(reply)) => Ok((
+            reply.status.to_string(),
+            reply.location.unwrap_or(reply.page.text.to_string()),
+            None,
+        )),
         Ok(Found::Health) => Ok(("health".to_owned(), String::new(), None)),
         Err(refusal) => Err(refusal.status),
     }
@@ -431,6 +433,7 @@ fn answers_of_routes_that_cannot_work_are_refused() {
         (redirect().in_flight(1).unwrap(), false),
         (redirect().wait_for_link(second), false),
         (redirect().free_preflights(true), false),
+        (redirect().offline_html("away").unwrap(), false),
         (answer().status(404).content_type("text/html").unwrap(), true),
         (answer().status(599), true),
         (answer().status(600), false),

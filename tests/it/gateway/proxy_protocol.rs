@@ -98,6 +98,17 @@ fn the_peer_that_a_balancer_names_counts_everywhere() {
     come(binary("203.0.113.21")).read_answer("GET").expect_refusal(404);
     held.into_iter().for_each(|mut held| held.read_answer("GET").expect_refusal(404));
     gateway.process.expect_stderr("203.0.113.20:40112 was closed: its address has as many");
+    // The balancer itself has its share, too.
+    let gateway = Gateway::start(&[&BALANCERS[..], &["--connections-per-address", "1"]].concat());
+    let mut own = gateway.visitor();
+    own.write(with(LOCAL, get("/nobody/")));
+    own.read_answer("GET").expect_refusal(404);
+    let mut more = gateway.visitor();
+    let _ = more.try_write(with(LOCAL, get("/nobody/")));
+    is_dropped(more);
+    let mut link = gateway.dial();
+    link.write(with(LOCAL, offer("lamp", "")));
+    assert_eq!(link.read_exact(SWITCH.len()), SWITCH);
 }
 
 #[test]

@@ -92,3 +92,64 @@ fn curl_follows_a_redirect_of_a_route() {
     let output = String::from_utf8(curl.output().unwrap().stdout).unwrap();
     assert_eq!(output, format!("here\n200 http://{}/there/x?y", gateway.visitors));
 }
+
+const AWAY: &str = r#"
+[[route]]
+path = "/both"
+device = "lamp"
+offline_html = "<h1>away</h1>"
+offline_json = '{"away": true}'
+wait_for_link = "0s"
+in_flight = 1
+
+[[route]]
+path = "/json"
+device = "lamp"
+offline_json = '{"away": true}'
+wait_for_link = "50ms"
+
+[[route]]
+path = "/none"
+device = "lamp"
+wait_for_link = "0s"
+"#;
+
+#[test]
+fn a_route_shows_its_page_while_its_device_is_away() {
+    let config = Config::new(AWAY);
+    let gateway = config.gateway(&["--wait-for-link", "0s"]);
+    const HTML: (&str, &str) = ("text/html; charset=utf-8", "<h1>away</h1>\n");
+    const JSON: (&str, &str) = ("application/json", "{\"away\": true}\n");
+    let mut visitor = gateway.visitor();
+    for (target, accept, (kind, text)) in [
+        ("/both/x", "", HTML),
+        ("/both/x", "Accept: */*\r\n", HTML),
+        ("/both/x", "Accept: application/json\r\n", JSON),
+        ("/both/x", "Accept: image/png, Application/Problem+JSON;q=0.5\r\n", JSON),
+        ("/both/x", "Accept: application/json, text/html;q=0.1\r\n", HTML),
+        ("/json/x", "Accept: text/html\r\n", JSON),
+    ] {
+        let answer = visitor.ask(&ask_host("gw.example", target, accept));
+        assert_eq!((answer.status(), answer.text().as_str()), (503, text), "{target} {accept}");
+        assert_eq!(answer.head.all("content-type"), [kind], "{target} {accept}");
+        assert_eq!(answer.head.get("retry-after"), Some("1"));
+        let told = answer.head.get("proxy-status").unwrap();
+        assert!(told.contains("destination_unavailable") && !told.contains("h1"), "{told}");
+        assert!(!answer.head.closes());
+    }
+    visitor.write("HEAD /both/x HTTP/1.1\r\nHost: gw.example\r\n\r\n");
+    let answer = visitor.read_answer("HEAD");
+    assert_eq!((answer.status(), answer.head.get("content-length")), (503, Some("14")));
+    let answer = visitor.ask(&get("/none/x"));
+    assert_eq!(answer.head.get("content-type"), Some("text/plain; charset=utf-8"));
+    assert!(answer.text().contains("lamp"), "{}", answer.text());
+    // It is shown for a device that is away alone.
+    let mut link = gateway.link("lamp");
+    let mut first = gateway.visitor();
+    first.write(get("/both/x"));
+    link.read_head();
+    let answer = visitor.ask(&get("/both/y"));
+    assert!(answer.status() == 503 && answer.text().contains("in_flight"), "{}", answer.text());
+    link.write("HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy");
+    assert_eq!(first.read_answer("GET").text(), "busy");
+}
