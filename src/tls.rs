@@ -8,6 +8,7 @@
 mod by_name;
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +18,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring as provider};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, DnsName, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -121,9 +122,18 @@ impl Identity {
         }
     }
 
+    /// Whether the dates of the certificate itself include this time.
+    fn is_valid(&self, now: UnixTime) -> bool {
+        self.0.cert.first().is_none_or(|leaf| wrong_date(leaf, now).is_none())
+    }
+
     /// The DNS names of its subjectAltName, in lower case, sorted; `*.example` as it stands there.
     pub fn names(&self) -> Vec<String> {
-        self.0.cert.first().map(|leaf| dns_names(leaf)).unwrap_or_default()
+        let Some(leaf) = self.0.cert.first() else { return Vec::new() };
+        let mut names = dns_names(leaf);
+        names.extend(short_wildcards(leaf));
+        names.sort_unstable();
+        names
     }
 
     /// The last second in which it is valid; `None`: its date cannot be read.
@@ -241,7 +251,8 @@ impl GatewayTls {
     /// Shows other certificates, too: a client that asks for a name (SNI) that one of them has gets
     /// that one, written out (`a.example`) or with a star for the first label (`*.example`). All
     /// other clients get the one of [`new`](Self::new), and so do those that ask for no name. Of
-    /// several with the same name the earliest is shown whose kind of key the client takes.
+    /// several with the same name the earliest is shown whose kind of key the client takes and that
+    /// is valid at the time of the handshake; if none is, the earliest.
     ///
     /// ```no_run
     /// use reverse_http::tls::{GatewayTls, Identity};
@@ -541,6 +552,26 @@ fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
     names.sort_unstable();
     names.dedup();
     names
+}
+
+/// A star before one label (`*.lan`), in lower case, each once: no name to webpki, which tells it
+/// only where it misses another one.
+fn short_wildcards(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let missed = ServerName::IpAddress(Ipv4Addr::BROADCAST.into());
+    let mismatch = webpki::EndEntityCert::try_from(certificate)
+        .and_then(|parsed| parsed.verify_is_valid_for_subject_name(&missed));
+    let Err(webpki::Error::CertNotValidForName(context)) = mismatch else { return Vec::new() };
+    let presented = context.presented.iter().filter(|name| name.starts_with("DnsName("));
+    let names = presented.map(|name| bare(name).to_ascii_lowercase());
+    let mut short: Vec<String> = names
+        .filter(|name| {
+            let label = name.strip_prefix("*.").unwrap_or_default();
+            !label.contains('.') && DnsName::try_from(label).is_ok()
+        })
+        .collect();
+    short.sort_unstable();
+    short.dedup();
+    short
 }
 
 // --- the device's side ---

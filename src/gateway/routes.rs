@@ -12,6 +12,7 @@ mod reply;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,7 +93,8 @@ impl Routes {
     /// # Errors
     /// It has neither host nor path; it names no device, and has no `*.suffix` to take one from, and
     /// no answer of its own; it has both, or what only a device's route has beside an answer, or a
-    /// status that does not go with it; its host and path are those of another route.
+    /// status that does not go with it; its redirect leads to its own path; its host and path are
+    /// those of another route.
     pub fn and_route(mut self, route: Route) -> Result<Self, Error> {
         if route.host == Host::Any && route.path.is_none() {
             return Err(Error::usage(
@@ -262,24 +264,31 @@ impl Route {
     /// ```
     ///
     /// # Errors
-    /// It is neither.
-    pub fn redirect(mut self, to: &str) -> Result<Self, Error> {
-        self.goal = Some(Goal::redirect(to)?);
-        Ok(self)
+    /// It is neither; the route has an answer.
+    pub fn redirect(self, to: &str) -> Result<Self, Error> {
+        self.with_goal(Goal::redirect(to)?)
     }
 
     /// Instead of a device: answers every request with this text, 200 unless
     /// [`status`](Self::status) says otherwise. It has one line end behind it.
     ///
     /// # Errors
-    /// It is longer than 64 KiB.
-    pub fn answer(mut self, text: &str) -> Result<Self, Error> {
-        self.goal = Some(Goal::text(text)?);
+    /// It is longer than 64 KiB; the route has a redirect.
+    pub fn answer(self, text: &str) -> Result<Self, Error> {
+        self.with_goal(Goal::text(text)?)
+    }
+
+    fn with_goal(mut self, goal: Goal) -> Result<Self, Error> {
+        let is_other = |had: &Goal| mem::discriminant(had) != mem::discriminant(&goal);
+        if self.goal.as_ref().is_some_and(is_other) {
+            return Err(Error::usage("a route has a redirect or an answer; leave one out"));
+        }
+        self.goal = Some(goal);
         Ok(self)
     }
 
     /// The status of [`redirect`](Self::redirect) (301, 302, 303, 307, 308) or of
-    /// [`answer`](Self::answer) (200 to 203, 400 to 599 but 401).
+    /// [`answer`](Self::answer) (200 to 203, 400 to 599 but 401 and 407).
     pub fn status(mut self, status: u16) -> Self {
         self.status = Some(status);
         self
@@ -335,11 +344,14 @@ impl Route {
             _ if self.frees_preflights || (is_text && self.keeps_prefix) => {
                 wrong("free_preflights or strip, which go with a device")
             }
+            _ if goal.leads_back(self.path.as_deref().unwrap_or_default(), self.keeps_prefix) => {
+                wrong("a redirect to itself, which would never end")
+            }
             _ if !is_text && self.content_type.is_some() => {
                 wrong("a content_type, which goes with an answer and not with a redirect")
             }
             Some(status) if !goal.takes(status) => wrong(&format!(
-                "status {status}; a redirect has 301, 302, 303, 307 or 308, an answer 200 to 203 or 400 to 599 but 401"
+                "status {status}; a redirect has 301, 302, 303, 307 or 308, an answer 200 to 203 or 400 to 599 but 401 and 407"
             )),
             _ => Ok(()),
         }

@@ -19,6 +19,10 @@ const TEXT_MAX: usize = 107;
 /// there.
 const BINARY: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
+/// The command behind it with which the balancer speaks for itself: the rest of the header says
+/// nothing, its family included.
+const LOCAL: u8 = 0x20;
+
 /// Longest header of version 2, in bytes: what nginx reads (its `NGX_PROXY_PROTOCOL_MAX_HEADER`).
 /// The longest that needs none of its extensions (TLV) has 232.
 pub const BYTES_MAX: usize = 4_096;
@@ -61,6 +65,10 @@ pub fn read(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
     };
     if most > BYTES_MAX {
         return wrong("its PROXY header is longer than 4,096 bytes");
+    }
+    if is_binary && bytes.get(12) == Some(&LOCAL) {
+        let is_whole = bytes.len() >= most;
+        return Ok(is_whole.then_some(Header { source: None, length: most }));
     }
     let config = ParseConfig { include_tlvs: false, allow_v1: is_text, allow_v2: is_binary };
     match ProxyHeader::parse(bytes, config) {

@@ -1,22 +1,24 @@
 //! Which of several certificates a client is shown: the one that has the name that it asks for
-//! (SNI), else the first.
+//! (SNI) and is valid now, else one that has the name, else the first.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use rustls::pki_types::UnixTime;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::Identity;
 
 /// Certificates by their names. Of several with one name the earlier one is shown, unless its kind
-/// of key is one that the client does not take (an ECDSA certificate beside one for RSA).
+/// of key is one that the client does not take (an ECDSA certificate beside one for RSA), or it is
+/// not valid now and another one is.
 pub(super) struct ByName {
-    first: Arc<CertifiedKey>,
-    exact: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    first: Identity,
+    exact: HashMap<String, Vec<Identity>>,
     /// `*.example`, by what stands behind the first dot.
-    wildcard: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    wildcard: HashMap<String, Vec<Identity>>,
 }
 
 impl ByName {
@@ -31,15 +33,15 @@ impl ByName {
                     None => (&mut exact, name),
                 };
                 let of_name: &mut Vec<_> = names.entry(name).or_default();
-                of_name.push(identity.0.clone());
+                of_name.push(identity.clone());
             }
         }
-        ByName { first: first.0.clone(), exact, wildcard }
+        ByName { first: first.clone(), exact, wildcard }
     }
 
     /// The certificates for a name: those that have it written out before those with a star in
     /// place of its first label.
-    fn named(&self, name: &str) -> impl Iterator<Item = &Arc<CertifiedKey>> {
+    fn named(&self, name: &str) -> impl Iterator<Item = &Identity> {
         let name = name.to_ascii_lowercase();
         let domain = name.split_once('.').map(|(_, domain)| domain);
         let below = domain.and_then(|domain| self.wildcard.get(domain));
@@ -51,9 +53,11 @@ impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let schemes = hello.signature_schemes();
         let name = hello.server_name().unwrap_or_default();
-        let mut usable =
-            self.named(name).filter(|named| named.key.choose_scheme(schemes).is_some());
-        Some(usable.next().unwrap_or(&self.first).clone())
+        let usable = self.named(name).filter(|named| named.0.key.choose_scheme(schemes).is_some());
+        let now = UnixTime::now();
+        // The earliest of the valid ones, else the earliest.
+        let shown = usable.min_by_key(|named| !named.is_valid(now)).unwrap_or(&self.first);
+        Some(shown.0.clone())
     }
 }
 

@@ -32,7 +32,7 @@ impl Pairs<'_> {
     ///
     /// # Errors
     /// A file cannot be read; a key is not its certificate's; the only certificate is read again
-    /// and is not valid now.
+    /// and is not valid now; one that is not the default has no DNS name.
     pub(crate) fn identities(&self, reading: Reading) -> Result<Vec<Identity>, String> {
         // Whoever renews writes one file after the other: between the two they are no pair.
         let read = files::together(reading, || {
@@ -50,7 +50,7 @@ impl Pairs<'_> {
                 Err(e) => return Err(format!("{}: {e}", told_of(&pair.certificate))),
             }
         }
-        Ok(read.into_iter().map(|(identity, _)| identity).collect())
+        in_order(read, self.certificate.1.is_empty())
     }
 
     fn named(&self) -> Result<Vec<Pair>, String> {
@@ -92,6 +92,27 @@ impl Pair {
         let key = read(self.key.0, &self.key.1, reading)?;
         Identity::from_pem(certificate, key)
             .map_err(|e| format!("{} with {}: {e}", told_of(&self.certificate), told_of(&self.key)))
+    }
+}
+
+/// The default first. A folder's is the first that is valid now; one without a DNS name can be
+/// nothing else, so it stays.
+///
+/// # Errors
+/// Another one has no DNS name.
+fn in_order(mut read: Vec<(Identity, Pair)>, is_folder: bool) -> Result<Vec<Identity>, String> {
+    if is_folder && read.first().is_some_and(|(first, _)| !first.names().is_empty()) {
+        let now = SystemTime::now();
+        let is_valid = |(identity, _): &(Identity, Pair)| identity.check_dates(now).is_ok();
+        let default = read.iter().position(is_valid).unwrap_or(0);
+        read[..=default].rotate_right(1);
+    }
+    match read.iter().skip(1).find(|(identity, _)| identity.names().is_empty()) {
+        Some((_, pair)) => Err(format!(
+            "{}: it has no DNS name (subjectAltName), so beside the default no client could ask for it",
+            told_of(&pair.certificate)
+        )),
+        None => Ok(read.into_iter().map(|(identity, _)| identity).collect()),
     }
 }
 

@@ -82,8 +82,19 @@ impl Goal {
     pub(super) fn takes(&self, status: u16) -> bool {
         match self {
             Goal::Redirect { .. } => matches!(status, 301 | 302 | 303 | 307 | 308),
-            Goal::Text(_) => matches!(status, 200..=203 | 400..=599) && status != 401,
+            Goal::Text(_) => {
+                matches!(status, 200..=203 | 400..=599) && !matches!(status, 401 | 407)
+            }
         }
+    }
+
+    /// Whether it is a redirect to the path of its own route, so that who follows it ends nowhere.
+    /// What leads below that path may be another route's.
+    pub(super) fn leads_back(&self, path: &str, keeps_prefix: bool) -> bool {
+        let Goal::Redirect { to, appends } = self else { return false };
+        let base = to.split(['?', '#']).next().unwrap_or_default();
+        let is_own = base.strip_suffix('/').unwrap_or(base) == path;
+        is_own && !(*appends && keeps_prefix && !path.is_empty())
     }
 
     /// The answer to a request for `rest`: its path behind the route's prefix, and its query.

@@ -385,10 +385,10 @@ fn a_route_may_answer_by_itself() {
     }
     let told = table.told(9).join("; ");
     assert!(told.contains("/old -> redirect to https://new.example/base/*"), "{told}");
-    // A path alone that all paths lead to: no other host can be named.
-    let all = Route::new().path("/").unwrap().redirect("/*").unwrap();
-    let table = Table::new(Routes::table([all]).unwrap());
-    for target in ["//evil.example", "///evil.example/", "/evil.example"] {
+    // Only what is behind the route's path is left: no other host can be named.
+    let bare = on("/x").redirect("/*").unwrap();
+    let table = Table::new(Routes::table([bare]).unwrap());
+    for target in ["/x//evil.example", "/x///evil.example/", "/x/evil.example"] {
         let found = find(&table, "GET", &to("gw.example", target)).unwrap().1;
         assert!(found.starts_with("/evil.example"), "{found}");
     }
@@ -439,6 +439,8 @@ fn answers_of_routes_that_cannot_work_are_refused() {
         (answer().status(600), false),
         (answer().status(204), false),
         (answer().status(401), false),
+        (answer().status(407), false),
+        (answer().status(406), true),
         (answer().status(101), false),
         (answer().status(308), false),
         (answer().keep_prefix(true), false),
@@ -451,6 +453,40 @@ fn answers_of_routes_that_cannot_work_are_refused() {
     ] {
         assert_eq!(Routes::table([route.clone()]).is_ok(), fits, "{route:?}");
     }
+    assert!(redirect().answer("hi").is_err() && answer().redirect("/y").is_err());
+    assert!(redirect().redirect("/z").is_ok() && answer().answer("ho").is_ok());
     assert!(on().content_type("text/html\r\nX: y").is_err() && on().content_type("html").is_err());
     assert!(on().answer(&"x".repeat(65_536)).is_ok() && on().answer(&"x".repeat(65_537)).is_err());
+}
+
+#[test]
+fn a_redirect_to_its_own_route_is_refused_where_that_is_certain() {
+    for (path, to, keeps_prefix, fits) in [
+        ("/a", "/a/*", false, false),
+        ("/a/", "/a/*", false, false),
+        ("/a", "/a", false, false),
+        ("/a", "/a/", false, false),
+        ("/a", "/a?x#y", false, false),
+        ("/a", "/a", true, false),
+        ("/", "/*", false, false),
+        ("/", "/*", true, false),
+        ("/", "/", false, false),
+        ("/", "/?x", false, false),
+        // Below the route there may be another one.
+        ("/", "/app/*", false, true),
+        ("/a", "/a/b/*", false, true),
+        ("/a", "/a/*", true, true),
+        ("/a", "/ab/*", false, true),
+        ("/a", "/*", false, true),
+        ("/a", "/A/*", false, true),
+        ("/a", "https://new.example/a/*", false, true),
+        ("/", "https://new.example/*", false, true),
+    ] {
+        let route = Route::new().path(path).unwrap().redirect(to).unwrap();
+        let table = Routes::table([route.keep_prefix(keeps_prefix)]);
+        assert_eq!(table.is_ok(), fits, "{path} -> {to}");
+    }
+    let below = Route::new().host("*.old.example").unwrap();
+    assert!(Routes::table([below.clone().redirect("/*").unwrap()]).is_err());
+    assert!(Routes::table([below.redirect("/new/*").unwrap()]).is_ok());
 }

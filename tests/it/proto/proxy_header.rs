@@ -44,6 +44,11 @@ fn the_peer_that_a_balancer_names_is_the_peer() {
         (binary(0x21, 0x11, &longest), Some("203.0.113.7:40112")),
         (binary(0x20, 0x00, b""), None),
         (binary(0x20, 0x11, &V4), None),
+        (binary(0x20, 0x11, b""), None),
+        (binary(0x20, 0x21, &V4), None),
+        (binary(0x20, 0x12, &V4), None),
+        (binary(0x20, 0xff, &[0xff; 300]), None),
+        (binary(0x20, 0x00, &longest), None),
         (binary(0x21, 0x00, &TLV), None),
         (binary(0x21, 0x31, &[0; 216]), None),
     ] {
@@ -97,6 +102,7 @@ fn what_is_no_header_is_refused_as_soon_as_that_is_certain() {
         binary(0x22, 0x11, &V4),
         binary(0x21, 0x12, &V4),
         binary(0x21, 0x22, &v6()),
+        binary(0x21, 0x11, b""),
         binary(0x21, 0x41, &V4),
         binary(0x21, 0x13, &V4),
         binary(0x21, 0x11, &V4[..11]),
@@ -104,6 +110,9 @@ fn what_is_no_header_is_refused_as_soon_as_that_is_certain() {
         binary(0x21, 0x31, &[0; 215]),
         binary(0x21, 0x11, &too_long),
         binary(0x21, 0x11, &too_long)[..16].to_vec(),
+        binary(0x20, 0x11, &too_long),
+        binary(0x20, 0x00, &too_long)[..16].to_vec(),
+        binary(0x30, 0x00, b""),
     ] {
         assert!(read(&bytes).is_err(), "{}", bytes.escape_ascii());
     }

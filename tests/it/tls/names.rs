@@ -77,6 +77,98 @@ fn each_name_is_shown_its_own_certificate() {
     }
 }
 
+#[test]
+fn certificates_that_are_valid_now_are_shown_before_others() {
+    if !need("openssl") {
+        return;
+    }
+    let (over, early) = (Years(2020, 2021), Years(2080, 2090));
+    let authority = Authority::new();
+    let issue = |file: &str, name: &str, years| authority.issue(file, &[name], years);
+    let old = issue("old", "shop.example", over);
+    let coming = issue("coming", "shop.example", early);
+    let shop = issue("shop", "shop.example", NOW);
+    let desk = issue("desk", "desk.devices.example", over);
+    let below = issue("below", "*.devices.example", NOW);
+    let first = issue("first", "gone.example", over);
+    let second = issue("second", "gone.example", over);
+    let gateway =
+        Gateway::start(&options(VISITORS, &[&old, &coming, &shop, &desk, &below, &first, &second]));
+    let port = gateway.visitors.port();
+    for (pair, name) in [
+        (&shop, "shop.example"),
+        (&below, "desk.devices.example"),
+        (&below, "lamp.devices.example"),
+        (&first, "gone.example"),
+        (&old, "other.example"), // the first that is named stays the default
+    ] {
+        assert!(is_shown(pair, port, &["-servername", name]), "{name}");
+    }
+}
+
+#[test]
+fn the_default_of_a_folder_is_valid_now() {
+    if !need("openssl") {
+        return;
+    }
+    let (authority, folder) = (Authority::new(), TempDir::new("dates"));
+    let put = |file: &str, years| {
+        let pair = authority.issue(file, &[&format!("{file}.example")], years);
+        std::fs::write(folder.0.join(format!("{file}.crt")), &pair.certificate_pem).unwrap();
+        std::fs::write(folder.0.join(format!("{file}.key")), &pair.key_pem).unwrap();
+        pair
+    };
+    let old = put("a", Years(2020, 2021));
+    put("b", Years(2080, 2090));
+    let valid = put("c", NOW);
+    put("d", NOW);
+    let gateway = Gateway::start(&["--visitors-certs", folder.0.to_str().unwrap()]);
+    let port = gateway.visitors.port();
+    assert!(is_shown(&valid, port, &["-noservername"]));
+    assert!(is_shown(&valid, port, &["-servername", "other.example"]));
+    assert!(is_shown(&old, port, &["-servername", "a.example"]));
+    let renewed = put("a", NOW);
+    gateway.process.signal("HUP");
+    gateway.process.expect_stderr("the certificates for visitors were read again: a.example until");
+    assert!(is_shown(&renewed, port, &["-noservername"]));
+    // Where none is valid, the first.
+    let old = put("a", Years(2020, 2021));
+    ["c", "d"].iter().for_each(|file| drop(put(file, Years(2020, 2021))));
+    gateway.process.signal("HUP");
+    gateway.process.expect_stderr("d.crt: the certificate has expired");
+    eventually("the first", || is_shown(&old, port, &["-noservername"]).then_some(()));
+}
+
+#[test]
+fn a_star_may_stand_before_one_label() {
+    if !need("openssl") {
+        return;
+    }
+    let authority = Authority::new();
+    let usual = authority.server("usual");
+    let lan = authority.issue("lan", &["*.lan"], NOW);
+    let desk = authority.issue("desk", &["desk.lan", "*.HOME", "*.lamps.lan"], NOW);
+    let gateway = Gateway::start(&options(VISITORS, &[&usual, &lan, &desk]));
+    let port = gateway.visitors.port();
+    let shown = || {
+        for (pair, name) in [
+            (&lan, "printer.lan"),
+            (&lan, "PRINTER.LAN"),
+            (&desk, "desk.lan"),
+            (&desk, "desk.home"),
+            (&desk, "a.lamps.lan"),
+            (&usual, "a.printer.lan"),
+            (&usual, "lan"),
+        ] {
+            assert!(is_shown(pair, port, &["-servername", name]), "{name}");
+        }
+    };
+    shown();
+    gateway.process.signal("HUP");
+    gateway.process.expect_stderr("*.lan until");
+    shown();
+}
+
 /// Old clients take no ECDSA.
 #[test]
 fn of_two_certificates_of_a_name_a_client_is_shown_the_one_that_it_takes() {
@@ -191,7 +283,10 @@ fn certificates_that_cannot_work_together_are_refused() {
         for (given, why) in [
             (&both[..6], "is given 2 times and --"),
             (&both[..2], "go together; give both"),
-            (&options(side, &[&one, &nameless])[..], "has no DNS name (subjectAltName)"),
+            (
+                &options(side, &[&one, &nameless])[..],
+                &format!("{} {}: it has no DNS name", side[0], nameless.certificate()),
+            ),
             (&[side[0], one.certificate(), side[1], two.key()], "the key is not the certificate's"),
         ] {
             let (fits, told) = check(given);
@@ -200,6 +295,15 @@ fn certificates_that_cannot_work_together_are_refused() {
         let folder_option = &format!("{}s", side[0])[..];
         let (fits, told) = check(&[folder_option, path]);
         assert!(!fits && told.contains("there is no pair in it"), "{told}");
+        let beside = TempDir::new("nameless");
+        let path_of = |file: &str| beside.0.join(file).to_str().unwrap().to_owned();
+        for (file, pair) in [("a", &one), ("b", &nameless)] {
+            std::fs::write(path_of(&format!("{file}.crt")), &pair.certificate_pem).unwrap();
+            std::fs::write(path_of(&format!("{file}.key")), &pair.key_pem).unwrap();
+        }
+        let (fits, told) = check(&[folder_option, beside.0.to_str().unwrap()]);
+        let whose = format!("{folder_option} {}: it has no DNS name", path_of("b.crt"));
+        assert!(!fits && told.contains(&whose), "{told}");
         let (fits, told) = check(&[folder_option, one.key()]);
         assert!(!fits && told.contains("ot a directory"), "{told}");
         std::fs::write(folder.0.join("two.crt"), &two.certificate_pem).unwrap();
