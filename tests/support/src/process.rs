@@ -321,7 +321,7 @@ impl Gateway {
     #[track_caller]
     pub fn start_with_env(more: &[&str], variables: &[(&str, &str)]) -> Gateway {
         // Certificates of the tests name 127.0.0.1.
-        let tls = more.iter().any(|option| option.ends_with("-cert"))
+        let tls = more.iter().any(|option| option.ends_with("-cert") || option.ends_with("-certs"))
             || variables.iter().any(|(name, _)| name.ends_with("_CERT"));
         let address = format!("{}:0", if tls { Ipv4Addr::LOCALHOST } else { super::own_address() });
         let mut command = Ptth::command(

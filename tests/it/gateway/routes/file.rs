@@ -87,6 +87,21 @@ const MISTAKES: &[(&str, usize, &[&str])] = &[
         &["a.example names no device", "*.devices.example"],
     ),
     (
+        "[[route]]\npath = \"/x\"\nanswer = \"hi\"\nredirect = \"/y\"\n",
+        4,
+        &["a redirect or an answer; leave one out"],
+    ),
+    (
+        "# a\n[[route]]\npath = \"/x\"\nredirect = \"/x/*\"\n",
+        2,
+        &["route /x has a redirect to itself"],
+    ),
+    (
+        "# a\n[[route]]\npath = \"/x\"\nanswer = \"hi\"\nstatus = 407\n",
+        2,
+        &["status 407", "401 and 407"],
+    ),
+    (
         "[[route]]\nhost = \"a.example\"\npath = \"/x\"\ndevice = \"lamp\"\n\n[[route]]\ndevice = \"desk\"\npath = \"/x/\"\nhost = \"A.example\"\n",
         6,
         &["another route a.example/x"],
