@@ -356,18 +356,20 @@ impl GatewayRole {
     }
 
     /// Returns true for a CORS preflight to a route of the table that lets those through without a
-    /// token. A preflight never brings one (Fetch §4.8).
+    /// token. What a browser's preflight never has (Fetch §4.8) makes it something else: credentials,
+    /// an upgrade, an expectation.
     fn is_free_preflight(
         &self,
         request: &FramedRequest<'_>,
         to: &Result<Destination<'_>, Refusal>,
         arrival: Arrival,
     ) -> bool {
-        let has = |name| request.fields.get(name).is_some();
+        let count = |name| request.fields.all(name).count();
         let is_preflight = request.method == "OPTIONS"
             && request.framing() == Framing::Empty
-            && has("Origin")
-            && has("Access-Control-Request-Method");
+            && count("Origin") == 1
+            && count("Access-Control-Request-Method") == 1
+            && NEVER_IN_A_PREFLIGHT.iter().all(|name| count(name) == 0);
         let (Ok(to), Some((table, port))) = (to, self.listeners.visitors(arrival.listener)) else {
             return false;
         };
@@ -765,6 +767,9 @@ impl GatewayRole {
         self.refuse(cx, id, &LocalAnswer::new(refusal.status, &refusal.reason));
     }
 }
+
+const NEVER_IN_A_PREFLIGHT: [&str; 6] =
+    ["Upgrade", "Expect", "Cookie", "Authorization", "Proxy-Authorization", "PTTH-Authorization"];
 
 /// A device has changed its loop too often.
 fn unsettled(to_head: bool) -> Asked {

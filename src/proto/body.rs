@@ -479,9 +479,9 @@ impl Decoder {
 
 /// Whether a field of this name may stand in a trailer section: not those of framing, routing,
 /// authentication, request modifiers, control data or content (RFC 9110 §6.5.1), nor those of a
-/// proxy, nor names with `_`. `Content-Digest` may: trailers are where RFC 9530 puts it.
+/// proxy or of this protocol, nor names with `_`. `Content-Digest` may: trailers are where RFC 9530 puts it.
 pub fn may_trail(name: &str) -> bool {
-    const NEVER: [&str; 32] = [
+    const NEVER: [&str; 31] = [
         "transfer-encoding",
         "host",
         "connection",
@@ -513,9 +513,8 @@ pub fn may_trail(name: &str) -> bool {
         "via",
         "forwarded",
         "http2-settings",
-        "ptth-waiting",
     ];
-    const NEVER_BEGINS: [&str; 3] = ["content-", "proxy-", "x-forwarded-"];
+    const NEVER_BEGINS: [&str; 4] = ["content-", "proxy-", "ptth-", "x-forwarded-"];
     let named = NEVER.iter().any(|never| same_name(name, never)) || name.contains('_');
     let begun = NEVER_BEGINS.iter().any(|prefix| begins(name, prefix))
         && !same_name(name, "content-digest");

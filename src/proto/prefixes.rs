@@ -15,6 +15,8 @@ use std::collections::HashMap;
 /// as [`path_prefix`](crate::proto::forwarded::path_prefix) returns them.
 #[derive(Clone, Debug)]
 pub(crate) struct Prefixes<T> {
+    /// The one of the empty prefix: where there are no others, nothing is hashed.
+    all: Option<(String, T)>,
     values: HashMap<String, T>,
     /// Bytes of the longest prefix, and most segments: no more of a path is looked up.
     longest: usize,
@@ -23,13 +25,16 @@ pub(crate) struct Prefixes<T> {
 
 impl<T> Default for Prefixes<T> {
     fn default() -> Self {
-        Prefixes { values: HashMap::new(), longest: 0, deepest: 0 }
+        Prefixes { all: None, values: HashMap::new(), longest: 0, deepest: 0 }
     }
 }
 
 impl<T> Prefixes<T> {
     /// Adds one, in the place of another with this prefix.
     pub(crate) fn insert(&mut self, prefix: String, value: T) -> Option<T> {
+        if prefix.is_empty() {
+            return self.all.replace((prefix, value)).map(|(_, before)| before);
+        }
         (self.longest, self.deepest) =
             (self.longest.max(prefix.len()), self.deepest.max(prefix.matches('/').count()));
         self.values.insert(prefix, value)
@@ -42,20 +47,24 @@ impl<T> Prefixes<T> {
         within
             .filter_map(|end| self.values.get(&path[..end]))
             .last()
-            .or_else(|| self.values.get(""))
+            .or(self.all.as_ref().map(|(_, value)| value))
     }
 
     /// The value of exactly this prefix.
     pub(crate) fn get(&self, prefix: &str) -> Option<&T> {
-        self.values.get(prefix)
+        match prefix {
+            "" => self.all.as_ref().map(|(_, value)| value),
+            _ => self.values.get(prefix),
+        }
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&String, &mut T)> {
-        self.values.iter_mut()
+        let all = self.all.as_mut().map(|(prefix, value)| (&*prefix, value));
+        self.values.iter_mut().chain(all)
     }
 
     pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
-        self.values.values()
+        self.values.values().chain(self.all.as_ref().map(|(_, value)| value))
     }
 }
 

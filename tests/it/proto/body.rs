@@ -495,6 +495,8 @@ fn trailers_that_must_not_trail() {
         "Trailer",
         "Authorization",
         "Proxy-Authorization",
+        "PTTH-Authorization",
+        "ptth-same-visitor",
         "Proxy-Connection",
         "Set-Cookie",
         "Cookie",
