@@ -114,7 +114,12 @@ impl DeviceRole {
                 log_names!(Info, "event {} came while the device stops; it is not run", event.id);
                 self.answer_itself(cx, key, &STOPPING);
             }
-            (true, _) => self.hand_over(cx, key, event.text),
+            (true, _) => {
+                self.hand_over(cx, key, event.text);
+                if self.working() >= self.slots.len() {
+                    self.top_up(cx); // one poll more, so that others are heard
+                }
+            }
         }
     }
 

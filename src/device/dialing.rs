@@ -53,8 +53,10 @@ impl DeviceRole {
                 return;
             } else if self.is_polling(now) {
                 let polls = self.slots.len() + self.shared.dialing.load(Relaxed);
-                let wanted = polls < *self.plan.polls.start()
-                    || (polls < *self.plan.polls.end() && self.demand.is_pending());
+                // Where all have an event in hand, the gateway could not even say who waits.
+                let more = self.demand.is_pending() || self.working() >= polls;
+                let wanted =
+                    polls < *self.plan.polls.start() || (polls < *self.plan.polls.end() && more);
                 if !wanted {
                     return self.demand.forget();
                 }

@@ -5,4 +5,5 @@ mod device;
 mod gateway;
 mod middleboxes;
 pub mod peers;
+mod slow;
 mod stopping;
