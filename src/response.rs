@@ -166,8 +166,8 @@ mod tests {
     #[test]
     fn a_file_is_sent_from_its_position() {
         use std::io::{Seek, SeekFrom};
-        let mut file = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/rustfmt.toml")).unwrap();
-        let whole = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/rustfmt.toml")).unwrap();
+        let mut file = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
+        let whole = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
         file.seek(SeekFrom::Start(3)).unwrap();
         let (parts, mut body) = file.into_response().into_parts();
         assert_eq!((parts.status, body.length()), (StatusCode::OK, Some(whole.len() as u64 - 3)));

@@ -35,7 +35,8 @@ pub(crate) fn answer_instead<R: Relaying>(
 
 /// Ends an exchange at once, both ways: what the downstream side has of its answer is seen to be
 /// incomplete. Of a tunnel each side that was not told a clean end sees a reset, and no
-/// close_notify, for nothing else tells it from an end; so does a link whose own direction is open.
+/// close_notify, for nothing else tells it from an end; so does an upstream side whose own direction
+/// is open.
 pub(crate) fn abort<R: Relaying>(
     role: &mut R,
     cx: &mut Connections<R::State>,
@@ -53,10 +54,10 @@ pub(crate) fn abort<R: Relaying>(
     let cuts_downstream = is_cut(|tunnel| tunnel.to_downstream);
     let cuts_upstream = is_cut(|tunnel| tunnel.to_upstream);
     let tunnel_link = exchange.upstream().filter(|_| exchange.is_tunnel());
-    // A link that was told an end, and has not ended, would not hear that all is over.
+    // One that was told an end, and has not ended, would not hear that all is over: a close behind
+    // a FIN is silent.
     let cuts_upstream = cuts_upstream
-        || (role.rules().upstream_is_link
-            && tunnel_link.and_then(|link| cx.get(link)).is_some_and(|link| !link.is_over()));
+        || tunnel_link.and_then(|link| cx.get(link)).is_some_and(|link| !link.is_over());
     if let Some(connection) = tunnel_link.and_then(|link| cx.get_mut(link)) {
         let _ = connection.flush(); // as below
     }
