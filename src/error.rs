@@ -345,3 +345,5 @@ impl fmt::Display for Refusal {
         write!(f, "{} {}", self.status, self.reason)
     }
 }
+
+impl std::error::Error for Refusal {}
