@@ -34,24 +34,17 @@ const PIECE: usize = 64 * 1024;
 
 /// What is said of an event that comes while the device stops: nothing of it ran.
 const STOPPING: LocalAnswer<'_> = LocalAnswer {
-    status: 503,
-    reason: "the device stops; try again later",
     error: Some("destination_unavailable"),
-    mark: false,
     retry_after: Some(1),
-    fields: &[],
-    page: None,
-    to_head: false,
     keep: true,
+    ..LocalAnswer::new(503, "the device stops; try again later")
 };
 
 /// The same of one whose answer was not there in time.
 const STOPPED: LocalAnswer<'_> = LocalAnswer {
-    status: 502,
-    reason: "the device was stopped before it had answered",
     error: Some("connection_terminated"),
-    retry_after: None,
-    ..STOPPING
+    keep: true,
+    ..LocalAnswer::new(502, "the device was stopped before it had answered")
 };
 
 /// An event's request reaches the virtual link as HTTP/1.1, so that its response can be framed

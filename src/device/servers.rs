@@ -299,15 +299,9 @@ fn alias(
 
 /// What a visitor is told whose path is no server's.
 pub(super) const NO_SERVER: LocalAnswer<'_> = LocalAnswer {
-    status: 404,
-    reason: "this device has no local server for this path",
     error: Some("destination_not_found"),
-    mark: false,
-    retry_after: None,
-    fields: &[],
-    page: None,
-    to_head: false,
     keep: true,
+    ..LocalAnswer::new(404, "this device has no local server for this path")
 };
 
 #[cfg(test)]

@@ -65,23 +65,19 @@ impl TcpTarget {
 
 /// What a visitor is told that asks for a name that is not listed.
 pub(super) const NO_TARGET: LocalAnswer<'_> = LocalAnswer {
-    status: 404,
-    reason: "this device has no TCP target of this name",
     error: Some("destination_not_found"),
-    mark: false,
-    retry_after: None,
-    fields: &[],
-    page: None,
-    to_head: false,
     keep: true,
+    ..LocalAnswer::new(404, "this device has no TCP target of this name")
 };
 
 /// The same where a poll has brought the request.
 pub(super) const POLLED: LocalAnswer<'_> = LocalAnswer {
-    status: 501,
-    reason: "the device is reached by polling, and no other protocol can pass there (Upgrade)",
     error: Some("http_upgrade_failed"),
-    ..NO_TARGET
+    keep: true,
+    ..LocalAnswer::new(
+        501,
+        "the device is reached by polling, and no other protocol can pass there (Upgrade)",
+    )
 };
 
 /// The same where the target cannot be reached.

@@ -496,8 +496,10 @@ impl DeviceRef {
     /// The same device, with a deadline for each exchange of this handle: from [`send`](Self::send)
     /// to the last byte of the response's body. The shorter of this and
     /// [`Limits::exchange_timeout`] holds. What is read or written when it has passed fails with
-    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), and the link is closed. Default, and for a
-    /// time of zero: the limit alone.
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout), and the link is closed. Where the time is
+    /// over before there is a link, the error says why there is none:
+    /// [`Away`](crate::ErrorKind::Away) or [`Busy`](crate::ErrorKind::Busy). Default, and for a time
+    /// of zero: the limit alone.
     ///
     /// ```
     /// use std::time::Duration;

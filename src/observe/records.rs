@@ -132,9 +132,7 @@ impl Detail {
     pub(crate) fn into_record(self) -> ExchangeRecord {
         self.record
     }
-}
 
-impl Detail {
     fn of(device: &str, seen: &Seen<'_>, visit: &Visit, of: &Arc<AtomicUsize>) -> Box<Detail> {
         let text = |name| {
             let value = seen.fields?.get(name)?;

@@ -34,7 +34,7 @@ pub(crate) struct LocalAnswer<'a> {
 
 impl<'a> LocalAnswer<'a> {
     /// An answer with this status and reason that closes the connection.
-    pub(crate) fn new(status: u16, reason: &'a str) -> Self {
+    pub(crate) const fn new(status: u16, reason: &'a str) -> Self {
         LocalAnswer {
             status,
             reason,
