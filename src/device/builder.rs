@@ -200,8 +200,9 @@ impl DeviceBuilder {
         self.fallback = fallback;
         self
     }
-    /// Polls in parallel where the gateway falls back, and polls in all where it says that callers
-    /// wait; each takes one request at a time. Within 1 to 64, default `2..=64`.
+    /// Polls in parallel where the gateway falls back, and polls in all: more are opened where each
+    /// has a request in hand, so that one is free for the next, and where the gateway says that
+    /// callers wait. Each takes one request at a time. Within 1 to 64, default `2..=64`.
     pub fn polls(mut self, polls: RangeInclusive<usize>) -> Self {
         self.polls = polls;
         self

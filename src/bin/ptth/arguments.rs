@@ -334,8 +334,8 @@ pub(crate) struct DeviceArgs {
     /// finds out
     #[arg(long, value_enum, default_value_t = Polling::Auto, env = "PTTH_FALLBACK")]
     pub(crate) fallback: Polling,
-    /// Polls in parallel, where they are needed, and polls in all while callers wait; each carries
-    /// one request at a time. N alone: always so many
+    /// Polls in parallel, where they are needed, and polls in all where each has a request or
+    /// callers wait; each carries one request at a time. N alone: always so many
     #[arg(long, value_name = "N|MIN..MAX", default_value = "2..64", value_parser = polls, env = "PTTH_POLLS")]
     pub(crate) polls: RangeInclusive<usize>,
     /// The one encoding of polls to ask for, instead of both
