@@ -93,10 +93,17 @@ fn the_peer_that_a_balancer_names_counts_everywhere() {
         let _ = visitor.try_write(with(header, get("/nobody/")));
         visitor
     };
-    let held: Vec<RawPeer> = (0..3).map(|_| come(text("203.0.113.20"))).collect();
+    let held = [(); 3].map(|()| {
+        let mut visitor = come(text("203.0.113.20"));
+        visitor.read_answer("GET").expect_refusal(404); // it has been counted, and stays open
+        visitor
+    });
     is_dropped(come(binary("203.0.113.20")));
     come(binary("203.0.113.21")).read_answer("GET").expect_refusal(404);
-    held.into_iter().for_each(|mut held| held.read_answer("GET").expect_refusal(404));
+    for mut visitor in held {
+        visitor.write(get("/nobody/"));
+        visitor.read_answer("GET").expect_refusal(404);
+    }
     gateway.process.expect_stderr("203.0.113.20:40112 was closed: its address has as many");
     // The balancer itself has its share, too.
     let gateway = Gateway::start(&[&BALANCERS[..], &["--connections-per-address", "1"]].concat());
