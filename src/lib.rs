@@ -72,8 +72,8 @@ pub use device::{
 };
 pub use error::{Error, ErrorKind, Fault, Refusal};
 pub use gateway::{
-    DeviceRef, Event, EventKind, Gateway, GatewayBuilder, GatewayStats, Grant, Offer, Reject,
-    Route, Routes, Tokens, TurnMode,
+    DeviceInfo, DeviceRef, Event, EventKind, Gateway, GatewayBuilder, GatewayStats, Grant, Offer,
+    Reject, Route, Routes, Tokens, TurnMode,
 };
 pub use limits::Limits;
 pub use link::{DeviceLink, GatewayLink};

@@ -113,6 +113,17 @@ impl Directory {
         self.connected.load(Relaxed)
     }
 
+    /// The names that are connected, each with its owner. One shard is locked at a time.
+    pub(crate) fn connected_names(&self) -> Vec<(Arc<str>, usize)> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let names = shard.read().unwrap_or_else(PoisonError::into_inner);
+            let connected = names.iter().filter(|(_, known)| known.is_connected);
+            found.extend(connected.map(|(name, known)| (name.clone(), known.owner)));
+        }
+        found
+    }
+
     /// Counts so many connected names more. Returns false if those are more than `most`.
     pub(super) fn connect(&self, names: usize, most: usize) -> bool {
         let more = |count: usize| count.checked_add(names).filter(|sum| *sum <= most);

@@ -319,7 +319,8 @@ impl Gateway {
         answer.recv().map_err(|_| stopped())?
     }
 
-    /// What happens to names from now on. At most [`Limits::events_max`] wait to be read.
+    /// What happens to names from now on. At most [`Limits::events_max`] wait to be read. Together
+    /// with [`devices`](Self::devices), called after this, nothing falls between.
     pub fn events(&self) -> Subscription<Event> {
         let (subscriber, events) = events::subscription(&self.0.limits.get());
         let (reply, subscribed) = bounded(1);
@@ -440,7 +441,7 @@ impl Gateway {
         Ok(())
     }
 
-    fn command(&self, number: usize, command: Command) -> Result<(), Error> {
+    pub(super) fn command(&self, number: usize, command: Command) -> Result<(), Error> {
         if self.0.loops.send(number, command) { Ok(()) } else { Err(stopped()) }
     }
 
@@ -480,7 +481,7 @@ impl Drop for Running {
     }
 }
 
-fn stopped() -> Error {
+pub(super) fn stopped() -> Error {
     Error::stopped("this gateway was stopped")
 }
 

@@ -46,6 +46,16 @@ impl<C> Loops<C> {
         self.directory.owner(name).unwrap_or_else(spread) % self.len()
     }
 
+    /// The names that are connected, each with the loop that owns it.
+    pub(crate) fn connected_names(&self) -> Vec<(Arc<str>, usize)> {
+        self.directory.connected_names()
+    }
+
+    /// The loop that owns this name, where it is connected.
+    pub(crate) fn home_of_connected(&self, name: &str) -> Option<usize> {
+        self.directory.is_connected(name).then(|| self.directory.owner(name)).flatten()
+    }
+
     /// Asks a loop. Returns false if it has ended.
     pub(crate) fn send(&self, number: usize, command: C) -> bool {
         self.remotes.get(number).is_some_and(|remote| remote.send(command))

@@ -32,6 +32,7 @@
 //! | `alarms.rs` | what the loop is to wake the gateway for |
 //! | `callers.rs` | programs' threads that wait |
 //! | `questions.rs` | what an operator may ask |
+//! | `device_info.rs` | a connected device as a program sees it |
 //! | `polls/deliveries.rs` | events on their way |
 //! | `polls/posted.rs` | a POST that brings an answer |
 //! | `polls/reply.rs` | what a poll is answered |
@@ -57,6 +58,7 @@
 //! | `observation.rs` | answers an operator's questions |
 //! | `role.rs` | the gateway on its event loop: each event goes to the file whose business it is |
 //! | `handle.rs` | a running gateway as a program holds it |
+//! | `listing.rs` | the list of connected devices |
 //! | `builder.rs` | how a gateway is set up and started |
 //! | `simulated.rs` | a gateway without sockets, for the simulation |
 
@@ -68,6 +70,7 @@ mod callers;
 mod certificates;
 mod credentials;
 mod device_head;
+mod device_info;
 mod directory;
 mod draining;
 mod events;
@@ -79,6 +82,7 @@ mod leasing;
 mod lifecycle;
 mod links;
 mod listeners;
+mod listing;
 pub(crate) mod loops;
 mod moves;
 pub(crate) mod observation;
@@ -105,6 +109,7 @@ mod visitors;
 #[cfg(feature = "admin")]
 pub use crate::observe::records::ExchangeRecord;
 pub use builder::GatewayBuilder;
+pub use device_info::DeviceInfo;
 pub use events::{Event, EventKind};
 pub use handle::{DeviceRef, Gateway};
 pub use offer::{Grant, Offer, Reject};

@@ -84,7 +84,6 @@ impl Registration {
 
 /// What a name has and wants at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(not(feature = "admin"), allow(dead_code))]
 pub(crate) struct Load {
     pub(crate) idle: usize,
     pub(crate) busy: usize,
@@ -471,7 +470,6 @@ impl Registry {
     }
 
     /// How many connections a name has, and how many wait for one.
-    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     pub(crate) fn load(&self, name: &str) -> Load {
         self.entries.get(name).map_or_else(Load::default, |entry| Load {
             idle: entry.idle.0.len() + entry.pinned.len(),
@@ -480,6 +478,15 @@ impl Registry {
             events: entry.events,
             waiting: entry.waiting.len() + entry.again.len(),
         })
+    }
+
+    /// Since when a name has been connected, with which token, and one of its connections in the
+    /// loop.
+    pub(crate) fn presence(&self, name: &str) -> Option<(Instant, Option<&Digest>, Option<Id>)> {
+        let entry = self.entries.get(name).filter(|e| e.is_connected())?;
+        let links = entry.idle.0.iter().map(|(id, _)| id).chain(&entry.busy).chain(&entry.pinned);
+        let polls = entry.mailbox.iter().flat_map(|m| m.polls.0.iter().map(|(id, _)| id));
+        Some((entry.since, entry.owner.token.as_ref(), links.chain(polls).next().copied()))
     }
 
     /// How a name is connected.

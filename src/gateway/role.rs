@@ -162,6 +162,7 @@ impl Role for GatewayRole {
                 let (all, idle) = self.registry.links(&name);
                 let _ = reply.send((all, idle, self.registry.transport(&name)));
             }
+            Command::Devices { names, reply } => drop(reply.send(self.device_infos(cx, &names))),
             Command::Parsed { id, answer, held } => self.parsed(cx, id, *answer, held),
             Command::Encoded { poll, event, json } => self.encoded(cx, poll, event, json),
             Command::Decided { id, offer, verdict } => {

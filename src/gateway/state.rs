@@ -22,6 +22,7 @@ use crate::gateway::alarms::{Alarm, Alarms};
 use crate::gateway::callers::Callers;
 use crate::gateway::credentials::Credentials;
 use crate::gateway::device_head::DeviceHead;
+use crate::gateway::device_info::DeviceInfo;
 use crate::gateway::directory::{Directory, Home};
 use crate::gateway::events::{Event, Subscribers};
 use crate::gateway::exchange_deadlines::ExchangeDeadlines;
@@ -298,6 +299,8 @@ pub(crate) enum Command {
     Wait { name: String, time: Duration, reply: Sender<Result<(), Error>> },
     /// How many links a name has (in all, and idle), and how it is connected.
     Links { name: String, reply: Sender<(usize, usize, Option<Transport>)> },
+    /// What there is of those of these names that are connected to this loop.
+    Devices { names: Vec<Arc<str>>, reply: Sender<Vec<DeviceInfo>> },
     /// A helper has read a long message in JSON.
     Parsed { id: Id, answer: Box<Result<Option<Answer>, Refusal>>, held: Held },
     /// A helper has written a long event in JSON for this poll.

@@ -3,5 +3,6 @@
 
 mod close_reasons;
 mod comet;
+mod devices;
 mod links;
 mod programs;

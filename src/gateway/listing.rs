@@ -1,0 +1,111 @@
+//! The list of connected devices for programs. The directory tells names; each loop is asked for
+//! its own, in pieces, so that none of its steps is long.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crossbeam_channel::bounded;
+
+use crate::engine::connections::Connections;
+use crate::error::Error;
+use crate::gateway::device_info::DeviceInfo;
+use crate::gateway::handle::{Gateway, stopped};
+use crate::gateway::state::{Command, GatewayRole, State};
+use crate::limits::MOVES_MAX;
+
+/// Devices of one piece of the list.
+const PIECE: usize = 256;
+
+impl Gateway {
+    /// The devices that are connected now, by name: each name once, at most
+    /// [`Limits::devices_max`](crate::Limits::devices_max). The list is not of one instant: devices
+    /// come and go while it is made.
+    ///
+    /// Nothing falls between the list and the events for a program that subscribes first: a device
+    /// that came before is in the list, one that comes or goes after is told by an event, and one
+    /// that comes meanwhile may be in both. So take the list, and then apply every event to it, in
+    /// order:
+    ///
+    /// ```
+    /// use std::collections::BTreeSet;
+    /// use reverse_http::{EventKind, Gateway};
+    ///
+    /// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+    /// let events = gateway.events(); // first
+    /// let mut here: BTreeSet<String> = gateway.devices()?.into_iter().map(|d| d.name).collect();
+    /// for event in events.try_iter() {
+    ///     match event.kind {
+    ///         EventKind::Up => drop(here.insert(event.name)),
+    ///         EventKind::Down => drop(here.remove(&event.name)),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// assert!(here.is_empty());
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The gateway was stopped.
+    pub fn devices(&self) -> Result<Vec<DeviceInfo>, Error> {
+        let mut found = BTreeMap::new();
+        let mut asked = self.0.loops.connected_names();
+        self.devices_of(0, Vec::new())?; // says whether it was stopped, without any device, too
+        for _ in 0..=MOVES_MAX {
+            let mut of_loops: BTreeMap<usize, Vec<Arc<str>>> = BTreeMap::new();
+            for (name, owner) in &asked {
+                of_loops.entry(*owner).or_default().push(name.clone());
+            }
+            for (owner, names) in of_loops {
+                for piece in names.chunks(PIECE) {
+                    let devices = self.devices_of(owner, piece.to_vec())?;
+                    found.extend(devices.into_iter().map(|info| (info.name.clone(), info)));
+                }
+            }
+            // Those that another loop has got meanwhile.
+            asked.retain_mut(|(name, owner)| {
+                let now = self.0.loops.home_of_connected(name).filter(|now| now != owner);
+                now.map(|now| *owner = now).is_some() && !found.contains_key(&**name)
+            });
+            if asked.is_empty() {
+                break;
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    fn devices_of(&self, number: usize, names: Vec<Arc<str>>) -> Result<Vec<DeviceInfo>, Error> {
+        let (reply, answer) = bounded(1);
+        self.command(number, Command::Devices { names, reply })?;
+        answer.recv().map_err(|_| stopped())
+    }
+}
+
+impl GatewayRole {
+    /// Those of these names that are connected to this loop.
+    pub(super) fn device_infos(
+        &self,
+        cx: &Connections<State>,
+        names: &[Arc<str>],
+    ) -> Vec<DeviceInfo> {
+        names.iter().filter_map(|name| self.device_info(cx, name)).collect()
+    }
+
+    fn device_info(&self, cx: &Connections<State>, name: &str) -> Option<DeviceInfo> {
+        let transport = self.registry.transport(name)?;
+        let (since, token, connection) = self.registry.presence(name)?;
+        let load = self.registry.load(name);
+        let age = cx.now().saturating_duration_since(since);
+        let now = SystemTime::now();
+        Some(DeviceInfo {
+            name: name.to_owned(),
+            transport,
+            since: now.checked_sub(age).unwrap_or(now),
+            idle: load.idle + load.polls,
+            busy: load.busy + load.events,
+            waiting: load.waiting,
+            address: connection.and_then(|id| cx.get(id)?.stream().peer_ip()),
+            token: token.and_then(|digest| self.credentials.label(digest)).map(String::from),
+        })
+    }
+}
