@@ -17,7 +17,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::engine::Role;
-use crate::engine::connections::{Connection, Connections, Id, LISTENERS_MAX, Watcher};
+use crate::engine::connection::Connection;
+use crate::engine::connections::{Connections, Id, LISTENERS_MAX, Watcher};
 use crate::engine::group::Group;
 use crate::engine::handshakes::Handshakes;
 use crate::engine::timers::Timer;
@@ -529,7 +530,7 @@ mod tests {
         assert_eq!(role.steps[0], small, "what moved little comes first");
         assert_eq!(role.steps[1..], streams[..at_once]);
         // An event is no reason to go on early, for streams alone.
-        let news = crate::engine::connections::Readiness { readable: true, ..Default::default() };
+        let news = crate::engine::connection::Readiness { readable: true, ..Default::default() };
         assert!(!peers.note(streams[0], news) && peers.note(small, news));
         role.steps.clear();
         step_ready(peers, role, 0);

@@ -6,12 +6,13 @@
 //! never runs a user's code and never blocks.
 //!
 //! ```text
-//! mio events ─► Peers (slots, flags, buffers) ─► Role::ready / expired / alarm / command
+//! mio events ─► Connections (slots, flags, buffers) ─► Role::ready / expired / alarm / command
 //!                  ▲                                   │
 //!                  └── insert, send, close, deadline ──┘        remove() ─► a worker, blocking
 //! ```
 
 pub(crate) mod budget;
+pub(crate) mod connection;
 pub(crate) mod connections;
 pub(crate) mod departed;
 pub(crate) mod event_loop;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::engine::Role;
-use crate::engine::connections::{Connections, Fetched, Id};
+use crate::engine::connection::Fetched;
+use crate::engine::connections::{Connections, Id};
 use crate::engine::permits::Permit;
 use crate::error::Error;
 use crate::gateway::registry::Registration;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::close_reason::{CloseCause, CloseReason};
-use crate::engine::connections::{Connections, Fetched, Id};
+use crate::engine::connection::Fetched;
+use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::gateway::alarms::Alarm;
 use crate::gateway::leases::{Handle, LeasedLink, Ticket};

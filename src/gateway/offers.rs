@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::close_reason::CloseCause;
-use crate::engine::connections::{Connections, Fetched, Id};
+use crate::engine::connection::Fetched;
+use crate::engine::connections::{Connections, Id};
 use crate::error::{Error, Refusal};
 use crate::gateway::credentials::REVOKED;
 use crate::gateway::device_head::{Admitted, DeviceHead};

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use crate::engine::connections::{Connections, Fetched, Id};
+use crate::engine::connection::Fetched;
+use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::error::{Error, Fault, Refusal};
 use crate::gateway::credentials::VisitorToken;

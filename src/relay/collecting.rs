@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::engine::connections::{Connection, Fetched};
+use crate::engine::connection::{Connection, Fetched};
 use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::body::{Decoder, Framing, Piece};

@@ -1,7 +1,8 @@
 //! How an exchange ends: with a response of this end's own, by a cut, by a retry, or as it should.
 
 use crate::close_reason::{CloseCause, CloseReason};
-use crate::engine::connections::{Connection, Connections};
+use crate::engine::connection::Connection;
+use crate::engine::connections::Connections;
 use crate::engine::slab::Key;
 use crate::error::Refusal;
 use crate::limits::Limits;

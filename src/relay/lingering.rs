@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::engine::connections::{Connection, Connections, Fetched, Id};
+use crate::engine::connection::{Connection, Fetched};
+use crate::engine::connections::{Connections, Id};
 use crate::limits::Limits;
 
 /// Bytes that one step reads from a connection that is being closed.

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::engine::connections::{Connection, Connections, Id};
+use crate::engine::connection::Connection;
+use crate::engine::connections::{Connections, Id};
 use crate::limits::Limits;
 use crate::relay::asker::Sending;
 use crate::relay::clocks::{Window, left};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::engine::budget::{Budget, Held};
-use crate::engine::connections::{Connection, Fetched};
+use crate::engine::connection::{Connection, Fetched};
 use crate::limits::Limits;
 use crate::proto::body::{self, Decoder, Framing, Piece};
 use crate::proto::forward;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::close_reason::{CloseCause, CloseReason};
-use crate::engine::connections::{Connection, Fetched};
+use crate::engine::connection::{Connection, Fetched};
 use crate::message::{DateText, date_now};
 use crate::observe::Observed;
 use crate::proto::body::{self, Decoder, Framing, Piece};

@@ -1,7 +1,7 @@
 //! One step of an exchange: bytes move as far as both connections allow.
 
 use crate::close_reason::{CloseCause, CloseReason};
-use crate::engine::connections::{Connection, Fetched};
+use crate::engine::connection::{Connection, Fetched};
 use crate::engine::event_loop::SHARE;
 use crate::relay::exchange::Exchange;
 use crate::relay::failure::ExchangeError;

@@ -2,7 +2,7 @@
 //! direction ends by itself.
 
 use crate::close_reason::{CloseCause, CloseReason};
-use crate::engine::connections::{Connection, Fetched};
+use crate::engine::connection::{Connection, Fetched};
 use crate::relay::rules::Rules;
 
 /// A connection that was switched to another protocol.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 
-use crate::engine::connections::Readiness;
+use crate::engine::connection::Readiness;
 
 /// Virtual time since the start of the run.
 pub(crate) type Micros = u64;

@@ -3,7 +3,8 @@
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::budget::Held;
-use crate::engine::connections::{Connections, Fetched, Id};
+use crate::engine::connection::Fetched;
+use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::error::Refusal;
 use crate::gateway::polls::deliveries::{MessageId, read_id};
