@@ -9,7 +9,7 @@ use rustls::pki_types::UnixTime;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::Identity;
+use super::identity::Identity;
 
 /// Certificates by their names. Of several with one name the earlier one is shown, unless its kind
 /// of key is one that the client does not take (an ECDSA certificate beside one for RSA), or it is

@@ -1,0 +1,166 @@
+//! A failed handshake in words: the rule that was broken, and the remedy.
+
+use rustls::CertificateError;
+
+use super::certificate::{bare, date, refused_by_webpki};
+
+/// Who tells what went wrong in a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// A device, of its gateway.
+    Device,
+    /// A device, of its local server.
+    Local,
+    Gateway,
+}
+
+impl Side {
+    /// Whose certificate it checks, the option that says whom it trusts, and what else does.
+    fn words(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Side::Device => {
+                ("the gateway's certificate", "--ca", "give its CA (--ca) or pin its key (--pin)")
+            }
+            Side::Local => (
+                "the local server's certificate",
+                "--to-ca",
+                "give its CA (--to-ca) or pin its key (--to-pin)",
+            ),
+            Side::Gateway => (
+                "the device's certificate",
+                "--devices-client-ca",
+                "give its CA (--devices-client-ca), or issue one with that CA",
+            ),
+        }
+    }
+}
+
+/// What went wrong in a handshake, with what to do about it where that is known.
+pub(crate) fn explained(error: &rustls::Error, side: Side) -> String {
+    use rustls::AlertDescription as Alert;
+    let remedy = match error {
+        rustls::Error::InvalidCertificate(why) => return refusal_of_certificate(why, side),
+        rustls::Error::AlertReceived(Alert::CertificateRequired | Alert::HandshakeFailure)
+            if side == Side::Local =>
+        {
+            "the local server wants something that was not shown: a certificate perhaps, and a device has none for it; or another name (--to-server-name)"
+        }
+        rustls::Error::AlertReceived(Alert::UnrecognisedName) if side == Side::Local => {
+            "the local server does not know the name that it was asked for; give the one that it has (--to-server-name)"
+        }
+        rustls::Error::AlertReceived(Alert::CertificateRequired | Alert::HandshakeFailure) => {
+            "the other side wants something that was not shown, a certificate perhaps (--cert and --key)"
+        }
+        rustls::Error::AlertReceived(Alert::CertificateExpired) => {
+            "the other side does not accept the certificate that was shown: by its clock it has expired, or is not valid yet; renew it, or set the clocks"
+        }
+        rustls::Error::AlertReceived(Alert::UnknownCA) => {
+            "the other side does not accept the certificate that was shown: no CA that it trusts has issued it; its log says more"
+        }
+        rustls::Error::AlertReceived(
+            Alert::BadCertificate
+            | Alert::CertificateUnknown
+            | Alert::DecryptError
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked,
+        ) => "the other side does not accept the certificate that was shown; its log says why",
+        rustls::Error::NoCertificatesPresented => {
+            "no certificate was shown, and this side wants one; give the device --cert and --key"
+        }
+        rustls::Error::AlertReceived(Alert::AccessDenied) if side == Side::Gateway => {
+            "the device's --pin is not the key of this certificate"
+        }
+        rustls::Error::InvalidMessage(_) => "what came is not TLS; check the URL's scheme and port",
+        _ => return error.to_string(),
+    };
+    format!("{remedy} ({error})")
+}
+
+/// The rule that a certificate broke, and the remedy.
+fn refusal_of_certificate(why: &CertificateError, side: Side) -> String {
+    use CertificateError::*;
+    let (whose, ca, trusts) = side.words();
+    let names = match side {
+        Side::Local => {
+            "issue one with a subjectAltName for it, or ask for a name that it has (--to-server-name)"
+        }
+        _ => "issue one with a subjectAltName for it, or write a URL with a name that it has",
+    };
+    let text = match why {
+        ExpiredContext { not_after, .. } => format!(
+            "{whose} has expired, on {}; renew it, or set this machine's clock",
+            date(*not_after)
+        ),
+        Expired => format!("{whose} has expired; renew it, or set this machine's clock"),
+        NotValidYetContext { not_before, .. } => {
+            let floor = if side == Side::Gateway { "" } else { ", or give --clock-floor" };
+            format!(
+                "{whose} is not valid before {}; set this machine's clock{floor}, or renew it if the clock is right",
+                date(*not_before)
+            )
+        }
+        NotValidYet => format!("{whose} is not valid yet; set this machine's clock"),
+        UnknownIssuer | BadSignature => {
+            format!("no CA that is trusted here has issued {whose}; {trusts}")
+        }
+        NotValidForNameContext { expected, presented } if presented.is_empty() => {
+            format!(
+                "{whose} is for another host than the URL's: it has no name at all (subjectAltName), {} is asked for; {names}",
+                expected.to_str()
+            )
+        }
+        NotValidForNameContext { expected, presented } => {
+            let has: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+            format!(
+                "{whose} is for another host than the URL's: for {}, {} is asked for; {names}",
+                has.join(", "),
+                expected.to_str()
+            )
+        }
+        NotValidForName => format!("{whose} is for another host than the URL's; {names}"),
+        ApplicationVerificationFailure => {
+            let pin = if side == Side::Local { "--to-pin" } else { "--pin" };
+            format!("the key of {whose} is none of those that are pinned ({pin})")
+        }
+        InvalidPurpose | InvalidPurposeContext { .. } => {
+            let purpose = if side == Side::Gateway { "clientAuth" } else { "serverAuth" };
+            format!("{whose} is for another purpose (extendedKeyUsage); issue one for {purpose}")
+        }
+        BadEncoding => format!("{whose} cannot be read; issue a new one"),
+        _ => refusal_of_webpki(why, whose, ca),
+    };
+    format!("{text} ({why:?})")
+}
+
+fn refusal_of_webpki(why: &CertificateError, whose: &str, ca: &str) -> String {
+    use webpki::Error::*;
+    #[allow(deprecated, reason = "older names of the same")]
+    match (refused_by_webpki(why), why) {
+        (Some(CaUsedAsEndEntity), _) => format!(
+            "{whose} is a CA's own (CA:TRUE), and not exactly one that {ca} has; put it into that file, or issue one for the host with CA:FALSE"
+        ),
+        (Some(EndEntityUsedAsCa), _) => format!(
+            "{whose} was issued by one that is not a CA's (CA:FALSE); issue it with a CA's key"
+        ),
+        (Some(UnsupportedCertVersion), _) => {
+            format!(
+                "{whose} is of version 1; issue one of version 3 (openssl req -x509 -addext subjectAltName=DNS:HOST)"
+            )
+        }
+        (Some(UnsupportedCriticalExtension), _) => {
+            format!("{whose} has a critical extension that is not known here; issue one without it")
+        }
+        (_, CertificateError::UnhandledCriticalExtension) => {
+            format!("{whose} has a critical extension that is not known here; issue one without it")
+        }
+        (
+            _,
+            CertificateError::UnsupportedSignatureAlgorithm
+            | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+        ) => format!(
+            "{whose} is signed in a way that is not taken; use ECDSA, Ed25519 or RSA from 2,048 bits on, with SHA-256 or longer"
+        ),
+        _ => format!("{whose} is not accepted"),
+    }
+}

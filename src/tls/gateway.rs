@@ -1,0 +1,342 @@
+//! A gateway's side: the certificates that it shows, and what it checks of a device's.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::ring as provider;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+};
+
+use super::by_name::ByName;
+use super::certificate::{FAR, Trusted, dns_names, not_after};
+use super::identity::Identity;
+use super::{ALPN, unusable};
+use crate::error::Error;
+
+/// What clients that were told to speak HTTP/1.0 ask for; it is served, too.
+const ALPN_OLD: &[u8] = b"http/1.0";
+
+/// Whether devices have to show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientCertificates {
+    /// Who shows none does not get through the handshake.
+    #[default]
+    Required,
+    /// Who shows none is let through, as somebody without that credential.
+    Optional,
+}
+
+/// What a gateway's listener shows to those who connect, and what it wants of them.
+///
+/// ```no_run
+/// use reverse_http::Gateway;
+/// use reverse_http::tls::{ClientCertificates, GatewayTls, Identity};
+/// # fn read(_: &str) -> Vec<u8> { Vec::new() }
+/// let tls = GatewayTls::new(Identity::from_pem(read("gw.crt"), read("gw.key"))?)?;
+/// let devices = tls.client_ca(read("devices-ca.crt"), ClientCertificates::Required)?;
+/// let gateway = Gateway::builder().listen_tls("0.0.0.0:443", devices).start()?;
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct GatewayTls {
+    /// The first is for clients that ask for no name that another one has. None: somebody else's
+    /// configuration.
+    identities: Vec<Identity>,
+    /// Who checks the certificates of those who connect. `None`: nobody, or somebody else's
+    /// configuration.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    config: Arc<ServerConfig>,
+    /// When the first of the certificates and their chains is over, where that is known.
+    expires: Option<SystemTime>,
+}
+
+impl fmt::Debug for GatewayTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GatewayTls").finish_non_exhaustive()
+    }
+}
+
+impl GatewayTls {
+    /// Shows this certificate; whoever connects need not show one. Sessions are resumed by tickets,
+    /// for a few hours.
+    ///
+    /// # Errors
+    /// There is no randomness for the tickets' key.
+    pub fn new(identity: Identity) -> Result<Self, Error> {
+        GatewayTls::with(vec![identity], None)
+    }
+
+    /// Shows other certificates, too: a client that asks for a name (SNI) that one of them has gets
+    /// that one, written out (`a.example`) or with a star for the first label (`*.example`). All
+    /// other clients get the one of [`new`](Self::new), and so do those that ask for no name. Of
+    /// several with the same name the earliest is shown whose kind of key the client takes and that
+    /// is valid at the time of the handshake; if none is, the earliest.
+    ///
+    /// ```no_run
+    /// use reverse_http::tls::{GatewayTls, Identity};
+    /// # fn read(_: &str) -> Vec<u8> { Vec::new() }
+    /// let usual = Identity::from_pem(read("gw.crt"), read("gw.key"))?;
+    /// let other = Identity::from_pem(read("shop.crt"), read("shop.key"))?; // for shop.example
+    /// let tls = GatewayTls::new(usual)?.also([other])?;
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// One of them has no DNS name, so nobody could ask for it; this was made with
+    /// [`from_rustls`](Self::from_rustls).
+    pub fn also(mut self, others: impl IntoIterator<Item = Identity>) -> Result<Self, Error> {
+        if self.identities.is_empty() {
+            return Err(Error::usage("a configuration of rustls says itself what it shows"));
+        }
+        for other in others {
+            if other.names().is_empty() {
+                return Err(Error::usage(
+                    "a certificate beside the first one has no DNS name (subjectAltName), so no client could ask for it",
+                ));
+            }
+            self.identities.push(other);
+        }
+        GatewayTls::with(self.identities, self.verifier)
+    }
+
+    /// The certificates that it shows, the first one first; none where it was made with
+    /// [`from_rustls`](Self::from_rustls).
+    pub fn identities(&self) -> &[Identity] {
+        &self.identities
+    }
+
+    /// Whoever connects shows a certificate that this CA (PEM, one or several) has issued, for
+    /// client authentication and not expired.
+    ///
+    /// It is a credential bound to names, its subjectAltName's DNS names: `lamp` allows the device
+    /// name `lamp`, `lamp.example` the IETF origins of that host, `*.lamps.example` those one label
+    /// below. Offers and polls for other names get 403. Devices whose certificates have the same
+    /// names are the same as far as take-over goes, so a renewed certificate is still the same
+    /// device's. What a certificate has let in ends with it: when it expires, or when `set_tls`
+    /// puts another CA in place of its own, within
+    /// [`Limits::take_over_grace`](crate::Limits::take_over_grace).
+    ///
+    /// # Errors
+    /// There is no certificate in it that can be used as a CA's; or this was made with
+    /// [`from_rustls`](Self::from_rustls).
+    pub fn client_ca(
+        self,
+        ca: impl AsRef<[u8]>,
+        wanted: ClientCertificates,
+    ) -> Result<Self, Error> {
+        if self.identities.is_empty() {
+            return Err(Error::usage("a configuration of rustls says itself whom it lets in"));
+        }
+        let trusted = Trusted::of(ca.as_ref())?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(
+            trusted.roots.clone(),
+            Arc::new(provider::default_provider()),
+        );
+        let verifier = match wanted {
+            ClientCertificates::Required => verifier,
+            ClientCertificates::Optional => verifier.allow_unauthenticated(),
+        };
+        let verifier = DeviceVerifier { chain: verifier.build().map_err(unusable)?, trusted };
+        GatewayTls::with(self.identities, Some(Arc::new(verifier)))
+    }
+
+    /// There is at least one identity.
+    fn with(
+        identities: Vec<Identity>,
+        verifier: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Result<Self, Error> {
+        let Some((first, others)) = identities.split_first() else {
+            return Err(Error::usage("there is no certificate to show"));
+        };
+        let shown = ByName::of(first, others);
+        let builder = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().map_err(unusable)?;
+        let builder = match verifier.clone() {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(shown));
+        config.alpn_protocols = vec![ALPN.to_vec(), ALPN_OLD.to_vec()];
+        config.ticketer = provider::Ticketer::new().map_err(unusable)?;
+        config.send_tls13_tickets = 1; // a device keeps its connection
+        let expires = identities.iter().filter_map(Identity::expires).min();
+        Ok(GatewayTls { identities, verifier, config: Arc::new(config), expires })
+    }
+
+    /// Somebody's own configuration of rustls, as it is. The names of a client certificate that its
+    /// verifier takes count as they do with [`client_ca`](Self::client_ca). Where such a
+    /// configuration is put in another's place (`set_tls`), what is connected by a certificate
+    /// cannot be checked against it, and has to show its certificate again.
+    pub fn from_rustls(config: Arc<ServerConfig>) -> Self {
+        GatewayTls { identities: Vec::new(), verifier: None, config, expires: None }
+    }
+
+    pub(crate) fn config(&self) -> &Arc<ServerConfig> {
+        &self.config
+    }
+
+    /// When the first of the certificates that are shown here, or of their chains, is over; `None`:
+    /// that is not known.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
+    pub(crate) fn expires(&self) -> Option<SystemTime> {
+        self.expires
+    }
+
+    /// Whether a certificate that was shown before would be let in now. Arithmetic: not for the
+    /// event loop.
+    pub(crate) fn accepts(&self, shown: &Shown) -> bool {
+        let (Some(verifier), Some((leaf, between))) = (&self.verifier, shown.chain.split_first())
+        else {
+            return false;
+        };
+        verifier.verify_client_cert(leaf, between, UnixTime::now()).is_ok()
+    }
+
+    /// When a chain that is valid now is valid no longer: its leaf, or, where this side knows its
+    /// CA, what stands between the two.
+    fn valid_until(&self, chain: &[CertificateDer<'_>]) -> Option<UnixTime> {
+        let (leaf, between) = chain.split_first()?;
+        let until = not_after(leaf)?;
+        let Some(verifier) = self.verifier.as_ref().filter(|_| !between.is_empty()) else {
+            return Some(until);
+        };
+        match verifier.verify_client_cert(leaf, between, until) {
+            Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
+                not_after,
+                ..
+            })) => Some(if not_after.as_secs() < until.as_secs() { not_after } else { until }),
+            _ => Some(until),
+        }
+    }
+}
+
+/// Checks what devices show.
+#[derive(Debug)]
+struct DeviceVerifier {
+    chain: Arc<dyn ClientCertVerifier>,
+    trusted: Trusted,
+}
+
+impl ClientCertVerifier for DeviceVerifier {
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        match self.chain.verify_client_cert(leaf, between, now) {
+            Err(e) if self.trusted.has_itself(leaf, &e) => Ok(ClientCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+
+    fn offer_client_auth(&self) -> bool {
+        self.chain.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.chain.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chain.root_hint_subjects()
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+/// A certificate that let a device in: a credential, valid until it expires or its CA is replaced.
+/// Two are the same by their bytes and listener.
+pub(crate) struct Shown {
+    /// The DNS names that it is for.
+    names: Arc<[String]>,
+    /// It, and those between it and its root, as they were shown.
+    chain: Vec<CertificateDer<'static>>,
+    key: ShownKey,
+    expires: SystemTime,
+}
+
+/// The listener that a certificate was shown at, and its SHA-256.
+pub(crate) type ShownKey = (usize, [u8; 32]);
+
+impl Shown {
+    /// What a handshake at this listener has accepted; `None`: no certificate was shown.
+    pub(crate) fn of(
+        chain: Option<&[CertificateDer<'_>]>,
+        tls: &GatewayTls,
+        listener: usize,
+    ) -> Option<Arc<Self>> {
+        let chain = chain.filter(|chain| !chain.is_empty())?;
+        let leaf = chain.first()?;
+        let mut digest = [0; 32];
+        digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, leaf).as_ref());
+        // The last second still counts. A date that nobody can read is none: then it is the CA's
+        // word alone that ends.
+        let until = tls
+            .valid_until(chain)
+            .map(|until| Duration::from_secs(until.as_secs().saturating_add(1)));
+        let expires = until.and_then(|until| SystemTime::UNIX_EPOCH.checked_add(until));
+        Some(Arc::new(Shown {
+            names: dns_names(leaf).into(),
+            chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
+            key: (listener, digest),
+            expires: expires.unwrap_or(SystemTime::UNIX_EPOCH + FAR),
+        }))
+    }
+
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    pub(crate) fn key(&self) -> ShownKey {
+        self.key
+    }
+
+    pub(crate) fn expires(&self) -> SystemTime {
+        self.expires
+    }
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shown")
+            .field("names", &self.names)
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Shown {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Shown {}
