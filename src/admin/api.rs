@@ -10,7 +10,7 @@ use crate::admin::answers::Asked;
 use crate::admin::view::{Snapshot, View};
 use crate::gateway::Event;
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process};
-use crate::observe::{Change, Counts, Done, Minute};
+use crate::observe::row::{Change, Counts, Done, Minute};
 use crate::proto::turn::{Encoding, Transport};
 
 /// Devices of one page, where nothing is said.

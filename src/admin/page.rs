@@ -10,7 +10,7 @@ use crate::admin::answers::Asked;
 use crate::admin::api::{Wanted, days_left, transport_name};
 use crate::admin::view::{Snapshot, View};
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow};
-use crate::observe::{Change, Done, MINUTES_MAX, Minute};
+use crate::observe::row::{Change, Done, MINUTES_MAX, Minute};
 use crate::proto::turn::percent_encoded;
 
 const TEMPLATE: &str = include_str!("page.html");

@@ -11,8 +11,9 @@ use crossbeam_channel::Sender;
 use crate::close_reason::CloseCause;
 use crate::gateway::registry::Load;
 use crate::gateway::tokens::Whose;
+use crate::observe::Asked;
 use crate::observe::records::ExchangeRecord;
-use crate::observe::{Asked, Change, Counts, Done, Minute, OfferSeen, Totals};
+use crate::observe::row::{Change, Counts, Done, Minute, OfferSeen, Totals};
 use crate::proto::turn::Transport;
 use crate::subscription::Charged;
 

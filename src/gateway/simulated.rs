@@ -19,7 +19,8 @@ pub(crate) use crate::gateway::loops::Loops;
 use crate::gateway::routes::{Routes, Table};
 pub(crate) use crate::gateway::state::Command;
 use crate::gateway::state::{Common, GatewayRole, TICK};
-use crate::observe::{Bounds, Observer};
+use crate::observe::Observer;
+use crate::observe::table::Bounds;
 use crate::relay::Wait;
 use crate::stream::Stream;
 

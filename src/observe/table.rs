@@ -1,0 +1,282 @@
+//! All device names: those that are connected, and of the others the last ones, in bounded memory.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
+
+use crate::engine::departed::{Departed, Stamp};
+use crate::limits::{Limits, OBSERVED_AWAY_MAX, OBSERVED_PART, RECORDS_PART};
+use crate::observe::Exchanged;
+use crate::observe::records::{Records, Taken};
+use crate::observe::row::{Change, Done, OfferSeen, Row, Totals};
+use crate::proto::turn::Transport;
+
+/// Bounds of an observer: names, and bytes of memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) names: usize,
+    pub(crate) bytes: usize,
+    /// Those of records that wait to be read.
+    pub(crate) records: usize,
+}
+
+impl Bounds {
+    /// Those of a gateway with these limits.
+    pub(crate) fn of(limits: &Limits) -> Self {
+        Bounds {
+            names: limits.devices_max.saturating_add(limits.remembered_max),
+            bytes: limits.memory_bytes_max / OBSERVED_PART,
+            records: limits.memory_bytes_max / RECORDS_PART,
+        }
+    }
+}
+
+/// Names that are forgotten in one step.
+pub(super) const FORGOTTEN_AT_ONCE: usize = 64;
+
+/// All names that are connected, and of the others those that were connected last.
+pub(crate) struct Table {
+    pub(super) names: HashMap<Arc<str>, usize>,
+    pub(super) rows: Vec<Option<Box<Row>>>,
+    free: Vec<usize>,
+    /// Names that are not connected.
+    departed: Departed,
+    names_max: usize,
+    /// Bytes of all rows, and of those of names that are away.
+    bytes: Arc<AtomicUsize>,
+    pub(super) bytes_away: usize,
+    bytes_max: usize,
+    generations: u64,
+    pub(crate) totals: Totals,
+    pub(crate) start: Instant,
+    pub(super) records: Records,
+}
+
+impl Table {
+    pub(super) fn new(
+        bounds: Bounds,
+        (bytes, records): (Arc<AtomicUsize>, Taken),
+        now: Instant,
+    ) -> Self {
+        Table {
+            names: HashMap::new(),
+            rows: Vec::new(),
+            free: Vec::new(),
+            departed: Departed::default(),
+            names_max: bounds.names.max(1),
+            bytes,
+            bytes_away: 0,
+            bytes_max: bounds.bytes,
+            generations: 0,
+            totals: Totals::default(),
+            start: now,
+            records: Records::new(records, bounds.records),
+        }
+    }
+
+    pub(super) fn set_bounds(&mut self, bounds: Bounds) {
+        self.names_max = bounds.names.max(1);
+        self.bytes_max = bounds.bytes;
+        self.records.bytes_max = bounds.records;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn get(&self, name: &str) -> Option<&Row> {
+        self.rows.get(*self.names.get(name)?)?.as_deref()
+    }
+
+    fn get_mut(&mut self, name: &str) -> Option<&mut Row> {
+        self.rows.get_mut(*self.names.get(name)?)?.as_deref_mut()
+    }
+
+    /// A row whose percentiles are those of now.
+    pub(crate) fn aged(&mut self, name: &str, now: Instant) -> Option<&Row> {
+        let at = *self.names.get(name)?;
+        self.update(at, |row, _| row.times.age(now));
+        self.rows.get(at)?.as_deref()
+    }
+
+    /// Up to `most` such rows from this place on, and where to go on.
+    pub(crate) fn rows(
+        &mut self,
+        from: usize,
+        most: usize,
+        now: Instant,
+    ) -> (impl Iterator<Item = &Row>, Option<usize>) {
+        let from = from.min(self.rows.len());
+        let end = from.saturating_add(most).min(self.rows.len());
+        for at in from..end {
+            self.update(at, |row, _| row.times.age(now));
+        }
+        let next = (end < self.rows.len()).then_some(end);
+        (self.rows[from..end].iter().filter_map(Option::as_deref), next)
+    }
+
+    /// Changes a row, and counts what it takes; whether memory is tight is told.
+    fn update<T>(&mut self, at: usize, change: impl FnOnce(&mut Row, bool) -> T) -> Option<T> {
+        let bytes = self.bytes.load(Relaxed);
+        let is_tight = bytes >= self.bytes_max;
+        let row = self.rows.get_mut(at)?.as_deref_mut()?;
+        let before = row.bytes();
+        let changed = change(row, is_tight);
+        let after = row.bytes();
+        self.bytes.store(bytes - before + after, Relaxed);
+        if row.departed.is_some() {
+            self.bytes_away = self.bytes_away - before + after;
+        }
+        Some(changed)
+    }
+
+    /// The number of the minute that lasts now.
+    pub(crate) fn minute(&self, now: Instant) -> u32 {
+        (now.saturating_duration_since(self.start).as_secs() / 60) as u32
+    }
+
+    pub(super) fn begin(&mut self, name: &str) -> Option<(usize, u64)> {
+        self.totals.in_progress += 1;
+        let at = *self.names.get(name)?;
+        let row = self.rows.get_mut(at)?.as_deref_mut()?;
+        row.in_progress += 1;
+        Some((at, row.generation))
+    }
+
+    pub(super) fn finish(&mut self, exchange: &mut Exchanged, now: Instant) {
+        let took = now.saturating_duration_since(exchange.began);
+        let waited = exchange.attached.unwrap_or(now).saturating_duration_since(exchange.began);
+        let minute = self.minute(now);
+        if let Some(detail) = exchange.detail.take() {
+            self.records.tell(exchange.complete(detail.into_record(), took, waited));
+        }
+        let totals = &mut self.totals;
+        totals.in_progress = totals.in_progress.saturating_sub(1);
+        totals.counts.add(exchange);
+        totals.took.add(took);
+        totals.waited.add(waited);
+        if let Some(first) = exchange.first_byte {
+            totals
+                .first_byte
+                .add(first.saturating_duration_since(exchange.attached.unwrap_or(exchange.began)));
+        }
+        let Some((at, generation)) = exchange.device else { return };
+        self.update(at, |row, is_tight| {
+            if row.generation != generation {
+                return;
+            }
+            row.in_progress = row.in_progress.saturating_sub(1);
+            row.counts.add(exchange);
+            // Of a program's own exchange no more is known than that it was brought to its end.
+            if exchange.first_byte.is_some() || exchange.failure.is_none() {
+                row.last_seen = now;
+                row.times.add(took, now);
+            }
+            row.tick(minute, took, exchange.is_error(), is_tight);
+            let done = Done {
+                at: now,
+                method: std::mem::take(&mut exchange.method),
+                path: std::mem::take(&mut exchange.path),
+                from: exchange.from,
+                status: exchange.status,
+                took,
+                waited,
+                failure: exchange.failure,
+            };
+            row.remember(done, is_tight);
+        });
+    }
+
+    pub(super) fn seen(&mut self, name: &str) {
+        if let Some(row) = self.get_mut(name) {
+            row.last_seen = Instant::now();
+        }
+    }
+
+    pub(super) fn offered(&mut self, name: &str, offer: OfferSeen, credential: &Option<Arc<str>>) {
+        let Some(at) = self.names.get(name).copied() else { return };
+        self.update(at, |row, _| {
+            row.texts = row.texts - row.offer.text_bytes() + offer.text_bytes();
+            (row.offer, row.last_seen) = (offer, Instant::now());
+            if row.credential != *credential {
+                row.credential.clone_from(credential);
+            }
+        });
+    }
+
+    pub(super) fn changed(&mut self, name: &str, change: Change, transport: Option<Transport>) {
+        let now = change.at;
+        let at = match self.names.get(name) {
+            Some(at) => *at,
+            None if transport.is_some() => self.insert(name, now),
+            None => return,
+        };
+        self.update(at, |row, is_tight| row.note(change, is_tight));
+        let Some(row) = self.rows.get_mut(at).and_then(Option::as_deref_mut) else { return };
+        match (row.transport.is_some(), transport.is_some()) {
+            (false, true) => {
+                if let Some(stamp) = row.departed.take() {
+                    self.departed.remove(stamp);
+                    self.bytes_away -= row.bytes();
+                }
+                (row.since, row.last_seen) = (now, now);
+                row.ups += 1;
+            }
+            (true, false) => {
+                row.since = now;
+                let stamp = self.departed.insert(row.name.clone(), &row.credential, now);
+                row.departed = Some(stamp);
+                self.bytes_away += row.bytes();
+            }
+            _ => {}
+        }
+        row.transport = transport;
+        self.forget(now);
+    }
+
+    fn insert(&mut self, name: &str, now: Instant) -> usize {
+        if self.names.len() >= self.names_max {
+            self.departed.first_of_most().into_iter().for_each(|stamp| self.remove(stamp));
+        }
+        self.generations += 1;
+        let row = Box::new(Row::new(name, self.generations, now));
+        let key = row.name.clone();
+        self.bytes.fetch_add(row.bytes(), Relaxed);
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.rows[at] = Some(row);
+                at
+            }
+            None => {
+                self.rows.push(Some(row));
+                self.rows.len() - 1
+            }
+        };
+        self.names.insert(key, at);
+        at
+    }
+
+    /// Forgets names that have been away for too long, or for which there is no room. Connected ones
+    /// are bounded by the registry.
+    pub(super) fn forget(&mut self, now: Instant) {
+        for _ in 0..FORGOTTEN_AT_ONCE {
+            let has_no_room = self.bytes_away > self.bytes_max / 2;
+            let is_old =
+                |stamp: &Stamp| now.saturating_duration_since(stamp.at()) >= OBSERVED_AWAY_MAX;
+            let stamp = match has_no_room {
+                true => self.departed.first_of_most(),
+                false => self.departed.first().filter(is_old),
+            };
+            let Some(stamp) = stamp else { return };
+            self.remove(stamp);
+        }
+    }
+
+    fn remove(&mut self, stamp: Stamp) {
+        let Some(name) = self.departed.remove(stamp) else { return };
+        let Some(at) = self.names.remove(&name) else { return };
+        if let Some(row) = self.rows.get_mut(at).and_then(Option::take) {
+            self.bytes.fetch_sub(row.bytes(), Relaxed);
+            self.bytes_away -= row.bytes();
+            self.free.push(at);
+        }
+    }
+}
