@@ -122,7 +122,7 @@ impl Peer {
 
 fn visitor(exchanges: usize) {
     let gateway = gateway();
-    let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
     let mut link = Peer::connect(gateway.devices_addr());
     link.say("POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n");
     assert!(link.hear().starts_with("HTTP/1.1 101 "));
@@ -160,7 +160,7 @@ fn local(exchanges: usize) {
 
 fn poll(exchanges: usize) {
     let gateway = gateway();
-    let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
     let mut device = Peer::connect(gateway.devices_addr());
     let session = "PTTH-Session: 0123456789abcdef0123456789abcdef\r\n";
     let post = |body: &str| {
@@ -195,7 +195,7 @@ fn send(exchanges: usize) {
     // On a thread of its own, since the player's is not counted.
     let program = std::thread::spawn(move || {
         let lamp = gateway.device("lamp");
-        lamp.wait(Duration::from_secs(120)).unwrap();
+        lamp.wait_connected(Duration::from_secs(120)).unwrap();
         for _ in 0..exchanges {
             let response =
                 lamp.send(http::Request::get("/status").body(Body::empty()).unwrap()).unwrap();

@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .tokens(Tokens::parse(&Tokens::line(&token, "lamp")?)?)
         .limits(limits)
         .start()?;
-    let visitors = gateway.relay_tls("127.0.0.1:0", Routes::path(), tls)?;
+    let visitors = gateway.listen_visitors_tls("127.0.0.1:0", Routes::path(), tls)?;
     println!("visitors: https://localhost:{}/lamp/", visitors.port());
 
     // The device: trusts that certificate alone, and ends where its token is refused.
@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     });
 
-    gateway.device("lamp").wait(Duration::from_secs(10))?;
+    gateway.device("lamp").wait_connected(Duration::from_secs(10))?;
     let request = Request::get("/status").body(Body::empty())?;
     let answer = gateway.device("lamp").send(request)?.into_body().read_to_text(1_024)?;
     print!("the lamp says: {answer}");
@@ -66,7 +66,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Requests in progress may finish; then both have ended. A service does this on SIGTERM.
     running.drain(Duration::from_secs(5));
     running.wait()?;
-    gateway.stop(Duration::from_secs(5));
+    gateway.drain(Duration::from_secs(5));
     drop((running, lamp));
     teller.join().map_err(|_| "the device failed")?;
     Ok(())

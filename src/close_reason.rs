@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::error::{Error, Fault};
 
-macro_rules! ends {
+macro_rules! causes {
     ($( $(#[$doc:meta])* $name:ident = $text:literal, )*) => {
         /// Why a link, or a name's last way in, ended. Shown as one word, `heartbeat-missed`, the
         /// same in logs, events and counters.
@@ -30,7 +30,7 @@ macro_rules! ends {
     };
 }
 
-ends! {
+causes! {
     /// The other side closed it between two exchanges.
     Closed = "closed",
     /// The other side closed it in the middle of an exchange.
@@ -110,7 +110,7 @@ impl CloseCause {
 
     /// With what is to be said about it.
     pub(crate) const fn because(self, text: &'static str) -> CloseReason {
-        CloseReason { end: self, text: Cow::Borrowed(text) }
+        CloseReason { cause: self, text: Cow::Borrowed(text) }
     }
 }
 
@@ -123,18 +123,18 @@ impl fmt::Display for CloseCause {
 /// A reason with its circumstances. Shown as `heartbeat-missed: no answer within 10 s`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CloseReason {
-    pub(crate) end: CloseCause,
+    pub(crate) cause: CloseCause,
     pub(crate) text: Cow<'static, str>,
 }
 
 impl CloseReason {
-    pub(crate) fn new(end: CloseCause, text: impl Into<Cow<'static, str>>) -> Self {
-        CloseReason { end, text: text.into() }
+    pub(crate) fn new(cause: CloseCause, text: impl Into<Cow<'static, str>>) -> Self {
+        CloseReason { cause, text: text.into() }
     }
 
     /// What the error of a program's exchange says of the end of its link.
     pub(crate) fn of_exchange(error: &Error) -> Self {
-        let end = match () {
+        let cause = match () {
             () if error.is_stopped() => CloseCause::Stopped,
             () if error.fault() == Fault::Caller => CloseCause::Program,
             () if error.is_timeout() => CloseCause::Late,
@@ -142,17 +142,17 @@ impl CloseReason {
             () if error.is_malformed() => CloseCause::ProtocolError,
             () => CloseCause::Failed,
         };
-        CloseReason::new(end, error.to_string())
+        CloseReason::new(cause, error.to_string())
     }
 }
 
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.end, self.text)
+        write!(f, "{}: {}", self.cause, self.text)
     }
 }
 
-/// Links that ended, by their reasons.
+/// Links that were closed, by cause.
 #[derive(Debug)]
 pub(crate) struct Counters([AtomicU64; CloseCause::ALL.len()]);
 
@@ -163,29 +163,29 @@ impl Default for Counters {
 }
 
 impl Counters {
-    pub(crate) fn count(&self, end: CloseCause) {
-        self.0[end as usize].fetch_add(1, Relaxed);
+    pub(crate) fn count(&self, cause: CloseCause) {
+        self.0[cause as usize].fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn read(&self) -> EndCounts {
-        EndCounts(std::array::from_fn(|n| self.0[n].load(Relaxed)))
+    pub(crate) fn read(&self) -> CloseCounts {
+        CloseCounts(std::array::from_fn(|n| self.0[n].load(Relaxed)))
     }
 }
 
-/// How many links ended since the start, by their reasons.
+/// How many links were closed since the start, by cause.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct EndCounts([u64; CloseCause::ALL.len()]);
+pub struct CloseCounts([u64; CloseCause::ALL.len()]);
 
-impl EndCounts {
-    pub(crate) fn sum(counts: impl Iterator<Item = EndCounts>) -> EndCounts {
-        counts.fold(EndCounts([0; CloseCause::ALL.len()]), |sum, more| {
-            EndCounts(std::array::from_fn(|n| sum.0[n] + more.0[n]))
+impl CloseCounts {
+    pub(crate) fn sum(counts: impl Iterator<Item = CloseCounts>) -> CloseCounts {
+        counts.fold(CloseCounts([0; CloseCause::ALL.len()]), |sum, more| {
+            CloseCounts(std::array::from_fn(|n| sum.0[n] + more.0[n]))
         })
     }
 
-    /// Those that ended for this reason.
-    pub fn of(&self, end: CloseCause) -> u64 {
-        self.0[end as usize]
+    /// Those closed for this cause.
+    pub fn of(&self, cause: CloseCause) -> u64 {
+        self.0[cause as usize]
     }
 
     /// All of them.
@@ -193,20 +193,20 @@ impl EndCounts {
         self.0.iter().sum()
     }
 
-    /// Each reason with its count, those without any included.
+    /// Each cause with its count, those without any included.
     pub fn iter(&self) -> impl Iterator<Item = (CloseCause, u64)> + '_ {
-        CloseCause::ALL.iter().map(|end| (*end, self.of(*end)))
+        CloseCause::ALL.iter().map(|cause| (*cause, self.of(*cause)))
     }
 }
 
-/// Only reasons that occurred: `{closed: 3, heartbeat-missed: 1}`.
-impl fmt::Debug for EndCounts {
+/// Only causes that occurred: `{closed: 3, heartbeat-missed: 1}`.
+impl fmt::Debug for CloseCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map()
             .entries(
                 self.iter()
                     .filter(|(_, n)| *n > 0)
-                    .map(|(end, n)| (format_args!("{end}").to_string(), n)),
+                    .map(|(cause, n)| (format_args!("{cause}").to_string(), n)),
             )
             .finish()
     }

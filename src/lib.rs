@@ -18,7 +18,7 @@
 //!
 //! // At the gateway, a program asks:
 //! let lamp = gateway.device("lamp");
-//! lamp.wait(Duration::from_secs(5))?;
+//! lamp.wait_connected(Duration::from_secs(5))?;
 //! let response = lamp.send(http::Request::get("/status").body(Body::empty())?)?;
 //! assert_eq!(response.into_body().read_to_text(100)?, "on");
 //! # running.stop();
@@ -65,15 +65,15 @@ pub mod text;
 #[cfg(feature = "tls")]
 pub mod tls;
 
-pub use close_reason::{CloseCause, EndCounts};
+pub use close_reason::{CloseCause, CloseCounts};
 pub use device::{
     Device, DeviceBuilder, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange,
     Listener, OnRefusal, Stopping, Upgraded, upgrade,
 };
 pub use error::{Error, ErrorKind, Fault, Refusal};
 pub use gateway::{
-    DeviceInfo, DeviceRef, Event, EventKind, Gateway, GatewayBuilder, GatewayStats, Grant, Offer,
-    Reject, Route, Routes, Tokens, TurnMode,
+    DeviceInfo, DeviceRef, Gateway, GatewayBuilder, GatewayEvent, GatewayEventKind, GatewayStats,
+    Grant, LinkCounts, Offer, Reject, Route, Routes, Tokens, TurnMode,
 };
 pub use limits::Limits;
 pub use link::{DeviceLink, GatewayLink};

@@ -16,18 +16,18 @@ use crossbeam_channel as channel;
 ///
 /// ```
 /// use std::time::Duration;
-/// use reverse_http::{Body, Device, EventKind, Gateway};
+/// use reverse_http::{Body, Device, GatewayEventKind, Gateway};
 ///
 /// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
 /// let events = gateway.events();
 /// let lamp = Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build()?;
 /// let running = lamp.spawn(|_| http::Response::new(Body::empty()))?;
-/// assert_eq!(events.recv_timeout(Duration::from_secs(5))?.kind, EventKind::Up);
+/// assert_eq!(events.recv_timeout(Duration::from_secs(5))?.kind, GatewayEventKind::Up);
 ///
 /// running.stop();
-/// gateway.stop(Duration::ZERO);
+/// gateway.stop();
 /// drop(gateway);
-/// assert!(events.iter().any(|event| event.kind == EventKind::Down)); // to the last one
+/// assert!(events.iter().any(|event| event.kind == GatewayEventKind::Down)); // to the last one
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "what happens before the first read waits here, and is dropped with it"]

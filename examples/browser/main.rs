@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .cors_origin(format!("http://127.0.0.1:{port}"))
         .cors_origin(format!("http://localhost:{port}"))
         .start()?;
-    let visitors = gateway.relay(&visitors, Routes::path())?;
+    let visitors = gateway.listen_visitors(&visitors, Routes::path())?;
     let devices = gateway.devices_addr();
 
     let page = include_str!("page.html")
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         response.headers_mut().insert(CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
         response
     })?;
-    gateway.device("page").wait(Duration::from_secs(5))?;
+    gateway.device("page").wait_connected(Duration::from_secs(5))?;
 
     println!(
         "open http://{visitors}/page/ in a browser, then: curl http://{visitors}/tab/anything"
@@ -54,6 +54,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     server.stop();
-    gateway.stop(Duration::from_secs(1));
+    gateway.drain(Duration::from_secs(1));
     Ok(())
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::admin::answers::Asked;
 use crate::admin::view::{Snapshot, View};
-use crate::gateway::Event;
+use crate::gateway::GatewayEvent;
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process};
 use crate::observe::row::{Change, Counts, Done, Minute};
 use crate::proto::turn::{Encoding, Transport};
@@ -271,7 +271,7 @@ pub(super) fn limits(view: &View, process: &Process) -> Value {
 /// The gateway as a whole.
 pub(super) fn totals(snapshot: &Snapshot, view: &View) -> Value {
     let (process, stats) = (&snapshot.process, &snapshot.stats);
-    let ends = stats.ends.iter().filter(|(_, count)| *count > 0);
+    let ends = stats.closed.iter().filter(|(_, count)| *count > 0);
     let ends: Map<String, Value> =
         ends.map(|(cause, count)| (cause.as_str().to_owned(), json!(count))).collect();
     let sum = |of: fn(&DeviceRow) -> usize| snapshot.devices.iter().map(of).sum::<usize>();
@@ -322,15 +322,15 @@ pub(super) fn days_left(end: SystemTime, now: SystemTime) -> i64 {
 }
 
 /// One event, with its number.
-pub(super) fn event(id: u64, event: &Event) -> Value {
+pub(super) fn event(id: u64, event: &GatewayEvent) -> Value {
     json!({
         "id": id,
         "at": unix_seconds(event.at),
         "kind": event.kind.as_str(),
         "device": event.name,
-        "reason": event.reason,
+        "reason": event.detail,
         "transport": event.transport.map(transport_name),
-        "cause": event.end.map(|cause| cause.as_str()),
+        "cause": event.cause.map(|cause| cause.as_str()),
         "missed": event.missed,
     })
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::admin::api;
-use crate::gateway::Event;
+use crate::gateway::GatewayEvent;
 use crate::subscription::Subscription;
 
 /// Events that are kept for those who come back.
@@ -33,7 +33,7 @@ impl Feed {
     ///
     /// # Errors
     /// No thread could be started.
-    pub(super) fn start(events: Subscription<Event>) -> Arc<Feed> {
+    pub(super) fn start(events: Subscription<GatewayEvent>) -> Arc<Feed> {
         let feed = Arc::new(Feed::default());
         let weak = Arc::downgrade(&feed);
         let spawned =
@@ -54,7 +54,7 @@ impl Feed {
         feed
     }
 
-    fn push(&self, event: &Event) {
+    fn push(&self, event: &GatewayEvent) {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.last += 1;
         let id = ring.last;

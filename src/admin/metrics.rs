@@ -194,7 +194,7 @@ impl Told {
             "Requests that the access log lacks because it was not written in time.",
             stats.records_lost,
         )?;
-        let ends = stats.ends.iter().map(|(cause, count)| (cause.as_str(), count));
+        let ends = stats.closed.iter().map(|(cause, count)| (cause.as_str(), count));
         page.counters("ptth_link_ends", "Links that ended, by cause.", by("cause", ends))
     }
 

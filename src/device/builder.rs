@@ -75,7 +75,7 @@ pub struct DeviceBuilder {
     whole_target: bool,
     fallback: Fallback,
     polls: RangeInclusive<usize>,
-    comet: Option<Encoding>,
+    poll_encoding: Option<Encoding>,
     #[cfg(feature = "tls")]
     tls: Option<DeviceTls>,
     #[cfg(feature = "tls")]
@@ -118,7 +118,7 @@ impl Device {
             whole_target: false,
             fallback: Fallback::default(),
             polls: 2..=64,
-            comet: None,
+            poll_encoding: None,
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "tls")]
@@ -209,8 +209,8 @@ impl DeviceBuilder {
     }
     /// The one encoding of the fallback that is asked for. Default: both, `message/http` before
     /// JSON (feature `comet`).
-    pub fn comet(mut self, encoding: Encoding) -> Self {
-        self.comet = Some(encoding);
+    pub fn poll_encoding(mut self, encoding: Encoding) -> Self {
+        self.poll_encoding = Some(encoding);
         self
     }
     /// The dialect of the offer. Default [`Dialect::classic`], `PTTH/1.0`.
@@ -353,7 +353,7 @@ impl DeviceBuilder {
             tcp: tcp.clone(),
             fallback,
             polls: self.polls.clone(),
-            encoding: self.comet.unwrap_or(Encoding::Message),
+            encoding: self.poll_encoding.unwrap_or(Encoding::Message),
         };
         let groups = if self.failover {
             vec![homes]
@@ -427,7 +427,7 @@ impl DeviceBuilder {
         let mut offer = OfferPlan::new(first.0, first.1, self.dialect.clone());
         offer.session = Some(session);
         offer.upgrade = fallback != Fallback::Only;
-        offer.accept = accepted(fallback, self.comet).map(Into::into);
+        offer.accept = accepted(fallback, self.poll_encoding).map(Into::into);
         let mut secrets = self.fields.clone();
         if let Some(token) = &self.token {
             secrets.push(("Authorization".to_owned(), format!("Bearer {token}")));
@@ -525,7 +525,7 @@ impl DeviceBuilder {
                 "polls {min}..{max}: it takes 1 <= MIN <= MAX <= {POLLS_CEILING}"
             )));
         }
-        if self.comet == Some(Encoding::Json) && !HAS_JSON {
+        if self.poll_encoding == Some(Encoding::Json) && !HAS_JSON {
             return Err(Error::usage(
                 "this build has no JSON (feature comet); poll in message/http",
             ));

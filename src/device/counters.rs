@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU8;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -20,7 +21,7 @@ pub(crate) struct Counters {
     pub(crate) busy: AtomicUsize,
     /// The most of them at once since the loop looked last.
     busy_peak: AtomicUsize,
-    pub(crate) exchanges: AtomicUsize,
+    pub(crate) exchanges: AtomicU64,
     /// Poll slots.
     pub(crate) polls: AtomicUsize,
     /// 0: none; else one more than its place in [`TRANSPORTS`].
@@ -29,7 +30,7 @@ pub(crate) struct Counters {
     pub(crate) wanted: RangeInclusive<usize>,
     pub(super) asked: AtomicBool,
     /// Links that ended.
-    pub(crate) ends: close_reason::Counters,
+    pub(crate) closed: close_reason::Counters,
     pub(crate) stopping: AtomicBool,
     /// It has stopped: what still waits for a thread is not begun.
     pub(crate) stopped: AtomicBool,
@@ -44,12 +45,12 @@ impl Counters {
             dialing: AtomicUsize::default(),
             busy: AtomicUsize::default(),
             busy_peak: AtomicUsize::default(),
-            exchanges: AtomicUsize::default(),
+            exchanges: AtomicU64::default(),
             polls: AtomicUsize::default(),
             transport: AtomicU8::default(),
             wanted,
             asked: AtomicBool::default(),
-            ends: close_reason::Counters::default(),
+            closed: close_reason::Counters::default(),
             stopping: AtomicBool::default(),
             stopped: AtomicBool::default(),
             upgrades: Upgrades::default(),

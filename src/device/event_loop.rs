@@ -318,7 +318,7 @@ impl Relaying for DeviceRole {
             true => cx.reset(downstream),
             false => cx.close(downstream),
         }
-        let why = match why.end {
+        let why = match why.cause {
             CloseCause::Tunnel => why.clone(),
             _ => CloseCause::Cut.because("an exchange on it failed half-way"),
         };

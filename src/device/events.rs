@@ -43,5 +43,5 @@ pub struct DeviceEvent {
     pub transport: Option<Transport>,
     /// The reason as one of a closed list, with [`Ended`](DeviceEventKind::Ended) and
     /// [`Disconnected`](DeviceEventKind::Disconnected).
-    pub end: Option<CloseCause>,
+    pub cause: Option<CloseCause>,
 }

@@ -27,7 +27,7 @@ use crate::stream::Shared;
 /// let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build()?;
 /// let asking = std::thread::spawn(move || {
 ///     let lamp = gateway.device("lamp");
-///     lamp.wait(Duration::from_secs(5)).unwrap();
+///     lamp.wait_connected(Duration::from_secs(5)).unwrap();
 ///     let response = lamp.send(http::Request::get("/status").body(Body::empty()).unwrap());
 ///     response.unwrap().into_body().read_to_text(100).unwrap()
 /// });

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::RecvTimeoutError;
 
-use crate::close_reason::EndCounts;
+use crate::close_reason::CloseCounts;
 use crate::device::command::Command;
 use crate::device::counters::Counters;
 use crate::device::group::LoopGroup;
@@ -32,9 +32,9 @@ pub struct DeviceStats {
     /// Connections on their way to be links.
     pub dialing: usize,
     /// Requests taken since the start.
-    pub exchanges: usize,
-    /// Links that ended since the start, by reason.
-    pub ends: EndCounts,
+    pub exchanges: u64,
+    /// Links that were closed since the start, by cause.
+    pub closed: CloseCounts,
 }
 
 /// A running device. Clones are handles on the same one; when the last of them is dropped, the
@@ -47,7 +47,7 @@ pub struct DeviceStats {
 /// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
 /// let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build()?;
 /// let running = device.spawn(|_| http::Response::new(Body::from("on")))?;
-/// gateway.device("lamp").wait(Duration::from_secs(5))?;
+/// gateway.device("lamp").wait_connected(Duration::from_secs(5))?;
 /// println!("{} links", running.stats().links);
 ///
 /// running.drain(Duration::from_secs(5)); // requests in progress may finish
@@ -191,8 +191,8 @@ impl DeviceHandle {
             polls: sum(|shared| shared.polls.load(Relaxed)),
             busy: sum(|shared| shared.busy.load(Relaxed)),
             dialing: sum(|shared| shared.dialing.load(Relaxed)),
-            exchanges: sum(|shared| shared.exchanges.load(Relaxed)),
-            ends: EndCounts::sum(self.0.shared.iter().map(|shared| shared.ends.read())),
+            exchanges: self.0.shared.iter().map(|shared| shared.exchanges.load(Relaxed)).sum(),
+            closed: CloseCounts::sum(self.0.shared.iter().map(|shared| shared.closed.read())),
         }
     }
 

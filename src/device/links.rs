@@ -143,8 +143,8 @@ impl DeviceRole {
     /// A gateway that ends its links behind a request or two would fill every log with the way in
     /// that comes and goes.
     fn note_brief(&mut self, cx: &Connections<State>, link: &Link, why: &CloseReason) {
-        let as_wanted = why.end.is_usual()
-            || matches!(why.end, CloseCause::Closed | CloseCause::Reset | CloseCause::Drained);
+        let as_wanted = why.cause.is_usual()
+            || matches!(why.cause, CloseCause::Closed | CloseCause::Reset | CloseCause::Drained);
         if !as_wanted || cx.now().saturating_duration_since(link.since) >= BRIEF_LIFE {
             self.tries.brief = 0;
             return;
@@ -194,18 +194,18 @@ impl DeviceRole {
         let last = self.shared.links.fetch_sub(1, Relaxed) == 1 && self.polls_with().is_none();
         self.note_brief(cx, link, &why);
         let quiet = self.comes_and_goes();
-        match (last, why.end.is_usual() || quiet) {
+        match (last, why.cause.is_usual() || quiet) {
             (true, _) if !quiet => {} // the line of the way in says it
             (_, true) => log_names!(Debug, "a link to {} ended: {why}", home.url.text),
             (_, false) => log_names!(Info, "a link to {} ended: {why}", home.url.text),
         }
-        self.shared.ends.count(why.end);
+        self.shared.closed.count(why.cause);
         self.publish(
             DeviceEventKind::Ended,
             &home,
             &home.url.text,
             why.text.to_string(),
-            Some(why.end),
+            Some(why.cause),
         );
         let in_vain = !link.used
             && !link.beaten
@@ -233,7 +233,7 @@ impl DeviceRole {
         // Gateways have closed links because a visitor's request failed, with nothing written to
         // them (T48). Where other links live, that is forgiven, but not for ever.
         self.tries.quick_ends += u32::from(short);
-        let faulty = why.end == CloseCause::ProtocolError
+        let faulty = why.cause == CloseCause::ProtocolError
             && cx.now().saturating_duration_since(link.since) < SHORT_LIFE;
         self.tries.quick_faults =
             if faulty { self.tries.quick_faults.saturating_add(1) } else { 0 };

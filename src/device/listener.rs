@@ -36,7 +36,7 @@ use crate::stream::{Stream, TimedStream};
 /// });
 ///
 /// let lamp = gateway.device("lamp");
-/// lamp.wait(Duration::from_secs(5))?;
+/// lamp.wait_connected(Duration::from_secs(5))?;
 /// let response = lamp.send(http::Request::get("/").body(Body::empty()).unwrap())?;
 /// assert_eq!(response.into_body().read_to_text(100)?, "on");
 /// # Ok::<(), reverse_http::Error>(())

@@ -220,7 +220,7 @@ impl DeviceRole {
         home: &GatewayTarget,
         url: &str,
         detail: String,
-        end: Option<CloseCause>,
+        cause: Option<CloseCause>,
     ) {
         let transport = self.transport.filter(|_| kind == DeviceEventKind::Connected);
         let event = DeviceEvent {
@@ -229,7 +229,7 @@ impl DeviceRole {
             url: url.to_owned(),
             detail,
             transport,
-            end,
+            cause,
         };
         if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
             log_names!(Debug, "nobody reads the device's events; dropped: {event:?}");
@@ -272,7 +272,7 @@ impl DeviceRole {
                     &home,
                     &home.url.text,
                     text,
-                    why.map(|why| why.end),
+                    why.map(|why| why.cause),
                 );
                 self.mode.end_swallowed(); // the next way may be another
                 self.begin_again(cx);

@@ -272,7 +272,7 @@ impl GatewayBuilder {
     ///     .listen("127.0.0.1:0")
     ///     .visitors_proxy_protocol(["10.0.0.7", "fd00::/8"])?
     ///     .start()?;
-    /// gateway.relay("127.0.0.1:0", Routes::path())?;
+    /// gateway.listen_visitors("127.0.0.1:0", Routes::path())?;
     /// # Ok::<(), reverse_http::Error>(())
     /// ```
     ///
@@ -327,7 +327,7 @@ impl GatewayBuilder {
         self
     }
     /// Hands each turned connection to this handler, on a worker thread that it then holds: plain
-    /// blocking code. Such a gateway serves nothing else: `send()`, `relay()` and `adopt()` are
+    /// blocking code. Such a gateway serves nothing else: `send()`, `listen_visitors()` and `adopt()` are
     /// refused.
     pub fn on_link(mut self, handler: impl Fn(GatewayLink) + Send + Sync + 'static) -> Self {
         self.settings.on_link = Some(Arc::new(handler));

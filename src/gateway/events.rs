@@ -9,10 +9,10 @@ use crate::close_reason::CloseCause;
 use crate::limits::Limits;
 use crate::proto::turn::Transport;
 
-/// What an [`Event`] tells.
+/// What a [`GatewayEvent`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum EventKind {
+pub enum GatewayEventKind {
     /// The name is connected: its first link, or its first poll.
     Up,
     /// The name is connected no longer: its last link is gone, and it has not polled for
@@ -26,20 +26,20 @@ pub enum EventKind {
     Ended,
 }
 
-impl EventKind {
+impl GatewayEventKind {
     /// Its name: `up`, `down`, `moved`, `replaced`, `ended`.
     pub fn as_str(self) -> &'static str {
         match self {
-            EventKind::Up => "up",
-            EventKind::Down => "down",
-            EventKind::Moved => "moved",
-            EventKind::Replaced => "replaced",
-            EventKind::Ended => "ended",
+            GatewayEventKind::Up => "up",
+            GatewayEventKind::Down => "down",
+            GatewayEventKind::Moved => "moved",
+            GatewayEventKind::Replaced => "replaced",
+            GatewayEventKind::Ended => "ended",
         }
     }
 }
 
-impl fmt::Display for EventKind {
+impl fmt::Display for GatewayEventKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -48,37 +48,37 @@ impl fmt::Display for EventKind {
 /// Something happened to a device name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Event {
+pub struct GatewayEvent {
     /// What.
-    pub kind: EventKind,
+    pub kind: GatewayEventKind,
     /// To whom.
     pub name: String,
     /// When.
     pub at: SystemTime,
     /// Why, in words; for `Up` and `Moved` the token that was turned with, or the encoding of the
     /// polls.
-    pub reason: String,
+    pub detail: String,
     /// How the name is connected; `None` where it is no more.
     pub transport: Option<Transport>,
     /// The reason as one of a closed list, with `Ended` and `Down`.
-    pub end: Option<CloseCause>,
+    pub cause: Option<CloseCause>,
     /// Events this subscriber lost before this one because it did not read them in time.
     pub missed: u64,
 }
 
 /// Those who are told what happens, each with how many events it has missed since its last one.
 #[derive(Default)]
-pub(super) struct Subscribers(Vec<(Sender<Event>, u64)>);
+pub(super) struct Subscribers(Vec<(Sender<GatewayEvent>, u64)>);
 
 impl Subscribers {
-    pub(super) fn add(&mut self, subscriber: Sender<Event>) {
+    pub(super) fn add(&mut self, subscriber: Sender<GatewayEvent>) {
         self.0.push((subscriber, 0));
     }
 
     /// Tells all of them. One that does not read in time misses it; one that is gone is forgotten.
-    pub(super) fn publish(&mut self, event: &Event) {
+    pub(super) fn publish(&mut self, event: &GatewayEvent) {
         self.0.retain_mut(|(subscriber, missed)| {
-            match subscriber.try_send(Event { missed: *missed, ..event.clone() }) {
+            match subscriber.try_send(GatewayEvent { missed: *missed, ..event.clone() }) {
                 Ok(()) => *missed = 0,
                 Err(TrySendError::Full(_)) => *missed += 1,
                 Err(TrySendError::Disconnected(_)) => return false,
@@ -89,6 +89,6 @@ impl Subscribers {
 }
 
 /// A subscriber's two ends.
-pub(super) fn subscription(limits: &Limits) -> (Sender<Event>, Receiver<Event>) {
+pub(super) fn subscription(limits: &Limits) -> (Sender<GatewayEvent>, Receiver<GatewayEvent>) {
     bounded(limits.events_max)
 }

@@ -16,7 +16,7 @@ use http::{Request, Response};
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::error::{Error, Fault};
 use crate::gateway::events;
-use crate::gateway::events::Event;
+use crate::gateway::events::GatewayEvent;
 use crate::gateway::leases::{Lease, Leased};
 use crate::gateway::listeners::bind;
 use crate::gateway::loops::Loops;
@@ -27,7 +27,7 @@ use crate::gateway::questions::Question;
 use crate::gateway::routes::{Routes, Table};
 use crate::gateway::settings::InForce;
 use crate::gateway::state::{Command, EACH_ACCEPTS};
-use crate::gateway::stats::{GatewayStats, Stats};
+use crate::gateway::stats::{GatewayStats, LinkCounts, Stats};
 use crate::gateway::tokens::{Tokens, Whose};
 use crate::limits::Limits;
 use crate::link::{GatewayLink, NothingArrived, Owned, Whole};
@@ -40,7 +40,7 @@ use crate::stream::{GatewayTls, Shared, Stream};
 use crate::subscription::Subscription;
 
 /// A running gateway. Clones are handles on the same one; when the last of them is dropped, with
-/// every [`DeviceRef`], the gateway ends at once. [`stop`](Gateway::stop) lets exchanges in progress
+/// every [`DeviceRef`], the gateway ends at once. [`drain`](Gateway::drain) lets exchanges in progress
 /// finish.
 ///
 /// ```
@@ -48,7 +48,7 @@ use crate::subscription::Subscription;
 /// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
 /// let url = format!("http://{}/lamp", gateway.devices_addr());
 /// let device = Device::builder(&url).build()?.spawn(|_request| http::Response::new(Body::from("on")))?;
-/// gateway.device("lamp").wait(std::time::Duration::from_secs(5))?;
+/// gateway.device("lamp").wait_connected(std::time::Duration::from_secs(5))?;
 /// let mut response = gateway.device("lamp").send(http::Request::get("/status").body(Body::empty()).unwrap())?;
 /// assert_eq!(response.body_mut().read_to_text(100)?, "on");
 /// device.stop();
@@ -68,7 +68,7 @@ pub(super) struct Running {
     pub(super) observes: bool,
     /// Events since the start of a gateway that observes, for its first admin listener.
     #[cfg(feature = "admin")]
-    pub(super) first_events: Mutex<Option<Receiver<Event>>>,
+    pub(super) first_events: Mutex<Option<Receiver<GatewayEvent>>>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     /// The routes of visitors' listeners. Held while listeners, routes or certificates are changed,
     /// so that every loop sees the changes in one order.
@@ -97,23 +97,23 @@ impl Gateway {
     ///
     /// # Errors
     /// It cannot be bound; the gateway has `on_link`; it was stopped.
-    pub fn relay(&self, address: &str, routes: Routes) -> Result<SocketAddr, Error> {
-        self.relay_with(address, routes, None)
+    pub fn listen_visitors(&self, address: &str, routes: Routes) -> Result<SocketAddr, Error> {
+        self.listen_visitors_with(address, routes, None)
     }
 
     /// Lets visitors in over TLS on this address (feature `tls`); the address that was bound.
     /// Devices are told `X-Forwarded-Proto: https`.
     ///
     /// # Errors
-    /// Those of [`relay`](Self::relay).
+    /// Those of [`listen_visitors`](Self::listen_visitors).
     #[cfg(feature = "tls")]
-    pub fn relay_tls(
+    pub fn listen_visitors_tls(
         &self,
         address: &str,
         routes: Routes,
         tls: GatewayTls,
     ) -> Result<SocketAddr, Error> {
-        self.relay_with(address, routes, Some(tls))
+        self.listen_visitors_with(address, routes, Some(tls))
     }
 
     /// Replaces what a listener shows and wants in TLS, devices' or visitors' (feature `tls`), at
@@ -144,13 +144,13 @@ impl Gateway {
         self.ask(refuse).map(drop)
     }
 
-    fn relay_with(
+    fn listen_visitors_with(
         &self,
         address: &str,
         routes: Routes,
         tls: Option<GatewayTls>,
     ) -> Result<SocketAddr, Error> {
-        self.refuse_on_link("relay()")?;
+        self.refuse_on_link("listen_visitors()")?;
         self.listen_with(address, Some(routes), tls)
     }
 
@@ -238,7 +238,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Replaces the routes of a visitors' listener, at the address that [`relay`](Self::relay)
+    /// Replaces the routes of a visitors' listener, at the address that [`listen_visitors`](Self::listen_visitors)
     /// returned. Connections stay; requests in progress keep the device and the waits that they
     /// began with, and the next request of every connection finds the new routes. What is in flight
     /// by a route counts on where the new one has the same host and path.
@@ -321,7 +321,7 @@ impl Gateway {
 
     /// What happens to names from now on. At most [`Limits::events_max`] wait to be read. Together
     /// with [`devices`](Self::devices), called after this, nothing falls between.
-    pub fn events(&self) -> Subscription<Event> {
+    pub fn events(&self) -> Subscription<GatewayEvent> {
         let (subscriber, events) = events::subscription(&self.0.limits.get());
         let (reply, subscribed) = bounded(1);
         // The loops have one list of subscribers. A gateway that was stopped has no events; then
@@ -333,7 +333,7 @@ impl Gateway {
 
     /// The events since the start, for whoever asks first; for others those from now on.
     #[cfg(feature = "admin")]
-    pub(crate) fn events_since_start(&self) -> Subscription<Event> {
+    pub(crate) fn events_since_start(&self) -> Subscription<GatewayEvent> {
         let first = self.0.first_events.lock().unwrap_or_else(PoisonError::into_inner).take();
         first.map_or_else(|| self.events(), Subscription::new)
     }
@@ -343,15 +343,19 @@ impl Gateway {
         self.0.stats.read()
     }
 
-    /// Stops: nothing new comes in, idle links and visitors are closed, exchanges in progress may
-    /// finish within `time`. Returns when all is over. It is a [`drain`](Self::drain) without
-    /// notice.
-    pub fn stop(&self, time: Duration) {
-        self.drain(Duration::ZERO, time);
+    /// Ends the gateway now: exchanges in progress are cut. Returns when its connections are over.
+    pub fn stop(&self) {
+        self.drain(Duration::ZERO);
     }
 
-    /// Stops so that a load balancer, or another gateway's devices, can be ahead of it. Returns
-    /// when all is over.
+    /// Takes nothing new, closes idle links and visitors, lets exchanges in progress finish within
+    /// `time`, then ends. Returns when its connections are over.
+    pub fn drain(&self, time: Duration) {
+        self.drain_with_notice(Duration::ZERO, time);
+    }
+
+    /// Drains so that a load balancer, or another gateway's devices, can be ahead of it. Returns
+    /// when its connections are over.
     ///
     /// For the time of `notice` everything is served as ever, but the [health
     /// path](Routes::health_path) says 503, every answer ends its visitor's connection, and devices
@@ -359,8 +363,8 @@ impl Gateway {
     /// nothing new comes in, idle links and visitors are closed, devices that poll are let go, and
     /// exchanges in progress may finish within `time`; what is left then is ended: 502 where no
     /// answer has begun, else it is cut, and so are tunnels. Called again (from another thread),
-    /// the earlier ends hold.
-    pub fn drain(&self, notice: Duration, time: Duration) {
+    /// the earlier deadlines hold.
+    pub fn drain_with_notice(&self, notice: Duration, time: Duration) {
         self.0.drain(notice, time);
     }
 
@@ -634,7 +638,7 @@ impl DeviceRef {
     /// # Errors
     /// It was not connected within `time` ([`Error::is_not_connected`]); the name is invalid; the
     /// gateway was stopped.
-    pub fn wait(&self, time: Duration) -> Result<(), Error> {
+    pub fn wait_connected(&self, time: Duration) -> Result<(), Error> {
         self.check_name()?;
         let (reply, answer) = bounded(1);
         let name = self.name.clone();
@@ -648,12 +652,12 @@ impl DeviceRef {
         }
     }
 
-    /// How many links the device has: in all, and idle.
+    /// How many links the device has now.
     ///
     /// # Errors
     /// The gateway was stopped.
-    pub fn links(&self) -> Result<(usize, usize), Error> {
-        self.connection().map(|(all, idle, _)| (all, idle))
+    pub fn links(&self) -> Result<LinkCounts, Error> {
+        self.connection().map(|(links, _)| links)
     }
 
     /// How the device is connected: over links, or by polls in one of two encodings; `None`: it is
@@ -662,10 +666,10 @@ impl DeviceRef {
     /// # Errors
     /// The gateway was stopped.
     pub fn transport(&self) -> Result<Option<Transport>, Error> {
-        self.connection().map(|(_, _, transport)| transport)
+        self.connection().map(|(_, transport)| transport)
     }
 
-    fn connection(&self) -> Result<(usize, usize, Option<Transport>), Error> {
+    fn connection(&self) -> Result<(LinkCounts, Option<Transport>), Error> {
         let (reply, answer) = bounded(1);
         self.gateway.command(self.home(), Command::Links { name: self.name.clone(), reply })?;
         answer.recv().map_err(|_| stopped())

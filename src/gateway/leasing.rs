@@ -112,8 +112,8 @@ impl GatewayRole {
         else {
             return;
         };
-        if let Some(why) = stream.as_ref().err().filter(|why| !why.end.is_usual()) {
-            observed.failed(why.end.as_str(), 0);
+        if let Some(why) = stream.as_ref().err().filter(|why| !why.cause.is_usual()) {
+            observed.failed(why.cause.as_str(), 0);
         }
         drop(observed);
         cx.set_leases(self.leases.len());

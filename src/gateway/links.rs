@@ -316,7 +316,7 @@ impl GatewayRole {
         }
         let Err(why) = self.is_quiet(cx, id) else { return };
         self.unhold(cx, id, &why);
-        match why.end {
+        match why.cause {
             CloseCause::Closed | CloseCause::Reset | CloseCause::Unreachable => cx.close(id),
             _ => self.deny_device(cx, id, 400, EARLY, None),
         }

@@ -132,7 +132,7 @@ impl Listeners {
         let mut found = self.0.iter_mut().filter(|listening| listening.at == Some(at));
         let Some(table) = found.find_map(|listening| listening.table.as_mut()) else {
             return Err(Error::usage(format!(
-                "this gateway does not let visitors in at {at}; give the address that relay() returned"
+                "this gateway does not let visitors in at {at}; give the address that listen_visitors() returned"
             )));
         };
         Ok(std::mem::replace(table, new))

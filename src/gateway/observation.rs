@@ -79,7 +79,7 @@ impl GatewayRole {
         let agent = offer.field("User-Agent").map(String::from_utf8_lossy).unwrap_or_default();
         let seen = OfferSeen {
             agent: cut(&agent, OFFER_TEXT_MAX),
-            protocol: cut(offer.token(), OFFER_TEXT_MAX),
+            protocol: cut(offer.upgrade_token(), OFFER_TEXT_MAX),
             address: offer.peer(),
             secure: offer.secure,
             token: offer.token.and_then(|digest| self.credentials.label(&digest)),

@@ -41,7 +41,7 @@ impl Offer {
         &self.wire.names
     }
     /// The upgrade token as offered: `PTTH/1.0`, `PTTH/0.9`, `ptth`. Empty for a poll.
-    pub fn token(&self) -> &str {
+    pub fn upgrade_token(&self) -> &str {
         &self.wire.token
     }
     /// Whether it is a poll of the fallback. Each poll of a device is decided anew; `authorize` had

@@ -17,7 +17,7 @@ use crate::engine::connections::{Connections, Id};
 use crate::error::{Error, Refusal};
 use crate::gateway::credentials::REVOKED;
 use crate::gateway::device_head::{Admitted, DeviceHead};
-use crate::gateway::events::EventKind;
+use crate::gateway::events::GatewayEventKind;
 use crate::gateway::loops::UNSETTLED;
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::polls::posted::PostedAnswer;
@@ -539,22 +539,22 @@ impl GatewayRole {
     /// Tells who was replaced, who is connected, and who in another way.
     fn tell_claimed(&mut self, offer: &Offer, claimed: &Claimed, transport: Transport) {
         let by = match transport {
-            Transport::Turn => offer.token().to_owned(),
+            Transport::Turn => offer.upgrade_token().to_owned(),
             transport => transport.to_string(),
         };
         for name in &claimed.replaced {
             self.tell(
-                EventKind::Replaced,
+                GatewayEventKind::Replaced,
                 name,
                 "a newer session of the device took the name over",
                 Some(transport),
             );
         }
         for name in &claimed.up {
-            self.tell(EventKind::Up, name, &by, Some(transport));
+            self.tell(GatewayEventKind::Up, name, &by, Some(transport));
         }
         for name in &claimed.moved {
-            self.tell(EventKind::Moved, name, &by, Some(transport));
+            self.tell(GatewayEventKind::Moved, name, &by, Some(transport));
         }
     }
 

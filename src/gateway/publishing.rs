@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 use std::time::SystemTime;
 
 use crate::close_reason::{CloseCause, CloseReason};
-use crate::gateway::events::{Event, EventKind};
+use crate::gateway::events::{GatewayEvent, GatewayEventKind};
 use crate::gateway::registry::{Left, Registration};
 use crate::gateway::state::GatewayRole;
 use crate::proto::turn::Transport;
@@ -12,32 +12,32 @@ use crate::proto::turn::Transport;
 impl GatewayRole {
     pub(super) fn tell(
         &mut self,
-        kind: EventKind,
+        kind: GatewayEventKind,
         name: &str,
-        reason: &str,
+        detail: &str,
         transport: Option<Transport>,
     ) {
-        log_names!(Info of [name], "{name}: {kind}{}{reason}", if reason.is_empty() { "" } else { ": " });
-        self.publish(kind, name, reason, transport, None);
+        log_names!(Info of [name], "{name}: {kind}{}{detail}", if detail.is_empty() { "" } else { ": " });
+        self.publish(kind, name, detail, transport, None);
     }
 
     fn publish(
         &mut self,
-        kind: EventKind,
+        kind: GatewayEventKind,
         name: &str,
-        reason: &str,
+        detail: &str,
         transport: Option<Transport>,
-        end: Option<CloseCause>,
+        cause: Option<CloseCause>,
     ) {
-        self.observer.changed(name, kind.as_str(), reason, transport, end);
+        self.observer.changed(name, kind.as_str(), detail, transport, cause);
         let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
-        subscribers.publish(&Event {
+        subscribers.publish(&GatewayEvent {
             kind,
             name: name.to_owned(),
             at: SystemTime::now(),
-            reason: reason.to_owned(),
+            detail: detail.to_owned(),
             transport,
-            end,
+            cause,
             missed: 0,
         });
     }
@@ -50,35 +50,35 @@ impl GatewayRole {
         left: &Left,
         why: &CloseReason,
     ) {
-        self.stats.ends.count(why.end);
+        self.stats.closed.count(why.cause);
         let (name, last) = (registration.name(), !left.down.is_empty());
-        match (last, why.end.is_usual()) {
+        match (last, why.cause.is_usual()) {
             (true, _) => {} // the line of its name says it
             (false, true) => log_names!(Debug of [name], "{name}: a link ended: {why}"),
             (false, false) => log_names!(Info of [name], "{name}: a link ended: {why}"),
         }
         self.publish(
-            EventKind::Ended,
+            GatewayEventKind::Ended,
             name,
             &why.text,
             self.registry.transport(name),
-            Some(why.end),
+            Some(why.cause),
         );
         self.gone(left, why);
     }
 
     pub(super) fn tell_down(&mut self, name: &str, why: &CloseReason) {
-        log_names!(Info of [name], "{name}: {}: {why}", EventKind::Down);
-        self.publish(EventKind::Down, name, &why.text, None, Some(why.end));
+        log_names!(Info of [name], "{name}: {}: {why}", GatewayEventKind::Down);
+        self.publish(GatewayEventKind::Down, name, &why.text, None, Some(why.cause));
     }
 
     pub(super) fn gone(&mut self, left: &Left, why: &CloseReason) {
         for name in &left.down {
-            self.registry.note_end(name, why.end);
+            self.registry.note_end(name, why.cause);
             self.tell_down(name, why);
         }
         for (name, transport) in &left.moved {
-            self.tell(EventKind::Moved, name, &transport.to_string(), Some(*transport));
+            self.tell(GatewayEventKind::Moved, name, &transport.to_string(), Some(*transport));
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::gateway::registry::Waiter;
 use crate::gateway::state::{
     Asking, Command, Device, GatewayRole, Journey, STOPPED, State, States, TICK, Visitor,
 };
+use crate::gateway::stats::LinkCounts;
 use crate::gateway::tokens::Whose;
 use crate::relay::{self, Exchange, LocalAnswer, Relaying, Rules};
 use crate::stream::{HandshakeError, Stream};
@@ -159,8 +160,9 @@ impl Role for GatewayRole {
             Command::Return { ticket, stream } => self.take_back(cx, ticket, stream),
             Command::Wait { name, time, reply } => self.await_name(cx, name, time, reply),
             Command::Links { name, reply } => {
-                let (all, idle) = self.registry.links(&name);
-                let _ = reply.send((all, idle, self.registry.transport(&name)));
+                let (total, idle) = self.registry.links(&name);
+                let links = LinkCounts::new(total, idle);
+                let _ = reply.send((links, self.registry.transport(&name)));
             }
             Command::Devices { names, reply } => drop(reply.send(self.device_infos(cx, &names))),
             Command::Parsed { id, answer, held } => self.parsed(cx, id, *answer, held),

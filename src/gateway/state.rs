@@ -24,7 +24,7 @@ use crate::gateway::credentials::Credentials;
 use crate::gateway::device_head::DeviceHead;
 use crate::gateway::device_info::DeviceInfo;
 use crate::gateway::directory::{Directory, Home};
-use crate::gateway::events::{Event, Subscribers};
+use crate::gateway::events::{GatewayEvent, Subscribers};
 use crate::gateway::exchange_deadlines::ExchangeDeadlines;
 use crate::gateway::leases::{Lease, Leases, Ticket};
 use crate::gateway::lifecycle::Lifecycle;
@@ -38,7 +38,7 @@ use crate::gateway::questions::Question;
 use crate::gateway::registry::{Registration, Registry, Session};
 use crate::gateway::routes::Table;
 use crate::gateway::settings::Settings;
-use crate::gateway::stats::Stats;
+use crate::gateway::stats::{LinkCounts, Stats};
 use crate::gateway::tokens::{Digest, Tokens, Whose};
 use crate::limits::Limits;
 use crate::link::CutError;
@@ -298,7 +298,7 @@ pub(crate) enum Command {
     /// Tell when a name has a link.
     Wait { name: String, time: Duration, reply: Sender<Result<(), Error>> },
     /// How many links a name has (in all, and idle), and how it is connected.
-    Links { name: String, reply: Sender<(usize, usize, Option<Transport>)> },
+    Links { name: String, reply: Sender<(LinkCounts, Option<Transport>)> },
     /// What there is of those of these names that are connected to this loop.
     Devices { names: Vec<Arc<str>>, reply: Sender<Vec<DeviceInfo>> },
     /// A helper has read a long message in JSON.
@@ -340,7 +340,7 @@ pub(crate) enum Command {
     /// Other tokens. The old ones come back, as routes do.
     SetTokens { whose: Whose, tokens: Arc<Tokens>, reply: Sender<Result<Arc<Tokens>, Error>> },
     /// A subscriber for events; the answer comes when it is on the list.
-    Subscribe { subscriber: Sender<Event>, reply: Sender<()> },
+    Subscribe { subscriber: Sender<GatewayEvent>, reply: Sender<()> },
     /// Say so for the time of notice; then nothing new, and what is in progress may finish for so
     /// long.
     Drain { notice: Duration, time: Duration },
@@ -500,7 +500,7 @@ impl Common {
 
     /// Events from before the first loop runs.
     #[cfg(feature = "admin")]
-    pub(super) fn subscribe(&self) -> crossbeam_channel::Receiver<Event> {
+    pub(super) fn subscribe(&self) -> crossbeam_channel::Receiver<GatewayEvent> {
         let (subscriber, events) = crate::gateway::events::subscription(&self.settings.limits);
         self.subscribers.lock().unwrap_or_else(PoisonError::into_inner).add(subscriber);
         events

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use crate::close_reason::{Counters, EndCounts};
+use crate::close_reason::{CloseCounts, Counters};
 use crate::gateway::directory::Directory;
 use crate::observe::records::Taken;
 
@@ -18,7 +18,7 @@ pub(crate) struct Stats {
     pub(super) refused: AtomicU64,
     pub(super) proxy_headers_refused: AtomicU64,
     pub(super) moved: AtomicU64,
-    pub(super) ends: Counters,
+    pub(super) closed: Counters,
     pub(super) records: Taken,
 }
 
@@ -44,11 +44,40 @@ pub struct GatewayStats {
     pub proxy_headers_refused: u64,
     /// How often a connection was moved from one event loop to another, since the start.
     pub moved: u64,
-    /// Links that ended since the start, by reason.
-    pub ends: EndCounts,
+    /// Links that were closed since the start, by cause.
+    pub closed: CloseCounts,
     /// [Records](crate::Gateway::records) of requests that were lost since the start, because nobody
     /// read them in time.
     pub records_lost: u64,
+}
+
+/// How many links a device has, by what they do.
+///
+/// ```
+/// let gateway = reverse_http::Gateway::builder().listen("127.0.0.1:0").start()?;
+/// let links = gateway.device("lamp").links()?; // it is not connected
+/// assert_eq!((links.idle, links.busy, links.total()), (0, 0, 0));
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LinkCounts {
+    /// Links that can take a request now.
+    pub idle: usize,
+    /// Links with an exchange in progress, and links that belong to one visitor's connection.
+    pub busy: usize,
+}
+
+impl LinkCounts {
+    pub(super) fn new(total: usize, idle: usize) -> Self {
+        LinkCounts { idle, busy: total.saturating_sub(idle) }
+    }
+
+    /// All links.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.idle + self.busy
+    }
 }
 
 impl Stats {
@@ -66,7 +95,7 @@ impl Stats {
             refused: self.refused.load(Relaxed),
             proxy_headers_refused: self.proxy_headers_refused.load(Relaxed),
             moved: self.moved.load(Relaxed),
-            ends: self.ends.read(),
+            closed: self.closed.read(),
             records_lost: self.records.lost(),
         }
     }

@@ -26,7 +26,7 @@ pub(crate) fn answer_instead<R: Relaying>(
     answer: &LocalAnswer<'_>,
 ) {
     let Some(mut exchange) = role.exchanges().remove(key) else { return };
-    exchange.observed.failed(why.end.as_str(), answer.status);
+    exchange.observed.failed(why.cause.as_str(), answer.status);
     let (to_head, keep) = (exchange.is_head(), answer.keep && exchange.may_keep_asker());
     let_go(role, cx, &exchange, why);
     if let Some(downstream) = exchange.downstream() {
@@ -45,11 +45,11 @@ pub(crate) fn abort<R: Relaying>(
     why: CloseReason,
 ) {
     let Some(mut exchange) = role.exchanges().remove(key) else { return };
-    if why.end != CloseCause::Tunnel {
-        exchange.observed.failed(why.end.as_str(), 0);
+    if why.cause != CloseCause::Tunnel {
+        exchange.observed.failed(why.cause.as_str(), 0);
     }
     let is_cut = |direction: fn(&Tunnel) -> Direction| {
-        why.end != CloseCause::Tunnel
+        why.cause != CloseCause::Tunnel
             && exchange.phase.tunnel().is_some_and(|tunnel| direction(tunnel) != Direction::Shut)
     };
     let cuts_downstream = is_cut(|tunnel| tunnel.to_downstream);
@@ -84,7 +84,7 @@ fn let_go<R: Relaying>(
     why: CloseReason,
 ) {
     let Some(link) = exchange.upstream() else { return };
-    let is_clients_fault = matches!(why.end, CloseCause::AskerGone | CloseCause::SlowSender);
+    let is_clients_fault = matches!(why.cause, CloseCause::AskerGone | CloseCause::SlowSender);
     let is_untouched = match exchange.phase.upstream() {
         Some(Upstream::Link { mark, .. }) if is_clients_fault && !exchange.request.is_cut() => {
             cx.get_mut(link).is_some_and(|connection| {

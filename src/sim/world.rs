@@ -340,7 +340,7 @@ impl World {
         let node = self.add(&name, Some(ip), |world, node| {
             let url = format!("http://{gateway}/{name}");
             let builder = Device::builder(url).links(min..=max).fallback(fallback).polls(polls..=polls).limits(limits);
-            let builder = comet.into_iter().fold(builder, device::DeviceBuilder::comet);
+            let builder = comet.into_iter().fold(builder, device::DeviceBuilder::poll_encoding);
             let now = net::with(|net| {
                 net.tell(|| format!("{name} begins on node {node}: links {min}..{max}, {fallback:?}, {polls} polls, {comet:?}"));
                 net.now

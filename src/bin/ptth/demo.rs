@@ -18,12 +18,12 @@ pub(crate) fn run() -> Result<(), Failure> {
         "A device that nobody can dial connects to its gateway and offers to turn the connection around.\n",
     )?;
     let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
-    let visitors = gateway.relay("127.0.0.1:0", Routes::path())?;
+    let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path())?;
     let (said, transcript) = mpsc::channel();
     let tap = tap(gateway.devices_addr(), said).map_err(failed)?;
     let device = Device::builder(format!("http://{tap}/lamp")).links(1..=1).build()?;
     let handle = device.spawn(answer_with_text("!dlrow ,olleH\r\n".to_owned()))?;
-    gateway.device("lamp").wait(Duration::from_secs(5))?;
+    gateway.device("lamp").wait_connected(Duration::from_secs(5))?;
     let print = |pieces: usize| {
         for (who, bytes) in transcript.iter().take(pieces) {
             print_line(format_args!("{who}\n{}", indented(&String::from_utf8_lossy(&bytes))))?;

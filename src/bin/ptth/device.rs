@@ -116,8 +116,8 @@ fn builder(args: &DeviceArgs) -> Result<DeviceBuilder, Failure> {
     builder = proxy::set(builder, args.proxy.as_deref(), &gateways)?;
     builder = secured(builder, args, gateways.iter().any(|url| is_secure(url)))?;
     match args.comet {
-        Some(Comet::Json) => builder = builder.comet(Encoding::Json),
-        Some(Comet::Message) => builder = builder.comet(Encoding::Message),
+        Some(Comet::Json) => builder = builder.poll_encoding(Encoding::Json),
+        Some(Comet::Message) => builder = builder.poll_encoding(Encoding::Message),
         None => {}
     }
     for origin in &args.origin {
@@ -280,8 +280,8 @@ fn log_device_state(device: &DeviceHandle) {
         stats.polls,
         stats.dialing,
         stats.exchanges,
-        stats.ends.total(),
-        ends_of(&stats.ends)
+        stats.closed.total(),
+        ends_of(&stats.closed)
     );
 }
 

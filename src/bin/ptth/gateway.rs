@@ -43,8 +43,8 @@ pub(crate) fn run(args: GatewayArgs, merged: &Merged) -> Result<(), Failure> {
     let gateway = Arc::new(prepared.builder.start()?);
     let mut access_log = access_log.map(|log| log.start(&gateway)).transpose()?;
     let visitors = match prepared.visitors_tls {
-        Some(tls) => gateway.relay_tls(&args.visitors, prepared.table, tls)?,
-        None => gateway.relay(&args.visitors, prepared.table)?,
+        Some(tls) => gateway.listen_visitors_tls(&args.visitors, prepared.table, tls)?,
+        None => gateway.listen_visitors(&args.visitors, prepared.table)?,
     };
     let listeners = Listeners::start(&gateway, &args, visitors, prepared.schemes)?;
     let admin = listeners.admin();
@@ -251,11 +251,11 @@ fn drain(
             } else if signal != SIGHUP {
                 log::info!("stopping without further notice");
                 drop(told); // from here on a signal ends the process
-                return hurried.stop(time);
+                return hurried.drain(time);
             }
         }
     });
-    gateway.drain(notice, time);
+    gateway.drain_with_notice(notice, time);
 }
 
 /// What the options say of bounds and times.
@@ -372,8 +372,8 @@ fn log_state(gateway: &Gateway) {
         stats.events,
         stats.exchanges,
         stats.refused,
-        stats.ends.total(),
-        ends_of(&stats.ends)
+        stats.closed.total(),
+        ends_of(&stats.closed)
     );
 }
 

@@ -142,8 +142,8 @@ impl Listeners {
         changes.follow(gateway, ("devices", &new.devices), &mut self.devices, devices);
         let visitors = || {
             match args.tls.visitors(Reading::Again)? {
-                Some(tls) => gateway.relay_tls(&new.visitors, routes.clone(), tls),
-                None => gateway.relay(&new.visitors, routes.clone()),
+                Some(tls) => gateway.listen_visitors_tls(&new.visitors, routes.clone(), tls),
+                None => gateway.listen_visitors(&new.visitors, routes.clone()),
             }
             .map_err(|e| e.to_string())
         };

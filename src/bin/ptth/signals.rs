@@ -1,6 +1,6 @@
 //! Signals: which ones the command handles, and the line about its state that one of them asks for.
 
-use reverse_http::EndCounts;
+use reverse_http::CloseCounts;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -16,7 +16,7 @@ pub(crate) fn exit_on_second(mut signals: Signals) {
     });
 }
 
-pub(crate) fn ends_of(ends: &EndCounts) -> String {
+pub(crate) fn ends_of(ends: &CloseCounts) -> String {
     let told: Vec<String> = ends
         .iter()
         .filter(|(_, count)| *count > 0)

@@ -7,7 +7,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use http::Response;
-use reverse_http::{Body, CloseCause, Device, DeviceEventKind, EventKind, Gateway, Limits, Routes};
+use reverse_http::{
+    Body, CloseCause, Device, DeviceEventKind, Gateway, GatewayEventKind, Limits, Routes,
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const SESSIONS: [&str; 2] =
@@ -47,7 +49,7 @@ fn gateway(change: impl FnOnce(&mut Limits)) -> (Gateway, SocketAddr) {
     let mut limits = Limits::default();
     change(&mut limits);
     let gateway = crate::support::gateway().listen("127.0.0.1:0").limits(limits).start().unwrap();
-    let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
     (gateway, visitors)
 }
 
@@ -121,7 +123,7 @@ const GATEWAY: &[(&str, CloseCause, Play)] = &[
     }),
     ("a gateway that drains", CloseCause::Drained, |gateway, _, mut device| {
         std::thread::scope(|scope| {
-            scope.spawn(|| gateway.stop(PATIENCE));
+            scope.spawn(|| gateway.drain(PATIENCE));
             assert!(head(&mut device).starts_with("OPTIONS * "));
             device.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").unwrap();
         });
@@ -143,34 +145,34 @@ fn every_end_of_a_link_has_its_reason_in_one_event_and_one_counter() {
         });
         let events = gateway.events();
         let device = turned(&gateway, SESSIONS[0]);
-        assert_eq!(events.recv_timeout(PATIENCE).unwrap().kind, EventKind::Up, "{what}");
+        assert_eq!(events.recv_timeout(PATIENCE).unwrap().kind, GatewayEventKind::Up, "{what}");
         let held = play(&gateway, visitors, device);
         let ended = loop {
             let event = events.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("{what}: {e}"));
             match event.kind {
-                EventKind::Ended => break event,
-                EventKind::Replaced => {}
+                GatewayEventKind::Ended => break event,
+                GatewayEventKind::Replaced => {}
                 other => panic!("{what}: {other} came before the link's end"),
             }
         };
         assert_eq!(
-            (ended.end, ended.name.as_str()),
+            (ended.cause, ended.name.as_str()),
             (Some(*end), "lamp"),
             "{what}: {}",
-            ended.reason
+            ended.detail
         );
         if *end != CloseCause::Replaced {
             let down = events.recv_timeout(PATIENCE).unwrap();
             assert_eq!(
-                (down.kind, down.end, down.transport),
-                (EventKind::Down, Some(*end), None),
+                (down.kind, down.cause, down.transport),
+                (GatewayEventKind::Down, Some(*end), None),
                 "{what}"
             );
             assert_eq!(
-                (gateway.stats().ends.of(*end), gateway.stats().ends.total()),
+                (gateway.stats().closed.of(*end), gateway.stats().closed.total()),
                 (1, 1),
                 "{what}: {:?}",
-                gateway.stats().ends
+                gateway.stats().closed
             );
         }
         drop(held);
@@ -230,7 +232,7 @@ fn a_device_tells_why_its_links_ended() {
             let event = events
                 .recv_timeout(PATIENCE)
                 .unwrap_or_else(|e| panic!("{what}: {e}, after {seen:?}"));
-            seen.push((event.kind, event.end));
+            seen.push((event.kind, event.cause));
         }
         let expected = [
             (DeviceEventKind::Connected, None),
@@ -238,7 +240,11 @@ fn a_device_tells_why_its_links_ended() {
             (DeviceEventKind::Disconnected, Some(*end)),
         ];
         assert_eq!(seen, expected, "{what}");
-        assert_eq!((running.stats().ends.of(*end), running.stats().ends.total()), (1, 1), "{what}");
+        assert_eq!(
+            (running.stats().closed.of(*end), running.stats().closed.total()),
+            (1, 1),
+            "{what}"
+        );
         running.stop();
     }
 }
@@ -268,7 +274,7 @@ fn a_device_that_polls_tells_a_gateway_that_stops_from_one_that_is_full() {
         let ended = loop {
             let event = events.recv_timeout(PATIENCE).unwrap();
             if event.kind == DeviceEventKind::Disconnected {
-                break event.end;
+                break event.cause;
             }
         };
         assert_eq!(ended, Some(end), "{details}");
@@ -308,7 +314,7 @@ fn a_tunnel_that_ended_in_both_directions_is_no_cut() {
         ends.push(loop {
             let event = events.recv_timeout(PATIENCE).unwrap();
             if event.kind == DeviceEventKind::Ended {
-                break event.end.unwrap();
+                break event.cause.unwrap();
             }
         });
     }

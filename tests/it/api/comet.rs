@@ -12,7 +12,7 @@ use http::{Request, Response, StatusCode};
 use reverse_http::device::DeviceBuilder;
 use reverse_http::gateway::GatewayBuilder;
 use reverse_http::{
-    Body, Device, Encoding, EventKind, Fallback, Gateway, Limits, Reject, Transport,
+    Body, Device, Encoding, Fallback, Gateway, GatewayEventKind, Limits, Reject, Transport,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,7 +26,7 @@ fn poller(gateway: &Gateway, name: &str, encoding: Encoding) -> DeviceBuilder {
     let url = format!("http://{}/{name}", gateway.devices_addr());
     Device::builder(url)
         .fallback(Fallback::Only)
-        .comet(encoding)
+        .poll_encoding(encoding)
         .backoff(Duration::from_millis(5)..Duration::from_millis(50))
 }
 
@@ -71,7 +71,7 @@ fn a_program_asks_a_device_that_polls() {
             })
             .unwrap();
         let lamp = gateway.device("lamp");
-        lamp.wait(PATIENCE).unwrap();
+        lamp.wait_connected(PATIENCE).unwrap();
         for n in 0..20 {
             assert_eq!(
                 ask(&gateway, "lamp", get(&format!("/{n}?x"))),
@@ -79,7 +79,7 @@ fn a_program_asks_a_device_that_polls() {
             );
         }
         assert_eq!(lamp.transport().unwrap(), Some(Transport::Comet(*encoding)));
-        assert_eq!(lamp.links().unwrap(), (0, 0));
+        assert_eq!(lamp.links().unwrap().total(), 0);
         until("the polls are held again", || gateway.stats().polls == 2);
         let stats = gateway.stats();
         assert_eq!((stats.devices, stats.turns, stats.events, stats.exchanges), (1, 0, 20, 20));
@@ -90,8 +90,8 @@ fn a_program_asks_a_device_that_polls() {
         assert_eq!(handle.stats().transport, Some(Transport::Comet(*encoding)));
         let up = events.recv_timeout(PATIENCE).unwrap();
         assert_eq!(
-            (up.kind, up.transport, up.reason),
-            (EventKind::Up, Some(Transport::Comet(*encoding)), encoding.to_string())
+            (up.kind, up.transport, up.detail),
+            (GatewayEventKind::Up, Some(Transport::Comet(*encoding)), encoding.to_string())
         );
         let connected = told.recv_timeout(PATIENCE).unwrap();
         assert_eq!(
@@ -100,7 +100,7 @@ fn a_program_asks_a_device_that_polls() {
         );
         handle.stop();
         let down = events.recv_timeout(PATIENCE).unwrap(); // poll_gap later
-        assert_eq!((down.kind, down.transport), (EventKind::Down, None));
+        assert_eq!((down.kind, down.transport), (GatewayEventKind::Down, None));
         assert_eq!(lamp.transport().unwrap(), None);
     }
 }
@@ -114,7 +114,7 @@ fn bodies_go_both_ways_whatever_they_are() {
             .unwrap()
             .spawn(|request| Response::new(request.into_body()))
             .unwrap();
-        gateway.device("echo").wait(PATIENCE).unwrap();
+        gateway.device("echo").wait_connected(PATIENCE).unwrap();
         for sent in [
             Vec::new(),
             b"text".to_vec(),
@@ -148,7 +148,7 @@ fn an_upload_has_its_bound_and_its_error() {
         .unwrap()
         .spawn(|request| Response::new(request.into_body()))
         .unwrap();
-    gateway.device("lamp").wait(PATIENCE).unwrap();
+    gateway.device("lamp").wait_connected(PATIENCE).unwrap();
     let post = |bytes: usize| {
         gateway.device("lamp").send(Request::post("/").body(Body::from(pattern(bytes))).unwrap())
     };
@@ -175,7 +175,7 @@ fn an_upload_at_the_bound_reaches_a_device_with_the_same_bound() {
             ))
         });
         let handle = handle.unwrap();
-        gateway.device("lamp").wait(PATIENCE).unwrap();
+        gateway.device("lamp").wait_connected(PATIENCE).unwrap();
         for byte in [b'x', b'"', b'\n', 0x01, 0xFF] {
             let request = Request::post("/").body(Body::from(vec![byte; 1_000_000])).unwrap();
             assert_eq!(
@@ -197,7 +197,7 @@ fn a_visitor_who_does_not_read_keeps_no_room_that_others_want() {
     (limits.message_bytes_max, limits.messages_bytes_max) = (12_000_000, 12_000_000);
     limits.min_rate_window = Duration::from_secs(2); // the first upload has to find it there
     let gateway = gateway(|b| b.limits(limits));
-    let at = gateway.relay("127.0.0.1:0", reverse_http::Routes::path()).unwrap();
+    let at = gateway.listen_visitors("127.0.0.1:0", reverse_http::Routes::path()).unwrap();
     // More than any socket takes.
     let lamp = poller(&gateway, "lamp", Encoding::Json)
         .build()
@@ -209,8 +209,8 @@ fn a_visitor_who_does_not_read_keeps_no_room_that_others_want() {
         .unwrap()
         .spawn(|request| Response::new(request.into_body()))
         .unwrap();
-    gateway.device("lamp").wait(PATIENCE).unwrap();
-    gateway.device("echo").wait(PATIENCE).unwrap();
+    gateway.device("lamp").wait_connected(PATIENCE).unwrap();
+    gateway.device("echo").wait_connected(PATIENCE).unwrap();
     let slow = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     slow.set_recv_buffer_size(4096).unwrap();
     slow.connect(&at.into()).unwrap();
@@ -254,13 +254,13 @@ fn a_slow_sender_keeps_no_room_that_others_want() {
     (limits.message_bytes_max, limits.messages_bytes_max) = (8_000_000, 14_100_000); // an upload of 6 MB takes 8 MB more as base64
     limits.min_rate_window = Duration::from_millis(300);
     let gateway = gateway(|b| b.limits(limits));
-    let visitors = gateway.relay("127.0.0.1:0", reverse_http::Routes::path()).unwrap();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", reverse_http::Routes::path()).unwrap();
     let echo = poller(&gateway, "echo", Encoding::Json)
         .build()
         .unwrap()
         .spawn(|_| Response::new(Body::from("taken")))
         .unwrap();
-    gateway.device("echo").wait(PATIENCE).unwrap();
+    gateway.device("echo").wait_connected(PATIENCE).unwrap();
     let upload = |bytes| {
         gateway.device("echo").send(Request::post("/").body(Body::from(pattern(bytes))).unwrap())
     };
@@ -363,7 +363,7 @@ fn an_answer_streams_in_message_http() {
             Response::new(Body::from_reader(Slow(gate.lock().unwrap().take().unwrap(), 0)))
         })
         .unwrap();
-    gateway.device("lamp").wait(PATIENCE).unwrap();
+    gateway.device("lamp").wait_connected(PATIENCE).unwrap();
     let mut response = gateway.device("lamp").send(get("/")).unwrap();
     let mut first = [0; 5];
     response.body_mut().read_exact(&mut first).unwrap();
@@ -402,7 +402,7 @@ fn every_way_of_using_a_device_works_over_the_fallback() {
             }
         });
         for name in ["received", "accepted"] {
-            gateway.device(name).wait(PATIENCE).unwrap();
+            gateway.device(name).wait_connected(PATIENCE).unwrap();
             for n in 0..5 {
                 assert_eq!(
                     ask(&gateway, name, get(&format!("/{n}"))).1,
@@ -425,7 +425,7 @@ fn a_handler_that_panics_costs_one_exchange() {
             Response::new(Body::from("fine"))
         })
         .unwrap();
-    gateway.device("lamp").wait(PATIENCE).unwrap();
+    gateway.device("lamp").wait_connected(PATIENCE).unwrap();
     for _ in 0..3 {
         assert_eq!(ask(&gateway, "lamp", get("/panic")).0, StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(ask(&gateway, "lamp", get("/")).1, b"fine");
@@ -450,7 +450,7 @@ fn as_many_requests_are_in_hand_as_there_are_polls() {
             Response::new(Body::from("done"))
         })
         .unwrap();
-    gateway.device("lamp").wait(PATIENCE).unwrap();
+    gateway.device("lamp").wait_connected(PATIENCE).unwrap();
     until("three polls are held", || gateway.stats().polls == 3);
     std::thread::scope(|scope| {
         let callers: Vec<_> = (0..6)
@@ -483,8 +483,8 @@ fn a_device_whose_polls_are_all_at_work_is_there_until_its_answer_is_late() {
             Response::new(Body::from("done"))
         })
         .unwrap();
-    gateway.device("lamp").wait(PATIENCE).unwrap();
-    assert_eq!(events.recv_timeout(PATIENCE).unwrap().kind, EventKind::Up);
+    gateway.device("lamp").wait_connected(PATIENCE).unwrap();
+    assert_eq!(events.recv_timeout(PATIENCE).unwrap().kind, GatewayEventKind::Up);
     std::thread::scope(|scope| {
         let downstream = scope.spawn(|| ask(&gateway, "lamp", get("/")).1);
         let quiet = events.recv_timeout(Duration::from_millis(500)); // ten times poll_gap
@@ -500,8 +500,8 @@ fn a_device_whose_polls_are_all_at_work_is_there_until_its_answer_is_late() {
     assert!(gateway.device("lamp").send(get("/")).unwrap_err().is_timeout());
     let down = events.recv_timeout(PATIENCE).unwrap();
     assert_eq!(
-        (down.kind, down.end),
-        (EventKind::Down, Some(reverse_http::CloseCause::Absent)),
+        (down.kind, down.cause),
+        (GatewayEventKind::Down, Some(reverse_http::CloseCause::Absent)),
         "{down:?}"
     );
     drop(release);
@@ -525,7 +525,7 @@ fn the_errors_of_send_say_what_happened() {
         })
         .unwrap();
     let slow = gateway.device("slow");
-    slow.wait(PATIENCE).unwrap();
+    slow.wait_connected(PATIENCE).unwrap();
     let error = slow.send(get("/")).unwrap_err();
     assert!(error.is_timeout() && error.status_hint() == Some(504), "{error:?}");
     // The only poll is busy, and so nobody is there to take another request.
@@ -544,7 +544,7 @@ fn authorize_sees_every_poll() {
     let gateway = gateway(move |b| {
         b.authorize(move |offer| {
             counted.fetch_add(1, SeqCst);
-            assert!(offer.is_poll() && offer.token().is_empty());
+            assert!(offer.is_poll() && offer.upgrade_token().is_empty());
             match offer.bearer_token() {
                 Some("right") => Ok(reverse_http::Grant::offered().to("owner")),
                 _ => Err(Reject::new(401, "no such token")),
@@ -560,7 +560,7 @@ fn authorize_sees_every_poll() {
     let before = seen.load(SeqCst);
     let owner = poller(&gateway, "lamp", Encoding::Message).bearer_token("right").build().unwrap();
     let owner = owner.spawn(|_| Response::new(Body::from("owner"))).unwrap();
-    gateway.device("lamp").wait(PATIENCE).unwrap();
+    gateway.device("lamp").wait_connected(PATIENCE).unwrap();
     for _ in 0..10 {
         assert_eq!(ask(&gateway, "lamp", get("/")).1, b"owner");
     }
@@ -591,7 +591,7 @@ fn a_gateway_or_a_device_may_refuse_the_fallback() {
     // One that may, does by itself.
     let handle =
         Device::builder(&url).build().unwrap().spawn(|_| Response::new(Body::from("on"))).unwrap();
-    gateway.device("lamp").wait(PATIENCE).unwrap();
+    gateway.device("lamp").wait_connected(PATIENCE).unwrap();
     assert_eq!(ask(&gateway, "lamp", get("/")).1, b"on");
     assert_eq!(
         gateway.device("lamp").transport().unwrap(),
@@ -617,11 +617,11 @@ fn a_gateway_that_stops_tells_the_end_of_devices_that_poll() {
         .unwrap()
         .spawn(|_| Response::new(Body::empty()))
         .unwrap();
-    gateway.device("lamp").wait(PATIENCE).unwrap();
+    gateway.device("lamp").wait_connected(PATIENCE).unwrap();
     let events = gateway.events();
-    gateway.stop(Duration::ZERO);
-    let down = events.iter().find(|event| event.kind == EventKind::Down).unwrap();
-    assert_eq!((&*down.name, down.end), ("lamp", Some(reverse_http::CloseCause::Drained)));
+    gateway.stop();
+    let down = events.iter().find(|event| event.kind == GatewayEventKind::Down).unwrap();
+    assert_eq!((&*down.name, down.cause), ("lamp", Some(reverse_http::CloseCause::Drained)));
     assert!(!gateway.is_running());
     handle.stop();
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::Request;
 use reverse_http::{
-    Body, Device, DeviceHandle, DeviceInfo, EventKind, Fallback, Gateway, Tokens, Transport,
+    Body, Device, DeviceHandle, DeviceInfo, Fallback, Gateway, GatewayEventKind, Tokens, Transport,
 };
 
 use crate::support::{DEADLINE, eventually};
@@ -54,7 +54,7 @@ fn the_list_says_how_each_device_is_connected() {
     });
     let (lamp, meter) = (lamp.unwrap(), device(&gateway, "meter", Fallback::Only).spawn(|_| "5"));
     for name in ["lamp", "meter"] {
-        gateway.device(name).wait(DEADLINE).unwrap();
+        gateway.device(name).wait_connected(DEADLINE).unwrap();
     }
     let [lamp_is, meter_is]: [DeviceInfo; 2] = eventually("both are idle", || {
         let devices = gateway.devices().unwrap();
@@ -85,7 +85,7 @@ fn the_list_says_how_each_device_is_connected() {
     lamp.stop();
     eventually("it has left", || (!names(&gateway).contains("lamp")).then_some(()));
     drop(meter);
-    gateway.stop(Duration::ZERO);
+    gateway.drain(Duration::ZERO);
     assert!(gateway.devices().unwrap_err().is_stopped());
 }
 
@@ -144,8 +144,8 @@ fn nothing_falls_between_the_list_and_the_events() {
             let event = events.recv_timeout(left).expect("the events lead to what is there");
             assert_eq!(event.missed, 0);
             match event.kind {
-                EventKind::Up => drop(here.insert(event.name)),
-                EventKind::Down => drop(here.remove(&event.name)),
+                GatewayEventKind::Up => drop(here.insert(event.name)),
+                GatewayEventKind::Down => drop(here.remove(&event.name)),
                 _ => {}
             }
         }

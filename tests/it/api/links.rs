@@ -12,7 +12,7 @@ use http::{Method, Request, Response, StatusCode};
 use reverse_http::link::{self, Offered};
 use reverse_http::proto::turn::{Dialect, OfferPlan, OfferRules};
 use reverse_http::{
-    Body, Device, DeviceEventKind, DeviceHandle, EventKind, Gateway, Grant, Limits, Offer,
+    Body, Device, DeviceEventKind, DeviceHandle, Gateway, GatewayEventKind, Grant, Limits, Offer,
     OnRefusal, Reject, Route, Routes, TurnMode,
 };
 
@@ -58,7 +58,7 @@ fn parrot(gateway: &Gateway, name: &str, links: std::ops::RangeInclusive<usize>)
             Response::new(Body::from(format!("{} {}", request.method(), request.uri())))
         })
         .unwrap();
-    gateway.device(name).wait(PATIENCE).unwrap();
+    gateway.device(name).wait_connected(PATIENCE).unwrap();
     handle
 }
 
@@ -83,7 +83,7 @@ fn bodies_stream_both_ways() {
     let handle = device(&gateway, "echo", 1..=2)
         .spawn(|request| Response::new(request.into_body()))
         .unwrap();
-    gateway.device("echo").wait(PATIENCE).unwrap();
+    gateway.device("echo").wait_connected(PATIENCE).unwrap();
     let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
     for body in [Body::from(sent.clone()), Body::from_reader(std::io::Cursor::new(sent.clone()))] {
         let request = Request::post("/").body(body).unwrap();
@@ -102,7 +102,7 @@ fn a_panic_costs_one_exchange_and_no_link() {
             Response::new(Body::from("fine"))
         })
         .unwrap();
-    gateway.device("lamp").wait(PATIENCE).unwrap();
+    gateway.device("lamp").wait_connected(PATIENCE).unwrap();
     assert_eq!(ask(&gateway, "lamp", get("/panic")).0, StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(ask(&gateway, "lamp", get("/")).1, "fine");
     assert_eq!(gateway.stats().turns, 1, "the link lived on");
@@ -123,7 +123,7 @@ fn slow_handlers_take_links_of_their_own_up_to_max() {
             Response::new(Body::from("done"))
         })
         .unwrap();
-    gateway.device("slow").wait(PATIENCE).unwrap();
+    gateway.device("slow").wait_connected(PATIENCE).unwrap();
     std::thread::scope(|scope| {
         let callers: Vec<_> = (0..3)
             .map(|_| scope.spawn(|| gateway.device("slow").send(get("/")).map(|r| r.status())))
@@ -148,11 +148,11 @@ fn errors_tell_what_is_missing() {
     let gateway = gateway(|_| ());
     let unknown = gateway.device("nobody").send(get("/")).unwrap_err();
     assert!(unknown.is_not_connected() && unknown.status_hint() == Some(404), "{unknown:?}");
-    let late = gateway.device("nobody").wait(Duration::from_millis(20)).unwrap_err();
+    let late = gateway.device("nobody").wait_connected(Duration::from_millis(20)).unwrap_err();
     assert!(late.is_not_connected(), "{late:?}");
-    gateway.stop(Duration::from_secs(1));
+    gateway.drain(Duration::from_secs(1));
     assert!(gateway.device("nobody").send(get("/")).unwrap_err().is_stopped());
-    assert!(gateway.relay("127.0.0.1:0", Routes::path()).unwrap_err().is_stopped());
+    assert!(gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap_err().is_stopped());
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn a_device_that_does_not_answer_in_time_is_a_504() {
             Response::new(Body::empty())
         })
         .unwrap();
-    gateway.device("late").wait(PATIENCE).unwrap();
+    gateway.device("late").wait_connected(PATIENCE).unwrap();
     let error = gateway.device("late").send(get("/")).unwrap_err();
     assert!(
         error.is_timeout()
@@ -183,7 +183,7 @@ fn a_program_may_keep_the_loop_itself() {
     let gateway = gateway(|_| ());
     let device = device(&gateway, "lamp", 1..=2);
     assert!(device.recv_timeout(Duration::from_millis(10)).unwrap().is_none());
-    gateway.device("lamp").wait(PATIENCE).unwrap();
+    gateway.device("lamp").wait_connected(PATIENCE).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for _ in 0..3 {
@@ -217,10 +217,10 @@ fn a_program_may_accept_links_like_connections() {
                 link.respond(Response::new(Body::from(request.uri().to_string()))).unwrap();
             }
         });
-        gateway.device("lamp").wait(PATIENCE).unwrap();
+        gateway.device("lamp").wait_connected(PATIENCE).unwrap();
         assert_eq!(ask(&gateway, "lamp", get("/a")).1, "/a");
         assert_eq!(ask(&gateway, "lamp", get("/b")).1, "/b");
-        gateway.stop(Duration::from_secs(5));
+        gateway.drain(Duration::from_secs(5));
     });
     listener.stop();
 }
@@ -252,7 +252,7 @@ fn each_link_may_have_a_handler_at_the_gateway() {
         ["/0", "/1", "/2"],
         "the device dials again when the handler returns"
     );
-    assert!(gateway.relay("127.0.0.1:0", Routes::path()).unwrap_err().is_usage());
+    assert!(gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap_err().is_usage());
     assert!(gateway.device("lamp").send(get("/")).unwrap_err().is_usage());
     handle.stop();
     let both = crate::support::gateway()
@@ -323,16 +323,16 @@ fn events_tell_up_replaced_and_down() {
     let events = gateway.events();
     let next = || loop {
         let event = events.recv_timeout(PATIENCE).unwrap();
-        if event.kind != EventKind::Ended {
+        if event.kind != GatewayEventKind::Ended {
             break (event.kind, event.name);
         }
     };
     let first = parrot(&gateway, "lamp", 1..=1);
-    assert_eq!(next(), (EventKind::Up, "lamp".to_owned()));
+    assert_eq!(next(), (GatewayEventKind::Up, "lamp".to_owned()));
     let second = device(&gateway, "lamp", 1..=1);
     let second_events = second.events();
     let second = second.spawn(|_| Response::new(Body::from("second"))).unwrap();
-    assert_eq!(next(), (EventKind::Replaced, "lamp".to_owned()));
+    assert_eq!(next(), (GatewayEventKind::Replaced, "lamp".to_owned()));
     let connected = second_events.recv_timeout(PATIENCE).unwrap();
     assert_eq!(
         (connected.kind, connected.detail.as_str()),
@@ -341,7 +341,7 @@ fn events_tell_up_replaced_and_down() {
     assert_eq!(ask(&gateway, "lamp", get("/")).1, "second", "the newest session answers");
     first.stop();
     second.stop();
-    assert_eq!(next(), (EventKind::Down, "lamp".to_owned()));
+    assert_eq!(next(), (GatewayEventKind::Down, "lamp".to_owned()));
 }
 
 #[test]
@@ -379,11 +379,11 @@ fn authorize_names_rejects_and_redirects() {
         assert!(!format!("{error:?}").contains("hunter2"), "no token in an error: {error:?}");
     }
     let named = build("door", Some("right")).spawn(|_| Response::new(Body::from("named"))).unwrap();
-    gateway.device("renamed").wait(PATIENCE).unwrap();
+    gateway.device("renamed").wait_connected(PATIENCE).unwrap();
     assert_eq!(ask(&gateway, "renamed", get("/")).1, "named");
     let redirected =
         build("lamp", None).spawn(|_| Response::new(Body::from("over there"))).unwrap();
-    elsewhere.device("lamp").wait(PATIENCE).unwrap();
+    elsewhere.device("lamp").wait_connected(PATIENCE).unwrap();
     assert_eq!(ask(&elsewhere, "lamp", get("/")).1, "over there");
     assert!(
         matches!(
@@ -429,7 +429,7 @@ fn a_device_and_a_gateway_end_with_the_last_of_their_handles() {
     drop(device);
     assert_eq!(ask(&gateway, "lamp", get("/a")).1, "GET /a", "a handle is left");
     drop(another);
-    until("its links have ended with it", || lamp.links().unwrap().0 == 0);
+    until("its links have ended with it", || lamp.links().unwrap().total() == 0);
 
     let devices = gateway.devices_addr();
     let other = gateway.clone();
@@ -453,13 +453,13 @@ fn a_handler_may_own_the_last_handle_of_its_own_device() {
         })
         .unwrap();
     *slot.lock().unwrap() = Some(handle);
-    gateway.device("lamp").wait(PATIENCE).unwrap();
+    gateway.device("lamp").wait_connected(PATIENCE).unwrap();
     assert_eq!(ask(&gateway, "lamp", get("/")).1, "true");
     let handle = slot.lock().unwrap().clone().unwrap();
     drop(slot); // the handler keeps the other one, and is dropped by the event loop
     handle.stop();
     drop(handle);
-    until("its link has ended", || gateway.device("lamp").links().unwrap().0 == 0);
+    until("its link has ended", || gateway.device("lamp").links().unwrap().total() == 0);
 }
 
 #[test]
@@ -477,11 +477,11 @@ fn stopping_lets_what_is_in_progress_finish_and_cuts_what_does_not() {
                 Response::new(Body::from("done"))
             })
             .unwrap();
-        gateway.device("slow").wait(PATIENCE).unwrap();
+        gateway.device("slow").wait_connected(PATIENCE).unwrap();
         std::thread::scope(|scope| {
             let caller = scope.spawn(|| gateway.device("slow").send(get("/")).map(|r| r.status()));
             inside.recv_timeout(PATIENCE).unwrap();
-            let stopping = scope.spawn(|| gateway.stop(time));
+            let stopping = scope.spawn(|| gateway.drain(time));
             if finishes {
                 release.send(()).unwrap();
             }
@@ -503,7 +503,7 @@ fn a_lost_link_is_replaced_and_an_idempotent_request_survives_it() {
             Response::builder().header("Connection", "close").body(Body::from("once")).unwrap()
         })
         .unwrap();
-    gateway.device("lamp").wait(PATIENCE).unwrap();
+    gateway.device("lamp").wait_connected(PATIENCE).unwrap();
     for _ in 0..50 {
         assert_eq!(ask(&gateway, "lamp", get("/")).1, "once");
     }
@@ -533,8 +533,10 @@ fn a_limit_that_cannot_work_is_named() {
     }
     let gateway = crate::support::gateway().listen("127.0.0.1:0").start().unwrap();
     for wrong in ["Nope!", "", "http://a/b"] {
-        let (sent, waited) =
-            (gateway.device(wrong).send(get("/")), gateway.device(wrong).wait(Duration::ZERO));
+        let (sent, waited) = (
+            gateway.device(wrong).send(get("/")),
+            gateway.device(wrong).wait_connected(Duration::ZERO),
+        );
         assert!(sent.unwrap_err().is_usage() && waited.unwrap_err().is_usage(), "{wrong}");
     }
     let short = Body::from_reader_with_length(&b"four"[..], 5).read_to_vec(9).unwrap_err();
@@ -546,7 +548,7 @@ fn a_limit_that_cannot_work_is_named() {
 #[test]
 fn visitors_and_programs_share_the_links() {
     let gateway = gateway(|_| ());
-    let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
     let handle = parrot(&gateway, "lamp", 1..=1);
     std::thread::scope(|scope| {
         for n in 0..4 {
@@ -580,8 +582,8 @@ fn routes_of_a_running_listener_are_replaced() {
     let api = |device: &str| {
         Routes::table([Route::new().path("/api").unwrap().device(device).unwrap()]).unwrap()
     };
-    let visitors = gateway.relay("127.0.0.1:0", api("lamp")).unwrap();
-    let others = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", api("lamp")).unwrap();
+    let others = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
     let lamp = parrot(&gateway, "lamp", 1..=1);
     let mut visitor = TcpStream::connect(visitors).unwrap();
     let mut ask = |target: &str, status: &str| {
@@ -607,9 +609,9 @@ fn routes_of_a_running_listener_are_replaced() {
     };
     assert_eq!((send("desk"), send("nobody")), (Some(503), Some(404)));
     let nobody = gateway.set_routes(gateway.devices_addr(), Routes::path()).unwrap_err();
-    assert!(nobody.is_usage() && nobody.to_string().contains("relay()"), "{nobody}");
+    assert!(nobody.is_usage() && nobody.to_string().contains("listen_visitors()"), "{nobody}");
     lamp.stop();
-    gateway.stop(Duration::ZERO);
+    gateway.stop();
     assert!(gateway.set_routes(visitors, Routes::path()).unwrap_err().is_stopped());
 }
 
@@ -656,7 +658,7 @@ fn several_threads_may_receive_from_one_device_and_its_drop_ends_it() {
             });
         }
         until("the device is known", || {
-            gateway.device("lamp").wait(Duration::from_millis(100)).is_ok()
+            gateway.device("lamp").wait_connected(Duration::from_millis(100)).is_ok()
         });
         for _ in 0..20 {
             assert_eq!(ask(&gateway, "lamp", get("/")).1, "one of four");
@@ -673,7 +675,7 @@ fn an_interim_status_is_no_response_of_a_program() {
     let handle = device(&gateway, "lamp", 1..=1)
         .spawn(|_| Response::builder().status(103).body(Body::empty()).unwrap())
         .unwrap();
-    gateway.device("lamp").wait(PATIENCE).unwrap();
+    gateway.device("lamp").wait_connected(PATIENCE).unwrap();
     assert_eq!(ask(&gateway, "lamp", get("/")).0, StatusCode::INTERNAL_SERVER_ERROR);
     handle.stop();
 }
@@ -710,7 +712,7 @@ fn an_on_demand_gateway_turns_for_a_program_too() {
     let events = device.events();
     let handle =
         device.spawn(|request| Response::new(Body::from(request.method().to_string()))).unwrap();
-    gateway.device("lamp").wait(PATIENCE).unwrap();
+    gateway.device("lamp").wait_connected(PATIENCE).unwrap();
     for method in [Method::GET, Method::POST] {
         let request =
             Request::builder().method(method.clone()).uri("/").body(Body::empty()).unwrap();
@@ -724,18 +726,18 @@ fn an_on_demand_gateway_turns_for_a_program_too() {
 fn a_wait_for_ever_is_only_a_long_wait() {
     let gateway = gateway(|l| l.idle_visitor_timeout = Duration::MAX);
     std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| gateway.device("lamp").wait(Duration::MAX));
+        let waiter = scope.spawn(|| gateway.device("lamp").wait_connected(Duration::MAX));
         let handle = parrot(&gateway, "lamp", 1..=1);
         waiter.join().unwrap().unwrap();
         handle.stop();
     });
-    gateway.stop(Duration::MAX);
+    gateway.drain(Duration::MAX);
 }
 
 #[test]
 fn a_visitor_that_resets_while_it_waits_costs_no_link() {
     let gateway = gateway(|_| ());
-    let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
     let Offered::Turned(mut link) = parked(&gateway, "lamp") else { panic!("no turn") };
     let mut first = TcpStream::connect(visitors).unwrap();
     write!(first, "GET /lamp/v0 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();

@@ -32,7 +32,7 @@ fn device<R: IntoResponse>(
         .unwrap()
         .spawn(handler)
         .unwrap();
-    gateway.device("lamp").wait(DEADLINE).unwrap();
+    gateway.device("lamp").wait_connected(DEADLINE).unwrap();
     handle
 }
 
@@ -129,7 +129,7 @@ fn unknown_away_and_busy_are_told_apart() {
     });
 
     running.stop();
-    eventually("it has left", || (lamp.links().unwrap().0 == 0).then_some(()));
+    eventually("it has left", || (lamp.links().unwrap().total() == 0).then_some(()));
     let away = lamp.send(get("/")).unwrap_err();
     assert_eq!((away.kind(), away.status_hint()), (ErrorKind::Away, Some(503)), "{away:?}");
     assert!(away.is_not_connected() && away.retry_after().is_some());

@@ -36,7 +36,7 @@ fn device(raw: &RawGateway, links: RangeInclusive<usize>) -> DeviceBuilder {
 }
 
 fn poller(raw: &RawGateway, polls: RangeInclusive<usize>, encoding: Encoding) -> DeviceBuilder {
-    device(raw, 1..=1).fallback(Fallback::Only).polls(polls).comet(encoding)
+    device(raw, 1..=1).fallback(Fallback::Only).polls(polls).poll_encoding(encoding)
 }
 
 fn asks(path: &str, waiting: &str) -> String {

@@ -172,7 +172,7 @@ fn a_spawned_device_has_several_gateways() {
     eventually("both see it go", || {
         gateways
             .iter()
-            .all(|g| g.device("spawned").links().is_ok_and(|(idle, busy)| idle + busy == 0))
+            .all(|g| g.device("spawned").links().is_ok_and(|links| links.total() == 0))
             .then_some(())
     });
 }
@@ -190,7 +190,9 @@ fn receiving_listening_and_forwarding_work_with_several_gateways() {
             .unwrap()
     };
     let wait = |name: &str| {
-        gateways.iter().for_each(|g| g.device(name).wait(Duration::from_secs(10)).unwrap())
+        gateways
+            .iter()
+            .for_each(|g| g.device(name).wait_connected(Duration::from_secs(10)).unwrap())
     };
     let ask = |g: &reverse_http::Gateway, name: &str| {
         let response =

@@ -307,7 +307,7 @@ fn a_programs_request_says_how_many_wait_and_its_own_word_is_dropped() {
         |face| {
             let own = crate::support::own_address();
             let gateway = crate::support::gateway().listen(format!("{own}:0")).start().unwrap();
-            let visitors = gateway.relay(&format!("{own}:0"), Routes::path()).unwrap();
+            let visitors = gateway.listen_visitors(&format!("{own}:0"), Routes::path()).unwrap();
             let mut device = Device::connect(gateway.devices_addr(), *face, SESSION);
             let mut in_line = VecDeque::from([visitor(visitors, &get("/lamp/0"))]);
             let mut asked = device.asked();

@@ -315,7 +315,7 @@ fn no_debug_and_no_error_shows_a_token() {
     let device = builder.build().unwrap();
     seen.lock().unwrap().push_str(&format!("{device:?} {device:#?}"));
     let running = device.spawn(|_| http::Response::new(Body::from("on"))).unwrap();
-    gateway.device("lamp").wait(Duration::from_secs(5)).unwrap();
+    gateway.device("lamp").wait_connected(Duration::from_secs(5)).unwrap();
     seen.lock().unwrap().push_str(&format!("{running:?} {gateway:?} {:?}", gateway.device("lamp")));
     running.stop();
     let mistakes: [Error; 4] = [

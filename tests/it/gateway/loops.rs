@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use reverse_http::{
-    Body, Device, DeviceHandle, EventKind, Fallback, Gateway, Grant, Limits, Routes, Tokens,
+    Body, Device, DeviceHandle, Fallback, Gateway, GatewayEventKind, Grant, Limits, Routes, Tokens,
     TurnMode,
 };
 
@@ -109,7 +109,7 @@ fn visitors_go_from_loop_to_loop_under_load_and_every_answer_is_their_own() {
     limits.wait_for_link = Duration::from_secs(5);
     let builder = Gateway::builder().loops(LOOPS).limits(limits).tokens(tokens(all()));
     let gateway = builder.listen("127.0.0.1:0").start().unwrap();
-    let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
     let running: Vec<DeviceHandle> = all()
         .enumerate()
         .map(|(n, name)| {
@@ -118,7 +118,7 @@ fn visitors_go_from_loop_to_loop_under_load_and_every_answer_is_their_own() {
         })
         .collect();
     for name in all() {
-        gateway.device(name).wait(Duration::from_secs(20)).unwrap();
+        gateway.device(name).wait_connected(Duration::from_secs(20)).unwrap();
     }
     let (stop, answers, then) = (AtomicBool::new(false), AtomicUsize::new(0), Instant::now());
     let ended = thread::scope(|scope| {
@@ -159,7 +159,7 @@ fn visitors_go_from_loop_to_loop_under_load_and_every_answer_is_their_own() {
     ));
     assert!(stats.moved >= moves, "{stats:?}");
     running.iter().for_each(DeviceHandle::stop);
-    gateway.stop(Duration::from_secs(10));
+    gateway.drain(Duration::from_secs(10));
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn programs_reach_devices_of_every_loop_and_wait_for_those_that_come() {
             .iter()
             .map(|name| {
                 let gateway = &gateway;
-                scope.spawn(move || gateway.device(name).wait(Duration::from_secs(20)))
+                scope.spawn(move || gateway.device(name).wait_connected(Duration::from_secs(20)))
             })
             .collect();
         let devices: Vec<DeviceHandle> = names.iter().map(|name| device(&gateway, name)).collect();
@@ -189,20 +189,24 @@ fn programs_reach_devices_of_every_loop_and_wait_for_those_that_come() {
     });
     eventually("nobody is connected", || (gateway.stats().devices == 0).then_some(()));
     // Of each device in order: up, then its links end, then down.
-    let mut of_device = std::collections::HashMap::<String, Vec<EventKind>>::new();
+    let mut of_device = std::collections::HashMap::<String, Vec<GatewayEventKind>>::new();
     let mut down = 0;
     while down < names.len() {
         let event = events.recv_timeout(Duration::from_secs(20)).unwrap();
-        down += usize::from(event.kind == EventKind::Down);
+        down += usize::from(event.kind == GatewayEventKind::Down);
         of_device.entry(event.name).or_default().push(event.kind);
     }
     for name in &names {
         let kinds = &of_device[name];
         let ends = (kinds.first(), kinds.last());
-        assert_eq!(ends, (Some(&EventKind::Up), Some(&EventKind::Down)), "{name}: {kinds:?}");
+        assert_eq!(
+            ends,
+            (Some(&GatewayEventKind::Up), Some(&GatewayEventKind::Down)),
+            "{name}: {kinds:?}"
+        );
     }
     assert!(gateway.device("nobody").send(Request::get("/").body(Body::empty()).unwrap()).is_err());
-    gateway.stop(Duration::from_secs(10));
+    gateway.drain(Duration::from_secs(10));
     assert!(!gateway.is_running());
 }
 
@@ -218,7 +222,7 @@ fn one_offer_takes_names_over_that_several_loops_have() {
         let gateway = builder.listen("127.0.0.1:0").start().unwrap();
         let single: Vec<DeviceHandle> = NAMES.iter().map(|name| device(&gateway, name)).collect();
         for name in NAMES {
-            gateway.device(name).wait(Duration::from_secs(20)).unwrap();
+            gateway.device(name).wait_connected(Duration::from_secs(20)).unwrap();
             assert_eq!(ask(&gateway, name), format!("{name}/x"));
         }
         let all = device(&gateway, "all");
@@ -230,7 +234,7 @@ fn one_offer_takes_names_over_that_several_loops_have() {
             assert_eq!(ask(&gateway, name), "all/x", "{name}");
         }
         single.iter().chain([&all]).for_each(DeviceHandle::stop);
-        gateway.stop(Duration::from_secs(10));
+        gateway.drain(Duration::from_secs(10));
     }
 }
 
@@ -263,7 +267,8 @@ fn another_credential_is_refused_whichever_loop_it_comes_to() {
     for n in 0..16 {
         assert_eq!(dial("theirs").0, 409, "{n}");
     }
-    assert_eq!(gateway.device("door").links().unwrap(), (1, 1));
+    let links = gateway.device("door").links().unwrap();
+    assert_eq!((links.total(), links.idle), (1, 1));
 }
 
 #[test]

@@ -275,7 +275,7 @@ fn a_program_sees_the_peer_and_what_was_refused() {
         })
         .start()
         .unwrap();
-    let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
     for (header, peer) in [(text("203.0.113.7"), "203.0.113.7"), (LOCAL.to_vec(), "127.0.0.1")] {
         let mut link = RawPeer::connect(gateway.devices_addr());
         link.write(with(header, offer("lamp", "")));

@@ -43,7 +43,7 @@ impl World {
             builder = builder.visitor_tokens(table(lines));
         }
         let gateway = builder.start().unwrap();
-        let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+        let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
         World { server, gateway, visitors, roots }
     }
 
@@ -290,7 +290,7 @@ fn what_a_visitor_asked_with_a_revoked_token_ends_within_the_grace_and_the_rest_
     kept_link.write("pong");
     assert_eq!(kept.read_exact(4), b"pong");
     eventually("the rest of its links are gone", || {
-        (world.gateway.device("lamp").links().unwrap().0 == 1).then_some(())
+        (world.gateway.device("lamp").links().unwrap().total() == 1).then_some(())
     });
     assert!(began.elapsed() < DEADLINE);
 }

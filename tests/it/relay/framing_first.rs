@@ -166,7 +166,7 @@ fn a_program_cannot_ask_the_server_with_a_body() {
         Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build().unwrap();
     let running = device.spawn(|_: Request<Body>| Response::new(Body::from("yes"))).unwrap();
     let lamp = gateway.device("lamp");
-    lamp.wait(Duration::from_secs(20)).unwrap();
+    lamp.wait_connected(Duration::from_secs(20)).unwrap();
     let ask = |body: Body| {
         lamp.send(Request::builder().method(Method::OPTIONS).uri("*").body(body).unwrap())
     };

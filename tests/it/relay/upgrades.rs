@@ -211,7 +211,7 @@ fn a_reader_that_does_not_read_is_not_read_for() {
 #[test]
 fn a_handler_gets_the_stream() {
     let gateway = crate::support::gateway().listen("127.0.0.1:0").start().unwrap();
-    let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
     // A stream behind a 101 is no request in progress: it takes none of the handlers' threads.
     let mut limits = Limits::default();
     limits.handlers_max = 1;
@@ -229,7 +229,7 @@ fn a_handler_gets_the_stream() {
             _ => Response::new(Body::from("plain")),
         })
         .unwrap();
-    gateway.device("lamp").wait(Duration::from_secs(10)).unwrap();
+    gateway.device("lamp").wait_connected(Duration::from_secs(10)).unwrap();
     let mut visitor = RawPeer::connect(visitors);
     visitor.write(format!("{OFFER}one\n"));
     assert_eq!(visitor.read_head().status(), 101);
@@ -258,7 +258,7 @@ fn a_handler_gets_the_stream() {
         stream.read_exact(&mut bytes).unwrap();
         stream.write_all(&bytes).unwrap();
     });
-    gateway.device("lamp").wait(Duration::from_secs(10)).unwrap();
+    gateway.device("lamp").wait_connected(Duration::from_secs(10)).unwrap();
     let mut visitor = RawPeer::connect(visitors);
     visitor.write(format!("{OFFER}ping"));
     assert_eq!(visitor.read_head().status(), 101);

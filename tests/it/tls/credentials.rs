@@ -376,7 +376,7 @@ fn a_device_without_a_clock_waits_for_one() {
     );
     assert_eq!(api.gateway.stats().turns, 0);
     clock.store(1_800_000_000, Relaxed);
-    api.gateway.device("lamp").wait(DEADLINE).unwrap();
+    api.gateway.device("lamp").wait_connected(DEADLINE).unwrap();
     running.stop();
 }
 

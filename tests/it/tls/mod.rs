@@ -113,7 +113,7 @@ impl Api {
 
     fn ask(&self, request: Request<Body>) -> (u16, Vec<u8>) {
         let device = self.gateway.device("lamp");
-        device.wait(DEADLINE).unwrap();
+        device.wait_connected(DEADLINE).unwrap();
         let response = device.send(request).unwrap();
         (response.status().as_u16(), response.into_body().read_to_vec(1 << 30).unwrap())
     }

@@ -266,7 +266,8 @@ fn a_handler_of_links_asks_over_tls() {
 fn a_handler_reads_and_writes_an_upgraded_stream_at_the_same_time() {
     const MUCH: u64 = 8_000_000;
     let api = Api::new(|builder| builder);
-    let visitors = api.gateway.relay("127.0.0.1:0", reverse_http::Routes::path()).unwrap();
+    let visitors =
+        api.gateway.listen_visitors("127.0.0.1:0", reverse_http::Routes::path()).unwrap();
     let device = api.device("lamp").spawn(|_| {
         reverse_http::upgrade(http::HeaderValue::from_static("flood"), |mut stream| {
             let mut writer = stream.writer().unwrap();
@@ -284,7 +285,7 @@ fn a_handler_reads_and_writes_an_upgraded_stream_at_the_same_time() {
         })
     });
     let device = device.unwrap();
-    api.gateway.device("lamp").wait(DEADLINE).unwrap();
+    api.gateway.device("lamp").wait_connected(DEADLINE).unwrap();
     let socket = TcpStream::connect(visitors).unwrap();
     let mut visitor = RawPeer::adopt(socket.try_clone().unwrap(), "visitor");
     visitor.deadline = Duration::from_secs(60);

@@ -364,7 +364,7 @@ fn polls_and_programs_are_told_too() {
     let device = reverse_http::Device::builder(url).build().unwrap();
     let running = device.spawn(|_| http::Response::new(reverse_http::Body::from("hello"))).unwrap();
     let lamp = gateway.device("lamp");
-    lamp.wait(DEADLINE).unwrap();
+    lamp.wait_connected(DEADLINE).unwrap();
     let request = http::Request::get("/secret?x=1").body(reverse_http::Body::empty()).unwrap();
     let response = lamp.send(request).unwrap();
     assert_eq!(response.into_body().read_to_text(100).unwrap(), "hello");

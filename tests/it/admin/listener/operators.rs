@@ -140,7 +140,7 @@ fn events_from_before_the_listener_are_told() {
     let mut link = RawPeer::connect(gateway.devices_addr());
     link.write(crate::support::process::offer("lamp", ""));
     assert_eq!(link.read_head().status(), 101);
-    gateway.device("lamp").wait(Duration::from_secs(30)).unwrap();
+    gateway.device("lamp").wait_connected(Duration::from_secs(30)).unwrap();
     let listener = gateway.admin("127.0.0.1:0", reverse_http::admin::Admin::new()).unwrap();
     let at = listener.url().strip_prefix("http://").unwrap().parse().unwrap();
     let first = eventually("the first event", || {

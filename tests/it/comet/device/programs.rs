@@ -164,7 +164,7 @@ fn an_answer_in_json_has_a_bound() {
     let raw = RawGateway::start();
     let mut limits = Limits::default();
     limits.message_bytes_max = 100_000;
-    let device = quick(&raw).limits(limits).comet(Encoding::Json).build().unwrap();
+    let device = quick(&raw).limits(limits).poll_encoding(Encoding::Json).build().unwrap();
     let running = device
         .spawn(|request| {
             Response::new(Body::from("x".repeat(request.uri().path()[1..].parse().unwrap())))
@@ -212,7 +212,7 @@ fn what_cannot_work_is_a_usage_error() {
         "it would ask for no fallback"
     );
     assert!(build(|b| b.field("Accept", "text/html").fallback(Fallback::Never)).is_ok());
-    assert!(build(|b| b.comet(Encoding::Message).fallback(Fallback::Only)).is_ok());
+    assert!(build(|b| b.poll_encoding(Encoding::Message).fallback(Fallback::Only)).is_ok());
     assert_eq!(
         (Transport::Turn.to_string(), Transport::Comet(Encoding::Json).to_string()),
         ("turn".to_owned(), "COMET json".to_owned())

@@ -249,7 +249,7 @@ fn a_program_serves_a_directory_and_hears_what_is_none() {
     }
     let running = device().spawn_dir(place.root()).unwrap();
     let lamp = gateway.device("lamp");
-    lamp.wait(Duration::from_secs(10)).unwrap();
+    lamp.wait_connected(Duration::from_secs(10)).unwrap();
     let ask =
         |request: http::request::Builder| lamp.send(request.body(Body::empty()).unwrap()).unwrap();
     let response = ask(http::Request::get("/a.txt"));

@@ -158,7 +158,7 @@ fn a_slow_upload_loses_its_link_to_those_who_wait() {
     device.expect_no_more();
     serves(&gateway, &mut waiting, "/y");
     eventually("the reason is counted", || {
-        (gateway.stats().ends.of(CloseCause::SlowSender) == 1).then_some(())
+        (gateway.stats().closed.of(CloseCause::SlowSender) == 1).then_some(())
     });
 }
 

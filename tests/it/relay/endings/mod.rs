@@ -37,7 +37,7 @@ fn library_of_one_loop(change: impl FnOnce(&mut Limits)) -> (LibGateway, SocketA
 
 fn started(builder: GatewayBuilder) -> (LibGateway, SocketAddr) {
     let gateway = builder.listen("127.0.0.1:0").start().unwrap();
-    let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
     (gateway, visitors)
 }
 

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use reverse_http::{
-    Body, CloseCause, Device, DeviceHandle, EventKind, Fallback, Gateway as LibGateway, Limits,
+    Body, CloseCause, Device, DeviceHandle, Fallback, Gateway as LibGateway, GatewayEventKind,
+    Limits,
 };
 
 use super::library;
@@ -27,7 +28,7 @@ fn program_device(
         .build()
         .unwrap();
     let handle = device.spawn(move |_| handler()).unwrap();
-    gateway.device("lamp").wait(DEADLINE).unwrap();
+    gateway.device("lamp").wait_connected(DEADLINE).unwrap();
     handle
 }
 
@@ -116,11 +117,11 @@ fn a_wait_that_runs_out_in_a_programs_exchange_is_late_in_events_and_counters() 
                 .unwrap_err();
             assert!(error.is_timeout() && error.to_string().contains(name), "{error}");
             let ended = eventually("its end is told", || {
-                events.try_iter().find(|event| event.kind == EventKind::Ended)
+                events.try_iter().find(|event| event.kind == GatewayEventKind::Ended)
             });
-            assert_eq!(ended.end, Some(CloseCause::Late), "{}", ended.reason);
-            assert_eq!(ended.reason, error.to_string());
-            assert_eq!(gateway.stats().ends.of(CloseCause::Late), 1);
+            assert_eq!(ended.cause, Some(CloseCause::Late), "{}", ended.detail);
+            assert_eq!(ended.detail, error.to_string());
+            assert_eq!(gateway.stats().closed.of(CloseCause::Late), 1);
             answers.join().unwrap().expect_no_more();
         },
     );
@@ -136,7 +137,7 @@ fn a_gateway_that_stops_says_so_to_a_program_that_reads_a_body() {
         let response =
             gateway.device("lamp").send(Request::get("/").body(Body::empty()).unwrap()).unwrap();
         let reads = std::thread::spawn(move || response.into_body().read_to_vec(1 << 20));
-        gateway.stop(Duration::from_millis(300));
+        gateway.drain(Duration::from_millis(300));
         let error = reads.join().unwrap().unwrap_err();
         assert!(error.is_stopped(), "polls: {polls}: {error:?}");
     }

@@ -164,7 +164,7 @@ fn what_a_handler_says_of_framing_never_reaches_a_visitor() {
     use Seen::{Aborted, Whole};
     let rows: Vec<&Answering> = FRAMING.iter().chain(BODIES).collect();
     let gateway = crate::support::gateway().listen("127.0.0.1:0").start().unwrap();
-    let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
     let said: Vec<_> =
         rows.iter().map(|(_, _, status, fields, body, _)| (*status, *fields, *body)).collect();
     let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr()))
@@ -188,7 +188,7 @@ fn what_a_handler_says_of_framing_never_reaches_a_visitor() {
         }
     });
     let device = device.unwrap();
-    gateway.device("lamp").wait(DEADLINE).unwrap();
+    gateway.device("lamp").wait_connected(DEADLINE).unwrap();
     let numbered: Vec<(usize, &Answering)> = rows.into_iter().enumerate().collect();
     each_row(
         &numbered,
@@ -243,7 +243,7 @@ fn handlers_that_sleep_panic_or_never_return_cost_themselves_alone() {
     limits.first_byte_timeout = Duration::from_secs(2);
     limits.wait_for_link = Duration::from_secs(9);
     let gateway = crate::support::gateway().listen("127.0.0.1:0").limits(limits).start().unwrap();
-    let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+    let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
     let released = Arc::new(AtomicBool::new(false));
     let (release, gate) = crossbeam_channel::bounded::<()>(0);
     let back = released.clone();
@@ -266,7 +266,7 @@ fn handlers_that_sleep_panic_or_never_return_cost_themselves_alone() {
             _ => Response::new(Body::from("fine")),
         })
         .unwrap();
-    gateway.device("lamp").wait(DEADLINE).unwrap();
+    gateway.device("lamp").wait_connected(DEADLINE).unwrap();
     let ask = |path: &str| RawPeer::connect(visitors).ask(&get(&format!("/lamp{path}")));
     // Two of three links go to handlers that never return, one after the other; each caller is told
     // in time, and the rest goes on.

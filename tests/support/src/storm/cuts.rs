@@ -112,12 +112,12 @@ impl Scene {
         let mut limits = Limits::default();
         limits.redeliver_after = Duration::from_millis(40); // an event that was written whole and lost is waited for so long each time
         let gateway = crate::gateway().listen("127.0.0.1:0").limits(limits).start().unwrap();
-        let visitors = gateway.relay("127.0.0.1:0", Routes::path()).unwrap();
+        let visitors = gateway.listen_visitors("127.0.0.1:0", Routes::path()).unwrap();
         let cutter = Cutter::start(gateway.devices_addr());
         let builder =
             Device::builder(format!("http://{}/lamp", cutter.addr)).links(1..=1).polls(1..=1);
         let builder = match polls {
-            Some(encoding) => builder.fallback(Fallback::Only).comet(encoding),
+            Some(encoding) => builder.fallback(Fallback::Only).poll_encoding(encoding),
             None => builder.fallback(Fallback::Never),
         };
         let device =
