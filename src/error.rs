@@ -68,6 +68,8 @@ pub enum ErrorKind {
     /// The body that the program gave failed, or ended before its length. What the other side has
     /// of the message was aborted.
     Body,
+    /// The program cancelled it: [`Cancel`](crate::Cancel).
+    Cancelled,
     /// The gateway or device was stopped.
     Stopped,
     /// The operating system failed; `source()` is its error.
@@ -192,6 +194,11 @@ impl Error {
         Self::new(ErrorKind::Away, Fault::Network, None, text)
     }
 
+    /// The program wants no answer any more.
+    pub(crate) fn cancelled() -> Self {
+        Self::new(ErrorKind::Cancelled, Fault::Caller, None, "the program cancelled its request")
+    }
+
     /// This gateway or device was stopped.
     pub(crate) fn stopped(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Stopped, Fault::Caller, Some(503), text)
@@ -262,7 +269,7 @@ impl Error {
         self.0.fault
     }
     /// The status a gateway would give its visitor for this (400 to 599), or the one the peer
-    /// refused with. `None` for usage errors.
+    /// refused with. `None` for usage errors and cancellations.
     pub fn status_hint(&self) -> Option<u16> {
         self.0.status
     }
@@ -309,6 +316,7 @@ impl From<Error> for io::Error {
             ErrorKind::Full
             | ErrorKind::Busy
             | ErrorKind::Body
+            | ErrorKind::Cancelled
             | ErrorKind::Stopped
             | ErrorKind::Io => io::ErrorKind::Other,
         };

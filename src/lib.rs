@@ -44,6 +44,7 @@ mod logs;
 #[cfg(feature = "admin")]
 pub mod admin;
 pub mod calendar;
+mod cancel;
 pub mod close_reason;
 pub mod device;
 mod engine;
@@ -65,6 +66,7 @@ pub mod text;
 #[cfg(feature = "tls")]
 pub mod tls;
 
+pub use cancel::Cancel;
 pub use close_reason::{CloseCause, CloseCounts};
 pub use device::{
     Device, DeviceBuilder, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange,

@@ -52,6 +52,6 @@ pub use device::DeviceLink;
 pub(crate) use device::{Lingered, Next};
 pub use gateway::GatewayLink;
 pub(crate) use gateway::{NothingArrived, Owned};
-pub(crate) use send::CutError;
+pub(crate) use send::{CutError, Done};
 pub use turn::{Offered, Offering, accept, offer, receive};
 pub(crate) use wire::Whole;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
+use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::gateway::directory::Directory;
 use crate::gateway::leases::Lease;
@@ -16,9 +17,16 @@ pub(super) type NameReply = Sender<Result<(), Error>>;
 /// A thread that waits.
 pub(super) enum Caller {
     /// In line for a link of this name.
-    Link { name: String, wait: Wait, reply: LeaseReply },
+    Link { name: String, wait: Wait, cancel: Option<Cancel>, reply: LeaseReply },
     /// Until this name is connected.
-    Name { name: String, reply: NameReply },
+    Name { name: String, cancel: Option<Cancel>, reply: NameReply },
+}
+
+impl Caller {
+    fn is_cancelled(&self) -> bool {
+        let (Caller::Link { cancel, .. } | Caller::Name { cancel, .. }) = self;
+        cancel.as_ref().is_some_and(Cancel::is_cancelled)
+    }
 }
 
 pub(super) struct Callers {
@@ -73,11 +81,18 @@ impl Callers {
         }
     }
 
+    /// Those that were cancelled, and wait no longer.
+    pub(super) fn take_cancelled(&mut self) -> Vec<(u64, Caller)> {
+        let cancelled = self.waiting.iter().filter(|(_, caller)| caller.is_cancelled());
+        let numbers: Vec<u64> = cancelled.map(|(number, _)| *number).collect();
+        numbers.into_iter().filter_map(|n| self.take(n).map(|caller| (n, caller))).collect()
+    }
+
     /// These names are connected, to whichever loop: wakes those who waited for one of them.
     pub(super) fn announce(&mut self, names: &[Arc<str>]) {
         let directory = &self.directory;
         self.waiting.retain(|_, caller| match caller {
-            Caller::Name { name, reply } if names.iter().any(|up| **up == **name) => {
+            Caller::Name { name, reply, .. } if names.iter().any(|up| **up == **name) => {
                 let _ = reply.send(Ok(())); // the caller may have gone
                 directory.end_wait();
                 false

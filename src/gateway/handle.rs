@@ -3,7 +3,7 @@
 #[cfg(feature = "tls")]
 use std::collections::HashSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,7 +13,8 @@ use crossbeam_channel::Receiver;
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use http::{Request, Response};
 
-use crate::close_reason::{CloseCause, CloseReason};
+use crate::cancel::{Cancel, Watch};
+use crate::close_reason::CloseCause;
 use crate::error::{Error, Fault};
 use crate::gateway::events;
 use crate::gateway::events::GatewayEvent;
@@ -26,11 +27,11 @@ use crate::gateway::offers::granted_names;
 use crate::gateway::questions::Question;
 use crate::gateway::routes::{Routes, Table};
 use crate::gateway::settings::InForce;
-use crate::gateway::state::{Command, EACH_ACCEPTS};
+use crate::gateway::state::{Borrow, Command, EACH_ACCEPTS};
 use crate::gateway::stats::{GatewayStats, LinkCounts, Stats};
 use crate::gateway::tokens::{Tokens, Whose};
 use crate::limits::Limits;
-use crate::link::{GatewayLink, NothingArrived, Owned, Whole};
+use crate::link::{Done, GatewayLink, NothingArrived, Owned, Whole};
 use crate::message::Body;
 #[cfg(feature = "admin")]
 use crate::observe::records::ExchangeRecord;
@@ -290,7 +291,7 @@ impl Gateway {
 
     /// A device by its name (or by an origin it registered). It need not be connected.
     pub fn device(&self, name: &str) -> DeviceRef {
-        DeviceRef { gateway: self.clone(), name: name.to_owned(), timeout: None }
+        DeviceRef { gateway: self.clone(), name: name.to_owned(), timeout: None, cancel: None }
     }
 
     /// Takes a connection that another server has already turned (it read the offer and wrote the
@@ -495,6 +496,7 @@ pub struct DeviceRef {
     gateway: Gateway,
     name: String,
     timeout: Option<Duration>,
+    cancel: Option<Cancel>,
 }
 
 impl DeviceRef {
@@ -522,6 +524,41 @@ impl DeviceRef {
         self
     }
 
+    /// The same device, whose requests end when this is cancelled, from any thread:
+    /// [`send`](Self::send), [`wait_connected`](Self::wait_connected), and the reading of responses' bodies fail at once
+    /// with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled). The link that was in use is
+    /// closed, by which its device learns of it; a device that polls and has the request already
+    /// answers in vain. What is over by then stays as it is, and its link is used again. A body of
+    /// the program's own that blocks while it is read is waited for.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use reverse_http::{Body, Cancel, Device, ErrorKind, Gateway};
+    ///
+    /// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+    /// let url = format!("http://{}/lamp", gateway.devices_addr());
+    /// let device = Device::builder(url).build()?.spawn(|_| {
+    ///     std::thread::sleep(Duration::from_secs(1));
+    ///     "on"
+    /// })?;
+    /// gateway.device("lamp").wait_connected(Duration::from_secs(5))?;
+    ///
+    /// let cancel = Cancel::new();
+    /// let lamp = gateway.device("lamp").cancel_with(&cancel);
+    /// let asking = std::thread::spawn(move || {
+    ///     lamp.send(http::Request::get("/").body(Body::empty()).unwrap())
+    /// });
+    /// cancel.cancel();
+    /// assert_eq!(asking.join().unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+    /// # device.stop();
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    #[must_use]
+    pub fn cancel_with(mut self, cancel: &Cancel) -> Self {
+        self.cancel = Some(cancel.clone());
+        self
+    }
+
     /// The deadline of an exchange that begins now.
     fn whole(&self) -> Option<Whole> {
         let limit = self.gateway.0.limits.get().exchange_timeout;
@@ -543,7 +580,7 @@ impl DeviceRef {
     ///
     /// # Errors
     /// Unknown (404), away or busy (503), full, timed out (504), closed or broken by the device
-    /// (502), the request's own body, stopped; for a device that polls also refused (413 the body is
+    /// (502), the request's own body, cancelled, stopped; for a device that polls also refused (413 the body is
     /// too long, 501 the request offers an upgrade). [`Error::kind`] tells which.
     pub fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.gateway.refuse_on_link("send()")?;
@@ -567,26 +604,14 @@ impl DeviceRef {
         request: Request<Body>,
         whole: Option<Whole>,
     ) -> Result<Response<Body>, (Error, bool)> {
-        let Lease { stream, unread, of, cut_error, airplay, waiting } =
-            self.borrow(whole).map_err(|e| (e, false))?;
-        let loops = self.gateway.0.loops.clone();
-        let done = move |link: Result<(Shared, Vec<u8>), Option<CloseReason>>| {
-            let Leased::Link(ticket) = of else { return }; // dropping a pair's end ends it
-            let back = |(stream, unread): (Shared, Vec<u8>)| {
-                let stream = stream.into_inner()?;
-                stream.set_nonblocking(true).ok()?;
-                Some((stream, unread))
-            };
-            let unfinished = || {
-                CloseCause::Program
-                    .because("a program's exchange on it ended without a message boundary")
-            };
-            let stream = match link {
-                Ok(link) => back(link).ok_or_else(unfinished),
-                Err(why) => Err(why.unwrap_or_else(unfinished)),
-            };
-            loops.send(ticket.home(), Command::Return { ticket, stream });
+        let lease = self.borrow(whole).map_err(|e| (e, false))?;
+        let watch = match self.cancel.as_ref().map(|cancel| watch_lease(cancel, &lease)) {
+            Some(None) => return Err((self.give_back(lease), false)),
+            Some(watch) => watch,
+            None => None,
         };
+        let Lease { stream, unread, of, cut_error, airplay, waiting } = lease;
+        let done = returning(self.gateway.0.loops.clone(), of, watch);
         if let Err(e) = stream.set_nonblocking(false) {
             done(Err(None));
             return Err((Error::io(Fault::Network, "making a link blocking", e), false));
@@ -597,7 +622,7 @@ impl DeviceRef {
             Arc::new(self.gateway.0.limits.get().with_room()),
         )
         .taking_events(airplay);
-        let owned = Owned { first: None, waiting, whole, cut_error, done: Box::new(done) };
+        let owned = Owned { first: None, waiting, whole, cut_error, done };
         // By mailbox the loop has tried again where that was allowed.
         link.ask_owned(request, owned)
             .map_err(|(e, NothingArrived(nothing))| (e, nothing && of != Leased::Pair))
@@ -614,7 +639,27 @@ impl DeviceRef {
             .map_err(|e| Error::usage(format!("device name {:?}: {}", self.name, e.reason)))
     }
 
+    /// Gives back what came after the request was cancelled; the error of that.
+    fn give_back(&self, lease: Lease) -> Error {
+        let Lease { stream, unread, of, .. } = lease;
+        if let Leased::Link(ticket) = of {
+            let stream = Arc::into_inner(stream).map(|stream| (stream, unread));
+            let stream = stream.ok_or(CloseCause::Program.because(CANCELLED));
+            self.gateway.0.loops.send(ticket.home(), Command::Return { ticket, stream });
+        }
+        Error::cancelled()
+    }
+
+    /// Has the loops told when this is cancelled while a thread waits for them.
+    fn watch_wait(&self) -> Result<Option<Watch>, Error> {
+        let Some(cancel) = &self.cancel else { return Ok(None) };
+        let loops = self.gateway.0.loops.clone();
+        let watch = cancel.watch(move || loops.send_others(loops.len(), || Command::Cancelled));
+        watch.map(Some).ok_or_else(Error::cancelled)
+    }
+
     fn borrow(&self, whole: Option<Whole>) -> Result<Lease, Error> {
+        let _watch = self.watch_wait()?;
         let (reply, answer) = bounded(1);
         let waits = Waits::of(&self.gateway.0.limits.get());
         let left = whole.map_or(waits.link.time, |whole| whole.left());
@@ -623,8 +668,9 @@ impl DeviceRef {
         } else {
             waits.link
         };
-        let name = self.name.clone();
-        self.gateway.command(self.home(), Command::Borrow { name, wait, moves: 0, reply })?;
+        let (name, cancel) = (self.name.clone(), self.cancel.clone());
+        let wanted = Borrow { name, wait, moves: 0, cancel, reply };
+        self.gateway.command(self.home(), Command::Borrow(wanted))?;
         answer.recv().map_err(|_| stopped())?
     }
 
@@ -637,12 +683,13 @@ impl DeviceRef {
     ///
     /// # Errors
     /// It was not connected within `time` ([`Error::is_not_connected`]); the name is invalid; the
-    /// gateway was stopped.
+    /// wait was cancelled; the gateway was stopped.
     pub fn wait_connected(&self, time: Duration) -> Result<(), Error> {
         self.check_name()?;
         let (reply, answer) = bounded(1);
-        let name = self.name.clone();
-        self.gateway.command(self.home(), Command::Wait { name, time, reply })?;
+        let _watch = self.watch_wait()?;
+        let (name, cancel) = (self.name.clone(), self.cancel.clone());
+        self.gateway.command(self.home(), Command::Wait { name, time, cancel, reply })?;
         match answer.recv_timeout(time.saturating_add(Duration::from_secs(5))) {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Timeout) => {
@@ -674,4 +721,41 @@ impl DeviceRef {
         self.gateway.command(self.home(), Command::Links { name: self.name.clone(), reply })?;
         answer.recv().map_err(|_| stopped())
     }
+}
+
+const CANCELLED: &str = "a program cancelled its request";
+
+/// Cuts what was leased when this is cancelled. `None`: it is already.
+fn watch_lease(cancel: &Cancel, lease: &Lease) -> Option<Watch> {
+    let (stream, cut_error) = (Arc::downgrade(&lease.stream), lease.cut_error.clone());
+    cancel.watch(move || {
+        let Some(stream) = stream.upgrade() else { return };
+        let mut error = cut_error.lock().unwrap_or_else(PoisonError::into_inner);
+        error.get_or_insert_with(Error::cancelled);
+        drop(error);
+        let _ = stream.shutdown(Shutdown::Both); // where it failed the connection is gone already
+    })
+}
+
+/// What becomes of a lease when its exchange is over.
+fn returning(loops: Loops<Command>, of: Leased, watch: Option<Watch>) -> Done<Shared> {
+    Box::new(move |link| {
+        let is_whole = watch.is_none_or(Watch::end); // before anybody else has the link
+        let Leased::Link(ticket) = of else { return }; // dropping a pair's end ends it
+        let back = |(stream, unread): (Shared, Vec<u8>)| {
+            let stream = stream.into_inner()?;
+            stream.set_nonblocking(true).ok()?;
+            Some((stream, unread))
+        };
+        let unfinished = || {
+            CloseCause::Program
+                .because("a program's exchange on it ended without a message boundary")
+        };
+        let stream = match link {
+            Ok(_) if !is_whole => Err(CloseCause::Program.because(CANCELLED)),
+            Ok(link) => back(link).ok_or_else(unfinished),
+            Err(why) => Err(why.unwrap_or_else(unfinished)),
+        };
+        loops.send(ticket.home(), Command::Return { ticket, stream });
+    })
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use crate::cancel::Cancel;
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connections, Id};
 use crate::error::Error;
@@ -15,7 +16,7 @@ use crate::gateway::links::{UNTURNED, peer_flush};
 use crate::gateway::loops::UNSETTLED;
 use crate::gateway::registry::{Registration, Waiter};
 use crate::gateway::state::{
-    Command, Device, GatewayRole, SHORT_OF_MEMORY, State, States, Visitor, VisitorListener,
+    Borrow, Command, Device, GatewayRole, SHORT_OF_MEMORY, State, States, Visitor, VisitorListener,
 };
 use crate::limits::MOVES_MAX;
 use crate::link::CutError;
@@ -153,21 +154,20 @@ impl GatewayRole {
         self.link_ended(registration, &left, why);
     }
 
-    pub(super) fn borrow(
-        &mut self,
-        cx: &mut Connections<State>,
-        name: String,
-        wait: Wait,
-        moves: u8,
-        reply: LeaseReply,
-    ) {
+    pub(super) fn borrow(&mut self, cx: &mut Connections<State>, wanted: Borrow) {
+        let Borrow { name, wait, moves, cancel, reply } = wanted;
+        if cancel.as_ref().is_some_and(Cancel::is_cancelled) {
+            let _ = reply.send(Err(Error::cancelled()));
+            return;
+        }
         if let Some(to) = self.elsewhere(&name, cx.now()) {
             if moves >= MOVES_MAX {
                 let _ = reply.send(Err(Error::full(UNSETTLED)));
                 return;
             }
             // A loop that has ended drops the reply, which tells whoever waits.
-            self.loops.send(to, Command::Borrow { name, wait, moves: moves + 1, reply });
+            let wanted = Borrow { name, wait, moves: moves + 1, cancel, reply };
+            self.loops.send(to, Command::Borrow(wanted));
             return;
         }
         if self.lifecycle.is_draining() {
@@ -207,7 +207,7 @@ impl GatewayRole {
             return;
         }
         self.ease_pins_after(cx, &name, wait.time / 2);
-        self.callers.add(number, Caller::Link { name, wait, reply });
+        self.callers.add(number, Caller::Link { name, wait, cancel, reply });
         let at = cx.after(wait.time);
         self.set_alarm(cx, at, Alarm::Caller(number));
     }
@@ -233,10 +233,15 @@ impl GatewayRole {
         cx: &mut Connections<State>,
         name: String,
         time: Duration,
+        cancel: Option<Cancel>,
         reply: NameReply,
     ) {
+        if cancel.as_ref().is_some_and(Cancel::is_cancelled) {
+            let _ = reply.send(Err(Error::cancelled()));
+            return;
+        }
         let number = self.callers.next();
-        self.callers.add(number, Caller::Name { name: name.clone(), reply });
+        self.callers.add(number, Caller::Name { name: name.clone(), cancel, reply });
         if self.registry.is_connected_anywhere(&name) {
             return self.callers.announce(&[name.into()]);
         }
@@ -244,17 +249,30 @@ impl GatewayRole {
         self.set_alarm(cx, at, Alarm::Caller(number));
     }
 
+    /// Answers the threads that wait and were cancelled.
+    pub(super) fn end_cancelled(&mut self) {
+        for (number, caller) in self.callers.take_cancelled() {
+            match caller {
+                Caller::Link { name, reply, .. } => {
+                    self.registry.cancel_wait(&name, Waiter::Caller(number));
+                    let _ = reply.send(Err(Error::cancelled())); // the thread is there: it waits for this
+                }
+                Caller::Name { reply, .. } => drop(reply.send(Err(Error::cancelled()))),
+            }
+        }
+    }
+
     pub(super) fn caller_expired(&mut self, number: u64, now: Instant) {
         match self.callers.take(number) {
             None => {}
-            Some(Caller::Link { name, wait, reply }) => {
+            Some(Caller::Link { name, wait, reply, .. }) => {
                 self.registry.cancel_wait(&name, Waiter::Caller(number));
                 let text = self.waited_in_vain(&name, wait, now);
                 let is_connected = self.registry.is_connected_anywhere(&name);
                 let error = if is_connected { Error::busy(text) } else { Error::away(text) };
                 let _ = reply.send(Err(error));
             }
-            Some(Caller::Name { name, reply }) => {
+            Some(Caller::Name { name, reply, .. }) => {
                 let _ = reply.send(Err(Error::away(format!(
                     "device {name} did not connect in the time given"
                 ))));

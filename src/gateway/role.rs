@@ -154,11 +154,12 @@ impl Role for GatewayRole {
 
     fn command(&mut self, cx: &mut Connections<State>, command: Command) {
         match command {
-            Command::Borrow { name, wait, moves, reply } => {
-                self.borrow(cx, name, wait, moves, reply)
-            }
+            Command::Borrow(wanted) => self.borrow(cx, wanted),
             Command::Return { ticket, stream } => self.take_back(cx, ticket, stream),
-            Command::Wait { name, time, reply } => self.await_name(cx, name, time, reply),
+            Command::Wait { name, time, cancel, reply } => {
+                self.await_name(cx, name, time, cancel, reply)
+            }
+            Command::Cancelled => self.end_cancelled(),
             Command::Links { name, reply } => {
                 let (total, idle) = self.registry.links(&name);
                 let links = LinkCounts::new(total, idle);

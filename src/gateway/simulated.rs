@@ -18,7 +18,7 @@ use crate::gateway::leases::Leased;
 pub(crate) use crate::gateway::loops::Loops;
 use crate::gateway::routes::{Routes, Table};
 pub(crate) use crate::gateway::state::Command;
-use crate::gateway::state::{Common, GatewayRole, TICK};
+use crate::gateway::state::{Borrow, Common, GatewayRole, TICK};
 use crate::observe::Observer;
 use crate::observe::table::Bounds;
 use crate::relay::Wait;
@@ -66,8 +66,8 @@ pub(crate) fn borrow(
     reply: Sender<Result<Lease, Error>>,
 ) {
     let wait = Wait { time: wait, name: "wait_for_link" };
-    let asked = Command::Borrow { name: name.to_owned(), wait, moves: 0, reply };
-    loops.send(loops.home_of(name), asked);
+    let wanted = Borrow { name: name.to_owned(), wait, moves: 0, cancel: None, reply };
+    loops.send(loops.home_of(name), Command::Borrow(wanted));
 }
 
 /// The link comes back, or has ended. What is no link ends when it is dropped.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
+use crate::cancel::Cancel;
 use crate::close_reason::CloseReason;
 use crate::engine::budget::{Budget, Held};
 use crate::engine::connections::{Connections, Id, Parcel};
@@ -19,14 +20,14 @@ use crate::engine::workers::Workers;
 use crate::error::{Error, Refusal};
 use crate::gateway::admission::{Admission, Unseen};
 use crate::gateway::alarms::{Alarm, Alarms};
-use crate::gateway::callers::Callers;
+use crate::gateway::callers::{Callers, LeaseReply, NameReply};
 use crate::gateway::credentials::Credentials;
 use crate::gateway::device_head::DeviceHead;
 use crate::gateway::device_info::DeviceInfo;
 use crate::gateway::directory::{Directory, Home};
 use crate::gateway::events::{GatewayEvent, Subscribers};
 use crate::gateway::exchange_deadlines::ExchangeDeadlines;
-use crate::gateway::leases::{Lease, Leases, Ticket};
+use crate::gateway::leases::{Leases, Ticket};
 use crate::gateway::lifecycle::Lifecycle;
 use crate::gateway::listeners::Listeners;
 use crate::gateway::loops::Loops;
@@ -291,12 +292,13 @@ impl States for Connections<State> {
 /// What other threads ask of the gateway's loop.
 pub(crate) enum Command {
     /// A link for a program's `send()`.
-    /// `moves`: how many loops were asked before.
-    Borrow { name: String, wait: Wait, moves: u8, reply: Sender<Result<Lease, Error>> },
+    Borrow(Borrow),
     /// The link comes back, or has ended.
     Return { ticket: Ticket, stream: Result<(Stream, Vec<u8>), CloseReason> },
     /// Tell when a name has a link.
-    Wait { name: String, time: Duration, reply: Sender<Result<(), Error>> },
+    Wait { name: String, time: Duration, cancel: Option<Cancel>, reply: NameReply },
+    /// Some of the threads that wait were cancelled.
+    Cancelled,
     /// How many links a name has (in all, and idle), and how it is connected.
     Links { name: String, reply: Sender<(LinkCounts, Option<Transport>)> },
     /// What there is of those of these names that are connected to this loop.
@@ -361,6 +363,16 @@ pub(crate) enum Command {
     Observe(Question),
     /// Whether the loop turns.
     Ping { reply: Sender<()> },
+}
+
+/// A program's thread wants a link.
+pub(crate) struct Borrow {
+    pub(super) name: String,
+    pub(super) wait: Wait,
+    /// How many loops were asked before.
+    pub(super) moves: u8,
+    pub(super) cancel: Option<Cancel>,
+    pub(super) reply: LeaseReply,
 }
 
 /// What a connection was moved for.

@@ -188,7 +188,7 @@ fn write<S: TimedStream + 'static>(
 
 /// What gets the stream back when an exchange is over, or, where it was closed, learns which error
 /// closed it.
-pub(super) type Done<S> = Box<dyn FnOnce(Result<(S, Vec<u8>), Option<CloseReason>>) + Send>;
+pub(crate) type Done<S> = Box<dyn FnOnce(Result<(S, Vec<u8>), Option<CloseReason>>) + Send>;
 
 /// Where whoever cuts a connection in the middle of an exchange leaves the error of that exchange.
 pub(crate) type CutError = Arc<Mutex<Option<Error>>>;

@@ -100,7 +100,7 @@ fn no_file_of_tests_is_above_800_lines() {
 
 /// From the top down; a folder stands for its files. What is not here may name anything (it is new:
 /// give it a place).
-const ORDER: [&str; 32] = [
+const ORDER: [&str; 33] = [
     "limits",
     "error",
     "close_reason",
@@ -108,6 +108,7 @@ const ORDER: [&str; 32] = [
     "logs",
     "calendar",
     "subscription",
+    "cancel",
     "proto/head",
     "proto/named",
     "proto/rebinding",
@@ -238,7 +239,7 @@ fn the_order_is_the_one_that_is_meant() {
             && place("proto/forward") < place("stream")
             && place("engine/connections") < place("relay")
     );
-    assert_eq!((place("proto/head/Part"), place("lib"), place("proto")), (Some(7), None, None));
+    assert_eq!((place("proto/head/Part"), place("lib"), place("proto")), (Some(8), None, None));
     assert!(
         names("use std::net::IpAddr;", "std::net") && !names("use core::net::IpAddr;", "std::net")
     );
