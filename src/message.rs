@@ -16,7 +16,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::error::{Error, Fault, Refusal};
 use crate::proto::body::{Framing, may_trail};
-use crate::proto::head::{self, decimal, is_of_connection};
+use crate::proto::head::{decimal, is_of_connection};
+use crate::proto::head_writer;
 
 /// The body of a request or a response: a [`Read`] that may know its length and may end with
 /// trailers.
@@ -383,9 +384,9 @@ pub(crate) fn write_request_head(
         path if path.starts_with('?') => format!("/{path}").into(),
         path => std::borrow::Cow::Borrowed(path),
     };
-    head::write_request_line(out, parts.method.as_str(), &target)?;
+    head_writer::write_request_line(out, parts.method.as_str(), &target)?;
     let authority = || parts.uri.authority().map_or("", without_userinfo).as_bytes();
-    head::write_field(
+    head_writer::write_field(
         out,
         "Host",
         parts.headers.get(header::HOST).map_or_else(authority, HeaderValue::as_bytes),
@@ -424,14 +425,14 @@ pub(crate) fn write_response_head(
     asked: &Asked,
 ) -> Result<Sending, Refusal> {
     let status = parts.status.as_u16();
-    head::write_status_line(out, status, head::reason_phrase(status).as_bytes())?;
+    head_writer::write_status_line(out, status, head_writer::reason_phrase(status).as_bytes())?;
     let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
     write_fields(out, &parts.headers, |name| {
         is_ours(name) && !(switches && *name == header::UPGRADE)
     })?;
     if parts.status.is_informational() {
         if switches {
-            head::write_field(out, "Connection", b"Upgrade")?;
+            head_writer::write_field(out, "Connection", b"Upgrade")?;
         }
         out.extend_from_slice(b"\r\n");
         return Ok(Sending { framing: Framing::Empty, close: false });
@@ -517,11 +518,15 @@ fn try_refusal(
     refusal: &Refusal,
     fields: &[(&str, &str)],
 ) -> Result<(), Refusal> {
-    head::write_status_line(out, refusal.status, head::reason_phrase(refusal.status).as_bytes())?;
+    head_writer::write_status_line(
+        out,
+        refusal.status,
+        head_writer::reason_phrase(refusal.status).as_bytes(),
+    )?;
     for (name, value) in fields {
-        head::write_field(out, name, value.as_bytes())?;
+        head_writer::write_field(out, name, value.as_bytes())?;
     }
-    head::write_field(out, "Content-Type", b"text/plain; charset=utf-8")?;
+    head_writer::write_field(out, "Content-Type", b"text/plain; charset=utf-8")?;
     write_date(out)?;
     write_number(out, "Content-Length", refusal.reason.len() as u64 + 1)?;
     finish_head(out, true)?;
@@ -543,7 +548,7 @@ pub(crate) fn trailers_to_send(trailers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
             continue;
         }
         let mut spelled = Vec::new();
-        head::title_case(name.as_str(), &mut spelled);
+        head_writer::title_case(name.as_str(), &mut spelled);
         kept.push((String::from_utf8_lossy(&spelled).into_owned(), value.as_bytes().to_vec()));
     }
     kept
@@ -570,9 +575,9 @@ fn write_fields(
             continue;
         }
         spelled.clear();
-        head::title_case(name.as_str(), &mut spelled);
+        head_writer::title_case(name.as_str(), &mut spelled);
         let spelled = std::str::from_utf8(&spelled).unwrap_or(name.as_str());
-        head::write_field(out, spelled, value.as_bytes())?;
+        head_writer::write_field(out, spelled, value.as_bytes())?;
     }
     Ok(())
 }
@@ -588,7 +593,7 @@ fn write_framing(
         (Framing::Length(length), _) | (Framing::Empty, Some(length)) => {
             write_number(out, "Content-Length", length)
         }
-        (Framing::Chunked, _) => head::write_field(out, "Transfer-Encoding", b"chunked"),
+        (Framing::Chunked, _) => head_writer::write_field(out, "Transfer-Encoding", b"chunked"),
         (Framing::UntilClose, _) | (Framing::Empty, None) => Ok(()),
     }
 }
@@ -603,21 +608,22 @@ fn write_number(out: &mut Vec<u8>, name: &str, number: u64) -> Result<(), Refusa
         digits[at] = b'0' + (rest % 10) as u8;
         rest /= 10;
         if rest == 0 {
-            return head::write_field(out, name, &digits[at..]);
+            return head_writer::write_field(out, name, &digits[at..]);
         }
     }
 }
 
 fn finish_head(out: &mut Vec<u8>, close: bool) -> Result<(), Refusal> {
     if close {
-        head::write_field(out, "Connection", b"close")?;
+        head_writer::write_field(out, "Connection", b"close")?;
     }
     out.extend_from_slice(b"\r\n");
     Ok(())
 }
 
 fn write_date(out: &mut Vec<u8>) -> Result<(), Refusal> {
-    date_now().map_or(Ok(()), |date| head::write_field(out, "Date", date.as_str().as_bytes()))
+    date_now()
+        .map_or(Ok(()), |date| head_writer::write_field(out, "Date", date.as_str().as_bytes()))
 }
 
 /// A program's `Connection: close`, in whatever list it stands.

@@ -7,9 +7,8 @@ use reverse_http::Limits;
 use reverse_http::proto::body::{Framing, of_request};
 use reverse_http::proto::forward::{destination, origin_form};
 use reverse_http::proto::framed::FramedRequest;
-use reverse_http::proto::head::{
-    LineEnds, RequestHead, is_token, request, write_field, write_request_line,
-};
+use reverse_http::proto::head::{LineEnds, RequestHead, is_token, request};
+use reverse_http::proto::head_writer::{write_field, write_request_line};
 use reverse_http_fuzz::{
     all, check_fields, check_refusal, choices, cuts, limits, line_ends, pairs, same, split_lines,
     trim, wide,

@@ -4,7 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use reverse_http::proto::body::{Framing, of_response};
-use reverse_http::proto::head::{LineEnds, response, write_field, write_status_line};
+use reverse_http::proto::head::{LineEnds, response};
+use reverse_http::proto::head_writer::{write_field, write_status_line};
 use reverse_http_fuzz::{
     all, check_fields, check_refusal, choices, cuts, limits, line_ends, pairs, split_lines, wide,
 };

@@ -12,7 +12,7 @@ use crate::admin::view::{Silent, View};
 use crate::admin::{api, metrics, page};
 use crate::error::Refusal;
 use crate::message::{DateText, date_now};
-use crate::proto::head;
+use crate::proto::head_writer;
 use crate::proto::turn::percent_decoded;
 use crate::stream::Stream;
 
@@ -146,11 +146,12 @@ impl Reply {
         ];
         let own = self.fields.iter().map(|(name, value)| (*name, value.as_str()));
         let mut out = Vec::with_capacity(self.body.len() + 512);
-        let phrase = head::reason_phrase(self.status);
+        let phrase = head_writer::reason_phrase(self.status);
         let refused = |refusal: Refusal| io::Error::other(refusal.reason);
-        head::write_status_line(&mut out, self.status, phrase.as_bytes()).map_err(refused)?;
+        head_writer::write_status_line(&mut out, self.status, phrase.as_bytes())
+            .map_err(refused)?;
         for (name, value) in fixed.into_iter().chain(own) {
-            head::write_field(&mut out, name, value.as_bytes()).map_err(refused)?;
+            head_writer::write_field(&mut out, name, value.as_bytes()).map_err(refused)?;
         }
         out.extend_from_slice(b"\r\n");
         if !to_head {

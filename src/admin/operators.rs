@@ -14,8 +14,8 @@ use crate::admin::answers::Reply;
 use crate::error::Error;
 use crate::gateway::tokens::{Digest, Tokens, shown};
 use crate::logs::Gate;
+use crate::proto::authority;
 use crate::proto::framed::FramedRequest;
-use crate::proto::head;
 use crate::proto::rebinding;
 
 /// Pairs of a token and an address that are known to have come; of more, the oldest is told again.
@@ -184,5 +184,5 @@ impl Operators {
 pub(super) const UNKNOWN: &str = "operators of this gateway show a token";
 
 fn is_local(request: &FramedRequest<'_>) -> bool {
-    head::one_host(&request.fields).is_ok_and(|host| host.is_some_and(rebinding::is_local))
+    authority::one_host(&request.fields).is_ok_and(|host| host.is_some_and(rebinding::is_local))
 }

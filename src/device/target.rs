@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::device::url::Url;
 use crate::error::Error;
+use crate::proto::authority::authority;
 use crate::proto::edits::FieldEdits;
-use crate::proto::head::authority;
 use crate::stream::Connector;
 use crate::stream::HandshakeError;
 use std::io;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::device::target::Place;
 use crate::device::target::Unreached;
 use crate::error::Error;
-use crate::proto::head::authority;
+use crate::proto::authority::authority;
 use crate::proto::turn::Name;
 use crate::relay::LocalAnswer;
 

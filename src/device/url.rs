@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::error::Error;
-use crate::proto::head::without_empty_port;
+use crate::proto::authority::without_empty_port;
 
 /// How far away an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

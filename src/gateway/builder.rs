@@ -21,8 +21,8 @@ use crate::limits::{LOOPS_MAX, Limits};
 use crate::link::GatewayLink;
 use crate::observe::Observer;
 use crate::observe::table::Bounds;
+use crate::proto::authority::authority;
 use crate::proto::forwarded::Network;
-use crate::proto::head::authority;
 use crate::proto::turn::{Dialect, Fallback, Name};
 use crate::stream::GatewayTls;
 

@@ -1,7 +1,8 @@
 //! URLs in absolute form (RFC 9112 §3.2.2), as targets and fields have them.
 
 use crate::error::Refusal;
-use crate::proto::head::{Authority, authority, begins};
+use crate::proto::authority::{Authority, authority};
+use crate::proto::head::begins;
 
 /// The scheme's port, the authority, and what is behind it, of a text that is an http or https URL.
 ///

@@ -20,8 +20,9 @@ use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::head::{
     Fields, LineEnds, Part, RequestHead, ResponseHead, begins, decimal, is_token, same_name,
-    section, trim, write_field,
+    section, trim,
 };
+use crate::proto::head_writer::write_field;
 
 /// How the end of a body is found (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

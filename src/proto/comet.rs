@@ -17,9 +17,8 @@ use crate::limits::Limits;
 use crate::proto::body::{
     Decoder, Framing, Piece, last_chunk, of_request, of_response, open_chunk,
 };
-use crate::proto::head::{
-    self, Fields, LineEnds, RequestHead, push_field, same_name, write_request_line,
-};
+use crate::proto::head::{self, Fields, LineEnds, RequestHead, same_name};
+use crate::proto::head_writer::{push_field, write_request_line};
 
 #[cfg(feature = "comet")]
 mod json;

@@ -7,7 +7,8 @@
 use std::fmt;
 
 use crate::error::Refusal;
-use crate::proto::head::{begins, push_field, same_name, write_field};
+use crate::proto::head::{begins, same_name};
+use crate::proto::head_writer::{push_field, write_field};
 
 /// More edits than this, or more bytes in them, are a mistake: the next hop has limits, too.
 const EDITS_MAX: usize = 64;

@@ -5,11 +5,13 @@
 //! anew and nothing else of its kind goes on: framing, `Host`, target, the forwarding fields. So
 //! the next parser has nothing left to read differently (T1, T11, T12).
 use crate::error::Refusal;
+use crate::proto::authority::{Authority, authority, one_host};
 use crate::proto::body::{Framing, content_length};
 use crate::proto::head::{
-    Authority, Field, Fields, RequestHead, ResponseHead, authority, begins, decimal, is_dots,
-    is_token, one_host, push_decimal, push_field, same_name, write_field, write_request_line,
-    write_status_line,
+    Field, Fields, RequestHead, ResponseHead, begins, decimal, is_dots, is_token, same_name,
+};
+use crate::proto::head_writer::{
+    push_decimal, push_field, write_field, write_request_line, write_status_line,
 };
 
 use crate::proto::absolute::absolute_form;

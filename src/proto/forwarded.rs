@@ -12,9 +12,9 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt::{self, Write};
 
 use crate::error::Refusal;
-use crate::proto::head::{
-    Fields, authority, is_dots, is_token, push_decimal, push_field, trim, write_field,
-};
+use crate::proto::authority::authority;
+use crate::proto::head::{Fields, is_dots, is_token, trim};
+use crate::proto::head_writer::{push_decimal, push_field, write_field};
 
 /// Members of a list that are kept, those nearest to us. A chain of that many proxies is a loop.
 const HOPS_MAX: usize = 32;

@@ -12,7 +12,6 @@
 //!
 //! httparse alone is not enough: it takes a lone LF as a line end, any number of leading empty
 //! lines, bytes above 0x7F in a target and statuses below 100. Hence the pass before it.
-use core::net::Ipv6Addr;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -672,101 +671,6 @@ pub(crate) fn coding<'a>(fields: &Fields<'a>) -> Option<&'a [u8]> {
         .find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// Appends `Name: value CRLF`, the one function through which every field we build goes (T10).
-///
-/// # Errors
-/// A name that is no token, or CR, LF, NUL or another control byte (but HTAB) in the value. Nothing
-/// is appended then.
-pub fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) -> Result<(), Refusal> {
-    if !is_token(name.as_bytes()) {
-        return Err(Refusal::new(400, "a field name is empty or has a byte that no token has"));
-    }
-    if !value.iter().all(|&byte| is_text(byte)) {
-        return Err(Refusal::new(
-            400,
-            "a field value has a CR, an LF, a NUL or another control byte",
-        ));
-    }
-    push_field(out, name, value);
-    Ok(())
-}
-
-/// Appends a field that was parsed, and so is right.
-pub(crate) fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(if value.is_empty() { b":" } else { b": " }); // `Host:` as in draft-lentczner's sample
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Appends `METHOD target HTTP/1.1 CRLF`.
-///
-/// # Errors
-/// A method that is no token; a target that is empty or has bytes outside 0x21 to 0x7E. Nothing is
-/// appended then.
-pub fn write_request_line(out: &mut Vec<u8>, method: &str, target: &str) -> Result<(), Refusal> {
-    if !is_token(method.as_bytes()) {
-        return Err(Refusal::new(400, "the method is empty or has a byte that no token has"));
-    }
-    if target.is_empty() || !target.bytes().all(|byte| matches!(byte, 0x21..=0x7E)) {
-        return Err(Refusal::new(
-            400,
-            "the request target is empty, or has white space, a control byte or one above 0x7E",
-        ));
-    }
-    for part in [method, " ", target, " HTTP/1.1\r\n"] {
-        out.extend_from_slice(part.as_bytes());
-    }
-    Ok(())
-}
-
-/// Appends `HTTP/1.1 status reason CRLF`; the space stays where there is no reason (RFC 9112 §4).
-///
-/// # Errors
-/// A status outside 100 to 999; a reason with control bytes. Nothing is appended then.
-pub fn write_status_line(out: &mut Vec<u8>, status: u16, reason: &[u8]) -> Result<(), Refusal> {
-    if !(100..=999).contains(&status) {
-        return Err(Refusal::new(502, "a status is not from 100 to 999"));
-    }
-    if !reason.iter().all(|&byte| is_text(byte)) {
-        return Err(Refusal::new(
-            502,
-            "a reason phrase has a CR, an LF, a NUL or another control byte",
-        ));
-    }
-    out.extend_from_slice(b"HTTP/1.1 ");
-    push_decimal(out, u64::from(status));
-    out.push(b' ');
-    out.extend_from_slice(reason);
-    out.extend_from_slice(b"\r\n");
-    Ok(())
-}
-
-/// Appends a number in digits.
-pub(crate) fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20]; // 2^64 has 20
-    let mut first = digits.len();
-    loop {
-        first -= 1;
-        digits[first] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[first..]);
-}
-
-/// `content-type` as `Content-Type`: how the names of heads we build are written (heads we relay
-/// keep theirs).
-pub fn title_case(name: &str, out: &mut Vec<u8>) {
-    let mut begins = true;
-    for byte in name.bytes() {
-        out.push(if begins { byte.to_ascii_uppercase() } else { byte });
-        begins = byte == b'-';
-    }
-}
-
 /// Whether a field of this name and value is part of a login that belongs to its connection and not
 /// to its request: NTLM, and what is negotiated with it (RFC 4559). Whoever speaks next on such a
 /// connection speaks as that user, so it is nobody else's. Judged as HAProxy does, by how a scheme
@@ -792,74 +696,6 @@ pub(crate) fn is_bound_login(name: &str, value: &[u8]) -> bool {
 /// The same of a whole head.
 pub(crate) fn has_bound_login(fields: &Fields<'_>) -> bool {
     fields.iter().any(|field| is_bound_login(field.name, field.value))
-}
-
-/// The registered reason phrase of a status, or "".
-pub fn reason_phrase(status: u16) -> &'static str {
-    match status {
-        100 => "Continue",
-        101 => "Switching Protocols",
-        102 => "Processing",
-        103 => "Early Hints",
-        104 => "Upload Resumption Supported",
-        200 => "OK",
-        201 => "Created",
-        202 => "Accepted",
-        203 => "Non-Authoritative Information",
-        204 => "No Content",
-        205 => "Reset Content",
-        206 => "Partial Content",
-        207 => "Multi-Status",
-        208 => "Already Reported",
-        226 => "IM Used",
-        300 => "Multiple Choices",
-        301 => "Moved Permanently",
-        302 => "Found",
-        303 => "See Other",
-        304 => "Not Modified",
-        305 => "Use Proxy",
-        307 => "Temporary Redirect",
-        308 => "Permanent Redirect",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        402 => "Payment Required",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        406 => "Not Acceptable",
-        407 => "Proxy Authentication Required",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        410 => "Gone",
-        411 => "Length Required",
-        412 => "Precondition Failed",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        415 => "Unsupported Media Type",
-        416 => "Range Not Satisfiable",
-        417 => "Expectation Failed",
-        421 => "Misdirected Request",
-        422 => "Unprocessable Content",
-        423 => "Locked",
-        424 => "Failed Dependency",
-        425 => "Too Early",
-        426 => "Upgrade Required",
-        428 => "Precondition Required",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        451 => "Unavailable For Legal Reasons",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        506 => "Variant Also Negotiates",
-        507 => "Insufficient Storage",
-        508 => "Loop Detected",
-        511 => "Network Authentication Required",
-        _ => "",
-    }
 }
 
 /// Whether the connection may carry another exchange after this message, as far as its head says
@@ -898,75 +734,6 @@ pub(crate) const fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= 0x20 && byte != 0x7F)
 }
 
-/// The parts of a `Host` value or of the authority in an absolute target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Authority<'a> {
-    /// As it came, without an empty port.
-    pub(crate) whole: &'a str,
-    /// Host as it came, without one trailing dot; an IPv6 address with its brackets.
-    pub(crate) host: &'a str,
-    /// Port, where given.
-    pub(crate) port: Option<u16>,
-}
-
-/// Reads `host[:port]`: a DNS name or IPv4 address of letters, digits, `-`, `.` and `_`, or an IPv6
-/// address in brackets. Narrower than RFC 3986 (`reg-name` may have `,` and `%`): what no host has
-/// is what confuses the next parser (T11). An empty port is the default port (RFC 3986 §3.2.3), and
-/// its colon is left out of what is forwarded.
-///
-/// # Errors
-/// 400: empty, userinfo, white space, a list, a bad port, an empty label.
-pub(crate) fn authority(bytes: &[u8]) -> Result<Authority<'_>, Refusal> {
-    let wrong = |reason| Refusal::new(400, reason);
-    let whole = std::str::from_utf8(bytes)
-        .map_err(|_| wrong("the host has bytes above 0x7F; write it in its ASCII form"))?;
-    if bytes.contains(&b'@') {
-        return Err(wrong("the host has userinfo before it"));
-    }
-    let whole = without_empty_port(whole);
-    let (host, after) = match whole.strip_prefix('[').map(|inner| inner.split_once(']')) {
-        Some(Some((address, after))) if address.parse::<Ipv6Addr>().is_ok() => {
-            (&whole[..address.len() + 2], after)
-        }
-        Some(_) => return Err(wrong("the host has a bracket, but no IPv6 address in brackets")),
-        None => {
-            let colon = whole.bytes().position(|byte| byte == b':');
-            whole.split_at(colon.unwrap_or(whole.len()))
-        }
-    };
-    let port = match after.strip_prefix(':') {
-        None if after.is_empty() => None,
-        Some(port)
-            if (1..=5).contains(&port.len())
-                && port.bytes().all(|digit| digit.is_ascii_digit()) =>
-        {
-            Some(port.parse().map_err(|_| wrong("the port of the host is above 65535"))?)
-        }
-        _ => return Err(wrong("behind the host stands something that is no port")),
-    };
-    if host.starts_with('[') {
-        return Ok(Authority { whole, host, port });
-    }
-    let host = host.strip_suffix('.').unwrap_or(host);
-    let plain = |label: &[u8]| {
-        !label.is_empty()
-            && label.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-    };
-    if host.len() > 253 || !host.as_bytes().split(|byte| *byte == b'.').all(plain) {
-        return Err(wrong("the host is empty, or no host name or address"));
-    }
-    Ok(Authority { whole, host, port })
-}
-
-/// `host:` as `host`: an empty port is the scheme's own (RFC 3986 §3.2.3). A colon of an IPv6
-/// address without brackets stays, and is refused.
-pub(crate) fn without_empty_port(authority: &str) -> &str {
-    match authority.strip_suffix(':') {
-        Some(host) if host.ends_with(']') || !host.contains(':') => host,
-        _ => authority,
-    }
-}
-
 /// Whether a path segment is `.` or `..`, each dot raw or encoded.
 pub(crate) fn is_dots(segment: &str) -> bool {
     let mut rest = segment;
@@ -978,16 +745,4 @@ pub(crate) fn is_dots(segment: &str) -> bool {
         dots += 1;
     }
     rest.is_empty() && (1..=2).contains(&dots)
-}
-
-/// The one `Host` value, if there is one.
-///
-/// # Errors
-/// 400: more than one line.
-pub(crate) fn one_host<'a>(fields: &Fields<'a>) -> Result<Option<&'a [u8]>, Refusal> {
-    let mut hosts = fields.all("host");
-    match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => Err(Refusal::new(400, "there is more than one Host field")),
-        (host, None) => Ok(host),
-    }
 }

@@ -6,6 +6,7 @@
 
 pub(crate) mod absolute;
 pub mod alias;
+pub(crate) mod authority;
 pub mod body;
 pub mod comet;
 pub mod edits;
@@ -13,6 +14,7 @@ pub mod forward;
 pub mod forwarded;
 pub mod framed;
 pub mod head;
+pub mod head_writer;
 pub mod heartbeat;
 pub(crate) mod named;
 pub(crate) mod prefixes;

@@ -3,7 +3,7 @@
 
 use core::net::IpAddr;
 
-use crate::proto::head;
+use crate::proto::authority;
 
 /// Returns true if this `Host` is `localhost` or an address, with or without a port: no page of
 /// another site has such a name.
@@ -14,7 +14,7 @@ use crate::proto::head;
 /// assert!(!is_local(b"rebound.example") && !is_local(b"127.0.0.1.example") && !is_local(b""));
 /// ```
 pub fn is_local(host: &[u8]) -> bool {
-    let Ok(authority) = head::authority(host) else { return false };
+    let Ok(authority) = authority::authority(host) else { return false };
     let bare = authority.host.trim_start_matches('[').trim_end_matches(']');
     bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
 }

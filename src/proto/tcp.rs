@@ -4,7 +4,8 @@
 use crate::error::Refusal;
 use crate::proto::forward;
 use crate::proto::framed::FramedRequest;
-use crate::proto::head::{ResponseHead, write_field, write_request_line, write_status_line};
+use crate::proto::head::ResponseHead;
+use crate::proto::head_writer::{write_field, write_request_line, write_status_line};
 
 /// The protocol that the exchange is upgraded to.
 pub const TOKEN: &str = "ptth-tcp/1";

@@ -12,12 +12,13 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::Refusal;
+use crate::proto::authority::{authority, one_host};
 use crate::proto::framed::FramedRequest;
 pub use crate::proto::head::foreign_protocol;
 use crate::proto::head::{
-    Fields, RequestHead, ResponseHead, authority, decimal, is_token, one_host, same_name, shown,
-    trim, write_field, write_request_line,
+    Fields, RequestHead, ResponseHead, decimal, is_token, same_name, shown, trim,
 };
+use crate::proto::head_writer::{write_field, write_request_line};
 
 /// One row of the dialect table (protocol.md §1.2). Names of tokens compare without case, versions
 /// exactly.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::proto::head::{self};
+use crate::proto::head_writer;
 
 /// A body that says more to people, or to programs, than a reason does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,13 +80,17 @@ impl<'a> LocalAnswer<'a> {
         ];
         let built =
             fields.iter().chain(&more).filter_map(|(name, value)| value.map(|v| (*name, v)));
-        if head::write_status_line(out, self.status, head::reason_phrase(self.status).as_bytes())
-            .is_err()
+        if head_writer::write_status_line(
+            out,
+            self.status,
+            head_writer::reason_phrase(self.status).as_bytes(),
+        )
+        .is_err()
         {
             return;
         }
         for (name, value) in built.chain(self.fields.iter().copied()) {
-            if let Err(refusal) = head::write_field(out, name, value.as_bytes()) {
+            if let Err(refusal) = head_writer::write_field(out, name, value.as_bytes()) {
                 log::error!("field {name} of an answer was left out: {refusal}");
             }
         }

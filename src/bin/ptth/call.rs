@@ -4,7 +4,8 @@ use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use reverse_http::proto::head::{self, write_field, write_request_line};
+use reverse_http::proto::head_writer;
+use reverse_http::proto::head_writer::{write_field, write_request_line};
 use reverse_http::text::spelled_out;
 
 use crate::arguments::some_time;
@@ -70,7 +71,7 @@ pub(crate) fn run(args: CallArgs) -> Result<(), Failure> {
     })?;
     match status {
         0..=399 => Ok(()),
-        _ => Err(failed(format_args!("{status} {}", head::reason_phrase(status)))),
+        _ => Err(failed(format_args!("{status} {}", head_writer::reason_phrase(status)))),
     }
 }
 

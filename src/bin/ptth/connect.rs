@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use crossbeam_channel::{Receiver, bounded};
 use reverse_http::Limits;
-use reverse_http::proto::head::{self, LineEnds, reason_phrase};
+use reverse_http::proto::head::{self, LineEnds};
+use reverse_http::proto::head_writer::reason_phrase;
 use reverse_http::proto::tcp;
 use reverse_http::stream::{Stream, TimedStream};
 

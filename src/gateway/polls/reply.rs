@@ -10,7 +10,7 @@ use crate::gateway::registry::Owner;
 use crate::limits::Limits;
 use crate::proto::comet;
 use crate::proto::forward;
-use crate::proto::head::{reason_phrase, write_field, write_status_line};
+use crate::proto::head_writer::{reason_phrase, write_field, write_status_line};
 use crate::proto::turn::{self, Encoding, MESSAGE_ID};
 
 /// A poll that is held.

@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::proto::head::{self, Fields, authority};
+use crate::proto::authority::authority;
+use crate::proto::head::Fields;
+use crate::proto::head_writer;
 use crate::relay::Page;
 
 /// The type of a text where nothing is said.
@@ -198,7 +200,7 @@ impl Offline {
 pub(super) fn content_type(value: &str) -> Result<Arc<str>, Error> {
     let mut scratch = Vec::new();
     match value.contains('/')
-        && head::write_field(&mut scratch, "Content-Type", value.as_bytes()).is_ok()
+        && head_writer::write_field(&mut scratch, "Content-Type", value.as_bytes()).is_ok()
     {
         true => Ok(value.into()),
         false => Err(Error::usage(format!(

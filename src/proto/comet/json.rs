@@ -17,9 +17,10 @@ use crate::limits::{FIELDS_CEILING, Limits};
 use crate::proto::body::{may_trail, of_request, of_response};
 use crate::proto::comet::{Answer, Event, PROTOCOL, check_id, frames, method, whole_body};
 use crate::proto::head::{
-    self, Fields, LineEnds, RequestHead, decimal, is_of_connection, reason_phrase, same_name, trim,
-    write_field, write_status_line,
+    self, Fields, LineEnds, RequestHead, decimal, is_of_connection, same_name, trim,
 };
+use crate::proto::head_writer;
+use crate::proto::head_writer::{reason_phrase, write_field, write_status_line};
 use crate::proto::named::{Named, TOO_MANY_NAMED};
 
 /// Appends an event: the request that `text` is.
@@ -146,7 +147,7 @@ pub fn answer_to_json(
     push(out, "{\"message-id\": ", id);
     push(out, ", \"http-version\": ", protocol);
     out.extend_from_slice(b", \"status\": ");
-    head::push_decimal(out, u64::from(head.status));
+    head_writer::push_decimal(out, u64::from(head.status));
     push(out, ", \"reason\": ", &latin1(head.reason));
     // The length of what HEAD or a 304 leaves out is said nowhere else.
     let metadata = is_head || head.status == 304;
@@ -267,7 +268,7 @@ pub fn event_from_json(
         ));
     }
     let mut lines = Vec::new();
-    head::write_request_line(&mut lines, method, target)?;
+    head_writer::write_request_line(&mut lines, method, target)?;
     write_lines(&mut lines, &members.headers)?;
     lines.extend_from_slice(b"\r\n");
     let head = head::request(&lines, limits, LineEnds::Crlf)?

@@ -4,8 +4,10 @@
 use proptest::prelude::*;
 use reverse_http::proto::framed::FramedRequest;
 use reverse_http::proto::head::{
-    LineEnds, foreign_protocol, is_idempotent, is_token, keeps_alive, reason_phrase, request,
-    response, title_case, write_field, write_request_line, write_status_line,
+    LineEnds, foreign_protocol, is_idempotent, is_token, keeps_alive, request, response,
+};
+use reverse_http::proto::head_writer::{
+    reason_phrase, title_case, write_field, write_request_line, write_status_line,
 };
 
 use super::{

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use reverse_http::Limits;
 use reverse_http::proto::head::{self, LineEnds, RequestHead};
+use reverse_http::proto::head_writer;
 use reverse_http::proto::rebinding;
 
 /// How long whoever asks may take, in all.
@@ -112,7 +113,7 @@ fn answer(mut stream: &TcpStream, tell: &impl Fn() -> Told) -> io::Result<()> {
         }
     };
     stream.set_write_timeout(Some(TIMEOUT))?;
-    let phrase = head::reason_phrase(status);
+    let phrase = head_writer::reason_phrase(status);
     write!(
         stream,
         "HTTP/1.1 {status} {phrase}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n{}",
