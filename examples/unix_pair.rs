@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use reverse_http::link::{self, Offered};
-use reverse_http::proto::turn::{Dialect, OfferPlan, OfferRules};
+use reverse_http::proto::dialect::Dialect;
+use reverse_http::proto::turn::{OfferPlan, OfferRules};
 use reverse_http::stream::TimedStream;
 use reverse_http::{Body, Limits};
 

@@ -22,7 +22,7 @@ use crate::proto::body;
 use crate::proto::comet::Event;
 use crate::proto::turn::Brought;
 use crate::proto::turn::Encoding;
-use crate::proto::turn::Verdict;
+use crate::proto::verdict::Verdict;
 use crate::relay::LocalAnswer;
 use crate::stream::Stream;
 

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use crate::engine::random;
 use crate::proto::head::Fields;
-use crate::proto::turn;
+use crate::proto::verdict;
 
 /// Exponential back-off with full jitter: the n-th pause is random between nothing and MIN·2ⁿ, at
 /// most MAX, so that devices that lost their gateway together do not come back together.
@@ -72,7 +72,7 @@ pub(crate) fn retry_after(fields: &Fields<'_>) -> Option<Duration> {
             .and_then(|value| std::str::from_utf8(value).ok())
             .and_then(|text| httpdate::parse_http_date(text).ok())
     };
-    turn::retry_after(fields).or_else(|| {
+    verdict::retry_after(fields).or_else(|| {
         let at = date("retry-after")?;
         let now = date("date").unwrap_or_else(SystemTime::now);
         Some(at.duration_since(now).unwrap_or_default().min(RETRY_AFTER_MAX))

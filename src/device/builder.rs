@@ -25,9 +25,10 @@ use crate::device::url::Url;
 use crate::engine::random;
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
+use crate::proto::dialect::{Dialect, Naming};
 use crate::proto::edits::FieldEdits;
 use crate::proto::template;
-use crate::proto::turn::{self, Dialect, Encoding, Fallback, Name, Naming, OfferPlan};
+use crate::proto::turn::{self, Encoding, Fallback, Name, OfferPlan};
 use crate::stream::Connector;
 #[cfg(feature = "tls")]
 use crate::tls::{DeviceTls, LocalTls};

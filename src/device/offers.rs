@@ -30,7 +30,8 @@ use crate::proto::head::LineEnds;
 use crate::proto::head::ResponseHead;
 use crate::proto::turn;
 use crate::proto::turn::Fallback;
-use crate::proto::turn::Verdict;
+use crate::proto::verdict;
+use crate::proto::verdict::Verdict;
 use crate::stream::Channel;
 use std::sync::Arc;
 
@@ -306,7 +307,7 @@ impl DeviceRole {
                 return Ok(None);
             };
             used += response.len;
-            let verdict = turn::check(&response, &self.plan.offer.dialect.token);
+            let verdict = verdict::check(&response, &self.plan.offer.dialect.token);
             if verdict != Verdict::Informational {
                 peer.keep(&bytes[used..]);
                 let sent = peer.pending() == 0 && self.has_posted(peer);

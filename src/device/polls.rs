@@ -37,10 +37,10 @@ use crate::engine::connections::Connections;
 use crate::engine::connections::Id;
 use crate::engine::slab::Key;
 use crate::proto::body::Decoder;
+use crate::proto::dialect::Naming;
 use crate::proto::head::LineEnds;
 use crate::proto::head::are_line_ends;
 use crate::proto::turn::Encoding;
-use crate::proto::turn::Naming;
 
 impl DeviceRole {
     /// Whether polls are wanted rather than links.
@@ -612,7 +612,7 @@ impl DeviceRole {
 }
 
 /// Whether offers of this kind can be polls, too: POST to a path that names the device.
-pub(super) fn can_poll(dialect: &crate::proto::turn::Dialect) -> bool {
+pub(super) fn can_poll(dialect: &crate::proto::dialect::Dialect) -> bool {
     dialect.naming == Naming::PathSegment
         && dialect.method.as_deref().is_none_or(|method| method == "POST")
 }

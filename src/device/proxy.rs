@@ -20,7 +20,7 @@ use crate::proto::head;
 use crate::proto::head::Fields;
 use crate::proto::head::LineEnds;
 use crate::proto::head::ResponseHead;
-use crate::proto::turn;
+use crate::proto::verdict;
 
 /// The port of a proxy whose URL names none: curl's.
 const PROXY_PORT: u16 = 1080;
@@ -104,7 +104,7 @@ impl Proxy {
         // that no tunnel is meant.
         let has_body = head.fields.get("content-length").is_some_and(|length| length != b"0")
             || head.fields.get("transfer-encoding").is_some();
-        let page = has_body && turn::is_page(&head.fields);
+        let page = has_body && verdict::is_page(&head.fields);
         let schemes = unspoken(&head.fields);
         let why = match head.status {
             200..=299 if !page => return Ok(()),

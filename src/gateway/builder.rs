@@ -22,8 +22,9 @@ use crate::link::GatewayLink;
 use crate::observe::Observer;
 use crate::observe::table::Bounds;
 use crate::proto::authority::authority;
+use crate::proto::dialect::Dialect;
 use crate::proto::forwarded::Network;
-use crate::proto::turn::{Dialect, Fallback, Name};
+use crate::proto::turn::{Fallback, Name};
 use crate::stream::GatewayTls;
 
 /// Longest pseudonym in `Via`, in bytes; the room that a hop has for its fields is for all of them.

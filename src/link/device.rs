@@ -15,9 +15,9 @@ use crate::message::{Asked, Body, write_refusal, write_response_head};
 use crate::proto::body::Framing;
 use crate::proto::forward::{SAME_VISITOR, WAITING, callers_waiting, host_of};
 use crate::proto::framed::FramedRequest;
+use crate::proto::head::foreign_protocol;
 use crate::proto::head::{self, LineEnds, RequestHead};
 use crate::proto::heartbeat;
-use crate::proto::turn::foreign_protocol;
 use crate::stream::{Stream, TimedStream};
 
 /// The device's side of a turned connection: answers, one exchange at a time.

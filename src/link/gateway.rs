@@ -15,8 +15,8 @@ use crate::link::wire::{HeadFault, Line, Patience, Side, Whole, Wire, header_map
 use crate::message::{Body, write_request_head};
 use crate::proto::body::{self, Framing};
 use crate::proto::forward;
+use crate::proto::head::foreign_protocol;
 use crate::proto::head::{self, LineEnds, ResponseHead};
-use crate::proto::turn::foreign_protocol;
 use crate::stream::{Stream, TimedStream};
 
 /// The gateway's side of a turned connection: asks, one exchange at a time.

@@ -12,11 +12,13 @@ use crate::link::gateway::GatewayLink;
 use crate::link::wire::{HeadFault, Patience, Side, Wire};
 use crate::message::write_refusal;
 use crate::proto::body::{self, Framing};
+use crate::proto::dialect::Dialect;
 use crate::proto::framed::FramedRequest;
+use crate::proto::head::foreign_protocol;
 use crate::proto::head::{self, LineEnds};
-use crate::proto::turn::{
-    self, Decision, Dialect, Offer, OfferPlan, OfferRules, Verdict, foreign_protocol,
-};
+use crate::proto::turn::{self, Decision, Offer, OfferPlan, OfferRules};
+use crate::proto::verdict;
+use crate::proto::verdict::Verdict;
 use crate::stream::TimedStream;
 
 /// What came of an [`offer`].
@@ -127,7 +129,7 @@ fn read_verdict<S: TimedStream + 'static>(
 
 fn judge(bytes: &[u8], limits: &Limits, token: &str) -> Result<Option<(Judged, usize)>, Refusal> {
     let Some(head) = head::response(bytes, limits, LineEnds::Crlf)? else { return Ok(None) };
-    let verdict = turn::check(&head, token);
+    let verdict = verdict::check(&head, token);
     // Framing fields in a 101 are ignored (protocol.md §1.4), so they are not even looked at.
     let ends = matches!(verdict, Verdict::Turned { .. } | Verdict::Informational)
         || body::of_response(&head, "POST")? != Framing::Empty;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, ArgGroup, Args, ValueEnum};
-use reverse_http::proto::turn::Dialect;
+use reverse_http::proto::dialect::Dialect;
 use reverse_http::{Fallback, OnRefusal, TurnMode};
 
 use crate::access_log::AccessLogArgs;

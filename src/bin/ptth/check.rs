@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use clap::{ArgAction, Args};
 use reverse_http::Device;
-use reverse_http::proto::turn::{self, Dialect, OfferPlan, Verdict};
+use reverse_http::proto::dialect::Dialect;
+use reverse_http::proto::turn::{self, OfferPlan};
+use reverse_http::proto::verdict::Verdict;
 use reverse_http::tls::DeviceTls;
 
 use crate::arguments::{some_time, yes_or_no};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use reverse_http::gateway::GatewayBuilder;
-use reverse_http::proto::turn::Dialect;
+use reverse_http::proto::dialect::Dialect;
 use reverse_http::tls::GatewayTls;
 use reverse_http::{Gateway, Limits, Routes};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};

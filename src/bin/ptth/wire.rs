@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use reverse_http::Limits;
 use reverse_http::proto::body::{self, Decoder, Piece};
 use reverse_http::proto::head::{self, LineEnds, ResponseHead};
-use reverse_http::proto::turn::{self, Verdict};
+use reverse_http::proto::turn::{self};
+use reverse_http::proto::verdict;
+use reverse_http::proto::verdict::Verdict;
 use reverse_http::tls::DeviceTls;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
@@ -379,7 +381,7 @@ impl Reply {
         Reply {
             status: head.status,
             reason: String::from_utf8_lossy(head.reason).escape_debug().to_string(),
-            verdict: turn::check(head, TOKEN),
+            verdict: verdict::check(head, TOKEN),
             marked: turn::is_marked(&head.fields),
             text: String::new(),
         }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, StatusCode};
 use reverse_http::link::{self, Offered};
-use reverse_http::proto::turn::{Dialect, OfferPlan, OfferRules};
+use reverse_http::proto::dialect::Dialect;
+use reverse_http::proto::turn::{OfferPlan, OfferRules};
 use reverse_http::{
     Body, Device, DeviceEventKind, DeviceHandle, Gateway, GatewayEventKind, Grant, Limits, Offer,
     OnRefusal, Reject, Route, Routes, TurnMode,

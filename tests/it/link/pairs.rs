@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use reverse_http::link::{self, Offered};
-use reverse_http::proto::turn::{Dialect, OfferPlan, OfferRules};
+use reverse_http::proto::dialect::Dialect;
+use reverse_http::proto::turn::{OfferPlan, OfferRules};
 use reverse_http::stream::Untimed;
 use reverse_http::{Body, DeviceLink, Error, GatewayLink, Limits};
 

@@ -4,7 +4,9 @@ use std::io::Read;
 
 use http::Response;
 use reverse_http::link::{self, Offered};
-use reverse_http::proto::turn::{Dialect, OfferPlan, OfferRules, Verdict};
+use reverse_http::proto::dialect::Dialect;
+use reverse_http::proto::turn::{OfferPlan, OfferRules};
+use reverse_http::proto::verdict::Verdict;
 use reverse_http::{Body, DeviceLink};
 
 use super::{Script, Step, drip, limits, splits, vector};

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use reverse_http::proto::dialect::{Dialect, Naming};
 use reverse_http::proto::head::{LineEnds, request};
 use reverse_http::proto::turn::{
-    Decision, Dialect, Encoding, Name, Naming, Offer, OfferPlan, OfferRules, Verdict, check,
-    decide, ietf_target, is_marked, write_offer, write_switch,
+    Decision, Encoding, Name, Offer, OfferPlan, OfferRules, decide, ietf_target, is_marked,
+    write_offer, write_switch,
 };
+use reverse_http::proto::verdict::{Verdict, check};
 
 use super::{answered, asked, framed, limits, sample, show, status};
 

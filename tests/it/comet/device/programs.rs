@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use http::Response;
 use reverse_http::device::DeviceBuilder;
-use reverse_http::proto::turn::Dialect;
+use reverse_http::proto::dialect::Dialect;
 use reverse_http::{Body, Device, DeviceEventKind, Encoding, Fallback, Limits, Transport};
 
 use super::{

@@ -2,10 +2,11 @@
 
 use reverse_http::proto::body::of_request;
 use reverse_http::proto::comet::id_of;
+use reverse_http::proto::dialect::Dialect;
 use reverse_http::proto::turn::{
-    Brought, Decision, Dialect, Encoding, MESSAGE_ID, OfferPlan, OfferRules, Verdict, check,
-    decide, write_offer, write_post,
+    Brought, Decision, Encoding, MESSAGE_ID, OfferPlan, OfferRules, decide, write_offer, write_post,
 };
+use reverse_http::proto::verdict::{Verdict, check};
 
 use super::super::{answered, asked, framed, get, sample, show, status};
 
