@@ -37,9 +37,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod deadlines;
 mod device;
 mod gateway;
 mod inbox;
+mod line;
 mod send;
 mod socket;
 #[cfg(test)]
@@ -48,10 +50,10 @@ mod turn;
 mod upload;
 mod wire;
 
+pub(crate) use deadlines::Whole;
 pub use device::DeviceLink;
 pub(crate) use device::{Lingered, Next};
 pub use gateway::GatewayLink;
 pub(crate) use gateway::{NothingArrived, Owned};
 pub(crate) use send::{CutError, Done};
 pub use turn::{Offered, Offering, accept, offer, receive};
-pub(crate) use wire::Whole;

@@ -7,10 +7,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::Limits;
+use crate::link::deadlines::Patience;
+use crate::link::line::Line;
 use crate::link::send::{SendFault, WireBody, WriteBuffers};
-use crate::link::wire::{
-    Expectation, HeadFault, Line, Patience, Side, Wire, header_map, is_timeout,
-};
+use crate::link::wire::{Expectation, HeadFault, Side, Wire, header_map, is_timeout};
 use crate::message::{Asked, Body, write_refusal, write_response_head};
 use crate::proto::body::Framing;
 use crate::proto::forward::{SAME_VISITOR, WAITING, callers_waiting, host_of};

@@ -8,8 +8,9 @@ use http::HeaderMap;
 
 use crate::close_reason::CloseReason;
 use crate::error::{Error, Fault};
+use crate::link::line::Line;
 use crate::link::upload::{EARLY, Step, Upload};
-use crate::link::wire::{Expectation, Line, Wire};
+use crate::link::wire::{Expectation, Wire};
 use crate::message::{Body, STEP, Streamed, from_io, trailers_to_send};
 use crate::proto::body::{Framing, last_chunk, open_chunk};
 use crate::stream::TimedStream;

@@ -7,9 +7,10 @@ use http::StatusCode;
 
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::Limits;
+use crate::link::deadlines::Patience;
 use crate::link::device::DeviceLink;
 use crate::link::gateway::GatewayLink;
-use crate::link::wire::{HeadFault, Patience, Side, Wire};
+use crate::link::wire::{HeadFault, Side, Wire};
 use crate::message::write_refusal;
 use crate::proto::body::{self, Framing};
 use crate::proto::dialect::Dialect;

@@ -6,73 +6,20 @@
 //! whether a body is still held) stands beside it.
 
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::{Error, Fault, Refusal};
 use crate::limits::Limits;
+use crate::link::deadlines::{Patience, Whole};
 use crate::link::inbox::Inbox;
 use crate::link::socket;
 use crate::message::STEP;
 use crate::proto::body::{Decoder, Framing, Piece};
 use crate::proto::head::{Fields, LineEnds};
 use crate::stream::TimedStream;
-
-/// What a link and its bodies share.
-pub(super) struct Line<S> {
-    wire: Mutex<Wire<S>>,
-    /// Number of the exchange in progress; a body of an earlier one is cut off.
-    exchange: AtomicU64,
-    /// The exchange whose body somebody still holds, or 0.
-    held: AtomicU64,
-}
-
-impl<S> Line<S> {
-    pub(super) fn new(wire: Wire<S>) -> Arc<Self> {
-        Arc::new(Line {
-            wire: Mutex::new(wire),
-            exchange: AtomicU64::new(1),
-            held: AtomicU64::new(0),
-        })
-    }
-
-    /// A panic of whoever held the lock leaves the wire as consistent as an IO error does.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Wire<S>> {
-        self.wire.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Wire<S>>> {
-        self.wire.try_lock().ok()
-    }
-
-    pub(super) fn exchange(&self) -> u64 {
-        self.exchange.load(Ordering::Acquire)
-    }
-
-    /// Ends the exchange for whoever holds its body.
-    pub(super) fn end_exchange(&self) {
-        self.exchange.fetch_add(1, Ordering::AcqRel);
-        self.held.store(0, Ordering::Release);
-    }
-
-    pub(super) fn hold(&self) -> u64 {
-        let exchange = self.exchange();
-        self.held.store(exchange, Ordering::Release);
-        exchange
-    }
-
-    pub(super) fn release(&self, exchange: u64) {
-        // An Err means that the exchange was over before its body was dropped.
-        let _ = self.held.compare_exchange(exchange, 0, Ordering::AcqRel, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_held(&self) -> bool {
-        self.held.load(Ordering::Acquire) != 0
-    }
-}
 
 /// Which end of the link this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,59 +57,6 @@ impl Side {
             Side::Gateway => "response",
             Side::Device => "request",
         }
-    }
-}
-
-/// One deadline: its name in [`Limits`] and its length, as the error repeats them. `None`: for
-/// ever.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    pub(super) name: &'static str,
-    pub(super) time: Option<Duration>,
-}
-
-impl Patience {
-    pub(super) fn new(name: &'static str, time: Duration) -> Self {
-        Patience { name, time: Some(time) }
-    }
-}
-
-/// The deadline of a whole exchange: when it ends, and what it is called.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Whole {
-    ends: Instant,
-    time: Duration,
-    name: &'static str,
-}
-
-impl Whole {
-    /// So long from now. `None`: no such deadline, which a time of zero says.
-    pub(crate) fn new(name: &'static str, time: Duration) -> Option<Self> {
-        let ends = Instant::now().checked_add(time)?;
-        (!time.is_zero()).then_some(Whole { ends, time, name })
-    }
-
-    /// What a program knows it by.
-    pub(crate) fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// What is left of it.
-    pub(crate) fn left(&self) -> Duration {
-        self.ends.saturating_duration_since(Instant::now())
-    }
-
-    /// Whether it is over, as exactly as sockets keep time.
-    fn is_over(&self) -> bool {
-        self.left() <= self.time / 8
-    }
-
-    /// The error of whoever was waiting then.
-    pub(crate) fn error(&self, peer: Fault, doing: &str) -> Error {
-        Error::timeout(
-            peer,
-            format!("{doing}: the exchange was not over within {} ({:?})", self.name, self.time),
-        )
     }
 }
 

@@ -1,0 +1,59 @@
+//! Deadlines of a link: of one wait, and of a whole exchange.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Fault};
+use crate::limits::Limits;
+
+/// One deadline: its name in [`Limits`] and its length, as the error repeats them. `None`: for
+/// ever.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) name: &'static str,
+    pub(super) time: Option<Duration>,
+}
+
+impl Patience {
+    pub(super) fn new(name: &'static str, time: Duration) -> Self {
+        Patience { name, time: Some(time) }
+    }
+}
+
+/// The deadline of a whole exchange: when it ends, and what it is called.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Whole {
+    ends: Instant,
+    time: Duration,
+    name: &'static str,
+}
+
+impl Whole {
+    /// So long from now. `None`: no such deadline, which a time of zero says.
+    pub(crate) fn new(name: &'static str, time: Duration) -> Option<Self> {
+        let ends = Instant::now().checked_add(time)?;
+        (!time.is_zero()).then_some(Whole { ends, time, name })
+    }
+
+    /// What a program knows it by.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What is left of it.
+    pub(crate) fn left(&self) -> Duration {
+        self.ends.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether it is over, as exactly as sockets keep time.
+    pub(super) fn is_over(&self) -> bool {
+        self.left() <= self.time / 8
+    }
+
+    /// The error of whoever was waiting then.
+    pub(crate) fn error(&self, peer: Fault, doing: &str) -> Error {
+        Error::timeout(
+            peer,
+            format!("{doing}: the exchange was not over within {} ({:?})", self.name, self.time),
+        )
+    }
+}
