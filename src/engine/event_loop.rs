@@ -476,7 +476,8 @@ pub(super) fn expire<R: Role>(peers: &mut Connections<R::State>, role: &mut R) {
 mod tests {
     use super::*;
     use crate::engine::simulated::Loop;
-    use crate::sim::net::{self, Net, Rng, Weather};
+    use crate::sim::net::{self, Net, Weather};
+    use crate::sim::rng::Rng;
     use crate::stream::HandshakeError;
 
     /// Notes who had a step. Streams always want another one.

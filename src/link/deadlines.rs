@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Fault};
-use crate::limits::Limits;
 
-/// One deadline: its name in [`Limits`] and its length, as the error repeats them. `None`: for
+/// One deadline: its name in [`Limits`](crate::Limits) and its length, as the error repeats them. `None`: for
 /// ever.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {

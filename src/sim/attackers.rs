@@ -8,10 +8,9 @@ use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::proto::body::{self, Decoder, Framing, Piece};
 use crate::proto::head::{self, LineEnds};
-use crate::sim::actors::{
-    Actor, BOGUS, Cx, Entry, pattern, read_all, take_body, take_head, write_some,
-};
+use crate::sim::actors::{Actor, BOGUS, Cx, Entry, pattern, read_all, write_some};
 use crate::sim::net::{self, MILLI, Micros, SECOND, Socket, tell};
+use crate::sim::origin::{take_body, take_head};
 
 /// A request that nobody makes. It is not finished: what comes behind it on a connection becomes
 /// part of it.

@@ -4,10 +4,9 @@ use std::net::SocketAddr;
 
 use crate::limits::Limits;
 use crate::proto::head::{self, LineEnds};
-use crate::sim::actors::{
-    Actor, Asked, BOGUS, Cx, Ends, answer, read_all, run, take_body, take_head,
-};
+use crate::sim::actors::{Actor, BOGUS, Cx, read_all};
 use crate::sim::net::{self, MILLI, Micros, SECOND, Socket, tell};
+use crate::sim::origin::{Asked, Ends, answer, run, take_body, take_head};
 
 /// Dials like a device and answers as it likes.
 pub(super) struct Hostile {

@@ -27,8 +27,11 @@ mod actors;
 mod attackers;
 mod hostile_devices;
 pub(crate) mod net;
+mod origin;
 mod programs;
+pub(crate) mod rng;
 mod tunnels;
+mod visitor;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

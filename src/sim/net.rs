@@ -4,12 +4,17 @@
 //! Nothing here knows of HTTP. Delays, splits and failures are drawn from one stream of random
 //! numbers, so that a seed decides everything.
 
+mod socket;
+mod story;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, ErrorKind, IoSlice};
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
 
+pub(crate) use self::socket::Socket;
 use crate::engine::connection::Readiness;
+use crate::sim::rng::Rng;
 
 /// Virtual time since the start of the run.
 pub(crate) type Micros = u64;
@@ -57,39 +62,6 @@ pub(crate) fn pair() -> Option<(Socket, Socket)> {
 /// Appends a line to the story of this run, where it is told.
 pub(crate) fn tell(line: impl FnOnce() -> String) {
     if_any(|net| net.tell(line));
-}
-
-/// Numbers that look random and are decided by the seed (splitmix64).
-#[derive(Clone, Debug)]
-pub(crate) struct Rng(u64);
-
-impl Rng {
-    pub(crate) fn new(seed: u64) -> Self {
-        Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66_D1CE_4E5B)
-    }
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-    /// From `from` to `to`, both included.
-    pub(crate) fn range(&mut self, from: u64, to: u64) -> u64 {
-        from + self.next() % (to - from + 1)
-    }
-    pub(crate) fn size(&mut self, from: usize, to: usize) -> usize {
-        self.range(from as u64, to as u64) as usize
-    }
-    /// True in so many of a thousand.
-    pub(crate) fn permille(&mut self, of: u64) -> bool {
-        self.next() % 1000 < of
-    }
-    /// Mostly small, sometimes up to `most`: every order of magnitude alike.
-    pub(crate) fn skewed(&mut self, most: u64) -> u64 {
-        let bits = self.range(0, u64::from(64 - most.leading_zeros()));
-        self.range(0, (1u64 << bits) - 1).min(most)
-    }
 }
 
 /// How kind the network is.
@@ -269,13 +241,6 @@ impl Net {
         self.listeners.insert(at, (node, listener));
     }
 
-    pub(crate) fn tell(&mut self, line: impl FnOnce() -> String) {
-        let now = self.now;
-        if let Some(story) = &mut self.story {
-            story.push(format!("{:>12.6} {}", now as f64 / SECOND as f64, line()));
-        }
-    }
-
     /// From now on nothing new fails.
     pub(crate) fn calm(&mut self) {
         (self.weather.cuts, self.weather.refusals) = (0, 0);
@@ -350,67 +315,6 @@ impl Net {
         }
         self.at(hole, Happening::Held(Box::new(what)));
         None
-    }
-
-    fn note(&mut self, what: &Happening) {
-        let word = match what {
-            Happening::Segment { conn, to, bytes } => {
-                (*conn as u64) << 32 | (*to as u64) << 31 | bytes.len() as u64
-            }
-            Happening::Fin { conn, to } => 1 << 60 | (*conn as u64) << 1 | *to as u64,
-            Happening::Reset { conn, to, .. } => 2 << 60 | (*conn as u64) << 1 | *to as u64,
-            Happening::Room { conn, side } => 3 << 60 | (*conn as u64) << 1 | *side as u64,
-            Happening::Syn { conn } => 4 << 60 | *conn as u64,
-            Happening::Refuse { conn } => 5 << 60 | *conn as u64,
-            Happening::Turn(node) => 6 << 60 | *node as u64,
-            Happening::Wake(node, word) => 7 << 60 | (*node as u64) << 40 | *word,
-            Happening::Held(_) => 0,
-        };
-        for part in [self.now, word] {
-            self.fingerprint =
-                (self.fingerprint ^ part).wrapping_mul(0x0100_0000_01B3).rotate_left(23);
-        }
-        if self.story.is_some() {
-            let line = match what {
-                Happening::Turn(_) | Happening::Held(_) => return,
-                Happening::Room { conn, side } => {
-                    format!("{}: room again", self.transport(*conn, 1 - side))
-                }
-                Happening::Segment { conn, to, bytes } => {
-                    format!(
-                        "{}: {} bytes: {}",
-                        self.transport(*conn, *to),
-                        bytes.len(),
-                        shown(bytes)
-                    )
-                }
-                Happening::Fin { conn, to } => format!("{}: end", self.transport(*conn, *to)),
-                Happening::Reset { conn, to, kind } => {
-                    format!("{}: {kind:?}", self.transport(*conn, *to))
-                }
-                Happening::Syn { conn } => format!("{}: connects", self.transport(*conn, 1)),
-                Happening::Refuse { conn } => format!("{}: refused", self.transport(*conn, 1)),
-                Happening::Wake(node, word) => format!("{} wakes ({word})", self.label(*node)),
-            };
-            self.tell(|| line);
-        }
-    }
-
-    /// A connection and a direction for the story: `#12 lamp -> gateway`.
-    fn transport(&self, conn: usize, to: usize) -> String {
-        let Conn { from, to: target, local, .. } = &self.conns[conn];
-        let whose = |address: &SocketAddr| {
-            let found = self.nodes.iter().find(|node| node.address == Some(address.ip()));
-            found.map_or_else(
-                || address.to_string(),
-                |node| format!("{}:{}", node.label, address.port()),
-            )
-        };
-        match (local, to) {
-            (true, _) => format!("#{conn} pair -> {to}"),
-            (_, 1) => format!("#{conn} {} -> {}", whose(from), whose(target)),
-            _ => format!("#{conn} {} -> {}", whose(target), whose(from)),
-        }
     }
 
     // --- what nodes see ---
@@ -841,92 +745,4 @@ fn shown(bytes: &[u8]) -> String {
         .map(char::from)
         .collect();
     if bytes.len() > MOST { format!("{text}…") } else { text }
-}
-
-/// One end of a simulated connection. Dropping it closes it.
-#[derive(Debug)]
-pub(crate) struct Socket {
-    conn: usize,
-    side: usize,
-}
-
-impl Socket {
-    pub(crate) fn number(&self) -> usize {
-        self.conn
-    }
-    pub(crate) fn watch(&self, watch: Option<(usize, usize)>) -> io::Result<()> {
-        with(|net| {
-            net.conns[self.conn].ends[self.side].watch = watch;
-            if net.readiness(self.conn, self.side) != Readiness::default() {
-                net.notify(self.conn, self.side);
-            }
-        });
-        Ok(())
-    }
-    pub(crate) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        with(|net| net.read(self.conn, self.side, buf))
-    }
-    pub(crate) fn write(&self, buf: &[u8]) -> io::Result<usize> {
-        with(|net| net.write(self.conn, self.side, &[buf], false))
-    }
-    pub(crate) fn write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        let slices: Vec<&[u8]> = bufs.iter().map(|buf| &**buf).collect();
-        with(|net| net.write(self.conn, self.side, &slices, false))
-    }
-    /// Bytes that arrive together, or not at all.
-    pub(crate) fn write_whole(&self, buf: &[u8]) -> io::Result<usize> {
-        with(|net| {
-            net.conns[self.conn].window = net.conns[self.conn].window.max(4 * buf.len() + 2048);
-            net.write(self.conn, self.side, &[buf], true)
-        })
-    }
-    pub(crate) fn is_connected(&self) -> bool {
-        with(|net| net.conns[self.conn].ends[self.side].connected)
-    }
-    pub(crate) fn take_error(&self) -> Option<io::Error> {
-        with(|net| net.conns[self.conn].ends[self.side].error.take().map(io::Error::from))
-    }
-    pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        with(|net| {
-            let end = &net.conns[self.conn].ends[self.side];
-            if end.over.dead || !end.connected {
-                return Err(ErrorKind::NotConnected.into());
-            }
-            if how != Shutdown::Read {
-                net.end_direction(self.conn, self.side);
-            }
-            if how != Shutdown::Write {
-                net.conns[self.conn].ends[self.side].over.fin = true;
-                net.notify(self.conn, self.side);
-            }
-            Ok(())
-        })
-    }
-    pub(crate) fn abort(&self) -> io::Result<()> {
-        with(|net| net.conns[self.conn].ends[self.side].over.aborts = true);
-        Ok(())
-    }
-    pub(crate) fn try_clone(&self) -> Socket {
-        with(|net| net.conns[self.conn].ends[self.side].handles += 1);
-        Socket { conn: self.conn, side: self.side }
-    }
-    pub(crate) fn peer_ip(&self) -> Option<IpAddr> {
-        with(|net| {
-            let conn = &net.conns[self.conn];
-            (!conn.local).then(|| if self.side == 0 { conn.to.ip() } else { conn.from.ip() })
-        })
-    }
-    pub(crate) fn label(&self) -> String {
-        with(|net| net.transport(self.conn, self.side))
-    }
-    /// There is none: whoever asks for it would block.
-    pub(crate) fn descriptor<T>(&self) -> T {
-        panic!("a simulated socket has no descriptor, and no time-out of its own")
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if_any(|net| net.close(self.conn, self.side));
-    }
 }

@@ -11,10 +11,9 @@ use crate::close_reason::CloseCause;
 use crate::error::Error;
 use crate::gateway::simulated::{self as gateways, Lease};
 use crate::limits::Limits;
-use crate::sim::actors::{
-    Actor, Answer, Cx, Reading, Request, check, read_all, take_answer, write_some,
-};
+use crate::sim::actors::{Actor, Cx, read_all, write_some};
 use crate::sim::net::{MILLI, Micros, SECOND, tell};
+use crate::sim::visitor::{Answer, Reading, Request, check, take_answer};
 
 /// A thread that sends one request after the other.
 pub(super) struct Program {

@@ -1,20 +1,18 @@
 //! One simulated run: who there is, what happens to them, and what has to be true at its end.
 
-use std::collections::VecDeque;
+mod cast;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::device::{self, Device, simulated as devices};
+use crate::device::simulated as devices;
 use crate::engine::event_loop::Remote;
-use crate::gateway::{Gateway, TurnMode, simulated as gateways};
+use crate::gateway::{TurnMode, simulated as gateways};
 use crate::limits::Limits;
 use crate::proto::turn::{Encoding, Fallback};
-use crate::sim::actors::{Actor, Cx, Entry, Ledger, Origin, Request, Visitor};
-use crate::sim::attackers::{Attacker, HostileGateway};
-use crate::sim::hostile_devices::{Hostile, HostilePoller};
-use crate::sim::net::{self, Happening, MILLI, Micros, Net, Rng, SECOND, Weather};
-use crate::sim::programs::Program;
-use crate::sim::tunnels::Tunnelling;
+use crate::sim::actors::{Actor, Cx, Ledger};
+use crate::sim::net::{self, Happening, MILLI, Micros, Net, SECOND, Weather};
+use crate::sim::rng::Rng;
 
 /// Turns of one run; more are a loop that never rests.
 const TURNS_MAX: usize = 400_000;
@@ -237,197 +235,6 @@ impl World {
         net::with(|net| net.at(at, Happening::Wake(SCRIPT_NODE, number)));
     }
 
-    // --- who there is ---
-
-    fn populate(&mut self) {
-        self.add("script", None, |_, _| Node::Gone);
-        self.begin_gateway();
-        let count = self.rng.size(1, 3);
-        for n in 1..=count {
-            let setup = self.setup(n);
-            self.setups.push(setup);
-            self.add_origin(n);
-            let at = if self.fair { 0 } else { self.rng.skewed(5 * SECOND) };
-            self.do_at(at, Deed::Begin(n - 1));
-        }
-        let mut names: Vec<String> = self.setups.iter().map(|setup| setup.name.clone()).collect();
-        if !self.fair && self.rng.permille(400) {
-            let links = self.rng.size(1, 3);
-            self.add("hostile", Some(ip(3, 1)), |_, _| {
-                Node::Actor(Box::new(Hostile::new(
-                    "hostile".to_owned(),
-                    gateway_at(DEVICES),
-                    "h1".to_owned(),
-                    links,
-                )))
-            });
-            names.push("h1".to_owned());
-        }
-        if !self.fair && self.rng.permille(300) {
-            self.add("poller", Some(ip(3, 2)), |_, _| {
-                Node::Actor(Box::new(HostilePoller::new(
-                    "poller".to_owned(),
-                    gateway_at(DEVICES),
-                    "h2".to_owned(),
-                )))
-            });
-            names.push("h2".to_owned());
-        }
-        let mut nonce = 0;
-        for n in 1..=self.rng.size(1, 8) {
-            self.add_visitor(n, &names, &mut nonce);
-        }
-        self.add_strangers(count, &names, &mut nonce);
-        if !self.fair {
-            self.write_script();
-        }
-    }
-
-    fn begin_gateway(&mut self) {
-        let (turn, shared, limits) = (self.turn, self.shared_names, self.limits.clone());
-        let builder = Gateway::builder().limits(limits).turn(turn).shared_names(shared);
-        let nodes: Vec<usize> = (0..self.loops)
-            .map(|number| {
-                let address = (number == 0).then(|| ip(0, 1));
-                self.add(&format!("gateway loop {number}"), address, |_, _| Node::Gone)
-            })
-            .collect();
-        let now = self.instant(self.now());
-        let (made, loops) = gateways::start(builder, &nodes, now, gateway_at(VISITORS));
-        for (node, gateway) in nodes.iter().zip(made) {
-            self.nodes[*node] = Node::Gateway(Box::new(gateway));
-        }
-        let node = nodes[0];
-        (self.gateway_nodes, self.gateway) = (nodes, loops);
-        net::with(|net| {
-            net.listen(gateway_at(DEVICES), node, 0);
-            net.listen(gateway_at(VISITORS), node, 1);
-        });
-    }
-
-    fn setup(&mut self, n: usize) -> Setup {
-        let rng = &mut self.rng;
-        let min = rng.size(1, 3);
-        let only = rng.permille(350);
-        Setup {
-            name: format!("d{n}"),
-            gateway: gateway_at(DEVICES),
-            ip: ip(1, n),
-            min,
-            max: min + rng.size(0, 4),
-            fallback: if only { Fallback::Only } else { Fallback::Auto },
-            polls: rng.size(1, 3),
-            comet: match rng.range(0, 2) {
-                0 => Some(Encoding::Message),
-                1 if cfg!(feature = "comet") => Some(Encoding::Json),
-                _ => None,
-            },
-        }
-    }
-
-    fn add_origin(&mut self, n: usize) {
-        let rough = !self.fair && self.rng.permille(700);
-        let node = self.add(&format!("server{n}"), None, |_, _| {
-            Node::Actor(Box::new(Origin::new(format!("server{n}"), rough)))
-        });
-        net::with(|net| net.listen(SocketAddr::new(ip(1, n), 80), node, 0));
-    }
-
-    fn begin_device(&mut self, setup: usize) {
-        let Setup { name, gateway, ip, min, max, fallback, polls, comet } =
-            self.setups[setup].clone();
-        let limits = self.device_limits.clone();
-        let node = self.add(&name, Some(ip), |world, node| {
-            let url = format!("http://{gateway}/{name}");
-            let builder = Device::builder(url).links(min..=max).fallback(fallback).polls(polls..=polls).limits(limits);
-            let builder = comet.into_iter().fold(builder, device::DeviceBuilder::poll_encoding);
-            let now = net::with(|net| {
-                net.tell(|| format!("{name} begins on node {node}: links {min}..{max}, {fallback:?}, {polls} polls, {comet:?}"));
-                net.now
-            });
-            Node::Device(Box::new(devices::start(builder, node, world.instant(now), &format!("http://{ip}:80"))))
-        });
-        self.running.push((setup, node));
-    }
-
-    /// Whoever is neither a plain visitor nor a device: attackers, tunnels, programs, and a gateway
-    /// that breaks the protocol.
-    fn add_strangers(&mut self, count: usize, names: &[String], nonce: &mut u64) {
-        let (fair, devices) = (self.fair, names[..count].to_vec());
-        if self.rng.permille(400) {
-            let theme = self.rng.permille(500).then(|| self.rng.range(0, 11));
-            let attacks = if theme.is_some() { self.rng.size(6, 30) } else { self.rng.size(1, 12) };
-            self.add("attacker", Some(ip(3, 3)), |_, _| {
-                Node::Actor(Box::new(Attacker::new(
-                    gateway_at(VISITORS),
-                    devices.clone(),
-                    fair,
-                    attacks,
-                    theme,
-                )))
-            });
-        }
-        for n in 1..=self.rng.skewed(3) as usize {
-            *nonce += 1;
-            let (length, starts) =
-                (self.rng.skewed(8 * 1024) as usize, self.rng.range(3 * SECOND, 12 * SECOND));
-            let name = devices[self.rng.size(0, devices.len() - 1)].clone();
-            self.ledger.requests.insert(*nonce, Entry::new("GET"));
-            let tunnel = Tunnelling::new(gateway_at(VISITORS), name, *nonce, length, starts, fair);
-            self.add(&format!("tunnel{n}"), Some(ip(4, n)), |_, _| Node::Actor(Box::new(tunnel)));
-        }
-        if self.rng.permille(300) {
-            let (plan, starts) =
-                (self.program_plan(names, nonce), self.rng.range(3 * SECOND, 9 * SECOND));
-            let node =
-                self.add("program", None, |_, _| Node::Actor(Box::new(Program::new(plan, starts))));
-            net::with(|net| net.at(starts, Happening::Wake(node, 0)));
-        }
-        if !fair && self.rng.permille(250) {
-            self.add_hostile_gateway(count + 1);
-        }
-    }
-
-    fn program_plan(&mut self, names: &[String], nonce: &mut u64) -> VecDeque<Request> {
-        let fair = self.fair;
-        (0..self.rng.size(1, 6))
-            .map(|_| {
-                *nonce += 1;
-                let rng = &mut self.rng;
-                let method = ["GET", "POST", "HEAD"][rng.size(0, 2)];
-                self.ledger.requests.insert(*nonce, Entry::new(method));
-                Request {
-                    nonce: *nonce,
-                    device: names[rng.size(0, names.len() - 1)].clone(),
-                    method,
-                    length: if method == "POST" { rng.skewed(12 * 1024) as usize } else { 0 },
-                    chunked: rng.permille(300),
-                    minor: 1,
-                    pause: rng.skewed(4 * SECOND),
-                    fresh: false,
-                    pipelined: false,
-                    abandon: (!fair && rng.permille(100)).then(|| rng.skewed(4000) as usize),
-                    stop_at: None,
-                    half_close: false,
-                }
-            })
-            .collect()
-    }
-
-    /// A gateway that breaks the protocol, and a device that is pointed at it.
-    fn add_hostile_gateway(&mut self, n: usize) {
-        let node = self.add("hostile gateway", Some(ip(5, 1)), |_, _| {
-            Node::Actor(Box::new(HostileGateway::new("the hostile gateway".to_owned(), 1_000_000)))
-        });
-        let at = SocketAddr::new(ip(5, 1), DEVICES);
-        net::with(|net| net.listen(at, node, 0));
-        let setup = Setup { name: "x1".to_owned(), gateway: at, ..self.setup(n) };
-        self.setups.push(setup);
-        self.add_origin(n);
-        self.attacked = Some(self.setups.len() - 1);
-        self.do_at(0, Deed::Begin(self.setups.len() - 1));
-    }
-
     /// What an attacked device holds for its gateway has a bound.
     fn check_memory(&mut self, node: usize) {
         let Node::Device(device) = &self.nodes[node] else { return };
@@ -435,49 +242,6 @@ impl World {
         if held > HELD_MAX {
             self.ledger.violation(format!("an attacked device holds {held} bytes for its gateway"));
         }
-    }
-
-    fn add_visitor(&mut self, n: usize, names: &[String], nonce: &mut u64) {
-        let fair = self.fair;
-        let mut plan = VecDeque::new();
-        for k in 0..self.rng.size(1, 6) {
-            *nonce += 1;
-            let rng = &mut self.rng;
-            let method = ["GET", "POST", "POST", "HEAD"][rng.size(0, 3)];
-            let length = if method == "POST" { rng.skewed(12 * 1024) as usize } else { 0 };
-            let request = Request {
-                nonce: *nonce,
-                device: names[rng.size(0, names.len() - 1)].clone(),
-                method,
-                length,
-                chunked: rng.permille(300),
-                minor: u8::from(!rng.permille(50)),
-                pause: rng.skewed(4 * SECOND),
-                fresh: rng.permille(300),
-                pipelined: k > 0 && rng.permille(150),
-                abandon: (!fair && rng.permille(80)).then(|| rng.skewed(4000) as usize),
-                stop_at: (!fair && rng.permille(40))
-                    .then(|| rng.skewed(length as u64 + 100) as usize),
-                half_close: rng.permille(60),
-            };
-            // Behind what may end the connection nothing is pipelined, and what is chunked is
-            // HTTP/1.1.
-            let pipelined = request.pipelined
-                && plan
-                    .back()
-                    .is_some_and(|last: &Request| last.minor > 0 && !last.half_close && !fair);
-            let minor = if request.chunked && method == "POST" { 1 } else { request.minor };
-            self.ledger.requests.insert(request.nonce, Entry::new(method));
-            plan.push_back(Request { pipelined, minor, ..request });
-        }
-        let rng = &mut self.rng;
-        let starts = if fair { rng.range(3, 6) * SECOND } else { rng.skewed(20 * SECOND) };
-        let pace =
-            (!fair && rng.permille(150)).then(|| (rng.size(50, 3000), rng.range(1, 300) * MILLI));
-        let node = self.add(&format!("visitor{n}"), Some(ip(2, n)), |_, _| {
-            Node::Actor(Box::new(Visitor::new(gateway_at(VISITORS), plan, pace, starts, fair)))
-        });
-        net::with(|net| net.at(starts, Happening::Wake(node, 0)));
     }
 
     fn write_script(&mut self) {

@@ -27,7 +27,8 @@ use crate::proto::body::{Decoder, Framing};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
 use crate::relay::{self, Exchange, LocalAnswer, Relaying, Rules};
-use crate::sim::net::{self, Net, Rng, SECOND, Socket, Weather};
+use crate::sim::net::{self, Net, SECOND, Socket, Weather};
+use crate::sim::rng::Rng;
 use crate::stream::{HandshakeError, Stream};
 
 /// The role of the tests: it notes what it is told, and closes what is of no more use.
