@@ -4,10 +4,13 @@
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
+use reverse_http::proto::dialect::Dialect;
 use reverse_http::proto::framed::FramedRequest;
 use reverse_http::proto::head::{LineEnds, is_token, request, response};
-use reverse_http::proto::turn::{Brought, Decision, Encoding, Name, OfferPlan, OfferRules, decide, ietf_target, write_offer, write_post, write_switch};
-use reverse_http::proto::dialect::Dialect;
+use reverse_http::proto::turn::{
+    Brought, Decision, Encoding, Name, OfferPlan, OfferRules, decide, ietf_target, write_offer,
+    write_post, write_switch,
+};
 use reverse_http::proto::verdict::{Verdict, check};
 use reverse_http_fuzz::{all, check_refusal, choices, wide};
 
