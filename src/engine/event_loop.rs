@@ -133,9 +133,20 @@ impl Spinning {
 struct Listening {
     listener: TcpListener,
     pending: bool,
+    waiting: Waiting,
     /// Nothing is accepted here before this, unless a connection closes.
     paused_until: Option<Instant>,
     pause_logged: bool,
+}
+
+/// Whether a connection waits to be accepted where there is no room for one. Several loops hear of
+/// the same connection, so an event alone does not tell.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    Unknown,
+    /// The operating system is asked: its answer comes with the next turn's events, or it is no.
+    Asked,
+    Yes,
 }
 
 /// A loop that is not running yet.
@@ -282,6 +293,7 @@ impl<R: Role> EventLoop<R> {
             self.listeners[number] = Some(Listening {
                 listener,
                 pending: true,
+                waiting: Waiting::Unknown,
                 paused_until: None,
                 pause_logged: false,
             });
@@ -327,6 +339,9 @@ impl<R: Role> EventLoop<R> {
         if token.0 > LISTENERS - LISTENERS_MAX {
             if let Some(Some(listening)) = self.listeners.get_mut(LISTENERS - token.0) {
                 listening.pending = true;
+                if listening.waiting == Waiting::Asked {
+                    listening.waiting = Waiting::Yes;
+                }
             }
             return;
         }
@@ -343,8 +358,10 @@ impl<R: Role> EventLoop<R> {
             if listening.paused_until.is_some_and(|until| until > now && !closed_some) {
                 continue;
             }
-            if listening.paused_until.take().is_none() {
-                listening.pause_logged = false; // a whole turn without a pause: the next one is news
+            listening.paused_until = None;
+            if listening.waiting == Waiting::Asked {
+                listening.waiting = Waiting::Unknown; // no: there was no event
+                listening.pause_logged = false; // the next pause is news
             }
             for _ in 0..ACCEPTS_PER_TURN {
                 let is_pending = self.listeners[n].as_ref().is_some_and(|l| l.pending);
@@ -358,7 +375,10 @@ impl<R: Role> EventLoop<R> {
     /// False: nothing more to accept here for now.
     fn accept_one(&mut self, role: &mut R, n: usize) -> bool {
         if let Err(why) = role.admits(&mut self.peers, n) {
-            self.pause_accepting(n, why);
+            if self.is_kept_waiting(n) {
+                role.crowded(&mut self.peers, n);
+                self.pause_accepting(n, why);
+            }
             return false;
         }
         let Some(listening) = &mut self.listeners[n] else { return false };
@@ -373,7 +393,10 @@ impl<R: Role> EventLoop<R> {
             Ok((stream, from)) => {
                 role.accepted(&mut self.peers, n, stream, from);
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => listening.pending = false,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                listening.pending = false;
+                listening.pause_logged = false;
+            }
             // EMFILE, ENFILE, ENOBUFS, ENOMEM: wait until something closes instead of spinning on a
             // listener that stays ready.
             Err(e) if matches!(e.raw_os_error(), Some(23 | 24 | 105 | 12)) => {
@@ -384,6 +407,26 @@ impl<R: Role> EventLoop<R> {
             Err(e) => log::debug!("accepting a connection failed: {e}"), // it was aborted before we came to it; the next one is another
         }
         self.listeners[n].as_ref().is_some_and(|l| l.pending && l.paused_until.is_none())
+    }
+
+    /// Whether a connection waits at this listener for certain. Where that is not known the operating
+    /// system is asked, by watching the listener anew.
+    fn is_kept_waiting(&mut self, n: usize) -> bool {
+        let Some(listening) = &mut self.listeners[n] else { return false };
+        if listening.waiting == Waiting::Yes {
+            listening.waiting = Waiting::Unknown; // until the pause is over
+            return true;
+        }
+        let asked = self.poll.registry().reregister(
+            &mut SourceFd(&listening.listener.as_raw_fd()),
+            Token(LISTENERS - n),
+            Interest::READABLE,
+        );
+        if asked.is_ok() {
+            listening.waiting = Waiting::Asked;
+            listening.pending = false;
+        }
+        asked.is_err()
     }
 
     fn pause_accepting(&mut self, n: usize, why: &str) {

@@ -59,6 +59,8 @@ pub(crate) trait Role: Sized {
     ) -> Result<(), &'static str> {
         if cx.is_full() { Err(FULL) } else { Ok(()) }
     }
+    /// A connection waits at this listener and is not admitted.
+    fn crowded(&mut self, _cx: &mut Connections<Self::State>, _listener: usize) {}
     /// Descriptors have run out: closes a connection that can be spared. False: there is none.
     fn spares(&mut self, _cx: &mut Connections<Self::State>) -> bool {
         false

@@ -28,6 +28,10 @@ impl Role for GatewayRole {
         self.has_room(cx, self.listeners.side(listener).unwrap_or(Whose::Devices))
     }
 
+    fn crowded(&mut self, _: &mut Connections<State>, listener: usize) {
+        self.ask_others_for_room(self.listeners.side(listener).unwrap_or(Whose::Devices));
+    }
+
     fn spares(&mut self, cx: &mut Connections<State>) -> bool {
         self.spare_idle(cx)
     }

@@ -50,12 +50,16 @@ impl GatewayRole {
         };
         let gives_way = (side == Whose::Devices && self.admission.has_unseen(cx))
             || self.find_idle(cx).is_some();
-        if gives_way {
-            return Ok(());
+        if gives_way { Ok(()) } else { Err(why) }
+    }
+
+    /// A connection by this side waits, and this loop has neither room nor a connection that could
+    /// give way. Accepting pauses for as long as the others may take.
+    pub(super) fn ask_others_for_room(&self, side: Whose) {
+        let taken = self.admission.permits.of_side(side as usize);
+        if side == Whose::Visitors || taken < self.settings.limits.devices_connections() {
+            self.loops.send_others(self.number, || Command::GiveWay { side });
         }
-        // Accepting pauses for as long as the others may take.
-        self.loops.send_others(self.number, || Command::GiveWay { side });
-        Err(why)
     }
 
     /// Another loop has no room for a connection by this side, and none that could give way.

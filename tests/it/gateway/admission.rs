@@ -199,15 +199,41 @@ fn links_in_other_hands_count() {
         peer.write(offer(name, ""));
         peer
     };
-    let mut links: Vec<RawPeer> = (0..4).map(|n| dial(&format!("lamp-{n}"))).collect();
-    for link in &mut links {
+    let _links = [0, 1, 2, 3].map(|n| {
+        let mut link = dial(&format!("lamp-{n}"));
         assert_eq!(link.read_exact(SWITCH.len()), SWITCH);
-    }
+        link
+    });
     let mut fifth = dial("door");
     fifth.expect_quiet(Duration::from_millis(300));
     hold.send(()).unwrap();
     assert_eq!(fifth.read_exact(SWITCH.len()), SWITCH);
     drop(hold);
+}
+
+#[test]
+fn nobody_gives_way_where_nobody_waits() {
+    // Devices may have seven of the eight connections.
+    let bounds = ["--connections", "8", "--unauthenticated", "4"];
+    let others = ["--loops", "3", "--trusted-proxies", "127.0.0.1"];
+    for round in 0..5 {
+        let gateway = Gateway::start(&[bounds, others].concat());
+        let mut links = [0, 1, 2, 3, 4, 5].map(|n| Some(gateway.link(&format!("lamp-{n}"))));
+        let visitors = [0, 1].map(|n| {
+            let mut visitor = gateway.visitor();
+            visitor.write(get(&format!("/lamp-{n}/")));
+            links[n].as_mut().unwrap().read_head(); // it waits for its answer, and does not idle
+            visitor
+        });
+        let mut silent = gateway.dial();
+        silent.expect_quiet(Duration::from_millis(30)); // each loop has found that it is full
+        links[5] = None;
+        // One of them has it now. The others find that it is full, and nobody waits any more.
+        silent.expect_quiet(Duration::from_millis(300));
+        silent.write(offer("door", ""));
+        assert_eq!(silent.read_exact(SWITCH.len()), SWITCH, "round {round}");
+        drop((links, visitors)); // up to here
+    }
 }
 
 /// `ptth gateway` that may open so many files.
@@ -220,6 +246,7 @@ pub fn with_files(files: u32, more: &str) -> Process {
 #[test]
 fn the_limit_of_open_files_lowers_the_bound_of_connections() {
     let gateway = Gateway::of(with_files(256, "--trusted-proxies 127.0.0.1 --head 120s"));
+    gateway.process.expect_stderr("limit of open files");
     assert_eq!(
         gateway.process.stderr().matches("limit of open files").count(),
         1,
