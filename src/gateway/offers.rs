@@ -372,7 +372,8 @@ impl GatewayRole {
                 self.gone(&left, &CloseCause::Drained.because("the device stops"));
                 self.tell_nothing(cx, id, &head);
             }
-            _ if self.lifecycle.is_draining() => {
+            // Whoever waits is served first, as by a link.
+            _ if self.lifecycle.is_draining() && !self.registry.callers_wait(&registration) => {
                 let left = self.registry.lend_ends(&registration, cx.now());
                 self.gone(&left, &CloseCause::Drained.because("this gateway stops"));
                 let origin = head.origin.as_deref();

@@ -59,8 +59,11 @@ impl GatewayRole {
         self.stats.polls.fetch_add(1, Relaxed);
         let at = cx.after(self.settings.limits.poll_hold);
         cx.set_deadline(id, Some(at));
-        if !self.feed(cx, &registration) && first && !knows {
-            self.poll_expired(cx, id);
+        match self.feed(cx, &registration) {
+            // One that nobody took ends: nothing else comes.
+            _ if self.lifecycle.is_draining() => self.part(cx, id),
+            false if first && !knows => self.poll_expired(cx, id),
+            _ => {}
         }
         // What came while the answer was parsed, its end above all, was not looked at, and no event
         // tells of it again.

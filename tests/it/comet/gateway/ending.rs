@@ -142,6 +142,37 @@ fn sigterm_ends_held_polls_and_lets_exchanges_finish() {
     assert_eq!(gateway.process.exit_code_within(Duration::from_secs(15)), 0);
 }
 
+/// Who waited for a poll when the gateway was told to stop is served like who waits for a link:
+/// by the next answer's poll, and only then is its device sent away.
+#[test]
+fn sigterm_leaves_nobody_in_line() {
+    let mut gateway = Gateway::start(&["--wait-for-link", "60s", "--drain-timeout", "60s"]);
+    let mut busy = Vec::new();
+    for (name, kind) in [("a", Json), ("b", Text)] {
+        let mut device = Device::polling(&gateway, name, kind);
+        let (visitor, event) = in_hand(&gateway, &mut device);
+        let next = asks(&gateway, get(&format!("/{name}/next")));
+        let upload = format!("POST /{name}/up HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n");
+        busy.push((device, visitor, event, next, asks(&gateway, upload)));
+    }
+    fence(&gateway);
+    gateway.process.signal("TERM");
+    gateway.process.expect_stderr("stopping");
+    for (device, visitor, event, next, upload) in &mut busy {
+        device.answer(event, &ok("in hand"));
+        visitor.read_answer("GET").expect_ok("in hand");
+        let event = device.event();
+        assert_eq!(event.target, "/next");
+        // A poll cannot wait for a body that has not come.
+        device.answer(&event, &ok("in line"));
+        next.read_answer("GET").expect_ok("in line");
+        device.refused(&[503]);
+        upload.write("hi");
+        upload.read_answer("POST").expect_refusal(503);
+    }
+    assert_eq!(gateway.process.exit_code_within(Duration::from_secs(15)), 0);
+}
+
 /// A device that stops says so with the answer that it brings last: it is handed nothing, and
 /// need not wait until its poll would have been held.
 #[test]
