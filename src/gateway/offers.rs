@@ -296,6 +296,7 @@ impl GatewayRole {
             return;
         }; // it was closed meanwhile
         let (turns, transport, answers) = (head.turns, head.transport(), head.has_body());
+        let last = head.last;
         if self.settings.on_link.is_some() && cx.lent() >= self.settings.limits.on_link_max {
             return self.deny_device(
                 cx,
@@ -319,7 +320,7 @@ impl GatewayRole {
         {
             return self.send_away(cx, id);
         }
-        let admitted = match self.admit(cx, &offer, &grant, transport) {
+        let admitted = match self.admit(cx, &offer, &grant, transport, last) {
             Ok(admitted) => admitted,
             Err(Unclaimed::Denied(denied)) => return self.deny_offer(cx, id, &offer, &denied),
             Err(Unclaimed::Elsewhere(_)) => {
@@ -411,7 +412,7 @@ impl GatewayRole {
             return Err(Error::stopped("this gateway is stopping; the connection is not adopted"));
         }
         let Admitted { registration, .. } =
-            self.admit(cx, offer, grant, Transport::Turn).map_err(|why| {
+            self.admit(cx, offer, grant, Transport::Turn, false).map_err(|why| {
                 let (status, reason) = match why {
                     Unclaimed::Denied(denied) => (denied.status, denied.reason),
                     Unclaimed::Elsewhere(_) => (503, UNSETTLED),
@@ -492,13 +493,15 @@ impl GatewayRole {
         })
     }
 
-    /// Reserves the place in the registry, tells who was replaced, and closes their links.
+    /// Reserves the place in the registry, tells who was replaced, and closes their links. A device
+    /// that says its `last` takes no name over: it leaves.
     fn admit(
         &mut self,
         cx: &mut Connections<State>,
         offer: &Offer,
         grant: &Grant,
         transport: Transport,
+        last: bool,
     ) -> Result<Admitted, Unclaimed> {
         let names = granted_names(offer, grant);
         if names.is_empty() {
@@ -506,6 +509,9 @@ impl GatewayRole {
             return Err(Denied { status: 403, reason, retry_after: None }.into());
         }
         let owner = self.holder(offer, grant, &names)?;
+        if last && self.registry.would_replace(&names, &owner) {
+            return Err(Denied { status: 409, reason: REPLACED, retry_after: None }.into());
+        }
         let claimed = self.registry.claim(&names, &owner, transport, cx.now())?;
         if names.iter().any(|name| name.contains("://")) {
             self.origins.store(true, Relaxed);

@@ -273,6 +273,11 @@ impl Entry {
         self.links() + self.mailbox.as_ref().map_or(0, |m| m.polls.0.len())
     }
 
+    /// Whether this owner would take the name from another session or credential.
+    fn is_others(&self, owner: &Owner, shared: bool) -> bool {
+        (!shared || self.revoked) && self.owner != *owner
+    }
+
     fn is_connected(&self) -> bool {
         self.links() > 0 || self.mailbox.is_some() || self.lapsed.is_some()
     }
@@ -552,6 +557,15 @@ impl Registry {
         Ok(claimed)
     }
 
+    /// Whether this owner would take a name over from another session that is connected.
+    pub(crate) fn would_replace(&self, names: &[String], owner: &Owner) -> bool {
+        names.iter().filter_map(|name| self.entries.get(name.as_str())).any(|entry| {
+            entry.is_connected()
+                && entry.owner.credential == owner.credential
+                && entry.is_others(owner, self.shared)
+        })
+    }
+
     /// Makes this loop the owner of names that it may have, and counts those that are not connected
     /// yet: all of them, or none.
     fn reserve(&self, names: &[&String]) -> Result<Vec<Arc<str>>, Unclaimed> {
@@ -643,7 +657,8 @@ impl Registry {
             .entries
             .entry(name.clone())
             .or_insert_with(|| Entry::new(owner.clone(), fresh, transport, now));
-        if (!self.shared || entry.revoked) && entry.owner != *owner {
+        let other_owner = entry.is_others(owner, self.shared);
+        if other_owner {
             claimed.inherited.push(name.clone());
         }
         if !entry.is_connected() {
@@ -659,7 +674,7 @@ impl Registry {
                 self.home.directory.forget();
             }
             claimed.up.push(name.clone());
-        } else if (!self.shared || entry.revoked) && entry.owner != *owner {
+        } else if other_owner {
             entry.epoch = fresh;
             entry.registration = None;
             claimed.replaced.push(name.clone());

@@ -43,6 +43,39 @@ fn a_new_session_replaces_the_old_one() {
     }
 }
 
+/// A run that stops leaves: where its gateway was restarted and another run has come since, its
+/// last POST takes nothing from that one.
+#[test]
+fn a_device_that_says_its_last_takes_no_name_over() {
+    let gateway = Gateway::start(&["--wait-for-link", "9s"]);
+    for kind in BOTH {
+        let mut device = Device::polling(&gateway, "lamp", kind);
+        let (mut visitor, event) = in_hand(&gateway, &mut device);
+        let mut held = device.again();
+        held.poll();
+        held.quiet();
+        let fields = session();
+        for answers in [false, true] {
+            let last = format!("{fields}PTTH-Last: 1\r\n");
+            let mut stops = Device::with(&gateway, "lamp", kind, &last);
+            match answers {
+                false => stops.poll(),
+                true => stops.answer(&event, &ok("of another run")),
+            }
+            stops.refused(&[409]);
+        }
+        held.quiet();
+        device.answer(&event, &ok("its own"));
+        visitor.read_answer("GET").expect_ok("its own");
+        held.serves(&gateway, "still");
+        // Without the field it is a newer run.
+        let mut newer = Device::with(&gateway, "lamp", kind, &fields);
+        newer.poll();
+        newer.nothing();
+        held.refused(&[409]);
+    }
+}
+
 /// The old one need not be connected still when the new one comes: its request was handed out, and
 /// may have been obeyed.
 #[test]
