@@ -3,6 +3,8 @@
 //! An event is one request, its answer one response; the socket pair carries both as a link would, so
 //! that everything above a link serves polls unchanged.
 
+use std::borrow::Cow;
+
 use crate::device::answer::Work;
 use crate::device::dial::DIAL;
 use crate::device::dial::Stage;
@@ -28,6 +30,24 @@ use crate::stream::Stream;
 
 /// Steps of one event loop's turn for one connection or virtual link.
 pub(super) const STEPS_MAX: usize = 4;
+
+/// A handler's response that will never be whole: the error type that its visitor is told in
+/// `Proxy-Status`, and why.
+#[derive(PartialEq)]
+struct Broken {
+    error: &'static str,
+    why: Cow<'static, str>,
+}
+
+impl Broken {
+    fn cut(why: &'static str) -> Self {
+        Broken { error: "connection_terminated", why: why.into() }
+    }
+
+    fn malformed(why: impl Into<Cow<'static, str>>) -> Self {
+        Broken { error: "http_protocol_error", why: why.into() }
+    }
+}
 
 /// Bytes of one read from a virtual link.
 const PIECE: usize = 64 * 1024;
@@ -101,6 +121,7 @@ impl DeviceRole {
             (false, false) => self.answer_502(
                 cx,
                 key,
+                "connection_terminated",
                 "the device answered this event before, and did not keep its answer",
             ),
             (true, _) if self.draining() => {
@@ -128,7 +149,8 @@ impl DeviceRole {
         }
         self.close_bridge(cx, key);
         if let Err(e) = self.bridge_over(cx, key, &text) {
-            self.answer_502(cx, key, &format!("the device has no room for another request: {e}"));
+            let reason = format!("the device has no room for another request: {e}");
+            self.answer_502(cx, key, "proxy_internal_error", &reason);
         }
     }
 
@@ -186,7 +208,7 @@ impl DeviceRole {
                 }
             }
             Ok(false) => {}
-            Err(why) => self.response_broke(cx, key, &why),
+            Err(broken) => self.response_broke(cx, key, &broken),
         }
         self.set_post_deadline(cx, key);
     }
@@ -197,7 +219,7 @@ impl DeviceRole {
         cx: &mut Connections<State>,
         key: Key,
         scratch: &mut [u8],
-    ) -> Result<bool, String> {
+    ) -> Result<bool, Broken> {
         let Some(slot) = self.slots.get_mut(key) else { return Ok(false) };
         let (Some(work), Some(bridge)) = (&mut slot.work, slot.bridge) else { return Ok(false) };
         let waiting = match slot.conn {
@@ -213,7 +235,9 @@ impl DeviceRole {
             return Ok(false);
         }
         if room == 0 && work.again.needs_length {
-            return Err("answered more than is kept, and a proxy on the way wants to know the length first (411)".to_owned());
+            return Err(Broken::malformed(
+                "answered more than is kept, and a proxy on the way wants to know the length first (411)",
+            ));
         }
         let Some(peer) = cx.get_mut(bridge).filter(|peer| room > 0 && peer.has_input()) else {
             return Ok(false);
@@ -225,17 +249,18 @@ impl DeviceRole {
             Ok(Fetched::Bytes(n)) => {
                 peer.keep(&scratch[..n]);
                 return if peer.is_over() {
-                    Err("closed its link in the middle of its answer".to_owned())
+                    Err(Broken::cut("closed its link in the middle of its answer"))
                 } else {
                     Ok(false)
                 };
             }
             Ok(Fetched::End) | Err(_) => {
-                return Err("closed its link without a whole answer".to_owned());
+                return Err(Broken::cut("closed its link without a whole answer"));
             }
         };
-        let used =
-            work.take(&scratch[..filled], &self.link_limits).map_err(|e| e.reason.into_owned())?;
+        let used = work
+            .take(&scratch[..filled], &self.link_limits)
+            .map_err(|e| Broken::malformed(e.reason))?;
         peer.keep(&scratch[used..filled]);
         if work.is_read() {
             peer.settle(); // an idle pair has no buffer
@@ -259,12 +284,13 @@ impl DeviceRole {
     }
 
     /// The response will never be whole.
-    fn response_broke(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
+    fn response_broke(&mut self, cx: &mut Connections<State>, key: Key, broken: &Broken) {
+        let why = &*broken.why;
         let Some(slot) = self.slots.get(key) else { return };
         let Some(work) = &slot.work else { return };
         if work.post.is_none() {
             log_names!(Info, "an event is answered with 502: the device {why}");
-            return self.answer_502(cx, key, &format!("the device {why}"));
+            return self.answer_502(cx, key, broken.error, &format!("the device {why}"));
         }
         // The gateway has some of it: it has to see that there is no more, as on a link.
         if let Conn::Open(id) = slot.conn {
@@ -443,11 +469,19 @@ impl DeviceRole {
     fn answer_otherwise(&mut self, cx: &mut Connections<State>, key: Key, reason: &str) {
         log_names!(Warn, "{reason}; a 502 is posted instead");
         self.close_connection(cx, key);
-        self.answer_502(cx, key, reason);
+        self.answer_502(cx, key, "http_protocol_error", reason);
     }
 
-    fn answer_502(&mut self, cx: &mut Connections<State>, key: Key, reason: &str) {
-        self.answer_itself(cx, key, &LocalAnswer::new(502, reason));
+    /// A 502 of the device's own, with this error type in `Proxy-Status`.
+    fn answer_502(
+        &mut self,
+        cx: &mut Connections<State>,
+        key: Key,
+        error: &'static str,
+        reason: &str,
+    ) {
+        let answer = LocalAnswer { error: Some(error), ..LocalAnswer::new(502, reason) };
+        self.answer_itself(cx, key, &answer);
     }
 
     /// Posts an answer of the device's own in the place of the handler's.

@@ -178,12 +178,13 @@ impl Alias {
     /// `0; url=http://app.internal/`, as browsers read it (HTML, "shared declarative refresh
     /// steps").
     fn refresh(&self, value: &str) -> Option<String> {
-        let (delay, rest) = value.split_once([';', ','])?;
-        let delay = delay.trim();
-        if delay.is_empty() || !delay.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        let value = value.trim();
+        let (delay, rest) = value.split_at(value.find(|c: char| !c.is_ascii_digit() && c != '.')?);
+        if delay.is_empty() || !rest.starts_with([';', ',', ' ', '\t']) {
             return None;
         }
-        let rest = rest.trim();
+        let rest = rest.trim_start();
+        let rest = rest.strip_prefix([';', ',']).unwrap_or(rest).trim_start();
         let behind_name =
             begins(rest, "url").then(|| rest[3..].trim_start().strip_prefix('=')).flatten();
         let url = behind_name.map_or(rest, str::trim_start);
@@ -337,6 +338,11 @@ mod tests {
             ("0;URL='http://app.internal/x'", Some("0; url=/lamp/x")),
             ("5.5 , url = \"http://app.internal/x\" y", Some("5.5; url=/lamp/x")),
             ("3; http://app.internal/x", Some("3; url=/lamp/x")),
+            ("5 http://app.internal/x", Some("5; url=/lamp/x")),
+            ("5 url=http://app.internal/x", Some("5; url=/lamp/x")),
+            ("5,http://app.internal/x", Some("5; url=/lamp/x")),
+            ("5 ;, http://app.internal/x", None),
+            ("5http://app.internal/x", None),
             ("0; url=http://other.example/http://app.internal/", None),
             ("0; url='http://other.example/';url=http://app.internal/", None),
             ("0; url=/x", None),

@@ -263,7 +263,10 @@ fn a_response_that_breaks_is_a_502_or_a_cut_post() {
     }
     // In JSON nothing was begun yet.
     peer.write(json_event("cut2", "GET", "/", ""));
-    assert!(String::from_utf8(read_post(&mut peer).1).unwrap().contains("\"status\": 502"));
+    let text = String::from_utf8(read_post(&mut peer).1).unwrap();
+    assert!(text.contains("\"status\": 502"), "{text}");
+    // The gateway passes on what the device says of it.
+    assert!(text.contains("[\"Proxy-Status\", \"ptth; error=connection_terminated;"), "{text}");
 }
 
 #[test]
