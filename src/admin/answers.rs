@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::admin::LogLevel;
 use crate::admin::operators::{Operator, UNKNOWN};
 use crate::admin::server::Context;
 use crate::admin::view::{Silent, View};
@@ -246,7 +247,9 @@ fn show(asked: &Asked<'_>, context: &Context) -> Result<Reply, Silent> {
         "/api/v1/limits" => Reply::json(&api::limits(view, &view.process()?)),
         "/api/v1/status" => Reply::json(&api::totals(&*view.snapshot()?, view)),
         "/api/v1/events" => events(asked, context),
-        "/api/v1/log-level" => Reply::json(&json!({ "level": level_name(log::max_level()) })),
+        "/api/v1/log-level" => {
+            Reply::json(&json!({ "level": log::max_level().as_str().to_ascii_lowercase() }))
+        }
         path => match (path.strip_prefix("/api/v1/devices/"), path.strip_prefix("/devices/")) {
             (Some(name), _) => with_device(view, name, |history, links| {
                 Reply::json(&api::device(&history, &links))
@@ -355,18 +358,14 @@ fn by(asked: &Asked<'_>, context: &Context) -> String {
 }
 
 fn set_log_level(asked: &Asked<'_>, context: &Context) -> Reply {
-    let Ok(level) = log::LevelFilter::from_str(&asked.parameter("level")) else {
+    let Some(level) = LogLevel::named(&asked.parameter("level")) else {
         return Reply::text(400, "write level=error, warn, info, debug, trace or off");
     };
     match &context.set_log_level {
         Some(set) => set(level),
-        None => log::set_max_level(level),
+        None => log::set_max_level(level.filter()),
     }
     let by = by(asked, context);
     log_names!(Info, "an operator{by} set the log level to {level}");
-    Reply::json(&json!({ "level": level_name(level) }))
-}
-
-fn level_name(level: log::LevelFilter) -> String {
-    level.as_str().to_ascii_lowercase()
+    Reply::json(&json!({ "level": level.as_str() }))
 }

@@ -16,6 +16,7 @@ use crate::limits::Limits;
 use crate::proto::body::{self, Decoder, Framing, Piece};
 use crate::proto::comet::{self, Event};
 use crate::proto::head::{self, LineEnds};
+use crate::proto::interim::InterimCount;
 use crate::proto::turn::{Brought, Encoding};
 use crate::relay::LocalAnswer;
 
@@ -51,7 +52,7 @@ pub(super) struct Work {
 
 /// Where the handler's response stands.
 enum Reading {
-    Head { informational: usize },
+    Head { interim: InterimCount },
     Body(Decoder),
     Done,
 }
@@ -78,7 +79,7 @@ impl Work {
             encoding,
             is_head: event.is_head,
             from,
-            reading: Reading::Head { informational: 0 },
+            reading: Reading::Head { interim: InterimCount::default() },
             keeps: false,
             text: Vec::new(),
             again: Again::default(),
@@ -130,7 +131,7 @@ impl Work {
     /// It is no response, or none that an answer can carry.
     pub(super) fn take(&mut self, bytes: &[u8], limits: &Limits) -> Result<usize, Refusal> {
         let mut used = 0;
-        while let Reading::Head { informational } = self.reading {
+        while let Reading::Head { mut interim } = self.reading {
             let Some(response) = head::response(&bytes[used..], limits, LineEnds::Crlf)? else {
                 return Ok(used);
             };
@@ -141,13 +142,13 @@ impl Work {
                         "the device wants to switch protocols, which no poll can",
                     ));
                 }
-                100..=199 if informational >= limits.informational_max => {
-                    return Err(Refusal::new(
-                        502,
-                        "the device sent more interim responses than informational_max",
-                    ));
+                100..=199 => {
+                    interim.count(limits).map_err(|e| Refusal {
+                        reason: format!("the device {}", e.reason).into(),
+                        ..e
+                    })?;
+                    self.reading = Reading::Head { interim };
                 }
-                100..=199 => self.reading = Reading::Head { informational: informational + 1 },
                 _ => {
                     let framing =
                         body::of_response(&response, if self.is_head { "HEAD" } else { "GET" })?;

@@ -8,6 +8,7 @@ use crate::device::gateways::GatewayTarget;
 use crate::device::reply::Reply;
 use crate::device::url::Url;
 use crate::engine::slab::Key;
+use crate::proto::interim::InterimCount;
 
 /// A connection on its way to be a link, or one that polls.
 pub(crate) struct Dial {
@@ -52,12 +53,12 @@ impl Dial {
 pub(super) enum Stage {
     /// It has no connection yet.
     Connecting,
-    /// A proxy was asked for a tunnel; so many 1xx came.
-    Tunnelling { informational: usize },
+    /// A proxy was asked for a tunnel.
+    Tunnelling { interim: InterimCount },
     /// Its TLS handshake is in progress.
     Securing,
-    /// The offer or poll was written then, with `Upgrade` or without; so many 1xx came.
-    Offered { at: Instant, upgrade: bool, informational: usize },
+    /// The offer or poll was written then, with `Upgrade` or without.
+    Offered { at: Instant, upgrade: bool, interim: InterimCount },
     /// The body of a reply of the fallback is on its way.
     Reading(Box<Reply>),
     /// A gateway that answers at once that there is nothing is not asked again at once. `keep`:

@@ -28,6 +28,7 @@ use crate::proto::comet;
 use crate::proto::head;
 use crate::proto::head::LineEnds;
 use crate::proto::head::ResponseHead;
+use crate::proto::interim::InterimCount;
 use crate::proto::turn;
 use crate::proto::turn::Fallback;
 use crate::proto::verdict;
@@ -216,7 +217,7 @@ impl DeviceRole {
         let written = turn::write_post(peer.output(), &plan, brought.as_ref());
         let posts = brought.is_some();
         if let State::Dial(dial) = &mut peer.state {
-            dial.stage = Stage::Offered { at: now, upgrade, informational: 0 };
+            dial.stage = Stage::Offered { at: now, upgrade, interim: InterimCount::default() };
         }
         if let Err(refusal) = written {
             return self.end_dial(
@@ -268,10 +269,10 @@ impl DeviceRole {
     ) -> Result<Option<(Verdict, ReplyHead)>, Unanswered> {
         let Some(peer) = cx.get_mut(id) else { return Ok(None) };
         let State::Dial(dial) = &peer.state else { return Ok(None) };
-        let Stage::Offered { mut informational, .. } = dial.stage else { return Ok(None) };
+        let Stage::Offered { mut interim, .. } = dial.stage else { return Ok(None) };
         let _ = peer.flush(); // a failure shows in the next read
         let fetched = peer.fetch(scratch, self.limits.head_bytes_max + 1024);
-        let silent = informational == 0;
+        let silent = interim.is_zero();
         let filled = match fetched {
             Ok(Fetched::Bytes(n)) => n,
             Ok(Fetched::Nothing) => return Ok(None),
@@ -313,15 +314,10 @@ impl DeviceRole {
                 let sent = peer.pending() == 0 && self.has_posted(peer);
                 return Ok(Some((verdict, reply_head(&response, sent, &bytes[used..]))));
             }
-            informational += 1;
-            if informational > self.limits.informational_max {
-                return Err("the gateway sent more interim responses than informational_max"
-                    .to_owned()
-                    .into());
-            }
+            interim.count(&self.limits).map_err(|e| format!("the gateway {}", e.reason))?;
             let State::Dial(dial) = &mut peer.state else { return Ok(None) };
-            if let Stage::Offered { informational: counted, .. } = &mut dial.stage {
-                *counted = informational;
+            if let Stage::Offered { interim: counted, .. } = &mut dial.stage {
+                *counted = interim;
             }
         }
     }

@@ -211,7 +211,7 @@ pub(super) fn proxy_answer(
         })?;
         let over = peer.is_over();
         let State::Dial(dial) = &mut peer.state else { return Ok(false) };
-        let Stage::Tunnelling { informational } = &mut dial.stage else { return Ok(false) };
+        let Stage::Tunnelling { interim } = &mut dial.stage else { return Ok(false) };
         let Some(response) = parsed else {
             if over {
                 return Err(format!(
@@ -231,14 +231,7 @@ pub(super) fn proxy_answer(
             }
             return Ok(true);
         }
-        *informational += 1;
-        if *informational > limits.informational_max {
-            return Err(format!(
-                "proxy {} sent more interim responses than informational_max",
-                proxy.text
-            )
-            .into());
-        }
+        interim.count(limits).map_err(|e| format!("proxy {} {}", proxy.text, e.reason))?;
     }
 }
 

@@ -19,6 +19,7 @@ use crate::device::state::flush;
 use crate::device::url::Url;
 use crate::engine::connections::Connections;
 use crate::engine::connections::Id;
+use crate::proto::interim::InterimCount;
 use crate::proto::turn::Fallback;
 
 impl DeviceRole {
@@ -38,7 +39,7 @@ impl DeviceRole {
         };
         let Some(peer) = cx.get_mut(id) else { return };
         proxy.write_connect(peer.output(), &url);
-        dial_stage(cx, id, Stage::Tunnelling { informational: 0 });
+        dial_stage(cx, id, Stage::Tunnelling { interim: InterimCount::default() });
         flush(cx, id);
         let at = cx.after(self.limits.proxy_timeout);
         cx.set_deadline(id, Some(at));

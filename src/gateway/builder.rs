@@ -48,6 +48,8 @@ pub struct GatewayBuilder {
     loops: Option<usize>,
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     observe: bool,
+    /// What is wrong with the first invalid option; [`check`](Self::check) says it.
+    invalid: Option<String>,
     pub(super) settings: Settings,
 }
 
@@ -66,6 +68,7 @@ impl GatewayBuilder {
             via: None,
             loops: None,
             observe: false,
+            invalid: None,
             settings: Settings::default(),
         }
     }
@@ -112,15 +115,13 @@ impl GatewayBuilder {
     /// The same for one device name or origin, whatever [`turn`](Self::turn) says of the others:
     /// some devices of other makes open a link for every 101, and want it when there is a request;
     /// others do not know what a 204 is.
-    ///
-    /// # Errors
-    /// What is no device's name.
-    pub fn turn_of(mut self, name: &str, mode: TurnMode) -> Result<Self, Error> {
+    pub fn turn_of(mut self, name: &str, mode: TurnMode) -> Self {
         let parsed = if name.contains("://") { Name::origin(name) } else { Name::label(name) };
-        let name =
-            parsed.map_err(|e| Error::usage(format!("when {name} is turned: {}", e.reason)))?;
-        self.settings.turns.own.insert(name.to_string(), mode);
-        Ok(self)
+        match parsed {
+            Ok(name) => drop(self.settings.turns.own.insert(name.to_string(), mode)),
+            Err(e) => self.note_invalid(format!("when {name} is turned: {}", e.reason)),
+        }
+        self
     }
     /// Whether devices may poll where no upgrade gets through (protocol.md §2). Default:
     /// [`Fallback::Auto`].
@@ -153,31 +154,22 @@ impl GatewayBuilder {
     /// anew, with what this gateway adds behind it; and `X-Forwarded-Proto` is the scheme that an
     /// IETF origin is compared with. May be called several times. Default: nobody; what comes in
     /// these fields is overwritten.
-    ///
-    /// # Errors
-    /// One of them is no network.
-    pub fn trusted_proxies<I: IntoIterator<Item = S>, S: AsRef<str>>(
-        mut self,
-        networks: I,
-    ) -> Result<Self, Error> {
-        read_networks("trusted proxies", networks, &mut self.settings.trusted)?;
-        Ok(self)
+    pub fn trusted_proxies<I: IntoIterator<Item = S>, S: AsRef<str>>(self, networks: I) -> Self {
+        self.read_networks("trusted proxies", networks, |settings| &mut settings.trusted)
     }
     /// The pseudonym of this gateway in `Via`. A request that names it already has come round in a
     /// circle, and is answered 508. Give several gateways the same one where they stand side by
     /// side, never where one forwards to the other. Default: `ptth-` and a random number, another
     /// one for each gateway and each start.
-    ///
-    /// # Errors
-    /// It is no token (RFC 9110 §5.6.2), or longer than 64 bytes.
-    pub fn via(mut self, pseudonym: &str) -> Result<Self, Error> {
+    /// It is a token (RFC 9110 §5.6.2) of at most 64 bytes.
+    pub fn via(mut self, pseudonym: &str) -> Self {
         if pseudonym.len() > VIA_BYTES_MAX || !crate::proto::head::is_token(pseudonym.as_bytes()) {
-            return Err(Error::usage(format!(
+            self.note_invalid(format!(
                 "via {pseudonym:?} is no pseudonym: it has 1 to {VIA_BYTES_MAX} letters, digits, and marks such as - . _, without blanks"
-            )));
+            ));
         }
         self.via = Some(pseudonym.into());
-        Ok(self)
+        self
     }
     /// Tells devices in `Forwarded` (RFC 7239), too, who asked: `for=…;host=…;proto=…`. A visitor's
     /// own field is replaced, a trusted proxy's gets one more element. Default: only
@@ -191,10 +183,7 @@ impl GatewayBuilder {
     /// of a [`drain`](Gateway::drain) on; those that were connected, and dial again, for
     /// [`Limits::abandoned_timeout`] after its notice. Default: none, they get 503 with
     /// `Retry-After`.
-    ///
-    /// # Errors
-    /// It is no origin of an `http` or `https` URL.
-    pub fn drain_to(mut self, origin: &str) -> Result<Self, Error> {
+    pub fn drain_to(mut self, origin: &str) -> Self {
         let bare = origin.strip_suffix('/').unwrap_or(origin);
         let scheme = ["http://", "https://"].into_iter().find(|scheme| bare.starts_with(scheme));
         let named = scheme.and_then(|scheme| {
@@ -202,13 +191,13 @@ impl GatewayBuilder {
                 .ok()
                 .map(|host| format!("{scheme}{}", host.whole))
         });
-        let Some(named) = named else {
-            return Err(Error::usage(format!(
+        if named.is_none() {
+            self.note_invalid(format!(
                 "drain to {origin:?}: write another gateway like http://b.example:9999, without a path"
-            )));
-        };
-        self.settings.drain_to = Some(named);
-        Ok(self)
+            ));
+        }
+        self.settings.drain_to = named;
+        self
     }
     /// Lets in only devices that show one of these tokens on every offer and poll, as
     /// `Authorization: Bearer TOKEN` or as the password of `Basic`, whose user is not looked at;
@@ -235,27 +224,15 @@ impl GatewayBuilder {
     /// Takes connections of devices only from these networks (addresses, or CIDR blocks); others
     /// are closed at once. What counts is the address of the connection, a proxy's where there is
     /// one. May be called several times. Default: from everywhere.
-    ///
-    /// # Errors
-    /// One of them is no network.
-    pub fn devices_allow<I: IntoIterator<Item = S>, S: AsRef<str>>(
-        mut self,
-        networks: I,
-    ) -> Result<Self, Error> {
-        read_networks("networks of devices", networks, &mut self.settings.devices.allow)?;
-        Ok(self)
+    pub fn devices_allow<I: IntoIterator<Item = S>, S: AsRef<str>>(self, networks: I) -> Self {
+        self.read_networks("networks of devices", networks, |settings| &mut settings.devices.allow)
     }
     /// Takes connections of visitors only from these networks; others get 403 and are closed. The
     /// rest as with [`devices_allow`](Self::devices_allow).
-    ///
-    /// # Errors
-    /// One of them is no network.
-    pub fn visitors_allow<I: IntoIterator<Item = S>, S: AsRef<str>>(
-        mut self,
-        networks: I,
-    ) -> Result<Self, Error> {
-        read_networks("networks of visitors", networks, &mut self.settings.visitors.allow)?;
-        Ok(self)
+    pub fn visitors_allow<I: IntoIterator<Item = S>, S: AsRef<str>>(self, networks: I) -> Self {
+        self.read_networks("networks of visitors", networks, |settings| {
+            &mut settings.visitors.allow
+        })
     }
     /// Connections of devices from these networks (addresses, or CIDR blocks) come through a TCP
     /// balancer, which sends a PROXY header before them, of version 1 or 2: HAProxy's `send-proxy`
@@ -271,35 +248,29 @@ impl GatewayBuilder {
     /// # use reverse_http::{Gateway, Routes};
     /// let gateway = Gateway::builder()
     ///     .listen("127.0.0.1:0")
-    ///     .visitors_proxy_protocol(["10.0.0.7", "fd00::/8"])?
+    ///     .visitors_proxy_protocol(["10.0.0.7", "fd00::/8"])
     ///     .start()?;
     /// gateway.listen_visitors("127.0.0.1:0", Routes::path())?;
     /// # Ok::<(), reverse_http::Error>(())
     /// ```
-    ///
-    /// # Errors
-    /// One of them is no network.
     pub fn devices_proxy_protocol<I: IntoIterator<Item = S>, S: AsRef<str>>(
-        mut self,
+        self,
         networks: I,
-    ) -> Result<Self, Error> {
-        let balancers = &mut self.settings.devices.balancers;
-        read_networks("balancers before the devices' port", networks, balancers)?;
-        Ok(self)
+    ) -> Self {
+        self.read_networks("balancers before the devices' port", networks, |settings| {
+            &mut settings.devices.balancers
+        })
     }
     /// The same for visitors' connections; the peer that the header names is also the one in
     /// `X-Forwarded-For` and `Forwarded`, and that [`trusted_proxies`](Self::trusted_proxies) are
     /// looked for.
-    ///
-    /// # Errors
-    /// One of them is no network.
     pub fn visitors_proxy_protocol<I: IntoIterator<Item = S>, S: AsRef<str>>(
-        mut self,
+        self,
         networks: I,
-    ) -> Result<Self, Error> {
-        let balancers = &mut self.settings.visitors.balancers;
-        read_networks("balancers before the visitors' port", networks, balancers)?;
-        Ok(self)
+    ) -> Self {
+        self.read_networks("balancers before the visitors' port", networks, |settings| {
+            &mut settings.visitors.balancers
+        })
     }
     /// How many event loops the gateway has, 1 to 64, each on a thread of its own. Every device is
     /// served by one of them, with all its visitors; several use several cores when there are
@@ -335,12 +306,35 @@ impl GatewayBuilder {
         self
     }
 
+    /// Of several invalid options the first one is told.
+    fn note_invalid(&mut self, why: String) {
+        self.invalid.get_or_insert(why);
+    }
+
+    fn read_networks<I: IntoIterator<Item = S>, S: AsRef<str>>(
+        mut self,
+        whose: &str,
+        networks: I,
+        into: fn(&mut Settings) -> &mut Vec<Network>,
+    ) -> Self {
+        for network in networks {
+            match network.as_ref().parse() {
+                Ok(network) => into(&mut self.settings).push(network),
+                Err(Refusal { reason, .. }) => self.note_invalid(format!("{whose}: {reason}")),
+            }
+        }
+        self
+    }
+
     /// Validates everything that can be validated without binding an address.
     ///
     /// # Errors
     /// Those of [`start`](Self::start) that no address causes.
     pub fn check(&self) -> Result<(), Error> {
         let settings = &self.settings;
+        if let Some(invalid) = &self.invalid {
+            return Err(Error::usage(invalid.clone()));
+        }
         settings.limits.check()?;
         if self.loops.is_some_and(|loops| !(1..=LOOPS_MAX).contains(&loops)) {
             return Err(Error::usage(format!("a gateway has 1 to {LOOPS_MAX} event loops")));
@@ -370,7 +364,8 @@ impl GatewayBuilder {
     ///
     /// # Errors
     /// A limit that cannot work; two of `on_link`, on-demand turns and a fallback that is always
-    /// used; an origin that is none; an address that cannot be bound (taken, not ours).
+    /// used; an invalid origin, network, device name or pseudonym; an address that cannot be bound
+    /// (taken, not ours).
     pub fn start(self) -> Result<Gateway, Error> {
         self.check()?;
         let mut settings = self.settings;
@@ -480,22 +475,6 @@ fn random_via() -> Arc<str> {
         bytes = std::process::id().to_be_bytes();
     }
     format!("ptth-{:08x}", u32::from_be_bytes(bytes)).into()
-}
-
-fn read_networks<I: IntoIterator<Item = S>, S: AsRef<str>>(
-    whose: &str,
-    networks: I,
-    into: &mut Vec<Network>,
-) -> Result<(), Error> {
-    for network in networks {
-        into.push(
-            network
-                .as_ref()
-                .parse()
-                .map_err(|e: Refusal| Error::usage(format!("{whose}: {}", e.reason)))?,
-        );
-    }
-    Ok(())
 }
 
 /// An origin as browsers write it (RFC 6454 §6.2), of any scheme: it is only compared.

@@ -86,13 +86,7 @@ impl Credentials {
     /// Checks that the offer shows a token that may have its names; notes whose it is.
     pub(super) fn check(&self, offer: &mut Offer, token_bytes_max: usize) -> Result<(), Reject> {
         let Some(tokens) = &self.devices else { return Ok(()) };
-        let fields = offer
-            .wire
-            .fields
-            .0
-            .iter()
-            .filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
-        let shown = tokens::shown(fields.map(|(_, value)| value.as_slice()), token_bytes_max);
+        let shown = tokens::shown(offer.authorization(), token_bytes_max);
         let Some(digest) = shown.filter(|digest| tokens.knows(digest)) else {
             return Err(Reject::new(401, NO_TOKEN));
         };

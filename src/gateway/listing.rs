@@ -29,15 +29,15 @@ impl Gateway {
     ///
     /// ```
     /// use std::collections::BTreeSet;
-    /// use reverse_http::{EventKind, Gateway};
+    /// use reverse_http::{Gateway, GatewayEventKind};
     ///
     /// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
     /// let events = gateway.events(); // first
     /// let mut here: BTreeSet<String> = gateway.devices()?.into_iter().map(|d| d.name).collect();
     /// for event in events.try_iter() {
     ///     match event.kind {
-    ///         EventKind::Up => drop(here.insert(event.name)),
-    ///         EventKind::Down => drop(here.remove(&event.name)),
+    ///         GatewayEventKind::Up => drop(here.insert(event.name)),
+    ///         GatewayEventKind::Down => drop(here.remove(&event.name)),
     ///         _ => {}
     ///     }
     /// }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::gateway::tokens::Digest;
+use crate::proto::authorization::Credential;
 use crate::proto::turn::{self, Name};
 use crate::stream::Shown;
 
@@ -72,11 +73,22 @@ impl Offer {
             .find(|(n, _)| n.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.as_slice())
     }
-    /// The token of `Authorization: Bearer …` (RFC 6750 §2.1).
+    /// The token of `Authorization: Bearer …` (RFC 6750 §2.1), read as for
+    /// [`tokens`](crate::GatewayBuilder::tokens): `None` also where there are several such fields,
+    /// or the token is malformed.
     pub fn bearer_token(&self) -> Option<&str> {
-        let value = std::str::from_utf8(self.field("Authorization")?).ok()?;
-        let (scheme, token) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        match Credential::of(self.authorization(), usize::MAX)? {
+            Credential::Bearer(token) => Some(token),
+            Credential::Basic(_) => None,
+        }
+    }
+
+    /// The values of all `Authorization` fields.
+    pub(super) fn authorization(&self) -> impl Iterator<Item = &[u8]> {
+        let fields = self.wire.fields.0.iter();
+        fields
+            .filter(|(name, _)| name.eq_ignore_ascii_case("authorization"))
+            .map(|(_, value)| value.as_slice())
     }
     pub(super) fn label(&self) -> String {
         self.wire.names.iter().map(Name::to_string).collect::<Vec<_>>().join(", ")

@@ -16,12 +16,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
-use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
 use crate::calendar;
 use crate::error::{Error, Fault};
+use crate::proto::authorization::Credential;
 use crate::proto::turn::Name;
 use crate::text::misleads;
 
@@ -375,34 +375,10 @@ fn digest_of_hex(digits: &str) -> Result<Digest, String> {
     Ok(Digest(digest))
 }
 
-/// Basic's base64, with and without its padding.
-const BASIC: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
-/// The digest of the token that `Authorization` fields show: that of the only one, `Bearer` (RFC
-/// 6750 §2.1), or the password of `Basic` (RFC 7617 §2), whose user is not looked at. `None`: there
-/// is none, or more than one, or it is malformed, or longer than `most`.
-pub(crate) fn shown<'a>(mut fields: impl Iterator<Item = &'a [u8]>, most: usize) -> Option<Digest> {
-    let (value, None) = (fields.next()?, fields.next()) else { return None };
-    let blank = value.iter().position(|byte| *byte == b' ')?;
-    let (scheme, rest) = value.split_at(blank);
-    let rest = rest.trim_ascii();
-    let of = |token: &[u8]| (!token.is_empty() && token.len() <= most).then(|| digest(token));
-    if scheme.eq_ignore_ascii_case(b"bearer") {
-        let bare =
-            rest.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte));
-        return if bare { of(rest) } else { None };
-    }
-    if !scheme.eq_ignore_ascii_case(b"basic")
-        || rest.len() > most.saturating_mul(2).saturating_add(1024)
-    {
-        return None;
-    }
-    let pair = BASIC.decode(rest).ok()?;
-    let colon = pair.iter().position(|byte| *byte == b':')?;
-    of(&pair[colon + 1..])
+/// The digest of the token that `Authorization` fields show, as `Bearer` or as the password of
+/// `Basic`. `None`: there is [none that counts](Credential::of).
+pub(crate) fn shown<'a>(fields: impl Iterator<Item = &'a [u8]>, most: usize) -> Option<Digest> {
+    Credential::of(fields, most).map(|credential| digest(credential.secret()))
 }
 
 /// Whose tokens.

@@ -19,6 +19,7 @@ use crate::proto::body::{self, Framing};
 use crate::proto::forward;
 use crate::proto::head::foreign_protocol;
 use crate::proto::head::{self, LineEnds, ResponseHead};
+use crate::proto::interim::InterimCount;
 use crate::stream::{Stream, TimedStream};
 
 /// The gateway's side of a turned connection: asks, one exchange at a time.
@@ -291,7 +292,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         {
             return self.buffers.send(&self.line, &mut body, framing, false).map(|()| None);
         }
-        let mut interim = 0;
+        let mut interim = InterimCount::default();
         let mut upload = Upload::new(std::mem::take(&mut self.buffers), body, framing);
         while upload.load()? {
             let mut wire = self.line.lock();
@@ -319,7 +320,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
 
     fn read_answer(&mut self, method: &Method, deadline: Option<Instant>) -> Result<Answer, Error> {
         let mut wire = self.line.lock();
-        let mut interim = 0;
+        let mut interim = InterimCount::default();
         loop {
             if let Some(answer) = read_one_answer(&mut wire, method, deadline, &mut interim)? {
                 return Ok(answer);
@@ -352,7 +353,7 @@ fn read_one_answer<S: TimedStream + 'static>(
     wire: &mut Wire<S>,
     method: &Method,
     deadline: Option<Instant>,
-    interim: &mut usize,
+    interim: &mut InterimCount,
 ) -> Result<Option<Answer>, Error> {
     let first = first_byte(&wire.limits, deadline);
     let events = wire.takes_events;
@@ -374,16 +375,11 @@ fn read_one_answer<S: TimedStream + 'static>(
     if !answer.response.status().is_informational() {
         return Ok(Some(answer));
     }
-    *interim += 1;
-    if *interim <= wire.limits.informational_max {
-        return Ok(None);
-    }
-    wire.spoil("too many 1xx responses");
-    let text = format!(
-        "reading a response: more than {} 1xx responses before the final one (informational_max)",
-        wire.limits.informational_max
-    );
-    Err(Error::malformed(Fault::Device, 502, text))
+    interim.count(&wire.limits).map(|()| None).map_err(|e| {
+        wire.spoil("too many 1xx responses");
+        let text = format!("reading a response: the device {}", e.reason);
+        Error::malformed(Fault::Device, 502, text)
+    })
 }
 
 /// Whether a head is part of a login that belongs to its connection: nobody else may have that.

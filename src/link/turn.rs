@@ -17,6 +17,7 @@ use crate::proto::dialect::Dialect;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::foreign_protocol;
 use crate::proto::head::{self, LineEnds};
+use crate::proto::interim::InterimCount;
 use crate::proto::turn::{self, Decision, Offer, OfferPlan, OfferRules};
 use crate::proto::verdict;
 use crate::proto::verdict::Verdict;
@@ -93,7 +94,8 @@ fn read_verdict<S: TimedStream + 'static>(
     token: &str,
 ) -> Result<Judged, Error> {
     const DOING: &str = "reading the answer to an offer";
-    for _ in 0..=wire.limits.informational_max {
+    let mut interim = InterimCount::default();
+    loop {
         let patience = Patience::new("offer_timeout", wire.limits.offer_timeout);
         let judged = match wire.read_head(patience, |bytes, limits| judge(bytes, limits, token)) {
             Ok(Some(judged)) => judged,
@@ -120,12 +122,10 @@ fn read_verdict<S: TimedStream + 'static>(
         if judged.verdict != Verdict::Informational {
             return Ok(judged);
         }
+        interim.count(&wire.limits).map_err(|e| {
+            Error::malformed(Fault::Gateway, 502, format!("{DOING}: the gateway {}", e.reason))
+        })?;
     }
-    let text = format!(
-        "{DOING}: more than {} 1xx responses before the final one (informational_max)",
-        wire.limits.informational_max
-    );
-    Err(Error::malformed(Fault::Gateway, 502, text))
 }
 
 fn judge(bytes: &[u8], limits: &Limits, token: &str) -> Result<Option<(Judged, usize)>, Refusal> {

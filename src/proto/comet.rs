@@ -19,6 +19,7 @@ use crate::proto::body::{
 };
 use crate::proto::head::{self, Fields, LineEnds, RequestHead, same_name};
 use crate::proto::head_writer::{push_field, write_request_line};
+use crate::proto::interim::InterimCount;
 
 #[cfg(feature = "comet")]
 mod json;
@@ -210,12 +211,15 @@ pub fn answer_start(
     is_head: bool,
     limits: &Limits,
 ) -> Result<Option<usize>, Refusal> {
-    let mut start = 0;
-    for _ in 0..=limits.informational_max {
+    let (mut start, mut interim) = (0, InterimCount::default());
+    loop {
         let read = head::response(&bytes[start..], limits, LineEnds::CrlfOrLf)
             .map_err(|e| Refusal { status: 400, ..e })?;
         let Some(response) = read else { return Ok(None) };
         if (100..200).contains(&response.status) && response.status != 101 {
+            interim
+                .count(limits)
+                .map_err(|e| Refusal::new(400, format!("the device {}", e.reason)))?;
             start += response.len;
             continue;
         }
@@ -232,7 +236,6 @@ pub fn answer_start(
         }
         return Ok(Some(start));
     }
-    Err(Refusal::new(400, "more interim responses came than informational_max allows"))
 }
 
 /// How long the whole final response at the front of `bytes` is by its own framing; `None`: its

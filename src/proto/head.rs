@@ -28,8 +28,34 @@ pub enum LineEnds {
     CrlfOrLf,
 }
 
-/// One field: name as it came, value without surrounding white space.
-pub type Field<'a> = httparse::Header<'a>;
+/// One field line. `Debug` shows no credentials (T23).
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::head::{self, LineEnds};
+///
+/// let bytes = b"GET /status HTTP/1.1\r\nHost:  lamp \r\n\r\n";
+/// let head = head::request(bytes, &Limits::default(), LineEnds::Crlf)?.expect("it is whole");
+/// let host = head.fields.iter().next().expect("it has one field");
+/// assert_eq!((host.name, host.value), ("Host", b"lamp".as_slice()));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Field<'a> {
+    /// The name as it came.
+    pub name: &'a str,
+    /// The value without surrounding white space.
+    pub value: &'a [u8],
+}
+
+impl fmt::Debug for Field<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Field")
+            .field("name", &self.name)
+            .field("value", &shown(self.name, self.value))
+            .finish()
+    }
+}
 
 /// The fields of a head in their order, duplicates and spelling kept. `Debug` shows no credentials
 /// (T23).
@@ -548,7 +574,9 @@ pub(crate) fn section<'a>(
     let mut fields = vec![httparse::EMPTY_HEADER; lines];
     match httparse::parse_headers(&bytes[..end], &mut fields) {
         Ok(httparse::Status::Complete((len, parsed))) if len == end && parsed.len() == lines => {
-            Ok(Some((Fields(fields), end)))
+            // Of the same shape, so they are collected where they are.
+            let own = |field: httparse::Header<'a>| Field { name: field.name, value: field.value };
+            Ok(Some((Fields(fields.into_iter().map(own).collect()), end)))
         }
         Ok(_) => Err(part.malformed("the lines of the head are not one field each")),
         Err(e) => Err(part.malformed(fields_reason(e))),

@@ -7,6 +7,7 @@
 pub(crate) mod absolute;
 pub mod alias;
 pub(crate) mod authority;
+pub(crate) mod authorization;
 pub mod body;
 pub mod comet;
 pub mod dialect;
@@ -17,6 +18,7 @@ pub mod framed;
 pub mod head;
 pub mod head_writer;
 pub mod heartbeat;
+pub mod interim;
 pub(crate) mod named;
 pub(crate) mod prefixes;
 pub mod proxy_header;

@@ -1,5 +1,7 @@
 //! Why an exchange fails, by the side whose fault it is.
 
+use std::borrow::Cow;
+
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::error::Refusal;
 
@@ -18,8 +20,8 @@ pub(super) enum ExchangeError {
 
 impl ExchangeError {
     /// The upstream side broke the protocol.
-    pub(super) fn violation(text: &'static str) -> Self {
-        ExchangeError::Upstream(CloseCause::ProtocolError.because(text))
+    pub(super) fn violation(text: impl Into<Cow<'static, str>>) -> Self {
+        ExchangeError::Upstream(CloseReason::new(CloseCause::ProtocolError, text))
     }
 }
 

@@ -160,7 +160,7 @@ impl Exchange {
         let takes = is_rated && downstream.pending() > 0 && (has_link || self.held().is_some());
         // Who waits for a 100 is not slow, nor is who sends what the upstream side does not take.
         let is_invited =
-            self.request.invitation != Invitation::Awaited || self.beginning.interim > 0;
+            self.request.invitation != Invitation::Awaited || !self.beginning.interim.is_zero();
         let sends = is_rated
             && has_link
             && !backlog.request

@@ -14,6 +14,7 @@ use std::time::Instant;
 use crate::engine::budget::Held;
 use crate::engine::connections::Id;
 use crate::proto::body::{Decoder, Framing};
+use crate::proto::interim::InterimCount;
 use crate::relay::gathering::Gathering;
 use crate::relay::tunnel::Tunnel;
 
@@ -81,8 +82,7 @@ pub(super) struct Beginning {
     pub(super) is_early: bool,
     /// Since when some of a head is here, and not all of it.
     pub(super) half_since: Option<Instant>,
-    /// Interim responses.
-    pub(super) interim: usize,
+    pub(super) interim: InterimCount,
 }
 
 impl Upstream {

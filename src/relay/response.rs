@@ -233,12 +233,8 @@ impl Exchange {
         downstream: Option<&mut Connection<T>>,
         rules: &Rules,
     ) -> Result<(), ExchangeError> {
-        self.beginning.interim += 1;
-        if self.beginning.interim > rules.limits.informational_max {
-            return Err(ExchangeError::violation(
-                "sent more interim responses than informational_max",
-            ));
-        }
+        let counted = self.beginning.interim.count(&rules.limits);
+        counted.map_err(|e| ExchangeError::violation(e.reason))?;
         let framing = body::of_response(response, self.request.method()).map_err(malformed)?;
         if response.status == 100 && self.request.invitation == Invitation::Awaited {
             self.request.invitation = Invitation::Over;

@@ -1,6 +1,7 @@
 //! A device's side: how it knows its gateway and its local server, and what it shows.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -141,14 +142,14 @@ impl DeviceTls {
         self
     }
 
-    /// Somebody's own configuration of rustls, as it is; the rest of what is said here does not
-    /// matter then.
+    /// Takes a program's own configuration of rustls as it is; the other settings do not matter
+    /// then.
     pub fn from_rustls(config: Arc<ClientConfig>) -> Self {
         DeviceTls { given: Some(config), ..DeviceTls::default() }
     }
 
-    /// The configuration of rustls that a device with these settings uses, for a connection of
-    /// one's own.
+    /// The configuration of rustls that a device with these settings uses, for a program's own
+    /// connections.
     ///
     /// # Errors
     /// The system has no roots, and no CA or key is given.
@@ -156,9 +157,11 @@ impl DeviceTls {
         self.connector().map(|connector| connector.config)
     }
 
-    /// What a failed handshake of a device means, and the remedy where one is known.
-    pub fn explained(error: &rustls::Error) -> String {
-        explained(error, Side::Device)
+    /// What a failed handshake of a device means, and the remedy where one is known. `None`: the
+    /// error is not TLS's.
+    pub fn explained(error: &io::Error) -> Option<String> {
+        let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+        Some(explained(inner, Side::Device))
     }
 
     /// Reads the system's roots where they are wanted.

@@ -170,7 +170,7 @@ impl GatewayTls {
         Ok(GatewayTls { identities, verifier, config: Arc::new(config), expires })
     }
 
-    /// Somebody's own configuration of rustls, as it is. The names of a client certificate that its
+    /// Takes a program's own configuration of rustls as it is. The names of a client certificate that its
     /// verifier takes count as they do with [`client_ca`](Self::client_ca). Where such a
     /// configuration is put in another's place (`set_tls`), what is connected by a certificate
     /// cannot be checked against it, and has to show its certificate again.

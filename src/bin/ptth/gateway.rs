@@ -127,11 +127,11 @@ impl Prepared {
             None => builder,
         };
         let builder = match &args.via {
-            Some(via) => builder.via(via)?,
+            Some(via) => builder.via(via),
             None => builder,
         };
         let builder = match &args.drain_to {
-            Some(origin) => builder.drain_to(origin)?,
+            Some(origin) => builder.drain_to(origin),
             None => builder,
         };
         let last_read = LastRead::new(tables, merged, in_force);
@@ -173,7 +173,7 @@ fn with_offers(builder: GatewayBuilder, args: &GatewayArgs) -> Result<GatewayBui
     let mut builder = builder.fallback(args.fallback.into()).shared_names(args.shared_names);
     for (name, mode) in &args.turn {
         builder = match name {
-            Some(name) => builder.turn_of(name, *mode)?,
+            Some(name) => builder.turn_of(name, *mode),
             None => builder.turn(*mode),
         };
     }
@@ -219,11 +219,11 @@ fn with_access(
         builder = builder.visitor_tokens(tokens.clone());
     }
     Ok(builder
-        .trusted_proxies(&args.trusted_proxies)?
-        .devices_allow(&args.devices_allow)?
-        .visitors_allow(&args.visitors_allow)?
-        .devices_proxy_protocol(&args.devices_proxy_protocol)?
-        .visitors_proxy_protocol(&args.visitors_proxy_protocol)?)
+        .trusted_proxies(&args.trusted_proxies)
+        .devices_allow(&args.devices_allow)
+        .visitors_allow(&args.visitors_allow)
+        .devices_proxy_protocol(&args.devices_proxy_protocol)
+        .visitors_proxy_protocol(&args.visitors_proxy_protocol))
 }
 
 /// Stops the gateway; returns when all is over. A signal within the notice ends that, a later one

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use env_logger::fmt::Formatter;
 use env_logger::{Builder, Env, Logger, Target};
 use log::{LevelFilter, Log, Metadata, Record};
+use reverse_http::admin::LogLevel;
 use serde_json::json;
 
 /// What the environment says until an operator says something else.
@@ -114,7 +115,8 @@ pub(crate) fn are_json() -> bool {
 }
 
 /// From here on this level counts, and no longer what the environment says.
-pub(crate) fn set(level: LevelFilter) {
+pub(crate) fn set(level: LogLevel) {
+    let level = level.as_str().parse().unwrap_or(LevelFilter::Info); // both know the same names
     if let Some(levels) = LEVELS.get() {
         levels.chosen.store(level as usize + 1, Relaxed);
     }

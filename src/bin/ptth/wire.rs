@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use reverse_http::Limits;
 use reverse_http::proto::body::{self, Decoder, Piece};
 use reverse_http::proto::head::{self, LineEnds, ResponseHead};
+use reverse_http::proto::interim::InterimCount;
 use reverse_http::proto::turn::{self};
 use reverse_http::proto::verdict;
 use reverse_http::proto::verdict::Verdict;
@@ -296,7 +297,7 @@ impl Wire {
         take: &mut impl FnMut(u16, Part<'_>) -> Result<(), Failure>,
     ) -> Result<(u16, Decoder), Failure> {
         let limits = Limits::default();
-        let mut informational = 0;
+        let mut interim = InterimCount::default();
         loop {
             let found = head::response(&self.unread, &limits, LineEnds::CrlfOrLf);
             let Some(head) = found.map_err(no_http)? else {
@@ -314,17 +315,17 @@ impl Wire {
                 return Ok((status, decoder));
             }
             self.take(length);
-            informational += 1;
-            if informational > limits.informational_max {
-                return Err(failed("too many preliminary answers (1xx) came"));
-            }
+            interim
+                .count(&limits)
+                .map_err(|e| failed(format_args!("the other end {}", e.reason)))?;
         }
     }
 
     /// The final answer, or the 101.
     pub(crate) fn reply(&mut self) -> Result<Reply, String> {
         let limits = Limits::default();
-        for _ in 0..=limits.informational_max {
+        let mut interim = InterimCount::default();
+        loop {
             let (mut reply, taken, length) = loop {
                 match head::response(&self.unread, &limits, LineEnds::CrlfOrLf) {
                     Err(refusal) => {
@@ -346,6 +347,7 @@ impl Wire {
             };
             self.unread.drain(..taken);
             if reply.verdict == Verdict::Informational {
+                interim.count(&limits).map_err(|e| format!("the other end {}", e.reason))?;
                 continue;
             }
             while self.unread.len() < length && self.fill().is_ok_and(|more| more) {}
@@ -353,7 +355,6 @@ impl Wire {
             reply.text = String::from_utf8_lossy(text).trim().escape_debug().to_string();
             return Ok(reply);
         }
-        Err("more than eight preliminary answers (1xx) came".to_owned())
     }
 
     /// Waits for a heartbeat and answers it. `false`: none came, and the connection is open.
@@ -409,9 +410,8 @@ fn read_failed(error: io::Error) -> Failure {
 
 /// What the library makes of a mistake of TLS, which comes wrapped.
 fn handshake_failure(error: &io::Error) -> String {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match inner {
-        Some(tls) => DeviceTls::explained(tls),
+    match DeviceTls::explained(error) {
+        Some(told) => told,
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             "the connection was closed within the handshake: does the other side speak TLS at this port?".to_owned()
         }

@@ -397,11 +397,37 @@ fn authorize_names_rejects_and_redirects() {
     redirected.stop();
 }
 
+#[test]
+fn the_token_of_an_offer_is_that_of_its_only_authorization_field() {
+    let gateway = crate::support::gateway()
+        .listen("127.0.0.1:0")
+        .authorize(|offer| match offer.bearer_token() {
+            Some("right") => Ok(Grant::offered()),
+            _ => Err(Reject::new(401, "show a token")),
+        })
+        .start()
+        .unwrap();
+    let refused = |credentials: &[&str]| {
+        let offered = parked_showing(&gateway, "lamp", credentials);
+        matches!(offered, Offered::Answered { status: StatusCode::UNAUTHORIZED, .. })
+    };
+    assert!(refused(&["Bearer right", "Bearer right"]));
+    assert!(refused(&["Bearer right", "Bearer wrong"]));
+    assert!(refused(&["Bearer right wrong"]));
+    assert!(refused(&[]));
+    assert!(matches!(parked_showing(&gateway, "lamp", &["Bearer right"]), Offered::Turned(_)));
+}
+
 fn parked_with(gateway: &Gateway, name: &str, token: &str) -> Offered<TcpStream> {
+    parked_showing(gateway, name, &[&format!("Bearer {token}")])
+}
+
+fn parked_showing(gateway: &Gateway, name: &str, credentials: &[&str]) -> Offered<TcpStream> {
     let stream = TcpStream::connect(gateway.devices_addr()).unwrap();
     let mut plan =
         OfferPlan::new(gateway.devices_addr().to_string(), format!("/{name}"), Dialect::classic());
-    plan.fields.push(("Authorization".to_owned(), format!("Bearer {token}")));
+    let fields = credentials.iter().map(|value| ("Authorization".to_owned(), (*value).to_owned()));
+    plan.fields.extend(fields);
     link::offer(stream, &plan, Arc::new(Limits::default())).unwrap()
 }
 
@@ -618,11 +644,13 @@ fn routes_of_a_running_listener_are_replaced() {
 
 #[test]
 fn a_trusted_proxy_is_an_address_or_a_network() {
-    assert!(crate::support::gateway().trusted_proxies(["127.0.0.1", "2001:db8::/32"]).is_ok());
+    let right = crate::support::gateway().trusted_proxies(["127.0.0.1", "2001:db8::/32"]);
+    assert!(right.check().is_ok());
     let error = crate::support::gateway()
         .trusted_proxies(["127.0.0.1".to_owned(), "10.0.0.1/8".to_owned()])
-        .err()
-        .unwrap();
+        .via("it is not told, since it is not the first")
+        .start()
+        .unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("write 10.0.0.0/8"), "{error}");
 }
 

@@ -112,6 +112,8 @@ const ORDER: &[&str] = &[
     "proto/head",
     "proto/head_writer",
     "proto/authority",
+    "proto/interim",
+    "proto/authorization",
     "proto/named",
     "proto/rebinding",
     "proto/body",

@@ -266,9 +266,7 @@ fn a_program_sees_the_peer_and_what_was_refused() {
     let gateway = crate::support::gateway()
         .listen("127.0.0.1:0")
         .devices_proxy_protocol(["127.0.0.1"])
-        .unwrap()
         .visitors_proxy_protocol(["127.0.0.0/8"])
-        .unwrap()
         .authorize(move |offer| {
             seen.lock().unwrap().push(offer.peer().unwrap().to_string());
             Ok(Grant::offered())

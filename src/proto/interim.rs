@@ -1,0 +1,44 @@
+//! The bound on interim (1xx) responses before a final one, for whoever reads responses.
+
+use crate::error::Refusal;
+use crate::limits::Limits;
+
+/// What a peer did that went beyond the bound; its subject is the caller's.
+const TOO_MANY: &str = "sent more interim responses than informational_max";
+
+/// Counts the interim responses before one final response, up to
+/// [`informational_max`](Limits::informational_max). A 101 is not one of them: it ends HTTP.
+///
+/// ```
+/// use reverse_http::{Limits, proto::interim::InterimCount};
+///
+/// let (limits, mut interim) = (Limits::default(), InterimCount::default());
+/// for _ in 0..limits.informational_max {
+///     interim.count(&limits)?;
+/// }
+/// assert_eq!(interim.count(&limits).unwrap_err().status, 502);
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InterimCount(usize);
+
+impl InterimCount {
+    /// Counts one more.
+    ///
+    /// # Errors
+    /// 502: there were as many before as the limit allows. The reason has no subject: `sent more
+    /// interim responses than informational_max`.
+    pub fn count(&mut self, limits: &Limits) -> Result<(), Refusal> {
+        if self.0 >= limits.informational_max {
+            return Err(Refusal::new(502, TOO_MANY));
+        }
+        self.0 += 1;
+        Ok(())
+    }
+
+    /// Returns true if none has come.
+    #[must_use]
+    pub fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+}
