@@ -1,19 +1,22 @@
-//! New connections: through which listener, into which state, with which TLS handshake.
+//! New connections: through which listener, into which state, with which TLS handshake; and those that
+//! another loop has taken out for this one.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::engine::Role;
 use crate::engine::connection::Fetched;
-use crate::engine::connections::{Connections, Id};
+use crate::engine::connections::{Connections, Id, Parcel};
 use crate::engine::permits::Permit;
 use crate::error::Error;
+use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::registry::Registration;
 use crate::gateway::routes::Table;
-use crate::gateway::state::{GatewayRole, HEAD, ShownAt, State, States, Visitor, VisitorListener};
+use crate::gateway::state::{
+    Errand, GatewayRole, HEAD, ShownAt, State, States, Visitor, VisitorListener,
+};
 use crate::gateway::tokens::Whose;
 use crate::limits::Limits;
 use crate::proto::proxy_header;
@@ -104,18 +107,6 @@ impl GatewayRole {
         Ok((number, shown.into_values().filter(|shown| shown.key().0 == number).collect()))
     }
 
-    /// Whether a request for this device is worth waiting: it is connected, or was lately, or a
-    /// route or a token names it.
-    pub(super) fn is_known(&mut self, cx: &Connections<State>, name: &str) -> bool {
-        self.registry.knows(name)
-            || (self.is_expected(name) && self.registry.expect(name, cx.now()).is_ok())
-    }
-
-    /// Whether a route or a token names this device.
-    pub(super) fn is_expected(&self, name: &str) -> bool {
-        self.credentials.have_token_for(name) || self.listeners.name(name)
-    }
-
     /// What a new connection is, by the listener that it came through.
     fn face(&self, listener: usize, from: SocketAddr, secure: bool) -> State {
         match self.listeners.side(listener) {
@@ -123,7 +114,7 @@ impl GatewayRole {
                 let face = VisitorListener::Visitors {
                     listener,
                     from: from.ip().to_canonical(),
-                    trusted: self.is_trusted(from.ip()),
+                    trusted: self.settings.is_trusted(from.ip()),
                     secure,
                     pin: None,
                 };
@@ -131,10 +122,6 @@ impl GatewayRole {
             }
             _ => HEAD,
         }
-    }
-
-    pub(super) fn is_trusted(&self, from: IpAddr) -> bool {
-        self.settings.trusted.iter().any(|network| network.contains(from))
     }
 
     pub(super) fn arrive(
@@ -177,11 +164,11 @@ impl GatewayRole {
         }
         let at = cx.after(self.settings.limits.handshake_timeout);
         cx.set_deadline(id, Some(at));
-        self.ready(cx, id); // the header often is there already
+        self.follow_ups.push_back(FollowUp::Step(id)); // the header often is there already
     }
 
     fn permit(&self, side: Whose, from: SocketAddr) -> Option<Permit> {
-        self.admission.open(side, from, self.is_trusted(from.ip()), &self.settings.limits)
+        self.admission.open(side, from, self.settings.is_trusted(from.ip()), &self.settings.limits)
     }
 
     /// What a connection is whose peer is known.
@@ -218,7 +205,7 @@ impl GatewayRole {
         let at = cx.after(time);
         cx.set_deadline(id, Some(at));
         match channel {
-            None => self.ready(cx, id), // the request often is there already
+            None => self.follow_ups.push_back(FollowUp::Step(id)), // the request often is there already
             Some(channel) if cx.secure(id, channel.clone(), is_visitor) => {}
             Some(_) => {
                 log_names!(
@@ -303,7 +290,7 @@ impl GatewayRole {
                 }
                 let at = cx.after(self.settings.limits.head_timeout);
                 cx.set_deadline(id, Some(at));
-                self.ready(cx, id);
+                self.follow_ups.push_back(FollowUp::Step(id));
             }
             Err(broken) => {
                 match broken.silent {
@@ -322,6 +309,31 @@ impl GatewayRole {
                 }
             }
         }
+    }
+
+    /// A connection that another loop has taken out.
+    pub(super) fn moved_in(
+        &mut self,
+        cx: &mut Connections<State>,
+        parcel: Parcel<State>,
+        errand: Errand,
+    ) {
+        let id = match cx.put_in(parcel) {
+            Ok(id) => id,
+            Err(e) => return log_names!(Warn, "a connection was lost between event loops: {e}"),
+        };
+        let at = cx.after(self.settings.limits.head_timeout);
+        cx.set_deadline(id, Some(at));
+        match errand {
+            Errand::Ask => self.visitor_head(cx, id),
+            Errand::Register { offer, grant, journey } => {
+                self.decided(cx, id, *offer, Ok(grant), journey)
+            }
+        }
+        cx.resume(id);
+        cx.tally(id);
+        // What came meanwhile no event tells of again.
+        cx.again(id);
     }
 }
 

@@ -1,5 +1,5 @@
-//! What concerns any exchange: its end before its time, the memory that it takes, answers that this
-//! gateway writes itself.
+//! What concerns any exchange: its waits, the memory that it takes, its end before its time, and how a
+//! connection is closed behind an answer.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -8,12 +8,12 @@ use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::budget::Held;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
+use crate::error::{Error, Fault};
 use crate::gateway::alarms::Alarm;
 use crate::gateway::registry::Waiter;
 use crate::gateway::state::{Asking, GatewayRole, State, States};
 use crate::gateway::tokens::Whose;
-use crate::gateway::visitors::program_error;
-use crate::relay::{self, Lingering, LocalAnswer};
+use crate::relay::{self, Lingering, LocalAnswer, Waits};
 
 impl GatewayRole {
     /// Ends an exchange: with a 502 where its visitor has heard nothing yet, else by cutting the
@@ -154,8 +154,32 @@ impl GatewayRole {
     pub(super) fn step_lingering(&mut self, cx: &mut Connections<State>, id: Id) {
         relay::step_lingering(cx, id, find_lingering);
     }
+
+    /// The waits of an exchange.
+    pub(super) fn waits(&self, key: Key) -> Waits {
+        self.exchanges
+            .get(key)
+            .map_or_else(|| Waits::of(&self.settings.limits), |exchange| exchange.waits)
+    }
 }
 
 pub(super) fn find_lingering(state: &mut State) -> Option<&mut Lingering> {
     if let State::Lingering(lingering) = state { Some(lingering) } else { None }
+}
+
+/// What a visitor would be answered, as `send()` returns it.
+pub(super) fn program_error(answer: &LocalAnswer<'_>) -> Error {
+    let text = answer.reason.to_owned();
+    match answer.status {
+        503 if answer.error == Some("destination_unavailable") => Error::away(text),
+        503 if answer.error == Some("connection_limit_reached") => Error::busy(text),
+        503 => Error::full(text),
+        504 => Error::timeout(Fault::Device, text),
+        404 => Error::unknown(text),
+        408 => Error::timeout(Fault::Caller, text),
+        413 => Error::too_large(Fault::Caller, 413, text),
+        502 if answer.error == Some("connection_terminated") => Error::closed(Fault::Device, text),
+        502 => Error::malformed(Fault::Device, 502, text),
+        status => Error::refused(Fault::Gateway, status, text, None),
+    }
 }

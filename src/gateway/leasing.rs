@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::gateway::alarms::Alarm;
 use crate::gateway::callers::{Caller, LeaseReply, NameReply};
 use crate::gateway::credentials::REVOKED;
+use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::leases::{Handle, Lease, Leased, LeasedLink, Ticket};
 use crate::gateway::links::{UNTURNED, peer_flush};
 use crate::gateway::loops::UNSETTLED;
@@ -20,7 +21,7 @@ use crate::gateway::state::{
 };
 use crate::limits::MOVES_MAX;
 use crate::link::CutError;
-use crate::relay::{Relaying, Wait};
+use crate::relay::Wait;
 use crate::stream::Stream;
 
 impl GatewayRole {
@@ -137,7 +138,7 @@ impl GatewayRole {
                 } else {
                     Ok(())
                 };
-                self.free(cx, id, revoked);
+                self.follow_ups.push_back(FollowUp::LinkFree { link: id, reusable: revoked });
             }
             Err(why) => self.lent_ended(cx, &registration, &why),
         }

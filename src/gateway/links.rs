@@ -1,29 +1,22 @@
-//! A link's life: it is turned or held, given out, watched while it idles, told to go, and ends.
-
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+//! A link's life: given out, watched while it idles, told to go, ended.
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connection::Fetched;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::gateway::alarms::Alarm;
-use crate::gateway::leases::{Handle, LeasedLink, Ticket};
+use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::refusals::{EARLY, REPLACED};
-use crate::gateway::registry::{Registration, Waiter};
-use crate::gateway::state::{Command, Device, GatewayRole, HEAD, Hold, State, States};
-use crate::link::{CutError, GatewayLink};
-use crate::observe::Observed;
+use crate::gateway::state::{Device, GatewayRole, HEAD, Hold, State, States};
 use crate::proto::forward::waiting_line;
-use crate::proto::head;
-use crate::proto::heartbeat;
 use crate::proto::turn::STOPPING;
-use crate::relay::{self, Exchange, LocalAnswer};
+use crate::proto::{head, heartbeat};
+use crate::relay::{self, Exchange};
 
 /// Why a link never came to be.
 pub(super) const UNTURNED: CloseReason =
     CloseCause::Cut.because("it was closed before the 101 was written");
-const UNASKED: &str = "bytes came that nobody asked for";
+pub(super) const UNASKED: &str = "bytes came that nobody asked for";
 
 impl GatewayRole {
     /// Gives the idle link of `name` out whose turn it is, busy; a held offer is turned with it.
@@ -44,41 +37,6 @@ impl GatewayRole {
             let (registration, switch) = (registration.clone(), std::mem::take(switch));
             peer.state = State::Device(Device::link(registration));
             peer.output().extend_from_slice(&switch);
-        }
-    }
-
-    /// Gives a busy link to whoever waited.
-    pub(super) fn serve(&mut self, cx: &mut Connections<State>, id: Id, waiter: Waiter) {
-        match waiter {
-            Waiter::Exchange(key) => match self
-                .exchanges
-                .get(key)
-                .filter(|e| e.is_waiting())
-                .map(|e| (e.downstream(), e.is_idempotent()))
-            {
-                None => self.link_free(cx, id, Ok(())), // its visitor has gone
-                Some((Some(downstream), _)) if self.has_idle_pin(cx, downstream) => {
-                    // It was in line for its turn alone.
-                    if !peer_flush(cx, id) {
-                        self.drop_link(cx, id, UNTURNED);
-                    } else if let Some(registration) = cx.registration(id) {
-                        self.registry.set_idle(&registration, id);
-                        self.watch_idle(cx, id);
-                    }
-                    self.find_link(cx, downstream, key);
-                }
-                Some((_, true)) => self.assign(cx, key, id),
-                Some((_, false)) if self.is_alive(cx, id) => self.assign(cx, key, id),
-                Some((Some(downstream), false)) => self.find_link(cx, downstream, key), // the link is gone; it lines up again
-                Some((None, false)) => {}
-            },
-            Waiter::Caller(number) => {
-                if !peer_flush(cx, id) {
-                    self.drop_link(cx, id, UNTURNED);
-                } else if !self.lend(cx, number, id) {
-                    self.link_free(cx, id, Ok(()));
-                }
-            }
         }
     }
 
@@ -110,65 +68,6 @@ impl GatewayRole {
         relay::attach_with(self, cx, key, id, &lines);
     }
 
-    pub(super) fn link_free(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        reusable: Result<(), CloseReason>,
-    ) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        let State::Device(Device::Link(link)) = &mut peer.state else { return };
-        let exchange = link.exchange.take().and_then(|key| self.exchanges.get(key));
-        let bound = link.pinned.is_some() || exchange.is_some_and(|exchange| exchange.is_bound());
-        let is_counted = exchange.is_some_and(|exchange| exchange.observed.is_on());
-        let downstream = exchange.and_then(|exchange| exchange.downstream());
-        let (registration, leaving) = (link.registration.clone(), link.leaving);
-        if leaving {
-            let end = match () {
-                () if self.credentials.is_revoked(&registration) => CloseCause::Revoked,
-                () if self.registry.in_force(&registration) => CloseCause::Drained,
-                () => CloseCause::Replaced,
-            };
-            return self.drop_link(cx, id, end.because("it was told to go"));
-        }
-        if let Err(why) = reusable {
-            return self.drop_link(cx, id, why);
-        }
-        // The 101 of a held offer may still wait, where the request that was to follow it was taken
-        // back.
-        if peer.pending() > 0 && !peer_flush(cx, id) {
-            return self.drop_link(cx, id, UNTURNED);
-        }
-        if !is_counted {
-            self.observer.seen(registration.name()); // a heartbeat was answered
-        }
-        if !self.registry.in_force(&registration) {
-            return self.part(cx, id);
-        }
-        // Bytes sent before they were asked for must not become the next caller's answer.
-        if cx.get(id).is_some_and(|p| p.has_input()) {
-            let quiet = self.is_quiet(cx, id);
-            if quiet.is_err() || cx.get(id).is_some_and(|p| p.has_input()) {
-                return self.drop_link(
-                    cx,
-                    id,
-                    quiet.err().unwrap_or(CloseCause::ProtocolError.because(UNASKED)),
-                );
-            }
-        }
-        if bound {
-            return self.keep_for(cx, id, downstream);
-        }
-        if let Some(waiter) = self.registry.next_waiter(&registration, false) {
-            return self.serve(cx, id, waiter);
-        }
-        if self.lifecycle.is_draining() {
-            return self.part(cx, id);
-        }
-        self.registry.set_idle(&registration, id);
-        self.watch_idle(cx, id);
-    }
-
     /// An idle link has its next heartbeat, and no buffers.
     pub(super) fn watch_idle(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get_mut(id) else { return };
@@ -185,7 +84,11 @@ impl GatewayRole {
         }
     }
 
-    fn is_quiet(&mut self, cx: &mut Connections<State>, id: Id) -> Result<(), CloseReason> {
+    pub(super) fn is_quiet(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+    ) -> Result<(), CloseReason> {
         let mut scratch = cx.take_scratch();
         let quiet = cx.get_mut(id).map_or(Ok(()), |peer| match peer.fetch(&mut scratch, 64) {
             Ok(Fetched::Nothing) if peer.is_broken() => {
@@ -273,7 +176,7 @@ impl GatewayRole {
     pub(super) fn drop_link(&mut self, cx: &mut Connections<State>, id: Id, why: CloseReason) {
         let Some(registration) = cx.registration(id) else { return };
         self.end_link(cx, id, &why);
-        self.serve_by_idle(cx, &registration);
+        self.follow_ups.push_back(FollowUp::ServeInLine(registration));
     }
 
     /// Closes a link. The request that it would have carried next looks for another one.
@@ -284,7 +187,7 @@ impl GatewayRole {
         cx.close(id);
         self.link_ended(&registration, &left, why);
         if let Some((visitor, key)) = wanted {
-            self.find_link(cx, visitor, key);
+            self.follow_ups.push_back(FollowUp::FindLink { visitor, key });
         }
     }
 
@@ -324,9 +227,6 @@ impl GatewayRole {
 
     /// Nobody asked for a held offer: 204, and the device offers again on the same connection.
     pub(super) fn hold_expired(&mut self, cx: &mut Connections<State>, id: Id) {
-        if cx.parked(id).is_some() {
-            return self.poll_expired(cx, id);
-        }
         if let Some(registration) = cx.registration(id) {
             for name in self.registry.lapse(&registration, id, cx.now()) {
                 let at = cx.after(self.settings.limits.poll_gap);
@@ -344,133 +244,15 @@ impl GatewayRole {
         }
     }
 
-    /// `on_link`: the worker was reserved by the count of leased links; the link is its own until the
-    /// handler returns.
-    fn hand_to_worker(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        registration: Arc<Registration>,
-        switch: &[u8],
-    ) {
-        let Some(handler) = self.settings.on_link.clone() else { return };
-        let give_up = |role: &mut Self, cx: &mut Connections<State>| {
-            role.lent_ended(
-                cx,
-                &registration,
-                &CloseCause::Limit.because("no worker for its link"),
-            );
-        };
-        // Its worker is reserved before the 101, and counted for all loops.
-        cx.set_leases(self.leases.len() + 1);
-        if cx.lent() > self.settings.limits.on_link_max {
-            cx.set_leases(self.leases.len());
-            give_up(self, cx);
-            return self.refuse(
-                cx,
-                id,
-                &LocalAnswer {
-                    retry_after: Some(10),
-                    ..LocalAnswer::new(503, "as many links are served as on_link_max allows")
-                },
-            );
-        }
-        if let Some(peer) = cx.get_mut(id) {
-            peer.output().extend_from_slice(switch);
-        }
-        let turned = peer_flush(cx, id);
-        let place = cx.unseat(id);
-        let Some((stream, unread, _)) = cx.remove(id).filter(|_| turned) else {
-            cx.set_leases(self.leases.len());
-            return give_up(self, cx);
-        };
-        let handle = stream.try_clone().map_or(Handle::None, Handle::Own);
-        let ticket = self.leases.add(LeasedLink {
-            registration: registration.clone(),
-            handle,
-            cut_error: CutError::default(),
-            observed: Observed::default(),
-            place,
-        });
-        cx.set_leases(self.leases.len());
-        let (limits, remote) = (self.settings.link_limits.clone(), self.remote.clone());
-        let (name, airplay) = (registration.name().clone(), registration.is_airplay());
-        let submitted = self.link_workers.submit(move || {
-            let _back = Returning { remote, ticket };
-            match stream.set_nonblocking(false) {
-                Ok(()) => handler(
-                    GatewayLink::within(stream, unread, limits)
-                        .taking_events(airplay)
-                        .of_device(name),
-                ),
-                Err(e) => log::error!("a turned connection cannot be made blocking: {e}"),
-            }
-        });
-        if !submitted {
-            self.leases.take(ticket);
-            cx.set_leases(self.leases.len());
-            give_up(self, cx);
-        }
-    }
-
-    pub(super) fn upgrade(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        switch: Vec<u8>,
-        registration: Arc<Registration>,
-    ) {
-        self.stats.turns.fetch_add(1, Relaxed);
-        if self.settings.on_link.is_some() {
-            return self.hand_to_worker(cx, id, registration, &switch);
-        }
-        let Some(peer) = cx.get_mut(id) else { return };
-        if self.settings.turns.hold(registration.names()) {
-            peer.state = State::Device(Device::Held {
-                registration: registration.clone(),
-                hold: Hold::Offer(switch),
-            });
-            self.registry.place(&registration, id);
-            let at = cx.after(self.settings.limits.poll_hold);
-            match self.registry.next_waiter(&registration, false) {
-                Some(waiter) => {
-                    self.switch_held(cx, id);
-                    self.serve(cx, id, waiter);
-                }
-                None => {
-                    self.registry.set_idle(&registration, id);
-                    cx.set_deadline(id, Some(at));
-                }
-            }
-            return;
-        }
-        peer.output().extend_from_slice(&switch);
-        peer.state = State::Device(Device::link(registration.clone()));
-        self.registry.place(&registration, id);
-        // A waiting request follows in the same write; with none the 101 goes out alone.
-        match self.registry.next_waiter(&registration, false) {
-            Some(waiter) => self.serve(cx, id, waiter),
-            None if peer_flush(cx, id) => self.link_free(cx, id, Ok(())),
-            None => self.drop_link(cx, id, UNTURNED),
-        }
+    /// The request that waits until this link is free, and its visitor.
+    pub(super) fn take_wanted(&self, cx: &mut Connections<State>, id: Id) -> Option<(Id, Key)> {
+        let link = cx.link_mut(id)?;
+        let key = link.wanted.take()?;
+        let exchange = self.exchanges.get(key).filter(|exchange| exchange.is_waiting())?;
+        Some((exchange.downstream()?, key))
     }
 }
 
 pub(super) fn peer_flush(cx: &mut Connections<State>, id: Id) -> bool {
     cx.get_mut(id).is_some_and(|peer| matches!(peer.flush(), Ok(true)))
-}
-
-/// Tells the loop, also when the handler panics, that an `on_link` worker is done.
-struct Returning {
-    remote: crate::engine::event_loop::Remote<Command>,
-    ticket: Ticket,
-}
-
-impl Drop for Returning {
-    fn drop(&mut self) {
-        self.remote.send(Command::Return {
-            ticket: self.ticket,
-            stream: Err(CloseCause::Program.because("its handler is done with it")),
-        });
-    }
 }

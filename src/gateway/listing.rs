@@ -3,15 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use crossbeam_channel::bounded;
 
-use crate::engine::connections::Connections;
 use crate::error::Error;
 use crate::gateway::device_info::DeviceInfo;
 use crate::gateway::handle::{Gateway, stopped};
-use crate::gateway::state::{Command, GatewayRole, State};
+use crate::gateway::state::Command;
 use crate::limits::MOVES_MAX;
 
 /// Devices of one piece of the list.
@@ -78,34 +76,5 @@ impl Gateway {
         let (reply, answer) = bounded(1);
         self.command(number, Command::Devices { names, reply })?;
         answer.recv().map_err(|_| stopped())
-    }
-}
-
-impl GatewayRole {
-    /// Those of these names that are connected to this loop.
-    pub(super) fn device_infos(
-        &self,
-        cx: &Connections<State>,
-        names: &[Arc<str>],
-    ) -> Vec<DeviceInfo> {
-        names.iter().filter_map(|name| self.device_info(cx, name)).collect()
-    }
-
-    fn device_info(&self, cx: &Connections<State>, name: &str) -> Option<DeviceInfo> {
-        let transport = self.registry.transport(name)?;
-        let (since, token, connection) = self.registry.presence(name)?;
-        let load = self.registry.load(name);
-        let age = cx.now().saturating_duration_since(since);
-        let now = SystemTime::now();
-        Some(DeviceInfo {
-            name: name.to_owned(),
-            transport,
-            since: now.checked_sub(age).unwrap_or(now),
-            idle: load.idle + load.polls,
-            busy: load.busy + load.events,
-            waiting: load.waiting,
-            address: connection.and_then(|id| cx.get(id)?.stream().peer_ip()),
-            token: token.and_then(|digest| self.credentials.label(digest)).map(String::from),
-        })
     }
 }

@@ -7,8 +7,9 @@
 //! caller's or a worker's thread.
 //!
 //! # Order of files
-//! Each names only those above it. Data and components first, then the loop's steps, each an `impl` of
-//! the one role; then what programs hold.
+//! Each names only those above it, and calls only their methods. Data and components first, then the
+//! loop's steps, each an `impl` of the one role; then what programs hold. A step that would call one
+//! further down leaves it to be done when it is over (`follow_ups.rs`).
 //!
 //! | file | what it has |
 //! |---|---|
@@ -36,26 +37,36 @@
 //! | `polls/deliveries.rs` | events on their way |
 //! | `polls/posted.rs` | a POST that brings an answer |
 //! | `polls/reply.rs` | what a poll is answered |
+//! | `follow_ups.rs` | what a step leaves to be done when it is over |
 //! | `state.rs` | the state of each connection, and the components above together: `GatewayRole` |
 //! | `publishing.rs` | names and links that come and go, told to log, subscribers and counters |
-//! | `visitors.rs` | a visitor's request: read, planned, begun, or told why not |
-//! | `exchanges.rs` | an exchange that ends before its time; answers of the gateway's own |
-//! | `arrivals.rs` | new connections and their TLS handshakes |
-//! | `room.rs` | room for one connection more |
+//! | `observed.rs` | what the observer is told of visitors, offers and leases |
+//! | `known.rs` | which names are worth waiting for, and which loop has them |
+//! | `exchanges.rs` | any exchange: its memory, its deadline, its end before its time |
 //! | `refusals.rs` | refusals on the devices' port |
+//! | `room.rs` | room for one connection more |
+//! | `polls/holding.rs` | a held poll leaves the line |
 //! | `links.rs` | a link's life: given out, watched, told to go, ended |
 //! | `pins.rs` | links that serve one visitor's connection alone |
-//! | `offers.rs` | an offer or a poll: read, decided, admitted |
-//! | `moves.rs` | connections that belong to another loop |
-//! | `polls/reading.rs` | reads a POST's answer |
-//! | `polls/collecting.rs` | reads a request whole before it is handed out |
-//! | `polls/handing.rs` | holds polls, hands requests out as events |
-//! | `polls/following.rs` | events in devices' hands: answered, late, repeated, forgotten |
+//! | `answering.rs` | answers of the gateway's own to visitors, and what follows on their connections |
 //! | `polls/replying.rs` | writes replies to polls |
-//! | `revocation.rs` | what becomes of those whose credential goes, or who were replaced |
+//! | `polls/handing.rs` | hands requests out as events |
 //! | `leasing.rs` | links and polls for programs |
+//! | `waiting.rs` | requests in line, and what they are told in vain |
+//! | `polls/collecting.rs` | reads a request whole before it is handed out |
+//! | `serving.rs` | which request a free link gets, and which link or poll a request |
+//! | `polls/feeding.rs` | a poll takes what waits, or is held |
+//! | `polls/following.rs` | events in devices' hands: answered, late, repeated, forgotten |
+//! | `admitted.rs` | what an admitted connection becomes: a link, a held offer or poll |
+//! | `polls/reading.rs` | reads a POST's answer |
+//! | `moves.rs` | connections that leave for another loop |
+//! | `visitors.rs` | a visitor's request: read, planned, begun |
+//! | `revocation.rs` | what becomes of those whose credential goes, or who were replaced |
+//! | `regrouping.rs` | an offer for names that several loops have |
+//! | `offers.rs` | an offer or a poll: read, decided, admitted |
+//! | `arrivals.rs` | new connections, their TLS handshakes, and those that come from another loop |
 //! | `draining.rs` | how a gateway stops |
-//! | `observation.rs` | answers an operator's questions |
+//! | `observation.rs` | answers to what operators and programs ask about devices |
 //! | `role.rs` | the gateway on its event loop: each event goes to the file whose business it is |
 //! | `handle.rs` | a running gateway as a program holds it |
 //! | `listing.rs` | the list of connected devices |
@@ -63,7 +74,9 @@
 //! | `simulated.rs` | a gateway without sockets, for the simulation |
 
 mod admission;
+mod admitted;
 mod alarms;
+mod answering;
 mod arrivals;
 mod builder;
 mod callers;
@@ -76,7 +89,9 @@ mod draining;
 mod events;
 mod exchange_deadlines;
 mod exchanges;
+mod follow_ups;
 mod handle;
+mod known;
 mod leases;
 mod leasing;
 mod lifecycle;
@@ -86,6 +101,7 @@ mod listing;
 pub(crate) mod loops;
 mod moves;
 pub(crate) mod observation;
+mod observed;
 mod offer;
 mod offers;
 mod pins;
@@ -94,10 +110,12 @@ mod publishing;
 pub(crate) mod questions;
 mod refusals;
 mod registry;
+mod regrouping;
 mod revocation;
 mod role;
 mod room;
 mod routes;
+mod serving;
 pub(crate) mod settings;
 #[cfg(test)]
 pub(crate) mod simulated;
@@ -105,6 +123,7 @@ pub(crate) mod state;
 pub(crate) mod stats;
 pub(crate) mod tokens;
 mod visitors;
+mod waiting;
 
 #[cfg(feature = "admin")]
 pub use crate::observe::records::ExchangeRecord;

@@ -5,32 +5,26 @@
 
 #![cfg_attr(not(feature = "admin"), allow(dead_code, reason = "nobody asks"))]
 
-use std::net::IpAddr;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use crate::close_reason::CloseCause;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
-use crate::gateway::offer::Offer;
+use crate::gateway::device_info::DeviceInfo;
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow, Process, Question};
-use crate::gateway::registry::{Owner, Registration};
+use crate::gateway::registry::Registration;
 use crate::gateway::state::{Device, GatewayRole, Hold, State, States};
-use crate::observe::row::{OfferSeen, Row};
-use crate::observe::{OFFER_TEXT_MAX, Observed, Visit, cut};
-use crate::proto::forward::REQUEST_ID;
-use crate::proto::forwarded::ProxyClaims;
-use crate::proto::head::Fields;
+use crate::observe::row::Row;
 
 /// Devices of one piece of a list.
 const ROWS_MAX: usize = 256;
+
 /// Links of one answer.
 pub(crate) const LINKS_MAX: usize = 2_048;
+
 /// Routes of one answer.
 const ROUTES_MAX: usize = 4_096;
-
-/// Longest `X-Request-Id` of a trusted proxy, in bytes; a longer one is replaced.
-const REQUEST_ID_BYTES_MAX: usize = 128;
-
 const DISCONNECTED: &str = "an operator disconnected the device";
 
 impl GatewayRole {
@@ -48,57 +42,6 @@ impl GatewayRole {
             Question::Disconnect { name, reply } => drop(reply.send(self.disconnect(cx, &name))),
             Question::DrainDevice { name, reply } => drop(reply.send(self.drain_device(cx, &name))),
         }
-    }
-
-    /// Who asks, and under which id; that costs something only where there is an access log.
-    pub(super) fn visit(
-        &self,
-        fields: &Fields<'_>,
-        from: IpAddr,
-        said: Option<&ProxyClaims<'_>>,
-    ) -> Visit {
-        if !self.observer.is_on() {
-            return Visit { from: Some(from), ..Visit::default() };
-        }
-        let told = said.and_then(|said| said.visitor(|hop| self.is_trusted(hop)));
-        let request_id = self.observer.records().then(|| {
-            let came = fields.get(REQUEST_ID).and_then(|id| std::str::from_utf8(id).ok());
-            match came.filter(|id| said.is_some() && is_request_id(id)) {
-                Some(id) => id.to_owned(),
-                None => random_id(),
-            }
-        });
-        Visit { from: Some(told.unwrap_or(from)), request_id, token: None }
-    }
-
-    /// Notes what the offer or poll says of the device that was let in.
-    pub(super) fn observe_offer(&self, offer: &Offer, registration: &Registration, owner: &Owner) {
-        if !self.observer.is_on() {
-            return;
-        }
-        let agent = offer.field("User-Agent").map(String::from_utf8_lossy).unwrap_or_default();
-        let seen = OfferSeen {
-            agent: cut(&agent, OFFER_TEXT_MAX),
-            protocol: cut(offer.upgrade_token(), OFFER_TEXT_MAX),
-            address: offer.peer(),
-            secure: offer.secure,
-            token: offer.token.and_then(|digest| self.credentials.label(&digest)),
-            certificate: offer
-                .certificate
-                .as_ref()
-                .map(|shown| cut(&shown.names().join(", "), OFFER_TEXT_MAX)),
-            certificate_expires: offer.certificate.as_ref().map(|shown| shown.expires()),
-        };
-        for name in registration.names() {
-            self.observer.offered(name, seen.clone(), &owner.credential);
-        }
-    }
-
-    /// A link that program code takes for one exchange, of which no more is known than its time.
-    pub(super) fn observe_lease(&self, registration: &Registration) -> Observed {
-        let mut observed = self.observer.lease(registration.name());
-        observed.attached(None);
-        observed
     }
 
     fn device_rows(&self, from: usize) -> (Vec<DeviceRow>, Option<usize>) {
@@ -269,18 +212,32 @@ impl GatewayRole {
         }
         told
     }
-}
 
-/// What a trusted proxy may call a request.
-fn is_request_id(id: &str) -> bool {
-    (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
-}
+    /// Those of these names that are connected to this loop.
+    pub(super) fn device_infos(
+        &self,
+        cx: &Connections<State>,
+        names: &[Arc<str>],
+    ) -> Vec<DeviceInfo> {
+        names.iter().filter_map(|name| self.device_info(cx, name)).collect()
+    }
 
-fn random_id() -> String {
-    let mut bytes = [0; 16];
-    match crate::engine::random::fill(&mut bytes) {
-        Ok(()) => format!("{:032x}", u128::from_be_bytes(bytes)),
-        Err(_) => "-".to_owned(), // the log of such a system has larger problems
+    fn device_info(&self, cx: &Connections<State>, name: &str) -> Option<DeviceInfo> {
+        let transport = self.registry.transport(name)?;
+        let (since, token, connection) = self.registry.presence(name)?;
+        let load = self.registry.load(name);
+        let age = cx.now().saturating_duration_since(since);
+        let now = SystemTime::now();
+        Some(DeviceInfo {
+            name: name.to_owned(),
+            transport,
+            since: now.checked_sub(age).unwrap_or(now),
+            idle: load.idle + load.polls,
+            busy: load.busy + load.events,
+            waiting: load.waiting,
+            address: connection.and_then(|id| cx.get(id)?.stream().peer_ip()),
+            token: token.and_then(|digest| self.credentials.label(digest)).map(String::from),
+        })
     }
 }
 

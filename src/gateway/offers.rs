@@ -8,7 +8,6 @@
 //! ```
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::close_reason::CloseCause;
@@ -21,12 +20,13 @@ use crate::gateway::events::GatewayEventKind;
 use crate::gateway::loops::UNSETTLED;
 use crate::gateway::offer::{Grant, Offer, Reject};
 use crate::gateway::polls::posted::PostedAnswer;
-use crate::gateway::refusals::{EARLY, REPLACED};
-use crate::gateway::registry::{Claimed, Denied, Owner, Unclaimed};
+use crate::gateway::refusals::EARLY;
+use crate::gateway::refusals::REPLACED;
+use crate::gateway::registry::{Claimed, Denied, Unclaimed};
 use crate::gateway::state::{Command, Device, GatewayRole, HEAD, Journey, State, States};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
-use crate::proto::turn::{self, Decision, Fallback, Name, STOPPING, Transport};
+use crate::proto::turn::{self, Decision, Fallback, Name, Transport};
 use crate::relay::LocalAnswer;
 use crate::stream::Stream;
 
@@ -325,7 +325,11 @@ impl GatewayRole {
             Err(Unclaimed::Denied(denied)) => return self.deny_offer(cx, id, &offer, &denied),
             Err(Unclaimed::Elsewhere(_)) => {
                 let names = granted_names(&offer, &grant);
-                return self.regroup(cx, id, (offer, grant), &names, journey);
+                let again = self.regroup(cx, id, (offer, grant), &names, journey);
+                if let Some((offer, grant, journey)) = again {
+                    self.decided(cx, id, offer, Ok(grant), journey);
+                }
+                return;
             }
         };
         for (name, session, at) in journey.replaced {
@@ -343,60 +347,6 @@ impl GatewayRole {
             self.begin_posting(cx, id, posted, offer.wire.expects_continue)
         } else {
             self.settle(cx, id, *head, admitted, switch)
-        }
-    }
-
-    /// Upgrades a connection, or takes it for a poll.
-    pub(super) fn settle(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        head: DeviceHead,
-        admitted: Admitted,
-        switch: Option<Vec<u8>>,
-    ) {
-        let registration = admitted.registration.clone();
-        match switch {
-            _ if self.credentials.is_revoked(&registration) => {
-                let left = self.registry.lend_ends(&registration, cx.now());
-                self.gone(&left, &CloseCause::Revoked.because(REVOKED));
-                self.deny_credential(
-                    cx,
-                    id,
-                    head.origin.as_deref(),
-                    &LocalAnswer::new(401, REVOKED),
-                );
-            }
-            // What it brought is taken, and it takes nothing.
-            _ if head.last => {
-                let left = self.registry.lend_ends(&registration, cx.now());
-                self.gone(&left, &CloseCause::Drained.because("the device stops"));
-                self.tell_nothing(cx, id, &head);
-            }
-            // Whoever waits is served first, as by a link.
-            _ if self.lifecycle.is_draining() && !self.registry.callers_wait(&registration) => {
-                let left = self.registry.lend_ends(&registration, cx.now());
-                self.gone(&left, &CloseCause::Drained.because("this gateway stops"));
-                let origin = head.origin.as_deref();
-                self.deny(
-                    cx,
-                    id,
-                    origin,
-                    &LocalAnswer { retry_after: Some(5), ..LocalAnswer::new(503, STOPPING) },
-                );
-            }
-            Some(switch) => self.upgrade(cx, id, switch, registration),
-            // Its session was replaced while its answer was read.
-            None if !self.registry.in_force(&registration) => {
-                let origin = head.origin.as_deref();
-                self.deny(
-                    cx,
-                    id,
-                    origin,
-                    &LocalAnswer { retry_after: Some(60), ..LocalAnswer::new(409, REPLACED) },
-                );
-            }
-            None => self.park(cx, id, admitted, head),
         }
     }
 
@@ -457,44 +407,7 @@ impl GatewayRole {
         self.deny_credential(cx, id, origin.as_deref(), &answer);
     }
 
-    pub(super) fn deny_offer(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        offer: &Offer,
-        denied: &Denied,
-    ) {
-        let (status, reason) = (denied.status, denied.reason);
-        log_names!(Info, "an offer for {} was refused: {status} {reason}", offer.label());
-        let origin = self.origin_of(cx, id);
-        let answer =
-            LocalAnswer { retry_after: denied.retry_after, ..LocalAnswer::new(status, reason) };
-        self.deny_credential(cx, id, origin.as_deref(), &answer);
-    }
-
-    /// Who would hold these names by this offer.
-    pub(super) fn holder(
-        &self,
-        offer: &Offer,
-        grant: &Grant,
-        names: &[String],
-    ) -> Result<Owner, Denied> {
-        if offer.certificate.as_ref().is_some_and(|shown| self.credentials.is_void(shown)) {
-            return Err(Denied { status: 401, reason: REVOKED, retry_after: None });
-        }
-        let by_token = self.credentials.identity(offer, names)?;
-        let credential = grant.credential.as_deref().map(Arc::from).or(by_token);
-        Ok(Owner {
-            credential,
-            session: offer.wire.session,
-            token: offer.token,
-            certificate: offer.certificate.clone(),
-            airplay: offer.wire.is_airplay(),
-        })
-    }
-
-    /// Reserves the place in the registry, tells who was replaced, and closes their links. A device
-    /// that says its `last` takes no name over: it leaves.
+    /// Reserves the place in the registry, tells who was replaced, and closes their links.
     fn admit(
         &mut self,
         cx: &mut Connections<State>,

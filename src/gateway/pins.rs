@@ -21,7 +21,7 @@ use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::gateway::alarms::Alarm;
-use crate::gateway::registry::Registration;
+use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::state::{Asking, GatewayRole, Pin, State, States, VisitorListener};
 use crate::limits::PINNED_GRACE;
 use crate::proto::forward::SAME_VISITOR;
@@ -118,35 +118,12 @@ impl GatewayRole {
         self.registry.set_pinned(&registration, id);
         self.watch_idle(cx, id);
         if let Some((visitor, key)) = self.take_wanted(cx, id) {
-            return self.find_link(cx, visitor, key);
+            return self.follow_ups.push_back(FollowUp::FindLink { visitor, key });
         }
         for name in registration.names() {
             self.ease_pins_after(cx, name, PINNED_GRACE);
         }
-        self.serve_by_idle(cx, &registration);
-    }
-
-    /// Gives idle links to those in line, who waited because as many requests were in flight as may
-    /// be.
-    pub(super) fn serve_by_idle(
-        &mut self,
-        cx: &mut Connections<State>,
-        registration: &Registration,
-    ) {
-        for _ in 0..self.settings.limits.waiting_per_device_max {
-            if !self.registry.callers_wait(registration) {
-                return;
-            }
-            let Some(id) = registration.names().find_map(|name| self.registry.next_idle(name))
-            else {
-                return;
-            };
-            let Some(waiter) = self.registry.next_waiter(registration, true) else { return };
-            let Some(registration) = cx.registration(id) else { return };
-            self.registry.set_busy(&registration, id);
-            self.switch_held(cx, id);
-            self.serve(cx, id, waiter);
-        }
+        self.follow_ups.push_back(FollowUp::ServeInLine(registration));
     }
 
     /// Ties a link to a visitor's connection. False: it is none, but a program's.
@@ -172,14 +149,6 @@ impl GatewayRole {
             Some(_) => link.leaving = true, // a rest is drained, or a heartbeat answered
             None => self.drop_link(cx, id, ITS_VISITOR),
         }
-    }
-
-    /// The request that waits until this link is free, and its visitor.
-    pub(super) fn take_wanted(&self, cx: &mut Connections<State>, id: Id) -> Option<(Id, Key)> {
-        let link = cx.link_mut(id)?;
-        let key = link.wanted.take()?;
-        let exchange = self.exchanges.get(key).filter(|exchange| exchange.is_waiting())?;
-        Some((exchange.downstream()?, key))
     }
 
     /// Looks after this time, at most, whether pinned links of a name are wanted by others.

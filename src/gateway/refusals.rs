@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use crate::engine::connections::{Connections, Id};
+use crate::gateway::offer::Offer;
 use crate::gateway::polls::reply::cors_fields;
+use crate::gateway::registry::Denied;
 use crate::gateway::state::{Device, GatewayRole, Hold, State, States};
 use crate::proto::turn::STOPPING;
 use crate::relay::LocalAnswer;
@@ -85,5 +87,36 @@ impl GatewayRole {
     fn away_for(&self, now: Instant) -> u64 {
         let left = self.lifecycle.notice_left(now);
         if left.is_zero() { 5 } else { left.as_secs() + 1 }
+    }
+
+    /// A refusal of a device's credential: a 401 says what to bring.
+    pub(super) fn deny_credential(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        origin: Option<&str>,
+        answer: &LocalAnswer<'_>,
+    ) {
+        let fields = if answer.status == 401 {
+            &[("WWW-Authenticate", "Bearer")][..]
+        } else {
+            answer.fields
+        };
+        self.deny(cx, id, origin, &LocalAnswer { fields, ..answer.clone() });
+    }
+
+    pub(super) fn deny_offer(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        offer: &Offer,
+        denied: &Denied,
+    ) {
+        let (status, reason) = (denied.status, denied.reason);
+        log_names!(Info, "an offer for {} was refused: {status} {reason}", offer.label());
+        let origin = self.origin_of(cx, id);
+        let answer =
+            LocalAnswer { retry_after: denied.retry_after, ..LocalAnswer::new(status, reason) };
+        self.deny_credential(cx, id, origin.as_deref(), &answer);
     }
 }

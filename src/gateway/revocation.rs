@@ -191,22 +191,6 @@ impl GatewayRole {
         }
     }
 
-    /// A refusal of a device's credential: a 401 says what to bring.
-    pub(super) fn deny_credential(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        origin: Option<&str>,
-        answer: &LocalAnswer<'_>,
-    ) {
-        let fields = if answer.status == 401 {
-            &[("WWW-Authenticate", "Bearer")][..]
-        } else {
-            answer.fields
-        };
-        self.deny(cx, id, origin, &LocalAnswer { fields, ..answer.clone() });
-    }
-
     pub(super) fn evict_later(
         &mut self,
         cx: &mut Connections<State>,

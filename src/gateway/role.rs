@@ -11,9 +11,10 @@ use crate::engine::Role;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::{Key, Slab};
 use crate::gateway::alarms::Alarm;
+use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::registry::Waiter;
 use crate::gateway::state::{
-    Asking, Command, Device, GatewayRole, Journey, STOPPED, State, States, TICK, Visitor,
+    Asking, Command, Device, GatewayRole, Hold, Journey, STOPPED, State, States, TICK, Visitor,
 };
 use crate::gateway::stats::LinkCounts;
 use crate::gateway::tokens::Whose;
@@ -25,7 +26,9 @@ impl Role for GatewayRole {
     type Command = Command;
 
     fn admits(&mut self, cx: &mut Connections<State>, listener: usize) -> Result<(), &'static str> {
-        self.has_room(cx, self.listeners.side(listener).unwrap_or(Whose::Devices))
+        let room = self.has_room(cx, self.listeners.side(listener).unwrap_or(Whose::Devices));
+        self.follow_up(cx);
+        room
     }
 
     fn crowded(&mut self, _: &mut Connections<State>, listener: usize) {
@@ -33,10 +36,87 @@ impl Role for GatewayRole {
     }
 
     fn spares(&mut self, cx: &mut Connections<State>) -> bool {
-        self.spare_idle(cx)
+        let spared = self.spare_idle(cx);
+        self.follow_up(cx);
+        spared
     }
 
     fn accepted(
+        &mut self,
+        cx: &mut Connections<State>,
+        listener: usize,
+        stream: Stream,
+        from: SocketAddr,
+    ) {
+        self.accept(cx, listener, stream, from);
+        self.follow_up(cx);
+    }
+
+    fn secured(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        outcome: Result<(), HandshakeError>,
+    ) {
+        self.handshake_over(cx, id, outcome);
+        self.follow_up(cx);
+    }
+
+    fn ready(&mut self, cx: &mut Connections<State>, id: Id) {
+        self.step(cx, id);
+        self.follow_up(cx);
+    }
+
+    fn expired(&mut self, cx: &mut Connections<State>, id: Id) {
+        self.handle_deadline(cx, id);
+        self.follow_up(cx);
+    }
+
+    fn alarm(&mut self, cx: &mut Connections<State>, number: u64) {
+        self.handle_alarm(cx, number);
+        self.follow_up(cx);
+    }
+
+    fn command(&mut self, cx: &mut Connections<State>, command: Command) {
+        self.handle_command(cx, command);
+        self.follow_up(cx);
+    }
+
+    fn finished(&self, cx: &Connections<State>) -> bool {
+        self.lifecycle.is_stopped()
+            || (self.lifecycle.is_draining() && !cx.is_listening() && cx.is_group_idle())
+    }
+
+    fn ended(&mut self) {
+        let why = CloseCause::Drained.because(STOPPED);
+        for name in self.registry.connected_names() {
+            self.tell_down(&name, &why);
+        }
+    }
+}
+
+impl GatewayRole {
+    /// Does what a step has left to do, and what that leaves.
+    fn follow_up(&mut self, cx: &mut Connections<State>) {
+        while let Some(next) = self.follow_ups.pop_front() {
+            match next {
+                FollowUp::Step(id) => self.step(cx, id),
+                FollowUp::FindLink { visitor, key } => {
+                    let waiting = self.exchanges.get(key).filter(|exchange| exchange.is_waiting());
+                    if waiting.and_then(|exchange| exchange.downstream()) == Some(visitor) {
+                        self.find_link(cx, visitor, key);
+                    }
+                }
+                FollowUp::ServeInLine(registration) => self.serve_by_idle(cx, &registration),
+                FollowUp::LinkFree { link, reusable } => self.link_free(cx, link, reusable),
+                FollowUp::EventOver(event) => drop(self.answered(cx, &event)),
+                FollowUp::EventNotTold { event, began } => self.event_not_told(cx, event, began),
+            }
+        }
+    }
+
+    /// A listener has accepted a connection: it is this loop's, or another one's turn.
+    fn accept(
         &mut self,
         cx: &mut Connections<State>,
         listener: usize,
@@ -54,16 +134,8 @@ impl Role for GatewayRole {
         }
     }
 
-    fn secured(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        outcome: Result<(), HandshakeError>,
-    ) {
-        self.handshake_over(cx, id, outcome);
-    }
-
-    fn ready(&mut self, cx: &mut Connections<State>, id: Id) {
+    /// A connection may be read or written.
+    fn step(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(state) = cx.state(id) else { return };
         match state {
             State::Unnamed { .. } => self.proxy_header(cx, id),
@@ -88,7 +160,8 @@ impl Role for GatewayRole {
         }
     }
 
-    fn expired(&mut self, cx: &mut Connections<State>, id: Id) {
+    /// A connection's deadline has passed.
+    fn handle_deadline(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(state) = cx.state(id) else { return };
         match state {
             State::Unnamed { from, .. } => {
@@ -123,14 +196,16 @@ impl Role for GatewayRole {
             State::Device(Device::Deciding(_)) => {
                 self.deny_device(cx, id, 503, "the offer was not decided in time", Some(10))
             }
-            State::Device(Device::Held { .. }) => self.hold_expired(cx, id),
+            State::Device(Device::Held { hold: Hold::Offer(_), .. }) => self.hold_expired(cx, id),
+            State::Device(Device::Held { hold: Hold::Poll(_), .. }) => self.poll_expired(cx, id),
             State::Device(Device::PostedAnswer(_)) => self.post_expired(cx, id),
             State::Device(Device::PollReply(_)) => self.tell_expired(cx, id),
             State::Lingering(_) => cx.close(id),
         }
     }
 
-    fn alarm(&mut self, cx: &mut Connections<State>, number: u64) {
+    /// An alarm went off.
+    fn handle_alarm(&mut self, cx: &mut Connections<State>, number: u64) {
         let Some(alarm) = self.alarms.take(number) else { return };
         match alarm {
             Alarm::Caller(caller) => self.caller_expired(caller, cx.now()),
@@ -156,7 +231,8 @@ impl Role for GatewayRole {
         }
     }
 
-    fn command(&mut self, cx: &mut Connections<State>, command: Command) {
+    /// Another thread asked for something.
+    fn handle_command(&mut self, cx: &mut Connections<State>, command: Command) {
         match command {
             Command::Borrow(wanted) => self.borrow(cx, wanted),
             Command::Return { ticket, stream } => self.take_back(cx, ticket, stream),
@@ -217,18 +293,6 @@ impl Role for GatewayRole {
             Command::Unpin { link } => self.unpin(cx, link),
             Command::Drain { notice, time } => self.give_notice(cx, notice, time),
             Command::Ping { reply } => drop(reply.send(())), // whoever asked may have given up
-        }
-    }
-
-    fn finished(&self, cx: &Connections<State>) -> bool {
-        self.lifecycle.is_stopped()
-            || (self.lifecycle.is_draining() && !cx.is_listening() && cx.is_group_idle())
-    }
-
-    fn ended(&mut self) {
-        let why = CloseCause::Drained.because(STOPPED);
-        for name in self.registry.connected_names() {
-            self.tell_down(&name, &why);
         }
     }
 }
@@ -312,6 +376,7 @@ impl GatewayRole {
         none("bytes of heads", self.heads.taken());
         none("leases", self.leases.len());
         none("callers", self.callers.len());
+        none("follow-ups", self.follow_ups.len());
         let observed = self.observer.table().map_or(0, |table| table.totals.in_progress);
         none("exchanges observed", observed as usize);
         none("polls counted", self.stats.polls.load(Relaxed));

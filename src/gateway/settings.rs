@@ -1,6 +1,7 @@
 //! What a gateway is started with, as one value: the builder fills it in, the loop reads it.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::gateway::admission::Sources;
@@ -111,6 +112,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Whether what this address says of those before it is believed.
+    pub(super) fn is_trusted(&self, from: IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(from))
+    }
+
     pub(super) fn set_limits(&mut self, limits: Limits) {
         self.link_limits = Arc::new(limits.with_room());
         self.limits = Arc::new(limits);

@@ -1,7 +1,7 @@
 //! What the gateway's loop keeps: the state of each connection, with typed access to it, what other
 //! threads may ask, and the components that own the rest.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +27,7 @@ use crate::gateway::device_info::DeviceInfo;
 use crate::gateway::directory::{Directory, Home};
 use crate::gateway::events::{GatewayEvent, Subscribers};
 use crate::gateway::exchange_deadlines::ExchangeDeadlines;
+use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::leases::{Leases, Ticket};
 use crate::gateway::lifecycle::Lifecycle;
 use crate::gateway::listeners::Listeners;
@@ -432,6 +433,7 @@ pub(crate) struct GatewayRole {
     pub(super) leases: Leases,
     pub(super) callers: Callers,
     pub(super) alarms: Alarms,
+    pub(super) follow_ups: VecDeque<FollowUp>,
     pub(super) subscribers: Arc<Mutex<Subscribers>>,
     pub(super) lifecycle: Lifecycle,
 }
@@ -565,6 +567,7 @@ impl GatewayRole {
             leases: Leases::numbered(number),
             callers: Callers::new(common.directory.clone()),
             alarms: Alarms::default(),
+            follow_ups: VecDeque::new(),
             subscribers: common.subscribers.clone(),
             lifecycle: Lifecycle::default(),
             settings,

@@ -7,14 +7,12 @@ use std::time::Instant;
 
 use crate::engine::connection::Fetched;
 use crate::engine::connections::{Connections, Id};
-use crate::engine::slab::Key;
-use crate::error::{Error, Fault, Refusal};
+use crate::error::Refusal;
 use crate::gateway::credentials::VisitorToken;
 use crate::gateway::loops::UNSETTLED;
-use crate::gateway::registry::Waiter;
 use crate::gateway::routes::{Found, Reply, Terms, ToDevice};
 use crate::gateway::state::{
-    Asking, GatewayRole, SHORT_OF_MEMORY, State, States, Visitor, VisitorListener,
+    Asking, GatewayRole, SHORT_OF_MEMORY, State, Visitor, VisitorListener,
 };
 use crate::gateway::tokens::{CHALLENGES, Digest};
 use crate::limits::MOVES_MAX;
@@ -25,16 +23,12 @@ use crate::proto::forward::{self, Destination, Forwarded, RequestRules};
 use crate::proto::forwarded::ProxyClaims;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
-use crate::relay::{self, Exchange, LocalAnswer, Waits};
+use crate::relay::{self, Exchange, LocalAnswer};
 
 const NO_VISITOR_TOKEN: &str = "this gateway requires a visitor token; send it as Authorization: Bearer, or as the password of Basic, or as PTTH-Authorization: Bearer where Authorization is the device's";
-
 const SEVERAL_TOKENS: &str = "there are several PTTH-Authorization fields; send one";
-
 const TOO_LONG_WITH_OURS: &str = "the request head is longer than a device takes, with the fields that this gateway adds; send fewer or shorter fields";
-
 const HEAD_LATE: &str = "the request head was not whole within head_timeout";
-
 const LOOP: &str = "this request has come through this gateway before (Via): its device forwards to where it came from";
 
 /// Bytes that may still be added to a head when it is known which link takes it.
@@ -547,13 +541,6 @@ impl GatewayRole {
         known.iter().find(|name| self.registry.is_linked_anywhere(name)).or(known.first()).cloned()
     }
 
-    /// The waits of an exchange.
-    pub(super) fn waits(&self, key: Key) -> Waits {
-        self.exchanges
-            .get(key)
-            .map_or_else(|| Waits::of(&self.settings.limits), |exchange| exchange.waits)
-    }
-
     fn begin(
         &mut self,
         cx: &mut Connections<State>,
@@ -584,179 +571,6 @@ impl GatewayRole {
         self.find_link(cx, id, key);
     }
 
-    /// Gives the exchange an idle link of its device, else a poll, or lines it up for whichever
-    /// comes first.
-    pub(super) fn find_link(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
-        let Some(Asking { name, .. }) = cx.asking(id) else {
-            return;
-        };
-        let name = name.clone();
-        if self.asks_own_link(cx, id, key, &name) {
-            return;
-        }
-        let (idempotent, retried) =
-            self.exchanges.get(key).map_or((false, false), |e| (e.is_idempotent(), e.is_retried()));
-        while let Some(link) = self.take_link(cx, &name) {
-            if (idempotent && !retried) || self.is_alive(cx, link) {
-                return self.assign(cx, key, link);
-            }
-        }
-        if self.registry.is_polling(&name) && !self.lifecycle.is_draining() {
-            self.by_mailbox(cx, id, key);
-        } else {
-            self.wait_in_line(cx, id, key);
-        }
-    }
-
-    /// Lines a request up for a link or a poll of its device, where it may.
-    pub(super) fn wait_in_line(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
-        let Some(Asking { name, .. }) = cx.asking(id) else {
-            return;
-        };
-        let name = name.clone();
-        let refusal = if !self.is_known(cx, &name) {
-            Some((
-                404,
-                format!("no device {name} is or was lately connected to this gateway"),
-                "destination_not_found",
-                None,
-            ))
-        } else if self.lifecycle.is_draining() {
-            Some((503, "this gateway is stopping".to_owned(), "destination_unavailable", Some(1)))
-        } else if !self.registry.enqueue(&name, Waiter::Exchange(key)) {
-            let reason =
-                format!("as many requests wait for {name} as waiting_per_device_max allows");
-            Some((503, reason, "connection_limit_reached", Some(1)))
-        } else {
-            None
-        };
-        match refusal {
-            None => {
-                let wait = self.waits(key).link.time;
-                let at = cx.after(wait);
-                cx.set_deadline(id, Some(at));
-                self.ease_pins_after(cx, &name, wait / 2);
-            }
-            Some((status, reason, error, retry_after)) => self.give_up(
-                cx,
-                id,
-                key,
-                &LocalAnswer {
-                    error: Some(error),
-                    retry_after,
-                    ..LocalAnswer::new(status, &reason)
-                },
-            ),
-        }
-    }
-
-    /// Ends an exchange that never had a link.
-    pub(super) fn give_up(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        key: Key,
-        answer: &LocalAnswer<'_>,
-    ) {
-        self.forget_event(cx, id);
-        let Some(mut exchange) = self.exchanges.remove(key) else { return };
-        exchange.observed.failed(answer.error.unwrap_or("refused"), answer.status);
-        let is_away =
-            matches!(answer.error, Some("destination_unavailable" | "destination_not_found"));
-        let page = exchange.offline.take().filter(|_| is_away);
-        let answer = LocalAnswer {
-            page: page.as_ref(),
-            to_head: exchange.is_head(),
-            keep: exchange.may_keep_asker() && !self.lifecycle.is_ending(),
-            ..answer.clone()
-        };
-        self.answer_visitor(cx, id, &answer);
-    }
-
-    /// Ends an exchange whose device has come to another loop.
-    pub(super) fn give_up_unsettled(&mut self, cx: &mut Connections<State>, key: Key) {
-        let waiting = self.exchanges.get(key).filter(|exchange| exchange.is_waiting());
-        let Some(downstream) = waiting.and_then(|exchange| exchange.downstream()) else { return };
-        let answer = LocalAnswer { retry_after: Some(1), ..LocalAnswer::new(503, UNSETTLED) };
-        let error = Some("destination_unavailable");
-        self.give_up(cx, downstream, key, &LocalAnswer { error, ..answer });
-    }
-
-    pub(super) fn visitor_waited(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
-        let Some(Asking { name, .. }) = cx.asking(id) else {
-            return;
-        };
-        let name = name.clone();
-        self.registry.cancel_wait(&name, Waiter::Exchange(key));
-        let reason = self.waited_in_vain(&name, self.waits(key).link, cx.now());
-        let error = if self.registry.transport(&name).is_some() {
-            "connection_limit_reached"
-        } else {
-            "destination_unavailable"
-        };
-        self.give_up(
-            cx,
-            id,
-            key,
-            &LocalAnswer {
-                error: Some(error),
-                retry_after: Some(1),
-                ..LocalAnswer::new(503, &reason)
-            },
-        );
-    }
-
-    pub(super) fn visitor_next(&mut self, cx: &mut Connections<State>, id: Id, keep: bool) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        let State::Visitor(visitor) = &peer.state else { return };
-        let face = visitor.face().clone();
-        if !keep || self.lifecycle.is_draining() {
-            return self.linger(cx, id);
-        }
-        peer.state = State::Visitor(Visitor::Head { began: false, first: false, moves: 0, face });
-        self.await_request(cx, id);
-    }
-
-    /// A connection idles between two requests; what was sent ahead is looked at soon.
-    pub(super) fn await_request(&self, cx: &mut Connections<State>, id: Id) {
-        let at = cx.after(self.settings.limits.idle_visitor_timeout);
-        let Some(peer) = cx.get_mut(id) else { return };
-        peer.settle();
-        let more = peer.has_input();
-        cx.set_deadline(id, Some(at));
-        if more {
-            cx.again(id);
-        }
-    }
-
-    /// Answers a visitor from here; the connection goes on where the answer says so. A program is
-    /// told by an error.
-    pub(super) fn answer_visitor(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        answer: &LocalAnswer<'_>,
-    ) {
-        if let Some(visitor) = cx.visitor(id) {
-            if let VisitorListener::Program { .. } = visitor.face() {
-                visitor.face().leave_fate(|| program_error(answer));
-                return cx.close(id);
-            }
-        }
-        if !answer.keep {
-            return self.refuse(cx, id, answer);
-        }
-        self.stats.refused.fetch_add(1, Relaxed);
-        let date = cx.date().to_owned();
-        let Some(peer) = cx.get_mut(id) else { return };
-        answer.write(peer.output(), &date);
-        match peer.flush() {
-            Ok(true) => self.visitor_next(cx, id, true),
-            Ok(false) => self.linger(cx, id), // it does not even read this much; no reason to wait for more of it
-            Err(_) => cx.close(id),
-        }
-    }
-
     pub(super) fn visitor_head_expired(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get(id).filter(|peer| peer.kept() > 0) else {
             return cx.close(id);
@@ -775,23 +589,6 @@ const NEVER_IN_A_PREFLIGHT: [&str; 6] =
 /// A device has changed its loop too often.
 fn unsettled(to_head: bool) -> Asked {
     Asked::Refused { refusal: Refusal::new(503, UNSETTLED), to_head, keep: false }
-}
-
-/// What a visitor would be answered, as `send()` returns it.
-pub(super) fn program_error(answer: &LocalAnswer<'_>) -> Error {
-    let text = answer.reason.to_owned();
-    match answer.status {
-        503 if answer.error == Some("destination_unavailable") => Error::away(text),
-        503 if answer.error == Some("connection_limit_reached") => Error::busy(text),
-        503 => Error::full(text),
-        504 => Error::timeout(Fault::Device, text),
-        404 => Error::unknown(text),
-        408 => Error::timeout(Fault::Caller, text),
-        413 => Error::too_large(Fault::Caller, 413, text),
-        502 if answer.error == Some("connection_terminated") => Error::closed(Fault::Device, text),
-        502 => Error::malformed(Fault::Device, 502, text),
-        status => Error::refused(Fault::Gateway, status, text, None),
-    }
 }
 
 fn proxy_error(status: u16) -> Option<&'static str> {

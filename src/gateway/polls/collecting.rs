@@ -3,6 +3,7 @@
 use crate::close_reason::CloseCause;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
+use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::state::{Asking, GatewayRole, State, States};
 use crate::relay::{Collected, Gathering, LocalAnswer};
 
@@ -78,7 +79,9 @@ impl GatewayRole {
                 }
                 return;
             }
-            Collected::Whole => return self.find_link(cx, id, key),
+            Collected::Whole => {
+                return self.follow_ups.push_back(FollowUp::FindLink { visitor: id, key });
+            }
             Collected::Gone => {
                 if let Some(mut exchange) = self.exchanges.remove(key) {
                     exchange.observed.failed(CloseCause::AskerGone.as_str(), 0);

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use crate::close_reason::CloseCause;
+use crate::engine::budget::Held;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
+use crate::error::Refusal;
 use crate::gateway::alarms::Alarm;
-use crate::gateway::polls::deliveries::{Due, Handed, MessageId};
-use crate::gateway::registry::Owner;
+use crate::gateway::polls::deliveries::{Due, Handed, MessageId, Outgoing, id_text};
+use crate::gateway::polls::reply::{PollReply, write_reply};
+use crate::gateway::registry::{Owner, Waiter};
 use crate::gateway::state::{Asking, Device, GatewayRole, State, States};
-use crate::relay::LocalAnswer;
 
 impl GatewayRole {
     /// The device closed the connection that brought it this event, and was to keep it: it has
@@ -17,14 +19,6 @@ impl GatewayRole {
     pub(in crate::gateway) fn event_deserted(&mut self, event: &MessageId) {
         if let Some(name) = self.events.desert(event) {
             self.registry.event_deserted(name);
-        }
-    }
-
-    pub(in crate::gateway) fn event_told(&mut self, cx: &mut Connections<State>, event: MessageId) {
-        let after = self.settings.limits.redeliver_after;
-        if self.events.written(event, cx.now(), !after.is_zero()) {
-            let at = cx.after(after);
-            self.set_alarm(cx, at, Alarm::Redeliver);
         }
     }
 
@@ -94,39 +88,6 @@ impl GatewayRole {
         };
         let event = *event;
         self.answered(cx, &event);
-    }
-
-    /// An event was not answered in time.
-    pub(in crate::gateway) fn event_expired(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        key: Key,
-        event: MessageId,
-    ) {
-        let told = self.events.get(&event).is_some_and(|handed| handed.told);
-        let (status, error, reason) = match told {
-            true => {
-                let wait = self.waits(key).first_byte;
-                (
-                    504,
-                    "http_response_timeout",
-                    format!("the device took the request and did not answer it within {wait}"),
-                )
-            }
-            false => (
-                503,
-                "destination_unavailable",
-                "the device did not poll again in time to take the request".to_owned(),
-            ),
-        };
-        let retry_after = (status == 503).then_some(1);
-        self.give_up(
-            cx,
-            id,
-            key,
-            &LocalAnswer { error: Some(error), retry_after, ..LocalAnswer::new(status, &reason) },
-        );
     }
 
     /// What the old session of these names had in hand has failed.
@@ -199,5 +160,65 @@ impl GatewayRole {
                 cx.close(id);
             }
         }
+    }
+
+    /// A helper has written an event.
+    pub(in crate::gateway) fn encoded(
+        &mut self,
+        cx: &mut Connections<State>,
+        poll: Id,
+        event: MessageId,
+        json: Result<(Vec<u8>, Held), Refusal>,
+    ) {
+        let Some(reply) = cx.poll_reply_mut(poll) else {
+            return;
+        }; // the poll is gone
+        if reply.event != Some(event) {
+            return;
+        }
+        let Some(head) = reply.later.take() else { return };
+        let (json, held) = match json {
+            Ok(written) if self.events.get(&event).is_some() => written,
+            Ok(_) => return self.tell_nothing(cx, poll, &head), // nobody asks any more
+            Err(refusal) => {
+                self.tell_nothing(cx, poll, &head);
+                let handed = self.events.get(&event);
+                let handed = handed.map(|handed| (handed.downstream, handed.name.clone()));
+                if let (Some((downstream, name)), Some(key)) = (handed, self.answered(cx, &event)) {
+                    let outgoing = Outgoing { event, key, downstream, name: &name };
+                    self.no_room_for_event(cx, &outgoing, &refusal);
+                }
+                return;
+            }
+        };
+        let date = cx.date().to_owned();
+        let Some(peer) = cx.get_mut(poll) else { return };
+        let written = peer.written();
+        write_reply(peer.output(), &head, Some((json.len(), &id_text(&event))), &date);
+        let sent = peer.send_whole(json).and_then(|()| peer.flush());
+        peer.state = State::Device(Device::PollReply(PollReply::with_event(
+            event, head.keep, written, held,
+        )));
+        self.told(cx, poll, sent);
+    }
+
+    /// An event's answer is here: nothing of the event is left. The exchange that asked, where it
+    /// still waits.
+    pub(in crate::gateway) fn answered(
+        &mut self,
+        cx: &mut Connections<State>,
+        event: &MessageId,
+    ) -> Option<Key> {
+        let Handed { key, downstream, name, registration, present, .. } =
+            self.events.take(event)?;
+        self.registry.cancel_wait(&name, Waiter::Exchange(key));
+        if let Some(asking) = cx.asking_mut(downstream).filter(|a| a.event == Some(*event)) {
+            asking.event = None;
+        }
+        if self.registry.event_ends(&name, present) {
+            self.feed(cx, &registration);
+        }
+        self.close_idle_devices(cx);
+        self.exchanges.get(key).filter(|e| e.is_waiting()).map(|_| key)
     }
 }

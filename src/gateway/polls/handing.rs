@@ -1,22 +1,17 @@
-//! Polls are held, and handed requests as events.
+//! Requests are handed out to held polls, as events.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::budget::Held;
 use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::error::Refusal;
-use crate::gateway::alarms::Alarm;
-use crate::gateway::device_head::{Admitted, DeviceHead};
-use crate::gateway::polls::deliveries::{Given, Handed, MessageId, Outgoing, id_text};
+use crate::gateway::polls::deliveries::{Given, Handed, Outgoing, id_text};
 use crate::gateway::polls::posted::JSON_INLINE_MAX;
 use crate::gateway::polls::reply::{Parked, PollReply, with_line, write_event, write_reply};
-use crate::gateway::registry::{Gap, Owner, Registration, Waiter};
-use crate::gateway::state::{
-    Asking, BETWEEN_POLLS, Command, Device, GatewayRole, Hold, State, States,
-};
+use crate::gateway::registry::{Owner, Registration};
+use crate::gateway::state::{Asking, Command, Device, GatewayRole, Hold, State, States};
 use crate::proto::forward::{self, waiting_line};
 use crate::proto::turn::Encoding;
 use crate::relay::LocalAnswer;
@@ -38,73 +33,6 @@ struct LaterEvent {
 }
 
 impl GatewayRole {
-    /// A poll takes what waits, or is held.
-    pub(in crate::gateway) fn park(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        admitted: Admitted,
-        head: DeviceHead,
-    ) {
-        let Admitted { registration, owner, .. } = admitted;
-        let (encoding, session, knows, now) = (head.accepts, owner.session, head.knows, cx.now());
-        let Some(peer) = cx.get_mut(id) else { return };
-        peer.settle();
-        peer.state = State::Device(Device::Held {
-            registration: registration.clone(),
-            hold: Hold::Poll(Box::new(Parked { head, owner })),
-        });
-        self.observer.seen(registration.name());
-        let first = self.registry.park(&registration, id, encoding, session, now);
-        self.stats.polls.fetch_add(1, Relaxed);
-        let at = cx.after(self.settings.limits.poll_hold);
-        cx.set_deadline(id, Some(at));
-        match self.feed(cx, &registration) {
-            // One that nobody took ends: nothing else comes.
-            _ if self.lifecycle.is_draining() => self.part(cx, id),
-            false if first && !knows => self.poll_expired(cx, id),
-            _ => {}
-        }
-        // What came while the answer was parsed, its end above all, was not looked at, and no event
-        // tells of it again.
-        if cx.get(id).is_some_and(|p| p.has_input()) {
-            cx.again(id);
-        }
-    }
-
-    /// Gives held polls to whoever waits longest. True: somebody took one.
-    fn feed(&mut self, cx: &mut Connections<State>, registration: &Arc<Registration>) -> bool {
-        if let Some(key) = self.registry.next_again(registration) {
-            if self.hand_out(cx, key) {
-                return true;
-            }
-        }
-        // Whoever cannot be served yet (a body is to be collected first) makes room for the next
-        // one.
-        for _ in 0..self.settings.limits.waiting_per_device_max {
-            let waiter = self
-                .registry
-                .holds_poll(registration)
-                .then(|| self.registry.next_waiter(registration, true))
-                .flatten();
-            match waiter {
-                None => return false,
-                Some(Waiter::Caller(number)) => self.lend_mailbox(cx, number),
-                Some(Waiter::Exchange(key)) => {
-                    let downstream = self
-                        .exchanges
-                        .get(key)
-                        .filter(|e| e.is_waiting())
-                        .and_then(|e| e.downstream());
-                    if downstream.is_some_and(|downstream| self.by_mailbox(cx, downstream, key)) {
-                        return true;
-                    }
-                }
-            }
-        }
-        false
-    }
-
     /// Hands a whole request to a held poll of its device. False: there is none, or nobody asks any
     /// more.
     pub(in crate::gateway) fn hand_out(&mut self, cx: &mut Connections<State>, key: Key) -> bool {
@@ -278,48 +206,8 @@ impl GatewayRole {
         true
     }
 
-    /// A helper has written an event.
-    pub(in crate::gateway) fn encoded(
-        &mut self,
-        cx: &mut Connections<State>,
-        poll: Id,
-        event: MessageId,
-        json: Result<(Vec<u8>, Held), Refusal>,
-    ) {
-        let Some(reply) = cx.poll_reply_mut(poll) else {
-            return;
-        }; // the poll is gone
-        if reply.event != Some(event) {
-            return;
-        }
-        let Some(head) = reply.later.take() else { return };
-        let (json, held) = match json {
-            Ok(written) if self.events.get(&event).is_some() => written,
-            Ok(_) => return self.tell_nothing(cx, poll, &head), // nobody asks any more
-            Err(refusal) => {
-                self.tell_nothing(cx, poll, &head);
-                let handed = self.events.get(&event);
-                let handed = handed.map(|handed| (handed.downstream, handed.name.clone()));
-                if let (Some((downstream, name)), Some(key)) = (handed, self.answered(cx, &event)) {
-                    let outgoing = Outgoing { event, key, downstream, name: &name };
-                    self.no_room_for_event(cx, &outgoing, &refusal);
-                }
-                return;
-            }
-        };
-        let date = cx.date().to_owned();
-        let Some(peer) = cx.get_mut(poll) else { return };
-        let written = peer.written();
-        write_reply(peer.output(), &head, Some((json.len(), &id_text(&event))), &date);
-        let sent = peer.send_whole(json).and_then(|()| peer.flush());
-        peer.state = State::Device(Device::PollReply(PollReply::with_event(
-            event, head.keep, written, held,
-        )));
-        self.told(cx, poll, sent);
-    }
-
     /// There is no memory to write a request as an event, now (503) or ever (413).
-    fn no_room_for_event(
+    pub(super) fn no_room_for_event(
         &mut self,
         cx: &mut Connections<State>,
         outgoing: &Outgoing<'_>,
@@ -372,79 +260,5 @@ impl GatewayRole {
         }
         let until = self.events.get(&event).map(|handed| handed.until); // of the first time
         cx.set_deadline(downstream, until);
-    }
-
-    /// Takes a held poll out of line; whoever takes it answers it.
-    pub(in crate::gateway) fn take_poll(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-    ) -> Option<Box<Parked>> {
-        let peer = cx.get_mut(id)?;
-        let registration = match &peer.state {
-            State::Device(Device::Held { registration, hold: Hold::Poll(_) }) => {
-                registration.clone()
-            }
-            _ => return None,
-        };
-        let taken = std::mem::replace(&mut peer.state, BETWEEN_POLLS);
-        self.unpark(cx, id, &registration);
-        match taken {
-            State::Device(Device::Held { hold: Hold::Poll(parked), .. }) => Some(parked),
-            _ => None,
-        }
-    }
-
-    pub(in crate::gateway) fn unpark(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        registration: &Registration,
-    ) {
-        self.stats.polls.fetch_sub(1, Relaxed);
-        for name in self.registry.unpark(registration, id, cx.now()) {
-            let at = cx.after(self.settings.limits.poll_gap);
-            self.set_alarm(cx, at, Alarm::PollGap(name));
-        }
-    }
-
-    /// A mailbox may have been without a poll for too long.
-    pub(in crate::gateway) fn poll_gap(&mut self, cx: &mut Connections<State>, name: Arc<str>) {
-        match self.registry.poll_gap(&name, cx.now()) {
-            Gap::None => {}
-            Gap::In(rest) => {
-                let at = cx.after(rest);
-                self.set_alarm(cx, at, Alarm::PollGap(name));
-            }
-            Gap::Over(left, 0) => self
-                .gone(&left, &CloseCause::Absent.because("it did not come again within poll_gap")),
-            // All its polls may be at work for longer than anybody waits; whoever reads the log
-            // wants to know.
-            Gap::Over(left, n) => {
-                let text =
-                    format!("it did not come again within poll_gap; requests in its hand: {n}");
-                self.gone(&left, &CloseReason::new(CloseCause::Absent, text));
-            }
-        }
-    }
-
-    /// An event's answer is here: nothing of the event is left. The exchange that asked, where it
-    /// still waits.
-    pub(in crate::gateway) fn answered(
-        &mut self,
-        cx: &mut Connections<State>,
-        event: &MessageId,
-    ) -> Option<Key> {
-        let Handed { key, downstream, name, registration, present, .. } =
-            self.events.take(event)?;
-        self.registry.cancel_wait(&name, Waiter::Exchange(key));
-        if let Some(Asking { event, .. }) = cx.asking_mut(downstream) {
-            *event = None;
-        }
-        if self.registry.event_ends(&name, present) {
-            self.feed(cx, &registration);
-        }
-        self.close_idle_devices(cx);
-        self.exchanges.get(key).filter(|e| e.is_waiting()).map(|_| key)
     }
 }

@@ -10,15 +10,18 @@
 //! code that reads a link. A held poll is a parked connection: no thread, no buffer.
 //!
 //! What is here as data stands above `state.rs`: [`deliveries`], [`posted`], [`reply`]. Below it
-//! stand the loop's steps: [`reading`] a POST, [`collecting`] a request, [`handing`] it out,
-//! [`following`] what became of it, [`replying`].
+//! stand the loop's steps: a poll is held and fed ([`feeding`]), or leaves the line ([`holding`]); a
+//! request is read whole ([`collecting`]) and handed out ([`handing`]); what became of it
+//! ([`following`]); a POST's answer ([`reading`]); replies ([`replying`]).
 
 pub(super) mod deliveries;
 pub(super) mod posted;
 pub(super) mod reply;
 
 mod collecting;
+mod feeding;
 mod following;
 mod handing;
+mod holding;
 mod reading;
 mod replying;

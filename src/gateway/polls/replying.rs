@@ -1,7 +1,10 @@
 //! Writes replies to polls, and goes on behind them.
 
 use crate::engine::connections::{Connections, Id};
+use crate::gateway::alarms::Alarm;
 use crate::gateway::device_head::DeviceHead;
+use crate::gateway::follow_ups::FollowUp;
+use crate::gateway::polls::deliveries::MessageId;
 use crate::gateway::polls::reply::{PollReply, cors_fields, write_head, write_reply};
 use crate::gateway::state::{BETWEEN_POLLS, Device, GatewayRole, State, States};
 use crate::proto::turn;
@@ -116,7 +119,7 @@ impl GatewayRole {
                 log_names!(Debug, "a poll could not be answered: {e}");
                 cx.close(id);
                 if let Some(event) = event {
-                    self.event_not_told(cx, event, began);
+                    self.follow_ups.push_back(FollowUp::EventNotTold { event, began });
                 }
             }
         }
@@ -130,5 +133,13 @@ impl GatewayRole {
         let Some(peer) = cx.get_mut(id) else { return };
         peer.state = BETWEEN_POLLS;
         self.await_request(cx, id);
+    }
+
+    pub(in crate::gateway) fn event_told(&mut self, cx: &mut Connections<State>, event: MessageId) {
+        let after = self.settings.limits.redeliver_after;
+        if self.events.written(event, cx.now(), !after.is_zero()) {
+            let at = cx.after(after);
+            self.set_alarm(cx, at, Alarm::Redeliver);
+        }
     }
 }

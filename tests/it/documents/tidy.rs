@@ -238,6 +238,108 @@ fn in_a_folder_a_file_names_only_files_above_it() {
     }
 }
 
+/// The types whose methods are spread over a folder's files: to call one is to name its file.
+const SPREAD: [(&str, &str); 2] = [("relay", "Exchange"), ("gateway", "GatewayRole")];
+
+/// Pairs of files of which the upper one still calls methods of the lower one, and why.
+const CIRCLES: [(&str, &str, &str); 0] = [];
+
+/// The `impl` blocks of a type in a file: what is in them.
+fn impls<'t>(text: &'t str, of: &str) -> Vec<&'t str> {
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices("\nimpl").map(|(at, head)| (at + 1, head)) {
+        let block = &text[at..];
+        let (head, rest) = block.split_once(" {\n").unwrap_or((block, ""));
+        let whose = head.rsplit(' ').next().unwrap_or_default();
+        if whose.split('<').next() == Some(of) && !head.contains('\n') {
+            found.push(rest.split_once("\n}").map_or(rest, |(inside, _)| inside));
+        }
+    }
+    found
+}
+
+/// The names behind each `prefix`, up to a bracket.
+fn called<'t>(text: &'t str, prefix: &str) -> Vec<&'t str> {
+    let name = |rest: &'t str| {
+        let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_'))?;
+        rest[end..].starts_with('(').then_some(&rest[..end])
+    };
+    text.split(prefix).skip(1).filter_map(name).collect()
+}
+
+/// A file of a folder, its `impl` blocks of the folder's type, without comments and line breaks.
+fn spread(folder: &str, of: &str) -> Vec<(String, String)> {
+    let without_tests = |text: &str| match text.split_once("\n#[cfg(test)]\nmod tests") {
+        Some((text, _)) => text.to_owned(),
+        None => text.to_owned(),
+    };
+    sources(&format!("src/{folder}"))
+        .into_iter()
+        .filter(|(file, _)| !file.contains("tests") && file != "simulated.rs")
+        .map(|(file, text)| {
+            let lines: Vec<&str> = code(&text).map(|(_, line)| line).collect();
+            let blocks = impls(&without_tests(&lines.join("\n")), of).join("\n");
+            (file.trim_end_matches(".rs").to_owned(), blocks)
+        })
+        .filter(|(_, blocks)| !blocks.is_empty())
+        .collect()
+}
+
+#[test]
+fn a_method_calls_only_methods_of_files_above_it() {
+    let mut met = Vec::new();
+    for (folder, of) in SPREAD {
+        let mod_rs = fs::read_to_string(root().join(format!("src/{folder}/mod.rs"))).unwrap();
+        let order = listed(&mod_rs);
+        let place = |file: &str| order.iter().position(|listed| *listed == file);
+        let files = spread(folder, of);
+        assert!(files.len() > 2, "src/{folder} has no files with methods of {of}");
+        let has = |method: &str| {
+            let head = format!("fn {method}");
+            let defines = |blocks: &str| {
+                blocks
+                    .match_indices(&head)
+                    .any(|(at, _)| blocks[at + head.len()..].starts_with(['(', '<']))
+            };
+            files.iter().find(|(_, blocks)| defines(blocks)).map(|(file, _)| file.as_str())
+        };
+        for (file, blocks) in &files {
+            // A call may stand on a line of its own.
+            let joined: String =
+                blocks.split_whitespace().collect::<Vec<_>>().join(" ").replace(" .", ".");
+            for prefix in ["self.", "role.", "Self::", &format!("{of}::")] {
+                for method in called(&joined, prefix) {
+                    let Some(owner) = has(method).filter(|owner| owner != file) else { continue };
+                    if place(owner) <= place(file) {
+                        continue;
+                    }
+                    let pair = (format!("{folder}/{file}"), format!("{folder}/{owner}"));
+                    let known = CIRCLES.iter().any(|(a, b, _)| (*a, *b) == (&pair.0, &pair.1));
+                    assert!(
+                        known,
+                        "src/{}.rs calls {method}() of src/{}.rs, which stands below it",
+                        pair.0, pair.1
+                    );
+                    met.push(pair);
+                }
+            }
+        }
+    }
+    for (upper, lower, _) in CIRCLES {
+        let is_met = met.iter().any(|(a, b)| (a.as_str(), b.as_str()) == (upper, lower));
+        assert!(is_met, "{upper} does not call {lower} any more: take the pair off the list");
+    }
+}
+
+#[test]
+fn methods_and_calls_are_found() {
+    let text = "use x;\nimpl Role {\n    fn a(&self) {\n        self.b(c.d());\n    }\n}\n\nimpl X for Role {\n    fn b() {}\n}\nimpl Other {\n    fn c() {}\n}\n";
+    let found = impls(text, "Role");
+    assert_eq!(found.len(), 2);
+    assert!(found[0].contains("fn a") && found[1].contains("fn b"));
+    assert_eq!(called("self.b(c), self.d, self.e()", "self."), ["b", "e"]);
+}
+
 #[test]
 fn the_order_is_the_one_that_is_meant() {
     assert!(

@@ -1,0 +1,88 @@
+//! Answers of this gateway's own to visitors and programs, and what follows on their connections.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::engine::connections::{Connections, Id};
+use crate::engine::slab::Key;
+use crate::gateway::exchanges::program_error;
+use crate::gateway::follow_ups::FollowUp;
+use crate::gateway::state::{Asking, GatewayRole, State, States, Visitor, VisitorListener};
+use crate::relay::LocalAnswer;
+
+impl GatewayRole {
+    /// Ends an exchange that never had a link.
+    pub(super) fn give_up(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        key: Key,
+        answer: &LocalAnswer<'_>,
+    ) {
+        if let Some(Asking { event: Some(event), .. }) = cx.asking(id) {
+            self.follow_ups.push_back(FollowUp::EventOver(*event));
+        }
+        let Some(mut exchange) = self.exchanges.remove(key) else { return };
+        exchange.observed.failed(answer.error.unwrap_or("refused"), answer.status);
+        let is_away =
+            matches!(answer.error, Some("destination_unavailable" | "destination_not_found"));
+        let page = exchange.offline.take().filter(|_| is_away);
+        let answer = LocalAnswer {
+            page: page.as_ref(),
+            to_head: exchange.is_head(),
+            keep: exchange.may_keep_asker() && !self.lifecycle.is_ending(),
+            ..answer.clone()
+        };
+        self.answer_visitor(cx, id, &answer);
+    }
+
+    /// Answers a visitor from here; the connection goes on where the answer says so. A program is
+    /// told by an error.
+    pub(super) fn answer_visitor(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        answer: &LocalAnswer<'_>,
+    ) {
+        if let Some(visitor) = cx.visitor(id) {
+            if let VisitorListener::Program { .. } = visitor.face() {
+                visitor.face().leave_fate(|| program_error(answer));
+                return cx.close(id);
+            }
+        }
+        if !answer.keep {
+            return self.refuse(cx, id, answer);
+        }
+        self.stats.refused.fetch_add(1, Relaxed);
+        let date = cx.date().to_owned();
+        let Some(peer) = cx.get_mut(id) else { return };
+        answer.write(peer.output(), &date);
+        match peer.flush() {
+            Ok(true) => self.visitor_next(cx, id, true),
+            Ok(false) => self.linger(cx, id), // it does not even read this much; no reason to wait for more of it
+            Err(_) => cx.close(id),
+        }
+    }
+
+    pub(super) fn visitor_next(&mut self, cx: &mut Connections<State>, id: Id, keep: bool) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        let State::Visitor(visitor) = &peer.state else { return };
+        let face = visitor.face().clone();
+        if !keep || self.lifecycle.is_draining() {
+            return self.linger(cx, id);
+        }
+        peer.state = State::Visitor(Visitor::Head { began: false, first: false, moves: 0, face });
+        self.await_request(cx, id);
+    }
+
+    /// A connection idles between two requests; what was sent ahead is looked at soon.
+    pub(super) fn await_request(&self, cx: &mut Connections<State>, id: Id) {
+        let at = cx.after(self.settings.limits.idle_visitor_timeout);
+        let Some(peer) = cx.get_mut(id) else { return };
+        peer.settle();
+        let more = peer.has_input();
+        cx.set_deadline(id, Some(at));
+        if more {
+            cx.again(id);
+        }
+    }
+}

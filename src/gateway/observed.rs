@@ -1,0 +1,81 @@
+//! What the observer is told of visitors, offers and leases.
+
+use std::net::IpAddr;
+
+use crate::gateway::offer::Offer;
+use crate::gateway::registry::{Owner, Registration};
+use crate::gateway::state::GatewayRole;
+use crate::observe::row::OfferSeen;
+use crate::observe::{OFFER_TEXT_MAX, Observed, Visit, cut};
+use crate::proto::forward::REQUEST_ID;
+use crate::proto::forwarded::ProxyClaims;
+use crate::proto::head::Fields;
+
+/// Longest `X-Request-Id` of a trusted proxy, in bytes; a longer one is replaced.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+impl GatewayRole {
+    /// Who asks, and under which id; that costs something only where there is an access log.
+    pub(super) fn visit(
+        &self,
+        fields: &Fields<'_>,
+        from: IpAddr,
+        said: Option<&ProxyClaims<'_>>,
+    ) -> Visit {
+        if !self.observer.is_on() {
+            return Visit { from: Some(from), ..Visit::default() };
+        }
+        let told = said.and_then(|said| said.visitor(|hop| self.settings.is_trusted(hop)));
+        let request_id = self.observer.records().then(|| {
+            let came = fields.get(REQUEST_ID).and_then(|id| std::str::from_utf8(id).ok());
+            match came.filter(|id| said.is_some() && is_request_id(id)) {
+                Some(id) => id.to_owned(),
+                None => random_id(),
+            }
+        });
+        Visit { from: Some(told.unwrap_or(from)), request_id, token: None }
+    }
+
+    /// Notes what the offer or poll says of the device that was let in.
+    pub(super) fn observe_offer(&self, offer: &Offer, registration: &Registration, owner: &Owner) {
+        if !self.observer.is_on() {
+            return;
+        }
+        let agent = offer.field("User-Agent").map(String::from_utf8_lossy).unwrap_or_default();
+        let seen = OfferSeen {
+            agent: cut(&agent, OFFER_TEXT_MAX),
+            protocol: cut(offer.upgrade_token(), OFFER_TEXT_MAX),
+            address: offer.peer(),
+            secure: offer.secure,
+            token: offer.token.and_then(|digest| self.credentials.label(&digest)),
+            certificate: offer
+                .certificate
+                .as_ref()
+                .map(|shown| cut(&shown.names().join(", "), OFFER_TEXT_MAX)),
+            certificate_expires: offer.certificate.as_ref().map(|shown| shown.expires()),
+        };
+        for name in registration.names() {
+            self.observer.offered(name, seen.clone(), &owner.credential);
+        }
+    }
+
+    /// A link that program code takes for one exchange, of which no more is known than its time.
+    pub(super) fn observe_lease(&self, registration: &Registration) -> Observed {
+        let mut observed = self.observer.lease(registration.name());
+        observed.attached(None);
+        observed
+    }
+}
+
+/// What a trusted proxy may call a request.
+fn is_request_id(id: &str) -> bool {
+    (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn random_id() -> String {
+    let mut bytes = [0; 16];
+    match crate::engine::random::fill(&mut bytes) {
+        Ok(()) => format!("{:032x}", u128::from_be_bytes(bytes)),
+        Err(_) => "-".to_owned(), // the log of such a system has larger problems
+    }
+}

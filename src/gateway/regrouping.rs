@@ -1,0 +1,117 @@
+//! An offer for names that different loops own. It goes round: each loop gives up those that the offer
+//! may have, as in a take-over, until one owns all of them.
+
+use std::sync::Arc;
+
+use crate::close_reason::CloseCause;
+use crate::engine::connections::{Connections, Id};
+use crate::gateway::credentials::REVOKED;
+use crate::gateway::loops::UNSETTLED;
+use crate::gateway::offer::{Grant, Offer};
+use crate::gateway::registry::{Denied, Owner, Surrendered, Waiter};
+use crate::gateway::state::{GatewayRole, Journey, State, States};
+use crate::limits::MOVES_MAX;
+
+const REGROUPED: &str = "its device registers it together with names of another event loop";
+
+impl GatewayRole {
+    /// An offer for names of which another loop owns some. `Some`: it is to be decided anew, here.
+    pub(super) fn regroup(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        (offer, grant): (Offer, Grant),
+        names: &[String],
+        mut journey: Journey,
+    ) -> Option<(Offer, Grant, Journey)> {
+        let own = names.iter().any(|name| self.registry.knows(name));
+        let mut others: Vec<usize> =
+            names.iter().filter_map(|name| self.registry.elsewhere(name)).collect();
+        others.sort_unstable();
+        let (Some(first), Some(last)) = (others.first().copied(), others.last().copied()) else {
+            // It was the other loop's a moment ago.
+            journey.moves += 1;
+            if journey.moves <= MOVES_MAX {
+                return Some((offer, grant, journey));
+            }
+            self.deny_device(cx, id, 503, UNSETTLED, Some(1));
+            return None;
+        };
+        if own && self.number > first {
+            let holder = match self.holder(&offer, &grant, names) {
+                Ok(holder) => holder,
+                Err(denied) => {
+                    self.deny_offer(cx, id, &offer, &denied);
+                    return None;
+                }
+            };
+            for name in names {
+                match self.registry.surrender(name, &holder, cx.now()) {
+                    Ok(None) => {}
+                    Ok(Some(surrendered)) => {
+                        let replaced = surrendered.replaced.iter();
+                        journey.replaced.extend(
+                            replaced.map(|(session, at)| (name.as_str().into(), *session, *at)),
+                        );
+                        self.surrendered(cx, name, surrendered);
+                    }
+                    Err(denied) => {
+                        self.deny_offer(cx, id, &offer, &denied);
+                        return None;
+                    }
+                }
+            }
+            self.send_offer(cx, id, first, (offer, grant), journey);
+            return None;
+        }
+        // The loop with the lowest number keeps its names; the others give theirs up.
+        let to = if own { last } else { first };
+        self.send_offer(cx, id, to, (offer, grant), journey);
+        None
+    }
+
+    /// A name is this loop's no longer: what there was of it ends as in a take-over.
+    fn surrendered(&mut self, cx: &mut Connections<State>, name: &str, was: Surrendered) {
+        let why = CloseCause::Replaced.because(REGROUPED);
+        if was.was_connected {
+            self.tell_down(name, &why);
+        }
+        self.fail_events_of_name(cx, name, CloseCause::Replaced, REGROUPED);
+        for id in was.free {
+            let registration = cx.registration(id);
+            if registration.is_some_and(|registration| !self.registry.in_force(&registration)) {
+                self.part(cx, id);
+            }
+        }
+        let registry = &self.registry;
+        let leases = self.leases.tickets(|registration| !registry.in_force(registration));
+        self.evict_later(cx, was.busy, leases);
+        for waiter in was.waiting {
+            match waiter {
+                Waiter::Exchange(key) => self.give_up_unsettled(cx, key),
+                Waiter::Caller(number) => self.caller_unsettled(number),
+            }
+        }
+    }
+
+    /// Who would hold these names by this offer.
+    pub(super) fn holder(
+        &self,
+        offer: &Offer,
+        grant: &Grant,
+        names: &[String],
+    ) -> Result<Owner, Denied> {
+        if offer.certificate.as_ref().is_some_and(|shown| self.credentials.is_void(shown)) {
+            return Err(Denied { status: 401, reason: REVOKED, retry_after: None });
+        }
+        let by_token = self.credentials.identity(offer, names)?;
+        let credential = grant.credential.as_deref().map(Arc::from).or(by_token);
+        Ok(Owner {
+            credential,
+            session: offer.wire.session,
+            token: offer.token,
+            certificate: offer.certificate.clone(),
+            airplay: offer.wire.is_airplay(),
+        })
+    }
+}

@@ -1,0 +1,153 @@
+//! Who gets a link that is free, and which link or poll a request gets.
+
+use crate::close_reason::{CloseCause, CloseReason};
+use crate::engine::connections::{Connections, Id};
+use crate::engine::slab::Key;
+use crate::gateway::links::UNASKED;
+use crate::gateway::links::UNTURNED;
+use crate::gateway::links::peer_flush;
+use crate::gateway::registry::{Registration, Waiter};
+use crate::gateway::state::{Asking, Device, GatewayRole, State, States};
+
+impl GatewayRole {
+    /// Gives a busy link to whoever waited.
+    pub(super) fn serve(&mut self, cx: &mut Connections<State>, id: Id, waiter: Waiter) {
+        match waiter {
+            Waiter::Exchange(key) => match self
+                .exchanges
+                .get(key)
+                .filter(|e| e.is_waiting())
+                .map(|e| (e.downstream(), e.is_idempotent()))
+            {
+                None => self.link_free(cx, id, Ok(())), // its visitor has gone
+                Some((Some(downstream), _)) if self.has_idle_pin(cx, downstream) => {
+                    // It was in line for its turn alone.
+                    if !peer_flush(cx, id) {
+                        self.drop_link(cx, id, UNTURNED);
+                    } else if let Some(registration) = cx.registration(id) {
+                        self.registry.set_idle(&registration, id);
+                        self.watch_idle(cx, id);
+                    }
+                    self.find_link(cx, downstream, key);
+                }
+                Some((_, true)) => self.assign(cx, key, id),
+                Some((_, false)) if self.is_alive(cx, id) => self.assign(cx, key, id),
+                Some((Some(downstream), false)) => self.find_link(cx, downstream, key), // the link is gone; it lines up again
+                Some((None, false)) => {}
+            },
+            Waiter::Caller(number) => {
+                if !peer_flush(cx, id) {
+                    self.drop_link(cx, id, UNTURNED);
+                } else if !self.lend(cx, number, id) {
+                    self.link_free(cx, id, Ok(()));
+                }
+            }
+        }
+    }
+
+    pub(super) fn link_free(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        reusable: Result<(), CloseReason>,
+    ) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        let State::Device(Device::Link(link)) = &mut peer.state else { return };
+        let exchange = link.exchange.take().and_then(|key| self.exchanges.get(key));
+        let bound = link.pinned.is_some() || exchange.is_some_and(|exchange| exchange.is_bound());
+        let is_counted = exchange.is_some_and(|exchange| exchange.observed.is_on());
+        let downstream = exchange.and_then(|exchange| exchange.downstream());
+        let (registration, leaving) = (link.registration.clone(), link.leaving);
+        if leaving {
+            let end = match () {
+                () if self.credentials.is_revoked(&registration) => CloseCause::Revoked,
+                () if self.registry.in_force(&registration) => CloseCause::Drained,
+                () => CloseCause::Replaced,
+            };
+            return self.drop_link(cx, id, end.because("it was told to go"));
+        }
+        if let Err(why) = reusable {
+            return self.drop_link(cx, id, why);
+        }
+        // The 101 of a held offer may still wait, where the request that was to follow it was taken
+        // back.
+        if peer.pending() > 0 && !peer_flush(cx, id) {
+            return self.drop_link(cx, id, UNTURNED);
+        }
+        if !is_counted {
+            self.observer.seen(registration.name()); // a heartbeat was answered
+        }
+        if !self.registry.in_force(&registration) {
+            return self.part(cx, id);
+        }
+        // Bytes sent before they were asked for must not become the next caller's answer.
+        if cx.get(id).is_some_and(|p| p.has_input()) {
+            let quiet = self.is_quiet(cx, id);
+            if quiet.is_err() || cx.get(id).is_some_and(|p| p.has_input()) {
+                return self.drop_link(
+                    cx,
+                    id,
+                    quiet.err().unwrap_or(CloseCause::ProtocolError.because(UNASKED)),
+                );
+            }
+        }
+        if bound {
+            return self.keep_for(cx, id, downstream);
+        }
+        if let Some(waiter) = self.registry.next_waiter(&registration, false) {
+            return self.serve(cx, id, waiter);
+        }
+        if self.lifecycle.is_draining() {
+            return self.part(cx, id);
+        }
+        self.registry.set_idle(&registration, id);
+        self.watch_idle(cx, id);
+    }
+
+    /// Gives idle links to those in line, who waited because as many requests were in flight as may
+    /// be.
+    pub(super) fn serve_by_idle(
+        &mut self,
+        cx: &mut Connections<State>,
+        registration: &Registration,
+    ) {
+        for _ in 0..self.settings.limits.waiting_per_device_max {
+            if !self.registry.callers_wait(registration) {
+                return;
+            }
+            let Some(id) = registration.names().find_map(|name| self.registry.next_idle(name))
+            else {
+                return;
+            };
+            let Some(waiter) = self.registry.next_waiter(registration, true) else { return };
+            let Some(registration) = cx.registration(id) else { return };
+            self.registry.set_busy(&registration, id);
+            self.switch_held(cx, id);
+            self.serve(cx, id, waiter);
+        }
+    }
+
+    /// Gives the exchange an idle link of its device, else a poll, or lines it up for whichever
+    /// comes first.
+    pub(super) fn find_link(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
+        let Some(Asking { name, .. }) = cx.asking(id) else {
+            return;
+        };
+        let name = name.clone();
+        if self.asks_own_link(cx, id, key, &name) {
+            return;
+        }
+        let (idempotent, retried) =
+            self.exchanges.get(key).map_or((false, false), |e| (e.is_idempotent(), e.is_retried()));
+        while let Some(link) = self.take_link(cx, &name) {
+            if (idempotent && !retried) || self.is_alive(cx, link) {
+                return self.assign(cx, key, link);
+            }
+        }
+        if self.registry.is_polling(&name) && !self.lifecycle.is_draining() {
+            self.by_mailbox(cx, id, key);
+        } else {
+            self.wait_in_line(cx, id, key);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Requests in line for a link or a poll: for how long, and what they are told in vain.
+
+use crate::engine::connections::{Connections, Id};
+use crate::engine::slab::Key;
+use crate::gateway::loops::UNSETTLED;
+use crate::gateway::polls::deliveries::MessageId;
+use crate::gateway::registry::Waiter;
+use crate::gateway::state::{Asking, GatewayRole, State, States};
+use crate::relay::LocalAnswer;
+
+impl GatewayRole {
+    /// Lines a request up for a link or a poll of its device, where it may.
+    pub(super) fn wait_in_line(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
+        let Some(Asking { name, .. }) = cx.asking(id) else {
+            return;
+        };
+        let name = name.clone();
+        let refusal = if !self.is_known(cx, &name) {
+            Some((
+                404,
+                format!("no device {name} is or was lately connected to this gateway"),
+                "destination_not_found",
+                None,
+            ))
+        } else if self.lifecycle.is_draining() {
+            Some((503, "this gateway is stopping".to_owned(), "destination_unavailable", Some(1)))
+        } else if !self.registry.enqueue(&name, Waiter::Exchange(key)) {
+            let reason =
+                format!("as many requests wait for {name} as waiting_per_device_max allows");
+            Some((503, reason, "connection_limit_reached", Some(1)))
+        } else {
+            None
+        };
+        match refusal {
+            None => {
+                let wait = self.waits(key).link.time;
+                let at = cx.after(wait);
+                cx.set_deadline(id, Some(at));
+                self.ease_pins_after(cx, &name, wait / 2);
+            }
+            Some((status, reason, error, retry_after)) => self.give_up(
+                cx,
+                id,
+                key,
+                &LocalAnswer {
+                    error: Some(error),
+                    retry_after,
+                    ..LocalAnswer::new(status, &reason)
+                },
+            ),
+        }
+    }
+
+    pub(super) fn visitor_waited(&mut self, cx: &mut Connections<State>, id: Id, key: Key) {
+        let Some(Asking { name, .. }) = cx.asking(id) else {
+            return;
+        };
+        let name = name.clone();
+        self.registry.cancel_wait(&name, Waiter::Exchange(key));
+        let reason = self.waited_in_vain(&name, self.waits(key).link, cx.now());
+        let error = if self.registry.transport(&name).is_some() {
+            "connection_limit_reached"
+        } else {
+            "destination_unavailable"
+        };
+        self.give_up(
+            cx,
+            id,
+            key,
+            &LocalAnswer {
+                error: Some(error),
+                retry_after: Some(1),
+                ..LocalAnswer::new(503, &reason)
+            },
+        );
+    }
+
+    /// Ends an exchange whose device has come to another loop.
+    pub(super) fn give_up_unsettled(&mut self, cx: &mut Connections<State>, key: Key) {
+        let waiting = self.exchanges.get(key).filter(|exchange| exchange.is_waiting());
+        let Some(downstream) = waiting.and_then(|exchange| exchange.downstream()) else { return };
+        let answer = LocalAnswer { retry_after: Some(1), ..LocalAnswer::new(503, UNSETTLED) };
+        let error = Some("destination_unavailable");
+        self.give_up(cx, downstream, key, &LocalAnswer { error, ..answer });
+    }
+
+    /// An event was not answered in time.
+    pub(super) fn event_expired(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        key: Key,
+        event: MessageId,
+    ) {
+        let told = self.events.get(&event).is_some_and(|handed| handed.told);
+        let (status, error, reason) = match told {
+            true => {
+                let wait = self.waits(key).first_byte;
+                (
+                    504,
+                    "http_response_timeout",
+                    format!("the device took the request and did not answer it within {wait}"),
+                )
+            }
+            false => (
+                503,
+                "destination_unavailable",
+                "the device did not poll again in time to take the request".to_owned(),
+            ),
+        };
+        let retry_after = (status == 503).then_some(1);
+        self.give_up(
+            cx,
+            id,
+            key,
+            &LocalAnswer { error: Some(error), retry_after, ..LocalAnswer::new(status, &reason) },
+        );
+    }
+}
