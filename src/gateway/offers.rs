@@ -407,7 +407,8 @@ impl GatewayRole {
         self.deny_credential(cx, id, origin.as_deref(), &answer);
     }
 
-    /// Reserves the place in the registry, tells who was replaced, and closes their links.
+    /// Reserves the place in the registry, tells who was replaced, and closes their links. A device
+    /// that says its `last` takes no name over: it leaves.
     fn admit(
         &mut self,
         cx: &mut Connections<State>,

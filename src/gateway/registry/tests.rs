@@ -1,8 +1,12 @@
 //! Claims, take-overs, links, polls and waiting callers, one operation after the other.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::time::Duration;
+
 use super::*;
 use crate::engine::slab::Slab;
+use crate::limits::REPLACED_MAX;
+use crate::proto::turn::Encoding;
 
 fn registry(change: impl FnOnce(&mut Limits)) -> Registry {
     let mut limits = Limits::default();

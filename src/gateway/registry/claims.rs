@@ -1,0 +1,352 @@
+//! Who gets a name: a claim reserves it, takes it over, or is denied; and how a name is given up.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use crate::engine::connections::Id;
+use crate::gateway::directory::Home;
+use crate::gateway::registry::entry::Entry;
+use crate::gateway::registry::{Owner, Registration, Registry, Session, Waiter};
+use crate::proto::turn::Transport;
+
+/// What a successful claim brought.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) registration: Arc<Registration>,
+    /// Names that were not connected before.
+    pub(crate) up: Vec<Arc<str>>,
+    /// None of the names was known before.
+    pub(crate) fresh: bool,
+    /// Names that were connected, in another way.
+    pub(crate) moved: Vec<Arc<str>>,
+    /// Names taken over from another session.
+    pub(crate) replaced: Vec<Arc<str>>,
+    /// Names that another session or credential had before, connected still or not: what that one
+    /// has in hand has failed.
+    pub(crate) inherited: Vec<Arc<str>>,
+    /// Idle links of replaced sessions: to be told and closed.
+    pub(crate) idle: Vec<Id>,
+    /// Busy ones: to be closed when their grace is over.
+    pub(crate) busy: Vec<Id>,
+    /// Held polls of replaced sessions: to be refused.
+    pub(crate) polls: Vec<Id>,
+}
+
+/// Why a claim failed: what to answer the offer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Denied {
+    pub(crate) status: u16,
+    pub(crate) reason: &'static str,
+    pub(crate) retry_after: Option<u64>,
+}
+
+/// What there was of a name that another loop gets.
+#[derive(Debug)]
+pub(crate) struct Surrendered {
+    pub(crate) was_connected: bool,
+    /// Idle links and held polls.
+    pub(crate) free: Vec<Id>,
+    pub(crate) busy: Vec<Id>,
+    pub(crate) waiting: VecDeque<Waiter>,
+    /// Sessions that were replaced, now or before.
+    pub(crate) replaced: Vec<(Session, Instant)>,
+}
+
+/// Why a claim failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Unclaimed {
+    Denied(Denied),
+    /// The loop of this number owns one of the names.
+    Elsewhere(usize),
+}
+
+#[cfg(test)]
+impl Unclaimed {
+    pub(super) fn status(&self) -> u16 {
+        match self {
+            Unclaimed::Denied(denied) => denied.status,
+            Unclaimed::Elsewhere(_) => 0,
+        }
+    }
+}
+
+impl From<Denied> for Unclaimed {
+    fn from(denied: Denied) -> Self {
+        Unclaimed::Denied(denied)
+    }
+}
+
+impl Registry {
+    /// Reserves a place for one link or poll under all `names`, or says what to answer. The place
+    /// counts as leased until [`place`](Self::place), [`park`](Self::park) or
+    /// [`lend_ends`](Self::lend_ends).
+    pub(crate) fn claim(
+        &mut self,
+        names: &[String],
+        owner: &Owner,
+        transport: Transport,
+        now: Instant,
+    ) -> Result<Claimed, Unclaimed> {
+        self.forget(now);
+        // A program may grant one name twice.
+        let mut seen = HashSet::new();
+        let names: Vec<&String> = names.iter().filter(|name| seen.insert(*name)).collect();
+        for name in &names {
+            self.may_claim(name, owner, now)?;
+        }
+        let fresh = names.iter().all(|name| !self.entries.contains_key(name.as_str()));
+        let names = self.reserve(&names)?;
+        let mut claimed = Claimed {
+            registration: Arc::new(Registration {
+                names: Vec::new(),
+                session: None,
+                token: None,
+                certificate: None,
+                airplay: false,
+            }),
+            up: Vec::new(),
+            fresh,
+            moved: Vec::new(),
+            replaced: Vec::new(),
+            inherited: Vec::new(),
+            idle: Vec::new(),
+            busy: Vec::new(),
+            polls: Vec::new(),
+        };
+        let mut registration = Vec::with_capacity(names.len());
+        for name in names {
+            let epoch = self.take(&name, owner, transport, now, &mut claimed);
+            registration.push((name, epoch));
+        }
+        let (session, token, certificate, airplay) =
+            (owner.session, owner.token, owner.certificate.clone(), owner.airplay);
+        claimed.registration =
+            self.share(Registration { names: registration, session, token, certificate, airplay });
+        for (name, _) in &claimed.registration.names {
+            if let Some(entry) = self.entries.get_mut(name) {
+                entry.leases += 1;
+                entry.lapsed = None;
+            }
+        }
+        Ok(claimed)
+    }
+
+    /// Whether this owner would take a name over from another session that is connected.
+    pub(crate) fn would_replace(&self, names: &[String], owner: &Owner) -> bool {
+        names.iter().filter_map(|name| self.entries.get(name.as_str())).any(|entry| {
+            entry.is_connected()
+                && entry.owner.credential == owner.credential
+                && entry.is_others(owner, self.shared)
+        })
+    }
+
+    /// Makes this loop the owner of names that it may have, and counts those that are not connected
+    /// yet: all of them, or none.
+    fn reserve(&self, names: &[&String]) -> Result<Vec<Arc<str>>, Unclaimed> {
+        let Home { directory, number } = &self.home;
+        let (mut reserved, mut own): (Vec<Arc<str>>, Vec<Arc<str>>) = (Vec::new(), Vec::new());
+        let mut refused = None;
+        for name in names {
+            if let Some((known, _)) = self.entries.get_key_value(name.as_str()) {
+                reserved.push(known.clone());
+                continue;
+            }
+            let name: Arc<str> = name.as_str().into();
+            match directory.own(&name, *number) {
+                Ok(_) => own.push(name.clone()),
+                Err(owner) => {
+                    refused = Some(Unclaimed::Elsewhere(owner));
+                    break;
+                }
+            }
+            reserved.push(name);
+        }
+        let is_new =
+            |name: &&Arc<str>| self.entries.get(*name).is_none_or(|entry| !entry.is_connected());
+        let new = reserved.iter().filter(is_new).count();
+        if refused.is_none() && !directory.connect(new, self.limits.devices_max) {
+            refused = Some(Unclaimed::Denied(Denied {
+                status: 503,
+                reason: "this gateway holds as many device names as devices_max allows",
+                retry_after: Some(30),
+            }));
+        }
+        match refused {
+            None => Ok(reserved),
+            Some(refused) => {
+                own.iter().for_each(|name| directory.disown(name));
+                Err(refused)
+            }
+        }
+    }
+
+    fn may_claim(&self, name: &str, owner: &Owner, now: Instant) -> Result<(), Denied> {
+        let Some(entry) = self.entries.get(name).filter(|e| e.is_connected()) else {
+            return Ok(());
+        };
+        if entry.revoked && entry.owner != *owner {
+            return Ok(());
+        }
+        if entry.owner.credential != owner.credential {
+            return Err(Denied {
+                status: 409,
+                reason: "another credential holds this name",
+                retry_after: Some(60),
+            });
+        }
+        if !self.shared && entry.owner.session != owner.session {
+            let lately = |at: Instant| now.saturating_duration_since(at) < self.limits.remember;
+            if entry
+                .replaced
+                .iter()
+                .any(|(session, at)| Some(*session) == owner.session && lately(*at))
+            {
+                return Err(Denied {
+                    status: 409,
+                    reason: "a newer session of this device holds the name",
+                    retry_after: Some(60),
+                });
+            }
+        } else if entry.places() >= self.limits.links_per_device() {
+            return Err(Denied {
+                status: 503,
+                reason: "this device has as many links and polls as links_per_device_max allows",
+                retry_after: Some(10),
+            });
+        }
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        name: &Arc<str>,
+        owner: &Owner,
+        transport: Transport,
+        now: Instant,
+        claimed: &mut Claimed,
+    ) -> u64 {
+        self.epochs += 1;
+        let fresh = self.epochs;
+        let entry = self
+            .entries
+            .entry(name.clone())
+            .or_insert_with(|| Entry::new(owner.clone(), fresh, transport, now));
+        let other_owner = entry.is_others(owner, self.shared);
+        if other_owner {
+            claimed.inherited.push(name.clone());
+        }
+        if !entry.is_connected() {
+            self.home.directory.set_connected(name, true);
+            entry.since = now;
+            entry.epoch = fresh;
+            entry.registration = None;
+            entry.owner = owner.clone();
+            entry.part = Weak::new();
+            entry.transport = transport;
+            if let Some(stamp) = entry.departed.take() {
+                self.departed.remove(stamp);
+                self.home.directory.forget();
+            }
+            claimed.up.push(name.clone());
+        } else if other_owner {
+            entry.epoch = fresh;
+            entry.registration = None;
+            claimed.replaced.push(name.clone());
+            claimed.idle.extend(std::mem::take(&mut entry.idle).ids());
+            claimed.idle.append(&mut entry.pinned);
+            claimed.busy.append(&mut entry.busy);
+            claimed.polls.extend(entry.mailbox.take().into_iter().flat_map(|m| m.polls.ids()));
+            (entry.leases, entry.lapsed) = (0, None);
+            entry.transport = transport;
+            let old = std::mem::replace(&mut entry.owner, owner.clone());
+            entry.part = Weak::new();
+            if let Some(session) = old.session {
+                entry.note_replaced(session, now);
+            }
+        } else if entry.transport != transport
+            && (transport == Transport::Turn || entry.links() == 0)
+        {
+            entry.transport = transport;
+            claimed.moved.push(name.clone());
+        }
+        if std::mem::take(&mut entry.revoked) {
+            entry.owner.token = owner.token;
+        }
+        entry.owner.certificate.clone_from(&owner.certificate); // a renewed one takes the old one's place
+        if let Some(holds) = owner.session {
+            entry.replaced.retain(|(session, _)| *session != holds);
+        }
+        entry.epoch
+    }
+
+    /// Lets go of the names whose owners' credentials are no longer valid. What they have is
+    /// the role's to end; nobody has to wait for that.
+    pub(crate) fn revoke(&mut self, revoked: impl Fn(&str, &Owner) -> bool) {
+        for (name, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.is_connected()) {
+            entry.revoked |= revoked(name, &entry.owner);
+        }
+    }
+
+    /// One `Registration` for all links that are registered alike.
+    fn share(&mut self, registration: Registration) -> Arc<Registration> {
+        let Some(entry) = self.entries.get_mut(registration.name()) else {
+            return Arc::new(registration);
+        };
+        match &entry.registration {
+            Some(known) if **known == registration => known.clone(),
+            _ => entry.registration.insert(Arc::new(registration)).clone(),
+        }
+    }
+
+    /// Forgets names at once that are not connected and for which nobody waits.
+    pub(crate) fn forget_names(&mut self, registration: &Registration) {
+        for name in registration.names() {
+            if self.entries.get(name).is_some_and(|e| !e.is_connected() && !e.is_awaited()) {
+                let stamp = self.entries.remove(name).and_then(|entry| entry.departed);
+                self.home.directory.disown(name);
+                if stamp.and_then(|stamp| self.departed.remove(stamp)).is_some() {
+                    self.home.directory.forget();
+                }
+            }
+        }
+    }
+
+    /// Gives up a name that is to be another loop's, with what there is of it; `None`: it is not
+    /// here.
+    ///
+    /// # Errors
+    /// This holder may not have it.
+    pub(crate) fn surrender(
+        &mut self,
+        name: &str,
+        to: &Owner,
+        now: Instant,
+    ) -> Result<Option<Surrendered>, Denied> {
+        self.may_claim(name, to, now)?;
+        let Some(mut entry) = self.entries.remove(name) else { return Ok(None) };
+        self.home.directory.disown(name);
+        let was_connected = entry.is_connected();
+        if was_connected {
+            self.home.directory.disconnect();
+        }
+        if entry.departed.and_then(|stamp| self.departed.remove(stamp)).is_some() {
+            self.home.directory.forget();
+        }
+        if let Some(session) = entry.owner.session.filter(|_| was_connected && entry.owner != *to) {
+            entry.note_replaced(session, now);
+        }
+        let Entry { idle, pinned, busy, waiting, mailbox, replaced, .. } = entry;
+        let polls = mailbox.into_iter().flat_map(|mailbox| mailbox.polls.ids());
+        let free = idle.ids().chain(pinned).chain(polls).collect();
+        Ok(Some(Surrendered { was_connected, free, busy, waiting, replaced }))
+    }
+
+    /// Another loop had this name, and there this session was replaced.
+    pub(crate) fn note_replaced(&mut self, name: &str, session: Session, at: Instant) {
+        let entry = self.entries.get_mut(name);
+        if let Some(entry) = entry.filter(|entry| entry.owner.session != Some(session)) {
+            entry.note_replaced(session, at);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! One name: its owner, its links and polls, and those in line for it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use crate::close_reason::CloseCause;
+use crate::engine::connections::Id;
+use crate::engine::departed::Stamp;
+use crate::engine::slab::Key;
+use crate::gateway::registry::{Owner, Registration, Session, Waiter};
+use crate::limits::REPLACED_MAX;
+use crate::proto::turn::{Encoding, Transport};
+
+/// Links or polls that are free, newest last.
+#[derive(Debug, Default)]
+pub(super) struct Pool(pub(super) Vec<(Id, Option<Session>)>);
+
+impl Pool {
+    /// The newest; or, where devices share a name, the newest of the device whose turn it is: the
+    /// next one behind `last`, in the order of their sessions.
+    pub(super) fn pick(
+        &self,
+        shared: bool,
+        last: Option<Session>,
+    ) -> Option<(Id, Option<Session>)> {
+        if !shared {
+            return self.0.last().copied();
+        }
+        let next = |after: &dyn Fn(Option<Session>) -> bool| {
+            let theirs = self
+                .0
+                .iter()
+                .filter(|(_, session)| after(*session))
+                .map(|(_, session)| *session)
+                .min()?;
+            self.0.iter().rfind(|(_, session)| *session == theirs).copied()
+        };
+        next(&|session| session > last).or_else(|| next(&|_| true))
+    }
+
+    pub(super) fn ids(self) -> impl Iterator<Item = Id> {
+        self.0.into_iter().map(|(id, _)| id)
+    }
+
+    /// Removes one, looking from the end, where the newest are.
+    pub(super) fn take_out(&mut self, id: Id) -> bool {
+        let Some(at) = self.0.iter().rposition(|(x, _)| *x == id) else { return false };
+        self.0.remove(at);
+        if self.0.is_empty() {
+            self.0 = Vec::new();
+        }
+        true
+    }
+}
+
+/// A name's mailbox: there from its first poll until `poll_gap` after the last one.
+pub(super) struct Mailbox {
+    pub(super) encoding: Encoding,
+    /// Held polls.
+    pub(super) polls: Pool,
+    /// When the last one ended.
+    pub(super) left: Instant,
+    /// The sessions whose first poll was answered at once: one, or those that share the name, the
+    /// latest `links_per_device_max` of them.
+    pub(super) greeted: VecDeque<Session>,
+}
+
+pub(super) struct Entry {
+    pub(super) owner: Owner,
+    /// The credential of its owner is no longer valid: any session may take the name.
+    pub(super) revoked: bool,
+    pub(super) epoch: u64,
+    pub(super) registration: Option<Arc<Registration>>,
+    /// Idle links.
+    pub(super) idle: Pool,
+    /// Links in the loop that are not idle.
+    pub(super) busy: Vec<Id>,
+    /// Idle links that serve one visitor's connection each, the longest idle first.
+    pub(super) pinned: Vec<Id>,
+    /// The role's alarm for those is set.
+    pub(super) pin_alarm: bool,
+    /// Links that program code has, outside the loop, and places reserved.
+    pub(super) leases: usize,
+    /// Boxed, since most names have links.
+    pub(super) mailbox: Option<Box<Mailbox>>,
+    /// A held offer was answered that there is nothing, then, and the device is to offer again: it
+    /// counts as connected for `poll_gap`, too.
+    pub(super) lapsed: Option<Instant>,
+    /// The role's alarm for the mailbox's end is set. Of the name, not of the mailbox: whoever
+    /// takes the name over again and again gets no second one.
+    pub(super) gap_alarm: bool,
+    pub(super) waiting: VecDeque<Waiter>,
+    /// Exchanges whose event goes to the next poll of the session that was given it before, and to
+    /// no link.
+    pub(super) again: VecDeque<(Key, Option<Session>)>,
+    /// Events that were handed out and are not answered yet.
+    pub(super) events: usize,
+    /// Those of them whose device has not closed the connection that brought them.
+    pub(super) present: usize,
+    /// When the last of them has to be answered: until then the device may be at work on it, with
+    /// all its polls.
+    pub(super) events_until: Option<Instant>,
+    /// Which of the devices that share the name was asked last.
+    pub(super) last: Option<Session>,
+    /// How it was last told to be connected.
+    pub(super) transport: Transport,
+    /// When it was connected first, or not any more.
+    pub(super) since: Instant,
+    /// Why it is not any more.
+    pub(super) end: Option<CloseCause>,
+    /// Its place among those that are not connected.
+    pub(super) departed: Option<Stamp>,
+    /// Sessions that were replaced, the latest last.
+    pub(super) replaced: Vec<(Session, Instant)>,
+    /// What its owner takes of the budget of whole messages, once that was asked for.
+    pub(super) part: Weak<AtomicUsize>,
+}
+
+impl Entry {
+    pub(super) fn new(owner: Owner, epoch: u64, transport: Transport, since: Instant) -> Self {
+        Entry {
+            owner,
+            revoked: false,
+            epoch,
+            registration: None,
+            idle: Pool::default(),
+            busy: Vec::new(),
+            pinned: Vec::new(),
+            pin_alarm: false,
+            leases: 0,
+            mailbox: None,
+            lapsed: None,
+            gap_alarm: false,
+            events: 0,
+            present: 0,
+            events_until: None,
+            last: None,
+            waiting: VecDeque::new(),
+            again: VecDeque::new(),
+            transport,
+            since,
+            end: None,
+            departed: None,
+            replaced: Vec::new(),
+            part: Weak::new(),
+        }
+    }
+
+    pub(super) fn links(&self) -> usize {
+        self.idle.0.len() + self.busy.len() + self.pinned.len() + self.leases
+    }
+
+    /// Requests in flight, as `in_flight_per_device_max` bounds them. A heartbeat counts while it
+    /// lasts.
+    pub(super) fn in_flight(&self) -> usize {
+        self.busy.len() + self.leases + self.events
+    }
+
+    /// Another session has taken the name from this one.
+    pub(super) fn note_replaced(&mut self, session: Session, now: Instant) {
+        self.replaced.retain(|(known, _)| *known != session);
+        if self.replaced.len() >= REPLACED_MAX {
+            self.replaced.remove(0);
+        }
+        self.replaced.push((session, now));
+    }
+
+    /// Idle links and held polls.
+    pub(super) fn free(&self) -> usize {
+        self.idle.0.len() + self.mailbox.as_ref().map_or(0, |mailbox| mailbox.polls.0.len())
+    }
+
+    /// Returns true if the role has to set the alarm for `poll_gap`: it is not set already.
+    pub(super) fn begins_gap(&mut self) -> bool {
+        !std::mem::replace(&mut self.gap_alarm, true)
+    }
+
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.waiting.is_empty() || !self.again.is_empty()
+    }
+
+    /// What `links_per_device_max` bounds.
+    pub(super) fn places(&self) -> usize {
+        self.links() + self.mailbox.as_ref().map_or(0, |m| m.polls.0.len())
+    }
+
+    /// Whether this owner would take the name from another session or credential.
+    pub(super) fn is_others(&self, owner: &Owner, shared: bool) -> bool {
+        (!shared || self.revoked) && self.owner != *owner
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.links() > 0 || self.mailbox.is_some() || self.lapsed.is_some()
+    }
+}

@@ -1,0 +1,236 @@
+//! Names whose devices poll: held polls, the gap between two, events in hand, and requests for the same session again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::engine::connections::Id;
+use crate::engine::slab::Key;
+use crate::gateway::registry::entry::Mailbox;
+use crate::gateway::registry::entry::Pool;
+use crate::gateway::registry::{Left, Registration, Registry, Session};
+use crate::proto::turn::Encoding;
+
+/// What is to be done about a mailbox that may have ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Gap {
+    /// Look again after so long.
+    In(Duration),
+    /// Nothing: a poll is held, or the mailbox is gone already.
+    None,
+    /// It has ended now; the device had so many events in hand.
+    Over(Left, usize),
+}
+
+impl Registry {
+    /// A reserved place is a held poll's now. True: it is the first poll of its session, which is
+    /// to be answered at once.
+    pub(crate) fn park(
+        &mut self,
+        registration: &Registration,
+        id: Id,
+        encoding: Encoding,
+        session: Option<Session>,
+        now: Instant,
+    ) -> bool {
+        let (mut first, most) = (false, self.limits.links_per_device());
+        self.each(registration, |entry| {
+            entry.leases = entry.leases.saturating_sub(1);
+            let mailbox = entry.mailbox.get_or_insert_with(|| {
+                Box::new(Mailbox {
+                    encoding,
+                    polls: Pool::default(),
+                    left: now,
+                    greeted: VecDeque::new(),
+                })
+            });
+            mailbox.encoding = encoding;
+            mailbox.polls.0.push((id, registration.session));
+            if let Some(session) = session.filter(|session| !mailbox.greeted.contains(session)) {
+                first = true;
+                mailbox.greeted.truncate(most.saturating_sub(1));
+                mailbox.greeted.push_front(session);
+            }
+        });
+        first
+    }
+
+    /// A held poll is answered or gone. The names for which the role has to look at `poll_gap` from
+    /// now.
+    pub(crate) fn unpark(
+        &mut self,
+        registration: &Registration,
+        id: Id,
+        now: Instant,
+    ) -> Vec<Arc<str>> {
+        let mut alarms = Vec::new();
+        for (name, epoch) in &registration.names {
+            let Some(entry) = self.entries.get_mut(name).filter(|e| e.epoch == *epoch) else {
+                continue;
+            };
+            let Some(mailbox) = &mut entry.mailbox else { continue };
+            mailbox.polls.take_out(id);
+            mailbox.left = now;
+            if mailbox.polls.0.is_empty() && entry.begins_gap() {
+                alarms.push(name.clone());
+            }
+        }
+        alarms
+    }
+
+    /// A held offer was answered that there is nothing. The names for which the role has to look at
+    /// `poll_gap` from now.
+    pub(crate) fn lapse(
+        &mut self,
+        registration: &Registration,
+        id: Id,
+        now: Instant,
+    ) -> Vec<Arc<str>> {
+        let mut alarms = Vec::new();
+        for (name, epoch) in &registration.names {
+            let Some(entry) = self.entries.get_mut(name).filter(|e| e.epoch == *epoch) else {
+                continue;
+            };
+            entry.idle.take_out(id);
+            entry.lapsed = Some(now);
+            if entry.begins_gap() {
+                alarms.push(name.clone());
+            }
+        }
+        alarms
+    }
+
+    /// Whether a mailbox has been without a poll, or a device without an offer, for `poll_gap`;
+    /// then it ends. While events that it was given may be answered still, all its polls may be at
+    /// work, and it stays: at most as long as somebody waits for one of them.
+    pub(crate) fn poll_gap(&mut self, name: &Arc<str>, now: Instant) -> Gap {
+        let gap = self.limits.poll_gap;
+        let Some(entry) = self.entries.get_mut(name) else { return Gap::None };
+        let polled = entry
+            .mailbox
+            .as_ref()
+            .filter(|mailbox| mailbox.polls.0.is_empty())
+            .map(|mailbox| mailbox.left);
+        let left = polled.max(entry.lapsed);
+        let rest = left
+            .map_or(Duration::ZERO, |left| gap.saturating_sub(now.saturating_duration_since(left)));
+        if !rest.is_zero() {
+            return Gap::In(rest);
+        }
+        let works = entry
+            .events_until
+            .filter(|until| polled.is_some() && entry.present > 0 && *until > now);
+        if let Some(until) = works {
+            return Gap::In(
+                until.saturating_duration_since(now).min(gap.max(Duration::from_secs(1))),
+            );
+        }
+        entry.gap_alarm = false;
+        if left.is_none() {
+            return Gap::None;
+        }
+        entry.lapsed = None;
+        if polled.is_some() {
+            entry.mailbox = None;
+        }
+        let in_hand = entry.events;
+        let registration = Registration {
+            names: vec![(name.clone(), entry.epoch)],
+            session: None,
+            token: None,
+            certificate: None,
+            airplay: false,
+        };
+        Gap::Over(self.departures(&registration, now), in_hand)
+    }
+
+    /// The held poll of a name that is next to be answered, where another request may be in flight
+    /// there.
+    pub(crate) fn next_poll(&mut self, name: &str) -> Option<Id> {
+        let (shared, most) = (self.shared, self.limits.in_flight_per_device_max);
+        let entry = self.entries.get_mut(name).filter(|e| e.in_flight() < most)?;
+        let (id, session) = entry.mailbox.as_ref()?.polls.pick(shared, entry.last)?;
+        entry.last = session;
+        Some(id)
+    }
+
+    /// The newest held poll of the session that was given an event before: devices that share a
+    /// name know nothing of each other's. The event is in flight already, so the bound is not
+    /// asked.
+    pub(crate) fn poll_again(&self, name: &str, session: Option<Session>) -> Option<Id> {
+        let polls = &self.entries.get(name)?.mailbox.as_ref()?.polls.0;
+        polls.iter().rfind(|(_, theirs)| *theirs == session).map(|(id, _)| *id)
+    }
+
+    /// Whether a poll is held under one of the names.
+    pub(crate) fn holds_poll(&self, registration: &Registration) -> bool {
+        registration.names.iter().any(|(name, epoch)| {
+            let entry = self.entries.get(name).filter(|e| e.epoch == *epoch);
+            entry
+                .and_then(|e| e.mailbox.as_ref())
+                .is_some_and(|mailbox| !mailbox.polls.0.is_empty())
+        })
+    }
+
+    /// An event was handed out under this name, and has to be answered by then.
+    pub(crate) fn event_begins(&mut self, name: &str, until: Instant) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            (entry.events, entry.present) = (entry.events + 1, entry.present + 1);
+            entry.events_until = entry.events_until.max(Some(until));
+        }
+    }
+
+    /// The device closed the connection that brought the event: that it has one in hand does not
+    /// show any more that it is there.
+    pub(crate) fn event_deserted(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.present = entry.present.saturating_sub(1);
+        }
+    }
+
+    /// An event like that was handed out once more.
+    pub(crate) fn event_is_back(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.present += 1;
+        }
+    }
+
+    /// It is answered, or given up; `present`: unless deserted before. True: callers may have
+    /// waited for just that.
+    pub(crate) fn event_ends(&mut self, name: &str, present: bool) -> bool {
+        let Some(entry) = self.entries.get_mut(name) else { return false };
+        let was_full = entry.in_flight() >= self.limits.in_flight_per_device_max;
+        entry.events = entry.events.saturating_sub(1);
+        entry.present = entry.present.saturating_sub(usize::from(present));
+        if entry.events == 0 {
+            entry.events_until = None;
+        }
+        was_full && !entry.waiting.is_empty()
+    }
+
+    /// Whether a name has a mailbox: a poll is held, or was less than `poll_gap` ago.
+    pub(crate) fn is_polling(&self, name: &str) -> bool {
+        self.entries.get(name).is_some_and(|e| e.mailbox.is_some())
+    }
+
+    /// An event that was handed out before goes to the next poll of that session.
+    pub(crate) fn requeue(&mut self, name: &str, key: Key, session: Option<Session>) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.again.push_back((key, session));
+        }
+    }
+
+    /// The event that has waited longest to be handed out once more to this session, under one of
+    /// the names.
+    pub(crate) fn next_again(&mut self, registration: &Registration) -> Option<Key> {
+        let mut found = None;
+        self.each(registration, |entry| {
+            if found.is_none() {
+                let at =
+                    entry.again.iter().position(|(_, session)| *session == registration.session);
+                found = at.and_then(|at| entry.again.remove(at)).map(|(key, _)| key);
+            }
+        });
+        found
+    }
+}
