@@ -62,15 +62,17 @@ pub mod response;
 mod sim;
 pub mod stream;
 pub mod subscription;
+pub mod testing;
 pub mod text;
 #[cfg(feature = "tls")]
 pub mod tls;
+mod upgraded;
 
 pub use cancel::Cancel;
 pub use close_reason::{CloseCause, CloseCounts};
 pub use device::{
     Device, DeviceBuilder, DeviceEvent, DeviceEventKind, DeviceHandle, DeviceStats, Exchange,
-    Listener, OnRefusal, Stopping, Upgraded, upgrade,
+    Listener, OnRefusal, upgrade,
 };
 pub use error::{Error, ErrorKind, Fault, Refusal};
 pub use gateway::{
@@ -83,6 +85,7 @@ pub use message::Body;
 pub use proto::turn::{Encoding, Fallback, Transport};
 pub use response::IntoResponse;
 pub use subscription::Subscription;
+pub use upgraded::{Stopping, Upgraded};
 
 /// The Rust in these documents is compiled as doc tests.
 #[cfg(doctest)]

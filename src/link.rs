@@ -54,6 +54,6 @@ pub(crate) use deadlines::Whole;
 pub use device::DeviceLink;
 pub(crate) use device::{Lingered, Next};
 pub use gateway::GatewayLink;
-pub(crate) use gateway::{NothingArrived, Owned};
-pub(crate) use send::{CutError, Done};
+pub(crate) use gateway::{Asked, NothingArrived, Owned, Peer, Switched};
+pub(crate) use send::{CutError, Done, Settlement};
 pub use turn::{Offered, Offering, accept, offer, receive};

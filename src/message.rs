@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::error::{Error, Fault, Refusal};
 use crate::proto::body::{Framing, may_trail};
+use crate::proto::forward;
 use crate::proto::head::{decimal, is_of_connection};
 use crate::proto::head_writer;
 
@@ -357,11 +358,14 @@ pub(crate) struct Sending {
     pub(crate) framing: Framing,
     /// The head says (or the framing means) that the connection ends after this.
     pub(crate) close: bool,
+    /// The head offers another protocol.
+    pub(crate) upgrade: bool,
 }
 
 /// Appends the head of a request (protocol.md §1.1): always a `Host` (the request's own, else its
 /// URI's authority, else empty), the target in origin form or `*`, our own framing. A body without
-/// content has `Content-Length: 0` with POST, PUT and PATCH only.
+/// content has `Content-Length: 0` with POST, PUT and PATCH only. `Upgrade` is offered where there is
+/// no body.
 ///
 /// # Errors
 /// CONNECT, or a line that would not be one. What was appended has to be dropped.
@@ -407,8 +411,16 @@ pub(crate) fn write_request_head(
     let announces_empty = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
     write_framing(out, framing, announces_empty.then_some(0))?;
     let close = lists_close(&parts.headers);
+    // An offer with a body does not count (T9).
+    let upgrade = framing == Framing::Empty && !close && offer_protocols(out, &parts.headers);
     finish_head(out, close)?;
-    Ok(Sending { framing, close })
+    Ok(Sending { framing, close, upgrade })
+}
+
+/// Writes the protocols that a program's `Upgrade` names. Returns true if there are any.
+fn offer_protocols(out: &mut Vec<u8>, headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::UPGRADE).iter();
+    forward::push_protocols(out, lines.flat_map(|line| forward::protocols_of(line.as_bytes())))
 }
 
 /// Appends the head of a response to what was asked, framed by us (protocol.md §3): `Date` where
@@ -435,7 +447,7 @@ pub(crate) fn write_response_head(
             head_writer::write_field(out, "Connection", b"Upgrade")?;
         }
         out.extend_from_slice(b"\r\n");
-        return Ok(Sending { framing: Framing::Empty, close: false });
+        return Ok(Sending { framing: Framing::Empty, close: false, upgrade: false });
     }
     if !parts.headers.contains_key(header::DATE) {
         write_date(out)?;
@@ -453,7 +465,7 @@ pub(crate) fn write_response_head(
         || framing == Framing::UntilClose
         || lists_close(&parts.headers);
     finish_head(out, close)?;
-    Ok(Sending { framing, close })
+    Ok(Sending { framing, close, upgrade: false })
 }
 
 /// How a final response's body goes out.

@@ -8,9 +8,9 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::close_reason;
-use crate::device::stopping::Upgrades;
 use crate::proto::turn::Encoding;
 use crate::proto::turn::Transport;
+use crate::upgraded::Upgrades;
 
 /// What loop and workers both count.
 #[derive(Debug)]

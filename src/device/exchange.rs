@@ -10,12 +10,13 @@ use crate::device::lease::Busy;
 use crate::device::lease::CLOSED;
 use crate::device::lease::Lease;
 use crate::device::lease::Ticket;
-use crate::device::upgrade::Upgraded;
+use crate::device::upgrade::upgraded;
 use crate::error::{Error, Fault};
 use crate::limits::Limits;
 use crate::link::DeviceLink;
 use crate::message::Body;
 use crate::stream::Shared;
+use crate::upgraded::Upgraded;
 
 /// One request and the way to answer it. Dropped unanswered, it closes its link.
 ///
@@ -103,7 +104,7 @@ impl Exchange {
         let Exchange { request, mut link, ticket, _busy } = self;
         link.respond(response)?;
         drop(request);
-        Upgraded::new(link, ticket, _busy)
+        upgraded(link, ticket, _busy)
             .map_err(|e| Error::io(Fault::Network, "switching a link to another protocol", e))
     }
 

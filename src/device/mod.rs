@@ -21,7 +21,6 @@
 //! | `no_proxy.rs` | hosts that are dialled without a proxy |
 //! | `pool.rs` | connections to local servers |
 //! | `reply.rs` | a reply of the fallback, while its body arrives |
-//! | `stopping.rs` | how the holder of an upgraded stream hears of its end |
 //! | `url.rs` | the URL of a gateway, and how far away an address is |
 //! | `answer.rs` | an event in hand and its answer |
 //! | `counters.rs` | what loop and workers count |
@@ -114,7 +113,6 @@ mod signs;
 pub(crate) mod simulated;
 mod slots;
 mod state;
-mod stopping;
 mod suspicions;
 mod target;
 mod tcp;
@@ -124,6 +122,7 @@ mod upgrade;
 mod url;
 mod worker;
 
+pub use crate::upgraded::{Stopping, Upgraded};
 pub use builder::{DeviceBuilder, goes_without_proxy};
 pub use events::{DeviceEvent, DeviceEventKind};
 pub use exchange::Exchange;
@@ -132,5 +131,5 @@ pub use listener::{Accepted, Listener};
 pub use plan::OnRefusal;
 pub use servers::{LocalServer, LocalServers};
 pub use setup::Device;
-pub use stopping::Stopping;
-pub use upgrade::{Upgraded, upgrade};
+pub use upgrade::upgrade;
+pub(crate) use worker::{Handler, ask_handler};

@@ -2,18 +2,12 @@
 //!
 //! A handler returns [`upgrade`]'s response; when the 101 is written, its closure gets the stream,
 //! on a thread of its own. Whether the connection is about to be cut, because this device or
-//! the gateway stops, it learns from [`Stopping`].
+//! the gateway stops, it learns from [`Stopping`](crate::Stopping).
 
-use std::fmt;
 use std::io;
-use std::io::IoSlice;
-use std::io::Read;
-use std::io::Write;
-use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::time::Duration;
 
 use http::HeaderValue;
 use http::Response;
@@ -22,138 +16,20 @@ use http::header;
 
 use crate::device::lease::Busy;
 use crate::device::lease::Ticket;
-use crate::device::stopping::Phase;
-use crate::device::stopping::Stopping;
 use crate::link::DeviceLink;
 use crate::message::Body;
 use crate::stream::Shared;
+use crate::upgraded::Upgraded;
 
-/// A connection that was switched to another protocol: what is written goes to whoever asked, and
-/// the other way round. No deadlines but those that are set here. Dropping it ends the connection.
-pub struct Upgraded {
-    pub(super) stream: Shared,
-    /// Read behind the request, before the switch.
-    pub(super) unread: io::Cursor<Vec<u8>>,
-    pub(super) stopping: Stopping,
-    pub(super) _busy: Busy, // before the ticket: the loop counts when it hears of the link's end
-    _ticket: Ticket,
-}
-
-impl fmt::Debug for Upgraded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upgraded").field("stream", &self.stream).finish_non_exhaustive()
-    }
-}
-
-impl Upgraded {
-    pub(super) fn new(link: DeviceLink<Shared>, ticket: Ticket, busy: Busy) -> io::Result<Self> {
-        let (stream, unread) = link.into_parts();
-        let socket = stream.stream();
-        socket.set_read_timeout(None)?;
-        socket.set_write_timeout(None)?;
-        let stopping = ticket.shared.upgrades.add();
-        Ok(Upgraded {
-            stream,
-            unread: io::Cursor::new(unread),
-            stopping,
-            _busy: busy,
-            _ticket: ticket,
-        })
-    }
-
-    /// Tells when this connection is about to be cut: the device stops
-    /// ([`DeviceHandle::stop`](crate::DeviceHandle::stop), or SIGTERM at the command), or its
-    /// gateway has told it to go. A WebSocket says 1001 then, and ends. From another thread, beside
-    /// a blocked read:
-    ///
-    /// ```no_run
-    /// # fn handle(mut stream: reverse_http::Upgraded) -> std::io::Result<()> {
-    /// use std::io::{Read, Write};
-    /// let (stopping, mut writer) = (stream.stopping(), stream.writer()?);
-    /// let waiter = std::thread::spawn(move || {
-    ///     if stopping.wait() {
-    ///         let _ = writer.write_all(b"\x88\x02\x03\xe9"); // a close frame with 1001
-    ///     }
-    /// });
-    /// std::io::copy(&mut stream, &mut std::io::sink())?; // until the other side ends it
-    /// drop(stream); // ends the wait
-    /// let _ = waiter.join();
-    /// # Ok(()) }
-    /// ```
-    pub fn stopping(&self) -> Stopping {
-        self.stopping.clone()
-    }
-
-    /// Ends the connection with a reset: whoever asked sees that what it has is not whole. Dropping
-    /// is a clean end, unless the thread panics.
-    pub fn abort(self) {
-        self.stream.stream().will_reset();
-    }
-
-    /// Longest time one `read` may block; `None`, the default: for ever.
-    ///
-    /// # Errors
-    /// A time of zero, or the operating system refused.
-    pub fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
-        self.stream.stream().set_read_timeout(time)
-    }
-
-    /// Longest time one `write` may block; `None`, the default: for ever.
-    ///
-    /// # Errors
-    /// A time of zero, or the operating system refused.
-    pub fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
-        self.stream.stream().set_write_timeout(time)
-    }
-
-    /// A second handle, to write from another thread while this one reads.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn writer(&self) -> io::Result<impl Write + Send + Sync + fmt::Debug + 'static> {
-        self.stream.stream().try_clone()
-    }
-
-    /// Ends one or both directions; a thread that is blocked on the stream wakes up.
-    ///
-    /// # Errors
-    /// It was not connected any more.
-    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        if how == Shutdown::Both {
-            let _ = self.stream.stream().shutdown(Shutdown::Write); // the end is meant; where it cannot be told, it is seen
-        }
-        self.stream.stream().shutdown(how)
-    }
-}
-
-impl Drop for Upgraded {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.stream.stream().will_reset();
-        }
-        self.stopping.set(Phase::Over);
-    }
-}
-
-impl Read for Upgraded {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self.unread.read(buf)? {
-            0 => self.stream.read(buf),
-            n => Ok(n),
-        }
-    }
-}
-
-impl Write for Upgraded {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.stream.write(buf)
-    }
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.stream.write_vectored(bufs)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// The stream behind a 101 on this link.
+pub(super) fn upgraded(
+    link: DeviceLink<Shared>,
+    ticket: Ticket,
+    busy: Busy,
+) -> io::Result<Upgraded> {
+    let (stream, unread) = link.into_parts();
+    let stopping = ticket.shared.upgrades.add();
+    Upgraded::new(stream, unread, stopping, (busy, ticket)) // the loop counts when it hears of the link's end
 }
 
 pub(super) type Taker = Box<dyn FnOnce(Upgraded) + Send>;

@@ -13,8 +13,8 @@ use crate::device::lease::CLOSED;
 use crate::device::lease::Lease;
 use crate::device::lease::Ticket;
 use crate::device::upgrade::Taker;
-use crate::device::upgrade::Upgraded;
 use crate::device::upgrade::taker;
+use crate::device::upgrade::upgraded;
 use crate::engine::workers::Workers;
 use crate::limits::Limits;
 use crate::link::DeviceLink;
@@ -117,7 +117,7 @@ fn hand_over(link: DeviceLink<Shared>, ticket: Ticket, busy: Busy, taker: Option
 }
 
 fn take_over(link: DeviceLink<Shared>, ticket: Ticket, busy: Busy, taker: Option<Taker>) {
-    match (Upgraded::new(link, ticket, busy), taker) {
+    match (upgraded(link, ticket, busy), taker) {
         (Ok(upgraded), Some(taker)) => taker(upgraded),
         (Err(e), _) => log_names!(Info, "a link that was switched to another protocol ended: {e}"),
         (Ok(_), None) => {}
@@ -126,7 +126,10 @@ fn take_over(link: DeviceLink<Shared>, ticket: Ticket, busy: Busy, taker: Option
 
 /// The response, and what is to be done behind its 101. A panic costs this exchange: it is answered
 /// 500.
-fn ask_handler(handler: &Handler, request: Request<Body>) -> (Response<Body>, Option<Taker>) {
+pub(crate) fn ask_handler(
+    handler: &Handler,
+    request: Request<Body>,
+) -> (Response<Body>, Option<Taker>) {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(request))) {
         Ok(mut response) => {
             let taker = taker(&mut response)

@@ -13,9 +13,9 @@ use crate::gateway::links::peer_flush;
 use crate::gateway::refusals::REPLACED;
 use crate::gateway::registry::Registration;
 use crate::gateway::state::{Command, Device, GatewayRole, Hold, State};
-use crate::link::{CutError, GatewayLink};
+use crate::link::{CutError, GatewayLink, Peer};
 use crate::observe::Observed;
-use crate::proto::turn::STOPPING;
+use crate::proto::turn::{STOPPING, Transport};
 use crate::relay::LocalAnswer;
 
 impl GatewayRole {
@@ -151,6 +151,7 @@ impl GatewayRole {
         }
         let turned = peer_flush(cx, id);
         let place = cx.unseat(id);
+        let peer = self.peer(cx, id, &registration);
         let Some((stream, unread, _)) = cx.remove(id).filter(|_| turned) else {
             cx.set_leases(self.leases.len());
             return give_up(self, cx);
@@ -165,14 +166,14 @@ impl GatewayRole {
         });
         cx.set_leases(self.leases.len());
         let (limits, remote) = (self.settings.link_limits.clone(), self.remote.clone());
-        let (name, airplay) = (registration.name().clone(), registration.is_airplay());
+        let airplay = registration.is_airplay();
         let submitted = self.link_workers.submit(move || {
             let _back = Returning { remote, ticket };
             match stream.set_nonblocking(false) {
                 Ok(()) => handler(
                     GatewayLink::within(stream, unread, limits)
                         .taking_events(airplay)
-                        .of_device(name),
+                        .of_device(peer),
                 ),
                 Err(e) => log::error!("a turned connection cannot be made blocking: {e}"),
             }
@@ -181,6 +182,16 @@ impl GatewayRole {
             self.leases.take(ticket);
             cx.set_leases(self.leases.len());
             give_up(self, cx);
+        }
+    }
+
+    /// What a program is told of the device of a link.
+    fn peer(&self, cx: &Connections<State>, id: Id, registration: &Registration) -> Peer {
+        Peer {
+            name: registration.name().clone(),
+            address: cx.get(id).and_then(|connection| connection.stream().peer_ip()),
+            transport: Transport::Turn,
+            token: registration.token().and_then(|digest| self.credentials.label(digest)),
         }
     }
 }

@@ -404,6 +404,7 @@ impl GatewayBuilder {
             addresses,
             only_links,
             observes,
+            upgrades: common.upgrades(),
             threads: Mutex::default(),
             tables: Mutex::default(),
         };

@@ -71,6 +71,7 @@ impl GatewayRole {
         if !self.lifecycle.drain() {
             return;
         }
+        self.upgrades.stop(true);
         for id in cx.ids() {
             let Some(state) = cx.state(id) else { continue };
             match state {

@@ -31,7 +31,7 @@ use crate::gateway::state::{Borrow, Command, EACH_ACCEPTS};
 use crate::gateway::stats::{GatewayStats, LinkCounts, Stats};
 use crate::gateway::tokens::{Tokens, Whose};
 use crate::limits::Limits;
-use crate::link::{Done, GatewayLink, NothingArrived, Owned, Whole};
+use crate::link::{Asked, Done, GatewayLink, NothingArrived, Owned, Settlement, Switched, Whole};
 use crate::message::Body;
 #[cfg(feature = "admin")]
 use crate::observe::records::ExchangeRecord;
@@ -39,6 +39,7 @@ use crate::proto::turn::{Name, Transport};
 use crate::relay::{Wait, Waits};
 use crate::stream::{GatewayTls, Shared, Stream};
 use crate::subscription::Subscription;
+use crate::upgraded::{Upgraded, Upgrades};
 
 /// A running gateway. Clones are handles on the same one; when the last of them is dropped, with
 /// every [`DeviceRef`], the gateway ends at once. [`drain`](Gateway::drain) lets exchanges in progress
@@ -70,6 +71,8 @@ pub(super) struct Running {
     /// Events since the start of a gateway that observes, for its first admin listener.
     #[cfg(feature = "admin")]
     pub(super) first_events: Mutex<Option<Receiver<GatewayEvent>>>,
+    /// Connections in the hands of its programs that were switched to another protocol.
+    pub(super) upgrades: Arc<Upgrades>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     /// The routes of visitors' listeners. Held while listeners, routes or certificates are changed,
     /// so that every loop sees the changes in one order.
@@ -578,6 +581,10 @@ impl DeviceRef {
     /// before a byte of the response came (RFC 9110 §9.2.2); others never. To a device that polls a
     /// request goes whole: its body is read into memory first, up to [`Limits::message_bytes_max`].
     ///
+    /// A request with `Upgrade` and without a body offers these protocols (a WebSocket, say); where
+    /// the device answers 101, [`Upgraded::from_response`](crate::Upgraded::from_response) takes the
+    /// connection. Its link is no other caller's again.
+    ///
     /// # Errors
     /// Unknown (404), away or busy (503), full, timed out (504), closed or broken by the device
     /// (502), the request's own body, cancelled, stopped; for a device that polls also refused (413 the body is
@@ -624,8 +631,17 @@ impl DeviceRef {
         .taking_events(airplay);
         let owned = Owned { first: None, waiting, whole, cut_error, done };
         // By mailbox the loop has tried again where that was allowed.
-        link.ask_owned(request, owned)
-            .map_err(|(e, NothingArrived(nothing))| (e, nothing && of != Leased::Pair))
+        let asked = link.ask_owned(request, owned);
+        let Asked { mut response, switched } =
+            asked.map_err(|(e, NothingArrived(nothing))| (e, nothing && of != Leased::Pair))?;
+        if let Some(Switched { stream, unread, settlement }) = switched {
+            let over = Over(Mutex::new(Some(settlement)));
+            let stopping = self.gateway.0.upgrades.add();
+            let upgraded = Upgraded::new(stream, unread, stopping, over);
+            let failed = |e| Error::io(Fault::Network, "switching a link to another protocol", e);
+            upgraded.map_err(|e| (failed(e), false))?.put_into(&mut response);
+        }
+        Ok(response)
     }
 
     /// A name that no device can have is a mistake of the program.
@@ -758,4 +774,17 @@ fn returning(loops: Loops<Command>, of: Leased, watch: Option<Watch>) -> Done<Sh
         };
         loops.send(ticket.home(), Command::Return { ticket, stream });
     })
+}
+
+/// Tells the loop, when it is dropped, that a link that was switched to another protocol is over.
+struct Over(Mutex<Option<Settlement<Shared>>>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        let settlement = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(settlement) = settlement {
+            let why = CloseCause::Tunnel.because("a program's upgraded connection is over");
+            settlement.settle(Err(Some(why)));
+        }
+    }
 }

@@ -49,6 +49,7 @@ use crate::proto::comet::Answer;
 use crate::proto::turn::Transport;
 use crate::relay::{Exchange, Lingering, Rules, Wait};
 use crate::stream::{GatewayTls, Shown, ShownKey, Stream};
+use crate::upgraded::Upgrades;
 
 /// What the gateway keeps for a connection.
 pub(crate) enum State {
@@ -435,6 +436,8 @@ pub(crate) struct GatewayRole {
     pub(super) alarms: Alarms,
     pub(super) follow_ups: VecDeque<FollowUp>,
     pub(super) subscribers: Arc<Mutex<Subscribers>>,
+    /// Switched connections in the hands of programs.
+    pub(super) upgrades: Arc<Upgrades>,
     pub(super) lifecycle: Lifecycle,
 }
 
@@ -466,6 +469,7 @@ pub(super) struct Common {
     unseen: Unseen,
     origins: Arc<AtomicBool>,
     subscribers: Arc<Mutex<Subscribers>>,
+    upgrades: Arc<Upgrades>,
     /// The first tables of tokens: devices' and visitors'.
     tokens: [Option<Arc<Tokens>>; 2],
 }
@@ -499,6 +503,7 @@ impl Common {
             unseen: Arc::default(),
             origins: Arc::default(),
             subscribers: Arc::default(),
+            upgrades: Arc::default(),
             tokens: [settings.tokens.take(), settings.visitor_tokens.take()],
             settings,
         }
@@ -510,6 +515,10 @@ impl Common {
 
     pub(super) fn stats(&self) -> Arc<Stats> {
         self.stats.clone()
+    }
+
+    pub(super) fn upgrades(&self) -> Arc<Upgrades> {
+        self.upgrades.clone()
     }
 
     /// Events from before the first loop runs.
@@ -569,6 +578,7 @@ impl GatewayRole {
             alarms: Alarms::default(),
             follow_ups: VecDeque::new(),
             subscribers: common.subscribers.clone(),
+            upgrades: common.upgrades.clone(),
             lifecycle: Lifecycle::default(),
             settings,
         }

@@ -490,7 +490,7 @@ impl GatewayRole {
                 via: None,
                 keep_underscore: true,
                 drop_authorization: false,
-                upgrade: false,
+                upgrade: relay::wants_upgrade(request, framing),
                 request_id: None,
                 edits: None,
                 alias: None,

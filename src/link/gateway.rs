@@ -1,6 +1,7 @@
 //! The downstream side of a link.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,6 +21,7 @@ use crate::proto::forward;
 use crate::proto::head::foreign_protocol;
 use crate::proto::head::{self, LineEnds, ResponseHead};
 use crate::proto::interim::InterimCount;
+use crate::proto::turn::Transport;
 use crate::stream::{Stream, TimedStream};
 
 /// The gateway's side of a turned connection: asks, one exchange at a time.
@@ -32,7 +34,18 @@ use crate::stream::{Stream, TimedStream};
 pub struct GatewayLink<S: TimedStream + 'static = Stream> {
     line: Arc<Line<S>>,
     buffers: WriteBuffers,
-    name: Option<Arc<str>>,
+    peer: Option<Box<Peer>>,
+}
+
+/// The device of a link, as its gateway knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// The name that it is registered under, the first of several.
+    pub(crate) name: Arc<str>,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) transport: Transport,
+    /// The label of the token that let it in.
+    pub(crate) token: Option<Box<str>>,
 }
 
 /// Of a failed exchange: no byte of the response had arrived, so that another link may try, where
@@ -53,6 +66,22 @@ pub(crate) struct Owned<S> {
     pub(crate) cut_error: CutError,
     /// Gets the stream back.
     pub(crate) done: Done<S>,
+}
+
+/// What came of an owned exchange whose response began.
+pub(crate) struct Asked<S> {
+    pub(crate) response: Response<Body>,
+    /// The connection, where the response is the 101 that the request asked for.
+    pub(crate) switched: Option<Switched<S>>,
+}
+
+/// A connection that was switched to another protocol. Its exchange is over when `settlement` is
+/// told.
+pub(crate) struct Switched<S> {
+    pub(crate) stream: S,
+    /// Read behind the head.
+    pub(crate) unread: Vec<u8>,
+    pub(crate) settlement: Settlement<S>,
 }
 
 /// What a response's head says, owned.
@@ -76,20 +105,38 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         GatewayLink {
             line: Line::new(Wire::new(stream, unread, limits, Side::Gateway)),
             buffers: WriteBuffers::default(),
-            name: None,
+            peer: None,
         }
     }
 
-    /// The same, of the device that is registered under this name.
-    pub(crate) fn of_device(self, name: Arc<str>) -> Self {
-        GatewayLink { name: Some(name), ..self }
+    /// The same, of this device.
+    pub(crate) fn of_device(self, peer: Peer) -> Self {
+        GatewayLink { peer: Some(Box::new(peer)), ..self }
     }
 
     /// The name that its device is registered under, the first of several: for links that a
     /// [`Gateway`](crate::Gateway) gives to [`on_link`](crate::GatewayBuilder::on_link). `None`:
     /// the link was made with [`new`](Self::new).
     pub fn name(&self) -> Option<&str> {
-        self.name.as_deref()
+        self.peer.as_deref().map(|peer| &*peer.name)
+    }
+
+    /// The address of the device, or of the proxy before the gateway. `None` over a Unix socket, or
+    /// as for [`name`](Self::name).
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.peer.as_deref()?.address
+    }
+
+    /// How the device is connected: a link is a turned connection. `None` as for
+    /// [`name`](Self::name).
+    pub fn transport(&self) -> Option<Transport> {
+        Some(self.peer.as_deref()?.transport)
+    }
+
+    /// The label of the [token](crate::GatewayBuilder::tokens) that let the device in (`line 7` for
+    /// one without). `None`: no token was asked for, or as for [`name`](Self::name).
+    pub fn token(&self) -> Option<&str> {
+        self.peer.as_deref()?.token.as_deref()
     }
 
     /// The same, for a device whose answers may begin with `EVENT/1.0` (AirPlay senders).
@@ -102,7 +149,9 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
     /// are skipped.
     ///
     /// The request gets a `Host` (its own, else its URI's authority, else empty), and our own
-    /// framing: a body of known length has `Content-Length`, any other is chunked. A response's
+    /// framing: a body of known length has `Content-Length`, any other is chunked. An `Upgrade` is
+    /// offered where there is no body; behind a 101 the stream is taken with
+    /// [`into_parts`](Self::into_parts), and the link carries no other request. A response's
     /// body that was dropped half-read is drained first, up to `drain_bytes_max`. A body of an
     /// earlier response that somebody still holds is cut off.
     ///
@@ -139,7 +188,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         mut self,
         request: Request<Body>,
         owned: Owned<S>,
-    ) -> Result<Response<Body>, (Error, NothingArrived)> {
+    ) -> Result<Asked<S>, (Error, NothingArrived)> {
         let settlement = Settlement::new(owned.done, owned.cut_error);
         self.line.lock().whole = owned.whole;
         if has_bound_login(request.headers()) {
@@ -158,6 +207,11 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
             }
         };
         let mut wire = self.line.lock();
+        if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let switched =
+                wire.take().map(|(stream, unread)| Switched { stream, unread, settlement });
+            return Ok(Asked { response: answer.response.map(|()| Body::empty()), switched });
+        }
         let body = match begin(&mut wire, &answer) {
             None => Body::from_streamed(
                 WireBody::new(&self.line, &wire, Some(settlement)).with_upload(upload),
@@ -170,7 +224,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
                 bytes.into()
             }
         };
-        Ok(answer.response.map(|()| body))
+        Ok(Asked { response: answer.response.map(|()| body), switched: None })
     }
 
     /// Whether a byte of a response to the last request has arrived. When it failed and none has,
@@ -242,7 +296,10 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
             })?;
         refuse_long_head(&self.buffers.out, parts.headers.len(), &self.line.lock().limits)?;
         self.tell_waiting(waiting, parts.headers.len());
-        self.line.lock().forget_arrivals();
+        let mut wire = self.line.lock();
+        wire.forget_arrivals();
+        wire.offers_upgrade = sending.upgrade;
+        drop(wire);
         let exchanged = match self.send(body, sending.framing, &parts.method, deadline) {
             Ok(Some(early)) => early?,
             Ok(None) => (self.read_answer(&parts.method, deadline)?, None),
@@ -335,7 +392,7 @@ type Exchanged = (Answer, Option<Box<Upload>>);
 
 impl<S: TimedStream + 'static> std::fmt::Debug for GatewayLink<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GatewayLink").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("GatewayLink").field("name", &self.name()).finish_non_exhaustive()
     }
 }
 
@@ -364,6 +421,9 @@ fn read_one_answer<S: TimedStream + 'static>(
             Err(HeadFault::Refused(refusal)) => return Err(refused(wire, refusal)),
             Err(HeadFault::Late(error) | HeadFault::Failed(error)) => return Err(error),
         };
+    if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS && wire.offers_upgrade {
+        return Ok(Some(answer));
+    }
     if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
         wire.spoil("the device switched protocols unasked");
         return Err(Error::malformed(
@@ -417,6 +477,11 @@ fn answer(head: &ResponseHead<'_>, method: &Method) -> Result<Answer, Refusal> {
     *response.status_mut() = StatusCode::from_u16(head.status)
         .map_err(|_| Refusal::new(502, "a status outside 100 to 999"))?;
     *response.version_mut() = if head.minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        *response.headers_mut() = header_map(&head.fields, 502)?;
+        let last = Some("the device has switched the link to another protocol");
+        return Ok(Answer { response, framing: Framing::Empty, last });
+    }
     if response.status().is_informational() {
         *response.headers_mut() = HeaderMap::new();
         return Ok(Answer { response, framing: Framing::Empty, last: None });

@@ -195,7 +195,7 @@ pub(crate) type Done<S> = Box<dyn FnOnce(Result<(S, Vec<u8>), Option<CloseReason
 pub(crate) type CutError = Arc<Mutex<Option<Error>>>;
 
 /// Calls a [`Done`] exactly once, whatever happens.
-pub(super) struct Settlement<S> {
+pub(crate) struct Settlement<S> {
     done: Option<Done<S>>,
     cut_error: CutError,
 }
@@ -210,7 +210,7 @@ impl<S> Settlement<S> {
         self.cut_error.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    pub(super) fn settle(mut self, stream: Result<(S, Vec<u8>), Option<CloseReason>>) {
+    pub(crate) fn settle(mut self, stream: Result<(S, Vec<u8>), Option<CloseReason>>) {
         if let Some(done) = self.done.take() {
             done(stream);
         }

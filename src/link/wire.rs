@@ -92,6 +92,8 @@ pub(super) struct Wire<S> {
     pub(super) arrived: bool,
     /// Responses may begin with `EVENT/1.0`.
     pub(super) takes_events: bool,
+    /// The request in progress offers another protocol.
+    pub(super) offers_upgrade: bool,
 }
 
 /// What is to be done about `Expect: 100-continue` (RFC 9110 §10.1.1).
@@ -135,6 +137,7 @@ impl<S: TimedStream + 'static> Wire<S> {
             more_may_come: false,
             arrived: false,
             takes_events: false,
+            offers_upgrade: false,
         }
     }
 

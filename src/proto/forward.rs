@@ -8,7 +8,7 @@ use crate::error::Refusal;
 use crate::proto::authority::{Authority, authority, one_host};
 use crate::proto::body::{Framing, content_length};
 use crate::proto::head::{
-    Field, Fields, RequestHead, ResponseHead, begins, decimal, is_dots, is_token, same_name,
+    Field, Fields, RequestHead, ResponseHead, begins, decimal, is_dots, is_token, members, same_name,
 };
 use crate::proto::head_writer::{
     push_decimal, push_field, write_field, write_request_line, write_status_line,
@@ -171,13 +171,30 @@ pub fn came_through(fields: &Fields<'_>, pseudonym: &str) -> bool {
 /// switched to. `h2c` is never honoured and never forwarded, as if it were absent; nor is a member
 /// that is no protocol's name.
 pub(crate) fn protocols<'f, 'a>(fields: &'f Fields<'a>) -> impl Iterator<Item = &'a [u8]> + 'f {
-    fields.list("upgrade").filter(|token| is_protocol(token) && !token.eq_ignore_ascii_case(b"h2c"))
+    fields.list("upgrade").filter(|token| may_pass(token))
+}
+
+/// The same of one value of `Upgrade`.
+pub(crate) fn protocols_of(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    members(value).filter(|token| may_pass(token))
+}
+
+fn may_pass(token: &[u8]) -> bool {
+    is_protocol(token) && !token.eq_ignore_ascii_case(b"h2c")
 }
 
 /// What a message says of the protocols that it offers, or was switched to.
 fn push_upgrade(out: &mut Vec<u8>, fields: &Fields<'_>) {
+    push_protocols(out, protocols(fields));
+}
+
+/// Offers these protocols. Returns true if there are any.
+pub(crate) fn push_protocols<'a>(
+    out: &mut Vec<u8>,
+    protocols: impl Iterator<Item = &'a [u8]>,
+) -> bool {
     let mut first = true;
-    for token in protocols(fields) {
+    for token in protocols {
         out.extend_from_slice(if first { b"Upgrade: " } else { b", " });
         out.extend_from_slice(token);
         first = false;
@@ -186,6 +203,7 @@ fn push_upgrade(out: &mut Vec<u8>, fields: &Fields<'_>) {
         out.extend_from_slice(b"\r\n");
         push_field(out, "Connection", b"Upgrade");
     }
+    !first
 }
 
 /// Whether a member of `Upgrade` is a name, or a name and a version (RFC 9110 §7.8). What is not

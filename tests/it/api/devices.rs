@@ -151,3 +151,25 @@ fn nothing_falls_between_the_list_and_the_events() {
         }
     }
 }
+
+#[test]
+fn a_link_knows_whose_it_is() {
+    let line = Tokens::line_with("token-of-lamp", "lamp", None, Some("hall")).unwrap();
+    let (tell, told) = mpsc::channel();
+    let gateway = crate::support::gateway()
+        .listen("127.0.0.1:0")
+        .tokens(Tokens::parse(&line).unwrap())
+        .on_link(move |link| {
+            let address = link.peer();
+            let token = link.token().map(str::to_owned);
+            let _ = tell.send((link.name().map(str::to_owned), address, link.transport(), token));
+        })
+        .start()
+        .unwrap();
+    let lamp = device(&gateway, "lamp", Fallback::Never).spawn(|_| "on").unwrap();
+    let (name, address, transport, token) = told.recv_timeout(DEADLINE).unwrap();
+    assert_eq!((name.as_deref(), token.as_deref()), (Some("lamp"), Some("hall")));
+    assert_eq!(address, Some(IpAddr::from([127, 0, 0, 1])));
+    assert_eq!(transport, Some(Transport::Turn));
+    lamp.stop();
+}

@@ -5,5 +5,7 @@ mod cancel;
 mod close_reasons;
 mod comet;
 mod devices;
+mod in_memory;
 mod links;
 mod programs;
+mod upgrades;

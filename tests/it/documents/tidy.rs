@@ -134,12 +134,14 @@ const ORDER: &[&str] = &[
     "stream",
     "message",
     "link",
+    "upgraded",
     "engine",
     "observe",
     "relay",
     "gateway",
     "admin",
     "device",
+    "testing",
 ];
 
 /// Place of a path like `proto/head` or `engine/connections`, or of a file without its `.rs`.

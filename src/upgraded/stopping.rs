@@ -23,7 +23,7 @@ pub(super) enum Phase {
 }
 
 impl Stopping {
-    pub(super) fn new(phase: Phase) -> Self {
+    fn new(phase: Phase) -> Self {
         Stopping(Arc::new((Mutex::new(phase), Condvar::new())))
     }
 
@@ -64,7 +64,7 @@ impl fmt::Debug for Stopping {
     }
 }
 
-/// The upgraded streams that handlers of one loop hold.
+/// The upgraded streams that programs hold of one loop of a device, or of one gateway.
 #[derive(Debug, Default)]
 pub(crate) struct Upgrades(Mutex<Held>);
 
@@ -73,12 +73,12 @@ struct Held {
     /// Those that were dropped are swept out as it grows.
     streams: Vec<Weak<(Mutex<Phase>, Condvar)>>,
     swept: usize,
-    /// The device stops for good: what comes later is told at once.
+    /// It stops for good: what comes later is told at once.
     for_good: bool,
 }
 
 impl Upgrades {
-    pub(super) fn add(&self) -> Stopping {
+    pub(crate) fn add(&self) -> Stopping {
         const SPARE: usize = 64;
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let stopping = Stopping::new(if held.for_good { Phase::Stopping } else { Phase::Open });
@@ -90,8 +90,8 @@ impl Upgrades {
         stopping
     }
 
-    /// Tells all that are held; and those that come later, if the device stops `for_good`.
-    pub(super) fn stop(&self, for_good: bool) {
+    /// Tells all that are held; and those that come later, if the device or gateway stops `for_good`.
+    pub(crate) fn stop(&self, for_good: bool) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.for_good |= for_good;
         held.swept = 0;

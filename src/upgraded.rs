@@ -1,0 +1,193 @@
+//! A connection that was switched to another protocol, in the hands of a program: of a device's
+//! handler, or of whoever asked at the gateway. Plain and blocking.
+
+mod stopping;
+
+use std::any::Any;
+use std::fmt;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::Response;
+
+use crate::message::Body;
+use crate::stream::Shared;
+use stopping::Phase;
+pub use stopping::Stopping;
+pub(crate) use stopping::Upgrades;
+
+/// A connection that was switched to another protocol: what is written goes to the other side of
+/// the link, and the other way round. No deadlines but those that are set here. Dropping it ends the
+/// connection.
+///
+/// A device's handler gets one behind its 101 ([`upgrade`](crate::upgrade)); a gateway's program
+/// takes it from a response ([`from_response`](Self::from_response)).
+pub struct Upgraded {
+    stream: Shared,
+    /// Read behind the head, before the switch.
+    unread: io::Cursor<Vec<u8>>,
+    stopping: Stopping,
+    /// Tells the loop when the connection is over, by its drop.
+    _hold: Box<dyn Any + Send + Sync>,
+}
+
+impl fmt::Debug for Upgraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upgraded").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}
+
+impl Upgraded {
+    pub(crate) fn new(
+        stream: Shared,
+        unread: Vec<u8>,
+        stopping: Stopping,
+        hold: impl Any + Send + Sync,
+    ) -> io::Result<Self> {
+        stream.stream().set_read_timeout(None)?;
+        stream.stream().set_write_timeout(None)?;
+        let unread = io::Cursor::new(unread);
+        Ok(Upgraded { stream, unread, stopping, _hold: Box::new(hold) })
+    }
+
+    /// The connection behind a 101, which [`DeviceRef::send`](crate::DeviceRef::send) returns for a
+    /// request with `Upgrade` (a WebSocket, say). `None`: the device did not switch, or the
+    /// connection was taken already. Where nobody takes it, it ends with the response.
+    ///
+    /// ```
+    /// use std::io::{Read, Write};
+    /// use std::time::Duration;
+    /// use http::{HeaderValue, Request, header};
+    /// use reverse_http::{Body, Device, Gateway, Upgraded, upgrade};
+    ///
+    /// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+    /// let url = format!("http://{}/echo", gateway.devices_addr());
+    /// let device = Device::builder(url).build()?.spawn(|_request| {
+    ///     upgrade(HeaderValue::from_static("echo"), |mut stream| {
+    ///         let mut word = [0; 5];
+    ///         let _ = stream.read_exact(&mut word).and_then(|()| stream.write_all(&word));
+    ///     })
+    /// })?;
+    /// let echo = gateway.device("echo");
+    /// echo.wait_connected(Duration::from_secs(5))?;
+    ///
+    /// let request = Request::get("/").header(header::UPGRADE, "echo").body(Body::empty())?;
+    /// let mut response = echo.send(request)?;
+    /// let mut stream = Upgraded::from_response(&mut response).expect("it answered 101");
+    /// stream.write_all(b"hello")?;
+    /// let mut text = String::new();
+    /// stream.read_to_string(&mut text)?; // until the device ends it
+    /// assert_eq!(text, "hello");
+    /// # device.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn from_response(response: &mut Response<Body>) -> Option<Upgraded> {
+        let behind = response.extensions_mut().remove::<Behind>()?;
+        behind.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The same response, from which a program can take this.
+    pub(crate) fn put_into(self, response: &mut Response<Body>) {
+        response.extensions_mut().insert(Behind(Arc::new(Mutex::new(Some(self)))));
+    }
+
+    /// Tells when this connection is about to be cut: this device or gateway stops
+    /// ([`DeviceHandle::stop`](crate::DeviceHandle::stop), [`Gateway::drain`](crate::Gateway::drain),
+    /// or SIGTERM at the command), or its gateway has told the device to go. A WebSocket says 1001 then, and ends. From another thread, beside
+    /// a blocked read:
+    ///
+    /// ```no_run
+    /// # fn handle(mut stream: reverse_http::Upgraded) -> std::io::Result<()> {
+    /// use std::io::{Read, Write};
+    /// let (stopping, mut writer) = (stream.stopping(), stream.writer()?);
+    /// let waiter = std::thread::spawn(move || {
+    ///     if stopping.wait() {
+    ///         let _ = writer.write_all(b"\x88\x02\x03\xe9"); // a close frame with 1001
+    ///     }
+    /// });
+    /// std::io::copy(&mut stream, &mut std::io::sink())?; // until the other side ends it
+    /// drop(stream); // ends the wait
+    /// let _ = waiter.join();
+    /// # Ok(()) }
+    /// ```
+    pub fn stopping(&self) -> Stopping {
+        self.stopping.clone()
+    }
+
+    /// Ends the connection with a reset: whoever asked sees that what it has is not whole. Dropping
+    /// is a clean end, unless the thread panics.
+    pub fn abort(self) {
+        self.stream.stream().will_reset();
+    }
+
+    /// Longest time one `read` may block; `None`, the default: for ever.
+    ///
+    /// # Errors
+    /// A time of zero, or the operating system refused.
+    pub fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        self.stream.stream().set_read_timeout(time)
+    }
+
+    /// Longest time one `write` may block; `None`, the default: for ever.
+    ///
+    /// # Errors
+    /// A time of zero, or the operating system refused.
+    pub fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        self.stream.stream().set_write_timeout(time)
+    }
+
+    /// A second handle, to write from another thread while this one reads.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn writer(&self) -> io::Result<impl Write + Send + Sync + fmt::Debug + 'static> {
+        self.stream.stream().try_clone()
+    }
+
+    /// Ends one or both directions; a thread that is blocked on the stream wakes up.
+    ///
+    /// # Errors
+    /// It was not connected any more.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        if how == Shutdown::Both {
+            let _ = self.stream.stream().shutdown(Shutdown::Write); // the end is meant; where it cannot be told, it is seen
+        }
+        self.stream.stream().shutdown(how)
+    }
+}
+
+impl Drop for Upgraded {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.stream.stream().will_reset();
+        }
+        self.stopping.set(Phase::Over);
+    }
+}
+
+impl Read for Upgraded {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.unread.read(buf)? {
+            0 => self.stream.read(buf),
+            n => Ok(n),
+        }
+    }
+}
+
+impl Write for Upgraded {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.stream.write(buf)
+    }
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.stream.write_vectored(bufs)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// In a response's extensions: the connection behind its 101. They want it to be `Clone`.
+#[derive(Clone)]
+struct Behind(Arc<Mutex<Option<Upgraded>>>);
