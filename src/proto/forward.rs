@@ -8,7 +8,8 @@ use crate::error::Refusal;
 use crate::proto::authority::{Authority, authority, one_host};
 use crate::proto::body::{Framing, content_length};
 use crate::proto::head::{
-    Field, Fields, RequestHead, ResponseHead, begins, decimal, is_dots, is_token, members, same_name,
+    Field, Fields, RequestHead, ResponseHead, begins, decimal, is_dots, is_token, members,
+    same_name,
 };
 use crate::proto::head_writer::{
     push_decimal, push_field, write_field, write_request_line, write_status_line,
