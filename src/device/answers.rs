@@ -6,30 +6,22 @@
 use std::borrow::Cow;
 
 use crate::device::answer::Work;
-use crate::device::dial::DIAL;
+use crate::device::dial::STEPS_MAX;
 use crate::device::dial::Stage;
 use crate::device::link::Link;
-use crate::device::offers::ReplyHead;
 use crate::device::plan::Service;
+use crate::device::reply::ReplyHead;
 use crate::device::role::DeviceRole;
 use crate::device::slots::Conn;
-use crate::device::state::State;
-use crate::device::state::flush;
-use crate::engine::connection::Connection;
-use crate::engine::connection::Fetched;
-use crate::engine::connections::Connections;
-use crate::engine::connections::Id;
+use crate::device::state::{State, flush};
+use crate::engine::connection::{Connection, Fetched};
+use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
-use crate::proto::body;
 use crate::proto::comet::Event;
-use crate::proto::turn::Brought;
 use crate::proto::turn::Encoding;
 use crate::proto::verdict::Verdict;
 use crate::relay::LocalAnswer;
 use crate::stream::Stream;
-
-/// Steps of one event loop's turn for one connection or virtual link.
-pub(super) const STEPS_MAX: usize = 4;
 
 /// A handler's response that will never be whole: the error type that its visitor is told in
 /// `Proxy-Status`, and why.
@@ -322,79 +314,6 @@ impl DeviceRole {
             }
         }
     }
-
-    /// What the head of this slot's next POST says of an answer.
-    pub(super) fn brought(&self, slot: Option<Key>) -> Option<Brought<'_>> {
-        let work = self.slots.get(slot?)?.work.as_ref()?;
-        work.is_ready().then(|| work.brought())
-    }
-
-    /// Whether the answer on this connection was given to it whole.
-    pub(super) fn has_posted(&self, peer: &Connection<State>) -> bool {
-        let State::Dial(dial) = &peer.state else { return true };
-        let work =
-            dial.slot.and_then(|key| self.slots.get(key)).and_then(|slot| slot.work.as_ref());
-        work.and_then(|work| work.post.as_ref()).is_none_or(|post| post.ended)
-    }
-
-    /// The head of the POST is written; the answer follows, as far as it is here.
-    pub(super) fn begin_post(&mut self, cx: &mut Connections<State>, key: Key) {
-        if let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) {
-            work.begin_post();
-        }
-        self.feed(cx, key);
-        if let Some(id) = self.slots.get(key).and_then(|slot| slot.bridge) {
-            cx.again(id); // there may be more
-        }
-        self.set_post_deadline(cx, key);
-    }
-
-    fn feed(&mut self, cx: &mut Connections<State>, key: Key) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        let (Some(work), Conn::Open(id)) = (&mut slot.work, slot.conn) else { return };
-        let Some(peer) = cx.get_mut(id) else { return };
-        let fresh = work.fresh();
-        let chunked = work.post.as_ref().is_some_and(|post| post.chunked && !post.ended);
-        if chunked && !fresh.is_empty() {
-            body::open_chunk(peer.output(), fresh.len());
-        }
-        let sent = peer.send(fresh); // a failure shows in the next read
-        if chunked && !fresh.is_empty() {
-            peer.output().extend_from_slice(b"\r\n");
-        }
-        if chunked && work.is_read() {
-            peer.output().extend_from_slice(b"0\r\n\r\n");
-        }
-        work.given(&self.limits);
-        if sent.is_err() {
-            peer.look_again();
-            cx.again(id);
-        }
-        flush(cx, id);
-    }
-
-    /// While the gateway has something to take: `body_silence_timeout`. While the handler is at
-    /// work: none. Behind the last byte: that of any reply.
-    pub(super) fn set_post_deadline(&mut self, cx: &mut Connections<State>, key: Key) {
-        let drains = self.draining();
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        let (Some(work), Conn::Open(id)) = (&mut slot.work, slot.conn) else { return };
-        let Some(post) = &mut work.post else { return };
-        let Some(peer) = cx.get(id) else { return };
-        let now = (peer.written(), peer.pending() > 0, post.ended, drains);
-        if post.seen.replace(now) == Some(now) {
-            return; // an event that moved nothing postpones nothing
-        }
-        let time = match (peer.pending() > 0, post.ended) {
-            (true, _) => Some(self.limits.body_silence_timeout),
-            (false, false) => None,
-            // What was written has arrived, if it ever does; the reply may be held as any poll's.
-            (false, true) if drains => Some(self.limits.abandoned_timeout),
-            (false, true) => Some(self.limits.offer_timeout),
-        };
-        let at = time.map(|time| cx.after(time));
-        cx.set_deadline(id, at);
-    }
 }
 
 impl DeviceRole {
@@ -457,7 +376,7 @@ impl DeviceRole {
     }
 
     /// A reply acknowledged the answer. It is remembered, in case its event comes again.
-    fn acknowledge(&mut self, cx: &mut Connections<State>, key: Key) {
+    pub(super) fn acknowledge(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.take()) else { return };
         if !work.is_read() {
             self.close_bridge(cx, key); // nobody wants the rest
@@ -518,97 +437,6 @@ impl DeviceRole {
             }
         }
         self.pump(cx, key);
-    }
-
-    /// A POST ended without an acknowledgement. True: its answer cannot be posted again.
-    pub(super) fn post_broke(&mut self, cx: &mut Connections<State>, key: Key) -> bool {
-        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else {
-            return false;
-        };
-        let (had_post, lost) = (work.post.take().is_some(), work.again.lost);
-        if had_post {
-            self.answer_fails(cx, key);
-        }
-        lost
-    }
-
-    /// An answer could not be posted: it is tried again for so long as somebody may wait for it,
-    /// counted from the first failure.
-    pub(super) fn answer_fails(&mut self, cx: &mut Connections<State>, key: Key) {
-        let (now, at) = (cx.now(), cx.after(self.limits.first_byte_timeout));
-        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else {
-            return;
-        };
-        if work.failing_since.is_none() {
-            work.failing_since = Some(now);
-            cx.alarm(at, DIAL);
-        }
-    }
-
-    /// Lets go of answers that could not be posted for `first_byte_timeout`: nobody waits for them
-    /// any more.
-    pub(super) fn give_up_late_answers(&mut self, cx: &mut Connections<State>) {
-        let (now, patience) = (cx.now(), self.limits.first_byte_timeout);
-        for key in self.slots.keys() {
-            let Some(slot) = self.slots.get(key) else { continue };
-            let since = slot.work.as_ref().and_then(|work| work.failing_since);
-            if slot.conn == Conn::None
-                && since.is_some_and(|since| now.saturating_duration_since(since) >= patience)
-            {
-                self.give_up(cx, key, "it could not be posted within first_byte_timeout");
-                self.drop_slot(cx, key, "its answer could not be posted");
-            }
-        }
-    }
-
-    /// An answer is dropped. Its event is remembered: should it come again, it gets a 502 and no
-    /// second run.
-    pub(super) fn give_up(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
-        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.take()) else { return };
-        log_names!(Warn, "the answer to event {} is dropped: {why}", work.id);
-        if !work.keeps_link() {
-            self.close_bridge(cx, key);
-        }
-        self.past.remember(*work, false, &self.limits);
-    }
-
-    /// No reply within its time; or the gateway took nothing of an answer.
-    pub(super) fn reply_is_late(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(State::Dial(dial)) = cx.get(id).map(|peer| &peer.state) else { return };
-        let Some(key) = dial.slot.filter(|key| self.works(Some(*key))) else {
-            if self.was_let_go(cx, id) {
-                return;
-            }
-            return self.end_dial(
-                cx,
-                id,
-                "the gateway did not answer the offer within offer_timeout",
-                None,
-            );
-        };
-        let Some(peer) = cx.get_mut(id) else { return };
-        if peer.pending() == 0 && self.draining() {
-            self.acknowledge(cx, key); // it was written whole, and its reply may be held for long
-            return self.let_go(cx, key);
-        }
-        let (waiting, written) = (peer.pending(), peer.written());
-        peer.try_to_write(); // a socket has room long before it says so
-        let _ = peer.flush(); // a failure shows in the next read
-        match (waiting, peer.written() > written) {
-            (0, _) => self.end_dial(
-                cx,
-                id,
-                "the gateway did not answer a POST within offer_timeout",
-                None,
-            ),
-            (_, true) => self.pump(cx, key),
-            (_, false) => self.end_dial(
-                cx,
-                id,
-                "the gateway took nothing of an answer for body_silence_timeout",
-                None,
-            ),
-        }
     }
 }
 

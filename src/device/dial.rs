@@ -1,14 +1,16 @@
 //! A connection on its way to be a link, or one that polls: its stages, and the alarms of a device.
 
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::device::gateways::GatewayTarget;
 use crate::device::reply::Reply;
 use crate::device::url::Url;
 use crate::engine::slab::Key;
 use crate::proto::interim::InterimCount;
+
+/// Steps of one event loop's turn for one connection or virtual link.
+pub(super) const STEPS_MAX: usize = 4;
 
 /// A connection on its way to be a link, or one that polls.
 pub(crate) struct Dial {
@@ -70,16 +72,11 @@ pub(super) enum Stage {
 
 /// Alarms of the device.
 pub(super) const DIAL: u64 = 1;
-
 pub(super) const STOP: u64 = 2;
-
 pub(super) const LOOKUP: u64 = 3;
-
 pub(super) const DOUBT: u64 = 4;
-
 pub(super) const LOCALS: u64 = 5;
 
 /// 204 answers, or goaways, that may come at once before the next offer is paced.
 pub(super) const QUICK_MAX: usize = 3;
-
 pub(super) const PACE: Duration = Duration::from_secs(1);

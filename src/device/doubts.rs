@@ -3,13 +3,10 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use crate::close_reason::CloseCause;
-use crate::close_reason::CloseReason;
 use crate::device::dial::DOUBT;
 use crate::device::role::DeviceRole;
 use crate::device::state::State;
 use crate::engine::connections::Connections;
-use crate::engine::slab::Key;
 use crate::proto::turn::Fallback;
 
 impl DeviceRole {
@@ -57,15 +54,7 @@ impl DeviceRole {
             );
         }
         let key = self.new_slot(home.url.clone(), home, true);
-        self.dial_slot(cx, key);
-    }
-
-    /// A poll beside the links came to nothing: whoever answers there takes none, and the links
-    /// stay as they are.
-    pub(super) fn doubt_refused(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
-        log_names!(Debug, "a poll beside the links came to nothing: {why}");
-        self.doubt_later(cx.now());
-        self.drop_slot(cx, key, why);
+        self.dial_slot(key);
     }
 
     /// The next poll beside the links waits twice as long, counted from now: counted from the
@@ -73,34 +62,5 @@ impl DeviceRole {
     pub(super) fn doubt_later(&mut self, now: Instant) {
         self.doubt.tries = self.doubt.tries.saturating_add(1);
         self.doubt.since = self.doubt.since.map(|_| now);
-    }
-
-    /// What polls bring, or that links end without use where polls are answered, says that turned
-    /// connections carry nothing: they are given up.
-    pub(super) fn give_up_links(&mut self, cx: &mut Connections<State>) {
-        const WHY: CloseReason =
-            CloseCause::Silent.because("nothing ever came over it, where polls are answered");
-        (self.doubt.since, self.doubt.tries, self.doubt.again) = (None, 0, true);
-        self.mode.swallow();
-        self.poll_alone();
-        let url = self.home().url.clone();
-        log_names!(
-            Warn,
-            "connections to {} turn, and nothing comes over them: polling without Upgrade until the way in is lost",
-            url.text
-        );
-        for id in cx.ids() {
-            match cx.get_mut(id).map(|p| &mut p.state) {
-                Some(State::Link(link)) if link.slot.is_none() && link.exchange.is_none() => {
-                    link.used = true; // that it ends is no failure to dial
-                    self.link_gone(cx, id, WHY);
-                }
-                Some(State::Dial(dial)) if dial.slot.is_none() => {
-                    cx.close(id);
-                    self.undialed();
-                }
-                _ => {}
-            }
-        }
     }
 }

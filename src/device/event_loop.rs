@@ -1,39 +1,29 @@
 //! The device as the event loop drives it: what each event, deadline and command leads to.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::Weak;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::close_reason::CloseCause;
-use crate::close_reason::CloseReason;
+use crate::close_reason::{CloseCause, CloseReason};
 use crate::device::command::Command;
-use crate::device::dial::DIAL;
-use crate::device::dial::DOUBT;
-use crate::device::dial::LOCALS;
-use crate::device::dial::LOOKUP;
-use crate::device::dial::STOP;
-use crate::device::dial::Stage;
+#[cfg(test)]
+use crate::device::counters::Counters;
+use crate::device::dial::{DIAL, DOUBT, LOCALS, LOOKUP, STOP, Stage};
+use crate::device::follow_ups::FollowUp;
 use crate::device::link::Link;
 use crate::device::links::STOPS;
+use crate::device::lookups::{Found, Waiter};
 use crate::device::pool::Local;
 use crate::device::role::DeviceRole;
-use crate::device::state::State;
-use crate::device::state::find_lingering;
+use crate::device::state::{State, find_lingering, flush};
 use crate::device::target::Unreached;
 use crate::engine::Role;
-use crate::engine::connections::Connections;
-use crate::engine::connections::Id;
-use crate::engine::slab::Key;
-use crate::engine::slab::Slab;
+use crate::engine::connections::{Connections, Id};
+use crate::engine::slab::{Key, Slab};
 use crate::relay;
-use crate::relay::Exchange;
-use crate::relay::LocalAnswer;
-use crate::relay::Relaying;
-use crate::relay::Rules;
-use crate::stream::HandshakeError;
-use crate::stream::Stream;
+use crate::relay::{Exchange, LocalAnswer, Relaying, Rules};
+use crate::stream::{HandshakeError, Stream};
 
 impl DeviceRole {
     pub(super) fn drain(&mut self, cx: &mut Connections<State>, time: Duration) {
@@ -87,6 +77,28 @@ impl DeviceRole {
             cx.close(id);
         }
     }
+
+    pub(super) fn dial_ready(&mut self, cx: &mut Connections<State>, id: Id) {
+        let Some(peer) = cx.get_mut(id) else { return };
+        let State::Dial(dial) = &peer.state else { return };
+        match dial.stage {
+            Stage::Tunnelling { .. } => self.read_tunnel(cx, id),
+            Stage::Connecting | Stage::Securing => {}
+            Stage::Offered { .. } => {
+                if let Some(key) = dial.slot {
+                    flush(cx, id); // then there may be room for more of an answer
+                    self.pump(cx, key);
+                }
+                self.read_verdict(cx, id);
+            }
+            Stage::Reading(_) => self.read_reply(cx, id),
+            Stage::Pausing { .. } | Stage::Resting => {
+                if !cx.is_quiet(id, false) {
+                    self.spoke_unasked(cx, id);
+                }
+            }
+        }
+    }
 }
 
 impl Role for DeviceRole {
@@ -103,6 +115,103 @@ impl Role for DeviceRole {
         id: Id,
         outcome: Result<(), HandshakeError>,
     ) {
+        self.handle_secured(cx, id, outcome);
+        self.follow_up(cx);
+    }
+
+    fn ready(&mut self, cx: &mut Connections<State>, id: Id) {
+        self.step(cx, id);
+        self.follow_up(cx);
+    }
+
+    fn expired(&mut self, cx: &mut Connections<State>, id: Id) {
+        self.handle_deadline(cx, id);
+        self.follow_up(cx);
+    }
+
+    fn alarm(&mut self, cx: &mut Connections<State>, key: u64) {
+        self.handle_alarm(cx, key);
+        self.follow_up(cx);
+    }
+
+    fn command(&mut self, cx: &mut Connections<State>, command: Command) {
+        self.handle_command(cx, command);
+        self.follow_up(cx);
+    }
+
+    fn finished(&self, cx: &Connections<State>) -> bool {
+        self.stopped
+            || (self.draining && cx.len() == 0 && self.slots.len() == 0 && self.leases.is_empty())
+    }
+}
+
+impl DeviceRole {
+    /// Does what a step has left to do, and what that leaves.
+    fn follow_up(&mut self, cx: &mut Connections<State>) {
+        while let Some(next) = self.follow_ups.pop_front() {
+            match next {
+                FollowUp::Step(id) => self.step(cx, id),
+                FollowUp::TopUp => self.top_up(cx),
+                FollowUp::Resolve(dial) => self.resolve(cx, dial),
+                FollowUp::EndDial { id, why } => self.end_dial(cx, id, &why, None),
+                FollowUp::Found { waiter, host, found } => self.found(cx, waiter, &host, found),
+                FollowUp::Reached { waiter, id } => self.reached_by(cx, waiter, id),
+                FollowUp::Unreached { waiter, failed } => self.unreached(cx, waiter, failed),
+            }
+        }
+    }
+
+    /// The addresses that somebody waits for are known, or there are none.
+    fn found(&mut self, cx: &mut Connections<State>, waiter: Waiter, host: &str, found: Found) {
+        match waiter {
+            Waiter::Dial(dial) => self.dial_found(cx, dial, host, found),
+            Waiter::Local(key) => self.local_found(cx, key, host, found),
+            Waiter::Tcp { key, target } => self.tcp_found(cx, (key, target), host, found),
+        }
+    }
+
+    /// The connection that somebody waits for stands.
+    fn reached_by(&mut self, cx: &mut Connections<State>, waiter: Waiter, id: Id) {
+        match waiter {
+            Waiter::Dial(dial) => {
+                self.has_connection(dial.slot, id);
+                if let Some(peer) = cx.get_mut(id) {
+                    peer.state = State::Dial(dial);
+                }
+                self.connected(cx, id);
+            }
+            Waiter::Local(key) => self.local_reached(cx, key, id),
+            Waiter::Tcp { key, .. } => self.tcp_opened(cx, key, id),
+        }
+    }
+
+    /// The connection that somebody waits for cannot be had.
+    fn unreached(
+        &mut self,
+        cx: &mut Connections<State>,
+        waiter: Waiter,
+        failed: Option<std::io::Error>,
+    ) {
+        let no_address = || "it has no address".to_owned();
+        let why = |failed: Option<std::io::Error>| {
+            failed.map_or_else(|| Unreached::unknown(no_address()), Unreached::from)
+        };
+        match waiter {
+            Waiter::Dial(dial) => {
+                self.cannot_reach(cx, &dial, &failed.map_or_else(no_address, |e| e.to_string()))
+            }
+            Waiter::Local(key) => self.local_failed(cx, key, &why(failed)),
+            Waiter::Tcp { key, target } => self.tcp_failed(cx, (key, target), &why(failed)),
+        }
+    }
+
+    /// A TLS handshake is over.
+    fn handle_secured(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        outcome: Result<(), HandshakeError>,
+    ) {
         if let Some(State::Local(Local::Securing { key, .. })) = cx.get(id).map(|p| &p.state) {
             return self.local_secured(cx, (*key, id), outcome);
         }
@@ -114,7 +223,8 @@ impl Role for DeviceRole {
         }
     }
 
-    fn ready(&mut self, cx: &mut Connections<State>, id: Id) {
+    /// A connection may be read or written.
+    fn step(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get(id) else { return };
         match &peer.state {
             State::Racing(_) => self.racer_ready(cx, id),
@@ -133,7 +243,8 @@ impl Role for DeviceRole {
         }
     }
 
-    fn expired(&mut self, cx: &mut Connections<State>, id: Id) {
+    /// A connection's deadline has passed.
+    fn handle_deadline(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(peer) = cx.get(id) else { return };
         match &peer.state {
             State::Racing(_) => self.racer_expired(cx, id),
@@ -194,7 +305,8 @@ impl Role for DeviceRole {
         }
     }
 
-    fn alarm(&mut self, cx: &mut Connections<State>, key: u64) {
+    /// An alarm went off.
+    fn handle_alarm(&mut self, cx: &mut Connections<State>, key: u64) {
         match key {
             DIAL => self.top_up(cx),
             LOOKUP => self.lookups_are_late(cx),
@@ -207,11 +319,12 @@ impl Role for DeviceRole {
         }
     }
 
-    fn command(&mut self, cx: &mut Connections<State>, command: Command) {
+    /// Another thread asked for something.
+    fn handle_command(&mut self, cx: &mut Connections<State>, command: Command) {
         match command {
             Command::TopUp => self.top_up(cx),
             Command::CallersWait(callers) => {
-                self.callers_wait(cx.now(), callers);
+                self.note_callers(cx.now(), callers);
                 self.top_up(cx);
             }
             Command::Retry => {
@@ -229,7 +342,7 @@ impl Role for DeviceRole {
                 self.trusts_upgrades_again();
             }
             Command::SetLocalTls(connector) => self.know_local(cx, &connector),
-            Command::Resolved { number, found } => self.resolved(cx, number, &found),
+            Command::Resolved { number, found } => self.resolved(number, &found),
             Command::Back { number, back } => {
                 let (stream, unread, link) = *back;
                 self.back(cx, number, stream, &unread, link);
@@ -259,11 +372,6 @@ impl Role for DeviceRole {
             }
         }
     }
-
-    fn finished(&self, cx: &Connections<State>) -> bool {
-        self.stopped
-            || (self.draining && cx.len() == 0 && self.slots.len() == 0 && self.leases.is_empty())
-    }
 }
 
 impl Relaying for DeviceRole {
@@ -284,15 +392,7 @@ impl Relaying for DeviceRole {
     }
 
     fn next(&mut self, cx: &mut Connections<State>, downstream: Id, keep: bool) {
-        self.relayed(cx, downstream);
-        match keep && !self.draining {
-            true => self.link_idle(cx, downstream),
-            false => self.link_ends(
-                cx,
-                downstream,
-                CloseCause::LastMessage.because("its last message said so"),
-            ),
-        }
+        self.request_over(cx, downstream, keep);
     }
 
     fn answer(&mut self, cx: &mut Connections<State>, downstream: Id, answer: &LocalAnswer<'_>) {
@@ -331,5 +431,27 @@ impl Relaying for DeviceRole {
 
     fn callers_wait(&self, _: &Connections<State>, _: Id) -> bool {
         false // the pool of local connections has no queue
+    }
+}
+
+/// For the simulation.
+#[cfg(test)]
+impl DeviceRole {
+    /// What is left though all is over: `connections` of the loop, and whatever the tables hold.
+    pub(super) fn leftovers(&self, connections: usize) -> Vec<String> {
+        let Counters { links, dialing, busy, polls, .. } = &*self.shared;
+        let counted =
+            [("links", links), ("dials", dialing), ("busy links", busy), ("polls", polls)];
+        let tables = [
+            ("connections", connections),
+            ("exchanges", self.exchanges.len()),
+            ("slots", self.slots.len()),
+            ("leases", self.leases.len()),
+            ("races", self.races.len()),
+        ];
+        let counted = counted.iter().map(|(what, n)| (*what, n.load(Relaxed)));
+        let left =
+            counted.chain(tables).filter(|(_, n)| *n > 0).map(|(what, n)| format!("{what}: {n}"));
+        left.chain(self.slots_told()).collect()
     }
 }

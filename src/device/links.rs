@@ -6,42 +6,29 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::TrySendError;
 
-use crate::close_reason::CloseCause;
-use crate::close_reason::CloseReason;
+use crate::close_reason::{CloseCause, CloseReason};
 use crate::device::backoff::random;
-use crate::device::dial::PACE;
-use crate::device::dial::QUICK_MAX;
+use crate::device::dial::{PACE, QUICK_MAX};
 use crate::device::events::DeviceEventKind;
-use crate::device::lease::CLOSED;
-use crate::device::lease::Lease;
-use crate::device::lease::Ticket;
+use crate::device::follow_ups::FollowUp;
+use crate::device::lease::{Lease, Ticket};
 use crate::device::link::Link;
 use crate::device::plan::Service;
 use crate::device::role::DeviceRole;
-use crate::device::state::State;
-use crate::device::state::find_lingering;
-use crate::device::tcp::AskedTcp;
+use crate::device::state::{State, find_lingering};
+use crate::device::transport::BRIEF_MAX;
 use crate::device::worker::answer_with;
-use crate::engine::connection::Fetched;
-use crate::engine::connections::Connections;
-use crate::engine::connections::Id;
+use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
-use crate::proto::forward::callers_waiting;
-use crate::proto::framed::FramedRequest;
-use crate::proto::head;
-use crate::proto::head::LineEnds;
 use crate::proto::heartbeat;
 use crate::proto::heartbeat::Heartbeat;
 use crate::proto::turn::Transport;
 use crate::relay;
-use crate::relay::Exchange;
 use crate::relay::LocalAnswer;
-use crate::relay::Relaying;
 use crate::stream::Stream;
 
 pub(super) const STOPS: CloseReason = CloseCause::Drained.because("the device stops");
@@ -50,27 +37,8 @@ pub(super) const STOPS: CloseReason = CloseCause::Drained.because("the device st
 /// is not dialled in a circle.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 
-/// Links that live shorter than this are brief, and so many of them in a row make it a habit of
-/// their gateway's.
+/// Links that live shorter than this are brief.
 const BRIEF_LIFE: Duration = Duration::from_secs(10);
-
-const BRIEF_MAX: usize = 10;
-
-/// What an idle link brought.
-enum Came {
-    NotYet,
-    Gone(CloseReason),
-    /// So many callers wait meanwhile.
-    Heartbeat {
-        heartbeat: Heartbeat,
-        callers: usize,
-    },
-    Refused(crate::error::Refusal),
-    /// A whole head (so many bytes of the scratch buffer) for program code.
-    Request(usize),
-    Forward(Box<Exchange>),
-    Tcp(Box<AskedTcp>),
-}
 
 impl DeviceRole {
     /// `held`: the offer was not answered at once.
@@ -128,16 +96,10 @@ impl DeviceRole {
                 // The request that came with its 101, before another link turns: what it says of
                 // callers was counted while those dials were in progress.
                 if asked {
-                    self.link_ready(cx, id);
+                    self.follow_ups.push_back(FollowUp::Step(id));
                 }
             }
         }
-    }
-
-    /// Whether links end as soon as they were of use, and the next ones are on their way: that the
-    /// last one ended is no news then.
-    pub(super) fn comes_and_goes(&self) -> bool {
-        self.signs.holds || self.tries.brief > BRIEF_MAX
     }
 
     /// A gateway that ends its links behind a request or two would fill every log with the way in
@@ -175,6 +137,19 @@ impl DeviceRole {
         cx.set_deadline(id, at);
         if more {
             cx.again(id);
+        }
+    }
+
+    /// A request was answered; the link goes on where both sides allow it.
+    pub(super) fn request_over(&mut self, cx: &mut Connections<State>, downstream: Id, keep: bool) {
+        self.relayed(cx, downstream);
+        match keep && !self.draining {
+            true => self.link_idle(cx, downstream),
+            false => self.link_ends(
+                cx,
+                downstream,
+                CloseCause::LastMessage.because("its last message said so"),
+            ),
         }
     }
 
@@ -259,7 +234,7 @@ impl DeviceRole {
 
     /// Whether what this device answered by itself (a heartbeat) is written. Nothing is read
     /// before: a gateway that does not take its answers would fill the memory with them.
-    fn answers_are_out(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
+    pub(super) fn answers_are_out(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
         let Some(peer) = cx.get_mut(id) else { return false };
         let waits = peer.pending();
         if waits == 0 {
@@ -300,115 +275,9 @@ impl DeviceRole {
         }
     }
 
-    pub(super) fn link_ready(&mut self, cx: &mut Connections<State>, id: Id) {
-        if !self.answers_are_out(cx, id) {
-            return;
-        }
-        let mut scratch = cx.take_scratch();
-        let came = self.read_request(cx, id, &mut scratch);
-        let step = match came {
-            Came::Request(filled) => {
-                self.lend(cx, id, &scratch[..filled]);
-                None
-            }
-            other => Some(other),
-        };
-        cx.put_scratch(scratch);
-        match step {
-            None | Some(Came::Request(_)) => {
-                if self.is_wanting() {
-                    self.top_up(cx);
-                }
-            }
-            Some(Came::NotYet) => {}
-            Some(Came::Gone(why)) => self.link_gone(cx, id, why),
-            Some(Came::Heartbeat { heartbeat, callers }) => {
-                self.heartbeat(cx, id, heartbeat, callers)
-            }
-            Some(Came::Refused(refusal)) => {
-                self.answer_link(cx, id, &LocalAnswer::new(refusal.status, &refusal.reason));
-            }
-            Some(Came::Forward(exchange)) => self.begin_forward(cx, id, exchange),
-            Some(Came::Tcp(asked)) => self.begin_tcp(cx, id, *asked),
-        }
-    }
-
-    fn read_request(&mut self, cx: &mut Connections<State>, id: Id, scratch: &mut [u8]) -> Came {
-        let now = cx.now();
-        let Some(peer) = cx.get_mut(id) else { return Came::NotYet };
-        let filled = match peer.fetch(scratch, self.link_limits.head_bytes_max + 1024) {
-            Ok(Fetched::Bytes(n)) => n,
-            Ok(Fetched::Nothing) if peer.is_broken() => {
-                return Came::Gone(CloseCause::Reset.because("while it idled"));
-            }
-            Ok(Fetched::Nothing) => return Came::NotYet,
-            Ok(Fetched::End) => return Came::Gone(CLOSED),
-            Err(e) => {
-                return Came::Gone(CloseReason::new(
-                    CloseCause::of_io(&e),
-                    format!("while it idled: {e}"),
-                ));
-            }
-        };
-        let bytes = &scratch[..filled];
-        if bytes == b"\r\n" {
-            return Came::NotYet; // a stray line end behind an earlier message
-        }
-        let read = head::request(bytes, &self.link_limits, LineEnds::Crlf);
-        if let (State::Link(link), true) = (&mut peer.state, head::begins_request(bytes)) {
-            link.used |= !bytes.starts_with(b"OPTIONS * "); // whatever becomes of it: the fault may be a visitor's, and dialling is all right (T48)
-        }
-        match read {
-            Err(refusal) => Came::Refused(refusal),
-            Ok(None) if peer.is_over() => Came::Gone(
-                CloseCause::Cut.because("closed by the gateway in the middle of a request"),
-            ),
-            Ok(None) => {
-                peer.keep(bytes);
-                let State::Link(link) = &mut peer.state else { return Came::NotYet };
-                if !std::mem::replace(&mut link.began, true) {
-                    cx.set_deadline(id, Some(cx.after(self.limits.head_timeout)));
-                }
-                Came::NotYet
-            }
-            Ok(Some(head)) => {
-                let request = match FramedRequest::of(head) {
-                    Ok(request) => request,
-                    Err(refusal) => return Came::Refused(refusal),
-                };
-                let callers = callers_waiting(&request.fields).unwrap_or_default();
-                self.callers_wait(now, callers);
-                match heartbeat::recognise(&request) {
-                    Err(refusal) => return Came::Refused(refusal),
-                    Ok(Some(heartbeat)) => {
-                        peer.keep(&bytes[request.len..]);
-                        return Came::Heartbeat { heartbeat, callers };
-                    }
-                    Ok(None) => {}
-                }
-                match self.asked_tcp(id, &request, now) {
-                    Err(refusal) => return Came::Refused(refusal),
-                    Ok(Some(asked)) => {
-                        peer.keep(&bytes[request.len..]);
-                        return Came::Tcp(Box::new(asked));
-                    }
-                    Ok(None) => {}
-                }
-                let Service::Forward(servers) = &self.service else { return Came::Request(filled) };
-                match servers.plan(id, &request, &self.link_limits, now) {
-                    Ok(exchange) => {
-                        peer.keep(&bytes[request.len..]);
-                        Came::Forward(Box::new(exchange))
-                    }
-                    Err(refusal) => Came::Refused(refusal),
-                }
-            }
-        }
-    }
-
     /// Dials what is wanted, then answers. A link that the last minute did not need ends with its
     /// answer: the gateway sends nothing on it until then, so nothing can be lost.
-    fn heartbeat(
+    pub(super) fn heartbeat(
         &mut self,
         cx: &mut Connections<State>,
         id: Id,
@@ -535,7 +404,7 @@ impl DeviceRole {
         answer.write(peer.output(), &date);
         let sent = peer.flush();
         match (answer.keep, sent) {
-            (true, Ok(true)) => self.next(cx, id, true),
+            (true, Ok(true)) => self.request_over(cx, id, true),
             _ => {
                 self.relayed(cx, id);
                 let end = if matches!(answer.status, 400..=499 | 501 | 505) {
@@ -670,6 +539,35 @@ impl DeviceRole {
                     format!("it could not come back to the event loop: {e}"),
                 ),
             ),
+        }
+    }
+
+    /// What polls bring, or that links end without use where polls are answered, says that turned
+    /// connections carry nothing: they are given up.
+    pub(super) fn give_up_links(&mut self, cx: &mut Connections<State>) {
+        const WHY: CloseReason =
+            CloseCause::Silent.because("nothing ever came over it, where polls are answered");
+        (self.doubt.since, self.doubt.tries, self.doubt.again) = (None, 0, true);
+        self.mode.swallow();
+        self.poll_alone();
+        let url = self.home().url.clone();
+        log_names!(
+            Warn,
+            "connections to {} turn, and nothing comes over them: polling without Upgrade until the way in is lost",
+            url.text
+        );
+        for id in cx.ids() {
+            match cx.get_mut(id).map(|p| &mut p.state) {
+                Some(State::Link(link)) if link.slot.is_none() && link.exchange.is_none() => {
+                    link.used = true; // that it ends is no failure to dial
+                    self.link_gone(cx, id, WHY);
+                }
+                Some(State::Dial(dial)) if dial.slot.is_none() => {
+                    cx.close(id);
+                    self.undialed();
+                }
+                _ => {}
+            }
         }
     }
 }

@@ -14,23 +14,21 @@
 //! used twice. There a login of one leg (Kerberos) works still, and one of several (NTLM) fails as
 //! if its first leg had not been; it could not be refused instead, since the two look alike.
 
+use std::net::{IpAddr, SocketAddr};
+
 use crate::close_reason::CloseReason;
 use crate::device::dial::LOCALS;
 use crate::device::link::Link;
-use crate::device::pool::BOUND_GRACE;
-use crate::device::pool::Local;
-use crate::device::pool::Made;
-use crate::device::pool::POOL_MAX;
-use crate::device::pool::ServerId;
+use crate::device::lookups::Waiter;
+use crate::device::pool::{BOUND_GRACE, Local, Made, POOL_MAX, ServerId};
 use crate::device::role::DeviceRole;
 use crate::device::state::State;
-use crate::engine::connections::Connections;
-use crate::engine::connections::Id;
+use crate::device::target::Place;
+use crate::engine::connections::{Connections, Id};
 use crate::engine::permits::Permit;
 use crate::engine::slab::Key;
 use crate::relay;
 use crate::relay::Exchange;
-use crate::relay::LocalAnswer;
 
 impl DeviceRole {
     /// Gives an exchange a connection to its local server: its link's own, an idle one, or a new
@@ -185,30 +183,6 @@ impl DeviceRole {
         }
     }
 
-    /// A request has been in line for as long as it may, if it is.
-    pub(super) fn local_queue_waited(&mut self, cx: &mut Connections<State>, key: Key) {
-        let Some(server) = self.exchanges.get(key).and_then(|exchange| exchange.server) else {
-            return;
-        };
-        let pool = self.locals.pool(server);
-        let Some(at) = pool.waiting.iter().position(|waiting| *waiting == key) else { return };
-        pool.waiting.remove(at);
-        let busy = pool.open.unseen();
-        let time = self.limits.local_wait_timeout.as_secs_f32();
-        log_names!(
-            Warn,
-            "a request had no connection to the local server {} within {time} s (local_wait_timeout): all {busy} are busy",
-            self.server_text(server)
-        );
-        let reason = "the device's local server is busy with as many requests as it may have at once; try again later";
-        let answer = LocalAnswer {
-            error: Some("connection_limit_reached"),
-            retry_after: Some(1),
-            ..LocalAnswer::new(503, reason)
-        };
-        self.answer_waiting(cx, key, &answer);
-    }
-
     pub(super) fn local_free(
         &mut self,
         cx: &mut Connections<State>,
@@ -305,6 +279,27 @@ impl DeviceRole {
             self.shared.busy.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
             cx.close(id);
             self.wake_locals(cx);
+        }
+    }
+
+    /// Opens a connection to its local server for an exchange.
+    pub(super) fn open_local(&mut self, cx: &mut Connections<State>, key: Key, server: ServerId) {
+        let exchange = self.exchanges.get(key).filter(|e| !e.has_lost_asker());
+        if let Some(downstream) = exchange.and_then(|e| e.downstream()) {
+            cx.set_deadline(downstream, None); // look-up and race have their own
+        }
+        let Some(target) = self.server(server) else { return };
+        self.connect_to(cx, target.place.clone(), Waiter::Local(key));
+    }
+
+    /// Begins to connect to a place; the waiter gets the connection, or hears why there is none.
+    pub(super) fn connect_to(&mut self, cx: &mut Connections<State>, place: Place, waiter: Waiter) {
+        match place {
+            Place::Unix(path) => self.race_to(cx, waiter, &path),
+            Place::Tcp(host, port) => match host.parse::<IpAddr>() {
+                Ok(ip) => self.race(cx, waiter, &host, vec![SocketAddr::new(ip, port)]),
+                Err(_) => self.look_up(cx, &host, port, waiter),
+            },
         }
     }
 }

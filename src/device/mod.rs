@@ -5,8 +5,10 @@
 //! only while there is work.
 //!
 //! # Order of files
-//! Each names only those above it. Up to `plan.rs` files have data and rules of their own; from
-//! `role.rs` on each adds the part of the event loop's state that it is named for.
+//! Each names only those above it, and calls only their methods. Up to `plan.rs` files have data and
+//! rules of their own; from `role.rs` on each adds the part of the event loop's state that it is named
+//! for. A step that would call one further down leaves it to be done when it is over
+//! (`follow_ups.rs`).
 //!
 //! | file | what it has |
 //! |---|---|
@@ -43,22 +45,30 @@
 //! | `upgrade.rs` | what a handler does behind a 101 |
 //! | `worker.rs` | answers with a handler |
 //! | `plan.rs` | what a loop goes by |
+//! | `follow_ups.rs` | what a step leaves to be done when it is over |
 //! | `role.rs` | the loop's state, and what it tells |
-//! | `dialing.rs` | what is dialled and when; failures |
-//! | `doubts.rs` | polls beside links that never carried anything |
-//! | `forward.rs` | requests to the local server |
-//! | `tcp.rs` | requests for TCP targets |
-//! | `links.rs` | the life of a link |
-//! | `locals.rs` | who gets which local connection |
-//! | `offers.rs` | an offer, its verdict, and what follows |
+//! | `polling.rs` | which polls there are, and whether they are wanted rather than links |
+//! | `attempts.rs` | attempts that came to something or failed, and when the next is due |
+//! | `transport.rs` | how the device is connected, and telling when that changes |
 //! | `race.rs` | connecting |
 //! | `resolve.rs` | look-ups |
-//! | `simulated.rs` | a device for the simulation |
-//! | `tunnel.rs` | CONNECT as a stage of the dial |
-//! | `answers.rs` | events, the virtual links and the POSTs of their answers |
-//! | `event_loop.rs` | what the loop's events, deadlines and commands lead to |
+//! | `doubts.rs` | polls beside links that never carried anything |
+//! | `posts.rs` | the answer to an event on its way in a POST |
+//! | `offering.rs` | an offer or a poll is written |
+//! | `polls.rs` | the life of a poll |
+//! | `dialing.rs` | what is dialled and when; failures |
+//! | `locals.rs` | who gets which local connection |
+//! | `links.rs` | the life of a link |
+//! | `forward.rs` | requests to the local server |
+//! | `tcp.rs` | requests for TCP targets |
+//! | `requests.rs` | what comes over a link |
 //! | `suspicions.rs` | signs that an `Upgrade` does not get through |
-//! | `polls.rs` | which polls there are, and what their replies mean |
+//! | `answers.rs` | events, and the virtual links that answer them |
+//! | `replies.rs` | replies to polls, and what they bring |
+//! | `offers.rs` | the verdict on an offer, and what follows |
+//! | `tunnel.rs` | CONNECT as a stage of the dial |
+//! | `event_loop.rs` | what the loop's events, deadlines and commands lead to |
+//! | `simulated.rs` | a device for the simulation |
 //! | `handle.rs` | a running device: how it is asked, ended and waited for |
 //! | `exchange.rs` | a request that a program received, and the way to answer it |
 //! | `listener.rs` | turned connections as a program accepts them |
@@ -67,6 +77,7 @@
 
 mod answer;
 mod answers;
+mod attempts;
 mod backoff;
 mod builder;
 mod burst;
@@ -82,6 +93,7 @@ mod events;
 mod exchange;
 #[cfg(feature = "files")]
 mod files;
+mod follow_ups;
 mod forward;
 mod gateways;
 mod group;
@@ -94,15 +106,20 @@ mod locals;
 mod lookups;
 mod mode;
 mod no_proxy;
+mod offering;
 mod offers;
 mod plan;
+mod polling;
 mod polls;
 mod pool;
+mod posts;
 mod proxy;
 mod race;
 mod races;
 mod redirects;
+mod replies;
 mod reply;
+mod requests;
 mod resolve;
 mod role;
 mod servers;
@@ -117,6 +134,7 @@ mod suspicions;
 mod target;
 mod tcp;
 mod tcp_target;
+mod transport;
 mod tunnel;
 mod upgrade;
 mod url;

@@ -1,62 +1,24 @@
 //! The offer on a connection, its verdict, and what each verdict leads to.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use crate::device::backoff::random;
-use crate::device::backoff::retry_after;
-use crate::device::dial::Dial;
-use crate::device::dial::PACE;
-use crate::device::dial::QUICK_MAX;
-use crate::device::dial::Stage;
+use crate::device::backoff::{random, retry_after};
+use crate::device::dial::{Dial, PACE, QUICK_MAX, Stage};
 use crate::device::events::DeviceEventKind;
 use crate::device::group::Standing;
 use crate::device::plan::OnRefusal;
+use crate::device::reply::ReplyHead;
 use crate::device::role::DeviceRole;
-use crate::device::state::State;
-use crate::device::state::dial_stage;
-use crate::device::state::flush;
-use crate::device::state::printable;
+use crate::device::state::{State, dial_stage, printable};
 use crate::device::url::Reach;
 use crate::engine::connection::Fetched;
-use crate::engine::connections::Connections;
-use crate::engine::connections::Id;
-use crate::error::Error;
-use crate::error::Fault;
-use crate::proto::body;
+use crate::engine::connections::{Connections, Id};
+use crate::error::{Error, Fault};
 use crate::proto::body::Framing;
-use crate::proto::comet;
-use crate::proto::head;
-use crate::proto::head::LineEnds;
-use crate::proto::head::ResponseHead;
-use crate::proto::interim::InterimCount;
-use crate::proto::turn;
+use crate::proto::head::{LineEnds, ResponseHead};
 use crate::proto::turn::Fallback;
-use crate::proto::verdict;
 use crate::proto::verdict::Verdict;
-use crate::stream::Channel;
-use std::sync::Arc;
-
-/// What a reply's head says beside its verdict.
-pub(super) struct ReplyHead {
-    pub(super) status: u16,
-    /// Another request may follow on the connection, once the body is read.
-    pub(super) keep: bool,
-    /// What it answers had gone out whole.
-    pub(super) sent: bool,
-    /// How the body of a reply of the fallback ends.
-    pub(super) framing: Result<Framing, crate::error::Refusal>,
-    pub(super) id: Result<Option<String>, crate::error::Refusal>,
-    /// A short text in its body, where that came with the head.
-    pub(super) said: String,
-    /// It is the gateway's own word, not that of something on the way.
-    pub(super) marked: bool,
-    /// What the gateway says of it, where it is its own word.
-    pub(super) details: Option<String>,
-    /// How its content is compressed.
-    pub(super) coding: Option<String>,
-    /// How long it asks to be left alone.
-    pub(super) retry_after: Option<Duration>,
-}
+use crate::proto::{body, comet, head, turn, verdict};
 
 /// A refusal that no gateway of ours gave.
 const UNMARKED: &str = "that is not the gateway's own word (Proxy-Status: ptth), but perhaps that of a balancer or proxy before it, or this is no gateway";
@@ -112,31 +74,9 @@ fn first_word(challenge: &[u8], scheme: &[u8]) -> bool {
 }
 
 impl DeviceRole {
-    pub(super) fn dial_ready(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(peer) = cx.get_mut(id) else { return };
-        let State::Dial(dial) = &peer.state else { return };
-        match dial.stage {
-            Stage::Tunnelling { .. } => self.read_tunnel(cx, id),
-            Stage::Connecting | Stage::Securing => {}
-            Stage::Offered { .. } => {
-                if let Some(key) = dial.slot {
-                    flush(cx, id); // then there may be room for more of an answer
-                    self.pump(cx, key);
-                }
-                self.read_verdict(cx, id);
-            }
-            Stage::Reading(_) => self.read_reply(cx, id),
-            Stage::Pausing { .. } | Stage::Resting => {
-                if !cx.is_quiet(id, false) {
-                    self.spoke_unasked(cx, id);
-                }
-            }
-        }
-    }
-
     /// The gateway speaks or ends although nothing was asked: either way this connection is of no
     /// use.
-    fn spoke_unasked(&mut self, cx: &mut Connections<State>, id: Id) {
+    pub(super) fn spoke_unasked(&mut self, cx: &mut Connections<State>, id: Id) {
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
         match dial.slot {
             Some(key) => self.lost_between(cx, key),
@@ -155,89 +95,7 @@ impl DeviceRole {
         self.resolve(cx, Box::new(next));
     }
 
-    /// The way to the gateway stands: its TLS handshake begins, or the offer is written.
-    pub(super) fn reached(&mut self, cx: &mut Connections<State>, id: Id) {
-        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
-        if !dial.url.secure {
-            return self.offer(cx, id);
-        }
-        let begun = match &self.plan.tls {
-            Some(connector) => Channel::to_server(connector, &dial.url.host).map_err(|e| e.to_string()),
-            None => {
-                Err("it was redirected to from http://, where anybody could have said so; give this device the https:// URL itself"
-                    .to_owned())
-            }
-        };
-        let why = match begun {
-            Ok(channel) => {
-                dial_stage(cx, id, Stage::Securing);
-                let at = cx.after(self.limits.handshake_timeout);
-                cx.set_deadline(id, Some(at));
-                if cx.secure(id, channel, false) {
-                    return;
-                }
-                "as many TLS handshakes are in progress as handshakes_max allows".to_owned()
-            }
-            Err(why) => why,
-        };
-        self.end_dial(cx, id, &why, None);
-    }
-
-    /// Writes the offer, or the poll, and begins the answer that it brings. Secrets and the session
-    /// go to configured origins only; any other has a session of its own.
-    pub(super) fn offer(&mut self, cx: &mut Connections<State>, id: Id) {
-        let now = cx.now();
-        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return };
-        let (url, mut slot) = (dial.url.clone(), dial.slot);
-        let through = self.polls_through_proxy(&url, now).then(|| self.through_proxy(&url));
-        let last = self.draining();
-        let upgrade = !last && through.is_none() && self.offers_turn(slot, now);
-        if !upgrade && slot.is_none() {
-            slot = self.adopt(cx, id, false);
-            if slot.is_none() {
-                return; // others poll already
-            }
-        }
-        let mut plan = self.plan.offer.clone();
-        (plan.upgrade, plan.last) = (upgrade, last);
-        plan.authority.clone_from(&url.authority);
-        plan.target.clone_from(&url.target);
-        if let Some((target, authorization)) = through {
-            plan.target = target;
-            plan.fields.extend(authorization);
-        }
-        if self.plan.homes.any_has_origin(&url) {
-            plan.fields.extend(self.plan.secrets.iter().cloned());
-            plan.session = self.sessions.own();
-        } else {
-            plan.session = self.sessions.of(&url);
-        }
-        let brought = self.brought(slot);
-        let Some(peer) = cx.get_mut(id) else { return };
-        let written = turn::write_post(peer.output(), &plan, brought.as_ref());
-        let posts = brought.is_some();
-        if let State::Dial(dial) = &mut peer.state {
-            dial.stage = Stage::Offered { at: now, upgrade, interim: InterimCount::default() };
-        }
-        if let Err(refusal) = written {
-            return self.end_dial(
-                cx,
-                id,
-                &format!("the offer cannot be written: {}", refusal.reason),
-                None,
-            );
-        }
-        match slot {
-            Some(key) if posts => self.begin_post(cx, key),
-            _ => {
-                flush(cx, id);
-                let at = cx.after(self.limits.offer_timeout);
-                cx.set_deadline(id, Some(at));
-            }
-        }
-    }
-
-    fn read_verdict(&mut self, cx: &mut Connections<State>, id: Id) {
+    pub(super) fn read_verdict(&mut self, cx: &mut Connections<State>, id: Id) {
         let mut scratch = cx.take_scratch();
         let verdict = self.next_verdict(cx, id, &mut scratch);
         cx.put_scratch(scratch);

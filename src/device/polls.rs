@@ -11,192 +11,19 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use std::time::Instant;
 
-use crate::close_reason::CloseCause;
-use crate::close_reason::CloseReason;
-use crate::device::answers::STEPS_MAX;
 use crate::device::backoff::random;
-use crate::device::dial::DIAL;
-use crate::device::dial::Dial;
-use crate::device::dial::PACE;
-use crate::device::dial::QUICK_MAX;
-use crate::device::dial::Stage;
-use crate::device::gateways::GatewayTarget;
-use crate::device::offers::ReplyHead;
-use crate::device::reply::Reply;
+use crate::device::dial::{PACE, QUICK_MAX, Stage};
+use crate::device::follow_ups::FollowUp;
 use crate::device::role::DeviceRole;
 use crate::device::slots::Conn;
-use crate::device::slots::Slot;
-use crate::device::state::State;
-use crate::device::state::dial_stage;
+use crate::device::state::{State, dial_stage};
 use crate::device::url::Url;
-use crate::engine::connection::Connection;
-use crate::engine::connection::Fetched;
-use crate::engine::connections::Connections;
-use crate::engine::connections::Id;
+use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
-use crate::proto::body::Decoder;
 use crate::proto::dialect::Naming;
-use crate::proto::head::LineEnds;
-use crate::proto::head::are_line_ends;
-use crate::proto::turn::Encoding;
 
 impl DeviceRole {
-    /// Whether polls are wanted rather than links.
-    pub(super) fn is_polling(&self, now: Instant) -> bool {
-        self.mode.polls(now) || self.polls_through_proxy(&self.plan.homes.current().url, now)
-    }
-
-    /// Whether the next request offers the turn.
-    pub(super) fn offers_turn(&self, slot: Option<Key>, now: Instant) -> bool {
-        let plain =
-            slot.and_then(|key| self.slots.get(key)).is_some_and(|slot| slot.plain || slot.beside);
-        !plain && self.mode.offers_upgrade(now)
-    }
-
-    /// Attempts on their way whose end is not known, those of polls that were answered before
-    /// aside.
-    pub(super) fn attempts(&self) -> usize {
-        let polls = self.slots.keys().into_iter().filter_map(|key| self.slots.get(key));
-        self.shared.dialing.load(Relaxed)
-            + polls.filter(|slot| !slot.connected && slot.conn != Conn::None).count()
-    }
-
-    /// The encoding in which polls are answered, while there are any.
-    pub(super) fn polls_with(&self) -> Option<Encoding> {
-        let any = self
-            .slots
-            .keys()
-            .into_iter()
-            .filter_map(|key| self.slots.get(key))
-            .any(|slot| slot.connected);
-        any.then(|| self.encoding.unwrap_or(self.plan.encoding))
-    }
-
-    /// Whether this slot polls beside links.
-    pub(super) fn is_beside(&self, key: Key) -> bool {
-        self.slots.get(key).is_some_and(|slot| slot.beside)
-    }
-
-    /// Whether a poll beside the links is answered by a mailbox.
-    pub(super) fn polls_beside(&self) -> bool {
-        self.slots
-            .keys()
-            .into_iter()
-            .filter_map(|key| self.slots.get(key))
-            .any(|slot| slot.beside && slot.connected)
-    }
-
-    /// The links are given up: what polled beside them polls in their place.
-    pub(super) fn poll_alone(&mut self) {
-        for key in self.slots.keys() {
-            if let Some(slot) = self.slots.get_mut(key) {
-                slot.beside = false;
-            }
-        }
-    }
-
-    /// Whether this slot has an event in its hand.
-    pub(super) fn works(&self, slot: Option<Key>) -> bool {
-        slot.and_then(|key| self.slots.get(key)).is_some_and(|slot| slot.work.is_some())
-    }
-
-    /// Whether there are more polls than the last minute needed.
-    pub(super) fn has_surplus_poll(&mut self, now: Instant) -> bool {
-        self.note_working(now);
-        self.demand.has_surplus_poll(self.slots.len(), &self.plan.polls)
-    }
-
-    /// Notes how many polls have an event in hand.
-    pub(super) fn note_working(&mut self, now: Instant) {
-        self.demand.note_polls(now, self.working());
-    }
-
-    /// Polls that have an event in hand.
-    pub(super) fn working(&self) -> usize {
-        self.slots.keys().into_iter().filter(|key| self.works(Some(*key))).count()
-    }
-
-    /// A slot that wants a connection now; those with answers first.
-    pub(super) fn slot_to_dial(&self, now: Instant) -> Option<Key> {
-        let due = |slot: &Slot| slot.conn == Conn::None && slot.redial.is_some_and(|at| at <= now);
-        let keys = self.slots.keys();
-        let mut due = keys
-            .into_iter()
-            .filter_map(|key| self.slots.get(key).filter(|slot| due(slot)).map(|slot| (key, slot)));
-        let first = due.next()?;
-        if first.1.work.is_some() {
-            return Some(first.0);
-        }
-        Some(due.find(|(_, slot)| slot.work.is_some()).unwrap_or(first).0)
-    }
-
-    pub(super) fn hurry_slots(&mut self, now: Instant) {
-        for key in self.slots.keys() {
-            if let Some(redial) = self.slots.get_mut(key).and_then(|slot| slot.redial.as_mut()) {
-                *redial = now;
-            }
-        }
-    }
-
-    pub(super) fn new_slot(
-        &mut self,
-        url: Arc<Url>,
-        home: Arc<GatewayTarget>,
-        beside: bool,
-    ) -> Key {
-        self.shared.polls.fetch_add(1, Relaxed);
-        let conn = Conn::None;
-        self.slots.insert(Slot {
-            url,
-            home,
-            conn,
-            redial: None,
-            connected: false,
-            beside,
-            plain: false,
-            doubt: None,
-            quick: 0,
-            bridge: None,
-            work: None,
-        })
-    }
-
-    pub(super) fn dial_slot(&mut self, cx: &mut Connections<State>, key: Key) {
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        (slot.conn, slot.redial) = (Conn::Resolving, None);
-        let dial = Dial::new(slot.url.clone(), slot.home.clone(), 0, Some(key));
-        self.resolve(cx, Box::new(dial));
-    }
-
-    /// The slot of a connection: its own, or a new one, unless (without `force`) there are enough;
-    /// then the connection is closed.
-    pub(super) fn adopt(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        force: bool,
-    ) -> Option<Key> {
-        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return None };
-        if dial.slot.is_some() {
-            return dial.slot;
-        }
-        let (url, home) = (dial.url.clone(), dial.home.clone());
-        self.undialed();
-        if !force && self.slots.len() >= *self.plan.polls.start() {
-            cx.close(id);
-            self.settle_polls(cx, "there are as many polls as may be");
-            return None;
-        }
-        let key = self.new_slot(url, home, false);
-        self.has_connection(Some(key), id);
-        if let Some(State::Dial(dial)) = cx.get_mut(id).map(|p| &mut p.state) {
-            dial.slot = Some(key);
-        }
-        Some(key)
-    }
-
     /// Ends a slot with its connection and its virtual link. An event in its hand is lost.
     pub(super) fn drop_slot(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
         self.close_connection(cx, key);
@@ -209,36 +36,12 @@ impl DeviceRole {
         }
     }
 
-    pub(super) fn has_connection(&mut self, slot: Option<Key>, id: Id) {
-        if let Some(slot) = slot.and_then(|key| self.slots.get_mut(key)) {
-            slot.conn = Conn::Open(id);
-        }
-    }
-
-    pub(super) fn is_racing(&mut self, slot: Option<Key>, race: Key) {
-        if let Some(slot) = slot.and_then(|key| self.slots.get_mut(key)) {
-            slot.conn = Conn::Racing(race);
-        }
-    }
-
-    pub(super) fn has_no_connection(&mut self, slot: Option<Key>) {
-        if let Some(slot) = slot.and_then(|key| self.slots.get_mut(key)) {
-            slot.conn = Conn::None;
-        }
-    }
-
     pub(super) fn close_connection(&mut self, cx: &mut Connections<State>, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         match std::mem::replace(&mut slot.conn, Conn::None) {
             Conn::Open(id) => cx.close(id),
             Conn::Racing(race) => self.call_off_race(cx, race),
             Conn::None | Conn::Resolving => {}
-        }
-    }
-
-    pub(super) fn close_bridge(&mut self, cx: &mut Connections<State>, key: Key) {
-        if let Some(id) = self.slots.get_mut(key).and_then(|slot| slot.bridge.take()) {
-            cx.close(id); // the other end sees that, and its link ends
         }
     }
 
@@ -259,6 +62,22 @@ impl DeviceRole {
             self.give_up(cx, key, "the gateway that asked redirects to another one, or the answer was too long to be kept");
         }
     }
+
+    /// Lets go of answers that could not be posted for `first_byte_timeout`: nobody waits for them
+    /// any more.
+    pub(super) fn give_up_late_answers(&mut self, cx: &mut Connections<State>) {
+        let (now, patience) = (cx.now(), self.limits.first_byte_timeout);
+        for key in self.slots.keys() {
+            let Some(slot) = self.slots.get(key) else { continue };
+            let since = slot.work.as_ref().and_then(|work| work.failing_since);
+            if slot.conn == Conn::None
+                && since.is_some_and(|since| now.saturating_duration_since(since) >= patience)
+            {
+                self.give_up(cx, key, "it could not be posted within first_byte_timeout");
+                self.drop_slot(cx, key, "its answer could not be posted");
+            }
+        }
+    }
 }
 
 impl DeviceRole {
@@ -268,27 +87,6 @@ impl DeviceRole {
         if !self.works(Some(key)) {
             self.redial_after(cx, key, PACE); // it was pausing
         }
-    }
-
-    fn redial_after(&mut self, cx: &mut Connections<State>, key: Key, pause: Duration) {
-        let at = cx.after(pause);
-        if let Some(slot) = self.slots.get_mut(key) {
-            slot.redial = Some(at);
-            cx.alarm(at, DIAL);
-        }
-    }
-
-    /// Whether this is a poll with nothing in hand that was held for a while, on a way that has
-    /// carried replies: something on it that waits less long than the gateway cuts such polls, one
-    /// after the other.
-    pub(super) fn was_held(&self, cx: &Connections<State>, id: Id) -> bool {
-        let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return false };
-        let Stage::Offered { at, .. } = dial.stage else { return false };
-        let waits = dial
-            .slot
-            .and_then(|key| self.slots.get(key))
-            .is_some_and(|slot| slot.connected && slot.work.is_none());
-        waits && cx.now().saturating_duration_since(at) > PACE
     }
 
     /// A proxy's time-out: no failure of the gateway's. The poll comes again after about a second.
@@ -393,17 +191,10 @@ impl DeviceRole {
     /// Dials for this slot; where the gateway does not answer, in its turn.
     pub(super) fn dial_at_once(&mut self, cx: &mut Connections<State>, key: Key) {
         if !self.is_failing() {
-            return self.dial_slot(cx, key);
+            return self.dial_slot(key);
         }
         self.redial_after(cx, key, Duration::ZERO);
-        self.top_up(cx);
-    }
-
-    /// A poll slot ended, or has no connection: perhaps the device had no other way in.
-    fn settle_polls(&mut self, cx: &mut Connections<State>, why: &str) {
-        let stops = self.draining() || self.tries.stopping;
-        let end = if stops { CloseCause::Drained } else { CloseCause::Cut };
-        self.settle_transport(cx, "", Some(&CloseReason::new(end, why.to_owned())));
+        self.follow_ups.push_back(FollowUp::TopUp);
     }
 
     /// An attempt of this slot failed, and its connection is closed. What it has in hand survives;
@@ -422,192 +213,6 @@ impl DeviceRole {
             self.answer_fails(cx, key); // its POST may not even have found a connection
         }
         self.settle_polls(cx, why);
-    }
-
-    /// A reply of the fallback: its body is read to the end.
-    pub(super) fn fell_back(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        encoding: Option<Encoding>,
-        reply: ReplyHead,
-        quick: bool,
-    ) {
-        if let Some(coding) = &reply.coding {
-            let why = format!(
-                "the reply is compressed (Content-Encoding: {coding}), which nobody asked for: something on the way changes what passes; \
-                 have it leave POSTs to this URL alone, or use https"
-            );
-            return self.end_dial(cx, id, &why, None);
-        }
-        let (framing, message) = match (reply.framing, reply.id) {
-            (Ok(framing), Ok(message)) => (framing, message),
-            (Err(refusal), _) | (_, Err(refusal)) => {
-                return self.end_dial(
-                    cx,
-                    id,
-                    &format!("the gateway's reply cannot be read: {}", refusal.reason),
-                    None,
-                );
-            }
-        };
-        let decoder = Decoder::new(framing, &self.limits).line_ends(LineEnds::CrlfOrLf);
-        let is_last = matches!(cx.get(id).map(|p| &p.state), Some(State::Dial(dial)) if dial.last);
-        let reply = Reply {
-            decoder,
-            body: Vec::new(),
-            encoding,
-            id: message,
-            keep: reply.keep && !is_last,
-            quick,
-            surplus: false,
-        };
-        dial_stage(cx, id, Stage::Reading(Box::new(reply)));
-        let at = cx.after(self.limits.body_silence_timeout);
-        cx.set_deadline(id, Some(at));
-        self.read_reply(cx, id);
-    }
-
-    pub(super) fn read_reply(&mut self, cx: &mut Connections<State>, id: Id) {
-        let mut scratch = cx.take_scratch();
-        let mut read = Ok(false);
-        for _ in 0..STEPS_MAX {
-            read = self.read_body(cx, id, &mut scratch);
-            if read != Ok(false) || cx.get(id).is_none_or(|peer| !peer.has_input()) {
-                break;
-            }
-        }
-        cx.put_scratch(scratch);
-        match read {
-            Ok(true) => self.replied(cx, id),
-            Ok(false) if cx.get(id).is_some_and(Connection::has_input) => cx.again(id),
-            Ok(false) => {}
-            Err(why) => {
-                self.end_dial(cx, id, &format!("the gateway's reply cannot be read: {why}"), None)
-            }
-        }
-    }
-
-    /// One read; whether the body is whole. Bytes behind it were not asked for: the connection is
-    /// not used again.
-    fn read_body(
-        &mut self,
-        cx: &mut Connections<State>,
-        id: Id,
-        scratch: &mut [u8],
-    ) -> Result<bool, String> {
-        let at = cx.after(self.limits.body_silence_timeout);
-        let Some(peer) = cx.get_mut(id) else { return Ok(false) };
-        let fetched = peer.fetch(scratch, scratch.len());
-        let ended = peer.at_end_of_stream() || peer.is_broken();
-        let State::Dial(dial) = &mut peer.state else { return Ok(false) };
-        let Stage::Reading(reply) = &mut dial.stage else { return Ok(false) };
-        match fetched {
-            Ok(Fetched::Bytes(n)) => {
-                let used =
-                    reply.take(&scratch[..n], &self.limits).map_err(|e| e.reason.into_owned())?;
-                reply.surplus |= !are_line_ends(&scratch[used..n]);
-            }
-            Ok(Fetched::Nothing) => {}
-            Ok(Fetched::End) => reply.decoder.finish_at_eof().map_err(|e| e.reason.into_owned())?,
-            Err(_) if reply.decoder.is_done() => {}
-            Err(e) => return Err(e.to_string()),
-        }
-        reply.keep &= !ended && !reply.surplus;
-        let whole = reply.decoder.is_done();
-        if matches!(fetched, Ok(Fetched::Bytes(_))) {
-            cx.set_deadline(id, Some(at)); // an event that brought nothing postpones nothing
-        }
-        Ok(whole)
-    }
-
-    /// A reply of the fallback is whole.
-    fn replied(&mut self, cx: &mut Connections<State>, id: Id) {
-        let now = cx.now();
-        let Some(State::Dial(dial)) = cx.get_mut(id).map(|p| &mut p.state) else { return };
-        let (url, home, slot) = (dial.url.clone(), dial.home.clone(), dial.slot);
-        let Stage::Reading(reply) = std::mem::replace(&mut dial.stage, Stage::Resting) else {
-            return;
-        };
-        dial.redirects = 0;
-        cx.set_deadline(id, None);
-        let Reply { encoding, keep, quick, surplus, .. } = *reply;
-        let event = match reply.into_event(&self.limits.for_own_heads()) {
-            Ok(None) if surplus => {
-                return self.end_dial(cx, id, "bytes came behind the gateway's reply", None);
-            }
-            Ok(event) => event,
-            Err(refusal) => {
-                return self.end_dial(
-                    cx,
-                    id,
-                    &format!("the gateway sent what is no event: {}", refusal.reason),
-                    None,
-                );
-            }
-        };
-        self.signs.welcomed = true;
-        self.succeeded();
-        let own = usize::from(slot.is_none());
-        let short =
-            self.shared.is_short_with(self.shared.dialing.load(Relaxed).saturating_sub(own));
-        let beside = slot.is_some_and(|key| self.is_beside(key));
-        let has_room = match slot {
-            Some(_) if event.is_none() && self.has_surplus_poll(now) => false,
-            Some(_) => self.slots.len() <= *self.plan.polls.end(),
-            None => self.slots.len() < *self.plan.polls.start(),
-        };
-        let wanted =
-            (self.is_polling(now) || short || (beside && self.doubt.since.is_some())) && has_room;
-        let wanted = wanted && self.takes(&home) && !self.draining();
-        if wanted && !beside {
-            self.mode.decide(true);
-        }
-        if event.is_none() && !wanted {
-            if beside {
-                self.doubt_later(now); // not at once again
-            }
-            match slot {
-                Some(key) => self.drop_slot(cx, key, "it is not wanted: links are there instead, or the last minute did not need as many polls"),
-                None => {
-                    cx.close(id);
-                    self.undialed();
-                }
-            }
-            return self.top_up(cx);
-        }
-        let Some(key) = self.adopt(cx, id, true) else { return };
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        (slot.connected, slot.plain, slot.url) = (true, false, url.clone());
-        self.settle_doubt(cx, key);
-        self.encoding = encoding.or(self.encoding);
-        self.settle_transport(cx, &url.text, None);
-        match event {
-            Some(event) => self.take_event(cx, key, event, encoding, (keep, quick)),
-            None => self.nothing(cx, key, keep, quick),
-        }
-        self.top_up(cx);
-    }
-}
-
-/// For the simulation.
-#[cfg(test)]
-impl DeviceRole {
-    /// Where the slots stand, in words.
-    pub(super) fn slots_told(&self) -> Vec<String> {
-        let slots = self.slots.keys().into_iter().filter_map(|key| self.slots.get(key));
-        let told = |slot: &Slot| {
-            let work = slot.work.as_ref().map(|work| {
-                (work.is_read(), work.is_ready(), work.post.is_some(), work.again.lost)
-            });
-            format!(
-                "a slot: {:?}, dials again {}, bridge {:?}, work {work:?}",
-                slot.conn,
-                slot.redial.is_some(),
-                slot.bridge
-            )
-        };
-        slots.map(told).collect()
     }
 }
 

@@ -13,16 +13,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::device::follow_ups::FollowUp;
 use crate::device::lookups::Waiter;
-use crate::device::races::RUNNING_MAX;
-use crate::device::races::Race;
-use crate::device::races::Racer;
-use crate::device::races::in_order;
+use crate::device::races::{RUNNING_MAX, Race, Racer, in_order};
 use crate::device::role::DeviceRole;
 use crate::device::state::State;
-use crate::device::target::Unreached;
-use crate::engine::connections::Connections;
-use crate::engine::connections::Id;
+use crate::engine::connections::{Connections, Id};
 use crate::engine::slab::Key;
 use crate::stream::Stream;
 
@@ -108,26 +104,13 @@ impl DeviceRole {
             }
         }
         if self.races.running.get(key).is_some_and(|race| race.running.is_empty()) {
-            self.race_lost(cx, key);
+            self.race_lost(key);
         }
     }
 
-    fn race_lost(&mut self, cx: &mut Connections<State>, key: Key) {
+    fn race_lost(&mut self, key: Key) {
         let Some(Race { waiter, failed, .. }) = self.races.running.remove(key) else { return };
-        let no_address = || "it has no address".to_owned();
-        match waiter {
-            Waiter::Dial(dial) => {
-                self.cannot_reach(cx, &dial, &failed.map_or_else(no_address, |e| e.to_string()))
-            }
-            Waiter::Local(key) => {
-                let why = failed.map_or_else(|| Unreached::unknown(no_address()), Unreached::from);
-                self.local_failed(cx, key, &why);
-            }
-            Waiter::Tcp { key, target } => {
-                let why = failed.map_or_else(|| Unreached::unknown(no_address()), Unreached::from);
-                self.tcp_failed(cx, (key, target), &why);
-            }
-        }
+        self.follow_ups.push_back(FollowUp::Unreached { waiter, failed });
     }
 
     pub(super) fn racer_ready(&mut self, cx: &mut Connections<State>, id: Id) {
@@ -173,17 +156,7 @@ impl DeviceRole {
             self.races.remember(host, address);
         }
         cx.set_deadline(id, None); // who takes it sets another
-        match waiter {
-            Waiter::Dial(dial) => {
-                self.has_connection(dial.slot, id);
-                if let Some(peer) = cx.get_mut(id) {
-                    peer.state = State::Dial(dial);
-                }
-                self.connected(cx, id);
-            }
-            Waiter::Local(key) => self.local_reached(cx, key, id),
-            Waiter::Tcp { key, .. } => self.tcp_opened(cx, key, id),
-        }
+        self.follow_ups.push_back(FollowUp::Reached { waiter, id });
     }
 
     /// Nobody wants the connection any more.

@@ -1,12 +1,35 @@
 //! A reply of the fallback while its body arrives, and the event in it.
 
+use std::time::Duration;
+
 use crate::error::Refusal;
 use crate::limits::Limits;
-use crate::proto::body::Decoder;
-use crate::proto::body::Piece;
+use crate::proto::body::{Decoder, Framing, Piece};
 use crate::proto::comet;
 use crate::proto::comet::Event;
 use crate::proto::turn::Encoding;
+
+/// What a reply's head says beside its verdict.
+pub(super) struct ReplyHead {
+    pub(super) status: u16,
+    /// Another request may follow on the connection, once the body is read.
+    pub(super) keep: bool,
+    /// What it answers had gone out whole.
+    pub(super) sent: bool,
+    /// How the body of a reply of the fallback ends.
+    pub(super) framing: Result<Framing, crate::error::Refusal>,
+    pub(super) id: Result<Option<String>, crate::error::Refusal>,
+    /// A short text in its body, where that came with the head.
+    pub(super) said: String,
+    /// It is the gateway's own word, not that of something on the way.
+    pub(super) marked: bool,
+    /// What the gateway says of it, where it is its own word.
+    pub(super) details: Option<String>,
+    /// How its content is compressed.
+    pub(super) coding: Option<String>,
+    /// How long it asks to be left alone.
+    pub(super) retry_after: Option<Duration>,
+}
 
 /// A reply of the fallback while its body arrives.
 pub(super) struct Reply {

@@ -8,17 +8,15 @@
 
 use crate::device::command::Command;
 use crate::device::dial::LOOKUP;
-use crate::device::lookups::ADDRESSES_MAX;
-use crate::device::lookups::Found;
-use crate::device::lookups::Lookup;
-use crate::device::lookups::Waiter;
+use crate::device::follow_ups::FollowUp;
+use crate::device::lookups::{ADDRESSES_MAX, Found, Lookup, Waiter};
 use crate::device::role::DeviceRole;
 use crate::device::state::State;
 use crate::engine::connections::Connections;
 use std::net::ToSocketAddrs;
 
 impl DeviceRole {
-    /// Has a name looked up; `waiter` is served by [`found`](Self::found), now or later.
+    /// Has a name looked up; `waiter` is served by [`FollowUp::Found`], now or later.
     pub(super) fn look_up(
         &mut self,
         cx: &mut Connections<State>,
@@ -42,7 +40,7 @@ impl DeviceRole {
             let why =
                 "as many look-ups as helpers_max allows hang already, or no thread can be started"
                     .to_owned();
-            return self.found(cx, waiter, host, Err(why));
+            return self.looked_up(waiter, host, Err(why));
         }
         self.lookups.running.push(Lookup {
             number,
@@ -55,14 +53,14 @@ impl DeviceRole {
     }
 
     /// The resolver has returned.
-    pub(super) fn resolved(&mut self, cx: &mut Connections<State>, number: u64, found: &Found) {
+    pub(super) fn resolved(&mut self, number: u64, found: &Found) {
         let Some(at) = self.lookups.running.iter().position(|lookup| lookup.number == number)
         else {
             return;
         };
         let lookup = self.lookups.running.remove(at);
         for waiter in lookup.waiters {
-            self.found(cx, waiter, &lookup.host, found.clone());
+            self.looked_up(waiter, &lookup.host, found.clone());
         }
     }
 
@@ -73,7 +71,7 @@ impl DeviceRole {
             let why = format!(
                 "the resolver did not answer within resolve_timeout ({time} s); check the name servers of this machine"
             );
-            self.found(cx, waiter, &host, Err(why));
+            self.looked_up(waiter, &host, Err(why));
         }
         self.watch_lookups(cx);
     }
@@ -85,16 +83,12 @@ impl DeviceRole {
         }
     }
 
-    fn found(&mut self, cx: &mut Connections<State>, waiter: Waiter, host: &str, found: Found) {
+    fn looked_up(&mut self, waiter: Waiter, host: &str, found: Found) {
         let found = match found {
             Ok(addresses) if addresses.is_empty() => Err(format!("{host} has no address")),
             Ok(addresses) => Ok(addresses),
             Err(why) => Err(format!("{host} cannot be looked up: {why}")),
         };
-        match waiter {
-            Waiter::Dial(dial) => self.dial_found(cx, dial, host, found),
-            Waiter::Local(key) => self.local_found(cx, key, host, found),
-            Waiter::Tcp { key, target } => self.tcp_found(cx, (key, target), host, found),
-        }
+        self.follow_ups.push_back(FollowUp::Found { waiter, host: host.to_owned(), found });
     }
 }

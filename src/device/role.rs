@@ -1,51 +1,39 @@
 //! The state of a device's event loop, and what it tells.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::Weak;
-use std::sync::atomic::Ordering::Relaxed;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use crossbeam_channel::Sender;
-use crossbeam_channel::TrySendError;
+use crossbeam_channel::{Sender, TrySendError};
 
 use crate::close_reason::CloseCause;
-use crate::close_reason::CloseReason;
 use crate::device::answer::Past;
 use crate::device::backoff::Backoff;
 use crate::device::burst::Burst;
 use crate::device::command::Command;
 use crate::device::counters::Counters;
-use crate::device::counters::TRANSPORTS;
 use crate::device::demand::Demand;
 use crate::device::doubt::Doubt;
-use crate::device::events::DeviceEvent;
-use crate::device::events::DeviceEventKind;
+use crate::device::events::{DeviceEvent, DeviceEventKind};
+use crate::device::follow_ups::FollowUp;
 use crate::device::gateways::GatewayTarget;
 use crate::device::group::LoopGroup;
 use crate::device::lookups::Lookups;
 use crate::device::mode::Mode;
-use crate::device::plan::Plan;
-use crate::device::plan::Service;
-use crate::device::pool::Locals;
-use crate::device::pool::ServerId;
+use crate::device::plan::{Plan, Service};
+use crate::device::pool::{Locals, ServerId};
 use crate::device::races::Races;
 use crate::device::sessions::Sessions;
-use crate::device::signs::Signs;
-use crate::device::signs::Tries;
+use crate::device::signs::{Signs, Tries};
 use crate::device::slots::Slot;
-use crate::device::state::State;
 use crate::device::target::Target;
-use crate::engine::connections::Connections;
 use crate::engine::event_loop::Remote;
 use crate::engine::slab::Slab;
 use crate::engine::workers::Workers;
 use crate::limits::Limits;
 use crate::proto::head::LineEnds;
-use crate::proto::turn::Encoding;
-use crate::proto::turn::Transport;
-use crate::relay::Exchange;
-use crate::relay::Rules;
+use crate::proto::turn::{Encoding, Transport};
+use crate::relay::{Exchange, Rules};
 use crate::stream::Stream;
 
 pub(crate) struct DeviceRole {
@@ -89,6 +77,7 @@ pub(crate) struct DeviceRole {
     /// poll behind it pass.
     pub(super) troubled: u32,
     pub(super) doubt: Doubt,
+    pub(super) follow_ups: VecDeque<FollowUp>,
     pub(super) events: Sender<DeviceEvent>,
     pub(super) draining: bool,
     pub(super) stopped: bool,
@@ -159,6 +148,7 @@ impl DeviceRole {
             not_before: None,
             burst: Burst::until(Instant::now()),
             waits_for_clock: false,
+            follow_ups: VecDeque::new(),
             transport: None,
             slots: Slab::new(),
             past: Past::default(),
@@ -234,80 +224,5 @@ impl DeviceRole {
         if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
             log_names!(Debug, "nobody reads the device's events; dropped: {event:?}");
         }
-    }
-
-    /// Tells when the way in changed: there is none any more (`why`), or there is one, or another,
-    /// through the gateway at `url`.
-    pub(super) fn settle_transport(
-        &mut self,
-        cx: &mut Connections<State>,
-        url: &str,
-        why: Option<&CloseReason>,
-    ) {
-        let is_held = self.comes_and_goes()
-            && self.transport == Some(Transport::Turn)
-            && self.shared.dialing.load(Relaxed) > 0;
-        let transport = match (self.shared.links.load(Relaxed), self.polls_with()) {
-            (0, None) if is_held => Some(Transport::Turn),
-            (0, None) => None,
-            (0, Some(encoding)) => Some(Transport::Comet(encoding)),
-            _ => Some(Transport::Turn),
-        };
-        if transport == self.transport {
-            return;
-        }
-        self.transport = transport;
-        let place =
-            transport.and_then(|transport| TRANSPORTS.iter().position(|known| *known == transport));
-        self.shared.transport.store(place.map_or(0, |place| place as u8 + 1), Relaxed); // below TRANSPORTS.len()
-        let home = self.home();
-        let url = if url.is_empty() { &home.url.text } else { url };
-        match transport {
-            None => {
-                let text = why.map_or(String::new(), |why| why.text.to_string());
-                let because = why.map_or(String::new(), |why| format!(": {why}"));
-                log_names!(Info, "disconnected {} from {}{because}", home.name, home.url.text);
-                self.publish(
-                    DeviceEventKind::Disconnected,
-                    &home,
-                    &home.url.text,
-                    text,
-                    why.map(|why| why.cause),
-                );
-                self.mode.end_swallowed(); // the next way may be another
-                self.begin_again(cx);
-            }
-            Some(Transport::Turn) => self.tell(
-                DeviceEventKind::Connected,
-                &home,
-                url,
-                format!("{} turn", self.plan.offer.dialect.token),
-            ),
-            Some(transport) => {
-                self.tell(DeviceEventKind::Connected, &home, url, transport.to_string())
-            }
-        }
-    }
-}
-
-/// For the simulation.
-#[cfg(test)]
-impl DeviceRole {
-    /// What is left though all is over: `connections` of the loop, and whatever the tables hold.
-    pub(super) fn leftovers(&self, connections: usize) -> Vec<String> {
-        let Counters { links, dialing, busy, polls, .. } = &*self.shared;
-        let counted =
-            [("links", links), ("dials", dialing), ("busy links", busy), ("polls", polls)];
-        let tables = [
-            ("connections", connections),
-            ("exchanges", self.exchanges.len()),
-            ("slots", self.slots.len()),
-            ("leases", self.leases.len()),
-            ("races", self.races.len()),
-        ];
-        let counted = counted.iter().map(|(what, n)| (*what, n.load(Relaxed)));
-        let left =
-            counted.chain(tables).filter(|(_, n)| *n > 0).map(|(what, n)| format!("{what}: {n}"));
-        left.chain(self.slots_told()).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Signs that something on the way does not let an `Upgrade` pass (protocol.md §1.7).
 
 use crate::device::dial::Stage;
-use crate::device::offers::ReplyHead;
+use crate::device::reply::ReplyHead;
 use crate::device::role::DeviceRole;
 use crate::device::state::State;
 use crate::engine::connections::Connections;
@@ -96,7 +96,7 @@ impl DeviceRole {
         if let Some(slot) = self.slots.get_mut(key) {
             (slot.plain, slot.doubt) = (true, doubt);
         }
-        self.dial_slot(cx, key);
+        self.dial_slot(key);
     }
 
     /// A poll without `Upgrade` passed where an offer did not. The second time this is no chance (a

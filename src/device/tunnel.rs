@@ -6,28 +6,16 @@
 //! ```
 
 use std::time::Duration;
-use std::time::Instant;
 
 use crate::device::dial::Stage;
-use crate::device::proxy::Proxy;
-use crate::device::proxy::Refused;
-use crate::device::proxy::proxy_answer;
+use crate::device::proxy::{Refused, proxy_answer};
 use crate::device::role::DeviceRole;
-use crate::device::state::State;
-use crate::device::state::dial_stage;
-use crate::device::state::flush;
-use crate::device::url::Url;
-use crate::engine::connections::Connections;
-use crate::engine::connections::Id;
+use crate::device::state::{State, dial_stage, flush};
+use crate::engine::connections::{Connections, Id};
 use crate::proto::interim::InterimCount;
 use crate::proto::turn::Fallback;
 
 impl DeviceRole {
-    /// The proxy through which this gateway is dialled, if any.
-    pub(super) fn proxy_to(&self, url: &Url) -> Option<&Proxy> {
-        self.plan.proxy.as_ref().filter(|proxy| proxy.serves(url))
-    }
-
     /// The connection stands: to the gateway, which gets its offer, or to a proxy, which is asked
     /// for a tunnel first.
     pub(super) fn connected(&mut self, cx: &mut Connections<State>, id: Id) {
@@ -74,24 +62,6 @@ impl DeviceRole {
             }
             Some(Err(Refused { why, retry_after, .. })) => self.end_dial(cx, id, &why, retry_after),
         }
-    }
-
-    /// Whether requests for this gateway go to its proxy in absolute form (RFC 9112 §3.2.2), since
-    /// that opens no tunnel to such ports.
-    pub(super) fn polls_through_proxy(&self, url: &Url, now: Instant) -> bool {
-        !url.secure
-            && self.no_tunnel_until.is_some_and(|until| now < until)
-            && self.proxy_to(url).is_some()
-    }
-
-    /// The target of a request that goes through a proxy without a tunnel, and what the proxy has
-    /// to see beside it.
-    pub(super) fn through_proxy(&self, url: &Url) -> (String, Option<(String, String)>) {
-        let authorization = self.proxy_to(url).and_then(|proxy| proxy.authorization.clone());
-        (
-            format!("http://{}{}", url.authority, url.target),
-            authorization.map(|value| ("Proxy-Authorization".to_owned(), value)),
-        )
     }
 
     fn may_poll_through_proxy(&self, cx: &Connections<State>, id: Id) -> bool {

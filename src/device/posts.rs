@@ -1,0 +1,122 @@
+//! The answer to an event on its way in a POST, and answers that are dropped.
+
+use crate::device::dial::DIAL;
+use crate::device::role::DeviceRole;
+use crate::device::slots::Conn;
+use crate::device::state::{State, flush};
+use crate::engine::connection::Connection;
+use crate::engine::connections::Connections;
+use crate::engine::slab::Key;
+use crate::proto::body;
+use crate::proto::turn::Brought;
+
+impl DeviceRole {
+    /// What the head of this slot's next POST says of an answer.
+    pub(super) fn brought(&self, slot: Option<Key>) -> Option<Brought<'_>> {
+        let work = self.slots.get(slot?)?.work.as_ref()?;
+        work.is_ready().then(|| work.brought())
+    }
+
+    /// Whether the answer on this connection was given to it whole.
+    pub(super) fn has_posted(&self, peer: &Connection<State>) -> bool {
+        let State::Dial(dial) = &peer.state else { return true };
+        let work =
+            dial.slot.and_then(|key| self.slots.get(key)).and_then(|slot| slot.work.as_ref());
+        work.and_then(|work| work.post.as_ref()).is_none_or(|post| post.ended)
+    }
+
+    /// The head of the POST is written; the answer follows, as far as it is here.
+    pub(super) fn begin_post(&mut self, cx: &mut Connections<State>, key: Key) {
+        if let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) {
+            work.begin_post();
+        }
+        self.feed(cx, key);
+        if let Some(id) = self.slots.get(key).and_then(|slot| slot.bridge) {
+            cx.again(id); // there may be more
+        }
+        self.set_post_deadline(cx, key);
+    }
+
+    pub(super) fn feed(&mut self, cx: &mut Connections<State>, key: Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        let (Some(work), Conn::Open(id)) = (&mut slot.work, slot.conn) else { return };
+        let Some(peer) = cx.get_mut(id) else { return };
+        let fresh = work.fresh();
+        let chunked = work.post.as_ref().is_some_and(|post| post.chunked && !post.ended);
+        if chunked && !fresh.is_empty() {
+            body::open_chunk(peer.output(), fresh.len());
+        }
+        let sent = peer.send(fresh); // a failure shows in the next read
+        if chunked && !fresh.is_empty() {
+            peer.output().extend_from_slice(b"\r\n");
+        }
+        if chunked && work.is_read() {
+            peer.output().extend_from_slice(b"0\r\n\r\n");
+        }
+        work.given(&self.limits);
+        if sent.is_err() {
+            peer.look_again();
+            cx.again(id);
+        }
+        flush(cx, id);
+    }
+
+    /// While the gateway has something to take: `body_silence_timeout`. While the handler is at
+    /// work: none. Behind the last byte: that of any reply.
+    pub(super) fn set_post_deadline(&mut self, cx: &mut Connections<State>, key: Key) {
+        let drains = self.draining();
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        let (Some(work), Conn::Open(id)) = (&mut slot.work, slot.conn) else { return };
+        let Some(post) = &mut work.post else { return };
+        let Some(peer) = cx.get(id) else { return };
+        let now = (peer.written(), peer.pending() > 0, post.ended, drains);
+        if post.seen.replace(now) == Some(now) {
+            return; // an event that moved nothing postpones nothing
+        }
+        let time = match (peer.pending() > 0, post.ended) {
+            (true, _) => Some(self.limits.body_silence_timeout),
+            (false, false) => None,
+            // What was written has arrived, if it ever does; the reply may be held as any poll's.
+            (false, true) if drains => Some(self.limits.abandoned_timeout),
+            (false, true) => Some(self.limits.offer_timeout),
+        };
+        let at = time.map(|time| cx.after(time));
+        cx.set_deadline(id, at);
+    }
+
+    /// A POST ended without an acknowledgement. True: its answer cannot be posted again.
+    pub(super) fn post_broke(&mut self, cx: &mut Connections<State>, key: Key) -> bool {
+        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else {
+            return false;
+        };
+        let (had_post, lost) = (work.post.take().is_some(), work.again.lost);
+        if had_post {
+            self.answer_fails(cx, key);
+        }
+        lost
+    }
+
+    /// An answer could not be posted: it is tried again for so long as somebody may wait for it,
+    /// counted from the first failure.
+    pub(super) fn answer_fails(&mut self, cx: &mut Connections<State>, key: Key) {
+        let (now, at) = (cx.now(), cx.after(self.limits.first_byte_timeout));
+        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.as_mut()) else {
+            return;
+        };
+        if work.failing_since.is_none() {
+            work.failing_since = Some(now);
+            cx.alarm(at, DIAL);
+        }
+    }
+
+    /// An answer is dropped. Its event is remembered: should it come again, it gets a 502 and no
+    /// second run.
+    pub(super) fn give_up(&mut self, cx: &mut Connections<State>, key: Key, why: &str) {
+        let Some(work) = self.slots.get_mut(key).and_then(|slot| slot.work.take()) else { return };
+        log_names!(Warn, "the answer to event {} is dropped: {why}", work.id);
+        if !work.keeps_link() {
+            self.close_bridge(cx, key);
+        }
+        self.past.remember(*work, false, &self.limits);
+    }
+}

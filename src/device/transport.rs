@@ -1,0 +1,75 @@
+//! How the device is connected, and telling when that changes.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::close_reason::CloseReason;
+use crate::device::counters::TRANSPORTS;
+use crate::device::events::DeviceEventKind;
+use crate::device::role::DeviceRole;
+use crate::device::state::State;
+use crate::engine::connections::Connections;
+use crate::proto::turn::Transport;
+
+/// So many brief links in a row make it a habit of their gateway's.
+pub(super) const BRIEF_MAX: usize = 10;
+
+impl DeviceRole {
+    /// Whether links end as soon as they were of use, and the next ones are on their way: that the
+    /// last one ended is no news then.
+    pub(super) fn comes_and_goes(&self) -> bool {
+        self.signs.holds || self.tries.brief > BRIEF_MAX
+    }
+
+    /// Tells when the way in changed: there is none any more (`why`), or there is one, or another,
+    /// through the gateway at `url`.
+    pub(super) fn settle_transport(
+        &mut self,
+        cx: &mut Connections<State>,
+        url: &str,
+        why: Option<&CloseReason>,
+    ) {
+        let is_held = self.comes_and_goes()
+            && self.transport == Some(Transport::Turn)
+            && self.shared.dialing.load(Relaxed) > 0;
+        let transport = match (self.shared.links.load(Relaxed), self.polls_with()) {
+            (0, None) if is_held => Some(Transport::Turn),
+            (0, None) => None,
+            (0, Some(encoding)) => Some(Transport::Comet(encoding)),
+            _ => Some(Transport::Turn),
+        };
+        if transport == self.transport {
+            return;
+        }
+        self.transport = transport;
+        let place =
+            transport.and_then(|transport| TRANSPORTS.iter().position(|known| *known == transport));
+        self.shared.transport.store(place.map_or(0, |place| place as u8 + 1), Relaxed); // below TRANSPORTS.len()
+        let home = self.home();
+        let url = if url.is_empty() { &home.url.text } else { url };
+        match transport {
+            None => {
+                let text = why.map_or(String::new(), |why| why.text.to_string());
+                let because = why.map_or(String::new(), |why| format!(": {why}"));
+                log_names!(Info, "disconnected {} from {}{because}", home.name, home.url.text);
+                self.publish(
+                    DeviceEventKind::Disconnected,
+                    &home,
+                    &home.url.text,
+                    text,
+                    why.map(|why| why.cause),
+                );
+                self.mode.end_swallowed(); // the next way may be another
+                self.begin_again(cx);
+            }
+            Some(Transport::Turn) => self.tell(
+                DeviceEventKind::Connected,
+                &home,
+                url,
+                format!("{} turn", self.plan.offer.dialect.token),
+            ),
+            Some(transport) => {
+                self.tell(DeviceEventKind::Connected, &home, url, transport.to_string())
+            }
+        }
+    }
+}
