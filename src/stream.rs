@@ -561,19 +561,39 @@ impl Read for &Kind {
     }
 }
 
+/// A write to a connection that the peer has closed is an error, and no SIGPIPE: a program that is not
+/// Rust's own (capi/) has not told the operating system to ignore that signal.
+#[cfg(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd"
+))]
+const NO_SIGNAL: libc::c_int = libc::MSG_NOSIGNAL;
+/// Elsewhere the standard library has set `SO_NOSIGPIPE`.
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd"
+)))]
+const NO_SIGNAL: libc::c_int = 0;
+
 impl Write for &Kind {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
-            Kind::Tcp(s) => (&*s).write(buf),
-            Kind::Unix(s) => (&*s).write(buf),
+            Kind::Tcp(s) => (&*s).write(buf), // it asks for no signal, as below
+            Kind::Unix(s) => SockRef::from(s).send_with_flags(buf, NO_SIGNAL),
             #[cfg(test)]
             Kind::Sim(s) => s.write(buf),
         }
     }
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Kind::Tcp(s) => (&*s).write_vectored(bufs),
-            Kind::Unix(s) => (&*s).write_vectored(bufs),
+            Kind::Tcp(s) => SockRef::from(s).send_vectored_with_flags(bufs, NO_SIGNAL),
+            Kind::Unix(s) => SockRef::from(s).send_vectored_with_flags(bufs, NO_SIGNAL),
             #[cfg(test)]
             Kind::Sim(s) => s.write_vectored(bufs),
         }

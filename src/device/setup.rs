@@ -313,6 +313,27 @@ impl Device {
         Subscription::new(self.events.clone())
     }
 
+    /// A handle on the device that [`recv`](Self::recv) or [`listen`](Self::listen) has started: for
+    /// its counters, to drain it, or to stop it from another thread. `None` before their first call.
+    /// The device ends with its `Device` or [`Listener`], whoever holds such a handle.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use reverse_http::{Device, Gateway};
+    ///
+    /// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+    /// let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build()?;
+    /// assert!(device.handle().is_none());
+    /// assert!(device.recv_timeout(Duration::ZERO)?.is_none()); // no request yet
+    /// let handle = device.handle().expect("it runs");
+    /// std::thread::spawn(move || handle.stop());
+    /// assert!(device.recv().is_err_and(|e| e.is_stopped()));
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    pub fn handle(&self) -> Option<DeviceHandle> {
+        self.queue.get().map(|queue| queue.running.0.clone())
+    }
+
     fn queue(&self, kind: Kind) -> Result<&Queue, Error> {
         let _one_starts = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(queue) = self.queue.get() {
@@ -366,11 +387,12 @@ impl Device {
     /// # Errors
     /// Those of [`recv`](Self::recv).
     pub fn recv_timeout(&self, time: Duration) -> Result<Option<Exchange>, Error> {
-        let end = std::time::Instant::now() + time;
+        let Some(end) = std::time::Instant::now().checked_add(time) else {
+            return self.recv().map(Some);
+        };
         loop {
             let queue = self.queue(Kind::Receive)?;
-            let left = end.saturating_duration_since(std::time::Instant::now());
-            match queue.links.recv_timeout(left) {
+            match queue.links.recv_deadline(end) {
                 Ok(lease) => {
                     if let Some(exchange) = Exchange::begin(lease, &self.link_limits) {
                         return Ok(Some(exchange));

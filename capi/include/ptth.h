@@ -1,0 +1,460 @@
+#ifndef PTTH_H
+#define PTTH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * ptth.h: the device side of reverse-http, for C and whatever calls C.
+ *
+ * A device dials out to a gateway, and answers the requests that come back over that connection.
+ * Link with libptth (pkg-config ptth); docs/c.md of the project has a program and the rules.
+ *
+ * Strings are NUL-terminated UTF-8 and copied; a pointer that is given out is valid as long as the
+ * object that it was asked of. No object may be NULL unless its function says so: NULL is
+ * PTTH_USAGE. Functions with an object of type ptth_device may be called from any thread at any
+ * time, except ptth_device_free, which is the last; options and requests are one thread's at a time.
+ * Callbacks run on threads of the library, several at once. No function unwinds into the caller: a
+ * panic of the library is PTTH_PANIC.
+ */
+
+
+/**
+ * What became of a call. `ptth_last_error()` says more.
+ */
+typedef enum {
+  /**
+   * It was done.
+   */
+  PTTH_OK = 0,
+  /**
+   * The call cannot work: an argument, an option, or their combination is wrong.
+   */
+  PTTH_USAGE = 1,
+  /**
+   * Nothing came within the time.
+   */
+  PTTH_TIMEOUT = 2,
+  /**
+   * The device has ended: it was stopped.
+   */
+  PTTH_STOPPED = 3,
+  /**
+   * The gateway refused the device.
+   */
+  PTTH_REFUSED = 4,
+  /**
+   * The connection of this request is over, or its bytes broke the protocol.
+   */
+  PTTH_CLOSED = 5,
+  /**
+   * A bound was reached, or the message is too large.
+   */
+  PTTH_FULL = 6,
+  /**
+   * The operating system failed: threads, descriptors, files.
+   */
+  PTTH_SYSTEM = 7,
+  /**
+   * A fault of the library; please report it. The object may be freed and nothing else.
+   */
+  PTTH_PANIC = 8,
+  /**
+   * Anything else.
+   */
+  PTTH_FAILED = 9,
+} ptth_status;
+
+/**
+ * How much is logged: a level and those above it.
+ */
+typedef enum {
+  /**
+   * Something does not work.
+   */
+  PTTH_LOG_ERROR = 1,
+  /**
+   * Something may not work.
+   */
+  PTTH_LOG_WARN = 2,
+  /**
+   * Connected, disconnected, and why.
+   */
+  PTTH_LOG_INFO = 3,
+  /**
+   * Each step.
+   */
+  PTTH_LOG_DEBUG = 4,
+} ptth_level;
+
+/**
+ * How a gateway is reached.
+ */
+typedef enum {
+  /**
+   * Not at all now.
+   */
+  PTTH_OFFLINE = 0,
+  /**
+   * By connections that turned.
+   */
+  PTTH_UPGRADE = 1,
+  /**
+   * By polls of the fallback.
+   */
+  PTTH_COMET = 2,
+} ptth_transport;
+
+/**
+ * When the fallback (COMET: long polling) is used.
+ */
+typedef enum {
+  /**
+   * Where connections do not turn: the default.
+   */
+  PTTH_FALLBACK_AUTO = 0,
+  /**
+   * Never: connections turn, or there is none.
+   */
+  PTTH_FALLBACK_NEVER = 1,
+  /**
+   * Always: nothing turns.
+   */
+  PTTH_FALLBACK_ONLY = 2,
+} ptth_fallback;
+
+/**
+ * A running device; an opaque object.
+ */
+typedef struct ptth_device ptth_device;
+
+/**
+ * The settings of a device; an opaque object.
+ */
+typedef struct ptth_options ptth_options;
+
+/**
+ * One request, and what will be its response; an opaque object.
+ */
+typedef struct ptth_request ptth_request;
+
+/**
+ * Takes one line without its end. It runs on whatever thread has something to say, several at once,
+ * and must not call the library.
+ */
+typedef void (*ptth_log_callback)(ptth_level level, const char *line, void *user);
+
+/**
+ * Answers one request by ptth_respond and its like. It runs on a thread of the library, several at
+ * once (ptth_options_handlers). The request is valid until it returns, and is sent its response
+ * then: a 500 if it gave none.
+ */
+typedef void (*ptth_handler)(ptth_request *request, void *user);
+
+/**
+ * What a device does now, over all its gateways.
+ */
+typedef struct {
+  /**
+   * How its gateway, or the first of them that is, is reached.
+   */
+  ptth_transport transport;
+  /**
+   * Turned connections.
+   */
+  size_t links;
+  /**
+   * Polls, those with a request in progress included.
+   */
+  size_t polls;
+  /**
+   * Links with a request in progress.
+   */
+  size_t busy;
+  /**
+   * Connections on their way.
+   */
+  size_t dialing;
+  /**
+   * Requests since the start.
+   */
+  uint64_t requests;
+} ptth_state;
+
+/**
+ * Gives bytes of a body: writes at most `size` of them to `buffer` and returns how many, 0 at the
+ * end, -1 for a failure (the response is aborted then). It may wait.
+ */
+typedef ptrdiff_t (*ptth_read_callback)(void *user, void *buffer, size_t size);
+
+/**
+ * Is told once that the library does not use `user` any more.
+ */
+typedef void (*ptth_release_callback)(void *user);
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * Why the last call of this thread that did not succeed failed: what was being done, what came
+ * instead, and what to do. Empty if none has failed. Valid until the next call that fails on this
+ * thread.
+ */
+const char *ptth_last_error(void);
+
+/**
+ * The version of the library, such as "0.1.0".
+ */
+const char *ptth_version(void);
+
+/**
+ * Gives the log lines of a level (`ptth_level`) and those above it to a callback, from now until the process
+ * ends. `user` is passed to it as it is. Once for each process: later calls are PTTH_USAGE.
+ * Nothing is logged without it.
+ */
+ptth_status ptth_log(int level,
+                     ptth_log_callback callback,
+                     void *user);
+
+/**
+ * Options of a device of the gateway at this URL: "http://gw.example:9999/lamp" registers the name
+ * "lamp"; https:// needs a library with TLS. NULL: the URL is NULL or no UTF-8. What it says is
+ * checked when a device is started.
+ */
+ptth_options *ptth_options_new(const char *url);
+
+/**
+ * Frees options. Devices that were started with them stay. NULL is nothing.
+ */
+void ptth_options_free(ptth_options *options);
+
+/**
+ * Another gateway where the device is reached, too; up to 16 in all.
+ */
+ptth_status ptth_options_gateway(ptth_options *options, const char *url);
+
+/**
+ * Whether the gateways are used one at a time, in their order, instead of all at once (the
+ * default).
+ */
+ptth_status ptth_options_failover(ptth_options *options, bool failover);
+
+/**
+ * Sends "Authorization: Bearer TOKEN" with the offer, to the gateways alone.
+ */
+ptth_status ptth_options_token(ptth_options *options, const char *token);
+
+/**
+ * Sends a field with each offer, to the gateways alone.
+ */
+ptth_status ptth_options_field(ptth_options *options, const char *name, const char *value);
+
+/**
+ * A proxy that connections are dialled through with CONNECT: "http://proxy.example:3128".
+ */
+ptth_status ptth_options_proxy(ptth_options *options, const char *url);
+
+/**
+ * `Host` of requests that are forwarded to a local server (ptth_forward), instead of the visitor's.
+ */
+ptth_status ptth_options_host_header(ptth_options *options, const char *host);
+
+/**
+ * At least and at most so many turned connections to each gateway (1 and 128 by default).
+ */
+ptth_status ptth_options_links(ptth_options *options, size_t least, size_t most);
+
+/**
+ * At least and at most so many polls of the fallback (2 and 64 by default).
+ */
+ptth_status ptth_options_polls(ptth_options *options, size_t least, size_t most);
+
+/**
+ * When the fallback is used: one of `ptth_fallback`.
+ */
+ptth_status ptth_options_fallback(ptth_options *options, int fallback);
+
+/**
+ * Pauses between attempts to connect, in milliseconds: they grow from the first to the second
+ * (1,000 and 60,000 by default), with jitter.
+ */
+ptth_status ptth_options_backoff(ptth_options *options, uint32_t least_ms, uint32_t most_ms);
+
+/**
+ * At most so many callbacks answer requests at once (64 by default); more requests wait.
+ */
+ptth_status ptth_options_handlers(ptth_options *options, size_t most);
+
+/**
+ * Whether the device ends when a gateway refuses its first offer, instead of coming back later (the
+ * default).
+ */
+ptth_status ptth_options_stop_when_refused(ptth_options *options, bool stop);
+
+/**
+ * Certificates (PEM) that the gateway's is checked against, instead of the system's. May be called
+ * several times.
+ */
+ptth_status ptth_options_ca(ptth_options *options, const char *pem);
+
+/**
+ * The public key of the gateway's certificate, "sha256//" and base64 as curl --pinnedpubkey takes
+ * it, instead of a chain to a CA. May be called several times.
+ */
+ptth_status ptth_options_pin(ptth_options *options, const char *pin);
+
+/**
+ * The certificate chain and the private key (PEM) that the device shows to the gateway.
+ */
+ptth_status ptth_options_identity(ptth_options *options, const char *certificates, const char *key);
+
+/**
+ * Starts a device whose requests a callback answers, and stores it in `*device` (NULL if this
+ * fails). `user` is passed to the callback as it is. The options stay the caller's.
+ */
+ptth_status ptth_serve(const ptth_options *options,
+                       ptth_handler handler,
+                       void *user,
+                       ptth_device **device);
+
+/**
+ * Starts a device that forwards its requests to a local HTTP server: "http://127.0.0.1:3000",
+ * "unix:/run/app.sock". No thread for each request. Stores it in `*device` (NULL if this fails).
+ */
+ptth_status ptth_forward(const ptth_options *options, const char *server, ptth_device **device);
+
+/**
+ * Starts a device whose requests the program takes with ptth_receive. Stores it in `*device` (NULL
+ * if this fails).
+ */
+ptth_status ptth_open(const ptth_options *options, ptth_device **device);
+
+/**
+ * The next request of a device that ptth_open started, on one thread or on several: stored in
+ * `*request`, which is NULL otherwise. Waits for at most `time_ms` milliseconds (negative: until
+ * there is one). PTTH_TIMEOUT: none came; PTTH_STOPPED, PTTH_REFUSED: none will. Each request ends
+ * with ptth_request_done.
+ */
+ptth_status ptth_receive(const ptth_device *device, int64_t time_ms, ptth_request **request);
+
+/**
+ * What the device does now, in `*state`.
+ */
+ptth_status ptth_device_state(const ptth_device *device, ptth_state *state);
+
+/**
+ * Dials now, whatever the pause after the last failure: the network is back.
+ */
+ptth_status ptth_device_retry_now(const ptth_device *device);
+
+/**
+ * Takes nothing new, lets requests in progress finish within the time, then ends the device: with 0
+ * they are cut. Returns when its connections are over.
+ */
+ptth_status ptth_device_stop(const ptth_device *device, uint32_t time_ms);
+
+/**
+ * Waits until the device has ended: stopped (PTTH_OK), or refused by its gateway, or out of
+ * attempts.
+ */
+ptth_status ptth_device_wait(const ptth_device *device);
+
+/**
+ * Stops the device as with ptth_device_stop and 0, and frees it. No other call uses it then, and none
+ * is in progress. A handler that still runs may go on behind this; its request stays valid until it
+ * returns. NULL is nothing.
+ */
+void ptth_device_free(ptth_device *device);
+
+/**
+ * The method, such as "GET". NULL for NULL.
+ */
+const char *ptth_request_method(const ptth_request *request);
+
+/**
+ * The target: the path, and the query where there is one, such as "/status?all". NULL for NULL.
+ */
+const char *ptth_request_target(const ptth_request *request);
+
+/**
+ * The value of the first field of this name, whatever the case of its letters; NULL if there is
+ * none. It may have bytes that are no UTF-8.
+ */
+const char *ptth_request_field(const ptth_request *request, const char *name);
+
+/**
+ * How many fields there are, those of the same name one by one. 0 for NULL.
+ */
+size_t ptth_request_fields(const ptth_request *request);
+
+/**
+ * A field by its number, from 0: its name in small letters, and its value. Either pointer may be
+ * NULL. PTTH_USAGE behind the last one.
+ */
+ptth_status ptth_request_field_at(const ptth_request *request,
+                                  size_t number,
+                                  const char **name,
+                                  const char **value);
+
+/**
+ * Bytes of the body that are still to come; -1 where only its end will tell, or for NULL.
+ */
+int64_t ptth_request_length(ptth_request *request);
+
+/**
+ * Reads what comes next of the body, at most `size` bytes: how many, 0 at its end, -1 if it was cut
+ * (the program then has not the whole body). Waits for the first of them.
+ */
+ptrdiff_t ptth_request_read(ptth_request *request, void *buffer, size_t size);
+
+/**
+ * Adds a field to the response. Those that frame the message (Content-Length, Transfer-Encoding,
+ * Connection and the like) are the library's.
+ */
+ptth_status ptth_response_field(ptth_request *request, const char *name, const char *value);
+
+/**
+ * The response: its status, its content type (NULL: none), and its body (NULL with 0: empty), which
+ * is copied. It is sent when the handler returns, or by ptth_request_done. Once for each request.
+ */
+ptth_status ptth_respond(ptth_request *request,
+                         uint16_t code,
+                         const char *content_type,
+                         const void *body,
+                         size_t length);
+
+/**
+ * The same with a file as its body, from its beginning to its end as it is now.
+ */
+ptth_status ptth_respond_file(ptth_request *request,
+                              uint16_t code,
+                              const char *content_type,
+                              const char *path);
+
+/**
+ * The same with a body that a callback gives piece by piece, of `length` bytes, or of an unknown
+ * length (-1). It is called on a thread of the library after the handler has returned, until it
+ * gives 0 or -1, or nobody wants more; `release` (may be NULL) is called at the end, and also if this
+ * function fails.
+ */
+ptth_status ptth_respond_stream(ptth_request *request,
+                                uint16_t code,
+                                const char *content_type,
+                                int64_t length,
+                                ptth_read_callback read,
+                                ptth_release_callback release,
+                                void *user);
+
+/**
+ * Sends the response of a request that came from ptth_receive, and frees the request, whatever
+ * this returns. Without a response it is a 500. A handler's request is not for this.
+ */
+ptth_status ptth_request_done(ptth_request *request);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* PTTH_H */

@@ -1,0 +1,17 @@
+//! The C interface of the device side: `ptth.h` is written from this (see `tests/header.rs`).
+//!
+//! Each function converts its arguments, calls the Rust library, and converts what comes back;
+//! decisions are the library's. `outcome.rs` keeps panics and errors on this side.
+
+mod device;
+mod logging;
+mod options;
+mod outcome;
+mod request;
+mod strings;
+
+pub use device::*;
+pub use logging::*;
+pub use options::*;
+pub use outcome::*;
+pub use request::*;

@@ -1,0 +1,85 @@
+//! The library's log lines, on their way to a callback.
+
+use std::ffi::{CString, c_char, c_int, c_void};
+
+use crate::outcome::{Failure, ptth_status, status};
+
+/// How much is logged: a level and those above it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(non_camel_case_types)]
+pub enum ptth_level {
+    /// Something does not work.
+    PTTH_LOG_ERROR = 1,
+    /// Something may not work.
+    PTTH_LOG_WARN = 2,
+    /// Connected, disconnected, and why.
+    PTTH_LOG_INFO = 3,
+    /// Each step.
+    PTTH_LOG_DEBUG = 4,
+}
+
+use ptth_level::*;
+
+/// Takes one line without its end. It runs on whatever thread has something to say, several at once,
+/// and must not call the library.
+#[allow(non_camel_case_types)]
+pub type ptth_log_callback =
+    Option<unsafe extern "C" fn(level: ptth_level, line: *const c_char, user: *mut c_void)>;
+
+struct Logger {
+    callback: unsafe extern "C" fn(ptth_level, *const c_char, *mut c_void),
+    user: *mut c_void,
+}
+
+// SAFETY: the caller of ptth_log promises that its callback may run on any thread with that pointer.
+unsafe impl Send for Logger {}
+// SAFETY: as above.
+unsafe impl Sync for Logger {}
+
+impl log::Log for Logger {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let level = match record.level() {
+            log::Level::Error => PTTH_LOG_ERROR,
+            log::Level::Warn => PTTH_LOG_WARN,
+            log::Level::Info => PTTH_LOG_INFO,
+            log::Level::Debug | log::Level::Trace => PTTH_LOG_DEBUG,
+        };
+        let line = record.args().to_string().replace('\0', "\\0");
+        if let Ok(line) = CString::new(line) {
+            // SAFETY: the promise of ptth_log's caller; the line lives during the call.
+            unsafe { (self.callback)(level, line.as_ptr(), self.user) };
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Gives the log lines of a level (`ptth_level`) and those above it to a callback, from now until the process
+/// ends. `user` is passed to it as it is. Once for each process: later calls are PTTH_USAGE.
+/// Nothing is logged without it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_log(
+    level: c_int,
+    callback: ptth_log_callback,
+    user: *mut c_void,
+) -> ptth_status {
+    status(|| {
+        let most = match level {
+            1 => log::LevelFilter::Error,
+            2 => log::LevelFilter::Warn,
+            3 => log::LevelFilter::Info,
+            4 => log::LevelFilter::Debug,
+            _ => return Err(Failure::usage(format!("{level} is no level of the log"))),
+        };
+        let callback = callback.ok_or_else(|| Failure::usage("the callback is NULL"))?;
+        log::set_boxed_logger(Box::new(Logger { callback, user }))
+            .map_err(|_| Failure::usage("this process has its log callback already"))?;
+        log::set_max_level(most);
+        Ok(())
+    })
+}

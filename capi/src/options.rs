@@ -1,0 +1,353 @@
+//! What a device is set up with.
+
+use std::ffi::{c_char, c_int};
+use std::time::Duration;
+
+use reverse_http::proto::turn::Fallback;
+use reverse_http::{Device, DeviceBuilder, Limits, OnRefusal};
+
+use crate::outcome::{Failure, guarded, ptth_status, status};
+use crate::strings::text;
+
+/// When the fallback (COMET: long polling) is used.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(non_camel_case_types)]
+pub enum ptth_fallback {
+    /// Where connections do not turn: the default.
+    PTTH_FALLBACK_AUTO = 0,
+    /// Never: connections turn, or there is none.
+    PTTH_FALLBACK_NEVER = 1,
+    /// Always: nothing turns.
+    PTTH_FALLBACK_ONLY = 2,
+}
+
+/// The settings of a device; an opaque object.
+#[allow(non_camel_case_types)]
+pub struct ptth_options {
+    /// Applied in this order to a new builder, so that options may be used more than once.
+    url: String,
+    settings: Vec<Setting>,
+    limits: Limits,
+    #[cfg(feature = "tls")]
+    tls: Option<reverse_http::tls::DeviceTls>,
+}
+
+type Setting = Box<dyn Fn(DeviceBuilder) -> DeviceBuilder + Send + Sync>;
+
+impl ptth_options {
+    /// A device of these settings, checked.
+    pub(crate) fn device(&self) -> Result<Device, Failure> {
+        let mut builder = Device::builder(&self.url).limits(self.limits.clone());
+        for setting in &self.settings {
+            builder = setting(builder);
+        }
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            builder = builder.tls(tls.clone());
+        }
+        Ok(builder.build()?)
+    }
+}
+
+/// # Safety
+/// `options` is NULL or came from ptth_options_new, and no other thread uses it.
+unsafe fn object<'o>(options: *mut ptth_options) -> Result<&'o mut ptth_options, Failure> {
+    // SAFETY: the caller's promise.
+    unsafe { options.as_mut() }.ok_or_else(|| Failure::usage("the options are NULL"))
+}
+
+/// # Safety
+/// Those of [`object`] and [`text`].
+unsafe fn set(
+    options: *mut ptth_options,
+    value: (*const c_char, &str),
+    setting: impl Fn(DeviceBuilder, &str) -> DeviceBuilder + Send + Sync + 'static,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: the caller's promise, for both.
+        let (options, value) = unsafe { (object(options)?, text(value.0, value.1)?.to_owned()) };
+        options.settings.push(Box::new(move |builder| setting(builder, &value)));
+        Ok(())
+    })
+}
+
+/// Options of a device of the gateway at this URL: "http://gw.example:9999/lamp" registers the name
+/// "lamp"; https:// needs a library with TLS. NULL: the URL is NULL or no UTF-8. What it says is
+/// checked when a device is started.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_new(url: *const c_char) -> *mut ptth_options {
+    let made = guarded(|| {
+        // SAFETY: the caller's promise (ptth.h).
+        let url = unsafe { text(url, "the gateway's URL")? }.to_owned();
+        let options = ptth_options {
+            url,
+            settings: Vec::new(),
+            limits: Limits::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
+        };
+        Ok(Box::into_raw(Box::new(options)))
+    });
+    made.unwrap_or(std::ptr::null_mut())
+}
+
+/// Frees options. Devices that were started with them stay. NULL is nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_free(options: *mut ptth_options) {
+    if !options.is_null() {
+        // SAFETY: it came from ptth_options_new, and is not used afterwards (ptth.h).
+        let options = unsafe { Box::from_raw(options) };
+        let _ = guarded(|| {
+            drop(options);
+            Ok(())
+        });
+    }
+}
+
+/// Another gateway where the device is reached, too; up to 16 in all.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_gateway(
+    options: *mut ptth_options,
+    url: *const c_char,
+) -> ptth_status {
+    // SAFETY: the caller's promise (ptth.h).
+    unsafe { set(options, (url, "the gateway's URL"), |builder, url| builder.gateway(url)) }
+}
+
+/// Whether the gateways are used one at a time, in their order, instead of all at once (the
+/// default).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_failover(
+    options: *mut ptth_options,
+    failover: bool,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: the caller's promise (ptth.h).
+        let options = unsafe { object(options)? };
+        options.settings.push(Box::new(move |builder| builder.failover(failover)));
+        Ok(())
+    })
+}
+
+/// Sends "Authorization: Bearer TOKEN" with the offer, to the gateways alone.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_token(
+    options: *mut ptth_options,
+    token: *const c_char,
+) -> ptth_status {
+    // SAFETY: the caller's promise (ptth.h).
+    unsafe { set(options, (token, "the token"), |builder, token| builder.bearer_token(token)) }
+}
+
+/// Sends a field with each offer, to the gateways alone.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_field(
+    options: *mut ptth_options,
+    name: *const c_char,
+    value: *const c_char,
+) -> ptth_status {
+    let name = guarded(|| {
+        // SAFETY: the caller's promise (ptth.h).
+        Ok(unsafe { text(name, "the field's name")? }.to_owned())
+    });
+    match name {
+        Err(status) => status,
+        // SAFETY: the caller's promise (ptth.h).
+        Ok(name) => unsafe {
+            set(options, (value, "the field's value"), move |builder, value| {
+                builder.field(&name, value)
+            })
+        },
+    }
+}
+
+/// A proxy that connections are dialled through with CONNECT: "http://proxy.example:3128".
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_proxy(
+    options: *mut ptth_options,
+    url: *const c_char,
+) -> ptth_status {
+    // SAFETY: the caller's promise (ptth.h).
+    unsafe { set(options, (url, "the proxy's URL"), |builder, url| builder.proxy(url)) }
+}
+
+/// `Host` of requests that are forwarded to a local server (ptth_forward), instead of the visitor's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_host_header(
+    options: *mut ptth_options,
+    host: *const c_char,
+) -> ptth_status {
+    // SAFETY: the caller's promise (ptth.h).
+    unsafe { set(options, (host, "the host"), |builder, host| builder.host_header(host)) }
+}
+
+/// At least and at most so many turned connections to each gateway (1 and 128 by default).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_links(
+    options: *mut ptth_options,
+    least: usize,
+    most: usize,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: the caller's promise (ptth.h).
+        let options = unsafe { object(options)? };
+        options.settings.push(Box::new(move |builder| builder.links(least..=most)));
+        Ok(())
+    })
+}
+
+/// At least and at most so many polls of the fallback (2 and 64 by default).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_polls(
+    options: *mut ptth_options,
+    least: usize,
+    most: usize,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: the caller's promise (ptth.h).
+        let options = unsafe { object(options)? };
+        options.settings.push(Box::new(move |builder| builder.polls(least..=most)));
+        Ok(())
+    })
+}
+
+/// When the fallback is used: one of `ptth_fallback`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_fallback(
+    options: *mut ptth_options,
+    fallback: c_int,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: the caller's promise (ptth.h).
+        let options = unsafe { object(options)? };
+        let fallback = match fallback {
+            0 => Fallback::Auto,
+            1 => Fallback::Never,
+            2 => Fallback::Only,
+            _ => return Err(Failure::usage(format!("{fallback} is no ptth_fallback"))),
+        };
+        options.settings.push(Box::new(move |builder| builder.fallback(fallback)));
+        Ok(())
+    })
+}
+
+/// Pauses between attempts to connect, in milliseconds: they grow from the first to the second
+/// (1,000 and 60,000 by default), with jitter.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_backoff(
+    options: *mut ptth_options,
+    least_ms: u32,
+    most_ms: u32,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: the caller's promise (ptth.h).
+        let options = unsafe { object(options)? };
+        options.limits.backoff_min = Duration::from_millis(least_ms.into());
+        options.limits.backoff_max = Duration::from_millis(most_ms.into());
+        Ok(())
+    })
+}
+
+/// At most so many callbacks answer requests at once (64 by default); more requests wait.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_handlers(
+    options: *mut ptth_options,
+    most: usize,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: the caller's promise (ptth.h).
+        unsafe { object(options)? }.limits.handlers_max = most;
+        Ok(())
+    })
+}
+
+/// Whether the device ends when a gateway refuses its first offer, instead of coming back later (the
+/// default).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_stop_when_refused(
+    options: *mut ptth_options,
+    stop: bool,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: the caller's promise (ptth.h).
+        let options = unsafe { object(options)? };
+        let what = if stop { OnRefusal::Stop } else { OnRefusal::Retry };
+        options.settings.push(Box::new(move |builder| builder.on_refusal(what)));
+        Ok(())
+    })
+}
+
+#[cfg(feature = "tls")]
+unsafe fn set_tls(
+    options: *mut ptth_options,
+    change: impl FnOnce(reverse_http::tls::DeviceTls) -> Result<reverse_http::tls::DeviceTls, Failure>,
+) -> Result<(), Failure> {
+    // SAFETY: the caller's promise.
+    let options = unsafe { object(options)? };
+    options.tls = Some(change(options.tls.clone().unwrap_or_default())?);
+    Ok(())
+}
+
+#[cfg(not(feature = "tls"))]
+fn no_tls() -> Failure {
+    Failure::usage("this library was built without TLS (feature tls)")
+}
+
+/// Certificates (PEM) that the gateway's is checked against, instead of the system's. May be called
+/// several times.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_ca(
+    options: *mut ptth_options,
+    pem: *const c_char,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: the caller's promise (ptth.h).
+        let pem = unsafe { text(pem, "the CA")? };
+        #[cfg(feature = "tls")]
+        // SAFETY: as above.
+        return unsafe { set_tls(options, |tls| Ok(tls.ca(pem)?)) };
+        #[cfg(not(feature = "tls"))]
+        return Err((options, pem)).map_err(|_| no_tls());
+    })
+}
+
+/// The public key of the gateway's certificate, "sha256//" and base64 as curl --pinnedpubkey takes
+/// it, instead of a chain to a CA. May be called several times.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_pin(
+    options: *mut ptth_options,
+    pin: *const c_char,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: the caller's promise (ptth.h).
+        let pin = unsafe { text(pin, "the pin")? };
+        #[cfg(feature = "tls")]
+        // SAFETY: as above.
+        return unsafe { set_tls(options, |tls| Ok(tls.pin(pin)?)) };
+        #[cfg(not(feature = "tls"))]
+        return Err((options, pin)).map_err(|_| no_tls());
+    })
+}
+
+/// The certificate chain and the private key (PEM) that the device shows to the gateway.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_options_identity(
+    options: *mut ptth_options,
+    certificates: *const c_char,
+    key: *const c_char,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: the caller's promise (ptth.h), for both.
+        let pem = unsafe { (text(certificates, "the certificates")?, text(key, "the key")?) };
+        #[cfg(feature = "tls")]
+        // SAFETY: as above.
+        return unsafe {
+            set_tls(options, |tls| {
+                Ok(tls.identity(reverse_http::tls::Identity::from_pem(pem.0, pem.1)?))
+            })
+        };
+        #[cfg(not(feature = "tls"))]
+        return Err((options, pem)).map_err(|_| no_tls());
+    })
+}

@@ -1,0 +1,405 @@
+//! A request in the hands of a program, and its response.
+
+use std::ffi::{CString, c_char, c_void};
+use std::fs::File;
+use std::io::{self, Read};
+
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Request, Response, StatusCode};
+use reverse_http::{Body, Exchange};
+
+use crate::outcome::{Failure, guarded, ptth_status, status};
+use crate::strings::{bytes, text, text_or_none};
+
+/// One request, and what will be its response; an opaque object.
+#[allow(non_camel_case_types)]
+pub struct ptth_request {
+    method: CString,
+    target: CString,
+    fields: Vec<(CString, CString)>,
+    body: Asked,
+    /// Fields of the response.
+    added: HeaderMap,
+    response: Option<Response<Body>>,
+}
+
+/// Where the request's body is.
+enum Asked {
+    Handler(Body),
+    Received(Box<Exchange>),
+}
+
+impl Asked {
+    fn body(&mut self) -> &mut Body {
+        match self {
+            Asked::Handler(body) => body,
+            Asked::Received(exchange) => exchange.request_mut().body_mut(),
+        }
+    }
+}
+
+/// What has no NUL, as C wants it.
+fn c_string(bytes: impl Into<Vec<u8>>) -> CString {
+    CString::new(bytes).unwrap_or_default()
+}
+
+impl ptth_request {
+    fn new<B>(request: &Request<B>, body: Asked) -> Self {
+        let fields = request.headers().iter();
+        ptth_request {
+            method: c_string(request.method().as_str()),
+            target: c_string(request.uri().to_string()),
+            fields: fields
+                .map(|(name, value)| (c_string(name.as_str()), c_string(value.as_bytes())))
+                .collect(),
+            body,
+            added: HeaderMap::new(),
+            response: None,
+        }
+    }
+
+    pub(crate) fn of_handler(request: Request<Body>) -> Self {
+        let (parts, body) = request.into_parts();
+        Self::new(&Request::from_parts(parts, ()), Asked::Handler(body))
+    }
+
+    pub(crate) fn received(mut exchange: Exchange) -> Self {
+        // The fields are copied before the exchange moves.
+        let request = exchange.request_mut();
+        let mut this = Self::new(request, Asked::Handler(Body::empty()));
+        this.body = Asked::Received(Box::new(exchange));
+        this
+    }
+
+    /// The response that was given, or the one that stands for none.
+    fn take_response(&mut self) -> Response<Body> {
+        let mut response = self.response.take().unwrap_or_else(|| {
+            log::error!(
+                "{} {}: no response was given",
+                text_of(&self.method),
+                text_of(&self.target)
+            );
+            let mut response = Response::new(Body::from("the device's program gave no response\n"));
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        });
+        response.headers_mut().extend(std::mem::take(&mut self.added));
+        response
+    }
+
+    /// What a handler's thread returns.
+    pub(crate) fn into_response(mut self) -> Response<Body> {
+        self.take_response()
+    }
+
+    /// Sends the response of a received request.
+    fn send(mut self) -> Result<(), Failure> {
+        let response = self.take_response();
+        match self.body {
+            Asked::Received(exchange) => Ok(exchange.respond(response)?),
+            Asked::Handler(_) => Err(Failure::usage(
+                "this request is a handler's: its response is sent when the handler returns",
+            )),
+        }
+    }
+}
+
+fn text_of(text: &CString) -> std::borrow::Cow<'_, str> {
+    text.to_string_lossy()
+}
+
+/// # Safety
+/// `request` is NULL, or was given to this program and is its own still; no other thread uses it.
+unsafe fn object<'r>(request: *mut ptth_request) -> Result<&'r mut ptth_request, Failure> {
+    // SAFETY: the caller's promise.
+    unsafe { request.as_mut() }.ok_or_else(|| Failure::usage("the request is NULL"))
+}
+
+/// The method, such as "GET". NULL for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_request_method(request: *const ptth_request) -> *const c_char {
+    // SAFETY: NULL or an object of the caller's (ptth.h).
+    unsafe { request.as_ref() }.map_or(std::ptr::null(), |request| request.method.as_ptr())
+}
+
+/// The target: the path, and the query where there is one, such as "/status?all". NULL for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_request_target(request: *const ptth_request) -> *const c_char {
+    // SAFETY: NULL or an object of the caller's (ptth.h).
+    unsafe { request.as_ref() }.map_or(std::ptr::null(), |request| request.target.as_ptr())
+}
+
+/// The value of the first field of this name, whatever the case of its letters; NULL if there is
+/// none. It may have bytes that are no UTF-8.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_request_field(
+    request: *const ptth_request,
+    name: *const c_char,
+) -> *const c_char {
+    let found = guarded(|| {
+        // SAFETY: NULL or an object of the caller's, and a string (ptth.h).
+        let (request, name) = unsafe { (request.as_ref(), text(name, "the field's name")?) };
+        let request = request.ok_or_else(|| Failure::usage("the request is NULL"))?;
+        let mut fields = request.fields.iter();
+        let found = fields.find(|(n, _)| n.as_bytes().eq_ignore_ascii_case(name.as_bytes()));
+        Ok(found.map_or(std::ptr::null(), |(_, value)| value.as_ptr()))
+    });
+    found.unwrap_or(std::ptr::null())
+}
+
+/// How many fields there are, those of the same name one by one. 0 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_request_fields(request: *const ptth_request) -> usize {
+    // SAFETY: NULL or an object of the caller's (ptth.h).
+    unsafe { request.as_ref() }.map_or(0, |request| request.fields.len())
+}
+
+/// A field by its number, from 0: its name in small letters, and its value. Either pointer may be
+/// NULL. PTTH_USAGE behind the last one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_request_field_at(
+    request: *const ptth_request,
+    number: usize,
+    name: *mut *const c_char,
+    value: *mut *const c_char,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: NULL or an object of the caller's (ptth.h).
+        let request = unsafe { request.as_ref() };
+        let request = request.ok_or_else(|| Failure::usage("the request is NULL"))?;
+        let (n, v) = request.fields.get(number).ok_or_else(|| {
+            Failure::usage(format!("there are {} fields, no number {number}", request.fields.len()))
+        })?;
+        for (to, from) in [(name, n), (value, v)] {
+            if !to.is_null() {
+                // SAFETY: not NULL, and the caller's own (ptth.h).
+                unsafe { to.write(from.as_ptr()) };
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Bytes of the body that are still to come; -1 where only its end will tell, or for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_request_length(request: *mut ptth_request) -> i64 {
+    let length = guarded(|| {
+        // SAFETY: NULL or an object of the caller's (ptth.h).
+        let length = unsafe { object(request)? }.body.body().length();
+        Ok(length.and_then(|length| i64::try_from(length).ok()).unwrap_or(-1))
+    });
+    length.unwrap_or(-1)
+}
+
+/// Reads what comes next of the body, at most `size` bytes: how many, 0 at its end, -1 if it was cut
+/// (the program then has not the whole body). Waits for the first of them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_request_read(
+    request: *mut ptth_request,
+    buffer: *mut c_void,
+    size: usize,
+) -> isize {
+    let read = guarded(|| {
+        // SAFETY: NULL or an object of the caller's (ptth.h).
+        let request = unsafe { object(request)? };
+        if buffer.is_null() || size > isize::MAX as usize {
+            return Err(Failure::usage("the buffer is NULL, or longer than memory"));
+        }
+        // SAFETY: `size` bytes of the caller's (ptth.h). They are made valid first: a reader may look
+        // at them.
+        let buffer = unsafe {
+            std::ptr::write_bytes(buffer.cast::<u8>(), 0, size);
+            std::slice::from_raw_parts_mut(buffer.cast::<u8>(), size)
+        };
+        let read = request.body.body().read(buffer);
+        let read = read.map_err(|e| {
+            Failure::new(ptth_status::PTTH_CLOSED, format!("reading a request's body: {e}"))
+        })?;
+        Ok(isize::try_from(read).unwrap_or(isize::MAX))
+    });
+    read.unwrap_or(-1)
+}
+
+/// Adds a field to the response. Those that frame the message (Content-Length, Transfer-Encoding,
+/// Connection and the like) are the library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_response_field(
+    request: *mut ptth_request,
+    name: *const c_char,
+    value: *const c_char,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: NULL or an object of the caller's, and strings (ptth.h).
+        let (request, name, value) = unsafe {
+            (object(request)?, text(name, "the field's name")?, text(value, "the field's value")?)
+        };
+        let name = HeaderName::try_from(name)
+            .map_err(|_| Failure::usage(format!("{name:?} is no name of a field")))?;
+        let value = HeaderValue::try_from(value).map_err(|_| {
+            Failure::usage(format!("the value of {name} has bytes that no field may have"))
+        })?;
+        request.added.append(name, value);
+        Ok(())
+    })
+}
+
+/// # Safety
+/// Those of [`object`] and [`text_or_none`].
+unsafe fn respond(
+    request: *mut ptth_request,
+    code: u16,
+    content_type: *const c_char,
+    body: impl FnOnce() -> Result<Body, Failure>,
+) -> Result<(), Failure> {
+    // SAFETY: the caller's promise, for both.
+    let (request, content_type) =
+        unsafe { (object(request)?, text_or_none(content_type, "the content type")?) };
+    if request.response.is_some() {
+        return Err(Failure::usage("this request has its response already"));
+    }
+    let code = StatusCode::from_u16(code).ok().filter(|code| !code.is_informational());
+    let code = code.ok_or_else(|| Failure::usage("a response takes a status of 200 to 999"))?;
+    let content_type = content_type.map(HeaderValue::try_from).transpose();
+    let content_type = content_type
+        .map_err(|_| Failure::usage("the content type has bytes that no field may have"))?;
+    let mut response = Response::new(body()?);
+    *response.status_mut() = code;
+    if let Some(value) = content_type {
+        response.headers_mut().insert(CONTENT_TYPE, value);
+    }
+    request.response = Some(response);
+    Ok(())
+}
+
+/// The response: its status, its content type (NULL: none), and its body (NULL with 0: empty), which
+/// is copied. It is sent when the handler returns, or by ptth_request_done. Once for each request.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_respond(
+    request: *mut ptth_request,
+    code: u16,
+    content_type: *const c_char,
+    body: *const c_void,
+    length: usize,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: the caller's promise (ptth.h).
+        unsafe {
+            respond(request, code, content_type, || {
+                Ok(Body::from(bytes(body.cast(), length, "the body")?.to_vec()))
+            })
+        }
+    })
+}
+
+/// The same with a file as its body, from its beginning to its end as it is now.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_respond_file(
+    request: *mut ptth_request,
+    code: u16,
+    content_type: *const c_char,
+    path: *const c_char,
+) -> ptth_status {
+    status(|| {
+        // SAFETY: the caller's promise (ptth.h).
+        unsafe {
+            respond(request, code, content_type, || {
+                let path = text(path, "the path")?;
+                File::open(path).and_then(Body::from_file).map_err(|e| {
+                    Failure::new(ptth_status::PTTH_SYSTEM, format!("opening {path}: {e}"))
+                })
+            })
+        }
+    })
+}
+
+/// Gives bytes of a body: writes at most `size` of them to `buffer` and returns how many, 0 at the
+/// end, -1 for a failure (the response is aborted then). It may wait.
+#[allow(non_camel_case_types)]
+pub type ptth_read_callback =
+    Option<unsafe extern "C" fn(user: *mut c_void, buffer: *mut c_void, size: usize) -> isize>;
+
+/// Is told once that the library does not use `user` any more.
+#[allow(non_camel_case_types)]
+pub type ptth_release_callback = Option<unsafe extern "C" fn(user: *mut c_void)>;
+
+struct Source {
+    read: unsafe extern "C" fn(*mut c_void, *mut c_void, usize) -> isize,
+    release: ptth_release_callback,
+    user: *mut c_void,
+}
+
+// SAFETY: the caller of ptth_respond_stream promises that another thread may use it, one at a time.
+unsafe impl Send for Source {}
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // SAFETY: the promise of ptth_respond_stream's caller; the buffer is as long as is said.
+        let read = unsafe { (self.read)(self.user, buffer.as_mut_ptr().cast(), buffer.len()) };
+        match usize::try_from(read) {
+            Ok(read) if read <= buffer.len() => Ok(read),
+            Ok(read) => Err(io::Error::other(format!(
+                "the program's callback gave {read} bytes for a buffer of {}",
+                buffer.len()
+            ))),
+            Err(_) => Err(io::Error::other("the program's callback failed")),
+        }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        if let Some(release) = self.release {
+            // SAFETY: the promise of ptth_respond_stream's caller; it is not used afterwards.
+            unsafe { release(self.user) };
+        }
+    }
+}
+
+/// The same with a body that a callback gives piece by piece, of `length` bytes, or of an unknown
+/// length (-1). It is called on a thread of the library after the handler has returned, until it
+/// gives 0 or -1, or nobody wants more; `release` (may be NULL) is called at the end, and also if this
+/// function fails.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_respond_stream(
+    request: *mut ptth_request,
+    code: u16,
+    content_type: *const c_char,
+    length: i64,
+    read: ptth_read_callback,
+    release: ptth_release_callback,
+    user: *mut c_void,
+) -> ptth_status {
+    status(|| {
+        unsafe extern "C" fn nothing(_: *mut c_void, _: *mut c_void, _: usize) -> isize {
+            0
+        }
+        let source = Source { read: read.unwrap_or(nothing), release, user };
+        if read.is_none() {
+            return Err(Failure::usage("the callback is NULL"));
+        }
+        // SAFETY: the caller's promise (ptth.h).
+        unsafe {
+            respond(request, code, content_type, || match u64::try_from(length) {
+                Ok(length) => Ok(Body::from_reader_with_length(source, length)),
+                Err(_) if length == -1 => Ok(Body::from_reader(source)),
+                Err(_) => Err(Failure::usage(format!("{length} is no length"))),
+            })
+        }
+    })
+}
+
+/// Sends the response of a request that came from ptth_receive, and frees the request, whatever
+/// this returns. Without a response it is a 500. A handler's request is not for this.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ptth_request_done(request: *mut ptth_request) -> ptth_status {
+    status(|| {
+        // SAFETY: NULL or an object of the caller's (ptth.h).
+        if !matches!(unsafe { object(request)? }.body, Asked::Received(_)) {
+            return Err(Failure::usage(
+                "this request is a handler's: its response is sent when the handler returns",
+            ));
+        }
+        // SAFETY: it came from ptth_receive, which made it by Box::into_raw, and is not used afterwards.
+        unsafe { Box::from_raw(request) }.send()
+    })
+}

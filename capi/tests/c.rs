@@ -1,0 +1,226 @@
+//! Programs in C and Python on the library as it is built here, with a gateway in this process.
+//! Without a compiler, valgrind or Python a test is skipped, except under `CI=true`.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use http::Request;
+use reverse_http::{Body, DeviceRef, Gateway};
+
+const WAIT: Duration = Duration::from_secs(60);
+
+/// target/PROFILE, where libptth.a and libptth.so are: cargo makes them for itself, not for tests.
+fn libraries() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let build = || {
+        let test = std::env::current_exe().unwrap();
+        let profile = test.parent().unwrap().parent().unwrap();
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--lib", "--manifest-path"]).arg(root().join("Cargo.toml"));
+        cargo.arg("--target-dir").arg(profile.parent().unwrap());
+        cargo.args(profile.ends_with("release").then_some("--release"));
+        let said = cargo.output().unwrap();
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        profile.to_path_buf()
+    };
+    BUILT.get_or_init(build).clone()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Whether these programs are there.
+fn has(programs: &[&str]) -> bool {
+    let absent: Vec<_> = programs
+        .iter()
+        .filter(|program| Command::new(program).arg("--version").output().is_err())
+        .collect();
+    if absent.is_empty() {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "not installed: {absent:?}");
+    println!("SKIPPED: {absent:?} not installed");
+    false
+}
+
+/// Compiles a source of ours against the static library, or the shared one. `None`: no compiler.
+fn compile(compiler: &str, source: &str, name: &str, more: &[&str]) -> Option<PathBuf> {
+    if !has(&[compiler]) {
+        return None;
+    }
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let libraries = libraries();
+    let is_shared = more.contains(&"-lptth");
+    let mut command = Command::new(compiler);
+    command.args(["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror", "-g"]);
+    command.arg("-I").arg(root().join("include")).arg(root().join(source));
+    if is_shared {
+        command.arg("-L").arg(&libraries).arg(format!("-Wl,-rpath,{}", libraries.display()));
+    } else {
+        command.arg(libraries.join("libptth.a"));
+    }
+    command.args(more).args(["-lpthread", "-ldl", "-lm", "-o"]).arg(&program);
+    let said = command.output().unwrap();
+    assert!(said.status.success(), "{compiler}: {}", String::from_utf8_lossy(&said.stderr));
+    Some(program)
+}
+
+fn gateway() -> (Gateway, String) {
+    let gateway = Gateway::builder().listen("127.0.0.1:0").start().unwrap();
+    let url = format!("http://{}/lamp", gateway.devices_addr());
+    (gateway, url)
+}
+
+/// A program that is ended by the test's own end.
+struct Running(Child);
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn terminate(&self) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    /// What it said, once it has ended; it has to by itself.
+    fn end(mut self) -> Output {
+        let until = Instant::now() + WAIT;
+        while self.0.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < until, "the program does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut out = Output { status: self.0.wait().unwrap(), stdout: vec![], stderr: vec![] };
+        self.0.stdout.take().unwrap().read_to_end(&mut out.stdout).unwrap();
+        self.0.stderr.take().unwrap().read_to_end(&mut out.stderr).unwrap();
+        out
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+        if let Some(mut stderr) = self.0.stderr.take().filter(|_| std::thread::panicking()) {
+            let mut said = String::new();
+            let _ = stderr.read_to_string(&mut said);
+            println!("the program said: {said}");
+        }
+    }
+}
+
+fn send(lamp: &DeviceRef, method: &str, target: &str, body: &'static str) -> (u16, String) {
+    let request = Request::builder().method(method).uri(target).header("User-Agent", "a test");
+    let response = lamp.send(request.body(Body::from(body)).unwrap()).unwrap();
+    let status = response.status().as_u16();
+    (status, response.into_body().read_to_text(1 << 20).unwrap())
+}
+
+/// What examples/device.c and its like in other languages answer.
+fn plays_the_device(url: &str, gateway: &Gateway, mut command: Command) {
+    let running = Running::start(command.arg(url));
+    let lamp = gateway.device("lamp");
+    lamp.wait_connected(WAIT).unwrap();
+    assert_eq!(send(&lamp, "GET", "/status", ""), (200, "on, and you are a test\n".to_owned()));
+    assert_eq!(send(&lamp, "POST", "/echo", "hello"), (200, "hello".to_owned()));
+    let numbers: String = (0..10).map(|n| format!("{n}\n")).collect();
+    assert_eq!(send(&lamp, "GET", "/count", ""), (200, numbers));
+    assert_eq!(send(&lamp, "GET", "/x", "").0, 404);
+    let all: Vec<_> = (0..8)
+        .map(|_| {
+            let lamp = lamp.clone();
+            std::thread::spawn(move || (0..20).all(|_| send(&lamp, "POST", "/echo", "x").1 == "x"))
+        })
+        .collect();
+    assert!(all.into_iter().all(|thread| thread.join().unwrap()));
+    running.terminate();
+    let out = running.end();
+    assert!(out.status.success(), "{:?}: {}", out.status, String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn the_example_is_a_device() {
+    for (compiler, more) in [("gcc", &[][..]), ("clang", &[]), ("gcc", &["-lptth"])] {
+        let name = format!("device-{compiler}{}", more.len());
+        let Some(program) = compile(compiler, "examples/device.c", &name, more) else { continue };
+        let (gateway, url) = gateway();
+        plays_the_device(&url, &gateway, Command::new(program));
+    }
+}
+
+#[test]
+fn the_example_leaks_nothing() {
+    let Some(program) = compile("gcc", "examples/device.c", "device-valgrind", &[]) else { return };
+    if !has(&["valgrind"]) {
+        return;
+    }
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--quiet", "--error-exitcode=99", "--leak-check=full"]);
+    valgrind.args(["--errors-for-leak-kinds=definite", "--show-leak-kinds=definite"]).arg(program);
+    let (gateway, url) = gateway();
+    plays_the_device(&url, &gateway, valgrind);
+}
+
+/// The requests that tests/calls.c expects, in its order.
+fn plays_the_calls(mut command: Command) {
+    let (gateway, url) = gateway();
+    let running = Running::start(command.arg(&url));
+    let lamp = gateway.device("lamp");
+    lamp.wait_connected(WAIT).unwrap();
+    let request = Request::post("/fields?a=1").header("X-One", "1").body(Body::from("hello"));
+    let response = lamp.send(request.unwrap()).unwrap();
+    assert_eq!(response.status(), 201);
+    assert_eq!(response.headers()["content-type"], "text/plain");
+    let two: Vec<_> = response.headers().get_all("x-two").iter().collect();
+    assert_eq!(two, ["2", "3"]);
+    assert_eq!(response.into_body().read_to_text(10).unwrap(), "made");
+    let request = |target: &str| Request::get(target).body(Body::empty()).unwrap();
+    let response = lamp.send(request("/file")).unwrap();
+    let program = std::fs::metadata(command.get_program()).map_or(0, |program| program.len());
+    let length: u64 = response.headers()["content-length"].to_str().unwrap().parse().unwrap();
+    let body = response.into_body().read_to_vec(1 << 30).unwrap();
+    assert!(length == body.len() as u64 && (length == program || program < 10_000_000));
+    for cut in ["/fails", "/too-much"] {
+        let response = lamp.send(request(cut));
+        assert!(response.and_then(|response| response.into_body().read_to_vec(100)).is_err());
+    }
+    for n in 0..20 {
+        let mut body = lamp.send(request("/endless")).unwrap().into_body();
+        body.read_exact(&mut vec![0; n * 10_000]).unwrap(); // and it is dropped
+    }
+    assert_eq!(lamp.send(request("/nothing")).unwrap().status(), 500);
+    let out = running.end();
+    let (said, complained) =
+        (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{:?}: {said}{complained}", out.status);
+    assert_eq!(said, "all calls as expected\n", "{complained}");
+}
+
+#[test]
+fn each_function_can_be_called_rightly_and_wrongly() {
+    if let Some(program) = compile("gcc", "tests/calls.c", "calls", &[]) {
+        plays_the_calls(Command::new(program));
+    }
+    let sanitized = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
+    if let Some(program) = compile("gcc", "tests/calls.c", "calls-sanitized", &sanitized) {
+        plays_the_calls(Command::new(program));
+    }
+}
+
+#[test]
+fn python_is_a_device() {
+    if !has(&["python3"]) {
+        return;
+    }
+    let (gateway, url) = gateway();
+    let mut python = Command::new("python3");
+    python.arg(root().join("examples/device.py"));
+    python.env("PTTH_LIBRARY", libraries().join("libptth.so"));
+    plays_the_device(&url, &gateway, python);
+}
