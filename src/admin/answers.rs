@@ -194,12 +194,29 @@ fn parameters(asked: &Asked<'_>) -> Option<&'static [&'static str]> {
     })
 }
 
-/// A parameter that nobody knows asked for something that the answer would not say.
-fn unknown_parameter(asked: &Asked<'_>) -> Option<Reply> {
+/// Whether a parameter's value is of its kind. One without a value is as one that is not there:
+/// forms send those.
+fn is_of_its_kind(asked: &Asked<'_>, name: &str) -> bool {
+    let value = asked.parameter(name);
+    value.is_empty()
+        || match name {
+            "silent_for" | "wait" => asked.time(name).is_some(),
+            "page" | "limit" | "after" => asked.number::<u64>(name).is_some(),
+            "state" => matches!(&*value, "up" | "down"),
+            _ => true,
+        }
+}
+
+/// A parameter that nobody knows, or can read, asked for something that the answer would not say.
+fn wrong_parameter(asked: &Asked<'_>) -> Option<Reply> {
     let known = parameters(asked)?;
     let keys = asked.query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
     if keys.filter(|key| !key.is_empty()).all(|key| known.contains(&key)) {
-        return None;
+        let wrong = known.iter().find(|name| !is_of_its_kind(asked, name))?;
+        return Some(Reply::text(
+            400,
+            &format!("{wrong}: this value is none that it takes; docs/admin.md has them"),
+        ));
     }
     Some(match known {
         [] => Reply::text(400, "this path takes no parameters"),
@@ -212,7 +229,7 @@ fn unknown_parameter(asked: &Asked<'_>) -> Option<Reply> {
 
 /// Answers a request.
 pub(super) fn answer(asked: &Asked<'_>, context: &Context) -> Reply {
-    if let Some(reply) = unknown_parameter(asked) {
+    if let Some(reply) = wrong_parameter(asked) {
         return reply;
     }
     let answered = match asked.is_post {

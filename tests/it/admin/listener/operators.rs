@@ -119,6 +119,14 @@ fn parameters_that_nobody_knows_are_refused_with_those_that_there_are() {
         ("/api/v1/events?since=3", "after, wait"),
         ("/api/v1/status?verbose=1", "no parameters"),
         ("/api/v1/devices/lamp?limit=1", "no parameters"),
+        // One that nobody can read would be as good as absent.
+        ("/api/v1/devices?silent_for=5%20minutes", "silent_for: "),
+        ("/api/v1/devices?silent_for=99999999999999999999h", "silent_for: "),
+        ("/api/v1/devices?page=-1", "page: "),
+        ("/api/v1/devices?limit=all", "limit: "),
+        ("/api/v1/devices?state=away", "state: "),
+        ("/api/v1/events?after=-1", "after: "),
+        ("/api/v1/events?wait=soon", "wait: "),
     ] {
         let answer = observed.get(path);
         assert_eq!(answer.status(), 400, "{path}");
@@ -126,7 +134,8 @@ fn parameters_that_nobody_knows_are_refused_with_those_that_there_are() {
     }
     assert_eq!(observed.post("/api/v1/log-level?to=debug").status(), 400);
     let all = "/api/v1/devices?q=a&state=up&silent_for=1s&sort=name&page=1&limit=5&";
-    for path in [all, "/api/v1/events?after=0&wait=0s", "/api/v1/status?"] {
+    let empty = "/api/v1/devices?q=&state=&silent_for=&limit=";
+    for path in [all, empty, "/api/v1/events?after=0&wait=0s", "/api/v1/status?"] {
         assert_eq!(observed.get(path).status(), 200, "{path}");
     }
     assert_eq!(observed.get("/?utm=1").status(), 200, "a page is no interface");
