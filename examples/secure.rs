@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
 
     // The gateway: one certificate for both ports, and one token, which is for the name `lamp`.
-    let token = Tokens::draw()?;
+    let token = Tokens::generate()?;
     let mut limits = Limits::default();
     limits.first_byte_timeout = Duration::from_secs(20);
     let tls = GatewayTls::new(Identity::from_pem(&certificate, &key)?)?;

@@ -42,6 +42,7 @@ struct Watchers {
 
 impl Cancel {
     /// One that is not cancelled.
+    #[must_use]
     pub fn new() -> Self {
         Cancel::default()
     }
@@ -57,7 +58,8 @@ impl Cancel {
         }
     }
 
-    /// Whether it was cancelled.
+    /// Returns true if it was cancelled.
+    #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.0.is_cancelled.load(SeqCst)
     }

@@ -14,6 +14,12 @@ macro_rules! causes {
     ($( $(#[$doc:meta])* $name:ident = $text:literal, )*) => {
         /// Why a link, or a name's last way in, ended. Shown as one word, `heartbeat-missed`, the
         /// same in logs, events and counters.
+        ///
+        /// ```
+        /// use reverse_http::CloseCause;
+        /// assert_eq!(CloseCause::HeartbeatMissed.to_string(), "heartbeat-missed");
+        /// assert!(CloseCause::Surplus.is_usual() && !CloseCause::HeartbeatMissed.is_usual());
+        /// ```
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         pub enum CloseCause { $( $(#[$doc])* $name, )* }
@@ -46,17 +52,16 @@ causes! {
     /// At the device: nothing came for [`silence`](crate::Limits::silence), on a link that had seen
     /// heartbeats.
     Silent = "silent",
-    /// What came is not what the protocol lets come: a malformed message, or bytes that nobody
-    /// asked for.
+    /// The peer violated the protocol: a malformed message, or bytes that nobody asked for.
     ProtocolError = "protocol-error",
     /// An exchange on it took longer than one of its waits.
     Late = "late",
-    /// Whoever asked gave up in the middle of an exchange that could not be brought to its end.
+    /// The caller gave up in the middle of an exchange that could not be brought to its end.
     AskerGone = "asker-gone",
-    /// Whoever asked read slower than [`min_rate_bytes_per_s`](crate::Limits::min_rate_bytes_per_s)
+    /// The caller read slower than [`min_rate_bytes_per_s`](crate::Limits::min_rate_bytes_per_s)
     /// while others waited.
     SlowReader = "slow-reader",
-    /// Whoever asked sent its request slower than
+    /// The caller sent its request slower than
     /// [`min_rate_bytes_per_s`](crate::Limits::min_rate_bytes_per_s) while others waited.
     SlowSender = "slow-sender",
     /// A message on it said that it was the last one, or could end only with the connection.
@@ -65,7 +70,7 @@ causes! {
     Tunnel = "tunnel",
     /// A newer session of the device took the name over.
     Replaced = "replaced",
-    /// The token that the device came in with is valid no longer.
+    /// The token that the device came in with is no longer valid.
     Revoked = "revoked",
     /// At the device: it idled, and the last minute had not needed so many links.
     Surplus = "surplus",
@@ -97,7 +102,8 @@ impl CloseCause {
         }
     }
 
-    /// Whether it is part of a link's usual life, and nothing that an operator looks for.
+    /// Returns true if it is part of a link's usual life, and nothing that an operator looks for.
+    #[must_use]
     pub fn is_usual(self) -> bool {
         matches!(
             self,
@@ -173,6 +179,15 @@ impl Counters {
 }
 
 /// How many links were closed since the start, by cause.
+///
+/// ```
+/// use reverse_http::{CloseCause, Gateway};
+///
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+/// let closed = gateway.stats().closed;
+/// assert_eq!((closed.of(CloseCause::Replaced), closed.total()), (0, 0));
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct CloseCounts([u64; CloseCause::ALL.len()]);
 
@@ -184,11 +199,13 @@ impl CloseCounts {
     }
 
     /// Those closed for this cause.
+    #[must_use]
     pub fn of(&self, cause: CloseCause) -> u64 {
         self.0[cause as usize]
     }
 
     /// All of them.
+    #[must_use]
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }

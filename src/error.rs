@@ -9,7 +9,15 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-/// Whose fault an [`Error`] is.
+/// The side at fault for an [`Error`].
+///
+/// ```
+/// use reverse_http::{Body, Fault, Gateway};
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+/// let wrong = gateway.device("no name").send(http::Request::new(Body::empty())).unwrap_err();
+/// assert_eq!(wrong.fault(), Fault::Caller);
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
@@ -221,59 +229,73 @@ impl Error {
     }
 
     /// What kind of failure this is.
+    #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
     /// The library was used in a way that cannot work; mend the program or its configuration.
+    #[must_use]
     pub fn is_usage(&self) -> bool {
         self.0.kind == ErrorKind::Usage
     }
     /// A peer's bytes broke the protocol.
+    #[must_use]
     pub fn is_malformed(&self) -> bool {
         self.0.kind == ErrorKind::Malformed
     }
     /// A deadline passed; the text names it.
+    #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.0.kind == ErrorKind::Timeout
     }
     /// The connection ended before the exchange did.
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.0.kind == ErrorKind::Closed
     }
     /// The other side refused; [`status_hint`](Self::status_hint) is its status.
+    #[must_use]
     pub fn is_refused(&self) -> bool {
         self.0.kind == ErrorKind::Refused
     }
     /// A bound of this process was reached; later may work.
+    #[must_use]
     pub fn is_full(&self) -> bool {
         self.0.kind == ErrorKind::Full
     }
     /// A message is longer than a bound; the same message later does not fit either.
+    #[must_use]
     pub fn is_too_large(&self) -> bool {
         self.0.kind == ErrorKind::TooLarge
     }
     /// The device is not connected: [`ErrorKind::Unknown`] or [`ErrorKind::Away`].
+    #[must_use]
     pub fn is_not_connected(&self) -> bool {
         matches!(self.0.kind, ErrorKind::Unknown | ErrorKind::Away)
     }
     /// The device is connected, and nothing of it was free in time.
+    #[must_use]
     pub fn is_busy(&self) -> bool {
         self.0.kind == ErrorKind::Busy
     }
     /// The gateway or device was stopped.
+    #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.0.kind == ErrorKind::Stopped
     }
-    /// Whose fault it is.
+    /// The side at fault.
+    #[must_use]
     pub fn fault(&self) -> Fault {
         self.0.fault
     }
     /// The status a gateway would give its visitor for this (400 to 599), or the one the peer
     /// refused with. `None` for usage errors and cancellations.
+    #[must_use]
     pub fn status_hint(&self) -> Option<u16> {
         self.0.status
     }
     /// How long the refusing side asked to be left alone.
+    #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
@@ -326,6 +348,13 @@ impl From<Error> for io::Error {
 
 /// Why bytes were not taken: the status to answer them with, and one short reason. The pure
 /// functions of [`proto`](crate::proto) return this.
+///
+/// ```
+/// use reverse_http::{Limits, proto::head};
+/// let refusal = head::request(b"GET  / HTTP/1.1\r\n", &Limits::default(), head::LineEnds::Crlf).unwrap_err();
+/// assert_eq!(refusal.status, 400);
+/// assert!(refusal.to_string().starts_with("400 "));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// 4xx or 5xx: what to answer where an answer is possible.

@@ -3,7 +3,7 @@
 //! asks and the device answers.
 //!
 //! Synchronous: no async runtime. A mio event loop owns the sockets, reads heads and moves bytes;
-//! programs' own code (handlers, whoever calls `send()`) is plain blocking `Read`/`Write` code on
+//! programs' own code (handlers, callers of `send()`) is plain blocking `Read`/`Write` code on
 //! worker threads or on the caller's.
 //!
 //! ```

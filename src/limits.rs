@@ -107,7 +107,7 @@ limits! {
     /// Longest message of the COMET fallback that is held whole, in bytes: an upload to a device
     /// without a link, and any message in JSON. Default 8 MiB. Beyond: 413 to the visitor, 502
     /// where a device's answer is too large. An answer in `message/http` streams and has no such
-    /// bound. Of an upload its body counts; the event that it becomes is longer (a head, base64,
+    /// bound. Of an upload only the body counts; the encoded event may be longer (a head, base64,
     /// escapes), and a device takes it so.
     message_bytes_max: usize = 8 * 1024 * 1024;
     /// Bytes of all such messages that one gateway holds at once, as long as they are where they
@@ -248,8 +248,8 @@ limits! {
     /// Silence after an event was handed out before the same event, under the same id, is handed
     /// out once more. Default 10 s; zero turns it off.
     redeliver_after: Duration = Duration::from_secs(10);
-    /// How long a device polls without `Upgrade` where something on the way does not stand it,
-    /// before it offers the turn again. Default 10 minutes.
+    /// How long a device polls without `Upgrade` when an intermediary rejects `Upgrade`, before it
+    /// offers the turn again. Default 10 minutes.
     turn_retry: Duration = Duration::from_secs(600);
     /// What the busy links of a replaced session get to finish. Default 10 s. Then: closed, their
     /// callers get 502.

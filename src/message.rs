@@ -16,8 +16,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::error::{Error, Fault, Refusal};
 use crate::proto::body::{Framing, may_trail};
+use crate::proto::digits::decimal;
 use crate::proto::forward;
-use crate::proto::head::{decimal, is_of_connection};
+use crate::proto::head::is_of_connection;
 use crate::proto::head_writer;
 
 /// The body of a request or a response: a [`Read`] that may know its length and may end with
@@ -73,7 +74,7 @@ pub(crate) trait Streamed: Send {
     fn remaining(&self) -> Option<u64>;
     /// Trailers, after the end.
     fn trailers(&self) -> Option<HeaderMap>;
-    /// Whether the next read may have to wait for the peer.
+    /// Returns true if the next read may have to wait for the peer.
     fn may_wait(&self) -> bool;
     /// The peer whose bytes these are.
     fn fault(&self) -> Fault;
@@ -81,6 +82,7 @@ pub(crate) trait Streamed: Send {
 
 impl Body {
     /// No bytes.
+    #[must_use]
     pub fn empty() -> Self {
         Body::default()
     }
@@ -212,8 +214,8 @@ impl Body {
         }
     }
 
-    /// Whether the first read may take long, so that the head had better go out before it (a stream
-    /// of events).
+    /// Returns true if the first read may take long, so that the head had better go out before it
+    /// (a stream of events).
     pub(crate) fn may_wait(&self) -> bool {
         match &self.source {
             Source::Reader { left, .. } => left.is_none(),
@@ -222,7 +224,7 @@ impl Body {
         }
     }
 
-    /// Whether trailers were given to go out behind it.
+    /// Returns true if trailers were given to go out behind it.
     fn brings_trailers(&self) -> bool {
         self.trailers.as_ref().is_some_and(|map| !map.is_empty())
     }

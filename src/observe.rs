@@ -1,5 +1,5 @@
-//! What a gateway knows of its devices and their exchanges, for whoever operates it: counters,
-//! histograms, the last requests, the last ups and downs.
+//! What a gateway knows of its devices and their exchanges, for its operator: counters, histograms,
+//! the last requests, the last ups and downs.
 //!
 //! Only the event loop's thread writes and reads here, so the lock is never waited for; other
 //! threads ask the loop. An exchange carries its own [`Observed`], which reports when it is dropped,
@@ -149,7 +149,7 @@ impl Observer {
         }
     }
 
-    /// Whether somebody reads records.
+    /// Returns true if somebody reads records.
     pub(crate) fn records(&self) -> bool {
         self.table().is_some_and(|table| table.records.are_read())
     }
@@ -224,7 +224,7 @@ fn method(text: &str) -> Cow<'static, str> {
     }
 }
 
-/// Who asks, and how the request is called in logs.
+/// The client, and the name of its request in logs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Visit {
     pub(crate) from: Option<IpAddr>,
@@ -258,7 +258,7 @@ struct Exchanged {
 }
 
 impl Observed {
-    /// Whether its end will be counted.
+    /// Returns true if its end will be counted.
     pub(crate) fn is_on(&self) -> bool {
         self.0.is_some()
     }

@@ -28,6 +28,29 @@ pub(crate) use channel::{Connector, GatewayTls, Shown, ShownKey};
 ///
 /// Implemented for [`Stream`], `TcpStream` and `UnixStream`; wrap anything else (a serial line, a
 /// test pipe) in [`Untimed`].
+///
+/// ```
+/// use std::io::{self, Read, Write};
+/// use std::time::Duration;
+/// use reverse_http::stream::TimedStream;
+///
+/// /// A serial line, whose driver has deadlines of its own kind.
+/// # struct Serial;
+/// # impl Serial { fn deadline(&mut self, _: Option<Duration>) -> io::Result<()> { Ok(()) } }
+/// # impl Read for Serial { fn read(&mut self, _: &mut [u8]) -> io::Result<usize> { Ok(0) } }
+/// # impl Write for Serial {
+/// #     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> { Ok(bytes.len()) }
+/// #     fn flush(&mut self) -> io::Result<()> { Ok(()) }
+/// # }
+/// impl TimedStream for Serial {
+///     fn limit_read(&mut self, time: Option<Duration>) -> io::Result<()> {
+///         self.deadline(time)
+///     }
+///     fn limit_write(&mut self, time: Option<Duration>) -> io::Result<()> {
+///         self.deadline(time)
+///     }
+/// }
+/// ```
 pub trait TimedStream: Read + Write + Send {
     /// Longest time one `read` may block; `None`: for ever.
     ///
@@ -60,11 +83,11 @@ pub trait TimedStream: Read + Write + Send {
         arrived(got)
     }
     /// The peer, a gateway, has told this link to go (a heartbeat with `Connection: close`), and is
-    /// answered when this returns: whoever dials links may dial another one first. Nothing, as it
-    /// is.
+    /// answered when this returns: a device that dials links may dial another one first. Nothing,
+    /// as it is.
     fn before_goaway(&mut self) {}
     /// The peer, a gateway, says that so many callers wait for this device while none of its links
-    /// is free: whoever dials links may dial more. The default does nothing.
+    /// is free: a device that dials links may dial more. The default does nothing.
     fn callers_wait(&mut self, _callers: usize) {}
     /// Tells the peer that nothing more will come, while what it still sends can be read. Whether
     /// that was possible.
@@ -91,6 +114,16 @@ fn arrived(got: io::Result<usize>) -> Option<io::Result<usize>> {
 
 /// Any `Read + Write` as a [`TimedStream`] without deadlines: its reads and writes block as long as
 /// they like.
+///
+/// ```
+/// use std::sync::Arc;
+/// use reverse_http::{DeviceLink, Limits, stream::Untimed};
+///
+/// let bytes = std::io::Cursor::new(b"GET /status HTTP/1.1\r\nHost: lamp\r\n\r\n".to_vec());
+/// let mut link = DeviceLink::new(Untimed(bytes), Vec::new(), Arc::new(Limits::default()));
+/// assert!(link.next_request()?.is_some_and(|request| request.uri() == "/status"));
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Untimed<T>(pub T);
 
@@ -128,6 +161,16 @@ const EINPROGRESS: i32 = 36;
 
 /// A connected socket of one of the kinds that a gateway or a device can own, and the TLS session
 /// over it, if there is one.
+///
+/// ```
+/// use std::net::{TcpListener, TcpStream};
+/// use reverse_http::stream::Stream;
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let stream = Stream::from(TcpStream::connect(listener.local_addr()?)?);
+/// assert!(stream.peer_ip().is_some_and(|address| address.is_loopback()));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub struct Stream {
     kind: Kind,
     channel: Option<Arc<Channel>>,
@@ -423,23 +466,23 @@ impl Stream {
         self.channel.as_deref().map_or(0, Channel::held)
     }
 
-    /// Whether bytes went into its TLS session that a write has not told to be taken.
+    /// Returns true if bytes went into its TLS session that a write has not told to be taken.
     pub(crate) fn owes(&self) -> bool {
         self.channel.as_deref().is_some_and(Channel::owes)
     }
 
-    /// Whether a read tells an end or a failure although the socket brings nothing more.
+    /// Returns true if a read tells an end or a failure although the socket brings nothing more.
     pub(crate) fn holds_end(&self) -> bool {
         self.channel.as_deref().is_some_and(Channel::holds_end)
     }
 
-    /// Whether the last read stopped although more has arrived: the next one goes on without an
-    /// event.
+    /// Returns true if the last read stopped although more has arrived: the next one goes on
+    /// without an event.
     pub(crate) fn is_paused(&self) -> bool {
         self.channel.as_deref().is_some_and(Channel::is_paused)
     }
 
-    /// Whether TLS is spoken over it.
+    /// Returns true if TLS is spoken over it.
     pub(crate) fn is_secure(&self) -> bool {
         self.channel.is_some()
     }
@@ -481,6 +524,7 @@ impl Stream {
 
     /// Address of the other end, behind a balancer that names it (PROXY protocol) the one that it
     /// names; `None` on a Unix socket.
+    #[must_use]
     pub fn peer_ip(&self) -> Option<IpAddr> {
         if let Some(named) = &self.named {
             return Some(named.ip().to_canonical());
@@ -494,6 +538,7 @@ impl Stream {
     }
 
     /// The other end for logs: `203.0.113.7:40112` or `unix socket`.
+    #[must_use]
     pub fn peer_label(&self) -> String {
         if let Some(named) = &self.named {
             return named.to_string();

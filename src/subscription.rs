@@ -172,6 +172,15 @@ impl<T> IntoIterator for Subscription<T> {
 }
 
 /// All that come to a [`Subscription`], until the gateway or device has ended; each step waits.
+///
+/// ```
+/// let gateway = reverse_http::Gateway::builder().listen("127.0.0.1:0").start()?;
+/// let events = gateway.events();
+/// gateway.stop();
+/// drop(gateway);
+/// assert_eq!(events.into_iter().count(), 0); // no device came
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 pub struct IntoIter<T>(Subscription<T>);
 
 impl<T> fmt::Debug for IntoIter<T> {

@@ -9,6 +9,7 @@
 /// assert!(misleads('\u{1b}') && misleads('\n') && misleads('\u{202e}') && misleads('\u{200b}'));
 /// assert!(!misleads('a') && !misleads(' ') && !misleads('é') && !misleads('灯'));
 /// ```
+#[must_use]
 pub fn misleads(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -36,6 +37,7 @@ pub fn misleads(c: char) -> bool {
 /// use reverse_http::text::spelled_out;
 /// assert_eq!(spelled_out("lamp\u{202e}\x1b[2J é"), "lamp\\u{202e}\\u{1b}[2J é");
 /// ```
+#[must_use]
 pub fn spelled_out(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -24,6 +24,7 @@ pub(crate) use stopping::Upgrades;
 ///
 /// A device's handler gets one behind its 101 ([`upgrade`](crate::upgrade)); a gateway's program
 /// takes it from a response ([`from_response`](Self::from_response)).
+#[must_use = "the connection ends when it is dropped"]
 pub struct Upgraded {
     stream: Shared,
     /// Read behind the head, before the switch.

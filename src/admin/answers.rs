@@ -13,13 +13,13 @@ use crate::admin::view::{Silent, View};
 use crate::admin::{api, metrics, page};
 use crate::error::Refusal;
 use crate::message::{DateText, date_now};
+use crate::proto::digits::percent_decoded;
 use crate::proto::head_writer;
-use crate::proto::turn::percent_decoded;
 use crate::stream::Stream;
 
 /// Longest wait for an event.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// How often it is looked whether whoever waits may do so still.
+/// How often it is looked whether waiting operators may still wait.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long writing an answer may take in all, however little is taken at a time.
 const WRITE_TOTAL: Duration = Duration::from_secs(60);
@@ -31,7 +31,7 @@ pub(super) struct Asked<'a> {
     pub(super) query: &'a str,
     pub(super) wants_events: bool,
     pub(super) last_event: &'a [u8],
-    /// Whoever asks; `None`: nobody is asked who that is.
+    /// The operator who asks; `None`: nobody is asked who that is.
     pub(super) operator: Option<Operator>,
 }
 
@@ -61,7 +61,7 @@ impl Asked<'_> {
         seconds.checked_mul(factor).map(Duration::from_secs)
     }
 
-    /// Whether its answer may wait for an event.
+    /// Returns true if its answer may wait for an event.
     pub(super) fn waits(&self) -> bool {
         self.path == "/api/v1/events" && !self.wants_events && !self.parameter("wait").is_empty()
     }
@@ -82,7 +82,7 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    /// Whether it refuses to answer for the request's host.
+    /// Returns true if it refuses to answer for the request's host.
     pub(super) fn refuses_host(&self) -> bool {
         self.status == 421
     }
@@ -325,7 +325,7 @@ fn events(asked: &Asked<'_>, context: &Context) -> Reply {
     let found = loop {
         let left = end.saturating_duration_since(Instant::now());
         let found = feed.after(after.unwrap_or(0), left.min(LOOK));
-        // Who waits may have been let in with a token that counts no longer.
+        // Who waits may have been let in with a token that no longer counts.
         if asked.operator.is_some_and(|operator| !context.operators.still_admit(operator)) {
             return Reply::text(401, UNKNOWN);
         }
@@ -366,7 +366,7 @@ fn act(asked: &Asked<'_>, context: &Context) -> Result<Reply, Silent> {
     Ok(Reply::json(&json!({ "device": name, "action": action, "connections": connections })))
 }
 
-/// Whose token it is, for the log.
+/// The label of the token, for the log.
 fn by(asked: &Asked<'_>, context: &Context) -> String {
     match asked.operator.map(|operator| context.operators.label(operator)) {
         Some(label) if !label.is_empty() => format!(" ({label})"),

@@ -1,4 +1,4 @@
-//! The gateway's events with numbers, so that whoever follows them can go on where it stopped.
+//! The gateway's events with numbers, so that a reader can go on where it stopped.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};

@@ -32,6 +32,16 @@ use crate::gateway::Gateway;
 use crate::gateway::Tokens;
 
 /// How a gateway's [admin listener](Gateway::admin) behaves.
+///
+/// ```
+/// use reverse_http::{Gateway, admin::{Admin, LogLevel}};
+///
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").observe(true).start()?;
+/// let admin = Admin::new().metrics_per_device(100).on_log_level(|level: LogLevel| println!("{level}"));
+/// let listener = gateway.admin("127.0.0.1:0", admin)?;
+/// println!("the status page is at {}", listener.url());
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Clone, Default)]
 pub struct Admin {
     tokens: Option<Tokens>,
@@ -112,18 +122,21 @@ impl fmt::Display for LogLevel {
 }
 
 impl Admin {
-    /// On loopback or a Unix socket, for whoever can connect there.
+    /// On loopback or a Unix socket, for anybody who can connect there.
+    #[must_use]
     pub fn new() -> Self {
         Admin::default()
     }
     /// Answers only those who show one of these tokens, as `Authorization: Bearer TOKEN` or as the
     /// password of `Basic`, whatever names it is for. A listener beyond loopback needs them.
+    #[must_use]
     pub fn tokens(mut self, tokens: Tokens) -> Self {
         self.tokens = Some(tokens);
         self
     }
     /// Gives so many devices series of their own in `/metrics`, those that were connected first.
     /// Default: none, since each device costs its monitoring some series.
+    #[must_use]
     pub fn metrics_per_device(mut self, most: usize) -> Self {
         self.metrics_per_device = most;
         self
@@ -147,7 +160,18 @@ impl fmt::Debug for Admin {
 }
 
 /// A running admin listener. Dropping it ends it, and so does the end of its gateway.
+///
+/// ```
+/// use reverse_http::{Gateway, admin::Admin};
+///
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").observe(true).start()?;
+/// let listener = gateway.admin("127.0.0.1:0", Admin::new())?;
+/// assert!(listener.url().starts_with("http://127.0.0.1:"));
+/// listener.stop();
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Debug)]
+#[must_use = "an admin listener ends when it is dropped"]
 pub struct AdminListener {
     server: Server,
 }

@@ -1,8 +1,8 @@
-//! Who may ask at the admin listener, and what the log says of that.
+//! Access to the admin listener: who may ask, and what the log says of it.
 //!
 //! Where there are tokens, the first request with each one from each address is told, and so are
-//! requests with one that does not count. Where there are none whoever can connect may ask, and a
-//! page of another site must not be made to connect in an operator's name: its host is then a DNS
+//! requests with one that does not count. Where there are none anybody who can connect may ask, and
+//! a page of another site must not be made to connect in an operator's name: its host is then a DNS
 //! name that leads to loopback (DNS rebinding), or it cannot set a field of ours (CSRF).
 
 use std::collections::VecDeque;
@@ -49,7 +49,7 @@ impl fmt::Display for Remote {
     }
 }
 
-/// The token of whoever asks; `None`: there are no tokens.
+/// The token of the operator; `None`: there are no tokens.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Operator(Option<Digest>);
 
@@ -75,7 +75,7 @@ impl Operators {
         Ok(())
     }
 
-    /// Whoever asks, where that may be.
+    /// The operator who asks, where that may be.
     ///
     /// # Errors
     /// What is answered instead.
@@ -152,8 +152,8 @@ impl Operators {
         log_names!(Info, "an operator came from {from}, with the token {label}");
     }
 
-    /// Whether a request shows what [`admit`](Self::admit) would want, whatever it asks for. A
-    /// connection is not kept for whoever has shown no token: it would take the place of an
+    /// Returns true if a request shows what [`admit`](Self::admit) would want, whatever it asks
+    /// for. A connection is not kept for an operator without a token: it would take the place of an
     /// operator.
     pub(super) fn are_shown(&self, request: &FramedRequest<'_>) -> bool {
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
@@ -162,7 +162,7 @@ impl Operators {
         tokens.as_ref().is_none_or(is_valid)
     }
 
-    /// Whether whoever was admitted would be still.
+    /// Returns true if an operator that was admitted still would be.
     pub(super) fn still_admit(&self, operator: Operator) -> bool {
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
         match (&*tokens, operator.0) {
@@ -180,7 +180,7 @@ impl Operators {
     }
 }
 
-/// What whoever shows no token is told.
+/// What an operator without a token is told.
 pub(super) const UNKNOWN: &str = "operators of this gateway show a token";
 
 fn is_local(request: &FramedRequest<'_>) -> bool {

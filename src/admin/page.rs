@@ -11,7 +11,7 @@ use crate::admin::api::{Wanted, days_left, transport_name};
 use crate::admin::view::{Snapshot, View};
 use crate::gateway::questions::{DeviceHistory, DeviceRow, LinkRow};
 use crate::observe::row::{Change, Done, MINUTES_MAX, Minute};
-use crate::proto::turn::percent_encoded;
+use crate::proto::digits::percent_encoded;
 
 const TEMPLATE: &str = include_str!("page.html");
 

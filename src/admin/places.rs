@@ -149,7 +149,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection's two ends: the listener's, and whoever connected.
+    /// A connection's two ends: the listener's, and the client's.
     fn connected() -> (Arc<Stream>, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();

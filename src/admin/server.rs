@@ -1,6 +1,6 @@
 //! The admin listener's connections: bounds, heads, and who may ask.
 //!
-//! One thread accepts, each connection has a thread of its own, and both are few: whoever operates a
+//! One thread accepts, each connection has a thread of its own, and both are few: an operator of a
 //! gateway is not many. Each wait has a deadline.
 
 use std::fmt;
@@ -302,7 +302,7 @@ fn serve(
 /// A request that was read, and what is said to it.
 struct Answered {
     reply: Reply,
-    /// Whoever asked, where that was looked at.
+    /// The operator, where that was looked at.
     operator: Option<Operator>,
     taken: usize,
     to_head: bool,
@@ -328,7 +328,7 @@ fn answer_head(bytes: &[u8], from: Remote, context: &Context) -> Option<Answered
     Some(match FramedRequest::of(request) {
         Ok(request) => {
             let (reply, operator) = answer(&request, from, context);
-            // Whoever may not ask would take the place of an operator.
+            // A client that may not ask would take the place of an operator.
             let keep = keep && !reply.refuses_host() && context.operators.are_shown(&request);
             Answered { reply, operator, taken, to_head, keep }
         }
@@ -363,7 +363,7 @@ fn read_more(
     }
 }
 
-/// Who may ask, then what is asked.
+/// Checks who may ask, then what is asked.
 fn answer(
     request: &FramedRequest<'_>,
     from: Remote,
@@ -400,7 +400,7 @@ fn answer(
     }
 }
 
-/// Server-sent events until one side ends, or the token of whoever follows counts no longer.
+/// Server-sent events until one side ends, or the token of the reader no longer counts.
 fn follow(
     mut stream: &Stream,
     context: &Context,

@@ -19,7 +19,7 @@ use crate::limits::Limits;
 
 /// How old what is shown may be.
 const FRESH: Duration = Duration::from_millis(500);
-/// How long whoever asks waits for the loop, for all pieces together.
+/// How long the operator waits for the loop, for all pieces together.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The loop has ended, or stands still.
@@ -80,7 +80,7 @@ struct State<T> {
     making: bool,
 }
 
-/// Whoever makes the next one; dropping it lets others try.
+/// The permit to make the next one; dropping it lets others try.
 struct Maker<'l, T>(&'l Latest<T>);
 
 impl<T> Drop for Maker<'_, T> {
@@ -99,7 +99,7 @@ impl<T> Latest<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One that is fresh; whoever waits for another's waits until its own time is over.
+    /// One that is fresh; a thread that waits for another's waits until its own time is over.
     ///
     /// # Errors
     /// There is none by then; `make` says so.
@@ -163,7 +163,7 @@ impl View {
         self.limits.get()
     }
 
-    /// Whether the gateway has ended.
+    /// Returns true if the gateway has ended.
     pub(super) fn is_over(&self) -> bool {
         self.feed.is_over()
     }

@@ -93,17 +93,17 @@ impl Work {
         Work { reading: Reading::Done, text, ..Work::new(event, encoding, from) }
     }
 
-    /// Whether the response was read to its end.
+    /// Returns true if the response was read to its end.
     pub(super) fn is_read(&self) -> bool {
         matches!(self.reading, Reading::Done)
     }
 
-    /// Whether all of the answer is at hand.
+    /// Returns true if all of the answer is at hand.
     pub(super) fn is_whole(&self) -> bool {
         self.is_read() && !self.again.lost
     }
 
-    /// Whether a POST may begin: JSON is one message, `message/http` streams.
+    /// Returns true if a POST may begin: JSON is one message, `message/http` streams.
     pub(super) fn is_ready(&self) -> bool {
         self.is_whole()
             || (self.encoding == Encoding::Message
@@ -111,7 +111,7 @@ impl Work {
                 && !self.text.is_empty())
     }
 
-    /// Whether the virtual link carries another request.
+    /// Returns true if the virtual link carries another request.
     pub(super) fn keeps_link(&self) -> bool {
         self.keeps && self.is_read()
     }

@@ -1,4 +1,4 @@
-//! The pause between two attempts, and how long a response asks to be left alone.
+//! The back-off: the pause between two attempts, and how long a response asks to be left alone.
 
 use std::time::Duration;
 use std::time::SystemTime;

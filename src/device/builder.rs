@@ -53,6 +53,7 @@ type Offer = (OfferPlan, Vec<(String, String)>);
 /// assert!(Device::builder("gw.example").build().is_err_and(|e| e.is_usage()));
 /// # Ok::<(), reverse_http::Error>(())
 /// ```
+#[must_use = "build() makes the device"]
 pub struct DeviceBuilder {
     url: String,
     others: Vec<String>,
@@ -574,12 +575,14 @@ fn path_name(url: &Url, whole_target: bool) -> Result<Name, Error> {
     })
 }
 
-/// Whether this URL's host is one of those that `no_proxy` names, in [`DeviceBuilder::no_proxy`]'s
-/// reading: it is dialled without a proxy. A text that is no URL is not.
+/// Returns true if this URL's host is one of those that `no_proxy` names, in
+/// [`DeviceBuilder::no_proxy`]'s reading: it is dialled without a proxy. A text that is no URL is
+/// not.
 ///
 /// ```
 /// assert!(reverse_http::device::goes_without_proxy("http://gw.example:9999/lamp", "localhost,.example"));
 /// ```
+#[must_use]
 pub fn goes_without_proxy(url: &str, no_proxy: &str) -> bool {
     Url::parse(url, "gateway").is_ok_and(|url| Exceptions::parse(no_proxy).has(&url.host, url.port))
 }

@@ -22,7 +22,7 @@ impl Burst {
         Burst { ends, dials: 0, alarmed: false }
     }
 
-    /// Whether one more may be dialled now, or only after an answer, or when the burst
+    /// Returns true if one more may be dialled now, or only after an answer, or when the burst
     /// [`ends`](Self::ends).
     pub(super) fn takes(&mut self, now: Instant) -> bool {
         if self.ends <= now {

@@ -33,7 +33,7 @@ pub(crate) enum Command {
         why: CloseReason,
     },
     /// A leased link is told to go, and its answer waits until another one is dialled.
-    Farewell {
+    Goaway {
         number: u64,
         link: Link,
         dialled: Sender<()>,

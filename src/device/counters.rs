@@ -78,8 +78,8 @@ impl Counters {
         self.max().saturating_sub(self.links.load(Relaxed) + self.dialing.load(Relaxed))
     }
 
-    /// Whether another link is to be dialled: fewer idle ones (and ones on the way) than MIN, fewer
-    /// in all than MAX.
+    /// Returns true if another link is to be dialled: fewer idle ones (and ones on the way) than
+    /// MIN, fewer in all than MAX.
     pub(super) fn is_short(&self) -> bool {
         self.is_short_with(self.dialing.load(Relaxed))
     }

@@ -56,7 +56,7 @@ impl Demand {
         }
     }
 
-    /// Whether another dial was asked for.
+    /// Returns true if another dial was asked for.
     pub(super) fn is_pending(&self) -> bool {
         self.pending > 0
     }

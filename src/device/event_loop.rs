@@ -290,7 +290,7 @@ impl DeviceRole {
                 CloseCause::Silent.because("nothing came for as long as silence allows"),
             ),
             State::Bridge(_) => {}
-            // Whoever asked has gone, so the exchange keeps its time here.
+            // The caller has gone, so the exchange keeps its time here.
             State::Local(Local::Busy { key, .. } | Local::Tunnel { key }) => {
                 let key = *key;
                 relay::expired(self, cx, key);
@@ -358,7 +358,7 @@ impl DeviceRole {
                     self.end_leased(cx, (stream, unread), link, why);
                 }
             }
-            Command::Farewell { number, link, dialled } => {
+            Command::Goaway { number, link, dialled } => {
                 if self.leases.remove(&number).is_some() {
                     self.replace(cx, link);
                 }

@@ -4,6 +4,17 @@ use crate::close_reason::CloseCause;
 use crate::proto::turn::Transport;
 
 /// What a [`DeviceEvent`] tells.
+///
+/// ```
+/// # fn shown(event: &reverse_http::DeviceEvent) -> String {
+/// use reverse_http::DeviceEventKind;
+/// match event.kind {
+///     DeviceEventKind::Connected => format!("reached over {}", event.detail),
+///     DeviceEventKind::Refused { status } => format!("refused with {status}"),
+///     _ => event.detail.clone(), // more may be added
+/// }
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DeviceEventKind {
@@ -28,6 +39,20 @@ pub enum DeviceEventKind {
 }
 
 /// Something happened between a device and its gateway.
+///
+/// ```
+/// use std::time::Duration;
+/// use reverse_http::{Body, Device, DeviceEventKind, Gateway, Transport};
+///
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+/// let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build()?;
+/// let events = device.events();
+/// let running = device.spawn(|_| http::Response::new(Body::empty()))?;
+/// let event = events.recv_timeout(Duration::from_secs(5))?;
+/// assert_eq!((event.kind, event.transport), (DeviceEventKind::Connected, Some(Transport::Turn)));
+/// # running.stop();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceEvent {

@@ -25,8 +25,7 @@ use rustix::io::Errno;
 use crate::device::files::beneath::{Found, Root, STEPS_MAX};
 use crate::error::{Error, Refusal};
 use crate::message::{Body, date_of};
-use crate::proto::head::decimal;
-use crate::proto::turn::percent_decoded;
+use crate::proto::digits::{decimal, percent_decoded};
 
 /// A directory that is served.
 #[derive(Debug)]

@@ -132,7 +132,7 @@ impl DeviceRole {
     ) {
         self.locals.opened(key);
         let text = self.server_of(key).map_or("", |server| self.server_text(server));
-        // Where the local server is, and what the system says of it, is for whoever runs this
+        // Where the local server is, and what the system says of it, is for the operator of this
         // device, not for visitors (T58).
         log_names!(
             Warn,

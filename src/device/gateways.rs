@@ -78,8 +78,8 @@ impl GatewayList {
         self.list.iter().all(|entry| entry.refused)
     }
 
-    /// Goes on to the next that may be dialled at `now`. False: there is none behind the current
-    /// one.
+    /// Goes on to the next that may be dialled at `now`. Returns false if there is none behind the
+    /// current one.
     pub(crate) fn advance(&mut self, now: Instant) -> bool {
         match (self.current + 1..self.list.len()).find(|place| self.list[*place].may(now)) {
             Some(place) => self.current = place,

@@ -64,8 +64,8 @@ impl LoopGroup {
         }
     }
 
-    /// A member gives up hope. True: it was the last, and the device ends. Its error is a refusal
-    /// only where all gateways refused.
+    /// Marks this loop as failed. Returns true if it was the last, and the device ends. Its error
+    /// is a refusal only where all gateways refused.
     pub(crate) fn report(&self, number: usize, standing: Standing, why: Error) -> bool {
         let mut state = self.lock();
         if let Some(member) = state.members.get_mut(number) {

@@ -18,6 +18,20 @@ use crate::proto::turn::Transport;
 use crate::tls::{DeviceTls, LocalTls};
 
 /// Counters of a device, over all its gateways.
+///
+/// ```
+/// use std::time::Duration;
+/// use reverse_http::{Body, Device, Gateway, Transport};
+///
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+/// let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build()?;
+/// let events = device.events();
+/// let running = device.spawn(|_| http::Response::new(Body::empty()))?;
+/// events.recv_timeout(Duration::from_secs(5))?;
+/// assert_eq!((running.stats().transport, running.stats().exchanges), (Some(Transport::Turn), 0));
+/// # running.stop();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceStats {
@@ -182,6 +196,7 @@ impl DeviceHandle {
     }
 
     /// Counters.
+    #[must_use]
     pub fn stats(&self) -> DeviceStats {
         let sum =
             |count: fn(&Counters) -> usize| self.0.shared.iter().map(|shared| count(shared)).sum();

@@ -39,7 +39,7 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    /// The link is over, and not by the doing of its exchange.
+    /// The link ended for a reason other than its exchange.
     pub(crate) fn end(mut self, why: CloseReason) {
         self.why = why;
     }
@@ -99,7 +99,7 @@ impl Ticket {
     pub(crate) fn says_goaway(&mut self) {
         let (dialled, done) = crossbeam_channel::bounded(1);
         let number = std::mem::take(&mut self.number); // its end is counted now
-        if number != 0 && self.remote.send(Command::Farewell { number, link: self.link, dialled }) {
+        if number != 0 && self.remote.send(Command::Goaway { number, link: self.link, dialled }) {
             let _ = done.recv_timeout(PACE); // a loop that is late, or has ended, keeps no gateway waiting
         }
     }

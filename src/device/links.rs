@@ -288,7 +288,7 @@ impl DeviceRole {
             self.top_up(cx);
         }
         match heartbeat {
-            Heartbeat::Farewell => self.goaway(cx, id),
+            Heartbeat::Goaway => self.goaway(cx, id),
             Heartbeat::Alive if callers == 0 && self.is_surplus(cx, id) => self.end_surplus(cx, id),
             Heartbeat::Alive => self.answer_heartbeat(cx, id),
         }

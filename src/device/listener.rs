@@ -42,6 +42,7 @@ use crate::stream::{Stream, TimedStream};
 /// # Ok::<(), reverse_http::Error>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "the device stops when its listener is dropped"]
 pub struct Listener {
     pub(super) queue: Receiver<Lease>,
     pub(super) running: Arc<StopOnDrop>,
@@ -75,6 +76,17 @@ impl Listener {
 }
 
 /// The stream under a link that [`Listener::accept`] gave out.
+///
+/// ```
+/// use reverse_http::{Body, DeviceLink, Error, device::Accepted};
+///
+/// fn serve(mut link: DeviceLink<Accepted>) -> Result<(), Error> {
+///     while let Some(request) = link.next_request()? {
+///         link.respond(http::Response::new(Body::from(format!("{}\n", request.uri()))))?;
+///     }
+///     Ok(())
+/// }
+/// ```
 pub struct Accepted {
     stream: Arc<Stream>,
     _busy: Busy, // before the ticket: the loop counts when it hears of the link's end

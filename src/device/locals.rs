@@ -52,8 +52,8 @@ impl DeviceRole {
         }
     }
 
-    /// Whether a request says, as its gateway alone can, that it comes from the same visitor's
-    /// connection as the one before it on its link.
+    /// Returns true if a request says, as its gateway alone can, that it comes from the same
+    /// visitor's connection as the one before it on its link.
     fn is_same_visitor(&self, exchange: &Exchange) -> bool {
         exchange.same_visitor().is_some_and(|said| self.sessions.is_one(said))
     }
@@ -238,8 +238,8 @@ impl DeviceRole {
     }
 
     /// Keeps one for the link whose visitor is logged in on it; the link counts as busy, so that
-    /// another is dialled for everybody else. False: it is a poll's, which brings requests of
-    /// anybody.
+    /// another is dialled for everybody else. Returns false if it is a poll's, which brings
+    /// requests of anybody.
     fn bind(
         &mut self,
         cx: &mut Connections<State>,

@@ -58,7 +58,7 @@ impl Exceptions {
 }
 
 impl Except {
-    /// Whether it is a network with this address in it.
+    /// Returns true if it is a network with this address in it.
     pub(super) fn holds(&self, address: IpAddr) -> bool {
         match self {
             Except::Network(base, prefix) => {

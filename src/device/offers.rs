@@ -65,7 +65,7 @@ fn reply_head(response: &ResponseHead<'_>, sent: bool, behind: &[u8]) -> ReplyHe
     }
 }
 
-/// Whether a challenge is of this scheme.
+/// Returns true if a challenge is of this scheme.
 fn first_word(challenge: &[u8], scheme: &[u8]) -> bool {
     challenge
         .split(|&byte| byte == b' ')

@@ -20,6 +20,12 @@ use crate::stream::Connector;
 /// What a device does when its very first offer is answered 401, 403, 404 or 410. A gateway of ours
 /// marks its answers (`Proxy-Status: ptth`); one without the mark may come of a balancer or proxy
 /// on the way, which is not ready yet. A 401 with `WWW-Authenticate: Bearer` counts as marked.
+///
+/// ```
+/// use reverse_http::{Device, OnRefusal};
+/// let device = Device::builder("http://gw.example:9999/lamp").on_refusal(OnRefusal::Stop).build()?;
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnRefusal {
@@ -34,7 +40,7 @@ pub enum OnRefusal {
     StopOnAny,
 }
 
-/// Who answers what comes over the links.
+/// What answers the requests that come over the links.
 #[derive(Clone)]
 pub(crate) enum Service {
     Handler(Handler),

@@ -44,7 +44,7 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Whether another request can have a connection now.
+    /// Returns true if another request can have a connection now.
     pub(super) fn has_room(&self) -> bool {
         !self.idle.is_empty() || self.most == 0 || self.open.unseen() < self.most
     }
@@ -73,7 +73,7 @@ impl Locals {
         0..self.pools.len()
     }
 
-    /// Whether requests wait for a connection to any server.
+    /// Returns true if requests wait for a connection to any server.
     pub(super) fn has_line(&self) -> bool {
         self.pools.iter().any(|pool| !pool.waiting.is_empty())
     }

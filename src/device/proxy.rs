@@ -80,7 +80,7 @@ impl Proxy {
         })
     }
 
-    /// Whether this host is dialled through it.
+    /// Returns true if this host is dialled through it.
     pub(super) fn serves(&self, url: &Url) -> bool {
         !self.except.has(&url.host, url.port)
     }
@@ -141,7 +141,7 @@ impl Proxy {
 fn unspoken(fields: &Fields<'_>) -> Option<String> {
     let mut schemes: Vec<String> = Vec::new();
     for challenge in fields.all("proxy-authenticate") {
-        // A challenge's parameters are `name=value`: what stands first in a member and is none is a
+        // A challenge's parameters are `name=value`: a first word of a member that has no `=` is a
         // scheme's name (RFC 9110 §11.6.1).
         let members = challenge.split(|&byte| byte == b',').map(|member| member.trim_ascii());
         let names = members

@@ -23,7 +23,7 @@ const REMEMBERED_MAX: usize = 32;
 
 /// Addresses of one place, of which one is to be connected to.
 pub(super) struct Race {
-    /// Whose connection it will be.
+    /// The side whose connection it will be.
     pub(super) waiter: Waiter,
     pub(super) host: String,
     /// Not tried yet.

@@ -34,7 +34,7 @@ impl RedirectHosts {
     /// alone.
     ///
     /// # Errors
-    /// An entry that is none of these.
+    /// An entry that is invalid.
     pub(super) fn new<'a>(
         own: impl Iterator<Item = &'a Url>,
         entries: &[String],

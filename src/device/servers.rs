@@ -77,6 +77,7 @@ impl LocalServer {
     /// Takes those segments off the path on the way, tells of them in `X-Forwarded-Prefix`, and puts
     /// them before paths in the server's `Location`, `Content-Location`, `Refresh` and
     /// `Set-Cookie`. Default: the path goes on whole.
+    #[must_use]
     pub fn strip_path(mut self, strip: bool) -> Self {
         self.strips_path = strip;
         self
@@ -89,6 +90,7 @@ impl LocalServer {
     }
 
     /// Instead of [`Limits::local_connections_max`]; 0: as many as there are requests.
+    #[must_use]
     pub fn connections(mut self, most: usize) -> Self {
         self.connections = Some(most);
         self
@@ -114,6 +116,15 @@ impl From<String> for LocalServer {
 }
 
 /// The local servers of a device: one, or several for different paths.
+///
+/// ```
+/// use reverse_http::device::{LocalServer, LocalServers};
+///
+/// let one = LocalServers::from("http://127.0.0.1:3000");
+/// let two = [LocalServer::new("http://127.0.0.1:3000"), LocalServer::new("unix:/run/cam.sock").path("/cam")?];
+/// assert_ne!(one, LocalServers::from(two));
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalServers(Vec<LocalServer>);
 

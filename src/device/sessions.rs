@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use sha2::{Digest as _, Sha256};
 
 use crate::device::url::Url;
-use crate::proto::turn::hex;
+use crate::proto::digits::hex;
 
 /// Origins that redirects led to whose sessions are remembered.
 const REMEMBERED_MAX: usize = 32;
@@ -44,9 +44,9 @@ impl Sessions {
         Some(session)
     }
 
-    /// Whether a gateway that this device showed its session to says `text`.
+    /// Returns true if a gateway that this device showed its session to says `text`.
     pub(super) fn is_one(&self, text: &[u8]) -> bool {
-        self.own.iter().chain(&self.elsewhere).any(|session| hex(session) == text)
+        self.own.iter().chain(&self.elsewhere).any(|session| hex(session).as_bytes() == text)
     }
 }
 
@@ -63,8 +63,10 @@ mod tests {
         assert_eq!(sessions.of(&url("http://gw.example:9000/other")), Some(one));
         let other = sessions.of(&url("http://gw.example:9001/lamp")).unwrap();
         assert!(one != other && one != [7; 16] && other != [7; 16]);
-        assert!([one, other, [7; 16]].iter().all(|session| sessions.is_one(&hex(session))));
-        assert!(!sessions.is_one(&hex(&[8; 16])));
+        assert!(
+            [one, other, [7; 16]].iter().all(|session| sessions.is_one(hex(session).as_bytes()))
+        );
+        assert!(!sessions.is_one(hex(&[8; 16]).as_bytes()));
         for port in 1..100 {
             sessions.of(&url(&format!("http://gw.example:{port}/lamp")));
         }

@@ -236,8 +236,8 @@ impl Device {
     /// connections, and a request for a path that is no server's gets 404.
     ///
     /// # Errors
-    /// A server that is none, two for one path, more than 64, or one at `https://` that cannot be checked (a system without root
-    /// certificates); those of [`serve`](Self::serve).
+    /// An invalid server, two for one path, more than 64, or one at `https://` that cannot be
+    /// checked (a system without root certificates); those of [`serve`](Self::serve).
     pub fn forward_to(&self, servers: impl Into<LocalServers>) -> Result<(), Error> {
         self.spawn_forward(servers)?.wait()
     }

@@ -10,8 +10,8 @@ use crate::engine::slab::Key;
 use crate::proto::turn::Fallback;
 
 impl DeviceRole {
-    /// Whether offers that are hung up on should become polls: the second in a row, the later one's
-    /// connection begun after the earlier one had ended.
+    /// Returns true if offers that are hung up on should become polls: the second in a row, the
+    /// later one's connection begun after the earlier one had ended.
     pub(super) fn dislikes_upgrade(&mut self, cx: &mut Connections<State>, id: Id) -> bool {
         let now = cx.now();
         let Some(State::Dial(dial)) = cx.get(id).map(|p| &p.state) else { return false };
@@ -42,8 +42,7 @@ impl DeviceRole {
         (self.hung_up, self.troubled) = (None, 0);
     }
 
-    /// What is on the way does not stand an offer: polls without one are next, the first of them at
-    /// once.
+    /// An intermediary rejects offers: polls without one are next, the first of them at once.
     pub(super) fn poll_instead(&mut self, cx: &mut Connections<State>, id: Id, why: &str) {
         let now = cx.now();
         if !self.mode.is_plain(now) {
@@ -57,7 +56,7 @@ impl DeviceRole {
         self.ask_without_upgrade(cx, id, None);
     }
 
-    /// Whether an answer to an offer may be that of a middlebox which an `Upgrade` troubles
+    /// Returns true if an answer to an offer may be that of a middlebox which an `Upgrade` troubles
     /// (protocol.md §1.7). Who asks to be left alone has another trouble, and a proxy's time-out
     /// (`waited`) is one.
     pub(super) fn upgrade_may_trouble(&self, reply: &ReplyHead, waited: bool) -> bool {

@@ -108,8 +108,8 @@ impl DeviceRole {
         (key, target): (Key, usize),
         why: &Unreached,
     ) {
-        // Where the target is, and what the system says of it, is for whoever runs this device, not
-        // for visitors (T58).
+        // Where the target is, and what the system says of it, is for the operator of this device,
+        // not for visitors (T58).
         if let Some(target) = self.plan.tcp.get(target) {
             log_names!(
                 Warn,
@@ -122,7 +122,7 @@ impl DeviceRole {
         self.answer_waiting(cx, key, &tcp_target::unreached(why));
     }
 
-    /// Whether the link whose request an exchange was is gone; then so is the exchange.
+    /// Returns true if the link whose request an exchange was is gone; then so is the exchange.
     fn is_abandoned(&mut self, key: Key) -> bool {
         let abandoned = self.exchanges.get(key).is_none_or(|e| e.downstream().is_none());
         if abandoned {

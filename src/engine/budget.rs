@@ -76,7 +76,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Takes more. False: the budget has no more, and nothing was taken.
+    /// Takes more. Returns false if the budget has no more, and nothing was taken.
     pub(crate) fn grow(&mut self, bytes: usize) -> bool {
         let within =
             |most: usize| move |taken: usize| taken.checked_add(bytes).filter(|sum| *sum <= most);
@@ -100,8 +100,8 @@ impl Held {
     /// The same for bytes of a whole message, which takes `beside` already.
     ///
     /// # Errors
-    /// 413: nobody may take so many. 503: the budget, or the part of it that is one's own, has no
-    /// more now.
+    /// 413: nobody may take so many. 503: the budget, or the part of it that is a program's own,
+    /// has no more now.
     pub(crate) fn take(&mut self, bytes: usize, beside: usize) -> Result<(), Refusal> {
         if self.grow(bytes) {
             return Ok(());
@@ -127,8 +127,8 @@ impl Held {
         self.bytes += bytes;
     }
 
-    /// Whether it is of use to others that it is given back soon: more than half of the budget is
-    /// taken, or of the part that it belongs to.
+    /// Returns true if it is of use to others that it is given back soon: more than half of the
+    /// budget is taken, or of the part that it belongs to.
     pub(crate) fn is_wanted(&self) -> bool {
         let Budget { taken, most, most_of_one } = &self.budget;
         let of_part = self.part.as_ref().is_some_and(|part| part.load(Relaxed) > most_of_one / 2);

@@ -226,7 +226,7 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Whether a fetch can bring anything: bytes, or word of the end.
+    /// Returns true if a fetch can bring anything: bytes, or word of the end.
     pub(crate) fn has_input(&self) -> bool {
         !self.input.is_empty() || self.readable || self.ending.ended || self.failed.is_some()
     }
@@ -246,28 +246,29 @@ impl<T> Connection<T> {
         &self.input
     }
 
-    /// Whether the last fetch stopped although there was more, since others are to have their turn.
+    /// Returns true if the last fetch stopped although there was more, since others are to have
+    /// their turn.
     pub(crate) fn has_paused(&self) -> bool {
         self.paused
     }
 
-    /// Whether the other side has ended its direction (kept bytes aside).
+    /// Returns true if the other side has ended its direction (kept bytes aside).
     pub(crate) fn at_end_of_stream(&self) -> bool {
         self.ending.ended
     }
 
-    /// Whether the other side has ended its direction, as far as is known: what it sent before may
-    /// not be read yet.
+    /// Returns true if the other side has ended its direction, as far as is known: what it sent
+    /// before may not be read yet.
     pub(crate) fn is_ending(&self) -> bool {
         self.ending.closing || self.ending.ended || self.failed.is_some()
     }
 
-    /// Whether no more bytes will come, by an end or by a reset (kept bytes aside).
+    /// Returns true if no more bytes will come, by an end or by a reset (kept bytes aside).
     pub(crate) fn is_over(&self) -> bool {
         self.ending.ended || self.failed.is_some()
     }
 
-    /// Whether reading has failed (kept bytes aside).
+    /// Returns true if reading has failed (kept bytes aside).
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.is_some()
     }
@@ -283,7 +284,7 @@ impl<T> Connection<T> {
         self.stream.moved().map_or(self.written + self.read, |(written, read)| written + read)
     }
 
-    /// Whether it is gone in both directions: what is written now nobody will read.
+    /// Returns true if it is gone in both directions: what is written now nobody will read.
     pub(crate) fn is_broken(&self) -> bool {
         self.ending.broken
     }
@@ -305,8 +306,8 @@ impl<T> Connection<T> {
         self.written + self.pending() as u64
     }
 
-    /// Takes back what was written since `mark`. False: some of it has gone out, and nothing is
-    /// taken back.
+    /// Takes back what was written since `mark`. Returns false if some of it has gone out, and
+    /// nothing is taken back.
     pub(crate) fn take_back(&mut self, mark: u64) -> bool {
         // As a difference this fits: the bytes before the mark that have not gone out are in
         // `output`.
@@ -348,8 +349,8 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Ends the writing direction, behind everything that was flushed. False: the socket has no
-    /// room for what tells the end; try again when it has.
+    /// Ends the writing direction, behind everything that was flushed. Returns false if the socket
+    /// has no room for what tells the end; try again when it has.
     pub(crate) fn end_output(&mut self) -> io::Result<bool> {
         match self.stream.shutdown(Shutdown::Write) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
@@ -404,7 +405,7 @@ impl<T> Connection<T> {
         self.flush().map(drop)
     }
 
-    /// Writes what waits, as far as the socket takes it. True: nothing waits any more.
+    /// Writes what waits, as far as the socket takes it. Returns true if nothing waits any more.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         while self.writable && self.sent < self.output.len() {
             let wrote = (&self.stream).write(&self.output[self.sent..]);

@@ -31,7 +31,7 @@ pub(crate) const SCRATCH: usize = 256 * 1024;
 /// Most listeners of one loop.
 pub(super) const LISTENERS_MAX: usize = 64;
 
-/// Who tells a loop what its connections are ready for.
+/// The source of readiness events of a loop.
 pub(super) enum Watcher {
     /// The operating system.
     System(Registry),
@@ -219,19 +219,19 @@ impl<T> Connections<T> {
         }
     }
 
-    /// Whether a loop of the group has a listener that is not closed yet: whoever connects now may
-    /// be let in.
+    /// Returns true if a loop of the group has a listener that is not closed yet: whoever connects
+    /// now may be let in.
     pub(crate) fn is_group_open(&self) -> bool {
         self.group.is_open()
     }
 
-    /// Whether anything may still come in, by this loop.
+    /// Returns true if anything may still come in, by this loop.
     pub(crate) fn is_listening(&self) -> bool {
         self.listening
     }
 
-    /// Whether the loops of the group have nothing any more and get nothing: no connection here,
-    /// there, on its way or in other hands, and no listener.
+    /// Returns true if the loops of the group have nothing any more and get nothing: no connection
+    /// here, there, on its way or in other hands, and no listener.
     pub(crate) fn is_group_idle(&self) -> bool {
         !self.group.is_listening() && self.group.connections() == 0 && self.group.lent() == 0
     }
@@ -260,9 +260,9 @@ impl<T> Connections<T> {
         self.scratch = scratch;
     }
 
-    /// Whether a connection on which nothing is asked is silent and open: what it says unasked
-    /// (stray line ends aside), or its end, makes it useless. `look`: ask the operating system also
-    /// without an event.
+    /// Returns true if a connection on which nothing is asked is silent and open: what it says
+    /// unasked (stray line ends aside), or its end, makes it useless. `look`: ask the operating
+    /// system also without an event.
     pub(crate) fn is_quiet(&mut self, id: Id, look: bool) -> bool {
         const STRAY_MAX: usize = 64;
         let mut scratch = self.take_scratch();
@@ -284,7 +284,7 @@ impl<T> Connections<T> {
     pub(crate) fn len(&self) -> usize {
         self.slab.len()
     }
-    /// Whether the loops of the group have as many connections as they may.
+    /// Returns true if the loops of the group have as many connections as they may.
     pub(crate) fn is_full(&self) -> bool {
         self.group.is_full(self.connections_max)
     }
@@ -486,8 +486,8 @@ impl<T> Connections<T> {
 
     /// Begins a TLS handshake on a connection; [`Role::secured`](super::Role::secured) tells its
     /// end. Until then nothing else happens to the connection but its deadline. `spares`: a quarter
-    /// of the places is left to others. False: there are as many handshakes as handshakes_max
-    /// allows.
+    /// of the places is left to others. Returns false if there are as many handshakes as
+    /// handshakes_max allows.
     pub(crate) fn secure(&mut self, id: Id, channel: Arc<Channel>, spares: bool) -> bool {
         let Some(peer) = self.slab.get_mut(id) else { return true };
         if !self.handshakes.begin(spares) {
@@ -575,7 +575,7 @@ impl<T> Connections<T> {
         }
     }
 
-    /// Whether a connection asks for a step without an event.
+    /// Returns true if a connection asks for a step without an event.
     pub(super) fn is_eager(&self) -> bool {
         !self.again.is_empty() || !self.yielded.is_empty()
     }
@@ -591,8 +591,8 @@ impl<T> Connections<T> {
         self.slab.get_mut(id).map(|peer| peer.queued = false).is_some()
     }
 
-    /// Notes what an event said. False: the connection is gone, or has its next step without an
-    /// event, behind those that asked for theirs before.
+    /// Notes what an event said. Returns false if the connection is gone, or has its next step
+    /// without an event, behind those that asked for theirs before.
     pub(super) fn note(&mut self, id: Id, news: Readiness) -> bool {
         let Some(peer) = self.slab.get_mut(id) else { return false };
         peer.readable |= news.readable;
@@ -602,7 +602,8 @@ impl<T> Connections<T> {
         !peer.queued
     }
 
-    /// Whether a timer's connection really is due; moves the timer on when its deadline has moved.
+    /// Returns true if a timer's connection really is due; moves the timer on when its deadline has
+    /// moved.
     pub(super) fn due(&mut self, id: Id, fired: Instant) -> bool {
         let now = self.now;
         let Some(peer) = self.slab.get_mut(id) else { return false };

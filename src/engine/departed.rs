@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Whose names they are; `None`: nobody said.
+/// The owner of the names; `None`: not given.
 type Credential = Option<Arc<str>>;
 
 /// When a name went; no two are alike.

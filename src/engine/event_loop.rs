@@ -63,7 +63,7 @@ impl<C> Clone for Remote<C> {
 }
 
 impl<C> Remote<C> {
-    /// Hands a command over. False: the loop has ended.
+    /// Hands a command over. Returns false if the loop has ended.
     pub(crate) fn send(&self, command: C) -> bool {
         if self.sender.send(command).is_err() {
             return false;
@@ -197,7 +197,7 @@ impl<R: Role> EventLoop<R> {
         ))
     }
 
-    /// Adds a bound listener before the loop runs. False: it has as many as it takes.
+    /// Adds a bound listener before the loop runs. Returns false if it has as many as it takes.
     pub(crate) fn listen(&mut self, listener: TcpListener) -> bool {
         self.peers.listen(listener).is_some()
     }

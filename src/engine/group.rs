@@ -2,7 +2,7 @@
 //! take, handshakes in progress, and the threads that compute them. All bounds are of the group.
 //!
 //! What changes with every request is counted by each loop on a cache line of its own, and added up
-//! by whoever asks.
+//! by the caller.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

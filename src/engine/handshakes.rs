@@ -56,7 +56,8 @@ impl Handshakes {
         }
     }
 
-    /// Takes a place. `spares`: a quarter is left to others. False: there are as many as may be.
+    /// Takes a place. `spares`: a quarter is left to others. Returns false if there are as many as
+    /// may be.
     pub(super) fn begin(&mut self, spares: bool) -> bool {
         let most = if spares { self.most - self.most / 4 } else { self.most };
         let may = self.group.begin_handshake(most);
@@ -71,8 +72,8 @@ impl Handshakes {
         }
     }
 
-    /// Has a worker compute the next step of this connection's handshake. False: no thread is to be
-    /// had.
+    /// Has a worker compute the next step of this connection's handshake. Returns false if no
+    /// thread is to be had.
     pub(super) fn compute(&self, id: Id, channel: &Arc<Channel>) -> bool {
         let (done, waker, awake) = (self.done.clone(), self.waker.clone(), self.awake.clone());
         let channel = Arc::downgrade(channel);

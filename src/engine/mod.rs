@@ -61,7 +61,8 @@ pub(crate) trait Role: Sized {
     }
     /// A connection waits at this listener and is not admitted.
     fn crowded(&mut self, _cx: &mut Connections<Self::State>, _listener: usize) {}
-    /// Descriptors have run out: closes a connection that can be spared. False: there is none.
+    /// Descriptors have run out: closes a connection that can be spared. Returns false if there is
+    /// none.
     fn spares(&mut self, _cx: &mut Connections<Self::State>) -> bool {
         false
     }
@@ -81,7 +82,7 @@ pub(crate) trait Role: Sized {
     fn alarm(&mut self, cx: &mut Connections<Self::State>, key: u64);
     /// Another thread asked for something.
     fn command(&mut self, cx: &mut Connections<Self::State>, command: Self::Command);
-    /// Whether the loop may end (asked after every turn of it).
+    /// Returns true if the loop may end (asked after every turn of it).
     fn finished(&self, cx: &Connections<Self::State>) -> bool;
     /// The loop has ended, as it may: nothing comes any more.
     fn ended(&mut self) {}

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Sides by which connections come in, numbered by whoever lets them in.
+/// Sides by which connections come in, numbered by the role that admits them.
 const SIDES: usize = 2;
 
 /// Counts places.

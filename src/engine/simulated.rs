@@ -86,7 +86,7 @@ impl<R: Role> Loop<R> {
         peers
     }
 
-    /// One turn, in the order of the real loop. False: the role is finished.
+    /// One turn, in the order of the real loop. Returns false if the role is finished.
     pub(crate) fn turn(&mut self, now: Instant) -> bool {
         if self.role.finished(&self.peers) {
             return false;
@@ -123,7 +123,7 @@ impl<R: Role> Loop<R> {
             .sum()
     }
 
-    /// Whether it has something to do without an event.
+    /// Returns true if it has something to do without an event.
     pub(crate) fn is_eager(&self) -> bool {
         self.peers.is_eager() || !self.commands.is_empty()
     }

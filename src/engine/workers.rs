@@ -91,7 +91,7 @@ impl Workers {
         self.0.lock().threads
     }
 
-    /// Whether jobs wait for a thread: then no worker lingers.
+    /// Returns true if jobs wait for a thread: then no worker lingers.
     pub(crate) fn is_pressed(&self) -> bool {
         let state = self.0.lock();
         state.queue.len() > state.waiting

@@ -147,7 +147,7 @@ impl Admission {
             .find(|(of, id)| *of != self.number || cx.is_unseen(*id))
     }
 
-    /// Whether one of those in the devices' door is this loop's.
+    /// Returns true if one of those in the devices' door is this loop's.
     pub(super) fn has_unseen<T>(&self, cx: &Connections<T>) -> bool {
         let is_here = |(of, id): &(usize, Id)| *of == self.number && cx.is_unseen(*id);
         self.permits.unseen() > 0 && self.unseen().iter().any(is_here)

@@ -38,7 +38,7 @@ pub(super) enum Alarm {
     Stop,
 }
 
-/// The alarm that is there from the start; whoever starts the loop sets it.
+/// The alarm that is there from the start; the code that starts the loop sets it.
 pub(super) const FIRST_ALARM: u64 = 0;
 
 pub(super) struct Alarms {

@@ -42,6 +42,7 @@ const VIA_BYTES_MAX: usize = 64;
 /// assert_ne!(gateway.devices_addr().port(), 0); // where devices connect
 /// # Ok::<(), reverse_http::Error>(())
 /// ```
+#[must_use = "a gateway runs from start() on"]
 pub struct GatewayBuilder {
     addresses: Vec<(String, Option<GatewayTls>)>,
     via: Option<Arc<str>>,
@@ -213,10 +214,9 @@ impl GatewayBuilder {
     }
     /// Lets visitors ask only with one of these tokens, shown as devices show theirs, and only
     /// devices that it is for. Without a known one: 401, whatever was asked for; with one for other
-    /// devices: 403. That `Authorization` is this gateway's and does not go on to the device;
-    /// where the application needs it for itself the token comes as `PTTH-Authorization`, which
-    /// then counts alone, and never goes on.
-    /// Default: whoever reaches the address may ask.
+    /// devices: 403. That `Authorization` is this gateway's and does not go on to the device; where
+    /// the application needs it for itself the token comes as `PTTH-Authorization`, which then
+    /// counts alone, and never goes on. Default: everybody who reaches the address may ask.
     pub fn visitor_tokens(mut self, tokens: Tokens) -> Self {
         self.settings.visitor_tokens = Some(Arc::new(tokens));
         self

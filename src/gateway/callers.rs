@@ -66,7 +66,7 @@ impl Callers {
         self.waiting.insert(number, caller);
     }
 
-    /// One waits no longer.
+    /// One no longer waits.
     pub(super) fn take(&mut self, number: u64) -> Option<Caller> {
         let caller = self.waiting.remove(&number)?;
         self.is_over(&caller);
@@ -81,7 +81,7 @@ impl Callers {
         }
     }
 
-    /// Those that were cancelled, and wait no longer.
+    /// Those that were cancelled, and no longer wait.
     pub(super) fn take_cancelled(&mut self) -> Vec<(u64, Caller)> {
         let cancelled = self.waiting.iter().filter(|(_, caller)| caller.is_cancelled());
         let numbers: Vec<u64> = cancelled.map(|(number, _)| *number).collect();
@@ -101,7 +101,7 @@ impl Callers {
         });
     }
 
-    /// Whether a thread waits for any name, at whichever loop.
+    /// Returns true if a thread waits for any name, at whichever loop.
     pub(super) fn are_anywhere(&self) -> bool {
         self.directory.is_awaited()
     }

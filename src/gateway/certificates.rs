@@ -20,8 +20,8 @@ impl Offer {
         }
     }
 
-    /// Who the device is by its certificate, where `grant` does not say it: the names, so that a
-    /// renewed certificate is the same device's.
+    /// The device's identity by its certificate, where `grant` does not say it: the names, so that
+    /// a renewed certificate is the same device's.
     pub(super) fn identified(&self, grant: Grant) -> Grant {
         match &self.certificate {
             Some(shown) if grant.credential.is_none() => {

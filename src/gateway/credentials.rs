@@ -1,5 +1,5 @@
-//! The credentials in force: tables of tokens that may be replaced while the gateway runs, and
-//! certificates that are not taken any more.
+//! Checks the token of an offer, a poll or a visitor's request, by the tables in force, which may be
+//! replaced while the gateway runs; knows certificates that are no longer accepted.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::proto::forward::GATEWAY_AUTHORIZATION;
 use crate::proto::head::Fields;
 use crate::stream::{Shown, ShownKey};
 
-pub(super) const REVOKED: &str = "the token or certificate that it came in with is valid no longer";
+pub(super) const REVOKED: &str = "the token or certificate that it came in with is no longer valid";
 const NO_TOKEN: &str = "this gateway requires a device token, and recognised none in this request; send Authorization: Bearer";
 const EXPIRED: &str = "the token has expired; ask for a new one";
 const OTHER_NAME: &str = "the credential is not for this name";
@@ -25,7 +25,7 @@ pub(crate) struct Credentials {
     visitors: Option<Arc<Tokens>>,
     /// Certificates of those who are connected whose CA was replaced.
     refused: HashSet<ShownKey>,
-    /// When the next token of a table counts no longer.
+    /// When the next token of a table no longer counts.
     next_expiry: Option<SystemTime>,
 }
 
@@ -42,7 +42,7 @@ pub(super) enum VisitorToken {
 }
 
 impl VisitorToken {
-    /// Whether `Authorization` was for this gateway, and the device does not get it.
+    /// Returns true if `Authorization` was for this gateway, and the device does not get it.
     pub(super) fn takes_authorization(self) -> bool {
         !matches!(self, VisitorToken::NotNeeded | VisitorToken::Known(_, Shower::Own))
     }
@@ -106,8 +106,8 @@ impl Credentials {
         Ok(())
     }
 
-    /// Who the offer's token makes it, for take-overs, where the table (another one, maybe, than
-    /// when the token was checked) lets it have these names.
+    /// The identity that the offer's token gives it, for take-overs, where the table (another one,
+    /// maybe, than when the token was checked) lets it have these names.
     pub(super) fn identity(
         &self,
         offer: &Offer,
@@ -152,7 +152,7 @@ impl Credentials {
         by_token || registration.certificate().is_some_and(|shown| self.is_void(shown))
     }
 
-    /// The same of whoever has a name.
+    /// The same of the owner of a name.
     pub(super) fn is_owner_revoked(&self, name: &str, owner: &Owner) -> bool {
         let by_token = match (&self.devices, &owner.token) {
             (Some(tokens), Some(digest)) => !tokens.allows(digest, name),

@@ -107,7 +107,7 @@ impl DeviceHead {
     }
 }
 
-/// Who was let in.
+/// The device that was let in.
 pub(crate) struct Admitted {
     pub(super) registration: Arc<Registration>,
     pub(super) owner: Owner,

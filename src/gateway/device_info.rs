@@ -6,6 +6,14 @@ use std::time::SystemTime;
 use crate::proto::turn::Transport;
 
 /// A device that is connected, as [`Gateway::devices`](crate::Gateway::devices) lists it.
+///
+/// ```
+/// let gateway = reverse_http::Gateway::builder().listen("127.0.0.1:0").start()?;
+/// for device in gateway.devices()? {
+///     println!("{} over {}, {} idle", device.name, device.transport, device.idle);
+/// }
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceInfo {

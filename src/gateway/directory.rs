@@ -76,7 +76,7 @@ impl Directory {
         self.read(name).get(name).map(|known| known.owner)
     }
 
-    /// Whether a device of this name is connected.
+    /// Returns true if a device of this name is connected.
     pub(crate) fn is_connected(&self, name: &str) -> bool {
         self.read(name).get(name).is_some_and(|known| known.is_connected)
     }
@@ -158,7 +158,7 @@ impl Directory {
         self.awaited.fetch_sub(1, SeqCst);
     }
 
-    /// Whether a thread waits for any name, at whichever loop.
+    /// Returns true if a thread waits for any name, at whichever loop.
     pub(super) fn is_awaited(&self) -> bool {
         self.awaited.load(SeqCst) > 0
     }

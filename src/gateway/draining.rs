@@ -1,4 +1,5 @@
-//! How a gateway stops: notice, then nothing new, then the end of what is left.
+//! How a gateway stops: notice, then nothing new and a goaway on each link, then the end of what is
+//! left.
 
 use std::time::Duration;
 

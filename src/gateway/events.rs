@@ -10,12 +10,17 @@ use crate::limits::Limits;
 use crate::proto::turn::Transport;
 
 /// What a [`GatewayEvent`] tells.
+///
+/// ```
+/// use reverse_http::GatewayEventKind;
+/// assert_eq!(GatewayEventKind::Up.to_string(), "up");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GatewayEventKind {
     /// The name is connected: its first link, or its first poll.
     Up,
-    /// The name is connected no longer: its last link is gone, and it has not polled for
+    /// The name is no longer connected: its last link is gone, and it has not polled for
     /// `poll_gap`.
     Down,
     /// The name is connected in another way than before: from polls to links, or back.
@@ -28,6 +33,7 @@ pub enum GatewayEventKind {
 
 impl GatewayEventKind {
     /// Its name: `up`, `down`, `moved`, `replaced`, `ended`.
+    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             GatewayEventKind::Up => "up",
@@ -46,6 +52,23 @@ impl fmt::Display for GatewayEventKind {
 }
 
 /// Something happened to a device name.
+///
+/// ```
+/// use std::time::Duration;
+/// use reverse_http::{Body, CloseCause, Device, Gateway, GatewayEventKind};
+///
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+/// let events = gateway.events();
+/// let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build()?;
+/// let running = device.spawn(|_| http::Response::new(Body::empty()))?;
+/// let event = events.recv_timeout(Duration::from_secs(5))?;
+/// assert_eq!((event.kind, &*event.name, event.cause), (GatewayEventKind::Up, "lamp", None));
+///
+/// running.stop();
+/// let down = events.iter().find(|event| event.kind == GatewayEventKind::Down).expect("it comes");
+/// assert!(down.cause.is_some_and(|cause| CloseCause::ALL.contains(&cause)), "{}", down.detail);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GatewayEvent {

@@ -93,6 +93,7 @@ impl Gateway {
     ///
     /// # Panics
     /// When the builder was given no address to listen on.
+    #[must_use]
     pub fn devices_addr(&self) -> SocketAddr {
         self.0.addresses[0]
     }
@@ -293,6 +294,7 @@ impl Gateway {
     }
 
     /// A device by its name (or by an origin it registered). It need not be connected.
+    #[must_use]
     pub fn device(&self, name: &str) -> DeviceRef {
         DeviceRef { gateway: self.clone(), name: name.to_owned(), timeout: None, cancel: None }
     }
@@ -335,7 +337,7 @@ impl Gateway {
         Subscription::new(events)
     }
 
-    /// The events since the start, for whoever asks first; for others those from now on.
+    /// The events since the start, for the first subscriber; for others those from now on.
     #[cfg(feature = "admin")]
     pub(crate) fn events_since_start(&self) -> Subscription<GatewayEvent> {
         let first = self.0.first_events.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -343,6 +345,7 @@ impl Gateway {
     }
 
     /// Counters.
+    #[must_use]
     pub fn stats(&self) -> GatewayStats {
         self.0.stats.read()
     }
@@ -393,12 +396,14 @@ impl Gateway {
     }
 
     /// How many event loops it has.
+    #[must_use]
     pub fn loops(&self) -> usize {
         self.0.loops.len()
     }
 
-    /// Whether its event loops still run. False after [`stop`](Self::stop), or when the operating
-    /// system failed one of them.
+    /// Returns true if its event loops still run. False after [`stop`](Self::stop), or when the
+    /// operating system failed one of them.
+    #[must_use]
     pub fn is_running(&self) -> bool {
         let threads = match self.0.threads.try_lock() {
             Ok(threads) => threads,
@@ -428,7 +433,7 @@ impl Gateway {
         Ok(records)
     }
 
-    /// Whether it was started to [observe](crate::GatewayBuilder::observe).
+    /// Returns true if it was started to [observe](crate::GatewayBuilder::observe).
     #[cfg(feature = "admin")]
     pub(crate) fn observes(&self) -> bool {
         self.0.observes
@@ -494,6 +499,22 @@ pub(super) fn stopped() -> Error {
 }
 
 /// One device of a gateway, by name. It is a handle on its gateway, too.
+///
+/// ```
+/// use std::time::Duration;
+/// use reverse_http::{Body, Device, Gateway, Transport};
+///
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").start()?;
+/// let lamp = gateway.device("lamp");
+/// let device = Device::builder(format!("http://{}/lamp", gateway.devices_addr())).build()?;
+/// let running = device.spawn(|_| http::Response::new(Body::from("on")))?;
+/// lamp.wait_connected(Duration::from_secs(5))?;
+/// assert_eq!(lamp.transport()?, Some(Transport::Turn));
+/// let response = lamp.send(http::Request::get("/status").body(Body::empty()).unwrap())?;
+/// assert_eq!(response.into_body().read_to_text(100)?, "on");
+/// # running.stop();
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct DeviceRef {
     gateway: Gateway,

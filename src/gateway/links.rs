@@ -1,4 +1,5 @@
-//! A link's life: given out, watched while it idles, told to go, ended.
+//! A link's life: given out, asked for a sign of life while it idles (the heartbeat, and its
+//! timeout), told to go (the goaway), ended.
 
 use crate::close_reason::{CloseCause, CloseReason};
 use crate::engine::connection::Fetched;
@@ -139,7 +140,7 @@ impl GatewayRole {
             State::Device(Device::Link(link)) => {
                 link.leaving = true;
                 self.registry.set_busy(&registration, id);
-                self.ask_options(cx, id, heartbeat::FAREWELL);
+                self.ask_options(cx, id, heartbeat::GOAWAY);
             }
             State::Device(Device::Held { .. }) => {
                 let (end, reason) = if self.lifecycle.is_draining() {
@@ -191,7 +192,7 @@ impl GatewayRole {
         }
     }
 
-    /// A held connection is held no longer.
+    /// A held connection is no longer held.
     pub(super) fn unhold(&mut self, cx: &mut Connections<State>, id: Id, why: &CloseReason) {
         match cx.device(id) {
             Some(Device::Held { registration, hold: Hold::Offer(_) }) => {

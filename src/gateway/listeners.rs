@@ -80,7 +80,7 @@ impl Listeners {
         self.0.iter().filter(|listening| !listening.closed).flat_map(of).take(most).collect()
     }
 
-    /// Whose the open listeners with certificates are, where, and when those are over.
+    /// The open listeners with certificates: their side, address, and when the certificates expire.
     #[cfg_attr(not(feature = "admin"), allow(dead_code))]
     pub(super) fn certificates(&self) -> Vec<(Whose, SocketAddr, SystemTime)> {
         let of = |(number, listening): (usize, &Listening)| {

@@ -15,7 +15,7 @@
 //! |---|---|
 //! | `tokens.rs` | credentials bound to names: the table, and what an `Authorization` field shows |
 //! | `directory.rs` | which loop holds a name, and what is counted for all loops |
-//! | `registry.rs` | who is connected: names, sessions, idle links, held polls, who waits |
+//! | `registry.rs` | the connected devices: names, sessions, idle links, held polls, waiting callers |
 //! | `routes.rs` | which device a visitor's request is for |
 //! | `lifecycle.rs` | serving, notice, draining, stopped |
 //! | `events.rs` | what happens to names, for subscribers |
@@ -25,7 +25,7 @@
 //! | `listeners.rs` | what is listened on, with which certificates and routes |
 //! | `offer.rs` | an offer as `authorize` sees it, and what may be said to it |
 //! | `certificates.rs` | the names that a device's certificate allows |
-//! | `credentials.rs` | the tokens and certificates in force |
+//! | `credentials.rs` | checks tokens by the tables in force; certificates that are no longer accepted |
 //! | `settings.rs` | what a gateway is started with |
 //! | `device_head.rs` | the head of a request on the devices' port; who was let in |
 //! | `leases.rs` | links in the hands of program code |
@@ -39,17 +39,17 @@
 //! | `polls/reply.rs` | what a poll is answered |
 //! | `follow_ups.rs` | what a step leaves to be done when it is over |
 //! | `state.rs` | the state of each connection, and the components above together: `GatewayRole` |
-//! | `publishing.rs` | names and links that come and go, told to log, subscribers and counters |
+//! | `publishing.rs` | names and links that come and go, told to log, subscribers and counters (by close cause) |
 //! | `observed.rs` | what the observer is told of visitors, offers and leases |
 //! | `known.rs` | which names are worth waiting for, and which loop has them |
 //! | `exchanges.rs` | any exchange: its memory, its deadline, its end before its time |
-//! | `refusals.rs` | refusals on the devices' port |
+//! | `refusals.rs` | refused upgrades and polls |
 //! | `room.rs` | room for one connection more |
 //! | `polls/holding.rs` | a held poll leaves the line |
-//! | `links.rs` | a link's life: given out, watched, told to go, ended |
+//! | `links.rs` | a link's life: given out, heartbeat and its timeout, goaway, end |
 //! | `pins.rs` | links that serve one visitor's connection alone |
 //! | `answering.rs` | answers of the gateway's own to visitors, and what follows on their connections |
-//! | `polls/replying.rs` | writes replies to polls |
+//! | `polls/replying.rs` | answers polls |
 //! | `polls/handing.rs` | hands requests out as events |
 //! | `leasing.rs` | links and polls for programs |
 //! | `waiting.rs` | requests in line, and what they are told in vain |

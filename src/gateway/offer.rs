@@ -12,6 +12,20 @@ use crate::stream::Shown;
 
 /// A device's offer, or a poll of the fallback, as the program's `authorize` sees it. Its `Debug`
 /// shows no secret.
+///
+/// ```
+/// use reverse_http::{Gateway, Grant, Reject};
+///
+/// let gateway = Gateway::builder()
+///     .listen("127.0.0.1:0")
+///     .authorize(|offer| match offer.bearer_token() {
+///         Some("secret") => Ok(Grant::offered().to("the owner of that token")),
+///         Some(_) => Err(Reject::new(403, "this token is for another device")),
+///         None => Err(Reject::new(401, "send Authorization: Bearer")),
+///     })
+///     .start()?;
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Offer {
     pub(super) wire: turn::Offer,
@@ -33,28 +47,34 @@ impl Offer {
     }
 
     /// An offer that another server has read; for [`Gateway::adopt`](crate::Gateway::adopt).
+    #[must_use]
     pub fn from_wire(wire: turn::Offer, peer: Option<IpAddr>) -> Self {
         Offer { wire, peer, secure: false, token: None, certificate: None }
     }
 
     /// The names it wants to register: device names, or origins for an IETF offer. At least one.
+    #[must_use]
     pub fn names(&self) -> &[Name] {
         &self.wire.names
     }
     /// The upgrade token as offered: `PTTH/1.0`, `PTTH/0.9`, `ptth`. Empty for a poll.
+    #[must_use]
     pub fn upgrade_token(&self) -> &str {
         &self.wire.token
     }
-    /// Whether it is a poll of the fallback. Each poll of a device is decided anew; `authorize` had
-    /// better be quick.
+    /// Returns true if it is a poll of the fallback. Each poll of a device is decided anew;
+    /// `authorize` had better be quick.
+    #[must_use]
     pub fn is_poll(&self) -> bool {
         self.wire.is_poll()
     }
     /// Path and query of the offer.
+    #[must_use]
     pub fn target(&self) -> &str {
         &self.wire.target
     }
     /// Address of the device, or of the proxy before this gateway; `None` over a Unix socket.
+    #[must_use]
     pub fn peer(&self) -> Option<IpAddr> {
         self.peer
     }
@@ -65,6 +85,7 @@ impl Offer {
         self.certificate.as_deref().map(Shown::names)
     }
     /// Value of the first field of this name, compared without case.
+    #[must_use]
     pub fn field(&self, name: &str) -> Option<&[u8]> {
         self.wire
             .fields
@@ -76,6 +97,7 @@ impl Offer {
     /// The token of `Authorization: Bearer …` (RFC 6750 §2.1), read as for
     /// [`tokens`](crate::GatewayBuilder::tokens): `None` also where there are several such fields,
     /// or the token is malformed.
+    #[must_use]
     pub fn bearer_token(&self) -> Option<&str> {
         match Credential::of(self.authorization(), usize::MAX)? {
             Credential::Bearer(token) => Some(token),
@@ -96,6 +118,19 @@ impl Offer {
 }
 
 /// What `authorize` grants.
+///
+/// ```
+/// use reverse_http::{Gateway, Grant};
+///
+/// let gateway = Gateway::builder()
+///     .listen("127.0.0.1:0")
+///     .authorize(|offer| {
+///         println!("{} comes from {:?}", offer.names()[0], offer.peer());
+///         Ok(Grant::names(["lamp"]).expect("it is a name").to("the only lamp"))
+///     })
+///     .start()?;
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Grant {
     pub(super) names: Option<Vec<String>>,
@@ -104,6 +139,7 @@ pub struct Grant {
 
 impl Grant {
     /// The names that were offered, for nobody in particular.
+    #[must_use]
     pub fn offered() -> Self {
         Grant::default()
     }
@@ -125,9 +161,9 @@ impl Grant {
             .collect();
         Ok(Grant { names: Some(checked?), credential: None })
     }
-    /// Who it is: an opaque identity. Only the same identity may join or take over a name while it
-    /// is held; another gets 409. Where this is not said, a certificate that the device showed says
-    /// it.
+    /// The identity of the device, opaque. Only the same identity may join or take over a name
+    /// while it is held; another gets 409. Where this is not said, a certificate that the device
+    /// showed says it.
     pub fn to(mut self, credential: impl Into<String>) -> Self {
         self.credential = Some(credential.into());
         self
@@ -135,6 +171,17 @@ impl Grant {
 }
 
 /// Why `authorize` says no: what the device is answered.
+///
+/// ```
+/// use std::time::Duration;
+/// use reverse_http::{Gateway, Reject};
+///
+/// let gateway = Gateway::builder()
+///     .listen("127.0.0.1:0")
+///     .authorize(|_| Err(Reject::new(503, "come back later").retry_after(Duration::from_secs(60))))
+///     .start()?;
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Reject {
     pub(super) status: u16,
@@ -160,6 +207,7 @@ impl Reject {
         }
     }
     /// Asks the device to stay away for so long (whole seconds).
+    #[must_use]
     pub fn retry_after(mut self, time: Duration) -> Self {
         self.retry_after = Some(time.as_secs());
         self

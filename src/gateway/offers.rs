@@ -26,6 +26,7 @@ use crate::gateway::registry::{Claimed, Denied, Unclaimed};
 use crate::gateway::state::{Command, Device, GatewayRole, HEAD, Journey, State, States};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
+use crate::proto::interim::CONTINUE;
 use crate::proto::turn::{self, Decision, Fallback, Name, Transport};
 use crate::relay::LocalAnswer;
 use crate::stream::Stream;
@@ -484,7 +485,7 @@ impl GatewayRole {
     fn switch(&self, offer: &Offer, may_continue: bool) -> Vec<u8> {
         let mut switch = Vec::with_capacity(96);
         if offer.wire.expects_continue && may_continue {
-            switch.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"); // RFC 9110 §7.8: before the 101
+            switch.extend_from_slice(CONTINUE); // RFC 9110 §7.8: before the 101
         }
         turn::write_switch(
             &mut switch,

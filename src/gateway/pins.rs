@@ -24,8 +24,8 @@ use crate::gateway::alarms::Alarm;
 use crate::gateway::follow_ups::FollowUp;
 use crate::gateway::state::{Asking, GatewayRole, Pin, State, States, VisitorListener};
 use crate::limits::PINNED_GRACE;
+use crate::proto::digits::hex;
 use crate::proto::forward::SAME_VISITOR;
-use crate::proto::turn::hex;
 
 const ITS_VISITOR: CloseReason = CloseCause::LastMessage.because(
     "a login that is bound to its connection went over it, and its visitor's connection is over",
@@ -59,7 +59,7 @@ impl GatewayRole {
     }
 
     /// Gives an exchange the link that is its visitor's own, where there is one for this device.
-    /// False: it takes any.
+    /// Returns false if it takes any.
     pub(super) fn asks_own_link(
         &mut self,
         cx: &mut Connections<State>,
@@ -92,9 +92,9 @@ impl GatewayRole {
         if (!idempotent || retried) && !self.is_alive(cx, id) {
             return false; // it is gone
         }
-        let line = registration
-            .session()
-            .map(|session| [SAME_VISITOR.as_bytes(), b": ", &hex(session), b"\r\n"].concat());
+        let line = registration.session().map(|session| {
+            [SAME_VISITOR.as_bytes(), b": ", hex(session).as_bytes(), b"\r\n"].concat()
+        });
         self.assign_with(cx, key, id, &line.unwrap_or_default());
         true
     }
@@ -126,7 +126,7 @@ impl GatewayRole {
         self.follow_ups.push_back(FollowUp::ServeInLine(registration));
     }
 
-    /// Ties a link to a visitor's connection. False: it is none, but a program's.
+    /// Ties a link to a visitor's connection. Returns false if the connection is a program's.
     fn pin(&mut self, cx: &mut Connections<State>, id: Id, visitor: Id) -> bool {
         let pin = Arc::new(Pin { remote: self.remote.clone(), link: id });
         let Some(at) = cx.visitor_mut(visitor) else {

@@ -1,4 +1,5 @@
-//! What happens to names and links, told to the log, to subscribers and to the counters.
+//! What happens to names and links, told to the log, to subscribers and to the counters: each closed
+//! link is counted here, by its cause (`drained`, `replaced` …).
 
 use std::sync::PoisonError;
 use std::time::SystemTime;

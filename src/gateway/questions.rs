@@ -126,7 +126,7 @@ pub(crate) struct Process {
     pub(crate) is_stopping: bool,
     pub(crate) totals: Totals,
     pub(crate) start: Instant,
-    /// Whose the listeners with certificates are, where, and when those are over.
+    /// The listeners with certificates: their side, address, and when the certificates expire.
     pub(crate) certificates: Vec<(Whose, SocketAddr, SystemTime)>,
 }
 

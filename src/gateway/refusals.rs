@@ -1,4 +1,4 @@
-//! Refusals on the devices' port.
+//! Refused upgrades and polls: what a device is answered instead of a 101 or an event.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What becomes of those whose token or certificate is valid no longer.
+//! What becomes of those whose token or certificate is no longer valid.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ impl GatewayRole {
         Ok(old)
     }
 
-    /// What visitors have in progress with a token that is valid no longer, tunnels above all, ends
+    /// What visitors have in progress with a token that is no longer valid, tunnels above all, ends
     /// after `take_over_grace`. Their next request is refused anyway.
     fn end_revoked_visitors(&mut self, cx: &mut Connections<State>) {
         let mut ended = Vec::new();
@@ -59,7 +59,7 @@ impl GatewayRole {
         }
         if !ended.is_empty() {
             log::info!(
-                "{} requests and tunnels are ended: the visitor's token is valid no longer",
+                "{} requests and tunnels are ended: the visitor's token is no longer valid",
                 ended.len()
             );
             let at = cx.after(self.settings.limits.take_over_grace);
@@ -140,7 +140,7 @@ impl GatewayRole {
         }
     }
 
-    /// Ends what came in with a token or certificate that is valid no longer: at once where nothing
+    /// Ends what came in with a token or certificate that is no longer valid: at once where nothing
     /// is in progress, else after `take_over_grace`.
     fn end_revoked(&mut self, cx: &mut Connections<State>) {
         let (mut busy, mut idle) = (Vec::new(), Vec::new());

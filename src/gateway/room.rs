@@ -1,4 +1,4 @@
-//! Whether there is room for one connection more, and who gives way to it.
+//! Room for one connection more, and the connection that gives way to it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -93,7 +93,7 @@ impl GatewayRole {
         }
     }
 
-    /// Makes room for a connection whose place is taken already. False: there is none.
+    /// Makes room for a connection whose place is taken already. Returns false if there is none.
     pub(super) fn make_room(&mut self, cx: &mut Connections<State>, side: Whose) -> bool {
         let visitors = Whose::Visitors as usize;
         if side == Whose::Visitors && self.is_out_of_memory(cx) && !self.spare_idle(cx) {
@@ -116,7 +116,7 @@ impl GatewayRole {
         true
     }
 
-    /// Closes the connection that is first to give way. False: there is none.
+    /// Closes the connection that is first to give way. Returns false if there is none.
     pub(super) fn spare_idle(&mut self, cx: &mut Connections<State>) -> bool {
         let Some(id) = self.find_idle(cx) else { return false };
         self.admission.idle.pop_front();
@@ -162,8 +162,8 @@ impl GatewayRole {
         }
     }
 
-    /// Whether a visitor's address may come in. Returns false if the connection is being closed
-    /// instead.
+    /// Returns true if a visitor's address may come in. Returns false if the connection is being
+    /// closed instead.
     pub(super) fn admit_visitor(
         &mut self,
         cx: &mut Connections<State>,

@@ -1,5 +1,5 @@
-//! Whom a visitor's request is for: the table of routes, then host suffixes, then paths. Pure data;
-//! nothing here moves a byte.
+//! The device that a visitor's request is routed to: the table of routes, then host suffixes, then
+//! paths. Pure data; nothing here moves a byte.
 //!
 //! ```text
 //!   health path ─► registered origins (visitors.rs) ─► table: exact host ─► *.suffix ─► any host ─► --route host=SUFFIX ─► --route path ─► 404
@@ -48,6 +48,7 @@ pub struct Routes {
 
 impl Routes {
     /// By path: `/NAME/rest` reaches device NAME as `/rest`, with `X-Forwarded-Prefix: /NAME`.
+    #[must_use]
     pub fn path() -> Self {
         Routes::default().and_path()
     }
@@ -83,6 +84,7 @@ impl Routes {
     }
 
     /// Also by path.
+    #[must_use]
     pub fn and_path(mut self) -> Self {
         self.path = true;
         self
@@ -134,6 +136,7 @@ impl Routes {
     }
 
     /// How many routes its table has.
+    #[must_use]
     pub fn table_len(&self) -> usize {
         self.table.len()
     }
@@ -195,6 +198,7 @@ pub struct Route {
 
 impl Route {
     /// A route without anything.
+    #[must_use]
     pub fn new() -> Self {
         Route::default()
     }
@@ -289,6 +293,7 @@ impl Route {
 
     /// The status of [`redirect`](Self::redirect) (301, 302, 303, 307, 308) or of
     /// [`answer`](Self::answer) (200 to 203, 400 to 599 but 401 and 407).
+    #[must_use]
     pub fn status(mut self, status: u16) -> Self {
         self.status = Some(status);
         self
@@ -359,6 +364,7 @@ impl Route {
 
     /// Whether the path goes on whole. Default: the route's prefix is taken off and told in
     /// `X-Forwarded-Prefix`.
+    #[must_use]
     pub fn keep_prefix(mut self, keep: bool) -> Self {
         self.keeps_prefix = keep;
         self
@@ -367,12 +373,14 @@ impl Route {
     /// Whether CORS preflights (`OPTIONS` with `Origin` and `Access-Control-Request-Method`) reach
     /// the device without a visitor's token, which browsers never send with them. Default: 401, as
     /// for every request without a token where visitors need one.
+    #[must_use]
     pub fn free_preflights(mut self, free: bool) -> Self {
         self.frees_preflights = free;
         self
     }
 
     /// Instead of [`Limits::wait_for_link`]; zero: a request does not wait.
+    #[must_use]
     pub fn wait_for_link(mut self, time: Duration) -> Self {
         self.wait_for_link = Some(time);
         self
@@ -397,6 +405,7 @@ impl Route {
     }
 
     /// Instead of [`Limits::exchange_timeout`]; zero: no such bound.
+    #[must_use]
     pub fn exchange(mut self, time: Duration) -> Self {
         self.exchange = Some(time);
         self
@@ -578,17 +587,17 @@ impl Table {
         rows.chain(hosts).chain(path).take(most).collect()
     }
 
-    /// Whether a route names this device.
+    /// Returns true if a route names this device.
     pub(super) fn names(&self, device: &str) -> bool {
         self.devices.contains(device)
     }
 
-    /// Whether a request asks for the gateway's own state.
+    /// Returns true if a request asks for the gateway's own state.
     pub(super) fn is_health(&self, to: &Destination<'_>) -> bool {
         self.health.as_deref().is_some_and(|path| path == path_of(to.target))
     }
 
-    /// Whether the request's route lets preflights through without a token.
+    /// Returns true if the request's route lets preflights through without a token.
     pub(super) fn frees_preflights(&self, to: &Destination<'_>) -> bool {
         to.target != "*" && self.row(to).is_some_and(|row| row.route.frees_preflights)
     }

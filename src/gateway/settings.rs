@@ -17,6 +17,12 @@ pub(super) type Authorize = Arc<dyn Fn(&Offer) -> Result<Grant, Reject> + Send +
 pub(super) type OnLink = Arc<dyn Fn(GatewayLink) + Send + Sync>;
 
 /// When a gateway answers an offer.
+///
+/// ```
+/// use reverse_http::{Gateway, TurnMode};
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").turn(TurnMode::OnDemand).start()?;
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TurnMode {
@@ -36,7 +42,7 @@ pub(crate) struct Turns {
 }
 
 impl Turns {
-    /// Whether an offer under these names is held until somebody asks.
+    /// Returns true if an offer under these names is held until somebody asks.
     pub(crate) fn hold<'n>(&self, mut names: impl Iterator<Item = &'n Arc<str>>) -> bool {
         let own =
             if self.own.is_empty() { None } else { names.find_map(|name| self.own.get(&**name)) };

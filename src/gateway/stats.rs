@@ -23,6 +23,13 @@ pub(crate) struct Stats {
 }
 
 /// Counters of a gateway.
+///
+/// ```
+/// let gateway = reverse_http::Gateway::builder().listen("127.0.0.1:0").start()?;
+/// let stats = gateway.stats();
+/// assert_eq!((stats.devices, stats.exchanges), (0, 0));
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GatewayStats {

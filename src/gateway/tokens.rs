@@ -22,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 use crate::calendar;
 use crate::error::{Error, Fault};
 use crate::proto::authorization::Credential;
+use crate::proto::digits::{from_hex, hex};
 use crate::proto::turn::Name;
 use crate::text::misleads;
 
@@ -52,7 +53,7 @@ const TOKEN_BYTES: usize = 32;
 ///
 /// ```
 /// use reverse_http::Tokens;
-/// let token = Tokens::draw()?;
+/// let token = Tokens::generate()?;
 /// let tokens = Tokens::parse(&Tokens::line(&token, "lamp, https://*.example")?)?;
 /// assert!(tokens.permits(&token, "lamp") && tokens.permits(&token, "https://porch.example"));
 /// assert!(!tokens.permits(&token, "door") && !tokens.permits("guessed", "lamp"));
@@ -75,9 +76,9 @@ struct Line {
     any: bool,
     /// Every host one label below: what stands before that label, and what behind it.
     below: Vec<(Box<str>, Box<str>)>,
-    /// Who it is, for take-overs.
+    /// The identity, for take-overs.
     identity: Arc<str>,
-    /// Its comment, for whoever looks at a list of devices.
+    /// Its comment, for lists of devices.
     label: Box<str>,
     expires: Option<Expiry>,
 }
@@ -86,7 +87,7 @@ struct Line {
 #[derive(Clone, PartialEq, Eq)]
 struct Expiry {
     day: Box<str>,
-    /// From then on it counts no longer.
+    /// From then on it no longer counts.
     at: SystemTime,
 }
 
@@ -147,7 +148,7 @@ impl Tokens {
         let mut line = Line::read(names)?;
         line.expires = expires;
         line.number = number;
-        line.identity = hex(&digest).into();
+        line.identity = hex(&digest.0).into();
         let label = label.replace(misleads, " ");
         line.label = crate::observe::cut(&label, LABEL_BYTES_MAX);
         self.names.extend(line.names.iter().cloned());
@@ -156,16 +157,19 @@ impl Tokens {
     }
 
     /// How many tokens there are.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.lines.len()
     }
 
-    /// Whether there is none, so that nobody is let in.
+    /// Returns true if there is none, so that nobody is let in.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
 
     /// What differs from an earlier table, for the log: `2 added, 1 removed`.
+    #[must_use]
     pub fn changes_since(&self, before: &Tokens) -> String {
         let added = self.lines.keys().filter(|digest| !before.lines.contains_key(digest)).count();
         let removed = before.lines.keys().filter(|digest| !self.lines.contains_key(digest)).count();
@@ -178,7 +182,8 @@ impl Tokens {
         if told.is_empty() { "nothing changed".to_owned() } else { told.join(", ") }
     }
 
-    /// Whether this token is for this name: a device's, or an origin as it is registered.
+    /// Returns true if this token is for this name: a device's, or an origin as it is registered.
+    #[must_use]
     pub fn permits(&self, token: &str, name: &str) -> bool {
         self.allows(&digest(token.as_bytes()), name)
     }
@@ -187,7 +192,7 @@ impl Tokens {
     ///
     /// # Errors
     /// The operating system has no randomness.
-    pub fn draw() -> Result<String, Error> {
+    pub fn generate() -> Result<String, Error> {
         let mut bytes = [0; TOKEN_BYTES];
         getrandom::fill(&mut bytes)
             .map_err(|e| Error::io(Fault::Caller, "drawing a token", std::io::Error::other(e)))?;
@@ -197,7 +202,7 @@ impl Tokens {
     /// The line of a table that lets this token have these names.
     ///
     /// # Errors
-    /// One of the names is none that a line may have.
+    /// A name is invalid, or one that a line cannot have.
     pub fn line(token: &str, names: &str) -> Result<String, Error> {
         Tokens::line_with(token, names, None, None)
     }
@@ -205,7 +210,7 @@ impl Tokens {
     /// The same with a last day (`2026-12-31`), and a label that operators read.
     ///
     /// # Errors
-    /// As [`line`](Self::line); a date that is none; a label with characters that
+    /// As [`line`](Self::line); an invalid date; a label with characters that
     /// [mislead](crate::text::misleads).
     pub fn line_with(
         token: &str,
@@ -215,7 +220,7 @@ impl Tokens {
     ) -> Result<String, Error> {
         Line::read(names).map_err(Error::usage)?;
         let names: Vec<&str> = names.split(',').map(str::trim).collect();
-        let mut line = format!("{} {}", hex(&digest(token.as_bytes())), names.join(","));
+        let mut line = format!("{} {}", hex(&digest(token.as_bytes()).0), names.join(","));
         if let Some(day) = expires {
             Expiry::read(day).map_err(Error::usage)?;
             line += &format!(" {EXPIRES}{day}");
@@ -251,7 +256,7 @@ impl Tokens {
         line.expires.as_ref().map(|expiry| &*expiry.day)
     }
 
-    /// When the next token counts no longer.
+    /// When the next token no longer counts.
     pub(super) fn next_expiry(&self, now: SystemTime) -> Option<SystemTime> {
         let all = self.lines.values().filter_map(|line| Some(line.expires.as_ref()?.at));
         all.filter(|at| *at > now).min()
@@ -270,7 +275,7 @@ impl Tokens {
         self.is_valid(digest) && self.lines.get(digest).is_some_and(|line| line.allows(name))
     }
 
-    /// Whether a line has this name, written out.
+    /// Returns true if a line has this name, written out.
     pub(super) fn names(&self, name: &str) -> bool {
         self.names.contains(name)
     }
@@ -353,26 +358,15 @@ fn digest(token: &[u8]) -> Digest {
     Digest(Sha256::digest(token).into())
 }
 
-fn hex(digest: &Digest) -> String {
-    digest.0.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn digest_of_hex(digits: &str) -> Result<Digest, String> {
-    let mut digest = [0; 32];
     if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(
             "it begins with something else than hex digits; write HASH NAME, the second line that ptth token NAME prints (the token itself does not belong here)".to_owned()
         );
     }
-    if digits.len() != 64 {
-        return Err(format!("there are {} hex digits; a SHA-256 has 64", digits.len()));
-    }
-    for (byte, pair) in digest.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
-        *byte = pair
-            .iter()
-            .fold(0, |byte, digit| byte << 4 | char::from(*digit).to_digit(16).unwrap_or(0) as u8);
-    }
-    Ok(Digest(digest))
+    from_hex(digits.as_bytes())
+        .map(Digest)
+        .ok_or_else(|| format!("there are {} hex digits; a SHA-256 has 64", digits.len()))
 }
 
 /// The digest of the token that `Authorization` fields show, as `Bearer` or as the password of
@@ -381,7 +375,7 @@ pub(crate) fn shown<'a>(fields: impl Iterator<Item = &'a [u8]>, most: usize) -> 
     Credential::of(fields, most).map(|credential| digest(credential.secret()))
 }
 
-/// Whose tokens.
+/// The side whose tokens they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whose {
     Devices,
@@ -436,10 +430,10 @@ mod tests {
             "lamp expires=2020-01-01 door",
             "lamp expires=2020\u{1b}[31m",
         ] {
-            let mistake = Tokens::parse(&format!("{} {wrong}", hex(&digest))).unwrap_err();
+            let mistake = Tokens::parse(&format!("{} {wrong}", hex(&digest.0))).unwrap_err();
             assert!(!mistake.to_string().contains(char::is_control), "{mistake}");
         }
-        let odd = format!("{} lamp # a\u{1b}b\tc\u{202e}d\u{2066}é", hex(&digest));
+        let odd = format!("{} lamp # a\u{1b}b\tc\u{202e}d\u{2066}é", hex(&digest.0));
         let odd = Tokens::parse(&odd).unwrap();
         assert_eq!(odd.label(&digest).as_deref(), Some("a b c d é"));
         for label in ["two\nlines", "pmal\u{202e}", "la\u{200b}mp", " "] {

@@ -1,5 +1,5 @@
-//! The visitors' face: their requests are read, planned and begun, and a visitor is told why a
-//! device cannot be had. Whom a request is for is [`routes`](super::routes)' business.
+//! The visitors' port: their requests are read, planned and begun, and a visitor is told why a
+//! device cannot be had. The device that a request is for is [`routes`](super::routes)' business.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;

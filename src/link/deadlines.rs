@@ -43,12 +43,12 @@ impl Whole {
         self.ends.saturating_duration_since(Instant::now())
     }
 
-    /// Whether it is over, as exactly as sockets keep time.
+    /// Returns true if it is over, as exactly as sockets keep time.
     pub(super) fn is_over(&self) -> bool {
         self.left() <= self.time / 8
     }
 
-    /// The error of whoever was waiting then.
+    /// The error of the caller that was waiting then.
     pub(crate) fn error(&self, peer: Fault, doing: &str) -> Error {
         Error::timeout(
             peer,

@@ -86,7 +86,8 @@ struct Question {
 }
 
 impl<S: TimedStream + 'static> DeviceLink<S> {
-    /// Whether the other side has ended the connection, as far as can be told without waiting.
+    /// Returns true if the other side has ended the connection, as far as can be told without
+    /// waiting.
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.line.lock().fill_arrived(), Some(Ok(0) | Err(_)))
     }
@@ -117,7 +118,7 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         DeviceLink { is_watched: true, ..self }
     }
 
-    /// Whether its last message is written, and it is to be closed gently.
+    /// Returns true if its last message is written, and it is to be closed gently.
     pub(crate) fn is_leaving(&self) -> bool {
         self.goaway
     }
@@ -207,23 +208,26 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         self.respond_finally(pending, response)
     }
 
-    /// Whether another request may come.
+    /// Returns true if another request may come.
+    #[must_use]
     pub fn is_reusable(&self) -> bool {
         self.why_not_reusable().is_empty()
     }
 
     /// Why this link may not carry another exchange; empty when it may. An exchange in progress is
     /// no reason, a body that is not read yet is one and goes away.
+    #[must_use]
     pub fn why_not_reusable(&self) -> Vec<&'static str> {
         self.line.lock().reasons()
     }
 
-    /// The stream, and the bytes that were read from it and not used: for whoever wants to speak
-    /// something else on it (after a 101, say). A request's body that somebody still holds is cut
-    /// off; what it had not read yet is in the stream or among the bytes.
+    /// The stream, and the bytes that were read from it and not used: for a program that wants to
+    /// speak something else on it (after a 101, say). A request's body that somebody still holds is
+    /// cut off; what it had not read yet is in the stream or among the bytes.
     ///
     /// # Panics
     /// Never: the stream leaves a link in this way only.
+    #[must_use]
     pub fn into_parts(self) -> (S, Vec<u8>) {
         self.line.end_exchange();
         #[allow(
@@ -266,8 +270,8 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         }
     }
 
-    /// Whether what was read of the next request begins as a heartbeat does: then the loop reads
-    /// it. Nothing is decided about the message here.
+    /// Returns true if what was read of the next request begins as a heartbeat does: then the loop
+    /// reads it. Nothing is decided about the message here.
     pub(crate) fn heartbeat_waits(&self) -> bool {
         self.line.lock().inbox.bytes().trim_ascii_start().starts_with(b"OPTIONS * ")
     }
@@ -277,7 +281,8 @@ impl<S: TimedStream + 'static> DeviceLink<S> {
         self.waiting
     }
 
-    /// Whether this link has carried a heartbeat, so that silence is suspicious from now on.
+    /// Returns true if this link has carried a heartbeat, so that silence is suspicious from now
+    /// on.
     pub(crate) fn has_seen_heartbeat(&self) -> bool {
         self.seen_heartbeat
     }

@@ -31,6 +31,26 @@ use crate::stream::{Stream, TimedStream};
 /// has taken the whole request (an echo), the rest of the request is written as the response is
 /// read; that needs a transport with deadlines. Every wait has a deadline from [`Limits`], named in
 /// its error (over a [`TimedStream`] that keeps deadlines).
+///
+/// ```
+/// use std::os::unix::net::UnixStream;
+/// use std::sync::Arc;
+/// use reverse_http::{Body, DeviceLink, GatewayLink, Limits};
+///
+/// let (gateway_end, device_end) = UnixStream::pair()?;
+/// let limits = Arc::new(Limits::default());
+/// let mut device = DeviceLink::new(device_end, Vec::new(), limits.clone());
+/// std::thread::spawn(move || {
+///     let request = device.next_request()?;
+///     assert!(request.is_some_and(|request| request.uri() == "/status"));
+///     device.respond(http::Response::new(Body::from("on")))
+/// });
+/// let mut gateway = GatewayLink::new(gateway_end, Vec::new(), limits);
+/// let response = gateway.ask(http::Request::get("/status").body(Body::empty())?)?;
+/// assert_eq!(response.into_body().read_to_text(100)?, "on");
+/// assert!(gateway.is_reusable());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct GatewayLink<S: TimedStream + 'static = Stream> {
     line: Arc<Line<S>>,
     buffers: WriteBuffers,
@@ -117,6 +137,7 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
     /// The name that its device is registered under, the first of several: for links that a
     /// [`Gateway`](crate::Gateway) gives to [`on_link`](crate::GatewayBuilder::on_link). `None`:
     /// the link was made with [`new`](Self::new).
+    #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.peer.as_deref().map(|peer| &*peer.name)
     }
@@ -227,30 +248,34 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
         Ok(Asked { response: answer.response.map(|()| body), switched: None })
     }
 
-    /// Whether a byte of a response to the last request has arrived. When it failed and none has,
-    /// an idempotent request may be asked again on another link.
+    /// Returns true if a byte of a response to the last request has arrived. When it failed and
+    /// none has, an idempotent request may be asked again on another link.
+    #[must_use]
     pub fn response_began(&self) -> bool {
         self.line.lock().arrived
     }
 
-    /// Whether another request may be asked: the last response's body was read to its end, and
-    /// nothing speaks against it.
+    /// Returns true if another request may be asked: the last response's body was read to its end,
+    /// and nothing speaks against it.
+    #[must_use]
     pub fn is_reusable(&self) -> bool {
         self.why_not_reusable().is_empty()
     }
 
     /// Why this link may not carry another request; empty when it may. A body that is not read to
     /// its end yet is such a reason, and goes away.
+    #[must_use]
     pub fn why_not_reusable(&self) -> Vec<&'static str> {
         self.line.lock().reasons()
     }
 
-    /// The stream, and the bytes that were read from it and not used: for whoever wants to speak
-    /// something else on it. A response's body that somebody still holds is cut off; what it had
-    /// not read yet is in the stream or among the bytes.
+    /// The stream, and the bytes that were read from it and not used: for a program that wants to
+    /// speak something else on it. A response's body that somebody still holds is cut off; what it
+    /// had not read yet is in the stream or among the bytes.
     ///
     /// # Panics
     /// Never: the stream leaves a link in this way only.
+    #[must_use]
     pub fn into_parts(self) -> (S, Vec<u8>) {
         self.line.end_exchange();
         #[allow(
@@ -442,7 +467,8 @@ fn read_one_answer<S: TimedStream + 'static>(
     })
 }
 
-/// Whether a head is part of a login that belongs to its connection: nobody else may have that.
+/// Returns true if a head is part of a login that belongs to its connection: nobody else may have
+/// that.
 fn has_bound_login(fields: &HeaderMap) -> bool {
     fields.iter().any(|(name, value)| head::is_bound_login(name.as_str(), value.as_bytes()))
 }

@@ -23,7 +23,7 @@ impl<S> Line<S> {
         })
     }
 
-    /// A panic of whoever held the lock leaves the wire as consistent as an IO error does.
+    /// A panic of a thread that held the lock leaves the wire as consistent as an IO error does.
     pub(super) fn lock(&self) -> MutexGuard<'_, Wire<S>> {
         self.wire.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -36,7 +36,7 @@ impl<S> Line<S> {
         self.exchange.load(Ordering::Acquire)
     }
 
-    /// Ends the exchange for whoever holds its body.
+    /// Ends the exchange for the holder of its body.
     pub(super) fn end_exchange(&self) {
         self.exchange.fetch_add(1, Ordering::AcqRel);
         self.held.store(0, Ordering::Release);

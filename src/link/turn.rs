@@ -17,13 +17,36 @@ use crate::proto::dialect::Dialect;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::foreign_protocol;
 use crate::proto::head::{self, LineEnds};
-use crate::proto::interim::InterimCount;
+use crate::proto::interim::{CONTINUE, InterimCount};
 use crate::proto::turn::{self, Decision, Offer, OfferPlan, OfferRules};
 use crate::proto::verdict;
 use crate::proto::verdict::Verdict;
 use crate::stream::TimedStream;
 
 /// What came of an [`offer`].
+///
+/// ```
+/// use std::os::unix::net::UnixStream;
+/// use std::sync::Arc;
+/// use reverse_http::link::{self, Offered};
+/// use reverse_http::proto::{dialect::Dialect, turn::{OfferPlan, OfferRules}};
+/// use reverse_http::{Limits, Refusal};
+///
+/// let (gateway_end, device_end) = UnixStream::pair()?;
+/// let limits = Arc::new(Limits::default());
+/// let of_gateway = limits.clone();
+/// let gateway = std::thread::spawn(move || {
+///     let offering = link::receive(gateway_end, &OfferRules::default(), of_gateway)?;
+///     match offering.offer().names[0].to_string().as_str() {
+///         "lamp" => offering.turn().map(|_| ()),
+///         _ => Ok(offering.refuse(&Refusal::new(403, "only lamps"))),
+///     }
+/// });
+/// let plan = OfferPlan::new("gw.example", "/lamp", Dialect::classic());
+/// assert!(matches!(link::offer(device_end, &plan, limits)?, Offered::Turned(_)));
+/// gateway.join().unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Offered<S: TimedStream + 'static> {
@@ -255,6 +278,30 @@ fn write_refused<S: TimedStream + 'static>(wire: &mut Wire<S>, refusal: &Refusal
 }
 
 /// A well-formed offer that waits for its answer.
+///
+/// ```
+/// use std::os::unix::net::UnixStream;
+/// use std::sync::Arc;
+/// use reverse_http::link::{self, Offered};
+/// use reverse_http::proto::{dialect::Dialect, turn::{OfferPlan, OfferRules}};
+/// use reverse_http::{Limits, Refusal};
+///
+/// let (gateway_end, device_end) = UnixStream::pair()?;
+/// let limits = Arc::new(Limits::default());
+/// let of_gateway = limits.clone();
+/// let gateway = std::thread::spawn(move || {
+///     let offering = link::receive(gateway_end, &OfferRules::default(), of_gateway)?;
+///     match offering.offer().names[0].to_string().as_str() {
+///         "lamp" => offering.turn().map(|_| ()),
+///         _ => Ok(offering.refuse(&Refusal::new(403, "only lamps"))),
+///     }
+/// });
+/// let plan = OfferPlan::new("gw.example", "/lamp", Dialect::classic());
+/// assert!(matches!(link::offer(device_end, &plan, limits)?, Offered::Turned(_)));
+/// gateway.join().unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the device waits for its answer: turn() or refuse()"]
 pub struct Offering<S: TimedStream + 'static> {
     wire: Wire<S>,
     offer: Offer,
@@ -274,7 +321,7 @@ impl<S: TimedStream + 'static> Offering<S> {
     pub fn turn(mut self) -> Result<(GatewayLink<S>, Offer), Error> {
         let mut out = Vec::with_capacity(128);
         if self.offer.expects_continue {
-            out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            out.extend_from_slice(CONTINUE);
         }
         turn::write_switch(&mut out, &self.offer.token, &self.dialect);
         let wire = &mut self.wire;

@@ -85,13 +85,14 @@ impl Upload {
         self.pause_min = TURN;
     }
 
-    /// Whether all is written, as far as that is known without asking the body's own reader.
+    /// Returns true if all is written, as far as that is known without asking the body's own
+    /// reader.
     pub(super) fn is_done(&self) -> bool {
         self.ended && self.piece.is_empty() && self.head == self.buffers.out.len()
     }
 
-    /// Gets the next piece ready (this is where the body's own reader is waited for). False: all is
-    /// written.
+    /// Gets the next piece ready (this is where the body's own reader is waited for). Returns false
+    /// if all is written.
     pub(super) fn load(&mut self) -> Result<bool, SendFault> {
         let head_left = self.head < self.buffers.out.len();
         if !self.piece.is_empty() || (head_left && self.head_alone) {

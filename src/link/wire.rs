@@ -19,6 +19,7 @@ use crate::link::socket;
 use crate::message::STEP;
 use crate::proto::body::{Decoder, Framing, Piece};
 use crate::proto::head::{Fields, LineEnds};
+use crate::proto::interim::CONTINUE;
 use crate::stream::TimedStream;
 
 /// Which end of the link this is.
@@ -161,7 +162,7 @@ impl<S: TimedStream + 'static> Wire<S> {
         }
     }
 
-    /// Takes a reason back that holds no longer.
+    /// Takes a reason back that no longer holds.
     pub(super) fn forgive(&mut self, reason: &'static str) {
         self.reasons.retain(|known| *known != reason);
     }
@@ -364,7 +365,7 @@ impl<S: TimedStream + 'static> Wire<S> {
             self.expectation = Expectation::None;
             // A peer whose body is on its way already does not wait (RFC 9110 §10.1.1).
             if self.inbox.is_empty() {
-                self.write_all(b"HTTP/1.1 100 Continue\r\n\r\n", &[]).map_err(|e| {
+                self.write_all(CONTINUE, &[]).map_err(|e| {
                     self.body_failed(|wire| wire.write_failed("writing 100 Continue", e))
                 })?;
             }
@@ -672,7 +673,7 @@ impl<S: TimedStream + 'static> Wire<S> {
         Ok(Some(wait.map_or(left, |wait| wait.min(left))))
     }
 
-    /// Whether the whole exchange has had its time.
+    /// Returns true if the whole exchange has had its time.
     pub(super) fn is_overdue(&self) -> bool {
         self.whole.is_some_and(|whole| whole.left().is_zero())
     }

@@ -1,4 +1,4 @@
-//! Records of requests that are over, for an access log, on their way to whoever reads them.
+//! Records of requests that are over, for an access log, on their way to their reader.
 //!
 //! They wait in a queue that has a bound in number and in bytes, so that a reader who hangs costs
 //! lines and neither requests nor memory. Both what waits and what is kept of requests in progress
@@ -21,6 +21,20 @@ const TARGET_BYTES_MAX: usize = 4_096;
 const TEXT_BYTES_MAX: usize = 1_024;
 
 /// A request that is over, for an access log.
+///
+/// ```
+/// # #[cfg(feature = "admin")] {
+/// use reverse_http::Gateway;
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").observe(true).start()?;
+/// let records = gateway.records(1_000)?;
+/// std::thread::spawn(move || {
+///     for record in records {
+///         println!("{record:?}"); // until the gateway ends
+///     }
+/// });
+/// # }
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ExchangeRecord {
@@ -28,7 +42,7 @@ pub struct ExchangeRecord {
     pub at: SystemTime,
     /// The device that it was for; empty where it was for none.
     pub device: String,
-    /// Who asked, behind trusted proxies; `None`: a program.
+    /// The client behind trusted proxies; `None`: a program.
     pub visitor: Option<IpAddr>,
     /// The label of the visitor's token, or its line in the file; `None`: it showed none that is
     /// valid, or visitors need none.
@@ -213,7 +227,7 @@ impl Records {
         self.reader = Some(Reader { to, readers, missed: 0 });
     }
 
-    /// Whether somebody reads them.
+    /// Returns true if somebody reads them.
     pub(crate) fn are_read(&self) -> bool {
         self.reader.is_some()
     }

@@ -139,7 +139,7 @@ pub(crate) struct Totals {
 pub(crate) struct Row {
     pub(crate) name: Arc<str>,
     pub(super) generation: u64,
-    /// Whose it is; `None`: nobody said.
+    /// Its owner; `None`: not given.
     pub(super) credential: Option<Arc<str>>,
     /// Its place among the names that are away.
     pub(super) departed: Option<Stamp>,

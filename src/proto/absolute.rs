@@ -7,7 +7,7 @@ use crate::proto::head::begins;
 /// The scheme's port, the authority, and what is behind it, of a text that is an http or https URL.
 ///
 /// # Errors
-/// Its authority is none.
+/// Its authority is invalid.
 pub(crate) fn absolute_form(text: &str) -> Result<Option<(u16, Authority<'_>, &str)>, Refusal> {
     let (scheme_port, rest) = match (strip_scheme(text, "http://"), strip_scheme(text, "https://"))
     {
@@ -22,7 +22,7 @@ pub(crate) fn absolute_form(text: &str) -> Result<Option<(u16, Authority<'_>, &s
 /// What stands behind `//`: the authority, and what is behind that.
 ///
 /// # Errors
-/// The authority is none.
+/// The authority is invalid.
 pub(crate) fn split_authority(rest: &str) -> Result<(Authority<'_>, &str), Refusal> {
     let (named, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     Ok((authority(named.as_bytes())?, path))

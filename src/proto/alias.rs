@@ -257,7 +257,7 @@ fn is_same(a: Authority<'_>, b: Authority<'_>, scheme_port: Option<u16>) -> bool
     a.host.eq_ignore_ascii_case(b.host) && a.port.or(scheme_port) == b.port.or(scheme_port)
 }
 
-/// Whether the path begins with these whole segments; no segments are no beginning.
+/// Returns true if the path begins with these whole segments; no segments are no beginning.
 fn begins_with_prefix(path: &str, prefix: &str) -> bool {
     let behind = path.strip_prefix(prefix).filter(|_| !prefix.is_empty());
     behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(['/', '?', '#']))

@@ -18,13 +18,24 @@
 //! `httparse::parse_chunk_size` (which takes an empty size, an LF in an extension, and 2^64-1).
 use crate::error::Refusal;
 use crate::limits::Limits;
+use crate::proto::digits::decimal;
 use crate::proto::head::{
-    Fields, LineEnds, Part, RequestHead, ResponseHead, begins, decimal, is_token, same_name,
-    section, trim,
+    Fields, LineEnds, Part, RequestHead, ResponseHead, begins, is_token, same_name, section, trim,
 };
 use crate::proto::head_writer::write_field;
 
 /// How the end of a body is found (RFC 9112 §6.3).
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::body::{self, Framing};
+/// use reverse_http::proto::head::{self, LineEnds};
+///
+/// let head = b"POST /status HTTP/1.1\r\nHost: lamp\r\nContent-Length: 2\r\n\r\n";
+/// let head = head::request(head, &Limits::default(), LineEnds::Crlf)?.expect("it is whole");
+/// assert_eq!(body::of_request(&head)?, Framing::Length(2));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// No body.
@@ -143,6 +154,18 @@ fn number(digits: &[u8]) -> Option<u64> {
 }
 
 /// What [`Decoder::decode`] found at the front of its input.
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::body::{Decoder, Framing, Piece};
+///
+/// let mut decoder = Decoder::new(Framing::Length(2), &Limits::default());
+/// assert_eq!(decoder.decode(b"o")?, (1, Piece::Data(b"o")));
+/// assert_eq!(decoder.decode(b"")?, (0, Piece::More));
+/// assert_eq!(decoder.decode(b"nGET /")?, (1, Piece::Data(b"n")));
+/// assert_eq!(decoder.decode(b"GET /")?, (0, Piece::End));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece<'a> {
     /// Bytes of the body, not empty.
@@ -154,6 +177,32 @@ pub enum Piece<'a> {
 }
 
 /// Finds the bytes of a body in what comes from the wire. Never allocates by what the wire says.
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::body::{self, Decoder, Framing, Piece};
+/// use reverse_http::proto::head::{self, LineEnds};
+///
+/// let limits = Limits::default();
+/// let bytes = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\non\r\n0\r\n\r\n";
+/// let head = head::response(bytes, &limits, LineEnds::Crlf)?.expect("it is whole");
+/// let framing = body::of_response(&head, "GET")?;
+/// assert_eq!(framing, Framing::Chunked);
+///
+/// let mut decoder = Decoder::new(framing, &limits);
+/// let (mut rest, mut text) = (&bytes[head.len..], Vec::new());
+/// loop {
+///     let (used, piece) = decoder.decode(rest)?;
+///     match piece {
+///         Piece::Data(data) => text.extend_from_slice(data),
+///         Piece::More => unreachable!("all of it is here"),
+///         Piece::End => break,
+///     }
+///     rest = &rest[used..];
+/// }
+/// assert_eq!(text, b"on");
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Debug)]
 pub struct Decoder {
     state: State,
@@ -202,7 +251,7 @@ enum State {
 }
 
 /// Where in `*( BWS ";" BWS name [ BWS "=" BWS value ] )` a chunk line stands (RFC 9112 §7.1.1).
-/// What an extension says is of no interest, but one that is none is a place where two parsers may
+/// What an extension says is of no interest, but an invalid one is a place where two parsers may
 /// see different lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extension {
@@ -245,7 +294,7 @@ impl Extension {
         })
     }
 
-    /// Whether the line may end here. `lenient`: also behind blanks.
+    /// Returns true if the line may end here. `lenient`: also behind blanks.
     fn may_end(self, lenient: bool) -> bool {
         match self {
             Extension::Name | Extension::Value | Extension::Unquoted => true,
@@ -274,6 +323,7 @@ fn malformed(reason: &'static str) -> Refusal {
 impl Decoder {
     /// A decoder for a body with this framing. `limits` bounds chunk lines and trailers
     /// (`head_bytes_max`, `fields_max`).
+    #[must_use]
     pub fn new(framing: Framing, limits: &Limits) -> Self {
         let state = match framing {
             Framing::Empty | Framing::Length(0) => State::Done,
@@ -294,6 +344,7 @@ impl Decoder {
 
     /// The same, for a body whose lines end like this. [`LineEnds::CrlfOrLf`], for answers, also
     /// takes blanks at the end of a chunk line.
+    #[must_use]
     pub fn line_ends(self, ends: LineEnds) -> Self {
         Decoder { ends, ..self }
     }
@@ -438,12 +489,14 @@ impl Decoder {
         }
     }
 
-    /// Whether the body is whole.
+    /// Returns true if the body is whole.
+    #[must_use]
     pub fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
     /// Bytes still to come, where the framing tells.
+    #[must_use]
     pub fn remaining(&self) -> Option<u64> {
         match self.state {
             State::Length(left) => Some(left),
@@ -454,6 +507,7 @@ impl Decoder {
 
     /// Trailer fields of a chunked body, after its end; framing, routing and forbidden ones are
     /// left out (RFC 9110 §6.5.1).
+    #[must_use]
     pub fn trailers(&self) -> &[(String, Vec<u8>)] {
         &self.trailers
     }
@@ -478,9 +532,11 @@ impl Decoder {
     }
 }
 
-/// Whether a field of this name may stand in a trailer section: not those of framing, routing,
-/// authentication, request modifiers, control data or content (RFC 9110 §6.5.1), nor those of a
-/// proxy or of this protocol, nor names with `_`. `Content-Digest` may: trailers are where RFC 9530 puts it.
+/// Returns true if a field of this name may stand in a trailer section: not those of framing,
+/// routing, authentication, request modifiers, control data or content (RFC 9110 §6.5.1), nor those
+/// of a proxy or of this protocol, nor names with `_`. `Content-Digest` may: trailers are where RFC
+/// 9530 puts it.
+#[must_use]
 pub fn may_trail(name: &str) -> bool {
     const NEVER: [&str; 31] = [
         "transfer-encoding",

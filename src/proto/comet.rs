@@ -45,6 +45,15 @@ pub const PROTOCOL: &str = "PTTH/1.0";
 pub const ID_BYTES_MAX: usize = 256;
 
 /// An event as a device reads it.
+///
+/// ```
+/// use reverse_http::{Limits, proto::comet};
+///
+/// let text = b"GET /status HTTP/1.1\r\nHost: lamp\r\n\r\n".to_vec();
+/// let event = comet::event_from_text("6f1c", text, &Limits::default())?;
+/// assert_eq!((&*event.id, event.is_head), ("6f1c", false));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Event {
@@ -59,6 +68,18 @@ pub struct Event {
 }
 
 /// An answer in JSON as a gateway reads it.
+///
+/// ```
+/// # #[cfg(feature = "comet")] {
+/// use reverse_http::{Limits, proto::comet};
+///
+/// let json = br#"{"message-id": "6f1c", "status": 200, "body": "on"}"#;
+/// let answer = comet::answer_from_json(json, None, &Limits::default())?.expect("it is an answer");
+/// assert_eq!(answer.id, "6f1c");
+/// assert!(answer.into_text(false).ends_with(b"\r\n\r\non"));
+/// # }
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Answer {
@@ -76,6 +97,7 @@ pub struct Answer {
 
 impl Answer {
     /// The answer as one whole HTTP/1.1 message, framed by us. `is_head`: to a HEAD request.
+    #[must_use]
     pub fn into_text(self, is_head: bool) -> Vec<u8> {
         let Answer { mut head, .. } = self;
         let bodiless = is_head || matches!(self.status, 204 | 304);
@@ -240,6 +262,7 @@ pub fn answer_start(
 
 /// How long the whole final response at the front of `bytes` is by its own framing; `None`: its
 /// framing does not tell before its end, or it is no whole head.
+#[must_use]
 pub fn answer_length(bytes: &[u8], is_head: bool, limits: &Limits) -> Option<u64> {
     let response = head::response(bytes, limits, LineEnds::CrlfOrLf).ok()??;
     match of_response(&response, method(is_head)).ok()? {

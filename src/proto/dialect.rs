@@ -10,6 +10,14 @@ pub(super) const ALPN_HTTP_1_1: &str = "http%2F1.1";
 
 /// One row of the dialect table (protocol.md §1.2). Names of tokens compare without case, versions
 /// exactly.
+///
+/// ```
+/// use reverse_http::proto::dialect::Dialect;
+/// assert_eq!(Dialect::classic().token, "PTTH/1.0");
+/// assert_eq!(Dialect::custom("LAMP/2")?.token, "LAMP/2");
+/// assert!(Dialect::custom("h2c").is_err(), "it stands for another protocol");
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dialect {
@@ -27,6 +35,12 @@ pub struct Dialect {
 }
 
 /// How an offer names what it registers.
+///
+/// ```
+/// use reverse_http::proto::dialect::{Dialect, Naming};
+/// assert_eq!(Dialect::classic().naming, Naming::PathSegment);
+/// assert_eq!(Dialect::ietf().naming, Naming::Origins);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Naming {
@@ -48,16 +62,19 @@ impl Dialect {
     }
 
     /// `PTTH/1.0`, any method.
+    #[must_use]
     pub fn classic() -> Self {
         Self::row("PTTH/1.0")
     }
 
     /// `PTTH/0.9`, any method (the seed).
+    #[must_use]
     pub fn classic_0_9() -> Self {
         Self::row("PTTH/0.9")
     }
 
     /// `ptth`, GET, origins, `ALPN: http%2F1.1` in the 101.
+    #[must_use]
     pub fn ietf() -> Self {
         Dialect {
             method: Some("GET".into()),
@@ -70,6 +87,7 @@ impl Dialect {
 
     /// `reverse`, GET, `ALPN`, `Selected-ALPN: http%2F1.1` in the 101: how h2o's reverse tunnel
     /// connects, named by its path like a classic one.
+    #[must_use]
     pub fn h2o() -> Self {
         Dialect {
             method: Some("GET".into()),
@@ -79,7 +97,7 @@ impl Dialect {
         }
     }
 
-    /// A classic row with a token of one's own.
+    /// A classic row with a token of a program's own.
     ///
     /// # Errors
     /// The token is not `name` or `name/version` of token characters, or is one that must never
@@ -109,6 +127,7 @@ impl Dialect {
     }
 
     /// The three rows every gateway starts with.
+    #[must_use]
     pub fn table() -> Vec<Dialect> {
         vec![Self::classic(), Self::classic_0_9(), Self::ietf()]
     }

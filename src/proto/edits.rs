@@ -45,8 +45,8 @@ impl FieldEdits {
     /// Writes this field, instead of those of its name. Several of one name are several fields.
     ///
     /// # Errors
-    /// A name that is none or may not be edited, a value with a control byte, more than 64 edits or
-    /// 8 KiB.
+    /// An invalid name, or one that may not be edited, a value with a control byte, more than 64
+    /// edits or 8 KiB.
     pub fn set(mut self, name: &str, value: &str) -> Result<Self, Refusal> {
         may_be_edited(name)?;
         write_field(&mut Vec::new(), name, value.trim().as_bytes())?;
@@ -66,6 +66,7 @@ impl FieldEdits {
     }
 
     /// Returns true if nothing is edited.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.set.is_empty() && self.removed.is_empty()
     }
@@ -78,7 +79,7 @@ impl FieldEdits {
         }
     }
 
-    /// Whether a field of this name that came does not go on.
+    /// Returns true if a field of this name that came does not go on.
     pub(crate) fn covers(&self, name: &str) -> bool {
         let set = self.set.iter().map(|(set, _)| set);
         set.chain(&self.removed).any(|edited| same_name(edited, name))

@@ -7,9 +7,9 @@
 use crate::error::Refusal;
 use crate::proto::authority::{Authority, authority, one_host};
 use crate::proto::body::{Framing, content_length};
+use crate::proto::digits::decimal;
 use crate::proto::head::{
-    Field, Fields, RequestHead, ResponseHead, begins, decimal, is_dots, is_token, members,
-    same_name,
+    Field, Fields, RequestHead, ResponseHead, begins, is_dots, is_token, members, same_name,
 };
 use crate::proto::head_writer::{
     push_decimal, push_field, write_field, write_request_line, write_status_line,
@@ -31,6 +31,35 @@ pub const REQUEST_ID: &str = "X-Request-Id";
 pub const GATEWAY_AUTHORIZATION: &str = "PTTH-Authorization";
 
 /// How a request is forwarded.
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::body::Framing;
+/// use reverse_http::proto::forward::{self, RequestRules};
+/// use reverse_http::proto::head::{self, LineEnds};
+///
+/// let head = b"GET /lamp/status HTTP/1.1\r\nHost: gw\r\nConnection: X-Hop\r\nX-Hop: 1\r\nX-End: 2\r\n\r\n";
+/// let head = head::request(head, &Limits::default(), LineEnds::Crlf)?.expect("it is whole");
+/// let rules = RequestRules {
+///     target: "/status",
+///     host: "lamp",
+///     prefix: Some("/lamp"),
+///     forwarded: None,
+///     via: None,
+///     keep_underscore: false,
+///     drop_authorization: false,
+///     upgrade: false,
+///     request_id: None,
+///     edits: None,
+///     alias: None,
+/// };
+/// let mut out = Vec::new();
+/// forward::request(&mut out, &head, Framing::Empty, &rules)?;
+/// let out = String::from_utf8(out).unwrap();
+/// assert!(out.starts_with("GET /status HTTP/1.1\r\nHost: lamp\r\n"));
+/// assert!(out.contains("X-End: 2\r\n") && !out.contains("X-Hop"));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct RequestRules<'a> {
     /// Target of the forwarded request (path and query).
@@ -159,6 +188,7 @@ fn request_lines(
 
 /// Returns true if `Via` names this pseudonym (RFC 9110 §7.6.3): each member has a protocol, then
 /// who received it.
+#[must_use]
 pub fn came_through(fields: &Fields<'_>, pseudonym: &str) -> bool {
     let received_by = |member: &[u8]| {
         let mut words =
@@ -207,9 +237,9 @@ pub(crate) fn push_protocols<'a>(
     !first
 }
 
-/// Whether a member of `Upgrade` is a name, or a name and a version (RFC 9110 §7.8). What is not
-/// goes: behind a quote that is not closed the next parser may see members, `h2c` say, where we saw
-/// none.
+/// Returns true if a member of `Upgrade` is a name, or a name and a version (RFC 9110 §7.8). What
+/// is not goes: behind a quote that is not closed the next parser may see members, `h2c` say, where
+/// we saw none.
 fn is_protocol(member: &[u8]) -> bool {
     member.splitn(2, |byte| *byte == b'/').all(is_token)
 }
@@ -309,6 +339,29 @@ pub(crate) fn callers_waiting(fields: &Fields<'_>) -> Option<usize> {
 }
 
 /// How a response is forwarded.
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::body::Framing;
+/// use reverse_http::proto::forward::{self, ResponseRules};
+/// use reverse_http::proto::head::{self, LineEnds};
+///
+/// let head = b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: 2\r\n\r\n";
+/// let head = head::response(head, &Limits::default(), LineEnds::CrlfOrLf)?.expect("it is whole");
+/// let rules = ResponseRules {
+///     via: None,
+///     close: true,
+///     keep_alive: false,
+///     date: None,
+///     upgrade: false,
+///     edits: None,
+///     alias: None,
+/// };
+/// let mut out = Vec::new();
+/// forward::response(&mut out, &head, Framing::Length(2), "GET", &rules)?;
+/// assert_eq!(out, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n");
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseRules<'a> {
     /// `Via` pseudonym; `None`: no `Via` added.
@@ -408,6 +461,21 @@ fn response_lines(
 }
 
 /// Where a visitor wants to go: host and target of a request, normalised once (T11).
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::forward;
+/// use reverse_http::proto::framed::FramedRequest;
+/// use reverse_http::proto::head::{self, LineEnds};
+///
+/// let head = b"GET http://Lamp.example:8080/status HTTP/1.1\r\nHost: lamp.example:8080\r\n\r\n";
+/// let head = head::request(head, &Limits::default(), LineEnds::Crlf)?.expect("it is whole");
+/// let request = FramedRequest::of(head)?;
+/// let destination = forward::destination(&request)?;
+/// assert_eq!((&*destination.host, destination.port), ("lamp.example", Some(8080)));
+/// assert_eq!(destination.target, "/status");
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination<'a> {
     /// Host without port, lower case, without a trailing dot. Empty in HTTP/1.0 without `Host`.
@@ -425,9 +493,9 @@ pub struct Destination<'a> {
 /// form must agree with it (else 400); origin form, or `*` with OPTIONS.
 ///
 /// # Errors
-/// 400: no, several or invalid `Host`; userinfo; authority form; a target that is none of the
-/// forms; a `#` fragment; a path segment `..` or `.` (raw or encoded `%2e`), a backslash, a `%`
-/// without two hex digits, `%00`. 501 for CONNECT.
+/// 400: no, several or invalid `Host`; userinfo; authority form; an invalid target; a `#` fragment;
+/// a path segment `..` or `.` (raw or encoded `%2e`), a backslash, a `%` without two hex digits,
+/// `%00`. 501 for CONNECT.
 pub fn destination<'a>(head: &FramedRequest<'a>) -> Result<Destination<'a>, Refusal> {
     let (named, target) = split_target(head)?;
     let host = match one_host(&head.fields)? {
@@ -554,6 +622,7 @@ fn check_path(target: &str) -> Result<(), Refusal> {
 
 /// The first path segment of an origin-form target and the rest: `/lamp/status?x` is `("lamp",
 /// Some("/status?x"))`, `/lamp?x` is `("lamp", None)` with the query in `.2`. `/` is `("", …)`.
+#[must_use]
 pub fn split_first_segment(target: &str) -> FirstSegment<'_> {
     let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
     let Some(inner) = path.strip_prefix('/') else {
@@ -566,6 +635,12 @@ pub fn split_first_segment(target: &str) -> FirstSegment<'_> {
 }
 
 /// What [`split_first_segment`] finds.
+///
+/// ```
+/// use reverse_http::proto::forward::split_first_segment;
+/// let split = split_first_segment("/lamp/status?x");
+/// assert_eq!((split.segment, split.rest, split.query), ("lamp", "/status?x", ""));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FirstSegment<'a> {
     /// Without slashes; may be empty.

@@ -7,7 +7,7 @@
 //! ```
 //! Lists are read from the end, where the nearest proxy wrote: what stands before a member that is
 //! not understood was vouched for by nobody, and goes with it. Nothing here says where a request
-//! goes; but for the scheme that an origin is compared with, it is all for whoever answers.
+//! goes; but for the scheme that an origin is compared with, it is all for the server that answers.
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt::{self, Write};
 
@@ -39,8 +39,9 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether the address is one of this network's. An IPv4 address is the same where it comes as
-    /// `::ffff:a.b.c.d`; it is in no IPv6 network, not even in `::/0`.
+    /// Returns true if the address is one of this network's. An IPv4 address is the same where it
+    /// comes as `::ffff:a.b.c.d`; it is in no IPv6 network, not even in `::/0`.
+    #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.base, address.to_canonical()) {
             (IpAddr::V4(base), IpAddr::V4(address)) => {
@@ -118,8 +119,19 @@ impl fmt::Display for Network {
     }
 }
 
-/// Who asked, for the forwarding fields: our own word, and where the peer is a trusted proxy, what
+/// The client, for the forwarding fields: our own word, and where the peer is a trusted proxy, what
 /// it said.
+///
+/// ```
+/// use reverse_http::proto::forwarded::Forwarded;
+/// let visitor = Forwarded {
+///     peer: "203.0.113.7".parse().ok(),
+///     proto: "https",
+///     host: "gw.example",
+///     ..Forwarded::default()
+/// };
+/// assert!(visitor.said.is_none(), "no proxy before this one is believed");
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Forwarded<'a> {
     /// The peer's address: the visitor's, or its proxy's.
@@ -215,6 +227,17 @@ fn push_shown(out: &mut Vec<u8>, name: &str, value: impl fmt::Display) {
 }
 
 /// What a proxy said of those before it, as far as it is understood.
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::forwarded::ProxyClaims;
+/// use reverse_http::proto::head::{self, LineEnds};
+///
+/// let head = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: HTTPS\r\n\r\n";
+/// let head = head::request(head, &Limits::default(), LineEnds::Crlf)?.expect("it is whole");
+/// assert_eq!(ProxyClaims::read(&head.fields).scheme(), Some("https"));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProxyClaims<'a> {
     /// `X-Forwarded-For`: addresses, the farthest first; empty where there are none.
@@ -258,6 +281,7 @@ impl<'a> ProxyClaims<'a> {
 
     /// The scheme that the visitor used, where that is known and HTTP's: an origin is compared with
     /// it.
+    #[must_use]
     pub fn scheme(&self) -> Option<&'static str> {
         match self.proto.as_deref()? {
             "https" | "wss" => Some("https"), // some proxies name a WebSocket's scheme
@@ -280,6 +304,7 @@ impl<'a> ProxyClaims<'a> {
     }
 
     /// The path prefix that the proxy has taken off; empty: none.
+    #[must_use]
     pub fn prefix(&self) -> &'a str {
         self.prefix
     }

@@ -38,11 +38,13 @@ impl<'a> FramedRequest<'a> {
     }
 
     /// Where the body ends.
+    #[must_use]
     pub fn framing(&self) -> Framing {
         self.framing
     }
 
     /// Returns true if a body follows the head. A declared length of 0 is no body.
+    #[must_use]
     pub fn has_body(&self) -> bool {
         self.framing != Framing::Empty
     }

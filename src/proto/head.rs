@@ -20,6 +20,16 @@ use crate::limits::Limits;
 
 /// How strictly line ends are read (protocol.md §3: a lone LF ends a line only in what a device or
 /// a local server answers).
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::head::{self, LineEnds};
+///
+/// let (bytes, limits) = (b"HTTP/1.1 204 No Content\n\n", Limits::default());
+/// assert!(head::response(bytes, &limits, LineEnds::Crlf).is_err());
+/// assert!(head::response(bytes, &limits, LineEnds::CrlfOrLf)?.is_some());
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineEnds {
     /// CRLF and nothing else: requests.
@@ -59,6 +69,17 @@ impl fmt::Debug for Field<'_> {
 
 /// The fields of a head in their order, duplicates and spelling kept. `Debug` shows no credentials
 /// (T23).
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::head::{self, LineEnds};
+///
+/// let head = b"GET / HTTP/1.1\r\nHost: lamp\r\nConnection: close, TE\r\n\r\n";
+/// let head = head::request(head, &Limits::default(), LineEnds::Crlf)?.expect("it is whole");
+/// assert_eq!(head.fields.get("host"), Some(b"lamp".as_slice()));
+/// assert!(head.fields.lists("connection", "te"));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Default)]
 pub struct Fields<'a>(Vec<Field<'a>>);
 
@@ -68,14 +89,17 @@ impl<'a> Fields<'a> {
         self.0.iter()
     }
     /// How many lines.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
-    /// Whether there are none.
+    /// Returns true if there are none.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
     /// Value of the first line of this name (compared without case).
+    #[must_use]
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
         self.0.iter().find(|field| same_name(field.name, name)).map(|field| field.value)
     }
@@ -88,7 +112,8 @@ impl<'a> Fields<'a> {
     pub fn list<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
         self.all(name).flat_map(members)
     }
-    /// Whether that list has this token (compared without case).
+    /// Returns true if that list has this token (compared without case).
+    #[must_use]
     pub fn lists(&self, name: &str, token: &str) -> bool {
         self.list(name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
     }
@@ -160,25 +185,14 @@ pub(crate) fn trim(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Whether these bytes are line ends and nothing else: behind a message, or before an answer, that
-/// is nothing (some peers end a body with a CRLF that is not counted).
+/// Returns true if these bytes are line ends and nothing else: behind a message, or before an
+/// answer, that is nothing (some peers end a body with a CRLF that is not counted).
 pub(crate) fn are_line_ends(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }
 
-/// Digits and nothing else. By hand, since `parse` takes a `+`. A number that does not fit is the
-/// largest that does.
-pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let add =
-        |number: u64, digit: &u8| number.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
-    Some(digits.iter().fold(0, add))
-}
-
-/// Whether a field of this name is of one connection alone (RFC 9110 §7.6.1), whatever `Connection`
-/// lists.
+/// Returns true if a field of this name is of one connection alone (RFC 9110 §7.6.1), whatever
+/// `Connection` lists.
 pub(crate) fn is_of_connection(name: &str) -> bool {
     ["connection", "keep-alive", "proxy-connection", "te", "upgrade"]
         .iter()
@@ -190,12 +204,13 @@ pub(crate) fn same_name(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.eq_ignore_ascii_case(b)
 }
 
-/// Whether a name, scheme or segment begins with `prefix`, compared without case.
+/// Returns true if a name, scheme or segment begins with `prefix`, compared without case.
 pub(crate) fn begins(text: &str, prefix: &str) -> bool {
     text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
-/// Whether fields of this name carry credentials, which no log and no `Debug` may show (T23).
+/// Returns true if fields of this name carry credentials, which no log and no `Debug` may show
+/// (T23).
 pub(crate) fn is_secret(name: &str) -> bool {
     ["authorization", "proxy-authorization", "cookie", "set-cookie"]
         .iter()
@@ -208,6 +223,17 @@ pub(crate) fn shown<'v>(name: &str, value: &'v [u8]) -> Cow<'v, str> {
 }
 
 /// A request head. Borrowed from the bytes it was read from.
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::head::{self, LineEnds};
+///
+/// let head = b"GET /status HTTP/1.1\r\nHost: lamp\r\n\r\n";
+/// assert!(head::request(&head[..20], &Limits::default(), LineEnds::Crlf)?.is_none(), "not whole yet");
+/// let head = head::request(head, &Limits::default(), LineEnds::Crlf)?.expect("it is whole");
+/// assert_eq!((head.method, head.target, head.minor), ("GET", "/status", 1));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RequestHead<'a> {
@@ -225,6 +251,16 @@ pub struct RequestHead<'a> {
 }
 
 /// A response head. Borrowed from the bytes it was read from.
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::head::{self, LineEnds};
+///
+/// let head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\non";
+/// let head = head::response(head, &Limits::default(), LineEnds::CrlfOrLf)?.expect("it is whole");
+/// assert_eq!((head.status, head.reason, head.len), (200, b"OK".as_slice(), 38));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ResponseHead<'a> {
@@ -293,8 +329,8 @@ pub fn request<'a>(
     }
 }
 
-/// Whether bytes that are no whole request, or a refused one, are the beginning of one all the
-/// same: a request line of HTTP/1, or the part of it that is here.
+/// Returns true if bytes that are no whole request, or a refused one, are the beginning of one all
+/// the same: a request line of HTTP/1, or the part of it that is here.
 pub(crate) fn begins_request(bytes: &[u8]) -> bool {
     let line = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
     let method = line.iter().position(|byte| !is_tchar(*byte)).unwrap_or(0);
@@ -513,7 +549,7 @@ fn version(bytes: &[u8], part: Part) -> Result<Option<u8>, Refusal> {
     for (&byte, (i, &expected)) in bytes.iter().zip(b"HTTP/1.".iter().enumerate()) {
         if byte != expected && i == 5 && byte.is_ascii_digit() {
             // RFC 9112 §2.3: one digit on each side of the dot. `HTTP/2.0` is another version,
-            // `HTTP/01.1` is none.
+            // `HTTP/01.1` is invalid.
             return match bytes.get(i + 1) {
                 None => Ok(None),
                 Some(b'.') => Err(other()),
@@ -662,6 +698,7 @@ fn text(bytes: &[u8], part: Part) -> Result<&str, Refusal> {
 
 /// Names what the first bytes are when they are not HTTP/1: "an HTTP/2 preface", "a TLS hello", "an
 /// SSH banner"; `None` when they may be HTTP/1.
+#[must_use]
 pub fn foreign_protocol(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [0x16] | [0x16, 0x03, ..] => Some("a TLS hello"),
@@ -699,10 +736,10 @@ pub(crate) fn coding<'a>(fields: &Fields<'a>) -> Option<&'a [u8]> {
         .find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// Whether a field of this name and value is part of a login that belongs to its connection and not
-/// to its request: NTLM, and what is negotiated with it (RFC 4559). Whoever speaks next on such a
-/// connection speaks as that user, so it is nobody else's. Judged as HAProxy does, by how a scheme
-/// begins; a word too many in a list costs a connection and harms nobody.
+/// Returns true if a field of this name and value is part of a login that belongs to its connection
+/// and not to its request: NTLM, and what is negotiated with it (RFC 4559). Whoever speaks next on
+/// such a connection speaks as that user, so it is nobody else's. Judged as HAProxy does, by how a
+/// scheme begins; a word too many in a list costs a connection and harms nobody.
 pub(crate) fn is_bound_login(name: &str, value: &[u8]) -> bool {
     const SCHEMES: [&[u8]; 4] = [b"ntlm", b"nego", b"kerberos", b"credssp"];
     let is = |other: &str| same_name(name, other);
@@ -726,18 +763,21 @@ pub(crate) fn has_bound_login(fields: &Fields<'_>) -> bool {
     fields.iter().any(|field| is_bound_login(field.name, field.value))
 }
 
-/// Whether the connection may carry another exchange after this message, as far as its head says
-/// (RFC 9112 §9.3): HTTP/1.1 without `Connection: close`, or HTTP/1.0 with `keep-alive`.
+/// Returns true if the connection may carry another exchange after this message, as far as its head
+/// says (RFC 9112 §9.3): HTTP/1.1 without `Connection: close`, or HTTP/1.0 with `keep-alive`.
+#[must_use]
 pub fn keeps_alive(minor: u8, fields: &Fields<'_>) -> bool {
     !fields.lists("connection", "close") && (minor >= 1 || fields.lists("connection", "keep-alive"))
 }
 
-/// Whether a request of this method may be sent again unasked (RFC 9110 §9.2.2).
+/// Returns true if a request of this method may be sent again unasked (RFC 9110 §9.2.2).
+#[must_use]
 pub fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }
 
-/// Whether every byte is a `tchar` and there is at least one (RFC 9110 §5.6.2).
+/// Returns true if every byte is a `tchar` and there is at least one (RFC 9110 §5.6.2).
+#[must_use]
 pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&byte| is_tchar(byte))
 }
@@ -762,7 +802,7 @@ pub(crate) const fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= 0x20 && byte != 0x7F)
 }
 
-/// Whether a path segment is `.` or `..`, each dot raw or encoded.
+/// Returns true if a path segment is `.` or `..`, each dot raw or encoded.
 pub(crate) fn is_dots(segment: &str) -> bool {
     let mut rest = segment;
     let mut dots = 0;

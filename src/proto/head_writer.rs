@@ -99,6 +99,7 @@ pub fn title_case(name: &str, out: &mut Vec<u8>) {
 }
 
 /// The registered reason phrase of a status, or "".
+#[must_use]
 pub fn reason_phrase(status: u16) -> &'static str {
     match status {
         100 => "Continue",

@@ -9,19 +9,32 @@ use crate::proto::head;
 pub const REQUEST: &[u8] = b"OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n";
 
 /// What a gateway tells an idle link that is to go: its session was replaced, or the gateway stops.
-pub const FAREWELL: &[u8] = b"OPTIONS * HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n";
+pub const GOAWAY: &[u8] = b"OPTIONS * HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n";
 
 /// What a gateway asks of an idle link.
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::framed::FramedRequest;
+/// use reverse_http::proto::head::{self, LineEnds};
+/// use reverse_http::proto::heartbeat::{self, Heartbeat};
+///
+/// let read = |bytes| head::request(bytes, &Limits::default(), LineEnds::Crlf);
+/// let head = read(b"OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n")?.expect("it is whole");
+/// assert_eq!(heartbeat::recognise(&FramedRequest::of(head)?)?, Some(Heartbeat::Alive));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heartbeat {
     /// A sign of life.
     Alive,
     /// To go: the link ends behind the answer.
-    Farewell,
+    Goaway,
 }
 
 /// Returns true for a request that concerns the server as a whole (RFC 9110 §9.3.7). On a link it
 /// is a heartbeat, so a gateway never forwards one.
+#[must_use]
 pub fn asks_server(request: &FramedRequest<'_>) -> bool {
     request.method == "OPTIONS" && request.target == "*"
 }
@@ -42,7 +55,7 @@ pub fn recognise(request: &FramedRequest<'_>) -> Result<Option<Heartbeat>, Refus
         ));
     }
     let keeps = head::keeps_alive(request.minor, &request.fields);
-    Ok(Some(if keeps { Heartbeat::Alive } else { Heartbeat::Farewell }))
+    Ok(Some(if keeps { Heartbeat::Alive } else { Heartbeat::Goaway }))
 }
 
 /// Appends our device's answer: 204, with `Connection: close` where the link goes. `date` is an

@@ -1,7 +1,11 @@
-//! The bound on interim (1xx) responses before a final one, for whoever reads responses.
+//! Interim (1xx) responses: the bound on those before a final one, for readers of responses, and
+//! the 100 that this crate writes.
 
 use crate::error::Refusal;
 use crate::limits::Limits;
+
+/// The answer to `Expect: 100-continue` (RFC 9110 §15.2.1).
+pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What a peer did that went beyond the bound; its subject is the caller's.
 const TOO_MANY: &str = "sent more interim responses than informational_max";

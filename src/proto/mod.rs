@@ -11,6 +11,7 @@ pub(crate) mod authorization;
 pub mod body;
 pub mod comet;
 pub mod dialect;
+pub mod digits;
 pub mod edits;
 pub mod forward;
 pub mod forwarded;

@@ -2,8 +2,8 @@
 
 use crate::proto::head::{Fields, begins, same_name};
 
-/// Most fields that `Connection` may name besides the usual options. So many times every name is
-/// compared, so it is small.
+/// Most fields that `Connection` may name besides the usual options. Kept small: every field is
+/// compared with each.
 const NAMED_MAX: usize = 16;
 
 pub(crate) const TOO_MANY_NAMED: &str = "Connection names more than 16 fields";
@@ -33,7 +33,7 @@ impl<'a> Named<'a> {
         Some(named)
     }
 
-    /// Whether a field of this name stays behind because it is named.
+    /// Returns true if a field of this name stays behind because it is named.
     pub(crate) fn drops(&self, name: &str) -> bool {
         let is_named =
             self.names[..self.len].iter().any(|named| named.eq_ignore_ascii_case(name.as_bytes()));

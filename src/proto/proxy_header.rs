@@ -28,6 +28,13 @@ const LOCAL: u8 = 0x20;
 pub const BYTES_MAX: usize = 4_096;
 
 /// A whole header.
+///
+/// ```
+/// use reverse_http::proto::proxy_header;
+/// let header = proxy_header::read(b"PROXY UNKNOWN\r\nGET / HTTP/1.1\r\n")?.expect("it is whole");
+/// assert_eq!((header.source, header.length), (None, 15));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// The connection's other end, as the balancer saw it. `None`: the balancer speaks for itself

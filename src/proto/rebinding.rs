@@ -13,6 +13,7 @@ use crate::proto::authority;
 /// assert!(is_local(b"localhost:9990") && is_local(b"127.0.0.1") && is_local(b"[::1]:80"));
 /// assert!(!is_local(b"rebound.example") && !is_local(b"127.0.0.1.example") && !is_local(b""));
 /// ```
+#[must_use]
 pub fn is_local(host: &[u8]) -> bool {
     let Ok(authority) = authority::authority(host) else { return false };
     let bare = authority.host.trim_start_matches('[').trim_end_matches(']');

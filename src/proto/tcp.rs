@@ -26,6 +26,7 @@ pub const TOKEN: &str = "ptth-tcp/1";
 /// assert_eq!(asked(format!("GET /ssh {fields} websocket\r\n\r\n").as_bytes()), None);
 /// assert_eq!(asked(format!("GET /other/ssh {fields} ptth-tcp/1\r\n\r\n").as_bytes()), None);
 /// ```
+#[must_use]
 pub fn asked<'a>(request: &FramedRequest<'a>) -> Option<&'a str> {
     let is_ours = |token: &[u8]| token.eq_ignore_ascii_case(TOKEN.as_bytes());
     if request.method != "GET" || !forward::protocols(&request.fields).any(is_ours) {
@@ -68,6 +69,7 @@ pub(crate) fn switch() -> Result<Vec<u8>, Refusal> {
 }
 
 /// Returns true if what follows a response is the target's bytes.
+#[must_use]
 pub fn is_switched(response: &ResponseHead<'_>) -> bool {
     let is_ours = |token: &[u8]| token.eq_ignore_ascii_case(TOKEN.as_bytes());
     response.status == 101

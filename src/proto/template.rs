@@ -2,12 +2,13 @@
 //! `{serialized_origin}` (draft-kazuho-ptth-ptth, RFC 6570).
 
 use crate::error::Refusal;
-use crate::proto::turn::{Name, percent_encoded};
+use crate::proto::digits::percent_encoded;
+use crate::proto::turn::Name;
 
 /// The one variable that the draft defines: the list of origins.
 const VARIABLE: &str = "serialized_origin";
 
-/// Whether there is something to expand.
+/// Returns true if there is something to expand.
 pub(crate) fn is_template(target: &str) -> bool {
     target.contains(['{', '}'])
 }
@@ -16,7 +17,7 @@ pub(crate) fn is_template(target: &str) -> bool {
 /// draft excludes (`+ # . / ;`).
 ///
 /// # Errors
-/// An expression that is none, or that the draft does not allow; the sentence says which.
+/// An invalid expression, or one that the draft does not allow; the sentence says which.
 pub(crate) fn expand(template: &str, origins: &[Name]) -> Result<String, Refusal> {
     let wrong = |why: String| Refusal::new(400, why);
     let encoded: Vec<String> =

@@ -13,6 +13,7 @@ use std::fmt;
 use crate::error::Refusal;
 use crate::proto::authority::{authority, one_host};
 use crate::proto::dialect::{ALPN_HTTP_1_1, Dialect, Naming};
+use crate::proto::digits::{from_hex, hex, percent_decoded, percent_encoded};
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{Fields, RequestHead, same_name, shown, trim};
 use crate::proto::head_writer::{write_field, write_request_line};
@@ -32,8 +33,9 @@ pub(crate) const LAST: &str = "PTTH-Last";
 /// a middlebox's (protocol.md §1.7; RFC 9209).
 pub(crate) const MARK: (&str, &str) = ("Proxy-Status", "ptth");
 
-/// Whether a gateway of ours gave this answer: the first member of `Proxy-Status` is that of who is
-/// nearest to the origin.
+/// Returns true if a gateway of ours gave this answer: the first member of `Proxy-Status` is that
+/// of who is nearest to the origin.
+#[must_use]
 pub fn is_marked(fields: &Fields<'_>) -> bool {
     let first = fields.all(MARK.0).next().unwrap_or_default();
     let name = first.split(|byte| matches!(byte, b';' | b',')).next().unwrap_or_default();
@@ -42,6 +44,7 @@ pub fn is_marked(fields: &Fields<'_>) -> bool {
 
 /// What a gateway's mark says beside its name: the `details` of the first member of `Proxy-Status`
 /// (RFC 9209 §2.1.2), where that is a string of visible characters.
+#[must_use]
 pub fn details<'f>(fields: &'f Fields<'_>) -> Option<&'f str> {
     const NAME: &str = "details=\"";
     let first = std::str::from_utf8(fields.all(MARK.0).next()?).ok()?;
@@ -51,6 +54,12 @@ pub fn details<'f>(fields: &'f Fields<'_>) -> Option<&'f str> {
 }
 
 /// How the fallback's messages are written (protocol.md §2.1, §2.2).
+///
+/// ```
+/// use reverse_http::Encoding;
+/// assert_eq!(Encoding::of_type(b"message/http; version=1.1"), Some(Encoding::Message));
+/// assert_eq!(Encoding::Json.media_type(), "application/json");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Encoding {
@@ -62,6 +71,7 @@ pub enum Encoding {
 
 impl Encoding {
     /// For `Content-Type` and `Accept`.
+    #[must_use]
     pub fn media_type(self) -> &'static str {
         match self {
             Encoding::Json => "application/json",
@@ -71,6 +81,7 @@ impl Encoding {
 
     /// What a `Content-Type` names, parameters aside. `text/plain` stands for `message/http`, as
     /// seed-style peers write it.
+    #[must_use]
     pub fn of_type(content_type: &[u8]) -> Option<Self> {
         let media_type = trim(content_type.split(|&byte| byte == b';').next().unwrap_or_default());
         let is = |other: &str| media_type.eq_ignore_ascii_case(other.as_bytes());
@@ -83,6 +94,7 @@ impl Encoding {
 
     /// What a poll's `Accept` asks for: the first of the two types with a q other than 0; without
     /// one JSON.
+    #[must_use]
     pub fn accepted(fields: &Fields<'_>) -> Self {
         let wanted = fields.list("accept").find_map(|member| {
             let mut parts = member.split(|&byte| byte == b';').map(trim);
@@ -114,6 +126,12 @@ impl fmt::Display for Encoding {
 }
 
 /// How device and gateway reach each other.
+///
+/// ```
+/// use reverse_http::{Encoding, Transport};
+/// assert_eq!(Transport::Turn.to_string(), "turn");
+/// assert_eq!(Transport::Comet(Encoding::Json).to_string(), "COMET json");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Transport {
@@ -134,6 +152,12 @@ impl fmt::Display for Transport {
 }
 
 /// Whether the COMET fallback may be used (protocol.md §2.3).
+///
+/// ```
+/// use reverse_http::{Fallback, Gateway};
+/// let gateway = Gateway::builder().listen("127.0.0.1:0").fallback(Fallback::Never).start()?;
+/// # Ok::<(), reverse_http::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fallback {
@@ -148,6 +172,14 @@ pub enum Fallback {
 }
 
 /// A name a link can be registered under: a device name (DNS label) or an origin.
+///
+/// ```
+/// use reverse_http::proto::turn::Name;
+/// assert_eq!(Name::label("lamp")?.to_string(), "lamp");
+/// assert_eq!(Name::origin("https://lamp.example:443")?.to_string(), "https://lamp.example");
+/// assert!(Name::label("Lamp").is_err());
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Name {
@@ -226,6 +258,13 @@ impl Name {
 }
 
 /// What the gateway's operator allows in an offer.
+///
+/// ```
+/// use reverse_http::proto::{dialect::Dialect, turn::OfferRules};
+/// let mut rules = OfferRules::default();
+/// rules.dialects.push(Dialect::h2o());
+/// rules.strict_connection = true;
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct OfferRules {
@@ -244,6 +283,21 @@ impl Default for OfferRules {
 }
 
 /// A well-formed offer, or a poll of the fallback, which registers a name in the same way.
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::framed::FramedRequest;
+/// use reverse_http::proto::head::{self, LineEnds};
+/// use reverse_http::proto::turn::{self, Decision, OfferRules};
+///
+/// let offer = b"POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n";
+/// let head = head::request(offer, &Limits::default(), LineEnds::Crlf)?.expect("it is whole");
+/// let decision = turn::decide(&FramedRequest::of(head)?, &OfferRules::default())?;
+/// let Decision::Turn(offer) = decision else { panic!("a poll") };
+/// assert_eq!((offer.names[0].to_string(), &*offer.token), ("lamp".to_owned(), "PTTH/1.0"));
+/// assert_eq!(offer.fields.0[0], ("Host".to_owned(), b"gw".to_vec()));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Offer {
@@ -265,19 +319,36 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Whether this is a poll of the COMET fallback: nothing was offered that could be turned.
+    /// Returns true if this is a poll of the COMET fallback: nothing was offered that could be
+    /// turned.
+    #[must_use]
     pub fn is_poll(&self) -> bool {
         self.token.is_empty()
     }
 
-    /// Whether it is an AirPlay sender's, which names its purpose: some of them answer with the
-    /// version `EVENT/1.0`.
+    /// Returns true if it is an AirPlay sender's, which names its purpose: some of them answer with
+    /// the version `EVENT/1.0`.
     pub(crate) fn is_airplay(&self) -> bool {
         self.fields.0.iter().any(|(name, _)| same_name(name, "x-apple-purpose"))
     }
 }
 
 /// The fields of an offer, with a `Debug` that shows no secret.
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::framed::FramedRequest;
+/// use reverse_http::proto::head::{self, LineEnds};
+/// use reverse_http::proto::turn::{self, Decision, OfferRules};
+///
+/// let offer = b"POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n";
+/// let head = head::request(offer, &Limits::default(), LineEnds::Crlf)?.expect("it is whole");
+/// let decision = turn::decide(&FramedRequest::of(head)?, &OfferRules::default())?;
+/// let Decision::Turn(offer) = decision else { panic!("a poll") };
+/// assert_eq!((offer.names[0].to_string(), &*offer.token), ("lamp".to_owned(), "PTTH/1.0"));
+/// assert_eq!(offer.fields.0[0], ("Host".to_owned(), b"gw".to_vec()));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct OfferFields(pub Vec<(String, Vec<u8>)>);
 
@@ -290,6 +361,21 @@ impl fmt::Debug for OfferFields {
 }
 
 /// What a request on the devices' port is.
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::framed::FramedRequest;
+/// use reverse_http::proto::head::{self, LineEnds};
+/// use reverse_http::proto::turn::{self, Decision, OfferRules};
+///
+/// let offer = b"POST /lamp HTTP/1.1\r\nHost: gw\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n";
+/// let head = head::request(offer, &Limits::default(), LineEnds::Crlf)?.expect("it is whole");
+/// let decision = turn::decide(&FramedRequest::of(head)?, &OfferRules::default())?;
+/// let Decision::Turn(offer) = decision else { panic!("a poll") };
+/// assert_eq!((offer.names[0].to_string(), &*offer.token), ("lamp".to_owned(), "PTTH/1.0"));
+/// assert_eq!(offer.fields.0[0], ("Host".to_owned(), b"gw".to_vec()));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// An offer that may turn.
@@ -447,26 +533,7 @@ pub(crate) fn origins_of_path(target: &str) -> Result<Vec<Name>, Refusal> {
     Ok(names)
 }
 
-/// `None`: a `%` without two hex digits behind it.
-pub(crate) fn percent_decoded(bytes: &[u8]) -> Option<Vec<u8>> {
-    let hex = |byte: u8| char::from(byte).to_digit(16);
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while let [byte, tail @ ..] = rest {
-        rest = tail;
-        decoded.push(match (byte, tail) {
-            (b'%', [high, low, tail @ ..]) => {
-                rest = tail;
-                (hex(*high)? << 4 | hex(*low)?) as u8 // two digits: below 256
-            }
-            (b'%', _) => return None,
-            _ => *byte,
-        });
-    }
-    Some(decoded)
-}
-
-/// Whether an ALPN id, percent-encoded as RFC 7639 wants it or not, is `http/1.1`.
+/// Returns true if an ALPN id, percent-encoded as RFC 7639 wants it or not, is `http/1.1`.
 pub(super) fn is_http_1_1(id: &[u8]) -> bool {
     percent_decoded(id).is_some_and(|id| id == b"http/1.1")
 }
@@ -475,18 +542,10 @@ pub(super) fn is_http_1_1(id: &[u8]) -> bool {
 fn session(fields: &Fields<'_>) -> Result<Option<[u8; 16]>, Refusal> {
     let mut lines = fields.all("ptth-session");
     let (Some(value), second) = (lines.next(), lines.next()) else { return Ok(None) };
-    let wrong = || Refusal::new(400, "PTTH-Session is not one value of 32 hex digits");
-    if second.is_some() || value.len() != 32 {
-        return Err(wrong());
+    match from_hex(value).filter(|_| second.is_none()) {
+        Some(session) => Ok(Some(session)),
+        None => Err(Refusal::new(400, "PTTH-Session is not one value of 32 hex digits")),
     }
-    let mut session = [0; 16];
-    for (byte, digits) in session.iter_mut().zip(value.chunks_exact(2)) {
-        for &digit in digits {
-            let digit = char::from(digit).to_digit(16).ok_or_else(wrong)?;
-            *byte = *byte << 4 | digit as u8; // below 16
-        }
-    }
-    Ok(Some(session))
 }
 
 /// Appends the 101: `Upgrade` with the offered token's bytes, `Connection: Upgrade`, the dialect's
@@ -517,6 +576,17 @@ fn is_ours(name: &str) -> bool {
 }
 
 /// What a device offers. `Debug` shows no credentials (T23).
+///
+/// ```
+/// use reverse_http::proto::{dialect::Dialect, turn::{self, OfferPlan}};
+/// let mut plan = OfferPlan::new("gw.example", "/lamp", Dialect::classic());
+/// plan.fields.push(("Authorization".to_owned(), "Bearer secret".to_owned()));
+/// let mut out = Vec::new();
+/// turn::write_offer(&mut out, &plan)?;
+/// assert!(out.starts_with(b"POST /lamp HTTP/1.1\r\n"));
+/// assert!(!format!("{plan:?}").contains("secret"));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct OfferPlan {
@@ -575,6 +645,19 @@ impl fmt::Debug for OfferPlan {
 }
 
 /// What a POST of the fallback brings: the answer to an earlier event.
+///
+/// ```
+/// use reverse_http::Encoding;
+/// use reverse_http::proto::{dialect::Dialect, turn::{self, Brought, OfferPlan}};
+///
+/// let mut poll = OfferPlan::new("gw.example", "/lamp", Dialect::classic());
+/// poll.upgrade = false;
+/// let answer = Brought { encoding: Encoding::Message, id: "6f1c", length: Some(40) };
+/// let mut out = Vec::new();
+/// turn::write_post(&mut out, &poll, Some(&answer))?;
+/// assert!(String::from_utf8(out).unwrap().contains("PTTH-Message-ID: 6f1c\r\n"));
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Brought<'a> {
     /// The encoding of the answer, for `Content-Type`.
@@ -645,7 +728,7 @@ fn write_post_lines(
         write_field(out, "Accept-Encoding", b"identity")?; // without it a middlebox may compress what it likes (RFC 9110 §12.5.3)
     }
     if let Some(session) = plan.session {
-        write_field(out, "PTTH-Session", &hex(&session))?;
+        write_field(out, "PTTH-Session", hex(&session).as_bytes())?;
     }
     if plan.last {
         write_field(out, LAST, b"1")?;
@@ -666,17 +749,8 @@ fn write_post_lines(
     Ok(())
 }
 
-/// Two lower-case digits a byte, as sessions and message ids are written.
-pub(crate) fn hex(bytes: &[u8; 16]) -> [u8; 32] {
-    let mut digits = [0; 32];
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
-        let digit = |n: u8| b"0123456789abcdef"[usize::from(n)];
-        (pair[0], pair[1]) = (digit(byte >> 4), digit(byte & 0xF));
-    }
-    digits
-}
-
 /// The well-known target of an IETF offer for these origins: each percent-encoded, joined with `,`.
+#[must_use]
 pub fn ietf_target(origins: &[Name]) -> String {
     let mut target = WELL_KNOWN.0.to_owned();
     for (i, origin) in origins.iter().enumerate() {
@@ -686,18 +760,4 @@ pub fn ietf_target(origins: &[Name]) -> String {
         target.push_str(&percent_encoded(&origin.to_string()));
     }
     target + WELL_KNOWN.1
-}
-
-/// Everything but unreserved characters as `%` and two digits (RFC 6570 §3.2.1).
-pub(crate) fn percent_encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len() + 8);
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte))
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
 }

@@ -4,10 +4,22 @@ use std::time::Duration;
 
 use crate::proto::dialect::Dialect;
 use crate::proto::dialect::name_and_version;
-use crate::proto::head::{Fields, ResponseHead, decimal, trim};
+use crate::proto::digits::decimal;
+use crate::proto::head::{Fields, ResponseHead, trim};
 use crate::proto::turn::{Encoding, MESSAGE_ID, is_http_1_1};
 
 /// What a device makes of one response to its offer (protocol.md §1.4).
+///
+/// ```
+/// use reverse_http::Limits;
+/// use reverse_http::proto::head::{self, LineEnds};
+/// use reverse_http::proto::verdict::{self, Verdict};
+///
+/// let answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n";
+/// let head = head::response(answer, &Limits::default(), LineEnds::Crlf)?.expect("it is whole");
+/// assert_eq!(verdict::check(&head, "PTTH/1.0"), Verdict::Turned { warning: None });
+/// # Ok::<(), reverse_http::Refusal>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The connection is turned. `warning`: something tolerated (missing `Connection`, other
@@ -44,6 +56,7 @@ pub enum Verdict {
 }
 
 /// Judges the response to an offer of `token`.
+#[must_use]
 pub fn check(head: &ResponseHead<'_>, token: &str) -> Verdict {
     let status = head.status;
     match status {

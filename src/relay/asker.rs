@@ -1,4 +1,4 @@
-//! Who wants the response: a client, the loop itself, or nobody any more.
+//! The asker of an exchange: a client, the loop itself, or nobody any more.
 
 use std::time::Instant;
 
@@ -59,12 +59,12 @@ impl Asker {
         }
     }
 
-    /// Whether its client has ended its direction, and is most likely gone.
+    /// Returns true if its client has ended its direction, and is most likely gone.
     pub(super) fn has_ended(&self) -> bool {
         self.client().is_some_and(|client| client.sending == Sending::Ended)
     }
 
-    /// Since when callers count for more than whoever asked.
+    /// Since when callers count for more than the caller.
     pub(super) fn absent_since(&mut self) -> Option<&mut Instant> {
         match self {
             Asker::Client(Client { sending: Sending::HalfClosed(looked), .. }) => Some(looked),
@@ -73,7 +73,7 @@ impl Asker {
         }
     }
 
-    /// Whether an HTTP/1.0 client asks.
+    /// Returns true if an HTTP/1.0 client asks.
     pub(super) fn is_old(&self) -> bool {
         self.client().is_some_and(|client| client.minor == 0)
     }

@@ -64,7 +64,7 @@ impl Window {
         self.left(now, limits).is_zero()
     }
 
-    /// Whether too little has moved until now.
+    /// Returns true if too little has moved until now.
     pub(super) fn is_slow(&self, has: u64, now: Instant, limits: &Limits) -> bool {
         let seconds = now.saturating_duration_since(self.from).as_secs_f64();
         (has.saturating_sub(self.had) as f64) < limits.min_rate_bytes_per_s as f64 * seconds

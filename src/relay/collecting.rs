@@ -9,6 +9,7 @@ use crate::limits::Limits;
 use crate::proto::body::{Decoder, Framing, Piece};
 use crate::proto::comet;
 use crate::proto::head::{self, LineEnds};
+use crate::proto::interim::CONTINUE;
 use crate::relay::exchange::Exchange;
 use crate::relay::gathering::Gathering;
 use crate::relay::phase::Phase;
@@ -43,7 +44,7 @@ impl Exchange {
         }
         self.phase = Phase::Collecting(gathering);
         if self.request.invitation != Invitation::NotAwaited && downstream.kept() == 0 {
-            downstream.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            downstream.output().extend_from_slice(CONTINUE);
         }
         Ok(())
     }

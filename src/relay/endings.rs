@@ -197,7 +197,8 @@ fn client_left<R: Relaying>(role: &mut R, cx: &mut Connections<R::State>, key: K
     drains
 }
 
-/// Whether what is left of a response is read for nobody, so that its link can be used again.
+/// Returns true if what is left of a response is read for nobody, so that its link can be used
+/// again.
 fn is_worth_draining<T>(exchange: &Exchange, cx: &Connections<T>, limits: &Limits) -> bool {
     let is_sent =
         exchange.upstream().and_then(|link| cx.get(link)).is_some_and(|link| link.pending() == 0);

@@ -45,7 +45,7 @@ pub(crate) struct Exchange {
     /// The upstream side reads each request to its end, whatever it has answered: a device of this
     /// crate. Other servers may take the rest of a body for their next request.
     pub(super) upstream_reads_on: bool,
-    /// Reports to whoever operates the gateway, when it is dropped.
+    /// Reports to the operator of the gateway, when it is dropped.
     pub(crate) observed: Observed,
 }
 
@@ -134,7 +134,7 @@ impl Exchange {
         self.request.text.count(memory);
     }
 
-    /// Whether the request is whole in memory.
+    /// Returns true if the request is whole in memory.
     pub(crate) fn is_whole(&self) -> bool {
         self.request.body.is_done()
     }
@@ -144,7 +144,7 @@ impl Exchange {
         self.request.body.remaining()
     }
 
-    /// Whether its request's body is being collected.
+    /// Returns true if its request's body is being collected.
     pub(crate) fn is_collecting(&self) -> bool {
         matches!(self.phase, Phase::Collecting(_))
     }
@@ -157,23 +157,23 @@ impl Exchange {
         }
     }
 
-    /// Whether it was switched to another protocol.
+    /// Returns true if it was switched to another protocol.
     pub(crate) fn is_tunnel(&self) -> bool {
         self.phase.is_tunnel()
     }
 
-    /// Whether it has no upstream connection yet.
+    /// Returns true if it has no upstream connection yet.
     pub(crate) fn is_waiting(&self) -> bool {
         matches!(self.phase, Phase::Waiting | Phase::Collecting(_))
     }
 
-    /// Whether the head of a response is on its way to the downstream side.
+    /// Returns true if the head of a response is on its way to the downstream side.
     pub(crate) fn is_answered(&self) -> bool {
         self.phase.is_tunnel() || self.phase.receiving().is_some_and(|response| response.is_told)
     }
 
-    /// Whether the downstream connection can be used again if the exchange ends here, before its
-    /// response. Not in HTTP/1.0, which would have to be told `keep-alive`.
+    /// Returns true if the downstream connection can be used again if the exchange ends here,
+    /// before its response. Not in HTTP/1.0, which would have to be told `keep-alive`.
     pub(crate) fn may_keep_asker(&self) -> bool {
         self.asker.client().is_some_and(|client| client.keeps && client.minor > 0)
             && self.request.body.is_done()
@@ -188,7 +188,7 @@ impl Exchange {
         }
     }
 
-    /// Whether the downstream side has ended its direction, and is most likely gone.
+    /// Returns true if the downstream side has ended its direction, and is most likely gone.
     pub(crate) fn has_lost_asker(&self) -> bool {
         self.asker.has_ended()
     }
@@ -198,33 +198,33 @@ impl Exchange {
         self.clocks.is_hurried = true;
     }
 
-    /// Whether the request is HEAD.
+    /// Returns true if the request is HEAD.
     pub(crate) fn is_head(&self) -> bool {
         self.request.is_head
     }
 
-    /// Whether the request's method is idempotent.
+    /// Returns true if the request's method is idempotent.
     pub(crate) fn is_idempotent(&self) -> bool {
         self.request.is_idempotent
     }
 
-    /// Whether the request offers to switch to another protocol, and says so on its way.
+    /// Returns true if the request offers to switch to another protocol, and says so on its way.
     pub(crate) fn wants_upgrade(&self) -> bool {
         self.request.wants_upgrade
     }
 
-    /// Whether the request was sent once, in vain, and is to be sent again.
+    /// Returns true if the request was sent once, in vain, and is to be sent again.
     pub(crate) fn is_retried(&self) -> bool {
         self.request.retry == Retry::Spent
     }
 
-    /// Whether the request is part of a login that belongs to the connection: who answers it serves
-    /// this visitor alone.
+    /// Returns true if the request is part of a login that belongs to the connection: who answers
+    /// it serves this visitor alone.
     pub(crate) fn is_bound(&self) -> bool {
         self.request.is_bound
     }
 
-    /// Whether the response asks for such a login. Nobody is logged in by that.
+    /// Returns true if the response asks for such a login. Nobody is logged in by that.
     pub(crate) fn is_challenged(&self) -> bool {
         self.is_challenged
     }
@@ -235,7 +235,7 @@ impl Exchange {
         self.request.same_visitor.as_deref()
     }
 
-    /// Whether it may be sent on another connection.
+    /// Returns true if it may be sent on another connection.
     pub(super) fn may_retry(&self) -> bool {
         self.request.retry == Retry::Allowed
             && !self.beginning.has_begun
@@ -256,7 +256,7 @@ impl Exchange {
         of_response.or(self.request.text.held())
     }
 
-    /// Whether its response's body ends with the downstream connection.
+    /// Returns true if its response's body ends with the downstream connection.
     pub(super) fn ends_with_connection(&self) -> bool {
         self.phase
             .receiving()

@@ -77,7 +77,7 @@ impl Gathering {
         )
     }
 
-    /// Why `what` is waited for no longer, where that is so: silence, or, while others want its
+    /// Why `what` is no longer waited for, where that is so: silence, or, while others want its
     /// room, a sender below the least rate over a whole window. Begins the next window.
     pub(crate) fn overdue(
         &mut self,

@@ -80,7 +80,7 @@ impl Exchange {
             .unwrap_or(whole)
     }
 
-    /// Why the head of its response is waited for no longer, where that is so.
+    /// Why the head of its response is no longer waited for, where that is so.
     pub(super) fn late_head(&self, now: Instant, rules: &Rules) -> Option<String> {
         let wait = self.head_wait(&rules.limits);
         let late = now.saturating_duration_since(self.half_head_since()?) >= wait.time;
@@ -158,7 +158,8 @@ impl Exchange {
         let is_rated = limits.min_rate_bytes_per_s > 0 && !self.is_tunnel();
         let has_link = self.upstream().is_some();
         let takes = is_rated && downstream.pending() > 0 && (has_link || self.held().is_some());
-        // Who waits for a 100 is not slow, nor is who sends what the upstream side does not take.
+        // A client that waits for a 100 is not slow, nor is one whose bytes the upstream side does
+        // not take.
         let is_invited =
             self.request.invitation != Invitation::Awaited || !self.beginning.interim.is_zero();
         let sends = is_rated
@@ -174,9 +175,9 @@ impl Exchange {
             sends.then(|| clocks.sending.unwrap_or(Window::new(now, downstream.received())));
     }
 
-    /// Whether the downstream side, which has `unread` bytes waiting for it, took too little over a
-    /// whole window of the minimum rate. The next window begins when all has been written that can
-    /// be: what its socket had room for is no sign of reading.
+    /// Returns true if the downstream side, which has `unread` bytes waiting for it, took too
+    /// little over a whole window of the minimum rate. The next window begins when all has been
+    /// written that can be: what its socket had room for is no sign of reading.
     pub(super) fn is_slow_to_take(
         &mut self,
         written: u64,
@@ -191,8 +192,8 @@ impl Exchange {
         unread && window.is_slow(written, now, limits)
     }
 
-    /// Whether the downstream side sent too little over a whole window of the least rate; begins
-    /// the next window. `received`: in all.
+    /// Returns true if the downstream side sent too little over a whole window of the least rate;
+    /// begins the next window. `received`: in all.
     pub(super) fn is_slow_to_send(&mut self, received: u64, now: Instant, limits: &Limits) -> bool {
         let Some(window) = self.clocks.sending.filter(|window| window.is_over(now, limits)) else {
             return false;
@@ -201,8 +202,9 @@ impl Exchange {
         window.is_slow(received, now, limits)
     }
 
-    /// Whether the downstream side has ended its direction, or is gone, and nothing has moved for
-    /// so long that it does not count while callers wait. It is asked again as much later.
+    /// Returns true if the downstream side has ended its direction, or is gone, and nothing has
+    /// moved for so long that it does not count while callers wait. It is asked again as much
+    /// later.
     pub(super) fn has_left(&mut self, now: Instant, limits: &Limits) -> bool {
         let progress = self.clocks.progress;
         let Some(looked) = self.asker.absent_since() else { return false };

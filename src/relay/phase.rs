@@ -92,7 +92,7 @@ impl Upstream {
         }
     }
 
-    /// Whether what was read up to now is a whole message.
+    /// Returns true if what was read up to now is a whole message.
     fn is_done(&self) -> bool {
         match self {
             Upstream::Link { .. } => true,
@@ -191,12 +191,12 @@ impl Phase {
         self.tunnel().is_some()
     }
 
-    /// Whether the head of a response was read.
+    /// Returns true if the head of a response was read.
     pub(super) fn has_head(&self) -> bool {
         matches!(self, Phase::Receiving(_) | Phase::Tunnel { .. })
     }
 
-    /// Whether the whole response was read. What follows a 101 is none.
+    /// Returns true if the whole response was read. What follows a 101 is no response.
     pub(super) fn is_whole(&self) -> bool {
         self.receiving().is_some_and(Receiving::is_whole)
     }

@@ -45,7 +45,7 @@ pub(crate) trait Relaying: Role {
         why: &CloseReason,
         reset: bool,
     );
-    /// Whether callers wait for a connection like this exchange's.
+    /// Returns true if callers wait for a connection like this exchange's.
     fn callers_wait(&self, cx: &Connections<Self::State>, link: Id) -> bool;
     /// Bytes of the memory that may be held which are not taken.
     fn memory_left(&self, cx: &Connections<Self::State>) -> usize;

@@ -1,4 +1,5 @@
-//! The response on its way from the upstream to the downstream connection.
+//! The response on its way from the upstream to the downstream connection. Interim responses are
+//! counted and pass; a 101 makes a tunnel, or is refused as an upgrade that nobody asked for.
 
 use std::time::Instant;
 

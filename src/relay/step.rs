@@ -36,7 +36,7 @@ pub(super) struct Ends<'a, T> {
 }
 
 impl<T> Ends<'_, T> {
-    /// Whether one of them has more to read although its last read stopped.
+    /// Returns true if one of them has more to read although its last read stopped.
     fn have_paused(&self) -> bool {
         let ends = [&self.downstream, &self.upstream];
         ends.into_iter().flatten().any(|connection| connection.has_paused())

@@ -13,7 +13,7 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    /// For whoever has gone, or nearly.
+    /// For a side that has gone, or nearly.
     pub(super) fn abandoned(limits: &Limits) -> Self {
         Wait { time: limits.abandoned_timeout, name: "abandoned_timeout" }
     }

@@ -26,7 +26,7 @@ pub(super) enum Direction {
 }
 
 impl Tunnel {
-    /// Moves what has come, both ways. False: nothing moved.
+    /// Moves what has come, both ways. Returns false if nothing moved.
     pub(super) fn step<T>(
         &mut self,
         downstream: &mut Connection<T>,
@@ -47,7 +47,8 @@ impl Tunnel {
         self.to_downstream != Direction::Open || self.to_upstream != Direction::Open
     }
 
-    /// Whether the downstream side takes nothing any more, and what it sent has gone on to its end.
+    /// Returns true if the downstream side takes nothing any more, and what it sent has gone on to
+    /// its end.
     pub(super) fn is_given_up(&self) -> bool {
         (self.to_downstream, self.to_upstream) == (Direction::Deaf, Direction::Shut)
     }

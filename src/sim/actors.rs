@@ -35,7 +35,7 @@ impl Ledger {
         self.violations.push(what);
     }
 
-    /// A request has reached whoever answers it.
+    /// A request has reached the code that answers it.
     pub(super) fn ran(&mut self, nonce: u64, whose: &str) {
         let Some(entry) = self.requests.get_mut(&nonce) else {
             return self.violation(format!("{whose} was asked {nonce}, which nobody asked"));

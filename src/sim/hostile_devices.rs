@@ -120,7 +120,7 @@ impl Hostile {
         }
     }
 
-    /// Answers, well or badly. False: it closes.
+    /// Answers, well or badly. Returns false if it closes.
     fn misbehave(label: &str, link: &mut Link, asked: &Asked, cx: &mut Cx<'_>) -> bool {
         let (good, ends) = answer(cx, asked, false);
         let is_head = asked.method == "HEAD";

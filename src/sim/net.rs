@@ -203,7 +203,7 @@ pub(crate) struct Net {
     happened: u64,
     nodes: Vec<Node>,
     listeners: BTreeMap<SocketAddr, (usize, usize)>,
-    /// Who is at work: whoever connects now.
+    /// The loop at work, whose connections are made now.
     pub(crate) current: usize,
     /// `None`: the story is not told.
     pub(crate) story: Option<Vec<String>>,

@@ -314,7 +314,8 @@ impl World {
         timers.into_iter().chain(events).min()
     }
 
-    /// Runs until nothing is left, `over` says so, or it is `until`. False: the run is broken off.
+    /// Runs until nothing is left, `over` says so, or it is `until`. Returns false if the run is
+    /// broken off.
     fn run_until(&mut self, until: Micros, over: impl Fn(&Self) -> bool) -> bool {
         while let Some(at) = self.next_at().filter(|at| *at <= until) {
             if let Some(what) = net::with(|net| net.step(at)) {

@@ -40,9 +40,9 @@ const SESSION: usize = 10 * 1024;
 
 pub(crate) struct Channel {
     session: Mutex<Session>,
-    /// Held by whoever reads from the socket.
+    /// Held by the reader of the socket.
     reading: Mutex<()>,
-    /// Held by whoever writes to the socket.
+    /// Held by the writer of the socket.
     writing: Mutex<Outgoing>,
     /// Streams that share this session.
     handles: AtomicUsize,
@@ -69,7 +69,7 @@ type Failure = (io::ErrorKind, String);
 
 struct Session {
     tls: Connection,
-    /// Who tells what goes wrong in it.
+    /// The side that explains its failures.
     side: Side,
     /// Cipher text that was read and that the session has not taken yet, from `used` on.
     fed: Vec<u8>,
@@ -242,7 +242,7 @@ impl Channel {
 
     // --- the handshake ---
 
-    /// Whether this side has to speak first.
+    /// Returns true if this side has to speak first.
     pub(crate) fn speaks_first(&self) -> bool {
         matches!(self.session().tls, Connection::Client(_))
     }
@@ -362,17 +362,17 @@ impl Channel {
         SESSION + fed + self.writing.try_lock().map_or(0, |out| out.text.capacity())
     }
 
-    /// Whether bytes were encrypted that count as not written: they cannot be taken back.
+    /// Returns true if bytes were encrypted that count as not written: they cannot be taken back.
     pub(super) fn owes(&self) -> bool {
         self.writing().debt.is_some()
     }
 
-    /// Whether the next read tells an end or a failure, whatever the socket has.
+    /// Returns true if the next read tells an end or a failure, whatever the socket has.
     pub(super) fn holds_end(&self) -> bool {
         self.held.load(Acquire)
     }
 
-    /// Whether the last read stopped although there was more.
+    /// Returns true if the last read stopped although there was more.
     pub(super) fn is_paused(&self) -> bool {
         self.paused.load(Acquire)
     }
@@ -647,7 +647,7 @@ impl Session {
         }
     }
 
-    /// Whether a whole record was read, or what can be none.
+    /// Returns true if a whole record was read, or what can be none.
     fn has_record(&self) -> bool {
         self.whole_records() > 0
     }

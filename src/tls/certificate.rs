@@ -44,9 +44,9 @@ impl Trusted {
         Ok(Trusted { roots: Arc::new(roots), given: given.into() })
     }
 
-    /// Whether a certificate was refused only since it is a CA's own, and is one of those in the
-    /// file: `openssl req -x509` makes such ones, and whoever puts exactly it into the file trusts
-    /// it. Its dates were checked before.
+    /// Returns true if a certificate was refused only since it is a CA's own, and is one of those
+    /// in the file: `openssl req -x509` makes such ones, and whoever puts exactly it into the file
+    /// trusts it. Its dates were checked before.
     pub(super) fn has_itself(&self, leaf: &CertificateDer<'_>, refused: &rustls::Error) -> bool {
         is_ca_as_leaf(refused) && self.given.iter().any(|given| given == leaf)
     }
@@ -121,7 +121,7 @@ pub(super) fn short_wildcards(certificate: &CertificateDer<'_>) -> Vec<String> {
     short
 }
 
-/// A date as people write it. There is none behind the year 9999.
+/// A date as people write it. Years end with 9999.
 pub(super) fn date(time: UnixTime) -> String {
     let last = 253_402_300_799; // 9999-12-31T23:59:59Z
     httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs().min(last)))

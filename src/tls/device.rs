@@ -79,6 +79,7 @@ impl Default for DeviceTls {
 
 impl DeviceTls {
     /// The system's roots, no certificate of its own.
+    #[must_use]
     pub fn new() -> Self {
         DeviceTls::default()
     }
@@ -99,7 +100,7 @@ impl DeviceTls {
     /// has to be the gateway's. A gateway that redirects to another has to have the same key there.
     ///
     /// # Errors
-    /// It is none.
+    /// The pin is malformed.
     pub fn pin(mut self, pin: impl AsRef<str>) -> Result<Self, Error> {
         let pin = pin.as_ref();
         // Of 64 digests one begins with a slash, too: what is longer by that has curl's.
@@ -123,6 +124,7 @@ impl DeviceTls {
     }
 
     /// Shows this certificate to a gateway that asks for one.
+    #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
         self
@@ -131,6 +133,7 @@ impl DeviceTls {
     /// For a device that starts without a clock: no earlier time than this is taken for now.
     /// Without it, a device whose clock shows a time before 2026 waits for a right one before it
     /// dials, as long as there is a chain to check.
+    #[must_use]
     pub fn clock_floor(mut self, floor: SystemTime) -> Self {
         self.floor = Some(floor);
         self
@@ -144,6 +147,7 @@ impl DeviceTls {
 
     /// Takes a program's own configuration of rustls as it is; the other settings do not matter
     /// then.
+    #[must_use]
     pub fn from_rustls(config: Arc<ClientConfig>) -> Self {
         DeviceTls { given: Some(config), ..DeviceTls::default() }
     }
@@ -159,6 +163,7 @@ impl DeviceTls {
 
     /// What a failed handshake of a device means, and the remedy where one is known. `None`: the
     /// error is not TLS's.
+    #[must_use]
     pub fn explained(error: &io::Error) -> Option<String> {
         let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
         Some(explained(inner, Side::Device))
@@ -167,7 +172,7 @@ impl DeviceTls {
     /// Reads the system's roots where they are wanted.
     ///
     /// # Errors
-    /// There are none.
+    /// The system has no roots.
     pub(crate) fn connector(self) -> Result<Connector, Error> {
         let checks_chain = self.trusted.is_some() || self.pins.is_empty();
         self.connector_that(checks_chain)
@@ -235,6 +240,7 @@ pub struct LocalTls {
 
 impl LocalTls {
     /// The system's roots, and the URL's host.
+    #[must_use]
     pub fn new() -> Self {
         LocalTls::default()
     }
@@ -252,7 +258,7 @@ impl LocalTls {
     /// The server's key, `sha256/BASE64`; as [`DeviceTls::pin`].
     ///
     /// # Errors
-    /// It is none.
+    /// The pin is malformed.
     pub fn pin(mut self, pin: impl AsRef<str>) -> Result<Self, Error> {
         self.known = self.known.pin(pin)?;
         Ok(self)
@@ -275,6 +281,7 @@ impl LocalTls {
     }
 
     /// For a device that starts without a clock; as [`DeviceTls::clock_floor`].
+    #[must_use]
     pub fn clock_floor(mut self, floor: SystemTime) -> Self {
         self.known = self.known.clock_floor(floor);
         self
@@ -283,6 +290,7 @@ impl LocalTls {
     /// Takes every certificate of anybody: whoever can put itself between device and server reads
     /// and changes everything. For servers on the same machine or cable that cannot be given a
     /// certificate; a [`pin`](Self::pin) is as little work and safe.
+    #[must_use]
     pub fn insecure(mut self) -> Self {
         self.insecure = true;
         self
@@ -326,21 +334,21 @@ pub(crate) struct Connector {
     whom: Whom,
 }
 
-/// Whom a device dials.
+/// The gateways that a device dials.
 #[derive(Clone, Debug)]
 struct Whom {
     side: Side,
-    /// Whom it asks for instead of the URL's host.
+    /// The name it asks for instead of the URL's host.
     name: Option<ServerName<'static>>,
 }
 
 impl Connector {
-    /// Who tells what went wrong in its handshakes.
+    /// The side that explains its failed handshakes.
     pub(crate) fn side(&self) -> Side {
         self.whom.side
     }
 
-    /// Whom a server at this host is asked for, and has to be.
+    /// The name that a server at this host is asked for, and has to prove.
     ///
     /// # Errors
     /// No certificate could be for it.
@@ -348,8 +356,8 @@ impl Connector {
         self.whom.name.clone().map_or_else(|| self::host(host), Ok)
     }
 
-    /// Whether certificates can be checked now: not as long as the clock shows a time before this
-    /// code was written.
+    /// Returns true if certificates can be checked now: not as long as the clock shows a time
+    /// before this code was written.
     pub(crate) fn has_time(&self) -> bool {
         self.clock.as_ref().is_none_or(|clock| {
             clock.floor.is_some() || (clock.now)() >= SystemTime::UNIX_EPOCH + CLOCK_FLOOR

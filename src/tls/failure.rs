@@ -4,7 +4,7 @@ use rustls::CertificateError;
 
 use super::certificate::{bare, date, refused_by_webpki};
 
-/// Who tells what went wrong in a handshake.
+/// The side that explains a failed handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     /// A device, of its gateway.
@@ -15,7 +15,7 @@ pub(crate) enum Side {
 }
 
 impl Side {
-    /// Whose certificate it checks, the option that says whom it trusts, and what else does.
+    /// The certificate it checks, the option that sets its trust, and other remedies.
     fn words(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Side::Device => {

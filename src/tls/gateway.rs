@@ -23,13 +23,20 @@ use crate::error::Error;
 const ALPN_OLD: &[u8] = b"http/1.0";
 
 /// Whether devices have to show a certificate.
+///
+/// ```
+/// use reverse_http::tls::{ClientCertificates, GatewayTls};
+/// # fn with(tls: GatewayTls, ca: Vec<u8>) -> Result<GatewayTls, reverse_http::Error> {
+/// tls.client_ca(ca, ClientCertificates::Required)
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientCertificates {
-    /// Who shows none does not get through the handshake.
+    /// A client without one fails the handshake.
     #[default]
     Required,
-    /// Who shows none is let through, as somebody without that credential.
+    /// A client without one is let through, without that credential.
     Optional,
 }
 
@@ -49,8 +56,7 @@ pub struct GatewayTls {
     /// The first is for clients that ask for no name that another one has. None: somebody else's
     /// configuration.
     identities: Vec<Identity>,
-    /// Who checks the certificates of those who connect. `None`: nobody, or somebody else's
-    /// configuration.
+    /// The verifier of client certificates. `None`: nobody, or somebody else's configuration.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     config: Arc<ServerConfig>,
     /// When the first of the certificates and their chains is over, where that is known.
@@ -64,8 +70,8 @@ impl fmt::Debug for GatewayTls {
 }
 
 impl GatewayTls {
-    /// Shows this certificate; whoever connects need not show one. Sessions are resumed by tickets,
-    /// for a few hours.
+    /// Shows this certificate; clients need not show one. Sessions are resumed by tickets, for a
+    /// few hours.
     ///
     /// # Errors
     /// There is no randomness for the tickets' key.
@@ -108,12 +114,13 @@ impl GatewayTls {
 
     /// The certificates that it shows, the first one first; none where it was made with
     /// [`from_rustls`](Self::from_rustls).
+    #[must_use]
     pub fn identities(&self) -> &[Identity] {
         &self.identities
     }
 
-    /// Whoever connects shows a certificate that this CA (PEM, one or several) has issued, for
-    /// client authentication and not expired.
+    /// A client shows a certificate that this CA (PEM, one or several) has issued, for client
+    /// authentication and not expired.
     ///
     /// It is a credential bound to names, its subjectAltName's DNS names: `lamp` allows the device
     /// name `lamp`, `lamp.example` the IETF origins of that host, `*.lamps.example` those one label
@@ -174,6 +181,7 @@ impl GatewayTls {
     /// verifier takes count as they do with [`client_ca`](Self::client_ca). Where such a
     /// configuration is put in another's place (`set_tls`), what is connected by a certificate
     /// cannot be checked against it, and has to show its certificate again.
+    #[must_use]
     pub fn from_rustls(config: Arc<ServerConfig>) -> Self {
         GatewayTls { identities: Vec::new(), verifier: None, config, expires: None }
     }
@@ -189,8 +197,8 @@ impl GatewayTls {
         self.expires
     }
 
-    /// Whether a certificate that was shown before would be let in now. Arithmetic: not for the
-    /// event loop.
+    /// Returns true if a certificate that was shown before would be let in now. Arithmetic: not for
+    /// the event loop.
     pub(crate) fn accepts(&self, shown: &Shown) -> bool {
         let (Some(verifier), Some((leaf, between))) = (&self.verifier, shown.chain.split_first())
         else {
@@ -199,7 +207,7 @@ impl GatewayTls {
         verifier.verify_client_cert(leaf, between, UnixTime::now()).is_ok()
     }
 
-    /// When a chain that is valid now is valid no longer: its leaf, or, where this side knows its
+    /// When a chain that is valid now is no longer valid: its leaf, or, where this side knows its
     /// CA, what stands between the two.
     fn valid_until(&self, chain: &[CertificateDer<'_>]) -> Option<UnixTime> {
         let (leaf, between) = chain.split_first()?;
@@ -297,8 +305,8 @@ impl Shown {
         let leaf = chain.first()?;
         let mut digest = [0; 32];
         digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, leaf).as_ref());
-        // The last second still counts. A date that nobody can read is none: then it is the CA's
-        // word alone that ends.
+        // The last second still counts. A malformed date does not count: then it is the CA's word
+        // alone that ends.
         let until = tls
             .valid_until(chain)
             .map(|until| Duration::from_secs(until.as_secs().saturating_add(1)));

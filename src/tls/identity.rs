@@ -15,6 +15,12 @@ use super::certificate::{
 use crate::error::Error;
 
 /// A certificate with its chain, and the private key that belongs to it.
+///
+/// ```
+/// use reverse_http::tls::Identity;
+/// let wrong = Identity::from_pem("no certificate", "no key").unwrap_err();
+/// assert!(wrong.is_usage());
+/// ```
 #[derive(Clone, Debug)]
 pub struct Identity(pub(super) Arc<CertifiedKey>);
 
@@ -86,12 +92,13 @@ impl Identity {
         }
     }
 
-    /// Whether the dates of the certificate itself include this time.
+    /// Returns true if the dates of the certificate itself include this time.
     pub(super) fn is_valid(&self, now: UnixTime) -> bool {
         self.0.cert.first().is_none_or(|leaf| wrong_date(leaf, now).is_none())
     }
 
     /// The DNS names of its subjectAltName, in lower case, sorted; `*.example` as it stands there.
+    #[must_use]
     pub fn names(&self) -> Vec<String> {
         let Some(leaf) = self.0.cert.first() else { return Vec::new() };
         let mut names = dns_names(leaf);
@@ -101,6 +108,7 @@ impl Identity {
     }
 
     /// The last second in which it is valid; `None`: its date cannot be read.
+    #[must_use]
     pub fn valid_until(&self) -> Option<SystemTime> {
         let until = not_after(self.0.cert.first()?)?;
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(until.as_secs()))

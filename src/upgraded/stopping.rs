@@ -11,6 +11,16 @@ use std::time::Duration;
 
 /// Tells the holder of an [`Upgraded`](crate::Upgraded) that the connection is about to be cut; clones tell the
 /// same.
+///
+/// ```
+/// # fn read_on(stream: &reverse_http::Upgraded) {}
+/// fn until_it_stops(stream: &reverse_http::Upgraded) {
+///     let stopping = stream.stopping();
+///     while !stopping.is_stopping() {
+///         read_on(stream);
+///     }
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Stopping(Arc<(Mutex<Phase>, Condvar)>);
 
@@ -41,6 +51,7 @@ impl Stopping {
     }
 
     /// Returns true if the connection is about to be cut.
+    #[must_use]
     pub fn is_stopping(&self) -> bool {
         *self.phase() == Phase::Stopping
     }

@@ -1,5 +1,7 @@
 //! The integration tests, one binary. Its folders are those of `src/`.
 
+#![allow(unreachable_pub, reason = "what a folder of tests shares is public in its module")]
+
 extern crate ptth_test_support as support;
 
 mod api;

@@ -55,7 +55,7 @@ impl AccessLogArgs {
         self.access_log.is_some()
     }
 
-    /// Whether it is a file, which SIGHUP opens anew.
+    /// Returns true if it is a file, which SIGHUP opens anew.
     pub(crate) fn is_file(&self) -> bool {
         self.access_log.as_ref().is_some_and(|path| path.as_os_str() != "-")
     }

@@ -13,7 +13,7 @@ pub(crate) type Listening<'a> = [(&'a str, &'a str)];
 /// Refuses two listeners at one address.
 ///
 /// # Errors
-/// There are two, or an address is none.
+/// There are two, or an address is invalid.
 pub(crate) fn refuse_same(listening: &Listening<'_>) -> Result<(), Failure> {
     for (n, (option, address)) in listening.iter().enumerate() {
         for (other, elsewhere) in &listening[..n] {
@@ -97,8 +97,8 @@ fn are_same(a: &str, b: &str) -> Result<bool, Failure> {
     Ok(addresses(a)?.iter().any(|a| b.iter().any(|b| clash(*a, *b, binds_both()))))
 }
 
-/// Whether a listener at one keeps a second one from the other. `both`: a listener at `[::]` takes
-/// IPv4, too.
+/// Returns true if a listener at one keeps a second one from the other. `both`: a listener at
+/// `[::]` takes IPv4, too.
 fn clash(a: SocketAddr, b: SocketAddr, both: bool) -> bool {
     let covers = |wide: IpAddr, other: IpAddr| {
         wide.is_unspecified() && (wide.is_ipv4() == other.is_ipv4() || (both && wide.is_ipv6()))

@@ -32,7 +32,7 @@ impl AdminArgs {
         self.admin.is_some()
     }
 
-    /// Whether it has a file that SIGHUP reads again.
+    /// Returns true if it has a file that SIGHUP reads again.
     pub(crate) fn reads_files(&self) -> bool {
         self.admin_tokens.is_some()
     }

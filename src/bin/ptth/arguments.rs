@@ -341,8 +341,7 @@ pub(crate) struct DeviceArgs {
     /// The one encoding of polls to ask for, instead of both
     #[arg(long, value_enum, env = "PTTH_COMET")]
     pub(crate) comet: Option<Comet>,
-    /// Where something on the way does not stand an Upgrade: how long to poll without it (0s: one
-    /// poll)
+    /// When an intermediary rejects Upgrade: how long to poll without it (0s: one poll)
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, env = "PTTH_TURN_RETRY")]
     pub(crate) turn_retry: Duration,
     /// Pauses between attempts: the first, and the longest; each is random up to its bound

@@ -59,12 +59,12 @@ enum Shown {
 }
 
 impl GatewayFiles {
-    /// Whether only devices with a certificate get in.
+    /// Returns true if only devices with a certificate get in.
     pub(crate) fn know_devices(&self) -> bool {
         self.devices_client_ca.is_some() && self.devices_client_cert == Shown::Required
     }
 
-    /// Whether files are given that SIGHUP reads again.
+    /// Returns true if files are given that SIGHUP reads again.
     pub(crate) fn are_given(&self) -> bool {
         let named = !self.devices_cert.is_empty() || !self.visitors_cert.is_empty();
         named || self.devices_certs.is_some() || self.visitors_certs.is_some()
@@ -320,12 +320,12 @@ impl LocalFiles {
         }
     }
 
-    /// Whether a name is given that its certificate has to be for.
+    /// Returns true if a name is given that its certificate has to be for.
     pub(crate) fn has_server_name(&self) -> bool {
         self.to_server_name.is_some()
     }
 
-    /// Whether nothing of the local server is checked.
+    /// Returns true if nothing of the local server is checked.
     pub(crate) fn are_insecure(&self) -> bool {
         self.to_insecure
     }

@@ -168,7 +168,7 @@ impl Target {
     }
 }
 
-/// Reads more; a head is bounded by whoever reads it.
+/// Reads more; a head is bounded by its reader.
 fn fill(stream: &mut Stream, bytes: &mut Vec<u8>) -> Result<usize, Failure> {
     let mut piece = [0; 4096];
     match stream.read(&mut piece) {
@@ -183,7 +183,7 @@ fn fill(stream: &mut Stream, bytes: &mut Vec<u8>) -> Result<usize, Failure> {
     }
 }
 
-/// Why the target is not connected, in the words of whoever refused.
+/// Why the target is not connected, in the words of the side that refused.
 fn refusal(status: u16, text: &str) -> Failure {
     let remedy = match status {
         401 => "; give a visitor's token (--token-file, or PTTH_VISITOR_TOKEN)",

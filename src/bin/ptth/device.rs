@@ -310,7 +310,7 @@ pub(crate) fn token(
         },
     };
     match text.trim_start_matches('\u{feff}').trim() {
-        "" => Err(usage("the token is empty; leave it away, or give one")),
+        "" => Err(usage("the token is empty; omit it, or give one")),
         token => Ok(Some(token.to_owned())),
     }
 }

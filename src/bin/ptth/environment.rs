@@ -109,7 +109,7 @@ pub(crate) fn reason_of(error: &clap::Error) -> String {
     format!("{value:?}: {right}")
 }
 
-/// A line of the log for each variable that looks like one of ours and is none.
+/// A line of the log for each variable that looks like one of ours and is unknown.
 fn warn_of_unknown(command: &Command) {
     let commands = std::iter::once(command).chain(command.get_subcommands());
     let arguments = commands

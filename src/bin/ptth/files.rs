@@ -64,7 +64,7 @@ pub(crate) fn read(file: &Path, most: u64, reading: Reading) -> Result<Vec<u8>, 
     bytes.and_then(without_mark)
 }
 
-/// Never waits for whoever would write to a FIFO.
+/// Never waits for the writer of a FIFO.
 fn opened(file: &Path) -> Result<(File, Metadata), String> {
     let without_waiting = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     let opened = OpenOptions::new()

@@ -206,7 +206,7 @@ fn read_tables(args: &GatewayArgs) -> Result<Tables, Failure> {
     })
 }
 
-/// Who is let in, and who is believed.
+/// Admission, and trusted proxies.
 fn with_access(
     mut builder: GatewayBuilder,
     args: &GatewayArgs,
@@ -378,7 +378,7 @@ fn log_state(gateway: &Gateway) {
 }
 
 impl GatewayArgs {
-    /// Whether files are given that SIGHUP reads again.
+    /// Returns true if files are given that SIGHUP reads again.
     pub(crate) fn reads_files(&self) -> bool {
         self.config.is_some()
             || self.tokens.is_some()

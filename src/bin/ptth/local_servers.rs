@@ -37,12 +37,12 @@ pub(crate) fn check(args: &DeviceArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a URL is at https.
+/// Returns true if a URL is at https.
 pub(crate) fn is_secure(url: &str) -> bool {
     url.starts_with("https:")
 }
 
-/// Whether a local server is at https.
+/// Returns true if a local server is at https.
 pub(crate) fn is_any_secure(args: &DeviceArgs) -> bool {
     args.service.to.iter().any(|to| is_secure(&to.value))
 }

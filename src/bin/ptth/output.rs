@@ -1,7 +1,7 @@
 //! Standard output and standard error.
 //!
-//! What serves ([`say`]) never waits for whoever reads it: a thread of its own writes, and a full
-//! disk, a closed pipe, a terminal that was paused or a log collector that hangs costs lines, and no
+//! What serves ([`say`]) never waits for its reader: a thread of its own writes, and a full disk, a
+//! closed pipe, a terminal that was paused or a log collector that hangs costs lines, and no
 //! request. What a command was asked for ([`print()`]) is written whole, or the command fails.
 
 use std::fmt::Display;
@@ -108,14 +108,14 @@ pub(crate) fn start() -> io::Result<Output> {
     Ok(errors)
 }
 
-/// A line for whoever started us.
+/// A line for the process that started us.
 pub(crate) fn say(line: impl Display) {
     if let Some(out) = STDOUT.get() {
         out.put(format!("{line}\n").into_bytes());
     }
 }
 
-/// Whole lines for whoever started us.
+/// Whole lines for the process that started us.
 pub(crate) fn say_lines(lines: &[u8]) {
     if let Some(out) = STDOUT.get() {
         out.put(lines.to_vec());
@@ -143,7 +143,7 @@ pub(crate) fn print_line(line: impl Display) -> Result<(), Failure> {
     print(format!("{line}\n").as_bytes())
 }
 
-/// A line for whoever has to mend something.
+/// A line for the person who has to mend something.
 pub(crate) fn complain(line: impl Display) {
     if let Some(err) = STDERR.get() {
         err.put(format!("{line}\n").into_bytes());

@@ -3,13 +3,14 @@
 //!
 //! curl's rules: the variable of the URL's scheme, then `all_proxy`; lower case before upper case,
 //! but `HTTP_PROXY` is never read (a CGI program has it from its client's `Proxy` field); an empty
-//! variable is none, a URL without a scheme is `http://`, userinfo is percent-encoded. `no_proxy`
-//! goes with the environment's proxy, not with `--proxy`.
+//! variable counts as unset, a URL without a scheme is `http://`, userinfo is percent-encoded.
+//! `no_proxy` goes with the environment's proxy, not with `--proxy`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reverse_http::Device;
 use reverse_http::device::{DeviceBuilder, goes_without_proxy};
+use reverse_http::proto::digits::percent_decoded;
 
 use crate::{Failure, usage};
 
@@ -31,7 +32,7 @@ pub(crate) fn set(
     })
 }
 
-/// Whether `--proxy` is an argument, and not a variable.
+/// Returns true if `--proxy` is an argument, and not a variable.
 fn is_typed() -> bool {
     std::env::args_os()
         .any(|argument| argument == "--proxy" || argument.to_string_lossy().starts_with("--proxy="))
@@ -175,24 +176,11 @@ fn split(value: &str) -> Result<(String, Credentials), &'static str> {
         return Ok((format!("http://{authority}"), None));
     };
     let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
-    let decoded = || Some((percent_decoded(user)?, percent_decoded(password)?));
+    let text = |encoded: &str| String::from_utf8(percent_decoded(encoded.as_bytes())?).ok();
+    let decoded = || Some((text(user)?, text(password)?));
     let credentials =
         decoded().ok_or("its userinfo is not percent-encoded UTF-8; write a % as %25")?;
     Ok((format!("http://{host}"), Some(credentials)))
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
-        bytes.push((digit()? * 16 + digit()?) as u8); // two hex digits are one byte
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// How long a supervisor may take nothing of what it is told. Then that is lost.
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The way to whoever supervises this process, if anybody does. Clones share it.
+/// The way to the supervisor of this process, if anybody does. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Supervisor {
     transport: Option<Arc<(UnixDatagram, SocketAddr)>>,

@@ -42,7 +42,7 @@ pub(crate) fn print_new(
     expires: Option<&str>,
     label: Option<&str>,
 ) -> Result<(), Failure> {
-    let token = Tokens::draw()?;
+    let token = Tokens::generate()?;
     let line = Tokens::line_with(&token, names, expires, label)?;
     print_line(format_args!("{token}\n{line}"))
 }

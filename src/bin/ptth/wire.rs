@@ -114,7 +114,7 @@ pub(crate) enum Part<'b> {
 /// The addresses of a name. The system's resolver has no deadline of its own.
 ///
 /// # Errors
-/// There are none, or not in time.
+/// Nothing came, or not in time.
 pub(crate) fn looked_up<A>(asked: A, until: Instant) -> Result<Vec<SocketAddr>, String>
 where
     A: ToSocketAddrs<Iter: Iterator<Item = SocketAddr>> + Send + 'static,

@@ -10,7 +10,7 @@ use crate::engine::connections::Id;
 use crate::engine::random;
 use crate::engine::slab::Key;
 use crate::gateway::registry::{Owner, Registration};
-use crate::proto::turn::hex;
+use crate::proto::digits::{from_hex, hex};
 
 /// Names an event: 16 random bytes, in hex on the wire.
 pub(crate) type MessageId = [u8; 16];
@@ -20,7 +20,7 @@ pub(crate) struct Handed {
     pub(crate) key: Key,
     pub(crate) downstream: Id,
     pub(crate) name: Box<str>,
-    /// Whom it was given to last.
+    /// The one it was given to last.
     pub(crate) owner: Owner,
     pub(crate) registration: Arc<Registration>,
     /// When it has to be answered.
@@ -165,8 +165,8 @@ impl Deliveries {
         found
     }
 
-    /// Whether this event was given to whoever is registered like this (protocol.md §2.1,
-    /// *identity*).
+    /// Returns true if this event was given to a device that is registered like this (protocol.md
+    /// §2.1, *identity*).
     pub(crate) fn is_for(
         &self,
         event: &MessageId,
@@ -196,21 +196,11 @@ impl Deliveries {
 
 /// An id of ours as it stands on the wire.
 pub(crate) fn read_id(text: &str) -> Option<MessageId> {
-    let mut id = [0; 16];
-    if text.len() != 32 {
-        return None;
-    }
-    for (byte, digits) in id.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        for digit in digits {
-            let digit = char::from(*digit).to_digit(16).filter(|_| !digit.is_ascii_uppercase())?;
-            *byte = *byte << 4 | digit as u8; // below 16
-        }
-    }
-    Some(id)
+    from_hex(text.as_bytes()).filter(|_| !text.bytes().any(|digit| digit.is_ascii_uppercase()))
 }
 
 pub(crate) fn id_text(id: &MessageId) -> String {
-    String::from_utf8_lossy(&hex(id)).into_owned()
+    hex(id)
 }
 
 #[cfg(test)]

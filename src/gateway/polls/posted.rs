@@ -33,7 +33,7 @@ pub(crate) enum Reading {
 }
 
 impl PostedAnswer {
-    /// Whose POST it is.
+    /// The device whose POST it is.
     pub(in crate::gateway) fn registration(&self) -> &Registration {
         &self.admitted.registration
     }

@@ -13,6 +13,7 @@ use crate::gateway::state::{BETWEEN_POLLS, Command, Device, GatewayRole, State, 
 use crate::proto::body::{Decoder, Framing, Piece};
 use crate::proto::comet::{self, Answer};
 use crate::proto::head;
+use crate::proto::interim::CONTINUE;
 use crate::proto::turn::Encoding;
 use crate::relay::{self, Gathering, LocalAnswer, Waits};
 
@@ -64,7 +65,7 @@ impl GatewayRole {
             return self.refuse_post(cx, id, &too_long());
         }
         if expects_continue && peer.kept() == 0 {
-            peer.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            peer.output().extend_from_slice(CONTINUE);
         }
         posted.reading = match posted.head.content {
             Some(Encoding::Message) => Reading::Head(Vec::new()),
@@ -211,7 +212,7 @@ impl GatewayRole {
         }
     }
 
-    /// An answer in `message/http` begins: it streams to whoever asked.
+    /// An answer in `message/http` begins: it streams to the caller.
     fn stream_answer(
         &mut self,
         cx: &mut Connections<State>,

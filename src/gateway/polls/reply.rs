@@ -1,4 +1,4 @@
-//! What a poll is answered: an event, or nothing; and how far that has been written.
+//! A reply to a poll as data: an event, or nothing; and how far it has been written.
 
 use std::borrow::Cow;
 

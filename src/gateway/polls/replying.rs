@@ -1,4 +1,4 @@
-//! Writes replies to polls, and goes on behind them.
+//! Answers polls: writes their replies, and goes on behind them.
 
 use crate::engine::connections::{Connections, Id};
 use crate::gateway::alarms::Alarm;

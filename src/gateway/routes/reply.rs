@@ -80,7 +80,7 @@ impl Goal {
         bounded(text).map(Goal::Text)
     }
 
-    /// Whether the status goes with it: of a redirect, or of an answer with a body.
+    /// Returns true if the status goes with it: of a redirect, or of an answer with a body.
     pub(super) fn takes(&self, status: u16) -> bool {
         match self {
             Goal::Redirect { .. } => matches!(status, 301 | 302 | 303 | 307 | 308),
@@ -90,8 +90,8 @@ impl Goal {
         }
     }
 
-    /// Whether it is a redirect to the path of its own route, so that who follows it ends nowhere.
-    /// What leads below that path may be another route's.
+    /// Returns true if it is a redirect to the path of its own route, so that who follows it ends
+    /// nowhere. What leads below that path may be another route's.
     pub(super) fn leads_back(&self, path: &str, keeps_prefix: bool) -> bool {
         let Goal::Redirect { to, appends } = self else { return false };
         let base = to.split(['?', '#']).next().unwrap_or_default();

@@ -16,9 +16,8 @@ use crate::error::Refusal;
 use crate::limits::{FIELDS_CEILING, Limits};
 use crate::proto::body::{may_trail, of_request, of_response};
 use crate::proto::comet::{Answer, Event, PROTOCOL, check_id, frames, method, whole_body};
-use crate::proto::head::{
-    self, Fields, LineEnds, RequestHead, decimal, is_of_connection, same_name, trim,
-};
+use crate::proto::digits::decimal;
+use crate::proto::head::{self, Fields, LineEnds, RequestHead, is_of_connection, same_name, trim};
 use crate::proto::head_writer;
 use crate::proto::head_writer::{reason_phrase, write_field, write_status_line};
 use crate::proto::named::{Named, TOO_MANY_NAMED};
@@ -218,7 +217,7 @@ fn push_fields<'f>(
     out.push(b']');
 }
 
-/// Whether a field travels: those that frame, and those of one connection, do not.
+/// Returns true if a field travels: those that frame, and those of one connection, do not.
 fn is_carried(name: &str, named: &Named<'_>) -> bool {
     !frames(name) && !is_of_connection(name) && !same_name(name, "expect") && !named.drops(name)
 }

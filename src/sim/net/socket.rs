@@ -82,7 +82,7 @@ impl Socket {
     pub(crate) fn label(&self) -> String {
         with(|net| net.transport(self.conn, self.side))
     }
-    /// There is none: whoever asks for it would block.
+    /// There is none: a call that needs one would block.
     pub(crate) fn descriptor<T>(&self) -> T {
         panic!("a simulated socket has no descriptor, and no time-out of its own")
     }

@@ -1,4 +1,4 @@
-//! Who takes part in a run: gateways, devices, local servers, visitors, programs, attackers.
+//! The actors of a run: gateways, devices, local servers, visitors, programs, attackers.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -19,7 +19,7 @@ const NOTHING_YET: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 /// Nothing, as a mailbox says it.
 const NO_EVENT: &str = "HTTP/1.1 204 No Content\r\nContent-Type: message/http\r\n\r\n";
 const HEARTBEAT: &str = "OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n";
-const FAREWELL: &str = "OPTIONS * HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n";
+const GOAWAY: &str = "OPTIONS * HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n";
 /// Whether a log has a warning, but for that of a machine which gave the process no time.
 fn warns(log: &str) -> bool {
     log.lines().any(|line| line.contains(" WARN ") && !line.contains("stood still"))
@@ -383,7 +383,7 @@ fn without_doubt_or_without_a_fallback_nothing_polls_beside_links() {
 /// Whoever takes links one by one dials the replacement first, too: it is there when the answer is
 /// read.
 #[test]
-fn a_program_that_listens_dials_the_replacement_before_a_farewell_is_answered() {
+fn a_program_that_listens_dials_the_replacement_before_a_goaway_is_answered() {
     let raw = RawGateway::start();
     let program = Device::builder(raw.url("lamp")).links(1..=1).build().unwrap();
     let listener = program.listen().unwrap();
@@ -398,7 +398,7 @@ fn a_program_that_listens_dials_the_replacement_before_a_farewell_is_answered() 
         let mut link = raw.turn();
         serves(&mut link);
         for _ in 0..3 {
-            link.write(FAREWELL);
+            link.write(GOAWAY);
             let answer = link.read_answer("OPTIONS");
             assert_eq!(
                 (answer.head.status(), answer.head.closes()),
@@ -453,7 +453,7 @@ fn a_drain_of_many_new_links_is_one_goaway() {
     let mut links: Vec<RawPeer> = (0..8).map(|_| raw.turn()).collect();
     let mut replacements = Vec::new();
     for link in &mut links {
-        link.write(FAREWELL);
+        link.write(GOAWAY);
         assert_eq!(link.read_answer("OPTIONS").head.status(), 204);
         replacements.push(raw.try_accept().expect("the replacement is dialled before the answer"));
     }

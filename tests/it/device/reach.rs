@@ -568,10 +568,10 @@ fn only_a_link_that_lived_is_replaced_at_once() {
 
 // ── Goaways ──
 
-const FAREWELL: &str = "OPTIONS * HTTP/1.1\r\nHost: gw.example\r\nConnection: close\r\n\r\n";
+const GOAWAY: &str = "OPTIONS * HTTP/1.1\r\nHost: gw.example\r\nConnection: close\r\n\r\n";
 
 #[test]
-fn a_farewells_replacement_is_dialled_before_the_farewell_is_answered() {
+fn a_goaways_replacement_is_dialled_before_the_goaway_is_answered() {
     let raw = RawGateway::start();
     let mut device = Ptth::start(&[
         "device",
@@ -588,7 +588,7 @@ fn a_farewells_replacement_is_dialled_before_the_farewell_is_answered() {
     let mut peer = raw.turn();
     for _ in 0..3 {
         let mut old = peer;
-        old.write(FAREWELL);
+        old.write(GOAWAY);
         // As soon as the answer is here, the replacement's connection is, too: it was begun before.
         let head = old.read_head();
         assert!(head.status() == 204 && head.closes(), "{}", head.text());
@@ -609,7 +609,7 @@ fn a_farewells_replacement_is_dialled_before_the_farewell_is_answered() {
 
 /// A gateway may end each link behind one request: what was of use is replaced at once.
 #[test]
-fn farewells_behind_a_request_are_not_paced() {
+fn goaways_behind_a_request_are_not_paced() {
     let raw = RawGateway::start();
     let _device = Ptth::start(&["device", &raw.url("lamp"), "--text", "x", "--links", "1..1"]);
     let began = Instant::now();
@@ -617,7 +617,7 @@ fn farewells_behind_a_request_are_not_paced() {
         let mut link = raw.turn();
         link.write(get("/"));
         link.read_answer("GET").expect_ok("x");
-        link.write(FAREWELL);
+        link.write(GOAWAY);
         link.read_answer("OPTIONS");
     }
     let took = began.elapsed();
@@ -625,7 +625,7 @@ fn farewells_behind_a_request_are_not_paced() {
 }
 
 #[test]
-fn farewells_on_every_new_link_are_paced() {
+fn goaways_on_every_new_link_are_paced() {
     let raw = RawGateway::start();
     let mut device = start(&raw.url("lamp"), &["--links", "1..1", "--max-retries", "1"]);
     let began = Instant::now();
@@ -633,7 +633,7 @@ fn farewells_on_every_new_link_are_paced() {
     while began.elapsed() < Duration::from_millis(1500) {
         if let Some(mut peer) = raw.try_accept() {
             peer.read_head();
-            peer.write([SWITCH, FAREWELL.as_bytes()].concat());
+            peer.write([SWITCH, GOAWAY.as_bytes()].concat());
             assert_eq!(peer.read_head().status(), 204);
             goaways += 1;
         }

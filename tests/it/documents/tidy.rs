@@ -109,6 +109,7 @@ const ORDER: &[&str] = &[
     "calendar",
     "subscription",
     "cancel",
+    "proto/digits",
     "proto/head",
     "proto/head_writer",
     "proto/authority",
@@ -335,7 +336,7 @@ fn the_order_is_the_one_that_is_meant() {
             && place("proto/forward") < place("stream")
             && place("engine/connections") < place("relay")
     );
-    assert_eq!((place("proto/head/Part"), place("lib"), place("proto")), (Some(8), None, None));
+    assert_eq!((place("proto/head/Part"), place("lib"), place("proto")), (Some(9), None, None));
     assert!(
         names("use std::net::IpAddr;", "std::net") && !names("use core::net::IpAddr;", "std::net")
     );

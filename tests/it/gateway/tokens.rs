@@ -489,7 +489,7 @@ fn a_reload_is_in_force_at_once_and_a_bad_file_changes_nothing() {
     busy.write(OK);
     visitor.read_answer("GET").expect_ok("ok");
     busy.expect_closed();
-    gateway.process.expect_stderr("valid no longer");
+    gateway.process.expect_stderr("no longer valid");
     // The new one gets in, and the one that stayed was not disturbed.
     eventually("lamp is free", || {
         (status(&gateway, &offer("lamp", &bearer("new"))) == 101).then_some(())

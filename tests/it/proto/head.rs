@@ -599,9 +599,9 @@ fn a_refusal_says_which_rule_the_fields_break() {
 
 #[test]
 fn a_heartbeat_is_known_and_answered_in_one_way() {
-    use reverse_http::proto::heartbeat::{FAREWELL, Heartbeat, REQUEST, recognise, write_answer};
+    use reverse_http::proto::heartbeat::{GOAWAY, Heartbeat, REQUEST, recognise, write_answer};
 
-    for (bytes, means) in [(REQUEST, Heartbeat::Alive), (FAREWELL, Heartbeat::Farewell)] {
+    for (bytes, means) in [(REQUEST, Heartbeat::Alive), (GOAWAY, Heartbeat::Goaway)] {
         let request = framed(bytes);
         assert_eq!((recognise(&request), request.len), (Ok(Some(means)), bytes.len()));
     }

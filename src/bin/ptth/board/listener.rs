@@ -15,7 +15,7 @@ use reverse_http::proto::head::{self, LineEnds, RequestHead};
 use reverse_http::proto::head_writer;
 use reverse_http::proto::rebinding;
 
-/// How long whoever asks may take, in all.
+/// How long the caller may take, in all.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest request head, in bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;

@@ -120,7 +120,7 @@ fn without_demands(command: &Command) -> Command {
     })
 }
 
-/// Whether the command line or the environment has this option, or one that excludes it.
+/// Returns true if the command line or the environment has this option, or one that excludes it.
 fn is_given(subcommand: &Command, given: &ArgMatches, id: &str) -> bool {
     let is_here = |id: &str| {
         matches!(given.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable))

@@ -287,7 +287,7 @@ fn a_route_lets_so_many_requests_in_and_no_more() {
     }
     links[0].write(vector("draft-4-response"));
     other.read_answer("GET").expect_ok("Good");
-    // What is over counts no longer, whichever way it ended: answered, cut by the device, left by
+    // What is over no longer counts, whichever way it ended: answered, cut by the device, left by
     // the visitor.
     for _ in 0..3 {
         outside.write(get("/few/x"));
