@@ -445,7 +445,7 @@ impl Gateway {
         (self.0.loops.clone(), self.0.stats.clone(), self.0.limits.clone())
     }
 
-    fn refuse_on_link(&self, what: &str) -> Result<(), Error> {
+    pub(super) fn refuse_on_link(&self, what: &str) -> Result<(), Error> {
         if self.0.only_links {
             return Err(Error::usage(format!(
                 "{what} on a gateway with on_link: its links belong to that handler; start another gateway"
@@ -666,7 +666,7 @@ impl DeviceRef {
     }
 
     /// A name that no device can have is a mistake of the program.
-    fn check_name(&self) -> Result<(), Error> {
+    pub(super) fn check_name(&self) -> Result<(), Error> {
         let read = if self.name.contains("://") {
             Name::origin(&self.name)
         } else {
@@ -712,7 +712,7 @@ impl DeviceRef {
     }
 
     /// The loop that has the device, or would get it.
-    fn home(&self) -> usize {
+    pub(super) fn home(&self) -> usize {
         self.gateway.0.loops.home_of(&self.name)
     }
 

@@ -71,6 +71,17 @@ impl GatewayRole {
         }
     }
 
+    /// The same for a program that speaks HTTP itself, whether its device polls or not.
+    #[cfg(feature = "ureq")]
+    pub(super) fn open(&mut self, cx: &mut Connections<State>, name: &str, reply: &LeaseReply) {
+        if self.lifecycle.is_draining() {
+            let stopping = Error::stopped("this gateway is stopping; nothing new is sent");
+            let _ = reply.send(Err(stopping)); // the caller may have gone
+            return;
+        }
+        self.lend_mailbox_to(cx, name, reply);
+    }
+
     fn lend_mailbox_to(&mut self, cx: &mut Connections<State>, name: &str, reply: &LeaseReply) {
         let cut_error = CutError::default();
         let opened = Stream::pair().and_then(|(ours, theirs)| {

@@ -70,11 +70,14 @@
 //! | `role.rs` | the gateway on its event loop: each event goes to the file whose business it is |
 //! | `handle.rs` | a running gateway as a program holds it |
 //! | `listing.rs` | the list of connected devices |
+//! | `agent.rs` | a ureq agent whose requests go to devices (feature `ureq`) |
 //! | `builder.rs` | how a gateway is set up and started |
 //! | `simulated.rs` | a gateway without sockets, for the simulation |
 
 mod admission;
 mod admitted;
+#[cfg(feature = "ureq")]
+mod agent;
 mod alarms;
 mod answering;
 mod arrivals;

@@ -235,6 +235,8 @@ impl GatewayRole {
     fn handle_command(&mut self, cx: &mut Connections<State>, command: Command) {
         match command {
             Command::Borrow(wanted) => self.borrow(cx, wanted),
+            #[cfg(feature = "ureq")]
+            Command::Open { name, reply } => self.open(cx, &name, &reply),
             Command::Return { ticket, stream } => self.take_back(cx, ticket, stream),
             Command::Wait { name, time, cancel, reply } => {
                 self.await_name(cx, name, time, cancel, reply)

@@ -295,6 +295,9 @@ impl States for Connections<State> {
 pub(crate) enum Command {
     /// A link for a program's `send()`.
     Borrow(Borrow),
+    /// One end of a connection over which a program asks this device as a visitor asks.
+    #[cfg(feature = "ureq")]
+    Open { name: String, reply: LeaseReply },
     /// The link comes back, or has ended.
     Return { ticket: Ticket, stream: Result<(Stream, Vec<u8>), CloseReason> },
     /// Tell when a name has a link.

@@ -272,7 +272,10 @@ impl GatewayRole {
                 Arrival { listener: *listener, from: *from, trusted: *trusted, secure: *secure }
             }
             VisitorListener::Program { name, .. } => {
-                return self.plan_for_program(id, request, name, now);
+                return match self.elsewhere(name, now) {
+                    Some(to) => Asked::Elsewhere(to),
+                    None => self.plan_for_program(id, request, name, now),
+                };
             }
         };
         match self.find_device(request, arrival) {

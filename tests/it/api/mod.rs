@@ -1,6 +1,8 @@
 //! Gateway and device as a program uses them: both ends in this process.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on has failed
 
+#[cfg(feature = "ureq")]
+mod agent;
 mod cancel;
 mod close_reasons;
 mod comet;
