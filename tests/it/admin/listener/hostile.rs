@@ -81,7 +81,7 @@ fn whatever_answers_a_command_has_one_deadline_and_bounds() {
         ("HTTP/1.1 200 OK\r\n", b"X: y\r\n", "fields_max"),
         ("HTTP/1.1 200 OK\r\nX: ", b"y", "in time"),
         ("HTTP/1.1 200 OK\r\n\r\n{", b" ", "in time"),
-        ("", b"HTTP/1.1 100 Continue\r\n\r\n", "preliminary"),
+        ("", b"HTTP/1.1 100 Continue\r\n\r\n", "interim responses"),
         (CHUNKS, b"1\r\n{\r\n", "in time"),
         (CHUNKS, b"ffffffffffffffffff\r\n", "no HTTP"),
     ] {
