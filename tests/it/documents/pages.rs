@@ -176,8 +176,10 @@ fn the_first_pages_stay_short() {
 
 /// Options in the pages that are other programs'.
 #[cfg(feature = "cli")]
-const FOREIGN: [&str; 30] = [
+const FOREIGN: [&str; 34] = [
     // cargo and its tools
+    "no-default-features",
+    "profile",
     "all",
     "all-features",
     "all-targets",
@@ -211,6 +213,9 @@ const FOREIGN: [&str; 30] = [
     // useradd
     "no-create-home",
     "system",
+    // pkg-config
+    "cflags",
+    "libs",
 ];
 
 #[cfg(feature = "cli")]
