@@ -127,6 +127,7 @@ fn no_upgrade() -> Response<Body> {
 /// serving.join().unwrap()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use]
 pub fn links() -> (GatewayLink<Pipe>, DeviceLink<Pipe>) {
     links_within(&Arc::default())
 }
@@ -140,6 +141,7 @@ fn links_within(limits: &Arc<Limits>) -> (GatewayLink<Pipe>, DeviceLink<Pipe>) {
 }
 
 /// Two ends of a connection in memory. Each direction holds up to 64 KiB.
+#[must_use]
 pub fn pipe() -> (Pipe, Pipe) {
     let (there, back) = (Arc::<Direction>::default(), Arc::<Direction>::default());
     let end = |reads: &Arc<Direction>, writes: &Arc<Direction>| Pipe {

@@ -113,6 +113,7 @@ impl Upgraded {
     /// let _ = waiter.join();
     /// # Ok(()) }
     /// ```
+    #[must_use]
     pub fn stopping(&self) -> Stopping {
         self.stopping.clone()
     }

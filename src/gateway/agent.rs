@@ -53,12 +53,14 @@ impl Gateway {
     /// # device.stop();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn agent(&self) -> ureq::Agent {
         self.agent_with(ureq::Agent::config_builder())
     }
 
     /// The same with time-outs, redirects and headers as this configuration says
     /// (`ureq::Agent::config_builder()`). A proxy in it, and ureq's own pool, are not used.
+    #[must_use]
     pub fn agent_with(&self, config: ConfigBuilder<AgentScope>) -> ureq::Agent {
         let config = config.proxy(None).max_idle_connections(0).middleware(OneDevice).build();
         ureq::Agent::with_parts(config, ToDevice(self.clone()), NoAddress)

@@ -144,18 +144,21 @@ impl<S: TimedStream + 'static> GatewayLink<S> {
 
     /// The address of the device, or of the proxy before the gateway. `None` over a Unix socket, or
     /// as for [`name`](Self::name).
+    #[must_use]
     pub fn peer(&self) -> Option<IpAddr> {
         self.peer.as_deref()?.address
     }
 
     /// How the device is connected: a link is a turned connection. `None` as for
     /// [`name`](Self::name).
+    #[must_use]
     pub fn transport(&self) -> Option<Transport> {
         Some(self.peer.as_deref()?.transport)
     }
 
     /// The label of the [token](crate::GatewayBuilder::tokens) that let the device in (`line 7` for
     /// one without). `None`: no token was asked for, or as for [`name`](Self::name).
+    #[must_use]
     pub fn token(&self) -> Option<&str> {
         self.peer.as_deref()?.token.as_deref()
     }

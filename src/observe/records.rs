@@ -37,6 +37,7 @@ const TEXT_BYTES_MAX: usize = 1_024;
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
+#[cfg_attr(not(feature = "admin"), allow(unreachable_pub, reason = "admin makes it public"))]
 pub struct ExchangeRecord {
     /// When it was over.
     pub at: SystemTime,
