@@ -770,6 +770,9 @@ fn watch_lease(cancel: &Cancel, lease: &Lease) -> Option<Watch> {
         let mut error = cut_error.lock().unwrap_or_else(PoisonError::into_inner);
         error.get_or_insert_with(Error::cancelled);
         drop(error);
+        // A device that waits for room to send would not hear of a FIN: the operating system tells
+        // no more room behind such a shutdown.
+        stream.will_reset();
         let _ = stream.shutdown(Shutdown::Both); // where it failed the connection is gone already
     })
 }
