@@ -293,9 +293,18 @@ fn main() -> ExitCode {
     let (before, mut changed, mut failed) = (recorded(), Vec::new(), false);
     println!("instructions of one exchange {:>12} {:>12}", "recorded", "now");
     for (path, _) in PATHS {
-        let now = measure(path);
         let was = before.get(path).copied();
-        let percent = was.map_or(f64::INFINITY, |was| 100.0 * (now as f64 / was as f64 - 1.0));
+        let dearer =
+            |now: u64| was.map_or(f64::INFINITY, |was| 100.0 * (now as f64 / was as f64 - 1.0));
+        let mut now = measure(path);
+        // Whether the threads of `send` wait for one another is the scheduler's choice, and a wait
+        // costs instructions: the least is the path's own.
+        for _ in 0..2 {
+            if was.is_some() && dearer(now) > TOLERANCE / 2.0 {
+                now = now.min(measure(path));
+            }
+        }
+        let percent = dearer(now);
         println!("{path:<28} {:>12} {now:>12} {percent:>+7.2} %", was.unwrap_or(0));
         failed |= percent > TOLERANCE;
         if percent.abs() > TOLERANCE / 10.0 {
