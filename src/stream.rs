@@ -414,6 +414,14 @@ impl Stream {
         }
     }
 
+    /// Ends both directions under a thread that uses them; with the last handle the connection is
+    /// reset. Behind such a shutdown the operating system announces no more room, so a peer that
+    /// waits for room to send would not hear of a FIN.
+    pub(crate) fn cut(&self) -> io::Result<()> {
+        self.will_reset();
+        self.shutdown(Shutdown::Both)
+    }
+
     /// Closes the connection with a reset (TCP): what the other side has not read yet is lost, and
     /// it can tell.
     ///

@@ -9,6 +9,7 @@ mod options;
 mod outcome;
 mod request;
 mod strings;
+mod tls;
 
 pub use device::*;
 pub use logging::*;

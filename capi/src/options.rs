@@ -8,6 +8,7 @@ use reverse_http::{Device, DeviceBuilder, Limits, OnRefusal};
 
 use crate::outcome::{Failure, guarded, ptth_status, status};
 use crate::strings::text;
+use crate::tls::Tls;
 
 /// When the fallback (COMET: long polling) is used.
 #[repr(C)]
@@ -29,8 +30,7 @@ pub struct ptth_options {
     url: String,
     settings: Vec<Setting>,
     limits: Limits,
-    #[cfg(feature = "tls")]
-    tls: Option<reverse_http::tls::DeviceTls>,
+    tls: Option<Tls>,
 }
 
 type Setting = Box<dyn Fn(DeviceBuilder) -> DeviceBuilder + Send + Sync>;
@@ -44,7 +44,7 @@ impl ptth_options {
         }
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            builder = builder.tls(tls.clone());
+            builder = builder.tls(tls.0.clone());
         }
         Ok(builder.build()?)
     }
@@ -80,13 +80,8 @@ pub unsafe extern "C" fn ptth_options_new(url: *const c_char) -> *mut ptth_optio
     let made = guarded(|| {
         // SAFETY: the caller's promise (ptth.h).
         let url = unsafe { text(url, "the gateway's URL")? }.to_owned();
-        let options = ptth_options {
-            url,
-            settings: Vec::new(),
-            limits: Limits::default(),
-            #[cfg(feature = "tls")]
-            tls: None,
-        };
+        let options =
+            ptth_options { url, settings: Vec::new(), limits: Limits::default(), tls: None };
         Ok(Box::into_raw(Box::new(options)))
     });
     made.unwrap_or(std::ptr::null_mut())
@@ -278,20 +273,16 @@ pub unsafe extern "C" fn ptth_options_stop_when_refused(
     })
 }
 
-#[cfg(feature = "tls")]
+/// # Safety
+/// That of [`object`].
 unsafe fn set_tls(
     options: *mut ptth_options,
-    change: impl FnOnce(reverse_http::tls::DeviceTls) -> Result<reverse_http::tls::DeviceTls, Failure>,
+    change: impl FnOnce(Tls) -> Result<Tls, Failure>,
 ) -> Result<(), Failure> {
     // SAFETY: the caller's promise.
     let options = unsafe { object(options)? };
     options.tls = Some(change(options.tls.clone().unwrap_or_default())?);
     Ok(())
-}
-
-#[cfg(not(feature = "tls"))]
-fn no_tls() -> Failure {
-    Failure::usage("this library was built without TLS (feature tls)")
 }
 
 /// Certificates (PEM) that the gateway's is checked against, instead of the system's. May be called
@@ -301,14 +292,10 @@ pub unsafe extern "C" fn ptth_options_ca(
     options: *mut ptth_options,
     pem: *const c_char,
 ) -> ptth_status {
-    status(|| {
-        // SAFETY: the caller's promise (ptth.h).
-        let pem = unsafe { text(pem, "the CA")? };
-        #[cfg(feature = "tls")]
-        // SAFETY: as above.
-        return unsafe { set_tls(options, |tls| Ok(tls.ca(pem)?)) };
-        #[cfg(not(feature = "tls"))]
-        return Err((options, pem)).map_err(|_| no_tls());
+    // SAFETY: the caller's promise (ptth.h), for both.
+    status(|| unsafe {
+        let pem = text(pem, "the CA")?;
+        set_tls(options, |tls| tls.ca(pem))
     })
 }
 
@@ -319,14 +306,10 @@ pub unsafe extern "C" fn ptth_options_pin(
     options: *mut ptth_options,
     pin: *const c_char,
 ) -> ptth_status {
-    status(|| {
-        // SAFETY: the caller's promise (ptth.h).
-        let pin = unsafe { text(pin, "the pin")? };
-        #[cfg(feature = "tls")]
-        // SAFETY: as above.
-        return unsafe { set_tls(options, |tls| Ok(tls.pin(pin)?)) };
-        #[cfg(not(feature = "tls"))]
-        return Err((options, pin)).map_err(|_| no_tls());
+    // SAFETY: the caller's promise (ptth.h), for both.
+    status(|| unsafe {
+        let pin = text(pin, "the pin")?;
+        set_tls(options, |tls| tls.pin(pin))
     })
 }
 
@@ -337,17 +320,10 @@ pub unsafe extern "C" fn ptth_options_identity(
     certificates: *const c_char,
     key: *const c_char,
 ) -> ptth_status {
-    status(|| {
-        // SAFETY: the caller's promise (ptth.h), for both.
-        let pem = unsafe { (text(certificates, "the certificates")?, text(key, "the key")?) };
-        #[cfg(feature = "tls")]
-        // SAFETY: as above.
-        return unsafe {
-            set_tls(options, |tls| {
-                Ok(tls.identity(reverse_http::tls::Identity::from_pem(pem.0, pem.1)?))
-            })
-        };
-        #[cfg(not(feature = "tls"))]
-        return Err((options, pem)).map_err(|_| no_tls());
+    // SAFETY: the caller's promise (ptth.h), for all.
+    status(|| unsafe {
+        let certificates = text(certificates, "the certificates")?;
+        let key = text(key, "the key")?;
+        set_tls(options, |tls| tls.identity(certificates, key))
     })
 }

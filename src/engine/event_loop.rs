@@ -372,7 +372,7 @@ impl<R: Role> EventLoop<R> {
         }
     }
 
-    /// False: nothing more to accept here for now.
+    /// Returns false if there is nothing more to accept here for now.
     fn accept_one(&mut self, role: &mut R, n: usize) -> bool {
         if let Err(why) = role.admits(&mut self.peers, n) {
             if self.is_kept_waiting(n) {
@@ -382,6 +382,7 @@ impl<R: Role> EventLoop<R> {
             return false;
         }
         let Some(listening) = &mut self.listeners[n] else { return false };
+        listening.waiting = Waiting::Unknown; // it may be this one
         let accepted: io::Result<(Stream, SocketAddr)> =
             listening.listener.accept().and_then(|(stream, from)| {
                 stream.set_nonblocking(true)?;

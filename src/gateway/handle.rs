@@ -3,7 +3,7 @@
 #[cfg(feature = "tls")]
 use std::collections::HashSet;
 use std::fmt;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -770,10 +770,7 @@ fn watch_lease(cancel: &Cancel, lease: &Lease) -> Option<Watch> {
         let mut error = cut_error.lock().unwrap_or_else(PoisonError::into_inner);
         error.get_or_insert_with(Error::cancelled);
         drop(error);
-        // A device that waits for room to send would not hear of a FIN: the operating system tells
-        // no more room behind such a shutdown.
-        stream.will_reset();
-        let _ = stream.shutdown(Shutdown::Both); // where it failed the connection is gone already
+        let _ = stream.cut(); // where it failed the connection is gone already
     })
 }
 

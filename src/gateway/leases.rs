@@ -2,7 +2,6 @@
 //! and a handle to cut it with.
 
 use std::collections::BTreeMap;
-use std::net::Shutdown;
 use std::sync::{Arc, PoisonError, Weak};
 
 use crate::engine::permits::Permit;
@@ -116,8 +115,8 @@ impl Leases {
         let Some(link) = self.links.get(&ticket) else { return };
         link.cut_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
         let cut = match &link.handle {
-            Handle::Weak(stream) => stream.upgrade().map(|s| s.shutdown(Shutdown::Both)),
-            Handle::Own(stream) => Some(stream.shutdown(Shutdown::Both)),
+            Handle::Weak(stream) => stream.upgrade().map(|stream| stream.cut()),
+            Handle::Own(stream) => Some(stream.cut()),
             Handle::None => None,
         };
         if let Some(Err(e)) = cut {

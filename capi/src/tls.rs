@@ -1,0 +1,56 @@
+//! How the gateway is known, and what the device shows to it. A library without TLS (feature `tls`)
+//! refuses each of these options.
+
+use crate::outcome::Failure;
+
+#[cfg(feature = "tls")]
+mod settings {
+    use reverse_http::tls::{DeviceTls, Identity};
+
+    use super::Failure;
+
+    #[derive(Clone, Default)]
+    pub(crate) struct Tls(pub(crate) DeviceTls);
+
+    impl Tls {
+        pub(crate) fn ca(self, pem: &str) -> Result<Self, Failure> {
+            Ok(Tls(self.0.ca(pem)?))
+        }
+
+        pub(crate) fn pin(self, pin: &str) -> Result<Self, Failure> {
+            Ok(Tls(self.0.pin(pin)?))
+        }
+
+        pub(crate) fn identity(self, certificates: &str, key: &str) -> Result<Self, Failure> {
+            Ok(Tls(self.0.identity(Identity::from_pem(certificates, key)?)))
+        }
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+mod settings {
+    use super::Failure;
+
+    #[derive(Clone, Default)]
+    pub(crate) struct Tls;
+
+    impl Tls {
+        pub(crate) fn ca(self, _: &str) -> Result<Self, Failure> {
+            Err(absent())
+        }
+
+        pub(crate) fn pin(self, _: &str) -> Result<Self, Failure> {
+            Err(absent())
+        }
+
+        pub(crate) fn identity(self, _: &str, _: &str) -> Result<Self, Failure> {
+            Err(absent())
+        }
+    }
+
+    fn absent() -> Failure {
+        Failure::usage("this library was built without TLS (feature tls)")
+    }
+}
+
+pub(crate) use settings::Tls;
