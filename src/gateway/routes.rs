@@ -22,6 +22,7 @@ use crate::engine::budget::{Budget, Held};
 use crate::error::{Error, Refusal};
 use crate::limits::Limits;
 use crate::proto::authority::authority;
+use crate::proto::edits::{FieldEdits, is_written_by_gateways};
 use crate::proto::forward::{self, Destination, FirstSegment};
 use crate::proto::forwarded::path_prefix;
 use crate::proto::prefixes::{Prefixes, path_of, without_prefix};
@@ -189,11 +190,19 @@ pub struct Route {
     offline: Option<Arc<Offline>>,
     keeps_prefix: bool,
     frees_preflights: bool,
+    edits: Edits,
     wait_for_link: Option<Duration>,
     first_byte: Option<Duration>,
     body_silence: Option<Duration>,
     exchange: Option<Duration>,
     in_flight: Option<usize>,
+}
+
+/// Fields that a route sets and removes, of requests to its device and of what that answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Edits {
+    pub(super) request: Option<Arc<FieldEdits>>,
+    pub(super) response: Option<Arc<FieldEdits>>,
 }
 
 impl Route {
@@ -346,6 +355,9 @@ impl Route {
                 wrong("times or in_flight, which go with a device")
             }
             _ if self.offline.is_some() => wrong("an offline page, which goes with a device"),
+            _ if self.edits != Edits::default() => {
+                wrong("fields to set or remove, which go with a device")
+            }
             _ if self.frees_preflights || (is_text && self.keeps_prefix) => {
                 wrong("free_preflights or strip, which go with a device")
             }
@@ -377,6 +389,60 @@ impl Route {
     pub fn free_preflights(mut self, free: bool) -> Self {
         self.frees_preflights = free;
         self
+    }
+
+    /// Sets this field in requests to the device, instead of those of its name. It goes on even
+    /// where [`keep_underscore`](crate::GatewayBuilder::keep_underscore) drops others like it.
+    /// Several of one name are several fields.
+    ///
+    /// ```
+    /// # use reverse_http::Route;
+    /// let route = Route::new().path("/api")?.device("lamp")?
+    ///     .set_field("X-Site", "porch")?
+    ///     .remove_field("Accept-Encoding")?
+    ///     .set_response_field("Strict-Transport-Security", "max-age=31536000")?
+    ///     .remove_response_field("Server")?;
+    /// assert!(route.clone().set_field("X-Forwarded-For", "192.0.2.1").is_err()); // the gateway's own
+    /// assert!(route.set_response_field("Content-Length", "5").is_err()); // framing
+    /// # Ok::<(), reverse_http::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What [`FieldEdits::set`] refuses; a field that the gateway writes itself (`X-Forwarded-*`,
+    /// `Forwarded`, `X-Request-Id`).
+    pub fn set_field(mut self, name: &str, value: &str) -> Result<Self, Error> {
+        not_written_here(name)?;
+        edit(&mut self.edits.request, |edits| edits.set(name, value))?;
+        Ok(self)
+    }
+
+    /// Removes all fields of this name from requests to the device.
+    ///
+    /// # Errors
+    /// As [`set_field`](Self::set_field).
+    pub fn remove_field(mut self, name: &str) -> Result<Self, Error> {
+        not_written_here(name)?;
+        edit(&mut self.edits.request, |edits| edits.remove(name))?;
+        Ok(self)
+    }
+
+    /// Sets this field in the device's responses, instead of those of its name. The gateway's own
+    /// answers (502, 503, 504) do not get it.
+    ///
+    /// # Errors
+    /// What [`FieldEdits::set`] refuses.
+    pub fn set_response_field(mut self, name: &str, value: &str) -> Result<Self, Error> {
+        edit(&mut self.edits.response, |edits| edits.set(name, value))?;
+        Ok(self)
+    }
+
+    /// Removes all fields of this name from the device's responses.
+    ///
+    /// # Errors
+    /// As [`set_response_field`](Self::set_response_field).
+    pub fn remove_response_field(mut self, name: &str) -> Result<Self, Error> {
+        edit(&mut self.edits.response, |edits| edits.remove(name))?;
+        Ok(self)
     }
 
     /// Instead of [`Limits::wait_for_link`]; zero: a request does not wait.
@@ -424,6 +490,17 @@ impl Route {
         Ok(self)
     }
 
+    /// What it does beyond naming a device, for operators: ` (sets X-Site; removes Server)`.
+    #[cfg_attr(not(feature = "admin"), allow(dead_code))]
+    fn notes(&self) -> String {
+        let of = |whose: &str, edits: &Option<Arc<FieldEdits>>| {
+            edits.as_ref().map(|edits| format!("{whose} {edits}"))
+        };
+        let notes = [of("requests:", &self.edits.request), of("responses:", &self.edits.response)];
+        let notes: Vec<String> = notes.into_iter().flatten().collect();
+        if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) }
+    }
+
     fn waits(&self, limits: &Limits) -> Waits {
         let own =
             |time: Option<Duration>, name, usual| time.map_or(usual, |time| Wait { time, name });
@@ -438,6 +515,26 @@ impl Route {
             exchange: own(self.exchange, "exchange of its route", usual.exchange),
             ..usual
         }
+    }
+}
+
+fn edit(
+    edits: &mut Option<Arc<FieldEdits>>,
+    with: impl FnOnce(FieldEdits) -> Result<FieldEdits, Refusal>,
+) -> Result<(), Error> {
+    let had = edits.as_deref().cloned().unwrap_or_default();
+    *edits = Some(Arc::new(with(had).map_err(|e| Error::usage(e.reason))?));
+    Ok(())
+}
+
+/// # Errors
+/// The gateway writes this field of a request itself.
+fn not_written_here(name: &str) -> Result<(), Error> {
+    match is_written_by_gateways(name) {
+        true => Err(Error::usage(
+            "the gateway writes this field itself, so that a device can trust what it says; it cannot be edited",
+        )),
+        false => Ok(()),
     }
 }
 
@@ -503,6 +600,7 @@ pub(super) struct Terms {
     pub(super) place: Held,
     /// What is shown where the device is away.
     pub(super) offline: Option<Arc<Offline>>,
+    pub(super) edits: Edits,
 }
 
 /// [`Routes`] as a listener has them: made for looking up, and with what is in flight.
@@ -580,7 +678,7 @@ impl Table {
             let by_label = || "(by the host's first label)".to_owned();
             let told = row.route.goal.as_ref().map(Goal::to_string);
             let told = told.or_else(|| row.route.device.clone()).unwrap_or_else(by_label);
-            format!("{} -> {told}", row.route)
+            format!("{} -> {told}{}", row.route, row.route.notes())
         });
         let hosts = self.suffixes.iter().map(|suffix| format!("*{suffix} -> (by the host)"));
         let path = self.path.then(|| "/NAME/ -> (by the path)".to_owned());
@@ -667,8 +765,8 @@ impl Row {
             let most = route.in_flight.unwrap_or(usize::MAX);
             Refusal::new(503, format!("as many requests of route {route} are in flight as its in_flight allows: {most}"))
         })?;
-        let offline = route.offline.clone();
-        let terms = Some(Terms { waits: route.waits(limits), place, offline });
+        let (offline, edits) = (route.offline.clone(), route.edits.clone());
+        let terms = Some(Terms { waits: route.waits(limits), place, offline, edits });
         let path = route.path.as_deref().filter(|path| !path.is_empty() && !route.keeps_prefix);
         let target = without_prefix(to.target, path.unwrap_or_default());
         Ok(ToDevice { name, target, prefix: path.map(str::to_owned), terms })

@@ -387,6 +387,7 @@ impl GatewayRole {
         let Planned { to, device, token, drop_authorization, said, keep } = planned;
         let (to_head, framing) = (request.method == "HEAD", request.framing());
         let ToDevice { name, target, prefix, terms } = device;
+        let edits = terms.as_ref().and_then(|terms| terms.edits.request.clone());
         let forwarded = Forwarded {
             peer: Some(arrival.from),
             proto: if arrival.secure { "https" } else { "http" },
@@ -408,7 +409,7 @@ impl GatewayRole {
             drop_authorization,
             upgrade: relay::wants_upgrade(request, framing),
             request_id: visit.request_id.as_deref(),
-            edits: None,
+            edits: edits.as_deref(),
             alias: None,
         };
         let mut head = Vec::with_capacity(request.len + 192);
@@ -423,8 +424,9 @@ impl GatewayRole {
         let limits = &self.settings.limits;
         let mut exchange = Box::new(Exchange::new(id, request, framing, head, limits, now));
         exchange.observed = self.observer.request(&name, request, &visit);
-        if let Some(Terms { waits, place, offline }) = terms {
+        if let Some(Terms { waits, place, offline, edits }) = terms {
             (exchange.waits, exchange.place) = (waits, Some(place));
+            exchange.edits = edits.response;
             exchange.offline = offline.and_then(|offline| offline.page(&request.fields).cloned());
         }
         if self.lifecycle.is_ending() {

@@ -41,6 +41,17 @@ impl fmt::Debug for FieldEdits {
     }
 }
 
+/// The names, without values: `set X-Site, X-Device, remove Server`.
+impl fmt::Display for FieldEdits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let set: Vec<&str> = self.set.iter().map(|(name, _)| name.as_str()).collect();
+        let all = [("set", set.join(", ")), ("remove", self.removed.join(", "))];
+        let told = all.iter().filter(|(_, names)| !names.is_empty());
+        let told: Vec<String> = told.map(|(what, names)| format!("{what} {names}")).collect();
+        f.write_str(&told.join(", "))
+    }
+}
+
 impl FieldEdits {
     /// Writes this field, instead of those of its name. Several of one name are several fields.
     ///
@@ -89,6 +100,12 @@ impl FieldEdits {
     pub(crate) fn push(&self, out: &mut Vec<u8>) {
         self.set.iter().for_each(|(name, value)| push_field(out, name, value.as_bytes()));
     }
+}
+
+/// Returns true if a gateway writes this field into the requests that it forwards, whatever came:
+/// the forwarding fields and the request's id.
+pub(crate) fn is_written_by_gateways(name: &str) -> bool {
+    begins(name, "x-forwarded-") || same_name(name, "forwarded") || same_name(name, "x-request-id")
 }
 
 /// # Errors

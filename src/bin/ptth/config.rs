@@ -151,6 +151,9 @@ impl File {
                 "content_type" => route.content_type(entry.text("\"text/html\"")?),
                 "offline_html" => route.offline_html(entry.text("\"<h1>away</h1>\"")?),
                 "offline_json" => route.offline_json(entry.text("'{\"away\": true}'")?),
+                "set_field" | "remove_field" | "set_response_field" | "remove_response_field" => {
+                    return entry.edit(route);
+                }
                 "strip" => Ok(route.keep_prefix(!entry.yes_or_no()?)),
                 "free_preflights" => Ok(route.free_preflights(entry.yes_or_no()?)),
                 "wait_for_link" => Ok(route.wait_for_link(entry.time()?)),
@@ -175,7 +178,7 @@ fn key_of(table: &DeTable<'_>) -> String {
 }
 
 /// The keys of a route.
-const ROUTE_KEYS: [&str; 16] = [
+const ROUTE_KEYS: [&str; 20] = [
     "host",
     "path",
     "device",
@@ -187,6 +190,10 @@ const ROUTE_KEYS: [&str; 16] = [
     "offline_json",
     "strip",
     "free_preflights",
+    "set_field",
+    "remove_field",
+    "set_response_field",
+    "remove_response_field",
     "wait_for_link",
     "first_byte",
     "body_silence",
@@ -204,7 +211,7 @@ fn in_order<'t, 'i>(
 }
 
 /// Names that are listed beside the nearest one.
-const LISTED_MAX: usize = 16;
+const LISTED_MAX: usize = 32;
 
 /// What is said about a name that a table does not have: the nearest one, else all.
 fn unknown(table: &str, given: &str, names: &[String]) -> String {
@@ -267,6 +274,35 @@ impl<'t> Entry<'t, '_> {
 
     fn time(&self) -> Result<Duration, String> {
         duration(self.text("\"10s\"")?).map_err(|what| self.wrong(what))
+    }
+
+    /// Adds the fields of a list, or the one field, to those that a route sets or removes.
+    fn edit(&self, route: Route) -> Result<Route, String> {
+        let sets = self.key.starts_with("set");
+        let like = if sets { "\"NAME: VALUE\"" } else { "\"NAME\"" };
+        let values: Vec<&Spanned<DeValue<'_>>> = match self.value.get_ref().as_array() {
+            Some(values) => values.iter().collect(),
+            None => vec![self.value],
+        };
+        values.into_iter().try_fold(route, |route, value| {
+            let wrong = |what: &dyn Display| {
+                self.file.mistake(value.span(), format_args!("{}: {what}", self.key))
+            };
+            let text = value.get_ref().as_str();
+            let text = text.ok_or_else(|| wrong(&format_args!("write fields like {like}")))?;
+            let (name, content) = match text.split_once(':').filter(|_| sets) {
+                Some((name, content)) => (name.trim(), content),
+                None if sets => return Err(wrong(&format_args!("write it like {like}"))),
+                None => (text, ""),
+            };
+            let edited = match self.key {
+                "set_field" => route.set_field(name, content),
+                "remove_field" => route.remove_field(name),
+                "set_response_field" => route.set_response_field(name, content),
+                _ => route.remove_response_field(name),
+            };
+            edited.map_err(|e| wrong(&format_args!("{name}: {e}")))
+        })
     }
 
     fn yes_or_no(&self) -> Result<bool, String> {

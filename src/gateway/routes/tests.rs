@@ -383,6 +383,13 @@ fn a_route_may_answer_by_itself() {
         let found = find(&table, "GET", &to("gw.example", target));
         assert_eq!(found, device(status, said, None), "{target}");
     }
+    let edited = on("/api").device("lamp").unwrap().set_field("X-Site", "secret").unwrap();
+    let edited = edited.set_response_field("X-A", "1").unwrap();
+    let edited = edited.remove_response_field("Server").unwrap();
+    assert_eq!(
+        Table::new(Routes::table([edited]).unwrap()).told(9),
+        ["/api -> lamp (requests: set X-Site; responses: set X-A, remove Server)"]
+    );
     let told = table.told(9).join("; ");
     assert!(told.contains("/old -> redirect to https://new.example/base/*"), "{told}");
     // Only what is behind the route's path is left: no other host can be named.
@@ -433,6 +440,7 @@ fn answers_of_routes_that_cannot_work_are_refused() {
         (redirect().in_flight(1).unwrap(), false),
         (redirect().wait_for_link(second), false),
         (redirect().free_preflights(true), false),
+        (redirect().set_response_field("X-A", "1").unwrap(), false),
         (redirect().offline_html("away").unwrap(), false),
         (answer().status(404).content_type("text/html").unwrap(), true),
         (answer().status(599), true),

@@ -102,6 +102,21 @@ const MISTAKES: &[(&str, usize, &[&str])] = &[
         &["status 407", "401 and 407"],
     ),
     (
+        "[[route]]\npath = \"/x\"\ndevice = \"lamp\"\nset_field = [\"X-A: 1\", \"X-B\"]\n",
+        4,
+        &["column 24: set_field", "\"NAME: VALUE\""],
+    ),
+    (
+        "[[route]]\npath = \"/x\"\ndevice = \"lamp\"\nremove_response_field = 5\n",
+        4,
+        &["remove_response_field", "\"NAME\""],
+    ),
+    (
+        "# a\n[[route]]\npath = \"/x\"\nanswer = \"hi\"\nset_response_field = \"X-A: 1\"\n",
+        2,
+        &["route /x has fields to set or remove"],
+    ),
+    (
         "[[route]]\nhost = \"a.example\"\npath = \"/x\"\ndevice = \"lamp\"\n\n[[route]]\ndevice = \"desk\"\npath = \"/x/\"\nhost = \"A.example\"\n",
         6,
         &["another route a.example/x"],

@@ -2,6 +2,7 @@
 //! its table, and SIGHUP, from outside.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod edits;
 mod file;
 mod replies;
 mod table;
