@@ -385,7 +385,8 @@ pub struct ResponseRules<'a> {
 /// `Length` keeps one `Content-Length`; `Chunked` writes `Transfer-Encoding: chunked`; `UntilClose`
 /// writes neither. `Empty`: `Content-Length: 0` where the response has a body by its status; for
 /// HEAD, 204, 304 (no body) the fields' `Content-Length` is kept as metadata (one, digits; not with
-/// 204 or 1xx). Never both. `method` is the request's.
+/// 204 or 1xx). Never both. `method` is the request's. A 100 gets no `Via`: there are clients
+/// (ureq) that take one with a field for a refusal.
 ///
 /// # Errors
 /// 502 where something cannot be written, or `Connection` names more fields than anyone has.
@@ -457,7 +458,7 @@ fn response_lines(
     } else if rules.keep_alive {
         push_field(out, "Connection", b"keep-alive");
     }
-    end_head(out, head.minor, rules.via)
+    end_head(out, head.minor, rules.via.filter(|_| head.status != 100))
 }
 
 /// Where a visitor wants to go: host and target of a request, normalised once (T11).

@@ -75,6 +75,8 @@ fn an_agent_asks_devices_over_links_and_polls() {
         let streamed = ureq::SendBody::from_owned_reader(reader);
         let mut streamed = agent.put("http://lamp/echo").send(streamed).unwrap();
         assert!(streamed.body_mut().read_to_vec().unwrap() == sent);
+        let expecting = agent.post("http://lamp/echo").header(header::EXPECT, "100-continue");
+        assert_eq!(text(expecting.send("abc")), "abc");
         let head = agent.head("http://lamp/a").call().unwrap();
         assert_eq!(head.headers()[header::CONTENT_LENGTH], "7");
         let none = agent.get("http://lamp/none").call().unwrap_err();

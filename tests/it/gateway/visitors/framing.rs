@@ -195,7 +195,8 @@ fn expect_100_continue_goes_to_the_device_and_its_100_comes_back() {
     assert_eq!(head.get("expect"), Some("100-continue"));
     device.expect_quiet(Duration::from_millis(50));
     device.write("HTTP/1.1 100 Continue\r\n\r\n");
-    assert_eq!(visitor.read_head().status(), 100);
+    let go = visitor.read_head(); // ureq takes a 100 with a field for a refusal
+    assert_eq!((go.start.as_str(), go.fields.len()), ("HTTP/1.1 100 Continue", 0));
     visitor.write("hello");
     assert_eq!(device.read_exact(5), b"hello");
     device.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
