@@ -12,7 +12,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -414,6 +414,18 @@ impl Stream {
         }
     }
 
+    /// Ends both directions, under threads that use them. The peer is told the end where that needs
+    /// no waiting (over TLS a thread may be in the middle of a record).
+    ///
+    /// # Errors
+    /// The socket was not connected any more.
+    pub(crate) fn finish(&self) -> io::Result<()> {
+        if let Some(channel) = &self.channel {
+            channel.end_at_once(&self.kind);
+        }
+        self.shutdown(Shutdown::Both)
+    }
+
     /// Ends both directions under a thread that uses them; with the last handle the connection is
     /// reset. Behind such a shutdown the operating system announces no more room, so a peer that
     /// waits for room to send would not hear of a FIN.
@@ -793,6 +805,13 @@ impl Shared {
     }
     pub(crate) fn stream(&self) -> &Stream {
         &self.0
+    }
+    pub(crate) fn downgrade(&self) -> Weak<Stream> {
+        Arc::downgrade(&self.0)
+    }
+    /// Returns true if somebody uses it through a weak handle.
+    pub(crate) fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
     /// The stream itself; `None` while somebody looks at it through a weak handle.
     pub(crate) fn into_inner(self) -> Option<Stream> {

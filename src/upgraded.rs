@@ -7,20 +7,24 @@ use std::any::Any;
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use http::Response;
 
+use crate::link::CutError;
 use crate::message::Body;
-use crate::stream::Shared;
+use crate::stream::{Shared, Stream};
 use stopping::Phase;
 pub use stopping::Stopping;
 pub(crate) use stopping::Upgrades;
 
 /// A connection that was switched to another protocol: what is written goes to the other side of
 /// the link, and the other way round. No deadlines but those that are set here. Dropping it ends the
-/// connection.
+/// connection, under its [`writer`](Self::writer)s, too.
+///
+/// Where this gateway cuts it (a [`Cancel`](crate::Cancel), a stop), what is read or written fails
+/// with the [`Error`](crate::Error) that says so: an end that is read is the other side's own.
 ///
 /// A device's handler gets one behind its 101 ([`upgrade`](crate::upgrade)); a gateway's program
 /// takes it from a response ([`from_response`](Self::from_response)).
@@ -30,6 +34,9 @@ pub struct Upgraded {
     /// Read behind the head, before the switch.
     unread: io::Cursor<Vec<u8>>,
     stopping: Stopping,
+    /// Where whoever cuts the connection from this side leaves why.
+    cut_error: CutError,
+    is_cut: bool,
     /// Tells the loop when the connection is over, by its drop.
     _hold: Box<dyn Any + Send + Sync>,
 }
@@ -45,12 +52,14 @@ impl Upgraded {
         stream: Shared,
         unread: Vec<u8>,
         stopping: Stopping,
+        cut_error: CutError,
         hold: impl Any + Send + Sync,
     ) -> io::Result<Self> {
         stream.stream().set_read_timeout(None)?;
         stream.stream().set_write_timeout(None)?;
         let unread = io::Cursor::new(unread);
-        Ok(Upgraded { stream, unread, stopping, _hold: Box::new(hold) })
+        let hold = Box::new(hold);
+        Ok(Upgraded { stream, unread, stopping, cut_error, is_cut: false, _hold: hold })
     }
 
     /// The connection behind a 101, which [`DeviceRef::send`](crate::DeviceRef::send) returns for a
@@ -102,7 +111,7 @@ impl Upgraded {
     /// ```no_run
     /// # fn handle(mut stream: reverse_http::Upgraded) -> std::io::Result<()> {
     /// use std::io::{Read, Write};
-    /// let (stopping, mut writer) = (stream.stopping(), stream.writer()?);
+    /// let (stopping, mut writer) = (stream.stopping(), stream.writer());
     /// let waiter = std::thread::spawn(move || {
     ///     if stopping.wait() {
     ///         let _ = writer.write_all(b"\x88\x02\x03\xe9"); // a close frame with 1001
@@ -140,12 +149,11 @@ impl Upgraded {
         self.stream.stream().set_write_timeout(time)
     }
 
-    /// A second handle, to write from another thread while this one reads.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn writer(&self) -> io::Result<impl Write + Send + Sync + fmt::Debug + 'static> {
-        self.stream.stream().try_clone()
+    /// A second handle, to write from another thread while this one reads. It does not keep the
+    /// connection: when this is dropped, its writes fail ([`BrokenPipe`](io::ErrorKind::BrokenPipe)).
+    #[must_use]
+    pub fn writer(&self) -> impl Write + Send + Sync + fmt::Debug + 'static {
+        Writer(self.stream.downgrade())
     }
 
     /// Ends one or both directions; a thread that is blocked on the stream wakes up.
@@ -153,17 +161,34 @@ impl Upgraded {
     /// # Errors
     /// It was not connected any more.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        if how == Shutdown::Both {
-            let _ = self.stream.stream().shutdown(Shutdown::Write); // the end is meant; where it cannot be told, it is seen
+        match how {
+            Shutdown::Both => self.stream.stream().finish(),
+            how => self.stream.stream().shutdown(how),
         }
-        self.stream.stream().shutdown(how)
+    }
+
+    /// Why this side has cut the connection, if it has.
+    fn cut(&mut self) -> Option<io::Error> {
+        let cut = self.cut_error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let was_cut = self.is_cut;
+        self.is_cut |= cut.is_some();
+        let again = || was_cut.then(|| io::ErrorKind::ConnectionAborted.into());
+        cut.map(io::Error::from).or_else(again)
+    }
+
+    fn failed(&mut self, error: io::Error) -> io::Error {
+        self.cut().unwrap_or(error)
     }
 }
 
 impl Drop for Upgraded {
     fn drop(&mut self) {
+        let stream = self.stream.stream();
         if std::thread::panicking() {
-            self.stream.stream().will_reset();
+            stream.will_reset();
+        }
+        if self.stream.is_in_use() {
+            let _ = stream.finish(); // it may be gone already
         }
         self.stopping.set(Phase::Over);
     }
@@ -172,7 +197,11 @@ impl Drop for Upgraded {
 impl Read for Upgraded {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.unread.read(buf)? {
-            0 => self.stream.read(buf),
+            0 if buf.is_empty() => Ok(0),
+            0 => match self.stream.read(buf) {
+                Ok(0) => self.cut().map_or(Ok(0), Err),
+                read => read.map_err(|e| self.failed(e)),
+            },
             n => Ok(n),
         }
     }
@@ -180,10 +209,32 @@ impl Read for Upgraded {
 
 impl Write for Upgraded {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.stream.write(buf)
+        self.stream.write(buf).map_err(|e| self.failed(e))
     }
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.stream.write_vectored(bufs)
+        self.stream.write_vectored(bufs).map_err(|e| self.failed(e))
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What [`Upgraded::writer`] gives out.
+#[derive(Debug)]
+struct Writer(Weak<Stream>);
+
+impl Writer {
+    fn stream(&self) -> io::Result<Arc<Stream>> {
+        self.0.upgrade().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl Write for Writer {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        (&*self.stream()?).write(buf)
+    }
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self.stream()?).write_vectored(bufs)
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())

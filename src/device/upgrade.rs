@@ -16,6 +16,7 @@ use http::header;
 
 use crate::device::lease::Busy;
 use crate::device::lease::Ticket;
+use crate::link::CutError;
 use crate::link::DeviceLink;
 use crate::message::Body;
 use crate::stream::Shared;
@@ -29,7 +30,8 @@ pub(super) fn upgraded(
 ) -> io::Result<Upgraded> {
     let (stream, unread) = link.into_parts();
     let stopping = ticket.shared.upgrades.add();
-    Upgraded::new(stream, unread, stopping, (busy, ticket)) // the loop counts when it hears of the link's end
+    // The loop counts when it hears of the link's end; where it cuts the link, `stopping` has told.
+    Upgraded::new(stream, unread, stopping, CutError::default(), (busy, ticket))
 }
 
 pub(super) type Taker = Box<dyn FnOnce(Upgraded) + Send>;
@@ -53,7 +55,7 @@ struct Behind(Arc<Mutex<Option<Taker>>>);
 ///         return Response::new(Body::from("speak lines with me"));
 ///     }
 ///     upgrade(HeaderValue::from_static("lines"), |mut stream| {
-///         let Ok(mut writer) = stream.writer() else { return };
+///         let mut writer = stream.writer();
 ///         for line in BufReader::new(&mut stream).lines().map_while(Result::ok) {
 ///             if writeln!(writer, "you said {line}").is_err() {
 ///                 return;

@@ -650,7 +650,7 @@ impl DeviceRef {
             Arc::new(self.gateway.0.limits.get().with_room()),
         )
         .taking_events(airplay);
-        let owned = Owned { first: None, waiting, whole, cut_error, done };
+        let owned = Owned { first: None, waiting, whole, cut_error: cut_error.clone(), done };
         // By mailbox the loop has tried again where that was allowed.
         let asked = link.ask_owned(request, owned);
         let Asked { mut response, switched } =
@@ -658,7 +658,7 @@ impl DeviceRef {
         if let Some(Switched { stream, unread, settlement }) = switched {
             let over = Over(Mutex::new(Some(settlement)));
             let stopping = self.gateway.0.upgrades.add();
-            let upgraded = Upgraded::new(stream, unread, stopping, over);
+            let upgraded = Upgraded::new(stream, unread, stopping, cut_error, over);
             let failed = |e| Error::io(Fault::Network, "switching a link to another protocol", e);
             upgraded.map_err(|e| (failed(e), false))?.put_into(&mut response);
         }

@@ -400,15 +400,30 @@ impl Channel {
 
     /// Tells the peer that nothing more will come. `WouldBlock`: the socket has not taken it yet.
     pub(super) fn end(&self, socket: &Kind) -> io::Result<()> {
-        let mut out = self.writing();
+        self.tell_end(&mut self.writing(), socket)
+    }
+
+    /// The same before both directions are ended under threads that use them; not told where that
+    /// would have to wait for one of them, or for the socket.
+    pub(super) fn end_at_once(&self, socket: &Kind) {
+        if self.forsaken.load(Acquire) {
+            return;
+        }
+        let Ok(mut out) = self.writing.try_lock() else { return };
+        if socket.set_nonblocking(true).is_ok() {
+            let _ = self.tell_end(&mut out, socket); // it may be gone already
+        }
+    }
+
+    fn tell_end(&self, out: &mut Outgoing, socket: &Kind) -> io::Result<()> {
         {
             let mut session = self.session();
             if session.failed.is_none() {
                 session.tls.send_close_notify(); // again and again it does nothing
             }
-            session.collect(&mut out);
+            session.collect(out);
         }
-        self.push(&mut out, socket)
+        self.push(out, socket)
     }
 
     // --- reading ---

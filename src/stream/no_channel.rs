@@ -118,6 +118,9 @@ impl Channel {
     pub(super) fn forsake(&self) {
         match *self {}
     }
+    pub(super) fn end_at_once(&self, _: &Kind) {
+        match *self {}
+    }
     pub(super) fn leave(&self, _: &Kind) {
         match *self {}
     }

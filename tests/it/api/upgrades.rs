@@ -50,7 +50,7 @@ fn lines(request: Request<Body>) -> Response<Body> {
         return Response::new(Body::from("plain"));
     }
     upgrade(HeaderValue::from_static("lines"), |mut stream| {
-        let mut writer = stream.writer().unwrap();
+        let mut writer = stream.writer();
         writer.write_all(b"hello\n").unwrap();
         let _ = io::copy(&mut stream, &mut writer);
     })
@@ -189,12 +189,61 @@ fn a_cancellation_ends_it() {
     let lamp = gateway.device("lamp").cancel_with(&cancel);
     let mut stream = Upgraded::from_response(&mut lamp.send(offer("lines")).unwrap()).unwrap();
     let reader = thread::spawn(move || {
-        let mut all = Vec::new();
-        let _ = stream.read_to_end(&mut all);
-        all
+        let read = io::copy(&mut stream, &mut io::sink());
+        (read, stream.read(&mut [0]))
     });
     cancel.cancel();
-    reader.join().unwrap();
+    let (read, again) = reader.join().unwrap();
+    assert_eq!(ours(&read.unwrap_err()), ErrorKind::Cancelled, "no end of the device's");
+    assert!(again.is_err());
+    device.stop();
+}
+
+/// Our error inside of the system's.
+fn ours(error: &io::Error) -> ErrorKind {
+    error.get_ref().unwrap().downcast_ref::<reverse_http::Error>().unwrap().kind()
+}
+
+#[test]
+fn its_end_ends_its_writers() {
+    let gateway = gateway();
+    let (tell, told) = mpsc::channel();
+    let device = device(&gateway, Fallback::Never, move |_| {
+        let tell = tell.clone();
+        upgrade(HeaderValue::from_static("lines"), move |mut stream| {
+            let read = io::copy(&mut stream, &mut io::sink());
+            tell.send(read.map_err(|e| e.kind())).unwrap();
+        })
+    });
+    let lamp = gateway.device("lamp");
+    let open = || Upgraded::from_response(&mut lamp.send(offer("lines")).unwrap()).unwrap();
+    let (stream, gone) = (open(), open());
+    let (mut writer, mut of_gone) = (stream.writer(), gone.writer());
+    writer.write_all(b"hello").unwrap();
+    drop(stream);
+    assert_eq!(told.recv_timeout(DEADLINE), Ok(Ok(5)), "the writer keeps no connection");
+    assert_eq!(writer.write(b"late").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    gone.abort();
+    assert_eq!(told.recv_timeout(DEADLINE), Ok(Err(io::ErrorKind::ConnectionReset)));
+    assert_eq!(of_gone.write(b"late").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    // A thread that is blocked in a write is woken.
+    let stream = open();
+    let mut writer = stream.writer();
+    let blocked = thread::spawn(move || io::copy(&mut io::repeat(1).take(1 << 40), &mut writer));
+    drop(stream);
+    assert!(blocked.join().unwrap().is_err());
+    device.stop();
+}
+
+#[test]
+fn a_gateway_that_stops_is_no_end_of_the_devices() {
+    let gateway = gateway();
+    let device = device(&gateway, Fallback::Never, lines);
+    let lamp = gateway.device("lamp");
+    let mut stream = Upgraded::from_response(&mut lamp.send(offer("lines")).unwrap()).unwrap();
+    let reader = thread::spawn(move || io::copy(&mut stream, &mut io::sink()));
+    gateway.stop();
+    assert_eq!(ours(&reader.join().unwrap().unwrap_err()), ErrorKind::Stopped);
     device.stop();
 }
 

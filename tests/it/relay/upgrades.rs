@@ -220,7 +220,7 @@ fn a_handler_gets_the_stream() {
     let handle = device
         .spawn(|request: Request<Body>| match request.uri().path() {
             "/chat" => upgrade(HeaderValue::from_static("chat"), |mut stream| {
-                let mut writer = stream.writer().unwrap();
+                let mut writer = stream.writer();
                 for line in BufReader::new(&mut stream).lines().map_while(Result::ok) {
                     writeln!(writer, "you said {line}").unwrap();
                 }

@@ -270,7 +270,7 @@ fn a_handler_reads_and_writes_an_upgraded_stream_at_the_same_time() {
         api.gateway.listen_visitors("127.0.0.1:0", reverse_http::Routes::path()).unwrap();
     let device = api.device("lamp").spawn(|_| {
         reverse_http::upgrade(http::HeaderValue::from_static("flood"), |mut stream| {
-            let mut writer = stream.writer().unwrap();
+            let mut writer = stream.writer();
             let writing = std::thread::spawn(move || writer.write_all(&pattern(MUCH as usize)));
             let (mut hash, mut buffer) = (Hash::default(), vec![0; 30_000]);
             while hash.len < MUCH {

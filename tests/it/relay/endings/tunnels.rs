@@ -165,7 +165,7 @@ fn chatting(gateway: &Gateway) -> DeviceHandle {
             let panics = request.uri().path() == "/panics";
             let aborts = request.uri().path() == "/aborts";
             upgrade(HeaderValue::from_static("chat"), move |mut stream| {
-                let (stopping, mut writer) = (stream.stopping(), stream.writer().unwrap());
+                let (stopping, mut writer) = (stream.stopping(), stream.writer());
                 let waiter = std::thread::spawn(move || {
                     let stops = stopping.wait();
                     if stops {
