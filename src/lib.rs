@@ -58,6 +58,7 @@ mod observe;
 pub mod proto;
 mod relay;
 pub mod response;
+mod setting;
 #[cfg(test)]
 mod sim;
 pub mod stream;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crossbeam_channel as channel;
 
 /// Events or records from the moment on at which a program subscribed to them. So many wait to be
-/// read as the method that gave it out says; beyond, they are dropped. It ends with the gateway or
-/// device that it came from.
+/// read as the method that gave it out says; beyond, they are dropped. It ends when the gateway or
+/// device that it came from was stopped or drained, behind the last one.
 ///
 /// Clones share what comes: each event goes to one of them.
 ///

@@ -27,7 +27,8 @@ pub(crate) use stopping::Upgrades;
 /// with the [`Error`](crate::Error) that says so: an end that is read is the other side's own.
 ///
 /// A device's handler gets one behind its 101 ([`upgrade`](crate::upgrade)); a gateway's program
-/// takes it from a response ([`from_response`](Self::from_response)).
+/// takes it from a response ([`from_response`](Self::from_response)). While it is open it is an
+/// exchange in progress: a drain waits its whole time for it ([`stopping`](Self::stopping)).
 #[must_use = "the connection ends when it is dropped"]
 pub struct Upgraded {
     stream: Shared,

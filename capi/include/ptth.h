@@ -300,8 +300,8 @@ ptth_status ptth_options_stop_when_refused(ptth_options *options, bool stop);
 ptth_status ptth_options_ca(ptth_options *options, const char *pem);
 
 /**
- * The public key of the gateway's certificate, "sha256//" and base64 as curl --pinnedpubkey takes
- * it, instead of a chain to a CA. May be called several times.
+ * The public key of the gateway's certificate, "sha256/" and base64 (curl's "sha256//" is taken,
+ * too), instead of a chain to a CA. May be called several times.
  */
 ptth_status ptth_options_pin(ptth_options *options, const char *pin);
 
@@ -410,10 +410,13 @@ int64_t ptth_request_length(ptth_request *request);
 ptrdiff_t ptth_request_read(ptth_request *request, void *buffer, size_t size);
 
 /**
- * Adds a field to the response. Those that frame the message (Content-Length, Transfer-Encoding,
- * Connection and the like) are the library's.
+ * Adds a field to the response. Those that frame the message or hold for one connection
+ * (Content-Length, Transfer-Encoding, Trailer, Connection, Keep-Alive, Upgrade and the like) are the
+ * library's: PTTH_USAGE.
  */
-ptth_status ptth_response_field(ptth_request *request, const char *name, const char *value);
+ptth_status ptth_response_field(ptth_request *request,
+                                const char *name,
+                                const char *value);
 
 /**
  * The response: its status, its content type (NULL: none), and its body (NULL with 0: empty), which

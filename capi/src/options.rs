@@ -299,8 +299,8 @@ pub unsafe extern "C" fn ptth_options_ca(
     })
 }
 
-/// The public key of the gateway's certificate, "sha256//" and base64 as curl --pinnedpubkey takes
-/// it, instead of a chain to a CA. May be called several times.
+/// The public key of the gateway's certificate, "sha256/" and base64 (curl's "sha256//" is taken,
+/// too), instead of a chain to a CA. May be called several times.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_options_pin(
     options: *mut ptth_options,

@@ -38,6 +38,21 @@ impl Asked {
     }
 }
 
+/// Fields that a response never has from a program.
+fn is_the_librarys(name: &HeaderName) -> bool {
+    const OURS: [&str; 8] = [
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    OURS.contains(&name.as_str())
+}
+
 /// What has no NUL, as C wants it.
 fn c_string(bytes: impl Into<Vec<u8>>) -> CString {
     CString::new(bytes).unwrap_or_default()
@@ -220,8 +235,9 @@ pub unsafe extern "C" fn ptth_request_read(
     read.unwrap_or(-1)
 }
 
-/// Adds a field to the response. Those that frame the message (Content-Length, Transfer-Encoding,
-/// Connection and the like) are the library's.
+/// Adds a field to the response. Those that frame the message or hold for one connection
+/// (Content-Length, Transfer-Encoding, Trailer, Connection, Keep-Alive, Upgrade and the like) are the
+/// library's: PTTH_USAGE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ptth_response_field(
     request: *mut ptth_request,
@@ -238,6 +254,11 @@ pub unsafe extern "C" fn ptth_response_field(
         let value = HeaderValue::try_from(value).map_err(|_| {
             Failure::usage(format!("the value of {name} has bytes that no field may have"))
         })?;
+        if is_the_librarys(&name) {
+            return Err(Failure::usage(format!(
+                "{name} is written by the library, which frames the response by the body that it is given"
+            )));
+        }
         request.added.append(name, value);
         Ok(())
     })

@@ -2,7 +2,7 @@
 //! Without a compiler, valgrind or Python a test is skipped, except under `CI=true`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -30,6 +30,23 @@ fn libraries() -> PathBuf {
     BUILT.get_or_init(build).clone()
 }
 
+/// What capi/install puts under a prefix, from the same libraries.
+fn installed() -> PathBuf {
+    static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
+    let install = || {
+        let prefix = Path::new(env!("CARGO_TARGET_TMPDIR")).join("installed");
+        let built = libraries();
+        let mut script = Command::new("sh");
+        script.arg(root().join("install")).arg(&prefix).env_remove("DESTDIR");
+        script.env("CARGO_TARGET_DIR", built.parent().unwrap());
+        script.env("PROFILE", built.file_name().unwrap());
+        let said = script.output().unwrap();
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        prefix
+    };
+    INSTALLED.get_or_init(install).clone()
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -54,8 +71,8 @@ fn compile(compiler: &str, source: &str, name: &str, more: &[&str]) -> Option<Pa
         return None;
     }
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let libraries = libraries();
     let is_shared = more.contains(&"-lptth");
+    let libraries = if is_shared { installed().join("lib") } else { libraries() };
     let mut command = Command::new(compiler);
     command.args(["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror", "-g"]);
     command.arg("-I").arg(root().join("include")).arg(root().join(source));
@@ -98,7 +115,9 @@ impl Running {
         }
         let mut out = Output { status: self.0.wait().unwrap(), stdout: vec![], stderr: vec![] };
         self.0.stdout.take().unwrap().read_to_end(&mut out.stdout).unwrap();
-        self.0.stderr.take().unwrap().read_to_end(&mut out.stderr).unwrap();
+        if let Some(mut stderr) = self.0.stderr.take() {
+            stderr.read_to_end(&mut out.stderr).unwrap();
+        }
         out
     }
 }
@@ -141,7 +160,10 @@ fn plays_the_device(url: &str, gateway: &Gateway, mut command: Command) {
     assert!(all.into_iter().all(|thread| thread.join().unwrap()));
     running.terminate();
     let out = running.end();
-    assert!(out.status.success(), "{:?}: {}", out.status, String::from_utf8_lossy(&out.stderr));
+    let told = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{:?}: {told}", out.status);
+    let connected = format!("connected lamp via {url} (PTTH/1.0 turn)");
+    assert_eq!(told.matches(&connected).count(), 1, "{told}");
 }
 
 #[test]
@@ -152,6 +174,36 @@ fn the_example_is_a_device() {
         let (gateway, url) = gateway();
         plays_the_device(&url, &gateway, Command::new(program));
     }
+}
+
+/// docs/c.md: pkg-config tells how to compile, the loader finds the library by its SONAME, and an
+/// update is the file behind the links.
+#[test]
+fn an_installed_library_is_found() {
+    if !has(&["gcc", "pkg-config", "readelf"]) {
+        return;
+    }
+    let prefix = installed();
+    let lib = prefix.join("lib");
+    let link = |name: &str| std::fs::read_link(lib.join(name)).unwrap();
+    assert_eq!(link("libptth.so"), Path::new("libptth.so.0"));
+    assert_eq!(link("libptth.so.0"), Path::new(concat!("libptth.so.", env!("CARGO_PKG_VERSION"))));
+    let mut pkg_config = Command::new("pkg-config");
+    pkg_config.args(["--cflags", "--libs", "ptth"]).env("PKG_CONFIG_PATH", lib.join("pkgconfig"));
+    let flags = pkg_config.output().unwrap();
+    assert!(flags.status.success(), "{}", String::from_utf8_lossy(&flags.stderr));
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("device-installed");
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-std=c11", "-D_POSIX_C_SOURCE=200809L"]).arg(root().join("examples/device.c"));
+    gcc.args(String::from_utf8(flags.stdout).unwrap().split_whitespace()).arg("-o").arg(&program);
+    let said = gcc.output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let needed = Command::new("readelf").arg("-d").arg(&program).output().unwrap();
+    assert!(String::from_utf8_lossy(&needed.stdout).contains("[libptth.so.0]"));
+    let (gateway, url) = gateway();
+    let mut command = Command::new(program);
+    command.env("LD_LIBRARY_PATH", &lib);
+    plays_the_device(&url, &gateway, command);
 }
 
 #[test]
@@ -221,8 +273,18 @@ fn python_is_a_device() {
         return;
     }
     let (gateway, url) = gateway();
-    let mut python = Command::new("python3");
-    python.arg(root().join("examples/device.py"));
-    python.env("PTTH_LIBRARY", libraries().join("libptth.so"));
-    plays_the_device(&url, &gateway, python);
+    let python = || {
+        let mut python = Command::new("python3");
+        python.arg(root().join("examples/device.py"));
+        python.env("PTTH_LIBRARY", installed().join("lib/libptth.so"));
+        python
+    };
+    plays_the_device(&url, &gateway, python());
+    // Without a gateway it says why, again and again.
+    drop(gateway);
+    let mut alone = Running::start(python().arg(&url));
+    let mut lines = BufReader::new(alone.0.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("next attempt in")), "it is mute");
+    alone.terminate();
+    assert!(alone.end().status.success());
 }

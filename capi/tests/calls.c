@@ -134,6 +134,8 @@ int main(int argc, char **argv) {
     CHECK(ptth_respond(request, 200, "a\nb", NULL, 0) == PTTH_USAGE && ptth_respond(request, 200, NULL, NULL, 1) == PTTH_USAGE);
     CHECK(ptth_respond_file(request, 200, NULL, "/nowhere") == PTTH_SYSTEM);
     CHECK(ptth_response_field(request, "a b", "c") == PTTH_USAGE && ptth_response_field(request, "a", "\r\nb: c") == PTTH_USAGE);
+    CHECK(ptth_response_field(request, "Content-Length", "4") == PTTH_USAGE && strstr(ptth_last_error(), "content-length"));
+    CHECK(ptth_response_field(request, "transfer-encoding", "chunked") == PTTH_USAGE && ptth_response_field(request, "UPGRADE", "a") == PTTH_USAGE);
     CHECK(ptth_response_field(request, "X-Two", "2") == PTTH_OK && ptth_response_field(request, "X-Two", "3") == PTTH_OK);
     CHECK(ptth_respond(request, 201, "text/plain", "made", 4) == PTTH_OK);
     CHECK(ptth_respond_stream(request, 200, NULL, 0, fails, release, NULL) == PTTH_USAGE && released == 2);

@@ -13,6 +13,7 @@ use crate::device::role::DeviceRole;
 use crate::device::state::State;
 use crate::engine::connections::Connections;
 use crate::error::Error;
+use crate::setting::{CLOCK_FLOOR, MAX_RETRIES};
 
 /// How often a device without a clock looks whether it has one.
 const CLOCK_LOOK: Duration = Duration::from_secs(2);
@@ -62,9 +63,9 @@ impl DeviceRole {
             return false;
         };
         let text = match max {
-            1 => format!("gave up after 1 failed attempt (max_retries): {why}"),
+            1 => format!("gave up after 1 failed attempt ({MAX_RETRIES}): {why}"),
             _ => format!(
-                "gave up after {max} failed attempts in a row (max_retries); the last one: {why}"
+                "gave up after {max} failed attempts in a row ({MAX_RETRIES}); the last one: {why}"
             ),
         };
         self.stopped |= self.group.report(self.member, Standing::GaveUp, Error::gave_up(text));
@@ -175,11 +176,13 @@ impl DeviceRole {
         let has_time = self.plan.tls.as_ref().is_none_or(|connector| connector.has_time());
         if !has_time {
             if !std::mem::replace(&mut self.waits_for_clock, true) {
-                let why = "the clock shows a time before 2026, with which no certificate can be checked; waiting for a right one \
-                           (set the clock, or give --clock-floor)";
+                let why = format!(
+                    "the clock shows a time before 2026, with which no certificate can be checked; waiting for a right one \
+                     (set the clock, or give an earliest time: {CLOCK_FLOOR})"
+                );
                 log::warn!("{why}");
                 let home = self.home();
-                self.tell(DeviceEventKind::Failed, &home, &home.url.text, why.to_owned());
+                self.tell(DeviceEventKind::Failed, &home, &home.url.text, why);
             }
             self.dial_later(cx, CLOCK_LOOK);
         } else if std::mem::take(&mut self.waits_for_clock) {

@@ -29,6 +29,7 @@ use crate::proto::dialect::{Dialect, Naming};
 use crate::proto::edits::FieldEdits;
 use crate::proto::template;
 use crate::proto::turn::{self, Encoding, Fallback, Name, OfferPlan};
+use crate::setting::{BEARER_TOKEN, FALLBACK, LINKS, MAX_RETRIES, ORIGIN, POLLS};
 use crate::stream::Connector;
 #[cfg(feature = "tls")]
 use crate::tls::{DeviceTls, LocalTls};
@@ -130,7 +131,9 @@ impl Device {
 }
 
 impl DeviceBuilder {
-    /// Sends `Authorization: Bearer TOKEN` with the offer, to the gateways' own origins only.
+    /// Sends `Authorization: Bearer TOKEN` with the offer, to the gateways' own origins only. A token
+    /// that was read from a file has to be trimmed: [`build`](Self::build) refuses one with a line
+    /// end, as it does an empty one.
     pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
         self
@@ -391,13 +394,13 @@ impl DeviceBuilder {
         let (min, max) = (*self.links.start(), *self.links.end());
         if min == 0 || min > max || max > LINKS_CEILING {
             return Err(Error::usage(format!(
-                "links {min}..{max}: it takes 1 <= MIN <= MAX <= {LINKS_CEILING}"
+                "links {min}..{max} ({LINKS}): it takes 1 <= MIN <= MAX <= {LINKS_CEILING}"
             )));
         }
         if self.max_retries == Some(0) {
-            return Err(Error::usage(
-                "max retries 0: the device would never dial; omit it, or give 1 or more",
-            ));
+            return Err(Error::usage(format!(
+                "no retries at all ({MAX_RETRIES}): the device would never dial; omit it, or give 1 or more"
+            )));
         }
         Ok(())
     }
@@ -432,6 +435,7 @@ impl DeviceBuilder {
         offer.accept = accepted(fallback, self.poll_encoding).map(Into::into);
         let mut secrets = self.fields.clone();
         if let Some(token) = &self.token {
+            check_token(token)?;
             secrets.push(("Authorization".to_owned(), format!("Bearer {token}")));
         }
         let mut whole = offer.clone();
@@ -475,9 +479,9 @@ impl DeviceBuilder {
             );
         }
         let needed = || {
-            Error::usage(
-                "an IETF offer registers origins: name at least one (--origin), like https://lamp.example",
-            )
+            Error::usage(format!(
+                "an IETF offer registers origins: name at least one, like https://lamp.example ({ORIGIN})"
+            ))
         };
         let own = turn::origins_of_path(&url.target).ok();
         if names.is_empty() {
@@ -494,13 +498,13 @@ impl DeviceBuilder {
             }
             Some(own) if own == sorted => url.target.clone(),
             Some(_) => {
-                return Err(wrong(
-                    "its path registers other origins than those that are given beside it (--origin)",
-                ));
+                return Err(wrong(&format!(
+                    "its path registers other origins than those that are given beside it ({ORIGIN})"
+                )));
             }
             None => {
                 return Err(wrong(
-                    "with an IETF offer (--dialect ptth) its path has to say where the origins go, as in /ptth{?serialized_origin}; \
+                    "with an IETF offer its path has to say where the origins go, as in /ptth{?serialized_origin}; \
                      without a path they go to /.well-known/ptth/{serialized_origin}/",
                 ));
             }
@@ -524,7 +528,7 @@ impl DeviceBuilder {
         let (min, max) = (*self.polls.start(), *self.polls.end());
         if min == 0 || min > max || max > POLLS_CEILING {
             return Err(Error::usage(format!(
-                "polls {min}..{max}: it takes 1 <= MIN <= MAX <= {POLLS_CEILING}"
+                "polls {min}..{max} ({POLLS}): it takes 1 <= MIN <= MAX <= {POLLS_CEILING}"
             )));
         }
         if self.poll_encoding == Some(Encoding::Json) && !HAS_JSON {
@@ -534,11 +538,26 @@ impl DeviceBuilder {
         }
         match self.fallback {
             fallback if can_poll(&self.dialect) => Ok(fallback),
-            Fallback::Only => Err(Error::usage(
-                "a device with this protocol cannot poll (fallback only); choose PTTH/1.0, or let its connections turn",
-            )),
+            Fallback::Only => Err(Error::usage(format!(
+                "a device with this protocol cannot poll, and is to do nothing else ({FALLBACK}); choose PTTH/1.0, or let its connections turn"
+            ))),
             _ => Ok(Fallback::Never),
         }
+    }
+}
+
+/// No error repeats a token.
+fn check_token(token: &str) -> Result<(), Error> {
+    let wrong = |what: &str| Error::usage(format!("the token ({BEARER_TOKEN}) {what}"));
+    match () {
+        () if token.is_empty() => Err(wrong("is empty; omit it, or give one")),
+        () if token.contains(['\r', '\n']) => Err(wrong(
+            "has a line end, perhaps that of the file that it was read from; trim it (str::trim), and give one line",
+        )),
+        () if token.chars().any(char::is_control) => {
+            Err(wrong("has a control character, which no field may have"))
+        }
+        () => Ok(()),
     }
 }
 

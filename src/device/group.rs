@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::device::command::Command;
+use crate::device::notices;
 use crate::engine::event_loop::Remote;
 use crate::error::Error;
 
@@ -67,7 +68,8 @@ impl LoopGroup {
     /// Marks this loop as failed. Returns true if it was the last, and the device ends. Its error
     /// is a refusal only where all gateways refused.
     pub(crate) fn report(&self, number: usize, standing: Standing, why: Error) -> bool {
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         if let Some(member) = state.members.get_mut(number) {
             (member.standing, member.why) = (standing, Some(why));
         }
@@ -78,9 +80,10 @@ impl LoopGroup {
             state.members.iter_mut().max_by_key(|member| member.standing == Standing::GaveUp);
         let error = last.and_then(|member| member.why.take());
         if state.outcome.is_none() {
+            error.iter().for_each(notices::ended);
             state.outcome = error;
         }
-        LoopGroup::end(&state);
+        LoopGroup::end(state);
         true
     }
 

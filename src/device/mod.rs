@@ -23,6 +23,7 @@
 //! | `no_proxy.rs` | hosts that are dialled without a proxy |
 //! | `pool.rs` | connections to local servers |
 //! | `reply.rs` | a reply of the fallback, while its body arrives |
+//! | `notices.rs` | lines of the log that a program may rather tell itself |
 //! | `url.rs` | the URL of a gateway, and how far away an address is |
 //! | `answer.rs` | an event in hand and its answer |
 //! | `counters.rs` | what loop and workers count |
@@ -106,6 +107,7 @@ mod locals;
 mod lookups;
 mod mode;
 mod no_proxy;
+mod notices;
 mod offering;
 mod offers;
 mod plan;

@@ -19,6 +19,7 @@ use crate::proto::head::{LineEnds, ResponseHead};
 use crate::proto::turn::Fallback;
 use crate::proto::verdict::Verdict;
 use crate::proto::{body, comet, head, turn, verdict};
+use crate::setting::{BEARER_TOKEN, DIALECT, FALLBACK};
 
 /// A refusal that no gateway of ours gave.
 const UNMARKED: &str = "that is not the gateway's own word (Proxy-Status: ptth), but perhaps that of a balancer or proxy before it, or this is no gateway";
@@ -226,9 +227,11 @@ impl DeviceRole {
                 self.fell_back(cx, id, encoding, reply, took < PACE)
             }
             (Verdict::FellBack(_), _) => {
-                let why = "the gateway, or a proxy on the way, does not turn connections: it fell back to polling, \
-                           and this device may not poll (fallback never)";
-                self.end_dial(cx, id, why, None);
+                let why = format!(
+                    "the gateway, or a proxy on the way, does not turn connections: it fell back to polling, \
+                     and this device may not poll ({FALLBACK})"
+                );
+                self.end_dial(cx, id, &why, None);
             }
             (
                 Verdict::Refused(status) | Verdict::Later { status, .. } | Verdict::NoTurn(status),
@@ -288,9 +291,9 @@ impl DeviceRole {
                 "another device, or a newer run of this one, holds the name; stop it or choose another name"
             }
             426 if self.plan.fallback == Fallback::Only => {
-                "it takes no polls, only devices that turn; allow it with --fallback auto"
+                &format!("it takes no polls, only devices that turn; allow both ({FALLBACK})")
             }
-            426 => "it does not turn this protocol; choose another with --dialect",
+            426 => &format!("it does not turn this protocol; choose another ({DIALECT})"),
             429 | 503 => "it is full or stopping",
             _ => "it cannot take devices just now",
         };
@@ -380,7 +383,7 @@ impl DeviceRole {
         });
         let remedy = match status {
             401 if has_token => "; check the token",
-            401 => "; no token was given (PTTH_TOKEN or --token-file)",
+            401 => &format!("; no token was given ({BEARER_TOKEN})"),
             _ => "",
         };
         format!("gateway {url} refused the offer with {status}: {why}{remedy}")
@@ -413,12 +416,10 @@ impl DeviceRole {
             self.plan.homes.rest(&home, None, true);
         }
         if for_good && self.plan.homes.all_refused() {
-            log::warn!("{text}");
-            self.group.report(
-                self.member,
-                Standing::Refused,
-                Error::refused(Fault::Gateway, status, text, None),
-            );
+            let error = Error::refused(Fault::Gateway, status, text.clone(), None);
+            if !self.group.report(self.member, Standing::Refused, error) {
+                log::warn!("{text}; the device goes on with its other gateways");
+            }
             self.stopped = true;
             return;
         }

@@ -10,6 +10,7 @@ use crate::device::no_proxy::network;
 use crate::device::url::Reach;
 use crate::device::url::Url;
 use crate::error::Error;
+use crate::setting::REDIRECT_HOST;
 
 /// The hosts that a device may be redirected to.
 #[derive(Clone, Debug, Default)]
@@ -88,7 +89,7 @@ impl RedirectHosts {
         }
         if own().next().is_none() && !listed(None) {
             return Err(format!(
-                "{}: this device is only redirected to the hosts of its own gateways; allow others with --redirect-hosts (redirect_host)",
+                "{}: this device is only redirected to the hosts of its own gateways; allow others ({REDIRECT_HOST})",
                 url.text
             ));
         }
@@ -96,7 +97,7 @@ impl RedirectHosts {
         match url.port == usual || url.port > 1023 {
             true => Ok(()),
             false => Err(format!(
-                "{}: a port below 1024 that is not the scheme's own is some other service's; allow it with --redirect-hosts {host}:{}",
+                "{}: a port below 1024 that is not the scheme's own is some other service's; allow it as {host}:{} ({REDIRECT_HOST})",
                 url.text, url.port
             )),
         }

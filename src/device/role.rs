@@ -20,6 +20,7 @@ use crate::device::gateways::GatewayTarget;
 use crate::device::group::LoopGroup;
 use crate::device::lookups::Lookups;
 use crate::device::mode::Mode;
+use crate::device::notices;
 use crate::device::plan::{Plan, Service};
 use crate::device::pool::{Locals, ServerId};
 use crate::device::races::Races;
@@ -212,6 +213,7 @@ impl DeviceRole {
         detail: String,
         cause: Option<CloseCause>,
     ) {
+        notices::changed(kind, &home.name, url, &detail);
         let transport = self.transport.filter(|_| kind == DeviceEventKind::Connected);
         let event = DeviceEvent {
             kind,

@@ -308,7 +308,8 @@ impl Device {
     }
 
     /// What happens between this device and its gateway. At most [`Limits::events_max`] wait to be
-    /// read; more are dropped.
+    /// read; more are dropped. It ends when the device was stopped or drained, or has failed, and all
+    /// was read.
     pub fn events(&self) -> Subscription<DeviceEvent> {
         Subscription::new(self.events.clone())
     }

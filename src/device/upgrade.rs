@@ -42,8 +42,8 @@ struct Behind(Arc<Mutex<Option<Taker>>>);
 
 /// A handler's answer to a request that offers `protocol` in `Upgrade` (a WebSocket, say): 101, and
 /// then the stream is `take`'s. Fields that the protocol wants (`Sec-WebSocket-Accept`) are to be
-/// added to the response. Where the request offered no upgrade, it is answered 500; a device that
-/// polls is never offered one.
+/// added to the response. Look for the request's `Upgrade` first: one that has none is answered with
+/// 500, and the log says why. A device that polls is never offered one.
 ///
 /// ```
 /// use std::io::{BufRead, BufReader, Write};

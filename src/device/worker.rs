@@ -72,7 +72,7 @@ pub(super) fn answer_with(
                 let sent = match link.respond(response) {
                     Err(e) if e.is_usage() && taker.is_some() => {
                         log::error!(
-                            "a handler returned 101, which was not asked for; its request is answered with 500"
+                            "a handler answered with an upgrade (101), and the request has no Upgrade field, or the response names no protocol in its own: the request is answered with 500; look for the field before upgrade()"
                         );
                         link.respond(internal_error())
                     }

@@ -11,6 +11,7 @@ use crate::engine::permits::{Permit, Permits};
 use crate::gateway::tokens::Whose;
 use crate::limits::Limits;
 use crate::proto::forwarded::Network;
+use crate::setting::DEVICES_ALLOW;
 
 /// Connections in the devices' door.
 pub(super) type Unseen = Arc<Mutex<VecDeque<(usize, Id)>>>;
@@ -97,7 +98,7 @@ impl Admission {
         if matches!(side, Whose::Devices) && !self.allows(side, from.ip()) {
             log_names!(
                 Info,
-                "a connection from {from} to the devices' port was closed: no allowed network has its address (--devices-allow)"
+                "a connection from {from} to the devices' port was closed: no allowed network has its address ({DEVICES_ALLOW})"
             );
             return None;
         }

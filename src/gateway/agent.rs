@@ -32,7 +32,9 @@ impl Gateway {
     /// A device redirects to itself alone; a `Location` elsewhere is an error. Where this gateway is
     /// what failed (an unknown device, say), `ureq::Error::Io` has our [`Error`] inside. A link is
     /// taken for each request, and goes back to its pool when the response is read; the agent keeps
-    /// none.
+    /// none. After a time-out of ureq's the device has its link for up to
+    /// [`Limits::abandoned_timeout`](crate::Limits::abandoned_timeout) (2 s) yet: only then is it
+    /// sure that nobody waits.
     ///
     /// ```
     /// use reverse_http::{Device, Gateway};
@@ -92,7 +94,7 @@ impl Middleware for OneDevice {
         request: ureq::http::Request<ureq::SendBody<'_>>,
         next: MiddlewareNext<'_>,
     ) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
-        let device = request.uri().host().map(str::to_owned);
+        let device = request.uri().host().map(str::to_ascii_lowercase);
         let _call = Call { before: CALLED.replace(device) };
         next.handle(request)
     }
@@ -139,17 +141,17 @@ impl Connector for ToDevice {
     ) -> Result<Option<Exchange>, ureq::Error> {
         let uri = details.uri;
         let name = match (uri.scheme_str(), uri.host(), uri.port()) {
-            (Some("http"), Some(name), None) => name,
+            (Some("http"), Some(name), None) => name.to_ascii_lowercase(), // hosts have no case
             _ => {
                 let text = format!("{uri}: a device is asked at http://NAME/, without a port");
                 return Err(ureq::Error::BadUri(text));
             }
         };
         CALLED.with_borrow(|called| match called {
-            Some(called) if called != name => Err(elsewhere(called, name)),
+            Some(called) if *called != name => Err(elsewhere(called, &name)),
             _ => Ok(()),
         })?;
-        let lease = self.0.open(name).map_err(io::Error::from)?;
+        let lease = self.0.open(&name).map_err(io::Error::from)?;
         lease.stream.set_nonblocking(false)?;
         let shutdown: Arc<dyn ShutdownHandle> = lease.stream.clone();
         (details.register_shutdown)(Arc::downgrade(&shutdown))?;

@@ -415,7 +415,10 @@ impl GatewayBuilder {
             let thread = run(event_loop, role, loops.clone(), number).map_err(failed)?;
             running.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
-        log::info!("the gateway has {number_of_loops} event loops");
+        match number_of_loops {
+            1 => log::info!("the gateway has 1 event loop"),
+            _ => log::info!("the gateway has {number_of_loops} event loops"),
+        }
         Ok(Gateway(Arc::new(running)))
     }
 }

@@ -11,12 +11,41 @@ use crate::gateway::registry::{Denied, Owner, Registration};
 use crate::gateway::tokens::{self, Digest, Tokens, Whose};
 use crate::proto::forward::GATEWAY_AUTHORIZATION;
 use crate::proto::head::Fields;
+use crate::setting::TOKENS;
 use crate::stream::{Shown, ShownKey};
 
 pub(super) const REVOKED: &str = "the token or certificate that it came in with is no longer valid";
-const NO_TOKEN: &str = "this gateway requires a device token, and recognised none in this request; send Authorization: Bearer";
 const EXPIRED: &str = "the token has expired; ask for a new one";
 const OTHER_NAME: &str = "the credential is not for this name";
+
+/// What is said of a request without a token that counts. Nobody learns from it but what they sent
+/// themselves: a token is known, or it is not.
+struct Words {
+    none: &'static str,
+    unreadable: &'static str,
+    unknown: &'static str,
+}
+
+const TO_DEVICES: Words = Words {
+    none: "this gateway requires a device token, and the request has none; send Authorization: Bearer TOKEN",
+    unreadable: "this gateway requires a device token, and cannot read the Authorization of the request; send it once, as Bearer TOKEN",
+    unknown: "this gateway does not know the token that was sent",
+};
+const TO_VISITORS: Words = Words {
+    none: "this gateway requires a visitor token; send it as Authorization: Bearer, or as the password of Basic, or as PTTH-Authorization: Bearer where Authorization is the device's",
+    unreadable: "this gateway requires a visitor token, and cannot read the one of the request; send it once, as Bearer TOKEN, or as the password of Basic",
+    unknown: "this gateway does not know the visitor token that was sent; where Authorization is the device's, send the token as PTTH-Authorization: Bearer",
+};
+
+impl Words {
+    fn of(&self, is_shown: bool, digest: Option<&Digest>) -> &'static str {
+        match (is_shown, digest) {
+            (false, _) => self.none,
+            (true, None) => self.unreadable,
+            (true, Some(_)) => self.unknown,
+        }
+    }
+}
 
 pub(crate) struct Credentials {
     /// `None`: devices need none.
@@ -34,8 +63,8 @@ pub(crate) struct Credentials {
 pub(super) enum VisitorToken {
     /// Visitors need none.
     NotNeeded,
-    /// No token, or one that is not in the table.
-    Unknown,
+    /// No token that counts; why, in words.
+    Unknown(&'static str),
     /// `PTTH-Authorization` more than once.
     Several,
     Known(Digest, Shower),
@@ -88,7 +117,8 @@ impl Credentials {
         let Some(tokens) = &self.devices else { return Ok(()) };
         let shown = tokens::shown(offer.authorization(), token_bytes_max);
         let Some(digest) = shown.filter(|digest| tokens.knows(digest)) else {
-            return Err(Reject::new(401, NO_TOKEN));
+            let is_shown = offer.authorization().next().is_some();
+            return Err(Reject::new(401, TO_DEVICES.of(is_shown, shown.as_ref())));
         };
         if let Some(day) = tokens.expired(&digest) {
             let label = tokens.label(&digest).unwrap_or_default();
@@ -100,7 +130,8 @@ impl Credentials {
             return Err(Reject::new(401, EXPIRED));
         }
         if !offer.wire.names.iter().all(|name| tokens.allows(&digest, &name.to_string())) {
-            return Err(Reject::new(403, OTHER_NAME));
+            let text = format!("{OTHER_NAME}; at the gateway, see its line ({TOKENS})");
+            return Err(Reject::new(403, text));
         }
         offer.token = Some(digest);
         Ok(())
@@ -175,10 +206,13 @@ impl Credentials {
                 Some(day) => {
                     let label = tokens.label(&digest).unwrap_or_default();
                     log_names!(Info, "a visitor's token ({label}) expired on {day}");
-                    VisitorToken::Unknown
+                    VisitorToken::Unknown(EXPIRED)
                 }
             },
-            None => VisitorToken::Unknown,
+            None => {
+                let is_shown = shower == Shower::Own || fields.get("Authorization").is_some();
+                VisitorToken::Unknown(TO_VISITORS.of(is_shown, shown.as_ref()))
+            }
         }
     }
 

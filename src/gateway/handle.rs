@@ -326,7 +326,9 @@ impl Gateway {
     }
 
     /// What happens to names from now on. At most [`Limits::events_max`] wait to be read. Together
-    /// with [`devices`](Self::devices), called after this, nothing falls between.
+    /// with [`devices`](Self::devices), called after this, nothing falls between; more are dropped,
+    /// and the next event says how many ([`missed`](GatewayEvent::missed)). It ends when the gateway
+    /// was stopped or drained, and all was read.
     pub fn events(&self) -> Subscription<GatewayEvent> {
         let (subscriber, events) = events::subscription(&self.0.limits.get());
         let (reply, subscribed) = bounded(1);
@@ -604,7 +606,8 @@ impl DeviceRef {
     ///
     /// A request with `Upgrade` and without a body offers these protocols (a WebSocket, say); where
     /// the device answers 101, [`Upgraded::from_response`](crate::Upgraded::from_response) takes the
-    /// connection. Its link is no other caller's again.
+    /// connection. Its link is no other caller's again. With a body nothing is offered: the request
+    /// goes out without its `Upgrade`.
     ///
     /// # Errors
     /// Unknown (404), away or busy (503), full, timed out (504), closed or broken by the device
@@ -719,8 +722,9 @@ impl DeviceRef {
     /// Waits until the device is connected: it has a link, or polls.
     ///
     /// # Errors
-    /// It was not connected within `time` ([`Error::is_not_connected`]); the name is invalid; the
-    /// wait was cancelled; the gateway was stopped.
+    /// It was not connected within `time` ([`Error::is_not_connected`]: `Away`, or `Unknown` where
+    /// nothing names it and it was not here lately); the name is invalid; the wait was cancelled; the
+    /// gateway was stopped.
     pub fn wait_connected(&self, time: Duration) -> Result<(), Error> {
         self.check_name()?;
         let (reply, answer) = bounded(1);

@@ -22,6 +22,7 @@ use crate::gateway::state::{
 use crate::limits::MOVES_MAX;
 use crate::link::CutError;
 use crate::relay::Wait;
+use crate::setting::LINKS;
 use crate::stream::Stream;
 
 impl GatewayRole {
@@ -274,7 +275,8 @@ impl GatewayRole {
         }
     }
 
-    pub(super) fn caller_expired(&mut self, number: u64, now: Instant) {
+    pub(super) fn caller_expired(&mut self, cx: &Connections<State>, number: u64) {
+        let now = cx.now();
         match self.callers.take(number) {
             None => {}
             Some(Caller::Link { name, wait, reply, .. }) => {
@@ -285,9 +287,14 @@ impl GatewayRole {
                 let _ = reply.send(Err(error));
             }
             Some(Caller::Name { name, reply, .. }) => {
-                let _ = reply.send(Err(Error::away(format!(
-                    "device {name} did not connect in the time given"
-                ))));
+                let error = if self.is_known(cx, &name) {
+                    Error::away(format!("device {name} did not connect in the time given"))
+                } else {
+                    Error::unknown(format!(
+                        "no device {name} connected in the time given, and none was connected lately"
+                    ))
+                };
+                let _ = reply.send(Err(error));
             }
         }
     }
@@ -297,7 +304,7 @@ impl GatewayRole {
         let (links, _) = self.registry.links(name);
         if links > 0 {
             return format!(
-                "all {links} links of device {name} stayed busy for {wait}; let it dial more links or ask later"
+                "all {links} links of device {name} stayed busy for {wait}; let the device dial more ({LINKS}), or ask later"
             );
         }
         if self.registry.is_polling(name) {

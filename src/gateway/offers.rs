@@ -29,6 +29,7 @@ use crate::proto::head::{self, LineEnds};
 use crate::proto::interim::CONTINUE;
 use crate::proto::turn::{self, Decision, Fallback, Name, Transport};
 use crate::relay::LocalAnswer;
+use crate::setting::CORS_ORIGIN;
 use crate::stream::Stream;
 
 const PORT_PURPOSE: &str =
@@ -120,7 +121,9 @@ impl GatewayRole {
         if origin.is_none() && fields.get("Origin").is_some() {
             return Err(Refusal::new(
                 403,
-                "a web page may not use this port: its Origin is not listed by the operator (--cors-origin)",
+                format!(
+                    "a web page may not use this port: its Origin is not listed by the operator ({CORS_ORIGIN})"
+                ),
             ));
         }
         Ok(origin.cloned())

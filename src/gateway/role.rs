@@ -208,7 +208,7 @@ impl GatewayRole {
     fn handle_alarm(&mut self, cx: &mut Connections<State>, number: u64) {
         let Some(alarm) = self.alarms.take(number) else { return };
         match alarm {
-            Alarm::Caller(caller) => self.caller_expired(caller, cx.now()),
+            Alarm::Caller(caller) => self.caller_expired(cx, caller),
             Alarm::Evict { links, leases } => self.evict(cx, links, leases),
             Alarm::EvictVisitors(exchanges) => self.evict_visitors(cx, exchanges),
             Alarm::Expiry => self.end_expired(cx),

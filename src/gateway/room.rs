@@ -9,6 +9,7 @@ use crate::gateway::state::{Command, GatewayRole, State, Visitor, VisitorListene
 use crate::gateway::tokens::Whose;
 use crate::limits::IDLE_FOUND_MAX;
 use crate::relay::LocalAnswer;
+use crate::setting::VISITORS_ALLOW;
 
 /// Where few connections idle they are not looked for again before this has passed.
 const LOOK: Duration = Duration::from_millis(100);
@@ -177,16 +178,17 @@ impl GatewayRole {
         if secure {
             log_names!(
                 Info,
-                "a visitor from {from} was closed: no allowed network has its address (--visitors-allow)"
+                "a visitor from {from} was closed: no allowed network has its address ({VISITORS_ALLOW})"
             );
             cx.close(id); // before the handshake there is no way to tell it
             return false;
         }
         log_names!(
             Info,
-            "a visitor from {from} got 403: no allowed network has its address (--visitors-allow)"
+            "a visitor from {from} got 403: no allowed network has its address ({VISITORS_ALLOW})"
         );
-        let answer = LocalAnswer::new(403, "this address may not ask here (--visitors-allow)");
+        let text = format!("this address may not ask here ({VISITORS_ALLOW})");
+        let answer = LocalAnswer::new(403, &text);
         self.refuse(cx, id, &LocalAnswer { error: Some("http_request_denied"), ..answer });
         false
     }

@@ -25,7 +25,6 @@ use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
 use crate::relay::{self, Exchange, LocalAnswer};
 
-const NO_VISITOR_TOKEN: &str = "this gateway requires a visitor token; send it as Authorization: Bearer, or as the password of Basic, or as PTTH-Authorization: Bearer where Authorization is the device's";
 const SEVERAL_TOKENS: &str = "there are several PTTH-Authorization fields; send one";
 const TOO_LONG_WITH_OURS: &str = "the request head is longer than a device takes, with the fields that this gateway adds; send fewer or shorter fields";
 const HEAD_LATE: &str = "the request head was not whole within head_timeout";
@@ -316,9 +315,11 @@ impl GatewayRole {
         let token = match shown {
             VisitorToken::Known(digest, _) => Some(digest),
             VisitorToken::NotNeeded => None,
-            VisitorToken::Unknown if self.is_free_preflight(request, &destination, arrival) => None,
+            VisitorToken::Unknown(_) if self.is_free_preflight(request, &destination, arrival) => {
+                None
+            }
             VisitorToken::Several => return refused(Refusal::new(400, SEVERAL_TOKENS), keep),
-            VisitorToken::Unknown => return refused(Refusal::new(401, NO_VISITOR_TOKEN), keep),
+            VisitorToken::Unknown(why) => return refused(Refusal::new(401, why), keep),
         };
         if forward::came_through(&request.fields, &self.settings.via) {
             return refused(Refusal::new(508, LOOP), keep);

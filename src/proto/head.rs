@@ -724,7 +724,15 @@ pub fn foreign_protocol(bytes: &[u8]) -> Option<&'static str> {
 #[cold]
 fn name_foreign(bytes: &[u8], refusal: Refusal) -> Refusal {
     match foreign_protocol(bytes) {
-        Some(what) => Refusal::new(refusal.status, format!("{what} came where HTTP/1.1 is spoken")),
+        Some(what) => {
+            let remedy = match bytes[0] {
+                0x16 => {
+                    ": this port has no TLS; write http:// in the URL, or give it a certificate"
+                }
+                _ => "",
+            };
+            Refusal::new(refusal.status, format!("{what} came where HTTP/1.1 is spoken{remedy}"))
+        }
         None => refusal,
     }
 }

@@ -704,13 +704,18 @@ impl Session {
         } else {
             "something else"
         });
-        Some(HandshakeError {
-            plain,
-            ..HandshakeError::new(format!(
-                "TLS is spoken here, and what came is {what}; check the URL's {}",
-                if server { "scheme and port" } else { "port, or write http://" }
-            ))
-        })
+        let text = match (server, plain) {
+            (true, true) => {
+                format!("this port speaks TLS, and what came is {what}; write https:// in the URL")
+            }
+            (true, false) => {
+                format!("this port speaks TLS, and what came is {what}; check the sender's URL")
+            }
+            (false, _) => format!(
+                "the other side does not speak TLS, what came is {what}; write http:// in the URL, or another port"
+            ),
+        };
+        Some(HandshakeError { plain, ..HandshakeError::new(text) })
     }
 }
 

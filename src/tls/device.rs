@@ -22,6 +22,7 @@ use super::failure::{Side, explained};
 use super::identity::Identity;
 use super::{ALPN, unusable};
 use crate::error::Error;
+use crate::setting::{CA, LOCAL_CA, LOCAL_PIN, PIN};
 
 /// A device whose clock shows an earlier time has no clock yet: 2026-01-01T00:00:00Z, before which
 /// this code did not exist.
@@ -319,7 +320,7 @@ fn system_roots() -> Result<RootCertStore, Error> {
     if usable == 0 {
         let why = found.errors.first().map_or_else(String::new, |e| format!(" ({e})"));
         return Err(Error::usage(format!(
-            "this system has no root certificates{why}; install them (ca-certificates), or give the CA or the key of whom this device dials (--ca or --pin for the gateway, --to-ca or --to-pin for the local server)"
+            "this system has no root certificates{why}; install them (ca-certificates), or give the CA or the key of whom this device dials: of the gateway ({CA}; {PIN}), of the local server ({LOCAL_CA}; {LOCAL_PIN})"
         )));
     }
     Ok(roots)

@@ -3,6 +3,7 @@
 use rustls::CertificateError;
 
 use super::certificate::{bare, date, refused_by_webpki};
+use crate::setting::{CA, CLIENT_CA, CLOCK_FLOOR, IDENTITY, LOCAL_CA, LOCAL_NAME, LOCAL_PIN, PIN};
 
 /// The side that explains a failed handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,21 +16,23 @@ pub(crate) enum Side {
 }
 
 impl Side {
-    /// The certificate it checks, the option that sets its trust, and other remedies.
-    fn words(self) -> (&'static str, &'static str, &'static str) {
+    /// The certificate it checks, the setting of its trust, and other remedies.
+    fn words(self) -> (&'static str, &'static str, String) {
         match self {
-            Side::Device => {
-                ("the gateway's certificate", "--ca", "give its CA (--ca) or pin its key (--pin)")
-            }
+            Side::Device => (
+                "the gateway's certificate",
+                CA,
+                format!("give its CA ({CA}), or pin its key ({PIN})"),
+            ),
             Side::Local => (
                 "the local server's certificate",
-                "--to-ca",
-                "give its CA (--to-ca) or pin its key (--to-pin)",
+                LOCAL_CA,
+                format!("give its CA ({LOCAL_CA}), or pin its key ({LOCAL_PIN})"),
             ),
             Side::Gateway => (
                 "the device's certificate",
-                "--devices-client-ca",
-                "give its CA (--devices-client-ca), or issue one with that CA",
+                CLIENT_CA,
+                format!("give its CA ({CLIENT_CA}), or issue one with that CA"),
             ),
         }
     }
@@ -43,13 +46,17 @@ pub(crate) fn explained(error: &rustls::Error, side: Side) -> String {
         rustls::Error::AlertReceived(Alert::CertificateRequired | Alert::HandshakeFailure)
             if side == Side::Local =>
         {
-            "the local server wants something that was not shown: a certificate perhaps, and a device has none for it; or another name (--to-server-name)"
+            &format!(
+                "the local server wants something that was not shown: a certificate perhaps, and a device has none for it; or another name ({LOCAL_NAME})"
+            )
         }
-        rustls::Error::AlertReceived(Alert::UnrecognisedName) if side == Side::Local => {
-            "the local server does not know the name that it was asked for; give the one that it has (--to-server-name)"
-        }
+        rustls::Error::AlertReceived(Alert::UnrecognisedName) if side == Side::Local => &format!(
+            "the local server does not know the name that it was asked for; give the one that it has ({LOCAL_NAME})"
+        ),
         rustls::Error::AlertReceived(Alert::CertificateRequired | Alert::HandshakeFailure) => {
-            "the other side wants something that was not shown, a certificate perhaps (--cert and --key)"
+            &format!(
+                "the other side wants something that was not shown, a certificate perhaps ({IDENTITY})"
+            )
         }
         rustls::Error::AlertReceived(Alert::CertificateExpired) => {
             "the other side does not accept the certificate that was shown: by its clock it has expired, or is not valid yet; renew it, or set the clocks"
@@ -64,11 +71,11 @@ pub(crate) fn explained(error: &rustls::Error, side: Side) -> String {
             | Alert::UnsupportedCertificate
             | Alert::CertificateRevoked,
         ) => "the other side does not accept the certificate that was shown; its log says why",
-        rustls::Error::NoCertificatesPresented => {
-            "no certificate was shown, and this side wants one; give the device --cert and --key"
-        }
+        rustls::Error::NoCertificatesPresented => &format!(
+            "no certificate was shown, and this side wants one; give the device one ({IDENTITY})"
+        ),
         rustls::Error::AlertReceived(Alert::AccessDenied) if side == Side::Gateway => {
-            "the device's --pin is not the key of this certificate"
+            &format!("the device has pinned another key than that of this certificate ({PIN})")
         }
         rustls::Error::InvalidMessage(_) => "what came is not TLS; check the URL's scheme and port",
         _ => return error.to_string(),
@@ -81,9 +88,9 @@ fn refusal_of_certificate(why: &CertificateError, side: Side) -> String {
     use CertificateError::*;
     let (whose, ca, trusts) = side.words();
     let names = match side {
-        Side::Local => {
-            "issue one with a subjectAltName for it, or ask for a name that it has (--to-server-name)"
-        }
+        Side::Local => &format!(
+            "issue one with a subjectAltName for it, or ask for a name that it has ({LOCAL_NAME})"
+        ),
         _ => "issue one with a subjectAltName for it, or write a URL with a name that it has",
     };
     let text = match why {
@@ -93,7 +100,10 @@ fn refusal_of_certificate(why: &CertificateError, side: Side) -> String {
         ),
         Expired => format!("{whose} has expired; renew it, or set this machine's clock"),
         NotValidYetContext { not_before, .. } => {
-            let floor = if side == Side::Gateway { "" } else { ", or give --clock-floor" };
+            let floor = match side {
+                Side::Gateway => String::new(),
+                _ => format!(", or give an earliest time ({CLOCK_FLOOR})"),
+            };
             format!(
                 "{whose} is not valid before {}; set this machine's clock{floor}, or renew it if the clock is right",
                 date(*not_before)
@@ -119,7 +129,7 @@ fn refusal_of_certificate(why: &CertificateError, side: Side) -> String {
         }
         NotValidForName => format!("{whose} is for another host than the URL's; {names}"),
         ApplicationVerificationFailure => {
-            let pin = if side == Side::Local { "--to-pin" } else { "--pin" };
+            let pin = if side == Side::Local { LOCAL_PIN } else { PIN };
             format!("the key of {whose} is none of those that are pinned ({pin})")
         }
         InvalidPurpose | InvalidPurposeContext { .. } => {
@@ -137,7 +147,7 @@ fn refusal_of_webpki(why: &CertificateError, whose: &str, ca: &str) -> String {
     #[allow(deprecated, reason = "older names of the same")]
     match (refused_by_webpki(why), why) {
         (Some(CaUsedAsEndEntity), _) => format!(
-            "{whose} is a CA's own (CA:TRUE), and not exactly one that {ca} has; put it into that file, or issue one for the host with CA:FALSE"
+            "{whose} is a CA's own (CA:TRUE), and not exactly one of those that are given ({ca}); give it there, or issue one for the host with CA:FALSE"
         ),
         (Some(EndEntityUsedAsCa), _) => format!(
             "{whose} was issued by one that is not a CA's (CA:FALSE); issue it with a CA's key"

@@ -295,7 +295,7 @@ pub(crate) struct DeviceArgs {
     pub(crate) origin: Vec<String>,
     /// With --to: take this path off requests for its server, /cam of --to /cam=URL, and put it back
     /// into what that says of paths; may be given several times
-    #[arg(long, value_name = "PATH", value_delimiter = ',', env = "PTTH_STRIP_PREFIX")]
+    #[arg(long, value_name = "PATH", value_delimiter = ',', value_parser = path, env = "PTTH_STRIP_PREFIX")]
     pub(crate) strip_prefix: Vec<String>,
     /// With --to: send this Host instead of the visitor's, to all servers or to that of PATH
     #[arg(long, value_name = "[PATH=]HOST", value_delimiter = ',', value_parser = host_for_path, env = "PTTH_HOST_HEADER")]
@@ -511,7 +511,27 @@ fn for_path<'t>(text: &'t str, example: &str) -> Result<(Option<String>, &'t str
             .split_once('=')
             .map(|(path, value)| (Some(path.to_owned()), value))
             .ok_or_else(|| format!("write PATH=, and what is for it, like {example}")),
-        false => Ok((None, text)),
+        false => match text.split_once('=') {
+            Some((name, _)) if is_segment(name) => {
+                Err(format!("a path begins with a slash: write /{text}"))
+            }
+            _ => Ok((None, text)),
+        },
+    }
+}
+
+/// Returns true if this may be a path whose slash was forgotten: no URL, host with a port or socket
+/// begins so before a `=`.
+fn is_segment(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+/// `/cam`.
+fn path(text: &str) -> Result<String, String> {
+    match text.starts_with('/') {
+        true => Ok(text.to_owned()),
+        false => Err(format!("a path begins with a slash: write /{text}")),
     }
 }
 

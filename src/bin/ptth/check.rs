@@ -173,7 +173,7 @@ impl Check {
             let began = Instant::now();
             match TcpStream::connect_timeout(&address, self.timeout) {
                 Ok(_) => {
-                    good("TCP", format_args!("{address} accepts after {:?}", rounded(began)))?;
+                    good("TCP", format_args!("{address} accepts after {}", rounded(began)))?;
                     open.push(address);
                 }
                 Err(e) => warn("TCP", format_args!("{address}: {}", explained(&e)))?,
@@ -412,7 +412,7 @@ impl Check {
         match wire.heartbeat() {
             Ok(true) => good(
                 "heartbeat",
-                format_args!("it came after {:?}, and was answered", rounded(began)),
+                format_args!("it came after {}, and was answered", rounded(began)),
             )?,
             Ok(false) => warn(
                 "heartbeat",
@@ -425,7 +425,7 @@ impl Check {
                 return Err(bad(
                     "heartbeat",
                     format_args!(
-                        "the idle link ended after {:?} ({e}): a proxy or firewall on the way closes idle connections before the gateway's --heartbeat; set that lower, or the other's timeout higher",
+                        "the idle link ended after {} ({e}): a proxy or firewall on the way closes idle connections before the gateway's --heartbeat; set that lower, or the other's timeout higher",
                         rounded(began)
                     ),
                 ));
@@ -446,8 +446,14 @@ fn refused() -> Failure {
     Failure { text: "refused by the gateway".to_owned(), code: 3 }
 }
 
-fn rounded(began: Instant) -> Duration {
-    Duration::from_millis(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))
+fn rounded(began: Instant) -> String {
+    match began.elapsed() {
+        brief if brief < Duration::from_millis(1) => "less than 1ms".to_owned(),
+        long => format!(
+            "{:?}",
+            Duration::from_millis(u64::try_from(long.as_millis()).unwrap_or(u64::MAX))
+        ),
+    }
 }
 
 /// What a failed connection usually means.

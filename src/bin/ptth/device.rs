@@ -309,8 +309,12 @@ pub(crate) fn token(
             Err(e) => return Err(usage(format!("{variable}: {e}"))),
         },
     };
+    let from = file.map_or(variable.to_owned(), |file| format!("{option} {file}"));
     match text.trim_start_matches('\u{feff}').trim() {
-        "" => Err(usage("the token is empty; omit it, or give one")),
+        "" => Err(usage(format!("{from}: the token is empty; omit it, or give one"))),
+        token if token.contains(['\r', '\n']) => Err(usage(format!(
+            "{from}: there is more than one line; a token is one line (of what ptth token prints it is the first)"
+        ))),
         token => Ok(Some(token.to_owned())),
     }
 }

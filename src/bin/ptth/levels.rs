@@ -20,6 +20,9 @@ struct Levels {
     chosen: AtomicUsize,
 }
 
+/// Lines of the library that the command has itself: on standard output, or at its end.
+const NOTICES: &str = "reverse_http::device::notices";
+
 static LEVELS: OnceLock<Levels> = OnceLock::new();
 /// Whether lines are JSON.
 static JSON: AtomicBool = AtomicBool::new(false);
@@ -60,6 +63,9 @@ fn write_json(to: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
 impl Levels {
     /// The logger that takes such a record.
     fn logger(&self, metadata: &Metadata<'_>) -> Option<&Logger> {
+        if metadata.target() == NOTICES {
+            return None;
+        }
         match self.chosen.load(Relaxed) {
             0 => Some(self.of_environment.chosen()),
             chosen => ((metadata.level() as usize) < chosen).then(|| self.all.chosen()),

@@ -85,6 +85,23 @@ fn an_agent_asks_devices_over_links_and_polls() {
     }
 }
 
+/// Hosts have no case, and devices' names are in lower case.
+#[test]
+fn a_name_in_capitals_is_the_same_device() {
+    let gateway = start(1, |_| ());
+    let lamp = device(&gateway, "lamp", Fallback::Never, |request: Request<Body>| {
+        match request.uri().path() {
+            "/there" => Response::builder().status(302).header("Location", "http://lamp/here"),
+            _ => Response::builder(),
+        }
+        .body(request.uri().path().to_owned())
+        .unwrap()
+    });
+    let mut response = gateway.agent().get("http://LAMP/there").call().unwrap();
+    assert_eq!(response.body_mut().read_to_string().unwrap(), "/here");
+    lamp.stop();
+}
+
 #[test]
 fn a_link_is_held_for_one_exchange_and_used_again() {
     let gateway = start(1, |_| ());

@@ -111,6 +111,8 @@ fn unknown_away_and_busy_are_told_apart() {
     let unknown = lamp.send(get("/")).unwrap_err();
     assert_eq!((unknown.kind(), unknown.status_hint()), (ErrorKind::Unknown, Some(404)));
     assert!(unknown.is_not_connected() && !unknown.is_busy());
+    let brief = Duration::from_millis(1);
+    assert_eq!(lamp.wait_connected(brief).unwrap_err().kind(), ErrorKind::Unknown);
 
     let (release, held) = mpsc::channel::<()>();
     let held = Mutex::new(held);
@@ -133,6 +135,7 @@ fn unknown_away_and_busy_are_told_apart() {
     let away = lamp.send(get("/")).unwrap_err();
     assert_eq!((away.kind(), away.status_hint()), (ErrorKind::Away, Some(503)), "{away:?}");
     assert!(away.is_not_connected() && away.retry_after().is_some());
+    assert_eq!(lamp.wait_connected(brief).unwrap_err().kind(), ErrorKind::Away);
 }
 
 /// Fails after one byte.

@@ -470,8 +470,9 @@ fn a_device_that_may_try_once_says_one_line() {
     let log = device.stderr();
     assert_eq!(log.matches("503").count(), 1, "{log}");
     assert!(
-        log.contains("gave up after 1 failed attempt (max_retries): ")
-            && !log.contains("next attempt"),
+        log.contains(
+            "gave up after 1 failed attempt (DeviceBuilder::max_retries, or --max-retries): "
+        ) && !log.contains("next attempt"),
         "{log}"
     );
 }

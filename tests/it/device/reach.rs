@@ -394,7 +394,7 @@ fn after_max_retries_the_device_ends_with_1_and_says_why() {
     }
     assert_eq!(device.exit_code(), 1);
     assert!(raw.try_accept().is_none());
-    device.expect_stderr("gave up after 3 failed attempts in a row (max_retries); the last one: ");
+    device.expect_stderr("gave up after 3 failed attempts in a row (DeviceBuilder::max_retries, or --max-retries); the last one: ");
     // Nobody is there at all; and two that are not there.
     let (one, two) = (
         format!("http://127.0.0.1:{}/lamp", free_port()),

@@ -251,11 +251,14 @@ fn a_file_lists_servers_and_polls_reach_them_too() {
 
 #[test]
 fn servers_that_cannot_work_are_refused() {
-    let rows: [(&[&str], &str); 14] = [
+    let rows: [(&[&str], &str); 17] = [
         (&["--to", "a", "--to", "b"], "for the path /;"),
         (&["--to", "a", "--to", "/=b"], "for the path /;"),
         (&["--to", "/x=a", "--to", "/x/=b"], "for the path /x/;"),
         (&["--to", "/x"], "write PATH="),
+        (&["--to", "x=http://a"], "a path begins with a slash: write /x=http://a"),
+        (&["--to", "/x=a", "--strip-prefix", "x"], "a path begins with a slash: write /x"),
+        (&["--to", "/x=a", "--host-header", "x=b"], "a path begins with a slash: write /x=b"),
         (&["--to", "/x//y=a"], "empty segment"),
         (&["--to", "/x/../y=a"], "empty segment, and none that is . or .."),
         (&["--to", "/x=ftp://a"], "ftp"),

@@ -253,6 +253,45 @@ fn options(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// Messages of the library name a setting by names that exist, all from one file.
+#[cfg(feature = "cli")]
+#[test]
+fn settings_in_messages_are_there() {
+    let known: BTreeSet<String> = ["gateway", "device"]
+        .iter()
+        .flat_map(|command| {
+            let help = Command::new(env!("CARGO_BIN_EXE_ptth")).args([command, "--help"]).output();
+            options(&String::from_utf8(help.unwrap().stdout).unwrap())
+        })
+        .collect();
+    let sources: Vec<(PathBuf, String)> = files(&["src"], &["rs"])
+        .into_iter()
+        .map(|file| (file.clone(), fs::read_to_string(file).unwrap()))
+        .collect();
+    let table = root().join("src/setting.rs");
+    let text = fs::read_to_string(&table).unwrap();
+    for setting in text.split('"').skip(1).step_by(2).filter(|text| text.contains("::")) {
+        let method = setting.split([',', ' ']).next().unwrap();
+        let (_, name) = method.split_once("::").unwrap();
+        let declared = format!("pub fn {name}");
+        assert!(sources.iter().any(|(_, text)| text.contains(&declared)), "{method}");
+        let named = options(setting);
+        assert!(
+            !named.is_empty() && named.iter().all(|option| known.contains(option)),
+            "{setting}"
+        );
+    }
+    for (file, text) in &sources {
+        if *file == table || file.starts_with(root().join("src/bin")) {
+            continue;
+        }
+        let tests = text.find("#[cfg(test)]").unwrap_or(text.len());
+        for line in text[..tests].lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+            assert!(options(line).is_empty(), "{}: {line}", file.display());
+        }
+    }
+}
+
 /// A program that gets an error finds what to do about it.
 #[test]
 fn every_predicate_of_errors_is_explained() {

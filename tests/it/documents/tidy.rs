@@ -105,6 +105,7 @@ const ORDER: &[&str] = &[
     "error",
     "close_reason",
     "text",
+    "setting",
     "logs",
     "calendar",
     "subscription",
@@ -336,7 +337,7 @@ fn the_order_is_the_one_that_is_meant() {
             && place("proto/forward") < place("stream")
             && place("engine/connections") < place("relay")
     );
-    assert_eq!((place("proto/head/Part"), place("lib"), place("proto")), (Some(9), None, None));
+    assert_eq!((place("proto/head/Part"), place("lib"), place("proto")), (Some(10), None, None));
     assert!(
         names("use std::net::IpAddr;", "std::net") && !names("use core::net::IpAddr;", "std::net")
     );

@@ -6,6 +6,7 @@ mod demand;
 mod drain;
 pub mod hostile_visitors;
 mod identity;
+mod last_day;
 mod loops;
 mod proxy_protocol;
 mod revocation;

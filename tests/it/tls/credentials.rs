@@ -89,7 +89,7 @@ fn a_self_made_certificate_is_taken_where_exactly_it_is_trusted() {
     }
     for ca in [twin.certificate(), authority.ca()] {
         dial(&gateway, "lamp", &["--text", "hi", "--ca", ca])
-            .expect_stderr("a CA's own (CA:TRUE), and not exactly one that --ca has");
+            .expect_stderr("a CA's own (CA:TRUE), and not exactly one of those that are given (DeviceTls::ca, or --ca)");
     }
     for (file, names, years, why) in [
         (
@@ -132,7 +132,7 @@ fn a_self_made_certificate_is_taken_where_exactly_it_is_trusted() {
         )
     };
     let _refused = with(&other);
-    gateway.process.expect_stderr("the device's certificate is a CA's own (CA:TRUE), and not exactly one that --devices-client-ca has");
+    gateway.process.expect_stderr("the device's certificate is a CA's own (CA:TRUE), and not exactly one of those that are given (GatewayTls::client_ca, or --devices-client-ca)");
     let device = with(&lamp);
     assert!(device.line().starts_with("connected lamp"), "{}", device.stderr());
     let _refused = with(&authority.issue("late", &["lamp"], Years(2020, 2021)));

@@ -158,14 +158,22 @@ fn a_device_checks_its_local_server() {
     let with = |more: &[&'static str]| [&ca[..], more].concat();
     // Refused.
     refuses(&pair, &[], "no CA that is trusted here has issued the local server's certificate");
-    refuses(&pair, &["--to-ca", stranger.ca()], "--to-ca) or pin its key (--to-pin");
-    refuses(&pair, &["--to-pin", &other.pin], "none of those that are pinned (--to-pin)");
+    refuses(
+        &pair,
+        &["--to-ca", stranger.ca()],
+        "give its CA (LocalTls::ca, or --to-ca), or pin its key (LocalTls::pin, or --to-pin)",
+    );
+    refuses(
+        &pair,
+        &["--to-pin", &other.pin],
+        "none of those that are pinned (LocalTls::pin, or --to-pin)",
+    );
     refuses(&pair, &["--to-ca", stranger.ca(), "--to-pin", &pair.pin], "no CA that is trusted");
-    refuses(&named, &ca, "a name that it has (--to-server-name)");
+    refuses(&named, &ca, "a name that it has (LocalTls::server_name, or --to-server-name)");
     refuses(&pair, &with(&["--to-server-name", "nas.internal"]), "nas.internal is asked for");
     refuses(&expired, &ca, "has expired");
     refuses(&early, &ca, "not valid before");
-    refuses(&own, &ca, "not exactly one that --to-ca has");
+    refuses(&own, &ca, "not exactly one of those that are given (LocalTls::ca, or --to-ca)");
     // Accepted.
     assert_eq!(accepts(&pair, &ca), None, "an address is no server name (RFC 6066 §3)");
     let pins = format!("{},{}", other.pin, pair.pin);
@@ -334,7 +342,7 @@ fn what_is_no_tls_and_what_never_ends_is_told_apart() {
     let answer = gateway.get("/lamp/x");
     answer.expect_refusal(502);
     assert!(answer.head.text().contains("error=tls_protocol_error"), "{}", answer.head.text());
-    device.expect_stderr("TLS is spoken here, and what came is plain HTTP");
+    device.expect_stderr("the other side does not speak TLS, what came is plain HTTP");
     drop(device);
     // Nobody answers: the visitor goes, another waits, nothing is stuck.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();

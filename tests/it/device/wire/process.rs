@@ -50,6 +50,17 @@ fn a_token_comes_from_a_file_or_the_environment_and_is_never_shown() {
     assert!(code == 2 && stderr.contains("token"), "{code}: {stderr}");
 }
 
+/// How a device is connected is a line of standard output, and not one of the log beside it.
+#[test]
+fn a_connection_is_told_once() {
+    let raw = RawGateway::start();
+    let device = Ptth::start(&["device", &raw.url("lamp"), "--text", "on"]);
+    drop(raw.turn());
+    device.line_like("connected lamp via");
+    device.expect_stderr("disconnected lamp from");
+    assert!(!device.stderr().contains("] connected lamp"), "{}", device.stderr());
+}
+
 /// What a gateway says of its refusal reaches whoever reads the device's log; what something on the
 /// way says, or what is no plain text, does not.
 #[test]

@@ -1,0 +1,32 @@
+//! How messages name a setting: by the library's method, then by the option of the command. Each
+//! name stands here alone; a test compares both with what there is.
+
+pub(crate) const BEARER_TOKEN: &str = "DeviceBuilder::bearer_token, or --token-file and PTTH_TOKEN";
+pub(crate) const REDIRECT_HOST: &str = "DeviceBuilder::redirect_host, or --redirect-hosts";
+pub(crate) const ORIGIN: &str = "DeviceBuilder::origin, or --origin";
+pub(crate) const DIALECT: &str = "DeviceBuilder::dialect, or --dialect";
+pub(crate) const FALLBACK: &str = "DeviceBuilder::fallback, or --fallback";
+pub(crate) const MAX_RETRIES: &str = "DeviceBuilder::max_retries, or --max-retries";
+pub(crate) const LINKS: &str = "DeviceBuilder::links, or --links";
+pub(crate) const POLLS: &str = "DeviceBuilder::polls, or --polls";
+
+pub(crate) const CLOCK_FLOOR: &str = "DeviceTls::clock_floor, or --clock-floor";
+
+pub(crate) const CORS_ORIGIN: &str = "GatewayBuilder::cors_origin, or --cors-origin";
+pub(crate) const DEVICES_ALLOW: &str = "GatewayBuilder::devices_allow, or --devices-allow";
+pub(crate) const VISITORS_ALLOW: &str = "GatewayBuilder::visitors_allow, or --visitors-allow";
+pub(crate) const TOKENS: &str = "GatewayBuilder::tokens, or --tokens";
+
+#[cfg(feature = "tls")]
+pub(crate) use of_tls::*;
+
+#[cfg(feature = "tls")]
+mod of_tls {
+    pub(crate) const CA: &str = "DeviceTls::ca, or --ca";
+    pub(crate) const PIN: &str = "DeviceTls::pin, or --pin";
+    pub(crate) const IDENTITY: &str = "DeviceTls::identity, or --cert and --key";
+    pub(crate) const LOCAL_CA: &str = "LocalTls::ca, or --to-ca";
+    pub(crate) const LOCAL_PIN: &str = "LocalTls::pin, or --to-pin";
+    pub(crate) const LOCAL_NAME: &str = "LocalTls::server_name, or --to-server-name";
+    pub(crate) const CLIENT_CA: &str = "GatewayTls::client_ca, or --devices-client-ca";
+}
