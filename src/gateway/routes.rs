@@ -42,6 +42,8 @@ use crate::relay::{Wait, Waits};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routes {
     path: bool,
+    /// What devices say of paths is put below their names.
+    rewrites_paths: bool,
     suffixes: Vec<String>,
     table: BTreeMap<(Host, String), Route>,
     health: Option<String>,
@@ -91,13 +93,21 @@ impl Routes {
         self
     }
 
+    /// Whether requests [by path](Self::path) have what devices say of paths put below their names,
+    /// as [`Route::rewrite`] does. Default: it goes on as it is.
+    #[must_use]
+    pub fn rewrite_paths(mut self, rewrite: bool) -> Self {
+        self.rewrites_paths = rewrite;
+        self
+    }
+
     /// Also by this route.
     ///
     /// # Errors
     /// It has neither host nor path; it names no device, and has no `*.suffix` to take one from, and
     /// no answer of its own; it has both, or what only a device's route has beside an answer, or a
-    /// status that does not go with it; its redirect leads to its own path; its host and path are
-    /// those of another route.
+    /// status that does not go with it; its redirect leads to its own path; it rewrites, and takes
+    /// no path off; its host and path are those of another route.
     pub fn and_route(mut self, route: Route) -> Result<Self, Error> {
         if route.host == Host::Any && route.path.is_none() {
             return Err(Error::usage(
@@ -109,6 +119,12 @@ impl Routes {
         if route.device.is_none() && needs_device {
             return Err(Error::usage(format!(
                 "route {route} names no device; only a host like *.devices.example names one by itself"
+            )));
+        }
+        if route.rewrites && (route.keeps_prefix || route.path.as_deref().unwrap_or("").is_empty())
+        {
+            return Err(Error::usage(format!(
+                "route {route} takes no path off, so there is nothing to rewrite; rewrite goes with a path, and without strip = false"
             )));
         }
         let key = (route.host.clone(), route.path.clone().unwrap_or_default());
@@ -190,6 +206,7 @@ pub struct Route {
     offline: Option<Arc<Offline>>,
     keeps_prefix: bool,
     frees_preflights: bool,
+    rewrites: bool,
     edits: Edits,
     wait_for_link: Option<Duration>,
     first_byte: Option<Duration>,
@@ -358,8 +375,8 @@ impl Route {
             _ if self.edits != Edits::default() => {
                 wrong("fields to set or remove, which go with a device")
             }
-            _ if self.frees_preflights || (is_text && self.keeps_prefix) => {
-                wrong("free_preflights or strip, which go with a device")
+            _ if self.frees_preflights || self.rewrites || (is_text && self.keeps_prefix) => {
+                wrong("free_preflights, rewrite or strip, which go with a device")
             }
             _ if goal.leads_back(self.path.as_deref().unwrap_or_default(), self.keeps_prefix) => {
                 wrong("a redirect to itself, which would never end")
@@ -388,6 +405,16 @@ impl Route {
     #[must_use]
     pub fn free_preflights(mut self, free: bool) -> Self {
         self.frees_preflights = free;
+        self
+    }
+
+    /// Whether paths in the device's responses get back the prefix that the route takes off:
+    /// `Location`, `Content-Location` and `Refresh`, where they name a path, or a URL of the visitor's
+    /// host; and cookies, which are for what is below the prefix, whatever `Path` and `Domain` they
+    /// ask for. Bodies stay as they are. Default: no.
+    #[must_use]
+    pub fn rewrite(mut self, rewrite: bool) -> Self {
+        self.rewrites = rewrite;
         self
     }
 
@@ -582,6 +609,8 @@ pub(super) struct ToDevice<'a> {
     pub(super) target: Cow<'a, str>,
     /// What was taken off the path.
     pub(super) prefix: Option<String>,
+    /// What the device says of paths gets that back.
+    pub(super) rewrites: bool,
     /// Of a route of the table.
     pub(super) terms: Option<Terms>,
 }
@@ -589,7 +618,7 @@ pub(super) struct ToDevice<'a> {
 impl<'a> ToDevice<'a> {
     /// The request unchanged.
     pub(super) fn whole(name: String, to: &Destination<'a>) -> Self {
-        ToDevice { name, target: to.target.into(), prefix: None, terms: None }
+        ToDevice { name, target: to.target.into(), prefix: None, rewrites: false, terms: None }
     }
 }
 
@@ -607,6 +636,7 @@ pub(super) struct Terms {
 #[derive(Debug)]
 pub(crate) struct Table {
     path: bool,
+    rewrites_paths: bool,
     suffixes: Vec<String>,
     exact: HashMap<String, Paths>,
     /// By what stands behind the host's first label and its dot.
@@ -640,6 +670,7 @@ impl Table {
     pub(super) fn new(routes: Routes) -> Self {
         let mut table = Table {
             path: routes.path,
+            rewrites_paths: routes.rewrites_paths,
             suffixes: routes.suffixes,
             exact: HashMap::new(),
             wildcard: HashMap::new(),
@@ -681,7 +712,8 @@ impl Table {
             format!("{} -> {told}{}", row.route, row.route.notes())
         });
         let hosts = self.suffixes.iter().map(|suffix| format!("*{suffix} -> (by the host)"));
-        let path = self.path.then(|| "/NAME/ -> (by the path)".to_owned());
+        let notes = if self.rewrites_paths { " (paths rewritten)" } else { "" };
+        let path = self.path.then(|| format!("/NAME/ -> (by the path){notes}"));
         rows.chain(hosts).chain(path).take(most).collect()
     }
 
@@ -734,7 +766,7 @@ impl Table {
             }
         }
         match self.path {
-            true => by_path(method, to),
+            true => by_path(method, to, self.rewrites_paths),
             false if self.devices.is_empty() && self.wildcard.is_empty() => {
                 Err(Refusal::new(404, "no route: no device has this host"))
             }
@@ -769,12 +801,13 @@ impl Row {
         let terms = Some(Terms { waits: route.waits(limits), place, offline, edits });
         let path = route.path.as_deref().filter(|path| !path.is_empty() && !route.keeps_prefix);
         let target = without_prefix(to.target, path.unwrap_or_default());
-        Ok(ToDevice { name, target, prefix: path.map(str::to_owned), terms })
+        let rewrites = route.rewrites;
+        Ok(ToDevice { name, target, prefix: path.map(str::to_owned), rewrites, terms })
     }
 }
 
 /// `/NAME/rest`.
-fn by_path<'a>(method: &str, to: &Destination<'a>) -> Result<Found<'a>, Refusal> {
+fn by_path<'a>(method: &str, to: &Destination<'a>, rewrites: bool) -> Result<Found<'a>, Refusal> {
     let FirstSegment { segment, rest, query } = forward::split_first_segment(to.target);
     if segment.is_empty() {
         return Err(Refusal::new(404, "no route: ask for /NAME/..., NAME being a device's"));
@@ -785,7 +818,7 @@ fn by_path<'a>(method: &str, to: &Destination<'a>) -> Result<Found<'a>, Refusal>
     }
     let target = if rest.is_empty() { format!("/{query}").into() } else { rest.into() };
     let (name, prefix) = (segment.to_owned(), Some(["/", segment].concat()));
-    Ok(Found::Device(ToDevice { prefix, name, target, terms: None }))
+    Ok(Found::Device(ToDevice { prefix, rewrites, name, target, terms: None }))
 }
 
 #[cfg(test)]

@@ -18,11 +18,13 @@ use crate::gateway::tokens::{CHALLENGES, Digest};
 use crate::limits::MOVES_MAX;
 use crate::observe::Visit;
 use crate::observe::records::Seen;
+use crate::proto::alias::Alias;
 use crate::proto::body::Framing;
 use crate::proto::forward::{self, Destination, Forwarded, RequestRules};
 use crate::proto::forwarded::ProxyClaims;
 use crate::proto::framed::FramedRequest;
 use crate::proto::head::{self, LineEnds};
+use crate::proto::prefixes::path_of;
 use crate::relay::{self, Exchange, LocalAnswer};
 
 const SEVERAL_TOKENS: &str = "there are several PTTH-Authorization fields; send one";
@@ -387,7 +389,7 @@ impl GatewayRole {
     ) -> Asked {
         let Planned { to, device, token, drop_authorization, said, keep } = planned;
         let (to_head, framing) = (request.method == "HEAD", request.framing());
-        let ToDevice { name, target, prefix, terms } = device;
+        let ToDevice { name, target, prefix, rewrites, terms } = device;
         let edits = terms.as_ref().and_then(|terms| terms.edits.request.clone());
         let forwarded = Forwarded {
             peer: Some(arrival.from),
@@ -425,6 +427,12 @@ impl GatewayRole {
         let limits = &self.settings.limits;
         let mut exchange = Box::new(Exchange::new(id, request, framing, head, limits, now));
         exchange.observed = self.observer.request(&name, request, &visit);
+        if let Some(prefix) = prefix.as_deref().filter(|_| rewrites) {
+            let is_bare = path_of(to.target).len() == prefix.len();
+            // What the proxy took off stands before the path that its client knows.
+            let prefix = [said.as_ref().map_or("", ProxyClaims::prefix), prefix].concat();
+            exchange.alias = Some(Box::new(Alias::of_route(to.authority, prefix, is_bare)));
+        }
         if let Some(Terms { waits, place, offline, edits }) = terms {
             (exchange.waits, exchange.place) = (waits, Some(place));
             exchange.edits = edits.response;

@@ -1,4 +1,5 @@
-//! Names of a local server: those that it is told, and those that its visitors use.
+//! Names of a server: those that it is told, and those that its visitors use. At a device they are
+//! a local server's; at a gateway, a device's behind a route that takes a prefix off the path.
 //!
 //! A server that is told another `Host`, or another path, than its visitors asked for puts those
 //! into its redirects and cookies, where visitors cannot use them. They become the visitors' own
@@ -42,6 +43,11 @@ pub struct Alias {
     prefix: String,
     /// The device took some of that; so a path alone lacks it, too.
     is_stripped: bool,
+    /// Its cookies are for what is below the prefix, whatever they ask for: what stands beside it
+    /// is somebody else's.
+    is_confined: bool,
+    /// Visitors asked for the prefix itself. What is relative to that stands beside it.
+    is_bare: bool,
     /// The port that the server listens on, which it may add to the name that it is told.
     port: Option<u16>,
     /// `Host`, as visitors say it, where their `Origin` and `Referer` are to name the server by its
@@ -65,6 +71,8 @@ impl Alias {
             is_renamed: false,
             prefix: String::new(),
             is_stripped: false,
+            is_confined: false,
+            is_bare: false,
             port: None,
             visitors: None,
         }
@@ -92,6 +100,22 @@ impl Alias {
         self
     }
 
+    /// For a device behind a gateway's route: it is told the visitors' host, and `prefix`, which is
+    /// not empty, was taken off the path; `is_bare`: nothing was left of that. No cookie of its
+    /// reaches another device.
+    ///
+    /// ```
+    /// use reverse_http::proto::alias::Alias;
+    /// let alias = Alias::of_route("gw.example", "/lamp".to_owned(), false);
+    /// assert_eq!(alias.seen("Location", b"/login").as_deref(), Some(&b"/lamp/login"[..]));
+    /// let cookie = alias.seen("Set-Cookie", b"s=1; Path=/; Domain=gw.example");
+    /// assert_eq!(cookie.as_deref(), Some(&b"s=1; Path=/lamp"[..]));
+    /// ```
+    #[must_use]
+    pub fn of_route(host: &str, prefix: String, is_bare: bool) -> Self {
+        Alias { prefix, is_stripped: true, is_confined: true, is_bare, ..Alias::same(host) }
+    }
+
     /// All that was taken off the path.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
@@ -105,17 +129,16 @@ impl Alias {
     }
 
     /// The value of a response's field as visitors have to see it. `None`: as it is.
+    #[must_use]
     pub fn seen(&self, name: &str, value: &[u8]) -> Option<Vec<u8>> {
-        let text = || std::str::from_utf8(value).ok();
         // By length first: most names differ there.
         match name.len() {
-            7 if same_name(name, "refresh") => self.refresh(text()?),
-            8 if same_name(name, "location") => self.url(text()?),
-            10 if same_name(name, "set-cookie") => return self.cookie(value),
-            16 if same_name(name, "content-location") => self.url(text()?),
+            7 if same_name(name, "refresh") => as_text(value, |text| self.refresh(text)),
+            8 if same_name(name, "location") => as_text(value, |text| self.url(text)),
+            10 if same_name(name, "set-cookie") => self.cookie(value),
+            16 if same_name(name, "content-location") => as_text(value, |text| self.url(text)),
             _ => None,
         }
-        .map(String::into_bytes)
     }
 
     /// The value of a request's field as the server has to see it. `None`: as it is.
@@ -140,6 +163,9 @@ impl Alias {
 
     /// A URL that names the server, as a path that visitors can ask for.
     fn url(&self, url: &str) -> Option<String> {
+        if self.is_bare && is_relative(url) {
+            return Some(format!("{}/{}", self.prefix, below(url)));
+        }
         let path = self.path(url)?;
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         // A server that minds the prefix has written it already.
@@ -178,7 +204,7 @@ impl Alias {
     /// `0; url=http://app.internal/`, as browsers read it (HTML, "shared declarative refresh
     /// steps").
     fn refresh(&self, value: &str) -> Option<String> {
-        let value = value.trim();
+        let value = value.trim_matches([' ', '\t']);
         let (delay, rest) = value.split_at(value.find(|c: char| !c.is_ascii_digit() && c != '.')?);
         if delay.is_empty() || !rest.starts_with([';', ',', ' ', '\t']) {
             return None;
@@ -195,48 +221,63 @@ impl Alias {
         Some(format!("{delay}; url={}", self.url(url)?))
     }
 
-    /// A cookie whose `Domain` or `Path` names the server.
+    /// A cookie whose `Domain` or `Path` names the server, or would lead beside the prefix.
     fn cookie(&self, value: &[u8]) -> Option<Vec<u8>> {
         let mut parts = value.split(|byte| *byte == b';');
         let pair = parts.next()?;
-        // Such a cookie has the path / or none at all.
-        let is_bound =
-            trim(pair).get(..7).is_some_and(|begin| begin.eq_ignore_ascii_case(b"__Host-"));
-        let (mut seen, mut changed) = (pair.to_vec(), false);
+        // Browsers take such a cookie with the path / alone, or with none. One that is confined has
+        // another path, and they refuse it.
+        let is_bound = !self.is_confined
+            && trim(pair).get(..7).is_some_and(|begin| begin.eq_ignore_ascii_case(b"__Host-"));
+        let (mut seen, mut changed, mut has_path) = (pair.to_vec(), false, false);
         for part in parts {
-            match self.attribute(part, is_bound) {
+            let (name, content) = attribute(part);
+            if name.eq_ignore_ascii_case(b"path") {
+                has_path = content.starts_with(b"/"); // the last one counts (RFC 6265 §5.2)
+            }
+            match self.attribute(name, content, is_bound) {
                 Attribute::Stays => seen.extend_from_slice(&[b";", part].concat()),
                 Attribute::Goes => changed = true,
                 Attribute::Path(path) => {
                     changed = true;
                     seen.extend_from_slice(b"; Path=");
-                    seen.extend_from_slice(path.as_bytes());
+                    seen.extend_from_slice(&path);
                 }
             }
+        }
+        // The default is the folder of what was asked for (RFC 6265 §5.1.4).
+        if self.is_confined && self.is_bare && !has_path {
+            changed = true;
+            seen.extend_from_slice(b"; Path=");
+            seen.extend_from_slice(self.prefix.as_bytes());
         }
         changed.then_some(seen)
     }
 
-    fn attribute(&self, part: &[u8], is_bound: bool) -> Attribute {
-        let Some((name, value)) = std::str::from_utf8(part).ok().and_then(|p| p.split_once('='))
-        else {
-            return Attribute::Stays;
-        };
-        let (name, value) = (name.trim(), value.trim());
-        if self.is_renamed && same_name(name, "domain") {
+    fn attribute(&self, name: &[u8], value: &[u8], is_bound: bool) -> Attribute {
+        if name.eq_ignore_ascii_case(b"domain") {
             // Without it the cookie is for the host that it came from: the visitors'.
-            let told = authority(self.told.as_bytes()).map_or("", |told| told.host);
-            return match value.trim_start_matches('.').eq_ignore_ascii_case(told) {
+            let dots = value.iter().take_while(|byte| **byte == b'.').count();
+            let is_told = || {
+                authority(self.told.as_bytes())
+                    .is_ok_and(|told| value[dots..].eq_ignore_ascii_case(told.host.as_bytes()))
+            };
+            return match self.is_confined || (self.is_renamed && is_told()) {
                 true => Attribute::Goes,
                 false => Attribute::Stays,
             };
         }
-        let is_path = self.is_stripped && !is_bound && same_name(name, "path");
-        if !is_path || !value.starts_with('/') || begins_with_prefix(value, &self.prefix) {
+        let is_path = self.is_stripped && !is_bound && name.eq_ignore_ascii_case(b"path");
+        let prefix = self.prefix.as_bytes();
+        let has_prefix = || {
+            let behind = value.strip_prefix(prefix).filter(|_| !prefix.is_empty());
+            behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(b"/"))
+        };
+        if !is_path || !value.starts_with(b"/") || has_prefix() {
             return Attribute::Stays;
         }
         // The path /lamp/cam is for /lamp/cam, too; /lamp/cam/ is not (RFC 6265 §5.1.4).
-        Attribute::Path(format!("{}{}", self.prefix, if value == "/" { "" } else { value }))
+        Attribute::Path([prefix, if value == b"/" { b"" } else { value }].concat())
     }
 }
 
@@ -244,7 +285,41 @@ impl Alias {
 enum Attribute {
     Stays,
     Goes,
-    Path(String),
+    Path(Vec<u8>),
+}
+
+/// Name and value of a cookie's attribute, as browsers read them.
+fn attribute(part: &[u8]) -> (&[u8], &[u8]) {
+    let equals = part.iter().position(|byte| *byte == b'=').unwrap_or(part.len());
+    (trim(&part[..equals]), trim(part.get(equals + 1..).unwrap_or_default()))
+}
+
+/// Maps a value as text. Bytes that are no UTF-8 go through as they are.
+fn as_text(value: &[u8], map: impl FnOnce(&str) -> Option<String>) -> Option<Vec<u8>> {
+    if let Ok(text) = std::str::from_utf8(value) {
+        return map(text).map(String::into_bytes);
+    }
+    let text: String = value.iter().copied().map(char::from).collect();
+    let mapped = map(&text)?;
+    mapped.chars().map(|c| u8::try_from(c).ok()).collect()
+}
+
+/// Returns true if a URL is relative to the path of the one that was asked for (RFC 3986 §4.2).
+fn is_relative(url: &str) -> bool {
+    let first = url.find([':', '/', '?', '#', '\\']);
+    let has_scheme = first.is_some_and(|at| url[at..].starts_with(':'));
+    !url.is_empty() && first != Some(0) && !has_scheme && is_one_url(url)
+}
+
+/// A relative URL without what leads above the root.
+fn below(mut url: &str) -> &str {
+    while let Some(rest) = url.strip_prefix("../").or_else(|| url.strip_prefix("./")) {
+        url = rest;
+    }
+    match url {
+        "." | ".." => "",
+        url => url,
+    }
 }
 
 /// Browsers drop tabs and line ends from URLs before they read them, and lists are not for us.
@@ -421,6 +496,93 @@ mod tests {
         // A name that no URL can have: paths are mapped still.
         sees(&strips("a b"), "Location", "/x", Some("/lamp/cam/x"));
         sees(&strips("a b"), "Location", "http://a b/x", None);
+    }
+
+    #[test]
+    fn what_a_route_took_off_is_put_back_and_no_cookie_leads_beside_it() {
+        let route = |bare| Alias::of_route("gw.example", "/lamp".to_owned(), bare);
+        for bare in [false, true] {
+            for (url, seen) in [
+                ("/", Some("/lamp/")),
+                ("/x?y#z", Some("/lamp/x?y#z")),
+                ("/door/x", Some("/lamp/door/x")),
+                ("/lamp/x", Some("/lamp/x")),
+                ("/lampoon", Some("/lamp/lampoon")),
+                ("https://GW.example/x", Some("/lamp/x")),
+                ("//gw.example", Some("/lamp/")),
+                ("https://other.example/x", None),
+                ("//other.example/x", None),
+                ("//host/x", None),
+                ("/\\other.example", None),
+                ("mailto:x", None),
+                ("?x", None),
+                ("#x", None),
+                ("", None),
+                ("/é", Some("/lamp/é")),
+            ] {
+                sees(&route(bare), "Location", url, seen);
+                sees(&route(bare), "content-location", url, seen);
+            }
+            for (refresh, seen) in [
+                ("5; url='/x'", Some("5; url=/lamp/x")),
+                ("5;URL=\"https://gw.example/x\"", Some("5; url=/lamp/x")),
+                ("5; url='//other.example/'", None),
+                ("5", None),
+            ] {
+                sees(&route(bare), "Refresh", refresh, seen);
+            }
+            for (cookie, seen) in [
+                ("a=b; Path=/", "a=b; Path=/lamp"),
+                ("a=b; PATH = / ; Secure", "a=b; Path=/lamp; Secure"),
+                ("a=b; Path=/door; HttpOnly", "a=b; Path=/lamp/door; HttpOnly"),
+                ("a=b; Path=/lamp/x; Domain=gw.example", "a=b; Path=/lamp/x"),
+                ("a=b; Path=/lamp; Path=/", "a=b; Path=/lamp; Path=/lamp"),
+                ("a=b; Path=/lampoon", "a=b; Path=/lamp/lampoon"),
+                ("a=b; Path=/; Domain=.example; Secure", "a=b; Path=/lamp; Secure"),
+                ("a=b; Path=/; Domain; SameSite=Lax", "a=b; Path=/lamp; SameSite=Lax"),
+                ("__Host-a=b; Secure; Path=/", "__Host-a=b; Secure; Path=/lamp"),
+                ("a=\"b c\"; Path=/", "a=\"b c\"; Path=/lamp"),
+                ("a=Path=/; Path=/x", "a=Path=/; Path=/lamp/x"),
+                ("; Path=/", "; Path=/lamp"),
+            ] {
+                sees(&route(bare), "Set-Cookie", cookie, Some(seen));
+            }
+            let seen = |name, value: &[u8]| route(bare).seen(name, value);
+            assert_eq!(seen("Location", b"/\xe9").as_deref(), Some(&b"/lamp/\xe9"[..]));
+            assert_eq!(seen("Refresh", b"1;url=/\xe9").as_deref(), Some(&b"1; url=/lamp/\xe9"[..]));
+            let cookie = seen("Set-Cookie", b"a=\xff; Path=/\xe9");
+            assert_eq!(cookie.as_deref(), Some(&b"a=\xff; Path=/lamp/\xe9"[..]));
+        }
+    }
+
+    /// What is relative to /lamp itself stands beside it: a URL, and the path of a cookie that names
+    /// none that browsers take.
+    #[test]
+    fn what_is_relative_to_the_prefix_itself_is_put_below_it() {
+        let route = |bare| Alias::of_route("gw.example", "/lamp".to_owned(), bare);
+        for (url, below, bare) in [
+            ("x", None, Some("/lamp/x")),
+            ("../x", None, Some("/lamp/x")),
+            ("..", None, Some("/lamp/")),
+            ("./../y?z", None, Some("/lamp/y?z")),
+        ] {
+            sees(&route(false), "Location", url, below);
+            sees(&route(true), "Location", url, bare);
+        }
+        for (cookie, below, bare) in [
+            ("a=b", None, "a=b; Path=/lamp"),
+            ("a=b; Path", None, "a=b; Path; Path=/lamp"),
+            ("a=b; Path=\"/\"", None, "a=b; Path=\"/\"; Path=/lamp"),
+            (
+                "a=b; Path=/; Path=x",
+                Some("a=b; Path=/lamp; Path=x"),
+                "a=b; Path=/lamp; Path=x; Path=/lamp",
+            ),
+            ("a=b; Path\u{a0}=/x", None, "a=b; Path\u{a0}=/x; Path=/lamp"),
+        ] {
+            sees(&route(false), "Set-Cookie", cookie, below);
+            sees(&route(true), "Set-Cookie", cookie, Some(bare));
+        }
     }
 
     #[test]

@@ -32,6 +32,15 @@ pub(crate) struct LeniencyArgs {
     pub(crate) keep_underscore: bool,
 }
 
+/// What holds for requests that find their device by --route.
+#[derive(Args)]
+pub(crate) struct EdgeArgs {
+    /// With --route path: put what devices say of paths (Location, Content-Location, Refresh,
+    /// cookies) below /NAME, where they do not know of that
+    #[arg(long, env = "PTTH_REWRITE_PATHS", value_parser = yes_or_no, action = ArgAction::SetTrue)]
+    pub(crate) rewrite_paths: bool,
+}
+
 #[derive(Args)]
 pub(crate) struct GatewayArgs {
     /// Where devices connect (port 0: any free one)
@@ -52,6 +61,8 @@ pub(crate) struct GatewayArgs {
         env = "PTTH_ROUTE"
     )]
     pub(crate) route: Vec<String>,
+    #[command(flatten)]
+    pub(crate) edge: EdgeArgs,
     /// A file (TOML) with options in its table `gateway` (and those of devices in `device`), and
     /// `route` tables, from host and path to device; command line and environment win; routes,
     /// listeners and limits are read again on SIGHUP

@@ -155,6 +155,7 @@ impl File {
                     return entry.edit(route);
                 }
                 "strip" => Ok(route.keep_prefix(!entry.yes_or_no()?)),
+                "rewrite" => Ok(route.rewrite(entry.yes_or_no()?)),
                 "free_preflights" => Ok(route.free_preflights(entry.yes_or_no()?)),
                 "wait_for_link" => Ok(route.wait_for_link(entry.time()?)),
                 "first_byte" => route.first_byte(entry.time()?),
@@ -178,7 +179,7 @@ fn key_of(table: &DeTable<'_>) -> String {
 }
 
 /// The keys of a route.
-const ROUTE_KEYS: [&str; 20] = [
+const ROUTE_KEYS: [&str; 21] = [
     "host",
     "path",
     "device",
@@ -189,6 +190,7 @@ const ROUTE_KEYS: [&str; 20] = [
     "offline_html",
     "offline_json",
     "strip",
+    "rewrite",
     "free_preflights",
     "set_field",
     "remove_field",

@@ -58,12 +58,12 @@ pub(crate) fn run(args: GatewayArgs, merged: &Merged) -> Result<(), Failure> {
     let again = {
         let (gateway, supervisor) = (gateway.clone(), supervisor.clone());
         let reopen = access_log.as_ref().map(AccessLog::again);
-        let (fixed, state) = (prepared.fixed, Mutex::new((prepared.last_read, listeners)));
+        let state = Mutex::new((prepared.last_read, listeners));
         Again::start("ptth-reload", move || {
             supervisor.reloading();
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             let (last_read, listeners) = &mut *state;
-            last_read.read_again(&gateway, listeners, &args, &fixed);
+            last_read.read_again(&gateway, listeners, &args);
             listeners.read_tokens_again();
             listeners.tell_configuration(&outcome());
             reopen.iter().for_each(|again| again.store(true, SeqCst));
@@ -82,9 +82,7 @@ pub(crate) fn run(args: GatewayArgs, merged: &Merged) -> Result<(), Failure> {
 /// Everything that the options and their files say, read and validated, before anything is bound.
 struct Prepared {
     builder: GatewayBuilder,
-    /// The routes of `--route`.
-    fixed: Routes,
-    /// The same behind those of the file.
+    /// The routes of the file, and behind them those of `--route`.
     table: Routes,
     last_read: LastRead,
     visitors_tls: Option<GatewayTls>,
@@ -96,15 +94,11 @@ impl Prepared {
     fn of(args: &GatewayArgs, merged: &Merged) -> Result<Self, Failure> {
         check_addresses(args, (&args.devices, &args.visitors, args.admin.address()))?;
         args.admin.check()?;
-        let fixed = routes(&args.route)?;
-        let fixed = match &args.health_path {
-            Some(path) => fixed.health_path(path)?,
-            None => fixed,
-        };
+        let fixed = fixed_routes(args)?;
         let first = Reading::First;
         let table = match &merged.file {
-            Some(file) => file.routes(fixed.clone()).map_err(|e| usage(format!("--config {e}")))?,
-            None => fixed.clone(),
+            Some(file) => file.routes(fixed).map_err(|e| usage(format!("--config {e}")))?,
+            None => fixed,
         };
         let limits = limits_of(args)?;
         let (devices_tls, visitors_tls) =
@@ -135,7 +129,7 @@ impl Prepared {
             None => builder,
         };
         let last_read = LastRead::new(tables, merged, in_force);
-        Ok(Prepared { builder, fixed, table, last_read, visitors_tls, schemes })
+        Ok(Prepared { builder, table, last_read, visitors_tls, schemes })
     }
 }
 
@@ -316,13 +310,25 @@ fn affordable(wanted: usize) -> Result<usize, Failure> {
     Ok(wanted.min(most))
 }
 
-/// What `--route` says.
-fn routes(given: &[String]) -> Result<Routes, Failure> {
-    given.iter().try_fold(Routes::default(), |routes, route| match route.split_once('=') {
-        None if route == "path" => Ok(routes.and_path()),
-        None if route == "none" => Ok(routes),
-        Some(("host", suffix)) => Ok(routes.and_host(suffix)?),
-        _ => Err(usage(format!("--route {route}: write path, host=SUFFIX, or none"))),
+/// What `--route` says, and the options that go with it.
+pub(crate) fn fixed_routes(args: &GatewayArgs) -> Result<Routes, Failure> {
+    let routes = args.route.iter().try_fold(Routes::default(), |routes, route| {
+        match route.split_once('=') {
+            None if route == "path" => Ok(routes.and_path()),
+            None if route == "none" => Ok(routes),
+            Some(("host", suffix)) => Ok(routes.and_host(suffix)?),
+            _ => Err(usage(format!("--route {route}: write path, host=SUFFIX, or none"))),
+        }
+    })?;
+    if args.edge.rewrite_paths && !args.route.iter().any(|route| route == "path") {
+        return Err(usage(
+            "--rewrite-paths goes with --route path: elsewhere nothing is taken off a path",
+        ));
+    }
+    let routes = routes.rewrite_paths(args.edge.rewrite_paths);
+    Ok(match &args.health_path {
+        Some(path) => routes.health_path(path)?,
+        None => routes,
     })
 }
 

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use reverse_http::tls::GatewayTls;
-use reverse_http::{Error, Gateway, Limits, Routes, Tokens};
+use reverse_http::{Error, Gateway, Limits, Tokens};
 
 use crate::arguments::GatewayArgs;
 use crate::config::{File, Merged, changes};
 use crate::files::Reading;
-use crate::gateway::limits_of;
+use crate::gateway::{fixed_routes, limits_of};
 use crate::listeners::Listeners;
 use crate::pairs::told;
 use crate::{Cli, Command, environment, tokens};
@@ -70,13 +70,12 @@ impl LastRead {
         gateway: &Gateway,
         listeners: &mut Listeners,
         args: &GatewayArgs,
-        fixed: &Routes,
     ) {
         let (devices, visitors) = (listeners.devices_at(), listeners.visitors_at());
         reload_tls(gateway, "devices", devices, args.tls.devices(Reading::Again));
         reload_tls(gateway, "visitors", visitors, args.tls.visitors(Reading::Again));
         match &args.config {
-            Some(path) => self.read_config(gateway, listeners, (path, args), fixed),
+            Some(path) => self.read_config(gateway, listeners, (path, args)),
             None if !args.reads_files() => log::info!(
                 "SIGHUP: nothing to read again: no --config, tokens or certificates are given"
             ),
@@ -96,13 +95,13 @@ impl LastRead {
         gateway: &Gateway,
         listeners: &mut Listeners,
         (path, args): (&Path, &GatewayArgs),
-        fixed: &Routes,
     ) {
         let read = environment::parse_again::<Cli>().and_then(|(cli, merged)| {
             let (Command::Gateway(new), Some(file)) = (cli.command, merged.file) else {
                 return Err(format!("--config {}: it is not named any more", path.display()));
             };
-            let routes = file.routes(fixed.clone()).map_err(|e| format!("--config {e}"))?;
+            let fixed = fixed_routes(&new).map_err(|e| e.text)?;
+            let routes = file.routes(fixed).map_err(|e| format!("--config {e}"))?;
             Ok((new, file, merged.said, routes))
         });
         let (new, file, options, routes) = match read {
@@ -120,6 +119,11 @@ impl LastRead {
         let (length, what) = (routes.table_len(), changes(&self.routes, &by_key));
         log::info!("{length} routes were read from {}: {what}", path.display());
         self.routes = by_key;
+        let part = |all| of_these(all, |name| ROUTES.contains(&name));
+        let (before, now) = (part(&self.options), part(&options));
+        if before != now {
+            log::info!("options of routes: {}; they count from now on", changes(&before, &now));
+        }
         self.follow_limits(gateway, &new, &options);
         listeners.follow(gateway, args, &new, &routes);
         self.tell_others(path, &options);
@@ -150,8 +154,10 @@ impl LastRead {
 
     /// What else has changed has to wait.
     fn tell_others(&self, path: &Path, options: &BTreeMap<String, String>) {
-        let part =
-            |all| of_these(all, |name| !LIMITS.contains(&name) && !ADDRESSES.contains(&name));
+        let known = |name: &str| {
+            [&LIMITS[..], &ADDRESSES, &ROUTES].iter().any(|names| names.contains(&name))
+        };
+        let part = |all| of_these(all, |name| !known(name));
         let (before, now) = (part(&self.options), part(options));
         if before != now {
             log::warn!(
@@ -186,6 +192,10 @@ const LIMITS: [&str; 20] = [
     "in-flight",
     "waiting",
 ];
+
+/// Options whose new values count at once with the routes of the file: those that
+/// [`fixed_routes`] reads.
+const ROUTES: [&str; 3] = ["route", "rewrite-paths", "health-path"];
 
 /// Options that say where is listened.
 const ADDRESSES: [&str; 3] = ["devices", "visitors", "admin"];

@@ -5,6 +5,7 @@
 mod edits;
 mod file;
 mod replies;
+mod rewrites;
 mod table;
 mod trust;
 
