@@ -77,6 +77,8 @@ pub(super) const LOOKUP: u64 = 3;
 pub(super) const DOUBT: u64 = 4;
 pub(super) const LOCALS: u64 = 5;
 
+pub(super) const PART: u64 = 6;
+
 /// 204 answers, or goaways, that may come at once before the next offer is paced.
 pub(super) const QUICK_MAX: usize = 3;
 pub(super) const PACE: Duration = Duration::from_secs(1);

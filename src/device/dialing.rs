@@ -160,7 +160,7 @@ impl DeviceRole {
             return self.doubt_refused(cx, key, why);
         }
         self.attempt_over(cx, slot, why);
-        if self.draining && self.slots.len() == 0 {
+        if self.draining && (slot.is_none() || self.slots.len() == 0) {
             return;
         }
         self.tell(DeviceEventKind::Failed, home, &home.url.text, why.to_owned());

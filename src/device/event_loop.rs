@@ -9,11 +9,12 @@ use crate::close_reason::{CloseCause, CloseReason};
 use crate::device::command::Command;
 #[cfg(test)]
 use crate::device::counters::Counters;
-use crate::device::dial::{DIAL, DOUBT, LOCALS, LOOKUP, STOP, Stage};
+use crate::device::dial::{DIAL, DOUBT, LOCALS, LOOKUP, PART, STOP, Stage};
 use crate::device::follow_ups::FollowUp;
 use crate::device::link::Link;
 use crate::device::links::STOPS;
 use crate::device::lookups::{Found, Waiter};
+use crate::device::parting::is_offered;
 use crate::device::pool::Local;
 use crate::device::role::DeviceRole;
 use crate::device::state::{State, find_lingering, flush};
@@ -33,14 +34,18 @@ impl DeviceRole {
         let at = cx.after(time);
         cx.alarm(at, STOP);
         self.drain_slots(cx);
+        let parts = self.say_goodbye(cx, time);
         let dials = self.call_off_dials(cx);
         self.shared.dialing.fetch_sub(dials, Relaxed);
         for id in cx.ids() {
             match cx.get(id).map(|p| &p.state) {
+                // The gateway may have turned it, and sent a request.
+                Some(State::Dial(_)) if parts && is_offered(cx, id) => {}
                 Some(State::Dial(dial)) if dial.slot.is_none() => {
                     cx.close(id);
                     self.shared.dialing.fetch_sub(1, Relaxed);
                 }
+                Some(State::Link(Link { exchange: None, slot: None, .. })) if parts => {}
                 Some(State::Link(Link { exchange: None, slot, .. })) if !self.works(*slot) => {
                     self.link_gone(cx, id, STOPS)
                 }
@@ -48,9 +53,13 @@ impl DeviceRole {
                 Some(State::Lingering(_)) => {
                     relay::hurry_lingering(cx, id, &self.limits, find_lingering)
                 }
-                Some(State::Link(Link { exchange: Some(key), .. })) => {
-                    if let Some(exchange) = self.exchanges.get_mut(*key) {
+                Some(State::Link(Link { exchange: Some(key), slot, .. })) => {
+                    let (key, is_real) = (*key, slot.is_none());
+                    if let Some(exchange) = self.exchanges.get_mut(key) {
                         exchange.hurry();
+                    }
+                    if is_real {
+                        self.last_of_link(key);
                     }
                     cx.again(id); // its deadline may be nearer now
                 }
@@ -151,6 +160,7 @@ impl DeviceRole {
         while let Some(next) = self.follow_ups.pop_front() {
             match next {
                 FollowUp::Step(id) => self.step(cx, id),
+                FollowUp::CloseIdle => self.close_idle(cx),
                 FollowUp::TopUp => self.top_up(cx),
                 FollowUp::Resolve(dial) => self.resolve(cx, dial),
                 FollowUp::EndDial { id, why } => self.end_dial(cx, id, &why, None),
@@ -315,6 +325,7 @@ impl DeviceRole {
                 self.doubt_links(cx);
             }
             LOCALS => self.locals_are_late(cx),
+            PART => self.part(cx),
             _ => self.stop(cx),
         }
     }

@@ -9,6 +9,8 @@ use crate::device::lookups::Waiter;
 use crate::engine::connections::Id;
 
 pub(super) enum FollowUp {
+    /// Links without a request are closed: nobody waits any longer for the gateway to let them go.
+    CloseIdle,
     /// A connection is in a new state: what has come on it already is read.
     Step(Id),
     /// As many links or polls as are wanted are dialled.

@@ -19,6 +19,7 @@ use crate::device::lease::{Lease, Ticket};
 use crate::device::link::Link;
 use crate::device::plan::Service;
 use crate::device::role::DeviceRole;
+use crate::device::signs::Parting;
 use crate::device::state::{State, find_lingering};
 use crate::device::transport::BRIEF_MAX;
 use crate::device::worker::answer_with;
@@ -86,7 +87,7 @@ impl DeviceRole {
         self.signs.waiting = false;
         self.doubt_links(cx);
         self.top_up(cx);
-        if self.draining {
+        if self.draining && self.parting == Parting::No {
             return self.link_gone(cx, id, STOPS);
         }
         match &self.service {
@@ -143,7 +144,7 @@ impl DeviceRole {
     /// A request was answered; the link goes on where both sides allow it.
     pub(super) fn request_over(&mut self, cx: &mut Connections<State>, downstream: Id, keep: bool) {
         self.relayed(cx, downstream);
-        match keep && !self.draining {
+        match keep && (!self.draining || self.parting != Parting::No) {
             true => self.link_idle(cx, downstream),
             false => self.link_ends(
                 cx,
@@ -355,6 +356,14 @@ impl DeviceRole {
         self.linger(cx, id);
     }
 
+    /// Where the device stops, the answer to this exchange says that it is its link's last: what the
+    /// gateway sent behind it would be lost.
+    pub(super) fn last_of_link(&mut self, key: Key) {
+        if let Some(exchange) = self.exchanges.get_mut(key).filter(|_| self.draining) {
+            exchange.last_of_asker();
+        }
+    }
+
     /// A link was told to go: it is counted out, and another one is dialled.
     pub(super) fn replace(&mut self, cx: &mut Connections<State>, mut link: Link) {
         const WHY: CloseReason = CloseCause::Drained.because("the gateway told it to go");
@@ -363,6 +372,7 @@ impl DeviceRole {
         let is_new = self.tries.last_goaway.is_none_or(|last| link.since > last);
         link.used = true;
         self.shared.upgrades.stop(false); // its tunnels have a grace as well
+        let why = if self.draining { STOPS } else { WHY };
         self.carries();
         if of_use {
             self.tries.quick_goaways = 0;
@@ -373,7 +383,7 @@ impl DeviceRole {
                 self.dial_later(cx, PACE.mul_f64(0.5 + random()));
             }
         }
-        self.count_out(cx, &link, WHY);
+        self.count_out(cx, &link, why);
     }
 
     /// Closes a link gently; another may be dialled at once.
@@ -438,6 +448,7 @@ impl DeviceRole {
             if is_real {
                 self.shared.link_is_busy();
                 self.carries();
+                self.last_of_link(key);
             }
             self.shared.exchanges.fetch_add(1, Relaxed);
         }
@@ -526,7 +537,7 @@ impl DeviceRole {
         if link.beaten && link.slot.is_none() {
             self.carries();
         }
-        if self.draining {
+        if self.draining && self.parting == Parting::No {
             return self.count_out(cx, &link, STOPS);
         }
         match cx.insert(stream, unread, State::Link(link)) {

@@ -63,6 +63,7 @@
 //! | `forward.rs` | requests to the local server |
 //! | `tcp.rs` | requests for TCP targets |
 //! | `requests.rs` | what comes over a link |
+//! | `parting.rs` | how a device that stops lets its links go |
 //! | `suspicions.rs` | signs that an `Upgrade` does not get through |
 //! | `answers.rs` | events, and the virtual links that answer them |
 //! | `replies.rs` | replies to polls, and what they bring |
@@ -110,6 +111,7 @@ mod no_proxy;
 mod notices;
 mod offering;
 mod offers;
+mod parting;
 mod plan;
 mod polling;
 mod polls;

@@ -218,6 +218,7 @@ impl DeviceRole {
                 self.fell_back(cx, id, None, reply, took < PACE)
             }
             (Verdict::Nothing, Some(key)) => {
+                self.goodbye_heard(Some(key));
                 self.signs.welcomed = true;
                 self.succeeded();
                 self.nothing(cx, key, reply.keep, took < PACE);

@@ -16,6 +16,7 @@ use crate::device::backoff::random;
 use crate::device::dial::{PACE, QUICK_MAX, Stage};
 use crate::device::follow_ups::FollowUp;
 use crate::device::role::DeviceRole;
+use crate::device::signs::Parting;
 use crate::device::slots::Conn;
 use crate::device::state::{State, dial_stage};
 use crate::device::url::Url;
@@ -31,6 +32,9 @@ impl DeviceRole {
         if self.slots.remove(key).is_some() {
             log_names!(Debug, "a poll ended: {why}");
             self.shared.polls.fetch_sub(1, Relaxed);
+            if self.parting == Parting::Asks(key) {
+                self.follow_ups.push_back(FollowUp::CloseIdle); // the gateway did not hear it
+            }
             self.settle_polls(cx, why);
             self.doubt_links(cx); // links that came to its place are doubted as all are
         }

@@ -135,6 +135,7 @@ impl DeviceRole {
                 );
             }
         };
+        self.goodbye_heard(slot);
         self.signs.welcomed = true;
         self.succeeded();
         let own = usize::from(slot.is_none());

@@ -25,7 +25,7 @@ use crate::device::plan::{Plan, Service};
 use crate::device::pool::{Locals, ServerId};
 use crate::device::races::Races;
 use crate::device::sessions::Sessions;
-use crate::device::signs::{Signs, Tries};
+use crate::device::signs::{Parting, Signs, Tries};
 use crate::device::slots::Slot;
 use crate::device::target::Target;
 use crate::engine::event_loop::Remote;
@@ -81,6 +81,7 @@ pub(crate) struct DeviceRole {
     pub(super) follow_ups: VecDeque<FollowUp>,
     pub(super) events: Sender<DeviceEvent>,
     pub(super) draining: bool,
+    pub(super) parting: Parting,
     pub(super) stopped: bool,
     pub(super) group: Arc<LoopGroup>,
     /// Its number in the group.
@@ -162,6 +163,7 @@ impl DeviceRole {
             doubt: Doubt::default(),
             events,
             draining: false,
+            parting: Parting::No,
             stopped: false,
             group,
             member,

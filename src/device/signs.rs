@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use crate::engine::slab::Key;
+
 /// How the latest attempts to get a link went.
 #[derive(Debug, Default)]
 pub(super) struct Tries {
@@ -37,4 +39,15 @@ pub(super) struct Signs {
     /// A heartbeat came, on whichever link: from then on silence is watched on all, for a link may
     /// be lost before its first.
     pub(super) beaten: bool,
+}
+
+/// How far a device that stops has come with its idle links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parting {
+    /// They are closed.
+    No,
+    /// The POST of this slot asks the gateway to let them go.
+    Asks(Key),
+    /// The gateway has heard it.
+    Heard,
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use http::Request;
 use http::Response;
 use http::StatusCode;
+use http::header::CONNECTION;
+use http::header::HeaderValue;
 
 use crate::device::lease::Busy;
 use crate::device::lease::CLOSED;
@@ -68,7 +70,11 @@ pub(super) fn answer_with(
             }
             Ok(Next::Request(request)) => {
                 ticket.shared.exchanges.fetch_add(1, Relaxed);
-                let (response, taker) = ask_handler(handler, request);
+                let (mut response, taker) = ask_handler(handler, request);
+                if ticket.shared.stopping.load(Relaxed) && taker.is_none() {
+                    // The gateway is to send nothing behind it.
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 let sent = match link.respond(response) {
                     Err(e) if e.is_usage() && taker.is_some() => {
                         log::error!(

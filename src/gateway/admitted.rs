@@ -12,7 +12,7 @@ use crate::gateway::links::UNTURNED;
 use crate::gateway::links::peer_flush;
 use crate::gateway::refusals::REPLACED;
 use crate::gateway::registry::Registration;
-use crate::gateway::state::{Command, Device, GatewayRole, Hold, State};
+use crate::gateway::state::{Command, Device, GatewayRole, Hold, State, States};
 use crate::link::{CutError, GatewayLink, Peer};
 use crate::observe::Observed;
 use crate::proto::turn::{STOPPING, Transport};
@@ -41,11 +41,7 @@ impl GatewayRole {
                 );
             }
             // What it brought is taken, and it takes nothing.
-            _ if head.last => {
-                let left = self.registry.lend_ends(&registration, cx.now());
-                self.gone(&left, &CloseCause::Drained.because("the device stops"));
-                self.tell_nothing(cx, id, &head);
-            }
+            _ if head.last => self.device_leaves(cx, id, &registration, &head),
             // Whoever waits is served first, as by a link.
             _ if self.lifecycle.is_draining() && !self.registry.callers_wait(&registration) => {
                 let left = self.registry.lend_ends(&registration, cx.now());
@@ -71,6 +67,27 @@ impl GatewayRole {
             }
             None => self.park(cx, id, admitted, head),
         }
+    }
+
+    /// A device stops. Between two requests its links end without a loss only where this side says
+    /// so.
+    fn device_leaves(
+        &mut self,
+        cx: &mut Connections<State>,
+        id: Id,
+        registration: &Registration,
+        head: &DeviceHead,
+    ) {
+        let idle = self.registry.idle_links(registration);
+        let left = self.registry.lend_ends(registration, cx.now());
+        self.gone(&left, &CloseCause::Drained.because("the device stops"));
+        for link in idle {
+            match cx.device(link) {
+                Some(Device::Held { .. }) => self.hold_expired(cx, link),
+                _ => self.part(cx, link),
+            }
+        }
+        self.tell_nothing(cx, id, head);
     }
 
     pub(super) fn upgrade(

@@ -393,6 +393,17 @@ impl Registry {
         Some((entry.end?, entry.since))
     }
 
+    /// The idle links, and offers that are held, of this registration's session.
+    pub(crate) fn idle_links(&self, registration: &Registration) -> Vec<Id> {
+        let entries = registration.names.iter().filter_map(|(name, epoch)| {
+            self.entries.get(name).filter(|entry| entry.epoch == *epoch)
+        });
+        let theirs = |(id, session): &(Id, Option<Session>)| {
+            (*session == registration.session).then_some(*id)
+        };
+        entries.flat_map(|entry| entry.idle.0.iter().filter_map(theirs)).collect()
+    }
+
     /// The idle link of a name that is next to be asked, where another request may be in flight
     /// there; the caller makes it busy.
     pub(crate) fn next_idle(&mut self, name: &str) -> Option<Id> {

@@ -118,6 +118,7 @@ fn a_refusal_ends_the_device_only_where_no_gateway_is_left() {
     assert!(!device.has_ended() && one.try_accept().is_none());
     drop(device);
     // All refuse.
+    let two = RawGateway::start(); // the other may hear that the device stops
     let mut device = start(&one.url("lamp"), &["--gateway", &two.url("lamp")]);
     refuse(&one, "401 Unauthorized");
     device.expect_stderr("401");

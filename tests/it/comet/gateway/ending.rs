@@ -204,6 +204,34 @@ fn a_device_that_says_its_last_is_handed_nothing_and_answered_at_once() {
     device.peer.expect_closed();
 }
 
+/// Its idle links are sent home, and no other session's.
+#[test]
+fn a_device_that_says_its_last_has_its_idle_links_sent_home() {
+    let gateway = Gateway::start(&["--wait-for-link", "9s", "--shared-names"]);
+    let (leaves, stays) = (session(), session());
+    let mut links = [gateway.link_with("lamp", &leaves), gateway.link_with("lamp", &leaves)];
+    let mut other = gateway.link_with("lamp", &stays);
+    let last = format!("{leaves}PTTH-Last: 1\r\n");
+    let mut device = Device::with(&gateway, "lamp", Json, &last);
+    device.poll();
+    device.nothing();
+    for link in &mut links {
+        let head = link.read_head();
+        assert_eq!(
+            (head.target(), head.get("connection")),
+            ("*", Some("close")),
+            "{}",
+            head.text()
+        );
+        link.write("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+        link.expect_closed();
+    }
+    let mut visitor = asks(&gateway, get("/lamp/x"));
+    assert_eq!(other.read_head().target(), "/x");
+    other.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    visitor.read_answer("GET").expect_ok("ok");
+}
+
 /// However the last event in hand ends: connections that were kept for answers are waited for no
 /// longer.
 #[test]

@@ -1,0 +1,89 @@
+//! How a device that stops lets its links go. A link that it just closed might have a request on its
+//! way, which would be lost, so it asks the gateway to send them home: by a POST that says that the
+//! device stops (`PTTH-Last`, protocol.md §2.1). Until then what comes is answered.
+//!
+//! ```text
+//!   No ─► Asks (the POST is on its way) ─► Heard (each idle link gets a goaway) ─► No (what is left is closed)
+//!              └───────────── it failed ────────────────────────────────────────────┘
+//! ```
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crate::device::dial::{PART, Stage};
+use crate::device::link::Link;
+use crate::device::links::STOPS;
+use crate::device::plan::Service;
+use crate::device::role::DeviceRole;
+use crate::device::signs::Parting;
+use crate::device::state::State;
+use crate::engine::connections::{Connections, Id};
+use crate::engine::slab::Key;
+use crate::proto::turn::Fallback;
+
+impl DeviceRole {
+    /// Asks the gateway to let links go, if there are any, or offers that it may just turn. Returns
+    /// true if they stay meanwhile.
+    pub(super) fn say_goodbye(&mut self, cx: &mut Connections<State>, time: Duration) -> bool {
+        // Links that a program accepts are its own to end.
+        let may_ask = !time.is_zero()
+            && self.plan.fallback != Fallback::Never
+            && !matches!(self.service, Service::Listen(_));
+        let has_links = self.shared.links.load(Relaxed) > 0;
+        if !may_ask || !(has_links || cx.ids().iter().any(|id| is_offered(cx, *id))) {
+            return false;
+        }
+        let home = self.home();
+        let key = self.new_slot(home.url.clone(), home, false);
+        self.parting = Parting::Asks(key);
+        let at = cx.after(time.min(self.limits.abandoned_timeout));
+        cx.alarm(at, PART);
+        self.dial_slot(key);
+        true
+    }
+
+    /// The gateway took the POST of this slot: its goaways are on their way.
+    pub(super) fn goodbye_heard(&mut self, slot: Option<Key>) {
+        if slot.is_some_and(|key| self.parting == Parting::Asks(key)) {
+            self.parting = Parting::Heard;
+        }
+    }
+
+    /// The time is over.
+    pub(super) fn part(&mut self, cx: &mut Connections<State>) {
+        match self.parting {
+            Parting::Asks(key) => {
+                self.drop_slot(cx, key, "the gateway did not hear that the device stops")
+            }
+            Parting::Heard => self.close_idle(cx),
+            Parting::No => {}
+        }
+    }
+
+    /// Closes what has no request in hand.
+    pub(super) fn close_idle(&mut self, cx: &mut Connections<State>) {
+        self.parting = Parting::No;
+        for id in cx.ids() {
+            match cx.get(id).map(|p| &p.state) {
+                Some(State::Dial(dial)) if dial.slot.is_none() => {
+                    cx.close(id);
+                    self.shared.dialing.fetch_sub(1, Relaxed);
+                }
+                Some(_) if is_idle_link(cx, id) => self.link_gone(cx, id, STOPS),
+                _ => {}
+            }
+        }
+        self.settle_transport(cx, "", Some(&STOPS));
+    }
+}
+
+/// Whether an offer is out that its gateway may have turned already.
+pub(super) fn is_offered(cx: &Connections<State>, id: Id) -> bool {
+    let state = cx.get(id).map(|p| &p.state);
+    matches!(state, Some(State::Dial(dial)) if dial.slot.is_none() && matches!(dial.stage, Stage::Offered { .. }))
+}
+
+fn is_idle_link(cx: &Connections<State>, id: Id) -> bool {
+    let state = cx.get(id).map(|p| &p.state);
+    matches!(state, Some(State::Link(Link { exchange: None, slot: None, .. })))
+}
