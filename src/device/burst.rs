@@ -6,7 +6,8 @@ use std::time::Instant;
 /// At most so many dials wait for their answers at a time. A gateway's accept queue has 4,096
 /// places and often fewer, and devices with a thousand links each that come back together would
 /// overflow it; connections that overflow hang for seconds. Those that were not answered in time do
-/// not count any more: a gateway may hold offers.
+/// not count any more: a gateway may hold offers. What the gateway itself asks for, since callers
+/// wait, has a wider bound: each round of dials costs them two round trips.
 pub(super) struct Burst {
     pub(super) ends: Instant,
     pub(super) dials: usize,
@@ -16,6 +17,7 @@ pub(super) struct Burst {
 
 impl Burst {
     const DIALS: usize = 64;
+    const DIALS_ASKED_FOR: usize = 256;
     const TIME: Duration = Duration::from_secs(1);
 
     pub(super) fn until(ends: Instant) -> Self {
@@ -24,16 +26,35 @@ impl Burst {
 
     /// Returns true if one more may be dialled now, or only after an answer, or when the burst
     /// [`ends`](Self::ends).
-    pub(super) fn takes(&mut self, now: Instant) -> bool {
+    pub(super) fn takes(&mut self, now: Instant, is_asked_for: bool) -> bool {
         if self.ends <= now {
             *self = Burst::until(now + Self::TIME);
         }
-        let takes = self.dials < Self::DIALS;
+        let takes = self.dials < if is_asked_for { Self::DIALS_ASKED_FOR } else { Self::DIALS };
         self.dials += usize::from(takes);
         takes
     }
 
     pub(super) fn answered(&mut self) {
         self.dials = self.dials.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dials_that_a_gateway_asks_for_have_a_wider_bound() {
+        let start = Instant::now();
+        let mut burst = Burst::until(start + Burst::TIME);
+        let taken =
+            |burst: &mut Burst, now, asked| (0..999).filter(|_| burst.takes(now, asked)).count();
+        assert_eq!(taken(&mut burst, start, false), 64);
+        assert_eq!(taken(&mut burst, start, true), 192, "those before count");
+        (0..193).for_each(|_| burst.answered());
+        assert_eq!(taken(&mut burst, start, false), 1);
+        let later = start + Burst::TIME;
+        assert_eq!(taken(&mut burst, later, false), 64, "unanswered dials are forgotten");
     }
 }

@@ -60,9 +60,8 @@ impl DeviceRole {
                 if let Some(dial) = self.begin_dial(key) {
                     self.resolve(cx, dial);
                 }
-            } else if self.shared.is_short() || (self.shared.room() > 0 && self.demand.is_pending())
-            {
-                if !self.burst.takes(now) {
+            } else if self.shared.is_short() || self.is_asked_for_links() {
+                if !self.burst.takes(now, self.is_asked_for_links()) {
                     if !std::mem::replace(&mut self.burst.alarmed, true) {
                         cx.alarm(self.burst.ends, DIAL);
                     }
@@ -76,6 +75,11 @@ impl DeviceRole {
                 return self.demand.forget();
             }
         }
+    }
+
+    /// Whether callers wait, as the gateway said, and there is room for links.
+    fn is_asked_for_links(&self) -> bool {
+        self.shared.room() > 0 && self.demand.is_pending()
     }
 
     /// Finds the addresses of the gateway, or of the proxy on the way to it, and dials them one by
