@@ -14,6 +14,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+#[cfg(feature = "tls")]
+use std::time::Instant;
 
 use socket2::{SockRef, TcpKeepalive};
 
@@ -285,7 +287,7 @@ impl Stream {
 
     /// Begins TLS on a connected socket that blocks, as a device does with the gateway at this host.
     /// From here on bytes go through the session; one thread may read while another writes. The
-    /// socket's time-outs hold in the handshake, too.
+    /// socket's time-out for reads is that of the whole handshake, too.
     ///
     /// # Errors
     /// The other side is not who it has to be, does not speak TLS, or takes longer than the socket's
@@ -297,25 +299,35 @@ impl Stream {
         host: &str,
     ) -> Result<Self, crate::error::Error> {
         use crate::error::{Error, Fault};
+        let failed = |e| Error::io(Fault::Network, "beginning TLS", e);
+        let late = || Error::timeout(Fault::Gateway, "the TLS handshake took longer than it may");
         let channel = Channel::to_server(&tls.connector()?, host)?;
+        channel.set_nonblocking(false).and_then(|()| self.set_nonblocking(false)).map_err(failed)?;
+        let time = self.kind.read_timeout().map_err(failed)?;
+        let until = time.and_then(|time| Instant::now().checked_add(time));
         channel.compute();
         loop {
+            let (_, before) = channel.moved();
             match self.shake(&channel) {
                 Shaken::Done => break,
                 Shaken::Compute => channel.compute(),
-                Shaken::Waiting => {
-                    let late = "the TLS handshake took longer than it may";
-                    return Err(Error::timeout(Fault::Gateway, late));
-                }
+                Shaken::Waiting if channel.moved().1 == before => return Err(late()),
+                Shaken::Waiting => {}
                 Shaken::Failed(broken) => {
                     let text = format!("no TLS with {host}: {}", broken.text);
                     return Err(Error::closed(Fault::Gateway, text));
                 }
             }
+            // What comes byte by byte has no more time.
+            let Some(until) = until else { continue };
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(late());
+            }
+            self.kind.set_read_timeout(Some(left)).map_err(failed)?;
         }
+        self.kind.set_read_timeout(time).map_err(failed)?;
         self.secure(channel);
-        let blocking = self.set_nonblocking(false);
-        blocking.map_err(|e| Error::io(Fault::Network, "beginning TLS", e))?;
         Ok(self)
     }
 
@@ -609,6 +621,15 @@ impl Kind {
         match self {
             Kind::Tcp(s) => s.set_read_timeout(time),
             Kind::Unix(s) => s.set_read_timeout(time),
+            #[cfg(test)]
+            Kind::Sim(s) => s.descriptor(),
+        }
+    }
+    #[cfg(feature = "tls")]
+    fn read_timeout(&self) -> io::Result<Option<Duration>> {
+        match self {
+            Kind::Tcp(s) => s.read_timeout(),
+            Kind::Unix(s) => s.read_timeout(),
             #[cfg(test)]
             Kind::Sim(s) => s.descriptor(),
         }

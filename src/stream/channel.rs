@@ -247,8 +247,8 @@ impl Channel {
         matches!(self.session().tls, Connection::Client(_))
     }
 
-    /// Moves what can be moved without arithmetic. Not to be called while
-    /// [`compute`](Self::compute) runs.
+    /// Moves what can be moved without arithmetic; where the socket blocks, reads once. Not to be
+    /// called while [`compute`](Self::compute) runs.
     pub(super) fn shake(&self, socket: &Kind) -> Shaken {
         if self.session.is_poisoned() {
             return Shaken::Failed(HandshakeError::new("its arithmetic panicked"));
@@ -281,6 +281,9 @@ impl Channel {
                 Ok(n) => {
                     self.read.fetch_add(n as u64, Relaxed);
                     session.fed.extend_from_slice(&cipher[..n]);
+                    if !self.nonblocking.load(Acquire) {
+                        break;
+                    }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,

@@ -405,6 +405,25 @@ fn device_by_polls(gateway: &Gateway, target: &str) -> Process {
 }
 
 #[test]
+fn connect_waits_no_longer_for_a_handshake_that_comes_byte_by_byte() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let drips = std::thread::spawn(move || {
+        let (mut server, _) = listener.accept().unwrap();
+        let hello = b"\x16\x03\x03\x30\x00\x02\x00\x2f\xfc"; // the start of a long record
+        let mut given = server.write_all(hello);
+        while given.is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+            given = server.write_all(b"\0");
+        }
+    });
+    let url = format!("https://{at}/lamp/echo");
+    let (code, _, said) = talk(connect(&[&url, "--timeout", "500ms"], &[]), b"");
+    assert_eq!((code, said.contains("took longer")), (1, true), "{said}");
+    drips.join().unwrap();
+}
+
+#[test]
 fn connect_serves_a_port_of_its_machine() {
     let (gateway, (at, broke)) = (Gateway::start(&[]), server());
     let _device = device(&gateway, "lamp", &at.to_string(), &[]);
